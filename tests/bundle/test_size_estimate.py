@@ -74,7 +74,7 @@ def test_speeds_that_were_measured_on_one_core(context: int, prefill: float, dec
 
 
 def test_memory_that_was_measured() -> None:
-    """The peak of the engine's process with about 300 tokens, in lanes of 512."""
+    """The peak of the engine's process with about 300 tokens, in slots of 512."""
     assert memory_bytes(footprint(QWEN, INT4), 512) == pytest.approx(611_000_000, rel=0.1)
     small = read_shape(PUBLISHED["SmolLM2-135M"][0])
     assert memory_bytes(footprint(small, INT4), 512) == pytest.approx(260_000_000, rel=0.1)

@@ -1,6 +1,6 @@
 """The adapters of one loaded decoder: verified, mapped, and found by the folder that a call names.
 
-Knows no lanes and no prompts. The runtime maps an adapter's file instead of reading it.
+Knows no slots and no prompts. The runtime maps an adapter's file instead of reading it.
 """
 
 from __future__ import annotations

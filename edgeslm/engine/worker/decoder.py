@@ -120,7 +120,7 @@ class Decoder:
         self._end_ids = frozenset(end if isinstance(end, list) else [end])
         # What the graph gives the logits for (``edgeslm_export.graph.last_logits``); none in older bundles.
         self._drafts = min(MOST_DRAFTS, settings.get("speculative", {}).get("max_draft_tokens", 0))
-        self._lanes = SlotPool(
+        self._slots = SlotPool(
             bundle.manifest.kv_bytes_per_token, rewind_limit(self._settings, self.context_length)
         )
         prompt_s = prepared.prompt_seconds.get(self.threads, math.inf) if prepared else math.inf
@@ -148,7 +148,7 @@ class Decoder:
 
     def forget(self) -> None:
         """Drops all caches."""
-        self._lanes.clear()
+        self._slots.clear()
         self._one_pass.forget()
 
     def close(self) -> None:
@@ -178,13 +178,13 @@ class Decoder:
         started = time.perf_counter()
         is_greedy = call.sampling.temperature == 0
         key = self._key_of(call, self.context_length - len(ids) - call.max_tokens)
-        lane = self._lane(ids, len(ids) + call.max_tokens + key.forced, key, call.sampling, cancelled)
+        slot = self._slot(ids, len(ids) + call.max_tokens + key.forced, key, call.sampling, cancelled)
         if call.only_read:
-            self._lanes.put(lane)
+            self._slots.put(slot)
             return Output(finish_reason="length", truncated=truncated)
-        prefilled, words, finish_reason = self._decode(lane, call, emit, cancelled)
+        prefilled, words, finish_reason = self._decode(slot, call, emit, cancelled)
         if is_greedy:
-            self._lanes.put(lane)
+            self._slots.put(slot)
         ended = time.perf_counter()
         return Output(
             text=words.text,
@@ -237,10 +237,10 @@ class Decoder:
 
     def _walk_all(self, ids: Sequence[int], tree: Branch, call: Score, cancelled: IsCancelled) -> list[float]:
         key = SlotKey(adapter=call.adapter)
-        lane = self._lane(ids, len(ids) + tree.depth() + 1, key, Sampling(), cancelled)
+        slot = self._slot(ids, len(ids) + tree.depth() + 1, key, Sampling(), cancelled)
         scores = [-math.inf] * len(call.labels)
-        self._walk(lane, tree, len(ids), 0.0, scores, cancelled)
-        self._lanes.put(lane)
+        self._walk(slot, tree, len(ids), 0.0, scores, cancelled)
+        self._slots.put(slot)
         return scores
 
     def _scorer_for(self, call: Score, prompt: Encoded, tree: Branch) -> Scorer | None:
@@ -273,9 +273,9 @@ class Decoder:
             on_disk=path.parent / FOLDER,
         )
 
-    # -- lanes ---------------------------------------------------------------------------------------
+    # -- slots ---------------------------------------------------------------------------------------
 
-    def _lane(
+    def _slot(
         self,
         ids: Sequence[int],
         length: int,
@@ -283,26 +283,26 @@ class Decoder:
         sampling: Sampling,
         cancelled: IsCancelled,
     ) -> KvSlot:
-        """A lane whose cache holds exactly ``ids`` and has room for ``length`` tokens.
+        """A slot whose cache holds exactly ``ids`` and has room for ``length`` tokens.
 
         It is nobody else's until it is put back: another call may run between two pieces of this one.
         """
         if length > self.context_length:
             raise TooLong(f"{length} tokens are needed and the model's context has {self.context_length}")
         is_greedy = sampling.temperature == 0
-        shared, lane = self._lanes.take(ids, length, key) if is_greedy else (0, None)
-        if lane is None:
+        shared, slot = self._slots.take(ids, length, key) if is_greedy else (0, None)
+        if slot is None:
             max_length = rounded(length, self.context_length)
             if is_greedy:
-                self._lanes.make_room(max_length)
+                self._slots.make_room(max_length)
             needed = max_length * self.bundle.manifest.kv_bytes_per_token
             check_room(needed, f"a cache of {max_length} tokens", give_back=self.forget)
-            lane = self._new_lane(max_length, key, sampling)
-        self._prefill(lane, ids[shared:], cancelled)
-        lane.tokens, lane.prompt_length = list(ids), len(ids)
-        return lane
+            slot = self._new_slot(max_length, key, sampling)
+        self._prefill(slot, ids[shared:], cancelled)
+        slot.tokens, slot.prompt_length = list(ids), len(ids)
+        return slot
 
-    def _prefill(self, lane: KvSlot, ids: Sequence[int], cancelled: IsCancelled) -> None:
+    def _prefill(self, slot: KvSlot, ids: Sequence[int], cancelled: IsCancelled) -> None:
         """Appends in pieces, so that a long prompt can be given up on the way.
 
         The last piece has two tokens at least: one alone takes the kernel of decoding, which differs.
@@ -314,12 +314,12 @@ class Decoder:
             end = min(start + self._piece, len(ids))
             end -= len(ids) - end == 1
             try:
-                lane.generator.append_tokens(np.array(ids[start:end], np.int32))
+                slot.generator.append_tokens(np.array(ids[start:end], np.int32))
             except Exception as error:
                 raise engine_error(error) from None
             start = end
 
-    def _new_lane(self, max_length: int, key: SlotKey, sampling: Sampling) -> KvSlot:
+    def _new_slot(self, max_length: int, key: SlotKey, sampling: Sampling) -> KvSlot:
         params = og.GeneratorParams(self._model)
         search: dict[str, Any] = {"max_length": max_length, "do_sample": sampling.temperature > 0}
         if sampling.repetition_penalty != 1.0:
@@ -350,24 +350,24 @@ class Decoder:
     # -- generation ----------------------------------------------------------------------------------
 
     def _decode(
-        self, lane: KvSlot, call: Generate, emit: OnText, cancelled: IsCancelled
+        self, slot: KvSlot, call: Generate, emit: OnText, cancelled: IsCancelled
     ) -> tuple[float, Transcript, str]:
         words = Transcript(self._chat.tokenizer, call.stop, emit if call.stream else None)
         prefilled = 0.0
         while words.count < call.max_tokens:
             if cancelled():
                 raise Cancelled("cancelled while it was running")
-            lane.generator.generate_next_token()
+            slot.generator.generate_next_token()
             prefilled = prefilled or time.perf_counter()
             # One token, or several where the grammar leaves no choice; the end token is not among them.
-            for token in map(int, lane.generator.get_sequence(0)[len(lane.tokens) :]):
-                lane.tokens.append(token)
+            for token in map(int, slot.generator.get_sequence(0)[len(slot.tokens) :]):
+                slot.tokens.append(token)
                 if words.add(token):
                     return prefilled, words, "stop"
                 if words.count == call.max_tokens:
                     break
-            if lane.generator.is_done():
-                if int(lane.generator.get_next_tokens()[0]) in self._end_ids:
+            if slot.generator.is_done():
+                if int(slot.generator.get_next_tokens()[0]) in self._end_ids:
                     words.finish()
                     return prefilled, words, "stop"
                 break
@@ -381,17 +381,17 @@ class Decoder:
 
     def _walk(
         self,
-        lane: KvSlot,
+        slot: KvSlot,
         node: Branch,
         length: int,
         score: float,
         scores: list[float],
         cancelled: IsCancelled,
     ) -> None:
-        """Adds up log-probabilities below ``node``; its path ends the lane's cache of ``length`` tokens."""
+        """Adds up log-probabilities below ``node``; its path ends the slot's cache of ``length`` tokens."""
         if cancelled():
             raise Cancelled("cancelled while it was running")
-        shares = node.log_shares(_last_logits(lane.generator), self._end_ids)
+        shares = node.log_shares(_last_logits(slot.generator), self._end_ids)
         for number, path, below in node.ways():
             total = score + float(shares[number])
             if below.label is not None:
@@ -399,14 +399,14 @@ class Decoder:
                 continue
             # Labels are read and not written: where a single token is computed by other weights, the one
             # before it is read once more.
-            again = lane.tokens[length - 1 : length] if self._writes_apart and len(path) == 1 else []
+            again = slot.tokens[length - 1 : length] if self._writes_apart and len(path) == 1 else []
             start = length - len(again)
-            if len(lane.tokens) > start:
-                lane.generator.rewind_to(start)
-                del lane.tokens[start:]
-            lane.generator.append_tokens(np.array([*again, *path], np.int32))
-            lane.tokens += [*again, *path]
-            self._walk(lane, below, length + len(path), total, scores, cancelled)
+            if len(slot.tokens) > start:
+                slot.generator.rewind_to(start)
+                del slot.tokens[start:]
+            slot.generator.append_tokens(np.array([*again, *path], np.int32))
+            slot.tokens += [*again, *path]
+            self._walk(slot, below, length + len(path), total, scores, cancelled)
 
 
 def _last_logits(generator: Any) -> npt.NDArray[np.float64]:

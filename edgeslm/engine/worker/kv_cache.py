@@ -13,14 +13,14 @@ from typing import Any, Final, NamedTuple
 
 from edgeslm.engine.calls import Guide, Sampling
 
-LANE_STEP: Final = 256
+SLOT_STEP: Final = 256
 """Slots are rounded up to this many tokens, so that similar requests share one."""
-LANE_BYTES: Final = 64_000_000
-"""What the caches of all lanes may take together; those in use always may."""
-MOST_LANES: Final = 8
+SLOT_BYTES: Final = 64_000_000
+"""What the caches of all slots may take together; those in use always may."""
+MOST_SLOTS: Final = 8
 """A generator takes memory beside its cache, most of all with a grammar."""
 WORTH_SHARING: Final = 16
-"""Tokens. With fewer in common (the template's head), another task's lane isn't taken away from it: making
+"""Tokens. With fewer in common (the template's head), another task's slot isn't taken away from it: making
 one costs about as much as computing so many tokens."""
 _PHI3_SWITCH: Final = 4096
 """Phi-3's LongRoPE changes its factors after this many tokens: a cache can't be rewound across it."""
@@ -51,7 +51,7 @@ class KvSlot:
 
 
 class SlotPool:
-    """Those of no call that runs: a lane is taken out, and put back when its call is done.
+    """Those of no call that runs: a slot is taken out, and put back when its call is done.
 
     :param kv_bytes: of the cache, for each token. :param rewind_limit: tokens up to which one may be rewound.
     """
@@ -61,77 +61,77 @@ class SlotPool:
         kv_bytes: int,
         rewind_limit: int,
         *,
-        budget_bytes: int = LANE_BYTES,
-        most: int = MOST_LANES,
+        budget_bytes: int = SLOT_BYTES,
+        most: int = MOST_SLOTS,
     ) -> None:
         self._kv_bytes = kv_bytes
         self._rewind_limit = rewind_limit
         self._budget_bytes = budget_bytes
         self._most = most
-        self._lanes: list[KvSlot] = []  # the end is the most recently used
+        self._slots: list[KvSlot] = []  # the end is the most recently used
 
     def __len__(self) -> int:
-        return len(self._lanes)
+        return len(self._slots)
 
     @property
     def tokens(self) -> int:
         """That the caches have room for."""
-        return sum(lane.max_length for lane in self._lanes)
+        return sum(slot.max_length for slot in self._slots)
 
     def clear(self) -> None:
-        self._lanes.clear()
+        self._slots.clear()
 
-    def put(self, lane: KvSlot) -> None:
-        self._lanes.append(lane)
+    def put(self, slot: KvSlot) -> None:
+        self._slots.append(slot)
 
     def take(self, ids: Sequence[int], length: int, key: SlotKey) -> tuple[int, KvSlot | None]:
-        """The lane that shares the longest beginning with ``ids``, rewound to its end, and how long that is.
+        """The slot that shares the longest beginning with ``ids``, rewound to its end, and how long that is.
 
         None, and 0, where none with room for ``length`` tokens shares enough.
         """
-        fitting = [lane for lane in self._lanes if lane.key == key and lane.max_length >= length]
-        shared, lane = max(
-            ((self._reusable(lane, ids), lane) for lane in fitting), key=itemgetter(0), default=(0, None)
+        fitting = [slot for slot in self._slots if slot.key == key and slot.max_length >= length]
+        shared, slot = max(
+            ((self._reusable(slot, ids), slot) for slot in fitting), key=itemgetter(0), default=(0, None)
         )
-        if lane is None or shared < WORTH_SHARING:
+        if slot is None or shared < WORTH_SHARING:
             return 0, None
-        self._lanes.remove(lane)
-        lane.generator.rewind_to(shared)
-        lane.reused = True
-        return shared, lane
+        self._slots.remove(slot)
+        slot.generator.rewind_to(shared)
+        slot.reused = True
+        return shared, slot
 
     def make_room(self, max_length: int) -> None:
         """Slots go until one of ``max_length`` tokens fits the budget: the oldest that never served twice,
         else the oldest.
 
-        So the lanes of requests with a grammar of their own push one another out, not a task's instruction.
+        So the slots of requests with a grammar of their own push one another out, not a task's instruction.
         """
-        while self._lanes:
+        while self._slots:
             total = max_length + self.tokens
-            if len(self._lanes) < self._most and total * self._kv_bytes <= self._budget_bytes:
+            if len(self._slots) < self._most and total * self._kv_bytes <= self._budget_bytes:
                 return
-            self._lanes.remove(next((lane for lane in self._lanes if not lane.reused), self._lanes[0]))
+            self._slots.remove(next((slot for slot in self._slots if not slot.reused), self._slots[0]))
 
-    def _reusable(self, lane: KvSlot, ids: Sequence[int]) -> int:
-        """How many leading tokens of the lane's cache serve ``ids``.
+    def _reusable(self, slot: KvSlot, ids: Sequence[int]) -> int:
+        """How many leading tokens of the slot's cache serve ``ids``.
 
         Only what was prefilled, and two tokens are left to append: a step of one token, as in decoding,
         takes another kernel with other rounding. Pieces of two or more tokens get the same bits as the whole
         on processors with AVX2, so there the same request gets the same answer, whatever came before; with
         AVX-512 sums are made in another order for few rows (measured: probabilities of labels move by 0.02).
         """
-        if max(len(lane.tokens), len(ids)) > self._rewind_limit:
+        if max(len(slot.tokens), len(ids)) > self._rewind_limit:
             return 0
-        limit = min(lane.prompt_length, len(ids) - 2)
+        limit = min(slot.prompt_length, len(ids) - 2)
         count = 0
-        while count < limit and lane.tokens[count] == ids[count]:
+        while count < limit and slot.tokens[count] == ids[count]:
             count += 1
         return count
 
 
 def rounded(length: int, context_length: int) -> int:
-    """Tokens that a lane is made for, to hold ``length``."""
-    return min(-(-length // LANE_STEP) * LANE_STEP, context_length)
+    """Tokens that a slot is made for, to hold ``length``."""
+    return min(-(-length // SLOT_STEP) * SLOT_STEP, context_length)
 
 
 def rewind_limit(settings: dict[str, Any], context_length: int) -> int:

@@ -16,7 +16,7 @@ from edgeslm.config.loader import Task as TaskSection
 from edgeslm.engine.calls import Call, Generate, Guide, Output, Prompt, Sampling, Score, Text, Turn
 from edgeslm.engine.worker import room
 from edgeslm.engine.worker.decoder import Decoder
-from edgeslm.engine.worker.kv_cache import LANE_BYTES, MOST_LANES, SlotKey
+from edgeslm.engine.worker.kv_cache import MOST_SLOTS, SLOT_BYTES, SlotKey
 from edgeslm.engine.worker.prepared import PROMPT_TOKENS, Prepared
 from edgeslm.errors import BundleError, Cancelled, InvalidRequest, NoMemory, TooLong
 from edgeslm.hardware.board import BoardMemory
@@ -82,14 +82,14 @@ def test_two_tasks_dont_take_the_cache_from_each_other(
 def count_appended(decoder: Decoder, monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """Tokens that each call computes for its prompt."""
     counts: list[int] = []
-    original = decoder._lanes.take
+    original = decoder._slots.take
 
     def counting(ids: Any, length: int, key: Any) -> Any:
-        shared, lane = original(ids, length, key)
+        shared, slot = original(ids, length, key)
         counts.append(len(ids) - shared)
-        return shared, lane
+        return shared, slot
 
-    monkeypatch.setattr(decoder._lanes, "take", counting)
+    monkeypatch.setattr(decoder._slots, "take", counting)
     return counts
 
 
@@ -123,12 +123,12 @@ def test_what_is_only_read_is_in_the_cache_of_the_next(
     assert appended[0] < 20
 
 
-def test_lanes_stay_within_their_budget(decoder: Decoder) -> None:
+def test_slots_stay_within_their_budget(decoder: Decoder) -> None:
     for number in range(8):
         guide = Guide("regex", f"[a-z]{{{number + 1}}}")
         says(decoder, "x", 1 + 150 * (number % 5), guide=guide, sampling=Sampling(repetition_penalty=1.1))
-        assert decoder._lanes.tokens * decoder.bundle.manifest.kv_bytes_per_token <= LANE_BYTES
-        assert 1 <= len(decoder._lanes) <= MOST_LANES
+        assert decoder._slots.tokens * decoder.bundle.manifest.kv_bytes_per_token <= SLOT_BYTES
+        assert 1 <= len(decoder._slots) <= MOST_SLOTS
 
 
 def test_a_request_without_memory_for_its_cache_is_refused_before(
@@ -142,17 +142,17 @@ def test_a_request_without_memory_for_its_cache_is_refused_before(
     sentence = r"a cache of 256 tokens takes \d+ MB and 1 MB are free; send a shorter text"
     with pytest.raises(NoMemory, match=sentence):
         says(decoder, "two", guide=guide)
-    assert len(decoder._lanes) == 0
+    assert len(decoder._slots) == 0
     monkeypatch.undo()
     assert says(decoder, "two", guide=guide).text
 
 
-def test_requests_with_a_grammar_of_their_own_leave_an_instruction_its_lane(
+def test_requests_with_a_grammar_of_their_own_leave_an_instruction_its_slot(
     decoder: Decoder, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for message in ("one", "two"):
         decoder.score(Score(chat(message), LABELS))
-    for number in range(MOST_LANES + 2):
+    for number in range(MOST_SLOTS + 2):
         says(decoder, "x", 1, guide=Guide("regex", f"[a-z]{{{number + 1}}}"))
     appended = count_appended(decoder, monkeypatch)
     decoder.score(Score(chat("three"), LABELS))
@@ -222,8 +222,8 @@ def test_as_much_is_read_at_a_time_as_a_cancel_can_wait_for(
 
     try:
         ids = list(range(1000, 1000 + 5 * 64))
-        lane = decoder._new_lane(512, SlotKey(), Sampling())
-        decoder._prefill(lane, ids, cancelled)
+        slot = decoder._new_slot(512, SlotKey(), Sampling())
+        decoder._prefill(slot, ids, cancelled)
         assert len(looks) == math.ceil(len(ids) / tokens)
     finally:
         decoder.close()
@@ -238,11 +238,11 @@ def test_no_token_of_a_prompt_is_read_alone(starter: Path, more: int) -> None:
     for seconds in ({1: 0.04}, {}):
         decoder = Decoder(path, 1, prepared=Prepared(path / "model.onnx", 1, prompt_seconds=seconds))
         try:
-            lane = decoder._new_lane(512, SlotKey(), Sampling())
+            slot = decoder._new_slot(512, SlotKey(), Sampling())
             sizes: list[int] = []
-            append = lane.generator.append_tokens
-            lane.generator = Counting(append, sizes)
-            decoder._prefill(lane, ids, lambda: False)
+            append = slot.generator.append_tokens
+            slot.generator = Counting(append, sizes)
+            decoder._prefill(slot, ids, lambda: False)
             found.append(sizes)
         finally:
             decoder.close()

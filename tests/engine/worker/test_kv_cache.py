@@ -21,12 +21,12 @@ class Generator:
         self.rewound.append(length)
 
 
-def lane(*tokens: int, key: SlotKey = PLAIN, max_length: int = 256, new: int = 0) -> KvSlot:
+def slot(*tokens: int, key: SlotKey = PLAIN, max_length: int = 256, new: int = 0) -> KvSlot:
     """:param new: how many of the tokens are not of the prompt."""
     return KvSlot(Generator(), key, max_length, list(tokens), len(tokens) - new)
 
 
-def lanes(*held: KvSlot, **options: int) -> SlotPool:
+def slots(*held: KvSlot, **options: int) -> SlotPool:
     pool = SlotPool(1000, 4096, **options)
     for one in held:
         pool.put(one)
@@ -34,8 +34,8 @@ def lanes(*held: KvSlot, **options: int) -> SlotPool:
 
 
 def test_takes_what_shares_most_and_gives_it_to_nobody_else() -> None:
-    less, most = lane(*HEAD, 7, 8, 9), lane(*HEAD, 7, 9, 9)
-    pool = lanes(less, most)
+    less, most = slot(*HEAD, 7, 8, 9), slot(*HEAD, 7, 9, 9)
+    pool = slots(less, most)
     asked = [*HEAD, 7, 9, 5, 5]
     assert pool.take(asked, 200, PLAIN) == (len(HEAD) + 2, most)
     assert most.generator.rewound == [len(HEAD) + 2]
@@ -46,27 +46,27 @@ def test_takes_what_shares_most_and_gives_it_to_nobody_else() -> None:
 @pytest.mark.parametrize(
     ("held", "key", "length"),
     [
-        (lane(*HEAD[:-1], 99, 99), PLAIN, 100),
-        (lane(*HEAD, 9, 9), SlotKey(guide=Guide("regex", "a")), 100),
-        (lane(*HEAD, 9, 9), SlotKey(drafts=5), 100),
-        (lane(*HEAD, 9, 9), PLAIN, 257),
-        (lane(*HEAD, 9, 9, new=3), PLAIN, 100),
-        (lane(*HEAD, *range(5000), max_length=8192), PLAIN, 100),
+        (slot(*HEAD[:-1], 99, 99), PLAIN, 100),
+        (slot(*HEAD, 9, 9), SlotKey(guide=Guide("regex", "a")), 100),
+        (slot(*HEAD, 9, 9), SlotKey(drafts=5), 100),
+        (slot(*HEAD, 9, 9), PLAIN, 257),
+        (slot(*HEAD, 9, 9, new=3), PLAIN, 100),
+        (slot(*HEAD, *range(5000), max_length=8192), PLAIN, 100),
     ],
     ids=["too little", "another grammar", "other drafts", "too small", "written", "past the window"],
 )
 def test_what_serves_no_other_prompt(held: KvSlot, key: SlotKey, length: int) -> None:
-    assert lanes(held).take([*HEAD, 5, 5], length, key) == (0, None)
+    assert slots(held).take([*HEAD, 5, 5], length, key) == (0, None)
 
 
 def test_two_tokens_are_left_to_append() -> None:
-    held = lane(*HEAD, 1, 2, 3)
-    assert lanes(held).take([*HEAD, 1, 2, 3], 100, PLAIN) == (len(HEAD) + 1, held)
+    held = slot(*HEAD, 1, 2, 3)
+    assert slots(held).take([*HEAD, 1, 2, 3], 100, PLAIN) == (len(HEAD) + 1, held)
 
 
 def test_what_never_served_twice_goes_first() -> None:
-    task, *others = lane(*HEAD, 1, 1), lane(50, 51), lane(60, 61)
-    pool = lanes(task, most=3)
+    task, *others = slot(*HEAD, 1, 1), slot(50, 51), slot(60, 61)
+    pool = slots(task, most=3)
     pool.put(*filter(None, [pool.take([*HEAD, 2, 2], 10, PLAIN)[1]]))
     for other in others:
         pool.make_room(256)
@@ -78,7 +78,7 @@ def test_what_never_served_twice_goes_first() -> None:
 
 @pytest.mark.parametrize(("options", "left"), [({"budget_bytes": 600_000}, 1), ({"most": 3}, 2), ({}, 5)])
 def test_room_is_bounded_by_bytes_and_by_number(options: dict[str, int], left: int) -> None:
-    pool = lanes(*[lane(number) for number in range(5)], **options)
+    pool = slots(*[slot(number) for number in range(5)], **options)
     pool.make_room(256)
     assert (len(pool), pool.tokens) == (left, left * 256)
     pool.clear()

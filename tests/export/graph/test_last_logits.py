@@ -69,7 +69,7 @@ def test_the_last_few_tokens_have_logits_and_the_others_zeros(name: str, cases: 
     ids=["free", "schema", "penalty", "stop", "one token", "few tokens", "copied"],
 )
 def test_what_is_proposed_changes_no_text(name: str, fields: dict[str, Any], cases: Cases) -> None:
-    """Twice each: the second time the lane is rewound, with what was proposed behind it."""
+    """Twice each: the second time the slot is rewound, with what was proposed behind it."""
     decoder = Decoder(cases / name / "base", 1)
     try:
         assert decoder._drafts

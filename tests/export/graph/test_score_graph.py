@@ -85,11 +85,11 @@ def prepare_for(decoder: Decoder) -> None:
 def test_the_engine_scores_branching_labels_in_one_pass_once_it_is_prepared(cases: Cases) -> None:
     with loaded(cases / "llama" / "base") as decoder:
         walked = decoder.score(Score(prompt("hot"), LABELS)).probabilities
-        assert (len(decoder._lanes), decoder._one_pass.scorer) == (1, None)
+        assert (len(decoder._slots), decoder._one_pass.scorer) == (1, None)
         prepare_for(decoder)
         decoder.forget()
         assert decoder.score(Score(prompt("hot"), LABELS)).probabilities == pytest.approx(walked, abs=1e-4)
-        assert not decoder._lanes
+        assert not decoder._slots
         assert decoder._one_pass.scorer is not None
 
 
@@ -107,7 +107,7 @@ def test_labels_that_differ_at_once_are_walked_until_its_graph_is_there(cases: C
         wait([coming(decoder)])
         decoder.forget()
         assert decoder.score(flat).probabilities == pytest.approx(walked, abs=1e-4)
-        assert not decoder._lanes
+        assert not decoder._slots
 
 
 def test_a_task_that_is_made_ready_has_its_graph_loaded_and_its_beginning_kept(

@@ -27,8 +27,8 @@ pytestmark = pytest.mark.export
 def logits(decoder: Decoder, ids: list[int], adapter: Path | None) -> Any:
     """After the last of ``ids``, along the way of a request."""
     name = None if adapter is None else str(adapter)
-    lane = decoder._lane(ids, len(ids) + 1, SlotKey(adapter=name), Sampling(), lambda: False)
-    return _last_logits(lane.generator)
+    slot = decoder._slot(ids, len(ids) + 1, SlotKey(adapter=name), Sampling(), lambda: False)
+    return _last_logits(slot.generator)
 
 
 @pytest.mark.parametrize("name", CASES)

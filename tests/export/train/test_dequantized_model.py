@@ -116,8 +116,8 @@ def test_the_model_then_computes_what_the_engine_does(tiny: Path, int4_base: Pat
     ids = list(b"the pump runs hot and loud tonight")
     engine = Decoder(int4_base, 1)
     try:
-        lane = engine._lane(ids, len(ids) + 1, SlotKey(), Sampling(), lambda: False)
-        expected = _last_logits(lane.generator)
+        slot = engine._slot(ids, len(ids) + 1, SlotKey(), Sampling(), lambda: False)
+        expected = _last_logits(slot.generator)
     finally:
         engine.close()
     model = load(tiny / "plain")
