@@ -10,7 +10,7 @@ import sys
 import time
 from typing import TYPE_CHECKING
 
-from edgeslm.cli.listening import PATIENCE_S, add_listening_arguments, address_of, lookout_of, nothing_heard
+from edgeslm.cli.listening import PATIENCE_S, add_listening_arguments, address_of, discovery_of, nothing_heard
 from edgeslm.cli.parts import add_part
 from edgeslm.cli.screen import print_error, say
 
@@ -82,11 +82,11 @@ def _heard(arguments: argparse.Namespace) -> list[FleetNode]:
 
     address = address_of(arguments)
     # All are heard, whichever are listed: what is outdated is told by the others.
-    with lookout_of(arguments, address) as lookout:
-        lookout.settle(PATIENCE_S)
-        sightings, uplinks = lookout.sightings(), lookout.uplinks()
-        if lookout.shortfall:
-            print_error(f"warning: {lookout.shortfall}")
+    with discovery_of(arguments, address) as discovery:
+        discovery.settle(PATIENCE_S)
+        sightings, uplinks = discovery.sightings(), discovery.uplinks()
+        if discovery.shortfall:
+            print_error(f"warning: {discovery.shortfall}")
     now = time.time()
     entries = [
         entry_of(

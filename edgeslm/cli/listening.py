@@ -47,7 +47,7 @@ def address_of(arguments: argparse.Namespace) -> BrokerAddress:
     )
 
 
-def lookout_of(arguments: argparse.Namespace, address: BrokerAddress, node: str | None = None) -> Discovery:
+def discovery_of(arguments: argparse.Namespace, address: BrokerAddress, node: str | None = None) -> Discovery:
     """One that isn't started; ``node`` None: to all nodes. :raises BrokerError: no site can be called so."""
     from edgeslm.client.discovery import Discovery
     from edgeslm.telemetry.overview import plain

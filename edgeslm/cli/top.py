@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from dataclasses import asdict
 from typing import TYPE_CHECKING
 
-from edgeslm.cli.listening import PATIENCE_S, add_listening_arguments, address_of, lookout_of, nothing_heard
+from edgeslm.cli.listening import PATIENCE_S, add_listening_arguments, address_of, discovery_of, nothing_heard
 from edgeslm.cli.screen import say
 
 if TYPE_CHECKING:
@@ -38,31 +38,31 @@ def add_arguments(command: argparse.ArgumentParser) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     address = address_of(arguments)
-    with lookout_of(arguments, address, arguments.node) as lookout:
-        lookout.settle(PATIENCE_S)
-        if arguments.once and not lookout.sightings():
+    with discovery_of(arguments, address, arguments.node) as discovery:
+        discovery.settle(PATIENCE_S)
+        if arguments.once and not discovery.sightings():
             raise nothing_heard(arguments, address)
         if arguments.once:
-            say(_picture(lookout, arguments, str(address), None))
+            say(_picture(discovery, arguments, str(address), None))
             return 0
-        _watch(lookout, arguments, str(address))
+        _watch(discovery, arguments, str(address))
     return 0
 
 
-def _watch(lookout: Discovery, arguments: argparse.Namespace, broker: str) -> None:
+def _watch(discovery: Discovery, arguments: argparse.Namespace, broker: str) -> None:
     """Until somebody ends it: in place on a terminal, elsewhere a picture for each change."""
     if arguments.json or not sys.stdout.isatty() or os.environ.get("TERM") == "dumb":
         while True:
-            say(_picture(lookout, arguments, broker, None))
-            while not lookout.wait(3600.0):
+            say(_picture(discovery, arguments, broker, None))
+            while not discovery.wait(3600.0):
                 pass
     with _whole_terminal():
         while True:
             size = shutil.get_terminal_size()
-            lines = _picture(lookout, arguments, broker, size.lines).split("\n")
+            lines = _picture(discovery, arguments, broker, size.lines).split("\n")
             sys.stdout.write("\x1b[H" + "\x1b[K\n".join(lines) + "\x1b[J")
             sys.stdout.flush()
-            lookout.wait(REDRAW_S)
+            discovery.wait(REDRAW_S)
 
 
 @contextmanager
@@ -76,32 +76,32 @@ def _whole_terminal() -> Iterator[None]:
         sys.stdout.flush()
 
 
-def _picture(lookout: Discovery, arguments: argparse.Namespace, broker: str, height: int | None) -> str:
+def _picture(discovery: Discovery, arguments: argparse.Namespace, broker: str, height: int | None) -> str:
     from edgeslm.telemetry.overview import Painter, plain, screen, wrap
 
-    nodes = _figures(lookout)
+    nodes = _figures(discovery)
     if arguments.json:
         return json.dumps([asdict(node) for node in nodes])
     coloured = sys.stdout.isatty() and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
     title = f"edgeslm top  {broker}  {time.strftime('%H:%M:%S')}"
     size, paint = shutil.get_terminal_size((110, 24)), Painter(coloured)
     said: list[str] = []
-    if lookout.problem:
-        sentence = f"{plain(lookout.problem)} Trying again; what is below may be old."
+    if discovery.problem:
+        sentence = f"{plain(discovery.problem)} Trying again; what is below may be old."
         said = [paint(line, "bad") for line in wrap(sentence, size.columns)]
-    if lookout.shortfall:
-        said += [paint(line, "bad") for line in wrap(lookout.shortfall, size.columns)]
+    if discovery.shortfall:
+        said += [paint(line, "bad") for line in wrap(discovery.shortfall, size.columns)]
     room = None if height is None else height - len(said)
     lines = screen(nodes, width=size.columns, height=room, title=title, paint=paint)
     return "\n".join([lines[0], *said, *lines[1:]])
 
 
-def _figures(lookout: Discovery) -> list[NodeFigures]:
+def _figures(discovery: Discovery) -> list[NodeFigures]:
     from edgeslm.telemetry.overview import figures_of
 
-    now, uplinks = time.time(), lookout.uplinks()
+    now, uplinks = time.time(), discovery.uplinks()
     nodes = []
-    for one in lookout.sightings():
+    for one in discovery.sightings():
         node = figures_of(one.node, one.documents, one.heard_at, now)
         if one.site is not None:
             uplink = uplinks.get(one.site)

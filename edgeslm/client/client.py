@@ -165,7 +165,7 @@ class Client:
             keeps_session=False,
         )
         self._network: Network | None = None
-        self._desk = self._make_desk()
+        self._session = self._make_desk()
 
     def __enter__(self) -> Client:
         self.open()
@@ -190,11 +190,13 @@ class Client:
             password=read_password(password_file) if password_file is not None else password,
             **self._tls_files,
         )
-        self._desk = self._make_desk()
-        self._network = Network(address, self._settings, self._desk, first_pause_s=0.5, longest_pause_s=15.0)
+        self._session = self._make_desk()
+        self._network = Network(
+            address, self._settings, self._session, first_pause_s=0.5, longest_pause_s=15.0
+        )
         self._network.start()
         try:
-            self._desk.wait_connected(self._connect_timeout_s)
+            self._session.wait_connected(self._connect_timeout_s)
         except BaseException:
             self.close()
             raise
@@ -203,7 +205,7 @@ class Client:
         """Disconnects; requests that still wait raise BrokerError, what listens ends."""
         network, self._network = self._network, None
         if network is not None:
-            self._desk.close(BrokerError("The client was closed before the result came."))
+            self._session.close(BrokerError("The client was closed before the result came."))
             network.stop(5.0)
 
     @property
@@ -212,7 +214,7 @@ class Client:
 
         For a pool nobody speaks but its dispatcher, if it has one.
         """
-        return self._desk.node_state
+        return self._session.node_state
 
     def request(
         self,
@@ -304,7 +306,7 @@ class Client:
         for one in filters:
             if fault := filter_fault(one):
                 raise InvalidRequest(f"The topic filter {one!r} {fault}.")
-        return Listening(self._desk, filters, timeout_s=timeout, patience_s=self._connect_timeout_s)
+        return Listening(self._session, filters, timeout_s=timeout, patience_s=self._connect_timeout_s)
 
     def feedback(
         self,
@@ -329,13 +331,13 @@ class Client:
         """
         note = self._note(Feedback(task, input, id, label, fields), timeout)
         inbox = ThreadQueue()
-        self._desk.enlist(task, note.letter, inbox.put)
+        self._session.enlist(task, note.outgoing, inbox.put)
         try:
             event = None
             while not note.advance(event, time.monotonic()):
                 event = inbox.take(note.wait_s(time.monotonic()))
         finally:
-            self._desk.forget(note.letter)
+            self._session.forget(note.outgoing)
 
     async def feedback_async(
         self,
@@ -350,13 +352,13 @@ class Client:
         """As :meth:`feedback`, for asyncio."""
         note = self._note(Feedback(task, input, id, label, fields), timeout)
         inbox = LoopQueue()
-        self._desk.enlist(task, note.letter, inbox.put)
+        self._session.enlist(task, note.outgoing, inbox.put)
         try:
             event = None
             while not note.advance(event, time.monotonic()):
                 event = await inbox.take(note.wait_s(time.monotonic()))
         finally:
-            self._desk.forget(note.letter)
+            self._session.forget(note.outgoing)
 
     def _make_desk(self) -> ClientSession:
         return ClientSession(self._topics, self._name)
@@ -369,11 +371,11 @@ class Client:
         self._check_open()
         if self._topics.pool is not None:
             raise InvalidRequest("A pool takes no corrections: tell them to one of its nodes.")
-        letter = OutgoingMessage(
+        outgoing = OutgoingMessage(
             self._topics.feedback, encode_feedback(feedback), "", secrets.token_hex(8).encode()
         )
         return PendingMessage(
-            letter, self._desk.send, node=self._node, now=time.monotonic(), timeout_s=timeout
+            outgoing, self._session.send, node=self._node, now=time.monotonic(), timeout_s=timeout
         )
 
     def _stream(
@@ -391,29 +393,29 @@ class Client:
         if self._topics.task_of(topic) != task:
             raise UnknownTask(f"There is no task {task!r}: the name of a task is one level of a topic.")
         check_topic_name(topic)
-        desk = self._desk
+        session = self._session
         payload = encode_request(input, options=asked)
-        reply_to = desk.reply_topic(task)
+        reply_to = session.reply_topic(task)
         if (size := len(reply_to.encode())) > MAX_REPLY_TOPIC_BYTES:
             raise InvalidRequest(
                 f"The topic of the result would have {size} bytes and may have {MAX_REPLY_TOPIC_BYTES}; "
                 "take a shorter prefix or name."
             )
-        letter = OutgoingMessage(topic, payload, reply_to, secrets.token_hex(8).encode())
+        outgoing = OutgoingMessage(topic, payload, reply_to, secrets.token_hex(8).encode())
 
-        def make_errand(on_chunk: OnChunk) -> PendingRequest:
+        def make_pending(on_chunk: OnChunk) -> PendingRequest:
             return PendingRequest(
-                letter,
-                desk.send,
+                outgoing,
+                session.send,
                 node=self._node,
-                node_state=lambda: desk.node_state,
+                node_state=lambda: session.node_state,
                 now=time.monotonic(),
                 timeout_s=timeout,
                 interval_s=self._repeat_after_s,
                 on_chunk=on_chunk,
             )
 
-        return Stream(desk, task, self._topics.cancel, make_errand)
+        return Stream(session, task, self._topics.cancel, make_pending)
 
 
 def _path(file: Path | str | None) -> Path | None:

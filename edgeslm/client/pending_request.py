@@ -120,7 +120,7 @@ class Failed:
 Event = Ready | Lost | Acknowledged | Room | NodeUp | Answered | Piece | Heard | Failed
 
 Send = Callable[[OutgoingMessage, int | None], int | None]
-"""Publishes a letter with a Message Expiry in seconds: the connection's generation; None if it can't go."""
+"""Publishes a message with a Message Expiry in seconds: the connection's generation; None if it can't go."""
 
 
 def named(node: str) -> str:
@@ -144,7 +144,7 @@ class PendingRequest:
 
     def __init__(
         self,
-        letter: OutgoingMessage,
+        outgoing: OutgoingMessage,
         send: Send,
         *,
         node: str,
@@ -155,7 +155,7 @@ class PendingRequest:
         on_chunk: Callable[[Chunk], None] | None = None,
         jitter: Callable[[float, float], float] = random.uniform,
     ) -> None:
-        self.letter = letter
+        self.outgoing = outgoing
         self._send = send
         self._node = node
         self._node_state = node_state
@@ -185,7 +185,7 @@ class PendingRequest:
         if self.times_sent:
             # As long as the request itself may reach a node that is away.
             left_s = min(max(0.0, self._until - now) + LONGEST_INTERVAL_S, LONGEST_EXPIRY_S)
-            self._send(OutgoingMessage(cancel_topic, b"", "", self.letter.correlation), math.ceil(left_s))
+            self._send(OutgoingMessage(cancel_topic, b"", "", self.outgoing.correlation), math.ceil(left_s))
 
     def advance(self, event: Event | None, now: float) -> Result | None:
         """Takes in what happened and sends the request if it is due; the result ends it.
@@ -208,7 +208,7 @@ class PendingRequest:
         self._next_at = now + self._interval_with_jitter()
         if self._is_under_way:  # a second copy behind one that the broker hasn't read yet is of no use
             return
-        generation = self._send(self.letter, math.ceil(min(max(1.0, self._until - now), LONGEST_EXPIRY_S)))
+        generation = self._send(self.outgoing, math.ceil(min(max(1.0, self._until - now), LONGEST_EXPIRY_S)))
         if generation is None:  # `Ready` or `Room` will come
             return
         self.times_sent += 1
@@ -321,9 +321,9 @@ class PendingMessage:
     """A message that gets no answer, until the broker has it. Fed as an :class:`PendingRequest` is."""
 
     def __init__(
-        self, letter: OutgoingMessage, send: Send, *, node: str, now: float, timeout_s: float
+        self, outgoing: OutgoingMessage, send: Send, *, node: str, now: float, timeout_s: float
     ) -> None:
-        self.letter = letter
+        self.outgoing = outgoing
         self._send = send
         self._node = node
         self._timeout_s = timeout_s
@@ -359,5 +359,5 @@ class PendingMessage:
             raise TimedOut(f"The broker didn't take the message within {self._timeout_s:g} s.")
         if now >= self._next_at:
             self._next_at = math.inf
-            self._send(self.letter, None)
+            self._send(self.outgoing, None)
         return None

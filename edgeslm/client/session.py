@@ -110,13 +110,13 @@ class ClientSession:
     def reply_topic(self, task: str) -> str:
         return f"{self._topics.result(task)}/{self._name}"
 
-    def enlist(self, task: str, letter: OutgoingMessage, inbox: Inbox) -> None:
-        """From now on ``inbox`` gets what happens to the letter, beginning with ``Ready`` or ``Lost``."""
-        reply_to = letter.reply_to
+    def enlist(self, task: str, outgoing: OutgoingMessage, inbox: Inbox) -> None:
+        """From now on ``inbox`` gets what happens to the message, beginning with ``Ready`` or ``Lost``."""
+        reply_to = outgoing.reply_to
         with self._changed:
             link, generation = self._link, self._generation
-            self._inboxes[letter.correlation] = inbox
-            self._askers.setdefault(reply_to, set()).add(letter.correlation)
+            self._inboxes[outgoing.correlation] = inbox
+            self._askers.setdefault(reply_to, set()).add(outgoing.correlation)
             is_new = bool(reply_to) and reply_to not in self._filters
             if is_new:
                 # Also where the node answers if it refuses our reply topic.
@@ -132,15 +132,15 @@ class ClientSession:
         if is_new and link is not None:
             self._subscribe(link, generation, reply_to)
 
-    def forget(self, letter: OutgoingMessage) -> None:
+    def forget(self, outgoing: OutgoingMessage) -> None:
         with self._changed:
-            self._inboxes.pop(letter.correlation, None)
-            askers = self._askers.get(letter.reply_to, set())
-            askers.discard(letter.correlation)
+            self._inboxes.pop(outgoing.correlation, None)
+            askers = self._askers.get(outgoing.reply_to, set())
+            askers.discard(outgoing.correlation)
             if not askers:
-                self._askers.pop(letter.reply_to, None)
+                self._askers.pop(outgoing.reply_to, None)
             with contextlib.suppress(ValueError):
-                self._want_room.remove(letter.correlation)
+                self._want_room.remove(outgoing.correlation)
             self._offer_room()
 
     def listen(self, filters: Sequence[str], key: bytes, inbox: Inbox) -> None:
@@ -192,33 +192,35 @@ class ClientSession:
             for inbox in self._inboxes.values():
                 inbox(self._closed)
 
-    def send(self, letter: OutgoingMessage, expiry_s: int | None) -> int | None:
-        """Publishes a letter: the generation of the connection, or None if that isn't possible now.
+    def send(self, outgoing: OutgoingMessage, expiry_s: int | None) -> int | None:
+        """Publishes a message: the generation of the connection, or None if that isn't possible now.
 
         Then ``Ready`` or ``Room`` comes when it is. Raises TooLarge if the broker takes no such packet.
         """
-        size = packet_bytes(letter.topic, letter.payload, letter.correlation) + len(letter.reply_to.encode())
+        size = packet_bytes(outgoing.topic, outgoing.payload, outgoing.correlation) + len(
+            outgoing.reply_to.encode()
+        )
         with self._changed:
             link, generation = self._link, self._generation
-            if link is None or (letter.reply_to and letter.reply_to not in self._confirmed):
+            if link is None or (outgoing.reply_to and outgoing.reply_to not in self._confirmed):
                 return None
             if self._packet_limit is not None and size > self._packet_limit:
                 raise TooLarge(
                     f"The request has {size} bytes and the broker takes {self._packet_limit}; send less text."
                 )
             if self._room() < 1:
-                if letter.correlation in self._inboxes and letter.correlation not in self._want_room:
-                    self._want_room.append(letter.correlation)
+                if outgoing.correlation in self._inboxes and outgoing.correlation not in self._want_room:
+                    self._want_room.append(outgoing.correlation)
                 return None
             self._out += 1
         sent = link.publish(
-            letter.topic,
-            letter.payload,
+            outgoing.topic,
+            outgoing.payload,
             qos=1,
             retain=False,
-            correlation=letter.correlation,
+            correlation=outgoing.correlation,
             expiry_s=expiry_s,
-            response_topic=letter.reply_to or None,
+            response_topic=outgoing.reply_to or None,
         )
         with self._changed:
             if generation != self._generation or self._link is None:
@@ -227,9 +229,9 @@ class ClientSession:
                 self._out -= 1
                 return None
             if (reason := self._early_pubacks.pop(sent.mid, None)) is not None:
-                self._settle(letter.correlation, reason)
+                self._settle(outgoing.correlation, reason)
             else:
-                self._unacknowledged[sent.mid] = letter.correlation
+                self._unacknowledged[sent.mid] = outgoing.correlation
         return generation
 
     def _subscribe(self, link: BrokerLink, generation: int, reply_to: str) -> None:
@@ -381,7 +383,7 @@ class ClientSession:
             self._changed.notify_all()
 
     def _single_out(self, problem: Problem) -> None:
-        """Sends one letter at a time, until the one is found for which the broker hangs up."""
+        """Sends one message at a time, until the one is found for which the broker hangs up."""
         suspects = list(self._unacknowledged.values())
         if len(suspects) == 1:
             self._tell(suspects[0], Failed(BrokerError(problem.sentence)))

@@ -1,6 +1,6 @@
 """An answer while it is made: pieces of text, then the result. For threads and for asyncio.
 
-Whoever stops waiting early cancels the request on the node. When to send again is the errand's business.
+Whoever stops waiting early cancels the request on the node. When to send again is the pending request's business.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from edgeslm.client.session import ClientSession, Inbox
 from edgeslm.errors import Cancelled, EdgeslmError
 from edgeslm.messages import Chunk, Result
 
-MakeErrand = Callable[[Callable[[Chunk], None]], PendingRequest]
+MakePending = Callable[[Callable[[Chunk], None]], PendingRequest]
 
 _CLOSED = "The stream was closed before the answer was complete."
 
@@ -28,12 +28,14 @@ class Stream:
     with`` statement it is closed at the end.
     """
 
-    def __init__(self, desk: ClientSession, task: str, cancel_topic: str, make_errand: MakeErrand) -> None:
-        self._desk = desk
+    def __init__(
+        self, session: ClientSession, task: str, cancel_topic: str, make_pending: MakePending
+    ) -> None:
+        self._session = session
         self._task = task
         self._cancel_topic = cancel_topic
-        self._make_errand = make_errand
-        self._errand: PendingRequest | None = None
+        self._make_pending = make_pending
+        self._pending: PendingRequest | None = None
         self._inbox: Inbox | None = None
         self._pieces: list[Chunk] = []
         self._result: Result | None = None
@@ -70,48 +72,48 @@ class Stream:
 
     def __iter__(self) -> Iterator[Chunk]:
         inbox = ThreadQueue()
-        errand = self._begin(inbox.put)
+        pending = self._begin(inbox.put)
         try:
             event = None
-            while not self._advance(errand, event):
+            while not self._advance(pending, event):
                 yield from self._taken()
-                event = inbox.take(errand.wait_s(time.monotonic()))
+                event = inbox.take(pending.wait_s(time.monotonic()))
         finally:
             self._end()
 
     async def __aiter__(self) -> AsyncIterator[Chunk]:
         inbox = LoopQueue()
-        errand = self._begin(inbox.put)
+        pending = self._begin(inbox.put)
         try:
             event = None
-            while not self._advance(errand, event):
+            while not self._advance(pending, event):
                 for piece in self._taken():
                     yield piece
-                event = await inbox.take(errand.wait_s(time.monotonic()))
+                event = await inbox.take(pending.wait_s(time.monotonic()))
         finally:
             self._end()
 
     def _begin(self, inbox: Inbox) -> PendingRequest:
         with self._sending:
-            if self._over.is_set() or self._errand is not None:
+            if self._over.is_set() or self._pending is not None:
                 raise EdgeslmError("A stream is iterated once; ask again for another answer.")
-            errand = self._errand = self._make_errand(self._pieces.append)
+            pending = self._pending = self._make_pending(self._pieces.append)
             self._inbox = inbox
-            self._desk.enlist(self._task, errand.letter, inbox)
-        return errand
+            self._session.enlist(self._task, pending.outgoing, inbox)
+        return pending
 
-    def _advance(self, errand: PendingRequest, event: Event | None) -> bool:
+    def _advance(self, pending: PendingRequest, event: Event | None) -> bool:
         """Whether the result is there."""
         with self._sending:
             if self._over.is_set():
                 raise Cancelled(_CLOSED)
             self._is_advancing = True
             try:
-                self._result = errand.advance(event, time.monotonic())
+                self._result = pending.advance(event, time.monotonic())
             finally:
                 self._is_advancing = False
             if self._over.is_set() and self._result is None:
-                errand.abandon(self._cancel_topic, time.monotonic())
+                pending.abandon(self._cancel_topic, time.monotonic())
                 raise Cancelled(_CLOSED)
         return self._result is not None
 
@@ -125,7 +127,7 @@ class Stream:
             if self._over.is_set():
                 return
             self._over.set()
-            if self._errand is not None:
-                self._desk.forget(self._errand.letter)
+            if self._pending is not None:
+                self._session.forget(self._pending.outgoing)
                 if self._result is None and not self._is_advancing:
-                    self._errand.abandon(self._cancel_topic, time.monotonic())
+                    self._pending.abandon(self._cancel_topic, time.monotonic())

@@ -52,9 +52,9 @@ class Listening:
     """
 
     def __init__(
-        self, desk: ClientSession, filters: Sequence[str], *, timeout_s: float | None, patience_s: float
+        self, session: ClientSession, filters: Sequence[str], *, timeout_s: float | None, patience_s: float
     ) -> None:
-        self._desk = desk
+        self._session = session
         self._filters = filters
         self._timeout_s = timeout_s
         self._patience_s = patience_s
@@ -67,7 +67,7 @@ class Listening:
     def close(self) -> None:
         """Ends the iteration, from any thread."""
         self._is_closed = True
-        self._desk.stop_listening(self._key)
+        self._session.stop_listening(self._key)
         if self._inbox is not None:
             self._inbox.put(Failed(BrokerError("Nobody listens any more.")))
 
@@ -126,7 +126,7 @@ class Listening:
 
     @property
     def _is_over(self) -> bool:
-        return self._is_closed or self._desk.is_closed
+        return self._is_closed or self._session.is_closed
 
     def _begin(self, inbox: AnyInbox) -> AnyInbox:
         if self._inbox is not None or self._is_closed:
@@ -139,14 +139,14 @@ class Listening:
             else:
                 inbox.put(event)
 
-        self._desk.listen(self._filters, self._key, put)
+        self._session.listen(self._filters, self._key, put)
         return inbox
 
     def _is_ready(self, give_up_at: float) -> bool:
-        if self._desk.has_confirmed(self._filters) or self._is_over:
+        if self._session.has_confirmed(self._filters) or self._is_over:
             return True
         if time.monotonic() >= give_up_at:
-            raise BrokerError(self._desk.problem or "The broker doesn't answer.")
+            raise BrokerError(self._session.problem or "The broker doesn't answer.")
         return False
 
     def _keep(self, event: Event | None) -> None:

@@ -185,9 +185,9 @@ def test_a_request_can_be_cancelled_whatever_comes_at_that_moment(
     inboxes: list[Inbox] = []
     enlist = ClientSession.enlist
 
-    def note(desk: ClientSession, task: str, letter: OutgoingMessage, inbox: Inbox) -> None:
+    def note(session: ClientSession, task: str, outgoing: OutgoingMessage, inbox: Inbox) -> None:
         inboxes.append(inbox)
-        enlist(desk, task, letter, inbox)
+        enlist(session, task, outgoing, inbox)
 
     monkeypatch.setattr(ClientSession, "enlist", note)
 

@@ -42,7 +42,7 @@ def busy(retry_after_ms: int | None = 1000) -> Answered:
 
 
 class Bench:
-    """An errand and its clock. ``generation`` is the connection, None without one; ``sent`` are times."""
+    """A pending request and its clock. ``generation`` is the connection, None without one; ``sent`` are times."""
 
     def __init__(self, timeout_s: float = 600.0, interval_s: float = FIRST_INTERVAL_S) -> None:
         self.now = 1000.0
@@ -52,7 +52,7 @@ class Bench:
         self.expiries_s: list[int | None] = []
         self.cancelled: list[tuple[OutgoingMessage, int | None]] = []
         self.chunks: list[Chunk] = []
-        self.errand = PendingRequest(
+        self.pending = PendingRequest(
             LETTER,
             self._send,
             node="hall",
@@ -64,11 +64,11 @@ class Bench:
             jitter=lambda low, high: 1.0,
         )
 
-    def _send(self, letter: OutgoingMessage, expiry_s: int | None) -> int | None:
-        if letter.topic == "hall/cancel":
-            self.cancelled.append((letter, expiry_s))
+    def _send(self, outgoing: OutgoingMessage, expiry_s: int | None) -> int | None:
+        if outgoing.topic == "hall/cancel":
+            self.cancelled.append((outgoing, expiry_s))
             return self.generation
-        assert letter is LETTER
+        assert outgoing is LETTER
         if self.generation is None:
             return None
         self.sent.append(self.now - 1000.0)
@@ -79,7 +79,7 @@ class Bench:
         result = None
         for event in events:
             assert result is None
-            result = self.errand.advance(event, self.now)
+            result = self.pending.advance(event, self.now)
         return result
 
     def connect(self, generation: int) -> None:
@@ -91,11 +91,11 @@ class Bench:
         self.tell(Lost(generation or 0, problem))
 
     def run(self, seconds: float) -> None:
-        """Lets time pass; nothing happens but what the errand does by itself."""
+        """Lets time pass; nothing happens but what the pending request does by itself."""
         end = self.now + seconds
-        while self.now + (wait_s := self.errand.wait_s(self.now)) <= end:
+        while self.now + (wait_s := self.pending.wait_s(self.now)) <= end:
             self.now += wait_s
-            self.errand.advance(None, self.now)
+            self.pending.advance(None, self.now)
         self.now = end
 
 
@@ -124,7 +124,7 @@ def test_intervals_double_up_to_a_limit() -> None:
     bench = accepted(interval_s=4.0)
     gaps = []
     for _ in range(7):
-        wait_s = bench.errand.wait_s(bench.now)
+        wait_s = bench.pending.wait_s(bench.now)
         gaps.append(wait_s)
         bench.run(wait_s)
         bench.tell(ACCEPTED)
@@ -147,11 +147,11 @@ def test_an_interval_longer_than_the_limit_stays_as_it_is() -> None:
 def test_intervals_differ() -> None:
     waits = set()
     for _ in range(20):
-        errand = PendingRequest(
+        pending = PendingRequest(
             LETTER, lambda *_: 1, node="hall", node_state=lambda: None, now=0.0, timeout_s=600.0
         )
-        errand.advance(None, 0.0)
-        waits.add(errand.wait_s(0.0))
+        pending.advance(None, 0.0)
+        waits.add(pending.wait_s(0.0))
     assert len(waits) > 10
     assert all(FIRST_INTERVAL_S * 0.75 <= wait <= FIRST_INTERVAL_S * 1.25 for wait in waits)
 
@@ -170,7 +170,7 @@ def test_after_a_reconnect_it_is_sent_at_once_and_the_interval_starts_anew(was_a
     bench.connect(2)
     assert len(bench.sent) == first + 1 and bench.sent[-1] == bench.now - 1000.0
     bench.tell(ACCEPTED)
-    assert bench.errand.wait_s(bench.now) == FIRST_INTERVAL_S
+    assert bench.pending.wait_s(bench.now) == FIRST_INTERVAL_S
 
 
 def test_each_connection_gets_it_once() -> None:
@@ -428,60 +428,60 @@ def test_whatever_happens_it_neither_stops_nor_spins(
 def test_who_gives_up_has_it_cancelled_as_long_as_it_may_reach_the_node() -> None:
     bench = accepted(timeout_s=100.0)
     bench.run(40)
-    bench.errand.abandon("hall/cancel", bench.now)
+    bench.pending.abandon("hall/cancel", bench.now)
     assert bench.cancelled == [(OutgoingMessage("hall/cancel", b"", "", LETTER.correlation), 90)]
 
 
 def test_what_was_never_sent_is_not_cancelled() -> None:
     bench = Bench()
-    bench.errand.abandon("hall/cancel", bench.now)
+    bench.pending.abandon("hall/cancel", bench.now)
     assert bench.cancelled == []
 
 
 # -- notes -----------------------------------------------------------------------------------------
 
 
-class Desk:
+class FakeSession:
     """Takes notes while ``generation`` is a number."""
 
     def __init__(self) -> None:
         self.generation: int | None = 1
         self.sent: list[int | None] = []
 
-    def send(self, letter: OutgoingMessage, expiry_s: int | None) -> int | None:
+    def send(self, outgoing: OutgoingMessage, expiry_s: int | None) -> int | None:
         if self.generation is not None:
             self.sent.append(expiry_s)
         return self.generation
 
 
-def note(desk: Desk) -> PendingMessage:
+def note(session: FakeSession) -> PendingMessage:
     return PendingMessage(
-        OutgoingMessage("hall/feedback", b"{}", "", b"7f"), desk.send, node="hall", now=0.0, timeout_s=60.0
+        OutgoingMessage("hall/feedback", b"{}", "", b"7f"), session.send, node="hall", now=0.0, timeout_s=60.0
     )
 
 
 def test_a_note_is_done_when_the_broker_has_it() -> None:
-    desk = Desk()
-    told = note(desk)
-    assert told.advance(None, 0.0) is None and desk.sent == []
-    assert told.advance(Ready(1), 1.0) is None and desk.sent == [None]
+    session = FakeSession()
+    told = note(session)
+    assert told.advance(None, 0.0) is None and session.sent == []
+    assert told.advance(Ready(1), 1.0) is None and session.sent == [None]
     assert told.advance(ACCEPTED, 2.0) is True
 
 
 def test_a_note_goes_again_on_a_new_connection_when_there_is_room_and_after_a_quota() -> None:
-    desk = Desk()
-    told = note(desk)
+    session = FakeSession()
+    told = note(session)
     told.advance(Ready(1), 1.0)
     told.advance(Lost(1, GONE), 2.0)
     told.advance(Ready(2), 3.0)
     told.advance(Acknowledged(0x97, "Quota exceeded"), 4.0)
-    assert len(desk.sent) == 2
+    assert len(session.sent) == 2
     told.advance(None, 4.0 + told.wait_s(4.0))
-    desk.generation = None
+    session.generation = None
     told.advance(Ready(3), 8.0)
-    desk.generation = 3
+    session.generation = 3
     told.advance(Room(), 9.0)
-    assert len(desk.sent) == 4
+    assert len(session.sent) == 4
 
 
 @pytest.mark.parametrize(
@@ -494,13 +494,13 @@ def test_a_note_goes_again_on_a_new_connection_when_there_is_room_and_after_a_qu
     ],
 )
 def test_a_note_that_can_t_be_delivered_says_why(event: Event, error: type[Exception], says: str) -> None:
-    told = note(Desk())
+    told = note(FakeSession())
     told.advance(Ready(1), 1.0)
     with pytest.raises(error, match=says):
         told.advance(event, 2.0)
 
 
 def test_a_note_has_a_time_out() -> None:
-    told = note(Desk())
+    told = note(FakeSession())
     with pytest.raises(TimedOut, match="within 60 s"):
         told.advance(Ready(1), 61.0)

@@ -123,12 +123,12 @@ class SlowDesk(ClientSession):
         self.by_signal = False
         self._slow_at = {"enlisting": enlisting, "sending": sending}
 
-    def enlist(self, task: str, letter: OutgoingMessage, inbox: Inbox) -> None:
+    def enlist(self, task: str, outgoing: OutgoingMessage, inbox: Inbox) -> None:
         self._take_time("enlisting")
         inbox(Ready(1))
 
-    def send(self, letter: OutgoingMessage, expiry_s: int | None) -> int | None:
-        self.sent.append(letter.topic)
+    def send(self, outgoing: OutgoingMessage, expiry_s: int | None) -> int | None:
+        self.sent.append(outgoing.topic)
         self._take_time("sending")
         return 1
 
@@ -147,13 +147,13 @@ class SlowDesk(ClientSession):
 @pytest.mark.parametrize("at", ["enlisting", "sending"])
 def test_what_is_closed_while_it_is_sent_is_cancelled(at: str, by_signal: bool) -> None:
     """From another thread, or from a signal's handler in the same one."""
-    desk = SlowDesk(**{at: True})
-    desk.by_signal = by_signal
+    session = SlowDesk(**{at: True})
+    session.by_signal = by_signal
 
-    def make_errand(on_chunk: Callable[[Chunk], None]) -> PendingRequest:
+    def make_pending(on_chunk: Callable[[Chunk], None]) -> PendingRequest:
         return PendingRequest(
             OutgoingMessage("request", b"{}", "reply", b"1"),
-            desk.send,
+            session.send,
             node="hall",
             node_state=lambda: None,
             now=time.monotonic(),
@@ -161,10 +161,10 @@ def test_what_is_closed_while_it_is_sent_is_cancelled(at: str, by_signal: bool) 
             on_chunk=on_chunk,
         )
 
-    stream = Stream(desk, "echo", "cancel", make_errand)
-    desk.meanwhile = stream.close
+    stream = Stream(session, "echo", "cancel", make_pending)
+    session.meanwhile = stream.close
     with pytest.raises(Cancelled):
         list(stream)
-    for thread in desk.threads:
+    for thread in session.threads:
         thread.join()
-    assert desk.sent in ([], ["request", "cancel"])
+    assert session.sent in ([], ["request", "cancel"])

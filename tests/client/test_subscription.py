@@ -181,6 +181,6 @@ def test_a_broker_that_is_away_is_said(make_broker: Callable[..., Mosquitto]) ->
     broker = make_broker()
     with Client(broker.url, "hall", connect_timeout_s=1.0) as client:
         broker.kill()
-        wait_for(lambda: client._desk.problem)
+        wait_for(lambda: client._session.problem)
         with pytest.raises(BrokerError, match=r"was lost|Nothing listens"), client.listen("state"):
             pass
