@@ -109,10 +109,10 @@ def _activate(arguments: argparse.Namespace, config: Config, store: Store) -> tu
 
     name = _model(arguments.model, config)
     bundle = store.find(arguments.digest)
-    wishes = CommandFile(config.state_dir, config.node)
+    command_file = CommandFile(config.state_dir, config.node)
     short = short_digest(bundle.digest)
-    if wishes.is_node_running:
-        outcome = wishes.ask("activate", name, bundle.digest, older=arguments.older)
+    if command_file.is_node_running:
+        outcome = command_file.ask("activate", name, bundle.digest, older=arguments.older)
         if "error" in outcome:
             raise BundleError(f"model {name} stays what it is: {outcome['error']}")
         return outcome, f"model {name} is {short}, on trial for {config.updates.trial_s:g} s"
@@ -133,9 +133,9 @@ def _rollback(arguments: argparse.Namespace, config: Config, store: Store) -> tu
     from edgeslm.update.command_file import CommandFile
 
     name = _model(arguments.model, config)
-    wishes = CommandFile(config.state_dir, config.node)
-    if wishes.is_node_running:
-        outcome = wishes.ask("rollback", name)
+    command_file = CommandFile(config.state_dir, config.node)
+    if command_file.is_node_running:
+        outcome = command_file.ask("rollback", name)
         if "error" in outcome:
             raise BundleError(f"model {name} stays what it is: {outcome['error']}")
         digest = outcome["digest"]

@@ -165,7 +165,7 @@ class Client:
             keeps_session=False,
         )
         self._network: Network | None = None
-        self._session = self._make_desk()
+        self._session = self._make_session()
 
     def __enter__(self) -> Client:
         self.open()
@@ -190,7 +190,7 @@ class Client:
             password=read_password(password_file) if password_file is not None else password,
             **self._tls_files,
         )
-        self._session = self._make_desk()
+        self._session = self._make_session()
         self._network = Network(
             address, self._settings, self._session, first_pause_s=0.5, longest_pause_s=15.0
         )
@@ -360,7 +360,7 @@ class Client:
         finally:
             self._session.forget(note.outgoing)
 
-    def _make_desk(self) -> ClientSession:
+    def _make_session(self) -> ClientSession:
         return ClientSession(self._topics, self._name)
 
     def _check_open(self) -> None:

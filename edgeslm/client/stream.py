@@ -1,6 +1,6 @@
 """An answer while it is made: pieces of text, then the result. For threads and for asyncio.
 
-Whoever stops waiting early cancels the request on the node. When to send again is the pending request's business.
+Whoever stops waiting early cancels the request on the node. A pending request knows when to send again.
 """
 
 from __future__ import annotations

@@ -165,7 +165,7 @@ class Daemon:
             watch=self._console.feed.watch if self._console else None,
         )
         self._store = store or Store(config.state_dir, config.node)
-        self._wishes = CommandFile(config.state_dir, config.node)
+        self._command_file = CommandFile(config.state_dir, config.node)
         self._exchange = Exchange(config.state_dir, config.node) if config.rollouts is not None else None
         self._set_up_operating(path)
 
@@ -227,7 +227,10 @@ class Daemon:
 
     async def run(self) -> None:
         """Connects, loads, serves until a stop is requested or something fatal happens, drains."""
-        with self._wishes.running(), self._exchange.running() if self._exchange else contextlib.nullcontext():
+        with (
+            self._command_file.running(),
+            self._exchange.running() if self._exchange else contextlib.nullcontext(),
+        ):
             await self._run()
 
     async def _run(self) -> None:
@@ -298,7 +301,7 @@ class Daemon:
                 self.updater.note_taken_back(model, str(error).partition("\n")[0].rstrip("."))
             await self.service.start_over(self._store.settled(self.config))
         self.service.scheduler.resume()
-        self._updating = asyncio.create_task(self.updater.run(self._wishes, self._exchange))
+        self._updating = asyncio.create_task(self.updater.run(self._command_file, self._exchange))
         log.info("models loaded: %s", ", ".join(self.service.models.names))
         self._membership.join()
         if self._bus.connected:

@@ -46,7 +46,7 @@ class CommandFile:
 
     def __init__(self, state_dir: Path, node: str) -> None:
         folder = state_dir / FOLDER
-        self._wish = folder / f"wish-{node}.json"
+        self._command = folder / f"wish-{node}.json"
         self._outcome = folder / f"outcome-{node}.json"
         self._lock = folder / f"running-{node}.lock"
 
@@ -54,7 +54,7 @@ class CommandFile:
 
     @contextlib.contextmanager
     def running(self) -> Iterator[None]:
-        """While the node runs. What was wished of an earlier run is forgotten."""
+        """While the node runs. What was asked of an earlier run is forgotten."""
         self._lock.parent.mkdir(parents=True, exist_ok=True)
         self._forget()
         descriptor = os.open(self._lock, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o644)
@@ -69,18 +69,18 @@ class CommandFile:
             os.close(descriptor)
 
     def _forget(self) -> None:
-        self._wish.unlink(missing_ok=True)
+        self._command.unlink(missing_ok=True)
 
     def next(self) -> FileCommand | None:
-        """A new wish, once."""
+        """A new command, once."""
         try:
-            with self._wish.open("rb") as stream:
+            with self._command.open("rb") as stream:
                 believed = is_ours(os.fstat(stream.fileno()))
                 text = stream.read(65_536)
         except OSError:
             return None
         with contextlib.suppress(OSError):
-            self._wish.unlink()
+            self._command.unlink()
         if not believed:
             return None
         try:
@@ -88,9 +88,9 @@ class CommandFile:
         except ValidationError:
             return None
 
-    def tell(self, wish: FileCommand, outcome: dict[str, Any]) -> None:
+    def tell(self, command: FileCommand, outcome: dict[str, Any]) -> None:
         """:raises OSError: the disk."""
-        write_record(self._outcome, {"id": wish.id, **outcome})
+        write_record(self._outcome, {"id": command.id, **outcome})
 
     # The command's end
 
@@ -118,10 +118,10 @@ class CommandFile:
     ) -> dict[str, Any]:
         """What the node said. Waits for it as long as it runs.
 
-        :raises BundleError: the node ended before. :raises OSError: the wish can't be written.
+        :raises BundleError: the node ended before. :raises OSError: the command can't be written.
         """
-        wish = self.make(action, model, digest, older=older)
-        while (found := self.heard(wish)) is None:
+        command = self.make(action, model, digest, older=older)
+        while (found := self.heard(command)) is None:
             if not self.is_node_running:
                 raise BundleError("the node ended before it had done it")
             time.sleep(LOOK_EVERY_S)
@@ -138,29 +138,29 @@ class CommandFile:
     ) -> FileCommand:
         """Asks the node for it and doesn't wait.
 
-        :raises BundleError: somebody else's waits. :raises OSError: the wish can't be written.
+        :raises BundleError: somebody else's waits. :raises OSError: the command can't be written.
         """
-        wish = FileCommand(
+        command = FileCommand(
             id=secrets.token_hex(8), action=action, model=model, digest=digest, older=older, file=file
         )
-        self._write(wish)
-        return wish
+        self._write(command)
+        return command
 
-    def _write(self, wish: FileCommand) -> None:
-        if self._wish.exists():
+    def _write(self, command: FileCommand) -> None:
+        if self._command.exists():
             raise BundleError("another command waits for the node; try again when that is done")
-        write_record(self._wish, wish.model_dump(exclude_defaults=True))
+        write_record(self._command, command.model_dump(exclude_defaults=True))
 
-    def heard(self, wish: FileCommand) -> dict[str, Any] | None:
+    def heard(self, command: FileCommand) -> dict[str, Any] | None:
         """What the node said; None while it has said nothing."""
         with contextlib.suppress(OSError, ValueError):
             found = json.loads(self._outcome.read_text("utf-8"))
-            if isinstance(found, dict) and found.get("id") == wish.id:
+            if isinstance(found, dict) and found.get("id") == command.id:
                 return found
         return None
 
-    def withdraw(self, wish: FileCommand) -> None:
+    def withdraw(self, command: FileCommand) -> None:
         """Of a node that ended before it heard of it. :raises OSError: the disk."""
         with contextlib.suppress(OSError, ValidationError):
-            if FileCommand.model_validate_json(self._wish.read_bytes()).id == wish.id:
-                self._wish.unlink()
+            if FileCommand.model_validate_json(self._command.read_bytes()).id == command.id:
+                self._command.unlink()

@@ -1,7 +1,7 @@
 """How the process of a rollout, as a user of its own, has the node take what it brought: a folder of each.
 
-The process's folder holds its wish and its archives, which the node reads. The node's folder holds what it
-says: what its models are, and what came of a wish. Neither can write what the other believes, and the node
+The process's folder holds its command and its archives, which the node reads. The node's folder holds what it
+says: what its models are, and what came of a command. Neither can write what the other believes, and the node
 takes nothing that it would not take from any stranger.
 """
 
@@ -45,7 +45,7 @@ class Exchange(CommandFile):
         super().__init__(state_dir, node)
         self.folder = folder_beside(state_dir)
         answers = state_dir / ANSWERS
-        self._wish = self.folder / f"wish-{node}.json"
+        self._command = self.folder / f"wish-{node}.json"
         self._outcome = answers / f"outcome-{node}.json"
         self._lock = answers / f"running-{node}.lock"
         self._status = answers / f"models-{node}.json"
@@ -63,10 +63,10 @@ class Exchange(CommandFile):
         self.next()
 
     def next(self) -> FileCommand | None:
-        """A new wish, once. The file is the process's, and stays."""
+        """A new command, once. The file is the process's, and stays."""
         try:
-            with self._open(self._wish) as stream:
-                wish = FileCommand.model_validate_json(stream.read(65_536))
+            with self._open(self._command) as stream:
+                command = FileCommand.model_validate_json(stream.read(65_536))
         except BundleError as error:
             if not self._has_complained:
                 log.warning("%s", error)
@@ -74,10 +74,10 @@ class Exchange(CommandFile):
             return None
         except (OSError, ValidationError):
             return None
-        if wish.id == self._seen:
+        if command.id == self._seen:
             return None
-        self._seen = wish.id
-        return wish.model_copy(update={"older": False})  # that is for the owner to say
+        self._seen = command.id
+        return command.model_copy(update={"older": False})  # that is for the owner to say
 
     def archive(self, name: str | None) -> IO[bytes]:
         """:raises BundleError: it names no file of the folder. :raises OSError: the disk."""
@@ -85,8 +85,8 @@ class Exchange(CommandFile):
             raise BundleError("the rollout's process names no archive of its folder")
         return self._open(self.folder / FOLDER / name)
 
-    def tell(self, wish: FileCommand, outcome: dict[str, Any]) -> None:
-        write_record(self._outcome, {"id": wish.id, **outcome}, mode=_FOR_THE_GROUP)
+    def tell(self, command: FileCommand, outcome: dict[str, Any]) -> None:
+        write_record(self._outcome, {"id": command.id, **outcome}, mode=_FOR_THE_GROUP)
 
     def tell_status(self, status: Mapping[str, Any]) -> None:
         """What the models are, when that has changed. :raises OSError: the disk."""
@@ -115,8 +115,8 @@ class Exchange(CommandFile):
                 return found
         return {}
 
-    def _write(self, wish: FileCommand) -> None:
-        write_record(self._wish, wish.model_dump(exclude_defaults=True), mode=_FOR_THE_GROUP)
+    def _write(self, command: FileCommand) -> None:
+        write_record(self._command, command.model_dump(exclude_defaults=True), mode=_FOR_THE_GROUP)
 
     def offer(self, archive: Path) -> None:
         """Lets the node read it. :raises OSError: the disk."""

@@ -102,7 +102,7 @@ class Updater:
         """Digests of what a rollout's process brought."""
         self._looked = 0.0
         self._stop = threading.Event()
-        self._verdicts = UpdateOutcomes(store.folder, reloader.config.node)
+        self._update_outcomes = UpdateOutcomes(store.folder, reloader.config.node)
         self.outcomes: dict[str, UpdateOutcome] = {}
         """Of the last update of each model."""
 
@@ -130,7 +130,7 @@ class Updater:
         """Has what runs in other threads end soon."""
         self._stop.set()
 
-    async def run(self, wishes: CommandFile, exchange: Exchange | None = None) -> None:
+    async def run(self, command_file: CommandFile, exchange: Exchange | None = None) -> None:
         """Until cancelled: watches models on trial, the folder of new ones, for ``edgeslm models``, and for a
         rollout's process."""
         if exchange is not None:
@@ -147,7 +147,7 @@ class Updater:
         while True:
             await asyncio.sleep(LOOK_EVERY_S)
             try:
-                await self._look(wishes)
+                await self._look(command_file)
                 if exchange is not None:
                     await self._look_at(exchange)
             except Exception as error:  # a full disk, or a mistake of ours: the next look may do better
@@ -155,11 +155,12 @@ class Updater:
                 log.debug("updates", exc_info=True)
                 await asyncio.sleep(FOLDER_EVERY_S)
 
-    async def _look(self, wishes: CommandFile) -> None:
+    async def _look(self, command_file: CommandFile) -> None:
         for name in list(self._trials):
             await self._look_at_trial(name)
-        if (wish := wishes.next()) is not None:  # a look for a small file: no thread has to be kept for it
-            await self._grant(wish, wishes)
+        command = command_file.next()  # a look for a small file: no thread has to be kept for it
+        if command is not None:
+            await self._grant(command, command_file)
         if self._incoming is not None and time.monotonic() - self._looked >= FOLDER_EVERY_S:
             self._looked = time.monotonic()
             await self._take_in(self._incoming)
@@ -270,7 +271,7 @@ class Updater:
             else:
                 self.outcomes.pop(model, None)
                 done = UpdateOutcome("FAILED", "watching", bundle.manifest.name, bundle.digest, BY_HAND)
-                self._verdicts.write(model, done.figures())
+                self._update_outcomes.write(model, done.figures())
             self._on_change()
             return digest
 
@@ -315,7 +316,7 @@ class Updater:
         self.outcomes[model] = outcome
         log.info("model %s, %s: %s, %s %s", model, bundle.manifest.name, state, step, why)
         if state in ("SUCCEEDED", "FAILED", "REJECTED"):
-            self._verdicts.write(model, outcome.figures())
+            self._update_outcomes.write(model, outcome.figures())
         self._on_change()
         return outcome
 
@@ -356,8 +357,8 @@ class Updater:
 
     async def _look_at(self, exchange: Exchange) -> None:
         await self._tell_status(exchange)
-        if (wish := exchange.next()) is not None:
-            await self._grant(wish, exchange)
+        if (command := exchange.next()) is not None:
+            await self._grant(command, exchange)
 
     async def _tell_status(self, exchange: Exchange) -> None:
         models, on_trial = self._service.models, self._store.on_trial
@@ -366,17 +367,17 @@ class Updater:
             "models": {
                 name: {"digest": digest, "on_trial": name in on_trial} for name, digest in digests.items()
             },
-            "verdicts": self._verdicts.all(),
+            "verdicts": self._update_outcomes.all(),
             "staged": self._staged,
         }
         await asyncio.to_thread(exchange.tell_status, status)
 
-    async def _stage(self, wish: FileCommand, exchange: CommandFile) -> dict[str, Any]:
+    async def _stage(self, command: FileCommand, exchange: CommandFile) -> dict[str, Any]:
         """Takes in what the rollout's process brought, in place of what it brought before, if unused."""
         if not isinstance(exchange, Exchange):
             raise InvalidRequest("only a rollout's process has archives")
-        with exchange.archive(wish.file) as archive:
-            bundle = await asyncio.to_thread(self._staging().take, archive, str(wish.file))
+        with exchange.archive(command.file) as archive:
+            bundle = await asyncio.to_thread(self._staging().take, archive, str(command.file))
         trust = Trust(self._config.signing, self._config.state_dir)
         trust.load(bundle.path)
         gone = [digest for digest in self._staged if digest != bundle.digest]
@@ -393,16 +394,16 @@ class Updater:
             self._staged = [digest for digest in (*gone, bundle.digest) if digest in kept]
         return {"digest": bundle.digest}
 
-    async def _grant(self, wish: FileCommand, wishes: CommandFile) -> None:
+    async def _grant(self, command: FileCommand, command_file: CommandFile) -> None:
         outcome: dict[str, Any]
         try:
-            if wish.action == "rollback":
-                outcome = {"digest": await self.roll_back(wish.model)}
-            elif wish.action == "stage":
-                outcome = await self._stage(wish, wishes)
+            if command.action == "rollback":
+                outcome = {"digest": await self.roll_back(command.model)}
+            elif command.action == "stage":
+                outcome = await self._stage(command, command_file)
             else:
-                bundle = self._store.find(wish.digest or "")
-                done = await self.update(wish.model, bundle, older=wish.older)
+                bundle = self._store.find(command.digest or "")
+                done = await self.update(command.model, bundle, older=command.older)
                 outcome = done.figures()
         except (EdgeslmError, OSError) as error:
             outcome = {"error": str(error), "later": isinstance(error, Busy)}
@@ -411,9 +412,9 @@ class Updater:
             log.debug("an update failed", exc_info=True)
             outcome = {"error": f"the node failed on it ({type(error).__name__})"}
         with contextlib.suppress(OSError):
-            if isinstance(wishes, Exchange):
-                await self._tell_status(wishes)  # before it is told that it is done
-            await asyncio.to_thread(wishes.tell, wish, outcome)
+            if isinstance(command_file, Exchange):
+                await self._tell_status(command_file)  # before it is told that it is done
+            await asyncio.to_thread(command_file.tell, command, outcome)
 
     async def _take_in(self, incoming: Incoming) -> None:
         for model, path, mark in await asyncio.to_thread(incoming.look, self._config.models.keys()):
@@ -440,4 +441,4 @@ class Updater:
         """What a start did before there was anybody to tell."""
         why = without_paths(why)
         self.outcomes[model] = UpdateOutcome("FAILED", "starting", "what it was switched to", "", why)
-        self._verdicts.write(model, self.outcomes[model].figures())
+        self._update_outcomes.write(model, self.outcomes[model].figures())

@@ -2,9 +2,9 @@
 float original.
 
 This module and ``golden_answers`` import the engine: what is measured is what a device runs. Decoders and
-encoders are loaded in a child process (``edgeslm_export.evaluate.report_card``), so that peak memory is theirs and a
-crash is a sentence. What rows are asked and how answers count is in ``task_eval``, the comparison with the
-float model in ``reference``.
+encoders are loaded in a child process (``edgeslm_export.evaluate.report_card``), so that peak memory is
+theirs and a crash is a sentence. What rows are asked and how answers count is in ``task_eval``, the
+comparison with the float model in ``reference``.
 """
 
 from __future__ import annotations

@@ -42,7 +42,8 @@ def busy(retry_after_ms: int | None = 1000) -> Answered:
 
 
 class Bench:
-    """A pending request and its clock. ``generation`` is the connection, None without one; ``sent`` are times."""
+    """A pending request and its clock. ``generation`` is the connection, None without one; ``sent`` are
+    times."""
 
     def __init__(self, timeout_s: float = 600.0, interval_s: float = FIRST_INTERVAL_S) -> None:
         self.now = 1000.0

@@ -12,22 +12,22 @@ from edgeslm.errors import BundleError
 from edgeslm.update.command_file import CommandFile
 
 
-def test_a_wish_is_granted_once_and_answered(tmp_path: Path) -> None:
-    node, command = CommandFile(tmp_path, "hall"), CommandFile(tmp_path, "hall")
-    assert command.is_node_running is False
+def test_a_command_is_granted_once_and_answered(tmp_path: Path) -> None:
+    node, other = CommandFile(tmp_path, "hall"), CommandFile(tmp_path, "hall")
+    assert other.is_node_running is False
     with node.running():
         assert CommandFile(tmp_path, "hall").is_node_running
         assert not CommandFile(tmp_path, "yard").is_node_running
         answers: list[object] = []
-        asking = threading.Thread(target=lambda: answers.append(command.ask("activate", "small", "sha256:1")))
+        asking = threading.Thread(target=lambda: answers.append(other.ask("activate", "small", "sha256:1")))
         asking.start()
-        while (wish := node.next()) is None:
+        while (command := node.next()) is None:
             pass
-        assert (wish.action, wish.model, wish.digest) == ("activate", "small", "sha256:1")
+        assert (command.action, command.model, command.digest) == ("activate", "small", "sha256:1")
         assert node.next() is None
-        node.tell(wish, {"state": "ON_TRIAL"})
+        node.tell(command, {"state": "ON_TRIAL"})
         asking.join()
-        assert answers == [{"id": wish.id, "state": "ON_TRIAL"}]
+        assert answers == [{"id": command.id, "state": "ON_TRIAL"}]
 
 
 def test_a_node_that_ends_before_is_not_waited_for(tmp_path: Path) -> None:
@@ -35,7 +35,7 @@ def test_a_node_that_ends_before_is_not_waited_for(tmp_path: Path) -> None:
         CommandFile(tmp_path / "nowhere", "hall").ask("rollback", "small")
 
 
-def test_what_was_wished_of_an_earlier_run_or_by_others_is_left(tmp_path: Path) -> None:
+def test_what_was_asked_of_an_earlier_run_or_by_others_is_left(tmp_path: Path) -> None:
     node = CommandFile(tmp_path, "hall")
     file = tmp_path / "updates" / "wish-hall.json"
     file.parent.mkdir()

@@ -25,16 +25,16 @@ def process(exchange: Exchange) -> Exchange:
     return Exchange(exchange._lock.parent.parent, "hall")
 
 
-def test_a_wish_is_heard_once_and_answered(exchange: Exchange) -> None:
+def test_a_command_is_heard_once_and_answered(exchange: Exchange) -> None:
     other = process(exchange)
     with exchange.running():
         assert other.is_node_running
-        wish = other.make("activate", "small", "sha256:1f3a")
+        command = other.make("activate", "small", "sha256:1f3a")
         heard = exchange.next()
-        assert heard == wish and exchange.next() is None
-        assert other.heard(wish) is None
-        exchange.tell(wish, {"state": "ON_TRIAL"})
-        assert other.heard(wish) == {"id": wish.id, "state": "ON_TRIAL"}
+        assert heard == command and exchange.next() is None
+        assert other.heard(command) is None
+        exchange.tell(command, {"state": "ON_TRIAL"})
+        assert other.heard(command) == {"id": command.id, "state": "ON_TRIAL"}
         another = other.make("rollback", "small")  # the file of the one before is in nobody's way
         assert exchange.next() == another
         other.withdraw(another)
@@ -42,7 +42,7 @@ def test_a_wish_is_heard_once_and_answered(exchange: Exchange) -> None:
     assert not process(exchange).is_node_running
 
 
-def test_a_wish_of_an_earlier_run_is_forgotten(exchange: Exchange) -> None:
+def test_a_command_of_an_earlier_run_is_forgotten(exchange: Exchange) -> None:
     process(exchange).make("activate", "small", "sha256:1f3a")
     with exchange.running():
         assert exchange.next() is None
@@ -65,17 +65,17 @@ def test_a_folder_that_others_can_write_is_not_believed(exchange: Exchange, tmp_
 
 
 @pytest.mark.parametrize("make", ["link", "fifo", "folder", "text"])
-def test_what_is_no_wish_stops_nothing(exchange: Exchange, tmp_path: Path, make: str) -> None:
-    wish = exchange.folder / "wish-hall.json"
+def test_what_is_no_command_stops_nothing(exchange: Exchange, tmp_path: Path, make: str) -> None:
+    command = exchange.folder / "wish-hall.json"
     if make == "link":
         (tmp_path / "real").write_text(json.dumps({"id": "1", "action": "rollback", "model": "small"}))
-        wish.symlink_to(tmp_path / "real")
+        command.symlink_to(tmp_path / "real")
     elif make == "fifo":
-        os.mkfifo(wish)
+        os.mkfifo(command)
     elif make == "folder":
-        wish.mkdir()
+        command.mkdir()
     else:
-        wish.write_text('{"id": "1", "action": "remove"}')
+        command.write_text('{"id": "1", "action": "remove"}')
     assert exchange.next() is None
 
 

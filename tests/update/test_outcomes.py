@@ -10,9 +10,9 @@ from edgeslm.update.outcomes import UpdateOutcomes
 
 
 def test_the_reason_is_that_of_the_bundle_that_was_asked_for(tmp_path: Path) -> None:
-    verdicts = UpdateOutcomes(tmp_path, "hall")
-    verdicts.write("small", {"digest": "sha256:1", "why": "two of three requests failed"})
-    verdicts.write("encoder", {"digest": "", "why": "the node ended"})
+    update_outcomes = UpdateOutcomes(tmp_path, "hall")
+    update_outcomes.write("small", {"digest": "sha256:1", "why": "two of three requests failed"})
+    update_outcomes.write("encoder", {"digest": "", "why": "the node ended"})
     again = UpdateOutcomes(tmp_path, "hall")
     assert again.why("small", "sha256:1") == "two of three requests failed"
     assert again.why("small", "sha256:2") == ""
@@ -32,9 +32,9 @@ def test_a_file_that_is_damaged_says_nothing(tmp_path: Path, text: str) -> None:
 def test_what_others_could_have_written_is_not_believed_and_a_full_disk_costs_only_the_reason(
     tmp_path: Path,
 ) -> None:
-    verdicts = UpdateOutcomes(tmp_path, "hall")
-    verdicts.write("small", {"digest": "sha256:1", "why": "because"})
+    update_outcomes = UpdateOutcomes(tmp_path, "hall")
+    update_outcomes.write("small", {"digest": "sha256:1", "why": "because"})
     (tmp_path / "verdicts-hall.json").chmod(0o666)
-    assert verdicts.why("small", "sha256:1") == ""
+    assert update_outcomes.why("small", "sha256:1") == ""
     (tmp_path / "file").write_text("")
     UpdateOutcomes(tmp_path / "file", "hall").write("small", {"why": "because"})

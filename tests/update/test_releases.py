@@ -55,12 +55,12 @@ def test_what_others_could_have_written_is_not_believed(tmp_path: Path) -> None:
     Releases(file).check(released(tmp_path, 1))
 
 
-def test_a_wish_that_names_no_older_release_is_read_by_a_node_of_0_1_0(tmp_path: Path) -> None:
-    wishes = CommandFile(tmp_path, "hall")
+def test_a_command_that_names_no_older_release_is_read_by_a_node_of_0_1_0(tmp_path: Path) -> None:
+    command_file = CommandFile(tmp_path, "hall")
     (tmp_path / "updates").mkdir()
-    wishes.make("activate", "small", "sha256:1f3a")
+    command_file.make("activate", "small", "sha256:1f3a")
     assert "older" not in (tmp_path / "updates/wish-hall.json").read_text()
-    (wish,) = [wishes.next()]
-    assert wish is not None and not wish.older
-    wishes.make("activate", "small", "sha256:1f3a", older=True)
-    assert (wish := wishes.next()) is not None and wish.older
+    (command,) = [command_file.next()]
+    assert command is not None and not command.older
+    command_file.make("activate", "small", "sha256:1f3a", older=True)
+    assert (command := command_file.next()) is not None and command.older

@@ -85,13 +85,13 @@ class DistantModels:
             self._exchange.offer(self.store.folder / name)
             if not self.is_node_running:
                 raise Unreachable(f"{part.url}: the node doesn't run; what came is kept")
-            wish = self._exchange.make("stage", part.model, file=name)
-            while (said := self._exchange.heard(wish)) is None:
+            command = self._exchange.make("stage", part.model, file=name)
+            while (said := self._exchange.heard(command)) is None:
                 if stop.wait(LOOK_EVERY_S):
-                    self._exchange.withdraw(wish)
+                    self._exchange.withdraw(command)
                     raise Stopped("it was broken off")
                 if not self._exchange.is_node_running:
-                    self._exchange.withdraw(wish)
+                    self._exchange.withdraw(command)
                     raise Unreachable(f"{part.url}: the node ended; what came is kept")
             if said.get("later"):
                 raise Unreachable(f"{part.url}: {said.get('error')}")
@@ -115,14 +115,14 @@ class DistantModels:
         """Not before the node runs."""
         return False
 
-    def wish(
+    def command(
         self, action: Literal["activate", "rollback"], model: str, digest: str | None = None
     ) -> FileCommand:
         """:raises OSError: the disk."""
         return self._exchange.make(action, model, digest)
 
-    def heard(self, wish: FileCommand) -> dict[str, Any] | None:
-        return self._exchange.heard(wish)
+    def heard(self, command: FileCommand) -> dict[str, Any] | None:
+        return self._exchange.heard(command)
 
-    def withdraw(self, wish: FileCommand) -> None:
-        self._exchange.withdraw(wish)
+    def withdraw(self, command: FileCommand) -> None:
+        self._exchange.withdraw(command)

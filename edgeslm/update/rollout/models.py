@@ -1,6 +1,6 @@
 """The models of the node on this device, as a rollout sees them: what they are, and having them changed.
 
-All through the store and the wishes of ``update``: signature, tests and trial are the node's, and nothing
+All through the store and the commands of ``update``: signature, tests and trial are the node's, and nothing
 here is able to get around them.
 """
 
@@ -39,12 +39,12 @@ class RolloutModels:
     def __init__(self, config: Config) -> None:
         self.config = config
         self.store = Store(config.state_dir, config.node)
-        self._wishes = CommandFile(config.state_dir, config.node)
-        self._verdicts = UpdateOutcomes(self.store.folder, config.node)
+        self._command_file = CommandFile(config.state_dir, config.node)
+        self._update_outcomes = UpdateOutcomes(self.store.folder, config.node)
 
     @property
     def is_node_running(self) -> bool:
-        return self._wishes.is_node_running
+        return self._command_file.is_node_running
 
     def digest(self, model: str) -> str | None:
         """What the model is by the record, else by the configuration; None if neither tells."""
@@ -63,7 +63,7 @@ class RolloutModels:
 
     def why(self, model: str, digest: str) -> str:
         """Why the model is not that bundle, in words; empty if nobody said so."""
-        return self._verdicts.why(model, digest)
+        return self._update_outcomes.why(model, digest)
 
     def staging(self, stop: threading.Event | None = None, **how: Any) -> Staging:
         return Staging(self.store, budget_bytes=self.config.updates.budget_bytes, stop=stop, **how)
@@ -104,17 +104,17 @@ class RolloutModels:
             self.store.roll_back(model)
         return True
 
-    def wish(
+    def command(
         self, action: Literal["activate", "rollback"], model: str, digest: str | None = None
     ) -> FileCommand:
         """:raises BundleError: somebody else's waits. :raises OSError: the disk."""
-        return self._wishes.make(action, model, digest)
+        return self._command_file.make(action, model, digest)
 
-    def heard(self, wish: FileCommand) -> dict[str, Any] | None:
-        return self._wishes.heard(wish)
+    def heard(self, command: FileCommand) -> dict[str, Any] | None:
+        return self._command_file.heard(command)
 
-    def withdraw(self, wish: FileCommand) -> None:
-        self._wishes.withdraw(wish)
+    def withdraw(self, command: FileCommand) -> None:
+        self._command_file.withdraw(command)
 
 
 def _digest(bundle: Path) -> str | None:

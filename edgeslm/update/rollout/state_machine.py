@@ -61,7 +61,7 @@ class StateMachine:
         self._silent_s = silent_s
         self._asked_at = 0.0
         self._thread: _Staged | None = None
-        self._wish: FileCommand | None = None
+        self._command: FileCommand | None = None
         self._looked = time.monotonic()
         self._not_before = 0.0
         self._gone_since = 0.0
@@ -71,7 +71,7 @@ class StateMachine:
     def begin(self, job: RolloutJob, *reports: Report) -> None:
         """:raises OSError: the disk."""
         self.end_download()
-        self._wish = None
+        self._command = None
         self._not_before = 0.0
         self._gone_since = 0.0
         self._looked = time.monotonic()
@@ -117,11 +117,11 @@ class StateMachine:
 
     @property
     def _is_waiting(self) -> bool:
-        return self._wish is not None
+        return self._command is not None
 
     @property
     def _is_being_switched(self) -> bool:
-        return self._wish is not None and self._models.is_node_running
+        return self._command is not None and self._models.is_node_running
 
     # Steps
 
@@ -164,7 +164,7 @@ class StateMachine:
 
     def _switch(self, job: RolloutJob) -> bool:
         for index, part in enumerate(job.parts):
-            if part.asked and self._wish is not None:
+            if part.asked and self._command is not None:
                 return self._hear(job, index)
             # Asked before this process began: what was asked first is also done first.
             if part.asked or self._models.digest(part.model) != part.digest:
@@ -197,7 +197,7 @@ class StateMachine:
     def _hear(self, job: RolloutJob, index: int) -> bool:
         part, said = job.parts[index], self._heard()
         if said is None:
-            if self._wish is None:  # the node ended, or says nothing
+            if self._command is None:  # the node ended, or says nothing
                 self._put_part(job, index, asked=False, tries=part.tries + 1)
             return True
         if said.get("later"):
@@ -211,15 +211,15 @@ class StateMachine:
         return True
 
     def _heard(self) -> dict[str, Any] | None:
-        """What the node said of the last wish, which is over by that, and when the node ends or is silent."""
-        if self._wish is None:
+        """What the node said of the last command, which ends it; so does a node that ends or is silent."""
+        if self._command is None:
             return None
-        said = self._models.heard(self._wish)
+        said = self._models.heard(self._command)
         if said is not None:
-            self._wish = None
+            self._command = None
         elif not self._models.is_node_running or time.monotonic() - self._asked_at > self._silent_s:
-            self._models.withdraw(self._wish)
-            self._wish = None
+            self._models.withdraw(self._command)
+            self._command = None
         return said
 
     def _watch(self, job: RolloutJob) -> bool:
@@ -240,17 +240,17 @@ class StateMachine:
 
     def _go_back(self, job: RolloutJob) -> bool:
         """One model after the other becomes what it was."""
-        if self._wish is not None:
-            wish, said = self._wish, self._heard()
+        if self._command is not None:
+            command, said = self._command, self._heard()
             if self._is_waiting:
                 return True
-            failed = said is not None and wish.action == "rollback" and not said.get("later")
+            failed = said is not None and command.action == "rollback" and not said.get("later")
             error = said.get("error") if said is not None and failed else None
             for index, part in enumerate(job.parts):
-                if part.model == wish.model and error is not None:  # the others are undone all the same
-                    why = _plain(f"{job.why}; model {wish.model} can't be switched back: {error}")
+                if part.model == command.model and error is not None:  # the others are undone all the same
+                    why = _plain(f"{job.why}; model {command.model} can't be switched back: {error}")
                     self._put_part(job.model_copy(update={"why": why}), index, before=None, asked=False)
-                elif part.model == wish.model and part.asked:
+                elif part.model == command.model and part.asked:
                     self._put_part(job, index, asked=False)
             return True
         for index, part in enumerate(job.parts):
@@ -276,7 +276,7 @@ class StateMachine:
         return True
 
     def _make(self, action: Literal["activate", "rollback"], model: str, digest: str | None) -> None:
-        self._wish = self._models.wish(action, model, digest)
+        self._command = self._models.command(action, model, digest)
         self._asked_at = time.monotonic()
 
     # What is written down

@@ -126,12 +126,12 @@ def test_a_model_that_cannot_go_back_leaves_the_others_to_do_so(tmp_path: Path, 
         hawkbit._work.stop("FAILED", "it was bad")
         while not of(hawkbit).is_over:
             hawkbit._work.look()
-            if (wish := node.next()) is None:
+            if (command := node.next()) is None:
                 continue
-            if wish.model == "small":
-                node.tell(wish, {"error": "its old bundle is gone"})
+            if command.model == "small":
+                node.tell(command, {"error": "its old bundle is gone"})
             else:
-                node.tell(wish, {"digest": models.store.roll_back(wish.model)})
+                node.tell(command, {"digest": models.store.roll_back(command.model)})
     assert {name: models.digest(name) for name in new} == {**before, "small": new["small"]}
     assert of(hawkbit).why == "it was bad; model small can't be switched back: its old bundle is gone"
 

@@ -233,10 +233,10 @@ def test_a_cancellation_while_the_node_switches_is_undone_afterwards(
         app.take_state(BASE, "online")
         before = ask(app, "say", "hello", b"1")["model"]
         hawkbit = client(load(tmp_path, configuration))
-        wish = tmp_path / "state/updates/wish-hall.json"
+        command = tmp_path / "state/updates/wish-hall.json"
         drive(
             hawkbit,
-            lambda: bool(hawkbit.book.job) and of(hawkbit).parts[0].asked and not wish.exists(),
+            lambda: bool(hawkbit.book.job) and of(hawkbit).parts[0].asked and not command.exists(),
             "the node has heard",
         )
         action.canceling = True
