@@ -89,7 +89,7 @@ class ActiveDispatcher:
         )
         limits = settings.limits
         share = limits.sender_queue or max(1, limits.queue // 2)
-        self._senders = ClientQuotas(share, limits.sender_tokens_per_min, nameless_queue=limits.sender_queue)
+        self._quotas = ClientQuotas(share, limits.sender_tokens_per_min, nameless_queue=limits.sender_queue)
         self._receipts: dict[InFlight, Delivery] = {}
         self._leads = False
         self._client_id = client_id
@@ -111,16 +111,16 @@ class ActiveDispatcher:
             longest_pause_s=5.0,
             may_connect=lambda: self._may_connect,
         )
-        self._outgoing = Publisher(self.pool, self._clients)
+        self._publisher = Publisher(self.pool, self._clients)
         self._serving = RequestHandler(
             self._answer,
             clerk=self,
             journal=journal,
-            outgoing=self._outgoing,
+            publisher=self._publisher,
             meter=meter,
             trace=lambda header: Trace(header, None) if header and len(header) == 55 else None,
         )
-        self._holding = Admission(self._released, partial(self._serving.give_up, self._clients))
+        self._admission = Admission(self._released, partial(self._serving.give_up, self._clients))
         self.presence = Presence(self.pool, self._clients, boot_id, info=self.info, health=self.health)
 
     async def run(self, stop: asyncio.Event) -> bool:
@@ -150,8 +150,8 @@ class ActiveDispatcher:
             for task in (*ends, *beside, *([self._looking] if self._looking else [])):
                 task.cancel()
             self._is_closed = True
-            self._holding.abandon()
-            await self._holding.drain(1.0)
+            self._admission.abandon()
+            await self._admission.drain(1.0)
             await self.pool.stop()
             await self.nodes.bus.stop()
         return is_told
@@ -166,7 +166,7 @@ class ActiveDispatcher:
     async def _drain(self) -> None:
         self._is_closed = True
         await self.presence.change("draining")
-        if left := await self._holding.drain(DRAIN_LIMIT_S):
+        if left := await self._admission.drain(DRAIN_LIMIT_S):
             log.info("%d requests are left to the next dispatcher", left)
 
     async def _hand_over(self) -> None:
@@ -240,17 +240,17 @@ class ActiveDispatcher:
         elif self._is_closed:
             return
         elif delivery.topic == self._clients.cancel:
-            self._holding.hold(InFlight(delivery, self._journal.epoch), [self._cancel(delivery)])
+            self._admission.hold(InFlight(delivery, self._journal.epoch), [self._cancel(delivery)])
         elif self._is_answered(delivery):
             self.meter.repeats["acknowledged"] += 1
             self._acknowledge(delivery)
         elif (task := self._clients.task_of(delivery.topic)) is not None:
-            if not delivery.qos and self._holding.unsure >= 4 * self.settings.limits.queue_unsure:
+            if not delivery.qos and self._admission.unsure >= 4 * self.settings.limits.queue_unsure:
                 self.meter.drop("busy")
                 return
             held = InFlight(delivery, self._journal.epoch, unsure=not delivery.qos, is_request=True)
-            held.refusal = self._holding.why_full(held, self.settings.limits)
-            self._holding.hold(held, [self._serve(held, task)])
+            held.refusal = self._admission.why_full(held, self.settings.limits)
+            self._admission.hold(held, [self._serve(held, task)])
         else:
             self.pool.ack(delivery)
 
@@ -311,7 +311,7 @@ class ActiveDispatcher:
             log.warning("another dispatcher has taken over meanwhile")
             self._is_closed = True
             self._leads = False
-            self._holding.abandon()
+            self._admission.abandon()
             self.yielded.set()
 
     async def _serve(self, held: InFlight, task: str) -> None:
@@ -369,7 +369,7 @@ class ActiveDispatcher:
             known = ", ".join(sorted(tasks))
             return order.refuse(UnknownTask(f"This pool does no task of that name; it does {known}."))
         try:
-            self._senders.admit(request.sender or "", lambda: 1.0)
+            self._quotas.admit(request.sender or "", lambda: 1.0)
         except Busy as error:
             return order.refuse(error)
         usage: dict[str, int] = {}
@@ -382,7 +382,7 @@ class ActiveDispatcher:
             self.nodes.forwarder.drop(order)
             raise
         finally:
-            self._senders.settle(request.sender or "", usage)
+            self._quotas.settle(request.sender or "", usage)
 
     async def _cancel(self, delivery: Delivery) -> None:
         try:

@@ -79,7 +79,7 @@ class Forwarder:
         self._count = 0
         self._has_settled = False
         self.waiting = DispatchQueue()
-        self.speeds = Throughput()
+        self.throughput = Throughput()
         self.connected_at = clock()
         """When the broker began to tell of the nodes."""
         self.counts: Counter[str] = Counter({"late": 0, "elsewhere": 0, "overdue": 0})
@@ -142,7 +142,7 @@ class Forwarder:
         # A node that drains answers what it has begun; the rest it gives back with its next start.
         if news == "left" and self._members.known.get(node) == "draining":
             return
-        self.speeds.forget(node)
+        self.throughput.forget(node)
         for order in list(self._loads.pop(node, {})):
             order.at.pop(node, None)
             order.left_at.add(node)
@@ -201,7 +201,7 @@ class Forwarder:
             return None
         order.highest_seq = chunk.seq
         if (sending := order.at.get(node)) is not None:  # it is at it
-            patience_s = self.speeds.patience_s(node, order.request.task, sending.service_s)
+            patience_s = self.throughput.patience_s(node, order.request.task, sending.service_s)
             sending.patience_at = max(sending.patience_at, self._clock() + patience_s)
         return order.request
 
@@ -327,7 +327,9 @@ class Forwarder:
             return
         service_s = max(0.0, total - result.timings_ms.get("queue", 0.0)) / 1000
         answer_s = now - sending.sent_at
-        self.speeds.learn(node, result.task, service_s=min(service_s, answer_s), answer_s=answer_s, now=now)
+        self.throughput.learn(
+            node, result.task, service_s=min(service_s, answer_s), answer_s=answer_s, now=now
+        )
 
     # Who is asked
 
@@ -355,7 +357,7 @@ class Forwarder:
 
     def _candidate(self, node: str, task: str, now: float) -> Candidate:
         load = self._loads.get(node, {})
-        service_s = self.speeds.service_s(node, task, now)
+        service_s = self.throughput.service_s(node, task, now)
         is_sounded_out = service_s is None or node in self._silent
         room = 1 if is_sounded_out else self._window
         ready_s = max(0.0, self._pauses.get(node, now) - now)
@@ -380,7 +382,7 @@ class Forwarder:
 
     def _send(self, order: ForwardedRequest, to: Candidate, now: float) -> None:
         expected_s = to.ready_s + (to.service_s or 0.0)
-        patience_s = self.speeds.patience_s(to.node, order.request.task, expected_s)
+        patience_s = self.throughput.patience_s(to.node, order.request.task, expected_s)
         sending = Sending(now, now + patience_s, to.service_s or 0.0)
         self.waiting.remove(order)
         order.at[to.node] = sending

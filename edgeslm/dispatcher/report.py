@@ -60,7 +60,7 @@ def health(
             name: {
                 "state": said,
                 "in_flight": forwarder.load(name),
-                "service_ms": forwarder.speeds.figures(name),
+                "service_ms": forwarder.throughput.figures(name),
                 **({"stuck": True} if forwarder.is_silent(name) else {}),
             }
             for name, said in members.known.items()

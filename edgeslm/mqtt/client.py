@@ -92,7 +92,7 @@ class BusClient:
         self._pauses_s = first_pause_s, longest_pause_s
         self._may_connect = may_connect
         self._outbox = Outbox(outbox_bytes)
-        self._handover: LoopBridge | None = None
+        self._bridge: LoopBridge | None = None
         self._network: Network | None = None
         self._link: BrokerLink | None = None
         self._welcome: Welcome | None = None
@@ -115,13 +115,13 @@ class BusClient:
         loop = self._loop = asyncio.get_running_loop()
         self._failed = loop.create_future()
         self._failed.add_done_callback(_look_at)
-        self._handover = LoopBridge(
+        self._bridge = LoopBridge(
             loop, self, packet_limit=self._packet_limit, most_unsure=self._settings.receive_maximum
         )
         self._network = Network(
             BrokerAddress.of(self._broker),
             self._settings,
-            self._handover,
+            self._bridge,
             first_pause_s=self._pauses_s[0],
             longest_pause_s=self._pauses_s[1],
             may_connect=self._may_connect,
@@ -130,10 +130,10 @@ class BusClient:
 
     async def stop(self, timeout_s: float = 5.0) -> None:
         """Says goodbye, which drops the will and keeps the session. What was not sent is given up."""
-        if self._network is None or self._handover is None:
+        if self._network is None or self._bridge is None:
             return
         network, self._network = self._network, None
-        self._handover.close()
+        self._bridge.close()
         if not await asyncio.to_thread(network.stop, timeout_s):
             log.warning("the network thread didn't end within %g s", timeout_s)
         self._link = None
@@ -176,7 +176,7 @@ class BusClient:
     @property
     def dropped(self) -> int:
         """QoS 0 messages dropped, coming in or going out, because one side was too slow or away."""
-        return self._unsent_dropped + (self._handover.dropped if self._handover else 0)
+        return self._unsent_dropped + (self._bridge.dropped if self._bridge else 0)
 
     @property
     def speaks_mqtt5(self) -> bool:
@@ -342,7 +342,7 @@ class BusClient:
                 return
             self._outbox.sent(sent.mid, parcel)
 
-    # The receiver's side of the handover: called in the loop, in the order of the network
+    # The receiver's side of the bridge: called in the loop, in the order of the network
 
     def link_up(self, generation: int, link: BrokerLink, welcome: Welcome) -> None:
         self._generation = generation

@@ -124,7 +124,7 @@ class Daemon:
             on_disconnect=lambda: self._pipeline.keep(),
         )
         self._presence = Presence(self._bus, self.topics, self.boot_id, info=self.info, health=self.health)
-        self._readying = WarmUp(
+        self._warmup = WarmUp(
             service,
             is_online=lambda: self._presence.state == "online",
             on_change=self._presence.announce_info,
@@ -143,8 +143,8 @@ class Daemon:
             self._presence.retain,
         )
         self._audit = AuditLog(config.audit)
-        self._neighbours = Peers(config.broker, config.prefix, config.node)
-        service.escalation.ask_node = self._neighbours.ask
+        self._peers = Peers(config.broker, config.prefix, config.node)
+        service.escalation.ask_node = self._peers.ask
         self._console = self._make_console()
         self._membership = Membership(
             self.topics, config.pool, Path(config.state_dir) / f"pools-{config.node}.json"
@@ -186,7 +186,7 @@ class Daemon:
 
     def _set_up_operating(self, path: Path | None) -> None:
         config = self.config
-        self.operating = Admin(
+        self.admin = Admin(
             path,
             config,
             self.service,
@@ -199,9 +199,9 @@ class Daemon:
             on_change=self._taken_up,
         )
         self.updater = Updater(
-            self._store, self.operating, self.service, self.meter, on_change=self._presence.announce_health
+            self._store, self.admin, self.service, self.meter, on_change=self._presence.announce_health
         )
-        handlers = {**self.operating.handlers, **self.updater.handlers}
+        handlers = {**self.admin.handlers, **self.updater.handlers}
         self._control = ControlApi(self._bus, self.topics, config.control.allow, handlers)
         self._reloading: asyncio.Task[Any] | None = None
         self._updating: asyncio.Task[None] | None = None
@@ -213,13 +213,13 @@ class Daemon:
 
     async def _reload(self) -> None:
         with contextlib.suppress(EdgeslmError):
-            await self.operating.reload()
+            await self.admin.reload()
 
     def _taken_up(self, config: Config) -> None:
         self.config = config
         self._presence.announce_info()
         self._announcer.announce()
-        self._readying.begin()
+        self._warmup.begin()
 
     def request_stop(self) -> None:
         self._stopping.set()
@@ -246,7 +246,7 @@ class Daemon:
             loading = asyncio.create_task(self._load())
             ticking = asyncio.create_task(self._publish_health())
             keeping = asyncio.create_task(self._keep_what_waits())
-            self._readying.begin()
+            self._warmup.begin()
             showing = asyncio.create_task(self._console.run()) if self._console else None
             await self._first_of(stopped, loading, self._bus.failed)
             if not self._stopping.is_set():
@@ -256,7 +256,7 @@ class Daemon:
             beside = [one for one in (self._reloading, self._updating) if one is not None]
             for task in beside:
                 task.cancel()
-            await self._readying.stop()
+            await self._warmup.stop()
             await self._drain()
             await asyncio.gather(*beside, return_exceptions=True)
             if showing is not None:
@@ -275,7 +275,7 @@ class Daemon:
                 "stopped"
             )  # also when a model can't be loaded: the goodbye drops the will
             await self._announcer.stop()
-            await self._neighbours.close()
+            await self._peers.close()
             await self._bus.stop()
             await self.service.stop()
             self._journal.close()
@@ -406,8 +406,8 @@ class Daemon:
                     self._audit.problem,
                     self.tracer.problem,
                     *self._bus.shortcomings,
-                    *self._readying.problems,
-                    self.operating.problem,
+                    *self._warmup.problems,
+                    self.admin.problem,
                     *self.updater.problems,
                     *self.service.library.problems,
                     console.problem if console else None,

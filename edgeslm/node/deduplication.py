@@ -35,11 +35,11 @@ class SingleFlight:
     """Requests that are being answered, by key: their repeats wait for that."""
 
     def __init__(self) -> None:
-        self._landings: dict[bytes, asyncio.Future[None]] = {}
+        self._running: dict[bytes, asyncio.Future[None]] = {}
 
-    def landing(self, key: bytes | None) -> asyncio.Future[None] | None:
+    def running(self, key: bytes | None) -> asyncio.Future[None] | None:
         """What to wait for; None if nothing with this key is being answered."""
-        return None if key is None else self._landings.get(key)
+        return None if key is None else self._running.get(key)
 
     @contextmanager
     def flight(self, key: bytes | None) -> Iterator[None]:
@@ -48,9 +48,9 @@ class SingleFlight:
             yield
             return
         landed = asyncio.get_running_loop().create_future()
-        self._landings[key] = landed
+        self._running[key] = landed
         try:
             yield
         finally:
-            del self._landings[key]
+            del self._running[key]
             landed.set_result(None)

@@ -98,24 +98,24 @@ class Pipeline:
         self._journal = journal
         self._spool = spool
         self._bus = bus
-        self._outgoing = Publisher(bus, topics)
-        self._holding = Admission(self._released, self._failed)
+        self._publisher = Publisher(bus, topics)
+        self._admission = Admission(self._released, self._failed)
         self._serving = RequestHandler(
             self._answer,
             clerk=self,
             journal=journal,
-            outgoing=self._outgoing,
+            publisher=self._publisher,
             meter=meter,
             trace=tracer.trace,
         )
-        self._watcher = Router(
+        self._router = Router(
             config,
             self._run_for_route,
-            start=self._holding.start,
-            outgoing=self._outgoing,
+            start=self._admission.start,
+            publisher=self._publisher,
             journal=journal,
             windows=windows,
-            remembering=Ingest(lambda: service.library, meter.drop),
+            ingest=Ingest(lambda: service.library, meter.drop),
             meter=meter,
             tracer=tracer,
             base=topics.base,
@@ -135,7 +135,7 @@ class Pipeline:
             self._topics.cancel,
             self._topics.feedback,
             *self._membership.subscriptions,
-            *self._watcher.subscriptions,
+            *self._router.subscriptions,
         ]
 
     def take_up(self, config: Config) -> None:
@@ -143,12 +143,12 @@ class Pipeline:
         self._config = config
         self._membership.take_up(config.pool)
         self._replies = (*config.replies, *self._membership.replies)
-        self._watcher.take_up(config)
+        self._router.take_up(config)
 
     def open(self) -> None:
         """Begins with what the disk holds from before."""
         self._membership.open()
-        self._watcher.open()
+        self._router.open()
         self._feed()
 
     def close(self, *, is_leaving: bool = False) -> None:
@@ -157,21 +157,21 @@ class Pipeline:
         ``is_leaving``: but for requests to the pool, which would wait while others could serve them.
         """
         self._closed, self._is_leaving = True, is_leaving and bool(self._membership.subscriptions)
-        self._watcher.close()
+        self._router.close()
 
     async def drain(self, limit_s: float) -> int:
         """Waits for what is being served; how many messages are left after ``limit_s``."""
-        return await self._holding.drain(limit_s)
+        return await self._admission.drain(limit_s)
 
     @property
     def is_busy(self) -> bool:
         """Whether a message is being served."""
-        return len(self._holding) > 0
+        return len(self._admission) > 0
 
     def abandon(self) -> None:
         """Breaks off what is left: it is not answered, so broker and spool keep it for the next start."""
         self.close()
-        self._holding.abandon()
+        self._admission.abandon()
 
     # In
 
@@ -186,15 +186,15 @@ class Pipeline:
             self._audit.note(delivery.topic.rpartition("/")[2], bytes=delivery.size)
         if cancelled is not None:
             self._spool_arrivals()  # what it means may be among them
-            self._holding.hold(
+            self._admission.hold(
                 InFlight(delivery, self._journal.epoch), [self._cancel(delivery, cancelled.pool)]
             )
         elif delivery.topic == self._topics.feedback and not delivery.qos and self._corrections.is_full:
             self._meter.drop("feedback")
         elif delivery.topic == self._topics.feedback:
             take = self._corrections.take(delivery.payload, retained=delivery.retain)
-            self._holding.hold(InFlight(delivery, self._journal.epoch), [take])
-        elif not delivery.qos and self._holding.unsure >= MOST_REFUSED * self._config.limits.queue_unsure:
+            self._admission.hold(InFlight(delivery, self._journal.epoch), [take])
+        elif not delivery.qos and self._admission.unsure >= MOST_REFUSED * self._config.limits.queue_unsure:
             self._meter.drop("busy")  # nothing holds a flood back, and answers have to be held too
         elif self._config.durability == "spool" and delivery.qos:
             if not self._arrivals:  # all that come in this turn of the loop are synced at once
@@ -213,7 +213,7 @@ class Pipeline:
             return
         since = time.monotonic() - older_than_s
         loose = []
-        for held in self._holding:  # the oldest first
+        for held in self._admission:  # the oldest first
             if held.delivery.received_at > since:
                 break
             if held.is_request and held.spooled is None and not held.unsure:
@@ -253,7 +253,7 @@ class Pipeline:
         limits = self._config.limits
         self._is_feeding = True
         try:
-            while self._holding.has_room(limits) and (not self._closed or self._is_leaving):
+            while self._admission.has_room(limits) and (not self._closed or self._is_leaving):
                 spooled = self._spool.next(self._last_spooled)
                 if spooled is None:
                     return
@@ -269,12 +269,12 @@ class Pipeline:
         delivery = held.delivery
         held.is_request = True
         if held.spooled is None:
-            held.refusal = self._holding.why_full(held, self._config.limits)
+            held.refusal = self._admission.why_full(held, self._config.limits)
         if (addressee := self._membership.addressee(delivery.topic)) is not None:
-            self._holding.hold(held, [self._serve(held, *addressee)])
+            self._admission.hold(held, [self._serve(held, *addressee)])
         else:
             # All at once, so that no later message overtakes this one on its way to the queue.
-            self._holding.hold(held, self._watcher.work_on(held))
+            self._admission.hold(held, self._router.work_on(held))
 
     def _released(self, held: InFlight, answered: bool) -> None:
         if answered:
@@ -304,7 +304,7 @@ class Pipeline:
         else:
             why = InternalError(f"the node failed on it ({type(error).__name__})")
             lost = Rejected("", secrets.token_hex(8), topic, why)
-            await self._outgoing.report_dead(lost, ErrorBody.of(why))
+            await self._publisher.report_dead(lost, ErrorBody.of(why))
 
     # Requests
 
@@ -320,8 +320,8 @@ class Pipeline:
     def taken(self, request: Request) -> None:
         self._corrections.remember(request)
 
-    async def _run_for_route(self, request: Request, tries: AttemptLog) -> tuple[Result, bytes]:
-        result, payload = await self._run(request, tries)
+    async def _run_for_route(self, request: Request, attempts: AttemptLog) -> tuple[Result, bytes]:
+        result, payload = await self._run(request, attempts)
         self.note("route", request, result, None)
         return result, payload
 
@@ -342,26 +342,26 @@ class Pipeline:
         )
 
     async def _run(
-        self, request: Request, tries: AttemptLog, refusal: str | None = None
+        self, request: Request, attempts: AttemptLog, refusal: str | None = None
     ) -> tuple[Result, bytes]:
         onlooker, result = self._watch(request), None
-        tries.on_turn = onlooker.begun
+        attempts.on_turn = onlooker.begun
         try:
             if refusal is None:
-                chunks = self._outgoing.chunks_of(request)
-                result = await self._service.submit(request, chunks, tries)
+                chunks = self._publisher.chunks_of(request)
+                result = await self._service.submit(request, chunks, attempts)
             else:
                 busy = Busy(refusal, retry_after_ms=math.ceil(self._service.scheduler.wait_s * 1000))
                 result = error_result(request.id, request.task, busy)
         except asyncio.CancelledError:
-            tries.withdraw()
+            attempts.withdraw()
             raise
         finally:
             onlooker.ended(result)
         self._meter.count(result)
         self._tracer.record(request, result)
         payload = encode_result(result)
-        tries.end(result, payload)
+        attempts.end(result, payload)
         return result, payload
 
     async def _cancel(self, delivery: Delivery, pool: str | None) -> None:

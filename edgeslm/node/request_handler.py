@@ -53,17 +53,17 @@ class RequestHandler:
         *,
         clerk: Clerk,
         journal: Journal,
-        outgoing: Publisher,
+        publisher: Publisher,
         meter: Meter,
         trace: Callable[[str | None], Trace | None],
     ) -> None:
         self._answer = answer
         self._clerk = clerk
         self._journal = journal
-        self._outgoing = outgoing
+        self._publisher = publisher
         self._meter = meter
         self._trace = trace
-        self._flights = SingleFlight()
+        self._single_flight = SingleFlight()
 
     async def serve(
         self, held: InFlight, task: str, topics: Topics, *, replies: Sequence[str], packet_bytes: int
@@ -91,15 +91,15 @@ class RequestHandler:
             refused = error_result(request.id, request.task, request.error)
             self._meter.count(refused)
             self._clerk.note("request", request, refused, delivery.size)
-            await self._outgoing.send(request, refused, encode_result(refused))
+            await self._publisher.send(request, refused, encode_result(refused))
             return
         self._clerk.taken(request)
         key = journal_key(request, held, task, topics)
-        if (landing := self._flights.landing(key)) is not None:
+        if (running := self._single_flight.running(key)) is not None:
             self._meter.repeats["attached"] += 1
-            await asyncio.shield(landing)
+            await asyncio.shield(running)
             return
-        with self._flights.flight(key):
+        with self._single_flight.flight(key):
             await self._serve_once(request, held, key)
 
     async def give_up(self, topics: Topics, held: InFlight, error: Exception) -> None:
@@ -115,9 +115,9 @@ class RequestHandler:
         result = error_result(request.id, task, why)
         try:
             self._meter.count(result)
-            await self._outgoing.resend(request, encode_result(result))
+            await self._publisher.resend(request, encode_result(result))
         finally:
-            await self._outgoing.report_dead(request, ErrorBody.of(why))
+            await self._publisher.report_dead(request, ErrorBody.of(why))
 
     async def _serve_once(self, request: Request, held: InFlight, key: bytes | None) -> None:
         delivery = held.delivery
@@ -125,7 +125,7 @@ class RequestHandler:
         if known is not None and known.result is not None:
             self._meter.repeats["resent"] += 1
             self._clerk.note("repeat", request, None, delivery.size)
-            await self._outgoing.resend(request, known.result)
+            await self._publisher.resend(request, known.result)
             return
         try:
             result, payload = await self._answer(request, held, key, known.lost if known else 0)
@@ -136,4 +136,4 @@ class RequestHandler:
             result = error_result(request.id, request.task, why)
             payload = encode_result(result)
         self._clerk.note("request", request, result, delivery.size)
-        await self._outgoing.send(request, result, payload)
+        await self._publisher.send(request, result, payload)

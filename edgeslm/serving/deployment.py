@@ -88,18 +88,18 @@ class Deployment:
         }
         self._adapters = self._load_adapters(config, problems)
         self._bundles = bundles | _own_encoders(self._learned, bundles)
-        self._posts: dict[str, tuple[StageBinding, ...]] = {}
+        self._bindings: dict[str, tuple[StageBinding, ...]] = {}
         for name, section in config.tasks.items():
             try:
-                self._posts[name] = self._make_posts(name, section)
+                self._bindings[name] = self._make_posts(name, section)
             except ConfigError as error:
                 problems += error.problems
         if problems:
             raise ConfigError(problems)
         adapters: dict[str, dict[Path, str | None]] = {}
-        for post in self._all_posts():
-            if post.adapter is not None and post.model is not None:
-                adapters.setdefault(post.model, {})[post.adapter.path] = post.adapter.digest
+        for binding in self._all_bindings():
+            if binding.adapter is not None and binding.model is not None:
+                adapters.setdefault(binding.model, {})[binding.adapter.path] = binding.adapter.digest
         self.models = self._make_models(config, adapters, make_process, running)
         self.library = Collections(
             config.knowledge,
@@ -110,9 +110,9 @@ class Deployment:
         )
         if running is not None and running.library.plan == self.library.plan:
             self.library = running.library
-        for post in self._all_posts():
-            post.task.documents = self.library
-        self.tasks = {name: posts[0].task for name, posts in self._posts.items()}
+        for binding in self._all_bindings():
+            binding.task.documents = self.library
+        self.tasks = {name: bindings[0].task for name, bindings in self._bindings.items()}
         """What checks requests and describes results, by the name of the task."""
         self.watches = self._make_watches(running)
         """That of the first stage of each task that has one: a later stage sees only what the others weren't
@@ -125,8 +125,8 @@ class Deployment:
         self._is_idle = asyncio.Event()
         self._is_idle.set()
 
-    def _all_posts(self) -> Iterator[StageBinding]:
-        return itertools.chain.from_iterable(self._posts.values())
+    def _all_bindings(self) -> Iterator[StageBinding]:
+        return itertools.chain.from_iterable(self._bindings.values())
 
     async def start(self) -> None:
         """
@@ -171,15 +171,15 @@ class Deployment:
     async def warm(self) -> None:
         """Has decoders read what all prompts of a task begin with, so that its first request needn't wait for
         that. Any request is more urgent, and goes before it."""
-        for name, posts in self._posts.items():
-            for post in posts:
-                if post.model is None or not self.models.is_loaded(post.model):
+        for name, bindings in self._bindings.items():
+            for binding in bindings:
+                if binding.model is None or not self.models.is_loaded(binding.model):
                     continue
-                if self._bundles[post.model].manifest.model_kind == "decoder":
-                    await self._warm(name, post, post.model)
+                if self._bundles[binding.model].manifest.model_kind == "decoder":
+                    await self._warm(name, binding, binding.model)
 
-    async def _warm(self, name: str, post: StageBinding, model: str) -> None:
-        section, is_answer = post.task.section, post.task.kind == "answer"
+    async def _warm(self, name: str, binding: StageBinding, model: str) -> None:
+        section, is_answer = binding.task.section, binding.task.kind == "answer"
         if section.verbatim or (is_answer and section.mode == "quote"):
             return  # the grammar is made of the message, and a cache serves one grammar
 
@@ -188,7 +188,7 @@ class Deployment:
                 raise _WarmError  # its cache isn't kept
             if isinstance(call, Generate | Score):
                 call = replace(call, only_read=True)
-            await self.models.ask(model, post.through_adapter(call), priority=LEAST_PRIORITY)
+            await self.models.ask(model, binding.through_adapter(call), priority=LEAST_PRIORITY)
             raise _WarmError
 
         options = {"context": _ANY_TEXT} if is_answer else {}
@@ -196,28 +196,29 @@ class Deployment:
         with contextlib.suppress(_WarmError, RequestError, TimeoutError):
             # What hangs is ended as a request would be.
             async with asyncio.timeout(self.config.limits.request_timeout_s):
-                await post.task.run(request, ask, None)
+                await binding.task.run(request, ask, None)
 
     def tasks_of(self, model: str) -> list[str]:
         """The tasks in one of whose stages a model has a part, or whose collections it embeds or reads."""
         read = {name for name, one in self.config.knowledge.items() if model in (one.encoder, one.reader)}
         return [
             name
-            for name, posts in self._posts.items()
-            if any(post.model == model for post in posts) or read & set(self.config.tasks[name].knowledge)
+            for name, bindings in self._bindings.items()
+            if any(binding.model == model for binding in bindings)
+            or read & set(self.config.tasks[name].knowledge)
         ]
 
     def adapter_of(self, task: str) -> Bundle | None:
         """The adapter that the first stage's calls go through."""
-        return self._posts[task][0].adapter
+        return self._bindings[task][0].adapter
 
     def model_of(self, task: str) -> str | None:
         """Name of the model that serves a task's first stage, if one does."""
-        return self._posts[task][0].model
+        return self._bindings[task][0].model
 
     def stages_of(self, task: str) -> tuple[str, ...]:
         target = self.targets[task]
-        return (*(post.name for post in self._posts[task]), *([target.stage] if target else ()))
+        return (*(binding.name for binding in self._bindings[task]), *([target.stage] if target else ()))
 
     def _make_models(
         self,
@@ -260,31 +261,31 @@ class Deployment:
         own = section.model_copy(update={"stages": ()})
         if section.stages and section.learned:
             own = own.model_copy(update=_shared(section, self._learned[name]))
-        posts = []
+        bindings = []
         for stage in section.stages or ((LEARNED,) if section.learned else (section.model or "",)):
             if stage == LEARNED:
                 # Instruction and examples are for the models behind it.
                 alone = {"instruction": None, "examples": ()} if section.stages else {}
-                posts.append(self._learned_post(name, own.model_copy(update=alone)))
+                bindings.append(self._learned_post(name, own.model_copy(update=alone)))
             elif own.kind == "search":
                 encoder = self.config.knowledge[own.knowledge[0]].encoder
-                posts.append(StageBinding(stage, make_task(name, own), encoder, None))
+                bindings.append(StageBinding(stage, make_task(name, own), encoder, None))
             elif not stage.startswith(NODE_STAGE):
                 behind = own.model_copy(update={"model": stage, "learned": None})
                 if section.stages and own.kind == "extract":  # what is written has no confidence: it answers
                     behind = behind.model_copy(update={"max_error": None, "threshold": 0.0})
-                posts.append(self._model_post(name, behind))
-        self._check_stages(name, section, posts)
-        return tuple(posts)
+                bindings.append(self._model_post(name, behind))
+        self._check_stages(name, section, bindings)
+        return tuple(bindings)
 
-    def _check_stages(self, name: str, section: TaskSection, posts: Sequence[StageBinding]) -> None:
+    def _check_stages(self, name: str, section: TaskSection, bindings: Sequence[StageBinding]) -> None:
         where = f"tasks.{name}.stages"
-        if section.stages and any(post.task.kind not in LEARNABLE for post in posts):
+        if section.stages and any(binding.task.kind not in LEARNABLE for binding in bindings):
             raise ConfigError([f"{where}: mean something to {' and '.join(LEARNABLE)} alone; take them out"])
-        for post, behind in zip(posts, section.stages[1:], strict=False):
-            if post.task.kind == "extract" and not post.task.is_head:
+        for binding, behind in zip(bindings, section.stages[1:], strict=False):
+            if binding.task.kind == "extract" and not binding.task.is_head:
                 raise ConfigError(
-                    [f"{where}: {post.name} writes fields and never passes on, so {behind} is never asked"]
+                    [f"{where}: {binding.name} writes fields and never passes on, so {behind} is never asked"]
                 )
 
     def _learned_post(self, name: str, section: TaskSection) -> StageBinding:
@@ -334,46 +335,46 @@ class Deployment:
     def _make_watches(self, running: Deployment | None) -> dict[str, DriftWatch]:
         """Those of tasks that stay as they were taught go on counting."""
         found = {}
-        for name, posts in self._posts.items():
+        for name, bindings in self._bindings.items():
             bundle = self._learned.get(name)
             before = None if running is None else running._learned.get(name)  # noqa: SLF001  another of the same class
             is_same = bundle is not None and before is not None and bundle.digest == before.digest
             if running is not None and is_same and name in running.watches:
                 found[name] = running.watches[name]
-            elif (watch := _watch(posts[0].task)) is not None:
+            elif (watch := _watch(bindings[0].task)) is not None:
                 found[name] = watch
         return found
 
     async def run(self, request: Request, on_chunk: OnChunk | None, attempt: Attempt | None) -> Result:
         """:raises RequestError: why there is no result."""
-        if request.task not in self._posts:  # it waited while another configuration took over
+        if request.task not in self._bindings:  # it waited while another configuration took over
             raise UnknownTask(f"there is no task {request.task!r} here any more")
         started = time.monotonic()
 
-        def stage_of(post: StageBinding) -> Stage:
+        def stage_of(binding: StageBinding) -> Stage:
             async def ask(request: Request) -> StageAnswer:
-                return await self._ask_post(post, request, on_chunk, attempt)
+                return await self._ask_binding(binding, request, on_chunk, attempt)
 
-            return Stage(post.name, ask)
+            return Stage(binding.name, ask)
 
-        answer = await run_stages([stage_of(post) for post in self._posts[request.task]], request)
+        answer = await run_stages([stage_of(binding) for binding in self._bindings[request.task]], request)
         return _result(request, answer, started)
 
-    async def _ask_post(
-        self, post: StageBinding, request: Request, on_chunk: OnChunk | None, attempt: Attempt | None
+    async def _ask_binding(
+        self, binding: StageBinding, request: Request, on_chunk: OnChunk | None, attempt: Attempt | None
     ) -> StageAnswer:
         async def ask(call: Call, on_chunk: OnChunk | None = None) -> Output:
-            if post.model is None:
+            if binding.model is None:
                 raise InternalError(f"task {request.task} has no model to ask")
-            call = post.through_adapter(call)
-            return await self.models.ask(post.model, call, on_chunk, attempt, request.priority)
+            call = binding.through_adapter(call)
+            return await self.models.ask(binding.model, call, on_chunk, attempt, request.priority)
 
-        label = None if post.model is None else self.models.label(post.model)
-        if post.adapter is not None:  # small@sha256:1f3a...+sha256:9c2b...
-            label = f"{label}+{short_digest(post.adapter.digest)}"
-        outcome = await post.task.run(request, ask, on_chunk)
+        label = None if binding.model is None else self.models.label(binding.model)
+        if binding.adapter is not None:  # small@sha256:1f3a...+sha256:9c2b...
+            label = f"{label}+{short_digest(binding.adapter.digest)}"
+        outcome = await binding.task.run(request, ask, on_chunk)
         watch = self.watches.get(request.task)
-        if watch is not None and post is self._posts[request.task][0]:
+        if watch is not None and binding is self._bindings[request.task][0]:
             given = outcome.result.get("label", "")  # fields have none
             watch.see(given, outcome.result["confidence"], outcome.distance)
         return StageAnswer(outcome, label)

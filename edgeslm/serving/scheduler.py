@@ -68,10 +68,10 @@ class Scheduler:
         limit: int,
         timeout_s: float,
         slots: int = 1,
-        senders: ClientQuotas | None = None,
+        quotas: ClientQuotas | None = None,
     ) -> None:
         self._run = run
-        self._senders = senders
+        self._quotas = quotas
         self.limit = limit
         """Requests that may wait."""
         self._timeout_s = timeout_s
@@ -117,8 +117,8 @@ class Scheduler:
         rank = (-request.priority, request.expires_at or math.inf, number)
         try:
             self._admit(request, rank)
-            if self._senders is not None and request.sender is not None:
-                self._senders.admit(request.sender, lambda: self.wait_s)
+            if self._quotas is not None and request.sender is not None:
+                self._quotas.admit(request.sender, lambda: self.wait_s)
         except RequestError as error:
             return error_result(request, error)
         loop = asyncio.get_running_loop()
@@ -137,9 +137,9 @@ class Scheduler:
             raise
         finally:
             del self._jobs[number]
-            if self._senders is not None and request.sender is not None:
+            if self._quotas is not None and request.sender is not None:
                 is_done = job.result.done() and not job.result.cancelled()
-                self._senders.settle(request.sender, job.result.result().usage if is_done else {})
+                self._quotas.settle(request.sender, job.result.result().usage if is_done else {})
             if expiry is not None:
                 expiry.cancel()
 

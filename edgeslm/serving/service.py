@@ -60,7 +60,7 @@ class Service:
             limit=_most_requests(config),
             timeout_s=limits.request_timeout_s,
             slots=_slots(config),
-            senders=ClientQuotas(
+            quotas=ClientQuotas(
                 limits.sender_queue or max(1, limits.queue // 2),
                 limits.sender_tokens_per_min,
                 nameless_queue=limits.sender_queue,
@@ -177,9 +177,9 @@ class Service:
         await old.until_idle()
         await self._end(old)
 
-    async def _end(self, arrangement: Deployment) -> None:
-        self._others.discard(arrangement)
-        await arrangement.stop([self._now, *self._others])
+    async def _end(self, deployment: Deployment) -> None:
+        self._others.discard(deployment)
+        await deployment.stop([self._now, *self._others])
 
     async def submit(
         self, request: Request, on_chunk: OnChunk | None = None, attempt: Attempt | None = None

@@ -31,13 +31,13 @@ class WarmUp:
         self._service = service
         self._is_online = is_online
         self._on_change = on_change
-        self._preparer: Prepacker | None = None
+        self._prepacker: Prepacker | None = None
         self._work: asyncio.Task[None] | None = None
 
     @property
     def problems(self) -> list[str]:
         """Which models say other things here than on the build machine."""
-        return [] if self._preparer is None else self._preparer.problems
+        return [] if self._prepacker is None else self._prepacker.problems
 
     def begin(self) -> None:
         if self._work is not None:
@@ -62,10 +62,10 @@ class WarmUp:
         try:
             await self._service.warm()
             if config.prepare == "auto":
-                self._preparer = Prepacker(
+                self._prepacker = Prepacker(
                     self._service.models, config.state_dir, idle_s=self.idle_s, on_change=self._renewed
                 )
-                await self._preparer.run()
+                await self._prepacker.run()
         except Exception as error:  # it serves as well without
             log.error("what was to be made ready is not: %s", type(error).__name__)
             log.debug("making ready", exc_info=True)

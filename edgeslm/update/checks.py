@@ -41,18 +41,18 @@ async def check(model: str, old: Deployment, new: Deployment) -> None:
         )
 
 
-async def _answers(arrangement: Deployment, task: str, examples: Sequence[Example]) -> list[bool]:
+async def _answers(deployment: Deployment, task: str, examples: Sequence[Example]) -> list[bool]:
     """For each example, whether what is made of it is right."""
     found = []
-    options = {"context": _ANYTHING} if arrangement.tasks[task].kind == "answer" else {}
+    options = {"context": _ANYTHING} if deployment.tasks[task].kind == "answer" else {}
     for number, example in enumerate(examples):
         request = Request(
             task, example.input, f"check-{number}", "", options=options, priority=LEAST_PRIORITY
         )
         try:
-            async with asyncio.timeout(arrangement.config.limits.request_timeout_s):
-                with arrangement.in_use():
-                    result = await arrangement.run(request, None, None)
+            async with asyncio.timeout(deployment.config.limits.request_timeout_s):
+                with deployment.in_use():
+                    result = await deployment.run(request, None, None)
         except TimeoutError:
             raise BundleError(f"task {task}: a check wasn't done in time") from None
         except (Poisoned, ModelUnavailable) as error:

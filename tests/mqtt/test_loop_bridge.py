@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from paho.mqtt.client import MQTTMessage
 
-from edgeslm.mqtt import loop_bridge as handover_module
+from edgeslm.mqtt import loop_bridge as module
 from edgeslm.mqtt.diagnostics import Problem, Welcome
 from edgeslm.mqtt.loop_bridge import LoopBridge
 from edgeslm.protocol.delivery import Delivery
@@ -42,12 +42,12 @@ LINK: Any = None
 def test_a_flood_of_qos_0_is_bounded_while_the_loop_is_busy() -> None:
     async def main() -> None:
         receiver = Receiver()
-        handover = LoopBridge(asyncio.get_running_loop(), receiver, packet_limit=100, most_unsure=10)
+        bridge = LoopBridge(asyncio.get_running_loop(), receiver, packet_limit=100, most_unsure=10)
         for _ in range(50):
-            handover.received(LINK, message(b"x", qos=0))
+            bridge.received(LINK, message(b"x", qos=0))
         await asyncio.sleep(0)
-        assert (len(receiver.got), handover.dropped) == (10, 40)
-        handover.received(LINK, message(b"x", qos=0))
+        assert (len(receiver.got), bridge.dropped) == (10, 40)
+        bridge.received(LINK, message(b"x", qos=0))
         await asyncio.sleep(0)
         assert len(receiver.got) == 11
 
@@ -55,16 +55,16 @@ def test_a_flood_of_qos_0_is_bounded_while_the_loop_is_busy() -> None:
 
 
 def test_large_messages_wait_for_the_loop_and_none_is_lost(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(handover_module, "HANDOVER_WAIT_S", 30.0)
+    monkeypatch.setattr(module, "HANDOVER_WAIT_S", 30.0)
 
     async def main() -> None:
         receiver = Receiver()
-        limit = handover_module.HANDOVER_BYTES
-        handover = LoopBridge(asyncio.get_running_loop(), receiver, packet_limit=limit, most_unsure=10)
+        limit = module.HANDOVER_BYTES
+        bridge = LoopBridge(asyncio.get_running_loop(), receiver, packet_limit=limit, most_unsure=10)
 
         def network() -> None:
             for _ in range(8):
-                handover.received(LINK, message(bytes(limit // 2)))
+                bridge.received(LINK, message(bytes(limit // 2)))
 
         thread = threading.Thread(target=network)
         thread.start()
@@ -77,17 +77,17 @@ def test_large_messages_wait_for_the_loop_and_none_is_lost(monkeypatch: pytest.M
 
 
 def test_the_network_thread_goes_on_when_the_loop_is_stuck(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(handover_module, "HANDOVER_WAIT_S", 0.01)
+    monkeypatch.setattr(module, "HANDOVER_WAIT_S", 0.01)
 
     async def main() -> None:
         receiver = Receiver()
-        limit = handover_module.HANDOVER_BYTES
-        handover = LoopBridge(asyncio.get_running_loop(), receiver, packet_limit=limit, most_unsure=10)
+        limit = module.HANDOVER_BYTES
+        bridge = LoopBridge(asyncio.get_running_loop(), receiver, packet_limit=limit, most_unsure=10)
         for _ in range(5):
-            handover.received(LINK, message(bytes(limit // 2)))
-        handover.received(LINK, message(b"x", qos=0))
+            bridge.received(LINK, message(bytes(limit // 2)))
+        bridge.received(LINK, message(b"x", qos=0))
         await asyncio.sleep(0)
-        assert (len(receiver.got), handover.dropped) == (5, 1)
+        assert (len(receiver.got), bridge.dropped) == (5, 1)
 
     asyncio.run(main())
 
@@ -96,16 +96,16 @@ def test_nothing_is_handed_over_after_close_or_to_an_ended_loop() -> None:
     receiver = Receiver()
 
     async def main() -> LoopBridge:
-        handover = LoopBridge(asyncio.get_running_loop(), receiver, packet_limit=9, most_unsure=9)
-        handover.received(LINK, message(b"x"))
-        handover.close()
-        handover.received(LINK, message(b"x"))
+        bridge = LoopBridge(asyncio.get_running_loop(), receiver, packet_limit=9, most_unsure=9)
+        bridge.received(LINK, message(b"x"))
+        bridge.close()
+        bridge.received(LINK, message(b"x"))
         await asyncio.sleep(0)
         return LoopBridge(asyncio.get_running_loop(), receiver, packet_limit=9, most_unsure=9)
 
-    handover = asyncio.run(main())
-    handover.received(LINK, message(b"x"))
-    handover.lost(Problem("gone"))
+    bridge = asyncio.run(main())
+    bridge.received(LINK, message(b"x"))
+    bridge.lost(Problem("gone"))
     assert receiver.got == []
 
 
@@ -113,7 +113,7 @@ def test_many_messages_wake_the_loop_once_and_keep_their_order(monkeypatch: pyte
     async def main() -> None:
         receiver = Receiver()
         loop = asyncio.get_running_loop()
-        handover = LoopBridge(loop, receiver, packet_limit=9, most_unsure=9)
+        bridge = LoopBridge(loop, receiver, packet_limit=9, most_unsure=9)
         calls = 0
         wake = loop.call_soon_threadsafe
 
@@ -125,7 +125,7 @@ def test_many_messages_wake_the_loop_once_and_keep_their_order(monkeypatch: pyte
         monkeypatch.setattr(loop, "call_soon_threadsafe", counted)
         for round_ in (1, 2):
             for number in range(5):
-                handover.received(LINK, message(b"%d" % number))
+                bridge.received(LINK, message(b"%d" % number))
             await asyncio.sleep(0)
             assert calls == round_
         assert [delivery.payload for delivery in receiver.got] == [b"0", b"1", b"2", b"3", b"4"] * 2
@@ -145,9 +145,9 @@ def test_what_can_not_be_taken_in_does_not_hold_back_the_rest() -> None:
         loop = asyncio.get_running_loop()
         told: list[object] = []
         loop.set_exception_handler(lambda _, context: told.append(context["exception"]))
-        handover = LoopBridge(loop, receiver, packet_limit=9, most_unsure=9)
-        handover.received(LINK, message(b"bad"))
-        handover.received(LINK, message(b"good"))
+        bridge = LoopBridge(loop, receiver, packet_limit=9, most_unsure=9)
+        bridge.received(LINK, message(b"bad"))
+        bridge.received(LINK, message(b"good"))
         await asyncio.sleep(0)
         assert [delivery.payload for delivery in receiver.got] == [b"bad", b"good"]
         assert [type(error) for error in told] == [ValueError]
@@ -158,8 +158,8 @@ def test_what_can_not_be_taken_in_does_not_hold_back_the_rest() -> None:
 def test_a_topic_that_is_no_utf8_comes_as_an_empty_one() -> None:
     async def main() -> None:
         receiver = Receiver()
-        handover = LoopBridge(asyncio.get_running_loop(), receiver, packet_limit=9, most_unsure=9)
-        handover.received(LINK, message(b"x", topic=b"\xff"))
+        bridge = LoopBridge(asyncio.get_running_loop(), receiver, packet_limit=9, most_unsure=9)
+        bridge.received(LINK, message(b"x", topic=b"\xff"))
         await asyncio.sleep(0)
         assert receiver.got[0].topic == ""
 

@@ -39,7 +39,7 @@ def after_an_end(database: Database) -> Journal:
     return opened(database)
 
 
-def tries(journal: Journal) -> AttemptLog:
+def attempts(journal: Journal) -> AttemptLog:
     known = journal.find(KEY)
     return AttemptLog(journal, KEY, known.lost if known else 0)
 
@@ -51,16 +51,16 @@ def failed(error: ModelUnavailable | Expired) -> Result:
 def test_the_node_that_ends_twice_is_enough(database: Database) -> None:
     journal = opened(database)
     for _ in range(2):
-        tries(journal).compute()
+        attempts(journal).compute()
         journal = after_an_end(database)
     with pytest.raises(Poisoned):
-        tries(journal).compute()
+        attempts(journal).compute()
 
 
 def test_what_waits_is_not_blamed(database: Database) -> None:
     journal = opened(database)
     for _ in range(5):
-        one = tries(journal)
+        one = attempts(journal)
         one.compute()
         one.wait()
         journal = after_an_end(database)
@@ -69,13 +69,13 @@ def test_what_waits_is_not_blamed(database: Database) -> None:
 
 def test_an_engine_counts_half_and_is_counted_over_a_restart(database: Database) -> None:
     journal = opened(database)
-    one = tries(journal)
+    one = attempts(journal)
     one.compute()
     one.crash()
     one.compute()
     journal = after_an_end(database)
     assert journal.find(KEY) == JournalEntry(LOST_ENGINE + LOST_NODE, None)
-    one = tries(journal)
+    one = attempts(journal)
     one.compute()
     one.crash()
     with pytest.raises(Poisoned):
@@ -85,7 +85,7 @@ def test_an_engine_counts_half_and_is_counted_over_a_restart(database: Database)
 def test_a_hang_that_is_ended_later_counts(database: Database) -> None:
     journal = opened(database)
     for number in range(1, 3):
-        one = tries(journal)
+        one = attempts(journal)
         one.compute()
         one.wait()
         one.compute()
@@ -93,12 +93,12 @@ def test_a_hang_that_is_ended_later_counts(database: Database) -> None:
         one.hang()
         assert journal.find(KEY) == JournalEntry(number * LOST_NODE, None)
     with pytest.raises(Poisoned):
-        tries(journal).compute()
+        attempts(journal).compute()
 
 
 def test_an_answer_is_kept_and_no_hang_takes_it_away(database: Database) -> None:
     journal = opened(database)
-    one = tries(journal)
+    one = attempts(journal)
     one.compute()
     one.wait()
     one.compute()
@@ -110,7 +110,7 @@ def test_an_answer_is_kept_and_no_hang_takes_it_away(database: Database) -> None
 def test_a_transient_error_leaves_what_was_there_before(database: Database) -> None:
     journal = opened(database)
     journal.blame(KEY, LOST_NODE)
-    one = tries(journal)
+    one = attempts(journal)
     one.compute()
     one.wait()
     one.compute()
@@ -121,13 +121,13 @@ def test_a_transient_error_leaves_what_was_there_before(database: Database) -> N
 
 def test_what_is_refused_before_its_turn_is_not_remembered_but_poison_is(database: Database) -> None:
     journal = opened(database)
-    one = tries(journal)
+    one = attempts(journal)
     one.compute()
     one.wait()
     one.end(failed(Expired("too late")), b"expired")
     assert journal.find(KEY) is None
     journal.blame(KEY, MOST_LOST)
-    one = tries(journal)
+    one = attempts(journal)
     with pytest.raises(Poisoned) as caught:
         one.compute()
     one.wait()
@@ -137,7 +137,7 @@ def test_what_is_refused_before_its_turn_is_not_remembered_but_poison_is(databas
 
 def test_its_turn_comes_once(database: Database) -> None:
     turns: list[None] = []
-    one = tries(opened(database))
+    one = attempts(opened(database))
     one.on_turn = lambda: turns.append(None)
     one.compute()
     assert not turns, "that was its check"

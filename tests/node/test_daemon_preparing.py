@@ -56,7 +56,7 @@ def test_nothing_is_prepared_where_it_is_not_wanted(broker: Mosquitto, tmp_path:
     configuration = fake_configuration(broker.url, tmp_path, prepare="never")
     with App(broker.port, f"{BASE}/state") as app, Node(tmp_path, configuration) as node:
         app.take_state(BASE, "online")
-        assert node.daemon._readying.idle_s() >= 0
+        assert node.daemon._warmup.idle_s() >= 0
     assert not (tmp_path / "state" / CACHE).exists()
 
 
@@ -66,14 +66,14 @@ def test_a_node_that_works_or_is_not_online_is_not_idle(broker: Mosquitto, tmp_p
     with App(broker.port, f"{BASE}/state", f"{BASE}/res/#") as app:
         with Node(tmp_path, configuration) as node:
             app.take_state(BASE, "online")
-            app.wait_until(lambda: node.daemon._readying.idle_s() > 0, "it is idle")
+            app.wait_until(lambda: node.daemon._warmup.idle_s() > 0, "it is idle")
             app.publish(f"{BASE}/req/say", {"input": f"hold {gate}", "id": "1"})
             app.wait_until((tmp_path / "gate.held").exists, "the request runs")
-            assert node.daemon._readying.idle_s() == 0
+            assert node.daemon._warmup.idle_s() == 0
             gate.touch()
             app.take(f"{BASE}/res/say")
-            app.wait_until(lambda: node.daemon._readying.idle_s() > 0, "it is idle again")
-        assert node.daemon._readying.idle_s() == 0
+            app.wait_until(lambda: node.daemon._warmup.idle_s() > 0, "it is idle again")
+        assert node.daemon._warmup.idle_s() == 0
 
 
 def test_a_stop_ends_what_is_being_prepared(broker: Mosquitto, tmp_path: Path, hasty: Any) -> None:

@@ -7,15 +7,15 @@ from edgeslm.node.deduplication import SingleFlight
 
 def test_repeats_can_wait_for_what_is_being_answered() -> None:
     async def main() -> None:
-        flights = SingleFlight()
-        assert flights.landing(b"a") is None
-        with flights.flight(b"a"):
-            landing = flights.landing(b"a")
-            assert landing is not None and not landing.done()
-            assert flights.landing(b"b") is None
-        assert landing.done()
-        assert flights.landing(b"a") is None
-        with flights.flight(None):
-            assert flights.landing(None) is None
+        single_flight = SingleFlight()
+        assert single_flight.running(b"a") is None
+        with single_flight.flight(b"a"):
+            running = single_flight.running(b"a")
+            assert running is not None and not running.done()
+            assert single_flight.running(b"b") is None
+        assert running.done()
+        assert single_flight.running(b"a") is None
+        with single_flight.flight(None):
+            assert single_flight.running(None) is None
 
     asyncio.run(main())

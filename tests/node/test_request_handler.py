@@ -60,7 +60,7 @@ class Desk:
             self.answer,
             clerk=self.clerk,
             journal=self.journal,
-            outgoing=Publisher(self.bus, topics),  # type: ignore[arg-type]
+            publisher=Publisher(self.bus, topics),  # type: ignore[arg-type]
             meter=self.meter,
             trace=lambda header: None,
         )

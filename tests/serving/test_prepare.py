@@ -71,7 +71,7 @@ class Node:
         bundles["encoder"] = load_bundle(write_bundle(folder / "encoder", "encoder"))
         self.digests = {bundle.digest for bundle in bundles.values()}
         self.models = ModelPool(bundles, {}, make_process=make)
-        self.preparer = Prepacker(
+        self.prepacker = Prepacker(
             self.models,
             self.state_dir,
             idle_s=lambda: self.idle_s(),
@@ -91,7 +91,7 @@ class Node:
 
         async def scene() -> None:
             await self.models.start()
-            running = asyncio.create_task(self.preparer.run())
+            running = asyncio.create_task(self.prepacker.run())
             async with asyncio.timeout(30):
                 while not until():
                     await asyncio.sleep(0.001)
@@ -112,7 +112,7 @@ def test_a_decoder_is_prepared_and_started_on_that(tmp_path: Path, caplog: pytes
     assert node.fake.asked == [("small", "model.onnx", node.digests)]
     assert node.starts() == {"small": 2, "encoder": 1}
     assert node.models.is_prepared("small")
-    assert (node.changes, node.preparer.problems) == (1, [])
+    assert (node.changes, node.prepacker.problems) == (1, [])
     assert "small is prepared: 0 MB for this processor" in caplog.text
 
 
@@ -137,7 +137,7 @@ def test_what_can_not_be_prepared_is_told_once_and_left_alone(
     node.fake.error = BundleError("there is no room")
     node.run(lambda: len(node.fake.asked) == 1)  # both are the same bundle
     assert node.starts() == {"small": 1, "large": 1, "encoder": 1}
-    assert (node.changes, node.preparer.problems) == (0, [])
+    assert (node.changes, node.prepacker.problems) == (0, [])
     (record,) = [record for record in caplog.records if record.levelno >= logging.WARNING]
     assert record.getMessage().endswith("small is not prepared until the next start: there is no room")
 
@@ -156,8 +156,8 @@ def test_other_answers_than_on_the_build_machine_are_a_problem(tmp_path: Path) -
     node = Node(tmp_path)
     bundle = node.models.bundle("small").path
     node.fake.error = SelfTestError(f"{bundle}: 2 of 8 answers are others")
-    node.run(lambda: bool(node.preparer.problems))
-    assert node.preparer.problems == ["Model small: 2 of 8 answers are others."]
+    node.run(lambda: bool(node.prepacker.problems))
+    assert node.prepacker.problems == ["Model small: 2 of 8 answers are others."]
     assert node.starts()["small"] == 1
 
 

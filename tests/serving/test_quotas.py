@@ -10,11 +10,11 @@ from edgeslm.serving.quotas import ClientQuotas
 from tests.fakes import FakeClock
 
 
-def admitted(senders: ClientQuotas, sender: str, times: int) -> int:
+def admitted(quotas: ClientQuotas, sender: str, times: int) -> int:
     count = 0
     for _ in range(times):
         try:
-            senders.admit(sender, lambda: 1.5)
+            quotas.admit(sender, lambda: 1.5)
             count += 1
         except Busy:
             pass
@@ -26,43 +26,43 @@ def test_a_lone_sender_may_have_the_whole_queue(clock: FakeClock) -> None:
 
 
 def test_a_sender_has_its_share_while_others_ask(clock: FakeClock) -> None:
-    senders = ClientQuotas(2, clock=clock)
-    senders.admit("other", lambda: 0.0)
-    assert admitted(senders, "flood", 10) == 2
+    quotas = ClientQuotas(2, clock=clock)
+    quotas.admit("other", lambda: 0.0)
+    assert admitted(quotas, "flood", 10) == 2
     with pytest.raises(Busy, match="2 are its share") as refused:
-        senders.admit("flood", lambda: 1.5)
+        quotas.admit("flood", lambda: 1.5)
     assert refused.value.retry_after_ms == 1500
-    senders.settle("flood", {})
-    assert admitted(senders, "flood", 10) == 1
-    senders.settle("other", {})
+    quotas.settle("flood", {})
+    assert admitted(quotas, "flood", 10) == 1
+    quotas.settle("other", {})
     clock.now += module.OTHERS_S + 1
-    assert admitted(senders, "flood", 10) == 10, "nobody else has asked for a while"
+    assert admitted(quotas, "flood", 10) == 10, "nobody else has asked for a while"
 
 
 def test_those_without_a_name_are_held_to_a_share_only_where_one_is_set(clock: FakeClock) -> None:
     """Sensors that name no reply topic hear no refusal: the broker holds them back instead."""
     for share, expected in ((None, 10), (3, 3)):
-        senders = ClientQuotas(2, nameless_queue=share, clock=clock)
-        senders.admit("other", lambda: 0.0)
-        assert admitted(senders, "", 10) == expected
+        quotas = ClientQuotas(2, nameless_queue=share, clock=clock)
+        quotas.admit("other", lambda: 0.0)
+        assert admitted(quotas, "", 10) == expected
 
 
 def test_tokens_are_given_back_by_the_minute(clock: FakeClock) -> None:
-    senders = ClientQuotas(10, 60, clock=clock)
-    senders.admit("greedy", lambda: 0.0)
-    senders.settle("greedy", {"prompt_tokens": 50, "completion_tokens": 40})
+    quotas = ClientQuotas(10, 60, clock=clock)
+    quotas.admit("greedy", lambda: 0.0)
+    quotas.settle("greedy", {"prompt_tokens": 50, "completion_tokens": 40})
     with pytest.raises(Busy, match="tokens of this minute") as refused:
-        senders.admit("greedy", lambda: 0.0)
+        quotas.admit("greedy", lambda: 0.0)
     assert refused.value.retry_after_ms == 31_000
-    assert admitted(senders, "other", 1) == 1
+    assert admitted(quotas, "other", 1) == 1
     clock.now += 31
-    assert admitted(senders, "greedy", 1) == 1
+    assert admitted(quotas, "greedy", 1) == 1
 
 
 def test_made_up_names_take_no_memory(clock: FakeClock, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "MOST_SENDERS", 3)
-    senders = ClientQuotas(1, clock=clock)
+    quotas = ClientQuotas(1, clock=clock)
     for number in range(100):
-        senders.admit(f"sender {number}" * 1000, lambda: 0.0)
-    assert len(senders._accounts) == 3
-    senders.settle("one that is forgotten", {"prompt_tokens": 1})
+        quotas.admit(f"sender {number}" * 1000, lambda: 0.0)
+    assert len(quotas._accounts) == 3
+    quotas.settle("one that is forgotten", {"prompt_tokens": 1})

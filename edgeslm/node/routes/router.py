@@ -46,27 +46,27 @@ class Router:
         run: Run,
         *,
         start: Callable[[Coroutine[Any, Any, None]], object],
-        outgoing: Publisher,
+        publisher: Publisher,
         journal: Journal,
         windows: Windows,
-        remembering: Ingest,
+        ingest: Ingest,
         meter: Meter,
         tracer: Tracer,
         base: str,
     ) -> None:
         self._packet_bytes = config.limits.packet_bytes
         self._run = run
-        self._outgoing = outgoing
-        self._remembering = remembering
+        self._publisher = publisher
+        self._ingest = ingest
         self._journal = journal
         self._meter = meter
         self._tracer = tracer
-        self._flights = SingleFlight()
+        self._single_flight = SingleFlight()
         self._lines: dict[str, TicketQueue] = defaultdict(TicketQueue)
         """What each route's windows get."""
         self._base = base
         self._routes = [RouteReader(route, base) for route in config.routes]
-        self._gatherer = WindowAggregator(
+        self._aggregator = WindowAggregator(
             windows,
             self._windows,
             start=start,
@@ -100,14 +100,14 @@ class Router:
             or RouteReader(route, self._base)
             for route in config.routes
         ]
-        self._gatherer.take_up(self._windows)
+        self._aggregator.take_up(self._windows)
 
     def open(self) -> None:
         """Goes on with the windows that were begun before."""
-        self._gatherer.open()
+        self._aggregator.open()
 
     def close(self) -> None:
-        self._gatherer.close()
+        self._aggregator.close()
 
     def work_on(self, held: InFlight) -> list[Coroutine[Any, Any, None]]:
         """What there is to do for a message, all of it at once, so that no later one overtakes it."""
@@ -124,7 +124,7 @@ class Router:
     async def _complete(self, name: str) -> None:
         with self._lines[name].place() as place:
             await place.reach()
-            await self._gatherer.complete(name)
+            await self._aggregator.complete(name)
 
     async def _serve(self, route: RouteReader, held: InFlight) -> None:
         delivery = held.delivery
@@ -142,28 +142,28 @@ class Router:
         if held.unsure and held.refusal is not None:
             self._meter.drop("busy")
             return
-        if (landing := self._flights.landing(key)) is not None:
-            await asyncio.shield(landing)
+        if (running := self._single_flight.running(key)) is not None:
+            await asyncio.shield(running)
             return
         if route.route.window is not None:
-            with self._flights.flight(key), self._lines[route.name].place() as place:
-                await self._remembering.keep(route.route, delivery, work.input, held.key, work.id)
+            with self._single_flight.flight(key), self._lines[route.name].place() as place:
+                await self._ingest.keep(route.route, delivery, work.input, held.key, work.id)
                 await place.reach()
                 place.leave()  # the next one may follow: this one is gathered before anything else happens
                 received = time.time() - (time.monotonic() - delivery.received_at)
-                await self._gatherer.add(
+                await self._aggregator.add(
                     route.name, work, delivery.topic, received, key, is_again=delivery.dup
                 )
             return
-        with self._flights.flight(key):
-            await self._remembering.keep(route.route, delivery, work.input, held.key, work.id)
+        with self._single_flight.flight(key):
+            await self._ingest.keep(route.route, delivery, work.input, held.key, work.id)
             if work.task is None:
                 return
             payload = known.result if known is not None else None
             if payload is None:
-                tries = AttemptLog(self._journal, key, known.lost if known else 0)
+                attempts = AttemptLog(self._journal, key, known.lost if known else 0)
                 payload = await self._answer(
-                    route, work, work.input, tries, delivery.received_at, held.unsure
+                    route, work, work.input, attempts, delivery.received_at, held.unsure
                 )
             if payload is not None:
                 await self._publish(route, work, payload)
@@ -172,19 +172,19 @@ class Router:
         """Fills in the route's templates, unless they ended or froze the node with this message before."""
         key = None if key is None else reader_key(key, "templates")
         known = self._journal.find(key) if key is not None and delivery.dup else None
-        tries = AttemptLog(self._journal, key, known.lost if known else 0)
+        attempts = AttemptLog(self._journal, key, known.lost if known else 0)
         try:
-            tries.compute()
+            attempts.compute()
         except Poisoned as error:
             request = Request(route.route.task or "", "", secrets.token_hex(8), delivery.topic)
-            await self._outgoing.report_dead(request, ErrorBody.of(error))
+            await self._publisher.report_dead(request, ErrorBody.of(error))
             return Skip("poisoned", str(error))
         except Busy:  # to do without a mark here is better than to lose a message that nobody sends again
             pass
         try:
             return route.consider(delivery.topic, delivery.payload, delivery.retain, delivery.received_at)
         finally:
-            tries.wait()
+            attempts.wait()
 
     async def _digest(self, name: str, topic: str, messages: Mapping[str, Any], batch: int) -> None:
         """Answers a window that is complete and publishes that."""
@@ -194,10 +194,10 @@ class Router:
         work = replace(route.work_on(topic), trace=self._tracer.trace(None))
         key = reader_key(b"window", f"{name} {batch} {topic}")
         known = self._journal.find(key)
-        tries = AttemptLog(self._journal, key, known.lost if known else 0)
+        attempts = AttemptLog(self._journal, key, known.lost if known else 0)
         payload = known.result if known is not None else None
         if payload is None:
-            payload = await self._answer(route, work, messages, tries, time.monotonic(), is_unsure=False)
+            payload = await self._answer(route, work, messages, attempts, time.monotonic(), is_unsure=False)
         if payload is not None:
             await self._publish(route, work, payload)
 
@@ -206,20 +206,20 @@ class Router:
         route: RouteReader,
         work: RouteWork,
         read: str | Mapping[str, Any],
-        tries: AttemptLog,
+        attempts: AttemptLog,
         received_at: float,
         is_unsure: bool,
     ) -> bytes | None:
         """The result as it is published; None if the route doesn't want it."""
         id = secrets.token_hex(8)
         request = Request(work.task or "", read, id, work.topic, received_at=received_at, trace=work.trace)
-        result, payload = await self._run(request, tries)
+        result, payload = await self._run(request, attempts)
         # Nobody sends a route's message again: it waits, here and at the broker, for room.
         while result.error is not None and result.error.code == "busy" and not is_unsure:
             await asyncio.sleep((result.error.retry_after_ms or 0) / 1000)
-            result, payload = await self._run(request, tries)
+            result, payload = await self._run(request, attempts)
         if result.error is not None and result.error.code == "poisoned":
-            await self._outgoing.report_dead(request, result.error)
+            await self._publisher.report_dead(request, result.error)
         return payload if route.wants(work, result) else None
 
     async def _publish(self, route: RouteReader, work: RouteWork, payload: bytes) -> None:
@@ -227,11 +227,11 @@ class Router:
             header = work.trace.header if work.trace else None
             how = {"qos": work.qos, "retain": work.retain, "traceparent": header}
             try:
-                await self._outgoing.publish(work.topic, payload, **how)
+                await self._publisher.publish(work.topic, payload, **how)
             except NeverFits as error:
                 log.warning("a result of route %s is too large to be sent", route.name)
                 refused = too_large(secrets.token_hex(8), work.task or "", error)
-                await self._outgoing.publish(work.topic, refused, **how)
+                await self._publisher.publish(work.topic, refused, **how)
         except BrokerError as error:
             log.warning("a result of route %s could not be sent: %s", route.name, error)
 

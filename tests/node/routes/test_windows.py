@@ -27,14 +27,14 @@ class Hall:
         self.tasks: set[asyncio.Task[None]] = set()
         self._number = 0
         self._is_stuck = is_stuck
-        self.gatherer = WindowAggregator(
+        self.aggregator = WindowAggregator(
             Windows(database),
             {"hall": window},
             start=self._start,
             digest=self._digest,
             drop=self.dropped.append,
         )
-        self.gatherer.open()
+        self.aggregator.open()
 
     def _start(self, work: Coroutine[Any, Any, None]) -> None:
         task = asyncio.ensure_future(work)
@@ -58,7 +58,7 @@ class Hall:
             **fields,
         }
         work = RouteWork("brief", text, topic, 1, False, known.pop("id", None))
-        return asyncio.ensure_future(self.gatherer.add("hall", work, "hall/log", **known))
+        return asyncio.ensure_future(self.aggregator.add("hall", work, "hall/log", **known))
 
     async def added(self, *texts: str, **fields: Any) -> None:
         await asyncio.gather(*(self.add(text, **fields) for text in texts))
@@ -124,11 +124,11 @@ def test_a_window_ends_when_it_is_told_to_with_what_came_before(database: Databa
         hall = Hall(database, Window(on="end"))
         coming = hall.add("a")
         await asyncio.sleep(0)  # it is about to be written
-        await hall.gatherer.complete("hall")
+        await hall.aggregator.complete("hall")
         await coming
         await hall.settled()
         assert hall.digests == [(TOPIC, ["a"], 0)]
-        await hall.gatherer.complete("hall")
+        await hall.aggregator.complete("hall")
         await hall.settled()
         assert len(hall.digests) == 1
 
@@ -181,7 +181,7 @@ def test_what_is_beyond_the_bound_is_counted(database: Database) -> None:
     async def main() -> None:
         hall = Hall(database, Window(on="end", most=2))
         await hall.added(*"abcd")
-        await hall.gatherer.complete("hall")
+        await hall.aggregator.complete("hall")
         await hall.settled()
         assert hall.digests == [(TOPIC, ["a", "b"], 2)]
         assert hall.dropped == ["window", "window"]
@@ -211,7 +211,7 @@ def test_topics_are_bounded(database: Database, monkeypatch: pytest.MonkeyPatch)
         hall = Hall(database, Window(on="end"))
         for topic in ("one", "two", "three", "one"):
             await hall.added("a", topic=topic)
-        await hall.gatherer.complete("hall")
+        await hall.aggregator.complete("hall")
         await hall.settled()
         assert hall.digests == [("one", ["a", "a"], 0), ("two", ["a"], 0)]
         assert hall.dropped == ["window"]
