@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from edgeslm_export.cli.arguments import find_base
 from edgeslm_export.cli.progress import Bar
 from edgeslm_export.cli.screen import print_columns, print_json, print_line
-from edgeslm_export.cli.tune import HOW, add_effort, add_ground, find_ground, make_effort
+from edgeslm_export.cli.tune import HOW, add_effort, add_ground, find_inputs, make_budget
 from edgeslm_export.train.spec import ENCODER, SURE
 
 from edgeslm.bundle.manifest import Source, load_bundle
@@ -100,23 +100,23 @@ def run(options: argparse.Namespace) -> None:
     texts = [text for text in texts if bare_text(text) not in tested]  # nothing of the test is learned from
     hand = [row for row in hand if bare_text(row.text) not in tested]
     with Bar() as bar, tempfile.TemporaryDirectory(prefix="teacher-") as work:
-        effort = make_effort(options, bar)
-        teacher = _teacher(options, Path(work), effort)
+        budget = make_budget(options, bar)
+        teacher = _teacher(options, Path(work), budget)
         if test:  # a label that nobody knows would end the comparison after all the teaching
             check_answers(options.test, test, labels_of(teacher, task))
-        ground = find_ground(options, effort)
+        inputs = find_inputs(options, budget)
         ask_user = _ask if options.ask else None
         notes = find_notes(teacher, task, texts)
-        said = ask_teacher(teacher, task, texts, notes, effort, sure=options.sure, ask_user=ask_user)
+        said = ask_teacher(teacher, task, texts, notes, budget, sure=options.sure, ask_user=ask_user)
         left = f"{said.dropped} were dropped, {said.asked} asked about"
         bar.say(f"{len(said.texts)} texts are learned from, {left}.")
         source = Source(id=options.texts.name, revision=f"sha256:{_digest(said.texts)}")
-        _, report = distil(task, said, source, options.out, ground, effort)
+        _, report = distil(task, said, source, options.out, inputs, budget)
         compared: list[dict[str, Any]] = []
         if test:
-            base = find_base(options.out, ground.base, ground.bundle)
+            base = find_base(options.out, inputs.base, inputs.bundle)
             known = {"learned_from": len(said.texts)}
-            compared = compare(task, teacher, options.out, base, test, hand, ground, effort, **known)
+            compared = compare(task, teacher, options.out, base, test, hand, inputs, budget, **known)
     notes.remove()
     report |= {"dropped": said.dropped, "asked": said.asked, "left_out": said.left_out, "compared": compared}
     if options.json:
@@ -130,16 +130,16 @@ def run(options: argparse.Namespace) -> None:
         _print_compared(compared)
 
 
-def _teacher(options: argparse.Namespace, work: Path, effort: Budget) -> Teacher:
+def _teacher(options: argparse.Namespace, work: Path, budget: Budget) -> Teacher:
     """:raises ExportError: neither a bundle nor a checkpoint that can be exported."""
     from edgeslm_export.sources.hub import resolve_source
     from edgeslm_export.train.distill import Teacher, export_teacher
 
     folder, revision = Path(options.teacher), ""
     if not (folder / "manifest.json").is_file():
-        effort.announce(f"Exporting {options.teacher}, so that it can be asked.")
-        origin = resolve_source(options.teacher, "decoder", effort.announce)
-        folder, revision = export_teacher(origin, work / "bundle", effort), origin.source.revision
+        budget.announce(f"Exporting {options.teacher}, so that it can be asked.")
+        origin = resolve_source(options.teacher, "decoder", budget.announce)
+        folder, revision = export_teacher(origin, work / "bundle", budget), origin.source.revision
     bundle = load_bundle(folder)
     if bundle.manifest.learned is None and bundle.manifest.kind != "decoder":
         raise ExportError(f"{folder} was taught no task; a teacher is a taught bundle or a decoder.")

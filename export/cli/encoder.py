@@ -39,10 +39,10 @@ def run(options: argparse.Namespace) -> None:
     with Bar() as bar:
         origin = resolve_source(options.src, "encoder", bar.say)
         if rows:
-            effort = Budget(
+            budget = Budget(
                 seconds=60 * options.minutes, announce=bar.say, on_progress=bar, debug=options.debug
             )
-            manifest, measured = export_retriever(origin, rows, options.out, options.recipe, effort)
+            manifest, measured = export_retriever(origin, rows, options.out, options.recipe, budget)
         else:
             manifest, measured = export_encoder(
                 origin, options.out, bar.say, options.recipe, on_progress=bar, debug=options.debug

@@ -34,9 +34,9 @@ def run(options: argparse.Namespace) -> None:
     rows = questions_of(options)
     with Bar() as bar:
         origin = resolve_source(options.src, "encoder" if rows else "reader", bar.say)
-        effort = Budget(seconds=60 * options.minutes, announce=bar.say, on_progress=bar, debug=options.debug)
+        budget = Budget(seconds=60 * options.minutes, announce=bar.say, on_progress=bar, debug=options.debug)
         if rows:
-            manifest, figures = export_reader(origin, rows, options.out, effort)
+            manifest, figures = export_reader(origin, rows, options.out, budget)
         else:
-            manifest, figures = export_cross_encoder(origin, options.out, effort)
+            manifest, figures = export_cross_encoder(origin, options.out, budget)
     print_bundle(options, manifest, figures)

@@ -115,12 +115,12 @@ def run(options: argparse.Namespace) -> None:
     task = load_task(options.task)
     rows: Rows = read_rows(task, options.data)  # before anything is fetched or made
     with Bar() as bar:
-        effort = replace(make_effort(options, bar), recalls=dict(options.recall))
+        budget = replace(make_budget(options, bar), recalls=dict(options.recall))
         if fields := [row for row in rows if isinstance(row, FieldsRow)]:
-            effort = for_fields(task, fields, effort)
-        ground = find_ground(options, effort)
-        rows, found = _proofread(task, rows, ground, options, bar.say)
-        _, report = learn(task, rows, options.data.name, options.out, ground, effort, doubted(found))
+            budget = for_fields(task, fields, budget)
+        inputs = find_inputs(options, budget)
+        rows, found = _proofread(task, rows, inputs, options, bar.say)
+        _, report = learn(task, rows, options.data.name, options.out, inputs, budget, doubted(found))
         report["findings"] = found
     if options.json:
         print_json({"bundle": str(options.out), **report})
@@ -138,7 +138,7 @@ def run(options: argparse.Namespace) -> None:
 
 
 def _proofread(
-    task: Task, rows: Rows, ground: Inputs, options: argparse.Namespace, say: Callable[[str], None]
+    task: Task, rows: Rows, inputs: Inputs, options: argparse.Namespace, say: Callable[[str], None]
 ) -> tuple[Rows, list[dict[str, Any]]]:
     """The rows without those that the user drops. Wrong labels are looked for where there is an encoder."""
     from edgeslm_export.data.audit import LABELS, MISSING, can_judge
@@ -147,7 +147,7 @@ def _proofread(
     from edgeslm_export.train.tune import check_rows, labels_of
 
     clean = () if options.clean is None else options.clean or (ASK,)
-    bundle = ground.bundle
+    bundle = inputs.bundle
 
     if not can_judge():
         say(MISSING)
@@ -223,7 +223,7 @@ def _print_promises(report: dict[str, Any]) -> None:
         print_line(f"{f'max_error: {wanted}':<29}{least if share is None else f'answers {share:.1%}'}")
 
 
-def make_effort(options: argparse.Namespace, bar: Bar) -> Budget:
+def make_budget(options: argparse.Namespace, bar: Bar) -> Budget:
     """What --method, --minutes and --debug say."""
     methods = options.method or [options.usual_method]
     return Budget(
@@ -235,76 +235,76 @@ def make_effort(options: argparse.Namespace, bar: Bar) -> Budget:
     )
 
 
-def for_fields(task: Task, rows: Sequence[FieldsRow], effort: Budget) -> Budget:
-    """The effort for an extract task: fields that nobody can point at are for a decoder to write.
+def for_fields(task: Task, rows: Sequence[FieldsRow], budget: Budget) -> Budget:
+    """The budget for an extract task: fields that nobody can point at are for a decoder to write.
 
     :raises ExportError: a method that can't find fields.
     """
     from edgeslm_export.evaluate.task_eval import schema_of
     from edgeslm_export.train.field_spec import pointing_fault
 
-    if effort.recalls:
+    if budget.recalls:
         raise ExportError("--recall is for labels, and these rows have fields.")
-    if HEAD in effort.methods:
+    if HEAD in budget.methods:
         raise ExportError("The method head can't find fields; take encoder, lora or qlora.")
     fault = pointing_fault(task.section.output_schema or schema_of(rows))
-    if not effort.methods and fault:
-        effort.announce(f"{fault}, so a decoder learns to write the fields.")
-        return replace(effort, methods=(LORA,))
-    return effort
+    if not budget.methods and fault:
+        budget.announce(f"{fault}, so a decoder learns to write the fields.")
+        return replace(budget, methods=(LORA,))
+    return budget
 
 
-def find_ground(options: argparse.Namespace, effort: Budget) -> Inputs:
+def find_inputs(options: argparse.Namespace, budget: Budget) -> Inputs:
     """What is learned on: what was named, else the starter's, made if it is missing.
 
     :raises ExportError: what the wanted method needs wasn't named, or can't be had.
     """
-    ground = Inputs()
-    if effort.wants(HEAD, ENCODER):
-        ground = _encoder_ground(options.encoder, effort)
+    inputs = Inputs()
+    if budget.wants(HEAD, ENCODER):
+        inputs = _encoder_inputs(options.encoder, budget)
     named = options.base is not None or options.checkpoint is not None
-    if effort.wants(LORA, QLORA) and (effort.methods or named):
-        ground = _decoder_ground(ground, options, effort)
-    return ground
+    if budget.wants(LORA, QLORA) and (budget.methods or named):
+        inputs = _decoder_inputs(inputs, options, budget)
+    return inputs
 
 
-def _encoder_ground(named: str | None, effort: Budget) -> Inputs:
+def _encoder_inputs(named: str | None, budget: Budget) -> Inputs:
     from edgeslm_export.sources.hub import resolve_source
     from edgeslm_export.train.methods import NEEDS
 
     if named and _is_bundle(named):
         return Inputs(bundle=Path(named))
-    if named and effort.methods == (HEAD,):
+    if named and budget.methods == (HEAD,):
         raise ExportError(NEEDS[HEAD])
     if named:
-        return Inputs(checkpoint=resolve_source(named, "encoder", effort.announce, memory_a_weight=20))
-    maker = Maker(effort.announce, effort.on_progress, debug=effort.debug)
+        return Inputs(checkpoint=resolve_source(named, "encoder", budget.announce, memory_a_weight=20))
+    maker = Maker(budget.announce, budget.on_progress, debug=budget.debug)
     folder = default_folder() / ENCODER_BUNDLE
     if not folder.exists():
-        effort.announce(f"No --encoder was named: making the starter encoder in {folder}.")
+        budget.announce(f"No --encoder was named: making the starter encoder in {folder}.")
     bundle = maker.make_encoder(folder)
-    return Inputs(bundle, maker.encoder_origin() if effort.wants(ENCODER) else None)
+    return Inputs(bundle, maker.encoder_origin() if budget.wants(ENCODER) else None)
 
 
-def _decoder_ground(ground: Inputs, options: argparse.Namespace, effort: Budget) -> Inputs:
+def _decoder_inputs(inputs: Inputs, options: argparse.Namespace, budget: Budget) -> Inputs:
     from edgeslm_export.sources.hub import resolve_source
     from edgeslm_export.train.methods import NEEDS
 
     if options.base is not None and options.checkpoint is not None:
-        origin = resolve_source(options.checkpoint, "decoder", effort.announce, memory_a_weight=7)
-        return replace(ground, base=options.base, decoder=origin)
+        origin = resolve_source(options.checkpoint, "decoder", budget.announce, memory_a_weight=7)
+        return replace(inputs, base=options.base, decoder=origin)
     if options.checkpoint is not None:
         raise ExportError(NEEDS[LORA])
-    maker = Maker(effort.announce, effort.on_progress, debug=effort.debug)
+    maker = Maker(budget.announce, budget.on_progress, debug=budget.debug)
     origin = maker.model_origin()
     if options.base is not None:
         if load_bundle(options.base).manifest.source.revision != origin.source.revision:
             raise ExportError(NEEDS[LORA])
-        return replace(ground, base=options.base, decoder=origin)
+        return replace(inputs, base=options.base, decoder=origin)
     folder = default_folder() / MODEL
     if not folder.exists():
-        effort.announce(f"No --base was named: making the starter decoder in {folder}.")
-    return replace(ground, base=maker.make_model(folder), decoder=origin)
+        budget.announce(f"No --base was named: making the starter decoder in {folder}.")
+    return replace(inputs, base=maker.make_model(folder), decoder=origin)
 
 
 def _is_bundle(folder: str) -> bool:

@@ -127,7 +127,7 @@ def run(task: dict[str, Any], reporter: Reporter) -> dict[str, Any]:
     # Attention in plain operations: on CPUs it learns twice as fast as by fused kernels.
     model = transformers.AutoModel.from_pretrained(source, dtype=torch.float32, attn_implementation="eager")
     spare_lowest(model)
-    pupil = _CrossEncoder(model)
+    reader = _CrossEncoder(model)
     made = [
         [_make_row(tokenizer, one["question"], PairText(**text), task["length"]) for text in one["texts"]]
         for one in task["asked"]
@@ -140,19 +140,19 @@ def run(task: dict[str, Any], reporter: Reporter) -> dict[str, Any]:
     learned = [weight for weight in model.parameters() if weight.requires_grad]
     course = Course(
         model,
-        [(learned, schedule.rate), (pupil.layers, schedule.rate * _LAYER_RATES)],
+        [(learned, schedule.rate), (reader.layers, schedule.rate * _LAYER_RATES)],
         [max(len(row.tokens) for row in group) for group in groups],
-        lambda batch: pupil.loss([groups[number] for number in batch]),
+        lambda batch: reader.loss([groups[number] for number in batch]),
         aside,
         "teaching the reader",
         None if task["state"] is None else Path(task["state"]),
-        lambda batch: pupil.tempered([groups[number] for number in batch]),
+        lambda batch: reader.tempered([groups[number] for number in batch]),
     )
     figures = descend(course, schedule, reporter)
     model.eval()
     kept = [groups[number] for number in aside]
-    temperature = pupil.best_temperature(kept, schedule.batch) if kept else 1.0
-    pupil.save(source, Path(task["out"]), temperature)
+    temperature = reader.best_temperature(kept, schedule.batch) if kept else 1.0
+    reader.save(source, Path(task["out"]), temperature)
     return {**figures, "temperature": temperature, "peak_rss": peak_rss()}
 
 

@@ -84,13 +84,13 @@ class Tutor:
     """Teaches adapters of one base and asks them."""
 
     def __init__(
-        self, method: str, base: Path, origin: Origin, skill: Skill, effort: Budget, notes: Notes, work: Path
+        self, method: str, base: Path, origin: Origin, skill: Skill, budget: Budget, notes: Notes, work: Path
     ) -> None:
         """:raises ExportError: a library is missing, or the base takes no adapters."""
         check_installed("nf4" if method == QLORA else "stored")
         self.method, self.base = method, load_bundle(base)
         self._branches = load_base(self.base)
-        self._origin, self._skill, self._effort = origin, skill, effort
+        self._origin, self._skill, self._budget = origin, skill, budget
         self._notes, self._work = notes, work
         self._encoder = RowEncoder(
             base, make_task(str(skill.learned["task"]), TaskSection(), self._in_mind())
@@ -115,11 +115,11 @@ class Tutor:
             schedule,
             aside=watched,
             state=self._notes.state(name),
-            on_progress=self._effort.on_progress,
-            debug=self._effort.debug,
+            on_progress=self._budget.on_progress,
+            debug=self._budget.debug,
         )
         if missing := len(encoded) - len(kept):
-            self._effort.announce(f"{missing} texts are too long to learn from and were left out.")
+            self._budget.announce(f"{missing} texts are too long to learn from and were left out.")
         return out, said
 
     def ask(self, folder: Path, rows: Integers) -> dict[str, Any]:
@@ -133,7 +133,7 @@ class Tutor:
             skill = self._skill
             asked = [skill.rows[row] for row in rows.tolist()]
             exam = Exam(str(skill.learned["task"]), skill.section, asked, adapter, with_answers=True)
-            how: dict[str, Any] = {"on_progress": self._effort.on_progress, "debug": self._effort.debug}
+            how: dict[str, Any] = {"on_progress": self._budget.on_progress, "debug": self._budget.debug}
             return examine_bundle(self.base.path, exam, **how)
 
     def write(self, folder: Path, stage: Path) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -176,16 +176,16 @@ class DecoderMethod:
         method: str,
         base: Path,
         origin: Origin,
-        lesson: TaskSpec,
-        effort: Budget,
+        spec: TaskSpec,
+        budget: Budget,
         notes: Notes,
         work: Path,
     ) -> None:
-        self._method, self._lesson, self._effort, self._notes = method, lesson, effort, notes
-        self._folds = folds_to_try(lesson.folds, ENOUGH_TESTED_SLOWLY)
-        self._rows_taught = sum(len(train) for train, _ in self._folds) + len(lesson.texts)
+        self._method, self._spec, self._budget, self._notes = method, spec, budget, notes
+        self._folds = folds_to_try(spec.folds, ENOUGH_TESTED_SLOWLY)
+        self._rows_taught = sum(len(train) for train, _ in self._folds) + len(spec.texts)
         self._epochs = 0
-        self._tutor = Tutor(method, base, origin, _label_skill(lesson), effort, notes, work)
+        self._tutor = Tutor(method, base, origin, _label_skill(spec), budget, notes, work)
 
     def try_out(self) -> Trial:
         import numpy as np
@@ -198,17 +198,17 @@ class DecoderMethod:
         figures = {"epochs": self._epochs, "peak_rss": max(fold["peak_rss"] for fold in found)}
         logits = np.log(np.maximum(shares, 1e-30))
         size = self._tutor.bytes + int(found[0]["adapter_bytes"])
-        return make_trial(self._method, rows, logits, self._lesson, figures, speed, size)
+        return make_trial(self._method, rows, logits, self._spec, figures, speed, size)
 
     def _try_fold(self, number: int, train: Integers, test: Integers) -> dict[str, Any]:
         name = f"{self._method}-{number}"
         if (noted := self._notes.load(name)) is not None:
             return noted
         folder, said = self._tutor.teach(
-            train, name, self._schedule(len(train)), rows_aside([self._lesson.texts[row] for row in train])
+            train, name, self._schedule(len(train)), rows_aside([self._spec.texts[row] for row in train])
         )
         report = self._tutor.ask(folder, test)
-        labels = self._lesson.labels
+        labels = self._spec.labels
         found = {
             **said,
             "shares": [[answer["scores"][label] for label in labels] for answer in report["answers"]],
@@ -222,14 +222,14 @@ class DecoderMethod:
 
     def write(self, stage: Path) -> dict[str, Any]:
 
-        rows = self._lesson.learned
+        rows = self._spec.learned
         folder, _ = self._tutor.teach(rows, f"{self._method}-all", self._schedule(len(rows)))
         fields, report = self._tutor.write(folder, stage)
         return {**fields, "report": {key: report[key] for key in ("rank", "weight_bytes")}}
 
     def _schedule(self, rows: int) -> Schedule:
-        seconds = self._effort.seconds * rows / self._rows_taught
-        return schedule_for(len(self._lesson.texts)).limited(self._epochs, seconds)
+        seconds = self._budget.seconds * rows / self._rows_taught
+        return schedule_for(len(self._spec.texts)).limited(self._epochs, seconds)
 
 
 def schedule_for(rows: int) -> Schedule:
@@ -238,27 +238,27 @@ def schedule_for(rows: int) -> Schedule:
     return Schedule(min(12, max(2, -(-250 * batch // rows))), batch, _RATE)
 
 
-def _label_skill(lesson: TaskSpec) -> Skill:
+def _label_skill(spec: TaskSpec) -> Skill:
     import numpy as np
 
-    shares = np.eye(len(lesson.labels))[lesson.truth] if lesson.shares is None else lesson.shares
+    shares = np.eye(len(spec.labels))[spec.truth] if spec.shares is None else spec.shares
 
     def encode(encoder: RowEncoder, rows: Integers) -> Sequence[TokenRow | None]:
         return encoder.label_rows(
-            [lesson.texts[row] for row in rows], lesson.labels, [shares[row].tolist() for row in rows]
+            [spec.texts[row] for row in rows], spec.labels, [shares[row].tolist() for row in rows]
         )
 
     learned = {
-        "task": lesson.name,
+        "task": spec.name,
         "kind": "classify",
-        "labels": list(lesson.labels),
-        "instruction": lesson.instruction,
-        "rows": len(lesson.texts),
+        "labels": list(spec.labels),
+        "instruction": spec.instruction,
+        "rows": len(spec.texts),
     }
     section = TaskSection.model_validate({"kind": "classify", "model": "model", "overflow": "head"})
     rows = [
-        LabelledRow(number, text, lesson.labels[truth])
-        for number, (text, truth) in enumerate(zip(lesson.texts, lesson.truth, strict=True), 1)
+        LabelledRow(number, text, spec.labels[truth])
+        for number, (text, truth) in enumerate(zip(spec.texts, spec.truth, strict=True), 1)
     ]
     return Skill(learned, section, rows, encode)
 

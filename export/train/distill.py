@@ -126,7 +126,7 @@ def ask_teacher(
     task: Task,
     texts: Sequence[str],
     notes: Notes,
-    effort: Budget,
+    budget: Budget,
     *,
     sure: float = SURE,
     ask_user: AskUser | None = None,
@@ -142,7 +142,7 @@ def ask_teacher(
     file = notes.folder / _TYPED
     typed = _load_typed(file, len(single), labels)
     by_user = sum(label is not None for label in typed.values())
-    answers = _answers(teacher, task, single, notes, effort, by_user)
+    answers = _answers(teacher, task, single, notes, budget, by_user)
     kept: list[str] = []
     shares: list[list[float]] = []
     for place, (text, answer) in enumerate(zip(single, answers, strict=True)):
@@ -165,11 +165,11 @@ def ask_teacher(
             "Give it more texts, or a lower --sure."
         )
     asked = sum(label is not None for label in typed.values())
-    return _without_rare(PseudoLabelled(kept, shares, labels, len(single) - len(kept), asked), effort)
+    return _without_rare(PseudoLabelled(kept, shares, labels, len(single) - len(kept), asked), budget)
 
 
 def _answers(
-    teacher: Teacher, task: Task, texts: Sequence[str], notes: Notes, effort: Budget, by_user: int
+    teacher: Teacher, task: Task, texts: Sequence[str], notes: Notes, budget: Budget, by_user: int
 ) -> list[Answer]:
     """Block by block, each noted when it is done. :param by_user: texts that the user labelled before."""
     any_label = labels_of(teacher, task)[0]  # which one is right nobody knows, and nothing is made of it
@@ -178,13 +178,13 @@ def _answers(
     noted = {name: found["answers"] for name in blocks if (found := notes.load(name)) is not None}
     if before := sum(map(len, noted.values())):
         yours = f", {by_user} of them by you" if by_user else ""
-        effort.announce(f"{before} texts were labelled before{yours}; to ask anew remove {notes.folder}.")
+        budget.announce(f"{before} texts were labelled before{yours}; to ask anew remove {notes.folder}.")
     answers: list[Answer] = []
     for name, block in blocks.items():
         if name not in noted:
-            on_progress = _part_of(effort.on_progress, len(answers), len(block), len(rows))
+            on_progress = _part_of(budget.on_progress, len(answers), len(block), len(rows))
             exam = teacher.exam(task, block, with_answers=True)
-            report = examine_bundle(teacher.base, exam, on_progress=on_progress, debug=effort.debug)
+            report = examine_bundle(teacher.base, exam, on_progress=on_progress, debug=budget.debug)
             noted[name] = report["answers"]
             notes.save(name, {"answers": noted[name]})
         answers += noted[name]
@@ -221,7 +221,7 @@ def _note_typed(file: Path, place: int, label: str | None) -> None:
         stream.write("\n" + json.dumps([place, label]))
 
 
-def _without_rare(said: PseudoLabelled, effort: Budget) -> PseudoLabelled:
+def _without_rare(said: PseudoLabelled, budget: Budget) -> PseudoLabelled:
     """Without the labels that fewer than two texts have, one to learn from and one to test with, and without
     those texts. The shares of the labels that are left sum to 1 again.
 
@@ -245,7 +245,7 @@ def _without_rare(said: PseudoLabelled, effort: Budget) -> PseudoLabelled:
         raise ExportError(f"{too_few}; two labels that {FEWEST_ROWS} texts have are needed. {advice}")
     if len(rows) < _FEWEST:
         raise ExportError(f"{too_few}, and {len(rows)} others are left; {_FEWEST} are needed. {advice}")
-    effort.announce(f"{too_few}: the student learns without them and never says them.")
+    budget.announce(f"{too_few}: the student learns without them and never says them.")
     shares = shares[rows][:, common]
     shares /= shares.sum(axis=1, keepdims=True)
     texts = [said.texts[row] for row in rows]
@@ -257,7 +257,7 @@ def _counted(labels: Mapping[str, int]) -> str:
 
 
 def distil(
-    task: Task, said: PseudoLabelled, source: Source, out: Path, ground: Inputs, effort: Budget
+    task: Task, said: PseudoLabelled, source: Source, out: Path, inputs: Inputs, budget: Budget
 ) -> tuple[Manifest, dict[str, Any]]:
     """Teaches the student ``out``. Its report's accuracy is agreement with the teacher on held-out texts.
 
@@ -268,8 +268,8 @@ def distil(
     shares = np.array(said.shares)
     truth = shares.argmax(axis=1)
     folds = split_folds(truth, len(said.labels), said.texts)
-    lesson = TaskSpec(task.name, said.texts, truth, said.labels, folds, shares, task.instruction)
-    return learn_labels(lesson, source, out, ground, effort)
+    spec = TaskSpec(task.name, said.texts, truth, said.labels, folds, shares, task.instruction)
+    return learn_labels(spec, source, out, inputs, budget)
 
 
 def compare(
@@ -279,8 +279,8 @@ def compare(
     student_base: Path,
     test: Sequence[LabelledRow],
     hand: Sequence[LabelledRow],
-    ground: Inputs,
-    effort: Budget,
+    inputs: Inputs,
+    budget: Budget,
     *,
     learned_from: int,
 ) -> list[dict[str, Any]]:
@@ -289,7 +289,7 @@ def compare(
 
     :return: for each ``who``, ``labels`` that it learned from, and the figures of the test.
     """
-    how: dict[str, Any] = {"on_progress": effort.on_progress, "debug": effort.debug}
+    how: dict[str, Any] = {"on_progress": budget.on_progress, "debug": budget.debug}
     learned = teacher.bundle.manifest.learned
     asked = examine_bundle(teacher.base, teacher.exam(task, test), **how)
     rows = [_figures("teacher", learned.rows if learned else 0, asked, teacher.bytes)]
@@ -298,13 +298,13 @@ def compare(
     size = bundle.weight_bytes + (0 if student_base == student else load_bundle(student_base).weight_bytes)
     rows.append(_figures("student", 0, report, size))
     chosen = random.Random(0).sample(list(hand), min(len(hand), learned_from))
-    if hand and (lesson := _hand_lesson(task, chosen, effort)) is not None:
+    if hand and (spec := _hand_spec(task, chosen, budget)) is not None:
         with tempfile.TemporaryDirectory(prefix="hand-") as name:
             other = Path(name) / "student"
-            learn(*lesson, "hand labels", other, ground, effort)
+            learn(*spec, "hand labels", other, inputs, budget)
             base = other if student_base == student else student_base
             report = _examine_student(load_bundle(other), base, test, how)
-            rows.append(_figures("student of hand labels", len(lesson[1]), report, size))
+            rows.append(_figures("student of hand labels", len(spec[1]), report, size))
     return rows
 
 
@@ -333,8 +333,8 @@ def _examine_student(
     }
 
 
-def _hand_lesson(
-    task: Task, rows: Sequence[LabelledRow], effort: Budget
+def _hand_spec(
+    task: Task, rows: Sequence[LabelledRow], budget: Budget
 ) -> tuple[Task, Sequence[LabelledRow]] | None:
     """What a draw of hand labels can teach, without the labels that it has too few of, as with the teacher's.
 
@@ -344,7 +344,7 @@ def _hand_lesson(
     names = task.labels or tuple(sorted(counts))
     left_out = {label: counts[label] for label in names if counts[label] < FEWEST_ROWS}
     if left_out and len(names) - len(left_out) >= 2:
-        effort.announce(
+        budget.announce(
             f"Too few of the hand labels drawn are {_counted(left_out)}: their student learns without them."
         )
         rows = [row for row in rows if row.label not in left_out]
@@ -353,18 +353,18 @@ def _hand_lesson(
     try:
         check_rows(task, rows, Path("The draw of hand labels"))
     except ExportError as error:
-        effort.announce(f"{error} So no student of hand labels is shown.")
+        budget.announce(f"{error} So no student of hand labels is shown.")
         return None
     return task, rows
 
 
-def export_teacher(origin: Origin, out: Path, effort: Budget) -> Path:
+def export_teacher(origin: Origin, out: Path, budget: Budget) -> Path:
     """A decoder's checkpoint as a bundle that can be asked."""
     from edgeslm_export.models.decoder import ExportOrder, export_model
     from edgeslm_export.quantize.recipe import find_recipe
 
     order = ExportOrder(find_recipe(_RECIPE))
-    export_model(origin, out, order, on_progress=effort.on_progress, debug=effort.debug)
+    export_model(origin, out, order, on_progress=budget.on_progress, debug=budget.debug)
     return out
 
 

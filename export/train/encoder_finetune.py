@@ -106,7 +106,7 @@ def run(task: dict[str, Any], reporter: Reporter) -> dict[str, Any]:
 
     source, schedule, tokenizer = open_task(task, reporter)
     model = transformers.AutoModel.from_pretrained(source, dtype=torch.float32)
-    pupil = _Classifier(model, task["labels"], task["pooling"], task["normalize"])
+    classifier = _Classifier(model, task["labels"], task["pooling"], task["normalize"])
     rows = [tokenizer(text, truncation=True, max_length=task["length"]).input_ids for text in task["texts"]]
     padding = model.config.pad_token_id or 0  # the model's own: RoBERTa counts positions by it
     truth = torch.tensor(task["truth"])
@@ -114,13 +114,13 @@ def run(task: dict[str, Any], reporter: Reporter) -> dict[str, Any]:
     def losses(batch: Sequence[int], temperatures: Sequence[float]) -> torch.Tensor:
         """[temperatures, rows]"""
         tokens, mask = padded([rows[row] for row in batch], padding)
-        logits, wanted = pupil.logits(tokens, mask), truth[list(batch)]
+        logits, wanted = classifier.logits(tokens, mask), truth[list(batch)]
         entropy = torch.nn.functional.cross_entropy
         return torch.stack([entropy(logits / each, wanted, reduction="none") for each in temperatures])
 
     course = Course(
         model,
-        [(list(model.parameters()), schedule.rate), (list(pupil.layer.parameters()), LAYER_RATE)],
+        [(list(model.parameters()), schedule.rate), (list(classifier.layer.parameters()), LAYER_RATE)],
         list(map(len, rows)),
         lambda batch: losses(batch, (1.0,)).mean(),
         task["aside"],
@@ -129,7 +129,7 @@ def run(task: dict[str, Any], reporter: Reporter) -> dict[str, Any]:
         lambda batch: losses(batch, TEMPERATURES),
     )
     figures = descend(course, schedule, reporter)
-    _save(pupil, source, Path(task["out"]))
+    _save(classifier, source, Path(task["out"]))
     return {**figures, "peak_rss": peak_rss()}
 
 
@@ -164,12 +164,12 @@ def pooled(hidden: torch.Tensor, mask: torch.Tensor, pooling: str, *, normalize:
     return torch.nn.functional.normalize(vectors) if normalize else vectors
 
 
-def _save(pupil: _Classifier, source: Path, out: Path) -> None:
+def _save(classifier: _Classifier, source: Path, out: Path) -> None:
     import numpy as np
 
-    save_beside(pupil.model, source, out)
-    weight, bias = (value.detach().numpy() for value in (pupil.layer.weight, pupil.layer.bias))
-    np.savez(out / LAYER, weight=(weight * pupil.scale).astype(np.float32), bias=bias.astype(np.float32))
+    save_beside(classifier.model, source, out)
+    weight, bias = (value.detach().numpy() for value in (classifier.layer.weight, classifier.layer.bias))
+    np.savez(out / LAYER, weight=(weight * classifier.scale).astype(np.float32), bias=bias.astype(np.float32))
 
 
 def save_beside(model: Any, source: Path, out: Path) -> None:

@@ -60,28 +60,28 @@ BYTES_A_WEIGHT: Final = 20
 class HeadMethod:
     """A head on the encoder's bundle."""
 
-    def __init__(self, bundle: Path, lesson: TaskSpec) -> None:
-        self._bundle, self._lesson = load_bundle(bundle), lesson
+    def __init__(self, bundle: Path, spec: TaskSpec) -> None:
+        self._bundle, self._spec = load_bundle(bundle), spec
 
     def try_out(self) -> Trial:
         import numpy as np
 
-        lesson = self._lesson
+        spec = self._spec
         encoder = load_encoder(self._bundle.path)
         started = time.monotonic()
-        vectors = embed_texts(encoder, lesson.texts)
+        vectors = embed_texts(encoder, spec.texts)
         speed = len(vectors) / max(1e-9, time.monotonic() - started)
         self._learned = learn(
-            vectors, lesson.truth, len(lesson.labels), lesson.folds, lesson.shares, rows=lesson.learned
+            vectors, spec.truth, len(spec.labels), spec.folds, spec.shares, rows=spec.learned
         )
-        self._centroids = centroids_of(vectors[lesson.learned])
+        self._centroids = centroids_of(vectors[spec.learned])
         distances = np.concatenate(
-            [distances_from(centroids_of(vectors[train]), vectors[test]) for train, test in lesson.folds]
+            [distances_from(centroids_of(vectors[train]), vectors[test]) for train, test in spec.folds]
         )
         figures = {"strength": self._learned.strength}
         size = self._bundle.weight_bytes
         return make_trial(
-            HEAD, self._learned.held, self._learned.logits, lesson, figures, speed, size, distances.tolist()
+            HEAD, self._learned.held, self._learned.logits, spec, figures, speed, size, distances.tolist()
         )
 
     def write(self, stage: Path) -> dict[str, Any]:
@@ -99,14 +99,14 @@ class HeadMethod:
 class EncoderMethod:
     """The encoder itself, taught: once for each fold that is tested on, then on all rows."""
 
-    def __init__(self, origin: Origin, lesson: TaskSpec, effort: Budget, notes: Notes, work: Path) -> None:
-        self._origin, self._lesson, self._effort = origin, lesson, effort
+    def __init__(self, origin: Origin, spec: TaskSpec, budget: Budget, notes: Notes, work: Path) -> None:
+        self._origin, self._spec, self._budget = origin, spec, budget
         self._notes, self._work = notes, work
         self._section, context_length = read_pooling(origin.path)
         self._length = min(LONGEST, context_length)
-        self._folds = folds_to_try(lesson.folds)
-        self._by_pairs = len(lesson.texts) < ROWS_FOR_LABELS
-        self._rows_taught = sum(len(train) for train, _ in self._folds) + len(lesson.texts)
+        self._folds = folds_to_try(spec.folds)
+        self._by_pairs = len(spec.texts) < ROWS_FOR_LABELS
+        self._rows_taught = sum(len(train) for train, _ in self._folds) + len(spec.texts)
         self._epochs = 0
 
     def try_out(self) -> Trial:
@@ -123,7 +123,7 @@ class EncoderMethod:
         if not self._by_pairs:
             figures["peak_rss"] = max(fold["peak_rss"] for fold in found)
         distances = [distance for fold in found for distance in fold["distances"]]
-        return make_trial(ENCODER, rows, logits, self._lesson, figures, speed, found[0]["bytes"], distances)
+        return make_trial(ENCODER, rows, logits, self._spec, figures, speed, found[0]["bytes"], distances)
 
     def _try_fold(self, number: int, train: Integers, test: Integers) -> dict[str, Any]:
         name = f"{ENCODER}-{number}"
@@ -132,11 +132,11 @@ class EncoderMethod:
         folder = self._work / name
         folder.mkdir()
         _, (weight, bias), said = self._teach(
-            train, folder, name, rows_aside([self._lesson.texts[row] for row in train])
+            train, folder, name, rows_aside([self._spec.texts[row] for row in train])
         )
         encoder = load_encoder(folder)
         started = time.monotonic()
-        vectors = embed_texts(encoder, [self._lesson.texts[row] for row in test])
+        vectors = embed_texts(encoder, [self._spec.texts[row] for row in test])
         found = {
             "logits": (vectors @ weight.T + bias).tolist(),
             "seconds": time.monotonic() - started,
@@ -152,7 +152,7 @@ class EncoderMethod:
 
     def write(self, stage: Path) -> dict[str, Any]:
 
-        rows = self._lesson.learned
+        rows = self._spec.learned
         fields, layer, _ = self._teach(rows, stage, f"{ENCODER}-all", ())
         _save_layer(stage, *layer, self._centroids(load_encoder(stage), rows))
         base = self._origin.source
@@ -166,7 +166,7 @@ class EncoderMethod:
         }
 
     def _centroids(self, encoder: Encoder, rows: Integers) -> Floats:
-        return centroids_of_texts(encoder, [self._lesson.texts[row] for row in rows])
+        return centroids_of_texts(encoder, [self._spec.texts[row] for row in rows])
 
     def _teach(
         self, rows: Integers, folder: Path, name: str, aside: Sequence[int]
@@ -177,25 +177,25 @@ class EncoderMethod:
         :return: its manifest's fields, ``weight`` and ``bias`` of the layer, and what
             ``teach_encoder`` says; pairs say nothing.
         """
-        effort, lesson, taught = self._effort, self._lesson, self._work / "taught"
-        texts, truth = [lesson.texts[row] for row in rows], lesson.truth[rows]
-        seconds = effort.seconds * len(rows) / self._rows_taught
-        how: dict[str, Any] = {"on_progress": effort.on_progress, "debug": effort.debug}
+        budget, spec, taught = self._budget, self._spec, self._work / "taught"
+        texts, truth = [spec.texts[row] for row in rows], spec.truth[rows]
+        seconds = budget.seconds * len(rows) / self._rows_taught
+        how: dict[str, Any] = {"on_progress": budget.on_progress, "debug": budget.debug}
         check_resources(self._origin.weights, self._origin.weights * 20, self._work, BYTES_A_WEIGHT)
         source = (self._origin.path, taught, self._section, self._length)
         said: dict[str, Any] = {}
         if self._by_pairs:
             contrast_encoder(*source, texts, truth.tolist(), seconds=seconds, **how)
         else:
-            schedule = schedule_for(len(lesson.texts)).limited(self._epochs, seconds)
-            shares = None if lesson.shares is None else lesson.shares[rows].tolist()
+            schedule = schedule_for(len(spec.texts)).limited(self._epochs, seconds)
+            shares = None if spec.shares is None else spec.shares[rows].tolist()
             wanted = shares or truth.tolist()
             how |= {"aside": aside, "state": self._notes.state(name)}
-            said = teach_encoder(*source, texts, wanted, len(lesson.labels), schedule, **how)
-        fields = fill_taught(taught, self._origin, folder, effort)
+            said = teach_encoder(*source, texts, wanted, len(spec.labels), schedule, **how)
+        fields = fill_taught(taught, self._origin, folder, budget)
         if self._by_pairs:
             vectors = embed_texts(load_encoder(folder), texts)
-            layer: tuple[Floats, Floats] = fit_layer(vectors, truth, _STRENGTH, len(lesson.labels))
+            layer: tuple[Floats, Floats] = fit_layer(vectors, truth, _STRENGTH, len(spec.labels))
         else:
             layer = load_layer(taught)
         shutil.rmtree(taught)
@@ -205,7 +205,7 @@ class EncoderMethod:
 ENCODER_FIELDS: Final = ("architecture", "quantization", "context_length", "graphs", "encoder")
 
 
-def fill_taught(taught: Path, origin: Origin, folder: Path, effort: Budget) -> dict[str, Any]:
+def fill_taught(taught: Path, origin: Origin, folder: Path, budget: Budget) -> dict[str, Any]:
     """Makes an encoder's bundle in ``folder`` of the checkpoint ``taught``, which was ``origin``.
 
     :return: its manifest's fields with the ``report`` on its likeness to the float model.
@@ -213,9 +213,9 @@ def fill_taught(taught: Path, origin: Origin, folder: Path, effort: Budget) -> d
     fields, likeness = fill_encoder(
         examine_local(taught, "encoder", origin.source),
         folder,
-        effort.announce,
-        on_progress=effort.on_progress,
-        debug=effort.debug,
+        budget.announce,
+        on_progress=budget.on_progress,
+        debug=budget.debug,
     )
     return {**fields, "report": {"cosine_to_float": likeness["cosine_to_float"]}}
 

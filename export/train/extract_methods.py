@@ -82,20 +82,20 @@ class FieldTrial:
 class PointerMethod:
     """The encoder, taught to point: once for each fold that is tested on, then on all rows."""
 
-    def __init__(self, origin: Origin, lesson: FieldSpec, effort: Budget, notes: Notes, work: Path) -> None:
+    def __init__(self, origin: Origin, spec: FieldSpec, budget: Budget, notes: Notes, work: Path) -> None:
         """:raises ExportError: a field that can't be pointed at."""
-        self._origin, self._lesson, self._effort = origin, lesson, effort
+        self._origin, self._spec, self._budget = origin, spec, budget
         self._notes, self._work = notes, work
         self._section, context_length = read_pooling(origin.path)
         self._length = min(LONGEST, context_length)
-        self._fields = plan_fields(lesson)
-        schemas = lesson.schema["properties"]
+        self._fields = plan_fields(spec)
+        schemas = spec.schema["properties"]
         self._aims = [
             [aim_at(field, schemas[field.name], text, of_row.get(field.name)) for field in self._fields]
-            for text, of_row in zip(lesson.texts, lesson.fields, strict=True)
+            for text, of_row in zip(spec.texts, spec.fields, strict=True)
         ]
-        self._folds = folds_to_try(lesson.folds)
-        self._rows_taught = sum(len(train) for train, _ in self._folds) + len(lesson.texts)
+        self._folds = folds_to_try(spec.folds)
+        self._rows_taught = sum(len(train) for train, _ in self._folds) + len(spec.texts)
         self._epochs = 0
         self._announce_what_cant_be_found()
 
@@ -107,7 +107,7 @@ class PointerMethod:
         rows = np.concatenate([test for _, test in self._folds])
         answers = [answer for fold in found for answer in fold["answers"]]
         fields = [answer and answer["fields"] for answer in answers]
-        wanted = [self._lesson.fields[row] for row in rows.tolist()]
+        wanted = [self._spec.fields[row] for row in rows.tolist()]
         right = np.array([all_same(*pair) for pair in zip(fields, wanted, strict=True)])
         shares = np.array([answer["confidence"] if answer else 0.0 for answer in answers])
         complete = shares > 0  # a device abstains where something is missing, whatever is wanted
@@ -123,7 +123,7 @@ class PointerMethod:
         ]
         calibration = calibration.model_copy(update={"risk": tuple(risk)})
         figures = {
-            **fields_report(fields, wanted, self._lesson.schema),
+            **fields_report(fields, wanted, self._spec.schema),
             "calibration_error": round(calibration_error(confidence, right), 4),
             "epochs": self._epochs,
             "peak_rss": max(fold["peak_rss"] for fold in found),
@@ -141,14 +141,14 @@ class PointerMethod:
         folder = self._work / name
         folder.mkdir()
         fields, centroids, said = self._teach(
-            train, folder, name, rows_aside([self._lesson.texts[row] for row in train])
+            train, folder, name, rows_aside([self._spec.texts[row] for row in train])
         )
-        lesson = self._lesson
-        head = {"name": lesson.name, "kind": "head", "learned": {**lesson.learned, "fields": self._fields}}
+        spec = self._spec
+        head = {"name": spec.name, "kind": "head", "learned": {**spec.learned, "fields": self._fields}}
         write_manifest(folder, {**{key: fields[key] for key in fields if key != "report"}, **head})
-        rows = [FieldsRow(row, lesson.texts[row], lesson.fields[row]) for row in test.tolist()]
-        how: dict[str, Any] = {"on_progress": self._effort.on_progress, "debug": self._effort.debug}
-        exam = Exam(lesson.name, lesson.section, rows, folder, with_answers=True)
+        rows = [FieldsRow(row, spec.texts[row], spec.fields[row]) for row in test.tolist()]
+        how: dict[str, Any] = {"on_progress": self._budget.on_progress, "debug": self._budget.debug}
+        exam = Exam(spec.name, spec.section, rows, folder, with_answers=True)
         report = examine_bundle(folder, exam, **how)
         encoder = load_encoder(folder)
         found = {
@@ -167,11 +167,11 @@ class PointerMethod:
     def write(self, stage: Path) -> dict[str, Any]:
         import numpy as np
 
-        rows = np.arange(len(self._lesson.texts))
+        rows = np.arange(len(self._spec.texts))
         fields, _, said = self._teach(rows, stage, f"{ENCODER}-all", ())
         for field, count in zip(self._fields, said["unreadable"], strict=True):
             if count:
-                self._effort.announce(
+                self._budget.announce(
                     f"{count} of {len(rows)} rows taught no {field.name}: it begins or ends within a token, "
                     f"or beyond the {self._length} tokens that are learned from."
                 )
@@ -194,10 +194,10 @@ class PointerMethod:
         :param aside: which of them are watched only.
         :return: its manifest's fields, the centroids of what was learned from, and what the teaching says.
         """
-        effort, lesson, taught = self._effort, self._lesson, self._work / "taught"
-        texts = [lesson.texts[row] for row in rows.tolist()]
-        seconds = effort.seconds * len(rows) / self._rows_taught
-        schedule = schedule_for(len(lesson.texts)).limited(self._epochs, seconds)
+        budget, spec, taught = self._budget, self._spec, self._work / "taught"
+        texts = [spec.texts[row] for row in rows.tolist()]
+        seconds = budget.seconds * len(rows) / self._rows_taught
+        schedule = schedule_for(len(spec.texts)).limited(self._epochs, seconds)
         check_resources(self._origin.weights, self._origin.weights * 20, self._work, BYTES_A_WEIGHT)
         said = teach_pointer(
             self._origin.path,
@@ -210,10 +210,10 @@ class PointerMethod:
             schedule,
             aside=aside,
             state=self._notes.state(name),
-            on_progress=effort.on_progress,
-            debug=effort.debug,
+            on_progress=budget.on_progress,
+            debug=budget.debug,
         )
-        fields = fill_taught(taught, self._origin, folder, effort)
+        fields = fill_taught(taught, self._origin, folder, budget)
         centroids = centroids_of_texts(load_encoder(folder), texts)
         save_arrays(folder, {**load_arrays(taught), "centroids": centroids})
         shutil.rmtree(taught)
@@ -224,7 +224,7 @@ class PointerMethod:
         for number, field in enumerate(self._fields):
             lost = sum(row[number].option is None for row in self._aims)
             if lost:
-                self._effort.announce(
+                self._budget.announce(
                     f"{lost} of {len(self._aims)} rows have a value of {field.name} that isn't in their text;"
                     " verbatim texts and rare ones aren't learned by heart."
                 )
@@ -238,17 +238,15 @@ class WriterMethod:
         method: str,
         base: Path,
         origin: Origin,
-        lesson: FieldSpec,
-        effort: Budget,
+        spec: FieldSpec,
+        budget: Budget,
         notes: Notes,
         work: Path,
     ) -> None:
-        self._method, self._lesson, self._effort, self._notes = method, lesson, effort, notes
-        self._skill = field_skill(
-            lesson.name, lesson.section, lesson.instruction, lesson.texts, lesson.fields
-        )
-        self._tutor = Tutor(method, base, origin, self._skill, effort, notes, work)
-        self._train, self._test = lesson.folds[0]
+        self._method, self._spec, self._budget, self._notes = method, spec, budget, notes
+        self._skill = field_skill(spec.name, spec.section, spec.instruction, spec.texts, spec.fields)
+        self._tutor = Tutor(method, base, origin, self._skill, budget, notes, work)
+        self._train, self._test = spec.folds[0]
         self._epochs = 0
 
     def try_out(self) -> FieldTrial:
@@ -256,7 +254,7 @@ class WriterMethod:
 
         tried = self._notes.load(self._method)
         if tried is None:
-            aside = rows_aside([self._lesson.texts[row] for row in self._train])
+            aside = rows_aside([self._spec.texts[row] for row in self._train])
             folder, said = self._tutor.teach(
                 self._train, f"{self._method}-0", self._schedule(self._train), aside
             )
@@ -267,11 +265,11 @@ class WriterMethod:
             self._notes.state(f"{self._method}-0").unlink(missing_ok=True)
         self._epochs = int(tried["best_epoch"])
         report = tried["report"]
-        wanted = [self._lesson.fields[row] for row in self._test.tolist()]
+        wanted = [self._spec.fields[row] for row in self._test.tolist()]
         fields = [answer and answer["fields"] for answer in report["answers"]]
         right = np.array([all_same(*pair) for pair in zip(fields, wanted, strict=True)])
         figures = {
-            **fields_report(fields, wanted, self._lesson.schema),
+            **fields_report(fields, wanted, self._spec.schema),
             "epochs": self._epochs,
             "peak_rss": tried["peak_rss"],
         }
@@ -281,7 +279,7 @@ class WriterMethod:
     def write(self, stage: Path) -> dict[str, Any]:
         import numpy as np
 
-        rows = np.arange(len(self._lesson.texts))
+        rows = np.arange(len(self._spec.texts))
         folder, _ = self._tutor.teach(rows, f"{self._method}-all", self._schedule(rows))
         fields, report = self._tutor.write(folder, stage)
         learned = {"instruction": self._skill.learned["instruction"]}
@@ -292,6 +290,6 @@ class WriterMethod:
         }
 
     def _schedule(self, rows: Integers) -> Schedule:
-        taught = len(self._train) + len(self._lesson.texts)
-        seconds = self._effort.seconds * len(rows) / taught
-        return writing_schedule(len(self._lesson.texts)).limited(self._epochs, seconds)
+        taught = len(self._train) + len(self._spec.texts)
+        seconds = self._budget.seconds * len(rows) / taught
+        return writing_schedule(len(self._spec.texts)).limited(self._epochs, seconds)

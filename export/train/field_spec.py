@@ -81,38 +81,38 @@ def pointing_fault(schema: Mapping[str, Any]) -> str | None:
     return None if schema.get("properties") else "The schema names no fields"
 
 
-def plan_fields(lesson: FieldSpec) -> list[LearnedField]:
+def plan_fields(spec: FieldSpec) -> list[LearnedField]:
     """How each field of the schema is found.
 
     :raises ExportError: a field that can't be pointed at, or whose values can't be learned.
     """
-    if fault := pointing_fault(lesson.schema):
+    if fault := pointing_fault(spec.schema):
         raise ExportError(f"{fault}; a decoder can learn to write it (--method lora).")
-    required = lesson.schema.get("required", ())
+    required = spec.schema.get("required", ())
     return [
-        _plan(name, of_field, lesson, is_required=name in required)
-        for name, of_field in lesson.schema["properties"].items()
+        _plan(name, of_field, spec, is_required=name in required)
+        for name, of_field in spec.schema["properties"].items()
     ]
 
 
-def _plan(name: str, schema: Mapping[str, Any], lesson: FieldSpec, *, is_required: bool) -> LearnedField:
+def _plan(name: str, schema: Mapping[str, Any], spec: FieldSpec, *, is_required: bool) -> LearnedField:
     types = types_of(schema)
     fixed = is_fixed(schema) or types == {"boolean"}
     by_heart: Counter[tuple[bool, str | int | float]] = Counter()
     rows = longest = 0
-    for text, fields in zip(lesson.texts, lesson.fields, strict=True):
+    for text, fields in zip(spec.texts, spec.fields, strict=True):
         if (value := fields.get(name)) is None:
             continue
         rows += 1
         places = [] if fixed else find_places(text, value, types)
         longest = max([longest, *(end - start for start, end in places)])
-        if not places and not is_held(lesson, schema, value):
+        if not places and not is_held(spec, schema, value):
             by_heart[isinstance(value, bool), value] += 1  # 1 and true are one key otherwise
     fewest = 1 if fixed else _FEWEST_OF_VALUE
     values = sorted(by_heart.items(), key=lambda item: (-item[1], str(item[0][1])))
     field = LearnedField(
         name=name,
-        optional=not is_required or rows < len(lesson.texts),
+        optional=not is_required or rows < len(spec.texts),
         longest=max(_ROOM * longest, _LEAST_ROOM) if longest else 0,
         values=tuple(value for (_, value), count in values if count >= fewest),
     )
@@ -124,11 +124,11 @@ def _plan(name: str, schema: Mapping[str, Any], lesson: FieldSpec, *, is_require
     return field
 
 
-def is_held(lesson: FieldSpec, schema: Mapping[str, Any], value: Any) -> bool:
+def is_held(spec: FieldSpec, schema: Mapping[str, Any], value: Any) -> bool:
     """Whether a field's value has to stand in the message: a text of a ``verbatim`` task that its schema
     doesn't fix."""
     open_text = isinstance(value, str) and bool(value.strip()) and not is_fixed(schema)
-    return lesson.section.verbatim and open_text
+    return spec.section.verbatim and open_text
 
 
 def aim_at(field: LearnedField, schema: Mapping[str, Any], text: str, value: Any) -> Aim:

@@ -1,4 +1,4 @@
-"""Which ways there are to learn a task on the ground at hand, the cheapest first."""
+"""Methods that can teach a task with the inputs at hand, the cheapest first."""
 
 from __future__ import annotations
 
@@ -30,71 +30,73 @@ NEEDS: Final = {
 }
 
 
-def make_ways(
-    ground: Inputs, lesson: TaskSpec, effort: Budget, notes: Notes, work: Path
+def make_methods(
+    inputs: Inputs, spec: TaskSpec, budget: Budget, notes: Notes, work: Path
 ) -> list[Method[Trial]]:
     """What is tried. Without wanted methods that is every way but ``qlora``, which learns what ``lora`` does
     in less memory.
 
     :raises ExportError: a wanted method isn't possible here.
     """
-    _check_wanted(ground, effort)
+    _check_wanted(inputs, budget)
     ways: list[Method[Trial]] = []
-    if ground.bundle is not None and effort.wants(HEAD):
-        ways.append(HeadMethod(ground.bundle, lesson))
-    if ground.checkpoint is not None and effort.wants(ENCODER):
-        if len(lesson.texts) < ROWS_FOR_LABELS and not is_installed() and ways:
-            effort.announce(f"{MISSING} The encoder isn't taught.")
+    if inputs.bundle is not None and budget.wants(HEAD):
+        ways.append(HeadMethod(inputs.bundle, spec))
+    if inputs.checkpoint is not None and budget.wants(ENCODER):
+        if len(spec.texts) < ROWS_FOR_LABELS and not is_installed() and ways:
+            budget.announce(f"{MISSING} The encoder isn't taught.")
         else:
-            ways.append(EncoderMethod(ground.checkpoint, lesson, effort, notes, work))
-    for on in _decoders(ground, effort, has_others=bool(ways)):
-        ways.append(DecoderMethod(*on, lesson, effort, notes, work))
+            ways.append(EncoderMethod(inputs.checkpoint, spec, budget, notes, work))
+    for on in _decoders(inputs, budget, has_others=bool(ways)):
+        ways.append(DecoderMethod(*on, spec, budget, notes, work))
     if not ways:
         raise ExportError(NEEDS[HEAD])
     return ways
 
 
-def make_field_ways(
-    ground: Inputs, lesson: FieldSpec, effort: Budget, notes: Notes, work: Path
+def make_field_methods(
+    inputs: Inputs, spec: FieldSpec, budget: Budget, notes: Notes, work: Path
 ) -> list[Method[FieldTrial]]:
-    """The same for an extract task. :raises ExportError: as ``make_ways``, or fields that can't be pointed at
-    where nothing else is possible."""
-    _check_wanted(ground, effort)
+    """The same for an extract task.
+
+    :raises ExportError: as ``make_methods``, or fields that can't be pointed at where nothing else is possible.
+    """
+    _check_wanted(inputs, budget)
     ways: list[Method[FieldTrial]] = []
-    can_write = ground.base is not None and ground.decoder is not None
-    if ground.checkpoint is not None and effort.wants(ENCODER):
+    can_write = inputs.base is not None and inputs.decoder is not None
+    if inputs.checkpoint is not None and budget.wants(ENCODER):
         try:
-            ways.append(PointerMethod(ground.checkpoint, lesson, effort, notes, work))
+            ways.append(PointerMethod(inputs.checkpoint, spec, budget, notes, work))
         except ExportError as error:
-            if effort.methods or not can_write:
+            if budget.methods or not can_write:
                 raise
-            effort.announce(f"{error} So a decoder learns it.")
-    for on in _decoders(ground, effort, has_others=bool(ways)):
-        ways.append(WriterMethod(*on, lesson, effort, notes, work))
+            budget.announce(f"{error} So a decoder learns it.")
+    for on in _decoders(inputs, budget, has_others=bool(ways)):
+        ways.append(WriterMethod(*on, spec, budget, notes, work))
     if not ways:
         raise ExportError(NEEDS[ENCODER])
     return ways
 
 
-def _decoders(ground: Inputs, effort: Budget, *, has_others: bool) -> Iterator[tuple[str, Path, Origin]]:
+def _decoders(inputs: Inputs, budget: Budget, *, has_others: bool) -> Iterator[tuple[str, Path, Origin]]:
     """By which methods, on which base and its checkpoint adapters are taught."""
-    if ground.base is None or ground.decoder is None:
+    if inputs.base is None or inputs.decoder is None:
         return
-    if not effort.methods and has_others and not can_teach():
-        effort.announce(f"{MISSING_PEFT} No adapter is tried.")
+    if not budget.methods and has_others and not can_teach():
+        budget.announce(f"{MISSING_PEFT} No adapter is tried.")
         return
     for method in (LORA, QLORA):
-        if method in (effort.methods or (LORA,)):
-            yield method, ground.base, ground.decoder
+        if method in (budget.methods or (LORA,)):
+            yield method, inputs.base, inputs.decoder
 
 
-def _check_wanted(ground: Inputs, effort: Budget) -> None:
+def _check_wanted(inputs: Inputs, budget: Budget) -> None:
     """:raises ExportError: what a wanted method needs isn't there."""
     there = {
-        HEAD: ground.bundle is not None,
-        ENCODER: ground.checkpoint is not None,
-        **dict.fromkeys((LORA, QLORA), ground.base is not None and ground.decoder is not None),
+        HEAD: inputs.bundle is not None,
+        ENCODER: inputs.checkpoint is not None,
+        **dict.fromkeys((LORA, QLORA), inputs.base is not None and inputs.decoder is not None),
     }
-    for method in effort.methods:
+    for method in budget.methods:
         if not there[method]:
             raise ExportError(NEEDS[method])

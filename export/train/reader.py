@@ -82,7 +82,7 @@ _CLS: Final = [
 
 
 def export_reader(
-    origin: Origin, rows: Sequence[QuestionRow], out: Path, effort: Budget
+    origin: Origin, rows: Sequence[QuestionRow], out: Path, budget: Budget
 ) -> tuple[Manifest, dict[str, Any]]:
     """Teaches the encoder ``origin`` and makes the bundle ``out`` of it.
 
@@ -95,8 +95,8 @@ def export_reader(
     """
     asked, aside = make_lesson(rows)
     if not aside:
-        effort.announce("No source is kept aside, there are too few: nobody can say how good the reader is.")
-    schedule = Schedule(EPOCHS, BATCH, RATE, effort.seconds)
+        budget.announce("No source is kept aside, there are too few: nobody can say how good the reader is.")
+    schedule = Schedule(EPOCHS, BATCH, RATE, budget.seconds)
     notes = Notes(cache_folder() / f"reader-{_digest(origin, asked, schedule)}")
     with staged(out) as stage, tempfile.TemporaryDirectory(prefix="reader-") as name:
         check_resources(origin.weights, origin.weights * BYTES_A_WEIGHT, Path(name), BYTES_A_WEIGHT)
@@ -110,10 +110,10 @@ def export_reader(
             schedule,
             aside=aside,
             state=notes.state("taught"),
-            on_progress=effort.on_progress,
-            debug=effort.debug,
+            on_progress=budget.on_progress,
+            debug=budget.debug,
         )
-        fields, likeness = _fill(stage, taught, origin, effort)
+        fields, likeness = _fill(stage, taught, origin, budget)
         figures = {**measure(stage, [asked[number] for number in aside]), **likeness}
         write_report(stage, {**figures, **repeatable(said)})
         manifest = write_manifest(stage, fields)
@@ -127,7 +127,7 @@ def _digest(origin: Origin, asked: Sequence[Asked], schedule: Schedule) -> str:
     return hashlib.sha256(json.dumps(what).encode()).hexdigest()[:16]
 
 
-def export_cross_encoder(origin: Origin, out: Path, effort: Budget) -> tuple[Manifest, dict[str, Any]]:
+def export_cross_encoder(origin: Origin, out: Path, budget: Budget) -> tuple[Manifest, dict[str, Any]]:
     """Makes the bundle ``out`` of a checkpoint that was taught already, a cross-encoder.
 
     :return: its manifest, and how alike its vectors are to the float model's.
@@ -135,21 +135,21 @@ def export_cross_encoder(origin: Origin, out: Path, effort: Budget) -> tuple[Man
     """
     with staged(out) as stage, tempfile.TemporaryDirectory(prefix="reader-") as name:
         taken = Path(name) / "encoder"
-        take_apart(origin.path, taken, on_progress=effort.on_progress, debug=effort.debug)
-        fields, likeness = _fill(stage, taken, origin, effort)
+        take_apart(origin.path, taken, on_progress=budget.on_progress, debug=budget.debug)
+        fields, likeness = _fill(stage, taken, origin, budget)
         load_encoder(stage).run(Read(_QUESTION, (_QUESTION,)))
         write_report(stage, likeness)
         manifest = write_manifest(stage, fields)
     return manifest, likeness
 
 
-def _fill(stage: Path, taught: Path, origin: Origin, effort: Budget) -> tuple[dict[str, Any], dict[str, Any]]:
+def _fill(stage: Path, taught: Path, origin: Origin, budget: Budget) -> tuple[dict[str, Any], dict[str, Any]]:
     """Makes a bundle in ``stage`` of an encoder with its layers, with a manifest that an engine can load.
 
     :return: the manifest's fields, and the report on its likeness to the float model.
     """
     pool_by_first_token(taught)
-    of_encoder = fill_taught(taught, origin, stage, effort)
+    of_encoder = fill_taught(taught, origin, stage, budget)
     import numpy as np
 
     with np.load(taught / LAYER, allow_pickle=False) as arrays:

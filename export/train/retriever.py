@@ -52,7 +52,7 @@ _AT_ONCE: Final = 200
 
 
 def export_retriever(
-    origin: Origin, rows: Sequence[QuestionRow], out: Path, recipe: str, effort: Budget
+    origin: Origin, rows: Sequence[QuestionRow], out: Path, recipe: str, budget: Budget
 ) -> tuple[Manifest, dict[str, Any]]:
     """Teaches the encoder ``origin`` and makes the bundle ``out`` of it.
 
@@ -65,17 +65,17 @@ def export_retriever(
     aside = gather([row for row in rows if is_aside(row)])
     check_count(sum(len(text.questions) for own in texts for text in own))
     section, context_length = read_pooling(origin.path)
-    schedule = Schedule(EPOCHS, BATCH, RATE, effort.seconds)
+    schedule = Schedule(EPOCHS, BATCH, RATE, budget.seconds)
     with staged(out) as stage, tempfile.TemporaryDirectory(prefix="retriever-") as name:
         check_resources(origin.weights, origin.weights * BYTES_A_WEIGHT, Path(name), BYTES_A_WEIGHT)
         taught, plain = Path(name) / "taught", Path(name) / "plain"
         before = None
         if any(text.questions for own in aside for text in own):  # what may fail comes before what takes long
             plain.mkdir()
-            _fill(origin, plain, recipe, effort)
-            before = hits(plain, aside, effort.on_progress)
+            _fill(origin, plain, recipe, budget)
+            before = hits(plain, aside, budget.on_progress)
         else:
-            effort.announce("No source is kept aside, there are too few: nobody can say what teaching gains.")
+            budget.announce("No source is kept aside, there are too few: nobody can say what teaching gains.")
         said = teach_retriever(
             origin.path,
             taught,
@@ -83,11 +83,11 @@ def export_retriever(
             min(LONGEST, context_length),
             make_chunks(texts),
             schedule,
-            on_progress=effort.on_progress,
-            debug=effort.debug,
+            on_progress=budget.on_progress,
+            debug=budget.debug,
         )
-        fields, report = _fill(examine_local(taught, "encoder", origin.source), stage, recipe, effort)
-        figures = {"before": before, "after": hits(stage, aside, effort.on_progress)}
+        fields, report = _fill(examine_local(taught, "encoder", origin.source), stage, recipe, budget)
+        figures = {"before": before, "after": hits(stage, aside, budget.on_progress)}
         write_report(stage, {**report, **figures, **repeatable(said)})
         fields |= {
             "name": bundle_name(origin.source.id, "search"),
@@ -97,14 +97,14 @@ def export_retriever(
             "created": created_at(origin.revised),
         }
         manifest = write_manifest(stage, fields)
-        measured = measure_bundle(stage, on_progress=effort.on_progress, debug=effort.debug)
+        measured = measure_bundle(stage, on_progress=budget.on_progress, debug=budget.debug)
     likeness = {key: report[key] for key in ("cosine_to_float", "rank_agreement")}
     return manifest, {**measured, **likeness, **figures, **said}
 
 
-def _fill(origin: Origin, folder: Path, recipe: str, effort: Budget) -> tuple[dict[str, Any], dict[str, Any]]:
+def _fill(origin: Origin, folder: Path, recipe: str, budget: Budget) -> tuple[dict[str, Any], dict[str, Any]]:
     return fill_encoder(
-        origin, folder, effort.announce, recipe, on_progress=effort.on_progress, debug=effort.debug
+        origin, folder, budget.announce, recipe, on_progress=budget.on_progress, debug=budget.debug
     )
 
 

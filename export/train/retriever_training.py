@@ -98,7 +98,7 @@ def run(task: dict[str, Any], reporter: Reporter) -> dict[str, Any]:
     # Attention in plain operations: on CPUs it learns twice as fast as by fused kernels.
     model = transformers.AutoModel.from_pretrained(source, dtype=torch.float32, attn_implementation="eager")
     spare_lowest(model)
-    pupil = _Retriever(model, task["pooling"])
+    retriever = _Retriever(model, task["pooling"])
 
     def tokens(text: str, most: int) -> list[int]:
         return list(tokenizer(text, truncation=True, max_length=most).input_ids)
@@ -118,7 +118,7 @@ def run(task: dict[str, Any], reporter: Reporter) -> dict[str, Any]:
         model,
         [([weight for weight in model.parameters() if weight.requires_grad], schedule.rate)],
         [max(len(text.tokens) for text in chunk) for chunk in chunks],
-        lambda batch: pupil.loss([text for number in batch for text in chunks[number]]),
+        lambda batch: retriever.loss([text for number in batch for text in chunks[number]]),
         (),
         _WHAT,
     )

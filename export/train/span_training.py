@@ -108,23 +108,23 @@ def run(task: dict[str, Any], reporter: Reporter) -> dict[str, Any]:
     if not tokenizer.is_fast:
         raise ExportError("The encoder's tokenizer doesn't tell where its tokens stand; take another.")
     model = transformers.AutoModel.from_pretrained(source, dtype=torch.float32)
-    pupil = _SpanHead(model, task["options"], task["pooling"], normalize=task["normalize"])
+    head = _SpanHead(model, task["options"], task["pooling"], normalize=task["normalize"])
     rows = [
         _make_row(tokenizer, text, task["length"], aims)
         for text, aims in zip(task["texts"], task["aims"], strict=True)
     ]
     course = Course(
         model,
-        [(list(model.parameters()), schedule.rate), (pupil.layers, LAYER_RATE)],
+        [(list(model.parameters()), schedule.rate), (head.layers, LAYER_RATE)],
         [len(row.tokens) for row in rows],
-        lambda batch: pupil.losses([rows[number] for number in batch], (1.0,)).mean(),
+        lambda batch: head.losses([rows[number] for number in batch], (1.0,)).mean(),
         task["aside"],
         "teaching the encoder",
         None if task["state"] is None else Path(task["state"]),
-        lambda batch: pupil.losses([rows[number] for number in batch], TEMPERATURES),
+        lambda batch: head.losses([rows[number] for number in batch], TEMPERATURES),
     )
     figures = descend(course, schedule, reporter)
-    pupil.save(source, Path(task["out"]))
+    head.save(source, Path(task["out"]))
     pairs = list(zip(rows, task["aims"], strict=True))
     unreadable = [
         sum(bool(aims[field][1]) and field not in row.places for row, aims in pairs)

@@ -160,7 +160,7 @@ def make_trial(
     method: str,
     held: Integers,
     logits: Floats,
-    lesson: TaskSpec,
+    spec: TaskSpec,
     figures: dict[str, Any],
     speed: float,
     size: int,
@@ -170,13 +170,13 @@ def make_trial(
     import numpy as np
     from edgeslm_export.evaluate.metrics import accuracy_report
 
-    truth, doubted = lesson.truth[held], np.isin(held, lesson.doubted)
-    fitted = fit_calibration(log_softmax(logits), truth, doubted, lesson.recalls)
-    report = accuracy_report(fitted.verdicts, truth, lesson.labels)
+    truth, doubted = spec.truth[held], np.isin(held, spec.doubted)
+    fitted = fit_calibration(log_softmax(logits), truth, doubted, spec.recalls)
+    report = accuracy_report(fitted.verdicts, truth, spec.labels)
     right = np.array([verdict.best for verdict in fitted.verdicts], np.int64) == truth
     if doubted.any() and not doubted.all():
         kept = np.flatnonzero(~doubted)
-        without = accuracy_report([fitted.verdicts[row] for row in kept.tolist()], truth[kept], lesson.labels)
+        without = accuracy_report([fitted.verdicts[row] for row in kept.tolist()], truth[kept], spec.labels)
         report |= {"calibration_error": without["calibration_error"], "without_doubted": without["accuracy"]}
     scores = np.array([verdict.scores for verdict in fitted.verdicts])
     losses = -np.log(np.maximum(scores[np.arange(len(truth)), truth], _LEAST_LIKELY))

@@ -30,7 +30,7 @@ from edgeslm_export.train.extract_methods import FieldTrial
 from edgeslm_export.train.field_spec import FieldSpec
 from edgeslm_export.train.logistic_head import split_folds
 from edgeslm_export.train.loop import repeatable
-from edgeslm_export.train.methods import make_field_ways, make_ways
+from edgeslm_export.train.methods import make_field_methods, make_methods
 from edgeslm_export.train.spec import AnyTrial, Budget, Inputs, Method, TaskSpec, Trial, drift_reference
 
 from edgeslm import __version__
@@ -133,15 +133,15 @@ def labels_of(task: Task, rows: Sequence[LabelledRow]) -> tuple[str, ...]:
 
 
 def tune(
-    task: Task, data: Path, out: Path, ground: Inputs, effort: Budget
+    task: Task, data: Path, out: Path, inputs: Inputs, budget: Budget
 ) -> tuple[Manifest, dict[str, Any]]:
     """Learns ``task`` from ``data`` and writes the bundle ``out``.
 
     :return: the manifest, and the report with ``texts_per_s`` and ``bytes`` of each way that was tried.
-    :raises ExportError: rows that can't be used, too few of a label, or a way that ``ground`` doesn't allow.
+    :raises ExportError: rows that can't be used, too few of a label, or a way that ``inputs`` doesn't allow.
     :raises BundleError: a bundle is none or is damaged.
     """
-    return learn(task, read_rows(task, data), data.name, out, ground, effort)
+    return learn(task, read_rows(task, data), data.name, out, inputs, budget)
 
 
 def learn(
@@ -149,8 +149,8 @@ def learn(
     rows: Sequence[LabelledRow | FieldsRow],
     name: str,
     out: Path,
-    ground: Inputs,
-    effort: Budget,
+    inputs: Inputs,
+    budget: Budget,
     doubted: Collection[int] = (),
 ) -> tuple[Manifest, dict[str, Any]]:
     """``tune`` of rows that were read; ``name`` is what the manifest calls them, ``doubted`` are numbers of
@@ -158,12 +158,12 @@ def learn(
     source = Source(id=name, revision=f"sha256:{_digest(rows)}")
     if isinstance(rows[0], FieldsRow):
         fields = [row for row in rows if isinstance(row, FieldsRow)]
-        return learn_fields(make_field_lesson(task, fields), source, out, ground, effort)
+        return learn_fields(make_field_spec(task, fields), source, out, inputs, budget)
     labelled = [row for row in rows if isinstance(row, LabelledRow)]
-    return learn_labels(make_lesson(task, labelled, doubted, effort.recalls), source, out, ground, effort)
+    return learn_labels(make_spec(task, labelled, doubted, budget.recalls), source, out, inputs, budget)
 
 
-def make_lesson(
+def make_spec(
     task: Task,
     rows: Sequence[LabelledRow],
     doubted: Collection[int] = (),
@@ -188,53 +188,53 @@ def make_lesson(
 
 
 def learn_labels(
-    lesson: TaskSpec, source: Source, out: Path, ground: Inputs, effort: Budget
+    spec: TaskSpec, source: Source, out: Path, inputs: Inputs, budget: Budget
 ) -> tuple[Manifest, dict[str, Any]]:
     """Learns a classify task. :return, raises: as ``tune``."""
-    shares = [] if lesson.shares is None else lesson.shares.tolist()
+    shares = [] if spec.shares is None else spec.shares.tolist()
     what = [
         source.revision,
-        list(lesson.doubted),
-        lesson.name,
-        list(lesson.labels),
-        lesson.instruction,
+        list(spec.doubted),
+        spec.name,
+        list(spec.labels),
+        spec.instruction,
         shares,
     ]
-    notes = Notes(_notes_folder(what, ground, effort))
+    notes = Notes(_notes_folder(what, inputs, budget))
     with staged(out) as stage:
         with tempfile.TemporaryDirectory(prefix="work-", dir=stage) as name:
             work = Path(name)
-            ways = make_ways(ground, lesson, effort, notes, work)
-            tried = _try_out(ways, effort)
+            ways = make_methods(inputs, spec, budget, notes, work)
+            tried = _try_out(ways, budget)
             trials = [trial for _, trial in tried]
-            best, fields = _write_best(tried, effort, work)
+            best, fields = _write_best(tried, budget, work)
             for file in (work / _MADE).iterdir():
                 file.rename(stage / file.name)
         calibration = best.fitted.calibration
-        if lesson.shares is not None:  # what a teacher says is no truth: it promises nothing
+        if spec.shares is not None:  # what a teacher says is no truth: it promises nothing
             calibration = calibration.model_copy(update={"risk": ()})
-        report = _report(trials, best, calibration, lesson) | fields.pop("report", {})
+        report = _report(trials, best, calibration, spec) | fields.pop("report", {})
         learned = {
-            "task": lesson.name,
+            "task": spec.name,
             "kind": "classify",
-            "labels": lesson.labels,
-            "rows": len(lesson.learned),
+            "labels": spec.labels,
+            "rows": len(spec.learned),
             "calibration": calibration,
             "reference": drift_reference(
                 best.distances,
                 [verdict.confidence for verdict in best.fitted.verdicts],
                 [verdict.best for verdict in best.fitted.verdicts],
-                len(lesson.labels),
+                len(spec.labels),
             ),
         }
         if "adapter" in fields:
-            learned["instruction"] = lesson.instruction
-        manifest = _finish(stage, lesson.name, source, fields, learned, report)
+            learned["instruction"] = spec.instruction
+        manifest = _finish(stage, spec.name, source, fields, learned, report)
     notes.remove()
     return manifest, {**report, **best.figures, "measured": _measured(trials)}
 
 
-def make_field_lesson(task: Task, rows: Sequence[FieldsRow]) -> FieldSpec:
+def make_field_spec(task: Task, rows: Sequence[FieldsRow]) -> FieldSpec:
     given = task.section.output_schema or schema_of(rows)
     update = {
         "kind": "extract",
@@ -250,23 +250,23 @@ def make_field_lesson(task: Task, rows: Sequence[FieldsRow]) -> FieldSpec:
 
 
 def learn_fields(
-    lesson: FieldSpec, source: Source, out: Path, ground: Inputs, effort: Budget
+    spec: FieldSpec, source: Source, out: Path, inputs: Inputs, budget: Budget
 ) -> tuple[Manifest, dict[str, Any]]:
     """Learns an extract task. :return, raises: as ``tune``."""
-    what = [source.revision, lesson.learned, lesson.instruction]
-    notes = Notes(_notes_folder(what, ground, effort))
+    what = [source.revision, spec.learned, spec.instruction]
+    notes = Notes(_notes_folder(what, inputs, budget))
     with staged(out) as stage:
         with tempfile.TemporaryDirectory(prefix="work-", dir=stage) as name:
             work = Path(name)
-            tried = _try_out(make_field_ways(ground, lesson, effort, notes, work), effort)
-            best, fields = _write_best(tried, effort, work)
+            tried = _try_out(make_field_methods(inputs, spec, budget, notes, work), budget)
+            best, fields = _write_best(tried, budget, work)
             for file in (work / _MADE).iterdir():
                 file.rename(stage / file.name)
         trials = [trial for _, trial in tried]
         report = {
             "kind": fields["kind"],
             "method": best.method,
-            "learned_from": len(lesson.texts),
+            "learned_from": len(spec.texts),
             "rows": len(best.held),
             **repeatable(best.figures),
             **_promises(best.calibration),
@@ -282,12 +282,12 @@ def learn_fields(
             **fields.pop("report", {}),
         }
         learned = {
-            **lesson.learned,
+            **spec.learned,
             **fields.pop("learned"),
             "calibration": best.calibration,
             "reference": best.reference,
         }
-        manifest = _finish(stage, lesson.name, source, fields, learned, report)
+        manifest = _finish(stage, spec.name, source, fields, learned, report)
     notes.remove()
     return manifest, {**report, **best.figures, "measured": _measured(trials)}
 
@@ -325,15 +325,15 @@ def _finish(
     return write_manifest(stage, whole)
 
 
-def _notes_folder(what: Sequence[Any], ground: Inputs, effort: Budget) -> Path:
+def _notes_folder(what: Sequence[Any], inputs: Inputs, budget: Budget) -> Path:
     """One for each order: the same command finds what it found before, another one doesn't."""
-    on = [load_bundle(folder).digest for folder in (ground.bundle, ground.base) if folder is not None]
-    on += [origin.source.revision for origin in (ground.checkpoint, ground.decoder) if origin is not None]
-    order = [__version__, what, on, list(effort.methods), effort.seconds]
+    on = [load_bundle(folder).digest for folder in (inputs.bundle, inputs.base) if folder is not None]
+    on += [origin.source.revision for origin in (inputs.checkpoint, inputs.decoder) if origin is not None]
+    order = [__version__, what, on, list(budget.methods), budget.seconds]
     return cache_folder() / f"tune-{hashlib.sha256(json.dumps(order).encode()).hexdigest()[:16]}"
 
 
-def _try_out(ways: Sequence[Method[AnyTrial]], effort: Budget) -> list[tuple[Method[AnyTrial], AnyTrial]]:
+def _try_out(ways: Sequence[Method[AnyTrial]], budget: Budget) -> list[tuple[Method[AnyTrial], AnyTrial]]:
     """A trial of each way. One that can't be gone is left out, with its sentence, where there is another."""
     tried: list[tuple[Method[AnyTrial], AnyTrial]] = []
     for number, way in enumerate(ways, 1):
@@ -342,12 +342,12 @@ def _try_out(ways: Sequence[Method[AnyTrial]], effort: Budget) -> list[tuple[Met
         except ExportError as error:
             if number == len(ways) and not tried:
                 raise
-            effort.announce(f"{error} So it is left out.")
+            budget.announce(f"{error} So it is left out.")
     return tried
 
 
 def _write_best(
-    tried: Sequence[tuple[Method[AnyTrial], AnyTrial]], effort: Budget, work: Path
+    tried: Sequence[tuple[Method[AnyTrial], AnyTrial]], budget: Budget, work: Path
 ) -> tuple[AnyTrial, dict[str, Any]]:
     """Writes the bundle of the best trial into a folder apart from the rest of the work, which its manifest
     must not list; where that fails, the first one's. :return: which one it was, and the manifest's fields."""
@@ -360,7 +360,7 @@ def _write_best(
         first_way, first = tried[0]
         if best is first:
             raise
-        effort.announce(f"{error} So {first.method} is taken.")
+        budget.announce(f"{error} So {first.method} is taken.")
     shutil.rmtree(made)
     made.mkdir()
     return first, first_way.write(made)
@@ -416,14 +416,12 @@ def _coverage(calibration: Calibration) -> dict[str, float | None]:
     return {risk: None if point is None else point.coverage for risk, point in points.items()}
 
 
-def _report(
-    trials: Sequence[Trial], best: Trial, calibration: Calibration, lesson: TaskSpec
-) -> dict[str, Any]:
+def _report(trials: Sequence[Trial], best: Trial, calibration: Calibration, spec: TaskSpec) -> dict[str, Any]:
     """The figures of the way that was taken, and of each the ones to compare by."""
     compared = ("accuracy", "interval", "calibration_error")
     return {
         "method": best.method,
-        "learned_from": len(lesson.learned),
+        "learned_from": len(spec.learned),
         **repeatable(best.figures),
         **_promises(calibration),
         "methods": {

@@ -124,7 +124,7 @@ def pointer_teacher(
     """Teaches no encoder to point; what would be exported of it is ``bge`` as it is."""
     files, fields = int8_encoder
 
-    def fill(taught: object, origin: object, folder: Path, effort: object) -> dict[str, Any]:
+    def fill(taught: object, origin: object, folder: Path, budget: object) -> dict[str, Any]:
         shutil.copytree(files, folder, dirs_exist_ok=True)
         return {**fields, "report": {"cosine_to_float": {"mean": 1.0}}}
 

@@ -42,7 +42,7 @@ def sayings(rows: int, seed: int = 5) -> tuple[list[str], list[int]]:
     return texts, truth
 
 
-def make_lesson(rows: int, *, one_fold: bool = False) -> TaskSpec:
+def make_spec(rows: int, *, one_fold: bool = False) -> TaskSpec:
     """:param one_fold: tried on every fifth row alone, which takes a fifth of the time."""
     texts, labels = sayings(rows)
     truth = np.array(labels, np.int64)
@@ -55,7 +55,7 @@ Row = tuple[str, Mapping[str, Any]]
 """A text and its fields."""
 
 
-def make_field_lesson(
+def make_field_spec(
     rows: Sequence[Row],
     properties: Mapping[str, Any],
     *,

@@ -77,33 +77,33 @@ def maker(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> FakeMaker:
     return fake
 
 
-def ground(*methods: str, **named: Any) -> Inputs:
+def inputs(*methods: str, **named: Any) -> Inputs:
     options = argparse.Namespace(**{"encoder": None, "base": None, "checkpoint": None, **named})
-    effort = Budget(methods, announce=lambda said: None)
-    return tune.find_ground(options, effort)
+    budget = Budget(methods, announce=lambda said: None)
+    return tune.find_inputs(options, budget)
 
 
 def test_without_names_both_of_the_starters_encoders_are_tried(tmp_path: Path, maker: FakeMaker) -> None:
-    assert ground() == Inputs(tmp_path / "starter" / "minilm-l6-int8", MINILM)
+    assert inputs() == Inputs(tmp_path / "starter" / "minilm-l6-int8", MINILM)
     assert maker.asked == ["encoder", "the encoder's checkpoint"]
 
 
 def test_a_head_needs_no_checkpoint(tmp_path: Path, maker: FakeMaker) -> None:
-    assert ground("head") == Inputs(tmp_path / "starter" / "minilm-l6-int8")
+    assert inputs("head") == Inputs(tmp_path / "starter" / "minilm-l6-int8")
 
 
 def test_a_named_encoder_is_a_bundle_or_a_checkpoint(tmp_path: Path, maker: FakeMaker) -> None:
     bundle = write_encoder(tmp_path / "encoder")
-    assert ground(encoder=str(bundle)) == Inputs(bundle)
-    assert ground(encoder="owner/name") == Inputs(checkpoint=fetched("owner/name", "encoder"))
+    assert inputs(encoder=str(bundle)) == Inputs(bundle)
+    assert inputs(encoder="owner/name") == Inputs(checkpoint=fetched("owner/name", "encoder"))
     with pytest.raises(ExportError, match="The method head needs an encoder's bundle"):
-        ground("head", encoder="owner/name")
+        inputs("head", encoder="owner/name")
     assert maker.asked == []
 
 
 @pytest.mark.parametrize("method", ["lora", "qlora"])
 def test_an_adapter_is_for_the_starters_decoder(tmp_path: Path, maker: FakeMaker, method: str) -> None:
-    found = ground(method)
+    found = inputs(method)
     assert found == Inputs(base=tmp_path / "starter" / "smollm2-135m-int4", decoder=SMOLLM2)
     assert "encoder" not in maker.asked
 
@@ -111,8 +111,8 @@ def test_an_adapter_is_for_the_starters_decoder(tmp_path: Path, maker: FakeMaker
 def test_several_methods_have_what_each_of_them_needs(tmp_path: Path, maker: FakeMaker) -> None:
     starter = tmp_path / "starter"
     decoder = starter / "smollm2-135m-int4"
-    assert ground("lora", "qlora") == Inputs(base=decoder, decoder=SMOLLM2)
-    assert ground("head", "lora") == Inputs(starter / "minilm-l6-int8", base=decoder, decoder=SMOLLM2)
+    assert inputs("lora", "qlora") == Inputs(base=decoder, decoder=SMOLLM2)
+    assert inputs("head", "lora") == Inputs(starter / "minilm-l6-int8", base=decoder, decoder=SMOLLM2)
 
 
 @pytest.mark.parametrize(
@@ -129,7 +129,7 @@ def test_methods_that_are_named_are_tried(words: list[str], methods: tuple[str, 
     tune.add_effort(parser, "auto")
     options = parser.parse_args(words, argparse.Namespace(debug=False))
     with Bar() as bar:
-        assert tune.make_effort(options, bar).methods == methods
+        assert tune.make_budget(options, bar).methods == methods
 
 
 def test_a_wanted_recall_is_handed_on(
@@ -138,9 +138,9 @@ def test_a_wanted_recall_is_handed_on(
     seen: list[Budget] = []
 
     def learn(
-        task: object, rows: object, name: str, out: Path, on: object, effort: Budget, *_: object
+        task: object, rows: object, name: str, out: Path, on: object, budget: Budget, *_: object
     ) -> object:
-        seen.append(effort)
+        seen.append(budget)
         return None, dict(LABELS)
 
     command = _tune(tmp_path, monkeypatch, LABELS)
@@ -163,7 +163,7 @@ def test_fields_have_no_recall_to_ask_for(tmp_path: Path) -> None:
 
 def test_a_named_base_is_tried_beside_the_encoders(tmp_path: Path, maker: FakeMaker) -> None:
     base = tmp_path / "base"
-    found = ground(base=base, checkpoint="owner/name")
+    found = inputs(base=base, checkpoint="owner/name")
     encoder = tmp_path / "starter" / "minilm-l6-int8"
     assert found == Inputs(encoder, MINILM, base, fetched("owner/name", "decoder"))
 
@@ -171,20 +171,20 @@ def test_a_named_base_is_tried_beside_the_encoders(tmp_path: Path, maker: FakeMa
 def test_the_checkpoint_of_a_bundle_of_the_starters_is_known(tmp_path: Path, maker: FakeMaker) -> None:
     write_base(tmp_path / "base")
     change_manifest(tmp_path / "base", source={"id": "smollm2", "revision": SMOLLM2.source.revision})
-    assert ground("lora", base=tmp_path / "base") == Inputs(base=tmp_path / "base", decoder=SMOLLM2)
+    assert inputs("lora", base=tmp_path / "base") == Inputs(base=tmp_path / "base", decoder=SMOLLM2)
 
 
 def test_the_checkpoint_of_another_bundle_has_to_be_named(tmp_path: Path, maker: FakeMaker) -> None:
     write_base(tmp_path / "base")
     with pytest.raises(ExportError, match="name them with --base and --checkpoint"):
-        ground("lora", base=tmp_path / "base")
+        inputs("lora", base=tmp_path / "base")
 
 
 @pytest.mark.parametrize("methods", [(), ("lora",)])
 def test_a_checkpoint_without_its_base_is_refused(maker: FakeMaker, methods: tuple[str, ...]) -> None:
     """What is named and not used would be silently another thing than was meant."""
     with pytest.raises(ExportError, match="name them with --base and --checkpoint"):
-        ground(*methods, checkpoint="owner/name")
+        inputs(*methods, checkpoint="owner/name")
 
 
 # --- fields ------------------------------------------------------------------------------------------
@@ -215,8 +215,8 @@ def test_a_head_finds_no_fields(tmp_path: Path) -> None:
 
 def test_what_nobody_can_point_at_is_written_by_a_decoder_and_that_is_said(tmp_path: Path) -> None:
     said: list[str] = []
-    effort = for_fields(tmp_path, (), LISTS, announce=said.append, seconds=60.0)
-    assert (effort.methods, effort.seconds) == (("lora",), 60.0)
+    budget = for_fields(tmp_path, (), LISTS, announce=said.append, seconds=60.0)
+    assert (budget.methods, budget.seconds) == (("lora",), 60.0)
     assert said == [
         "The field 'machines' is no single text, number or truth value, so a decoder learns to write the "
         "fields."
@@ -270,7 +270,7 @@ def _tune(folder: Path, monkeypatch: pytest.MonkeyPatch, report: dict[str, Any])
     rows = [{"text": f"{label} {number}", "label": label} for number in range(8) for label in ("ham", "spam")]
     (folder / "rows.jsonl").write_text("\n".join(map(json.dumps, rows)))
     (folder / "task.yaml").write_text("name: topic")
-    monkeypatch.setattr("edgeslm_export.cli.tune.find_ground", lambda *_, **__: Inputs())
+    monkeypatch.setattr("edgeslm_export.cli.tune.find_inputs", lambda *_, **__: Inputs())
     monkeypatch.setattr("edgeslm_export.train.tune.learn", lambda *_, **__: (None, dict(report)))
     return ["tune", str(folder / "task.yaml"), str(folder / "rows.jsonl"), str(folder / "out")]
 
@@ -378,8 +378,8 @@ def test_rows_that_a_device_would_refuse_are_named(
 ) -> None:
     command = _tune(tmp_path, monkeypatch, LABELS)
     (tmp_path / "task.yaml").write_text(f"name: topic\noverflow: {overflow}")
-    ground = Inputs(write_encoder(tmp_path / "encoder"))
-    monkeypatch.setattr("edgeslm_export.cli.tune.find_ground", lambda *_, **__: ground)
+    inputs = Inputs(write_encoder(tmp_path / "encoder"))
+    monkeypatch.setattr("edgeslm_export.cli.tune.find_inputs", lambda *_, **__: inputs)
     monkeypatch.setattr("edgeslm_export.data.audit.can_judge", lambda: False)
     lengths = lambda bundle, texts: ([300] + [4] * (len(texts) - 1), 256)  # noqa: E731
     monkeypatch.setattr("edgeslm_export.evaluate.report_card.read_lengths", lengths)

@@ -21,7 +21,7 @@ from edgeslm_export.train.spec import Budget, TaskSpec, Trial
 
 from edgeslm.bundle.manifest import load_bundle
 from edgeslm.errors import ExportError
-from tests.export.tiny_tasks import LABELS, FakeTeacher, make_lesson, sayings, write_rows
+from tests.export.tiny_tasks import LABELS, FakeTeacher, make_spec, sayings, write_rows
 from tests.taught import change_manifest
 
 pytestmark = [pytest.mark.export, pytest.mark.usefixtures("one_thread")]
@@ -41,15 +41,13 @@ class Bench:
         self._made = 0
 
     def way(
-        self, lesson: TaskSpec, method: str = "lora", *, notes: str = "notes", seconds: float = 0
+        self, spec: TaskSpec, method: str = "lora", *, notes: str = "notes", seconds: float = 0
     ) -> DecoderMethod:
         self._made += 1
         work = self._folder / f"work-{self._made}"
         work.mkdir()
-        effort = Budget(seconds=seconds, announce=self.said.append)
-        return DecoderMethod(
-            method, self.base, self._origin, lesson, effort, Notes(self._folder / notes), work
-        )
+        budget = Budget(seconds=seconds, announce=self.said.append)
+        return DecoderMethod(method, self.base, self._origin, spec, budget, Notes(self._folder / notes), work)
 
 
 @pytest.fixture
@@ -70,7 +68,7 @@ def refuse(*_: object, **__: object) -> None:
 
 # --- the real way ------------------------------------------------------------------------------------
 
-LESSON = make_lesson(100, one_fold=True)
+LESSON = make_spec(100, one_fold=True)
 
 
 @pytest.fixture(scope="module")
@@ -140,9 +138,9 @@ def test_a_base_in_four_bits_learns_the_same(bench: Bench) -> None:
 def test_each_fold_is_taught_without_the_rows_that_it_is_tested_on(
     bench: Bench, teacher: FakeTeacher
 ) -> None:
-    lesson = make_lesson(20)
-    folds = lesson.folds[:2]
-    trial = bench.way(replace(lesson, folds=folds)).try_out()
+    spec = make_spec(20)
+    folds = spec.folds[:2]
+    trial = bench.way(replace(spec, folds=folds)).try_out()
     assert [len(rows) for rows in teacher.rows] == [16, 16]
     assert trial.held.tolist() == [*folds[0][1].tolist(), *folds[1][1].tolist()]
     assert set(teacher.shapes) == {AdapterShape(RANK, "stored")}
@@ -169,7 +167,7 @@ def test_the_time_is_shared_out_by_rows(bench: Bench, teacher: FakeTeacher, tmp_
 
 
 def test_many_rows_have_some_aside(bench: Bench, teacher: FakeTeacher) -> None:
-    few, many = make_lesson(100, one_fold=True), make_lesson(400, one_fold=True)
+    few, many = make_spec(100, one_fold=True), make_spec(400, one_fold=True)
     bench.way(few, notes="few").try_out()
     bench.way(many, notes="many").try_out()
     assert teacher.aside[0] == []
@@ -178,14 +176,14 @@ def test_many_rows_have_some_aside(bench: Bench, teacher: FakeTeacher) -> None:
 
 def test_texts_that_are_too_long_are_left_out_and_it_is_said(bench: Bench, teacher: FakeTeacher) -> None:
     """Rows aside are counted among those that are left."""
-    lesson = make_lesson(400, one_fold=True)
-    texts = list(lesson.texts)
-    bench.way(lesson, notes="short").try_out()
+    spec = make_spec(400, one_fold=True)
+    texts = list(spec.texts)
+    bench.way(spec, notes="short").try_out()
     watched = [teacher.rows[0][place].prompt for place in teacher.aside[0]]
     taught = next(place for place in range(320) if place not in teacher.aside[0])
     for place in (taught, teacher.aside[0][5]):
-        texts[lesson.folds[0][0][place]] += " x" * 300
-    bench.way(replace(lesson, texts=texts), notes="long").try_out()
+        texts[spec.folds[0][0][place]] += " x" * 300
+    bench.way(replace(spec, texts=texts), notes="long").try_out()
     assert bench.said == ["2 texts are too long to learn from and were left out."]
     assert len(teacher.rows[1]) == 318
     del watched[5]

@@ -225,10 +225,10 @@ class FakeSchool:
     """In the place of ``learn_labels``."""
 
     def __init__(self) -> None:
-        self.lessons: list[TaskSpec] = []
+        self.specs: list[TaskSpec] = []
 
-    def __call__(self, lesson: TaskSpec, *_: object) -> tuple[None, dict[str, Any]]:
-        self.lessons.append(lesson)
+    def __call__(self, spec: TaskSpec, *_: object) -> tuple[None, dict[str, Any]]:
+        self.specs.append(spec)
         return None, {"method": "encoder"}
 
 
@@ -246,13 +246,13 @@ def labelled(spam: Sequence[float]) -> PseudoLabelled:
 def test_a_student_learns_the_shares(school: FakeSchool, tmp_path: Path) -> None:
     shares = [0.9, 0.2, 0.7, 0.4] * 10
     _, report = distil(task("ham", "spam"), labelled(shares), SOURCE, tmp_path / "out", Inputs(), QUIET)
-    (lesson,) = school.lessons
+    (spec,) = school.specs
     assert report == {"method": "encoder"}
-    assert lesson.labels == ("spam", "ham")
-    assert lesson.shares is not None
-    assert lesson.shares[:, 0].tolist() == shares
-    assert lesson.truth.tolist() == [0, 1, 0, 1] * 10
-    assert sorted(np.concatenate([test for _, test in lesson.folds]).tolist()) == list(range(40))
+    assert spec.labels == ("spam", "ham")
+    assert spec.shares is not None
+    assert spec.shares[:, 0].tolist() == shares
+    assert spec.truth.tolist() == [0, 1, 0, 1] * 10
+    assert sorted(np.concatenate([test for _, test in spec.folds]).tolist()) == list(range(40))
 
 
 def test_what_another_teacher_says_is_learned_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -260,11 +260,11 @@ def test_what_another_teacher_says_is_learned_anew(tmp_path: Path, monkeypatch: 
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     found: list[Path] = []
 
-    def make_ways(ground: object, lesson: object, effort: object, notes: Notes, work: Path) -> None:
+    def make_methods(inputs: object, spec: object, budget: object, notes: Notes, work: Path) -> None:
         found.append(notes.folder)
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(tune, "make_ways", make_ways)
+    monkeypatch.setattr(tune, "make_methods", make_methods)
     for shares in ([0.9, 0.2] * 20, [0.9, 0.2] * 20, [0.7, 0.4] * 20):
         with pytest.raises(KeyboardInterrupt):
             distil(task(), labelled(shares), SOURCE, tmp_path / "out", Inputs(), QUIET)
@@ -354,8 +354,8 @@ def test_hand_labels_that_cannot_be_learned_from_cost_only_their_student(
     """The student of the teacher is made by then, and what it is worth is to be said."""
     student = write_head(tmp_path / "student", None)
     known, told = {"learned_from": 25}, list[str]()
-    effort = Budget(announce=told.append)
-    rows = compare(task(), head, student, student, TEST, HAND[::2], Inputs(), effort, **known)
+    budget = Budget(announce=told.append)
+    rows = compare(task(), head, student, student, TEST, HAND[::2], Inputs(), budget, **known)
     assert [row["who"] for row in rows] == ["teacher", "student"]
     assert "has one label only" in told[0]
     assert told[0].endswith("So no student of hand labels is shown.")
@@ -399,9 +399,9 @@ def test_a_label_that_few_hand_labels_have_is_left_out_of_theirs(
     student = write_head(tmp_path / "student", None)
     hand = [*HAND, LabelledRow(50, "hand 50", "scam")]
     known, told = {"learned_from": 51}, list[str]()
-    effort = Budget(announce=told.append)
+    budget = Budget(announce=told.append)
     asked = task(*LABELS, "eggs")
-    rows = compare(asked, decoder, student, student, TEST, hand, Inputs(), effort, **known)
+    rows = compare(asked, decoder, student, student, TEST, hand, Inputs(), budget, **known)
     ((of, drawn),) = taught
     assert of.labels == ("ham", "spam")
     assert sorted(row.number for row in drawn) == list(range(50))

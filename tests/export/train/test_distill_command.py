@@ -78,16 +78,14 @@ class FakeSchool:
 
     def __init__(self) -> None:
         self.failures: list[BaseException] = []
-        self.lessons: list[TaskSpec] = []
+        self.specs: list[TaskSpec] = []
 
-    def __call__(
-        self, lesson: TaskSpec, source: object, out: Path, *_: object
-    ) -> tuple[None, dict[str, Any]]:
-        self.lessons.append(lesson)
+    def __call__(self, spec: TaskSpec, source: object, out: Path, *_: object) -> tuple[None, dict[str, Any]]:
+        self.specs.append(spec)
         if self.failures:
             raise self.failures.pop(0)
-        write_head(out, None, labels=list(lesson.labels))
-        return None, {"method": "encoder", "accuracy": 0.9, "rows": len(lesson.texts)}
+        write_head(out, None, labels=list(spec.labels))
+        return None, {"method": "encoder", "accuracy": 0.9, "rows": len(spec.texts)}
 
 
 @pytest.fixture
@@ -109,7 +107,7 @@ Order = Callable[..., int]
 def order(tmp_path: Path, school: FakeSchool, monkeypatch: pytest.MonkeyPatch) -> Order:
     """The command on 60 texts with a decoder as its teacher; its exit status."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    monkeypatch.setattr(command, "find_ground", lambda *_: Inputs())
+    monkeypatch.setattr(command, "find_inputs", lambda *_: Inputs())
     (tmp_path / "texts.jsonl").write_text("".join(json.dumps({"text": text}) + "\n" for text in texts(60)))
     teacher = make_decoder(tmp_path).bundle.path
 
@@ -161,7 +159,7 @@ def test_a_repeated_command_goes_on_where_it_was(
     assert shown.count("60 texts were labelled before, 20 of them by you; ") == 1
     assert "the teacher:" not in shown, "nothing was left to ask"
     assert len(examiner.exams) == 1
-    first, second = school.lessons
+    first, second = school.specs
     assert first.texts == second.texts
     assert first.shares is not None
     assert second.shares is not None
@@ -185,7 +183,7 @@ def test_a_label_that_is_left_out_is_named_in_the_end(
     shown = capsys.readouterr()
     assert "'eggs' (0): the student learns without them" in shown.err
     assert "left out: 'eggs', which 0 texts have; it is never said" in shown.out
-    assert school.lessons[0].labels == ("spam", "ham")
+    assert school.specs[0].labels == ("spam", "ham")
 
 
 def test_a_comparison_that_fails_costs_no_answer(
@@ -232,7 +230,7 @@ def test_how_sure_the_teacher_has_to_be_has_both_ends(
     given: str, learned: int, order: Order, examiner: FakeExaminer, school: FakeSchool
 ) -> None:
     assert order("--sure", given) == 0
-    assert len(school.lessons[0].texts) == learned
+    assert len(school.specs[0].texts) == learned
 
 
 def test_with_all_certainty_the_user_is_asked_about_the_rest(
@@ -241,7 +239,7 @@ def test_with_all_certainty_the_user_is_asked_about_the_rest(
     """1 was "no number between 0 and 1"."""
     monkeypatch.setattr("sys.stdin", FakeTerminal("ham\nspam\n" * 30))
     assert order("--sure", "1", "--ask") == 0
-    assert len(school.lessons[0].texts) == 60
+    assert len(school.specs[0].texts) == 60
 
 
 @pytest.mark.parametrize("given", ["-0.1", "1.1", "often", "nan", "inf"])

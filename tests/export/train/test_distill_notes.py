@@ -70,8 +70,8 @@ def test_progress_is_that_of_all_blocks(head: Teacher, notes: Notes, monkeypatch
         return {"answers": [in_turn(row.text) for row in exam.rows]}
 
     monkeypatch.setattr(distill, "examine_bundle", examine)
-    effort = Budget(announce=lambda _: None, on_progress=lambda done, of, what: seen.append((done, of)))
-    ask_teacher(head, task(), texts(40), notes, effort)
+    budget = Budget(announce=lambda _: None, on_progress=lambda done, of, what: seen.append((done, of)))
+    ask_teacher(head, task(), texts(40), notes, budget)
     assert seen == [(0, 40), (8, 40), (16, 40), (24, 40), (32, 40), (36, 40)]
 
 

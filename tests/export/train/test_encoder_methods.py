@@ -23,21 +23,21 @@ from edgeslm_export.train.spec import Budget, TaskSpec
 
 from edgeslm.bundle.manifest import load_bundle, verify_bundle
 from edgeslm.engine.worker.heads import Head
-from tests.export.tiny_tasks import DIMENSION, LABELS, fake_vectors, make_lesson, sayings, write_rows
+from tests.export.tiny_tasks import DIMENSION, LABELS, fake_vectors, make_spec, sayings, write_rows
 
 # --- a head on the encoder as it is ------------------------------------------------------------------
 
 
 def by_first_letter(rows: int) -> TaskSpec:
     """What ``fake_vectors`` tell apart."""
-    lesson = make_lesson(rows)
-    texts = [f"{LABELS[label]} {row}" for row, label in enumerate(lesson.truth.tolist())]
-    return replace(lesson, texts=texts)
+    spec = make_spec(rows)
+    texts = [f"{LABELS[label]} {row}" for row, label in enumerate(spec.truth.tolist())]
+    return replace(spec, texts=texts)
 
 
 def test_a_head_is_tried_on_rows_that_it_did_not_learn_from(fake_encoder: Path) -> None:
-    lesson = by_first_letter(60)
-    trial = HeadMethod(fake_encoder, lesson).try_out()
+    spec = by_first_letter(60)
+    trial = HeadMethod(fake_encoder, spec).try_out()
     assert sorted(trial.held.tolist()) == list(range(60))
     assert trial.figures["accuracy"] > 0.9
     assert trial.figures["strength"] > 0
@@ -150,20 +150,20 @@ def teachers(monkeypatch: pytest.MonkeyPatch) -> FakeTeachers:
 
 @pytest.fixture
 def way(encoders: Path, tmp_path: Path) -> Callable[..., EncoderMethod]:
-    """``way(lesson, seconds=0)``: one more way with the same notes."""
+    """``way(spec, seconds=0)``: one more way with the same notes."""
 
-    def make(lesson: TaskSpec, seconds: float = 0) -> EncoderMethod:
+    def make(spec: TaskSpec, seconds: float = 0) -> EncoderMethod:
         work = tmp_path / f"work-{len(list(tmp_path.iterdir()))}"
         work.mkdir()
-        effort = Budget(seconds=seconds, announce=lambda said: None)
+        budget = Budget(seconds=seconds, announce=lambda said: None)
         origin = examine_local(encoders / "bge", "encoder")
-        return EncoderMethod(origin, lesson, effort, Notes(tmp_path / "notes"), work)
+        return EncoderMethod(origin, spec, budget, Notes(tmp_path / "notes"), work)
 
     return make
 
 
 Make = Callable[..., EncoderMethod]
-MANY = make_lesson(520, one_fold=True)
+MANY = make_spec(520, one_fold=True)
 
 
 def test_few_rows_are_taught_by_pairs_and_each_is_tested(way: Make, teachers: FakeTeachers) -> None:
@@ -228,10 +228,10 @@ def test_each_run_has_a_state_of_its_own_to_go_on_from(
 def test_folds_that_were_found_are_not_taught_again(
     way: Make, teachers: FakeTeachers, rows: int, tmp_path: Path
 ) -> None:
-    lesson = by_first_letter(rows)
-    first = way(lesson).try_out()
+    spec = by_first_letter(rows)
+    first = way(spec).try_out()
     taught = len(teachers.wanted) + len(teachers.pairs)
-    again = way(lesson)
+    again = way(spec)
     trial = again.try_out()
     assert len(teachers.wanted) + len(teachers.pairs) == taught
     assert trial.figures == first.figures

@@ -30,7 +30,7 @@ from tests.export.tiny_tasks import (
     FakeTeacher,
     Row,
     findings,
-    make_field_lesson,
+    make_field_spec,
     write_rows,
 )
 
@@ -44,14 +44,14 @@ class Bench:
         self._origin, self._folder = examine_local(checkpoint, "encoder"), folder
         self.said: list[str] = []
 
-    def way(self, lesson: FieldSpec, *, notes: str = "notes", seconds: float = 0) -> PointerMethod:
-        effort = Budget(seconds=seconds, announce=self.said.append)
-        return PointerMethod(self._origin, lesson, effort, Notes(self._folder / notes), self.work())
+    def way(self, spec: FieldSpec, *, notes: str = "notes", seconds: float = 0) -> PointerMethod:
+        budget = Budget(seconds=seconds, announce=self.said.append)
+        return PointerMethod(self._origin, spec, budget, Notes(self._folder / notes), self.work())
 
-    def writer(self, lesson: FieldSpec, base: Path, decoder: Path, seconds: float = 0) -> WriterMethod:
-        effort = Budget(seconds=seconds, announce=self.said.append)
+    def writer(self, spec: FieldSpec, base: Path, decoder: Path, seconds: float = 0) -> WriterMethod:
+        budget = Budget(seconds=seconds, announce=self.said.append)
         origin, notes = examine_local(decoder, "decoder"), Notes(self._folder / "notes")
-        return WriterMethod("lora", base, origin, lesson, effort, notes, self.work())
+        return WriterMethod("lora", base, origin, spec, budget, notes, self.work())
 
     def work(self, name: str = "work") -> Path:
         folder = self._folder / f"{name}-{len(list(self._folder.iterdir()))}"
@@ -65,7 +65,7 @@ def bench(encoders: Path, tmp_path: Path) -> Bench:
 
 
 def lesson_of(rows: Sequence[Row], *, one_fold: bool = True, **how: Any) -> FieldSpec:
-    return make_field_lesson(rows, FOUND, required=["state"], one_fold=one_fold, **how)
+    return make_field_spec(rows, FOUND, required=["state"], one_fold=one_fold, **how)
 
 
 FEW = lesson_of(findings(20), one_fold=False)
@@ -251,11 +251,9 @@ def test_values_that_cannot_be_found_are_told(bench: Bench) -> None:
 
 
 def test_fields_that_cannot_be_pointed_at_are_refused(bench: Bench) -> None:
-    lesson = make_field_lesson(
-        [("M3 and M4", {"machines": ["M3", "M4"]})] * 3, {"machines": {"type": "array"}}
-    )
+    spec = make_field_spec([("M3 and M4", {"machines": ["M3", "M4"]})] * 3, {"machines": {"type": "array"}})
     with pytest.raises(ExportError, match=r"'machines' is no single text, .*--method lora"):
-        bench.way(lesson)
+        bench.way(spec)
 
 
 # --- a decoder that writes ---------------------------------------------------------------------------
@@ -265,8 +263,8 @@ Writer = Callable[..., WriterMethod]
 
 @pytest.fixture
 def writer(bench: Bench, int4_base: Path, tiny: Path) -> Writer:
-    """``writer(lesson, seconds=0)``"""
-    return lambda lesson, seconds=0: bench.writer(lesson, int4_base, tiny / "plain", seconds)
+    """``writer(spec, seconds=0)``"""
+    return lambda spec, seconds=0: bench.writer(spec, int4_base, tiny / "plain", seconds)
 
 
 @pytest.fixture

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from edgeslm.bundle.learned_task import LearnedField
 from edgeslm.bundle.spans import read_place, types_of
 from edgeslm.errors import ExportError
-from tests.export.tiny_tasks import Row, make_field_lesson
+from tests.export.tiny_tasks import Row, make_field_spec
 
 STRING = {"type": "string"}
 INTEGER = {"type": "integer"}
@@ -24,8 +24,8 @@ STATE = {"enum": ["open", "closed"]}
 
 def plan(rows: Sequence[Row], schema: dict[str, Any], *, required: bool = True, **how: Any) -> LearnedField:
     """How ``x``, the only field, is found."""
-    lesson = make_field_lesson(rows, {"x": schema}, required=["x"] if required else [], **how)
-    (field,) = plan_fields(lesson)
+    spec = make_field_spec(rows, {"x": schema}, required=["x"] if required else [], **how)
+    (field,) = plan_fields(spec)
     assert field.name == "x"
     return field
 
@@ -76,9 +76,9 @@ def test_a_single_text_number_or_truth_value_can_be_pointed_at(schema: dict[str,
 )
 def test_what_cannot_be_pointed_at_is_named(schema: Any, sentence: str) -> None:
     assert pointing_fault({"properties": {"a": STRING, "x": schema}}) == sentence
-    lesson = make_field_lesson(rows_of("b"), {"x": schema})
+    spec = make_field_spec(rows_of("b"), {"x": schema})
     with pytest.raises(ExportError, match=rf"^{sentence}; .* can learn to write it \(--method lora\)"):
-        plan_fields(lesson)
+        plan_fields(spec)
 
 
 @pytest.mark.parametrize("schema", [{}, {"properties": {}}])
@@ -265,7 +265,7 @@ VALUES: dict[str, st.SearchStrategy[Any]] = {
 
 
 @st.composite
-def lessons(draw: st.DrawFn) -> tuple[list[Row], dict[str, Any]]:
+def specs(draw: st.DrawFn) -> tuple[list[Row], dict[str, Any]]:
     """Rows of one field, and its schema."""
     kinds = draw(st.lists(st.sampled_from(sorted(VALUES)), min_size=1, max_size=2, unique=True))
     value = st.none() | st.one_of(*(VALUES[kind] for kind in kinds))
@@ -277,11 +277,11 @@ def lessons(draw: st.DrawFn) -> tuple[list[Row], dict[str, Any]]:
     return rows, schema
 
 
-@given(lessons(), st.booleans(), st.booleans())
+@given(specs(), st.booleans(), st.booleans())
 def test_every_aim_is_one_of_the_options_of_its_field(
-    lesson: tuple[list[Row], dict[str, Any]], required: bool, verbatim: bool
+    spec: tuple[list[Row], dict[str, Any]], required: bool, verbatim: bool
 ) -> None:
-    rows, schema = lesson
+    rows, schema = spec
     try:
         field = plan(rows, schema, required=required, verbatim=verbatim)
     except ExportError as error:

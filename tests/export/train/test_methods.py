@@ -14,7 +14,7 @@ from edgeslm_export.train.field_spec import FieldSpec
 from edgeslm_export.train.spec import Budget, Inputs
 
 from edgeslm.errors import ExportError
-from tests.export.tiny_tasks import FOUND, findings, make_field_lesson, make_lesson, write_encoder
+from tests.export.tiny_tasks import FOUND, findings, make_field_spec, make_spec, write_encoder
 
 # --- labels ------------------------------------------------------------------------------------------
 
@@ -36,14 +36,14 @@ def whole(tmp_path: Path, encoders: Path, monkeypatch: pytest.MonkeyPatch) -> In
     return Inputs(write_encoder(tmp_path / "encoder"), checkpoint, tmp_path / "base", decoder)
 
 
-def without(ground: Inputs, *names: str) -> Inputs:
-    there = {name: getattr(ground, name) for name in ("bundle", "checkpoint", "base", "decoder")}
+def without(inputs: Inputs, *names: str) -> Inputs:
+    there = {name: getattr(inputs, name) for name in ("bundle", "checkpoint", "base", "decoder")}
     return Inputs(**{name: value for name, value in there.items() if name not in names})
 
 
-def tried(ground: Inputs, folder: Path, *methods: str, rows: int = 300) -> Sequence[str]:
+def tried(inputs: Inputs, folder: Path, *methods: str, rows: int = 300) -> Sequence[str]:
     """The names of their classes, or of an adapter its method."""
-    found = ways.make_ways(ground, make_lesson(rows), Budget(methods), Notes(folder / "notes"), folder)
+    found = ways.make_methods(inputs, make_spec(rows), Budget(methods), Notes(folder / "notes"), folder)
     return [way.method if isinstance(way, FakeDecoderMethod) else type(way).__name__ for way in found]
 
 
@@ -112,10 +112,10 @@ def test_without_the_library_few_rows_teach_no_encoder(
 ) -> None:
     monkeypatch.setattr(ways, "is_installed", lambda: False)
     said: list[str] = []
-    effort, notes = Budget(announce=said.append), Notes(tmp_path / "notes")
-    many = ways.make_ways(whole, make_lesson(400), effort, notes, tmp_path)
+    budget, notes = Budget(announce=said.append), Notes(tmp_path / "notes")
+    many = ways.make_methods(whole, make_spec(400), budget, notes, tmp_path)
     assert (len(many), said) == (3, [])
-    few = ways.make_ways(whole, make_lesson(40), effort, notes, tmp_path)
+    few = ways.make_methods(whole, make_spec(40), budget, notes, tmp_path)
     assert [type(way).__name__ for way in few] == ["HeadMethod", "FakeDecoderMethod"]
     assert said == [
         "Teaching an encoder from few rows needs the package setfit: pip install 'edgeslm[teach]'. "
@@ -125,11 +125,11 @@ def test_without_the_library_few_rows_teach_no_encoder(
 
 # --- fields ------------------------------------------------------------------------------------------
 
-FIELDS = make_field_lesson(findings(20), FOUND, required=["state"])
-LISTS = make_field_lesson(
+FIELDS = make_field_spec(findings(20), FOUND, required=["state"])
+LISTS = make_field_spec(
     [("M3 and M4", {"machines": ["M3", "M4"]})] * 10, {"machines": {"type": "array"}}, required=["machines"]
 )
-NOWHERE = make_field_lesson(
+NOWHERE = make_field_spec(
     [(f"it leaks {row}", {"machine": f"M{row}"}) for row in range(40)],
     {"machine": {"type": "string"}},
     required=["machine"],
@@ -137,11 +137,11 @@ NOWHERE = make_field_lesson(
 
 
 def tried_on_fields(
-    ground: Inputs, folder: Path, *methods: str, lesson: FieldSpec = FIELDS, **effort: Any
+    inputs: Inputs, folder: Path, *methods: str, spec: FieldSpec = FIELDS, **budget: Any
 ) -> Sequence[str]:
     """As ``tried``."""
-    effort = {"announce": lambda said: None, **effort}
-    found = ways.make_field_ways(ground, lesson, Budget(methods, **effort), Notes(folder / "notes"), folder)
+    budget = {"announce": lambda said: None, **budget}
+    found = ways.make_field_methods(inputs, spec, Budget(methods, **budget), Notes(folder / "notes"), folder)
     return [way.method if isinstance(way, FakeDecoderMethod) else type(way).__name__ for way in found]
 
 
@@ -188,7 +188,7 @@ def test_what_a_method_lacks_to_find_fields_is_named(
 
 
 @pytest.mark.parametrize(
-    ("lesson", "sentence"),
+    ("spec", "sentence"),
     [
         (LISTS, "The field 'machines' is no single text, number or truth value"),
         (NOWHERE, "The values of the field 'machine' are in none of the texts; verbatim texts"),
@@ -196,16 +196,16 @@ def test_what_a_method_lacks_to_find_fields_is_named(
     ids=["lists", "nowhere"],
 )
 def test_fields_that_nobody_can_point_at_are_written_where_that_is_possible(
-    whole: Inputs, tmp_path: Path, lesson: FieldSpec, sentence: str
+    whole: Inputs, tmp_path: Path, spec: FieldSpec, sentence: str
 ) -> None:
     said: list[str] = []
-    assert tried_on_fields(whole, tmp_path, lesson=lesson, announce=said.append) == ["lora"]
+    assert tried_on_fields(whole, tmp_path, spec=spec, announce=said.append) == ["lora"]
     (told,) = said
     assert told.startswith(sentence)
     with pytest.raises(ExportError, match=sentence):
-        tried_on_fields(whole, tmp_path, "encoder", lesson=lesson)
+        tried_on_fields(whole, tmp_path, "encoder", spec=spec)
     with pytest.raises(ExportError, match=sentence):
-        tried_on_fields(without(whole, "base"), tmp_path, lesson=lesson)
+        tried_on_fields(without(whole, "base"), tmp_path, spec=spec)
 
 
 def test_without_the_library_fields_are_pointed_at_alone(

@@ -276,9 +276,9 @@ def test_the_same_command_goes_on_where_it_was_interrupted(
 
     monkeypatch.setattr(reader, "teach_reader", teach)
     origin = examine_local(encoders / "bge", "encoder")
-    for effort in (Budget(), Budget(), Budget(seconds=60)):
+    for budget in (Budget(), Budget(), Budget(seconds=60)):
         with pytest.raises(KeyboardInterrupt):
-            export_reader(origin, questions(40), tmp_path / "reader", effort)
+            export_reader(origin, questions(40), tmp_path / "reader", budget)
     assert states[0] == states[1] != states[2]
 
 

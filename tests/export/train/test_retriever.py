@@ -90,8 +90,8 @@ def test_a_bundle_that_was_taught_to_search(encoders: Path, tmp_path: Path) -> N
 def test_words_before_texts_that_it_was_not_taught_with_are_not_named(encoders: Path, tmp_path: Path) -> None:
     origin, said = examine_local(encoders / "e5", "encoder"), list[str]()
     rows = [row for row in questions(60) if not is_aside(row)]
-    effort = Budget(announce=said.append)
-    manifest, figures = export_retriever(origin, rows, tmp_path / "out", DEFAULT_RECIPE, effort)
+    budget = Budget(announce=said.append)
+    manifest, figures = export_retriever(origin, rows, tmp_path / "out", DEFAULT_RECIPE, budget)
     assert manifest.encoder is not None
     assert manifest.encoder.prompts is None
     assert (figures["before"], figures["after"]) == (None, None)

@@ -30,11 +30,11 @@ from edgeslm_export.train.span_training import (
 from edgeslm.bundle.spans import bare_offsets
 from edgeslm.engine.worker.heads import Pointer
 from edgeslm.errors import ExportError
-from tests.export.tiny_tasks import FOUND, findings, make_field_lesson
+from tests.export.tiny_tasks import FOUND, findings, make_field_spec
 
 pytestmark = [pytest.mark.export, pytest.mark.usefixtures("one_thread")]
 
-LESSON = make_field_lesson(findings(120), FOUND, required=["state"])
+LESSON = make_field_spec(findings(120), FOUND, required=["state"])
 FIELDS = plan_fields(LESSON)
 OPTIONS = [field.options for field in FIELDS]
 AIMS = [

@@ -12,7 +12,7 @@ from edgeslm_export.jobs.checkpoint_notes import Notes
 from edgeslm_export.train.spec import drift_reference, epochs_to_take, folds_to_try, make_trial, rows_aside
 
 from edgeslm.bundle.learned_task import DriftReference
-from tests.export.tiny_tasks import make_lesson
+from tests.export.tiny_tasks import make_spec
 
 # --- notes -------------------------------------------------------------------------------------------
 
@@ -62,7 +62,7 @@ def test_nothing_of_notes_stays_in_the_end(tmp_path: Path) -> None:
     [(40, 200, 5), (200, 200, 5), (300, 200, 4), (500, 200, 2), (990, 200, 2), (1000, 200, 1), (500, 100, 1)],
 )
 def test_no_more_folds_are_tried_than_test_enough_rows(rows: int, enough: int, folds: int) -> None:
-    assert len(folds_to_try(make_lesson(rows).folds, enough)) == folds
+    assert len(folds_to_try(make_spec(rows).folds, enough)) == folds
 
 
 @pytest.mark.parametrize(("rows", "watched"), [(10, 0), (249, 0), (250, 25), (4001, 400)])
@@ -89,11 +89,11 @@ def test_watched_rows_are_drawn_from_everywhere() -> None:
 
 
 def test_a_trial_counts_the_rows_that_it_held_out() -> None:
-    lesson = make_lesson(40)
+    spec = make_spec(40)
     held = np.arange(0, 40, 2)  # all of them heat
     logits = np.tile([2.0, 0.0], (20, 1))
     logits[:5] = [0.0, 2.0]
-    trial = make_trial("head", held, logits, lesson, {"strength": 3.0}, 7.5, 1234)
+    trial = make_trial("head", held, logits, spec, {"strength": 3.0}, 7.5, 1234)
     assert trial.figures["rows"] == 20
     assert trial.figures["accuracy"] == 0.75
     assert trial.figures["strength"] == 3.0
@@ -105,30 +105,30 @@ def test_a_trial_counts_the_rows_that_it_held_out() -> None:
 
 def test_accuracy_and_calibration_error_are_those_of_what_a_device_says() -> None:
     """A label that is said too often loses by its bias, and then more rows are right."""
-    lesson = make_lesson(400)
+    spec = make_spec(400)
     chance = np.random.default_rng(4)
-    logits = np.eye(2)[lesson.truth] * 2 + chance.standard_normal((400, 2)) + [3.0, 0.0]
-    trial = make_trial("head", np.arange(400), logits, lesson, {}, 1.0, 1)
-    assert (logits.argmax(1) == lesson.truth).mean() < 0.75
+    logits = np.eye(2)[spec.truth] * 2 + chance.standard_normal((400, 2)) + [3.0, 0.0]
+    trial = make_trial("head", np.arange(400), logits, spec, {}, 1.0, 1)
+    assert (logits.argmax(1) == spec.truth).mean() < 0.75
     assert trial.figures["accuracy"] > 0.85
     assert trial.figures["calibration_error"] < 0.1
 
 
 def test_doubted_rows_count_against_accuracy_alone() -> None:
-    lesson = replace(make_lesson(400), doubted=list(range(0, 400, 20)))
-    truth = lesson.truth.copy()
-    truth[list(lesson.doubted)] = 1 - truth[list(lesson.doubted)]
-    trial = make_trial("head", np.arange(400), np.eye(2)[truth] * 9, lesson, {}, 1.0, 1)
+    spec = replace(make_spec(400), doubted=list(range(0, 400, 20)))
+    truth = spec.truth.copy()
+    truth[list(spec.doubted)] = 1 - truth[list(spec.doubted)]
+    trial = make_trial("head", np.arange(400), np.eye(2)[truth] * 9, spec, {}, 1.0, 1)
     assert (trial.figures["accuracy"], trial.figures["without_doubted"]) == (0.95, 1.0)
     assert trial.figures["calibration_error"] < 0.01
     assert min(point.error for point in trial.fitted.calibration.risk) < 0.01
 
 
 def test_the_reference_for_drift_is_what_held_out_rows_were_like() -> None:
-    lesson = make_lesson(40)
-    logits = np.eye(2)[lesson.truth] * 4
+    spec = make_spec(40)
+    logits = np.eye(2)[spec.truth] * 4
     distances = np.linspace(0.2, 0.6, 40).tolist()
-    trial = make_trial("head", np.arange(40), logits, lesson, {}, 1.0, 1, distances)
+    trial = make_trial("head", np.arange(40), logits, spec, {}, 1.0, 1, distances)
     verdicts = trial.fitted.verdicts
     confidences = [verdict.confidence for verdict in verdicts]
     reference = drift_reference(distances, confidences, [verdict.best for verdict in verdicts], 2)

@@ -20,7 +20,7 @@ from edgeslm_export.train.spec import Budget, Inputs, TaskSpec, Trial, make_tria
 from edgeslm.bundle.calibration import find_threshold
 from edgeslm.bundle.manifest import Source, load_bundle, verify_bundle
 from edgeslm.errors import ConfigError, ExportError
-from tests.export.tiny_tasks import DIMENSION, fake_vectors, make_lesson, write_encoder, write_rows
+from tests.export.tiny_tasks import DIMENSION, fake_vectors, make_spec, write_encoder, write_rows
 
 QUIET = Budget(announce=lambda _: None)
 
@@ -172,9 +172,9 @@ def test_an_entry_of_a_configuration_can_be_learned_as_it_is(tmp_path: Path) -> 
 def test_a_wanted_recall_is_of_a_label_of_the_task(tmp_path: Path) -> None:
     task = _task(tmp_path, "name: letter\nlabels: [b, a]")
     rows = [LabelledRow(number, f"{label}{number}", label) for number in range(10) for label in "ab"]
-    assert tune.make_lesson(task, rows, recalls={"a": 0.95}).recalls == {1: 0.95}
+    assert tune.make_spec(task, rows, recalls={"a": 0.95}).recalls == {1: 0.95}
     with pytest.raises(ExportError, match="--recall: 'c' is none of the labels b, a"):
-        tune.make_lesson(task, rows, recalls={"c": 0.95})
+        tune.make_spec(task, rows, recalls={"c": 0.95})
 
 
 def test_a_decoder_is_told_the_instruction_or_else_the_name(tmp_path: Path) -> None:
@@ -188,8 +188,8 @@ def test_a_decoder_is_told_the_instruction_or_else_the_name(tmp_path: Path) -> N
 def _trial(
     method: str, held: Sequence[int], guesses: Sequence[int], rows: int = 100, speed: float = 1.0
 ) -> Trial:
-    lesson = make_lesson(rows)
-    return make_trial(method, np.array(held), np.eye(2)[list(guesses)], lesson, {}, speed, 1)
+    spec = make_spec(rows)
+    return make_trial(method, np.array(held), np.eye(2)[list(guesses)], spec, {}, speed, 1)
 
 
 @pytest.mark.parametrize(
@@ -223,11 +223,11 @@ def test_what_is_as_fast_only_has_to_be_better(better: int, worse: int, chosen: 
 )
 def test_being_surer_of_as_many_right_answers_is_better(sure: float, wrong: int, chosen: str) -> None:
     """Of few rows the loss tells more than the count. The head gives each true label 0.6."""
-    lesson, held = make_lesson(40), np.arange(0, 40, 2)
+    spec, held = make_spec(40), np.arange(0, 40, 2)
 
     def trial(method: str, share: float, errors: int) -> Trial:
         right = np.array([share] * (len(held) - errors) + [1 - share] * errors)
-        fake = make_trial(method, held, np.log(np.stack([right, 1 - right], 1)), lesson, {}, 1.0, 1)
+        fake = make_trial(method, held, np.log(np.stack([right, 1 - right], 1)), spec, {}, 1.0, 1)
         # As if calibration changed nothing.
         return replace(fake, losses=-np.log(right), right=right > 0.5, texts_per_s=speeds[method])
 
@@ -253,27 +253,27 @@ class _FakeWay:
         return {"way": self.method}
 
 
-def _way(method: str, lesson: TaskSpec, *, right: bool, fails_at: str = "") -> _FakeWay:
-    guesses = [int(label) if right else 1 - int(label) for label in lesson.truth]
+def _way(method: str, spec: TaskSpec, *, right: bool, fails_at: str = "") -> _FakeWay:
+    guesses = [int(label) if right else 1 - int(label) for label in spec.truth]
     trial = _trial(method, range(len(guesses)), guesses, len(guesses))
     return _FakeWay(method, None if fails_at == "trial" else trial, writes=fails_at != "write")
 
 
 def _taken(
-    ways: Sequence[_FakeWay], lesson: TaskSpec, effort: Budget, work: Path
+    ways: Sequence[_FakeWay], spec: TaskSpec, budget: Budget, work: Path
 ) -> tuple[str, dict[str, Any]]:
-    best, fields = tune._write_best(tune._try_out(ways, effort), effort, work)
+    best, fields = tune._write_best(tune._try_out(ways, budget), budget, work)
     return best.method, fields
 
 
 @pytest.mark.parametrize("fails_at", ["trial", "write"])
 def test_a_head_that_worked_is_not_lost_to_an_encoder_that_did_not(tmp_path: Path, fails_at: str) -> None:
-    lesson, said = make_lesson(20), []  # type: TaskSpec, list[str]
+    spec, said = make_spec(20), []  # type: TaskSpec, list[str]
     ways = [
-        _way("head", lesson, right=False),
-        _way("encoder", lesson, right=True, fails_at=fails_at),
+        _way("head", spec, right=False),
+        _way("encoder", spec, right=True, fails_at=fails_at),
     ]
-    taken = _taken(ways, lesson, Budget(announce=said.append), tmp_path)
+    taken = _taken(ways, spec, Budget(announce=said.append), tmp_path)
     assert taken == ("head", {"way": "head"})
     assert said == [
         "It ran out of memory. So it is left out."
@@ -284,13 +284,13 @@ def test_a_head_that_worked_is_not_lost_to_an_encoder_that_did_not(tmp_path: Pat
 
 def test_the_best_way_is_the_one_that_is_written(tmp_path: Path) -> None:
     """Also where one before it failed."""
-    lesson = make_lesson(20)
+    spec = make_spec(20)
     ways = [
-        _way("head", lesson, right=False),
-        _way("encoder", lesson, right=True, fails_at="trial"),
-        _way("lora", lesson, right=True),
+        _way("head", spec, right=False),
+        _way("encoder", spec, right=True, fails_at="trial"),
+        _way("lora", spec, right=True),
     ]
-    assert _taken(ways, lesson, QUIET, tmp_path) == ("lora", {"way": "lora"})
+    assert _taken(ways, spec, QUIET, tmp_path) == ("lora", {"way": "lora"})
 
 
 def test_without_any_way_that_worked_its_sentence_is_told() -> None:
@@ -310,26 +310,26 @@ class _Interrupted(Exception):
 
 @pytest.fixture
 def interrupted(monkeypatch: pytest.MonkeyPatch) -> None:
-    def make_ways(ground: object, lesson: object, effort: object, notes: Notes, work: Path) -> None:
+    def make_methods(inputs: object, spec: object, budget: object, notes: Notes, work: Path) -> None:
         raise _Interrupted(notes.folder)
 
-    monkeypatch.setattr(tune, "make_ways", make_ways)
+    monkeypatch.setattr(tune, "make_methods", make_methods)
 
 
-def _notes(folder: Path, text: str, ground: Inputs, *, each: int = 5, methods: tuple[str, ...] = ()) -> Path:
+def _notes(folder: Path, text: str, inputs: Inputs, *, each: int = 5, methods: tuple[str, ...] = ()) -> Path:
     task, data = _task(folder, text), _data(folder, "ab", each)
     with pytest.raises(_Interrupted) as ended:
-        tune.tune(task, data, folder / "out", ground, Budget(methods=methods))
+        tune.tune(task, data, folder / "out", inputs, Budget(methods=methods))
     return ended.value.folder
 
 
 @pytest.mark.usefixtures("interrupted")
 def test_the_same_command_takes_up_its_notes(tmp_path: Path) -> None:
-    ground = Inputs(write_encoder(tmp_path / "encoder"))
-    first = _notes(tmp_path, "name: letter", ground)
+    inputs = Inputs(write_encoder(tmp_path / "encoder"))
+    first = _notes(tmp_path, "name: letter", inputs)
     assert first.is_dir()
     assert first.parent == cache_folder()
-    assert _notes(tmp_path, "name: letter", ground) == first
+    assert _notes(tmp_path, "name: letter", inputs) == first
 
 
 @pytest.mark.usefixtures("interrupted")
@@ -337,8 +337,8 @@ def test_the_same_command_takes_up_its_notes(tmp_path: Path) -> None:
 def test_another_command_takes_up_none(tmp_path: Path, change: str) -> None:
     """What was found with another prompt or on another encoder says nothing."""
     encoder = write_encoder(tmp_path / "encoder")
-    ground, text, how = Inputs(encoder), "name: letter", dict[str, Any]()
-    first = _notes(tmp_path, text, ground)
+    inputs, text, how = Inputs(encoder), "name: letter", dict[str, Any]()
+    first = _notes(tmp_path, text, inputs)
     if change == "rows":
         how["each"] = 6
     elif change == "methods":
@@ -350,7 +350,7 @@ def test_another_command_takes_up_none(tmp_path: Path, change: str) -> None:
     else:
         manifest = encoder / "manifest.json"
         manifest.write_text(manifest.read_text().replace('"tiny"', '"larger"'))
-    assert _notes(tmp_path, text, ground, **how) != first
+    assert _notes(tmp_path, text, inputs, **how) != first
 
 
 def test_notes_go_when_the_bundle_is_there(tmp_path: Path, fake_encoder: Path) -> None:
@@ -364,8 +364,8 @@ def test_an_interruption_leaves_no_half_made_bundle(tmp_path: Path, monkeypatch:
         def try_out(self) -> None:
             raise KeyboardInterrupt
 
-    monkeypatch.setattr(tune, "make_ways", lambda *_: [Way()])
+    monkeypatch.setattr(tune, "make_methods", lambda *_: [Way()])
     with pytest.raises(KeyboardInterrupt):
-        tune.learn_labels(make_lesson(20), Source(id="rows"), tmp_path / "made" / "out", Inputs(), QUIET)
+        tune.learn_labels(make_spec(20), Source(id="rows"), tmp_path / "made" / "out", Inputs(), QUIET)
     assert list((tmp_path / "made").iterdir()) == []
     assert len(list(cache_folder().glob("tune-*"))) == 1

@@ -42,7 +42,7 @@ def _own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
-def ground(tiny: Path, int4_base: Path) -> Inputs:
+def inputs(tiny: Path, int4_base: Path) -> Inputs:
     return Inputs(base=int4_base, decoder=examine_local(tiny / "plain", "decoder"))
 
 
@@ -54,16 +54,16 @@ def teacher(monkeypatch: pytest.MonkeyPatch) -> FakeTeacher:
 
 
 def learn(
-    folder: Path, ground: Inputs, rows: list[dict[str, Any]] = ROWS, text: str = TASK, effort: Budget = QUIET
+    folder: Path, inputs: Inputs, rows: list[dict[str, Any]] = ROWS, text: str = TASK, budget: Budget = QUIET
 ) -> tuple[Manifest, dict[str, Any]]:
     (folder / "task.yaml").write_text(text)
     data = write_rows(folder / "rows.jsonl", rows)
-    return tune.tune(tune.load_task(folder / "task.yaml"), data, folder / "out", ground, effort)
+    return tune.tune(tune.load_task(folder / "task.yaml"), data, folder / "out", inputs, budget)
 
 
-def test_one_field_is_learned_by_the_real_way(ground: Inputs, tmp_path: Path) -> None:
+def test_one_field_is_learned_by_the_real_way(inputs: Inputs, tmp_path: Path) -> None:
     """A tiny model with random weights learns little of it; but it can't leave the schema."""
-    manifest, report = learn(tmp_path, ground)
+    manifest, report = learn(tmp_path, inputs)
     bundle = load_bundle(tmp_path / "out")
     verify_bundle(bundle)
     assert manifest.learned is not None
@@ -71,8 +71,8 @@ def test_one_field_is_learned_by_the_real_way(ground: Inputs, tmp_path: Path) ->
     assert manifest.learned.output_schema == SCHEMA
     assert manifest.learned.instruction == "machine"
     assert manifest.adapter is not None
-    assert ground.base is not None
-    assert manifest.adapter.base == load_bundle(ground.base).digest
+    assert inputs.base is not None
+    assert manifest.adapter.base == load_bundle(inputs.base).digest
     assert (report["method"], report["learned_from"], report["rows"]) == ("lora", 30, 6)
     assert report["valid"] == 1.0
     assert list(report["fields"]) == ["machine"]
@@ -83,7 +83,7 @@ def test_one_field_is_learned_by_the_real_way(ground: Inputs, tmp_path: Path) ->
     assert written["fields"] == report["fields"]
     assert report["peak_rss"] > 1e8
     assert not {"measured", "peak_rss", "ms_per_row"} & written.keys()  # they aren't the same each time
-    evaluated = evaluate_bundle(bundle.path, Required(data=tmp_path / "rows.jsonl", base=ground.base))
+    evaluated = evaluate_bundle(bundle.path, Required(data=tmp_path / "rows.jsonl", base=inputs.base))
     assert (evaluated["rows"], evaluated["valid"]) == (30, 1.0)
     assert evaluated["task"] == {"name": "machine", "kind": "extract"}
 
@@ -92,32 +92,32 @@ def test_one_field_is_learned_by_the_real_way(ground: Inputs, tmp_path: Path) ->
 
 
 def test_the_rows_of_the_test_are_taught_in_the_end_only(
-    ground: Inputs, tmp_path: Path, teacher: FakeTeacher
+    inputs: Inputs, tmp_path: Path, teacher: FakeTeacher
 ) -> None:
-    learn(tmp_path, ground)
+    learn(tmp_path, inputs)
     assert [len(rows) for rows in teacher.rows] == [24, 30]
     assert teacher.schedules[1].epochs == teacher.best_epoch < teacher.schedules[0].epochs
 
 
-def test_the_time_is_shared_out_by_rows(ground: Inputs, tmp_path: Path, teacher: FakeTeacher) -> None:
-    learn(tmp_path, ground, effort=Budget(seconds=54, announce=lambda _: None))
+def test_the_time_is_shared_out_by_rows(inputs: Inputs, tmp_path: Path, teacher: FakeTeacher) -> None:
+    learn(tmp_path, inputs, budget=Budget(seconds=54, announce=lambda _: None))
     assert [schedule.seconds for schedule in teacher.schedules] == pytest.approx([24, 30])
 
 
 def test_qlora_is_taught_in_four_bits(
-    ground: Inputs, tmp_path: Path, teacher: FakeTeacher, monkeypatch: pytest.MonkeyPatch
+    inputs: Inputs, tmp_path: Path, teacher: FakeTeacher, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(decoder_methods, "check_installed", lambda base: None)
-    _, report = learn(tmp_path, ground, effort=Budget(methods=("qlora",), announce=lambda _: None))
+    _, report = learn(tmp_path, inputs, budget=Budget(methods=("qlora",), announce=lambda _: None))
     assert report["method"] == "qlora"
     assert {shape.base for shape in teacher.shapes} == {"nf4"}
 
 
 def test_the_tasks_own_schema_goes_before_that_of_the_rows(
-    ground: Inputs, tmp_path: Path, teacher: FakeTeacher
+    inputs: Inputs, tmp_path: Path, teacher: FakeTeacher
 ) -> None:
     own = "schema: {type: object, properties: {machine: {type: string, maxLength: 5}}}\ninstruction: Which?\n"
-    manifest, report = learn(tmp_path, ground, text=TASK + own)
+    manifest, report = learn(tmp_path, inputs, text=TASK + own)
     assert manifest.learned is not None
     assert manifest.learned.output_schema == {
         "type": "object",
@@ -127,33 +127,33 @@ def test_the_tasks_own_schema_goes_before_that_of_the_rows(
     assert report["valid"] == 1.0
 
 
-def test_rows_with_fields_need_no_kind(ground: Inputs, tmp_path: Path, teacher: FakeTeacher) -> None:
-    manifest, _ = learn(tmp_path, ground, text="name: machine\nmax_tokens: 24\n")
+def test_rows_with_fields_need_no_kind(inputs: Inputs, tmp_path: Path, teacher: FakeTeacher) -> None:
+    manifest, _ = learn(tmp_path, inputs, text="name: machine\nmax_tokens: 24\n")
     assert manifest.learned is not None
     assert manifest.learned.kind == "extract"
 
 
 def test_words_of_the_message_alone_are_remembered(
-    ground: Inputs, tmp_path: Path, teacher: FakeTeacher
+    inputs: Inputs, tmp_path: Path, teacher: FakeTeacher
 ) -> None:
-    manifest, _ = learn(tmp_path, ground, text=TASK + "verbatim: true\n")
+    manifest, _ = learn(tmp_path, inputs, text=TASK + "verbatim: true\n")
     assert manifest.learned is not None
     assert manifest.learned.verbatim is True
 
 
 def test_a_text_too_long_for_the_model_does_not_end_it(
-    ground: Inputs, tmp_path: Path, teacher: FakeTeacher
+    inputs: Inputs, tmp_path: Path, teacher: FakeTeacher
 ) -> None:
     """All others are learned, and it is said; of those that are tested with it is read what fits."""
     rows = [{**row, "text": row["text"] + " x" * 400 * (place % 3 == 0)} for place, row in enumerate(ROWS)]
     said: list[str] = []
-    _, report = learn(tmp_path, ground, rows, effort=Budget(announce=said.append))
+    _, report = learn(tmp_path, inputs, rows, budget=Budget(announce=said.append))
     assert report["rows"] == 6
     assert "10 texts are too long to learn from and were left out." in said
 
 
 def test_what_was_found_is_not_found_again(
-    ground: Inputs, tmp_path: Path, teacher: FakeTeacher, monkeypatch: pytest.MonkeyPatch
+    inputs: Inputs, tmp_path: Path, teacher: FakeTeacher, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Interrupted while it taught all rows, the next command goes on with that."""
     calls = 0
@@ -167,8 +167,8 @@ def test_what_was_found_is_not_found_again(
 
     monkeypatch.setattr(decoder_methods, "teach_decoder", teach)
     with pytest.raises(KeyboardInterrupt):
-        learn(tmp_path, ground)
-    _, report = learn(tmp_path, ground)
+        learn(tmp_path, inputs)
+    _, report = learn(tmp_path, inputs)
     assert [len(rows) for rows in teacher.rows] == [24, 30]
     assert report["rows"] == 6
     assert list(cache_folder().glob("tune-*")) == []
@@ -184,7 +184,7 @@ def test_what_was_found_is_not_found_again(
     ids=["instruction", "schema", "verbatim"],
 )
 def test_what_was_found_of_another_task_says_nothing(
-    ground: Inputs, tmp_path: Path, teacher: FakeTeacher, monkeypatch: pytest.MonkeyPatch, change: str
+    inputs: Inputs, tmp_path: Path, teacher: FakeTeacher, monkeypatch: pytest.MonkeyPatch, change: str
 ) -> None:
     """The command before was interrupted while it taught all rows."""
 
@@ -195,8 +195,8 @@ def test_what_was_found_of_another_task_says_nothing(
 
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
         patch.setattr(decoder_methods, "teach_decoder", interrupt)
-        learn(tmp_path, ground)
-    learn(tmp_path, ground, text=TASK + change)
+        learn(tmp_path, inputs)
+    learn(tmp_path, inputs, text=TASK + change)
     assert [len(rows) for rows in teacher.rows] == [24, 24, 30]
 
 
@@ -220,9 +220,9 @@ class FakeExaminer:
 
 
 @pytest.fixture
-def both(ground: Inputs, encoders: Path) -> Inputs:
+def both(inputs: Inputs, encoders: Path) -> Inputs:
     """A decoder, and an encoder's checkpoint."""
-    return replace(ground, checkpoint=examine_local(encoders / "bge", "encoder"))
+    return replace(inputs, checkpoint=examine_local(encoders / "bge", "encoder"))
 
 
 def test_an_encoder_that_points_is_kept_where_a_decoder_is_no_better(
@@ -312,11 +312,11 @@ def test_a_pointer_that_was_interrupted_goes_on_where_it_stood(
     both: Inputs, tmp_path: Path, pointer_teacher: FakePointerTeacher
 ) -> None:
     pointer_teacher.interrupted_at = 5
-    effort = replace(QUIET, methods=("encoder",))
+    budget = replace(QUIET, methods=("encoder",))
     with pytest.raises(KeyboardInterrupt):
-        learn(tmp_path, both, STATES, OPEN, effort)
+        learn(tmp_path, both, STATES, OPEN, budget)
     assert not (tmp_path / "out").exists()
-    learn(tmp_path, both, STATES, OPEN, effort)
+    learn(tmp_path, both, STATES, OPEN, budget)
     assert [len(texts) for texts in pointer_teacher.texts] == [24] * 5 + [30]
 
 
@@ -342,27 +342,27 @@ def test_a_decoder_has_to_be_better_on_the_rows_that_both_were_asked(
 
 @pytest.mark.parametrize("methods", [(), ("encoder",)])
 def test_an_encoders_checkpoint_is_needed_to_point(
-    ground: Inputs, tmp_path: Path, methods: tuple[str, ...]
+    inputs: Inputs, tmp_path: Path, methods: tuple[str, ...]
 ) -> None:
-    only = ground if methods else Inputs(base=ground.base)
+    only = inputs if methods else Inputs(base=inputs.base)
     with pytest.raises(ExportError, match="The method encoder needs an encoder's checkpoint"):
-        learn(tmp_path, only, effort=Budget(methods=methods))
+        learn(tmp_path, only, budget=Budget(methods=methods))
 
 
-def test_a_decoder_and_its_checkpoint_are_needed(ground: Inputs, tmp_path: Path) -> None:
-    for missing in (Inputs(base=ground.base), Inputs(decoder=ground.decoder)):
+def test_a_decoder_and_its_checkpoint_are_needed(inputs: Inputs, tmp_path: Path) -> None:
+    for missing in (Inputs(base=inputs.base), Inputs(decoder=inputs.decoder)):
         with pytest.raises(ExportError, match="The method lora needs a decoder's bundle and its checkpoint"):
-            learn(tmp_path, missing, effort=Budget(methods=("lora",)))
+            learn(tmp_path, missing, budget=Budget(methods=("lora",)))
 
 
-def test_a_few_rows_are_too_few(ground: Inputs, tmp_path: Path) -> None:
+def test_a_few_rows_are_too_few(inputs: Inputs, tmp_path: Path) -> None:
     with pytest.raises(ExportError, match="has 9 rows; at least 10 are needed"):
-        learn(tmp_path, ground, ROWS[:9])
+        learn(tmp_path, inputs, ROWS[:9])
 
 
-def test_rows_of_the_other_kind_are_refused(ground: Inputs, tmp_path: Path) -> None:
+def test_rows_of_the_other_kind_are_refused(inputs: Inputs, tmp_path: Path) -> None:
     with pytest.raises(ExportError, match=r"of kind classify and the rows of .* have fields"):
-        learn(tmp_path, ground, text="name: machine\nlabels: [a, b]\nkind: classify")
+        learn(tmp_path, inputs, text="name: machine\nlabels: [a, b]\nkind: classify")
 
 
 # --- the split ---------------------------------------------------------------------------------------
