@@ -52,7 +52,7 @@ async def serve(starter: Path) -> None:
     """Answers lines: the name of a work, done a few times; a line of JSON with what it took."""
     from edgeslm.engine.calls import Embed, Generate, Prompt, Text, Turn
     from edgeslm.engine.host.process import EngineProcess
-    from edgeslm.knowledge.index.queries import Query, Shelf
+    from edgeslm.knowledge.index.queries import CollectionSpec, Query
     from edgeslm.knowledge.service.process import KnowledgeProcess
 
     draw = random.Random(1)
@@ -64,7 +64,7 @@ async def serve(starter: Path) -> None:
         async def never(name: str, texts: Sequence[str]) -> Sequence[Sequence[float]]:
             raise NotImplementedError
 
-        knowledge = KnowledgeProcess([Shelf("all", Path(folder) / "kb", tag)], embed=never)
+        knowledge = KnowledgeProcess([CollectionSpec("all", Path(folder) / "kb", tag)], embed=never)
         await asyncio.gather(encoder.start(), decoder.start(), knowledge.start())
         prompt = Prompt((Turn("user", ("Write a story about this: ", Text(TEXT))),))
         generate = Generate(prompt, TOKENS, stream=True)

@@ -12,7 +12,7 @@ from edgeslm.config.loader import Knowledge
 from edgeslm.engine.calls import Embed, Read
 from edgeslm.errors import DISPENSABLE, ConfigError, KnowledgeError, ModelUnavailable
 from edgeslm.knowledge.index.collection import EncoderTag
-from edgeslm.knowledge.index.queries import EVERYTHING, Memory, Query, Shelf
+from edgeslm.knowledge.index.queries import EVERYTHING, CollectionSpec, Memory, Query
 from edgeslm.knowledge.index.rerank import readable, rerank, reread, sentences
 from edgeslm.knowledge.index.search import Filter, Found
 from edgeslm.knowledge.service.process import KnowledgeProcess
@@ -61,8 +61,8 @@ class Collections:
         ]
         if problems:
             raise ConfigError(problems)
-        shelves = [
-            Shelf(
+        specs = [
+            CollectionSpec(
                 name,
                 section.path,
                 self._tag(section.encoder),
@@ -72,14 +72,14 @@ class Collections:
             for name, section in sections.items()
         ]
         self.plan = (
-            shelves,
+            specs,
             {name: (section.encoder, section.reader, section.tables) for name, section in sections.items()},
         )
         """What is searched and kept: of two with the same, one goes on for the other."""
         self._make_process: Callable[[], KnowledgeProcess] = functools.partial(
-            make_process, shelves, embed=self._embed_added, log_level=log_level
+            make_process, specs, embed=self._embed_added, log_level=log_level
         )
-        self._process = self._make_process() if shelves else None
+        self._process = self._make_process() if specs else None
         self._was_stopped = False
 
     @property

@@ -59,7 +59,8 @@ def make_field_methods(
 ) -> list[Method[FieldTrial]]:
     """The same for an extract task.
 
-    :raises ExportError: as ``make_methods``, or fields that can't be pointed at where nothing else is possible.
+    :raises ExportError: as ``make_methods``, or fields that can't be pointed at where nothing else is
+        possible.
     """
     _check_wanted(inputs, budget)
     ways: list[Method[FieldTrial]] = []

@@ -13,7 +13,7 @@ from edgeslm.bundle.manifest import load_bundle
 from edgeslm.config.loader import Knowledge
 from edgeslm.engine.calls import Call, Embed, Output, Read
 from edgeslm.errors import ConfigError, KnowledgeError, ModelUnavailable, NoMemory, Poisoned
-from edgeslm.knowledge.index.queries import Memory, Query, Shelf
+from edgeslm.knowledge.index.queries import CollectionSpec, Memory, Query
 from edgeslm.knowledge.index.rerank import DEPTH
 from edgeslm.messages import LEAST_PRIORITY
 from edgeslm.serving.collections import AT_ONCE, Collections
@@ -28,8 +28,8 @@ MESSAGE = Memory("a/b", "1", "hot", 5.0)
 class FakeKnowledge:
     """A process of the collections that is none."""
 
-    def __init__(self, shelves: Sequence[Shelf], *, embed: Any, log_level: str) -> None:
-        self.shelves, self.embed = shelves, embed
+    def __init__(self, specs: Sequence[CollectionSpec], *, embed: Any, log_level: str) -> None:
+        self.specs, self.embed = specs, embed
         self.queries: list[Query] = []
         self.memories: list[tuple[str, Memory]] = []
         self.problem: KnowledgeError | None = None
@@ -117,9 +117,9 @@ def test_a_question_is_embedded_by_the_collection_s_encoder(tmp_path: Path) -> N
     assert knowledge.queries == [Query(("manuals",), "how hot?", 3, (0.6, 0.8))]
     assert shop.processes["minilm"].calls == [Embed(("how hot?",), overflow="head")]
     assert shop.processes["minilm"].priorities == [7]
-    (shelf,) = knowledge.shelves
-    assert shelf.encoder is not None and shelf.encoder.digest == shop.digest
-    assert not shelf.writes
+    (spec,) = knowledge.specs
+    assert spec.encoder is not None and spec.encoder.digest == shop.digest
+    assert not spec.writes
 
 
 def test_without_an_encoder_no_model_is_asked(tmp_path: Path) -> None:
@@ -132,7 +132,7 @@ def test_without_an_encoder_no_model_is_asked(tmp_path: Path) -> None:
     asyncio.run(scene())
     (knowledge,) = shop.made
     assert knowledge.queries[0].vector is None
-    assert knowledge.shelves[0].writes
+    assert knowledge.specs[0].writes
     assert knowledge.memories == [("log", MESSAGE)]
     assert not shop.processes["minilm"].calls
 

@@ -11,7 +11,7 @@ import jsonschema
 from edgeslm.bundle.manifest import Bundle
 from edgeslm.config.loader import parse_config
 from edgeslm.engine.calls import Call, Embed, Hardware, Output
-from edgeslm.knowledge.index.queries import Query, Shelf
+from edgeslm.knowledge.index.queries import CollectionSpec, Query
 from edgeslm.knowledge.index.search import Found
 from edgeslm.messages import Request, Result
 from edgeslm.serving.service import Service
@@ -43,7 +43,7 @@ class FakeKnowledge:
         self.found = found
         self.pid, self.problems = 5, list[str]()
 
-    def __call__(self, shelves: Sequence[Shelf], **fields: Any) -> Any:
+    def __call__(self, specs: Sequence[CollectionSpec], **fields: Any) -> Any:
         return self
 
     async def start(self) -> None:

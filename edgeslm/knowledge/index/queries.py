@@ -20,7 +20,7 @@ Value = str | int | float
 
 
 @dataclass(frozen=True, slots=True)
-class Shelf:
+class CollectionSpec:
     """One collection of a node, as its process is told of it.
 
     ``watch`` are files and folders that it is kept up to date with; ``writes`` says that messages are
@@ -94,22 +94,22 @@ class TableAnswer:
     """How many rows it comes from."""
 
 
-def encode_shelf(shelf: Shelf) -> str:
+def encode_spec(spec: CollectionSpec) -> str:
     """For the command line."""
-    encoder = None if shelf.encoder is None else [shelf.encoder.digest, shelf.encoder.path]
+    encoder = None if spec.encoder is None else [spec.encoder.digest, spec.encoder.path]
     return json.dumps(
         {
-            "name": shelf.name,
-            "path": str(shelf.path),
+            "name": spec.name,
+            "path": str(spec.path),
             "encoder": encoder,
-            "watch": [str(path) for path in shelf.watch],
-            "writes": shelf.writes,
+            "watch": [str(path) for path in spec.watch],
+            "writes": spec.writes,
         }
     )
 
 
-def parse_shelf(text: str) -> Shelf:
+def parse_spec(text: str) -> CollectionSpec:
     value: Mapping[str, Any] = json.loads(text)
     encoder = None if value["encoder"] is None else EncoderTag(*value["encoder"])
     watch = tuple(Path(path) for path in value["watch"])
-    return Shelf(value["name"], Path(value["path"]), encoder, watch, value["writes"])
+    return CollectionSpec(value["name"], Path(value["path"]), encoder, watch, value["writes"])

@@ -22,7 +22,7 @@ from edgeslm.errors import KnowledgeError
 from edgeslm.knowledge.index.collection import Collection
 from edgeslm.knowledge.index.database import find_collection
 from edgeslm.knowledge.index.fair_lock import FairLock
-from edgeslm.knowledge.index.queries import Memory, Shelf
+from edgeslm.knowledge.index.queries import CollectionSpec, Memory
 from edgeslm.knowledge.readers.sources import find_files
 from edgeslm.knowledge.service.frames import Embed, Failed, Remembered, Said, Trouble, Vectors
 from edgeslm.knowledge.service.intake import add_files
@@ -47,20 +47,22 @@ Send = Callable[[Said], None]
 _FileState = tuple[int, int, int]
 """Of a file: its size, when its content changed, and when it was moved here or may be read by others."""
 _Wanted = tuple[int, Memory]
-_Work = Callable[[Shelf, Collection, Callable[[str], None]], None]
+_Work = Callable[[CollectionSpec, Collection, Callable[[str], None]], None]
 """Told of what is wrong, in sentences."""
 
 
 class Indexer:
-    """Keeps ``shelves``; ``send`` takes what the process says."""
+    """Keeps ``specs``; ``send`` takes what the process says."""
 
-    def __init__(self, shelves: Sequence[Shelf], send: Send, *, sweep_every_s: float = SWEEP_EVERY_S) -> None:
-        self._shelves = shelves
+    def __init__(
+        self, specs: Sequence[CollectionSpec], send: Send, *, sweep_every_s: float = SWEEP_EVERY_S
+    ) -> None:
+        self._specs = specs
         self._send = send
         self._sweep_every_s = sweep_every_s
         turns = defaultdict[Path, FairLock](FairLock)
-        self._turns = {shelf.name: turns[find_collection(shelf.path).absolute()] for shelf in shelves}
-        self._waiting = {shelf.name: queue.SimpleQueue[_Wanted]() for shelf in shelves if shelf.writes}
+        self._turns = {spec.name: turns[find_collection(spec.path).absolute()] for spec in specs}
+        self._waiting = {spec.name: queue.SimpleQueue[_Wanted]() for spec in specs if spec.writes}
         self._vectors: queue.SimpleQueue[Vectors] = queue.SimpleQueue()
         self._asked = 0
         self._seen: dict[str, dict[Path, _FileState]] = {}
@@ -77,13 +79,13 @@ class Indexer:
 
         :raises KnowledgeError: one can't be made or written to.
         """
-        for shelf in self._shelves:
-            with Collection(shelf.path, writes=True) as collection:
-                if shelf.encoder is not None and collection.encoder is None:
-                    collection.use_encoder(shelf.encoder)
+        for spec in self._specs:
+            with Collection(spec.path, writes=True) as collection:
+                if spec.encoder is not None and collection.encoder is None:
+                    collection.use_encoder(spec.encoder)
 
     def start(self) -> None:
-        for work in (self._sweep_all, self._embed_all) if self._shelves else ():
+        for work in (self._sweep_all, self._embed_all) if self._specs else ():
             threading.Thread(target=work, name=work.__name__.strip("_"), daemon=True).start()
         for name in self._waiting:
             threading.Thread(
@@ -103,7 +105,7 @@ class Indexer:
 
     def _open(self, on_new: Callable[[str], None] = lambda name: None) -> OpenCollections:
         """Those of one thread."""
-        paths = {shelf.name: shelf.path for shelf in self._shelves}
+        paths = {spec.name: spec.path for spec in self._specs}
         return OpenCollections(paths, writes=True, turns=self._turns, on_new=on_new)
 
     # --- messages -----------------------------------------------------------------------------------
@@ -145,33 +147,33 @@ class Indexer:
         opened = self._open(on_new=self._forget)
         while True:
             started = time.monotonic()
-            for shelf in self._shelves:
-                self._work("sweep", self._sweep, shelf, opened)
+            for spec in self._specs:
+                self._work("sweep", self._sweep, spec, opened)
             took = time.monotonic() - started
             time.sleep(max(self._sweep_every_s, min(LONGEST_PAUSE_S, SHARE * took)))
 
-    def _sweep(self, shelf: Shelf, collection: Collection, on_trouble: Callable[[str], None]) -> None:
+    def _sweep(self, spec: CollectionSpec, collection: Collection, on_trouble: Callable[[str], None]) -> None:
         while collection.remove_expired(most=TOGETHER) == TOGETHER:
             pass
-        if shelf.watch:
-            self._look(shelf, collection, on_trouble)
+        if spec.watch:
+            self._look(spec, collection, on_trouble)
 
-    def _look(self, shelf: Shelf, collection: Collection, on_broken: Callable[[str], None]) -> None:
+    def _look(self, spec: CollectionSpec, collection: Collection, on_broken: Callable[[str], None]) -> None:
         """Files whose size or time isn't what it was, and those that are gone."""
-        there = [path for path in shelf.watch if os.access(path, os.F_OK)]  # raises nothing
-        for path in shelf.watch:
+        there = [path for path in spec.watch if os.access(path, os.F_OK)]  # raises nothing
+        for path in spec.watch:
             if path not in there:  # an unplugged disk is no reason to forget what was on it
                 on_broken(f"{path}, which is watched, is not there")
         skipped = Counter[str]()
         files = [path for path, _ in find_files(there, skipped)]
-        self._tell_skipped(shelf.name, skipped)
+        self._tell_skipped(spec.name, skipped)
         for path in there:  # nor is the empty folder that it leaves (``spares_empty``)
             is_empty = path.is_dir() and not any(file.is_relative_to(path) for file in files)
             if is_empty and any(file.is_relative_to(path.absolute()) for _, file in collection.files()):
                 on_broken(f"{path}, which is watched, is empty; what was in it is still found")
-        before, now = self._seen[shelf.name], dict[Path, _FileState]()
-        if self._left_out[shelf.name] - Quarantine(collection).left_out():  # one was read with --again
-            for path in self._broken[shelf.name]:
+        before, now = self._seen[spec.name], dict[Path, _FileState]()
+        if self._left_out[spec.name] - Quarantine(collection).left_out():  # one was read with --again
+            for path in self._broken[spec.name]:
                 before.pop(path, None)
         for path in files:
             try:
@@ -184,8 +186,8 @@ class Indexer:
             elif path in before:
                 now[path] = before[path]
         if now != before:
-            self._take_over(shelf, collection, there, now)
-        for sentence in self._broken[shelf.name].values():
+            self._take_over(spec, collection, there, now)
+        for sentence in self._broken[spec.name].values():
             on_broken(sentence)
 
     def _tell_skipped(self, name: str, skipped: Counter[str]) -> None:
@@ -196,9 +198,9 @@ class Indexer:
             log.info("%s: files of kinds that are not read: %s", name, kinds)
 
     def _take_over(
-        self, shelf: Shelf, collection: Collection, paths: Sequence[Path], now: dict[Path, _FileState]
+        self, spec: CollectionSpec, collection: Collection, paths: Sequence[Path], now: dict[Path, _FileState]
     ) -> None:
-        name = shelf.name
+        name = spec.name
         before = self._seen[name]
         changed = {path for path in now if before.get(path) != now[path]}
         broken = {path: why for path, why in self._broken[name].items() if path in now.keys() - changed}
@@ -224,17 +226,19 @@ class Indexer:
 
     def _embed_all(self) -> None:
         opened = self._open()
-        shelves = [shelf for shelf in self._shelves if shelf.encoder is not None]
-        while shelves:
-            for shelf in shelves:
-                self._work("embed", self._embed_missing, shelf, opened)
+        specs = [spec for spec in self._specs if spec.encoder is not None]
+        while specs:
+            for spec in specs:
+                self._work("embed", self._embed_missing, spec, opened)
             time.sleep(self._sweep_every_s)
 
-    def _embed_missing(self, shelf: Shelf, collection: Collection, on_trouble: Callable[[str], None]) -> None:
-        if collection.encoder is None and shelf.encoder is not None:
-            collection.use_encoder(shelf.encoder)
+    def _embed_missing(
+        self, spec: CollectionSpec, collection: Collection, on_trouble: Callable[[str], None]
+    ) -> None:
+        if collection.encoder is None and spec.encoder is not None:
+            collection.use_encoder(spec.encoder)
         with suppress(_NotNowError):  # words find them meanwhile; the next round asks again
-            collection.embed_missing(lambda texts: self._embed(shelf.name, texts))
+            collection.embed_missing(lambda texts: self._embed(spec.name, texts))
 
     def _embed(self, name: str, texts: Sequence[str]) -> Sequence[Sequence[float]]:
         self._asked += 1
@@ -247,20 +251,20 @@ class Indexer:
 
     # --- inside -------------------------------------------------------------------------------------
 
-    def _work(self, name: str, work: _Work, shelf: Shelf, opened: OpenCollections) -> None:
+    def _work(self, name: str, work: _Work, spec: CollectionSpec, opened: OpenCollections) -> None:
         """Does what keeps a collection up to date; what goes wrong is told and ends no thread."""
         trouble: list[str] = []
         try:
-            work(shelf, opened.get(shelf.name), trouble.append)
+            work(spec, opened.get(spec.name), trouble.append)
         except KnowledgeError as error:
             trouble.append(str(error))
-            opened.close(shelf.name)
+            opened.close(spec.name)
         except Exception as error:  # a mistake of ours
-            log.error("keeping %s failed: %s", shelf.name, type(error).__name__)
-            log.debug("keeping %s", shelf.name, exc_info=True)
+            log.error("keeping %s failed: %s", spec.name, type(error).__name__)
+            log.debug("keeping %s", spec.name, exc_info=True)
             trouble.append(f"keeping it up to date failed ({type(error).__name__})")
-            opened.close(shelf.name)
-        self._tell(shelf.name, name, trouble)
+            opened.close(spec.name)
+        self._tell(spec.name, name, trouble)
 
     def _tell(self, name: str, work: str, trouble: Sequence[str]) -> None:
         with self._telling:

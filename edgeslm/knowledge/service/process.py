@@ -15,7 +15,7 @@ from edgeslm.ipc.codec import FrameError
 from edgeslm.ipc.job import PYTHON
 from edgeslm.ipc.pipe import Refused
 from edgeslm.ipc.process import Child, RestartBackoff
-from edgeslm.knowledge.index.queries import Memory, Query, Shelf, TableAnswer, encode_shelf
+from edgeslm.knowledge.index.queries import CollectionSpec, Memory, Query, TableAnswer, encode_spec
 from edgeslm.knowledge.index.search import Found
 from edgeslm.knowledge.service.frames import (
     FROM_COLLECTIONS,
@@ -66,14 +66,14 @@ class KnowledgeProcess:
 
     def __init__(
         self,
-        shelves: Sequence[Shelf],
+        specs: Sequence[CollectionSpec],
         *,
         embed: EmbedTexts,
         log_level: str = "WARNING",
         command: Sequence[str] = COMMAND,
     ) -> None:
-        self._shelves = shelves
-        self._names = {shelf.name for shelf in shelves}
+        self._specs = specs
+        self._names = {spec.name for spec in specs}
         self._embed = embed
         self._log_level = log_level
         self._command = command
@@ -110,7 +110,7 @@ class KnowledgeProcess:
         async with self._starting:
             if self._child.is_linked or self._stopped:
                 return
-            arguments = [self._log_level, *(encode_shelf(shelf) for shelf in self._shelves)]
+            arguments = [self._log_level, *(encode_spec(spec) for spec in self._specs)]
             try:
                 await self._child.start(self._command, arguments)
             except OSError as error:
@@ -228,7 +228,7 @@ class KnowledgeProcess:
         self._fail(_EndedError(f"the process of the collections ended unexpectedly ({status})"))
         lived_s = 0.0 if self._ready_at is None else asyncio.get_running_loop().time() - self._ready_at
         self._ready_at = None
-        is_kept = any(shelf.is_kept for shelf in self._shelves)
+        is_kept = any(spec.is_kept for spec in self._specs)
         if is_kept and not self._stopped and (self._again is None or self._again.done()):
             self._again = self._begin(self._start_again(self._backoff.next_s(lived_s)))
 

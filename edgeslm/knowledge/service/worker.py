@@ -18,7 +18,7 @@ from functools import partial
 from edgeslm.errors import KnowledgeError
 from edgeslm.ipc.pipe import Pipe, Refused
 from edgeslm.knowledge.index.collection import Collection
-from edgeslm.knowledge.index.queries import Query, Shelf, parse_shelf
+from edgeslm.knowledge.index.queries import CollectionSpec, Query, parse_spec
 from edgeslm.knowledge.index.search import Place, search_all
 from edgeslm.knowledge.service.frames import (
     FROM_COLLECTIONS,
@@ -66,9 +66,9 @@ class Mailbox:
 class Searcher:
     """The collections, opened to be read."""
 
-    def __init__(self, shelves: Sequence[Shelf]) -> None:
-        self._encoders = {shelf.name: shelf.encoder for shelf in shelves}
-        self.opened = OpenCollections({shelf.name: shelf.path for shelf in shelves})
+    def __init__(self, specs: Sequence[CollectionSpec]) -> None:
+        self._encoders = {spec.name: spec.encoder for spec in specs}
+        self.opened = OpenCollections({spec.name: spec.path for spec in specs})
 
     def search(self, number: int, query: Query) -> Passages:
         """:raises KnowledgeError: a collection can't be read."""
@@ -94,20 +94,20 @@ class Searcher:
         return Computed(number, answers[0] if agree else None)
 
 
-def serve(pipe: Pipe, shelves: list[Shelf]) -> None:
+def serve(pipe: Pipe, specs: list[CollectionSpec]) -> None:
     """Opens the collections, says so, and answers until the pipe closes."""
     mailbox = Mailbox(pipe)
-    keeper = Indexer([shelf for shelf in shelves if shelf.is_kept], mailbox.send)
-    searcher = Searcher(shelves)
+    indexer = Indexer([spec for spec in specs if spec.is_kept], mailbox.send)
+    searcher = Searcher(specs)
     try:
-        keeper.make()
-        for shelf in shelves:
-            _check_encoder(shelf, searcher.opened.get(shelf.name))
+        indexer.make()
+        for spec in specs:
+            _check_encoder(spec, searcher.opened.get(spec.name))
     except KnowledgeError as error:
         mailbox.send(Refused(str(error)))
         return
     mailbox.send(Ready())
-    keeper.start()
+    indexer.start()
     while True:
         match mailbox.receive():
             case Seek(number, query):
@@ -115,16 +115,16 @@ def serve(pipe: Pipe, shelves: list[Shelf]) -> None:
             case Compute(number, query):
                 _answer(mailbox, number, partial(searcher.compute, number, query))
             case Remember(number, collection, memory):
-                keeper.remember(number, collection, memory)
+                indexer.remember(number, collection, memory)
             case vectors:
-                keeper.take_vectors(vectors)
+                indexer.take_vectors(vectors)
 
 
-def _check_encoder(shelf: Shelf, collection: Collection) -> None:
+def _check_encoder(spec: CollectionSpec, collection: Collection) -> None:
     tag = collection.encoder
-    if tag is not None and shelf.encoder is not None and tag.digest != shelf.encoder.digest:
+    if tag is not None and spec.encoder is not None and tag.digest != spec.encoder.digest:
         raise KnowledgeError(
-            f"knowledge.{shelf.name}.encoder: {collection.file} was embedded with another encoder, "
+            f"knowledge.{spec.name}.encoder: {collection.file} was embedded with another encoder, "
             f"{tag.path}; name that one, or embed all passages anew (edgeslm knowledge add --re-embed)"
         )
 
@@ -141,13 +141,13 @@ def _answer(mailbox: Mailbox, number: int, work: Callable[[], Answered]) -> None
 
 
 def main(argv: list[str]) -> None:
-    """``python -m edgeslm.knowledge.service.worker FD LOG_LEVEL SHELF...``; started by ``process``."""
+    """``python -m edgeslm.knowledge.service.worker FD LOG_LEVEL SPEC...``; started by ``process``."""
     # Ctrl-C and systemd's SIGTERM reach the whole group: the parent drains first and then closes the pipe.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     set_up_logging(argv[1], "%(levelname)s %(name)s %(message)s")
     pipe = Pipe(int(argv[0]), FROM_COLLECTIONS, TO_COLLECTIONS)
-    serve(pipe, [parse_shelf(text) for text in argv[2:]])
+    serve(pipe, [parse_spec(text) for text in argv[2:]])
 
 
 if __name__ == "__main__":

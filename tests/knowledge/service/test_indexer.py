@@ -20,7 +20,7 @@ import pytest
 from edgeslm.errors import KnowledgeError
 from edgeslm.knowledge.documents.passages import Document, split
 from edgeslm.knowledge.index.collection import Collection, DocumentOrigin
-from edgeslm.knowledge.index.queries import Memory, Shelf
+from edgeslm.knowledge.index.queries import CollectionSpec, Memory
 from edgeslm.knowledge.index.search import search
 from edgeslm.knowledge.readers import limited as reading
 from edgeslm.knowledge.service import indexer as module
@@ -42,13 +42,13 @@ class Parent:
     def __init__(self) -> None:
         self.messages: list[Said] = []
         self.embeds = True
-        self.keeper: Indexer | None = None
+        self.indexer: Indexer | None = None
 
     def send(self, message: Said) -> None:
         self.messages.append(message)
-        if isinstance(message, Embed) and self.keeper is not None:
+        if isinstance(message, Embed) and self.indexer is not None:
             vectors = tuple(hash_embed(message.texts)) if self.embeds else None
-            self.keeper.take_vectors(Vectors(message.number, vectors))
+            self.indexer.take_vectors(Vectors(message.number, vectors))
 
     def until(self, true: Callable[[], Any]) -> Any:
         give_up = time.monotonic() + LIMIT_S
@@ -88,36 +88,36 @@ def settled(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "SETTLED_S", -60.0)
 
 
-def start(parent: Parent, shelf: Shelf, *, embeds: bool = True) -> Indexer:
+def start(parent: Parent, spec: CollectionSpec, *, embeds: bool = True) -> Indexer:
     """:param embeds: else what is to be embedded gets no answer."""
-    keeper = Indexer([shelf], parent.send, sweep_every_s=0.05)
-    parent.keeper = keeper if embeds else None
-    keeper.make()
-    keeper.start()
-    return keeper
+    indexer = Indexer([spec], parent.send, sweep_every_s=0.05)
+    parent.indexer = indexer if embeds else None
+    indexer.make()
+    indexer.start()
+    return indexer
 
 
-def found(shelf: Shelf, question: str, *, embed: bool = False) -> list[str]:
-    with Collection(shelf.path) as collection:
+def found(spec: CollectionSpec, question: str, *, embed: bool = False) -> list[str]:
+    with Collection(spec.path) as collection:
         return [one.source for one in search(collection, question, embed=hash_embed if embed else None)]
 
 
 def test_a_folder_is_kept_up_to_date(tmp_path: Path, folder: Path, parent: Parent) -> None:
     (folder / "press.md").write_text("# Press\n\nOil it each week.\n")
-    shelf = Shelf("manuals", tmp_path / "kb", watch=(folder,))
-    start(parent, shelf)
-    parent.until(lambda: found(shelf, "oil") == ["press.md"])
+    spec = CollectionSpec("manuals", tmp_path / "kb", watch=(folder,))
+    start(parent, spec)
+    parent.until(lambda: found(spec, "oil") == ["press.md"])
     (folder / "lathe.txt").write_text("Oil the lathe each month.\n")
-    parent.until(lambda: set(found(shelf, "oil")) == {"press.md", "lathe.txt"})
+    parent.until(lambda: set(found(spec, "oil")) == {"press.md", "lathe.txt"})
     (folder / "press.md").write_text("# Press\n\nGrease it each week.\n")
-    parent.until(lambda: found(shelf, "grease") == ["press.md"])
+    parent.until(lambda: found(spec, "grease") == ["press.md"])
     (folder / "lathe.txt").unlink()
-    parent.until(lambda: found(shelf, "oil") == [])
+    parent.until(lambda: found(spec, "oil") == [])
     assert parent.trouble is None
 
 
-def _finds(shelf: Shelf, question: str, source: str) -> bool:
-    return source in found(shelf, question)
+def _finds(spec: CollectionSpec, question: str, source: str) -> bool:
+    return source in found(spec, question)
 
 
 def test_kinds_that_are_not_read_are_told_once_and_what_is_there_of_them_stays(
@@ -125,17 +125,17 @@ def test_kinds_that_are_not_read_are_told_once_and_what_is_there_of_them_stays(
 ) -> None:
     """A version before read manual pages."""
     (folder / "press.8").write_text(".TH PRESS 8\n.SH NAME\nOil it.\n")
-    shelf = Shelf("manuals", tmp_path / "kb", watch=(folder,))
-    with Collection(shelf.path, writes=True) as collection:
+    spec = CollectionSpec("manuals", tmp_path / "kb", watch=(folder,))
+    with Collection(spec.path, writes=True) as collection:
         document = Document("press.8", "press(8)", "Oil it.")
         origin = DocumentOrigin("0" * 64, 36, 0.0, str(folder / "press.8"))
         collection.put(document, split(document), origin)
     caplog.set_level(logging.INFO, "edgeslm.knowledge")
-    start(parent, shelf)
+    start(parent, spec)
     for name in ("lathe.txt", "mill.txt"):
         (folder / name).write_text("Grease it.\n")
-        parent.until(partial(_finds, shelf, "grease", name))
-    assert found(shelf, "oil") == ["press.8"]
+        parent.until(partial(_finds, spec, "grease", name))
+    assert found(spec, "oil") == ["press.8"]
     told = [line for line in caplog.messages if "not read" in line]
     assert told == ["manuals: files of kinds that are not read: 1 .8"]
     (folder / "photo.png").write_bytes(b"")
@@ -150,9 +150,9 @@ def test_a_file_on_its_way_is_left_alone_until_it_has_settled(
     (folder / "half.txt").write_text("Oil the pr")
     (folder / "whole.txt").write_text("Oil the lathe.")
     os.utime(folder / "whole.txt", (5, 5))
-    shelf = Shelf("manuals", tmp_path / "kb", watch=(folder,))
-    start(parent, shelf)
-    parent.until(lambda: found(shelf, "oil") == ["whole.txt"])
+    spec = CollectionSpec("manuals", tmp_path / "kb", watch=(folder,))
+    start(parent, spec)
+    parent.until(lambda: found(spec, "oil") == ["whole.txt"])
 
 
 def test_a_file_of_a_time_to_come_is_read(
@@ -161,9 +161,9 @@ def test_a_file_of_a_time_to_come_is_read(
     monkeypatch.setattr(module, "SETTLED_S", 2.0)
     (folder / "camera.txt").write_text("Oil the lathe.")
     os.utime(folder / "camera.txt", (time.time() + 7200, time.time() + 7200))
-    shelf = Shelf("manuals", tmp_path / "kb", watch=(folder,))
-    start(parent, shelf)
-    parent.until(lambda: found(shelf, "oil") == ["camera.txt"])
+    spec = CollectionSpec("manuals", tmp_path / "kb", watch=(folder,))
+    start(parent, spec)
+    parent.until(lambda: found(spec, "oil") == ["camera.txt"])
 
 
 def test_another_file_of_the_same_size_and_time_is_another_one(
@@ -172,23 +172,23 @@ def test_another_file_of_the_same_size_and_time_is_another_one(
     for name, text in (("manuals/press.txt", "Oil it."), ("press.txt", "Wax it.")):
         (tmp_path / name).write_text(text)
         os.utime(tmp_path / name, (5, 5))
-    shelf = Shelf("manuals", tmp_path / "kb", watch=(folder,))
-    start(parent, shelf)
-    parent.until(lambda: found(shelf, "oil"))
+    spec = CollectionSpec("manuals", tmp_path / "kb", watch=(folder,))
+    start(parent, spec)
+    parent.until(lambda: found(spec, "oil"))
     (tmp_path / "press.txt").rename(folder / "press.txt")
-    parent.until(lambda: found(shelf, "wax"))
+    parent.until(lambda: found(spec, "wax"))
 
 
 def test_a_folder_that_is_gone_is_told_and_its_documents_stay(
     tmp_path: Path, folder: Path, parent: Parent
 ) -> None:
     (folder / "press.md").write_text("Oil it each week.\n")
-    shelf = Shelf("manuals", tmp_path / "kb", watch=(folder,))
-    start(parent, shelf)
-    parent.until(lambda: found(shelf, "oil"))
+    spec = CollectionSpec("manuals", tmp_path / "kb", watch=(folder,))
+    start(parent, spec)
+    parent.until(lambda: found(spec, "oil"))
     folder.rename(tmp_path / "unplugged")
     parent.until(lambda: parent.trouble == f"{folder}, which is watched, is not there")
-    assert found(shelf, "oil") == ["press.md"]
+    assert found(spec, "oil") == ["press.md"]
     (tmp_path / "unplugged").rename(folder)
     parent.until(lambda: parent.trouble is None)
 
@@ -197,14 +197,14 @@ def test_a_folder_that_is_empty_now_may_be_a_disk_that_was_unmounted(
     tmp_path: Path, folder: Path, parent: Parent
 ) -> None:
     (folder / "press.md").write_text("Oil it each week.\n")
-    shelf = Shelf("manuals", tmp_path / "kb", watch=(folder,))
-    start(parent, shelf)
-    parent.until(lambda: found(shelf, "oil"))
+    spec = CollectionSpec("manuals", tmp_path / "kb", watch=(folder,))
+    start(parent, spec)
+    parent.until(lambda: found(spec, "oil"))
     (folder / "press.md").unlink()
     parent.until(lambda: parent.trouble and "is empty; what was in it is still found" in parent.trouble)
-    assert found(shelf, "oil") == ["press.md"]
+    assert found(spec, "oil") == ["press.md"]
     (folder / "lathe.md").write_text("Grease it.\n")
-    parent.until(lambda: found(shelf, "grease") and not found(shelf, "oil"))
+    parent.until(lambda: found(spec, "grease") and not found(spec, "oil"))
     parent.until(lambda: parent.trouble is None)
 
 
@@ -213,39 +213,39 @@ def test_a_broken_file_is_told_for_as_long_as_it_is_broken(
 ) -> None:
     (folder / "a.pdf").write_bytes(b"no pdf")
     (folder / "b.txt").write_text("Oil it.")
-    shelf = Shelf("manuals", tmp_path / "kb", watch=(folder,))
-    start(parent, shelf)
-    parent.until(lambda: found(shelf, "oil"))
+    spec = CollectionSpec("manuals", tmp_path / "kb", watch=(folder,))
+    start(parent, spec)
+    parent.until(lambda: found(spec, "oil"))
     parent.until(lambda: parent.trouble and "a.pdf" in parent.trouble)
     (folder / "c.txt").write_text("Grease it.")
-    parent.until(lambda: found(shelf, "grease"))
+    parent.until(lambda: found(spec, "grease"))
     assert parent.trouble and "a.pdf" in parent.trouble
     (folder / "a.pdf").unlink()
     parent.until(lambda: parent.trouble is None)
 
 
 def test_a_message_is_acknowledged_when_it_is_kept(tmp_path: Path, parent: Parent) -> None:
-    shelf = Shelf("log", tmp_path / "kb", writes=True)
-    keeper = start(parent, shelf)
-    keeper.remember(7, "log", MESSAGE)
+    spec = CollectionSpec("log", tmp_path / "kb", writes=True)
+    indexer = start(parent, spec)
+    indexer.remember(7, "log", MESSAGE)
     parent.until(lambda: parent.said(Remembered, 7))
-    assert found(shelf, "bearing") == ["press/4/log a1"]
+    assert found(spec, "bearing") == ["press/4/log a1"]
 
 
 def test_a_message_that_cannot_be_kept_is_told(
     tmp_path: Path, parent: Parent, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    shelf = Shelf("log", tmp_path / "kb", writes=True)
-    keeper = start(parent, shelf)
+    spec = CollectionSpec("log", tmp_path / "kb", writes=True)
+    indexer = start(parent, spec)
 
     def full(*arguments: Any) -> int:
         raise KnowledgeError("no space left on the disk")
 
     monkeypatch.setattr(module, "remember", full)
-    keeper.remember(7, "log", MESSAGE)
+    indexer.remember(7, "log", MESSAGE)
     parent.until(lambda: parent.said(Failed, 7, "no space left on the disk"))
     monkeypatch.undo()
-    keeper.remember(8, "log", MESSAGE)
+    indexer.remember(8, "log", MESSAGE)
     parent.until(lambda: parent.said(Remembered, 8))
 
 
@@ -255,34 +255,34 @@ def test_what_is_added_is_embedded_later_and_found_by_its_words_before(
     for number in range(100):
         (folder / f"{number}.txt").write_text(f"Oil the press {number}.")
     parent.embeds = False
-    shelf = Shelf("manuals", tmp_path / "kb", TAG, (folder,), writes=True)
-    keeper = start(parent, shelf)
+    spec = CollectionSpec("manuals", tmp_path / "kb", TAG, (folder,), writes=True)
+    indexer = start(parent, spec)
     parent.until(lambda: parent.said(Embed))
-    assert found(shelf, "oil")
-    keeper.remember(7, "manuals", MESSAGE)
+    assert found(spec, "oil")
+    indexer.remember(7, "manuals", MESSAGE)
     parent.until(lambda: parent.said(Remembered, 7))
     parent.embeds = True
 
     def all_embedded() -> bool:
-        with Collection(shelf.path) as collection:
+        with Collection(spec.path) as collection:
             return len(collection.documents()) == 101 and collection.unembedded == 0
 
     parent.until(all_embedded)
-    assert found(shelf, "Oil the press 42.", embed=True)[0] == "42.txt"
+    assert found(spec, "Oil the press 42.", embed=True)[0] == "42.txt"
 
 
 def test_messages_do_not_wait_for_an_encoder_that_is_busy(tmp_path: Path, parent: Parent) -> None:
-    shelf = Shelf("log", tmp_path / "kb", TAG, writes=True)
-    keeper = start(parent, shelf, embeds=False)
-    keeper.remember(1, "log", MESSAGE)
+    spec = CollectionSpec("log", tmp_path / "kb", TAG, writes=True)
+    indexer = start(parent, spec, embeds=False)
+    indexer.remember(1, "log", MESSAGE)
     parent.until(lambda: parent.said(Embed))
-    keeper.remember(2, "log", replace(MESSAGE, name="a2", text="bearing 8 runs hot"))
+    indexer.remember(2, "log", replace(MESSAGE, name="a2", text="bearing 8 runs hot"))
     parent.until(lambda: parent.said(Remembered, 2))
-    parent.keeper = keeper
+    parent.indexer = indexer
     asked = parent.all(Embed)[0]
-    keeper.take_vectors(Vectors(asked.number, tuple(hash_embed(asked.texts))))
-    parent.until(lambda: len(found(shelf, "hot", embed=True)) == 2)
-    with Collection(shelf.path) as collection:
+    indexer.take_vectors(Vectors(asked.number, tuple(hash_embed(asked.texts))))
+    parent.until(lambda: len(found(spec, "hot", embed=True)) == 2)
+    with Collection(spec.path) as collection:
         parent.until(lambda: collection.unembedded == 0)
 
 
@@ -291,29 +291,29 @@ def test_messages_do_not_wait_for_a_file_that_takes_long_to_read(
 ) -> None:
     monkeypatch.setattr(reading, "COMMAND", bad_reader.command(bad_reader.FREEZE))
     (folder / "bomb.txt").write_text("Oil it.")
-    shelf = Shelf("manuals", tmp_path / "kb", TAG, (folder,), writes=True)
-    keeper = start(parent, shelf)
+    spec = CollectionSpec("manuals", tmp_path / "kb", TAG, (folder,), writes=True)
+    indexer = start(parent, spec)
     parent.until((tmp_path / "tries").exists)
-    keeper.remember(7, "manuals", MESSAGE)
+    indexer.remember(7, "manuals", MESSAGE)
     parent.until(lambda: parent.said(Remembered, 7))
-    parent.until(lambda: found(shelf, "bearing", embed=True))
-    assert not found(shelf, "oil")
+    parent.until(lambda: found(spec, "bearing", embed=True))
+    assert not found(spec, "oil")
     child = next(one for one in psutil.Process().children() if "read_worker" in " ".join(one.cmdline()))
     (tmp_path / "mended").touch()
     child.kill()
-    parent.until(lambda: found(shelf, "oil"))
+    parent.until(lambda: found(spec, "oil"))
 
 
 def test_folders_are_looked_at_while_the_encoder_is_busy(
     tmp_path: Path, folder: Path, parent: Parent
 ) -> None:
     (folder / "press.md").write_text("Oil it each week.\n")
-    shelf = Shelf("manuals", tmp_path / "kb", TAG, (folder,))
-    start(parent, shelf, embeds=False)
+    spec = CollectionSpec("manuals", tmp_path / "kb", TAG, (folder,))
+    start(parent, spec, embeds=False)
     parent.until(lambda: parent.said(Embed))
     (folder / "lathe.txt").write_text("Grease the lathe.\n")
     (folder / "press.md").unlink()
-    parent.until(lambda: found(shelf, "grease") and not found(shelf, "oil"))
+    parent.until(lambda: found(spec, "grease") and not found(spec, "oil"))
     assert len(parent.all(Embed)) == 1, "it is asked one thing at a time"
 
 
@@ -322,25 +322,25 @@ def test_after_a_long_look_the_next_one_is_not_hours_away(
 ) -> None:
     monkeypatch.setattr(module, "SHARE", 1e9)
     monkeypatch.setattr(module, "LONGEST_PAUSE_S", 0.05)
-    shelf = Shelf("manuals", tmp_path / "kb", watch=(folder,))
-    start(parent, shelf)
+    spec = CollectionSpec("manuals", tmp_path / "kb", watch=(folder,))
+    start(parent, spec)
     (folder / "lathe.txt").write_text("Oil the lathe.")
-    parent.until(lambda: found(shelf, "oil"))
+    parent.until(lambda: found(spec, "oil"))
     (folder / "press.txt").write_text("Grease the press.")
-    parent.until(lambda: found(shelf, "grease"))
+    parent.until(lambda: found(spec, "grease"))
 
 
 def test_trouble_of_two_works_is_told_together(tmp_path: Path, folder: Path, parent: Parent) -> None:
     """None takes away what another has told."""
     (folder / "a.pdf").write_bytes(b"no pdf")
     (folder / "b.txt").write_text("Oil it.")
-    shelf = Shelf("manuals", tmp_path / "kb", TAG, (folder,))
-    keeper = start(parent, shelf, embeds=False)
+    spec = CollectionSpec("manuals", tmp_path / "kb", TAG, (folder,))
+    indexer = start(parent, spec, embeds=False)
     parent.until(lambda: parent.said(Embed))
     asked = parent.all(Embed)[0]
-    with Collection(shelf.path, writes=True) as collection:
+    with Collection(spec.path, writes=True) as collection:
         collection.use_encoder(replace(TAG, digest="another"), replace=True)
-    keeper.take_vectors(Vectors(asked.number, tuple(hash_embed(asked.texts))))
+    indexer.take_vectors(Vectors(asked.number, tuple(hash_embed(asked.texts))))
     parent.until(lambda: parent.trouble and parent.trouble.endswith("(and 1 more)"))
 
 
@@ -357,15 +357,15 @@ def test_messages_wait_for_one_document_at_most_and_for_no_longer_than_it_takes(
     monkeypatch.setattr("edgeslm.knowledge.index.database.WAIT_S", 0.05)
     monkeypatch.setattr("edgeslm.knowledge.index.collection.put_table", slowly)
     (folder / "large.txt").write_text("Oil it.")
-    shelf = Shelf("manuals", tmp_path / "kb", watch=(folder,), writes=True)
-    keeper = start(parent, shelf)
+    spec = CollectionSpec("manuals", tmp_path / "kb", watch=(folder,), writes=True)
+    indexer = start(parent, spec)
     assert is_written.wait(LIMIT_S)
-    keeper.remember(7, "manuals", MESSAGE)
+    indexer.remember(7, "manuals", MESSAGE)
     time.sleep(0.5)
     assert not parent.said(Failed) and not parent.said(Remembered)
     may_go_on.set()
     parent.until(lambda: parent.said(Remembered, 7))
-    parent.until(lambda: found(shelf, "oil") and found(shelf, "bearing"))
+    parent.until(lambda: found(spec, "oil") and found(spec, "bearing"))
     assert parent.trouble is None
 
 
@@ -394,13 +394,13 @@ def test_a_file_that_is_left_out_is_told_and_read_when_it_has_changed(
     monkeypatch.setattr(reading, "COMMAND", bad_reader.command(bad_reader.CRASH))
     for name in ("bomb.txt", "lathe.txt"):
         (folder / name).write_text(f"Oil {name}.")
-    shelf = Shelf("manuals", tmp_path / "kb", watch=(folder,))
-    start(parent, shelf)
+    spec = CollectionSpec("manuals", tmp_path / "kb", watch=(folder,))
+    start(parent, spec)
     parent.until(lambda: parent.trouble and "bomb.txt ended the process" in parent.trouble)
-    assert found(shelf, "oil") == ["lathe.txt"]
+    assert found(spec, "oil") == ["lathe.txt"]
     (tmp_path / "mended").touch()
     (folder / "bomb.txt").write_text("Oil it each week.")
-    parent.until(lambda: len(found(shelf, "oil")) == 2)
+    parent.until(lambda: len(found(spec, "oil")) == 2)
     parent.until(lambda: parent.trouble is None)
 
 
@@ -409,11 +409,11 @@ def test_a_file_that_was_left_out_is_no_trouble_once_a_command_has_read_it(
 ) -> None:
     monkeypatch.setattr(reading, "COMMAND", bad_reader.command(bad_reader.CRASH))
     (folder / "bomb.txt").write_text("Oil it.")
-    shelf = Shelf("manuals", tmp_path / "kb", watch=(folder,))
-    start(parent, shelf)
+    spec = CollectionSpec("manuals", tmp_path / "kb", watch=(folder,))
+    start(parent, spec)
     parent.until(lambda: parent.trouble)
     (tmp_path / "mended").touch()
-    with Collection(shelf.path, writes=True) as collection:
+    with Collection(spec.path, writes=True) as collection:
         assert add_files(collection, [folder], again=True).added == 1
     parent.until(lambda: parent.trouble is None)
 
@@ -431,14 +431,14 @@ def test_messages_of_one_collection_do_not_wait_for_another(
 
     monkeypatch.setattr("edgeslm.knowledge.index.collection.put_table", slowly)
     (folder / "large.txt").write_text("Oil it.")
-    shelves = [Shelf("manuals", tmp_path / "kb", watch=(folder,), writes=True)]
-    shelves.append(Shelf("log", tmp_path / "log", writes=True))
-    keeper = Indexer(shelves, parent.send, sweep_every_s=0.05)
-    keeper.make()
-    keeper.start()
+    specs = [CollectionSpec("manuals", tmp_path / "kb", watch=(folder,), writes=True)]
+    specs.append(CollectionSpec("log", tmp_path / "log", writes=True))
+    indexer = Indexer(specs, parent.send, sweep_every_s=0.05)
+    indexer.make()
+    indexer.start()
     assert is_written.wait(LIMIT_S)
-    keeper.remember(1, "manuals", MESSAGE)
-    keeper.remember(2, "log", MESSAGE)
+    indexer.remember(1, "manuals", MESSAGE)
+    indexer.remember(2, "log", MESSAGE)
     parent.until(lambda: parent.said(Remembered, 2))
     assert not parent.said(Remembered, 1)
     may_go_on.set()
@@ -446,18 +446,18 @@ def test_messages_of_one_collection_do_not_wait_for_another(
 
 
 def test_a_message_for_a_collection_without_any_is_refused(tmp_path: Path, parent: Parent) -> None:
-    Indexer([Shelf("manuals", tmp_path / "kb")], parent.send).remember(1, "manuals", MESSAGE)
+    Indexer([CollectionSpec("manuals", tmp_path / "kb")], parent.send).remember(1, "manuals", MESSAGE)
     assert parent.messages == [Failed(1, "messages are not remembered in manuals")]
 
 
 def test_what_has_expired_is_removed(tmp_path: Path, parent: Parent) -> None:
-    shelf = Shelf("log", tmp_path / "kb", writes=True)
-    keeper = start(parent, shelf)
-    keeper.remember(7, "log", Memory("a", "1", "short lived", time.time(), keep_s=0.2))
+    spec = CollectionSpec("log", tmp_path / "kb", writes=True)
+    indexer = start(parent, spec)
+    indexer.remember(7, "log", Memory("a", "1", "short lived", time.time(), keep_s=0.2))
     parent.until(lambda: parent.said(Remembered, 7))
 
     def is_gone() -> bool:
-        with Collection(shelf.path) as collection:
+        with Collection(spec.path) as collection:
             return collection.documents() == []
 
     parent.until(is_gone)
@@ -466,27 +466,27 @@ def test_what_has_expired_is_removed(tmp_path: Path, parent: Parent) -> None:
 def test_many_that_expired_are_removed_some_at_a_time(
     tmp_path: Path, parent: Parent, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    shelf = Shelf("log", tmp_path / "kb", writes=True)
+    spec = CollectionSpec("log", tmp_path / "kb", writes=True)
     old = [replace(MESSAGE, name=f"n{number}", at=5.0, keep_s=5.0) for number in range(7)]
-    with Collection(shelf.path, writes=True) as collection:
+    with Collection(spec.path, writes=True) as collection:
         remember(collection, old)
     monkeypatch.setattr(module, "TOGETHER", 2)
-    keeper = Indexer([shelf], parent.send, sweep_every_s=0.05)
-    keeper.remember(1, "log", MESSAGE)
-    keeper.make()
-    keeper.start()
-    with Collection(shelf.path) as collection:
+    indexer = Indexer([spec], parent.send, sweep_every_s=0.05)
+    indexer.remember(1, "log", MESSAGE)
+    indexer.make()
+    indexer.start()
+    with Collection(spec.path) as collection:
         parent.until(lambda: [one.source for one in collection.documents()] == [MESSAGE.source])
 
 
 def test_a_collection_that_was_removed_is_made_anew(tmp_path: Path, parent: Parent) -> None:
     """Removed by hand while the node runs: the next error or sweep opens another one."""
-    shelf = Shelf("log", tmp_path / "kb", writes=True)
-    keeper = start(parent, shelf)
-    keeper.remember(7, "log", MESSAGE)
+    spec = CollectionSpec("log", tmp_path / "kb", writes=True)
+    indexer = start(parent, spec)
+    indexer.remember(7, "log", MESSAGE)
     parent.until(lambda: parent.said(Remembered, 7))
     for file in tmp_path.glob("kb*"):
         file.unlink()
-    keeper.remember(8, "log", MESSAGE)
+    indexer.remember(8, "log", MESSAGE)
     parent.until(lambda: parent.said(Remembered, 8))
-    parent.until(lambda: (tmp_path / "kb.sqlite").exists() and found(shelf, "bearing"))
+    parent.until(lambda: (tmp_path / "kb.sqlite").exists() and found(spec, "bearing"))

@@ -16,7 +16,7 @@ import pytest
 
 from edgeslm.errors import KnowledgeError
 from edgeslm.knowledge.index.collection import Collection
-from edgeslm.knowledge.index.queries import Memory, Query, Shelf
+from edgeslm.knowledge.index.queries import CollectionSpec, Memory, Query
 from edgeslm.knowledge.service import process as module
 from edgeslm.knowledge.service.process import KnowledgeProcess
 from tests.knowledge.readers import bad_reader
@@ -49,8 +49,8 @@ async def embed(collection: str, texts: Sequence[str]) -> list[list[float]]:
 
 
 @contextlib.asynccontextmanager
-async def running(*shelves: Shelf) -> AsyncIterator[KnowledgeProcess]:
-    process = KnowledgeProcess(shelves, embed=embed)
+async def running(*specs: CollectionSpec) -> AsyncIterator[KnowledgeProcess]:
+    process = KnowledgeProcess(specs, embed=embed)
     try:
         await process.start()
         yield process
@@ -59,14 +59,14 @@ async def running(*shelves: Shelf) -> AsyncIterator[KnowledgeProcess]:
 
 
 @pytest.fixture
-def shelf(tmp_path: Path) -> Shelf:
-    shelf = Shelf("manuals", tmp_path / "kb", TAG)
-    with Collection(shelf.path, writes=True) as collection:
+def spec(tmp_path: Path) -> CollectionSpec:
+    spec = CollectionSpec("manuals", tmp_path / "kb", TAG)
+    with Collection(spec.path, writes=True) as collection:
         collection.use_encoder(TAG)
         collection.put(
             *make_document("press.md", "Oil the press each week."), make_origin(), embed=hash_embed
         )
-    return shelf
+    return spec
 
 
 def query(question: str = "oil", *collections: str, vector: bool = False) -> Query:
@@ -74,9 +74,9 @@ def query(question: str = "oil", *collections: str, vector: bool = False) -> Que
     return Query(collections or ("manuals",), question, 3, found)
 
 
-def test_passages_come_back_with_their_figures(shelf: Shelf) -> None:
+def test_passages_come_back_with_their_figures(spec: CollectionSpec) -> None:
     async def scene() -> None:
-        async with running(shelf) as process:
+        async with running(spec) as process:
             (by_words,) = await process.seek(query())
             assert (by_words.source, by_words.text) == ("press.md", "Oil the press each week.")
             assert (by_words.cosine, by_words.collection) == (None, "manuals")
@@ -86,11 +86,11 @@ def test_passages_come_back_with_their_figures(shelf: Shelf) -> None:
     play(scene)
 
 
-def test_several_collections_are_one_ranking(shelf: Shelf, tmp_path: Path) -> None:
-    other = Shelf("log", tmp_path / "log", TAG, writes=True)
+def test_several_collections_are_one_ranking(spec: CollectionSpec, tmp_path: Path) -> None:
+    other = CollectionSpec("log", tmp_path / "log", TAG, writes=True)
 
     async def scene() -> None:
-        async with running(shelf, other) as process:
+        async with running(spec, other) as process:
             await process.remember(
                 "log", Memory("press/4", "1", "oil is low, oil the press now", time.time())
             )
@@ -101,9 +101,9 @@ def test_several_collections_are_one_ranking(shelf: Shelf, tmp_path: Path) -> No
     play(scene)
 
 
-def test_a_killed_process_is_started_again_and_asked_again(shelf: Shelf) -> None:
+def test_a_killed_process_is_started_again_and_asked_again(spec: CollectionSpec) -> None:
     async def scene() -> None:
-        async with running(shelf) as process:
+        async with running(spec) as process:
             assert process.pid is not None
             os.kill(process.pid, signal.SIGSTOP)
             asking = asyncio.create_task(process.seek(query()))
@@ -115,9 +115,9 @@ def test_a_killed_process_is_started_again_and_asked_again(shelf: Shelf) -> None
     play(scene)
 
 
-def test_one_that_keeps_folders_is_started_again_by_itself(shelf: Shelf, tmp_path: Path) -> None:
+def test_one_that_keeps_folders_is_started_again_by_itself(spec: CollectionSpec, tmp_path: Path) -> None:
     async def scene() -> None:
-        async with running(replace(shelf, watch=(tmp_path,))) as process:
+        async with running(replace(spec, watch=(tmp_path,))) as process:
             first = process.pid
             assert first is not None
             os.kill(first, signal.SIGKILL)
@@ -128,7 +128,7 @@ def test_one_that_keeps_folders_is_started_again_by_itself(shelf: Shelf, tmp_pat
 
 
 def test_searches_and_messages_do_not_wait_for_a_bad_file_which_is_left_out_for_good(
-    shelf: Shelf, tmp_path: Path
+    spec: CollectionSpec, tmp_path: Path
 ) -> None:
     """It never comes to an end, and keeps the interpreter of its reader to itself."""
     folder = tmp_path / "manuals"
@@ -137,7 +137,7 @@ def test_searches_and_messages_do_not_wait_for_a_bad_file_which_is_left_out_for_
         (folder / f"{name}.txt").write_text(f"Oil the {name}.")
         os.utime(folder / f"{name}.txt", (5, 5))
     code = WITH_BAD_READER.format(act=bad_reader.FREEZE, most_s=4.0)
-    watched = replace(shelf, watch=(folder,), writes=True)
+    watched = replace(spec, watch=(folder,), writes=True)
     tries = tmp_path / "tries"
 
     async def scene() -> None:
@@ -163,7 +163,7 @@ def test_searches_and_messages_do_not_wait_for_a_bad_file_which_is_left_out_for_
 
 
 def test_one_that_ends_again_and_again_is_left_alone_for_longer_each_time(
-    shelf: Shelf, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    spec: CollectionSpec, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pauses = list[float]()
     sleep = asyncio.sleep
@@ -174,7 +174,7 @@ def test_one_that_ends_again_and_again_is_left_alone_for_longer_each_time(
         await sleep(0.01)
 
     async def scene() -> None:
-        async with running(replace(shelf, watch=(tmp_path,))) as process:
+        async with running(replace(spec, watch=(tmp_path,))) as process:
             monkeypatch.setattr(asyncio, "sleep", note)
             pid = process.pid
             for _ in range(3):
@@ -190,7 +190,7 @@ def test_one_that_ends_again_and_again_is_left_alone_for_longer_each_time(
 
 
 def test_one_that_never_gets_ready_again_is_left_alone_for_longer_though_it_was_ready_once(
-    shelf: Shelf, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    spec: CollectionSpec, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The time since it was ready was taken for the life of each process that came after."""
     pauses = list[float]()
@@ -202,7 +202,7 @@ def test_one_that_never_gets_ready_again_is_left_alone_for_longer_though_it_was_
         await sleep(0.01)
 
     async def scene() -> None:
-        async with running(replace(shelf, watch=(tmp_path,))) as process:
+        async with running(replace(spec, watch=(tmp_path,))) as process:
             process._command = (sys.executable, "-c", "raise SystemExit(3)")
             assert process._ready_at is not None
             process._ready_at -= 1000.0
@@ -218,15 +218,15 @@ def test_one_that_never_gets_ready_again_is_left_alone_for_longer_though_it_was_
 
 
 def test_one_that_could_not_be_opened_again_is_tried_once_more(
-    shelf: Shelf, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    spec: CollectionSpec, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(module, "AGAIN_S", 0.05)
     folder = tmp_path / "watched"
     folder.mkdir()
-    file = shelf.path.with_suffix(".sqlite")
+    file = spec.path.with_suffix(".sqlite")
 
     async def scene() -> None:
-        async with running(replace(shelf, watch=(folder,))) as process:
+        async with running(replace(spec, watch=(folder,))) as process:
             pid = process.pid
             assert pid is not None
             for name in (file, Path(f"{file}-wal"), Path(f"{file}-shm")):
@@ -246,39 +246,39 @@ def test_one_that_could_not_be_opened_again_is_tried_once_more(
 def test_a_collection_that_is_not_there_is_refused(tmp_path: Path) -> None:
     async def scene() -> None:
         with pytest.raises(KnowledgeError, match=r"there is no collection .*kb"):
-            async with running(Shelf("manuals", tmp_path / "kb")):
+            async with running(CollectionSpec("manuals", tmp_path / "kb")):
                 pass
 
     play(scene)
 
 
-def test_another_encoder_is_refused(shelf: Shelf) -> None:
+def test_another_encoder_is_refused(spec: CollectionSpec) -> None:
     async def scene() -> None:
         with pytest.raises(KnowledgeError, match=r"knowledge\.manuals\.encoder: .* another encoder"):
-            async with running(replace(shelf, encoder=replace(TAG, digest="sha256:other"))):
+            async with running(replace(spec, encoder=replace(TAG, digest="sha256:other"))):
                 pass
 
     play(scene)
 
 
-def test_a_collection_that_was_replaced_is_opened_anew(shelf: Shelf) -> None:
+def test_a_collection_that_was_replaced_is_opened_anew(spec: CollectionSpec) -> None:
     async def scene() -> None:
-        async with running(shelf) as process:
+        async with running(spec) as process:
             assert await process.seek(query("oil"))
-            for file in shelf.path.parent.glob("kb*"):
+            for file in spec.path.parent.glob("kb*"):
                 file.unlink()
             with pytest.raises(KnowledgeError, match="there is no collection"):
                 await process.seek(query("oil"))
-            with Collection(shelf.path, writes=True) as collection:
+            with Collection(spec.path, writes=True) as collection:
                 collection.put(*make_document("lathe.md", "Grease the lathe."), make_origin())
             assert [one.source for one in await process.seek(query("grease"))] == ["lathe.md"]
 
     play(scene)
 
 
-def test_what_waits_when_it_is_stopped_is_told(shelf: Shelf) -> None:
+def test_what_waits_when_it_is_stopped_is_told(spec: CollectionSpec) -> None:
     async def scene() -> None:
-        async with running(shelf) as process:
+        async with running(spec) as process:
             assert process.pid is not None
             os.kill(process.pid, signal.SIGSTOP)
             asking = asyncio.create_task(process.seek(query()))
@@ -293,9 +293,9 @@ def test_what_waits_when_it_is_stopped_is_told(shelf: Shelf) -> None:
     play(scene)
 
 
-def test_vectors_that_come_late_are_not_those_of_another_process(shelf: Shelf) -> None:
+def test_vectors_that_come_late_are_not_those_of_another_process(spec: CollectionSpec) -> None:
     """Each process counts what it asks for from 1."""
-    kept = replace(shelf, writes=True)
+    kept = replace(spec, writes=True)
     first, texts_of, late = asyncio.Event(), list[Sequence[str]](), asyncio.Event()
 
     async def embed(collection: str, texts: Sequence[str]) -> list[list[float]]:
@@ -363,7 +363,7 @@ time.sleep(600)
     ],
 )
 def test_a_hostile_process_gets_nothing_into_the_parent_and_is_replaced(
-    shelf: Shelf, tmp_path: Path, act: str
+    spec: CollectionSpec, tmp_path: Path, act: str
 ) -> None:
     trap, flag = tmp_path / "trap", tmp_path / "was-hostile"
     script = HOSTILE.format(trap=str(trap), flag=str(flag), act=act)
@@ -373,7 +373,7 @@ def test_a_hostile_process_gets_nothing_into_the_parent_and_is_replaced(
         return []
 
     async def scene() -> None:
-        process = KnowledgeProcess([shelf], embed=embed, command=(sys.executable, "-P", "-c", script))
+        process = KnowledgeProcess([spec], embed=embed, command=(sys.executable, "-P", "-c", script))
         await process.start()
         assert [one.source for one in await process.seek(query())] == ["press.md"]
         assert flag.exists() and process.problems == []
@@ -383,9 +383,9 @@ def test_a_hostile_process_gets_nothing_into_the_parent_and_is_replaced(
     assert not trap.exists()
 
 
-def test_a_question_that_no_frame_can_carry_fails_alone(shelf: Shelf) -> None:
+def test_a_question_that_no_frame_can_carry_fails_alone(spec: CollectionSpec) -> None:
     async def scene() -> None:
-        async with running(shelf) as process:
+        async with running(spec) as process:
             with pytest.raises(KnowledgeError, match="can't be asked that"):
                 await process.seek(replace(query(), vector=(float("nan"),)))
             assert await process.seek(query())
@@ -393,9 +393,9 @@ def test_a_question_that_no_frame_can_carry_fails_alone(shelf: Shelf) -> None:
     play(scene)
 
 
-def test_trouble_is_a_problem_until_it_is_over(shelf: Shelf, tmp_path: Path) -> None:
+def test_trouble_is_a_problem_until_it_is_over(spec: CollectionSpec, tmp_path: Path) -> None:
     async def scene() -> None:
-        async with running(replace(shelf, watch=(tmp_path / "gone",))) as process:
+        async with running(replace(spec, watch=(tmp_path / "gone",))) as process:
             while not process.problems:
                 await asyncio.sleep(0.02)
             (problem,) = process.problems
