@@ -1,4 +1,4 @@
-"""The files of a bundle: which there may be, and how large those are that are read whole.
+"""Bundle files: which there may be, and how large those are that are read whole.
 
 A bundle may be a stranger's. What nothing here reads has no place in one, least of all a library, and what is
 read into memory is bounded by its size before it is read.

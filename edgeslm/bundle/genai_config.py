@@ -1,4 +1,4 @@
-"""``genai_config.json``: what a bundle may tell onnxruntime-genai, key by key.
+"""Allow-list for ``genai_config.json``: the keys that a bundle may give onnxruntime-genai.
 
 The runtime reads the file itself, and some of its keys load libraries, write files or name paths. So only
 keys that are known to be harmless pass: those that its model builder writes for decoders on a CPU, and a few

@@ -1,4 +1,4 @@
-"""What ``edgeslm inspect`` shows: a bundle's manifest, its report card and the memory it needs."""
+"""Bundle inspection (``edgeslm inspect``): manifest, report card, and the memory that the bundle needs."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Performance to expect of a bundle on this board: the board is measured, the bundle's shape found out.
+"""Expected performance of a bundle on this board: the board is measured, the bundle's shape is read.
 
 The arithmetic is ``size_estimate``'s, shared with the build machine; this module feeds it on a device. It
 knows no configuration and judges nothing.

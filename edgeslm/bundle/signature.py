@@ -1,4 +1,4 @@
-"""``model.sig``: what it says, and whether one of the trusted keys made it for the bundle it lies in.
+"""Signature check: what ``model.sig`` says, and whether a trusted key made it for the bundle it lies in.
 
 The format is that of OpenSSF model signing with a key: a Sigstore bundle around a DSSE envelope around an
 in-toto statement with the SHA-256 of every file. The library ``model-signing`` makes signatures on the build

@@ -1,4 +1,4 @@
-"""Which bundles this node may run: the one door through which it loads them, and what it remembers of them.
+"""Bundle trust: which bundles this node may run; all are loaded through this module.
 
 A signature is checked by a job (``edgeslm.bundle.signature``), once for each manifest, signature and key:
 that it is good stays true. That the files are those of the manifest is checked by the engine at every load,

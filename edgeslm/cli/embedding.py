@@ -1,4 +1,4 @@
-"""An encoder bundle as a function from texts to vectors: its engine process behind plain calls."""
+"""Embedding for commands: an encoder bundle as a function from texts to vectors, in a process of its own."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""``edgeslm feedback``."""
+"""``edgeslm feedback``: corrections kept on this device, for the next tuning."""
 
 from __future__ import annotations
 

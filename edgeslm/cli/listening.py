@@ -1,4 +1,4 @@
-"""What commands that only listen have in common: which broker, whose nodes, and how they log in."""
+"""Broker options of commands that only listen: which broker, whose nodes, and how to log in."""
 
 from __future__ import annotations
 

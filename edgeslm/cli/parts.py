@@ -1,4 +1,4 @@
-"""How a command looks that has parts, such as ``edgeslm models list``: the same help and options for each."""
+"""Subcommands, such as ``edgeslm models list``: the same help and options for each."""
 
 from __future__ import annotations
 

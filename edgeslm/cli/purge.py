@@ -1,4 +1,4 @@
-"""``edgeslm purge``."""
+"""``edgeslm purge``: erases a person's messages, or old ones, from all that a node keeps."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""``edgeslm recover``."""
+"""``edgeslm recover``: feeds messages of a damaged journal back to the node."""
 
 from __future__ import annotations
 

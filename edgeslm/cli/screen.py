@@ -1,4 +1,4 @@
-"""What commands show: lines of output, errors, and how far long work has come."""
+"""Terminal output of commands: lines, errors, and the progress of long work."""
 
 from __future__ import annotations
 

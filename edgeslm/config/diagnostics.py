@@ -1,4 +1,4 @@
-"""What is wrong with a configuration file, in sentences: of the file itself, and of what pydantic finds.
+"""Configuration diagnostics: what is wrong with the file and its values, in sentences.
 
 Knows no configuration as a whole; which section a key belongs to is told.
 """

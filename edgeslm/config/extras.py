@@ -1,4 +1,4 @@
-"""Which extra brings which library, so that a command that lacks one can say what to install."""
+"""Extras of the package and the libraries they bring, so that a command can say what to install."""
 
 from __future__ import annotations
 

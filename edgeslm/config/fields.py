@@ -1,4 +1,4 @@
-"""Types of single keys of the configuration: what is understood, and the sentence if it isn't.
+"""Field types of the configuration: how a key's text is parsed, and the sentence if it can't be.
 
 Pure: text in, value or ValueError out. Which keys there are is in ``edgeslm.config.schema``.
 """

@@ -1,4 +1,4 @@
-"""JSON Schemas of what is extracted: what is wrong with one, what it would cost, and whether values fit it.
+"""JSON Schemas of ``extract`` tasks: faults, cost bounds, and whether values fit.
 
 They come from the configuration or, where it allows that, from a sender. Their regular expressions are
 matched in linear time; keywords of which the engine would make an automaton of gigabytes are bounded.

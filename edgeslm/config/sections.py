@@ -1,4 +1,4 @@
-"""The sections of a configuration that say what a node lives among: its broker, its limits, whom it trusts.
+"""Configuration sections of a node's surroundings: its broker, its limits, whom it trusts.
 
 What a node does, its models, tasks, collections and routes, is in ``edgeslm.config.schema``. Pure.
 """

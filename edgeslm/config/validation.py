@@ -1,4 +1,4 @@
-"""What several keys of a configuration can get wrong together.
+"""Validation across keys: what several keys of a configuration can get wrong together.
 
 Takes sections that are sound one by one and finds the rest: names that nothing carries, keys that mean
 nothing to a kind, schemas that aren't JSON Schema, templates that don't compile, routes that feed themselves.

@@ -1,4 +1,4 @@
-"""Who gets in: the token, sessions, attempts, and from which pages a browser may ask. Pure but for the clock.
+"""Console access control: token, sessions, attempts, allowed origins. Pure but for the clock.
 
 What browsers send is checked as OWASP's cheat sheets on sessions and cross-site request forgery have it: a
 session is a cookie that no script reads, and what changes something needs the page's own origin and a second

@@ -1,4 +1,4 @@
-"""What passes through the node, as the console shows it: the last requests, and figures of a moment.
+"""Console feed: the last requests of the node, and figures of a moment.
 
 Costs a request two calls and a row of a ring. Keeps no text unless it is told to. Pure: knows no pipe, no bus
 and no clock but the machine's.

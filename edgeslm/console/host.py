@@ -1,4 +1,4 @@
-"""The node's side of its console: what it is shown of the running node, and what it may ask of it.
+"""Console host, the node's side: what the console is shown, and what it may ask of the node.
 
 The console is told figures every two seconds, and more while somebody looks. What it asks runs as a request
 with the lowest priority, through the checks of any other.

@@ -1,4 +1,4 @@
-"""What the console's process knows of the node, and what each browser has not seen of it yet.
+"""Console view: what its process knows of the node, and what each browser has not seen of it yet.
 
 Bounded whatever comes: the last requests, a quarter of an hour of figures, the last word on each part. A
 browser that reads slowly gets the newest when it comes back, not a backlog. Knows no HTTP.

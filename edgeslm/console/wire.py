@@ -1,4 +1,4 @@
-"""What the node and its console say to each other over the pipe.
+"""Console messages: what the node and its console say to each other over the pipe.
 
 The console's process talks to strangers: what it sends are typed messages, and nothing else gets through. It
 says ``Listening``, or ``Refused`` if there can be no web server. The node's messages are objects of JSON with

@@ -1,4 +1,4 @@
-"""What a dispatcher says of itself: ``info`` and ``health`` of its pool, with no text of any message."""
+"""Dispatcher report: ``info`` and ``health`` of its pool, with no text of any message."""
 
 from __future__ import annotations
 

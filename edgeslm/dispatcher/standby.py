@@ -1,4 +1,4 @@
-"""The dispatcher that waits: it listens to the lease of the one at work until that has run out.
+"""Standby dispatcher: listens to the lease of the active one until that has run out.
 
 And the look that the one at work takes after its connection broke, before it takes the session again: another
 may have taken over meanwhile.

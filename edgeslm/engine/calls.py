@@ -1,4 +1,4 @@
-"""What a task can ask of an engine, and what comes back: plain values that cross the pipe to a worker.
+"""Engine calls: what a task can ask of an engine, and what comes back. Values that cross the pipe.
 
 Text that comes from outside is always wrapped in ``Text``: the worker encodes it with special tokens
 switched off, so a message that spells ``<|im_end|>`` stays text.

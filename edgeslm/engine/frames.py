@@ -1,4 +1,4 @@
-"""What a node and the process of one of its engines say to each other.
+"""Engine frames: the messages between a node and the process of one of its engines.
 
 The process says ``Ready``, or ``Refused`` if the model can't be loaded, once; then to each ``Start`` any
 number of ``Chunk`` and one ``Done`` or ``Failed``.

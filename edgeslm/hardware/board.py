@@ -1,4 +1,4 @@
-"""What this board is, read from the kernel's files; nothing is judged here.
+"""Board facts: what this machine is, read from the kernel's files. Judges nothing.
 
 Every function takes the root of the file system, so that a folder with the files of another board can stand
 in for it. What can't be read is None or empty: containers and old kernels show less.

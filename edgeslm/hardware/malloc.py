@@ -1,4 +1,4 @@
-"""What glibc's heap is told, so that the daemon gives back memory that a burst or a large message took."""
+"""glibc's malloc settings, so that the daemon gives back memory after a burst or a large message."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Where the broker is and how to log in: a URL, a user, certificates.
+"""Broker address: a URL, a user and certificates to log in with.
 
 Pure but for reading the TLS files. Knows no MQTT.
 """

@@ -1,4 +1,4 @@
-"""When certificates end: a node that runs for years should say so before its broker lets it in no more.
+"""Certificate expiry: when certificates end, so that a node says so before its broker lets it in no more.
 
 Reads the one field of X.509 (RFC 5280, section 4.1.2.5) that the standard library doesn't tell of a file.
 """

@@ -1,5 +1,4 @@
-"""The network thread: one MQTT connection after the other, each a ``BrokerLink``. MQTT 5, or 3.1.1 if need
-be.
+"""Network thread: one MQTT connection after the other, each a ``BrokerLink``. MQTT 5, or 3.1.1 if need be.
 
 Each connection gets a paho client of its own, so that nothing of an old one (packet identifiers above all)
 leaks into the next. Knows no topics and keeps no message. What it sees goes to a ``Listener``, on the

@@ -1,4 +1,4 @@
-"""From the network thread to the asyncio loop: stamps what arrives, hands it over, waits for nothing else.
+"""Loop bridge: stamps what the network thread receives and hands it over to the asyncio loop.
 
 The network thread must never do work (keep-alives would be late and the broker would publish the will) and
 must never raise (that would end it). What it does do is to stop reading for a moment when the loop can't

@@ -1,4 +1,4 @@
-"""What is on its way to the broker: a queue, the messages in flight, and a bound on both.
+"""Outbox: a queue of messages on their way to the broker and those in flight, with a bound on both.
 
 Pure: no connection, no thread. MQTT 5 section 4.9: no more messages in flight than the broker's Receive
 Maximum. A message leaves the outbox when the broker has acknowledged it, for better or worse.

@@ -1,4 +1,4 @@
-"""One look at a broker for ``edgeslm check --connect``: does it let us in, give what a node needs, and fast?
+"""Broker probe for ``edgeslm check --connect``: does it let us in, give what a node needs, and fast?
 
 Connects as a client of its own name, so that a running node isn't disturbed, and leaves nothing behind.
 """

@@ -1,4 +1,4 @@
-"""Which MQTT a broker speaks that took a connection and gave no answer to MQTT 5.
+"""MQTT version probe, for a broker that took a connection and gave no answer to MQTT 5.
 
 Some old brokers do that. So does every broker that is killed, frozen or cut off at that moment, and a node
 that took one of these for an old one would come back without Response Topic and Correlation Data: the

@@ -1,4 +1,4 @@
-"""What an operator can have a running node do: say that it lives, log more, take up its file again, drain.
+"""Administration of a running node: ping, log level, reload, drain.
 
 Reloading is all or nothing: the file is read and checked, the models that it adds are loaded beside those at
 work, and only then it takes over between two requests. Whatever goes wrong before leaves the node as it was.

@@ -1,4 +1,4 @@
-"""How far apart two versions may be: protocols that are one apart understand each other.
+"""Protocol versions: those that are one apart understand each other.
 
 Whoever reads a document of a newer version ignores what it doesn't know. Two protocol versions apart, names
 may mean something else: that is refused, with a sentence. Pure.

@@ -1,4 +1,4 @@
-"""What no stage on this node is sure of, asked of another node: the last stage of a cascade.
+"""Escalation: what no stage on this node is sure of is asked of another node, as the last stage.
 
 Waiting for another node is no work of this one, so it happens outside of the queue of what is computed here.
 If the other node can't be reached or doesn't answer, what was found here stands, as ``abstained``.

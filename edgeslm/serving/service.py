@@ -1,4 +1,4 @@
-"""Requests in, results out, without a bus: an arrangement of models and tasks behind the scheduler.
+"""Service: requests in, results out, without a bus; a deployment behind the scheduler.
 
 The daemon puts a bus in front of it, ``edgeslm try`` a terminal. Another configuration can take over while
 requests come in: each is served by the one or the other, none is lost.

@@ -1,4 +1,4 @@
-"""Passages that answer one question with different values: numbers, names, yes and no.
+"""Conflicting passages: they answer one question with different values (numbers, names, yes and no).
 
 Two sentences of different passages contradict each other if they are about the same, by their words, and
 what differs is a number of the same thing, a name, or that one says yes where the other says no. What is said

@@ -1,4 +1,4 @@
-"""The sentences of a text that say most of it: what is told where a model's own words are of no use.
+"""Extractive summary: the sentences of a text that say most of it.
 
 Best is the one whose words are nearest to all words of the text, by the cosine of their counts, and which
 stands early: the centroid and the position of MEAD (Radev et al. 2004, section 3). What it said counts less

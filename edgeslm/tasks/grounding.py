@@ -1,4 +1,4 @@
-"""Whether a question to collections can be answered: judged by figures of the search, no generator is asked.
+"""Grounding gate: whether collections can answer a question, judged by figures of the search alone.
 
 The figures say how the best passage stands to the question and to the others that were found. A logistic
 model of them gives the confidence that it is of the section that answers the question. None of them depends

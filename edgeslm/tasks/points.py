@@ -1,4 +1,4 @@
-"""Messages that say the same, counted: the points of a digest. No model has a part in it.
+"""Message clusters: messages that say the same, counted, are the points of a digest. No model decides.
 
 What changes from one message to the next (times, addresses, numbers, what stands in quotes) is masked, as
 parsers of logs do (Drain, He et al. 2017, section 3.B). Messages of as many words are then parted at the

@@ -1,4 +1,4 @@
-"""Does a text say what a sentence says? A check by words, outside of the model.
+"""Support check: does a text say what a sentence says? By words, outside of the model.
 
 A sentence is supported where one source has all of its numbers and names and most of its other words of
 content, and has each number beside a word that the sentence has it with. That is a check of precision against

@@ -1,4 +1,4 @@
-"""What somebody should look at, as sentences: the ``alerts`` of ``health``.
+"""Alerts: what somebody should look at, as sentences in ``health``.
 
 Some conditions stand as long as they hold, others have happened and are told for an hour. Pure: knows no bus
 and no daemon.

@@ -1,4 +1,4 @@
-"""Who asked what when, in a file of JSON lines, without texts: for people who have to account for it.
+"""Audit log: who asked what when, as JSON lines without texts, for those who have to account for it.
 
 A line is one write, so lines are whole; the file is only appended to, and rotated by its size. A disk that
 takes nothing more keeps no request from being answered: lines are lost then, counted, and told of in

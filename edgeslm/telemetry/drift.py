@@ -1,4 +1,4 @@
-"""Have a task's messages moved away from what it was taught with?
+"""Drift detection: have a task's messages moved away from what it was taught with?
 
 The last messages are compared with rows that the task was tested with when it was taught: how far they lie
 from what it knows, how sure it is of them, which labels it gives. The first two by the one-sided statistic of

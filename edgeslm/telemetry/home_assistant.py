@@ -1,4 +1,4 @@
-"""Tells Home Assistant what a node has, and takes back what it has no more.
+"""Home Assistant: told what a node has, and what it has no more.
 
 What was told is noted in a file before it is sent, so that it can be taken back by a later start too. Knows
 no broker: what publishes is handed in.

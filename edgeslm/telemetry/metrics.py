@@ -1,4 +1,4 @@
-"""The figures of ``health`` in the words of Prometheus: one table, read from the document and nothing else.
+"""Prometheus metrics: the figures of ``health`` in its words, by one table.
 
 :data:`METRICS` lists all of them; :func:`exposition` writes the text for a scraper. Nothing is counted here,
 so that Prometheus, ``health`` and whoever shows them can't differ. Labels are names of the configuration and

@@ -1,4 +1,4 @@
-"""Where Prometheus asks: ``GET /metrics`` over HTTP/1.1, on the event loop and for a few at a time.
+"""Metrics endpoint for Prometheus: ``GET /metrics`` over HTTP/1.1, on the event loop, a few at a time.
 
 A scraper that is slow, silent or sends nonsense costs its own connection and no more: each has a few seconds
 and a few kilobytes, and beyond :data:`CONNECTIONS` the next is closed at once. Knows no figures: who asks

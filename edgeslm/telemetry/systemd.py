@@ -1,4 +1,4 @@
-"""What systemd hears of a service: ready, alive, stopping, and what it is doing (sd_notify(3)).
+"""systemd notifications (sd_notify(3)): ready, alive, stopping, and what the service is doing.
 
 Without a service manager every call does nothing. None raises and none waits: a message that can't go now
 goes with the next. Knows no daemon; whether it is alive is for :mod:`edgeslm.telemetry.liveness` to say.

@@ -1,4 +1,4 @@
-"""How much may be brought onto this device, and whether it goes on: bytes are counted while they come."""
+"""Download allowance: how much may be brought onto this device, counted while the bytes come."""
 
 from __future__ import annotations
 

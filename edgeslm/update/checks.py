@@ -1,4 +1,4 @@
-"""What a model that is to take over makes of messages whose answers are known, beside the one at work.
+"""Pre-activation check: a new model answers messages with known answers, beside the one at work.
 
 The messages are those of the tasks' ``checks``. Both models get them, while requests are served, and the new
 one must get as many right: what no small model can do isn't held against it. A task without any is asked one

@@ -1,4 +1,4 @@
-"""How the process of a rollout, as a user of its own, has the node take what it brought: a folder of each.
+"""Rollout exchange: how a rollout's process, another user, has the node take bundles. A folder of each.
 
 The process's folder holds its command and its archives, which the node reads. The node's folder holds what it
 says: what its models are, and what came of a command. Neither can write what the other believes, and the node

@@ -1,4 +1,4 @@
-"""A folder into which people and programs put bundles: what is in it for each model, once it is all there.
+"""Watched folder of bundles: what is in it for each model, once it is all there.
 
 ``<folder>/<model>`` is a bundle's folder, ``<folder>/<model>.tar``, ``.tar.gz`` or ``.tar.xz`` an archive.
 Nothing tells when a copy is done, so an entry counts that was the same at two looks. Each is taken once, as

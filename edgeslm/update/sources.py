@@ -1,4 +1,4 @@
-"""Where bundles may come from. Brings nothing."""
+"""Allowed sources of bundles. Brings nothing."""
 
 from __future__ import annotations
 

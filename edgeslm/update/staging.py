@@ -1,4 +1,4 @@
-"""A bundle is brought onto this device: from a folder, an archive, or a download that can break off.
+"""Staging: a bundle is brought onto this device from a folder, an archive, or a resumable download.
 
 The download is written to the disk here, within the budget; what it is made of is read in a child process
 (``unpacking``), since it may be a stranger's.

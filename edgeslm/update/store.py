@@ -1,4 +1,4 @@
-"""Bundles that were brought onto this device, and which of them a node's models are now.
+"""Bundle store: bundles that were brought onto this device, and which of them a node's models are now.
 
 A bundle is a folder below ``<state_dir>/updates`` by its name and digest; it is there whole or not at all.
 Which one is at work stands in a record of the node beside them, replaced in one step: after a power cut it is

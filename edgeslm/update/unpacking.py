@@ -1,4 +1,4 @@
-"""A bundle is taken into the store from a folder or an archive: the part that reads what a stranger sent.
+"""Unpacking: a bundle goes into the store from a folder or an archive. Reads what strangers sent.
 
 Runs in a child process within limits (``python -m edgeslm.update.unpacking``), which ``staging`` starts. What
 comes is counted against a budget while it comes, since an archive may claim anything, and is taken in by the

@@ -1,4 +1,4 @@
-"""What is wrong with labelled rows, found before anything is learned from them.
+"""Data audit: what is wrong with labelled rows, found before anything is learned from them.
 
 Repeats and conflicts, labels with too few rows or alike but for case, rows in another language, texts that
 give their label away or are too long, and labels that are probably wrong: confident learning (Northcutt et

@@ -1,4 +1,4 @@
-"""What was found in labelled rows, shown with their numbers, and dropped where the user agrees.
+"""Data review: findings in labelled rows, shown by number, and dropped where the user agrees.
 
 ``audit`` finds; here it is said, asked and done.
 """

@@ -1,5 +1,4 @@
-"""How close a quantized decoder is to its float original: both read the same tokens, their distributions
-meet.
+"""Fidelity: how near a quantized decoder's distributions are to its float original's, on the same tokens.
 
 The figures are those of llama.cpp's ``llama-perplexity --kl-divergence``: Kullback-Leibler divergence of each
 position's next-token distribution (natural logarithm), how often both find the same token likeliest, and the

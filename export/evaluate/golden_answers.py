@@ -1,5 +1,7 @@
-"""What a finished decoder says to eight prompts on the build machine, kept in its bundle: a device that
-prepares it sees by them whether its processor computes the same (``edgeslm.engine.prepack.golden``).
+"""Golden answers: what a finished decoder says to eight prompts on the build machine, kept in its bundle.
+
+A device that prepares it sees by them whether its processor computes the same
+(``edgeslm.engine.prepack.golden``).
 
 The texts are our own, since what they say goes wherever the bundle goes, and no chats: some templates tell
 the date, and the same source has to give the same bytes. Runs in a child process.

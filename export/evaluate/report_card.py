@@ -1,5 +1,4 @@
-"""The report card: does a bundle work, how large and fast is it, how often is it right, how near to its
-float original.
+"""Report card: does a bundle work, how large and fast is it, how often right, how near to its original?
 
 This module and ``golden_answers`` import the engine: what is measured is what a device runs. Decoders and
 encoders are loaded in a child process (``edgeslm_export.evaluate.report_card``), so that peak memory is

@@ -1,4 +1,4 @@
-"""Products by row become two nodes where one scale serves all tokens, and smoothing becomes part of weights.
+"""Fixed scales: products by row become two nodes where one scale serves all tokens.
 
 Of the six nodes that ``matmul_by_row`` puts around a product of integers, five are there for scales of
 single tokens, and a message of a few words spends more time in them than in the norms. Where calibration saw

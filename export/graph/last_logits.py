@@ -1,4 +1,4 @@
-"""The plain graph of a decoder bundle gives the logits of its last few tokens, not of the last one alone.
+"""Last logits: the graph of a decoder bundle gives those of its last few tokens, not of one alone.
 
 onnxruntime-genai's n-gram speculation (prompt lookup, Saxena 2023, github.com/apoorvumang/
 prompt-lookup-decoding) proposes the tokens that followed the same ones before, and takes those that the model

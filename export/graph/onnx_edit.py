@@ -1,4 +1,4 @@
-"""What an ONNX graph is made of, replaced and asked for: protobuf's lists have no way of their own for it."""
+"""ONNX graph editing: parts found and replaced, which protobuf's lists have no way of their own for."""
 
 from __future__ import annotations
 

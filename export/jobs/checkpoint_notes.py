@@ -1,4 +1,4 @@
-"""What a command found so far, noted on disk: one that was interrupted goes on where it stood.
+"""Checkpoint notes: what a command found so far, on disk; one that was interrupted goes on there.
 
 Knows files, not what is in them.
 """

@@ -1,4 +1,4 @@
-"""Does an export fit this machine? Estimates of disk and memory, compared with what is free.
+"""Resource check: does an export fit this machine? Disk and memory it needs, and what is free.
 
 Estimates lean low, since they refuse the work: what is refused would certainly have failed.
 """

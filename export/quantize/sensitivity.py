@@ -1,4 +1,4 @@
-"""How much each matrix's rounding costs: the divergence it adds, estimated from one pass of gradients.
+"""Sensitivity: the divergence that each matrix's rounding adds, estimated from one pass of gradients.
 
 Second order in the error (the Fisher information is the Hessian of the divergence at the float model): with
 ``g`` the gradient of ``log p(y)`` in a matrix's output, ``y`` drawn from the model itself, and ``d`` its

@@ -1,4 +1,4 @@
-"""What an export has to reach: a divergence, a size, or both; and the way to the smallest one that does.
+"""Export targets: a divergence, a size, or both; and the way to the smallest export that reaches them.
 
 Pure: knows units and placements, builds nothing.
 """

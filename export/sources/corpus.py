@@ -1,5 +1,4 @@
-"""Text to calibrate on and text to measure on: a fixed public slice that comes in a package, or the user's
-own.
+"""Calibration and evaluation text: a fixed public slice that comes in a package, or the user's own.
 
 The public text is WikiText-2 in its raw form (Merity et al. 2016, arXiv 1609.07843), which llama.cpp's
 figures are usually given on: calibration reads from its training part, evaluation from its test part. Of

@@ -1,4 +1,4 @@
-"""What the other rows say of each row's label, to find labels that are wrong.
+"""Label errors: what the other rows say of each row's label, to find those that are wrong.
 
 Two that see a text differently judge it: a head on an encoder's vectors, by what it means, and a classifier
 on its words and pairs of words. Where both are wrong they are seldom wrong alike, so the mean of their

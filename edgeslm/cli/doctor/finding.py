@@ -1,4 +1,4 @@
-"""What the doctor says of one thing, and how it is shown. Judges nothing."""
+"""Findings of the doctor: their levels and sentences, and how they are shown. Judges nothing."""
 
 from __future__ import annotations
 

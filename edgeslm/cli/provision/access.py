@@ -1,4 +1,4 @@
-"""Who may use which topics of the broker, from the configurations of nodes: mosquitto's access list.
+"""Broker access list (mosquitto), from the configurations of nodes: who may use which topics.
 
 A node may use what its configuration makes it use, an app what it was given, and nobody anything else: to
 mosquitto, what no line allows is forbidden. Pure. Knows no files and no certificates.

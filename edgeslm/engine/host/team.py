@@ -1,4 +1,4 @@
-"""Several workers of one model as if they were one: a call goes to the one that has the fewest.
+"""Engine team: several workers of one model as if they were one; a call goes to the least loaded.
 
 Threads of one engine meet after each node of a graph; engines of one thread each never do, so they answer
 more messages where many wait, and one message later (``benchmarks/LOG.md``).

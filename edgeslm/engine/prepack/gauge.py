@@ -1,4 +1,4 @@
-"""How fast this machine reads and multiplies quantized weights: the child of ``measure_board``'s job.
+"""Machine benchmark: how fast it reads and multiplies quantized weights. A job of ``measure_board``.
 
 Two products of the kind that every layer of a bundle consists of (``MatMulNBits``, int8 activations), timed
 for about two seconds: one row through weights that no cache holds, which is what decoding does and is bounded

@@ -1,4 +1,4 @@
-"""A decoder bundle made ready for this machine: its weights on disk as the processor's kernels read them.
+"""Weight prepacking of a decoder bundle: its weights on disk as this processor's kernels read them.
 
 At each start onnxruntime lays quantized weights out anew, and keeps the result in memory of its own. With the
 result in a file (its option ``save_external_prepacked_constant_initializers``) it maps that instead: the

@@ -1,4 +1,4 @@
-"""A bundle is put to the test on this machine before it may serve: in a process beside what serves.
+"""Smoke test of a bundle on this machine before it may serve, in a process beside those that serve.
 
 It is loaded, says what it said on the build machine (``engine.golden``), and does a request. The processor
 time of that is held against the same request of the bundle that it would replace: absolute times mean

@@ -1,5 +1,7 @@
-"""What was laid out for this machine, put to the test before it is kept: it has to compute what the bundle
-computes here and to say what the bundle said on the build machine; and with how many threads is it fastest?
+"""Prepack trial: the result is tested before it is kept.
+
+It has to compute what the bundle computes here and to say what the bundle said on the build machine. The
+fastest number of threads is found here too.
 
 The libraries are loaded by what is called, never by the import.
 """

@@ -1,4 +1,4 @@
-"""What was learned on an encoder: labels of a text's vector, and fields by pointing at its tokens.
+"""Learned heads on an encoder: labels of a text's vector, and fields by pointing at its tokens.
 
 Plain numpy on the vectors that ``encoder`` computes. Knows no text and no tokenizer.
 """

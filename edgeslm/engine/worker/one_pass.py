@@ -1,4 +1,4 @@
-"""Which labels are scored in one pass, and when the graph for it is loaded (``scorer``).
+"""One-pass scoring: which labels it is for, and when its graph is loaded (``scorer``).
 
 Labels that differ at once take one pass by walking, too. So nobody waits for a second graph on their account,
 and the first message after a start doesn't share the processors with its loading: that begins in a thread

@@ -1,4 +1,4 @@
-"""What happens to a text that has more tokens than fit: an error with the numbers, or a stated cut."""
+"""Context overflow: a text with more tokens than fit is an error with the numbers, or cut as stated."""
 
 from __future__ import annotations
 

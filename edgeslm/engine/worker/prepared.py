@@ -1,4 +1,4 @@
-"""What was prepared of a bundle for this machine: found, and believed only if it is whole and the node's own.
+"""Prepacked models: found on disk, and used only if whole and the node's own.
 
 How it is made, and why, is in ``prepare``. It fits one processor and one version of the libraries, so its
 index names them. Loads no library.

@@ -1,4 +1,4 @@
-"""From a ``Prompt`` to token ids: the chat template, the tokenizer, and the line between ours and theirs.
+"""Prompt encoding: chat template and tokenizer, with text from outside kept apart from our own.
 
 The chat template is rendered as transformers renders it (``chat_template_utils._compile_jinja_template``:
 Jinja2's immutable sandbox, trimmed blocks, ``raise_exception`` and ``strftime_now``). Texts from outside

@@ -1,5 +1,4 @@
-"""Is there memory for what a request needs? Asked before the work starts: who asks for more than there is
-isn't told so, but ended by the kernel with all that it holds."""
+"""Memory check before a request's work starts: without it the kernel would end the whole process."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How an engine's threads wait for their next piece of work: a node's ``power``, as onnxruntime takes it.
+"""Thread spinning: how an engine's threads wait for work; a node's ``power``, as onnxruntime takes it.
 
 A product's threads part for a few microseconds between two nodes of a graph, so threads that sleep at once
 lose a third of the speed to waking up; those that spin take the processor from others meanwhile. Loads no

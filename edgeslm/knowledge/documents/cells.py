@@ -1,4 +1,4 @@
-"""A table as a value: rows of cells under columns, and what the cells of a column are.
+"""Table cells: rows under columns as values, and what kind of values a column has.
 
 Cells are kept as they were written; what a column is says how they are read. A column is a number only if all
 its cells are, so that one typing error makes it text, which is found and shown but not computed with.

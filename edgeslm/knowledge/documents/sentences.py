@@ -1,4 +1,4 @@
-"""Where the sentences of a text are: one rule for what is looked at again, quoted, checked and told."""
+"""Sentence splitting: one rule for what is searched, quoted, checked and told."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Whose turn it is to write to a collection, among the threads of one process.
+"""Fair lock: whose turn it is to write to a collection, among the threads of one process.
 
 SQLite has a writer wait for another by looking now and then, for some seconds, and then refuses: one that
 writes again and again is hardly ever met between two transactions. Here they follow each other as they came.

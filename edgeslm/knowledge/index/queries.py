@@ -1,4 +1,4 @@
-"""What the process of the collections is asked and answers: plain values. Reads no files."""
+"""Queries to the process of the collections, and its answers, as plain values. Reads no files."""
 
 from __future__ import annotations
 

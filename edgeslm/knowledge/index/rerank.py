@@ -1,5 +1,6 @@
-"""A second look at what was found: each passage by the sentence of it that is nearest to the question, and by
-what a reader says that was given both.
+"""Reranking: each passage found is scored again, by its nearest sentence and by what a reader says.
+
+A sentence is near to the question by its vector; a reader is given question and passage.
 
 A passage is about several things, and its vector is their mean; an answer is often one sentence of it. The
 sentences of the first few passages are embedded when a question is asked, some fifty texts of a line each.

@@ -1,4 +1,4 @@
-"""Which files below the paths that somebody named are documents, and by which name each is cited."""
+"""Document sources: which files below named paths are documents, and the name each is cited by."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a node and the process of its collections say to each other. Reads no files.
+"""Knowledge frames: the messages between a node and the process of its collections. Reads no files.
 
 The process says ``Ready``, or ``Refused`` if a collection can't be used, once; then ``Passages``,
 ``Computed`` or ``Remembered`` to what it was asked, or ``Failed``. It asks for vectors by ``Embed``, one at a

@@ -1,4 +1,4 @@
-"""What a node itself writes into its collections: watched folders, remembered messages, missing vectors.
+"""Indexer: what a node writes into its collections from watched folders, messages and missing vectors.
 
 A thread each, and one for the messages of each collection, since none may wait for another: a message is
 acknowledged when it is on the disk, a manual of a thousand pages takes minutes to read, and an encoder has

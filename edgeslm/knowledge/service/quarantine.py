@@ -1,4 +1,4 @@
-"""Files that were given up over time, memory or a crash: left out by their content, in the collection's file.
+"""Quarantine: files that were given up over time, memory or a crash, left out by their content.
 
 So neither a restart nor a new date has one read again, and other content of the same name is another file.
 """
