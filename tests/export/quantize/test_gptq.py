@@ -75,11 +75,11 @@ def test_descent_goes_on_from_gptq(columns: int) -> None:
 WIDE = """
 import torch
 from edgeslm_export.quantize.formats import Format
-from edgeslm_export.quantize.gptq import Calibration
+from edgeslm_export.quantize.gptq import InputStatistics
 torch.set_num_threads(2)
 x = torch.randn(64, 4864, generator=torch.Generator().manual_seed(1))
 with torch.inference_mode():
-    made = Calibration(x.T @ x).compensate(x[:4] * 0.1, Format(4, 32))
+    made = InputStatistics(x.T @ x).compensate(x[:4] * 0.1, Format(4, 32))
 print(made.codes.shape)
 """
 
