@@ -119,7 +119,7 @@ class Limits(Section):
     )
 
     @property
-    def queue_unsure(self) -> int:
+    def qos0_queue(self) -> int:
         """Messages of QoS 0 held at a time, beside ``queue``: nothing holds their senders back."""
         return max(1, self.queue // 4)
 

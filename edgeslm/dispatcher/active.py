@@ -112,7 +112,7 @@ class ActiveDispatcher:
             may_connect=lambda: self._may_connect,
         )
         self._publisher = Publisher(self.pool, self._clients)
-        self._serving = RequestHandler(
+        self._handler = RequestHandler(
             self._answer,
             clerk=self,
             journal=journal,
@@ -120,7 +120,7 @@ class ActiveDispatcher:
             meter=meter,
             trace=lambda header: Trace(header, None) if header and len(header) == 55 else None,
         )
-        self._admission = Admission(self._released, partial(self._serving.give_up, self._clients))
+        self._admission = Admission(self._released, partial(self._handler.give_up, self._clients))
         self.presence = Presence(self.pool, self._clients, boot_id, info=self.info, health=self.health)
 
     async def run(self, stop: asyncio.Event) -> bool:
@@ -245,10 +245,10 @@ class ActiveDispatcher:
             self.meter.repeats["acknowledged"] += 1
             self._acknowledge(delivery)
         elif (task := self._clients.task_of(delivery.topic)) is not None:
-            if not delivery.qos and self._admission.unsure >= 4 * self.settings.limits.queue_unsure:
+            if not delivery.qos and self._admission.qos0 >= 4 * self.settings.limits.qos0_queue:
                 self.meter.drop("busy")
                 return
-            held = InFlight(delivery, self._journal.epoch, unsure=not delivery.qos, is_request=True)
+            held = InFlight(delivery, self._journal.epoch, qos0=not delivery.qos, is_request=True)
             held.refusal = self._admission.why_full(held, self.settings.limits)
             self._admission.hold(held, [self._serve(held, task)])
         else:
@@ -316,7 +316,7 @@ class ActiveDispatcher:
 
     async def _serve(self, held: InFlight, task: str) -> None:
         settings = self.settings
-        await self._serving.serve(
+        await self._handler.serve(
             held,
             task,
             self._clients,
@@ -358,7 +358,7 @@ class ActiveDispatcher:
         if request.named and key is not None:
             return key
         # Not the number of the session: another machine counts otherwise.
-        return delivery_key(0, held.delivery) if not held.unsure else request.id.encode()
+        return delivery_key(0, held.delivery) if not held.qos0 else request.id.encode()
 
     async def _ask(self, order: ForwardedRequest, held: InFlight) -> Answer:
         request = order.request

@@ -116,7 +116,7 @@ class BusClient:
         self._failed = loop.create_future()
         self._failed.add_done_callback(_look_at)
         self._bridge = LoopBridge(
-            loop, self, packet_limit=self._packet_limit, most_unsure=self._settings.receive_maximum
+            loop, self, packet_limit=self._packet_limit, most_qos0=self._settings.receive_maximum
         )
         self._network = Network(
             BrokerAddress.of(self._broker),
@@ -256,7 +256,7 @@ class BusClient:
             check_topic_name(topic)
             self._check_size(parcel)
             if qos == 0:
-                self._publish_unsure(parcel)
+                self._publish_qos0(parcel)
                 parcel.settle()
             else:
                 self._outbox.add(parcel)
@@ -294,7 +294,7 @@ class BusClient:
                 f"It has {parcel.size} bytes and the broker takes {limit}; raise max_packet_size there."
             )
 
-    def _publish_unsure(self, parcel: Parcel) -> None:
+    def _publish_qos0(self, parcel: Parcel) -> None:
         while self._unsent and self._unsent[0][0]():
             self._unsent_bytes -= self._unsent.popleft()[1]
         if self._link is None or self._unsent_bytes + parcel.size > UNSENT_BYTES:

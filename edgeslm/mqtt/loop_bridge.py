@@ -42,15 +42,15 @@ class Receiver(Protocol):
 
 
 class LoopBridge:
-    """The ``Listener`` of the network thread. ``most_unsure`` QoS 0 messages may wait for the loop."""
+    """The ``Listener`` of the network thread. ``most_qos0`` QoS 0 messages may wait for the loop."""
 
     def __init__(
-        self, loop: asyncio.AbstractEventLoop, receiver: Receiver, *, packet_limit: int, most_unsure: int
+        self, loop: asyncio.AbstractEventLoop, receiver: Receiver, *, packet_limit: int, most_qos0: int
     ) -> None:
         self._loop = loop
         self._receiver = receiver
         self._packet_limit = packet_limit
-        self._most_unsure = most_unsure
+        self._most_qos0 = most_qos0
         self._generation = 0
         self._mail: deque[tuple[Callable[..., None], tuple[object, ...]]] = deque()
         self._is_called = False
@@ -84,7 +84,7 @@ class LoopBridge:
         delivery = self._stamp(message)
         weight = len(delivery.payload)
         with self._room:
-            if delivery.qos == 0 and (self._waiting >= self._most_unsure or self._is_full()):
+            if delivery.qos == 0 and (self._waiting >= self._most_qos0 or self._is_full()):
                 self.dropped += 1
                 return
             if self._is_full():

@@ -32,7 +32,7 @@ class Admission:
         self._held: dict[InFlight, None] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self.bytes = 0
-        self.unsure = 0
+        self.qos0 = 0
         """Those that came at QoS 0."""
 
     def __len__(self) -> int:
@@ -47,8 +47,8 @@ class Admission:
 
     def why_full(self, held: InFlight, limits: Limits) -> str | None:
         """Why a message is one too many, as a part of a sentence."""
-        if held.unsure and self.unsure >= limits.queue_unsure:
-            return f"{self.unsure} messages of QoS 0 are waiting, which is the limit; send at QoS 1"
+        if held.qos0 and self.qos0 >= limits.qos0_queue:
+            return f"{self.qos0} messages of QoS 0 are waiting, which is the limit; send at QoS 1"
         if self._held and self.bytes + held.size > limits.queue_bytes:
             return f"{self.bytes} bytes are waiting and {limits.queue_bytes} are the limit"
         return None
@@ -61,7 +61,7 @@ class Admission:
         held.left = len(work)
         self._held[held] = None
         self.bytes += held.size
-        self.unsure += held.unsure
+        self.qos0 += held.qos0
 
         def ended(task: asyncio.Task[None], *, may_fail: bool = False) -> None:
             held.left -= 1
@@ -100,7 +100,7 @@ class Admission:
     def _release(self, held: InFlight, *, answered: bool) -> None:
         del self._held[held]
         self.bytes -= held.size
-        self.unsure -= held.unsure
+        self.qos0 -= held.qos0
         self._on_release(held, answered)
 
     def _ended(self, task: asyncio.Task[None]) -> None:

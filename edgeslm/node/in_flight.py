@@ -12,7 +12,7 @@ from edgeslm.storage.journal import delivery_key
 class InFlight:
     """A message that isn't acknowledged. ``epoch`` is the broker's session that it came in.
 
-    ``left`` counts what still works on it; ``spooled`` is its number in the spool; ``unsure`` came at QoS 0.
+    ``left`` counts what still works on it; ``spooled`` is its number in the spool; ``qos0`` came at QoS 0.
     ``refusal`` says why it is one too many. ``is_request`` is false for what needs no answer;
     ``is_broken_off`` is true if some of the work was cancelled, which is no answer.
     """
@@ -24,7 +24,7 @@ class InFlight:
     is_request: bool = False
     is_broken_off: bool = False
     spooled: int | None = None
-    unsure: bool = False
+    qos0: bool = False
     refusal: str | None = None
 
     @property
@@ -37,6 +37,6 @@ class InFlight:
     @property
     def key(self) -> bytes | None:
         """Its name in the journal if its sender gave it none; nothing is remembered of what came at QoS 0."""
-        if self.name is None and not self.unsure:
+        if self.name is None and not self.qos0:
             self.name = delivery_key(self.epoch, self.delivery)
         return self.name

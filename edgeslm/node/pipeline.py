@@ -50,7 +50,7 @@ log = logging.getLogger("edgeslm.node")
 NO_MEMORY_S = 0.5
 """After which what lacked memory is tried again."""
 MOST_REFUSED = 4
-"""Messages of QoS 0 beyond ``queue_unsure`` are told that it is busy; beyond so many times that, nothing."""
+"""Messages of QoS 0 beyond ``qos0_queue`` are told that it is busy; beyond so many times that, nothing."""
 
 
 class Onlooker(Protocol):
@@ -100,7 +100,7 @@ class Pipeline:
         self._bus = bus
         self._publisher = Publisher(bus, topics)
         self._admission = Admission(self._released, self._failed)
-        self._serving = RequestHandler(
+        self._handler = RequestHandler(
             self._answer,
             clerk=self,
             journal=journal,
@@ -194,14 +194,14 @@ class Pipeline:
         elif delivery.topic == self._topics.feedback:
             take = self._corrections.take(delivery.payload, retained=delivery.retain)
             self._admission.hold(InFlight(delivery, self._journal.epoch), [take])
-        elif not delivery.qos and self._admission.unsure >= MOST_REFUSED * self._config.limits.queue_unsure:
+        elif not delivery.qos and self._admission.qos0 >= MOST_REFUSED * self._config.limits.qos0_queue:
             self._meter.drop("busy")  # nothing holds a flood back, and answers have to be held too
         elif self._config.durability == "spool" and delivery.qos:
             if not self._arrivals:  # all that come in this turn of the loop are synced at once
                 asyncio.get_running_loop().call_soon(self._spool_arrivals)
             self._arrivals.append(delivery)
         else:
-            self._take(InFlight(delivery, self._journal.epoch, unsure=not delivery.qos))
+            self._take(InFlight(delivery, self._journal.epoch, qos0=not delivery.qos))
 
     def keep(self, older_than_s: float = 0.0) -> None:
         """Writes to the spool what has been held for so long.
@@ -216,7 +216,7 @@ class Pipeline:
         for held in self._admission:  # the oldest first
             if held.delivery.received_at > since:
                 break
-            if held.is_request and held.spooled is None and not held.unsure:
+            if held.is_request and held.spooled is None and not held.qos0:
                 loose.append(held)
         if not loose:
             return
@@ -300,7 +300,7 @@ class Pipeline:
         topic = held.delivery.topic
         addressee = self._membership.addressee(topic)
         if addressee is not None:
-            await self._serving.give_up(addressee[0], held, error)
+            await self._handler.give_up(addressee[0], held, error)
         else:
             why = InternalError(f"the node failed on it ({type(error).__name__})")
             lost = Rejected("", secrets.token_hex(8), topic, why)
@@ -310,7 +310,7 @@ class Pipeline:
 
     async def _serve(self, held: InFlight, topics: Topics, task: str) -> None:
         limit = self._config.limits.packet_bytes
-        await self._serving.serve(held, task, topics, replies=self._replies, packet_bytes=limit)
+        await self._handler.serve(held, task, topics, replies=self._replies, packet_bytes=limit)
 
     async def _answer(
         self, request: Request, held: InFlight, key: bytes | None, lost: int

@@ -248,7 +248,7 @@ async def _without_model(task: Task, request: Request, failed: Result, code: str
 def _most_requests(config: Config) -> int:
     """The messages held at a time are bounded before; one that several routes read is as many requests."""
     limits = config.limits
-    return (limits.queue + limits.queue_unsure) * max(1, len(config.routes))
+    return (limits.queue + limits.qos0_queue) * max(1, len(config.routes))
 
 
 def _slots(config: Config) -> int:

@@ -42,7 +42,7 @@ LINK: Any = None
 def test_a_flood_of_qos_0_is_bounded_while_the_loop_is_busy() -> None:
     async def main() -> None:
         receiver = Receiver()
-        bridge = LoopBridge(asyncio.get_running_loop(), receiver, packet_limit=100, most_unsure=10)
+        bridge = LoopBridge(asyncio.get_running_loop(), receiver, packet_limit=100, most_qos0=10)
         for _ in range(50):
             bridge.received(LINK, message(b"x", qos=0))
         await asyncio.sleep(0)
@@ -60,7 +60,7 @@ def test_large_messages_wait_for_the_loop_and_none_is_lost(monkeypatch: pytest.M
     async def main() -> None:
         receiver = Receiver()
         limit = module.HANDOVER_BYTES
-        bridge = LoopBridge(asyncio.get_running_loop(), receiver, packet_limit=limit, most_unsure=10)
+        bridge = LoopBridge(asyncio.get_running_loop(), receiver, packet_limit=limit, most_qos0=10)
 
         def network() -> None:
             for _ in range(8):
@@ -82,7 +82,7 @@ def test_the_network_thread_goes_on_when_the_loop_is_stuck(monkeypatch: pytest.M
     async def main() -> None:
         receiver = Receiver()
         limit = module.HANDOVER_BYTES
-        bridge = LoopBridge(asyncio.get_running_loop(), receiver, packet_limit=limit, most_unsure=10)
+        bridge = LoopBridge(asyncio.get_running_loop(), receiver, packet_limit=limit, most_qos0=10)
         for _ in range(5):
             bridge.received(LINK, message(bytes(limit // 2)))
         bridge.received(LINK, message(b"x", qos=0))
@@ -96,12 +96,12 @@ def test_nothing_is_handed_over_after_close_or_to_an_ended_loop() -> None:
     receiver = Receiver()
 
     async def main() -> LoopBridge:
-        bridge = LoopBridge(asyncio.get_running_loop(), receiver, packet_limit=9, most_unsure=9)
+        bridge = LoopBridge(asyncio.get_running_loop(), receiver, packet_limit=9, most_qos0=9)
         bridge.received(LINK, message(b"x"))
         bridge.close()
         bridge.received(LINK, message(b"x"))
         await asyncio.sleep(0)
-        return LoopBridge(asyncio.get_running_loop(), receiver, packet_limit=9, most_unsure=9)
+        return LoopBridge(asyncio.get_running_loop(), receiver, packet_limit=9, most_qos0=9)
 
     bridge = asyncio.run(main())
     bridge.received(LINK, message(b"x"))
@@ -113,7 +113,7 @@ def test_many_messages_wake_the_loop_once_and_keep_their_order(monkeypatch: pyte
     async def main() -> None:
         receiver = Receiver()
         loop = asyncio.get_running_loop()
-        bridge = LoopBridge(loop, receiver, packet_limit=9, most_unsure=9)
+        bridge = LoopBridge(loop, receiver, packet_limit=9, most_qos0=9)
         calls = 0
         wake = loop.call_soon_threadsafe
 
@@ -145,7 +145,7 @@ def test_what_can_not_be_taken_in_does_not_hold_back_the_rest() -> None:
         loop = asyncio.get_running_loop()
         told: list[object] = []
         loop.set_exception_handler(lambda _, context: told.append(context["exception"]))
-        bridge = LoopBridge(loop, receiver, packet_limit=9, most_unsure=9)
+        bridge = LoopBridge(loop, receiver, packet_limit=9, most_qos0=9)
         bridge.received(LINK, message(b"bad"))
         bridge.received(LINK, message(b"good"))
         await asyncio.sleep(0)
@@ -158,7 +158,7 @@ def test_what_can_not_be_taken_in_does_not_hold_back_the_rest() -> None:
 def test_a_topic_that_is_no_utf8_comes_as_an_empty_one() -> None:
     async def main() -> None:
         receiver = Receiver()
-        bridge = LoopBridge(asyncio.get_running_loop(), receiver, packet_limit=9, most_unsure=9)
+        bridge = LoopBridge(asyncio.get_running_loop(), receiver, packet_limit=9, most_qos0=9)
         bridge.received(LINK, message(b"x", topic=b"\xff"))
         await asyncio.sleep(0)
         assert receiver.got[0].topic == ""

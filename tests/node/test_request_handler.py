@@ -145,15 +145,15 @@ def test_a_request_whose_serving_fails_is_answered_and_reported_dead(
         monkeypatch.setattr(desk.clerk, "taken", fail)
         topics, released = Topics("hall"), []
 
-        holding = Admission(
+        admission = Admission(
             lambda held, answered: released.append(len(desk.bus.published)),
             partial(desk.serving.give_up, topics),
         )
         delivery = make_delivery(b"Smoke", topic=topics.request("triage"), correlation=b"seven")
         held = InFlight(delivery, 0, is_request=True)
         work = desk.serving.serve(held, "triage", topics, replies=REPLIES, packet_bytes=10_000)
-        holding.hold(held, [work])
-        await holding.drain(10)
+        admission.hold(held, [work])
+        await admission.drain(10)
         await asyncio.sleep(0)
         assert released == [2], "it is acknowledged after both"
         (to, result), (dead, report) = desk.bus.published

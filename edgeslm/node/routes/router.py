@@ -139,7 +139,7 @@ class Router:
             log.debug("route %s skipped a message: %s", route.name, work.sentence)
             return
         work = replace(work, trace=self._tracer.trace(delivery.traceparent))
-        if held.unsure and held.refusal is not None:
+        if held.qos0 and held.refusal is not None:
             self._meter.drop("busy")
             return
         if (running := self._single_flight.running(key)) is not None:
@@ -163,7 +163,7 @@ class Router:
             if payload is None:
                 attempts = AttemptLog(self._journal, key, known.lost if known else 0)
                 payload = await self._answer(
-                    route, work, work.input, attempts, delivery.received_at, held.unsure
+                    route, work, work.input, attempts, delivery.received_at, held.qos0
                 )
             if payload is not None:
                 await self._publish(route, work, payload)
