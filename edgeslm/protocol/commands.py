@@ -1,4 +1,4 @@
-"""What comes on ``<base>/ctl/<command>`` and goes to ``<base>/ctl/<command>/res``: protocol version 1. Pure.
+"""Commands over the bus, ``<base>/ctl/<command>``, and their results: protocol version 1. Pure.
 
 A command is an empty payload, or a JSON object: its ``id``, which comes back, and its arguments.
 """

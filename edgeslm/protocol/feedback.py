@@ -1,4 +1,4 @@
-"""What comes on ``<base>/feedback``: ``{"task", "input" or "id", "label" or "fields"}``.
+"""Feedback messages, ``<base>/feedback``: ``{"task", "input" or "id", "label" or "fields"}``.
 
 Part of protocol version 1, as ``edgeslm.protocol.request_options`` is. Pure.
 """

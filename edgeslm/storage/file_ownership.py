@@ -1,4 +1,4 @@
-"""Whose a file is: what somebody else could have written is not believed. Knows no file's meaning."""
+"""File ownership: what somebody else could have written is not believed. Knows no file's meaning."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Where to part a text that is too long to be read at once: where it harms least. Knows no engine."""
+"""Text splitting: where to part a text that is too long to be read at once. Knows no engine."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a model wrote, sentence by sentence, each with what supports it; what nothing supports is left out.
+"""Statements of a model, sentence by sentence, each with its support; unsupported ones are left out.
 
 Knows no engine and no request.
 """

@@ -1,4 +1,4 @@
-"""What all kinds share: the options of a request over the defaults of its task, and the outcome."""
+"""The base of all tasks: the options of a request over the defaults of its task, and the outcome."""
 
 from __future__ import annotations
 

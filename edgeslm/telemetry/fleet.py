@@ -1,4 +1,4 @@
-"""What ``edgeslm fleet list`` shows: the retained documents of nodes and pools -> an inventory, and a table.
+"""Fleet inventory (``edgeslm fleet list``), made of the retained documents of nodes and pools.
 
 Pure: knows no bus. Documents come from the bus and may be of another version: what is missing or isn't what
 it should be is left out, what is unknown is ignored, and no character can command a terminal.

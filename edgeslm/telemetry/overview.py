@@ -1,4 +1,4 @@
-"""What ``edgeslm top`` shows: the documents of nodes -> plain figures -> lines of a terminal.
+"""Live overview (``edgeslm top``): the documents of nodes -> plain figures -> lines of a terminal.
 
 Pure: knows no bus and no terminal but its size. Documents come from the bus, so nothing is believed of their
 form: what isn't a figure is left out, and no character can command a terminal.

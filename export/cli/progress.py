@@ -1,4 +1,4 @@
-"""How far work has come, on standard error: a bar on a terminal after two seconds, else a line a minute."""
+"""Progress on standard error: a bar on a terminal after two seconds, else a line a minute."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the commands print: tables for people, one JSON line for machines."""
+"""Terminal output of the commands: tables for people, one JSON line for machines."""
 
 from __future__ import annotations
 

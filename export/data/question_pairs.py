@@ -1,4 +1,4 @@
-"""What readers and retrievers are both taught by: questions to texts, some sources of them kept aside."""
+"""Question pairs: questions to texts, which teach readers and retrievers; some sources are kept aside."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How near an exported encoder is to its float model: cosines, and whether it ranks texts the same.
+"""Encoder similarity: cosines to the float model, and whether both rank texts the same.
 
 Holds the fixed texts and the arithmetic; knows no model and no file. Vectors are [texts, dimension].
 """

@@ -1,4 +1,4 @@
-"""How an encoder's weights can be stored, as data. Knows no library."""
+"""Encoder recipes, as data: how an encoder's weights can be stored. Knows no library."""
 
 from __future__ import annotations
 

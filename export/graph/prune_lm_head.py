@@ -1,4 +1,4 @@
-"""Where onnxruntime-genai's builder keeps the last token alone (``prune_lm_head``): found and replaced.
+"""``prune_lm_head``: where onnxruntime-genai's builder keeps the last token alone, found and replaced.
 
 What it writes is a Gather of the last position and an Unsqueeze before the head's product. What takes their
 place can go before the last layer's products: behind its attention nothing looks at other tokens.

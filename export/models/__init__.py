@@ -1,1 +1,1 @@
-"""What is exported: decoders, encoders, adapters, and the plan of an export."""
+"""Model exports: decoders, encoders, adapters, and the plan of an export."""

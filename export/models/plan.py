@@ -1,4 +1,4 @@
-"""What a model will be before it is fetched or converted: size, memory and speed on a board, from its config.
+"""Export plan: size, memory and speed of a model on a board, from its config, before it is fetched.
 
 Of a hub id only ``config.json`` is downloaded, of a folder only that is read, of a GGUF file its header. The
 arithmetic is ``bundle.size_estimate``'s; this module finds the config, translates recipes and words advice.

@@ -1,4 +1,4 @@
-"""Which matrix gets how many bits: the smallest formats, and more where they buy most.
+"""Bit allocation: the smallest format for each matrix, and more bits where they buy most.
 
 Each unit (a matrix, or several that the graph fuses into one) has a cost in divergence and a size in bytes
 for every format. From the smallest formats on, the upgrade that takes away most divergence a byte is made,

@@ -1,4 +1,4 @@
-"""How a quantized matrix is stored: bits and group size, and the bytes that makes. Pure.
+"""Weight formats: bits and group size of a quantized matrix, and the bytes that makes. Pure.
 
 onnxruntime calls the group size ``block_size``; this package does so only where the graph is written.
 """

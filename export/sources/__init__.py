@@ -1,1 +1,1 @@
-"""Where models and texts come from: hub, checkpoints, GGUF files, calibration texts."""
+"""Sources of models and texts: hub, checkpoints, GGUF files, calibration texts."""

@@ -1,4 +1,4 @@
-"""What rows with fields teach: which fields can be pointed at, and which values are learned by heart.
+"""Field specification: which fields can be pointed at, and which values are learned by heart.
 
 A value that stands in its text is found there. One that doesn't (``state: closed`` of "is it shut?") is
 learned by heart if there are rows enough with it, as is what a schema fixes. Knows no model.

@@ -1,4 +1,4 @@
-"""What is learned, on what and how hard, and what a way of learning is worth: the values of ``tune``.
+"""Training specification: what is learned, on what, within which budget, and how trials came out.
 
 A way is tried on rows that it did not learn from, through the graph that a device runs.
 """

@@ -1,4 +1,4 @@
-"""What the demo reads: real messages from the starter folder, and a few of its own.
+"""Demo material: real messages from the starter folder, and a few of the demo's own.
 
 Real are the SMS (a public spam collection) and the sshd lines (fail2ban's test logs, each preceded by a
 comment that says which host it is about). The operator notes and the questions are the demo's own.

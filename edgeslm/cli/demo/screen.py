@@ -1,4 +1,4 @@
-"""What the demo shows: a table that grows message by message, a line of progress, a summary."""
+"""Demo output: a table that grows message by message, a line of progress, a summary."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How onnxruntime-genai loads a bundle's model: its options in one place."""
+"""Model loading by onnxruntime-genai: its options in one place."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What each stretch of a question can mean beside one table: a column, cells, an operation, a number, a date.
+"""Mentions in a question to a table: each may be a column, cells, an operation, a number, a date.
 
 The longest stretch counts: ``temp max`` is a column before ``max`` is an operation. A stretch may mean
 several things, which are all kept. A word that means nothing is told: then the table isn't asked.

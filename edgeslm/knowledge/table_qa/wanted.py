@@ -1,4 +1,4 @@
-"""What a question to a table asks for, when the rows that it means are told. Knows one reading at a time."""
+"""The wanted value of a table question, once its rows are known. Knows one reading at a time."""
 
 from __future__ import annotations
 

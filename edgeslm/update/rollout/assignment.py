@@ -1,4 +1,4 @@
-"""Which model each software module of a deployment is for, and what has to be brought. Pure.
+"""Assignment of a rollout's software modules to models, and what has to be brought. Pure.
 
 A module names its model by its metadata ``edgeslm.model``, or by the table ``rollouts.models`` of the
 configuration, or is called like it.

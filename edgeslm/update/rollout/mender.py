@@ -1,4 +1,4 @@
-"""What Mender's client asks of a module that installs bundles: the states of its update modules, protocol v3.
+"""Mender update module, protocol v3: the states that its client goes through with a bundle.
 
 Written from Mender's "Update modules v3 protocol". Each state is a process of its own, and after a power cut
 the client goes on with the states that undo: what was begun stands in the book. The states wait: install
