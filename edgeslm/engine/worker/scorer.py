@@ -81,7 +81,7 @@ class Scorer:
         )
         self._takes_words = "logit_tokens" in {value.name for value in self._session.get_inputs()}
         heads, size = self._empty.shape()[1], self._empty.shape()[3]
-        self._beginnings = None if on_disk is None else PrefixCache(on_disk, len(self._past), heads, size)
+        self._prefix_cache = None if on_disk is None else PrefixCache(on_disk, len(self._past), heads, size)
         self._token_bytes = 2 * len(layers) * 4 * self._empty.shape()[1] * self._empty.shape()[3]
         self._end_ids = end_ids
         self._piece = piece
@@ -135,15 +135,15 @@ class Scorer:
         cache = self._kept.get(tokens) or self._read(tokens, cancelled)
         self._kept[tokens] = cache
         self._kept.move_to_end(tokens)
-        if keeps and tokens and self._beginnings is not None:
-            self._beginnings.keep(tokens, [value.numpy() for value in cache])
+        if keeps and tokens and self._prefix_cache is not None:
+            self._prefix_cache.keep(tokens, [value.numpy() for value in cache])
         while len(self._kept) > 1 and sum(map(len, self._kept)) * self._token_bytes > self._kept_bytes:
             self._kept.popitem(last=False)
         return cache
 
     def _read(self, tokens: tuple[int, ...], cancelled: Callable[[], bool]) -> Cache:
         """From the disk, if an earlier start kept it there."""
-        found = self._beginnings.find(tokens) if self._beginnings is not None and tokens else None
+        found = self._prefix_cache.find(tokens) if self._prefix_cache is not None and tokens else None
         if found is not None:
             return [ort.OrtValue.ortvalue_from_numpy(value) for value in found]
         cache: Cache = [self._empty] * len(self._past)

@@ -88,12 +88,12 @@ class EncoderTag:
 
 class Collection:
     """One file, which is made when ``writes`` is set and it isn't there. One thread at a time; those of one
-    process that write to the same file have the same ``turns``."""
+    process that write to the same file have the same ``lock``."""
 
-    def __init__(self, path: Path, *, writes: bool = False, turns: FairLock | None = None) -> None:
+    def __init__(self, path: Path, *, writes: bool = False, lock: FairLock | None = None) -> None:
         self.file = find_collection(path)
         self._writes = writes
-        self._turns = turns or FairLock()
+        self._lock = lock or FairLock()
         self._db: sqlite3.Connection | None = None
         self._encoder: str | None = None
         """Digest of the encoder that the vectors of this object come from."""
@@ -352,7 +352,7 @@ class Collection:
         if self._opened.in_transaction:  # of ``together``
             yield
             return
-        with self._turns if writes else nullcontext(), transaction(self._opened, self.file, writes=writes):
+        with self._lock if writes else nullcontext(), transaction(self._opened, self.file, writes=writes):
             yield
 
     def _find(self, column: str, value: str) -> StoredDocument | None:

@@ -36,7 +36,7 @@ def read_docx(file: BinaryIO, source: str) -> Document:
         package.read(part, body)
         body.end_lines()
         title = package.title() or body.title
-    return body.draft.document(source, title[:LONGEST_TITLE] or PurePath(source).name)
+    return body.builder.document(source, title[:LONGEST_TITLE] or PurePath(source).name)
 
 
 class _Styles:
@@ -98,7 +98,7 @@ class _Body:
     """Writes paragraphs down as they end. In a cell they are a part of that."""
 
     def __init__(self, styles: _Styles, source: str) -> None:
-        self.draft = DocumentBuilder()
+        self.builder = DocumentBuilder()
         self.title = ""
         self._styles = styles
         self._source = source
@@ -174,7 +174,7 @@ class _Body:
     def end_lines(self) -> None:
         """List and table are complete."""
         lines, self._lines = self._lines, []
-        self.draft.lines("\n".join(lines))
+        self.builder.lines("\n".join(lines))
 
     def _write(self, paragraph: _Paragraph) -> None:
         text = "\n".join(" ".join(line.split()) for line in "".join(paragraph.text).split("\n")).strip("\n")
@@ -186,11 +186,11 @@ class _Body:
                 self._cells[-1].append(" ".join(text.split()))
         elif level < _NO_LEVEL:
             self.end_lines()
-            self.draft.heading(level + 1, text)
+            self.builder.heading(level + 1, text)
         elif paragraph.is_item or self._styles.is_item(paragraph.style):
             self._lines.append(f"* {' '.join(text.split())}")
         else:
             self.end_lines()
-            self.draft.lines(text)
+            self.builder.lines(text)
             if self._styles.is_title(paragraph.style):
                 self.title = self.title or " ".join(text.split())

@@ -80,8 +80,8 @@ def read_pdf(file: BinaryIO, source: str, *, on_page: OnPage = lambda page, page
         raise KnowledgeError(f"{source} is no PDF that can be read; it may be damaged.") from None
     if not any(line.strip() for lines in pages for line in lines):
         raise KnowledgeError(f"{source} has no text in it; if its pages are pictures, it needs OCR first.")
-    draft = _written(_without_repeated(pages), outline)
-    return draft.document(source, title[:LONGEST_TITLE] or PurePath(source).name)
+    builder = _written(_without_repeated(pages), outline)
+    return builder.document(source, title[:LONGEST_TITLE] or PurePath(source).name)
 
 
 def _texts(pdf: PdfDocument, source: str, on_page: OnPage) -> Iterator[str]:
@@ -156,7 +156,7 @@ def _without_repeated(pages: list[list[str]]) -> list[list[str]]:
 
 
 def _written(pages: list[list[str]], outline: list[_Entry]) -> DocumentBuilder:
-    draft = DocumentBuilder()
+    builder = DocumentBuilder()
     entries = defaultdict[int, list[_Entry]](list)
     for entry in outline:
         entries[entry.page].append(entry)
@@ -170,15 +170,15 @@ def _written(pages: list[list[str]], outline: list[_Entry]) -> DocumentBuilder:
         for looked_for, entry in enumerate(entries[number]):
             place = _find_title(lines, begun, entry.title) if looked_for < _MOST_TITLES else None
             if place is None:
-                draft.section(entry.level, entry.title)
+                builder.section(entry.level, entry.title)
                 continue
-            draft.lines(whole(lines[begun : place[0]]))
+            builder.lines(whole(lines[begun : place[0]]))
             begun = place[1]
-            draft.heading(entry.level, whole(lines[place[0] : begun]))
+            builder.heading(entry.level, whole(lines[place[0] : begun]))
         if not outline:
-            draft.section(1, f"page {number + 1}")
-        draft.lines(whole(lines[begun:]))
-    return draft
+            builder.section(1, f"page {number + 1}")
+        builder.lines(whole(lines[begun:]))
+    return builder
 
 
 def _find_title(lines: list[str], begun: int, title: str) -> tuple[int, int] | None:

@@ -20,7 +20,7 @@ def read_pptx(file: BinaryIO, source: str) -> Document:
 
     :raises KnowledgeError: damaged, locked, or more than is read.
     """
-    draft = DocumentBuilder()
+    builder = DocumentBuilder()
     characters = 0
     with open_package(file, source, "presentation") as package:
         part = package.main_part("ppt/presentation.xml")
@@ -38,14 +38,14 @@ def read_pptx(file: BinaryIO, source: str) -> Document:
             if characters > MAX_CHARACTERS:
                 raise KnowledgeError(f"{source} has more than {MAX_CHARACTERS >> 20} MiB of text; part it.")
             if shown.title:
-                draft.heading(1, shown.title)
+                builder.heading(1, shown.title)
             else:
-                draft.section(1, f"slide {number}")
-            draft.lines("\n".join(shown.lines))
+                builder.section(1, f"slide {number}")
+            builder.lines("\n".join(shown.lines))
             for one in noted:
-                draft.lines("\n".join(one.lines))
+                builder.lines("\n".join(one.lines))
         title = package.title()
-    return draft.document(source, title[:LONGEST_TITLE] or PurePath(source).name)
+    return builder.document(source, title[:LONGEST_TITLE] or PurePath(source).name)
 
 
 def _shapes(package: Package, part: str) -> _Shapes:

@@ -102,8 +102,8 @@ def _read(text: str, source: str, *, has_main: bool) -> Document:
     except AssertionError as error:  # the parser's way to refuse a declaration
         raise KnowledgeError(f"{source} is no HTML that can be read: {error}.") from None
     page.end_lines()
-    first = page.draft.headings[0].title if page.draft.headings else PurePath(source).name
-    return page.draft.document(source, page.title or first)
+    first = page.builder.headings[0].title if page.builder.headings else PurePath(source).name
+    return page.builder.document(source, page.title or first)
 
 
 def _without_comments(text: str) -> Iterator[str]:
@@ -121,7 +121,7 @@ class _Page(HTMLParser):
 
     def __init__(self, *, has_main: bool) -> None:
         super().__init__(convert_charrefs=True)
-        self.draft = DocumentBuilder()
+        self.builder = DocumentBuilder()
         self.title = ""
         self._main = 0 if has_main else 1
         self._skipped = ("", 0)
@@ -197,7 +197,7 @@ class _Page(HTMLParser):
         elif tag in ("dl", "dt", "table"):
             self.end_lines()
             if tag == "dt":
-                self.draft.leave(_TERM_LEVEL)
+                self.builder.leave(_TERM_LEVEL)
 
     def _leave(self, tag: str) -> None:
         if tag == "main":
@@ -211,7 +211,7 @@ class _Page(HTMLParser):
         elif tag in ("dl", "table", "dd"):
             self.end_lines()
         if tag in ("dl", "details"):
-            self.draft.leave(_TERM_LEVEL)
+            self.builder.leave(_TERM_LEVEL)
 
     def _end_block(self) -> None:
         """What was collected is a block of its own; in a cell it is a part of that."""
@@ -226,18 +226,18 @@ class _Page(HTMLParser):
             return
         elif block in _HEADINGS:
             self.end_lines()
-            self.draft.heading(_HEADINGS[block], text.strip(" \n¶"))
+            self.builder.heading(_HEADINGS[block], text.strip(" \n¶"))
         elif block == "summary" or (block == "dt" and (is_typed or _OPTION.match(text.strip()))):
             self.end_lines()
-            self.draft.heading(_TERM_LEVEL, text)
+            self.builder.heading(_TERM_LEVEL, text)
         elif block == "pre":
             self.end_lines()
-            self.draft.lines("\n".join(f"    {line}" for line in text.expandtabs().strip("\n").split("\n")))
+            self.builder.lines("\n".join(f"    {line}" for line in text.expandtabs().strip("\n").split("\n")))
         elif block == "dt" or self._lists:
             self._add_item(text)
         else:
             self.end_lines()
-            self.draft.lines("\n".join(line.strip() for line in text.split("\n") if line.strip()))
+            self.builder.lines("\n".join(line.strip() for line in text.split("\n") if line.strip()))
 
     def _add_item(self, text: str) -> None:
         indent = "  " * max(0, len(self._lists) - 1) if len(self._lists) < 10 else ""
@@ -266,7 +266,7 @@ class _Page(HTMLParser):
         if self._text:
             self._end_block()
         lines, self._lines = self._lines, []
-        self.draft.lines("\n".join(lines))
+        self.builder.lines("\n".join(lines))
 
 
 def _is_left_out(tag: str, attributes: dict[str, str | None]) -> bool:

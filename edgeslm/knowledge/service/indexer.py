@@ -60,8 +60,8 @@ class Indexer:
         self._specs = specs
         self._send = send
         self._sweep_every_s = sweep_every_s
-        turns = defaultdict[Path, FairLock](FairLock)
-        self._turns = {spec.name: turns[find_collection(spec.path).absolute()] for spec in specs}
+        locks = defaultdict[Path, FairLock](FairLock)
+        self._locks = {spec.name: locks[find_collection(spec.path).absolute()] for spec in specs}
         self._waiting = {spec.name: queue.SimpleQueue[_Wanted]() for spec in specs if spec.writes}
         self._vectors: queue.SimpleQueue[Vectors] = queue.SimpleQueue()
         self._asked = 0
@@ -106,7 +106,7 @@ class Indexer:
     def _open(self, on_new: Callable[[str], None] = lambda name: None) -> OpenCollections:
         """Those of one thread."""
         paths = {spec.name: spec.path for spec in self._specs}
-        return OpenCollections(paths, writes=True, turns=self._turns, on_new=on_new)
+        return OpenCollections(paths, writes=True, locks=self._locks, on_new=on_new)
 
     # --- messages -----------------------------------------------------------------------------------
 

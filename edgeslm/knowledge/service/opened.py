@@ -11,13 +11,13 @@ from typing import Final
 from edgeslm.knowledge.index.collection import Collection
 from edgeslm.knowledge.index.fair_lock import FairLock
 
-NO_TURNS: Final[Mapping[str, FairLock]] = MappingProxyType({})
+NO_LOCKS: Final[Mapping[str, FairLock]] = MappingProxyType({})
 
 
 class OpenCollections:
     """By name; of one thread.
 
-    :param paths: name -> the collection's file. :param turns: see :class:`Collection`, by name.
+    :param paths: name -> the collection's file. :param locks: see :class:`Collection`, by name.
     :param on_new: told of each that is opened, for what was known of the one before.
     """
 
@@ -26,12 +26,12 @@ class OpenCollections:
         paths: Mapping[str, Path],
         *,
         writes: bool = False,
-        turns: Mapping[str, FairLock] = NO_TURNS,
+        locks: Mapping[str, FairLock] = NO_LOCKS,
         on_new: Callable[[str], None] = lambda name: None,
     ) -> None:
         self._paths = paths
         self._writes = writes
-        self._turns = turns
+        self._locks = locks
         self._on_new = on_new
         self._open: dict[str, tuple[Collection, tuple[int, int]]] = {}
 
@@ -42,7 +42,7 @@ class OpenCollections:
             if _identity(opened[0].file) == opened[1]:
                 return opened[0]
             self.close(name)
-        collection = Collection(self._paths[name], writes=self._writes, turns=self._turns.get(name))
+        collection = Collection(self._paths[name], writes=self._writes, lock=self._locks.get(name))
         collection.open()
         self._open[name] = (collection, _identity(collection.file))
         self._on_new(name)

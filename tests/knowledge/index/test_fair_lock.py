@@ -9,17 +9,17 @@ from edgeslm.knowledge.index.fair_lock import FairLock
 
 
 def test_who_came_first_goes_first() -> None:
-    turns, order, threads = FairLock(), list[int](), list[threading.Thread]()
+    lock, order, threads = FairLock(), list[int](), list[threading.Thread]()
 
     def take(number: int) -> None:
-        with turns:
+        with lock:
             order.append(number)
 
-    with turns:
+    with lock:
         for number in range(5):
             threads.append(threading.Thread(target=take, args=(number,)))
             threads[-1].start()
-            while turns._next < number + 2:
+            while lock._next < number + 2:
                 time.sleep(0.001)
     for thread in threads:
         thread.join()
@@ -27,28 +27,28 @@ def test_who_came_first_goes_first() -> None:
 
 
 def test_one_that_asks_again_and_again_lets_the_others_in() -> None:
-    turns, is_in, ends = FairLock(), threading.Event(), threading.Event()
+    lock, is_in, ends = FairLock(), threading.Event(), threading.Event()
 
     def again() -> None:
         while not ends.is_set():
-            with turns:
+            with lock:
                 is_in.set()
 
     thread = threading.Thread(target=again)
     thread.start()
     assert is_in.wait(60)
     for _ in range(100):
-        with turns:
+        with lock:
             pass
     ends.set()
     thread.join()
 
 
 def test_an_error_ends_a_turn() -> None:
-    turns = FairLock()
+    lock = FairLock()
     for _ in range(2):
         try:
-            with turns:
+            with lock:
                 raise KeyError
         except KeyError:
             pass

@@ -41,12 +41,12 @@ def read_pages(text: str, source: str) -> Document:
 
 def write_deep(text: str, source: str) -> Document:
     """A heading a character, each below the one before it."""
-    draft = DocumentBuilder()
+    builder = DocumentBuilder()
     for level in range(1, len(text) + 1):
-        draft.heading(level, "a")
-        draft.leave(level + 1)
-    draft.paragraph("b")
-    return draft.document(source, source)
+        builder.heading(level, "a")
+        builder.leave(level + 1)
+    builder.paragraph("b")
+    return builder.document(source, source)
 
 
 def read_office(name: str, make: Callable[[str], bytes]) -> Callable[[str, str], Document]:
