@@ -13,6 +13,8 @@ import pytest
 from tests.apps import WAIT_S, App
 from tests.brokers import Mosquitto
 from tests.examples.conftest import EXAMPLES
+from tests.examples.test_javascript import folder as folder
+from tests.examples.test_javascript import mqtt_js as mqtt_js
 from tests.nodes import BASE, NodeProcess, python_path, real_configuration
 
 pytestmark = pytest.mark.e2e

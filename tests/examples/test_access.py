@@ -16,6 +16,8 @@ from tests.apps import WAIT_S, App
 from tests.brokers import Mosquitto
 from tests.examples.conftest import BASE, EXAMPLES, NAME
 from tests.examples.test_arduino import board
+from tests.examples.test_javascript import folder as folder
+from tests.examples.test_javascript import mqtt_js as mqtt_js
 from tests.nodes import Node, fake_configuration, python_path, write_configuration
 
 APPS = ("desk:triage,say,cancel=press-hall-4", "watch:read=edgeslm/#")
