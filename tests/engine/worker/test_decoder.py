@@ -138,6 +138,7 @@ def test_a_request_without_memory_for_its_cache_is_refused_before(
     says(decoder, "one")
     memory = BoardMemory(total=10**9, available=room.RESERVE_BYTES + 1_000_000, limit=None)
     monkeypatch.setattr(room, "read_memory", lambda root: memory)
+    monkeypatch.setattr(room, "_seen", {})  # a look a moment ago would do
     guide = Guide("regex", "[a-z]{3}")
     sentence = r"a cache of 256 tokens takes \d+ MB and 1 MB are free; send a shorter text"
     with pytest.raises(NoMemory, match=sentence):
