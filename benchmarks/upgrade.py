@@ -86,7 +86,7 @@ class Stage:
 
 
 ENDED = {0, -signal.SIGTERM}
-"""Statuses of a node that was asked to end: in its first second, before it handles the signal, that ends it."""
+"""Statuses of a node that was asked to end. In its first second it handles no signal, and is ended by it."""
 
 
 class Change(threading.Thread):
