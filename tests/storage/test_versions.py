@@ -36,9 +36,9 @@ ReadWithOldCode = Callable[[Path], subprocess.CompletedProcess[str]]
 READ = """
 import json, sys
 from pathlib import Path
-from edgeslm.storage.database import Database
-from edgeslm.storage.spool import Spool
-from edgeslm.storage.window_store import Windows
+from edgeslm.bus.database import Database
+from edgeslm.bus.spool import Spool
+from edgeslm.bus.windows import Windows
 database = Database(Path(sys.argv[1]))
 database.open()
 spool, last, found = Spool(database, limit_bytes=10**7), 0, {"spool": [], "windows": []}
