@@ -99,7 +99,7 @@ async def prepare(
     user = None
     if os.geteuid() == 0 and (owner := state_dir.stat()).st_uid:
         user = owner.st_uid, owner.st_gid
-    order = _Order(
+    order = _PrepackOrder(
         bundle=bundle.path.resolve(),
         digest=bundle.digest,
         graph=graph,
@@ -143,7 +143,7 @@ def _screen(*, unasked: bool) -> Iterator[Progress]:
 # --- in the child ----------------------------------------------------------------------------------
 
 
-class _Order(BaseModel):
+class _PrepackOrder(BaseModel):
     """What the child is told. ``keep`` is None where somebody asked for it, and waits."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -155,7 +155,7 @@ class _Order(BaseModel):
     keep: tuple[str, ...] | None
 
 
-def make(bundle: Bundle, order: _Order, show: Progress) -> Index:
+def make(bundle: Bundle, order: _PrepackOrder, show: Progress) -> Index:
     """:raises BundleError: see ``prepare``. :raises OSError: what the disk says."""
     graph, cache = order.graph, order.cache
     cache.mkdir(parents=True, exist_ok=True, mode=0o755)
@@ -298,7 +298,7 @@ def _sync(folder: Path) -> None:
 
 def _answer(told: Any, progress: Progress) -> dict[str, Any]:
     """The index, or ``{"error": ...}``."""
-    order = _Order.model_validate(told)
+    order = _PrepackOrder.model_validate(told)
     if order.keep is not None:
         yield_processors()
     try:

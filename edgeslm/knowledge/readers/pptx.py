@@ -24,7 +24,7 @@ def read_pptx(file: BinaryIO, source: str) -> Document:
     characters = 0
     with open_package(file, source, "presentation") as package:
         part = package.main_part("ppt/presentation.xml")
-        order = _Order()
+        order = _SlideOrder()
         package.read(part, order)
         relations = package.relations(part)
         for number, identifier in enumerate(order.slides, 1):
@@ -54,7 +54,7 @@ def _shapes(package: Package, part: str) -> _Shapes:
     return shapes
 
 
-class _Order:
+class _SlideOrder:
     def __init__(self) -> None:
         self.slides: list[str] = []
 

@@ -42,7 +42,7 @@ def read_xlsx(file: BinaryIO, source: str) -> Document:
         package.read(part, book)
         relations = package.relations(part)
         kinds = dict(relations.values())
-        shared, styles = _Shared(source), _Styles()
+        shared, styles = _Shared(source), _CellStyles()
         package.read(kinds.get("sharedStrings", ""), shared)
         package.read(kinds.get("styles", ""), styles)
         cells = _Cells(shared.strings, styles.formats, _FIRST_1904 if book.is_1904 else _FIRST)
@@ -120,7 +120,7 @@ class _Shared:
             self._text.append(text)
 
 
-class _Styles:
+class _CellStyles:
     """Of the formats of cells, which are of dates (``d``), times (``t``) or percentages (``%``)."""
 
     def __init__(self) -> None:

@@ -55,7 +55,7 @@ def prepare(bundle: Bundle, graph: str, state_dir: Path, **how: Any) -> Index:
 def make(bundle: Bundle, cache: Path, keep: tuple[str, ...] | None = None) -> Index:
     """In this process."""
     where: dict[str, Any] = {"bundle": bundle.path, "digest": bundle.digest, "cache": cache}
-    order = module._Order(graph="model.onnx", keep=keep, **where)
+    order = module._PrepackOrder(graph="model.onnx", keep=keep, **where)
     return module.make(bundle, order, lambda step: None)
 
 
@@ -509,7 +509,7 @@ def test_the_child_ends_with_its_parent(bundle: Bundle, tmp_path: Path) -> None:
     """Whatever it is doing: here it waits for the lock."""
     with (tmp_path / "lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        order = module._Order(
+        order = module._PrepackOrder(
             bundle=bundle.path,
             digest=bundle.digest,
             graph="model.onnx",
