@@ -2,8 +2,9 @@
 
 An input is doubled by its structure: one or two slices of it are repeated, which makes more lines, deeper
 brackets or longer words of it. Cost is counted in executed lines of Python, which is exact, and, for what C
-does (``re`` above all), in processor time where that is long enough to tell, the best of five. What grows too
-fast twice in a row is a finding; once may be a fixed part, or a limit that is passed.
+does (``re`` above all), in processor time where that is long enough to tell, the best of five. Lines that
+grow too fast three times in a row are a finding, and time that does so twice; before, it may be a fixed part
+that costs nothing, or a limit that is passed.
 """
 
 from __future__ import annotations
@@ -120,14 +121,17 @@ def measure_cpu(run: Run, data: bytes) -> float:
 
 def check_lines(run: Run, growth: Growth, first: int = SMALL_BYTES) -> None:
     """:raises TooMuchWork: by executed lines."""
-    sizes = [max(first, 2 * len(growth.data)) << doubled for doubled in range(3)]
+    sizes = [max(first, 2 * len(growth.data)) << doubled for doubled in range(4)]
     costs: list[int] = []
     for size in sizes:
         costs.append(count_lines(run, growth.of(size)))
-        if not _is_steep(costs) and not (costs[1:] and costs[-2] < costs[-1] == MOST_LINES):
+        is_most = bool(costs[1:]) and costs[-2] < costs[-1] == MOST_LINES
+        if not _is_steep(costs) and not is_most:
             return
+        if is_most and costs[2:]:
+            break
     if costs[-1] >= LEAST_LINES:
-        raise TooMuchWork(f"lines of {_shown(sizes, costs)}")
+        raise TooMuchWork(f"lines of {_shown(sizes[: len(costs)], costs)}")
 
 
 def check_cpu(run: Run, growth: Growth, largest: int) -> float:
