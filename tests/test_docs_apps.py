@@ -5,7 +5,8 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from edgeslm.client import Client, client
+import edgeslm.client
+from edgeslm.client import Client
 from edgeslm.config.sections import Limits
 from edgeslm.errors import REQUEST_ERRORS
 
@@ -54,7 +55,7 @@ def test_the_calls_it_names_exist() -> None:
     for name in re.findall(r"client\.(\w+)\(", PAGE):
         assert hasattr(Client, name)
     for name in re.findall(r"`([A-Z]\w+Error|TimedOut|TooLarge|InvalidRequest|Options)\b", PAGE):
-        assert name in client.__all__
+        assert name in edgeslm.client.__all__
 
 
 def test_the_size_it_names_is_the_default() -> None:

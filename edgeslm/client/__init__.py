@@ -1,32 +1,27 @@
 """For apps: ``from edgeslm.client import Client``. Needs paho-mqtt and nothing else of what a node needs."""
 
-from edgeslm.client.client import (
+from edgeslm.client.client import Client, Options
+from edgeslm.client.stream import Stream
+from edgeslm.client.subscription import Listening, News
+from edgeslm.errors import (
     BrokerError,
     Busy,
     Cancelled,
-    Chunk,
-    Client,
     EdgeslmError,
-    ErrorBody,
     Expired,
     InternalError,
     InvalidRequest,
-    Listening,
     ModelUnavailable,
-    News,
     NoMemory,
-    Options,
     Poisoned,
     ProtocolError,
     RequestError,
-    Result,
-    Stream,
     TimedOut,
     TooLarge,
     TooLong,
-    Truncated,
     UnknownTask,
 )
+from edgeslm.messages import Chunk, ErrorBody, Result, Truncated
 
 __all__ = [
     "BrokerError",

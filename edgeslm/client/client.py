@@ -27,59 +27,18 @@ from edgeslm.client.pending_request import FIRST_INTERVAL_S, OutgoingMessage, Pe
 from edgeslm.client.queues import LoopQueue, ThreadQueue
 from edgeslm.client.session import ClientSession
 from edgeslm.client.stream import Stream
-from edgeslm.client.subscription import Listening, News
+from edgeslm.client.subscription import Listening
 from edgeslm.errors import (
     BrokerError,
-    Busy,
-    Cancelled,
-    EdgeslmError,
-    Expired,
-    InternalError,
     InvalidRequest,
-    ModelUnavailable,
-    NoMemory,
-    Poisoned,
-    ProtocolError,
-    RequestError,
-    TimedOut,
-    TooLarge,
-    TooLong,
     UnknownTask,
 )
-from edgeslm.messages import Chunk, ErrorBody, Result, Truncated
+from edgeslm.messages import Chunk, Result
 from edgeslm.mqtt.broker_address import BrokerAddress, read_password
 from edgeslm.mqtt.connection import ConnectionSettings, Network
 from edgeslm.protocol.codec import MAX_REPLY_TOPIC_BYTES, Topics, check_topic_name, encode_request
 from edgeslm.protocol.feedback import Feedback, encode_feedback
 from edgeslm.protocol.topic_filters import DEFAULT_PREFIX, NODE_CHANNELS, filter_fault
-
-__all__ = [
-    "BrokerError",
-    "Busy",
-    "Cancelled",
-    "Chunk",
-    "Client",
-    "EdgeslmError",
-    "ErrorBody",
-    "Expired",
-    "InternalError",
-    "InvalidRequest",
-    "Listening",
-    "ModelUnavailable",
-    "News",
-    "NoMemory",
-    "Options",
-    "Poisoned",
-    "ProtocolError",
-    "RequestError",
-    "Result",
-    "Stream",
-    "TimedOut",
-    "TooLarge",
-    "TooLong",
-    "Truncated",
-    "UnknownTask",
-]
 
 OnChunk = Callable[[Chunk], None]
 
