@@ -30,7 +30,6 @@ from tests.fuzz.worker import LONGEST_BYTES
 TURN_S = 60.0
 MOST_S = 20
 """For one input; what takes longer hangs."""
-MEMORY_MB = 1024
 HAS_ATHERIS = importlib.util.find_spec("atheris") is not None
 
 
@@ -87,7 +86,6 @@ class Drive:
             f"-seed={self._chance.randrange(1, 2**31)}",
             f"-max_len={LONGEST_BYTES}",
             f"-timeout={MOST_S}",
-            f"-rss_limit_mb={MEMORY_MB}",
             f"-artifact_prefix={found}/",
             "-print_final_stats=1",
         ]

@@ -148,3 +148,18 @@ def test_the_drive_tells_figures(tmp_path: Path, capsys: pytest.CaptureFixture[s
     said = capsys.readouterr().out.splitlines()
     assert said[0].startswith("seed 1, 2 targets")
     assert json.loads(said[-1]).keys() == {"seed", "minutes", "inputs", "grown", "findings"}
+
+
+@pytest.mark.skipif(not WHEELS, reason="atheris has wheels for Linux on x86-64 only")
+def test_a_large_process_can_drive(tmp_path: Path) -> None:
+    """A test run's own peak of memory counted as that of the parser."""
+    code = (
+        "import sys; taken = b'x' * 1_300_000_000; del taken; from tests.fuzz import drive; "
+        "sys.exit(drive.main(sys.argv[1:]))"
+    )
+    arguments = ["--minutes", "0.04", "--seed", "1", "--targets", "json"]
+    arguments += ["--found", str(tmp_path / "found"), "--corpus", str(tmp_path / "corpus")]
+    done = subprocess.run(
+        [sys.executable, "-P", "-c", code, *arguments], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stdout[-2000:]

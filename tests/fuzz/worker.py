@@ -25,6 +25,8 @@ from tests.fuzz.work import Growth, Run, TooMuchWork, check_cpu, check_lines, ea
 WATCHED = ["edgeslm", "tests.fuzz", "json", "html.parser", "tarfile", "csv", "paho"]
 LONGEST_BYTES = 4096
 """Of an input that is looked for by branches."""
+COVER_MB = 1024
+"""Of memory, beyond what the process has when it begins, while branches are looked for."""
 MEMORY_BYTES = 2_000_000_000
 """Of address space, beyond what the process has when it begins."""
 MOST_BYTES = 300_000_000
@@ -86,7 +88,9 @@ def cover(found: Path, names: Sequence[str], arguments: Sequence[str]) -> None:
         elif data:
             runs[data[0] % len(runs)](data[1:])
 
-    atheris.Setup([sys.argv[0], *arguments], one)
+    # libFuzzer looks at the peak, and Linux hands the peak of the parent on over fork and exec.
+    inherited_mb = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
+    atheris.Setup([sys.argv[0], f"-rss_limit_mb={inherited_mb + COVER_MB}", *arguments], one)
     atheris.Fuzz()
 
 
