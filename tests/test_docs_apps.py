@@ -18,7 +18,7 @@ EXAMPLES = DOCS / "examples"
 def test_what_it_shows_are_the_tested_files() -> None:
     shown = re.findall(r"^```\w+ (examples/\S+)\n(.*?)^```$", PAGE, re.DOTALL | re.MULTILINE)
     assert {file for file, _ in shown} == {
-        f"examples/{name}" for name in ("ask.mjs", "ask.py", "ask.sh", "mosquitto.sh")
+        f"examples/{name}" for name in ("ask.mjs", "ask.py", "mosquitto.sh")
     }
     for file, text in shown:
         assert text == (DOCS / file).read_text("utf-8"), f"apps.md shows another {file}"

@@ -46,7 +46,7 @@ TOPICS = Topics("press-hall-4")
 REPLIES = ("edgeslm/v1/+/res/#", "edgeslm/v1/pool/+/res/#")
 
 BLOCKS = [(info.strip(), text) for info, text in re.findall(r"```([^\n]*)\n(.*?)```", PAGE, re.DOTALL)]
-EXAMPLES = [(info.removeprefix("json").strip(), text) for info, text in BLOCKS if info.startswith("json")]
+EXAMPLES = [(info.removeprefix("json").strip(), text) for info, text in BLOCKS if info.startswith("json ")]
 
 
 def validator(schema: str) -> Draft7Validator:
@@ -186,7 +186,13 @@ class TestPage:
     def test_each_error_code_is_explained_and_has_an_example(self) -> None:
         assert set(table("## Errors", "code")) == set(REQUEST_ERRORS)
         results = [json.loads(text) for name, text in EXAMPLES if name == "result"]
-        assert {result["error"]["code"] for result in results if "error" in result} == set(REQUEST_ERRORS)
+        (whole,) = [result for result in results if result["status"] == "error"]
+        (rest,) = [text for info, text in BLOCKS if info == "jsonl errors"]
+        others = [{**whole, "error": json.loads(line)} for line in rest.splitlines()]
+        for result in others:
+            validator("Result").validate(result)
+            read_payload("result", json.dumps(result).encode())
+        assert {result["error"]["code"] for result in (whole, *others)} == set(REQUEST_ERRORS)
 
     def test_each_kind_of_task_is_explained(self) -> None:
         assert set(table("## The result", "kind")) == set(ALLOWED)
