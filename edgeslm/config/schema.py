@@ -61,37 +61,35 @@ Device = Literal["cpu", "cuda"]
 class Model(Section):
     """A model to load: one worker process each, or several."""
 
-    bundle: FilePath = Field(description="Folder that `edgeslm-export` wrote")
+    bundle: FilePath = Field(description="Folder made by `edgeslm-export`")
     threads: Threads = Field(
         default="auto",
-        description="CPU threads: a number, or `auto`: what `edgeslm prepare` found fastest, else all",
+        description="CPU threads; `auto`: as `edgeslm prepare` measured, else all cores",
     )
     workers: int = Field(
         default=1,
         ge=1,
         le=64,
-        description="Processes that compute it side by side, each with `threads` (`auto`: its share of the "
-        "cores); more answer more requests where many wait, a single one takes longer",
+        description="Processes for this model, each with `threads` (`auto`: its share of the cores): more "
+        "throughput under load, higher latency alone",
     )
     device: Device = Field(
         default="cpu",
-        description="What computes it: the `cpu`, or `cuda` where the installed onnxruntime-genai has it",
+        description="`cpu`, or `cuda` with an onnxruntime-genai that has it",
     )
     keep_alive_s: float | None = Field(
         default=None,
         ge=1,
         le=7 * 24 * 3600,
-        description="Seconds without a request after which the model is unloaded until the next one",
+        description="Idle seconds before the model is unloaded until the next request",
     )
 
 
 class Example(Section):
     """A message and what a model should make of it."""
 
-    input: str = Field(min_length=1, max_length=20_000, description="A message as it comes in")
-    output: ExampleOutput = Field(
-        description="What to make of it: a label, an object with the fields, or the text"
-    )
+    input: str = Field(min_length=1, max_length=20_000, description="A message")
+    output: ExampleOutput = Field(description="Its answer: a label, an object with the fields, or text")
 
 
 class Task(Section):
@@ -99,107 +97,104 @@ class Task(Section):
 
     kind: Kind | None = Field(
         default=None,
-        description="What to do: `classify`, `extract`, `answer`, `summarize`, `generate`, `embed` or "
-        "`search`; only a `learned` task may leave it out",
+        description="Kind of task; optional with `learned`",
     )
     model: str | None = Field(
         default=None,
-        description="Which of `models` does it; only `search` and a `learned` task may leave it out",
+        description="One of `models`; optional with `learned`, not for `search`",
     )
     instruction: str | None = Field(
-        default=None, min_length=1, max_length=20_000, description="What the model is told"
+        default=None, min_length=1, max_length=20_000, description="Instruction to the model"
     )
     labels: Labels | None = Field(
-        default=None, description="What `classify` chooses from: label to meaning, or a list; two or more"
+        default=None, description="Labels of `classify`: label to meaning, or a list; at least two"
     )
     examples: tuple[Example, ...] = Field(
-        default=(), max_length=64, description="Worked examples that the decoder is shown"
+        default=(), max_length=64, description="Few-shot examples for a decoder"
     )
     checks: tuple[Example, ...] = Field(
         default=(),
         max_length=200,
-        description="Messages whose answers are known: a model that is to take over must get as many right "
-        "as the one at work",
+        description="Messages with known answers: a new bundle must get as many right as the current one",
     )
     output_schema: Mapping[str, Any] | None = Field(
-        default=None, alias="schema", description="JSON Schema (2020-12, type object) that `extract` fills in"
+        default=None, alias="schema", description="JSON Schema (2020-12, type object) of `extract`"
     )
     verbatim: bool = Field(
         default=False,
-        description="Strings of `extract` are words of the message, or parts of them; a decoder leaves them "
-        "empty where none fits",
+        description="Strings of `extract` must be words of the message, or parts of them; a decoder "
+        "leaves them empty if none fits",
     )
     learned: FilePath | None = Field(
         default=None,
-        description="Folder that `edgeslm-export tune` wrote: brings kind, labels or schema, and calibration",
+        description="Folder made by `edgeslm-export tune`, with kind, labels or schema, and calibration",
     )
     adapter: FilePath | None = Field(
-        default=None, description="Adapter bundle that `edgeslm-export adapter` made for the model's bundle"
+        default=None, description="Adapter made by `edgeslm-export adapter` for the model's bundle"
     )
     mode: Literal["quote", "compose"] = Field(
-        default="quote", description="How `answer` answers: `quote` the context, or `compose` a sentence"
+        default="quote", description="Whether `answer` quotes (`quote`) or writes sentences (`compose`)"
     )
     knowledge: tuple[Name, ...] = Field(
-        default=(), max_length=16, description="Which of `knowledge` `answer` and `search` look in"
+        default=(), max_length=16, description="Collections that `answer` and `search` use"
     )
     passages: int = Field(
-        default=5, ge=1, le=50, description="Passages that `search` finds, and that an `answer` may come from"
+        default=5, ge=1, le=50, description="Passages that `search` returns, and that an `answer` may use"
     )
     escalate: Annotated[str, AfterValidator(stage_name)] | None = Field(
         default=None,
-        description="`node:NODE/TASK`, another node's task that questions go to which aren't answered here",
+        description="`node:NODE/TASK`: another node's task for questions without an answer here",
     )
     threshold: float = Field(
         default=0.0,
         ge=0,
         le=1,
-        description="Confidence below which the result is `abstained`; at 0 only learned fields that the "
-        "schema requires and nothing fits are",
+        description="Minimum confidence; below it the result is `abstained`. At 0, only results without a "
+        "required learned field are",
     )
     calibration: Literal["none", "contextual"] = Field(
         default="none",
-        description="`contextual` takes away what a decoder would say to a message without content; only for "
-        "`classify` that was not taught",
+        description="`contextual` removes an untrained decoder's label bias; for `classify`",
     )
     max_error: float | None = Field(
         default=None,
         gt=0,
         le=1,
-        description="Wanted share of wrong answers among those that are given: sets the threshold of a "
-        "`learned` task by its calibration",
+        description="Highest share of wrong answers among those given; sets the threshold of a `learned` "
+        "task by its calibration",
     )
     stages: tuple[Annotated[str, AfterValidator(stage_name)], ...] = Field(
         default=(),
         max_length=8,
-        description="Who answers, each passing on what it isn't sure of: `learned`, names of `models`, "
-        "`node:NODE/TASK`",
+        description="Cascade: `learned`, names of `models`, `node:NODE/TASK`; each stage passes on what "
+        "it isn't sure of",
     )
     overflow: Overflow = Field(
         default="error",
-        description="A text too long for the model is an `error`, or its `head`, its `tail` or both ends "
-        "without the `middle` are kept; without this key `summarize` reads it in parts",
+        description="For a text beyond the context: fail (`error`), or keep its `head`, its `tail`, or "
+        "both ends (`middle` is cut). If unset, `summarize` reads it in parts",
     )
     grounded: bool = Field(
-        default=True, description="Sentences of `summarize` that the text doesn't support are left out"
+        default=True, description="Removes sentences of `summarize` that the text doesn't support"
     )
     allow: tuple[Option, ...] | None = Field(
-        default=None, description="Options that senders of requests may set; the default depends on the kind"
+        default=None, description="Options that senders may set; the default depends on the kind"
     )
-    max_tokens: int = Field(default=256, ge=1, le=1_000_000, description="Most new tokens in an output")
+    max_tokens: int = Field(default=256, ge=1, le=1_000_000, description="Maximum of new tokens")
     temperature: float = Field(
-        default=0.0, ge=0, le=10, description="Randomness; 0 takes the likeliest token"
+        default=0.0, ge=0, le=10, description="Sampling temperature; 0 takes the likeliest token"
     )
     top_p: float = Field(
-        default=1.0, gt=0, le=1, description="Sample from the likeliest tokens up to this sum"
+        default=1.0, gt=0, le=1, description="Samples from the likeliest tokens with this total probability"
     )
     repetition_penalty: float = Field(
-        default=1.0, ge=0.1, le=10, description="Above 1, tokens already used are made rarer"
+        default=1.0, ge=0.1, le=10, description="Above 1, makes repetition less likely"
     )
     seed: int | None = Field(
         default=None, ge=0, le=2**31 - 1, description="Makes sampling repeatable on one machine"
     )
     stop: tuple[Annotated[str, StringConstraints(min_length=1, max_length=200)], ...] = Field(
-        default=(), max_length=16, description="Texts at which an output ends"
+        default=(), max_length=16, description="Strings that end an output"
     )
 
     @property
@@ -211,25 +206,23 @@ class Task(Section):
 class Knowledge(Section):
     """A collection of documents that tasks look in, as `edgeslm knowledge add` makes one."""
 
-    path: FilePath = Field(description="The collection's file; the suffix `.sqlite` may be left out")
+    path: FilePath = Field(description="The collection's file; the suffix `.sqlite` is optional")
     encoder: Name | None = Field(
         default=None,
-        description="Which of `models` its passages are embedded with; without one only words are searched",
+        description="One of `models`, which embeds passages; without one, search is by words only",
     )
     reader: Name | None = Field(
         default=None,
-        description="Which of `models` reads the passages found with the question: `answer` then orders and "
-        "judges them by it, too, and quotes the sentence that it points at",
+        description="One of `models`, a reader that ranks passages for `answer` and points at the quote",
     )
     watch: tuple[FilePath, ...] = Field(
         default=(),
         max_length=64,
-        description="Files and folders that are added, brought up to date and removed while the node runs",
+        description="Files and folders to keep in sync while the node runs",
     )
     tables: bool = Field(
         default=False,
-        description="Whether `answer` first tries to compute the answer from the cells of its CSV and JSON "
-        "documents",
+        description="Lets `answer` compute answers from cells of CSV and JSON documents first",
     )
 
 
@@ -238,55 +231,52 @@ class Route(Section):
 
     name: Name | None = Field(
         default=None,
-        description="Name in counters and `event` topics; that of task or collection, numbered if taken",
+        description="Name in metrics and `event` topics; default: the task's or collection's, numbered if "
+        "taken",
     )
     source: TopicFilter = Field(alias="from", description="MQTT topic filter to watch")
-    task: str | None = Field(
-        default=None, description="Which of `tasks` reads the messages; may be left out beside `remember`"
-    )
+    task: str | None = Field(default=None, description="Task for the messages; optional with `remember`")
     remember: Name | None = Field(
         default=None,
-        description="Which of `knowledge` keeps the messages, so that they are searched with the documents",
+        description="Collection that stores the messages for search",
     )
     keep_s: float | None = Field(
         default=None,
         gt=0,
         le=10 * 365 * 24 * 3600,
-        description="Seconds for which a remembered message is found; without an end if left out",
+        description="Seconds until a remembered message expires; default: never",
     )
     input: str | None = Field(
         default=None,
         max_length=20_000,
-        description="Template of the text to read; the whole payload if left out",
+        description="Template of the input; default: the whole payload",
     )
     to: str | None = Field(
         default=None,
         max_length=2_000,
-        description="Template of the topic to publish to, else `<base>/event/<name>`",
+        description="Template of the result's topic; default: `<base>/event/<name>`",
     )
     when: str | None = Field(
         default=None,
         max_length=2_000,
-        description="Condition, as `payload.level > 3`; other messages are skipped",
+        description="Condition, such as `payload.level > 3`; other messages are skipped",
     )
-    qos: Literal[0, 1, 2] = Field(default=1, description="MQTT quality of service of what is published")
-    retain: bool = Field(
-        default=False, description="Publish retained, so that late subscribers see the last result"
-    )
+    qos: Literal[0, 1, 2] = Field(default=1, description="QoS of results")
+    retain: bool = Field(default=False, description="Retains results, for late subscribers")
     on_change: bool = Field(
-        default=False, description="Publish only what differs from the last result on the same topic"
+        default=False, description="Publishes only results that differ from the topic's last one"
     )
     max_rate: MaxRate | None = Field(
         default=None,
-        description="Most messages read, a number a second or `6/min`, `100/h`; the rest is dropped",
+        description="Rate limit: messages per second, or `6/min`, `100/h`; the rest is dropped",
     )
     window: WindowField | None = Field(
         default=None,
-        description="Gather messages and publish a digest of each window: `{last: 50}`, `{every: 15 min}` or "
-        "`{on: TOPIC}`; `most` bounds the last two",
+        description="Publishes a digest per window: `{last: 50}`, `{every: 15 min}` or `{on: TOPIC}`; "
+        "`most` limits the last two",
     )
     accept_retained: bool = Field(
-        default=False, description="Also read retained messages, which the broker repeats at every start"
+        default=False, description="Also reads retained messages, which the broker repeats at every start"
     )
 
 
@@ -294,16 +284,15 @@ class Pool(Section):
     """The pool that this node is a member of: nodes that share the requests to one set of topics."""
 
     name: Annotated[str, AfterValidator(node_name)] = Field(
-        description="Name of the pool: `a-z`, `0-9` and `-`; the nodes that name it are its members",
+        description="Name of the pool: `a-z`, `0-9` and `-`; its members are the nodes that name it",
         json_schema_extra={"pattern": "^(?!pool$)[a-z0-9-]{1,64}$"},
     )
     tasks: tuple[Name, ...] = Field(
-        min_length=1, max_length=256, description="Which of `tasks` the node does for the pool"
+        min_length=1, max_length=256, description="The `tasks` that the node serves for the pool"
     )
     by: Literal["share", "dispatcher"] = Field(
         default="share",
-        description="Who hands requests out: the broker, by a shared subscription (`share`), or a process of "
-        "`edgeslm dispatch`",
+        description="Load balancer: the broker, by a shared subscription (`share`), or `edgeslm dispatch`",
     )
 
 
@@ -328,54 +317,46 @@ class Config(Section):
     """The whole file."""
 
     node: Annotated[str, AfterValidator(node_name)] = Field(
-        description="Name of this node, unique on the broker: `a-z`, `0-9` and `-`",
+        description="Name of the node, unique on the broker: `a-z`, `0-9` and `-`",
         json_schema_extra={"pattern": "^(?!pool$)[a-z0-9-]{1,64}$"},
     )
     prefix: Annotated[str, AfterValidator(topic_prefix)] = Field(
-        default=DEFAULT_PREFIX, description="First level (or levels) of the node's topics"
+        default=DEFAULT_PREFIX, description="First level or levels of the node's topics"
     )
-    broker: Broker = Field(description="The MQTT broker and how to log in")
-    models: Mapping[Name, Model] = Field(default={}, description="Models to load, by a name of your choice")
-    tasks: Mapping[Name, Task] = Field(
-        min_length=1, description="What can be asked for, by its name in topics"
-    )
+    broker: Broker = Field(description="The MQTT broker and the login")
+    models: Mapping[Name, Model] = Field(default={}, description="Models, by a name of your choice")
+    tasks: Mapping[Name, Task] = Field(min_length=1, description="Tasks, by their name in topics")
     knowledge: Mapping[Name, Knowledge] = Field(
-        default={}, description="Collections of documents, by a name of your choice"
+        default={}, description="Document collections, by a name of your choice"
     )
     routes: tuple[Route, ...] = Field(
-        default=(), max_length=MAX_ROUTES, description="Topics to watch without any client"
+        default=(), max_length=MAX_ROUTES, description="Topics to watch without a client"
     )
-    pool: Pool | None = Field(
-        default=None, description="The pool of nodes that this one also serves; none if left out"
-    )
+    pool: Pool | None = Field(default=None, description="The pool that this node serves too")
     replies: tuple[TopicFilter, ...] = Field(
         default_factory=_default_replies,
-        description="Topic filters within which a request may choose its reply topic",
+        description="Topic filters that a request's reply topic must match",
         json_schema_extra={"default": list(_default_replies({"prefix": DEFAULT_PREFIX}))},
     )
-    limits: Limits = Field(default=Limits(), description="What the node takes at most")
-    control: Control = Field(default=Control(), description="Which commands the node takes over the bus")
-    updates: Updates = Field(default=Updates(), description="How other bundles come to its models")
+    limits: Limits = Field(default=Limits(), description="Limits of queue, sizes and times")
+    control: Control = Field(default=Control(), description="Commands over MQTT")
+    updates: Updates = Field(default=Updates(), description="Where new bundles for the models come from")
     rollouts: Rollouts | None = Field(
         default=None,
-        description="The server whose rollouts `edgeslm rollout` takes part in; none if left out",
+        description="The hawkBit server for `edgeslm rollout`",
     )
     signing: Signing = Field(
-        default=Signing(), validate_default=True, description="Whose bundles this node trusts"
+        default=Signing(), validate_default=True, description="Trusted signatures of bundles"
     )
-    journal: Journal = Field(
-        default=Journal(), description="What of messages stays on this disk, and whether it is encrypted"
-    )
-    discovery: Discovery = Field(default=Discovery(), description="What Home Assistant is told of the node")
-    audit: Audit = Field(default=Audit(), description="Who asked what when, without texts")
-    metrics: Metrics = Field(default=Metrics(), description="Where Prometheus may ask for the node's figures")
-    console: Console | None = Field(
-        default=None, description="The console in the browser; without this section nothing listens"
-    )
-    tracing: Tracing = Field(default=Tracing(), description="Where traces of requests are sent")
+    journal: Journal = Field(default=Journal(), description="What is stored of messages, and its encryption")
+    discovery: Discovery = Field(default=Discovery(), description="Home Assistant discovery")
+    audit: Audit = Field(default=Audit(), description="Audit log, without texts")
+    metrics: Metrics = Field(default=Metrics(), description="Metrics for Prometheus")
+    console: Console | None = Field(default=None, description="The web console; off without this section")
+    tracing: Tracing = Field(default=Tracing(), description="OpenTelemetry traces")
     power: Power = Field(
         default="balanced",
-        description="How threads of the engines wait for work: `performance` and `balanced` spin a while, "
+        description="How engine threads wait for work: `performance` and `balanced` spin for a while, "
         "`idle` sleeps at once",
     )
     durability: Literal["broker", "spool"] = Field(
@@ -384,15 +365,14 @@ class Config(Section):
     )
     prepare: Literal["auto", "never"] = Field(
         default="auto",
-        description="When decoders are laid out for this machine: `auto`, while the node has nothing to do, "
-        "or `never` but by `edgeslm prepare`",
+        description="Weight prepacking: `auto` while the node is idle, `never` only by `edgeslm prepare`",
     )
     state_dir: FilePath = Field(
         default_factory=default_state_dir,
-        description="Folder for what must survive a restart",
+        description="Folder for data that survives restarts",
     )
     log_level: Literal["debug", "info", "warning", "error"] = Field(
-        default="info", description="Least important log lines to write; only `debug` may show texts"
+        default="info", description="Lowest level to log; only `debug` may show texts"
     )
 
     @field_validator("signing")

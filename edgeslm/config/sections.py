@@ -36,25 +36,23 @@ class Broker(Section):
     """The MQTT broker and how to log in. Secrets are in files only."""
 
     url: Annotated[str, AfterValidator(broker_url)] = Field(
-        description="Address: `mqtt://HOST[:PORT]`, or `mqtts://HOST[:PORT]` with TLS; ports 1883 and 8883"
+        description="`mqtt://HOST[:PORT]`, or `mqtts://HOST[:PORT]` with TLS; default ports 1883 and 8883"
     )
-    username: str | None = Field(default=None, min_length=1, description="User name to log in with")
+    username: str | None = Field(default=None, min_length=1, description="User name")
     password_file: FilePath | None = Field(
-        default=None, description="File whose first line is the password, such as a systemd credential"
+        default=None, description="File with the password in its first line, such as a systemd credential"
     )
     ca_file: FilePath | None = Field(
-        default=None, description="Certificates (PEM) to trust for `mqtts`; the system's if left out"
+        default=None, description="Trusted certificates (PEM) for `mqtts`; default: the system's"
     )
     cert_file: FilePath | None = Field(default=None, description="Client certificate (PEM) for mutual TLS")
     key_file: FilePath | None = Field(default=None, description="Key (PEM, no passphrase) of `cert_file`")
     client_id_file: FilePath | None = Field(
         default=None,
-        description="File whose first line is the name of the node's session at the broker, `PREFIX-NODE` if "
-        "left out: who knows it and may log in can take the session over",
+        description="File with the client id in its first line, default `PREFIX-NODE`. A login that knows "
+        "the id can take over the session",
     )
-    keepalive_s: int = Field(
-        default=30, ge=1, le=65535, description="Seconds of silence before the broker is asked for a sign"
-    )
+    keepalive_s: int = Field(default=30, ge=1, le=65535, description="MQTT keep-alive in seconds")
 
     @property
     def _parts(self) -> SplitResult:
@@ -76,26 +74,24 @@ class Broker(Section):
 class Limits(Section):
     """What the node takes at most."""
 
-    queue: int = Field(
-        default=256, ge=1, le=65535, description="Requests held at a time, waiting ones included"
-    )
+    queue: int = Field(default=256, ge=1, le=65535, description="Requests held at a time, waiting or running")
     queue_bytes: int = Field(
         default=33_554_432,
         ge=1024,
         le=2**31,
-        description="Bytes of the messages held at a time; more are `busy`",
+        description="Bytes of the messages held at a time; beyond it `busy`",
     )
     packet_bytes: int = Field(
-        default=1_048_576, ge=1024, le=268_435_455, description="Largest MQTT message that is read, in bytes"
+        default=1_048_576, ge=1024, le=268_435_455, description="Largest MQTT message in bytes"
     )
     request_timeout_s: float = Field(
-        default=120.0, gt=0, le=86_400, description="Seconds before a request is given up"
+        default=120.0, gt=0, le=86_400, description="Seconds until a request times out"
     )
     repeat_window_s: float = Field(
         default=3600.0,
         ge=0,
         le=31_536_000,
-        description="Seconds for which an answered request is remembered, so that a repeat isn't run again",
+        description="Seconds for which answered requests are remembered for deduplication",
     )
     journal_bytes: int = Field(
         default=67_108_864,
@@ -108,14 +104,14 @@ class Limits(Section):
         default=None,
         ge=1,
         le=65535,
-        description="Requests of one sender held at a time while others ask too; if left out half of "
-        "`queue`, and of those that name no reply topic as many as there are",
+        description="Requests held for one sender while others ask too; default: half of `queue`, without "
+        "a limit for senders without a reply topic",
     )
     sender_tokens_per_min: int | None = Field(
         default=None,
         ge=1,
         le=2**31,
-        description="Tokens a minute that are read and written for one sender; without a limit if left out",
+        description="Rate limit in tokens per minute for one sender; default: none",
     )
 
     @property
@@ -132,8 +128,8 @@ class Control(Section):
 
     allow: tuple[Command, ...] = Field(
         default=(),
-        description="Commands on `<base>/ctl/<command>`: any of `ping`, `log_level`, `reload`, `drain`, "
-        "`models`; none unless named here",
+        description="Allowed commands on `<base>/ctl/<command>`: `ping`, `log_level`, `reload`, `drain`, "
+        "`models`",
     )
 
 
@@ -142,36 +138,33 @@ class Updates(Section):
 
     watch: FilePath | None = Field(
         default=None,
-        description="Folder in which bundles are taken up by themselves: a folder or archive that is named "
-        "like a model",
+        description="Folder whose bundles are activated: a folder or archive with a model's name",
     )
     sources: tuple[str, ...] = Field(
         default=(),
-        description="Folders and `https://` addresses below which `models/stage` may name bundles",
+        description="Folders and `https://` addresses from which `models/stage` may take bundles",
     )
     budget_bytes: int = Field(
-        default=8_589_934_592, ge=1, description="Most bytes that a bundle may have, packed and unpacked"
+        default=8_589_934_592, ge=1, description="Largest bundle in bytes, packed and unpacked"
     )
     ca_file: FilePath | None = Field(
-        default=None, description="Certificates (PEM) to trust for `https://`; the system's if left out"
+        default=None, description="Trusted certificates (PEM) for `https://`; default: the system's"
     )
     older: bool = Field(
         default=False,
-        description="Whether `models/activate` may name a lower `release` than was at work, with "
-        "`older: true`",
+        description="Lets `models/activate` take a lower `release` with `older: true`",
     )
     slowest: float = Field(
         default=2.0,
         ge=1,
         le=100,
-        description="Most time that a new bundle may take for a request, in times of the one at work",
+        description="Highest time per request of a new bundle, relative to the current one",
     )
     trial_s: float = Field(
         default=300.0,
         ge=0,
         le=7 * 24 * 3600,
-        description="Seconds for which a new bundle is watched, and taken back if its engine ends or its "
-        "requests fail",
+        description="Seconds of trial, with rollback if the engine crashes or requests fail",
     )
 
     @property
@@ -188,49 +181,43 @@ class Rollouts(Section):
     )
     tenant: Name = Field(default="DEFAULT", description="Tenant of the server")
     controller_id: Name | None = Field(
-        default=None, description="Name of this node there; that of the node if left out"
+        default=None, description="Name of this node at the server; default: `node`"
     )
-    token_file: FilePath | None = Field(
-        default=None, description="File whose first line is the token to log in with"
-    )
+    token_file: FilePath | None = Field(default=None, description="File with the token in its first line")
     token: Literal["target", "gateway"] = Field(
-        default="target", description="Whose token that is: this node's alone, or the gateway's"
+        default="target", description="Kind of token: a target's or the gateway's"
     )
     cert_file: FilePath | None = Field(default=None, description="Client certificate (PEM) for mutual TLS")
     key_file: FilePath | None = Field(default=None, description="Key (PEM, no passphrase) of `cert_file`")
     ca_file: FilePath | None = Field(
-        default=None, description="Certificates (PEM) to trust; the system's if left out"
+        default=None, description="Trusted certificates (PEM); default: the system's"
     )
-    allow_http: bool = Field(
-        default=False, description="Whether `url` may be without TLS, which gives the token away"
-    )
+    allow_http: bool = Field(default=False, description="Allows `url` without TLS, which exposes the token")
     downloads: tuple[Annotated[str, AfterValidator(http_url)], ...] = Field(
         default=(),
-        description="Addresses below which bundles may lie, beside `url`; they don't get the token",
+        description="Addresses beside `url` from which bundles may come; they don't get the token",
     )
     models: Mapping[str, str] = Field(
         default={},
-        description="Which model a software module of the server is, where it isn't called like the model",
+        description="The model of a software module with another name",
     )
     poll_s: float | None = Field(
         default=None,
         ge=1,
         le=86_400,
-        description="Seconds between two questions to the server; as often as it says if left out",
+        description="Polling interval in seconds; default: as the server says",
     )
     timeout_s: float = Field(
         default=86_400.0,
         ge=1,
         le=30 * 86_400,
-        description="Seconds after which a rollout that isn't over is given up here, those left out for "
-        "which the server has it wait",
+        description="Seconds until a rollout is abandoned, waiting for the server excluded",
     )
     confirm: bool = Field(
-        default=False, description="Confirm rollouts that wait for that; otherwise a person does it there"
+        default=False,
+        description="Confirms rollouts that wait for confirmation; otherwise a person does at the server",
     )
-    attributes: Mapping[str, str] = Field(
-        default={}, description="What the server is told of this node beside what it is"
-    )
+    attributes: Mapping[str, str] = Field(default={}, description="Additional target attributes")
 
     @property
     def is_secure(self) -> bool:
@@ -242,14 +229,12 @@ class Signing(Section):
 
     unsigned: Literal["accept", "refuse"] | None = Field(
         default=None,
-        description="What becomes of bundles that none of `keys` has signed: `accept`, or `refuse`. If left "
-        "out they are refused where `rollouts` or `https://` in `updates.sources` bring them, else accepted",
+        description="`accept` or `refuse` bundles that none of `keys` signed. Default: `refuse` where "
+        "`rollouts` or `https://` in `updates.sources` bring bundles, else `accept`",
     )
-    require_signature: bool = Field(
-        default=False, description="`true` is another way to write `unsigned: refuse`"
-    )
+    require_signature: bool = Field(default=False, description="`true` is the same as `unsigned: refuse`")
     keys: tuple[FilePath, ...] = Field(
-        default=(), description="Public keys (PEM, P-256, P-384 or P-521) whose signatures count"
+        default=(), description="Trusted public keys (PEM, P-256, P-384 or P-521)"
     )
 
     @property
@@ -283,13 +268,13 @@ class Journal(Section):
 
     keep: Literal["full", "none"] = Field(
         default="full",
-        description="`full`, or `none`: no text is written down, a repeat is run again, and what the node "
-        "holds is lost when the broker is killed with it",
+        description="`none` stores no texts: repeats run again, and what the node holds is lost if the "
+        "broker is killed with it",
     )
     key_file: FilePath | None = Field(
         default=None,
-        description="File with 32 bytes or 64 hexadecimal digits, such as a systemd credential: texts in the "
-        "journal are encrypted with it",
+        description="File with 32 bytes or 64 hexadecimal digits, such as a systemd credential, that "
+        "encrypts the journal's texts",
     )
 
 
@@ -298,25 +283,21 @@ class Discovery(Section):
 
     prefix: Annotated[str, AfterValidator(topic_prefix)] | None = Field(
         default=None,
-        description="First levels of the topics on which Home Assistant is told of the node, by default "
-        "`homeassistant` there; it is told nothing if left out",
+        description="Home Assistant's discovery prefix, usually `homeassistant`; off by default",
     )
 
 
 class Audit(Section):
     """Who asked what when, without texts."""
 
-    file: FilePath | None = Field(
-        default=None, description="File of JSON lines that is appended to; nothing is written if left out"
-    )
+    file: FilePath | None = Field(default=None, description="JSON lines file to append to; off by default")
     max_bytes: int = Field(
         default=10_000_000,
         ge=4096,
         le=2**31,
-        description="Size from which on another file is begun; older ones have `.1`, `.2` and so on behind "
-        "their name",
+        description="Size at which the file is rotated to `.1`, `.2` and so on",
     )
-    files: int = Field(default=5, ge=1, le=100, description="How many of them are kept, the newest included")
+    files: int = Field(default=5, ge=1, le=100, description="Files to keep, the newest included")
 
 
 class Tracing(Section):
@@ -324,14 +305,13 @@ class Tracing(Section):
 
     endpoint: Annotated[str, AfterValidator(http_url)] | None = Field(
         default=None,
-        description="Address of an OpenTelemetry collector that takes OTLP over HTTP; no traces are sent if "
-        "left out",
+        description="OpenTelemetry collector (OTLP over HTTP); off by default",
     )
     sample: float = Field(
         default=1.0,
         ge=0,
         le=1,
-        description="Share of the requests that are traced, but for those that come as part of a trace",
+        description="Share of requests to trace; requests that belong to a trace follow it",
     )
 
 
@@ -340,8 +320,7 @@ class Metrics(Section):
 
     listen: ListenAddress | None = Field(
         default=None,
-        description="Port on 127.0.0.1, or `HOST:PORT`, where `GET /metrics` is answered; nothing listens "
-        "if left out",
+        description="Port on 127.0.0.1, or `HOST:PORT`, for `GET /metrics`; off by default",
     )
 
     @property
@@ -354,29 +333,25 @@ class Console(Section):
 
     listen: ListenAddress = Field(
         default="127.0.0.1:8480",
-        description="Port on 127.0.0.1, or `HOST:PORT`, to listen on; others than this machine reach it with "
-        "TLS alone",
+        description="Port on 127.0.0.1, or `HOST:PORT`; addresses beyond loopback need TLS",
     )
     token_file: FilePath | None = Field(
         default=None,
-        description="File whose first line is the token to sign in with; if left out, `console-token` in "
-        "`state_dir`, made at the first start",
+        description="File with the token in its first line; default: `console-token` in `state_dir`, "
+        "created at the first start",
     )
     texts: bool = Field(
         default=False,
-        description="Whether who is signed in may see the texts of single requests, which are then kept in "
-        "memory",
+        description="Lets signed-in users see texts of single requests, which are then kept in memory",
     )
     hosts: tuple[Annotated[str, AfterValidator(host_name)], ...] = Field(
         default=(),
         max_length=32,
-        description="Names by which browsers reach it, beside `localhost` and addresses",
+        description="Host names that browsers may use, beside `localhost` and IP addresses",
     )
-    cert_file: FilePath | None = Field(
-        default=None, description="Certificate (PEM) to speak TLS with; without one it doesn't"
-    )
+    cert_file: FilePath | None = Field(default=None, description="Certificate (PEM) for TLS")
     key_file: FilePath | None = Field(default=None, description="Key (PEM, no passphrase) of `cert_file`")
-    https: bool = Field(default=False, description="Browsers reach it through a proxy that speaks TLS for it")
+    https: bool = Field(default=False, description="A TLS proxy stands in front")
 
     @property
     def address(self) -> tuple[str, int]:
