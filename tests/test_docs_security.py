@@ -24,8 +24,8 @@ def test_there_are_threats() -> None:
 
 @pytest.mark.parametrize(("threat", "said"), THREATS, ids=[threat for threat, _ in THREATS])
 def test_every_threat_says_what_is_left_and_is_shown_by_tests_that_exist(threat: str, said: str) -> None:
-    assert re.search(r"^Left: ", said, re.MULTILINE)
-    shown = said.partition("Shown by ")[2]
+    assert re.search(r"^\*\*Residual risk\*\*: ", said, re.MULTILINE)
+    shown = said.partition("**Tests**: ")[2]
     named = re.findall(r"`([\w/]*(?:\.py)?)::(test_\w+)`", shown)
     assert named, "no test shows its countermeasure"
     file = ""
