@@ -83,14 +83,14 @@ def _read_labels(value: Any) -> dict[str, str] | None:
     return labels if len(names) >= 2 and _names(names, MAX_LABELS) else None
 
 
-_TIMES = "look in files that were changed, and messages that came, at this time (seconds since 1970), and"
+_TIMES = "only files changed, and messages received, at"
 _STRING = {"type": "string", "minLength": 1}
 
 OPTIONS: dict[str, Option] = {
     option.name: option
     for option in (
-        _integer("max_tokens", 1, 65536, "at most so many new tokens"),
-        _number("temperature", 0, 2, "0 always takes the likeliest token; more is more varied"),
+        _integer("max_tokens", 1, 65536, "maximum of new tokens"),
+        _number("temperature", 0, 2, "sampling temperature; 0 always takes the likeliest token"),
         _number("top_p", 0, 1, "sample from the likeliest tokens that sum to this probability", above=True),
         _number("repetition_penalty", 0.1, 5, "above 1 makes repeating less likely"),
         Option(
@@ -115,14 +115,12 @@ OPTIONS: dict[str, Option] = {
         Option(
             "stream",
             "true or false",
-            "send the text as it is made to `<reply topic>/stream`",
+            "stream the text to `<reply topic>/stream`",
             {"type": "boolean"},
             lambda value: value if isinstance(value, bool) else None,
         ),
         _integer("priority", 0, 9, "a higher number goes first"),
-        _integer(
-            "deadline_ms", 1, MAX_DEADLINE_MS, "give up when there is no result after so many milliseconds"
-        ),
+        _integer("deadline_ms", 1, MAX_DEADLINE_MS, "milliseconds after which the request is abandoned"),
         Option(
             "labels",
             f"2 to {MAX_LABELS} labels: a list of names, or an object of names and descriptions",
@@ -157,7 +155,7 @@ OPTIONS: dict[str, Option] = {
         Option(
             "knowledge",
             "a list of 1 to 16 names of document collections",
-            "answer, search: which of the task's document collections to look in",
+            "answer, search: which of the task's collections to search",
             {"type": "array", "items": _STRING, "minItems": 1, "maxItems": 16, "uniqueItems": True},
             lambda value: _names(value, 16),
         ),
@@ -171,12 +169,12 @@ OPTIONS: dict[str, Option] = {
         Option(
             "sources",
             f"a string of 1 to {MAX_PATTERN} characters",
-            "answer, search: look in documents of such names alone, where `*` is any text (`press/*`)",
+            "answer, search: only documents with a matching name; `*` is any text (`press/*`)",
             {**_STRING, "maxLength": MAX_PATTERN},
             lambda value: value if isinstance(value, str) and 1 <= len(value) <= MAX_PATTERN else None,
         ),
-        _number("since", 0, LATEST, f"answer, search: {_TIMES} no earlier"),
-        _number("until", 0, LATEST, f"answer, search: {_TIMES} no later"),
+        _number("since", 0, LATEST, f"answer, search: {_TIMES} this time or later (seconds since 1970)"),
+        _number("until", 0, LATEST, f"answer, search: {_TIMES} this time or earlier (seconds since 1970)"),
     )
 }
 

@@ -83,33 +83,33 @@ METRICS = (
         lambda health: iter([((__version__,), 1)]),
     ),
     Metric("edgeslm_state", "gauge", "1 for the state that the node is in.", ("state",), _states),
-    Metric("edgeslm_uptime_seconds", "gauge", "Since the daemon was started.", (), _one("uptime_s")),
+    Metric("edgeslm_uptime_seconds", "gauge", "Time since the daemon started.", (), _one("uptime_s")),
     Metric(
         "edgeslm_results_total", "counter", "Results, by task and by status or error code.",
         ("task", "status"), _of_tasks("results"),
     ),
     Metric(
         "edgeslm_result_duration_seconds", "histogram",
-        "From the receipt of a request to its result; errors are not among them.", ("task",), _durations,
+        "Time from the receipt of a request to its result, without errors.", ("task",), _durations,
     ),
     Metric(
         "edgeslm_phase_seconds_total", "counter",
-        "Time that requests waited in the queue, and that models read (prefill) and wrote (decode).",
+        "Time of requests in the queue, in prefill and in decode.",
         ("task", "phase"), _of_tasks("seconds", "queue", "prefill", "decode"),
     ),
     Metric(
-        "edgeslm_tokens_total", "counter", "Tokens of prompts that were read and of answers.",
+        "edgeslm_tokens_total", "counter", "Tokens of prompts and answers.",
         ("task", "kind"), _of_tasks("tokens"),
     ),
-    Metric("edgeslm_queue_length", "gauge", "Requests that wait for their turn.", (), _one("queue")),
-    Metric("edgeslm_requests_in_flight", "gauge", "Requests that run.", (), _one("in_flight")),
+    Metric("edgeslm_queue_length", "gauge", "Waiting requests.", (), _one("queue")),
+    Metric("edgeslm_requests_in_flight", "gauge", "Running requests.", (), _one("in_flight")),
     Metric(
         "edgeslm_repeats_total", "counter",
-        "Repeats that were not run again: attached to one that ran, or the stored result resent.",
+        "Deduplicated requests: attached to a running one, or the stored result resent.",
         ("how",), _each("repeats"),
     ),
     Metric(
-        "edgeslm_dropped_total", "counter", "Messages that got no result, by reason.",
+        "edgeslm_dropped_total", "counter", "Messages without a result, by reason.",
         ("reason",), _each("dropped"),
     ),
     Metric(
@@ -123,7 +123,7 @@ METRICS = (
     ),
     Metric(
         "edgeslm_engine_restarts_total", "counter",
-        "Engines that ended by themselves, and are started again.",
+        "Engine crashes, each followed by a restart.",
         ("model",), _each("engine_restarts"),
     ),
     Metric(
@@ -131,15 +131,15 @@ METRICS = (
         ("process",), _each("memory_bytes"),
     ),
     Metric(
-        "edgeslm_temperature_celsius", "gauge", "The hottest thermal zone; left out where there is none.",
+        "edgeslm_temperature_celsius", "gauge", "Hottest thermal zone, if there is one.",
         (), _one("temperature_c"),
     ),
     Metric(
-        "edgeslm_drift_moved", "gauge", "1 if messages have moved away from what the task was taught with.",
+        "edgeslm_drift_moved", "gauge", "1 if messages have drifted from the training data.",
         ("task",), _moved,
     ),
     Metric(
-        "edgeslm_alerts", "gauge", "How many sentences stand under alerts in health.",
+        "edgeslm_alerts", "gauge", "Number of alerts in health.",
         (), lambda health: iter([((), len(health.get("alerts", ())))]),
     ),
 )  # fmt: skip
