@@ -88,6 +88,8 @@ def check_installed(root: Root) -> None:
     assert wanted.is_symlink(), "the service is not enabled"
     modules = root.folder / "opt/edgeslm/lib"
     assert list(modules.rglob("edgeslm/cli/__pycache__/main.*.pyc")), "nothing was compiled at installation"
+    whole = [file for file in modules.rglob("*.so*") if b"\0.symtab\0" in file.read_bytes()]
+    assert not whole, "libraries have their symbols"
 
 
 def check_doctor(root: Root) -> None:
