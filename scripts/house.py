@@ -32,8 +32,8 @@ class Tree:
         for name, tree in self.modules.items():
             yield from ((name, node) for node in ast.walk(tree))
 
-    def arrows(self) -> set[tuple[str, str]]:
-        """From module to module, of all imports but those for types."""
+    def arrows(self, *, types: bool = False) -> set[tuple[str, str]]:
+        """From module to module, of all imports, or of all but those for types."""
         found = set()
         for name, tree in self.modules.items():
             typing = {
@@ -43,7 +43,7 @@ class Tree:
                 for inner in ast.walk(node)
             }
             for node in ast.walk(tree):
-                if isinstance(node, ast.ImportFrom) and node not in typing:
+                if isinstance(node, ast.ImportFrom) and (types or node not in typing):
                     for alias in node.names:
                         other = f"{node.module}.{alias.name}"
                         while other and other not in self.modules:
@@ -88,6 +88,9 @@ def figures(root: Path) -> dict[str, int]:
         "flat modules, export": tree.flat["export"],
         "circles of packages": circles(packages),
         "circles of modules": circles({(a, b) for a, b in arrows if not a.startswith(f"{b}.")}),
+        "the same, with imports for types": circles(
+            {(a, b) for a, b in tree.arrows(types=True) if not a.startswith(f"{b}.")}
+        ),
         "of edgeslm, seen by export": len(seen),
         "type names twice or more": sum(count > 1 for count in types.values()),
         f"functions with more than {MOST_PARAMETERS} parameters": sum(
