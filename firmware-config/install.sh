@@ -208,9 +208,6 @@ install_program() { # a new virtual environment beside the one that is in use, w
         set -- "$@" -r "$lists/device-$extra.txt"
     done
     pip "$program.new" install --no-deps --require-hashes --only-binary=:all: "$@"
-    if command -v strip >/dev/null; then # off what wheels have of symbols and debugging information: 30 MB and more
-        find "$program.new/lib" -type f -name '*.so*' -exec strip --strip-unneeded {} +
-    fi
     # Its scripts name the folder they were made in.
     find "$program.new/bin" "$program.new/pyvenv.cfg" -type f -exec sed -i "s|$program.new|/opt/edgeslm|g" {} +
     echo "$stamp" >"$program.new/installed-from"

@@ -51,7 +51,7 @@ case "$1 $2" in
                 printf '#!%s\\n' "$0" >"${{0%/*}}/edgeslm"
                 chmod +x "${{0%/*}}/edgeslm"
                 site=${{0%/bin/*}}/lib/python3.99/site-packages/edgeslm
-                mkdir -p "$site" && cp -R {ROOT}/requirements "$site" && echo whole >"$site/library.so.1"
+                mkdir -p "$site" && cp -R {ROOT}/requirements "$site"
                 ;;
         esac
         ;;
@@ -59,10 +59,6 @@ case "$1 $2" in
     *ensurepip*) exit 0 ;;
     *) exec {sys.executable} "$@" ;;
 esac
-"""
-
-FAKE_STRIP = """#!/bin/sh
-[ "$1" = --strip-unneeded ] && shift && for file; do echo stripped >"$file"; done
 """
 
 OLDER_UNIT = "[Unit]\nDescription=older\n[Install]\nWantedBy=multi-user.target\n"
@@ -113,9 +109,8 @@ class System:
         self.wheel.write_text("a wheel")
         self.commands.mkdir()
         fake = folder / "fake-python"
-        for file, text in ((fake, FAKE_PYTHON), (self.commands / "strip", FAKE_STRIP)):
-            file.write_text(text)
-            file.chmod(0o755)
+        fake.write_text(FAKE_PYTHON)
+        fake.chmod(0o755)
         for name in WATCHED:
             real = str(fake) if name == "python3" else shutil.which(name)
             assert real, f"{name} isn't installed; run scripts/setup test"
@@ -207,21 +202,6 @@ def test_program_units_user_and_a_first_configuration_are_there(system: System) 
         text=True,
     )
     assert (found.returncode, found.stdout) == (0, ""), found.stderr
-
-
-def test_libraries_lose_symbols_where_strip_is_installed(system: System) -> None:
-    """A wheel of the inference library has 20 MB of debugging information."""
-    library = system.root / "opt/edgeslm/lib/python3.99/site-packages/edgeslm/library.so.1"
-    assert system.run().returncode == 0
-    assert library.read_text() == "stripped\n"
-    shutil.rmtree(system.root / "opt/edgeslm")
-    script = system.commands.parent / "install.sh"
-    script.write_text(SCRIPT.read_text().replace("command -v strip", "command -v no-such-strip"))
-    shutil.copytree(SCRIPT.parent / "systemd", script.parent / "systemd")
-    shutil.copytree(SCRIPT.parent / "examples", script.parent / "examples")
-    done = system.run(script=script)
-    assert done.returncode == 0, done.stderr
-    assert library.read_text() == "whole\n"
 
 
 def test_a_second_run_changes_nothing(system: System) -> None:
