@@ -4,13 +4,20 @@ from __future__ import annotations
 
 import hashlib
 import json
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any, TypeVar
 
 from edgeslm.cli.doctor import Finding, examine
+from edgeslm.cli.doctor.probes import Probes
 from edgeslm.config.loader import Config, parse_config
-from edgeslm.engine.libraries import ImportProbe
+from edgeslm.engine.libraries import GENAI
 from edgeslm.hardware.board_profiles import Board
-from edgeslm.ipc.job import JobError
+from edgeslm.mqtt.probe import Probe
+
+T = TypeVar("T")
 
 PI_4_CPU = "".join(
     f"""processor\t: {core}
@@ -48,33 +55,66 @@ def put(root: Path, path: str, text: str) -> None:
     file.write_text(text)
 
 
-def child(status: int, errors: str = "") -> ImportProbe:
-    """A process that imports a library and ends so."""
-
-    def probe(module: str, /) -> bool:
-        if status:
-            raise JobError("ended", "its process ended unexpectedly", status, errors)
-        return False
-
-    return probe
-
-
 MACHINE = Board("this", "a test", 4, 8 * 10**9, 15.0, 200.0, 200.0)
 
 
-def look(root: Path, config: Config | None = None, bundles: tuple[Path, ...] = ()) -> dict[str, Finding]:
-    """Findings by subject; a board whose libraries load, whose clock is right and whose broker answers."""
-    found = examine(
-        config,
-        bundles,
-        root=root,
-        probe_library=child(0),
-        probe_broker=lambda config: (["answers in 1 ms"], []),
-        clock=lambda: True,
-        measure=lambda: MACHINE,
-        measure_disk=lambda folder: [4.0, 5.0, 60.0],
-        resolve=lambda host: ["192.168.1.9"],
-    )
+@dataclass
+class FakeProbes(Probes):
+    """A board made of files whose libraries load, whose clock is right and whose broker answers. What is an
+    error is raised."""
+
+    root: Path
+    time: float = field(default_factory=time.time)
+    clock: bool | None = True
+    said: str | None = None
+    board: Board | Exception = MACHINE
+    has_cuda: bool = False
+    loading: Exception | None = None
+    broker: Probe | Exception = field(default_factory=lambda: Probe(notes=["answers in 1 ms"]))
+    addresses: Sequence[str] = ("192.168.1.9",)
+    writes_ms: Sequence[float] | Exception = (4.0, 5.0, 60.0)
+
+    def now(self) -> float:
+        return self.time
+
+    def clock_synchronised(self) -> bool | None:
+        return self.clock
+
+    def firmware(self) -> str | None:
+        return self.said
+
+    def measure_board(self) -> Board:
+        return _given(self.board)
+
+    def distributions(self) -> tuple[()]:
+        return ()
+
+    def load_library(self, module: str) -> bool:
+        if self.loading is not None:
+            raise self.loading
+        return self.has_cuda and module == GENAI
+
+    def ask_broker(self, config: Config) -> Probe:
+        return _given(self.broker)
+
+    def look_up(self, host: str) -> list[str]:
+        return list(self.addresses)
+
+    def measure_writes(self, folder: Path) -> list[float]:
+        return list(_given(self.writes_ms))
+
+
+def _given(answer: T | Exception) -> T:
+    if isinstance(answer, Exception):
+        raise answer
+    return answer
+
+
+def look(
+    root: Path, config: Config | None = None, bundles: tuple[Path, ...] = (), **probes: Any
+) -> dict[str, Finding]:
+    """Findings by subject, the last of each."""
+    found = examine(config, bundles, probes=FakeProbes(root, **probes))
     assert all(finding.advice for finding in found if finding.level != "ok")
     assert not any(finding.advice for finding in found if finding.level == "ok")
     return {finding.subject: finding for finding in found}

@@ -66,7 +66,11 @@ def test_a_device_has_few_distributions_and_the_doctor_spares_none(device: Path,
     names = {name.lower().replace("_", "-") for name in run(device, "-c", code, cwd=tmp_path).stdout.split()}
     assert "edgeslm" in names and len(names) <= 24
     assert not names & HUB
-    code = "from edgeslm.cli.doctor.distributions import judge_distributions; print(judge_distributions())"
+    code = (
+        "from edgeslm.cli.doctor.distributions import judge_distributions\n"
+        "from edgeslm.cli.doctor.probes import Probes\n"
+        "print(judge_distributions(Probes().distributions()))"
+    )
     assert run(device, "-c", code, cwd=tmp_path).stdout == "[]\n"
 
 

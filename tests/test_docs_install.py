@@ -9,7 +9,7 @@ import subprocess
 import pytest
 import yaml
 
-from edgeslm.cli.doctor.disk import BLOCK, WRITES
+from edgeslm.cli.doctor.probes import BLOCK, WRITES
 from edgeslm.cli.main import _parser
 from edgeslm.config.loader import parse_config
 from tests.nodes import ROOT

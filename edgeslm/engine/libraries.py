@@ -9,7 +9,7 @@ import importlib
 import os
 from collections.abc import Mapping
 from importlib.metadata import PackageNotFoundError, version
-from typing import Final, Protocol
+from typing import Final
 
 from edgeslm.ipc.job import Progress, run_job, serve
 
@@ -34,12 +34,6 @@ def installed(module: str) -> str:
         except PackageNotFoundError:
             continue
     raise PackageNotFoundError(module)
-
-
-class ImportProbe(Protocol):
-    """As :func:`import_in_child`."""
-
-    def __call__(self, module: str, /) -> bool: ...
 
 
 def import_in_child(module: str) -> bool:

@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from edgeslm.bundle.manifest import Bundle, load_bundle, memory_need
 from edgeslm.bundle.performance import Expectation, bundle_footprint, expect
 from edgeslm.bundle.trust import NOT_SIGNED, check_bundles, describe_signature
 from edgeslm.cli.doctor.finding import DAEMON_BYTES, MB, Finding, Level, megabytes
+from edgeslm.cli.doctor.probes import Probes
 from edgeslm.config.loader import Config
 from edgeslm.errors import BoardError, BundleError
 from edgeslm.hardware import board
-from edgeslm.hardware.board_profiles import Board
 
 MEASURING_BYTES = 400 * MB
 """What measuring the board takes for two seconds."""
@@ -29,12 +29,9 @@ def starter_dir() -> Path:
 
 
 def judge_bundles(
-    config: Config | None,
-    given: Sequence[Path],
-    memory: board.BoardMemory | None,
-    measure: Callable[[], Board],
-    context: int,
+    config: Config | None, given: Sequence[Path], probes: Probes, context: int
 ) -> list[Finding]:
+    memory = board.read_memory(probes.root)
     configured = config.bundles if config else {}
     others = {f"bundle {path.name}": path for path in given}
     starter = sorted(starter_dir().glob("*/manifest.json")) if not configured and not others else []
@@ -48,7 +45,7 @@ def judge_bundles(
             advice = "make it with edgeslm-export, or copy it again"
             findings.append(Finding(subject, "bad", str(error), advice))
     models = {name: model for name, model in models.items() if model.manifest.model_kind is not None}
-    speed, expected = _expectations(models, measure, memory, context)
+    speed, expected = _expectations(models, probes, memory, context)
     findings = [*speed, *findings]
     workers = {f"model {name}": model.workers for name, model in config.models.items()} if config else {}
     total = 0
@@ -71,7 +68,7 @@ def judge_bundles(
 
 
 def _expectations(
-    models: Mapping[str, Bundle], measure: Callable[[], Board], memory: board.BoardMemory | None, context: int
+    models: Mapping[str, Bundle], probes: Probes, memory: board.BoardMemory | None, context: int
 ) -> tuple[list[Finding], dict[str, Expectation]]:
     """The board is only measured if there is a model whose shape is known."""
     prints = {subject: bundle_footprint(bundle) for subject, bundle in models.items()}
@@ -82,7 +79,7 @@ def _expectations(
         text = f"not measured: it takes {megabytes(MEASURING_BYTES)}, more than is available now"
         return [Finding("speed", "warn", text, "stop other programs to see tokens/s")], {}
     try:
-        machine = measure()
+        machine = probes.measure_board()
     except BoardError as error:
         return [Finding("speed", "warn", str(error), "see whether the engine loads")], {}
     text = (

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import ipaddress
 import re
-import socket
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from edgeslm.cli.doctor.finding import Finding
+from edgeslm.cli.doctor.probes import Probes
 from edgeslm.config.loader import Broker, Config
 from edgeslm.errors import EdgeslmError
 from edgeslm.hardware import board
@@ -38,24 +38,17 @@ def judge_secrets(broker: Broker) -> list[Finding]:
     return findings
 
 
-def ask_broker(config: Config) -> tuple[list[str], list[str]]:
-    from edgeslm.mqtt.probe import probe_broker  # lazy: only with a configuration
-
-    probe = probe_broker(config)
-    return list(probe.notes), list(probe.problems)
-
-
-def judge_broker(config: Config, ask: Callable[[Config], tuple[list[str], list[str]]]) -> list[Finding]:
-    try:
-        notes, problems = ask(config)
-    except EdgeslmError as error:
-        notes, problems = [], [str(error)]
+def judge_broker(config: Config, probes: Probes) -> list[Finding]:
     advice = "see that it runs and that url, username and password_file are right"
-    if problems:
-        return [Finding("broker", "bad", problem, advice) for problem in problems]
+    try:
+        probe = probes.ask_broker(config)
+    except EdgeslmError as error:
+        return [Finding("broker", "bad", str(error), advice)]
+    if probe.problems:
+        return [Finding("broker", "bad", problem, advice) for problem in probe.problems]
     return [
         Finding("broker", "ok", note)
-        for note in notes or [f"{config.broker.host}:{config.broker.port} answers"]
+        for note in probe.notes or [f"{config.broker.host}:{config.broker.port} answers"]
     ]
 
 
@@ -70,24 +63,17 @@ ADDRESSES = [
 """What the service's unit lets through (IPAddressAllow=); a test holds them to it."""
 
 
-def look_up(host: str) -> list[str]:
-    """The addresses of a name; none if it has none now."""
-    try:
-        found = socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)
-    except OSError:
-        return []
-    return list(dict.fromkeys(str(address[0]).partition("%")[0] for *_, address in found))
-
-
-def judge_reach(config: Config, root: Path, resolve: Callable[[str], list[str]]) -> list[Finding]:
+def judge_reach(config: Config, probes: Probes) -> list[Finding]:
     """Whether the service, which sees private networks alone, can reach a broker that this command can."""
+    root = probes.root
     if not any((root / place / SERVICE).exists() for place in ("usr/lib", "usr/local/lib", "etc")):
         return []
     host, said = config.broker.host, []
-    if addresses := _out_of_reach(resolve(host)):
+    known = probes.look_up(host)
+    if addresses := _out_of_reach(known):
         said.append((f"{host} is {addresses[0]}", addresses[0]))
     servers = re.findall(r"(?m)^nameserver +([\w.:]+)", board.read_text(root / "etc/resolv.conf") or "")
-    if host not in resolve(host) and (hidden := _out_of_reach(servers)):
+    if host not in known and (hidden := _out_of_reach(servers)):
         said.append((f"names are looked up at {hidden[0]}", hidden[0]))
     return [
         Finding(

@@ -5,48 +5,23 @@ from __future__ import annotations
 import os
 import shutil
 import statistics
-import tempfile
-import time
-from collections.abc import Callable
-from pathlib import Path
 
 from edgeslm.cli.doctor.finding import MB, Finding, megabytes
+from edgeslm.cli.doctor.probes import Probes
 from edgeslm.config.loader import Config
 from edgeslm.config.schema import default_state_dir
 
-WRITES = 24
-"""Synced writes that are timed; fewer where they take longer than :data:`MEASURING_S` together."""
-BLOCK = b"\0" * 4096
-MEASURING_S = 3.0
 SLOW_MS = 50.0
 """A rule of thumb: good SD cards take 5 to 20 ms for such a write, worn ones 100 and more, an SSD a few."""
 
 
-def measure_writes(folder: Path) -> list[float]:
-    """Milliseconds that small synced writes took, one after the other, as a journal makes them.
-
-    To a file without a name, so that nothing is left of it. 100 kB at most and some seconds.
-
-    :raises OSError: it can't be written there.
-    """
-    taken: list[float] = []
-    give_up_at = time.monotonic() + MEASURING_S
-    with tempfile.TemporaryFile(dir=folder, buffering=0) as file:
-        while len(taken) < WRITES and time.monotonic() < give_up_at:
-            began = time.perf_counter()
-            file.write(BLOCK)
-            os.fsync(file.fileno())
-            taken.append((time.perf_counter() - began) * 1000)
-    return taken
-
-
-def judge_writes(config: Config | None, measure: Callable[[Path], list[float]]) -> list[Finding]:
+def judge_writes(config: Config | None, probes: Probes) -> list[Finding]:
     """Nothing where the folder isn't there yet, or is another user's: what it is made on isn't known."""
     folder = config.state_dir if config is not None else default_state_dir()
     if not folder.is_dir() or not os.access(folder, os.W_OK):
         return []
     try:
-        taken = measure(folder)
+        taken = probes.measure_writes(folder)
     except OSError as error:
         advice = "see what `dmesg` says of the card; it may be at its end"
         return [Finding("disk speed", "bad", f"{folder} can't be written: {error.strerror}", advice)]

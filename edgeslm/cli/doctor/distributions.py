@@ -9,11 +9,9 @@ from __future__ import annotations
 
 import importlib.util
 import re
-import sys
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
-from importlib.metadata import Distribution, distributions
-from pathlib import Path
+from importlib.metadata import Distribution
 
 from edgeslm.cli.doctor.finding import Finding, Level, megabytes
 from edgeslm.config.loader import Config
@@ -50,14 +48,7 @@ def judge_extras(config: Config) -> list[Finding]:
     return findings
 
 
-def judge_distributions(installed: Iterable[Distribution] | None = None) -> list[Finding]:
-    """Of an environment of its own alone: elsewhere other programs use what is there."""
-    if installed is None:
-        if sys.prefix == sys.base_prefix:
-            return []
-        installed = (
-            one for one in distributions() if Path(str(one.locate_file(""))).is_relative_to(sys.prefix)
-        )
+def judge_distributions(installed: Iterable[Distribution]) -> list[Finding]:
     found = {canonical(one.metadata["Name"]): one for one in installed}
     if OWN not in found:
         return []

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 from edgeslm.cli.doctor.finding import DAEMON_BYTES, MB, Finding, Level, megabytes
+from edgeslm.cli.doctor.probes import Probes
 from edgeslm.hardware import board
 from edgeslm.hardware.board_profiles import load_advice, recognise
 
@@ -78,14 +78,14 @@ def judge_memory(root: Path) -> list[Finding]:
     ]
 
 
-def judge_heat(root: Path, firmware: Callable[[], str | None]) -> list[Finding]:
+def judge_heat(probes: Probes) -> list[Finding]:
     findings = []
-    degrees = board.temperature_c(root)
+    degrees = board.temperature_c(probes.root)
     if degrees is not None:
         level: Level = "bad" if degrees >= 85 else "warn" if degrees >= 75 else "ok"
         advice = "" if level == "ok" else "cool it: a heat sink, a fan, air; it slows down when hot"
         findings.append(Finding("temperature", level, f"{degrees:.0f} degrees Celsius", advice))
-    seen = board.throttling(root, firmware)
+    seen = board.throttling(probes.root, probes.firmware)
     if seen.low_voltage:
         when = "is too low now" if seen.low_voltage_now else "was too low since the start"
         advice = "use the board's own power supply and a short cable, and unplug what takes much by USB"
@@ -99,14 +99,14 @@ def judge_heat(root: Path, firmware: Callable[[], str | None]) -> list[Finding]:
     return findings
 
 
-def judge_clock(clock: Callable[[], bool | None], now: Callable[[], float] = time.time) -> Finding:
+def judge_clock(probes: Probes) -> Finding:
     """A board without a battery starts at the time it was switched off at, or in 1970."""
     installed = Path(__file__).stat().st_mtime
-    if now() < installed - DAY_S:
-        text = f"says {time.strftime('%-d %B %Y', time.gmtime(now()))}, before this program was installed"
+    if (now := probes.now()) < installed - DAY_S:
+        text = f"says {time.strftime('%-d %B %Y', time.gmtime(now))}, before this program was installed"
         advice = "set it, or give it a network: with a wrong time certificates are refused (timedatectl)"
         return Finding("clock", "bad", text, advice)
-    synchronised = clock()
+    synchronised = probes.clock_synchronised()
     if synchronised is None:
         return Finding("clock", "ok", "the kernel does not say whether it is synchronised")
     if synchronised:

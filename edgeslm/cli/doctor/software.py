@@ -9,7 +9,8 @@ from collections.abc import Sequence
 from importlib.metadata import PackageNotFoundError, version
 
 from edgeslm.cli.doctor.finding import Finding
-from edgeslm.engine.libraries import GENAI, LIBRARIES, TIMEOUT_S, ImportProbe, installed
+from edgeslm.cli.doctor.probes import Probes
+from edgeslm.engine.libraries import GENAI, LIBRARIES, TIMEOUT_S, installed
 from edgeslm.ipc.job import JobError
 
 AGAIN = "pip install 'edgeslm[node]'"
@@ -25,7 +26,7 @@ def judge_python() -> Finding:
     return Finding("python", "ok", text)
 
 
-def judge_libraries(probe: ImportProbe, wanting: Sequence[str]) -> list[Finding]:
+def judge_libraries(probes: Probes, wanting: Sequence[str]) -> list[Finding]:
     """:param wanting: the models that are to run on CUDA."""
     findings = []
     for module, (name, *_) in LIBRARIES.items():
@@ -35,7 +36,7 @@ def judge_libraries(probe: ImportProbe, wanting: Sequence[str]) -> list[Finding]
             findings.append(Finding("engine", "bad", f"{name} is not installed", AGAIN))
             continue
         try:
-            has_cuda = probe(module)
+            has_cuda = probes.load_library(module)
         except JobError as error:
             findings.append(_not_loaded(text, error))
             continue

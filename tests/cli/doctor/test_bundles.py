@@ -10,13 +10,12 @@ from pathlib import Path
 import pytest
 
 from edgeslm.bundle.signature import SignatureVerdict
-from edgeslm.cli.doctor import Finding, examine
+from edgeslm.cli.doctor import Finding
 from edgeslm.cli.doctor import bundles as judged_bundles
 from edgeslm.config.loader import Config
 from edgeslm.config.sections import Signing
 from edgeslm.errors import BoardError, BundleError
-from edgeslm.hardware.board_profiles import Board
-from tests.boards import MACHINE, child, config_with, look, make_bundle
+from tests.boards import MACHINE, config_with, look, make_bundle
 from tests.signers import Signer
 
 
@@ -111,28 +110,13 @@ def test_a_known_model_is_told_with_its_speed(n100: Path, starter: Path) -> None
 
 
 def test_a_busy_machine_is_told(n100: Path, starter: Path) -> None:
-    found = examine(
-        bundles=(starter / "smollm2-135m-int4",),
-        root=n100,
-        probe_library=child(0),
-        clock=lambda: True,
-        measure=lambda: replace(MACHINE, busy=True),
-    )
-    assert "other programs computed meanwhile" in next(f.text for f in found if f.subject == "speed")
+    found = look(n100, bundles=(starter / "smollm2-135m-int4",), board=replace(MACHINE, busy=True))
+    assert "other programs computed meanwhile" in found["speed"].text
 
 
 def test_a_board_that_can_not_be_measured_still_tells_the_memory(n100: Path, starter: Path) -> None:
-    def fail() -> Board:
-        raise BoardError("The speed of this machine can't be measured: no engine.")
-
-    found = examine(
-        bundles=(starter / "smollm2-135m-int4",),
-        root=n100,
-        probe_library=child(0),
-        clock=lambda: True,
-        measure=fail,
-    )
-    told = {finding.subject: finding for finding in found}
+    failed = BoardError("The speed of this machine can't be measured: no engine.")
+    told = look(n100, bundles=(starter / "smollm2-135m-int4",), board=failed)
     assert told["speed"].level == "warn"
     assert told["bundle smollm2-135m-int4"].text.endswith("at 2048 tokens")
 

@@ -8,9 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from edgeslm.cli.doctor.connection import ADDRESSES, SERVICE, judge_reach, look_up
+from edgeslm.cli.doctor.connection import ADDRESSES, SERVICE, judge_reach
+from edgeslm.cli.doctor.probes import Probes
 from edgeslm.config.loader import parse_config
-from tests.boards import put
+from tests.boards import FakeProbes, put
 from tests.nodes import ROOT
 
 CONFIG = parse_config(
@@ -32,9 +33,10 @@ CONFIG = parse_config(
 def test_a_public_address_is_told_where_the_service_is_installed(
     tmp_path: Path, addresses: list[str], told: bool
 ) -> None:
-    assert judge_reach(CONFIG, tmp_path, lambda host: addresses) == []
+    probes = FakeProbes(tmp_path, addresses=addresses)
+    assert judge_reach(CONFIG, probes) == []
     put(tmp_path, f"usr/lib/{SERVICE}", "")
-    found = judge_reach(CONFIG, tmp_path, lambda host: addresses)
+    found = judge_reach(CONFIG, probes)
     assert [finding.level for finding in found] == ["warn"] * told
     assert all(f"IPAddressAllow={addresses[0]}" in finding.advice for finding in found)
 
@@ -47,7 +49,7 @@ def test_public_servers_for_names_are_told_where_a_name_is_looked_up(
 ) -> None:
     put(tmp_path, f"usr/lib/{SERVICE}", "")
     put(tmp_path, "etc/resolv.conf", f"search lan\n{servers and 'nameserver ' + servers}\n")
-    found = judge_reach(CONFIG, tmp_path, lambda host: ["192.168.1.9"])
+    found = judge_reach(CONFIG, FakeProbes(tmp_path))
     assert [finding.text.split(",")[0] for finding in found] == [f"names are looked up at {servers}"] * told
 
 
@@ -60,5 +62,5 @@ def test_the_unit_lets_through_what_is_said_here() -> None:
 
 
 def test_names_are_looked_up() -> None:
-    assert "127.0.0.1" in look_up("127.0.0.1")
-    assert look_up("no-such-host.invalid") == []
+    assert "127.0.0.1" in Probes().look_up("127.0.0.1")
+    assert Probes().look_up("no-such-host.invalid") == []

@@ -6,7 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from edgeslm.cli.doctor.disk import WRITES, judge_writes, measure_writes
+from edgeslm.cli.doctor.disk import judge_writes
+from edgeslm.cli.doctor.probes import WRITES, Probes
+from tests.boards import FakeProbes
 
 
 @pytest.fixture(autouse=True)
@@ -15,25 +17,23 @@ def state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_this_machine_is_measured_and_nothing_is_left(tmp_path: Path) -> None:
-    taken = measure_writes(tmp_path)
+    taken = Probes().measure_writes(tmp_path)
     assert 0 < len(taken) <= WRITES and min(taken) > 0
     assert list(tmp_path.iterdir()) == []
 
 
 @pytest.mark.parametrize(("taken", "level"), [([1.0, 1.0, 400.0], "ok"), ([80.0, 120.0, 900.0], "warn")])
-def test_the_usual_write_counts(taken: list[float], level: str) -> None:
-    (finding,) = judge_writes(None, lambda folder: taken)
+def test_the_usual_write_counts(tmp_path: Path, taken: list[float], level: str) -> None:
+    (finding,) = judge_writes(None, FakeProbes(tmp_path, writes_ms=taken))
     assert finding.level == level and f"the slowest of 3 took {max(taken):.0f} ms" in finding.text
 
 
 def test_a_card_that_takes_no_writes(tmp_path: Path) -> None:
-    def fail(folder: Path) -> list[float]:
-        raise OSError(5, "Input/output error")
-
-    (finding,) = judge_writes(None, fail)
+    failed = OSError(5, "Input/output error")
+    (finding,) = judge_writes(None, FakeProbes(tmp_path, writes_ms=failed))
     assert finding.level == "bad" and "Input/output error" in finding.text
 
 
 def test_what_is_not_there_is_not_measured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("STATE_DIRECTORY", str(tmp_path / "not/yet"))
-    assert judge_writes(None, measure_writes) == []
+    assert judge_writes(None, Probes()) == []

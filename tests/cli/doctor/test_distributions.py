@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from edgeslm.cli.doctor.distributions import judge_distributions, judge_extras
+from edgeslm.cli.doctor.probes import Probes
 from edgeslm.config.loader import parse_config
 
 OWN = (
@@ -73,11 +74,11 @@ def test_an_environment_of_others_is_none_of_our_business(
 ) -> None:
     assert judge_distributions(install(tmp_path, {"huggingface-hub": ()})) == []
     monkeypatch.setattr(sys, "prefix", sys.base_prefix)
-    assert judge_distributions() == []
+    assert judge_distributions(Probes().distributions()) == []
 
 
 def test_those_of_this_environment_are_read() -> None:
-    for finding in judge_distributions():
+    for finding in judge_distributions(Probes().distributions()):
         assert finding.level == "ok" and "that nothing uses" in finding.text
 
 

@@ -12,12 +12,12 @@ from pathlib import Path
 import pytest
 
 from edgeslm.cli.doctor import Finding, examine, render, software
-from edgeslm.config.loader import Config
 from edgeslm.engine import libraries
 from edgeslm.errors import BrokerError
 from edgeslm.hardware import board
 from edgeslm.ipc.job import JobError
-from tests.boards import MACHINE, child, config_with, look, make_bundle, meminfo, put
+from edgeslm.mqtt.probe import Probe
+from tests.boards import FakeProbes, config_with, look, make_bundle, meminfo, put
 
 
 def test_a_raspberry_pi_4(pi_4: Path) -> None:
@@ -144,7 +144,8 @@ def test_little_memory_now_and_at_all(n100: Path) -> None:
     ],
 )
 def test_an_engine_that_does_not_load(n100: Path, status: int, errors: str, text: str) -> None:
-    found = examine(root=n100, probe_library=child(status, errors), clock=lambda: True)
+    failed = JobError("ended", "its process ended unexpectedly", status, errors)
+    found = examine(probes=FakeProbes(n100, loading=failed))
     engines = [finding for finding in found if finding.subject == "engine"]
     assert {finding.level for finding in engines} == {"bad"}
     assert all(text in finding.text and finding.advice for finding in engines)
@@ -154,31 +155,19 @@ def test_an_engine_that_does_not_load(n100: Path, status: int, errors: str, text
 def test_a_model_on_cuda_needs_a_library_that_can(
     n100: Path, tmp_path: Path, has_cuda: bool, level: str
 ) -> None:
-    def probe(module: str, /) -> bool:
-        return has_cuda and module == libraries.GENAI
-
     config = config_with({"a": make_bundle(tmp_path / "a", 100)})
     on_cuda = {"a": config.models["a"].model_copy(update={"device": "cuda"})}
     for models, wanted in ((config.models, []), (on_cuda, [level])):
-        found = examine(
-            config.model_copy(update={"models": models}),
-            root=n100,
-            probe_library=probe,
-            probe_broker=lambda config: ([], []),
-            clock=lambda: True,
-            measure=lambda: MACHINE,
-        )
+        probes = FakeProbes(n100, has_cuda=has_cuda)
+        found = examine(config.model_copy(update={"models": models}), probes=probes)
         device = [finding for finding in found if finding.subject == "device"]
         assert [finding.level for finding in device] == wanted
         assert all("onnxruntime-genai" in finding.text and "for a" in finding.text for finding in device)
 
 
 def test_an_engine_that_hangs(n100: Path) -> None:
-    def hang(module: str, /) -> bool:
-        raise JobError("time", "it takes longer than it may", -9)
-
-    found = examine(root=n100, probe_library=hang, clock=lambda: True)
-    assert "did not load within" in next(f.text for f in found if f.subject == "engine")
+    hangs = JobError("time", "it takes longer than it may", -9)
+    assert "did not load within" in look(n100, loading=hangs)["engine"].text
 
 
 def test_libraries_that_are_not_installed(n100: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -187,15 +176,14 @@ def test_libraries_that_are_not_installed(n100: Path, monkeypatch: pytest.Monkey
 
     monkeypatch.setattr(software, "version", missing)
     monkeypatch.setattr(libraries, "version", missing)
-    found = {f.subject: f for f in examine(root=n100, clock=lambda: True)}
+    found = look(n100)
     assert found["engine"].text == "onnxruntime-genai is not installed"
     assert found["libraries"].text.startswith("missing: numpy, paho-mqtt")
 
 
-def test_the_engine_is_never_imported_here(n100: Path) -> None:
+def test_the_engine_is_never_imported_here() -> None:
     code = (
-        "import sys\nfrom pathlib import Path\nfrom edgeslm.cli.doctor import examine\n"
-        f"examine(root=Path({str(n100)!r}))\n"
+        "import sys\nfrom edgeslm.cli.doctor import examine\nexamine()\n"
         "raise SystemExit([name for name in sys.modules if name.startswith('onnxruntime')] or 0)"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
@@ -203,8 +191,7 @@ def test_the_engine_is_never_imported_here(n100: Path) -> None:
 
 @pytest.mark.parametrize(("answer", "level"), [(True, "ok"), (None, "ok"), (False, "warn")])
 def test_the_clock(n100: Path, answer: bool | None, level: str) -> None:
-    found = examine(root=n100, probe_library=child(0), clock=lambda: answer)
-    assert next(finding.level for finding in found if finding.subject == "clock") == level
+    assert look(n100, clock=answer)["clock"].level == level
 
 
 def test_this_machine_s_clock_can_be_asked() -> None:
@@ -213,20 +200,10 @@ def test_this_machine_s_clock_can_be_asked() -> None:
 
 def test_a_broker_that_does_not_answer(n100: Path, tmp_path: Path) -> None:
     config = config_with({"a": make_bundle(tmp_path / "a", 1)})
-
-    def refuse(config: Config) -> tuple[list[str], list[str]]:
-        raise BrokerError("localhost:1883: connection refused")
-
-    found = examine(config, root=n100, probe_library=child(0), probe_broker=refuse, clock=lambda: True)
-    assert [f.text for f in found if f.subject == "broker"] == ["localhost:1883: connection refused"]
-    found = examine(
-        config,
-        root=n100,
-        probe_library=child(0),
-        probe_broker=lambda config: ([], ["no MQTT 5"]),
-        clock=lambda: True,
-    )
-    assert [(f.level, f.text) for f in found if f.subject == "broker"] == [("bad", "no MQTT 5")]
+    refused = BrokerError("localhost:1883: connection refused")
+    assert look(n100, config, broker=refused)["broker"].text == "localhost:1883: connection refused"
+    found = look(n100, config, broker=Probe(problems=["no MQTT 5"]))["broker"]
+    assert (found.level, found.text) == ("bad", "no MQTT 5")
 
 
 def test_secrets_that_others_can_read_or_nobody_can(n100: Path, tmp_path: Path) -> None:
@@ -235,13 +212,7 @@ def test_secrets_that_others_can_read_or_nobody_can(n100: Path, tmp_path: Path) 
     secret.chmod(0o644)
     bundles = {"a": make_bundle(tmp_path / "a", 1)}
     broker = f"{{url: mqtt://broker.local, username: u, password_file: {secret}}}"
-    found = examine(
-        config_with(bundles, broker),
-        root=n100,
-        probe_library=child(0),
-        probe_broker=lambda config: ([], []),
-        clock=lambda: True,
-    )
+    found = examine(config_with(bundles, broker), probes=FakeProbes(n100))
     texts = [f.text for f in found if f.subject == "secrets"]
     assert texts == [
         f"password_file {secret} can be read by every user",
@@ -250,13 +221,8 @@ def test_secrets_that_others_can_read_or_nobody_can(n100: Path, tmp_path: Path) 
     assert "hunter2" not in str(found)
     secret.unlink()
     assert look(n100, config_with(bundles, broker))["secrets"].level == "warn"
-    found = examine(
-        config_with(bundles, broker.replace("mqtt://", "mqtts://")),
-        root=n100,
-        probe_library=child(0),
-        probe_broker=lambda config: ([], []),
-        clock=lambda: True,
-    )
+    with_tls = config_with(bundles, broker.replace("mqtt://", "mqtts://"))
+    found = examine(with_tls, probes=FakeProbes(n100))
     assert [(f.level, f.text) for f in found if f.subject == "secrets"] == [
         ("bad", f"password_file {secret}: No such file or directory")
     ]

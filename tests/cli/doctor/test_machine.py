@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import time
 from pathlib import Path
 
 import pytest
 
 from edgeslm.cli.doctor.machine import judge_clock, judge_heat
 from edgeslm.hardware import board
-from tests.boards import put
+from tests.boards import FakeProbes, put
 
 BITS = "sys/devices/platform/soc@107c000000/soc@107c000000:firmware/get_throttled"
 
@@ -17,14 +16,12 @@ BITS = "sys/devices/platform/soc@107c000000/soc@107c000000:firmware/get_throttle
 def test_a_pi_5_shows_its_bits_elsewhere_and_is_not_asked(tmp_path: Path) -> None:
     put(tmp_path, BITS, "50000\n")
 
-    def never() -> str:
-        raise AssertionError("the kernel knows it")
-
-    (power, heat) = judge_heat(tmp_path, never)
+    probes = FakeProbes(tmp_path, said="0x0")  # which the kernel knows better
+    (power, heat) = judge_heat(probes)
     assert (power.level, heat.level) == ("bad", "warn")
     assert "since the start" in power.text and "since the start" in heat.text
     put(tmp_path, BITS, "50005\n")
-    (power, heat) = judge_heat(tmp_path, never)
+    (power, heat) = judge_heat(probes)
     assert "too low now" in power.text and "slowed down now" in heat.text
 
 
@@ -32,7 +29,7 @@ def test_a_pi_5_shows_its_bits_elsewhere_and_is_not_asked(tmp_path: Path) -> Non
 def test_the_firmware_is_asked_where_the_kernel_says_nothing(
     tmp_path: Path, said: str | None, found: list[str]
 ) -> None:
-    assert [finding.subject for finding in judge_heat(tmp_path, lambda: said)] == found
+    assert [finding.subject for finding in judge_heat(FakeProbes(tmp_path, said=said))] == found
 
 
 def test_vcgencmd_is_understood(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -46,7 +43,7 @@ def test_vcgencmd_is_understood(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     assert board.ask_firmware() is None
 
 
-def test_a_clock_that_was_never_set_is_told_with_what_it_says() -> None:
-    finding = judge_clock(lambda: True, now=lambda: 60.0)
+def test_a_clock_that_was_never_set_is_told_with_what_it_says(tmp_path: Path) -> None:
+    finding = judge_clock(FakeProbes(tmp_path, time=60.0))
     assert finding.level == "bad" and "1 January 1970" in finding.text and "certificates" in finding.advice
-    assert judge_clock(lambda: True, now=time.time).level == "ok"
+    assert judge_clock(FakeProbes(tmp_path)).level == "ok"
