@@ -73,7 +73,7 @@ async def serve(starter: Path) -> None:
         works: dict[str, tuple[Any, Callable[[], Awaitable[Any]]]] = {
             "embed": (encoder, lambda: encoder.call(Embed((TEXT,)))),
             "embed 16": (encoder, lambda: encoder.call(Embed(texts))),
-            "search": (knowledge, lambda: knowledge.seek(Query(("all",), TEXT, 5, vector))),
+            "search": (knowledge, lambda: knowledge.search(Query(("all",), TEXT, 5, vector))),
             "stream": (decoder, lambda: decoder.call(generate, lambda text: None)),
         }
         await answer(works)

@@ -33,8 +33,8 @@ from edgeslm.cli.embedding import Embedding
 from edgeslm.engine.worker.encoder import Encoder
 from edgeslm.knowledge.documents.passages import Document, split
 from edgeslm.knowledge.index.collection import Collection, DocumentOrigin, EncoderTag
+from edgeslm.knowledge.index.rerank import DEPTH
 from edgeslm.knowledge.index.search import Found
-from edgeslm.tasks.answer import SOUGHT
 
 FITZ_GOV: Final = Package(
     requirement="fitz-gov==4.1.0",
@@ -90,7 +90,7 @@ def search_case(case: Case, embedding: Embedding, folder: Path, reader: Encoder 
         for number, text in enumerate(case.contexts, 1):
             document = Document(f"context-{number}", "", text)
             collection.put(document, split(document), DocumentOrigin(str(number), 0, 0.0), embed=embedding)
-        found = search_twice(collection, case.question, embedding, SOUGHT, reader)
+        found = search_twice(collection, case.question, embedding, DEPTH, reader)
     file.unlink()
     return found
 

@@ -20,9 +20,9 @@ from edgeslm.cli.embedding import Embedding
 from edgeslm.knowledge.documents.passages import Document, Passage, split
 from edgeslm.knowledge.index.collection import BETWEEN, Collection, DocumentOrigin, EncoderTag
 from edgeslm.knowledge.index.queries import EVERYTHING
+from edgeslm.knowledge.index.rerank import DEPTH
 from edgeslm.knowledge.index.search import Filter, Found
 from edgeslm.messages import NORMAL_PRIORITY
-from edgeslm.tasks.answer import SOUGHT
 
 Section = tuple[str, str]
 """A document and the titles above a passage."""
@@ -59,7 +59,7 @@ class FoundBefore:
     def __init__(self, found: Mapping[str, Sequence[Found]]) -> None:
         self._found = found
 
-    async def seek(
+    async def search(
         self,
         question: str,
         collections: Sequence[str],
@@ -76,7 +76,7 @@ class FoundBefore:
 
 
 def search_all(
-    half: str, encoder: Path, cache: Path, *, k: int = SOUGHT, reader: Path | None = None
+    half: str, encoder: Path, cache: Path, *, k: int = DEPTH, reader: Path | None = None
 ) -> Ground:
     """Every question of a half, searched in one collection of all documents."""
     reads = None if reader is None else load_encoder(reader)

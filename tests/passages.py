@@ -36,7 +36,7 @@ class FakeDocuments:
         self._found = found
         self._computed = computed
 
-    async def seek(
+    async def search(
         self,
         question: str,
         collections: Sequence[str],

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import functools
 import json
 import shutil
 import textwrap
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import asdict
 from datetime import date, datetime, time
 from pathlib import Path
@@ -19,7 +20,7 @@ from edgeslm.errors import BundleError, KnowledgeError
 
 if TYPE_CHECKING:
     from edgeslm.cli.embedding import Embedding
-    from edgeslm.knowledge.index.collection import Collection, Embed, EncoderTag
+    from edgeslm.knowledge.index.collection import Collection, EncoderTag
     from edgeslm.knowledge.index.search import Found
     from edgeslm.knowledge.service.intake import Totals
 
@@ -107,6 +108,7 @@ def _end(text: str) -> float:
 
 
 def _add(arguments: argparse.Namespace) -> int:
+    from edgeslm.cli.adding import AddingProgress
     from edgeslm.knowledge.index.collection import Collection
     from edgeslm.knowledge.readers.sources import find_files
     from edgeslm.knowledge.service.intake import add_files
@@ -122,19 +124,18 @@ def _add(arguments: argparse.Namespace) -> int:
         else:
             print_error(f"without --encoder {collection.file} is searched by words alone")
         files = sum(1 for _ in find_files(arguments.paths))
-        watch = _Watch(stack.enter_context(ProgressLine()), files)
-        embed = watch.embedding(embedding) if embedding is not None else None
+        adding = AddingProgress(stack.enter_context(ProgressLine()), files)
+        embed = None if embedding is None else functools.partial(adding.embed, embedding)
         totals = add_files(
             *(collection, arguments.paths),
             embed=embed,
             sync=arguments.sync,
             again=arguments.again,
-            on_file=watch.file,
-            on_part=watch.part,
-            on_broken=watch.broken,
+            listener=adding,
         )
-        if embedding is not None and (missing := collection.unembedded):
-            collection.embed_missing(watch.embedding_missing(embedding, missing))
+        if embed is not None and (missing := collection.unembedded):
+            adding.begin_missing(missing)
+            collection.embed_missing(embed)
     say(json.dumps(totals.figures()) if arguments.json else _told(totals))
     if totals.broken:
         print_error(f"{totals.broken} of {files} files could not be added; the others were")
@@ -249,56 +250,6 @@ def _for_questions(collection: Collection, path: Path | None) -> Embedding | Non
 
 
 # --- what is shown ----------------------------------------------------------------------------------
-
-
-class _Watch:
-    """Shows which file of how many is being added, and how much of it is embedded."""
-
-    def __init__(self, progress: ProgressLine, files: int) -> None:
-        self._progress = progress
-        self._files = files
-        self._number = 0
-        self._source = ""
-
-    def file(self, source: str) -> None:
-        self._progress.show(self._number, self._files, source)
-        self._number += 1
-        self._source = source
-
-    def part(self, source: str, part: str) -> None:
-        self._progress.show(self._number - 1, self._files, f"{source}, {part}")
-
-    def broken(self, _path: Path, sentence: str) -> None:
-        self._progress.clear()
-        print_error(sentence)
-
-    def embedding_missing(self, embed: Embed, total: int) -> Embed:
-        """Of ``total`` passages that are there already."""
-        return _told_of(
-            embed,
-            lambda done: self._progress.show(done, total, f"embedding passage {done:,} of {total:,}"),
-        )
-
-    def embedding(self, embed: Embed) -> Embed:
-        return _told_of(
-            embed,
-            lambda done: self._progress.show(
-                self._number - 1, self._files, f"{self._source}, passage {done:,}"
-            ),
-        )
-
-
-def _told_of(embed: Embed, tell: Callable[[int], None]) -> Embed:
-    """The same; ``tell`` gets how many texts were embedded before."""
-    done = 0
-
-    def watched(texts: Sequence[str]) -> Sequence[Sequence[float]]:
-        nonlocal done
-        tell(done)
-        done += len(texts)
-        return embed(texts)
-
-    return watched
 
 
 def _told(totals: Totals) -> str:

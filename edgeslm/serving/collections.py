@@ -104,7 +104,7 @@ class Collections:
             self._was_stopped = True
             await self._process.stop()
 
-    async def seek(
+    async def search(
         self,
         question: str,
         collections: Sequence[str],
@@ -129,7 +129,7 @@ class Collections:
         if encoder is not None and (own := await self._embed_or_not(encoder, [question], priority)):
             (vector,) = own
         try:
-            found = await self._opened.seek(Query(tuple(collections), question, k, vector, only))
+            found = await self._opened.search(Query(tuple(collections), question, k, vector, only))
         except KnowledgeError as error:
             raise ModelUnavailable(str(error)) from None
         if not by_sentence or not found:

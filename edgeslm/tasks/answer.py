@@ -41,9 +41,6 @@ INSTRUCTION: Final = "Read this text and answer the question."
 SOURCE: Final = "context"
 """The source that citations name when the context came with the request."""
 
-SOUGHT: Final = DEPTH
-"""Passages that are looked for, at least: what is judged is how the best stands among others."""
-
 
 class Answer(Task):
     kind = "answer"
@@ -61,8 +58,8 @@ class Answer(Task):
         question, names, only = self.text(request), self.collections(request), self.only(request)
         if (computed := await self.opened.compute(question, names, only)) is not None:
             return _computed(computed)
-        k = max(SOUGHT, self.section.passages)
-        found = await self.opened.seek(question, names, k, request.priority, only=only, by_sentence=True)
+        k = max(DEPTH, self.section.passages)  # judged is how the best stands among others
+        found = await self.opened.search(question, names, k, request.priority, only=only, by_sentence=True)
         return await self._from_passages(request, found, ask, on_chunk)
 
     def refer(self, request: Request, found: Mapping[str, Any]) -> Mapping[str, Any]:

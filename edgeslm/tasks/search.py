@@ -17,7 +17,7 @@ class Search(Task):
     async def run(self, request: Request, ask: Ask, on_chunk: Callable[[str], None] | None) -> Outcome:
         names, k = self.collections(request), self.section.passages
         question, only = self.text(request), self.only(request)
-        found = await self.opened.seek(question, names, k, request.priority, only=only)
+        found = await self.opened.search(question, names, k, request.priority, only=only)
         # Where nothing has any of the words and nothing is embedded, that is the answer.
         return Outcome("ok", {"passages": encode_passages(found)}, Cost())
 

@@ -36,7 +36,7 @@ class Ask(Protocol):
 class Documents(Protocol):
     """The node's collections as a task sees them."""
 
-    async def seek(
+    async def search(
         self,
         question: str,
         collections: Sequence[str],

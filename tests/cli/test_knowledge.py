@@ -16,8 +16,8 @@ import pytest
 from edgeslm.cli import embedding, main
 from edgeslm.engine.host.process import EngineProcess
 from edgeslm.knowledge.readers import limited
+from tests.knowledge.collection_samples import faults
 from tests.knowledge.readers import bad_reader
-from tests.knowledge.shelf import faults
 from tests.nodes import FAKE_COMMAND, write_bundle
 
 Run = Callable[..., tuple[int, str, str]]

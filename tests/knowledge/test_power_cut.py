@@ -14,7 +14,7 @@ import pytest
 
 from edgeslm.knowledge.index.collection import Collection
 from edgeslm.knowledge.index.search import Filter, search
-from tests.knowledge.shelf import TAG, faults, hash_embed, make_document, make_origin
+from tests.knowledge.collection_samples import TAG, faults, hash_embed, make_document, make_origin
 from tests.unsynced import CannotTrace, Disk, record, write_files
 
 STEPS = 40

@@ -43,7 +43,7 @@ class FakeKnowledge:
     async def stop(self) -> None:
         pass
 
-    async def seek(self, query: Query) -> list[Any]:
+    async def search(self, query: Query) -> list[Any]:
         self.queries.append(query)
         if self.problem is not None:
             raise self.problem
@@ -109,7 +109,7 @@ def test_a_question_is_embedded_by_the_collection_s_encoder(tmp_path: Path) -> N
     shop = Shop(tmp_path, manuals={"path": Path("/kb"), "encoder": "minilm"})
 
     async def scene() -> None:
-        found: Any = await shop.library.seek("how hot?", ["manuals"], 3, 7)
+        found: Any = await shop.library.search("how hot?", ["manuals"], 3, 7)
         assert found == ["found"]
 
     asyncio.run(scene())
@@ -126,7 +126,7 @@ def test_without_an_encoder_no_model_is_asked(tmp_path: Path) -> None:
     shop = Shop(tmp_path, log={"path": Path("/kb")})
 
     async def scene() -> None:
-        await shop.library.seek("how hot?", ["log"], 3)
+        await shop.library.search("how hot?", ["log"], 3)
         await shop.library.remember("log", MESSAGE)
 
     asyncio.run(scene())
@@ -162,10 +162,10 @@ def test_a_reader_reads_what_was_found_and_orders_it(tmp_path: Path) -> None:
 
     async def scene() -> None:
         shop.made[0].found = [about, answers]
-        found = await shop.library.seek("how often?", ["manuals"], 3, 7, by_sentence=True)
+        found = await shop.library.search("how often?", ["manuals"], 3, 7, by_sentence=True)
         assert [(one.text, one.read) for one in found] == [("Oil it weekly.", 1.0), ("About oil.", 0.0)]
         assert [one.pointed for one in found] == [((0, 3, 1.0),), ()]
-        assert [one.read for one in await shop.library.seek("how often?", ["manuals"], 3)] == [None, None]
+        assert [one.read for one in await shop.library.search("how often?", ["manuals"], 3)] == [None, None]
 
     asyncio.run(scene())
     assert shop.processes["reader"].calls == [Read("how often?", ("About oil.", "Oil it weekly."))]
@@ -177,7 +177,7 @@ def test_a_reader_reads_what_was_found_by_words_alone(tmp_path: Path) -> None:
 
     async def scene() -> None:
         shop.made[0].found = [make_found("Oil it weekly.", cosine=None)]
-        (found,) = await shop.library.seek("how often?", ["manuals"], 3, by_sentence=True)
+        (found,) = await shop.library.search("how often?", ["manuals"], 3, by_sentence=True)
         assert (found.read, found.sentence) == (1.0, None)
 
     asyncio.run(scene())
@@ -191,7 +191,7 @@ def test_without_its_reader_a_collection_is_searched(tmp_path: Path, error: Exce
     async def scene() -> None:
         shop.fault = error
         shop.made[0].found = [make_found("Oil it weekly.")]
-        (found,) = await shop.library.seek("how often?", ["manuals"], 3, by_sentence=True)
+        (found,) = await shop.library.search("how often?", ["manuals"], 3, by_sentence=True)
         assert (found.read, found.sentence) == (None, 1.0)
 
     asyncio.run(scene())
@@ -204,7 +204,7 @@ def test_without_its_encoder_a_collection_is_searched_by_words(tmp_path: Path, e
     async def scene() -> None:
         shop.fault, shop.faulty = error, Embed
         shop.made[0].found = [make_found("Oil it weekly.", cosine=None)]
-        (found,) = await shop.library.seek("how often?", ["manuals"], 3, by_sentence=True)
+        (found,) = await shop.library.search("how often?", ["manuals"], 3, by_sentence=True)
         assert (found.text, found.sentence) == ("Oil it weekly.", None)
 
     asyncio.run(scene())
@@ -216,7 +216,7 @@ def test_passages_are_read_a_few_at_a_time(tmp_path: Path) -> None:
 
     async def scene() -> None:
         shop.made[0].found = [make_found(f"Passage {number}.", cosine=None) for number in range(12)]
-        found = await shop.library.seek("how often?", ["manuals"], 12, by_sentence=True)
+        found = await shop.library.search("how often?", ["manuals"], 12, by_sentence=True)
         assert [one.read for one in found] == [0.0] * DEPTH + [None] * 2
 
     asyncio.run(scene())
@@ -260,7 +260,7 @@ def test_senders_are_told_that_a_collection_cannot_be_searched(tmp_path: Path) -
 
     async def scene() -> None:
         with pytest.raises(ModelUnavailable, match="the disk is gone"):
-            await shop.library.seek("how hot?", ["log"], 3)
+            await shop.library.search("how hot?", ["log"], 3)
 
     asyncio.run(scene())
 

@@ -52,7 +52,7 @@ class FakeKnowledge:
     async def stop(self) -> None:
         pass
 
-    async def seek(self, query: Query) -> list[Found]:
+    async def search(self, query: Query) -> list[Found]:
         return list(self.found[: query.k])
 
     async def compute(self, query: Query) -> None:

@@ -118,7 +118,7 @@ GREASE = make_found("Grease the chain weekly.", heading="Care > Grease", score=0
 UNSURE = {"cosine": 0.05, "bm25": 0.5, "overlap": 0.0}
 
 
-def seeking(*found: Found, **fields: Any) -> Answer:
+def answering(*found: Found, **fields: Any) -> Answer:
     """The task over collections in which everything finds ``found``."""
 
     task = make(knowledge=["manuals"], **fields)
@@ -133,7 +133,7 @@ def asked(question: str = "How often is the pump oiled?", **options: Any) -> Req
 
 def test_quotes_a_passage_at_its_offsets_in_the_document() -> None:
     engine = FakeEngine(Output(text=" oiled\nevery 40 hours"))
-    outcome = run(seeking(OIL, GREASE), engine, asked())
+    outcome = run(answering(OIL, GREASE), engine, asked())
     assert outcome.status == "ok"
     assert outcome.result["text"] == "oiled\nevery 40 hours"
     (citation,) = outcome.result["citations"]
@@ -156,7 +156,7 @@ def test_what_is_far_from_the_question_is_read_and_cannot_be_quoted() -> None:
     start = text.index("The pump")
     passage = make_found(text, sentences=((start, start + 18, 1.0),))
     engine = FakeEngine(Output(text="every 40 hours"))
-    run(seeking(passage), engine, asked())
+    run(answering(passage), engine, asked())
     call = call_of(engine)
     assert call.guide is not None
     near = "It is blue. The pump is oiled. That is every 40 hours."
@@ -168,7 +168,7 @@ def test_the_sentence_that_a_reader_points_at_is_quoted_without_the_model() -> N
     start = OIL.text.index("40")
     passage = replace(OIL, read=0.9, pointed=((start, start + 8, 0.7),))
     engine, chunks = FakeEngine(), list[str]()
-    outcome = run(seeking(passage, GREASE), engine, asked(stream=True), chunks.append)
+    outcome = run(answering(passage, GREASE), engine, asked(stream=True), chunks.append)
     assert (outcome.status, outcome.cost) == ("ok", Cost())
     (citation,) = outcome.result["citations"]
     assert outcome.result["text"] == citation["quote"] == "The pump is oiled\nevery 40 hours."
@@ -179,7 +179,7 @@ def test_the_sentence_that_a_reader_points_at_is_quoted_without_the_model() -> N
 
 def test_passages_are_read_as_texts_from_outside() -> None:
     engine = FakeEngine(Output(text="every 40 hours"))
-    run(seeking(OIL, GREASE), engine, asked())
+    run(answering(OIL, GREASE), engine, asked())
     (turn,) = call_of(engine).prompt.turns
     ours = "".join(part for part in turn.parts if isinstance(part, str))
     assert "40" not in ours
@@ -190,7 +190,7 @@ def test_passages_are_read_as_texts_from_outside() -> None:
     "found", [(), (make_found("Some text.", **UNSURE),)], ids=["nothing found", "nothing like it"]
 )
 def test_declines_with_the_best_passages_and_without_the_model(found: Sequence[Found]) -> None:
-    outcome = run(seeking(*found), FakeEngine(), asked())
+    outcome = run(answering(*found), FakeEngine(), asked())
     assert outcome.status == "abstained"
     assert outcome.result["text"] == ""
     assert outcome.result["citations"] == []
@@ -200,12 +200,12 @@ def test_declines_with_the_best_passages_and_without_the_model(found: Sequence[F
 
 def test_the_threshold_of_the_task_counts() -> None:
     unlike = make_found("Some text.", **UNSURE)
-    assert run(seeking(unlike, threshold=0.0), FakeEngine(Output(text="text")), asked()).status == "ok"
-    assert run(seeking(OIL, threshold=1.0), FakeEngine(), asked()).status == "abstained"
+    assert run(answering(unlike, threshold=0.0), FakeEngine(Output(text="text")), asked()).status == "ok"
+    assert run(answering(OIL, threshold=1.0), FakeEngine(), asked()).status == "abstained"
 
 
 def test_a_quote_of_nothing_abstains() -> None:
-    outcome = run(seeking(OIL), FakeEngine(Output(text=" ")), asked())
+    outcome = run(answering(OIL), FakeEngine(Output(text=" ")), asked())
     assert outcome.status == "abstained"
     assert outcome.result["passages"][0]["text"] == OIL.text
 
@@ -213,7 +213,7 @@ def test_a_quote_of_nothing_abstains() -> None:
 @pytest.mark.parametrize("mode", ["quote", "compose"])
 def test_passages_that_contradict_each_other_are_shown(mode: str) -> None:
     other = make_found("The pump is oiled every 60 hours.", source="old.md", heading="Care > Oil", start=7)
-    outcome = run(seeking(OIL, other, mode=mode), FakeEngine(), asked())
+    outcome = run(answering(OIL, other, mode=mode), FakeEngine(), asked())
     assert outcome.status == "abstained"
     assert outcome.result["conflict"] is True
     quotes = [(citation["source"], citation["quote"]) for citation in outcome.result["citations"]]
@@ -226,7 +226,7 @@ def test_passages_that_contradict_each_other_are_shown(mode: str) -> None:
 
 def test_composes_what_a_passage_supports() -> None:
     said = "Oil the pump every 40 hours. Every 90 hours is fine too. Grease the chain weekly."
-    outcome = run(seeking(OIL, GREASE, mode="compose"), FakeEngine(Output(text=said)), asked())
+    outcome = run(answering(OIL, GREASE, mode="compose"), FakeEngine(Output(text=said)), asked())
     assert outcome.status == "ok"
     assert outcome.result["text"] == "Oil the pump every 40 hours. Grease the chain weekly."
     assert [citation["id"] for citation in outcome.result["citations"]] == [OIL.id, GREASE.id]
@@ -235,12 +235,12 @@ def test_composes_what_a_passage_supports() -> None:
 def test_the_numbers_by_which_a_model_cites_are_no_words_of_its_answer() -> None:
     """It reads passages with their numbers; no passage has them, so that a sentence with one is unproven."""
     said = "Oil the pump every 40 hours[1]. [2] Grease the chain weekly [1, 2]."
-    outcome = run(seeking(OIL, GREASE, mode="compose"), FakeEngine(Output(text=said)), asked())
+    outcome = run(answering(OIL, GREASE, mode="compose"), FakeEngine(Output(text=said)), asked())
     assert outcome.result["text"] == "Oil the pump every 40 hours. Grease the chain weekly."
-    alone = run(seeking(OIL, mode="compose"), FakeEngine(Output(text=said)), asked())
+    alone = run(answering(OIL, mode="compose"), FakeEngine(Output(text=said)), asked())
     assert alone.status == "abstained", "one passage has no number: what looks like one is the model's own"
     rows = make_found("Set P[2] to 0, or Q [1] to 5, or R [7]."), GREASE
-    kept = run(seeking(*rows, mode="compose", threshold=0), FakeEngine(Output(text=rows[0].text)), asked())
+    kept = run(answering(*rows, mode="compose", threshold=0), FakeEngine(Output(text=rows[0].text)), asked())
     assert kept.result["text"] == rows[0].text
 
 
@@ -248,7 +248,8 @@ def test_a_row_of_figures_is_no_answer_and_one_of_prose_is() -> None:
     """``yesterday`` is no date that can be computed with: some row of press 4 isn't what was asked for."""
     row = make_found("press: 4; temperature_c: 91.5; date: 2026-03-01", source="readings.csv")
     for mode in ("quote", "compose"):
-        outcome = run(seeking(row, OIL, mode=mode), FakeEngine(), asked("temperature of press 4 yesterday?"))
+        question = asked("temperature of press 4 yesterday?")
+        outcome = run(answering(row, OIL, mode=mode), FakeEngine(), question)
         assert outcome.status == "abstained"
         assert [one["source"] for one in outcome.result["passages"]] == ["readings.csv", "manual.md"]
     for text in (
@@ -257,13 +258,13 @@ def test_a_row_of_figures_is_no_answer_and_one_of_prose_is() -> None:
         "code: E12; meaning: Door open; action: Close the door",
     ):
         prose = replace(row, text=text)
-        assert run(seeking(prose), FakeEngine(Output(text=text[-6:])), asked()).status == "ok"
+        assert run(answering(prose), FakeEngine(Output(text=text[-6:])), asked()).status == "ok"
     for text in (
         "supplier: Bolt & Co.; price: 4.50 EUR",
         "what the sensor at the very end of it said: 4",
         *(f"part: Hose; price: {price}" for price in ("$4.50", "€ 4.50", "EUR 4.50", "−5", "March 4, 2026")),
     ):
-        assert run(seeking(replace(row, text=text)), FakeEngine(), asked()).status == "abstained"
+        assert run(answering(replace(row, text=text)), FakeEngine(), asked()).status == "abstained"
 
 
 def test_what_tables_say_is_cited_like_passages() -> None:
@@ -276,7 +277,7 @@ def test_what_tables_say_is_cited_like_passages() -> None:
 
 
 def test_another_node_looks_no_further_than_the_request_does() -> None:
-    task, sent = seeking(), asked(since=5.0, sources="press/*", max_tokens=9)
+    task, sent = answering(), asked(since=5.0, sources="press/*", max_tokens=9)
     assert task.refer(sent, {"passages": []}) == {"since": 5.0, "sources": "press/*"}
     assert task.refer(sent, {"passages": [{"text": OIL.text}]}) == {"context": OIL.text}
 
@@ -297,7 +298,7 @@ def test_a_context_that_came_with_the_request_is_what_another_node_cites() -> No
 
 def test_composing_what_nothing_supports_abstains() -> None:
     said = "Paris is the capital of France."
-    outcome = run(seeking(OIL, mode="compose"), FakeEngine(Output(text=said)), asked())
+    outcome = run(answering(OIL, mode="compose"), FakeEngine(Output(text=said)), asked())
     assert outcome.status == "abstained"
     assert outcome.result["text"] == ""
 
@@ -305,14 +306,14 @@ def test_composing_what_nothing_supports_abstains() -> None:
 def test_a_stream_of_composed_text_holds_what_was_kept() -> None:
     chunks: list[str] = []
     engine = FakeEngine(Output(text="Oil the pump every 40 hours. Bananas are yellow."), chunks=["Bananas"])
-    task = seeking(OIL, mode="compose")
+    task = answering(OIL, mode="compose")
     run(task, engine, asked(stream=True), chunks.append)
     assert chunks == ["Oil the pump every 40 hours."]
     assert not call_of(engine).stream
 
 
 def test_a_context_that_comes_with_the_request_goes_before_collections() -> None:
-    outcome = run(seeking(OIL), FakeEngine(Output(text="ISO VG 46")), request())
+    outcome = run(answering(OIL), FakeEngine(Output(text="ISO VG 46")), request())
     assert outcome.result["citations"][0]["source"] == "context"
 
 

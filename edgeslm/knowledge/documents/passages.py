@@ -71,6 +71,12 @@ def check_headings(source: str, count: int) -> None:
         )
 
 
+def check_length(source: str, characters: int) -> None:
+    """:raises KnowledgeError: more than a document may have."""
+    if characters > MAX_CHARACTERS:
+        raise KnowledgeError(f"{source} has more than {MAX_CHARACTERS >> 20} MiB of text; part it.")
+
+
 # What it costs to part a text there. A passage more costs about 1.
 _LABEL = 0.5
 """After what leads to the next block: a colon, or a line alone that is no sentence (``Note``)."""

@@ -11,12 +11,13 @@ import json
 import sqlite3
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
 from types import TracebackType
+from typing import Protocol
 
 from edgeslm.bundle.manifest import short_digest
 from edgeslm.errors import KnowledgeError
@@ -25,9 +26,6 @@ from edgeslm.knowledge.index import vectors
 from edgeslm.knowledge.index.database import find_collection, open_database, refusal, transaction
 from edgeslm.knowledge.index.fair_lock import FairLock
 from edgeslm.knowledge.index.table_store import drop_table, put_table
-
-Embed = Callable[[Sequence[str]], Sequence[Sequence[float]]]
-"""Texts to vectors of one dimension. What it can't read whole it cuts; what it raises passes through."""
 
 BATCH = 32
 """Passages handed to :data:`Embed` at a time."""
@@ -84,6 +82,12 @@ class EncoderTag:
 
     digest: str
     path: str
+
+
+class Embed(Protocol):
+    """Texts to vectors of one dimension. What it can't read whole it cuts; what it raises passes through."""
+
+    def __call__(self, texts: Sequence[str], /) -> Sequence[Sequence[float]]: ...
 
 
 class Collection:

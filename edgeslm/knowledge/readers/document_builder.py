@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from pathlib import PurePath
 
 from edgeslm.knowledge.documents.passages import DEEPEST, LONGEST_TITLE, Document, Heading
 
@@ -56,6 +57,8 @@ class DocumentBuilder:
         self._write(text)
 
     def document(self, source: str, title: str) -> Document:
+        """:param title: of the whole; "" for one that has none but its file's name."""
+        title = title[:LONGEST_TITLE] or PurePath(source).name
         return Document(source, title, "".join(self._parts), tuple(self.headings))
 
     def _add(self, heading: Heading) -> None:

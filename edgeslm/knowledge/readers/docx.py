@@ -6,13 +6,11 @@ Read is the text itself; heads, feet, footnotes, comments and what was deleted a
 from __future__ import annotations
 
 from collections.abc import Iterator
-from pathlib import PurePath
 from typing import BinaryIO
 
-from edgeslm.errors import KnowledgeError
-from edgeslm.knowledge.documents.passages import LONGEST_TITLE, MAX_CHARACTERS, Document
+from edgeslm.knowledge.documents.passages import Document, check_length
 from edgeslm.knowledge.readers.document_builder import DocumentBuilder
-from edgeslm.knowledge.readers.office import Attributes, open_package
+from edgeslm.knowledge.readers.office import Attributes, Handler, open_package
 
 _MOST_BASES = 20
 """Styles on which others are based."""
@@ -36,10 +34,10 @@ def read_docx(file: BinaryIO, source: str) -> Document:
         package.read(part, body)
         body.end_lines()
         title = package.title() or body.title
-    return body.builder.document(source, title[:LONGEST_TITLE] or PurePath(source).name)
+    return body.builder.document(source, title)
 
 
-class _Styles:
+class _Styles(Handler):
     """Which styles are headings: by outline level, or by the English name that all languages keep."""
 
     def __init__(self) -> None:
@@ -63,12 +61,6 @@ class _Styles:
             self._titles.add(self._style)
         elif name == "name" and value.casefold().startswith("heading ") and value[8:].isdecimal():
             self._levels.setdefault(self._style, int(value[8:]) - 1)
-
-    def end(self, name: str) -> None:
-        """Nothing ends."""
-
-    def data(self, text: str) -> None:
-        """There is no text."""
 
     def level(self, style: str) -> int:
         return next((self._levels[one] for one in self._based(style) if one in self._levels), _NO_LEVEL)
@@ -94,7 +86,7 @@ class _Paragraph:
         self.is_item = False
 
 
-class _Body:
+class _Body(Handler):
     """Writes paragraphs down as they end. In a cell they are a part of that."""
 
     def __init__(self, styles: _Styles, source: str) -> None:
@@ -165,10 +157,7 @@ class _Body:
     def data(self, text: str) -> None:
         if self._is_text and self._open and not self._skipped:
             self._characters += len(text)
-            if self._characters > MAX_CHARACTERS:
-                raise KnowledgeError(
-                    f"{self._source} has more than {MAX_CHARACTERS >> 20} MiB of text; part it."
-                )
+            check_length(self._source, self._characters)
             self._open[-1].text.append(text)
 
     def end_lines(self) -> None:

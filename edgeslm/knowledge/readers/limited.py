@@ -7,7 +7,6 @@ waits for it: the child has an interpreter of its own. It is ``edgeslm.knowledge
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Final, Self
 
@@ -53,6 +52,13 @@ def limits_of(path: Path, size: int) -> tuple[float, int]:
     return min(MOST_S, _LEAST_S + size / _BYTES_PER_S), min(MOST_MEMORY_BYTES, memory)
 
 
+class ReadingListener:
+    """Told what is being read. By itself it says nothing."""
+
+    def on_part(self, source: str, part: str) -> None:
+        """Of a large file: ``page 12 of 400``."""
+
+
 class Reading:
     """One child for many files, started with the first and ended with ``with``."""
 
@@ -66,17 +72,16 @@ class Reading:
         self._job.close()
 
     def read(
-        self, path: Path, source: str, size: int, *, on_progress: Callable[[str], None] = lambda part: None
+        self, path: Path, source: str, size: int, listener: ReadingListener
     ) -> tuple[Document, list[Passage]]:
         """A document, without its text, and the passages that it is split into.
 
         :param size: of the file, in bytes.
-        :param on_progress: told what is being read of a large file: ``page 12 of 400``.
         :raises ReadingError: it takes longer or more memory than it may, or ended the child.
         :raises KnowledgeError: see ``reader.read_document``; or no child can be started.
         """
         timeout_s, memory_bytes = limits_of(path, size)
-        content = _Content(on_progress)
+        content = _Content(source, listener)
         try:
             answer = self._job.ask(
                 {"path": str(path), "source": source},
@@ -85,7 +90,7 @@ class Reading:
                 on_progress=content.take,
             )
             try:
-                return content.document(source, answer)
+                return content.document(answer)
             except (TypeError, KeyError, ValueError, AttributeError):
                 raise JobError("ended", "no answer of ours") from None
         except JobError as error:
@@ -101,8 +106,9 @@ class Reading:
 class _Content:
     """What the child says of a document, piece by piece, so that no line of it is large."""
 
-    def __init__(self, on_progress: Callable[[str], None]) -> None:
-        self._on_progress = on_progress
+    def __init__(self, source: str, listener: ReadingListener) -> None:
+        self._source = source
+        self._listener = listener
         self._passages: list[Passage] = []
         self._rows: list[Row] = []
         self._characters = 0
@@ -123,18 +129,18 @@ class _Content:
                 case {"log": sentence}:
                     log.warning("%s", sentence)
                 case {"part": part}:
-                    self._on_progress(str(part))
+                    self._listener.on_part(self._source, str(part))
         except (TypeError, OverflowError) as error:
             raise ValueError(str(error)) from None
 
-    def document(self, source: str, answer: Any) -> tuple[Document, list[Passage]]:
+    def document(self, answer: Any) -> tuple[Document, list[Passage]]:
         if "refused" in answer:
             raise KnowledgeError(answer["refused"])
         table = None
         if answer["columns"] is not None:
             columns = (Column(**{**each, "kind": CellKind(each["kind"])}) for each in answer["columns"])
             table = Table(tuple(columns), tuple(self._rows))
-        return Document(source, answer["title"], "", (), table), self._passages
+        return Document(self._source, answer["title"], "", (), table), self._passages
 
     def _count(self, *texts: str) -> None:
         self._characters += sum(map(len, texts))

@@ -11,7 +11,7 @@ import zipfile
 import zlib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import BinaryIO, Protocol
+from typing import BinaryIO
 from xml.etree.ElementTree import ParseError, XMLParser
 
 from edgeslm.errors import KnowledgeError
@@ -26,14 +26,18 @@ _CHUNK = 1 << 16
 Attributes = Mapping[str, str]
 
 
-class Handler(Protocol):
-    """Told of a part's elements in their order, names and attributes without namespaces."""
+class Handler:
+    """Told of a part's elements in their order, names and attributes without namespaces. By itself it takes
+    nothing of them."""
 
-    def start(self, name: str, attributes: Attributes) -> None: ...
+    def start(self, name: str, attributes: Attributes) -> None:
+        """An element begins."""
 
-    def end(self, name: str) -> None: ...
+    def end(self, name: str) -> None:
+        """An element ends."""
 
-    def data(self, text: str) -> None: ...
+    def data(self, text: str) -> None:
+        """A piece of the text between."""
 
 
 class Package:
@@ -129,7 +133,7 @@ class _Local:
         """Nothing is built."""
 
 
-class Texts:
+class Texts(Handler):
     """The text of each element of some names."""
 
     def __init__(self, wanted: set[str]) -> None:
@@ -151,7 +155,7 @@ class Texts:
             self.texts[-1].append(text)
 
 
-class _Relations:
+class _Relations(Handler):
     def __init__(self, folder: str) -> None:
         self.targets: dict[str, tuple[str, str]] = {}
         self._folder = folder
@@ -161,9 +165,3 @@ class _Relations:
             target = posixpath.normpath(posixpath.join("/", self._folder, attributes.get("Target", "")))
             kind = attributes.get("Type", "").rpartition("/")[2]
             self.targets[attributes.get("Id", "")] = kind, target.lstrip("/")
-
-    def end(self, name: str) -> None:
-        """Nothing is written."""
-
-    def data(self, text: str) -> None:
-        """Nothing is written."""

@@ -9,14 +9,13 @@ from __future__ import annotations
 import logging
 import re
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterator
-from contextlib import closing
+from collections.abc import Iterator
+from contextlib import closing, suppress
 from dataclasses import dataclass
-from pathlib import PurePath
-from typing import TYPE_CHECKING, BinaryIO
+from typing import TYPE_CHECKING, BinaryIO, Protocol
 
 from edgeslm.errors import KnowledgeError
-from edgeslm.knowledge.documents.passages import DEEPEST, LONGEST_TITLE, MAX_CHARACTERS, Document
+from edgeslm.knowledge.documents.passages import DEEPEST, Document, check_length
 from edgeslm.knowledge.readers.document_builder import DocumentBuilder
 
 if TYPE_CHECKING:
@@ -54,11 +53,13 @@ class _Entry:
     page: int
 
 
-OnPage = Callable[[int, int], None]
-"""Told which page of how many is read."""
+class OnPage(Protocol):
+    """Told which page of how many is read."""
+
+    def __call__(self, page: int, pages: int, /) -> None: ...
 
 
-def read_pdf(file: BinaryIO, source: str, *, on_page: OnPage = lambda page, pages: None) -> Document:
+def read_pdf(file: BinaryIO, source: str, *, on_page: OnPage | None = None) -> Document:
     """The title is the one that the file names.
 
     :raises KnowledgeError: damaged, locked, too many pages, no text in it.
@@ -71,7 +72,9 @@ def read_pdf(file: BinaryIO, source: str, *, on_page: OnPage = lambda page, page
         with pypdfium2.PdfDocument(file) as pdf:  # which refuses one without a page
             pages = [_lines(text) for text in _texts(pdf, source, on_page)]
             outline = list(_outline(pdf))
-            title = _title(lambda: pdf.get_metadata_value("Title"))
+            title = ""
+            with suppress(UnicodeDecodeError):  # half a character
+                title = " ".join(pdf.get_metadata_value("Title").split())
     except pypdfium2.PdfiumError as error:
         if error.err_code == FPDF_ERR_PASSWORD:
             raise KnowledgeError(f"{source} is locked with a password; save a copy without one.") from None
@@ -81,25 +84,25 @@ def read_pdf(file: BinaryIO, source: str, *, on_page: OnPage = lambda page, page
     if not any(line.strip() for lines in pages for line in lines):
         raise KnowledgeError(f"{source} has no text in it; if its pages are pictures, it needs OCR first.")
     builder = _written(_without_repeated(pages), outline)
-    return builder.document(source, title[:LONGEST_TITLE] or PurePath(source).name)
+    return builder.document(source, title)
 
 
-def _texts(pdf: PdfDocument, source: str, on_page: OnPage) -> Iterator[str]:
+def _texts(pdf: PdfDocument, source: str, on_page: OnPage | None) -> Iterator[str]:
     from pypdfium2 import PdfiumError
 
     if len(pdf) > MAX_PAGES:
         raise KnowledgeError(f"{source} has more than {MAX_PAGES:,} pages; part it into several files.")
     characters, failed = 0, 0
     for number in range(len(pdf)):
-        on_page(number + 1, len(pdf))
+        if on_page is not None:
+            on_page(number + 1, len(pdf))
         try:
             with closing(pdf[number]) as page, closing(page.get_textpage()) as shown:
                 text = _text(shown)
         except PdfiumError:  # the other pages may be fine
             text, failed = "", failed + 1
         characters += len(text)
-        if characters > MAX_CHARACTERS:
-            raise KnowledgeError(f"{source} has more than {MAX_CHARACTERS >> 20} MiB of text; part it.")
+        check_length(source, characters)
         yield text
     if failed:
         log.warning("%s: %d of %d pages can't be read and are left out", source, failed, len(pdf))
@@ -112,13 +115,6 @@ def _text(shown: PdfTextPage) -> str:
         return str(shown.get_text_bounded(-_BEYOND, -_BEYOND, _BEYOND, _BEYOND))
 
 
-def _title(get: Callable[[], str]) -> str:
-    try:
-        return " ".join(get().split())
-    except UnicodeDecodeError:  # half a character
-        return ""
-
-
 def _lines(text: str) -> list[str]:
     """Of a page. PDFium joins a word that is parted at a line's end, with a mark in place of the hyphen."""
     text = text.replace("\r\n", "\n").replace(_JOINED_AT, "-\n").replace(_SOFT_HYPHEN, "")
@@ -129,9 +125,9 @@ def _outline(pdf: PdfDocument) -> Iterator[_Entry]:
     for entry in pdf.get_toc(max_depth=DEEPEST):
         place = entry.get_dest()
         page = place.get_index() if place is not None else None
-        title = _title(entry.get_title)
-        if page is not None and title:
-            yield _Entry(entry.level + 1, title, page)
+        with suppress(UnicodeDecodeError):
+            if page is not None and (title := " ".join(entry.get_title().split())):
+                yield _Entry(entry.level + 1, title, page)
 
 
 def _without_repeated(pages: list[list[str]]) -> list[list[str]]:

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from pathlib import PurePath
 from typing import BinaryIO
 
-from edgeslm.errors import KnowledgeError
-from edgeslm.knowledge.documents.passages import LONGEST_TITLE, MAX_CHARACTERS, Document
+from edgeslm.knowledge.documents.passages import Document, check_length
 from edgeslm.knowledge.readers.document_builder import DocumentBuilder
-from edgeslm.knowledge.readers.office import Attributes, Package, open_package
+from edgeslm.knowledge.readers.office import Attributes, Handler, Package, open_package
 
 _TITLES = frozenset({"title", "ctrTitle"})
 _LEFT_OUT = frozenset({"sldNum", "dt", "ftr", "hdr", "sldImg"})
@@ -35,8 +33,7 @@ def read_pptx(file: BinaryIO, source: str) -> Document:
             notes = [target for kind, target in package.relations(slide).values() if kind == "notesSlide"]
             noted = [_shapes(package, target) for target in notes[:1]]
             characters += shown.characters + sum(one.characters for one in noted)
-            if characters > MAX_CHARACTERS:
-                raise KnowledgeError(f"{source} has more than {MAX_CHARACTERS >> 20} MiB of text; part it.")
+            check_length(source, characters)
             if shown.title:
                 builder.heading(1, shown.title)
             else:
@@ -45,7 +42,7 @@ def read_pptx(file: BinaryIO, source: str) -> Document:
             for one in noted:
                 builder.lines("\n".join(one.lines))
         title = package.title()
-    return builder.document(source, title[:LONGEST_TITLE] or PurePath(source).name)
+    return builder.document(source, title)
 
 
 def _shapes(package: Package, part: str) -> _Shapes:
@@ -54,7 +51,7 @@ def _shapes(package: Package, part: str) -> _Shapes:
     return shapes
 
 
-class _SlideOrder:
+class _SlideOrder(Handler):
     def __init__(self) -> None:
         self.slides: list[str] = []
 
@@ -63,14 +60,8 @@ class _SlideOrder:
             # Its own number and that of the relation are both called id: the latter isn't a number.
             self.slides += [attributes["id"]] if "id" in attributes else []
 
-    def end(self, name: str) -> None:
-        """Nothing ends."""
 
-    def data(self, text: str) -> None:
-        """There is no text."""
-
-
-class _Shapes:
+class _Shapes(Handler):
     """The paragraphs of a slide, or of its notes; rows of tables are lines."""
 
     def __init__(self) -> None:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -24,15 +24,13 @@ AT_ONCE = 64_000
 """Characters, about, in a line of what is found."""
 TELL_EVERY_S = 0.2
 
-Progress = Callable[[Any], None]
-
 
 class _Teller(logging.Handler):
     """What readers log goes to the log of who asked."""
 
     def __init__(self) -> None:
         super().__init__(logging.WARNING)
-        self.progress: Progress = lambda said: None
+        self.progress: job.Progress = lambda said: None
 
     def emit(self, record: logging.LogRecord) -> None:
         self.progress({"log": record.getMessage()})
@@ -41,7 +39,7 @@ class _Teller(logging.Handler):
 _TELLER = _Teller()
 
 
-def answer(order: Any, progress: Progress) -> Any:
+def answer(order: Any, progress: job.Progress) -> Any:
     _TELLER.progress = progress
     source = order["source"]
     told = time.monotonic()
@@ -54,8 +52,8 @@ def answer(order: Any, progress: Progress) -> Any:
 
     try:
         document = read_document(Path(order["path"]), source, on_page=tell)
-        found = ([passage.heading, passage.text, passage.start, passage.end] for passage in split(document))
-        for some in _batches(found, lambda one: len(one[1])):
+        found = ((len(one.text), [one.heading, one.text, one.start, one.end]) for one in split(document))
+        for some in _batches(found):
             progress({"passages": some})
     except KnowledgeError as error:
         return {"refused": str(error)}
@@ -65,19 +63,20 @@ def answer(order: Any, progress: Progress) -> Any:
         return {"refused": f"{source} can't be read ({type(error).__name__})."}
     table = document.table
     if table is not None:
-        rows = ([row.number, row.start, row.end, row.cells] for row in table.rows)
-        for some in _batches(rows, lambda one: sum(map(len, one[3]))):
+        rows = ((sum(map(len, row.cells)), [row.number, row.start, row.end, row.cells]) for row in table.rows)
+        for some in _batches(rows):
             progress({"rows": some})
     columns = None if table is None else [asdict(column) for column in table.columns]
     return {"title": document.title, "columns": columns}
 
 
-def _batches(items: Iterable[list[Any]], size: Callable[[list[Any]], int]) -> Iterator[list[list[Any]]]:
+def _batches(items: Iterable[tuple[int, list[Any]]]) -> Iterator[list[list[Any]]]:
+    """:param items: each with its characters."""
     some: list[list[Any]] = []
     room = AT_ONCE
-    for item in items:
+    for size, item in items:
         some.append(item)
-        room -= size(item) + 1
+        room -= size + 1
         if room <= 0:
             yield some
             some, room = [], AT_ONCE

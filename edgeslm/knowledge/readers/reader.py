@@ -8,10 +8,8 @@ import os
 import re
 import stat
 import zlib
-from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import replace
-from functools import partial
 from io import BytesIO
 from pathlib import Path
 from typing import BinaryIO, cast
@@ -37,7 +35,7 @@ MAX_PACKED_BYTES = 64 << 20
 MAX_FILE_BYTES = 4 << 30
 _FROM_DISK = OFFICE | {Kind.PDF}
 
-_TEXT_READERS: dict[Kind, Callable[[str, str], Document]] = {
+_TEXT_READERS = {
     Kind.TEXT: read_plain_text,
     Kind.MARKDOWN: read_markdown,
     Kind.RESTRUCTURED_TEXT: read_restructured_text,
@@ -46,7 +44,7 @@ _TEXT_READERS: dict[Kind, Callable[[str, str], Document]] = {
     Kind.JSON_LINES: read_json_lines,
     Kind.JSON: read_json,
 }
-_OFFICE_READERS: dict[Kind, Callable[[BinaryIO, str], Document]] = {
+_OFFICE_READERS = {
     Kind.DOCX: read_docx,
     Kind.XLSX: read_xlsx,
     Kind.PPTX: read_pptx,
@@ -70,7 +68,7 @@ _UNSTORABLE = str.maketrans(dict.fromkeys([0, *range(0xD800, 0xE000)], "\ufffd")
 """What an index of words or UTF-8 doesn't take; as many characters afterwards, so that offsets stay."""
 
 
-def read_document(path: Path, source: str, *, on_page: OnPage = lambda page, pages: None) -> Document:
+def read_document(path: Path, source: str, *, on_page: OnPage | None = None) -> Document:
     """The file as plain text with its headings.
 
     :param source: as the document will be cited.
@@ -91,7 +89,10 @@ def read_document(path: Path, source: str, *, on_page: OnPage = lambda page, pag
             packed = path.suffix.lower() == COMPRESSED
             if kind in _FROM_DISK:
                 whole = _unpacked(file, source, MAX_PACKED_BYTES) if packed else file
-                document = _OFFICE_READERS.get(kind, partial(read_pdf, on_page=on_page))(whole, source)
+                if kind is Kind.PDF:
+                    document = read_pdf(whole, source, on_page=on_page)
+                else:
+                    document = _OFFICE_READERS[kind](whole, source)
             else:
                 content = _unpacked(file, source, MAX_BYTES) if packed else _limited(file, source, MAX_BYTES)
                 document = _TEXT_READERS[kind](_decoded(content.getvalue(), source), source)

@@ -9,7 +9,6 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 from html.parser import HTMLParser
-from pathlib import PurePath
 
 from edgeslm.errors import KnowledgeError
 from edgeslm.knowledge.documents.passages import Document
@@ -40,23 +39,21 @@ _VOID = frozenset(
 _HEADINGS = {f"h{level}": level for level in range(1, 7)}
 _BLOCKS = frozenset(
     {
+        *("p", "div", "section", "article", "main", "header", "body", "blockquote", "ul", "ol", "dl"),
         *(
-            "p",
-            "div",
-            "section",
-            "article",
-            "main",
-            "header",
-            "body",
-            "blockquote",
-            "ul",
-            "ol",
-            "dl",
             "dt",
             "dd",
+            "li",
+            "table",
+            "tr",
+            "caption",
+            "figure",
+            "figcaption",
+            "address",
+            "details",
+            "summary",
         ),
-        *("li", "table", "tr", "caption", "figure", "figcaption", "address", "details", "summary", "aside"),
-        *("form", "fieldset", "pre", "hr", "head", "html", "title", *_HEADINGS),
+        *("aside", "form", "fieldset", "pre", "hr", "head", "html", "title", *_HEADINGS),
     }
 )
 _ENDS_A_ROW = frozenset({"table", "pre", "tr", "dt", *_HEADINGS})
@@ -102,7 +99,7 @@ def _read(text: str, source: str, *, has_main: bool) -> Document:
     except AssertionError as error:  # the parser's way to refuse a declaration
         raise KnowledgeError(f"{source} is no HTML that can be read: {error}.") from None
     page.end_lines()
-    first = page.builder.headings[0].title if page.builder.headings else PurePath(source).name
+    first = page.builder.headings[0].title if page.builder.headings else ""
     return page.builder.document(source, page.title or first)
 
 

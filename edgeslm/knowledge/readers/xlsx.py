@@ -12,8 +12,8 @@ from datetime import datetime, timedelta
 from typing import BinaryIO
 
 from edgeslm.errors import KnowledgeError
-from edgeslm.knowledge.documents.passages import MAX_CHARACTERS, Document, check_headings
-from edgeslm.knowledge.readers.office import Attributes, open_package
+from edgeslm.knowledge.documents.passages import Document, check_headings, check_length
+from edgeslm.knowledge.readers.office import Attributes, Handler, open_package
 from edgeslm.knowledge.readers.tables import (
     MAX_COLUMNS,
     column_names,
@@ -68,7 +68,7 @@ def _named(rows: list[tuple[int, dict[int, str]]]) -> Iterator[tuple[int, list[t
         yield number, [(names[at], value) for at, value in sorted(row.items())]
 
 
-class _Book:
+class _Book(Handler):
     def __init__(self) -> None:
         self.sheets: list[tuple[str, str]] = []
         """Name and relation of each that is shown."""
@@ -80,14 +80,8 @@ class _Book:
         elif name == "sheet" and attributes.get("state", "visible") == "visible":
             self.sheets.append((one_line(attributes.get("name", "")), attributes.get("id", "")))
 
-    def end(self, name: str) -> None:
-        """Nothing ends."""
 
-    def data(self, text: str) -> None:
-        """There is no text."""
-
-
-class _Shared:
+class _Shared(Handler):
     """Texts that cells name by their number, without hints on how they are spoken."""
 
     def __init__(self, source: str) -> None:
@@ -113,14 +107,11 @@ class _Shared:
     def data(self, text: str) -> None:
         if self._is_text:
             self._characters += len(text)
-            if self._characters > MAX_CHARACTERS:
-                raise KnowledgeError(
-                    f"{self._source} has more than {MAX_CHARACTERS >> 20} MiB of text; part it."
-                )
+            check_length(self._source, self._characters)
             self._text.append(text)
 
 
-class _CellStyles:
+class _CellStyles(Handler):
     """Of the formats of cells, which are of dates (``d``), times (``t``) or percentages (``%``)."""
 
     def __init__(self) -> None:
@@ -138,9 +129,6 @@ class _CellStyles:
 
     def end(self, name: str) -> None:
         self._is_cells = self._is_cells and name != "cellXfs"
-
-    def data(self, text: str) -> None:
-        """There is no text."""
 
     def _kind(self, number: str) -> str:
         code = self._codes.get(number)
@@ -187,7 +175,7 @@ class _Cells:
         return at.strftime("%Y-%m-%d" if at.time() == datetime.min.time() else "%Y-%m-%d %H:%M:%S")
 
 
-class _Sheet:
+class _Sheet(Handler):
     """The rows of a sheet that have something: number, and values by their column, which counts from 0."""
 
     def __init__(self, cells: _Cells, source: str, before: int) -> None:

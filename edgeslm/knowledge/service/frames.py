@@ -8,7 +8,7 @@ time.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, Protocol
 
 from edgeslm.ipc.codec import Frames, Vector, frames_to_child
 from edgeslm.ipc.pipe import Refused
@@ -17,7 +17,7 @@ from edgeslm.knowledge.index.search import Found
 
 
 @dataclass(frozen=True, slots=True)
-class Seek:
+class SearchPassages:
     """A search for passages."""
 
     number: int
@@ -56,7 +56,7 @@ class Ready:
 
 @dataclass(frozen=True, slots=True)
 class Passages:
-    """The answer to ``Seek``."""
+    """The answer to ``SearchPassages``."""
 
     number: int
     found: tuple[Found, ...]
@@ -102,9 +102,16 @@ class Trouble:
     sentence: str | None
 
 
-Asked = Seek | Compute | Remember | Vectors
+Asked = SearchPassages | Compute | Remember | Vectors
 Answered = Passages | Computed | Remembered
 Said = Ready | Refused | Answered | Failed | Embed | Trouble
+
+
+class Parent(Protocol):
+    """Takes what the process says; from any thread."""
+
+    def send(self, said: Said, /) -> None: ...
+
 
 TO_COLLECTIONS: Final = frames_to_child(Asked)
 FROM_COLLECTIONS: Final = Frames(Said, 8 << 20)

@@ -2,8 +2,7 @@
 
 A thread each, and one for the messages of each collection, since none may wait for another: a message is
 acknowledged when it is on the disk, a manual of a thousand pages takes minutes to read, and an encoder has
-time when nobody asks it. They write by turns, a document or a batch at a time. Knows no pipe and no engine:
-both are handed in as one function.
+time when nobody asks it. They write by turns, a document or a batch at a time. Knows no pipe and no engine.
 """
 
 from __future__ import annotations
@@ -14,9 +13,10 @@ import queue
 import threading
 import time
 from collections import Counter, defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
+from typing import Protocol
 
 from edgeslm.errors import KnowledgeError
 from edgeslm.knowledge.index.collection import Collection
@@ -24,8 +24,8 @@ from edgeslm.knowledge.index.database import find_collection
 from edgeslm.knowledge.index.fair_lock import FairLock
 from edgeslm.knowledge.index.queries import CollectionSpec, Memory
 from edgeslm.knowledge.readers.sources import find_files
-from edgeslm.knowledge.service.frames import Embed, Failed, Remembered, Said, Trouble, Vectors
-from edgeslm.knowledge.service.intake import add_files
+from edgeslm.knowledge.service.frames import Embed, Failed, Parent, Remembered, Trouble, Vectors
+from edgeslm.knowledge.service.intake import IntakeListener, add_files
 from edgeslm.knowledge.service.memory import remember
 from edgeslm.knowledge.service.opened import OpenCollections
 from edgeslm.knowledge.service.quarantine import Key, Quarantine
@@ -43,32 +43,26 @@ SETTLED_S = 2.0
 TOGETHER = 256
 """Most messages that one transaction remembers or removes."""
 
-Send = Callable[[Said], None]
 _FileState = tuple[int, int, int]
 """Of a file: its size, when its content changed, and when it was moved here or may be read by others."""
 _Wanted = tuple[int, Memory]
-_Work = Callable[[CollectionSpec, Collection, Callable[[str], None]], None]
-"""Told of what is wrong, in sentences."""
 
 
 class Indexer:
-    """Keeps ``specs``; ``send`` takes what the process says."""
+    """Keeps ``specs``."""
 
     def __init__(
-        self, specs: Sequence[CollectionSpec], send: Send, *, sweep_every_s: float = SWEEP_EVERY_S
+        self, specs: Sequence[CollectionSpec], parent: Parent, *, sweep_every_s: float = SWEEP_EVERY_S
     ) -> None:
         self._specs = specs
-        self._send = send
+        self._parent = parent
         self._sweep_every_s = sweep_every_s
         locks = defaultdict[Path, FairLock](FairLock)
         self._locks = {spec.name: locks[find_collection(spec.path).absolute()] for spec in specs}
         self._waiting = {spec.name: queue.SimpleQueue[_Wanted]() for spec in specs if spec.writes}
         self._vectors: queue.SimpleQueue[Vectors] = queue.SimpleQueue()
         self._asked = 0
-        self._seen: dict[str, dict[Path, _FileState]] = {}
-        self._broken: dict[str, dict[Path, str]] = {}
-        self._left_out: dict[str, set[Key]] = {}
-        self._skipped: dict[str, set[str]] = {}
+        self._watched: dict[str, _Watched] = {}
         self._troubles: dict[str, dict[str, Sequence[str]]] = defaultdict(dict)
         """Of each collection, by what is done to it."""
         self._told: dict[str, str] = {}
@@ -97,16 +91,16 @@ class Indexer:
         if (waiting := self._waiting.get(collection)) is not None:
             waiting.put((number, memory))
         else:
-            self._send(Failed(number, f"messages are not remembered in {collection}"))
+            self._parent.send(Failed(number, f"messages are not remembered in {collection}"))
 
     def take_vectors(self, vectors: Vectors) -> None:
         """From any thread: the answer to ``Embed``."""
         self._vectors.put(vectors)
 
-    def _open(self, on_new: Callable[[str], None] = lambda name: None) -> OpenCollections:
+    def _open(self) -> OpenCollections:
         """Those of one thread."""
         paths = {spec.name: spec.path for spec in self._specs}
-        return OpenCollections(paths, writes=True, locks=self._locks, on_new=on_new)
+        return OpenCollections(paths, writes=True, locks=self._locks)
 
     # --- messages -----------------------------------------------------------------------------------
 
@@ -122,11 +116,7 @@ class Indexer:
 
     def _remember(self, opened: OpenCollections, name: str, wanted: Sequence[_Wanted]) -> None:
         try:
-            remember(
-                opened.get(name),
-                [memory for _, memory in wanted],
-                lambda why: log.warning("a message can't be remembered: %s", why),
-            )
+            remember(opened.get(name), [memory for _, memory in wanted])
         except Exception as error:
             why = str(error) if isinstance(error, KnowledgeError) else type(error).__name__
             log.debug("remembering", exc_info=True)
@@ -136,15 +126,15 @@ class Indexer:
                     self._remember(opened, name, [one])
                 return
             for number, _ in wanted:
-                self._send(Failed(number, why))
+                self._parent.send(Failed(number, why))
             return
         for number, _ in wanted:
-            self._send(Remembered(number))
+            self._parent.send(Remembered(number))
 
     # --- folders ------------------------------------------------------------------------------------
 
     def _sweep_all(self) -> None:
-        opened = self._open(on_new=self._forget)
+        opened = self._open()
         while True:
             started = time.monotonic()
             for spec in self._specs:
@@ -152,75 +142,14 @@ class Indexer:
             took = time.monotonic() - started
             time.sleep(max(self._sweep_every_s, min(LONGEST_PAUSE_S, SHARE * took)))
 
-    def _sweep(self, spec: CollectionSpec, collection: Collection, on_trouble: Callable[[str], None]) -> None:
+    def _sweep(self, spec: CollectionSpec, collection: Collection, trouble: list[str]) -> None:
         while collection.remove_expired(most=TOGETHER) == TOGETHER:
             pass
         if spec.watch:
-            self._look(spec, collection, on_trouble)
-
-    def _look(self, spec: CollectionSpec, collection: Collection, on_broken: Callable[[str], None]) -> None:
-        """Files whose size or time isn't what it was, and those that are gone."""
-        there = [path for path in spec.watch if os.access(path, os.F_OK)]  # raises nothing
-        for path in spec.watch:
-            if path not in there:  # an unplugged disk is no reason to forget what was on it
-                on_broken(f"{path}, which is watched, is not there")
-        skipped = Counter[str]()
-        files = [path for path, _ in find_files(there, skipped)]
-        self._tell_skipped(spec.name, skipped)
-        for path in there:  # nor is the empty folder that it leaves (``spares_empty``)
-            is_empty = path.is_dir() and not any(file.is_relative_to(path) for file in files)
-            if is_empty and any(file.is_relative_to(path.absolute()) for _, file in collection.files()):
-                on_broken(f"{path}, which is watched, is empty; what was in it is still found")
-        before, now = self._seen[spec.name], dict[Path, _FileState]()
-        if self._left_out[spec.name] - Quarantine(collection).left_out():  # one was read with --again
-            for path in self._broken[spec.name]:
-                before.pop(path, None)
-        for path in files:
-            try:
-                status = path.stat()
-            except OSError:
-                continue
-            # A time to come is that of a clock that is wrong, here or where the file comes from.
-            if abs(time.time() - status.st_mtime) >= SETTLED_S:
-                now[path] = (status.st_size, status.st_mtime_ns, status.st_ctime_ns)
-            elif path in before:
-                now[path] = before[path]
-        if now != before:
-            self._take_over(spec, collection, there, now)
-        for sentence in self._broken[spec.name].values():
-            on_broken(sentence)
-
-    def _tell_skipped(self, name: str, skipped: Counter[str]) -> None:
-        """Each kind once."""
-        if new := sorted(skipped.keys() - self._skipped[name]):
-            self._skipped[name].update(new)
-            kinds = ", ".join(f"{skipped[kind]:,} {kind}" for kind in new)
-            log.info("%s: files of kinds that are not read: %s", name, kinds)
-
-    def _take_over(
-        self, spec: CollectionSpec, collection: Collection, paths: Sequence[Path], now: dict[Path, _FileState]
-    ) -> None:
-        name = spec.name
-        before = self._seen[name]
-        changed = {path for path in now if before.get(path) != now[path]}
-        broken = {path: why for path, why in self._broken[name].items() if path in now.keys() - changed}
-        totals = add_files(
-            *(collection, paths),
-            sync=True,
-            spares_empty=True,
-            wants=changed.__contains__,
-            on_broken=broken.__setitem__,
-        )
-        self._seen[name], self._broken[name] = now, broken
-        self._left_out[name] = Quarantine(collection).left_out()
-        log.info("%s: %d added, %d changed, %d removed", name, totals.added, totals.changed, totals.removed)
-
-    def _forget(self, name: str) -> None:
-        """Of a collection that is opened anew nothing is known: its file may be another one."""
-        self._seen[name] = {}
-        self._broken[name] = {}
-        self._left_out[name] = set()
-        self._skipped[name] = set()
+            watched = self._watched.get(spec.name)
+            if watched is None or watched.collection is not collection:  # its file may be another one by now
+                watched = self._watched[spec.name] = _Watched(spec, collection)
+            watched.look(trouble)
 
     # --- vectors ------------------------------------------------------------------------------------
 
@@ -232,9 +161,7 @@ class Indexer:
                 self._work("embed", self._embed_missing, spec, opened)
             time.sleep(self._sweep_every_s)
 
-    def _embed_missing(
-        self, spec: CollectionSpec, collection: Collection, on_trouble: Callable[[str], None]
-    ) -> None:
+    def _embed_missing(self, spec: CollectionSpec, collection: Collection, trouble: list[str]) -> None:
         if collection.encoder is None and spec.encoder is not None:
             collection.use_encoder(spec.encoder)
         with suppress(_NotNowError):  # words find them meanwhile; the next round asks again
@@ -242,7 +169,7 @@ class Indexer:
 
     def _embed(self, name: str, texts: Sequence[str]) -> Sequence[Sequence[float]]:
         self._asked += 1
-        self._send(Embed(self._asked, name, tuple(texts)))
+        self._parent.send(Embed(self._asked, name, tuple(texts)))
         while (answer := self._vectors.get()).number != self._asked:
             pass
         if answer.vectors is None:
@@ -255,7 +182,7 @@ class Indexer:
         """Does what keeps a collection up to date; what goes wrong is told and ends no thread."""
         trouble: list[str] = []
         try:
-            work(spec, opened.get(spec.name), trouble.append)
+            work(spec, opened.get(spec.name), trouble)
         except KnowledgeError as error:
             trouble.append(str(error))
             opened.close(spec.name)
@@ -273,7 +200,83 @@ class Indexer:
             sentence = f"{first} (and {len(others)} more)" if others else first
             if sentence != self._told.get(name, ""):
                 self._told[name] = sentence
-                self._send(Trouble(name, sentence or None))
+                self._parent.send(Trouble(name, sentence or None))
+
+
+class _Watched(IntakeListener):
+    """The files that a collection is kept up to date with, and what is known of them while it is open."""
+
+    def __init__(self, spec: CollectionSpec, collection: Collection) -> None:
+        self.collection = collection
+        self._name = spec.name
+        self._watch = spec.watch
+        self._seen: dict[Path, _FileState] = {}
+        self._changed: set[Path] = set()
+        self._broken: dict[Path, str] = {}
+        self._left_out: set[Key] = set()
+        self._skipped: set[str] = set()
+
+    def wants(self, path: Path) -> bool:
+        return path in self._changed
+
+    def on_broken(self, path: Path, sentence: str) -> None:
+        self._broken[path] = sentence
+
+    def look(self, trouble: list[str]) -> None:
+        """Files whose size or time isn't what it was, and those that are gone."""
+        there = [path for path in self._watch if os.access(path, os.F_OK)]  # raises nothing
+        for path in self._watch:
+            if path not in there:  # an unplugged disk is no reason to forget what was on it
+                trouble.append(f"{path}, which is watched, is not there")
+        skipped = Counter[str]()
+        files = [path for path, _ in find_files(there, skipped)]
+        self._tell_skipped(skipped)
+        for path in there:  # nor is the empty folder that it leaves (``spares_empty``)
+            is_empty = path.is_dir() and not any(file.is_relative_to(path) for file in files)
+            if is_empty and any(file.is_relative_to(path.absolute()) for _, file in self.collection.files()):
+                trouble.append(f"{path}, which is watched, is empty; what was in it is still found")
+        if self._left_out - Quarantine(self.collection).left_out():  # one was read with --again
+            for path in self._broken:
+                self._seen.pop(path, None)
+        now: dict[Path, _FileState] = {}
+        for path in files:
+            try:
+                status = path.stat()
+            except OSError:
+                continue
+            # A time to come is that of a clock that is wrong, here or where the file comes from.
+            if abs(time.time() - status.st_mtime) >= SETTLED_S:
+                now[path] = (status.st_size, status.st_mtime_ns, status.st_ctime_ns)
+            elif path in self._seen:
+                now[path] = self._seen[path]
+        if now != self._seen:
+            self._take_over(there, now)
+        trouble += self._broken.values()
+
+    def _tell_skipped(self, skipped: Counter[str]) -> None:
+        """Each kind once."""
+        if new := sorted(skipped.keys() - self._skipped):
+            self._skipped.update(new)
+            kinds = ", ".join(f"{skipped[kind]:,} {kind}" for kind in new)
+            log.info("%s: files of kinds that are not read: %s", self._name, kinds)
+
+    def _take_over(self, paths: Sequence[Path], now: dict[Path, _FileState]) -> None:
+        self._changed = {path for path in now if self._seen.get(path) != now[path]}
+        same = now.keys() - self._changed
+        self._broken = {path: why for path, why in self._broken.items() if path in same}
+        totals = add_files(self.collection, paths, sync=True, spares_empty=True, listener=self)
+        self._seen = now
+        self._left_out = Quarantine(self.collection).left_out()
+        log.info(
+            *("%s: %d added, %d changed, %d removed", self._name),
+            *(totals.added, totals.changed, totals.removed),
+        )
+
+
+class _Work(Protocol):
+    """Keeps a collection up to date. What goes wrong is added to ``trouble``, in sentences."""
+
+    def __call__(self, spec: CollectionSpec, collection: Collection, trouble: list[str], /) -> None: ...
 
 
 class _NotNowError(Exception):

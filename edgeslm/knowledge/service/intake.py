@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from edgeslm.errors import KnowledgeError
 from edgeslm.knowledge.index.collection import Collection, DocumentOrigin, Embed, StoredDocument
-from edgeslm.knowledge.readers.limited import Reading, ReadingError
+from edgeslm.knowledge.readers.limited import Reading, ReadingError, ReadingListener
 from edgeslm.knowledge.readers.reader import check_size
 from edgeslm.knowledge.readers.sources import find_files
 from edgeslm.knowledge.service.quarantine import TRIES, Quarantine
@@ -38,6 +38,23 @@ class Totals:
         return {each.name: getattr(self, each.name) for each in fields(self)}
 
 
+class IntakeListener(ReadingListener):
+    """Asked which files are wanted, told how each goes. By itself it wants all and says nothing."""
+
+    def wants(self, path: Path) -> bool:
+        """Whether a file is looked at at all."""
+        return True
+
+    def on_file(self, source: str) -> None:
+        """It is looked at next."""
+
+    def on_broken(self, path: Path, sentence: str) -> None:
+        """It can't be read; what is there of it stays."""
+
+
+SILENT: Final = IntakeListener()
+
+
 def add_files(
     collection: Collection,
     paths: Sequence[Path],
@@ -46,10 +63,7 @@ def add_files(
     sync: bool = False,
     spares_empty: bool = False,
     again: bool = False,
-    wants: Callable[[Path], bool] = lambda path: True,
-    on_file: Callable[[str], None] = lambda source: None,
-    on_part: Callable[[str, str], None] = lambda source, part: None,
-    on_broken: Callable[[Path, str], None] = lambda path, sentence: None,
+    listener: IntakeListener = SILENT,
 ) -> Totals:
     """Adds files and all that is below folders, each in a transaction of its own.
 
@@ -59,26 +73,22 @@ def add_files(
     :param sync: also remove the documents whose files were below ``paths`` and are gone.
     :param spares_empty: but none of a folder without any file: a disk that was unmounted leaves one.
     :param again: also read what is left out.
-    :param wants: asked of each file, whether it is looked at at all.
-    :param on_file: told of each file before it is looked at.
-    :param on_part: told, of a large file, what is being read of it.
-    :param on_broken: told of each file that can't be read, in a sentence; what is there of it stays.
     :raises KnowledgeError: the collection can't be written; the documents so far are kept.
     """
     totals = Totals()
     late: list[tuple[Path, str]] = []
     with Reading() as reading:
-        adding = _Adding(collection, reading, totals, embed, again, on_part, on_broken)
+        adding = _Adding(collection, reading, totals, embed, again, listener)
         for path, source in find_files(paths, totals.skipped):
-            if not wants(path):
+            if not listener.wants(path):
                 continue
-            on_file(source)
+            listener.on_file(source)
             try:
                 adding.add(path, source)
             except _OnceMoreError:
                 late.append((path, source))
         for path, source in late:
-            on_part(source, "once more")
+            listener.on_part(source, "once more")
             with suppress(_OnceMoreError):  # it is another one by now: the next time is its second
                 adding.add(path, source)
     if sync:
@@ -99,8 +109,7 @@ class _Adding:
     totals: Totals
     embed: Embed | None
     again: bool
-    on_part: Callable[[str, str], None]
-    on_broken: Callable[[Path, str], None]
+    listener: IntakeListener
 
     def add(self, path: Path, source: str) -> None:
         """:raises KnowledgeError: the collection can't be written."""
@@ -117,9 +126,7 @@ class _Adding:
             source = source if known is None else known.source
             if not self.again and quarantine.tries(path, origin) >= TRIES:
                 raise KnowledgeError(f"{source} could not be read within its limits; {_LEFT_OUT}")
-            document, passages = self.reading.read(
-                *(path, source, origin.size), on_progress=lambda part: self.on_part(source, part)
-            )
+            document, passages = self.reading.read(path, source, origin.size, self.listener)
         except ReadingError as error:
             if _is_still(path, origin):
                 if quarantine.note(path, origin) < TRIES:
@@ -140,7 +147,7 @@ class _Adding:
 
     def _note_broken(self, path: Path, sentence: str) -> None:
         self.totals.broken += 1
-        self.on_broken(path, sentence)
+        self.listener.on_broken(path, sentence)
 
 
 _LEFT_OUT = "it is left out until it changes or edgeslm knowledge add --again can read it"

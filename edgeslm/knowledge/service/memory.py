@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 from edgeslm.errors import KnowledgeError
 from edgeslm.knowledge.documents.passages import Document, split
@@ -13,14 +14,13 @@ from edgeslm.knowledge.index.queries import Memory
 from edgeslm.knowledge.readers.reader import check_document
 from edgeslm.storage.erasure_filter import Choice
 
+log = logging.getLogger("edgeslm.knowledge")
 
-def remember(
-    collection: Collection, memories: Sequence[Memory], on_refused: Callable[[str], None] = lambda why: None
-) -> int:
+
+def remember(collection: Collection, memories: Sequence[Memory]) -> int:
     """Puts all of them, on the disk at its end and in one transaction, which costs one sync. Without vectors,
-    until they are embedded.
+    until they are embedded. One that can't be kept is logged, without its text.
 
-    :param on_refused: told of each that can't be kept, in a sentence without its text.
     :return: how many are kept.
     :raises KnowledgeError: the collection can't be written; none is kept.
     """
@@ -31,7 +31,7 @@ def remember(
             try:
                 document = check_document(Document(memory.source, f"{memory.topic} {when}", memory.text))
             except KnowledgeError as error:
-                on_refused(str(error))
+                log.warning("a message can't be remembered: %s", error)
                 continue
             raw = memory.text.encode(errors="surrogatepass")
             expires = None if memory.keep_s is None else memory.at + memory.keep_s

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
 from types import MappingProxyType
@@ -18,7 +18,6 @@ class OpenCollections:
     """By name; of one thread.
 
     :param paths: name -> the collection's file. :param locks: see :class:`Collection`, by name.
-    :param on_new: told of each that is opened, for what was known of the one before.
     """
 
     def __init__(
@@ -27,12 +26,10 @@ class OpenCollections:
         *,
         writes: bool = False,
         locks: Mapping[str, FairLock] = NO_LOCKS,
-        on_new: Callable[[str], None] = lambda name: None,
     ) -> None:
         self._paths = paths
         self._writes = writes
         self._locks = locks
-        self._on_new = on_new
         self._open: dict[str, tuple[Collection, tuple[int, int]]] = {}
 
     def get(self, name: str) -> Collection:
@@ -45,7 +42,6 @@ class OpenCollections:
         collection = Collection(self._paths[name], writes=self._writes, lock=self._locks.get(name))
         collection.open()
         self._open[name] = (collection, _identity(collection.file))
-        self._on_new(name)
         return collection
 
     def close(self, name: str) -> None:

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from collections.abc import Awaitable, Coroutine, Sequence
+from dataclasses import replace
 from typing import Any, Protocol, TypeVar
 
 from edgeslm.errors import KnowledgeError
@@ -30,7 +31,7 @@ from edgeslm.knowledge.service.frames import (
     Remember,
     Remembered,
     Said,
-    Seek,
+    SearchPassages,
     Trouble,
     Vectors,
 )
@@ -125,20 +126,20 @@ class KnowledgeProcess:
                 self._fail(KnowledgeError("the collections were not opened"))
                 raise
 
-    async def seek(self, query: Query) -> list[Found]:
+    async def search(self, query: Query) -> list[Found]:
         """:raises KnowledgeError: a collection can't be searched."""
-        return list((await self._ask(Passages, lambda number: Seek(number, query))).found)
+        return list((await self._ask(Passages, SearchPassages(0, query))).found)
 
     async def compute(self, query: Query) -> TableAnswer | None:
         """:raises KnowledgeError: a collection can't be read."""
-        return (await self._ask(Computed, lambda number: Compute(number, query))).answer
+        return (await self._ask(Computed, Compute(0, query))).answer
 
     async def remember(self, collection: str, memory: Memory) -> None:
         """Returns when it is on the disk.
 
         :raises KnowledgeError: it can't be written.
         """
-        await self._ask(Remembered, lambda number: Remember(number, collection, memory))
+        await self._ask(Remembered, Remember(0, collection, memory))
 
     async def stop(self) -> None:
         self._stopped = True
@@ -147,7 +148,8 @@ class KnowledgeProcess:
         self._fail(KnowledgeError("the node is stopping"))
         await self._child.stop(STOP_GRACE_S)  # killed in a transaction, that is as if it never was
 
-    async def _ask(self, answer: type[_Answer], make: Callable[[int], Asked]) -> _Answer:
+    async def _ask(self, answer: type[_Answer], asked: Asked) -> _Answer:
+        """:param asked: without its number, which each try has of its own."""
         attempt = 1
         while True:
             await self.start()
@@ -156,7 +158,7 @@ class KnowledgeProcess:
             self._number += 1
             future: asyncio.Future[_Answer] = asyncio.get_running_loop().create_future()
             try:
-                self._child.send(make(self._number))
+                self._child.send(replace(asked, number=self._number))
             except FrameError as error:
                 raise KnowledgeError(f"collections can't be asked that: {error}") from None
             number = self._number

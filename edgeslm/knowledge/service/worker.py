@@ -12,18 +12,16 @@ import logging
 import os
 import signal
 import sys
-from collections.abc import Callable, Sequence
-from functools import partial
+from collections.abc import Sequence
 
 from edgeslm.errors import KnowledgeError
 from edgeslm.ipc.pipe import Pipe, Refused
 from edgeslm.knowledge.index.collection import Collection
-from edgeslm.knowledge.index.queries import CollectionSpec, Query, parse_spec
+from edgeslm.knowledge.index.queries import CollectionSpec, parse_spec
 from edgeslm.knowledge.index.search import Place, search_all
 from edgeslm.knowledge.service.frames import (
     FROM_COLLECTIONS,
     TO_COLLECTIONS,
-    Answered,
     Asked,
     Compute,
     Computed,
@@ -32,7 +30,7 @@ from edgeslm.knowledge.service.frames import (
     Ready,
     Remember,
     Said,
-    Seek,
+    SearchPassages,
 )
 from edgeslm.knowledge.service.indexer import Indexer
 from edgeslm.knowledge.service.opened import OpenCollections
@@ -70,34 +68,34 @@ class Searcher:
         self._encoders = {spec.name: spec.encoder for spec in specs}
         self.opened = OpenCollections({spec.name: spec.path for spec in specs})
 
-    def search(self, number: int, query: Query) -> Passages:
+    def answer(self, asked: SearchPassages | Compute) -> Passages | Computed:
         """:raises KnowledgeError: a collection can't be read."""
-        places = []
+        return self._search(asked) if isinstance(asked, SearchPassages) else self._compute(asked)
+
+    def _search(self, asked: SearchPassages) -> Passages:
+        places, query = [], asked.query
         for name in query.collections:
             collection = self.opened.get(name)
             tag, own = collection.encoder, self._encoders[name]
             is_embedded = tag is not None and own is not None and tag.digest == own.digest
             places.append(Place(collection, query.vector if is_embedded else None, name))
-        return Passages(number, tuple(search_all(places, query.question, k=query.k, only=query.only)))
+        return Passages(asked.number, tuple(search_all(places, query.question, k=query.k, only=query.only)))
 
-    def compute(self, number: int, query: Query) -> Computed:
-        """What the tables say, if all collections that have an answer have the same.
-
-        :raises KnowledgeError: a collection can't be read.
-        """
-        answers = []
+    def _compute(self, asked: Compute) -> Computed:
+        """What the tables say, if all collections that have an answer have the same."""
+        answers, query = [], asked.query
         for name in query.collections:
             answer = answer_from_tables(self.opened.get(name), query.question, only=query.only)
             if answer is not None:
                 answers.append(answer)
         agree = len({answer.values for answer in answers}) == 1
-        return Computed(number, answers[0] if agree else None)
+        return Computed(asked.number, answers[0] if agree else None)
 
 
 def serve(pipe: Pipe, specs: list[CollectionSpec]) -> None:
     """Opens the collections, says so, and answers until the pipe closes."""
     mailbox = Mailbox(pipe)
-    indexer = Indexer([spec for spec in specs if spec.is_kept], mailbox.send)
+    indexer = Indexer([spec for spec in specs if spec.is_kept], mailbox)
     searcher = Searcher(specs)
     try:
         indexer.make()
@@ -110,10 +108,8 @@ def serve(pipe: Pipe, specs: list[CollectionSpec]) -> None:
     indexer.start()
     while True:
         match mailbox.receive():
-            case Seek(number, query):
-                _answer(mailbox, number, partial(searcher.search, number, query))
-            case Compute(number, query):
-                _answer(mailbox, number, partial(searcher.compute, number, query))
+            case SearchPassages() | Compute() as asked:
+                _answer(mailbox, searcher, asked)
             case Remember(number, collection, memory):
                 indexer.remember(number, collection, memory)
             case vectors:
@@ -129,15 +125,15 @@ def _check_encoder(spec: CollectionSpec, collection: Collection) -> None:
         )
 
 
-def _answer(mailbox: Mailbox, number: int, work: Callable[[], Answered]) -> None:
+def _answer(mailbox: Mailbox, searcher: Searcher, asked: SearchPassages | Compute) -> None:
     try:
-        mailbox.send(work())
+        mailbox.send(searcher.answer(asked))
     except KnowledgeError as error:
-        mailbox.send(Failed(number, str(error)))
+        mailbox.send(Failed(asked.number, str(error)))
     except Exception as error:  # a mistake of ours; the type alone, since its text may quote the question
         log.error("a search failed: %s", type(error).__name__)
         log.debug("a search failed", exc_info=True)
-        mailbox.send(Failed(number, f"the search failed ({type(error).__name__})"))
+        mailbox.send(Failed(asked.number, f"the search failed ({type(error).__name__})"))
 
 
 def main(argv: list[str]) -> None:

@@ -47,7 +47,7 @@ def test_a_watched_collection_is_made_by_the_node_but_its_folder_must_be_there(t
 
 
 def test_what_lies_in_a_home_is_told(tmp_path: Path) -> None:
-    shelf = {"k": {"path": "/srv/k", "watch": ["/home/pi/manuals"]}}
-    (finding,) = judge_homes(config_of(knowledge=shelf, state_dir="/var/lib/edgeslm"))
+    knowledge = {"k": {"path": "/srv/k", "watch": ["/home/pi/manuals"]}}
+    (finding,) = judge_homes(config_of(knowledge=knowledge, state_dir="/var/lib/edgeslm"))
     assert finding.level == "warn" and finding.text.endswith(": /home/pi/manuals")
     assert judge_homes(config_of(knowledge={"k": {"path": "/srv/k"}}, state_dir="/var/lib/edgeslm")) == []

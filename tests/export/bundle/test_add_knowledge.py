@@ -17,7 +17,7 @@ from edgeslm.knowledge.index.queries import Memory
 from edgeslm.knowledge.index.search import search
 from edgeslm.knowledge.service.intake import add_files
 from edgeslm.knowledge.service.memory import remember
-from tests.knowledge.shelf import TAG, faults, hash_embed
+from tests.knowledge.collection_samples import TAG, faults, hash_embed
 from tests.nodes import write_bundle
 
 

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from edgeslm.errors import KnowledgeError
 from edgeslm.knowledge.index.collection import BATCH, Collection, EncoderTag
 from edgeslm.knowledge.index.search import search
-from tests.knowledge.shelf import (
+from tests.knowledge.collection_samples import (
     OTHER_TAG,
     TAG,
     faults,

@@ -24,7 +24,7 @@ from edgeslm.knowledge.index.database import (
     transaction,
 )
 from edgeslm.knowledge.index.search import search
-from tests.knowledge.shelf import make_document, make_origin
+from tests.knowledge.collection_samples import make_document, make_origin
 
 
 def make_collection(file: Path) -> Path:

@@ -20,7 +20,7 @@ from edgeslm.knowledge.index.queries import CollectionSpec, encode_spec, parse_s
         CollectionSpec("manuals", Path("kb"), watch=(Path("/x"),)),
     ],
 )
-def test_a_shelf_comes_out_as_it_went_in(spec: CollectionSpec) -> None:
+def test_a_spec_comes_out_as_it_went_in(spec: CollectionSpec) -> None:
     assert parse_spec(encode_spec(spec)) == spec
 
 

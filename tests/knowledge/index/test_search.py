@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from edgeslm.knowledge.index.collection import Collection, Kept
 from edgeslm.knowledge.index.search import Filter, Found, Weights, fuse, neighbours, search
-from tests.knowledge.shelf import TAG, hash_embed, make_document, make_origin
+from tests.knowledge.collection_samples import TAG, hash_embed, make_document, make_origin
 
 TEXTS = {
     "press.md": ("oil the press each week", "clean the press with a cloth", "stop the press when it smells"),

@@ -18,8 +18,8 @@ from edgeslm.knowledge.index.database import FORMAT
 from edgeslm.knowledge.index.table_store import KeptTable, find_cells, passages_of, read_rows, read_tables
 from edgeslm.knowledge.index.table_terms import key_of
 from edgeslm.knowledge.service.intake import add_files
+from tests.knowledge.collection_samples import faults, make_origin
 from tests.knowledge.sheets import PARTS, PRESSES, ask, make_sheets, read, take_values
-from tests.knowledge.shelf import faults, make_origin
 
 VALVE = key_of("valve v12")
 

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from edgeslm.errors import KnowledgeError
 from edgeslm.knowledge.documents.passages import Document, Passage, split
 from edgeslm.knowledge.readers import limited, read_worker
-from edgeslm.knowledge.readers.limited import Reading, ReadingError, limits_of
+from edgeslm.knowledge.readers.limited import Reading, ReadingError, ReadingListener, limits_of
 from edgeslm.knowledge.readers.reader import read_document
 from tests.knowledge.pdfs import make_pdf, write_objects
 from tests.knowledge.readers import bad_reader
@@ -31,7 +31,7 @@ TEXTS = {
 
 def read(path: Path) -> tuple[Document, list[Passage]]:
     with Reading() as reader:
-        return reader.read(path, path.name, path.stat().st_size)
+        return reader.read(path, path.name, path.stat().st_size, ReadingListener())
 
 
 @pytest.mark.parametrize("name", TEXTS)
@@ -49,12 +49,12 @@ def test_one_child_reads_many_files_and_says_why_one_cannot_be_read(tmp_path: Pa
     (tmp_path / "b.pdf").write_bytes(b"no pdf")
     with Reading() as reader:
         for _ in range(2):
-            assert reader.read(tmp_path / "a.txt", "a", 7)[1][0].text == "Oil it."
+            assert reader.read(tmp_path / "a.txt", "a", 7, ReadingListener())[1][0].text == "Oil it."
             with pytest.raises(KnowledgeError, match=r"^b is no PDF") as caught:
-                reader.read(tmp_path / "b.pdf", "b", 6)
+                reader.read(tmp_path / "b.pdf", "b", 6, ReadingListener())
             assert not isinstance(caught.value, ReadingError)
         with pytest.raises(KnowledgeError, match=r"^c is not there"):
-            reader.read(tmp_path / "c.txt", "c", 0)
+            reader.read(tmp_path / "c.txt", "c", 0, ReadingListener())
 
 
 def test_what_the_reader_logs_is_logged(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -84,9 +84,9 @@ def test_a_file_that_crashes_or_never_ends_or_takes_all_memory_is_given_up(
         (folder / name).write_text("Oil it.")
     with Reading() as reader:
         with pytest.raises(ReadingError) as caught:
-            reader.read(folder / "bomb.txt", "a.txt", 7)
+            reader.read(folder / "bomb.txt", "a.txt", 7, ReadingListener())
         monkeypatch.setattr(limited, "MOST_S", 60.0)
-        assert reader.read(folder / "lathe.txt", "b", 7)[1][0].text == "Oil it."
+        assert reader.read(folder / "lathe.txt", "b", 7, ReadingListener())[1][0].text == "Oil it."
     assert str(caught.value) == why
 
 
@@ -124,7 +124,7 @@ def test_limits_grow_with_the_file() -> None:
     st.recursive(st.none() | st.integers() | st.floats() | st.text(), lambda part: st.lists(part, max_size=4))
 )
 def test_what_no_child_of_ours_says_ends_it(said: object) -> None:
-    content = limited._Content(lambda part: None)
+    content = limited._Content("a.txt", ReadingListener())
     for key in ("passages", "rows"):
         with contextlib.suppress(ValueError):
             content.take({key: said})
@@ -132,7 +132,7 @@ def test_what_no_child_of_ours_says_ends_it(said: object) -> None:
 
 def test_more_than_a_document_can_be_is_not_taken(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(limited, "_MOST_CHARACTERS", 100)
-    content = limited._Content(lambda part: None)
+    content = limited._Content("a.txt", ReadingListener())
     with pytest.raises(ValueError, match=r"^$"):
         content.take({"passages": [[[], "x" * 60, 0, 60]] * 2})
 

@@ -14,11 +14,11 @@ from edgeslm.errors import KnowledgeError
 from edgeslm.knowledge.documents.passages import Document, split
 from edgeslm.knowledge.index.collection import Collection
 from edgeslm.knowledge.readers import docx, office
-from edgeslm.knowledge.readers.limited import Reading
+from edgeslm.knowledge.readers.limited import Reading, ReadingListener
 from edgeslm.knowledge.readers.reader import read_document
+from tests.knowledge.collection_samples import make_origin
 from tests.knowledge.office_files import docx_of, make_package, pptx_of, xlsx_of
 from tests.knowledge.sheets import ask
-from tests.knowledge.shelf import make_origin
 
 MADE = Path(__file__).parent / "office"
 """By python-docx 1.2, openpyxl 3.1 and python-pptx 1.0."""
@@ -83,7 +83,7 @@ def test_the_sheets_of_a_workbook_are_a_table() -> None:
 def test_they_are_read_in_the_child_and_packed(tmp_path: Path, name: str) -> None:
     path = MADE / name
     with Reading() as reading:
-        document, found = reading.read(path, name, path.stat().st_size)
+        document, found = reading.read(path, name, path.stat().st_size, ReadingListener())
     expected = read_document(path, name)
     assert (found, document.table) == (split(expected), expected.table)
 

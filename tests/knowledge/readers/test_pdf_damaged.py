@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from edgeslm.errors import KnowledgeError
-from edgeslm.knowledge.readers.limited import Reading
+from edgeslm.knowledge.readers.limited import Reading, ReadingListener
 from tests.knowledge.pdfs import make_pdf
 
 FILES = 1000
@@ -53,7 +53,7 @@ def test_a_thousand_damaged_files_are_read_or_refused_in_a_sentence(tmp_path: Pa
         for content in damaged(FILES):
             path.write_bytes(content)
             try:
-                document, passages = reading.read(path, "a.pdf", len(content))
+                document, passages = reading.read(path, "a.pdf", len(content), ReadingListener())
             except KnowledgeError as error:
                 assert re.fullmatch(r"a\.pdf [^\n]{10,120}", str(error)), str(error)
                 came[str(error)] += 1
@@ -61,5 +61,5 @@ def test_a_thousand_damaged_files_are_read_or_refused_in_a_sentence(tmp_path: Pa
                 assert document.source == "a.pdf" and passages
                 came["read"] += 1
         path.write_bytes(make_pdf([["Vent it."]]))
-        assert reading.read(path, "a.pdf", 900)[1][0].text == "Vent it."
+        assert reading.read(path, "a.pdf", 900, ReadingListener())[1][0].text == "Vent it."
     assert came["read"] > FILES / 5 and came.total() == FILES, came

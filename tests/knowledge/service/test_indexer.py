@@ -28,8 +28,8 @@ from edgeslm.knowledge.service.frames import Embed, Failed, Remembered, Said, Tr
 from edgeslm.knowledge.service.indexer import Indexer
 from edgeslm.knowledge.service.intake import add_files
 from edgeslm.knowledge.service.memory import remember
+from tests.knowledge.collection_samples import TAG, hash_embed
 from tests.knowledge.readers import bad_reader
-from tests.knowledge.shelf import TAG, hash_embed
 
 LIMIT_S = 60.0
 _Said = TypeVar("_Said", Embed, Failed, Remembered, Trouble)
@@ -90,7 +90,7 @@ def settled(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def start(parent: Parent, spec: CollectionSpec, *, embeds: bool = True) -> Indexer:
     """:param embeds: else what is to be embedded gets no answer."""
-    indexer = Indexer([spec], parent.send, sweep_every_s=0.05)
+    indexer = Indexer([spec], parent, sweep_every_s=0.05)
     parent.indexer = indexer if embeds else None
     indexer.make()
     indexer.start()
@@ -433,7 +433,7 @@ def test_messages_of_one_collection_do_not_wait_for_another(
     (folder / "large.txt").write_text("Oil it.")
     specs = [CollectionSpec("manuals", tmp_path / "kb", watch=(folder,), writes=True)]
     specs.append(CollectionSpec("log", tmp_path / "log", writes=True))
-    indexer = Indexer(specs, parent.send, sweep_every_s=0.05)
+    indexer = Indexer(specs, parent, sweep_every_s=0.05)
     indexer.make()
     indexer.start()
     assert is_written.wait(LIMIT_S)
@@ -446,7 +446,7 @@ def test_messages_of_one_collection_do_not_wait_for_another(
 
 
 def test_a_message_for_a_collection_without_any_is_refused(tmp_path: Path, parent: Parent) -> None:
-    Indexer([CollectionSpec("manuals", tmp_path / "kb")], parent.send).remember(1, "manuals", MESSAGE)
+    Indexer([CollectionSpec("manuals", tmp_path / "kb")], parent).remember(1, "manuals", MESSAGE)
     assert parent.messages == [Failed(1, "messages are not remembered in manuals")]
 
 
@@ -471,7 +471,7 @@ def test_many_that_expired_are_removed_some_at_a_time(
     with Collection(spec.path, writes=True) as collection:
         remember(collection, old)
     monkeypatch.setattr(module, "TOGETHER", 2)
-    indexer = Indexer([spec], parent.send, sweep_every_s=0.05)
+    indexer = Indexer([spec], parent, sweep_every_s=0.05)
     indexer.remember(1, "log", MESSAGE)
     indexer.make()
     indexer.start()

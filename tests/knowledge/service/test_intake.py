@@ -16,9 +16,25 @@ from edgeslm.knowledge.index.collection import Collection, DocumentOrigin
 from edgeslm.knowledge.index.search import search
 from edgeslm.knowledge.readers import limited
 from edgeslm.knowledge.service import quarantine
-from edgeslm.knowledge.service.intake import Totals, add_files
+from edgeslm.knowledge.service.intake import IntakeListener, Totals, add_files
+from tests.knowledge.collection_samples import TAG, faults, hash_embed
 from tests.knowledge.readers import bad_reader
-from tests.knowledge.shelf import TAG, faults, hash_embed
+
+
+class Listener(IntakeListener):
+    def __init__(self) -> None:
+        self.files: list[str] = []
+        self.parts: list[str] = []
+        self.broken: dict[Path, str] = {}
+
+    def on_file(self, source: str) -> None:
+        self.files.append(source)
+
+    def on_part(self, source: str, part: str) -> None:
+        self.parts.append(f"{source} {part}")
+
+    def on_broken(self, path: Path, sentence: str) -> None:
+        self.broken[path] = sentence
 
 
 @pytest.fixture
@@ -141,10 +157,9 @@ def test_a_folder_with_a_name_that_begins_alike_is_another(collection: Collectio
 
 def test_a_broken_file_is_told_and_the_others_go_on(collection: Collection, folder: Path) -> None:
     write(folder / "broken.csv", "a\0b")
-    said: list[str] = []
-    totals = add_files(
-        collection, [folder, folder / "missing.txt"], on_broken=lambda _, why: said.append(why)
-    )
+    listener = Listener()
+    totals = add_files(collection, [folder, folder / "missing.txt"], listener=listener)
+    said = [*listener.broken.values()]
     assert (totals.added, totals.broken) == (2, 2)
     assert len(said) == 2
     assert "broken.csv" in said[0]
@@ -169,9 +184,9 @@ def test_a_file_keeps_its_name_whichever_folder_it_comes_with(collection: Collec
 def test_another_file_of_the_same_name_is_no_change(collection: Collection, folder: Path) -> None:
     add_files(collection, [folder])
     other = write(folder.parent / "others/lathe.txt", "Another lathe.")
-    said: list[str] = []
-    assert add_files(collection, [other.parent], on_broken=lambda _, why: said.append(why)).broken == 1
-    assert said == [
+    listener = Listener()
+    assert add_files(collection, [other.parent], listener=listener).broken == 1
+    assert [*listener.broken.values()] == [
         f"{other}: the collection has a lathe.txt already, from {folder / 'lathe.txt'}; add a folder that "
         "both lie in, or use a collection for each"
     ]
@@ -221,24 +236,21 @@ def tries(bomb: Path) -> int:
 def test_a_file_that_crashes_its_reader_is_tried_once_more_behind_the_others_and_left_out(
     collection: Collection, folder: Path, bomb: Path
 ) -> None:
-    files, said = list[str](), list[str]()
-
-    def note(_: Path, why: str) -> None:
-        said.append(why)
-
-    totals = add_files(collection, [folder], on_file=files.append, on_broken=note)
+    listener = Listener()
+    totals = add_files(collection, [folder], listener=listener)
     assert (totals.added, totals.broken, tries(bomb)) == (2, 1, 2)
-    assert files == ["bomb.txt", "lathe.txt", "press/4.md"]
-    assert said == [
+    assert listener.files == ["bomb.txt", "lathe.txt", "press/4.md"]
+    assert listener.parts == ["bomb.txt once more"]
+    assert [*listener.broken.values()] == [
         "bomb.txt ended the process that read it; it is left out until it changes or edgeslm knowledge add "
         "--again can read it"
     ]
     os.utime(bomb, (5, 5))
     shutil.copy(bomb, folder / "bomb-2.txt")
     bomb.rename(folder / "bomb-3.txt")
-    assert add_files(collection, [folder], on_broken=note).broken == 2
+    assert add_files(collection, [folder], listener=listener).broken == 2
     assert tries(bomb) == 2, "another date and another name are no other content"
-    assert "could not be read within its limits" in said[-1]
+    assert "could not be read within its limits" in listener.broken[folder / "bomb-3.txt"]
 
 
 def test_what_was_left_out_is_read_when_it_changes_or_is_asked_for(
@@ -271,9 +283,9 @@ def test_a_file_that_is_replaced_while_it_is_read_is_not_left_out(
     act = "os.truncate(path, 3); os._exit(9)"
     monkeypatch.setattr(limited, "COMMAND", bad_reader.command(act))
     bomb = write(folder / "bomb.txt", "Oil it.")
-    said = list[str]()
-    assert add_files(collection, [bomb], on_broken=lambda _, why: said.append(why)).broken == 1
-    assert (said, tries(bomb)) == (["bomb.txt changed while it was read"], 1)
+    listener = Listener()
+    assert add_files(collection, [bomb], listener=listener).broken == 1
+    assert (listener.broken, tries(bomb)) == ({bomb: "bomb.txt changed while it was read"}, 1)
     assert quarantine.Quarantine(collection).left_out() == set()
 
 
@@ -286,13 +298,13 @@ def test_a_file_that_claims_terabytes_is_not_read_to_its_end(
 ) -> None:
     with (tmp_path / name).open("wb") as file:
         file.truncate(1 << 43)
-    broken: dict[Path, str] = {}
-    add_files(collection, [tmp_path / name], on_broken=broken.__setitem__)
-    assert f"more than {most}" in broken[tmp_path / name]
+    listener = Listener()
+    add_files(collection, [tmp_path / name], listener=listener)
+    assert f"more than {most}" in listener.broken[tmp_path / name]
 
 
 def test_a_pipe_is_not_waited_for(collection: Collection, tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "a.md")
-    broken: dict[Path, str] = {}
-    add_files(collection, [tmp_path / "a.md"], on_broken=broken.__setitem__)
-    assert broken[tmp_path / "a.md"].endswith("is no file.")
+    listener = Listener()
+    add_files(collection, [tmp_path / "a.md"], listener=listener)
+    assert listener.broken[tmp_path / "a.md"].endswith("is no file.")

@@ -13,7 +13,7 @@ from edgeslm.knowledge.index.collection import Collection
 from edgeslm.knowledge.index.queries import Memory
 from edgeslm.knowledge.index.search import Filter, search
 from edgeslm.knowledge.service.memory import remember
-from tests.knowledge.shelf import faults
+from tests.knowledge.collection_samples import faults
 
 MESSAGE = Memory("press/4/log", "a1", "bearing 7 runs hot", 1000.0, keep_s=60.0)
 
@@ -45,12 +45,13 @@ def test_a_message_is_found_until_its_time_is_over(collection: Collection) -> No
     assert collection.remove_expired(1061.0) == 1
 
 
-def test_what_is_no_text_is_told_and_stops_nothing(collection: Collection) -> None:
-    refused: list[str] = []
+def test_what_is_no_text_is_told_and_stops_nothing(
+    collection: Collection, caplog: pytest.LogCaptureFixture
+) -> None:
     blank = replace(MESSAGE, name="a0", text=" \n")
     half = replace(MESSAGE, name="a2", text="half a pair \ud800 of it")
-    assert remember(collection, [blank, half, MESSAGE], refused.append) == 2
-    assert refused == ["press/4/log a0 has no text in it."]
+    assert remember(collection, [blank, half, MESSAGE]) == 2
+    assert caplog.messages == ["a message can't be remembered: press/4/log a0 has no text in it."]
 
 
 def test_all_messages_of_a_turn_are_there_or_none(

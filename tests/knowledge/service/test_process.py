@@ -19,8 +19,8 @@ from edgeslm.knowledge.index.collection import Collection
 from edgeslm.knowledge.index.queries import CollectionSpec, Memory, Query
 from edgeslm.knowledge.service import process as module
 from edgeslm.knowledge.service.process import KnowledgeProcess
+from tests.knowledge.collection_samples import TAG, hash_embed, make_document, make_origin
 from tests.knowledge.readers import bad_reader
-from tests.knowledge.shelf import TAG, hash_embed, make_document, make_origin
 
 LIMIT_S = 60.0
 WITH_BAD_READER = """
@@ -77,10 +77,10 @@ def query(question: str = "oil", *collections: str, vector: bool = False) -> Que
 def test_passages_come_back_with_their_figures(spec: CollectionSpec) -> None:
     async def scene() -> None:
         async with running(spec) as process:
-            (by_words,) = await process.seek(query())
+            (by_words,) = await process.search(query())
             assert (by_words.source, by_words.text) == ("press.md", "Oil the press each week.")
             assert (by_words.cosine, by_words.collection) == (None, "manuals")
-            (found,) = await process.seek(query(vector=True))
+            (found,) = await process.search(query(vector=True))
             assert found.cosine is not None
 
     play(scene)
@@ -94,7 +94,7 @@ def test_several_collections_are_one_ranking(spec: CollectionSpec, tmp_path: Pat
             await process.remember(
                 "log", Memory("press/4", "1", "oil is low, oil the press now", time.time())
             )
-            found = await process.seek(query("oil the press", "manuals", "log"))
+            found = await process.search(query("oil the press", "manuals", "log"))
             assert {one.collection for one in found} == {"manuals", "log"}
             assert [one.score for one in found] == sorted((one.score for one in found), reverse=True)
 
@@ -106,11 +106,11 @@ def test_a_killed_process_is_started_again_and_asked_again(spec: CollectionSpec)
         async with running(spec) as process:
             assert process.pid is not None
             os.kill(process.pid, signal.SIGSTOP)
-            asking = asyncio.create_task(process.seek(query()))
+            asking = asyncio.create_task(process.search(query()))
             await asyncio.sleep(0.05)
             os.kill(process.pid, signal.SIGKILL)
             assert len(await asking) == 1
-            assert len(await process.seek(query())) == 1
+            assert len(await process.search(query())) == 1
 
     play(scene)
 
@@ -150,11 +150,11 @@ def test_searches_and_messages_do_not_wait_for_a_bad_file_which_is_left_out_for_
                 for number in range(20):
                     memory = Memory("press/4", str(number), "bearing runs hot", time.time())
                     await process.remember("manuals", memory)
-                    assert await process.seek(query("bearing"))
+                    assert await process.search(query("bearing"))
                 assert tries.read_text() == "x", "all of that came while it was read for the first time"
             while not any("bomb.txt" in problem for problem in process.problems):
                 await asyncio.sleep(0.02)
-            assert [one.source for one in await process.seek(query("lathe"))] == ["lathe.txt"]
+            assert [one.source for one in await process.search(query("lathe"))] == ["lathe.txt"]
             await process.stop()
             assert tries.read_text() == "xx"
             os.utime(folder / "bomb.txt", (6, 6))  # another date is no other file
@@ -180,7 +180,7 @@ def test_one_that_ends_again_and_again_is_left_alone_for_longer_each_time(
             for _ in range(3):
                 assert pid is not None
                 os.kill(pid, signal.SIGKILL)
-                while process.pid in (None, pid) or not (await process.seek(query())):
+                while process.pid in (None, pid) or not (await process.search(query())):
                     await sleep(0.01)
                 pid = process.pid
             monkeypatch.setattr(asyncio, "sleep", sleep)
@@ -264,14 +264,14 @@ def test_another_encoder_is_refused(spec: CollectionSpec) -> None:
 def test_a_collection_that_was_replaced_is_opened_anew(spec: CollectionSpec) -> None:
     async def scene() -> None:
         async with running(spec) as process:
-            assert await process.seek(query("oil"))
+            assert await process.search(query("oil"))
             for file in spec.path.parent.glob("kb*"):
                 file.unlink()
             with pytest.raises(KnowledgeError, match="there is no collection"):
-                await process.seek(query("oil"))
+                await process.search(query("oil"))
             with Collection(spec.path, writes=True) as collection:
                 collection.put(*make_document("lathe.md", "Grease the lathe."), make_origin())
-            assert [one.source for one in await process.seek(query("grease"))] == ["lathe.md"]
+            assert [one.source for one in await process.search(query("grease"))] == ["lathe.md"]
 
     play(scene)
 
@@ -281,14 +281,14 @@ def test_what_waits_when_it_is_stopped_is_told(spec: CollectionSpec) -> None:
         async with running(spec) as process:
             assert process.pid is not None
             os.kill(process.pid, signal.SIGSTOP)
-            asking = asyncio.create_task(process.seek(query()))
+            asking = asyncio.create_task(process.search(query()))
             await asyncio.sleep(0.05)
             os.kill(process.pid, signal.SIGCONT)
             await process.stop()
             with pytest.raises(KnowledgeError, match="stopping"):
                 await asking
             with pytest.raises(KnowledgeError, match="stopping"):
-                await process.seek(query())
+                await process.search(query())
 
     play(scene)
 
@@ -319,7 +319,7 @@ def test_vectors_that_come_late_are_not_those_of_another_process(spec: Collectio
             while len(texts_of) < 2:
                 await asyncio.sleep(0.01)
             question = Query(("manuals",), texts_of[1][0], 1, hash_embed(texts_of[1])[0])
-            while (found := await process.seek(question))[0].cosine is None:
+            while (found := await process.search(question))[0].cosine is None:
                 await asyncio.sleep(0.01)
             assert found[0].cosine > 0.99
         finally:
@@ -375,7 +375,7 @@ def test_a_hostile_process_gets_nothing_into_the_parent_and_is_replaced(
     async def scene() -> None:
         process = KnowledgeProcess([spec], embed=embed, command=(sys.executable, "-P", "-c", script))
         await process.start()
-        assert [one.source for one in await process.seek(query())] == ["press.md"]
+        assert [one.source for one in await process.search(query())] == ["press.md"]
         assert flag.exists() and process.problems == []
         await process.stop()
 
@@ -387,8 +387,8 @@ def test_a_question_that_no_frame_can_carry_fails_alone(spec: CollectionSpec) ->
     async def scene() -> None:
         async with running(spec) as process:
             with pytest.raises(KnowledgeError, match="can't be asked that"):
-                await process.seek(replace(query(), vector=(float("nan"),)))
-            assert await process.seek(query())
+                await process.search(replace(query(), vector=(float("nan"),)))
+            assert await process.search(query())
 
     play(scene)
 

@@ -13,7 +13,7 @@ from edgeslm.knowledge.index.collection import Collection
 from edgeslm.knowledge.index.database import write_copy
 from edgeslm.knowledge.service import quarantine as module
 from edgeslm.knowledge.service.quarantine import Quarantine
-from tests.knowledge.shelf import make_origin
+from tests.knowledge.collection_samples import make_origin
 
 FILE, BAD = Path("/srv/a.pdf"), make_origin("bad")
 

@@ -18,8 +18,8 @@ from edgeslm.knowledge.index.search import Filter
 from edgeslm.knowledge.table_qa import answers
 from edgeslm.knowledge.table_qa.answers import MOST_TABLES, answer_from_tables
 from edgeslm.knowledge.table_qa.query import MOST_CITED
+from tests.knowledge.collection_samples import make_origin
 from tests.knowledge.sheets import PARTS, PRESSES, ask, make_sheets, read, take_values
-from tests.knowledge.shelf import make_origin
 
 
 @pytest.fixture(scope="module")
