@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from edgeslm.protocol.versions import why_not_spoken
 from edgeslm.telemetry.fleet import entry_of, inventory, table
 from edgeslm.telemetry.overview import Painter
 
@@ -14,7 +13,7 @@ NOW = 1_800_000_000.0
 
 
 def test_every_key_of_a_node_in_the_inventory_is_described() -> None:
-    entry = entry_of("hall", {"health": {"at": NOW}}, NOW, why_not_spoken)
+    entry = entry_of("hall", {"health": {"at": NOW}}, NOW)
     document = inventory([entry])
     rows = PAGE[PAGE.index("| key of a node |") :].split("\n\n")[0].splitlines()[2:]
     described = [key for row in rows for key in re.findall(r"`(\w+)`", row.split("|")[1])]
@@ -50,7 +49,7 @@ def test_the_table_that_is_shown_is_what_is_printed() -> None:
         ),
     }
     entries = [
-        entry_of(name, {"state": {"state": state}, "info": about, "health": now}, NOW, why_not_spoken)
+        entry_of(name, {"state": {"state": state}, "info": about, "health": now}, NOW)
         for name, (state, about, now) in said.items()
     ]
     lines = table(entries, width=100, title="fleet at mqtt://localhost", paint=Painter(coloured=False))

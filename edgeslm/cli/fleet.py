@@ -77,7 +77,6 @@ def _is_of(entry: FleetNode, pool: str) -> bool:
 
 def _heard(arguments: argparse.Namespace) -> list[FleetNode]:
     """:raises BrokerError: the broker can't be reached, lets nobody read, or has heard of no such node."""
-    from edgeslm.protocol.versions import why_not_spoken
     from edgeslm.telemetry.fleet import entry_of
 
     address = address_of(arguments)
@@ -93,7 +92,6 @@ def _heard(arguments: argparse.Namespace) -> list[FleetNode]:
             one.node,
             one.documents,
             now,
-            why_not_spoken,
             site=one.site,
             unreachable=one.site in uplinks and not uplinks[one.site].is_up,
         )

@@ -10,9 +10,10 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any
 
 import jinja2
 from jinja2 import meta, nodes
@@ -20,8 +21,6 @@ from jinja2 import meta, nodes
 from edgeslm.config.sandbox import Sandbox, plain_text, prove_limits, spending
 from edgeslm.errors import TemplateError
 from edgeslm.protocol.topic_filters import topic_name_fault
-
-T = TypeVar("T")
 
 OUTPUT_LIMIT = 1_048_576
 """Most characters that a template may come to."""
@@ -63,27 +62,63 @@ def _no_number(text: str) -> Any:
     raise ValueError(f"{text} is not JSON")
 
 
-def make_input(source: str) -> Callable[[Scope], str]:
-    """A callable that fills in a text. Numbers, truth values and objects appear as in JSON.
+class Template:
+    """A template ready to be filled in."""
 
-    :raises TemplateError: the template doesn't compile; the callable: it doesn't fit the message.
+    def __init__(self, environment: Sandbox, tree: nodes.Template) -> None:
+        with _compiling():
+            self.compiled = environment.from_string(tree)
+
+    def __call__(self, scope: Scope) -> str:
+        """:raises TemplateError: it doesn't fit the message."""
+        parts: list[str] = []
+        length = 0
+        with _filling_in():
+            for part in self.compiled.generate(scope.variables()):
+                length += len(part)
+                if length > OUTPUT_LIMIT:
+                    raise TemplateError(f"the template comes to more than {OUTPUT_LIMIT} characters")
+                parts.append(part)
+        return "".join(parts)
+
+
+class TopicTemplate(Template):
+    """A template of a topic."""
+
+    def __call__(self, scope: Scope) -> str:
+        """:raises TemplateError: as of any template, or what comes out can't be published to."""
+        topic = super().__call__(scope)
+        if fault := topic_name_fault(topic):
+            raise TemplateError(f"the topic {_short(topic)} {fault}")
+        return topic
+
+
+class Condition:
+    """Whether a condition holds: whether its template writes :data:`HOLDS`."""
+
+    def __init__(self, template: Template) -> None:
+        self.compiled = template
+
+    def __call__(self, scope: Scope) -> bool:
+        return self.compiled(scope) == HOLDS
+
+
+def make_input(source: str) -> Template:
+    """A text. Numbers, truth values and objects appear as in JSON.
+
+    :raises TemplateError: the template doesn't compile.
     """
     environment = Sandbox(plain_text)
-    template = _compile(environment, source)
-
-    def render(scope: Scope) -> str:
-        return _render(template, scope)
-
-    return render
+    return Template(environment, _parse(environment, source))
 
 
-def make_topic(source: str) -> Callable[[Scope], str]:
-    """A callable that fills in the topic to publish to.
+def make_topic(source: str) -> TopicTemplate:
+    """The topic to publish to.
 
     If the template uses ``payload``, no value in it may hold a slash (other than ``topic_name`` as a whole
     and texts of the template itself), so that a payload can't choose among topics of other depths.
 
-    :raises TemplateError: as in ``make_input``, or the topic that comes out can't be published to.
+    :raises TemplateError: the template doesn't compile.
     """
     tree = _parse(Sandbox(plain_text), source)
     own_texts = _slashed(tree)
@@ -94,15 +129,8 @@ def make_topic(source: str) -> Callable[[Scope], str]:
             raise TemplateError(f"the value {_short(text)} would add levels to the topic")
         return text
 
-    template = _compile(Sandbox(guarded_text if _uses_payload(tree) else plain_text), source)
-
-    def render(scope: Scope) -> str:
-        topic = _render(template, scope)
-        if fault := topic_name_fault(topic):
-            raise TemplateError(f"the topic {_short(topic)} {fault}")
-        return topic
-
-    return render
+    environment = Sandbox(guarded_text if _uses_payload(tree) else plain_text)
+    return TopicTemplate(environment, _parse(environment, source))
 
 
 def _uses_payload(tree: nodes.Node) -> bool:
@@ -115,10 +143,10 @@ def _slashed(tree: nodes.Node) -> frozenset[str]:
     return frozenset(value for value in values if isinstance(value, str) and "/" in value)
 
 
-def make_condition(source: str) -> Callable[[Scope], bool]:
-    """A callable that says whether the condition holds. ``{{ }}`` around the whole expression is optional.
+def make_condition(source: str) -> Condition:
+    """Whether a message is read. ``{{ }}`` around the whole expression is optional.
 
-    :raises TemplateError: as in ``make_input``.
+    :raises TemplateError: it is none, or doesn't compile.
     """
     expression = source.strip()
     if found := re.fullmatch(r"\{\{(.*)\}\}", expression, re.DOTALL):
@@ -129,12 +157,7 @@ def make_condition(source: str) -> Callable[[Scope], bool]:
     tree = _parse(environment, "{% if (" + expression + f"\n) %}}{HOLDS}{{% endif %}}")
     if not _is_one_condition(tree):
         raise TemplateError("must be one expression, such as payload.level > 3")
-    template = _guard_compile(lambda: environment.from_string(tree))
-
-    def holds(scope: Scope) -> bool:
-        return _render(template, scope) == HOLDS
-
-    return holds
+    return Condition(Template(environment, tree))
 
 
 def _is_one_condition(tree: nodes.Template) -> bool:
@@ -221,8 +244,9 @@ def _short(text: str) -> str:
 
 def _parse(environment: Sandbox, source: str) -> nodes.Template:
     prove_limits()
-    tree: nodes.Template = _guard_compile(lambda: environment.read(source))
-    names: set[str] = _guard_compile(lambda: meta.find_undeclared_variables(tree))
+    with _compiling():
+        tree = environment.read(source)
+        names: set[str] = meta.find_undeclared_variables(tree)
     unknown = sorted(names - set(VARIABLES))
     if unknown:
         raise TemplateError(
@@ -232,14 +256,10 @@ def _parse(environment: Sandbox, source: str) -> nodes.Template:
     return tree
 
 
-def _compile(environment: Sandbox, source: str) -> jinja2.Template:
-    tree = _parse(environment, source)
-    return _guard_compile(lambda: environment.from_string(tree))
-
-
-def _guard_compile(work: Callable[[], T]) -> T:
+@contextmanager
+def _compiling() -> Iterator[None]:
     try:
-        return work()
+        yield
     except TemplateError:
         raise
     except jinja2.TemplateSyntaxError as error:
@@ -250,11 +270,12 @@ def _guard_compile(work: Callable[[], T]) -> T:
         raise TemplateError(f"the template doesn't compile: {error}") from None
 
 
-def _guard(work: Callable[[], T]) -> T:
-    """Runs a template with a fresh budget; whatever a payload makes of it is a ``TemplateError``."""
+@contextmanager
+def _filling_in() -> Iterator[None]:
+    """A fresh budget; whatever a payload makes of the template inside is a ``TemplateError``."""
     try:
         with spending():
-            return work()
+            yield
     except TemplateError:
         raise
     except jinja2.TemplateError as error:
@@ -262,17 +283,3 @@ def _guard(work: Callable[[], T]) -> T:
     except Exception as error:
         # A filter or operator met a value it isn't made for: the fault is in the message, not in the daemon.
         raise TemplateError(f"the template doesn't fit this message: {error}") from None
-
-
-def _render(template: jinja2.Template, scope: Scope) -> str:
-    def join() -> str:
-        parts: list[str] = []
-        length = 0
-        for part in template.generate(scope.variables()):
-            length += len(part)
-            if length > OUTPUT_LIMIT:
-                raise TemplateError(f"the template comes to more than {OUTPUT_LIMIT} characters")
-            parts.append(part)
-        return "".join(parts)
-
-    return _guard(join)

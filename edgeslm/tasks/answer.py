@@ -9,7 +9,7 @@ that contradict each other are shown instead of an answer.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, Any, Final
 
@@ -31,7 +31,7 @@ from edgeslm.tasks.grounding import (
 from edgeslm.tasks.passages import PASSAGE_SCHEMA, cite, encode_passages, keep_proven
 from edgeslm.tasks.quoting import find_quote, quote_guide
 from edgeslm.tasks.referral import bring_back, refer
-from edgeslm.tasks.task import PROBABILITY, Ask, Outcome, Task
+from edgeslm.tasks.task import PROBABILITY, Ask, OnChunk, Outcome, Task
 
 if TYPE_CHECKING:
     from edgeslm.knowledge.index.queries import TableAnswer
@@ -52,7 +52,7 @@ class Answer(Task):
                 f"task {self.name} answers from a text: send it as options.context beside the question"
             )
 
-    async def run(self, request: Request, ask: Ask, on_chunk: Callable[[str], None] | None) -> Outcome:
+    async def run(self, request: Request, ask: Ask, on_chunk: OnChunk | None) -> Outcome:
         if _context(request).strip():
             return await self._from_context(request, ask, on_chunk)
         question, names, only = self.text(request), self.collections(request), self.only(request)
@@ -73,9 +73,7 @@ class Answer(Task):
 
     # --- a context ----------------------------------------------------------------------------------
 
-    async def _from_context(
-        self, request: Request, ask: Ask, on_chunk: Callable[[str], None] | None
-    ) -> Outcome:
+    async def _from_context(self, request: Request, ask: Ask, on_chunk: OnChunk | None) -> Outcome:
         context = _context(request)
         quoting = self.section.mode == "quote"
         call = self._call(request, [Text(context, cut=True)], context if quoting else None)
@@ -109,7 +107,7 @@ class Answer(Task):
     # --- collections --------------------------------------------------------------------------------
 
     async def _from_passages(
-        self, request: Request, found: Sequence[Found], ask: Ask, on_chunk: Callable[[str], None] | None
+        self, request: Request, found: Sequence[Found], ask: Ask, on_chunk: OnChunk | None
     ) -> Outcome:
         question = self.text(request)
         sure = confidence(question, found)
@@ -130,7 +128,7 @@ class Answer(Task):
         sure: float,
         best: Sequence[Found],
         ask: Ask,
-        on_chunk: Callable[[str], None] | None,
+        on_chunk: OnChunk | None,
     ) -> Outcome:
         if (pointed := pointed_at(best[0])) is not None:
             citation = _citation(best[0], *pointed)
@@ -152,7 +150,7 @@ class Answer(Task):
         sure: float,
         best: Sequence[Found],
         ask: Ask,
-        on_chunk: Callable[[str], None] | None,
+        on_chunk: OnChunk | None,
     ) -> Outcome:
         # What isn't checked yet isn't sent: the pieces of a stream are the sentences that were kept.
         output = await ask(replace(self._call(request, _shown(best)), stream=False))

@@ -5,7 +5,7 @@ Two ways: a head learned on encoder embeddings, or the decoder's own distributio
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -16,7 +16,7 @@ from edgeslm.engine.calls import Classify as ClassifyCall
 from edgeslm.engine.calls import Prompt, Score, Text
 from edgeslm.errors import InvalidRequest
 from edgeslm.messages import Request
-from edgeslm.tasks.task import PROBABILITY, Ask, Outcome, Task, threshold_of
+from edgeslm.tasks.task import PROBABILITY, Ask, OnChunk, Outcome, Task, threshold_of
 
 CONTENT_FREE = ("N/A", "[MASK]", "-")
 """Messages that say nothing: what a model makes of them is its bias (Zhao et al. 2021, section 4)."""
@@ -39,7 +39,7 @@ class Classify(Task):
         if self.learned is not None and "labels" in request.options:
             raise InvalidRequest(f"the labels of task {self.name} are learned and can't be set by a request")
 
-    async def run(self, request: Request, ask: Ask, on_chunk: Callable[[str], None] | None) -> Outcome:
+    async def run(self, request: Request, ask: Ask, on_chunk: OnChunk | None) -> Outcome:
         message = self.text(request)
         if self.learned is not None and self.bundle is not None and self.is_head:
             labels = self.learned.labels

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 from edgeslm.engine.calls import Embed
 from edgeslm.messages import Request
-from edgeslm.tasks.task import Ask, Outcome, Task
+from edgeslm.tasks.task import Ask, OnChunk, Outcome, Task
 
 
 class EmbedText(Task):
     kind = "embed"
 
-    async def run(self, request: Request, ask: Ask, on_chunk: Callable[[str], None] | None) -> Outcome:
+    async def run(self, request: Request, ask: Ask, on_chunk: OnChunk | None) -> Outcome:
         output = await ask(Embed((self.text(request),), self.section.overflow))
         return Outcome.of(output, {"vector": list(output.vectors[0])})
 

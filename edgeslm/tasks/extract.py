@@ -9,7 +9,7 @@ from __future__ import annotations
 import copy
 import json
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -24,7 +24,7 @@ from edgeslm.engine.calls import Generate, Guide, Output, Point, Prompt, Text
 from edgeslm.errors import ConfigError, InvalidRequest, TooLong
 from edgeslm.messages import Request
 from edgeslm.tasks.pointed import FieldReader, make_readers
-from edgeslm.tasks.task import PROBABILITY, Ask, Outcome, Task, threshold_of
+from edgeslm.tasks.task import PROBABILITY, Ask, OnChunk, Outcome, Task, threshold_of
 
 if TYPE_CHECKING:
     from jsonschema.protocols import Validator
@@ -74,7 +74,7 @@ class Extract(Task):
         if "schema" in request.options:
             check_schema(request.options["schema"])
 
-    async def run(self, request: Request, ask: Ask, on_chunk: Callable[[str], None] | None) -> Outcome:
+    async def run(self, request: Request, ask: Ask, on_chunk: OnChunk | None) -> Outcome:
         message = self.text(request)
         if self.is_head and self.bundle is not None:
             return await self._point(message, ask, self.bundle)

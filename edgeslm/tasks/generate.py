@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 from edgeslm.engine.calls import Generate, Prompt, Text, Turn
 from edgeslm.errors import InvalidRequest
 from edgeslm.messages import Request
-from edgeslm.tasks.task import Ask, Outcome, Task
+from edgeslm.tasks.task import Ask, OnChunk, Outcome, Task
 
 ROLES = ("system", "user", "assistant")
 
@@ -19,7 +19,7 @@ class GenerateText(Task):
     def check_input(self, request: Request) -> None:
         self._chat(request)
 
-    async def run(self, request: Request, ask: Ask, on_chunk: Callable[[str], None] | None) -> Outcome:
+    async def run(self, request: Request, ask: Ask, on_chunk: OnChunk | None) -> Outcome:
         output = await ask(
             Generate(
                 Prompt(self._chat(request), overflow=self.section.overflow),

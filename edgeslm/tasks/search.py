@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 from edgeslm.engine.calls import Cost
 from edgeslm.messages import Request
 from edgeslm.tasks.passages import PASSAGE_SCHEMA, encode_passages
-from edgeslm.tasks.task import Ask, Outcome, Task
+from edgeslm.tasks.task import Ask, OnChunk, Outcome, Task
 
 
 class Search(Task):
     kind = "search"
 
-    async def run(self, request: Request, ask: Ask, on_chunk: Callable[[str], None] | None) -> Outcome:
+    async def run(self, request: Request, ask: Ask, on_chunk: OnChunk | None) -> Outcome:
         names, k = self.collections(request), self.section.passages
         question, only = self.text(request), self.only(request)
         found = await self.opened.search(question, names, k, request.priority, only=only)

@@ -5,13 +5,17 @@ Knows no engine and no request.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from edgeslm.knowledge.documents.sentences import split_sentences
 from edgeslm.tasks.extractive import best_sentences
 from edgeslm.tasks.parts import split_parts
 from edgeslm.tasks.support import Evidence
+
+if TYPE_CHECKING:
+    from edgeslm.tasks.task import OnChunk
 
 _ENDS = (".", "!", "?", "…", "。", "！", "？", '"', "”", "’", ")")
 
@@ -109,7 +113,7 @@ def join(statements: Sequence[Statement]) -> str:
 class Speaker:
     """Passes on a text that comes in pieces, sentence by sentence, each once it is checked."""
 
-    def __init__(self, check: Check, on_chunk: Callable[[str], None]) -> None:
+    def __init__(self, check: Check, on_chunk: OnChunk) -> None:
         self._check = check
         self._on_chunk = on_chunk
         self._text = ""

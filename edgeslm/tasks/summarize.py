@@ -9,7 +9,7 @@ Messages are counted first (``digest``).
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any, Final
 
@@ -24,7 +24,7 @@ from edgeslm.tasks.extractive import central
 from edgeslm.tasks.parts import split_parts
 from edgeslm.tasks.statements import Check, Speaker, Statement, extract, gist_of, join, name_of, without_rest
 from edgeslm.tasks.support import Evidence
-from edgeslm.tasks.task import Ask, Outcome, Task
+from edgeslm.tasks.task import Ask, OnChunk, Outcome, Task
 
 INSTRUCTION: Final = "Summarize the text in one or two short sentences."
 DIGEST_INSTRUCTION: Final = "Say in one or two short sentences what these messages are about."
@@ -64,7 +64,7 @@ class Summarize(Task):
         else:
             read_messages(request.input)
 
-    async def run(self, request: Request, ask: Ask, on_chunk: Callable[[str], None] | None) -> Outcome:
+    async def run(self, request: Request, ask: Ask, on_chunk: OnChunk | None) -> Outcome:
         writer = _Writer(self, request, ask, on_chunk if request.options.get("stream") else None)
         if not isinstance(request.input, str):
             # A second of a MiB of log lines, more on a board, in which the node has others to serve.
@@ -139,9 +139,7 @@ class Summarize(Task):
 class _Writer:
     """The engine calls of one request, and what they cost together."""
 
-    def __init__(
-        self, task: Summarize, request: Request, ask: Ask, on_chunk: Callable[[str], None] | None
-    ) -> None:
+    def __init__(self, task: Summarize, request: Request, ask: Ask, on_chunk: OnChunk | None) -> None:
         self._task = task
         self._request = request
         self._ask = ask
@@ -155,7 +153,7 @@ class _Writer:
         self,
         text: str,
         instruction: str = INSTRUCTION,
-        on_chunk: Callable[[str], None] | None = None,
+        on_chunk: OnChunk | None = None,
         *,
         most: int | None = None,
     ) -> Output:

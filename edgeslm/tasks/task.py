@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar, Final, Literal, Protocol
 
@@ -27,10 +27,16 @@ PROBABILITY: Final[Mapping[str, Any]] = {"type": "number", "minimum": 0, "maximu
 """JSON Schema of one in a result."""
 
 
+class OnChunk(Protocol):
+    """Takes the pieces of a streamed answer: text, or a :class:`Progress`."""
+
+    def __call__(self, piece: str, /) -> None: ...
+
+
 class Ask(Protocol):
     """The engine as a task sees it."""
 
-    async def __call__(self, call: Call, on_chunk: Callable[[str], None] | None = None) -> Output: ...
+    async def __call__(self, call: Call, on_chunk: OnChunk | None = None) -> Output: ...
 
 
 class Documents(Protocol):
@@ -110,7 +116,7 @@ class Task(ABC):
         return self.bundle is not None and self.bundle.manifest.head is not None
 
     @abstractmethod
-    async def run(self, request: Request, ask: Ask, on_chunk: Callable[[str], None] | None) -> Outcome:
+    async def run(self, request: Request, ask: Ask, on_chunk: OnChunk | None) -> Outcome:
         """:raises RequestError: what the sender is told."""
 
     @abstractmethod

@@ -7,10 +7,11 @@ it should be is left out, what is unknown is ignored, and no character can comma
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from edgeslm.protocol.versions import why_not_spoken
 from edgeslm.telemetry.overview import STALE_S, Painter, duration, figures_of, plain, wrap
 
 POOL = "pool/"
@@ -18,8 +19,6 @@ _MOST = 64
 _MOST_MEMBERS = 1000
 _DIGEST = 12
 """Digits of a digest that a person compares; the JSON has all."""
-WhyNot = Callable[[str, Mapping[str, Any]], str | None]
-"""Why one with this name and ``info`` is too far from this version, as a sentence."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +72,6 @@ def entry_of(
     name: str,
     documents: Mapping[str, Mapping[str, Any]],
     now: float,
-    why_not: WhyNot,
     *,
     site: str | None = None,
     unreachable: bool = False,
@@ -94,7 +92,7 @@ def entry_of(
         is_stale=is_up and age_s is not None and age_s > STALE_S,
         version=plain(figures.version)[:40] if figures.version else None,
         protocol=protocol if isinstance(protocol, int) and not isinstance(protocol, bool) else None,
-        skew=why_not(
+        skew=why_not_spoken(
             f"the pool {figures.node.removeprefix(POOL)}" if dispatches else f"the node {figures.node}", info
         ),
         site=plain(site) if site is not None else None,

@@ -7,10 +7,10 @@ import os
 import time
 from bisect import bisect_left
 from collections import Counter, deque
-from collections.abc import Callable, Container, Iterable, Mapping
+from collections.abc import Container, Iterable, Mapping
 from itertools import accumulate
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from edgeslm.messages import Result
 
@@ -59,6 +59,12 @@ class _TaskMeter:
         }
 
 
+class KnownTasks(Protocol):
+    """The tasks that there are just now."""
+
+    def __call__(self) -> Container[str]: ...
+
+
 class Meter:
     """Counts results; says latency quantiles over the last :data:`WINDOW`, answers and tokens a second over a
     minute.
@@ -67,7 +73,7 @@ class Meter:
     each name that comes is counted by itself.
     """
 
-    def __init__(self, known: Callable[[], Container[str]] | None = None) -> None:
+    def __init__(self, known: KnownTasks | None = None) -> None:
         self._known = known
         self.dropped: Counter[str] = Counter()
         self.repeats: Counter[str] = Counter({"attached": 0, "resent": 0})

@@ -8,7 +8,7 @@ socket.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -23,124 +23,115 @@ STATES = ("starting", "online", "draining", "stopped")
 
 @dataclass(frozen=True, slots=True)
 class Metric:
-    """``name`` as scrapers see it, but for the endings of a histogram's parts. ``read`` finds its values."""
+    """``name`` as scrapers see it, but for the endings of a histogram's parts.
+
+    ``key`` is that of its values in :func:`figures_of`: a number without ``labels``, numbers by one label, or
+    those of each task by a second one, of which ``only`` some may count. What isn't there is left out.
+    """
 
     name: str
     kind: Literal["counter", "gauge", "histogram"]
     help: str
     labels: tuple[str, ...]
-    read: Callable[[Health], Samples]
+    key: str
+    only: tuple[str, ...] = ()
+
+    def read(self, figures: Mapping[str, Any]) -> Samples:
+        if len(self.labels) == 2:
+            for task, of_task in figures["tasks"].items():
+                for name, value in of_task[self.key].items():
+                    if not self.only or name in self.only:
+                        yield (task, name), value
+        elif self.labels:
+            for name, value in figures.get(self.key, {}).items():
+                yield (name,), value
+        elif figures.get(self.key) is not None:
+            yield (), figures[self.key]
 
 
-def _one(key: str) -> Callable[[Health], Samples]:
-    """A number of its own; what the machine doesn't have is left out."""
-
-    def read(health: Health) -> Samples:
-        if health.get(key) is not None:
-            yield (), health[key]
-
-    return read
-
-
-def _each(key: str) -> Callable[[Health], Samples]:
-    def read(health: Health) -> Samples:
-        for name, value in health.get(key, {}).items():
-            yield (name,), value
-
-    return read
+def figures_of(health: Health) -> dict[str, Any]:
+    """``health`` with all that is a metric under a key of its own."""
+    tasks = health.get("tasks", {})
+    return {
+        **health,
+        "tasks": tasks,
+        "version": {__version__: 1},
+        "state": {state: int(health.get("state") == state) for state in STATES},
+        "durations": {task: _duration(figures) for task, figures in tasks.items()},
+        "drift": {task: int(figures["moved"]) for task, figures in health.get("drift", {}).items()},
+        "alerts": len(health.get("alerts", ())),
+    }
 
 
-def _of_tasks(key: str, *only: str) -> Callable[[Health], Samples]:
-    def read(health: Health) -> Samples:
-        for task, figures in health.get("tasks", {}).items():
-            for name, value in figures[key].items():
-                if not only or name in only:
-                    yield (task, name), value
-
-    return read
-
-
-def _durations(health: Health) -> Samples:
-    for task, figures in health.get("tasks", {}).items():
-        # OpenMetrics writes every bound as a float.
-        within = [(str(float(bound)), count) for bound, count in figures["within_s"].items()]
-        yield (task,), ([*within[:-1], ("+Inf", within[-1][1])], figures["seconds"]["total"])
-
-
-def _states(health: Health) -> Samples:
-    for state in STATES:
-        yield (state,), int(health.get("state") == state)
-
-
-def _moved(health: Health) -> Samples:
-    for task, figures in health.get("drift", {}).items():
-        yield (task,), int(figures["moved"])
+def _duration(figures: Mapping[str, Any]) -> tuple[list[tuple[str, int]], float]:
+    # OpenMetrics writes every bound as a float.
+    within = [(str(float(bound)), count) for bound, count in figures["within_s"].items()]
+    return [*within[:-1], ("+Inf", within[-1][1])], figures["seconds"]["total"]
 
 
 METRICS = (
     Metric(
-        "edgeslm_build_info", "gauge", "Always 1; the version is a label.", ("version",),
-        lambda health: iter([((__version__,), 1)]),
+        "edgeslm_build_info", "gauge", "Always 1; the version is a label.", ("version",), "version",
     ),
-    Metric("edgeslm_state", "gauge", "1 for the state that the node is in.", ("state",), _states),
-    Metric("edgeslm_uptime_seconds", "gauge", "Time since the daemon started.", (), _one("uptime_s")),
+    Metric("edgeslm_state", "gauge", "1 for the state that the node is in.", ("state",), "state"),
+    Metric("edgeslm_uptime_seconds", "gauge", "Time since the daemon started.", (), "uptime_s"),
     Metric(
         "edgeslm_results_total", "counter", "Results, by task and by status or error code.",
-        ("task", "status"), _of_tasks("results"),
+        ("task", "status"), "results",
     ),
     Metric(
         "edgeslm_result_duration_seconds", "histogram",
-        "Time from the receipt of a request to its result, without errors.", ("task",), _durations,
+        "Time from the receipt of a request to its result, without errors.", ("task",), "durations",
     ),
     Metric(
         "edgeslm_phase_seconds_total", "counter",
         "Time of requests in the queue, in prefill and in decode.",
-        ("task", "phase"), _of_tasks("seconds", "queue", "prefill", "decode"),
+        ("task", "phase"), "seconds", ("queue", "prefill", "decode"),
     ),
     Metric(
         "edgeslm_tokens_total", "counter", "Tokens of prompts and answers.",
-        ("task", "kind"), _of_tasks("tokens"),
+        ("task", "kind"), "tokens",
     ),
-    Metric("edgeslm_queue_length", "gauge", "Waiting requests.", (), _one("queue")),
-    Metric("edgeslm_requests_in_flight", "gauge", "Running requests.", (), _one("in_flight")),
+    Metric("edgeslm_queue_length", "gauge", "Waiting requests.", (), "queue"),
+    Metric("edgeslm_requests_in_flight", "gauge", "Running requests.", (), "in_flight"),
     Metric(
         "edgeslm_repeats_total", "counter",
         "Deduplicated requests: attached to a running one, or the stored result resent.",
-        ("how",), _each("repeats"),
+        ("how",), "repeats",
     ),
     Metric(
         "edgeslm_dropped_total", "counter", "Messages without a result, by reason.",
-        ("reason",), _each("dropped"),
+        ("reason",), "dropped",
     ),
     Metric(
         "edgeslm_broker_dropped_total", "counter",
         "Messages of any client that the broker has dropped since this node first saw its count.",
-        (), _one("broker_dropped"),
+        (), "broker_dropped",
     ),
     Metric(
         "edgeslm_sessions_lost_total", "counter", "Times that the broker had forgotten the node's session.",
-        (), _one("session_lost"),
+        (), "session_lost",
     ),
     Metric(
         "edgeslm_engine_restarts_total", "counter",
         "Engine crashes, each followed by a restart.",
-        ("model",), _each("engine_restarts"),
+        ("model",), "engine_restarts",
     ),
     Metric(
         "edgeslm_resident_memory_bytes", "gauge", "Resident memory of the daemon and of each engine.",
-        ("process",), _each("memory_bytes"),
+        ("process",), "memory_bytes",
     ),
     Metric(
         "edgeslm_temperature_celsius", "gauge", "Hottest thermal zone, if there is one.",
-        (), _one("temperature_c"),
+        (), "temperature_c",
     ),
     Metric(
         "edgeslm_drift_moved", "gauge", "1 if messages have drifted from the training data.",
-        ("task",), _moved,
+        ("task",), "drift",
     ),
     Metric(
         "edgeslm_alerts", "gauge", "Number of alerts in health.",
-        (), lambda health: iter([((), len(health.get("alerts", ())))]),
+        (), "alerts",
     ),
 )  # fmt: skip
 
@@ -160,7 +151,7 @@ class _Sample:
     """``health`` as the registry that the library's encoders read."""
 
     def __init__(self, health: Health) -> None:
-        self._health = health
+        self._figures = figures_of(health)
 
     def collect(self) -> Iterator[Any]:
         from prometheus_client import core
@@ -172,7 +163,7 @@ class _Sample:
         }
         for metric in METRICS:
             family = kinds[metric.kind](metric.name, metric.help, labels=metric.labels)
-            for labels, value in metric.read(self._health):
+            for labels, value in metric.read(self._figures):
                 family.add_metric(labels, *(value if metric.kind == "histogram" else (value,)))
             if family.samples:
                 yield family

@@ -15,12 +15,13 @@ import random
 import re
 import threading
 import time
-from collections.abc import Callable, Container, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from edgeslm import __version__
 from edgeslm.config.sections import Tracing
 from edgeslm.messages import Request, Result, Trace
+from edgeslm.telemetry.health import KnownTasks
 
 if TYPE_CHECKING:
     from opentelemetry.sdk.resources import Resource
@@ -47,22 +48,13 @@ class Tracer:
     came.
 
     :param known: the tasks that there are just now; the names of others are their senders'.
-    :param make_processor: takes finished spans, and tells whether the collector took them; tests hand in a
-        fake.
     """
 
-    def __init__(
-        self,
-        section: Tracing,
-        node: str,
-        known: Callable[[], Container[str]],
-        make_processor: Callable[[str, Callable[[bool], None]], SpanProcessor] | None = None,
-    ) -> None:
+    def __init__(self, section: Tracing, node: str, known: KnownTasks) -> None:
         self._endpoint = section.endpoint
         self._sample = section.sample
         self._node = node
         self._known = known
-        self._make_processor = make_processor or _batches
         self._processor: SpanProcessor | None = None
         self._resource: Resource | None = None
         self.problem: str | None = None
@@ -75,7 +67,7 @@ class Tracer:
         try:
             from opentelemetry.sdk.resources import Resource
 
-            self._processor = self._make_processor(self._endpoint, self._told)
+            self._processor = make_processor(self._endpoint, self)
         except ImportError as error:
             self.problem = f"No traces are sent: {error.name} is missing; pip install 'edgeslm[tracing]'."
             log.error("%s", self.problem)
@@ -103,7 +95,7 @@ class Tracer:
             async with asyncio.timeout(STOP_S):
                 await ended.wait()
 
-    def _told(self, taken: bool) -> None:
+    def told(self, taken: bool) -> None:
         """From the thread that sends; said once, since it tries every few seconds."""
         problem = None if taken else f"The collector at {self._endpoint} doesn't take the node's traces."
         if problem and not self.problem:
@@ -205,8 +197,11 @@ def _ns(milliseconds: float) -> int:
     return int(milliseconds * 1_000_000)
 
 
-def _batches(endpoint: str, told: Callable[[bool], None]) -> SpanProcessor:
-    """:raises ImportError: the extra isn't installed."""
+def make_processor(endpoint: str, tracer: Tracer) -> SpanProcessor:
+    """Takes finished spans, and tells the tracer whether the collector took them.
+
+    :raises ImportError: the extra isn't installed.
+    """
     from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
     from opentelemetry.sdk.trace.export import BatchSpanProcessor
 
@@ -214,7 +209,7 @@ def _batches(endpoint: str, told: Callable[[bool], None]) -> SpanProcessor:
         logging.getLogger("opentelemetry").setLevel(logging.CRITICAL)
     exporter = OTLPSpanExporter(endpoint=f"{endpoint.rstrip('/')}/v1/traces", timeout=TIMEOUT_S)
     return BatchSpanProcessor(
-        _Told(exporter, told),
+        _Told(exporter, tracer),
         max_queue_size=QUEUE,
         schedule_delay_millis=EVERY_S * 1000,
         max_export_batch_size=QUEUE // 4,
@@ -224,13 +219,13 @@ def _batches(endpoint: str, told: Callable[[bool], None]) -> SpanProcessor:
 class _Told:
     """An exporter that tells how each batch went."""
 
-    def __init__(self, exporter: SpanExporter, told: Callable[[bool], None]) -> None:
+    def __init__(self, exporter: SpanExporter, tracer: Tracer) -> None:
         self._exporter = exporter
-        self._told = told
+        self._tracer = tracer
 
     def export(self, spans: Sequence[ReadableSpan]) -> SpanExportResult:
         result = self._exporter.export(spans)
-        self._told(result.name == "SUCCESS")
+        self._tracer.told(result.name == "SUCCESS")
         return result
 
     def shutdown(self) -> None:

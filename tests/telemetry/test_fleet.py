@@ -9,7 +9,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edgeslm.protocol.versions import why_not_spoken
 from edgeslm.telemetry.fleet import FleetNode, differences, entry_of, inventory, is_outdated, newest, table
 from edgeslm.telemetry.overview import Painter
 
@@ -35,7 +34,7 @@ def entry(name: str = "hall", state: str = "online", **changes: Any) -> FleetNod
     info = {**INFO, **changes.pop("info", {})}
     health = {**HEALTH, **changes.pop("health", {})}
     documents = {"state": {"state": state}, "info": info, "health": health}
-    return entry_of(name, documents, NOW, why_not_spoken, **changes)
+    return entry_of(name, documents, NOW, **changes)
 
 
 def seen(*entries: FleetNode, width: int = 80) -> str:
@@ -164,7 +163,7 @@ keys = (
     width=st.integers(20, 150),
 )
 def test_no_document_can_break_it_or_command_a_terminal(said: dict[str, Any], name: str, width: int) -> None:
-    one = entry_of(name, {"state": said, "info": said, "health": said}, NOW, why_not_spoken)
+    one = entry_of(name, {"state": said, "info": said, "health": said}, NOW)
     json.dumps(inventory([one]))
     lines = table([one, one], width=width, title="fleet", paint=Painter(coloured=False))
     assert all(line.isprintable() and len(line) <= max(72, width) for line in lines)

@@ -18,6 +18,7 @@ from opentelemetry.trace import SpanKind, StatusCode
 from edgeslm.config.sections import Tracing
 from edgeslm.errors import Busy, TimedOut
 from edgeslm.messages import ErrorBody, Request, Result, Trace
+from edgeslm.telemetry import tracing
 from edgeslm.telemetry.tracing import Tracer
 
 SENT = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
@@ -42,13 +43,10 @@ class FakeProcessor(SpanProcessor):  # type: ignore[misc]
 
 
 def make_tracer(processor: SpanProcessor, sample: float = 1.0) -> Tracer:
-    tracer = Tracer(
-        Tracing(endpoint="http://c", sample=sample),
-        "hall",
-        lambda: {"triage"},
-        lambda endpoint, told: processor,
-    )
-    tracer.start()
+    tracer = Tracer(Tracing(endpoint="http://c", sample=sample), "hall", lambda: {"triage"})
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(tracing, "make_processor", lambda endpoint, tracer: processor)
+        tracer.start()
     return tracer
 
 

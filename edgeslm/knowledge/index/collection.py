@@ -12,7 +12,7 @@ import sqlite3
 import time
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
@@ -33,7 +33,7 @@ BETWEEN = " > "
 """What stands between the titles of a heading."""
 
 _BOTH = "passages p JOIN documents d ON d.id = p.document"
-_INDEXED = "d.title || char(10) || p.heading, p.text"
+_INDEXED = f"p.slot, d.title || char(10) || p.heading, p.text FROM {_BOTH} WHERE p.slot = ?"
 """What the index has of a passage: its heading, with the document's title, and its text."""
 
 
@@ -119,11 +119,9 @@ class Collection:
     def __exit__(self, kind: type[BaseException] | None, error: object, trace: TracebackType | None) -> None:
         self.close()
 
-    @contextmanager
-    def reading(self) -> Iterator[sqlite3.Connection]:
+    def reading(self) -> AbstractContextManager[sqlite3.Connection]:
         """All reads inside see one state of the collection, whatever is written meanwhile."""
-        with self._transaction(writes=False):
-            yield self._opened
+        return self._transaction(writes=False)
 
     @contextmanager
     def together(self) -> Iterator[None]:
@@ -206,11 +204,7 @@ class Collection:
                         "INSERT INTO passages VALUES (?, ?, ?, ?, ?, ?, 0, ?, ?)",
                         (known[id], id, key, *row, heading, passage.text),
                     )
-                    db.execute(
-                        f"INSERT INTO words (rowid, heading, text) SELECT p.slot, {_INDEXED} "
-                        f"FROM {_BOTH} WHERE p.slot = ?",
-                        (known[id],),
-                    )
+                    db.execute(f"INSERT INTO words (rowid, heading, text) SELECT {_INDEXED}", (known[id],))
             self._write_codes(db, {known[id]: code for id, code in vectors_of.items()})
         return len(new)
 
@@ -277,17 +271,18 @@ class Collection:
         :raises KnowledgeError: there are vectors of another encoder.
         """
         with self._writing() as db:
-            digest, path = db.execute("SELECT encoder, encoder_path FROM about").fetchone()
-            if digest not in (None, tag.digest):
+            there = self.encoder
+            if there is not None and there.digest != tag.digest:
                 if not replace:
                     raise KnowledgeError(
-                        f"{self.file} was embedded with another encoder, {path} ({short_digest(digest)}); "
+                        f"{self.file} was embedded with another encoder, {there.path} "
+                        f"({short_digest(there.digest)}); "
                         "use that one, or embed all passages anew with --re-embed"
                     )
                 db.execute("DELETE FROM vectors")
                 db.execute("UPDATE passages SET embedded = 0")
                 db.execute("UPDATE about SET dimension = NULL")
-            if (digest, path) != (tag.digest, tag.path):
+            if there != tag:
                 db.execute("UPDATE about SET encoder = ?, encoder_path = ?", (tag.digest, tag.path))
         self._encoder = tag.digest
 
@@ -346,18 +341,17 @@ class Collection:
             raise KnowledgeError(f"{self.file} is closed")
         return self._db
 
-    @contextmanager
-    def _writing(self) -> Iterator[sqlite3.Connection]:
-        with self._transaction(writes=True):
-            yield self._opened
+    def _writing(self) -> AbstractContextManager[sqlite3.Connection]:
+        return self._transaction(writes=True)
 
     @contextmanager
-    def _transaction(self, *, writes: bool) -> Iterator[None]:
-        if self._opened.in_transaction:  # of ``together``
-            yield
+    def _transaction(self, *, writes: bool) -> Iterator[sqlite3.Connection]:
+        db = self._opened
+        if db.in_transaction:  # of ``together``
+            yield db
             return
-        with self._lock if writes else nullcontext(), transaction(self._opened, self.file, writes=writes):
-            yield
+        with self._lock if writes else nullcontext(), transaction(db, self.file, writes=writes):
+            yield db
 
     def _find(self, column: str, value: str) -> StoredDocument | None:
         with self.reading() as db:
@@ -367,11 +361,7 @@ class Collection:
     def _drop(self, db: sqlite3.Connection, slots: Iterable[int]) -> None:
         """Takes passages out of everything; their slots are free for others."""
         rows = [(slot,) for slot in slots]
-        db.executemany(
-            f"INSERT INTO words (words, rowid, heading, text) SELECT 'delete', p.slot, {_INDEXED} "
-            f"FROM {_BOTH} WHERE p.slot = ?",
-            rows,
-        )
+        db.executemany(f"INSERT INTO words (words, rowid, heading, text) SELECT 'delete', {_INDEXED}", rows)
         db.executemany("DELETE FROM passages WHERE slot = ?", rows)
         db.executemany("INSERT INTO free_slots VALUES (?)", rows)
         (dimension,) = db.execute("SELECT dimension FROM about").fetchone()
