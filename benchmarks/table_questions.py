@@ -44,7 +44,7 @@ from edgeslm.knowledge.index.queries import TableAnswer
 from edgeslm.knowledge.index.search import Filter
 from edgeslm.knowledge.service.intake import add_files
 from edgeslm.knowledge.table_qa import answers, query
-from edgeslm.knowledge.table_qa.answers import answer_from_tables
+from edgeslm.knowledge.table_qa.answers import answer_from_tables, ask_tables
 
 FILE: Final = Path(__file__).with_suffix(".jsonl")
 HALVES: Final = ("development", "test", "independent")
@@ -267,15 +267,9 @@ def measure(args: argparse.Namespace, say: Say) -> dict[str, Any]:
     with _collection(folder) as collection:
         for question in questions:
             for way in WAYS:
-                why: dict[str, str] = {}
                 only = Filter(sources=question.table) if way == WAYS[0] else Filter()
                 begin = time.perf_counter()
-                answer = answer_from_tables(
-                    collection,
-                    question.question,
-                    only=only,
-                    on_reason=why.__setitem__,
-                )
+                answer, why = ask_tables(collection, question.question, only=only)
                 times.append(time.perf_counter() - begin)
                 found = verdict(question, answer)
                 counts[question.half, way, found] += 1

@@ -389,14 +389,14 @@ def _loops(
 
 
 def _cycle(start: int, feeds: list[list[int]]) -> list[int] | None:
-    """The shortest way from a route back to itself, breadth first."""
-    ways = [[start]]
+    """The shortest path from a route back to itself, breadth first."""
+    paths = [[start]]
     seen: set[int] = set()
-    for way in ways:
-        for reader in feeds[way[-1]]:
+    for path in paths:
+        for reader in feeds[path[-1]]:
             if reader == start:
-                return way
+                return path
             if reader not in seen:
                 seen.add(reader)
-                ways.append([*way, reader])
+                paths.append([*path, reader])
     return None

@@ -1,6 +1,6 @@
 """``classify``: a probability for each label; text is never decoded.
 
-Two ways: a head learned on encoder embeddings, or the decoder's own distribution over the labels.
+Two methods: a head learned on encoder embeddings, or the decoder's own distribution over the labels.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """``extract``: fields by a JSON schema.
 
-Two ways: a decoder writes them, and a grammar guides it, so that the output can't leave the schema; or a head
-learned on an encoder points at them.
+Two methods: a decoder writes them, and a grammar guides it, so that the output can't leave the schema; or a
+head learned on an encoder points at them.
 """
 
 from __future__ import annotations

@@ -50,7 +50,7 @@ class FieldReader:
         self._fits = [check.is_valid(value) for value in field.values]
 
     def read(self, message: str, pointed: Pointed) -> PointedField | None:
-        """The likeliest answer that fits, whichever ways lead to it; None where none does."""
+        """The likeliest answer that fits, whichever options lead to it; None where none does."""
         answers: dict[tuple[bool, bool, Any], PointedField] = {}
         for option in range(len(pointed.options)):
             if (found := self._as_option(option, message, pointed)) is not None:

@@ -65,7 +65,7 @@ class Mapping:
 
 @dataclass(frozen=True, slots=True)
 class BridgeQueue:
-    """How much the site's broker keeps for the hub while there is no way to it.
+    """How much the site's broker keeps for the hub while it can't be reached.
 
     ``per_s`` messages a second, of ``message_bytes`` each, for ``hours``; ``save_s`` None leaves it to the
     broker's profile when it saves them.

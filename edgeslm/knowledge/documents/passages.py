@@ -250,7 +250,7 @@ def _parts(text: str, start: int, end: int, most: float) -> Iterator[tuple[int, 
 
 
 def _cheapest(atoms: list[_Atom], most: float) -> Iterator[tuple[int, int]]:
-    """The best way to part atoms, found from its end.
+    """The best partition of atoms, found from its end.
 
     Each passage costs 1 and the square of how full it is, so that there are few of equal size; each border
     costs what it parts.

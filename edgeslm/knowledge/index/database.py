@@ -36,7 +36,7 @@ WAL_BYTES = 8_000_000
 
 TOKENIZER = "porter unicode61 remove_diacritics 2"
 """What is a word, and which are the same: English endings are taken off, accents in any language.
-``benchmarks/LOG.md`` has what other ways came to."""
+``benchmarks/LOG.md`` has what other tokenizers came to."""
 
 _TABLES = f"""
 CREATE TABLE about (

@@ -31,7 +31,7 @@ _VALUES = f"""table_values (
     {", ".join(f"v{place}, w{place} INTEGER" for place in range(WIDTH))},
     PRIMARY KEY (document, part, number)
 ) WITHOUT ROWID"""
-"""Of each cell its value ``v``, and ``w``, which numbers the ways in which a value is written; NULL where
+"""Of each cell its value ``v``, and ``w``, which numbers the spellings of a value; NULL where
 there is nothing. A number's value is a whole one, in units of ``10 ** -Column.decimals``, or a text where
 that is None; a date's is a text, that of yes and no 1 and 0, that of a text its first ``LONGEST_KEY + 1``."""
 SCHEMA = f"""
@@ -167,7 +167,7 @@ def _put_values(
 
 
 def _read_cells(column: Column, cells: Iterable[str]) -> tuple[Column, dict[str, tuple[int | str, int]]]:
-    """The different cells of a column: of each its value, and which way to write it this is."""
+    """The different cells of a column: of each its value, and the number of its spelling."""
     read: dict[str, Decimal | str | bool] = {
         cell: value for cell in dict.fromkeys(cells) if cell and (value := _parse(column, cell)) is not None
     }
@@ -176,14 +176,14 @@ def _read_cells(column: Column, cells: Iterable[str]) -> tuple[Column, dict[str,
         decimals = max(0, *(-int(number.as_tuple().exponent) for number in numbers))
         fit = all(number.adjusted() + decimals < _DIGITS for number in numbers)
         column = replace(column, decimals=decimals if fit else None)
-    ways: Counter[Decimal | str | bool] = Counter()
+    spellings: Counter[Decimal | str | bool] = Counter()
     known: dict[str, tuple[int | str, int]] = {}
     for cell, value in read.items():
         kept = int(value) if isinstance(value, bool) else value
         if isinstance(kept, Decimal):
             kept = str(kept) if column.decimals is None else int(kept.scaleb(column.decimals))
-        known[cell] = (kept, ways[value])
-        ways[value] += 1
+        known[cell] = (kept, spellings[value])
+        spellings[value] += 1
     return column, known
 
 

@@ -306,7 +306,7 @@ _UNITS = {
     "deg": "° degree degrees deg",
 }
 UNITS = {word: unit for unit, words in _UNITS.items() for word in words.split()}
-"""Every way to write a unit, and the one that is compared. ``deg`` is half of one."""
+"""Every spelling of a unit, and the one that is compared. ``deg`` is half of one."""
 DEGREES = frozenset({"c", "f", "k", "deg"})
 """What ``degrees`` may mean."""
 MINUTES_OF = frozenset(map(alike, words_of("runtime downtime uptime duration time length delay wait")))

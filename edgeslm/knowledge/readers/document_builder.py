@@ -58,8 +58,8 @@ class DocumentBuilder:
 
     def document(self, source: str, title: str) -> Document:
         """:param title: of the whole; "" for one that has none but its file's name."""
-        title = title[:LONGEST_TITLE] or PurePath(source).name
-        return Document(source, title, "".join(self._parts), tuple(self.headings))
+        parts, headings = "".join(self._parts), tuple(self.headings)
+        return Document(source, title or PurePath(source).name, parts, headings)
 
     def _add(self, heading: Heading) -> None:
         self._above = [other for other in self._above if other.level < heading.level] + [heading]

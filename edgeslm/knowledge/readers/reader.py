@@ -57,7 +57,7 @@ _BYTE_ORDER_MARKS = (
     (codecs.BOM_UTF16_BE, "utf-16-be"),
 )
 _DECLARED = re.compile(rb"charset=[\"']?([\w-]{3,20})|coding:[ \t]*([\w-]{3,20})", re.IGNORECASE)
-"""HTML's and Emacs' ways to say how a file is encoded."""
+"""HTML's and Emacs' declarations of a file's encoding."""
 _DECLARED_WITHIN = 2048
 _OLD_ENCODING = "cp1252"
 """What old files are in that say nothing; ISO 8859-1 is a part of it."""

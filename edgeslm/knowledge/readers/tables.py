@@ -194,7 +194,7 @@ def _parse(text: str, source: str, where: str) -> Any:
 
 
 def _flat(value: Any, source: str) -> list[tuple[str, str]]:
-    """An object's values with the way to each: ``{"a": {"b": 1}}`` gives ``a.b: 1``."""
+    """An object's values with the path to each: ``{"a": {"b": 1}}`` gives ``a.b: 1``."""
     pairs: list[tuple[str, str]] = []
 
     def walk(names: tuple[str, ...], value: Any) -> None:

@@ -96,7 +96,7 @@ def _read(text: str, source: str, *, has_main: bool) -> Document:
             page.give_up(_MOST_WAITING)
         page.give_up(_MOST_LEFT)
         page.close()
-    except AssertionError as error:  # the parser's way to refuse a declaration
+    except AssertionError as error:  # of a declaration that the parser refuses
         raise KnowledgeError(f"{source} is no HTML that can be read: {error}.") from None
     page.end_lines()
     first = page.builder.headings[0].title if page.builder.headings else ""

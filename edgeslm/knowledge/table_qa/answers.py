@@ -1,14 +1,15 @@
 """Questions answered from the tables of a collection: computed from named columns, or not at all.
 
 No model reads a number. A question is answered if all that it says is found in one table, as a column, a cell
-or an operation, and if all ways to read it come to the same; the answer says how it was read.
+or an operation, and if all readings of it come to the same; the answer says how it was read.
 """
 
 from __future__ import annotations
 
 import sqlite3
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Collection as Keys
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from decimal import Decimal
 
@@ -41,7 +42,7 @@ MOST_CHARACTERS = 4000
 LONGEST_QUESTION = 1000
 """Characters; a longer message is something else."""
 MOST_QUERIES = 16
-"""Ways to read a question that are tried on a table's rows."""
+"""Readings of a question that are tried on a table's rows."""
 LONGEST_S = 2.0
 """Of a question's queries together, while no other question to the process is answered."""
 _BETWEEN_LOOKS = 10_000
@@ -53,38 +54,41 @@ _DECIMALS = 4
 
 
 def answer_from_tables(
-    collection: Collection,
-    question: str,
-    *,
-    only: Filter = _ALL,
-    now: float | None = None,
-    on_reason: Callable[[str, str], None] = lambda source, reason: None,
+    collection: Collection, question: str, *, only: Filter = _ALL, now: float | None = None
 ) -> TableAnswer | None:
     """The answer that the tables have to a question; None where they have none, or several.
 
     :param only: which documents' tables are asked.
     :param now: seconds since 1970, at which documents may have expired.
-    :param on_reason: told of each table that has no answer: its source, and why.
     :raises KnowledgeError: the collection can't be read.
     """
+    return ask_tables(collection, question, only=only, now=now)[0]
+
+
+def ask_tables(
+    collection: Collection, question: str, *, only: Filter = _ALL, now: float | None = None
+) -> tuple[TableAnswer | None, dict[str, str]]:
+    """As :func:`answer_from_tables`, with the reason of each table that has no answer, by its source; under
+    "" that of all."""
+    reasons: dict[str, str] = {}
     if len(question) > LONGEST_QUESTION or not 0 < len(read_tokens(question)) <= MOST_WORDS:
-        return None
+        return None, reasons
     try:
-        return _ask_all(collection, question, only, time.time() if now is None else now, on_reason)
+        return _ask_all(collection, question, only, time.time() if now is None else now, reasons), reasons
     except TimeoutError:
-        on_reason("", f"it takes more than {LONGEST_S:g} seconds")
-        return None
+        reasons[""] = f"it takes more than {LONGEST_S:g} seconds"
+        return None, reasons
 
 
 def _ask_all(
-    collection: Collection, question: str, only: Filter, now: float, on_reason: Callable[[str, str], None]
+    collection: Collection, question: str, only: Filter, now: float, reasons: dict[str, str]
 ) -> TableAnswer | None:
     """:raises TimeoutError: it takes more than :data:`LONGEST_S`."""
     answers: list[TableAnswer] = []
     with collection.reading() as db, _limited(db):
         tables = read_tables(db, sources=only.sources, since=only.since, until=only.until, now=now)
         if len(tables) > MOST_TABLES:
-            on_reason("", f"there are {len(tables)} tables, more than {MOST_TABLES}")
+            reasons[""] = f"there are {len(tables)} tables, more than {MOST_TABLES}"
             return None
         unclear = False
         for table in tables:
@@ -92,12 +96,12 @@ def _ask_all(
                 answers.append(_answer(db, table, question, alone=len(tables) == 1))
             except Unanswerable as error:
                 unclear |= isinstance(error, Unclear)
-                on_reason(table.source, str(error))
+                reasons[table.source] = str(error)
     if unclear:
         return None
     if len({answer.values for answer in answers}) > 1:
         for answer in answers:
-            on_reason(answer.source, f"another table has another answer; this one has {answer.text}")
+            reasons[answer.source] = f"another table has another answer; this one has {answer.text}"
         return None
     return answers[0] if answers else None
 
@@ -123,8 +127,8 @@ def _answer(db: sqlite3.Connection, table: KeptTable, question: str, *, alone: b
     :raises Unanswerable: this table has no answer; Unclear, if it has several.
     """
 
-    def lookup(keys: object) -> dict[str, dict[int, set[str]]]:
-        return find_cells(db, table.document, keys)  # type: ignore[arg-type]
+    def lookup(keys: Keys[str]) -> dict[str, dict[int, set[str]]]:
+        return find_cells(db, table.document, keys)
 
     mentions, unknown = find_mentions(question, table.source, table.columns, lookup)
     if unknown:
@@ -148,8 +152,8 @@ def _answer(db: sqlite3.Connection, table: KeptTable, question: str, *, alone: b
         else:
             found.setdefault(result.values, (query, result))
         if len(found) > 1:
-            ways = "; ".join(_tell(*each, table.columns) for each in found.values())
-            raise Unclear(f"it can be read in several ways: {ways}")
+            readings = "; ".join(_tell(*each, table.columns) for each in found.values())
+            raise Unclear(f"it can be read in several ways: {readings}")
     if not found:
         raise Unanswerable(reason)
     ((query, result),) = found.values()

@@ -7,10 +7,11 @@ several things, which are all kept. A word that means nothing is told: then the 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
 from decimal import Decimal
 from pathlib import PurePath
+from typing import Protocol
 
 from edgeslm.knowledge.documents.cells import CellKind, Column
 from edgeslm.knowledge.documents.dates import find_moments
@@ -152,8 +153,10 @@ class Mention:
     meanings: tuple[Meaning, ...]
 
 
-Lookup = Callable[[Collection[str]], dict[str, dict[int, set[str]]]]
-"""From keys of cells to those that there are, by key and the place of their column."""
+class Lookup(Protocol):
+    """From keys of cells to those that there are, by key and the place of their column."""
+
+    def __call__(self, keys: Collection[str], /) -> dict[str, dict[int, set[str]]]: ...
 
 
 def read_tokens(question: str) -> list[Token]:

@@ -56,7 +56,7 @@ class _Parts:
 def find_queries(
     tokens: Sequence[Token], mentions: Sequence[Mention], columns: Sequence[Column], names: ColumnNames
 ) -> tuple[list[Query], str]:
-    """Each way in which the mentions make a query, and where there is none the reason.
+    """Each query that the mentions make, and where there is none the reason.
 
     :raises Unclear: there are more than :data:`MOST_READINGS`.
     """

@@ -13,13 +13,14 @@ import pytest
 from edgeslm.errors import KnowledgeError
 from edgeslm.knowledge.documents.passages import Document, split
 from edgeslm.knowledge.index.collection import Collection
-from edgeslm.knowledge.readers import docx, office
+from edgeslm.knowledge.readers import office
 from edgeslm.knowledge.readers.limited import Reading, ReadingListener
 from edgeslm.knowledge.readers.reader import read_document
 from tests.knowledge.collection_samples import make_origin
 from tests.knowledge.office_files import docx_of, make_package, pptx_of, xlsx_of
 from tests.knowledge.sheets import ask
 
+PASSAGES = "edgeslm.knowledge.documents.passages"
 MADE = Path(__file__).parent / "office"
 """By python-docx 1.2, openpyxl 3.1 and python-pptx 1.0."""
 
@@ -180,11 +181,11 @@ def test_what_cannot_be_read_is_a_sentence(tmp_path: Path, name: str, content: b
     ("name", "content", "most", "sentence"),
     [
         ("a.docx", docx_of("<d>" + "<p/>" * 500_000), (office, "MAX_XML_BYTES", 1 << 20), "more than 1 MiB"),
-        ("a.docx", docx_of(f"<d>{paragraph('a' * 99)}</d>"), (docx, "MAX_CHARACTERS", 50), "MiB of text"),
+        ("a.docx", docx_of(f"<d>{paragraph('a' * 99)}</d>"), (PASSAGES, "MAX_CHARACTERS", 50), "MiB of text"),
         (
             "a.xlsx",
             xlsx_of(LONG),
-            ("edgeslm.knowledge.documents.passages", "MAX_HEADINGS", 9),
+            (PASSAGES, "MAX_HEADINGS", 9),
             "more than 9 ",
         ),
         ("a.pptx", pptx_of(*["<sld/>"] * 9), (office, "MAX_PARTS", 9), "more than 9 parts"),

@@ -16,7 +16,7 @@ from edgeslm.knowledge.documents.passages import split
 from edgeslm.knowledge.index.collection import Collection
 from edgeslm.knowledge.index.search import Filter
 from edgeslm.knowledge.table_qa import answers
-from edgeslm.knowledge.table_qa.answers import MOST_TABLES, answer_from_tables
+from edgeslm.knowledge.table_qa.answers import MOST_TABLES, answer_from_tables, ask_tables
 from edgeslm.knowledge.table_qa.query import MOST_CITED
 from tests.knowledge.collection_samples import make_origin
 from tests.knowledge.sheets import PARTS, PRESSES, ask, make_sheets, read, take_values
@@ -30,10 +30,7 @@ def sheets(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Collection]:
 
 
 def reasons(collection: Collection, question: str, sources: str | None = None) -> dict[str, str]:
-    found: dict[str, str] = {}
-    answer = answer_from_tables(
-        collection, question, only=Filter(sources=sources), on_reason=found.__setitem__
-    )
+    answer, found = ask_tables(collection, question, only=Filter(sources=sources))
     assert answer is None
     return found
 
@@ -152,14 +149,7 @@ def test_too_many_tables_are_not_asked(tmp_path: Path) -> None:
         for number in range(MOST_TABLES + 1):
             document = read(f"press,operator\n{number},Ann\n", f"{number}.csv")
             collection.put(document, split(document), make_origin())
-        found: list[str] = []
-        assert (
-            answer_from_tables(
-                collection, "press of Ann", on_reason=lambda source, reason: found.append(reason)
-            )
-            is None
-        )
-        assert found == ["there are 201 tables, more than 200"]
+        assert reasons(collection, "press of Ann") == {"": "there are 201 tables, more than 200"}
         answer = answer_from_tables(collection, "press of Ann", only=Filter(sources="17.csv"))
         assert answer is not None and answer.values == (17,)
 
