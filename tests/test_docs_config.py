@@ -11,31 +11,24 @@ import pytest
 import yaml
 from jsonschema import Draft202012Validator
 
-from edgeslm.config.loader import (
+from edgeslm.config.loader import config_schema, parse_config
+from edgeslm.config.sandbox import Sandbox
+from edgeslm.config.schema import Config, Example, Knowledge, Model, Pool, Route, Task
+from edgeslm.config.sections import (
     Audit,
     Broker,
-    Config,
     Console,
     Control,
     Discovery,
     Journal,
-    Knowledge,
     Limits,
     Metrics,
-    Model,
-    Pool,
     Rollouts,
-    Route,
     Section,
     Signing,
-    Task,
     Tracing,
     Updates,
-    config_schema,
-    parse_config,
 )
-from edgeslm.config.sandbox import Sandbox
-from edgeslm.config.schema import Example
 from edgeslm.config.task_kinds import ALLOWED, POSSIBLE
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -8,13 +8,12 @@ import functools
 import json
 import shutil
 import textwrap
-from collections.abc import Callable
 from dataclasses import asdict
 from datetime import date, datetime, time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from edgeslm.cli.parts import add_part
+from edgeslm.cli.parts import Act, add_part, whole_number
 from edgeslm.cli.screen import ProgressLine, print_error, say
 from edgeslm.errors import BundleError, KnowledgeError
 
@@ -34,9 +33,7 @@ K = 5
 def add_arguments(command: argparse.ArgumentParser) -> None:
     parts = command.add_subparsers(title="what to do", metavar="ACTION", required=True)
 
-    def add(
-        name: str, act: Callable[[argparse.Namespace], int], about: str, example: str
-    ) -> argparse.ArgumentParser:
+    def add(name: str, act: Act, about: str, example: str) -> argparse.ArgumentParser:
         sub = add_part(parts, name, act, about, example)
         sub.add_argument("kb", type=Path, metavar="KB", help="the collection's file; .sqlite may be left out")
         sub.add_argument("--json", action="store_true")
@@ -68,26 +65,18 @@ def add_arguments(command: argparse.ArgumentParser) -> None:
     example = "edgeslm knowledge search manuals 'how often is oil changed?' -k 3"
     sub = add("search", _search, "search the passages of a collection", example)
     sub.add_argument("query", metavar="QUERY")
-    sub.add_argument("-k", type=_whole, default=K, metavar="N", help=f"passages to show (default: {K})")
+    sub.add_argument("-k", type=whole_number, default=K, metavar="N", help=f"passages to show (default: {K})")
     sub.add_argument("--encoder", type=Path, metavar="BUNDLE", help="where the collection's encoder is now")
     sub.add_argument("--source", metavar="PATTERN", help="search in documents of such names alone")
     when = "a day (2026-11-27) or a time (2026-11-27T06:00)"
     sub.add_argument("--since", type=_time, metavar="TIME", help=f"that came or changed since {when}")
     sub.add_argument("--until", type=_end, metavar="TIME", help="that came or changed until its end")
-    sub.add_argument(
-        "--around", type=_whole, default=0, metavar="N", help="also show N passages before and behind each"
-    )
+    about = "also show N passages before and behind each"
+    sub.add_argument("--around", type=whole_number, default=0, metavar="N", help=about)
 
 
 def run(arguments: argparse.Namespace) -> int:
     return int(arguments.act(arguments))
-
-
-def _whole(text: str) -> int:
-    """An argparse type: a whole number above 0."""
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text} is no whole number above 0")
-    return int(text)
 
 
 def _time(text: str) -> float:

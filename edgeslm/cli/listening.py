@@ -1,4 +1,4 @@
-"""Broker options of commands that only listen: which broker, whose nodes, and how to log in."""
+"""Broker options of commands: which broker, how to log in, and of those that only listen whose nodes."""
 
 from __future__ import annotations
 
@@ -17,20 +17,26 @@ PATIENCE_S = 15.0
 """How long the broker may take at first; later it may be away for as long as it likes."""
 
 
-def add_listening_arguments(command: argparse.ArgumentParser) -> None:
+def add_broker_arguments(command: argparse.ArgumentParser) -> None:
     command.add_argument(
         "--broker", required=True, metavar="URL", help="mqtt://HOST[:PORT] or mqtts://HOST[:PORT]"
     )
     command.add_argument("--prefix", default=DEFAULT_PREFIX, help="first level of the nodes' topics")
+    command.add_argument("--username")
+    command.add_argument("--password-file", type=Path)
+    command.add_argument("--ca-file", type=Path)
+    command.add_argument(
+        "--cert-file", type=Path, help="certificate to log in with, as edgeslm provision makes it"
+    )
+    command.add_argument("--key-file", type=Path, help="key of that certificate")
+
+
+def add_listening_arguments(command: argparse.ArgumentParser) -> None:
+    add_broker_arguments(command)
     command.add_argument(
         "--sites", action="store_true", help="the nodes of all sites, at the broker that is their hub"
     )
     command.add_argument("--site", metavar="NAME", help="the nodes of this site alone, at its hub")
-    command.add_argument("--username")
-    command.add_argument("--password-file", type=Path)
-    command.add_argument("--ca-file", type=Path)
-    command.add_argument("--cert-file", type=Path)
-    command.add_argument("--key-file", type=Path)
 
 
 def address_of(arguments: argparse.Namespace) -> BrokerAddress:

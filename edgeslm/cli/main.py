@@ -10,7 +10,7 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from types import ModuleType
@@ -18,11 +18,13 @@ from typing import TYPE_CHECKING, Any
 
 from edgeslm import __version__
 from edgeslm.cli import dispatch, feedback, fleet, knowledge, models, purge, recover, rollout, top
+from edgeslm.cli.listening import add_broker_arguments
+from edgeslm.cli.parts import Act, add_parser, whole_number
 from edgeslm.cli.provision import command as provision
 from edgeslm.cli.screen import print_error, say
 from edgeslm.config.extras import missing_extra
 from edgeslm.errors import ConfigError, EdgeslmError, too_little_memory
-from edgeslm.protocol.topic_filters import DEFAULT_PREFIX, topic_name_fault
+from edgeslm.protocol.topic_filters import topic_name_fault
 from edgeslm.telemetry.log_lines import printable, set_up_logging
 
 if TYPE_CHECKING:
@@ -105,17 +107,8 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("-V", "--version", action="version", version=f"edgeslm {__version__}")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
 
-    def add(
-        name: str, command: Callable[[argparse.Namespace], int], about: str, example: str = ""
-    ) -> argparse.ArgumentParser:
-        sub = commands.add_parser(
-            name,
-            help=about,
-            description=about[0].upper() + about[1:] + ".",
-            epilog=f"example: {example or EXAMPLES[name]}",
-            formatter_class=argparse.RawDescriptionHelpFormatter,
-            allow_abbrev=False,
-        )
+    def add(name: str, command: Act, about: str, example: str = "") -> argparse.ArgumentParser:
+        sub = add_parser(commands, name, about, example or EXAMPLES[name])
         sub.add_argument("--debug", action="store_true", help="show tracebacks and debug messages")
         sub.set_defaults(command=command, command_name=name)
         return sub
@@ -161,7 +154,9 @@ def _parser() -> argparse.ArgumentParser:
     sub = add("doctor", _doctor, "say what this board is, what fits on it and what is wrong")
     sub.add_argument("bundles", type=Path, nargs="*", metavar="BUNDLE", help="would it fit? how fast?")
     sub.add_argument("--config", type=Path)
-    sub.add_argument("--context", type=_whole, help="tokens to count memory and speed with (default: 2048)")
+    sub.add_argument(
+        "--context", type=whole_number, help="tokens to count memory and speed with (default: 2048)"
+    )
     sub.add_argument("--json", action="store_true")
 
     for name, module in COMMANDS.items():
@@ -172,20 +167,10 @@ def _parser() -> argparse.ArgumentParser:
 def _add_request_arguments(sub: argparse.ArgumentParser) -> None:
     sub.add_argument("task")
     sub.add_argument("text", help="the input; - reads standard input")
-    sub.add_argument(
-        "--broker", required=True, metavar="URL", help="mqtt://HOST[:PORT] or mqtts://HOST[:PORT]"
-    )
+    add_broker_arguments(sub)
     whom = sub.add_mutually_exclusive_group(required=True)
     whom.add_argument("--node")
     whom.add_argument("--pool", help="a pool, of whose members one answers")
-    sub.add_argument("--prefix", default=DEFAULT_PREFIX, help="first level of the node's topics")
-    sub.add_argument("--username")
-    sub.add_argument("--password-file", type=Path)
-    sub.add_argument("--ca-file", type=Path)
-    sub.add_argument(
-        "--cert-file", type=Path, help="certificate to log in with, as edgeslm provision makes it"
-    )
-    sub.add_argument("--key-file", type=Path, help="key of that certificate")
     sub.add_argument(
         "--name", type=_one_level, help="that of the login, below which the broker lets it read its results"
     )
@@ -200,13 +185,6 @@ def _add_request_arguments(sub: argparse.ArgumentParser) -> None:
     sub.add_argument(
         "--options", type=_json_object, default={}, metavar="JSON", help="options of the request"
     )
-
-
-def _whole(text: str) -> int:
-    """An argparse type: a whole number above 0."""
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text} is no whole number above 0")
-    return int(text)
 
 
 def _json_object(text: str) -> dict[str, Any]:

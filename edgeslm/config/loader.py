@@ -7,85 +7,34 @@ start of the daemon do. The sections themselves are in ``edgeslm.config.schema``
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from pydantic import ValidationError
 
 from edgeslm.config import yaml_source
 from edgeslm.config.diagnostics import problems_of, read_text, sentence_of
-from edgeslm.config.fields import Rate
-from edgeslm.config.schema import Config, Knowledge, Model, Overflow, Pool, Route, Task
-from edgeslm.config.sections import (
-    Audit,
-    Broker,
-    Console,
-    Control,
-    Discovery,
-    Journal,
-    Limits,
-    Metrics,
-    Rollouts,
-    Section,
-    Signing,
-    Tracing,
-    Updates,
-)
-from edgeslm.config.task_kinds import LEARNABLE, Kind, Option
+from edgeslm.config.schema import Config, Knowledge, Route, Task
+from edgeslm.config.sections import Broker, Section
+from edgeslm.config.task_kinds import LEARNABLE, Kind
 from edgeslm.config.validation import UNKNOWN_FILTER, Names, inconsistencies
 from edgeslm.config.yaml_source import YamlDocument, YamlProblem, read_document
 
 __all__ = [
     "LEARNABLE",
-    "Audit",
     "Broker",
     "Config",
-    "Console",
-    "Control",
-    "Discovery",
-    "Journal",
     "Kind",
     "Knowledge",
-    "Limits",
-    "Metrics",
-    "Model",
-    "Option",
-    "Overflow",
-    "Pool",
-    "Rate",
-    "Rollouts",
     "Route",
-    "Section",
-    "Signing",
     "Task",
-    "Tracing",
-    "Updates",
     "config_schema",
     "load_config",
     "load_task",
     "parse_config",
 ]
 
-_SECTIONS: dict[str, type[Section]] = {
-    "broker": Broker,
-    "models": Model,
-    "tasks": Task,
-    "knowledge": Knowledge,
-    "routes": Route,
-    "pool": Pool,
-    "limits": Limits,
-    "journal": Journal,
-    "audit": Audit,
-    "signing": Signing,
-    "discovery": Discovery,
-    "metrics": Metrics,
-    "tracing": Tracing,
-    "control": Control,
-    "updates": Updates,
-    "rollouts": Rollouts,
-    "console": Console,
-}
 _DEPTH: dict[str | int, int] = {"broker": 2, "models": 3, "tasks": 3, "knowledge": 3, "routes": 3}
 """How deep a key with a fault is taken out, so that it doesn't hide what is wrong with the others."""
 
@@ -271,4 +220,14 @@ def _sound_keys(section: Any, path: yaml_source.Path, gone: set[yaml_source.Path
 
 
 def _section_at(path: yaml_source.Path) -> type[Section]:
-    return _SECTIONS.get(str(path[0]), Config) if len(path) > 1 else Config
+    """The section with a key: the whole file, or what one of its keys holds."""
+    field = Config.model_fields.get(str(path[0])) if len(path) > 1 else None
+    return next(_sections_in(field.annotation), Config) if field is not None else Config
+
+
+def _sections_in(annotation: Any) -> Iterator[type[Section]]:
+    """Those that a type is made of, as ``Mapping[Name, Model]``."""
+    if isinstance(annotation, type) and issubclass(annotation, Section):
+        yield annotation
+    for part in get_args(annotation):
+        yield from _sections_in(part)

@@ -106,20 +106,21 @@ def _journal_faults(config: Config) -> Iterator[Fault]:
 def _broker_faults(broker: Broker) -> Iterator[Fault]:
     if broker.password_file and not broker.username:
         yield ("broker", "username"), "missing: a password_file needs a username beside it"
-    if broker.cert_file and not broker.key_file:
-        yield ("broker", "key_file"), "missing: cert_file needs the key that belongs to it"
-    if broker.key_file and not broker.cert_file:
-        yield ("broker", "cert_file"), "missing: key_file needs the certificate that belongs to it"
+    yield from _pair_faults("broker", broker)
     for key in ("ca_file", "cert_file", "key_file"):
         if getattr(broker, key) and not broker.tls:
             yield ("broker", key), "certificates need TLS: let url begin with mqtts://"
 
 
+def _pair_faults(name: str, section: Broker | Console) -> Iterator[Fault]:
+    if section.cert_file and not section.key_file:
+        yield (name, "key_file"), "missing: cert_file needs the key that belongs to it"
+    if section.key_file and not section.cert_file:
+        yield (name, "cert_file"), "missing: key_file needs the certificate that belongs to it"
+
+
 def _console_faults(console: Console) -> Iterator[Fault]:
-    if console.cert_file and not console.key_file:
-        yield ("console", "key_file"), "missing: cert_file needs the key that belongs to it"
-    if console.key_file and not console.cert_file:
-        yield ("console", "cert_file"), "missing: key_file needs the certificate that belongs to it"
+    yield from _pair_faults("console", console)
     if not (console.is_secure or console.is_local):
         sentence = (
             "others than this machine could read the token on its way: add cert_file and key_file, or "

@@ -7,7 +7,8 @@ from typing import Any, get_args
 import pytest
 import yaml
 
-from edgeslm.config.loader import Option, parse_config
+from edgeslm.config.loader import parse_config
+from edgeslm.config.task_kinds import Option
 from edgeslm.protocol.request_options import OPTIONS
 from tests.config_texts import SMALL, problems, with_task
 

@@ -6,14 +6,14 @@ that it prints are the ones reached in this run.
 
 from __future__ import annotations
 
-import os
 import signal
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +34,8 @@ from edgeslm.cli.demo.material import (
 )
 from edgeslm.cli.demo.screen import Screen
 from edgeslm.cli.demo.teaching import DemoLesson, teach
-from edgeslm.cli.demo.traffic import IN_FLIGHT, DemoAnswer, Traffic
+from edgeslm.cli.demo.traffic import IN_FLIGHT, Traffic
+from edgeslm.cli.starter import starter_dir
 from edgeslm.errors import EdgeslmError
 
 NODE = "demo"
@@ -45,19 +46,13 @@ SHOWN = 10
 """Messages shown one by one; of larger sets the rest only counts."""
 
 
-def default_starter() -> Path:
-    """``$XDG_DATA_HOME/edgeslm/starter``."""
-    base = os.environ.get("XDG_DATA_HOME", "")
-    return (Path(base) if base.startswith("/") else Path.home() / ".local" / "share") / "edgeslm" / "starter"
-
-
 def demo(bundle: Path | None, *, short: bool = False) -> int:
     """Runs the demo with the starter folder that ``bundle`` is in; ``short``: a few messages of each kind.
 
     :return: the exit status.
     :raises EdgeslmError: something is missing or did not work.
     """
-    starter = bundle.absolute().parent if bundle else default_starter()
+    starter = bundle.absolute().parent if bundle else starter_dir()
     decoder = bundle.absolute() if bundle else starter / DECODER
     for folder in (decoder, starter / ENCODER):
         if not (folder / "manifest.json").exists():
@@ -88,10 +83,18 @@ def _play(screen: Screen, folder: Path, decoder: Path, encoder: Path, data: Path
             f"(cross-validated accuracy {lesson.accuracy:.2f})"
         )
     screen.title("Starting")
-    lessons = spam, notes
+    bundles = {"small": {"bundle": str(decoder)}, "encoder": {"bundle": str(encoder)}}
     with (
         start_broker(folder) as broker,
-        _daemon(folder, broker, decoder, encoder, lessons, extent.request_timeout_s) as seconds,
+        _daemon(
+            folder,
+            broker,
+            {
+                **_tasks(spam, notes),
+                "models": bundles,
+                "limits": {"request_timeout_s": extent.request_timeout_s},
+            },
+        ) as seconds,
     ):
         screen.line(f"  broker {broker.name} at {broker.url}; node {NODE} online in {seconds:.1f} s")
         if not broker.keeps_messages:
@@ -108,19 +111,9 @@ def _play(screen: Screen, folder: Path, decoder: Path, encoder: Path, data: Path
     screen.summary([row for row in rows if row is not None])
 
 
-def _configuration(
-    folder: Path,
-    broker: DemoBroker,
-    decoder: Path,
-    encoder: Path,
-    lessons: Sequence[DemoLesson],
-    request_timeout_s: float,
-) -> dict[str, Any]:
-    spam, notes = lessons
+def _tasks(spam: DemoLesson, notes: DemoLesson) -> dict[str, Any]:
+    """Of the node's configuration tasks and routes."""
     return {
-        "node": NODE,
-        "broker": {"url": broker.url},
-        "models": {"small": {"bundle": str(decoder)}, "encoder": {"bundle": str(encoder)}},
         "tasks": {
             "spam": {"learned": str(spam.folder), "overflow": "head"},
             "triage": {"learned": str(notes.folder)},
@@ -156,25 +149,15 @@ def _configuration(
             },
             {"from": "demo/gate/+", "task": "login", "to": "demo/gate/{{ topic[2] }}/host"},
         ],
-        "prepare": "never",
-        "limits": {"request_timeout_s": request_timeout_s},
-        "state_dir": str(folder),
-        "log_level": "warning",
     }
 
 
 @contextmanager
-def _daemon(
-    folder: Path,
-    broker: DemoBroker,
-    decoder: Path,
-    encoder: Path,
-    lessons: Sequence[DemoLesson],
-    request_timeout_s: float,
-) -> Iterator[float]:
+def _daemon(folder: Path, broker: DemoBroker, sections: Mapping[str, Any]) -> Iterator[float]:
     """The real daemon as a process of its own; yields the seconds until it was online."""
     file = folder / "config.yaml"
-    configuration = _configuration(folder, broker, decoder, encoder, lessons, request_timeout_s)
+    own = {"node": NODE, "broker": {"url": broker.url}, "state_dir": str(folder)}
+    configuration = {**own, **sections, "prepare": "never", "log_level": "warning"}
     file.write_text(yaml.safe_dump(configuration, sort_keys=False))
     started = time.monotonic()
     process = subprocess.Popen(
@@ -272,7 +255,7 @@ def _logins(
     )
     asked = traffic.requests("login", [row.text for row in logins[half:]])
     right = verbatim = 0
-    for row, answer in zip(logins, _chain(routed, asked), strict=True):
+    for row, answer in zip(logins, chain(routed, asked), strict=True):
         right += answer.label == row.label
         verbatim += answer.label in row.text
         screen.message(row.text.partition(": ")[2], answer, row.label)
@@ -295,8 +278,3 @@ def _questions(screen: Screen, traffic: Traffic, questions: Sequence[Question]) 
         "a model of this size reads poorly"
     )
     return "manual (decoder, quote)", f"{right} of {len(questions)} right", f"{verbatim} verbatim"
-
-
-def _chain(*parts: Iterator[DemoAnswer]) -> Iterator[DemoAnswer]:
-    for part in parts:
-        yield from part

@@ -8,7 +8,7 @@ import socket
 import subprocess
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 from urllib.parse import urlsplit
@@ -94,14 +94,11 @@ class Traffic:
         ``output`` is the topic of the result: ``{}`` stands for the message's topic, other names for fields
         of its payload.
         """
-        expected = [
-            output.format(topic, **(payload if isinstance(payload, dict) else {}))
-            for topic, payload in messages
-        ]
-        yield from self._exchange(
-            len(messages),
-            lambda number: self.publish(*messages[number]),
-            lambda number: expected[number],
+        return self._exchange(
+            [
+                (output.format(topic, **(payload if isinstance(payload, dict) else {})), topic, payload)
+                for topic, payload in messages
+            ],
             in_flight,
         )
 
@@ -113,35 +110,35 @@ class Traffic:
         in_flight: int = 1,
     ) -> Iterator[DemoAnswer]:
         """Sends requests and yields their results in order."""
-
-        def send(number: int) -> None:
-            payload = encode_request(
-                texts[number],
-                id=f"{task}-{number}",
-                reply_to=self._reply,
-                options=options[number] if options else None,
-            )
-            self._client.publish(self._topics.request(task), payload, qos=1)
-
-        yield from self._exchange(len(texts), send, lambda number: f"{task}-{number}", in_flight)
+        sent = []
+        for number, text in enumerate(texts):
+            id = f"{task}-{number}"
+            own = options[number] if options else None
+            payload = encode_request(text, id=id, reply_to=self._reply, options=own)
+            sent.append((id, self._topics.request(task), payload.decode()))
+        return self._exchange(sent, in_flight)
 
     def _exchange(
-        self, count: int, send: Callable[[int], None], key_of: Callable[[int], str], in_flight: int
+        self, messages: Sequence[tuple[str, str, str | Mapping[str, Any]]], in_flight: int
     ) -> Iterator[DemoAnswer]:
-        """Keeps ``in_flight`` messages under way; results may come in any order, answers leave in theirs."""
+        """Keeps ``in_flight`` messages under way; results may come in any order, answers leave in theirs.
+
+        :param messages: of each by what its result is known, its topic and its payload.
+        """
         sent: list[float] = []
         waiting: dict[str, list[int]] = {}
         ready: dict[int, DemoAnswer] = {}
 
         def send_next() -> None:
-            if len(sent) < count:
-                waiting.setdefault(key_of(len(sent)), []).append(len(sent))
+            if len(sent) < len(messages):
+                key, topic, payload = messages[len(sent)]
+                waiting.setdefault(key, []).append(len(sent))
                 sent.append(time.perf_counter())
-                send(len(sent) - 1)
+                self.publish(topic, payload)
 
         for _ in range(in_flight):
             send_next()
-        for number in range(count):
+        for number in range(len(messages)):
             while number not in ready:
                 key, result, at = self._next()
                 if waiting.get(key):

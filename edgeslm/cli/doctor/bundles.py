@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -11,21 +10,13 @@ from edgeslm.bundle.performance import Expectation, bundle_footprint, expect
 from edgeslm.bundle.trust import NOT_SIGNED, check_bundles, describe_signature
 from edgeslm.cli.doctor.finding import DAEMON_BYTES, MB, Finding, Level, megabytes
 from edgeslm.cli.doctor.probes import Probes
+from edgeslm.cli.starter import starter_dir
 from edgeslm.config.loader import Config
 from edgeslm.errors import BoardError, BundleError
 from edgeslm.hardware import board
 
 MEASURING_BYTES = 400 * MB
 """What measuring the board takes for two seconds."""
-
-
-def starter_dir() -> Path:
-    """Where `edgeslm-export starter` puts the starter bundles unless told otherwise."""
-    data = os.environ.get("XDG_DATA_HOME", "")
-    try:
-        return (Path(data) if data.startswith("/") else Path.home() / ".local/share") / "edgeslm/starter"
-    except RuntimeError:
-        return Path("/nonexistent")
 
 
 def judge_bundles(

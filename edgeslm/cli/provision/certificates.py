@@ -29,7 +29,6 @@ BROKER = "broker"
 AUTHORITY_DAYS = 7300
 """Twenty years: whoever replaces it has to visit every device."""
 DAYS = 825
-RENEW_WITHIN_DAYS = 90
 SLACK = datetime.timedelta(days=1)
 """A certificate counts from a day ago on: clocks of boards go wrong."""
 
