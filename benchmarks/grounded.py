@@ -42,7 +42,7 @@ from edgeslm.messages import Request
 from edgeslm.tasks import Outcome, Task, make_task
 from edgeslm.tasks.answer import Answer
 from edgeslm.tasks.grounding import GATE, READ_GATE, sources_of
-from edgeslm.tasks.support import content_words, supported
+from edgeslm.tasks.support import Evidence, content_words
 
 ROOT: Final = Path(__file__).resolve().parent.parent
 STARTER: Final = ROOT / ".edgeslm/starter"
@@ -159,7 +159,7 @@ def compared(texts: Sequence[tuple[Asked, str]], ground: Ground) -> dict[str, An
         if asked.is_answerable
     ]
     claims = [
-        supported(text[start:end], [sources_of(passage) for passage in asked.found])
+        Evidence(map(sources_of, asked.found)).support(text[start:end])
         for asked, text in texts
         for start, end in split_sentences(text)
     ]

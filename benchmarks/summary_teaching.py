@@ -27,7 +27,7 @@ from summaries import SYNOPSIS, flat
 from edgeslm.config.loader import Task
 from edgeslm.errors import EdgeslmError
 from edgeslm.tasks import make_task
-from edgeslm.tasks.support import supported
+from edgeslm.tasks.support import Evidence
 
 RANK = 16
 BATCH = 8
@@ -51,7 +51,7 @@ def main() -> None:
     args = parser.parse_args()
     found = load_descriptions(args.cache, is_test=False)[100:]  # the first are for looking at answers
     short = [one for one in found if len(one.text.split()) <= args.words]
-    rows = [one for one in short[: 4 * args.rows] if supported(one.synopsis, [one.text])][: args.rows]
+    rows = [one for one in short[: 4 * args.rows] if Evidence([one.text]).support(one.synopsis)][: args.rows]
     task = make_task("synopsis", Task.model_validate({**SYNOPSIS, "model": "small"}, strict=False))
     encoder = RowEncoder(args.model, task)
     encoded = encoder.text_rows([flat(one.text) for one in rows], [one.synopsis for one in rows])

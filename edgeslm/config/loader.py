@@ -78,9 +78,7 @@ def load_task(
         entry = dict(read.data)
         name = entry.pop("name", None)
         if not isinstance(name, str):
-            read.problems.append(
-                YamlProblem(read.line(("name",)), ("name",), "missing: give the task a name")
-            )
+            read.note(read.line(("name",)), ("name",), "missing: give the task a name")
             name = "task"
         for key in ("stages", *ignored):
             entry.pop(key, None)
@@ -141,7 +139,7 @@ def _validate(read: YamlDocument, folder: Path | None) -> Config | None:
     unread = [problem.path for problem in read.problems]
     for path, sentence in faults:
         if not any(other[: len(path)] == path for other in unread):
-            read.problems.append(YamlProblem(read.line(path), path, sentence))
+            read.note(read.line(path), path, sentence)
     return config
 
 

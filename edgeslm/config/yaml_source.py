@@ -48,6 +48,10 @@ class YamlDocument:
     lines: dict[Path, int] = field(default_factory=dict)
     problems: list[YamlProblem] = field(default_factory=list)
 
+    def note(self, line: int, path: Path, sentence: str) -> None:
+        """One more problem."""
+        self.problems.append(YamlProblem(line, path, sentence))
+
     def line(self, path: Path) -> int:
         """The line of a key, or of the nearest thing around it that is in the text."""
         while path and path not in self.lines:
@@ -76,58 +80,50 @@ def read_document(text: str, least: str = "node, broker and tasks") -> YamlDocum
     file has at least."""
     document = YamlDocument()
     if len(text.encode(errors="replace")) > MAX_BYTES:
-        document.problems.append(YamlProblem(1, (), f"longer than {MAX_BYTES} bytes, the most that is read"))
+        document.note(1, (), f"longer than {MAX_BYTES} bytes, the most that is read")
         return document
     try:
         loader = _Loader(text)
         root = loader.get_single_node()
     except yaml.reader.ReaderError as error:
         line = text.count("\n", 0, error.position) + 1
-        document.problems.append(
-            YamlProblem(line, (), f"the character {error.character:#x} can't be in YAML")
-        )
+        document.note(line, (), f"the character {error.character:#x} can't be in YAML")
         return document
     except yaml.MarkedYAMLError as error:
-        document.problems.append(_syntax_problem(error, text))
+        mark = error.problem_mark or error.context_mark
+        line = mark.line + 1 if mark else 1
+        document.note(line, (), _syntax_fault(error, text, line))
         return document
     except RecursionError:
-        document.problems.append(YamlProblem(1, (), "nested too deep"))
+        document.note(1, (), "nested too deep")
         return document
-    except (
-        ValueError,
-        OverflowError,
-    ):  # PyYAML's scanner turns bad \U escapes and %YAML numbers into plain ValueErrors
-        document.problems.append(YamlProblem(1, (), "not YAML: an escape or number in it can't be read"))
+    except (ValueError, OverflowError):  # PyYAML's scanner raises them of \U escapes and %YAML numbers
+        document.note(1, (), "not YAML: an escape or number in it can't be read")
         return document
     if root is None or (isinstance(root, yaml.ScalarNode) and not root.value and root.style is None):
-        document.problems.append(YamlProblem(1, (), f"empty: write at least {least}"))
+        document.note(1, (), f"empty: write at least {least}")
     elif not isinstance(root, yaml.MappingNode):
-        line = root.start_mark.line + 1
-        document.problems.append(YamlProblem(line, (), "not a mapping: write keys such as `node: my-node`"))
+        document.note(root.start_mark.line + 1, (), "not a mapping: write keys such as `node: my-node`")
     else:
         _YamlReader(document).read(root)
     return document
 
 
-def _syntax_problem(error: yaml.MarkedYAMLError, text: str) -> YamlProblem:
-    mark = error.problem_mark or error.context_mark
-    line = mark.line + 1 if mark else 1
+def _syntax_fault(error: yaml.MarkedYAMLError, text: str, line: int) -> str:
     lines = text.splitlines()
     source = lines[line - 1] if line <= len(lines) else ""
     fault = error.problem or error.context or "it can't be read"
     if "'\\t'" in fault or "\t" in source[: len(source) - len(source.lstrip())]:
-        sentence = "a tab: indent with spaces"
-    elif re.search(r"[{$]\{|\{%", re.sub(r"\"[^\"]*\"|'[^']*'", "", source)):
-        sentence = "a text that begins with {{, or holds {{ or ${ inside other braces, must be in quotes"
-    elif "mapping values are not allowed" in fault:
-        sentence = "a colon too many, or a wrong indent: a text that holds `: ` must be in quotes"
-    elif "undefined alias" in fault:
-        sentence = f"{fault}: define it with & first, or put a text that begins with * in quotes"
-    elif "another document" in fault:
-        sentence = "a second document begins here: one file is one configuration, take out the ---"
-    else:
-        sentence = f"not YAML here: {fault}; look at quotes, brackets and indent, also in the line above"
-    return YamlProblem(line, (), sentence)
+        return "a tab: indent with spaces"
+    if re.search(r"[{$]\{|\{%", re.sub(r"\"[^\"]*\"|'[^']*'", "", source)):
+        return "a text that begins with {{, or holds {{ or ${ inside other braces, must be in quotes"
+    if "mapping values are not allowed" in fault:
+        return "a colon too many, or a wrong indent: a text that holds `: ` must be in quotes"
+    if "undefined alias" in fault:
+        return f"{fault}: define it with & first, or put a text that begins with * in quotes"
+    if "another document" in fault:
+        return "a second document begins here: one file is one configuration, take out the ---"
+    return f"not YAML here: {fault}; look at quotes, brackets and indent, also in the line above"
 
 
 class _YamlReader:
@@ -142,10 +138,10 @@ class _YamlReader:
         try:
             self._document.data = self._value(root, ())
         except _TooBigError as error:
-            self._document.problems.append(YamlProblem(error.line, (), str(error)))
+            self._document.note(error.line, (), str(error))
 
     def _problem(self, node: yaml.Node, path: Path, sentence: str) -> None:
-        self._document.problems.append(YamlProblem(node.start_mark.line + 1, path, sentence))
+        self._document.note(node.start_mark.line + 1, path, sentence)
 
     def _value(self, node: yaml.Node, path: Path) -> Any:
         self._document.lines.setdefault(path, node.start_mark.line + 1)
@@ -191,11 +187,8 @@ class _YamlReader:
                 continue
             if key in own:
                 first = self._document.lines[(*path, key)]
-                self._document.problems.append(
-                    YamlProblem(
-                        line, (*path, key), f"written twice (first in line {first}): keep one of them"
-                    )
-                )
+                twice = f"written twice (first in line {first}): keep one of them"
+                self._document.note(line, (*path, key), twice)
                 continue
             self._document.lines[(*path, key)] = line
             own[key] = self._value(value_node, (*path, key))

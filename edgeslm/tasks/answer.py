@@ -31,7 +31,7 @@ from edgeslm.tasks.grounding import (
 from edgeslm.tasks.passages import PASSAGE_SCHEMA, cite, encode_passages, keep_proven
 from edgeslm.tasks.quoting import find_quote, quote_guide
 from edgeslm.tasks.referral import bring_back, refer
-from edgeslm.tasks.task import PROBABILITY, Ask, OnChunk, Outcome, Task
+from edgeslm.tasks.task import PROBABILITY, Ask, OnChunk, Outcome, Task, object_schema
 
 if TYPE_CHECKING:
     from edgeslm.knowledge.index.queries import TableAnswer
@@ -162,11 +162,11 @@ class Answer(Task):
         return Outcome.of(output, {"text": text, "citations": citations, "confidence": sure})
 
     def result_schema(self) -> dict[str, Any]:
-        citation = _object(
+        citation = object_schema(
             {"source": _TEXT, "quote": _TEXT, "start": _PLACE, "end": _PLACE},
             {"id": _TEXT, "heading": _TEXT},
         )
-        return _object(
+        return object_schema(
             {"text": _TEXT, "citations": {"type": "array", "items": citation}},
             {
                 "confidence": PROBABILITY,
@@ -183,11 +183,6 @@ class Answer(Task):
 _MARK: Final = re.compile(r"(?P<word>[^\s\[\]]*)[ \t]*\[(?P<numbers>\d{1,2}(?:, ?\d{1,2})*)\]")
 _TEXT: Final = {"type": "string"}
 _PLACE: Final = {"type": "integer"}
-
-
-def _object(required: dict[str, Any], optional: dict[str, Any] | None = None) -> dict[str, Any]:
-    """JSON Schema of an object with these properties."""
-    return {"type": "object", "properties": {**required, **(optional or {})}, "required": list(required)}
 
 
 def _context(request: Request) -> str:

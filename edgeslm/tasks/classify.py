@@ -16,7 +16,7 @@ from edgeslm.engine.calls import Classify as ClassifyCall
 from edgeslm.engine.calls import Prompt, Score, Text
 from edgeslm.errors import InvalidRequest
 from edgeslm.messages import Request
-from edgeslm.tasks.task import PROBABILITY, Ask, OnChunk, Outcome, Task, threshold_of
+from edgeslm.tasks.task import PROBABILITY, Ask, OnChunk, Outcome, Task, object_schema, threshold_of
 
 CONTENT_FREE = ("N/A", "[MASK]", "-")
 """Messages that say nothing: what a model makes of them is its bias (Zhao et al. 2021, section 4)."""
@@ -79,16 +79,14 @@ class Classify(Task):
 
     def result_schema(self) -> dict[str, Any]:
         labels = list(self.section.labels or ())
-        return {
-            "type": "object",
-            "properties": {
+        return object_schema(
+            {
                 "label": {"type": "string", **({} if "labels" in self.section.allowed else {"enum": labels})},
                 "confidence": PROBABILITY,
                 "scores": {"type": "object", "additionalProperties": PROBABILITY},
                 "stage": {"type": "string"},
-            },
-            "required": ["label", "confidence", "scores", "stage"],
-        }
+            }
+        )
 
     def _meanings(self, request: Request) -> dict[str, str]:
         sent = request.options.get("labels")

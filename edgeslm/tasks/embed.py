@@ -6,7 +6,7 @@ from typing import Any
 
 from edgeslm.engine.calls import Embed
 from edgeslm.messages import Request
-from edgeslm.tasks.task import Ask, OnChunk, Outcome, Task
+from edgeslm.tasks.task import Ask, OnChunk, Outcome, Task, object_schema
 
 
 class EmbedText(Task):
@@ -17,8 +17,4 @@ class EmbedText(Task):
         return Outcome.of(output, {"vector": list(output.vectors[0])})
 
     def result_schema(self) -> dict[str, Any]:
-        return {
-            "type": "object",
-            "properties": {"vector": {"type": "array", "items": {"type": "number"}}},
-            "required": ["vector"],
-        }
+        return object_schema({"vector": {"type": "array", "items": {"type": "number"}}})

@@ -24,7 +24,7 @@ from edgeslm.engine.calls import Generate, Guide, Output, Point, Prompt, Text
 from edgeslm.errors import ConfigError, InvalidRequest, TooLong
 from edgeslm.messages import Request
 from edgeslm.tasks.pointed import FieldReader, make_readers
-from edgeslm.tasks.task import PROBABILITY, Ask, OnChunk, Outcome, Task, threshold_of
+from edgeslm.tasks.task import PROBABILITY, Ask, OnChunk, Outcome, Task, object_schema, threshold_of
 
 if TYPE_CHECKING:
     from jsonschema.protocols import Validator
@@ -107,10 +107,8 @@ class Extract(Task):
             "spans": {"type": "object", "additionalProperties": span},
             "stage": {"type": "string"},
         }
-        required = list(properties)
-        if self.is_head:  # a stage behind it has none
-            properties["confidence"] = PROBABILITY
-        return {"type": "object", "properties": properties, "required": required}
+        # A stage behind a head has no confidence.
+        return object_schema(properties, {"confidence": PROBABILITY} if self.is_head else None)
 
     def option(self, request: Request, name: str) -> Any:
         if name == "schema":

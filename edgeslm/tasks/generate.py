@@ -8,7 +8,7 @@ from typing import Any
 from edgeslm.engine.calls import Generate, Prompt, Text, Turn
 from edgeslm.errors import InvalidRequest
 from edgeslm.messages import Request
-from edgeslm.tasks.task import Ask, OnChunk, Outcome, Task
+from edgeslm.tasks.task import Ask, OnChunk, Outcome, Task, object_schema
 
 ROLES = ("system", "user", "assistant")
 
@@ -33,11 +33,7 @@ class GenerateText(Task):
         return Outcome.of(output, {"text": output.text, "finish_reason": output.finish_reason})
 
     def result_schema(self) -> dict[str, Any]:
-        return {
-            "type": "object",
-            "properties": {"text": {"type": "string"}, "finish_reason": {"enum": ["stop", "length"]}},
-            "required": ["text", "finish_reason"],
-        }
+        return object_schema({"text": {"type": "string"}, "finish_reason": {"enum": ["stop", "length"]}})
 
     def _chat(self, request: Request) -> tuple[Turn, ...]:
         """The turns of the request behind the task's own instruction.

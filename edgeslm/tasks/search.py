@@ -7,7 +7,7 @@ from typing import Any
 from edgeslm.engine.calls import Cost
 from edgeslm.messages import Request
 from edgeslm.tasks.passages import PASSAGE_SCHEMA, encode_passages
-from edgeslm.tasks.task import Ask, OnChunk, Outcome, Task
+from edgeslm.tasks.task import Ask, OnChunk, Outcome, Task, object_schema
 
 
 class Search(Task):
@@ -21,8 +21,4 @@ class Search(Task):
         return Outcome("ok", {"passages": encode_passages(found)}, Cost())
 
     def result_schema(self) -> dict[str, Any]:
-        return {
-            "type": "object",
-            "properties": {"passages": {"type": "array", "items": PASSAGE_SCHEMA}},
-            "required": ["passages"],
-        }
+        return object_schema({"passages": {"type": "array", "items": PASSAGE_SCHEMA}})

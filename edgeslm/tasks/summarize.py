@@ -24,7 +24,7 @@ from edgeslm.tasks.extractive import central
 from edgeslm.tasks.parts import split_parts
 from edgeslm.tasks.statements import Check, Speaker, Statement, extract, gist_of, join, name_of, without_rest
 from edgeslm.tasks.support import Evidence
-from edgeslm.tasks.task import Ask, OnChunk, Outcome, Task
+from edgeslm.tasks.task import Ask, OnChunk, Outcome, Task, object_schema
 
 INSTRUCTION: Final = "Summarize the text in one or two short sentences."
 DIGEST_INSTRUCTION: Final = "Say in one or two short sentences what these messages are about."
@@ -124,16 +124,12 @@ class Summarize(Task):
         return min(PART_TOKENS, self._room(request) or PART_TOKENS) * CHARACTERS_PER_TOKEN
 
     def result_schema(self) -> dict[str, Any]:
-        return {
-            "type": "object",
-            "properties": {
-                "text": {"type": "string"},
-                "sources": {"type": "array", "items": {"type": "string"}},
-                "extractive": {"type": "boolean"},
-                **digest_schema(),
-            },
-            "required": ["text", "sources", "extractive"],
+        own = {
+            "text": {"type": "string"},
+            "sources": {"type": "array", "items": {"type": "string"}},
+            "extractive": {"type": "boolean"},
         }
+        return object_schema(own, digest_schema())
 
 
 class _Writer:

@@ -78,11 +78,6 @@ class Support:
         return self.supported
 
 
-def supported(sentence: str, sources: Sequence[str]) -> Support:
-    """Whether one of the sources says what ``sentence`` says. One without any content is not supported."""
-    return Evidence(sources).support(sentence)
-
-
 @dataclass(frozen=True, slots=True)
 class _Source:
     """``places`` says where in it, counted in words, a key stands; ``starts`` where its sentences begin."""
@@ -115,6 +110,8 @@ class Evidence:
 
     def support(self, sentence: str, *, together: int = 1, among: Sequence[int] | None = None) -> Support:
         """What the best source says of it, or the best ``together`` sources in common.
+
+        Without any content it is not supported.
 
         :param among: numbers of the sources that count, in the order in which they were added; None for all.
         """

@@ -27,6 +27,11 @@ PROBABILITY: Final[Mapping[str, Any]] = {"type": "number", "minimum": 0, "maximu
 """JSON Schema of one in a result."""
 
 
+def object_schema(required: dict[str, Any], optional: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    """JSON Schema of an object with these properties."""
+    return {"type": "object", "properties": {**required, **(optional or {})}, "required": list(required)}
+
+
 class OnChunk(Protocol):
     """Takes the pieces of a streamed answer: text, or a :class:`Progress`."""
 

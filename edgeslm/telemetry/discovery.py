@@ -99,7 +99,7 @@ def _entities(config: Config, kinds: Mapping[str, str]) -> Iterator[_Entity]:
         yield "sensor", f"task_{_slug(task)}", fields
     for route in config.routes:
         name, task = route.name or "", route.task or ""
-        if task in kinds and (topic := _published_to(config, route)) is not None:
+        if task in kinds and (topic := route_filter(config.base, route))[0] not in "+#":  # any topic
             fields = _results(task, kinds[task], f"Route {name}", topic)
             yield "sensor", f"route_{_slug(name)}", fields
     yield from _diagnostics(config.base)
@@ -125,14 +125,12 @@ def _results(task: str, kind: str, name: str, topic: str) -> dict[str, Any]:
     }
 
 
-def _published_to(config: Config, route: Route) -> str | None:
-    """The topic of a route's results, as a filter where messages decide about it; None if it could be any."""
+def route_filter(base: str, route: Route) -> str:
+    """The narrowest filter that covers the topics of a route's results."""
     if route.to is None:
-        return f"{config.base}/event/{route.name}"
+        return f"{base}/event/{route.name}"
     levels = topic_pattern(route.to, route.source)
-    if "#" in levels:
-        levels = levels[: levels.index("#") + 1]
-    return None if levels[0] in ("+", "#") else "/".join(levels)
+    return "/".join(levels[: levels.index("#") + 1] if "#" in levels else levels)
 
 
 def _diagnostics(base: str) -> Iterator[_Entity]:

@@ -12,6 +12,7 @@ from itertools import accumulate
 from pathlib import Path
 from typing import Any, Protocol
 
+from edgeslm.hardware import board
 from edgeslm.messages import Result
 
 WINDOW = 1000
@@ -153,12 +154,6 @@ def _rss(process: Path) -> int:
     return pages * os.sysconf("SC_PAGE_SIZE")
 
 
-def temperature_c(thermal: Path = Path("/sys/class/thermal")) -> float | None:
+def temperature_c(root: Path = Path("/")) -> float | None:
     """The hottest of the kernel's thermal zones; None where it has none."""
-    found = []
-    for zone in thermal.glob("thermal_zone*/temp"):
-        try:
-            found.append(int(zone.read_text()) / 1000)
-        except (OSError, ValueError):
-            continue
-    return max(found, default=None)
+    return board.temperature_c(root)

@@ -1,16 +1,22 @@
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from edgeslm.knowledge.documents.sentences import split_sentences
-from edgeslm.tasks.support import Evidence, content_words, supported
+from edgeslm.tasks.support import Evidence, Support, content_words
 
 PRESS = (
     "The press in hall 3 has to be oiled every 200 hours. Spindle 3 overheated at 92.5 degrees; Maria Keller "
     "stopped it. Do not use water. It comes with 10GB of memory, command-line tools and sources.list."
 )
+
+
+def supported(sentence: str, sources: Sequence[str]) -> Support:
+    return Evidence(sources).support(sentence)
 
 
 @pytest.mark.parametrize(

@@ -94,7 +94,8 @@ def test_memory_of_this_process() -> None:
 def test_the_hottest_zone(tmp_path: Path) -> None:
     assert temperature_c(tmp_path) is None
     for number, words in enumerate(("41500\n", "57300\n", "broken")):
-        (tmp_path / f"thermal_zone{number}").mkdir()
-        (tmp_path / f"thermal_zone{number}" / "temp").write_text(words)
-    (tmp_path / "thermal_zone3").mkdir()
+        zone = tmp_path / f"sys/class/thermal/thermal_zone{number}"
+        zone.mkdir(parents=True)
+        (zone / "temp").write_text(words)
+    (zone.parent / "thermal_zone3").mkdir()
     assert temperature_c(tmp_path) == 57.3

@@ -13,12 +13,11 @@ from dataclasses import dataclass, replace
 from typing import Literal, cast
 
 from edgeslm.cli.provision.certificates import check_client_name
-from edgeslm.config.schema import NODE_STAGE, Config, Route
-from edgeslm.config.templates import topic_pattern
+from edgeslm.config.schema import NODE_STAGE, Config
 from edgeslm.errors import ProvisionError
 from edgeslm.protocol.topic_filters import base_topic, filter_fault, matches, overlap
 from edgeslm.protocol.topics import BROKER_DROPPED, POOL, Topics
-from edgeslm.telemetry.discovery import entity_filter
+from edgeslm.telemetry.discovery import entity_filter, route_filter
 
 Access = Literal["read", "write", "readwrite"]
 
@@ -152,15 +151,7 @@ def _routes(topics: Topics, config: Config) -> Iterator[Grant]:
         if route.window is not None and route.window.on is not None:
             yield Grant("read", route.window.on, why)
         if route.task is not None:
-            yield Grant("write", route_output(route, topics), why)
-
-
-def route_output(route: Route, topics: Topics) -> str:
-    """The narrowest filter that covers what a route's ``to`` can come to."""
-    if route.to is None:
-        return topics.event(route.name or "")
-    levels = topic_pattern(route.to, route.source)
-    return "/".join(levels[: levels.index("#") + 1] if "#" in levels else levels)
+            yield Grant("write", route_filter(topics.base, route), why)
 
 
 def _neighbours(config: Config) -> Iterator[Grant]:

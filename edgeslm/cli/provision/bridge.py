@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from edgeslm.cli.provision.access import COMMANDS, Grant, User, route_output
+from edgeslm.cli.provision.access import COMMANDS, Grant, User
 from edgeslm.cli.provision.certificates import check_host
 from edgeslm.config.schema import Config, Route
 from edgeslm.errors import BrokerError, ProvisionError
@@ -27,6 +27,7 @@ from edgeslm.protocol.topic_filters import (
     site_topic,
 )
 from edgeslm.protocol.topics import Topics
+from edgeslm.telemetry.discovery import route_filter
 
 KEEPALIVE_S = 30
 """The hub notices a dead connection after one and a half times that."""
@@ -276,7 +277,7 @@ def unsent(bridge: Bridge, configs: Sequence[Config]) -> list[str]:
                 )
             if route.task is None:
                 continue
-            target = route_output(route, Topics(config.node, config.prefix))
+            target = route_filter(config.base, route)
             covering = [one for one in bridge.topics if one.direction == "out" and one.qos]
             if not any(overlap(one.filter.split("/"), target.split("/")) for one in covering):
                 said.append(
