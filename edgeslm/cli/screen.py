@@ -6,7 +6,6 @@ import shutil
 import sys
 import threading
 import time
-from collections.abc import Callable
 from types import TracebackType
 
 from edgeslm.telemetry.log_lines import printable
@@ -31,10 +30,9 @@ class ProgressLine:
     """A bar on standard error, on a terminal alone and once work takes longer than two seconds: also where
     nothing is shown any more by then, since the first file of many may be the one that takes long."""
 
-    def __init__(self, *, clock: Callable[[], float] = time.monotonic) -> None:
-        self._clock = clock
+    def __init__(self) -> None:
         self._shows = sys.stderr.isatty()
-        self._next = clock() + DELAY_S
+        self._next = time.monotonic() + DELAY_S
         self._drawn = False
         self._line = ""
         self._late: threading.Timer | None = None
@@ -54,7 +52,7 @@ class ProgressLine:
         line = f"[{bar}] {share:4.0%} {what}"
         with self._drawing:
             self._line = line[: shutil.get_terminal_size().columns - 1]
-            left_s = self._next - self._clock()
+            left_s = self._next - time.monotonic()
             if left_s <= 0:
                 self._draw()
             elif not self._drawn and self._late is None:
@@ -74,7 +72,7 @@ class ProgressLine:
                 self._drawn = False
 
     def _draw(self) -> None:
-        self._next = self._clock() + TICK_S
+        self._next = time.monotonic() + TICK_S
         sys.stderr.write("\r\x1b[2K" + self._line)
         sys.stderr.flush()
         self._drawn = True

@@ -1,4 +1,4 @@
-"""The difference of two configurations, and what of it is reloadable or needs a restart. Pure."""
+"""Configuration diff: what differs, and what of it is reloadable or needs a restart. Pure."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The configuration file: YAML text -> a frozen ``Config``, or every problem in it with its line.
+"""Configuration loader: YAML text -> a frozen ``Config``, or every problem in it with its line.
 
 Pure apart from reading the file: no folder, broker or model is looked at, which ``edgeslm doctor`` and the
 start of the daemon do. The sections themselves are in ``edgeslm.config.schema``.

@@ -206,14 +206,14 @@ def _capture_text(characters: int) -> str:
     return ""
 
 
-_FILTERS: dict[str, Callable[..., Any]] = {
+_FILTERS = {
     **{name: _charged(FILTERS[name], one_by_one=name in _ONE_BY_ONE) for name in _FILTER_NAMES},
     "replace": _charged(_replace),
     "join": _join,
     "round": _round,
     "tojson": _tojson,
 }
-_INNER: dict[str, Callable[..., Any]] = {
+_INNER = {
     "_steps": _steps,
     "_concat": _concat,
     "_capture": _capture,

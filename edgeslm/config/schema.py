@@ -1,4 +1,4 @@
-"""The sections of the configuration file: names, types, defaults and meanings, each in one place.
+"""Configuration schema: names, types, defaults and meanings of all keys, each in one place.
 
 Frozen values that constructors take. ``edgeslm.config`` makes them from YAML, ``docs/config.md`` is tested
 against them. What one key alone can get wrong is checked here; what several keys can, in

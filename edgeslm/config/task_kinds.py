@@ -1,4 +1,4 @@
-"""The kinds of tasks, and which options of a request mean something to each: one table for all who ask."""
+"""Task kinds, and which options of a request mean something to each: one table for all who ask."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Templates of a route: the text to read (`input`), where the result goes (`to`), whether at all (`when`).
+"""Route templates: the text to read (`input`), where the result goes (`to`), whether at all (`when`).
 
 Templates are written by the owner of the box and trusted to mean well; the payloads they are filled with come
 from anybody. So they run in Jinja2's immutable sandbox with few filters and methods, a budget of steps, work

@@ -1,4 +1,4 @@
-"""YAML text -> plain data with the line of every key, and everything wrong with the text.
+"""YAML source: text -> plain data with the line of every key, and everything wrong with the text.
 
 Narrower than YAML 1.1, so that a configuration means what it looks like: keys are always text (a label
 ``yes`` stays ``yes``), only ``true`` and ``false`` are truth values, only decimal numbers are numbers, tags

@@ -1,4 +1,4 @@
-"""Many messages in short: how often what was said, and by which messages.
+"""Message digest: how often what was said, and by which messages.
 
 The points and their counts are made here, without a model; it words only what they are about, and whatever it
 says is held to the points. Knows no engine.

@@ -1,4 +1,4 @@
-"""Fields of a learned ``extract`` task, read from what a head says of their options and places.
+"""Extracted fields of a learned task, read from what a head says of their options and places.
 
 The likeliest option that fits the field's schema: it is missing, it has a value that was taught, or it is
 what stands in the message. Knows no engine.

@@ -1,4 +1,4 @@
-"""A question that goes to another node with the passages found here, and what it cites brought back to them.
+"""Referral: a question goes to another node with the passages found here; its citations come back to them.
 
 The other node is asked as any sender asks it: with a context. What it quotes of that is an offset in the
 context, which nobody else has; it becomes the passage's source and the offsets in its document.

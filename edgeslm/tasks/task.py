@@ -1,4 +1,4 @@
-"""The base of all tasks: the options of a request over the defaults of its task, and the outcome."""
+"""Task, the base of all kinds: a request's options over the defaults of its task, and the outcome."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The figures of ``health``: counted where results pass, read from the kernel where it knows better."""
+"""Health figures: counted where results pass, read from the kernel where it knows better."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Liveness is progress: a node is alive when its network thread goes round and its work moves or is done.
+"""Liveness, by progress: a node is alive when its network thread goes round and its work moves or is done.
 
 Pure: it is told what happens and asked what to think of it. That the event loop turns needs no check, since
 whoever asks runs in it.

@@ -13,44 +13,49 @@ from tests.fakes import FakeClock
 
 
 @pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> FakeClock:
+    clock = FakeClock()
+    monkeypatch.setattr(time, "monotonic", clock)
+    return clock
+
+
+@pytest.fixture
 def on_terminal(monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
     """To be called in the test: pytest exchanges the stream between a fixture and it."""
     return lambda: monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
 
 
 def test_work_that_is_done_soon_shows_nothing(
-    capsys: pytest.CaptureFixture[str], on_terminal: Callable[[], None]
+    capsys: pytest.CaptureFixture[str], on_terminal: Callable[[], None], clock: FakeClock
 ) -> None:
     on_terminal()
-    clock = FakeClock()
-    with ProgressLine(clock=clock) as progress:
+    with ProgressLine() as progress:
         clock.now += DELAY_S - 0.1
         progress.show(1, 2, "a.txt")
     assert capsys.readouterr().err == ""
 
 
 def test_what_was_shown_last_is_seen_when_it_takes_long(
-    capsys: pytest.CaptureFixture[str], on_terminal: Callable[[], None]
+    capsys: pytest.CaptureFixture[str], on_terminal: Callable[[], None], clock: FakeClock
 ) -> None:
     """As of one large file, of which nothing more is told."""
     on_terminal()
-    clock = FakeClock()
-    with ProgressLine(clock=clock) as progress:
+    with ProgressLine() as progress:
         clock.now += DELAY_S - 0.01
         progress.show(0, 2, "a.txt")
         progress.show(1, 2, "large.pdf")
-        give_up = time.monotonic() + 30
-        while not (said := capsys.readouterr().err) and time.monotonic() < give_up:
+        for _ in range(3000):
+            if said := capsys.readouterr().err:
+                break
             time.sleep(0.01)
     assert said == "\r\x1b[2K[############............]  50% large.pdf"
 
 
 def test_long_work_shows_a_bar_that_goes_away(
-    capsys: pytest.CaptureFixture[str], on_terminal: Callable[[], None]
+    capsys: pytest.CaptureFixture[str], on_terminal: Callable[[], None], clock: FakeClock
 ) -> None:
     on_terminal()
-    clock = FakeClock()
-    with ProgressLine(clock=clock) as progress:
+    with ProgressLine() as progress:
         clock.now += DELAY_S
         progress.show(1, 4, "a.txt")
         progress.show(2, 4, "too soon")
@@ -65,12 +70,14 @@ def test_long_work_shows_a_bar_that_goes_away(
 
 
 def test_it_makes_room_for_other_lines_and_fits_the_terminal(
-    capsys: pytest.CaptureFixture[str], on_terminal: Callable[[], None], monkeypatch: pytest.MonkeyPatch
+    capsys: pytest.CaptureFixture[str],
+    on_terminal: Callable[[], None],
+    clock: FakeClock,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     on_terminal()
     monkeypatch.setenv("COLUMNS", "40")
-    clock = FakeClock()
-    with ProgressLine(clock=clock) as progress:
+    with ProgressLine() as progress:
         clock.now += DELAY_S
         progress.show(0, 0, "x" * 200)
         progress.clear()
@@ -80,9 +87,8 @@ def test_it_makes_room_for_other_lines_and_fits_the_terminal(
     assert len(said.split("\x1b[2K")[1].rstrip("\r")) == 39
 
 
-def test_without_a_terminal_nothing_is_shown(capsys: pytest.CaptureFixture[str]) -> None:
-    clock = FakeClock()
-    with ProgressLine(clock=clock) as progress:
+def test_without_a_terminal_nothing_is_shown(capsys: pytest.CaptureFixture[str], clock: FakeClock) -> None:
+    with ProgressLine() as progress:
         clock.now += DELAY_S
         progress.show(1, 2, "a.txt")
     assert capsys.readouterr().err == ""

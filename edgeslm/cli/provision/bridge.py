@@ -1,4 +1,4 @@
-"""The bridge of a site to its hub: what goes up, what may come down, and who may do that there.
+"""Bridge of a site to its hub: what goes up, what may come down, and who may do that there.
 
 One table of topics makes both mosquitto's ``connection`` (version 2.0) for the site's broker and the access
 list of its user at the hub. At the hub all of a site is below ``site/<name>/``. Pure. Knows no files.

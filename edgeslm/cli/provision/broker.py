@@ -1,4 +1,4 @@
-"""mosquitto's configuration for a site: one of the shipped profiles, with certificates in place of passwords.
+"""Broker settings (mosquitto) of a site: a shipped profile, with certificates in place of passwords.
 
 The files are ``firmware-config/mosquitto/*.conf``; an installation has them as ``edgeslm/mosquitto``.
 """

@@ -1,4 +1,4 @@
-"""A private authority in a folder, and the certificates that it signs: the broker's, one for each client.
+"""Certificate authority in a folder, and what it signs: the broker's certificate, one for each client.
 
 Keys are on the curve P-256. A certificate is good for one thing: the broker's can't log in anywhere, a
 client's can't pass for the broker (RFC 5280, section 4.2.1.12). Made with the package ``cryptography``, which

@@ -1,4 +1,4 @@
-"""The kinds of files that are read, told by their names."""
+"""File kinds that are read, told by their names."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A question's passages: by their words (BM25) and by their meaning (cosine), fused into one score.
+"""Hybrid search: passages by their words (BM25) and their meaning (cosine), fused into one score.
 
 Both rankings are made over the whole collection; what is best in either is a candidate, and each candidate
 has both figures. Figures are kept beside the score, since whether a question can be answered at all is judged

@@ -1,4 +1,4 @@
-"""Vectors as a collection keeps them: int8 with a scale each, in blocks that are read in pieces.
+"""Vector storage of a collection: int8 with a scale each, in blocks that are read in pieces.
 
 A passage has a slot, the same number as everywhere in its collection. Slots are written in place, so that a
 message more costs a page or two. A search reads all blocks and holds one at a time: no index that would have

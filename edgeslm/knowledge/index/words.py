@@ -1,4 +1,4 @@
-"""Words of a question against the words of passages: FTS5's index and its BM25, within a bound of work.
+"""BM25: words of a question against those of passages, by FTS5's index, within a bound of work.
 
 BM25 is dear by the row: FTS5 looks up the length of each passage that it scores, some 2 us. So a question's
 rarest words say which passages are scored; what every second passage has tells them apart least.

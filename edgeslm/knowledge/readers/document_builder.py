@@ -1,4 +1,4 @@
-"""A document in the making: readers write down what they find, block by block."""
+"""Document builder: readers write down what they find, block by block."""
 
 from __future__ import annotations
 

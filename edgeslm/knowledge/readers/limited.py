@@ -1,4 +1,4 @@
-"""Files read in a child process, within limits of time and memory by their size.
+"""Limited reading: files read in a child process, within limits of time and memory by their size.
 
 What a file makes a reader do, hang, crash or take all memory, ends the child and nothing else, and no search
 waits for it: the child has an interpreter of its own. It is ``edgeslm.knowledge.readers.read_worker``.

@@ -1,4 +1,4 @@
-"""Headings of Markdown: ``#`` and underlined ones (CommonMark 4.2 and 4.3), none inside of code."""
+"""Markdown reader: headings of ``#`` and underlined ones (CommonMark 4.2 and 4.3), none inside of code."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""PDF as plain text, by PDFium: sections from the outline, or pages where there is none.
+"""PDF reader, by PDFium: sections from the outline, or pages where there is none.
 
 Lines at the head and the foot of most pages are left out, and words that were parted at a line's end are
 whole again. Pages that are only pictures have no text; recognizing letters in them is for other programs.

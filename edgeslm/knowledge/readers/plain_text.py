@@ -1,4 +1,4 @@
-"""Headings of plain text and reStructuredText: underlined, numbered or standing out at the margin."""
+"""Plain text and reStructuredText readers: headings underlined, numbered or standing out at the margin."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The child in which files are read: ``python -m edgeslm.knowledge.readers.read_worker``.
+"""Reading worker, the child in which files are read: ``python -m edgeslm.knowledge.readers.read_worker``.
 
 An order is ``{"path", "source"}``. Progress is ``{"part": "page 12 of 400"}`` and ``{"log": sentence}``,
 then, some at a time, ``{"passages": [[heading, text, start, end]...]}`` and

@@ -1,4 +1,4 @@
-"""Reads a file of any supported kind into a document. What a kind needs is in a module of its own."""
+"""File reader: a file of any supported kind becomes a document, by the module of its kind."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Tables and lists of objects as text: a row is a line ``column: value; column: value`` and a section.
+"""Table readers (CSV, JSON): a row is a line ``column: value; column: value`` and a section.
 
 So a row is found by what stands in it, and each value stands beside the name of its column. The cells are
 kept beside the text, so that what is asked of them can be computed.

@@ -1,4 +1,4 @@
-"""HTML as plain text: what a reader of the page would read, with its headings, lists, tables and samples.
+"""HTML reader: what somebody would read of a page, with its headings, lists, tables and samples.
 
 Written for pages as they are: tags that are never closed, or closed twice, do no harm. Scripts, navigation
 and lists of contents are left out; where a page says which part is the main one, only that is read.

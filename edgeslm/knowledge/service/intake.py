@@ -1,4 +1,4 @@
-"""Files into a collection: what is new is read, unchanged ones cost a hash, broken ones stop nothing."""
+"""Document intake: new files are read, unchanged ones cost a hash, broken ones stop nothing."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Messages that a collection remembers: each is a document of its own, found until its time is over."""
+"""Remembered messages: each is a document of its own, found until its time is over."""
 
 from __future__ import annotations
 

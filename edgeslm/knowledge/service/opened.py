@@ -1,4 +1,4 @@
-"""Collections that stay open, each until its file is another one: removed by hand, or put in its place."""
+"""Open collections, each until its file is another one: removed by hand, or put in its place."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The parent's handle on the process of the collections: start it, ask it, notice its death.
+"""Knowledge process, as the parent sees it: start it, ask it, notice its death.
 
 Imports neither numpy nor an engine. What embeds texts is handed in.
 """

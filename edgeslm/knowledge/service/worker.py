@@ -1,4 +1,4 @@
-"""The process of a node's collections: one thread searches, others keep folders and messages in them.
+"""Knowledge worker, the process of a node's collections: one thread searches, others keep them up to date.
 
 It is its own process because numpy and a search's vectors have no place in the one that holds the connection
 to the broker. What embeds texts is an engine of the node, which is asked over the pipe. It ends when the pipe

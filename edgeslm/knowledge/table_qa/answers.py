@@ -1,4 +1,4 @@
-"""Questions answered from the tables of a collection: computed from named columns, or not at all.
+"""Table answers: questions computed from named columns of a collection's tables, or not at all.
 
 No model reads a number. A question is answered if all that it says is found in one table, as a column, a cell
 or an operation, and if all readings of it come to the same; the answer says how it was read.

@@ -1,4 +1,4 @@
-"""Names of columns: their words, the unit that they end in, and which of them a question's words name.
+"""Column names: their words, the unit that they end in, and which of them a question's words name.
 
 A name may be shortened to what it is about: ``release`` for ``release_date``, ``temperature`` for
 ``oil_temp_c``, for the last word that isn't a unit, a kind or an extreme says what a column has. Never the
