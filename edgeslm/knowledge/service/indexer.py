@@ -99,8 +99,7 @@ class Indexer:
 
     def _open(self) -> OpenCollections:
         """Those of one thread."""
-        paths = {spec.name: spec.path for spec in self._specs}
-        return OpenCollections(paths, writes=True, locks=self._locks)
+        return OpenCollections({spec.name: spec.path for spec in self._specs}, self._locks)
 
     # --- messages -----------------------------------------------------------------------------------
 

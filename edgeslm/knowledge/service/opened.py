@@ -5,30 +5,20 @@ from __future__ import annotations
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
-from types import MappingProxyType
-from typing import Final
 
 from edgeslm.knowledge.index.collection import Collection
 from edgeslm.knowledge.index.fair_lock import FairLock
-
-NO_LOCKS: Final[Mapping[str, FairLock]] = MappingProxyType({})
 
 
 class OpenCollections:
     """By name; of one thread.
 
-    :param paths: name -> the collection's file. :param locks: see :class:`Collection`, by name.
+    :param paths: name -> the collection's file.
+    :param locks: see :class:`Collection`, by name; None: they are only read.
     """
 
-    def __init__(
-        self,
-        paths: Mapping[str, Path],
-        *,
-        writes: bool = False,
-        locks: Mapping[str, FairLock] = NO_LOCKS,
-    ) -> None:
+    def __init__(self, paths: Mapping[str, Path], locks: Mapping[str, FairLock] | None = None) -> None:
         self._paths = paths
-        self._writes = writes
         self._locks = locks
         self._open: dict[str, tuple[Collection, tuple[int, int]]] = {}
 
@@ -39,7 +29,8 @@ class OpenCollections:
             if _identity(opened[0].file) == opened[1]:
                 return opened[0]
             self.close(name)
-        collection = Collection(self._paths[name], writes=self._writes, lock=self._locks.get(name))
+        lock = None if self._locks is None else self._locks[name]
+        collection = Collection(self._paths[name], writes=lock is not None, lock=lock)
         collection.open()
         self._open[name] = (collection, _identity(collection.file))
         return collection
