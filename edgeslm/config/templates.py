@@ -93,7 +93,7 @@ class TopicTemplate(Template):
         return topic
 
 
-class Condition:
+class RouteCondition:
     """Whether a condition holds: whether its template writes :data:`HOLDS`."""
 
     def __init__(self, template: Template) -> None:
@@ -143,7 +143,7 @@ def _slashed(tree: nodes.Node) -> frozenset[str]:
     return frozenset(value for value in values if isinstance(value, str) and "/" in value)
 
 
-def make_condition(source: str) -> Condition:
+def make_condition(source: str) -> RouteCondition:
     """Whether a message is read. ``{{ }}`` around the whole expression is optional.
 
     :raises TemplateError: it is none, or doesn't compile.
@@ -157,7 +157,7 @@ def make_condition(source: str) -> Condition:
     tree = _parse(environment, "{% if (" + expression + f"\n) %}}{HOLDS}{{% endif %}}")
     if not _is_one_condition(tree):
         raise TemplateError("must be one expression, such as payload.level > 3")
-    return Condition(Template(environment, tree))
+    return RouteCondition(Template(environment, tree))
 
 
 def _is_one_condition(tree: nodes.Template) -> bool:

@@ -177,7 +177,7 @@ class Indexer:
 
     # --- inside -------------------------------------------------------------------------------------
 
-    def _work(self, name: str, work: _Work, spec: CollectionSpec, opened: OpenCollections) -> None:
+    def _work(self, name: str, work: _Upkeep, spec: CollectionSpec, opened: OpenCollections) -> None:
         """Does what keeps a collection up to date; what goes wrong is told and ends no thread."""
         trouble: list[str] = []
         try:
@@ -272,7 +272,7 @@ class _Watched(IntakeListener):
         )
 
 
-class _Work(Protocol):
+class _Upkeep(Protocol):
     """Keeps a collection up to date. What goes wrong is added to ``trouble``, in sentences."""
 
     def __call__(self, spec: CollectionSpec, collection: Collection, trouble: list[str], /) -> None: ...
