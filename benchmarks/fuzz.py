@@ -23,6 +23,7 @@ import traceback
 import tracemalloc
 from collections import Counter
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -48,6 +49,7 @@ from edgeslm.protocol.codec import (
     parse_result,
     parse_state,
 )
+from edgeslm.protocol.delivery import Delivery
 
 TOPICS = Topics("hall")
 WARM_UP = 0.1
@@ -60,15 +62,15 @@ def try_case(case: Case) -> str:
     """What the request parser made of it. Whatever is raised here is a defect."""
     try_readers(case.payload, case.correlation)
     request = parse_request(
-        case.payload,
+        replace(
+            Delivery.local(case.payload, correlation=case.correlation),
+            response_topic=case.response_topic,
+            expiry_s=case.expiry_s,
+        ),
         task="triage",
         topics=TOPICS,
         allowed_replies=REPLIES,
         packet_limit=PACKET_LIMIT,
-        now=100.0,
-        response_topic=case.response_topic,
-        correlation=case.correlation,
-        expiry_s=case.expiry_s,
     )
     return try_answer(request)
 

@@ -207,7 +207,7 @@ class Node:
 
         def deliver() -> None:
             for delivery in deliveries:
-                self.daemon._delivered(delivery)
+                self.daemon.delivered(delivery)
 
         self._loop.call_soon_threadsafe(deliver)
 

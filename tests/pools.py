@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
 import signal
 import subprocess
@@ -18,12 +17,11 @@ from edgeslm.protocol.codec import (
     Topics,
     encode_chunk,
     encode_result,
-    encode_state,
     error_result,
     parse_cancel,
     parse_request,
 )
-from edgeslm.protocol.delivery import Delivery
+from edgeslm.protocol.delivery import Delivery, OutgoingMessage
 from edgeslm.storage.journal import request_key
 from tests.apps import WAIT_S
 from tests.small_nodes import NodeThread
@@ -81,7 +79,7 @@ class Member(NodeThread):
     def say(self, state: StateName) -> None:
         self._loop.call_soon_threadsafe(self._say, state)
 
-    def _announce(self) -> None:
+    def connected(self) -> None:
         self._bus.subscribe([self.topics.requests_filter, self.topics.cancel])
         info = {
             "protocol": 1,
@@ -89,13 +87,10 @@ class Member(NodeThread):
             "tasks": {task: {"kind": kind, "model": "small"} for task, kind in self._kinds.items()},
             "models": {"small": {"digest": "sha256:1f3a"}},
         }
-        self._bus.publish(self.topics.info, json.dumps(info).encode(), qos=1, retain=True)
+        self._bus.publish(OutgoingMessage(self.topics.info, json.dumps(info).encode(), retain=True))
         self._say("online").add_done_callback(lambda done: self._ready.set())
 
-    def _say(self, state: StateName) -> asyncio.Future[None]:
-        return self._bus.publish(self.topics.state, encode_state(state, "b"), qos=1, retain=True)
-
-    def _delivered(self, delivery: Delivery) -> None:
+    def delivered(self, delivery: Delivery) -> None:
         self._bus.ack(delivery)
         if delivery.topic == self.topics.cancel:
             cancel = parse_cancel(delivery.payload, delivery.correlation)
@@ -106,22 +101,14 @@ class Member(NodeThread):
             return
         task = self.topics.task_of(delivery.topic) or ""
         parsed = parse_request(
-            delivery.payload,
-            task=task,
-            topics=self.topics,
-            allowed_replies=REPLIES,
-            packet_limit=100_000,
-            now=delivery.received_at,
-            response_topic=delivery.response_topic,
-            correlation=delivery.correlation,
-            expiry_s=delivery.expiry_s,
+            delivery, task=task, topics=self.topics, allowed_replies=REPLIES, packet_limit=100_000
         )
         assert isinstance(parsed, Request)
         request = parsed
         key = request_key(request.reply_to, request.correlation or b"", task, delivery.payload)
         if key in self._known:
             if (payload := self._known[key]) is not None:
-                self._bus.publish(request.reply_to, payload, qos=1, correlation=request.correlation)
+                self._bus.publish(OutgoingMessage(request.reply_to, payload, correlation=request.correlation))
             return
         self.runs.append(request)
         self._known[key] = None
@@ -130,7 +117,7 @@ class Member(NodeThread):
             for seq, word in enumerate(str(request.input).split()):
                 chunk = encode_chunk(Chunk(request.id, seq, word))
                 topic = Topics.stream(request.reply_to)
-                self._bus.publish(topic, chunk, qos=0, correlation=request.correlation)
+                self._bus.publish(OutgoingMessage(topic, chunk, qos=0, correlation=request.correlation))
         made = self.answers(request)
         if made is not None:
             self._send(key, request, made)
@@ -146,7 +133,7 @@ class Member(NodeThread):
             self._known[key] = payload
         else:
             del self._known[key]
-        self._bus.publish(request.reply_to, payload, qos=1, correlation=request.correlation)
+        self._bus.publish(OutgoingMessage(request.reply_to, payload, correlation=request.correlation))
 
 
 class DispatcherProcess:

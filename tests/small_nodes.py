@@ -9,9 +9,10 @@ from typing import Self
 from edgeslm.config.sections import Broker
 from edgeslm.errors import Busy
 from edgeslm.messages import Chunk, Request, Result
-from edgeslm.mqtt.client import BusClient
+from edgeslm.mqtt.client import BusClient, BusListener, Will
 from edgeslm.protocol.codec import (
     Rejected,
+    StateName,
     Topics,
     encode_chunk,
     encode_result,
@@ -19,16 +20,16 @@ from edgeslm.protocol.codec import (
     error_result,
     parse_request,
 )
-from edgeslm.protocol.delivery import Delivery
+from edgeslm.protocol.delivery import Delivery, OutgoingMessage
 from tests.apps import WAIT_S
 
 REPLIES = ("edgeslm/v1/+/res/#",)
 
 
-class NodeThread:
+class NodeThread(BusListener):
     """A connection with a thread and an event loop of its own, which says that it is ``online``.
 
-    ``_announce`` subscribes and tells what it is once it is connected; ``_delivered`` gets what comes.
+    ``connected`` subscribes and tells what it is.
     """
 
     def __init__(self, url: str, name: str) -> None:
@@ -54,26 +55,21 @@ class NodeThread:
     async def _run(self) -> None:
         self._bus = BusClient(
             Broker(url=self._url),
+            self,
             client_id=self.topics.node,
             queue=64,
             packet_bytes=100_000,
-            will=(self.topics.state, encode_state("offline", "b")),
-            on_delivery=self._delivered,
-            on_connect=self._announce,
-            first_pause_s=0.05,
-            longest_pause_s=0.2,
+            will=Will(self.topics.state, encode_state("offline", "b")),
+            pauses_s=(0.05, 0.2),
         )
         await self._bus.start()
         await self._stop.wait()
         if not self._is_gone:
-            await self._bus.publish(self.topics.state, encode_state("stopped", "b"), qos=1, retain=True)
+            await self._say("stopped")
             await self._bus.stop()
 
-    def _announce(self) -> None:
-        raise NotImplementedError
-
-    def _delivered(self, delivery: Delivery) -> None:
-        raise NotImplementedError
+    def _say(self, state: StateName) -> asyncio.Future[None]:
+        return self._bus.publish(OutgoingMessage(self.topics.state, encode_state(state, "b"), retain=True))
 
 
 class SmallNode(NodeThread):
@@ -100,39 +96,33 @@ class SmallNode(NodeThread):
         """From any thread."""
 
         def publish() -> None:
-            self._bus.publish(topic, payload, qos=1, correlation=correlation)
+            self._bus.publish(OutgoingMessage(topic, payload, correlation=correlation))
 
         self._loop.call_soon_threadsafe(publish)
 
-    def _announce(self) -> None:
+    def connected(self) -> None:
         self._bus.subscribe([self.topics.requests_filter, self.topics.cancel, self.topics.feedback])
-        online = self._bus.publish(self.topics.state, encode_state("online", "b"), qos=1, retain=True)
-        online.add_done_callback(lambda done: self._ready.set())
+        self._say("online").add_done_callback(lambda done: self._ready.set())
 
-    def _delivered(self, delivery: Delivery) -> None:
+    def delivered(self, delivery: Delivery) -> None:
         if delivery.topic in (self.topics.cancel, self.topics.feedback):
             self.told.append(delivery)
             self._bus.ack(delivery)
             return
         self.deliveries.append(delivery)
         request = parse_request(
-            delivery.payload,
+            delivery,
             task=self.topics.task_of(delivery.topic) or "",
             topics=self.topics,
             allowed_replies=self._replies,
             packet_limit=100_000,
-            now=delivery.received_at,
-            response_topic=delivery.response_topic,
-            correlation=delivery.correlation,
-            expiry_s=delivery.expiry_s,
-            size=delivery.size,
         )
         self.requests.append(request)
         self._bus.ack(delivery)
         self._asked.set()
         payload = self._payload(request)
         if payload is not None:
-            self._bus.publish(request.reply_to, payload, qos=1, correlation=request.correlation)
+            self._bus.publish(OutgoingMessage(request.reply_to, payload, correlation=request.correlation))
 
     def _payload(self, request: Request | Rejected) -> bytes | None:
         if isinstance(request, Rejected):
@@ -148,7 +138,9 @@ class SmallNode(NodeThread):
             for seq, text in enumerate(words[:2] if request.task == "second" and is_first else words):
                 chunk = encode_chunk(Chunk(request.id, seq, text))
                 self._bus.publish(
-                    Topics.stream(request.reply_to), chunk, qos=0, correlation=request.correlation
+                    OutgoingMessage(
+                        Topics.stream(request.reply_to), chunk, qos=0, correlation=request.correlation
+                    )
                 )
         if request.task == "silent" or (request.task == "second" and is_first):
             return None

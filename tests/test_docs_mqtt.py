@@ -8,6 +8,7 @@ import re
 import shlex
 import subprocess
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, get_args
 
@@ -33,6 +34,7 @@ from edgeslm.protocol.codec import (
     parse_state,
 )
 from edgeslm.protocol.commands import encode_answer, parse_command
+from edgeslm.protocol.delivery import Delivery
 from edgeslm.protocol.feedback import parse_feedback
 from edgeslm.protocol.request_options import OPTIONS
 from tests.brokers import CONFIGURATIONS, Mosquitto
@@ -56,13 +58,11 @@ def validator(schema: str) -> Draft7Validator:
 
 def read_request(payload: bytes, task: str, response_topic: str | None = None) -> Request:
     request = parse_request(
-        payload,
+        replace(Delivery.local(payload), response_topic=response_topic),
         task=task,
         topics=TOPICS,
         allowed_replies=REPLIES,
         packet_limit=Limits().packet_bytes,
-        now=0.0,
-        response_topic=response_topic,
     )
     assert isinstance(request, Request), request
     return request

@@ -41,16 +41,9 @@ def add_listening_arguments(command: argparse.ArgumentParser) -> None:
 
 def address_of(arguments: argparse.Namespace) -> BrokerAddress:
     """:raises BrokerError: the address, or a file of the login, is no good."""
-    from edgeslm.mqtt.broker_address import BrokerAddress, read_password
+    from edgeslm.mqtt.broker_address import BrokerAddress, Login
 
-    return BrokerAddress.parse(
-        arguments.broker,
-        username=arguments.username,
-        password=read_password(arguments.password_file),
-        ca_file=arguments.ca_file,
-        cert_file=arguments.cert_file,
-        key_file=arguments.key_file,
-    )
+    return BrokerAddress.parse(arguments.broker, Login.of(arguments))
 
 
 def discovery_of(arguments: argparse.Namespace, address: BrokerAddress, node: str | None = None) -> Discovery:

@@ -9,7 +9,6 @@ import json
 import os
 import signal
 import sys
-import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -295,21 +294,21 @@ def _parse_input(
 ) -> Request | Rejected:
     """A request as the bus would bring it; ``number`` becomes its id."""
     from edgeslm.protocol.codec import Topics, encode_request, parse_request
+    from edgeslm.protocol.delivery import Delivery
 
     with contextlib.suppress(UnicodeDecodeError):  # goes on as it is and is refused
         text = encode_request(text.decode(), options=options)
     return parse_request(
-        text,
+        Delivery.local(text, correlation=str(number).encode()),
         task=task,
         topics=Topics(config.node, config.prefix),
         allowed_replies=(),
         packet_limit=config.limits.packet_bytes,
-        now=time.monotonic(),
-        correlation=str(number).encode(),
     )
 
 
 def _request(arguments: argparse.Namespace) -> int:
+    from edgeslm.cli.listening import address_of
     from edgeslm.client import Client
     from edgeslm.errors import InvalidRequest, TimedOut
     from edgeslm.protocol.codec import encode_result
@@ -332,15 +331,10 @@ def _request(arguments: argparse.Namespace) -> int:
             print(printable(text), end="", file=sys.stderr, flush=True)  # noqa: T201
 
     with Client(
-        arguments.broker,
+        address_of(arguments),
         arguments.node,
         pool=arguments.pool,
         prefix=arguments.prefix,
-        username=arguments.username,
-        password_file=arguments.password_file,
-        ca_file=arguments.ca_file,
-        cert_file=arguments.cert_file,
-        key_file=arguments.key_file,
         name=arguments.name,
     ) as client:
         try:

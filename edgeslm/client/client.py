@@ -19,11 +19,12 @@ from __future__ import annotations
 import asyncio
 import secrets
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, TypedDict
+from typing import Any, Protocol, TypedDict
 
-from edgeslm.client.pending_request import FIRST_INTERVAL_S, OutgoingMessage, PendingMessage, PendingRequest
+from edgeslm.client.pending_request import FIRST_INTERVAL_S, PendingMessage, PendingRequest
 from edgeslm.client.queues import LoopQueue, ThreadQueue
 from edgeslm.client.session import ClientSession
 from edgeslm.client.stream import Stream
@@ -34,13 +35,18 @@ from edgeslm.errors import (
     UnknownTask,
 )
 from edgeslm.messages import Chunk, Result
-from edgeslm.mqtt.broker_address import BrokerAddress, read_password
-from edgeslm.mqtt.connection import ConnectionSettings, Network
+from edgeslm.mqtt.broker_address import BrokerAddress, Login, read_password
+from edgeslm.mqtt.connection import PAUSES_S, ConnectionSettings, Network
 from edgeslm.protocol.codec import MAX_REPLY_TOPIC_BYTES, Topics, check_topic_name, encode_request
+from edgeslm.protocol.delivery import OutgoingMessage
 from edgeslm.protocol.feedback import Feedback, encode_feedback
 from edgeslm.protocol.topic_filters import DEFAULT_PREFIX, NODE_CHANNELS, filter_fault
 
-OnChunk = Callable[[Chunk], None]
+
+class OnChunk(Protocol):
+    """Gets each piece of a text."""
+
+    def __call__(self, chunk: Chunk, /) -> Any: ...
 
 
 class Options(TypedDict, total=False):
@@ -70,7 +76,7 @@ class Options(TypedDict, total=False):
 
 class Client:
     """A connection of an app to the node ``node``, or to the members of ``pool``, at the broker ``url``
-    (``mqtt[s]://[user[:password]@]host``).
+    (``mqtt[s]://[user[:password]@]host``, or an address that has its login with it).
 
     The session outlives a broken connection by ``session_expiry_s``, so that a result that comes meanwhile
     isn't lost. A request is sent again until it has its result: after each reconnect, when the node was
@@ -84,7 +90,7 @@ class Client:
 
     def __init__(
         self,
-        url: str,
+        url: str | BrokerAddress,
         node: str | None = None,
         *,
         pool: str | None = None,
@@ -101,12 +107,8 @@ class Client:
         repeat_after_s: float = FIRST_INTERVAL_S,
     ) -> None:
         self._url = url
-        self._login = username, password, _path(password_file)
-        self._tls_files = {
-            "ca_file": _path(ca_file),
-            "cert_file": _path(cert_file),
-            "key_file": _path(key_file),
-        }
+        self._login = Login(username, password, _path(ca_file), _path(cert_file), _path(key_file))
+        self._password_file = _path(password_file)
         self._connect_timeout_s = connect_timeout_s
         self._repeat_after_s = repeat_after_s
         if (node is None) == (pool is None):
@@ -142,17 +144,12 @@ class Client:
 
     def open(self) -> None:
         """Connects; BrokerError says what is wrong if that fails the first time."""
-        username, password, password_file = self._login
-        address = BrokerAddress.parse(
-            self._url,
-            username=username,
-            password=read_password(password_file) if password_file is not None else password,
-            **self._tls_files,
-        )
+        address = self._url
+        if isinstance(address, str):
+            password = read_password(self._password_file) or self._login.password
+            address = BrokerAddress.parse(address, replace(self._login, password=password))
         self._session = self._make_session()
-        self._network = Network(
-            address, self._settings, self._session, first_pause_s=0.5, longest_pause_s=15.0
-        )
+        self._network = Network(address, self._settings, self._session, PAUSES_S)
         self._network.start()
         try:
             self._session.wait_connected(self._connect_timeout_s)
@@ -330,11 +327,10 @@ class Client:
         self._check_open()
         if self._topics.pool is not None:
             raise InvalidRequest("A pool takes no corrections: tell them to one of its nodes.")
-        outgoing = OutgoingMessage(
-            self._topics.feedback, encode_feedback(feedback), "", secrets.token_hex(8).encode()
-        )
+        correlation = secrets.token_hex(8).encode()
+        outgoing = OutgoingMessage(self._topics.feedback, encode_feedback(feedback), correlation=correlation)
         return PendingMessage(
-            outgoing, self._session.send, node=self._node, now=time.monotonic(), timeout_s=timeout
+            outgoing, self._session, node=self._node, now=time.monotonic(), timeout_s=timeout
         )
 
     def _stream(
@@ -352,29 +348,19 @@ class Client:
         if self._topics.task_of(topic) != task:
             raise UnknownTask(f"There is no task {task!r}: the name of a task is one level of a topic.")
         check_topic_name(topic)
-        session = self._session
         payload = encode_request(input, options=asked)
-        reply_to = session.reply_topic(task)
+        reply_to = self._session.reply_topic(task)
         if (size := len(reply_to.encode())) > MAX_REPLY_TOPIC_BYTES:
             raise InvalidRequest(
                 f"The topic of the result would have {size} bytes and may have {MAX_REPLY_TOPIC_BYTES}; "
                 "take a shorter prefix or name."
             )
-        outgoing = OutgoingMessage(topic, payload, reply_to, secrets.token_hex(8).encode())
-
-        def make_pending(on_chunk: OnChunk) -> PendingRequest:
-            return PendingRequest(
-                outgoing,
-                session.send,
-                node=self._node,
-                node_state=lambda: session.node_state,
-                now=time.monotonic(),
-                timeout_s=timeout,
-                interval_s=self._repeat_after_s,
-                on_chunk=on_chunk,
-            )
-
-        return Stream(session, task, self._topics.cancel, make_pending)
+        correlation = secrets.token_hex(8).encode()
+        outgoing = OutgoingMessage(topic, payload, response_topic=reply_to, correlation=correlation)
+        pending = PendingRequest(
+            outgoing, self._session, node=self._node, timeout_s=timeout, interval_s=self._repeat_after_s
+        )
+        return Stream(self._session, task, self._topics.cancel, pending)
 
 
 def _path(file: Path | str | None) -> Path | None:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from edgeslm.errors import BrokerError, InvalidRequest
 from edgeslm.mqtt.broker_address import BrokerAddress
-from edgeslm.mqtt.connection import BrokerLink, ConnectionSettings, Network, Subscription
+from edgeslm.mqtt.connection import PAUSES_S, BrokerLink, ConnectionSettings, Network, Subscription
 from edgeslm.mqtt.diagnostics import Problem, Welcome
 from edgeslm.protocol.strict_json import decode_text, parse_json
 from edgeslm.protocol.topic_filters import base_topic, link_topic, matches, site_topic
@@ -99,7 +99,7 @@ class Discovery:
             maximum_packet_size=_DOCUMENT_BYTES,
             keeps_session=False,
         )
-        self._network = Network(address, settings, self, first_pause_s=0.5, longest_pause_s=15.0)
+        self._network = Network(address, settings, self, PAUSES_S)
 
     def __enter__(self) -> Discovery:
         self._network.start()

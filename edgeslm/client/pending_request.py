@@ -10,13 +10,14 @@ from __future__ import annotations
 import logging
 import math
 import random
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from typing import Protocol
 
 from edgeslm.errors import BrokerError, EdgeslmError, TimedOut
 from edgeslm.messages import Chunk, Result
 from edgeslm.mqtt.diagnostics import Problem
 from edgeslm.protocol.codec import parse_chunk, parse_result
+from edgeslm.protocol.delivery import OutgoingMessage
 from edgeslm.protocol.topics import Topics
 
 log = logging.getLogger("edgeslm.client")
@@ -40,19 +41,6 @@ NOBODY_LISTENS = 0x10
 
 TRANSIENT = frozenset({0x91, 0x97})
 """PUBACK: Packet Identifier in use, Quota exceeded. Other failures would come again."""
-
-
-@dataclass(frozen=True, slots=True)
-class OutgoingMessage:
-    """What is published, the same each time: a node knows a repeat by all four. ``payload`` is private.
-
-    One without a ``reply_to`` gets no answer.
-    """
-
-    topic: str
-    payload: bytes = field(repr=False)
-    reply_to: str
-    correlation: bytes
 
 
 # What can happen to it. ``generation`` counts the connections.
@@ -119,8 +107,15 @@ class Failed:
 
 Event = Ready | Lost | Acknowledged | Room | NodeUp | Answered | Piece | Heard | Failed
 
-Send = Callable[[OutgoingMessage, int | None], int | None]
-"""Publishes a message with a Message Expiry in seconds: the connection's generation; None if it can't go."""
+
+class Sender(Protocol):
+    """The connection, as a request sees it."""
+
+    node_state: str | None
+    """What the node last said of itself."""
+
+    def send(self, outgoing: OutgoingMessage) -> int | None:
+        """Publishes a message: the connection's generation; None if it can't go."""
 
 
 def named(node: str) -> str:
@@ -135,37 +130,30 @@ def nobody(node: str) -> str:
 
 
 class PendingRequest:
-    """Feed it with :meth:`advance`: whenever an event came, and when :meth:`wait_s` is over.
+    """Feed it with :meth:`advance` after :meth:`begin`: when an event came, and when :meth:`wait_s` is over.
 
-    ``node_state`` gives what the node last said of itself. Times are ``time.monotonic()`` seconds.
-    ``on_chunk`` gets each piece of text whose ``seq`` is above the highest so far, so that nothing comes
-    twice when the node runs the request anew.
+    ``outgoing`` is the same each time but for its expiry: a node knows a repeat by all of it. ``chunks`` get
+    each piece of text whose ``seq`` is above the highest so far, so that nothing comes twice when the node
+    runs the request anew; whoever takes them removes them. Times are ``time.monotonic()`` seconds.
     """
 
     def __init__(
         self,
         outgoing: OutgoingMessage,
-        send: Send,
+        sender: Sender,
         *,
         node: str,
-        node_state: Callable[[], str | None],
-        now: float,
         timeout_s: float,
         interval_s: float = FIRST_INTERVAL_S,
-        on_chunk: Callable[[Chunk], None] | None = None,
-        jitter: Callable[[float, float], float] = random.uniform,
     ) -> None:
         self.outgoing = outgoing
-        self._send = send
+        self.chunks: list[Chunk] = []
+        self._sender = sender
         self._node = node
-        self._node_state = node_state
         self._timeout_s = timeout_s
-        self._until = now + timeout_s
         self._first_interval_s = interval_s
         self._interval_s = interval_s
-        self._on_chunk = on_chunk
-        self._jitter = jitter
-        self._next_at = now
+        self._until = self._next_at = math.inf
         self._sent_on: int | None = None
         self._is_under_way = False
         self._was_accepted = False
@@ -176,6 +164,10 @@ class PendingRequest:
         self._highest_seq = -1
         self.times_sent = 0
 
+    def begin(self, now: float) -> None:
+        """The time-out counts from now on."""
+        self._until, self._next_at = now + self._timeout_s, now
+
     def wait_s(self, now: float) -> float:
         """Seconds until it wants to be advanced without an event."""
         return max(0.0, min(self._next_at, self._until) - now)
@@ -184,8 +176,9 @@ class PendingRequest:
         """Nobody waits for the result any more: tells the node, once, if it may know of the request."""
         if self.times_sent:
             # As long as the request itself may reach a node that is away.
-            left_s = min(max(0.0, self._until - now) + LONGEST_INTERVAL_S, LONGEST_EXPIRY_S)
-            self._send(OutgoingMessage(cancel_topic, b"", "", self.outgoing.correlation), math.ceil(left_s))
+            left_s = math.ceil(min(max(0.0, self._until - now) + LONGEST_INTERVAL_S, LONGEST_EXPIRY_S))
+            correlation = self.outgoing.correlation
+            self._sender.send(OutgoingMessage(cancel_topic, b"", correlation=correlation, expiry_s=left_s))
 
     def advance(self, event: Event | None, now: float) -> Result | None:
         """Takes in what happened and sends the request if it is due; the result ends it.
@@ -208,7 +201,8 @@ class PendingRequest:
         self._next_at = now + self._interval_with_jitter()
         if self._is_under_way:  # a second copy behind one that the broker hasn't read yet is of no use
             return
-        generation = self._send(self.outgoing, math.ceil(min(max(1.0, self._until - now), LONGEST_EXPIRY_S)))
+        expiry_s = math.ceil(min(max(1.0, self._until - now), LONGEST_EXPIRY_S))
+        generation = self._sender.send(replace(self.outgoing, expiry_s=expiry_s))
         if generation is None:  # `Ready` or `Room` will come
             return
         self.times_sent += 1
@@ -221,7 +215,7 @@ class PendingRequest:
         self._interval_s = max(self._interval_s, min(2 * self._interval_s, LONGEST_INTERVAL_S))
 
     def _interval_with_jitter(self) -> float:
-        return self._interval_s * self._jitter(1 - JITTER, 1 + JITTER)
+        return self._interval_s * random.uniform(1 - JITTER, 1 + JITTER)
 
     def _take(self, event: Event, now: float) -> Result | None:
         match event:
@@ -262,7 +256,7 @@ class PendingRequest:
         if now + wait_s >= self._until:
             return result
         self._was_busy = self._is_held = True
-        self._next_at = now + wait_s * self._jitter(1.0, 1 + JITTER)
+        self._next_at = now + wait_s * random.uniform(1.0, 1 + JITTER)
         log.info("the node is busy: the request is sent again in %.1f s", self._next_at - now)
         return None
 
@@ -271,8 +265,7 @@ class PendingRequest:
             self._next_at = max(self._next_at, now + self._interval_with_jitter())
         if chunk.seq > self._highest_seq:
             self._highest_seq = chunk.seq
-            if self._on_chunk is not None:
-                self._on_chunk(chunk)
+            self.chunks.append(chunk)
 
     def _take_loss(self, generation: int, problem: Problem) -> None:
         self._lost = problem
@@ -289,10 +282,10 @@ class PendingRequest:
                 raise BrokerError(f"The broker refuses the request: {acknowledged.name}.")
         elif not self._nobody_listens:
             self._was_accepted = True
-        elif self._was_accepted or self._node_state() not in (None, "stopped"):
+        elif self._was_accepted or self._sender.node_state not in (None, "stopped"):
             # The broker was killed and has forgotten the node, which will be back. So will one that is
             # `offline`: a broker that wakes up may publish the wills of connections long given up.
-            self._next_at = now + NOBODY_INTERVAL_S * self._jitter(1 - JITTER, 1 + JITTER)
+            self._next_at = now + NOBODY_INTERVAL_S * random.uniform(1 - JITTER, 1 + JITTER)
         else:
             is_node = Topics(self._node).pool is None
             advice = "check the name, or start the node" if is_node else "check both names, or start a member"
@@ -309,7 +302,7 @@ class PendingRequest:
             return f"{said}: the broker doesn't answer any more."
         if self.times_sent > 1:
             said += f", though the request was sent {self.times_sent} times"
-        state = self._node_state()
+        state = self._sender.node_state
         if state is None and Topics(self._node).pool is not None:  # only a dispatcher speaks for one
             is_so = "was busy" if self._was_busy else "has none that answered"
             return f"{said}; {named(self._node)} {is_so}."
@@ -321,10 +314,10 @@ class PendingMessage:
     """A message that gets no answer, until the broker has it. Fed as an :class:`PendingRequest` is."""
 
     def __init__(
-        self, outgoing: OutgoingMessage, send: Send, *, node: str, now: float, timeout_s: float
+        self, outgoing: OutgoingMessage, sender: Sender, *, node: str, now: float, timeout_s: float
     ) -> None:
         self.outgoing = outgoing
-        self._send = send
+        self._sender = sender
         self._node = node
         self._timeout_s = timeout_s
         self._until = now + timeout_s
@@ -359,5 +352,5 @@ class PendingMessage:
             raise TimedOut(f"The broker didn't take the message within {self._timeout_s:g} s.")
         if now >= self._next_at:
             self._next_at = math.inf
-            self._send(self.outgoing, None)
+            self._sender.send(self.outgoing)
         return None

@@ -10,8 +10,8 @@ import contextlib
 import logging
 import threading
 from collections import deque
-from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Protocol
 
 from edgeslm.client.pending_request import (
     Acknowledged,
@@ -21,7 +21,6 @@ from edgeslm.client.pending_request import (
     Heard,
     Lost,
     NodeUp,
-    OutgoingMessage,
     Piece,
     Ready,
     Room,
@@ -30,8 +29,8 @@ from edgeslm.client.pending_request import (
 from edgeslm.errors import BrokerError, InvalidRequest, ProtocolError, TooLarge
 from edgeslm.mqtt.connection import BrokerLink, Subscription
 from edgeslm.mqtt.diagnostics import Problem, Welcome
-from edgeslm.mqtt.outbox import packet_bytes
 from edgeslm.protocol.codec import parse_state
+from edgeslm.protocol.delivery import OutgoingMessage
 from edgeslm.protocol.strict_json import decode_text, parse_json
 from edgeslm.protocol.topic_filters import matches
 from edgeslm.protocol.topics import Topics
@@ -49,8 +48,11 @@ NO_MQTT_5 = Problem(
     fatal=True,
 )
 
-Inbox = Callable[[Event], None]
-"""Takes an event from any thread, at once and without raising."""
+
+class Inbox(Protocol):
+    """Takes an event from any thread, at once and without raising."""
+
+    def __call__(self, event: Event, /) -> None: ...
 
 
 class ClientSession:
@@ -69,11 +71,11 @@ class ClientSession:
         self._problem: Problem | None = None
         self._closed: Failed | None = None
         self._packet_limit: int | None = None
-        self._inboxes: dict[bytes, Inbox] = {}
+        self._inboxes: dict[bytes | None, Inbox] = {}
         # By reply topic: the other filters that go with it, and which are confirmed on this connection.
         self._filters: dict[str, list[str]] = {topics.state: [topics.info]}
         self._confirmed: set[str] = set()
-        self._askers: dict[str, set[bytes]] = {}
+        self._askers: dict[str | None, set[bytes | None]] = {}
         self._listeners: dict[bytes, Sequence[str]] = {}
         self._asked_for: dict[int, str] = {}
         self._early_subacks: dict[int, Sequence[str | None]] = {}
@@ -81,9 +83,9 @@ class ClientSession:
         self._receive_maximum = 1
         self._one_at_a_time = False
         self._out = 0
-        self._unacknowledged: dict[int, bytes] = {}
+        self._unacknowledged: dict[int, bytes | None] = {}
         self._early_pubacks: dict[int, ReasonCode] = {}
-        self._want_room: deque[bytes] = deque()
+        self._want_room: deque[bytes | None] = deque()
         self.node_state: str | None = None
         self._state: bytes | None = None
         self._fault: Failed | None = None
@@ -111,34 +113,37 @@ class ClientSession:
         return f"{self._topics.result(task)}/{self._name}"
 
     def enlist(self, task: str, outgoing: OutgoingMessage, inbox: Inbox) -> None:
-        """From now on ``inbox`` gets what happens to the message, beginning with ``Ready`` or ``Lost``."""
-        reply_to = outgoing.reply_to
+        """From now on ``inbox`` gets what happens to the message, beginning with ``Ready`` or ``Lost``.
+
+        One without a Response Topic gets no answer; all have Correlation Data of their own.
+        """
+        reply_to = outgoing.response_topic
         with self._changed:
             link, generation = self._link, self._generation
             self._inboxes[outgoing.correlation] = inbox
             self._askers.setdefault(reply_to, set()).add(outgoing.correlation)
-            is_new = bool(reply_to) and reply_to not in self._filters
-            if is_new:
+            is_new = reply_to is not None and reply_to not in self._filters
+            if reply_to is not None and is_new:
                 # Also where the node answers if it refuses our reply topic.
                 self._filters[reply_to] = [self._topics.stream(reply_to), self._topics.result(task)]
             if self._closed is not None:
                 inbox(self._closed)
             elif self._fault is not None:
                 inbox(self._fault)
-            elif reply_to in self._confirmed or (link is not None and not reply_to):
+            elif reply_to in self._confirmed or (link is not None and reply_to is None):
                 inbox(Ready(generation))
             elif link is None and self._problem is not None:
                 inbox(Lost(generation, self._problem))
-        if is_new and link is not None:
+        if reply_to is not None and is_new and link is not None:
             self._subscribe(link, generation, reply_to)
 
     def forget(self, outgoing: OutgoingMessage) -> None:
         with self._changed:
             self._inboxes.pop(outgoing.correlation, None)
-            askers = self._askers.get(outgoing.reply_to, set())
+            askers = self._askers.get(outgoing.response_topic, set())
             askers.discard(outgoing.correlation)
             if not askers:
-                self._askers.pop(outgoing.reply_to, None)
+                self._askers.pop(outgoing.response_topic, None)
             with contextlib.suppress(ValueError):
                 self._want_room.remove(outgoing.correlation)
             self._offer_room()
@@ -192,17 +197,15 @@ class ClientSession:
             for inbox in self._inboxes.values():
                 inbox(self._closed)
 
-    def send(self, outgoing: OutgoingMessage, expiry_s: int | None) -> int | None:
+    def send(self, outgoing: OutgoingMessage) -> int | None:
         """Publishes a message: the generation of the connection, or None if that isn't possible now.
 
         Then ``Ready`` or ``Room`` comes when it is. Raises TooLarge if the broker takes no such packet.
         """
-        size = packet_bytes(outgoing.topic, outgoing.payload, outgoing.correlation) + len(
-            outgoing.reply_to.encode()
-        )
+        size, reply_to = outgoing.packet_bytes, outgoing.response_topic
         with self._changed:
             link, generation = self._link, self._generation
-            if link is None or (outgoing.reply_to and outgoing.reply_to not in self._confirmed):
+            if link is None or (reply_to is not None and reply_to not in self._confirmed):
                 return None
             if self._packet_limit is not None and size > self._packet_limit:
                 raise TooLarge(
@@ -213,15 +216,7 @@ class ClientSession:
                     self._want_room.append(outgoing.correlation)
                 return None
             self._out += 1
-        sent = link.publish(
-            outgoing.topic,
-            outgoing.payload,
-            qos=1,
-            retain=False,
-            correlation=outgoing.correlation,
-            expiry_s=expiry_s,
-            response_topic=outgoing.reply_to or None,
-        )
+        sent = link.publish(outgoing)
         with self._changed:
             if generation != self._generation or self._link is None:
                 return None  # what is known of the old connection's packets is gone already
@@ -270,7 +265,7 @@ class ClientSession:
         for correlation in self._askers.get(reply_to, ()):
             self._tell(correlation, event)
 
-    def _settle(self, correlation: bytes, reason: ReasonCode) -> None:
+    def _settle(self, correlation: bytes | None, reason: ReasonCode) -> None:
         self._out -= 1
         if not self._out:
             self._one_at_a_time = False
@@ -285,7 +280,7 @@ class ClientSession:
     def _room(self) -> int:
         return (1 if self._one_at_a_time else self._receive_maximum) - self._out
 
-    def _tell(self, correlation: bytes, event: Event) -> None:
+    def _tell(self, correlation: bytes | None, event: Event) -> None:
         inbox = self._inboxes.get(correlation)
         if inbox is not None:
             inbox(event)
@@ -303,7 +298,7 @@ class ClientSession:
             self._packet_limit = welcome.maximum_packet_size
             self._receive_maximum = welcome.receive_maximum
             reply_topics = list(self._filters)
-            for correlation in self._askers.get("", ()):
+            for correlation in self._askers.get(None, ()):
                 self._tell(correlation, Ready(generation))
             self._changed.notify_all()
         for reply_to in reply_topics:

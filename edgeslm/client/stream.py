@@ -7,15 +7,13 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Iterator
 
 from edgeslm.client.pending_request import Event, Failed, PendingRequest
 from edgeslm.client.queues import LoopQueue, ThreadQueue
 from edgeslm.client.session import ClientSession, Inbox
 from edgeslm.errors import Cancelled, EdgeslmError
 from edgeslm.messages import Chunk, Result
-
-MakePending = Callable[[Callable[[Chunk], None]], PendingRequest]
 
 _CLOSED = "The stream was closed before the answer was complete."
 
@@ -28,16 +26,12 @@ class Stream:
     with`` statement it is closed at the end.
     """
 
-    def __init__(
-        self, session: ClientSession, task: str, cancel_topic: str, make_pending: MakePending
-    ) -> None:
+    def __init__(self, session: ClientSession, task: str, cancel_topic: str, pending: PendingRequest) -> None:
         self._session = session
         self._task = task
         self._cancel_topic = cancel_topic
-        self._make_pending = make_pending
-        self._pending: PendingRequest | None = None
+        self._pending = pending
         self._inbox: Inbox | None = None
-        self._pieces: list[Chunk] = []
         self._result: Result | None = None
         self._over = threading.Event()
         # Held while the request is sent, so that who closes the stream knows whether it was. Inboxes are
@@ -72,54 +66,52 @@ class Stream:
 
     def __iter__(self) -> Iterator[Chunk]:
         inbox = ThreadQueue()
-        pending = self._begin(inbox.put)
+        self._begin(inbox.put)
         try:
             event = None
-            while not self._advance(pending, event):
+            while not self._advance(event):
                 yield from self._taken()
-                event = inbox.take(pending.wait_s(time.monotonic()))
+                event = inbox.take(self._pending.wait_s(time.monotonic()))
         finally:
             self._end()
 
     async def __aiter__(self) -> AsyncIterator[Chunk]:
         inbox = LoopQueue()
-        pending = self._begin(inbox.put)
+        self._begin(inbox.put)
         try:
             event = None
-            while not self._advance(pending, event):
+            while not self._advance(event):
                 for piece in self._taken():
                     yield piece
-                event = await inbox.take(pending.wait_s(time.monotonic()))
+                event = await inbox.take(self._pending.wait_s(time.monotonic()))
         finally:
             self._end()
 
-    def _begin(self, inbox: Inbox) -> PendingRequest:
+    def _begin(self, inbox: Inbox) -> None:
         with self._sending:
-            if self._over.is_set() or self._pending is not None:
+            if self._over.is_set() or self._inbox is not None:
                 raise EdgeslmError("A stream is iterated once; ask again for another answer.")
-            pending = self._pending = self._make_pending(self._pieces.append)
+            self._pending.begin(time.monotonic())
             self._inbox = inbox
-            self._session.enlist(self._task, pending.outgoing, inbox)
-        return pending
+            self._session.enlist(self._task, self._pending.outgoing, inbox)
 
-    def _advance(self, pending: PendingRequest, event: Event | None) -> bool:
+    def _advance(self, event: Event | None) -> bool:
         """Whether the result is there."""
         with self._sending:
             if self._over.is_set():
                 raise Cancelled(_CLOSED)
             self._is_advancing = True
             try:
-                self._result = pending.advance(event, time.monotonic())
+                self._result = self._pending.advance(event, time.monotonic())
             finally:
                 self._is_advancing = False
             if self._over.is_set() and self._result is None:
-                pending.abandon(self._cancel_topic, time.monotonic())
+                self._pending.abandon(self._cancel_topic, time.monotonic())
                 raise Cancelled(_CLOSED)
         return self._result is not None
 
     def _taken(self) -> list[Chunk]:
-        taken = self._pieces[:]
-        self._pieces.clear()
+        taken, self._pending.chunks = self._pending.chunks, []
         return taken
 
     def _end(self) -> None:
@@ -127,7 +119,7 @@ class Stream:
             if self._over.is_set():
                 return
             self._over.set()
-            if self._pending is not None:
+            if self._inbox is not None:
                 self._session.forget(self._pending.outgoing)
                 if self._result is None and not self._is_advancing:
                     self._pending.abandon(self._cancel_topic, time.monotonic())

@@ -33,6 +33,7 @@ from edgeslm.protocol.codec import (
     error_result,
     parse_request,
 )
+from edgeslm.protocol.delivery import Delivery
 from edgeslm.serving.service import Service
 from edgeslm.telemetry.audit import AuditLog
 
@@ -228,12 +229,11 @@ class ConsoleHost:
 
     async def _ask(self, number: int, task: str, text: str, options: dict[str, Any]) -> None:
         request = parse_request(
-            encode_request(text, options=options),
+            Delivery.local(encode_request(text, options=options)),
             task=task,
             topics=self._topics,
             allowed_replies=(),
             packet_limit=min(4 * INPUT_BYTES, self._config.limits.packet_bytes),
-            now=time.monotonic(),
         )
         if isinstance(request, Rejected):
             result = error_result(request.id, request.task, request.error)

@@ -22,12 +22,12 @@ from edgeslm.dispatcher.nodes import NodeSide
 from edgeslm.dispatcher.queue import Answer, ForwardedRequest
 from edgeslm.dispatcher.report import describe, health
 from edgeslm.dispatcher.results import as_the_pools
-from edgeslm.dispatcher.settings import DispatcherSettings
+from edgeslm.dispatcher.settings import PAUSES_S, DispatcherSettings
 from edgeslm.dispatcher.standby import look
 from edgeslm.dispatcher.topics import PoolTopics
 from edgeslm.errors import BrokerError, Busy, InvalidRequest, UnknownTask
 from edgeslm.messages import Chunk, Request, Result, Trace
-from edgeslm.mqtt.client import BusClient, Subscription
+from edgeslm.mqtt.client import BusClient, Subscription, Will
 from edgeslm.mqtt.presence import Presence
 from edgeslm.mqtt.publisher import Publisher
 from edgeslm.node.admission import Admission
@@ -35,7 +35,7 @@ from edgeslm.node.attempts import TRANSIENT
 from edgeslm.node.in_flight import InFlight
 from edgeslm.node.request_handler import RequestHandler
 from edgeslm.protocol.codec import Rejected, encode_chunk, encode_result, encode_state, parse_cancel
-from edgeslm.protocol.delivery import Delivery
+from edgeslm.protocol.delivery import Delivery, OutgoingMessage
 from edgeslm.serving.quotas import ClientQuotas
 from edgeslm.storage.journal import Journal, delivery_key
 from edgeslm.telemetry.health import Meter
@@ -84,8 +84,7 @@ class ActiveDispatcher:
             on_end=self._note_end,
             on_piece=self._pass_on,
             drop=meter.drop,
-            on_disconnect=self._disconnected,
-            may_connect=lambda: self._may_connect,
+            on_disconnect=self.disconnected,
         )
         limits = settings.limits
         share = limits.sender_queue or max(1, limits.queue // 2)
@@ -93,7 +92,7 @@ class ActiveDispatcher:
         self._receipts: dict[InFlight, Delivery] = {}
         self._leads = False
         self._client_id = client_id
-        self._may_connect = self._takes_lease = True
+        self._takes_lease = True
         self._looking: asyncio.Task[None] | None = None
         self._connections = 0
         self._sessions_lost = 0
@@ -101,15 +100,12 @@ class ActiveDispatcher:
         self.yielded = asyncio.Event()
         self.pool = BusClient(
             settings.broker,
+            self,
             client_id=client_id,
             queue=limits.queue,
             packet_bytes=limits.packet_bytes,
-            will=(self._clients.state, encode_state("offline", boot_id)),
-            on_delivery=self._from_client,
-            on_connect=self._pool_connected,
-            on_disconnect=self._disconnected,
-            longest_pause_s=5.0,
-            may_connect=lambda: self._may_connect,
+            will=Will(self._clients.state, encode_state("offline", boot_id)),
+            pauses_s=PAUSES_S,
         )
         self._publisher = Publisher(self.pool, self._clients)
         self._handler = RequestHandler(
@@ -121,7 +117,7 @@ class ActiveDispatcher:
             trace=lambda header: Trace(header, None) if header and len(header) == 55 else None,
         )
         self._admission = Admission(self._released, partial(self._handler.give_up, self._clients))
-        self.presence = Presence(self.pool, self._clients, boot_id, info=self.info, health=self.health)
+        self.presence = Presence(self.pool, self._clients, boot_id, self)
 
     async def run(self, stop: asyncio.Event) -> bool:
         """Works until told to stop, which it says by True, or until another has the session or the lease.
@@ -208,18 +204,18 @@ class ActiveDispatcher:
 
     def _say_lease(self) -> None:
         lease = encode_lease(self.boot_id, self.settings.name, self.settings.lease_s)
-        self.pool.publish(self.topics.lease, lease, qos=1, retain=True)
+        self.pool.publish(OutgoingMessage(self.topics.lease, lease, retain=True))
 
     # Clients
 
-    def _pool_connected(self) -> None:
+    def connected(self) -> None:
         if not self.pool.resumed:
             if self._journal.epoch:
                 self._sessions_lost += 1
                 log.warning("the broker has lost the pool's session, and the requests that waited in it")
             self._journal.begin_session()
             self._answered.clear()
-            self.pool.publish(self.topics.answered, b"", qos=0)
+            self.pool.publish(OutgoingMessage(self.topics.answered, b"", 0))
         if self._takes_lease:  # later another may have it, which is looked at first
             self._say_lease()
         self._connections += 1
@@ -228,7 +224,7 @@ class ActiveDispatcher:
         self.pool.subscribe([self._clients.requests_filter, self._clients.cancel])
         self.presence.announce()
 
-    def _from_client(self, delivery: Delivery) -> None:
+    def delivered(self, delivery: Delivery) -> None:
         if delivery.topic == self.topics.lease:
             self.pool.ack(delivery)
             self._hear_lease(delivery.payload)
@@ -274,7 +270,7 @@ class ActiveDispatcher:
     def _tell_answered(self) -> None:
         untold, self._untold = self._untold, []
         if self._leads and untold and self.pool.connected:
-            self.pool.publish(self.topics.answered, encode_keys(untold), qos=0)
+            self.pool.publish(OutgoingMessage(self.topics.answered, encode_keys(untold), 0))
 
     def _hear_lease(self, payload: bytes) -> None:
         word = parse_lease(payload)
@@ -285,11 +281,12 @@ class ActiveDispatcher:
         elif self._leads and not self._is_closed:
             self._say_lease()
 
-    def _disconnected(self) -> None:
+    def disconnected(self) -> None:
         """Before the session is taken again: another may have it."""
         if not self._connections or self._is_closed:
             return
-        self._may_connect = False
+        for bus in (self.pool, self.nodes.bus):
+            bus.may_connect.clear()
         if self._looking is None or self._looking.done():
             self._looking = asyncio.create_task(self._look())
 
@@ -301,7 +298,8 @@ class ActiveDispatcher:
             word = None
         if word is None or word.holder in (None, self.boot_id):
             self._takes_lease = word is None  # the broker has forgotten it
-            self._may_connect = True
+            for bus in (self.pool, self.nodes.bus):
+                bus.may_connect.set()
         else:
             self._give_way()
 
@@ -411,7 +409,7 @@ class ActiveDispatcher:
 
     def _pass_on(self, request: Request, chunk: Chunk) -> None:
         topic, payload = self._clients.stream(request.reply_to), encode_chunk(replace(chunk, id=request.id))
-        self.pool.publish(topic, payload, qos=0, correlation=request.correlation)
+        self.pool.publish(OutgoingMessage(topic, payload, 0, correlation=request.correlation))
 
     def taken(self, request: Request) -> None:
         """Nothing is remembered of it."""

@@ -12,13 +12,13 @@ from typing import Final
 from edgeslm.dispatcher.forwarding import Forwarder
 from edgeslm.dispatcher.members import Members
 from edgeslm.dispatcher.queue import ForwardedRequest
-from edgeslm.dispatcher.settings import DispatcherSettings, Wanted
+from edgeslm.dispatcher.settings import PAUSES_S, DispatcherSettings, Wanted
 from edgeslm.dispatcher.topics import KINDS, PoolTopics, Reply
 from edgeslm.errors import InternalError, ProtocolError
 from edgeslm.messages import Chunk, Request, Result
 from edgeslm.mqtt.client import BusClient, OutboxFull, Subscription
 from edgeslm.protocol.codec import parse_chunk, parse_result
-from edgeslm.protocol.delivery import Delivery
+from edgeslm.protocol.delivery import Delivery, OutgoingMessage
 
 log = logging.getLogger("edgeslm.dispatcher")
 
@@ -45,11 +45,11 @@ class NodeSide:
         on_piece: Callable[[Request, Chunk], None],
         drop: Callable[[str], None],
         on_disconnect: Callable[[], None],
-        may_connect: Callable[[], bool],
     ) -> None:
         self._topics = PoolTopics(settings.pool, settings.prefix)
         self._on_piece = on_piece
         self._drop = drop
+        self.disconnected = on_disconnect
         wanted: Mapping[str, Wanted] | None = settings.tasks
         self.members = Members(settings.pool, wanted)
         self.forwarder = Forwarder(
@@ -59,15 +59,11 @@ class NodeSide:
         self._early_until: float | None = None
         self.bus = BusClient(
             settings.broker,
+            self,
             client_id=f"{client_id}.nodes",
             queue=ANSWERS,
             packet_bytes=ANSWER_BYTES,
-            will=None,
-            on_delivery=self._delivered,
-            on_connect=self._connected,
-            on_disconnect=on_disconnect,
-            longest_pause_s=5.0,
-            may_connect=may_connect,
+            pauses_s=PAUSES_S,
         )
 
     def submit(self, order: ForwardedRequest) -> None:
@@ -91,13 +87,14 @@ class NodeSide:
         if request.expires_at is not None:
             expiry_s = max(1, math.ceil(request.expires_at - time.monotonic()))
         sent = self.bus.publish(
-            self._topics.node(node).request(request.task),
-            order.payload,
-            qos=1,
-            correlation=order.correlation,
-            expiry_s=expiry_s,
-            traceparent=request.trace.header if request.trace else None,
-            response_topic=self._topics.reply(request.task, node),
+            OutgoingMessage(
+                self._topics.node(node).request(request.task),
+                order.payload,
+                response_topic=self._topics.reply(request.task, node),
+                correlation=order.correlation,
+                expiry_s=expiry_s,
+                traceparent=request.trace.header if request.trace else None,
+            )
         )
 
         def told(done: asyncio.Future[None]) -> None:
@@ -112,9 +109,11 @@ class NodeSide:
     def withdraw(self, order: ForwardedRequest, node: str) -> None:
         """Tells a node that an order need not be done any more."""
         topic = self._topics.node(node).cancel
-        self.bus.publish(topic, b"", qos=1, correlation=order.correlation, expiry_s=WITHDRAW_EXPIRY_S)
+        self.bus.publish(
+            OutgoingMessage(topic, b"", correlation=order.correlation, expiry_s=WITHDRAW_EXPIRY_S)
+        )
 
-    def _connected(self) -> None:
+    def connected(self) -> None:
         self.forwarder.connected_at = time.monotonic()
         self.bus.subscribe([self._topics.replies_filter, Subscription(self._topics.pieces_filter, qos=0)])
         for kind in KINDS:
@@ -126,7 +125,7 @@ class NodeSide:
         elif not self.bus.resumed:  # the broker has forgotten the session, and the answers in it
             self.forwarder.repeat()
 
-    def _delivered(self, delivery: Delivery) -> None:
+    def delivered(self, delivery: Delivery) -> None:
         reply = self._topics.read_reply(delivery.topic)
         if reply is None:
             self.bus.ack(delivery)

@@ -20,6 +20,8 @@ from edgeslm.config.yaml_source import YamlDocument, YamlProblem, read_document
 from edgeslm.protocol.topic_filters import DEFAULT_PREFIX
 
 LEAST_KEYS = "pool and broker"
+PAUSES_S = (0.5, 5.0)
+"""Before a connection of the dispatcher is tried again, the first and the longest."""
 
 
 def _own_name() -> str:

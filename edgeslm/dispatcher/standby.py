@@ -10,15 +10,14 @@ import asyncio
 import random
 import secrets
 import time
-from collections.abc import Callable
 from typing import Any
 
 from edgeslm.dispatcher.ack_log import Answered, parse_keys
 from edgeslm.dispatcher.lease import QUIET_S, Lease, Word, parse_lease
-from edgeslm.dispatcher.settings import DispatcherSettings
+from edgeslm.dispatcher.settings import PAUSES_S, DispatcherSettings
 from edgeslm.dispatcher.topics import PoolTopics
 from edgeslm.errors import BrokerError
-from edgeslm.mqtt.client import BusClient, Subscription
+from edgeslm.mqtt.client import BusClient, BusListener, Subscription
 from edgeslm.protocol.delivery import Delivery
 
 JITTER_S = 0.5
@@ -30,23 +29,11 @@ async def look(settings: DispatcherSettings, client_id: str) -> Word | None:
 
     :raises BrokerError: trying to connect is no use.
     """
-    topic = PoolTopics(settings.pool, settings.prefix).lease
-    heard: asyncio.Future[Word | None] = asyncio.get_running_loop().create_future()
-    connected = asyncio.Event()
-
-    def deliver(delivery: Delivery) -> None:
-        bus.ack(delivery)
-        if not heard.done():
-            heard.set_result(parse_lease(delivery.payload))
-
-    def listen() -> None:
-        bus.subscribe([Subscription(topic, every_time=True)])
-        connected.set()
-
-    bus = _listener(settings, client_id, deliver, listen)
+    looker = _Look(settings, client_id)
+    bus = looker.bus
     await bus.start()
     try:
-        waiting = asyncio.create_task(connected.wait())
+        waiting = asyncio.create_task(looker.is_connected.wait())
         either: list[asyncio.Future[Any]] = [waiting, bus.failed]
         try:
             await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
@@ -55,32 +42,42 @@ async def look(settings: DispatcherSettings, client_id: str) -> Word | None:
         if bus.failed.done():
             bus.failed.result()
         async with asyncio.timeout(QUIET_S):
-            return await heard
+            return await looker.heard
     except TimeoutError:
         return None
     finally:
         await bus.stop()
 
 
-def _listener(
-    settings: DispatcherSettings,
-    client_id: str,
-    on_delivery: Callable[[Delivery], None],
-    on_connect: Callable[[], None],
-    on_disconnect: Callable[[], None] = lambda: None,
-) -> BusClient:
+class _Look(BusListener):
+    """``heard`` is the lease that the broker keeps."""
+
+    def __init__(self, settings: DispatcherSettings, client_id: str) -> None:
+        self._topic = PoolTopics(settings.pool, settings.prefix).lease
+        self.bus = _beside(settings, client_id, self)
+        self.heard: asyncio.Future[Word | None] = asyncio.get_running_loop().create_future()
+        self.is_connected = asyncio.Event()
+
+    def connected(self) -> None:
+        self.bus.subscribe([Subscription(self._topic, every_time=True)])
+        self.is_connected.set()
+
+    def delivered(self, delivery: Delivery) -> None:
+        self.bus.ack(delivery)
+        if not self.heard.done():
+            self.heard.set_result(parse_lease(delivery.payload))
+
+
+def _beside(settings: DispatcherSettings, client_id: str, listener: BusListener) -> BusClient:
     """A connection beside the pool's session, which keeps nothing."""
     return BusClient(
         settings.broker,
+        listener,
         client_id=f"{client_id}.standby-{secrets.token_hex(8)}",
         queue=16,
         packet_bytes=settings.limits.packet_bytes,
-        will=None,
-        on_delivery=on_delivery,
-        on_connect=on_connect,
-        on_disconnect=on_disconnect,
         session_expiry_s=0,
-        longest_pause_s=5.0,
+        pauses_s=PAUSES_S,
     )
 
 
@@ -95,7 +92,7 @@ class Standby:
         self._topics = PoolTopics(settings.pool, settings.prefix)
         self._lease = Lease(settings.name, is_first=is_first)
         self._news = asyncio.Event()
-        self.bus = _listener(settings, client_id, self._delivered, self._connected, self._disconnected)
+        self.bus = _beside(settings, client_id, self)
 
     async def wait(self, hold_off_s: float = 0.0) -> None:
         """Returns when the lease is free, not before ``hold_off_s`` seconds. Can be cancelled.
@@ -125,18 +122,18 @@ class Standby:
         finally:
             await self.bus.stop()
 
-    def _connected(self) -> None:
+    def connected(self) -> None:
         topics = (self._topics.lease, self._topics.clients.state)
         self.bus.subscribe([Subscription(topic, every_time=True) for topic in topics])
         self.bus.subscribe([Subscription(self._topics.answered, qos=0)])
         self._lease.listen(time.monotonic())
         self._news.set()
 
-    def _disconnected(self) -> None:
+    def disconnected(self) -> None:
         self._lease.lose()
         self._news.set()
 
-    def _delivered(self, delivery: Delivery) -> None:
+    def delivered(self, delivery: Delivery) -> None:
         self.bus.ack(delivery)
         if delivery.topic == self._topics.answered:
             if not delivery.retain and not delivery.payload:

@@ -6,7 +6,7 @@ Pure but for reading the TLS files. Knows no MQTT.
 from __future__ import annotations
 
 import ssl
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import SplitResult, unquote, urlsplit
@@ -14,6 +14,8 @@ from urllib.parse import SplitResult, unquote, urlsplit
 from edgeslm.errors import BrokerError
 
 if TYPE_CHECKING:
+    from argparse import Namespace
+
     from edgeslm.config.schema import Config
     from edgeslm.config.sections import Broker
 
@@ -22,40 +24,47 @@ PORTS = {"mqtt": 1883, "mqtts": 8883}
 
 
 @dataclass(frozen=True, slots=True)
-class BrokerAddress:
-    """Everything needed to open a connection. The password never shows in ``repr``.
+class Login:
+    """Who a client is to the broker, and whom it trusts. The password never shows in ``repr``.
 
     ``ca_file`` None means the certificate authorities of the system; ``cert_file`` and ``key_file`` are
     this client's own certificate for brokers that ask for one.
     """
 
-    host: str
-    port: int = PORTS["mqtt"]
-    tls: bool = False
     username: str | None = None
     password: str | None = field(default=None, repr=False)
     ca_file: Path | None = None
     cert_file: Path | None = None
     key_file: Path | None = None
 
+    @classmethod
+    def of(cls, named: Broker | Namespace) -> Login:
+        """What a configuration's ``broker`` section names, or a command line. Reads the password file.
+
+        :raises BrokerError: that can't be read, or is empty.
+        """
+        password = read_password(named.password_file)
+        return cls(named.username, password, named.ca_file, named.cert_file, named.key_file)
+
+
+@dataclass(frozen=True, slots=True)
+class BrokerAddress:
+    """Everything needed to open a connection."""
+
+    host: str
+    port: int
+    tls: bool
+    login: Login
+
     def __str__(self) -> str:
         host = f"[{self.host}]" if ":" in self.host else self.host
         return f"{'mqtts' if self.tls else 'mqtt'}://{host}:{self.port}"
 
     @classmethod
-    def parse(
-        cls,
-        url: str,
-        *,
-        username: str | None = None,
-        password: str | None = None,
-        ca_file: Path | None = None,
-        cert_file: Path | None = None,
-        key_file: Path | None = None,
-    ) -> BrokerAddress:
+    def parse(cls, url: str, login: Login = Login()) -> BrokerAddress:
         """The address in ``mqtt[s]://[user[:password]@]host[:port]``; BrokerError if it is none.
 
-        What is passed beside the URL wins over what is in it.
+        ``login`` wins over what is in the URL.
         """
         parts, port = _split(url)
         if not parts.hostname:
@@ -64,48 +73,35 @@ class BrokerAddress:
             raise BrokerError(
                 "The broker's address has something after the port; write it as mqtt://host:1883."
             )
-        return cls(
-            host=parts.hostname,
-            port=port,
-            tls=parts.scheme == "mqtts",
-            username=username if username is not None else _unquoted(parts.username),
-            password=password if password is not None else _unquoted(parts.password),
-            ca_file=ca_file,
-            cert_file=cert_file,
-            key_file=key_file,
-        )
+        username = login.username if login.username is not None else _unquoted(parts.username)
+        password = login.password if login.password is not None else _unquoted(parts.password)
+        login = replace(login, username=username, password=password)
+        return cls(parts.hostname, port, parts.scheme == "mqtts", login)
 
     @classmethod
     def of(cls, section: Broker) -> BrokerAddress:
         """The address that a configuration's ``broker`` section names; reads the password file."""
-        return cls(
-            host=section.host,
-            port=section.port,
-            tls=section.tls,
-            username=section.username,
-            password=read_password(section.password_file),
-            ca_file=section.ca_file,
-            cert_file=section.cert_file,
-            key_file=section.key_file,
-        )
+        return cls(section.host, section.port, section.tls, Login.of(section))
 
     def tls_context(self) -> ssl.SSLContext | None:
         """The TLS settings, or None for a plain connection; BrokerError names the file that is wrong."""
         if not self.tls:
             return None
+        login = self.login
         try:
-            context = ssl.create_default_context(cafile=self.ca_file)
+            context = ssl.create_default_context(cafile=login.ca_file)
         except (OSError, ssl.SSLError):
             raise BrokerError(
-                f"The certificate authority file {self.ca_file} can't be read; it must hold PEM certificates."
+                f"The certificate authority file {login.ca_file} can't be read; it must hold PEM "
+                "certificates."
             ) from None
-        if self.cert_file is not None:
+        if (certificate := login.cert_file) is not None:
             try:
                 # The empty password keeps OpenSSL from asking for one on the terminal.
-                context.load_cert_chain(self.cert_file, self.key_file, password="")
+                context.load_cert_chain(certificate, login.key_file, password="")
             except (OSError, ssl.SSLError, ValueError):
                 raise BrokerError(
-                    f"The client certificate {self.cert_file} and its key {self.key_file or self.cert_file} "
+                    f"The client certificate {certificate} and its key {login.key_file or certificate} "
                     "can't be used; both must be PEM, belong together, and the key must have no pass phrase."
                 ) from None
         return context

@@ -1,14 +1,15 @@
 """A socket that reads and writes in large pieces, for a client library that asks for a byte at a time.
 
 Each call to the kernel gives the interpreter lock away, and between a network thread and an event loop that
-are both busy, getting it back costs more than the call. Knows no MQTT.
+are both busy, getting it back costs more than the call.
 """
 
 from __future__ import annotations
 
 import socket
 import ssl
-from collections.abc import Callable
+
+from edgeslm.mqtt.publish_filter import PublishFilter
 
 READ_BYTES = 64 * 1024
 UNSENT_BYTES = 64 * 1024
@@ -18,10 +19,10 @@ UNSENT_BYTES = 64 * 1024
 class BufferedSocket:
     """Around a socket; for one thread. Every method but ``flush`` and ``cut`` does what a socket's does.
 
-    :param incoming: makes of what came in what is read; may hold some of it back.
+    :param incoming: goes over what came in before it is read; may hold some of it back.
     """
 
-    def __init__(self, sock: socket.socket, incoming: Callable[[bytes], bytes] | None = None) -> None:
+    def __init__(self, sock: socket.socket, incoming: PublishFilter | None = None) -> None:
         self._socket = sock
         self._incoming = incoming
         self._received = memoryview(b"")
@@ -58,7 +59,7 @@ class BufferedSocket:
         if not self._received:
             data = self._socket.recv(max(size, READ_BYTES))
             if data and self._incoming is not None:
-                data = self._incoming(data)
+                data = self._incoming.feed(data)
                 if not data:
                     raise BlockingIOError
             if len(data) <= size:

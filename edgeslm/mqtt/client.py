@@ -10,11 +10,12 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from edgeslm.errors import BrokerError, InvalidRequest
 from edgeslm.mqtt.broker_address import BrokerAddress
@@ -24,19 +25,20 @@ from edgeslm.mqtt.connection import (
     BrokerLink,
     ConnectionSettings,
     Network,
+    Sent,
     Subscription,
     Will,
 )
 from edgeslm.mqtt.diagnostics import Problem, SessionTakenOver, Welcome, shortcomings
 from edgeslm.mqtt.loop_bridge import LoopBridge
 from edgeslm.mqtt.outbox import NeverFits, Outbox, OutboxFull, Parcel
-from edgeslm.protocol.delivery import Delivery
+from edgeslm.protocol.delivery import Delivery, OutgoingMessage
 from edgeslm.protocol.topics import check_topic_name
 
 if TYPE_CHECKING:
     from edgeslm.config.sections import Broker
 
-__all__ = ["BusClient", "Delivery", "NeverFits", "OutboxFull", "Subscription"]
+__all__ = ["BusClient", "BusListener", "Delivery", "NeverFits", "OutboxFull", "Subscription", "Will"]
 
 log = logging.getLogger("edgeslm.mqtt")
 
@@ -47,34 +49,43 @@ the broker drops larger ones without a word (MQTT 5 section 3.1.2.11.4)."""
 UNSENT_BYTES = 1024 * 1024
 """What of QoS 0 may wait for the socket; beyond it, pieces of streams are dropped."""
 
+OUTBOX_BYTES = 16 * 1024 * 1024
+"""What of QoS 1 may wait for the broker's acknowledgement."""
+
+
+class BusListener(Protocol):
+    """Whose connection it is. Called in the loop."""
+
+    def connected(self) -> None:
+        """After each CONNACK: subscribe, and publish what is retained; the broker may have lost both."""
+
+    def delivered(self, delivery: Delivery) -> None:
+        """Each message."""
+
+    def disconnected(self) -> None:
+        """A connection has ended, or could not be made."""
+        return
+
 
 class BusClient:
     """A connection that comes back by itself, until :meth:`stop` or a failure that trying again won't mend.
 
     ``queue`` is the Receive Maximum: so many QoS 1 deliveries may be unacknowledged at a time.
-    ``packet_bytes`` is the largest payload that is handed on. ``will`` is the topic and payload of the
-    retained last will, None without one. ``on_delivery`` gets every message; ``on_connect`` is called after
-    every CONNACK, to subscribe and to publish what is retained, since the broker may have lost both;
-    ``on_disconnect`` when a connection has ended or could not be made. All run in the loop. ``may_connect``
-    is asked on the network's thread before a connection is tried again.
+    ``packet_bytes`` is the largest payload that is handed on. ``pauses_s`` are the first and the longest
+    pause before a connection is tried again.
     """
 
     def __init__(
         self,
         broker: Broker,
+        listener: BusListener,
         *,
         client_id: str,
         queue: int,
         packet_bytes: int,
-        will: tuple[str, bytes] | None,
-        on_delivery: Callable[[Delivery], None],
-        on_connect: Callable[[], None],
-        on_disconnect: Callable[[], None] = lambda: None,
+        will: Will | None = None,
         session_expiry_s: int = SESSION_EXPIRY_S,
-        outbox_bytes: int = 16 * 1024 * 1024,
-        first_pause_s: float = 0.5,
-        longest_pause_s: float = 60.0,
-        may_connect: Callable[[], bool] = lambda: True,
+        pauses_s: tuple[float, float] = (0.5, 60.0),
     ) -> None:
         self._broker = broker
         self._settings = ConnectionSettings(
@@ -83,15 +94,15 @@ class BusClient:
             session_expiry_s=session_expiry_s,
             receive_maximum=queue,
             maximum_packet_size=max(ANSWERABLE_BYTES, 2 * packet_bytes),
-            will=Will(*will) if will is not None else None,
+            will=will,
         )
         self._packet_limit = packet_bytes
-        self._on_delivery = on_delivery
-        self._on_connect = on_connect
-        self._on_disconnect = on_disconnect
-        self._pauses_s = first_pause_s, longest_pause_s
-        self._may_connect = may_connect
-        self._outbox = Outbox(outbox_bytes)
+        self._listener = listener
+        self._pauses_s = pauses_s
+        self.may_connect = threading.Event()
+        """Read on the network's thread. Whoever clears it has no connection made again."""
+        self.may_connect.set()
+        self._outbox = Outbox(OUTBOX_BYTES)
         self._bridge: LoopBridge | None = None
         self._network: Network | None = None
         self._link: BrokerLink | None = None
@@ -103,7 +114,7 @@ class BusClient:
         self._acked: set[int] = set()
         self._asked_for: dict[int, list[Subscription]] = {}
         self._unwanted: set[str] = set()
-        self._unsent: deque[tuple[Callable[[], bool], int]] = deque()
+        self._unsent: deque[tuple[Sent, int]] = deque()
         self._unsent_bytes = 0
         self._one_at_a_time = False
         self._last_problem = ""
@@ -122,9 +133,8 @@ class BusClient:
             BrokerAddress.of(self._broker),
             self._settings,
             self._bridge,
-            first_pause_s=self._pauses_s[0],
-            longest_pause_s=self._pauses_s[1],
-            may_connect=self._may_connect,
+            self._pauses_s,
+            self.may_connect,
         )
         self._network.start()
 
@@ -220,18 +230,7 @@ class BusClient:
             self._link.unsubscribe(sorted(self._unwanted))
             self._unwanted.clear()
 
-    def publish(
-        self,
-        topic: str,
-        payload: bytes,
-        *,
-        qos: int,
-        retain: bool = False,
-        correlation: bytes | None = None,
-        expiry_s: int | None = None,
-        traceparent: str | None = None,
-        response_topic: str | None = None,
-    ) -> asyncio.Future[None]:
+    def publish(self, message: OutgoingMessage) -> asyncio.Future[None]:
         """Publishes; the future is done when the broker has acknowledged the message.
 
         It raises BrokerError if the broker refuses it, or at once if the topic is impossible, the message is
@@ -240,22 +239,12 @@ class BusClient:
         dropped. QoS 0 is done at once. QoS 2 is resent like QoS 1 after a reconnect: at least once.
         """
         done: asyncio.Future[None] = self._loop.create_future()
-        expires_at = time.monotonic() + expiry_s if expiry_s is not None else None
-        parcel = Parcel(
-            topic,
-            payload,
-            qos,
-            retain,
-            correlation,
-            expires_at,
-            [done],
-            traceparent=traceparent,
-            response_topic=response_topic,
-        )
+        expires_at = time.monotonic() + message.expiry_s if message.expiry_s is not None else None
+        parcel = Parcel(message, expires_at, [done])
         try:
-            check_topic_name(topic)
+            check_topic_name(message.topic)
             self._check_size(parcel)
-            if qos == 0:
+            if message.qos == 0:
                 self._publish_qos0(parcel)
                 parcel.settle()
             else:
@@ -295,18 +284,16 @@ class BusClient:
             )
 
     def _publish_qos0(self, parcel: Parcel) -> None:
-        while self._unsent and self._unsent[0][0]():
+        while self._unsent and self._unsent[0][0].is_published():
             self._unsent_bytes -= self._unsent.popleft()[1]
         if self._link is None or self._unsent_bytes + parcel.size > UNSENT_BYTES:
             self._unsent_dropped += 1
             return
-        sent = self._link.publish(
-            parcel.topic, parcel.payload, qos=0, retain=parcel.retain, correlation=parcel.correlation
-        )
+        sent = self._link.publish(parcel.message)
         if sent is None:
             self._unsent_dropped += 1
             return
-        self._unsent.append((sent.is_out, parcel.size))
+        self._unsent.append((sent, parcel.size))
         self._unsent_bytes += parcel.size
         namesake = self._outbox.flying(sent.mid)
         if namesake is not None:
@@ -327,16 +314,8 @@ class BusClient:
             if expiry_s == 0:
                 self._outbox.drop(parcel)
                 continue
-            sent = self._link.publish(
-                parcel.topic,
-                parcel.payload,
-                qos=parcel.qos,
-                retain=parcel.retain,
-                correlation=parcel.correlation,
-                expiry_s=expiry_s,
-                traceparent=parcel.traceparent,
-                response_topic=parcel.response_topic,
-            )
+            message = parcel.message
+            sent = self._link.publish(message if expiry_s is None else replace(message, expiry_s=expiry_s))
             if sent is None:
                 self._outbox.put_back(parcel)
                 return
@@ -356,7 +335,7 @@ class BusClient:
         for sentence in self._shortcomings:
             log.warning("%s", sentence)
         self.unsubscribe(())
-        self._guarded(self._on_connect)
+        self._guarded(self._listener.connected)
         self._send_waiting()
 
     def link_down(self, problem: Problem) -> None:
@@ -370,7 +349,7 @@ class BusClient:
         level = logging.WARNING if problem.sentence != self._last_problem else logging.DEBUG
         log.log(level, "%s", problem.sentence)
         self._last_problem = problem.sentence
-        self._guarded(self._on_disconnect)
+        self._guarded(self._listener.disconnected)
         if problem.fatal and not self._failed.done():
             kind = SessionTakenOver if problem.taken_over else BrokerError
             self._failed.set_exception(kind(problem.sentence))
@@ -378,7 +357,7 @@ class BusClient:
     def delivered(self, delivery: Delivery) -> None:
         if delivery.qos and delivery.generation == self._generation:
             self._receipts.append(delivery.mid)
-        if not delivery.topic or not self._guarded(self._on_delivery, delivery):
+        if not delivery.topic or not self._guarded(self._listener.delivered, delivery):
             self.ack(delivery)  # it would only come back
 
     def acknowledged(self, generation: int, mid: int, failure: str | None) -> None:
@@ -388,9 +367,8 @@ class BusClient:
         if parcel.namesakes:
             parcel.namesakes -= 1
             return
-        error = (
-            BrokerError(f"The broker refuses the message to {parcel.topic}: {failure}.") if failure else None
-        )
+        refusal = f"The broker refuses the message to {parcel.message.topic}: {failure}."
+        error = BrokerError(refusal) if failure else None
         self._outbox.landed(mid, error)
         self._last_problem = ""
         if not len(self._outbox):

@@ -12,7 +12,7 @@ import logging
 import random
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -51,6 +51,7 @@ from edgeslm.mqtt.paho_client import (
 )
 from edgeslm.mqtt.publish_filter import TRACEPARENT
 from edgeslm.mqtt.version_probe import is_old_broker
+from edgeslm.protocol.delivery import OutgoingMessage
 
 log = logging.getLogger("edgeslm.mqtt")
 
@@ -62,6 +63,9 @@ MQTT_311_IN_FLIGHT = 20
 
 PATIENCE = 4
 """A connection that lasted so many first pauses has worked: the next pauses start small again."""
+
+PAUSES_S = (0.5, 15.0)
+"""Before an app tries again to connect, the first and the longest."""
 
 SESSION_EXPIRY_S = 7 * 24 * 3600
 """How long the broker shall keep the requests of a node that is away."""
@@ -110,12 +114,13 @@ class ConnectionSettings:
     keeps_session: bool = True
 
 
-@dataclass(frozen=True, slots=True)
-class Sent:
-    """A message given to the network thread. ``is_out`` says, for QoS 0, whether it left or was lost."""
+class Sent(Protocol):
+    """A message given to the network thread."""
 
     mid: int
-    is_out: Callable[[], bool]
+
+    def is_published(self) -> bool:
+        """Whether one of QoS 0 left or was lost."""
 
 
 class Listener(Protocol):
@@ -161,31 +166,22 @@ class BrokerLink:
             self._alarm.close()
         return self._problem or problem
 
-    def publish(
-        self,
-        topic: str,
-        payload: bytes,
-        *,
-        qos: int,
-        retain: bool,
-        correlation: bytes | None = None,
-        expiry_s: int | None = None,
-        response_topic: str | None = None,
-        traceparent: str | None = None,
-    ) -> Sent | None:
+    def publish(self, message: OutgoingMessage) -> Sent | None:
         """Hands a message to the network thread; None if it can't go now."""
         properties = self._properties(
             PacketTypes.PUBLISH,
-            MessageExpiryInterval=expiry_s,
-            ResponseTopic=response_topic,
-            CorrelationData=correlation,
-            UserProperty=None if traceparent is None else (TRACEPARENT, traceparent),
+            MessageExpiryInterval=message.expiry_s,
+            ResponseTopic=message.response_topic,
+            CorrelationData=message.correlation,
+            UserProperty=None if message.traceparent is None else (TRACEPARENT, message.traceparent),
         )
         try:
-            sent = self._client.publish(topic, payload, qos, retain, properties)
+            sent = self._client.publish(
+                message.topic, message.payload, message.qos, message.retain, properties
+            )
         except OSError:  # the connection is being closed on the network thread
             return None
-        return Sent(sent.mid, sent.is_published) if sent.rc == MQTTErrorCode.MQTT_ERR_SUCCESS else None
+        return sent if sent.rc == MQTTErrorCode.MQTT_ERR_SUCCESS else None
 
     def ack(self, mid: int) -> None:
         try:
@@ -243,8 +239,8 @@ class BrokerLink:
         client.suppress_exceptions = True  # one that gets out of a callback ends the thread
         client.max_inflight_messages_set(0)  # the outbox keeps to the broker's Receive Maximum instead
         client.connect_timeout = ANSWER_S
-        if self._address.username is not None:
-            client.username_pw_set(self._address.username, self._address.password)
+        if self._address.login.username is not None:
+            client.username_pw_set(self._address.login.username, self._address.login.password)
         wrap_sockets(client, self._address.tls_context(), mqtt5=self._mqtt5)
         if self._settings.will is not None:
             client.will_set(self._settings.will.topic, self._settings.will.payload, qos=1, retain=True)
@@ -365,25 +361,25 @@ def read_welcome(
 
 
 class Network:
-    """Keeps a link up until :meth:`stop`, with a growing, jittered pause between attempts. ``may_connect`` is
-    asked before each but the first; it must return at once."""
+    """Keeps a link up until :meth:`stop`.
+
+    :param pauses_s: the first and the longest pause between attempts; it grows, and is jittered.
+    :param may_connect: each attempt but the first waits until this is set.
+    """
 
     def __init__(
         self,
         address: BrokerAddress,
         settings: ConnectionSettings,
         listener: Listener,
-        *,
-        first_pause_s: float,
-        longest_pause_s: float,
-        may_connect: Callable[[], bool] = lambda: True,
+        pauses_s: tuple[float, float],
+        may_connect: threading.Event | None = None,
     ) -> None:
         self._address = address
         self._settings = settings
         self._listener = listener
         self._may_connect = may_connect
-        self._first_pause_s = first_pause_s
-        self._longest_pause_s = longest_pause_s
+        self._first_pause_s, self._longest_pause_s = pauses_s
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="edgeslm-bus", daemon=True)
         self._beat_at = time.monotonic()
@@ -440,10 +436,14 @@ class Network:
     def _pause(self, failures: int) -> None:
         """Waits half to the whole of a pause that doubles, so that a fleet doesn't return all at once."""
         until = time.monotonic() + self._longest_pause(failures) * random.uniform(0.5, 1.0)
-        while (left := until - time.monotonic()) > 0 or not self._may_connect():
+        while (left := until - time.monotonic()) > 0 or not self._is_allowed:
             if self._stop.wait(min(max(left, 0.05), 1.0)):
                 return
             self._beat_at = time.monotonic()
+
+    @property
+    def _is_allowed(self) -> bool:
+        return self._may_connect is None or self._may_connect.is_set()
 
     def _longest_pause(self, failures: int) -> float:
         return min(self._longest_pause_s, self._first_pause_s * 2.0 ** min(failures, 16))

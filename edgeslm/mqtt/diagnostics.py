@@ -104,7 +104,9 @@ def refusal(address: BrokerAddress, reason: ReasonCode) -> Problem:
         )
     if reason.value in LOGIN_REFUSED:
         login = (
-            f"the user {address.username!r} or its password" if address.username else "a login without a user"
+            f"the user {address.login.username!r} or its password"
+            if address.login.username
+            else "a login without a user"
         )
         return Problem(
             f"The broker at {address} refuses {login} ({reason.getName()}); check username and "

@@ -14,11 +14,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from edgeslm.errors import BrokerError
+from edgeslm.protocol.delivery import OutgoingMessage
 
 log = logging.getLogger("edgeslm.mqtt")
-
-PACKET_OVERHEAD_BYTES = 32
-"""Header, lengths and properties of a PUBLISH beside its topic, payload and Correlation Data."""
 
 
 class OutboxFull(BrokerError):
@@ -31,27 +29,20 @@ class NeverFits(BrokerError):
 
 @dataclass(slots=True, eq=False)
 class Parcel:
-    """A message to publish. ``done`` are the futures of those who wait; ``expires_at`` is monotonic seconds.
+    """A message on its way. ``done`` are the futures of those who wait; ``expires_at`` is monotonic seconds.
 
     ``namesakes`` counts QoS 0 messages that got the same packet identifier while this one was in flight;
     ``size`` is in bytes.
     """
 
-    topic: str
-    payload: bytes
-    qos: int
-    retain: bool
-    correlation: bytes | None
-    expires_at: float | None
+    message: OutgoingMessage
+    expires_at: float | None = None
     done: list[asyncio.Future[None]] = field(default_factory=list)
     namesakes: int = 0
-    size: int = 0
-    traceparent: str | None = None
-    response_topic: str | None = None
+    size: int = field(init=False)
 
     def __post_init__(self) -> None:
-        size = packet_bytes(self.topic, self.payload, self.correlation)
-        self.size = size + len(self.traceparent or "") + len((self.response_topic or "").encode())
+        self.size = self.message.packet_bytes
 
     def expiry_s(self, now: float) -> int | None:
         """What is left of the message's life, in whole seconds; 0 when it is over."""
@@ -68,11 +59,6 @@ class Parcel:
                     future.exception()  # marks it as seen, for those who don't wait
                 else:
                     future.set_result(None)
-
-
-def packet_bytes(topic: str, payload: bytes, correlation: bytes | None) -> int:
-    """Size of a PUBLISH packet, at most."""
-    return len(topic.encode()) + len(payload) + len(correlation or b"") + PACKET_OVERHEAD_BYTES
 
 
 class Outbox:
@@ -102,7 +88,8 @@ class Outbox:
             raise NeverFits(
                 f"It has {parcel.size} bytes and at most {self._limit_bytes} may wait for the broker."
             )
-        older = self._retained.get(parcel.topic) if parcel.retain else None
+        retain, topic = parcel.message.retain, parcel.message.topic
+        older = self._retained.get(topic) if retain else None
         if self.bytes + parcel.size - (older.size if older else 0) > self._limit_bytes:
             raise OutboxFull(
                 f"The broker is slow or away and {self.bytes} bytes wait for it already, which is the limit."
@@ -113,16 +100,16 @@ class Outbox:
             parcel.done += older.done
         self._queue.append(parcel)
         self.bytes += parcel.size
-        if parcel.retain:
-            self._retained[parcel.topic] = parcel
+        if retain:
+            self._retained[topic] = parcel
 
     def take(self) -> Parcel | None:
         """The next message to send; ``sent``, ``put_back`` or ``drop`` then says what became of it."""
         if not self._queue:
             return None
         parcel = self._queue.popleft()
-        if self._retained.get(parcel.topic) is parcel:
-            del self._retained[parcel.topic]
+        if self._retained.get(parcel.message.topic) is parcel:
+            del self._retained[parcel.message.topic]
         return parcel
 
     def sent(self, mid: int, parcel: Parcel) -> None:

@@ -127,7 +127,7 @@ class SocketContext:
             sock = self._tls.wrap_socket(
                 sock, server_hostname=server_hostname, do_handshake_on_connect=do_handshake_on_connect
             )
-        return BufferedSocket(sock, PublishFilter().feed if self._mqtt5 else None)
+        return BufferedSocket(sock, PublishFilter() if self._mqtt5 else None)
 
 
 def wrap_sockets(client: Client, tls: ssl.SSLContext | None, *, mqtt5: bool) -> None:

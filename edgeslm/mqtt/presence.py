@@ -8,32 +8,33 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import Callable, Mapping
-from typing import Any, Final
+from collections.abc import Mapping
+from typing import Any, Final, Protocol
 
 from edgeslm.errors import BrokerError
 from edgeslm.mqtt.client import BusClient
 from edgeslm.protocol.codec import StateName, Topics, encode_document, encode_state
+from edgeslm.protocol.delivery import OutgoingMessage
 
 log = logging.getLogger("edgeslm.mqtt")
 
 ANNOUNCE_S: Final = 5.0
 """How long a change of state waits for the broker's acknowledgement."""
 
-Document = Callable[[], Mapping[str, Any]]
+
+class Documents(Protocol):
+    """What there is to say now."""
+
+    def info(self) -> Mapping[str, Any]: ...
+    def health(self) -> Mapping[str, Any]: ...
 
 
 class Presence:
-    """``info`` and ``health`` say what there is to say now."""
-
-    def __init__(
-        self, bus: BusClient, topics: Topics, boot_id: str, *, info: Document, health: Document
-    ) -> None:
+    def __init__(self, bus: BusClient, topics: Topics, boot_id: str, documents: Documents) -> None:
         self._bus = bus
         self._topics = topics
         self._boot_id = boot_id
-        self._info = info
-        self._health = health
+        self._documents = documents
         self._announcing: set[asyncio.Task[None]] = set()
         self.state: StateName = "starting"
 
@@ -51,31 +52,31 @@ class Presence:
         if self._bus.connected:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(ANNOUNCE_S):
-                    await self.retain(self._topics.info, encode_document(self._info()))
+                    await self.retain(self._topics.info, encode_document(self._documents.info()))
                     await self.publish_health()
         await self.change("online")
 
     def announce(self) -> None:
         """All of it, after a connection was made."""
         self._begin(self._topics.state, encode_state(self.state, self._boot_id))
-        self._begin(self._topics.info, encode_document(self._info()))
-        self._begin(self._topics.health, encode_document(self._health()))
+        self._begin(self._topics.info, encode_document(self._documents.info()))
+        self._begin(self._topics.health, encode_document(self._documents.health()))
 
     def announce_info(self) -> None:
         if self._bus.connected:
-            self._begin(self._topics.info, encode_document(self._info()))
+            self._begin(self._topics.info, encode_document(self._documents.info()))
 
     def announce_health(self) -> None:
         if self._bus.connected:
-            self._begin(self._topics.health, encode_document(self._health()))
+            self._begin(self._topics.health, encode_document(self._documents.health()))
 
     async def publish_health(self) -> None:
-        await self.retain(self._topics.health, encode_document(self._health()))
+        await self.retain(self._topics.health, encode_document(self._documents.health()))
 
     async def retain(self, topic: str, payload: bytes) -> None:
         """Publishes what the broker keeps; returns when it does, or refuses it."""
         try:
-            await self._bus.publish(topic, payload, qos=1, retain=True)
+            await self._bus.publish(OutgoingMessage(topic, payload, retain=True))
         except BrokerError as error:
             log.warning("%s could not be published: %s", topic, error)
 

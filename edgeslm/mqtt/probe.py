@@ -24,6 +24,7 @@ from edgeslm.errors import BrokerError
 from edgeslm.mqtt.broker_address import BrokerAddress
 from edgeslm.mqtt.connection import ANSWER_S, SESSION_EXPIRY_S, BrokerLink, ConnectionSettings, Subscription
 from edgeslm.mqtt.diagnostics import Problem, Welcome, no_mqtt_5, reservations, shortcomings
+from edgeslm.protocol.delivery import OutgoingMessage
 from edgeslm.protocol.topics import Topics
 
 if TYPE_CHECKING:
@@ -156,8 +157,8 @@ def _takes_mqtt_311(address: BrokerAddress, settings: ConnectionSettings) -> boo
 
     client = Client(CallbackAPIVersion.VERSION2, client_id=settings.client_id, reconnect_on_failure=False)
     client.on_connect = on_connect
-    if address.username is not None:
-        client.username_pw_set(address.username, address.password)
+    if address.login.username is not None:
+        client.username_pw_set(address.login.username, address.login.password)
     context = address.tls_context()
     if context is not None:
         client.tls_set_context(context)
@@ -204,7 +205,7 @@ class _Visit:
 
     def send(self, topic: str, payload: bytes) -> str | None:
         """Publishes a message and waits until the broker has it; a sentence if it doesn't want it."""
-        self._link.publish(topic, payload, qos=1, retain=False)
+        self._link.publish(OutgoingMessage(topic, payload))
         reason: ReasonCode | None = self._next("acknowledged")
         if reason is None:
             return f"A message to {topic} could not be published. {self.problem.sentence}"

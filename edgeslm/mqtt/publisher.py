@@ -14,6 +14,7 @@ from edgeslm.errors import BrokerError, InvalidRequest, TooLarge
 from edgeslm.messages import Chunk, ErrorBody, Progress, Request, Result
 from edgeslm.mqtt.client import BusClient, NeverFits, OutboxFull
 from edgeslm.protocol.codec import Rejected, Topics, encode_chunk, encode_dead, encode_result, error_result
+from edgeslm.protocol.delivery import OutgoingMessage
 
 log = logging.getLogger("edgeslm.mqtt")
 
@@ -63,7 +64,7 @@ class Publisher:
         """
         while True:
             try:
-                await self._bus.publish(topic, payload, **how)
+                await self._bus.publish(OutgoingMessage(topic, payload, **how))
                 return
             except OutboxFull:
                 await asyncio.sleep(ROOM_S)
@@ -87,7 +88,8 @@ class Publisher:
             chunk = Chunk(request.id, count, text)
             if isinstance(text, Progress):
                 chunk = replace(chunk, done=text.done, of=text.of)
-            self._bus.publish(topic, encode_chunk(chunk), qos=0, correlation=request.correlation)
+            message = OutgoingMessage(topic, encode_chunk(chunk), 0, correlation=request.correlation)
+            self._bus.publish(message)
             count += 1
 
         return send

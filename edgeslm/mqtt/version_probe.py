@@ -43,8 +43,8 @@ def _answers(address: BrokerAddress, protocol: MQTTProtocolVersion) -> bool:
     )
     client.connect_timeout = ASK_S
     client.on_connect = lambda client, userdata, flags, reason, granted: answers.append(reason)
-    if address.username is not None:
-        client.username_pw_set(address.username, address.password)
+    if address.login.username is not None:
+        client.username_pw_set(address.login.username, address.login.password)
     try:
         context = address.tls_context()
         if context is not None:

@@ -17,7 +17,7 @@ from edgeslm.messages import ErrorBody
 from edgeslm.mqtt.client import BusClient, Subscription
 from edgeslm.protocol.codec import Topics
 from edgeslm.protocol.commands import Handler, encode_answer, parse_command
-from edgeslm.protocol.delivery import Delivery
+from edgeslm.protocol.delivery import Delivery, OutgoingMessage
 
 log = logging.getLogger("edgeslm.node")
 
@@ -86,9 +86,8 @@ class ControlApi:
             why = InternalError(f"the node failed on it ({type(error).__name__})")
             answer = encode_answer(name, id, error=_body(why))
         try:
-            await self._bus.publish(
-                self._topics.control_result(name), answer, qos=1, correlation=delivery.correlation
-            )
+            topic = self._topics.control_result(name)
+            await self._bus.publish(OutgoingMessage(topic, answer, correlation=delivery.correlation))
         except BrokerError as error:
             log.warning("the answer to command %s could not be sent: %s", name, error)
 

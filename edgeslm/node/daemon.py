@@ -18,7 +18,7 @@ from edgeslm.engine.host.process import CANCEL_GRACE_S, STOP_GRACE_S
 from edgeslm.errors import EdgeslmError
 from edgeslm.hardware.malloc import give_back_free_memory, give_back_large_buffers
 from edgeslm.mqtt.broker_address import client_id_of
-from edgeslm.mqtt.client import BusClient, Subscription
+from edgeslm.mqtt.client import BusClient, Subscription, Will
 from edgeslm.mqtt.presence import ANNOUNCE_S, Presence
 from edgeslm.node.admin import Admin
 from edgeslm.node.control_api import ControlApi
@@ -115,15 +115,13 @@ class Daemon:
         self._sessions_lost = 0
         self._bus = BusClient(
             config.broker,
+            self,
             client_id=client_id_of(config),
             queue=config.limits.queue,
             packet_bytes=config.limits.packet_bytes,
-            will=(self.topics.state, encode_state("offline", self.boot_id)),
-            on_delivery=self._delivered,
-            on_connect=self._connected,
-            on_disconnect=lambda: self._pipeline.keep(),
+            will=Will(self.topics.state, encode_state("offline", self.boot_id)),
         )
-        self._presence = Presence(self._bus, self.topics, self.boot_id, info=self.info, health=self.health)
+        self._presence = Presence(self._bus, self.topics, self.boot_id, self)
         self._warmup = WarmUp(
             service,
             is_online=lambda: self._presence.state == "online",
@@ -329,7 +327,7 @@ class Daemon:
         with contextlib.suppress(OSError):
             self._store.end_start()
 
-    def _connected(self) -> None:
+    def connected(self) -> None:
         """After every CONNACK: subscriptions and everything that is retained, since the broker may be new."""
         if not self._bus.resumed:
             if self._journal.epoch:
@@ -346,7 +344,10 @@ class Daemon:
             self._bus.subscribe([Subscription(status_topic(home), optional=True)])
         self._announcer.announce()
 
-    def _delivered(self, delivery: Delivery) -> None:
+    def disconnected(self) -> None:
+        self._pipeline.keep()
+
+    def delivered(self, delivery: Delivery) -> None:
         if delivery.topic == BROKER_DROPPED:
             self.alerts.see_broker_dropped(delivery.payload)
         elif self._control.takes(delivery.topic):

@@ -16,6 +16,7 @@ from edgeslm.client import Client
 from edgeslm.config.sections import Broker
 from edgeslm.errors import BrokerError
 from edgeslm.messages import Result
+from edgeslm.mqtt.broker_address import BrokerAddress
 
 CONNECT_TIMEOUT_S = 5.0
 NO_OPTIONS: Final[Mapping[str, Any]] = MappingProxyType({})
@@ -71,17 +72,11 @@ class Peers:
             raise BrokerError("the broker doesn't answer") from None
 
     async def _open(self, node: str) -> Client:
-        broker = self._broker
         client = Client(
-            broker.url,
+            BrokerAddress.of(self._broker),
             node,
             prefix=self._prefix,
             name=self._own_name,
-            username=broker.username,
-            password_file=broker.password_file,
-            ca_file=broker.ca_file,
-            cert_file=broker.cert_file,
-            key_file=broker.key_file,
             connect_timeout_s=CONNECT_TIMEOUT_S,
         )
         await asyncio.to_thread(client.open)

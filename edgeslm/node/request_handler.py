@@ -74,16 +74,7 @@ class RequestHandler:
             self._meter.drop("retained")
             return
         request = parse_request(
-            delivery.payload,
-            task=task,
-            topics=topics,
-            allowed_replies=replies,
-            packet_limit=packet_bytes,
-            now=delivery.received_at,
-            response_topic=delivery.response_topic,
-            correlation=delivery.correlation,
-            expiry_s=delivery.expiry_s,
-            size=delivery.size,
+            delivery, task=task, topics=topics, allowed_replies=replies, packet_limit=packet_bytes
         )
         if (trace := self._trace(delivery.traceparent)) is not None:
             request = replace(request, trace=trace)

@@ -15,6 +15,7 @@ from typing import Any, Literal
 
 from edgeslm.errors import InvalidRequest, ProtocolError, RequestError, TooLarge
 from edgeslm.messages import Chunk, ErrorBody, Request, Result, Trace, Truncated
+from edgeslm.protocol.delivery import Delivery
 from edgeslm.protocol.request_options import read_options
 from edgeslm.protocol.strict_json import decode_text, encode_json, parse_json, shown
 from edgeslm.protocol.topic_filters import matches as topic_matches
@@ -106,27 +107,16 @@ class _Sender:
     id: str = ""
     named: bool = False
     reply_to: str = ""
+    correlation: bytes | None = None
     fields: dict[str, Any] = field(default_factory=dict)
 
 
 def parse_request(
-    payload: bytes,
-    *,
-    task: str,
-    topics: Topics,
-    allowed_replies: Iterable[str],
-    packet_limit: int,
-    now: float,
-    response_topic: str | None = None,
-    correlation: bytes | None = None,
-    expiry_s: int | None = None,
-    size: int | None = None,
+    delivery: Delivery, *, task: str, topics: Topics, allowed_replies: Iterable[str], packet_limit: int
 ) -> Request | Rejected:
     """The request that a message on ``<base>/req/<task>`` is, or why it is none and where to say so.
 
-    ``allowed_replies`` are topic filters; ``packet_limit`` is in bytes; ``now`` is ``time.monotonic()``
-    seconds; ``expiry_s`` is what is left of the Message Expiry Interval. ``size`` is the payload's real
-    number of bytes when ``payload`` was dropped for being too large.
+    ``allowed_replies`` are topic filters; ``packet_limit`` is in bytes.
 
     Response Topic wins over ``reply_to``. An ``id`` is echoed in the result even if Correlation Data is
     there; without one the Correlation Data gives the id, else one is made. A reply topic that can't be
@@ -134,11 +124,12 @@ def parse_request(
     checked here.
     """
     sender = _Sender(secrets.token_hex(8), reply_to=topics.result(task))
+    correlation, response_topic = delivery.correlation, delivery.response_topic
     if correlation:
         sender.id, sender.named = _correlation_id(correlation), True
     too_long = len(correlation or b"")
-    if too_long > MAX_CORRELATION_BYTES:
-        correlation = None  # is not repeated
+    if too_long <= MAX_CORRELATION_BYTES:  # a longer one is not repeated
+        sender.correlation = correlation
     try:
         if response_topic is not None:
             _check_reply_topic(response_topic, topics, allowed_replies)
@@ -148,15 +139,14 @@ def parse_request(
                 f"The Correlation Data has {too_long} bytes and may have {MAX_CORRELATION_BYTES}; the result "
                 "comes without it."
             )
-        size = len(payload) if size is None else size
-        if size > packet_limit:
+        if delivery.size > packet_limit:
             raise TooLarge(
-                f"The request has {size} bytes and this node takes {packet_limit}; send less text, or raise "
-                "limits.packet_bytes in the node's configuration."
+                f"The request has {delivery.size} bytes and this node takes {packet_limit}; send less text, "
+                "or raise limits.packet_bytes in the node's configuration."
             )
-        text = decode_text(payload)
-        if not payload.lstrip().startswith(b"{"):
-            return _make_request(sender, text, {}, task, topics, correlation, expiry_s, now)
+        text = decode_text(delivery.payload)
+        if not delivery.payload.lstrip().startswith(b"{"):
+            return _make_request(sender, text, {}, task, topics, delivery)
         sender.fields = _parse_fields(text)
         _read_sender(sender, topics, allowed_replies, has_response_topic=response_topic is not None)
         unknown = [name for name in sender.fields if name not in _FIELDS]
@@ -167,10 +157,9 @@ def parse_request(
         if "input" not in sender.fields:
             raise InvalidRequest('The field "input" is missing; put the text there: {"input": "..."}.')
         options = read_options(sender.fields.get("options", {}))
-        given = sender.fields["input"]
-        return _make_request(sender, given, options, task, topics, correlation, expiry_s, now)
+        return _make_request(sender, sender.fields["input"], options, task, topics, delivery)
     except RequestError as error:
-        return Rejected(task, sender.id, sender.reply_to, error, correlation)
+        return Rejected(task, sender.id, sender.reply_to, error, sender.correlation)
 
 
 def _check_reply_topic(topic: str, topics: Topics, allowed: Iterable[str]) -> None:
@@ -226,14 +215,13 @@ def _make_request(
     options: Mapping[str, Any],
     task: str,
     topics: Topics,
-    correlation: bytes | None,
-    expiry_s: int | None,
-    now: float,
+    delivery: Delivery,
 ) -> Request:
     if not isinstance(input, str | dict):
         raise InvalidRequest('"input" must be a string or an object.')
     if not (input.strip() if isinstance(input, str) else input):
         raise InvalidRequest("The input is empty; send some text.")
+    now, expiry_s = delivery.received_at, delivery.expiry_s
     waits_s = [float(expiry_s)] if expiry_s is not None else []
     if "deadline_ms" in options:
         waits_s.append(options["deadline_ms"] / 1000)
@@ -244,7 +232,7 @@ def _make_request(
         reply_to=sender.reply_to,
         named=sender.named,
         options=options,
-        correlation=correlation,
+        correlation=sender.correlation,
         received_at=now,
         expires_at=now + min(waits_s) if waits_s else None,
         sender=sender_of(sender.reply_to, topics),

@@ -1,8 +1,13 @@
-"""A message from the broker, as a value."""
+"""Messages of the bus, as values: from the broker, and to publish."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import time
+from dataclasses import dataclass, field
+from typing import Final
+
+PACKET_OVERHEAD_BYTES: Final = 32
+"""Header, lengths and properties of a PUBLISH beside its texts and its payload."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,3 +35,31 @@ class Delivery:
     received_at: float
     identifiers: tuple[int, ...] = ()
     traceparent: str | None = None
+
+    @classmethod
+    def local(cls, payload: bytes, *, correlation: bytes | None = None) -> Delivery:
+        """As if it had come now, on no topic and no connection."""
+        now = time.monotonic()
+        return cls("", payload, 0, False, False, None, correlation, None, 0, 0, len(payload), now)
+
+
+@dataclass(frozen=True, slots=True)
+class OutgoingMessage:
+    """A message to publish; its payload is private. ``expiry_s`` is the Message Expiry Interval. From
+    ``response_topic`` on, MQTT 3.1.1 has nothing of it."""
+
+    topic: str
+    payload: bytes = field(repr=False)
+    qos: int = 1
+    retain: bool = False
+    response_topic: str | None = None
+    correlation: bytes | None = None
+    expiry_s: int | None = None
+    traceparent: str | None = None
+
+    @property
+    def packet_bytes(self) -> int:
+        """Size of its PUBLISH packet, at most."""
+        size = PACKET_OVERHEAD_BYTES + len(self.topic.encode()) + len(self.payload)
+        size += len((self.response_topic or "").encode()) + len(self.correlation or b"")
+        return size + len(self.traceparent or "")

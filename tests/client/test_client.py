@@ -18,7 +18,7 @@ import pytest
 import edgeslm.client
 from edgeslm.client import Client, Options
 from edgeslm.client import client as module
-from edgeslm.client.pending_request import OutgoingMessage, Room
+from edgeslm.client.pending_request import Room
 from edgeslm.client.session import ClientSession, Inbox
 from edgeslm.errors import (
     REQUEST_ERRORS,
@@ -32,6 +32,7 @@ from edgeslm.errors import (
 )
 from edgeslm.messages import Chunk, ErrorBody, Request, Result
 from edgeslm.protocol.codec import encode_result
+from edgeslm.protocol.delivery import OutgoingMessage
 from edgeslm.protocol.feedback import Feedback, parse_feedback
 from edgeslm.protocol.request_options import OPTIONS
 from tests.apps import WAIT_S, App

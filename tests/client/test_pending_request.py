@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import random
+from dataclasses import replace
 
 import pytest
 from hypothesis import given
@@ -17,7 +19,6 @@ from edgeslm.client.pending_request import (
     Failed,
     Lost,
     NodeUp,
-    OutgoingMessage,
     PendingMessage,
     PendingRequest,
     Piece,
@@ -28,8 +29,9 @@ from edgeslm.errors import BrokerError, ProtocolError, TimedOut
 from edgeslm.messages import Chunk, ErrorBody, Result
 from edgeslm.mqtt.diagnostics import Problem
 from edgeslm.protocol.codec import encode_chunk, encode_result
+from edgeslm.protocol.delivery import OutgoingMessage
 
-LETTER = OutgoingMessage("hall/req/say", b"{}", "hall/res/say/app", b"7f")
+LETTER = OutgoingMessage("hall/req/say", b"{}", response_topic="hall/res/say/app", correlation=b"7f")
 OK = Answered(encode_result(Result("7f", "say", "ok", {"text": "yes"})))
 ACCEPTED = Acknowledged(0, "Success")
 NOBODY = Acknowledged(0x10, "No matching subscribers")
@@ -39,6 +41,11 @@ GONE = Problem("Nothing listens at broker.local.")
 def busy(retry_after_ms: int | None = 1000) -> Answered:
     error = ErrorBody("busy", "256 requests are waiting", retry_after_ms)
     return Answered(encode_result(Result("7f", "say", "error", error=error)))
+
+
+@pytest.fixture(autouse=True)
+def _no_jitter(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(random, "uniform", lambda low, high: 1.0)
 
 
 class Bench:
@@ -51,29 +58,19 @@ class Bench:
         self.node_state: str | None = "online"
         self.sent: list[float] = []
         self.expiries_s: list[int | None] = []
-        self.cancelled: list[tuple[OutgoingMessage, int | None]] = []
-        self.chunks: list[Chunk] = []
-        self.pending = PendingRequest(
-            LETTER,
-            self._send,
-            node="hall",
-            node_state=lambda: self.node_state,
-            now=self.now,
-            timeout_s=timeout_s,
-            interval_s=interval_s,
-            on_chunk=self.chunks.append,
-            jitter=lambda low, high: 1.0,
-        )
+        self.cancelled: list[OutgoingMessage] = []
+        self.pending = PendingRequest(LETTER, self, node="hall", timeout_s=timeout_s, interval_s=interval_s)
+        self.pending.begin(self.now)
 
-    def _send(self, outgoing: OutgoingMessage, expiry_s: int | None) -> int | None:
+    def send(self, outgoing: OutgoingMessage) -> int | None:
         if outgoing.topic == "hall/cancel":
-            self.cancelled.append((outgoing, expiry_s))
+            self.cancelled.append(outgoing)
             return self.generation
-        assert outgoing is LETTER
+        assert replace(outgoing, expiry_s=None) == LETTER
         if self.generation is None:
             return None
         self.sent.append(self.now - 1000.0)
-        self.expiries_s.append(expiry_s)
+        self.expiries_s.append(outgoing.expiry_s)
         return self.generation
 
     def tell(self, *events: Event) -> Result | None:
@@ -145,12 +142,12 @@ def test_an_interval_longer_than_the_limit_stays_as_it_is() -> None:
     assert never.sent == [0]
 
 
-def test_intervals_differ() -> None:
+def test_intervals_differ(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.undo()
     waits = set()
     for _ in range(20):
-        pending = PendingRequest(
-            LETTER, lambda *_: 1, node="hall", node_state=lambda: None, now=0.0, timeout_s=600.0
-        )
+        pending = PendingRequest(LETTER, FakeSession(), node="hall", timeout_s=600.0)
+        pending.begin(0.0)
         pending.advance(None, 0.0)
         waits.add(pending.wait_s(0.0))
     assert len(waits) > 10
@@ -319,7 +316,7 @@ def test_pieces_come_in_order_and_none_twice_when_the_request_is_run_anew() -> N
     bench = accepted()
     for seq in (0, 1, 0, 1, 3, 2, 4):
         bench.tell(Piece(encode_chunk(Chunk("7f", seq, f"word {seq}"))))
-    assert [chunk.seq for chunk in bench.chunks] == [0, 1, 3, 4]
+    assert [chunk.seq for chunk in bench.pending.chunks] == [0, 1, 3, 4]
 
 
 def test_pieces_show_that_the_node_is_at_it() -> None:
@@ -430,7 +427,9 @@ def test_who_gives_up_has_it_cancelled_as_long_as_it_may_reach_the_node() -> Non
     bench = accepted(timeout_s=100.0)
     bench.run(40)
     bench.pending.abandon("hall/cancel", bench.now)
-    assert bench.cancelled == [(OutgoingMessage("hall/cancel", b"", "", LETTER.correlation), 90)]
+    assert bench.cancelled == [
+        OutgoingMessage("hall/cancel", b"", correlation=LETTER.correlation, expiry_s=90)
+    ]
 
 
 def test_what_was_never_sent_is_not_cancelled() -> None:
@@ -447,18 +446,18 @@ class FakeSession:
 
     def __init__(self) -> None:
         self.generation: int | None = 1
+        self.node_state: str | None = None
         self.sent: list[int | None] = []
 
-    def send(self, outgoing: OutgoingMessage, expiry_s: int | None) -> int | None:
+    def send(self, outgoing: OutgoingMessage) -> int | None:
         if self.generation is not None:
-            self.sent.append(expiry_s)
+            self.sent.append(outgoing.expiry_s)
         return self.generation
 
 
 def note(session: FakeSession) -> PendingMessage:
-    return PendingMessage(
-        OutgoingMessage("hall/feedback", b"{}", "", b"7f"), session.send, node="hall", now=0.0, timeout_s=60.0
-    )
+    message = OutgoingMessage("hall/feedback", b"{}", correlation=b"7f")
+    return PendingMessage(message, session, node="hall", now=0.0, timeout_s=60.0)
 
 
 def test_a_note_is_done_when_the_broker_has_it() -> None:

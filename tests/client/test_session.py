@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import pytest
-from paho.mqtt.client import MQTTMessage
+from paho.mqtt.client import MQTTMessage, MQTTMessageInfo
 from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties
 from paho.mqtt.reasoncodes import ReasonCode
@@ -18,7 +18,6 @@ from edgeslm.client.pending_request import (
     Failed,
     Lost,
     NodeUp,
-    OutgoingMessage,
     Piece,
     Ready,
     Room,
@@ -28,6 +27,7 @@ from edgeslm.errors import BrokerError, TooLarge
 from edgeslm.mqtt.connection import BrokerLink, Sent, Subscription
 from edgeslm.mqtt.diagnostics import Problem, Welcome
 from edgeslm.protocol.codec import encode_state
+from edgeslm.protocol.delivery import OutgoingMessage
 from edgeslm.protocol.topics import Topics
 
 TOPICS = Topics("hall")
@@ -59,7 +59,7 @@ class FakeLink(BrokerLink):
         self.session = session
         self.at_once = at_once
         self.subscribed: dict[int, list[str]] = {}
-        self.published: dict[int, tuple[str, bytes | None, int | None, str | None]] = {}
+        self.published: dict[int, OutgoingMessage] = {}
         self.acks: list[int] = []
         self.is_broken = False
 
@@ -70,26 +70,15 @@ class FakeLink(BrokerLink):
             self.session.subscribed(self, mid, [None] * len(subscriptions))
         return mid
 
-    def publish(
-        self,
-        topic: str,
-        payload: bytes,
-        *,
-        qos: int,
-        retain: bool,
-        correlation: bytes | None = None,
-        expiry_s: int | None = None,
-        response_topic: str | None = None,
-        traceparent: str | None = None,
-    ) -> Sent | None:
+    def publish(self, message: OutgoingMessage) -> Sent | None:
         if self.is_broken:
             return None
-        assert (qos, retain, payload) == (1, False, b"{}")
+        assert (message.qos, message.retain, message.payload) == (1, False, b"{}")
         mid = len(self.published) + 1
-        self.published[mid] = (topic, correlation, expiry_s, response_topic)
+        self.published[mid] = message
         if self.at_once:
             self.session.acknowledged(self, mid, SUCCESS)
-        return Sent(mid, lambda: True)
+        return MQTTMessageInfo(mid)
 
     def ack(self, mid: int) -> None:
         self.acks.append(mid)
@@ -100,7 +89,10 @@ class Waiter:
 
     def __init__(self, session: ClientSession, name: str = "7f", task: str = "say") -> None:
         self.events: list[Event] = []
-        self.outgoing = OutgoingMessage(TOPICS.request(task), b"{}", session.reply_topic(task), name.encode())
+        topic, reply_to = TOPICS.request(task), session.reply_topic(task)
+        self.outgoing = OutgoingMessage(
+            topic, b"{}", response_topic=reply_to, correlation=name.encode(), expiry_s=60
+        )
         session.enlist(task, self.outgoing, self.events.append)
 
     def take(self) -> list[Event]:
@@ -136,11 +128,11 @@ def test_a_letter_goes_when_its_reply_topic_is_confirmed(session: ClientSession,
     one = Waiter(session)
     assert link.subscribed[2] == [REPLY_TO, f"{REPLY_TO}/stream", "edgeslm/v1/hall/res/say"]
     if not at_once:
-        assert one.take() == [] and session.send(one.outgoing, 60) is None
+        assert one.take() == [] and session.send(one.outgoing) is None
         session.subscribed(link, 2, [None, None, None])
     assert one.take() == [Ready(1)]
-    assert session.send(one.outgoing, 60) == 1
-    assert list(link.published.values()) == [("edgeslm/v1/hall/req/say", b"7f", 60, REPLY_TO)]
+    assert session.send(one.outgoing) == 1
+    assert list(link.published.values()) == [one.outgoing]
     if not at_once:
         session.acknowledged(link, 1, SUCCESS)
     assert one.take() == [Acknowledged(0, "Success")]
@@ -151,7 +143,7 @@ def test_a_letter_goes_when_its_reply_topic_is_confirmed(session: ClientSession,
 def test_subscriptions_are_renewed_on_each_connection_before_anything_is_sent(session: ClientSession) -> None:
     link = connect(session, at_once=True)
     one = Waiter(session)
-    session.send(one.outgoing, 60)
+    session.send(one.outgoing)
     session.lost(BROKEN)
     link = connect(session)
     assert link.subscribed == {
@@ -159,11 +151,11 @@ def test_subscriptions_are_renewed_on_each_connection_before_anything_is_sent(se
         2: [REPLY_TO, f"{REPLY_TO}/stream", TOPICS.result("say")],
     }
     session.subscribed(link, 1, [None])
-    assert session.send(one.outgoing, 60) is None
+    assert session.send(one.outgoing) is None
     one.take()
     session.subscribed(link, 2, [None, None, None])
     assert one.take() == [Ready(2)]
-    assert session.send(one.outgoing, 60) == 2
+    assert session.send(one.outgoing) == 2
 
 
 def test_a_refused_subscription_ends_what_waits_for_it_and_may_be_tried_again(session: ClientSession) -> None:
@@ -183,15 +175,15 @@ def test_no_more_is_under_way_than_the_broker_takes(session: ClientSession) -> N
     link = connect(session, receive_maximum=2)
     first, *_ = waiters = [Waiter(session, str(number)) for number in range(5)]
     session.subscribed(link, 2, [None] * 3)
-    assert [session.send(one.outgoing, 60) for one in waiters] == [1, 1, None, None, None]
-    assert [session.send(one.outgoing, 60) for one in waiters[2:]] == [None, None, None]
+    assert [session.send(one.outgoing) for one in waiters] == [1, 1, None, None, None]
+    assert [session.send(one.outgoing) for one in waiters[2:]] == [None, None, None]
     for one in waiters:
         one.take()
     session.acknowledged(link, 1, SUCCESS)
     assert [one.take() for one in waiters] == [[Acknowledged(0, "Success")], [], [Room()], [], []]
     session.forget(waiters[2].outgoing)  # it gave up, so the room is the next one's
     assert waiters[3].take() == [Room()]
-    assert session.send(waiters[3].outgoing, 60) == 1
+    assert session.send(waiters[3].outgoing) == 1
     session.acknowledged(link, 2, SUCCESS)
     session.acknowledged(link, 3, SUCCESS)
     assert waiters[4].take() == [Room()]
@@ -202,7 +194,7 @@ def test_room_is_not_offered_to_who_has_left(session: ClientSession) -> None:
     link = connect(session, receive_maximum=1)
     waiters = [Waiter(session, str(number)) for number in range(3)]
     session.subscribed(link, 2, [None] * 3)
-    assert [session.send(one.outgoing, 60) for one in waiters] == [1, None, None]
+    assert [session.send(one.outgoing) for one in waiters] == [1, None, None]
     session.forget(waiters[1].outgoing)
     waiters[2].take()
     session.acknowledged(link, 1, SUCCESS)
@@ -213,11 +205,11 @@ def test_a_letter_for_which_the_broker_hangs_up_is_found(session: ClientSession)
     link = connect(session, at_once=True)
     good, bad = Waiter(session, "good"), Waiter(session, "bad")
     link.at_once = False
-    assert session.send(bad.outgoing, 60) == session.send(good.outgoing, 60) == 1
+    assert session.send(bad.outgoing) == session.send(good.outgoing) == 1
     session.lost(REFUSED)
     link = connect(session)
     session.subscribed(link, 2, [None] * 3)
-    assert (session.send(bad.outgoing, 60), session.send(good.outgoing, 60)) == (2, None)
+    assert (session.send(bad.outgoing), session.send(good.outgoing)) == (2, None)
     for one in (good, bad):
         one.take()
     session.lost(REFUSED)
@@ -226,24 +218,24 @@ def test_a_letter_for_which_the_broker_hangs_up_is_found(session: ClientSession)
     assert isinstance(failed, Failed) and "Packet too large" in str(failed.error)
     session.forget(bad.outgoing)
     link = connect(session, at_once=True)
-    assert session.send(good.outgoing, 60) == 3
+    assert session.send(good.outgoing) == 3
 
 
 def test_what_is_larger_than_the_broker_takes_is_not_sent(session: ClientSession) -> None:
     connect(session, at_once=True, maximum_packet_size=50)
     one = Waiter(session)
     with pytest.raises(TooLarge, match="the broker takes 50"):
-        session.send(one.outgoing, 60)
+        session.send(one.outgoing)
 
 
 def test_a_connection_that_breaks_while_a_letter_is_handed_over(session: ClientSession) -> None:
     link = connect(session, at_once=True)
     one = Waiter(session)
     link.is_broken = True
-    assert session.send(one.outgoing, 60) is None
+    assert session.send(one.outgoing) is None
     session.lost(BROKEN)
     assert one.take() == [Ready(1), Lost(1, BROKEN)]
-    assert session.send(one.outgoing, 60) is None
+    assert session.send(one.outgoing) is None
 
 
 def test_who_comes_while_there_is_no_connection_hears_why(session: ClientSession) -> None:

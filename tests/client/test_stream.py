@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from threading import Thread
@@ -11,10 +10,10 @@ from threading import Thread
 import pytest
 
 from edgeslm.client import BrokerError, Cancelled, Client, EdgeslmError, TimedOut
-from edgeslm.client.pending_request import OutgoingMessage, PendingRequest, Ready
+from edgeslm.client.pending_request import PendingRequest, Ready
 from edgeslm.client.session import ClientSession, Inbox
 from edgeslm.client.stream import Stream
-from edgeslm.messages import Chunk
+from edgeslm.protocol.delivery import OutgoingMessage
 from edgeslm.protocol.topics import Topics
 from tests.brokers import Mosquitto
 from tests.client.test_client import assert_cancelled, wait_for
@@ -127,7 +126,7 @@ class SlowDesk(ClientSession):
         self._take_time("enlisting")
         inbox(Ready(1))
 
-    def send(self, outgoing: OutgoingMessage, expiry_s: int | None) -> int | None:
+    def send(self, outgoing: OutgoingMessage) -> int | None:
         self.sent.append(outgoing.topic)
         self._take_time("sending")
         return 1
@@ -150,18 +149,9 @@ def test_what_is_closed_while_it_is_sent_is_cancelled(at: str, by_signal: bool) 
     session = SlowDesk(**{at: True})
     session.by_signal = by_signal
 
-    def make_pending(on_chunk: Callable[[Chunk], None]) -> PendingRequest:
-        return PendingRequest(
-            OutgoingMessage("request", b"{}", "reply", b"1"),
-            session.send,
-            node="hall",
-            node_state=lambda: None,
-            now=time.monotonic(),
-            timeout_s=60,
-            on_chunk=on_chunk,
-        )
-
-    stream = Stream(session, "echo", "cancel", make_pending)
+    message = OutgoingMessage("request", b"{}", response_topic="reply", correlation=b"1")
+    pending = PendingRequest(message, session, node="hall", timeout_s=60)
+    stream = Stream(session, "echo", "cancel", pending)
     session.meanwhile = stream.close
     with pytest.raises(Cancelled):
         list(stream)

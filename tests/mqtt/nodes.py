@@ -11,16 +11,16 @@ from pathlib import Path
 from typing import Any
 
 from edgeslm.config.sections import Broker
-from edgeslm.mqtt.client import BusClient, Subscription
-from edgeslm.protocol.delivery import Delivery
+from edgeslm.mqtt.client import BusClient, BusListener, Subscription, Will
+from edgeslm.protocol.delivery import Delivery, OutgoingMessage
 from tests.brokers import Mosquitto
 
 WAIT_S = 30.0
-STATE = ("node/state", b"offline")
+STATE = Will("node/state", b"offline")
 MakeBroker = Callable[..., Mosquitto]
 
 
-class Node:
+class Node(BusListener):
     """A bus client that keeps what it gets; subscribed to ``node/req/+`` on every connect."""
 
     def __init__(
@@ -35,17 +35,17 @@ class Node:
             "queue": 256,
             "packet_bytes": 65_536,
             "will": STATE,
-            "on_delivery": self.inbox.put_nowait,
-            "on_connect": self.birth,
-            "first_pause_s": 0.05,
-            "longest_pause_s": 0.5,
+            "pauses_s": (0.05, 0.5),
         }
-        self.bus = BusClient(Broker(url=url, **login), **{**values, **changes})
+        self.bus = BusClient(Broker(url=url, **login), self, **{**values, **changes})
 
-    def birth(self) -> None:
+    def delivered(self, delivery: Delivery) -> None:
+        self.inbox.put_nowait(delivery)
+
+    def connected(self) -> None:
         self.births += 1
         self.bus.subscribe(self._subscriptions)
-        self.bus.publish("node/state", b"online", qos=1, retain=True)
+        self.bus.publish(OutgoingMessage("node/state", b"online", retain=True))
 
     @property
     def ready(self) -> bool:
@@ -127,7 +127,7 @@ def run(main: Callable[[], Awaitable[None]]) -> None:
 @contextlib.asynccontextmanager
 async def two(url: str, **changes: Any) -> AsyncIterator[tuple[Node, Node]]:
     """A node, and somebody else who is subscribed to everything it says."""
-    app = Node(url, ["node/state", "out/#"], client_id="app", will=("app/state", b"gone"))
+    app = Node(url, ["node/state", "out/#"], client_id="app", will=Will("app/state", b"gone"))
     async with app, Node(url, **changes) as node:
         await until(lambda: app.ready and node.ready)
         yield node, app
@@ -135,7 +135,7 @@ async def two(url: str, **changes: Any) -> AsyncIterator[tuple[Node, Node]]:
 
 async def say(app: Node, *payloads: bytes) -> None:
     for payload in payloads:
-        await app.bus.publish("node/req/t", payload, qos=1)
+        await app.bus.publish(OutgoingMessage("node/req/t", payload))
 
 
 def as_long_as(values: list[int], length: int) -> bool:

@@ -9,7 +9,7 @@ import pytest
 from edgeslm.config.loader import parse_config
 from edgeslm.config.sections import Broker
 from edgeslm.errors import BrokerError
-from edgeslm.mqtt.broker_address import BrokerAddress, client_id_of, read_password
+from edgeslm.mqtt.broker_address import BrokerAddress, Login, client_id_of, read_password
 
 
 @pytest.mark.parametrize(
@@ -29,9 +29,9 @@ def test_urls(url: str, host: str, port: int, tls: bool) -> None:
 
 def test_a_login_in_the_url_is_read_and_never_shown() -> None:
     address = BrokerAddress.parse("mqtt://ann:s%3Acret@h")
-    assert (address.username, address.password) == ("ann", "s:cret")
+    assert (address.login.username, address.login.password) == ("ann", "s:cret")
     assert "cret" not in f"{address!r} {address}"
-    assert BrokerAddress.parse("mqtt://ann:a@h", username="bob", password="b").password == "b"
+    assert BrokerAddress.parse("mqtt://ann:a@h", Login("bob", "b")).login.password == "b"
 
 
 @pytest.mark.parametrize(
@@ -51,7 +51,7 @@ def test_the_password_is_the_first_line_of_its_file(tmp_path: Path) -> None:
     broker = Broker(url="mqtts://h:1", username="ann", password_file=file)
     address = BrokerAddress.of(broker)
     assert (address.host, address.port, address.tls) == ("h", 1, True)
-    assert (address.username, address.password) == ("ann", "pässwort ")
+    assert (address.login.username, address.login.password) == ("ann", "pässwort ")
 
 
 @pytest.mark.parametrize("content", [None, b"", b"\nsecond", b"\xff"])
@@ -66,13 +66,13 @@ def test_a_bad_password_file_is_named(tmp_path: Path, content: bytes | None) -> 
 def test_bad_tls_files_are_named(tmp_path: Path) -> None:
     missing = tmp_path / "ca.pem"
     with pytest.raises(BrokerError, match=f"authority file {missing}"):
-        BrokerAddress.parse("mqtts://h", ca_file=missing).tls_context()
+        BrokerAddress.parse("mqtts://h", Login(ca_file=missing)).tls_context()
     missing.write_text("no certificate")
     with pytest.raises(BrokerError, match=f"authority file {missing}"):
-        BrokerAddress.parse("mqtts://h", ca_file=missing).tls_context()
+        BrokerAddress.parse("mqtts://h", Login(ca_file=missing)).tls_context()
     with pytest.raises(BrokerError, match=f"client certificate {missing}"):
-        BrokerAddress.parse("mqtts://h", cert_file=missing).tls_context()
-    assert BrokerAddress.parse("mqtt://h", ca_file=missing).tls_context() is None
+        BrokerAddress.parse("mqtts://h", Login(cert_file=missing)).tls_context()
+    assert BrokerAddress.parse("mqtt://h", Login(ca_file=missing)).tls_context() is None
 
 
 def test_the_name_of_a_session_is_that_of_the_node_or_in_a_file(tmp_path: Path) -> None:

@@ -16,9 +16,10 @@ import pytest
 import trustme
 
 from edgeslm.errors import BrokerError
-from edgeslm.mqtt.client import Subscription
+from edgeslm.mqtt.client import Subscription, Will
 from edgeslm.mqtt.connection import PATIENCE, Network
 from edgeslm.mqtt.diagnostics import SessionTakenOver
+from edgeslm.protocol.delivery import OutgoingMessage
 from edgeslm.protocol.topics import BROKER_DROPPED
 from edgeslm.telemetry.alerts import Alerts
 from tests.brokers import Mosquitto
@@ -54,20 +55,14 @@ class TestConnection:
 
     def test_a_connection_is_tried_again_when_it_may_be(self, broker: Mosquitto) -> None:
         async def main() -> None:
-            may, asked = False, 0
-
-            def may_connect() -> bool:
-                nonlocal asked
-                asked += 1
-                return may
-
-            async with Wire(broker.port) as wire, Node(wire.url, may_connect=may_connect) as node:
+            async with Wire(broker.port) as wire, Node(wire.url) as node:
                 await until(lambda: node.ready)
-                assert not asked, "the first needs no leave"
+                node.bus.may_connect.clear()
                 wire.cut()
-                await until(lambda: asked > 3)
-                assert not node.bus.connected
-                may = True
+                await until(lambda: not node.bus.connected)
+                await asyncio.sleep(0.5)
+                assert wire.taken == 1
+                node.bus.may_connect.set()
                 await until(lambda: node.ready and node.births == 2)
 
         run(main)
@@ -89,7 +84,7 @@ class TestConnection:
         monkeypatch.setattr(Network, "_pause", lambda self, failures: paused.append(failures))
 
         async def main() -> None:
-            async with Wire(broker.port) as wire, Node(wire.url, first_pause_s=0.05) as node:
+            async with Wire(broker.port) as wire, Node(wire.url) as node:
                 for births in range(1, 7):
                     await until(partial(born, node, births))
                     if births == 6:  # the first that lasts
@@ -103,20 +98,28 @@ class TestConnection:
     def test_the_will_is_published_when_the_process_is_killed(self, broker: Mosquitto) -> None:
         program = (
             "import asyncio, sys\n"
-            "from edgeslm.mqtt.client import BusClient\n"
             "from edgeslm.config.sections import Broker\n"
+            "from edgeslm.mqtt.client import BusClient, BusListener, Will\n"
+            "from edgeslm.protocol.delivery import OutgoingMessage\n"
+            "class Node(BusListener):\n"
+            "    def __init__(self):\n"
+            "        self.bus = BusClient(Broker(url=sys.argv[1]), self, client_id='node', queue=9,\n"
+            "            packet_bytes=999, will=Will('node/state', b'offline'))\n"
+            "    def delivered(self, delivery): pass\n"
+            "    def connected(self):\n"
+            "        self.bus.publish(OutgoingMessage('node/state', b'alive', retain=True))\n"
             "async def main():\n"
-            "    bus = BusClient(Broker(url=sys.argv[1]), client_id='node', queue=9, packet_bytes=999,\n"
-            "        will=('node/state', b'offline'), on_delivery=lambda d: None,\n"
-            "        on_connect=lambda: bus.publish('node/state', b'alive', qos=1, retain=True))\n"
-            "    await bus.start()\n"
+            "    await Node().bus.start()\n"
             "    await asyncio.sleep(600)\n"
             "asyncio.run(main())\n"
         )
 
         async def main() -> None:
             app = Node(
-                broker.url, [Subscription("node/state", retained=True)], client_id="app", will=("a/s", b"")
+                broker.url,
+                [Subscription("node/state", retained=True)],
+                client_id="app",
+                will=Will("a/s", b""),
             )
             async with app:
                 process = subprocess.Popen([sys.executable, "-c", program, broker.url])
@@ -135,7 +138,7 @@ class TestConnection:
         async def main() -> None:
             async with Node(broker.url) as node:
                 await until(lambda: node.ready)
-                await node.bus.publish("node/state", b"stopped", qos=1, retain=True)
+                await node.bus.publish(OutgoingMessage("node/state", b"stopped", retain=True))
             assert retained(broker, "node/state") == b"stopped"
             assert not node.bus.connected
             assert not node.bus.network_alive
@@ -237,7 +240,7 @@ class TestConnection:
             login: dict[str, Any] = {"cert_file": files["own"], "key_file": files["own_key"]}
             async with Node(url, ca_file=files["ca"], **login) as node:
                 await until(lambda: node.ready)
-                await node.bus.publish("node/req/t", b"x" * 50_000, qos=1)
+                await node.bus.publish(OutgoingMessage("node/req/t", b"x" * 50_000))
                 assert (await node.take()).size == 50_000
                 assert "u'node'" in broker.log
             async with Node(url, ca_file=files["other"], **login):
@@ -252,7 +255,7 @@ class TestConnection:
         self, tmp_path: Path, caplog: pytest.LogCaptureFixture
     ) -> None:
         async def main() -> None:
-            async with Node(Mosquitto(tmp_path).url, first_pause_s=0.01, longest_pause_s=0.01) as node:
+            async with Node(Mosquitto(tmp_path).url, pauses_s=(0.01, 0.01)) as node:
                 await asyncio.sleep(0.5)
                 assert node.bus.network_alive
                 assert node.bus.network_silent_s < WAIT_S
@@ -318,10 +321,10 @@ class TestConnection:
             async with Node(broker.url, wanted) as node:
                 count = await node.take()
                 assert (count.topic, count.payload, count.retain) == (BROKER_DROPPED, b"0", True)
-            async with Node(broker.url, ["other"], client_id="app", will=("app/state", b"")) as app:
+            async with Node(broker.url, ["other"], client_id="app", will=Will("app/state", b"")) as app:
                 await until(lambda: app.ready)
                 for number in range(20):
-                    await app.bus.publish(f"node/req/{number}", b"", qos=1)
+                    await app.bus.publish(OutgoingMessage(f"node/req/{number}", b""))
                 await until(lambda: retained(broker, BROKER_DROPPED) != b"0")
             async with Node(broker.url, wanted) as node:
                 alerts = Alerts()
@@ -342,7 +345,7 @@ class TestConnection:
             dropped = Subscription(BROKER_DROPPED, qos=0, every_time=True, optional=True)
             async with Node(broker.url, ["node/req/+", dropped]) as node:
                 await until(lambda: node.ready)
-                await node.bus.publish("node/req/t", b"works", qos=1)
+                await node.bus.publish(OutgoingMessage("node/req/t", b"works"))
                 assert (await node.take()).payload == b"works"
 
         run(main)

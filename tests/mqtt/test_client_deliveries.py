@@ -9,7 +9,7 @@ import subprocess
 import pytest
 
 from edgeslm.mqtt.client import Subscription
-from edgeslm.protocol.delivery import Delivery
+from edgeslm.protocol.delivery import Delivery, OutgoingMessage
 from tests.brokers import Mosquitto
 from tests.mqtt.nodes import (
     WAIT_S,
@@ -27,7 +27,9 @@ class TestDeliveries:
     def test_everything_about_a_message_arrives(self, broker: Mosquitto) -> None:
         async def main() -> None:
             async with two(broker.url) as (node, app):
-                await app.bus.publish("node/req/t", b"hello", qos=1, correlation=b"\x00\x01", expiry_s=60)
+                await app.bus.publish(
+                    OutgoingMessage("node/req/t", b"hello", correlation=b"\x00\x01", expiry_s=60)
+                )
                 delivery = await node.take()
                 assert (delivery.topic, delivery.payload, delivery.size) == ("node/req/t", b"hello", 5)
                 assert (delivery.qos, delivery.retain, delivery.dup) == (1, False, False)
@@ -94,7 +96,7 @@ class TestDeliveries:
                 many = 50
                 await asyncio.gather(*(say(app, b"%d" % number) for number in range(many)))
                 deliveries = [await node.take() for _ in range(many)]
-                await asyncio.wait_for(node.bus.publish("out/a", b"x", qos=1), WAIT_S)
+                await asyncio.wait_for(node.bus.publish(OutgoingMessage("out/a", b"x")), WAIT_S)
                 for delivery in reversed(deliveries):
                     node.bus.ack(delivery)
                 await until(lambda: len(pubacks(broker)) == many)
@@ -111,7 +113,7 @@ class TestDeliveries:
             ):
                 await until(lambda: node.ready)
                 for payload in (b"done", b"not done"):
-                    await app.bus.publish("other/req", payload, qos=1)
+                    await app.bus.publish(OutgoingMessage("other/req", payload))
                 done, open_ = await node.take(), await node.take()
                 node.bus.ack(done)
                 await until(lambda: len(pubacks(broker, "other")) == 1)
@@ -177,7 +179,7 @@ class TestDeliveries:
     def test_ten_megabytes_arrive_as_their_size(self, broker: Mosquitto) -> None:
         async def main() -> None:
             async with two(broker.url) as (node, app):
-                await app.bus.publish("node/req/t", bytes(10_000_000), qos=1, correlation=b"c")
+                await app.bus.publish(OutgoingMessage("node/req/t", bytes(10_000_000), correlation=b"c"))
                 delivery = await node.take()
                 assert (delivery.payload, delivery.size, delivery.correlation) == (b"", 10_000_000, b"c")
                 node.bus.ack(delivery)
@@ -187,17 +189,18 @@ class TestDeliveries:
         run(main)
 
     def test_an_exception_in_the_callback_costs_one_message(
-        self, broker: Mosquitto, caplog: pytest.LogCaptureFixture
+        self, broker: Mosquitto, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         async def main() -> None:
             seen: list[bytes] = []
 
-            def on_delivery(delivery: Delivery) -> None:
+            def take(delivery: Delivery) -> None:
                 seen.append(delivery.payload)
                 if delivery.payload == b"bad":
                     raise ValueError("a secret text")
 
-            async with two(broker.url, on_delivery=on_delivery) as (node, app):
+            async with two(broker.url) as (node, app):
+                monkeypatch.setattr(node, "delivered", take)
                 await say(app, b"bad", b"good")
                 await until(lambda: seen == [b"bad", b"good"])
                 await until(lambda: len(pubacks(broker)) == 1)
@@ -217,13 +220,13 @@ class TestDeliveries:
             ]
             async with Node(broker.url, wanted) as node:
                 await until(lambda: node.ready)
-                await node.bus.publish("line/1/log", b"x", qos=1)
+                await node.bus.publish(OutgoingMessage("line/1/log", b"x"))
                 identifiers: set[int] = set()
                 while identifiers != {7, 9}:
                     delivery = await node.take()
                     identifiers.update(delivery.identifiers)
                     node.bus.ack(delivery)
-                await node.bus.publish("node/req/t", b"x", qos=1)
+                await node.bus.publish(OutgoingMessage("node/req/t", b"x"))
                 assert (await node.take()).identifiers == ()
 
         run(main)
@@ -231,11 +234,11 @@ class TestDeliveries:
     def test_a_retained_request_does_not_come_with_the_subscription(self, broker: Mosquitto) -> None:
         async def main() -> None:
             async with two(broker.url) as (node, app):
-                await app.bus.publish("node/req/t", b"retained", qos=1, retain=True)
+                await app.bus.publish(OutgoingMessage("node/req/t", b"retained", retain=True))
                 assert (await node.take()).payload == b"retained"
                 async with Node(broker.url, client_id="second") as second:
                     await until(lambda: second.ready)
-                    await app.bus.publish("node/req/t", b"fresh", qos=1)
+                    await app.bus.publish(OutgoingMessage("node/req/t", b"fresh"))
                     assert (await second.take()).payload == b"fresh"
                 wanted: list[str | Subscription] = [Subscription("node/req/+", retained=True)]
                 async with Node(broker.url, wanted, client_id="third") as third:

@@ -9,6 +9,7 @@ import pytest
 
 from edgeslm.errors import BrokerError
 from edgeslm.mqtt import client as client_module
+from edgeslm.protocol.delivery import OutgoingMessage
 from tests.brokers import Mosquitto
 from tests.mqtt.nodes import (
     WAIT_S,
@@ -27,7 +28,7 @@ class TestPublishes:
             async with Wire(broker.port) as wire, Node(wire.url) as node:
                 await until(lambda: node.ready)
                 wire.swallow_down = True
-                done = node.bus.publish("out/a", b"x", qos=1)
+                done = node.bus.publish(OutgoingMessage("out/a", b"x"))
                 await until(lambda: "'out/a'" in broker.log)
                 await asyncio.sleep(0.1)
                 assert not done.done()
@@ -47,11 +48,13 @@ class TestPublishes:
             ):
                 await until(lambda: node.ready)
                 wire.swallow_up = True
-                lost = [node.bus.publish("out/a", b"%d" % number, qos=1) for number in range(5)]
+                lost = [node.bus.publish(OutgoingMessage("out/a", b"%d" % number)) for number in range(5)]
                 await asyncio.sleep(0.1)
                 wire.cut()
                 wire.swallow_up = False
-                lost += [node.bus.publish("out/a", b"%d" % number, qos=1) for number in range(5, 10)]
+                lost += [
+                    node.bus.publish(OutgoingMessage("out/a", b"%d" % number)) for number in range(5, 10)
+                ]
                 await asyncio.wait_for(asyncio.gather(*lost), WAIT_S)
                 payloads: list[bytes] = []
                 while len(payloads) < 10:
@@ -65,7 +68,7 @@ class TestPublishes:
         async def main() -> None:
             broker = Mosquitto(tmp_path)
             async with Node(broker.url) as node:
-                done = node.bus.publish("out/a", b"early", qos=1)
+                done = node.bus.publish(OutgoingMessage("out/a", b"early"))
                 await asyncio.sleep(0.2)
                 assert not node.bus.connected
                 assert not done.done()
@@ -81,7 +84,7 @@ class TestPublishes:
         async def main() -> None:
             broker = make_broker("max_inflight_messages 3\n")
             async with Node(broker.url) as node:
-                sent = [node.bus.publish("out/a", b"x", qos=1) for _ in range(200)]
+                sent = [node.bus.publish(OutgoingMessage("out/a", b"x")) for _ in range(200)]
                 await asyncio.wait_for(asyncio.gather(*sent), WAIT_S)
                 assert node.births == 1
             most = in_flight = 0
@@ -99,8 +102,8 @@ class TestPublishes:
             broker = make_broker(f"acl_file {acl}\n")
             async with Node(broker.url) as node:
                 with pytest.raises(BrokerError, match=r"refuses the message to out/a: Not authorized"):
-                    await asyncio.wait_for(node.bus.publish("out/a", b"x", qos=1), WAIT_S)
-                await asyncio.wait_for(node.bus.publish("node/a", b"x", qos=1), WAIT_S)
+                    await asyncio.wait_for(node.bus.publish(OutgoingMessage("out/a", b"x")), WAIT_S)
+                await asyncio.wait_for(node.bus.publish(OutgoingMessage("node/a", b"x")), WAIT_S)
                 assert (node.births, node.bus.waiting_bytes) == (1, 0)
 
         run(main)
@@ -113,8 +116,8 @@ class TestPublishes:
             async with Node(broker.url) as node:
                 await until(lambda: node.ready)
                 with pytest.raises(BrokerError, match="can't be published"):
-                    await node.bus.publish(topic, b"x", qos=1)
-                await asyncio.wait_for(node.bus.publish("out/a", b"x", qos=1), WAIT_S)
+                    await node.bus.publish(OutgoingMessage(topic, b"x"))
+                await asyncio.wait_for(node.bus.publish(OutgoingMessage("out/a", b"x")), WAIT_S)
                 assert node.births == 1
 
         run(main)
@@ -123,12 +126,12 @@ class TestPublishes:
         async def main() -> None:
             broker = make_broker("max_packet_size 2000\n")
             async with Node(broker.url) as node:
-                early = node.bus.publish("out/a", bytes(3000), qos=1)
+                early = node.bus.publish(OutgoingMessage("out/a", bytes(3000)))
                 with pytest.raises(BrokerError, match="broker takes 2000"):
                     await asyncio.wait_for(early, WAIT_S)
                 with pytest.raises(BrokerError, match="broker takes 2000"):
-                    await node.bus.publish("out/a", bytes(3000), qos=1)
-                await asyncio.wait_for(node.bus.publish("out/a", bytes(1000), qos=1), WAIT_S)
+                    await node.bus.publish(OutgoingMessage("out/a", bytes(3000)))
+                await asyncio.wait_for(node.bus.publish(OutgoingMessage("out/a", bytes(1000))), WAIT_S)
                 assert node.births == 1
 
         run(main)
@@ -141,24 +144,26 @@ class TestPublishes:
         async def main() -> None:
             async with Node(broker.url) as node:
                 await until(lambda: node.ready)
-                good = [node.bus.publish("out/a", b"x", qos=1) for _ in range(5)]
-                bad = node.bus.publish("out/\x07", b"x", qos=1)
-                good += [node.bus.publish("out/a", b"x", qos=1) for _ in range(5)]
+                good = [node.bus.publish(OutgoingMessage("out/a", b"x")) for _ in range(5)]
+                bad = node.bus.publish(OutgoingMessage("out/\x07", b"x"))
+                good += [node.bus.publish(OutgoingMessage("out/a", b"x")) for _ in range(5)]
                 await asyncio.wait_for(asyncio.gather(*good), WAIT_S)
                 with pytest.raises(BrokerError, match="Malformed packet"):
                     await bad
                 births = node.births
-                await asyncio.wait_for(node.bus.publish("out/a", b"x", qos=1), WAIT_S)
+                await asyncio.wait_for(node.bus.publish(OutgoingMessage("out/a", b"x")), WAIT_S)
                 assert node.births == births
 
         run(main)
 
-    def test_a_full_outbox_raises(self, tmp_path: Path) -> None:
+    def test_a_full_outbox_raises(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr("edgeslm.mqtt.client.OUTBOX_BYTES", 1000)
+
         async def main() -> None:
-            async with Node(Mosquitto(tmp_path).url, outbox_bytes=1000) as node:
-                waiting = node.bus.publish("out/a", bytes(800), qos=1)
+            async with Node(Mosquitto(tmp_path).url) as node:
+                waiting = node.bus.publish(OutgoingMessage("out/a", bytes(800)))
                 with pytest.raises(BrokerError, match="limit"):
-                    await node.bus.publish("out/a", bytes(800), qos=1)
+                    await node.bus.publish(OutgoingMessage("out/a", bytes(800)))
             with pytest.raises(BrokerError, match="stopped"):
                 await waiting
 
@@ -168,7 +173,7 @@ class TestPublishes:
         async def main() -> None:
             broker = Mosquitto(tmp_path)
             async with Node(broker.url) as node:
-                done = node.bus.publish("out/a", b"x", qos=1, expiry_s=0)
+                done = node.bus.publish(OutgoingMessage("out/a", b"x", expiry_s=0))
                 try:
                     broker.start()
                     await asyncio.wait_for(done, WAIT_S)
@@ -181,14 +186,14 @@ class TestPublishes:
     def test_qos_0_is_done_at_once_and_dropped_without_a_connection(self, broker: Mosquitto) -> None:
         async def main() -> None:
             async with two(broker.url) as (node, app):
-                sent = node.bus.publish("out/chunk", b"x", qos=0)
+                sent = node.bus.publish(OutgoingMessage("out/chunk", b"x", qos=0))
                 assert sent.done()
                 delivery = await app.take()
                 while delivery.topic != "out/chunk":
                     delivery = await app.take()
                 broker.stop()
                 await until(lambda: not node.bus.connected)
-                assert node.bus.publish("out/chunk", b"x", qos=0).done()
+                assert node.bus.publish(OutgoingMessage("out/chunk", b"x", qos=0)).done()
                 assert node.bus.dropped == 1
 
         run(main)
@@ -201,14 +206,14 @@ class TestPublishes:
                 await until(lambda: node.ready)
                 wire.flows.clear()
                 for _ in range(400):
-                    node.bus.publish("out/chunk", bytes(50_000), qos=0)
+                    node.bus.publish(OutgoingMessage("out/chunk", bytes(50_000), qos=0))
                     await asyncio.sleep(0)
                 dropped = node.bus.dropped
                 assert dropped > 100
                 wire.cut()
                 wire.flows.set()
                 await until(lambda: node.births == 2)
-                node.bus.publish("node/req/chunk", bytes(50_000), qos=0)
+                node.bus.publish(OutgoingMessage("node/req/chunk", bytes(50_000), qos=0))
                 assert (await node.take()).size == 50_000
                 assert node.bus.dropped == dropped
 

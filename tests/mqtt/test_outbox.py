@@ -9,6 +9,7 @@ import pytest
 
 from edgeslm.errors import BrokerError
 from edgeslm.mqtt.outbox import Outbox, Parcel
+from edgeslm.protocol.delivery import OutgoingMessage
 
 
 @pytest.fixture
@@ -21,7 +22,7 @@ def loop() -> Iterator[asyncio.AbstractEventLoop]:
 def parcel(
     loop: asyncio.AbstractEventLoop, topic: str, *, retain: bool = False, expires_at: float | None = None
 ) -> Parcel:
-    return Parcel(topic, b"x", 1, retain, None, expires_at, [loop.create_future()])
+    return Parcel(OutgoingMessage(topic, b"x", retain=retain), expires_at, [loop.create_future()])
 
 
 def send(outbox: Outbox, mid: int) -> str | None:
@@ -29,7 +30,7 @@ def send(outbox: Outbox, mid: int) -> str | None:
     if taken is None:
         return None
     outbox.sent(mid, taken)
-    return taken.topic
+    return taken.message.topic
 
 
 def test_first_in_first_out(loop: asyncio.AbstractEventLoop) -> None:
@@ -112,5 +113,5 @@ def test_clear_hands_out_everything(loop: asyncio.AbstractEventLoop) -> None:
     for topic in "abc":
         outbox.add(parcel(loop, topic))
     send(outbox, 1)
-    assert [one.topic for one in outbox.clear()] == ["a", "b", "c"]
+    assert [one.message.topic for one in outbox.clear()] == ["a", "b", "c"]
     assert (len(outbox), outbox.bytes) == (0, 0)

@@ -16,6 +16,7 @@ from edgeslm.mqtt.buffered_socket import BufferedSocket
 from edgeslm.mqtt.connection import BrokerLink, ConnectionSettings, Network, Subscription, Will
 from edgeslm.mqtt.diagnostics import Problem, Welcome
 from edgeslm.mqtt.paho_client import Alarm, cut, make_properties, turn, wrap_sockets
+from edgeslm.protocol.delivery import OutgoingMessage
 from tests.brokers import Mosquitto
 
 WAIT_S = 30.0
@@ -33,7 +34,7 @@ class Echo:
         link.subscribe([Subscription("a/b")])
 
     def subscribed(self, link: BrokerLink, mid: int, failures: Sequence[str | None]) -> None:
-        link.publish("a/b", b"hello", qos=1, retain=False, correlation=b"c")
+        link.publish(OutgoingMessage("a/b", b"hello", correlation=b"c"))
 
     def received(self, link: BrokerLink, message: MQTTMessage) -> None:
         self.messages.append(message)
@@ -110,9 +111,7 @@ def test_a_message_with_texts_that_paho_refuses_does_not_cost_the_connection(bro
     """mosquitto passes U+FEFF on, and paho ends the connection over it: the message would come for ever."""
     witness = Witness()
     settings = ConnectionSettings("witness", 30, 60, 10, 1_000_000)
-    network = Network(
-        BrokerAddress.parse(broker.url), settings, witness, first_pause_s=0.1, longest_pause_s=0.1
-    )
+    network = Network(BrokerAddress.parse(broker.url), settings, witness, (0.1, 0.1))
     network.start()
     stranger = Client(CallbackAPIVersion.VERSION2, protocol=MQTTProtocolVersion.MQTTv5)
     try:
@@ -140,9 +139,10 @@ def test_a_connection_is_cut_without_a_goodbye(broker: Mosquitto) -> None:
     witness = Witness()
     will = Will("a/will", b"last")
     heir = Network(
-        *(BrokerAddress.parse(broker.url), ConnectionSettings("heir", 30, 0, 10, 1_000_000), witness),
-        first_pause_s=0.1,
-        longest_pause_s=0.1,
+        BrokerAddress.parse(broker.url),
+        ConnectionSettings("heir", 30, 0, 10, 1_000_000),
+        witness,
+        (0.1, 0.1),
     )
     heir.start()
     client = Client(CallbackAPIVersion.VERSION2, protocol=MQTTProtocolVersion.MQTTv5)

@@ -8,6 +8,7 @@ from edgeslm.messages import Progress, Request
 from edgeslm.mqtt.outbox import Outbox, Parcel
 from edgeslm.mqtt.publisher import Publisher
 from edgeslm.protocol.codec import Topics, parse_result
+from edgeslm.protocol.delivery import OutgoingMessage
 
 
 class FakeBus:
@@ -16,8 +17,8 @@ class FakeBus:
     def __init__(self) -> None:
         self.published: list[tuple[str, dict[str, Any], int]] = []
 
-    def publish(self, topic: str, payload: bytes, *, qos: int, correlation: bytes | None) -> None:
-        self.published.append((topic, json.loads(payload), qos))
+    def publish(self, message: OutgoingMessage) -> None:
+        self.published.append((message.topic, json.loads(message.payload), message.qos))
 
 
 def test_pieces_of_a_stream_are_numbered_and_may_say_how_far_it_is() -> None:
@@ -43,8 +44,8 @@ def test_a_result_above_the_limit_of_the_outbox_is_answered_too_large_at_once() 
         def __init__(self) -> None:
             self.outbox = Outbox(1000)
 
-        async def publish(self, topic: str, payload: bytes, **how: Any) -> None:
-            self.outbox.add(Parcel(topic, payload, 1, False, how["correlation"], None))
+        async def publish(self, message: OutgoingMessage) -> None:
+            self.outbox.add(Parcel(message))
 
     async def main() -> None:
         bus = SmallBus()
@@ -52,8 +53,9 @@ def test_a_result_above_the_limit_of_the_outbox_is_answered_too_large_at_once() 
         request = Request("brief", "x", "7", "a/res", correlation=b"c")
         await asyncio.wait_for(outgoing.resend(request, b"x" * 2000), 60)
         parcel = bus.outbox.take()
-        assert parcel is not None and (parcel.topic, parcel.correlation) == ("a/res", b"c")
-        answered = parse_result(parcel.payload)
+        assert parcel is not None
+        assert (parcel.message.topic, parcel.message.correlation) == ("a/res", b"c")
+        answered = parse_result(parcel.message.payload)
         assert (answered.id, answered.error and answered.error.code) == ("7", "too_large")
 
     asyncio.run(main())

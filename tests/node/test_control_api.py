@@ -14,7 +14,7 @@ from edgeslm.mqtt.client import BusClient
 from edgeslm.node.control_api import ControlApi
 from edgeslm.protocol.codec import Topics
 from edgeslm.protocol.commands import only, text_argument
-from edgeslm.protocol.delivery import Delivery
+from edgeslm.protocol.delivery import Delivery, OutgoingMessage
 
 TOPICS = Topics("hall")
 
@@ -29,8 +29,8 @@ class FakeBus:
     def ack(self, delivery: Delivery) -> None:
         self.acked.append(delivery)
 
-    async def publish(self, topic: str, payload: bytes, **how: Any) -> None:
-        self.published.append((topic, json.loads(payload)))
+    async def publish(self, message: OutgoingMessage) -> None:
+        self.published.append((message.topic, json.loads(message.payload)))
 
 
 def delivery(command: str, payload: bytes = b"") -> Delivery:

@@ -14,6 +14,7 @@ from edgeslm.node.admission import Admission
 from edgeslm.node.in_flight import InFlight
 from edgeslm.node.request_handler import RequestHandler
 from edgeslm.protocol.codec import Rejected, Topics, encode_result, parse_result
+from edgeslm.protocol.delivery import OutgoingMessage
 from edgeslm.storage.database import Database
 from edgeslm.storage.journal import Journal
 from edgeslm.telemetry.health import Meter
@@ -26,8 +27,8 @@ class FakeBus:
     def __init__(self) -> None:
         self.published: list[tuple[str, bytes]] = []
 
-    def publish(self, topic: str, payload: bytes, **how: Any) -> asyncio.Future[None]:
-        self.published.append((topic, payload))
+    def publish(self, message: OutgoingMessage) -> asyncio.Future[None]:
+        self.published.append((message.topic, message.payload))
         done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         done.set_result(None)
         return done

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import math
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -35,6 +36,7 @@ from edgeslm.protocol.codec import (
     parse_result,
     parse_state,
 )
+from edgeslm.protocol.delivery import Delivery
 
 TOPICS = Topics("hall")
 REPLIES = ("edgeslm/v1/+/res/#", "edgeslm/v1/pool/+/res/#")
@@ -49,9 +51,10 @@ def parse(payload: bytes | dict[str, Any], **changes: Any) -> Request | Rejected
         "topics": TOPICS,
         "allowed_replies": REPLIES,
         "packet_limit": LIMIT,
-        "now": 100.0,
     }
-    return parse_request(payload, **{**values, **changes})
+    values |= {name: changes.pop(name) for name in values if name in changes}
+    delivery = replace(Delivery.local(payload), **{"received_at": 100.0, **changes})
+    return parse_request(delivery, **values)
 
 
 def accepted(payload: bytes | dict[str, Any], **changes: Any) -> Request:

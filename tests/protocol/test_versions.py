@@ -9,6 +9,7 @@ import pytest
 from edgeslm.errors import InvalidRequest
 from edgeslm.messages import Request
 from edgeslm.protocol.codec import Rejected, Topics, parse_request
+from edgeslm.protocol.delivery import Delivery
 from edgeslm.protocol.strict_json import encode_json
 from edgeslm.protocol.versions import PROTOCOL_VERSION, is_newer, is_spoken, why_not_spoken
 
@@ -44,12 +45,11 @@ def test_no_protocol_that_a_request_can_have(protocol: object) -> None:
 
 def read(**fields: Any) -> Request | Rejected:
     return parse_request(
-        encode_json({"input": "x", **fields}),
+        Delivery.local(encode_json({"input": "x", **fields})),
         task="triage",
         topics=Topics("hall"),
         allowed_replies=(),
         packet_limit=1000,
-        now=0.0,
     )
 
 

@@ -156,7 +156,7 @@ def _address(url: str) -> BrokerAddress:
         raise ProvisionError(f"--hub: {error}") from None
     if not address.tls:
         raise ProvisionError("--hub: a site's bridge speaks TLS alone: write it as mqtts://hub.example.com")
-    if address.username is not None:
+    if address.login.username is not None:
         raise ProvisionError("--hub: leave out the user: the bridge's certificate is its login")
     check_host(address.host)
     return address
