@@ -38,7 +38,8 @@ from pathlib import Path
 from edgeslm.engine.host.process import EngineProcess
 
 async def main():
-    engine = EngineProcess(Path(sys.argv[1]), command=(sys.executable, sys.argv[2]))
+    engine = EngineProcess(Path(sys.argv[1]))
+    engine.command = (sys.executable, sys.argv[2])
     try:
         await asyncio.wait_for(engine.start(), 30)
     except Exception as error:

@@ -12,7 +12,6 @@ its Nth call.
 from __future__ import annotations
 
 import contextlib
-import functools
 import hashlib
 import json
 import os
@@ -30,12 +29,9 @@ from edgeslm.ipc.pipe import Pipe
 
 def run(config: str) -> int:
     from edgeslm.cli import main
-    from edgeslm.engine.host import team
     from edgeslm.engine.host.process import EngineProcess
 
-    command = (sys.executable, str(Path(__file__).resolve()))
-    slow = functools.partial(EngineProcess, command=command)
-    team.EngineProcess = slow  # type: ignore[attr-defined, assignment]
+    EngineProcess.command = (sys.executable, str(Path(__file__).resolve()))
     return main.main(["run", config])
 
 

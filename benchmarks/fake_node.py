@@ -68,11 +68,13 @@ class TimedEngine(EngineProcess):
         self.info = None
 
 
+class PipedEngine(EngineProcess):
+    command = (sys.executable, str(FAKE_WORKER))
+
+
 ENGINES: dict[str, MakeProcess] = {
     "parent": lambda bundle, hardware, adapters: TimedEngine(bundle.path),
-    "pipe": lambda bundle, hardware, adapters: EngineProcess(
-        bundle.path, command=(sys.executable, str(FAKE_WORKER))
-    ),
+    "pipe": lambda bundle, hardware, adapters: PipedEngine(bundle.path),
 }
 
 

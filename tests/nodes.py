@@ -35,12 +35,19 @@ BASE = "edgeslm/v1/hall"
 ROOT = Path(__file__).parent.parent
 FAKE_COMMAND = (sys.executable, str(ROOT / "tests/fake_worker.py"))
 
+
+class FakeProcess(EngineProcess):
+    """Its worker does what the input says (``tests/fake_worker.py``)."""
+
+    command = FAKE_COMMAND
+
+
 FAKE_RUN = """
-import functools, sys
+import sys
 from edgeslm.cli import main as cli
 from edgeslm.engine.host import team
-from tests.nodes import FAKE_COMMAND
-team.EngineProcess = functools.partial(team.EngineProcess, command=FAKE_COMMAND)
+from tests.nodes import FakeProcess
+team.EngineProcess = FakeProcess
 sys.exit(cli.main(["run", sys.argv[1]]))
 """
 
@@ -185,8 +192,8 @@ class Node:
         config = load_config(self.file)
         service = Service(
             Store(config.state_dir, config.node).settled(config),
-            make_process=lambda bundle, hardware, adapters: EngineProcess(
-                bundle.path, threads=hardware.threads, cache=config.state_dir / CACHE, command=FAKE_COMMAND
+            make_process=lambda bundle, hardware, adapters: FakeProcess(
+                bundle.path, threads=hardware.threads, cache=config.state_dir / CACHE
             ),
         )
         self._started = threading.Event()

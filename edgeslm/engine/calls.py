@@ -40,6 +40,12 @@ class OnText(Protocol):
     def __call__(self, text: str, /) -> None: ...
 
 
+class OnHang(Protocol):
+    """Is told that a call ended its worker, by not noticing that it was given up."""
+
+    def __call__(self) -> None: ...
+
+
 class IsCancelled(Protocol):
     """Tells between two steps whether a call was given up."""
 

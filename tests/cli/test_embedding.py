@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import os
 from pathlib import Path
 
@@ -10,15 +9,14 @@ import pytest
 
 from edgeslm.cli import embedding
 from edgeslm.cli.embedding import Embedding
-from edgeslm.engine.host.process import EngineCrashed, EngineProcess
+from edgeslm.engine.host.process import EngineCrashed
 from edgeslm.errors import BundleError
-from tests.nodes import FAKE_COMMAND, parent_of, write_bundle
+from tests.nodes import FakeProcess, parent_of, write_bundle
 
 
 @pytest.fixture
 def encoder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    process = functools.partial(EngineProcess, command=FAKE_COMMAND)
-    monkeypatch.setattr(embedding, "EngineProcess", process)
+    monkeypatch.setattr(embedding, "EngineProcess", FakeProcess)
     return write_bundle(tmp_path / "encoder", "encoder")
 
 

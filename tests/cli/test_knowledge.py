@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import json
 import os
 import subprocess
@@ -14,11 +13,10 @@ from pathlib import Path
 import pytest
 
 from edgeslm.cli import embedding, main
-from edgeslm.engine.host.process import EngineProcess
 from edgeslm.knowledge.readers import limited
 from tests.knowledge.collection_samples import faults
 from tests.knowledge.readers import bad_reader
-from tests.nodes import FAKE_COMMAND, write_bundle
+from tests.nodes import FakeProcess, write_bundle
 
 Run = Callable[..., tuple[int, str, str]]
 
@@ -48,8 +46,7 @@ def manuals(tmp_path: Path) -> Path:
 @pytest.fixture
 def encoder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A bundle that only a fake engine can load; all texts have one vector."""
-    process = functools.partial(EngineProcess, command=FAKE_COMMAND)
-    monkeypatch.setattr(embedding, "EngineProcess", process)
+    monkeypatch.setattr(embedding, "EngineProcess", FakeProcess)
     return write_bundle(tmp_path / "encoder", "encoder")
 
 

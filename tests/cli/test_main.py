@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import io
 import json
 import re
@@ -18,10 +17,9 @@ import pytest
 
 from edgeslm.bundle.signature import SignatureVerdict
 from edgeslm.cli import main
-from edgeslm.engine.host.process import EngineProcess
 from tests.apps import App
 from tests.brokers import Mosquitto, free_port
-from tests.nodes import BASE, FAKE_COMMAND, Node, fake_configuration, write_bundle, write_configuration
+from tests.nodes import BASE, FakeProcess, Node, fake_configuration, write_bundle, write_configuration
 from tests.signers import Signer
 
 COMMANDS = (
@@ -44,8 +42,7 @@ class Outcome:
 @pytest.fixture
 def edgeslm(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Any:
     """Runs the command in this process; its engines are fakes."""
-    fake = functools.partial(EngineProcess, command=FAKE_COMMAND)
-    monkeypatch.setattr("edgeslm.engine.host.team.EngineProcess", fake)
+    monkeypatch.setattr("edgeslm.engine.host.team.EngineProcess", FakeProcess)
 
     def run(*arguments: object, stdin: bytes = b"") -> Outcome:
         monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(stdin), encoding="utf-8"))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ from edgeslm.engine.calls import (
     Call,
     Device,
     EngineInfo,
+    OnHang,
     OnText,
     Output,
     Power,
@@ -31,8 +32,6 @@ from edgeslm.ipc.process import Child
 from edgeslm.messages import NORMAL_PRIORITY
 
 log = logging.getLogger("edgeslm.engine")
-
-COMMAND: tuple[str, ...] = (*PYTHON, "edgeslm.engine.worker.main")
 
 STOP_GRACE_S = 5.0
 """How long a worker may take to end by itself."""
@@ -59,8 +58,9 @@ class EngineProcess:
     :param cache: where prepared bundles are.
     :param digest: what the bundle must be, None for any; the worker refuses another one in its place.
     :param adapters: adapter bundles that calls to it may name, with what they must be.
-    :param command: what to run instead of this Python, for an emulator or a test.
     """
+
+    command: Sequence[str] = (*PYTHON, "edgeslm.engine.worker.main")
 
     def __init__(
         self,
@@ -73,9 +73,6 @@ class EngineProcess:
         adapters: Adapters = NO_ADAPTERS,
         cache: Path | None = None,
         log_level: str = "WARNING",
-        command: Sequence[str] = COMMAND,
-        stop_grace_s: float = STOP_GRACE_S,
-        cancel_grace_s: float = CANCEL_GRACE_S,
     ) -> None:
         self.bundle = bundle
         self.digest = digest
@@ -88,14 +85,11 @@ class EngineProcess:
         self._cache = cache
         self._adapters = adapters
         self._log_level = log_level
-        self._command = command
-        self._stop_grace_s = stop_grace_s
-        self._cancel_grace_s = cancel_grace_s
         self._child = Child(TO_ENGINE, FROM_ENGINE, self._handle, self._lost)
         self._ready: asyncio.Future[EngineInfo] | None = None
         self._pending: dict[int, _Pending] = {}
         self._abandoned: dict[int, asyncio.TimerHandle] = {}
-        self._on_hang: dict[int, Callable[[], None]] = {}
+        self._on_hang: dict[int, OnHang] = {}
         self._unanswered: dict[int, int] = {}
         self._number = 0
 
@@ -141,7 +135,7 @@ class EngineProcess:
         """
         try:
             await self._child.start(
-                self._command,
+                self.command,
                 self._arguments(),
                 # Read at import by both libraries; the worker sets it too, this covers its children.
                 {**os.environ, "ORT_DISABLE_TELEMETRY": "1"},
@@ -168,7 +162,7 @@ class EngineProcess:
         call: Call,
         on_chunk: OnText | None = None,
         priority: int = NORMAL_PRIORITY,
-        on_hang: Callable[[], None] | None = None,
+        on_hang: OnHang | None = None,
     ) -> Output:
         """Runs one call; calls that wait are run in the order they came, but for one whose ``priority`` is
         above that of the call that runs: it is run between two pieces of the other.
@@ -204,8 +198,8 @@ class EngineProcess:
         """Closes the pipe, which ends the worker; kills it if that takes more than a few seconds."""
         pid = self.pid
         self._fail(ModelUnavailable("the engine is being stopped"))
-        if await self._child.stop(self._stop_grace_s):
-            log.warning("worker %d did not end in %.0f s and is killed", pid, self._stop_grace_s)
+        if await self._child.stop(STOP_GRACE_S):
+            log.warning("worker %d did not end in %.0f s and is killed", pid, STOP_GRACE_S)
 
     def kill(self) -> None:
         """Ends a worker that no longer answers; its calls fail as crashed."""
@@ -225,7 +219,7 @@ class EngineProcess:
 
     def _watch(self, number: int) -> None:
         loop = asyncio.get_running_loop()
-        self._abandoned[number] = loop.call_later(self._cancel_grace_s, self._end_hung, number)
+        self._abandoned[number] = loop.call_later(CANCEL_GRACE_S, self._end_hung, number)
 
     def _end_hung(self, number: int) -> None:
         if number != min(self._unanswered, key=lambda other: (-self._unanswered[other], other)):

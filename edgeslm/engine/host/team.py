@@ -7,11 +7,22 @@ more messages where many wait, and one message later (``benchmarks/LOG.md``).
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from edgeslm.bundle.manifest import Bundle
-from edgeslm.engine.calls import Adapters, Call, EngineInfo, Generate, Hardware, OnText, Output, Power, Score
+from edgeslm.engine.calls import (
+    Adapters,
+    Call,
+    EngineInfo,
+    Generate,
+    Hardware,
+    OnHang,
+    OnText,
+    Output,
+    Power,
+    Score,
+)
 from edgeslm.engine.host.process import EngineProcess
 from edgeslm.messages import NORMAL_PRIORITY
 
@@ -72,7 +83,7 @@ class EngineTeam:
         call: Call,
         on_chunk: OnText | None = None,
         priority: int = NORMAL_PRIORITY,
-        on_hang: Callable[[], None] | None = None,
+        on_hang: OnHang | None = None,
     ) -> Output:
         """See ``EngineProcess.call``. What is only read, for its beginning to be known, all of them read."""
         ready = [member for member in self._members if member.ready] or self._members

@@ -156,7 +156,7 @@ def _request_s(bundle: Bundle, adapters: bool) -> float:
         from edgeslm.engine.prepack.trial import time_request
 
         graph = graph_of(bundle, adapters=adapters)
-        return time_request(bundle, graph, usable_cores(), clock=time.process_time).request
+        return time_request(bundle, graph, usable_cores(), of_processor=True).request
     import numpy as np
 
     from edgeslm.engine.calls import Read

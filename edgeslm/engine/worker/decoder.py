@@ -224,7 +224,7 @@ class Decoder:
         if scorer is not None:
             tokens = 2 * (len(ids) + tree.rows())  # of the cache before and after
             needed = tokens * self.bundle.manifest.kv_bytes_per_token
-            check_room(needed, f"a pass over {len(ids)} tokens", give_back=self.forget)
+            check_room(needed, f"a pass over {len(ids)} tokens", self)
             found = scorer.score(encoded, tree, cancelled, keeps=call.only_read)
             scores = [found.get(number, -math.inf) for number in range(len(call.labels))]
         else:
@@ -296,7 +296,7 @@ class Decoder:
             if is_greedy:
                 self._slots.make_room(max_length)
             needed = max_length * self.bundle.manifest.kv_bytes_per_token
-            check_room(needed, f"a cache of {max_length} tokens", give_back=self.forget)
+            check_room(needed, f"a cache of {max_length} tokens", self)
             slot = self._new_slot(max_length, key, sampling)
         self._prefill(slot, ids[shared:], cancelled)
         slot.tokens, slot.prompt_length = list(ids), len(ids)

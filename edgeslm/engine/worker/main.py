@@ -15,6 +15,7 @@ import sys
 import threading
 import time
 from collections import deque
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -198,32 +199,20 @@ class Engine:
             self._decoder.close()
 
 
-def serve(
-    pipe: Pipe,
-    path: Path,
-    threads: int,
-    digest: str | None = None,
-    adapters: Adapters = NO_ADAPTERS,
-    cache: Path | None = None,
-    *,
-    power: Power = BALANCED,
-    device: Device = "cpu",
-    limits_memory: bool = False,
-) -> None:
+def serve(pipe: Pipe, arguments: Sequence[str]) -> None:
     """Loads the bundle, says so, and answers calls until the pipe closes.
 
-    :param limits_memory: holds this process to what calls may need from then on.
+    :param arguments: the command line's, see :func:`main`.
     """
     inbox = _Inbox(pipe)
     inbox.start()
     started = time.perf_counter()
     try:
-        engine = Engine(path, threads, digest, adapters, cache, power=power, device=device)
+        engine = _load(arguments)
     except BundleError as error:
         pipe.send(Refused(str(error)))
         return
-    if limits_memory:
-        engine.limit_memory()
+    engine.limit_memory()
     load_ms = (time.perf_counter() - started) * 1000
     try:
         told = EngineInfo(engine.kind, engine.context_length, engine.threads, load_ms, engine.prepared)
@@ -232,6 +221,20 @@ def serve(
             _answer(engine, inbox, pipe, inbox.get())
     except ConnectionError:
         os._exit(0)  # the parent closed the pipe, and the reader had no turn to notice it first
+
+
+def _load(arguments: Sequence[str]) -> Engine:
+    _, bundle, threads, _, power, device = arguments[:6]
+    cache, digest, *rest = [None if part == ANY else part for part in arguments[6:]]
+    return Engine(
+        Path(bundle),
+        int(threads),
+        digest,
+        {Path(str(path)): expected for path, expected in zip(rest[::2], rest[1::2], strict=True)},
+        None if cache is None else Path(cache),
+        power=cast(Power, power),
+        device=cast(Device, device),
+    )
 
 
 def _answer(engine: Engine, inbox: _Inbox, pipe: Pipe, entry: Start) -> None:
@@ -283,13 +286,7 @@ def main(argv: list[str]) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     set_up_logging(argv[3], "%(levelname)s %(name)s %(message)s")
-    pipe = Pipe(int(argv[0]), FROM_ENGINE, TO_ENGINE)
-    path, threads = Path(argv[1]), int(argv[2])
-    power, device = cast(Power, argv[4]), cast(Device, argv[5])
-    cache, digest, *rest = [None if part == ANY else part for part in argv[6:]]
-    adapters = {Path(str(path)): expected for path, expected in zip(rest[::2], rest[1::2], strict=True)}
-    prepared = None if cache is None else Path(cache)
-    serve(pipe, path, threads, digest, adapters, prepared, power=power, device=device, limits_memory=True)
+    serve(Pipe(int(argv[0]), FROM_ENGINE, TO_ENGINE), argv)
 
 
 if __name__ == "__main__":

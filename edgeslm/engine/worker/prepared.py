@@ -14,7 +14,7 @@ import mmap
 import os
 import platform
 import stat
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -145,10 +145,10 @@ def find_prepared(bundle: Bundle, graph: str, cache: Path) -> Prepared | None:
     have written is not believed."""
     folder = folder_of(bundle, graph, cache)
     try:
-        _check_owner(folder, stat.S_ISDIR)
+        _check_owner(folder, stat.S_IFDIR)
         names = [name for name in (INDEX, GRAPH, WEIGHTS, SCORE) if name != SCORE or (folder / name).exists()]
         for name in names:
-            _check_owner(folder / name, stat.S_ISREG)
+            _check_owner(folder / name, stat.S_IFREG)
         index = Index.model_validate_json((folder / INDEX).read_bytes())
         if index.machine != machine_key():
             log.info("%s is for another processor or version; edgeslm prepare makes it anew", folder)
@@ -179,8 +179,8 @@ def mark_used(folder: Path) -> None:
         os.utime(folder)
 
 
-def _check_owner(path: Path, is_kind: Callable[[int], bool]) -> None:
+def _check_owner(path: Path, kind: int) -> None:
     """:raises OSError: another kind of file, or one that others can write."""
     status = path.lstat()
-    if not is_kind(status.st_mode) or not is_ours(status):
+    if stat.S_IFMT(status.st_mode) != kind or not is_ours(status):
         raise PermissionError(f"{path} can be written by others")

@@ -6,9 +6,8 @@ import contextlib
 import math
 import resource
 import time
-from collections.abc import Callable
 from pathlib import Path
-from typing import Final
+from typing import Final, Protocol
 
 from edgeslm.errors import NoMemory
 from edgeslm.hardware.board import read_memory
@@ -25,9 +24,14 @@ _seen: dict[Path, tuple[float, float]] = {}
 """When somebody looked, and the bytes that were free."""
 
 
-def check_room(needed: int, what: str, give_back: Callable[[], object], root: Path = Path("/")) -> None:
+class Caches(Protocol):
+    def forget(self) -> None:
+        """Drops what can be had again."""
+
+
+def check_room(needed: int, what: str, caches: Caches, root: Path = Path("/")) -> None:
     """:param needed: bytes. :param what: takes them, as the subject of a sentence.
-    :param give_back: drops what can be had again, where that might help.
+    :param caches: dropped where that might help.
 
     :raises NoMemory: with the numbers.
     """
@@ -38,7 +42,7 @@ def check_room(needed: int, what: str, give_back: Callable[[], object], root: Pa
     _seen[root] = now, _free(root)
     if _seen[root][1] >= needed:
         return
-    give_back()
+    caches.forget()
     if (free := _free(root)) < needed:
         numbers = f"{what} takes {needed / 1e6:.0f} MB and {free / 1e6:.0f} MB are free"
         raise NoMemory(f"{numbers}; send a shorter text, ask for fewer tokens, or try again later")

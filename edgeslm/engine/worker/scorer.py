@@ -11,11 +11,13 @@ from __future__ import annotations
 
 import os
 from collections import OrderedDict
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 from itertools import chain
 from pathlib import Path
 from typing import Any, Final
+
+from edgeslm.engine.calls import IsCancelled
 
 os.environ["ORT_DISABLE_TELEMETRY"] = "1"  # read at import: device ids and event files otherwise
 
@@ -96,7 +98,7 @@ class Scorer:
         self,
         prompt: Encoded,
         tree: Branch,
-        cancelled: Callable[[], bool] = lambda: False,
+        cancelled: IsCancelled = lambda: False,
         *,
         keeps: bool = False,
     ) -> dict[int, float]:
@@ -130,7 +132,7 @@ class Scorer:
                     found[below.label] = total[below]
         return found
 
-    def _fixed(self, tokens: tuple[int, ...], cancelled: Callable[[], bool], *, keeps: bool) -> Cache:
+    def _fixed(self, tokens: tuple[int, ...], cancelled: IsCancelled, *, keeps: bool) -> Cache:
         """The cache of a task's fixed tokens, computed once."""
         cache = self._kept.get(tokens) or self._read(tokens, cancelled)
         self._kept[tokens] = cache
@@ -141,7 +143,7 @@ class Scorer:
             self._kept.popitem(last=False)
         return cache
 
-    def _read(self, tokens: tuple[int, ...], cancelled: Callable[[], bool]) -> Cache:
+    def _read(self, tokens: tuple[int, ...], cancelled: IsCancelled) -> Cache:
         """From the disk, if an earlier start kept it there."""
         found = self._prefix_cache.find(tokens) if self._prefix_cache is not None and tokens else None
         if found is not None:
@@ -151,9 +153,7 @@ class Scorer:
             cache = self._extended(cache, start, tokens[start : start + self._piece], cancelled)
         return cache
 
-    def _extended(
-        self, cache: Cache, length: int, tokens: Sequence[int], cancelled: Callable[[], bool]
-    ) -> Cache:
+    def _extended(self, cache: Cache, length: int, tokens: Sequence[int], cancelled: IsCancelled) -> Cache:
         """:param length: of what ``cache`` holds."""
         if cancelled():
             raise Cancelled("cancelled while its prompt was read")

@@ -20,7 +20,7 @@ import pytest
 from edgeslm.engine.calls import Embed, Generate, Prompt, Text, Turn
 from edgeslm.engine.host.process import EngineCrashed, EngineProcess
 from edgeslm.errors import BundleError, Cancelled, InternalError, ModelUnavailable, RequestError, TooLong
-from tests.nodes import FAKE_COMMAND, parent_of, write_bundle
+from tests.nodes import FAKE_COMMAND, FakeProcess, parent_of, write_bundle
 
 LIMIT_S = 60.0
 
@@ -60,13 +60,21 @@ def bundle(tmp_path: Path) -> Path:
 
 def fake(bundle: Path, **fields: Any) -> EngineProcess:
     """A worker that does what the input says (``tests/fake_worker.py``)."""
-    return EngineProcess(bundle, threads=1, command=FAKE_COMMAND, **fields)
+    return FakeProcess(bundle, threads=1, **fields)
 
 
 def scripted(bundle: Path, script: str, **fields: Any) -> EngineProcess:
     """A worker that runs ``script``, in which ``pipe`` and ``ready()`` are there."""
-    command = (sys.executable, "-c", HEAD + textwrap.dedent(script))
-    return EngineProcess(bundle, threads=1, command=command, **fields)
+    process = EngineProcess(bundle, threads=1, **fields)
+    process.command = (sys.executable, "-c", HEAD + textwrap.dedent(script))
+    return process
+
+
+@pytest.fixture
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What hangs is ended soon."""
+    monkeypatch.setattr("edgeslm.engine.host.process.CANCEL_GRACE_S", 0.03)
+    monkeypatch.setattr("edgeslm.engine.host.process.STOP_GRACE_S", 0.05)
 
 
 def order(words: str, **fields: Any) -> Generate:
@@ -201,6 +209,7 @@ def test_a_cancelled_call_is_given_up_and_the_next_is_served(bundle: Path) -> No
     play(scene)
 
 
+@pytest.mark.usefixtures("impatient")
 def test_a_call_that_hangs_ends_the_worker(bundle: Path, caplog: pytest.LogCaptureFixture) -> None:
     script = """
     ready()
@@ -209,7 +218,7 @@ def test_a_call_that_hangs_ends_the_worker(bundle: Path, caplog: pytest.LogCaptu
     """
 
     async def scene() -> None:
-        async with running(scripted(bundle, script, cancel_grace_s=0.05)) as process:
+        async with running(scripted(bundle, script)) as process:
             call = asyncio.create_task(process.call(order("x"), on_hang=lambda: hung.append("x")))
             await asyncio.sleep(0.01)
             call.cancel()
@@ -225,11 +234,12 @@ def test_a_call_that_hangs_ends_the_worker(bundle: Path, caplog: pytest.LogCaptu
     assert hung == ["x"]
 
 
+@pytest.mark.usefixtures("impatient")
 def test_a_cancelled_call_that_waits_behind_a_long_one_doesnt_end_the_worker(bundle: Path) -> None:
     """Its grace begins when its turn comes: the call before it has done nothing wrong."""
 
     async def scene() -> None:
-        async with running(fake(bundle, cancel_grace_s=0.02)) as process:
+        async with running(fake(bundle)) as process:
             long = asyncio.create_task(process.call(order(f"hold {bundle}/go")))
             behind = asyncio.create_task(process.call(order("x")))
             await asyncio.sleep(0.01)
@@ -243,6 +253,7 @@ def test_a_cancelled_call_that_waits_behind_a_long_one_doesnt_end_the_worker(bun
     play(scene)
 
 
+@pytest.mark.usefixtures("impatient")
 def test_a_cancelled_call_that_another_interrupts_has_time_until_that_is_done(bundle: Path) -> None:
     """The worker can't notice before."""
     script = """
@@ -257,7 +268,7 @@ def test_a_cancelled_call_that_another_interrupts_has_time_until_that_is_done(bu
     """
 
     async def scene() -> None:
-        async with running(scripted(bundle, script, cancel_grace_s=0.02)) as process:
+        async with running(scripted(bundle, script)) as process:
             long = asyncio.create_task(process.call(order("x")))
             await asyncio.sleep(0)
             urgent = asyncio.create_task(process.call(order("y"), priority=9))
@@ -273,6 +284,7 @@ def test_a_cancelled_call_that_another_interrupts_has_time_until_that_is_done(bu
     play(scene)
 
 
+@pytest.mark.usefixtures("impatient")
 def test_what_hangs_without_anybody_waiting_is_ended_by_the_next_call_that_gives_up(bundle: Path) -> None:
     script = """
     ready()
@@ -281,7 +293,7 @@ def test_what_hangs_without_anybody_waiting_is_ended_by_the_next_call_that_gives
     """
 
     async def scene() -> None:
-        async with running(scripted(bundle, script, cancel_grace_s=0.02)) as process:
+        async with running(scripted(bundle, script)) as process:
             unasked = asyncio.create_task(process.call(order("x"), priority=-1))
             await asyncio.sleep(0)
             asked = asyncio.create_task(process.call(order("y")))
@@ -473,7 +485,8 @@ def test_what_computes_the_model_is_told_to_the_worker(bundle: Path) -> None:
 
 def test_a_command_that_isnt_there(bundle: Path) -> None:
     async def scene() -> None:
-        process = EngineProcess(bundle, command=("/no/such/python",))
+        process = EngineProcess(bundle)
+        process.command = ("/no/such/python",)
         with pytest.raises(ModelUnavailable, match="can't be started: No such file"):
             await process.start()
         await process.stop()
@@ -524,9 +537,10 @@ def test_stop_fails_what_runs_and_may_be_called_twice(bundle: Path) -> None:
     play(scene)
 
 
+@pytest.mark.usefixtures("impatient")
 def test_a_worker_that_doesnt_end_is_killed(bundle: Path, caplog: pytest.LogCaptureFixture) -> None:
     async def scene() -> None:
-        process = scripted(bundle, "ready(); time.sleep(600)", stop_grace_s=0.05)
+        process = scripted(bundle, "ready(); time.sleep(600)")
         await process.start()
         pid = process.pid
         await process.stop()
@@ -544,7 +558,8 @@ def test_the_worker_ends_with_its_parent(bundle: Path) -> None:
     from pathlib import Path
     from edgeslm.engine.host.process import EngineProcess
     async def main():
-        process = EngineProcess(Path({str(bundle)!r}), command={FAKE_COMMAND!r})
+        process = EngineProcess(Path({str(bundle)!r}))
+        process.command = {FAKE_COMMAND!r}
         await process.start()
         print(process.pid, flush=True)
         await asyncio.sleep(600)

@@ -18,7 +18,7 @@ import onnxruntime_genai as og
 import pytest
 
 from edgeslm.bundle.manifest import Bundle, load_bundle
-from edgeslm.engine.calls import Classify, Embed, Generate, Guide, Output, Prompt, Text, Turn
+from edgeslm.engine.calls import ANY, Classify, Embed, Generate, Guide, Output, Prompt, Text, Turn
 from edgeslm.engine.frames import FROM_ENGINE, TO_ENGINE, Cancel, Chunk, Done, Failed, Ready, Said, Start
 from edgeslm.engine.host.process import EngineProcess
 from edgeslm.engine.worker.main import Engine, serve
@@ -208,6 +208,8 @@ class Steps:
     def __init__(self, *_: object) -> None:
         self.done: list[str] = []
 
+    def limit_memory(self) -> None: ...
+
     def run(self, call: Any, emit: Callable[[str], None], cancelled: Callable[[], bool]) -> Output:
         name = call.texts[0]
         for _ in range(3):
@@ -227,7 +229,9 @@ def steps(monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[Pipe, Steps]]:
     ours._socket.settimeout(LIMIT_S)
     monkeypatch.setattr("edgeslm.engine.worker.main.Engine", lambda *_, **__: engine)
     monkeypatch.setattr(os, "_exit", lambda status: None)  # its threads are ours
-    thread = threading.Thread(target=serve, args=(theirs, Path("x"), 1), daemon=True)
+    thread = threading.Thread(
+        target=serve, args=(theirs, ["", "x", "1", "", "balanced", "cpu", ANY, ANY]), daemon=True
+    )
     thread.start()
     assert isinstance(ours.receive(), Ready)
     reader = next(thread for thread in threading.enumerate() if thread.name == "pipe")

@@ -25,7 +25,7 @@ class Caches:
         self._root, self._then = root, then
         self.given_back = 0
 
-    def __call__(self) -> None:
+    def forget(self) -> None:
         self.given_back += 1
         write_memory(self._root, self._then)
 
