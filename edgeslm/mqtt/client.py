@@ -315,7 +315,9 @@ class BusClient:
                 self._outbox.drop(parcel)
                 continue
             message = parcel.message
-            sent = self._link.publish(message if expiry_s is None else replace(message, expiry_s=expiry_s))
+            if expiry_s != message.expiry_s:  # it has waited
+                message = replace(message, expiry_s=expiry_s)
+            sent = self._link.publish(message)
             if sent is None:
                 self._outbox.put_back(parcel)
                 return
