@@ -9,16 +9,21 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Collection, Mapping
-from typing import Any, Final
+from collections.abc import Collection, Mapping
+from typing import Any, Final, Protocol
 
 from edgeslm.errors import BundleError
 
 FILE: Final = "genai_config.json"
 
-Check = Callable[[Any, Collection[str]], str | None]
-"""What is wrong with a value, of a bundle with these files; None if nothing is."""
-Keys = Mapping[str, "Check | Keys"]
+
+class KeyCheck(Protocol):
+    """What is wrong with a value, of a bundle with these files; None if nothing is."""
+
+    def __call__(self, value: Any, files: Collection[str], /) -> str | None: ...
+
+
+Keys = Mapping[str, "KeyCheck | Keys"]
 
 _MOST_ITEMS: Final = 4096
 _WORD: Final = re.compile(r"[A-Za-z0-9_.:/-]{1,200}")
@@ -151,7 +156,7 @@ def check_genai_config(raw: bytes, files: Collection[str], where: str) -> None:
         raise BundleError(f"{where}: {fault}")
 
 
-def _fault(value: Any, keys: Check | Keys, files: Collection[str], path: str) -> str | None:
+def _fault(value: Any, keys: KeyCheck | Keys, files: Collection[str], path: str) -> str | None:
     if callable(keys):
         fault = keys(value, files)
         return f"{path} {fault}" if fault else None

@@ -14,7 +14,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any, Final, Literal
@@ -24,7 +24,7 @@ from pydantic.alias_generators import to_camel
 
 from edgeslm.bundle.manifest import MANIFEST, SIGNATURE, Bundle, file_digest, load_bundle
 from edgeslm.errors import BundleError
-from edgeslm.ipc.job import serve
+from edgeslm.ipc.job import Progress, serve
 
 LARGEST_BYTES = 4_000_000
 """Of a signature file: it has some 200 bytes for each file of a bundle."""
@@ -331,7 +331,7 @@ def _difference(bundle: Bundle, changed: Sequence[str]) -> str:
     )
 
 
-def _answer(order: dict[str, Any], progress: Callable[[Any], None]) -> list[dict[str, str]]:
+def _answer(order: dict[str, Any], progress: Progress) -> list[dict[str, str]]:
     keys = [Path(key) for key in order["keys"]]
     return [asdict(_verdict(Path(folder), keys)) for folder in order["bundles"]]
 

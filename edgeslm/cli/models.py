@@ -80,13 +80,14 @@ def _list(arguments: argparse.Namespace, config: Config, store: Store) -> tuple[
 def _stage(arguments: argparse.Namespace, config: Config, store: Store) -> tuple[dict[str, Any], str]:
     from edgeslm.bundle.manifest import short_digest
     from edgeslm.bundle.trust import Trust
+    from edgeslm.update.downloads import ServerLogin
     from edgeslm.update.staging import Staging
 
     with ProgressLine() as progress:
         staging = Staging(
             store,
             budget_bytes=config.updates.budget_bytes,
-            ca_file=config.updates.ca_file,
+            login=ServerLogin(ca_file=config.updates.ca_file),
             show=lambda done, of: progress.show(done, of or done, "staging"),
         )
         bundle = staging.bring(arguments.source)

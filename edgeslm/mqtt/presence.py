@@ -22,7 +22,7 @@ ANNOUNCE_S: Final = 5.0
 """How long a change of state waits for the broker's acknowledgement."""
 
 
-class Documents(Protocol):
+class StatusSource(Protocol):
     """What there is to say now."""
 
     def info(self) -> Mapping[str, Any]: ...
@@ -30,11 +30,11 @@ class Documents(Protocol):
 
 
 class Presence:
-    def __init__(self, bus: BusClient, topics: Topics, boot_id: str, documents: Documents) -> None:
+    def __init__(self, bus: BusClient, topics: Topics, boot_id: str, source: StatusSource) -> None:
         self._bus = bus
         self._topics = topics
         self._boot_id = boot_id
-        self._documents = documents
+        self._source = source
         self._announcing: set[asyncio.Task[None]] = set()
         self.state: StateName = "starting"
 
@@ -52,26 +52,26 @@ class Presence:
         if self._bus.connected:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(ANNOUNCE_S):
-                    await self.retain(self._topics.info, encode_document(self._documents.info()))
+                    await self.retain(self._topics.info, encode_document(self._source.info()))
                     await self.publish_health()
         await self.change("online")
 
     def announce(self) -> None:
         """All of it, after a connection was made."""
         self._begin(self._topics.state, encode_state(self.state, self._boot_id))
-        self._begin(self._topics.info, encode_document(self._documents.info()))
-        self._begin(self._topics.health, encode_document(self._documents.health()))
+        self._begin(self._topics.info, encode_document(self._source.info()))
+        self._begin(self._topics.health, encode_document(self._source.health()))
 
     def announce_info(self) -> None:
         if self._bus.connected:
-            self._begin(self._topics.info, encode_document(self._documents.info()))
+            self._begin(self._topics.info, encode_document(self._source.info()))
 
     def announce_health(self) -> None:
         if self._bus.connected:
-            self._begin(self._topics.health, encode_document(self._documents.health()))
+            self._begin(self._topics.health, encode_document(self._source.health()))
 
     async def publish_health(self) -> None:
-        await self.retain(self._topics.health, encode_document(self._documents.health()))
+        await self.retain(self._topics.health, encode_document(self._source.health()))
 
     async def retain(self, topic: str, payload: bytes) -> None:
         """Publishes what the broker keeps; returns when it does, or refuses it."""

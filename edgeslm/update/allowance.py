@@ -5,19 +5,23 @@ from __future__ import annotations
 import contextlib
 import shutil
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
-from typing import IO, Any, Final
+from typing import IO, Any, Final, Protocol
 
 from edgeslm.errors import BundleError
-
-Show = Callable[[int, int | None], None]
-"""Bytes that are here, of how many, if that is known."""
+from edgeslm.ipc.job import Job
 
 PIECE: Final = 1 << 20
 LOOK_EVERY_S: Final = 0.2
 RESERVE_BYTES: Final = 200_000_000
 """Left on the disk, or the journal could write nothing."""
+
+
+class Show(Protocol):
+    """Is told how many bytes are here, of how many, if that is known."""
+
+    def __call__(self, done: int, of: int | None, /) -> None: ...
 
 
 class Stopped(BundleError):
@@ -72,14 +76,14 @@ class Allowance:
         return max(0, shutil.disk_usage(folder).free - RESERVE_BYTES)
 
     @contextlib.contextmanager
-    def stopping(self, end: Callable[[], None]) -> Iterator[None]:
-        """Calls ``end`` from another thread where it is to end meanwhile."""
+    def stopping(self, job: Job) -> Iterator[None]:
+        """Stops the job, from another thread, where it is to end meanwhile."""
         over = threading.Event()
 
         def watch() -> None:
             while not over.wait(LOOK_EVERY_S):
                 if self._stop.is_set():
-                    end()
+                    job.stop()
                     return
 
         thread = threading.Thread(target=watch, name="staging-stop", daemon=True)

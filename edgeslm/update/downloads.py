@@ -40,7 +40,7 @@ class Unreachable(BundleError):
 
 
 @dataclass(frozen=True, slots=True)
-class Login:
+class ServerLogin:
     """How a server lets one in. ``headers`` go to the address itself and nowhere else it leads to."""
 
     headers: Mapping[str, str] = field(default_factory=dict)
@@ -85,24 +85,22 @@ class Download:
     def __init__(
         self,
         allowance: Allowance,
-        login: Login,
+        login: ServerLogin,
         *,
         within: Sequence[str] = (),
         schemes: tuple[str, ...] = (SCHEME,),
-        pauses_s: tuple[float, ...] = PAUSES_S,
     ) -> None:
         self._allowance = allowance
         self._login = login
         self._within = tuple(start.rstrip("/") + "/" for start in within if start.startswith(schemes))
         self._schemes = schemes
-        self._pauses_s = pauses_s
 
     def bring(self, url: str, file: Path) -> None:
         """What is at ``url``, whole as far as its sender tells. ``file`` may hold the beginning of it.
 
         :raises Unreachable: nobody answers, or it ends too early. :raises BundleError: it can't be had.
         """
-        left = list(self._pauses_s)
+        left = list(PAUSES_S)
         while True:
             before = file.stat().st_size if file.exists() else 0
             try:
@@ -123,7 +121,7 @@ class Download:
             except ValueError as error:  # an address that is none, here or where it leads
                 raise BundleError(f"{url[:200]}: no address that can be asked ({error})") from None
             if file.exists() and file.stat().st_size > before:
-                left = list(self._pauses_s)
+                left = list(PAUSES_S)
             if not left:
                 raise Unreachable(f"{url}: can't be downloaded ({why}); what came is kept for the next try")
             log.warning("%s broke off (%s); it goes on in %g s", url, why, left[0])

@@ -21,7 +21,7 @@ from edgeslm.bundle.manifest import Bundle, load_bundle
 from edgeslm.errors import BundleError
 from edgeslm.ipc.job import Job, JobError
 from edgeslm.update.allowance import Allowance, Show, Stopped
-from edgeslm.update.downloads import PAUSES_S, Download, Login, Promise, Unreachable
+from edgeslm.update.downloads import Download, Promise, ServerLogin, Unreachable
 from edgeslm.update.sources import SCHEME
 from edgeslm.update.store import Store
 
@@ -48,7 +48,6 @@ class Staging:
     """Brings bundles into a store.
 
     :param budget_bytes: the most that one bundle may have, packed and unpacked.
-    :param ca_file: certificates (PEM) that downloads trust; the system's if None. ``login`` has its own.
     :param within: addresses below which downloads must stay, where they are led elsewhere; any if empty.
     :param stop: set it, and what runs in another thread ends soon.
     :param allow_http: whether addresses without TLS are taken.
@@ -59,23 +58,17 @@ class Staging:
         store: Store,
         *,
         budget_bytes: int,
-        ca_file: Path | None = None,
+        login: ServerLogin | None = None,
         stop: threading.Event | None = None,
         show: Show = lambda done, of: None,
         within: Sequence[str] = (),
-        login: Login | None = None,
         allow_http: bool = False,
-        pauses_s: tuple[float, ...] = PAUSES_S,
     ) -> None:
         self._store = store
         self._allowance = Allowance(store.folder, budget_bytes, stop or threading.Event(), show)
         self._schemes = (SCHEME, "http://") if allow_http else (SCHEME,)
         self._download = Download(
-            self._allowance,
-            login or Login(ca_file=ca_file),
-            within=within,
-            schemes=self._schemes,
-            pauses_s=pauses_s,
+            self._allowance, login or ServerLogin(), within=within, schemes=self._schemes
         )
 
     def bring(self, source: str, promise: Promise | None = None) -> Bundle:
@@ -153,7 +146,7 @@ class Staging:
             order["archive"] = archive.fileno()
             files = [archive.fileno()]
             work = min(budget, MOST_PACKED * os.fstat(archive.fileno()).st_size)
-        with Job(CHILD, files=files) as job, self._allowance.stopping(job.stop):
+        with Job(CHILD, files=files) as job, self._allowance.stopping(job):
             try:
                 said = job.ask(
                     order,

@@ -10,7 +10,6 @@ from __future__ import annotations
 import os
 import tarfile
 import threading
-from collections.abc import Callable
 from lzma import FORMAT_XZ, LZMADecompressor
 from pathlib import Path, PurePosixPath
 from typing import IO, Any, Final, NoReturn, Self, cast
@@ -18,7 +17,7 @@ from typing import IO, Any, Final, NoReturn, Self, cast
 from edgeslm.bundle.bounded_files import DEEPEST, MOST_FILES
 from edgeslm.bundle.manifest import MANIFEST, SIGNATURE, Bundle, load_bundle
 from edgeslm.errors import BundleError
-from edgeslm.ipc.job import serve
+from edgeslm.ipc.job import Progress, serve
 from edgeslm.update.allowance import PIECE, Allowance
 from edgeslm.update.store import Store
 
@@ -188,7 +187,7 @@ def _new_stream() -> LZMADecompressor:
 # --- in the child ----------------------------------------------------------------------------------
 
 
-def take_in(order: dict[str, Any], progress: Callable[[Any], None]) -> dict[str, str]:
+def take_in(order: dict[str, Any], progress: Progress) -> dict[str, str]:
     """
     :param order: ``state_dir`` of the store and ``budget_bytes``; ``folder``, or the descriptor ``archive``
         of an open file, which is called ``name``.

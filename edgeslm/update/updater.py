@@ -174,13 +174,14 @@ class Updater:
         return await asyncio.to_thread(self._staging(within).bring, source)
 
     def _staging(self, within: Sequence[str] = ()) -> Staging:
+        from edgeslm.update.downloads import ServerLogin
         from edgeslm.update.staging import Staging  # lazy: few starts bring anything
 
         updates = self._config.updates
         return Staging(
             self._store,
             budget_bytes=updates.budget_bytes,
-            ca_file=updates.ca_file,
+            login=ServerLogin(ca_file=updates.ca_file),
             stop=self._stop,
             within=within,
         )

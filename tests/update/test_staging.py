@@ -25,7 +25,7 @@ from edgeslm.bundle.manifest import load_bundle
 from edgeslm.errors import BundleError
 from edgeslm.update import staging, unpacking
 from edgeslm.update.allowance import Allowance, Stopped
-from edgeslm.update.downloads import Login, Promise, Unreachable
+from edgeslm.update.downloads import Promise, ServerLogin, Unreachable
 from edgeslm.update.staging import Staging
 from edgeslm.update.store import Store
 from tests.apps import WAIT_S
@@ -51,7 +51,7 @@ def pack(bundle: Path, file: Path, mode: str = "w:gz", inside: str = "v2") -> Pa
 
 
 def bring(store: Store, source: object, *, budget_bytes: int = 1 << 30, **how: Any) -> Path:
-    return Staging(store, budget_bytes=budget_bytes, pauses_s=(0.0, 0.0), **how).bring(str(source)).path
+    return Staging(store, budget_bytes=budget_bytes, **how).bring(str(source)).path
 
 
 def left_over(store: Store) -> list[str]:
@@ -356,6 +356,7 @@ class Server:
         self.authority = authority = trustme.CA()
         self.ca_file = folder / "ca.pem"
         authority.cert_pem.write_to_path(self.ca_file)
+        self.login = ServerLogin(ca_file=self.ca_file)
         self.payload = payload
         self.tag = '"one"'
         self.cuts: list[int] = []
@@ -416,7 +417,7 @@ def server(bundle: Path, tmp_path: Path) -> Iterator[Server]:
 
 def test_a_download_goes_on_where_it_broke_off(store: Store, server: Server, bundle: Path) -> None:
     server.cuts = [1_000_000, 2_000_000]
-    path = bring(store, server.url, ca_file=server.ca_file)
+    path = bring(store, server.url, login=server.login)
     assert load_bundle(path).digest == load_bundle(bundle).digest
     assert server.ranges == [None, "bytes=1000000-", "bytes=2000000-"]
     assert left_over(store) == []
@@ -425,18 +426,18 @@ def test_a_download_goes_on_where_it_broke_off(store: Store, server: Server, bun
 def test_it_goes_on_after_a_restart_too(store: Store, server: Server, bundle: Path) -> None:
     server.cuts = [1_000_000, 1_000_000, 1_000_000]
     with pytest.raises(BundleError, match="what came is kept"):
-        bring(store, server.url, ca_file=server.ca_file)
+        bring(store, server.url, login=server.login)
     server.cuts, server.ranges = [], []
-    assert load_bundle(bring(store, server.url, ca_file=server.ca_file)).digest == load_bundle(bundle).digest
+    assert load_bundle(bring(store, server.url, login=server.login)).digest == load_bundle(bundle).digest
     assert server.ranges == ["bytes=1000000-"]
 
 
 def test_what_has_changed_meanwhile_is_fetched_anew(store: Store, server: Server, bundle: Path) -> None:
     server.cuts = [1_000_000, 1_000_000, 1_000_000]
     with pytest.raises(BundleError):
-        bring(store, server.url, ca_file=server.ca_file)
+        bring(store, server.url, login=server.login)
     server.tag, server.ranges, server.cuts = '"two"', [], []
-    assert load_bundle(bring(store, server.url, ca_file=server.ca_file)).digest == load_bundle(bundle).digest
+    assert load_bundle(bring(store, server.url, login=server.login)).digest == load_bundle(bundle).digest
     assert server.ranges == ["bytes=1000000-"], "and the server sent all of it"
 
 
@@ -447,7 +448,7 @@ def test_a_server_that_is_not_trusted_is_refused(store: Store, server: Server) -
 
 def test_a_download_is_held_to_the_budget(store: Store, server: Server) -> None:
     with pytest.raises(BundleError, match=r"updates\.budget_bytes"):
-        bring(store, server.url, ca_file=server.ca_file, budget_bytes=100_000)
+        bring(store, server.url, login=server.login, budget_bytes=100_000)
     assert server.ranges == [None]
 
 
@@ -470,7 +471,7 @@ def test_a_server_that_sends_a_byte_now_and_then_does_not_hold_up_the_end(
 
     def download() -> None:
         try:
-            bring(store, server.url, ca_file=server.ca_file, stop=stop, show=lambda done, of: began.set())
+            bring(store, server.url, login=server.login, stop=stop, show=lambda done, of: began.set())
         except BundleError as error:
             failed.append(error)
 
@@ -488,28 +489,26 @@ def test_a_server_that_sends_a_byte_now_and_then_does_not_hold_up_the_end(
 def test_a_redirection_to_no_address_is_refused(store: Store, server: Server, address: str) -> None:
     server.leads_to = address
     with pytest.raises(BundleError):
-        bring(store, server.url, ca_file=server.ca_file)
+        bring(store, server.url, login=server.login)
 
 
 def test_a_redirection_does_not_climb_out_of_what_is_allowed(store: Store, server: Server) -> None:
     server.leads_to = f"{server.url.removesuffix('v2.tar')}bundles/%2e%2e/v2.tar"
     with pytest.raises(BundleError, match="not below"):
-        bring(
-            store, server.url, ca_file=server.ca_file, within=[f"{server.url.removesuffix('v2.tar')}bundles"]
-        )
+        bring(store, server.url, login=server.login, within=[f"{server.url.removesuffix('v2.tar')}bundles"])
 
 
 def test_a_certificate_of_the_future_is_one_of_a_clock_that_was_not_set(store: Store, server: Server) -> None:
     later = datetime.datetime.now() + datetime.timedelta(days=1)
     server.authority.issue_cert("localhost", not_before=later).configure_cert(server.context)
     with pytest.raises(Unreachable, match="not yet valid"):
-        bring(store, server.url, ca_file=server.ca_file)
+        bring(store, server.url, login=server.login)
 
 
 def test_what_the_server_says_is_passed_on(store: Store, server: Server) -> None:
     server.status = 404
     with pytest.raises(BundleError, match="404"):
-        bring(store, server.url, ca_file=server.ca_file)
+        bring(store, server.url, login=server.login)
     assert len(server.ranges) == 1, "it is not asked again"
 
 
@@ -517,7 +516,7 @@ def test_what_the_server_says_is_passed_on(store: Store, server: Server) -> None
 def test_a_redirection_to_elsewhere_is_refused(store: Store, server: Server, address: str) -> None:
     server.leads_to = address
     with pytest.raises(BundleError, match="https://"):
-        bring(store, server.url, ca_file=server.ca_file)
+        bring(store, server.url, login=server.login)
 
 
 @pytest.mark.parametrize("source", ["http://localhost/v2.tar", "ftp://localhost/v2.tar", "file:///v2.tar"])
@@ -531,7 +530,7 @@ def test_a_download_that_nobody_goes_on_with_is_removed(
 ) -> None:
     server.cuts = [1_000_000, 1_000_000, 1_000_000]
     with pytest.raises(BundleError):
-        bring(store, server.url, ca_file=server.ca_file)
+        bring(store, server.url, login=server.login)
     assert left_over(store) != []
     monkeypatch.setattr(staging, "KEPT_S", -1.0)
     with pytest.raises(BundleError):
@@ -545,12 +544,12 @@ def test_downloads_that_break_off_one_after_the_other_do_not_fill_the_disk(
     for number in range(6):
         server.cuts = [1_000_000] * 3
         with pytest.raises(BundleError, match="what came is kept"):
-            bring(store, f"{server.url}?{number}", ca_file=server.ca_file)
+            bring(store, f"{server.url}?{number}", login=server.login)
     kept = [name for name in left_over(store) if name.startswith(".part-") and not name.endswith(".json")]
     assert len(kept) == 1 + staging.MOST_KEPT
     assert len(left_over(store)) == 2 * len(kept), "and what is noted of each"
     server.ranges = []
-    bring(store, f"{server.url}?5", ca_file=server.ca_file)
+    bring(store, f"{server.url}?5", login=server.login)
     assert server.ranges == ["bytes=1000000-"], "the newest is gone on with"
 
 
@@ -558,7 +557,7 @@ def test_a_download_is_held_to_what_was_promised(store: Store, server: Server, b
     size, right = len(server.payload), hashlib.sha256(server.payload).hexdigest()
 
     def brought(promise: Promise) -> Path:
-        return Staging(store, budget_bytes=1 << 30, ca_file=server.ca_file).bring(server.url, promise).path
+        return Staging(store, budget_bytes=1 << 30, login=server.login).bring(server.url, promise).path
 
     with pytest.raises(BundleError, match="sha256 is not the one"):
         brought(Promise(size, {"sha256": "0" * 64, "md5": hashlib.md5(server.payload).hexdigest()}))
@@ -583,7 +582,7 @@ def test_a_login_isnt_taken_to_where_a_download_is_led(
         answer(request)
 
     server.answer = look  # type: ignore[method-assign]
-    login = Login(headers={"Authorization": "TargetToken secret"}, ca_file=server.ca_file)
+    login = ServerLogin(headers={"Authorization": "TargetToken secret"}, ca_file=server.ca_file)
     bring(store, server.url, login=login)
     assert seen == [("/v2.tar", "TargetToken secret"), ("/v2.tar?again", None)]
     server.answer = answer  # type: ignore[method-assign]
@@ -604,6 +603,6 @@ def test_a_download_that_is_whole_and_wrong_is_fetched_anew(
 ) -> None:
     good, server.payload = server.payload, b"x" * len(server.payload)
     with pytest.raises(BundleError, match="no archive"):
-        bring(store, server.url, ca_file=server.ca_file)
+        bring(store, server.url, login=server.login)
     server.payload = good
-    assert load_bundle(bring(store, server.url, ca_file=server.ca_file)).digest == load_bundle(bundle).digest
+    assert load_bundle(bring(store, server.url, login=server.login)).digest == load_bundle(bundle).digest

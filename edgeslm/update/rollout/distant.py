@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 import threading
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any, Final, Literal
@@ -20,7 +19,7 @@ from edgeslm.update.command_file import FileCommand
 from edgeslm.update.downloads import Unreachable
 from edgeslm.update.exchange import Exchange, folder_beside
 from edgeslm.update.rollout.jobs import Part
-from edgeslm.update.rollout.models import Brought, Standing
+from edgeslm.update.rollout.models import Bring, Brought, Standing
 from edgeslm.update.staging import Staging
 from edgeslm.update.store import Store
 
@@ -104,9 +103,9 @@ class DistantModels:
         except OSError as error:
             raise BundleError(f"{error.filename or part.url}: {error.strerror or error}") from None
 
-    def stage(self, bring: Callable[[], Brought]) -> tuple[Brought, bool]:
+    def stage(self, bring: Bring, part: Part, stop: threading.Event) -> tuple[Brought, bool]:
         """The node has checked it already."""
-        return bring(), True
+        return bring(part, stop), True
 
     def forget(self, digest: str) -> None:
         """Nothing: the node removes what nothing uses when the next one comes."""

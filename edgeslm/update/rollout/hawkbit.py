@@ -21,7 +21,7 @@ from edgeslm.config.loader import Config
 from edgeslm.config.sections import Rollouts
 from edgeslm.errors import RolloutError
 from edgeslm.hardware.board import board_name
-from edgeslm.update.downloads import PAUSES_S, Login
+from edgeslm.update.downloads import ServerLogin
 from edgeslm.update.rollout.assignment import parts_of
 from edgeslm.update.rollout.ddi import (
     CancelAction,
@@ -61,9 +61,7 @@ class Hawkbit:
     :raises RolloutError: the configuration has no section for it, or names files that can't be read.
     """
 
-    def __init__(
-        self, config: Config, *, pauses_s: tuple[float, ...] = PAUSES_S, look_s: float = LOOK_EVERY_S
-    ) -> None:
+    def __init__(self, config: Config) -> None:
         if config.rollouts is None:
             raise RolloutError("the configuration has no section rollouts, which names the server")
         self._config = config
@@ -71,8 +69,6 @@ class Hawkbit:
         self._server = Server(config.rollouts, config.node)
         self._models = DistantModels(config) if is_distant(config) else RolloutModels(config)
         self.book = Book(self._models.store.folder, config.node, "hawkbit")
-        self._pauses_s = pauses_s
-        self._look_s = look_s
         self._work = StateMachine(self.book, self._models, self._bring, timeout_s=config.rollouts.timeout_s)
         self._next_poll = 0.0
         self._failures = 0
@@ -107,7 +103,7 @@ class Hawkbit:
             self._next_poll = max(self._next_poll, time.monotonic() + FIRST_PAUSE_S)
             return FIRST_PAUSE_S
         left = max(0.0, self._next_poll - time.monotonic())
-        return min(left, self._look_s if busy else 10 * self._look_s)
+        return min(left, LOOK_EVERY_S if busy else 10 * LOOK_EVERY_S)
 
     # The server
 
@@ -256,14 +252,13 @@ class Hawkbit:
 
     def _bring(self, part: Part, stop: threading.Event) -> Brought:
         ours = same_server(part.url, self._server.base)
-        login = self._server.login if ours else Login(ca_file=self._rollouts.ca_file)
+        login = self._server.login if ours else ServerLogin(ca_file=self._rollouts.ca_file)
         parts = urlsplit(self._server.base)
         staging = self._models.staging(
             stop,
             within=(f"{parts.scheme}://{parts.netloc}/", *self._rollouts.downloads),
             login=login,
             allow_http=self._rollouts.allow_http,
-            pauses_s=self._pauses_s,
         )
         return self._models.bring(staging, part, stop)
 

@@ -10,7 +10,6 @@ from __future__ import annotations
 import json
 import threading
 import time
-from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
 from typing import IO, Any, Final
@@ -19,8 +18,8 @@ from edgeslm.bundle.manifest import Bundle
 from edgeslm.config.loader import Config
 from edgeslm.errors import RolloutError
 from edgeslm.update.incoming import ENDINGS, model_of
-from edgeslm.update.rollout.jobs import Book, Part, RolloutJob
-from edgeslm.update.rollout.models import RolloutModels
+from edgeslm.update.rollout.jobs import Book, Part, RolloutJob, Step
+from edgeslm.update.rollout.models import Bring, RolloutModels
 from edgeslm.update.rollout.state_machine import StateMachine
 
 MOST_BYTES: Final = 100_000
@@ -98,14 +97,12 @@ class Module:
     :param payload: see :class:`Payload`. Root has opened it, before it went on as the node's user.
     """
 
-    def __init__(self, config: Config, *, away_s: float = AWAY_S, look_s: float = LOOK_EVERY_S) -> None:
+    def __init__(self, config: Config) -> None:
         # The configuration knows of no server: that there is one is known here.
         config = config.model_copy(update={"signing": config.signing.settled(strangers=True)})
         self._config = config
         self._models = RolloutModels(config)
         self.book = Book(self._models.store.folder, config.node, JOB)
-        self._away_s = away_s
-        self._look_s = look_s
 
     def install(self, model: str, archive: IO[bytes], name: str) -> None:
         """:raises RolloutError: the node doesn't take it; it is what it was."""
@@ -118,14 +115,14 @@ class Module:
             id=JOB, state="IN_PROGRESS", step="downloading", parts=(Part(model=model, name=name),)
         )
         work.begin(job)
-        self._drive(work, lambda job: job.is_over or job.step == "watching")
+        self._drive(work, "watching")
         self._expect("watching")
 
     def commit(self) -> None:
         """:raises RolloutError: the node took it back."""
         if self.book.job is None:
             raise RolloutError("nothing was installed that could be committed")
-        self._drive(self._work(), lambda job: job.is_over)
+        self._drive(self._work())
         self._expect("done")
 
     def roll_back(self) -> None:
@@ -137,7 +134,7 @@ class Module:
             self.book.put(job.model_copy(update={"state": "IN_PROGRESS", "step": "watching"}))
         work = self._work()
         work.stop("FAILED", "Mender rolled it back")
-        self._drive(work, lambda job: job.is_over)
+        self._drive(work)
         for part in job.parts:
             if part.before not in (None, part.digest) and self._models.digest(part.model) == part.digest:
                 raise RolloutError(self.book.job.why if self.book.job is not None else "")
@@ -146,23 +143,24 @@ class Module:
         """Forgets the job; it was undone before, if it had to be."""
         self.book.file.unlink(missing_ok=True)
 
-    def _work(self, bring: Callable[[Part, threading.Event], Bundle] | None = None) -> StateMachine:
+    def _work(self, bring: Bring | None = None) -> StateMachine:
         def gone(part: Part, stop: threading.Event) -> Bundle:
             raise RolloutError("the installation was cut short")
 
         timeout_s = self._config.updates.trial_s + PATIENCE_S
         return StateMachine(self.book, self._models, bring or gone, timeout_s=timeout_s)
 
-    def _drive(self, work: StateMachine, until: Callable[[RolloutJob], bool]) -> None:
+    def _drive(self, work: StateMachine, until: Step = "done") -> None:
+        """Until the job has come to that step, or is over."""
         seen = time.monotonic()
-        while (job := self.book.job) is not None and not until(job):
+        while (job := self.book.job) is not None and not job.is_over and job.step != until:
             work.look()
             now = time.monotonic()
             if self._models.is_node_running or job.step in ("downloading", "downloaded"):
                 seen = now
-            elif now - seen >= self._away_s:
+            elif now - seen >= AWAY_S:
                 work.stop("FAILED", "the node doesn't run")
-            time.sleep(self._look_s)
+            time.sleep(LOOK_EVERY_S)
 
     def _expect(self, step: str) -> None:
         job = self.book.job

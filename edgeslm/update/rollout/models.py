@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import threading
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
@@ -31,6 +30,12 @@ class Brought(Protocol):
 
     @property
     def digest(self) -> str: ...
+
+
+class Bring(Protocol):
+    """Brings a part's bundle, and ends soon when ``stop`` is set."""
+
+    def __call__(self, part: Part, stop: threading.Event, /) -> Brought: ...
 
 
 class RolloutModels:
@@ -72,13 +77,13 @@ class RolloutModels:
         """Downloads a part. :raises BundleError: see ``Staging``."""
         return staging.bring(part.url, part.promise)
 
-    def stage(self, bring: Callable[[], Brought]) -> tuple[Brought, bool]:
+    def stage(self, bring: Bring, part: Part, stop: threading.Event) -> tuple[Brought, bool]:
         """Brings a bundle onto this device and has its signature checked, where that is asked for.
 
         :return: whether it is new here. :raises BundleError: it can't be had, or isn't trusted.
         """
         before = {one.bundle.digest for one in self.store.bundles()}
-        bundle = bring()
+        bundle = bring(part, stop)
         is_new = bundle.digest not in before
         trust = Trust(self.config.signing, self.config.state_dir)
         try:

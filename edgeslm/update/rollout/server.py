@@ -14,7 +14,7 @@ from typing import Any, Final
 
 from edgeslm.config.sections import Rollouts
 from edgeslm.errors import RolloutError
-from edgeslm.update.downloads import Login
+from edgeslm.update.downloads import ServerLogin
 from edgeslm.update.rollout.ddi import same_server
 
 MOST_BYTES: Final = 1_000_000
@@ -44,7 +44,7 @@ class Server:
         name = rollouts.controller_id or node
         self.base = f"{rollouts.url.rstrip('/')}/{rollouts.tenant}/controller/v1/{name}"
         self._headers = _token(rollouts)
-        self.login = Login(
+        self.login = ServerLogin(
             headers=self._headers,
             ca_file=rollouts.ca_file,
             cert_file=rollouts.cert_file,

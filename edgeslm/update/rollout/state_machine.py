@@ -17,7 +17,6 @@ import contextlib
 import logging
 import threading
 import time
-from collections.abc import Callable
 from typing import Any, Final, Literal
 
 from edgeslm.errors import EdgeslmError, without_paths
@@ -25,7 +24,7 @@ from edgeslm.update.command_file import FileCommand
 from edgeslm.update.downloads import Unreachable
 from edgeslm.update.rollout.distant import DistantModels
 from edgeslm.update.rollout.jobs import Book, Part, Report, RolloutJob, State, Step
-from edgeslm.update.rollout.models import Brought, RolloutModels
+from edgeslm.update.rollout.models import Bring, Brought, RolloutModels
 
 log = logging.getLogger("edgeslm.update")
 
@@ -41,24 +40,20 @@ AGAIN_S: Final = 60.0
 
 
 class StateMachine:
-    """Of one job at a time; ``bring`` brings a part's bundle, and ends soon when its event is set."""
+    """Of one job at a time."""
 
     def __init__(
         self,
         book: Book,
         models: RolloutModels | DistantModels,
-        bring: Callable[[Part, threading.Event], Brought],
+        bring: Bring,
         *,
         timeout_s: float,
-        again_s: float = AGAIN_S,
-        silent_s: float = SILENT_S,
     ) -> None:
         self._book = book
         self._models = models
         self._bring = bring
         self._timeout_s = timeout_s
-        self._again_s = again_s
-        self._silent_s = silent_s
         self._asked_at = 0.0
         self._thread: _Staged | None = None
         self._command: FileCommand | None = None
@@ -105,7 +100,7 @@ class StateMachine:
         if job.spent_s > self._timeout_s and job.step != "undoing" and not self._is_being_switched:
             self.stop("TIMED_OUT", f"it was not over after {self._timeout_s:g} s")
             return True
-        steps: dict[Step, Callable[[RolloutJob], bool]] = {
+        steps = {
             "waiting": self._wait,
             "downloading": self._download,
             "downloaded": self._hold,
@@ -139,8 +134,7 @@ class StateMachine:
         if self._thread is None:
             if time.monotonic() < self._not_before:
                 return False
-            part = job.parts[index]
-            self._thread = _Staged(self._models, lambda stop: self._bring(part, stop))
+            self._thread = _Staged(self._models, self._bring, job.parts[index])
             self._thread.start()
             return True
         if self._thread.is_alive():
@@ -148,7 +142,7 @@ class StateMachine:
         done, self._thread = self._thread, None
         if isinstance(done.error, Unreachable):
             log.warning("rollout %s: %s", job.id, done.error)
-            self._not_before = time.monotonic() + self._again_s
+            self._not_before = time.monotonic() + AGAIN_S
         elif done.error is not None:
             self._finish(job, "REJECTED" if isinstance(done.error, EdgeslmError) else "FAILED", done.why)
         elif done.bundle is not None:
@@ -217,7 +211,7 @@ class StateMachine:
         said = self._models.heard(self._command)
         if said is not None:
             self._command = None
-        elif not self._models.is_node_running or time.monotonic() - self._asked_at > self._silent_s:
+        elif not self._models.is_node_running or time.monotonic() - self._asked_at > SILENT_S:
             self._models.withdraw(self._command)
             self._command = None
         return said
@@ -340,16 +334,15 @@ def _plain(why: str) -> str:
 class _Staged(threading.Thread):
     """A part being brought: the bundle, or why not."""
 
-    def __init__(
-        self, models: RolloutModels | DistantModels, bring: Callable[[threading.Event], Brought]
-    ) -> None:
+    def __init__(self, models: RolloutModels | DistantModels, bring: Bring, part: Part) -> None:
         super().__init__(name="rollout-download", daemon=True)
         self.stop = threading.Event()
         self.bundle: Brought | None = None
         self.is_new = False
         self.error: Exception | None = None
         self._models = models
-        self._do = bring
+        self._bring = bring
+        self._part = part
 
     @property
     def why(self) -> str:
@@ -359,7 +352,7 @@ class _Staged(threading.Thread):
 
     def run(self) -> None:
         try:
-            self.bundle, self.is_new = self._models.stage(lambda: self._do(self.stop))
+            self.bundle, self.is_new = self._models.stage(self._bring, self._part, self.stop)
         except Exception as error:
             self.error = error
             log.debug("staging failed", exc_info=True)

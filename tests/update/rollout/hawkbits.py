@@ -46,7 +46,7 @@ def load(folder: Path, configuration: dict[str, Any]) -> Config:
 
 
 def client(config: Config) -> Hawkbit:
-    return Hawkbit(config, pauses_s=(0.0, 0.0), look_s=0.02)
+    return Hawkbit(config)
 
 
 def drive(hawkbit: Hawkbit, until: Callable[[], bool], what: str) -> None:

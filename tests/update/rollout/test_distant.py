@@ -13,6 +13,7 @@ import pytest
 from edgeslm.bundle.manifest import load_bundle
 from edgeslm.update.exchange import folder_beside
 from edgeslm.update.rollout import hawkbit as hawkbit_module
+from edgeslm.update.rollout import state_machine
 from edgeslm.update.rollout.distant import DistantModels
 from edgeslm.update.store import Store
 from tests.apps import App
@@ -83,11 +84,16 @@ def test_a_bundle_that_the_node_does_not_take_is_rejected_with_its_sentence(
 
 
 def test_what_came_waits_for_a_node_that_does_not_run(
-    server: Any, configuration: dict[str, Any], tmp_path: Path, app: App, own: Path
+    server: Any,
+    configuration: dict[str, Any],
+    tmp_path: Path,
+    app: App,
+    own: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.setattr(state_machine, "AGAIN_S", 0.1)
     action = server.assign("hall", server.module("small", pack(tmp_path / "new", "v2", b"version 2")))
     hawkbit = client(load(tmp_path, configuration))
-    hawkbit._work._again_s = 0.1
     drive(hawkbit, lambda: bool(server.downloads) and hawkbit._work._not_before > 0, "it is here")
     assert of(hawkbit).step == "downloading"
     with Node(tmp_path, configuration):

@@ -5,8 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from edgeslm.bundle.manifest import load_bundle
 from edgeslm.update.command_file import CommandFile
+from edgeslm.update.rollout import state_machine
 from edgeslm.update.rollout.hawkbit import Hawkbit
 from edgeslm.update.rollout.jobs import Part, RolloutJob
 from edgeslm.update.rollout.state_machine import StateMachine
@@ -100,9 +103,12 @@ def test_a_job_of_a_model_that_is_configured_no_more_ends(
         drive(hawkbit, lambda: (tmp_path / "state/updates/wish-hall.json").exists(), "the node is asked")
 
 
-def test_an_answer_of_the_node_that_got_lost_is_asked_for_again(tmp_path: Path, hawkbit: Hawkbit) -> None:
+def test_an_answer_of_the_node_that_got_lost_is_asked_for_again(
+    tmp_path: Path, hawkbit: Hawkbit, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(state_machine, "SILENT_S", 0.0)
     node = CommandFile(tmp_path / "state", "hall")
-    work = StateMachine(hawkbit.book, hawkbit._models, hawkbit._bring, timeout_s=3600, silent_s=0.0)
+    work = StateMachine(hawkbit.book, hawkbit._models, hawkbit._bring, timeout_s=3600)
     part = Part(model="small", digest=f"sha256:{'1' * 64}")
     with node.running():
         work.begin(RolloutJob(id="1", state="IN_PROGRESS", step="switching", parts=(part,)))

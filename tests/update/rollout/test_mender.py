@@ -15,6 +15,7 @@ import pytest
 
 from edgeslm.config.loader import load_config
 from edgeslm.errors import RolloutError
+from edgeslm.update.rollout import mender
 from edgeslm.update.rollout.mender import Module, Payload
 from edgeslm.update.store import Store
 from tests.apps import App
@@ -184,7 +185,7 @@ def test_a_power_cut_at_any_write_is_undone_by_the_states_that_follow(
         before = ask(app, "say", "hello", b"0")["model"]
         config = load_config(write_configuration(tmp_path, configuration))
         for cut in range(1, 20):
-            module = Module(config, look_s=0.02)
+            module = Module(config)
             write, left = module.book._write, [cut]
 
             def until(record: Any, write: Any = write, left: list[int] = left) -> None:
@@ -201,7 +202,7 @@ def test_a_power_cut_at_any_write_is_undone_by_the_states_that_follow(
                     ended = False
                 else:
                     ended = True
-            again = Module(config, look_s=0.02)
+            again = Module(config)
             again.roll_back()
             again.roll_back()
             again.clean_up()
@@ -212,10 +213,13 @@ def test_a_power_cut_at_any_write_is_undone_by_the_states_that_follow(
     assert Store(tmp_path / "state", "hall").entry("small") is None
 
 
-def test_without_a_node_nothing_is_installed(configuration: dict[str, Any], tmp_path: Path) -> None:
+def test_without_a_node_nothing_is_installed(
+    configuration: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(mender, "AWAY_S", 0.1)
     (tmp_path / "state").mkdir()
     archive = pack(tmp_path / "new", "small", b"weights of version 2")
-    module = Module(load_config(write_configuration(tmp_path, configuration)), away_s=0.1, look_s=0.02)
+    module = Module(load_config(write_configuration(tmp_path, configuration)))
     with archive.open("rb") as stream, pytest.raises(RolloutError, match="FAILED: the node doesn't run"):
         module.install("small", stream, archive.name)
     assert Store(tmp_path / "state", "hall").bundles() == []
