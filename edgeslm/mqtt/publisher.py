@@ -8,7 +8,6 @@ import math
 import time
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Any
 
 from edgeslm.errors import BrokerError, InvalidRequest, TooLarge
 from edgeslm.messages import Chunk, ErrorBody, Progress, Request, Result
@@ -40,23 +39,24 @@ class Publisher:
         expiry_s = None
         if isinstance(request, Request) and request.expires_at is not None:
             expiry_s = max(1, math.ceil(request.expires_at - time.monotonic()))
-        how = {
-            "qos": 1,
-            "correlation": request.correlation,
-            "expiry_s": expiry_s,
-            "traceparent": request.trace.header if request.trace else None,
-        }
+        message = OutgoingMessage(
+            request.reply_to,
+            payload,
+            correlation=request.correlation,
+            expiry_s=expiry_s,
+            traceparent=request.trace.header if request.trace else None,
+        )
         try:
             try:
-                await self.publish(request.reply_to, payload, **how)
+                await self.publish(message)
             except NeverFits as error:
                 log.warning("the result of request %s is too large to be sent", request.id)
-                await self.publish(request.reply_to, too_large(request.id, request.task, error), **how)
+                await self.publish(replace(message, payload=too_large(request.id, request.task, error)))
         except BrokerError as error:
             log.warning("the result of request %s could not be sent: %s", request.id, error)
             await self.report_dead(request, ErrorBody.of(InvalidRequest(str(error))))
 
-    async def publish(self, topic: str, payload: bytes, **how: Any) -> None:
+    async def publish(self, message: OutgoingMessage) -> None:
         """Waits for room in the outbox: a slow broker is no reason to give a result up.
 
         :raises NeverFits: it is larger than the outbox.
@@ -64,7 +64,7 @@ class Publisher:
         """
         while True:
             try:
-                await self._bus.publish(OutgoingMessage(topic, payload, **how))
+                await self._bus.publish(message)
                 return
             except OutboxFull:
                 await asyncio.sleep(ROOM_S)
@@ -72,7 +72,7 @@ class Publisher:
     async def report_dead(self, request: Request | Rejected, error: ErrorBody) -> None:
         dead = encode_dead(id=request.id, task=request.task, reply_to=request.reply_to, error=error)
         try:
-            await self.publish(self._topics.dead, dead, qos=1)
+            await self.publish(OutgoingMessage(self._topics.dead, dead))
         except BrokerError as failure:
             log.error("request %s is given up and can't be reported dead: %s", request.id, failure)
 

@@ -24,7 +24,7 @@ from edgeslm.node.in_flight import InFlight
 from edgeslm.node.routes.ingest import Ingest
 from edgeslm.node.routes.route import RouteReader, RouteWork, Skip
 from edgeslm.node.routes.windows import WindowAggregator
-from edgeslm.protocol.delivery import Delivery
+from edgeslm.protocol.delivery import Delivery, OutgoingMessage
 from edgeslm.protocol.topic_filters import matches, subscription_identifier
 from edgeslm.storage.journal import Journal, reader_key
 from edgeslm.storage.window_store import Windows
@@ -225,13 +225,13 @@ class Router:
     async def _publish(self, route: RouteReader, work: RouteWork, payload: bytes) -> None:
         try:
             header = work.trace.header if work.trace else None
-            how = {"qos": work.qos, "retain": work.retain, "traceparent": header}
+            message = OutgoingMessage(work.topic, payload, work.qos, work.retain, traceparent=header)
             try:
-                await self._publisher.publish(work.topic, payload, **how)
+                await self._publisher.publish(message)
             except NeverFits as error:
                 log.warning("a result of route %s is too large to be sent", route.name)
                 refused = too_large(secrets.token_hex(8), work.task or "", error)
-                await self._publisher.publish(work.topic, refused, **how)
+                await self._publisher.publish(replace(message, payload=refused))
         except BrokerError as error:
             log.warning("a result of route %s could not be sent: %s", route.name, error)
 
