@@ -63,7 +63,7 @@ class Discovery:
     """A connection that only listens; ``node`` None: to all nodes below ``prefix``. Safe between threads.
 
     ``site`` None: to nodes of the broker; a name or ``ALL_SITES``: to nodes of sites, at the broker that is
-    their hub. ``prefix`` is that at the site. ``most_nodes`` are kept.
+    their hub. ``prefix`` is that at the site.
     """
 
     def __init__(
@@ -73,9 +73,7 @@ class Discovery:
         node: str | None = None,
         *,
         site: str | None = None,
-        most_nodes: int = MOST_NODES,
     ) -> None:
-        self._most_nodes = most_nodes
         self._left_out = False
         self._address = address
         names = [node] if node is not None else ["+", f"{POOL}+"]
@@ -118,7 +116,7 @@ class Discovery:
         """That there are more nodes than are kept, as a sentence."""
         if not self._left_out:
             return None
-        return f"More than {self._most_nodes} nodes are at this broker; the others are left out."
+        return f"More than {MOST_NODES} nodes are at this broker; the others are left out."
 
     def sightings(self) -> list[Sighting]:
         """By the names of site and node."""
@@ -199,15 +197,15 @@ class Discovery:
 
     def _is_one_too_many(self, key: tuple[str, str]) -> bool:
         is_new = key not in self._sightings
-        self._left_out = self._left_out or (is_new and len(self._sightings) >= self._most_nodes)
-        return is_new and len(self._sightings) >= self._most_nodes
+        self._left_out = self._left_out or (is_new and len(self._sightings) >= MOST_NODES)
+        return is_new and len(self._sightings) >= MOST_NODES
 
     def _note_uplink(self, site: str, payload: bytes, retained: bool) -> None:
         with self._changed:
             there = self._uplinks.get(site)
             if payload not in (b"0", b"1"):
                 self._uplinks.pop(site, None)
-            elif there is None and len(self._uplinks) == self._most_nodes:
+            elif there is None and len(self._uplinks) == MOST_NODES:
                 self._left_out = True
             elif there is None or there.is_up != (payload == b"1"):
                 self._uplinks[site] = Uplink(payload == b"1", time.time(), bool(retained))

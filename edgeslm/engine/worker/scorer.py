@@ -60,7 +60,6 @@ class Scorer:
         *,
         power: Power = BALANCED,
         piece: int = PIECE,
-        kept_bytes: int = KEPT_BYTES,
         on_disk: Path | None = None,
     ) -> None:
         options = ort.SessionOptions()
@@ -88,7 +87,6 @@ class Scorer:
         self._end_ids = end_ids
         self._piece = piece
         self._kept: OrderedDict[tuple[int, ...], Cache] = OrderedDict()
-        self._kept_bytes = kept_bytes
 
     def forget(self) -> None:
         """Drops all caches."""
@@ -139,7 +137,7 @@ class Scorer:
         self._kept.move_to_end(tokens)
         if keeps and tokens and self._prefix_cache is not None:
             self._prefix_cache.keep(tokens, [value.numpy() for value in cache])
-        while len(self._kept) > 1 and sum(map(len, self._kept)) * self._token_bytes > self._kept_bytes:
+        while len(self._kept) > 1 and sum(map(len, self._kept)) * self._token_bytes > KEPT_BYTES:
             self._kept.popitem(last=False)
         return cache
 

@@ -25,7 +25,7 @@ from edgeslm.engine.worker.one_pass import MOST_ROWS, MOST_TOKENS, PIECE, fits
 from edgeslm.engine.worker.prefix_cache import FOLDER
 from edgeslm.engine.worker.prepared import Prepared
 from edgeslm.engine.worker.prompt import Encoded
-from edgeslm.engine.worker.scorer import KEPT_BYTES, Scorer, _Rows
+from edgeslm.engine.worker.scorer import Scorer, _Rows
 from edgeslm.errors import Cancelled, NoMemory
 from tests.export.conftest import Cases
 from tests.export.tiny_adapters import CASES
@@ -51,9 +51,9 @@ def prompt(message: str) -> Prompt:
     return Prompt((Turn("user", ("Which label fits?\n", Text(message, cut=True))),))
 
 
-def scorer_of(decoder: Decoder, kept_bytes: int = KEPT_BYTES) -> Scorer:
+def scorer_of(decoder: Decoder) -> Scorer:
     graph = decoder.bundle.path / str(decoder.bundle.manifest.graphs.score)
-    return Scorer(graph, decoder._settings, decoder._end_ids, 1, kept_bytes=kept_bytes)
+    return Scorer(graph, decoder._settings, decoder._end_ids, 1)
 
 
 def one_by_one(decoder: Decoder, message: str) -> npt.NDArray[np.float64]:
@@ -269,9 +269,10 @@ def test_a_long_message_can_be_given_up(cases: Cases) -> None:
             scorer_of(decoder).score(encoded, decoder._tree(LABELS), cancelled)
 
 
-def test_what_is_kept_of_beginnings_has_a_limit(cases: Cases) -> None:
+def test_what_is_kept_of_beginnings_has_a_limit(cases: Cases, monkeypatch: pytest.MonkeyPatch) -> None:
     with loaded(cases / "llama" / "base") as decoder:
-        scorer = scorer_of(decoder, kept_bytes=40 * decoder_bytes(decoder))
+        monkeypatch.setattr("edgeslm.engine.worker.scorer.KEPT_BYTES", 40 * decoder_bytes(decoder))
+        scorer = scorer_of(decoder)
         tree = make_tree([decoder._chat.encode_text(label) for label in LABELS])
         for number in range(4):
             asked = Prompt((Turn("user", (f"Question {number}?\n", Text("hot", cut=True))),))
