@@ -11,6 +11,7 @@ import ctypes
 import os
 import re
 import subprocess
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -187,8 +188,8 @@ class Throttling(NamedTuple):
     slowed_now: bool
 
 
-def throttling(root: Path, firmware: str | None = None) -> Throttling:
-    """As far as the kernel shows it; ``firmware`` is what a Pi's says, where the kernel doesn't show that."""
+def throttling(root: Path, firmware: Callable[[], str | None] = lambda: None) -> Throttling:
+    """As far as the kernel shows it; ``firmware`` is asked where it doesn't show what a Pi's knows."""
     low_voltage = heat = False
     for name in (root / "sys/class/hwmon").glob("hwmon*/name"):
         if read_text(name) == "rpi_volt":
@@ -197,7 +198,7 @@ def throttling(root: Path, firmware: str | None = None) -> Throttling:
         heat |= (_read_int(count) or 0) > 0
     # "soc" up to the Pi 4, "soc@107c000000" on the Pi 5.
     files = sorted((root / "sys/devices/platform").glob("soc*/soc*:firmware/get_throttled"))
-    text = read_text(files[0]) if files else firmware
+    text = read_text(files[0]) if files else firmware()
     # bit 0 and 16 under-voltage, 1 to 3 and 17 to 19 capped, throttled, soft limit; now, and since the start
     bits = int(text, 16) if text is not None and re.fullmatch(r"(0x)?[0-9a-fA-F]+", text) else 0
     return Throttling(

@@ -85,7 +85,7 @@ def judge_heat(probes: Probes) -> list[Finding]:
         level: Level = "bad" if degrees >= 85 else "warn" if degrees >= 75 else "ok"
         advice = "" if level == "ok" else "cool it: a heat sink, a fan, air; it slows down when hot"
         findings.append(Finding("temperature", level, f"{degrees:.0f} degrees Celsius", advice))
-    seen = board.throttling(probes.root, probes.firmware())
+    seen = board.throttling(probes.root, probes.firmware)
     if seen.low_voltage:
         when = "is too low now" if seen.low_voltage_now else "was too low since the start"
         advice = "use the board's own power supply and a short cable, and unplug what takes much by USB"
