@@ -9,17 +9,26 @@ request.
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import mmap
 import os
 from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Final
 
-from edgeslm.protocol.delivery import Delivery
+from edgeslm.dispatcher.topics import PoolTopics
+from edgeslm.mqtt.client import BusClient
+from edgeslm.node.in_flight import InFlight
+from edgeslm.protocol.delivery import Delivery, OutgoingMessage
 from edgeslm.storage.journal import delivery_key, reader_key
 from edgeslm.storage.running_marks import KEY_BYTES
 
 log = logging.getLogger("edgeslm.dispatcher")
+
+TELL_S: Final = 0.02
+"""What is answered in so long is told at once."""
 
 
 def name_of(delivery: Delivery) -> bytes:
@@ -89,6 +98,53 @@ class Answered:
     def _write(self, slot: int, key: bytes) -> None:
         if self._pages is not None:
             self._pages[slot * KEY_BYTES : (slot + 1) * KEY_BYTES] = key
+
+
+@dataclass(slots=True)
+class PoolAcks:
+    """Acknowledges requests of the pool's session, and what brought their answers in that of the nodes.
+
+    What has to wait for earlier ones is remembered, and told to the dispatcher that waits if this one
+    ``leads``.
+    """
+
+    pool: BusClient
+    nodes: BusClient
+    topics: PoolTopics
+    answered: Answered
+    leads: bool = False
+    _untold: list[bytes] = field(default_factory=list, init=False)
+
+    def acknowledge(self, held: InFlight) -> None:
+        self.ack(held.delivery)
+        if held.receipt is not None:
+            self.nodes.ack(held.receipt)
+
+    def ack(self, delivery: Delivery) -> None:
+        if self.pool.ack(delivery):
+            return
+        name = name_of(delivery)
+        self.answered.add([name])
+        if not self._untold:
+            asyncio.get_running_loop().call_later(TELL_S, self.tell)
+        self._untold.append(name)
+
+    def is_answered(self, delivery: Delivery) -> bool:
+        """Whether the broker brings again what only had to be acknowledged."""
+        if not delivery.dup:
+            self.answered.discard(name_of(delivery))
+            return False
+        return name_of(delivery) in self.answered
+
+    def forget(self) -> None:
+        """The broker has a new session."""
+        self.answered.clear()
+        self.pool.publish(OutgoingMessage(self.topics.answered, b"", 0))
+
+    def tell(self) -> None:
+        untold, self._untold = self._untold, []
+        if self.leads and untold and self.pool.connected:
+            self.pool.publish(OutgoingMessage(self.topics.answered, encode_keys(untold), 0))
 
 
 def encode_keys(keys: Iterable[bytes]) -> bytes:

@@ -10,49 +10,38 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import replace
-from functools import partial
 from typing import Any, Final
 
-from edgeslm.dispatcher.ack_log import Answered, encode_keys, name_of
+from edgeslm.config.sections import Tracing
+from edgeslm.dispatcher.ack_log import Answered, PoolAcks
+from edgeslm.dispatcher.backend import PoolBackend
 from edgeslm.dispatcher.lease import encode_lease, parse_lease
 from edgeslm.dispatcher.nodes import NodeSide
-from edgeslm.dispatcher.queue import Answer, ForwardedRequest
 from edgeslm.dispatcher.report import describe, health
-from edgeslm.dispatcher.results import as_the_pools
 from edgeslm.dispatcher.settings import PAUSES_S, DispatcherSettings
 from edgeslm.dispatcher.standby import look
 from edgeslm.dispatcher.topics import PoolTopics
-from edgeslm.errors import BrokerError, Busy, InvalidRequest, UnknownTask
-from edgeslm.messages import Chunk, Request, Result, Trace
+from edgeslm.errors import BrokerError
 from edgeslm.mqtt.client import BusClient, Subscription, Will
 from edgeslm.mqtt.presence import Presence
 from edgeslm.mqtt.publisher import Publisher
-from edgeslm.node.admission import Admission
-from edgeslm.node.attempts import TRANSIENT
-from edgeslm.node.in_flight import InFlight
+from edgeslm.node.in_flight import Admission, InFlight
 from edgeslm.node.request_handler import RequestHandler
-from edgeslm.protocol.codec import Rejected, encode_chunk, encode_result, encode_state, parse_cancel
+from edgeslm.protocol.codec import encode_state
 from edgeslm.protocol.delivery import Delivery, OutgoingMessage
-from edgeslm.serving.quotas import ClientQuotas
-from edgeslm.storage.journal import Journal, delivery_key
+from edgeslm.storage.database import Database
+from edgeslm.storage.journal import Journal
 from edgeslm.telemetry.health import Meter
+from edgeslm.telemetry.tracing import Tracer
 
 log = logging.getLogger("edgeslm.dispatcher")
 
 TICK_S: Final = 0.1
 HEALTH_EVERY_S: Final = 30.0
-TELL_S: Final = 0.02
-"""What is answered in so long is told at once."""
 DRAIN_LIMIT_S: Final = 5.0
 """How long a stop waits for answers; the next dispatcher gets the others."""
-RETURN_S: Final = 1.0
-"""How long a request that came before waits for an answer that may be under way already."""
 CONNECT_S: Final = 10.0
-OWN_KEPT: Final = frozenset({"cancelled", "poisoned"})
-"""Errors of ours that a repeat is told again. With the others it is asked anew: members come and go."""
 
 
 class ActiveDispatcher:
@@ -67,30 +56,16 @@ class ActiveDispatcher:
         journal: Journal,
         answered: Answered,
         meter: Meter,
-        problems: Callable[[], list[str]],
+        database: Database,
     ) -> None:
         self.settings = settings
         self.boot_id = boot_id
         self.topics = PoolTopics(settings.pool, settings.prefix)
         self._clients = self.topics.clients
         self._journal = journal
-        self._answered = answered
-        self._untold: list[bytes] = []
         self.meter = meter
-        self._problems = problems
-        self.nodes = NodeSide(
-            settings,
-            client_id,
-            on_end=self._note_end,
-            on_piece=self._pass_on,
-            drop=meter.drop,
-            on_disconnect=self.disconnected,
-        )
+        self._database = database
         limits = settings.limits
-        share = limits.sender_queue or max(1, limits.queue // 2)
-        self._quotas = ClientQuotas(share, limits.sender_tokens_per_min, nameless_queue=limits.sender_queue)
-        self._receipts: dict[InFlight, Delivery] = {}
-        self._leads = False
         self._client_id = client_id
         self._takes_lease = True
         self._looking: asyncio.Task[None] | None = None
@@ -107,16 +82,16 @@ class ActiveDispatcher:
             will=Will(self._clients.state, encode_state("offline", boot_id)),
             pauses_s=PAUSES_S,
         )
-        self._publisher = Publisher(self.pool, self._clients)
+        publisher = Publisher(self.pool, self._clients)
+        self.nodes = NodeSide(settings, client_id, publisher, journal, meter, on_disconnect=self.disconnected)
+        self._acks = PoolAcks(self.pool, self.nodes.bus, self.topics, answered)
+        self._admission = Admission(limits, self._acks, publisher, meter)
+        backend = PoolBackend(settings, self.nodes, journal, meter)
+        tracer = Tracer(Tracing(), settings.name, tuple)  # passes contexts on
+        replies, limit = settings.replies, limits.packet_bytes
         self._handler = RequestHandler(
-            self._answer,
-            clerk=self,
-            journal=journal,
-            publisher=self._publisher,
-            meter=meter,
-            trace=lambda header: Trace(header, None) if header and len(header) == 55 else None,
+            backend, self._admission, publisher, journal, meter, tracer, replies, limit
         )
-        self._admission = Admission(self._released, partial(self._handler.give_up, self._clients))
         self.presence = Presence(self.pool, self._clients, boot_id, self)
 
     async def run(self, stop: asyncio.Event) -> bool:
@@ -167,7 +142,7 @@ class ActiveDispatcher:
 
     async def _hand_over(self) -> None:
         """Says that whoever waits may go on."""
-        self._tell_answered()
+        self._acks.tell()
         await self.presence.change("stopped")
         if self.pool.connected:
             free = encode_lease(None, self.settings.name, self.settings.lease_s)
@@ -192,7 +167,7 @@ class ActiveDispatcher:
     async def _renew(self) -> None:
         while True:
             await asyncio.sleep(self.settings.lease_s / 3)
-            if self._leads and self.pool.connected:
+            if self._acks.leads and self.pool.connected:
                 self._say_lease()
 
     async def _tell(self) -> None:
@@ -214,8 +189,7 @@ class ActiveDispatcher:
                 self._sessions_lost += 1
                 log.warning("the broker has lost the pool's session, and the requests that waited in it")
             self._journal.begin_session()
-            self._answered.clear()
-            self.pool.publish(OutgoingMessage(self.topics.answered, b"", 0))
+            self._acks.forget()
         if self._takes_lease:  # later another may have it, which is looked at first
             self._say_lease()
         self._connections += 1
@@ -236,49 +210,25 @@ class ActiveDispatcher:
         elif self._is_closed:
             return
         elif delivery.topic == self._clients.cancel:
-            self._admission.hold(InFlight(delivery, self._journal.epoch), [self._cancel(delivery)])
-        elif self._is_answered(delivery):
+            held = InFlight(delivery, self._journal.epoch)
+            self._admission.admit(held, self._handler.cancel(held, self._clients.pool))
+        elif self._acks.is_answered(delivery):
             self.meter.repeats["acknowledged"] += 1
-            self._acknowledge(delivery)
+            self._acks.ack(delivery)
         elif (task := self._clients.task_of(delivery.topic)) is not None:
-            if not delivery.qos and self._admission.qos0 >= 4 * self.settings.limits.qos0_queue:
-                self.meter.drop("busy")
-                return
-            held = InFlight(delivery, self._journal.epoch, qos0=not delivery.qos, is_request=True)
-            held.refusal = self._admission.why_full(held, self.settings.limits)
-            self._admission.hold(held, [self._serve(held, task)])
+            if not self._admission.is_flood(delivery):
+                held = InFlight(delivery, self._journal.epoch, is_request=True)
+                self._admission.admit(held, self._handler.handle(held, self._clients, task))
         else:
             self.pool.ack(delivery)
-
-    def _is_answered(self, delivery: Delivery) -> bool:
-        """Whether the broker brings again what only had to be acknowledged."""
-        if not delivery.dup:
-            self._answered.discard(name_of(delivery))
-            return False
-        return name_of(delivery) in self._answered
-
-    def _acknowledge(self, delivery: Delivery) -> None:
-        """What has to wait for that is remembered, and told to the dispatcher that waits."""
-        if self.pool.ack(delivery):
-            return
-        name = name_of(delivery)
-        self._answered.add([name])
-        if not self._untold:
-            asyncio.get_running_loop().call_later(TELL_S, self._tell_answered)
-        self._untold.append(name)
-
-    def _tell_answered(self) -> None:
-        untold, self._untold = self._untold, []
-        if self._leads and untold and self.pool.connected:
-            self.pool.publish(OutgoingMessage(self.topics.answered, encode_keys(untold), 0))
 
     def _hear_lease(self, payload: bytes) -> None:
         word = parse_lease(payload)
         if word is not None and word.holder == self.boot_id:
-            self._leads = True
-        elif self._leads and word is not None and word.holder is not None:
+            self._acks.leads = True
+        elif self._acks.leads and word is not None and word.holder is not None:
             self._give_way()
-        elif self._leads and not self._is_closed:
+        elif self._acks.leads and not self._is_closed:
             self._say_lease()
 
     def disconnected(self) -> None:
@@ -308,121 +258,16 @@ class ActiveDispatcher:
         if not self._is_closed:
             log.warning("another dispatcher has taken over meanwhile")
             self._is_closed = True
-            self._leads = False
+            self._acks.leads = False
             self._admission.abandon()
             self.yielded.set()
-
-    async def _serve(self, held: InFlight, task: str) -> None:
-        settings = self.settings
-        await self._handler.serve(
-            held,
-            task,
-            self._clients,
-            replies=settings.replies,
-            packet_bytes=settings.limits.packet_bytes,
-        )
-
-    async def _answer(
-        self, request: Request, held: InFlight, key: bytes | None, lost: int
-    ) -> tuple[Result, bytes]:
-        order = ForwardedRequest(
-            request,
-            held.delivery.payload,
-            self._identity(request, held, key),
-            asyncio.get_running_loop().create_future(),
-            give_up_at=request.received_at + self.settings.limits.request_timeout_s,
-            not_before=time.monotonic() + RETURN_S if held.delivery.dup else 0.0,
-            ends=lost,
-            key=key,
-        )
-        result, payload = await self._ask(order, held)
-        code = result.error.code if result.error is not None else None
-        if payload is None:
-            is_kept = code in OWN_KEPT
-            payload = encode_result(result)
-        else:
-            is_kept = code not in TRANSIENT
-            result, payload = as_the_pools(request, result, payload, time.monotonic())
-        self.meter.count(result)
-        if key is not None and is_kept:
-            self._journal.finish(key, order.ends, payload)
-        if order.receipt is not None:
-            self._receipts[held] = order.receipt
-        return result, payload
-
-    @staticmethod
-    def _identity(request: Request, held: InFlight, key: bytes | None) -> bytes:
-        """The same after a restart, so that a node which has answered it before sends that again."""
-        if request.named and key is not None:
-            return key
-        # Not the number of the session: another machine counts otherwise.
-        return delivery_key(0, held.delivery) if not held.qos0 else request.id.encode()
-
-    async def _ask(self, order: ForwardedRequest, held: InFlight) -> Answer:
-        request = order.request
-        if held.refusal is not None:
-            return order.refuse(Busy(held.refusal, retry_after_ms=1000))
-        tasks = self.settings.tasks
-        if tasks is not None and request.task not in tasks:
-            known = ", ".join(sorted(tasks))
-            return order.refuse(UnknownTask(f"This pool does no task of that name; it does {known}."))
-        try:
-            self._quotas.admit(request.sender or "", lambda: 1.0)
-        except Busy as error:
-            return order.refuse(error)
-        usage: dict[str, int] = {}
-        try:
-            self.nodes.submit(order)
-            answer = await order.answered
-            usage = dict(answer[0].usage)
-            return answer
-        except asyncio.CancelledError:
-            self.nodes.forwarder.drop(order)
-            raise
-        finally:
-            self._quotas.settle(request.sender or "", usage)
-
-    async def _cancel(self, delivery: Delivery) -> None:
-        try:
-            cancel = parse_cancel(delivery.payload, delivery.correlation)
-        except InvalidRequest as error:
-            log.warning("a message on %s names no request", self._clients.cancel)
-            log.debug("a message on %s names no request: %s", self._clients.cancel, error)
-            return
-        self.nodes.forwarder.cancel(
-            lambda request: (
-                request.correlation == cancel.correlation if cancel.correlation else request.id == cancel.id
-            )
-        )
-
-    def _released(self, held: InFlight, answered: bool) -> None:
-        receipt = self._receipts.pop(held, None)
-        if answered:
-            self._acknowledge(held.delivery)
-            if receipt is not None:
-                self.nodes.bus.ack(receipt)
-
-    def _note_end(self, order: ForwardedRequest) -> None:
-        """A request that ends nodes is remembered over a restart of ours."""
-        if order.key is not None:
-            self._journal.finish(order.key, order.ends, None)
-
-    def _pass_on(self, request: Request, chunk: Chunk) -> None:
-        topic, payload = self._clients.stream(request.reply_to), encode_chunk(replace(chunk, id=request.id))
-        self.pool.publish(OutgoingMessage(topic, payload, 0, correlation=request.correlation))
-
-    def taken(self, request: Request) -> None:
-        """Nothing is remembered of it."""
-
-    def note(self, what: str, request: Request | Rejected, result: Result | None, size: int | None) -> None:
-        log.debug("%s %s: %s", what, request.id, result.status if result is not None else "sent again")
 
     # What is said of it
 
     @property
     def alerts(self) -> list[str]:
         return [
-            *self._problems(),
+            *(told for told in (self._database.problem, self._database.damage) if told),
             *self.nodes.members.problems,
             *self.pool.shortcomings,
             *self.nodes.bus.shortcomings,
@@ -431,13 +276,8 @@ class ActiveDispatcher:
     def health(self) -> dict[str, Any]:
         figures = self.meter.figures()
         figures["dropped"]["qos0"] = self.pool.dropped
-        return health(
-            self.presence.state,
-            figures,
-            self.nodes,
-            session_lost=self._sessions_lost,
-            alerts=self.alerts,
-        )
+        lost, alerts = self._sessions_lost, self.alerts
+        return health(self.presence.state, figures, self.nodes, session_lost=lost, alerts=alerts)
 
     def info(self) -> dict[str, Any]:
         return describe(self.settings, self.nodes.members, self.boot_id)

@@ -18,6 +18,7 @@ from edgeslm.dispatcher.queue import Answer, DispatchQueue, ForwardedRequest, Se
 from edgeslm.dispatcher.throughput import Throughput
 from edgeslm.errors import Busy, Cancelled, Expired, Poisoned, RequestError, TimedOut, UnknownTask
 from edgeslm.messages import Chunk, Request, Result
+from edgeslm.protocol.codec import Cancel
 
 log = logging.getLogger("edgeslm.dispatcher")
 
@@ -47,14 +48,15 @@ ELSEWHERE = frozenset({"unknown_task", "model_unavailable", "no_memory", "intern
 
 
 class Nodes(Protocol):
-    """The way to the nodes."""
+    """The way to the nodes; ``ended`` is told of an order whose node has."""
 
     def forward(self, order: ForwardedRequest, node: str) -> None: ...
     def withdraw(self, order: ForwardedRequest, node: str) -> None: ...
+    def ended(self, order: ForwardedRequest) -> None: ...
 
 
 class Forwarder:
-    """``window`` requests are at one node at a time. ``on_end`` is told of an order whose node has ended."""
+    """``window`` requests are at one node at a time."""
 
     def __init__(
         self,
@@ -63,13 +65,11 @@ class Forwarder:
         *,
         window: int,
         clock: Callable[[], float],
-        on_end: Callable[[ForwardedRequest], None] = lambda order: None,
     ) -> None:
         self._nodes = nodes
         self._members = members
         self._window = window
         self._clock = clock
-        self._on_end = on_end
         self._orders: dict[bytes, ForwardedRequest] = {}
         self._loads: dict[str, dict[ForwardedRequest, Sending]] = {}
         self._pauses: dict[str, float] = {}
@@ -148,7 +148,7 @@ class Forwarder:
             order.left_at.add(node)
             if news == "ended":
                 order.ends += 1
-                self._on_end(order)
+                self._nodes.ended(order)
             if order.ends >= MOST_ENDS:
                 self._give_up(order, self._poisoned())
             else:
@@ -216,8 +216,8 @@ class Forwarder:
         self._put_back(order)
         self._end_if_all_refuse(order)
 
-    def cancel(self, matches: Callable[[Request], bool]) -> None:
-        for order in [one for one in self._orders.values() if matches(one.request)]:
+    def cancel(self, cancel: Cancel) -> None:
+        for order in [one for one in self._orders.values() if cancel.means(one.request)]:
             order.is_cancelled = True
             order.cancelled_at = self._clock()
             self.waiting.remove(order)

@@ -15,10 +15,13 @@ from edgeslm.dispatcher.queue import ForwardedRequest
 from edgeslm.dispatcher.settings import PAUSES_S, DispatcherSettings, Wanted
 from edgeslm.dispatcher.topics import KINDS, PoolTopics, Reply
 from edgeslm.errors import InternalError, ProtocolError
-from edgeslm.messages import Chunk, Request, Result
+from edgeslm.messages import Result
 from edgeslm.mqtt.client import BusClient, OutboxFull, Subscription
+from edgeslm.mqtt.publisher import Publisher
 from edgeslm.protocol.codec import parse_chunk, parse_result
 from edgeslm.protocol.delivery import Delivery, OutgoingMessage
+from edgeslm.storage.journal import Journal
+from edgeslm.telemetry.health import Meter
 
 log = logging.getLogger("edgeslm.dispatcher")
 
@@ -34,27 +37,27 @@ ANSWER_BYTES: Final = 4 * 1024 * 1024
 
 
 class NodeSide:
-    """``on_piece`` gets pieces of answers that are to be passed on, ``drop`` counts what is nobody's."""
+    """``clients`` publishes pieces of answers to them; ``meter`` counts what is nobody's."""
 
     def __init__(
         self,
         settings: DispatcherSettings,
         client_id: str,
+        clients: Publisher,
+        journal: Journal,
+        meter: Meter,
         *,
-        on_end: Callable[[ForwardedRequest], None],
-        on_piece: Callable[[Request, Chunk], None],
-        drop: Callable[[str], None],
         on_disconnect: Callable[[], None],
     ) -> None:
         self._topics = PoolTopics(settings.pool, settings.prefix)
-        self._on_piece = on_piece
-        self._drop = drop
+        self._clients = clients
+        self._journal = journal
+        self._meter = meter
         self.disconnected = on_disconnect
         wanted: Mapping[str, Wanted] | None = settings.tasks
         self.members = Members(settings.pool, wanted)
-        self.forwarder = Forwarder(
-            self, self.members, window=settings.limits.node_queue, clock=time.monotonic, on_end=on_end
-        )
+        window = settings.limits.node_queue
+        self.forwarder = Forwarder(self, self.members, window=window, clock=time.monotonic)
         self._early: dict[bytes, tuple[Delivery, Reply, Result]] = {}
         self._early_until: float | None = None
         self.bus = BusClient(
@@ -113,6 +116,11 @@ class NodeSide:
             OutgoingMessage(topic, b"", correlation=order.correlation, expiry_s=WITHDRAW_EXPIRY_S)
         )
 
+    def ended(self, order: ForwardedRequest) -> None:
+        """A request that ends nodes is remembered over a restart of ours."""
+        if order.key is not None:
+            self._journal.finish(order.key, order.ends, None)
+
     def connected(self) -> None:
         self.forwarder.connected_at = time.monotonic()
         self.bus.subscribe([self._topics.replies_filter, Subscription(self._topics.pieces_filter, qos=0)])
@@ -142,10 +150,10 @@ class NodeSide:
             chunk = parse_chunk(delivery.payload)
             request = self.forwarder.piece(reply.node, delivery.correlation, chunk)
             if request is not None:
-                self._on_piece(request, chunk)
+                self._clients.pass_on(request, chunk)
         except ProtocolError as error:
             log.warning("what came from node %s is no answer: %s", reply.node, error)
-            self._drop("strays")
+            self._meter.drop("strays")
         self.bus.ack(delivery)
 
     def _take_answer(self, delivery: Delivery, reply: Reply, result: Result) -> None:

@@ -114,7 +114,7 @@ class Dispatcher:
             journal=self._journal,
             answered=self._answered,
             meter=self.meter,
-            problems=lambda: [told for told in (self._database.problem, self._database.damage) if told],
+            database=self._database,
         )
         log.info("at work for the pool %s", self.settings.pool)
         self._manager.ready("online")

@@ -80,7 +80,6 @@ class Publisher:
         """What takes the pieces of a streamed answer; None if none was asked for."""
         if not request.options.get("stream"):
             return None
-        topic = self._topics.stream(request.reply_to)
         count = 0
 
         def send(text: str) -> None:
@@ -88,11 +87,16 @@ class Publisher:
             chunk = Chunk(request.id, count, text)
             if isinstance(text, Progress):
                 chunk = replace(chunk, done=text.done, of=text.of)
-            message = OutgoingMessage(topic, encode_chunk(chunk), 0, correlation=request.correlation)
-            self._bus.publish(message)
+            self.pass_on(request, chunk)
             count += 1
 
         return send
+
+    def pass_on(self, request: Request, chunk: Chunk) -> None:
+        """Publishes a piece of a streamed answer; one that gets lost is missed by nobody."""
+        payload = encode_chunk(replace(chunk, id=request.id))
+        topic = self._topics.stream(request.reply_to)
+        self._bus.publish(OutgoingMessage(topic, payload, 0, correlation=request.correlation))
 
 
 def too_large(id: str, task: str, error: NeverFits) -> bytes:

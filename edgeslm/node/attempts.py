@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from edgeslm.errors import Busy, JournalError, Poisoned
 from edgeslm.messages import Result, Turn
-from edgeslm.storage.journal import LOST_NODE, Journal
+from edgeslm.storage.journal import LOST_NODE, Journal, JournalEntry
 
 LOST_ENGINE = 1
 """What the end of an engine costs; that of the node costs ``LOST_NODE``, and so does an engine that hung."""
@@ -18,25 +18,25 @@ FULL_DISK_RETRY_MS = 5000
 class AttemptLog(Turn):
     """The tries of one request. :param key: its name in the journal; without one nothing is remembered.
 
-    :param lost: what it cost before.
+    :param known: what the journal has of it. ``lost`` is what it has cost by now.
     """
 
-    def __init__(self, journal: Journal, key: bytes | None, lost: int) -> None:
+    def __init__(self, journal: Journal, key: bytes | None, known: JournalEntry | None) -> None:
         super().__init__()
         self._journal = journal
-        self._key = key
-        self._before = self._lost = lost
+        self.key = key
+        self._before = self.lost = known.lost if known is not None else 0
         self._is_marked = False
 
     def compute(self) -> None:
         """:raises RequestError: it may not be run."""
         if self._is_marked:
             return
-        if self._lost >= MOST_LOST:
+        if self.lost >= MOST_LOST:
             raise Poisoned("the node or its engine ended more than once while it worked on this request")
-        if self._key is not None:
+        if self.key is not None:
             try:
-                self._journal.begin(self._key, self._lost)
+                self._journal.begin(self.key, self.lost)
             except JournalError as error:
                 raise Busy(
                     f"the node can't take requests now: {error}", retry_after_ms=FULL_DISK_RETRY_MS
@@ -49,30 +49,30 @@ class AttemptLog(Turn):
         self._clear()
 
     def crash(self) -> None:
-        self._lost += LOST_ENGINE
+        self.lost += LOST_ENGINE
         self._clear()
 
     def hang(self) -> None:
-        if self._key is not None:
-            self._journal.blame(self._key, LOST_NODE)
+        if self.key is not None:
+            self._journal.blame(self.key, LOST_NODE)
 
     def end(self, result: Result, payload: bytes) -> None:
         code = None if result.error is None else result.error.code
-        if self._key is None or (code is not None and code != "poisoned" and not self._has_run):
+        if self.key is None or (code is not None and code != "poisoned" and not self._has_run):
             self._clear()
         elif code not in TRANSIENT:
-            self._journal.finish(self._key, self._lost, payload)
+            self._journal.finish(self.key, self.lost, payload)
         else:
             self.withdraw()
 
     def withdraw(self) -> None:
         """The run was broken off by the node itself, which is not the request's fault."""
-        if self._key is not None and self._lost > self._before:
-            self._journal.finish(self._key, self._before, None)
+        if self.key is not None and self.lost > self._before:
+            self._journal.finish(self.key, self._before, None)
         else:
             self._clear()
 
     def _clear(self) -> None:
-        if self._is_marked and self._key is not None:
-            self._journal.pause(self._key)
+        if self._is_marked and self.key is not None:
+            self._journal.pause(self.key)
         self._is_marked = False

@@ -21,8 +21,8 @@ from edgeslm.mqtt.broker_address import client_id_of
 from edgeslm.mqtt.client import BusClient, Subscription, Will
 from edgeslm.mqtt.presence import ANNOUNCE_S, Presence
 from edgeslm.node.admin import Admin
+from edgeslm.node.backend import Observers
 from edgeslm.node.control_api import ControlApi
-from edgeslm.node.feedback import Corrections
 from edgeslm.node.info import describe
 from edgeslm.node.peers import Peers
 from edgeslm.node.pipeline import Pipeline
@@ -33,10 +33,7 @@ from edgeslm.protocol.topics import BROKER_DROPPED
 from edgeslm.serving.service import Service
 from edgeslm.serving.warmup import WarmUp
 from edgeslm.storage.database import journal_of
-from edgeslm.storage.feedback_store import FeedbackStore
 from edgeslm.storage.journal import Journal
-from edgeslm.storage.spool import Spool
-from edgeslm.storage.window_store import Windows
 from edgeslm.telemetry.alerts import Alerts
 from edgeslm.telemetry.audit import AuditLog
 from edgeslm.telemetry.discovery import announcements, status_topic
@@ -151,16 +148,10 @@ class Daemon:
             config,
             service,
             self._bus,
-            topics=self.topics,
-            journal=self._journal,
-            spool=Spool(self._database, limit_bytes=limits.journal_bytes),
-            windows=Windows(self._database),
-            meter=self.meter,
-            tracer=self.tracer,
-            corrections=Corrections(FeedbackStore(config.state_dir), lambda: service.tasks, self.meter.drop),
-            audit=self._audit,
-            membership=self._membership,
-            watch=self._console.feed.watch if self._console else None,
+            self._database,
+            self._journal,
+            self._membership,
+            Observers(self.meter, self.tracer, self._audit, self._console.feed if self._console else None),
         )
         self._store = store or Store(config.state_dir, config.node)
         self._command_file = CommandFile(config.state_dir, config.node)

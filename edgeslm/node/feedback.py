@@ -9,8 +9,8 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import OrderedDict
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
 
 from edgeslm.config.json_schemas import make_validator
 from edgeslm.errors import FeedbackError, InvalidRequest
@@ -18,6 +18,10 @@ from edgeslm.messages import Request
 from edgeslm.protocol.feedback import Feedback, parse_feedback
 from edgeslm.storage.feedback_store import Correction, FeedbackStore
 from edgeslm.tasks import Task
+from edgeslm.telemetry.health import Meter
+
+if TYPE_CHECKING:
+    from edgeslm.serving.service import Service
 
 log = logging.getLogger("edgeslm.node")
 
@@ -30,21 +34,19 @@ LONGEST = 4096
 
 
 class Corrections:
-    """``tasks`` gives the node's present ones; ``drop`` counts what isn't kept."""
+    """``service`` has the node's present tasks; ``meter`` counts what isn't kept."""
 
-    def __init__(
-        self, store: FeedbackStore, tasks: Callable[[], Mapping[str, Task]], drop: Callable[[str], None]
-    ) -> None:
+    def __init__(self, store: FeedbackStore, service: Service, meter: Meter) -> None:
         self._store = store
-        self._tasks = tasks
-        self._drop = drop
+        self._service = service
+        self._meter = meter
         self._texts: OrderedDict[tuple[str, str], str | None] = OrderedDict()
         self._waiting = 0
 
     def remember(self, request: Request) -> None:
         """A request that a correction may mean later."""
         # Of a task that isn't here none can, and its name may be as long as the sender likes.
-        if request.task not in self._tasks():
+        if request.task not in self._service.tasks:
             return
         if isinstance(request.input, str) and len(request.input) <= LONGEST:
             key = (request.task, request.id)
@@ -70,7 +72,7 @@ class Corrections:
             correction = self._correction(parse_feedback(payload))
             await asyncio.to_thread(self._store.keep, correction)
         except (InvalidRequest, FeedbackError) as error:
-            self._drop("feedback")
+            self._meter.drop("feedback")
             log.warning("a correction was not kept (%s)", type(error).__name__)
             log.debug("a correction was not kept: %s", error)
         finally:
@@ -78,7 +80,7 @@ class Corrections:
 
     def _correction(self, feedback: Feedback) -> Correction:
         """:raises InvalidRequest: an unknown task, id or label."""
-        task = self._tasks().get(feedback.task)
+        task = self._service.tasks.get(feedback.task)
         if task is None:
             raise InvalidRequest(f"there is no task {feedback.task!r} here")
         text = feedback.input

@@ -83,6 +83,11 @@ class Cancel:
     id: str | None = None
     correlation: bytes | None = None
 
+    def means(self, request: Request) -> bool:
+        if self.correlation:
+            return request.correlation == self.correlation
+        return request.id == self.id
+
 
 @dataclass(frozen=True, slots=True)
 class State:

@@ -12,6 +12,7 @@ from edgeslm.dispatcher.queue import ForwardedRequest
 from edgeslm.dispatcher.throughput import FIRST_PATIENCE_S
 from edgeslm.errors import InternalError
 from edgeslm.messages import Chunk, ErrorBody, Request, Result
+from edgeslm.protocol.codec import Cancel
 from tests.dispatcher.fake_members import info, state
 from tests.fakes import FakeClock
 
@@ -23,7 +24,7 @@ class Pool:
         self.clock = FakeClock()
         self.forwarded: list[tuple[str, str]] = []
         self.withdrawn: list[tuple[str, str]] = []
-        self.ended: list[str] = []
+        self.ends: list[str] = []
         self.loop = asyncio.new_event_loop()
         self.orders: dict[str, ForwardedRequest] = {}
         self.forwarder = Forwarder(
@@ -31,7 +32,6 @@ class Pool:
             Members("triage", None),
             window=window,
             clock=self.clock,
-            on_end=lambda order: self.ended.append(order.request.id),
         )
         for node in nodes:
             self.join(node)
@@ -48,6 +48,9 @@ class Pool:
 
     def withdraw(self, order: ForwardedRequest, node: str) -> None:
         self.withdrawn.append((order.request.id, node))
+
+    def ended(self, order: ForwardedRequest) -> None:
+        self.ends.append(order.request.id)
 
     def ask(
         self, id: str, *, task: str = "label", not_before: float = 0.0, **fields: Any
@@ -163,7 +166,7 @@ def test_requests_of_a_node_that_ends_go_elsewhere_and_the_first_answer_wins(mak
     ((_, first),) = pool.forwarded
     other = {"a": "b", "b": "a"}[first]
     pool.say(first, "offline")
-    assert pool.forwarded[-1] == ("1", other) and pool.ended == ["1"]
+    assert pool.forwarded[-1] == ("1", other) and pool.ends == ["1"]
     pool.answer(first, "1")  # it was done before the node ended, and came late
     assert pool.code("1") == "ok"
     assert pool.withdrawn == [("1", other)]
@@ -178,7 +181,7 @@ def test_a_node_that_stops_or_drains_gets_nothing_and_is_not_held_against_reques
     pool.say(first, "draining")
     assert len(pool.forwarded) == 1, "it answers what it has begun"
     pool.say(first, "stopped")
-    assert len(pool.forwarded) == 2 and pool.ended == []
+    assert len(pool.forwarded) == 2 and pool.ends == []
 
 
 def test_a_request_that_has_ended_three_nodes_is_poisoned(make: Make) -> None:
@@ -186,7 +189,7 @@ def test_a_request_that_has_ended_three_nodes_is_poisoned(make: Make) -> None:
     pool.ask("1")
     for _ in range(3):
         pool.say(pool.forwarded[-1][1], "offline")
-    assert pool.code("1") == "poisoned" and pool.ended == ["1"] * 3
+    assert pool.code("1") == "poisoned" and pool.ends == ["1"] * 3
     assert len(pool.forwarded) == 3
 
 
@@ -302,9 +305,9 @@ def test_a_request_that_waits_is_cancelled_here_and_one_that_is_forwarded_there(
     pool = make("a", window=1)
     for id in "12":
         pool.ask(id)
-    pool.forwarder.cancel(lambda request: request.id == "2")
+    pool.forwarder.cancel(Cancel("2"))
     assert pool.code("2") == "cancelled" and pool.withdrawn == []
-    pool.forwarder.cancel(lambda request: request.id == "1")
+    pool.forwarder.cancel(Cancel("1"))
     assert pool.withdrawn == [("1", "a")] and pool.code("1") is None
     pool.answer("a", "1", "cancelled")
     assert pool.code("1") == "cancelled"
@@ -347,7 +350,7 @@ def test_what_is_cancelled_goes_to_no_other_node_when_its_own_ends(make: Make) -
     pool = make("a", "b")
     pool.ask("1")
     ((_, node),) = pool.forwarded
-    pool.forwarder.cancel(lambda request: request.id == "1")
+    pool.forwarder.cancel(Cancel("1"))
     pool.say(node, "offline")
     assert pool.code("1") == "cancelled" and len(pool.forwarded) == 1
 

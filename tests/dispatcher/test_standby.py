@@ -44,7 +44,7 @@ def test_it_remembers_what_the_one_at_work_has_answered_until_that_is_void(
             (encode_keys([make_key(3)]), {make_key(1), make_key(2), make_key(3)}),
             (b"", set()),
         ]
-        await _until(lambda: standby.bus.connected)
+        await _until(lambda: broker.log.count("SUBACK to session.standby") == 2)
         for payload, known in words:
             app.publish(f"{POOL}/answered", payload)
             await _until(lambda known=known: set(answered) == known)  # type: ignore[misc]

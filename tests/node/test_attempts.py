@@ -40,8 +40,7 @@ def after_an_end(database: Database) -> Journal:
 
 
 def attempts(journal: Journal) -> AttemptLog:
-    known = journal.find(KEY)
-    return AttemptLog(journal, KEY, known.lost if known else 0)
+    return AttemptLog(journal, KEY, journal.find(KEY))
 
 
 def failed(error: ModelUnavailable | Expired) -> Result:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -15,6 +16,7 @@ from edgeslm.messages import Request
 from edgeslm.node.feedback import LONGEST, REMEMBERED, Corrections, check_correction
 from edgeslm.storage.feedback_store import Correction, FeedbackStore
 from edgeslm.tasks import Task, make_task
+from edgeslm.telemetry.health import Meter
 from tests.taught import EXTRACT, adapter_bundle, head_bundle
 
 SCHEMA = {"type": "object", "properties": {"machine": {"type": "string"}}}
@@ -38,8 +40,13 @@ class Node:
 
     def __init__(self, folder: Path) -> None:
         self.store = FeedbackStore(folder)
-        self.dropped: list[str] = []
-        self.corrections = Corrections(self.store, lambda: TASKS, self.dropped.append)
+        self.meter = Meter()
+        service: Any = SimpleNamespace(tasks=TASKS)
+        self.corrections = Corrections(self.store, service, self.meter)
+
+    @property
+    def dropped(self) -> list[str]:
+        return list(self.meter.dropped.elements())
 
     def ask(self, text: Any, id_: str, task: str = "triage") -> None:
         self.corrections.remember(Request(task, text, id_, "r"))

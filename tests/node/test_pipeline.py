@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from edgeslm.node.request_handler import RequestHandler
+from edgeslm.node.in_flight import Admission
 from edgeslm.storage.database import Database
 from edgeslm.storage.spool import Spool
 from tests.apps import App
@@ -118,7 +118,7 @@ def test_a_mistake_of_the_node_is_answered_too(app: App, node: Node, monkeypatch
     def fail(*values: object) -> None:
         raise ZeroDivisionError
 
-    monkeypatch.setattr("edgeslm.node.pipeline.AttemptLog.end", fail)
+    monkeypatch.setattr("edgeslm.node.attempts.AttemptLog.end", fail)
     app.publish(TRIAGE, "x", reply_to=REPLY, correlation=b"42")
     assert app.take(REPLY).code == "internal"
 
@@ -127,18 +127,18 @@ def test_what_there_is_too_little_memory_to_refuse_is_kept_until_there_is_enough
     app: App, node: Node, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It was acknowledged without a result and without a word."""
-    serve, failures = RequestHandler.give_up, iter([True, True, False])
+    report, failures = Admission._report, iter([True, True, False])
 
-    async def fail(*values: object, **names: object) -> None:
+    def fail(*values: object, **names: object) -> None:
         raise MemoryError
 
-    async def give_up(self: RequestHandler, *values: Any) -> None:
+    async def fail_first(self: Admission, *values: Any) -> None:
         if next(failures):
             raise MemoryError
-        await serve(self, *values)
+        await report(self, *values)
 
-    monkeypatch.setattr(RequestHandler, "serve", fail)
-    monkeypatch.setattr(RequestHandler, "give_up", give_up)
+    monkeypatch.setattr("edgeslm.node.request_handler.parse_request", fail)
+    monkeypatch.setattr(Admission, "_report", fail_first)
     app.subscribe(f"{BASE}/res/#")
     app.publish(TRIAGE, "x", reply_to=REPLY, correlation=b"42")
     heard = app.take(f"{BASE}/res/triage")

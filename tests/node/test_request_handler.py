@@ -2,22 +2,23 @@ from __future__ import annotations
 
 import asyncio
 import json
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from edgeslm.config.sections import Limits, Tracing
 from edgeslm.messages import Request, Result
 from edgeslm.mqtt.publisher import Publisher
-from edgeslm.node.admission import Admission
-from edgeslm.node.in_flight import InFlight
+from edgeslm.node.attempts import AttemptLog
+from edgeslm.node.in_flight import Admission, InFlight
 from edgeslm.node.request_handler import RequestHandler
-from edgeslm.protocol.codec import Rejected, Topics, encode_result, parse_result
+from edgeslm.protocol.codec import Cancel, Rejected, Topics, encode_result, parse_result
 from edgeslm.protocol.delivery import OutgoingMessage
 from edgeslm.storage.database import Database
 from edgeslm.storage.journal import Journal
 from edgeslm.telemetry.health import Meter
+from edgeslm.telemetry.tracing import Tracer
 from tests.fakes import make_delivery
 
 REPLIES = ("edgeslm/v1/+/res/#",)
@@ -34,41 +35,40 @@ class FakeBus:
         return done
 
 
-class FakeClerk:
-    def __init__(self) -> None:
-        self.notes: list[str] = []
-
-    def taken(self, request: Request) -> None:
-        self.notes.append("taken")
-
-    def note(self, what: str, request: Request | Rejected, result: Result | None, size: int | None) -> None:
-        self.notes.append(what)
-
-
 class Desk:
-    """A serving with a journal in ``folder``; ``answers`` counts what was run."""
+    """A handler with a journal in ``folder``, and the backend of it; ``answers`` counts what was run."""
 
     def __init__(self, folder: Path) -> None:
-        self.bus, self.clerk, self.meter = FakeBus(), FakeClerk(), Meter()
+        self.bus, self.meter = FakeBus(), Meter()
+        self.notes: list[str] = []
+        self.acknowledged: list[int] = []
+        """How much was published before each acknowledgement."""
         self.database = Database(folder / "journal.sqlite")
         self.database.open()
         self.journal = Journal(self.database, window_s=3600, limit_bytes=1_000_000)
         self.journal.open()
         self.answers = 0
         self.gate: asyncio.Event | None = None
-        topics = Topics("hall")
-        self.serving = RequestHandler(
-            self.answer,
-            clerk=self.clerk,
-            journal=self.journal,
-            publisher=Publisher(self.bus, topics),  # type: ignore[arg-type]
-            meter=self.meter,
-            trace=lambda header: None,
+        publisher = Publisher(self.bus, Topics("hall"))  # type: ignore[arg-type]
+        self.admission = Admission(Limits(), self, publisher, self.meter)
+        tracer = Tracer(Tracing(), "hall", tuple)
+        self.handler = RequestHandler(
+            self, self.admission, publisher, self.journal, self.meter, tracer, REPLIES, 10_000
         )
 
-    async def answer(
-        self, request: Request, held: InFlight, key: bytes | None, attempts: int
-    ) -> tuple[Result, bytes]:
+    def acknowledge(self, held: InFlight) -> None:
+        self.acknowledged.append(len(self.bus.published))
+
+    def accept(self, request: Request) -> None:
+        self.notes.append("accepted")
+
+    def note(self, what: str, request: Request | Rejected, result: Result | None, size: int | None) -> None:
+        self.notes.append(what)
+
+    def cancel(self, cancel: Cancel, pool: str | None) -> None:
+        self.notes.append(f"cancel {cancel.id} of {pool}")
+
+    async def answer(self, request: Request, attempt: AttemptLog, held: InFlight) -> tuple[Result, bytes]:
         self.answers += 1
         if request.input == "fail":
             raise ZeroDivisionError
@@ -76,13 +76,14 @@ class Desk:
             await self.gate.wait()
         result = Result(request.id, request.task, "ok", {"label": "normal"})
         payload = encode_result(result)
-        if key is not None:
-            self.journal.finish(key, attempts + 1, payload)
+        if attempt.key is not None:
+            self.journal.finish(attempt.key, attempt.lost + 1, payload)
         return result, payload
 
     async def serve(self, payload: bytes, **fields: Any) -> None:
-        held = InFlight(make_delivery(payload, **fields), 0)
-        await self.serving.serve(held, "triage", Topics("hall"), replies=REPLIES, packet_bytes=10_000)
+        held = InFlight(make_delivery(payload, **fields), 0, is_request=True)
+        (task,) = self.admission.admit(held, self.handler.handle(held, Topics("hall"), "triage"))
+        await asyncio.wait([task])
 
     def close(self) -> None:
         self.journal.close()
@@ -96,7 +97,8 @@ def test_a_named_request_is_answered_once_and_its_repeat_gets_the_same_bytes(tmp
             await desk.serve(b"text", correlation=b"42")
         assert desk.answers == 1
         assert len(set(desk.bus.published)) == 1 and len(desk.bus.published) == 2
-        assert desk.clerk.notes == ["taken", "request", "taken", "repeat"]
+        assert desk.notes == ["accepted", "request", "accepted", "repeat"]
+        assert desk.acknowledged == [1, 2], "a request is acknowledged after its result"
         await desk.serve(b"text")
         await desk.serve(b"text")
         assert desk.answers == 3, "requests without a name are never repeats"
@@ -134,7 +136,7 @@ def test_what_is_no_request_and_a_mistake_of_ours_are_answered_too(tmp_path: Pat
     asyncio.run(main())
 
 
-def test_a_request_whose_serving_fails_is_answered_and_reported_dead(
+def test_a_request_that_the_handler_fails_on_is_answered_and_reported_dead(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async def main() -> None:
@@ -143,24 +145,42 @@ def test_a_request_whose_serving_fails_is_answered_and_reported_dead(
         def fail(request: Request) -> None:
             raise ZeroDivisionError
 
-        monkeypatch.setattr(desk.clerk, "taken", fail)
-        topics, released = Topics("hall"), []
-
-        admission = Admission(
-            lambda held, answered: released.append(len(desk.bus.published)),
-            partial(desk.serving.give_up, topics),
-        )
-        delivery = make_delivery(b"Smoke", topic=topics.request("triage"), correlation=b"seven")
-        held = InFlight(delivery, 0, is_request=True)
-        work = desk.serving.serve(held, "triage", topics, replies=REPLIES, packet_bytes=10_000)
-        admission.hold(held, [work])
-        await admission.drain(10)
-        await asyncio.sleep(0)
-        assert released == [2], "it is acknowledged after both"
+        monkeypatch.setattr(desk, "accept", fail)
+        topics = Topics("hall")
+        await desk.serve(b"Smoke", topic=topics.request("triage"), correlation=b"seven")
+        assert desk.acknowledged == [2], "it is acknowledged after both"
         (to, result), (dead, report) = desk.bus.published
         error = parse_result(result).error
         assert (to, error and error.code) == (topics.result("triage"), "internal")
         assert (dead, json.loads(report)["reason"]) == (topics.dead, "internal")
+        desk.close()
+
+    asyncio.run(main())
+
+
+def test_a_request_that_is_broken_off_is_neither_answered_nor_acknowledged(tmp_path: Path) -> None:
+    async def main() -> None:
+        desk = Desk(tmp_path)
+        desk.gate = asyncio.Event()
+        both = [asyncio.create_task(desk.serve(b"text", correlation=b"42")) for _ in range(2)]
+        while not desk.meter.repeats["attached"]:
+            await asyncio.sleep(0)
+        desk.admission.abandon()
+        await asyncio.gather(*both, return_exceptions=True)
+        assert (desk.bus.published, desk.acknowledged) == ([], [])
+        desk.close()
+
+    asyncio.run(main())
+
+
+def test_what_cancels_a_request_is_acknowledged_also_if_it_names_none(tmp_path: Path) -> None:
+    async def main() -> None:
+        desk = Desk(tmp_path)
+        for payload in (b"{}", b'{"id": "7"}'):
+            held = InFlight(make_delivery(payload), 0)
+            desk.admission.admit(held, desk.handler.cancel(held, "line"))
+        await desk.admission.drain(10)
+        assert (desk.notes, desk.acknowledged) == (["cancel 7 of line"], [0, 0])
         desk.close()
 
     asyncio.run(main())

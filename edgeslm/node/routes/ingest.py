@@ -11,13 +11,14 @@ import hashlib
 import logging
 import secrets
 import time
-from collections.abc import Callable
+from dataclasses import dataclass
 
 from edgeslm.config.loader import Route
 from edgeslm.errors import KnowledgeError
 from edgeslm.knowledge.index.queries import Memory
 from edgeslm.protocol.delivery import Delivery
-from edgeslm.serving.collections import Collections
+from edgeslm.serving.service import Service
+from edgeslm.telemetry.health import Meter
 
 log = logging.getLogger("edgeslm.node")
 
@@ -27,12 +28,12 @@ PAUSES_S = (0.5, 2.0, 5.0, 15.0)
 """Between the tries."""
 
 
+@dataclass(slots=True)
 class Ingest:
-    """``library`` gives the node's present one; ``drop`` counts what is given up, by its reason."""
+    """``service`` has the node's present library; ``meter`` counts what is given up, by its reason."""
 
-    def __init__(self, library: Callable[[], Collections], drop: Callable[[str], None]) -> None:
-        self._library = library
-        self._drop = drop
+    service: Service
+    meter: Meter
 
     async def keep(
         self, route: Route, delivery: Delivery, text: str, key: bytes | None, id: str | None = None
@@ -51,12 +52,12 @@ class Ingest:
         memory = Memory(delivery.topic, name, text, received, route.keep_s)
         for pause_s in (*PAUSES_S, None):
             try:
-                await self._library().remember(route.remember, memory)
+                await self.service.library.remember(route.remember, memory)
                 return
             except KnowledgeError as error:
                 if pause_s is None:
                     log.error("a message for %s is given up: %s", route.remember, error)
-                    self._drop("not_remembered")
+                    self.meter.drop("not_remembered")
                 else:
                     log.warning("a message for %s can't be kept yet: %s", route.remember, error)
                     await asyncio.sleep(pause_s)

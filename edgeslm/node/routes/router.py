@@ -7,72 +7,52 @@ import logging
 import secrets
 import time
 from collections import defaultdict
-from collections.abc import Awaitable, Callable, Coroutine, Iterator, Mapping
+from collections.abc import Coroutine, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 from edgeslm.config.fields import Window
 from edgeslm.config.loader import Config
 from edgeslm.errors import BrokerError, Busy, Poisoned
-from edgeslm.messages import ErrorBody, Request, Result
+from edgeslm.messages import ErrorBody, Request
 from edgeslm.mqtt.client import NeverFits, Subscription
-from edgeslm.mqtt.publisher import Publisher, too_large
+from edgeslm.mqtt.publisher import too_large
 from edgeslm.node.attempts import AttemptLog
+from edgeslm.node.backend import NodeBackend
 from edgeslm.node.deduplication import SingleFlight
-from edgeslm.node.in_flight import InFlight
+from edgeslm.node.in_flight import Admission, InFlight
 from edgeslm.node.routes.ingest import Ingest
 from edgeslm.node.routes.route import RouteReader, RouteWork, Skip
 from edgeslm.node.routes.windows import WindowAggregator
+from edgeslm.protocol.codec import Topics
 from edgeslm.protocol.delivery import Delivery, OutgoingMessage
 from edgeslm.protocol.topic_filters import matches, subscription_identifier
 from edgeslm.storage.journal import Journal, reader_key
 from edgeslm.storage.window_store import Windows
-from edgeslm.telemetry.health import Meter
-from edgeslm.telemetry.tracing import Tracer
 
 log = logging.getLogger("edgeslm.node")
 
-Run = Callable[[Request, AttemptLog], Awaitable[tuple[Result, bytes]]]
-"""Answers a request; the result, and how it is encoded."""
-
 
 class Router:
-    """The routes of ``config`` at work. ``start`` runs something beside the messages that are held."""
+    """The routes of ``config`` at work."""
 
     def __init__(
-        self,
-        config: Config,
-        run: Run,
-        *,
-        start: Callable[[Coroutine[Any, Any, None]], object],
-        publisher: Publisher,
-        journal: Journal,
-        windows: Windows,
-        ingest: Ingest,
-        meter: Meter,
-        tracer: Tracer,
-        base: str,
+        self, config: Config, backend: NodeBackend, admission: Admission, journal: Journal, windows: Windows
     ) -> None:
         self._packet_bytes = config.limits.packet_bytes
-        self._run = run
-        self._publisher = publisher
-        self._ingest = ingest
+        self._admission = admission
+        self._publisher = backend.publisher
         self._journal = journal
-        self._meter = meter
-        self._tracer = tracer
+        self._meter, self._tracer = backend.observers.meter, backend.observers.tracer
+        self._ingest = Ingest(backend.service, self._meter)
         self._single_flight = SingleFlight()
         self._lines: dict[str, TicketQueue] = defaultdict(TicketQueue)
         """What each route's windows get."""
-        self._base = base
-        self._routes = [RouteReader(route, base) for route in config.routes]
-        self._aggregator = WindowAggregator(
-            windows,
-            self._windows,
-            start=start,
-            digest=self._digest,
-            drop=meter.drop,
-        )
+        self._base = Topics(config.node, config.prefix).base
+        self._routes = [RouteReader(route, self._base) for route in config.routes]
+        self._answers = RouteAnswers(self._routes, backend, journal)
+        self._aggregator = WindowAggregator(windows, self._windows, admission, self._answers, self._meter)
 
     @property
     def subscriptions(self) -> list[Subscription]:
@@ -100,6 +80,7 @@ class Router:
             or RouteReader(route, self._base)
             for route in config.routes
         ]
+        self._answers.routes = self._routes
         self._aggregator.take_up(self._windows)
 
     def open(self) -> None:
@@ -118,21 +99,25 @@ class Router:
             if window is None or window.on is None or delivery.retain:  # the broker repeats those
                 continue
             if brings(delivery, window.on):
-                work.append(self._complete(route.name))
+                work.append(self._complete(route.name, held))
         return work
 
-    async def _complete(self, name: str) -> None:
-        with self._lines[name].place() as place:
-            await place.reach()
-            await self._aggregator.complete(name)
+    async def _complete(self, name: str, held: InFlight) -> None:
+        async with self._admission.hold(held):
+            with self._lines[name].place() as place:
+                await place.reach()
+                await self._aggregator.complete(name)
 
     async def _serve(self, route: RouteReader, held: InFlight) -> None:
+        async with self._admission.hold(held):
+            await self._read(route, held)
+
+    async def _read(self, route: RouteReader, held: InFlight) -> None:
         delivery = held.delivery
         if delivery.size > self._packet_bytes:
             self._meter.drop("too_large")
             return
         key = reader_key(held.key, route.name) if held.key is not None else None
-        known = self._journal.find(key) if key is not None and delivery.dup else None
         work = await self._consider(route, delivery, key)
         if isinstance(work, Skip):
             self._meter.drop(work.reason)
@@ -151,28 +136,20 @@ class Router:
                 await place.reach()
                 place.leave()  # the next one may follow: this one is gathered before anything else happens
                 received = time.time() - (time.monotonic() - delivery.received_at)
-                await self._aggregator.add(
-                    route.name, work, delivery.topic, received, key, is_again=delivery.dup
-                )
+                topic, again = delivery.topic, delivery.dup
+                await self._aggregator.add(route.name, work, topic, received, key, is_again=again)
             return
         with self._single_flight.flight(key):
             await self._ingest.keep(route.route, delivery, work.input, held.key, work.id)
-            if work.task is None:
-                return
-            payload = known.result if known is not None else None
-            if payload is None:
-                attempts = AttemptLog(self._journal, key, known.lost if known else 0)
-                payload = await self._answer(
-                    route, work, work.input, attempts, delivery.received_at, held.qos0
-                )
-            if payload is not None:
-                await self._publish(route, work, payload)
+            if work.task is not None:
+                again, waits, at = delivery.dup, not held.qos0, delivery.received_at
+                await self._answers.answer(route, work, work.input, key, at, is_again=again, waits=waits)
 
     async def _consider(self, route: RouteReader, delivery: Delivery, key: bytes | None) -> RouteWork | Skip:
         """Fills in the route's templates, unless they ended or froze the node with this message before."""
         key = None if key is None else reader_key(key, "templates")
         known = self._journal.find(key) if key is not None and delivery.dup else None
-        attempts = AttemptLog(self._journal, key, known.lost if known else 0)
+        attempts = AttemptLog(self._journal, key, known)
         try:
             attempts.compute()
         except Poisoned as error:
@@ -186,52 +163,68 @@ class Router:
         finally:
             attempts.wait()
 
-    async def _digest(self, name: str, topic: str, messages: Mapping[str, Any], batch: int) -> None:
-        """Answers a window that is complete and publishes that."""
-        route = next((route for route in self._routes if route.name == name), None)
-        if route is None:  # it is gone meanwhile, and nobody wants its digest
-            return
-        work = replace(route.work_on(topic), trace=self._tracer.trace(None))
-        key = reader_key(b"window", f"{name} {batch} {topic}")
-        known = self._journal.find(key)
-        attempts = AttemptLog(self._journal, key, known.lost if known else 0)
-        payload = known.result if known is not None else None
-        if payload is None:
-            payload = await self._answer(route, work, messages, attempts, time.monotonic(), is_unsure=False)
-        if payload is not None:
-            await self._publish(route, work, payload)
 
-    async def _answer(
+@dataclass(slots=True)
+class RouteAnswers:
+    """``routes`` are those at work."""
+
+    routes: Sequence[RouteReader]
+    backend: NodeBackend
+    journal: Journal
+
+    async def answer(
         self,
         route: RouteReader,
         work: RouteWork,
         read: str | Mapping[str, Any],
-        attempts: AttemptLog,
+        key: bytes | None,
         received_at: float,
-        is_unsure: bool,
-    ) -> bytes | None:
-        """The result as it is published; None if the route doesn't want it."""
-        id = secrets.token_hex(8)
-        request = Request(work.task or "", read, id, work.topic, received_at=received_at, trace=work.trace)
-        result, payload = await self._run(request, attempts)
-        # Nobody sends a route's message again: it waits, here and at the broker, for room.
-        while result.error is not None and result.error.code == "busy" and not is_unsure:
-            await asyncio.sleep((result.error.retry_after_ms or 0) / 1000)
-            result, payload = await self._run(request, attempts)
-        if result.error is not None and result.error.code == "poisoned":
-            await self._publisher.report_dead(request, result.error)
-        return payload if route.wants(work, result) else None
+        *,
+        is_again: bool,
+        waits: bool,
+    ) -> None:
+        """Returns when the broker has the result, or nobody wants it.
+
+        :param key: in the journal, where ``is_again`` has it looked up. :param waits: for a node with room.
+        """
+        known = self.journal.find(key) if key is not None and is_again else None
+        payload = known.result if known is not None else None
+        if payload is None:
+            id, task = secrets.token_hex(8), work.task or ""
+            request = Request(task, read, id, work.topic, received_at=received_at, trace=work.trace)
+            attempt = AttemptLog(self.journal, key, known)
+            while True:
+                result, payload = await self.backend.answer(request, attempt)
+                self.backend.note("route", request, result, None)
+                if result.error is None or result.error.code != "busy" or not waits:
+                    break
+                # Nobody sends a route's message again: it waits, here and at the broker, for room.
+                await asyncio.sleep((result.error.retry_after_ms or 0) / 1000)
+            if result.error is not None and result.error.code == "poisoned":
+                await self.backend.publisher.report_dead(request, result.error)
+            if not route.wants(work, result):
+                return
+        await self._publish(route, work, payload)
+
+    async def digest(self, name: str, topic: str, messages: Mapping[str, Any], batch: int) -> None:
+        """Answers a window that is complete and publishes that."""
+        route = next((route for route in self.routes if route.name == name), None)
+        if route is None:  # it is gone meanwhile, and nobody wants its digest
+            return
+        work = replace(route.work_on(topic), trace=self.backend.observers.tracer.trace(None))
+        key = reader_key(b"window", f"{name} {batch} {topic}")
+        await self.answer(route, work, messages, key, time.monotonic(), is_again=True, waits=True)
 
     async def _publish(self, route: RouteReader, work: RouteWork, payload: bytes) -> None:
         try:
             header = work.trace.header if work.trace else None
             message = OutgoingMessage(work.topic, payload, work.qos, work.retain, traceparent=header)
             try:
-                await self._publisher.publish(message)
+                await self.backend.publisher.publish(message)
             except NeverFits as error:
                 log.warning("a result of route %s is too large to be sent", route.name)
                 refused = too_large(secrets.token_hex(8), work.task or "", error)
-                await self._publisher.publish(replace(message, payload=refused))
+                await self.backend.publisher.publish(replace(message, payload=refused))
         except BrokerError as error:
             log.warning("a result of route %s could not be sent: %s", route.name, error)
 

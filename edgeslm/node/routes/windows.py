@@ -10,16 +10,18 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import Counter
-from collections.abc import Awaitable, Callable, Coroutine, Mapping
+from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 from edgeslm.config.fields import Window
 from edgeslm.errors import JournalError
+from edgeslm.node.in_flight import Admission
 from edgeslm.node.routes.route import RouteWork
 from edgeslm.storage.window_store import Gathered, StoredMessage, WindowName, Windows
+from edgeslm.telemetry.health import Meter
 
 log = logging.getLogger("edgeslm.node")
 
@@ -34,8 +36,11 @@ RETRY_S: Final = 1.0
 DROPPED: Final = "window"
 """Why a message was dropped that a window had no room for."""
 
-Digest = Callable[[str, str, Mapping[str, Any], int], Awaitable[None]]
-"""Makes and publishes the digest of a route's messages: its name, the topic, the messages, the batch."""
+
+class Digester(Protocol):
+    """Who makes and publishes the digest of a route's messages, those of ``batch`` for ``topic``."""
+
+    async def digest(self, name: str, topic: str, messages: Mapping[str, Any], batch: int) -> None: ...
 
 
 @dataclass(slots=True)
@@ -48,41 +53,33 @@ class _Open:
     timer: asyncio.TimerHandle | None = None
 
 
+@dataclass(slots=True)
 class WindowAggregator:
     """The windows of routes, by the routes' names."""
 
-    def __init__(
-        self,
-        store: Windows,
-        windows: Mapping[str, Window],
-        *,
-        start: Callable[[Coroutine[Any, Any, None]], object],
-        digest: Digest,
-        drop: Callable[[str], None],
-    ) -> None:
-        self._store = store
-        self._windows = windows
-        self._start = start
-        self._digest = digest
-        self._drop = drop
-        self._open: dict[WindowName, _Open] = {}
-        self._size = 0
-        self._arrivals: list[tuple[Gathered, asyncio.Future[None]]] = []
+    store: Windows
+    windows: Mapping[str, Window]
+    admission: Admission
+    digester: Digester
+    meter: Meter
+    _open: dict[WindowName, _Open] = field(default_factory=dict, init=False)
+    _size: int = 0
+    _arrivals: list[tuple[Gathered, asyncio.Future[None]]] = field(default_factory=list, init=False)
 
     def open(self) -> None:
         """Goes on with what the disk holds: makes the digests that are missing, sets the clocks."""
-        for stored in self._store.stored():
-            if stored.window[0] in self._windows:
+        for stored in self.store.stored():
+            if stored.window[0] in self.windows:
                 self._go_on(stored)
                 continue
             log.warning("%d messages are of a route that is no more; they are forgotten", stored.count)
             with suppress(JournalError):
-                self._store.forget_route(stored.window[0])
+                self.store.forget_route(stored.window[0])
 
     def _go_on(self, stored: StoredMessage) -> None:
         if stored.batch:
             self._size += stored.size
-            self._start(self._make(stored.window, stored.batch, stored.size, 0))
+            self.admission.start(self._make(stored.window, stored.batch, stored.size, 0))
             return
         window = self._begun(stored.window, stored.age_s)
         window.count, window.size = stored.count, stored.size
@@ -93,8 +90,8 @@ class WindowAggregator:
         """The windows of other routes. What is open goes on if its route still has a window, by the new rule;
         what was gathered for a route that has none is forgotten."""
         self._write()
-        gone = [route for route in self._windows if route not in windows]
-        changed = [route for route, window in self._windows.items() if windows.get(route, window) != window]
+        gone = [route for route in self.windows if route not in windows]
+        changed = [route for route, window in self.windows.items() if windows.get(route, window) != window]
         for message, written in [one for one in self._arrivals if one[0].window[0] in gone]:
             self._arrivals.remove((message, written))
             written.set_result(None)
@@ -105,11 +102,11 @@ class WindowAggregator:
                 window.timer.cancel()
         for route in gone:
             with suppress(JournalError):  # then the next start forgets it
-                self._store.forget_route(route)
-        self._windows = windows
+                self.store.forget_route(route)
+        self.windows = windows
         if not changed:
             return
-        for stored in self._store.stored():
+        for stored in self.store.stored():
             name = stored.window
             if stored.batch or name[0] not in changed or name not in self._open:
                 continue
@@ -134,18 +131,18 @@ class WindowAggregator:
         :param topic: where it came from; ``received`` in wall-clock seconds.
         :param key: by which a redelivery is known; None: it came at QoS 0, and isn't waited for.
         """
-        if route not in self._windows:  # it had one when the message came
-            self._drop(DROPPED)
+        if route not in self.windows:  # it had one when the message came
+            self.meter.drop(DROPPED)
             return
         name = (route, _whole(work.topic))
-        last = self._windows[route].last
+        last = self.windows[route].last
         if last is not None and self._coming(name) >= last:
             self._write()  # they are complete, and what comes now belongs to the next window
         at = datetime.fromtimestamp(received, UTC).isoformat(timespec="milliseconds")
         id = work.id or f"{topic}@{at.removesuffix('+00:00')}Z"
         message = Gathered(name, _whole(id), _whole(work.input), received, key, is_again)
         if not self._has_room(message):
-            self._drop(DROPPED)
+            self.meter.drop(DROPPED)
             return
         written = asyncio.get_running_loop().create_future()
         if not self._arrivals:  # all that come in this turn of the loop are synced at once
@@ -162,7 +159,7 @@ class WindowAggregator:
 
     def _has_room(self, message: Gathered) -> bool:
         name = message.window
-        wanted = self._windows[name[0]]
+        wanted = self.windows[name[0]]
         waiting = sum(one.size for one, _ in self._arrivals if one.window == name)
         window = self._open.get(name, _Open())
         others = sum(1 for other in self._open if other != name and other[0] == name[0])
@@ -190,12 +187,12 @@ class WindowAggregator:
         if not arrivals:
             return
         try:
-            added = self._store.add([message for message, _ in arrivals])
+            added = self.store.add([message for message, _ in arrivals])
         except JournalError:
             kept = []
             for message, written in arrivals:
                 if message.key is None:  # nobody knows of it but its sender
-                    self._drop(DROPPED)
+                    self.meter.drop(DROPPED)
                     written.set_result(None)
                 else:
                     kept.append((message, written))
@@ -216,14 +213,14 @@ class WindowAggregator:
     def _begun(self, name: WindowName, age_s: float = 0.0) -> _Open:
         if name not in self._open:
             self._open[name] = window = _Open()
-            every_s = self._windows[name[0]].every_s
+            every_s = self.windows[name[0]].every_s
             if every_s is not None:
                 loop = asyncio.get_running_loop()
                 window.timer = loop.call_later(max(0.0, every_s - age_s), self._complete_later, name)
         return self._open[name]
 
     def _look(self, name: WindowName) -> None:
-        window, last = self._open.get(name), self._windows[name[0]].last
+        window, last = self._open.get(name), self.windows[name[0]].last
         if window is not None and last is not None and window.count + window.dropped >= last:
             self._complete_later(name)
 
@@ -234,25 +231,25 @@ class WindowAggregator:
     def _complete(self, name: WindowName) -> bool:
         """False: the disk refuses it now."""
         try:
-            batch = self._store.complete(name)
+            batch = self.store.complete(name)
         except JournalError:
             return False
         window = self._open.pop(name)
         if window.timer is not None:
             window.timer.cancel()
         if batch:
-            self._start(self._make(name, batch, window.size, window.dropped))
+            self.admission.start(self._make(name, batch, window.size, window.dropped))
         return True
 
     async def _make(self, name: WindowName, batch: int, size: int, dropped: int) -> None:
-        gathered = self._store.read(name, batch)
+        gathered = self.store.read(name, batch)
         try:
             if gathered:
-                await self._digest(*name, {"messages": _named(gathered), "dropped": dropped}, batch)
+                await self.digester.digest(*name, {"messages": _named(gathered), "dropped": dropped}, batch)
         finally:
             self._size -= size
         with suppress(JournalError):  # then it is published again after the next start
-            self._store.forget(name, batch)
+            self.store.forget(name, batch)
 
 
 def _whole(text: str) -> str:

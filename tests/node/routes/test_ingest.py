@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -13,6 +14,7 @@ from edgeslm.errors import KnowledgeError
 from edgeslm.knowledge.index.queries import Memory
 from edgeslm.node.routes import ingest as module
 from edgeslm.node.routes.ingest import Ingest
+from edgeslm.telemetry.health import Meter
 from tests.fakes import make_delivery
 
 ROUTE = Route.model_validate({"from": "press/+", "remember": "log", "keep_s": 60})
@@ -40,11 +42,11 @@ def no_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
 def keep(
     library: FakeLibrary, route: Route = ROUTE, key: bytes | None = b"\x01" * 16, retain: bool = False
 ) -> list[str]:
-    dropped: list[str] = []
     delivery = make_delivery(topic="press/4", retain=retain, received_at=time.monotonic() - 5)
-    made: Any = library
-    asyncio.run(Ingest(lambda: made, dropped.append).keep(route, delivery, "bearing 7 runs hot", key))
-    return dropped
+    service: Any = SimpleNamespace(library=library)
+    meter = Meter()
+    asyncio.run(Ingest(service, meter).keep(route, delivery, "bearing 7 runs hot", key))
+    return list(meter.dropped.elements())
 
 
 def test_a_message_has_its_topic_its_time_and_a_name_that_stays() -> None:

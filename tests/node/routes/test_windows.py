@@ -7,11 +7,15 @@ from typing import Any
 import pytest
 
 from edgeslm.config.fields import Window
+from edgeslm.config.sections import Limits
+from edgeslm.node.in_flight import Admission
 from edgeslm.node.routes import windows
 from edgeslm.node.routes.route import RouteWork
 from edgeslm.node.routes.windows import WindowAggregator
 from edgeslm.storage.database import Database
 from edgeslm.storage.window_store import Windows
+from edgeslm.telemetry.health import Meter
+from tests.apps import WAIT_S
 from tests.fakes import FakeClock, make_key
 
 TOPIC = "hall/digest"
@@ -23,26 +27,26 @@ class Hall:
     def __init__(self, database: Database, window: Window, *, is_stuck: bool = False) -> None:
         self.digests: list[tuple[str, list[str], int]] = []
         self.inputs: list[Mapping[str, Any]] = []
-        self.dropped: list[str] = []
-        self.tasks: set[asyncio.Task[None]] = set()
+        self.meter = Meter()
+        nobody: Any = None
+        self.admission = Admission(Limits(), nobody, nobody, self.meter)
         self._number = 0
         self._is_stuck = is_stuck
         self.aggregator = WindowAggregator(
             Windows(database),
             {"hall": window},
-            start=self._start,
-            digest=self._digest,
-            drop=self.dropped.append,
+            self.admission,
+            self,
+            self.meter,
         )
         self.aggregator.open()
 
-    def _start(self, work: Coroutine[Any, Any, None]) -> None:
-        task = asyncio.ensure_future(work)
-        self.tasks.add(task)
-        task.add_done_callback(self.tasks.discard)
+    @property
+    def dropped(self) -> list[str]:
+        return list(self.meter.dropped.elements())
 
-    async def _digest(self, route: str, topic: str, messages: Mapping[str, Any], batch: int) -> None:
-        assert route == "hall" and batch
+    async def digest(self, name: str, topic: str, messages: Mapping[str, Any], batch: int) -> None:
+        assert name == "hall" and batch
         if self._is_stuck:
             await asyncio.Event().wait()
         self.inputs.append(messages)
@@ -66,8 +70,8 @@ class Hall:
 
     async def settled(self) -> None:
         await asyncio.sleep(0)
-        while self.tasks and not self._is_stuck:
-            await asyncio.wait(self.tasks)
+        if not self._is_stuck:
+            await self.admission.drain(WAIT_S)
 
 
 def hall(run: Callable[[], Coroutine[Any, Any, None]]) -> None:
@@ -155,8 +159,7 @@ def test_a_digest_that_was_not_published_is_made_after_the_restart(database: Dat
     async def main() -> None:
         stuck = Hall(database, Window(last=2, most=2), is_stuck=True)
         await stuck.added("a", "b", "c")
-        for task in list(stuck.tasks):
-            task.cancel()
+        stuck.admission.abandon()
         hall = Hall(database, Window(last=2, most=2))
         await hall.settled()
         assert hall.digests == [(TOPIC, ["a", "b"], 0)]
@@ -261,14 +264,9 @@ def test_messages_are_named_by_themselves_or_by_where_and_when_they_came(databas
 
 def test_what_a_route_gathered_that_is_no_more_is_forgotten(database: Database) -> None:
     async def main() -> None:
-        await Hall(database, Window(on="end")).added("a")
-        WindowAggregator(
-            Windows(database),
-            {},
-            start=lambda work: None,
-            digest=Hall(database, Window(on="end"))._digest,
-            drop=lambda reason: None,
-        ).open()
+        hall = Hall(database, Window(on="end"))
+        await hall.added("a")
+        WindowAggregator(Windows(database), {}, hall.admission, hall, hall.meter).open()
         assert Windows(database).stored() == []
 
     hall(main)

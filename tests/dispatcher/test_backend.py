@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import json
 
-from edgeslm.dispatcher.results import as_the_pools
+from edgeslm.dispatcher.backend import as_the_pools
 from edgeslm.messages import Request
 from edgeslm.protocol.codec import parse_result
 

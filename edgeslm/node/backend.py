@@ -1,0 +1,92 @@
+"""The node's backend: requests, of senders and of routes, answered by its own engines."""
+
+from __future__ import annotations
+
+import asyncio
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from edgeslm.errors import Busy
+from edgeslm.messages import Request, Result
+from edgeslm.mqtt.publisher import Publisher
+from edgeslm.node.attempts import AttemptLog
+from edgeslm.node.feedback import Corrections
+from edgeslm.node.in_flight import InFlight
+from edgeslm.protocol.codec import Cancel, Rejected, encode_result, error_result
+from edgeslm.serving.service import Service
+from edgeslm.telemetry.audit import AuditLog
+from edgeslm.telemetry.health import Meter
+from edgeslm.telemetry.tracing import Tracer
+
+if TYPE_CHECKING:
+    from edgeslm.console.feed import Feed
+
+
+@dataclass(frozen=True, slots=True)
+class Observers:
+    """What sees requests and results pass; the console's ``feed`` only where there is a console."""
+
+    meter: Meter
+    tracer: Tracer
+    audit: AuditLog
+    feed: Feed | None = None
+
+
+@dataclass(slots=True)
+class NodeBackend:
+    """To requests that senders make corrections may come."""
+
+    service: Service
+    publisher: Publisher
+    observers: Observers
+    corrections: Corrections
+
+    def accept(self, request: Request) -> None:
+        self.corrections.remember(request)
+
+    async def answer(
+        self, request: Request, attempt: AttemptLog, held: InFlight | None = None
+    ) -> tuple[Result, bytes]:
+        """Without ``held`` it is never one too many."""
+        feed, result = self.observers.feed, None
+        onlooker = feed.watch(request) if feed is not None else None
+        if onlooker is not None:
+            attempt.on_turn = onlooker.begun
+        try:
+            if held is None or held.refusal is None:
+                chunks = self.publisher.chunks_of(request)
+                result = await self.service.submit(request, chunks, attempt)
+            else:
+                busy = Busy(held.refusal, retry_after_ms=math.ceil(self.service.scheduler.wait_s * 1000))
+                result = error_result(request.id, request.task, busy)
+        except asyncio.CancelledError:
+            attempt.withdraw()
+            raise
+        finally:
+            if onlooker is not None:
+                onlooker.ended(result)
+        self.observers.meter.count(result)
+        self.observers.tracer.record(request, result)
+        payload = encode_result(result)
+        attempt.end(result, payload)
+        return result, payload
+
+    def cancel(self, cancel: Cancel, pool: str | None) -> None:
+        self.service.cancel(lambda request: request.pool == pool and cancel.means(request))
+
+    def note(self, what: str, request: Request | Rejected, result: Result | None, size: int | None) -> None:
+        """Writes down who asked, without what was asked."""
+        task = self.service.tasks.get(request.task)
+        self.observers.audit.note(
+            what,
+            task=request.task,
+            kind=task.kind if task is not None else None,
+            id=request.id,
+            reply_to=request.reply_to,
+            bytes=size,
+            status=result.status if result is not None else None,
+            code=result.error.code if result is not None and result.error is not None else None,
+            ms=round(result.timings_ms.get("total", 0.0), 1) if result is not None else None,
+            tokens=sum(result.usage.values()) if result is not None and result.usage else None,
+        )
