@@ -25,9 +25,8 @@ from edgeslm.config.loader import Config, load_config
 from edgeslm.engine.calls import Call, Cost, EngineInfo, Output, Score
 from edgeslm.engine.host.process import EngineProcess
 from edgeslm.messages import NORMAL_PRIORITY
-from edgeslm.node.daemon import Daemon
+from edgeslm.node.daemon import Daemon, make_service
 from edgeslm.serving.model_pool import MakeProcess
-from edgeslm.serving.service import Service
 
 FAKE_WORKER = Path(__file__).parents[1] / "tests" / "fake_worker.py"
 COST = Cost(prefill_ms=2.0, decode_ms=1.0, prompt_tokens=7, completion_tokens=3)
@@ -102,7 +101,7 @@ class Profiles:
 
 
 async def serve(config: Config, make_process: MakeProcess) -> None:
-    node = Daemon(config, Service(config, make_process=make_process))
+    node = Daemon(config, make_service(config, make_process))
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, node.request_stop)
     await node.run()
 

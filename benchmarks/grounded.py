@@ -177,10 +177,8 @@ def compared(texts: Sequence[tuple[Asked, str]], ground: Ground) -> dict[str, An
 def answer_task(found: dict[str, Sequence[Found]], **keys: Any) -> Task:
     """The task over what was found already."""
     section = {"kind": "answer", "model": "small", "knowledge": ["all"], **keys}
-
-    task = Answer("manual", TaskSection.model_validate(section, strict=False))
-    task.documents = FoundBefore(found)
-    return task
+    validated = TaskSection.model_validate(section, strict=False)
+    return Answer("manual", validated, documents=FoundBefore(found))
 
 
 def with_engine(bundle: Path, work: Callable[[AskTask], Coroutine[Any, Any, T]]) -> T:

@@ -39,9 +39,8 @@ from fake_node import TimedEngine
 from thin_nodes import Profile, ThinNodes
 
 from edgeslm.config.loader import Config, parse_config
-from edgeslm.node.daemon import Daemon
+from edgeslm.node.daemon import Daemon, make_service
 from edgeslm.protocol.codec import encode_document, encode_state
-from edgeslm.serving.service import Service
 
 TASK: Final = "triage"
 LABELS = {"normal": "all is well", "warning": "look at it this shift", "critical": "stop now"}
@@ -107,7 +106,7 @@ class Node:
     def __init__(self, config: Config, service_s: float) -> None:
         self._service_s = service_s
         self._engine: TimedEngine | None = None
-        self.daemon = Daemon(config, Service(config, make_process=self._make_engine))
+        self.daemon = Daemon(config, make_service(config, self._make_engine))
 
     def _make_engine(self, bundle: Any, hardware: Any, adapters: Any) -> TimedEngine:
         self._engine = TimedEngine(bundle.path, self._service_s)

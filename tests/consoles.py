@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlencode
 
+from edgeslm.console.host import ConsoleHost
 from tests.apps import WAIT_S
 from tests.brokers import free_port
 from tests.nodes import Node, fake_configuration
@@ -130,11 +131,12 @@ def console_node(
 
 def wait_until_up(node: Node) -> None:
     give_up_at = time.monotonic() + WAIT_S
-    while node.daemon._console is None or node.daemon._console.url is None:
+    while node.extension(ConsoleHost).url is None:
         assert time.monotonic() < give_up_at, "the console doesn't come up"
         time.sleep(0.02)
 
 
 def visitor_of(node: Node) -> Visitor:
-    assert node.daemon._console is not None and node.daemon._console.url is not None
-    return Visitor(int(node.daemon._console.url.rpartition(":")[2]))
+    url = node.extension(ConsoleHost).url
+    assert url is not None
+    return Visitor(int(url.rpartition(":")[2]))

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -142,6 +142,32 @@ class FakeClock:
 
     def __call__(self) -> float:
         return self.now
+
+
+class FakeService:
+    """Has tasks."""
+
+    def __init__(self, **tasks: Any) -> None:
+        self.tasks: Mapping[str, Any] = tasks
+
+
+class FakePresence:
+    """Counts what is announced; ``retain`` gets what is to be retained."""
+
+    def __init__(self, retain: Callable[[str, bytes], Awaitable[None]] | None = None) -> None:
+        self.state = "online"
+        self.announced = 0
+        self._retain = retain
+
+    def announce_info(self) -> None:
+        self.announced += 1
+
+    def announce_health(self) -> None:
+        self.announced += 1
+
+    async def retain(self, topic: str, payload: bytes) -> None:
+        if self._retain is not None:
+            await self._retain(topic, payload)
 
 
 def make_key(number: int) -> bytes:

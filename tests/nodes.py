@@ -16,7 +16,8 @@ import sys
 import threading
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, TypeVar
+from unittest import mock
 
 import yaml
 
@@ -25,9 +26,9 @@ from edgeslm.bundle.manifest import Bundle
 from edgeslm.config.loader import load_config
 from edgeslm.engine.host.process import EngineProcess
 from edgeslm.engine.worker.prepared import CACHE
-from edgeslm.node.daemon import Daemon
+from edgeslm.node.daemon import Daemon, make_service
 from edgeslm.protocol.delivery import Delivery
-from edgeslm.serving.service import Service
+from edgeslm.telemetry.extension import Extension
 from edgeslm.update.store import Store
 from tests.apps import WAIT_S, App, Heard
 
@@ -177,6 +178,9 @@ async def passes(bundle: Bundle, **how: object) -> None:
     """The smoke test of a bundle that is sound."""
 
 
+_Extension = TypeVar("_Extension", bound=Extension)
+
+
 class Node:
     """A daemon with fake engines in a thread; leaving the ``with`` drains it and raises why it failed."""
 
@@ -190,9 +194,9 @@ class Node:
         self._smoke = smoke
         self.file = write_configuration(folder, configuration)
         config = load_config(self.file)
-        service = Service(
+        service = make_service(
             Store(config.state_dir, config.node).settled(config),
-            make_process=lambda bundle, hardware, adapters: FakeProcess(
+            lambda bundle, hardware, adapters: FakeProcess(
                 bundle.path, threads=hardware.threads, cache=config.state_dir / CACHE
             ),
         )
@@ -218,6 +222,10 @@ class Node:
 
         self._loop.call_soon_threadsafe(deliver)
 
+    def extension(self, kind: type[_Extension]) -> _Extension:
+        """That of the daemon."""
+        return next(one for one in self.daemon._extensions if isinstance(one, kind))
+
     def stop(self) -> None:
         if self._thread.is_alive():
             self._loop.call_soon_threadsafe(self.daemon.request_stop)
@@ -241,9 +249,9 @@ class Node:
     async def _serve(self) -> None:
         self._loop = asyncio.get_running_loop()
         self.daemon = Daemon(self._config, self._service, self.file)
-        self.daemon.updater._smoke = self._smoke
         self._started.set()
-        await self.daemon.run()
+        with mock.patch("edgeslm.update.updater.smoke_test", self._smoke):
+            await self.daemon.run()
 
 
 def python_path(*first: Path | str) -> str:

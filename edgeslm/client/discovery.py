@@ -15,8 +15,9 @@ from typing import TYPE_CHECKING, Any
 
 from edgeslm.errors import BrokerError, InvalidRequest
 from edgeslm.mqtt.broker_address import BrokerAddress
-from edgeslm.mqtt.connection import PAUSES_S, BrokerLink, ConnectionSettings, Network, Subscription
+from edgeslm.mqtt.connection import PAUSES_S, BrokerLink, ConnectionSettings, Network
 from edgeslm.mqtt.diagnostics import Problem, Welcome
+from edgeslm.protocol.delivery import Subscription
 from edgeslm.protocol.strict_json import decode_text, parse_json
 from edgeslm.protocol.topic_filters import base_topic, link_topic, matches, site_topic
 from edgeslm.protocol.topics import POOL

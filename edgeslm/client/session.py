@@ -27,10 +27,10 @@ from edgeslm.client.pending_request import (
     named,
 )
 from edgeslm.errors import BrokerError, InvalidRequest, ProtocolError, TooLarge
-from edgeslm.mqtt.connection import BrokerLink, Subscription
+from edgeslm.mqtt.connection import BrokerLink
 from edgeslm.mqtt.diagnostics import Problem, Welcome
 from edgeslm.protocol.codec import parse_state
-from edgeslm.protocol.delivery import OutgoingMessage
+from edgeslm.protocol.delivery import OutgoingMessage, Subscription
 from edgeslm.protocol.strict_json import decode_text, parse_json
 from edgeslm.protocol.topic_filters import matches
 from edgeslm.protocol.topics import Topics

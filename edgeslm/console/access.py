@@ -14,7 +14,7 @@ import math
 import secrets
 import time
 from collections import OrderedDict, deque
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from ipaddress import ip_address
 from urllib.parse import urlsplit
@@ -54,13 +54,11 @@ class Access:
         *,
         hosts: Iterable[str] = (),
         secure: bool = False,
-        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._token = _digest(token)
         self._key = secrets.token_bytes(32)
         self._hosts = frozenset(hosts) | {"localhost"}
         self._scheme = "https" if secure else "http"
-        self._clock = clock
         self._sessions: OrderedDict[bytes, Session] = OrderedDict()
         self._failures: OrderedDict[str, deque[float]] = OrderedDict()
         self._all_failures: deque[float] = deque(maxlen=ATTEMPTS_OF_ALL)
@@ -100,7 +98,7 @@ class Access:
         secret = secrets.token_urlsafe(32)
         while len(self._sessions) >= MOST_SESSIONS:
             self._sessions.popitem(last=False)
-        self._sessions[_digest(secret)] = Session(secrets.token_urlsafe(32), self._clock() + SESSION_S)
+        self._sessions[_digest(secret)] = Session(secrets.token_urlsafe(32), time.monotonic() + SESSION_S)
         return secret
 
     def session(self, secret: str | None) -> Session | None:
@@ -108,7 +106,7 @@ class Access:
         if not secret:
             return None
         session = self._sessions.get(_digest(secret))
-        if session is not None and session.ends_at <= self._clock():
+        if session is not None and session.ends_at <= time.monotonic():
             del self._sessions[_digest(secret)]
             return None
         return session
@@ -121,7 +119,7 @@ class Access:
         return hmac.compare_digest(_digest(given or ""), _digest(session.csrf))
 
     def _check_attempts(self, address: str) -> None:
-        now = self._clock()
+        now = time.monotonic()
         for failures, most in (
             (self._failures.get(address), ATTEMPTS),
             (self._all_failures, ATTEMPTS_OF_ALL),
@@ -134,7 +132,7 @@ class Access:
                 raise TooManyAttempts(math.ceil(failures[0] + WINDOW_S - now))
 
     def _count_failure(self, address: str) -> None:
-        now = self._clock()
+        now = time.monotonic()
         self._failures.setdefault(address, deque(maxlen=ATTEMPTS)).append(now)
         self._failures.move_to_end(address)
         if len(self._failures) > _MOST_ADDRESSES:

@@ -11,7 +11,7 @@ import contextlib
 import json
 import logging
 import time
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Coroutine, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,7 @@ from edgeslm.bundle.inspection import card_rows, describe
 from edgeslm.config.loader import Config
 from edgeslm.config.sections import Console
 from edgeslm.console.feed import Feed
-from edgeslm.console.process import COMMAND, ConsoleProcess, check_installed, read_token
+from edgeslm.console.process import ConsoleProcess, check_installed, read_token
 from edgeslm.console.wire import INPUT_BYTES, Ask, Look, Viewers
 from edgeslm.errors import BundleError, Busy, InternalError, KnowledgeError
 from edgeslm.knowledge.index.database import find_collection, open_database
@@ -36,6 +36,7 @@ from edgeslm.protocol.codec import (
 from edgeslm.protocol.delivery import Delivery
 from edgeslm.serving.service import Service
 from edgeslm.telemetry.audit import AuditLog
+from edgeslm.telemetry.extension import Documented, Extension
 
 log = logging.getLogger("edgeslm.console")
 
@@ -47,25 +48,15 @@ SAID_ABOVE = ("kind", "recipe", "weights", "weight_bytes")
 """Of a report card, what is told of the bundle anyhow."""
 LOWEST_PRIORITY = 0
 
-Document = Callable[[], dict[str, Any]]
 
-
-class ConsoleHost:
-    """``feed`` watches requests; :meth:`run` is the rest.
+class ConsoleHost(Extension):
+    """``feed`` watches requests; what is shown of ``node`` is read when somebody looks.
 
     :raises ConfigError: the console's packages or its token are missing.
     """
 
     def __init__(
-        self,
-        section: Console,
-        config: Config,
-        service: Service,
-        *,
-        health: Document,
-        info: Document,
-        audit: AuditLog,
-        command: Sequence[str] = COMMAND,
+        self, section: Console, config: Config, service: Service, node: Documented, audit: AuditLog
     ) -> None:
         check_installed()
         host, port = section.address
@@ -74,7 +65,7 @@ class ConsoleHost:
         self._service = service
         self._audit = audit
         self._topics = Topics(config.node, config.prefix)
-        self._documents = {"health": health, "info": info, "models": self._models}
+        self._documents = {"health": node.health, "info": node.info, "models": self._models}
         self._sent: dict[str, str] = {}
         self._asks: set[asyncio.Task[None]] = set()
         self._ticks = 0
@@ -92,26 +83,27 @@ class ConsoleHost:
                 "key_file": str(section.key_file) if section.key_file else None,
                 "timeout_s": config.limits.request_timeout_s,
             },
-            self._heard,
-            self._begun,
+            self,
             log_level=config.log_level.upper(),
-            command=command,
         )
 
     @property
-    def pids(self) -> dict[str, int]:
+    def pids(self) -> Mapping[str, int]:
         return {} if self._process.pid is None else {"console": self._process.pid}
 
     @property
-    def problem(self) -> str | None:
-        return self._process.problem
+    def alerts(self) -> Sequence[str]:
+        return [self._process.problem] if self._process.problem else ()
 
     @property
     def url(self) -> str | None:
         """Where it listens, while it does."""
         return self._process.url
 
-    async def run(self) -> None:
+    async def start(self) -> None:
+        self._work = asyncio.create_task(self._run())
+
+    async def _run(self) -> None:
         """Keeps the console running and fed until cancelled."""
         keeping = asyncio.create_task(self._process.run())
         try:
@@ -130,8 +122,7 @@ class ConsoleHost:
                 task.cancel()
             await self._process.stop()
 
-    def _begun(self) -> None:
-        """A new process: it knows nothing."""
+    def begun(self) -> None:
         self._sent.clear()
         self.feed.take_changed()
         self._process.send("rows", rows=self.feed.rows())
@@ -197,7 +188,7 @@ class ConsoleHost:
 
     def _collections(self) -> dict[str, Any]:
         """In a thread: a collection is a file."""
-        config, found = self._service.config, {}
+        config, found = self._service.deployment.config, {}
         for name, section in config.knowledge.items():
             documents = passages = None
             with contextlib.suppress(KnowledgeError, OSError):
@@ -213,7 +204,7 @@ class ConsoleHost:
             }
         return found
 
-    def _heard(self, said: Ask | Look | Viewers) -> None:
+    def heard(self, said: Ask | Look | Viewers) -> None:
         if isinstance(said, Ask):
             self._begin(self._ask(said.number, said.task, said.input, said.options))
         elif isinstance(said, Look):

@@ -11,9 +11,8 @@ import importlib.util
 import logging
 import os
 import secrets
-from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from edgeslm.config.sections import Console
 from edgeslm.console.access import FEWEST_CHARACTERS
@@ -65,28 +64,26 @@ def check_installed() -> None:
         raise ConfigError(["console: needs more packages: pip install 'edgeslm[api]'"])
 
 
+class ConsoleListener(Protocol):
+    def begun(self) -> None:
+        """A new process is there, which knows nothing."""
+
+    def heard(self, said: Ask | Look | Viewers) -> None:
+        """What the process says, but for whether it listens."""
+
+
 class ConsoleProcess:
     """Lives on one event loop.
 
     :param settings: what the process is told first.
-    :param on_message: gets what it says, but for whether it listens.
-    :param on_start: called when a process is there that knows nothing yet.
     """
 
     def __init__(
-        self,
-        settings: dict[str, Any],
-        on_message: Callable[[Ask | Look | Viewers], None],
-        on_start: Callable[[], None],
-        *,
-        log_level: str = "WARNING",
-        command: Sequence[str] = COMMAND,
+        self, settings: dict[str, Any], listener: ConsoleListener, *, log_level: str = "WARNING"
     ) -> None:
         self._settings = settings
-        self._on_message = on_message
-        self._on_start = on_start
+        self._listener = listener
         self._log_level = log_level
-        self._command = command
         self._child = Child(TO_CONSOLE, FROM_CONSOLE, self._take, self._lost)
         self._over = asyncio.Event()
         self._problem: str | None = None
@@ -110,12 +107,12 @@ class ConsoleProcess:
             self._over.clear()
             started_at = loop.time()
             try:
-                await self._child.start(self._command, [self._log_level])
+                await self._child.start(COMMAND, [self._log_level])
             except OSError as error:
                 self._problem = f"it can't be started ({error.strerror})"
             else:
                 self._child.send({"kind": "settings", **self._settings})
-                self._on_start()
+                self._listener.begun()
                 await self._over.wait()
             await asyncio.sleep(backoff.next_s(loop.time() - started_at))
 
@@ -140,7 +137,7 @@ class ConsoleProcess:
         else:
             if isinstance(said, Viewers):
                 self.viewers = said.count
-            self._on_message(said)
+            self._listener.heard(said)
 
     def _lost(self, status: str) -> None:
         if self._problem is None:

@@ -12,10 +12,10 @@ import hashlib
 import json
 import logging
 import secrets
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib.resources import files
-from typing import Any
+from typing import Any, Protocol
 from urllib.parse import parse_qs
 
 from starlette.applications import Starlette
@@ -30,10 +30,6 @@ from edgeslm.console.view import Cursor, View
 from edgeslm.console.wire import INPUT_BYTES
 
 log = logging.getLogger("edgeslm.console")
-
-Ask = Callable[[str, Any, dict[str, Any]], Awaitable[dict[str, Any]]]
-"""Task, input and options to the result, as it would be published."""
-Text = Callable[[int], Awaitable[dict[str, Any]]]
 
 HEADERS = {
     "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; "
@@ -132,15 +128,39 @@ class Guard:
         return None
 
 
-class EventStream:
+class AskedNode(Protocol):
+    """What browsers ask, and who they are."""
+
+    async def ask(self, task: str, text: str, options: dict[str, Any]) -> dict[str, Any]:
+        """The result, as it would be published."""
+        ...
+
+    async def text(self, row: int) -> dict[str, Any]:
+        """Input and result of a request."""
+        ...
+
+    def note_viewers(self, count: int) -> None:
+        """So many browsers look."""
+
+
+class EventStream(Response):
     """Server-sent events, one browser's. Each piece waits until the one before has been taken."""
 
-    def __init__(self, view: View, first: Mapping[str, Any], is_wanted: Callable[[], bool]) -> None:
+    def __init__(self, web: Web, view: View, first: Mapping[str, Any], cookie: str | None) -> None:
+        super().__init__()
+        self._web = web
         self._view = view
         self._first = first
-        self._is_wanted = is_wanted
+        self._cookie = cookie
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        self._web.count(1)
+        try:
+            await self._run(receive, send)
+        finally:
+            self._web.count(-1)
+
+    async def _run(self, receive: Receive, send: Send) -> None:
         headers = [(b"content-type", b"text/event-stream"), (b"cache-control", b"no-store")]
         headers.append((b"x-accel-buffering", b"no"))
         await send({"type": "http.response.start", "status": 200, "headers": headers})
@@ -164,7 +184,7 @@ class EventStream:
             async with asyncio.timeout(TAKE_S):
                 await send({"type": "http.response.body", "body": body, "more_body": True})
             await self._view.changed(cursor, BEAT_S)
-            if not self._is_wanted():
+            if not self._web.is_signed_in(self._cookie):
                 await send({"type": "http.response.body", "body": b"", "more_body": False})
                 return
             news = self._view.news(cursor)
@@ -178,28 +198,15 @@ async def _gone(receive: Receive) -> None:
 class Web:
     """The pages and what they ask for.
 
-    :param texts: whether ``text`` may be asked for one request's texts.
-    :param on_viewers: told how many browsers look.
+    :param texts: whether one request's texts may be asked for.
     """
 
-    def __init__(
-        self,
-        access: Access,
-        view: View,
-        ask: Ask,
-        text: Text,
-        *,
-        secure: bool,
-        texts: bool,
-        on_viewers: Callable[[int], None],
-    ) -> None:
+    def __init__(self, access: Access, view: View, node: AskedNode, *, secure: bool, texts: bool) -> None:
         self._access = access
         self._view = view
-        self._ask = ask
-        self._text = text
+        self._node = node
         self._secure = secure
         self._texts = texts
-        self._on_viewers = on_viewers
         self._cookie = "__Host-edgeslm" if secure else "edgeslm"
         self._files = _load_files()
         self._streams = 0
@@ -209,7 +216,7 @@ class Web:
             Route("/login", self._login, methods=["GET", "POST"]),
             Route("/logout", self._logout, methods=["POST"]),
             Route("/events", self._events),
-            Route("/api/node", self._node),
+            Route("/api/node", self._now),
             Route("/api/ask", self._answer, methods=["POST"]),
             Route("/api/text/{number:int}", self._texts_of),
             Route("/static/{name}", self._static),
@@ -256,7 +263,7 @@ class Web:
         response.delete_cookie(self._cookie, httponly=True, samesite="strict", secure=self._secure, path="/")
         return response
 
-    async def _node(self, request: Request) -> Response:
+    async def _now(self, request: Request) -> Response:
         return JSONResponse(self._view.news(Cursor()))
 
     async def _events(self, request: Request) -> Response:
@@ -264,12 +271,15 @@ class Web:
             raise Refusal(503, f"{MOST_STREAMS} browsers look already; close one.", {"Retry-After": "10"})
         cookie = request.cookies.get(self._cookie)
         first = {"first": True, "csrf": request.state.session.csrf, "texts": self._texts}
-        stream = EventStream(self._view, first, lambda: self._access.session(cookie) is not None)
-        return _Counted(stream, self._count)
+        return EventStream(self, self._view, first, cookie)
 
-    def _count(self, change: int) -> None:
+    def is_signed_in(self, cookie: str | None) -> bool:
+        return self._access.session(cookie) is not None
+
+    def count(self, change: int) -> None:
+        """Of browsers that look."""
         self._streams += change
-        self._on_viewers(self._streams)
+        self._node.note_viewers(self._streams)
 
     async def _answer(self, request: Request) -> Response:
         if request.headers.get("content-type", "").partition(";")[0].strip() != "application/json":
@@ -293,14 +303,14 @@ class Web:
             )
         self._asks += 1
         try:
-            return JSONResponse(await self._ask(task, text, options))
+            return JSONResponse(await self._node.ask(task, text, options))
         finally:
             self._asks -= 1
 
     async def _texts_of(self, request: Request) -> Response:
         if not self._texts:
             raise Refusal(404, "Texts aren't kept: console.texts is false.")
-        return JSONResponse(await self._text(request.path_params["number"]))
+        return JSONResponse(await self._node.text(request.path_params["number"]))
 
     def _login_page(self, said: str, status: int) -> Response:
         visit = secrets.token_urlsafe(16)
@@ -322,22 +332,6 @@ class Web:
         if "gzip" in Headers(scope=request.scope).get("accept-encoding", ""):
             headers["Content-Encoding"], body = "gzip", file.packed
         return Response(body, headers=headers, media_type=file.media_type)
-
-
-class _Counted(Response):
-    """A stream that is counted while it lasts."""
-
-    def __init__(self, stream: EventStream, count: Callable[[int], None]) -> None:
-        super().__init__()
-        self._stream = stream
-        self._count = count
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        self._count(1)
-        try:
-            await self._stream(scope, receive, send)
-        finally:
-            self._count(-1)
 
 
 async def _body(request: Request, most: int) -> bytes:

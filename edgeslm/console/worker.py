@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import itertools
 import logging
 import os
 import signal
 import socket
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -66,7 +67,7 @@ class Worker:
         self._settings: asyncio.Future[dict[str, Any]] = asyncio.get_running_loop().create_future()
         self._ended = asyncio.Event()
         self._pending: dict[int, asyncio.Future[dict[str, Any]]] = {}
-        self._number = 0
+        self._numbers = itertools.count(1)
         self._timeout_s = 120.0
         self._link: Link | None = None
 
@@ -90,11 +91,9 @@ class Worker:
         web = Web(
             Access(settings["token"], hosts=settings["hosts"], secure=secure),
             self._view,
-            self._ask,
-            self._text,
+            self,
             secure=secure,
             texts=settings["texts"],
-            on_viewers=lambda count: self._say(Viewers(count)),
         )
         try:
             listener = _listen(settings["host"], settings["port"])
@@ -126,20 +125,22 @@ class Worker:
         else:
             self._view.take(message)
 
-    async def _ask(self, task: str, text: str, options: dict[str, Any]) -> dict[str, Any]:
-        result: dict[str, Any] = (await self._get(lambda number: Ask(number, task, text, options)))["result"]
+    def note_viewers(self, count: int) -> None:
+        self._say(Viewers(count))
+
+    async def ask(self, task: str, text: str, options: dict[str, Any]) -> dict[str, Any]:
+        told = await self._get(Ask(next(self._numbers), task, text, options))
+        result: dict[str, Any] = told["result"]
         return result
 
-    async def _text(self, row: int) -> dict[str, Any]:
-        told = await self._get(lambda number: Look(number, row))
+    async def text(self, row: int) -> dict[str, Any]:
+        told = await self._get(Look(next(self._numbers), row))
         return {"input": told["input"], "output": told["output"]}
 
-    async def _get(self, make: Callable[[int], Ask | Look]) -> dict[str, Any]:
-        self._number += 1
-        number, future = self._number, asyncio.get_running_loop().create_future()
-        self._pending[number] = future
+    async def _get(self, asked: Ask | Look) -> dict[str, Any]:
+        future = self._pending[asked.number] = asyncio.get_running_loop().create_future()
         try:
-            self._say(make(number))
+            self._say(asked)
             async with asyncio.timeout(self._timeout_s + MARGIN_S):
                 told: dict[str, Any] = await future
                 return told
@@ -148,7 +149,7 @@ class Worker:
         except FrameError:
             raise Refusal(413, "That is more than the node takes.") from None
         finally:
-            del self._pending[number]
+            del self._pending[asked.number]
 
     def _say(self, said: Said) -> None:
         if self._link is not None:

@@ -87,7 +87,7 @@ class ActiveDispatcher:
         self._acks = PoolAcks(self.pool, self.nodes.bus, self.topics, answered)
         self._admission = Admission(limits, self._acks, publisher, meter)
         backend = PoolBackend(settings, self.nodes, journal, meter)
-        tracer = Tracer(Tracing(), settings.name, tuple)  # passes contexts on
+        tracer = Tracer(Tracing(), settings.name)  # passes contexts on
         replies, limit = settings.replies, limits.packet_bytes
         self._handler = RequestHandler(
             backend, self._admission, publisher, journal, meter, tracer, replies, limit

@@ -26,13 +26,12 @@ from edgeslm.mqtt.connection import (
     ConnectionSettings,
     Network,
     Sent,
-    Subscription,
     Will,
 )
 from edgeslm.mqtt.diagnostics import Problem, SessionTakenOver, Welcome, shortcomings
 from edgeslm.mqtt.loop_bridge import LoopBridge
 from edgeslm.mqtt.outbox import NeverFits, Outbox, OutboxFull, Parcel
-from edgeslm.protocol.delivery import Delivery, OutgoingMessage
+from edgeslm.protocol.delivery import Delivery, OutgoingMessage, Subscription
 from edgeslm.protocol.topics import check_topic_name
 
 if TYPE_CHECKING:

@@ -51,7 +51,7 @@ from edgeslm.mqtt.paho_client import (
 )
 from edgeslm.mqtt.publish_filter import TRACEPARENT
 from edgeslm.mqtt.version_probe import is_old_broker
-from edgeslm.protocol.delivery import OutgoingMessage
+from edgeslm.protocol.delivery import OutgoingMessage, Subscription
 
 log = logging.getLogger("edgeslm.mqtt")
 
@@ -77,25 +77,6 @@ class Will:
 
     topic: str
     payload: bytes
-
-
-@dataclass(frozen=True, slots=True)
-class Subscription:
-    """A topic filter. ``retained`` asks for retained messages when the subscription is new.
-
-    Otherwise a message that somebody left retained on a request topic would run at every reconnect.
-    ``identifier`` (1 to 268,435,455) comes back with each message that the filter brings; a broker may send
-    a message once for each filter that it fits (MQTT 5 section 3.3.4). ``every_time`` asks for retained
-    messages on each connection, also in a session that has the subscription already. One that is ``optional``
-    may be refused: then there is nothing to say about it.
-    """
-
-    filter: str
-    qos: int = 1
-    retained: bool = False
-    identifier: int | None = None
-    every_time: bool = False
-    optional: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -22,9 +22,9 @@ from paho.mqtt.reasoncodes import ReasonCode
 
 from edgeslm.errors import BrokerError
 from edgeslm.mqtt.broker_address import BrokerAddress
-from edgeslm.mqtt.connection import ANSWER_S, SESSION_EXPIRY_S, BrokerLink, ConnectionSettings, Subscription
+from edgeslm.mqtt.connection import ANSWER_S, SESSION_EXPIRY_S, BrokerLink, ConnectionSettings
 from edgeslm.mqtt.diagnostics import Problem, Welcome, no_mqtt_5, reservations, shortcomings
-from edgeslm.protocol.delivery import OutgoingMessage
+from edgeslm.protocol.delivery import OutgoingMessage, Subscription
 from edgeslm.protocol.topics import Topics
 
 if TYPE_CHECKING:

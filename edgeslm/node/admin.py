@@ -7,64 +7,77 @@ work, and only then it takes over between two requests. Whatever goes wrong befo
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from edgeslm import __version__
 from edgeslm.config.diff import Changes, changes_between
 from edgeslm.config.loader import Config, load_config
 from edgeslm.errors import Busy, ConfigError, EdgeslmError, InvalidRequest, without_paths
-from edgeslm.mqtt.client import BusClient, Subscription
-from edgeslm.node.pipeline import Pipeline
+from edgeslm.mqtt.presence import Presence
 from edgeslm.protocol.commands import Handler, only, text_argument
-from edgeslm.serving.service import BeforeSwitch, Service
+from edgeslm.serving.service import Service, SwitchCheck
+from edgeslm.telemetry.extension import Extension
 from edgeslm.telemetry.systemd import ServiceManager
+from edgeslm.update.store import Store
 
 log = logging.getLogger("edgeslm.node")
 
 LEVELS = ("debug", "info", "warning", "error")
 
 
-class Admin:
-    """``path`` is the configuration's file, None where there is none to read again.
+class AdministeredNode(Protocol):
+    config: Config
+    """As the file has it; the bundles of the store may be at work in place of those named."""
 
-    :param settled: what a configuration's bundles are on this device; others than named may be at work.
-    :param stop: ends the node as SIGTERM does.
-    :param on_change: called after another configuration was taken up.
-    """
+    def take_up(self, config: Config) -> None:
+        """Another configuration is at work."""
+
+    def request_stop(self) -> None: ...
+
+
+class Admin(Extension):
+    """``path`` is the configuration's file, None where there is none to read again."""
 
     def __init__(
         self,
         path: Path | None,
-        config: Config,
+        node: AdministeredNode,
         service: Service,
-        pipeline: Pipeline,
-        bus: BusClient,
+        store: Store,
+        presence: Presence,
         manager: ServiceManager,
-        *,
-        is_online: Callable[[], bool],
-        settled: Callable[[Config], Config],
-        stop: Callable[[], None],
-        on_change: Callable[[Config], None],
     ) -> None:
-        self.config = config
-        """As the file has it."""
-        self.problem: str | None = None
-        """Why the file was not taken up when it was last asked for, in a sentence."""
         self._path = path
+        self._node = node
         self._service = service
-        self._pipeline = pipeline
-        self._bus = bus
+        self._store = store
+        self._presence = presence
         self._manager = manager
-        self._is_online = is_online
-        self._settled = settled
-        self._stop = stop
-        self._on_change = on_change
         self._started = time.monotonic()
-        self._one_at_a_time = asyncio.Lock()
+        self.alone = asyncio.Lock()
+        """Held while another configuration, or another bundle of it, is put to work."""
+
+    @property
+    def config(self) -> Config:
+        return self._node.config
+
+    def request_reload(self) -> None:
+        """As SIGHUP: what goes wrong is logged, and stands among the alerts."""
+        if self._work is None or self._work.done():
+            self._work = asyncio.create_task(self._reload_alone())
+
+    async def _reload_alone(self) -> None:
+        with contextlib.suppress(EdgeslmError):
+            await self.reload()
+
+    def close(self) -> None:
+        if self._work is not None:
+            self._work.cancel()
 
     @property
     def handlers(self) -> dict[str, Handler]:
@@ -85,9 +98,9 @@ class Admin:
         """
         if self._path is None:
             raise ConfigError(["this node was started without a configuration file"])
-        if not self._is_online():
+        if self._presence.state != "online":
             raise Busy("the node is starting, or draining")
-        async with self._one_at_a_time:
+        async with self.alone:
             self._manager.reloading()
             try:
                 changes = await self._take_up(await asyncio.to_thread(load_config, self._path))
@@ -102,39 +115,20 @@ class Admin:
             log.info("configuration taken up: %s", ", ".join(changes.taken_up) or "nothing has changed")
             return changes
 
-    @property
-    def is_online(self) -> Callable[[], bool]:
-        """Whether the node serves now."""
-        return self._is_online
+    async def serve_again(self, check: SwitchCheck | None = None) -> None:
+        """Puts the present configuration to work anew, since a bundle of it is another one now. Whoever calls
+        it holds :attr:`alone`.
 
-    async def serve_again(
-        self, *, before: Callable[[], None] = lambda: None, check: BeforeSwitch | None = None
-    ) -> None:
-        """Puts the present configuration to work anew, since a bundle of it is another one now.
-
-        :param before: makes that so, while nothing else is taken up. :param check: see ``Service.replace``.
-        :raises EdgeslmError: see :meth:`reload`.
+        :param check: see ``Service.replace``. :raises EdgeslmError: see :meth:`reload`.
         """
-        async with self._one_at_a_time:
-            before()
-            await self._serve(self.config, check)
+        await self._serve(self.config, check)
 
-    async def _serve(self, config: Config, check: BeforeSwitch | None = None) -> None:
-        before = self._subscriptions
-        await self._service.replace(self._settled(config), before=check)
-        was, self.config = self.config, config
-        self._pipeline.take_up(config)
-        after = self._subscriptions
-        self._bus.subscribe(one for one in after.values() if before.get(one.filter) != one)
-        self._bus.unsubscribe(before.keys() - after.keys())
+    async def _serve(self, config: Config, check: SwitchCheck | None = None) -> None:
+        await self._service.replace(self._store.settled(config), check=check)
+        was = self.config
+        self._node.take_up(config)
         if config.log_level != was.log_level:  # what a command set stays
             logging.getLogger().setLevel(config.log_level.upper())
-        self._on_change(config)
-
-    @property
-    def _subscriptions(self) -> dict[str, Subscription]:
-        wanted = (Subscription(one) if isinstance(one, str) else one for one in self._pipeline.subscriptions)
-        return {one.filter: one for one in wanted}
 
     async def _take_up(self, config: Config) -> Changes:
         changes = changes_between(self.config, config)
@@ -163,5 +157,5 @@ class Admin:
 
     async def _drain(self, arguments: Mapping[str, Any]) -> dict[str, Any]:
         only(arguments)
-        asyncio.get_running_loop().call_later(0.1, self._stop)  # the answer goes before
+        asyncio.get_running_loop().call_later(0.1, self._node.request_stop)  # the answer goes before
         return {"state": "draining"}

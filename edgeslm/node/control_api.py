@@ -14,24 +14,32 @@ from typing import Final
 
 from edgeslm.errors import BrokerError, Busy, EdgeslmError, InternalError, InvalidRequest, RequestError
 from edgeslm.messages import ErrorBody
-from edgeslm.mqtt.client import BusClient, Subscription
+from edgeslm.mqtt.client import BusClient
 from edgeslm.protocol.codec import Topics
 from edgeslm.protocol.commands import Handler, encode_answer, parse_command
-from edgeslm.protocol.delivery import Delivery, OutgoingMessage
+from edgeslm.protocol.delivery import Delivery, OutgoingMessage, Subscription
+from edgeslm.telemetry.audit import AuditLog
+from edgeslm.telemetry.extension import Extension
 
 log = logging.getLogger("edgeslm.node")
 
 MOST_RUNNING: Final = 4
 
 
-class ControlApi:
+class ControlApi(Extension):
     """``handlers`` by name; those whose first level isn't among ``allowed`` are as if they weren't there."""
 
     def __init__(
-        self, bus: BusClient, topics: Topics, allowed: Collection[str], handlers: Mapping[str, Handler]
+        self,
+        bus: BusClient,
+        topics: Topics,
+        audit: AuditLog,
+        allowed: Collection[str],
+        handlers: Mapping[str, Handler],
     ) -> None:
         self._bus = bus
         self._topics = topics
+        self._audit = audit
         self._handlers = {
             name: handler for name, handler in handlers.items() if name.split("/")[0] in allowed
         }
@@ -43,13 +51,14 @@ class ControlApi:
     def subscriptions(self) -> list[Subscription]:
         return [Subscription(topic) for topic in self._names]
 
-    def takes(self, topic: str) -> bool:
-        return topic in self._names
-
-    def deliver(self, delivery: Delivery) -> None:
+    def on_message(self, delivery: Delivery) -> bool:
         """Acknowledges it at once: some take minutes, and acknowledgements keep their order."""
-        if self._closed:  # it is delivered at the next start
-            return
+        self._audit.note("command", topic=delivery.topic, bytes=delivery.size)
+        if not self._closed:  # then it is delivered at the next start
+            self._take(delivery)
+        return True
+
+    def _take(self, delivery: Delivery) -> None:
         self._bus.ack(delivery)
         name = self._names[delivery.topic]
         if delivery.retain:

@@ -1,6 +1,6 @@
-"""The daemon: bus, journal, pipeline and service put together; the order of start, stop and drain.
+"""The daemon: bus, journal, pipeline, service and extensions put together; order of start, drain and stop.
 
-What becomes of a message is the pipeline's business, what a node says of itself that of presence.
+What becomes of a request is the pipeline's business; what a node does beside requests, its extensions'.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ import contextlib
 import logging
 import secrets
 import signal
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,7 +19,7 @@ from edgeslm.engine.host.process import CANCEL_GRACE_S, STOP_GRACE_S
 from edgeslm.errors import EdgeslmError
 from edgeslm.hardware.malloc import give_back_free_memory, give_back_large_buffers
 from edgeslm.mqtt.broker_address import client_id_of
-from edgeslm.mqtt.client import BusClient, Subscription, Will
+from edgeslm.mqtt.client import BusClient, Will
 from edgeslm.mqtt.presence import ANNOUNCE_S, Presence
 from edgeslm.node.admin import Admin
 from edgeslm.node.backend import Observers
@@ -28,24 +29,19 @@ from edgeslm.node.peers import Peers
 from edgeslm.node.pipeline import Pipeline
 from edgeslm.node.pool_membership import Membership
 from edgeslm.protocol.codec import Topics, encode_state
-from edgeslm.protocol.delivery import Delivery
-from edgeslm.protocol.topics import BROKER_DROPPED
+from edgeslm.protocol.delivery import Delivery, Subscription
+from edgeslm.serving.model_pool import MakeProcess
 from edgeslm.serving.service import Service
 from edgeslm.serving.warmup import WarmUp
 from edgeslm.storage.database import journal_of
 from edgeslm.storage.journal import Journal
-from edgeslm.telemetry.alerts import Alerts
+from edgeslm.telemetry.alerts import BrokerLosses
 from edgeslm.telemetry.audit import AuditLog
-from edgeslm.telemetry.discovery import announcements, status_topic
+from edgeslm.telemetry.extension import Extension
 from edgeslm.telemetry.health import Meter, memory_bytes, temperature_c
-from edgeslm.telemetry.home_assistant import Announcer
 from edgeslm.telemetry.liveness import Liveness
-from edgeslm.telemetry.metrics import exposition
-from edgeslm.telemetry.scrape import ScrapeEndpoint
 from edgeslm.telemetry.systemd import ServiceManager
 from edgeslm.telemetry.tracing import Tracer
-from edgeslm.update.command_file import CommandFile
-from edgeslm.update.exchange import Exchange
 from edgeslm.update.store import Store
 from edgeslm.update.updater import Updater
 
@@ -69,15 +65,21 @@ async def run(config: Config, path: Path | None = None) -> int:
     give_back_large_buffers()
     store = Store(config.state_dir, config.node)
     gone = _begin_start(store)
-    daemon = Daemon(config, Service(store.settled(config)), path, store)
+    daemon = Daemon(config, make_service(store.settled(config)), path, store)
     for model in gone:
         daemon.updater.note_taken_back(model, "the node ended each time that it was started with it")
     loop = asyncio.get_running_loop()
-    loop.add_signal_handler(signal.SIGHUP, daemon.request_reload)
+    loop.add_signal_handler(signal.SIGHUP, daemon.admin.request_reload)
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, daemon.request_stop)
     await daemon.run()
     return 0
+
+
+def make_service(config: Config, make_process: MakeProcess | None = None) -> Service:
+    """One that can ask other nodes."""
+    nodes = Peers(config.broker, config.prefix, config.node)
+    return Service(config, nodes=nodes, make_process=make_process)
 
 
 def _begin_start(store: Store) -> list[str]:
@@ -99,18 +101,36 @@ class Daemon:
         self.config = config
         self.service = service
         self.topics = Topics(config.node, config.prefix)
-        self.meter = Meter(lambda: service.tasks)
-        self.scrapes = ScrapeEndpoint(
-            config.metrics.address, lambda accept: exposition(self.health(), accept)
-        )
-        self.tracer = Tracer(config.tracing, config.node, lambda: service.tasks)
-        self.alerts = Alerts()
-        self.manager = ServiceManager()
-        self.liveness = Liveness(longest_step_s=config.limits.request_timeout_s + CANCEL_GRACE_S)
         self.boot_id = secrets.token_hex(8)
+        self.meter = Meter(service)
         self._stopping = asyncio.Event()
-        self._sessions_lost = 0
-        self._bus = BusClient(
+        self._manager = ServiceManager()
+        self._liveness = Liveness(longest_step_s=config.limits.request_timeout_s + CANCEL_GRACE_S)
+        self._bus = self._make_bus()
+        self._presence = Presence(self._bus, self.topics, self.boot_id, self)
+        self._database = journal_of(config)
+        self._journal = Journal(
+            self._database,
+            window_s=config.limits.repeat_window_s,
+            limit_bytes=config.limits.journal_bytes,
+            keeps_results=config.journal.keep == "full",
+        )
+        self._audit = AuditLog(config.audit)
+        self._tracer = Tracer(config.tracing, config.node, service)
+        self._losses = BrokerLosses()
+        self._console = self._make_console()
+        pools = config.state_dir / f"pools-{config.node}.json"
+        self._membership = Membership(self.topics, config.pool, pools)
+        self._pipeline = self._make_pipeline()
+        self._store = store or Store(config.state_dir, config.node)
+        self.admin = Admin(path, self, service, self._store, self._presence, self._manager)
+        self.updater = Updater(self._store, self.admin, service, self.meter, self._presence)
+        self._extensions = [self.updater, self.admin, self._tracer, self._losses, *self._make_extensions()]
+        self._by_topic = {one.filter: part for part in self._extensions for one in part.subscriptions}
+
+    def _make_bus(self) -> BusClient:
+        config = self.config
+        return BusClient(
             config.broker,
             self,
             client_id=client_id_of(config),
@@ -118,97 +138,60 @@ class Daemon:
             packet_bytes=config.limits.packet_bytes,
             will=Will(self.topics.state, encode_state("offline", self.boot_id)),
         )
-        self._presence = Presence(self._bus, self.topics, self.boot_id, self)
-        self._warmup = WarmUp(
-            service,
-            is_online=lambda: self._presence.state == "online",
-            on_change=self._presence.announce_info,
-        )
-        limits = config.limits
-        self._database = journal_of(config)
-        self._journal = Journal(
-            self._database,
-            window_s=limits.repeat_window_s,
-            limit_bytes=limits.journal_bytes,
-            keeps_results=config.journal.keep == "full",
-        )
-        self._announcer = Announcer(
-            Path(config.state_dir) / f"discovery-{config.node}.json",
-            lambda: announcements(self.config, {name: task.kind for name, task in service.tasks.items()}),
-            self._presence.retain,
-        )
-        self._audit = AuditLog(config.audit)
-        self._peers = Peers(config.broker, config.prefix, config.node)
-        service.escalation.ask_node = self._peers.ask
-        self._console = self._make_console()
-        self._membership = Membership(
-            self.topics, config.pool, Path(config.state_dir) / f"pools-{config.node}.json"
-        )
-        self._pipeline = Pipeline(
-            config,
-            service,
+
+    def _make_pipeline(self) -> Pipeline:
+        return Pipeline(
+            self.config,
+            self.service,
             self._bus,
             self._database,
             self._journal,
             self._membership,
-            Observers(self.meter, self.tracer, self._audit, self._console.feed if self._console else None),
+            Observers(self.meter, self._tracer, self._audit, self._console.feed if self._console else None),
         )
-        self._store = store or Store(config.state_dir, config.node)
-        self._command_file = CommandFile(config.state_dir, config.node)
-        self._exchange = Exchange(config.state_dir, config.node) if config.rollouts is not None else None
-        self._set_up_operating(path)
 
     def _make_console(self) -> ConsoleHost | None:
-        """None unless the configuration has one, which few have: its modules are loaded here alone."""
         if self.config.console is None:
             return None
         from edgeslm.console.host import ConsoleHost
 
-        return ConsoleHost(
-            self.config.console,
-            self.config,
-            self.service,
-            health=self.health,
-            info=self.info,
-            audit=self._audit,
-        )
+        return ConsoleHost(self.config.console, self.config, self.service, self, self._audit)
 
-    def _set_up_operating(self, path: Path | None) -> None:
-        config = self.config
-        self.admin = Admin(
-            path,
-            config,
-            self.service,
-            self._pipeline,
-            self._bus,
-            self.manager,
-            is_online=lambda: self._presence.state == "online",
-            settled=self._store.settled,
-            stop=self.request_stop,
-            on_change=self._taken_up,
-        )
-        self.updater = Updater(
-            self._store, self.admin, self.service, self.meter, on_change=self._presence.announce_health
-        )
-        handlers = {**self.admin.handlers, **self.updater.handlers}
-        self._control = ControlApi(self._bus, self.topics, config.control.allow, handlers)
-        self._reloading: asyncio.Task[Any] | None = None
-        self._updating: asyncio.Task[None] | None = None
+    def _make_extensions(self) -> Iterator[Extension]:
+        """Those that the configuration names; the modules of others aren't loaded."""
+        config, presence = self.config, self._presence
+        yield WarmUp(self.service, presence)
+        if config.control.allow:
+            handlers = {**self.admin.handlers, **self.updater.handlers}
+            yield ControlApi(self._bus, self.topics, self._audit, config.control.allow, handlers)
+        if config.metrics.address is not None:
+            from edgeslm.telemetry.scrape import ScrapeEndpoint
 
-    def request_reload(self) -> None:
-        """As SIGHUP: what goes wrong is logged, and stands among the alerts."""
-        if self._reloading is None or self._reloading.done():
-            self._reloading = asyncio.create_task(self._reload())
+            yield ScrapeEndpoint(config.metrics.address, self)
+        record = config.state_dir / f"discovery-{config.node}.json"
+        if config.discovery.prefix is not None or record.exists():  # of before: it is taken back
+            from edgeslm.telemetry.home_assistant import Announcer
 
-    async def _reload(self) -> None:
-        with contextlib.suppress(EdgeslmError):
-            await self.admin.reload()
+            yield Announcer(record, config, self.service, presence)
+        if self._console is not None:
+            yield self._console
 
-    def _taken_up(self, config: Config) -> None:
+    def take_up(self, config: Config) -> None:
+        """Another configuration is at work: its routes and topics, and what is told of it."""
+        before = self._subscriptions()
         self.config = config
+        self._pipeline.take_up(config)
+        after = self._subscriptions()
+        self._bus.subscribe(one for one in after.values() if before.get(one.filter) != one)
+        self._bus.unsubscribe(before.keys() - after.keys())
         self._presence.announce_info()
-        self._announcer.announce()
-        self._warmup.begin()
+        for extension in self._extensions:
+            extension.take_up(config)
+
+    def _subscriptions(self) -> dict[str, Subscription]:
+        """Those of requests and routes, by filter."""
+        wanted = (Subscription(one) if isinstance(one, str) else one for one in self._pipeline.subscriptions)
+        return {one.filter: one for one in wanted}
 
     def request_stop(self) -> None:
         self._stopping.set()
@@ -216,55 +199,33 @@ class Daemon:
 
     async def run(self) -> None:
         """Connects, loads, serves until a stop is requested or something fatal happens, drains."""
-        with (
-            self._command_file.running(),
-            self._exchange.running() if self._exchange else contextlib.nullcontext(),
-        ):
-            await self._run()
-
-    async def _run(self) -> None:
         self._database.open()
         self._journal.open()
         stopped = asyncio.create_task(self._stopping.wait())
+        beside: list[asyncio.Task[Any]] = [stopped]
         try:
             self._pipeline.open()
             await self._bus.start()
-            await self.scrapes.start()
-            self.tracer.start()
-            watching = asyncio.create_task(self.manager.watch(self._fault))
+            for extension in self._extensions:
+                await extension.start()
             loading = asyncio.create_task(self._load())
-            ticking = asyncio.create_task(self._publish_health())
-            keeping = asyncio.create_task(self._keep_what_waits())
-            self._warmup.begin()
-            showing = asyncio.create_task(self._console.run()) if self._console else None
+            watching = self._manager.watch(self._fault)
+            works = (watching, self._publish_health(), self._keep_what_waits())
+            beside += [loading, *map(asyncio.create_task, works)]
             await self._first_of(stopped, loading, self._bus.failed)
             if not self._stopping.is_set():
                 await self._first_of(stopped, self._bus.failed)
-            self._control.close()
-            self.updater.close()
-            beside = [one for one in (self._reloading, self._updating) if one is not None]
+            for extension in self._extensions:
+                extension.close()
+            await self._drain()
+        finally:
             for task in beside:
                 task.cancel()
-            await self._warmup.stop()
-            await self._drain()
-            await asyncio.gather(*beside, return_exceptions=True)
-            if showing is not None:
-                showing.cancel()
-                await asyncio.wait([showing])
-            ticking.cancel()
-            keeping.cancel()
-            loading.cancel()
-            watching.cancel()
-        finally:
-            stopped.cancel()
-            await self.scrapes.stop()
-            await self.tracer.stop()
             self._pipeline.abandon()  # before the bus gives up results, which a route would take for an end
-            await self._presence.change(
-                "stopped"
-            )  # also when a model can't be loaded: the goodbye drops the will
-            await self._announcer.stop()
-            await self._peers.close()
+            # Also when a model can't be loaded: the goodbye drops the will.
+            await self._presence.change("stopped")
+            for extension in reversed(self._extensions):
+                await extension.stop()
             await self._bus.stop()
             await self.service.stop()
             self._journal.close()
@@ -290,17 +251,18 @@ class Daemon:
                 self.updater.note_taken_back(model, str(error).partition("\n")[0].rstrip("."))
             await self.service.start_over(self._store.settled(self.config))
         self.service.scheduler.resume()
-        self._updating = asyncio.create_task(self.updater.run(self._command_file, self._exchange))
+        for extension in self._extensions:
+            extension.online()
         log.info("models loaded: %s", ", ".join(self.service.models.names))
         self._membership.join()
         if self._bus.connected:
             self._bus.subscribe(self._membership.subscriptions)
         await self._presence.come_online()
-        self.manager.ready("online")
+        self._manager.ready("online")
 
     async def _drain(self) -> None:
         log.info("draining")
-        self.manager.stopping("draining", within_s=DRAIN_LIMIT_S + 2 * ANNOUNCE_S + STOP_GRACE_S)
+        self._manager.stopping("draining", within_s=DRAIN_LIMIT_S + 2 * ANNOUNCE_S + STOP_GRACE_S)
         share = self._membership.leave()
         self._bus.unsubscribe(share)
         give_up_at = asyncio.get_running_loop().time() + DRAIN_LIMIT_S
@@ -322,32 +284,24 @@ class Daemon:
         """After every CONNACK: subscriptions and everything that is retained, since the broker may be new."""
         if not self._bus.resumed:
             if self._journal.epoch:
-                self._sessions_lost += 1
+                self._losses.lose_session()
                 log.warning("the broker has lost the node's session, and the requests that waited in it")
             self._journal.begin_session()
         self._bus.unsubscribe(self._membership.left_over)
         self._bus.subscribe(self._pipeline.subscriptions)
-        self._bus.subscribe(self._control.subscriptions)
-        # Every time: what the broker dropped for a node that was away is told by the retained count alone.
-        self._bus.subscribe([Subscription(BROKER_DROPPED, qos=0, every_time=True, optional=True)])
+        for extension in self._extensions:
+            self._bus.subscribe(extension.subscriptions)
         self._presence.announce()
-        if (home := self.config.discovery.prefix) is not None:
-            self._bus.subscribe([Subscription(status_topic(home), optional=True)])
-        self._announcer.announce()
+        for extension in self._extensions:
+            extension.connected()
 
     def disconnected(self) -> None:
         self._pipeline.keep()
 
     def delivered(self, delivery: Delivery) -> None:
-        if delivery.topic == BROKER_DROPPED:
-            self.alerts.see_broker_dropped(delivery.payload)
-        elif self._control.takes(delivery.topic):
-            self._audit.note("command", topic=delivery.topic, bytes=delivery.size)
-            self._control.deliver(delivery)
-            return
-        elif (home := self.config.discovery.prefix) and delivery.topic == status_topic(home):
-            self._announcer.heard(delivery.payload)
-        self._pipeline.deliver(delivery)
+        extension = self._by_topic.get(delivery.topic)
+        if extension is None or not extension.on_message(delivery):
+            self._pipeline.deliver(delivery)
 
     async def _publish_health(self) -> None:
         while True:
@@ -364,7 +318,7 @@ class Daemon:
 
     def _fault(self) -> str | None:
         scheduler = self.service.scheduler
-        return self.liveness.fault(
+        return self._liveness.fault(
             network_alive=self._bus.network_alive,
             network_silent_s=self._bus.network_silent_s,
             unfinished=0 if self._presence.state == "starting" else scheduler.waiting + scheduler.in_flight,
@@ -373,40 +327,31 @@ class Daemon:
 
     def health(self) -> dict[str, Any]:
         """The node's condition now, with no text of any message."""
-        scheduler, console = self.service.scheduler, self._console
-        figures = self.meter.figures()
+        scheduler, watches = self.service.scheduler, self.service.deployment.watches
+        figures, pids = self.meter.figures(), dict(self.service.deployment.pids)
         figures["dropped"]["qos0"] = self._bus.dropped
+        for extension in self._extensions:
+            figures |= extension.health()
+            pids |= extension.pids
         return {
             "state": self._presence.state,
             "queue": scheduler.waiting,
             "in_flight": scheduler.in_flight,
             **figures,
-            "broker_dropped": self.alerts.broker_dropped,
-            "session_lost": self._sessions_lost,
             "engine_restarts": self.service.models.losses,
-            "memory_bytes": memory_bytes({**self.service.pids, **(console.pids if console else {})}),
+            "memory_bytes": memory_bytes(pids),
             "temperature_c": temperature_c(),
-            "updates": {name: outcome.figures() for name, outcome in self.updater.outcomes.items()},
-            "drift": {name: watch.figures() for name, watch in self.service.watches.items()},
-            "alerts": self.alerts.sentences(
-                session_lost=self._sessions_lost,
-                standing=[
-                    self._fault(),
-                    self._database.problem,
-                    self._database.damage,
-                    self.scrapes.problem,
-                    self._audit.problem,
-                    self.tracer.problem,
-                    *self._bus.shortcomings,
-                    *self._warmup.problems,
-                    self.admin.problem,
-                    *self.updater.problems,
-                    *self.service.library.problems,
-                    console.problem if console else None,
-                    *(watch.sentence(name) for name, watch in self.service.watches.items()),
-                ],
-            ),
+            "drift": {name: watch.figures() for name, watch in watches.items()},
+            "alerts": [sentence for sentence in self._alerts() if sentence],
         }
+
+    def _alerts(self) -> Iterator[str | None]:
+        yield from (self._fault(), self._database.problem, self._database.damage, self._audit.problem)
+        yield from self._bus.shortcomings
+        for extension in self._extensions:
+            yield from extension.alerts
+        yield from self.service.library.problems
+        yield from (watch.sentence(name) for name, watch in self.service.deployment.watches.items())
 
     def info(self) -> dict[str, Any]:
         """What this node is and can do."""

@@ -10,7 +10,7 @@ import asyncio
 import logging
 from collections import OrderedDict
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from edgeslm.config.json_schemas import make_validator
 from edgeslm.errors import FeedbackError, InvalidRequest
@@ -18,10 +18,8 @@ from edgeslm.messages import Request
 from edgeslm.protocol.feedback import Feedback, parse_feedback
 from edgeslm.storage.feedback_store import Correction, FeedbackStore
 from edgeslm.tasks import Task
+from edgeslm.telemetry.extension import HasTasks
 from edgeslm.telemetry.health import Meter
-
-if TYPE_CHECKING:
-    from edgeslm.serving.service import Service
 
 log = logging.getLogger("edgeslm.node")
 
@@ -34,9 +32,9 @@ LONGEST = 4096
 
 
 class Corrections:
-    """``service`` has the node's present tasks; ``meter`` counts what isn't kept."""
+    """For the tasks of ``service``; ``meter`` counts what isn't kept."""
 
-    def __init__(self, store: FeedbackStore, service: Service, meter: Meter) -> None:
+    def __init__(self, store: FeedbackStore, service: HasTasks, meter: Meter) -> None:
         self._store = store
         self._service = service
         self._meter = meter

@@ -22,9 +22,9 @@ def describe(config: Config, service: Service, topics: Topics, boot_id: str) -> 
         "tasks": {
             name: {
                 "kind": task.kind,
-                **({"model": model} if (model := service.model_of(name)) else {}),
-                **({"adapter": adapter.digest} if (adapter := service.adapter_of(name)) else {}),
-                **({"stages": stages} if len(stages := service.stages_of(name)) > 1 else {}),
+                **({"model": model} if (model := service.deployment.model_of(name)) else {}),
+                **({"adapter": adapter.digest} if (adapter := service.deployment.adapter_of(name)) else {}),
+                **({"stages": stages} if len(stages := service.deployment.stages_of(name)) > 1 else {}),
                 "request": topics.request(name),
                 "options": {option: dict(OPTIONS[option].schema) for option in sorted(task.section.allowed)},
                 "result_schema": task.result_schema(),

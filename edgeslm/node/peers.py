@@ -10,13 +10,15 @@ import asyncio
 import time
 from collections.abc import Mapping
 from types import MappingProxyType
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
-from edgeslm.client import Client
 from edgeslm.config.sections import Broker
 from edgeslm.errors import BrokerError
 from edgeslm.messages import Result
 from edgeslm.mqtt.broker_address import BrokerAddress
+
+if TYPE_CHECKING:
+    from edgeslm.client import Client
 
 CONNECT_TIMEOUT_S = 5.0
 NO_OPTIONS: Final[Mapping[str, Any]] = MappingProxyType({})
@@ -52,7 +54,7 @@ class Peers:
         self._is_closed = True
         opening, self._clients = list(self._clients.values()), {}
         for opened in await asyncio.gather(*opening, return_exceptions=True):
-            if isinstance(opened, Client):
+            if not isinstance(opened, BaseException):
                 await asyncio.to_thread(opened.close)
 
     async def _client(self, node: str, timeout_s: float) -> Client:
@@ -72,6 +74,8 @@ class Peers:
             raise BrokerError("the broker doesn't answer") from None
 
     async def _open(self, node: str) -> Client:
+        from edgeslm.client import Client  # few nodes ask others
+
         client = Client(
             BrokerAddress.of(self._broker),
             node,

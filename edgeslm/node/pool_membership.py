@@ -11,7 +11,7 @@ import logging
 from pathlib import Path
 
 from edgeslm.config.schema import Pool
-from edgeslm.mqtt.connection import Subscription
+from edgeslm.protocol.delivery import Subscription
 from edgeslm.protocol.topics import DISPATCH, Topics
 from edgeslm.storage.atomic_json import write_record
 

@@ -1,4 +1,4 @@
-"""Messages of the bus, as values: from the broker, and to publish."""
+"""Messages of the bus and subscriptions, as values: from the broker, and to it."""
 
 from __future__ import annotations
 
@@ -63,3 +63,22 @@ class OutgoingMessage:
         size = PACKET_OVERHEAD_BYTES + len(self.topic.encode()) + len(self.payload)
         size += len((self.response_topic or "").encode()) + len(self.correlation or b"")
         return size + len(self.traceparent or "")
+
+
+@dataclass(frozen=True, slots=True)
+class Subscription:
+    """A topic filter. ``retained`` asks for retained messages when the subscription is new.
+
+    Otherwise a message that somebody left retained on a request topic would run at every reconnect.
+    ``identifier`` (1 to 268,435,455) comes back with each message that the filter brings; a broker may send
+    a message once for each filter that it fits (MQTT 5 section 3.3.4). ``every_time`` asks for retained
+    messages on each connection, also in a session that has the subscription already. One that is ``optional``
+    may be refused: then there is nothing to say about it.
+    """
+
+    filter: str
+    qos: int = 1
+    retained: bool = False
+    identifier: int | None = None
+    every_time: bool = False
+    optional: bool = False

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import functools
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from edgeslm.bundle.manifest import Bundle
 from edgeslm.bundle.spans import Run
 from edgeslm.config.loader import Knowledge
 from edgeslm.engine.calls import Embed, Read
@@ -24,8 +24,6 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("edgeslm.serving")
 
-MakeKnowledge = Callable[..., KnowledgeProcess]
-
 AT_ONCE = 4
 """Passages in one call of an encoder, while which a question has to wait."""
 
@@ -33,6 +31,7 @@ AT_ONCE = 4
 class Collections:
     """Searches and remembers, once it is started.
 
+    :param bundles: of the node's models, by name.
     :param remembered: names of the collections that routes remember messages in.
     :raises ConfigError: what is named as an encoder is none.
     """
@@ -40,24 +39,23 @@ class Collections:
     def __init__(
         self,
         sections: Mapping[str, Knowledge],
-        models: ModelPool,
+        bundles: Mapping[str, Bundle],
         *,
         remembered: frozenset[str] = frozenset(),
         log_level: str = "WARNING",
-        make_process: MakeKnowledge = KnowledgeProcess,
     ) -> None:
         self._sections = sections
-        self.models = models
-        """What embeds; those of the node, which may become others while it runs."""
+        self._bundles = bundles
+        self._models: ModelPool
         problems = [
             f"knowledge.{name}.encoder: {section.encoder} embeds no texts; name a model that does"
             for name, section in sections.items()
-            if section.encoder and not models.bundle(section.encoder).manifest.embeds
+            if section.encoder and not bundles[section.encoder].manifest.embeds
         ]
         problems += [
             f"knowledge.{name}.reader: {section.reader} reads no question with a passage; name a reader"
             for name, section in sections.items()
-            if section.reader and not models.bundle(section.reader).manifest.is_reader
+            if section.reader and not bundles[section.reader].manifest.is_reader
         ]
         if problems:
             raise ConfigError(problems)
@@ -76,11 +74,17 @@ class Collections:
             {name: (section.encoder, section.reader, section.tables) for name, section in sections.items()},
         )
         """What is searched and kept: of two with the same, one goes on for the other."""
-        self._make_process: Callable[[], KnowledgeProcess] = functools.partial(
-            make_process, specs, embed=self._embed_added, log_level=log_level
-        )
+        self._specs = specs
+        self._log_level = log_level
         self._process = self._make_process() if specs else None
         self._was_stopped = False
+
+    def _make_process(self) -> KnowledgeProcess:
+        return KnowledgeProcess(self._specs, embed=self._embed_added, log_level=self._log_level)
+
+    def use(self, models: ModelPool) -> None:
+        """Has these embed and read from now on."""
+        self._models = models
 
     @property
     def pids(self) -> dict[str, int]:
@@ -93,7 +97,7 @@ class Collections:
         return [] if self._process is None else self._process.problems
 
     async def start(self) -> None:
-        """:raises KnowledgeError: a collection can't be used."""
+        """After :meth:`use`. :raises KnowledgeError: a collection can't be used."""
         if self._process is not None:
             if self._was_stopped:
                 self._process, self._was_stopped = self._make_process(), False
@@ -153,7 +157,7 @@ class Collections:
         try:
             for begin in range(0, len(texts), AT_ONCE):
                 call = Read(question, tuple(texts[begin : begin + AT_ONCE]))
-                output = await self.models.ask(reader, call, priority=priority)
+                output = await self._models.ask(reader, call, priority=priority)
                 likely += output.probabilities
                 places += output.places
         except DISPENSABLE as error:
@@ -194,7 +198,7 @@ class Collections:
     def _tag(self, encoder: str | None) -> EncoderTag | None:
         if encoder is None:
             return None
-        bundle = self.models.bundle(encoder)
+        bundle = self._bundles[encoder]
         return EncoderTag(bundle.digest, str(bundle.path))
 
     async def _embed_added(self, collection: str, texts: Sequence[str]) -> Any:
@@ -220,4 +224,4 @@ class Collections:
 
     async def _embed(self, encoder: str, texts: Sequence[str], priority: int) -> Sequence[Sequence[float]]:
         call = Embed(tuple(texts), overflow="head")
-        return (await self.models.ask(encoder, call, priority=priority)).vectors
+        return (await self._models.ask(encoder, call, priority=priority)).vectors

@@ -10,9 +10,9 @@ import asyncio
 import logging
 import math
 import time
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Protocol
 
 from edgeslm.config.schema import NODE_STAGE
 from edgeslm.errors import PASSED_ON, Cancelled, EdgeslmError
@@ -22,25 +22,17 @@ from edgeslm.tasks import Task
 
 log = logging.getLogger("edgeslm.serving")
 
-AskNode = Callable[[str, str, str, float, Mapping[str, Any]], Awaitable[Result]]
-"""Asks NODE for TASK with a text, within so many seconds, with options."""
 
-IsAnswer = Callable[[Mapping[str, Any], str], bool]
-BringBack = Callable[[Request, Mapping[str, Any], Mapping[str, Any]], Mapping[str, Any] | None]
+class OtherNodes(Protocol):
+    """The nodes that can be asked."""
 
+    async def ask(
+        self, node: str, task: str, text: str, timeout_s: float, options: Mapping[str, Any]
+    ) -> Result:
+        """:raises EdgeslmError: there is no answer in time."""
+        ...
 
-def _anything(result: Mapping[str, Any], message: str) -> bool:
-    return True
-
-
-def _nothing(request: Request, found: Mapping[str, Any]) -> Mapping[str, Any]:
-    return {}
-
-
-def _as_it_is(
-    request: Request, found: Mapping[str, Any], answer: Mapping[str, Any]
-) -> Mapping[str, Any] | None:
-    return answer
+    async def close(self) -> None: ...
 
 
 _PASSED_ON = frozenset(error.code for error in PASSED_ON)
@@ -48,24 +40,19 @@ _PASSED_ON = frozenset(error.code for error in PASSED_ON)
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """``is_answer`` tells whether a result could be one of this node's task, to a message. ``refer`` gives
-    the options to ask with, ``bring_back`` what request, result found here and answer come to."""
+    """``own`` is this node's task, which the other node's is asked for."""
 
     node: str
     task: str
-    is_answer: IsAnswer = _anything
-    refer: Callable[[Request, Mapping[str, Any]], Mapping[str, Any]] = _nothing
-    bring_back: BringBack = _as_it_is
+    own: Task
 
     @classmethod
-    def of(cls, stages: tuple[str, ...], task: Task | None = None) -> Target | None:
+    def of(cls, stages: tuple[str, ...], own: Task) -> Target | None:
         """That of a task's stages, if the last one is another node."""
         if not stages or not stages[-1].startswith(NODE_STAGE):
             return None
         node, _, name = stages[-1].removeprefix(NODE_STAGE).partition("/")
-        if task is None:
-            return cls(node, name)
-        return cls(node, name, task.is_answer, task.refer, task.bring_back)
+        return cls(node, name, own)
 
     @property
     def stage(self) -> str:
@@ -73,18 +60,18 @@ class Target:
 
 
 class Escalation:
-    """Asks other nodes through ``ask_node``, once there is one; requests that wait can be cancelled."""
+    """Asks other nodes, where there are any; requests that wait can be cancelled."""
 
-    def __init__(self, timeout_s: float) -> None:
+    def __init__(self, timeout_s: float, nodes: OtherNodes | None = None) -> None:
         self._timeout_s = timeout_s
-        self.ask_node: AskNode | None = None
+        self._nodes = nodes
         self._waiting: dict[asyncio.Future[Result], Request] = {}
         self._cancelled: set[asyncio.Future[Result]] = set()
 
     def is_wanted(self, result: Result) -> bool:
         """Whether another node should be asked after this result. Documents that contradict each other are
         for a person to see: a larger model would take one side."""
-        if self.ask_node is None or (result.result or {}).get("conflict"):
+        if self._nodes is None or (result.result or {}).get("conflict"):
             return False
         return result.status == "abstained" or (result.error is not None and result.error.code in _PASSED_ON)
 
@@ -93,14 +80,14 @@ class Escalation:
         now = time.monotonic()
         until = min((request.received_at or now) + self._timeout_s, request.expires_at or math.inf)
         left_s = until - now
-        if self.ask_node is None or left_s <= 0 or not isinstance(request.input, str):
+        if self._nodes is None or left_s <= 0 or not isinstance(request.input, str):
             return found
         if request.options.keys() & {"labels", "schema"}:  # the other node knows its own alone
             return found
         here = found.result or {}
-        options = target.refer(request, here)
+        options = target.own.refer(request, here)
         asking = asyncio.ensure_future(
-            self.ask_node(target.node, target.task, request.input, left_s, options)
+            self._nodes.ask(target.node, target.task, request.input, left_s, options)
         )
         self._waiting[asking] = request
         try:
@@ -120,11 +107,15 @@ class Escalation:
             code = answer.error.code if answer.error else ""
             log.warning("task %s: %s answers with an error: %s", request.task, target.stage, code)
             return found
-        brought = target.bring_back(request, here, answer.result or {})
-        if brought is None or not target.is_answer(brought, request.input):
+        brought = target.own.bring_back(request, here, answer.result or {})
+        if brought is None or not target.own.is_answer(brought, request.input):
             log.warning("task %s: what %s answers is no answer of this task", request.task, target.stage)
             return found
         return _joined(target, request, found, replace(answer, result=brought), now)
+
+    async def stop(self) -> None:
+        if self._nodes is not None:
+            await self._nodes.close()
 
     def cancel(self, matches: Callable[[Request], bool]) -> int:
         """Cancels what waits for another node. :return: how many requests."""

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Callable, Collection, Iterator, Mapping
+from collections.abc import AsyncIterator, Collection, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 from types import MappingProxyType
+from typing import Protocol
 
 from edgeslm.bundle.manifest import Bundle, short_digest
-from edgeslm.engine.calls import NO_ADAPTERS, Adapters, Call, Hardware, Output
+from edgeslm.engine.calls import NO_ADAPTERS, Adapters, Call, Hardware, OnText, Output
 from edgeslm.engine.host.process import EngineCrashed, EngineProcess
 from edgeslm.engine.host.team import EngineTeam
 from edgeslm.errors import BundleError, ModelUnavailable, Poisoned
@@ -18,8 +19,14 @@ from edgeslm.messages import NORMAL_PRIORITY, Attempt
 
 log = logging.getLogger("edgeslm.serving")
 
-MakeProcess = Callable[[Bundle, Hardware, Adapters], EngineProcess | EngineTeam]
-"""Of a bundle, what computes it and its adapters."""
+
+class MakeProcess(Protocol):
+    """Of a bundle, what computes it and its adapters."""
+
+    def __call__(
+        self, bundle: Bundle, hardware: Hardware, adapters: Adapters, /
+    ) -> EngineProcess | EngineTeam: ...
+
 
 ATTEMPTS = 2
 """A request whose engine crashed gets one more try on a fresh one; then it is taken for the cause."""
@@ -155,7 +162,7 @@ class ModelPool:
         self,
         name: str,
         call: Call,
-        on_chunk: Callable[[str], None] | None = None,
+        on_chunk: OnText | None = None,
         attempt: Attempt | None = None,
         priority: int = NORMAL_PRIORITY,
     ) -> Output:

@@ -8,18 +8,16 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Final
+from typing import Final, Protocol
 
 from edgeslm.engine.prepack.prepare import prepare
-from edgeslm.engine.worker.prepared import CACHE, Index, folder_of, mark_used
+from edgeslm.engine.worker.prepared import CACHE, folder_of, mark_used
 from edgeslm.errors import EdgeslmError, SelfTestError
 from edgeslm.serving.model_pool import ModelPool
 
 log = logging.getLogger("edgeslm.serving")
-
-Prepare = Callable[..., Coroutine[Any, Any, Index]]
 
 FIRST_QUIET_S: Final = 10.0
 """Without work after a start: what has waited for the node comes first."""
@@ -28,43 +26,33 @@ QUIET_S: Final = 5.0
 MARK_EVERY_S: Final = 24 * 3600.0
 
 
+class IdleNode(Protocol):
+    def idle_s(self) -> float:
+        """For how many seconds it has had nothing to do."""
+
+    async def renewed(self) -> None:
+        """Told that an engine runs on what was prepared."""
+
+
 class Prepacker:
-    """Prepares the decoders of ``models`` that run without.
+    """Prepares the decoders of ``models`` that run without."""
 
-    :param idle_s: for how many seconds the node has had nothing to do.
-    :param on_change: called when an engine runs on what was prepared.
-    """
-
-    def __init__(
-        self,
-        models: ModelPool,
-        state_dir: Path,
-        *,
-        idle_s: Callable[[], float],
-        on_change: Callable[[], Awaitable[None]],
-        first_quiet_s: float = FIRST_QUIET_S,
-        quiet_s: float = QUIET_S,
-        prepare: Prepare = prepare,
-    ) -> None:
+    def __init__(self, models: ModelPool, state_dir: Path, node: IdleNode) -> None:
         self._models = models
         self._state_dir = state_dir
-        self._idle_s = idle_s
-        self._on_change = on_change
-        self._first_quiet_s = first_quiet_s
-        self._quiet_s = quiet_s
-        self._prepare = prepare
+        self._node = node
         self.problems: list[str] = []
         """Which models say other things here than on the build machine, as sentences for others."""
 
     async def run(self) -> None:
         """Prepares what is to be, then marks what is used. Cancelled, it ends its child at once."""
-        await self._until_idle(self._first_quiet_s)
+        await self._until_idle(FIRST_QUIET_S)
         same: dict[tuple[str, str | None], list[str]] = {}
         for name in self._models.names:
             if self._models.can_be_prepared(name):
                 same.setdefault((self._models.bundle(name).digest, self._models.graph(name)), []).append(name)
         for names in same.values():
-            await self._until_idle(self._quiet_s)
+            await self._until_idle(QUIET_S)
             if await self._make(names):
                 for name in names:
                     await self._renew(name)
@@ -73,7 +61,7 @@ class Prepacker:
             await asyncio.sleep(MARK_EVERY_S)
 
     async def _until_idle(self, quiet_s: float) -> None:
-        while (idle_s := self._idle_s()) < quiet_s:
+        while (idle_s := self._node.idle_s()) < quiet_s:
             await asyncio.sleep(quiet_s - idle_s)
 
     async def _make(self, names: Sequence[str]) -> bool:
@@ -82,7 +70,7 @@ class Prepacker:
         log.info("%s is being prepared for this machine", bundle.path)
         keep = [self._models.bundle(name).digest for name in self._models.names]
         try:
-            index = await self._prepare(bundle, graph, self._state_dir, unasked=True, keep=keep)
+            index = await prepare(bundle, graph, self._state_dir, unasked=True, keep=keep)
         except (EdgeslmError, OSError, ValueError) as error:
             log.warning("%s is not prepared until the next start: %s", bundle.path, error)
             if isinstance(error, SelfTestError):
@@ -94,13 +82,13 @@ class Prepacker:
 
     async def _renew(self, name: str) -> None:
         try:
-            await self._until_idle(self._quiet_s)
+            await self._until_idle(QUIET_S)
             while not await self._models.renew(name):
-                await asyncio.sleep(self._quiet_s)
+                await asyncio.sleep(QUIET_S)
         except EdgeslmError as error:  # its next call tries it again
             log.error("model %s could not be started on what was prepared: %s", name, error)
             return
-        await self._on_change()
+        await self._node.renewed()
 
     def _mark_used(self) -> None:
         """For others with this state folder, who remove what isn't used: an engine marks what it loads, and

@@ -44,13 +44,11 @@ class ClientQuotas:
         tokens_per_min: int | None = None,
         *,
         nameless_queue: int | None = None,
-        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._queue = queue
         self._nameless_queue = nameless_queue
         self._rate = tokens_per_min / 60 if tokens_per_min is not None else None
         self._most = float(tokens_per_min or 0)
-        self._clock = clock
         self._accounts: OrderedDict[bytes, _Account] = OrderedDict()
 
     def admit(self, sender: str, wait_s: Callable[[], float]) -> None:
@@ -59,7 +57,7 @@ class ClientQuotas:
 
         :raises Busy: the sender has its share.
         """
-        now = self._clock()
+        now = time.monotonic()
         account = self._account(sender, now)
         account.asked_at = now
         share = self._queue if sender else self._nameless_queue
@@ -78,7 +76,7 @@ class ClientQuotas:
 
     def settle(self, sender: str, usage: Mapping[str, int]) -> None:
         """A request that was admitted is done."""
-        account = self._account(sender, self._clock())
+        account = self._account(sender, time.monotonic())
         account.held = max(0, account.held - 1)
         account.tokens -= sum(usage.values())
 

@@ -8,53 +8,55 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
+from typing import Protocol
 
-from edgeslm.bundle.manifest import Bundle
 from edgeslm.config.loader import Config
 from edgeslm.errors import NO_ANSWER, RequestError, UnknownTask
-from edgeslm.knowledge.service.process import KnowledgeProcess
 from edgeslm.messages import Attempt, Request, Result
-from edgeslm.serving.collections import Collections, MakeKnowledge
+from edgeslm.serving.builder import build_deployment
+from edgeslm.serving.collections import Collections
 from edgeslm.serving.deployment import Deployment
-from edgeslm.serving.escalation import Escalation
+from edgeslm.serving.escalation import Escalation, OtherNodes
 from edgeslm.serving.model_pool import MakeProcess, ModelPool
 from edgeslm.serving.quotas import ClientQuotas
 from edgeslm.serving.scheduler import OnChunk, Scheduler, error_result
 from edgeslm.tasks import Task
-from edgeslm.telemetry.drift import DriftWatch
 
 log = logging.getLogger("edgeslm.serving")
 
 _NO_ANSWER = frozenset(error.code for error in NO_ANSWER)
 
-BeforeSwitch = Callable[[Deployment, Deployment], Awaitable[None]]
+
+class SwitchCheck(Protocol):
+    """Looks at a deployment that is to take over; what it raises keeps the old one at work."""
+
+    async def __call__(self, old: Deployment, new: Deployment, /) -> None: ...
 
 
 class Service:
     """What a configuration can do, once :meth:`start` has loaded its models.
 
-    :raises BundleError: a bundle can't be read.
-    :raises ConfigError: tasks and bundles don't fit together.
+    :param nodes: those that tasks escalate to; without any what was found here stands.
+    :param make_process: see :func:`build_deployment`, which says what is raised too.
     """
 
     def __init__(
         self,
         config: Config,
         *,
+        nodes: OtherNodes | None = None,
         make_process: MakeProcess | None = None,
-        make_knowledge: MakeKnowledge = KnowledgeProcess,
     ) -> None:
         self._make_process = make_process
-        self._make_knowledge = make_knowledge
-        self._now = Deployment(config, make_process=make_process, make_knowledge=make_knowledge)
+        self._now = build_deployment(config, make_process=make_process)
         self._others: set[Deployment] = set()
         """One that is loading, or that still answers what it began."""
         self._replacing = asyncio.Lock()
         self._retiring: set[asyncio.Task[None]] = set()
         limits = config.limits
-        self.escalation = Escalation(limits.request_timeout_s)
+        self.escalation = Escalation(limits.request_timeout_s, nodes)
         self.scheduler = Scheduler(
             self._run,
             limit=_most_requests(config),
@@ -66,11 +68,6 @@ class Service:
                 nameless_queue=limits.sender_queue,
             ),
         )
-
-    @property
-    def config(self) -> Config:
-        """That of what is at work now."""
-        return self._now.config
 
     @property
     def models(self) -> ModelPool:
@@ -85,10 +82,6 @@ class Service:
         """What checks requests and describes results, by the name of the task."""
         return self._now.tasks
 
-    @property
-    def watches(self) -> Mapping[str, DriftWatch]:
-        return self._now.watches
-
     async def start(self) -> None:
         """
         :raises BundleError: a bundle isn't signed though it must be, or an engine refuses it.
@@ -99,7 +92,7 @@ class Service:
     async def start_over(self, config: Config) -> None:
         """After a start that failed: another configuration, from the beginning. :raises EdgeslmError: why."""
         await self._now.stop()
-        self._now = Deployment(config, make_process=self._make_process, make_knowledge=self._make_knowledge)
+        self._now = build_deployment(config, make_process=self._make_process)
         await self._now.start()
 
     async def stop(self) -> None:
@@ -108,40 +101,33 @@ class Service:
         for other in list(self._others):
             await self._end(other)
         await self._now.stop()
+        await self.escalation.stop()
 
     @property
-    def pids(self) -> dict[str, int]:
-        """The processes of this node beside its own, by what they are for."""
-        return self._now.pids
+    def deployment(self) -> Deployment:
+        """What is at work now."""
+        return self._now
 
-    async def warm(self) -> None:
-        """Has decoders read what all prompts of a task begin with, so that its first request needn't wait for
-        that. Any request is more urgent, and goes before it."""
-        await self._now.warm()
-
-    async def replace(self, config: Config, *, before: BeforeSwitch | None = None) -> None:
+    async def replace(self, config: Config, *, check: SwitchCheck | None = None) -> None:
         """Puts another configuration to work, between two requests. What is being run goes on to its end.
 
         Its models are loaded beside those at work, which both have if they are the same in both. If this
         fails, the old one is at work as before. Changes that would make this another node (its name, broker,
         limits and state folder) are not looked at.
 
-        :param before: called with the old and the new one when the new one is loaded; what it raises keeps
-            the old one at work.
+        :param check: asked when the new one is loaded.
         :raises BundleError: as :meth:`start`. :raises ConfigError: as the constructor.
         :raises ModelUnavailable: an engine ends while it loads.
         :raises KnowledgeError: a collection can't be used.
         """
         async with self._replacing:
             old = self._now
-            new = Deployment(
-                config, running=old, make_process=self._make_process, make_knowledge=self._make_knowledge
-            )
+            new = build_deployment(config, running=old, make_process=self._make_process)
             self._others.add(new)
             try:
                 await new.start_models()
-                if before is not None:
-                    await before(old, new)
+                if check is not None:
+                    await check(old, new)
                 if new.library is old.library:
                     self._now = new
                 else:
@@ -152,7 +138,7 @@ class Service:
             self._others.discard(new)
             self._others.add(old)
             self.scheduler.resize(limit=_most_requests(config), slots=_slots(config))
-            new.library.models = new.models
+            new.library.use(new.models)
             retiring = asyncio.create_task(self._retire(old))
             self._retiring.add(retiring)
             retiring.add_done_callback(self._retiring.discard)
@@ -164,7 +150,7 @@ class Service:
             await old.until_idle()
             await old.library.stop()
             try:
-                await new.library.start()
+                await new.start_library()
             except BaseException:
                 await new.library.stop()
                 await old.library.start()
@@ -208,28 +194,11 @@ class Service:
         return result
 
     async def _run(self, request: Request, on_chunk: OnChunk | None, attempt: Attempt | None) -> Result:
-        serving = self._now
-        with serving.in_use():
-            return await serving.run(request, on_chunk, attempt)
+        return await self._now.run(request, on_chunk, attempt)
 
     def cancel(self, matches: Callable[[Request], bool]) -> int:
         """Cancels every request that ``matches``, and says how many those were."""
         return self.scheduler.cancel(matches) + self.escalation.cancel(matches)
-
-    def adapter_of(self, task: str) -> Bundle | None:
-        """The adapter that the first stage's calls go through."""
-        return self._now.adapter_of(task)
-
-    def model_of(self, task: str) -> str | None:
-        """Name of the model that serves a task's first stage, if one does."""
-        return self._now.model_of(task)
-
-    def tasks_of(self, model: str) -> list[str]:
-        """The tasks in one of whose stages a model has a part."""
-        return self._now.tasks_of(model)
-
-    def stages_of(self, task: str) -> tuple[str, ...]:
-        return self._now.stages_of(task)
 
 
 async def _without_model(task: Task, request: Request, failed: Result, code: str) -> Result:

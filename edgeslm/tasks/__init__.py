@@ -28,10 +28,18 @@ _KINDS: dict[str, type[Task]] = {
 }
 
 
-def make_task(name: str, section: TaskSection, bundle: Bundle | None = None) -> Task:
+def make_task(
+    name: str,
+    section: TaskSection,
+    bundle: Bundle | None = None,
+    *,
+    documents: Documents | None = None,
+    context_length: int | None = None,
+) -> Task:
     """The task that ``section`` describes.
 
     :param bundle: the head or the adapter that it was taught as, which brings what the section leaves out.
+    :param documents: what it may look in. :param context_length: tokens that its model reads and writes.
     :raises ConfigError: the section says something else than what was taught.
     """
     learned = None if bundle is None else bundle.manifest.learned
@@ -43,7 +51,7 @@ def make_task(name: str, section: TaskSection, bundle: Bundle | None = None) -> 
         raise ConfigError([f"tasks.{name}.labels: missing, and its adapter was not taught any"])
     if section.kind == "extract" and section.output_schema is None:
         raise ConfigError([f"tasks.{name}.schema: missing, and its adapter was not taught any"])
-    task = _KINDS[section.kind](name, section, bundle)
+    task = _KINDS[section.kind](name, section, bundle, documents, context_length)
     if section.max_error is not None and section.kind == "extract" and not task.is_head:
         raise ConfigError([f"tasks.{name}.max_error: what a decoder writes has no confidence; take it out"])
     return task

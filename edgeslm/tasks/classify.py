@@ -10,8 +10,6 @@ from dataclasses import replace
 from typing import Any
 
 from edgeslm.bundle.calibration import judge, without_bias
-from edgeslm.bundle.manifest import Bundle
-from edgeslm.config.loader import Task as TaskSection
 from edgeslm.engine.calls import Classify as ClassifyCall
 from edgeslm.engine.calls import Prompt, Score, Text
 from edgeslm.errors import InvalidRequest
@@ -27,10 +25,9 @@ INSTRUCTION = "Which label fits the message?"
 class Classify(Task):
     kind = "classify"
 
-    def __init__(self, name: str, section: TaskSection, bundle: Bundle | None = None) -> None:
-        super().__init__(name, section, bundle)
+    def set_up(self) -> None:
         self._calibration = None if self.learned is None else self.learned.calibration
-        self.threshold = threshold_of(name, section, self._calibration)
+        self.threshold = threshold_of(self.name, self.section, self._calibration)
         """Confidence below which the result is ``abstained``."""
         self._biases: dict[tuple[tuple[str, str], ...], tuple[float, ...]] = {}
 

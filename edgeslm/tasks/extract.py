@@ -18,7 +18,6 @@ from edgeslm.bundle.calibration import sure
 from edgeslm.bundle.manifest import Bundle
 from edgeslm.bundle.spans import is_fixed
 from edgeslm.config.json_schemas import PATTERN_SIZE, make_validator, pattern_faults, schema_faults, target_of
-from edgeslm.config.loader import Task as TaskSection
 from edgeslm.config.patterns import make_matcher
 from edgeslm.engine.calls import Generate, Guide, Output, Point, Prompt, Text
 from edgeslm.errors import ConfigError, InvalidRequest, TooLong
@@ -57,17 +56,16 @@ MOST_PHRASES = 1000
 class Extract(Task):
     kind = "extract"
 
-    def __init__(self, name: str, section: TaskSection, bundle: Bundle | None = None) -> None:
-        super().__init__(name, section, bundle)
+    def set_up(self) -> None:
         self._calibration = None if self.learned is None else self.learned.calibration
-        self.threshold = threshold_of(name, section, self._calibration) if self.is_head else 0.0
+        self.threshold = threshold_of(self.name, self.section, self._calibration) if self.is_head else 0.0
         """Confidence below which the result is ``abstained``; text that is written has none."""
         self._readers: Sequence[FieldReader] = ()
         if self.is_head and self.learned is not None:
-            schema = section.output_schema or {}
+            schema = self.section.output_schema or {}
             for path, sentence in pattern_faults((), schema):
-                raise ConfigError([f"tasks.{name}.schema.{'.'.join(map(str, path))}: {sentence}"])
-            self._readers = make_readers(self.learned, schema, verbatim=section.verbatim)
+                raise ConfigError([f"tasks.{self.name}.schema.{'.'.join(map(str, path))}: {sentence}"])
+            self._readers = make_readers(self.learned, schema, verbatim=self.section.verbatim)
 
     def check_input(self, request: Request) -> None:
         super().check_input(request)

@@ -13,8 +13,6 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any, Final
 
-from edgeslm.bundle.manifest import Bundle
-from edgeslm.config.loader import Task as TaskSection
 from edgeslm.engine.calls import Cost, Generate, Output, Prompt, Text
 from edgeslm.errors import NoMemory, TooLong
 from edgeslm.knowledge.documents.sentences import split_sentences
@@ -53,9 +51,8 @@ MOST_EXTRACTS: Final = 3
 class Summarize(Task):
     kind = "summarize"
 
-    def __init__(self, name: str, section: TaskSection, bundle: Bundle | None = None) -> None:
-        super().__init__(name, section, bundle)
-        self._in_parts = "overflow" not in section.model_fields_set
+    def set_up(self) -> None:
+        self._in_parts = "overflow" not in self.section.model_fields_set
         """Whether a long text is read in parts: unless the task says what to do with it."""
 
     def check_input(self, request: Request) -> None:

@@ -92,18 +92,31 @@ class Outcome:
 
 
 class Task(ABC):
-    """One entry of ``tasks:``, ready to run. ``bundle`` is the head or the adapter that it was taught as."""
+    """One entry of ``tasks:``, ready to run.
+
+    :param bundle: the head or the adapter that it was taught as. :param documents: what it may look in.
+    :param context_length: tokens that its model reads and writes at most.
+    """
 
     kind: ClassVar[str]
-    context_length: int | None = None
-    """Tokens that its model reads and writes at most, once a model was chosen for it."""
 
-    def __init__(self, name: str, section: TaskSection, bundle: Bundle | None = None) -> None:
+    def __init__(
+        self,
+        name: str,
+        section: TaskSection,
+        bundle: Bundle | None = None,
+        documents: Documents | None = None,
+        context_length: int | None = None,
+    ) -> None:
         self.name = name
         self.section = section
         self.bundle = bundle
-        self.documents: Documents | None = None
-        """What it may look in, once the node has opened them."""
+        self.context_length = context_length
+        self._documents = documents
+        self.set_up()
+
+    def set_up(self) -> None:  # noqa: B027  most kinds add nothing
+        """What a kind adds to the constructor. :raises ConfigError: it doesn't go together."""
 
     @property
     def learned(self) -> LearnedSection | None:
@@ -183,9 +196,9 @@ class Task(ABC):
     @property
     def opened(self) -> Documents:
         """:raises InternalError: nobody has opened them."""
-        if self.documents is None:
+        if self._documents is None:
             raise InternalError(f"task {self.name} has nothing to look in")
-        return self.documents
+        return self._documents
 
     def text(self, request: Request) -> str:
         """The input as text; only ``generate`` reads objects."""

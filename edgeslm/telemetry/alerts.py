@@ -1,14 +1,19 @@
 """Alerts: what somebody should look at, as sentences in ``health``.
 
-Some conditions stand as long as they hold, others have happened and are told for an hour. Pure: knows no bus
-and no daemon.
+Some conditions stand as long as they hold, which is for the parts of a node to say. Here is what the broker
+lost, which has happened and is told for an hour.
 """
 
 from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Mapping, Sequence
+from typing import Any, Final
+
+from edgeslm.protocol.delivery import Delivery, Subscription
+from edgeslm.protocol.topics import BROKER_DROPPED
+from edgeslm.telemetry.extension import Extension
 
 TOLD_S = 3600.0
 """How long something that happened is told."""
@@ -49,10 +54,18 @@ class Growth:
         return sum(grown for at, grown in self._steps if at >= since)
 
 
-class Alerts:
-    """Keeps what happened long enough to be seen."""
+_SUBSCRIPTIONS: Final = (Subscription(BROKER_DROPPED, qos=0, every_time=True, optional=True),)
+"""Every time: what the broker dropped for a node that was away is told by the retained count alone."""
+
+
+class BrokerLosses(Extension):
+    """Keeps what the broker lost long enough to be seen."""
+
+    subscriptions = _SUBSCRIPTIONS
 
     def __init__(self) -> None:
+        self.session_lost = 0
+        """How often the broker had forgotten the node's session."""
         self._dropped = Growth()
         self._sessions = Growth()
         self._sessions.see(0)
@@ -62,6 +75,17 @@ class Alerts:
     def broker_dropped(self) -> int:
         """Messages that the broker has dropped since this node first saw its count."""
         return self._dropped.total
+
+    def lose_session(self) -> None:
+        self.session_lost += 1
+        self._sessions.see(self.session_lost)
+
+    def on_message(self, delivery: Delivery) -> bool:
+        self.see_broker_dropped(delivery.payload)
+        return False  # a route may read it too
+
+    def health(self) -> Mapping[str, Any]:
+        return {"broker_dropped": self.broker_dropped, "session_lost": self.session_lost}
 
     def see_broker_dropped(self, payload: bytes) -> int:
         """Takes the broker's count of what it dropped, a whole number as text; by how much it has grown.
@@ -74,14 +98,9 @@ class Alerts:
             self._looked_at = time.monotonic()
         return self._dropped.see(int(payload))
 
-    def sentences(self, *, session_lost: int = 0, standing: Iterable[str | None] = ()) -> list[str]:
-        """All that is wrong now, or was within the hour; empty when all is well.
-
-        ``session_lost`` counts how often the broker had forgotten the node's session. ``standing`` are
-        sentences of others, None where there is nothing to say, such as that the disk is full.
-        """
-        self._sessions.see(session_lost)
-        told = [sentence for sentence in standing if sentence]
+    @property
+    def alerts(self) -> Sequence[str]:
+        told = []
         if dropped := self._dropped.recent(TOLD_S):
             told.append(
                 f"In the last hour the broker dropped {dropped} messages, of any of its clients; {_ROOM}"

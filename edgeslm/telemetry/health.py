@@ -7,13 +7,14 @@ import os
 import time
 from bisect import bisect_left
 from collections import Counter, deque
-from collections.abc import Container, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from itertools import accumulate
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from edgeslm.hardware import board
 from edgeslm.messages import Result
+from edgeslm.telemetry.extension import HasTasks
 
 WINDOW = 1000
 """Latencies kept for the quantiles."""
@@ -60,22 +61,16 @@ class _TaskMeter:
         }
 
 
-class KnownTasks(Protocol):
-    """The tasks that there are just now."""
-
-    def __call__(self) -> Container[str]: ...
-
-
 class Meter:
     """Counts results; says latency quantiles over the last :data:`WINDOW`, answers and tokens a second over a
     minute.
 
-    ``known`` says which tasks there are just now: others are counted together, as :data:`OTHER`. Without it
-    each name that comes is counted by itself.
+    Tasks that ``node`` doesn't have are counted together, as :data:`OTHER`. Without it each name that comes
+    is counted by itself.
     """
 
-    def __init__(self, known: KnownTasks | None = None) -> None:
-        self._known = known
+    def __init__(self, node: HasTasks | None = None) -> None:
+        self._node = node
         self.dropped: Counter[str] = Counter()
         self.repeats: Counter[str] = Counter({"attached": 0, "resent": 0})
         self._tasks: dict[str, _TaskMeter] = {}
@@ -96,7 +91,7 @@ class Meter:
 
     def count(self, result: Result) -> None:
         key = result.status if result.error is None else result.error.code
-        task = result.task if self._known is None or result.task in self._known() else OTHER
+        task = result.task if self._node is None or result.task in self._node.tasks else OTHER
         if task not in self._tasks:
             self._tasks[task] = _TaskMeter()
         self._tasks[task].count(key, result)

@@ -1,7 +1,6 @@
 """Home Assistant: told what a node has, and what it has no more.
 
-What was told is noted in a file before it is sent, so that it can be taken back by a later start too. Knows
-no broker: what publishes is handed in.
+What was told is noted in a file before it is sent, so that it can be taken back by a later start too.
 """
 
 from __future__ import annotations
@@ -9,47 +8,57 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
-from collections.abc import Awaitable, Callable, Iterable, Mapping
+from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any
 
+from edgeslm.config.loader import Config
+from edgeslm.protocol.delivery import Delivery, Subscription
 from edgeslm.storage.atomic_json import write_record
+from edgeslm.telemetry.discovery import announcements, status_topic
+from edgeslm.telemetry.extension import Announces, Extension, HasTasks
 
 log = logging.getLogger("edgeslm.telemetry")
 
 PAUSE_S = 1.0
 """Between two announcements: whoever may write to Home Assistant's status topic can ask for them."""
 
-Publish = Callable[[str, bytes], Awaitable[None]]
 
+class Announcer(Extension):
+    """Tells of the tasks of ``service`` and of the node itself, as retained messages.
 
-class Announcer:
-    """``wanted`` says what there is, documents by topic; ``publish`` sends a retained message."""
+    :param record: notes what was told.
+    """
 
-    def __init__(
-        self, record: Path, wanted: Callable[[], Mapping[str, Mapping[str, Any]]], publish: Publish
-    ) -> None:
+    def __init__(self, record: Path, config: Config, service: HasTasks, presence: Announces) -> None:
+        self._config = config
+        self._service = service
+        self._presence = presence
         self._record = record
-        self._wanted = wanted
-        self._publish = publish
-        self._work: asyncio.Task[None] | None = None
+        self._prefix = config.discovery.prefix
         self._again = False
+
+    @property
+    def subscriptions(self) -> Sequence[Subscription]:
+        return [Subscription(status_topic(self._prefix), optional=True)] if self._prefix else ()
+
+    def connected(self) -> None:
+        self.announce()
+
+    def take_up(self, config: Config) -> None:
+        self._config = config
+        self.announce()
+
+    def on_message(self, delivery: Delivery) -> bool:
+        """When Home Assistant has started, it is told all of it again."""
+        if delivery.payload == b"online":
+            self.announce()
+        return False  # a route may read it too
 
     def announce(self) -> None:
         """Sends all of it again, soon; while that is going on, once more after it."""
         self._again = True
         if self._work is None or self._work.done():
             self._work = asyncio.create_task(self._run())
-
-    def heard(self, payload: bytes) -> None:
-        """What Home Assistant says on its status topic: when it has started, it is told all of it again."""
-        if payload == b"online":
-            self.announce()
-
-    async def stop(self) -> None:
-        if self._work is not None:
-            self._work.cancel()
-            await asyncio.wait([self._work])
 
     async def _run(self) -> None:
         while self._again:
@@ -62,14 +71,15 @@ class Announcer:
             await asyncio.sleep(PAUSE_S)
 
     async def _send(self) -> None:
-        wanted, told = self._wanted(), self._told()
+        kinds = {name: task.kind for name, task in self._service.tasks.items()}
+        wanted, told = announcements(self._config, kinds), self._told()
         if not wanted and not told:
             return
         self._note({*told, *wanted})
         for topic in sorted(told - set(wanted)):
-            await self._publish(topic, b"")
+            await self._presence.retain(topic, b"")
         for topic, document in wanted.items():
-            await self._publish(topic, json.dumps(document, ensure_ascii=False).encode())
+            await self._presence.retain(topic, json.dumps(document, ensure_ascii=False).encode())
         self._note(wanted)
 
     def _told(self) -> set[str]:

@@ -1,8 +1,8 @@
 """Metrics endpoint for Prometheus: ``GET /metrics`` over HTTP/1.1, on the event loop, a few at a time.
 
 A scraper that is slow, silent or sends nonsense costs its own connection and no more: each has a few seconds
-and a few kilobytes, and beyond :data:`CONNECTIONS` the next is closed at once. Knows no figures: who asks
-gets what ``read`` says, which is asked once a second at most.
+and a few kilobytes, and beyond :data:`CONNECTIONS` the next is closed at once. Figures are read once a second
+at most.
 """
 
 from __future__ import annotations
@@ -11,8 +11,10 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import Callable
 from http import HTTPStatus
+
+from edgeslm.telemetry.extension import Documented, Extension
+from edgeslm.telemetry.metrics import exposition
 
 log = logging.getLogger("edgeslm.telemetry")
 
@@ -27,21 +29,16 @@ FRESH_S = 1.0
 
 OPENMETRICS = "application/openmetrics-text; version=1.0.0"
 
-Read = Callable[[str], tuple[bytes, str]]
-"""What the header ``Accept`` asks for -> body and content type."""
 
+class ScrapeEndpoint(Extension):
+    """Listens on ``address``, host and port, from :meth:`start` to :meth:`stop`."""
 
-class ScrapeEndpoint:
-    """Listens on ``address``, host and port, from :meth:`start` to :meth:`stop`; on nothing without one."""
-
-    def __init__(self, address: tuple[str, int] | None, read: Read) -> None:
+    def __init__(self, address: tuple[str, int], node: Documented) -> None:
         self._address = address
-        self._read = read
+        self._node = node
         self._server: asyncio.Server | None = None
         self._serving: set[asyncio.Task[None]] = set()
         self._answers: dict[str, tuple[float, bytes]] = {}
-        self.problem: str | None = None
-        """Why nobody can ask though they should, as a sentence."""
 
     @property
     def port(self) -> int | None:
@@ -50,8 +47,6 @@ class ScrapeEndpoint:
 
     async def start(self) -> None:
         """A node serves as well without figures: what keeps it from listening is told in :attr:`problem`."""
-        if self._address is None:
-            return
         host, port = self._address
         try:
             self._server = await asyncio.start_server(self._accept, host, port, limit=MOST_BYTES)
@@ -121,7 +116,7 @@ class ScrapeEndpoint:
         now = time.monotonic()
         at, whole = self._answers.get(accept, (-FRESH_S, b""))
         if not whole or now - at >= FRESH_S:
-            body, content_type = self._read(accept)
+            body, content_type = exposition(self._node.health(), accept)
             whole = _response(HTTPStatus.OK, (f"Content-Type: {content_type}",), body)
             self._answers[accept] = (now, whole)
         return whole

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 from edgeslm import __version__
 from edgeslm.config.sections import Tracing
 from edgeslm.messages import Request, Result, Trace
-from edgeslm.telemetry.health import KnownTasks
+from edgeslm.telemetry.extension import Extension, HasTasks
 
 if TYPE_CHECKING:
     from opentelemetry.sdk.resources import Resource
@@ -43,31 +43,29 @@ _HEADER = re.compile(r"00-(?!0{32})([0-9a-f]{32})-(?!0{16})([0-9a-f]{16})-([0-9a
 _SAMPLED = 1
 
 
-class Tracer:
+class Tracer(Extension):
     """Sends to the collector of its section; without one nothing is sent, and contexts are passed on as they
     came.
 
-    :param known: the tasks that there are just now; the names of others are their senders'.
+    :param service: has the tasks that there are; the names of others are their senders'.
     """
 
-    def __init__(self, section: Tracing, node: str, known: KnownTasks) -> None:
+    def __init__(self, section: Tracing, node: str, service: HasTasks | None = None) -> None:
         self._endpoint = section.endpoint
         self._sample = section.sample
         self._node = node
-        self._known = known
+        self._service = service
         self._processor: SpanProcessor | None = None
         self._resource: Resource | None = None
-        self.problem: str | None = None
-        """Why nothing is sent though it should be, as a sentence."""
 
-    def start(self) -> None:
+    async def start(self) -> None:
         """A node serves as well without: what is missing is told in :attr:`problem`."""
         if self._endpoint is None:
             return
         try:
             from opentelemetry.sdk.resources import Resource
 
-            self._processor = make_processor(self._endpoint, self)
+            self._processor = self._make_processor(self._endpoint)
         except ImportError as error:
             self.problem = f"No traces are sent: {error.name} is missing; pip install 'edgeslm[tracing]'."
             log.error("%s", self.problem)
@@ -95,8 +93,23 @@ class Tracer:
             async with asyncio.timeout(STOP_S):
                 await ended.wait()
 
-    def told(self, taken: bool) -> None:
-        """From the thread that sends; said once, since it tries every few seconds."""
+    def _make_processor(self, endpoint: str) -> SpanProcessor:
+        """:raises ImportError: the extra isn't installed."""
+        from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
+        from opentelemetry.sdk.trace.export import BatchSpanProcessor
+
+        if not log.isEnabledFor(logging.DEBUG):  # three lines every few seconds while a collector is away
+            logging.getLogger("opentelemetry").setLevel(logging.CRITICAL)
+        exporter = OTLPSpanExporter(endpoint=f"{endpoint.rstrip('/')}/v1/traces", timeout=TIMEOUT_S)
+        return BatchSpanProcessor(
+            _Told(exporter, self),
+            max_queue_size=QUEUE,
+            schedule_delay_millis=EVERY_S * 1000,
+            max_export_batch_size=QUEUE // 4,
+        )
+
+    def tell(self, taken: bool) -> None:
+        """Whether the collector took a batch, from the thread that sends. Said once; it tries on."""
         problem = None if taken else f"The collector at {self._endpoint} doesn't take the node's traces."
         if problem and not self.problem:
             log.warning("%s", problem)
@@ -147,7 +160,8 @@ class Tracer:
 
         own = context(int(found[2], 16))
         parent = context(int(trace.parent, 16), is_remote=True) if trace.parent else None
-        task = name if name in self._known() else "other"
+        is_known = self._service is not None and name in self._service.tasks
+        task = name if is_known else "other"
         code = result.error.code if result.error is not None else None
         end_ns = time.time_ns()
         at_ns = end_ns - _ns(result.timings_ms.get("total", 0.0))
@@ -197,25 +211,6 @@ def _ns(milliseconds: float) -> int:
     return int(milliseconds * 1_000_000)
 
 
-def make_processor(endpoint: str, tracer: Tracer) -> SpanProcessor:
-    """Takes finished spans, and tells the tracer whether the collector took them.
-
-    :raises ImportError: the extra isn't installed.
-    """
-    from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
-    from opentelemetry.sdk.trace.export import BatchSpanProcessor
-
-    if not log.isEnabledFor(logging.DEBUG):  # three lines every few seconds while a collector is away
-        logging.getLogger("opentelemetry").setLevel(logging.CRITICAL)
-    exporter = OTLPSpanExporter(endpoint=f"{endpoint.rstrip('/')}/v1/traces", timeout=TIMEOUT_S)
-    return BatchSpanProcessor(
-        _Told(exporter, tracer),
-        max_queue_size=QUEUE,
-        schedule_delay_millis=EVERY_S * 1000,
-        max_export_batch_size=QUEUE // 4,
-    )
-
-
 class _Told:
     """An exporter that tells how each batch went."""
 
@@ -225,7 +220,7 @@ class _Told:
 
     def export(self, spans: Sequence[ReadableSpan]) -> SpanExportResult:
         result = self._exporter.export(spans)
-        self._tracer.told(result.name == "SUCCESS")
+        self._tracer.tell(result.name == "SUCCESS")
         return result
 
     def shutdown(self) -> None:

@@ -51,8 +51,7 @@ async def _answers(deployment: Deployment, task: str, examples: Sequence[Example
         )
         try:
             async with asyncio.timeout(deployment.config.limits.request_timeout_s):
-                with deployment.in_use():
-                    result = await deployment.run(request, None, None)
+                result = await deployment.run(request, None, None)
         except TimeoutError:
             raise BundleError(f"task {task}: a check wasn't done in time") from None
         except (Poisoned, ModelUnavailable) as error:

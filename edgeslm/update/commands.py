@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from edgeslm.config.loader import Config
@@ -16,17 +16,20 @@ if TYPE_CHECKING:
     from edgeslm.update.updater import Updater
 
 
-def handlers_of(updater: Updater, store: Store, config: Callable[[], Config]) -> dict[str, Handler]:
+def handlers_of(updater: Updater, store: Store) -> dict[str, Handler]:
     """By name."""
 
     async def list_all(arguments: Mapping[str, Any]) -> dict[str, Any]:
         only(arguments)
-        return {"bundles": [describe(one) for one in store.bundles()], "models": models_of(store, config())}
+        return {
+            "bundles": [describe(one) for one in store.bundles()],
+            "models": models_of(store, updater.config),
+        }
 
     async def stage(arguments: Mapping[str, Any]) -> dict[str, Any]:
         only(arguments, "source")
         source = text_argument(arguments, "source")
-        sources = config().updates.sources
+        sources = updater.config.updates.sources
         check_source(source, sources)
         bundle = await updater.bring(source, within=sources)
         return {"bundle": bundle.manifest.name, "digest": bundle.digest}
@@ -36,7 +39,7 @@ def handlers_of(updater: Updater, store: Store, config: Callable[[], Config]) ->
         older = arguments.get("older", False)
         if not isinstance(older, bool):
             raise InvalidRequest("The command's 'older' is true or false.")
-        if older and not config().updates.older:
+        if older and not updater.config.updates.older:
             raise InvalidRequest("older releases aren't taken over the bus here (updates.older)")
         bundle = store.find(text_argument(arguments, "digest"))
         return (await updater.update(text_argument(arguments, "model"), bundle, older=older)).figures()
@@ -47,7 +50,7 @@ def handlers_of(updater: Updater, store: Store, config: Callable[[], Config]) ->
 
     async def remove(arguments: Mapping[str, Any]) -> dict[str, Any]:
         only(arguments, "digest")
-        bundle = await asyncio.to_thread(store.remove, text_argument(arguments, "digest"), config())
+        bundle = await asyncio.to_thread(store.remove, text_argument(arguments, "digest"), updater.config)
         return {"digest": bundle.digest}
 
     return {

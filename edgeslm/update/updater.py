@@ -19,7 +19,7 @@ import functools
 import logging
 import threading
 import time
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from edgeslm.bundle.manifest import Bundle, load_bundle
@@ -27,15 +27,10 @@ from edgeslm.bundle.trust import Trust
 from edgeslm.config.loader import Config
 from edgeslm.engine.prepack.prepare import prepare
 from edgeslm.engine.prepack.smoke import smoke_test
-from edgeslm.errors import (
-    BundleError,
-    Busy,
-    EdgeslmError,
-    InvalidRequest,
-    SelfTestError,
-    without_paths,
-)
-from edgeslm.serving.service import BeforeSwitch, Service
+from edgeslm.errors import BundleError, Busy, EdgeslmError, InvalidRequest, SelfTestError, without_paths
+from edgeslm.protocol.commands import Handler
+from edgeslm.serving.service import Service, SwitchCheck
+from edgeslm.telemetry.extension import Announces, Extension
 from edgeslm.telemetry.health import Meter
 from edgeslm.update.canary import Canary
 from edgeslm.update.checks import check
@@ -61,38 +56,31 @@ AGAIN_S: Final = 60.0
 class Reloader(Protocol):
     """What puts the present configuration to work anew, a bundle of it being another one now."""
 
-    config: Config
-
     @property
-    def is_online(self) -> Callable[[], bool]: ...
+    def config(self) -> Config: ...
+    @property
+    def alone(self) -> asyncio.Lock:
+        """To be held from before the bundle is another one."""
 
-    async def serve_again(
-        self, *, before: Callable[[], None] = ..., check: BeforeSwitch | None = None
-    ) -> None:
+    async def serve_again(self, check: SwitchCheck | None = None) -> None:
         """:raises EdgeslmError: the node goes on as before. See ``Service.replace``."""
 
 
-class Updater:
-    """Updates of a node's models, one at a time. ``on_change`` is called when one has come any further."""
+class Updater(Extension):
+    """Updates of a node's models, one at a time, each step announced by ``presence``."""
 
     def __init__(
-        self,
-        store: Store,
-        reloader: Reloader,
-        service: Service,
-        meter: Meter,
-        *,
-        on_change: Callable[[], None] = lambda: None,
-        smoke: Callable[..., Awaitable[object]] = smoke_test,
-        make_ready: Callable[..., Awaitable[object]] = prepare,
+        self, store: Store, reloader: Reloader, service: Service, meter: Meter, presence: Announces
     ) -> None:
         self._store = store
         self._reloader = reloader
         self._service = service
         self._meter = meter
-        self._on_change = on_change
-        self._smoke = smoke
-        self._make_ready = make_ready
+        self._presence = presence
+        config = reloader.config
+        self._command_file = CommandFile(config.state_dir, config.node)
+        self._exchange = Exchange(config.state_dir, config.node) if config.rollouts is not None else None
+        self._runs = contextlib.ExitStack()
         self._alone = asyncio.Lock()
         self._trials: dict[str, Canary] = {}
         self._incoming: Incoming | None = None
@@ -107,8 +95,7 @@ class Updater:
         """Of the last update of each model."""
 
     @property
-    def problems(self) -> list[str]:
-        """What a person should know of, in sentences."""
+    def alerts(self) -> Sequence[str]:
         wrong = [
             f"Model {name} did not become {one.bundle}: {one.why}."
             for name, one in self.outcomes.items()
@@ -118,25 +105,43 @@ class Updater:
         return [*wrong, *self._store.problems.values(), *([unseen] if unseen else [])]
 
     @property
-    def handlers(self) -> dict[str, Callable[[Mapping[str, Any]], Awaitable[Mapping[str, Any]]]]:
+    def handlers(self) -> dict[str, Handler]:
         """Of the commands over the bus, by their names."""
-        return handlers_of(self, self._store, lambda: self._config)
+        return handlers_of(self, self._store)
+
+    def health(self) -> Mapping[str, Any]:
+        return {"updates": {name: outcome.figures() for name, outcome in self.outcomes.items()}}
 
     @property
-    def _config(self) -> Config:
+    def config(self) -> Config:
         return self._reloader.config
 
-    def close(self) -> None:
-        """Has what runs in other threads end soon."""
-        self._stop.set()
+    async def start(self) -> None:
+        """From now on others see that the node runs."""
+        self._runs.enter_context(self._command_file.running())
+        if self._exchange is not None:
+            self._runs.enter_context(self._exchange.running())
 
-    async def run(self, command_file: CommandFile, exchange: Exchange | None = None) -> None:
+    def online(self) -> None:
+        self._work = asyncio.create_task(self._run())
+
+    def close(self) -> None:
+        """Has what runs in other threads end soon, too."""
+        self._stop.set()
+        if self._work is not None:
+            self._work.cancel()
+
+    async def stop(self) -> None:
+        await super().stop()
+        self._runs.close()
+
+    async def _run(self) -> None:
         """Until cancelled: watches models on trial, the folder of new ones, for ``edgeslm models``, and for a
         rollout's process."""
-        if exchange is not None:
-            self._staged = list(exchange.status().get("staged", ()))
-        if (folder := self._config.updates.watch) is not None:
-            record = self._store.folder / f"taken-{self._config.node}.json"
+        if self._exchange is not None:
+            self._staged = list(self._exchange.status().get("staged", ()))
+        if (folder := self.config.updates.watch) is not None:
+            record = self._store.folder / f"taken-{self.config.node}.json"
             self._incoming = Incoming(folder, record)
         for name in self._store.on_trial:
             self._begin_trial(name)
@@ -147,20 +152,20 @@ class Updater:
         while True:
             await asyncio.sleep(LOOK_EVERY_S)
             try:
-                await self._look(command_file)
-                if exchange is not None:
-                    await self._look_at(exchange)
+                await self._look()
+                if self._exchange is not None:
+                    await self._look_at(self._exchange)
             except Exception as error:  # a full disk, or a mistake of ours: the next look may do better
                 log.error("updates can't go on: %s", error if isinstance(error, OSError) else type(error))
                 log.debug("updates", exc_info=True)
                 await asyncio.sleep(FOLDER_EVERY_S)
 
-    async def _look(self, command_file: CommandFile) -> None:
+    async def _look(self) -> None:
         for name in list(self._trials):
             await self._look_at_trial(name)
-        command = command_file.next()  # a look for a small file: no thread has to be kept for it
+        command = self._command_file.next()  # a look for a small file: no thread has to be kept for it
         if command is not None:
-            await self._grant(command, command_file)
+            await self._grant(command, self._command_file)
         if self._incoming is not None and time.monotonic() - self._looked >= FOLDER_EVERY_S:
             self._looked = time.monotonic()
             await self._take_in(self._incoming)
@@ -177,7 +182,7 @@ class Updater:
         from edgeslm.update.downloads import ServerLogin
         from edgeslm.update.staging import Staging  # lazy: few starts bring anything
 
-        updates = self._config.updates
+        updates = self.config.updates
         return Staging(
             self._store,
             budget_bytes=updates.budget_bytes,
@@ -218,32 +223,30 @@ class Updater:
     async def _update(self, model: str, bundle: Bundle) -> UpdateOutcome:
         present = self._service.models.bundle(model)
         self._note(model, "IN_PROGRESS", bundle, step="verifying")
-        trust = Trust(self._config.signing, self._config.state_dir)
+        trust = Trust(self.config.signing, self.config.state_dir)
         trusted = trust.load(bundle.path)
         await trust.check()
         await self._prepare(model, trusted)
         self._note(model, "IN_PROGRESS", bundle, step="testing")
         graph = self._service.models.graph(model)
         takes_adapters = graph is not None and graph == present.manifest.graphs.adapters
-        await self._smoke(
+        await smoke_test(
             trusted,
             beside=present,
             adapters=takes_adapters,
-            workers=self._config.models[model].workers,
-            slowest=self._config.updates.slowest,
+            workers=self.config.models[model].workers,
+            slowest=self.config.updates.slowest,
         )
         self._note(model, "IN_PROGRESS", bundle, step="switching")
-        base = await asyncio.to_thread(load_bundle, self._config.models[model].bundle)
+        base = await asyncio.to_thread(load_bundle, self.config.models[model].bundle)
         before = self._store.entry(model)
-
-        def record() -> None:
+        async with self._reloader.alone:
             self._store.activate(model, base.digest, bundle.digest, on_trial=True)
-
-        try:
-            await self._reloader.serve_again(before=record, check=functools.partial(check, model))
-        except BaseException:
-            self._store.restore(model, before)
-            raise
+            try:
+                await self._reloader.serve_again(functools.partial(check, model))
+            except BaseException:
+                self._store.restore(model, before)
+                raise
         self._begin_trial(model)
         if before is not None and before.previous is not None:
             self._stale[model] = before.previous
@@ -258,12 +261,13 @@ class Updater:
         async with self._alone:
             bundle = self._service.models.bundle(model)
             entry = self._store.entry(model)
-            digest = self._store.roll_back(model)
-            try:
-                await self._reloader.serve_again()
-            except BaseException:
-                self._store.restore(model, entry)
-                raise
+            async with self._reloader.alone:
+                digest = self._store.roll_back(model)
+                try:
+                    await self._reloader.serve_again()
+                except BaseException:
+                    self._store.restore(model, entry)
+                    raise
             self._trials.pop(model, None)
             self._stale.pop(model, None)
             if why:
@@ -273,19 +277,19 @@ class Updater:
                 self.outcomes.pop(model, None)
                 done = UpdateOutcome("FAILED", "watching", bundle.manifest.name, bundle.digest, BY_HAND)
                 self._update_outcomes.write(model, done.figures())
-            self._on_change()
+            self._presence.announce_health()
             return digest
 
     def _check(self, model: str) -> None:
         """:raises Busy: the node isn't online. :raises InvalidRequest: it has no such model."""
-        if not self._reloader.is_online():
+        if self._presence.state != "online":
             raise Busy("the node is starting, or draining")
-        if model not in self._config.models or model not in self._service.models.names:
+        if model not in self.config.models or model not in self._service.models.names:
             raise InvalidRequest(f"there is no model {model!r} here")
 
     async def _prepare(self, model: str, bundle: Bundle) -> None:
         """Laid out for this machine now rather than when it serves, if there is room for it."""
-        if bundle.manifest.model_kind != "decoder" or self._config.prepare != "auto":
+        if bundle.manifest.model_kind != "decoder" or self.config.prepare != "auto":
             return
         graph = self._service.models.graph(model)
         own = bundle.manifest.graphs
@@ -299,9 +303,7 @@ class Updater:
         self._note(model, "IN_PROGRESS", bundle, step="preparing")
         keep = [self._service.models.bundle(name).digest for name in self._service.models.names]
         try:
-            await self._make_ready(
-                bundle, wanted, self._config.state_dir, unasked=True, keep=[*keep, bundle.digest]
-            )
+            await prepare(bundle, wanted, self.config.state_dir, unasked=True, keep=[*keep, bundle.digest])
         except SelfTestError:
             raise
         except (EdgeslmError, OSError, ValueError) as error:
@@ -318,7 +320,7 @@ class Updater:
         log.info("model %s, %s: %s, %s %s", model, bundle.manifest.name, state, step, why)
         if state in ("SUCCEEDED", "FAILED", "REJECTED"):
             self._update_outcomes.write(model, outcome.figures())
-        self._on_change()
+        self._presence.announce_health()
         return outcome
 
     # Trials
@@ -328,7 +330,7 @@ class Updater:
         models, entry = self._service.models, self._store.entry(model)
         if model in models.names and entry is not None and models.bundle(model).digest == entry.active:
             ends = models.losses.get(model, 0)
-            tasks = self._service.tasks_of(model)
+            tasks = self._service.deployment.tasks_of(model)
             self._trials[model] = Canary.begin(entry.active, tasks, ends, self._meter.counts)
 
     async def _look_at_trial(self, model: str) -> None:
@@ -345,13 +347,13 @@ class Updater:
             except (EdgeslmError, OSError) as error:
                 trial.next_look = time.monotonic() + AGAIN_S
                 self._note(model, "FAILED", models.bundle(model), f"{why}; it can't be taken back: {error}")
-        elif time.monotonic() - trial.began >= self._config.updates.trial_s:
+        elif time.monotonic() - trial.began >= self.config.updates.trial_s:
             self._store.prove(model)
             self._store.note_release(models.bundle(model))
             del self._trials[model]
             if (stale := self._stale.pop(model, None)) is not None:
                 with contextlib.suppress(BundleError):  # the configuration's, or somebody else's: it stays
-                    self._store.remove(stale, self._config)
+                    self._store.remove(stale, self.config)
             self._note(model, "SUCCEEDED", models.bundle(model), step="done")
 
     # What others want
@@ -363,7 +365,7 @@ class Updater:
 
     async def _tell_status(self, exchange: Exchange) -> None:
         models, on_trial = self._service.models, self._store.on_trial
-        digests = {name: models.bundle(name).digest for name in self._config.models if name in models.names}
+        digests = {name: models.bundle(name).digest for name in self.config.models if name in models.names}
         status = {
             "models": {
                 name: {"digest": digest, "on_trial": name in on_trial} for name, digest in digests.items()
@@ -379,7 +381,7 @@ class Updater:
             raise InvalidRequest("only a rollout's process has archives")
         with exchange.archive(command.file) as archive:
             bundle = await asyncio.to_thread(self._staging().take, archive, str(command.file))
-        trust = Trust(self._config.signing, self._config.state_dir)
+        trust = Trust(self.config.signing, self.config.state_dir)
         trust.load(bundle.path)
         gone = [digest for digest in self._staged if digest != bundle.digest]
         try:
@@ -390,7 +392,7 @@ class Updater:
         finally:
             for digest in gone:
                 with contextlib.suppress(BundleError):  # in use, or gone already
-                    await asyncio.to_thread(self._store.remove, digest, self._config)
+                    await asyncio.to_thread(self._store.remove, digest, self.config)
             kept = {one.bundle.digest for one in self._store.bundles()}
             self._staged = [digest for digest in (*gone, bundle.digest) if digest in kept]
         return {"digest": bundle.digest}
@@ -418,7 +420,7 @@ class Updater:
             await asyncio.to_thread(command_file.tell, command, outcome)
 
     async def _take_in(self, incoming: Incoming) -> None:
-        for model, path, mark in await asyncio.to_thread(incoming.look, self._config.models.keys()):
+        for model, path, mark in await asyncio.to_thread(incoming.look, self.config.models.keys()):
             if self._alone.locked():
                 return  # it is found again at the next look
             again = False
@@ -434,7 +436,7 @@ class Updater:
                 if model not in self.outcomes or self.outcomes[model].state != "REJECTED":
                     why = without_paths(str(error)).rstrip(".")
                     self.outcomes[model] = UpdateOutcome("REJECTED", "staging", path.name, "", why)
-                    self._on_change()
+                    self._presence.announce_health()
             with contextlib.suppress(OSError):
                 incoming.end(model, mark, again=again)
 

@@ -26,8 +26,9 @@ CORPUS = load_scripts("injection_corpus")["injection_corpus"]
 
 def answer(passage: Found, written: str, **fields: Any) -> tuple[FakeEngine, Any]:
     section = {"kind": "answer", "model": "small", "knowledge": ["manuals"], "threshold": 0.0, **fields}
-    task = Answer("manual", TaskSection.model_validate(section, strict=False))
-    task.documents = FakeDocuments(passage)
+    task = Answer(
+        "manual", TaskSection.model_validate(section, strict=False), documents=FakeDocuments(passage)
+    )
     engine = FakeEngine(Output(text=written))
     request = Request("manual", "How often is the pump oiled?", "1", "r")
     return engine, asyncio.run(task.run(request, engine, None))

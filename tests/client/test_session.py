@@ -24,10 +24,10 @@ from edgeslm.client.pending_request import (
 )
 from edgeslm.client.session import ClientSession
 from edgeslm.errors import BrokerError, TooLarge
-from edgeslm.mqtt.connection import BrokerLink, Sent, Subscription
+from edgeslm.mqtt.connection import BrokerLink, Sent
 from edgeslm.mqtt.diagnostics import Problem, Welcome
 from edgeslm.protocol.codec import encode_state
-from edgeslm.protocol.delivery import OutgoingMessage
+from edgeslm.protocol.delivery import OutgoingMessage, Subscription
 from edgeslm.protocol.topics import Topics
 
 TOPICS = Topics("hall")

@@ -33,9 +33,15 @@ def test_the_token_opens_a_session_and_nothing_else_does() -> None:
         assert Access(TOKEN).sign_in(wrong, "10.0.0.1") is None
 
 
-def test_sessions_end() -> None:
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> FakeClock:
     clock = FakeClock()
-    access = Access(TOKEN, clock=clock)
+    monkeypatch.setattr("edgeslm.console.access.time.monotonic", clock)
+    return clock
+
+
+def test_sessions_end(clock: FakeClock) -> None:
+    access = Access(TOKEN)
     first, second = (access.sign_in(TOKEN, "10.0.0.1") for _ in range(2))
     access.sign_out(first)
     assert access.session(first) is None
@@ -52,9 +58,8 @@ def test_the_oldest_session_gives_way() -> None:
     assert all(access.session(one) for one in others)
 
 
-def test_guessing_is_slowed_down_also_for_the_right_token() -> None:
-    clock = FakeClock()
-    access = Access(TOKEN, clock=clock)
+def test_guessing_is_slowed_down_also_for_the_right_token(clock: FakeClock) -> None:
+    access = Access(TOKEN)
     for _ in range(ATTEMPTS):
         assert access.sign_in("wrong", "10.0.0.1") is None
     with pytest.raises(TooManyAttempts) as caught:
@@ -65,8 +70,8 @@ def test_guessing_is_slowed_down_also_for_the_right_token() -> None:
     assert access.sign_in(TOKEN, "10.0.0.1") is not None
 
 
-def test_guessing_from_many_addresses_is_slowed_down_too() -> None:
-    access = Access(TOKEN, clock=FakeClock())
+def test_guessing_from_many_addresses_is_slowed_down_too(clock: FakeClock) -> None:
+    access = Access(TOKEN)
     for number in range(ATTEMPTS_OF_ALL):
         assert access.sign_in("wrong", f"10.0.0.{number}") is None
     with pytest.raises(TooManyAttempts):

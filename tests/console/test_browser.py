@@ -13,6 +13,7 @@ import pytest
 from axe_playwright_python.sync_playwright import Axe
 from playwright.sync_api import Browser, Page, expect, sync_playwright
 
+from edgeslm.console.host import ConsoleHost
 from tests.apps import WAIT_S, App
 from tests.brokers import Mosquitto
 from tests.consoles import TOKEN, console_node, visitor_of
@@ -209,8 +210,7 @@ def test_a_lost_connection_is_told(browser: Browser, broker: Mosquitto, tmp_path
         page.press("#token", "Enter")
         expect(page.locator("#no-requests")).to_have_text(re.compile("No requests yet"))
         expect(page.locator("#state")).to_have_text("online")
-        assert node.daemon._console is not None
-        os.kill(node.daemon._console.pids["console"], 9)
+        os.kill(node.extension(ConsoleHost).pids["console"], 9)
         expect(page.locator("#broken")).to_contain_text("The connection to the node is lost")
         expect(page.locator("#state")).to_have_text("not connected")
         expect(page.locator("#token")).to_be_visible()

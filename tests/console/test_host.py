@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from edgeslm.console.host import ConsoleHost
 from edgeslm.errors import ConfigError
 from tests.apps import App
 from tests.brokers import Mosquitto
@@ -69,8 +70,7 @@ def test_texts_for_who_asks_where_they_are_kept(broker: Mosquitto, tmp_path: Pat
 
 def test_a_console_that_is_killed_comes_again_and_the_node_goes_on(broker: Mosquitto, tmp_path: Path) -> None:
     with console_node(tmp_path, broker.url) as node, App(broker.port, f"{BASE}/res/#") as app:
-        console = node.daemon._console
-        assert console is not None
+        console = node.extension(ConsoleHost)
         os.kill(console.pids["console"], 9)
         app.publish(f"{BASE}/req/triage", {"input": "Spindle 3 smells", "id": "7"})
         assert app.take(f"{BASE}/res/triage").json["status"] == "ok"
@@ -80,8 +80,8 @@ def test_a_console_that_is_killed_comes_again_and_the_node_goes_on(broker: Mosqu
 
 
 def test_without_its_section_there_is_no_console(broker: Mosquitto, tmp_path: Path) -> None:
-    with Node(tmp_path, fake_configuration(broker.url, tmp_path)) as node:
-        assert node.daemon._console is None
+    with Node(tmp_path, fake_configuration(broker.url, tmp_path)) as node, pytest.raises(StopIteration):
+        node.extension(ConsoleHost)
 
 
 def test_a_missing_token_is_told_at_the_start(broker: Mosquitto, tmp_path: Path) -> None:

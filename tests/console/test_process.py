@@ -13,7 +13,7 @@ import pytest
 from edgeslm.config.sections import Console
 from edgeslm.console import process
 from edgeslm.console.process import ConsoleProcess, check_installed, read_token
-from edgeslm.console.wire import FROM_CONSOLE, TO_CONSOLE, Viewers
+from edgeslm.console.wire import FROM_CONSOLE, TO_CONSOLE, Ask, Look, Viewers
 from edgeslm.errors import ConfigError
 from edgeslm.ipc.codec import FrameError
 from tests.brokers import free_port
@@ -56,6 +56,14 @@ def test_nothing_but_messages_is_read_from_the_console() -> None:
     assert TO_CONSOLE.decode(TO_CONSOLE.encode(told)) == told
 
 
+class FakeListener:
+    def begun(self) -> None:
+        pass
+
+    def heard(self, said: Ask | Look | Viewers) -> None:
+        pass
+
+
 HOSTILE = """
 import os, pickle, sys, time
 from edgeslm.ipc.pipe import Pipe
@@ -82,9 +90,10 @@ time.sleep(600)
 def test_a_hostile_console_is_replaced(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, act: str) -> None:
     monkeypatch.setattr(process, "AGAIN_S", 0.01)
     script = HOSTILE.format(flag=str(tmp_path / "flag"), act=act)
+    monkeypatch.setattr(process, "COMMAND", (sys.executable, "-c", script))
 
     async def scenario() -> None:
-        console = ConsoleProcess({}, print, lambda: None, command=(sys.executable, "-c", script))
+        console = ConsoleProcess({}, FakeListener())
         await run_until(console, lambda: console.url == "http://again")
 
     asyncio.run(scenario())
@@ -105,7 +114,7 @@ def test_a_port_that_is_taken_is_a_problem_and_no_end() -> None:
     async def scenario() -> None:
         port = free_port()
         server = await asyncio.start_server(lambda reader, writer: None, "127.0.0.1", port)
-        console = ConsoleProcess(settings_for(port), lambda message: None, lambda: None)
+        console = ConsoleProcess(settings_for(port), FakeListener())
         await run_until(console, lambda: console.problem)
         assert console.problem == f"The console doesn't run: 127.0.0.1:{port}: Address already in use."
         server.close()
@@ -117,10 +126,13 @@ def test_a_process_that_ends_is_started_again(monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setattr(process, "AGAIN_S", 0.01)
     starts: list[int | None] = []
 
+    class Notes(FakeListener):
+        def begun(self) -> None:
+            starts.append(console.pid)
+
+    console = ConsoleProcess(settings_for(free_port()), Notes())
+
     async def scenario() -> None:
-        console = ConsoleProcess(
-            settings_for(free_port()), lambda message: None, lambda: starts.append(console.pid)
-        )
 
         def has_come_again() -> bool:
             if console.url is not None and len(starts) == 1 and starts[0] is not None:
@@ -134,10 +146,11 @@ def test_a_process_that_ends_is_started_again(monkeypatch: pytest.MonkeyPatch) -
     assert len(set(starts)) == 2
 
 
-def test_one_that_is_behind_is_told_nothing_more() -> None:
+def test_one_that_is_behind_is_told_nothing_more(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(process, "COMMAND", ("sh", "-c", "sleep 60"))  # reads nothing
+
     async def scenario() -> None:
-        command = ("sh", "-c", "sleep 60")  # reads nothing
-        console = ConsoleProcess(settings_for(1), lambda message: None, lambda: None, command=command)
+        console = ConsoleProcess(settings_for(1), FakeListener())
         running = asyncio.create_task(console.run())
         async with asyncio.timeout(60):
             while console.send("rows", rows=["x" * 10_000]):

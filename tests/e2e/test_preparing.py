@@ -16,10 +16,10 @@ from tests.nodes import BASE, TASKS, NodeProcess, parent_of
 pytestmark = pytest.mark.e2e
 
 HASTY = """
-import functools, sys
+import sys
 from edgeslm.cli import main as cli
-from edgeslm.serving import warmup
-warmup.Prepacker = functools.partial(warmup.Prepacker, first_quiet_s=0.1, quiet_s=0.1)
+from edgeslm.serving import prepare
+prepare.FIRST_QUIET_S = prepare.QUIET_S = 0.1
 sys.exit(cli.main(["run", sys.argv[1]]))
 """
 """It takes every moment for a quiet one."""

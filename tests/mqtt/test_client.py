@@ -21,7 +21,7 @@ from edgeslm.mqtt.connection import PATIENCE, Network
 from edgeslm.mqtt.diagnostics import SessionTakenOver
 from edgeslm.protocol.delivery import OutgoingMessage
 from edgeslm.protocol.topics import BROKER_DROPPED
-from edgeslm.telemetry.alerts import Alerts
+from edgeslm.telemetry.alerts import BrokerLosses
 from tests.brokers import Mosquitto
 from tests.mqtt.nodes import (
     WAIT_S,
@@ -327,10 +327,10 @@ class TestConnection:
                     await app.bus.publish(OutgoingMessage(f"node/req/{number}", b""))
                 await until(lambda: retained(broker, BROKER_DROPPED) != b"0")
             async with Node(broker.url, wanted) as node:
-                alerts = Alerts()
-                while not alerts.sentences():
-                    alerts.see_broker_dropped((await node.take()).payload)
-                assert "dropped 15 messages" in alerts.sentences()[0]
+                losses = BrokerLosses()
+                while not losses.alerts:
+                    losses.see_broker_dropped((await node.take()).payload)
+                assert "dropped 15 messages" in losses.alerts[0]
 
         run(main)
 

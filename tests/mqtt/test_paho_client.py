@@ -13,10 +13,10 @@ from paho.mqtt.reasoncodes import ReasonCode
 
 from edgeslm.mqtt.broker_address import BrokerAddress
 from edgeslm.mqtt.buffered_socket import BufferedSocket
-from edgeslm.mqtt.connection import BrokerLink, ConnectionSettings, Network, Subscription, Will
+from edgeslm.mqtt.connection import BrokerLink, ConnectionSettings, Network, Will
 from edgeslm.mqtt.diagnostics import Problem, Welcome
 from edgeslm.mqtt.paho_client import Alarm, cut, make_properties, turn, wrap_sockets
-from edgeslm.protocol.delivery import OutgoingMessage
+from edgeslm.protocol.delivery import OutgoingMessage, Subscription
 from tests.brokers import Mosquitto
 
 WAIT_S = 30.0

@@ -300,7 +300,8 @@ def test_a_node_that_requires_signatures(broker: Mosquitto, tmp_path: Path) -> N
         (tmp_path / "encoder" / "extra.json").write_text("{}")
         node.start()
         assert node.wait() == 1
-        assert f"edgeslm: {tmp_path}/encoder/extra.json: not listed in the manifest" in node.words
+        wrong = f"models.encoder.bundle: {tmp_path}/encoder/extra.json: not listed in the manifest"
+        assert wrong in node.words
         (tmp_path / "encoder" / "extra.json").unlink()
         (tmp_path / "encoder" / "model.sig").unlink()
         node.start()

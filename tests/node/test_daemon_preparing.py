@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import functools
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +11,7 @@ import pytest
 from edgeslm.bundle.manifest import Bundle
 from edgeslm.engine.worker.prepared import CACHE, Index
 from edgeslm.errors import SelfTestError
-from edgeslm.serving.prepare import Prepacker
+from edgeslm.serving.warmup import WarmUp
 from tests.apps import App
 from tests.brokers import Mosquitto
 from tests.nodes import BASE, Node, fake_configuration
@@ -32,10 +31,15 @@ def hasty(monkeypatch: pytest.MonkeyPatch) -> Any:
     """Sets what prepares in a node that takes every moment for a quiet one."""
 
     def set_prepare(prepare: Any) -> None:
-        quick = functools.partial(Prepacker, first_quiet_s=0.001, quiet_s=0.001, prepare=prepare)
-        monkeypatch.setattr("edgeslm.serving.warmup.Prepacker", quick)
+        monkeypatch.setattr("edgeslm.serving.prepare.FIRST_QUIET_S", 0.001)
+        monkeypatch.setattr("edgeslm.serving.prepare.QUIET_S", 0.001)
+        monkeypatch.setattr("edgeslm.serving.prepare.prepare", prepare)
 
     return set_prepare
+
+
+def idle_s(node: Node) -> float:
+    return node.extension(WarmUp).idle_s()
 
 
 def test_its_engine_is_started_on_what_was_prepared_and_info_says_so(
@@ -56,7 +60,7 @@ def test_nothing_is_prepared_where_it_is_not_wanted(broker: Mosquitto, tmp_path:
     configuration = fake_configuration(broker.url, tmp_path, prepare="never")
     with App(broker.port, f"{BASE}/state") as app, Node(tmp_path, configuration) as node:
         app.take_state(BASE, "online")
-        assert node.daemon._warmup.idle_s() >= 0
+        assert idle_s(node) >= 0
     assert not (tmp_path / "state" / CACHE).exists()
 
 
@@ -66,14 +70,14 @@ def test_a_node_that_works_or_is_not_online_is_not_idle(broker: Mosquitto, tmp_p
     with App(broker.port, f"{BASE}/state", f"{BASE}/res/#") as app:
         with Node(tmp_path, configuration) as node:
             app.take_state(BASE, "online")
-            app.wait_until(lambda: node.daemon._warmup.idle_s() > 0, "it is idle")
+            app.wait_until(lambda: idle_s(node) > 0, "it is idle")
             app.publish(f"{BASE}/req/say", {"input": f"hold {gate}", "id": "1"})
             app.wait_until((tmp_path / "gate.held").exists, "the request runs")
-            assert node.daemon._warmup.idle_s() == 0
+            assert idle_s(node) == 0
             gate.touch()
             app.take(f"{BASE}/res/say")
-            app.wait_until(lambda: node.daemon._warmup.idle_s() > 0, "it is idle again")
-        assert node.daemon._warmup.idle_s() == 0
+            app.wait_until(lambda: idle_s(node) > 0, "it is idle again")
+        assert idle_s(node) == 0
 
 
 def test_a_stop_ends_what_is_being_prepared(broker: Mosquitto, tmp_path: Path, hasty: Any) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import json
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -17,6 +16,7 @@ from edgeslm.node.feedback import LONGEST, REMEMBERED, Corrections, check_correc
 from edgeslm.storage.feedback_store import Correction, FeedbackStore
 from edgeslm.tasks import Task, make_task
 from edgeslm.telemetry.health import Meter
+from tests.fakes import FakeService
 from tests.taught import EXTRACT, adapter_bundle, head_bundle
 
 SCHEMA = {"type": "object", "properties": {"machine": {"type": "string"}}}
@@ -36,16 +36,16 @@ TASKS = {
 
 
 class Node:
-    """The corrections of a node; ``dropped`` is what it counts."""
+    """The corrections of a node."""
 
     def __init__(self, folder: Path) -> None:
         self.store = FeedbackStore(folder)
         self.meter = Meter()
-        service: Any = SimpleNamespace(tasks=TASKS)
-        self.corrections = Corrections(self.store, service, self.meter)
+        self.corrections = Corrections(self.store, FakeService(**TASKS), self.meter)
 
     @property
     def dropped(self) -> list[str]:
+        """What it counts."""
         return list(self.meter.dropped.elements())
 
     def ask(self, text: Any, id_: str, task: str = "triage") -> None:

@@ -51,7 +51,7 @@ class Desk:
         self.gate: asyncio.Event | None = None
         publisher = Publisher(self.bus, Topics("hall"))  # type: ignore[arg-type]
         self.admission = Admission(Limits(), self, publisher, self.meter)
-        tracer = Tracer(Tracing(), "hall", tuple)
+        tracer = Tracer(Tracing(), "hall")
         self.handler = RequestHandler(
             self, self.admission, publisher, self.journal, self.meter, tracer, REPLIES, 10_000
         )

@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import pytest
 
@@ -89,12 +90,13 @@ class Shop:
             self.made.append(FakeKnowledge(*arguments, **fields))
             return self.made[-1]
 
-        self.library = Collections(
-            {name: Knowledge.model_validate(section) for name, section in sections.items()},
-            self.models,
-            remembered=frozenset({"log"}),
-            make_process=make_knowledge,
-        )
+        with mock.patch("edgeslm.serving.collections.KnowledgeProcess", make_knowledge):
+            self.library = Collections(
+                {name: Knowledge.model_validate(section) for name, section in sections.items()},
+                bundles,
+                remembered=frozenset({"log"}),
+            )
+        self.library.use(self.models)
 
 
 def embed(call: Call) -> Output:

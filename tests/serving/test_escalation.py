@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from edgeslm.config.loader import Task as TaskSection
 from edgeslm.errors import (
     REQUEST_ERRORS,
     BrokerError,
@@ -21,9 +22,27 @@ from edgeslm.errors import (
 )
 from edgeslm.messages import ErrorBody, Request, Result, Truncated
 from edgeslm.serving.escalation import Escalation, Target
+from edgeslm.tasks import Outcome, Task
 from tests.services import play
 
-TARGET = Target("hall-server", "topic")
+
+class Own(Task):
+    """Takes any answer."""
+
+    kind = "classify"
+
+    async def run(self, *_: object) -> Outcome:
+        raise AssertionError
+
+    def result_schema(self) -> dict[str, Any]:
+        return {}
+
+
+def target_of(kind: type[Own] = Own) -> Target:
+    return Target("hall-server", "topic", kind("triage", TaskSection(kind="classify")))
+
+
+TARGET = target_of()
 UNSURE = Result(
     "7",
     "triage",
@@ -77,11 +96,12 @@ class OtherNode:
         assert self._answer is not None
         return self._answer
 
+    async def close(self) -> None:
+        pass
+
 
 def make(node: OtherNode, timeout_s: float = 60.0) -> Escalation:
-    escalation = Escalation(timeout_s)
-    escalation.ask_node = node.ask
-    return escalation
+    return Escalation(timeout_s, node)
 
 
 def asked(
@@ -102,7 +122,7 @@ def asked(
     ],
 )
 def test_the_last_stage_may_be_another_node(stages: tuple[str, ...], target: Target | None) -> None:
-    assert Target.of(stages) == target
+    assert Target.of(stages, TARGET.own) == target
     assert target is None or target.stage == stages[-1]
 
 
@@ -308,30 +328,34 @@ def test_what_was_spent_here_is_no_time_for_the_other_node() -> None:
 def test_what_is_no_answer_of_the_task_here_is_not_believed() -> None:
     seen: list[tuple[object, str]] = []
 
-    def is_answer(result: Mapping[str, object], message: str) -> bool:
-        seen.append((result["label"], message))
-        return False
+    class Refusing(Own):
+        def is_answer(self, result: Mapping[str, Any], message: str) -> bool:
+            seen.append((result["label"], message))
+            return False
 
-    target = Target("hall-server", "topic", is_answer)
-    assert asked(OtherNode(), target=target) == UNSURE
+    assert asked(OtherNode(), target=target_of(Refusing)) == UNSURE
     assert seen == [("ham", "a secret message")]
 
 
 def test_what_was_found_here_goes_along_and_the_answer_is_brought_back() -> None:
-    def refer(request: Request, found: Mapping[str, Any]) -> Mapping[str, Any]:
-        return {"context": f"{request.input}, {found['label']}"}
+    class Referring(Own):
+        def refer(self, request: Request, found: Mapping[str, Any]) -> Mapping[str, Any]:
+            return {"context": f"{request.input}, {found['label']}"}
 
-    def bring_back(
-        request: Request, found: Mapping[str, Any], answer: Mapping[str, Any]
-    ) -> Mapping[str, Any] | None:
-        return {"label": f"{found['label']} or {answer['label']}"}
+        def bring_back(
+            self, request: Request, found: Mapping[str, Any], answer: Mapping[str, Any]
+        ) -> Mapping[str, Any] | None:
+            return {"label": f"{found['label']} or {answer['label']}"}
 
     node = OtherNode()
-    result = asked(node, target=Target("hall-server", "topic", refer=refer, bring_back=bring_back))
+    result = asked(node, target=target_of(Referring))
     assert node.options == {"context": "a secret message, spam"}
     assert result.result == {"label": "spam or ham", "stage": "node:hall-server/topic"}
 
 
 def test_an_answer_that_is_of_no_use_leaves_what_was_found_here() -> None:
-    target = Target("a", "b", bring_back=lambda request, found, answer: None)
-    assert asked(OtherNode(), target=target) == UNSURE
+    class Useless(Own):
+        def bring_back(self, *_: object) -> None:
+            return None
+
+    assert asked(OtherNode(), target=target_of(Useless)) == UNSURE

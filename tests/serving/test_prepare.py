@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import logging
 import os
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Callable, Coroutine, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import pytest
 
@@ -18,6 +20,7 @@ from edgeslm.engine.calls import Adapters, Hardware
 from edgeslm.engine.host.process import EngineCrashed
 from edgeslm.engine.worker.prepared import CACHE, Index, folder_of
 from edgeslm.errors import BundleError, SelfTestError
+from edgeslm.serving import prepare as prepare_module
 from edgeslm.serving.model_pool import ModelPool
 from edgeslm.serving.prepare import Prepacker
 from tests.fakes import FakeProcess
@@ -58,7 +61,7 @@ class Node:
         self.fake = FakePrepare()
         self.processes: dict[str, FakeProcess] = {}
         self.changes = 0
-        self.idle_s: Callable[[], float] = lambda: LONG_S
+        self.answers: Iterator[float] = itertools.repeat(LONG_S)
         self.state_dir = folder / "state"
 
         def make(bundle: Bundle, hardware: Hardware, adapters: Adapters) -> FakeProcess:
@@ -71,17 +74,14 @@ class Node:
         bundles["encoder"] = load_bundle(write_bundle(folder / "encoder", "encoder"))
         self.digests = {bundle.digest for bundle in bundles.values()}
         self.models = ModelPool(bundles, {}, make_process=make)
-        self.prepacker = Prepacker(
-            self.models,
-            self.state_dir,
-            idle_s=lambda: self.idle_s(),
-            on_change=self._change,
-            quiet_s=0.001,
-            prepare=prepare or self.fake,
-        )
+        self.prepacker = Prepacker(self.models, self.state_dir, self)
+        self._prepare = prepare or self.fake
 
-    async def _change(self) -> None:
+    async def renewed(self) -> None:
         self.changes += 1
+
+    def idle_s(self) -> float:
+        return next(self.answers)
 
     def starts(self) -> dict[str, int]:
         return {name: process.starts for name, process in self.processes.items()}
@@ -102,7 +102,11 @@ class Node:
                 await running
             await self.models.stop()
 
-        asyncio.run(scene())
+        with (
+            mock.patch.object(prepare_module, "QUIET_S", 0.001),
+            mock.patch.object(prepare_module, "prepare", self._prepare),
+        ):
+            asyncio.run(scene())
 
 
 def test_a_decoder_is_prepared_and_started_on_that(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -121,11 +125,12 @@ def test_it_waits_until_there_is_nothing_to_do(tmp_path: Path) -> None:
     answers = iter([9.99, 9.998, 9.999, LONG_S, 0.0, 0.0009, LONG_S, 0.0, LONG_S])
     seen: list[tuple[int, int]] = []
 
-    def idle_s() -> float:
-        seen.append((len(node.fake.asked), node.processes["small"].starts))
-        return next(answers)
+    def idle_s() -> Iterator[float]:
+        for answer in answers:
+            seen.append((len(node.fake.asked), node.processes["small"].starts))
+            yield answer
 
-    node.idle_s = idle_s
+    node.answers = idle_s()
     node.run(lambda: node.changes > 0)
     assert seen == [*[(0, 1)] * 7, *[(1, 1)] * 2], "ten seconds first, then a moment before each step"
 
@@ -171,9 +176,9 @@ def test_models_of_one_bundle_share_what_is_prepared(tmp_path: Path) -> None:
 def test_engines_that_take_nothing_are_left_alone(tmp_path: Path) -> None:
     """Such as one that crashed on what was prepared."""
     node = Node(tmp_path, takes=False)
-    asked: list[bool] = []
-    node.idle_s = lambda: asked.append(True) or LONG_S  # type: ignore[func-returns-value]
-    node.run(lambda: bool(asked))
+    left = iter([LONG_S])
+    node.answers = itertools.chain(left, itertools.repeat(LONG_S))
+    node.run(lambda: next(left, None) is None)
     assert node.fake.asked == []
 
 

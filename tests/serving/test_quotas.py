@@ -10,6 +10,13 @@ from edgeslm.serving.quotas import ClientQuotas
 from tests.fakes import FakeClock
 
 
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> FakeClock:
+    clock = FakeClock()
+    monkeypatch.setattr("edgeslm.serving.quotas.time.monotonic", clock)
+    return clock
+
+
 def admitted(quotas: ClientQuotas, sender: str, times: int) -> int:
     count = 0
     for _ in range(times):
@@ -22,11 +29,11 @@ def admitted(quotas: ClientQuotas, sender: str, times: int) -> int:
 
 
 def test_a_lone_sender_may_have_the_whole_queue(clock: FakeClock) -> None:
-    assert admitted(ClientQuotas(2, clock=clock), "flood", 10) == 10
+    assert admitted(ClientQuotas(2), "flood", 10) == 10
 
 
 def test_a_sender_has_its_share_while_others_ask(clock: FakeClock) -> None:
-    quotas = ClientQuotas(2, clock=clock)
+    quotas = ClientQuotas(2)
     quotas.admit("other", lambda: 0.0)
     assert admitted(quotas, "flood", 10) == 2
     with pytest.raises(Busy, match="2 are its share") as refused:
@@ -42,13 +49,13 @@ def test_a_sender_has_its_share_while_others_ask(clock: FakeClock) -> None:
 def test_those_without_a_name_are_held_to_a_share_only_where_one_is_set(clock: FakeClock) -> None:
     """Sensors that name no reply topic hear no refusal: the broker holds them back instead."""
     for share, expected in ((None, 10), (3, 3)):
-        quotas = ClientQuotas(2, nameless_queue=share, clock=clock)
+        quotas = ClientQuotas(2, nameless_queue=share)
         quotas.admit("other", lambda: 0.0)
         assert admitted(quotas, "", 10) == expected
 
 
 def test_tokens_are_given_back_by_the_minute(clock: FakeClock) -> None:
-    quotas = ClientQuotas(10, 60, clock=clock)
+    quotas = ClientQuotas(10, 60)
     quotas.admit("greedy", lambda: 0.0)
     quotas.settle("greedy", {"prompt_tokens": 50, "completion_tokens": 40})
     with pytest.raises(Busy, match="tokens of this minute") as refused:
@@ -61,7 +68,7 @@ def test_tokens_are_given_back_by_the_minute(clock: FakeClock) -> None:
 
 def test_made_up_names_take_no_memory(clock: FakeClock, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "MOST_SENDERS", 3)
-    quotas = ClientQuotas(1, clock=clock)
+    quotas = ClientQuotas(1)
     for number in range(100):
         quotas.admit(f"sender {number}" * 1000, lambda: 0.0)
     assert len(quotas._accounts) == 3

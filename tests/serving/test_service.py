@@ -12,6 +12,7 @@ from edgeslm.engine.calls import Adapters, Call, Cost, Embed, Generate, Hardware
 from edgeslm.errors import BundleError, ConfigError, ModelUnavailable, TooLong
 from edgeslm.messages import Request, Truncated
 from edgeslm.serving.service import Service
+from edgeslm.serving.warmup import warm
 from tests.fakes import FakeProcess
 from tests.nodes import write_bundle
 from tests.services import CONFIG, WITH_BASE, make_service, play, request
@@ -69,7 +70,7 @@ def test_what_prompts_begin_with_is_read_in_advance(tmp_path: Path) -> None:
     async def scene() -> None:
         service = make_service(tmp_path, more, on_call=answer)
         await service.start()
-        await service.warm()
+        await warm(service.deployment)
         await service.stop()
         assert [type(call) for call in calls] == [Score, Generate, Generate]
         assert all(call.only_read for call in calls if isinstance(call, Generate | Score))
@@ -120,7 +121,7 @@ def test_as_many_requests_run_as_a_model_has_workers(
 def test_threads_that_are_not_named_are_a_share_of_the_cores(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("edgeslm.serving.deployment.usable_cores", lambda: 8)
+    monkeypatch.setattr("edgeslm.serving.builder.usable_cores", lambda: 8)
     seen: list[Hardware] = []
 
     def make_process(bundle: Bundle, hardware: Hardware, adapters: Adapters) -> FakeProcess:
@@ -242,7 +243,7 @@ def test_all_bundles_of_a_configuration_are_those_that_a_service_loads(
             return super().load(path)
 
     write_head(tmp_path / "learned", make_service(tmp_path).models.bundle("encoder").digest)
-    monkeypatch.setattr("edgeslm.serving.deployment.Trust", Spy)
+    monkeypatch.setattr("edgeslm.serving.builder.Trust", Spy)
     adapter = write_adapter(tmp_path / "adapter", write_base(tmp_path / "ready"))
     more = (
         f"topic: {{learned: {tmp_path}/learned}}\nsay: {{kind: generate, model: ready, adapter: {adapter}}}\n"
@@ -276,7 +277,7 @@ def test_everything_that_doesnt_fit_is_said_at_once(tmp_path: Path) -> None:
 def test_a_bundle_that_is_missing(tmp_path: Path, missing: str) -> None:
     config = CONFIG.replace("{folder}/small", "{folder}/none") if missing == "model" else CONFIG
     more = f"topic: {{learned: {tmp_path}/none}}\n" if missing == "learned" else ""
-    with pytest.raises(BundleError, match="none: there is no such folder"):
+    with pytest.raises(ConfigError, match="none: there is no such folder"):
         make_service(tmp_path, more, config=config)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import jsonschema
 
@@ -59,7 +60,9 @@ class FakeKnowledge:
         pass
 
 
-def make_service(folder: Path, *found: Found, text: str = "every 40 hours") -> Service:
+def make_service(
+    folder: Path, *found: Found, text: str = "every 40 hours", node: OtherNode | None = None
+) -> Service:
     write_bundle(folder / "small")
     write_bundle(folder / "minilm", "encoder")
 
@@ -72,7 +75,8 @@ def make_service(folder: Path, *found: Found, text: str = "every 40 hours") -> S
         return FakeProcess(bundle.path, on_call=on_call)
 
     config = parse_config(CONFIG.format(folder=folder))
-    return Service(config, make_process=make_process, make_knowledge=FakeKnowledge(found))
+    with mock.patch("edgeslm.serving.collections.KnowledgeProcess", FakeKnowledge(found)):
+        return Service(config, nodes=node, make_process=make_process)
 
 
 def ask(service: Service, task: str, question: str = "How often is the pump oiled?") -> Result:
@@ -94,11 +98,14 @@ class OtherNode:
         self.asked: list[tuple[Any, ...]] = []
         self._answer = answer
 
-    async def __call__(
+    async def ask(
         self, node: str, task: str, text: str, timeout_s: float, options: Mapping[str, Any]
     ) -> Result:
         self.asked.append((node, task, text, dict(options)))
         return Result("1", task, "ok", self._answer, model="large@sha256:1")
+
+    async def close(self) -> None:
+        pass
 
 
 def test_a_search_names_the_encoder_as_its_model(tmp_path: Path) -> None:
@@ -106,8 +113,8 @@ def test_a_search_names_the_encoder_as_its_model(tmp_path: Path) -> None:
     result = ask(service, "find")
     assert result.status == "ok" and result.model is not None and result.model.startswith("minilm@")
     assert [one["source"] for one in (result.result or {})["passages"]] == ["manual.md"]
-    assert service.model_of("find") == "minilm"
-    assert service.pids["knowledge"] == 5
+    assert service.deployment.model_of("find") == "minilm"
+    assert service.deployment.pids["knowledge"] == 5
 
 
 def test_an_answer_cites_the_document(tmp_path: Path) -> None:
@@ -118,11 +125,10 @@ def test_an_answer_cites_the_document(tmp_path: Path) -> None:
 
 
 def test_a_question_that_is_declined_goes_to_another_node_with_its_passages(tmp_path: Path) -> None:
-    service = make_service(tmp_path, OTHER)
     node = OtherNode(
         {"text": "blue", "citations": [{"source": "context", "quote": "blue", "start": 6, "end": 10}]}
     )
-    service.escalation.ask_node = node
+    service = make_service(tmp_path, OTHER, node=node)
     result = ask(service, "manual", "Which colour has the pump?")
     assert node.asked == [("server", "manual", "Which colour has the pump?", {"context": "It is blue."})]
     assert (result.status, result.model) == ("ok", "large@sha256:1")
@@ -132,12 +138,11 @@ def test_a_question_that_is_declined_goes_to_another_node_with_its_passages(tmp_
 
 
 def test_an_answer_of_another_node_without_proof_is_not_taken_over(tmp_path: Path) -> None:
-    service = make_service(tmp_path, OTHER)
-    service.escalation.ask_node = OtherNode({"text": "green", "citations": []})
+    service = make_service(tmp_path, OTHER, node=OtherNode({"text": "green", "citations": []}))
     result = ask(service, "manual", "Which colour has the pump?")
     assert result.status == "abstained"
     assert result.result is not None and result.result["passages"]
-    assert service.stages_of("manual") == ("small", "node:server/manual")
+    assert service.deployment.stages_of("manual") == ("small", "node:server/manual")
 
 
 def test_a_request_may_bring_its_own_text(tmp_path: Path) -> None:

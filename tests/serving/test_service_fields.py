@@ -58,10 +58,10 @@ def test_a_learned_head_finds_fields(tmp_path: Path) -> None:
 
     async def scene() -> None:
         service = make_service(tmp_path, in_fields(tmp_path), answer)
-        assert service.model_of("fields") == "encoder"
-        assert service.adapter_of("fields") is None
+        assert service.deployment.model_of("fields") == "encoder"
+        assert service.deployment.adapter_of("fields") is None
         assert service.tasks["fields"].kind == "extract"
-        assert service.watches == {}, "it doesn't say what it was tested with"
+        assert service.deployment.watches == {}, "it doesn't say what it was tested with"
         result = await service.submit(request("fields", MESSAGE))
         assert result.status == "ok"
         assert result.result == {
@@ -123,7 +123,7 @@ def test_messages_whose_fields_it_is_less_sure_of_have_moved_away(tmp_path: Path
             service = make_service(tmp_path, more, always(share))
             for _ in range(FEWEST):
                 await service.submit(request("fields", MESSAGE))
-            watch = service.watches["fields"]
+            watch = service.deployment.watches["fields"]
             assert (watch.moved, watch.figures()["messages"]) == (moved, FEWEST)
             assert (watch.figures()["labels"], "distance" in watch.figures()) == (0, True)
             assert watch.reasons == (["it is less sure of them"] if moved else [])
@@ -142,7 +142,7 @@ def test_a_task_that_is_watched_says_which_model_answered(tmp_path: Path) -> Non
         service = make_service(
             tmp_path, more, lambda call: LABELS if isinstance(call, Classify) else points(0.75)
         )
-        assert set(service.watches) == {"topic", "fields"}
+        assert set(service.deployment.watches) == {"topic", "fields"}
         for task in ("topic", "fields"):
             result = await service.submit(request(task, MESSAGE))
             assert result.model == service.models.label("encoder")

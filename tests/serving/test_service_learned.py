@@ -60,8 +60,8 @@ def test_a_learned_task_finds_its_encoder(tmp_path: Path) -> None:
 
     async def scene() -> None:
         service = make_service(tmp_path, f"topic: {{learned: {learned}}}\n", engines)
-        assert service.model_of("topic") == "encoder"
-        assert service.stages_of("topic") == ("learned",)
+        assert service.deployment.model_of("topic") == "encoder"
+        assert service.deployment.stages_of("topic") == ("learned",)
         assert service.tasks["topic"].kind == "classify"
         result = await service.submit(request("topic"))
         assert result.result is not None
@@ -77,7 +77,7 @@ def test_a_learned_folder_may_bring_its_encoder(tmp_path: Path) -> None:
     async def scene() -> None:
         learned = write_head(tmp_path / "learned", None)
         service = make_service(tmp_path, f"topic: {{learned: {learned}}}\n", Engines(SURE))
-        assert service.model_of("topic") == "learned/topic"
+        assert service.deployment.model_of("topic") == "learned/topic"
         assert service.models.bundle("learned/topic").path == learned
         result = await service.submit(request("topic"))
         assert result.model == service.models.label("learned/topic")
@@ -89,10 +89,10 @@ def test_tasks_with_one_learned_folder_share_one_engine(tmp_path: Path) -> None:
     learned = write_head(tmp_path / "learned", None)
     more = f"topic: {{learned: {learned}}}\nstrict: {{learned: {learned}, threshold: 0.9}}\n"
     service = make_service(tmp_path, more)
-    assert service.model_of("strict") == service.model_of("topic") == "learned/topic"
+    assert service.deployment.model_of("strict") == service.deployment.model_of("topic") == "learned/topic"
     config = WITH_BASE.replace("{folder}/ready", "{folder}/learned")
     service = make_service(tmp_path, more, config=config)
-    assert service.model_of("topic") == "ready", "what has a name already gets no second one"
+    assert service.deployment.model_of("topic") == "ready", "what has a name already gets no second one"
     assert set(service.models.names) == {"small", "ready", "encoder"}
 
 
@@ -115,8 +115,8 @@ def test_a_learned_adapter_finds_its_base(tmp_path: Path, learned: dict[str, Any
     async def scene() -> None:
         more = f"topic: {{learned: {folder}}}\n"
         service = make_service(tmp_path, more, answer, config=WITH_BASE, adapters=added)
-        assert service.model_of("topic") == "ready"
-        adapter = service.adapter_of("topic")
+        assert service.deployment.model_of("topic") == "ready"
+        adapter = service.deployment.adapter_of("topic")
         assert adapter is not None
         assert adapter.path == folder
         assert service.tasks["topic"].kind == learned["kind"]
@@ -216,9 +216,9 @@ def test_a_head_that_is_sure_answers_alone(tmp_path: Path) -> None:
 
     async def scene() -> None:
         service = make_service(tmp_path, in_stages(tmp_path), engines)
-        assert service.stages_of("topic") == ("learned", "small")
-        assert service.model_of("topic") == "encoder"
-        assert service.adapter_of("topic") is None
+        assert service.deployment.stages_of("topic") == ("learned", "small")
+        assert service.deployment.model_of("topic") == "encoder"
+        assert service.deployment.adapter_of("topic") is None
         result = await service.submit(request("topic"))
         assert result.result is not None
         assert (result.status, result.result["stage"]) == ("ok", "learned")
@@ -264,7 +264,7 @@ def test_only_the_first_stage_is_watched(tmp_path: Path) -> None:
         async def scene(folder: Path = folder, more: str = more, watched: bool = watched) -> None:
             service = make_service(folder, more, Engines(UNSURE, UNSURE))
             await service.submit(request("topic"))
-            assert ("topic" in service.watches) == watched
+            assert ("topic" in service.deployment.watches) == watched
 
         play(scene)
 
@@ -284,7 +284,7 @@ def test_the_labels_of_a_head_are_those_that_the_model_is_asked_for(tmp_path: Pa
 
 def test_the_kind_of_what_was_learned_is_that_of_all_stages(tmp_path: Path) -> None:
     service = make_service(tmp_path, in_stages(tmp_path, kind=None))
-    assert service.stages_of("topic") == ("learned", "small")
+    assert service.deployment.stages_of("topic") == ("learned", "small")
 
 
 def test_what_no_stage_is_sure_of_is_abstained(tmp_path: Path) -> None:
@@ -339,7 +339,7 @@ def test_stages_of_models_alone(tmp_path: Path) -> None:
     config = WITH_BASE.replace("  encoder:", "  large: {{bundle: {folder}/large}}\n  encoder:")
     asked = "kind: classify, labels: [a, b], threshold: 0.5"
     service = make_service(tmp_path, f"topic: {{{asked}, stages: [small, ready]}}\n", config=config)
-    assert service.stages_of("topic") == ("small", "ready")
+    assert service.deployment.stages_of("topic") == ("small", "ready")
     adapter = write_adapter(tmp_path / "adapter", base)
     with pytest.raises(ConfigError, match=r"tasks\.topic\.adapter: .*small: it has no graph that takes"):
         make_service(
@@ -373,4 +373,4 @@ def test_a_stage_that_never_passes_on_is_refused(tmp_path: Path, stages: str) ->
 
 def test_a_single_stage_needs_no_threshold(tmp_path: Path) -> None:
     service = make_service(tmp_path, in_stages(tmp_path, stages="[learned]", max_error=None))
-    assert service.stages_of("topic") == ("learned",)
+    assert service.deployment.stages_of("topic") == ("learned",)

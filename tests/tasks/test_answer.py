@@ -23,9 +23,9 @@ from tests.passages import FakeDocuments, make_found
 CONTEXT = 'Oil the pump every 40 hours. Use "ISO VG 46".'
 
 
-def make(**fields: Any) -> Task:
+def make(documents: FakeDocuments | None = None, **fields: Any) -> Task:
     section = {"kind": "answer", "model": "small", **fields}
-    return make_task("manual", TaskSection.model_validate(section, strict=False))
+    return make_task("manual", TaskSection.model_validate(section, strict=False), documents=documents)
 
 
 def request(question: Any = "Which oil?", context: Any = CONTEXT, **options: Any) -> Request:
@@ -121,9 +121,8 @@ UNSURE = {"cosine": 0.05, "bm25": 0.5, "overlap": 0.0}
 def answering(*found: Found, **fields: Any) -> Answer:
     """The task over collections in which everything finds ``found``."""
 
-    task = make(knowledge=["manuals"], **fields)
+    task = make(FakeDocuments(*found), knowledge=["manuals"], **fields)
     assert isinstance(task, Answer)
-    task.documents = FakeDocuments(*found)
     return task
 
 
@@ -268,11 +267,9 @@ def test_a_row_of_figures_is_no_answer_and_one_of_prose_is() -> None:
 
 
 def test_what_tables_say_is_cited_like_passages() -> None:
-    task = make(knowledge=["manuals"])
     cited = Citation("readings.csv", "press: 4; temperature_c: 91", 10, 37, "a1", "row 7")
     answer = TableAnswer("temperature_c where press is 4: 91", (91,), "readings.csv", (cited,), 1)
-    task.documents = FakeDocuments(computed=answer)
-    outcome = run(task, FakeEngine(), asked())
+    outcome = run(make(FakeDocuments(computed=answer), knowledge=["manuals"]), FakeEngine(), asked())
     assert outcome.result["citations"] == [asdict(cited)]
 
 

@@ -22,9 +22,7 @@ FOUND = Found("a1", "press.md", "Press > Oil", "Oil it.", 10, 17, 0.81234, 3.2, 
 
 def make(documents: FakeDocuments, **fields: Any) -> Task:
     section = {"kind": "search", "knowledge": ["manuals", "log"], "passages": 3, **fields}
-    task = make_task("find", TaskSection.model_validate_json(json.dumps(section)))
-    task.documents = documents
-    return task
+    return make_task("find", TaskSection.model_validate_json(json.dumps(section)), documents=documents)
 
 
 def run(task: Task, **fields: Any) -> dict[str, Any]:

@@ -6,12 +6,16 @@ import asyncio
 import json
 from collections.abc import Coroutine
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
+from edgeslm.config.loader import parse_config
 from edgeslm.telemetry import home_assistant
 from edgeslm.telemetry.home_assistant import Announcer
+from tests.config_texts import with_routes
+from tests.fakes import FakePresence, FakeService
 
 
 @pytest.fixture(autouse=True)
@@ -19,19 +23,29 @@ def no_pause(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(home_assistant, "PAUSE_S", 0.0)
 
 
+@pytest.fixture(autouse=True)
+def told_as_they_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A task's kind is its document, its name the topic."""
+    monkeypatch.setattr(home_assistant, "announcements", lambda config, kinds: kinds)
+
+
 class House:
     """What is published, as a broker that retains would have it."""
 
     def __init__(self, folder: Path) -> None:
         self.record = folder / "discovery.json"
-        self.wanted: dict[str, dict[str, Any]] = {}
+        self.service = FakeService()
         self.sent: list[tuple[str, bytes]] = []
         self.gate: asyncio.Event | None = None
         self.announcer = self.start()
 
     def start(self) -> Announcer:
-        self.announcer = Announcer(self.record, lambda: self.wanted, self.publish)
+        presence = FakePresence(retain=self.publish)
+        self.announcer = Announcer(self.record, parse_config(with_routes()), self.service, presence)
         return self.announcer
+
+    def wants(self, **documents: dict[str, Any]) -> None:
+        self.service.tasks = {topic: SimpleNamespace(kind=document) for topic, document in documents.items()}
 
     async def publish(self, topic: str, payload: bytes) -> None:
         if self.gate is not None:
@@ -54,14 +68,14 @@ def run(work: Coroutine[Any, Any, None]) -> None:
 def test_all_is_told_each_time_and_what_is_gone_is_taken_back_once(tmp_path: Path) -> None:
     async def work() -> None:
         house = House(tmp_path)
-        house.wanted = {"a": {"n": 1}, "b": {}}
+        house.wants(a={"n": 1}, b={})
         assert await house.announce() == [("a", b'{"n": 1}'), ("b", b"{}")]
         assert await house.announce() == [("a", b'{"n": 1}'), ("b", b"{}")]
-        house.wanted = {"b": {}}
+        house.wants(b={})
         house.start()  # the next run of the node
         assert await house.announce() == [("a", b""), ("b", b"{}")]
         assert await house.announce() == [("b", b"{}")]
-        house.wanted = {}
+        house.wants()
         assert await house.announce() == [("b", b"")]
         assert await house.announce() == []
 
@@ -80,13 +94,15 @@ def test_a_node_that_tells_nothing_writes_nothing(tmp_path: Path) -> None:
 def test_an_end_in_between_forgets_nothing(tmp_path: Path) -> None:
     async def work() -> None:
         house = House(tmp_path)
-        house.wanted = {"old": {}}
+        house.wants(old={})
         await house.announce()
-        house.wanted, house.gate = {"new": {}}, asyncio.Event()
+        house.wants(new={})
+        house.gate = asyncio.Event()
         house.announcer.announce()
         await asyncio.sleep(0)
         await house.announcer.stop()
-        house.gate, house.wanted = None, {}
+        house.gate = None
+        house.wants()
         house.start()
         assert await house.announce() == [("new", b""), ("old", b"")]
 
@@ -96,7 +112,8 @@ def test_an_end_in_between_forgets_nothing(tmp_path: Path) -> None:
 def test_many_calls_at_once_are_one_more(tmp_path: Path) -> None:
     async def work() -> None:
         house = House(tmp_path)
-        house.wanted, house.gate = {"a": {}}, asyncio.Event()
+        house.wants(a={})
+        house.gate = asyncio.Event()
         house.announcer.announce()
         await asyncio.sleep(0)
         for _ in range(100):
@@ -114,7 +131,7 @@ def test_a_damaged_note_is_no_end(tmp_path: Path, noted: str) -> None:
     async def work() -> None:
         house = House(tmp_path)
         house.record.write_text(noted, "latin-1")
-        house.wanted = {"a": {}}
+        house.wants(a={})
         assert await house.announce() == [("a", b"{}")]
         assert json.loads(house.record.read_text()) == ["a"]
 
@@ -125,7 +142,7 @@ def test_a_disk_that_is_full_is_no_end(tmp_path: Path) -> None:
     async def work() -> None:
         house = House(tmp_path)
         house.record.with_suffix(".new").mkdir()
-        house.wanted = {"a": {}}
+        house.wants(a={})
         assert await house.announce() == [("a", b"{}")]
 
     run(work())

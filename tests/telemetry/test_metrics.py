@@ -15,6 +15,7 @@ from edgeslm.errors import Busy, RequestError, UnknownTask
 from edgeslm.messages import ErrorBody, Result
 from edgeslm.telemetry.health import BUCKETS_S, Meter
 from edgeslm.telemetry.metrics import METRICS, STATES, exposition
+from tests.fakes import FakeService
 
 DOCS = (Path(__file__).parents[2] / "docs/observe.md").read_text("utf-8")
 OPENMETRICS = "application/openmetrics-text; version=1.0.0"
@@ -32,7 +33,7 @@ def refused(task: str, error: RequestError) -> Result:
 
 def health(**changes: Any) -> dict[str, Any]:
     """As the daemon makes it, of a meter that has seen something."""
-    meter = Meter(lambda: {"triage", "fields"})
+    meter = Meter(FakeService(triage=None, fields=None))
     for total_ms in (8.0, 20.0, 400.0, 200_000.0):
         meter.count(answered(total_ms=total_ms))
     meter.count(answered("fields", status="abstained"))
@@ -103,13 +104,13 @@ def test_a_histogram_holds_every_answer_and_no_error() -> None:
 
 
 def test_an_answer_on_a_bound_is_within_it() -> None:
-    meter = Meter(lambda: {"triage"})
+    meter = Meter(FakeService(triage=None))
     meter.count(answered(total_ms=10.0))
     assert meter.figures()["tasks"]["triage"]["within_s"]["0.01"] == 1
 
 
 def test_tasks_that_senders_make_up_are_one_series() -> None:
-    meter = Meter(lambda: {"triage"})
+    meter = Meter(FakeService(triage=None))
     for number in range(1000):
         meter.count(refused(f"made-up-{number}", UnknownTask("there is none")))
     figures = meter.figures()

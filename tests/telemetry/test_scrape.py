@@ -25,24 +25,29 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
-class Figures:
+class FakeNode:
+    """Whose uptime is how often it was asked."""
+
     def __init__(self) -> None:
-        self.accepts: list[str] = []
+        self.asked = 0
         self.error: Exception | None = None
 
-    def __call__(self, accept: str) -> tuple[bytes, str]:
-        self.accepts.append(accept)
+    def health(self) -> dict[str, Any]:
+        self.asked += 1
         if self.error is not None:
             raise self.error
-        return f"up {len(self.accepts)}\n".encode(), "text/plain"
+        return {"uptime_s": self.asked}
+
+    def info(self) -> dict[str, Any]:
+        return {}
 
 
 class Stand:
     """An endpoint, and what asks it."""
 
     def __init__(self) -> None:
-        self.figures = Figures()
-        self.endpoint = ScrapeEndpoint((LOOPBACK, free_port()), self.figures)
+        self.node = FakeNode()
+        self.endpoint = ScrapeEndpoint((LOOPBACK, free_port()), self.node)
 
     async def connect(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
         assert self.endpoint.port is not None
@@ -75,29 +80,20 @@ def with_stand(work: Any) -> None:
     run(whole())
 
 
-def test_without_an_address_nothing_listens() -> None:
-    async def work() -> None:
-        endpoint = ScrapeEndpoint(None, Figures())
-        await endpoint.start()
-        assert (endpoint.port, endpoint.problem) == (None, None)
-        await endpoint.stop()
-
-    run(work())
-
-
 def test_a_scrape() -> None:
     async def work(stand: Stand) -> None:
         head, _, body = (await stand.ask()).partition(b"\r\n\r\n")
-        assert head.startswith(b"HTTP/1.1 200 OK\r\nContent-Type: text/plain\r\nContent-Length: 5\r\n")
-        assert body == b"up 1\n"
+        assert head.startswith(b"HTTP/1.1 200 OK\r\nContent-Type: text/plain; ")
+        assert f"Content-Length: {len(body)}\r\n".encode() in head
+        assert b"edgeslm_uptime_seconds 1.0\n" in body
 
     with_stand(work)
 
 
 def test_accept_chooses_the_format() -> None:
     async def work(stand: Stand) -> None:
-        await stand.ask(b"GET /metrics?x=1 HTTP/1.1\r\naCCept:  application/openmetrics-text \r\n\r\n")
-        assert stand.figures.accepts == [scrape.OPENMETRICS]
+        asked = b"GET /metrics?x=1 HTTP/1.1\r\naCCept:  application/openmetrics-text \r\n\r\n"
+        assert b"Content-Type: application/openmetrics-text; " in await stand.ask(asked)
 
     with_stand(work)
 
@@ -106,7 +102,8 @@ def test_who_asks_again_at_once_gets_the_same(monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setattr(scrape, "FRESH_S", 1e9)
 
     async def work(stand: Stand) -> None:
-        assert {(await stand.ask())[-5:] for _ in range(5)} == {b"up 1\n"}
+        assert len({await stand.ask() for _ in range(5)}) == 1
+        assert stand.node.asked == 1
 
     with_stand(work)
 
@@ -164,7 +161,7 @@ def test_who_reads_nothing_is_let_go(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(scrape, "PATIENCE_S", 0.2)
 
     async def work(stand: Stand) -> None:
-        stand.endpoint._read = lambda accept: (b"x" * 50_000_000, "text/plain")
+        monkeypatch.setattr(scrape, "exposition", lambda *_: (b"x" * 50_000_000, "text/plain"))
         reader, writer = await stand.connect()
         writer.write(GET)
         while not stand.endpoint._serving:
@@ -181,9 +178,9 @@ def test_who_reads_nothing_is_let_go(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_a_mistake_of_ours_is_one_answer() -> None:
     async def work(stand: Stand) -> None:
-        stand.figures.error = KeyError("x")
+        stand.node.error = KeyError("x")
         assert b"500" in (await stand.ask())[:20]
-        stand.figures.error = None
+        stand.node.error = None
         assert b"200 OK" in await stand.ask()
 
     with_stand(work)
@@ -194,7 +191,7 @@ def test_a_port_that_is_taken_is_a_problem_and_no_end() -> None:
         with socket.socket() as other:
             other.bind((LOOPBACK, 0))
             other.listen()
-            endpoint = ScrapeEndpoint(other.getsockname(), Figures())
+            endpoint = ScrapeEndpoint(other.getsockname(), FakeNode())
             await endpoint.start()
             assert endpoint.port is None
             assert endpoint.problem is not None and "can't be listened on" in endpoint.problem
@@ -205,7 +202,7 @@ def test_a_port_that_is_taken_is_a_problem_and_no_end() -> None:
 
 @given(st.binary(max_size=200) | st.binary(max_size=60).map(lambda rest: b"GET /metrics HTTP/1.1\r\n" + rest))
 def test_whatever_is_asked_the_answer_is_one_of_http(head: bytes) -> None:
-    endpoint = ScrapeEndpoint((LOOPBACK, 1), Figures())
+    endpoint = ScrapeEndpoint((LOOPBACK, 1), FakeNode())
     answer = endpoint._answer(head + b"\r\n\r\n")
     assert re.match(rb"HTTP/1\.1 (200|400|404|405) [A-Za-z ]+\r\n", answer)
     assert b"\r\n\r\n" in answer

@@ -18,8 +18,8 @@ from opentelemetry.trace import SpanKind, StatusCode
 from edgeslm.config.sections import Tracing
 from edgeslm.errors import Busy, TimedOut
 from edgeslm.messages import ErrorBody, Request, Result, Trace
-from edgeslm.telemetry import tracing
 from edgeslm.telemetry.tracing import Tracer
+from tests.fakes import FakeService
 
 SENT = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
 UNSAMPLED = SENT[:-2] + "00"
@@ -43,10 +43,12 @@ class FakeProcessor(SpanProcessor):  # type: ignore[misc]
 
 
 def make_tracer(processor: SpanProcessor, sample: float = 1.0) -> Tracer:
-    tracer = Tracer(Tracing(endpoint="http://c", sample=sample), "hall", lambda: {"triage"})
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(tracing, "make_processor", lambda endpoint, tracer: processor)
-        tracer.start()
+    class FakeTracer(Tracer):
+        def _make_processor(self, endpoint: str) -> SpanProcessor:
+            return processor
+
+    tracer = FakeTracer(Tracing(endpoint="http://c", sample=sample), "hall", FakeService(triage=None))
+    asyncio.run(tracer.start())
     return tracer
 
 
@@ -141,15 +143,15 @@ def test_a_share_of_the_others_is_traced(sample: float, least: int, most: int) -
 
 @given(st.text(max_size=80) | st.from_regex(r"[0-9a-f]{2}-[0-9a-f]{31,33}-[0-9a-f]{16}-[0-9a-f]{2}"))
 def test_whatever_comes_what_goes_out_is_a_context(header: str) -> None:
-    for tracer in (make_tracer(FakeProcessor()), Tracer(Tracing(), "hall", set)):
+    for tracer in (make_tracer(FakeProcessor()), Tracer(Tracing(), "hall", FakeService())):
         trace = tracer.trace(header)
         assert trace is None or re.fullmatch("00-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2}", trace.header)
 
 
 @pytest.mark.parametrize("header", [None, "", SENT.upper(), SENT + "\n", f"00-{'0' * 32}-{'1' * 16}-01"])
 def test_without_a_collector_a_context_is_passed_on_as_it_came(header: str | None) -> None:
-    tracer = Tracer(Tracing(), "hall", set)
-    tracer.start()
+    tracer = Tracer(Tracing(), "hall", FakeService())
+    asyncio.run(tracer.start())
     assert tracer.trace(SENT) == Trace(SENT, None)
     assert tracer.trace(header) is None
     tracer.record(request(Trace(SENT, None)), answered())
@@ -172,7 +174,7 @@ def test_a_missing_package_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
         return real(name, *rest)
 
     monkeypatch.setattr(builtins, "__import__", missing)
-    tracer = Tracer(Tracing(endpoint="http://c"), "hall", set)
-    tracer.start()
+    tracer = Tracer(Tracing(endpoint="http://c"), "hall", FakeService())
+    asyncio.run(tracer.start())
     assert tracer.problem is not None and "pip install 'edgeslm[tracing]'" in tracer.problem
     assert tracer.trace(SENT) == Trace(SENT, None)

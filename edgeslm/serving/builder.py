@@ -1,0 +1,266 @@
+"""The deployment builder: a configuration and its bundles turned into models, collections, tasks and stages.
+
+Reads bundles and starts nothing. All that is wrong is told at once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from functools import partial
+from itertools import chain
+from pathlib import Path
+from typing import Any
+
+from edgeslm.bundle.manifest import Bundle, check_adapter, short_digest
+from edgeslm.bundle.trust import Trust
+from edgeslm.config.loader import LEARNABLE, Config
+from edgeslm.config.loader import Task as TaskSection
+from edgeslm.config.schema import LEARNED, NODE_STAGE
+from edgeslm.config.schema import Model as ModelSection
+from edgeslm.engine.calls import Hardware
+from edgeslm.engine.host.team import make_engine
+from edgeslm.engine.worker.prepared import CACHE
+from edgeslm.errors import BundleError, ConfigError
+from edgeslm.hardware.board import usable_cores
+from edgeslm.serving.collections import Collections
+from edgeslm.serving.deployment import Deployment, StageBinding
+from edgeslm.serving.model_pool import MakeProcess, ModelPool
+from edgeslm.tasks import Task, make_task
+from edgeslm.telemetry.drift import DriftWatch
+
+
+def build_deployment(
+    config: Config, *, running: Deployment | None = None, make_process: MakeProcess | None = None
+) -> Deployment:
+    """What a configuration comes to.
+
+    :param running: what is at work now; what is the same there is shared, and not started again.
+    :param make_process: makes engines, in place of :func:`make_engine`.
+    :raises ConfigError: bundles can't be read, or tasks, collections and bundles don't fit together.
+    """
+    builder = _Builder(config, running)
+    bindings = builder.bind_tasks()
+    if builder.problems or builder.library is None:
+        raise ConfigError(builder.problems)
+    models = _make_models(config, builder.bundles, bindings, running, make_process)
+    watches = _make_watches(bindings, running)
+    return Deployment(config, builder.trust, models, builder.library, bindings, watches)
+
+
+def _make_models(
+    config: Config,
+    bundles: Mapping[str, Bundle],
+    bindings: Mapping[str, Sequence[StageBinding]],
+    running: Deployment | None,
+    make_process: MakeProcess | None,
+) -> ModelPool:
+    adapters: dict[str, dict[Path, str | None]] = {}
+    for binding in chain.from_iterable(bindings.values()):
+        if binding.adapter is not None and binding.model is not None:
+            adapters.setdefault(binding.model, {})[binding.adapter.path] = binding.adapter.digest
+    named = config.models.items()
+    return ModelPool(
+        bundles,
+        {name: Hardware(_threads(model), model.device, model.workers) for name, model in named},
+        keep_alive_s={name: model.keep_alive_s for name, model in named},
+        adapters=adapters,
+        running=None if running is None else running.models,
+        make_process=make_process
+        or partial(
+            make_engine,
+            power=config.power,
+            cache=config.state_dir / CACHE,
+            log_level=config.log_level.upper(),
+        ),
+    )
+
+
+def _make_watches(
+    bindings: Mapping[str, Sequence[StageBinding]], running: Deployment | None
+) -> dict[str, DriftWatch]:
+    """By task, of its first stage: a later one sees only what the others weren't sure of, which is never like
+    what it was taught with. Those of tasks that stay as they were taught go on counting."""
+    found = {}
+    for name, (first, *_) in bindings.items():
+        learned, bundle = first.task.learned, first.task.bundle
+        if bundle is None or learned is None or learned.reference is None:
+            continue
+        before = running.bindings.get(name) if running is not None else None
+        was = before[0].task.bundle if before else None
+        if running is not None and was is not None and was.digest == bundle.digest:
+            found[name] = running.watches[name]
+        else:
+            found[name] = DriftWatch(learned.reference, learned.labels)
+    return found
+
+
+class _Builder:
+    """Of one configuration. What can't be read is a problem, and left out of what is checked."""
+
+    def __init__(self, config: Config, running: Deployment | None) -> None:
+        self.trust = Trust(config.signing, config.state_dir)
+        self.problems: list[str] = []
+        self._config = config
+        models, tasks = config.models.items(), config.tasks.items()
+        named = self._load("models.{}.bundle", {name: one.bundle for name, one in models})
+        self._learned = self._load("tasks.{}.learned", {name: one.learned for name, one in tasks})
+        self._adapters = self._load("tasks.{}.adapter", {name: one.adapter for name, one in tasks})
+        self.bundles = named | _own_encoders(self._learned, named)
+        self._is_whole = len(named) == len(models)
+        self.library = self._make_library(running)
+        """None if an encoder or a reader can't be read, or doesn't fit."""
+
+    def _load(self, key: str, paths: Mapping[str, str | Path | None]) -> dict[str, Bundle]:
+        found = {}
+        for name, path in paths.items():
+            try:
+                if path:
+                    found[name] = self.trust.load(Path(path))
+            except BundleError as error:
+                self.problems.append(f"{key.format(name)}: {error}")
+        return found
+
+    def _make_library(self, running: Deployment | None) -> Collections | None:
+        config = self._config
+        used = {model for one in config.knowledge.values() for model in (one.encoder, one.reader) if model}
+        if not used <= self.bundles.keys():
+            return None
+        try:
+            library = Collections(
+                config.knowledge,
+                self.bundles,
+                remembered=frozenset(route.remember for route in config.routes if route.remember),
+                log_level=config.log_level.upper(),
+            )
+        except ConfigError as error:
+            self.problems += error.problems
+            return None
+        return running.library if running is not None and running.library.plan == library.plan else library
+
+    def bind_tasks(self) -> dict[str, tuple[StageBinding, ...]]:
+        found = {}
+        for name, section in self._config.tasks.items():
+            try:
+                if self._is_read(name, section):
+                    found[name] = self._bind(name, section)
+            except ConfigError as error:
+                self.problems += error.problems
+        return found
+
+    def _is_read(self, name: str, section: TaskSection) -> bool:
+        """Whether all of its bundles are."""
+        unread = ({section.model, *section.stages} & self._config.models.keys()) - self.bundles.keys()
+        is_taught = not section.learned or name in self._learned
+        return not unread and is_taught and (not section.adapter or name in self._adapters)
+
+    def _bind(self, name: str, section: TaskSection) -> tuple[StageBinding, ...]:
+        """:raises ConfigError: a stage that its bundle doesn't fit."""
+        own = section.model_copy(update={"stages": ()})
+        if section.stages and section.learned:
+            own = own.model_copy(update=_shared(section, self._learned[name]))
+        bindings = []
+        for stage in section.stages or ((LEARNED,) if section.learned else (section.model or "",)):
+            if stage == LEARNED:
+                # Instruction and examples are for the models behind it.
+                alone = {"instruction": None, "examples": ()} if section.stages else {}
+                bindings.append(self._bind_learned(name, own.model_copy(update=alone)))
+            elif own.kind == "search":
+                encoder = self._config.knowledge[own.knowledge[0]].encoder
+                task = make_task(name, own, documents=self.library)
+                bindings.append(StageBinding(stage, task, encoder, None))
+            elif not stage.startswith(NODE_STAGE):
+                behind = own.model_copy(update={"model": stage, "learned": None})
+                if section.stages and own.kind == "extract":  # what is written has no confidence: it answers
+                    behind = behind.model_copy(update={"max_error": None, "threshold": 0.0})
+                bindings.append(self._bind_model(name, behind))
+        self._check_stages(name, section, bindings)
+        return tuple(bindings)
+
+    def _check_stages(self, name: str, section: TaskSection, bindings: Sequence[StageBinding]) -> None:
+        where = f"tasks.{name}.stages"
+        if section.stages and any(binding.task.kind not in LEARNABLE for binding in bindings):
+            raise ConfigError([f"{where}: mean something to {' and '.join(LEARNABLE)} alone; take them out"])
+        for binding, behind in zip(bindings, section.stages[1:], strict=False):
+            if binding.task.kind == "extract" and not binding.task.is_head:
+                raise ConfigError(
+                    [f"{where}: {binding.name} writes fields and never passes on, so {behind} is never asked"]
+                )
+
+    def _bind_learned(self, name: str, section: TaskSection) -> StageBinding:
+        bundle = self._learned[name]
+        manifest, where = bundle.manifest, f"tasks.{name}.learned"
+        if manifest.learned is None:
+            raise ConfigError([f"{where}: {section.learned} holds no task that was learned"])
+        adapter = bundle if manifest.adapter is not None else None
+        if manifest.adapter is not None:
+            model = section.model or self._find(manifest.adapter.base)
+            missing = f"the decoder bundle {short_digest(manifest.adapter.base)} that it adds to"
+        else:
+            encoder = manifest.head.encoder if manifest.head else None
+            model, missing = self._find(encoder or bundle.digest), f"the encoder bundle {encoder}"
+        if model is None and self._is_whole:
+            raise ConfigError([f"{where}: name {missing} in models"])
+        if model is None:
+            raise ConfigError([])  # it may be one of those that can't be read
+        length = self.bundles[model].manifest.context_length
+        task = make_task(name, section, bundle, documents=self.library, context_length=length)
+        return self._bind_stage(LEARNED, task, model, adapter, where)
+
+    def _bind_model(self, name: str, section: TaskSection) -> StageBinding:
+        model, adapter = section.model, self._adapters.get(name)
+        if model is None:
+            raise ConfigError([f"tasks.{name}.model: missing"])
+        length = self.bundles[model].manifest.context_length
+        task = make_task(name, section, adapter, documents=self.library, context_length=length)
+        return self._bind_stage(model, task, model, adapter, f"tasks.{name}.adapter")
+
+    def _bind_stage(
+        self, stage: str, task: Task, model: str, adapter: Bundle | None, where: str
+    ) -> StageBinding:
+        needed = "encoder" if task.is_head or task.kind == "embed" else "decoder"
+        if (kind := self.bundles[model].manifest.model_kind) != needed:
+            raise ConfigError(
+                [f"tasks.{task.name}.model: {model} is of kind {kind}; this task needs kind {needed}"]
+            )
+        if task.kind == "embed" and self.bundles[model].manifest.is_reader:
+            raise ConfigError([f"tasks.{task.name}.model: {model} reads questions and texts, it embeds none"])
+        if adapter is not None:
+            try:
+                check_adapter(adapter, self.bundles[model])
+            except BundleError as error:
+                raise ConfigError([f"{where}: {error}"]) from None
+        return StageBinding(stage, task, model, adapter)
+
+    def _find(self, digest: str) -> str | None:
+        """The model whose bundle has this digest."""
+        return next((name for name, bundle in self.bundles.items() if bundle.digest == digest), None)
+
+
+def _threads(model: ModelSection) -> int:
+    """0 for as many as are best of one; several share the processor's cores."""
+    if model.threads != "auto":
+        return model.threads
+    return 0 if model.workers == 1 else max(1, usable_cores() // model.workers)
+
+
+def _own_encoders(learned: Mapping[str, Bundle], named: Mapping[str, Bundle]) -> dict[str, Bundle]:
+    """The models that learned tasks bring; tasks with one folder share one, and what is named isn't twice."""
+    found: dict[str, Bundle] = {}
+    known = {bundle.path.resolve() for bundle in named.values()}
+    for name, bundle in learned.items():
+        if bundle.manifest.model_kind is not None and bundle.path.resolve() not in known:
+            known.add(bundle.path.resolve())
+            found[f"{LEARNED}/{name}"] = bundle
+    return found
+
+
+def _shared(section: TaskSection, learned: Bundle) -> dict[str, Any]:
+    """What the other stages of a task need to know of what was learned, where the section doesn't say it."""
+    taught = learned.manifest.learned
+    if taught is None:
+        return {}
+    return {
+        "kind": section.kind or taught.kind,
+        "labels": section.labels or dict.fromkeys(taught.labels, "") or None,
+        "output_schema": section.output_schema or taught.output_schema,
+    }
