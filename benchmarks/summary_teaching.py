@@ -19,6 +19,7 @@ from descriptions import load_descriptions
 from edgeslm_export.jobs.optimum_env import cache_folder
 from edgeslm_export.models.adapter import export_adapter
 from edgeslm_export.sources.checkpoint import examine_local
+from edgeslm_export.train.job import TrainingJob
 from edgeslm_export.train.loop import Schedule
 from edgeslm_export.train.lora_training import AdapterShape, teach_decoder
 from edgeslm_export.train.sft_rows import RowEncoder
@@ -61,9 +62,9 @@ def main() -> None:
         with tempfile.TemporaryDirectory(prefix="teaching-") as work:
             lora = Path(work) / "lora"
             schedule = Schedule(args.epochs, BATCH, RATE, args.seconds)
-            said = teach_decoder(
-                examine_local(args.source, "decoder"), args.model, lora, kept, AdapterShape(RANK), schedule
-            )
+            origin = examine_local(args.source, "decoder")
+            job = TrainingJob(origin.path.resolve(), lora, schedule)
+            said = teach_decoder(job, origin.architecture, args.model, kept, AdapterShape(RANK))
             export_adapter(lora, args.out, args.model)
     except EdgeslmError as error:
         sys.exit(str(error))

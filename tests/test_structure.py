@@ -138,7 +138,7 @@ INSTALLED_AS = {
     "model_signing": "model-signing",
     "opentelemetry": "opentelemetry-sdk",
 }
-TAUGHT = {"setfit.py", "audit.py", "lora_training.py"}
+TAUGHT = {"audit.py", "lora_training.py"}
 """Modules of export/ that work with the extra `teach` alone."""
 OWN_ENVIRONMENT = {"optimum_worker.py"}
 """Runs in the environment of the dependency group `optimum`."""

@@ -19,15 +19,14 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from edgeslm_export.jobs.subprocess_job import OnProgress, Reporter, run_module
+from edgeslm_export.jobs.subprocess_job import Reporter
 from edgeslm_export.train.encoder_finetune import LAYER, save_beside
+from edgeslm_export.train.job import TrainingJob, open_job
 from edgeslm_export.train.loop import (
     TEMPERATURES,
     Course,
-    Schedule,
     descend,
     has_halves,
-    open_task,
     padded,
     peak_rss,
     spare_lowest,
@@ -45,6 +44,7 @@ _PLACES = 0.5
 _LAYER_RATES = 8.0
 """Times the rate of the encoder, which knows something already."""
 _NOWHERE = -1e4
+_WHAT = "teaching the reader"
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,39 +67,17 @@ class Asked:
     texts: tuple[PairText, ...]
 
 
-def teach_reader(
-    source: Path,
-    out: Path,
-    length: int,
-    asked: Sequence[Asked],
-    schedule: Schedule,
-    *,
-    aside: Sequence[int] = (),
-    state: Path | None = None,
-    on_progress: OnProgress | None = None,
-    debug: bool = False,
-) -> dict[str, Any]:
-    """Teaches the checkpoint folder ``source`` and writes the taught one, with ``LAYER``, to ``out``.
+def teach_reader(job: TrainingJob, length: int, asked: Sequence[Asked]) -> dict[str, Any]:
+    """Teaches an encoder and a layer on it, which is ``LAYER`` in ``job.out``.
 
     :param length: tokens of question and text together that are learned from.
-    :param aside, state: see ``loop.Course``.
     :return: what ``descend`` says, ``temperature``, by which logits of those aside are divided best (1
         without any), and ``peak_rss`` in bytes.
     :raises ExportError: the checkpoint can't be loaded, has no tokenizer that tells offsets, computes no
         numbers any more, or the time was too short.
     """
-    task = {
-        "source": str(source),
-        "out": str(out),
-        "length": length,
-        "asked": [asdict(one) for one in asked],
-        "schedule": asdict(schedule),
-        "aside": list(aside),
-        "state": None if state is None else str(state),
-    }
-    return run_module(
-        "train.cross_encoder_training", task, "teaching the reader", on_progress=on_progress, debug=debug
-    )
+    lesson = {"length": length, "asked": [asdict(one) for one in asked]}
+    return job.run("cross_encoder_training", _WHAT, lesson)
 
 
 # --- in the child ----------------------------------------------------------------------------------
@@ -123,9 +101,12 @@ def run(task: dict[str, Any], reporter: Reporter) -> dict[str, Any]:
     import torch
     import transformers
 
-    source, schedule, tokenizer = open_task(task, reporter)
+    job = open_job(task, reporter)
+    tokenizer = transformers.AutoTokenizer.from_pretrained(job.source)
     # Attention in plain operations: on CPUs it learns twice as fast as by fused kernels.
-    model = transformers.AutoModel.from_pretrained(source, dtype=torch.float32, attn_implementation="eager")
+    model = transformers.AutoModel.from_pretrained(
+        job.source, dtype=torch.float32, attn_implementation="eager"
+    )
     spare_lowest(model)
     reader = _CrossEncoder(model)
     made = [
@@ -135,24 +116,24 @@ def run(task: dict[str, Any], reporter: Reporter) -> dict[str, Any]:
     # Without the text that answers, the others would teach how a question is asked.
     groups = [[] if rows[0] is None else [row for row in rows if row is not None] for rows in made]
     left = [number for number, group in enumerate(groups) if group]
-    aside = [place for place, number in enumerate(left) if number in set(task["aside"])]
+    aside = [place for place, number in enumerate(left) if number in set(job.aside)]
     groups = [groups[number] for number in left]
     learned = [weight for weight in model.parameters() if weight.requires_grad]
     course = Course(
         model,
-        [(learned, schedule.rate), (reader.layers, schedule.rate * _LAYER_RATES)],
+        [(learned, job.schedule.rate), (reader.layers, job.schedule.rate * _LAYER_RATES)],
         [max(len(row.tokens) for row in group) for group in groups],
         lambda batch: reader.loss([groups[number] for number in batch]),
         aside,
-        "teaching the reader",
-        None if task["state"] is None else Path(task["state"]),
+        _WHAT,
+        job.state,
         lambda batch: reader.tempered([groups[number] for number in batch]),
     )
-    figures = descend(course, schedule, reporter)
+    figures = descend(course, job.schedule, reporter)
     model.eval()
     kept = [groups[number] for number in aside]
-    temperature = reader.best_temperature(kept, schedule.batch) if kept else 1.0
-    reader.save(source, Path(task["out"]), temperature)
+    temperature = reader.best_temperature(kept, job.schedule.batch) if kept else 1.0
+    reader.save(job.source, job.out, temperature)
     return {**figures, "temperature": temperature, "peak_rss": peak_rss()}
 
 

@@ -30,6 +30,7 @@ from edgeslm_export.models.adapter import (
 )
 from edgeslm_export.models.lora import load_lora
 from edgeslm_export.sources.checkpoint import Origin
+from edgeslm_export.train.job import TrainingJob
 from edgeslm_export.train.loop import Schedule
 from edgeslm_export.train.lora_training import AdapterShape, TokenRow, check_installed, teach_decoder
 from edgeslm_export.train.sft_rows import RowEncoder
@@ -106,18 +107,18 @@ class Tutor:
         watched = [place for place, number in enumerate(kept) if number in set(aside)]
         need = _BYTES_A_WEIGHT[self.method]
         check_resources(self._origin.weights, self._origin.weights * 5, self._work, need)
-        said = teach_decoder(
-            self._origin,
-            self.base.path,
+        job = TrainingJob(
+            self._origin.path.resolve(),
             out,
-            [row for row in encoded if row is not None],
-            AdapterShape(RANK, "nf4" if self.method == QLORA else "stored"),
             schedule,
-            aside=watched,
-            state=self._notes.state(name),
-            on_progress=self._budget.on_progress,
-            debug=self._budget.debug,
+            watched,
+            self._notes.state(name),
+            self._budget.on_progress,
+            self._budget.debug,
         )
+        shape = AdapterShape(RANK, "nf4" if self.method == QLORA else "stored")
+        taught = [row for row in encoded if row is not None]
+        said = teach_decoder(job, self._origin.architecture, self.base.path, taught, shape)
         if missing := len(encoded) - len(kept):
             self._budget.announce(f"{missing} texts are too long to learn from and were left out.")
         return out, said

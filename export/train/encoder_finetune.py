@@ -12,12 +12,12 @@ from __future__ import annotations
 import shutil
 import sys
 from collections.abc import Sequence
-from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from edgeslm_export.jobs.subprocess_job import OnProgress, Reporter, run_module
-from edgeslm_export.train.loop import TEMPERATURES, Course, Schedule, descend, open_task, padded, peak_rss
+from edgeslm_export.jobs.subprocess_job import Reporter
+from edgeslm_export.train.job import TrainingJob, open_job
+from edgeslm_export.train.loop import TEMPERATURES, Course, Schedule, descend, padded, peak_rss
 
 from edgeslm.bundle.manifest import EncoderSection
 
@@ -30,8 +30,8 @@ LAYER = "layer.npz"
 """``weight`` [labels, dimension] and ``bias`` [labels], float32, of a taught checkpoint."""
 LONGEST = 256
 """Tokens of a text that are learned from, where the model reads so many; a device reads on."""
-NOT_FINITE = "Teaching the encoder gave numbers that aren't finite; try another encoder."
 
+WHAT = "teaching the encoder"
 LAYER_RATE = 1e-3
 UNIT_SCALE = 16.0
 """A normalized vector times this: logits of unit vectors could not be told apart otherwise."""
@@ -47,45 +47,30 @@ def schedule_for(rows: int) -> Schedule:
 
 
 def teach_encoder(
-    source: Path,
-    out: Path,
+    job: TrainingJob,
     section: EncoderSection,
     length: int,
     texts: Sequence[str],
     truth: Sequence[int] | Sequence[Sequence[float]],
     labels: int,
-    schedule: Schedule,
-    *,
-    aside: Sequence[int] = (),
-    state: Path | None = None,
-    on_progress: OnProgress | None = None,
-    debug: bool = False,
 ) -> dict[str, Any]:
-    """Teaches the checkpoint folder ``source`` and writes the taught one, with ``LAYER``, to ``out``.
+    """Teaches an encoder and a layer on it, which is ``LAYER`` in ``job.out``.
 
     :param section: how a device pools; ``length``: the tokens of a text that are learned from.
     :param truth: [texts], indices below ``labels``; or [texts, labels], how likely each label is.
-    :param aside, state: see ``loop.Course``.
     :return: what ``descend`` says, and ``peak_rss`` in bytes.
     :raises ExportError: the checkpoint can't be loaded, computes no numbers any more, or the time was too
         short for half an epoch.
     """
-    task = {
-        "source": str(source),
-        "out": str(out),
+    lesson = {
         "pooling": section.pooling,
         "normalize": section.normalize,
         "length": length,
         "texts": list(texts),
         "truth": list(truth),
         "labels": labels,
-        "schedule": asdict(schedule),
-        "aside": list(aside),
-        "state": None if state is None else str(state),
     }
-    return run_module(
-        "train.encoder_finetune", task, "teaching the encoder", on_progress=on_progress, debug=debug
-    )
+    return job.run("encoder_finetune", WHAT, lesson)
 
 
 def load_layer(taught: Path) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
@@ -104,8 +89,9 @@ def run(task: dict[str, Any], reporter: Reporter) -> dict[str, Any]:
     import torch
     import transformers
 
-    source, schedule, tokenizer = open_task(task, reporter)
-    model = transformers.AutoModel.from_pretrained(source, dtype=torch.float32)
+    job = open_job(task, reporter)
+    tokenizer = transformers.AutoTokenizer.from_pretrained(job.source)
+    model = transformers.AutoModel.from_pretrained(job.source, dtype=torch.float32)
     classifier = _Classifier(model, task["labels"], task["pooling"], task["normalize"])
     rows = [tokenizer(text, truncation=True, max_length=task["length"]).input_ids for text in task["texts"]]
     padding = model.config.pad_token_id or 0  # the model's own: RoBERTa counts positions by it
@@ -120,16 +106,16 @@ def run(task: dict[str, Any], reporter: Reporter) -> dict[str, Any]:
 
     course = Course(
         model,
-        [(list(model.parameters()), schedule.rate), (list(classifier.layer.parameters()), LAYER_RATE)],
+        [(list(model.parameters()), job.schedule.rate), (list(classifier.layer.parameters()), LAYER_RATE)],
         list(map(len, rows)),
         lambda batch: losses(batch, (1.0,)).mean(),
-        task["aside"],
-        "teaching the encoder",
-        None if task["state"] is None else Path(task["state"]),
+        job.aside,
+        WHAT,
+        job.state,
         lambda batch: losses(batch, TEMPERATURES),
     )
-    figures = descend(course, schedule, reporter)
-    _save(classifier, source, Path(task["out"]))
+    figures = descend(course, job.schedule, reporter)
+    _save(classifier, job.source, job.out)
     return {**figures, "peak_rss": peak_rss()}
 
 

@@ -18,9 +18,10 @@ from edgeslm_export.jobs.checkpoint_notes import Notes
 from edgeslm_export.jobs.resources import check_resources
 from edgeslm_export.models.encoder import fill_encoder, read_pooling
 from edgeslm_export.sources.checkpoint import Origin, examine_local
+from edgeslm_export.train.contrastive import PAIRS, contrast_encoder
 from edgeslm_export.train.encoder_finetune import LONGEST, load_layer, schedule_for, teach_encoder
+from edgeslm_export.train.job import TrainingJob
 from edgeslm_export.train.logistic_head import fit_layer, learn
-from edgeslm_export.train.setfit import contrast_encoder
 from edgeslm_export.train.spec import (
     ENCODER,
     HEAD,
@@ -120,8 +121,7 @@ class EncoderMethod:
         figures: dict[str, Any] = {"taught_by": "pairs" if self._by_pairs else "labels"}
         if self._epochs:
             figures["epochs"] = self._epochs
-        if not self._by_pairs:
-            figures["peak_rss"] = max(fold["peak_rss"] for fold in found)
+        figures["peak_rss"] = max(fold["peak_rss"] for fold in found)
         distances = [distance for fold in found for distance in fold["distances"]]
         return make_trial(ENCODER, rows, logits, self._spec, figures, speed, found[0]["bytes"], distances)
 
@@ -142,8 +142,8 @@ class EncoderMethod:
             "seconds": time.monotonic() - started,
             "distances": distances_from(self._centroids(encoder, train), vectors).tolist(),
             "bytes": encoder.bundle.weight_bytes,
-            "epochs": said.get("best_epoch", 0),
-            "peak_rss": said.get("peak_rss"),
+            "epochs": said["best_epoch"],
+            "peak_rss": said["peak_rss"],
         }
         shutil.rmtree(folder)
         self._notes.save(name, found)
@@ -174,24 +174,28 @@ class EncoderMethod:
         """Teaches the checkpoint from ``rows`` and makes an encoder's bundle of it in ``folder``.
 
         :param aside: which of them are watched only.
-        :return: its manifest's fields, ``weight`` and ``bias`` of the layer, and what
-            ``teach_encoder`` says; pairs say nothing.
+        :return: its manifest's fields, ``weight`` and ``bias`` of the layer, and what the teaching says.
         """
         budget, spec, taught = self._budget, self._spec, self._work / "taught"
         texts, truth = [spec.texts[row] for row in rows], spec.truth[rows]
         seconds = budget.seconds * len(rows) / self._rows_taught
-        how: dict[str, Any] = {"on_progress": budget.on_progress, "debug": budget.debug}
+        schedule = PAIRS if self._by_pairs else schedule_for(len(spec.texts))
+        job = TrainingJob(
+            self._origin.path,
+            taught,
+            schedule.limited(self._epochs, seconds),
+            aside,
+            self._notes.state(name),
+            budget.on_progress,
+            budget.debug,
+        )
         check_resources(self._origin.weights, self._origin.weights * 20, self._work, BYTES_A_WEIGHT)
-        source = (self._origin.path, taught, self._section, self._length)
-        said: dict[str, Any] = {}
+        what = self._section, self._length, texts
         if self._by_pairs:
-            contrast_encoder(*source, texts, truth.tolist(), seconds=seconds, **how)
+            said = contrast_encoder(job, *what, truth.tolist())
         else:
-            schedule = schedule_for(len(spec.texts)).limited(self._epochs, seconds)
-            shares = None if spec.shares is None else spec.shares[rows].tolist()
-            wanted = shares or truth.tolist()
-            how |= {"aside": aside, "state": self._notes.state(name)}
-            said = teach_encoder(*source, texts, wanted, len(spec.labels), schedule, **how)
+            wanted = truth if spec.shares is None else spec.shares[rows]
+            said = teach_encoder(job, *what, wanted.tolist(), len(spec.labels))
         fields = fill_taught(taught, self._origin, folder, budget)
         if self._by_pairs:
             vectors = embed_texts(load_encoder(folder), texts)

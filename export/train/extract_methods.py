@@ -36,6 +36,7 @@ from edgeslm_export.train.encoder_methods import (
     save_arrays,
 )
 from edgeslm_export.train.field_spec import FieldSpec, aim_at, plan_fields
+from edgeslm_export.train.job import TrainingJob
 from edgeslm_export.train.loop import Schedule
 from edgeslm_export.train.span_training import load_arrays, teach_pointer
 from edgeslm_export.train.spec import (
@@ -199,20 +200,18 @@ class PointerMethod:
         seconds = budget.seconds * len(rows) / self._rows_taught
         schedule = schedule_for(len(spec.texts)).limited(self._epochs, seconds)
         check_resources(self._origin.weights, self._origin.weights * 20, self._work, BYTES_A_WEIGHT)
-        said = teach_pointer(
+        job = TrainingJob(
             self._origin.path,
             taught,
-            self._section,
-            self._length,
-            texts,
-            [field.options for field in self._fields],
-            [self._aims[row] for row in rows.tolist()],
             schedule,
-            aside=aside,
-            state=self._notes.state(name),
-            on_progress=budget.on_progress,
-            debug=budget.debug,
+            aside,
+            self._notes.state(name),
+            budget.on_progress,
+            budget.debug,
         )
+        options = [field.options for field in self._fields]
+        aims = [self._aims[row] for row in rows.tolist()]
+        said = teach_pointer(job, self._section, self._length, texts, options, aims)
         fields = fill_taught(taught, self._origin, folder, budget)
         centroids = centroids_of_texts(load_encoder(folder), texts)
         save_arrays(folder, {**load_arrays(taught), "centroids": centroids})

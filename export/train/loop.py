@@ -164,19 +164,6 @@ def descend(course: Course, schedule: Schedule, reporter: Reporter) -> dict[str,
     }
 
 
-def open_task(task: dict[str, Any], reporter: Reporter) -> tuple[Path, Schedule, Any]:
-    """What each child that teaches an encoder begins with: the checkpoint's folder, the schedule, whose seed
-    is set, and the checkpoint's tokenizer."""
-    import torch
-    import transformers
-
-    transformers.utils.logging.set_verbosity_error()
-    source, schedule = Path(task["source"]), Schedule(**task["schedule"])
-    torch.manual_seed(schedule.seed)
-    reporter.progress(0, 1, "loading libraries")
-    return source, schedule, transformers.AutoTokenizer.from_pretrained(source)
-
-
 def spare_lowest(model: Any) -> None:
     """Leaves an encoder's embeddings and its lowest layers as they are: what words mean isn't learned from
     few questions, and a third of the time is saved."""

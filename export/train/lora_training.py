@@ -20,9 +20,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from edgeslm_export.jobs.subprocess_job import OnProgress, Reporter, run_module
-from edgeslm_export.sources.checkpoint import Origin
-from edgeslm_export.train.loop import Course, Schedule, descend, padded, peak_rss
+from edgeslm_export.jobs.subprocess_job import Reporter
+from edgeslm_export.train.job import TrainingJob, open_job
+from edgeslm_export.train.loop import Course, descend, padded, peak_rss
 
 from edgeslm.errors import ExportError
 
@@ -35,6 +35,7 @@ Base = Literal["float", "stored", "nf4"]
 
 MISSING = "Teaching a decoder needs the package peft: pip install 'edgeslm[teach]'."
 MISSING_4_BITS = "A base in four bits needs the package bitsandbytes: pip install 'edgeslm[qlora]'."
+_WHAT = "teaching the decoder"
 _TARGETS = ("q_proj", "k_proj", "v_proj", "o_proj", "qkv_proj")
 """The products of attention, by the names that families give them."""
 
@@ -74,40 +75,23 @@ def check_installed(base: Base) -> None:
 
 
 def teach_decoder(
-    origin: Origin,
-    bundle: Path,
-    out: Path,
-    rows: Sequence[TokenRow],
-    shape: AdapterShape,
-    schedule: Schedule,
-    *,
-    aside: Sequence[int] = (),
-    state: Path | None = None,
-    on_progress: OnProgress | None = None,
-    debug: bool = False,
+    job: TrainingJob, architecture: str, bundle: Path, rows: Sequence[TokenRow], shape: AdapterShape
 ) -> dict[str, Any]:
-    """Teaches on the checkpoint and writes the LoRA folder ``out`` as PEFT saves it.
+    """Teaches on the checkpoint and writes a LoRA folder as PEFT saves it.
 
-    :param bundle: the base that ``shape.base`` ``stored`` reads its weights from.
-    :param aside, state: see ``loop.Course``.
+    :param architecture: of the checkpoint. :param bundle: the base that ``shape.base`` ``stored`` reads its
+        weights from.
     :return: what ``descend`` says, and ``peak_rss`` in bytes.
     :raises ExportError: a library is missing, or the checkpoint can't be loaded or taught.
     """
     check_installed(shape.base)
-    task = {
-        "source": str(origin.path.resolve()),
-        "architecture": origin.architecture,
+    lesson = {
+        "architecture": architecture,
         "bundle": str(bundle.resolve()),
-        "out": str(out),
         "rows": [asdict(row) for row in rows],
         "shape": asdict(shape),
-        "schedule": asdict(schedule),
-        "aside": list(aside),
-        "state": None if state is None else str(state),
     }
-    return run_module(
-        "train.lora_training", task, "teaching the decoder", on_progress=on_progress, debug=debug
-    )
+    return job.run("lora_training", _WHAT, lesson)
 
 
 # --- in the child ----------------------------------------------------------------------------------
@@ -115,18 +99,13 @@ def teach_decoder(
 
 def run(task: dict[str, Any], reporter: Reporter) -> dict[str, Any]:
     """What the child does; the task is that of ``teach_decoder``."""
-    import torch
-    import transformers
     from edgeslm_export.sources.normalize import make_checkpoint
     from peft import LoraConfig, get_peft_model
 
-    transformers.utils.logging.set_verbosity_error()
-    schedule, shape = Schedule(**task["schedule"]), AdapterShape(**task["shape"])
-    torch.manual_seed(schedule.seed)
-    reporter.progress(0, 1, "loading libraries")
-    with tempfile.TemporaryDirectory(dir=Path(task["out"]).parent) as name:
+    job, shape = open_job(task, reporter), AdapterShape(**task["shape"])
+    with tempfile.TemporaryDirectory(dir=job.out.parent) as name:
         checkpoint = Path(name) / "checkpoint"
-        make_checkpoint(Path(task["source"]), task["architecture"], checkpoint)
+        make_checkpoint(job.source, task["architecture"], checkpoint)
         model = _load_base(checkpoint, Path(task["bundle"]), shape.base)
     names = {name.rpartition(".")[2] for name, _ in model.named_modules()}
     config = LoraConfig(
@@ -139,16 +118,16 @@ def run(task: dict[str, Any], reporter: Reporter) -> dict[str, Any]:
     rows = [TokenRow(**row) for row in task["rows"]]
     course = Course(
         model,
-        [([weight for weight in model.parameters() if weight.requires_grad], schedule.rate)],
+        [([weight for weight in model.parameters() if weight.requires_grad], job.schedule.rate)],
         [len(row.prompt) + len(row.answer) for row in rows],
         lambda batch: _loss(model, [rows[number] for number in batch]),
-        task["aside"],
-        "teaching the decoder",
-        None if task["state"] is None else Path(task["state"]),
+        job.aside,
+        _WHAT,
+        job.state,
         most_tokens=_PASS_TOKENS,
     )
-    figures = descend(course, schedule, reporter)
-    model.save_pretrained(task["out"])
+    figures = descend(course, job.schedule, reporter)
+    model.save_pretrained(job.out)
     return {**figures, "peak_rss": peak_rss()}
 
 

@@ -9,12 +9,11 @@ from typing import Final
 from edgeslm_export.jobs.checkpoint_notes import Notes
 from edgeslm_export.sources.checkpoint import Origin
 from edgeslm_export.train.decoder_methods import DecoderMethod
-from edgeslm_export.train.encoder_methods import ROWS_FOR_LABELS, EncoderMethod, HeadMethod
+from edgeslm_export.train.encoder_methods import EncoderMethod, HeadMethod
 from edgeslm_export.train.extract_methods import FieldTrial, PointerMethod, WriterMethod
 from edgeslm_export.train.field_spec import FieldSpec
 from edgeslm_export.train.lora_training import MISSING as MISSING_PEFT
 from edgeslm_export.train.lora_training import can_teach
-from edgeslm_export.train.setfit import MISSING, is_installed
 from edgeslm_export.train.spec import ENCODER, HEAD, LORA, QLORA, Budget, Inputs, Method, TaskSpec, Trial
 
 from edgeslm.errors import ExportError
@@ -43,10 +42,7 @@ def make_methods(
     if inputs.bundle is not None and budget.wants(HEAD):
         ways.append(HeadMethod(inputs.bundle, spec))
     if inputs.checkpoint is not None and budget.wants(ENCODER):
-        if len(spec.texts) < ROWS_FOR_LABELS and not is_installed() and ways:
-            budget.announce(f"{MISSING} The encoder isn't taught.")
-        else:
-            ways.append(EncoderMethod(inputs.checkpoint, spec, budget, notes, work))
+        ways.append(EncoderMethod(inputs.checkpoint, spec, budget, notes, work))
     for on in _decoders(inputs, budget, has_others=bool(ways)):
         ways.append(DecoderMethod(*on, spec, budget, notes, work))
     if not ways:

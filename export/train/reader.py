@@ -43,6 +43,7 @@ from edgeslm_export.train.encoder_methods import (
     fill_taught,
     save_arrays,
 )
+from edgeslm_export.train.job import TrainingJob
 from edgeslm_export.train.loop import Schedule, repeatable
 from edgeslm_export.train.spec import Budget
 
@@ -102,17 +103,9 @@ def export_reader(
         check_resources(origin.weights, origin.weights * BYTES_A_WEIGHT, Path(name), BYTES_A_WEIGHT)
         taught = Path(name) / "taught"
         _, context_length = read_pooling(origin.path)
-        said = teach_reader(
-            origin.path,
-            taught,
-            min(LONGEST, context_length),
-            asked,
-            schedule,
-            aside=aside,
-            state=notes.state("taught"),
-            on_progress=budget.on_progress,
-            debug=budget.debug,
-        )
+        state = notes.state("taught")
+        job = TrainingJob(origin.path, taught, schedule, aside, state, budget.on_progress, budget.debug)
+        said = teach_reader(job, min(LONGEST, context_length), asked)
         fields, likeness = _fill(stage, taught, origin, budget)
         figures = {**measure(stage, [asked[number] for number in aside]), **likeness}
         write_report(stage, {**figures, **repeatable(said)})

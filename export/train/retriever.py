@@ -24,6 +24,7 @@ from edgeslm_export.jobs.subprocess_job import OnProgress
 from edgeslm_export.models.encoder import fill_encoder, read_pooling
 from edgeslm_export.sources.checkpoint import Origin, bundle_name, examine_local
 from edgeslm_export.train.encoder_methods import BYTES_A_WEIGHT
+from edgeslm_export.train.job import TrainingJob
 from edgeslm_export.train.loop import Schedule, repeatable
 from edgeslm_export.train.retriever_training import Sought, teach_retriever
 from edgeslm_export.train.spec import Budget
@@ -76,16 +77,8 @@ def export_retriever(
             before = hits(plain, aside, budget.on_progress)
         else:
             budget.announce("No source is kept aside, there are too few: nobody can say what teaching gains.")
-        said = teach_retriever(
-            origin.path,
-            taught,
-            section,
-            min(LONGEST, context_length),
-            make_chunks(texts),
-            schedule,
-            on_progress=budget.on_progress,
-            debug=budget.debug,
-        )
+        job = TrainingJob(origin.path, taught, schedule, on_progress=budget.on_progress, debug=budget.debug)
+        said = teach_retriever(job, section, min(LONGEST, context_length), make_chunks(texts))
         fields, report = _fill(examine_local(taught, "encoder", origin.source), stage, recipe, budget)
         figures = {"before": before, "after": hits(stage, aside, budget.on_progress)}
         write_report(stage, {**report, **figures, **repeatable(said)})

@@ -12,21 +12,12 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from edgeslm_export.jobs.subprocess_job import OnProgress, Reporter, run_module
+from edgeslm_export.jobs.subprocess_job import Reporter
 from edgeslm_export.train.encoder_finetune import pooled, save_beside
-from edgeslm_export.train.loop import (
-    Course,
-    Schedule,
-    descend,
-    has_halves,
-    open_task,
-    padded,
-    peak_rss,
-    spare_lowest,
-)
+from edgeslm_export.train.job import TrainingJob, open_job
+from edgeslm_export.train.loop import Course, descend, has_halves, padded, peak_rss, spare_lowest
 
 from edgeslm.bundle.manifest import EncoderSection
 
@@ -38,6 +29,7 @@ _TEMPERATURE = 0.05
 _LONGEST_QUESTION = 40
 """Tokens: what is longer tells its subject long before."""
 _NEVER = -1e4
+_WHAT = "teaching the encoder to search"
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,36 +46,18 @@ Chunk = Sequence[Sought]
 
 
 def teach_retriever(
-    source: Path,
-    out: Path,
-    section: EncoderSection,
-    length: int,
-    chunks: Sequence[Chunk],
-    schedule: Schedule,
-    *,
-    on_progress: OnProgress | None = None,
-    debug: bool = False,
+    job: TrainingJob, section: EncoderSection, length: int, chunks: Sequence[Chunk]
 ) -> dict[str, Any]:
-    """Teaches the checkpoint folder ``source`` and writes the taught one to ``out``.
+    """Teaches an encoder; the batch of ``job.schedule`` counts chunks.
 
     :param section: how a device pools; ``length``: the tokens of a text that are learned from.
-    :param schedule: its batch counts chunks.
     :return: what ``descend`` says, and ``peak_rss`` in bytes.
     :raises ExportError: the checkpoint can't be loaded, computes no numbers any more, or the time was too
         short.
     """
-    task = {
-        "source": str(source),
-        "out": str(out),
-        "pooling": section.pooling,
-        "length": length,
-        "chunks": [[asdict(text) for text in chunk] for chunk in chunks],
-        "schedule": asdict(schedule),
-    }
-    return run_module("train.retriever_training", task, _WHAT, on_progress=on_progress, debug=debug)
-
-
-_WHAT = "teaching the encoder to search"
+    chunked = [[asdict(text) for text in chunk] for chunk in chunks]
+    lesson = {"pooling": section.pooling, "length": length, "chunks": chunked}
+    return job.run("retriever_training", _WHAT, lesson)
 
 
 # --- in the child ----------------------------------------------------------------------------------
@@ -94,9 +68,12 @@ def run(task: dict[str, Any], reporter: Reporter) -> dict[str, Any]:
     import torch
     import transformers
 
-    source, schedule, tokenizer = open_task(task, reporter)
+    job = open_job(task, reporter)
+    tokenizer = transformers.AutoTokenizer.from_pretrained(job.source)
     # Attention in plain operations: on CPUs it learns twice as fast as by fused kernels.
-    model = transformers.AutoModel.from_pretrained(source, dtype=torch.float32, attn_implementation="eager")
+    model = transformers.AutoModel.from_pretrained(
+        job.source, dtype=torch.float32, attn_implementation="eager"
+    )
     spare_lowest(model)
     retriever = _Retriever(model, task["pooling"])
 
@@ -116,14 +93,15 @@ def run(task: dict[str, Any], reporter: Reporter) -> dict[str, Any]:
     ]
     course = Course(
         model,
-        [([weight for weight in model.parameters() if weight.requires_grad], schedule.rate)],
+        [([weight for weight in model.parameters() if weight.requires_grad], job.schedule.rate)],
         [max(len(text.tokens) for text in chunk) for chunk in chunks],
         lambda batch: retriever.loss([text for number in batch for text in chunks[number]]),
-        (),
+        job.aside,
         _WHAT,
+        job.state,
     )
-    figures = descend(course, schedule, reporter)
-    save_beside(model, source, Path(task["out"]))
+    figures = descend(course, job.schedule, reporter)
+    save_beside(model, job.source, job.out)
     return {**figures, "peak_rss": peak_rss()}
 
 

@@ -12,14 +12,15 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from edgeslm_export.jobs.subprocess_job import OnProgress, Reporter, run_module
-from edgeslm_export.train.encoder_finetune import LAYER, LAYER_RATE, UNIT_SCALE, pooled, save_beside
+from edgeslm_export.jobs.subprocess_job import Reporter
+from edgeslm_export.train.encoder_finetune import LAYER, LAYER_RATE, UNIT_SCALE, WHAT, pooled, save_beside
 from edgeslm_export.train.field_spec import Aim
-from edgeslm_export.train.loop import TEMPERATURES, Course, Schedule, descend, open_task, padded, peak_rss
+from edgeslm_export.train.job import TrainingJob, open_job
+from edgeslm_export.train.loop import TEMPERATURES, Course, descend, padded, peak_rss
 
 from edgeslm.bundle.manifest import EncoderSection
 from edgeslm.bundle.spans import bare_offsets
@@ -35,46 +36,31 @@ _NOWHERE = -1e9
 
 
 def teach_pointer(
-    source: Path,
-    out: Path,
+    job: TrainingJob,
     section: EncoderSection,
     length: int,
     texts: Sequence[str],
     options: Sequence[int],
     aims: Sequence[Sequence[Aim]],
-    schedule: Schedule,
-    *,
-    aside: Sequence[int] = (),
-    state: Path | None = None,
-    on_progress: OnProgress | None = None,
-    debug: bool = False,
 ) -> dict[str, Any]:
-    """Teaches the checkpoint folder ``source`` and writes the taught one, with ``LAYER``, to ``out``.
+    """Teaches an encoder and the layers on it, which are ``LAYER`` in ``job.out``.
 
     :param section: how a device pools; ``length``: the tokens of a text that are learned from.
     :param options: how many each field has. :param aims: [texts][fields].
-    :param aside, state: see ``loop.Course``.
     :return: what ``descend`` says, and ``unreadable`` [fields]: of how many texts no place is learned, since
         it begins or ends within a token or was cut off.
     :raises ExportError: the checkpoint can't be loaded, has no tokenizer that tells offsets, or computes no
         numbers any more.
     """
-    task = {
-        "source": str(source),
-        "out": str(out),
+    lesson = {
         "pooling": section.pooling,
         "normalize": section.normalize,
         "length": length,
         "texts": list(texts),
         "options": list(options),
         "aims": [[[aim.option, list(aim.places)] for aim in row] for row in aims],
-        "schedule": asdict(schedule),
-        "aside": list(aside),
-        "state": None if state is None else str(state),
     }
-    return run_module(
-        "train.span_training", task, "teaching the encoder", on_progress=on_progress, debug=debug
-    )
+    return job.run("span_training", WHAT, lesson)
 
 
 def load_arrays(taught: Path) -> dict[str, npt.NDArray[np.float32]]:
@@ -104,10 +90,11 @@ def run(task: dict[str, Any], reporter: Reporter) -> dict[str, Any]:
     import torch
     import transformers
 
-    source, schedule, tokenizer = open_task(task, reporter)
+    job = open_job(task, reporter)
+    tokenizer = transformers.AutoTokenizer.from_pretrained(job.source)
     if not tokenizer.is_fast:
         raise ExportError("The encoder's tokenizer doesn't tell where its tokens stand; take another.")
-    model = transformers.AutoModel.from_pretrained(source, dtype=torch.float32)
+    model = transformers.AutoModel.from_pretrained(job.source, dtype=torch.float32)
     head = _SpanHead(model, task["options"], task["pooling"], normalize=task["normalize"])
     rows = [
         _make_row(tokenizer, text, task["length"], aims)
@@ -115,16 +102,16 @@ def run(task: dict[str, Any], reporter: Reporter) -> dict[str, Any]:
     ]
     course = Course(
         model,
-        [(list(model.parameters()), schedule.rate), (head.layers, LAYER_RATE)],
+        [(list(model.parameters()), job.schedule.rate), (head.layers, LAYER_RATE)],
         [len(row.tokens) for row in rows],
         lambda batch: head.losses([rows[number] for number in batch], (1.0,)).mean(),
-        task["aside"],
-        "teaching the encoder",
-        None if task["state"] is None else Path(task["state"]),
+        job.aside,
+        WHAT,
+        job.state,
         lambda batch: head.losses([rows[number] for number in batch], TEMPERATURES),
     )
-    figures = descend(course, schedule, reporter)
-    head.save(source, Path(task["out"]))
+    figures = descend(course, job.schedule, reporter)
+    head.save(job.source, job.out)
     pairs = list(zip(rows, task["aims"], strict=True))
     unreadable = [
         sum(bool(aims[field][1]) and field not in row.places for row, aims in pairs)

@@ -16,6 +16,7 @@ from edgeslm_export.bundle.writer import UNDATED, write_manifest
 from edgeslm_export.models.lora import CONFIG, WEIGHTS
 from edgeslm_export.train.encoder_finetune import LAYER
 from edgeslm_export.train.field_spec import Aim, FieldSpec
+from edgeslm_export.train.job import TrainingJob
 from edgeslm_export.train.logistic_head import split_folds
 from edgeslm_export.train.loop import Schedule
 from edgeslm_export.train.lora_training import AdapterShape, TokenRow
@@ -156,21 +157,17 @@ class FakeTeacher:
 
     def __call__(
         self,
-        origin: object,
+        job: TrainingJob,
+        architecture: str,
         bundle: Path,
-        out: Path,
         rows: Sequence[TokenRow],
         shape: AdapterShape,
-        schedule: Schedule,
-        *,
-        aside: Sequence[int] = (),
-        **how: object,
     ) -> dict[str, Any]:
         self.rows.append(rows)
-        self.schedules.append(schedule)
-        self.aside.append(list(aside))
+        self.schedules.append(job.schedule)
+        self.aside.append(list(job.aside))
         self.shapes.append(shape)
-        make_lora(out)
+        make_lora(job.out)
         return {"epochs": 4.0, "best_epoch": self.best_epoch, "loss": 0.1, "peak_rss": 1}
 
 
@@ -190,32 +187,27 @@ class FakePointerTeacher:
 
     def __call__(
         self,
-        source: Path,
-        out: Path,
+        job: TrainingJob,
         section: EncoderSection,
         length: int,
         texts: Sequence[str],
         options: Sequence[int],
         aims: Sequence[Sequence[Aim]],
-        schedule: Schedule,
-        *,
-        aside: Sequence[int],
-        state: Path,
-        **how: object,
     ) -> dict[str, Any]:
         if len(self.texts) == self.interrupted_at:
             self.interrupted_at = None
             raise KeyboardInterrupt
         self.texts.append(texts)
         self.aims.append(aims)
-        self.schedules.append(schedule)
-        self.aside.append(aside)
-        self.states.append(state)
-        shutil.copytree(source, out)
+        assert job.state is not None
+        self.schedules.append(job.schedule)
+        self.aside.append(job.aside)
+        self.states.append(job.state)
+        shutil.copytree(job.source, job.out)
         total, fields, size = sum(options), len(options), section.dimension
         shapes = {"weight": (total, size), "bias": (total,)}
         shapes |= {"place_weight": (fields, 3, size), "place_bias": (fields, 3)}
         arrays: dict[str, Any] = {name: np.zeros(shape, np.float32) for name, shape in shapes.items()}
-        np.savez(out / LAYER, **arrays)
+        np.savez(job.out / LAYER, **arrays)
         said = {"epochs": 6.0, "best_epoch": self.best_epoch, "loss": 0.1, "peak_rss": 1}
         return {**said, "unreadable": self.unreadable}

@@ -18,7 +18,7 @@ from edgeslm_export.sources.checkpoint import Origin, examine_local
 from edgeslm_export.train import encoder_methods
 from edgeslm_export.train.encoder_finetune import LAYER
 from edgeslm_export.train.encoder_methods import EncoderMethod, HeadMethod, centroids_of, distances_from
-from edgeslm_export.train.loop import Schedule
+from edgeslm_export.train.job import TrainingJob
 from edgeslm_export.train.spec import Budget, TaskSpec
 
 from edgeslm.bundle.manifest import load_bundle, verify_bundle
@@ -100,9 +100,8 @@ class FakeTeachers:
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.wanted: list[Any] = []
-        self.schedules: list[Schedule] = []
-        self.options: list[dict[str, Any]] = []
-        self.pairs: list[dict[str, Any]] = []
+        self.jobs: list[TrainingJob] = []
+        self.pairs: list[TrainingJob] = []
         monkeypatch.setattr(encoder_methods, "teach_encoder", self.by_labels)
         monkeypatch.setattr(encoder_methods, "contrast_encoder", self.by_pairs)
         monkeypatch.setattr(encoder_methods, "fill_encoder", self.fill)
@@ -111,26 +110,23 @@ class FakeTeachers:
 
     def by_labels(
         self,
-        source: Path,
-        out: Path,
+        job: TrainingJob,
         section: object,
         length: int,
         texts: Sequence[str],
         truth: Any,
         labels: int,
-        schedule: Schedule,
-        **options: Any,
     ) -> dict[str, Any]:
-        shutil.copytree(source, out)
-        np.savez(out / LAYER, weight=np.zeros((labels, DIMENSION)), bias=np.zeros(labels))
+        shutil.copytree(job.source, job.out)
+        np.savez(job.out / LAYER, weight=np.zeros((labels, DIMENSION)), bias=np.zeros(labels))
         self.wanted.append(truth)
-        self.schedules.append(schedule)
-        self.options.append(options)
+        self.jobs.append(job)
         return {"epochs": 6.0, "best_epoch": 4, "loss": 0.1, "peak_rss": 1}
 
-    def by_pairs(self, source: Path, out: Path, *_: object, **options: Any) -> None:
-        shutil.copytree(source, out)
-        self.pairs.append(options)
+    def by_pairs(self, job: TrainingJob, *_: object) -> dict[str, Any]:
+        shutil.copytree(job.source, job.out)
+        self.pairs.append(job)
+        return {"epochs": 1.0, "best_epoch": 1, "loss": 0.1, "peak_rss": 1}
 
     @staticmethod
     def fill(origin: Origin, folder: Path, *_: object, **__: object) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -177,9 +173,9 @@ def test_few_rows_are_taught_by_pairs_and_each_is_tested(way: Make, teachers: Fa
 
 def test_many_rows_are_taught_by_labels_with_some_aside(way: Make, teachers: FakeTeachers) -> None:
     trial = way(MANY).try_out()
-    (wanted,), (options,) = teachers.wanted, teachers.options
+    (wanted,), (job,) = teachers.wanted, teachers.jobs
     assert wanted == MANY.truth[MANY.folds[0][0]].tolist()
-    assert len(options["aside"]) == 41
+    assert len(job.aside) == 41
     assert trial.held.tolist() == MANY.folds[0][1].tolist()
     assert (trial.figures["taught_by"], trial.figures["epochs"]) == ("labels", 4)
 
@@ -191,8 +187,8 @@ def test_all_rows_are_taught_as_long_as_the_trial_found_best(
     tried.try_out()
     (tmp_path / "out").mkdir()
     fields = tried.write(tmp_path / "out")
-    assert teachers.schedules[1].epochs == 4 < teachers.schedules[0].epochs
-    assert (len(teachers.wanted[1]), teachers.options[1]["aside"]) == (520, ())
+    assert teachers.jobs[1].schedule.epochs == 4 < teachers.jobs[0].schedule.epochs
+    assert (len(teachers.wanted[1]), teachers.jobs[1].aside) == (520, ())
     assert (fields["kind"], fields["head"]) == ("head", {"weights": "head.npz"})
     assert fields["report"]["cosine_to_float"] == {"mean": 1.0}
     assert not (tmp_path / "out" / LAYER).exists()
@@ -209,19 +205,20 @@ def test_the_time_is_shared_out_by_rows(way: Make, teachers: FakeTeachers, tmp_p
     tried.try_out()
     (tmp_path / "out").mkdir()
     tried.write(tmp_path / "out")
-    assert [schedule.seconds for schedule in teachers.schedules] == [416, 520]
+    assert [job.schedule.seconds for job in teachers.jobs] == [416, 520]
 
 
+@pytest.mark.parametrize(("rows", "runs"), [(40, 6), (520, 3)], ids=["pairs", "labels"])
 def test_each_run_has_a_state_of_its_own_to_go_on_from(
-    way: Make, teachers: FakeTeachers, tmp_path: Path
+    way: Make, teachers: FakeTeachers, tmp_path: Path, rows: int, runs: int
 ) -> None:
-    tried = way(MANY)
+    tried = way(by_first_letter(rows))
     tried.try_out()
     (tmp_path / "out").mkdir()
     tried.write(tmp_path / "out")
-    states = [options["state"] for options in teachers.options]
-    assert len(set(states)) == 2
-    assert {state.parent for state in states} == {tmp_path / "notes"}
+    states = [job.state for job in (*teachers.jobs, *teachers.pairs)]
+    assert len(set(states)) == len(states) == runs
+    assert {state and state.parent for state in states} == {tmp_path / "notes"}
 
 
 @pytest.mark.parametrize("rows", [40, 520], ids=["pairs", "labels"])

@@ -13,6 +13,7 @@ import pytest
 import torch
 from edgeslm_export.models.lora import CONFIG, WEIGHTS, load_lora
 from edgeslm_export.sources.checkpoint import Origin, examine_local
+from edgeslm_export.train.job import TrainingJob
 from edgeslm_export.train.loop import Schedule
 from edgeslm_export.train.lora_training import (
     AdapterShape,
@@ -105,7 +106,8 @@ ROWS = [
 
 def teach(origin: Origin, bundle: Path, out: Path, base: Base = "stored", **options: Any) -> dict[str, Any]:
     schedule = options.pop("schedule", SHORT)
-    return teach_decoder(origin, bundle, out, ROWS, AdapterShape(4, base), schedule, **options)
+    job = TrainingJob(origin.path, out, schedule, **options)
+    return teach_decoder(job, origin.architecture, bundle, ROWS, AdapterShape(4, base))
 
 
 @pytest.fixture(scope="module")
@@ -162,7 +164,8 @@ def test_rows_aside_say_when_to_stop(origin: Origin, int4_base: Path, tmp_path: 
     ]
     schedule = Schedule(epochs=10, batch=8, rate=5e-3)
     rows, aside = [*turned, *ROWS], [0, 1]
-    said = teach_decoder(origin, int4_base, tmp_path / "out", rows, AdapterShape(4), schedule, aside=aside)
+    job = TrainingJob(origin.path, tmp_path / "out", schedule, aside)
+    said = teach_decoder(job, origin.architecture, int4_base, rows, AdapterShape(4))
     assert (said["best_epoch"], said["epochs"]) == (1, 3)
 
 

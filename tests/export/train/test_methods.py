@@ -107,22 +107,6 @@ def test_what_a_wanted_method_lacks_is_named(
         tried(without(whole, *missing), tmp_path, *methods)
 
 
-def test_without_the_library_few_rows_teach_no_encoder(
-    whole: Inputs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(ways, "is_installed", lambda: False)
-    said: list[str] = []
-    budget, notes = Budget(announce=said.append), Notes(tmp_path / "notes")
-    many = ways.make_methods(whole, make_spec(400), budget, notes, tmp_path)
-    assert (len(many), said) == (3, [])
-    few = ways.make_methods(whole, make_spec(40), budget, notes, tmp_path)
-    assert [type(way).__name__ for way in few] == ["HeadMethod", "FakeDecoderMethod"]
-    assert said == [
-        "Teaching an encoder from few rows needs the package setfit: pip install 'edgeslm[teach]'. "
-        "The encoder isn't taught."
-    ]
-
-
 # --- fields ------------------------------------------------------------------------------------------
 
 FIELDS = make_field_spec(findings(20), FOUND, required=["state"])

@@ -13,6 +13,7 @@ from edgeslm_export.data.rows import QuestionRow
 from edgeslm_export.evaluate.report_card import load_encoder
 from edgeslm_export.sources.checkpoint import examine_local
 from edgeslm_export.train import reader
+from edgeslm_export.train.job import TrainingJob
 from edgeslm_export.train.reader import (
     cropped,
     export_reader,
@@ -268,10 +269,11 @@ def test_the_same_command_goes_on_where_it_was_interrupted(
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     states: list[Path] = []
 
-    def teach(*arguments: object, state: Path, **options: object) -> None:
-        states.append(state)
-        assert state.exists() == (len(states) == 2)
-        state.write_bytes(b"so far")
+    def teach(job: TrainingJob, *_: object) -> None:
+        assert job.state is not None
+        states.append(job.state)
+        assert job.state.exists() == (len(states) == 2)
+        job.state.write_bytes(b"so far")
         raise KeyboardInterrupt
 
     monkeypatch.setattr(reader, "teach_reader", teach)

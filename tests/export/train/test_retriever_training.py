@@ -8,6 +8,7 @@ import pytest
 import torch
 import transformers
 from edgeslm_export.models.encoder import read_pooling
+from edgeslm_export.train.job import TrainingJob
 from edgeslm_export.train.loop import Schedule
 from edgeslm_export.train.retriever_training import Sought, _Retriever, _Text, teach_retriever
 
@@ -30,7 +31,7 @@ CHUNKS = [
 def test_questions_come_to_lie_near_their_texts(encoders: Path, tmp_path: Path, name: str) -> None:
     section, _ = read_pooling(encoders / name)
     schedule = Schedule(epochs=20, batch=2, rate=3e-3)
-    said = teach_retriever(encoders / name, tmp_path / "out", section, 32, CHUNKS, schedule)
+    said = teach_retriever(TrainingJob(encoders / name, tmp_path / "out", schedule), section, 32, CHUNKS)
     assert said["loss"] < 0.5
     tokenizer = transformers.AutoTokenizer.from_pretrained(tmp_path / "out")
     pupil = _Retriever(transformers.AutoModel.from_pretrained(tmp_path / "out").eval(), section.pooling)
@@ -57,4 +58,4 @@ def test_a_time_too_short_is_told(encoders: Path, tmp_path: Path) -> None:
     section, _ = read_pooling(encoders / "bge")
     schedule = Schedule(epochs=1, batch=2, rate=1e-3, seconds=1e-9)
     with pytest.raises(ExportError, match="teaching the encoder to search got through 0 of"):
-        teach_retriever(encoders / "bge", tmp_path / "out", section, 32, CHUNKS, schedule)
+        teach_retriever(TrainingJob(encoders / "bge", tmp_path / "out", schedule), section, 32, CHUNKS)

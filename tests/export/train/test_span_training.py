@@ -17,6 +17,7 @@ from edgeslm_export.models.encoder import read_pooling
 from edgeslm_export.sources.checkpoint import examine_local
 from edgeslm_export.train.encoder_finetune import LAYER
 from edgeslm_export.train.field_spec import Aim, aim_at, plan_fields
+from edgeslm_export.train.job import TrainingJob
 from edgeslm_export.train.loop import Schedule
 from edgeslm_export.train.span_training import (
     ARRAYS,
@@ -49,14 +50,15 @@ TEXT = "the pump is hot pump"
 def teach(source: Path, out: Path, schedule: Schedule = SHORT, **options: Any) -> dict[str, Any]:
     """``LESSON``."""
     section, _ = read_pooling(source)
-    return teach_pointer(source, out, section, 64, LESSON.texts, OPTIONS, AIMS, schedule, **options)
+    job = TrainingJob(source, out, schedule, **options)
+    return teach_pointer(job, section, 64, LESSON.texts, OPTIONS, AIMS)
 
 
 def teach_place(source: Path, out: Path, aims: Sequence[Aim]) -> dict[str, Any]:
     """``TEXT`` again and again, with a field that always stands there."""
     section, _ = read_pooling(source)
     texts = [TEXT] * len(aims)
-    return teach_pointer(source, out, section, 64, texts, [1], [[aim] for aim in aims], WORDS)
+    return teach_pointer(TrainingJob(source, out, WORDS), section, 64, texts, [1], [[aim] for aim in aims])
 
 
 @pytest.fixture(scope="module")

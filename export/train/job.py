@@ -1,0 +1,62 @@
+"""Training jobs: a checkpoint folder to teach, where the taught one goes, and how; run in a child process."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from edgeslm_export.jobs.subprocess_job import OnProgress, Reporter, run_module
+from edgeslm_export.train.loop import Schedule
+
+
+@dataclass(frozen=True, slots=True)
+class TrainingJob:
+    """Teaches the checkpoint folder ``source`` and writes the taught one to ``out``.
+
+    :param aside: rows that are watched and not learned from. :param state: where an interrupted run is kept.
+    :param debug: let what the libraries print through to standard error.
+    """
+
+    source: Path
+    out: Path
+    schedule: Schedule
+    aside: Sequence[int] = ()
+    state: Path | None = None
+    on_progress: OnProgress | None = None
+    debug: bool = False
+
+    def run(self, module: str, what: str, lesson: Mapping[str, Any]) -> dict[str, Any]:
+        """Teaches in a child of ``edgeslm_export.train.MODULE``, which finds ``lesson`` in its task.
+
+        :param what: the step, as the subject of a sentence.
+        :raises ExportError: as ``run_module``.
+        """
+        task = {
+            "source": str(self.source),
+            "out": str(self.out),
+            "schedule": asdict(self.schedule),
+            "aside": list(self.aside),
+            "state": None if self.state is None else str(self.state),
+            **lesson,
+        }
+        return run_module(f"train.{module}", task, what, on_progress=self.on_progress, debug=self.debug)
+
+
+def open_job(task: Mapping[str, Any], reporter: Reporter) -> TrainingJob:
+    """The job in its child, with the schedule's seed set."""
+    import torch
+    import transformers
+
+    transformers.utils.logging.set_verbosity_error()
+    reporter.progress(0, 1, "loading libraries")
+    job = TrainingJob(
+        Path(task["source"]),
+        Path(task["out"]),
+        Schedule(**task["schedule"]),
+        task["aside"],
+        None if task["state"] is None else Path(task["state"]),
+    )
+    torch.manual_seed(job.schedule.seed)
+    return job
