@@ -26,7 +26,7 @@ from cards import Say, run_benchmark
 from edgeslm_export.data.rows import load_questions
 from edgeslm_export.evaluate.report_card import load_encoder
 from edgeslm_export.train.cross_encoder_training import Asked, PairText
-from edgeslm_export.train.reader import make_lesson
+from edgeslm_export.train.reader import make_training_set
 
 from edgeslm.bundle.spans import Place
 from edgeslm.engine.calls import Output, Read
@@ -129,7 +129,7 @@ def of_pairs(values: Sequence[tuple[float, ...]]) -> dict[str, Any]:
 
 
 def measure(args: argparse.Namespace, say: Say) -> dict[str, Any]:
-    lesson, aside = make_lesson(load_questions(args.questions))
+    lesson, aside = make_training_set(load_questions(args.questions))
     asked = [lesson[number] for number in aside][:: args.every]
     say(f"{len(asked)} questions")
     encoder = load_encoder(args.bundle)

@@ -84,7 +84,7 @@ def run(options: argparse.Namespace) -> None:
     from edgeslm_export.bundle.writer import check_absent
     from edgeslm_export.data.rows import bare_text, counted, load_rows, load_texts
     from edgeslm_export.evaluate.task_eval import check_answers
-    from edgeslm_export.train.distill import ask_teacher, compare, distil, find_notes, labels_of
+    from edgeslm_export.train.distill import Examinee, ask_teacher, compare, distil, find_notes, labels_of
     from edgeslm_export.train.tune import load_task
 
     check_absent(options.out)
@@ -115,8 +115,10 @@ def run(options: argparse.Namespace) -> None:
         compared: list[dict[str, Any]] = []
         if test:
             base = find_base(options.out, inputs.base, inputs.bundle)
-            known = {"learned_from": len(said.texts)}
-            compared = compare(task, teacher, options.out, base, test, hand, inputs, budget, **known)
+            student = Examinee(load_bundle(options.out), base)
+            compared = compare(
+                task, teacher, student, test, hand, inputs, budget, learned_from=len(said.texts)
+            )
     notes.remove()
     report |= {"dropped": said.dropped, "asked": said.asked, "left_out": said.left_out, "compared": compared}
     if options.json:

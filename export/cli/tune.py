@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING, Any
 from edgeslm_export.cli.arguments import positive, share_of_label
 from edgeslm_export.cli.progress import Bar
 from edgeslm_export.cli.screen import print_columns, print_fields, print_json, print_labels, print_line
-from edgeslm_export.data.review import ASK, CHOICES, Judge, doubted, load_tested, proofread
+from edgeslm_export.data.review import ASK, CHOICES, HeldOutLabels, doubted, load_tested, proofread
 from edgeslm_export.data.rows import FieldsRow, LabelledRow
+from edgeslm_export.jobs.subprocess_job import Announce
 from edgeslm_export.starter import ENCODER as ENCODER_BUNDLE
 from edgeslm_export.starter import MODEL, Maker, default_folder
 from edgeslm_export.train.spec import ENCODER, HEAD, LORA, METHODS, QLORA, Budget, Inputs
@@ -107,7 +108,7 @@ def add_ground(command: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> None:
-    """Learns a task and shows how often each way of learning it is right."""
+    """Learns a task and shows how often each method is right."""
     from edgeslm_export.bundle.writer import check_absent
     from edgeslm_export.train.tune import learn, load_task, read_rows
 
@@ -138,35 +139,35 @@ def run(options: argparse.Namespace) -> None:
 
 
 def _proofread(
-    task: Task, rows: Rows, inputs: Inputs, options: argparse.Namespace, say: Callable[[str], None]
+    task: Task, rows: Rows, inputs: Inputs, options: argparse.Namespace, say: Announce
 ) -> tuple[Rows, list[dict[str, Any]]]:
     """The rows without those that the user drops. Wrong labels are looked for where there is an encoder."""
-    from edgeslm_export.data.audit import LABELS, MISSING, can_judge
+    from edgeslm_export.data.audit import LABELS, MISSING, can_find_label_errors
     from edgeslm_export.evaluate.report_card import read_lengths
-    from edgeslm_export.train.label_noise import judge_rows
+    from edgeslm_export.train.label_noise import held_out_labels
     from edgeslm_export.train.tune import check_rows, labels_of
 
     clean = () if options.clean is None else options.clean or (ASK,)
     bundle = inputs.bundle
 
-    if not can_judge():
+    if not can_find_label_errors():
         say(MISSING)
-    if LABELS in clean and (bundle is None or not can_judge()):
+    if LABELS in clean and (bundle is None or not can_find_label_errors()):
         why = "Wrong labels are found by a head on an encoder's bundle, with the extra teach; take --method"
         raise ExportError(f"{why} auto or head with such an encoder, or leave {LABELS} out of --clean.")
-    judge: Judge | None = None
-    if bundle is not None and can_judge():
+    held_out: HeldOutLabels | None = None
+    if bundle is not None and can_find_label_errors():
 
-        def judge(labelled: Sequence[LabelledRow]) -> tuple[Any, Any, Any]:
+        def held_out(labelled: Sequence[LabelledRow]) -> tuple[Any, Any, Any]:
             check_rows(task, labelled, options.data)
-            return judge_rows(bundle, labelled, labels_of(task, labelled))
+            return held_out_labels(bundle, labelled, labels_of(task, labelled))
 
     # What a task cuts by itself is no surprise.
     lengths = (
         partial(read_lengths, bundle) if bundle is not None and task.section.overflow == "error" else None
     )
     tested = load_tested(options.test)
-    left, found = proofread(rows, clean, say, tested=tested, judge=judge, lengths=lengths)
+    left, found = proofread(rows, clean, say, tested=tested, held_out=held_out, lengths=lengths)
     out = set(doubted(found))
     check_rows(task, [row for row in left if row.number not in out], options.data)
     return left, found

@@ -57,7 +57,7 @@ class AuditFinding:
     gone: tuple[int, ...] = ()
 
 
-def can_judge() -> bool:
+def can_find_label_errors() -> bool:
     """Whether the library that finds wrong labels is there; it comes with an extra."""
     return importlib.util.find_spec("cleanlab") is not None
 

@@ -6,9 +6,9 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 from edgeslm_export.data.audit import (
     DROPPABLE,
@@ -21,6 +21,7 @@ from edgeslm_export.data.audit import (
     without,
 )
 from edgeslm_export.data.rows import LabelledRow, counted
+from edgeslm_export.jobs.subprocess_job import Announce
 
 from edgeslm.errors import ExportError
 
@@ -29,25 +30,33 @@ ALL: Final = "all"
 CHOICES: Final = (*DROPPABLE, ALL)
 _SHOWN: Final = 10
 
-Judge = Callable[[Sequence[LabelledRow]], tuple[Any, Any, Any]]
-"""Rows of which something is known (their places), what is true and how likely each label is."""
-Lengths = Callable[[Sequence[str]], tuple[Sequence[int], int]]
-"""How many tokens each text has, and how many the model reads."""
+
+class HeldOutLabels(Protocol):
+    """Tells what a model says of rows that it didn't learn from: rows of which something is known (their
+    places), what is true and how likely each label is."""
+
+    def __call__(self, rows: Sequence[LabelledRow], /) -> tuple[Any, Any, Any]: ...
+
+
+class TokenLengths(Protocol):
+    """Tells how many tokens each text has, and how many the model reads."""
+
+    def __call__(self, texts: Sequence[str], /) -> tuple[Sequence[int], int]: ...
 
 
 def proofread(
     rows: Rows,
     clean: Collection[str],
-    say: Callable[[str], None],
+    say: Announce,
     *,
     tested: Collection[str] = (),
-    judge: Judge | None = None,
-    lengths: Lengths | None = None,
+    held_out: HeldOutLabels | None = None,
+    lengths: TokenLengths | None = None,
 ) -> tuple[Rows, list[dict[str, Any]]]:
     """Says what is wrong with rows and drops what ``clean`` names.
 
     :param clean: kinds of findings, ALL, or ASK for a question each.
-    :param tested: texts kept for a test. :param judge: what a model says of rows that it didn't learn from.
+    :param tested: texts kept for a test. :param held_out: where wrong labels are looked for.
     :param lengths: asked where a device refuses what is longer than the model reads.
     :return: the rows that are left, and the findings for a report, with ``dropped``.
     :raises ExportError: there is nobody to ask, or nothing would be left.
@@ -59,8 +68,8 @@ def proofread(
     if lengths is not None and rows:
         rows = _pass(rows, long_rows(*lengths([row.text for row in rows])), clean, say, report)
     labelled = [row for row in rows if isinstance(row, LabelledRow)]
-    if judge is not None and labelled:
-        places, truth, probabilities = judge(labelled)
+    if held_out is not None and labelled:
+        places, truth, probabilities = held_out(labelled)
         found = [
             AuditFinding(finding.kind, tuple(int(places[place]) for place in finding.rows), finding.sentence)
             for finding in audit_labels(truth, probabilities)
@@ -82,7 +91,7 @@ def _pass(
     rows: Rows,
     findings: Sequence[AuditFinding],
     clean: Collection[str],
-    say: Callable[[str], None],
+    say: Announce,
     report: list[dict[str, Any]],
 ) -> Rows:
     dropped = []

@@ -11,7 +11,7 @@ import io
 import json
 import re
 from collections import Counter
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -70,7 +70,6 @@ class QuestionRow:
     answer: tuple[int, int] | None = None
 
 
-Row = TypeVar("Row")
 Answer = TypeVar("Answer", LabelledRow, FieldsRow)
 
 
@@ -81,7 +80,8 @@ def load_rows(file: Path, labels: Collection[str] = ()) -> list[LabelledRow]:
     :return: of rows with the same text that a correction is among, the last correction alone.
     :raises ExportError: every problem found, one sentence a line, each with its row.
     """
-    return _corrected(_checked(file, _found(file), lambda row: _label_problem(row, labels), _labelled))
+    rows = _checked(file, _found(file), lambda row: _label_problem(row, labels))
+    return _corrected([_labelled(*row) for row in rows])
 
 
 def load_answers(file: Path) -> list[LabelledRow] | list[FieldsRow]:
@@ -93,8 +93,9 @@ def load_answers(file: Path) -> list[LabelledRow] | list[FieldsRow]:
     found = list(_found(file))
     first = next((value for _, value in found if isinstance(value, dict)), {})
     if "fields" in first:
-        return _corrected(_checked(file, found, _fields_problem, _with_fields))
-    return _corrected(_checked(file, found, lambda row: _label_problem(row, (), "fields"), _labelled))
+        return _corrected([_with_fields(*row) for row in _checked(file, found, _fields_problem)])
+    rows = _checked(file, found, lambda row: _label_problem(row, (), "fields"))
+    return _corrected([_labelled(*row) for row in rows])
 
 
 def load_texts(file: Path) -> list[str]:
@@ -102,8 +103,8 @@ def load_texts(file: Path) -> list[str]:
 
     :raises ExportError: as ``load_rows``.
     """
-    found = _found(file, ("text",))
-    return _checked(file, found, lambda row: _text_problem(row, "text"), lambda _, row: str(row["text"]))
+    rows = _checked(file, _found(file, ("text",)), lambda row: _text_problem(row, "text"))
+    return [str(row["text"]) for _, row in rows]
 
 
 def load_questions(file: Path) -> list[QuestionRow]:
@@ -115,7 +116,7 @@ def load_questions(file: Path) -> list[QuestionRow]:
 
     :raises ExportError: as ``load_rows``, and for an answer that isn't in its text.
     """
-    return _checked(file, _found(file, ("text",)), _question_problem, _questioned)
+    return [_questioned(*row) for row in _checked(file, _found(file, ("text",)), _question_problem)]
 
 
 def bare_text(text: str) -> str:
@@ -167,18 +168,18 @@ def _found(file: Path, columns: Sequence[str] = _FIELDS) -> Iterator[tuple[int, 
 
 def _checked(
     file: Path,
-    found: Collection[tuple[int, dict[str, Any] | str]] | Iterator[tuple[int, dict[str, Any] | str]],
+    found: Iterable[tuple[int, dict[str, Any] | str]],
     problem_of: Callable[[dict[str, Any]], str | None],
-    make: Callable[[int, dict[str, Any]], Row],
-) -> list[Row]:
-    rows: list[Row] = []
+) -> list[tuple[int, dict[str, Any]]]:
+    """The rows in which ``problem_of`` finds nothing. :raises ExportError: there are others, or none."""
+    rows = []
     problems: list[str] = []
     for number, value in found:
         problem = value if isinstance(value, str) else problem_of(value)
         if problem:
             problems.append(f"Row {number} {problem}.")
         elif isinstance(value, dict):
-            rows.append(make(number, value))
+            rows.append((number, value))
     refuse_rows(file, problems)
     if not rows:
         raise ExportError(f'{file} has no rows; write one {{"text": ..., "label": ...}} a line.')

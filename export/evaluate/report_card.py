@@ -14,7 +14,7 @@ import os
 import resource
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -27,6 +27,7 @@ from edgeslm_export.sources.corpus import Corpus
 
 from edgeslm.bundle.manifest import REPORT, Bundle, load_bundle, verify_bundle
 from edgeslm.config.loader import Task as TaskSection
+from edgeslm.engine.calls import OnText
 from edgeslm.errors import EdgeslmError, ExportError
 
 if TYPE_CHECKING:
@@ -295,13 +296,13 @@ def _examine(task: dict[str, Any], reporter: Reporter) -> dict[str, Any]:
         adapter = exam.bundle
     engine = Engine(Path(task["bundle"]), int(task["threads"]), adapters={adapter: None} if adapter else {})
 
-    async def ask(call: Call, on_chunk: Callable[[str], None] | None = None) -> Output:
+    async def ask(call: Call, on_chunk: OnText | None = None) -> Output:
         if isinstance(call, Score | Generate):
             call = replace(call, adapter=str(adapter) if adapter else None)
         return engine.run(call, lambda text: None, lambda: False)
 
     try:
-        return take_exam(exam, ask, lambda done, of: reporter.progress(done, of, "asking row by row"))
+        return take_exam(exam, ask, reporter.progress)
     finally:
         engine.close()
 

@@ -9,19 +9,21 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from edgeslm_export.data.rows import FieldsRow, LabelledRow, refuse_rows
 from edgeslm_export.evaluate.metrics import accuracy_report, calibration_error, share
+from edgeslm_export.jobs.subprocess_job import OnProgress
 from pydantic import ValidationError
 
 from edgeslm.bundle.calibration import Verdict
 from edgeslm.bundle.manifest import load_bundle
 from edgeslm.config.loader import Kind, load_task
 from edgeslm.config.loader import Task as TaskSection
+from edgeslm.engine.calls import OnText
 from edgeslm.errors import ExportError, RequestError
 from edgeslm.messages import Request
 from edgeslm.tasks import Ask, Outcome, Task, make_task
@@ -29,7 +31,6 @@ from edgeslm.tasks.classify import Classify
 from edgeslm.tasks.extract import Extract
 
 Rows = Sequence[LabelledRow | FieldsRow]
-OnRow = Callable[[int, int], None]
 """Called with rows done and rows in all."""
 
 _TYPES = {str: "string", int: "number", float: "number", bool: "boolean"}
@@ -110,7 +111,9 @@ def _section(data: Path, entry: Mapping[str, Any]) -> TaskSection:
         raise ExportError(f"{data}: the rows make no task: {reason}.") from None
 
 
-def take_exam(exam: Exam, ask: Ask, on_row: OnRow = lambda done, of: None) -> dict[str, Any]:
+def take_exam(
+    exam: Exam, ask: Ask, on_progress: OnProgress = lambda done, total, what: None
+) -> dict[str, Any]:
     """Puts every row to the task.
 
     :return: ``task``, ``rows``, ``ms_per_row`` (prompt, engine and parsing, the first row's one warm-up not
@@ -121,16 +124,16 @@ def take_exam(exam: Exam, ask: Ask, on_row: OnRow = lambda done, of: None) -> di
     """
     import asyncio
 
-    return asyncio.run(_take(exam, ask, on_row))
+    return asyncio.run(_take(exam, ask, on_progress))
 
 
-async def _take(exam: Exam, ask: Ask, on_row: OnRow) -> dict[str, Any]:
+async def _take(exam: Exam, ask: Ask, on_progress: OnProgress) -> dict[str, Any]:
     task = exam.make_task()
     await _outcome(task, exam.rows[0], ask)
     started = time.perf_counter()
     outcomes = []
     for number, row in enumerate(exam.rows):
-        on_row(number, len(exam.rows))
+        on_progress(number, len(exam.rows), "asking row by row")
         outcomes.append(await _outcome(task, row, ask))
     seconds = time.perf_counter() - started
     figures = _classified if exam.section.kind == "classify" else _extracted
@@ -146,7 +149,7 @@ async def _take(exam: Exam, ask: Ask, on_row: OnRow) -> dict[str, Any]:
 async def _outcome(task: Task, row: LabelledRow | FieldsRow, ask: Ask) -> Outcome | None:
     """None where the task itself gave up, as when its JSON wasn't closed within ``max_tokens``."""
 
-    async def asked(call: Any, on_chunk: Callable[[str], None] | None = None) -> Any:
+    async def asked(call: Any, on_chunk: OnText | None = None) -> Any:
         try:
             return await ask(call, on_chunk)
         except RequestError as error:

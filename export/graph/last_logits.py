@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from edgeslm_export.graph.onnx_edit import replace
-from edgeslm_export.graph.prune_lm_head import cut_earlier, remove_pruning, rename_tokens, replace_pruning
+from edgeslm_export.graph.prune_lm_head import cut_earlier, pruned_values, rename_tokens, replace_pruning
 
 ROWS: Final = 9
 """Logits that a pass gives: of a token, and of eight that are proposed behind it."""
@@ -52,30 +52,26 @@ def widen_head(graph: Any) -> bool:
     from onnx import helper
 
     kept, few = f"{_NAME}/Slice/output_0", f"{_NAME}/logits"
-    found: list[str] = []
+    if (hidden := pruned_values(graph)) is None:
+        return False
 
     def node(kind: str, inputs: list[str], output: str, **attributes: Any) -> Any:
         return helper.make_node(kind, inputs, [output], name=f"{_NAME}/{kind}/{output}", **attributes)
 
-    def keep(hidden: str) -> list[Any]:
-        found.append(hidden)
-        bounds = {name: f"{_NAME}/{name}" for name in _BOUNDS}
-        # Made of a shape and not constants: with one constant more than the graph that scores labels has, the
-        # runtime lays the weights of both out in another order, and they couldn't share a prepared file.
-        return [
-            node("Shape", [hidden], f"{_NAME}/one", start=0, end=1),
-            *(
-                node("ConstantOfShape", [f"{_NAME}/one"], bounds[name], value=_number(value))
-                for name, value in _BOUNDS.items()
-            ),
-            node("Slice", [hidden, bounds["first"], bounds["end"], bounds["axis"]], kept),
-        ]
-
-    if not replace_pruning(graph, kept, "last", keep):
-        return False
+    bounds = {name: f"{_NAME}/{name}" for name in _BOUNDS}
+    # Made of a shape and not constants: with one constant more than the graph that scores labels has, the
+    # runtime lays the weights of both out in another order, and they couldn't share a prepacked file.
+    makers = [
+        node("Shape", [hidden], f"{_NAME}/one", start=0, end=1),
+        *(
+            node("ConstantOfShape", [f"{_NAME}/one"], bounds[name], value=_number(value))
+            for name, value in _BOUNDS.items()
+        ),
+        node("Slice", [hidden, bounds["first"], bounds["end"], bounds["axis"]], kept),
+    ]
+    replace_pruning(graph, kept, "last", makers)
     for old in graph.node:
         old.output[:] = [few if output == "logits" else output for output in old.output]
-    (hidden,) = found
     nodes = [
         node("Shape", [hidden], f"{_NAME}/all", start=1, end=2),
         node("Shape", [kept], f"{_NAME}/few", start=1, end=2),
@@ -93,7 +89,8 @@ def widen_head(graph: Any) -> bool:
 
 def give_every_token(graph: Any) -> None:
     """The head of a plain graph reads all tokens, whether it was pruned, widened or neither. In place."""
-    if remove_pruning(graph):
+    if (hidden := pruned_values(graph)) is not None:
+        replace_pruning(graph, hidden, "sequence_length")
         return
     added = [node for node in graph.node if node.name.startswith(f"{_NAME}/")]
     if not added:

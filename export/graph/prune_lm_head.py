@@ -6,7 +6,7 @@ place can go before the last layer's products: behind its attention nothing look
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Sequence
 from typing import Any, Final
 
 from edgeslm_export.graph.onnx_edit import replace
@@ -14,55 +14,34 @@ from edgeslm_export.graph.onnx_edit import replace
 _PRUNING: Final = "/lm_head/prune/"
 
 
-def replace_pruning(graph: Any, kept: str, tokens: str, make: Callable[[str], list[Any]]) -> bool:
-    """Changes the graph in place.
-
-    :param kept: the value that the head is to read instead, [1, ``tokens``, size].
-    :param tokens: name of the dimension that the head's values have then.
-    :param make: gets the name of the values of all tokens, and gives the nodes that make ``kept`` of them.
-    :return: false where the head is not pruned; nothing is changed then.
-    """
-    found = _find(graph)
-    if found is None:
-        return False
-    _put(graph, *found, kept, make)
-    rename_tokens(graph, tokens)
-    return True
-
-
-def remove_pruning(graph: Any) -> bool:
-    """The head reads all tokens. Changes the graph in place; false where it was left as it is."""
-    found = _find(graph)
-    if found is None:
-        return False
-    _put(graph, *found, found[1], None)
-    rename_tokens(graph, "sequence_length")
-    return True
-
-
-def _find(graph: Any) -> tuple[list[Any], str] | None:
-    """The nodes that prune, and the values of all tokens that they read."""
+def pruned_values(graph: Any) -> str | None:
+    """The values of all tokens that the nodes which prune read; None where the head is not pruned."""
     pruning = [node for node in graph.node if _PRUNING in node.name]
     made = {output for node in pruning for output in node.output}
     hidden = {node.input[0] for node in pruning} - made
-    return (pruning, *hidden) if len(hidden) == 1 else None
+    return next(iter(hidden)) if len(hidden) == 1 else None
 
 
-def _put(
-    graph: Any, pruning: list[Any], hidden: str, kept: str, make: Callable[[str], list[Any]] | None
-) -> None:
-    """``kept`` in the place of what ``pruning`` made, and the nodes that make it."""
+def replace_pruning(graph: Any, kept: str, tokens: str, makers: Sequence[Any] = ()) -> None:
+    """Changes a graph whose head is pruned in place.
+
+    :param kept: the value that the head is to read instead, [1, ``tokens``, size].
+    :param tokens: name of the dimension that the head's values have then.
+    :param makers: the nodes that make ``kept`` of ``pruned_values``.
+    """
+    pruning = [node for node in graph.node if _PRUNING in node.name]
     made = {output for node in pruning for output in node.output}
-    nodes = []
+    nodes: list[Any] = []
     for node in graph.node:
         if node in pruning:
-            nodes += make(hidden) if make and node == pruning[0] else []
+            nodes += makers if node == pruning[0] else []
             continue
         for place, source in enumerate(node.input):
             if source in made:
                 node.input[place] = kept
         nodes.append(node)
     replace(graph, nodes)
+    rename_tokens(graph, tokens)
 
 
 def cut_earlier(graph: Any, cut: str) -> None:

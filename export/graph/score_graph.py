@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from edgeslm_export.graph.onnx_edit import replace
-from edgeslm_export.graph.prune_lm_head import cut_earlier, replace_pruning
+from edgeslm_export.graph.prune_lm_head import cut_earlier, pruned_values, replace_pruning
 
 GRAPH: Final = "model_score.onnx"
 
@@ -59,11 +59,10 @@ def open_branches(graph: Any) -> bool:
 
     kept = "/lm_head/wanted/Gather/output_0"
 
-    def gather(hidden: str) -> list[Any]:
-        return [helper.make_node("Gather", [hidden, WANTED], [kept], name="/lm_head/wanted/Gather", axis=1)]
-
-    if not replace_pruning(graph, kept, "wanted", gather):
+    if (hidden := pruned_values(graph)) is None:
         return False
+    gather = helper.make_node("Gather", [hidden, WANTED], [kept], name="/lm_head/wanted/Gather", axis=1)
+    replace_pruning(graph, kept, "wanted", [gather])
     for node in graph.node:  # those before were copied
         if node.op_type != _ATTENTION:
             continue

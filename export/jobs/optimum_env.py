@@ -15,10 +15,11 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from importlib.metadata import Distribution, PackageNotFoundError, distribution
 from pathlib import Path
 
+from edgeslm_export.jobs.subprocess_job import Announce
 from packaging.requirements import Requirement
 
 from edgeslm.errors import ExportError
@@ -40,7 +41,7 @@ def cache_folder() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "edgeslm"
 
 
-def optimum_python(announce: Callable[[str], None], *, debug: bool = False) -> Path:
+def optimum_python(announce: Announce, *, debug: bool = False) -> Path:
     """The interpreter of optimum's environment, which is made if it isn't there or is half-made.
 
     :param announce: gets a sentence before anything is downloaded.

@@ -18,13 +18,29 @@ import subprocess
 import sys
 import tempfile
 import traceback
-from collections.abc import Callable, Mapping, Sequence
-from typing import IO, Any
+from collections.abc import Mapping, Sequence
+from typing import IO, Any, Protocol
 
 from edgeslm.errors import EdgeslmError, ExportError
 
-OnProgress = Callable[[int, int, str], None]
-"""Called with steps done, steps in all and what is being done."""
+
+class OnProgress(Protocol):
+    """Gets how far a step is: what is done, of how much, and what is being done."""
+
+    def __call__(self, done: int, total: int, what: str, /) -> None: ...
+
+
+class Announce(Protocol):
+    """Gets a sentence for the user."""
+
+    def __call__(self, sentence: str, /) -> None: ...
+
+
+class ChildStep(Protocol):
+    """The work of a child: makes a result of its task, both values of JSON."""
+
+    def __call__(self, task: dict[str, Any], reporter: Reporter, /) -> dict[str, Any]: ...
+
 
 TELEMETRY_OFF = {
     # Both inference libraries write device ids and usage files unless this is set before their import.
@@ -158,7 +174,7 @@ class Reporter:
         self._out.write(json.dumps(message) + "\n")
         self._out.flush()
 
-    def run(self, work: Callable[[dict[str, Any], Reporter], dict[str, Any]]) -> int:
+    def run(self, work: ChildStep) -> int:
         """Reads the task, does ``work`` and reports its result or sentence.
 
         :return: the exit status.

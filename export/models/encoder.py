@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import shutil
 import tempfile
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +18,7 @@ from edgeslm_export.evaluate.similarity import TEXTS, similarity
 from edgeslm_export.graph.encoder_recipe import DEFAULT_RECIPE, RECIPES, EncoderRecipe
 from edgeslm_export.jobs.optimum_env import optimum_python
 from edgeslm_export.jobs.resources import check_resources
-from edgeslm_export.jobs.subprocess_job import OFFLINE, OnProgress, run_child, run_module
+from edgeslm_export.jobs.subprocess_job import OFFLINE, Announce, OnProgress, run_child, run_module
 from edgeslm_export.sources.checkpoint import Origin, bundle_name, read_config, weight_files
 
 from edgeslm.bundle.manifest import EncoderSection, Manifest
@@ -38,7 +37,7 @@ _BYTES_A_WEIGHT = 5
 def export_encoder(
     origin: Origin,
     out: Path,
-    announce: Callable[[str], None],
+    announce: Announce,
     recipe: str = DEFAULT_RECIPE,
     *,
     on_progress: OnProgress | None = None,
@@ -63,7 +62,7 @@ def export_encoder(
 def fill_encoder(
     origin: Origin,
     stage: Path,
-    announce: Callable[[str], None],
+    announce: Announce,
     recipe: str = DEFAULT_RECIPE,
     *,
     on_progress: OnProgress | None = None,

@@ -14,10 +14,12 @@ through activations alone; the whole model has to fit.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import torch
+from edgeslm_export.jobs.subprocess_job import OnProgress
 from edgeslm_export.quantize.formats import Format
 from edgeslm_export.quantize.gptq import round_to_nearest
 from edgeslm_export.quantize.recipe import EMBEDDING, HEAD
@@ -40,7 +42,7 @@ class Sensitivity:
 
 
 def measure_sensitivity(
-    model: LayeredModel, ids: torch.Tensor, formats: Sequence[Format], on_step: Callable[[int, int], None]
+    model: LayeredModel, ids: torch.Tensor, formats: Sequence[Format], on_progress: OnProgress
 ) -> Sensitivity:
     """:param ids: [sequences, tokens]. Loads all layers; they stay loaded."""
     for number in range(len(model.layers)):
@@ -50,17 +52,19 @@ def measure_sensitivity(
     meters = {HEAD: _Meter(errors)}
     meters[EMBEDDING] = _Meter(errors if model.tied else _errors(embedding.weight, formats))
     lengths: dict[str, list[torch.Tensor]] = {name: [] for name in model.matrices() if name != HEAD}
-    handles = [module.register_forward_hook(_noting(lengths[name])) for name, module in _inside(model)]
+    handles = [
+        module.register_forward_hook(partial(_note_length, lengths[name])) for name, module in _inside(model)
+    ]
     handles.append(head.register_forward_hook(meters[HEAD].watch))
     scale = float(getattr(embedding, "scalar_embed_scale", 1.0))  # Gemma's lookup multiplies what it finds
     generator = torch.Generator().manual_seed(_SEED)
     batches = ids.split(_SEQUENCES)
     try:
         for step, batch in enumerate(batches):
-            on_step(step, len(batches))
+            on_progress(step, len(batches), "measuring sensitivity")
             with torch.enable_grad():
                 embedded = embedding(batch).detach().requires_grad_(True)
-                embedded.register_hook(meters[EMBEDDING].embedded(batch, scale))
+                embedded.register_hook(partial(meters[EMBEDDING].meet_embedded, batch, scale))
                 logits = model.model(inputs_embeds=embedded, use_cache=False).logits.flatten(0, 1)
                 drawn = _draw(logits.detach(), generator)
                 torch.nn.functional.cross_entropy(logits, drawn, reduction="sum").backward()
@@ -86,13 +90,11 @@ def _inside(model: LayeredModel) -> Iterable[tuple[str, torch.nn.Module]]:
     return ((name, module) for name, module in model.matrices().items() if name != HEAD)
 
 
-def _noting(lengths: list[torch.Tensor]) -> Callable[..., None]:
-    """A hook that appends [sequences, tokens] at each backward pass."""
-
-    def watch(module: torch.nn.Module, inputs: tuple[torch.Tensor, ...], output: torch.Tensor) -> None:
-        output.register_hook(lambda gradient: lengths.append(gradient.square().sum(dim=-1)))
-
-    return watch
+def _note_length(
+    lengths: list[torch.Tensor], _: torch.nn.Module, __: tuple[torch.Tensor, ...], output: torch.Tensor
+) -> None:
+    """A hook that appends [sequences, tokens] to ``lengths`` at each backward pass."""
+    output.register_hook(lambda gradient: lengths.append(gradient.square().sum(dim=-1)))
 
 
 def _draw(logits: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
@@ -127,14 +129,9 @@ class _Meter:
 
         output.register_hook(meet)
 
-    def embedded(self, ids: torch.Tensor, scale: float) -> Callable[[torch.Tensor], None]:
-        def meet(gradient: torch.Tensor) -> None:
-            for form, error in self._errors.items():
-                self._sums[form] += (
-                    float((gradient * error[ids].float() * scale).sum(dim=2).square().sum()) / 2
-                )
-
-        return meet
+    def meet_embedded(self, ids: torch.Tensor, scale: float, gradient: torch.Tensor) -> None:
+        for form, error in self._errors.items():
+            self._sums[form] += float((gradient * error[ids].float() * scale).sum(dim=2).square().sum()) / 2
 
     def losses(self, tokens: int) -> dict[Format, float]:
         return {form: total / tokens for form, total in self._sums.items()}

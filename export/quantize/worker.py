@@ -197,10 +197,10 @@ def _measure_losses(
 
     ids = torch.from_numpy(np.load(work / "calibration.npy")).long()[::MEASURED_EVERY]
 
-    def on_step(done: int, of: int) -> None:
-        reporter.progress(22 + 75 * done // of, 100, "measuring sensitivity")
+    def on_progress(done: int, total: int, what: str) -> None:
+        reporter.progress(22 + 75 * done // total, 100, what)
 
-    found = measure_sensitivity(model, ids, formats, on_step)
+    found = measure_sensitivity(model, ids, formats, on_progress)
     np.savez(work / _GRADIENTS, **{name: lengths.numpy() for name, lengths in found.gradients.items()})
     losses = found.losses
     if model.tied:  # one matrix, read in two places

@@ -6,15 +6,17 @@ refused before the large ones; what will be downloaded is said before it begins.
 
 from __future__ import annotations
 
+import contextlib
 import datetime
 import json
 import re
-from collections.abc import Callable
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from edgeslm_export.jobs.optimum_env import cache_folder
 from edgeslm_export.jobs.resources import check_resources
+from edgeslm_export.jobs.subprocess_job import Announce
 from edgeslm_export.sources.checkpoint import (
     Kind,
     Origin,
@@ -39,7 +41,7 @@ _PYTORCH = re.compile(r"pytorch_model(-\d+-of-\d+)?\.bin(\.index\.json)?")
 
 
 def resolve_source(
-    src: str, kind: Kind, announce: Callable[[str], None], *, memory_a_weight: int = 2, hint: str = ""
+    src: str, kind: Kind, announce: Announce, *, memory_a_weight: int = 2, hint: str = ""
 ) -> Origin:
     """What SRC of a command means: a folder, a ``.gguf`` file or a hub id (``name`` or ``owner/name``,
     with ``@revision`` if wanted).
@@ -67,15 +69,18 @@ def fetch_config(src: str) -> dict[str, Any]:
     if src.startswith((".", "/", "~")) or not _HUB_ID.fullmatch(src) or src.lower().endswith(".gguf"):
         raise ExportError(f"{src} doesn't exist; name a checkpoint folder, a .gguf file or a hub id.")
     repo, _, revision = src.partition("@")
-    info = _ask(src, lambda: HfApi().model_info(repo, revision=revision or None))
+    with _refusals(src):
+        info = HfApi().model_info(repo, revision=revision or None)
     sizes = {file.rfilename: 0 for file in info.siblings or ()}
     if "config.json" not in sizes:
         raise ExportError(f"{src} has no config.json{_gguf_hint(sizes)}, so it is no checkpoint.")
-    return read_config(Path(_ask(src, lambda: hf_hub_download(repo, "config.json", revision=info.sha))))
+    with _refusals(src):
+        file = hf_hub_download(repo, "config.json", revision=info.sha)
+    return read_config(Path(file))
 
 
 def fetch_checkpoint(
-    hub_id: str, kind: Kind, announce: Callable[[str], None], memory_a_weight: int = 2, hint: str = ""
+    hub_id: str, kind: Kind, announce: Announce, memory_a_weight: int = 2, hint: str = ""
 ) -> Origin:
     """Downloads a checkpoint into the hub's own cache; see ``resolve_source``.
 
@@ -84,12 +89,14 @@ def fetch_checkpoint(
     from huggingface_hub import HfApi, snapshot_download
 
     repo, _, revision = hub_id.partition("@")
-    info = _ask(hub_id, lambda: HfApi().model_info(repo, revision=revision or None, files_metadata=True))
+    with _refusals(hub_id):
+        info = HfApi().model_info(repo, revision=revision or None, files_metadata=True)
     sizes = {file.rfilename: file.size or 0 for file in info.siblings or ()}
     check_tokenizer_names(set(sizes), hub_id)
     if "config.json" not in sizes:
         raise ExportError(f"{hub_id} has no config.json{_gguf_hint(sizes)}, so it is no checkpoint.")
-    small = _ask(hub_id, lambda: snapshot_download(repo, revision=info.sha, allow_patterns=list(_SMALL)))
+    with _refusals(hub_id):
+        small = snapshot_download(repo, revision=info.sha, allow_patterns=list(_SMALL))
     check_architecture(read_config(Path(small) / "config.json"), kind, hub_id)
     if kind == "decoder" and not _has_chat_template(Path(small), set(sizes)):
         raise ExportError(f"{hub_id} has no chat template; use an instruct model.")
@@ -108,18 +115,20 @@ def fetch_checkpoint(
     number = counted or sum(sizes[name] for name in weights) // 4
     check_resources(number, total, cache, memory_a_weight, hint)
     announce(f"Downloading {hub_id}: {len(wanted)} files, {total / 1e6:,.0f} MB at most.")
-    folder = _ask(hub_id, lambda: snapshot_download(repo, revision=info.sha, allow_patterns=wanted))
+    with _refusals(hub_id):
+        folder = snapshot_download(repo, revision=info.sha, allow_patterns=wanted)
     licence = str(getattr(info.card_data, "license", None) or "")
     source = Source(id=repo, revision=info.sha or "", licence=licence)
     return examine_folder(Path(folder), kind, source, _iso(info.last_modified))
 
 
-def _ask(hub_id: str, question: Callable[[], Any]) -> Any:
-    """The hub's answer, its refusals as sentences."""
+@contextlib.contextmanager
+def _refusals(hub_id: str) -> Iterator[None]:
+    """The hub's refusals as sentences."""
     from huggingface_hub import errors
 
     try:
-        return question()
+        yield
     except errors.HFValidationError:
         raise ExportError(f"{hub_id} doesn't exist here and is no hub id (owner/name).") from None
     except errors.GatedRepoError:

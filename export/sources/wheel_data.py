@@ -12,12 +12,11 @@ import subprocess
 import sys
 import tempfile
 import zipfile
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 from edgeslm_export.jobs.optimum_env import cache_folder
-from edgeslm_export.jobs.subprocess_job import OnProgress
+from edgeslm_export.jobs.subprocess_job import Announce, OnProgress
 
 from edgeslm.bundle.manifest import file_digest
 from edgeslm.errors import ExportError
@@ -43,7 +42,7 @@ class Packages:
     :param folder: a folder with the wheels, used instead of a package index.
     """
 
-    announce: Callable[[str], None]
+    announce: Announce
     on_progress: OnProgress | None = None
     folder: Path | None = None
     debug: bool = False

@@ -105,11 +105,11 @@ def fit_confidence(shares: Floats, right: Bools) -> tuple[Calibration, Floats]:
     """
     import numpy as np
 
-    ways = [_logistic] if len(right) < _ROWS_FOR_MARGINS else [_logistic, _from_nothing]
-    tried = [_confidences_in_turn(shares, right, way) for way in ways]
+    fits = [_logistic] if len(right) < _ROWS_FOR_MARGINS else [_logistic, _from_nothing]
+    tried = [_confidences_in_turn(shares, right, fit) for fit in fits]
     losses = [float(((confidence - right) ** 2).mean()) for confidence in tried]
     best = losses.index(min(losses))
-    knots, heights = ways[best](shares, right)
+    knots, heights = fits[best](shares, right)
     return (
         Calibration(
             scale=(),
@@ -123,14 +123,14 @@ def fit_confidence(shares: Floats, right: Bools) -> tuple[Calibration, Floats]:
     )
 
 
-def _confidences_in_turn(shares: Floats, right: Bools, way: Callable[[Floats, Bools], Rising]) -> Floats:
+def _confidences_in_turn(shares: Floats, right: Bools, fit: Callable[[Floats, Bools], Rising]) -> Floats:
     """Of each part of the rows by what was fitted on the others."""
     import numpy as np
 
     order, found = np.random.default_rng(_SEED).permutation(len(right)), np.empty(len(right))
     for part in np.array_split(order, min(_PARTS, len(right))) if len(right) > 1 else [order]:
         others = np.setdiff1d(order, part) if len(right) > 1 else order
-        found[part] = np.interp(shares[part], *way(shares[others], right[others]))
+        found[part] = np.interp(shares[part], *fit(shares[others], right[others]))
     return found
 
 

@@ -45,8 +45,8 @@ def contrast_encoder(
     :raises ExportError: the checkpoint can't be loaded, computes no numbers any more, or the time was too
         short for half of the pairs.
     """
-    lesson = {"pooling": section.pooling, "length": length, "texts": list(texts), "truth": list(truth)}
-    return job.run("contrastive", _WHAT, lesson)
+    data = {"pooling": section.pooling, "length": length, "texts": list(texts), "truth": list(truth)}
+    return job.run("contrastive", _WHAT, data)
 
 
 # --- in the child ----------------------------------------------------------------------------------

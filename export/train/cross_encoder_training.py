@@ -76,8 +76,8 @@ def teach_reader(job: TrainingJob, length: int, asked: Sequence[Asked]) -> dict[
     :raises ExportError: the checkpoint can't be loaded, has no tokenizer that tells offsets, computes no
         numbers any more, or the time was too short.
     """
-    lesson = {"length": length, "asked": [asdict(one) for one in asked]}
-    return job.run("cross_encoder_training", _WHAT, lesson)
+    data = {"length": length, "asked": [asdict(one) for one in asked]}
+    return job.run("cross_encoder_training", _WHAT, data)
 
 
 # --- in the child ----------------------------------------------------------------------------------

@@ -68,7 +68,7 @@ _BYTES_A_WEIGHT: Final = {"lora": 7, "qlora": 3}
 
 
 @dataclass(frozen=True, slots=True)
-class Skill:
+class AdapterTask:
     """The task that an adapter is taught: what its manifest says of it, and its rows as tokens.
 
     ``encode`` makes token rows of rows by their number, None for what is too long. ``rows`` are what it is
@@ -81,20 +81,27 @@ class Skill:
     encode: Callable[[RowEncoder, Integers], Sequence[TokenRow | None]]
 
 
-class Tutor:
+class AdapterTrainer:
     """Teaches adapters of one base and asks them."""
 
     def __init__(
-        self, method: str, base: Path, origin: Origin, skill: Skill, budget: Budget, notes: Notes, work: Path
+        self,
+        method: str,
+        base: Path,
+        origin: Origin,
+        task: AdapterTask,
+        budget: Budget,
+        notes: Notes,
+        work: Path,
     ) -> None:
         """:raises ExportError: a library is missing, or the base takes no adapters."""
         check_installed("nf4" if method == QLORA else "stored")
         self.method, self.base = method, load_bundle(base)
         self._branches = load_base(self.base)
-        self._origin, self._skill, self._budget = origin, skill, budget
+        self._origin, self._task, self._budget = origin, task, budget
         self._notes, self._work = notes, work
         self._encoder = RowEncoder(
-            base, make_task(str(skill.learned["task"]), TaskSection(), self._in_mind())
+            base, make_task(str(task.learned["task"]), TaskSection(), self._planned_bundle())
         )
 
     def teach(
@@ -102,7 +109,7 @@ class Tutor:
     ) -> tuple[Path, dict[str, Any]]:
         """:return: the LoRA folder, and what was said of the training."""
         out = self._work / f"lora-{name}"
-        encoded = self._skill.encode(self._encoder, rows)
+        encoded = self._task.encode(self._encoder, rows)
         kept = [number for number, row in enumerate(encoded) if row is not None]
         watched = [place for place, number in enumerate(kept) if number in set(aside)]
         need = _BYTES_A_WEIGHT[self.method]
@@ -130,12 +137,11 @@ class Tutor:
             adapter.mkdir()
             lora = load_lora(folder)
             values = self._arranged(folder)
-            write_bundle(adapter, lora, self.base, values, learned=dict(self._skill.learned))
-            skill = self._skill
-            asked = [skill.rows[row] for row in rows.tolist()]
-            exam = Exam(str(skill.learned["task"]), skill.section, asked, adapter, with_answers=True)
-            how: dict[str, Any] = {"on_progress": self._budget.on_progress, "debug": self._budget.debug}
-            return examine_bundle(self.base.path, exam, **how)
+            write_bundle(adapter, lora, self.base, values, learned=dict(self._task.learned))
+            task, budget = self._task, self._budget
+            asked = [task.rows[row] for row in rows.tolist()]
+            exam = Exam(str(task.learned["task"]), task.section, asked, adapter, with_answers=True)
+            return examine_bundle(self.base.path, exam, on_progress=budget.on_progress, debug=budget.debug)
 
     def write(self, folder: Path, stage: Path) -> tuple[dict[str, Any], dict[str, Any]]:
         """The LoRA's files in ``stage``. :return: the manifest's fields and the report."""
@@ -152,7 +158,7 @@ class Tutor:
         check_base(lora, self.base, self._branches)
         return arrange(lora, self._branches, head_sizes(self.base))
 
-    def _in_mind(self) -> Bundle:
+    def _planned_bundle(self) -> Bundle:
         """The bundle that will be made, as far as a task looks at it."""
         manifest = Manifest.model_validate(
             {
@@ -162,7 +168,7 @@ class Tutor:
                 "source": Source(id=""),
                 "files": (),
                 "adapter": AdapterSection(base="", rank=1, targets=()),
-                "learned": {"rows": 0, **self._skill.learned},
+                "learned": {"rows": 0, **self._task.learned},
                 "created": "",
             }
         )
@@ -186,7 +192,7 @@ class DecoderMethod:
         self._folds = folds_to_try(spec.folds, ENOUGH_TESTED_SLOWLY)
         self._rows_taught = sum(len(train) for train, _ in self._folds) + len(spec.texts)
         self._epochs = 0
-        self._tutor = Tutor(method, base, origin, _label_skill(spec), budget, notes, work)
+        self._trainer = AdapterTrainer(method, base, origin, _label_task(spec), budget, notes, work)
 
     def try_out(self) -> Trial:
         import numpy as np
@@ -198,17 +204,17 @@ class DecoderMethod:
         speed = 1000 / (sum(fold["ms_per_row"] for fold in found) / len(found))
         figures = {"epochs": self._epochs, "peak_rss": max(fold["peak_rss"] for fold in found)}
         logits = np.log(np.maximum(shares, 1e-30))
-        size = self._tutor.bytes + int(found[0]["adapter_bytes"])
+        size = self._trainer.bytes + int(found[0]["adapter_bytes"])
         return make_trial(self._method, rows, logits, self._spec, figures, speed, size)
 
     def _try_fold(self, number: int, train: Integers, test: Integers) -> dict[str, Any]:
         name = f"{self._method}-{number}"
         if (noted := self._notes.load(name)) is not None:
             return noted
-        folder, said = self._tutor.teach(
+        folder, said = self._trainer.teach(
             train, name, self._schedule(len(train)), rows_aside([self._spec.texts[row] for row in train])
         )
-        report = self._tutor.ask(folder, test)
+        report = self._trainer.ask(folder, test)
         labels = self._spec.labels
         found = {
             **said,
@@ -224,8 +230,8 @@ class DecoderMethod:
     def write(self, stage: Path) -> dict[str, Any]:
 
         rows = self._spec.learned
-        folder, _ = self._tutor.teach(rows, f"{self._method}-all", self._schedule(len(rows)))
-        fields, report = self._tutor.write(folder, stage)
+        folder, _ = self._trainer.teach(rows, f"{self._method}-all", self._schedule(len(rows)))
+        fields, report = self._trainer.write(folder, stage)
         return {**fields, "report": {key: report[key] for key in ("rank", "weight_bytes")}}
 
     def _schedule(self, rows: int) -> Schedule:
@@ -239,7 +245,7 @@ def schedule_for(rows: int) -> Schedule:
     return Schedule(min(12, max(2, -(-250 * batch // rows))), batch, _RATE)
 
 
-def _label_skill(spec: TaskSpec) -> Skill:
+def _label_task(spec: TaskSpec) -> AdapterTask:
     import numpy as np
 
     shares = np.eye(len(spec.labels))[spec.truth] if spec.shares is None else spec.shares
@@ -261,16 +267,16 @@ def _label_skill(spec: TaskSpec) -> Skill:
         LabelledRow(number, text, spec.labels[truth])
         for number, (text, truth) in enumerate(zip(spec.texts, spec.truth, strict=True), 1)
     ]
-    return Skill(learned, section, rows, encode)
+    return AdapterTask(learned, section, rows, encode)
 
 
-def field_skill(
+def field_adapter_task(
     name: str,
     section: TaskSection,
     instruction: str,
     texts: Sequence[str],
     fields: Sequence[Mapping[str, Any]],
-) -> Skill:
+) -> AdapterTask:
     """An extract task: ``section`` has its schema, and whether its strings are words of the message."""
     section = section.model_copy(update={"overflow": "head"})
 
@@ -289,4 +295,4 @@ def field_skill(
         FieldsRow(number, text, of_row)
         for number, (text, of_row) in enumerate(zip(texts, fields, strict=True), 1)
     ]
-    return Skill(learned, section, rows, encode)
+    return AdapterTask(learned, section, rows, encode)

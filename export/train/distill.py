@@ -14,10 +14,10 @@ import json
 import random
 import tempfile
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from edgeslm_export.data.rows import LabelledRow, bare_text
 from edgeslm_export.evaluate.report_card import evaluate_learned, examine_bundle
@@ -43,30 +43,43 @@ _BLOCK = 500
 """Texts that the teacher is asked between two notes. It is loaded once more for each, which takes seconds."""
 _TYPED = "typed.jsonl"
 
-AskUser = Callable[[str, Sequence[str], str], str | None]
-"""A text, the labels and the teacher's guess; the user's label, or None to drop the text. EOFError says that
-no more shall be asked."""
 Answer = Mapping[str, Any] | None
 """A result of classify; None where there is none."""
 
 
+class AskUser(Protocol):
+    """Asks the user for the label of a text, with the teacher's guess.
+
+    :return: the label, or None to drop the text.
+    :raises EOFError: no more shall be asked.
+    """
+
+    def __call__(self, text: str, labels: Sequence[str], guess: str, /) -> str | None: ...
+
+
 @dataclass(frozen=True, slots=True)
-class Teacher:
-    """``bundle`` was taught the task or is a decoder; ``base`` is what a head or an adapter adds to;
-    ``revision`` is that of the checkpoint that ``bundle`` was just made of, if it was."""
+class Examinee:
+    """A bundle, and the ``base`` that a head or an adapter adds to; of others the bundle's own folder."""
 
     bundle: Bundle
     base: Path
-    revision: str = ""
-
-    @property
-    def is_taught(self) -> bool:
-        return self.bundle.manifest.learned is not None
 
     @property
     def bytes(self) -> int:
         base = 0 if self.base == self.bundle.path else load_bundle(self.base).weight_bytes
         return base + self.bundle.weight_bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Teacher(Examinee):
+    """``bundle`` was taught the task or is a decoder; ``revision`` is that of the checkpoint that it was just
+    made of, if it was."""
+
+    revision: str = ""
+
+    @property
+    def is_taught(self) -> bool:
+        return self.bundle.manifest.learned is not None
 
     def exam(self, task: Task, rows: Sequence[LabelledRow], *, with_answers: bool = False) -> Exam:
         """The rows as this teacher is asked them."""
@@ -275,8 +288,7 @@ def distil(
 def compare(
     task: Task,
     teacher: Teacher,
-    student: Path,
-    student_base: Path,
+    student: Examinee,
     test: Sequence[LabelledRow],
     hand: Sequence[LabelledRow],
     inputs: Inputs,
@@ -289,39 +301,41 @@ def compare(
 
     :return: for each ``who``, ``labels`` that it learned from, and the figures of the test.
     """
-    how: dict[str, Any] = {"on_progress": budget.on_progress, "debug": budget.debug}
     learned = teacher.bundle.manifest.learned
-    asked = examine_bundle(teacher.base, teacher.exam(task, test), **how)
-    rows = [_figures("teacher", learned.rows if learned else 0, asked, teacher.bytes)]
-    bundle = load_bundle(student)
-    report = _examine_student(bundle, student_base, test, how)
-    size = bundle.weight_bytes + (0 if student_base == student else load_bundle(student_base).weight_bytes)
-    rows.append(_figures("student", 0, report, size))
+    exam = teacher.exam(task, test)
+    asked = examine_bundle(teacher.base, exam, on_progress=budget.on_progress, debug=budget.debug)
+    rows = [_figures("teacher", learned.rows if learned else 0, asked, teacher)]
+    rows.append(_figures("student", 0, _examine_student(student, test, budget), student))
     chosen = random.Random(0).sample(list(hand), min(len(hand), learned_from))
     if hand and (spec := _hand_spec(task, chosen, budget)) is not None:
         with tempfile.TemporaryDirectory(prefix="hand-") as name:
-            other = Path(name) / "student"
-            learn(*spec, "hand labels", other, inputs, budget)
-            base = other if student_base == student else student_base
-            report = _examine_student(load_bundle(other), base, test, how)
-            rows.append(_figures("student of hand labels", len(spec[1]), report, size))
+            out = Path(name) / "student"
+            learn(*spec, "hand labels", out, inputs, budget)
+            other = Examinee(load_bundle(out), out if student.base == student.bundle.path else student.base)
+            report = _examine_student(other, test, budget)
+            rows.append(_figures("student of hand labels", len(spec[1]), report, other))
     return rows
 
 
-def _examine_student(
-    bundle: Bundle, base: Path, test: Sequence[LabelledRow], how: Mapping[str, Any]
-) -> dict[str, Any]:
+def _examine_student(student: Examinee, test: Sequence[LabelledRow], budget: Budget) -> dict[str, Any]:
     """``evaluate_learned``, where rows may have labels that the student didn't learn: those it gets wrong, as
     it will on a device. To leave them out would praise it for what it can't do."""
     import numpy as np
     from edgeslm_export.evaluate.metrics import calibration_error, share
 
-    learned = bundle.manifest.learned
+    learned = student.bundle.manifest.learned
     known = learned.labels if learned else ()
-    if all(row.label in known for row in test):
-        return evaluate_learned(bundle, base, test, **how)
     asked = [row if row.label in known else replace(row, label=known[0]) for row in test]
-    report = evaluate_learned(bundle, base, asked, with_answers=True, **how)
+    report = evaluate_learned(
+        student.bundle,
+        student.base,
+        asked,
+        with_answers=True,
+        on_progress=budget.on_progress,
+        debug=budget.debug,
+    )
+    if all(row.label in known for row in test):
+        return report
     right = np.array([got["label"] == row.label for got, row in zip(report["answers"], test, strict=True)])
     confidence = np.array([got["confidence"] for got in report["answers"]])
     accuracy = share(right)
@@ -368,7 +382,7 @@ def export_teacher(origin: Origin, out: Path, budget: Budget) -> Path:
     return out
 
 
-def _figures(who: str, labels: int, report: dict[str, Any], size: int) -> dict[str, Any]:
+def _figures(who: str, labels: int, report: dict[str, Any], examinee: Examinee) -> dict[str, Any]:
     return {
         "who": who,
         "labels": labels,
@@ -376,5 +390,5 @@ def _figures(who: str, labels: int, report: dict[str, Any], size: int) -> dict[s
         "interval": report["interval"],
         "calibration_error": report["calibration_error"],
         "texts_per_s": round(1000 / report["ms_per_row"], 1),
-        "bytes": size,
+        "bytes": examinee.bytes,
     }

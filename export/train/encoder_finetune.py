@@ -62,7 +62,7 @@ def teach_encoder(
     :raises ExportError: the checkpoint can't be loaded, computes no numbers any more, or the time was too
         short for half an epoch.
     """
-    lesson = {
+    data = {
         "pooling": section.pooling,
         "normalize": section.normalize,
         "length": length,
@@ -70,7 +70,7 @@ def teach_encoder(
         "truth": list(truth),
         "labels": labels,
     }
-    return job.run("encoder_finetune", WHAT, lesson)
+    return job.run("encoder_finetune", WHAT, data)
 
 
 def load_layer(taught: Path) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:

@@ -1,7 +1,7 @@
 """Extract tasks: an encoder that points at fields, or a decoder's adapter that writes them.
 
 Pointing takes a minute to learn and milliseconds to answer, and what it finds stands in the message; a
-decoder writes any schema. Each way is tried through the graph that a device runs, on rows that it did not
+decoder writes any schema. Each method is tried through the graph that a device runs, on rows that it did not
 learn from.
 """
 
@@ -23,7 +23,7 @@ from edgeslm_export.jobs.resources import check_resources
 from edgeslm_export.models.encoder import read_pooling
 from edgeslm_export.sources.checkpoint import Origin
 from edgeslm_export.train.calibration import fit_confidence
-from edgeslm_export.train.decoder_methods import Tutor, field_skill
+from edgeslm_export.train.decoder_methods import AdapterTrainer, field_adapter_task
 from edgeslm_export.train.decoder_methods import schedule_for as writing_schedule
 from edgeslm_export.train.encoder_finetune import LONGEST, schedule_for
 from edgeslm_export.train.encoder_methods import (
@@ -62,7 +62,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class FieldTrial:
-    """What one way says of the rows ``held`` that it did not learn from: which are ``right`` in every field,
+    """What a method says of the rows ``held`` that it did not learn from: which are ``right`` in every field,
     and where results have a confidence how far to believe it."""
 
     method: str
@@ -243,8 +243,8 @@ class WriterMethod:
         work: Path,
     ) -> None:
         self._method, self._spec, self._budget, self._notes = method, spec, budget, notes
-        self._skill = field_skill(spec.name, spec.section, spec.instruction, spec.texts, spec.fields)
-        self._tutor = Tutor(method, base, origin, self._skill, budget, notes, work)
+        self._task = field_adapter_task(spec.name, spec.section, spec.instruction, spec.texts, spec.fields)
+        self._trainer = AdapterTrainer(method, base, origin, self._task, budget, notes, work)
         self._train, self._test = spec.folds[0]
         self._epochs = 0
 
@@ -254,11 +254,11 @@ class WriterMethod:
         tried = self._notes.load(self._method)
         if tried is None:
             aside = rows_aside([self._spec.texts[row] for row in self._train])
-            folder, said = self._tutor.teach(
+            folder, said = self._trainer.teach(
                 self._train, f"{self._method}-0", self._schedule(self._train), aside
             )
             size = sum(file.stat().st_size for file in folder.glob("*.safetensors"))
-            tried = {**said, "report": self._tutor.ask(folder, self._test), "bytes": size}
+            tried = {**said, "report": self._trainer.ask(folder, self._test), "bytes": size}
             shutil.rmtree(folder)
             self._notes.save(self._method, tried)
             self._notes.state(f"{self._method}-0").unlink(missing_ok=True)
@@ -272,16 +272,16 @@ class WriterMethod:
             "epochs": self._epochs,
             "peak_rss": tried["peak_rss"],
         }
-        speed, size = 1000 / report["ms_per_row"], self._tutor.bytes + tried["bytes"]
+        speed, size = 1000 / report["ms_per_row"], self._trainer.bytes + tried["bytes"]
         return FieldTrial(self._method, self._test, right, figures, speed, size)
 
     def write(self, stage: Path) -> dict[str, Any]:
         import numpy as np
 
         rows = np.arange(len(self._spec.texts))
-        folder, _ = self._tutor.teach(rows, f"{self._method}-all", self._schedule(rows))
-        fields, report = self._tutor.write(folder, stage)
-        learned = {"instruction": self._skill.learned["instruction"]}
+        folder, _ = self._trainer.teach(rows, f"{self._method}-all", self._schedule(rows))
+        fields, report = self._trainer.write(folder, stage)
+        learned = {"instruction": self._task.learned["instruction"]}
         return {
             **fields,
             "learned": learned,

@@ -32,7 +32,7 @@ _LEAST_ROOM: Final = 20
 
 @dataclass(frozen=True, slots=True)
 class FieldSpec:
-    """Rows of an extract task to learn from, and the folds to try a way of learning with."""
+    """Rows of an extract task to learn from, and the folds to try a method with."""
 
     name: str
     section: TaskSection
@@ -47,7 +47,7 @@ class FieldSpec:
 
     @property
     def learned(self) -> dict[str, Any]:
-        """What a bundle's manifest says of the task, whichever way it was learned."""
+        """What a bundle's manifest says of the task, by whichever method it was learned."""
         return {
             "task": self.name,
             "kind": "extract",

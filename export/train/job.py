@@ -27,8 +27,8 @@ class TrainingJob:
     on_progress: OnProgress | None = None
     debug: bool = False
 
-    def run(self, module: str, what: str, lesson: Mapping[str, Any]) -> dict[str, Any]:
-        """Teaches in a child of ``edgeslm_export.train.MODULE``, which finds ``lesson`` in its task.
+    def run(self, module: str, what: str, data: Mapping[str, Any]) -> dict[str, Any]:
+        """Teaches in a child of ``edgeslm_export.train.MODULE``, which finds ``data`` in its task.
 
         :param what: the step, as the subject of a sentence.
         :raises ExportError: as ``run_module``.
@@ -39,7 +39,7 @@ class TrainingJob:
             "schedule": asdict(self.schedule),
             "aside": list(self.aside),
             "state": None if self.state is None else str(self.state),
-            **lesson,
+            **data,
         }
         return run_module(f"train.{module}", task, what, on_progress=self.on_progress, debug=self.debug)
 

@@ -35,7 +35,7 @@ _MOST_WORDS: Final = 50_000
 _WORD: Final = r"\w+|[^\w\s]"
 
 
-def judge_rows(
+def held_out_labels(
     bundle: Path, rows: Sequence[LabelledRow], labels: Sequence[str]
 ) -> tuple[Integers, Integers, Floats]:
     """:param bundle: an encoder's.
@@ -50,12 +50,12 @@ def judge_rows(
     head = learn(vectors, truth, len(labels), folds, strengths=(_STRENGTH,))
     verdicts = fit_calibration(log_softmax(head.logits), truth[head.held]).verdicts
     by_meaning = np.array([verdict.scores for verdict in verdicts])
-    by_words = _judge_words(texts, truth, folds)
+    by_words = _shares_by_words(texts, truth, folds)
     log_mean = (np.log(np.maximum(by_meaning, LEAST_PROBABILITY)) + np.log(by_words)) / 2
     return head.held, truth[head.held], np.exp(log_softmax(log_mean))
 
 
-def _judge_words(texts: Sequence[str], truth: Integers, folds: Sequence[Fold]) -> Floats:
+def _shares_by_words(texts: Sequence[str], truth: Integers, folds: Sequence[Fold]) -> Floats:
     """Probabilities [tested, labels], one fold after the other; what each learns has all labels."""
     import numpy as np
     from sklearn.feature_extraction.text import TfidfVectorizer

@@ -13,11 +13,11 @@ import os
 import random
 import resource
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from edgeslm_export.jobs.subprocess_job import Reporter
 
@@ -61,6 +61,12 @@ class Schedule:
         return replace(self, epochs=epochs or self.epochs, seconds=seconds)
 
 
+class BatchLoss(Protocol):
+    """What rows, by their number, are wrong by."""
+
+    def __call__(self, batch: Sequence[int], /) -> torch.Tensor: ...
+
+
 @dataclass(frozen=True, slots=True)
 class Course:
     """What is taught: ``parameters`` with their rates, and what a batch of rows is wrong by.
@@ -78,11 +84,11 @@ class Course:
     model: torch.nn.Module
     parameters: Sequence[tuple[Sequence[torch.nn.Parameter], float]]
     lengths: Sequence[int]
-    loss: Callable[[Sequence[int]], torch.Tensor]
+    loss: BatchLoss
     aside: Sequence[int]
     what: str
     state: Path | None = None
-    tempered: Callable[[Sequence[int]], torch.Tensor] | None = None
+    tempered: BatchLoss | None = None
     most_tokens: int | None = None
     """Of a pass, padding included, which memory is for: a batch that has more is learned from in several."""
 

@@ -85,13 +85,13 @@ def teach_decoder(
     :raises ExportError: a library is missing, or the checkpoint can't be loaded or taught.
     """
     check_installed(shape.base)
-    lesson = {
+    data = {
         "architecture": architecture,
         "bundle": str(bundle.resolve()),
         "rows": [asdict(row) for row in rows],
         "shape": asdict(shape),
     }
-    return job.run("lora_training", _WHAT, lesson)
+    return job.run("lora_training", _WHAT, data)
 
 
 # --- in the child ----------------------------------------------------------------------------------

@@ -32,22 +32,22 @@ NEEDS: Final = {
 def make_methods(
     inputs: Inputs, spec: TaskSpec, budget: Budget, notes: Notes, work: Path
 ) -> list[Method[Trial]]:
-    """What is tried. Without wanted methods that is every way but ``qlora``, which learns what ``lora`` does
-    in less memory.
+    """What is tried. Without wanted methods that is all but ``qlora``, which learns what ``lora`` does in
+    less memory.
 
     :raises ExportError: a wanted method isn't possible here.
     """
     _check_wanted(inputs, budget)
-    ways: list[Method[Trial]] = []
+    methods: list[Method[Trial]] = []
     if inputs.bundle is not None and budget.wants(HEAD):
-        ways.append(HeadMethod(inputs.bundle, spec))
+        methods.append(HeadMethod(inputs.bundle, spec))
     if inputs.checkpoint is not None and budget.wants(ENCODER):
-        ways.append(EncoderMethod(inputs.checkpoint, spec, budget, notes, work))
-    for on in _decoders(inputs, budget, has_others=bool(ways)):
-        ways.append(DecoderMethod(*on, spec, budget, notes, work))
-    if not ways:
+        methods.append(EncoderMethod(inputs.checkpoint, spec, budget, notes, work))
+    for on in _decoders(inputs, budget, has_others=bool(methods)):
+        methods.append(DecoderMethod(*on, spec, budget, notes, work))
+    if not methods:
         raise ExportError(NEEDS[HEAD])
-    return ways
+    return methods
 
 
 def make_field_methods(
@@ -59,20 +59,20 @@ def make_field_methods(
         possible.
     """
     _check_wanted(inputs, budget)
-    ways: list[Method[FieldTrial]] = []
+    methods: list[Method[FieldTrial]] = []
     can_write = inputs.base is not None and inputs.decoder is not None
     if inputs.checkpoint is not None and budget.wants(ENCODER):
         try:
-            ways.append(PointerMethod(inputs.checkpoint, spec, budget, notes, work))
+            methods.append(PointerMethod(inputs.checkpoint, spec, budget, notes, work))
         except ExportError as error:
             if budget.methods or not can_write:
                 raise
             budget.announce(f"{error} So a decoder learns it.")
-    for on in _decoders(inputs, budget, has_others=bool(ways)):
-        ways.append(WriterMethod(*on, spec, budget, notes, work))
-    if not ways:
+    for on in _decoders(inputs, budget, has_others=bool(methods)):
+        methods.append(WriterMethod(*on, spec, budget, notes, work))
+    if not methods:
         raise ExportError(NEEDS[ENCODER])
-    return ways
+    return methods
 
 
 def _decoders(inputs: Inputs, budget: Budget, *, has_others: bool) -> Iterator[tuple[str, Path, Origin]]:

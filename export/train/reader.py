@@ -94,7 +94,7 @@ def export_reader(
         of the own texts and those of other rows.
     :raises ExportError: too few questions, or any step that failed; nothing is left behind.
     """
-    asked, aside = make_lesson(rows)
+    asked, aside = make_training_set(rows)
     if not aside:
         budget.announce("No source is kept aside, there are too few: nobody can say how good the reader is.")
     schedule = Schedule(EPOCHS, BATCH, RATE, budget.seconds)
@@ -170,7 +170,7 @@ def pool_by_first_token(folder: Path) -> None:
 # --- pairs -----------------------------------------------------------------------------------------
 
 
-def make_lesson(rows: Sequence[QuestionRow]) -> tuple[list[Asked], list[int]]:
+def make_training_set(rows: Sequence[QuestionRow]) -> tuple[list[Asked], list[int]]:
     """Questions with their texts, and which of them are kept aside. The first text is the question's own; a
     question that is learned from stands there once for each of ``LENGTHS``.
 

@@ -56,8 +56,8 @@ def teach_retriever(
         short.
     """
     chunked = [[asdict(text) for text in chunk] for chunk in chunks]
-    lesson = {"pooling": section.pooling, "length": length, "chunks": chunked}
-    return job.run("retriever_training", _WHAT, lesson)
+    data = {"pooling": section.pooling, "length": length, "chunks": chunked}
+    return job.run("retriever_training", _WHAT, data)
 
 
 # --- in the child ----------------------------------------------------------------------------------

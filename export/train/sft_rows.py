@@ -7,13 +7,13 @@ torch.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from edgeslm_export.train.lora_training import TokenRow
 
-from edgeslm.engine.calls import Call, Generate, Output, Prompt, Score
+from edgeslm.engine.calls import Call, Generate, OnText, Output, Prompt, Score
 from edgeslm.engine.worker.prompt import ChatTokenizer
 from edgeslm.errors import TooLong
 from edgeslm.messages import Request
@@ -83,7 +83,7 @@ class RowEncoder:
                 yield None
 
     async def _asked(self, text: str) -> Prompt:
-        async def ask(call: Call, on_chunk: Callable[[str], None] | None = None) -> Output:
+        async def ask(call: Call, on_chunk: OnText | None = None) -> Output:
             raise _Asked(call)
 
         try:

@@ -52,7 +52,7 @@ def teach_pointer(
     :raises ExportError: the checkpoint can't be loaded, has no tokenizer that tells offsets, or computes no
         numbers any more.
     """
-    lesson = {
+    data = {
         "pooling": section.pooling,
         "normalize": section.normalize,
         "length": length,
@@ -60,7 +60,7 @@ def teach_pointer(
         "options": list(options),
         "aims": [[[aim.option, list(aim.places)] for aim in row] for row in aims],
     }
-    return job.run("span_training", WHAT, lesson)
+    return job.run("span_training", WHAT, data)
 
 
 def load_arrays(taught: Path) -> dict[str, npt.NDArray[np.float32]]:

@@ -1,17 +1,17 @@
 """Training specification: what is learned, on what, within which budget, and how trials came out.
 
-A way is tried on rows that it did not learn from, through the graph that a device runs.
+A method is tried on rows that it did not learn from, through the graph that a device runs.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Protocol, TypeVar
 
 from edgeslm_export.data.rows import equal_texts
-from edgeslm_export.jobs.subprocess_job import OnProgress
+from edgeslm_export.jobs.subprocess_job import Announce, OnProgress
 from edgeslm_export.sources.checkpoint import Origin
 from edgeslm_export.train.calibration import Fitted, fit_calibration, log_softmax
 
@@ -56,13 +56,13 @@ class Inputs:
 
 @dataclass(frozen=True, slots=True)
 class Budget:
-    """How it is learned: ``methods`` are those of METHODS that are tried, none for what is possible; each way
+    """How it is learned: ``methods`` are those of METHODS that are tried, none for what is possible; each
     may take ``seconds``, 0 being no limit; ``recalls`` are shares of labels' rows that are to be found."""
 
     methods: tuple[str, ...] = ()
     seconds: float = 0.0
     recalls: Mapping[str, float] = field(default_factory=dict)
-    announce: Callable[[str], None] = print
+    announce: Announce = print
     on_progress: OnProgress | None = None
     debug: bool = False
 
@@ -73,7 +73,7 @@ class Budget:
 
 @dataclass(frozen=True, slots=True)
 class TaskSpec:
-    """Rows to learn from, and the folds to try a way of learning with.
+    """Rows to learn from, and the folds to try a method with.
 
     ``truth`` [rows] are indices of ``labels``; ``shares`` [rows, labels] say how likely each label is, of
     rows that a teacher labelled. ``instruction`` is what a decoder is told. ``doubted`` are rows whose label
@@ -102,11 +102,11 @@ class TaskSpec:
 
 @dataclass(frozen=True, slots=True)
 class Trial:
-    """What one way of learning says of the rows ``held`` that it did not learn from.
+    """What one method says of the rows ``held`` that it did not learn from.
 
     ``right`` [held] says which answers a device would get right, ``losses`` [held] how unlikely it calls the
     true ones, ``fitted`` what the engine's probabilities are worth; ``distances`` [held] how far the rows lie
-    from what was learned, empty where a way has no vectors; ``figures`` go into the report.
+    from what was learned, empty where a method has no vectors; ``figures`` go into the report.
     """
 
     method: str
@@ -144,14 +144,14 @@ class Tried(Protocol):
 
 
 class Method(Protocol[AnyTrial]):
-    """One way to learn a task."""
+    """One method to learn a task."""
 
     def try_out(self) -> AnyTrial: ...
 
     def write(self, stage: Path) -> dict[str, Any]:
         """Learns from all rows and writes the bundle's files into an empty folder.
 
-        :return: the manifest's fields that follow from the way, with ``report`` and ``licence``.
+        :return: the manifest's fields that follow from the method, with ``report`` and ``licence``.
         """
         ...
 

@@ -1,10 +1,10 @@
-"""A task learned from labelled messages: each way to learn it is tried on held-out rows, the best is taken.
+"""A task learned from labelled messages: each method is tried on held-out rows, the best is taken.
 
 ``head`` leaves the encoder as it is and learns a classifier on its embeddings: seconds, and several tasks
 share one encoder. ``encoder`` teaches the encoder itself, labels or where fields stand: minutes, more often
 right, and the task brings its own encoder along. ``lora`` and ``qlora`` teach an adapter for a decoder, which
-writes fields: minutes to hours. What a way is worth is always measured through the graph that a device runs,
-and on the same held-out rows its probabilities are calibrated, so that they mean something there.
+writes fields: minutes to hours. Methods are always measured through the graph that a device runs, and on the
+same held-out rows their probabilities are calibrated, so that they mean something there.
 """
 
 from __future__ import annotations
@@ -137,8 +137,8 @@ def tune(
 ) -> tuple[Manifest, dict[str, Any]]:
     """Learns ``task`` from ``data`` and writes the bundle ``out``.
 
-    :return: the manifest, and the report with ``texts_per_s`` and ``bytes`` of each way that was tried.
-    :raises ExportError: rows that can't be used, too few of a label, or a way that ``inputs`` doesn't allow.
+    :return: the manifest, and the report with ``texts_per_s`` and ``bytes`` of each method that was tried.
+    :raises ExportError: rows that can't be used, too few of a label, or a method that ``inputs`` don't allow.
     :raises BundleError: a bundle is none or is damaged.
     """
     return learn(task, read_rows(task, data), data.name, out, inputs, budget)
@@ -204,8 +204,8 @@ def learn_labels(
     with staged(out) as stage:
         with tempfile.TemporaryDirectory(prefix="work-", dir=stage) as name:
             work = Path(name)
-            ways = make_methods(inputs, spec, budget, notes, work)
-            tried = _try_out(ways, budget)
+            methods = make_methods(inputs, spec, budget, notes, work)
+            tried = _try_out(methods, budget)
             trials = [trial for _, trial in tried]
             best, fields = _write_best(tried, budget, work)
             for file in (work / _MADE).iterdir():
@@ -333,14 +333,14 @@ def _notes_folder(what: Sequence[Any], inputs: Inputs, budget: Budget) -> Path:
     return cache_folder() / f"tune-{hashlib.sha256(json.dumps(order).encode()).hexdigest()[:16]}"
 
 
-def _try_out(ways: Sequence[Method[AnyTrial]], budget: Budget) -> list[tuple[Method[AnyTrial], AnyTrial]]:
-    """A trial of each way. One that can't be gone is left out, with its sentence, where there is another."""
+def _try_out(methods: Sequence[Method[AnyTrial]], budget: Budget) -> list[tuple[Method[AnyTrial], AnyTrial]]:
+    """A trial of each method. One that fails is left out, with its sentence, where there is another."""
     tried: list[tuple[Method[AnyTrial], AnyTrial]] = []
-    for number, way in enumerate(ways, 1):
+    for number, method in enumerate(methods, 1):
         try:
-            tried.append((way, way.try_out()))
+            tried.append((method, method.try_out()))
         except ExportError as error:
-            if number == len(ways) and not tried:
+            if number == len(methods) and not tried:
                 raise
             budget.announce(f"{error} So it is left out.")
     return tried
@@ -352,18 +352,18 @@ def _write_best(
     """Writes the bundle of the best trial into a folder apart from the rest of the work, which its manifest
     must not list; where that fails, the first one's. :return: which one it was, and the manifest's fields."""
     best = choose([trial for _, trial in tried])
-    way, made = next(way for way, trial in tried if trial is best), work / _MADE
+    method, made = next(method for method, trial in tried if trial is best), work / _MADE
     made.mkdir()
     try:
-        return best, way.write(made)
+        return best, method.write(made)
     except ExportError as error:
-        first_way, first = tried[0]
+        first_method, first = tried[0]
         if best is first:
             raise
         budget.announce(f"{error} So {first.method} is taken.")
     shutil.rmtree(made)
     made.mkdir()
-    return first, first_way.write(made)
+    return first, first_method.write(made)
 
 
 def choose(trials: Sequence[AnyTrial]) -> AnyTrial:
@@ -417,7 +417,7 @@ def _coverage(calibration: Calibration) -> dict[str, float | None]:
 
 
 def _report(trials: Sequence[Trial], best: Trial, calibration: Calibration, spec: TaskSpec) -> dict[str, Any]:
-    """The figures of the way that was taken, and of each the ones to compare by."""
+    """The figures of the method that was taken, and of each the ones to compare by."""
     compared = ("accuracy", "interval", "calibration_error")
     return {
         "method": best.method,

@@ -380,7 +380,7 @@ def test_rows_that_a_device_would_refuse_are_named(
     (tmp_path / "task.yaml").write_text(f"name: topic\noverflow: {overflow}")
     inputs = Inputs(write_encoder(tmp_path / "encoder"))
     monkeypatch.setattr("edgeslm_export.cli.tune.find_inputs", lambda *_, **__: inputs)
-    monkeypatch.setattr("edgeslm_export.data.audit.can_judge", lambda: False)
+    monkeypatch.setattr("edgeslm_export.data.audit.can_find_label_errors", lambda: False)
     lengths = lambda bundle, texts: ([300] + [4] * (len(texts) - 1), 256)  # noqa: E731
     monkeypatch.setattr("edgeslm_export.evaluate.report_card.read_lengths", lengths)
     assert main.main([*command, "--json"]) == 0

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 from edgeslm_export.data.audit import Row, Rows
-from edgeslm_export.data.review import ALL, ASK, Judge, doubted, load_tested, proofread
+from edgeslm_export.data.review import ALL, ASK, HeldOutLabels, doubted, load_tested, proofread
 from edgeslm_export.data.rows import FieldsRow, LabelledRow
 
 from edgeslm.errors import ExportError
@@ -53,7 +53,7 @@ class Desk:
         return [row.number for row in rows if row.number not in numbers], report
 
 
-def wrong(*numbers: int) -> Judge:
+def wrong(*numbers: int) -> HeldOutLabels:
     """A judge that is sure of every row, and for these rows of the other label."""
 
     def judge(rows: Sequence[LabelledRow]) -> tuple[Any, Any, Any]:
@@ -196,7 +196,7 @@ def test_nothing_may_be_left_by_no_cleaning() -> None:
 
 def test_wrong_labels_are_those_of_the_rows_and_not_of_their_places() -> None:
     rows = rows_of(*SOUND, *((f"{text} more", label) for text, label in SOUND))
-    dropped, report = Desk().read(("labels",), rows, judge=wrong(16, 33))
+    dropped, report = Desk().read(("labels",), rows, held_out=wrong(16, 33))
     assert dropped == []  # they are tested with all the same
     assert report[-1]["kind"] == "labels"
     assert sorted(report[-1]["rows"]) == sorted(doubted(report)) == [16, 33]
@@ -204,7 +204,7 @@ def test_wrong_labels_are_those_of_the_rows_and_not_of_their_places() -> None:
 
 def test_wrong_labels_that_nobody_drops_are_learned() -> None:
     rows = rows_of(*SOUND, *((f"{text} more", label) for text, label in SOUND))
-    _, report = Desk().read((), rows, judge=wrong(16, 33))
+    _, report = Desk().read((), rows, held_out=wrong(16, 33))
     assert doubted(report) == []
 
 
@@ -215,7 +215,7 @@ def test_who_judges_sees_no_row_that_was_dropped() -> None:
         seen.extend(row.number for row in rows)
         return wrong(20)(rows)
 
-    dropped, _ = Desk().read((ALL,), judge=judge)
+    dropped, _ = Desk().read((ALL,), held_out=judge)
     assert seen == [row.number for row in ROWS if row.number not in REPEATS + CONFLICTS]
     assert dropped == [*REPEATS, *CONFLICTS]
 
@@ -225,7 +225,7 @@ def test_fields_are_not_judged() -> None:
         raise AssertionError("asked")
 
     rows: list[Row] = [FieldsRow(1, "M3", {"machine": "M3"})]
-    assert Desk().read((ALL,), rows, judge=judge) == ([], [])
+    assert Desk().read((ALL,), rows, held_out=judge) == ([], [])
 
 
 # --- asking ------------------------------------------------------------------------------------------

@@ -36,7 +36,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> LayeredModel:
 @pytest.fixture(scope="module")
 def found(model: LayeredModel) -> Sensitivity:
     steps: list[tuple[int, int]] = []
-    found = measure_sensitivity(model, IDS, FORMATS, lambda done, of: steps.append((done, of)))
+    found = measure_sensitivity(model, IDS, FORMATS, lambda done, of, what: steps.append((done, of)))
     assert steps == [(step, len(IDS)) for step in range(len(IDS))]
     return found
 

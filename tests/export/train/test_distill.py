@@ -13,7 +13,15 @@ from edgeslm_export.data.rows import LabelledRow
 from edgeslm_export.evaluate.task_eval import Exam
 from edgeslm_export.jobs.checkpoint_notes import Notes
 from edgeslm_export.train import distill, tune
-from edgeslm_export.train.distill import PseudoLabelled, Teacher, ask_teacher, compare, distil, labels_of
+from edgeslm_export.train.distill import (
+    Examinee,
+    PseudoLabelled,
+    Teacher,
+    ask_teacher,
+    compare,
+    distil,
+    labels_of,
+)
 from edgeslm_export.train.spec import Budget, Inputs, TaskSpec
 from edgeslm_export.train.tune import Task
 
@@ -292,12 +300,16 @@ def evaluated(monkeypatch: pytest.MonkeyPatch, answered: Answered) -> list[tuple
     return tried
 
 
+def examinee(bundle: Path, base: Path | None = None) -> Examinee:
+    return Examinee(load_bundle(bundle), base or bundle)
+
+
 def test_teacher_and_student_stand_side_by_side(
     head: Teacher, evaluated: list[tuple[Path, Path]], tmp_path: Path
 ) -> None:
     student = write_head(tmp_path / "student", None)
     known = {"learned_from": 25}
-    rows = compare(task(), head, student, student, TEST, [], Inputs(), QUIET, **known)
+    rows = compare(task(), head, examinee(student), TEST, [], Inputs(), QUIET, **known)
     assert [(row["who"], row["labels"], row["accuracy"]) for row in rows] == [
         ("teacher", 9, 0.75),
         ("student", 0, 0.5),
@@ -314,7 +326,7 @@ def test_a_student_on_a_base_counts_the_bases_bytes(
     base = head.base
     student = write_head(tmp_path / "student", load_bundle(base).digest)
     known = {"learned_from": 25}
-    rows = compare(task(), head, student, base, TEST, [], Inputs(), QUIET, **known)
+    rows = compare(task(), head, examinee(student, base), TEST, [], Inputs(), QUIET, **known)
     assert rows[1]["bytes"] == load_bundle(student).weight_bytes + load_bundle(base).weight_bytes
 
 
@@ -337,7 +349,7 @@ def test_a_student_of_as_many_hand_labels_is_shown_beside(
     student = write_head(tmp_path / "student", digest)
     base = student if own else head.base
     known = {"learned_from": 25}
-    rows = compare(task(), head, student, base, TEST, HAND, Inputs(), QUIET, **known)
+    rows = compare(task(), head, examinee(student, base), TEST, HAND, Inputs(), QUIET, **known)
     (drawn,) = taught
     assert len(drawn) == 25
     assert {row.number for row in drawn} < {row.number for row in HAND}
@@ -355,7 +367,7 @@ def test_hand_labels_that_cannot_be_learned_from_cost_only_their_student(
     student = write_head(tmp_path / "student", None)
     known, told = {"learned_from": 25}, list[str]()
     budget = Budget(announce=told.append)
-    rows = compare(task(), head, student, student, TEST, HAND[::2], Inputs(), budget, **known)
+    rows = compare(task(), head, examinee(student), TEST, HAND[::2], Inputs(), budget, **known)
     assert [row["who"] for row in rows] == ["teacher", "student"]
     assert "has one label only" in told[0]
     assert told[0].endswith("So no student of hand labels is shown.")
@@ -378,7 +390,7 @@ def test_rows_of_a_label_that_the_student_did_not_learn_count_against_it(
     monkeypatch.setattr(distill, "evaluate_learned", evaluate)
     student = write_head(tmp_path / "student", None)
     known = {"learned_from": 25}
-    rows = compare(task(*LABELS), decoder, student, student, test, [], Inputs(), QUIET, **known)
+    rows = compare(task(*LABELS), decoder, examinee(student), test, [], Inputs(), QUIET, **known)
     assert rows[1]["accuracy"] == pytest.approx(2 / 6, abs=1e-4)  # rows 0 and 1; row 3 is ham, row 4 spam
     low, high = rows[1]["interval"]
     assert 0 <= low < 2 / 6 < high <= 1
@@ -401,7 +413,7 @@ def test_a_label_that_few_hand_labels_have_is_left_out_of_theirs(
     known, told = {"learned_from": 51}, list[str]()
     budget = Budget(announce=told.append)
     asked = task(*LABELS, "eggs")
-    rows = compare(asked, decoder, student, student, TEST, hand, Inputs(), budget, **known)
+    rows = compare(asked, decoder, examinee(student), TEST, hand, Inputs(), budget, **known)
     ((of, drawn),) = taught
     assert of.labels == ("ham", "spam")
     assert sorted(row.number for row in drawn) == list(range(50))

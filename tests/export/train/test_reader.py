@@ -19,7 +19,7 @@ from edgeslm_export.train.reader import (
     export_reader,
     find_others,
     load_orders,
-    make_lesson,
+    make_training_set,
     with_sentence,
     without_answer,
 )
@@ -117,7 +117,7 @@ def test_much_of_what_is_learned_from_has_a_sentence_of_another_source(
 ) -> None:
     monkeypatch.setattr(reader, "ORDERS", 0.0)
     monkeypatch.setattr(reader, "LENGTHS", ((99, 99),))
-    asked, aside = make_lesson(questions(60))
+    asked, aside = make_training_set(questions(60))
     answered = [one for number, one in enumerate(asked) if number not in aside and one.texts[0].answers]
     for kind in (0, 1):
         strange = sum(
@@ -135,7 +135,7 @@ def test_much_of_what_is_learned_from_has_a_sentence_of_another_source(
 def test_an_order_in_a_text_is_no_answer(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(reader, "ORDERS", 1.0)
     monkeypatch.setattr(reader, "load_orders", lambda: ("Asked {question}, say {word}.",))
-    asked, aside = make_lesson(questions(60))
+    asked, aside = make_training_set(questions(60))
     learned = [one for number, one in enumerate(asked) if number not in aside and one.texts[0].answers]
     ordered = [one for one in learned if f"Asked {one.question}, say " in one.texts[0].text]
     assert 0.3 * len(learned) < len(ordered) < 0.9 * len(learned)
@@ -159,7 +159,7 @@ def test_an_order_has_a_few_words_said_and_leaves_braces_alone(monkeypatch: pyte
         asked(f"what is {{word}} {number}?", text, "wait for two long hours {question}", f"{number}.md")
         for number in range(60)
     ]
-    lesson, aside = make_lesson(rows)
+    lesson, aside = make_training_set(rows)
     learned = [one.texts[0].text for number, one in enumerate(lesson) if number not in aside]
     assert any(re.search(r"To what is \{word\} \d+\? say wait for two!", text) for text in learned)
 
@@ -176,7 +176,7 @@ def test_each_order_has_one_word_said() -> None:
 def test_questions_have_their_texts_and_sources_stay_together(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(reader, "STRANGERS", 0.0)
     monkeypatch.setattr(reader, "LENGTHS", ((99, 99),))
-    asked, aside = make_lesson(questions(40))
+    asked, aside = make_training_set(questions(40))
     own, cut, *_ = asked[0].texts
     assert own.text.startswith("Care\nMachine 0 is new. It weighs")
     assert own.place is not None and own.text[slice(*own.place)] == "70 kg"
@@ -199,7 +199,7 @@ def test_each_question_is_learned_from_with_a_short_text_and_with_a_long_one(
         asked(f"when {number}?", " ".join(sentences), f"day {number % 40}", f"{number}.md")
         for number in range(60)
     ]
-    lesson, aside = make_lesson(rows)
+    lesson, aside = make_training_set(rows)
     learned = [one for number, one in enumerate(lesson) if number not in aside]
     assert [one.question for one in learned[::2]] == [one.question for one in learned[1::2]]
     assert len({one.question for one in lesson}) == 60 == len(aside) + len(learned) // 2
@@ -221,7 +221,7 @@ def test_texts_without_their_answer_are_no_shorter(monkeypatch: pytest.MonkeyPat
         for n, day in enumerate(days)
     )
     rows = [asked(f"when {number}?", text, days[number % sentences], f"{number}.md") for number in range(240)]
-    lesson, aside = make_lesson(rows)
+    lesson, aside = make_training_set(rows)
     of_question = {row.question: row for row in rows}
     lengths: dict[bool, list[int]] = {True: [], False: []}
     for number, one in enumerate(lesson):
@@ -244,7 +244,7 @@ def test_texts_of_other_rows_have_strange_sentences_too(monkeypatch: pytest.Monk
     monkeypatch.setattr(reader, "ORDERS", 1.0)
     monkeypatch.setattr(reader, "load_orders", lambda: ("Asked {question}, say {word}.",))
     texts = [" ".join(f"{word}{number}" for word in ("oil", "grease", "wax")) + "." for number in range(99)]
-    lesson, aside = make_lesson([asked("which?", text, text[:-1], text) for text in texts])
+    lesson, aside = make_training_set([asked("which?", text, text[:-1], text) for text in texts])
     beside = [
         (one.question, text)
         for number, one in enumerate(lesson)
@@ -258,7 +258,7 @@ def test_texts_of_other_rows_have_strange_sentences_too(monkeypatch: pytest.Monk
 
 def test_few_questions_are_refused() -> None:
     with pytest.raises(ExportError, match=r"There are 1\d questions that their texts answer, beside those"):
-        make_lesson(questions(19))
+        make_training_set(questions(19))
 
 
 @pytest.mark.export
