@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from edgeslm_export.cli.arguments import find_base
 from edgeslm_export.cli.progress import Bar
 from edgeslm_export.cli.screen import print_columns, print_json, print_line
-from edgeslm_export.cli.tune import HOW, add_effort, add_ground, find_inputs, make_budget
+from edgeslm_export.cli.tune import HOW, add_budget, add_inputs, find_inputs, make_budget
 from edgeslm_export.train.spec import ENCODER, SURE
 
 from edgeslm.bundle.manifest import Source, load_bundle
@@ -64,8 +64,8 @@ def add_arguments(command: argparse.ArgumentParser) -> None:
         metavar="DATA",
         help="labelled rows: a student of as many of them is shown beside",
     )
-    add_ground(command)
-    add_effort(command, ENCODER)
+    add_inputs(command)
+    add_budget(command, ENCODER)
 
 
 def _sure(text: str) -> float:

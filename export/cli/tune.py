@@ -41,8 +41,8 @@ def add_arguments(command: argparse.ArgumentParser) -> None:
         help='JSON lines {"text", "label"}, or CSV with these columns, or JSON lines {"text", "fields"}',
     )
     command.add_argument("out", type=Path, metavar="OUT", help="the folder to make")
-    add_ground(command)
-    add_effort(command, AUTO)
+    add_inputs(command)
+    add_budget(command, AUTO)
     command.add_argument(
         "--recall",
         type=share_of_label,
@@ -66,7 +66,7 @@ def add_arguments(command: argparse.ArgumentParser) -> None:
     )
 
 
-def add_effort(command: argparse.ArgumentParser, usual: str) -> None:
+def add_budget(command: argparse.ArgumentParser, usual: str) -> None:
     """How it is learned; ``usual`` is the method where none is named."""
     command.add_argument(
         "--method",
@@ -85,7 +85,7 @@ def add_effort(command: argparse.ArgumentParser, usual: str) -> None:
     command.set_defaults(usual_method=usual)
 
 
-def add_ground(command: argparse.ArgumentParser) -> None:
+def add_inputs(command: argparse.ArgumentParser) -> None:
     """What is learned on."""
     command.add_argument(
         "--encoder",

@@ -8,7 +8,7 @@ of ONNX, as in the merged decoders of optimum): ``READS`` for prompts and for to
 Weights stay outside of both branches, what both have of the same there once: of weights within a branch the
 runtime keeps the bytes of the file in memory beside its own layout, and refuses a file that has several hard
 links. The graph that scores labels gets the same branch ``WRITES``, though it never takes it: the runtime
-lays weights out in an order that hangs on their names, and both graphs share one prepared file. The graph
+lays weights out in an order that hangs on their names, and both graphs share one prepacked file. The graph
 for adapters is ``READS`` alone.
 """
 

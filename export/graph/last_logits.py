@@ -25,8 +25,8 @@ _NAME: Final = "/lm_head/last"
 _BOUNDS: Final = {"first": -ROWS, "end": 1 << 62, "axis": 1, "none": 0}
 
 
-def keep_last_logits(folder: Path, plain: str = "model.onnx") -> bool:
-    """Changes the graph ``plain`` of a bundle, and says in ``genai_config.json`` how many tokens may be
+def keep_last_logits(folder: Path) -> bool:
+    """Changes the plain graph of a bundle, and says in ``genai_config.json`` how many tokens may be
     proposed to it at a time.
 
     :return: false if its head is not pruned, its vocabulary too large, or its cache a window that slides,
@@ -36,12 +36,12 @@ def keep_last_logits(folder: Path, plain: str = "model.onnx") -> bool:
 
     file = folder / "genai_config.json"
     config = json.loads(file.read_text("utf-8"))
-    model = onnx.load(folder / plain, load_external_data=False)
+    model = onnx.load(folder / "model.onnx", load_external_data=False)
     settings = config.get("model", {})
     wants_too_much = settings.get("vocab_size", MOST_VOCABULARY + 1) > MOST_VOCABULARY
     if wants_too_much or settings["decoder"].get("sliding_window") or not widen_head(model.graph):
         return False
-    onnx.save(model, folder / plain)
+    onnx.save(model, folder / "model.onnx")
     config["speculative"] = {"max_draft_tokens": ROWS - 1}
     file.write_text(json.dumps(config, indent=4), "utf-8")
     return True

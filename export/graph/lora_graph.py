@@ -48,14 +48,14 @@ class Branch:
         return f"{self.path}.lora_B"
 
 
-def write_lora_graph(folder: Path, plain: str = "model.onnx") -> bool:
-    """Writes ``model_lora.onnx`` beside the graph ``plain`` of a bundle.
+def write_lora_graph(folder: Path) -> bool:
+    """Writes ``model_lora.onnx`` beside the plain graph of a bundle.
 
     :return: whether there was a matrix product that an adapter could add to; otherwise nothing is written.
     """
     import onnx
 
-    model = onnx.load(folder / plain, load_external_data=False)
+    model = onnx.load(folder / "model.onnx", load_external_data=False)
     if not add_branches(model):
         return False
     onnx.save(model, folder / GRAPH)

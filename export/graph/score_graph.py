@@ -29,14 +29,14 @@ _POSITIONS_PLACE, _BIAS_PLACE = 9, 10
 """Where onnxruntime's ContribOperators.md has them among the inputs."""
 
 
-def write_score_graph(folder: Path, plain: str = "model.onnx") -> bool:
-    """Writes ``model_score.onnx`` beside the graph ``plain`` of a bundle.
+def write_score_graph(folder: Path) -> bool:
+    """Writes ``model_score.onnx`` beside the plain graph of a bundle.
 
     :return: false if this architecture can't be scored so; nothing is written then.
     """
     import onnx
 
-    model = onnx.load(folder / plain, load_external_data=False)
+    model = onnx.load(folder / "model.onnx", load_external_data=False)
     if not open_branches(model.graph):
         return False
     onnx.save(model, folder / GRAPH)
@@ -85,7 +85,7 @@ def _choose_words(graph: Any) -> None:
     What it multiplies is rounded as the head rounds it (``MatMulNBits``, accuracy level 4: 8 bits, one scale
     for each group), so that a label doesn't depend on which way it was scored. With all tokens the head stays
     in the graph, as a branch: so the runtime lays out the same weights as those of the plain graph, and both
-    share one prepared file.
+    share one prepacked file.
     """
     from onnx import TensorProto, helper
 

@@ -6,6 +6,7 @@ labels.
 
 from __future__ import annotations
 
+import abc
 import shutil
 import time
 from collections.abc import Mapping, Sequence
@@ -20,8 +21,10 @@ from edgeslm_export.models.encoder import fill_encoder, read_pooling
 from edgeslm_export.sources.checkpoint import Origin, examine_local
 from edgeslm_export.train.contrastive import PAIRS, contrast_encoder
 from edgeslm_export.train.encoder_finetune import LONGEST, load_layer, schedule_for, teach_encoder
+from edgeslm_export.train.field_spec import FieldSpec
 from edgeslm_export.train.job import TrainingJob
 from edgeslm_export.train.logistic_head import fit_layer, learn
+from edgeslm_export.train.loop import Schedule
 from edgeslm_export.train.spec import (
     ENCODER,
     HEAD,
@@ -56,6 +59,7 @@ _ROWS_A_CENTROID: Final = 8
 _ROWS_FOR_CENTROIDS: Final = 2000
 BYTES_A_WEIGHT: Final = 20
 """Weights, gradients and AdamW's two moments in float32, and some activations."""
+ENCODER_FIELDS: Final = ("architecture", "quantization", "context_length", "graphs", "encoder")
 
 
 class HeadMethod:
@@ -97,116 +101,75 @@ class HeadMethod:
         }
 
 
-class EncoderMethod:
-    """The encoder itself, taught: once for each fold that is tested on, then on all rows."""
+class TaughtEncoder(abc.ABC):
+    """An encoder that is taught: once for each fold that is tested on, then on all rows."""
 
-    def __init__(self, origin: Origin, spec: TaskSpec, budget: Budget, notes: Notes, work: Path) -> None:
-        self._origin, self._spec, self._budget = origin, spec, budget
-        self._notes, self._work = notes, work
+    def __init__(
+        self, origin: Origin, spec: TaskSpec | FieldSpec, budget: Budget, notes: Notes, work: Path
+    ) -> None:
+        self._origin, self._budget, self._notes, self._work = origin, budget, notes, work
+        self._texts = spec.texts
         self._section, context_length = read_pooling(origin.path)
         self._length = min(LONGEST, context_length)
         self._folds = folds_to_try(spec.folds)
-        self._by_pairs = len(spec.texts) < ROWS_FOR_LABELS
         self._rows_taught = sum(len(train) for train, _ in self._folds) + len(spec.texts)
         self._epochs = 0
 
-    def try_out(self) -> Trial:
-        import numpy as np
-
-        found = [self._try_fold(number, *fold) for number, fold in enumerate(self._folds)]
+    def _try_folds(self) -> list[dict[str, Any]]:
+        """What each fold says, with its ``epochs``; what is noted isn't taught again."""
+        found = []
+        for number, (train, test) in enumerate(self._folds):
+            name = f"{ENCODER}-{number}"
+            fold = self._notes.load(name)
+            if fold is None:
+                folder = self._work / name
+                folder.mkdir()
+                fold = self._try_fold(folder, train, test)
+                shutil.rmtree(folder)
+                self._notes.save(name, fold)
+                self._notes.state(name).unlink(missing_ok=True)
+            found.append(fold)
         self._epochs = epochs_to_take([fold["epochs"] for fold in found])
-        rows = np.concatenate([test for _, test in self._folds])
-        logits = np.concatenate([np.array(fold["logits"]) for fold in found])
-        speed = len(rows) / max(1e-9, sum(fold["seconds"] for fold in found))
-        figures: dict[str, Any] = {"taught_by": "pairs" if self._by_pairs else "labels"}
-        if self._epochs:
-            figures["epochs"] = self._epochs
-        figures["peak_rss"] = max(fold["peak_rss"] for fold in found)
-        distances = [distance for fold in found for distance in fold["distances"]]
-        return make_trial(ENCODER, rows, logits, self._spec, figures, speed, found[0]["bytes"], distances)
-
-    def _try_fold(self, number: int, train: Integers, test: Integers) -> dict[str, Any]:
-        name = f"{ENCODER}-{number}"
-        if (noted := self._notes.load(name)) is not None:
-            return noted
-        folder = self._work / name
-        folder.mkdir()
-        _, (weight, bias), said = self._teach(
-            train, folder, name, rows_aside([self._spec.texts[row] for row in train])
-        )
-        encoder = load_encoder(folder)
-        started = time.monotonic()
-        vectors = embed_texts(encoder, [self._spec.texts[row] for row in test])
-        found = {
-            "logits": (vectors @ weight.T + bias).tolist(),
-            "seconds": time.monotonic() - started,
-            "distances": distances_from(self._centroids(encoder, train), vectors).tolist(),
-            "bytes": encoder.bundle.weight_bytes,
-            "epochs": said["best_epoch"],
-            "peak_rss": said["peak_rss"],
-        }
-        shutil.rmtree(folder)
-        self._notes.save(name, found)
-        self._notes.state(name).unlink(missing_ok=True)
         return found
 
-    def write(self, stage: Path) -> dict[str, Any]:
+    @abc.abstractmethod
+    def _try_fold(self, folder: Path, train: Integers, test: Integers) -> dict[str, Any]:
+        """Teaches from ``train`` in an empty ``folder``, and tells what comes of ``test`` as JSON."""
 
-        rows = self._spec.learned
-        fields, layer, _ = self._teach(rows, stage, f"{ENCODER}-all", ())
-        _save_layer(stage, *layer, self._centroids(load_encoder(stage), rows))
-        base = self._origin.source
+    def _texts_of(self, rows: Integers) -> list[str]:
+        return [self._texts[row] for row in rows.tolist()]
+
+    def _job(self, name: str, rows: Integers, schedule: Schedule, aside: Sequence[int]) -> TrainingJob:
+        """The job that teaches from ``rows`` in their part of the time. :param aside: which are watched only.
+
+        :raises ExportError: this machine is too small for it.
+        """
+        seconds = self._budget.seconds * len(rows) / self._rows_taught
+        check_resources(self._origin.weights, self._origin.weights * 20, self._work, BYTES_A_WEIGHT)
+        return TrainingJob(
+            self._origin.path,
+            self._work / "taught",
+            schedule.limited(self._epochs, seconds),
+            aside,
+            self._notes.state(name),
+            self._budget.on_progress,
+            self._budget.debug,
+        )
+
+    def _fill(self, job: TrainingJob, folder: Path) -> dict[str, Any]:
+        """Makes an encoder's bundle in ``folder`` of what the job taught.
+
+        :return: its manifest's fields as a head's, with the ``report``.
+        """
+        source, fields = self._origin.source, fill_taught(job.out, self._origin, folder, self._budget)
         return {
             **{key: fields[key] for key in ENCODER_FIELDS},
             "kind": "head",
             "head": {"weights": WEIGHTS},
-            "report": {**fields["report"], "base": f"{base.id} {base.revision}".strip()},
-            "licence": self._origin.source.licence,
+            "report": {**fields["report"], "base": f"{source.id} {source.revision}".strip()},
+            "licence": source.licence,
             "runtime": runtime_versions("onnxruntime", "torch", "transformers"),
         }
-
-    def _centroids(self, encoder: Encoder, rows: Integers) -> Floats:
-        return centroids_of_texts(encoder, [self._spec.texts[row] for row in rows])
-
-    def _teach(
-        self, rows: Integers, folder: Path, name: str, aside: Sequence[int]
-    ) -> tuple[dict[str, Any], tuple[Floats, Floats], dict[str, Any]]:
-        """Teaches the checkpoint from ``rows`` and makes an encoder's bundle of it in ``folder``.
-
-        :param aside: which of them are watched only.
-        :return: its manifest's fields, ``weight`` and ``bias`` of the layer, and what the teaching says.
-        """
-        budget, spec, taught = self._budget, self._spec, self._work / "taught"
-        texts, truth = [spec.texts[row] for row in rows], spec.truth[rows]
-        seconds = budget.seconds * len(rows) / self._rows_taught
-        schedule = PAIRS if self._by_pairs else schedule_for(len(spec.texts))
-        job = TrainingJob(
-            self._origin.path,
-            taught,
-            schedule.limited(self._epochs, seconds),
-            aside,
-            self._notes.state(name),
-            budget.on_progress,
-            budget.debug,
-        )
-        check_resources(self._origin.weights, self._origin.weights * 20, self._work, BYTES_A_WEIGHT)
-        what = self._section, self._length, texts
-        if self._by_pairs:
-            said = contrast_encoder(job, *what, truth.tolist())
-        else:
-            wanted = truth if spec.shares is None else spec.shares[rows]
-            said = teach_encoder(job, *what, wanted.tolist(), len(spec.labels))
-        fields = fill_taught(taught, self._origin, folder, budget)
-        if self._by_pairs:
-            vectors = embed_texts(load_encoder(folder), texts)
-            layer: tuple[Floats, Floats] = fit_layer(vectors, truth, _STRENGTH, len(spec.labels))
-        else:
-            layer = load_layer(taught)
-        shutil.rmtree(taught)
-        return fields, layer, said
-
-
-ENCODER_FIELDS: Final = ("architecture", "quantization", "context_length", "graphs", "encoder")
 
 
 def fill_taught(taught: Path, origin: Origin, folder: Path, budget: Budget) -> dict[str, Any]:
@@ -222,6 +185,77 @@ def fill_taught(taught: Path, origin: Origin, folder: Path, budget: Budget) -> d
         debug=budget.debug,
     )
     return {**fields, "report": {"cosine_to_float": likeness["cosine_to_float"]}}
+
+
+class EncoderMethod(TaughtEncoder):
+    """An encoder with a layer on it that tells labels apart."""
+
+    def __init__(self, origin: Origin, spec: TaskSpec, budget: Budget, notes: Notes, work: Path) -> None:
+        super().__init__(origin, spec, budget, notes, work)
+        self._spec = spec
+        self._by_pairs = len(spec.texts) < ROWS_FOR_LABELS
+
+    def try_out(self) -> Trial:
+        import numpy as np
+
+        found = self._try_folds()
+        rows = np.concatenate([test for _, test in self._folds])
+        logits = np.concatenate([np.array(fold["logits"]) for fold in found])
+        speed = len(rows) / max(1e-9, sum(fold["seconds"] for fold in found))
+        figures: dict[str, Any] = {"taught_by": "pairs" if self._by_pairs else "labels"}
+        if self._epochs:
+            figures["epochs"] = self._epochs
+        figures["peak_rss"] = max(fold["peak_rss"] for fold in found)
+        distances = [distance for fold in found for distance in fold["distances"]]
+        return make_trial(ENCODER, rows, logits, self._spec, figures, speed, found[0]["bytes"], distances)
+
+    def _try_fold(self, folder: Path, train: Integers, test: Integers) -> dict[str, Any]:
+        aside = rows_aside(self._texts_of(train))
+        _, (weight, bias), said = self._teach(train, folder, folder.name, aside)
+        encoder = load_encoder(folder)
+        started = time.monotonic()
+        vectors = embed_texts(encoder, self._texts_of(test))
+        seconds = time.monotonic() - started
+        centroids = centroids_of_texts(encoder, self._texts_of(train))
+        return {
+            "logits": (vectors @ weight.T + bias).tolist(),
+            "seconds": seconds,
+            "distances": distances_from(centroids, vectors).tolist(),
+            "bytes": encoder.bundle.weight_bytes,
+            "epochs": said["best_epoch"],
+            "peak_rss": said["peak_rss"],
+        }
+
+    def write(self, stage: Path) -> dict[str, Any]:
+        rows = self._spec.learned
+        fields, layer, _ = self._teach(rows, stage, f"{ENCODER}-all", ())
+        _save_layer(stage, *layer, centroids_of_texts(load_encoder(stage), self._texts_of(rows)))
+        return fields
+
+    def _teach(
+        self, rows: Integers, folder: Path, name: str, aside: Sequence[int]
+    ) -> tuple[dict[str, Any], tuple[Floats, Floats], dict[str, Any]]:
+        """Teaches the checkpoint from ``rows`` and makes an encoder's bundle of it in ``folder``.
+
+        :param aside: which of them are watched only.
+        :return: its manifest's fields, ``weight`` and ``bias`` of the layer, and what the teaching says.
+        """
+        spec, truth, texts = self._spec, self._spec.truth[rows], self._texts_of(rows)
+        job = self._job(name, rows, PAIRS if self._by_pairs else schedule_for(len(spec.texts)), aside)
+        what = self._section, self._length, texts
+        if self._by_pairs:
+            said = contrast_encoder(job, *what, truth.tolist())
+        else:
+            wanted = truth if spec.shares is None else spec.shares[rows]
+            said = teach_encoder(job, *what, wanted.tolist(), len(spec.labels))
+        fields = self._fill(job, folder)
+        if self._by_pairs:
+            vectors = embed_texts(load_encoder(folder), texts)
+            layer: tuple[Floats, Floats] = fit_layer(vectors, truth, _STRENGTH, len(spec.labels))
+        else:
+            layer = load_layer(job.out)
+        shutil.rmtree(job.out)
+        return fields, layer, said
 
 
 def centroids_of_texts(encoder: Encoder, texts: Sequence[str]) -> Floats:

@@ -13,38 +13,31 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from edgeslm_export.bundle.writer import runtime_versions, write_manifest
+from edgeslm_export.bundle.writer import write_manifest
 from edgeslm_export.data.rows import FieldsRow
 from edgeslm_export.evaluate.metrics import calibration_error
 from edgeslm_export.evaluate.report_card import embed_texts, examine_bundle, load_encoder
 from edgeslm_export.evaluate.task_eval import Exam, all_same, fields_report
 from edgeslm_export.jobs.checkpoint_notes import Notes
-from edgeslm_export.jobs.resources import check_resources
-from edgeslm_export.models.encoder import read_pooling
 from edgeslm_export.sources.checkpoint import Origin
 from edgeslm_export.train.calibration import fit_confidence
 from edgeslm_export.train.decoder_methods import AdapterTrainer, field_adapter_task
 from edgeslm_export.train.decoder_methods import schedule_for as writing_schedule
-from edgeslm_export.train.encoder_finetune import LONGEST, schedule_for
+from edgeslm_export.train.encoder_finetune import schedule_for
 from edgeslm_export.train.encoder_methods import (
-    BYTES_A_WEIGHT,
     ENCODER_FIELDS,
-    WEIGHTS,
+    TaughtEncoder,
     centroids_of_texts,
     distances_from,
-    fill_taught,
     save_arrays,
 )
 from edgeslm_export.train.field_spec import FieldSpec, aim_at, plan_fields
-from edgeslm_export.train.job import TrainingJob
 from edgeslm_export.train.loop import Schedule
 from edgeslm_export.train.span_training import load_arrays, teach_pointer
 from edgeslm_export.train.spec import (
     ENCODER,
     Budget,
     drift_reference,
-    epochs_to_take,
-    folds_to_try,
     rows_aside,
 )
 
@@ -80,31 +73,24 @@ class FieldTrial:
         return (~self.right).astype(float)
 
 
-class PointerMethod:
-    """The encoder, taught to point: once for each fold that is tested on, then on all rows."""
+class PointerMethod(TaughtEncoder):
+    """An encoder with layers on it that point at fields."""
 
     def __init__(self, origin: Origin, spec: FieldSpec, budget: Budget, notes: Notes, work: Path) -> None:
         """:raises ExportError: a field that can't be pointed at."""
-        self._origin, self._spec, self._budget = origin, spec, budget
-        self._notes, self._work = notes, work
-        self._section, context_length = read_pooling(origin.path)
-        self._length = min(LONGEST, context_length)
-        self._fields = plan_fields(spec)
+        super().__init__(origin, spec, budget, notes, work)
+        self._spec, self._fields = spec, plan_fields(spec)
         schemas = spec.schema["properties"]
         self._aims = [
             [aim_at(field, schemas[field.name], text, of_row.get(field.name)) for field in self._fields]
             for text, of_row in zip(spec.texts, spec.fields, strict=True)
         ]
-        self._folds = folds_to_try(spec.folds)
-        self._rows_taught = sum(len(train) for train, _ in self._folds) + len(spec.texts)
-        self._epochs = 0
         self._announce_what_cant_be_found()
 
     def try_out(self) -> FieldTrial:
         import numpy as np
 
-        found = [self._try_fold(number, *fold) for number, fold in enumerate(self._folds)]
-        self._epochs = epochs_to_take([fold["epochs"] for fold in found])
+        found = self._try_folds()
         rows = np.concatenate([test for _, test in self._folds])
         answers = [answer for fold in found for answer in fold["answers"]]
         fields = [answer and answer["fields"] for answer in answers]
@@ -135,24 +121,17 @@ class PointerMethod:
         size = found[0]["bytes"]
         return FieldTrial(ENCODER, rows, right, figures, speed, size, calibration, reference)
 
-    def _try_fold(self, number: int, train: Integers, test: Integers) -> dict[str, Any]:
-        name = f"{ENCODER}-{number}"
-        if (noted := self._notes.load(name)) is not None:
-            return noted
-        folder = self._work / name
-        folder.mkdir()
-        fields, centroids, said = self._teach(
-            train, folder, name, rows_aside([self._spec.texts[row] for row in train])
-        )
-        spec = self._spec
-        head = {"name": spec.name, "kind": "head", "learned": {**spec.learned, "fields": self._fields}}
-        write_manifest(folder, {**{key: fields[key] for key in fields if key != "report"}, **head})
+    def _try_fold(self, folder: Path, train: Integers, test: Integers) -> dict[str, Any]:
+        spec, budget = self._spec, self._budget
+        fields, centroids, said = self._teach(train, folder, folder.name, rows_aside(self._texts_of(train)))
+        of_bundle = {key: fields[key] for key in (*ENCODER_FIELDS, "kind", "head")}
+        learned = {**spec.learned, "fields": self._fields}
+        write_manifest(folder, {**of_bundle, "name": spec.name, "learned": learned})
         rows = [FieldsRow(row, spec.texts[row], spec.fields[row]) for row in test.tolist()]
-        how: dict[str, Any] = {"on_progress": self._budget.on_progress, "debug": self._budget.debug}
         exam = Exam(spec.name, spec.section, rows, folder, with_answers=True)
-        report = examine_bundle(folder, exam, **how)
+        report = examine_bundle(folder, exam, on_progress=budget.on_progress, debug=budget.debug)
         encoder = load_encoder(folder)
-        found = {
+        return {
             "answers": report["answers"],
             "ms_per_row": report["ms_per_row"],
             "distances": distances_from(centroids, embed_texts(encoder, [row.text for row in rows])).tolist(),
@@ -160,10 +139,6 @@ class PointerMethod:
             "epochs": said["best_epoch"],
             "peak_rss": said["peak_rss"],
         }
-        shutil.rmtree(folder)
-        self._notes.save(name, found)
-        self._notes.state(name).unlink(missing_ok=True)
-        return found
 
     def write(self, stage: Path) -> dict[str, Any]:
         import numpy as np
@@ -176,16 +151,7 @@ class PointerMethod:
                     f"{count} of {len(rows)} rows taught no {field.name}: it begins or ends within a token, "
                     f"or beyond the {self._length} tokens that are learned from."
                 )
-        base = self._origin.source
-        return {
-            **{key: fields[key] for key in ENCODER_FIELDS},
-            "kind": "head",
-            "head": fields["head"],
-            "learned": {"fields": self._fields},
-            "report": {**fields["report"], "base": f"{base.id} {base.revision}".strip()},
-            "licence": base.licence,
-            "runtime": runtime_versions("onnxruntime", "torch", "transformers"),
-        }
+        return {**fields, "learned": {"fields": self._fields}}
 
     def _teach(
         self, rows: Integers, folder: Path, name: str, aside: Sequence[int]
@@ -195,28 +161,16 @@ class PointerMethod:
         :param aside: which of them are watched only.
         :return: its manifest's fields, the centroids of what was learned from, and what the teaching says.
         """
-        budget, spec, taught = self._budget, self._spec, self._work / "taught"
-        texts = [spec.texts[row] for row in rows.tolist()]
-        seconds = budget.seconds * len(rows) / self._rows_taught
-        schedule = schedule_for(len(spec.texts)).limited(self._epochs, seconds)
-        check_resources(self._origin.weights, self._origin.weights * 20, self._work, BYTES_A_WEIGHT)
-        job = TrainingJob(
-            self._origin.path,
-            taught,
-            schedule,
-            aside,
-            self._notes.state(name),
-            budget.on_progress,
-            budget.debug,
-        )
+        texts = self._texts_of(rows)
+        job = self._job(name, rows, schedule_for(len(self._texts)), aside)
         options = [field.options for field in self._fields]
         aims = [self._aims[row] for row in rows.tolist()]
         said = teach_pointer(job, self._section, self._length, texts, options, aims)
-        fields = fill_taught(taught, self._origin, folder, budget)
+        fields = self._fill(job, folder)
         centroids = centroids_of_texts(load_encoder(folder), texts)
-        save_arrays(folder, {**load_arrays(taught), "centroids": centroids})
-        shutil.rmtree(taught)
-        return {**fields, "head": {"weights": WEIGHTS}}, centroids, said
+        save_arrays(folder, {**load_arrays(job.out), "centroids": centroids})
+        shutil.rmtree(job.out)
+        return fields, centroids, said
 
     def _announce_what_cant_be_found(self) -> None:
         """Values that stand in no text and are too rare to be learned by heart."""

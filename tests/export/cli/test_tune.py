@@ -126,7 +126,7 @@ def test_several_methods_have_what_each_of_them_needs(tmp_path: Path, maker: Fak
 )
 def test_methods_that_are_named_are_tried(words: list[str], methods: tuple[str, ...]) -> None:
     parser = argparse.ArgumentParser()
-    tune.add_effort(parser, "auto")
+    tune.add_budget(parser, "auto")
     options = parser.parse_args(words, argparse.Namespace(debug=False))
     with Bar() as bar:
         assert tune.make_budget(options, bar).methods == methods
