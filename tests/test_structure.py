@@ -69,7 +69,8 @@ BUILD_MACHINE_ONLY = {
 }
 
 EXPORT_LAYERS = (
-    {"jobs", "data", "bundle"},
+    {"jobs"},
+    {"data", "bundle"},
     {"sources"},
     {"quantize"},
     {"graph"},

@@ -23,7 +23,6 @@ from edgeslm.bundle.calibration import Verdict
 from edgeslm.bundle.manifest import load_bundle
 from edgeslm.config.loader import Kind, load_task
 from edgeslm.config.loader import Task as TaskSection
-from edgeslm.engine.calls import OnText
 from edgeslm.errors import ExportError, RequestError
 from edgeslm.messages import Request
 from edgeslm.tasks import Ask, Outcome, Task, make_task
@@ -149,7 +148,7 @@ async def _take(exam: Exam, ask: Ask, on_progress: OnProgress) -> dict[str, Any]
 async def _outcome(task: Task, row: LabelledRow | FieldsRow, ask: Ask) -> Outcome | None:
     """None where the task itself gave up, as when its JSON wasn't closed within ``max_tokens``."""
 
-    async def asked(call: Any, on_chunk: OnText | None = None) -> Any:
+    async def asked(call: Any, on_chunk: Any = None) -> Any:
         try:
             return await ask(call, on_chunk)
         except RequestError as error:

@@ -156,12 +156,9 @@ class TaughtEncoder(abc.ABC):
             self._budget.debug,
         )
 
-    def _fill(self, job: TrainingJob, folder: Path) -> dict[str, Any]:
-        """Makes an encoder's bundle in ``folder`` of what the job taught.
-
-        :return: its manifest's fields as a head's, with the ``report``.
-        """
-        source, fields = self._origin.source, fill_taught(job.out, self._origin, folder, self._budget)
+    def _of_head(self, fields: Mapping[str, Any]) -> dict[str, Any]:
+        """A head's fields of those that ``fill_taught`` gives, for the manifest of a task."""
+        source = self._origin.source
         return {
             **{key: fields[key] for key in ENCODER_FIELDS},
             "kind": "head",
@@ -230,7 +227,7 @@ class EncoderMethod(TaughtEncoder):
         rows = self._spec.learned
         fields, layer, _ = self._teach(rows, stage, f"{ENCODER}-all", ())
         _save_layer(stage, *layer, centroids_of_texts(load_encoder(stage), self._texts_of(rows)))
-        return fields
+        return self._of_head(fields)
 
     def _teach(
         self, rows: Integers, folder: Path, name: str, aside: Sequence[int]
@@ -248,7 +245,7 @@ class EncoderMethod(TaughtEncoder):
         else:
             wanted = truth if spec.shares is None else spec.shares[rows]
             said = teach_encoder(job, *what, wanted.tolist(), len(spec.labels))
-        fields = self._fill(job, folder)
+        fields = fill_taught(job.out, self._origin, folder, self._budget)
         if self._by_pairs:
             vectors = embed_texts(load_encoder(folder), texts)
             layer: tuple[Floats, Floats] = fit_layer(vectors, truth, _STRENGTH, len(spec.labels))

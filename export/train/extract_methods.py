@@ -25,10 +25,11 @@ from edgeslm_export.train.decoder_methods import AdapterTrainer, field_adapter_t
 from edgeslm_export.train.decoder_methods import schedule_for as writing_schedule
 from edgeslm_export.train.encoder_finetune import schedule_for
 from edgeslm_export.train.encoder_methods import (
-    ENCODER_FIELDS,
+    WEIGHTS,
     TaughtEncoder,
     centroids_of_texts,
     distances_from,
+    fill_taught,
     save_arrays,
 )
 from edgeslm_export.train.field_spec import FieldSpec, aim_at, plan_fields
@@ -124,9 +125,13 @@ class PointerMethod(TaughtEncoder):
     def _try_fold(self, folder: Path, train: Integers, test: Integers) -> dict[str, Any]:
         spec, budget = self._spec, self._budget
         fields, centroids, said = self._teach(train, folder, folder.name, rows_aside(self._texts_of(train)))
-        of_bundle = {key: fields[key] for key in (*ENCODER_FIELDS, "kind", "head")}
-        learned = {**spec.learned, "fields": self._fields}
-        write_manifest(folder, {**of_bundle, "name": spec.name, "learned": learned})
+        head = {
+            "name": spec.name,
+            "kind": "head",
+            "head": {"weights": WEIGHTS},
+            "learned": {**spec.learned, "fields": self._fields},
+        }
+        write_manifest(folder, {**{key: fields[key] for key in fields if key != "report"}, **head})
         rows = [FieldsRow(row, spec.texts[row], spec.fields[row]) for row in test.tolist()]
         exam = Exam(spec.name, spec.section, rows, folder, with_answers=True)
         report = examine_bundle(folder, exam, on_progress=budget.on_progress, debug=budget.debug)
@@ -151,7 +156,7 @@ class PointerMethod(TaughtEncoder):
                     f"{count} of {len(rows)} rows taught no {field.name}: it begins or ends within a token, "
                     f"or beyond the {self._length} tokens that are learned from."
                 )
-        return {**fields, "learned": {"fields": self._fields}}
+        return {**self._of_head(fields), "learned": {"fields": self._fields}}
 
     def _teach(
         self, rows: Integers, folder: Path, name: str, aside: Sequence[int]
@@ -166,7 +171,7 @@ class PointerMethod(TaughtEncoder):
         options = [field.options for field in self._fields]
         aims = [self._aims[row] for row in rows.tolist()]
         said = teach_pointer(job, self._section, self._length, texts, options, aims)
-        fields = self._fill(job, folder)
+        fields = fill_taught(job.out, self._origin, folder, self._budget)
         centroids = centroids_of_texts(load_encoder(folder), texts)
         save_arrays(folder, {**load_arrays(job.out), "centroids": centroids})
         shutil.rmtree(job.out)

@@ -130,7 +130,7 @@ def pointer_teacher(
 
     fake = FakePointerTeacher()
     monkeypatch.setattr(extract_methods, "teach_pointer", fake)
-    monkeypatch.setattr(encoder_methods, "fill_taught", fill)
+    monkeypatch.setattr(extract_methods, "fill_taught", fill)
     return fake
 
 
