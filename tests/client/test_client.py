@@ -100,8 +100,9 @@ def test_a_refused_reply_topic_is_an_answer_too(broker: Mosquitto) -> None:
 
 
 def test_no_result_in_time_says_how_the_node_is(client: Client) -> None:
-    with pytest.raises(TimedOut, match=r"within 0\.5 s; the node 'hall' is online"):
-        client.request("silent", "a", timeout=0.5)
+    wait_for(lambda: client.node_state)
+    with pytest.raises(TimedOut, match=r"within 2 s; the node 'hall' is online"):
+        client.request("silent", "a", timeout=2)
     assert client.request("echo", "a", timeout=30).status == "ok"
 
 
@@ -109,9 +110,9 @@ def test_a_stopped_node_has_its_requests_kept(broker: Mosquitto) -> None:
     with SmallNode(broker.url):
         pass
     with Client(broker.url, "hall") as client:
+        wait_for(lambda: client.node_state == "stopped")
         with pytest.raises(TimedOut, match="is stopped"):
-            client.request("echo", "a", timeout=0.5)
-        assert client.node_state == "stopped"
+            client.request("echo", "a", timeout=2)
 
 
 def test_a_node_that_was_never_there_is_said_at_once(broker: Mosquitto) -> None:

@@ -172,8 +172,8 @@ def test_a_node_that_does_not_come_back(broker: Mosquitto) -> None:
     with App(broker.port) as app, Client(broker.url, "hall") as client:
         app.publish("edgeslm/v1/hall/state", encode_state("online", "b"), retain=True)
         app.wait_until(lambda: client.node_state == "online", "the client has seen the node")
-        with pytest.raises(TimedOut, match=r"within 0\.5 s: the node 'hall' hasn't come back to this broker"):
-            client.request("echo", "a", timeout=0.5)
+        with pytest.raises(TimedOut, match=r"within 2 s: the node 'hall' hasn't come back to this broker"):
+            client.request("echo", "a", timeout=2)
 
 
 def test_a_broker_that_does_not_come_back(broker: Mosquitto, client: Client) -> None:

@@ -179,7 +179,7 @@ def test_a_listener_who_takes_nothing_costs_no_more_memory_than_that(
 
 def test_a_broker_that_is_away_is_said(make_broker: Callable[..., Mosquitto]) -> None:
     broker = make_broker()
-    with Client(broker.url, "hall", connect_timeout_s=1.0) as client:
+    with Client(broker.url, "hall", connect_timeout_s=5.0) as client:
         broker.kill()
         wait_for(lambda: client._session.problem)
         with pytest.raises(BrokerError, match=r"was lost|Nothing listens"), client.listen("state"):

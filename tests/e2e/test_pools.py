@@ -273,7 +273,7 @@ def test_what_an_app_hears_when_a_pool_does_not_answer(broker: Mosquitto, app: A
         with pytest.raises(InvalidRequest, match="A pool takes no corrections"):
             client.feedback("triage", input="x", label="normal")
         with pytest.raises(TimedOut, match="the pool 'hands' has none that answered"):
-            client.request("triage", f"hold {gate}", timeout=0.5)
+            client.request("triage", f"hold {gate}", timeout=3)
         assert client.request("triage", "x").unwrap()["label"] == "normal"
         assert client.node_state is None
     # The last member is gone, and has said so.

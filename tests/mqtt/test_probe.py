@@ -170,8 +170,8 @@ def test_something_else_than_a_broker(answers: Answers) -> None:
 
 def test_an_old_broker_that_says_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     """As amqtt: it ignores a CONNECT of MQTT 5 and keeps the connection."""
-    monkeypatch.setattr("edgeslm.mqtt.probe.ANSWER_S", 0.5)
-    monkeypatch.setattr("edgeslm.mqtt.connection.ANSWER_S", 0.5)
+    monkeypatch.setattr("edgeslm.mqtt.probe.ANSWER_S", 2.0)
+    monkeypatch.setattr("edgeslm.mqtt.connection.ANSWER_S", 2.0)
     waiting = []
     with socket.create_server(("127.0.0.1", 0)) as listener:
 

@@ -70,7 +70,7 @@ def test_a_broker_that_hangs_up_on_mqtt_5_alone_is_old(serve: Serve, answer: byt
 def test_a_broker_that_is_silent_to_mqtt_5_alone_is_old(
     serve: Serve, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(version_probe, "ASK_S", 0.3)
+    monkeypatch.setattr(version_probe, "ASK_S", 2.0)
     assert ask(serve(lambda level, connection: connection.sendall(CONNACK_311) if level == 4 else None))
 
 

@@ -354,7 +354,7 @@ def test_while_it_is_paused_requests_wait_and_their_time_is_not_counted() -> Non
 def test_timeout_of_the_node_ends_the_work() -> None:
     async def scene() -> None:
         work = Work()
-        scheduler = Scheduler(work.run, limit=1, timeout_s=0.02)
+        scheduler = Scheduler(work.run, limit=1, timeout_s=0.2)
         result = await scheduler.submit(request())
         assert code(result) == "timeout"
         assert work.ended == ["a"]

@@ -14,15 +14,10 @@ from hypothesis import strategies as st
 
 from edgeslm.telemetry import scrape
 from edgeslm.telemetry.scrape import CONNECTIONS, MOST_BYTES, ScrapeEndpoint
+from tests.brokers import free_port
 
 LOOPBACK = "127.0.0.1"
 GET = b"GET /metrics HTTP/1.1\r\nHost: here\r\n\r\n"
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind((LOOPBACK, 0))
-        return int(probe.getsockname()[1])
 
 
 class FakeNode:

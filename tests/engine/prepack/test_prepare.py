@@ -39,6 +39,7 @@ from edgeslm.engine.worker.prepared import SCORE as SCORE_GRAPH
 from edgeslm.errors import BundleError
 from edgeslm.hardware.board import BoardMemory
 from edgeslm.ipc.job import PYTHON
+from tests.apps import WAIT_S
 from tests.engine.golden_bundles import with_golden
 from tests.engine.host.test_process import play, scripted
 from tests.nodes import parent_of, write_bundle
@@ -530,7 +531,7 @@ def test_the_child_ends_with_its_parent(bundle: Bundle, tmp_path: Path) -> None:
             child.wait(0.2)
         assert os.getpriority(os.PRIO_PROCESS, child.pid) == 19
         child.stdin.close()
-        assert child.wait(30) == 0
+        assert child.wait(WAIT_S) == 0  # its turn comes only while nobody else computes
 
 
 # --- by itself ---------------------------------------------------------------------------------------
