@@ -8,6 +8,7 @@ a file.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import signal
@@ -124,6 +125,17 @@ class Booted:
     def namespace(self) -> str:
         """That of its processes, as the kernel names it."""
         return str(Path(f"/proc/{self._pid()}/ns/pid").readlink())
+
+    def hurry(self) -> None:
+        """What computes only while nobody else does computes like others from now on: beside other tests its
+        turn may never come."""
+        for process in Path("/proc").iterdir():
+            with contextlib.suppress(OSError):  # it is no process, or none any more
+                for thread in (int(entry.name) for entry in (process / "task").iterdir()):
+                    is_idle = os.sched_getscheduler(thread) == os.SCHED_IDLE
+                    if is_idle and str((process / "ns/pid").readlink()) == self.namespace:
+                        os.sched_setscheduler(thread, os.SCHED_OTHER, os.sched_param(0))
+                        os.setpriority(os.PRIO_PROCESS, thread, 0)
 
     @property
     def log(self) -> str:

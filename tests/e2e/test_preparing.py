@@ -15,11 +15,19 @@ from tests.nodes import BASE, TASKS, NodeProcess, parent_of
 
 pytestmark = pytest.mark.e2e
 
-HASTY = """
-import sys
+PREPARE = """
+import functools, runpy, sys
+from edgeslm.ipc import job
+job.yield_processors = functools.partial(job.yield_processors, wholly=False)
+runpy.run_module(sys.argv[1], run_name="__main__", alter_sys=True)
+"""
+"""The child's module, but not only while nobody else computes: beside other tests that may be never."""
+HASTY = f"""
+import functools, sys
 from edgeslm.cli import main as cli
 from edgeslm.serving import prepare
 prepare.FIRST_QUIET_S = prepare.QUIET_S = 0.1
+prepare.prepare = functools.partial(prepare.prepare, command=(sys.executable, "-P", "-c", {PREPARE!r}))
 sys.exit(cli.main(["run", sys.argv[1]]))
 """
 """It takes every moment for a quiet one."""

@@ -156,7 +156,13 @@ def test_what_a_node_does_it_can_do_in_its_sandbox(board: Board) -> None:
 
 def test_it_prepares_its_model_there(board: Board) -> None:
     """Weights are laid out anew by a process with the lowest priority, and an engine maps what it wrote."""
-    board.app.take(f"{BASE}/info", lambda heard: heard.json["models"]["small"].get("prepared") is True)
+
+    def is_prepared() -> bool:
+        board.system.hurry()
+        models = (heard.json["models"] for heard in board.app.untaken(f"{BASE}/info"))
+        return any(each["small"].get("prepared") is True for each in models)
+
+    board.app.wait_until(is_prepared, "an engine runs on what was prepared")
     assert board.ask("triage", "Spindle 3 smells of burnt oil")["label"] in ("normal", "critical")
 
 
