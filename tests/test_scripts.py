@@ -170,8 +170,7 @@ def test_the_makefile_only_calls_scripts() -> None:
 
 
 def test_ci_runs_what_people_run() -> None:
-    lines = (ROOT / ".ci" / "run").read_text().splitlines()
-    made = [line for line in lines if line.startswith("make ")]
+    made = re.findall(r"^make [\w-]+(?: ARGS=\S+)?", (ROOT / ".ci" / "run").read_text(), re.MULTILINE)
     assert made == ["make check", "make test", "make test-arm", "make test-deb ARGS=--short"]
 
 
