@@ -1,7 +1,8 @@
-"""Tiny sources for the export tests, made once a session by a process of its own."""
+"""Tiny sources for the export tests, each made once in a run, by a process of its own."""
 
 from __future__ import annotations
 
+import fcntl
 import os
 import shutil
 import subprocess
@@ -37,68 +38,91 @@ def kept_heap() -> Iterator[None]:
         yield
 
 
+class Shared:
+    """Folders of all processes of a test run: the first that asks for one makes it, the others wait."""
+
+    def __init__(self, root: Path) -> None:
+        self._root = root
+
+    def get(self, name: str, make: Callable[[Path], object]) -> Path:
+        folder, made = self._root / name, self._root / f"{name}.made"
+        with (self._root / f"{name}.lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            if not made.exists():
+                shutil.rmtree(folder, ignore_errors=True)
+                make(folder)
+                made.touch()
+        return folder
+
+    def run(self, name: str, module: str, *arguments: str) -> Path:
+        """What ``python -m module FOLDER`` makes there."""
+
+        def make(folder: Path) -> None:
+            command = [sys.executable, "-m", module, str(folder), *arguments]
+            done = subprocess.run(command, capture_output=True, text=True, check=False)
+            assert done.returncode == 0, done.stderr[-2000:]
+
+        return self.get(name, make)
+
+
+@pytest.fixture(scope="session")
+def shared(tmp_path_factory: pytest.TempPathFactory) -> Shared:
+    own = tmp_path_factory.getbasetemp()
+    root = (own.parent if "PYTEST_XDIST_WORKER" in os.environ else own) / "shared"
+    root.mkdir(exist_ok=True)
+    return Shared(root)
+
+
 class Cases:
     """Folders of ``tiny_adapters``, each made when it is first asked for."""
 
-    def __init__(self, folder: Path) -> None:
-        self._folder = folder
+    def __init__(self, shared: Shared) -> None:
+        self._shared = shared
 
     def __truediv__(self, name: str) -> Path:
-        if not (self._folder / name).exists():
-            command = [sys.executable, "-m", "tests.export.tiny_adapters", str(self._folder), name]
-            done = subprocess.run(command, capture_output=True, text=True, check=False)
-            assert done.returncode == 0, done.stderr[-2000:]
-        return self._folder / name
+        return self._shared.run(f"case-{name}", "tests.export.tiny_adapters", name) / name
 
 
 @pytest.fixture(scope="session")
-def cases(tmp_path_factory: pytest.TempPathFactory) -> Cases:
-    return Cases(tmp_path_factory.mktemp("adapters"))
-
-
-def _make(folder: Path, *names: str) -> Path:
-    command = [sys.executable, "-m", "tests.export.tiny_models", str(folder), *names]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr[-2000:]
-    return folder
+def cases(shared: Shared) -> Cases:
+    return Cases(shared)
 
 
 @pytest.fixture(scope="session")
-def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def tiny(shared: Shared) -> Path:
     """A folder with ``plain``, ``plain.gguf`` and ``bert``; see ``tiny_models``."""
-    return _make(tmp_path_factory.mktemp("tiny"), "plain", "plain.gguf", "bert")
+    return shared.run("tiny", "tests.export.tiny_models", "plain", "plain.gguf", "bert")
 
 
 @pytest.fixture(scope="session")
-def families(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def families(shared: Shared) -> Path:
     """A folder with a tiny model of each family, with its real tokenizer and chat template."""
-    return _make(tmp_path_factory.mktemp("families"), *FAMILIES)
+    return shared.run("families", "tests.export.tiny_models", *FAMILIES)
 
 
 @pytest.fixture(scope="session")
-def encoders(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def encoders(shared: Shared) -> Path:
     """A folder with a tiny encoder of each kind of ``tiny_encoders``."""
-    return _make(tmp_path_factory.mktemp("encoders"), *ENCODERS)
+    return shared.run("encoders", "tests.export.tiny_models", *ENCODERS)
 
 
 @pytest.fixture(scope="session")
-def int4_base(tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def int4_base(tiny: Path, shared: Shared) -> Path:
     """``plain`` by the recipe int4. Its graph packs queries with keys and values, and gate with up."""
-    out = tmp_path_factory.mktemp("bases") / "plain-int4"
-    export_model(examine_local(tiny / "plain", "decoder"), out, ExportOrder(find_recipe("int4")))
-    return out
+    origin, order = examine_local(tiny / "plain", "decoder"), ExportOrder(find_recipe("int4"))
+    return shared.get("plain-int4", lambda out: export_model(origin, out, order))
 
 
 @pytest.fixture(scope="session")
-def by_row_base(tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def by_row_base(tiny: Path, shared: Shared) -> Path:
     """``plain`` by the recipe w8a8: its layers' products are of integers, by row."""
-    return export_calibrated(tiny / "plain", tmp_path_factory.mktemp("bases") / "plain-w8a8", "w8a8")
+    return shared.get("plain-w8a8", lambda out: export_calibrated(tiny / "plain", out, "w8a8"))
 
 
 @pytest.fixture(scope="session")
-def apart_base(tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def apart_base(tiny: Path, shared: Shared) -> Path:
     """``plain`` by the recipe w8a8-w4: as by w8a8, but for tokens that follow alone."""
-    return export_calibrated(tiny / "plain", tmp_path_factory.mktemp("bases") / "plain-w8a8-w4", "w8a8-w4")
+    return shared.get("plain-w8a8-w4", lambda out: export_calibrated(tiny / "plain", out, "w8a8-w4"))
 
 
 def export_calibrated(source: Path, out: Path, recipe: str) -> Path:
@@ -151,17 +175,18 @@ def fake_encoder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return write_encoder(tmp_path / "encoder")
 
 
+def run_export(*arguments: str | Path, **environment: str) -> subprocess.CompletedProcess[str]:
+    """``edgeslm-export model ...`` in a process of its own; ``environment`` adds to this one's."""
+    command = [sys.executable, "-m", "edgeslm_export", *map(str, arguments)]
+    return subprocess.run(
+        command, capture_output=True, text=True, check=False, env={**os.environ, **environment}
+    )
+
+
 @pytest.fixture
 def run() -> Callable[..., subprocess.CompletedProcess[str]]:
-    """``run("model", ...)``: the command in a process of its own; ``environment`` adds to this one's."""
-
-    def call(*arguments: str | Path, **environment: str) -> subprocess.CompletedProcess[str]:
-        command = [sys.executable, "-m", "edgeslm_export", *map(str, arguments)]
-        return subprocess.run(
-            command, capture_output=True, text=True, check=False, env={**os.environ, **environment}
-        )
-
-    return call
+    """``run("model", ...)``: the command (``run_export``)."""
+    return run_export
 
 
 @pytest.fixture

@@ -19,7 +19,7 @@ from edgeslm.bundle.model_shape import read_shape
 from edgeslm.bundle.size_estimate import footprint
 from edgeslm.engine.worker.prompt import ChatTokenizer
 from tests.export.families import fetch
-from tests.export.tiny_models import byte_tokenizer, decoder
+from tests.export.tiny_models import write_decoder
 
 pytestmark = pytest.mark.export
 
@@ -116,11 +116,9 @@ def test_an_architecture_computes_what_transformers_does(
 
     Gemma 3's and Nemotron's couldn't be built, and Gemma 2's failed on requests shorter than its window.
     """
-    model, tokenizer = tmp_path / name, byte_tokenizer()
+    model = tmp_path / name
     torch.manual_seed(7)
-    tokens = {"vocab_size": len(tokenizer), "bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 2}
-    decoder(name, **tokens, initializer_range=0.1, **OTHERS[name]).save_pretrained(model)
-    tokenizer.save_pretrained(model)
+    write_decoder(model, name, initializer_range=0.1, **OTHERS[name])
     text = Path(__file__).parents[2] / "docs" / "export.md"
     done = run("model", model, tmp_path / "out", "--recipe", "int8", "--calibration", text, "--json")
     assert done.returncode == 0, done.stderr

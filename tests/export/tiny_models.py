@@ -43,7 +43,7 @@ def make(name: str, out: Path, tokenizers: Path | None) -> None:
 
     torch.manual_seed(7)
     if name == "plain":
-        _plain(out / name)
+        write_decoder(out / name, "llama", tie_word_embeddings=True)
     elif name == "plain.gguf":
         write_gguf(out / name, "Q8_0")
     elif name == "bert":
@@ -71,10 +71,12 @@ def byte_tokenizer() -> Any:
     return tokenizer
 
 
-def _plain(folder: Path) -> None:
+def write_decoder(folder: Path, family: str, **settings: Any) -> None:
+    """A checkpoint of a family with random weights and a vocabulary of bytes: with a real one an export takes
+    twice as long. ``settings`` go into its configuration."""
     tokenizer = byte_tokenizer()
-    tokens = {"bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 2}
-    decoder("llama", vocab_size=len(tokenizer), tie_word_embeddings=True, **tokens).save_pretrained(folder)
+    tokens = {"vocab_size": len(tokenizer), "bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 2}
+    decoder(family, **tokens, **settings).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
 
 

@@ -21,6 +21,7 @@ from edgeslm_export.sources.checkpoint import examine_local
 
 from edgeslm.bundle.manifest import Bundle, load_bundle, verify_bundle
 from edgeslm.errors import ExportError
+from tests.export.conftest import run_export
 
 pytestmark = pytest.mark.export
 MANUAL = "".join(
@@ -96,19 +97,25 @@ def test_a_folder_becomes_a_bundle_with_the_same_bytes_each_time(
     assert "exists already" in again.stderr
 
 
-def test_a_quantized_gguf_becomes_a_bundle(tiny: Path, tmp_path: Path, run: Run) -> None:
-    text = tmp_path / "manual.txt"
-    text.write_text(MANUAL)
+@pytest.fixture(scope="module")
+def taken_over(tiny: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What is exported of a quantized GGUF in its own format, on the second day of 1970."""
+    folder = tmp_path_factory.mktemp("taken-over")
+    (text := folder / "manual.txt").write_text(MANUAL)
     order = ("--recipe", "int8", "--calibration", text)
-    done = run("model", tiny / "plain.gguf", tmp_path / "out", *order, SOURCE_DATE_EPOCH="86400")
+    done = run_export("model", tiny / "plain.gguf", folder / "out", *order, SOURCE_DATE_EPOCH="86400")
     assert done.returncode == 0, done.stderr
-    manifest = load_bundle(tmp_path / "out").manifest
+    return folder / "out"
+
+
+def test_a_quantized_gguf_becomes_a_bundle(taken_over: Path) -> None:
+    manifest = load_bundle(taken_over).manifest
     assert manifest.created == "1970-01-02T00:00:00Z"
     assert manifest.source.licence == "apache-2.0"
     assert manifest.quantization is not None
     assert manifest.quantization.recipe == "int8"
     assert {group.bits for group in manifest.quantization.groups} == {8}
-    tokenizer = json.loads((tmp_path / "out" / "tokenizer.json").read_text())
+    tokenizer = json.loads((taken_over / "tokenizer.json").read_text())
     kinds = [part["type"] for part in tokenizer["pre_tokenizer"]["pretokenizers"]]
     assert kinds == ["Digits", "ByteLevel"]
 
@@ -169,12 +176,8 @@ def test_without_a_package_index_the_way_out_is_named(tiny: Path, tmp_path: Path
     assert "fidelity" not in report
 
 
-def test_a_quantized_gguf_is_taken_over_and_the_report_says_so(tiny: Path, tmp_path: Path, run: Run) -> None:
-    text = tmp_path / "manual.txt"
-    text.write_text(MANUAL)
-    done = run("model", tiny / "plain.gguf", tmp_path / "out", "--recipe", "int8", "--calibration", text)
-    assert done.returncode == 0, done.stderr
-    report = json.loads((tmp_path / "out" / "report.json").read_text())
+def test_a_quantized_gguf_is_taken_over_and_the_report_says_so(taken_over: Path) -> None:
+    report = json.loads((taken_over / "report.json").read_text())
     assert report["source_was_quantized"] is True
     assert report["source_tensors"]["Q8_0"] == report["taken_over_without_loss"] == 2 * 7 + 1
     assert report["formats"] == {"8 bits, groups of 32": 2 * 7 + 1}
