@@ -27,7 +27,7 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
 
 # A board or a busy machine may take its time with any example.
 hypothesis.settings.register_profile(
-    "untimed",
+    "random",
     deadline=None,
     # Machines stall for seconds. A test's folder serves all of its examples.
     suppress_health_check=[
@@ -35,7 +35,10 @@ hypothesis.settings.register_profile(
         hypothesis.HealthCheck.function_scoped_fixture,
     ],
 )
-hypothesis.settings.load_profile("untimed")
+# The same examples in each run, so that a failure is of the change at hand; ``make fuzz`` looks for others, and
+# so does ``--hypothesis-profile random``.
+hypothesis.settings.register_profile("same", hypothesis.settings.get_profile("random"), derandomize=True)
+hypothesis.settings.load_profile("same")
 
 
 def pytest_configure(config: pytest.Config) -> None:

@@ -31,7 +31,7 @@ from edgeslm.knowledge.service.memory import remember
 from tests.knowledge.collection_samples import TAG, hash_embed
 from tests.knowledge.readers import bad_reader
 
-LIMIT_S = 60.0
+LIMIT_S = 250.0
 _Said = TypeVar("_Said", Embed, Failed, Remembered, Trouble)
 MESSAGE = Memory("press/4/log", "a1", "bearing 7 runs hot", time.time())
 
