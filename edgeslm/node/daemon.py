@@ -42,6 +42,7 @@ from edgeslm.telemetry.health import Meter, memory_bytes, temperature_c
 from edgeslm.telemetry.liveness import Liveness
 from edgeslm.telemetry.systemd import ServiceManager
 from edgeslm.telemetry.tracing import Tracer
+from edgeslm.update.commands import handlers_of
 from edgeslm.update.store import Store
 from edgeslm.update.updater import Updater
 
@@ -162,7 +163,7 @@ class Daemon:
         config, presence = self.config, self._presence
         yield WarmUp(self.service, presence)
         if config.control.allow:
-            handlers = {**self.admin.handlers, **self.updater.handlers}
+            handlers = {**self.admin.handlers, **handlers_of(self.updater, self._store)}
             yield ControlApi(self._bus, self.topics, self._audit, config.control.allow, handlers)
         if config.metrics.address is not None:
             from edgeslm.telemetry.scrape import ScrapeEndpoint

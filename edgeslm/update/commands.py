@@ -4,16 +4,14 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from edgeslm.config.loader import Config
 from edgeslm.errors import InvalidRequest
 from edgeslm.protocol.commands import Handler, only, text_argument
 from edgeslm.update.sources import check_source
 from edgeslm.update.store import Store
-
-if TYPE_CHECKING:
-    from edgeslm.update.updater import Updater
+from edgeslm.update.updater import Updater
 
 
 def handlers_of(updater: Updater, store: Store) -> dict[str, Handler]:

@@ -28,14 +28,12 @@ from edgeslm.config.loader import Config
 from edgeslm.engine.prepack.prepare import prepare
 from edgeslm.engine.prepack.smoke import smoke_test
 from edgeslm.errors import BundleError, Busy, EdgeslmError, InvalidRequest, SelfTestError, without_paths
-from edgeslm.protocol.commands import Handler
 from edgeslm.serving.service import Service, SwitchCheck
 from edgeslm.telemetry.extension import Announces, Extension
 from edgeslm.telemetry.health import Meter
 from edgeslm.update.canary import Canary
 from edgeslm.update.checks import check
 from edgeslm.update.command_file import CommandFile, FileCommand
-from edgeslm.update.commands import handlers_of
 from edgeslm.update.exchange import Exchange
 from edgeslm.update.incoming import Incoming
 from edgeslm.update.outcomes import State, UpdateOutcome, UpdateOutcomes
@@ -103,11 +101,6 @@ class Updater(Extension):
         ]
         unseen = self._incoming.problem if self._incoming is not None else None
         return [*wrong, *self._store.problems.values(), *([unseen] if unseen else [])]
-
-    @property
-    def handlers(self) -> dict[str, Handler]:
-        """Of the commands over the bus, by their names."""
-        return handlers_of(self, self._store)
 
     def health(self) -> Mapping[str, Any]:
         return {"updates": {name: outcome.figures() for name, outcome in self.outcomes.items()}}

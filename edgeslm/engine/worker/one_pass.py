@@ -12,14 +12,11 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TYPE_CHECKING, Final
 
 from edgeslm.engine.worker.labels import Branch
-from edgeslm.engine.worker.prompt import Encoded
+from edgeslm.engine.worker.prompt import PIECE, Encoded
 
 if TYPE_CHECKING:
     from edgeslm.engine.worker.scorer import Scorer
 
-PIECE: Final = 64
-"""Tokens of a long message that are read at a time, so that it can be given up on the way; more where they
-are known to be read fast enough."""
 MOST_ROWS: Final = 2 * PIECE
 """Tokens of branches in a pass: attention costs their square, and a pass can't be given up."""
 MOST_TOKENS: Final = 8 * PIECE

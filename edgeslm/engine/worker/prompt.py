@@ -15,7 +15,7 @@ import re
 from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Final, NamedTuple
 
 import jinja2
 import jinja2.ext
@@ -27,6 +27,10 @@ from edgeslm.engine.calls import Prompt, Text, Turn
 from edgeslm.engine.worker.overflow import fit
 from edgeslm.errors import BundleError, InvalidRequest, TooLong
 from edgeslm.messages import Truncated
+
+PIECE: Final = 64
+"""Tokens of a long message that are read at a time, so that it can be given up on the way; more where they
+are known to be read fast enough."""
 
 _HOLE = "\ue000{}\ue001"
 """A place holder made of private-use characters, which no template contains."""

@@ -28,9 +28,8 @@ import onnxruntime as ort
 from edgeslm.engine.calls import BALANCED, Power
 from edgeslm.engine.worker.labels import Branch
 from edgeslm.engine.worker.loading import engine_error
-from edgeslm.engine.worker.one_pass import PIECE
 from edgeslm.engine.worker.prefix_cache import PrefixCache
-from edgeslm.engine.worker.prompt import Encoded
+from edgeslm.engine.worker.prompt import PIECE, Encoded
 from edgeslm.engine.worker.waiting import set_waiting
 from edgeslm.errors import BundleError, Cancelled
 

@@ -21,10 +21,10 @@ from edgeslm.bundle.manifest import load_bundle
 from edgeslm.engine.calls import Overflow, Prompt, Score, Text, Turn
 from edgeslm.engine.worker.decoder import Decoder
 from edgeslm.engine.worker.labels import make_tree
-from edgeslm.engine.worker.one_pass import MOST_ROWS, MOST_TOKENS, PIECE, fits
+from edgeslm.engine.worker.one_pass import MOST_ROWS, MOST_TOKENS, fits
 from edgeslm.engine.worker.prefix_cache import FOLDER
 from edgeslm.engine.worker.prepared import Prepared
-from edgeslm.engine.worker.prompt import Encoded
+from edgeslm.engine.worker.prompt import PIECE, Encoded
 from edgeslm.engine.worker.scorer import Scorer, _Rows
 from edgeslm.errors import Cancelled, NoMemory
 from tests.export.conftest import Cases
