@@ -109,6 +109,13 @@ def read_cpu(root: Path) -> Cpu:
     return Cpu(family, name, cores, frozenset(flags.intersection(_FLAGS[family])))
 
 
+def peak_rss_bytes() -> int:
+    """The most memory that this program has had resident. ``getrusage`` tells that of its parent, if that
+    had more: Linux hands it on over fork and exec."""
+    found = re.search(r"VmHWM:\s+(\d+) kB", Path("/proc/self/status").read_text())
+    return int(found[1]) * 1024 if found else 0
+
+
 def read_memory(root: Path) -> BoardMemory | None:
     """From /proc/meminfo and the control groups around this process."""
     text = read_text(root / "proc/meminfo") or ""

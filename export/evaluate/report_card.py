@@ -11,7 +11,6 @@ from __future__ import annotations
 import json
 import math
 import os
-import resource
 import sys
 import time
 from collections.abc import Sequence
@@ -29,6 +28,7 @@ from edgeslm.bundle.manifest import REPORT, Bundle, load_bundle, verify_bundle
 from edgeslm.config.loader import Task as TaskSection
 from edgeslm.engine.calls import OnText
 from edgeslm.errors import EdgeslmError, ExportError
+from edgeslm.hardware.board import peak_rss_bytes
 
 if TYPE_CHECKING:
     import numpy as np
@@ -319,7 +319,7 @@ def _measure(task: dict[str, Any], reporter: Reporter) -> dict[str, Any]:
     return {
         **report,
         "threads": threads,
-        "peak_rss_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
+        "peak_rss_bytes": peak_rss_bytes(),
     }
 
 

@@ -20,9 +20,10 @@ from typing import TYPE_CHECKING, Any, Final
 from edgeslm_export.jobs.subprocess_job import Reporter
 from edgeslm_export.train.encoder_finetune import pooled, save_beside
 from edgeslm_export.train.job import TrainingJob, open_job
-from edgeslm_export.train.loop import Course, Schedule, descend, padded, peak_rss
+from edgeslm_export.train.loop import Course, Schedule, descend, padded
 
 from edgeslm.bundle.manifest import EncoderSection
+from edgeslm.hardware.board import peak_rss_bytes
 
 if TYPE_CHECKING:
     import torch
@@ -83,7 +84,7 @@ def run(task: dict[str, Any], reporter: Reporter) -> dict[str, Any]:
     )
     figures = descend(course, job.schedule, reporter)
     save_beside(model, job.source, job.out)
-    return {**figures, "peak_rss": peak_rss()}
+    return {**figures, "peak_rss": peak_rss_bytes()}
 
 
 def draw_pairs(truth: Sequence[int], seed: int) -> list[tuple[int, int]]:

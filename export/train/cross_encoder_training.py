@@ -28,11 +28,11 @@ from edgeslm_export.train.loop import (
     descend,
     has_halves,
     padded,
-    peak_rss,
     spare_lowest,
 )
 
 from edgeslm.bundle.manifest import QUESTION_SHARE
+from edgeslm.hardware.board import peak_rss_bytes
 
 if TYPE_CHECKING:
     import torch
@@ -134,7 +134,7 @@ def run(task: dict[str, Any], reporter: Reporter) -> dict[str, Any]:
     kept = [groups[number] for number in aside]
     temperature = reader.best_temperature(kept, job.schedule.batch) if kept else 1.0
     reader.save(job.source, job.out, temperature)
-    return {**figures, "temperature": temperature, "peak_rss": peak_rss()}
+    return {**figures, "temperature": temperature, "peak_rss": peak_rss_bytes()}
 
 
 def _make_row(tokenizer: Any, question: str, text: PairText, length: int) -> _PairRow | None:

@@ -17,9 +17,10 @@ from typing import TYPE_CHECKING, Any
 
 from edgeslm_export.jobs.subprocess_job import Reporter
 from edgeslm_export.train.job import TrainingJob, open_job
-from edgeslm_export.train.loop import TEMPERATURES, Course, Schedule, descend, padded, peak_rss
+from edgeslm_export.train.loop import TEMPERATURES, Course, Schedule, descend, padded
 
 from edgeslm.bundle.manifest import EncoderSection
+from edgeslm.hardware.board import peak_rss_bytes
 
 if TYPE_CHECKING:
     import numpy as np
@@ -116,7 +117,7 @@ def run(task: dict[str, Any], reporter: Reporter) -> dict[str, Any]:
     )
     figures = descend(course, job.schedule, reporter)
     _save(classifier, job.source, job.out)
-    return {**figures, "peak_rss": peak_rss()}
+    return {**figures, "peak_rss": peak_rss_bytes()}
 
 
 class _Classifier:

@@ -11,7 +11,6 @@ from __future__ import annotations
 import math
 import os
 import random
-import resource
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -197,11 +196,6 @@ def has_halves() -> bool:
 def repeatable(figures: Mapping[str, Any]) -> dict[str, Any]:
     """What is the same each time: a report is a part of its bundle, which has to be."""
     return {key: value for key, value in figures.items() if key != "peak_rss"}
-
-
-def peak_rss() -> int:
-    """The most memory that this process has had resident, in bytes."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
 def _passes(batch: Sequence[int], lengths: Sequence[int], most_tokens: int | None) -> list[Sequence[int]]:

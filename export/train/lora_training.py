@@ -22,9 +22,10 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from edgeslm_export.jobs.subprocess_job import Reporter
 from edgeslm_export.train.job import TrainingJob, open_job
-from edgeslm_export.train.loop import Course, descend, padded, peak_rss
+from edgeslm_export.train.loop import Course, descend, padded
 
 from edgeslm.errors import ExportError
+from edgeslm.hardware.board import peak_rss_bytes
 
 if TYPE_CHECKING:
     import torch
@@ -128,7 +129,7 @@ def run(task: dict[str, Any], reporter: Reporter) -> dict[str, Any]:
     )
     figures = descend(course, job.schedule, reporter)
     model.save_pretrained(job.out)
-    return {**figures, "peak_rss": peak_rss()}
+    return {**figures, "peak_rss": peak_rss_bytes()}
 
 
 def _load_base(checkpoint: Path, bundle: Path, base: Base) -> Any:

@@ -17,9 +17,10 @@ from typing import TYPE_CHECKING, Any
 from edgeslm_export.jobs.subprocess_job import Reporter
 from edgeslm_export.train.encoder_finetune import pooled, save_beside
 from edgeslm_export.train.job import TrainingJob, open_job
-from edgeslm_export.train.loop import Course, descend, has_halves, padded, peak_rss, spare_lowest
+from edgeslm_export.train.loop import Course, descend, has_halves, padded, spare_lowest
 
 from edgeslm.bundle.manifest import EncoderSection
+from edgeslm.hardware.board import peak_rss_bytes
 
 if TYPE_CHECKING:
     import torch
@@ -102,7 +103,7 @@ def run(task: dict[str, Any], reporter: Reporter) -> dict[str, Any]:
     )
     figures = descend(course, job.schedule, reporter)
     save_beside(model, job.source, job.out)
-    return {**figures, "peak_rss": peak_rss()}
+    return {**figures, "peak_rss": peak_rss_bytes()}
 
 
 @dataclass(frozen=True, slots=True)

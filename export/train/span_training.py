@@ -20,11 +20,12 @@ from edgeslm_export.jobs.subprocess_job import Reporter
 from edgeslm_export.train.encoder_finetune import LAYER, LAYER_RATE, UNIT_SCALE, WHAT, pooled, save_beside
 from edgeslm_export.train.field_spec import Aim
 from edgeslm_export.train.job import TrainingJob, open_job
-from edgeslm_export.train.loop import TEMPERATURES, Course, descend, padded, peak_rss
+from edgeslm_export.train.loop import TEMPERATURES, Course, descend, padded
 
 from edgeslm.bundle.manifest import EncoderSection
 from edgeslm.bundle.spans import bare_offsets
 from edgeslm.errors import ExportError
+from edgeslm.hardware.board import peak_rss_bytes
 
 if TYPE_CHECKING:
     import numpy as np
@@ -117,7 +118,7 @@ def run(task: dict[str, Any], reporter: Reporter) -> dict[str, Any]:
         sum(bool(aims[field][1]) and field not in row.places for row, aims in pairs)
         for field in range(len(task["options"]))
     ]
-    return {**figures, "unreadable": unreadable, "peak_rss": peak_rss()}
+    return {**figures, "unreadable": unreadable, "peak_rss": peak_rss_bytes()}
 
 
 def _make_row(tokenizer: Any, text: str, length: int, aims: Sequence[Any]) -> _SpanRow:

@@ -10,7 +10,6 @@ It is a job, whose child is this module: if it crashes, hangs or takes all memor
 from __future__ import annotations
 
 import os
-import re
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -23,7 +22,7 @@ from edgeslm.engine.prepack.golden import MOST_APART, divergences, load_golden
 from edgeslm.engine.prepack.prepare import graph_of
 from edgeslm.engine.worker.room import RESERVE_BYTES
 from edgeslm.errors import BundleError
-from edgeslm.hardware.board import read_memory, usable_cores
+from edgeslm.hardware.board import peak_rss_bytes, read_memory, usable_cores
 from edgeslm.ipc.job import PYTHON, Job, JobError, Progress, serve, yield_processors
 
 MODULE: Final = "edgeslm.engine.prepack.smoke"
@@ -147,7 +146,7 @@ def _test(order: _Order) -> Smoke:
         apart = tuple(round(one, 4) for one in divergences(model, golden))
         del model
     request_s = _request_s(bundle, order.adapters)
-    return Smoke(divergences=apart, request_s=request_s, beside_s=beside_s, peak_bytes=_peak_bytes())
+    return Smoke(divergences=apart, request_s=request_s, beside_s=beside_s, peak_bytes=peak_rss_bytes())
 
 
 def _request_s(bundle: Bundle, adapters: bool) -> float:
@@ -172,11 +171,6 @@ def _request_s(bundle: Bundle, adapters: bool) -> float:
     if not np.isfinite(vectors).all() or np.allclose(vectors[0], vectors[1]):
         raise BundleError(f"{bundle.path.name}: its vectors mean nothing: all alike, or no numbers")
     return min(taken)
-
-
-def _peak_bytes() -> int:
-    found = re.search(r"VmHWM:\s+(\d+) kB", Path("/proc/self/status").read_text())
-    return int(found[1]) * 1024 if found else 0
 
 
 def _answer(told: Any, progress: Progress) -> dict[str, Any]:
