@@ -35,8 +35,8 @@ hypothesis.settings.register_profile(
         hypothesis.HealthCheck.function_scoped_fixture,
     ],
 )
-# The same examples in each run, so that a failure is of the change at hand; ``make fuzz`` looks for others, and
-# so does ``--hypothesis-profile random``.
+# The same examples in each run, so that a failure is of the change at hand; ``make fuzz`` looks for others,
+# and so does ``--hypothesis-profile random``.
 hypothesis.settings.register_profile("same", hypothesis.settings.get_profile("random"), derandomize=True)
 hypothesis.settings.load_profile("same")
 
