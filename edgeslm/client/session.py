@@ -29,6 +29,7 @@ from edgeslm.client.pending_request import (
 from edgeslm.errors import BrokerError, InvalidRequest, ProtocolError, TooLarge
 from edgeslm.mqtt.connection import BrokerLink
 from edgeslm.mqtt.diagnostics import Problem, Welcome
+from edgeslm.mqtt.flow_control import FlowControl
 from edgeslm.protocol.codec import parse_state
 from edgeslm.protocol.delivery import OutgoingMessage, Subscription
 from edgeslm.protocol.strict_json import decode_text, parse_json
@@ -79,11 +80,7 @@ class ClientSession:
         self._listeners: dict[bytes, Sequence[str]] = {}
         self._asked_for: dict[int, str] = {}
         self._early_subacks: dict[int, Sequence[str | None]] = {}
-        # In flight
-        self._receive_maximum = 1
-        self._one_at_a_time = False
-        self._out = 0
-        self._unacknowledged: dict[int, bytes | None] = {}
+        self._flow: FlowControl[bytes | None] = FlowControl()
         self._early_pubacks: dict[int, ReasonCode] = {}
         self._want_room: deque[bytes | None] = deque()
         self.node_state: str | None = None
@@ -211,22 +208,21 @@ class ClientSession:
                 raise TooLarge(
                     f"The request has {size} bytes and the broker takes {self._packet_limit}; send less text."
                 )
-            if self._room() < 1:
+            if self._flow.room < 1:
                 if outgoing.correlation in self._inboxes and outgoing.correlation not in self._want_room:
                     self._want_room.append(outgoing.correlation)
                 return None
-            self._out += 1
+            self._flow.reserved += 1
         sent = link.publish(outgoing)
         with self._changed:
             if generation != self._generation or self._link is None:
                 return None  # what is known of the old connection's packets is gone already
+            self._flow.reserved -= 1
             if sent is None:
-                self._out -= 1
                 return None
+            self._flow.sent(sent.mid, outgoing.correlation)
             if (reason := self._early_pubacks.pop(sent.mid, None)) is not None:
-                self._settle(outgoing.correlation, reason)
-            else:
-                self._unacknowledged[sent.mid] = outgoing.correlation
+                self._settle(sent.mid, reason)
         return generation
 
     def _subscribe(self, link: BrokerLink, generation: int, reply_to: str) -> None:
@@ -265,20 +261,17 @@ class ClientSession:
         for correlation in self._askers.get(reply_to, ()):
             self._tell(correlation, event)
 
-    def _settle(self, correlation: bytes | None, reason: ReasonCode) -> None:
-        self._out -= 1
-        if not self._out:
-            self._one_at_a_time = False
+    def _settle(self, mid: int, reason: ReasonCode) -> None:
+        correlation = self._flow.acknowledged(mid)
+        if not len(self._flow) and not self._want_room:
+            self._flow.passed()
         self._tell(correlation, Acknowledged(reason.value, reason.getName()))
         self._offer_room()
 
     def _offer_room(self) -> None:
         """Wakes as many as have room, the first to come first; whoever doesn't take it loses nothing."""
-        for _ in range(min(self._room(), len(self._want_room))):
+        for _ in range(min(self._flow.room, len(self._want_room))):
             self._tell(self._want_room.popleft(), Room())
-
-    def _room(self) -> int:
-        return (1 if self._one_at_a_time else self._receive_maximum) - self._out
 
     def _tell(self, correlation: bytes | None, event: Event) -> None:
         inbox = self._inboxes.get(correlation)
@@ -296,7 +289,7 @@ class ClientSession:
             generation = self._generation
             self._link, self._problem = link, None
             self._packet_limit = welcome.maximum_packet_size
-            self._receive_maximum = welcome.receive_maximum
+            self._flow.receive_maximum = welcome.receive_maximum
             reply_topics = list(self._filters)
             for correlation in self._askers.get(None, ()):
                 self._tell(correlation, Ready(generation))
@@ -344,11 +337,10 @@ class ClientSession:
 
     def acknowledged(self, link: BrokerLink, mid: int, reason: ReasonCode) -> None:
         with self._changed:
-            correlation = self._unacknowledged.pop(mid, None)
-            if correlation is None:
-                self._early_pubacks[mid] = reason
+            if mid in self._flow:
+                self._settle(mid, reason)
             else:
-                self._settle(correlation, reason)
+                self._early_pubacks[mid] = reason
 
     def subscribed(self, link: BrokerLink, mid: int, failures: Sequence[str | None]) -> None:
         with self._changed:
@@ -364,22 +356,15 @@ class ClientSession:
             if is_news and self._inboxes and self._closed is None:
                 log.warning("%s", problem.sentence)
             self._link, self._problem = None, problem
-            if problem.packet_refused:
-                self._single_out(problem)
+            guilty = self._flow.hung_up() if problem.packet_refused else ()
+            for correlation in guilty:
+                self._tell(correlation, Failed(BrokerError(problem.sentence)))
             self._confirmed.clear()
             self._asked_for.clear()
             self._early_subacks.clear()
-            self._unacknowledged.clear()
+            self._flow.clear()
             self._early_pubacks.clear()
             self._want_room.clear()
-            self._out = 0
             for inbox in self._inboxes.values():
                 inbox(Lost(self._generation, problem))
             self._changed.notify_all()
-
-    def _single_out(self, problem: Problem) -> None:
-        """Sends one message at a time, until the one is found for which the broker hangs up."""
-        suspects = list(self._unacknowledged.values())
-        if len(suspects) == 1:
-            self._tell(suspects[0], Failed(BrokerError(problem.sentence)))
-        self._one_at_a_time = len(suspects) > 1

@@ -115,7 +115,6 @@ class BusClient:
         self._unwanted: set[str] = set()
         self._unsent: deque[tuple[Sent, int]] = deque()
         self._unsent_bytes = 0
-        self._one_at_a_time = False
         self._last_problem = ""
         self._shortcomings: list[str] = []
         self._unsent_dropped = 0
@@ -294,15 +293,14 @@ class BusClient:
             return
         self._unsent.append((sent, parcel.size))
         self._unsent_bytes += parcel.size
-        namesake = self._outbox.flying(sent.mid)
+        namesake = self._outbox.flow.get(sent.mid)
         if namesake is not None:
             namesake.namesakes += 1
 
     def _send_waiting(self) -> None:
         """Sends what the broker's Receive Maximum leaves room for."""
-        while self._link is not None and self._welcome is not None:
-            window = 1 if self._one_at_a_time else self._welcome.receive_maximum
-            if self._outbox.in_flight >= window or (parcel := self._outbox.take()) is None:
+        while self._link is not None and self._outbox.flow.room > 0:
+            if (parcel := self._outbox.take()) is None:
                 return
             expiry_s = parcel.expiry_s(time.monotonic())
             try:
@@ -320,7 +318,7 @@ class BusClient:
             if sent is None:
                 self._outbox.put_back(parcel)
                 return
-            self._outbox.sent(sent.mid, parcel)
+            self._outbox.flow.sent(sent.mid, parcel)
 
     # The receiver's side of the bridge: called in the loop, in the order of the network
 
@@ -328,6 +326,7 @@ class BusClient:
         self._generation = generation
         self._link = link
         self._welcome = welcome
+        self._outbox.flow.receive_maximum = welcome.receive_maximum
         self._forget_receipts()
         log.info("connected to the broker%s", ", session resumed" if welcome.session_present else "")
         self._shortcomings = shortcomings(
@@ -344,9 +343,8 @@ class BusClient:
         self._forget_receipts()
         self._unsent.clear()
         self._unsent_bytes = 0
-        if problem.packet_refused:
-            self._single_out(problem)
-        self._outbox.land_all()
+        guilty = self._outbox.flow.hung_up() if problem.packet_refused else ()
+        self._outbox.land_all(guilty, BrokerError(problem.sentence))
         level = logging.WARNING if problem.sentence != self._last_problem else logging.DEBUG
         log.log(level, "%s", problem.sentence)
         self._last_problem = problem.sentence
@@ -362,7 +360,7 @@ class BusClient:
             self.ack(delivery)  # it would only come back
 
     def acknowledged(self, generation: int, mid: int, failure: str | None) -> None:
-        parcel = self._outbox.flying(mid)
+        parcel = self._outbox.flow.get(mid)
         if generation != self._generation or parcel is None:
             return
         if parcel.namesakes:
@@ -373,7 +371,7 @@ class BusClient:
         self._outbox.landed(mid, error)
         self._last_problem = ""
         if not len(self._outbox):
-            self._one_at_a_time = False
+            self._outbox.flow.passed()
         self._send_waiting()
 
     def subscribed(self, generation: int, mid: int, failures: Sequence[str | None]) -> None:
@@ -389,13 +387,6 @@ class BusClient:
                 sentence = f"The broker refuses the subscription to {one.filter} ({failure}); allow it there."
                 if sentence not in self._shortcomings:
                     self._shortcomings.append(sentence)
-
-    def _single_out(self, problem: Problem) -> None:
-        """Sends one message at a time, until the one is found for which the broker hangs up."""
-        if self._one_at_a_time:
-            for mid in self._outbox.mids():
-                self._outbox.landed(mid, BrokerError(problem.sentence))
-        self._one_at_a_time = True
 
     def _forget_receipts(self) -> None:
         self._receipts.clear()

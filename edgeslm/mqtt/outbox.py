@@ -1,7 +1,7 @@
 """Outbox: a queue of messages on their way to the broker and those in flight, with a bound on both.
 
-Pure: no connection, no thread. MQTT 5 section 4.9: no more messages in flight than the broker's Receive
-Maximum. A message leaves the outbox when the broker has acknowledged it, for better or worse.
+Pure: no connection, no thread. A message leaves the outbox when the broker has acknowledged it, for better or
+worse.
 """
 
 from __future__ import annotations
@@ -10,10 +10,11 @@ import asyncio
 import logging
 import math
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
 from edgeslm.errors import BrokerError
+from edgeslm.mqtt.flow_control import FlowControl
 from edgeslm.protocol.delivery import OutgoingMessage
 
 log = logging.getLogger("edgeslm.mqtt")
@@ -67,16 +68,12 @@ class Outbox:
     def __init__(self, limit_bytes: int) -> None:
         self._limit_bytes = limit_bytes
         self._queue: deque[Parcel] = deque()
-        self._in_flight: dict[int, Parcel] = {}
+        self.flow: FlowControl[Parcel] = FlowControl()
         self._retained: dict[str, Parcel] = {}
         self.bytes = 0
 
     def __len__(self) -> int:
-        return len(self._queue) + len(self._in_flight)
-
-    @property
-    def in_flight(self) -> int:
-        return len(self._in_flight)
+        return len(self._queue) + len(self.flow)
 
     def add(self, parcel: Parcel) -> None:
         """Queues a message; OutboxFull if there is no room, NeverFits if there never is.
@@ -104,16 +101,13 @@ class Outbox:
             self._retained[topic] = parcel
 
     def take(self) -> Parcel | None:
-        """The next message to send; ``sent``, ``put_back`` or ``drop`` then says what became of it."""
+        """The next message to send; ``flow.sent``, ``put_back`` or ``drop`` then says what became of it."""
         if not self._queue:
             return None
         parcel = self._queue.popleft()
         if self._retained.get(parcel.message.topic) is parcel:
             del self._retained[parcel.message.topic]
         return parcel
-
-    def sent(self, mid: int, parcel: Parcel) -> None:
-        self._in_flight[mid] = parcel
 
     def put_back(self, parcel: Parcel) -> None:
         """To the head of the queue. It can't be replaced any more: a newer one comes after it."""
@@ -124,21 +118,19 @@ class Outbox:
         self.bytes -= parcel.size
         parcel.settle(error)
 
-    def flying(self, mid: int) -> Parcel | None:
-        return self._in_flight.get(mid)
-
-    def mids(self) -> list[int]:
-        """Packet identifiers of what is in flight, the oldest first."""
-        return list(self._in_flight)
-
     def landed(self, mid: int, error: BrokerError | None = None) -> None:
         """The broker acknowledged a message, or refused it with ``error``."""
-        self.drop(self._in_flight.pop(mid), error)
+        self.drop(self.flow.acknowledged(mid), error)
 
-    def land_all(self) -> None:
-        """The connection is gone: what was in flight goes back to the head of the queue, in its order."""
-        self._queue.extendleft(reversed(self._in_flight.values()))
-        self._in_flight.clear()
+    def land_all(self, guilty: Sequence[Parcel] = (), error: BrokerError | None = None) -> None:
+        """The connection is gone: what was in flight goes back to the head of the queue, in its order.
+
+        :param guilty: what the broker hung up for is given up with ``error``.
+        """
+        landed = self.flow.clear()
+        self._queue.extendleft(parcel for parcel in reversed(landed) if parcel not in guilty)
+        for parcel in guilty:
+            self.drop(parcel, error)
 
     def clear(self) -> Iterator[Parcel]:
         """Empties the outbox and hands out what was in it."""

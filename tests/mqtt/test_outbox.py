@@ -29,7 +29,7 @@ def send(outbox: Outbox, mid: int) -> str | None:
     taken = outbox.take()
     if taken is None:
         return None
-    outbox.sent(mid, taken)
+    outbox.flow.sent(mid, taken)
     return taken.message.topic
 
 
@@ -38,7 +38,7 @@ def test_first_in_first_out(loop: asyncio.AbstractEventLoop) -> None:
     for topic in "abc":
         outbox.add(parcel(loop, topic))
     assert [send(outbox, mid) for mid in (1, 2, 3, 4)] == ["a", "b", "c", None]
-    assert (len(outbox), outbox.in_flight) == (3, 3)
+    assert (len(outbox), len(outbox.flow)) == (3, 3)
 
 
 def test_acknowledgement_tells_who_waits_and_frees_the_bytes(loop: asyncio.AbstractEventLoop) -> None:
@@ -65,6 +65,25 @@ def test_after_a_broken_connection_the_order_is_kept(loop: asyncio.AbstractEvent
     outbox.landed(8)
     outbox.land_all()
     assert [send(outbox, mid) for mid in (1, 2, 3)] == ["a", "c", "d"]
+
+
+def test_what_the_broker_hung_up_for_is_given_up(loop: asyncio.AbstractEventLoop) -> None:
+    outbox = Outbox(1000)
+    for topic in "abc":
+        outbox.add(parcel(loop, topic))
+    outbox.flow.receive_maximum = 10
+    for mid in (1, 2):
+        send(outbox, mid)
+    outbox.land_all(outbox.flow.hung_up())
+    assert outbox.flow.room == 1
+    guilty = outbox.take()
+    assert guilty is not None
+    outbox.flow.sent(3, guilty)
+    outbox.land_all(outbox.flow.hung_up(), BrokerError("hung up"))
+    with pytest.raises(BrokerError, match="hung up"):
+        guilty.done[0].result()
+    assert [send(outbox, mid) for mid in (4, 5, 6)] == ["b", "c", None]
+    assert outbox.bytes == 2 * guilty.size
 
 
 def test_the_bound_holds_for_queue_and_flight_together(loop: asyncio.AbstractEventLoop) -> None:
