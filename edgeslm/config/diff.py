@@ -7,7 +7,7 @@ from typing import Final
 
 from edgeslm.config.schema import Config
 
-TAKEN_UP: Final = frozenset(
+RELOADABLE: Final = frozenset(
     {"models", "tasks", "knowledge", "routes", "pool", "replies", "signing", "prepare", "log_level"}
 )
 """Keys whose changes a running node takes up; those of all others would make it another node."""
@@ -17,28 +17,29 @@ TAKEN_UP: Final = frozenset(
 class Changes:
     """Keys, such as ``limits`` or ``tasks.triage``, that are other than before.
 
-    ``taken_up`` are those that a running node can follow, ``held_back`` those that wait for its next start.
+    ``reloadable`` are those that a running node can follow; those of ``restart_required`` wait for its next
+    start.
     """
 
-    taken_up: tuple[str, ...]
-    held_back: tuple[str, ...]
+    reloadable: tuple[str, ...]
+    restart_required: tuple[str, ...]
 
     def __bool__(self) -> bool:
-        return bool(self.taken_up or self.held_back)
+        return bool(self.reloadable or self.restart_required)
 
 
 def changes_between(old: Config, new: Config) -> Changes:
-    taken_up: list[str] = []
-    held_back: list[str] = []
+    reloadable: list[str] = []
+    restart_required: list[str] = []
     for key in Config.model_fields:
         before, after = getattr(old, key), getattr(new, key)
         if before == after:
             continue
-        if key not in TAKEN_UP:
-            held_back.append(key)
+        if key not in RELOADABLE:
+            restart_required.append(key)
         elif isinstance(before, dict) and isinstance(after, dict):
             names = [*before, *(name for name in after if name not in before)]
-            taken_up += [f"{key}.{name}" for name in names if before.get(name) != after.get(name)]
+            reloadable += [f"{key}.{name}" for name in names if before.get(name) != after.get(name)]
         else:
-            taken_up.append(key)
-    return Changes(tuple(taken_up), tuple(held_back))
+            reloadable.append(key)
+    return Changes(tuple(reloadable), tuple(restart_required))

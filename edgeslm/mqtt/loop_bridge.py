@@ -24,10 +24,10 @@ if TYPE_CHECKING:
 
     from edgeslm.mqtt.connection import BrokerLink
 
-HANDOVER_BYTES = 8 * 1024 * 1024
+BRIDGE_BYTES = 8 * 1024 * 1024
 """What may wait for the loop before the network thread stops reading."""
 
-HANDOVER_WAIT_S = 1.0
+BRIDGE_WAIT_S = 1.0
 """How long it stops reading at most."""
 
 
@@ -88,13 +88,13 @@ class LoopBridge:
                 self.dropped += 1
                 return
             if self._is_full():
-                self._room.wait_for(lambda: self._is_closed or not self._is_full(), HANDOVER_WAIT_S)
+                self._room.wait_for(lambda: self._is_closed or not self._is_full(), BRIDGE_WAIT_S)
             self._waiting += 1
             self._waiting_bytes += weight
         self._post(self._deliver, delivery, weight)
 
     def _is_full(self) -> bool:
-        return self._waiting_bytes > HANDOVER_BYTES
+        return self._waiting_bytes > BRIDGE_BYTES
 
     def _deliver(self, delivery: Delivery, weight: int) -> None:
         with self._room:

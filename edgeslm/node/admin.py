@@ -112,7 +112,7 @@ class Admin(Extension):
             finally:
                 self._manager.ready("online")
             self.problem = None
-            log.info("configuration taken up: %s", ", ".join(changes.taken_up) or "nothing has changed")
+            log.info("configuration taken up: %s", ", ".join(changes.reloadable) or "nothing has changed")
             return changes
 
     async def serve_again(self, check: SwitchCheck | None = None) -> None:
@@ -132,8 +132,8 @@ class Admin(Extension):
 
     async def _take_up(self, config: Config) -> Changes:
         changes = changes_between(self.config, config)
-        if changes.held_back:
-            keys = ", ".join(changes.held_back)
+        if changes.restart_required:
+            keys = ", ".join(changes.restart_required)
             raise ConfigError([f"{self._path}: {keys}: such a change needs a restart of the node"])
         if changes:
             await self._serve(config)
@@ -153,7 +153,7 @@ class Admin(Extension):
 
     async def _reload(self, arguments: Mapping[str, Any]) -> dict[str, Any]:
         only(arguments)
-        return {"changed": list((await self.reload()).taken_up)}
+        return {"changed": list((await self.reload()).reloadable)}
 
     async def _drain(self, arguments: Mapping[str, Any]) -> dict[str, Any]:
         only(arguments)

@@ -111,7 +111,7 @@ def test_a_client_that_is_not_open_says_so() -> None:
         Client("mqtt://127.0.0.1", "hall").stream("echo", "a")
 
 
-class SlowDesk(ClientSession):
+class SlowSession(ClientSession):
     """Sends nothing anywhere; while it does something, ``meanwhile`` happens in another thread."""
 
     def __init__(self, *, enlisting: bool = False, sending: bool = False) -> None:
@@ -146,7 +146,7 @@ class SlowDesk(ClientSession):
 @pytest.mark.parametrize("at", ["enlisting", "sending"])
 def test_what_is_closed_while_it_is_sent_is_cancelled(at: str, by_signal: bool) -> None:
     """From another thread, or from a signal's handler in the same one."""
-    session = SlowDesk(**{at: True})
+    session = SlowSession(**{at: True})
     session.by_signal = by_signal
 
     message = OutgoingMessage("request", b"{}", response_topic="reply", correlation=b"1")

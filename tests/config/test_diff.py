@@ -37,5 +37,5 @@ def test_changed_tasks_and_models_are_named() -> None:
 def test_what_makes_it_another_node_waits_for_a_restart() -> None:
     new = config(node="yard", broker={"url": "mqtt://other"}, limits={"queue": 4}, log_level="debug")
     found = changes_between(config(), new)
-    assert set(found.held_back) == {"node", "broker", "limits"}
-    assert found.taken_up == ("log_level",)
+    assert set(found.restart_required) == {"node", "broker", "limits"}
+    assert found.reloadable == ("log_level",)

@@ -55,11 +55,11 @@ def test_a_flood_of_qos_0_is_bounded_while_the_loop_is_busy() -> None:
 
 
 def test_large_messages_wait_for_the_loop_and_none_is_lost(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "HANDOVER_WAIT_S", 30.0)
+    monkeypatch.setattr(module, "BRIDGE_WAIT_S", 30.0)
 
     async def main() -> None:
         receiver = Receiver()
-        limit = module.HANDOVER_BYTES
+        limit = module.BRIDGE_BYTES
         bridge = LoopBridge(asyncio.get_running_loop(), receiver, packet_limit=limit, most_qos0=10)
 
         def network() -> None:
@@ -77,11 +77,11 @@ def test_large_messages_wait_for_the_loop_and_none_is_lost(monkeypatch: pytest.M
 
 
 def test_the_network_thread_goes_on_when_the_loop_is_stuck(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "HANDOVER_WAIT_S", 0.01)
+    monkeypatch.setattr(module, "BRIDGE_WAIT_S", 0.01)
 
     async def main() -> None:
         receiver = Receiver()
-        limit = module.HANDOVER_BYTES
+        limit = module.BRIDGE_BYTES
         bridge = LoopBridge(asyncio.get_running_loop(), receiver, packet_limit=limit, most_qos0=10)
         for _ in range(5):
             bridge.received(LINK, message(bytes(limit // 2)))

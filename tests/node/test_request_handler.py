@@ -35,7 +35,7 @@ class FakeBus:
         return done
 
 
-class Desk:
+class Harness:
     """A handler with a journal in ``folder``, and the backend of it; ``answers`` counts what was run."""
 
     def __init__(self, folder: Path) -> None:
@@ -92,46 +92,46 @@ class Desk:
 
 def test_a_named_request_is_answered_once_and_its_repeat_gets_the_same_bytes(tmp_path: Path) -> None:
     async def main() -> None:
-        desk = Desk(tmp_path)
+        harness = Harness(tmp_path)
         for _ in range(2):
-            await desk.serve(b"text", correlation=b"42")
-        assert desk.answers == 1
-        assert len(set(desk.bus.published)) == 1 and len(desk.bus.published) == 2
-        assert desk.notes == ["accepted", "request", "accepted", "repeat"]
-        assert desk.acknowledged == [1, 2], "a request is acknowledged after its result"
-        await desk.serve(b"text")
-        await desk.serve(b"text")
-        assert desk.answers == 3, "requests without a name are never repeats"
-        desk.close()
+            await harness.serve(b"text", correlation=b"42")
+        assert harness.answers == 1
+        assert len(set(harness.bus.published)) == 1 and len(harness.bus.published) == 2
+        assert harness.notes == ["accepted", "request", "accepted", "repeat"]
+        assert harness.acknowledged == [1, 2], "a request is acknowledged after its result"
+        await harness.serve(b"text")
+        await harness.serve(b"text")
+        assert harness.answers == 3, "requests without a name are never repeats"
+        harness.close()
 
     asyncio.run(main())
 
 
 def test_a_repeat_of_what_is_being_answered_waits_for_it(tmp_path: Path) -> None:
     async def main() -> None:
-        desk = Desk(tmp_path)
-        desk.gate = asyncio.Event()
-        both = [asyncio.create_task(desk.serve(b"text", correlation=b"42")) for _ in range(2)]
-        while not desk.meter.repeats["attached"]:
+        harness = Harness(tmp_path)
+        harness.gate = asyncio.Event()
+        both = [asyncio.create_task(harness.serve(b"text", correlation=b"42")) for _ in range(2)]
+        while not harness.meter.repeats["attached"]:
             await asyncio.sleep(0)
-        desk.gate.set()
+        harness.gate.set()
         await asyncio.gather(*both)
-        assert (desk.answers, len(desk.bus.published)) == (1, 1)
-        desk.close()
+        assert (harness.answers, len(harness.bus.published)) == (1, 1)
+        harness.close()
 
     asyncio.run(main())
 
 
 def test_what_is_no_request_and_a_mistake_of_ours_are_answered_too(tmp_path: Path) -> None:
     async def main() -> None:
-        desk = Desk(tmp_path)
-        await desk.serve(b"{")
-        await desk.serve(b"fail")
-        codes = [error.code for _, payload in desk.bus.published if (error := parse_result(payload).error)]
+        harness = Harness(tmp_path)
+        await harness.serve(b"{")
+        await harness.serve(b"fail")
+        codes = [error.code for _, payload in harness.bus.published if (error := parse_result(payload).error)]
         assert codes == ["invalid_request", "internal"]
-        await desk.serve(b"text", retain=True)
-        assert desk.meter.dropped["retained"] == 1 and len(desk.bus.published) == 2
-        desk.close()
+        await harness.serve(b"text", retain=True)
+        assert harness.meter.dropped["retained"] == 1 and len(harness.bus.published) == 2
+        harness.close()
 
     asyncio.run(main())
 
@@ -140,47 +140,47 @@ def test_a_request_that_the_handler_fails_on_is_answered_and_reported_dead(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async def main() -> None:
-        desk = Desk(tmp_path)
+        harness = Harness(tmp_path)
 
         def fail(request: Request) -> None:
             raise ZeroDivisionError
 
-        monkeypatch.setattr(desk, "accept", fail)
+        monkeypatch.setattr(harness, "accept", fail)
         topics = Topics("hall")
-        await desk.serve(b"Smoke", topic=topics.request("triage"), correlation=b"seven")
-        assert desk.acknowledged == [2], "it is acknowledged after both"
-        (to, result), (dead, report) = desk.bus.published
+        await harness.serve(b"Smoke", topic=topics.request("triage"), correlation=b"seven")
+        assert harness.acknowledged == [2], "it is acknowledged after both"
+        (to, result), (dead, report) = harness.bus.published
         error = parse_result(result).error
         assert (to, error and error.code) == (topics.result("triage"), "internal")
         assert (dead, json.loads(report)["reason"]) == (topics.dead, "internal")
-        desk.close()
+        harness.close()
 
     asyncio.run(main())
 
 
 def test_a_request_that_is_broken_off_is_neither_answered_nor_acknowledged(tmp_path: Path) -> None:
     async def main() -> None:
-        desk = Desk(tmp_path)
-        desk.gate = asyncio.Event()
-        both = [asyncio.create_task(desk.serve(b"text", correlation=b"42")) for _ in range(2)]
-        while not desk.meter.repeats["attached"]:
+        harness = Harness(tmp_path)
+        harness.gate = asyncio.Event()
+        both = [asyncio.create_task(harness.serve(b"text", correlation=b"42")) for _ in range(2)]
+        while not harness.meter.repeats["attached"]:
             await asyncio.sleep(0)
-        desk.admission.abandon()
+        harness.admission.abandon()
         await asyncio.gather(*both, return_exceptions=True)
-        assert (desk.bus.published, desk.acknowledged) == ([], [])
-        desk.close()
+        assert (harness.bus.published, harness.acknowledged) == ([], [])
+        harness.close()
 
     asyncio.run(main())
 
 
 def test_what_cancels_a_request_is_acknowledged_also_if_it_names_none(tmp_path: Path) -> None:
     async def main() -> None:
-        desk = Desk(tmp_path)
+        harness = Harness(tmp_path)
         for payload in (b"{}", b'{"id": "7"}'):
             held = InFlight(make_delivery(payload), 0)
-            desk.admission.admit(held, desk.handler.cancel(held, "line"))
-        await desk.admission.drain(10)
-        assert (desk.notes, desk.acknowledged) == (["cancel 7 of line"], [0, 0])
-        desk.close()
+            harness.admission.admit(held, harness.handler.cancel(held, "line"))
+        await harness.admission.drain(10)
+        assert (harness.notes, harness.acknowledged) == (["cancel 7 of line"], [0, 0])
+        harness.close()
 
     asyncio.run(main())

@@ -33,7 +33,7 @@ from edgeslm.cli.demo.material import (
     load_sms,
 )
 from edgeslm.cli.demo.screen import Screen
-from edgeslm.cli.demo.teaching import DemoLesson, teach
+from edgeslm.cli.demo.teaching import TrainedTask, teach
 from edgeslm.cli.demo.traffic import IN_FLIGHT, Traffic
 from edgeslm.cli.starter import starter_dir
 from edgeslm.errors import EdgeslmError
@@ -77,10 +77,10 @@ def _play(screen: Screen, folder: Path, decoder: Path, encoder: Path, data: Path
         folder, "spam", {"ham": "an ordinary message", "spam": "advertising or fraud"}, taught, encoder
     )
     notes = teach(folder, "triage", {"normal": "", "warning": "", "critical": ""}, NOTES_TAUGHT, encoder)
-    for lesson in (spam, notes):
+    for trained in (spam, notes):
         screen.line(
-            f"  {lesson.task}: learned from {lesson.rows} labelled messages in {lesson.seconds:.1f} s "
-            f"(cross-validated accuracy {lesson.accuracy:.2f})"
+            f"  {trained.task}: learned from {trained.rows} labelled messages in {trained.seconds:.1f} s "
+            f"(cross-validated accuracy {trained.accuracy:.2f})"
         )
     screen.title("Starting")
     bundles = {"small": {"bundle": str(decoder)}, "encoder": {"bundle": str(encoder)}}
@@ -111,7 +111,7 @@ def _play(screen: Screen, folder: Path, decoder: Path, encoder: Path, data: Path
     screen.summary([row for row in rows if row is not None])
 
 
-def _tasks(spam: DemoLesson, notes: DemoLesson) -> dict[str, Any]:
+def _tasks(spam: TrainedTask, notes: TrainedTask) -> dict[str, Any]:
     """Of the node's configuration tasks and routes."""
     return {
         "tasks": {

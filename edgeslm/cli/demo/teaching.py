@@ -18,7 +18,7 @@ from edgeslm.errors import EdgeslmError
 
 
 @dataclass(frozen=True, slots=True)
-class DemoLesson:
+class TrainedTask:
     """What was learned: the folder with the head, the rows, the time, the accuracy to expect."""
 
     task: str
@@ -30,7 +30,7 @@ class DemoLesson:
 
 def teach(
     folder: Path, task: str, labels: Mapping[str, str], rows: Sequence[LabelledMessage], encoder: Path
-) -> DemoLesson:
+) -> TrainedTask:
     """Learns ``task`` from ``rows`` into a folder below ``folder``.
 
     :raises EdgeslmError: the build machine's part isn't installed here, or it failed.
@@ -51,4 +51,4 @@ def teach(
     if done.returncode:
         raise EdgeslmError(f"teaching {task} failed: {done.stderr.strip().rpartition(chr(10))[2]}")
     report = json.loads(done.stdout.strip().rpartition("\n")[2])
-    return DemoLesson(task, out, len(rows), time.monotonic() - started, float(report["accuracy"]))
+    return TrainedTask(task, out, len(rows), time.monotonic() - started, float(report["accuracy"]))

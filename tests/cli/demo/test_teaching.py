@@ -28,12 +28,12 @@ def test_it_calls_the_command_that_a_user_would(tmp_path: Path, monkeypatch: pyt
 
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: object())
     monkeypatch.setattr(subprocess, "run", run)
-    lesson = teach(tmp_path, "spam", {"ham": "", "spam": "advertising"}, ROWS, tmp_path / "encoder")
-    assert (lesson.task, lesson.rows, lesson.accuracy) == ("spam", 2, 0.94)
-    assert lesson.folder == tmp_path / "learned/spam"
+    trained = teach(tmp_path, "spam", {"ham": "", "spam": "advertising"}, ROWS, tmp_path / "encoder")
+    assert (trained.task, trained.rows, trained.accuracy) == ("spam", 2, 0.94)
+    assert trained.folder == tmp_path / "learned/spam"
     ((_, no_working_directory, _, module, tune, description, data, out, *options),) = calls
     assert no_working_directory == "-P"
-    assert (module, tune, out) == ("edgeslm_export", "tune", str(lesson.folder))
+    assert (module, tune, out) == ("edgeslm_export", "tune", str(trained.folder))
     assert options == ["--encoder", str(tmp_path / "encoder"), "--json"]
     task = yaml.safe_load(Path(description).read_text())
     assert task == {"name": "spam", "kind": "classify", "labels": {"ham": "", "spam": "advertising"}}

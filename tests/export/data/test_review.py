@@ -38,7 +38,7 @@ class FakeTerminal(io.StringIO):
         return True
 
 
-class Desk:
+class Reviewer:
     """Proofreads and keeps what was said."""
 
     def __init__(self) -> None:
@@ -71,14 +71,14 @@ def wrong(*numbers: int) -> HeldOutLabels:
 
 
 def test_rows_stay_where_nothing_is_said_and_how_to_drop_them_is_shown() -> None:
-    desk = Desk()
-    dropped, report = desk.read()
+    reviewer = Reviewer()
+    dropped, report = reviewer.read()
     assert dropped == []
-    assert desk.said[:2] == [
+    assert reviewer.said[:2] == [
         "1 row repeats an earlier one: row 12.",
         "  It stays; --clean repeats drops it.",
     ]
-    assert desk.said[3] == "  They stay; --clean conflicts drops them."
+    assert reviewer.said[3] == "  They stay; --clean conflicts drops them."
     assert [entry["dropped"] for entry in report] == [False, False]
 
 
@@ -93,42 +93,42 @@ def test_rows_stay_where_nothing_is_said_and_how_to_drop_them_is_shown() -> None
     ],
 )
 def test_kinds_that_are_named_are_dropped(clean: tuple[str, ...], expected: list[int]) -> None:
-    assert Desk().read(clean)[0] == expected
+    assert Reviewer().read(clean)[0] == expected
 
 
 def test_what_was_dropped_and_what_stayed_is_in_the_report() -> None:
-    desk = Desk()
-    _, report = desk.read(("conflicts",))
+    reviewer = Reviewer()
+    _, report = reviewer.read(("conflicts",))
     assert [(entry["kind"], entry["rows"], entry["dropped"]) for entry in report] == [
         ("repeats", REPEATS, False),
         ("conflicts", CONFLICTS, True),
     ]
     assert json.loads(json.dumps(report)) == report
-    assert "  2 rows are dropped." in desk.said
-    assert not any("They stay" in said for said in desk.said)  # who names kinds knows of them
+    assert "  2 rows are dropped." in reviewer.said
+    assert not any("They stay" in said for said in reviewer.said)  # who names kinds knows of them
 
 
 def test_a_finding_without_rows_is_said_and_drops_nothing() -> None:
-    desk = Desk()
+    reviewer = Reviewer()
     rows = rows_of(*SOUND, ("rare", "c"))
-    dropped, report = desk.read((ALL,), rows)
+    dropped, report = reviewer.read((ALL,), rows)
     assert dropped == []
-    assert desk.said == ["the label 'c' has 1 row; 20 or more are useful."]
+    assert reviewer.said == ["the label 'c' has 1 row; 20 or more are useful."]
     assert [(entry["kind"], entry["dropped"]) for entry in report] == [("few", False)]
 
 
 def test_of_many_rows_the_first_ones_are_shown_and_all_reported() -> None:
-    desk = Desk()
+    reviewer = Reviewer()
     rows = rows_of(*SOUND, *SOUND)
-    _, report = desk.read((), rows)
-    assert desk.said[0].endswith("rows 31, 32, 33, 34, 35, 36, 37, 38, 39, 40 ....")
+    _, report = reviewer.read((), rows)
+    assert reviewer.said[0].endswith("rows 31, 32, 33, 34, 35, 36, 37, 38, 39, 40 ....")
     assert len(report[0]["rows"]) == 20
 
 
 def test_one_row_that_is_dropped() -> None:
-    desk = Desk()
-    desk.read(("repeats",))
-    assert "  1 row is dropped." in desk.said
+    reviewer = Reviewer()
+    reviewer.read(("repeats",))
+    assert "  1 row is dropped." in reviewer.said
 
 
 def test_rows_that_corrections_replaced_are_named_and_nothing_is_asked(
@@ -138,10 +138,10 @@ def test_rows_that_corrections_replaced_are_named_and_nothing_is_asked(
     rows = rows_of(*SOUND)
     rows[0] = replace(rows[0], replaced=(3, 5))
     for clean in ((), (ALL,), (ASK,)):
-        desk = Desk()
-        dropped, report = desk.read(clean, rows)
+        reviewer = Reviewer()
+        dropped, report = reviewer.read(clean, rows)
         assert dropped == []
-        assert desk.said == ["2 rows are replaced by later corrections of the same text: rows 3, 5."]
+        assert reviewer.said == ["2 rows are replaced by later corrections of the same text: rows 3, 5."]
         assert [(entry["kind"], entry["rows"], entry["dropped"]) for entry in report] == [
             ("corrected", [3, 5], False)
         ]
@@ -150,45 +150,47 @@ def test_rows_that_corrections_replaced_are_named_and_nothing_is_asked(
 
 @pytest.mark.parametrize("clean", [(), (ALL,)])
 def test_labels_alike_but_for_case_are_named_with_their_rows_and_stay(clean: tuple[str, ...]) -> None:
-    desk = Desk()
+    reviewer = Reviewer()
     rows = rows_of(*SOUND, *((f"z {number}", "A") for number in range(8)))
-    dropped, report = desk.read(clean, rows)
+    dropped, report = reviewer.read(clean, rows)
     assert dropped == []
-    assert desk.said == ["labels alike but for case: 'A' beside 'a': rows 31, 32, 33, 34, 35, 36, 37, 38."]
+    assert reviewer.said == [
+        "labels alike but for case: 'A' beside 'a': rows 31, 32, 33, 34, 35, 36, 37, 38."
+    ]
     assert report[0]["rows"] == list(range(31, 39))
 
 
 @pytest.mark.parametrize("clean", [(), (ALL,)])
 def test_long_rows_are_named_after_others_were_dropped_and_stay(clean: tuple[str, ...]) -> None:
-    desk = Desk()
-    dropped, report = desk.read(clean, lengths=lambda texts: ([len(text.split()) for text in texts], 2))
+    reviewer = Reviewer()
+    dropped, report = reviewer.read(clean, lengths=lambda texts: ([len(text.split()) for text in texts], 2))
     assert dropped == ((REPEATS + CONFLICTS) if clean else [])
     assert report[-1]["kind"] == "long"
     assert report[-1]["rows"] == ([11] if clean else [11, 12, 13, 14])
-    assert desk.said[-1].startswith("1 row is longer" if clean else "4 rows are longer")
+    assert reviewer.said[-1].startswith("1 row is longer" if clean else "4 rows are longer")
 
 
 def test_where_nothing_is_too_long_nothing_is_said() -> None:
-    desk = Desk()
-    desk.read((), rows_of(*SOUND), lengths=lambda texts: ([2] * len(texts), 2))
-    assert desk.said == []
+    reviewer = Reviewer()
+    reviewer.read((), rows_of(*SOUND), lengths=lambda texts: ([2] * len(texts), 2))
+    assert reviewer.said == []
 
 
 def test_rows_of_the_test_are_dropped() -> None:
     rows = rows_of(*SOUND)
-    dropped, report = Desk().read(("tested",), rows, tested=["X 0"])
+    dropped, report = Reviewer().read(("tested",), rows, tested=["X 0"])
     assert dropped == [FIRST]
     assert report[0]["kind"] == "tested"
 
 
 def test_rows_with_fields_are_proofread_too() -> None:
     rows: list[Row] = [FieldsRow(1, "M3", {"machine": "M3"}), FieldsRow(2, "m3", {"machine": "M3"})]
-    assert Desk().read((ALL,), rows)[0] == [2]
+    assert Reviewer().read((ALL,), rows)[0] == [2]
 
 
 def test_nothing_may_be_left_by_no_cleaning() -> None:
     with pytest.raises(ExportError, match="No row is left to learn from"):
-        Desk().read((ALL,), rows_of(("on", "a"), ("on", "b")))
+        Reviewer().read((ALL,), rows_of(("on", "a"), ("on", "b")))
 
 
 # --- labels that are probably wrong ------------------------------------------------------------------
@@ -196,7 +198,7 @@ def test_nothing_may_be_left_by_no_cleaning() -> None:
 
 def test_wrong_labels_are_those_of_the_rows_and_not_of_their_places() -> None:
     rows = rows_of(*SOUND, *((f"{text} more", label) for text, label in SOUND))
-    dropped, report = Desk().read(("labels",), rows, held_out=wrong(16, 33))
+    dropped, report = Reviewer().read(("labels",), rows, held_out=wrong(16, 33))
     assert dropped == []  # they are tested with all the same
     assert report[-1]["kind"] == "labels"
     assert sorted(report[-1]["rows"]) == sorted(doubted(report)) == [16, 33]
@@ -204,7 +206,7 @@ def test_wrong_labels_are_those_of_the_rows_and_not_of_their_places() -> None:
 
 def test_wrong_labels_that_nobody_drops_are_learned() -> None:
     rows = rows_of(*SOUND, *((f"{text} more", label) for text, label in SOUND))
-    _, report = Desk().read((), rows, held_out=wrong(16, 33))
+    _, report = Reviewer().read((), rows, held_out=wrong(16, 33))
     assert doubted(report) == []
 
 
@@ -215,7 +217,7 @@ def test_who_judges_sees_no_row_that_was_dropped() -> None:
         seen.extend(row.number for row in rows)
         return wrong(20)(rows)
 
-    dropped, _ = Desk().read((ALL,), held_out=judge)
+    dropped, _ = Reviewer().read((ALL,), held_out=judge)
     assert seen == [row.number for row in ROWS if row.number not in REPEATS + CONFLICTS]
     assert dropped == [*REPEATS, *CONFLICTS]
 
@@ -225,7 +227,7 @@ def test_fields_are_not_judged() -> None:
         raise AssertionError("asked")
 
     rows: list[Row] = [FieldsRow(1, "M3", {"machine": "M3"})]
-    assert Desk().read((ALL,), rows, held_out=judge) == ([], [])
+    assert Reviewer().read((ALL,), rows, held_out=judge) == ([], [])
 
 
 # --- asking ------------------------------------------------------------------------------------------
@@ -248,7 +250,7 @@ def test_each_finding_is_asked_for(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     monkeypatch.setattr("sys.stdin", FakeTerminal(answers))
-    assert Desk().read((ASK,))[0] == expected
+    assert Reviewer().read((ASK,))[0] == expected
     asked = capsys.readouterr().err
     assert asked == "  Drop it (repeats)? [y/N]   Drop them (conflicts)? [y/N] "
 
@@ -257,7 +259,7 @@ def test_a_finding_without_rows_is_not_asked_for(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr("sys.stdin", FakeTerminal("y\n"))
-    Desk().read((ASK,), rows_of(*SOUND, ("rare", "c")))
+    Reviewer().read((ASK,), rows_of(*SOUND, ("rare", "c")))
     assert capsys.readouterr().err == ""
 
 
@@ -265,7 +267,7 @@ def test_without_a_terminal_nobody_is_asked(monkeypatch: pytest.MonkeyPatch) -> 
     monkeypatch.setattr("sys.stdin", io.StringIO("y\ny\n"))
     sentence = r"Nobody can be asked here: name what --clean drops \(repeats, conflicts, .*, all\)"
     with pytest.raises(ExportError, match=sentence):
-        Desk().read((ASK,))
+        Reviewer().read((ASK,))
 
 
 # --- the test's texts --------------------------------------------------------------------------------
