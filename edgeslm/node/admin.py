@@ -76,8 +76,7 @@ class Admin(Extension):
             await self.reload()
 
     def close(self) -> None:
-        if self._work is not None:
-            self._work.cancel()
+        self._end_work()
 
     @property
     def handlers(self) -> dict[str, Handler]:

@@ -75,7 +75,8 @@ class ControlApi(Extension):
         """Takes nothing more, and breaks off what runs."""
         self._closed = True
         for task in self._running:
-            task.cancel()
+            if not task.cancelling():
+                task.cancel()
 
     async def _run(self, name: str, delivery: Delivery, *, is_full: bool) -> None:
         id = None

@@ -200,6 +200,10 @@ class Daemon:
 
     async def run(self) -> None:
         """Connects, loads, serves until a stop is requested or something fatal happens, drains."""
+        with self.updater.running():
+            await self._run()
+
+    async def _run(self) -> None:
         self._database.open()
         self._journal.open()
         stopped = asyncio.create_task(self._stopping.wait())
@@ -226,7 +230,11 @@ class Daemon:
             # Also when a model can't be loaded: the goodbye drops the will.
             await self._presence.change("stopped")
             for extension in reversed(self._extensions):
-                await extension.stop()
+                try:
+                    await extension.stop()
+                except Exception as error:  # the others are to end as well
+                    log.error("%s didn't end: %s", type(extension).__name__, type(error).__name__)
+                    log.debug("%s didn't end", type(extension).__name__, exc_info=error)
             await self._bus.stop()
             await self.service.stop()
             self._journal.close()
@@ -252,6 +260,8 @@ class Daemon:
                 self.updater.note_taken_back(model, str(error).partition("\n")[0].rstrip("."))
             await self.service.start_over(self._store.settled(self.config))
         self.service.scheduler.resume()
+        if self._stopping.is_set():
+            return
         for extension in self._extensions:
             extension.online()
         log.info("models loaded: %s", ", ".join(self.service.models.names))

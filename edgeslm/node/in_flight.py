@@ -129,7 +129,7 @@ class Admission:
         held.left = len(work)
         self._held[held] = None
         self.bytes += held.size
-        self.qos0 += held.qos0
+        self.qos0 += held.is_request and held.qos0
         if not work:
             self._release(held)
         return [self.start(part) for part in work]
@@ -175,7 +175,7 @@ class Admission:
     def _release(self, held: InFlight) -> None:
         del self._held[held]
         self.bytes -= held.size
-        self.qos0 -= held.qos0
+        self.qos0 -= held.is_request and held.qos0
         if not held.is_broken_off:
             self.acknowledger.acknowledge(held)
 

@@ -43,6 +43,8 @@ def build_deployment(
     if builder.problems or builder.library is None:
         raise ConfigError(builder.problems)
     models = _make_models(config, builder.bundles, bindings, running, make_process)
+    if running is None or builder.library is not running.library:
+        builder.library.use(models)  # a shared one goes on with those at work
     watches = _make_watches(bindings, running)
     return Deployment(config, builder.trust, models, builder.library, bindings, watches)
 

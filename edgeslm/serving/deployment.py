@@ -80,17 +80,12 @@ class Deployment:
         :raises KnowledgeError: a collection can't be used.
         """
         await self._trust.check()  # before anything of a bundle runs
-        await asyncio.gather(self.models.start(), self.start_library())
+        await asyncio.gather(self.models.start(), self.library.start())
 
     async def start_models(self) -> None:
         """Beside what is at work. :raises BundleError: as :meth:`start`."""
         await self._trust.check()
         await self.models.start()
-
-    async def start_library(self) -> None:
-        """:raises KnowledgeError: a collection can't be used."""
-        self.library.use(self.models)
-        await self.library.start()
 
     async def stop(self, beside: Collection[Deployment] = ()) -> None:
         """Ends all but what others ``beside`` have too."""

@@ -150,7 +150,7 @@ class Service:
             await old.until_idle()
             await old.library.stop()
             try:
-                await new.start_library()
+                await new.library.start()
             except BaseException:
                 await new.library.stop()
                 await old.library.start()

@@ -93,8 +93,7 @@ class WarmUp(Extension):
         self._begin()
 
     def close(self) -> None:
-        if self._work is not None:
-            self._work.cancel()
+        self._end_work()
 
     def _begin(self) -> None:
         self.close()

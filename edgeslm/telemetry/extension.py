@@ -37,9 +37,14 @@ class Extension:
     async def stop(self) -> None:
         """Ends all that it does; also after a start that failed."""
         self.close()
+        self._end_work()
         if self._work is not None:
-            self._work.cancel()
             await asyncio.wait([self._work])
+
+    def _end_work(self) -> None:
+        """Cancels it once: a second time would break off how it ends."""
+        if self._work is not None and not self._work.cancelling():
+            self._work.cancel()
 
     @property
     def subscriptions(self) -> Sequence[Subscription]:

@@ -19,7 +19,7 @@ import functools
 import logging
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Final, Protocol
 
 from edgeslm.bundle.manifest import Bundle, load_bundle
@@ -78,7 +78,6 @@ class Updater(Extension):
         config = reloader.config
         self._command_file = CommandFile(config.state_dir, config.node)
         self._exchange = Exchange(config.state_dir, config.node) if config.rollouts is not None else None
-        self._runs = contextlib.ExitStack()
         self._alone = asyncio.Lock()
         self._trials: dict[str, Canary] = {}
         self._incoming: Incoming | None = None
@@ -109,11 +108,13 @@ class Updater(Extension):
     def config(self) -> Config:
         return self._reloader.config
 
-    async def start(self) -> None:
-        """From now on others see that the node runs."""
-        self._runs.enter_context(self._command_file.running())
-        if self._exchange is not None:
-            self._runs.enter_context(self._exchange.running())
+    @contextlib.contextmanager
+    def running(self) -> Iterator[None]:
+        """As long as others are to see that the node runs."""
+        with contextlib.ExitStack() as seen:
+            for file in filter(None, (self._command_file, self._exchange)):
+                seen.enter_context(file.running())
+            yield
 
     def online(self) -> None:
         self._work = asyncio.create_task(self._run())
@@ -121,12 +122,7 @@ class Updater(Extension):
     def close(self) -> None:
         """Has what runs in other threads end soon, too."""
         self._stop.set()
-        if self._work is not None:
-            self._work.cancel()
-
-    async def stop(self) -> None:
-        await super().stop()
-        self._runs.close()
+        self._end_work()
 
     async def _run(self) -> None:
         """Until cancelled: watches models on trial, the folder of new ones, for ``edgeslm models``, and for a

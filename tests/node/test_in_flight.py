@@ -191,3 +191,21 @@ def test_a_message_at_qos_1_has_a_name_and_one_at_qos_0_has_none() -> None:
     assert held.key != InFlight(make_delivery(), 4).key
     assert InFlight(make_delivery(qos=0), 3).key is None
     assert InFlight(make_delivery(), 3, b"own name").key == b"own name"
+
+
+def test_only_requests_count_among_those_of_qos_0() -> None:
+    """A burst of cancels or corrections must not make requests busy."""
+
+    async def main() -> None:
+        hall = Hall(Limits(queue=1))
+        for _ in range(5 * Limits(queue=1).qos0_queue):
+            cancel = InFlight(make_delivery(qos=0), 0)
+            hall.admission.admit(cancel, hall.work(cancel))
+        first = InFlight(make_delivery(qos=0), 0, is_request=True)
+        hall.admission.admit(first, hall.work(first))
+        assert first.refusal is None
+        assert hall.admission.qos0 == 1
+        await hall.admission.drain(10)
+        assert hall.admission.qos0 == 0
+
+    asyncio.run(main())

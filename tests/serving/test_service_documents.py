@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from edgeslm.engine.calls import Call, Embed, Hardware, Output
 from edgeslm.knowledge.index.queries import CollectionSpec, Query
 from edgeslm.knowledge.index.search import Found
 from edgeslm.messages import Request, Result
+from edgeslm.serving.deployment import Deployment
 from edgeslm.serving.service import Service
 from tests.fakes import FakeProcess
 from tests.nodes import write_bundle
@@ -115,6 +117,40 @@ def test_a_search_names_the_encoder_as_its_model(tmp_path: Path) -> None:
     assert [one["source"] for one in (result.result or {})["passages"]] == ["manual.md"]
     assert service.deployment.model_of("find") == "minilm"
     assert service.deployment.pids["knowledge"] == 5
+
+
+def test_a_search_that_comes_before_the_models_are_loaded_waits_for_them(tmp_path: Path) -> None:
+    """As one of the spool does after a crash."""
+
+    async def scene() -> None:
+        service = make_service(tmp_path, OIL)
+        early = asyncio.create_task(service.submit(request("find", "How often is the pump oiled?")))
+        await asyncio.sleep(0)
+        await service.start()
+        assert (await early).status == "ok"
+        await service.stop()
+
+    play(scene)
+
+
+def test_another_encoder_can_be_checked_by_a_search_before_it_takes_over(tmp_path: Path) -> None:
+    checked = []
+
+    async def check(old: Deployment, new: Deployment) -> None:
+        result = await new.run(request("find", "How often is the pump oiled?"), None, None)
+        checked.append((new.library is old.library, result.status))
+
+    async def scene() -> None:
+        service = make_service(tmp_path, OIL)
+        await service.start()
+        write_bundle(tmp_path / "other", "encoder", weights=b"others")
+        changed = CONFIG.replace("{folder}/minilm", "{folder}/other").format(folder=tmp_path)
+        with mock.patch("edgeslm.serving.collections.KnowledgeProcess", FakeKnowledge([OIL])):
+            await service.replace(parse_config(changed), check=check)
+        await service.stop()
+
+    play(scene)
+    assert checked == [(False, "ok")]
 
 
 def test_an_answer_cites_the_document(tmp_path: Path) -> None:

@@ -67,6 +67,36 @@ def test_a_stop_ends_what_it_does_and_harms_nothing_that_was_never_started() -> 
     asyncio.run(work())
 
 
+def test_a_stop_waits_for_how_its_work_ends() -> None:
+    """What is closed before it is stopped isn't cancelled again: engines that it ends would be left."""
+    ended = []
+
+    class Ending(Extension):
+        async def start(self) -> None:
+            self._work = asyncio.create_task(self.work())
+
+        def close(self) -> None:
+            self._end_work()
+
+        async def work(self) -> None:
+            try:
+                await asyncio.Event().wait()
+            finally:
+                await asyncio.sleep(0.05)
+                ended.append("at its end")
+
+    async def work() -> None:
+        extension = Ending()
+        await extension.start()
+        await asyncio.sleep(0)
+        extension.close()
+        await asyncio.sleep(0)
+        await extension.stop()
+
+    asyncio.run(work())
+    assert ended == ["at its end"]
+
+
 def test_a_problem_is_an_alert() -> None:
     extension = Extension()
     assert list(extension.alerts) == []
