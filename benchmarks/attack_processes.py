@@ -51,16 +51,13 @@ asyncio.run(main())
 
 FAULTY_NODE = """
 import sys
-from edgeslm.node.request_handler import RequestHandler
-
-serve = RequestHandler.serve
-
-async def faulty(self, held, *rest, **more):
-    if b"boom" in repr(held).encode() or "boom" in str(getattr(getattr(held, "request", held), "input", "")):
+from edgeslm.node import request_handler
+parse = request_handler.parse_request
+def faulty(delivery, *rest, **more):
+    if b"boom" in delivery.payload:
         raise RuntimeError("a fault of the handler")
-    return await serve(self, held, *rest, **more)
-
-RequestHandler.serve = faulty
+    return parse(delivery, *rest, **more)
+request_handler.parse_request = faulty
 from edgeslm.cli.main import main
 sys.exit(main(["run", sys.argv[1]]))
 """

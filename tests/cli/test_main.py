@@ -282,7 +282,8 @@ def test_try_says_what_is_wrong_with_a_bundle(edgeslm: Any, config: Path, tmp_pa
     (tmp_path / "small/model.onnx").write_bytes(b"cut")
     done = edgeslm("try", config, "say", "x")
     assert (done.status, done.out) == (1, "")
-    assert re.fullmatch(r"edgeslm: [^\n]*model\.onnx: 3 bytes, the manifest says \d+\n", done.err)
+    said = r"models\.small\.bundle: [^\n]*model\.onnx: 3 bytes, the manifest says \d+\n"
+    assert re.fullmatch(said, done.err)
 
 
 # request

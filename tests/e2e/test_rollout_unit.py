@@ -29,9 +29,9 @@ pytestmark = pytest.mark.e2e
 NODE, CLIENT = "edgeslm.service", "edgeslm-hawkbit.service"
 PYTHON = f"/opt/edgeslm/base/bin/python{sysconfig.get_python_version()}"
 RUN = f"""
-from edgeslm.update.updater import Updater
+from edgeslm.update import updater
 async def passed(*_, **__): pass
-Updater.__init__.__kwdefaults__["smoke"] = passed  # it would load the fake weights
+updater.smoke_test = passed  # it would load the fake weights
 {FAKE_RUN}
 """
 PROGRAM = f"""#!/bin/sh

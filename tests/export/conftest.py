@@ -7,7 +7,7 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -28,14 +28,14 @@ from tests.export.tiny_models import FAMILIES
 from tests.export.tiny_tasks import FakePointerTeacher, fake_vectors, write_encoder
 
 
-@pytest.fixture(scope="session", autouse=True)
-def kept_heap() -> Iterator[None]:
-    """Children keep freed memory: a tiny model with a vocabulary of 256,000 has logits of hundreds of MB, and
-    taking these from the kernel again and again costs a third of its time."""
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object]:
+    """Children of these tests keep freed memory: a tiny model with a vocabulary of 256,000 has logits of
+    hundreds of MB, and taking these from the kernel again and again costs a third of its time."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("MALLOC_MMAP_MAX_", "0")
         patch.setenv("MALLOC_TRIM_THRESHOLD_", str(2**33))
-        yield
+        return (yield)
 
 
 class Shared:
