@@ -33,8 +33,9 @@ def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object
     """Children of these tests keep freed memory: a tiny model with a vocabulary of 256,000 has logits of
     hundreds of MB, and taking these from the kernel again and again costs a third of its time."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("MALLOC_MMAP_MAX_", "0")
-        patch.setenv("MALLOC_TRIM_THRESHOLD_", str(2**33))
+        if item.path.is_relative_to(Path(__file__).parent):  # it is called for all tests of the run
+            patch.setenv("MALLOC_MMAP_MAX_", "0")
+            patch.setenv("MALLOC_TRIM_THRESHOLD_", str(2**33))
         return (yield)
 
 
