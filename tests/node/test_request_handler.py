@@ -85,6 +85,14 @@ class Harness:
         (task,) = self.admission.admit(held, self.handler.handle(held, Topics("hall"), "triage"))
         await asyncio.wait([task])
 
+    async def serve_twice(self) -> tuple[asyncio.Event, list[asyncio.Task[None]]]:
+        """A request whose repeat waits for it, until the event is set."""
+        self.gate = asyncio.Event()
+        both = [asyncio.create_task(self.serve(b"text", correlation=b"42")) for _ in range(2)]
+        while not self.meter.repeats["attached"]:
+            await asyncio.sleep(0)
+        return self.gate, both
+
     def close(self) -> None:
         self.journal.close()
         self.database.close()
@@ -110,11 +118,8 @@ def test_a_named_request_is_answered_once_and_its_repeat_gets_the_same_bytes(tmp
 def test_a_repeat_of_what_is_being_answered_waits_for_it(tmp_path: Path) -> None:
     async def main() -> None:
         harness = Harness(tmp_path)
-        harness.gate = asyncio.Event()
-        both = [asyncio.create_task(harness.serve(b"text", correlation=b"42")) for _ in range(2)]
-        while not harness.meter.repeats["attached"]:
-            await asyncio.sleep(0)
-        harness.gate.set()
+        gate, both = await harness.serve_twice()
+        gate.set()
         await asyncio.gather(*both)
         assert (harness.answers, len(harness.bus.published)) == (1, 1)
         harness.close()
@@ -161,10 +166,7 @@ def test_a_request_that_the_handler_fails_on_is_answered_and_reported_dead(
 def test_a_request_that_is_broken_off_is_neither_answered_nor_acknowledged(tmp_path: Path) -> None:
     async def main() -> None:
         harness = Harness(tmp_path)
-        harness.gate = asyncio.Event()
-        both = [asyncio.create_task(harness.serve(b"text", correlation=b"42")) for _ in range(2)]
-        while not harness.meter.repeats["attached"]:
-            await asyncio.sleep(0)
+        _, both = await harness.serve_twice()
         harness.admission.abandon()
         await asyncio.gather(*both, return_exceptions=True)
         assert (harness.bus.published, harness.acknowledged) == ([], [])

@@ -206,8 +206,8 @@ class KnowledgeProcess:
     def _note(self, name: str, why: str | None) -> None:
         self._troubles.pop(name, None)
         if why is not None:
+            self._troubles[name] = why = why.rstrip(".")
             log.warning("the collection %s: %s", name, why)
-            self._troubles[name] = why
 
     async def _give_vectors(self, asked: Embed) -> None:
         vectors, asked_by = None, self._child.starts

@@ -402,3 +402,19 @@ def test_trouble_is_a_problem_until_it_is_over(spec: CollectionSpec, tmp_path: P
             assert problem.startswith("The collection manuals: ") and "gone" in problem
 
     play(scene)
+
+
+def test_a_problem_is_one_sentence(spec: CollectionSpec, tmp_path: Path) -> None:
+    """What a reader says of a file ends with a full stop of its own."""
+    folder = tmp_path / "manuals"
+    folder.mkdir()
+    (folder / "broken.docx").write_bytes(b"no archive")
+
+    async def scene() -> None:
+        async with running(replace(spec, watch=(folder,), writes=True)) as process:
+            while not process.problems:
+                await asyncio.sleep(0.02)
+            (problem,) = process.problems
+            assert "broken.docx" in problem and problem.endswith(".") and not problem.endswith("..")
+
+    play(scene)
