@@ -37,7 +37,7 @@ RUNS: Final = 2
 NEW_TOKENS: Final = 32
 SHARD_WEIGHTS: Final = 400_000_000
 
-# Published values; ``family`` is the name under which tests/export/tiny_models.py has the tokenizer.
+# Published values; ``family`` is the name under which tests/support/export/tiny_models.py has the tokenizer.
 MODELS: Final[dict[str, dict[str, Any]]] = {
     "qwen2.5-0.5b": {
         "family": "qwen2",
@@ -115,7 +115,7 @@ def make_checkpoint(name: str, folder: Path) -> None:
     """A checkpoint of published sizes; written by a child, since torch keeps the memory it had."""
     with tempfile.TemporaryDirectory(dir=folder.parent) as scratch:
         family = MODELS[name]["family"]
-        command = [sys.executable, "-m", "tests.export.tiny_models", scratch, family]
+        command = [sys.executable, "-m", "tests.support.export.tiny_models", scratch, family]
         subprocess.run(command, cwd=ROOT, check=True, stderr=subprocess.DEVNULL)
         tiny = Path(scratch) / family
         ids = json.loads((tiny / "config.json").read_bytes())

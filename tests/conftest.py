@@ -7,19 +7,17 @@ import importlib.util
 import os
 import signal
 import sysconfig
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Generator, Iterator
 from pathlib import Path
 
 import hypothesis
 import pytest
 
 from edgeslm.storage.database import Database
-from tests.brokers import Mosquitto
-from tests.fakes import FakeClock
-from tests.nodes import NodeProcess, python_path
-from tests.sandboxed import Sandbox
+from tests.support.fakes import FakeClock
+from tests.support.paths import ROOT, python_path
 
-HERE = Path(__file__).parent
+TESTS = ROOT / "tests"
 
 # A run that a shell has put into the background ignores Ctrl-C, and so would the programs that tests start.
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
@@ -71,11 +69,26 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     if "PYTEST_XDIST_WORKER" not in os.environ:
         return
     files = list(dict.fromkeys(item.path for item in items))
-    computing = [file for file in files if file.is_relative_to(HERE / "export")]
+    computing = [file for file in files if is_of_export(file)]
     waiting = [file for file in files if file not in computing]
     places = {file: 0.9 * number / len(computing) for number, file in enumerate(computing)}
     places |= {file: number / len(waiting) for number, file in enumerate(waiting)}
     items.sort(key=lambda item: places[item.path])
+
+
+def is_of_export(file: Path) -> bool:
+    return "export" in file.relative_to(TESTS).parts
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object]:
+    """Children of tests of ``export`` keep freed memory: a tiny model with a vocabulary of 256,000 has logits
+    of hundreds of MB, and taking these from the kernel again and again costs a third of its time."""
+    with pytest.MonkeyPatch.context() as patch:
+        if is_of_export(item.path):
+            patch.setenv("MALLOC_MMAP_MAX_", "0")
+            patch.setenv("MALLOC_TRIM_THRESHOLD_", str(2**33))
+        return (yield)
 
 
 def pytest_make_parametrize_id(val: object, argname: str) -> str | None:
@@ -84,55 +97,11 @@ def pytest_make_parametrize_id(val: object, argname: str) -> str | None:
 
 
 @pytest.fixture(scope="session", autouse=True)
-def sandbox(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
-    """With EDGESLM_TEST_SANDBOX (``scripts/test --sandbox``) nodes are services of the shipped unit."""
-    if not os.environ.get("EDGESLM_TEST_SANDBOX"):
-        yield
-        return
-    with Sandbox(tmp_path_factory.mktemp("sandbox"), tmp_path_factory.getbasetemp()) as sandbox:
-        NodeProcess.launch = staticmethod(sandbox.launch)
-        yield
-
-
-@pytest.fixture(scope="session", autouse=True)
 def elsewhere(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """Tests run in an empty folder: a child with ``-m`` or ``-c`` would import from the current one."""
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(tmp_path_factory.mktemp("elsewhere"))
         yield
-
-
-@pytest.fixture
-def make_broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[..., Mosquitto]]:
-    """Starts real brokers: ``make_broker(lines, anonymous=True, folder=None)``; they end with the test."""
-    brokers: list[Mosquitto] = []
-
-    def make(lines: str = "", *, anonymous: bool = True, folder: Path | None = None) -> Mosquitto:
-        broker = Mosquitto(folder or tmp_path_factory.mktemp("broker"), lines, anonymous=anonymous)
-        brokers.append(broker)
-        broker.start()
-        return broker
-
-    yield make
-    for broker in brokers:
-        broker.stop()
-
-
-@pytest.fixture
-def broker(make_broker: Callable[..., Mosquitto]) -> Mosquitto:
-    """A real broker without any limit that would get in the way."""
-    return make_broker()
-
-
-@pytest.fixture(scope="session")
-def starter() -> Path:
-    """The starter models: ``smollm2-135m-int4`` and ``minilm-l6-int8``."""
-    root = Path(__file__).resolve().parent.parent
-    folder = Path(os.environ.get("EDGESLM_STARTER", root / ".edgeslm" / "starter")).absolute()
-    for name in ("smollm2-135m-int4", "minilm-l6-int8"):
-        if not (folder / name / "manifest.json").exists():
-            pytest.fail(f"{folder / name} is missing: make it with `edgeslm-export starter .edgeslm/starter`")
-    return folder
 
 
 @pytest.fixture

@@ -1,0 +1,264 @@
+"""``edgeslm doctor`` on boards made of files (a Raspberry Pi 4, an N100) and what goes wrong on them."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from importlib.metadata import PackageNotFoundError
+from pathlib import Path
+
+import pytest
+
+from edgeslm.cli.doctor import Finding, examine, render, software
+from edgeslm.engine import libraries
+from edgeslm.errors import BrokerError
+from edgeslm.hardware import board
+from edgeslm.ipc.job import JobError
+from edgeslm.mqtt.probe import Probe
+from tests.support.boards import FakeProbes, config_with, look, make_bundle, meminfo, put
+
+
+def test_a_raspberry_pi_4(pi_4: Path) -> None:
+    found = look(pi_4)
+    assert found["board"].text == "Raspberry Pi 4 Model B Rev 1.4"
+    assert found["cpu"].level == "warn"
+    assert "Cortex-A72, 4 cores, instructions: asimd" in found["cpu"].text
+    assert "asimddp" in found["cpu"].advice
+    assert found["memory"] == Finding("memory", "ok", "1.9 GB, 1.5 GB of it available")
+    assert found["temperature"].text == "61 degrees Celsius"
+    assert {"power", "throttling", "cpu limit", "governor"}.isdisjoint(found)
+
+
+def test_an_n100(n100: Path) -> None:
+    found = look(n100)
+    assert found["board"].text == "AZW MINI S"
+    assert found["cpu"] == Finding("cpu", "ok", "Intel(R) N100, 4 cores, instructions: avx2, avx_vnni, fma")
+    assert found["temperature"].text == "48 degrees Celsius"
+    assert found["profile"].text.startswith(
+        "n100: power balanced, threads auto, 15 GB for models; fit for it"
+    )
+    assert {finding.level for finding in found.values()} == {"ok"}
+
+
+def test_a_board_that_says_nothing(tmp_path: Path) -> None:
+    found = look(tmp_path / "nothing")
+    assert found["board"].level == "ok"
+    assert found["memory"].level == "warn"
+    assert "temperature" not in found
+
+
+def test_a_pi_with_a_bad_power_supply_that_runs_hot(pi_4: Path) -> None:
+    put(pi_4, "sys/class/hwmon/hwmon1/in0_lcrit_alarm", "1\n")
+    put(pi_4, "sys/class/thermal/thermal_zone0/temp", "86000\n")
+    put(pi_4, "sys/devices/platform/soc/soc:firmware/get_throttled", "e0000\n")
+    put(pi_4, "sys/devices/system/cpu/cpu0/cpufreq/scaling_governor", "powersave\n")
+    found = look(pi_4)
+    assert [found[key].level for key in ("power", "temperature", "throttling", "governor")] == [
+        "bad",
+        "bad",
+        "warn",
+        "warn",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("bits", "expected"),
+    [
+        ("0", (False, False, False, False)),
+        ("50005", (True, True, True, True)),
+        ("0x10000", (True, False, False, False)),
+        ("8", (False, False, True, True)),
+    ],
+)
+def test_the_bits_of_the_pi_firmware(pi_4: Path, bits: str, expected: tuple[bool, ...]) -> None:
+    put(pi_4, "sys/devices/platform/soc/soc:firmware/get_throttled", bits)
+    assert board.throttling(pi_4) == expected
+
+
+def test_a_pc_that_was_throttled(n100: Path) -> None:
+    put(n100, "sys/devices/system/cpu/cpu0/thermal_throttle/package_throttle_count", "12\n")
+    assert look(n100)["throttling"].level == "warn"
+
+
+def test_limits_of_control_groups_version_2(n100: Path) -> None:
+    put(n100, "proc/self/cgroup", "0::/system.slice/edgeslm.service\n")
+    group = "sys/fs/cgroup/system.slice/edgeslm.service"
+    put(n100, f"{group}/memory.max", "max\n")
+    put(n100, "sys/fs/cgroup/system.slice/memory.max", "300000000\n")
+    put(n100, "sys/fs/cgroup/system.slice/memory.current", "100000000\n")
+    put(n100, f"{group}/cpu.max", "150000 100000\n")
+    found = look(n100)
+    assert board.read_memory(n100) == board.BoardMemory(16_384_000_000, 200_000_000, 300_000_000)
+    assert found["memory"].level == "bad"
+    assert "MemoryMax" in found["memory"].advice
+    assert found["cpu limit"].text == "a control group allows 1.5 cores"
+
+
+def test_limits_of_control_groups_version_1(n100: Path) -> None:
+    put(n100, "proc/self/cgroup", "4:memory:/docker/x\n1:cpu,cpuacct:/\n0::/\n")
+    put(n100, "sys/fs/cgroup/memory/docker/x/memory.limit_in_bytes", "1000000000\n")
+    put(n100, "sys/fs/cgroup/memory/docker/x/memory.usage_in_bytes", "600000000\n")
+    put(n100, "sys/fs/cgroup/memory/memory.limit_in_bytes", "9223372036854771712\n")
+    put(n100, "sys/fs/cgroup/cpu/cpu.cfs_quota_us", "50000\n")
+    put(n100, "sys/fs/cgroup/cpu/cpu.cfs_period_us", "100000\n")
+    memory = board.read_memory(n100)
+    assert memory is not None
+    assert (memory.available, memory.limit) == (400_000_000, 1_000_000_000)
+    assert board.cpu_quota(n100) == 0.5
+
+
+def test_what_the_cores_have_computed_is_told_of_those_that_may_be_used(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: {0, 11})
+    monkeypatch.setattr(os, "sysconf", lambda name: 100)
+    assert board.busy_s(tmp_path) == 0
+    (tmp_path / "proc").mkdir()
+    (tmp_path / "proc/stat").write_text(
+        "cpu  9 9 9 9 9 9 9 9 9 9\n"
+        "cpu0 100 10 20 7000 90 1 2 30 4 0\n"  # user, nice, system, idle, waits, interrupts, stolen, guests
+        "cpu1 5000 0 0 0 0 0 0 0 0 0\n"
+        "cpu11 200 0 0 7000\nctxt 7\n"
+    )
+    assert board.busy_s(tmp_path) == pytest.approx(3.63)
+
+
+def test_little_memory_now_and_at_all(n100: Path) -> None:
+    put(n100, "proc/meminfo", meminfo(4000, 200))
+    assert look(n100)["memory"].level == "warn"
+    put(n100, "proc/meminfo", meminfo(250, 200))
+    assert look(n100)["memory"].level == "bad"
+
+
+@pytest.mark.parametrize(
+    ("status", "errors", "text"),
+    [
+        (-4, "", "uses an instruction that this CPU does not have"),
+        (132, "", "uses an instruction that this CPU does not have"),
+        (-11, "", "ended with SIGSEGV while loading"),
+        (-9, "", "ended with SIGKILL while loading"),
+        (1, "ImportError: libgomp.so.1 is missing", "does not load: ImportError: libgomp.so.1"),
+        (1, "", "does not load: no reason given"),
+    ],
+)
+def test_an_engine_that_does_not_load(n100: Path, status: int, errors: str, text: str) -> None:
+    failed = JobError("ended", "its process ended unexpectedly", status, errors)
+    found = examine(probes=FakeProbes(n100, loading=failed))
+    engines = [finding for finding in found if finding.subject == "engine"]
+    assert {finding.level for finding in engines} == {"bad"}
+    assert all(text in finding.text and finding.advice for finding in engines)
+
+
+@pytest.mark.parametrize(("has_cuda", "level"), [(True, "ok"), (False, "bad")])
+def test_a_model_on_cuda_needs_a_library_that_can(
+    n100: Path, tmp_path: Path, has_cuda: bool, level: str
+) -> None:
+    config = config_with({"a": make_bundle(tmp_path / "a", 100)})
+    on_cuda = {"a": config.models["a"].model_copy(update={"device": "cuda"})}
+    for models, wanted in ((config.models, []), (on_cuda, [level])):
+        probes = FakeProbes(n100, has_cuda=has_cuda)
+        found = examine(config.model_copy(update={"models": models}), probes=probes)
+        device = [finding for finding in found if finding.subject == "device"]
+        assert [finding.level for finding in device] == wanted
+        assert all("onnxruntime-genai" in finding.text and "for a" in finding.text for finding in device)
+
+
+def test_an_engine_that_hangs(n100: Path) -> None:
+    hangs = JobError("time", "it takes longer than it may", -9)
+    assert "did not load within" in look(n100, loading=hangs)["engine"].text
+
+
+def test_libraries_that_are_not_installed(n100: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def missing(name: str) -> str:
+        raise PackageNotFoundError(name)
+
+    monkeypatch.setattr(software, "version", missing)
+    monkeypatch.setattr(libraries, "version", missing)
+    found = look(n100)
+    assert found["engine"].text == "onnxruntime-genai is not installed"
+    assert found["libraries"].text.startswith("missing: numpy, paho-mqtt")
+
+
+def test_the_engine_is_never_imported_here() -> None:
+    code = (
+        "import sys\nfrom edgeslm.cli.doctor import examine\nexamine()\n"
+        "raise SystemExit([name for name in sys.modules if name.startswith('onnxruntime')] or 0)"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+@pytest.mark.parametrize(("answer", "level"), [(True, "ok"), (None, "ok"), (False, "warn")])
+def test_the_clock(n100: Path, answer: bool | None, level: str) -> None:
+    assert look(n100, clock=answer)["clock"].level == level
+
+
+def test_this_machine_s_clock_can_be_asked() -> None:
+    assert board.clock_synchronised() in (True, False, None)
+
+
+def test_a_broker_that_does_not_answer(n100: Path, tmp_path: Path) -> None:
+    config = config_with({"a": make_bundle(tmp_path / "a", 1)})
+    refused = BrokerError("localhost:1883: connection refused")
+    assert look(n100, config, broker=refused)["broker"].text == "localhost:1883: connection refused"
+    found = look(n100, config, broker=Probe(problems=["no MQTT 5"]))["broker"]
+    assert (found.level, found.text) == ("bad", "no MQTT 5")
+
+
+def test_secrets_that_others_can_read_or_nobody_can(n100: Path, tmp_path: Path) -> None:
+    secret = tmp_path / "secret"
+    secret.write_text("hunter2")
+    secret.chmod(0o644)
+    bundles = {"a": make_bundle(tmp_path / "a", 1)}
+    broker = f"{{url: mqtt://broker.local, username: u, password_file: {secret}}}"
+    found = examine(config_with(bundles, broker), probes=FakeProbes(n100))
+    texts = [f.text for f in found if f.subject == "secrets"]
+    assert texts == [
+        f"password_file {secret} can be read by every user",
+        "the password crosses the network in clear",
+    ]
+    assert "hunter2" not in str(found)
+    secret.unlink()
+    assert look(n100, config_with(bundles, broker))["secrets"].level == "warn"
+    with_tls = config_with(bundles, broker.replace("mqtt://", "mqtts://"))
+    found = examine(with_tls, probes=FakeProbes(n100))
+    assert [(f.level, f.text) for f in found if f.subject == "secrets"] == [
+        ("bad", f"password_file {secret}: No such file or directory")
+    ]
+
+
+def test_a_state_folder_that_does_not_exist_yet(
+    n100: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("STATE_DIRECTORY", str(tmp_path / "not/yet"))
+    disk = look(n100)["disk"]
+    assert str(tmp_path / "not/yet") in disk.text
+
+
+@pytest.mark.parametrize(("free", "level"), [(5 * 10**9, "ok"), (5 * 10**8, "warn"), (5 * 10**7, "bad")])
+def test_the_disk(n100: Path, monkeypatch: pytest.MonkeyPatch, free: int, level: str) -> None:
+    usage = type("usage", (), {"free": free})
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage)
+    assert look(n100)["disk"].level == level
+
+
+def test_rendering() -> None:
+    findings = [Finding("board", "ok", "Pi"), Finding("memory", "bad", "none", "buy some")]
+    assert render(findings, colour=False).splitlines() == [
+        "ok    board   Pi",
+        "bad   memory  none",
+        "              -> buy some",
+        "1 ok, 0 to look at, 1 bad",
+    ]
+    assert "\x1b[31mbad \x1b[0m" in render(findings, colour=True)
+
+
+def test_no_colours_without_a_terminal_or_when_unwanted(monkeypatch: pytest.MonkeyPatch) -> None:
+    findings = [Finding("board", "ok", "Pi")]
+    assert "\x1b" not in render(findings)
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
+    monkeypatch.delenv("NO_COLOR", raising=False)
+    assert "\x1b" in render(findings)
+    monkeypatch.setenv("NO_COLOR", "1")
+    assert "\x1b" not in render(findings)

@@ -1,0 +1,161 @@
+from __future__ import annotations
+
+import asyncio
+import importlib.util
+import os
+import stat
+import struct
+import sys
+from pathlib import Path
+
+import pytest
+
+from edgeslm.config.sections import Console
+from edgeslm.console import process
+from edgeslm.console.process import ConsoleProcess, check_installed, read_token
+from edgeslm.console.wire import FROM_CONSOLE, TO_CONSOLE, Ask, Look, Viewers
+from edgeslm.errors import ConfigError
+from edgeslm.ipc.codec import FrameError
+from tests.support.brokers import free_port
+from tests.support.console.settings import settings_for
+
+
+def test_a_token_is_made_once_and_for_its_owner_alone(tmp_path: Path) -> None:
+    token = read_token(Console(), tmp_path / "state")
+    assert len(token) >= 32
+    assert read_token(Console(), tmp_path / "state") == token
+    assert stat.S_IMODE((tmp_path / "state/console-token").stat().st_mode) == 0o600
+
+
+def test_a_token_that_could_be_guessed_is_refused(tmp_path: Path) -> None:
+    file = tmp_path / "token"
+    section = Console(token_file=file)
+    with pytest.raises(ConfigError, match=r"console\.token_file.*can't be read: No such file"):
+        read_token(section, tmp_path)
+    for text in ("", "short\n", "\n" + "a" * 40):
+        file.write_text(text)
+        with pytest.raises(ConfigError, match="16 characters or more"):
+            read_token(section, tmp_path)
+    file.write_text("a" * 16 + "\nmore\n")
+    assert read_token(section, tmp_path) == "a" * 16
+
+
+def test_missing_packages_are_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    check_installed()
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(ConfigError, match=r"pip install 'edgeslm\[api\]'"):
+        check_installed()
+
+
+def test_nothing_but_messages_is_read_from_the_console() -> None:
+    assert FROM_CONSOLE.decode(FROM_CONSOLE.encode(Viewers(1))) == Viewers(1)
+    for data in (b"", b"[]", b"{}", b'{"kind": "viewers"}', b"cos\nsystem\n(S'true'\ntR.", b"\xff"):
+        with pytest.raises(FrameError):
+            FROM_CONSOLE.decode(struct.pack("!I", len(data)) + data)
+    told = {"text": "ä\ud800", "part": [1, None]}
+    assert TO_CONSOLE.decode(TO_CONSOLE.encode(told)) == told
+
+
+class FakeListener:
+    def begun(self) -> None:
+        pass
+
+    def heard(self, said: Ask | Look | Viewers) -> None:
+        pass
+
+
+HOSTILE = """
+import os, pickle, sys, time
+from edgeslm.ipc.pipe import Pipe
+from edgeslm.console.wire import *
+pipe = Pipe(int(sys.argv[1]), FROM_CONSOLE, TO_CONSOLE)
+if os.path.exists({flag!r}):
+    pipe.send(Listening("http://again"))
+else:
+    open({flag!r}, "w").close()
+    {act}
+time.sleep(600)
+"""
+
+
+@pytest.mark.parametrize(
+    "act",
+    [
+        "pipe._socket.sendall(b'\\0\\0\\0\\x05\\x80\\x04N..')",
+        "pipe._socket.sendall(b'\\xff' * 99)",
+        'pipe._socket.sendall(b\'\\0\\0\\0\\x21\\0\\0\\0\\x1d\' + b\'["Ask",[1,"judge","text",[]]]\')',
+    ],
+    ids=["pickle", "long", "options"],
+)
+def test_a_hostile_console_is_replaced(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, act: str) -> None:
+    monkeypatch.setattr(process, "AGAIN_S", 0.01)
+    script = HOSTILE.format(flag=str(tmp_path / "flag"), act=act)
+    monkeypatch.setattr(process, "COMMAND", (sys.executable, "-c", script))
+
+    async def scenario() -> None:
+        console = ConsoleProcess({}, FakeListener())
+        await run_until(console, lambda: console.url == "http://again")
+
+    asyncio.run(scenario())
+
+
+async def run_until(console: ConsoleProcess, holds: object) -> None:
+    running = asyncio.create_task(console.run())
+    try:
+        async with asyncio.timeout(60):
+            while not holds():  # type: ignore[operator]
+                await asyncio.sleep(0.01)
+    finally:
+        running.cancel()
+        await console.stop()
+
+
+def test_a_port_that_is_taken_is_a_problem_and_no_end() -> None:
+    async def scenario() -> None:
+        port = free_port()
+        server = await asyncio.start_server(lambda reader, writer: None, "127.0.0.1", port)
+        console = ConsoleProcess(settings_for(port), FakeListener())
+        await run_until(console, lambda: console.problem)
+        assert console.problem == f"The console doesn't run: 127.0.0.1:{port}: Address already in use."
+        server.close()
+
+    asyncio.run(scenario())
+
+
+def test_a_process_that_ends_is_started_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(process, "AGAIN_S", 0.01)
+    starts: list[int | None] = []
+
+    class Notes(FakeListener):
+        def begun(self) -> None:
+            starts.append(console.pid)
+
+    console = ConsoleProcess(settings_for(free_port()), Notes())
+
+    async def scenario() -> None:
+
+        def has_come_again() -> bool:
+            if console.url is not None and len(starts) == 1 and starts[0] is not None:
+                os.kill(starts[0], 9)
+            return len(starts) > 1 and console.url is not None
+
+        await run_until(console, has_come_again)
+        assert console.problem is None
+
+    asyncio.run(scenario())
+    assert len(set(starts)) == 2
+
+
+def test_one_that_is_behind_is_told_nothing_more(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(process, "COMMAND", ("sh", "-c", "sleep 60"))  # reads nothing
+
+    async def scenario() -> None:
+        console = ConsoleProcess(settings_for(1), FakeListener())
+        running = asyncio.create_task(console.run())
+        async with asyncio.timeout(60):
+            while console.send("rows", rows=["x" * 10_000]):
+                await asyncio.sleep(0)
+        running.cancel()
+        await console.stop()
+
+    asyncio.run(scenario())

@@ -1,0 +1,83 @@
+from __future__ import annotations
+
+import asyncio
+import re
+import ssl
+from http.client import HTTPSConnection
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+from urllib.parse import urlencode
+
+import pytest
+import trustme
+import uvicorn
+
+from edgeslm.console import worker
+from tests.support.apps import WAIT_S
+from tests.support.brokers import Mosquitto
+from tests.support.consoles import TOKEN, console_node, visitor_of
+
+
+def test_it_speaks_tls(broker: Mosquitto, tmp_path: Path) -> None:
+    authority = trustme.CA()
+    certificate = authority.issue_cert("localhost")
+    certificate.private_key_pem.write_to_path(tmp_path / "key.pem")
+    for blob in certificate.cert_chain_pems:
+        blob.write_to_path(tmp_path / "cert.pem", append=True)
+    files = {"cert_file": str(tmp_path / "cert.pem"), "key_file": str(tmp_path / "key.pem")}
+    context = ssl.create_default_context()
+    authority.configure_trust(context)
+    with console_node(tmp_path, broker.url, console=files) as node:
+        port = visitor_of(node).port
+        connection = HTTPSConnection("localhost", port, context=context, timeout=WAIT_S)
+        connection.request("GET", "/login")
+        page = connection.getresponse()
+        given = re.search(rb'name="csrf_token" value="(\w+)"', page.read())
+        assert given is not None
+        headers = {
+            "Origin": f"https://localhost:{port}",
+            "Content-Type": "application/x-www-form-urlencoded",
+            "Cookie": page.headers["Set-Cookie"].partition(";")[0],
+        }
+        fields = {"token": TOKEN, "csrf_token": given[1].decode()}
+        connection.request("POST", "/login", urlencode(fields), headers)
+        response = connection.getresponse()
+        assert response.status == 303
+        cookie = response.headers["Set-Cookie"]
+        assert cookie.startswith("__Host-edgeslm=") and "; Secure" in cookie
+        connection.close()
+
+
+class Connection:
+    """As uvicorn keeps them."""
+
+    def __init__(self, cycle: Any) -> None:
+        self.cycle = cycle
+        self.is_open = True
+        self.transport = SimpleNamespace(abort=self.end)
+
+    def end(self) -> None:
+        self.is_open = False
+
+
+def test_who_never_asks_is_let_go_and_nobody_else(monkeypatch: pytest.MonkeyPatch) -> None:
+    silent, kept_alive = Connection(None), Connection(SimpleNamespace(response_complete=True))
+    streaming = Connection(SimpleNamespace(response_complete=False))
+    asking = Connection(SimpleNamespace(response_complete=True))
+    looks = 0
+
+    async def sleep(seconds: float) -> None:
+        nonlocal looks
+        looks += 1
+        asking.cycle = SimpleNamespace(response_complete=True)  # another request is behind it
+        if looks == 4:
+            raise asyncio.CancelledError
+
+    monkeypatch.setattr(asyncio, "sleep", sleep)
+    server = worker._Server(uvicorn.Config("nothing:nothing"))
+    connections: Any = {silent, kept_alive, streaming, asking}
+    server.server_state.connections = connections
+    with pytest.raises(asyncio.CancelledError):
+        asyncio.run(server.hang_up_on_idlers())
+    assert [one.is_open for one in (silent, kept_alive, streaming, asking)] == [False, False, True, True]

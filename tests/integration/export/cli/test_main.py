@@ -1,0 +1,175 @@
+"""The command line: help with an example, one sentence on failure, JSON where asked."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+from edgeslm_export.cli import main, starter
+
+from edgeslm.bundle.manifest import load_bundle
+from edgeslm.errors import ExportError
+from tests.support.export.questions import questions
+
+
+@pytest.fixture(autouse=True)
+def _keep_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    """``main`` sets variables and a signal handler for the whole process."""
+    monkeypatch.setattr("os.environ", dict(os.environ))
+    monkeypatch.setattr("signal.signal", lambda *_: None)
+
+
+@pytest.mark.parametrize("command", main.COMMANDS)
+def test_each_command_has_help_with_an_example(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main.main([command, "--help"])
+    assert ended.value.code == 0
+    assert f"example: {main.COMMANDS[command].EXAMPLE}" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("command", main.COMMANDS)
+def test_each_example_parses(command: str) -> None:
+    options = main._parser().parse_args(main.COMMANDS[command].EXAMPLE.split()[1:])
+    assert options.json is False
+    assert options.debug is False
+
+
+def test_a_failure_is_one_sentence(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main.main(["model", str(tmp_path / "none"), str(tmp_path / "out")]) == 1
+    streams = capsys.readouterr()
+    assert streams.out == ""
+    wanted = "name a checkpoint folder, a .gguf file or a hub id"
+    assert streams.err == f"edgeslm-export: {tmp_path}/none doesn't exist; {wanted}.\n"
+
+
+def test_an_existing_out_is_told_before_anything_else(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for command in ("model", "encoder"):
+        assert main.main([command, "owner/name", str(tmp_path)]) == 1
+        assert "exists already" in capsys.readouterr().err
+    assert main.main(["tune", "none.yaml", "none.jsonl", str(tmp_path)]) == 1
+    assert "exists already" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("error", "sentence"),
+    [
+        (ExportError("It is so."), "It is so."),
+        (OSError(28, "No space left on device", "/x"), "/x: No space left on device."),
+        (
+            ModuleNotFoundError("No module named 'torch'", name="torch"),
+            "the package torch is missing; pip install",
+        ),
+        (ZeroDivisionError("oops"), "an error that was not foreseen (ZeroDivisionError: oops)"),
+    ],
+)
+def test_every_error_becomes_a_sentence(
+    error: Exception, sentence: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fail(*_: Any) -> None:
+        raise error
+
+    monkeypatch.setattr(starter, "default_folder", lambda: Path("/nowhere"))
+    monkeypatch.setattr("edgeslm_export.starter.Maker.make", fail)
+    assert main.main(["starter"]) == 1
+    told = capsys.readouterr().err
+    assert sentence in told
+    assert "Traceback" not in told
+    assert main.main(["starter", "--debug"]) == 1
+    assert "Traceback" in capsys.readouterr().err
+
+
+def test_evaluate_prints_a_table_and_a_json_line(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    report = {
+        "name": "spam-head",
+        "kind": "head",
+        "bytes": 4053,
+        "rows": 500,
+        "accuracy": 0.964,
+        "interval": [0.9438, 0.9771],
+        "labels": {"ham": {"rows": 449, "precision": 0.9654, "recall": None}},
+    }
+    monkeypatch.setattr("edgeslm_export.evaluate.report_card.evaluate_bundle", lambda *_, **__: report)
+    monkeypatch.setattr("edgeslm_export.evaluate.report_card.check_wanted", lambda *_, **__: None)
+    monkeypatch.setattr("edgeslm_export.cli.evaluate.load_bundle", lambda folder: folder)
+    arguments = ["evaluate", "bundle", "rows.jsonl", "--encoder", "encoder"]
+    assert main.main(arguments) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert "accuracy             0.964" in lines
+    assert "95 % interval        0.944 to 0.977" in lines
+    assert json.loads(lines[-1]) == {"bundle": "bundle", **report}
+    assert main.main([*arguments, "--json"]) == 0
+    assert json.loads(capsys.readouterr().out) == {"bundle": "bundle", **report}
+
+
+@pytest.mark.parametrize("given", ["0", "1", "-0.1", "often", "nan"])
+def test_a_wanted_error_is_a_share(given: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main.main(["evaluate", "bundle", "rows.jsonl", "--max-error", given])
+    assert f"{given} is no number between 0 and 1" in capsys.readouterr().err
+
+
+def test_the_likeness_is_a_row_a_text(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    figures = {
+        "text": "WikiText-2",
+        "tokens": 4096,
+        "kl_mean": 0.08,
+        "kl_p999": 2.1,
+        "same_top1": 0.857,
+        "perplexity_ratio": 1.0359,
+        "perplexity_ratio_se": 0.003,
+    }
+    report = {"name": "tiny", "stated": {"text": "a book", "kl_mean": 0.1}, "fidelity": [figures]}
+    monkeypatch.setattr("edgeslm_export.evaluate.report_card.evaluate_bundle", lambda *_, **__: report)
+    monkeypatch.setattr("edgeslm_export.evaluate.report_card.check_wanted", lambda *_, **__: None)
+    monkeypatch.setattr("edgeslm_export.cli.evaluate.load_bundle", lambda folder: folder)
+    assert main.main(["evaluate", "bundle", "--encoder", "encoder"]) == 0
+    lines = [line.split() for line in capsys.readouterr().out.splitlines()]
+    assert ["WikiText-2", "4,096", "0.0800", "over", "2.10", "85.7%", "1.0359", "±", "0.0030"] in lines
+    assert ["a", "book,", "as", "its", "report.json", "says", "-", "0.1000", "-", "-", "-"] in lines
+
+
+def test_a_text_needs_a_reference(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main.main(["evaluate", "bundle", "--text", "manual.txt"]) == 1
+    assert "name it with --reference SRC" in capsys.readouterr().err
+
+
+def test_the_default_recipe_is_one_of_the_table() -> None:
+    from edgeslm_export.quantize.recipe import DEFAULT_RECIPE, RECIPES, find_recipe
+
+    assert find_recipe(DEFAULT_RECIPE) is RECIPES[DEFAULT_RECIPE]
+    with pytest.raises(ExportError, match="There is no recipe 'int2'; choose one of int4, int4-mixed"):
+        find_recipe("int2")
+
+
+@pytest.mark.parametrize("command", ["encoder", "reader"])
+def test_minutes_bound_a_teaching(command: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main.main([command, "none", str(tmp_path / "out"), "--minutes", "5"]) == 1
+    assert "--minutes bounds the teaching, which takes --questions" in capsys.readouterr().err
+
+
+@pytest.mark.export
+def test_an_encoder_is_taught_by_a_file_of_questions(
+    encoders: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    lines = [
+        {"text": row.text, "question": row.question, "answer": row.answer and row.text[slice(*row.answer)]}
+        | {"source": row.source}
+        for row in questions(60)
+    ]
+    (tmp_path / "q.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    out = tmp_path / "out"
+    assert (
+        main.main(["encoder", str(encoders / "bge"), str(out), "--questions", str(tmp_path / "q.jsonl")]) == 0
+    )
+    shown = capsys.readouterr().out
+    assert "found before" in shown and "found now" in shown
+    assert load_bundle(out).manifest.embeds

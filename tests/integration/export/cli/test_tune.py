@@ -1,0 +1,395 @@
+"""The command tune: what it learns on, and what it shows of it. Nothing is taught here."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+from edgeslm_export.cli import main, tune
+from edgeslm_export.cli.progress import Bar
+from edgeslm_export.data.rows import FieldsRow
+from edgeslm_export.sources.checkpoint import Origin
+from edgeslm_export.train.spec import Budget, Inputs
+from edgeslm_export.train.tune import load_task
+
+from edgeslm.bundle.manifest import Source
+from edgeslm.errors import ExportError
+from tests.support.export.tiny_tasks import write_encoder, write_rows
+from tests.support.taught import change_manifest, write_base
+
+
+@pytest.fixture(autouse=True)
+def _keep_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    """``main`` sets variables and a signal handler for the whole process."""
+    monkeypatch.setattr("os.environ", dict(os.environ))
+    monkeypatch.setattr("signal.signal", lambda *_: None)
+
+
+# --- what is learned on ------------------------------------------------------------------------------
+
+SMOLLM2 = Origin(Path("smollm2.gguf"), "LlamaForCausalLM", 1, Source(id="smollm2", revision="sha256:1"), "")
+MINILM = Origin(Path("minilm"), "BertModel", 1, Source(id="minilm", revision="sha256:2"), "")
+
+
+def fetched(name: str, kind: str) -> Origin:
+    """What the hub gives of a name that is looked for as a model of this kind."""
+    return Origin(Path(name), kind, 1, Source(id=name), "")
+
+
+class FakeMaker:
+    """In the place of the starter's: keeps what was asked for."""
+
+    def __init__(self) -> None:
+        self.asked: list[str] = []
+
+    def __call__(self, *_: object, **__: object) -> FakeMaker:
+        return self
+
+    def make_model(self, out: Path) -> Path:
+        self.asked.append("model")
+        return out
+
+    def make_encoder(self, out: Path) -> Path:
+        self.asked.append("encoder")
+        return out
+
+    def model_origin(self) -> Origin:
+        self.asked.append("its checkpoint")
+        return SMOLLM2
+
+    def encoder_origin(self) -> Origin:
+        self.asked.append("the encoder's checkpoint")
+        return MINILM
+
+
+@pytest.fixture
+def maker(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> FakeMaker:
+    fake = FakeMaker()
+    monkeypatch.setattr(tune, "Maker", fake)
+    monkeypatch.setattr(tune, "default_folder", lambda: tmp_path / "starter")
+    monkeypatch.setattr(
+        "edgeslm_export.sources.hub.resolve_source", lambda name, kind, *_, **__: fetched(name, kind)
+    )
+    return fake
+
+
+def inputs(*methods: str, **named: Any) -> Inputs:
+    options = argparse.Namespace(**{"encoder": None, "base": None, "checkpoint": None, **named})
+    budget = Budget(methods, announce=lambda said: None)
+    return tune.find_inputs(options, budget)
+
+
+def test_without_names_both_of_the_starters_encoders_are_tried(tmp_path: Path, maker: FakeMaker) -> None:
+    assert inputs() == Inputs(tmp_path / "starter" / "minilm-l6-int8", MINILM)
+    assert maker.asked == ["encoder", "the encoder's checkpoint"]
+
+
+def test_a_head_needs_no_checkpoint(tmp_path: Path, maker: FakeMaker) -> None:
+    assert inputs("head") == Inputs(tmp_path / "starter" / "minilm-l6-int8")
+
+
+def test_a_named_encoder_is_a_bundle_or_a_checkpoint(tmp_path: Path, maker: FakeMaker) -> None:
+    bundle = write_encoder(tmp_path / "encoder")
+    assert inputs(encoder=str(bundle)) == Inputs(bundle)
+    assert inputs(encoder="owner/name") == Inputs(checkpoint=fetched("owner/name", "encoder"))
+    with pytest.raises(ExportError, match="The method head needs an encoder's bundle"):
+        inputs("head", encoder="owner/name")
+    assert maker.asked == []
+
+
+@pytest.mark.parametrize("method", ["lora", "qlora"])
+def test_an_adapter_is_for_the_starters_decoder(tmp_path: Path, maker: FakeMaker, method: str) -> None:
+    found = inputs(method)
+    assert found == Inputs(base=tmp_path / "starter" / "smollm2-135m-int4", decoder=SMOLLM2)
+    assert "encoder" not in maker.asked
+
+
+def test_several_methods_have_what_each_of_them_needs(tmp_path: Path, maker: FakeMaker) -> None:
+    starter = tmp_path / "starter"
+    decoder = starter / "smollm2-135m-int4"
+    assert inputs("lora", "qlora") == Inputs(base=decoder, decoder=SMOLLM2)
+    assert inputs("head", "lora") == Inputs(starter / "minilm-l6-int8", base=decoder, decoder=SMOLLM2)
+
+
+@pytest.mark.parametrize(
+    ("words", "methods"),
+    [
+        ([], ()),
+        (["--method", "auto"], ()),
+        (["--method", "head"], ("head",)),
+        (["--method", "lora", "--method", "qlora", "--method", "lora"], ("lora", "qlora")),
+    ],
+)
+def test_methods_that_are_named_are_tried(words: list[str], methods: tuple[str, ...]) -> None:
+    parser = argparse.ArgumentParser()
+    tune.add_budget(parser, "auto")
+    options = parser.parse_args(words, argparse.Namespace(debug=False))
+    with Bar() as bar:
+        assert tune.make_budget(options, bar).methods == methods
+
+
+def test_a_wanted_recall_is_handed_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    seen: list[Budget] = []
+
+    def learn(
+        task: object, rows: object, name: str, out: Path, on: object, budget: Budget, *_: object
+    ) -> object:
+        seen.append(budget)
+        return None, dict(LABELS)
+
+    command = _tune(tmp_path, monkeypatch, LABELS)
+    monkeypatch.setattr("edgeslm_export.train.tune.learn", learn)
+    assert main.main([*command, "--recall", "spam=0.95", "--recall", "a=b=0.5"]) == 0
+    assert dict(seen[0].recalls) == {"spam": 0.95, "a=b": 0.5}
+
+
+@pytest.mark.parametrize("wrong", ["spam", "spam=1", "spam=0", "=0.9", "spam=much"])
+def test_a_recall_is_a_label_and_a_share(wrong: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main.main(["tune", "task.yaml", "rows.jsonl", "out", "--recall", wrong])
+    assert "argument --recall" in capsys.readouterr().err
+
+
+def test_fields_have_no_recall_to_ask_for(tmp_path: Path) -> None:
+    with pytest.raises(ExportError, match="--recall is for labels, and these rows have fields"):
+        for_fields(tmp_path, (), recalls={"spam": 0.95})
+
+
+def test_a_named_base_is_tried_beside_the_encoders(tmp_path: Path, maker: FakeMaker) -> None:
+    base = tmp_path / "base"
+    found = inputs(base=base, checkpoint="owner/name")
+    encoder = tmp_path / "starter" / "minilm-l6-int8"
+    assert found == Inputs(encoder, MINILM, base, fetched("owner/name", "decoder"))
+
+
+def test_the_checkpoint_of_a_bundle_of_the_starters_is_known(tmp_path: Path, maker: FakeMaker) -> None:
+    write_base(tmp_path / "base")
+    change_manifest(tmp_path / "base", source={"id": "smollm2", "revision": SMOLLM2.source.revision})
+    assert inputs("lora", base=tmp_path / "base") == Inputs(base=tmp_path / "base", decoder=SMOLLM2)
+
+
+def test_the_checkpoint_of_another_bundle_has_to_be_named(tmp_path: Path, maker: FakeMaker) -> None:
+    write_base(tmp_path / "base")
+    with pytest.raises(ExportError, match="name them with --base and --checkpoint"):
+        inputs("lora", base=tmp_path / "base")
+
+
+@pytest.mark.parametrize("methods", [(), ("lora",)])
+def test_a_checkpoint_without_its_base_is_refused(maker: FakeMaker, methods: tuple[str, ...]) -> None:
+    """What is named and not used would be silently another thing than was meant."""
+    with pytest.raises(ExportError, match="name them with --base and --checkpoint"):
+        inputs(*methods, checkpoint="owner/name")
+
+
+# --- fields ------------------------------------------------------------------------------------------
+
+ROWS = [FieldsRow(1, "M3 is hot", {"machine": "M3"}), FieldsRow(2, "M4 is hot", {"machine": "M4"})]
+LISTS = "schema: {type: object, properties: {machines: {type: array, items: {type: string}}}}"
+
+
+def for_fields(folder: Path, methods: tuple[str, ...], text: str = "", **how: Any) -> Budget:
+    (folder / "task.yaml").write_text(f"name: machine\nkind: extract\n{text}")
+    task = load_task(folder / "task.yaml")
+    return tune.for_fields(task, ROWS, Budget(methods, **{"announce": lambda said: None, **how}))
+
+
+@pytest.mark.parametrize("methods", [(), ("encoder",), ("lora", "qlora")])
+def test_fields_that_can_be_pointed_at_are_learned_as_was_wanted(
+    tmp_path: Path, methods: tuple[str, ...]
+) -> None:
+    said: list[str] = []
+    assert for_fields(tmp_path, methods, announce=said.append, seconds=60.0).methods == methods
+    assert said == []
+
+
+def test_a_head_finds_no_fields(tmp_path: Path) -> None:
+    with pytest.raises(ExportError, match="The method head can't find fields; take encoder, lora or qlora"):
+        for_fields(tmp_path, ("head",))
+
+
+def test_what_nobody_can_point_at_is_written_by_a_decoder_and_that_is_said(tmp_path: Path) -> None:
+    said: list[str] = []
+    budget = for_fields(tmp_path, (), LISTS, announce=said.append, seconds=60.0)
+    assert (budget.methods, budget.seconds) == (("lora",), 60.0)
+    assert said == [
+        "The field 'machines' is no single text, number or truth value, so a decoder learns to write the "
+        "fields."
+    ]
+
+
+@pytest.mark.parametrize("method", ["encoder", "lora", "qlora"])
+def test_a_named_method_is_not_changed_by_the_schema(tmp_path: Path, method: str) -> None:
+    """An encoder refuses it with a sentence of its own."""
+    assert for_fields(tmp_path, (method,), LISTS).methods == (method,)
+
+
+def test_a_head_is_refused_fields_before_anything_is_fetched(
+    tmp_path: Path, maker: FakeMaker, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows = [{"text": f"M{number} is hot", "fields": {"machine": f"M{number}"}} for number in range(12)]
+    data = write_rows(tmp_path / "rows.jsonl", rows)
+    (tmp_path / "task.yaml").write_text("name: machine")
+    command = ["tune", str(tmp_path / "task.yaml"), str(data), str(tmp_path / "out"), "--method", "head"]
+    assert main.main(command) == 1
+    assert "The method head can't find fields" in capsys.readouterr().err
+    assert maker.asked == []
+
+
+@pytest.mark.parametrize(
+    ("text", "asked"),
+    [("", ["encoder", "the encoder's checkpoint"]), (LISTS, ["its checkpoint", "model"])],
+    ids=["pointed at", "written"],
+)
+def test_fields_are_learned_on_what_their_way_needs(
+    tmp_path: Path, maker: FakeMaker, text: str, asked: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fields: dict[str, Any] = {"machines": ["M1"]} if text else {"machine": "M1"}
+    data = write_rows(
+        tmp_path / "rows.jsonl", [{"text": f"M1 is hot {row}", "fields": fields} for row in range(12)]
+    )
+    (tmp_path / "task.yaml").write_text(f"name: machine\nkind: extract\n{text}")
+    monkeypatch.setattr("edgeslm_export.train.tune.learn", lambda *_, **__: (None, dict(FIELDS)))
+    monkeypatch.setattr(
+        "edgeslm_export.evaluate.report_card.read_lengths", lambda bundle, texts: ([4] * len(texts), 256)
+    )
+    assert main.main(["tune", str(tmp_path / "task.yaml"), str(data), str(tmp_path / "out")]) == 0
+    assert maker.asked == asked
+
+
+# --- what is shown -----------------------------------------------------------------------------------
+
+
+def _tune(folder: Path, monkeypatch: pytest.MonkeyPatch, report: dict[str, Any]) -> list[str]:
+    """Arguments of a command that teaches nothing and has this report."""
+    rows = [{"text": f"{label} {number}", "label": label} for number in range(8) for label in ("ham", "spam")]
+    (folder / "rows.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    (folder / "task.yaml").write_text("name: topic")
+    monkeypatch.setattr("edgeslm_export.cli.tune.find_inputs", lambda *_, **__: Inputs())
+    monkeypatch.setattr("edgeslm_export.train.tune.learn", lambda *_, **__: (None, dict(report)))
+    return ["tune", str(folder / "task.yaml"), str(folder / "rows.jsonl"), str(folder / "out")]
+
+
+LABELS: dict[str, Any] = {
+    "method": "lora",
+    "learned_from": 16,
+    "majority": 0.5,
+    "coverage": {"0.05": 0.913, "0.02": None},
+    "labels": {"ham": {"rows": 8, "precision": 0.9, "recall": None}},
+    "methods": {
+        name: {"accuracy": accuracy, "interval": [0.8, 0.95], "held_out": 16, "calibration_error": 0.021}
+        for name, accuracy in (("head", 0.875), ("lora", 0.938))
+    },
+    "measured": {
+        name: {"texts_per_s": 120.4, "bytes": 23_400_000, "peak_rss": memory}
+        for name, memory in (("head", None), ("lora", 2_140_000_000))
+    },
+    "least_error": 0.0312,
+}
+FIELDS: dict[str, Any] = {
+    "method": "qlora",
+    "learned_from": 16,
+    "rows": 4,
+    "exact": 0.75,
+    "exact_interval": [0.5, 1.0],
+    "fields": {
+        "machine": {
+            "rows": 3,
+            "accuracy": 0.667,
+            "interval": [0.3, 0.9],
+            "precision": 0.5,
+            "recall": None,
+            "f1": 0.4,
+        }
+    },
+    "coverage": {"0.05": 0.5},
+    "methods": {
+        "encoder": {"exact": 0.7, "interval": [0.5, 1.0], "held_out": 4, "calibration_error": 0.04},
+        "qlora": {"exact": 0.75, "interval": [0.5, 1.0], "held_out": 4, "calibration_error": None},
+    },
+    "measured": {
+        "encoder": {"texts_per_s": 120.4, "bytes": 23_400_000, "peak_rss": 910_000_000},
+        "qlora": {"texts_per_s": 2.25, "bytes": 113_000_000, "peak_rss": 3_000_000_000},
+    },
+}
+
+
+def test_tune_shows_what_each_way_is_worth(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main.main(_tune(tmp_path, monkeypatch, LABELS)) == 0
+    shown = capsys.readouterr().out.splitlines()
+    assert shown[0] == f"{tmp_path / 'out'}: learned topic from 16 rows: an adapter for the decoder"
+    lines = [line.split() for line in shown]
+    assert ["head", "0.875", "0.800", "to", "0.950", "16", "0.021", "120", "23.4", "MB", "-"] in lines
+    assert ["lora", "0.938", "0.800", "to", "0.950", "16", "0.021", "120", "23.4", "MB", "2.1", "GB"] in lines
+    assert "max_error: 0.05              answers 91.3%" in shown
+    assert (
+        "max_error: 0.02              can't be promised: of the surest rows up to 0.031 may be wrong" in shown
+    )
+
+
+def test_tune_shows_how_often_each_field_is_right(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main.main(_tune(tmp_path, monkeypatch, FIELDS)) == 0
+    shown = capsys.readouterr().out.splitlines()
+    lines = [line.split() for line in shown]
+    assert [
+        "encoder",
+        "0.700",
+        "0.500",
+        "to",
+        "1.000",
+        "4",
+        "0.040",
+        "120",
+        "23.4",
+        "MB",
+        "0.9",
+        "GB",
+    ] in lines
+    assert ["qlora", "0.750", "0.500", "to", "1.000", "4", "-", "2.2", "113.0", "MB", "3.0", "GB"] in lines
+    assert "max_error: 0.05              answers 50.0%" in shown
+    assert ["machine", "3", "0.667", "0.300", "to", "0.900", "0.500", "-", "0.400"] in lines
+
+
+def test_tune_gives_the_whole_report_as_json(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main.main([*_tune(tmp_path, monkeypatch, LABELS), "--json"]) == 0
+    shown = json.loads(capsys.readouterr().out)
+    assert {key: shown[key] for key in LABELS} == LABELS
+    assert shown["bundle"] == str(tmp_path / "out")
+
+
+@pytest.mark.parametrize(("overflow", "is_said"), [("error", True), ("head", False)])
+def test_rows_that_a_device_would_refuse_are_named(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    overflow: str,
+    is_said: bool,
+) -> None:
+    command = _tune(tmp_path, monkeypatch, LABELS)
+    (tmp_path / "task.yaml").write_text(f"name: topic\noverflow: {overflow}")
+    inputs = Inputs(write_encoder(tmp_path / "encoder"))
+    monkeypatch.setattr("edgeslm_export.cli.tune.find_inputs", lambda *_, **__: inputs)
+    monkeypatch.setattr("edgeslm_export.data.audit.can_find_label_errors", lambda: False)
+    lengths = lambda bundle, texts: ([300] + [4] * (len(texts) - 1), 256)  # noqa: E731
+    monkeypatch.setattr("edgeslm_export.evaluate.report_card.read_lengths", lengths)
+    assert main.main([*command, "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)["findings"]
+    assert any(finding["kind"] == "long" and finding["rows"] == [1] for finding in found) == is_said
+
+
+def test_wrong_labels_that_nobody_can_look_for_are_not_silently_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main.main([*_tune(tmp_path, monkeypatch, LABELS), "--clean", "labels"]) == 1
+    assert "Wrong labels are found by a head on an encoder's bundle" in capsys.readouterr().err

@@ -1,0 +1,91 @@
+"""Teachers that only fakes can ask, the texts that they are asked, and who answers in their place."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+from edgeslm_export.evaluate.task_eval import Exam
+from edgeslm_export.train import distill
+from edgeslm_export.train.distill import Teacher
+from edgeslm_export.train.spec import Budget
+from edgeslm_export.train.tune import Task
+
+from edgeslm.bundle.manifest import load_bundle
+from edgeslm.config.loader import Task as TaskSection
+from tests.support.nodes import write_bundle
+from tests.support.taught import write_head
+
+QUIET = Budget(announce=lambda _: None)
+FIGURES = {"accuracy": 0.75, "interval": [0.5, 0.9], "calibration_error": 0.02, "ms_per_row": 4.0}
+Answer = Mapping[str, Any] | None
+
+
+def task(*labels: str, **fields: Any) -> Task:
+    section = {"labels": list(labels), **fields} if labels else fields
+    return Task("topic", TaskSection.model_validate({**section, "learned": "-"}, strict=False))
+
+
+def texts(number: int) -> list[str]:
+    return [f"text {place}" for place in range(number)]
+
+
+def number_of(text: str) -> int:
+    return int(text.rpartition(" ")[2])
+
+
+def make_head(folder: Path) -> Teacher:
+    """It was taught to tell spam from ham."""
+    encoder = write_bundle(folder / "encoder", "encoder")
+    return Teacher(load_bundle(write_head(folder / "head", load_bundle(encoder).digest)), encoder)
+
+
+def make_decoder(folder: Path) -> Teacher:
+    """It was taught nothing."""
+    path = write_bundle(folder / "decoder")
+    return Teacher(load_bundle(path), path)
+
+
+class FakeExaminer:
+    """In the place of ``examine_bundle``: keeps exams, answers by what ``answer`` says of a text."""
+
+    def __init__(self, answer: Callable[[str], Answer]) -> None:
+        self.exams: list[Exam] = []
+        self.bases: list[Path] = []
+        self.answer = answer
+
+    def __call__(self, base: Path, exam: Exam, **how: object) -> dict[str, Any]:
+        self.bases.append(base)
+        self.exams.append(exam)
+        return {**FIGURES, "answers": [self.answer(row.text) for row in exam.rows]}
+
+
+Answered = Callable[[Callable[[str], Answer]], FakeExaminer]
+
+
+def answer_with(monkeypatch: pytest.MonkeyPatch) -> Answered:
+    """A function that has all teachers answer in a way of its own from then on."""
+
+    def set_up(answer: Callable[[str], Answer]) -> FakeExaminer:
+        fake = FakeExaminer(answer)
+        monkeypatch.setattr(distill, "examine_bundle", fake)
+        return fake
+
+    return set_up
+
+
+def said(spam: float) -> dict[str, Any]:
+    label = "spam" if spam >= 0.5 else "ham"
+    return {"label": label, "confidence": max(spam, 1 - spam), "scores": {"ham": 1 - spam, "spam": spam}}
+
+
+def in_turn(text: str) -> dict[str, Any]:
+    """One is spam, the next one ham."""
+    return said(0.2 if number_of(text) % 2 else 0.8)
+
+
+def by_number(text: str) -> dict[str, Any]:
+    """The same, and not sure of one in three."""
+    return said(0.55) if number_of(text) % 3 == 0 else in_turn(text)

@@ -1,0 +1,203 @@
+"""Tiny sources for the export tests, each made once in a run, by a process of its own."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from edgeslm_export.jobs.checkpoint_notes import Notes
+from edgeslm_export.models.decoder import ExportOrder, export_model
+from edgeslm_export.models.encoder import fill_encoder
+from edgeslm_export.quantize.recipe import find_recipe
+from edgeslm_export.sources.checkpoint import examine_local
+from edgeslm_export.sources.corpus import Corpus
+from edgeslm_export.train import encoder_methods, extract_methods
+from edgeslm_export.train.distill import Teacher
+
+from edgeslm.bundle.manifest import load_bundle
+from tests.support.export.fake_teachers import Answered, answer_with, make_decoder, make_head
+from tests.support.export.tiny_encoders import ENCODERS
+from tests.support.export.tiny_models import FAMILIES
+from tests.support.export.tiny_tasks import FakePointerTeacher, fake_vectors, write_encoder
+
+
+class Shared:
+    """Folders of all processes of a test run: the first that asks for one makes it, the others wait."""
+
+    def __init__(self, root: Path) -> None:
+        self._root = root
+
+    def get(self, name: str, make: Callable[[Path], object]) -> Path:
+        folder, made = self._root / name, self._root / f"{name}.made"
+        with (self._root / f"{name}.lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            if not made.exists():
+                shutil.rmtree(folder, ignore_errors=True)
+                make(folder)
+                made.touch()
+        return folder
+
+    def run(self, name: str, module: str, *arguments: str) -> Path:
+        """What ``python -m module FOLDER`` makes there."""
+
+        def make(folder: Path) -> None:
+            command = [sys.executable, "-m", module, str(folder), *arguments]
+            done = subprocess.run(command, capture_output=True, text=True, check=False)
+            assert done.returncode == 0, done.stderr[-2000:]
+
+        return self.get(name, make)
+
+
+@pytest.fixture(scope="session")
+def shared(tmp_path_factory: pytest.TempPathFactory) -> Shared:
+    own = tmp_path_factory.getbasetemp()
+    root = (own.parent if "PYTEST_XDIST_WORKER" in os.environ else own) / "shared"
+    root.mkdir(exist_ok=True)
+    return Shared(root)
+
+
+class Cases:
+    """Folders of ``tiny_adapters``, each made when it is first asked for."""
+
+    def __init__(self, shared: Shared) -> None:
+        self._shared = shared
+
+    def __truediv__(self, name: str) -> Path:
+        return self._shared.run(f"case-{name}", "tests.support.export.tiny_adapters", name) / name
+
+
+@pytest.fixture(scope="session")
+def cases(shared: Shared) -> Cases:
+    return Cases(shared)
+
+
+@pytest.fixture(scope="session")
+def tiny(shared: Shared) -> Path:
+    """A folder with ``plain``, ``plain.gguf`` and ``bert``; see ``tiny_models``."""
+    return shared.run("tiny", "tests.support.export.tiny_models", "plain", "plain.gguf", "bert")
+
+
+@pytest.fixture(scope="session")
+def families(shared: Shared) -> Path:
+    """A folder with a tiny model of each family, with its real tokenizer and chat template."""
+    return shared.run("families", "tests.support.export.tiny_models", *FAMILIES)
+
+
+@pytest.fixture(scope="session")
+def encoders(shared: Shared) -> Path:
+    """A folder with a tiny encoder of each kind of ``tiny_encoders``."""
+    return shared.run("encoders", "tests.support.export.tiny_models", *ENCODERS)
+
+
+@pytest.fixture(scope="session")
+def int4_base(tiny: Path, shared: Shared) -> Path:
+    """``plain`` by the recipe int4. Its graph packs queries with keys and values, and gate with up."""
+    origin, order = examine_local(tiny / "plain", "decoder"), ExportOrder(find_recipe("int4"))
+    return shared.get("plain-int4", lambda out: export_model(origin, out, order))
+
+
+@pytest.fixture(scope="session")
+def by_row_base(tiny: Path, shared: Shared) -> Path:
+    """``plain`` by the recipe w8a8: its layers' products are of integers, by row."""
+    return shared.get("plain-w8a8", lambda out: export_calibrated(tiny / "plain", out, "w8a8"))
+
+
+@pytest.fixture(scope="session")
+def apart_base(tiny: Path, shared: Shared) -> Path:
+    """``plain`` by the recipe w8a8-w4: as by w8a8, but for tokens that follow alone."""
+    return shared.get("plain-w8a8-w4", lambda out: export_calibrated(tiny / "plain", out, "w8a8-w4"))
+
+
+def export_calibrated(source: Path, out: Path, recipe: str) -> Path:
+    text = tuple(f"Step {number}. Loosen screw {number}, then lift the cover." for number in range(90))
+    corpus = Corpus("steps", ("\n".join(text),), ("\n".join(text[:20]),))
+    export_model(examine_local(source, "decoder"), out, ExportOrder(find_recipe(recipe), corpus=corpus))
+    return out
+
+
+@pytest.fixture(scope="session")
+def int8_encoder(encoders: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any]]:
+    """The files of ``bge`` in int8, and the fields of their manifest."""
+    out = tmp_path_factory.mktemp("int8") / "bge"
+    out.mkdir()
+    fields, _ = fill_encoder(examine_local(encoders / "bge", "encoder"), out, lambda said: None)
+    return out, fields
+
+
+@pytest.fixture
+def pointer_teacher(
+    int8_encoder: tuple[Path, dict[str, Any]], monkeypatch: pytest.MonkeyPatch
+) -> FakePointerTeacher:
+    """Teaches no encoder to point; what would be exported of it is ``bge`` as it is."""
+    files, fields = int8_encoder
+
+    def fill(taught: object, origin: object, folder: Path, budget: object) -> dict[str, Any]:
+        shutil.copytree(files, folder, dirs_exist_ok=True)
+        return {**fields, "report": {"cosine_to_float": {"mean": 1.0}}}
+
+    fake = FakePointerTeacher()
+    monkeypatch.setattr(extract_methods, "teach_pointer", fake)
+    monkeypatch.setattr(extract_methods, "fill_taught", fill)
+    return fake
+
+
+@pytest.fixture(scope="module")
+def one_thread() -> Iterator[None]:
+    """Children compute with one thread: two that wait for one another make a tiny model ten times slower on
+    a machine that has something else to do."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("OMP_NUM_THREADS", "1")
+        yield
+
+
+@pytest.fixture
+def fake_encoder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The folder of an encoder's bundle whose vectors are ``fake_vectors``."""
+    monkeypatch.setattr(encoder_methods, "load_encoder", load_bundle)
+    monkeypatch.setattr(encoder_methods, "embed_texts", fake_vectors)
+    return write_encoder(tmp_path / "encoder")
+
+
+def run_export(*arguments: str | Path, **environment: str) -> subprocess.CompletedProcess[str]:
+    """``edgeslm-export model ...`` in a process of its own; ``environment`` adds to this one's."""
+    command = [sys.executable, "-m", "edgeslm_export", *map(str, arguments)]
+    return subprocess.run(
+        command, capture_output=True, text=True, check=False, env={**os.environ, **environment}
+    )
+
+
+@pytest.fixture
+def run() -> Callable[..., subprocess.CompletedProcess[str]]:
+    """``run("model", ...)``: the command (``run_export``)."""
+    return run_export
+
+
+@pytest.fixture
+def head(tmp_path: Path) -> Teacher:
+    """A teacher that was taught to tell spam from ham."""
+    return make_head(tmp_path)
+
+
+@pytest.fixture
+def decoder(tmp_path: Path) -> Teacher:
+    """A teacher that was taught nothing."""
+    return make_decoder(tmp_path)
+
+
+@pytest.fixture
+def notes(tmp_path: Path) -> Notes:
+    """Of a command that was just begun."""
+    return Notes(tmp_path / "notes")
+
+
+@pytest.fixture
+def answered(monkeypatch: pytest.MonkeyPatch) -> Answered:
+    """Sets who answers in the place of a teacher."""
+    return answer_with(monkeypatch)

@@ -1,0 +1,213 @@
+"""Tasks for tiny models: what tells the labels apart is one word. And stand-ins for encoders and teaching."""
+
+from __future__ import annotations
+
+import json
+import random
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from edgeslm_export.bundle.writer import UNDATED, write_manifest
+from edgeslm_export.models.lora import CONFIG, WEIGHTS
+from edgeslm_export.train.encoder_finetune import LAYER
+from edgeslm_export.train.field_spec import Aim, FieldSpec
+from edgeslm_export.train.job import TrainingJob
+from edgeslm_export.train.logistic_head import split_folds
+from edgeslm_export.train.loop import Schedule
+from edgeslm_export.train.lora_training import AdapterShape, TokenRow
+from edgeslm_export.train.spec import TaskSpec
+from edgeslm_export.train.tune import split_rows
+
+from edgeslm.bundle.manifest import EncoderSection
+from edgeslm.config.loader import Task as TaskSection
+from tests.support.export.tiny_models import SHAPE
+
+LABELS = ("heat", "noise")
+DIMENSION = 16
+
+
+def sayings(rows: int, seed: int = 5) -> tuple[list[str], list[int]]:
+    """Texts, each another one, and of each the place of its label: ``hot`` is heat, ``loud`` is noise."""
+    chance = random.Random(seed)
+    truth = [number % 2 for number in range(rows)]
+    things = ("pump", "press", "valve", "oil")
+    texts = [
+        f"the {chance.choice(things)} is {('hot', 'loud')[label]} {seed * 1000 + number}"
+        for number, label in enumerate(truth)
+    ]
+    return texts, truth
+
+
+def make_spec(rows: int, *, one_fold: bool = False) -> TaskSpec:
+    """:param one_fold: tried on every fifth row alone, which takes a fifth of the time."""
+    texts, labels = sayings(rows)
+    truth = np.array(labels, np.int64)
+    test = np.arange(0, rows, 5)
+    folds = [(np.setdiff1d(np.arange(rows), test), test)] if one_fold else split_folds(truth, 2, texts)
+    return TaskSpec("noise", texts, truth, LABELS, folds, instruction="Heat or noise?")
+
+
+Row = tuple[str, Mapping[str, Any]]
+"""A text and its fields."""
+
+
+def make_field_spec(
+    rows: Sequence[Row],
+    properties: Mapping[str, Any],
+    *,
+    required: Sequence[str] = (),
+    verbatim: bool = False,
+    one_fold: bool = False,
+) -> FieldSpec:
+    """:param one_fold: tried on the first fifth alone."""
+    schema = {"type": "object", "properties": dict(properties), "required": list(required)}
+    section = TaskSection().model_copy(
+        update={"kind": "extract", "output_schema": schema, "verbatim": verbatim, "model": "model"}
+    )
+    texts, fields = [text for text, _ in rows], [of_row for _, of_row in rows]
+    folds = split_rows(texts)[: 1 if one_fold else None]
+    return FieldSpec("machine", section, texts, fields, folds, "Which machine?")
+
+
+FOUND: Mapping[str, Any] = {"machine": {"type": "string"}, "state": {"enum": list(LABELS)}}
+"""What ``findings`` have: which machine stands in the text, if there is one, and its state never does."""
+
+
+def findings(rows: int, seed: int = 5) -> list[Row]:
+    """Texts, each another one, and their fields: ``FOUND``; every fourth has no machine."""
+    chance = random.Random(seed)
+    found: list[Row] = []
+    for number in range(rows):
+        thing = chance.choice(("pump", "press", "valve", "compressor"))
+        label = chance.randrange(2)
+        rest = f"is {('hot', 'loud')[label]} {seed * 1000 + number}"
+        if number % 4:
+            found.append((f"the {thing} {rest}", {"machine": thing, "state": LABELS[label]}))
+        else:
+            found.append((f"oil {rest}", {"state": LABELS[label]}))
+    return found
+
+
+def write_rows(file: Path, rows: Sequence[object]) -> Path:
+    """JSON lines."""
+    file.write_text("\n".join(map(json.dumps, rows)))
+    return file
+
+
+def fake_vectors(encoder: object, texts: Sequence[str]) -> npt.NDArray[np.float32]:
+    """In the place of ``embed_texts``: of each text the direction of its first letter, and noise."""
+    chance = np.random.default_rng(len(texts))
+    vectors = chance.standard_normal((len(texts), DIMENSION)).astype(np.float32) * 0.3
+    for row, text in enumerate(texts):
+        vectors[row, ord(text[0]) % DIMENSION] += 1
+    return np.asarray(vectors / np.linalg.norm(vectors, axis=1, keepdims=True), np.float32)
+
+
+def write_encoder(folder: Path) -> Path:
+    """An encoder's bundle for ``fake_vectors``; no engine could load it."""
+    folder.mkdir()
+    (folder / "model.onnx").write_bytes(b"x")
+    fields = {
+        "name": "tiny",
+        "kind": "encoder",
+        "architecture": "BertModel",
+        "source": {"id": "tiny", "licence": "mit"},
+        "graphs": {"encode": "model.onnx"},
+        "context_length": 64,
+        "encoder": {"dimension": DIMENSION},
+        "created": UNDATED,
+    }
+    write_manifest(folder, fields)
+    return folder
+
+
+def make_lora(folder: Path, *, rank: int = 2) -> Path:
+    """What PEFT would save of ``plain``: a little noise added to the queries."""
+    from safetensors.numpy import save_file
+
+    chance, width = np.random.default_rng(3), SHAPE["hidden_size"]
+    tensors = {
+        f"base_model.model.model.layers.{layer}.self_attn.q_proj.lora_{letter}.weight": chance.normal(
+            0, 0.01, shape
+        ).astype(np.float32)
+        for layer in range(SHAPE["num_hidden_layers"])
+        for letter, shape in (("A", (rank, width)), ("B", (width, rank)))
+    }
+    folder.mkdir(parents=True)
+    save_file(tensors, folder / WEIGHTS)
+    config = {"peft_type": "LORA", "r": rank, "lora_alpha": rank, "bias": "none"}
+    (folder / CONFIG).write_text(json.dumps(config))
+    return folder
+
+
+@dataclass
+class FakeTeacher:
+    """In the place of ``teach_decoder``: writes a LoRA that says nothing, and keeps what it was given."""
+
+    best_epoch: int = 3
+    rows: list[Sequence[TokenRow]] = field(default_factory=list)
+    schedules: list[Schedule] = field(default_factory=list)
+    aside: list[list[int]] = field(default_factory=list)
+    shapes: list[AdapterShape] = field(default_factory=list)
+
+    def __call__(
+        self,
+        job: TrainingJob,
+        architecture: str,
+        bundle: Path,
+        rows: Sequence[TokenRow],
+        shape: AdapterShape,
+    ) -> dict[str, Any]:
+        self.rows.append(rows)
+        self.schedules.append(job.schedule)
+        self.aside.append(list(job.aside))
+        self.shapes.append(shape)
+        make_lora(job.out)
+        return {"epochs": 4.0, "best_epoch": self.best_epoch, "loss": 0.1, "peak_rss": 1}
+
+
+@dataclass
+class FakePointerTeacher:
+    """In the place of ``teach_pointer``: keeps what it was given and teaches nothing, so that all options are
+    as likely and the first one is taken. ``interrupted_at`` ends that call instead."""
+
+    best_epoch: int = 4
+    interrupted_at: int | None = None
+    unreadable: Sequence[int] = (0, 0)
+    texts: list[Sequence[str]] = field(default_factory=list)
+    aims: list[Sequence[Sequence[Aim]]] = field(default_factory=list)
+    schedules: list[Schedule] = field(default_factory=list)
+    aside: list[Sequence[int]] = field(default_factory=list)
+    states: list[Path] = field(default_factory=list)
+
+    def __call__(
+        self,
+        job: TrainingJob,
+        section: EncoderSection,
+        length: int,
+        texts: Sequence[str],
+        options: Sequence[int],
+        aims: Sequence[Sequence[Aim]],
+    ) -> dict[str, Any]:
+        if len(self.texts) == self.interrupted_at:
+            self.interrupted_at = None
+            raise KeyboardInterrupt
+        self.texts.append(texts)
+        self.aims.append(aims)
+        assert job.state is not None
+        self.schedules.append(job.schedule)
+        self.aside.append(job.aside)
+        self.states.append(job.state)
+        shutil.copytree(job.source, job.out)
+        total, fields, size = sum(options), len(options), section.dimension
+        shapes = {"weight": (total, size), "bias": (total,)}
+        shapes |= {"place_weight": (fields, 3, size), "place_bias": (fields, 3)}
+        arrays: dict[str, Any] = {name: np.zeros(shape, np.float32) for name, shape in shapes.items()}
+        np.savez(job.out / LAYER, **arrays)
+        said = {"epochs": 6.0, "best_epoch": self.best_epoch, "loss": 0.1, "peak_rss": 1}
+        return {**said, "unreadable": self.unreadable}

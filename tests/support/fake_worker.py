@@ -1,0 +1,164 @@
+"""An engine process without an engine: speaks the worker's side of the pipe and does what the input says.
+
+    python tests/support/fake_worker.py FD BUNDLE THREADS LOG_LEVEL POWER DEVICE CACHE
+
+An input that begins with one of these words is an order; any other is answered at once:
+
+- ``hold FILE``: make FILE.held, then wait until the file exists or the call is cancelled
+- ``crash``: end by SIGKILL; ``crash-once FILE``: the same, unless the file exists, which it then does
+- ``fail CODE``: the error result with that code
+
+A bundle whose weights begin with ``crash at load`` or ``crash at once`` has it end while it loads or on the
+first call, with ``wrong`` it chooses another label. The variable ``FAKE_LOAD`` names a file without which the
+model isn't loaded. A decoder is prepared if there is a folder for prepared bundles.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import queue
+import signal
+import sys
+import threading
+import time
+from pathlib import Path
+
+from edgeslm.bundle.manifest import load_bundle
+from edgeslm.engine.calls import (
+    Call,
+    Classify,
+    Cost,
+    Embed,
+    EngineInfo,
+    Generate,
+    Output,
+    Point,
+    Pointed,
+    Read,
+    Score,
+    Text,
+)
+from edgeslm.engine.frames import FROM_ENGINE, TO_ENGINE, Chunk, Done, Failed, Ready, Start
+from edgeslm.ipc.pipe import Pipe
+
+COST = Cost(prefill_ms=2.0, decode_ms=1.0, prompt_tokens=7, completion_tokens=3)
+POLL_S = 0.005
+
+
+class Worker:
+    """Calls in order; cancels as they come."""
+
+    def __init__(self, pipe: Pipe) -> None:
+        self._pipe = pipe
+        self._calls: queue.SimpleQueue[tuple[int, Call]] = queue.SimpleQueue()
+        self._cancelled: set[int] = set()
+
+    def serve(self, bundle: Path, cache: Path) -> None:
+        threading.Thread(target=self._read, daemon=True).start()
+        if gate := os.environ.get("FAKE_LOAD"):
+            self._wait_for(Path(gate), -1)
+        kind = load_bundle(bundle).manifest.kind
+        weights = (bundle / "model.onnx").read_bytes()
+        if weights.startswith(b"crash at load"):
+            os.kill(os.getpid(), signal.SIGKILL)
+        self._crashes = weights.startswith(b"crash at once")
+        self._is_wrong = weights.startswith(b"wrong")
+        is_prepared = kind == "decoder" and cache.is_dir()
+        self._pipe.send(Ready(EngineInfo(kind, 2048, 1, 0.0, is_prepared)))
+        while True:
+            number, call = self._calls.get()
+            self._pipe.send(self._answer(number, call))
+            self._cancelled -= {late for late in list(self._cancelled) if late <= number}
+
+    def _read(self) -> None:
+        with contextlib.suppress(EOFError, OSError):
+            while True:
+                order = self._pipe.receive()
+                if isinstance(order, Start):
+                    self._calls.put((order.number, order.call))
+                else:
+                    self._cancelled.add(order.number)
+        os._exit(0)
+
+    def _wait_for(self, file: Path, number: int) -> None:
+        while not file.exists() and number not in self._cancelled:
+            time.sleep(POLL_S)
+
+    def _answer(self, number: int, call: Call) -> Done | Failed:
+        text = _input_of(call)
+        order, _, rest = text.partition(" ")
+        if self._crashes:
+            os.kill(os.getpid(), signal.SIGKILL)
+        if order == "hold":
+            Path(rest + ".held").touch()
+            self._wait_for(Path(rest), number)
+        elif order == "crash" or (order == "crash-once" and not Path(rest).exists()):
+            if rest:
+                Path(rest).touch()
+            os.kill(os.getpid(), signal.SIGKILL)
+        elif order == "fail":
+            return Failed(number, rest, "The fake engine was told to.")
+        if number in self._cancelled:
+            return Failed(number, "cancelled", "cancelled while it was running")
+        return Done(number, self._output(number, call, text))
+
+    def _output(self, number: int, call: Call, text: str) -> Output:
+        if isinstance(call, Score):
+            chosen = next((i for i, label in enumerate(call.labels) if label in text), 0)
+            chosen = (chosen + self._is_wrong) % len(call.labels)
+            rest = 0.1 / (len(call.labels) - 1)
+            return Output(
+                COST, probabilities=tuple(0.9 if i == chosen else rest for i in range(len(call.labels)))
+            )
+        if isinstance(call, Generate):
+            said = _fields_for(call) if call.guide and call.guide.kind == "json_schema" else text
+            if call.stream:
+                for piece in said.split(" "):
+                    self._pipe.send(Chunk(number, piece + " "))
+            return Output(COST, text=said, finish_reason="stop")
+        if isinstance(call, Embed):
+            return Output(COST, vectors=tuple((0.6, 0.8) for _ in call.texts))
+        if isinstance(call, Point):
+            return Output(COST, fields=_pointed(call))
+        if isinstance(call, Read):
+            return Output(COST, probabilities=(0.5,) * len(call.texts))
+        return Output(COST, probabilities=(1.0,))
+
+
+def _input_of(call: Call) -> str:
+    """The text that came from outside; the last of them for a prompt."""
+    if isinstance(call, Embed):
+        return call.texts[0]
+    if isinstance(call, Classify | Point):
+        return call.text
+    if isinstance(call, Read):
+        return call.question
+    texts = [part.value for turn in call.prompt.turns for part in turn.parts if isinstance(part, Text)]
+    return texts[-1]
+
+
+def _fields_for(call: Generate) -> str:
+    assert call.guide is not None
+    properties = json.loads(call.guide.source).get("properties", {})
+    return json.dumps(dict.fromkeys(properties, "press-4"))
+
+
+def _pointed(call: Point) -> tuple[Pointed, ...]:
+    """Each field is its first option, for 0.9, and the first word of the message if it stands there."""
+    learned = load_bundle(Path(call.head)).manifest.learned
+    assert learned is not None
+    places = ((0, len(call.text.split(" ")[0]), 1.0),) if call.text else ()
+    found = []
+    for field in learned.fields:
+        rest = 0.1 / max(field.options - 1, 1)
+        options = (0.9, *[rest] * (field.options - 1)) if field.options > 1 else (1.0,)
+        found.append(Pointed(options, places if field.longest else ()))
+    return tuple(found)
+
+
+if __name__ == "__main__":
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
+    Worker(Pipe(int(sys.argv[1]), FROM_ENGINE, TO_ENGINE)).serve(Path(sys.argv[2]), Path(sys.argv[7]))

@@ -1,0 +1,54 @@
+"""Documents for collections in tests, an encoder that is a hash, and a look at whether all is whole."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+from edgeslm.knowledge.documents.passages import Document, Passage
+from edgeslm.knowledge.index.collection import DocumentOrigin, EncoderTag
+from tests.support.benchmarks.scripts import load_scripts
+
+DIMENSION = 48
+TAG = EncoderTag("sha256:hash", "/bundles/hash")
+OTHER_TAG = EncoderTag("sha256:other", "/bundles/other")
+
+
+def make_document(
+    source: str, *texts: str, title: str | None = None, headings: Sequence[tuple[str, ...]] = ()
+) -> tuple[Document, list[Passage]]:
+    """One of these passages, with these headings or none."""
+    text = "\n\n".join(texts)
+    passages, start = [], 0
+    for number, part in enumerate(texts):
+        heading = headings[number] if headings else ()
+        passages.append(Passage(number, heading, part, start, start + len(part)))
+        start += len(part) + 2
+    return Document(source, source if title is None else title, text), passages
+
+
+def make_origin(digest: str = "0", *, mtime: float = 0.0, expires: float | None = None) -> DocumentOrigin:
+    return DocumentOrigin(digest, 1, mtime, expires=expires)
+
+
+def hash_embed(texts: Sequence[str]) -> list[list[float]]:
+    """Unit vectors: texts with the same words are near each other."""
+    return [_hash_vector(text) for text in texts]
+
+
+def _hash_vector(text: str) -> list[float]:
+    vector = [0.0] * DIMENSION
+    for word in re.findall(r"\w+", text.lower()) or [""]:
+        digest = hashlib.sha256(word.encode()).digest()
+        vector[digest[0] % DIMENSION] += 1.0 if digest[1] % 2 else -1.0
+    length = math.hypot(*vector)
+    return [number / length for number in vector] if length else [1.0] + [0.0] * (DIMENSION - 1)
+
+
+def faults(file: Path) -> list[str]:
+    """What of a collection doesn't belong to the rest, looked up past its own code."""
+    found: list[str] = load_scripts("knowledge_kills")["knowledge_kills"].loose_parts(file)
+    return found

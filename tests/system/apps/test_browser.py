@@ -1,0 +1,216 @@
+"""The console in Chromium: with the keyboard alone, by axe, on a phone, without the rest of the world."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from axe_playwright_python.sync_playwright import Axe
+from playwright.sync_api import Browser, Page, expect, sync_playwright
+
+from edgeslm.console.host import ConsoleHost
+from tests.support.apps import WAIT_S, App
+from tests.support.brokers import Mosquitto
+from tests.support.consoles import TOKEN, console_node, visitor_of
+from tests.support.nodes import BASE, Node
+
+VIEWS = ("live", "try", "models", "collections")
+MOST_BYTES = 150_000
+"""On the wire, from the sign-in page to the first figures."""
+
+expect.set_options(timeout=WAIT_S * 1000)
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    program = shutil.which("chromium") or shutil.which("google-chrome")
+    if program is None:
+        assert "ID=debian" not in Path("/etc/os-release").read_text().split(), "run scripts/setup test"
+        pytest.skip("Chromium isn't here, and scripts/setup can bring it on Debian alone")
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=program, args=["--no-sandbox"])
+        yield browser
+        browser.close()
+
+
+@pytest.fixture(scope="module")
+def app_and_node(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[App, Node]]:
+    broker = Mosquitto(tmp_path_factory.mktemp("broker"))
+    broker.start()
+    folder = tmp_path_factory.mktemp("node")
+    with (
+        console_node(folder, broker.url, console={"texts": True}) as node,
+        App(broker.port, f"{BASE}/res/#") as app,
+    ):
+        app.publish(f"{BASE}/req/triage", {"input": "Spindle 3 smells of burnt oil", "id": "7"})
+        app.take(f"{BASE}/res/triage")
+        app.publish(f"{BASE}/req/nothing", "?")
+        yield app, node
+    broker.stop()
+
+
+@pytest.fixture
+def open_page(browser: Browser, app_and_node: tuple[App, Node]) -> Iterator[Callable[..., Page]]:
+    """A page of a fresh browser at the console; nothing that a page logs or fails with goes unseen."""
+    said: list[str] = []
+    contexts = []
+
+    def open_page(signed_in: bool = True, size: tuple[int, int] = (1280, 860), **options: Any) -> Page:
+        context = browser.new_context(viewport={"width": size[0], "height": size[1]}, **options)
+        contexts.append(context)
+        context.set_default_timeout(WAIT_S * 1000)
+        page = context.new_page()
+        page.on("console", lambda message: said.append(message.text))
+        page.on("pageerror", lambda error: said.append(str(error)))
+        page.goto(f"http://{visitor_of(app_and_node[1]).host}/")
+        # Autofocus comes with the first frame: whoever types before it has Chromium complain.
+        expect(page.locator("#token")).to_be_focused()
+        if signed_in:
+            page.fill("#token", TOKEN)
+            page.press("#token", "Enter")
+            expect(page.locator("#requests tbody tr").first).to_be_visible()
+            expect(page.locator("#node")).to_have_text("hall")
+        return page
+
+    yield open_page
+    for context in contexts:
+        context.close()
+    assert [one for one in said if "status of 403" not in one] == [], "a wrong token is one"
+
+
+def show(page: Page, view: str) -> None:
+    page.click(f'nav a[href="#{view}"]')
+    expect(page.locator(f"#view-{view}")).to_be_visible()
+
+
+def focus(page: Page, selector: str) -> None:
+    """By the tab key alone."""
+    for _ in range(80):
+        if page.evaluate("selector => document.activeElement.matches(selector)", selector):
+            return
+        page.keyboard.press("Tab")
+    raise AssertionError(f"{selector} can't be reached with the keyboard")
+
+
+def test_all_of_it_with_the_keyboard(open_page: Callable[..., Page]) -> None:
+    page = open_page(signed_in=False)
+    page.keyboard.type("wrong")
+    page.keyboard.press("Enter")
+    expect(page.get_by_role("alert")).to_have_text("This is not the token.")
+    page.wait_for_load_state()
+    expect(page.locator("#token")).to_be_focused()
+    page.keyboard.type(TOKEN)
+    expect(page.locator("#token")).to_have_value(TOKEN)
+    page.keyboard.press("Enter")
+    expect(page.locator("#requests tbody tr").first).to_be_visible()
+    focus(page, "#pause")
+    page.keyboard.press("Space")
+    expect(page.locator("#pause")).to_have_attribute("aria-pressed", "true")
+    focus(page, "td.texts button")
+    page.keyboard.press("Enter")
+    expect(page.locator("#text-input")).to_be_visible()
+    page.keyboard.press("Escape")
+    expect(page.locator("#text-input")).to_be_hidden()
+    focus(page, 'nav a[href="#try"]')
+    page.keyboard.press("Enter")
+    expect(page.locator("#h-try")).to_be_focused()
+    focus(page, "#ask-task")
+    page.keyboard.type("manual")
+    focus(page, "#ask-text")
+    page.keyboard.type("What does E42 mean?")
+    focus(page, "#ask-context")
+    page.keyboard.type("E42: the coolant is low.")
+    page.keyboard.press("Control+Enter")
+    expect(page.locator("#answer .badge")).to_have_text(re.compile("ok|abstained"))
+    focus(page, "#leave")
+    page.keyboard.press("Enter")
+    expect(page.locator("#token")).to_be_focused()
+
+
+@pytest.mark.parametrize("colours", ["light", "dark"])
+@pytest.mark.parametrize("size", [(1280, 860), (390, 844)], ids=["desk", "phone"])
+def test_axe_finds_nothing(open_page: Callable[..., Page], colours: str, size: tuple[int, int]) -> None:
+    options = {"runOnly": ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "wcag22aa", "best-practice"]}
+    found = {}
+    page = open_page(signed_in=False, size=size, color_scheme=colours)
+    found["login"] = Axe().run(page, options=options)
+    page = open_page(size=size, color_scheme=colours)
+    for view in VIEWS:
+        show(page, view)
+        found[view] = Axe().run(page, options=options)
+    page.evaluate("document.querySelector('#text').showModal()")
+    found["text"] = Axe().run(page, options=options)
+    faults = {view: axe.generate_report() for view, axe in found.items() if axe.violations_count}
+    assert not faults, "\n".join(f"{view}: {report}" for view, report in faults.items())
+
+
+@pytest.mark.parametrize("width", [320, 390, 768, 1280])
+def test_nothing_is_wider_than_the_screen(open_page: Callable[..., Page], width: int) -> None:
+    page = open_page(size=(width, 800))
+    for view in VIEWS:
+        show(page, view)
+        assert page.evaluate("document.documentElement.scrollWidth") <= width, view
+
+
+def test_it_is_small_and_needs_nobody_else(browser: Browser, app_and_node: tuple[App, Node]) -> None:
+    host = visitor_of(app_and_node[1]).host
+    with browser.new_context() as context:
+        page = context.new_page()
+        network = context.new_cdp_session(page)
+        network.send("Network.enable")
+        counted: list[float] = []
+        network.on("Network.dataReceived", lambda event: counted.append(event["encodedDataLength"]))
+        network.on("Network.responseReceived", lambda event: counted.append(len(str(event["response"]))))
+        addresses: list[str] = []
+        page.on("request", lambda request: addresses.append(request.url))
+        page.goto(f"http://{host}/")
+        page.fill("#token", TOKEN)
+        page.press("#token", "Enter")
+        expect(page.locator("#requests tbody tr").first).to_be_visible()
+        assert all(address.startswith(f"http://{host}/") for address in addresses)
+        assert 10_000 < sum(counted) < MOST_BYTES
+
+
+def test_what_senders_choose_is_text_and_no_markup(
+    open_page: Callable[..., Page], app_and_node: tuple[App, Node]
+) -> None:
+    app, _ = app_and_node
+    evil = f"{BASE}/res/triage/<img src=x onerror=alert(1)>"
+    app.publish(f"{BASE}/req/triage", {"input": "<b>x</b>", "id": "8", "reply_to": evil})
+    app.take(f"{BASE}/res/triage/+")
+    page = open_page()
+    row = page.locator("#requests tr", has_text="onerror")
+    expect(row.locator("td.topic")).to_have_text(evil)
+    row.locator("button").click()
+    expect(page.locator("#text-input")).to_have_text("<b>x</b>")
+    assert page.locator("main img, #text b").count() == 0
+
+
+def test_requests_can_be_chosen(open_page: Callable[..., Page]) -> None:
+    page = open_page()
+    page.check("#only-errors")
+    expect(page.locator("#requests tbody tr")).to_have_count(1)
+    expect(page.locator("#requests tbody tr")).to_contain_text("unknown task")
+    page.select_option("#only-task", "say")
+    expect(page.locator("#no-requests")).to_have_text("None of the last requests fits.")
+
+
+def test_a_lost_connection_is_told(browser: Browser, broker: Mosquitto, tmp_path: Path) -> None:
+    """Its process is ended: the page says so, and asks for the token when the next one is there."""
+    with console_node(tmp_path, broker.url) as node, browser.new_context() as context:
+        context.set_default_timeout(WAIT_S * 1000)
+        page = context.new_page()
+        page.goto(f"http://{visitor_of(node).host}/")
+        page.fill("#token", TOKEN)
+        page.press("#token", "Enter")
+        expect(page.locator("#no-requests")).to_have_text(re.compile("No requests yet"))
+        expect(page.locator("#state")).to_have_text("online")
+        os.kill(node.extension(ConsoleHost).pids["console"], 9)
+        expect(page.locator("#broken")).to_contain_text("The connection to the node is lost")
+        expect(page.locator("#state")).to_have_text("not connected")
+        expect(page.locator("#token")).to_be_visible()

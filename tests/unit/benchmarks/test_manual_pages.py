@@ -1,0 +1,42 @@
+"""benchmarks/manual_pages.py: what mandoc makes of a page, and what is said where it makes nothing."""
+
+from __future__ import annotations
+
+from types import ModuleType
+
+import pytest
+
+from edgeslm.errors import ExportError
+from tests.support.benchmarks.scripts import load_scripts
+
+PAGES = load_scripts("manual_pages")["manual_pages"]
+
+
+@pytest.fixture
+def pages(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    monkeypatch.setattr(PAGES, "COMMAND", ("sed", "s/^[.]SH \\(.*\\)/<h1>\\1<\\/h1>/"))
+    return PAGES
+
+
+def test_a_page_goes_through_the_command(pages: ModuleType) -> None:
+    assert pages.html_of(b".SH NAME\npress") == b"<h1>NAME</h1>\npress"
+
+
+def test_without_mandoc_a_sentence_says_how_to_get_it(
+    pages: ModuleType, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pages, "COMMAND", ("mandoc-that-is-missing",))
+    with pytest.raises(ExportError, match="apt-get install mandoc"):
+        pages.html_of(b"")
+
+
+def test_what_it_makes_nothing_of_is_told(pages: ModuleType) -> None:
+    with pytest.raises(ExportError, match="mandoc can't read"):
+        pages.html_of(b"")
+
+
+@pytest.mark.parametrize(
+    ("suffix", "is_page"), [(".1", True), (".3pm", True), (".9", False), (".txt", False)]
+)
+def test_pages_are_told_by_their_section(pages: ModuleType, suffix: str, is_page: bool) -> None:
+    assert bool(pages.PAGE.fullmatch(suffix)) == is_page

@@ -1,0 +1,98 @@
+"""benchmarks/speed.py and turns.py without models: who takes turns, what is counted, what is shown."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from collections import Counter
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+
+from tests.support.paths import ROOT
+
+BENCHMARKS = ROOT / "benchmarks"
+
+
+@pytest.fixture
+def speed(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
+    """The script as a module; its neighbours are found beside it, as when it is run."""
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    for name in ("speed", "turns", "machine"):
+        monkeypatch.delitem(sys.modules, name, raising=False)
+    module = importlib.import_module("speed")
+    for name in ("turns", "machine"):
+        monkeypatch.setitem(sys.modules, name, sys.modules[name])
+    return module
+
+
+class Generator:
+    """Counts its steps."""
+
+    def __init__(self) -> None:
+        self.steps: Counter[str] = Counter()
+        self.tokens = 0
+
+    def rewind_to(self, length: int) -> None:
+        assert length == 0
+        self.steps["turns"] += 1
+
+    def append_tokens(self, ids: Any) -> None:
+        self.tokens += len(ids)
+
+    def generate_next_token(self) -> None:
+        self.steps["new"] += 1
+
+
+def test_all_take_the_same_turns_and_the_first_counts_for_nothing(speed: ModuleType) -> None:
+    turns = sys.modules["turns"]
+    generators = {"one": Generator(), "two": Generator()}
+    spent = turns.take_turns(generators, 2)
+    for name, generator in generators.items():
+        assert generator.steps == {"turns": 3, "new": 3 * (turns.NEW_TOKENS - 1)}
+        assert generator.tokens == 3 * turns.PROMPT_TOKENS
+        assert {kind: len(times) for kind, times in spent[name].items()} == {
+            kind: 2 * steps for kind, steps in turns.KINDS.items()
+        }
+
+
+def test_a_ratio_is_of_neighbours_so_a_slow_moment_falls_out(speed: ModuleType) -> None:
+    turns = sys.modules["turns"]
+    spent = {"base": {"decode": [1.0, 1.0, 9.0]}, "other": {"decode": [2.0, 2.0, 18.0]}}
+    assert turns.ratios_to("base", spent) == {"base": {"decode": 1.0}, "other": {"decode": 2.0}}
+
+
+def test_a_table_says_faster_as_more_than_one(speed: ModuleType) -> None:
+    spread = {"median": 1.25, "lowest": 1.2, "highest": 1.3}
+    shown = speed.table(
+        {
+            "base": "a",
+            "base_ms": {"prefill": 100.0, "decode": 5.0},
+            "bytes": {"a": 80_000_000, "b": 100_000_000},
+            "speeds": {"b": {"prefill": spread, "decode": spread}},
+        }
+    )
+    assert "100.0 ms for 128 prompt tokens, 5.0 ms for a new one, 80.0 MB" in shown
+    assert "1.250 (1.200 to 1.300)" in shown
+
+
+def test_what_is_no_bundle_is_refused(
+    speed: ModuleType, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(sys, "argv", ["speed.py", str(tmp_path), str(tmp_path)])
+    with pytest.raises(SystemExit) as refusal:
+        speed.main()
+    assert str(tmp_path) in str(refusal.value)
+
+
+def test_a_child_answers_in_its_last_line(speed: ModuleType, tmp_path: Path) -> None:
+    script = tmp_path / "child.py"
+    script.write_text(
+        "import json, sys\nprint('loading')\nprint(json.dumps([sys.argv[2], json.load(sys.stdin)]))\n"
+    )
+    assert sys.modules["turns"].in_child(str(script), "time", {"turns": 3}) == ["time", {"turns": 3}]
+    script.write_text("raise SystemExit('no memory')\n")
+    with pytest.raises(SystemExit, match="no memory"):
+        sys.modules["turns"].in_child(str(script), "time", {})

@@ -1,0 +1,86 @@
+"""The sections that let others see a node: what they take, and the sentences if they don't."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from edgeslm.config.fields import http_url, listen_address
+from edgeslm.config.loader import parse_config
+from edgeslm.errors import ConfigError
+from tests.support.config_texts import SMALL, problems
+
+
+def test_all_of_it_is_off_by_default() -> None:
+    config = parse_config(SMALL)
+    assert config.metrics.address is None
+    assert config.discovery.prefix is None
+    assert config.tracing.endpoint is None
+
+
+@pytest.mark.parametrize(
+    ("text", "address"),
+    [
+        ("9464", ("127.0.0.1", 9464)),
+        ("0.0.0.0:9464", ("0.0.0.0", 9464)),
+        ("localhost:1", ("localhost", 1)),
+        ("[::1]:65535", ("::1", 65535)),
+    ],
+)
+def test_a_port_alone_is_on_loopback(text: str, address: tuple[str, int]) -> None:
+    assert parse_config(f'{SMALL}metrics: {{listen: "{text}"}}').metrics.address == address
+
+
+@pytest.mark.parametrize(
+    "text", ["", "0", "65536", ":9464", "a b:1", "::1:9464", "[::1]", "host", "http://h:1", "1.2.3.4:", "٩:٩"]
+)
+def test_what_is_no_address_is_told(text: str) -> None:
+    (problem,) = problems(f'{SMALL}metrics: {{listen: "{text}"}}')
+    assert problem.endswith("must be a port, on 127.0.0.1, or HOST:PORT, as 127.0.0.1:9464")
+
+
+@pytest.mark.parametrize(
+    "url", ["http://127.0.0.1:4318", "https://traces.example.org/otlp", "http://[::1]:1"]
+)
+def test_collectors(url: str) -> None:
+    assert parse_config(f'{SMALL}tracing: {{endpoint: "{url}"}}').tracing.endpoint == url
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        *("", "collector:4318", "mqtt://h", "http://", "http://h:x", "http://h:99999", "http://h h"),
+        *("http://user:secret@h", "http://h?token=secret", "http://h#secret"),
+    ],
+)
+def test_what_is_no_collector_is_told_without_repeating_it(url: str) -> None:
+    (problem,) = problems(f'{SMALL}tracing: {{endpoint: "{url}"}}')
+    assert "tracing.endpoint" in problem and "secret" not in problem
+
+
+def test_a_prefix_is_a_topic() -> None:
+    (problem,) = problems(f'{SMALL}discovery: {{prefix: "home/#"}}')
+    assert "wildcard" in problem
+
+
+@given(st.text(max_size=30) | st.from_regex(r"[\[\]0-9a-f:.]{1,20}", fullmatch=True))
+def test_any_text_is_an_address_or_a_sentence(text: str) -> None:
+    try:
+        host, port = listen_address(text)
+    except ValueError:
+        return
+    assert host and 0 < port < 65536
+
+
+@given(st.text(max_size=30).map(lambda text: f"http://{text}"))
+def test_any_text_is_a_collector_or_a_sentence(text: str) -> None:
+    try:
+        assert http_url(text) == text
+    except ValueError as error:
+        assert str(error)
+
+
+def test_an_unknown_key_is_told() -> None:
+    with pytest.raises(ConfigError, match="did you mean listen"):
+        parse_config(f"{SMALL}metrics: {{listn: '1'}}")

@@ -1,0 +1,116 @@
+"""The messages for Home Assistant; the real one reads them in tests/system/apps/test_home_assistant.py."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from edgeslm.config.loader import parse_config
+from edgeslm.config.task_kinds import ALLOWED
+from edgeslm.protocol.topic_filters import filter_fault, matches, topic_name_fault
+from edgeslm.telemetry.discovery import announcements, entity_filter, status_topic
+from tests.support.config_texts import with_routes
+
+KINDS = {f"a_{kind}": kind for kind in ALLOWED}
+TOPIC = re.compile(r"homeassistant/(sensor|binary_sensor)/[a-zA-Z0-9_-]+/[a-zA-Z0-9_-]+/config")
+"""As Home Assistant takes it (components/mqtt/discovery.py, TOPIC_MATCHER)."""
+
+
+def told(*routes: dict[str, Any], kinds: dict[str, str] | None = None, **top: Any) -> dict[str, Any]:
+    config = parse_config(with_routes(*routes, discovery={"prefix": "homeassistant"}, **top))
+    return announcements(config, kinds or {"triage": "classify"})
+
+
+def topic_of(name: str, **top: Any) -> str:
+    (topic,) = (topic for topic in told(**top) if topic.endswith(f"/{name}/config"))
+    return topic
+
+
+def test_without_a_prefix_nothing_is_told() -> None:
+    assert announcements(parse_config(with_routes()), {"triage": "classify"}) == {}
+    assert status_topic("homeassistant") == "homeassistant/status"
+
+
+def test_a_task_and_a_route_and_the_node_are_told_as_one_device() -> None:
+    found = told({"name": "doorbell", "from": "door/+"})
+    names = {topic.split("/")[3] for topic in found}
+    assert {"task_triage", "route_doorbell", "state", "alerts", "queue", "latency", "memory"} < names
+    devices = [document["device"]["identifiers"] for document in found.values()]
+    assert devices == [["edgeslm_press-hall-4"]] * len(found)
+    assert all(document["origin"]["name"] == "edgeslm" for document in found.values())
+
+
+def test_topics_and_ids_are_those_that_home_assistant_takes() -> None:
+    found = told(
+        {"name": "a.b", "from": "x"}, {"name": "a_b", "from": "y"}, kinds={"triage": "classify", **KINDS}
+    )
+    ids = [document["unique_id"] for document in found.values()]
+    assert len(set(ids)) == len(ids)
+    assert all(TOPIC.fullmatch(topic) for topic in found)
+
+
+def test_ids_stay_the_same() -> None:
+    """Home Assistant keeps names, rooms and history by them."""
+    document = told()[topic_of("task_triage")]
+    assert topic_of("task_triage") == "homeassistant/sensor/edgeslm_press-hall-4/task_triage/config"
+    assert document["unique_id"] == "edgeslm_press-hall-4_task_triage"
+
+
+def test_two_nodes_never_share_a_topic() -> None:
+    nodes = [
+        ("edgeslm", "a-b"),
+        ("edgeslm-a", "b"),
+        ("edgeslm/a", "b"),
+        ("edgeslm_a", "b"),
+        ("edgeslm.a", "b"),
+    ]
+    topics = [set(told(prefix=prefix, node=node)) for prefix, node in nodes]
+    assert len(set.union(*topics)) == sum(map(len, topics))
+
+
+@given(
+    prefix=st.from_regex(r"[a-zé_./-]{1,12}", fullmatch=True).filter(lambda p: topic_name_fault(p) is None)
+)
+def test_what_is_told_can_be_published_and_is_within_the_filter_for_the_rights(prefix: str) -> None:
+    config = parse_config(with_routes(prefix=prefix, discovery={"prefix": "homeassistant"}))
+    for topic in announcements(config, KINDS):
+        assert TOPIC.fullmatch(topic)
+        assert topic_name_fault(topic) is None
+        assert matches(entity_filter("homeassistant", config.base), topic)
+
+
+def test_an_entity_goes_with_the_node_but_for_its_state() -> None:
+    for topic, document in told().items():
+        gone = document.get("availability", [{}])[0].get("topic")
+        assert gone == (None if "/state/" in topic else "edgeslm/v1/press-hall-4/state")
+
+
+@pytest.mark.parametrize(
+    ("to", "shown"),
+    [
+        (None, "edgeslm/v1/press-hall-4/event/door"),
+        ("door/label", "door/label"),
+        ("door/{{ topic[1] }}/label", "door/+/label"),
+        ("door/{{ payload.room }}/label", "door/+/label"),
+        ("door/x{{ topic[1] }}/label", "door/+/label"),
+        ("door/{{ topic | join }}/label", "door/+/#"),
+        ("{{ topic_name }}/label", "bell/+/x/label"),
+        ("{{ payload.room }}/label", None),
+    ],
+)
+def test_a_route_is_shown_by_all_topics_that_it_may_publish_to(to: str | None, shown: str | None) -> None:
+    route = {"name": "door", "from": "bell/+/x", **({"to": to} if to else {})}
+    documents = [one for topic, one in told(route).items() if "/route_door/" in topic]
+    assert [one["state_topic"] for one in documents] == ([shown] if shown else [])
+    assert all(filter_fault(one["state_topic"]) is None for one in documents)
+
+
+def test_a_route_that_only_remembers_has_no_entity() -> None:
+    config = parse_config(
+        with_routes({"name": "log", "from": "x"}, discovery={"prefix": "homeassistant"}),
+    )
+    assert not [topic for topic in announcements(config, {}) if "/route_" in topic or "/task_" in topic]
