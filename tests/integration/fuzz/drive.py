@@ -24,8 +24,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from tests.integration.fuzz.targets import ROOT, TARGETS, seeds_of
+from tests.integration.fuzz.targets import TARGETS, seeds_of
 from tests.integration.fuzz.worker import LONGEST_BYTES
+from tests.support.paths import ROOT
 
 TURN_S = 60.0
 MOST_S = 20

@@ -7,10 +7,9 @@ import re
 import subprocess
 import sys
 import tomllib
-from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
-import pytest
 from packaging.requirements import Requirement
 
 from edgeslm.config.extras import EXTRAS
@@ -154,24 +153,31 @@ def module_name(path: Path) -> str:
     return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
 
 
-def imports(path: Path, *, typing_too: bool = True) -> Iterator[tuple[int, str]]:
+@cache
+def parse(path: Path) -> ast.Module:
+    return ast.parse(path.read_text(), str(path))
+
+
+@cache
+def imports(path: Path, *, typing_too: bool = True) -> list[tuple[int, str]]:
     """Line and absolute name of every import of a file, those inside functions included.
 
     ``from package import module`` gives ``package.module``, so that a submodule is seen; a name that is no
     module does no harm, since only prefixes count.
     """
-    tree = ast.parse(path.read_text(), str(path))
+    found: list[tuple[int, str]] = []
     skipped: set[ast.AST] = set()
-    for node in ast.walk(tree):
+    for node in ast.walk(parse(path)):
         if isinstance(node, ast.If) and not typing_too and "TYPE_CHECKING" in ast.unparse(node.test):
             skipped.update(inner for statement in node.body for inner in ast.walk(statement))
         if node in skipped:
             continue
         if isinstance(node, ast.Import):
-            yield from ((node.lineno, alias.name) for alias in node.names)
+            found += [(node.lineno, alias.name) for alias in node.names]
         elif isinstance(node, ast.ImportFrom):
             assert node.level == 0, f"{path}:{node.lineno}: imports are absolute here"
-            yield from ((node.lineno, f"{node.module}.{alias.name}") for alias in node.names)
+            found += [(node.lineno, f"{node.module}.{alias.name}") for alias in node.names]
+    return found
 
 
 def unit(name: str) -> str | None:
@@ -187,119 +193,132 @@ def layer(part: str) -> int:
     return next(number for number, parts in enumerate(LAYERS) if part in parts)
 
 
-@pytest.mark.parametrize("path", MODULES, ids=module_name)
-def test_every_module_has_a_layer(path: Path) -> None:
-    own = unit(module_name(path))
-    assert own is None or any(own in parts for parts in LAYERS), (
-        f"{own} stands in no layer: give it one in {Path(__file__).name} and in ARCHITECTURE.md"
-    )
+def report(faults: list[str]) -> None:
+    """Fails with all faults of a rule, a line each."""
+    assert not faults, "\n".join(faults)
 
 
-@pytest.mark.parametrize("path", MODULES, ids=module_name)
-def test_imports_point_down(path: Path) -> None:
-    own = unit(module_name(path))
-    if own is None:
-        return
-    wrong = []
-    for line, name in imports(path):
-        other = unit(name)
-        if other is None or other == own:
-            continue
-        if layer(other) >= layer(own) > 0:
-            wrong.append(f"{path}:{line}: {own} may not see {name}")
-        if other in BUS and own in NO_BUS:
-            wrong.append(f"{path}:{line}: {own} computes and may not see {name}")
-        if other == "engine" and own == "tasks" and not name.startswith("edgeslm.engine.calls"):
-            wrong.append(f"{path}:{line}: a task sees the engine's calls and nothing else of it, not {name}")
-    assert not wrong, "\n".join(wrong)
-
-
-@pytest.mark.parametrize("path", MODULES, ids=module_name)
-def test_imports_point_down_within_a_package(path: Path) -> None:
-    own = module_name(path)
-    package, layers = next(
-        ((p, rows) for p, rows in INNER_LAYERS.items() if own.startswith(f"{p}.")), ("", ())
-    )
-
-    def row(name: str) -> int:
-        parts = name.removeprefix(f"{package}.").split(".")
-        return next((n for n, row in enumerate(layers) if row == (parts[0] if len(parts) > 1 else "")), -1)
-
-    for line, name in imports(path):
-        if layers and name.startswith(f"{package}."):
-            module = name if (ROOT / (name.replace(".", "/") + ".py")).exists() else name.rpartition(".")[0]
-            assert row(module) <= row(own), f"{path}:{line}: may not see {module}"
-
-
-@pytest.mark.parametrize("path", MODULES, ids=module_name)
-def test_libraries_stay_behind_one_door(path: Path) -> None:
-    own = unit(module_name(path))
-    wrong = []
-    for line, name in imports(path):
-        library = name.split(".")[0]
-        if library in ("export", "edgeslm_export") or library in BUILD_MACHINE_ONLY:
-            wrong.append(f"{path}:{line}: {name} belongs to the build machine")
-        if library in ONLY_IN and own not in ONLY_IN[library]:
-            wrong.append(f"{path}:{line}: only {' and '.join(sorted(ONLY_IN[library]))} may import {name}")
-    assert not wrong, "\n".join(wrong)
-
-
-@pytest.mark.parametrize("path", MODULES, ids=module_name)
-def test_bundles_go_through_one_door(path: Path) -> None:
-    """What runs bundles takes them from ``Trust.load``, or their signatures would not be asked for."""
-    if unit(module_name(path)) not in LOAD_BUNDLES:
-        wrong = [
-            f"{path}:{line}" for line, name in imports(path) if name == "edgeslm.bundle.manifest.load_bundle"
+def test_every_module_has_a_layer() -> None:
+    parts = {unit(module_name(path)) for path in MODULES} - {None}
+    report(
+        [
+            f"{part} is in no layer: give it one in {Path(__file__).name} and in ARCHITECTURE.md"
+            for part in sorted(filter(None, parts))
+            if not any(part in row for row in LAYERS)
         ]
-        assert not wrong, "load bundles with Trust.load: " + ", ".join(wrong)
+    )
 
 
-@pytest.mark.parametrize("path", MODULES, ids=module_name)
-def test_nothing_is_unpickled(path: Path) -> None:
+def test_imports_point_down() -> None:
+    wrong = []
+    for path, own in [(path, unit(module_name(path))) for path in MODULES]:
+        for line, name in imports(path):
+            other = unit(name)
+            if own is None or other is None or other == own:
+                continue
+            if layer(other) >= layer(own) > 0:
+                wrong.append(f"{path}:{line}: {own} may not see {name}")
+            if other in BUS and own in NO_BUS:
+                wrong.append(f"{path}:{line}: {own} computes and may not see {name}")
+            if other == "engine" and own == "tasks" and not name.startswith("edgeslm.engine.calls"):
+                wrong.append(f"{path}:{line}: a task sees engine/calls alone, not {name}")
+    report(wrong)
+
+
+def test_imports_point_down_within_a_package() -> None:
+    wrong = []
+    for package, rows in INNER_LAYERS.items():
+        for path in MODULES:
+            own = module_name(path)
+            if not own.startswith(f"{package}."):
+                continue
+            for line, name in imports(path):
+                if name.startswith(f"{package}."):
+                    is_module = (ROOT / (name.replace(".", "/") + ".py")).exists()
+                    other = name if is_module else name.rpartition(".")[0]
+                    if inner_row(package, rows, other) > inner_row(package, rows, own):
+                        wrong.append(f"{path}:{line}: may not see {other}")
+    report(wrong)
+
+
+def inner_row(package: str, rows: tuple[str, ...], name: str) -> int:
+    parts = name.removeprefix(f"{package}.").split(".")
+    inner = parts[0] if len(parts) > 1 else ""
+    return rows.index(inner) if inner in rows else -1
+
+
+def test_libraries_stay_behind_one_door() -> None:
+    wrong = []
+    for path in MODULES:
+        for line, name in imports(path):
+            library = name.split(".")[0]
+            if library in ("export", "edgeslm_export") or library in BUILD_MACHINE_ONLY:
+                wrong.append(f"{path}:{line}: {name} belongs to the build machine")
+            doors = ONLY_IN.get(library)
+            if doors and unit(module_name(path)) not in doors:
+                wrong.append(f"{path}:{line}: only {sorted(doors)} may import {name}")
+    report(wrong)
+
+
+def test_bundles_go_through_one_door() -> None:
+    """What runs bundles takes them from ``Trust.load``, which checks their signatures."""
+    report(
+        [
+            f"{path}:{line}: load bundles with Trust.load"
+            for path in MODULES
+            if unit(module_name(path)) not in LOAD_BUNDLES
+            for line, name in imports(path)
+            if name == "edgeslm.bundle.manifest.load_bundle"
+        ]
+    )
+
+
+def test_nothing_is_unpickled() -> None:
     """Whoever owns a child process, a bundle or a file would own the node."""
-    wrong = [
-        f"{path}:{line}: {name}"
-        for line, name in imports(path)
-        if any(f"{name}.".startswith(f"{module}.") for module in RUN_WHAT_THEY_READ)
-        or name in ("multiprocessing.Pipe", "multiprocessing.Queue")
-    ]
-    assert not wrong, "send frames (edgeslm/ipc/codec.py) in place of: " + ", ".join(wrong)
+    report(
+        [
+            f"{path}:{line}: {name}: send frames (edgeslm/ipc/codec.py) instead"
+            for path in MODULES
+            for line, name in imports(path)
+            if any(f"{name}.".startswith(f"{module}.") for module in RUN_WHAT_THEY_READ)
+            or name in ("multiprocessing.Pipe", "multiprocessing.Queue")
+        ]
+    )
 
 
 def test_children_are_started_in_one_place() -> None:
     """``ipc/process`` or ``ipc/job``, whose limits, ends and last words are those of every child."""
     found = set()
     for path in [*MODULES, *EXPORT_MODULES]:
-        tree = ast.parse(path.read_text())
-        calls = {node.attr for node in ast.walk(tree) if isinstance(node, ast.Attribute)}
+        calls = {node.attr for node in ast.walk(parse(path)) if isinstance(node, ast.Attribute)}
         modules = {name.partition(".")[0] for _, name in imports(path)}
         if calls & STARTING_CALLS or modules & STARTING_MODULES:
             found.add(str(path.relative_to(ROOT)))
     assert found == STARTS_PROGRAMS.keys(), "run it as a job (edgeslm/ipc/job.py), or as ipc/process does"
 
 
-@pytest.mark.parametrize("path", EXPORT_MODULES, ids=module_name)
-def test_export_sees_only_the_contract(path: Path) -> None:
+def test_export_sees_only_the_contract() -> None:
     wrong = []
-    for line, name in imports(path):
-        seen = unit(name)
-        if seen is None or seen in EXPORT_SEES:
-            continue
-        if seen in EXPORT_MEASURES.get(path.relative_to(ROOT / "export").as_posix(), ()):
-            continue
-        wrong.append(f"{path}:{line}: the build machine may not see {name}")
-    assert not wrong, "\n".join(wrong)
+    for path in EXPORT_MODULES:
+        seen = EXPORT_SEES | EXPORT_MEASURES.get(path.relative_to(ROOT / "export").as_posix(), set())
+        for line, name in imports(path):
+            if (unit(name) or "errors") not in seen:
+                wrong.append(f"{path}:{line}: the build machine may not see {name}")
+    report(wrong)
 
 
-@pytest.mark.parametrize("path", EXPORT_MODULES, ids=module_name)
-def test_imports_of_export_point_down(path: Path) -> None:
+def test_imports_of_export_point_down() -> None:
     def row(name: str) -> int:
         return next((n for n, row in enumerate(EXPORT_LAYERS) if name in row), len(EXPORT_LAYERS))
 
-    own = path.relative_to(ROOT / "export").parts[0].removesuffix(".py")
-    for line, name in imports(path):
-        other = (*name.split("."), "")[1] if name.startswith("edgeslm_export.") else own
-        assert other == own or row(other) < row(own), f"{path}:{line}: may not see {name}"
+    wrong = []
+    for path in EXPORT_MODULES:
+        own = path.relative_to(ROOT / "export").parts[0].removesuffix(".py")
+        for line, name in imports(path):
+            other = (*name.split("."), "")[1] if name.startswith("edgeslm_export.") else own
+            if other != own and row(other) >= row(own):
+                wrong.append(f"{path}:{line}: may not see {name}")
+    report(wrong)
 
 
 def test_no_import_circles() -> None:
@@ -432,7 +451,7 @@ def test_the_client_of_apps_imports_what_the_bare_package_has() -> None:
 
 def _imported_at_once(path: Path) -> set[str]:
     """What is imported with the module: neither within functions nor for types."""
-    body, found = list(ast.parse(path.read_text()).body), set()
+    body, found = list(parse(path).body), set()
     while body:
         node = body.pop()
         if isinstance(node, ast.Import):
@@ -455,24 +474,25 @@ def test_every_requirement_has_an_upper_bound() -> None:
             assert bounded or requirement.name == "packaging", f"{extra}: {requirement}"
 
 
-@pytest.mark.parametrize(
-    "path", [*MODULES, *EXPORT_MODULES, *sorted((ROOT / "benchmarks").glob("*.py"))], ids=module_name
-)
-def test_files_and_functions_stay_small(path: Path) -> None:
-    text = path.read_text()
-    assert len(text.splitlines()) <= 450, f"{path} has grown too long: what in it is a thing of its own?"
-    for node in ast.walk(ast.parse(text)):
-        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
-            lines = (node.end_lineno or node.lineno) - node.lineno + 1
-            assert lines <= 75, f"{path}:{node.lineno}: {node.name} has {lines} lines: split it"
+def test_files_and_functions_stay_small() -> None:
+    wrong = []
+    for path in [*MODULES, *EXPORT_MODULES, *sorted((ROOT / "benchmarks").rglob("*.py"))]:
+        if len(path.read_text().splitlines()) > 450:
+            wrong.append(f"{path} has more than 450 lines: split what is an idea of its own")
+        for node in ast.walk(parse(path)):
+            if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+                lines = (node.end_lineno or node.lineno) - node.lineno + 1
+                if lines > 75:
+                    wrong.append(f"{path}:{node.lineno}: {node.name} has {lines} lines: split it")
+    report(wrong)
 
 
-@pytest.mark.parametrize("path", [*MODULES, *EXPORT_MODULES], ids=module_name)
-def test_modules_say_what_they_hold(path: Path) -> None:
-    assert ast.get_docstring(ast.parse(path.read_text())), f"{path} needs a docstring"
-    assert path.stem not in ("utils", "common", "helpers", "const", "types"), (
-        f"{path} needs a name that says something"
-    )
+def test_modules_say_what_they_hold() -> None:
+    for path in [*MODULES, *EXPORT_MODULES]:
+        assert ast.get_docstring(parse(path)), f"{path} needs a docstring"
+        assert path.stem not in ("utils", "common", "helpers", "const", "types"), (
+            f"{path} needs a name that says something"
+        )
 
 
 # --- what no file may hold -------------------------------------------------------------------------
