@@ -1,12 +1,21 @@
 # The same commands for people and CI. Each is a script, which also works where make is missing.
 # Arguments for one: make test ARGS="-k topics"
-.PHONY: demo test check bench bench-compare attack chaos fuzz house test-arm deb test-deb
+.PHONY: demo test test-unit test-integration test-all check bench bench-compare attack chaos fuzz house test-arm deb test-deb
 
 demo:
 	@scripts/demo $(ARGS)
 
 test:
 	@scripts/test $(ARGS)
+
+test-unit:
+	@scripts/test unit $(ARGS)
+
+test-integration:
+	@scripts/test integration $(ARGS)
+
+test-all:
+	@scripts/test all $(ARGS)
 
 check:
 	@scripts/check $(ARGS)

@@ -4,8 +4,9 @@
                                [--corpus FOLDER]
 
 Prints the inputs and findings of each target, JSON last. Ends with status 1 if there is a finding, which
-becomes a test when its file is moved to ``tests/fuzz/corpus``. What reached new branches is kept in
-``--corpus`` from run to run. atheris has wheels for Linux on x86-64 only; elsewhere work alone is searched.
+becomes a test when its file is moved to ``tests/integration/fuzz/corpus``. What reached new branches is
+kept in ``--corpus`` from run to run. atheris has wheels for Linux on x86-64 only; elsewhere work alone is
+searched.
 """
 
 from __future__ import annotations

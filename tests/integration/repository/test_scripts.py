@@ -168,10 +168,11 @@ def test_shellcheck_finds_nothing() -> None:
 
 def test_the_makefile_only_calls_scripts() -> None:
     recipes = re.findall(r"^([\w-]+):\n((?:\t.*\n)+)", (ROOT / "Makefile").read_text(), re.MULTILINE)
-    assert [target for target, _ in recipes] == COMMANDS
+    scripts = {f"test-{tier}": f"test {tier}" for tier in ("unit", "integration", "all")}
+    assert [target for target, _ in recipes if target not in scripts] == COMMANDS
     for target, recipe in recipes:
-        assert recipe == f"\t@scripts/{target} $(ARGS)\n"
-        assert (ROOT / "scripts" / target).is_file()
+        assert recipe == f"\t@scripts/{scripts.get(target, target)} $(ARGS)\n"
+        assert (ROOT / "scripts" / scripts.get(target, target).split()[0]).is_file()
 
 
 def test_ci_runs_what_people_run() -> None:
@@ -290,21 +291,60 @@ def test_a_missing_network_is_named(machine: Machine) -> None:
     )
 
 
-@pytest.mark.parametrize("arguments", [["-k", "topics"], ["--sandbox", "-x"]])
+UNIT, INTEGRATION, CORE = "tests/unit", "tests/integration", "tests/system/core"
+REPORT = '<testsuites><testsuite tests="3" failures="1" time="90"/></testsuites>'
+
+
+@pytest.mark.parametrize(
+    ("arguments", "ends"),
+    [
+        ("", (UNIT, INTEGRATION, CORE)),
+        ("-k topics", (f"{UNIT} -k topics", f"{INTEGRATION} -k topics", f"{CORE} -k topics")),
+        ("unit -x", (f"{UNIT} -x",)),
+        ("--sandbox -x", (f"{CORE} -x",)),
+        ("tests/unit/mqtt", ("selected.xml tests/unit/mqtt",)),
+    ],
+)
 @pytest.mark.parametrize("status", [0, 1])
 def test_the_tests_run_on_the_wheel_and_their_status_is_told(
-    machine: Machine, arguments: list[str], status: int
+    machine: Machine, arguments: str, ends: tuple[str, ...], status: int
 ) -> None:
+    done, calls = run_tests(machine, arguments, status)
+    assert done.returncode == status
+    assert all(call.startswith("-P -m pytest -o pythonpath= -n ") for call in calls)
+    assert len(calls) == len(ends) and all(map(str.endswith, calls, ends))
+
+
+def test_shares_have_each_file_of_the_rest_once(machine: Machine) -> None:
+    shutil.copytree(ROOT / "tests/system", machine.clone / "tests/system")
+    files = []
+    for share in ("1/3", "2/3", "3/3"):
+        _, (call,) = run_tests(machine, f"rest --share {share}")
+        files += [word for word in call.split() if word.endswith(".py")]
+    _, (call,) = run_tests(machine, "rest")
+    assert sorted(files) == [word for word in call.split() if word.endswith(".py")]
+    assert len(files) > 20 and not [file for file in files if re.search("/(core|arm|packages)/", file)]
+
+
+def test_the_report_has_a_line_for_each_tier(tmp_path: Path) -> None:
+    (tmp_path / "unit.xml").write_text(REPORT)
+    command = [sys.executable, ROOT / "scripts/test_report.py", tmp_path]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[1].split() == ["unit", "3", "1", "0", "1.5"]
+
+
+def run_tests(
+    machine: Machine, arguments: str, status: int = 0
+) -> tuple[subprocess.CompletedProcess[str], list[str]]:
+    """What ``scripts/test`` says, and its calls of pytest, which ends with ``status``."""
     machine.setup("test")
     machine.calls()
     python = machine.programs / "wheel's python"
     machine.program(python.name, f'#!/bin/sh\necho "$*" >>"$CALLS"\nexit {status}\n')
     (machine.clone / "scripts" / "wheel").write_text(f'#!/bin/sh\necho "{python}"\n')
-    done = subprocess.run([machine.clone / "scripts" / "test", *arguments], env=machine.environment())
-    assert done.returncode == status
-    (call,) = machine.calls()
-    assert call.startswith("-P -m pytest -o pythonpath= -n ")
-    assert call.endswith(" -k topics" if "-k" in arguments else " tests/e2e -x")
+    command = [machine.clone / "scripts" / "test", *arguments.split()]
+    done = subprocess.run(command, env=machine.environment(), capture_output=True, text=True)
+    return done, [call for call in machine.calls() if "pytest" in call]
 
 
 # --- torch and the disk ----------------------------------------------------------------------------

@@ -21,7 +21,7 @@ from tests.support.paths import ROOT
 USERLAND = Path(os.environ["EDGESLM_ARM"])
 CPUS = {"cortex-a72": False, "cortex-a76": True}
 """What qemu can be, and whether it has dot products of int8: a Raspberry Pi 4's, a Pi 5's."""
-PLACES = f"{ROOT}/tests/arm/hook:{ROOT}:{USERLAND}/site"
+PLACES = f"{ROOT}/tests/system/arm/hook:{ROOT}:{USERLAND}/site"
 """Where the emulated Python finds modules."""
 
 

@@ -1,4 +1,4 @@
-"""The machine's memory as the kernel counts it; what else is read of a board is in ``tests/cli/doctor``."""
+"""The machine's memory as the kernel counts it; ``tests/unit/cli/doctor`` has the rest of a board."""
 
 from __future__ import annotations
 
