@@ -2,8 +2,9 @@
 
     python benchmarks/llama_bridge.py JOB.json
 
-It takes requests and publishes results as a node of edgeslm does (``docs/mqtt.md``), so ``compare.py`` asks
-both sides with the same client; a thread for each slot, each with a connection that stays open. JOB.json::
+It takes requests and publishes results as a node of edgeslm does (``docs/reference/mqtt.md``), so
+``compare.py`` asks both sides with the same client; a thread for each slot, each with a connection that stays
+open. JOB.json::
 
     {"url": "mqtt://127.0.0.1:1883", "node": "rival", "port": 8080, "slots": 4,
      "tasks": {"triage": {"prompt": "...<input>...", "body": {"n_predict": 1, ...}, "labels": ["a", "b"]}}}

@@ -23,7 +23,7 @@ def main(text: str) -> int:
     with Client(BROKER, NODE, name=LOGIN) as client:
         # Sent again until there is a result, whatever restarts meanwhile; the node runs it once.
         result = client.request("triage", text, timeout=60)
-    if result.error is not None:  # the node's own no: docs/apps.md says what to do about each code
+    if result.error is not None:  # the node's own no: docs/guides/apps.md says what to do about each code
         print(f"{result.error.code}: {result.error.message}", file=sys.stderr)
         return 1
     answer = result.unwrap()

@@ -38,7 +38,7 @@ export function connect(url, node, {login, ...options} = {}) {
   }
 
   /** One request: a promise of its result. A result with status "error" is one too: look at result.error.code.
-   *  timeout in ms; options as in docs/mqtt.md; onText is called with each piece of text while it is made;
+   *  timeout in ms; options as in docs/reference/mqtt.md; onText is called with each piece of text while it is made;
    *  signal (of an AbortController) stops waiting, and the node is told to cancel. */
   async function ask(task, input, {timeout = 60000, options = {}, onText, signal} = {}) {
     const id = `${name}-${++asked}`; // new for each request, the same in its repeats: the node runs it once

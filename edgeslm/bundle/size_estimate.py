@@ -2,7 +2,8 @@
 
 Pure: a ``Shape`` and how its matrices are stored give a ``Footprint``; with a board's figures it gives memory
 for a context and tokens/s. Efficiencies are measured with onnxruntime 1.32 on x86-64 with AVX-512 (one
-thread, its own CPU time, which a busy machine hardly changes); ``docs/boards.md`` says how to check them.
+thread, its own CPU time, which a busy machine hardly changes); ``docs/operations/boards.md`` has the commands
+that check them.
 """
 
 from __future__ import annotations

@@ -11,7 +11,7 @@ and in asyncio::
         result = await client.request_async("triage", "Spindle 3 smells of burnt oil")
 
 Needs the MQTT client library and nothing else of what a node needs. Safe to share between threads. Knows the
-protocol, no configuration and no models. ``docs/apps.md`` shows more of it.
+protocol, no configuration and no models. ``docs/guides/apps.md`` shows more of it.
 """
 
 from __future__ import annotations

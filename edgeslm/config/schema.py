@@ -1,8 +1,8 @@
 """Configuration schema: names, types, defaults and meanings of all keys, each in one place.
 
-Frozen values that constructors take. ``edgeslm.config`` makes them from YAML, ``docs/config.md`` is tested
-against them. What one key alone can get wrong is checked here; what several keys can, in
-``edgeslm.config.validation``.
+Frozen values that constructors take. ``edgeslm.config`` makes them from YAML;
+``docs/reference/configuration.md`` is tested against them. What one key alone can get wrong is checked here;
+what several keys can, in ``edgeslm.config.validation``.
 """
 
 from __future__ import annotations

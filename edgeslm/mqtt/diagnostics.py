@@ -198,6 +198,6 @@ def reservations(welcome: Welcome, *, queue: int) -> list[str]:
     found.append(
         "Not to be seen from here: whether the broker keeps sessions and messages over its own restart, and "
         "for how long (mosquitto: persistence, autosave_interval, persistent_client_expiration). "
-        "docs/mqtt.md names the settings that do."
+        "docs/reference/mqtt.md names the settings that do."
     )
     return found

@@ -1,4 +1,4 @@
-"""Bytes on the bus <-> the values of ``edgeslm.messages``: protocol version 1 (``docs/mqtt.md``).
+"""Bytes on the bus <-> the values of ``edgeslm.messages``: protocol version 1 (``docs/reference/mqtt.md``).
 
 Pure, and the only place that knows the JSON field names (with ``request_options``) and, through ``topics``,
 the topic names. Knows no connection, no configuration and no models. Whatever bytes come in, the answer is a

@@ -1,6 +1,6 @@
 """The topics of one node, and where it may send results.
 
-Pure. The layout is protocol version 1 (``docs/mqtt.md``). Knows no payloads.
+Pure. The layout is protocol version 1 (``docs/reference/mqtt.md``). Knows no payloads.
 """
 
 from __future__ import annotations

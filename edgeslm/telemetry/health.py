@@ -105,7 +105,7 @@ class Meter:
         self.dropped[reason] += 1
 
     def figures(self) -> dict[str, Any]:
-        """``results`` are those of all ``tasks`` together; the document ``health`` of docs/mqtt.md."""
+        """The document ``health`` of docs/reference/mqtt.md; ``results`` counts those of all ``tasks``."""
         now = time.monotonic()
         recent = [(task, tokens) for at, task, tokens in self._answered if now - at <= RATE_WINDOW_S]
         # A busy node has more results a minute than are kept: then what is kept spans less time.

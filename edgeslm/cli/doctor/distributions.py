@@ -21,7 +21,7 @@ INSTALLERS = frozenset({OWN, "pip", "setuptools", "wheel", "uv"})
 NEVER_USED: Mapping[str, str] = {"tokenizers": "huggingface-hub"}
 """What a distribution requires for something that isn't done here."""
 
-ADVICE = "an environment by requirements/device.txt has less (docs/install.md, As a Python package)"
+ADVICE = "an environment by requirements/device.txt has less (docs/getting-started/install.md)"
 
 
 @dataclass(frozen=True, slots=True)

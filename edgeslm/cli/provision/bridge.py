@@ -308,7 +308,7 @@ _CONNECTION = """\
 #
 # For the broker of the site: put it into /etc/mosquitto/conf.d, where it must come behind the file with the
 # broker's own settings, as it does behind edgeslm.conf, and restart mosquitto: SIGHUP reads no bridges.
-# docs/fleet.md says what goes where.
+# docs/guides/sites.md says what goes where.
 
 # What waits for the hub without a way to it: {per_s:g} messages a second for {hours:g} h, {kib:g} KiB each.
 # mosquitto has one limit for all its clients.

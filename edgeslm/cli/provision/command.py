@@ -60,7 +60,7 @@ def add_arguments(command: argparse.ArgumentParser) -> None:
         "--profile",
         default="strict",
         choices=("strict", "balanced", "sqlite-2.1"),
-        help="when the broker saves (docs/mqtt.md, The broker; default: strict)",
+        help="when the broker saves (docs/reference/mqtt.md, The broker; default: strict)",
     )
     sub.add_argument("--force", action="store_true", help="write over the files")
 

@@ -1,7 +1,7 @@
 """The console as an attacker meets it: thirty tests over loopback against a real node.
 
 They follow the OWASP web security testing guide (WSTG 4.2) as far as it means something here. The numbers are
-those of the list in ``docs/console.md``.
+those of the list in ``docs/guides/console.md``.
 """
 
 from __future__ import annotations

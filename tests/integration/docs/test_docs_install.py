@@ -1,4 +1,4 @@
-"""docs/install.md: its commands are commands, what it names is there, and its figures are the unit's."""
+"""The page on installing: its commands are commands, what it names exists, its figures are the unit's."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from edgeslm.cli.main import _parser
 from edgeslm.config.loader import parse_config
 from tests.support.paths import ROOT
 
-TEXT = (ROOT / "docs/install.md").read_text()
+TEXT = (ROOT / "docs/getting-started/install.md").read_text()
 SHELL = re.findall(r"(?ms)^ *```sh\n(.*?)^ *```", TEXT)
 UNIT = (ROOT / "firmware-config/systemd/edgeslm.service.d/10-edgeslm.conf").read_text()
 

@@ -1,4 +1,4 @@
-"""docs/mqtt.md and docs/asyncapi.yaml say what the code does, and their examples are real."""
+"""docs/reference/mqtt.md and its asyncapi.yaml say what the code does, and their examples are real."""
 
 from __future__ import annotations
 
@@ -40,8 +40,8 @@ from tests.support.brokers import CONFIGURATIONS, Mosquitto
 from tests.support.paths import ROOT
 from tests.support.small_nodes import SmallNode
 
-PAGE = (ROOT / "docs" / "mqtt.md").read_text(encoding="utf-8")
-API: dict[str, Any] = yaml.safe_load((ROOT / "docs" / "asyncapi.yaml").read_text(encoding="utf-8"))
+PAGE = (ROOT / "docs/reference/mqtt.md").read_text(encoding="utf-8")
+API: dict[str, Any] = yaml.safe_load((ROOT / "docs/reference/asyncapi.yaml").read_text(encoding="utf-8"))
 SCHEMAS: dict[str, Any] = API["components"]["schemas"]
 TOPICS = Topics("press-hall-4")
 REPLIES = ("edgeslm/v1/+/res/#", "edgeslm/v1/pool/+/res/#")

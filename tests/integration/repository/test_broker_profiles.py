@@ -1,4 +1,4 @@
-"""The shipped broker configurations, and what docs/mqtt.md says of a broker that is killed or loses power."""
+"""The shipped broker configurations, and what is documented of a broker that is killed or loses power."""
 
 from __future__ import annotations
 

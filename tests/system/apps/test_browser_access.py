@@ -89,7 +89,7 @@ def test_each_example_may_do_what_it_does(broker: Mosquitto, folder: Path, tmp_p
 
 
 def test_with_another_name_nothing_comes(broker: Mosquitto, tmp_path: Path) -> None:
-    """mosquitto grants the subscription, and hands nothing on: docs/apps.md says so."""
+    """mosquitto grants the subscription, and hands nothing on: docs/guides/apps.md says so."""
     script = (EXAMPLES / "ask.py").read_text("utf-8")
     assert script.count("timeout=60") == 1
     hurried = tmp_path / "ask.py"

@@ -20,7 +20,7 @@ from tests.support.paths import ROOT
 from tests.support.small_nodes import SmallNode
 
 DOCUMENTED = ["install", "edgeslm"]
-"""In ask.py and docs/apps.md, behind ``pip``."""
+"""In ask.py and docs/guides/apps.md, behind ``pip``."""
 
 
 def wheel_of(distribution: str, folder: Path) -> None:
@@ -62,7 +62,7 @@ def test_nothing_else_is_there(python: Path) -> None:
     assert done.stdout.split() == ["edgeslm", "paho-mqtt"]
     line = f"pip {' '.join(DOCUMENTED)}\n"
     assert line in (EXAMPLES / "ask.py").read_text("utf-8")
-    assert line in (ROOT / "docs" / "apps.md").read_text("utf-8")
+    assert line in (ROOT / "docs/guides/apps.md").read_text("utf-8")
 
 
 def test_the_command_is_of_use_there_too(python: Path, hall: Hall) -> None:

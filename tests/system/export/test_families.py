@@ -120,7 +120,7 @@ def test_an_architecture_computes_what_transformers_does(
     model = tmp_path / name
     torch.manual_seed(7)
     write_decoder(model, name, initializer_range=0.1, **OTHERS[name])
-    text = ROOT / "docs" / "export.md"
+    text = ROOT / "docs/guides/models.md"
     done = run("model", model, tmp_path / "out", "--recipe", "int8", "--calibration", text, "--json")
     assert done.returncode == 0, done.stderr
     report = json.loads(done.stdout)

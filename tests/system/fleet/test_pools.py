@@ -1,4 +1,4 @@
-"""What docs/fleet.md says of a pool at mosquitto: a real broker, and members that end in every way."""
+"""What docs/guides/pools.md says of a pool at mosquitto: a real broker, and members that end in every way."""
 
 from __future__ import annotations
 

@@ -59,15 +59,15 @@ def test_the_example_is_one_and_stands_in_the_documents() -> None:
     docs = ROOT / "docs"
     example = (docs / "examples/dispatch.yaml").read_text("utf-8")
     assert parse_settings(example).pool == "triage"
-    assert f"```yaml examples/dispatch.yaml\n{example}```" in (docs / "fleet.md").read_text("utf-8")
+    assert f"```yaml examples/dispatch.yaml\n{example}```" in (docs / "guides/pools.md").read_text("utf-8")
 
 
 def test_every_key_is_in_the_documents() -> None:
-    page = (ROOT / "docs/fleet.md").read_text("utf-8")
+    page = (ROOT / "docs/guides/pools.md").read_text("utf-8")
     for section in (DispatcherSettings, Wanted, DispatchLimits):
         own = set(section.model_fields) - set(Limits.model_fields)
         for name in own:
-            assert f"`{name}`" in page, f"docs/fleet.md says nothing of {section.__name__}.{name}"
+            assert f"`{name}`" in page, f"docs/guides/pools.md says nothing of {section.__name__}.{name}"
 
 
 def test_paths_are_taken_from_the_files_folder(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""docs/apps.md shows the tested examples as they are, and says of the client what is so."""
+"""docs/guides/apps.md shows the tested examples as they are, and says of the client what is so."""
 
 from __future__ import annotations
 
@@ -11,7 +11,8 @@ from edgeslm.errors import REQUEST_ERRORS
 from tests.support.paths import ROOT
 
 DOCS = ROOT / "docs"
-PAGE = (DOCS / "apps.md").read_text("utf-8")
+GUIDES = DOCS / "guides"
+PAGE = (GUIDES / "apps.md").read_text("utf-8")
 EXAMPLES = DOCS / "examples"
 
 
@@ -27,15 +28,15 @@ def test_what_it_shows_are_the_tested_files() -> None:
 def test_every_example_is_named_and_run_by_a_test() -> None:
     tests = "".join(file.read_text("utf-8") for file in (ROOT / "tests/system/apps").glob("test_*.py"))
     for file in EXAMPLES.rglob("*"):
-        if file.is_file() and file.suffix != ".yaml":  # a dispatcher's is no app: docs/fleet.md shows it
-            assert file.name == "package.json" or f"({file.relative_to(DOCS)})" in PAGE, file
+        if file.is_file() and file.suffix != ".yaml":  # a dispatcher's is no app: guides/pools.md shows it
+            assert file.name == "package.json" or f"(../{file.relative_to(DOCS)})" in PAGE, file
             assert file.name in tests or file.suffix in tests, file
 
 
 def test_links_lead_somewhere() -> None:
     for target in re.findall(r"\]\(([^)]+)\)", PAGE):
         path, _, heading = target.partition("#")
-        assert not path or (DOCS / path).exists(), target
+        assert not path or (GUIDES / path).exists(), target
         if heading and not path:
             headings = re.findall(r"^#+ (.+)$", PAGE, re.MULTILINE)
             assert heading in {re.sub(r"[^\w -]", "", one.lower()).replace(" ", "-") for one in headings}

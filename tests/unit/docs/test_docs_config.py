@@ -1,4 +1,4 @@
-"""docs/config.md and the example files agree with the code: keys, types, defaults, meanings, examples."""
+"""docs/reference/configuration.md and the examples agree with the code: keys, types, defaults, meanings."""
 
 from __future__ import annotations
 
@@ -32,9 +32,9 @@ from edgeslm.config.sections import (
 from edgeslm.config.task_kinds import ALLOWED, POSSIBLE
 from tests.support.paths import ROOT
 
-DOCS = (ROOT / "docs/config.md").read_text("utf-8")
-KNOWLEDGE = (ROOT / "docs/knowledge.md").read_text("utf-8")
-CONSOLE = (ROOT / "docs/console.md").read_text("utf-8")
+DOCS = (ROOT / "docs/reference/configuration.md").read_text("utf-8")
+KNOWLEDGE = (ROOT / "docs/guides/documents.md").read_text("utf-8")
+CONSOLE = (ROOT / "docs/guides/console.md").read_text("utf-8")
 EXAMPLES = sorted((ROOT / "firmware-config/examples").glob("*.yaml"))
 
 SECTIONS: dict[str, type[Section]] = {
@@ -203,12 +203,12 @@ def test_every_yaml_block_of_the_docs_parses(block: str, monkeypatch: pytest.Mon
             missing["knowledge"] = {name: {"path": "/kb"} for name in named}
         data = {**missing, "tasks": tasks, **data}
         block = yaml.safe_dump(data)
-    parse_config(block, "docs/config.md")
+    parse_config(block, "docs/reference/configuration.md")
 
 
 @pytest.mark.parametrize("block", re.findall(r"(?ms)^```python\n(.*?)^```", KNOWLEDGE))
 def test_every_python_block_about_documents_compiles(block: str) -> None:
-    compile(block, "docs/knowledge.md", "exec")
+    compile(block, "docs/guides/documents.md", "exec")
 
 
 def test_there_are_example_files() -> None:

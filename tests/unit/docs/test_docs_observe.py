@@ -1,4 +1,4 @@
-"""docs/observe.md agrees with the code: its configurations parse, attributes and entities are described."""
+"""The page on monitoring: its configurations parse, attributes and entities are described."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from tests.support.config_texts import SMALL
 from tests.support.paths import ROOT
 from tests.unit.telemetry.test_tracing import FakeProcessor, answered, make_tracer, request
 
-PAGE = (ROOT / "docs/observe.md").read_text("utf-8")
+PAGE = (ROOT / "docs/operations/monitoring.md").read_text("utf-8")
 
 
 @pytest.mark.parametrize("block", re.findall(r"(?ms)^```yaml\n(.*?)^```", PAGE))

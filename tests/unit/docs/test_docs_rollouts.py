@@ -1,4 +1,4 @@
-"""docs/fleet.md, its chapter on rollouts: states, configuration and commands are those of the code."""
+"""docs/operations/rollouts.md: states, configuration and commands are those of the code."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ from edgeslm.update.rollout.jobs import State, Step
 from tests.support.paths import ROOT
 from tests.support.rollout.hawkbits import pack
 
-CHAPTER = (ROOT / "docs/fleet.md").read_text("utf-8").partition("\n## Rollouts\n")[2].partition("\n## ")[0]
-SHELL = re.findall(r"(?ms)^```sh[ \w]*\n(.*?)^```", CHAPTER)
+PAGE = (ROOT / "docs/operations/rollouts.md").read_text("utf-8")
+SHELL = re.findall(r"(?ms)^```sh[ \w]*\n(.*?)^```", PAGE)
 
 
 def rows(heading: str) -> list[list[str]]:
     """Of the table whose first column is called that."""
-    found = re.search(rf"(?m)^\| {heading} \|.*\n\|[-|]+\n((?:\|.*\n)+)", CHAPTER)
+    found = re.search(rf"(?m)^\| {heading} \|.*\n\|[-|]+\n((?:\|.*\n)+)", PAGE)
     assert found
     return [line.strip("|").split("|") for line in found[1].splitlines()]
 
@@ -39,7 +39,7 @@ def test_the_table_has_every_state_step_and_kind_of_feedback() -> None:
 
 
 def test_its_configuration_is_one() -> None:
-    (block,) = re.findall(r"(?ms)^```yaml\n(.*?)^```", CHAPTER)
+    (block,) = re.findall(r"(?ms)^```yaml\n(.*?)^```", PAGE)
     rest = {
         "node": "n",
         "broker": {"url": "mqtt://h"},
@@ -58,7 +58,7 @@ def test_every_block_is_shell_and_every_command_of_edgeslm_is_one(block: str) ->
 
 
 def test_every_file_that_it_names_is_there() -> None:
-    named = set(re.findall(r"\b(?:firmware-config|benchmarks|tests)/[\w./-]*\w", CHAPTER))
+    named = set(re.findall(r"\b(?:firmware-config|benchmarks|tests)/[\w./-]*\w", PAGE))
     assert len(named) >= 3
     assert [name for name in named if not (ROOT / name).exists()] == []
 

@@ -1,4 +1,4 @@
-"""docs/security.md: every threat has tests that exist, every command in it works."""
+"""docs/operations/security.md: every threat has tests that exist, every command in it works."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from edgeslm.cli import main
 from edgeslm.config.loader import parse_config
 from tests.support.paths import ROOT
 
-PAGE = (ROOT / "docs/security.md").read_text("utf-8")
+PAGE = (ROOT / "docs/operations/security.md").read_text("utf-8")
 THREATS = re.findall(
     r"(?ms)^### (.+?)\n(.*?)(?=^##)", PAGE.partition("## Threats")[2].partition("## Texts on")[0] + "## "
 )

@@ -1,4 +1,4 @@
-"""docs/fleet.md, its chapter on sites: every command in it works, and what it says of topics is so."""
+"""docs/guides/sites.md: every command in it works, and what it says of topics is so."""
 
 from __future__ import annotations
 
@@ -13,8 +13,7 @@ from edgeslm.cli.provision.bridge import HOURS, MESSAGE_BYTES, PER_S, RESTART_S,
 from edgeslm.config.loader import parse_config
 from tests.support.paths import ROOT
 
-PAGE = (ROOT / "docs/fleet.md").read_text("utf-8")
-CHAPTER = re.findall(r"(?ms)^## Sites\n(.*?)(?=^## |\Z)", PAGE)[0]
+PAGE = (ROOT / "docs/guides/sites.md").read_text("utf-8")
 CONFIG = """\
 node: hall
 broker: {url: "mqtts://broker.local"}
@@ -24,7 +23,7 @@ tasks: {triage: {kind: classify, model: small, labels: [normal, critical]}}
 
 
 def commands(kind: str) -> list[list[str]]:
-    (block,) = re.findall(rf"(?ms)^```sh {kind}\n(.*?)^```", CHAPTER)
+    (block,) = re.findall(rf"(?ms)^```sh {kind}\n(.*?)^```", PAGE)
     return [shlex.split(line) for line in block.replace("\\\n", "").splitlines()]
 
 
@@ -37,7 +36,7 @@ def test_the_commands_of_a_hub_make_the_files_that_are_named(
         assert program == "edgeslm"
         assert main.main(arguments) == 0
     assert capsys.readouterr().err == ""
-    table = CHAPTER.partition("| file of `hub/` |")[2].partition("\n\n")[0]
+    table = PAGE.partition("| file of `hub/` |")[2].partition("\n\n")[0]
     named = {name for row in table.splitlines()[2:] for name in re.findall(r"`([\w.-]+)`", row.split("|")[1])}
     assert {file.name for file in Path("hub").iterdir()} - named == {
         *("ca.key", "central.key", "central.pem", "site-plant-a.id"),
@@ -53,7 +52,7 @@ def test_the_commands_of_who_looks_are_understood(kind: str) -> None:
 
 
 def test_what_goes_up_is_what_the_table_says() -> None:
-    (table,) = re.findall(r"(?ms)^\| at the site \|.*?\n\n", CHAPTER)
+    (table,) = re.findall(r"(?ms)^\| at the site \|.*?\n\n", PAGE)
     bridge = plan_bridge("plant-a", "mqtts://hub", [parse_config(CONFIG)], results=True)
     for mapping in bridge.topics:
         if mapping.is_guard:
@@ -65,6 +64,6 @@ def test_what_goes_up_is_what_the_table_says() -> None:
 
 
 def test_its_figures_are_the_code_s() -> None:
-    assert f"{PER_S:g} message a second for {HOURS:g} hours of {MESSAGE_BYTES // 1024} KiB" in CHAPTER
-    assert f"{BridgeQueue().messages:,} messages" in CHAPTER
-    assert f"after {RESTART_S[0]} to {RESTART_S[1]} s" in CHAPTER
+    assert f"{PER_S:g} message a second for {HOURS:g} hours of {MESSAGE_BYTES // 1024} KiB" in PAGE
+    assert f"{BridgeQueue().messages:,} messages" in PAGE
+    assert f"after {RESTART_S[0]} to {RESTART_S[1]} s" in PAGE

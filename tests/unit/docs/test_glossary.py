@@ -1,4 +1,4 @@
-"""docs/glossary.md: every place in it exists, and so do the words that the field greps for."""
+"""docs/development/glossary.md: every place in it exists, and so do the words that the field greps for."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import pytest
 
 from tests.support.paths import ROOT
 
-PAGE = (ROOT / "docs/glossary.md").read_text("utf-8")
+PAGE = (ROOT / "docs/development/glossary.md").read_text("utf-8")
 PLACES = sorted(
     {
         place

@@ -34,7 +34,7 @@ def test_a_profile_is_whole(name: str) -> None:
 
 @pytest.mark.parametrize("name", board_names())
 def test_the_document_says_what_the_profile_says(name: str) -> None:
-    text = (ROOT / "docs/boards.md").read_text("utf-8")
+    text = (ROOT / "docs/operations/boards.md").read_text("utf-8")
     board = load_board(name)
     cells = [f"`{name}`"]
     for figure in FIGURES:
@@ -82,7 +82,7 @@ def test_the_document_says_what_a_node_is_set_to(name: str) -> None:
     advice = load_advice(name)
     cells = (f"`{name}`", f"`{advice.power}`", f"`{advice.threads}`", f"{advice.models_gb:g} GB")
     row = f"| {' | '.join(cells)} | {', '.join(advice.models)} |"
-    assert row in (ROOT / "docs/boards.md").read_text("utf-8").splitlines()
+    assert row in (ROOT / "docs/operations/boards.md").read_text("utf-8").splitlines()
 
 
 def test_an_unknown_board_lists_those_there_are() -> None:

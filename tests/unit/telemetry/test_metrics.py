@@ -17,7 +17,7 @@ from edgeslm.telemetry.metrics import METRICS, STATES, exposition
 from tests.support.fakes import FakeService
 from tests.support.paths import ROOT
 
-DOCS = (ROOT / "docs/observe.md").read_text("utf-8")
+DOCS = (ROOT / "docs/operations/monitoring.md").read_text("utf-8")
 OPENMETRICS = "application/openmetrics-text; version=1.0.0"
 
 

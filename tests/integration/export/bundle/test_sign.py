@@ -57,7 +57,7 @@ def test_a_key_in_a_folder_that_isnt_there(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("curve", ["prime256v1", "secp384r1", "secp521r1"])
 def test_keys_of_openssl(tmp_path: Path, curve: str) -> None:
-    """The lines of docs/signing.md."""
+    """The lines of docs/operations/signing.md."""
     key, public = tmp_path / "o.key", tmp_path / "o.pub"
     openssl("ecparam", "-name", curve, "-genkey", "-noout", "-out", key)
     openssl("ec", "-in", key, "-pubout", "-out", public)

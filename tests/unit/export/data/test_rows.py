@@ -270,7 +270,7 @@ def test_corrections_of_a_node_are_appended_to_the_rows_and_take_their_place(tmp
     store = FeedbackStore(tmp_path)
     store.keep(Correction("triage", "Fire!", "critical"))
     store.keep(Correction("triage", "It smells of oil", "critical"))
-    page = (ROOT / "docs" / "mqtt.md").read_text(encoding="utf-8")
+    page = (ROOT / "docs/reference/mqtt.md").read_text(encoding="utf-8")
     (command,) = [line for line in page.splitlines() if line.startswith("cat ")]
     subprocess.run(["sh", "-euc", command], check=True, cwd=tmp_path)
     found = load_answers(tmp_path / "all.jsonl")
