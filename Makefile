@@ -1,6 +1,6 @@
 # The same commands for people and CI. Each is a script, which also works where make is missing.
 # Arguments for one: make test ARGS="-k topics"
-.PHONY: demo test test-unit test-integration test-all check bench bench-compare attack chaos fuzz house test-arm deb test-deb
+.PHONY: demo test test-unit test-integration test-all check docs bench bench-compare attack chaos fuzz house test-arm deb test-deb
 
 demo:
 	@scripts/demo $(ARGS)
@@ -19,6 +19,9 @@ test-all:
 
 check:
 	@scripts/check $(ARGS)
+
+docs:
+	@scripts/docs $(ARGS)
 
 bench:
 	@scripts/bench $(ARGS)

@@ -31,6 +31,7 @@ COMMANDS = [
     "demo",
     "test",
     "check",
+    "docs",
     "bench",
     "bench-compare",
     "attack",
@@ -185,7 +186,7 @@ def test_scripts_run_from_any_folder(tmp_path: Path) -> None:
         [ROOT / "scripts" / "setup", "everything"], cwd=tmp_path, capture_output=True, text=True
     )
     assert (done.returncode, done.stdout) == (2, "")
-    assert done.stderr == "usage: scripts/setup check|demo|test|bench|compare|arm|deb\n"
+    assert done.stderr == "usage: scripts/setup check|docs|demo|test|bench|compare|arm|deb\n"
 
 
 # --- the environment -------------------------------------------------------------------------------
@@ -204,7 +205,7 @@ def test_a_second_run_does_nothing_and_says_nothing(machine: Machine) -> None:
 def test_check_is_light(machine: Machine) -> None:
     machine.setup("check")
     calls = machine.calls()
-    assert calls[-2:] == [with_hashes("dev"), EDITABLE]
+    assert calls[-2:] == [with_hashes("dev", "docs"), EDITABLE]
     assert not any("torch" in call or call.startswith("export") for call in calls)
 
 
@@ -212,7 +213,7 @@ def test_what_is_there_stays_there(machine: Machine) -> None:
     machine.setup("demo")
     machine.calls()
     machine.setup("check")
-    assert machine.calls()[-2] == with_hashes("dev", "export")
+    assert machine.calls()[-2] == with_hashes("dev", "docs", "export")
 
 
 @pytest.mark.parametrize("name", ["pyproject.toml", "requirements/dev.txt"])
@@ -224,7 +225,7 @@ def test_new_dependencies_are_installed_into_the_same_environment(machine: Machi
     done = machine.setup("check")
     assert done.returncode == 0, done.stderr
     calls = machine.calls()
-    assert "venv" not in calls and calls[-2:] == [with_hashes("dev"), EDITABLE]
+    assert "venv" not in calls and calls[-2:] == [with_hashes("dev", "docs"), EDITABLE]
 
 
 def test_an_interrupted_installation_is_made_again(machine: Machine) -> None:

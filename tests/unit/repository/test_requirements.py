@@ -25,6 +25,7 @@ LISTS: Mapping[str, tuple[str, ...]] = {
     "export": ("export",),
     "teach": ("teach", "qlora"),
     "chart": ("chart",),
+    "docs": ("docs",),
     "dev": ("dev",),
 }
 """Each list and the extras that it is for. Those of a device's extras hold what ``device`` lacks."""

@@ -1,0 +1,92 @@
+"""Hook of mkdocs: puts files of the repository that lie outside ``docs/`` on the site, and links to them.
+
+Pages are written for readers of the repository, so their links are paths in it.
+"""
+
+from __future__ import annotations
+
+import posixpath
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+from mkdocs.config.defaults import MkDocsConfig
+from mkdocs.structure.files import File, Files
+from mkdocs.structure.pages import Page
+
+ROOT = Path(__file__).resolve().parent.parent
+DOCS = "docs/"
+PAGES = {
+    "README.md": "getting-started/overview.md",
+    "ARCHITECTURE.md": "development/architecture.md",
+    "CONTRIBUTING.md": "development/contributing.md",
+    "CHANGELOG.md": "development/changelog.md",
+}
+"""Paths in the repository, and on the site where they differ."""
+UNSEARCHED = {"CHANGELOG.md", "benchmarks/LOG.md"}
+"""They hold most words, and few answers."""
+
+FENCE = re.compile(r"(?ms)^( *)(`{3,})(\w*)[^\n]*\n(.*?)^\1\2 *$")
+LINK = re.compile(r"\[(?P<label>[^\[\]]*)\]\((?P<target>[^)\s#]+)(?P<anchor>#[^)\s]*)?\)")
+
+
+def links(text: str) -> Iterator[re.Match[str]]:
+    """Those to files; code has none."""
+    code = [found.span() for found in FENCE.finditer(text)]
+    for link in LINK.finditer(text):
+        is_code = any(start <= link.start() < end for start, end in code)
+        if not is_code and not re.match(r"\w+:", link["target"]):
+            yield link
+
+
+def linked(page: str, link: re.Match[str]) -> str:
+    """Path in the repository."""
+    return posixpath.normpath(posixpath.join(posixpath.dirname(page), link["target"]))
+
+
+def place_of(path: str) -> str:
+    """On the site, of the file at ``path`` in the repository."""
+    return PAGES.get(path, path.removeprefix(DOCS))
+
+
+def on_files(files: Files, config: MkDocsConfig) -> Files:
+    """Adds ``PAGES``, and what they and the pages in ``docs/`` link to: other pages and pictures."""
+    found = dict.fromkeys([*PAGES, *(DOCS + file.src_uri for file in files.documentation_pages())])
+    waiting = list(found)
+    while waiting:
+        page = waiting.pop()
+        for path in (linked(page, link) for link in links((ROOT / page).read_text("utf-8"))):
+            if path not in found and path.endswith((".md", ".svg", ".png")) and not path.startswith(DOCS):
+                found[path] = None
+                if path.endswith(".md"):
+                    waiting.append(path)
+    for path in found:
+        if not path.startswith(DOCS):
+            if (there := files.get_file_from_path(place_of(path))) is not None:
+                files.remove(there)  # a pointer for readers of the repository
+            files.append(File.generated(config, place_of(path), abs_src_path=str(ROOT / path)))
+    return files
+
+
+def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Files) -> str:
+    """Links as those of the site; of the words behind a fence's language, a file's name becomes its title."""
+    path = next((path for path, place in PAGES.items() if place == page.file.src_uri), None)
+    if path is None:
+        path = page.file.src_uri if page.file.generated_by else DOCS + page.file.src_uri
+    if path in UNSEARCHED:
+        page.meta["search"] = {"exclude": True}
+
+    def relink(link: re.Match[str]) -> str:
+        target = linked(path, link)
+        if files.get_file_from_path(place_of(target)) is None and not target.endswith(".md"):
+            return link["label"]  # code, which isn't on the site
+        place = posixpath.relpath(place_of(target), posixpath.dirname(page.file.src_uri) or ".")
+        return f"[{link['label']}]({place}{link['anchor'] or ''})"
+
+    for link in reversed(list(links(markdown))):
+        markdown = markdown[: link.start()] + relink(link) + markdown[link.end() :]
+    return re.sub(r"(?m)^( *```\w+) (?:(\S+\.\w+)|.+)$", title, markdown)
+
+
+def title(fence: re.Match[str]) -> str:
+    return f'{fence[1]} title="{Path(fence[2]).name}"' if fence[2] else fence[1]
