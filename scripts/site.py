@@ -18,7 +18,7 @@ ROOT = Path(__file__).resolve().parent.parent
 DOCS = "docs/"
 PAGES = {
     "README.md": "getting-started/overview.md",
-    "ARCHITECTURE.md": "development/architecture.md",
+    "ARCHITECTURE.md": "development/overview.md",
     "CONTRIBUTING.md": "development/contributing.md",
     "CHANGELOG.md": "development/changelog.md",
 }
@@ -62,8 +62,6 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
                     waiting.append(path)
     for path in found:
         if not path.startswith(DOCS):
-            if (there := files.get_file_from_path(place_of(path))) is not None:
-                files.remove(there)  # a pointer for readers of the repository
             files.append(File.generated(config, place_of(path), abs_src_path=str(ROOT / path)))
     return files
 

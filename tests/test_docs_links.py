@@ -98,3 +98,14 @@ def test_every_page_is_reached_from_the_index() -> None:
     index = ROOT / "docs/index.md"
     linked = {(index.parent / path).resolve() for path in re.findall(r"\]\(([^)#\s]+)", prose(index))}
     assert pages - linked == set()
+
+
+def test_the_architecture_is_one_page_and_names_what_exists() -> None:
+    for page, most in (("ARCHITECTURE.md", 7000), ("docs/development/architecture.md", 8000)):
+        text = (ROOT / page).read_text("utf-8")
+        assert len(text.encode()) <= most
+        named = re.findall(r"`((?:\w+/)+\w+)`", FENCE.sub("", text))
+        assert len(named) >= 15
+        for path in named:
+            there = ROOT / "edgeslm" / path
+            assert there.is_dir() or there.with_suffix(".py").is_file() or (ROOT / path).is_dir(), path
