@@ -172,7 +172,7 @@ class TestPage:
         assert f"every {NOBODY_INTERVAL_S:g} seconds" in PAGE
 
     def test_what_a_node_remembers_is_what_the_page_says(self) -> None:
-        section = " ".join(PAGE.partition("## Sending until")[2].partition("\n## ")[0].split())
+        section = " ".join(PAGE.partition("## Retries\n")[2].partition("\n## ")[0].split())
         forgotten = section.rpartition(" aren't remembered")[0].rpartition(". ")[2]
         assert set(re.findall(r"`(\w+)`", forgotten)) == TRANSIENT
         assert Limits().repeat_window_s == 3600 and "an hour by default" in section

@@ -174,7 +174,7 @@ def test_the_options_of_each_kind_are_documented() -> None:
 
 
 def test_the_filters_of_templates_are_documented() -> None:
-    sentence = re.search(r"(?s)There are the filters (.*?), Jinja's tests", DOCS)
+    sentence = re.search(r"(?s)There are the filters (.*?), Jinja's\s+tests", DOCS)
     assert sentence
     known = {name for name in Sandbox(str).filters if not name.startswith("_")} - {"d"}
     assert set(re.findall(r"`(\w+)`", sentence[1])) == known

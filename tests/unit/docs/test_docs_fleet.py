@@ -1,4 +1,4 @@
-"""docs/guides/pools.md agrees with the code: keys of the inventory, and its table."""
+"""docs/operations/monitoring.md agrees with the code: keys of the inventory, and its table."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from edgeslm.telemetry.fleet import entry_of, inventory, table
 from edgeslm.telemetry.overview import Painter
 from tests.support.paths import ROOT
 
-PAGE = (ROOT / "docs/guides/pools.md").read_text("utf-8")
+PAGE = (ROOT / "docs/operations/monitoring.md").read_text("utf-8")
 NOW = 1_800_000_000.0
 
 
