@@ -5,7 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 
-from tests.nodes import ROOT
+from tests.support.paths import ROOT
 
 
 def test_the_page_is_that_of_the_parsers() -> None:

@@ -13,8 +13,8 @@ from typing import Any
 import pytest
 import yaml
 
-from tests.nodes import ROOT
-from tests.test_glossary import TERMS
+from tests.support.paths import ROOT
+from tests.unit.docs.test_glossary import TERMS
 
 
 @pytest.fixture(scope="module")

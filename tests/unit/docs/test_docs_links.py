@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.nodes import ROOT
+from tests.support.paths import ROOT
 
 FENCE = re.compile(r"(?ms)^( *)(`{3,})[^\n]*\n.*?^\1\2 *$")
 PAGES = sorted(
@@ -109,3 +109,14 @@ def test_the_architecture_is_one_page_and_names_what_exists() -> None:
         for path in named:
             there = ROOT / "edgeslm" / path
             assert there.is_dir() or there.with_suffix(".py").is_file() or (ROOT / path).is_dir(), path
+
+
+@pytest.mark.parametrize("page", [page for page in PAGES if not page.startswith(("benchmarks/", "CHANGELOG"))])
+def test_every_file_of_the_repository_that_is_named_exists(page: str) -> None:
+    """But for placeholders such as ``NAME``; ``edgeslm/`` begins topics too."""
+    text = (ROOT / page).read_text("utf-8")
+    named = re.findall(
+        r"(?<![\w/.-])((?:benchmarks|tests|scripts|firmware-config|requirements)/[\w./@-]*\w)", text
+    )
+    wrong = {path for path in named if not (ROOT / path).exists() and "NAME" not in path}
+    assert {path for path in wrong if not path.startswith("benchmarks/test_")} == set()
