@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import json
 import re
-from pathlib import Path
 from typing import get_args
 from xml.etree import ElementTree
 
 from edgeslm.config.loader import parse_config
 from edgeslm.config.task_kinds import Kind
 from edgeslm.protocol.codec import parse_result
+from tests.support.paths import ROOT
 
-ROOT = Path(__file__).parents[3]
 README = (ROOT / "README.md").read_text("utf-8")
 PICTURE = ROOT / "docs/images/message.svg"
 
