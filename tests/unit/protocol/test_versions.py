@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from edgeslm import __version__
 from edgeslm.errors import InvalidRequest
 from edgeslm.messages import Request
 from edgeslm.protocol.codec import Rejected, Topics, parse_request
@@ -28,8 +29,8 @@ def test_who_does_not_say_is_believed_to_be_of_this_version(info: dict[str, Any]
 def test_two_apart_is_refused_with_what_to_update() -> None:
     newer = {"protocol": PROTOCOL_VERSION + 2, "version": "9.1.0"}
     assert why_not_spoken("the node 'hall'", newer) == (
-        "The node 'hall' speaks protocol 3 (edgeslm 9.1.0) and this is protocol 1 (edgeslm 0.1.0), which is "
-        "too far apart: update this one."
+        "The node 'hall' speaks protocol 3 (edgeslm 9.1.0) and this is protocol 1 "
+        f"(edgeslm {__version__}), which is too far apart: update this one."
     )
     older = why_not_spoken("the pool 'triage'", {"protocol": PROTOCOL_VERSION - 2, "version": "\x1b[2J"})
     assert older is not None
