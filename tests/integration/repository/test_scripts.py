@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+import yaml
 
 from tests.support.paths import ROOT
 
@@ -168,12 +169,53 @@ def test_shellcheck_finds_nothing() -> None:
 
 
 def test_the_makefile_only_calls_scripts() -> None:
-    recipes = re.findall(r"^([\w-]+):\n((?:\t.*\n)+)", (ROOT / "Makefile").read_text(), re.MULTILINE)
+    """And each target has the line that ``make help`` shows."""
+    recipes = re.findall(r"^([\w-]+): ## \S.*\n((?:\t.*\n)+)", (ROOT / "Makefile").read_text(), re.MULTILINE)
     scripts = {f"test-{tier}": f"test {tier}" for tier in ("unit", "integration", "all")}
-    assert [target for target, _ in recipes if target not in scripts] == COMMANDS
-    for target, recipe in recipes:
+    assert [target for target, _ in recipes if target not in scripts] == ["help", *COMMANDS]
+    for target, recipe in recipes[1:]:
         assert recipe == f"\t@scripts/{scripts.get(target, target)} $(ARGS)\n"
         assert (ROOT / "scripts" / scripts.get(target, target).split()[0]).is_file()
+
+
+def test_make_alone_lists_the_commands() -> None:
+    done = subprocess.run(["make", "-C", ROOT, "-s"], capture_output=True, text=True, check=True)
+    targets = re.findall(r"(?m)^([\w-]+):", (ROOT / "Makefile").read_text())
+    assert re.findall(r"(?m)^make ([\w-]+) +\S", done.stdout) == targets
+    assert all(len(line) < 110 for line in done.stdout.splitlines())
+
+
+def test_checks_before_a_commit_are_those_of_make_check() -> None:
+    """So that nothing is downloaded for them, either: their tools are those of the environment."""
+    (repository,) = yaml.safe_load((ROOT / ".pre-commit-config.yaml").read_text())["repos"]
+    assert repository["repo"] == "local"
+    checks = (ROOT / "scripts/check").read_text()
+    for hook in repository["hooks"]:
+        command = hook["entry"].removesuffix(" --force-exclude")
+        assert command in checks or (hook["id"], command) == ("subject", "scripts/commit-subject")
+
+
+@pytest.mark.parametrize(
+    ("subject", "refused"),
+    [
+        ("mqtt: reconnect after a refused login", ""),
+        ("node, serving: collections know their models", ""),
+        ("Merge branch 'main'", ""),
+        ("Reconnect after a refused login", "area: what"),
+        ("mqtt:reconnect", "area: what"),
+        (f"mqtt: {'x' * 66}", ""),
+        (f"mqtt: {'x' * 67}", "72 characters"),
+        (f"mqtt: {'ä' * 66}", ""),
+        ("", "area: what"),
+    ],
+)
+def test_the_subject_of_a_commit(subject: str, refused: str, tmp_path: Path) -> None:
+    message = tmp_path / "message"
+    message.write_text(f"# A comment\n{subject}\n\nThe reason.\n", encoding="utf-8")
+    command = [ROOT / "scripts/commit-subject", message]
+    done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "LC_ALL": "C.UTF-8"})
+    assert done.returncode == (1 if refused else 0), done.stderr
+    assert refused in done.stderr
 
 
 def test_ci_runs_what_people_run() -> None:
