@@ -29,7 +29,7 @@ def test_the_table_that_is_shown_is_what_is_printed() -> None:
     def health(age_s: float, running: int, count: int) -> dict[str, object]:
         return {"at": NOW - age_s, "queue": 0, "in_flight": running, "results": {"ok": count}}
 
-    info = {"version": "0.1.0", "protocol": 1}
+    info = {"version": "0.2.0", "protocol": 1}
     pool = {"name": "triage", "tasks": ["topic"], "by": "dispatcher"}
     said = {
         "pool/triage": (

@@ -13,7 +13,8 @@ from tests.support.config_texts import SMALL
 from tests.support.paths import ROOT
 from tests.unit.telemetry.test_tracing import FakeProcessor, answered, make_tracer, request
 
-PAGE = (ROOT / "docs/operations/monitoring.md").read_text("utf-8")
+DOCS = ROOT / "docs"
+PAGE = (DOCS / "operations/monitoring.md").read_text("utf-8")
 
 
 @pytest.mark.parametrize("block", re.findall(r"(?ms)^```yaml\n(.*?)^```", PAGE))
@@ -41,4 +42,5 @@ def test_each_entity_is_described() -> None:
     config = parse_config(SMALL + "discovery: {prefix: homeassistant}")
     names = {one["name"] for one in announcements(config, {"triage": "classify"}).values()}
     assert "Task triage" in names
-    assert all(f"`{name}`" in PAGE for name in names - {"Task triage"})
+    page = (DOCS / "getting-started/home-assistant.md").read_text("utf-8")
+    assert all(f"`{name}`" in page for name in names - {"Task triage"})
