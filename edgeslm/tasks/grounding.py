@@ -55,7 +55,7 @@ class Gate:
         return 1 / (1 + math.exp(-total))
 
 
-# From python benchmarks/grounded_gate.py, which fits them on development data alone.
+# From python benchmarks/quality/documents.py gate, which fits them on development data alone.
 GATE: Final = Gate(
     -3.68,
     {

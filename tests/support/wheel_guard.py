@@ -1,7 +1,7 @@
 """In the environment of ``scripts/wheel``: edgeslm comes from the installed wheel there, or from nowhere.
 
 Imported by a ``.pth`` file at the start of every process of that Python, so it loads next to nothing. It also
-finds the folder ``tests``, which is no part of the wheel, without putting the checkout on the path.
+finds ``tests`` and ``benchmarks``, which are no part of the wheel, without putting the checkout on the path.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from types import ModuleType
 SITE_PACKAGES = os.path.dirname(os.path.abspath(__file__))  # noqa: PTH100, PTH120  # pathlib costs every child 10 ms
 CHECKOUT = os.path.dirname(os.path.dirname(sys.prefix))  # noqa: PTH120  # it is .edgeslm/wheel
 GUARDED = ("edgeslm", "edgeslm_export")
+UNPACKED = ("benchmarks", "tests")
 
 
 class WheelGuard:
@@ -24,10 +25,10 @@ class WheelGuard:
     def find_spec(
         name: str, path: Sequence[str] | None = None, target: ModuleType | None = None
     ) -> ModuleSpec | None:
-        if name == "tests":
-            tests = ModuleSpec(name, None, is_package=True)
-            tests.submodule_search_locations = [os.path.join(CHECKOUT, "tests")]  # noqa: PTH118
-            return tests
+        if name in UNPACKED:
+            package = ModuleSpec(name, None, is_package=True)
+            package.submodule_search_locations = [os.path.join(CHECKOUT, name)]  # noqa: PTH118
+            return package
         if name not in GUARDED:
             return None
         spec = PathFinder.find_spec(name)

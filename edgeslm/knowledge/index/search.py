@@ -33,7 +33,7 @@ _SLOTS = "SELECT slot FROM documents d JOIN passages p ON p.document = d.id"
 class Weights:
     """How much each figure of a passage is worth; only their ratio matters.
 
-    By ``benchmarks/retrieval.py``: 0.2 to 0.3 for the words is as good, on each of its corpora.
+    By ``benchmarks/quality/retrieval.py``: 0.2 to 0.3 for the words is as good, on each of its corpora.
     """
 
     words: float = 0.25

@@ -1,4 +1,4 @@
-"""benchmarks/grounded.py: what counts as right, declined and unsupported."""
+"""benchmarks/lib/grounded.py: what counts as right, declined and unsupported."""
 
 from __future__ import annotations
 

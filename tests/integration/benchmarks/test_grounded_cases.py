@@ -1,4 +1,4 @@
-"""benchmarks/grounded_cases.py: what a case says, and what a forbidden claim is."""
+"""benchmarks/lib/grounded_cases.py: what a case says, and what a forbidden claim is."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""benchmarks/grounded_gate.py: what is fitted judges what it is fitted on, and shares are counted right."""
+"""benchmarks/lib/grounded_gate.py: the fit, the shares at a threshold, the threshold for a share."""
 
 from __future__ import annotations
 

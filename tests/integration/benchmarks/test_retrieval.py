@@ -1,4 +1,4 @@
-"""benchmarks/retrieval.py: what is asked doesn't stand in the passages, and answers are where they were."""
+"""benchmarks/quality/retrieval.py: questions are taken out of the passages, answers keep their place."""
 
 from __future__ import annotations
 

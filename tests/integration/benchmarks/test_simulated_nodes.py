@@ -1,4 +1,4 @@
-"""benchmarks/simulated_nodes.py on a real broker: which nodes there are, what they answer, how they end."""
+"""benchmarks/lib/simulated_nodes.py on a real broker: names, answers, shutdown."""
 
 from __future__ import annotations
 

@@ -80,9 +80,9 @@ def has_lengths(data: bytes) -> bool:
 
 
 def make_protocol() -> Run:
-    sys.path.insert(0, str(ROOT / "benchmarks"))
-    from fuzz import try_case
-    from payloads import Case
+    sys.path.append(str(ROOT))
+    from benchmarks.lib.payloads import Case
+    from benchmarks.robustness.fuzz import try_case
 
     def run(data: bytes) -> None:
         payload, topic, correlation = parts(data, 3)

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import importlib
 import random
-import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -20,8 +18,8 @@ from paho.mqtt.properties import Properties
 from edgeslm.config.loader import parse_config
 from edgeslm.mqtt.probe import probe_broker
 from tests.support.apps import WAIT_S, App
+from tests.support.benchmarks.scripts import load_scripts
 from tests.support.brokers import CONFIGURATIONS, Mosquitto, shipped_lines
-from tests.support.paths import ROOT
 from tests.support.unsynced import CannotTrace, Disk, watching, write_files
 
 MakeBroker = Callable[..., Mosquitto]
@@ -250,16 +248,9 @@ def test_after_a_power_cut_the_last_save_is_gone(
         after.stop()
 
 
-@pytest.fixture
-def kills(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
-    """benchmarks/broker_kills.py as a module; its neighbour is found beside it, as when it is run."""
-    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
-    for name in ("broker_kills", "shipped"):
-        monkeypatch.delitem(sys.modules, name, raising=False)
-    module = importlib.import_module("broker_kills")
-    for name in ("broker_kills", "shipped"):
-        monkeypatch.setitem(sys.modules, name, sys.modules[name])
-    return module
+@pytest.fixture(scope="module")
+def kills() -> ModuleType:
+    return load_scripts("broker_kills")["broker_kills"]
 
 
 def test_the_benchmark_of_kills_counts_what_is_lost(kills: ModuleType) -> None:

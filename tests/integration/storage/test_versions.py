@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import importlib
 import json
 import os
 import shutil
@@ -23,6 +22,7 @@ from edgeslm.storage.database import Database
 from edgeslm.storage.spool import Spool
 from edgeslm.storage.window_store import Gathered, Windows
 from tests.support.apps import App
+from tests.support.benchmarks.scripts import load_scripts
 from tests.support.brokers import Mosquitto
 from tests.support.fakes import make_delivery
 from tests.support.nodes import BASE, NodeProcess, fake_configuration
@@ -60,10 +60,9 @@ def state(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def read_with_old_code(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ReadWithOldCode:
+def read_with_old_code(tmp_path: Path) -> ReadWithOldCode:
     """Reads a journal with the code of version 0.1.0, where git has it."""
-    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
-    versions = importlib.import_module("versions")
+    versions = load_scripts("versions")["versions"]
     try:
         old = versions.version_in(versions.unpack(tmp_path / "old"))
     except versions.NoHistory as error:

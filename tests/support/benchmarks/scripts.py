@@ -1,4 +1,4 @@
-"""The scripts of benchmarks/ as modules, for tests: they are no package, their neighbours lie beside them."""
+"""Modules of benchmarks/, found by their bare names, which are unique over its folders."""
 
 from __future__ import annotations
 
@@ -6,20 +6,20 @@ import importlib
 import sys
 from types import ModuleType
 
-import pytest
-
 from tests.support.paths import ROOT
 
 BENCHMARKS = ROOT / "benchmarks"
 
 
 def load_scripts(*names: str) -> dict[str, ModuleType]:
-    """Each by its name, imported anew as when it is run; nothing of them stays in ``sys.modules``."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.syspath_prepend(str(BENCHMARKS))
-        for name in names:
-            patch.delitem(sys.modules, name, raising=False)
-        loaded = {name: importlib.import_module(name) for name in names}
-        for name in names:
-            patch.delitem(sys.modules, name)
-    return loaded
+    """Each module by its bare name. A front door appends the checkout to ``sys.path``, which is undone."""
+    before = list(sys.path)
+    try:
+        return {name: importlib.import_module(_dotted(name)) for name in names}
+    finally:
+        sys.path[:] = before
+
+
+def _dotted(name: str) -> str:
+    (file,) = BENCHMARKS.glob(f"*/{name}.py")
+    return f"benchmarks.{file.parent.name}.{name}"

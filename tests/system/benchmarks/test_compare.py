@@ -1,4 +1,4 @@
-"""benchmarks/compare.py and the bridge to its rival: prompts, figures, and a fake server's answers."""
+"""benchmarks/speed/compare.py and the bridge to llama.cpp: prompts, figures, and answers of a fake server."""
 
 from __future__ import annotations
 
@@ -76,11 +76,13 @@ def test_the_bridge_answers_as_a_node_does(
     task = {"prompt": f"Sort: {bridge.INPUT}", "body": {"n_predict": 1}}
     told = {"sort": {**task, "labels": ["private", "advertising"]}, "say": task}
     with fake_server() as (port, asked):
-        job = {"url": broker.url, "node": "rival", "port": port, "slots": 2, "tasks": told}
+        job = {"url": broker.url, "node": "baseline", "port": port, "slots": 2, "tasks": told}
         (tmp_path / "job.json").write_text(json.dumps(job))
-        process = subprocess.Popen([sys.executable, BENCHMARKS / "llama_bridge.py", tmp_path / "job.json"])
+        process = subprocess.Popen(
+            [sys.executable, BENCHMARKS / "lib/llama_bridge.py", tmp_path / "job.json"]
+        )
         try:
-            with Client(broker.url, "rival") as client:
+            with Client(broker.url, "baseline") as client:
                 asyncio.run(scripts["load"].until_online(client))
                 sorted_ = client.request("sort", "Buy now")
                 pieces: list[Chunk] = []
@@ -116,7 +118,7 @@ def test_both_sides_read_the_same_prompts(scripts: dict[str, ModuleType], starte
     bundle = starter / "smollm2-135m-int4"
     chat, whole = ChatTokenizer(bundle), load_tokenizer(bundle)
     for name, section in scripts["mixes"].tasks().items():
-        task = compare.rival_task(name, section, chat)
+        task = compare.baseline_task(name, section, chat)
         prompt = task["prompt"].replace(bridge.CONTEXT, "The pump leaks.").replace(bridge.INPUT, "Where?")
         assert prompt.count("Where?") == 1
         asked = ask_of(compare, name, section)

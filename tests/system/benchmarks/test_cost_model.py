@@ -1,4 +1,4 @@
-"""benchmarks/cost_model.py and node_times.py: what a token reads, what a profile says of it."""
+"""benchmarks/lib/cost_model.py and node_times.py: what a token reads, what a profile says of it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""benchmarks/divergence.py without an engine: the weights, the text, the figures, what is refused."""
+"""benchmarks/lib/divergence.py without an engine: the weights, the text, the figures, what is refused."""
 
 from __future__ import annotations
 
@@ -79,8 +79,9 @@ def test_importance_moves_with_the_norm(scripts: dict[str, ModuleType]) -> None:
 _COMPARE = """
 import sys
 from pathlib import Path
-sys.path.insert(0, sys.argv[1])
-import offgrid, torch
+sys.path.append(sys.argv[1])
+import torch
+from benchmarks.lib import offgrid
 from transformers import LlamaForCausalLM
 
 source, out = Path(sys.argv[2]), Path(sys.argv[3])
@@ -105,7 +106,14 @@ print(
 
 
 def test_the_moved_copy_computes_the_same(tiny: Path, tmp_path: Path) -> None:
-    command = [sys.executable, "-c", _COMPARE, str(BENCHMARKS), str(tiny / "plain.gguf"), str(tmp_path)]
+    command = [
+        sys.executable,
+        "-c",
+        _COMPARE,
+        str(BENCHMARKS.parent),
+        str(tiny / "plain.gguf"),
+        str(tmp_path),
+    ]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr[-2000:]
     plain, moved, change, files = done.stdout.splitlines()[-1].split("|")
@@ -203,9 +211,9 @@ def _figures(kl: float) -> dict[str, float]:
 def test_a_bundle_is_held_against_the_file_of_its_own_weights(scripts: dict[str, ModuleType]) -> None:
     losses = scripts["losses"]
     rows = [
-        losses.Row("starter", losses.RIVAL, 100, {"Q5_0": 166}, {"wikitext": _figures(0.1)}),
+        losses.Row("starter", losses.BASELINE, 100, {"Q5_0": 166}, {"wikitext": _figures(0.1)}),
         losses.Row("starter", "llama.cpp Q4_0", 90, {"Q4_0": 210}, {"wikitext": _figures(0.3)}),
-        losses.Row("moved", losses.RIVAL, 100, {"Q5_0": 166}, {"wikitext": _figures(0.2)}),
+        losses.Row("moved", losses.BASELINE, 100, {"Q5_0": 166}, {"wikitext": _figures(0.2)}),
         losses.Row("moved", "mixed", 90, {"int4/32": 100, "int8/64": 21}, {"wikitext": _figures(0.3)}),
     ]
     (ratio,) = losses.compare(rows)
@@ -333,7 +341,7 @@ def test_arguments_that_make_no_sense(
     assert reason in capsys.readouterr().err
 
 
-def test_a_rival_that_is_off_without_quantization_ends_the_run(
+def test_a_baseline_that_is_off_without_quantization_ends_the_run(
     scripts: dict[str, ModuleType], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     quality = scripts["divergence"]
@@ -341,4 +349,4 @@ def test_a_rival_that_is_off_without_quantization_ends_the_run(
     row = scripts["losses"].Row("starter", "llama.cpp F32", 1, {}, {"wikitext": _figures(0.02)})
     monkeypatch.setattr(quality.Measurement, "add_gguf", lambda *_: row)
     with pytest.raises(SystemExit, match=r"0\.02 off the float model"):
-        quality.measure_rivals(run, ["starter"], ["Q4_0"])
+        quality.measure_baselines(run, ["starter"], ["Q4_0"])

@@ -1,4 +1,4 @@
-"""benchmarks/fleet.py in a short form: a few nodes on a real broker at a small rate, and what it counts."""
+"""benchmarks/fleet/fleet.py in short: a few nodes on a real broker at a small rate, and its counts."""
 
 from __future__ import annotations
 

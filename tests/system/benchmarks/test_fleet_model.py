@@ -1,4 +1,4 @@
-"""benchmarks/fleet_model.py against closed formulas, and what each way must lose and must not."""
+"""benchmarks/lib/fleet_model.py against closed formulas, and what each way must lose and must not."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""benchmarks/power.py: what is counted of a node, and a real node for each power."""
+"""benchmarks/lib/power.py: what is counted of a node, and a real node for each power."""
 
 from __future__ import annotations
 

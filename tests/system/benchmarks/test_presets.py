@@ -1,4 +1,4 @@
-"""benchmarks/presets.py and gemma.py: what is downloaded, what counts as best, a preset built and read."""
+"""benchmarks/lib/presets.py and gemma.py: downloads, the best preset, a preset built and read."""
 
 from __future__ import annotations
 
@@ -61,8 +61,8 @@ def test_the_best_preset_loses_least(scripts: dict[str, ModuleType]) -> None:
 _BUILD = """
 import sys
 from pathlib import Path
-sys.path.insert(0, sys.argv[1])
-import divergence, presets
+sys.path.append(sys.argv[1])
+from benchmarks.lib import divergence, presets
 from edgeslm_export.evaluate.fidelity import bundle_logits
 
 source, work = Path(sys.argv[2]), Path(sys.argv[3])
@@ -79,7 +79,7 @@ def test_a_preset_is_built_and_read_at_every_position(tmp_path: Path) -> None:
     subprocess.run(command, capture_output=True, check=True)
     work = tmp_path / "work"
     work.mkdir()
-    command = [sys.executable, "-c", _BUILD, str(BENCHMARKS), str(tmp_path / "plain"), str(work)]
+    command = [sys.executable, "-c", _BUILD, str(BENCHMARKS.parent), str(tmp_path / "plain"), str(work)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr[-2000:]
     assert done.stdout.splitlines()[-1].startswith("(128, 259) {'")

@@ -1,4 +1,4 @@
-"""benchmarks/scaling.py: the exponents of curves, the chart, and a small run with the real model."""
+"""benchmarks/speed/scaling.py: the exponents of curves, the chart, and a small run with the real model."""
 
 from __future__ import annotations
 

@@ -1,8 +1,7 @@
-"""Troubles that a random run of ``benchmarks/chaos.py`` seldom meets. Real broker, fake engine."""
+"""Troubles that a random run of ``benchmarks/robustness/chaos.py`` seldom meets. Real broker, fake engine."""
 
 from __future__ import annotations
 
-import importlib
 import resource
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -11,9 +10,10 @@ from typing import Any
 import pytest
 
 from tests.support.apps import App
+from tests.support.benchmarks.scripts import load_scripts
 from tests.support.brokers import Mosquitto
 from tests.support.nodes import BASE, Node, NodeProcess, fake_configuration
-from tests.support.paths import ROOT, python_path
+from tests.support.paths import python_path
 
 pytestmark = pytest.mark.e2e
 
@@ -24,10 +24,9 @@ HOUR_S = 3600
 
 
 @pytest.fixture
-def make_proxy(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[int], Any]]:
+def make_proxy() -> Iterator[Callable[[int], Any]]:
     """Makes the benchmark's proxies: ``make_proxy(port)``."""
-    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
-    module = importlib.import_module("chaos_proxy")
+    module = load_scripts("chaos_proxy")["chaos_proxy"]
     proxies: list[Any] = []
 
     def make(port: int) -> Any:

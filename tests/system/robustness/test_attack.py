@@ -1,4 +1,4 @@
-"""The short form of ``benchmarks/attack.py``: attacks of some seconds against a node that serves."""
+"""The short form of ``benchmarks/robustness/attack.py``: short attacks against a node that serves."""
 
 from __future__ import annotations
 
@@ -29,7 +29,13 @@ PATIENCE = ("--answer-s", "30")
 
 
 def test_a_node_that_is_attacked_goes_on_serving(starter: Path) -> None:
-    command = [sys.executable, str(ROOT / "benchmarks/attack.py"), "--starter", str(starter), *PATIENCE]
+    command = [
+        sys.executable,
+        str(ROOT / "benchmarks/robustness/attack.py"),
+        "--starter",
+        str(starter),
+        *PATIENCE,
+    ]
     done = subprocess.run([*command, "--only", *ATTACKS], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     assert len(json.loads(done.stdout.splitlines()[-1])["attacks"]) == len(ATTACKS)

@@ -1,8 +1,7 @@
-"""The short form of ``benchmarks/chaos.py``: a few kills of everything, and no request is lost."""
+"""The short form of ``benchmarks/robustness/chaos.py``: a few kills of everything, and no request is lost."""
 
 from __future__ import annotations
 
-import importlib
 import json
 import os
 import subprocess
@@ -13,6 +12,7 @@ from typing import cast
 
 import pytest
 
+from tests.support.benchmarks.scripts import load_scripts
 from tests.support.paths import ROOT
 
 pytestmark = pytest.mark.e2e
@@ -20,7 +20,7 @@ pytestmark = pytest.mark.e2e
 
 def chaos(*arguments: str) -> dict[str, object]:
     """The figures of a run that has passed."""
-    script = ROOT / "benchmarks/chaos.py"
+    script = ROOT / "benchmarks/robustness/chaos.py"
     done = subprocess.run(
         [sys.executable, str(script), *arguments], capture_output=True, text=True, check=False
     )
@@ -67,9 +67,8 @@ def test_no_request_is_lost_to_frozen_processes_stepped_clocks_and_full_disks() 
     assert len({kind.split()[0] for kind in kinds}) >= 3, kinds
 
 
-def test_a_clock_is_stepped_for_one_process_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
-    clock = importlib.import_module("chaos_surroundings").Clock(tmp_path, "node")
+def test_a_clock_is_stepped_for_one_process_alone(tmp_path: Path) -> None:
+    clock = load_scripts("chaos_surroundings")["chaos_surroundings"].Clock(tmp_path, "node")
     command = [
         *(sys.executable, "-c"),
         "import time\nwhile input(): print(int(time.time()), int(time.monotonic()), flush=True)",

@@ -1,4 +1,4 @@
-"""The short form of ``benchmarks/knowledge_kills.py``: a few kills, and every document is whole."""
+"""The short form of ``benchmarks/lib/knowledge_kills.py``: a few kills, and every document is whole."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from tests.support.paths import ROOT
 
 
 def test_a_kill_leaves_whole_documents() -> None:
-    script = ROOT / "benchmarks/knowledge_kills.py"
+    script = ROOT / "benchmarks/lib/knowledge_kills.py"
     done = subprocess.run(
         [sys.executable, str(script), "--kills", "4", "--files", "25", "--json"],
         capture_output=True,

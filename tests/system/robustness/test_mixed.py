@@ -1,4 +1,4 @@
-"""The short form of ``benchmarks/mixed.py``: each of 100 requests, 20 of them bad, gets its one result."""
+"""The short form of ``benchmarks/robustness/mixed.py``: each of 100 requests, 20 bad, gets one result."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ pytestmark = pytest.mark.e2e
 
 
 def test_each_of_100_mixed_requests_gets_one_result_with_the_right_status(starter: Path) -> None:
-    script = ROOT / "benchmarks/mixed.py"
+    script = ROOT / "benchmarks/robustness/mixed.py"
     done = subprocess.run(
         [sys.executable, str(script), "--starter", str(starter), "--requests", "100", "--bad", "22"],
         capture_output=True,

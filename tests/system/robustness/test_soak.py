@@ -1,4 +1,4 @@
-"""The short form of ``benchmarks/soak.py``: no request lost, no descriptor and no thread left over.
+"""The short form of ``benchmarks/robustness/soak.py``: no request lost, no descriptor or thread left over.
 
 Of memory it says nothing: a few hundred requests are all warm-up.
 """
@@ -14,7 +14,7 @@ from tests.support.paths import ROOT
 
 
 def test_nothing_is_left_over_after_hundreds_of_requests_and_a_cut(tmp_path: Path) -> None:
-    script = ROOT / "benchmarks/soak.py"
+    script = ROOT / "benchmarks/robustness/soak.py"
     options = ["--requests", "400", "--steps", "2", "--cuts", "2", "--folder", str(tmp_path)]
     done = subprocess.run(
         [sys.executable, str(script), *options], capture_output=True, text=True, check=False

@@ -1,8 +1,7 @@
-"""The short form of ``benchmarks/upgrade.py``: to the next version and back under load; nothing is lost."""
+"""The short form of ``benchmarks/robustness/upgrade.py``: an upgrade and back under load loses nothing."""
 
 from __future__ import annotations
 
-import importlib
 import json
 import subprocess
 import sys
@@ -10,16 +9,16 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.benchmarks.scripts import load_scripts
 from tests.support.paths import ROOT
 
 pytestmark = pytest.mark.e2e
 
 
 @pytest.fixture
-def old_tree(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def old_tree(tmp_path: Path) -> Path:
     """The code of version 0.1.0, where git has it."""
-    monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
-    versions = importlib.import_module("versions")
+    versions = load_scripts("versions")["versions"]
     try:
         return Path(versions.unpack(tmp_path / "old"))
     except versions.NoHistory as error:
@@ -35,7 +34,7 @@ def old_tree(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 )
 def test_a_node_goes_to_the_next_version_and_back_under_load(old_tree: Path, how: tuple[str, ...]) -> None:
     # Both ways to end, in both directions; so short a run is all changes, and some results come twice.
-    command = [sys.executable, str(ROOT / "benchmarks/upgrade.py"), "--old", str(old_tree), *how]
+    command = [sys.executable, str(ROOT / "benchmarks/robustness/upgrade.py"), "--old", str(old_tree), *how]
     command += ["--requests", "200", "--changes", "4", "--seed", "5", "--most-duplicates", "100"]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr

@@ -1,4 +1,4 @@
-"""A rollout in groups, the short form of ``benchmarks/rollout.py``: three real nodes, one the canary."""
+"""The short form of ``benchmarks/fleet/rollout.py``: three real nodes, one of them the canary."""
 
 from __future__ import annotations
 
@@ -16,7 +16,13 @@ pytestmark = pytest.mark.e2e
 
 
 def test_a_sound_bundle_goes_to_all_and_a_bad_one_no_further_than_the_canary() -> None:
-    command: list[str | Path] = [sys.executable, ROOT / "benchmarks/rollout.py", "--groups", "1,2", "--json"]
+    command: list[str | Path] = [
+        sys.executable,
+        ROOT / "benchmarks/fleet/rollout.py",
+        "--groups",
+        "1,2",
+        "--json",
+    ]
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     figures: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])

@@ -1,35 +1,20 @@
-"""benchmarks/engine.py without an engine: its arguments, its prompts, its figures."""
+"""benchmarks/speed/engine.py without an engine: its arguments, its prompts, its figures."""
 
 from __future__ import annotations
 
-import importlib
 import itertools
 import json
-import sys
 from pathlib import Path
 from types import ModuleType
 
 import pytest
 
-from tests.support.paths import ROOT
-
-BENCHMARKS = ROOT / "benchmarks"
+from tests.support.benchmarks.scripts import load_scripts
 
 
-@pytest.fixture
-def engine(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
-    """The script as a module; its neighbours are found beside it, as when it is run."""
-    monkeypatch.syspath_prepend(str(BENCHMARKS))
-    for name in ("engine", "ours", "llama", "figures", "processes"):
-        monkeypatch.delitem(sys.modules, name, raising=False)
-    # The side that loads an engine stays out: the parent only needs its prompt.
-    ours = ModuleType("ours")
-    ours.prompt_of = lambda system, text: (system, text)  # type: ignore[attr-defined]
-    monkeypatch.setitem(sys.modules, "ours", ours)
-    module = importlib.import_module("engine")
-    for name in ("engine", "llama", "figures", "processes"):
-        monkeypatch.setitem(sys.modules, name, sys.modules[name])
-    return module
+@pytest.fixture(scope="module")
+def engine() -> ModuleType:
+    return load_scripts("engine")["engine"]
 
 
 def measured(engine: ModuleType, name: str, prefill: list[float], pss: float) -> object:
@@ -61,17 +46,17 @@ def test_memory_comes_from_both_files(engine: ModuleType) -> None:
         "55d0-7ffe ---p 00000000 00:00 0  [rollup]\nRss:   4096 kB\nPss:   2048 kB\nAnonymous:  1024 kB\n"
     )
     status = "Name:\tpython\nVmHWM:\t    8192 kB\nThreads:\t4\n"
-    parse_memory = sys.modules["processes"].parse_memory
+    parse_memory = load_scripts("processes")["processes"].parse_memory
     assert parse_memory(rollup, status) == engine.Memory(pss=2.0, anonymous=1.0, peak=8.0)
 
 
-def test_each_figure_is_held_against_the_better_rival(engine: ModuleType) -> None:
+def test_each_figure_is_held_against_the_better_baseline(engine: ModuleType) -> None:
     mine = measured(engine, "edgeslm", [400.0, 300.0, 500.0], 240.0)
     slow = measured(engine, "slow", [100.0, 100.0, 100.0], 200.0)
     fast = measured(engine, "fast", [200.0, 150.0, 250.0], 300.0)
     ratios = engine.compare(mine, [slow, fast])
-    assert (ratios["prefill"].rival, ratios["prefill"].value) == ("fast", pytest.approx(2.0))
-    assert (ratios["pss"].rival, ratios["pss"].value) == ("slow", pytest.approx(1.2))
+    assert (ratios["prefill"].baseline, ratios["prefill"].value) == ("fast", pytest.approx(2.0))
+    assert (ratios["pss"].baseline, ratios["pss"].value) == ("slow", pytest.approx(1.2))
     text = engine.table([mine, slow, fast], ratios)
     assert "prefill: 2.00 times fast" in text
     assert "wanted at most 1.1: MISSED" in text
@@ -96,15 +81,15 @@ def test_impossible_arguments_are_refused(
     assert "must be" in capsys.readouterr().err
 
 
-def test_without_the_rival_it_says_so(
+def test_without_the_baseline_it_says_so(
     engine: ModuleType, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     said: list[str] = []
     monkeypatch.setattr(engine.llama, "installed_version", lambda: None)
     args = engine.parse_arguments(["--bundle", str(tmp_path / "starter" / "model")])
-    assert engine.rival_makers(args, 768, {0}, said.append) == {}
+    assert engine.baseline_makers(args, 768, {0}, said.append) == {}
     assert "not installed" in said[0]
     monkeypatch.setattr(engine.llama, "installed_version", lambda: "1")
-    assert engine.rival_makers(args, 768, {0}, said.append) == {}
+    assert engine.baseline_makers(args, 768, {0}, said.append) == {}
     assert "--gguf" in said[1]
     assert engine.q4_0_file(args) == tmp_path / "bench" / "model.q4_0.gguf"

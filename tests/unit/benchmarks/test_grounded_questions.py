@@ -1,4 +1,4 @@
-"""benchmarks/grounded_questions.py: rows that can be relied on, documents of one version, checked spans."""
+"""benchmarks/lib/grounded_questions.py: valid rows, documents of one version, checked spans."""
 
 from __future__ import annotations
 
@@ -17,7 +17,8 @@ from edgeslm.errors import ExportError
 from tests.support.benchmarks.scripts import BENCHMARKS, load_scripts
 
 ROWS: list[dict[str, Any]] = [
-    json.loads(line) for line in (BENCHMARKS / "grounded_questions.jsonl").read_text("utf-8").splitlines()
+    json.loads(line)
+    for line in (BENCHMARKS / "data/grounded_questions.jsonl").read_text("utf-8").splitlines()
 ]
 ANSWERED = [row for row in ROWS if row["document"] is not None]
 UNANSWERED = [row for row in ROWS if row["document"] is None]

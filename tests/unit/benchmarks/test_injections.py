@@ -1,7 +1,7 @@
-"""benchmarks/injection_corpus.py, and the short form of its benchmark: nothing in a passage is obeyed by us.
+"""benchmarks/lib/injection_corpus.py, and the part of its benchmark that holds for any model.
 
-What a model makes of an injection is measured by ``benchmarks/injections.py``; here is what holds for any
-model: an injection reaches it as text, and what it writes is cited where it stands or not at all.
+``benchmarks/quality/injections.py`` measures models. For every model an injection is text, and a quote of it
+stands in the passage.
 """
 
 from __future__ import annotations

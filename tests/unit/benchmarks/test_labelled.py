@@ -1,4 +1,4 @@
-"""benchmarks/labelled.py: what is drawn to learn from, and what is left to test with."""
+"""benchmarks/lib/labelled.py: what is drawn to learn from, and what is left to test with."""
 
 from __future__ import annotations
 

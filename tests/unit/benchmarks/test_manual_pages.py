@@ -1,4 +1,4 @@
-"""benchmarks/manual_pages.py: what mandoc makes of a page, and what is said where it makes nothing."""
+"""benchmarks/lib/manual_pages.py: what mandoc makes of a page, and what is said where it makes nothing."""
 
 from __future__ import annotations
 

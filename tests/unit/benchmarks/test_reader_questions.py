@@ -84,6 +84,6 @@ def test_a_packed_file_is_read(tmp_path: Path) -> None:
 
 
 def test_a_line_a_passage() -> None:
-    lines = (BENCHMARKS / "reader_questions.jsonl").read_text("utf-8").splitlines()
+    lines = (BENCHMARKS / "data/reader_questions.jsonl").read_text("utf-8").splitlines()
     places = [tuple(json.loads(line)[key] for key in ("package", "file")) for line in lines]
     assert places == sorted(places)

@@ -1,4 +1,4 @@
-"""benchmarks/summaries.py: what it measures with, without any model."""
+"""benchmarks/lib/summary_quality.py: what it measures with, without any model."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ Description-en: too short
 
 @pytest.fixture(scope="module")
 def scripts() -> dict[str, ModuleType]:
-    return load_scripts("rouge", "descriptions", "summaries")
+    return load_scripts("rouge", "descriptions", "summary_quality")
 
 
 @pytest.mark.parametrize(
@@ -64,7 +64,7 @@ def test_each_text_counts_once_and_in_one_half(scripts: dict[str, ModuleType], t
 
 
 def test_a_point_fits_a_message_or_not(scripts: dict[str, ModuleType]) -> None:
-    fits = scripts["summaries"].fits
+    fits = scripts["summary_quality"].fits
     assert fits("Belt * tore (a.b)", "Belt  7 tore (a.b)")
     assert not fits("Belt * tore", "Belt 7 is whole")
     assert not fits("a.b", "acb")
@@ -72,7 +72,7 @@ def test_a_point_fits_a_message_or_not(scripts: dict[str, ModuleType]) -> None:
 
 
 def test_the_share_of_sentences_that_texts_support(scripts: dict[str, ModuleType]) -> None:
-    share = scripts["summaries"].supported_share
+    share = scripts["summary_quality"].supported_share
     assert share(["Belt 2 tore. Belt 3 tore."], ["Belt 2 tore."]) == 0.5
     assert share([], []) == 1.0
 
@@ -85,5 +85,5 @@ def test_sections_have_text_of_their_own(scripts: dict[str, ModuleType]) -> None
         for level, title in ((1, "1 One"), (2, "1.1 Two"), (2, "1.2 Three"))
     )
     document = Document("d", "d", text, headings)
-    sections = scripts["summaries"].find_sections(document)
+    sections = scripts["summary_quality"].find_sections(document)
     assert [document.text[start:end].strip() for start, end in sections] == [body.strip()] * 2

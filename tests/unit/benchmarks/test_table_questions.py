@@ -1,4 +1,4 @@
-"""benchmarks/table_questions.py: questions that can be relied on, and what counts as exact."""
+"""benchmarks/quality/table_questions.py: questions that can be relied on, and what counts as exact."""
 
 from __future__ import annotations
 

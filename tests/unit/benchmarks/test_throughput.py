@@ -1,11 +1,9 @@
-"""benchmarks/throughput.py without broker and daemon: its settings, its figures, its client's bytes."""
+"""benchmarks/speed/throughput.py without broker and daemon: its settings, its figures, its client's bytes."""
 
 from __future__ import annotations
 
-import importlib
 import json
 import struct
-import sys
 from pathlib import Path
 from types import ModuleType
 
@@ -13,38 +11,24 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.support.paths import ROOT
-
-BENCHMARKS = ROOT / "benchmarks"
+from tests.support.benchmarks.scripts import load_scripts
 
 
-@pytest.fixture
-def throughput(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
-    return load(monkeypatch, "throughput")
+@pytest.fixture(scope="module")
+def throughput() -> ModuleType:
+    return load_scripts("throughput")["throughput"]
 
 
 @pytest.fixture(scope="module")
 def bare_client() -> ModuleType:
-    with pytest.MonkeyPatch.context() as monkeypatch:
-        return load(monkeypatch, "bare_client")
-
-
-def load(monkeypatch: pytest.MonkeyPatch, name: str) -> ModuleType:
-    """The script as a module; its neighbours are found beside it, as when it is run."""
-    monkeypatch.syspath_prepend(str(BENCHMARKS))
-    for one in ("throughput", "bare_client"):
-        monkeypatch.delitem(sys.modules, one, raising=False)
-    module = importlib.import_module(name)
-    for one in ("throughput", "bare_client"):
-        monkeypatch.delitem(sys.modules, one, raising=False)
-    return module
+    return load_scripts("bare_client")["bare_client"]
 
 
 @pytest.mark.parametrize(("profile", "on_changes"), [("strict", "true"), ("balanced", "false")])
 def test_a_profile_is_the_shipped_file_on_a_port_of_its_own(
-    throughput: ModuleType, tmp_path: Path, profile: str, on_changes: str
+    tmp_path: Path, profile: str, on_changes: str
 ) -> None:
-    lines = throughput.broker_settings(profile, 4711, tmp_path).splitlines()
+    lines = load_scripts("bus_path")["bus_path"].broker_settings(profile, 4711, tmp_path).splitlines()
     names = [line.split()[0] for line in lines]
     assert len(set(names)) == len(names)
     settings = dict(line.split(maxsplit=1) for line in lines)
@@ -76,7 +60,7 @@ def test_figures_are_per_request(throughput: ModuleType) -> None:
 def test_usage_comes_from_the_kernel(throughput: ModuleType) -> None:
     stat = "71 (a) b) S 1 71 71 0 -1 4194560 1 0 0 0 250 50 0 0 20 0 3 0 1 1 1"
     ticks = 300 / throughput.os.sysconf("SC_CLK_TCK")
-    assert throughput.sys.modules["processes"].parse_cpu_seconds(stat) == ticks
+    assert load_scripts("processes")["processes"].parse_cpu_seconds(stat) == ticks
     io = "rchar: 1\nwchar: 20\nwrite_bytes: 300\ncancelled_write_bytes: 4000\n"
     assert throughput.parse_io(io)["write_bytes"] == 300
     own = throughput.Usage.of(throughput.os.getpid())

@@ -1,28 +1,20 @@
-"""The short form of ``benchmarks/fuzz.py``: no exception but the project's own."""
+"""The short form of ``benchmarks/robustness/fuzz.py``: no exception but the project's own."""
 
 from __future__ import annotations
 
-import importlib
 import json
-import sys
 from types import ModuleType
 
 import pytest
 
-from tests.support.paths import ROOT
+from tests.support.benchmarks.scripts import load_scripts
 
-BENCHMARKS = ROOT / "benchmarks"
 KINDS = 12
 
 
-@pytest.fixture
-def fuzz(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
-    """The script as a module; its neighbours are found beside it, as when it is run."""
-    monkeypatch.syspath_prepend(str(BENCHMARKS))
-    module = importlib.import_module("fuzz")
-    for name in ("fuzz", "payloads"):
-        monkeypatch.setitem(sys.modules, name, sys.modules[name])
-    return module
+@pytest.fixture(scope="module")
+def fuzz() -> ModuleType:
+    return load_scripts("fuzz")["fuzz"]
 
 
 def test_thousands_of_payloads_are_taken_or_refused(fuzz: ModuleType) -> None:

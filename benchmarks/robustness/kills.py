@@ -1,0 +1,29 @@
+"""What is lost when one process is killed with SIGKILL again and again?
+
+    python benchmarks/robustness/kills.py COMMAND ...
+
+    broker       mosquitto under load, by profile: acknowledged messages that it forgets
+    update       a node while its model is replaced: does it come back with a whole bundle?
+    collection   ``edgeslm knowledge add``: does the collection open, and is each document whole?
+
+Each command prints one JSON line last. ``COMMAND --help`` lists its options.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Final
+
+sys.path.append(str(Path(__file__).resolve().parents[2]))
+
+from benchmarks.lib.commands import run_subcommand
+
+COMMANDS: Final = {
+    "broker": "broker_kills",
+    "update": "update_kills",
+    "collection": "knowledge_kills",
+}
+
+if __name__ == "__main__":
+    run_subcommand(__doc__, COMMANDS)

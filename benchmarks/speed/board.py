@@ -1,0 +1,27 @@
+"""How fast can a model be on this board, and which part of a token takes the time?
+
+    python benchmarks/speed/board.py COMMAND ...
+
+    token     bytes that a token reads, memory bandwidth, and tokens/s as a share of that bound; a profile
+    plan      the estimates of ``edgeslm-export plan`` against a full-size model with random weights
+
+Each command prints a table, then one JSON line. ``COMMAND --help`` lists its options.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Final
+
+sys.path.append(str(Path(__file__).resolve().parents[2]))
+
+from benchmarks.lib.commands import run_subcommand
+
+COMMANDS: Final = {
+    "token": "cost_model",
+    "plan": "plan",
+}
+
+if __name__ == "__main__":
+    run_subcommand(__doc__, COMMANDS)
