@@ -1,34 +1,34 @@
-"""Every error of the project, in one tree.
+"""Errors: the exception tree of the project, and the wire codes of request errors.
 
 ::
 
-    EdgeslmError                     one plain sentence for a person
-    ├── ConfigError                  the configuration file; holds every problem found
-    ├── TemplateError                a route's template: doesn't compile, or doesn't fit a message
-    ├── BundleError                  a bundle that is missing, damaged or not understood
-    │   └── SelfTestError            one that computes something else here than on the build machine
-    ├── KnowledgeError               a document that can't be read, a collection that can't be used
-    ├── BrokerError                  the connection to the broker can't be made or kept
-    ├── JournalError                 what must survive a restart can't be written: a full disk
-    ├── FeedbackError                a correction that can't be kept: a full disk, a full file
-    ├── ProvisionError               keys, certificates or an access list that can't be made
-    ├── RolloutError                 a rollout's server that can't be asked, or says what isn't understood
-    ├── ProtocolError                bytes from the bus that aren't what their topic says
-    ├── ShapeError                   a config from which a model's sizes can't be told
-    ├── BoardError                   a board profile that isn't there or can't be read or measured
-    ├── ExportError                  the build machine: a source or a step of the export
-    └── RequestError                 a request that gets an error result; ``code`` goes on the wire
+    EdgeslmError                     the root; its text is a sentence for users
+    ├── ConfigError                  invalid configuration file; lists every problem
+    ├── TemplateError                a route's template doesn't compile or doesn't fit a message
+    ├── BundleError                  a bundle is missing, damaged or of an unknown format
+    │   └── SelfTestError            a bundle gives other outputs than on the build machine
+    ├── KnowledgeError               an unreadable document, an unusable collection
+    ├── BrokerError                  the connection to the broker failed
+    ├── JournalError                 the journal can't be written, such as on a full disk
+    ├── FeedbackError                feedback can't be stored: full disk, full file
+    ├── ProvisionError               keys, certificates or an access list can't be created
+    ├── RolloutError                 a rollout server is unreachable or its answer is invalid
+    ├── ProtocolError                a message that is invalid on its topic
+    ├── ShapeError                   a model's config doesn't give its sizes
+    ├── BoardError                   a board profile is missing or invalid, or measuring failed
+    ├── ExportError                  build machine: a source or a step of the export
+    └── RequestError                 answered with an error result; ``code`` goes on the wire
         ├── InvalidRequest           invalid_request
         ├── UnknownTask              unknown_task
-        ├── TooLarge                 too_large: more bytes than the node takes
-        ├── TooLong                  too_long: more tokens than the model takes
+        ├── TooLarge                 too_large: over the limit in bytes
+        ├── TooLong                  too_long: over the model's limit in tokens
         ├── Busy                     busy: carries ``retry_after_ms``
-        ├── Expired                  expired: the sender no longer waits
+        ├── Expired                  expired: past its deadline
         ├── Cancelled                cancelled
         ├── TimedOut                 timeout
         ├── NoMemory                 no_memory
         ├── ModelUnavailable         model_unavailable
-        ├── Poisoned                 poisoned: it crashed the engine more than once
+        ├── Poisoned                 poisoned: crashed the engine more than once
         └── InternalError            internal
 """
 
@@ -42,13 +42,13 @@ _PATH: Final = re.compile(r"(?<![\w:/.])/(?:[^\s/:,;'\"]+/)*([^\s/:,;'\"]+)")
 
 
 class EdgeslmError(Exception):
-    """The root: its text is a sentence that says what is wrong and what to change."""
+    """Root of all errors. The text is a sentence that says what is wrong and what to change."""
 
 
 class ConfigError(EdgeslmError):
-    """The configuration file is wrong.
+    """The configuration file is invalid.
 
-    ``problems`` are lines ``file:line: key: sentence``, all that were found.
+    ``problems`` lists every problem as ``file:line: key: sentence``.
     """
 
     def __init__(self, problems: list[str]) -> None:
@@ -57,7 +57,7 @@ class ConfigError(EdgeslmError):
 
 
 class TemplateError(EdgeslmError):
-    """A route's template doesn't compile, or can't be filled in for this message."""
+    """A route's template doesn't compile, or can't be rendered for this message."""
 
 
 class BundleError(EdgeslmError):
@@ -65,7 +65,7 @@ class BundleError(EdgeslmError):
 
 
 class SelfTestError(BundleError):
-    """A bundle says other things on this machine than it said on the build machine."""
+    """A bundle gives other outputs on this machine than on the build machine."""
 
 
 class KnowledgeError(EdgeslmError):
@@ -73,35 +73,35 @@ class KnowledgeError(EdgeslmError):
 
 
 class BrokerError(EdgeslmError):
-    """The broker can't be reached, refuses us or lacks what is needed."""
+    """The broker is unreachable, refuses the connection or lacks a required feature."""
 
 
 class JournalError(EdgeslmError):
-    """What must survive a restart can't be written down."""
+    """The journal, which must survive a restart, can't be written."""
 
 
 class FeedbackError(EdgeslmError):
-    """A correction can't be kept."""
+    """Feedback can't be stored."""
 
 
 class ProvisionError(EdgeslmError):
-    """Keys, certificates or an access list can't be made; the sentence names the file or the grant."""
+    """Keys, certificates or an access list can't be created; the sentence names the file or the grant."""
 
 
 class RolloutError(EdgeslmError):
-    """The server of a rollout can't be asked, or says what nobody understands."""
+    """The rollout server can't be reached, or its answer is invalid."""
 
 
 class ProtocolError(EdgeslmError):
-    """Bytes from the bus aren't what their topic says: no result, no state."""
+    """A message is invalid on its topic, such as a result that can't be parsed."""
 
 
 class ShapeError(EdgeslmError):
-    """The sizes of a model can't be told from its config."""
+    """A model's config doesn't give its sizes."""
 
 
 class BoardError(EdgeslmError):
-    """There is no such board profile, or it can't be read, or this machine can't be measured."""
+    """A board profile is missing or invalid, or this machine can't be measured."""
 
 
 class ExportError(EdgeslmError):
@@ -119,85 +119,85 @@ class RequestError(EdgeslmError):
 
 
 class InvalidRequest(RequestError):
-    """The message is no request that this task takes; mend the sender."""
+    """The task doesn't accept this message; the sender must be fixed."""
 
     code = "invalid_request"
 
 
 class UnknownTask(RequestError):
-    """The node has no task of that name."""
+    """The node has no task with this name."""
 
     code = "unknown_task"
 
 
 class TooLarge(RequestError):
-    """More bytes than the node, or the broker, takes."""
+    """More bytes than the node or the broker accepts."""
 
     code = "too_large"
 
 
 class TooLong(RequestError):
-    """More tokens than the model takes, or an answer that doesn't fit."""
+    """More tokens than the model accepts, or an answer over the limit."""
 
     code = "too_long"
 
 
 class Busy(RequestError):
-    """The node has enough to do; try again after ``retry_after_ms``."""
+    """The queue is full; retry after ``retry_after_ms``."""
 
     code = "busy"
 
 
 class Expired(RequestError):
-    """The time in which the sender wanted it has passed."""
+    """The request's deadline has passed."""
 
     code = "expired"
 
 
 class Cancelled(RequestError):
-    """Somebody cancelled it."""
+    """The request was cancelled."""
 
     code = "cancelled"
 
 
 class TimedOut(RequestError):
-    """It took longer than it may, or no result came in time."""
+    """The request ran into its time limit, or no result came in time."""
 
     code = "timeout"
 
 
 class NoMemory(RequestError):
-    """There is no memory for it."""
+    """There is too little memory for the request."""
 
     code = "no_memory"
 
 
 class ModelUnavailable(RequestError):
-    """The model isn't loaded; try again later."""
+    """The model isn't loaded; retry later."""
 
     code = "model_unavailable"
 
 
 class Poisoned(RequestError):
-    """It ended the engine more than once and isn't run again."""
+    """The request crashed the engine more than once and isn't run again."""
 
     code = "poisoned"
 
 
 class InternalError(RequestError):
-    """A mistake of the node's."""
+    """A bug in the node."""
 
     code = "internal"
 
 
 PASSED_ON: Final = (ModelUnavailable, NoMemory, TooLong)
-"""What says that this stage of a task can't, and nothing of the request."""
+"""Errors of one stage of a cascade: the request goes to the next stage."""
 
 DISPENSABLE: Final = (ModelUnavailable, Poisoned, NoMemory, InternalError)
-"""What a model can raise that only helps: a search does without it."""
+"""Errors of an optional model, such as a reranker: the search goes on without it."""
 NO_ANSWER: Final = (TooLong, TimedOut, NoMemory, ModelUnavailable, InternalError)
-"""What says that no model answered, for no fault of the request and at nobody's wish. What is poisoned is not
-among them: somebody has to look at that."""
+"""No model answered, and neither the request nor a cancel is the reason. Without Poisoned, which somebody has
+to investigate."""
 
 REQUEST_ERRORS: dict[str, type[RequestError]] = {
     cls.code: cls
@@ -216,17 +216,20 @@ REQUEST_ERRORS: dict[str, type[RequestError]] = {
         InternalError,
     )
 }
-"""Wire code -> class: how an error crosses the pipe from a worker."""
+"""Wire code -> class; worker processes send errors by code."""
 
 
 def without_paths(sentence: str) -> str:
-    """For others on the bus: of each absolute path the last name alone, since where things lie here is nobody
-    else's business."""
+    """Shortens each absolute path to its last part, so that messages on the bus don't reveal local
+    folders."""
     return _PATH.sub(r"\1", sentence)
 
 
 def too_little_memory(error: Exception) -> str | None:
-    """What to say if it means that: threads, libraries and processes fail for want of it each in its way."""
+    """A sentence for users if ``error`` means out of memory, else None.
+
+    Threads, libraries and processes each report it differently.
+    """
     said = str(error)
     if (
         isinstance(error, MemoryError)

@@ -1,7 +1,6 @@
-"""The values that flow through everything: a request comes in, chunks and one result go out.
+"""Requests and results as values: a request comes in, chunks and one result go out.
 
-Plain data. Nothing here knows JSON field names (``protocol.codec`` does), topics of a node, or models.
-Times ending in ``_at`` are ``time.monotonic()`` seconds of this process.
+``protocol.codec`` converts them from and to JSON. Times ending in ``_at`` are ``time.monotonic()`` seconds.
 """
 
 from __future__ import annotations
@@ -15,15 +14,15 @@ from edgeslm.errors import REQUEST_ERRORS, RequestError
 Status = Literal["ok", "abstained", "error"]
 
 NORMAL_PRIORITY = 5
-"""Of a request that names none; 0 to 9, a higher number goes first."""
+"""Default of requests, 0 to 9; higher goes first."""
 LEAST_PRIORITY = -1
-"""Of what no request asked for."""
+"""Priority of background work; below every request."""
 
 
 @dataclass(frozen=True, slots=True)
 class Trace:
-    """Where a request stands in a trace (W3C Trace Context): ``header`` goes out with its result, ``parent``
-    is the span that it came from, 16 hexadecimal digits."""
+    """W3C Trace Context of a request: ``header`` goes out with the result, ``parent`` is the sender's span
+    (16 hexadecimal digits)."""
 
     header: str
     parent: str | None
@@ -31,11 +30,11 @@ class Trace:
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """One piece of work for one task.
+    """One request for one task.
 
-    ``input`` is the text, or an object with ``messages``: a chat for ``generate``, what ``summarize`` counts.
-    ``id`` is the sender's, or one made here (``named`` tells which): it goes back in the result.
-    ``reply_to`` is the topic of the result and ``correlation`` the MQTT 5 Correlation Data to return.
+    ``input`` is a text, or an object with ``messages``: a chat for ``generate``, log lines for ``summarize``.
+    ``id`` is returned in the result: the sender's (``named``) or a generated one. ``reply_to`` is the topic
+    of the result, ``correlation`` the MQTT 5 Correlation Data to return.
     """
 
     task: str
@@ -49,15 +48,15 @@ class Request:
     received_at: float = 0.0
     expires_at: float | None = None
     sender: str | None = None
-    """Who asks, as far as that can be told; None: this node itself, for a route."""
+    """Who sent it, as far as known; None: this node, for a route."""
     trace: Trace | None = None
     pool: str | None = None
-    """The pool that it was sent to; None: this node itself."""
+    """The pool that it was sent to; None: this node."""
 
 
 @dataclass(frozen=True, slots=True)
 class ErrorBody:
-    """Why a request failed: a code of the contract and a sentence for a person."""
+    """Why a request failed: a wire code and a sentence for users."""
 
     code: str
     message: str
@@ -68,13 +67,13 @@ class ErrorBody:
         return cls(error.code, str(error), error.retry_after_ms)
 
     def exception(self) -> RequestError:
-        """The same to be raised: of the class of its code, where this version knows the code."""
+        """As an exception of its code's class; :class:`RequestError` for an unknown code."""
         return REQUEST_ERRORS.get(self.code, RequestError)(self.message, retry_after_ms=self.retry_after_ms)
 
 
 @dataclass(frozen=True, slots=True)
 class Truncated:
-    """An input that was cut: ``kept`` of ``of`` tokens were read."""
+    """The input was cut: the first ``kept`` of ``of`` tokens were read."""
 
     kept: int
     of: int
@@ -82,9 +81,9 @@ class Truncated:
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """What a request came to; exactly one of ``result`` and ``error`` is set.
+    """The result of a request; exactly one of ``result`` and ``error`` is set.
 
-    An ``abstained`` result has a ``result`` too: what the task would say if it were surer.
+    With status ``abstained``, ``result`` holds the answer that fell below the threshold.
     """
 
     id: str
@@ -98,9 +97,9 @@ class Result:
     truncated: Truncated | None = None
 
     def unwrap(self) -> Mapping[str, Any]:
-        """``result``, for those who like an error better raised than looked at.
+        """Returns ``result``, or raises ``error``.
 
-        :raises RequestError: ``error``, as an exception: Busy, TooLong, UnknownTask ...
+        :raises RequestError: a subclass, such as Busy, TooLong or UnknownTask.
         """
         if self.error is not None:
             raise self.error.exception()
@@ -108,7 +107,7 @@ class Result:
 
 
 class Progress(str):
-    """A piece of a streamed answer that has no text: ``done`` of ``of`` steps are behind it."""
+    """A piece of a streamed answer without text: ``done`` of ``of`` steps are done."""
 
     done: int
     of: int
@@ -121,9 +120,9 @@ class Progress(str):
 
 @dataclass(frozen=True, slots=True)
 class Chunk:
-    """A piece of text on its way; ``seq`` counts from 0. Only the final result carries a promise.
+    """A piece of a streamed answer; ``seq`` counts from 0. Only the final result is guaranteed to arrive.
 
-    ``done`` of ``of`` parts of a long text are read, where it tells of that.
+    ``done`` of ``of`` parts of a long text are read; None: no progress report.
     """
 
     id: str
@@ -134,30 +133,27 @@ class Chunk:
 
 
 class Attempt(Protocol):
-    """Is told how far a request is, so that one that ends or freezes a process is known by it."""
+    """Records the progress of one request, to find the request that crashed or froze a process."""
 
     def compute(self) -> None:
-        """This process or an engine works on it from now on. :raises RequestError: it may not be run."""
+        """This process or an engine starts to work on it. :raises RequestError: it must not run."""
         ...
 
     def wait(self) -> None:
-        """Nothing is computed for it from now on: it waits for its turn, or for a model."""
+        """It stops computing and waits for its turn or a model."""
         ...
 
     def crash(self) -> None:
-        """An engine ended while it worked on it, and is started again for another try."""
+        """The engine crashed while working on it; the request is retried on a new one."""
         ...
 
     def hang(self) -> None:
-        """An engine didn't give it up and had to be ended, some time after the request had its result."""
+        """The engine didn't stop working on it after its result was sent, and had to be killed."""
         ...
 
 
 class Turn:
-    """An :class:`Attempt` of which nothing is remembered.
-
-    ``on_turn`` is called once, when its turn has come.
-    """
+    """An :class:`Attempt` that records nothing; calls ``on_turn`` once, when the request's turn comes."""
 
     def __init__(self, on_turn: Callable[[], None] | None = None) -> None:
         self.on_turn = on_turn

@@ -1,1 +1,1 @@
-"""The machine: facts about the board, board profiles, the heap."""
+"""Hardware: facts about this machine, board profiles, malloc settings."""

@@ -1,7 +1,7 @@
-"""Board facts: what this machine is, read from the kernel's files. Judges nothing.
+"""Board facts: CPU, memory, temperature, throttling and clock, read from /proc and /sys.
 
-Every function takes the root of the file system, so that a folder with the files of another board can stand
-in for it. What can't be read is None or empty: containers and old kernels show less.
+Functions take the root of the file system; tests pass a folder with another board's files. Containers and old
+kernels lack some of them: the value is then None or empty.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ ARM_CORES = {
     ("0x41", "0xd46"): "Cortex-A510",
     ("0x41", "0xd47"): "Cortex-A710",
 }
-"""(implementer, part) of /proc/cpuinfo -> name, of the boards that people run this on."""
+"""(implementer, part) in /proc/cpuinfo -> name."""
 
 _FLAGS = {
     "x86": ("avx2", "fma", "avx_vnni", "avx512f", "avx512_vnni", "amx_int8"),
@@ -60,7 +60,7 @@ class BoardMemory:
 
 
 def read_text(file: Path) -> str | None:
-    """The text of a kernel's file without its last NUL or newline; None if it can't be read."""
+    """The text of a kernel file without trailing NULs and whitespace; None if it can't be read."""
     try:
         return file.read_bytes().decode(errors="replace").rstrip("\0\n ")
     except OSError:
@@ -68,7 +68,7 @@ def read_text(file: Path) -> str | None:
 
 
 FILLERS = ("default string", "to be filled by o.e.m.", "system product name")
-"""What makers of PCs leave in the DMI when they don't care."""
+"""Placeholders that PC vendors leave in the DMI."""
 
 
 def _read_int(file: Path) -> int | None:
@@ -77,7 +77,7 @@ def _read_int(file: Path) -> int | None:
 
 
 def board_name(root: Path) -> str | None:
-    """The device tree's model (ARM boards) or the DMI's vendor and product (PCs)."""
+    """The model in the device tree (ARM boards), or vendor and product in the DMI (PCs)."""
     if model := read_text(root / "proc/device-tree/model"):
         return model
     dmi = root / "sys/class/dmi/id"
@@ -110,14 +110,14 @@ def read_cpu(root: Path) -> Cpu:
 
 
 def peak_rss_bytes() -> int:
-    """The most memory that this program has had resident. ``getrusage`` tells that of its parent, if that
-    had more: Linux hands it on over fork and exec."""
+    """Peak resident memory of this process. ``getrusage`` would report the parent's peak if that is higher:
+    Linux passes it on over fork and exec."""
     found = re.search(r"VmHWM:\s+(\d+) kB", Path("/proc/self/status").read_text())
     return int(found[1]) * 1024 if found else 0
 
 
 def read_memory(root: Path) -> BoardMemory | None:
-    """From /proc/meminfo and the control groups around this process."""
+    """From /proc/meminfo and this process's control groups."""
     text = read_text(root / "proc/meminfo") or ""
     values = {key: int(kilobytes) * 1024 for key, kilobytes in re.findall(r"(?m)^(\w+): +(\d+) kB", text)}
     total, available = values.get("MemTotal"), values.get("MemAvailable")
@@ -132,7 +132,7 @@ def read_memory(root: Path) -> BoardMemory | None:
 
 
 def _memory_limits(root: Path) -> list[tuple[int, int]]:
-    """(limit, used) bytes of every control group that this process is in, versions 2 and 1."""
+    """(limit, used) in bytes of each control group of this process, cgroup v2 and v1."""
     found = []
     for folder, version in _control_groups(root, "memory"):
         names = ("memory.max", "memory.current")
@@ -145,7 +145,7 @@ def _memory_limits(root: Path) -> list[tuple[int, int]]:
 
 
 def cpu_quota(root: Path) -> float | None:
-    """Cores' worth of time that the control groups allow; None without a limit."""
+    """CPU quota of the control groups, in cores; None without a limit."""
     quotas = []
     for folder, version in _control_groups(root, "cpu"):
         if version == 2:
@@ -159,7 +159,7 @@ def cpu_quota(root: Path) -> float | None:
 
 
 def _control_groups(root: Path, controller: str) -> list[tuple[Path, int]]:
-    """Folders of the control groups around this process, innermost first, with their version."""
+    """Folder and cgroup version of this process's control groups, innermost first."""
     found: list[tuple[Path, int]] = []
     for line in (read_text(root / "proc/self/cgroup") or "").splitlines():
         number, _, rest = line.partition(":")
@@ -182,12 +182,12 @@ def temperature_c(root: Path) -> float | None:
     """The hottest thermal zone, in degrees Celsius."""
     zones = (root / "sys/class/thermal").glob("thermal_zone*/temp")
     readings = [reading / 1000 for zone in zones if (reading := _read_int(zone)) is not None]
-    # some zones report a constant far outside what silicon survives when their sensor is off
+    # Some zones report an impossible constant while their sensor is off.
     return max((reading for reading in readings if -40 < reading < 150), default=None)
 
 
 class Throttling(NamedTuple):
-    """What slows the CPU down, too little voltage or heat and what follows: since the start, and now."""
+    """Under-voltage, and a CPU slowed down by it or by heat: since the boot, and now."""
 
     low_voltage: bool
     low_voltage_now: bool
@@ -196,7 +196,7 @@ class Throttling(NamedTuple):
 
 
 def throttling(root: Path, firmware: Callable[[], str | None] = lambda: None) -> Throttling:
-    """As far as the kernel shows it; ``firmware`` is asked where it doesn't show what a Pi's knows."""
+    """Throttling as the kernel reports it; ``firmware`` is called where a Pi's kernel doesn't."""
     low_voltage = heat = False
     for name in (root / "sys/class/hwmon").glob("hwmon*/name"):
         if read_text(name) == "rpi_volt":
@@ -206,7 +206,8 @@ def throttling(root: Path, firmware: Callable[[], str | None] = lambda: None) ->
     # "soc" up to the Pi 4, "soc@107c000000" on the Pi 5.
     files = sorted((root / "sys/devices/platform").glob("soc*/soc*:firmware/get_throttled"))
     text = read_text(files[0]) if files else firmware()
-    # bit 0 and 16 under-voltage, 1 to 3 and 17 to 19 capped, throttled, soft limit; now, and since the start
+    # Bits 0 and 16: under-voltage; 1-3 and 17-19: capped, throttled, soft limit. The low ones are now, the
+    # high ones since the boot.
     bits = int(text, 16) if text is not None and re.fullmatch(r"(0x)?[0-9a-fA-F]+", text) else 0
     return Throttling(
         low_voltage or bool(bits & 0x1_0001),
@@ -217,7 +218,7 @@ def throttling(root: Path, firmware: Callable[[], str | None] = lambda: None) ->
 
 
 def ask_firmware() -> str | None:
-    """What ``vcgencmd`` says of throttling, a number in hex; None where it isn't there or can't be asked."""
+    """Throttling bits from ``vcgencmd``, in hex; None where that isn't installed or fails."""
     with contextlib.suppress(OSError, subprocess.SubprocessError):
         command = ("vcgencmd", "get_throttled")
         done = subprocess.run(command, capture_output=True, text=True, timeout=5, check=True)
@@ -226,12 +227,12 @@ def ask_firmware() -> str | None:
 
 
 def governor(root: Path) -> str | None:
-    """The frequency governor of the first core."""
+    """The CPU frequency governor of the first core."""
     return read_text(root / "sys/devices/system/cpu/cpu0/cpufreq/scaling_governor")
 
 
 def clock_synchronised() -> bool | None:
-    """What adjtimex(2) says of this machine's clock; None where the call is not there."""
+    """Whether the clock is synchronised, from adjtimex(2); None where the call is missing."""
     try:
         adjtimex = ctypes.CDLL(None, use_errno=True).adjtimex
     except (OSError, AttributeError):
@@ -241,14 +242,14 @@ def clock_synchronised() -> bool | None:
 
 
 def busy_s(root: Path) -> float:
-    """Seconds that the cores which this process may use have computed since their start, for anybody; 0 where
-    the kernel doesn't say. From /proc/stat."""
+    """CPU seconds that all processes used since the boot, on the cores this process may run on. From
+    /proc/stat; 0 if that can't be read."""
     text = read_text(root / "proc/stat") or ""
     ticks = 0
     for number in os.sched_getaffinity(0):
         found = re.search(rf"(?m)^cpu{number} +([\d ]+)$", text)
         counts = [int(count) for count in found[1].split()] if found else []
-        # user, nice, system, two of waiting, interrupts, soft interrupts, stolen; guests are in user
+        # user, nice, system, idle, iowait, irq, softirq, steal; guest time is part of user
         ticks += sum(counts[:3]) + sum(counts[5:8])
     return ticks / os.sysconf("SC_CLK_TCK")
 

@@ -1,7 +1,7 @@
-"""Board profiles: what the arithmetic needs to know of a board, as data with the source of each number.
+"""Board profiles: cores, memory, bandwidth and compute of known boards, with the source of each figure.
 
-The files are ``firmware-config/boards/*.yaml``; an installation has them as ``edgeslm/boards``. Knows no
-models. The machine at hand is measured by ``edgeslm.bundle.performance``.
+The files are ``firmware-config/boards/*.yaml``, installed as ``edgeslm/boards``.
+``edgeslm.bundle.performance`` measures this machine instead.
 """
 
 from __future__ import annotations
@@ -17,13 +17,13 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from edgeslm.errors import BoardError
 
 THIS = "this"
-"""The name under which the machine at hand is measured."""
+"""Board name that stands for this machine, which is measured."""
 
 
 @dataclass(frozen=True, slots=True)
 class Board:
-    """``read_gbs``: memory that all cores together read, GB/s. ``int4_gflops``, ``int8_gflops``: products of
-    many rows with weights of so many bits and int8 activations, multiplications and additions counted."""
+    """``read_gbs``: memory bandwidth of all cores together, reading, GB/s. ``int4_gflops``, ``int8_gflops``:
+    matrix products of int8 activations with weights of 4 or 8 bits; a multiply-add counts as two."""
 
     name: str
     title: str
@@ -33,9 +33,9 @@ class Board:
     int4_gflops: float
     int8_gflops: float
     estimated: tuple[str, ...] = ()
-    """Names of the figures that nobody measured."""
+    """Names of the figures that are estimates."""
     busy: bool = False
-    """Others computed while it was measured, so it can do more than this."""
+    """Other processes used the CPU during the measurement, so the figures are too low."""
 
 
 class _Figure(BaseModel):
@@ -47,19 +47,19 @@ class _Figure(BaseModel):
 
 
 class NodeAdvice(BaseModel):
-    """What a node on such a board is set to, ``power`` and ``threads``, and which models fit."""
+    """Recommended ``power`` and ``threads`` of a node on this board, and the models that fit."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     names: tuple[str, ...]
-    """What the kernel calls such boards or their processors, how the name begins; none: any of its kind."""
+    """Prefixes of board or processor names in the kernel; empty: a generic profile."""
     power: Literal["performance", "balanced", "idle"]
     threads: Literal["auto"] | Annotated[int, Field(gt=0)]
     models_gb: float = Field(gt=0, allow_inf_nan=False)
-    """For all models together; half a gigabyte goes to the system, more where others work beside the node."""
+    """Memory for all models together; the system keeps half a gigabyte, more if other services run beside."""
     models: tuple[str, ...]
-    """Those of the plan's examples that fit in four bits, reading 20 tokens/s and writing 5 or more, as
-    ``edgeslm.bundle.size_estimate`` predicts it at 2048 tokens."""
+    """Example models that fit in 4 bits with at least 20 tokens/s prefill and 5 tokens/s decode at 2048
+    tokens, by the estimate of ``edgeslm.bundle.size_estimate``."""
 
 
 class _Profile(BaseModel):
@@ -78,7 +78,7 @@ _FIGURES = ("read_gbs", "int4_gflops", "int8_gflops")
 
 
 def boards_folder() -> Path:
-    """Where the profiles are: in the package when it is installed, beside it in a checkout."""
+    """The folder of the profiles: inside the installed package, beside it in a checkout."""
     package = Path(__file__).resolve().parents[1]
     installed = package / "boards"
     return installed if installed.is_dir() else package.parent / "firmware-config" / "boards"
@@ -89,7 +89,7 @@ def board_names() -> list[str]:
 
 
 def load_board(name: str) -> Board:
-    """:raises BoardError: no profile of this name (the sentence lists those there are), or a broken one."""
+    """:raises BoardError: no profile of this name (the sentence lists the known ones), or an invalid one."""
     names = board_names()
     if name not in names:
         known = ", ".join([*names, THIS])
@@ -108,7 +108,7 @@ def load_board(name: str) -> Board:
 
 
 def load_sources(name: str) -> dict[str, str]:
-    """Figure -> where its number comes from."""
+    """Figure -> its source."""
     profile = _load(boards_folder() / f"{name}.yaml")
     return {figure: getattr(profile, figure).source for figure in _FIGURES}
 
@@ -120,10 +120,10 @@ def load_advice(name: str) -> NodeAdvice:
 
 
 def recognise(names: Sequence[str], family: str, memory_bytes: int) -> str | None:
-    """The profile of a board that the kernel calls so; with less memory than it says, a smaller one.
+    """The name of the largest profile that matches this board and fits its memory; None if there is none.
 
-    :param names: of the board and of its processor.
-    :param family: ``x86`` or ``arm``: of PCs without a profile of their own there is a general one.
+    :param names: of the board and its processor, as the kernel reports them.
+    :param family: ``x86`` or ``arm``; a PC that no profile matches gets ``generic-x86``.
     """
     found = [
         board

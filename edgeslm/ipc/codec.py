@@ -1,12 +1,12 @@
-"""Frames: typed messages as bytes, by the annotations of frozen dataclasses.
+"""Frames: serialization of typed messages between processes, by the annotations of frozen dataclasses.
 
-What a child sends is hostile: a document or a bundle may have taken it over. Decoding builds nothing but the
-annotated types, and anything else raises :class:`FrameError`. A frame is the length of its JSON, the JSON,
-and the float32 numbers of its vectors. In the JSON a dataclass is the list of its fields, a vector its
-length, and a member of a union its type's name and its value.
+A child's messages are untrusted: a malicious document or bundle may control it. Decoding builds only the
+annotated types; anything else raises :class:`FrameError`. A frame is the length of its JSON, the JSON, and
+the float32 numbers of its vectors. In the JSON, a dataclass is the list of its fields, a vector is its
+length, and a union member is its type's name and its value.
 
-Entry points: :class:`Frames`, one direction of a pipe, with ``encode`` and ``decode`` of a whole frame. Pipes
-in use: ``engine.frames``, ``knowledge.service.frames`` and ``console.wire``.
+Entry point: :class:`Frames`, one direction of a pipe. Used by ``engine.frames``, ``knowledge.service.frames``
+and ``console.wire``.
 """
 
 from __future__ import annotations
@@ -35,27 +35,27 @@ from typing import (
 
 FLOAT32: Final = "float32"
 Vector = Annotated[Sequence[float], FLOAT32]
-"""Finite numbers, which cross a pipe as float32 and come out as a tuple."""
+"""Finite numbers, sent as float32 and decoded as a tuple."""
 
 _JSON_BYTES: Final = struct.Struct("!I")
 _NUMBER_BYTES: Final = 4
 _LARGEST: Final = 2**63
-"""Whole numbers are below it."""
+"""Exclusive bound of integers."""
 _SURROGATE: Final = re.compile("[\ud800-\udfff]")
 
 
 class FrameError(ValueError):
-    """Bytes that are no frame of their direction, or a message that can't be made one. Quotes no content."""
+    """Invalid bytes, or a message that can't be encoded. Never quotes content."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Frames:
     """One direction of a pipe.
 
-    :param carries: the type of its messages, a dataclass or a union of them.
-    :param most_bytes: of a frame.
-    :param most_containers: lists and objects in a frame's JSON, which take twenty times their bytes; brackets
-        in texts count. None: any number.
+    :param carries: the message type: a dataclass, or a union of dataclasses.
+    :param most_bytes: limit of a frame's size.
+    :param most_containers: limit of lists and objects in the JSON, which take 20 times their bytes in memory;
+        brackets in texts count too. None: no limit.
     """
 
     carries: Any
@@ -67,7 +67,7 @@ class Frames:
         return _form_of(self.carries)
 
     def encode(self, message: Any) -> bytes:
-        """:raises FrameError: it is no message of this direction, or too long."""
+        """:raises FrameError: the message has another type, or is too long."""
         vectors: list[bytes] = []
         form = self._form
         try:
@@ -83,7 +83,7 @@ class Frames:
         return frame
 
     def decode(self, frame: bytes | bytearray) -> Any:
-        """:raises FrameError: and nothing else, whatever the bytes are."""
+        """:raises FrameError: invalid bytes; no other exception."""
         if not _JSON_BYTES.size <= len(frame) <= self.most_bytes:
             raise FrameError(f"a frame of {len(frame)} bytes")
         (size,) = _JSON_BYTES.unpack_from(frame)
@@ -113,13 +113,12 @@ class Frames:
 
 
 def frames_to_child(carries: Any) -> Frames:
-    """What the node tells a child of its own, which trusts it. A frame may hold the largest message that a
-    broker passes on, 256 MB."""
+    """Frames from the node to a child, which trusts it. A frame can hold MQTT's largest message, 256 MB."""
     return Frames(carries, 1 << 29, most_containers=None)
 
 
 class _Numbers:
-    """The float32 numbers of a frame, read in their order."""
+    """Reads the float32 numbers of a frame in order."""
 
     __slots__ = ("frame", "place")
 
@@ -143,7 +142,7 @@ _Decode = Callable[[Any, _Numbers], Any]
 
 
 class _Form(NamedTuple):
-    """How values of a type are written as JSON, and read."""
+    """Encoder and decoder of one type."""
 
     encode: _Encode
     decode: _Decode
@@ -151,7 +150,7 @@ class _Form(NamedTuple):
 
 @cache
 def _form_of(kind: Any) -> _Form:
-    """:raises TypeError: frames don't carry such values."""
+    """:raises TypeError: frames don't support the type."""
     origin, arguments = get_origin(kind), get_args(kind)
     if kind in _SIMPLE:
         return _SIMPLE[kind]
@@ -182,7 +181,7 @@ def _encode_text(value: Any, _: list[bytes]) -> str:
         return value
     try:
         value.encode()
-    except UnicodeEncodeError:  # half a surrogate pair, as of a file's name that is no UTF-8
+    except UnicodeEncodeError:  # a lone surrogate, such as from a file name that isn't UTF-8
         return _SURROGATE.sub("\ufffd", value)
     return value
 
@@ -251,10 +250,10 @@ _SIMPLE: dict[Any, _Form] = {
     Any: _Form(lambda value, _: value, lambda value, _: value),
     dict[str, Any]: _Form(_object, _object),
 }
-"""``Any`` is any value of JSON, which whoever takes it has to check."""
+"""``Any`` is any JSON value; the receiver has to check it."""
 
 
-# --- values of values -------------------------------------------------------------------------------
+# --- containers -------------------------------------------------------------------------------------
 
 
 def _encode_all(encode: _Encode, value: Any, vectors: list[bytes]) -> list[Any]:
@@ -270,7 +269,7 @@ def _decode_all(decode: _Decode, value: Any, numbers: _Numbers) -> tuple[Any, ..
 
 
 def _row_form(forms: tuple[_Form, ...]) -> _Form:
-    """Of a tuple with so many items of these types."""
+    """A tuple of fixed length."""
 
     def encode(value: Any, vectors: list[bytes]) -> list[Any]:
         if not isinstance(value, tuple) or len(value) != len(forms):
@@ -307,7 +306,7 @@ def _dataclass_form(kind: Any) -> _Form:
 
 
 def _union_form(kinds: tuple[Any, ...]) -> _Form:
-    """Tells its members by their types' names; with None, which is null, a single other one needs none."""
+    """Members are tagged with their type's name; ``X | None`` needs no tag."""
     members = [kind for kind in kinds if kind is not NoneType]
     is_optional = len(members) < len(kinds)
     if is_optional and len(members) == 1:

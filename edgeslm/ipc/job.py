@@ -1,9 +1,8 @@
-"""One-shot jobs: a child process gets an order, reports progress and gives one answer, in lines of JSON.
+"""One-shot jobs: a child process takes an order, reports progress and returns one answer, as JSON lines.
 
-What crashes, hangs or takes all memory there ends the job and nothing else. What is read from strangers
-(archives, documents, manifests) is read in a job within limits of memory and time. What computes, such as
-weight prepacking, is a job too, so that the parent loads no inference library. The parent's side blocks:
-an event loop calls it by :meth:`Job.in_thread`.
+A crash, hang or memory exhaustion ends the job only. Untrusted input (archives, documents, manifests) is read
+in a job with memory and time limits. Computation such as weight prepacking is a job too, so that the parent
+loads no inference library. The parent's side blocks: an event loop uses :meth:`Job.in_thread`.
 """
 
 from __future__ import annotations
@@ -26,16 +25,17 @@ from pathlib import Path
 from typing import Any, Final, Literal, ParamSpec, Protocol, Self, TypeVar
 
 PYTHON: Final = (sys.executable, "-P", "-m")
-"""-P keeps the working directory off the module path: a file in a bundle must never be imported."""
+"""-P keeps the working directory off the module path, so that no file of a bundle can be imported."""
 ANSWER_BYTES: Final = 1_000_000
-"""The longest line that is taken from a child, unless a job says otherwise."""
+"""Default limit of a line from a child."""
 MOST_CONTAINERS: Final = 1_000_000
-"""Lists and objects in a line, which take twenty times their bytes; brackets in texts count."""
+"""Limit of lists and objects in a line, which take 20 times their bytes in memory; brackets in texts count
+too."""
 _LOOK_EVERY_MS: Final = 200
 _PIECE: Final = 1 << 20
 _LAST_WORDS: Final = 300
 _ENDING_S: Final = 2.0
-"""Between the end of a child's output and its own."""
+"""Wait for the child to exit after its output has ended."""
 
 Reason = Literal["memory", "time", "ended", "stopped"]
 P = ParamSpec("P")
@@ -43,13 +43,13 @@ T = TypeVar("T")
 
 
 class Progress(Protocol):
-    """Takes a report of progress, a value of JSON."""
+    """Takes a progress report, a JSON value."""
 
     def __call__(self, progress: Any, /) -> None: ...
 
 
 class OrderHandler(Protocol):
-    """Makes an answer of an order, both values of JSON."""
+    """Answers an order; both are JSON values."""
 
     def __call__(self, order: Any, progress: Progress, /) -> Any: ...
 
@@ -57,9 +57,9 @@ class OrderHandler(Protocol):
 class JobError(Exception):
     """A job gave no answer.
 
-    :ivar reason: it ran out of memory or time, ended by itself, or was stopped.
-    :ivar status: the exit status of its process, negative for a signal.
-    :ivar words: the last line that the process wrote to standard error.
+    :ivar reason: out of memory, timeout, unexpected exit, or stopped by the parent.
+    :ivar status: exit status of the child, negative for a signal.
+    :ivar words: last line that the child wrote to standard error.
     """
 
     def __init__(self, reason: Reason, sentence: str, status: int = 0, words: str = "") -> None:
@@ -70,13 +70,13 @@ class JobError(Exception):
 
 
 class Job:
-    """One child process, which takes one order after the other. Started by the first :meth:`ask`.
+    """One child process that takes one order after another. The first :meth:`ask` starts it.
 
     :param module: run as ``python -m MODULE``; calls :func:`serve`.
-    :param command: what runs the module, in place of this Python.
-    :param files: descriptors of open files that the child has too, by the same numbers.
-    :param answer_bytes: the longest line that is taken from the child.
-    :param runs_as: user and group of the child, which is in no other groups; those of this process if None.
+    :param command: runs the module; default: this Python.
+    :param files: descriptors of open files that the child inherits under the same numbers.
+    :param answer_bytes: limit of a line from the child.
+    :param runs_as: user and group of the child, without other groups; None: those of this process.
     """
 
     def __init__(
@@ -107,7 +107,7 @@ class Job:
         self.close()
 
     def close(self) -> None:
-        """Ends the child where no :meth:`ask` waits for it."""
+        """Ends the child. Not while an :meth:`ask` runs."""
         self.stop()
         self._bury()
 
@@ -120,12 +120,13 @@ class Job:
         threads: int = 1,
         on_progress: Progress = lambda progress: None,
     ) -> Any:
-        """The child's answer; both are values of JSON. A failed child is replaced at the next call.
+        """Returns the child's answer; order and answer are JSON values. The next call replaces a failed
+        child.
 
-        :param timeout_s: of the clock on the wall; None: no limit.
-        :param memory_bytes: of address space, beyond what the child has when the order arrives; None: no
-            limit.
-        :param threads: that compute in the child: its processor time is held to ``timeout_s`` of each.
+        :param timeout_s: wall-clock limit; None: no limit.
+        :param memory_bytes: address space that the child may add while it works on the order; None: no limit.
+        :param threads: number of computing threads in the child; CPU time is limited to ``timeout_s`` for
+            each.
         :raises JobError: there is no answer.
         :raises OSError: the child can't be started.
         """
@@ -145,7 +146,7 @@ class Job:
             return self._exchange(child, json.dumps(envelope).encode() + b"\n", on_progress)
         except (BrokenPipeError, EOFError, ValueError, RecursionError) as error:
             if isinstance(error, OSError | EOFError):
-                _await_end(child)  # so that the status is its own
+                _await_end(child)  # else its status would be that of the kill
             status, words = self._bury()
             if self._stopped:
                 raise JobError("stopped", "the job was stopped", status, words) from None
@@ -157,8 +158,8 @@ class Job:
             timer.cancel()
 
     async def in_thread(self, ask: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-        """What ``ask`` returns, which runs in a thread and calls :meth:`ask`. Cancelled, the child is ended,
-        and the thread with it."""
+        """Runs ``ask``, a function that calls :meth:`ask`, in a thread. Cancelling ends the child and the
+        thread."""
         import asyncio  # children don't need it
 
         asking = asyncio.ensure_future(asyncio.to_thread(ask, *args, **kwargs))
@@ -172,7 +173,7 @@ class Job:
             raise
 
     def stop(self) -> None:
-        """Ends the child, from any thread: an :meth:`ask` that waits raises, and so does each later one."""
+        """Ends the child, from any thread: a running :meth:`ask` and each later one raise JobError."""
         with self._lock:
             self._stopped = True
             child = self._child
@@ -193,7 +194,7 @@ class Job:
                         stdout=subprocess.PIPE,
                         stderr=words,
                         pass_fds=self._files,
-                        process_group=0,  # with which what it may start is ended with
+                        process_group=0,  # so that its own children are killed too
                         **self._identity,
                     )
                 except BaseException:
@@ -223,8 +224,8 @@ class Job:
                 return said.get("answer")
 
     def _read_line(self, child: subprocess.Popen[bytes]) -> bytes:
-        """:raises EOFError: the child has ended, even where another process holds its pipe open.
-        :raises ValueError: a longer line than is taken.
+        """:raises EOFError: the child has ended, even if another process keeps its pipe open.
+        :raises ValueError: the line is too long.
         """
         assert child.stdout is not None  # noqa: S101  a pipe
         out, unread = child.stdout.fileno(), self._unread
@@ -266,7 +267,7 @@ class Job:
 
 
 def _kill(child: subprocess.Popen[bytes]) -> None:
-    """With what it has started: its number is its group's as long as nobody has waited for it."""
+    """Kills the child and its own children. Its pid names its group as long as it isn't reaped."""
     with contextlib.suppress(ProcessLookupError, PermissionError):
         if child.returncode is None:
             os.killpg(child.pid, signal.SIGKILL)
@@ -279,7 +280,7 @@ def _await_end(child: subprocess.Popen[bytes]) -> None:
 
 
 def _has_ended(child: subprocess.Popen[bytes]) -> bool:
-    """Without waiting for it, which would give its number away."""
+    """Without reaping it, which would free its pid for reuse."""
     try:
         return os.waitid(os.P_PID, child.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None
     except ChildProcessError:
@@ -290,7 +291,7 @@ def _failure(status: int, words: str, late: bool, is_memory_limited: bool) -> Jo
     if late or status == -signal.SIGXCPU:
         return JobError("time", "it takes longer than it may", status, words)
     how = f"signal {-status}" if status < 0 else f"exit status {status}"
-    # A library's failed allocation aborts.
+    # Libraries abort on a failed allocation.
     if is_memory_limited and (status == -signal.SIGABRT or "memory" in words.lower()):
         return JobError("memory", f"it takes more memory than it may ({how})", status, words)
     return JobError("ended", f"its process ended unexpectedly ({how}) {words}".rstrip(), status, words)
@@ -305,7 +306,7 @@ def run_job(
     threads: int = 1,
     command: Sequence[str] = PYTHON,
 ) -> Any:
-    """One order to a child of its own, which ends with it. See :meth:`Job.ask`."""
+    """Runs one order in a new child. See :meth:`Job.ask`."""
     with Job(module, command=command) as job:
         return job.ask(order, timeout_s=timeout_s, memory_bytes=memory_bytes, threads=threads)
 
@@ -314,18 +315,18 @@ def run_job(
 
 
 def serve(answer: OrderHandler) -> None:
-    """Answers orders until standard input is closed, which ends the process even while it works.
+    """Answers orders until standard input is closed, which ends the process even during an order.
 
-    :param answer: gets a function that reports progress. What it raises ends the process, but for
-        ``MemoryError``, which is answered.
+    :param answer: gets the order and a function that reports progress. Its exceptions end the process, except
+        ``MemoryError``, which is reported as the answer.
     """
-    # systemd's SIGTERM reaches all processes of a unit: the parent ends this one.
+    # systemd sends SIGTERM to all processes of a unit; this one is ended by its parent.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    with contextlib.suppress(OSError):  # where the machine is out of memory, this one goes first
+    with contextlib.suppress(OSError):  # the kernel's OOM killer takes this process first
         Path("/proc/self/oom_score_adj").write_text("1000", "ascii")
     out = os.fdopen(os.dup(1), "w", encoding="utf-8")
-    os.dup2(2, 1)  # what a library prints is no answer
+    os.dup2(2, 1)  # keeps library output out of the answers
 
     def say(key: str, value: Any) -> None:
         out.write(json.dumps({key: value}) + "\n")
@@ -345,15 +346,15 @@ def serve(answer: OrderHandler) -> None:
         except BaseException:
             traceback.print_exc()
             sys.stderr.flush()
-            os._exit(1)  # an orderly end aborts where the other thread still reads
+            os._exit(1)  # a normal exit would abort while the other thread reads
 
 
 def yield_processors(*, wholly: bool = True) -> None:
-    """Whoever else wants a processor gets it before this process.
+    """Lowers this process's CPU priority.
 
-    :param wholly: it can wait for as long as others compute; else it gets a small part of the time.
+    :param wholly: run only when the CPU is idle; else get a small share under load.
     """
-    with contextlib.suppress(OSError):  # a unit may forbid either
+    with contextlib.suppress(OSError):  # a systemd unit may forbid it
         os.nice(19 if wholly else 5)
     if wholly:
         with contextlib.suppress(OSError):
@@ -368,10 +369,10 @@ def _read_orders(orders: queue.SimpleQueue[bytes]) -> None:
 
 
 def _limit(cpu_s: float | None, memory_bytes: int | None) -> None:
-    """None: as far as this process may go."""
+    """None: up to the hard limit."""
     _, hard = resource.getrlimit(resource.RLIMIT_AS)
     _set_limit(resource.RLIMIT_AS, hard if memory_bytes is None else _address_space() + memory_bytes)
-    # Ends what never returns to the interpreter, even where the parent is gone.
+    # Ends code that never returns to the interpreter, even after the parent has died.
     _, hard = resource.getrlimit(resource.RLIMIT_CPU)
     _set_limit(resource.RLIMIT_CPU, hard if cpu_s is None else int(time.process_time() + cpu_s) + 1)
 
@@ -388,6 +389,6 @@ def _unlimit_memory() -> None:
 
 
 def _address_space() -> int:
-    """Bytes, as RLIMIT_AS counts them."""
+    """Address space in bytes, as RLIMIT_AS counts it."""
     pages = int(Path("/proc/self/statm").read_text("ascii").split()[0])
     return pages * resource.getpagesize()

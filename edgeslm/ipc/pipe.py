@@ -1,8 +1,8 @@
-"""Both ends of the pipe to a child process: frames behind their lengths.
+"""Pipe between parent and child process, both ends: frames with a length prefix.
 
-The parent's end (:class:`Link`) never blocks the event loop: the child reads nothing while it is in a
-prefill, where the binding holds the interpreter lock, and a stopped child may leave a frame half written. The
-child's end (:class:`Pipe`) blocks.
+The parent's end (:class:`Link`) never blocks the event loop. It has to be asynchronous: during a prefill the
+binding holds the interpreter lock and the child reads nothing, and a stopped child may leave a frame half
+written. The child's end (:class:`Pipe`) blocks.
 """
 
 from __future__ import annotations
@@ -21,28 +21,28 @@ from edgeslm.ipc.codec import FrameError, Frames
 log = logging.getLogger("edgeslm.ipc")
 
 _HEADER = struct.Struct("!I")
-"""Bytes of the frame that follows."""
+"""Length of the frame that follows, in bytes."""
 
 
 @dataclass(frozen=True, slots=True)
 class Refused:
-    """The child can't do its work, for the reason in ``sentence``; its process ends or is of no use."""
+    """The child can't work, for the reason in ``sentence``; its process ends or is unusable."""
 
     sentence: str
 
 
 class MessageHandler(Protocol):
-    """Takes a message of the other end. What it raises closes the pipe."""
+    """Takes a message from the other end. Its exceptions close the pipe."""
 
     def __call__(self, message: Any, /) -> None: ...
 
 
 class Link(asyncio.Protocol):
-    """Messages out and in over a stream socket.
+    """Sends and receives messages over a stream socket.
 
-    :param on_message: gets each message. Bytes that are no message close the link, as what it raises does.
-    :param on_lost: called once, when the other end is closed or the link was closed because of what it sent;
-        not after :meth:`close`.
+    :param on_message: gets each message. An exception of it closes the link, as invalid bytes do.
+    :param on_lost: called once when the other end has closed the link or sent something invalid; not after
+        :meth:`close`.
     """
 
     def __init__(
@@ -55,23 +55,23 @@ class Link(asyncio.Protocol):
         self._received = bytearray()
         self._closed = False
         self.is_broken = False
-        """Whether the other end sent what can't be taken."""
+        """Whether the other end sent something invalid."""
 
     def send(self, message: Any) -> None:
-        """Never waits; what goes to a child that has ended is lost, and ``on_lost`` follows.
+        """Never blocks. A message to a child that has ended is lost; ``on_lost`` follows.
 
-        :raises FrameError: it is no message of this direction, or too long; nothing was sent.
+        :raises FrameError: the message has another type, or is too long; nothing was sent.
         """
         frame = self._sends.encode(message)
         self._transport.write(_HEADER.pack(len(frame)) + frame)
 
     @property
     def backlog_bytes(self) -> int:
-        """What the other end has not taken yet."""
+        """Bytes that the other end hasn't read yet."""
         return self._transport.get_write_buffer_size()
 
     def close(self) -> None:
-        """Closes at once; what was not sent yet is dropped."""
+        """Closes at once and drops unsent messages."""
         self._closed = True
         self._transport.abort()
 
@@ -86,7 +86,7 @@ class Link(asyncio.Protocol):
             self._take()
         except FrameError as error:
             self._break(str(error))
-        except Exception as error:  # the type alone, since its text may quote what was sent
+        except Exception as error:  # only the type is logged: the text may quote the message
             log.debug("taking a message", exc_info=True)
             self._break(f"taking it failed with {type(error).__name__}")
 
@@ -115,9 +115,9 @@ class Link(asyncio.Protocol):
 
 
 class Pipe:
-    """The child's end; any thread may send, one receives.
+    """The child's end. Any thread may send; one receives.
 
-    :param descriptor: of a connected stream socket, which it takes over.
+    :param descriptor: of a connected stream socket; the pipe owns it from now on.
     """
 
     def __init__(self, descriptor: int, sends: Frames, takes: Frames) -> None:
@@ -133,7 +133,7 @@ class Pipe:
 
     def send(self, message: Any) -> None:
         """
-        :raises FrameError: it is no message of this direction, or too long; nothing was sent.
+        :raises FrameError: the message has another type, or is too long; nothing was sent.
         :raises OSError: the other end is closed.
         """
         frame = self._sends.encode(message)
@@ -143,9 +143,9 @@ class Pipe:
     def receive(self) -> Any:
         """Waits for the next message.
 
-        :raises FrameError: what came is none.
+        :raises FrameError: invalid bytes.
         :raises EOFError: the other end is closed.
-        :raises OSError: the same, with something unread at either end.
+        :raises OSError: the other end is closed, with unread data at either end.
         """
         (size,) = _HEADER.unpack(self._read(_HEADER.size))
         if size > self._takes.most_bytes:

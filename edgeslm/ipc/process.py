@@ -1,7 +1,7 @@
-"""Long-lived child processes at the other end of a pipe: started, told things, noticed when they end.
+"""Child processes that live long and exchange messages over a pipe: start, send, detect exits, stop.
 
-A child's command line begins with the descriptor of its end; it ends when that is closed. What it may say and
-be told is handed in. Work that is one order and one answer is a job (``ipc.job``).
+A child gets the descriptor of its pipe end as the first argument, and ends when the pipe is closed. Work with
+one order and one answer is a job (``ipc.job``).
 """
 
 from __future__ import annotations
@@ -17,19 +17,19 @@ from edgeslm.ipc.pipe import Link, MessageHandler
 
 MOST_PAUSE_S: Final = 60.0
 CALM_S: Final = 300.0
-"""A child that lived so long didn't end of what it does first: the pauses begin anew."""
+"""A child that lived this long started well: the backoff is reset."""
 
 
 class LossHandler(Protocol):
-    """Is told how a child ended, such as ``signal 9``."""
+    """Called with how a child ended, such as ``signal 9``."""
 
     def __call__(self, how: str, /) -> None: ...
 
 
 class RestartBackoff:
-    """Exponential backoff between the starts of a child that ends again and again.
+    """Exponential backoff between restarts of a child.
 
-    :param first_s: the first pause; each is twice as long as the one before, up to ``MOST_PAUSE_S``.
+    :param first_s: the first pause; each is twice the one before, up to ``MOST_PAUSE_S``.
     """
 
     def __init__(self, first_s: float) -> None:
@@ -37,7 +37,7 @@ class RestartBackoff:
         self._pause_s = first_s
 
     def next_s(self, lived_s: float = 0.0) -> float:
-        """Seconds to wait before the next start; the child that ended did its work for ``lived_s``."""
+        """Seconds to wait before the next start; the child that ended lived for ``lived_s``."""
         if lived_s > CALM_S:
             self._pause_s = self._first_s
         pause_s, self._pause_s = self._pause_s, min(MOST_PAUSE_S, 2 * self._pause_s)
@@ -45,12 +45,12 @@ class RestartBackoff:
 
 
 class Child:
-    """One process at a time; lives on one event loop.
+    """One child process at a time, on one event loop.
 
-    :param sends: what it is told. :param takes: what it may say; one that says something else is killed.
-    :param on_message: gets each message that it sends; one is killed too if that raises.
-    :param on_lost: called once it has ended by itself or was killed for what it said, with how (``signal 9``,
-        ``exit status 1``).
+    :param sends: frames to the child. :param takes: frames from it; a child that sends others is killed.
+    :param on_message: gets each message; if it raises, the child is killed.
+    :param on_lost: called when the child has ended by itself or was killed for an invalid message, with how
+        (``signal 9``, ``exit status 1``).
     """
 
     def __init__(
@@ -67,7 +67,7 @@ class Child:
         self._process: subprocess.Popen[bytes] | None = None
         self._link: Link | None = None
         self.starts = 0
-        """How many processes there were, which tells one from the next."""
+        """Number of processes started so far; identifies the current one."""
 
     @property
     def pid(self) -> int | None:
@@ -80,13 +80,13 @@ class Child:
 
     @property
     def backlog_bytes(self) -> int:
-        """What it has not taken yet of what it was told."""
+        """Bytes that the child hasn't read yet."""
         return self._link.backlog_bytes if self._link else 0
 
     async def start(
         self, command: Sequence[str], arguments: Sequence[str], environment: Mapping[str, str] | None = None
     ) -> None:
-        """:raises OSError: it can't be started."""
+        """:raises OSError: the process can't be started."""
         loop = asyncio.get_running_loop()
         ours, theirs = socket.socketpair()
         try:
@@ -109,27 +109,27 @@ class Child:
         self.starts += 1
 
     def send(self, message: Any) -> None:
-        """Nothing if the pipe is closed.
+        """Sends a message; does nothing if the pipe is closed.
 
-        :raises FrameError: it is no message, or too long.
+        :raises FrameError: the message has another type, or is too long.
         """
         if self._link is not None:
             self._link.send(message)
 
     def close(self) -> None:
-        """Closes the pipe, which ends the process; ``on_lost`` isn't called any more."""
+        """Closes the pipe, which ends the process; ``on_lost`` isn't called."""
         link, self._link = self._link, None
         if link is not None:
             link.close()
 
     def kill(self) -> None:
-        """Ends a process that no longer answers; ``on_lost`` follows."""
+        """Kills a process that no longer answers; ``on_lost`` follows."""
         if self._process is not None:
             self._process.kill()
 
     def bury(self) -> str:
-        """Closes the pipe, reaps the process and says how it ended. One that still lives is killed, so this
-        does not wait; one that is about to end keeps its own status."""
+        """Closes the pipe, kills the process if it still runs, and returns how it ended. Doesn't wait: a
+        process that is already ending keeps its own status."""
         self.close()
         process, self._process = self._process, None
         if process is None:
@@ -139,7 +139,8 @@ class Child:
         return f"signal {-status}" if status < 0 else f"exit status {status}"
 
     async def stop(self, grace_s: float) -> bool:
-        """Closes the pipe and waits for the end. :return: whether that took longer, so that it was killed."""
+        """Closes the pipe and waits for the process to end. :return: whether it had to be killed after
+        ``grace_s``."""
         self.close()
         process, self._process = self._process, None
         if process is None:

@@ -1,1 +1,1 @@
-"""The wire format, version 1: topics, codec, request options, commands. Pure: bytes become values."""
+"""Wire protocol, version 1: topics, codec, request options, commands. Pure functions, no I/O."""

@@ -1,8 +1,7 @@
-"""Bytes on the bus <-> the values of ``edgeslm.messages``: protocol version 1 (``docs/reference/mqtt.md``).
+"""Wire codec: MQTT payloads <-> the values of ``edgeslm.messages``, protocol version 1 (``docs/mqtt.md``).
 
-Pure, and the only place that knows the JSON field names (with ``request_options``) and, through ``topics``,
-the topic names. Knows no connection, no configuration and no models. Whatever bytes come in, the answer is a
-value or one of the project's errors.
+Pure. The JSON field names are here and in ``request_options``. Parsing any bytes gives a value or an error of
+``edgeslm.errors``.
 """
 
 from __future__ import annotations
@@ -52,7 +51,7 @@ __all__ = [
 MAX_ID_CHARACTERS = 256
 MAX_CORRELATION_BYTES = 256
 MAX_REPLY_TOPIC_BYTES = 1024
-"""Both are repeated with each piece of a streamed answer."""
+"""Both limits are small because each piece of a streamed answer repeats them."""
 DIGITS = 6
 """Decimal places of probabilities and vectors on the wire."""
 
@@ -63,9 +62,9 @@ _FIELDS = ("input", "id", "reply_to", "options", "protocol")
 
 @dataclass(frozen=True, slots=True)
 class Rejected:
-    """A message on a request topic that is no request: where the answer goes, and why.
+    """An invalid message on a request topic: the error, and where to send it.
 
-    ``reply_to`` is a topic that may be published to, whatever the sender asked for.
+    ``reply_to`` is always a topic that may be published to.
     """
 
     task: str
@@ -91,14 +90,14 @@ class Cancel:
 
 @dataclass(frozen=True, slots=True)
 class State:
-    """The life-cycle state of a node; ``boot_id`` differs for each start of the daemon."""
+    """The life-cycle state of a node; each start of the daemon has another ``boot_id``."""
 
     state: StateName
     boot_id: str
 
 
 def error_result(id: str, task: str, error: RequestError) -> Result:
-    """The result that tells a sender of an error."""
+    """A result with status ``error``."""
     return Result(id, task, "error", error=ErrorBody.of(error))
 
 
@@ -107,7 +106,7 @@ def error_result(id: str, task: str, error: RequestError) -> Result:
 
 @dataclass(slots=True)
 class _Sender:
-    """What is known of where an answer goes, while a request is being read."""
+    """Where to answer, as far as the request has been parsed."""
 
     id: str = ""
     named: bool = False
@@ -119,14 +118,13 @@ class _Sender:
 def parse_request(
     delivery: Delivery, *, task: str, topics: Topics, allowed_replies: Iterable[str], packet_limit: int
 ) -> Request | Rejected:
-    """The request that a message on ``<base>/req/<task>`` is, or why it is none and where to say so.
+    """Parses a message on ``<base>/req/<task>``; an invalid one gives a :class:`Rejected`.
 
     ``allowed_replies`` are topic filters; ``packet_limit`` is in bytes.
 
-    Response Topic wins over ``reply_to``. An ``id`` is echoed in the result even if Correlation Data is
-    there; without one the Correlation Data gives the id, else one is made. A reply topic that can't be
-    used is answered on ``<base>/res/<task>``. Whether the task exists and takes these options is not
-    checked here.
+    Response Topic wins over ``reply_to``. The result's id is the ``id`` field, else the Correlation Data,
+    else generated. If the reply topic is invalid, the error goes to ``<base>/res/<task>``. Doesn't check that
+    the task exists and accepts these options.
     """
     sender = _Sender(secrets.token_hex(8), reply_to=topics.result(task))
     correlation, response_topic = delivery.correlation, delivery.response_topic
@@ -189,7 +187,7 @@ def _parse_fields(text: str) -> dict[str, Any]:
 def _read_sender(
     sender: _Sender, topics: Topics, allowed: Iterable[str], *, has_response_topic: bool
 ) -> None:
-    """Fills in who asks from ``id`` and ``reply_to``; both are looked at before an error is raised."""
+    """Sets ``id`` and ``reply_to`` of the sender; checks both before it raises."""
     problem: InvalidRequest | None = None
     reply_to = sender.fields.get("reply_to")
     if not has_response_topic and isinstance(reply_to, str):
@@ -247,7 +245,7 @@ def _make_request(
 
 
 def _correlation_id(correlation: bytes) -> str:
-    """Correlation Data as the id of a result: its text if it is one, else hexadecimal digits."""
+    """Correlation Data as a result's id: the text if printable, else hexadecimal digits."""
     try:
         text = correlation.decode()
     except UnicodeDecodeError:
@@ -262,7 +260,7 @@ def encode_request(
     id: str | None = None,
     reply_to: str | None = None,
 ) -> bytes:
-    """A request; ``id`` and ``reply_to`` are for MQTT 3.1.1, MQTT 5 has properties for both."""
+    """A request. ``id`` and ``reply_to`` are for MQTT 3.1.1; MQTT 5 has properties for both."""
     fields = {"input": input, "id": id, "reply_to": reply_to, "options": options or None}
     return encode_json({name: value for name, value in fields.items() if value is not None})
 
@@ -272,9 +270,9 @@ def encode_cancel(id: str) -> bytes:
 
 
 def parse_cancel(payload: bytes, correlation: bytes | None = None) -> Cancel:
-    """Which request a message on ``<base>/cancel`` means; InvalidRequest if none.
+    """Parses a message on ``<base>/cancel``. Correlation Data wins over ``id`` and allows an empty payload.
 
-    Correlation Data wins over ``id``; with it the payload may be empty.
+    :raises InvalidRequest: it names no request.
     """
     if correlation:
         return Cancel(correlation=correlation)
@@ -291,7 +289,7 @@ def parse_cancel(payload: bytes, correlation: bytes | None = None) -> Cancel:
 def encode_result(result: Result) -> bytes:
     """A result as UTF-8 JSON. Probabilities and vectors get 6 decimals, milliseconds one.
 
-    A number that JSON doesn't have (infinity, not a number) becomes null, half a surrogate pair U+FFFD.
+    Infinity and NaN become null; a lone surrogate becomes U+FFFD.
     """
     fields: dict[str, Any] = {"id": result.id, "task": result.task, "status": result.status}
     if result.result is not None:
@@ -312,7 +310,8 @@ def encode_result(result: Result) -> bytes:
 
 
 def _round_result(result: Mapping[str, Any]) -> dict[str, Any]:
-    """Rounds what the model is sure of, by name; extracted values are the sender's own and stay."""
+    """Rounds probabilities and vectors, by field name. Extracted values come from the text and aren't
+    rounded."""
     rounded = dict(result)
     for name in ("confidence", "score"):
         if isinstance(rounded.get(name), float):
@@ -331,9 +330,9 @@ def _rounded(value: float, digits: int) -> float | None:
 
 
 def parse_result(payload: bytes) -> Result:
-    """The result in a message, as an app sees it; ProtocolError if it isn't one.
+    """Parses a result; ignores unknown fields.
 
-    Unknown fields are ignored.
+    :raises ProtocolError: it isn't a result.
     """
     fields = _parse_object(payload, "result")
     status, result, error = fields.get("status"), fields.get("result"), fields.get("error")
@@ -370,7 +369,7 @@ def _numbers(value: Any) -> dict[str, float]:
 
 
 def _counts(value: Any) -> dict[str, int]:
-    """Whole numbers, without what only a float can hold: 1e308 could not be written again."""
+    """Numbers as integers, dropping those of 2^63 and above, such as 1e308: encoding would fail."""
     return {name: int(n) for name, n in _numbers(value).items() if abs(n) < 2**63}
 
 
@@ -387,7 +386,7 @@ def encode_chunk(chunk: Chunk) -> bytes:
 
 
 def parse_chunk(payload: bytes) -> Chunk:
-    """A piece of a streamed answer; ProtocolError if it isn't one."""
+    """Parses a piece of a streamed answer. :raises ProtocolError: it isn't one."""
     fields = _parse_object(payload, "chunk")
     id_, seq, text = fields.get("id"), fields.get("seq"), fields.get("text")
     if not isinstance(id_, str) or not isinstance(text, str) or not isinstance(seq, int) or seq is True:
@@ -405,7 +404,7 @@ def encode_state(state: StateName, boot_id: str) -> bytes:
 
 
 def parse_state(payload: bytes) -> State:
-    """The retained state of a node; ProtocolError if it isn't one."""
+    """Parses the retained state of a node. :raises ProtocolError: it isn't one."""
     fields = _parse_object(payload, "state")
     if fields.get("state") not in _STATES or not isinstance(fields.get("boot_id"), str):
         raise ProtocolError(f"The message isn't a node's state: one of {', '.join(_STATES)}, and a boot_id.")
@@ -413,14 +412,14 @@ def parse_state(payload: bytes) -> State:
 
 
 def encode_dead(*, id: str, task: str, reply_to: str, error: ErrorBody) -> bytes:
-    """A request given up, for ``<base>/dead``: never its text."""
+    """A dead letter for ``<base>/dead``, without the request's text."""
     return encode_json(
         {"id": id, "task": task, "reply_to": reply_to, "reason": error.code, "message": error.message}
     )
 
 
 def encode_document(fields: Mapping[str, Any]) -> bytes:
-    """``info`` and ``health``, whose fields their makers know: JSON with finite numbers."""
+    """``info`` or ``health`` as JSON with finite numbers."""
     return encode_json(fields)
 
 

@@ -1,6 +1,6 @@
-"""Commands over the bus, ``<base>/ctl/<command>``, and their results: protocol version 1. Pure.
+"""Control commands on ``<base>/ctl/<command>`` and their results: parsing and encoding. Pure.
 
-A command is an empty payload, or a JSON object: its ``id``, which comes back, and its arguments.
+The payload is empty, or a JSON object with the arguments and an ``id``, which the result repeats.
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ MOST_BYTES: Final = 64 * 1024
 LONGEST_ID: Final = 256
 
 Handler = Callable[[Mapping[str, Any]], Awaitable[Mapping[str, Any]]]
-"""Does what the arguments say; the result that goes back."""
+"""Runs a command: arguments -> result."""
 
 
 @dataclass(frozen=True, slots=True)
 class Command:
-    """``name`` is that of the topic, such as ``models/stage``."""
+    """``name`` is the end of its topic, such as ``models/stage``."""
 
     name: str
     arguments: Mapping[str, Any]
@@ -32,7 +32,7 @@ class Command:
 
 
 def parse_command(name: str, payload: bytes, correlation: bytes | None = None) -> Command:
-    """:raises InvalidRequest: no such object."""
+    """:raises InvalidRequest: too long, or not a valid JSON object."""
     if len(payload) > MOST_BYTES:
         raise InvalidRequest(f"A command has {MOST_BYTES} bytes at most.")
     text = decode_text(payload)
@@ -50,7 +50,7 @@ def parse_command(name: str, payload: bytes, correlation: bytes | None = None) -
 def encode_answer(
     name: str, id: str | None, *, result: Mapping[str, Any] | None = None, error: ErrorBody | None = None
 ) -> bytes:
-    """``result`` if it was done, ``error`` if not."""
+    """The answer to a command: ``result`` on success, else ``error``."""
     said: dict[str, Any] = {} if id is None else {"id": id}
     said["command"] = name
     if error is None:
@@ -61,14 +61,14 @@ def encode_answer(
 
 
 def only(arguments: Mapping[str, Any], *names: str) -> None:
-    """:raises InvalidRequest: there are others."""
+    """:raises InvalidRequest: an argument is not among ``names``."""
     if unknown := sorted(arguments.keys() - set(names)):
         known = ", ".join(names) or "no arguments"
         raise InvalidRequest(f"The command has no argument {unknown[0]!r}; it has {known}.")
 
 
 def text_argument(arguments: Mapping[str, Any], name: str) -> str:
-    """:raises InvalidRequest: it is missing, or no text."""
+    """:raises InvalidRequest: it is missing, blank or not a string."""
     value = arguments.get(name)
     if not isinstance(value, str) or not value.strip():
         raise InvalidRequest(f"The command needs {name!r}, a text.")

@@ -1,4 +1,4 @@
-"""Messages of the bus and subscriptions, as values: from the broker, and to it."""
+"""MQTT messages and subscriptions as values: deliveries from the broker, outgoing messages to it."""
 
 from __future__ import annotations
 
@@ -7,18 +7,18 @@ from dataclasses import dataclass, field
 from typing import Final
 
 PACKET_OVERHEAD_BYTES: Final = 32
-"""Header, lengths and properties of a PUBLISH beside its texts and its payload."""
+"""Allowance for a PUBLISH packet's header, lengths and properties, without strings and payload."""
 
 
 @dataclass(frozen=True, slots=True)
 class Delivery:
     """A message from the broker.
 
-    ``size`` is the payload's size in bytes even when ``payload`` was dropped for being over the node's limit.
-    ``expiry_s`` is what is left of the Message Expiry Interval; ``received_at`` is monotonic seconds.
-    ``generation`` and ``mid`` say which message of which connection this is. ``identifiers`` are those of the
-    subscriptions that brought this copy; empty where none has one, or the broker knows none. ``traceparent``
-    is what the sender's User Property of that name holds: any text.
+    ``size`` is the payload's size in bytes, even if ``payload`` was dropped because it is over the limit.
+    ``expiry_s`` is the remaining Message Expiry Interval; ``received_at`` is monotonic seconds.
+    ``generation`` numbers the connection, ``mid`` the message in it. ``identifiers`` are the Subscription
+    Identifiers of this copy; empty if there are none or the broker doesn't support them. ``traceparent`` is
+    the User Property of that name, unchecked.
     """
 
     topic: str
@@ -38,15 +38,15 @@ class Delivery:
 
     @classmethod
     def local(cls, payload: bytes, *, correlation: bytes | None = None) -> Delivery:
-        """As if it had come now, on no topic and no connection."""
+        """A delivery received now, without a topic and connection."""
         now = time.monotonic()
         return cls("", payload, 0, False, False, None, correlation, None, 0, 0, len(payload), now)
 
 
 @dataclass(frozen=True, slots=True)
 class OutgoingMessage:
-    """A message to publish; its payload is private. ``expiry_s`` is the Message Expiry Interval. From
-    ``response_topic`` on, MQTT 3.1.1 has nothing of it."""
+    """A message to publish; ``repr`` hides its payload. ``expiry_s`` is the Message Expiry Interval. MQTT
+    3.1.1 can't carry ``response_topic`` and the fields after it."""
 
     topic: str
     payload: bytes = field(repr=False)
@@ -59,7 +59,7 @@ class OutgoingMessage:
 
     @property
     def packet_bytes(self) -> int:
-        """Size of its PUBLISH packet, at most."""
+        """Upper bound of the PUBLISH packet's size."""
         size = PACKET_OVERHEAD_BYTES + len(self.topic.encode()) + len(self.payload)
         size += len((self.response_topic or "").encode()) + len(self.correlation or b"")
         return size + len(self.traceparent or "")
@@ -67,13 +67,12 @@ class OutgoingMessage:
 
 @dataclass(frozen=True, slots=True)
 class Subscription:
-    """A topic filter. ``retained`` asks for retained messages when the subscription is new.
+    """A topic filter to subscribe to.
 
-    Otherwise a message that somebody left retained on a request topic would run at every reconnect.
-    ``identifier`` (1 to 268,435,455) comes back with each message that the filter brings; a broker may send
-    a message once for each filter that it fits (MQTT 5 section 3.3.4). ``every_time`` asks for retained
-    messages on each connection, also in a session that has the subscription already. One that is ``optional``
-    may be refused: then there is nothing to say about it.
+    ``retained`` asks for retained messages when the subscription is new; ``every_time`` also on each
+    reconnect. By default neither: a message retained on a request topic would run at every reconnect.
+    ``identifier`` (1 to 268,435,455) comes back with each message; a broker may send a message once per
+    matching filter (MQTT 5 section 3.3.4). If the broker refuses an ``optional`` one, nothing is logged.
     """
 
     filter: str

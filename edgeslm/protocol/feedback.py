@@ -1,7 +1,4 @@
-"""Feedback messages, ``<base>/feedback``: ``{"task", "input" or "id", "label" or "fields"}``.
-
-Part of protocol version 1, as ``edgeslm.protocol.request_options`` is. Pure.
-"""
+"""Feedback messages on ``<base>/feedback``: ``{"task", "input" or "id", "label" or "fields"}``. Pure."""
 
 from __future__ import annotations
 
@@ -15,7 +12,7 @@ from edgeslm.protocol.strict_json import decode_text, encode_json, parse_json
 
 @dataclass(frozen=True, slots=True)
 class Feedback:
-    """What should have been made of ``input``, or of the request ``id``: a ``label``, or ``fields``."""
+    """The correct ``label`` or ``fields`` for ``input``, or for the request ``id``."""
 
     task: str
     input: str | None = None
@@ -25,7 +22,7 @@ class Feedback:
 
 
 def encode_feedback(feedback: Feedback) -> bytes:
-    """:raises InvalidRequest: it is none that a node takes."""
+    """:raises InvalidRequest: a node would refuse it."""
     fields = {
         "task": feedback.task,
         "input": feedback.input,
@@ -39,7 +36,7 @@ def encode_feedback(feedback: Feedback) -> bytes:
 
 
 def parse_feedback(payload: bytes) -> Feedback:
-    """:raises InvalidRequest: no such object."""
+    """:raises InvalidRequest: it isn't a valid feedback object."""
     value = parse_json(decode_text(payload))
     if not isinstance(value, dict):
         raise InvalidRequest("A feedback message is a JSON object.")

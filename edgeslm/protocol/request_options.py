@@ -1,6 +1,6 @@
-"""The options a sender can put into a request: one table for types, ranges, schemas and the reference.
+"""Request options: one table of types, ranges, JSON Schemas and descriptions. Pure.
 
-Pure. Whether a task lets its senders set an option is the configuration's business (``allow``).
+The configuration (``allow``) decides which options a task accepts.
 """
 
 from __future__ import annotations
@@ -16,17 +16,17 @@ from edgeslm.protocol.strict_json import shown
 MAX_LABELS = 100
 MAX_STOPS = 16
 MAX_PATTERN = 256
-"""Characters: each document is held against it."""
+"""Characters; short, since each document's name is matched against it."""
 MAX_DEADLINE_MS = 7 * 24 * 3600 * 1000
 LATEST = 10_000_000_000
-"""Seconds since 1970: the year 2286. Milliseconds are refused so."""
+"""Seconds since 1970: the year 2286. Refuses times in milliseconds."""
 
 
 @dataclass(frozen=True, slots=True)
 class Option:
-    """One option: ``wanted`` completes "must be ..."; ``schema`` is the same in JSON Schema.
+    """One option: ``wanted`` completes "must be ..."; ``schema`` is the same as JSON Schema.
 
-    ``read`` returns the value in the one form that tasks see, or None if it isn't what is wanted.
+    ``read`` normalizes a value; None means invalid.
     """
 
     name: str
@@ -38,7 +38,7 @@ class Option:
 
 def _integer(name: str, low: int, high: int, meaning: str) -> Option:
     def read(value: Any) -> int | None:
-        # JSON has one number type: 5.0 is the integer 5 there, and some encoders write it so.
+        # JSON has one number type: some encoders write the integer 5 as 5.0.
         if isinstance(value, float) and value.is_integer():
             value = int(value)
         whole = isinstance(value, int) and not isinstance(value, bool)
@@ -60,7 +60,7 @@ def _number(name: str, low: float, high: float, meaning: str, *, above: bool = F
 
 
 def _names(value: Any, most: int) -> list[str] | None:
-    """A list of 1 to ``most`` different strings that aren't empty."""
+    """A list of 1 to ``most`` distinct non-empty strings; None for anything else."""
     if not isinstance(value, list) or not 1 <= len(value) <= most:
         return None
     if not all(isinstance(item, str) and item for item in value) or len(set(value)) != len(value):
@@ -180,10 +180,12 @@ OPTIONS: dict[str, Option] = {
 
 
 def read_options(values: Any) -> dict[str, Any]:
-    """The options of a request, each checked and in the one form that tasks see.
+    """Validates and normalizes the options of a request.
 
-    ``stop`` becomes a list, ``labels`` a dict of names and descriptions (empty where none was given),
-    integers ints and numbers floats. InvalidRequest names the first option that is wrong.
+    ``stop`` becomes a list, ``labels`` a dict of names and descriptions ("" by default), integers ints and
+    numbers floats.
+
+    :raises InvalidRequest: names the first invalid option.
     """
     if not isinstance(values, dict):
         raise InvalidRequest('"options" must be an object, such as {"max_tokens": 64}.')

@@ -1,7 +1,4 @@
-"""JSON from outside and to outside: what other programs would trip over is refused or mended here.
-
-Pure. Knows no field names and no topics.
-"""
+"""Strict JSON: parsing with limits, and encoding that every JSON parser accepts. Pure."""
 
 from __future__ import annotations
 
@@ -16,14 +13,14 @@ from edgeslm.errors import InvalidRequest
 
 MAX_DEPTH = 32
 MAX_CONTAINERS = 10_000
-"""Objects and lists in one message: a megabyte of ``[],[],`` would hold the node's loop for a second."""
+"""Objects and lists in one message: a megabyte of ``[],[],`` would block the event loop for a second."""
 
 _SURROGATE = re.compile("[\ud800-\udfff]")
 _SURROGATE_ESCAPE = re.compile(r"\\u[dD][89a-fA-F]")
 
 
 def decode_text(payload: bytes) -> str:
-    """UTF-8; InvalidRequest says where it isn't."""
+    """Decodes UTF-8. :raises InvalidRequest: invalid UTF-8, with the position."""
     try:
         return payload.decode()
     except UnicodeDecodeError as error:
@@ -33,11 +30,10 @@ def decode_text(payload: bytes) -> str:
 
 
 def parse_json(text: str) -> Any:
-    """The value of a JSON text.
+    """Parses JSON. A lone surrogate becomes U+FFFD.
 
-    InvalidRequest for what isn't JSON (not-a-number and infinity included), a name that appears twice in an
-    object, a number outside 64 bits, more than 32 levels, or more than 10,000 objects and lists. Half a
-    surrogate pair becomes U+FFFD, as every UTF-8 encoder would write it.
+    :raises InvalidRequest: invalid JSON (NaN and infinity included), a duplicate name in an object, an
+        integer beyond 64 bits, more than 32 levels, or more than 10,000 objects and lists.
     """
     try:
         value = _DECODER.decode(text)
@@ -47,7 +43,7 @@ def parse_json(text: str) -> Any:
         raise InvalidRequest(f"{error.msg} at line {error.lineno}, column {error.colno}.") from None
     mend = _SURROGATE_ESCAPE.search(text) is not None
     if not mend and text.count("{") + text.count("[") <= MAX_DEPTH:
-        return value  # too few brackets to be too deep or too many
+        return value  # too few brackets to exceed a limit
     return _tidy(value, MAX_DEPTH, repeat(None, MAX_CONTAINERS), mend=mend)
 
 
@@ -82,7 +78,7 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def _whole_number(digits: str) -> int:
-    # The length first: turning a million digits into a number takes seconds.
+    # The length first: converting a million digits takes seconds.
     if len(digits) > 20 or not -(2**63) <= int(digits) < 2**64:
         raise InvalidRequest("A number is too large; whole numbers must fit into 64 bits.")
     return int(digits)
@@ -108,10 +104,7 @@ _ENCODER = json.JSONEncoder(ensure_ascii=False, allow_nan=False, default=dict)
 
 
 def encode_json(value: Mapping[str, Any]) -> bytes:
-    """UTF-8 JSON that every reader takes.
-
-    Infinity and not-a-number become null, half a surrogate pair U+FFFD.
-    """
+    """Strict UTF-8 JSON: infinity and NaN become null, a lone surrogate U+FFFD."""
     try:
         text = _ENCODER.encode(value)
     except ValueError:
@@ -131,5 +124,5 @@ def _finite(value: Any) -> Any:
 
 
 def shown(text: str, most: int = 40) -> str:
-    """A name from outside as it may stand in a message: quoted and cut."""
+    """An untrusted name for use in a message: quoted and shortened to ``most`` characters."""
     return repr(text if len(text) <= most else text[:most] + "...")

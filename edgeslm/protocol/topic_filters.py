@@ -1,8 +1,6 @@
-"""MQTT topics as plain text: checking names and filters, matching, overlap, the topics of a node.
+"""Topic names and filters: validation, matching and overlap by MQTT 5, section 4.7.
 
-Knows the rules of the MQTT specification (MQTT 5, section 4.7) and nothing of clients, brokers or
-messages. Faults come back as sentences, so that a configuration can collect them and a request can
-raise them.
+Faults are returned as sentences, so that the configuration can collect them and a request can raise them.
 """
 
 from __future__ import annotations
@@ -12,59 +10,59 @@ import zlib
 from collections.abc import Sequence
 
 DEFAULT_PREFIX = "edgeslm"
-"""First level of every node's topics, unless a site chooses another."""
+"""Default first level of every node's topics."""
 
 MAX_TOPIC_BYTES = 65535
-"""MQTT 5, section 1.5.4: a string is at most this long in UTF-8."""
+"""Longest UTF-8 string in MQTT 5, section 1.5.4."""
 
 MAX_LEVELS = 200
-"""mosquitto ends the connection of a client that names a deeper topic; so it does for the characters that
-MQTT 5, section 1.5.4, advises against. Resent after each reconnect, one such topic would keep a node off the
-bus for good."""
+"""mosquitto disconnects a client that uses a deeper topic, or characters that MQTT 5, section 1.5.4, advises
+against. Such a message would be resent after each reconnect and keep the node offline for good."""
 
 NODE_CHANNELS = ("state", "info", "health", "req", "res", "event", "dead", "cancel", "feedback", "ctl")
-"""First level below a node's base topic, as protocol version 1 names them."""
+"""First levels below a node's base topic in protocol version 1."""
 
 SITES = "site"
-"""First level of what comes from other brokers: a site's topics are below ``site/<name>/`` at its hub."""
+"""First level of topics bridged from other brokers: on the hub, a site's topics are below
+``site/<name>/``."""
 
 _PLAIN_NAME = re.compile(r"[\w.-]{1,64}(/[\w.-]{1,64}){0,20}", re.ASCII)
-"""Names in which nothing can be wrong: nearly all. Every request comes by here, more than once."""
+"""Fast path: nearly all names match and are valid. Each request is checked more than once."""
 
 _UNWANTED = re.compile(
     "[\x00-\x1f\x7f-\x9f\ufdd0-\ufdef"
     + "".join(chr(plane << 16 | last) for plane in range(17) for last in (0xFFFE, 0xFFFF))
     + "]"
 )
-"""Control characters, and code points that are no characters."""
+"""Control characters and Unicode noncharacters."""
 
 
 def base_topic(prefix: str, node: str) -> str:
-    """The topic below which everything of one node lives."""
+    """The base topic of a node; all its topics are below."""
     return f"{prefix}/v1/{node}"
 
 
 def site_topic(site: str, topic: str) -> str:
-    """A topic of a site's broker as the hub has it."""
+    """The topic on the hub for a topic of a site's broker."""
     return f"{SITES}/{site}/{topic}"
 
 
 def site_fault(name: str) -> str | None:
-    """What is wrong with the name of a site, as the end of a sentence; None if it is fine."""
+    """What is wrong with a site's name, as the end of a sentence; None if valid."""
     fine = re.fullmatch(r"[a-z0-9-]{1,59}", name)
     return None if fine else "may hold a-z, 0-9 and - only, 1 to 59 of them"
 
 
 def link_topic(site: str) -> str:
-    """Whether the hub has a connection with a site: ``1`` or ``0``, retained."""
+    """The retained topic that says whether the hub is connected to a site: ``1`` or ``0``."""
     return site_topic(site, "link")
 
 
 def topic_name_fault(topic: str) -> str | None:
-    """What is wrong with a topic to publish to, as a sentence without the topic; None if it is fine.
+    """What is wrong with a topic to publish to, as the end of a sentence; None if valid.
 
-    Stricter than MQTT: an empty level, a leading ``$`` and control characters are refused, since they are
-    nearly always a mistake (or an attack) in a topic that was built from data.
+    Stricter than MQTT: an empty level, a leading ``$`` and control characters are refused. In topics built
+    from data they are nearly always a mistake or an attack.
     """
     if _PLAIN_NAME.fullmatch(topic):
         return None
@@ -82,7 +80,7 @@ def topic_name_fault(topic: str) -> str | None:
 
 
 def filter_fault(topic_filter: str) -> str | None:
-    """What is wrong with a subscription, as a sentence without the filter; None if it is fine."""
+    """What is wrong with a topic filter, as the end of a sentence; None if valid."""
     if not topic_filter:
         return "is empty"
     if "\0" in topic_filter:
@@ -114,9 +112,9 @@ def _text_fault(text: str) -> str | None:
 
 
 def matches(topic_filter: str, topic: str) -> bool:
-    """Whether a message on ``topic`` reaches a subscription to ``topic_filter``.
+    """Whether ``topic`` matches ``topic_filter``.
 
-    ``a/#`` matches ``a`` too (4.7.1.2), and a leading wildcard never matches ``$...`` (4.7.2).
+    ``a/#`` also matches ``a`` (4.7.1.2); a leading wildcard never matches ``$...`` (4.7.2).
     """
     if topic.startswith("$") and topic_filter[:1] in ("+", "#"):
         return False
@@ -130,16 +128,16 @@ def matches(topic_filter: str, topic: str) -> bool:
 
 
 def overlap(one: Sequence[str], other: Sequence[str]) -> bool:
-    """Whether some topic fits both patterns.
+    """Whether some topic matches both patterns.
 
-    A pattern is a list of levels in which ``+`` stands for any one level and ``#``, here at any place, for
-    any number of levels, none included. ``topic_filter.split("/")`` is such a pattern.
+    A pattern is a list of levels, such as ``topic_filter.split("/")``: ``+`` stands for one level, and ``#``,
+    at any position, for zero or more.
     """
     for first, second in ((one, other), (other, one)):
         if first and first[0].startswith("$") and second and second[0] in ("+", "#"):
             return False
 
-    # from the ends to the beginnings: row[j] says whether one[i:] and other[j:] fit
+    # From the ends backwards: row[j] says whether one[i:] and other[j:] overlap.
     row: list[bool] = []
     for i in range(len(one), -1, -1):
         below, row = row, [False] * (len(other) + 1)
@@ -157,9 +155,8 @@ def overlap(one: Sequence[str], other: Sequence[str]) -> bool:
 
 
 def subscription_identifier(topic_filter: str) -> int:
-    """1 to 268,435,455 (MQTT 5 section 3.8.2.1.2), the same at every start of the daemon.
+    """Subscription Identifier of a filter, 1 to 268,435,455 (MQTT 5 section 3.8.2.1.2), stable over restarts.
 
-    Messages wait in the broker's session with the identifiers of the start before, and the configuration may
-    have changed since.
+    Messages queued in the broker's session carry the identifiers of the previous start.
     """
     return zlib.crc32(topic_filter.encode()) % 268_435_455 + 1

@@ -1,7 +1,4 @@
-"""The topics of one node, and where it may send results.
-
-Pure. The layout is protocol version 1 (``docs/reference/mqtt.md``). Knows no payloads.
-"""
+"""Topics of a node or pool, and the check of reply topics: protocol version 1 (``docs/mqtt.md``). Pure."""
 
 from __future__ import annotations
 
@@ -13,22 +10,22 @@ from edgeslm.protocol.strict_json import shown
 from edgeslm.protocol.topic_filters import DEFAULT_PREFIX, base_topic, matches, topic_name_fault
 
 BROKER_DROPPED = "$SYS/broker/publish/messages/dropped"
-"""Where mosquitto tells how many messages it has dropped since it started, those of all its clients together:
-a whole number as text, retained, again when it has changed (``sys_interval``, 10 s). Other brokers have no
-such topic, or let nobody read it."""
+"""mosquitto's count of messages dropped since its start, for all clients together: an integer as text,
+retained, published when it changes (every ``sys_interval``, 10 s). Other brokers lack it, or forbid reading
+it."""
 
 
 POOL = "pool/"
-"""Before the name of a pool, where a node's name stands; no node is called ``pool``."""
+"""Prefix of a pool's name in place of the node's name; no node may be called ``pool``."""
 
 DISPATCH = ".dispatch"
-"""The level behind the task in the reply topics that a dispatcher gives to nodes; no login's name begins
-with a dot."""
+"""The level after the task in reply topics that a dispatcher gives to nodes; no login name begins with a
+dot."""
 
 
 @dataclass(frozen=True, slots=True)
 class Topics:
-    """Every topic of one node: ``<prefix>/v1/<node>/...``; those of a pool have ``pool/<name>`` there."""
+    """The topics of a node, ``<prefix>/v1/<node>/...``, or of a pool, ``<prefix>/v1/pool/<name>/...``."""
 
     node: str
     prefix: str = DEFAULT_PREFIX
@@ -39,11 +36,11 @@ class Topics:
 
     @property
     def pool(self) -> str | None:
-        """The name of the pool whose topics these are; None: a node's."""
+        """The pool's name; None for the topics of a node."""
         return self.node.removeprefix(POOL) if self.node.startswith(POOL) else None
 
     def shared(self, topic: str) -> str:
-        """The filter by which the members of this pool share what comes on ``topic``."""
+        """The shared subscription of the pool's members to ``topic``."""
         return f"$share/{self.pool}/{topic}"
 
     @property
@@ -75,7 +72,7 @@ class Topics:
         return f"{self.base}/feedback"
 
     def control(self, command: str) -> str:
-        """Where a command to the node comes, such as ``models/list``."""
+        """Topic of a command to the node, such as ``models/list``."""
         return f"{self.base}/ctl/{command}"
 
     def control_result(self, command: str) -> str:
@@ -83,35 +80,35 @@ class Topics:
 
     @property
     def requests_filter(self) -> str:
-        """The filter that catches the requests of every task."""
+        """Topic filter of the requests to all tasks."""
         return f"{self.base}/req/+"
 
     def request(self, task: str) -> str:
         return f"{self.base}/req/{task}"
 
     def result(self, task: str) -> str:
-        """Where the result of a request goes that named no reply topic."""
+        """Topic of results whose request names no reply topic."""
         return f"{self.base}/res/{task}"
 
     def event(self, route: str) -> str:
         return f"{self.base}/event/{route}"
 
     def task_of(self, topic: str) -> str | None:
-        """The task that a request topic of this node names; None for any other topic."""
+        """The task in a request topic of this node; None for any other topic."""
         head = f"{self.base}/req/"
         task = topic[len(head) :]
         return task if topic.startswith(head) and task and "/" not in task else None
 
     @staticmethod
     def stream(reply_topic: str) -> str:
-        """Where the chunks of a streamed answer go."""
+        """Topic of a streamed answer's chunks."""
         return f"{reply_topic}/stream"
 
     def takes_results(self, topic: str) -> bool:
-        """False for a topic under ``<prefix>/v1`` that means something else than results.
+        """False for a topic below ``<prefix>/v1`` that isn't for this node's results.
 
-        A result sent to another node's ``req`` or ``cancel`` topic would be a command in our name, and one
-        sent to what a dispatcher gave to another node would be that node's answer.
+        A result on another node's ``req`` or ``cancel`` topic would be a command sent in this node's name. On
+        a reply topic that a dispatcher gave to another node, it would count as that node's answer.
         """
         head = base_topic(self.prefix, "")
         if not topic.startswith(head):
@@ -123,18 +120,18 @@ class Topics:
 
 
 def check_topic_name(topic: str) -> None:
-    """Whether a client may publish to ``topic``; else InvalidRequest with the reason."""
+    """:raises InvalidRequest: a client can't publish to ``topic``, with the reason."""
     fault = topic_name_fault(topic)
     if fault:
         raise InvalidRequest(f"The topic {shown(topic, 100)} {fault}.")
 
 
 def check_reply_topic(topic: str, topics: Topics, allowed: Iterable[str]) -> None:
-    """Whether results may be sent to ``topic``; else InvalidRequest with the reason.
+    """Checks a reply topic; ``allowed`` are the filters in ``replies`` of the configuration.
 
-    ``allowed`` are the filters of the configuration's ``replies``.
+    :raises InvalidRequest: results may not be sent to ``topic``, with the reason.
     """
-    # The longest name that is made of it, so that a streamed answer can't fail where the result would pass.
+    # The stream topic too, since it is longer: a streamed answer must not fail where the result would pass.
     fault = topic_name_fault(topic) or topic_name_fault(topics.stream(topic))
     if not fault and not (topics.takes_results(topic) and any(matches(item, topic) for item in allowed)):
         fault = "isn't one this node may send results to, unless `replies` in its configuration allows it"
@@ -145,9 +142,9 @@ def check_reply_topic(topic: str, topics: Topics, allowed: Iterable[str]) -> Non
 
 
 def sender_of(reply_to: str, topics: Topics) -> str:
-    """Who chose a reply topic: the name behind the task in a result topic, else the whole of it.
+    """The sender by its reply topic: the level after the task in a result topic, else the whole topic.
 
-    All that name no reply topic are one.
+    Senders without a reply topic share the name "".
     """
     head = f"{topics.base}/res/"
     if not reply_to.startswith(head):

@@ -1,7 +1,7 @@
-"""Protocol versions: those that are one apart understand each other.
+"""Protocol versions: adjacent versions are compatible.
 
-Whoever reads a document of a newer version ignores what it doesn't know. Two protocol versions apart, names
-may mean something else: that is refused, with a sentence. Pure.
+A reader ignores unknown fields of a newer version. Versions two apart may give names another meaning: they
+are refused with a sentence. Pure.
 """
 
 from __future__ import annotations
@@ -14,16 +14,16 @@ from edgeslm.errors import InvalidRequest
 
 PROTOCOL_VERSION: Final = 1
 TOLERATED: Final = 1
-"""Protocol versions between two that still understand each other."""
+"""Largest difference of compatible protocol versions."""
 
 
 def is_spoken(protocol: int) -> bool:
-    """Whether this version understands one that speaks ``protocol``."""
+    """Whether ``protocol`` is compatible with this version."""
     return abs(protocol - PROTOCOL_VERSION) <= TOLERATED
 
 
 def why_not_spoken(who: str, info: Mapping[str, Any]) -> str | None:
-    """Why one with this ``info`` isn't understood, as a sentence; None if it is, or doesn't say."""
+    """Why a node with this ``info`` is incompatible, as a sentence; None if compatible or unknown."""
     protocol = info.get("protocol")
     if not isinstance(protocol, int) or isinstance(protocol, bool) or is_spoken(protocol):
         return None
@@ -37,9 +37,9 @@ def why_not_spoken(who: str, info: Mapping[str, Any]) -> str | None:
 
 
 def is_newer(protocol: object) -> bool:
-    """Whether a request with this ``protocol`` may have fields that mean nothing here.
+    """Whether a request with this ``protocol`` may have fields unknown to this version.
 
-    :raises InvalidRequest: it is no protocol, or one too far apart.
+    :raises InvalidRequest: no protocol version, or an incompatible one.
     """
     if not isinstance(protocol, int) or isinstance(protocol, bool):
         raise InvalidRequest('"protocol" must be a whole number, the version of the protocol.')
