@@ -1,1 +1,1 @@
-"""Configuration: YAML becomes a frozen ``Config`` (``loader``, ``schema``, ``validation``)."""
+"""Configuration: YAML -> a frozen ``Config``. See ``loader``, ``schema`` and ``validation``."""

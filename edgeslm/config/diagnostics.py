@@ -1,7 +1,4 @@
-"""Configuration diagnostics: what is wrong with the file and its values, in sentences.
-
-Knows no configuration as a whole; which section a key belongs to is told.
-"""
+"""Configuration diagnostics: YAML and pydantic errors as sentences that say what to change."""
 
 from __future__ import annotations
 
@@ -34,15 +31,15 @@ def read_text(path: Path) -> str:
 
 
 def problems_of(read: YamlDocument, where: str) -> ConfigError:
-    """All of them as ``file:line: key: sentence``, in the order of lines."""
+    """All problems as ``file:line: key: sentence``, ordered by line."""
     problems = sorted(set(read.problems), key=lambda problem: (problem.line, key_name(problem.path)))
     lines = [f"{where}:{p.line}: {key_name(p.path)}: {p.sentence}" for p in problems]
     return ConfigError([line.replace("\n", " ") for line in lines])
 
 
 def sentence_of(entry: Any, path: yaml_source.Path, section: type[Section]) -> str:
-    """Pydantic's finding -> a sentence that says what to change; ``section`` is the one with the key. Never
-    repeats a value of ``broker``."""
+    """A pydantic error as a sentence that says what to change; ``section`` holds the key. Never quotes a
+    value of ``broker``."""
     kind, context, value = entry["type"], entry.get("ctx") or {}, entry.get("input")
     if kind == "missing":
         return "missing: add it"

@@ -1,4 +1,4 @@
-"""Configuration diff: what differs, and what of it is reloadable or needs a restart. Pure."""
+"""Configuration diff: changed keys, split into reloadable and restart required. Pure."""
 
 from __future__ import annotations
 
@@ -10,15 +10,14 @@ from edgeslm.config.schema import Config
 RELOADABLE: Final = frozenset(
     {"models", "tasks", "knowledge", "routes", "pool", "replies", "signing", "prepare", "log_level"}
 )
-"""Keys whose changes a running node takes up; those of all others would make it another node."""
+"""Keys that a running node can reload; changes of all others require a restart."""
 
 
 @dataclass(frozen=True, slots=True)
 class Changes:
-    """Keys, such as ``limits`` or ``tasks.triage``, that are other than before.
+    """Changed keys, such as ``limits`` or ``tasks.triage``.
 
-    ``reloadable`` are those that a running node can follow; those of ``restart_required`` wait for its next
-    start.
+    A running node applies those in ``reloadable``; those in ``restart_required`` apply at its next start.
     """
 
     reloadable: tuple[str, ...]

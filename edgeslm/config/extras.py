@@ -1,4 +1,4 @@
-"""Extras of the package and the libraries they bring, so that a command can say what to install."""
+"""Package extras: which extra installs a missing library, for error messages."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ EXTRAS: Mapping[str, str] = {
     "opentelemetry": "tracing",
     "amqtt": "demo-broker",
 }
-"""By the name that is imported. Those of the build machine are named where they are imported."""
+"""Import name -> extra. The build machine's libraries are named where they are imported."""
 
 
 def missing_extra(error: ImportError, what: str) -> str | None:
-    """A sentence that names the extra that ``what`` lacks; ``None`` if ``error`` is about another thing."""
+    """A sentence that names the missing extra; None if ``error`` has another cause."""
     extra = EXTRAS.get((error.name or "").partition(".")[0])
     if not isinstance(error, ModuleNotFoundError) or extra is None:
         return None

@@ -1,6 +1,6 @@
-"""Field types of the configuration: how a key's text is parsed, and the sentence if it can't be.
+"""Field types of the configuration: parsing of single values, with a sentence for invalid ones.
 
-Pure: text in, value or ValueError out. Which keys there are is in ``edgeslm.config.schema``.
+Pure: a value, or ValueError. ``edgeslm.config.schema`` has the keys.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ def node_name(value: str) -> str:
 
 
 def stage_name(value: str) -> str:
-    """``node:NODE/TASK`` in its form; what else there may be is known by the whole file."""
+    """Checks the form of ``node:NODE/TASK``; ``edgeslm.config.validation`` checks all other names."""
     if value.startswith("node:"):
         node, slash, task = value.removeprefix("node:").partition("/")
         try:
@@ -59,7 +59,7 @@ def stage_name(value: str) -> str:
 
 
 def _file(value: Path, info: ValidationInfo) -> Path:
-    """Relative paths are taken from the folder of the configuration file."""
+    """Resolves a relative path against the configuration file's folder."""
     try:
         value = value.expanduser()
     except RuntimeError:
@@ -122,16 +122,16 @@ def _rate(value: Any) -> Rate:
 
 
 MAX_WINDOW = 5_000
-"""Messages that a window can hold."""
+"""Largest number of messages in a window."""
 USUAL_WINDOW = 500
-"""Those that it holds unless told."""
+"""Default number of messages in a window."""
 _LONGEST_S = 7 * 24 * 3600
 
 
 @dataclass(frozen=True, slots=True)
 class Window:
-    """Messages that are gathered, up to ``most``, until one of three things: there are ``last`` of them,
-    ``every_s`` seconds have passed since the first, or a message comes on a topic that fits ``on``."""
+    """A window of up to ``most`` messages. It closes after ``last`` messages, ``every_s`` seconds after the
+    first, or when a message arrives on a topic that matches ``on``."""
 
     last: int | None = None
     every_s: float | None = None
@@ -173,7 +173,7 @@ def _duration(value: Any) -> float:
 
 
 def broker_url(value: str) -> str:
-    """Sentences never repeat the address: somebody may have put a password in it."""
+    """Error sentences never quote the address: it may contain a password."""
     try:
         parts = urlsplit(value)
         port = parts.port
@@ -191,7 +191,7 @@ def broker_url(value: str) -> str:
 
 
 def http_url(value: str) -> str:
-    """An address without a query; a secret has no place in it."""
+    """An HTTP address without user, password or query, which could be secrets."""
     try:
         parts = urlsplit(value)
         _ = parts.port
@@ -208,7 +208,7 @@ _LOOPBACK = "127.0.0.1"
 
 
 def listen_address(value: str) -> tuple[str, int]:
-    """Host and port of ``HOST:PORT``, ``[IPv6]:PORT`` or a port alone, which is on loopback."""
+    """Host and port of ``HOST:PORT``, ``[IPv6]:PORT`` or ``PORT`` (on loopback)."""
     found = re.fullmatch(r"(?:(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9.-]+):)?([0-9]{1,5})", value)
     if not found or not 0 < int(found[2]) < 65536:
         raise ValueError(f"must be a port, on {_LOOPBACK}, or HOST:PORT, as {_LOOPBACK}:9464")

@@ -1,7 +1,7 @@
-"""JSON Schemas of ``extract`` tasks: faults, cost bounds, and whether values fit.
+"""JSON Schemas of ``extract`` tasks: checks of the schema, cost limits, and validation of values.
 
-They come from the configuration or, where it allows that, from a sender. Their regular expressions are
-matched in linear time; keywords of which the engine would make an automaton of gigabytes are bounded.
+A schema comes from the configuration or, if allowed, from a sender. Its regular expressions are matched in
+linear time. Keywords that could make the engine build an automaton of gigabytes are limited.
 """
 
 from __future__ import annotations
@@ -23,34 +23,34 @@ if TYPE_CHECKING:
 Fault = tuple[Path, str]
 
 MOST_MULTIPLES: Final = 10_000
-"""Sum of all ``multipleOf``, points left out, and least common multiple of those that meet in one value: the
-engine's automaton has a state for each remainder. Measured with onnxruntime-genai 0.18 on a busy machine:
-9,973 cost nothing to speak of, 99,991 two seconds and 26 MB, 988,027 eight seconds and 210 MB, forty of 9,900
-side by side twelve and 125 MB."""
+"""Limit of the sum of all ``multipleOf``, written without decimal point, and of the least common multiple of
+those that apply to one value: the engine's automaton has a state for each remainder. Measured with
+onnxruntime-genai 0.18 on a busy machine: 9,973 cost next to nothing, 99,991 2 s and 26 MB, 988,027 8 s and
+210 MB, forty times 9,900 12 s and 125 MB."""
 MOST_ITEMS: Final = 1_000
-"""Largest ``minItems``: the grammar names each of them. 100,000 cost 23 MB, ten million 3 GB."""
+"""Largest ``minItems``: the grammar lists each item. 100,000 cost 23 MB, ten million 3 GB."""
 PATTERN_SIZE: Final = 40_000
-"""Of all regular expressions of a sender's schema, compiled, in units of 100 bytes."""
+"""Limit of the compiled regular expressions of a sender's schema, in units of 100 bytes."""
 
 _COMBINING: Final = frozenset({"anyOf", "oneOf", "$ref"})
 _CONSTRAINING: Final = frozenset(
     {"multipleOf", "properties", "items", "prefixItems", "additionalProperties", "patternProperties"}
 )
 _LITERAL: Final = frozenset({"enum", "const", "default", "examples"})
-"""Keywords that hold values, which are no schemas."""
+"""Keywords that hold values instead of schemas."""
 _NAMED: Final = frozenset({"properties", "patternProperties", "$defs", "definitions", "dependentSchemas"})
-"""Keywords whose keys are names, and no keywords."""
+"""Keywords whose keys are names instead of keywords."""
 _OLD_DIALECT: Final = re.compile(r"draft-0[34]")
-"""Of which ``id`` is what ``$id`` is now."""
+"""Drafts in which ``$id`` is called ``id``."""
 _UNFOLLOWED: Final = ("unevaluatedProperties", "unevaluatedItems", "$dynamicRef")
 
 
 def schema_faults(path: Path, schema: dict[str, Any], pattern_size: float = math.inf) -> Iterator[Fault]:
-    """What keeps ``schema`` from being a JSON Schema of named fields that the engine can afford.
+    """What is wrong with a schema: not JSON Schema, not an object with named fields, or too expensive.
 
-    :param pattern_size: of its regular expressions together; compiling them takes time too.
+    :param pattern_size: limit of its regular expressions together, in units of 100 bytes.
     """
-    from jsonschema import Draft202012Validator  # lazy: only files with an extract task pay for it
+    from jsonschema import Draft202012Validator  # lazy: only needed for extract tasks
 
     if schema.get("type") != "object":
         yield (*path, "type"), "must be object: what is extracted is a set of named fields"
@@ -61,7 +61,7 @@ def schema_faults(path: Path, schema: dict[str, Any], pattern_size: float = math
     if not found:
         yield from _reference_faults(path, schema, schema)
         if sum(_units(schema, schema, set())) > MOST_MULTIPLES:
-            yield path, f"its multipleOf must come to {MOST_MULTIPLES} at most, their decimal points left out"
+            yield path, f"the sum of its multipleOf, written without decimal points, exceeds {MOST_MULTIPLES}"
         yield from pattern_faults(path, schema, pattern_size)
         yield from _cost_faults(path, schema, schema)
 
@@ -77,7 +77,7 @@ def _children(schema: Any) -> Iterable[tuple[Any, Any]]:
 
 
 def pattern_faults(path: Path, schema: Any, most: float = math.inf) -> Iterator[Fault]:
-    """Regular expressions that can't be matched in linear time, or are too large, each or together."""
+    """Regular expressions that can't be matched in linear time, or are too large, alone or together."""
     size = 0
     for place, pattern in _patterns(path, schema):
         size += compiled_size(pattern)
@@ -102,9 +102,9 @@ def _patterns(path: Path, schema: Any) -> Iterator[tuple[Path, str]]:
 def _cost_faults(
     path: Path, schema: Any, root: dict[str, Any], *, has_names: bool = False
 ) -> Iterator[Fault]:
-    """Numbers of which the engine would make a grammar that takes its memory, and what it can't follow.
+    """Numbers that would make the engine's grammar too large, and keywords that it doesn't support.
 
-    :param has_names: whether its keys are names of schemas.
+    :param has_names: whether the keys of ``schema`` are names of schemas.
     """
     if isinstance(schema, dict) and not has_names:
         if (least := schema.get("minItems")) is not None and _is_above(least, MOST_ITEMS):
@@ -112,7 +112,7 @@ def _cost_faults(
         if _combines(schema) and math.lcm(*_units(schema, root, set())) > MOST_MULTIPLES:
             yield path, f"its multipleOf have a least common multiple above {MOST_MULTIPLES} together"
         name = "id" if _OLD_DIALECT.search(str(root.get("$schema"))) else "$id"
-        if name in schema and schema is not root:  # references below it would lead elsewhere
+        if name in schema and schema is not root:  # it changes what references below it point to
             yield (*path, name), "can't be followed here: only the whole schema may have one"
         for name in _UNFOLLOWED:
             if name in schema:
@@ -128,7 +128,7 @@ def _is_above(value: Any, most: int) -> bool:
 
 
 def _unit(schema: Mapping[str, Any]) -> int | None:
-    """The digits of ``multipleOf`` without its point."""
+    """``multipleOf`` without its decimal point; None if there is none."""
     value = schema.get("multipleOf")
     if isinstance(value, bool) or not isinstance(value, int | float):
         return None
@@ -142,13 +142,13 @@ def _unit(schema: Mapping[str, Any]) -> int | None:
 
 
 def _combines(schema: Mapping[str, Any]) -> bool:
-    """Whether several subschemas meet in one value."""
+    """Whether several subschemas apply to one value."""
     alternatives = len(schema.keys() & _COMBINING)
     return "allOf" in schema or alternatives + bool(schema.keys() & _CONSTRAINING) > 1
 
 
 def _units(schema: Any, root: dict[str, Any], seen: set[int]) -> set[int]:
-    """Those of all ``multipleOf`` that can be reached from a subschema."""
+    """The units of all ``multipleOf`` that a subschema contains or refers to."""
     if id(schema) in seen:
         return set()
     seen.add(id(schema))
@@ -164,7 +164,7 @@ def _units(schema: Any, root: dict[str, Any], seen: set[int]) -> set[int]:
 
 
 def _reference_faults(path: Path, schema: Any, root: dict[str, Any]) -> Iterator[Fault]:
-    """References must stay inside the schema: a device fetches nothing."""
+    """References must stay inside the schema: the node never downloads schemas."""
     for key, value in _children(schema):
         if key == "$ref" and isinstance(value, str) and target_of(value, root) is None:
             yield (*path, key), f"{value!r} points to nothing inside this schema: write it as #/$defs/NAME"
@@ -173,10 +173,10 @@ def _reference_faults(path: Path, schema: Any, root: dict[str, Any]) -> Iterator
 
 
 def target_of(reference: str, root: Any) -> Any:
-    """What a reference points to; None if that is nothing, or a value and no schema."""
+    """The schema that a reference points to; None if there is none."""
     if reference == "#":
         return root
-    if not reference.startswith("#/") or "%" in reference:  # which others decode
+    if not reference.startswith("#/") or "%" in reference:  # other libraries decode %XX
         return None
     target, has_names = root, False
     for part in reference[2:].split("/"):
@@ -197,7 +197,7 @@ def target_of(reference: str, root: Any) -> Any:
 
 
 def make_validator(schema: Mapping[str, Any]) -> Validator:
-    """What tells whether values fit a schema, in time linear in the value."""
+    """A validator of values that takes time linear in the value."""
     return _validator_class()(dict(schema))  # type: ignore[no-any-return]
 
 
@@ -215,7 +215,7 @@ def _validator_class() -> Any:
 
 @cache
 def _schema_validator_class() -> Any:
-    """For schemas themselves: the expressions of JSON Schema's own schema are harmless."""
+    """For checking schemas: the regular expressions of the metaschema are safe."""
     return _extended({"uniqueItems": _check_unique_items})
 
 
@@ -223,7 +223,7 @@ def _extended(keywords: Mapping[str, Any]) -> Any:
     from jsonschema import Draft202012Validator, validators  # lazy: few nodes need it
 
     made = validators.extend(Draft202012Validator, keywords)  # type: ignore[no-untyped-call]
-    # The library's own takes the class that a subschema's ``$schema`` names, without these keywords.
+    # The library's evolve switches to the class of a subschema's ``$schema``, which lacks these keywords.
     made.evolve = _evolve
     return made
 
@@ -271,7 +271,7 @@ def _check_unique_items(validator: Any, wanted: Any, value: Any, schema: Any) ->
 
 
 def _plain(value: Any) -> Any:
-    """The same value wherever JSON Schema says that two are equal: 1.0 is 1."""
+    """Normalizes values that JSON Schema treats as equal: 1.0 becomes 1."""
     if isinstance(value, dict):
         return {key: _plain(item) for key, item in value.items()}
     if isinstance(value, list):

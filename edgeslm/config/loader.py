@@ -1,7 +1,7 @@
 """Configuration loader: YAML text -> a frozen ``Config``, or every problem in it with its line.
 
-Pure apart from reading the file: no folder, broker or model is looked at, which ``edgeslm doctor`` and the
-start of the daemon do. The sections themselves are in ``edgeslm.config.schema``.
+Reads only the file. ``edgeslm doctor`` and the daemon's start check folders, broker and models.
+``edgeslm.config.schema`` has the sections.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ __all__ = [
 ]
 
 _DEPTH: dict[str | int, int] = {"broker": 2, "models": 3, "tasks": 3, "knowledge": 3, "routes": 3}
-"""How deep a key with a fault is taken out, so that it doesn't hide what is wrong with the others."""
+"""Depth at which an invalid key is removed, so that the rest can be validated."""
 
 
 _INSTEAD: dict[str | int, tuple[str, ...]] = {
@@ -47,13 +47,13 @@ _INSTEAD: dict[str | int, tuple[str, ...]] = {
     "stages": ("learned",),
     "max_error": ("learned", "adapter"),
 }
-"""The keys of a task that may stand for one that is missing."""
+"""Key of a task -> keys that can replace it."""
 
 
 def load_config(path: Path) -> Config:
-    """Reads a configuration file. Relative paths in it are taken from its folder.
+    """Loads a configuration file. Relative paths in it are relative to its folder.
 
-    :raises ConfigError: with every problem found as ``file:line: key: sentence``.
+    :raises ConfigError: every problem as ``file:line: key: sentence``.
     """
     text = read_text(path)
     return parse_config(text, str(path), path.absolute().parent)
@@ -62,15 +62,15 @@ def load_config(path: Path) -> Config:
 def load_task(
     path: Path, kind: Kind | None, defaults: Mapping[str, Any], ignored: Collection[str] = ()
 ) -> tuple[str, Task]:
-    """Reads a file with one entry of ``tasks:`` and its ``name``, as the build machine's commands take it.
+    """Loads a task file of the build machine: one entry of ``tasks:`` with a ``name``.
 
-    Which model does it is said by the command, so ``model`` and ``stages`` aren't looked at.
+    ``model`` and ``stages`` are ignored: the command names the model.
 
-    :param kind: of a task that doesn't name its own; None: it may name none.
-    :param defaults: keys that a task of this kind, or of any that can be learned, may leave out, with what
-        stands in.
-    :param ignored: keys that don't matter to the command.
-    :raises ConfigError: with every problem found as ``file:line: key: sentence``.
+    :param kind: default kind; a task of another kind is an error. None: any kind that can be learned, or
+        none.
+    :param defaults: values of keys that the task may leave out.
+    :param ignored: further keys to ignore.
+    :raises ConfigError: every problem as ``file:line: key: sentence``.
     """
     read = read_document(read_text(path))
     name, task = None, None
@@ -99,12 +99,12 @@ def load_task(
 
 
 def parse_config(text: str, where: str = "config", folder: Path | None = None) -> Config:
-    """Reads the text of a configuration; ``where`` is the file's name in problems.
+    """Parses a configuration; ``where`` is the file's name in problems.
 
-    Relative paths are taken from ``folder`` and stay as they are without one. ``${VAR}`` comes from the
-    environment of the process.
+    Relative paths are relative to ``folder``; None leaves them as they are. ``${VAR}`` is replaced from the
+    process's environment.
 
-    :raises ConfigError: with every problem found as ``file:line: key: sentence``, in the order of lines.
+    :raises ConfigError: every problem as ``file:line: key: sentence``, ordered by line.
     """
     read = read_document(text)
     config = _validate(read, folder) if isinstance(read.data, dict) else None
@@ -124,7 +124,7 @@ def config_schema() -> dict[str, Any]:
 
 
 def _validate(read: YamlDocument, folder: Path | None) -> Config | None:
-    """Appends to ``read.problems``; the result is None if the sections are not sound."""
+    """Appends to ``read.problems``; returns None if a section is invalid."""
     config, faults = _sections(read.data, folder)
     sound, indices = config, list(range(len(config.routes) if config else 0))
     if config is None:
@@ -135,7 +135,7 @@ def _validate(read: YamlDocument, folder: Path | None) -> Config | None:
         broken = [path for path, _ in faults]
         follow = inconsistencies(sound, names, indices)
         faults += [fault for fault in follow if not any(_follows(fault[0], path) for path in broken)]
-    # a text that couldn't be read, as with an unset variable, stands in the data as an empty one
+    # A text with a problem of its own, such as an unset variable, is empty here: no second problem for it.
     unread = [problem.path for problem in read.problems]
     for path, sentence in faults:
         if not any(other[: len(path)] == path for other in unread):
@@ -144,14 +144,14 @@ def _validate(read: YamlDocument, folder: Path | None) -> Config | None:
 
 
 def _follows(path: yaml_source.Path, broken: yaml_source.Path) -> bool:
-    """Whether a fault may only follow from another: one lies within the other, or a key seems to be missing
-    because the one that may stand for it was taken out."""
+    """Whether a fault may be a consequence of another: one path contains the other, or a key seems missing
+    because its replacement was removed as invalid."""
     instead = _INSTEAD.get(path[2], ()) if path[:1] == ("tasks",) and len(path) == 3 else ()
     return _related(path, broken) or any(_related((*path[:2], key), broken) for key in instead)
 
 
 def _related(path: yaml_source.Path, other: yaml_source.Path) -> bool:
-    """Whether one lies within the other: then one fault would only follow from the other."""
+    """Whether one path contains the other."""
     shorter = min(len(path), len(other))
     return path[:shorter] == other[:shorter]
 
@@ -177,16 +177,16 @@ def _keys(value: Any) -> frozenset[str]:
 
 
 def _without(data: dict[str, Any], broken: list[yaml_source.Path]) -> tuple[dict[str, Any], list[int]]:
-    """The data without its broken keys, and the original positions of the routes that remain.
+    """The data without its invalid keys, and the original positions of the remaining routes.
 
-    Stand-ins fill what is required, so that the rest can still be judged; faults that they cause lie within
-    paths that are known to be broken.
+    Placeholders fill required keys, so that the rest can be validated. Faults caused by placeholders lie
+    within paths that are already reported.
     """
     gone = {path[: _DEPTH.get(path[0], 1)] for path in broken}
     rest = {key: value for key, value in data.items() if (key,) not in gone}
     rest.setdefault("node", "-")
     rest["broker"] = {"url": "mqtts://-", **_sound_keys(rest.get("broker"), ("broker",), gone)}
-    rest["models"] = {}  # only their names matter to the rest
+    rest["models"] = {}  # the rest uses only their names
     knowledge = rest.get("knowledge")
     rest["knowledge"] = {
         name: {"path": "-", **_sound_keys(section, ("knowledge", name), gone)}
@@ -218,13 +218,13 @@ def _sound_keys(section: Any, path: yaml_source.Path, gone: set[yaml_source.Path
 
 
 def _section_at(path: yaml_source.Path) -> type[Section]:
-    """The section with a key: the whole file, or what one of its keys holds."""
+    """The section class of a key; ``Config`` for top-level keys."""
     field = Config.model_fields.get(str(path[0])) if len(path) > 1 else None
     return next(_sections_in(field.annotation), Config) if field is not None else Config
 
 
 def _sections_in(annotation: Any) -> Iterator[type[Section]]:
-    """Those that a type is made of, as ``Mapping[Name, Model]``."""
+    """Section classes in a type such as ``Mapping[Name, Model]``."""
     if isinstance(annotation, type) and issubclass(annotation, Section):
         yield annotation
     for part in get_args(annotation):

@@ -1,8 +1,7 @@
-"""Regular expressions of schemas, in time linear in the text: Rust's ``regex``, which pydantic brings.
+"""Regular expressions in schemas, matched in linear time by Rust's ``regex``, which comes with pydantic.
 
-A configuration or a sender names them, and Python's own would take for ever on some (``^(a|a)*$``). What it
-can't do in linear time, look-around and references to groups, is refused; so it is by the engine, whose
-grammars have the same syntax.
+Expressions come from the configuration or a sender; Python's ``re`` takes exponential time on some
+(``^(a|a)*$``). Look-around and backreferences aren't linear and are refused, as in the engine's grammars.
 """
 
 from __future__ import annotations
@@ -15,7 +14,7 @@ from typing import Annotated, Final
 from pydantic import ConfigDict, StringConstraints, TypeAdapter
 
 KEPT: Final = 4
-"""Compiled expressions that are kept: one may have megabytes."""
+"""Compiled expressions to cache; each may take megabytes."""
 _LINEAR: Final = ConfigDict(regex_engine="rust-regex", strict=True)
 _COUNT: Final = re.compile(r"\{(\d{1,9})(?:(,)(\d{0,9}))?\}")
 _PREFIX: Final = re.compile(r"\?(?:P?<\w{1,100}>|[a-zA-Z-]{0,10}:)")
@@ -26,19 +25,19 @@ _CLASS: Final = 10
 
 
 class PatternError(ValueError):
-    """What is wrong with a regular expression, as the end of a sentence."""
+    """An unsupported regular expression; the text is the end of a sentence."""
 
 
 @lru_cache(KEPT)
 def make_matcher(pattern: str) -> Callable[[str], bool]:
-    """Tells whether the expression is found anywhere in a text.
+    """A function that tells whether a text contains a match.
 
-    :raises PatternError: it is none that can be matched in linear time, or it is too large.
+    :raises PatternError: invalid, too large, or not matchable in linear time.
     """
     text = Annotated[str, StringConstraints(pattern=pattern)]
     try:
         return TypeAdapter(text, config=_LINEAR).validator.isinstance_python
-    except Exception as error:  # of pydantic_core, which pydantic doesn't export
+    except Exception as error:  # pydantic doesn't export the class
         raise PatternError(_reason(str(error))) from None
 
 
@@ -50,8 +49,8 @@ def _reason(words: str) -> str:
 
 
 def compiled_size(pattern: str) -> int:
-    """About how large an expression becomes, in units of 100 bytes: repetitions are written out, and a class
-    such as ``\\w`` has hundreds of ranges. Of what is no expression, any number."""
+    """Estimates an expression's compiled size in units of 100 bytes: repetitions are expanded, and a class
+    such as ``\\w`` has hundreds of ranges. Undefined for an invalid expression."""
     sums, last = [0], 0
     place = 0
     while place < len(pattern):
@@ -89,14 +88,14 @@ def compiled_size(pattern: str) -> int:
 
 
 def _escape(pattern: str, place: int) -> tuple[int, int]:
-    """Characters and size of what begins with a backslash."""
+    """Length and size of an escape sequence."""
     letter = pattern[place + 1 : place + 2]
     found = _BRACES.match(pattern, place + 2) if letter in ("p", "P", "x", "u", "U") else None
     return 2 + (len(found[0]) if found else 0), _SIZES.get(letter, _CHARACTER)
 
 
 def _class(pattern: str, start: int) -> tuple[int, int]:
-    """The same of what begins with a bracket; classes may be nested."""
+    """Length and size of a character class; classes may be nested."""
     depth, size, place = 0, _CLASS, start
     while place < len(pattern):
         letter = pattern[place]
@@ -108,7 +107,7 @@ def _class(pattern: str, start: int) -> tuple[int, int]:
             depth += 1
             if pattern.startswith("^", place + 1):
                 place += 1
-            if pattern.startswith("]", place + 1):  # it stands for itself where it comes first
+            if pattern.startswith("]", place + 1):  # a literal if it comes first
                 place += 1
         elif letter == "]":
             depth -= 1

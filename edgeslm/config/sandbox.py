@@ -1,7 +1,7 @@
-"""Jinja2's sandbox, narrowed to what a route's template needs and bounded in steps, sizes and time.
+"""Template sandbox: Jinja2's sandbox, restricted to what route templates need, with limits of work and time.
 
-Nothing a payload holds (a long list, a huge number, a key called ``items``) may make a template of its own
-box hang, fill the memory or reach Python. What goes into templates is in ``edgeslm.config.templates``.
+No payload (a long list, a huge number, a key called ``items``) may make a template hang, fill the memory or
+reach Python. ``edgeslm.config.templates`` has the templates.
 """
 
 from __future__ import annotations
@@ -25,18 +25,18 @@ from jinja2.visitor import NodeTransformer
 from edgeslm.errors import TemplateError
 
 MAX_STEPS = 1_000
-"""Rounds of all ``for`` loops of a template together."""
+"""Iterations of all ``for`` loops of a template together."""
 MAX_WORK = 4_000_000
-"""Characters, or a tenth of the items, that all filters, operators and captured blocks of a template may
-handle together."""
+"""Limit of characters that all filters, operators and captured blocks of a template process together; a list
+item counts as ten."""
 MAX_SECONDS = 1.0
-"""Processor time of a run: the end of what steps and work don't measure, such as a search for each item of a
-list in another."""
+"""CPU time of a run: limits what steps and work don't measure, such as searching each item of a list in
+another."""
 TICK_ITEMS = 64
-"""Items of a list between two looks at the clock."""
+"""List items between two checks of the clock."""
 
 MAX_NUMBER_BITS = 1024
-"""Larger whole numbers aren't multiplied."""
+"""Larger integers aren't multiplied."""
 
 _REFUSED = (
     nodes.Include,
@@ -66,10 +66,10 @@ _METHODS: dict[type, frozenset[str]] = {
 
 
 _ONE_BY_ONE = frozenset({"map", "reject", "rejectattr", "select", "selectattr", "sum", "unique"})
-"""Filters that take their items one after the other, and may do much for each."""
+"""Filters that may do much work for each item; the clock is checked between items."""
 
 
-class _Purse:
+class _Budget:
     __slots__ = ("end", "steps", "work")
 
     def __init__(self) -> None:
@@ -77,37 +77,37 @@ class _Purse:
         self.end = time.thread_time() + MAX_SECONDS
 
 
-_purse: ContextVar[_Purse] = ContextVar("purse")
+_budget: ContextVar[_Budget] = ContextVar("budget")
 
 
 @contextmanager
 def spending() -> Iterator[None]:
-    """A fresh budget for one run of a template."""
-    token = _purse.set(_Purse())
+    """A new budget for one run of a template."""
+    token = _budget.set(_Budget())
     try:
         yield
     finally:
-        _purse.reset(token)
+        _budget.reset(token)
 
 
 def _check_clock() -> None:
-    if time.thread_time() > _purse.get().end:
+    if time.thread_time() > _budget.get().end:
         raise TemplateError(f"this message makes the template run longer than {MAX_SECONDS:g} s")
 
 
 def _spend(amount: int) -> None:
-    purse = _purse.get()
-    purse.work -= amount
-    if purse.work < 0:
+    budget = _budget.get()
+    budget.work -= amount
+    if budget.work < 0:
         raise TemplateError("this message makes the template work too long")
     _check_clock()
 
 
 def _steps(values: Iterable[Any]) -> Iterator[Any]:
-    purse = _purse.get()
+    budget = _budget.get()
     for value in values:
-        purse.steps -= 1
-        if purse.steps < 0:
+        budget.steps -= 1
+        if budget.steps < 0:
             raise TemplateError(f"this message makes the template's loops run more than {MAX_STEPS} rounds")
         _check_clock()
         yield value
@@ -121,14 +121,14 @@ def _ticking(values: Iterable[Any]) -> Iterator[Any]:
 
 
 def _size(value: Any) -> int:
-    """Work to expect of a filter: an item of a list takes about as long as ten characters of a text."""
+    """Expected work of a filter: a list item takes about as long as ten characters."""
     if isinstance(value, str):
         return len(value)
     return 10 * len(value) if isinstance(value, list | tuple | dict) else 1
 
 
 def _charged(work: Callable[..., Any], *, one_by_one: bool = False) -> Callable[..., Any]:
-    """A filter that pays for the size of what it is given."""
+    """The filter ``work``, charged for the size of its arguments."""
 
     @wraps(work)
     def filter_(*args: Any, **kwargs: Any) -> Any:
@@ -168,7 +168,7 @@ def _tojson(value: Any) -> str:
 
 
 def _spend_on_json(value: Any) -> None:
-    """Pays for each part of a value before it is written: a list may hold one long text many times."""
+    """Charges for each part of a value before it is serialized: a list may hold one long text many times."""
     left = [value]
     while left:
         part = left.pop()
@@ -180,28 +180,28 @@ def _spend_on_json(value: Any) -> None:
             _spend(2 + len(part))
             left.extend(part)
         elif isinstance(part, str):
-            _purse.get().work -= len(part) + 2
+            _budget.get().work -= len(part) + 2
         else:
-            _purse.get().work -= 1 + _bits(part) // 4
+            _budget.get().work -= 1 + _bits(part) // 4
     _spend(0)
 
 
 def _concat(values: Iterable[Any]) -> str:
-    """What ``~`` does."""
+    """Implements ``~``."""
     texts = [str(value) for value in values]
     _spend(sum(map(len, texts)))
     return "".join(texts)
 
 
 def _capture(value: Any) -> str:
-    """What ``{{ }}`` writes within a block whose text is kept in memory."""
+    """Output of ``{{ }}`` inside a captured block, which is kept in memory."""
     text = value if isinstance(value, str) else plain_text(value)
     _spend(len(text))
     return text
 
 
 def _capture_text(characters: int) -> str:
-    """Pays for text of the template itself that comes next in such a block."""
+    """Charges for the template's own text that follows in a captured block."""
     _spend(characters)
     return ""
 
@@ -219,13 +219,13 @@ _INNER = {
     "_capture": _capture,
     "_capture_text": _capture_text,
 }
-"""Filters that :class:`_Charging` puts into a template."""
+"""Filters that :class:`_Charging` inserts into a template."""
 
 
 class _Charging(NodeTransformer):
-    """Refuses what templates may not do, and lets the rest pay: loops by the round, texts by their length.
+    """Refuses forbidden nodes and charges the rest: loops by iteration, texts by length.
 
-    ``~`` and the texts of ``{% set %}`` and ``{% filter %}`` blocks reach no hook of Jinja2's, so they become
+    Jinja2 has no hook for ``~`` and the texts of ``{% set %}`` and ``{% filter %}`` blocks, so they become
     filters.
     """
 
@@ -289,7 +289,7 @@ class _Charging(NodeTransformer):
 
 
 class MissingValue(StrictUndefined):
-    """A variable or field that isn't there, in words for somebody who writes a configuration."""
+    """A missing variable or field, with an error message for the author of the configuration."""
 
     __slots__ = ()
 
@@ -314,15 +314,15 @@ def _why_missing(owner: Any, name: object) -> str:
 
 
 class Sandbox(ImmutableSandboxedEnvironment):
-    """No globals, no loaders, no dangerous filters. ``finalize`` writes the value of ``{{ }}``.
+    """No globals, no loaders, no dangerous filters. ``finalize`` formats the value of ``{{ }}``.
 
-    Templates are compiled of the tree that :meth:`read` makes, never of their source.
+    Templates are compiled from the tree of :meth:`read`, never from their source.
     """
 
     intercepted_binops = frozenset({"*", "**", "%", "+"})
 
     def __init__(self, finalize: Callable[[Any], str]) -> None:
-        # optimized=False: constant parts would be worked out while compiling, outside any budget
+        # optimized=False: else constant parts are evaluated while compiling, outside any budget
         super().__init__(
             undefined=MissingValue, finalize=finalize, optimized=False, keep_trailing_newline=True
         )
@@ -330,12 +330,13 @@ class Sandbox(ImmutableSandboxedEnvironment):
         self.filters = _FILTERS | _INNER
 
     def read(self, source: str) -> nodes.Template:
-        """The tree of a template, with its limits in it. :raises TemplateSyntaxError: it can't be used."""
+        """Parses a template and adds the limits to its tree. :raises TemplateSyntaxError: invalid
+        template."""
         tree: nodes.Template = _Charging(self).visit(self.parse(source))
         return tree
 
     def getattr(self, obj: Any, attribute: str) -> Any:
-        """As Jinja2's, but a field of the payload comes before a method of the same name (``items``)."""
+        """Prefers a field of the payload to a method of the same name (``items``)."""
         if isinstance(obj, dict) and attribute in obj:
             return obj[attribute]
         return super().getattr(obj, attribute)
@@ -351,12 +352,12 @@ class Sandbox(ImmutableSandboxedEnvironment):
         return self.undefined(obj=obj, name=attribute)
 
     def wrap_str_format(self, value: Any) -> None:
-        """``str.format`` is no safe method here: widths in it could come from a payload."""
+        """Disables ``str.format``: its widths could come from a payload."""
         return
 
     def call(self, __context: Context, __obj: Any, *args: Any, **kwargs: Any) -> Any:
         if isinstance(__obj, Undefined):
-            __obj()  # raises, with the reason
+            __obj()  # raises with the reason
         owner = getattr(__obj, "__self__", None)
         if type(owner) not in _METHODS and not isinstance(owner, str):
             raise TemplateError("only methods of texts, lists and objects can be called in a template")
@@ -376,9 +377,9 @@ class Sandbox(ImmutableSandboxedEnvironment):
 
 
 def plain_text(value: Any) -> str:
-    """A value as it appears in a text: as JSON writes it, but strings without quotes."""
+    """A value as text: JSON, but strings without quotes."""
     if isinstance(value, Undefined | str):
-        return str(value)  # an undefined one raises here, with its name
+        return str(value)  # Undefined raises here, with its name
     if isinstance(value, list | tuple | dict):
         _spend_on_json(value)
     return json.dumps(value, ensure_ascii=False, default=str)
@@ -403,15 +404,15 @@ _ESCAPES = (
     "{% include 'x' %}",
     "{% macro m() %}{% endmacro %}",
 )
-"""Templates that must be refused, or run out of a budget of 1,000 characters and 1,000 rounds."""
+"""Templates that must be refused, or exceed a budget of 1,000 characters and 1,000 iterations."""
 
 
 @cache
 def prove_limits() -> None:
-    """Tries once whether this Jinja2 calls the hooks that hold templates to their limits: with one that calls
-    others in their place, templates would run without any.
+    """Tests once that the installed Jinja2 calls the hooks that enforce the limits: another version might
+    not, and templates would run without limits.
 
-    :raises TemplateError: it doesn't.
+    :raises TemplateError: the limits don't work.
     """
     variables = {"items": [0] * 40, "text": "x" * 100}
     if _try("{{ text }}", variables) != variables["text"]:
@@ -430,7 +431,7 @@ def _try(source: str, variables: dict[str, Any]) -> str:
     environment = Sandbox(plain_text)
     environment.filters["free"] = lambda value: ""
     with spending():
-        _purse.get().work = 1_000
+        _budget.get().work = 1_000
         return environment.from_string(environment.read(source)).render(variables)
 
 

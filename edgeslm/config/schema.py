@@ -1,8 +1,7 @@
-"""Configuration schema: names, types, defaults and meanings of all keys, each in one place.
+"""Configuration schema: name, type, default and description of every key.
 
-Frozen values that constructors take. ``edgeslm.config`` makes them from YAML;
-``docs/reference/configuration.md`` is tested against them. What one key alone can get wrong is checked here;
-what several keys can, in ``edgeslm.config.validation``.
+``edgeslm.config.loader`` builds these frozen sections from YAML; tests compare ``docs/config.md`` with them.
+Keys are validated one by one here, and together in ``edgeslm.config.validation``.
 """
 
 from __future__ import annotations
@@ -46,12 +45,12 @@ from edgeslm.config.task_kinds import ALLOWED, Kind, Option
 from edgeslm.protocol.topic_filters import DEFAULT_PREFIX, base_topic
 
 MAX_ROUTES = 256
-"""Each is compared with each when loops are looked for."""
+"""The search for loops compares each route with each other."""
 
 LEARNED = "learned"
-"""The stage that what a task was taught is."""
+"""Stage name of a task's learned bundle."""
 NODE_STAGE = "node:"
-"""Before ``NODE/TASK``: the stage that is a task of another node at the same broker."""
+"""Prefix of a stage that is another node's task: ``node:NODE/TASK``."""
 
 Overflow = Literal["error", "head", "tail", "middle"]
 Power = Literal["performance", "balanced", "idle"]
@@ -59,7 +58,7 @@ Device = Literal["cpu", "cuda"]
 
 
 class Model(Section):
-    """A model to load: one worker process each, or several."""
+    """A model to load, in one or more worker processes."""
 
     bundle: FilePath = Field(description="Folder made by `edgeslm-export`")
     threads: Threads = Field(
@@ -86,14 +85,14 @@ class Model(Section):
 
 
 class Example(Section):
-    """A message and what a model should make of it."""
+    """A message and its correct answer."""
 
     input: str = Field(min_length=1, max_length=20_000, description="A message")
     output: ExampleOutput = Field(description="Its answer: a label, an object with the fields, or text")
 
 
 class Task(Section):
-    """One thing that can be asked for: a kind, the model that does it, and what exactly."""
+    """A task: its kind, its model, and the settings of that kind."""
 
     kind: Kind | None = Field(
         default=None,
@@ -204,7 +203,7 @@ class Task(Section):
 
 
 class Knowledge(Section):
-    """A collection of documents that tasks look in, as `edgeslm knowledge add` makes one."""
+    """A document collection that tasks search, created by `edgeslm knowledge add`."""
 
     path: FilePath = Field(description="The collection's file; the suffix `.sqlite` is optional")
     encoder: Name | None = Field(
@@ -227,7 +226,7 @@ class Knowledge(Section):
 
 
 class Route(Section):
-    """Watch a topic, publish what a task makes of each message."""
+    """A route: watches a topic, runs a task on each message and publishes the result."""
 
     name: Name | None = Field(
         default=None,
@@ -281,7 +280,7 @@ class Route(Section):
 
 
 class Pool(Section):
-    """The pool that this node is a member of: nodes that share the requests to one set of topics."""
+    """The pool of this node: its members share the requests to the pool's topics."""
 
     name: Annotated[str, AfterValidator(node_name)] = Field(
         description="Name of the pool: `a-z`, `0-9` and `-`; its members are the nodes that name it",
@@ -302,7 +301,7 @@ def _default_replies(data: dict[str, Any]) -> tuple[str, ...]:
 
 
 def default_state_dir() -> Path:
-    """``$STATE_DIRECTORY`` (systemd; the first of several), then the XDG state folder."""
+    """``$STATE_DIRECTORY`` (from systemd; the first if several), else the XDG state folder."""
     if folder := os.environ.get("STATE_DIRECTORY", "").split(":")[0]:
         return Path(folder)
     if (folder := os.environ.get("XDG_STATE_HOME", "")).startswith("/"):
@@ -393,7 +392,7 @@ class Config(Section):
             while route.name is None and name in taken:
                 number += 1
                 name = f"{own}-{number}"
-            if route.window is not None and number > 1:  # it gathers under its name, which must stay its own
+            if route.window is not None and number > 1:  # stored windows are found by the route's name
                 raise ValueError(
                     f"number {len(named) + 1} has a window and no name, and {own} is taken: give it a name"
                 )
@@ -403,7 +402,7 @@ class Config(Section):
 
     @property
     def bundles(self) -> dict[str, Path]:
-        """Every bundle that the file names, by what it is there."""
+        """Every bundle in the file, by its use, such as ``model NAME``."""
         models = {f"model {name}": model.bundle for name, model in self.models.items()}
         learned = {f"task {name}": task.learned for name, task in self.tasks.items() if task.learned}
         adapters = {
@@ -413,10 +412,10 @@ class Config(Section):
 
     @property
     def base(self) -> str:
-        """The topic below which everything of this node lives."""
+        """The base topic of this node; all its topics are below."""
         return base_topic(self.prefix, self.node)
 
     @property
     def pool_requests(self) -> list[str]:
-        """Levels of the filter of the requests to its pool; none if it has none."""
+        """Topic filter of requests to its pool, as levels; empty without a pool."""
         return [*base_topic(self.prefix, "pool").split("/"), self.pool.name, "req", "+"] if self.pool else []

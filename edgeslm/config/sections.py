@@ -1,6 +1,6 @@
-"""Configuration sections of a node's surroundings: its broker, its limits, whom it trusts.
+"""Configuration sections for broker, limits, updates, trust and monitoring. Pure.
 
-What a node does, its models, tasks, collections and routes, is in ``edgeslm.config.schema``. Pure.
+Models, tasks, collections and routes are in ``edgeslm.config.schema``.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from edgeslm.config.fields import (
 
 
 class Section(BaseModel):
-    """Common to all sections: nothing unknown, nothing changed later, no silent conversions."""
+    """Base of all sections: frozen, no unknown keys, no implicit conversions."""
 
     model_config = ConfigDict(
         frozen=True, extra="forbid", strict=True, hide_input_in_errors=True, protected_namespaces=()
@@ -33,7 +33,7 @@ class Section(BaseModel):
 
 
 class Broker(Section):
-    """The MQTT broker and how to log in. Secrets are in files only."""
+    """The MQTT broker and the login. Secrets are in separate files."""
 
     url: Annotated[str, AfterValidator(broker_url)] = Field(
         description="`mqtt://HOST[:PORT]`, or `mqtts://HOST[:PORT]` with TLS; default ports 1883 and 8883"
@@ -72,7 +72,7 @@ class Broker(Section):
 
 
 class Limits(Section):
-    """What the node takes at most."""
+    """Limits of queue, sizes, times and rates."""
 
     queue: int = Field(default=256, ge=1, le=65535, description="Requests held at a time, waiting or running")
     queue_bytes: int = Field(
@@ -116,7 +116,7 @@ class Limits(Section):
 
     @property
     def qos0_queue(self) -> int:
-        """Messages of QoS 0 held at a time, beside ``queue``: nothing holds their senders back."""
+        """Limit of QoS 0 messages held at a time, beside ``queue``: QoS 0 has no flow control."""
         return max(1, self.queue // 4)
 
 
@@ -124,7 +124,7 @@ Command = Literal["ping", "log_level", "reload", "drain", "models"]
 
 
 class Control(Section):
-    """Which commands the node takes over the bus. Whoever may publish to its `ctl` topics may give them."""
+    """Commands that the node accepts over MQTT, from everyone who may publish to its `ctl` topics."""
 
     allow: tuple[Command, ...] = Field(
         default=(),
@@ -134,7 +134,7 @@ class Control(Section):
 
 
 class Updates(Section):
-    """How other bundles come to this node's models while it runs."""
+    """Updates of this node's models while it runs."""
 
     watch: FilePath | None = Field(
         default=None,
@@ -169,12 +169,12 @@ class Updates(Section):
 
     @property
     def are_from_afar(self) -> bool:
-        """Whether bundles come over the network."""
+        """Whether bundles are downloaded."""
         return any(source.startswith("https://") for source in self.sources)
 
 
 class Rollouts(Section):
-    """The server that sends bundles to this node and others: hawkBit, or another that speaks its DDI API."""
+    """The rollout server that sends bundles to nodes: hawkBit, or another with its DDI API."""
 
     url: Annotated[str, AfterValidator(http_url)] = Field(
         description="Address of the server, such as `https://hawkbit.plant.local`"
@@ -225,7 +225,7 @@ class Rollouts(Section):
 
 
 class Signing(Section):
-    """Whose bundles this node trusts."""
+    """Trusted signatures of bundles."""
 
     unsigned: Literal["accept", "refuse"] | None = Field(
         default=None,
@@ -243,16 +243,16 @@ class Signing(Section):
         return self.require_signature or self.unsigned == "refuse"
 
     def settled(self, *, strangers: bool) -> Signing:
-        """Refusing unsigned bundles where the configuration doesn't say otherwise.
+        """With the default of ``unsigned`` filled in.
 
-        :param strangers: whether others than the owner send bundles.
+        :param strangers: whether bundles come over the network.
         """
         if self.unsigned is not None or not (self.require_signature or strangers):
             return self
         return self.model_copy(update={"unsigned": "refuse"})
 
     def fault(self, *, strangers: bool) -> tuple[str, str] | None:
-        """A key and what is wrong with it beside the others."""
+        """The key that contradicts the others, and the problem; None if valid."""
         if self.require_signature and self.unsigned == "accept":
             return "unsigned", "accept contradicts require_signature: true; take one of them out"
         if not self.refuses or self.keys:
@@ -264,7 +264,7 @@ class Signing(Section):
 
 
 class Journal(Section):
-    """What of messages stays on this disk until they are answered, and while repeats are recognised."""
+    """What is stored of requests until they are answered, and for deduplication."""
 
     keep: Literal["full", "none"] = Field(
         default="full",
@@ -279,7 +279,7 @@ class Journal(Section):
 
 
 class Discovery(Section):
-    """What Home Assistant is told of the node."""
+    """Home Assistant discovery."""
 
     prefix: Annotated[str, AfterValidator(topic_prefix)] | None = Field(
         default=None,
@@ -288,7 +288,7 @@ class Discovery(Section):
 
 
 class Audit(Section):
-    """Who asked what when, without texts."""
+    """Audit log of requests, without texts."""
 
     file: FilePath | None = Field(default=None, description="JSON lines file to append to; off by default")
     max_bytes: int = Field(
@@ -316,7 +316,7 @@ class Tracing(Section):
 
 
 class Metrics(Section):
-    """Where Prometheus may ask for the node's figures."""
+    """Metrics endpoint for Prometheus."""
 
     listen: ListenAddress | None = Field(
         default=None,
@@ -329,7 +329,7 @@ class Metrics(Section):
 
 
 class Console(Section):
-    """The console in the browser, and who gets in."""
+    """The web console and its access control."""
 
     listen: ListenAddress = Field(
         default="127.0.0.1:8480",
@@ -359,7 +359,7 @@ class Console(Section):
 
     @property
     def is_local(self) -> bool:
-        """Whether it listens for this machine alone."""
+        """Whether it listens on loopback only."""
         host, _ = self.address
         try:
             return host == "localhost" or ip_address(host).is_loopback
@@ -368,5 +368,5 @@ class Console(Section):
 
     @property
     def is_secure(self) -> bool:
-        """Whether browsers speak TLS."""
+        """Whether browsers connect by TLS."""
         return self.https or self.cert_file is not None

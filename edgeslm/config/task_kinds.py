@@ -1,4 +1,4 @@
-"""Task kinds, and which options of a request mean something to each: one table for all who ask."""
+"""Task kinds, and the request options that apply to each."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Literal
 
 Kind = Literal["classify", "extract", "answer", "summarize", "generate", "embed", "search"]
 LEARNABLE: tuple[Kind, ...] = ("classify", "extract")
-"""The kinds of tasks that can be taught."""
+"""The kinds that can be trained."""
 Option = Literal[
     "max_tokens",
     "temperature",
@@ -26,12 +26,12 @@ Option = Literal[
     "since",
     "until",
 ]
-"""What a request may carry in ``options``, if its task allows it."""
+"""An option of a request."""
 
 _COMMON: tuple[Option, ...] = ("priority", "deadline_ms")
 _SAMPLING: tuple[Option, ...] = ("max_tokens", "temperature", "top_p", "repetition_penalty", "seed")
 NARROWING: tuple[Option, ...] = ("sources", "since", "until")
-"""Which documents are searched: fewer than the task's, so that any sender may."""
+"""Options that restrict the documents to search; safe for any sender, since they can't add documents."""
 _TEXT: tuple[Option, ...] = (*_SAMPLING, "stop", "stream")
 
 ALLOWED: Mapping[Kind, tuple[Option, ...]] = {
@@ -52,4 +52,4 @@ POSSIBLE: Mapping[Kind, tuple[Option, ...]] = {
     "answer": (*ALLOWED["answer"], "knowledge"),
     "search": (*ALLOWED["search"], "knowledge"),
 }
-"""The options that mean something to a kind, so that ``allow`` may name them."""
+"""The options that apply to a kind: those that ``allow`` may list."""

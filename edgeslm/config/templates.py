@@ -1,9 +1,8 @@
-"""Route templates: the text to read (`input`), where the result goes (`to`), whether at all (`when`).
+"""Route templates: the task's input (`input`), the result's topic (`to`) and a condition (`when`).
 
-Templates are written by the owner of the box and trusted to mean well; the payloads they are filled with come
-from anybody. So they run in Jinja2's immutable sandbox with few filters and methods, a budget of steps, work
-and time and a limit of output, and a payload can't add levels to a topic. Knows nothing of routes, tasks or
-the bus.
+The configuration's templates are trusted; the payloads are not. So templates run in Jinja2's immutable
+sandbox with few filters and methods, limits of steps, work, time and output, and a payload can't add topic
+levels.
 """
 
 from __future__ import annotations
@@ -23,23 +22,24 @@ from edgeslm.errors import TemplateError
 from edgeslm.protocol.topic_filters import topic_name_fault
 
 OUTPUT_LIMIT = 1_048_576
-"""Most characters that a template may come to."""
+"""Longest output of a template, in characters."""
 
 HOLDS = "1"
-"""What the template of a condition writes if it holds."""
+"""Output of a condition's template if it is true."""
 
 VARIABLES = ("payload", "topic", "topic_name")
 
 
 class TopicName(str):
-    """The whole topic of a message: the one value that may bring slashes into a topic beside a payload."""
+    """The whole topic of a message: in templates that use ``payload``, the only value that may hold
+    slashes."""
 
     __slots__ = ()
 
 
 @dataclass(frozen=True, slots=True)
 class Scope:
-    """What a template sees of a message: the parsed JSON payload (or its text), and the topic's levels."""
+    """A message as templates see it: the parsed JSON payload (or its text), and the topic."""
 
     payload: Any
     topic_name: str
@@ -50,7 +50,7 @@ class Scope:
 
 
 def read_scope(topic: str, text: str) -> Scope:
-    """``payload`` is what the text is as JSON, or the text itself if it is none."""
+    """``payload`` is the parsed JSON, or the text itself if it isn't JSON."""
     try:
         payload = json.loads(text, parse_constant=_no_number)
     except (ValueError, RecursionError):
@@ -63,14 +63,14 @@ def _no_number(text: str) -> Any:
 
 
 class Template:
-    """A template ready to be filled in."""
+    """A compiled template."""
 
     def __init__(self, environment: Sandbox, tree: nodes.Template) -> None:
         with _compiling():
             self.compiled = environment.from_string(tree)
 
     def __call__(self, scope: Scope) -> str:
-        """:raises TemplateError: it doesn't fit the message."""
+        """Renders the template. :raises TemplateError: it doesn't fit the message."""
         parts: list[str] = []
         length = 0
         with _filling_in():
@@ -86,7 +86,7 @@ class TopicTemplate(Template):
     """A template of a topic."""
 
     def __call__(self, scope: Scope) -> str:
-        """:raises TemplateError: as of any template, or what comes out can't be published to."""
+        """:raises TemplateError: it doesn't fit the message, or the topic is invalid."""
         topic = super().__call__(scope)
         if fault := topic_name_fault(topic):
             raise TemplateError(f"the topic {_short(topic)} {fault}")
@@ -94,7 +94,7 @@ class TopicTemplate(Template):
 
 
 class RouteCondition:
-    """Whether a condition holds: whether its template writes :data:`HOLDS`."""
+    """A condition; it is true if its template renders :data:`HOLDS`."""
 
     def __init__(self, template: Template) -> None:
         self.compiled = template
@@ -104,7 +104,7 @@ class RouteCondition:
 
 
 def make_input(source: str) -> Template:
-    """A text. Numbers, truth values and objects appear as in JSON.
+    """Compiles an ``input`` template. Numbers, booleans and objects are rendered as JSON.
 
     :raises TemplateError: the template doesn't compile.
     """
@@ -113,10 +113,10 @@ def make_input(source: str) -> Template:
 
 
 def make_topic(source: str) -> TopicTemplate:
-    """The topic to publish to.
+    """Compiles a ``to`` template.
 
-    If the template uses ``payload``, no value in it may hold a slash (other than ``topic_name`` as a whole
-    and texts of the template itself), so that a payload can't choose among topics of other depths.
+    If the template uses ``payload``, values with a slash are refused (except ``topic_name`` and texts of the
+    template itself), so that a payload can't add levels to the topic.
 
     :raises TemplateError: the template doesn't compile.
     """
@@ -138,15 +138,15 @@ def _uses_payload(tree: nodes.Node) -> bool:
 
 
 def _slashed(tree: nodes.Node) -> frozenset[str]:
-    """Texts with a slash that stand in expressions of the template."""
+    """Constants with a slash in the template's expressions."""
     values = [constant.value for constant in tree.find_all(nodes.Const)]
     return frozenset(value for value in values if isinstance(value, str) and "/" in value)
 
 
 def make_condition(source: str) -> RouteCondition:
-    """Whether a message is read. ``{{ }}`` around the whole expression is optional.
+    """Compiles a ``when`` condition. ``{{ }}`` around the whole expression is optional.
 
-    :raises TemplateError: it is none, or doesn't compile.
+    :raises TemplateError: it isn't an expression, or doesn't compile.
     """
     expression = source.strip()
     if found := re.fullmatch(r"\{\{(.*)\}\}", expression, re.DOTALL):
@@ -161,7 +161,7 @@ def make_condition(source: str) -> RouteCondition:
 
 
 def _is_one_condition(tree: nodes.Template) -> bool:
-    """Whether the expression ended where it was meant to, not by a ``%}`` of its own."""
+    """Whether the source is a single expression, without a ``%}`` that ends it early."""
     if len(tree.body) != 1 or not isinstance(branch := tree.body[0], nodes.If):
         return False
     written = [text.data for text in branch.find_all(nodes.TemplateData)]
@@ -169,12 +169,12 @@ def _is_one_condition(tree: nodes.Template) -> bool:
 
 
 def topic_pattern(source: str, source_filter: str) -> list[str]:
-    """The levels of the topics that a `to` template can come to, for messages that match ``source_filter``.
+    """A pattern of all topics that a `to` template can render for messages that match ``source_filter``.
 
-    ``+`` stands for any one level, ``#`` for any number of them: a pattern for ``topic_filters.overlap``,
-    never narrower than what can come out.
+    For ``topic_filters.overlap``: ``+`` stands for one level, ``#`` for any number. It may match more topics
+    than the template can render, never fewer.
 
-    :raises TemplateError: the template doesn't compile, or no topic that comes out could be published to.
+    :raises TemplateError: the template doesn't compile, or renders only invalid topics.
     """
     make_topic(source)
     tree = _parse(Sandbox(plain_text), source)
@@ -193,7 +193,7 @@ def topic_pattern(source: str, source_filter: str) -> list[str]:
 
 
 def _possible(node: nodes.Node, filter_levels: list[str], guarded: bool) -> tuple[str, ...]:
-    """What one ``{{ }}`` can become, as levels of a pattern."""
+    """Pattern levels of what one ``{{ }}`` can render."""
     if isinstance(node, nodes.Name) and node.name == "topic_name":
         return tuple(filter_levels)
     if isinstance(node, nodes.Getitem) and isinstance(node.node, nodes.Name) and node.node.name == "topic":
@@ -207,9 +207,9 @@ def _possible(node: nodes.Node, filter_levels: list[str], guarded: bool) -> tupl
 
 
 def _levels(pieces: list[str | tuple[str, ...]]) -> list[str]:
-    """Joins literal text and what templates can become, at the slashes of the literal text.
+    """Joins literal text and patterns of templates, split at the slashes of the literal text.
 
-    A level that is part literal and part template counts as any level, and more where it may add some.
+    A level that mixes both becomes ``+``, and ``+/#`` if the template may add levels.
     """
     levels: list[str] = []
     run: list[str | tuple[str, ...]] = []
@@ -272,7 +272,7 @@ def _compiling() -> Iterator[None]:
 
 @contextmanager
 def _filling_in() -> Iterator[None]:
-    """A fresh budget; whatever a payload makes of the template inside is a ``TemplateError``."""
+    """A new budget; every exception while rendering becomes a ``TemplateError``."""
     try:
         with spending():
             yield
@@ -281,5 +281,5 @@ def _filling_in() -> Iterator[None]:
     except jinja2.TemplateError as error:
         raise TemplateError(error.message or "the template can't be filled in") from None
     except Exception as error:
-        # A filter or operator met a value it isn't made for: the fault is in the message, not in the daemon.
+        # A filter or operator got a value of a wrong type: the message's fault, not the daemon's.
         raise TemplateError(f"the template doesn't fit this message: {error}") from None

@@ -1,8 +1,7 @@
-"""Validation across keys: what several keys of a configuration can get wrong together.
+"""Validation across keys of a configuration whose sections are each valid.
 
-Takes sections that are sound one by one and finds the rest: names that nothing carries, keys that mean
-nothing to a kind, schemas that aren't JSON Schema, templates that don't compile, routes that feed themselves.
-Looks at no folder and no broker.
+Finds unknown names, keys that don't apply to a kind, invalid JSON Schemas, templates that don't compile, and
+routes that form a loop. Pure: opens no file and no connection.
 """
 
 from __future__ import annotations
@@ -37,17 +36,17 @@ _KEYS: dict[Kind, frozenset[str]] = {
     "embed": frozenset(),
     "search": frozenset({"knowledge", "passages"}),
 }
-"""The keys that mean something to a kind, besides those that all kinds have."""
+"""The keys that apply to each kind, besides those of all kinds."""
 _COMMON = frozenset({"kind", "model", "threshold", "overflow", "allow", "checks"})
 
 
 UNKNOWN_FILTER = "$-"
-"""Stands in for a ``from`` that could not be read; no route publishes there."""
+"""Placeholder for an invalid ``from``; no route publishes there."""
 
 
 @dataclass(frozen=True, slots=True)
 class Names:
-    """All names in the file, those of entries with faults of their own included."""
+    """All names in the file, including those of invalid entries."""
 
     models: frozenset[str]
     tasks: frozenset[str]
@@ -55,9 +54,9 @@ class Names:
 
 
 def inconsistencies(config: Config, names: Names, route_indices: Sequence[int]) -> Iterator[Fault]:
-    """Every fault, each with the path of the key to change.
+    """Every fault, with the path of the key to change.
 
-    ``route_indices`` are the positions in the file of ``config.routes``, of which bad ones were taken out.
+    ``route_indices`` are the positions of ``config.routes`` in the file; invalid routes were removed.
     """
     yield from _broker_faults(config.broker)
     if config.console is not None:
@@ -67,12 +66,12 @@ def inconsistencies(config: Config, names: Names, route_indices: Sequence[int]) 
         yield ("signing", fault[0]), fault[1]
     yield from _journal_faults(config)
     for name, task in config.tasks.items():
-        if name in names.tasks:  # not a stand-in
+        if name in names.tasks:  # not a placeholder
             yield from _task_faults(("tasks", name), task, names, config.node)
             yield from _knowledge_faults(("tasks", name), task, config, names)
     files: dict[str, str] = {}
     for name, section in config.knowledge.items():
-        file = str(section.path).removesuffix(".sqlite")  # which may be left out
+        file = str(section.path).removesuffix(".sqlite")  # the suffix is optional
         if (other := files.setdefault(file, name)) != name:
             yield ("knowledge", name, "path"), f"is the file of {other}: each passage would be found twice"
         for key, model in (("encoder", section.encoder), ("reader", section.reader)):
@@ -123,8 +122,8 @@ def _console_faults(console: Console) -> Iterator[Fault]:
     yield from _pair_faults("console", console)
     if not (console.is_secure or console.is_local):
         sentence = (
-            "others than this machine could read the token on its way: add cert_file and key_file, or "
-            "https: true if a proxy in front of it speaks TLS"
+            "without TLS the token can be read on the network: add cert_file and key_file, or https: true "
+            "if a TLS proxy stands in front"
         )
         yield ("console", "listen"), sentence
 
@@ -136,7 +135,7 @@ def _rollout_faults(rollouts: Rollouts, trial_s: float, names: Names) -> Iterato
     if rollouts.cert_file and not rollouts.key_file:
         yield ("rollouts", "key_file"), "missing: cert_file needs the key that belongs to it"
     if not (rollouts.is_secure or rollouts.allow_http):
-        yield ("rollouts", "url"), "whoever is on the way could read the token: write https://"
+        yield ("rollouts", "url"), "without TLS the token can be read on the network: write https://"
     for index, address in enumerate(rollouts.downloads):
         if not (address.startswith("https://") or rollouts.allow_http):
             yield ("rollouts", "downloads", index), "must begin with https://"
@@ -163,7 +162,7 @@ def _task_faults(path: Path, task: Task, names: Names, node: str) -> Iterator[Fa
         yield (*path, "model"), "means nothing to search, which asks no model but its encoder: take it out"
     if task.model is None and not task.learned and not task.stages and task.kind != "search":
         yield (*path, "model"), f"missing: name the model that does it; {_near('', names.models)}"
-    # What was learned is of one of these kinds, and its bundle knows of which.
+    # Without a kind, the learned bundle decides it.
     kinds = LEARNABLE if task.kind is None else (task.kind,)
     for key in sorted(task.model_fields_set - _COMMON - frozenset().union(*(_KEYS[kind] for kind in kinds))):
         if getattr(task, key) is not None:
@@ -301,7 +300,7 @@ def _route_faults(config: Config, names: Names, indices: Sequence[int]) -> Itera
 
 
 def _reader_faults(path: Path, route: Route, config: Config, names: Names) -> Iterator[Fault]:
-    """What is wrong with who reads a route's messages."""
+    """Faults in a route's task, collection and window."""
     if route.task is None and route.remember is None:
         yield (*path, "task"), f"missing: name the task that reads the messages; {_near('', names.tasks)}"
     elif route.task is not None and route.task not in names.tasks:
@@ -334,7 +333,7 @@ def _own_topic_faults(path: Path, source: str, base: str) -> Iterator[Fault]:
 
 
 def _template_faults(path: Path, route: Route) -> Iterator[Fault]:
-    from edgeslm.config import templates  # lazy: only files with routes pay for Jinja2
+    from edgeslm.config import templates  # lazy: only routes need Jinja2
 
     for key, source, check in (
         ("input", route.input, templates.make_input),
@@ -349,7 +348,7 @@ def _template_faults(path: Path, route: Route) -> Iterator[Fault]:
 
 
 def _output(route: Route, base: str) -> list[str] | str:
-    """Levels of the topic that a route publishes to, wildcards for templates; or what is wrong with it."""
+    """Levels of a route's output topic, with wildcards for templates; or the fault as a sentence."""
     from edgeslm.config import templates
 
     if route.to is None:
@@ -369,7 +368,7 @@ def _output(route: Route, base: str) -> list[str] | str:
 def _loops(
     routes: Sequence[Route], indices: Sequence[int], outputs: list[list[str] | None]
 ) -> Iterator[Fault]:
-    """Cycles in which the output of each route can be read by the next."""
+    """Cycles in which each route reads the output of the one before."""
     feeds = [
         [reader for reader, route in enumerate(routes) if output and overlap(output, route.source.split("/"))]
         for output in outputs

@@ -1,8 +1,8 @@
-"""YAML source: text -> plain data with the line of every key, and everything wrong with the text.
+"""YAML source: text -> plain data with the line of every key, and all syntax problems.
 
-Narrower than YAML 1.1, so that a configuration means what it looks like: keys are always text (a label
-``yes`` stays ``yes``), only ``true`` and ``false`` are truth values, only decimal numbers are numbers, tags
-are refused. Anchors, aliases and ``<<`` work within a size limit. Knows nothing of the keys' meaning.
+A subset of YAML 1.1 without surprises: keys are always strings (a label ``yes`` stays ``yes``), only ``true``
+and ``false`` are booleans, only decimal numbers are numbers, tags are refused. Anchors, aliases and ``<<``
+work within a size limit.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ MAX_NODES = 20_000
 MAX_DEPTH = 40
 
 Path = tuple[str | int, ...]
-"""Where in the document: keys and list positions from the top."""
+"""Position in the document: keys and list indices from the top."""
 
 _INT = re.compile(r"[-+]?(?:0|[1-9][0-9]{0,17})")
 _FLOAT = re.compile(
@@ -33,7 +33,7 @@ _TEXT_TAG = "tag:yaml.org,2002:str"
 
 @dataclass(frozen=True, slots=True)
 class YamlProblem:
-    """One thing that is wrong: where (line counts from 1) and a sentence that says what to change."""
+    """A problem: its position (lines count from 1) and a sentence that says what to change."""
 
     line: int
     path: Path
@@ -42,18 +42,18 @@ class YamlProblem:
 
 @dataclass(slots=True)
 class YamlDocument:
-    """What was read. ``data`` is complete as far as the text could be understood."""
+    """The parsed document. ``data`` holds whatever could be parsed."""
 
     data: Any = None
     lines: dict[Path, int] = field(default_factory=dict)
     problems: list[YamlProblem] = field(default_factory=list)
 
     def note(self, line: int, path: Path, sentence: str) -> None:
-        """One more problem."""
+        """Adds a problem."""
         self.problems.append(YamlProblem(line, path, sentence))
 
     def line(self, path: Path) -> int:
-        """The line of a key, or of the nearest thing around it that is in the text."""
+        """The line of a key, or of its nearest parent in the text."""
         while path and path not in self.lines:
             path = path[:-1]
         return self.lines.get(path, 1)
@@ -70,14 +70,14 @@ def key_name(path: Path) -> str:
 
 
 class _Loader(yaml.SafeLoader):
-    """A loader of its own, so that its table of plain scalars can be emptied without touching PyYAML's."""
+    """A subclass, so that emptying its table of plain scalars doesn't change PyYAML's."""
 
     yaml_implicit_resolvers: dict[Any, Any] = {}  # noqa: RUF012 - PyYAML's own shape
 
 
 def read_document(text: str, least: str = "node, broker and tasks") -> YamlDocument:
-    """Never raises: whatever the text is, its faults are in ``problems``. ``least`` are the keys that such a
-    file has at least."""
+    """Parses YAML; never raises, faults are in ``problems``. ``least`` lists the required keys, for the error
+    on an empty file."""
     document = YamlDocument()
     if len(text.encode(errors="replace")) > MAX_BYTES:
         document.note(1, (), f"longer than {MAX_BYTES} bytes, the most that is read")
@@ -97,7 +97,7 @@ def read_document(text: str, least: str = "node, broker and tasks") -> YamlDocum
     except RecursionError:
         document.note(1, (), "nested too deep")
         return document
-    except (ValueError, OverflowError):  # PyYAML's scanner raises them of \U escapes and %YAML numbers
+    except (ValueError, OverflowError):  # from PyYAML's scanner, on \U escapes and %YAML numbers
         document.note(1, (), "not YAML: an escape or number in it can't be read")
         return document
     if root is None or (isinstance(root, yaml.ScalarNode) and not root.value and root.style is None):
@@ -127,7 +127,7 @@ def _syntax_fault(error: yaml.MarkedYAMLError, text: str, line: int) -> str:
 
 
 class _YamlReader:
-    """Walks the node tree once; makes data, notes lines and problems."""
+    """Walks the node tree once; builds data, records lines and problems."""
 
     def __init__(self, document: YamlDocument) -> None:
         self._document = document
@@ -167,7 +167,7 @@ class _YamlReader:
     def _mapping(self, node: yaml.MappingNode, path: Path) -> dict[str, Any]:
         own: dict[str, Any] = {}
         merged: dict[str, Any] = {}
-        for key_node, value_node in node.value:  # merges first, so that the lines of own keys win
+        for key_node, value_node in node.value:  # merges first: own keys override their lines
             if _is_merge(key_node):
                 self._merge(value_node, path, merged)
         for key_node, value_node in node.value:

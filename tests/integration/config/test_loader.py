@@ -108,7 +108,7 @@ def test_a_server_of_rollouts_is_asked_with_tls_and_names_models_that_are_here()
         "c.yaml:7: rollouts.downloads[0]: must begin with https://",
         "c.yaml:7: rollouts.key_file: missing: cert_file needs the key that belongs to it",
         "c.yaml:7: rollouts.models.a: no model is called 'smal': did you mean small?",
-        "c.yaml:7: rollouts.url: whoever is on the way could read the token: write https://",
+        "c.yaml:7: rollouts.url: without TLS the token can be read on the network: write https://",
     ]
     short = "rollouts: {url: https://h, timeout_s: 300}\n" + ACCEPT
     assert problems(SMALL + short) == [
