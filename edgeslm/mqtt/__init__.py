@@ -1,1 +1,1 @@
-"""The broker connection: client, network thread, outbox, publisher, presence."""
+"""MQTT connection: client, network thread, outbox, publisher, presence."""

@@ -1,7 +1,4 @@
-"""Broker address: a URL, a user and certificates to log in with.
-
-Pure but for reading the TLS files. Knows no MQTT.
-"""
+"""Broker address and login: URL, user name, password and TLS files. Reads only files."""
 
 from __future__ import annotations
 
@@ -25,10 +22,10 @@ PORTS = {"mqtt": 1883, "mqtts": 8883}
 
 @dataclass(frozen=True, slots=True)
 class Login:
-    """Who a client is to the broker, and whom it trusts. The password never shows in ``repr``.
+    """Credentials of a client, and its trusted certificates. ``repr`` hides the password.
 
-    ``ca_file`` None means the certificate authorities of the system; ``cert_file`` and ``key_file`` are
-    this client's own certificate for brokers that ask for one.
+    ``ca_file`` None: the system's certificate authorities. ``cert_file`` and ``key_file`` are the client
+    certificate for mutual TLS.
     """
 
     username: str | None = None
@@ -39,9 +36,9 @@ class Login:
 
     @classmethod
     def of(cls, named: Broker | Namespace) -> Login:
-        """What a configuration's ``broker`` section names, or a command line. Reads the password file.
+        """The login in a configuration's ``broker`` section, or in command-line arguments.
 
-        :raises BrokerError: that can't be read, or is empty.
+        :raises BrokerError: the password file can't be read or is empty.
         """
         password = read_password(named.password_file)
         return cls(named.username, password, named.ca_file, named.cert_file, named.key_file)
@@ -49,7 +46,7 @@ class Login:
 
 @dataclass(frozen=True, slots=True)
 class BrokerAddress:
-    """Everything needed to open a connection."""
+    """Host, port, TLS and login of a broker."""
 
     host: str
     port: int
@@ -62,9 +59,9 @@ class BrokerAddress:
 
     @classmethod
     def parse(cls, url: str, login: Login = Login()) -> BrokerAddress:
-        """The address in ``mqtt[s]://[user[:password]@]host[:port]``; BrokerError if it is none.
+        """Parses ``mqtt[s]://[user[:password]@]host[:port]``; ``login`` wins over the URL.
 
-        ``login`` wins over what is in the URL.
+        :raises BrokerError: the URL is invalid.
         """
         parts, port = _split(url)
         if not parts.hostname:
@@ -80,11 +77,14 @@ class BrokerAddress:
 
     @classmethod
     def of(cls, section: Broker) -> BrokerAddress:
-        """The address that a configuration's ``broker`` section names; reads the password file."""
+        """The address in a configuration's ``broker`` section. :raises BrokerError: as :meth:`Login.of`."""
         return cls(section.host, section.port, section.tls, Login.of(section))
 
     def tls_context(self) -> ssl.SSLContext | None:
-        """The TLS settings, or None for a plain connection; BrokerError names the file that is wrong."""
+        """The TLS settings; None for a connection without TLS.
+
+        :raises BrokerError: names the file that can't be used.
+        """
         if not self.tls:
             return None
         login = self.login
@@ -97,7 +97,7 @@ class BrokerAddress:
             ) from None
         if (certificate := login.cert_file) is not None:
             try:
-                # The empty password keeps OpenSSL from asking for one on the terminal.
+                # Without a password, OpenSSL would prompt on the terminal.
                 context.load_cert_chain(certificate, login.key_file, password="")
             except (OSError, ssl.SSLError, ValueError):
                 raise BrokerError(
@@ -108,19 +108,21 @@ class BrokerAddress:
 
 
 def read_password(file: Path | None) -> str | None:
-    """The first line of a file; BrokerError if it can't be read or is empty."""
+    """The first line of a file. :raises BrokerError: it can't be read or is empty."""
     return None if file is None else _read_line(file, "password")
 
 
 def client_id_of(config: Config) -> str:
-    """The name of a node's session at the broker. BrokerError if its file can't be read or is empty."""
+    """The client id of a node. :raises BrokerError: its file can't be read or is empty."""
     file = config.broker.client_id_file
     return f"{config.prefix}-{config.node}" if file is None else _read_line(file, "client id")
 
 
 def pool_client_id(broker: Broker, prefix: str, pool: str) -> str:
-    """The name of a pool's session at the broker, which no node's can be: those have no dot. BrokerError if
-    its file can't be read or is empty."""
+    """The client id of a pool's dispatcher. Contains a dot, as no node's default client id does.
+
+    :raises BrokerError: its file can't be read or is empty.
+    """
     file = broker.client_id_file
     return f"{prefix}-pool.{pool}" if file is None else _read_line(file, "client id")
 

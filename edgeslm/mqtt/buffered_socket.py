@@ -1,7 +1,7 @@
-"""A socket that reads and writes in large pieces, for a client library that asks for a byte at a time.
+"""Buffered socket: reads and writes large pieces, because paho reads byte by byte.
 
-Each call to the kernel gives the interpreter lock away, and between a network thread and an event loop that
-are both busy, getting it back costs more than the call.
+Each system call releases the interpreter lock. With the network thread and the event loop both busy, getting
+it back costs more than the call.
 """
 
 from __future__ import annotations
@@ -13,13 +13,13 @@ from edgeslm.mqtt.publish_filter import PublishFilter
 
 READ_BYTES = 64 * 1024
 UNSENT_BYTES = 64 * 1024
-"""What may wait for :meth:`BufferedSocket.flush`; beyond it the socket takes no more, as a full one does."""
+"""Write buffer until :meth:`BufferedSocket.flush`; when full, the socket behaves like a full one."""
 
 
 class BufferedSocket:
-    """Around a socket; for one thread. Every method but ``flush`` and ``cut`` does what a socket's does.
+    """Wraps a socket, for one thread. All methods except ``flush`` and ``cut`` work like a socket's.
 
-    :param incoming: goes over what came in before it is read; may hold some of it back.
+    :param incoming: filters received data; may hold some back.
     """
 
     def __init__(self, sock: socket.socket, incoming: PublishFilter | None = None) -> None:
@@ -38,7 +38,7 @@ class BufferedSocket:
         self._socket.settimeout(timeout_s)
 
     def do_handshake(self) -> None:
-        """Of TLS, if it is spoken."""
+        """TLS handshake; does nothing without TLS."""
         if isinstance(self._socket, ssl.SSLSocket):
             self._socket.do_handshake()
 
@@ -47,11 +47,11 @@ class BufferedSocket:
 
     @property
     def unsent(self) -> int:
-        """Bytes that wait for :meth:`flush`."""
+        """Bytes in the write buffer."""
         return len(self._unsent)
 
     def pending(self) -> int:
-        """Bytes that can be read without the kernel: read before, or deciphered by TLS."""
+        """Bytes that can be read without a system call: buffered here or decrypted by TLS."""
         deciphered = self._socket.pending() if isinstance(self._socket, ssl.SSLSocket) else 0
         return len(self._received) + deciphered
 
@@ -69,7 +69,7 @@ class BufferedSocket:
         return bytes(taken)
 
     def send(self, data: bytes | bytearray) -> int:
-        """Takes all of it for the next :meth:`flush`; BlockingIOError if too much waits for that already."""
+        """Buffers all of ``data`` for the next :meth:`flush`. :raises BlockingIOError: the buffer is full."""
         if len(self._unsent) >= UNSENT_BYTES:
             self.flush()
             if len(self._unsent) >= UNSENT_BYTES:
@@ -78,7 +78,7 @@ class BufferedSocket:
         return len(data)
 
     def flush(self) -> None:
-        """Sends what the kernel takes; the rest stays.
+        """Sends what the kernel accepts; the rest stays buffered.
 
         :raises OSError: the connection is broken.
         """
@@ -89,7 +89,7 @@ class BufferedSocket:
             return
 
     def close(self) -> None:
-        """Sends a goodbye that may be among what is left, unless that means waiting."""
+        """Flushes, since the buffer may hold a DISCONNECT, and closes. Never waits."""
         try:
             self.flush()
         except OSError:
@@ -98,7 +98,7 @@ class BufferedSocket:
             self._socket.close()
 
     def cut(self) -> None:
-        """Closes it without a goodbye. What was read and not taken yet is dropped."""
+        """Closes the socket without flushing and drops buffered input."""
         self._received = memoryview(b"")
         self._unsent.clear()
         self._socket.close()

@@ -1,6 +1,7 @@
-"""Certificate expiry: when certificates end, so that a node says so before its broker lets it in no more.
+"""Certificate expiry: warnings before the certificates of a node expire.
 
-Reads the one field of X.509 (RFC 5280, section 4.1.2.5) that the standard library doesn't tell of a file.
+Parses the validity field of X.509 (RFC 5280, section 4.1.2.5), which the standard library doesn't read from
+files.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ _END = "-----END CERTIFICATE-----"
 
 
 def ending_soon(broker: Broker, now: datetime.datetime | None = None) -> Iterator[str]:
-    """A sentence for each certificate of a configuration that ends within 60 days, or has ended."""
+    """A sentence for each certificate of a configuration that has expired or expires within 60 days."""
     now = now or datetime.datetime.now(datetime.UTC)
     for file in (broker.cert_file, broker.ca_file):
         end = end_of(file) if file is not None else None
@@ -32,7 +33,7 @@ def ending_soon(broker: Broker, now: datetime.datetime | None = None) -> Iterato
 
 
 def end_of(file: Path) -> datetime.datetime | None:
-    """When the first certificate of a PEM file ends; None if that can't be told."""
+    """When the first certificate in a PEM file expires; None if it can't be read."""
     try:
         text = file.read_text("ascii", "replace")
         begin = text.index("-----BEGIN CERTIFICATE-----")
@@ -45,7 +46,7 @@ def end_of(file: Path) -> datetime.datetime | None:
         _, at, _ = _element(der, at)
         tag, start, end = _element(der, _element(der, at)[2])
         digits = der[start:end].decode("ascii")
-        if tag == _UTC_TIME:  # its years are from 1950 to 2049
+        if tag == _UTC_TIME:  # two-digit years, 1950 to 2049
             digits = ("19" if digits >= "50" else "20") + digits
         return datetime.datetime.strptime(digits, "%Y%m%d%H%M%SZ").replace(tzinfo=datetime.UTC)
     except (OSError, ValueError, IndexError):
@@ -53,7 +54,7 @@ def end_of(file: Path) -> datetime.datetime | None:
 
 
 def _element(der: bytes, at: int) -> tuple[int, int, int]:
-    """The tag of an element of DER (X.690), and where its content begins and ends."""
+    """Tag, start and end of the content of a DER element (X.690)."""
     tag, length, at = der[at], der[at + 1], at + 2
     if length & 0x80:
         count = length & 0x7F

@@ -1,9 +1,8 @@
-"""The daemon's connection to the broker, seen from the asyncio loop.
+"""MQTT client of the daemon, for the asyncio loop: deliveries in, publishes and acknowledgements out.
 
-Deliveries come in, publishes and acknowledgements go out. It keeps the rules that make "at least once" true:
-a persistent session, acknowledgements in the order of receipt and only on the connection that brought the
-message, results sent again after a reconnect, never more in flight than the broker allows. Knows no JSON
-and no tasks; whether a delivery was seen before is for the caller to find out.
+Guarantees at-least-once delivery: a persistent session, acknowledgements in the order of receipt and only on
+the connection that brought the message, resending after a reconnect, and no more in flight than the broker
+allows. The caller deduplicates deliveries.
 """
 
 from __future__ import annotations
@@ -42,36 +41,35 @@ __all__ = ["BusClient", "BusListener", "Delivery", "NeverFits", "OutboxFull", "S
 log = logging.getLogger("edgeslm.mqtt")
 
 ANSWERABLE_BYTES = 16 * 1024 * 1024
-"""Packets up to this size are let in even if the node reads less, so that their senders get ``too_large``;
-the broker drops larger ones without a word (MQTT 5 section 3.1.2.11.4)."""
+"""Packets up to this size are received even if the node's limit is lower, so that their senders get
+``too_large``. The broker silently drops larger ones (MQTT 5 section 3.1.2.11.4)."""
 
 UNSENT_BYTES = 1024 * 1024
-"""What of QoS 0 may wait for the socket; beyond it, pieces of streams are dropped."""
+"""Limit of unsent QoS 0 data; beyond it, pieces of streamed answers are dropped."""
 
 OUTBOX_BYTES = 16 * 1024 * 1024
-"""What of QoS 1 may wait for the broker's acknowledgement."""
+"""Limit of QoS 1 data that the broker hasn't acknowledged."""
 
 
 class BusListener(Protocol):
-    """Whose connection it is. Called in the loop."""
+    """Callbacks of the connection, called in the event loop."""
 
     def connected(self) -> None:
-        """After each CONNACK: subscribe, and publish what is retained; the broker may have lost both."""
+        """After each CONNACK. Subscribe and publish retained messages here; the broker may have lost both."""
 
     def delivered(self, delivery: Delivery) -> None:
-        """Each message."""
+        """Called for each message."""
 
     def disconnected(self) -> None:
-        """A connection has ended, or could not be made."""
+        """A connection ended or could not be made."""
         return
 
 
 class BusClient:
-    """A connection that comes back by itself, until :meth:`stop` or a failure that trying again won't mend.
+    """A connection that reconnects until :meth:`stop` or a permanent failure.
 
-    ``queue`` is the Receive Maximum: so many QoS 1 deliveries may be unacknowledged at a time.
-    ``packet_bytes`` is the largest payload that is handed on. ``pauses_s`` are the first and the longest
-    pause before a connection is tried again.
+    ``queue`` is the Receive Maximum, the limit of unacknowledged QoS 1 deliveries. ``packet_bytes`` is the
+    largest payload to pass on. ``pauses_s`` are the first and the longest reconnect pause.
     """
 
     def __init__(
@@ -99,14 +97,14 @@ class BusClient:
         self._listener = listener
         self._pauses_s = pauses_s
         self.may_connect = threading.Event()
-        """Read on the network's thread. Whoever clears it has no connection made again."""
+        """While cleared, no new connection is made. Read on the network thread."""
         self.may_connect.set()
         self._outbox = Outbox(OUTBOX_BYTES)
         self._bridge: LoopBridge | None = None
         self._network: Network | None = None
         self._link: BrokerLink | None = None
         self._welcome: Welcome | None = None
-        self._loop: asyncio.AbstractEventLoop  # asking for it is a system call before Python 3.12
+        self._loop: asyncio.AbstractEventLoop  # cached: get_running_loop is a system call before Python 3.12
         self._failed: asyncio.Future[None]
         self._generation = 0
         self._receipts: deque[int] = deque()
@@ -120,10 +118,10 @@ class BusClient:
         self._unsent_dropped = 0
 
     async def start(self) -> None:
-        """Starts connecting and returns; BrokerError if the password file can't be read."""
+        """Starts connecting and returns. :raises BrokerError: the password file can't be read."""
         loop = self._loop = asyncio.get_running_loop()
         self._failed = loop.create_future()
-        self._failed.add_done_callback(_look_at)
+        self._failed.add_done_callback(_mark_retrieved)
         self._bridge = LoopBridge(
             loop, self, packet_limit=self._packet_limit, most_qos0=self._settings.receive_maximum
         )
@@ -137,7 +135,7 @@ class BusClient:
         self._network.start()
 
     async def stop(self, timeout_s: float = 5.0) -> None:
-        """Says goodbye, which drops the will and keeps the session. What was not sent is given up."""
+        """Disconnects cleanly: the broker drops the will and keeps the session. Unsent messages fail."""
         if self._network is None or self._bridge is None:
             return
         network, self._network = self._network, None
@@ -152,14 +150,14 @@ class BusClient:
 
     @property
     def failed(self) -> asyncio.Future[None]:
-        """Raises BrokerError when trying again is no use: another client of the same name, which is told by
-        SessionTakenOver, or no MQTT 5."""
+        """Raises BrokerError on a permanent failure: no MQTT 5, or SessionTakenOver by another client with
+        the same client id."""
         return self._failed
 
     @property
     def shortcomings(self) -> list[str]:
-        """What the broker doesn't give a node, as sentences, of the last connection; and certificates that
-        end soon."""
+        """Sentences about features that the broker of the last connection lacks, and certificates that expire
+        soon."""
         return [*self._shortcomings, *ending_soon(self._broker)]
 
     @property
@@ -168,47 +166,47 @@ class BusClient:
 
     @property
     def resumed(self) -> bool:
-        """Whether the broker still had the node's session when the connection was made."""
+        """Whether the last connection resumed the session at the broker."""
         return self._welcome is not None and self._welcome.session_present
 
     @property
     def network_alive(self) -> bool:
-        """Whether the network thread runs; with ``network_silent_s`` the watchdog's food."""
+        """Whether the network thread runs; the watchdog uses this and ``network_silent_s``."""
         return self._network is not None and self._network.is_alive
 
     @property
     def network_silent_s(self) -> float:
-        """Seconds since the network thread last went round its loop; connecting may take it 20 s."""
+        """Seconds since the last iteration of the network thread's loop; connecting may take 20 s."""
         return self._network.silent_s if self._network is not None else 0.0
 
     @property
     def dropped(self) -> int:
-        """QoS 0 messages dropped, coming in or going out, because one side was too slow or away."""
+        """Count of QoS 0 messages dropped in both directions because one side was slow or offline."""
         return self._unsent_dropped + (self._bridge.dropped if self._bridge else 0)
 
     @property
     def speaks_mqtt5(self) -> bool:
-        """Whether the last connection was of MQTT 5, with Response Topics and Correlation Data."""
+        """Whether the last connection used MQTT 5, with Response Topic and Correlation Data."""
         return self._welcome is not None and self._welcome.mqtt5
 
     @property
     def is_held_up(self) -> bool:
-        """Whether half of what the broker brings at a time, by our Receive Maximum or by its own, only waits
-        for an earlier delivery to be acknowledged."""
+        """Whether half of the Receive Maximum (the node's or the broker's) is done and only waits for an
+        earlier delivery to be acknowledged."""
         its = self._welcome.receive_maximum if self._welcome is not None else 65535
         return len(self._acked) >= min(self._settings.receive_maximum, its) / 2
 
     @property
     def waiting_bytes(self) -> int:
-        """Bytes that the broker has not acknowledged yet."""
+        """Bytes that the broker hasn't acknowledged yet."""
         return self._outbox.bytes
 
     # Out
 
     def subscribe(self, subscriptions: Iterable[str | Subscription]) -> None:
-        """Subscribes on this connection; call it from ``on_connect``. A plain filter gets QoS 1.
+        """Subscribes on this connection; call it from ``connected``. A plain filter gets QoS 1.
 
-        A filter that the broker refuses is logged as an error with the filter, unless it is optional.
+        A refused subscription is logged as an error, unless it is optional.
         """
         packets: dict[int | None, list[Subscription]] = {}
         takes_identifiers = self._welcome is not None and self._welcome.identifiers_available
@@ -222,7 +220,7 @@ class BusClient:
                 self._asked_for[mid] = group
 
     def unsubscribe(self, filters: Iterable[str]) -> None:
-        """Asks the broker to forget filters; without a connection, once there is one."""
+        """Unsubscribes now, or after the next connect."""
         self._unwanted.update(filters)
         if self._link is not None and self._unwanted:
             self._link.unsubscribe(sorted(self._unwanted))
@@ -231,10 +229,10 @@ class BusClient:
     def publish(self, message: OutgoingMessage) -> asyncio.Future[None]:
         """Publishes; the future is done when the broker has acknowledged the message.
 
-        It raises BrokerError if the broker refuses it, or at once if the topic is impossible, the message is
-        larger than the broker takes or the outbox is full. While there is no connection QoS 1 waits (a newer
-        retained message takes the place of a waiting one, an expired one counts as done) and QoS 0 is
-        dropped. QoS 0 is done at once. QoS 2 is resent like QoS 1 after a reconnect: at least once.
+        The future raises BrokerError if the broker refuses the message, the topic is invalid, the message is
+        too large or the outbox is full. Without a connection QoS 1 is queued: a newer retained message
+        replaces a queued one, and an expired message counts as done. QoS 0 is done at once, and dropped
+        without a connection. QoS 2 is resent after a reconnect like QoS 1: at least once.
         """
         done: asyncio.Future[None] = self._loop.create_future()
         expires_at = time.monotonic() + message.expiry_s if message.expiry_s is not None else None
@@ -255,13 +253,13 @@ class BusClient:
         return done
 
     def ack(self, delivery: Delivery) -> bool:
-        """Tells the broker to forget a delivery, as soon as all earlier ones are acknowledged too.
+        """Acknowledges a delivery as soon as all earlier ones are acknowledged.
 
-        MQTT 5 [MQTT-4.6.0-2] wants PUBACKs in the order of receipt. Does nothing for QoS 0, and nothing if
-        the message came over an earlier connection: the broker sends it again, and its packet identifier
-        may be somebody else's by now.
+        MQTT 5 [MQTT-4.6.0-2] requires PUBACKs in the order of receipt. Does nothing for QoS 0, or for a
+        message of an earlier connection: the broker resends it, and its packet identifier may be in use
+        again.
 
-        :return: whether that is all there is to do: False if it waits for earlier ones, or comes again.
+        :return: False if it waits for earlier ones or will be resent.
         """
         if delivery.qos == 0:
             return True
@@ -298,7 +296,7 @@ class BusClient:
             namesake.namesakes += 1
 
     def _send_waiting(self) -> None:
-        """Sends what the broker's Receive Maximum leaves room for."""
+        """Sends queued messages up to the broker's Receive Maximum."""
         while self._link is not None and self._outbox.flow.room > 0:
             if (parcel := self._outbox.take()) is None:
                 return
@@ -312,7 +310,7 @@ class BusClient:
                 self._outbox.drop(parcel)
                 continue
             message = parcel.message
-            if expiry_s != message.expiry_s:  # it has waited
+            if expiry_s != message.expiry_s:  # it was queued for some time
                 message = replace(message, expiry_s=expiry_s)
             sent = self._link.publish(message)
             if sent is None:
@@ -320,7 +318,7 @@ class BusClient:
                 return
             self._outbox.flow.sent(sent.mid, parcel)
 
-    # The receiver's side of the bridge: called in the loop, in the order of the network
+    # Receiver of the bridge: called in the loop, in network order
 
     def link_up(self, generation: int, link: BrokerLink, welcome: Welcome) -> None:
         self._generation = generation
@@ -357,7 +355,7 @@ class BusClient:
         if delivery.qos and delivery.generation == self._generation:
             self._receipts.append(delivery.mid)
         if not delivery.topic or not self._guarded(self._listener.delivered, delivery):
-            self.ack(delivery)  # it would only come back
+            self.ack(delivery)  # else it would be redelivered and fail again
 
     def acknowledged(self, generation: int, mid: int, failure: str | None) -> None:
         parcel = self._outbox.flow.get(mid)
@@ -404,7 +402,7 @@ class BusClient:
         return True
 
 
-def _look_at(done: asyncio.Future[None]) -> None:
-    """Marks a failure as seen, for callers that don't wait."""
+def _mark_retrieved(done: asyncio.Future[None]) -> None:
+    """Retrieves the exception, so that asyncio doesn't warn if nobody awaits the future."""
     if not done.cancelled() and (error := done.exception()) is not None:
         log.debug("not published: %s", error)

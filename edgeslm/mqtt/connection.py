@@ -1,8 +1,8 @@
-"""Network thread: one MQTT connection after the other, each a ``BrokerLink``. MQTT 5, or 3.1.1 if need be.
+"""Network thread: makes MQTT connections one after another, each a ``BrokerLink``. MQTT 5, or 3.1.1 as
+fallback.
 
-Each connection gets a paho client of its own, so that nothing of an old one (packet identifiers above all)
-leaks into the next. Knows no topics and keeps no message. What it sees goes to a ``Listener``, on the
-network thread.
+Each connection has a new paho client, so that no state of an old one leaks, above all no packet identifiers.
+Stores no messages; events go to a ``Listener`` on the network thread.
 """
 
 from __future__ import annotations
@@ -56,24 +56,24 @@ from edgeslm.protocol.delivery import OutgoingMessage, Subscription
 log = logging.getLogger("edgeslm.mqtt")
 
 ANSWER_S = 10.0
-"""How long a broker may take to accept or refuse a connection, and to take a goodbye."""
+"""Timeout for the broker's CONNACK, and for a clean disconnect."""
 
 MQTT_311_IN_FLIGHT = 20
-"""Results under way at a time at a broker that can't say how many it takes; mosquitto's own default."""
+"""Messages in flight with MQTT 3.1.1, which has no Receive Maximum; mosquitto's default."""
 
 PATIENCE = 4
-"""A connection that lasted so many first pauses has worked: the next pauses start small again."""
+"""A connection that lasted this many first pauses counts as a success: the backoff is reset."""
 
 PAUSES_S = (0.5, 15.0)
-"""Before an app tries again to connect, the first and the longest."""
+"""First and longest reconnect pause of an app."""
 
 SESSION_EXPIRY_S = 7 * 24 * 3600
-"""How long the broker shall keep the requests of a node that is away."""
+"""How long the broker keeps requests for an offline node."""
 
 
 @dataclass(frozen=True, slots=True)
 class Will:
-    """What the broker publishes, retained at QoS 1, when the connection breaks."""
+    """Last will: the broker publishes it, retained, at QoS 1, when the connection breaks."""
 
     topic: str
     payload: bytes
@@ -81,9 +81,9 @@ class Will:
 
 @dataclass(frozen=True, slots=True)
 class ConnectionSettings:
-    """What is asked of the broker in each CONNECT; sizes in bytes.
+    """Parameters of each CONNECT; sizes in bytes.
 
-    ``keeps_session`` False ends the session with a goodbye; a connection that breaks keeps it all the same.
+    ``keeps_session`` False ends the session on a clean disconnect, but not on a broken connection.
     """
 
     client_id: str
@@ -96,12 +96,12 @@ class ConnectionSettings:
 
 
 class Sent(Protocol):
-    """A message given to the network thread."""
+    """A message passed to the network thread."""
 
     mid: int
 
     def is_published(self) -> bool:
-        """Whether one of QoS 0 left or was lost."""
+        """For QoS 0: whether it was sent or lost."""
 
 
 class Listener(Protocol):
@@ -115,9 +115,9 @@ class Listener(Protocol):
 
 
 class BrokerLink:
-    """One connection. ``run`` blocks; ``publish``, ``ack``, ``[un]subscribe`` and ``close`` fit any thread.
+    """One connection. ``run`` blocks; ``publish``, ``ack``, ``[un]subscribe`` and ``close`` are thread-safe.
 
-    :raises BrokerError: a file of the TLS settings can't be used.
+    :raises BrokerError: a TLS file can't be used.
     """
 
     def __init__(
@@ -135,7 +135,7 @@ class BrokerLink:
         self._alarm = Alarm()
 
     def run(self, stop: threading.Event) -> Problem:
-        """Connects and serves the connection until it ends; returns why it did."""
+        """Connects and serves the connection until it ends; returns the reason."""
         try:
             problem = self._serve(stop)
         except Exception as error:
@@ -148,7 +148,7 @@ class BrokerLink:
         return self._problem or problem
 
     def publish(self, message: OutgoingMessage) -> Sent | None:
-        """Hands a message to the network thread; None if it can't go now."""
+        """Passes a message to the network thread; None if it can't be sent now."""
         properties = self._properties(
             PacketTypes.PUBLISH,
             MessageExpiryInterval=message.expiry_s,
@@ -171,9 +171,9 @@ class BrokerLink:
             log.debug("an acknowledgement came too late for its connection")
 
     def subscribe(self, subscriptions: Sequence[Subscription]) -> int | None:
-        """Asks for all of them in one packet: its packet identifier, or None if it can't go now.
+        """Subscribes in one packet; returns its packet identifier, or None if it can't be sent now.
 
-        One packet has room for one subscription identifier, which is that of the first.
+        A packet holds one Subscription Identifier: that of the first subscription.
         """
         wanted: list[tuple[str, Any]] = [
             (
@@ -193,12 +193,12 @@ class BrokerLink:
             return None
 
     def unsubscribe(self, filters: Sequence[str]) -> None:
-        """Best effort: what comes all the same is nobody's."""
+        """Best effort: messages that still arrive are ignored."""
         with contextlib.suppress(OSError):
             self._client.unsubscribe(list(filters))
 
     def close(self) -> None:
-        """Says goodbye, and the broker drops the will."""
+        """Disconnects cleanly: the broker drops the will."""
         expiry_s = None if self._settings.keeps_session else 0
         try:
             self._client.disconnect(
@@ -211,14 +211,14 @@ class BrokerLink:
         client = Client(
             CallbackAPIVersion.VERSION2,
             client_id=self._settings.client_id,
-            # MQTT 5 asks for the old session when it connects, 3.1.1 here.
+            # MQTT 5 requests the old session in connect(), 3.1.1 here.
             clean_session=None if self._mqtt5 else False,
             protocol=MQTTProtocolVersion.MQTTv5 if self._mqtt5 else MQTTProtocolVersion.MQTTv311,
             manual_ack=True,
             reconnect_on_failure=False,
         )
-        client.suppress_exceptions = True  # one that gets out of a callback ends the thread
-        client.max_inflight_messages_set(0)  # the outbox keeps to the broker's Receive Maximum instead
+        client.suppress_exceptions = True  # an exception in a callback would end the thread
+        client.max_inflight_messages_set(0)  # unlimited: the outbox enforces the Receive Maximum
         client.connect_timeout = ANSWER_S
         if self._address.login.username is not None:
             client.username_pw_set(self._address.login.username, self._address.login.password)
@@ -231,7 +231,8 @@ class BrokerLink:
         client.on_publish = self._on_publish
         client.on_subscribe = self._on_subscribe
         client.on_socket_open = send_small_packets_at_once
-        # Once this is set, paho leaves all writing to the network thread; it is called once for several.
+        # With this callback, paho writes on the network thread only. It may be called once for several
+        # packets.
         client.on_socket_register_write = lambda client, userdata, sock: self._alarm.ring()
         return client
 
@@ -267,7 +268,7 @@ class BrokerLink:
             pace.keep(self._received)
             code = turn(self._client, self._alarm)
             if code == MQTTErrorCode.MQTT_ERR_PROTOCOL and not self._mqtt5 and not self.was_welcome:
-                return no_mqtt_5(self._address)  # paho's way to say that 3.1.1 is refused too
+                return no_mqtt_5(self._address)  # paho's code for a refusal of 3.1.1
             if code != MQTTErrorCode.MQTT_ERR_SUCCESS:
                 break
         if not self.was_welcome:
@@ -318,7 +319,7 @@ class BrokerLink:
 
 
 def _retain_handling(subscription: Subscription) -> int:
-    """MQTT 5 section 3.8.3.1: 0 always, 1 if the subscription is new, 2 never."""
+    """MQTT 5 section 3.8.3.1: send retained messages 0 always, 1 if the subscription is new, 2 never."""
     if subscription.every_time:
         return 0
     return 1 if subscription.retained else 2
@@ -327,7 +328,7 @@ def _retain_handling(subscription: Subscription) -> int:
 def read_welcome(
     session_present: bool, granted: Properties | None, asked: ConnectionSettings, *, mqtt5: bool = True
 ) -> Welcome:
-    """The CONNACK's properties, absent ones as the specification says; MQTT 3.1.1 has none."""
+    """The properties of a CONNACK, with the specification's defaults; MQTT 3.1.1 has none."""
     return Welcome(
         mqtt5=mqtt5,
         session_present=session_present,
@@ -342,10 +343,10 @@ def read_welcome(
 
 
 class Network:
-    """Keeps a link up until :meth:`stop`.
+    """Reconnects until :meth:`stop`.
 
-    :param pauses_s: the first and the longest pause between attempts; it grows, and is jittered.
-    :param may_connect: each attempt but the first waits until this is set.
+    :param pauses_s: first and longest pause between attempts; exponential with jitter.
+    :param may_connect: each attempt except the first waits until this is set.
     """
 
     def __init__(
@@ -372,7 +373,7 @@ class Network:
         self._thread.start()
 
     def stop(self, timeout_s: float) -> bool:
-        """Ends the connection with a goodbye; blocks until the thread has ended, and says if it has."""
+        """Disconnects cleanly and waits for the thread to end. :return: whether it has ended."""
         self._stop.set()
         self._thread.join(timeout_s)
         return not self._thread.is_alive()
@@ -383,7 +384,7 @@ class Network:
 
     @property
     def silent_s(self) -> float:
-        """Seconds since the network thread last went round; connecting may take it 20 s."""
+        """Seconds since the last iteration of the network thread's loop; connecting may take 20 s."""
         link = self._link
         return time.monotonic() - max(self._beat_at, link.beat_at if link else 0.0)
 
@@ -415,7 +416,7 @@ class Network:
             self._pause(failures)
 
     def _pause(self, failures: int) -> None:
-        """Waits half to the whole of a pause that doubles, so that a fleet doesn't return all at once."""
+        """Exponential backoff with jitter, so that a fleet doesn't reconnect all at once."""
         until = time.monotonic() + self._longest_pause(failures) * random.uniform(0.5, 1.0)
         while (left := until - time.monotonic()) > 0 or not self._is_allowed:
             if self._stop.wait(min(max(left, 0.05), 1.0)):

@@ -1,6 +1,6 @@
-"""Diagnostics of the connection: what is wrong between a node and its broker, and what to change.
+"""Connection diagnostics: sentences that say what is wrong with a broker or connection, and what to change.
 
-Shared by the daemon's connection, ``edgeslm check --connect`` and the client for apps. Opens no connection.
+For the daemon, ``edgeslm check --connect`` and the client for apps. Pure.
 """
 
 from __future__ import annotations
@@ -20,20 +20,20 @@ UNSUPPORTED_VERSION = 0x84
 RETAIN_NOT_SUPPORTED = 0x9A
 LOGIN_REFUSED = (0x86, 0x87, 0x8C)
 PACKET_REFUSED = (0x81, 0x82, 0x90, 0x95, 0x99, 0x9B)
-"""Reasons for which a broker hangs up over something we sent: sent again, it would hang up again."""
+"""Reason codes of a broker that disconnects because of a packet: resending it would fail again."""
 
 
 class SessionTakenOver(BrokerError):
-    """Another client has connected by the same name and has the session now."""
+    """Another client with the same client id has taken over the session."""
 
 
 @dataclass(frozen=True, slots=True)
 class Problem:
     """Why there is no connection.
 
-    ``packet_refused``: the broker hung up over something we sent. ``unanswered``: it hung up without a word.
-    ``version_refused``: it doesn't speak the version of MQTT. ``fatal``: trying again is no use.
-    ``taken_over``: another client has the session now.
+    ``packet_refused``: the broker disconnected because of a packet. ``unanswered``: it closed the connection
+    without an answer. ``version_refused``: it doesn't support the MQTT version. ``fatal``: a retry can't
+    help. ``taken_over``: another client has taken over the session.
     """
 
     sentence: str
@@ -46,10 +46,10 @@ class Problem:
 
 @dataclass(frozen=True, slots=True)
 class Welcome:
-    """What a broker grants in its CONNACK (MQTT 5 section 3.2.2.3).
+    """Values granted in a CONNACK (MQTT 5 section 3.2.2.3).
 
-    ``maximum_packet_size`` is in bytes, None without limit; ``session_expiry_s`` is what it keeps, not what
-    was asked for.
+    ``maximum_packet_size`` is in bytes, None without limit; ``session_expiry_s`` is the granted value, which
+    may be below the requested one.
     """
 
     session_present: bool
@@ -64,7 +64,7 @@ class Welcome:
 
 
 def connection_failure(address: BrokerAddress, error: Exception) -> Problem:
-    """Why a connection could not be opened, or broke, from the exception that says so."""
+    """Why a connection could not be opened or broke, from the exception."""
     if isinstance(error, ssl.SSLCertVerificationError):
         return Problem(
             f"The certificate of the broker at {address} isn't trusted ({error.verify_message}); name the "
@@ -121,8 +121,8 @@ def refusal(address: BrokerAddress, reason: ReasonCode) -> Problem:
 
 
 def silent_refusal(address: BrokerAddress) -> Problem:
-    """A broker that hung up instead of answering a CONNECT."""
-    # With TLS 1.3 a client learns only after its handshake that the server misses a certificate.
+    """A broker that closed the connection instead of answering CONNECT."""
+    # With TLS 1.3, the server asks in vain for a client certificate only after the client's handshake.
     wants = ", and does it want a client certificate (cert_file and key_file)" if address.tls else ""
     sentence = f"The broker at {address} hung up without an answer; does it speak MQTT 5{wants}?"
     return Problem(sentence, unanswered=True)
@@ -142,12 +142,12 @@ def hang_up(address: BrokerAddress, reason: ReasonCode) -> Problem:
 
 
 def no_mqtt_5(address: BrokerAddress) -> Problem:
-    """The same as a CONNACK with Unsupported Protocol Version, for brokers that only hang up."""
+    """As for a CONNACK with Unsupported Protocol Version, for brokers that just close the connection."""
     return refusal(address, ReasonCode(PacketTypes.CONNACK, identifier=UNSUPPORTED_VERSION))
 
 
 def shortcomings(welcome: Welcome, *, session_expiry_s: int, packet_limit: int) -> list[str]:
-    """What a broker that accepted the connection doesn't give a node."""
+    """Sentences about features that a node needs and a connected broker lacks."""
     found = []
     if not welcome.mqtt5:
         found.append(
@@ -187,7 +187,7 @@ def shortcomings(welcome: Welcome, *, session_expiry_s: int, packet_limit: int) 
 
 
 def reservations(welcome: Welcome, *, queue: int) -> list[str]:
-    """What is no obstacle and worth knowing: slower than it could be, or not to be seen by a client."""
+    """Sentences about limits of speed, and about settings that a client can't see."""
     found = []
     if welcome.mqtt5 and welcome.receive_maximum < queue:
         found.append(

@@ -1,7 +1,7 @@
-"""Flow control: what is in flight to the broker, at most its Receive Maximum (MQTT 5 section 4.9).
+"""Flow control: messages in flight to the broker, limited by its Receive Maximum (MQTT 5 section 4.9).
 
-Finds the message for which a broker hangs up, too: after the first time one is in flight at a time, and the
-next time it was that one. Pure: no connection, no lock.
+Also finds the message that makes a broker disconnect: after the first time, only one message is in flight at
+a time, so the next disconnect identifies it. Pure, without locks.
 """
 
 from __future__ import annotations
@@ -12,9 +12,9 @@ T = TypeVar("T")
 
 
 class FlowControl(Generic[T]):
-    """Items in flight by their packet identifiers; ``receive_maximum`` is that of the present connection.
+    """Items in flight by packet identifier; ``receive_maximum`` is that of the current connection.
 
-    ``reserved`` counts those that are being published and have no identifier yet.
+    ``reserved`` counts items being published that have no packet identifier yet.
     """
 
     def __init__(self) -> None:
@@ -28,7 +28,7 @@ class FlowControl(Generic[T]):
 
     @property
     def room(self) -> int:
-        """How many more may be sent now."""
+        """Number of items that may be sent now."""
         return (1 if self._one_at_a_time else self.receive_maximum) - len(self)
 
     def sent(self, mid: int, item: T) -> None:
@@ -41,27 +41,27 @@ class FlowControl(Generic[T]):
         return self._in_flight.get(mid)
 
     def acknowledged(self, mid: int) -> T:
-        """The broker has it, or refuses it.
+        """Removes an item that the broker has acknowledged or refused.
 
-        :raises KeyError: nothing with this identifier is in flight.
+        :raises KeyError: no item with this identifier is in flight.
         """
         return self._in_flight.pop(mid)
 
     def hung_up(self) -> list[T]:
-        """The broker has ended the connection for a packet: those in flight that it was for, if known.
+        """The broker disconnected because of a packet. :return: the item that caused it; empty if unknown.
 
-        A message of QoS 0 or a subscription may be to blame the first time.
+        The first time, a QoS 0 message or a subscription may be the cause.
         """
         guilty = list(self._in_flight.values()) if self._one_at_a_time else []
         self._one_at_a_time = True
         return guilty
 
     def passed(self) -> None:
-        """All is through that was there when the broker hung up: as many as it takes again."""
+        """Everything queued when the broker disconnected is delivered: back to the full Receive Maximum."""
         self._one_at_a_time = False
 
     def clear(self) -> list[T]:
-        """The connection is gone: what was in flight, the oldest first."""
+        """Empties it after a disconnect. :return: the items in flight, oldest first."""
         items = list(self._in_flight.values())
         self._in_flight.clear()
         self.reserved = 0

@@ -1,8 +1,8 @@
-"""Loop bridge: stamps what the network thread receives and hands it over to the asyncio loop.
+"""Loop bridge: passes what the network thread receives to the asyncio loop.
 
-The network thread must never do work (keep-alives would be late and the broker would publish the will) and
-must never raise (that would end it). What it does do is to stop reading for a moment when the loop can't
-keep up, so that a flood of large messages waits in the broker and not in memory.
+The network thread must not do slow work (keep-alives would be late and the broker would publish the will) and
+must not raise (that would end it). It applies backpressure: while the loop can't keep up, it pauses reading,
+so that a flood of large messages waits in the broker instead of in memory.
 """
 
 from __future__ import annotations
@@ -25,14 +25,14 @@ if TYPE_CHECKING:
     from edgeslm.mqtt.connection import BrokerLink
 
 BRIDGE_BYTES = 8 * 1024 * 1024
-"""What may wait for the loop before the network thread stops reading."""
+"""Payload bytes waiting for the loop at which the network thread pauses reading."""
 
 BRIDGE_WAIT_S = 1.0
-"""How long it stops reading at most."""
+"""Longest pause of reading."""
 
 
 class Receiver(Protocol):
-    """Called in the loop, in the order in which things happened on the network."""
+    """Called in the event loop, in network order."""
 
     def link_up(self, generation: int, link: BrokerLink, welcome: Welcome) -> None: ...
     def delivered(self, delivery: Delivery) -> None: ...
@@ -42,7 +42,7 @@ class Receiver(Protocol):
 
 
 class LoopBridge:
-    """The ``Listener`` of the network thread. ``most_qos0`` QoS 0 messages may wait for the loop."""
+    """The ``Listener`` of the network thread. At most ``most_qos0`` QoS 0 messages wait for the loop."""
 
     def __init__(
         self, loop: asyncio.AbstractEventLoop, receiver: Receiver, *, packet_limit: int, most_qos0: int
@@ -61,7 +61,7 @@ class LoopBridge:
         self.dropped = 0
 
     def close(self) -> None:
-        """From now on nothing is handed over."""
+        """Passes nothing on from now on."""
         with self._room:
             self._is_closed = True
             self._room.notify_all()
@@ -107,7 +107,7 @@ class LoopBridge:
     def _stamp(self, message: MQTTMessage) -> Delivery:
         try:
             topic = message.topic
-        except UnicodeDecodeError:  # brokers refuse such topics; the receiver has no use for an empty one
+        except UnicodeDecodeError:  # brokers refuse such topics; receivers ignore an empty one
             topic = ""
         size = len(message.payload)
         return Delivery(
@@ -128,7 +128,7 @@ class LoopBridge:
         )
 
     def _post(self, call: Callable[..., None], *values: object) -> None:
-        """Calls the loop once for all that comes until it looks: to wake it costs more than the rest."""
+        """Wakes the loop once for all events until it runs: waking costs more than the rest."""
         if self._is_closed:
             return
         self._mail.append((call, values))
@@ -141,17 +141,17 @@ class LoopBridge:
             self.close()
 
     def _take_in(self) -> None:
-        self._is_called = False  # first: what comes from now on calls again
+        self._is_called = False  # first, so that later events wake the loop again
         for _ in range(len(self._mail)):
             call, values = self._mail.popleft()
             try:
                 call(*values)
-            except Exception as error:  # of one message; the others are not to wait for the next call
+            except Exception as error:  # one bad message must not delay the others
                 context = {"message": "the bus could not take something in", "exception": error}
                 self._loop.call_exception_handler(context)
 
 
 def _traceparent(message: MQTTMessage) -> str | None:
-    """The ``publish_filter`` leaves no other User Property."""
+    """The traceparent property; ``publish_filter`` has removed all other User Properties."""
     pairs: list[tuple[str, str]] = getattr(message.properties, "UserProperty", [])
     return next((value for name, value in pairs if name == TRACEPARENT), None)

@@ -1,7 +1,6 @@
-"""Outbox: a queue of messages on their way to the broker and those in flight, with a bound on both.
+"""Outbox: messages queued for the broker and in flight, with one limit for both.
 
-Pure: no connection, no thread. A message leaves the outbox when the broker has acknowledged it, for better or
-worse.
+A message leaves the outbox when the broker has acknowledged or refused it. Pure, without threads.
 """
 
 from __future__ import annotations
@@ -21,16 +20,16 @@ log = logging.getLogger("edgeslm.mqtt")
 
 
 class OutboxFull(BrokerError):
-    """So much waits for the broker that there is no room for a message; there may be later."""
+    """The outbox is full; a retry may succeed."""
 
 
 class NeverFits(BrokerError):
-    """A message is larger than all that may wait for the broker: there will never be room for it."""
+    """The message is larger than the outbox's limit; a retry can't succeed."""
 
 
 @dataclass(slots=True, eq=False)
 class Parcel:
-    """A message on its way. ``done`` are the futures of those who wait; ``expires_at`` is monotonic seconds.
+    """A message in the outbox. ``done`` are the callers' futures; ``expires_at`` is monotonic seconds.
 
     ``namesakes`` counts QoS 0 messages that got the same packet identifier while this one was in flight;
     ``size`` is in bytes.
@@ -46,24 +45,24 @@ class Parcel:
         self.size = self.message.packet_bytes
 
     def expiry_s(self, now: float) -> int | None:
-        """What is left of the message's life, in whole seconds; 0 when it is over."""
+        """Remaining seconds until it expires, rounded up; 0 if expired."""
         return None if self.expires_at is None else max(0, math.ceil(self.expires_at - now))
 
     def settle(self, error: BrokerError | None = None) -> None:
-        """Tells those who wait."""
+        """Resolves the futures, with ``error`` if given."""
         if error:
             log.debug("not published: %s", error)
         for future in self.done:
             if not future.done():
                 if error:
                     future.set_exception(error)
-                    future.exception()  # marks it as seen, for those who don't wait
+                    future.exception()  # no warning of asyncio if nobody awaits it
                 else:
                     future.set_result(None)
 
 
 class Outbox:
-    """Messages of QoS 1 and 2, first in, first out. ``limit_bytes`` bounds queue and flight together."""
+    """FIFO queue of QoS 1 and 2 messages. ``limit_bytes`` limits queued and in-flight messages together."""
 
     def __init__(self, limit_bytes: int) -> None:
         self._limit_bytes = limit_bytes
@@ -76,10 +75,11 @@ class Outbox:
         return len(self._queue) + len(self.flow)
 
     def add(self, parcel: Parcel) -> None:
-        """Queues a message; OutboxFull if there is no room, NeverFits if there never is.
+        """Queues a message. A retained one replaces a queued one of the same topic: after hours offline there
+        is one ``health`` to send instead of hundreds.
 
-        A retained message takes the place of one that still waits for the same topic: hours without a
-        broker leave one ``health`` to send, not hundreds.
+        :raises OutboxFull: there is no room now.
+        :raises NeverFits: it exceeds the limit alone.
         """
         if parcel.size > self._limit_bytes:
             raise NeverFits(
@@ -101,7 +101,7 @@ class Outbox:
             self._retained[topic] = parcel
 
     def take(self) -> Parcel | None:
-        """The next message to send; ``flow.sent``, ``put_back`` or ``drop`` then says what became of it."""
+        """The next message to send; call ``flow.sent``, ``put_back`` or ``drop`` with it next."""
         if not self._queue:
             return None
         parcel = self._queue.popleft()
@@ -110,11 +110,11 @@ class Outbox:
         return parcel
 
     def put_back(self, parcel: Parcel) -> None:
-        """To the head of the queue. It can't be replaced any more: a newer one comes after it."""
+        """Returns a message to the head of the queue. A newer retained one no longer replaces it."""
         self._queue.appendleft(parcel)
 
     def drop(self, parcel: Parcel, error: BrokerError | None = None) -> None:
-        """Gives up a message that was taken."""
+        """Removes a message returned by :meth:`take`, and resolves its futures."""
         self.bytes -= parcel.size
         parcel.settle(error)
 
@@ -123,9 +123,9 @@ class Outbox:
         self.drop(self.flow.acknowledged(mid), error)
 
     def land_all(self, guilty: Sequence[Parcel] = (), error: BrokerError | None = None) -> None:
-        """The connection is gone: what was in flight goes back to the head of the queue, in its order.
+        """After a disconnect: requeues messages in flight at the head, in order.
 
-        :param guilty: what the broker hung up for is given up with ``error``.
+        :param guilty: messages that made the broker disconnect; they fail with ``error``.
         """
         landed = self.flow.clear()
         self._queue.extendleft(parcel for parcel in reversed(landed) if parcel not in guilty)
@@ -133,7 +133,7 @@ class Outbox:
             self.drop(parcel, error)
 
     def clear(self) -> Iterator[Parcel]:
-        """Empties the outbox and hands out what was in it."""
+        """Empties the outbox and yields its messages."""
         self.land_all()
         while (parcel := self.take()) is not None:
             self.bytes -= parcel.size

@@ -1,4 +1,4 @@
-"""paho's client, driven by the network thread: its turns, its socket, and its end. Public methods alone."""
+"""paho adapter: drives paho's client on the network thread, by its public methods only."""
 
 from __future__ import annotations
 
@@ -20,21 +20,21 @@ if TYPE_CHECKING:
     from paho.mqtt.client import SocketLike
 
 TURN_S = 0.2
-"""How long the network thread waits when there is nothing to do."""
+"""Longest wait of the network thread when idle."""
 
 READING_S = 0.05
-"""How long it reads before it looks after the rest, while the broker sends without a pause."""
+"""Longest time it reads before it writes, while the broker sends without a pause."""
 
 GATHER_RATE = 300
-"""Messages a second from which on they gather."""
+"""Messages per second above which reads are batched."""
 GATHER_S = 0.002
-"""How long."""
+"""Delay before a batch."""
 GATHER_LOOK_S = 0.1
-"""How often the rate is looked at."""
+"""Interval of measuring the rate."""
 
 
 class Alarm:
-    """Wakes a thread out of ``select``. ``ring`` fits any thread and never waits, even when all is over."""
+    """Wakes a thread from ``select``. ``ring`` is thread-safe and never blocks, even after ``close``."""
 
     def __init__(self) -> None:
         self._ours, self._theirs = socket.socketpair()
@@ -58,10 +58,10 @@ class Alarm:
 
 
 class Pace:
-    """Lets messages gather before a turn while many come.
+    """Batches messages under load, by a short delay before each turn.
 
-    A turn for every packet takes the interpreter lock from the event loop each time. With few messages
-    nothing may wait: what is published and not acknowledged when something breaks comes twice.
+    A turn per packet would take the interpreter lock from the event loop each time. At low load nothing is
+    delayed: a message that isn't acknowledged when the connection breaks is delivered twice.
     """
 
     def __init__(self) -> None:
@@ -70,7 +70,7 @@ class Pace:
         self._gathers = False
 
     def keep(self, received: int) -> None:
-        """Waits a moment, or not; ``received`` counts messages since the connection was made."""
+        """Waits if under load; ``received`` counts messages since the connection was made."""
         now = time.monotonic()
         if (since_s := now - self._looked_at) > GATHER_LOOK_S:
             self._gathers = received - self._received > GATHER_RATE * since_s
@@ -80,9 +80,9 @@ class Pace:
 
 
 def turn(client: Client, alarm: Alarm) -> MQTTErrorCode:
-    """Waits for something to do, or for the alarm, and does it: as ``loop``, but many packets at a time.
+    """One iteration of the network loop: like paho's ``loop``, but for many packets at a time.
 
-    For one thread, with a connection; failures come as from ``loop``.
+    Waits for the socket or the alarm. For one thread; error codes are those of ``loop``.
     """
     sock = cast(BufferedSocket, client.socket())
     writes = [sock] if client.want_write() or sock.unsent else []
@@ -108,13 +108,13 @@ def turn(client: Client, alarm: Alarm) -> MQTTErrorCode:
 
 
 class SocketContext:
-    """Wraps paho's sockets: what it asks of an ``ssl.SSLContext`` is its one public way to another socket.
+    """Wraps paho's sockets. Posing as an ``ssl.SSLContext`` is paho's only public way to replace its socket.
 
-    :param tls: wraps them first, and checks the broker's name; None for a connection in clear.
+    :param tls: does TLS and checks the broker's name; None for a connection without TLS.
     """
 
     check_hostname = True
-    """paho leaves the name alone."""
+    """Keeps paho from checking the name itself."""
 
     def __init__(self, tls: ssl.SSLContext | None, *, mqtt5: bool) -> None:
         self._tls = tls
@@ -131,20 +131,20 @@ class SocketContext:
 
 
 def wrap_sockets(client: Client, tls: ssl.SSLContext | None, *, mqtt5: bool) -> None:
-    """Has the client read and write by a ``BufferedSocket``, whose PUBLISH packets are filtered."""
+    """Makes the client use a ``BufferedSocket``, with a filter of PUBLISH packets for MQTT 5."""
     client.tls_set_context(cast(ssl.SSLContext, SocketContext(tls, mqtt5=mqtt5)))
 
 
 def cut(client: Client) -> None:
-    """Ends the connection without a goodbye. On the thread of :func:`turn`."""
+    """Closes the connection without DISCONNECT. Call it on the thread of :func:`turn`."""
     sock = client.socket()
     if sock is not None:
         cast(BufferedSocket, sock).cut()
-        client.loop_read()  # has paho see that it is closed
+        client.loop_read()  # paho notices that the socket is closed
 
 
 def make_properties(packet_type: int, **values: Any) -> Properties:
-    """MQTT 5 properties by paho's names; None leaves one out."""
+    """MQTT 5 properties by paho's names; None values are left out."""
     properties = Properties(packet_type)  # type: ignore[no-untyped-call]
     for name, value in values.items():
         if value is not None:
@@ -153,6 +153,6 @@ def make_properties(packet_type: int, **values: Any) -> Properties:
 
 
 def send_small_packets_at_once(client: Client, userdata: Any, sock: SocketLike) -> None:
-    """Switches Nagle's algorithm off: with it, each small packet may wait 40 ms for an acknowledgement."""
+    """Disables Nagle's algorithm, which may delay each small packet by 40 ms."""
     if isinstance(sock, socket.socket | BufferedSocket):
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)

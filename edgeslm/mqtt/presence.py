@@ -1,6 +1,6 @@
-"""Presence: what a node keeps retained on the bus, with its last will.
+"""Presence: the retained ``state``, ``info`` and ``health`` of a node.
 
-All of it is said again with each connection, since the broker may be new. Knows no requests.
+Published again after each connect, since the broker may have lost them.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ ANNOUNCE_S: Final = 5.0
 
 
 class StatusSource(Protocol):
-    """What there is to say now."""
+    """Current ``info`` and ``health``."""
 
     def info(self) -> Mapping[str, Any]: ...
     def health(self) -> Mapping[str, Any]: ...
@@ -39,15 +39,16 @@ class Presence:
         self.state: StateName = "starting"
 
     async def change(self, state: StateName) -> None:
-        """Returns when the broker has it, or doesn't answer; without a connection the next one has it."""
+        """Publishes a new state; returns after the acknowledgement or a timeout. Offline, the next connection
+        publishes it."""
         self.state = state
         if self._bus.connected:
-            with contextlib.suppress(TimeoutError):  # the broker may be gone without a word: go on
+            with contextlib.suppress(TimeoutError):  # the broker may be unreachable: go on
                 async with asyncio.timeout(ANNOUNCE_S):
                     await self.retain(self._topics.state, encode_state(state, self._boot_id))
 
     async def come_online(self) -> None:
-        """What it is and how it does is there before it says that it is."""
+        """Publishes ``info`` and ``health``, then the state ``online``."""
         self.state = "online"
         if self._bus.connected:
             with contextlib.suppress(TimeoutError):
@@ -57,7 +58,7 @@ class Presence:
         await self.change("online")
 
     def announce(self) -> None:
-        """All of it, after a connection was made."""
+        """Publishes everything after a connect."""
         self._begin(self._topics.state, encode_state(self.state, self._boot_id))
         self._begin(self._topics.info, encode_document(self._source.info()))
         self._begin(self._topics.health, encode_document(self._source.health()))
@@ -74,7 +75,7 @@ class Presence:
         await self.retain(self._topics.health, encode_document(self._source.health()))
 
     async def retain(self, topic: str, payload: bytes) -> None:
-        """Publishes what the broker keeps; returns when it does, or refuses it."""
+        """Publishes a retained message; returns when the broker has acknowledged or refused it."""
         try:
             await self._bus.publish(OutgoingMessage(topic, payload, retain=True))
         except BrokerError as error:

@@ -1,6 +1,6 @@
-"""Broker probe for ``edgeslm check --connect``: does it let us in, give what a node needs, and fast?
+"""Broker probe for ``edgeslm check --connect``: tests login, required features and latency.
 
-Connects as a client of its own name, so that a running node isn't disturbed, and leaves nothing behind.
+Uses its own client id, so that a running node isn't disturbed, and leaves nothing at the broker.
 """
 
 from __future__ import annotations
@@ -31,18 +31,17 @@ if TYPE_CHECKING:
     from edgeslm.config.loader import Config
 
 ROUND_TRIPS = 40
-"""Linux acknowledges the first packets of a connection at once, so the delay shows only after some 16."""
+"""Enough to see delayed ACKs: Linux acknowledges about the first 16 packets of a connection at once."""
 
 NAGLE_MS = 30.0
-"""A round trip longer than the network by so much is Nagle's algorithm against a delayed ACK (40 ms)."""
+"""Latency beyond the network's that indicates Nagle's algorithm with delayed ACKs (40 ms)."""
 
 
 @dataclass(slots=True)
 class Probe:
-    """What was found. ``problems`` keep a node from working; ``notes`` are worth knowing.
+    """Result of a probe. ``problems`` keep a node from working; ``notes`` are informational.
 
-    ``latency_ms`` is the median time of a message to another client and its answer back, None if that wasn't
-    reached.
+    ``latency_ms`` is the median round trip to another client; None if it wasn't measured.
     """
 
     problems: list[str] = field(default_factory=list)
@@ -51,7 +50,7 @@ class Probe:
 
 
 def probe_broker(config: Config) -> Probe:
-    """Tries the broker of a configuration with the node's own topics; blocks for a few seconds."""
+    """Probes the broker of a configuration with the node's topics; blocks for a few seconds."""
     probe = Probe()
     topics = Topics(config.node, config.prefix)
     try:
@@ -96,9 +95,9 @@ def _subscribe(visit: _Visit, filters: Sequence[str], probe: Probe) -> None:
 
 
 def _measure(visit: _Visit, echo: _Visit, topics: Topics, probe: Probe) -> None:
-    """Sends messages to ``echo`` and back, as a request and its result go.
+    """Measures round trips to ``echo`` and back, like a request and its result.
 
-    Both topics are result topics that nobody listens to: a running node must not take them for requests.
+    Uses unused result topics, so that a running node doesn't see requests.
     """
     name = f"check-{secrets.token_hex(4)}"
     there, back = topics.result(name), f"{topics.result(name)}/back"
@@ -130,7 +129,7 @@ def _speed_notes(address: BrokerAddress, latency_ms: float) -> list[str]:
 
 
 def _network_ms(address: BrokerAddress) -> float | None:
-    """The time to open a TCP connection: one round trip of the network."""
+    """Network round trip, measured as the time to open a TCP connection."""
     times = []
     for _ in range(3):
         began_at = time.perf_counter()
@@ -143,7 +142,7 @@ def _network_ms(address: BrokerAddress) -> float | None:
 
 
 def _refused(address: BrokerAddress, settings: ConnectionSettings, problem: Problem) -> Problem:
-    """Old brokers hang up on MQTT 5 without a word; one that then takes MQTT 3.1.1 is such a broker."""
+    """Old brokers close an MQTT 5 connection without an answer; if MQTT 3.1.1 works then, it is one."""
     return no_mqtt_5(address) if problem.unanswered and _takes_mqtt_311(address, settings) else problem
 
 
@@ -175,7 +174,7 @@ def _takes_mqtt_311(address: BrokerAddress, settings: ConnectionSettings) -> boo
 
 
 class _Visit:
-    """A short connection, seen from the calling thread; the ``Listener`` of its own link."""
+    """A short connection with blocking methods; the ``Listener`` of its link."""
 
     def __init__(self, address: BrokerAddress, settings: ConnectionSettings) -> None:
         self._link = BrokerLink(address, settings, self)
@@ -193,18 +192,18 @@ class _Visit:
         self._thread.join(ANSWER_S)
 
     def welcome(self) -> Welcome | None:
-        """What the broker grants; None, and ``problem`` set, if it doesn't let us in."""
+        """Values of the CONNACK; None, with ``problem`` set, if the connection was refused."""
         welcome: Welcome | None = self._next("welcomed")
         return welcome
 
     def subscribe(self, filters: Sequence[str]) -> Sequence[str | None]:
-        """The broker's reason against each filter, None for those it takes."""
+        """Subscribes; returns the refusal of each filter, None if accepted."""
         self._link.subscribe([Subscription(one) for one in filters])
         failures: Sequence[str | None] | None = self._next("subscribed")
         return failures if failures is not None else [self.problem.sentence] * len(filters)
 
     def send(self, topic: str, payload: bytes) -> str | None:
-        """Publishes a message and waits until the broker has it; a sentence if it doesn't want it."""
+        """Publishes a message and waits for the acknowledgement; a sentence if refused."""
         self._link.publish(OutgoingMessage(topic, payload))
         reason: ReasonCode | None = self._next("acknowledged")
         if reason is None:
@@ -214,7 +213,7 @@ class _Visit:
         return None
 
     def take(self, topic: str) -> str | None:
-        """Waits for a message; a sentence if it doesn't come."""
+        """Waits for a message; a sentence if none arrives."""
         message: MQTTMessage | None = self._next("received")
         if message is None:
             return f"A message published to {topic} didn't arrive. {self.problem.sentence}"

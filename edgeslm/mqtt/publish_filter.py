@@ -1,10 +1,10 @@
-"""PUBLISH packets of MQTT 5 as they come in, without the texts of strangers that nobody reads. Pure.
+"""PUBLISH filter: removes unused string properties from incoming MQTT 5 packets. Pure.
 
-paho judges every text of a packet and ends the connection over a U+FEFF in one of them, which MQTT allows
-(MQTT-1.5.4-3) and mosquitto passes on. The broker then delivers the message again on the next connection, and
-one message of a stranger keeps a node off the bus for good. So these texts go before paho sees them: User
-Properties but for ``traceparent``, the Content Type and the Payload Format Indicator. A Response Topic that
-paho would end the connection for becomes an empty one, which no request may have.
+paho validates every string of a packet and disconnects on U+FEFF, which MQTT allows (MQTT-1.5.4-3) and
+mosquitto passes on. The broker then redelivers the message on the next connection: one such message would
+keep a node offline for good. So the filter removes User Properties other than ``traceparent``, the Content
+Type and the Payload Format Indicator before paho parses them. A Response Topic that paho would reject becomes
+empty, which is invalid for a request.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import Final
 
 PUBLISH: Final = 0x30
 KIND: Final = 0xF0
-"""The bits of a packet's first byte that say what it is (MQTT 5 section 2.1.2)."""
+"""Packet type bits of a packet's first byte (MQTT 5 section 2.1.2)."""
 
 PAYLOAD_FORMAT_INDICATOR: Final = 0x01
 MESSAGE_EXPIRY_INTERVAL: Final = 0x02
@@ -27,7 +27,7 @@ USER_PROPERTY: Final = 0x26
 """All properties that a PUBLISH may have (MQTT 5 section 2.2.2.2)."""
 
 TRACEPARENT: Final = "traceparent"
-"""The one User Property that is read: W3C Trace Context for MQTT."""
+"""The only User Property in use: W3C Trace Context for MQTT."""
 
 _FIXED_BYTES: Final = {PAYLOAD_FORMAT_INDICATOR: 1, MESSAGE_EXPIRY_INTERVAL: 4, TOPIC_ALIAS: 2}
 _SHORT: Final = struct.Struct("!H")
@@ -35,13 +35,13 @@ _NO_RESPONSE_TOPIC: Final = bytes([RESPONSE_TOPIC, 0, 0])
 
 
 class PublishFilter:
-    """The bytes that a broker sends, packet by packet."""
+    """Filters a broker's byte stream packet by packet."""
 
     def __init__(self) -> None:
         self._rest = bytearray()
 
     def feed(self, data: bytes) -> bytes:
-        """:return: the packets that are complete with ``data``; none if it ends within the first."""
+        """:return: the packets that ``data`` completes; empty if there is none yet."""
         self._rest += data
         passed: list[bytes] = []
         at = 0
@@ -50,7 +50,7 @@ class PublishFilter:
                 size, body_at = _read_variable(self._rest, at + 1)
             except IndexError:
                 break
-            except ValueError:  # no length at all: paho's to refuse
+            except ValueError:  # an invalid length: paho refuses it
                 passed.append(bytes(self._rest[at:]))
                 at = len(self._rest)
                 break
@@ -67,9 +67,9 @@ class PublishFilter:
 
 
 def filter_publish(packet: bytes, body_at: int) -> bytes:
-    """The packet without what is left out; a malformed one as it is, since paho is to refuse it.
+    """The filtered packet; a malformed one unchanged, for paho to refuse.
 
-    :param body_at: where the packet's variable header begins.
+    :param body_at: offset of the packet's variable header.
     """
     try:
         topic_end = body_at + 2 + _SHORT.unpack_from(packet, body_at)[0]
@@ -86,7 +86,7 @@ def filter_publish(packet: bytes, body_at: int) -> bytes:
 
 
 def _filter_properties(packet: bytes, at: int, end: int) -> bytes | None:
-    """The properties that are kept, None for all of them. :raises ValueError: they are malformed."""
+    """The properties to keep; None if all are kept. :raises ValueError: they are malformed."""
     kept: list[bytes] = []
     is_changed = has_traceparent = False
     while at < end:
@@ -126,7 +126,7 @@ def _is_traceparent(user_property: bytes) -> bool:
 
 
 def _is_readable(text: bytes) -> bool:
-    """Whether paho takes it for a text."""
+    """Whether paho accepts it as a string."""
     try:
         decoded = text.decode()
     except UnicodeDecodeError:
@@ -135,7 +135,7 @@ def _is_readable(text: bytes) -> bool:
 
 
 def _read_variable(data: bytes | bytearray, at: int) -> tuple[int, int]:
-    """A Variable Byte Integer and where it ends. :raises IndexError: its rest is missing."""
+    """A Variable Byte Integer and its end. :raises IndexError: it is incomplete."""
     value, shift = data[at] & 127, 7
     while data[at] > 127:
         if shift == 28:

@@ -1,4 +1,4 @@
-"""The publisher: results leave at QoS 1 as soon as there is room, or go to the dead-letter topic."""
+"""Publisher: sends results at QoS 1 when the outbox has room, and dead letters for failed ones."""
 
 from __future__ import annotations
 
@@ -18,24 +18,25 @@ from edgeslm.protocol.delivery import OutgoingMessage
 log = logging.getLogger("edgeslm.mqtt")
 
 ROOM_S = 0.2
-"""How long a result waits before it asks again for room in the outbox."""
+"""Retry interval while the outbox is full."""
 
 
 class Publisher:
-    """Each call returns when the broker has acknowledged the message, or it is given up."""
+    """Calls return when the broker has acknowledged the message, or it is dropped."""
 
     def __init__(self, bus: BusClient, topics: Topics) -> None:
         self._bus = bus
         self._topics = topics
 
     async def send(self, request: Request | Rejected, result: Result, payload: bytes) -> None:
-        """Publishes a result; one that the broker won't take, and a poisoned request, is reported dead."""
+        """Publishes a result; sends a dead letter for a poisoned request, or if the broker refuses the
+        result."""
         await self.resend(request, payload)
         if result.error is not None and result.error.code == "poisoned":
             await self.report_dead(request, result.error)
 
     async def resend(self, request: Request | Rejected, payload: bytes) -> None:
-        """Publishes a result as it is encoded."""
+        """Publishes an encoded result."""
         expiry_s = None
         if isinstance(request, Request) and request.expires_at is not None:
             expiry_s = max(1, math.ceil(request.expires_at - time.monotonic()))
@@ -57,10 +58,10 @@ class Publisher:
             await self.report_dead(request, ErrorBody.of(InvalidRequest(str(error))))
 
     async def publish(self, message: OutgoingMessage) -> None:
-        """Waits for room in the outbox: a slow broker is no reason to give a result up.
+        """Publishes a message, and waits for room in the outbox if the broker is slow.
 
         :raises NeverFits: it is larger than the outbox.
-        :raises BrokerError: the broker refuses the message, or it can't be published at all.
+        :raises BrokerError: the broker refuses it, or it can't be published.
         """
         while True:
             try:
@@ -77,7 +78,7 @@ class Publisher:
             log.error("request %s is given up and can't be reported dead: %s", request.id, failure)
 
     def chunks_of(self, request: Request) -> Callable[[str], None] | None:
-        """What takes the pieces of a streamed answer; None if none was asked for."""
+        """A function that publishes the pieces of a streamed answer; None if not requested."""
         if not request.options.get("stream"):
             return None
         count = 0
@@ -93,13 +94,13 @@ class Publisher:
         return send
 
     def pass_on(self, request: Request, chunk: Chunk) -> None:
-        """Publishes a piece of a streamed answer; one that gets lost is missed by nobody."""
+        """Publishes a piece of a streamed answer at QoS 0; the final result has the whole text."""
         payload = encode_chunk(replace(chunk, id=request.id))
         topic = self._topics.stream(request.reply_to)
         self._bus.publish(OutgoingMessage(topic, payload, 0, correlation=request.correlation))
 
 
 def too_large(id: str, task: str, error: NeverFits) -> bytes:
-    """What is published in place of a result that never fits."""
+    """The error result that replaces a result larger than the outbox."""
     why = TooLarge(f"The result can't be sent. {error} Ask for less, or for a part of it.")
     return encode_result(error_result(id, task, why))

@@ -1,8 +1,8 @@
-"""MQTT version probe, for a broker that took a connection and gave no answer to MQTT 5.
+"""MQTT version probe: tells an old broker from one that just failed to answer MQTT 5.
 
-Some old brokers do that. So does every broker that is killed, frozen or cut off at that moment, and a node
-that took one of these for an old one would come back without Response Topic and Correlation Data: the
-requests of its own session would be answered where nobody listens. So silence alone says nothing.
+Some old brokers don't answer an MQTT 5 CONNECT. Neither does a broker that is killed, frozen or cut off at
+that moment. If a node then fell back to MQTT 3.1.1, it would lose Response Topic and Correlation Data, and
+answer the requests of its session on the wrong topics.
 """
 
 from __future__ import annotations
@@ -18,14 +18,13 @@ from edgeslm.errors import BrokerError
 from edgeslm.mqtt.broker_address import BrokerAddress
 
 ASK_S = 3.0
-"""How long an answer may take: a broker is asked for MQTT 5 when it has just answered MQTT 3.1.1."""
+"""Timeout of an answer. Short: the MQTT 5 attempt follows right after an answer to MQTT 3.1.1."""
 
 
 def is_old_broker(address: BrokerAddress) -> bool:
-    """Whether the broker answers MQTT 3.1.1 and, right after that, still not MQTT 5.
+    """Whether the broker answers MQTT 3.1.1 and, right after that, not MQTT 5.
 
-    Asks under names of its own and leaves no session behind. Blocks for a few seconds at most, and longer
-    where connecting does.
+    Uses random client ids and leaves no session. Blocks for a few seconds, plus the time to connect.
     """
     return _answers(address, MQTTProtocolVersion.MQTTv311) and not _answers(
         address, MQTTProtocolVersion.MQTTv5
@@ -33,7 +32,7 @@ def is_old_broker(address: BrokerAddress) -> bool:
 
 
 def _answers(address: BrokerAddress, protocol: MQTTProtocolVersion) -> bool:
-    """Whether anything is answered, a refusal too."""
+    """Whether the broker answers at all; a refusal counts."""
     answers: list[Any] = []
     client = Client(
         CallbackAPIVersion.VERSION2,
@@ -59,6 +58,6 @@ def _answers(address: BrokerAddress, protocol: MQTTProtocolVersion) -> bool:
         pass
     finally:
         sock = client.socket()
-        if sock is not None:  # not let in
+        if sock is not None:  # refused
             sock.close()
     return bool(answers)
