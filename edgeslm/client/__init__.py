@@ -1,4 +1,4 @@
-"""For apps: ``from edgeslm.client import Client``. Needs paho-mqtt and nothing else of what a node needs."""
+"""Client for apps: ``from edgeslm.client import Client``. Its only dependency is paho-mqtt."""
 
 from edgeslm.client.client import Client, Options
 from edgeslm.client.stream import Stream

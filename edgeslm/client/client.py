@@ -1,4 +1,4 @@
-"""For apps: ask a node something and get the answer. Sends again until it is there.
+"""Client for apps: sends requests to a node or pool, retries them, and returns the results.
 
 ::
 
@@ -10,8 +10,7 @@ and in asyncio::
     async with Client("mqtt://broker.local", "press-hall-4") as client:
         result = await client.request_async("triage", "Spindle 3 smells of burnt oil")
 
-Needs the MQTT client library and nothing else of what a node needs. Safe to share between threads. Knows the
-protocol, no configuration and no models. ``docs/guides/apps.md`` shows more of it.
+Its only dependency is paho-mqtt. Thread-safe. More examples: ``docs/apps.md``.
 """
 
 from __future__ import annotations
@@ -44,13 +43,13 @@ from edgeslm.protocol.topic_filters import DEFAULT_PREFIX, NODE_CHANNELS, filter
 
 
 class OnChunk(Protocol):
-    """Gets each piece of a text."""
+    """Called with each piece of a streamed answer."""
 
     def __call__(self, chunk: Chunk, /) -> Any: ...
 
 
 class Options(TypedDict, total=False):
-    """The options of a request, for editors and type checkers. A task takes those that ``info`` lists.
+    """Options of a request, typed for editors and type checkers. ``info`` lists those a task accepts.
 
     >>> Options(max_tokens=64, temperature=0)
     {'max_tokens': 64, 'temperature': 0}
@@ -75,17 +74,17 @@ class Options(TypedDict, total=False):
 
 
 class Client:
-    """A connection of an app to the node ``node``, or to the members of ``pool``, at the broker ``url``
-    (``mqtt[s]://[user[:password]@]host``, or an address that has its login with it).
+    """An app's connection to ``node``, or to the members of ``pool``, at the broker ``url``
+    (``mqtt[s]://[user[:password]@]host``, or an address with its login).
 
-    The session outlives a broken connection by ``session_expiry_s``, so that a result that comes meanwhile
-    isn't lost. A request is sent again until it has its result: after each reconnect, when the node was
-    busy, and after ``repeat_after_s`` seconds without a result, then after twice as long, up to 30 s. A node
-    knows a repeat and doesn't run it twice. Who stops waiting earlier, whether by an exception, a cancelled
-    asyncio task or a time-out, has it cancelled on the node.
+    The broker keeps the session for ``session_expiry_s`` after a broken connection, so that no result is
+    lost. A request is resent until its result arrives: after each reconnect, when the node was busy, and
+    after ``repeat_after_s`` seconds without a result, doubling up to 30 s. Nodes deduplicate requests. A
+    caller that stops waiting, by an exception, a cancelled asyncio task or a timeout, cancels the request on
+    the node.
 
-    Results come to a topic of this client alone, below ``<base>/res/<task>/<name>/`` where it has a ``name``:
-    that of its login, which a broker's access list goes by (``edgeslm provision acl``).
+    Each client has its own reply topic. With ``name``, it is below ``<base>/res/<task>/<name>/``; use the
+    login name if the broker has an access list (``edgeslm provision acl``).
     """
 
     def __init__(
@@ -143,7 +142,7 @@ class Client:
         await asyncio.to_thread(self.close)
 
     def open(self) -> None:
-        """Connects; BrokerError says what is wrong if that fails the first time."""
+        """Connects. :raises BrokerError: the first attempt failed."""
         address = self._url
         if isinstance(address, str):
             password = read_password(self._password_file) or self._login.password
@@ -158,7 +157,7 @@ class Client:
             raise
 
     def close(self) -> None:
-        """Disconnects; requests that still wait raise BrokerError, what listens ends."""
+        """Disconnects: waiting requests raise BrokerError, subscriptions end."""
         network, self._network = self._network, None
         if network is not None:
             self._session.close(BrokerError("The client was closed before the result came."))
@@ -166,9 +165,9 @@ class Client:
 
     @property
     def node_state(self) -> str | None:
-        """What the node last said of itself (``online``, ``offline`` ...); None if it never did.
+        """The node's last state (``online``, ``offline`` ...); None if it has published none.
 
-        For a pool nobody speaks but its dispatcher, if it has one.
+        For a pool, the state of its dispatcher, if it has one.
         """
         return self._session.node_state
 
@@ -181,20 +180,20 @@ class Client:
         timeout: float = 60.0,
         on_chunk: OnChunk | None = None,
     ) -> Result:
-        """Sends one request, again if need be, and waits up to ``timeout`` seconds for its result.
+        """Sends a request, with retries, and waits up to ``timeout`` seconds for its result.
 
-        An error result is a result: look at ``status``, or let ``Result.unwrap`` raise it. ``busy`` is one
-        only if the node asks for more patience than is left. ``on_chunk`` asks for streaming and is called in
-        this thread with each piece of text; pieces may be missing, the result is whole.
+        Error results are returned too: check ``status``, or call ``Result.unwrap``, which raises. ``busy`` is
+        returned only if the retry would be after the timeout. ``on_chunk`` requests streaming and is called
+        in this thread with each piece of text; pieces may be missing, the result is complete.
 
         >>> client.request("triage", "Spindle 3 smells of burnt oil").unwrap()["label"]
         'critical'
 
-        :raises TimedOut: no result came in time; the node has been told not to start after that.
-        :raises BrokerError: the broker refuses the request; no node of that name was ever there, or it said
-            goodbye and the broker keeps nothing for it; the client was closed.
-        :raises ProtocolError: what came is no result, or the node is of a version too far from this one.
-        :raises RequestError: what can't be sent: a task that is no topic level, more than the broker takes.
+        :raises TimedOut: no result came in time; the node won't start the request after that.
+        :raises BrokerError: the broker refuses the request; no node of that name is known to the broker, or
+            it has stopped; the client was closed.
+        :raises ProtocolError: the answer isn't a result, or the node's protocol version is incompatible.
+        :raises RequestError: the request can't be sent: an invalid task name, or too large for the broker.
         """
         with self._stream(task, input, options, timeout, streams=on_chunk is not None) as stream:
             for chunk in stream:
@@ -211,7 +210,7 @@ class Client:
         timeout: float = 60.0,
         on_chunk: OnChunk | None = None,
     ) -> Result:
-        """As :meth:`request`, for asyncio: needs no thread, and ``on_chunk`` is called in the loop."""
+        """Like :meth:`request`, for asyncio: uses no thread; ``on_chunk`` is called in the event loop."""
         with self._stream(task, input, options, timeout, streams=on_chunk is not None) as stream:
             async for chunk in stream:
                 if on_chunk is not None:
@@ -226,7 +225,7 @@ class Client:
         *,
         timeout: float = 60.0,
     ) -> Stream:
-        """One request whose text comes in pieces, to be iterated by ``for`` or ``async for``.
+        """Sends a request with a streamed answer; iterate it with ``for`` or ``async for``.
 
         >>> with client.stream("chat", "What does E42 mean?") as answer:
         ...     for chunk in answer:
@@ -234,23 +233,22 @@ class Client:
         ...     print(f"({answer.result.status})")
         What does E42 mean? (ok)
 
-        Iterating sends and raises as :meth:`request` does. Leaving early cancels the request on the node.
+        Iterating sends the request and raises as :meth:`request` does. Leaving early cancels it on the node.
         """
         return self._stream(task, input, options, timeout, streams=True)
 
     def listen(self, *channels: str, topics: Sequence[str] = (), timeout: float | None = None) -> Listening:
-        """What a node tells without being asked, to be iterated by ``for`` or ``async for``.
+        """Subscribes to topics of a node; iterate the messages with ``for`` or ``async for``.
 
-        ``channels`` stand below the node's base topic and may have wildcards: ``state``, ``info``,
-        ``health``, ``event/ROUTE`` or ``event/+``, ``dead``, ``res/TASK``. ``topics`` are whole topics or
-        filters, such as the ``to`` of a route. ``timeout`` is the longest silence, in seconds, before it
-        raises TimedOut.
+        ``channels`` are topics below the node's base topic, with wildcards: ``state``, ``info``, ``health``,
+        ``event/ROUTE`` or ``event/+``, ``dead``, ``res/TASK``. ``topics`` are full topics or filters, such as
+        the ``to`` of a route. After ``timeout`` seconds without a message, iterating raises TimedOut.
 
         >>> with client.listen("state", timeout=10) as said:
         ...     print(next(iter(said)).json()["state"])
         online
 
-        :raises InvalidRequest: there is no such channel, or no such filter is possible.
+        :raises InvalidRequest: an unknown channel or an invalid filter.
         """
         self._check_open()
         for channel in channels:
@@ -274,16 +272,16 @@ class Client:
         fields: Mapping[str, Any] | None = None,
         timeout: float = 60.0,
     ) -> None:
-        """Says what should have been made of ``input``, or of the request ``id``; the node keeps it.
+        """Sends the correct answer for ``input``, or for the request ``id``; the node stores it.
 
-        Returns when the broker has it. There is no answer: what a node can't keep, it counts in ``health``.
+        Returns after the broker's acknowledgement. The node doesn't answer; it counts failures in ``health``.
 
         >>> client.feedback("triage", input="Spindle 3 smells of burnt oil", label="critical")
 
-        :raises InvalidRequest: not exactly one of ``input`` and ``id``, and one of ``label`` and ``fields``;
-            or the client is one of a pool, whose nodes keep corrections of their own.
-        :raises TimedOut: the broker didn't take it in time.
-        :raises BrokerError: it was refused, or no node is there to get it.
+        :raises InvalidRequest: not exactly one of ``input`` and ``id``, and of ``label`` and ``fields``; or
+            the client is a pool's: each node stores its own feedback.
+        :raises TimedOut: no acknowledgement by the broker in time.
+        :raises BrokerError: the broker refused it, or no node is subscribed.
         """
         note = self._note(Feedback(task, input, id, label, fields), timeout)
         inbox = ThreadQueue()
@@ -305,7 +303,7 @@ class Client:
         fields: Mapping[str, Any] | None = None,
         timeout: float = 60.0,
     ) -> None:
-        """As :meth:`feedback`, for asyncio."""
+        """Like :meth:`feedback`, for asyncio."""
         note = self._note(Feedback(task, input, id, label, fields), timeout)
         inbox = LoopQueue()
         self._session.enlist(task, note.outgoing, inbox.put)

@@ -1,7 +1,7 @@
-"""Discovery of nodes: the retained ``state``, ``info`` and ``health`` of each, as an onlooker hears it.
+"""Discovery of nodes: subscribes to their retained ``state``, ``info`` and ``health``.
 
-At a hub it hears the nodes of sites, and whether each site is connected. Publishes nothing, and keeps the
-last document of each kind for each node. Knows no meaning of a figure.
+At a hub it finds the nodes of sites, and whether each site is connected. Keeps the last document of each kind
+for each node; publishes nothing.
 """
 
 from __future__ import annotations
@@ -28,10 +28,10 @@ if TYPE_CHECKING:
 
 KINDS = ("state", "info", "health")
 MOST_NODES = 10_000
-"""Nodes that are kept; a broker on which somebody invents more must not fill our memory."""
+"""Limit of nodes to keep, so that a flood of fake nodes can't fill the memory."""
 _DOCUMENT_BYTES = 1024 * 1024
 _CALM_S = 0.5
-"""Without a message for so long after the subscription, what is retained has come."""
+"""After this long without a message, all retained messages count as received."""
 
 
 ALL_SITES = "+"
@@ -39,7 +39,8 @@ ALL_SITES = "+"
 
 @dataclass(frozen=True, slots=True)
 class Uplink:
-    """Whether a site has a connection with its hub, since when (``time.time()``), or ``since_before``."""
+    """Whether a site is connected to its hub, and since when (``time.time()``). ``since_before``: since
+    earlier, at an unknown time."""
 
     is_up: bool
     since: float
@@ -48,10 +49,9 @@ class Uplink:
 
 @dataclass(slots=True)
 class Sighting:
-    """The last documents of one node, and when each came (``time.time()``); a retained one may be older.
-    What a dispatcher says for its pool is that of ``pool/NAME``.
+    """The last documents of a node, and when each arrived (``time.time()``; a retained one may be older).
 
-    ``site`` is None for a node of the broker itself.
+    A dispatcher's are those of ``pool/NAME``. ``site`` is None for a node of the broker itself.
     """
 
     node: str
@@ -61,10 +61,10 @@ class Sighting:
 
 
 class Discovery:
-    """A connection that only listens; ``node`` None: to all nodes below ``prefix``. Safe between threads.
+    """A connection that only subscribes. ``node`` None: all nodes below ``prefix``. Thread-safe.
 
-    ``site`` None: to nodes of the broker; a name or ``ALL_SITES``: to nodes of sites, at the broker that is
-    their hub. ``prefix`` is that at the site.
+    ``site`` None: nodes of this broker. A name or ``ALL_SITES``: nodes of sites, on a hub's broker;
+    ``prefix`` is then the site's.
     """
 
     def __init__(
@@ -114,13 +114,13 @@ class Discovery:
 
     @property
     def shortfall(self) -> str | None:
-        """That there are more nodes than are kept, as a sentence."""
+        """A sentence if there are more nodes than the limit."""
         if not self._left_out:
             return None
         return f"More than {MOST_NODES} nodes are at this broker; the others are left out."
 
     def sightings(self) -> list[Sighting]:
-        """By the names of site and node."""
+        """All nodes, ordered by site and name."""
         with self._changed:
             return [
                 Sighting(one.node, dict(one.documents), dict(one.heard_at), one.site)
@@ -128,20 +128,20 @@ class Discovery:
             ]
 
     def uplinks(self) -> dict[str, Uplink]:
-        """Of the sites that have told of theirs, by name."""
+        """Site -> its connection to the hub, for sites that have reported it."""
         with self._changed:
             return dict(sorted(self._uplinks.items()))
 
     def wait(self, timeout_s: float) -> bool:
-        """Returns once something has changed, or after ``timeout_s``; says whether something has."""
+        """Waits for a change, at most ``timeout_s``. :return: whether there was one."""
         with self._changed:
             version = self._version
             return self._changed.wait_for(lambda: self._version != version, timeout_s)
 
     def settle(self, timeout_s: float) -> None:
-        """Waits until the broker has told what it keeps: MQTT has no sign for that, so for a calm after it.
+        """Waits for the retained messages. MQTT doesn't mark the last one, so this waits for a pause.
 
-        :raises BrokerError: there is no connection within ``timeout_s``, or the broker lets nobody read.
+        :raises BrokerError: no connection within ``timeout_s``, or the broker refuses the subscription.
         """
         with self._changed:
             self._changed.wait_for(lambda: self._is_subscribed or self._problem or self._refused, timeout_s)
@@ -179,7 +179,7 @@ class Discovery:
         site, node = None if self._link is None else levels[1], levels[-1]
         if levels[-2:-1] == [POOL.rstrip("/")]:
             node = POOL + node
-        elif node == POOL.rstrip("/"):  # no node is called so
+        elif node == POOL.rstrip("/"):  # a reserved name
             return
         key = (site or "", node)
         try:
@@ -187,7 +187,7 @@ class Discovery:
         except InvalidRequest:
             return
         with self._changed:
-            if not message.payload:  # the broker has been told to forget it
+            if not message.payload:  # the retained message was cleared
                 self._forget(key, kind)
             elif isinstance(document, dict) and not self._is_one_too_many(key):
                 sighting = self._sightings.setdefault(key, Sighting(node, site=site))

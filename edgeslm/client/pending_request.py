@@ -1,8 +1,9 @@
-"""A pending request: sent again until it has its result; a message: until the broker has it.
+"""Pending requests and messages: retries until the result, or the broker's acknowledgement. Pure, without a
+clock.
 
-Pure: no thread, no connection, no clock. Nodes suppress repeats, so sending again costs little, and not
-sending again may cost a request: it goes out again, byte for byte, after each reconnect, after a growing
-interval without a result, and when the node was busy. Only a result, a refusal or the time-out ends it.
+Nodes deduplicate, so a retry is cheap, while a missing retry may lose a request. The same bytes are resent
+after each reconnect, after a growing interval without a result, and when the node was busy. Only a result, a
+refusal or the timeout ends a request.
 """
 
 from __future__ import annotations
@@ -23,39 +24,39 @@ from edgeslm.protocol.topics import Topics
 log = logging.getLogger("edgeslm.client")
 
 FIRST_INTERVAL_S = 5.0
-"""How long to wait for a result before the request is sent again; doubles with each time."""
+"""Wait for a result before the first retry; doubles with each retry."""
 
 LONGEST_INTERVAL_S = 30.0
 
 NOBODY_INTERVAL_S = 2.0
-"""The broker answers at once when a node is away, and its state says when it is back."""
+"""Retry interval while no node is subscribed. Short: the broker answers at once."""
 
 LONGEST_EXPIRY_S = 2**32 - 1
-"""MQTT 5 section 3.3.2.3.3: it has four bytes."""
+"""Message Expiry Interval has four bytes (MQTT 5 section 3.3.2.3.3)."""
 
 JITTER = 0.25
-"""Intervals differ by so much, so that the apps of a site don't repeat all at once."""
+"""Relative jitter of intervals, so that the apps of a site don't retry all at once."""
 
 NOBODY_LISTENS = 0x10
-"""PUBACK: the broker took the message and had nobody to give it to (MQTT 5 section 3.4.2.1)."""
+"""PUBACK "No matching subscribers" (MQTT 5 section 3.4.2.1)."""
 
 TRANSIENT = frozenset({0x91, 0x97})
-"""PUBACK: Packet Identifier in use, Quota exceeded. Other failures would come again."""
+"""PUBACK: Packet Identifier in use, Quota exceeded. A retry can't help with other failures."""
 
 
-# What can happen to it. ``generation`` counts the connections.
+# Events of a request. ``generation`` counts the connections.
 
 
 @dataclass(frozen=True, slots=True)
 class Ready:
-    """The reply topic is subscribed to on a connection: the request may be sent."""
+    """The reply topic is subscribed on a connection: the request may be sent."""
 
     generation: int
 
 
 @dataclass(frozen=True, slots=True)
 class Lost:
-    """A connection broke, or an attempt to get one failed."""
+    """A connection broke or could not be made."""
 
     generation: int
     problem: Problem
@@ -71,12 +72,12 @@ class Acknowledged:
 
 @dataclass(frozen=True, slots=True)
 class Room:
-    """The broker's Receive Maximum has room again."""
+    """The broker's Receive Maximum allows another message."""
 
 
 @dataclass(frozen=True, slots=True)
 class NodeUp:
-    """The node says that it is online; it has subscribed by then."""
+    """The node's state is online; it has subscribed before."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,7 +92,7 @@ class Piece:
 
 @dataclass(frozen=True, slots=True)
 class Heard:
-    """What came on a topic that is listened to. ``retained``: it is from before the subscription."""
+    """A message of a subscription. ``retained``: it is from before the subscription."""
 
     topic: str
     payload: bytes = field(repr=False)
@@ -100,7 +101,7 @@ class Heard:
 
 @dataclass(frozen=True, slots=True)
 class Failed:
-    """It can't go on: the client was closed, a subscription was refused, nobody wants it any more."""
+    """A permanent failure: client closed, subscription refused, stream closed."""
 
     error: EdgeslmError
 
@@ -112,14 +113,14 @@ class Sender(Protocol):
     """The connection, as a request sees it."""
 
     node_state: str | None
-    """What the node last said of itself."""
+    """The node's last state."""
 
     def send(self, outgoing: OutgoingMessage) -> int | None:
-        """Publishes a message: the connection's generation; None if it can't go."""
+        """Publishes a message. :return: the connection's generation; None if it can't be sent now."""
 
 
 def named(node: str) -> str:
-    """Whom a sentence speaks of: ``the node 'hall'``, ``the pool 'triage'``."""
+    """For sentences: ``the node 'hall'`` or ``the pool 'triage'``."""
     pool = Topics(node).pool
     return f"the node {node!r}" if pool is None else f"the pool {pool!r}"
 
@@ -130,11 +131,12 @@ def nobody(node: str) -> str:
 
 
 class PendingRequest:
-    """Feed it with :meth:`advance` after :meth:`begin`: when an event came, and when :meth:`wait_s` is over.
+    """State machine of a request. After :meth:`begin`, call :meth:`advance` for each event, and after
+    :meth:`wait_s`.
 
-    ``outgoing`` is the same each time but for its expiry: a node knows a repeat by all of it. ``chunks`` get
-    each piece of text whose ``seq`` is above the highest so far, so that nothing comes twice when the node
-    runs the request anew; whoever takes them removes them. Times are ``time.monotonic()`` seconds.
+    ``outgoing`` is resent unchanged except for its expiry: nodes deduplicate by its content. ``chunks``
+    collects pieces with a ``seq`` above the highest so far, so that no text comes twice if the node runs the
+    request again; the caller removes them. Times are ``time.monotonic()`` seconds.
     """
 
     def __init__(
@@ -165,7 +167,7 @@ class PendingRequest:
         self.times_sent = 0
 
     def begin(self, now: float) -> None:
-        """The time-out counts from now on."""
+        """Starts the timeout."""
         self._until, self._next_at = now + self._timeout_s, now
 
     def wait_s(self, now: float) -> float:
@@ -173,20 +175,20 @@ class PendingRequest:
         return max(0.0, min(self._next_at, self._until) - now)
 
     def abandon(self, cancel_topic: str, now: float) -> None:
-        """Nobody waits for the result any more: tells the node, once, if it may know of the request."""
+        """Cancels the request on the node, if it was ever sent."""
         if self.times_sent:
-            # As long as the request itself may reach a node that is away.
+            # The cancel lives as long as the request, which may still reach an offline node.
             left_s = math.ceil(min(max(0.0, self._until - now) + LONGEST_INTERVAL_S, LONGEST_EXPIRY_S))
             correlation = self.outgoing.correlation
             self._sender.send(OutgoingMessage(cancel_topic, b"", correlation=correlation, expiry_s=left_s))
 
     def advance(self, event: Event | None, now: float) -> Result | None:
-        """Takes in what happened and sends the request if it is due; the result ends it.
+        """Handles an event and sends the request if it is due. :return: the result, once it is there.
 
         :raises TimedOut: no result came in time.
-        :raises BrokerError: a refusal, or no node listens, or the client was closed.
-        :raises ProtocolError: what came is no result.
-        :raises TooLarge: the broker doesn't take a packet of this size.
+        :raises BrokerError: a refusal, no subscribed node, or the client was closed.
+        :raises ProtocolError: the answer isn't a result.
+        :raises TooLarge: the packet is too large for the broker.
         """
         result = self._take(event, now) if event is not None else None
         if result is not None:
@@ -199,11 +201,11 @@ class PendingRequest:
 
     def _send_now(self, now: float) -> None:
         self._next_at = now + self._interval_with_jitter()
-        if self._is_under_way:  # a second copy behind one that the broker hasn't read yet is of no use
+        if self._is_under_way:  # the broker hasn't acknowledged the last copy yet
             return
         expiry_s = math.ceil(min(max(1.0, self._until - now), LONGEST_EXPIRY_S))
         generation = self._sender.send(replace(self.outgoing, expiry_s=expiry_s))
-        if generation is None:  # `Ready` or `Room` will come
+        if generation is None:  # `Ready` or `Room` follows
             return
         self.times_sent += 1
         if self.times_sent > 1:
@@ -249,7 +251,7 @@ class PendingRequest:
     def _take_result(self, result: Result, now: float) -> Result | None:
         if result.error is None or result.error.code != "busy":
             return result
-        if self._is_held:  # the answer to another copy
+        if self._is_held:  # the answer to an earlier copy
             return None
         retry_after_ms = result.error.retry_after_ms
         wait_s = max(0.1, retry_after_ms / 1000) if retry_after_ms is not None else self._interval_s
@@ -261,7 +263,7 @@ class PendingRequest:
         return None
 
     def _take_chunk(self, chunk: Chunk, now: float) -> None:
-        if not self._is_held:  # the node is at it
+        if not self._is_held:  # the node is working on it
             self._next_at = max(self._next_at, now + self._interval_with_jitter())
         if chunk.seq > self._highest_seq:
             self._highest_seq = chunk.seq
@@ -283,8 +285,8 @@ class PendingRequest:
         elif not self._nobody_listens:
             self._was_accepted = True
         elif self._was_accepted or self._sender.node_state not in (None, "stopped"):
-            # The broker was killed and has forgotten the node, which will be back. So will one that is
-            # `offline`: a broker that wakes up may publish the wills of connections long given up.
+            # The broker was killed and lost the node's session; the node will reconnect. So will an `offline`
+            # one: after a suspend, a broker may publish wills of old connections.
             self._next_at = now + NOBODY_INTERVAL_S * random.uniform(1 - JITTER, 1 + JITTER)
         else:
             is_node = Topics(self._node).pool is None
@@ -303,15 +305,15 @@ class PendingRequest:
         if self.times_sent > 1:
             said += f", though the request was sent {self.times_sent} times"
         state = self._sender.node_state
-        if state is None and Topics(self._node).pool is not None:  # only a dispatcher speaks for one
+        if state is None and Topics(self._node).pool is not None:  # only dispatchers have one
             is_so = "was busy" if self._was_busy else "has none that answered"
             return f"{said}; {named(self._node)} {is_so}."
-        is_so = f"is {state}" if state else "has never said a word here"
+        is_so = f"is {state}" if state else "has never been online here"
         return f"{said}; {named(self._node)} {is_so}{' and was busy' if self._was_busy else ''}."
 
 
 class PendingMessage:
-    """A message that gets no answer, until the broker has it. Fed as an :class:`PendingRequest` is."""
+    """A message without an answer; resent until acknowledged. Used like a :class:`PendingRequest`."""
 
     def __init__(
         self, outgoing: OutgoingMessage, sender: Sender, *, node: str, now: float, timeout_s: float
@@ -328,10 +330,10 @@ class PendingMessage:
         return max(0.0, min(self._next_at, self._until) - now)
 
     def advance(self, event: Event | None, now: float) -> bool | None:
-        """Takes in what happened, and sends the note if it is due: True once the broker has it.
+        """Handles an event and sends the message if it is due. :return: True once acknowledged.
 
-        :raises TimedOut: the broker didn't take it in time.
-        :raises BrokerError: it was refused, or no node is there to get it, or the client was closed.
+        :raises TimedOut: no acknowledgement in time.
+        :raises BrokerError: a refusal, no subscribed node, or the client was closed.
         """
         match event:
             case Acknowledged(reason, name):

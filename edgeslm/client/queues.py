@@ -1,6 +1,6 @@
-"""Event queues of the client: one for a thread, one for an asyncio loop.
+"""Event queues of the client: one for threads, one for asyncio.
 
-``put`` of both fits any thread, returns at once and never raises. They know no events.
+``put`` is thread-safe, never blocks and never raises.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ class ThreadQueue:
         self._events.put(event)
 
     def take(self, wait_s: float | None) -> Event | None:
-        """The oldest event; None if none came within ``wait_s`` seconds, which None makes endless."""
+        """The oldest event; None if none came within ``wait_s`` seconds. ``wait_s`` None: waits for ever."""
         try:
             return self._events.get(timeout=wait_s)
         except queue.Empty:
@@ -31,7 +31,7 @@ class ThreadQueue:
 
 
 class LoopQueue:
-    """Of the loop in which it is made."""
+    """For the event loop in which it is created."""
 
     def __init__(self) -> None:
         self._loop = asyncio.get_running_loop()
@@ -41,12 +41,12 @@ class LoopQueue:
         return self._events.qsize()
 
     def put(self, event: Event) -> None:
-        with contextlib.suppress(RuntimeError):  # the loop is closed, so nobody waits any more
+        with contextlib.suppress(RuntimeError):  # the loop is closed, so nobody waits
             self._loop.call_soon_threadsafe(self._events.put_nowait, event)
 
     async def take(self, wait_s: float | None) -> Event | None:
-        """As :meth:`ThreadQueue.take`."""
-        # Not wait_for: before Python 3.12 it swallows a cancel that comes with an event.
+        """Like :meth:`ThreadQueue.take`."""
+        # Not wait_for: before Python 3.12 it swallows a cancellation that arrives with an event.
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(wait_s):
                 return await self._events.get()

@@ -1,7 +1,7 @@
-"""The client session: who waits for what, shared between the network thread and those who ask.
+"""Client session: dispatches messages and acknowledgements to the requests that wait for them.
 
-Subscribes to the reply topics, renews that on every connection, keeps to the broker's Receive Maximum, and
-hands what comes to whom it is for. Decides nothing about sending again.
+Subscribes to the reply topics on every connection, and respects the broker's Receive Maximum. Shared by the
+network thread and the callers. ``pending_request`` decides on retries.
 """
 
 from __future__ import annotations
@@ -51,15 +51,15 @@ NO_MQTT_5 = Problem(
 
 
 class Inbox(Protocol):
-    """Takes an event from any thread, at once and without raising."""
+    """Takes an event. Thread-safe; never blocks or raises."""
 
     def __call__(self, event: Event, /) -> None: ...
 
 
 class ClientSession:
-    """The ``Listener`` of an app's network thread; ``name`` is the last level of its reply topics.
+    """The ``Listener`` of an app's network thread; ``name`` ends its reply topics.
 
-    No lock is held while the link is used: paho calls back with its own locks held.
+    Never holds its lock while it calls the link: paho calls back with its own locks held.
     """
 
     def __init__(self, topics: Topics, name: str) -> None:
@@ -73,7 +73,7 @@ class ClientSession:
         self._closed: Failed | None = None
         self._packet_limit: int | None = None
         self._inboxes: dict[bytes | None, Inbox] = {}
-        # By reply topic: the other filters that go with it, and which are confirmed on this connection.
+        # Reply topic -> further filters to subscribe with it; and those confirmed on this connection.
         self._filters: dict[str, list[str]] = {topics.state: [topics.info]}
         self._confirmed: set[str] = set()
         self._askers: dict[str | None, set[bytes | None]] = {}
@@ -87,10 +87,10 @@ class ClientSession:
         self._state: bytes | None = None
         self._fault: Failed | None = None
 
-    # For the asking threads
+    # For the callers' threads
 
     def wait_connected(self, timeout_s: float) -> None:
-        """Waits for the first connection; BrokerError says why there is none."""
+        """Waits for the first connection. :raises BrokerError: why there is none."""
         with self._changed:
             self._changed.wait_for(lambda: self._link or self._problem, timeout_s)
             link, problem = self._link, self._problem
@@ -103,16 +103,16 @@ class ClientSession:
 
     @property
     def problem(self) -> str | None:
-        """Why there is no connection, where that is known."""
+        """Why there is no connection, if known."""
         return self._problem.sentence if self._problem else None
 
     def reply_topic(self, task: str) -> str:
         return f"{self._topics.result(task)}/{self._name}"
 
     def enlist(self, task: str, outgoing: OutgoingMessage, inbox: Inbox) -> None:
-        """From now on ``inbox`` gets what happens to the message, beginning with ``Ready`` or ``Lost``.
+        """Registers ``inbox`` for the events of a message; the first is ``Ready`` or ``Lost``.
 
-        One without a Response Topic gets no answer; all have Correlation Data of their own.
+        A message without Response Topic gets no answer. Each has its own Correlation Data.
         """
         reply_to = outgoing.response_topic
         with self._changed:
@@ -121,7 +121,7 @@ class ClientSession:
             self._askers.setdefault(reply_to, set()).add(outgoing.correlation)
             is_new = reply_to is not None and reply_to not in self._filters
             if reply_to is not None and is_new:
-                # Also where the node answers if it refuses our reply topic.
+                # The result topic too: the node answers there if it refuses the reply topic.
                 self._filters[reply_to] = [self._topics.stream(reply_to), self._topics.result(task)]
             if self._closed is not None:
                 inbox(self._closed)
@@ -146,9 +146,9 @@ class ClientSession:
             self._offer_room()
 
     def listen(self, filters: Sequence[str], key: bytes, inbox: Inbox) -> None:
-        """From now on ``inbox`` gets what comes on the topics that ``filters`` match, and ``Ready`` for each.
+        """Registers ``inbox`` for messages on ``filters``; it gets ``Ready`` for each confirmed filter.
 
-        Retained messages come on each connection, also to those who listen already.
+        Retained messages come again on each connection, also for existing subscriptions.
         """
         with self._changed:
             link, generation = self._link, self._generation
@@ -163,14 +163,14 @@ class ClientSession:
                 inbox(Heard(self._topics.state, self._state, True))
         if link is not None:
             for one in filters:
-                if one != self._topics.state:  # that one is subscribed to anyway
+                if one != self._topics.state:  # always subscribed
                     self._subscribe(link, generation, one)
 
     def has_confirmed(self, filters: Sequence[str]) -> bool:
         return self._confirmed.issuperset(filters)
 
     def stop_listening(self, key: bytes) -> None:
-        """Nothing more comes; filters that nobody else needs are unsubscribed from."""
+        """Unregisters an inbox, and unsubscribes from filters that nobody else uses."""
         with self._changed:
             self._inboxes.pop(key, None)
             unwanted = []
@@ -188,16 +188,17 @@ class ClientSession:
             link.unsubscribe(unwanted)
 
     def close(self, error: BrokerError) -> None:
-        """Ends everything that waits, and what is enlisted from now on."""
+        """Fails all registered inboxes, and those registered from now on."""
         with self._changed:
             self._closed = Failed(error)
             for inbox in self._inboxes.values():
                 inbox(self._closed)
 
     def send(self, outgoing: OutgoingMessage) -> int | None:
-        """Publishes a message: the generation of the connection, or None if that isn't possible now.
+        """Publishes a message. :return: the connection's generation; None if it can't be sent now: ``Ready``
+        or ``Room`` follows.
 
-        Then ``Ready`` or ``Room`` comes when it is. Raises TooLarge if the broker takes no such packet.
+        :raises TooLarge: the packet is too large for the broker.
         """
         size, reply_to = outgoing.packet_bytes, outgoing.response_topic
         with self._changed:
@@ -216,7 +217,7 @@ class ClientSession:
         sent = link.publish(outgoing)
         with self._changed:
             if generation != self._generation or self._link is None:
-                return None  # what is known of the old connection's packets is gone already
+                return None  # the connection was lost, with its flow control state
             self._flow.reserved -= 1
             if sent is None:
                 return None
@@ -255,7 +256,7 @@ class ClientSession:
         if failures[0]:
             event = Failed(BrokerError(f"The broker refuses the subscription to {reply_to} ({failures[0]})."))
             if reply_to != self._topics.state:
-                self._filters.pop(reply_to, None)  # the next request may try again
+                self._filters.pop(reply_to, None)  # the next request retries
         else:
             self._confirmed.add(reply_to)
         for correlation in self._askers.get(reply_to, ()):
@@ -269,7 +270,7 @@ class ClientSession:
         self._offer_room()
 
     def _offer_room(self) -> None:
-        """Wakes as many as have room, the first to come first; whoever doesn't take it loses nothing."""
+        """Wakes waiting requests in FIFO order, as many as the Receive Maximum allows."""
         for _ in range(min(self._flow.room, len(self._want_room))):
             self._tell(self._want_room.popleft(), Room())
 
@@ -323,7 +324,7 @@ class ClientSession:
                         inbox(NodeUp())
 
     def _hear_info(self, payload: bytes) -> None:
-        """A node that is too far from this version isn't asked."""
+        """Fails requests if the node's protocol version is incompatible."""
         try:
             info = parse_json(decode_text(payload)) if payload else {}
         except InvalidRequest:

@@ -1,6 +1,6 @@
-"""An answer while it is made: pieces of text, then the result. For threads and for asyncio.
+"""Streamed answers: pieces of text, then the result. For threads and asyncio.
 
-Whoever stops waiting early cancels the request on the node. A pending request knows when to send again.
+Leaving early cancels the request on the node. ``pending_request`` decides on retries.
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ _CLOSED = "The stream was closed before the answer was complete."
 
 
 class Stream:
-    """Iterate it once, with ``for`` or ``async for``: each piece as it comes; after the last, ``result``.
+    """Iterate it once, with ``for`` or ``async for``, to get the pieces; then read ``result``.
 
-    The request is sent, and its time-out counts, when the iteration begins. Pieces may be missing, the result
-    is whole. Iterating raises what :meth:`edgeslm.client.Client.request` raises. In a ``with`` or ``async
-    with`` statement it is closed at the end.
+    Iterating sends the request and starts its timeout. Pieces may be missing; the result is complete. Raises
+    what :meth:`edgeslm.client.Client.request` raises. A ``with`` or ``async with`` statement closes it at the
+    end.
     """
 
     def __init__(self, session: ClientSession, task: str, cancel_topic: str, pending: PendingRequest) -> None:
@@ -34,20 +34,20 @@ class Stream:
         self._inbox: Inbox | None = None
         self._result: Result | None = None
         self._over = threading.Event()
-        # Held while the request is sent, so that who closes the stream knows whether it was. Inboxes are
-        # filled without it, and a signal's handler may close what its own thread is sending.
+        # Held while sending, so that close() knows whether the request was sent. Inboxes are filled without
+        # it. Reentrant, because a signal handler may close the stream that its own thread is sending.
         self._sending = threading.RLock()
         self._is_advancing = False
 
     @property
     def result(self) -> Result:
-        """The whole answer. :raises EdgeslmError: it hasn't come yet."""
+        """The complete answer. :raises EdgeslmError: it isn't there yet."""
         if self._result is None:
             raise EdgeslmError("The answer isn't here yet; iterate to the end of the stream first.")
         return self._result
 
     def close(self) -> None:
-        """Stops waiting, from any thread: the node is told to cancel, and who iterates gets Cancelled."""
+        """Cancels the request on the node, from any thread; iterating raises Cancelled."""
         self._end()
         if self._result is None and self._inbox is not None:
             self._inbox(Failed(Cancelled(_CLOSED)))

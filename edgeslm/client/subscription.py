@@ -1,4 +1,4 @@
-"""Subscriptions of the client: what a node says of itself, results of its routes."""
+"""Subscriptions of the client: state, info, health and events of nodes, and other topics."""
 
 from __future__ import annotations
 
@@ -17,38 +17,38 @@ from edgeslm.protocol.codec import parse_result
 from edgeslm.protocol.strict_json import decode_text, parse_json
 
 MOST_WAITING = 10_000
-"""Messages that wait for somebody who listens and doesn't take them; further ones are counted as missed."""
+"""Queue limit of a subscription; further messages are counted as missed."""
 
 AnyInbox = TypeVar("AnyInbox", ThreadQueue, LoopQueue)
 
 
 @dataclass(frozen=True, slots=True)
 class News:
-    """A message that was listened for. ``retained``: the broker had kept it, it may be old."""
+    """A message of a subscription. ``retained``: it may be old."""
 
     topic: str
     payload: bytes = field(repr=False)
     retained: bool
 
     def json(self) -> Any:
-        """What it says, as plain data. :raises ProtocolError: it is no JSON."""
+        """The parsed payload. :raises ProtocolError: it isn't JSON."""
         try:
             return parse_json(decode_text(self.payload))
         except InvalidRequest as error:
             raise ProtocolError(f"The message on {self.topic} is no JSON. {error}") from None
 
     def result(self) -> Result:
-        """The result that it is. :raises ProtocolError: it is none."""
+        """The payload as a result. :raises ProtocolError: it isn't one."""
         return parse_result(self.payload)
 
 
 class Listening:
-    """Iterate it with ``for`` or ``async for``: each message as it comes, until it or the client is closed.
+    """Iterate it with ``for`` or ``async for`` to get messages until it or the client is closed.
 
-    In a ``with`` (or ``async with``) statement, what is published after the first line is heard; otherwise
-    listening begins with the iteration. It outlives broken connections; what is published meanwhile is heard
-    if the broker keeps the session. Iterating raises TimedOut when nothing came for ``timeout_s`` seconds,
-    and BrokerError when the broker refuses. ``missed`` counts the messages for which there was no room.
+    A ``with`` (or ``async with``) statement subscribes at its start; otherwise the iteration does. It
+    survives broken connections; messages published meanwhile arrive if the broker keeps the session.
+    Iterating raises TimedOut after ``timeout_s`` seconds without a message, and BrokerError if the broker
+    refuses. ``missed`` counts messages dropped because the queue was full.
     """
 
     def __init__(
@@ -69,7 +69,7 @@ class Listening:
         self._is_closed = True
         self._session.stop_listening(self._key)
         if self._inbox is not None:
-            self._inbox.put(Failed(BrokerError("Nobody listens any more.")))
+            self._inbox.put(Failed(BrokerError("The subscription was closed.")))
 
     def __enter__(self) -> Listening:
         inbox = self._begin(ThreadQueue())
@@ -105,7 +105,7 @@ class Listening:
                 yield from self
             return
         if not isinstance(self._inbox, ThreadQueue):
-            raise EdgeslmError("What began with `async with` goes on with `async for`.")
+            raise EdgeslmError("A subscription opened by `async with` is iterated by `async for`.")
         while not self._is_over:
             news = self._early.pop(0) if self._early else self._read(self._inbox.take(self._timeout_s))
             if news is not None:
@@ -118,7 +118,7 @@ class Listening:
                     yield news
             return
         if not isinstance(self._inbox, LoopQueue):
-            raise EdgeslmError("What began with `with` goes on with `for`.")
+            raise EdgeslmError("A subscription opened by `with` is iterated by `for`.")
         while not self._is_over:
             heard = self._early.pop(0) if self._early else self._read(await self._inbox.take(self._timeout_s))
             if heard is not None:
@@ -130,7 +130,7 @@ class Listening:
 
     def _begin(self, inbox: AnyInbox) -> AnyInbox:
         if self._inbox is not None or self._is_closed:
-            raise EdgeslmError("One listens once; call listen() again.")
+            raise EdgeslmError("A subscription is used once; call listen() again.")
         self._inbox = inbox
 
         def put(event: Event) -> None:

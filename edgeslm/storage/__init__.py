@@ -1,1 +1,1 @@
-"""A node's files: SQLite journal, spool, window store, feedback, encryption, atomic files."""
+"""Storage of a node: SQLite journal, spool, window store, feedback, encryption, atomic files."""

@@ -1,7 +1,4 @@
-"""Atomic JSON files: small records, replaced in one step that outlives a power cut.
-
-Knows no file's meaning. Whose a file is tells ``file_ownership``.
-"""
+"""Atomic JSON files: small records, replaced in one step that survives a power cut."""
 
 from __future__ import annotations
 
@@ -12,15 +9,16 @@ from pathlib import Path
 
 
 def write_record(file: Path, value: object, *, mode: int = 0o600) -> None:
-    """The old content or the new one is there at any moment, for its owner alone unless told otherwise.
+    """Replaces a file atomically: it always has the old or the new content. Readable by its owner only.
 
-    :raises OSError: why not.
+    :param mode: other permissions.
+    :raises OSError: it can't be written.
     """
     file.parent.mkdir(parents=True, exist_ok=True)
     draft = file.with_name(f".{file.name}.{secrets.token_hex(4)}")
     try:
         with os.fdopen(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as stream:
-            os.fchmod(stream.fileno(), mode)  # whatever the umask is
+            os.fchmod(stream.fileno(), mode)  # open() applies the umask
             json.dump(value, stream, ensure_ascii=False, indent=1)
             stream.flush()
             os.fsync(stream.fileno())
@@ -31,7 +29,7 @@ def write_record(file: Path, value: object, *, mode: int = 0o600) -> None:
 
 
 def sync(path: Path) -> None:
-    """Has the disk keep a file, or a folder's names. :raises OSError: the disk."""
+    """Syncs a file's content, or a folder's entries, to the disk. :raises OSError: the disk failed."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)

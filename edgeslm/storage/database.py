@@ -1,14 +1,14 @@
-"""The SQLite file behind journal, spool and windows: of one daemon alone, made anew when it is damaged.
+"""SQLite database of journal, spool and windows: used by one daemon, rebuilt when it is damaged.
 
-What it promises: a write outlives the end of the process as soon as the call returns (it is in the kernel's
-hands then). A power cut may take the last writes, never the file: WAL with ``synchronous=NORMAL``
-(sqlite.org/wal.html, section 3.2). A transaction that asks for it is synced to the disk before it returns.
+Durability: a write survives the end of the process as soon as the call returns, since the kernel has it. A
+power cut may lose the last writes, but never the file: WAL with ``synchronous=NORMAL`` (sqlite.org/wal.html,
+section 3.2). :meth:`Database.synced` syncs its transaction to the disk before it returns.
 
 Its clock runs only while the node does, so that no jump of the wall clock can age an entry.
 
-What is deleted is written over with zeros, and :meth:`Database.scrub` takes it out of the write-ahead log
-too. With a :class:`~edgeslm.storage.encryption.Seal`, texts are encrypted; request keys, times and topics
-are not.
+Deleted data is overwritten with zeros; :meth:`Database.scrub` also removes it from the write-ahead log. With
+a
+:class:`~edgeslm.storage.encryption.Seal`, texts are encrypted; request keys, times and topics are not.
 """
 
 from __future__ import annotations
@@ -33,17 +33,17 @@ from edgeslm.storage.schema import FORMAT, MARK, PAGE_BYTES, SEALED, SEALED_FORM
 log = logging.getLogger("edgeslm.storage")
 
 WAL_PAGES = 4000
-"""So many pages are written before they move to the main file, which syncs both."""
+"""Pages in the write-ahead log before a checkpoint, which syncs both files."""
 RETRY_S = 1.0
-"""How long a disk that refused a write is left alone."""
+"""Pause after a failed write."""
 MEND_EVERY_S = 60.0
-"""How long a damaged file that could not be made anew is left alone."""
+"""Pause after a failed rebuild of a damaged file."""
 _NO_FORMAT = 1000
-"""A higher number of a format is damage."""
+"""Format numbers from this one on are damage."""
 
 
 class Database:
-    """The file, which need not exist. One thread at a time."""
+    """The database file; ``open`` creates it if missing. One thread at a time."""
 
     def __init__(
         self, file: Path, *, seal: Seal | None = None, clock: Callable[[], float] = time.monotonic
@@ -52,21 +52,21 @@ class Database:
         self._seal = seal
         self.clock = clock
         self.problem: str | None = None
-        """Why nothing can be written, as long as that lasts."""
+        """Why nothing can be written now; None if it can."""
         self._db: sqlite3.Connection | None = None
         self._base = 0.0
         self.damage: str | None = None
-        """What was damaged since it was opened, and what became of it."""
+        """A sentence on damage found since the start, and what was saved."""
         self._failed_at: float | None = None
         self._unmended_at: float | None = None
         self._owed: tuple[str, tuple[Any, ...]] | None = None
         self._is_found_damaged = False
 
     def open(self) -> None:
-        """Opens the file. One that is damaged is set aside; what can be read of it goes into a new one.
+        """Opens the file. A damaged one is set aside, and its readable rows go into a new one.
 
-        :raises JournalError: the folder can't be written to, another daemon uses the file, a later version
-            wrote it, or its texts were encrypted with another key. Then nothing was touched.
+        :raises JournalError: the folder isn't writable, another daemon uses the file, a later version wrote
+            it, or it is encrypted with another key. Then nothing was changed.
         """
         try:
             self.file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -98,7 +98,7 @@ class Database:
 
     @property
     def now(self) -> float:
-        """Seconds for which nodes have run with this file."""
+        """Seconds that nodes have run with this file, in total."""
         return self._base + self.clock()
 
     @property
@@ -114,11 +114,11 @@ class Database:
         return self._db
 
     def read(self, statement: str, *values: Any) -> Any:
-        """The first row; None if there is none, or if it can't be read, which costs a second run at most."""
+        """The first row; None if there is none or it can't be read: at worst a request runs twice."""
         return next(iter(self._rows(lambda: self.opened.execute(statement, values).fetchmany(1))), None)
 
     def all_rows(self, statement: str, *values: Any) -> list[Any]:
-        """All rows; of a file that is damaged those that can be read, and of a text what is UTF-8."""
+        """All rows; the readable ones of a damaged file. Invalid UTF-8 is replaced."""
 
         def read() -> list[Any]:
             db = self.opened
@@ -143,14 +143,14 @@ class Database:
         return []
 
     def rows(self, statement: str, *values: Any) -> Iterator[Any]:
-        """All rows, one at a time; those before a damaged page."""
+        """Yields all rows; stops at a damaged page."""
         try:
             yield from self.opened.execute(statement, values)
         except sqlite3.Error as error:
             log.warning("the journal can't be read (%s)", error)
 
     def write(self, statement: str, *values: Any) -> int:
-        """Returns the number of the row that was inserted last.
+        """Runs a statement. :return: the number of the row inserted last.
 
         :raises JournalError: it can't be written.
         """
@@ -159,7 +159,10 @@ class Database:
 
     @contextmanager
     def writing(self) -> Iterator[sqlite3.Connection]:
-        """:raises JournalError: what is done inside can't be written."""
+        """Turns database errors inside into JournalError.
+
+        :raises JournalError: a write failed.
+        """
         try:
             if self._owed is not None:
                 self.opened.execute(*self._owed)
@@ -172,16 +175,16 @@ class Database:
         self.problem = self._failed_at = None
 
     def write_first(self, statement: str, *values: Any) -> None:
-        """Writes before all else: if it can't be written now, nothing is until it could be."""
+        """Writes before everything else: if it fails now, later writes wait until it succeeds."""
         self._owed = statement, values
         with suppress(JournalError), self.writing():
             pass
 
     @contextmanager
     def synced(self) -> Iterator[sqlite3.Connection]:
-        """One transaction that is on the disk when it ends.
+        """One transaction, synced to the disk when it ends.
 
-        :raises JournalError: it isn't.
+        :raises JournalError: it can't be written.
         """
         with self.writing() as db:
             db.execute("PRAGMA synchronous = FULL")
@@ -196,44 +199,44 @@ class Database:
 
     @property
     def is_sealed(self) -> bool:
-        """Whether texts are encrypted in it."""
+        """Whether texts are encrypted."""
         return self._seal is not None
 
     def sealed(self, text: bytes, place: bytes) -> bytes:
-        """A text as it is written down; ``place`` says what it is of."""
+        """Encrypts a text if there is a key; ``place`` binds it to its row (``schema.place_of``)."""
         return text if self._seal is None else self._seal.close(text, place)
 
     def unsealed(self, kept: bytes, place: bytes) -> bytes:
-        """:raises ValueError: it is not as it was written."""
+        """Decrypts a text. :raises ValueError: it was changed, or belongs to another place."""
         return kept if self._seal is None else self._seal.open(kept, place)
 
     def scrub(self) -> None:
-        """Empties the write-ahead log, in which what was deleted since may still stand. Syncs both files."""
+        """Empties the write-ahead log, which may still hold deleted data. Syncs both files."""
         with suppress(sqlite3.Error):
             self.opened.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
 
     def shrink(self) -> None:
-        """Writes the file anew without its free pages. :raises JournalError: it can't be."""
+        """Rewrites the file without free pages. :raises JournalError: it can't be written."""
         with self.writing() as db:
             db.execute("VACUUM")
         self.scrub()
 
     @property
     def changes(self) -> int:
-        """How many rows were written and deleted since it was opened."""
+        """Number of rows written and deleted since the file was opened."""
         return self.opened.total_changes
 
     @property
     def is_resting(self) -> bool:
-        """Whether the disk refused a write a moment ago and is left alone."""
+        """Whether a write failed within the last ``RETRY_S``."""
         return self._failed_at is not None and self.clock() - self._failed_at < RETRY_S
 
     def _connect(self) -> None:
-        os.close(os.open(self.file, os.O_RDWR | os.O_CREAT, 0o600))  # texts are for nobody else
-        # Statements are few and short, so each is its own transaction unless it says BEGIN.
+        os.close(os.open(self.file, os.O_RDWR | os.O_CREAT, 0o600))  # texts are private to the node
+        # Autocommit: each statement is a transaction unless it says BEGIN.
         self._db = db = sqlite3.connect(self.file, isolation_level=None, timeout=1.0)
         db.execute(f"PRAGMA page_size = {PAGE_BYTES}")
-        # One process: no shared memory beside the file, no lock to take for each statement.
+        # One process: needs no shared-memory file and no lock per statement.
         db.execute("PRAGMA locking_mode = EXCLUSIVE")
         db.execute("PRAGMA journal_mode = WAL")
         db.execute("PRAGMA synchronous = NORMAL")
@@ -254,7 +257,7 @@ class Database:
 
     def _look_at_header(self) -> None:
         """:raises JournalError: a later version wrote the file.
-        :raises sqlite3.DatabaseError: its header is damaged, to which SQLite would say that it may not write.
+        :raises sqlite3.DatabaseError: its header is damaged. SQLite would report it as read-only.
         """
         for number, header in enumerate(soundness.headers(self.file)):
             if header[:16] != HEADER:
@@ -270,7 +273,7 @@ class Database:
                 )
 
     def _check_mark(self, db: sqlite3.Connection) -> bool:
-        """Whether it is encrypted. :raises JournalError: with a key that isn't there, or with another one."""
+        """Whether the file has a mark. :raises JournalError: its key is missing or another one."""
         row = db.execute("SELECT sealed FROM mark").fetchone()
         is_sealed = row is not None or db.execute("PRAGMA user_version").fetchone()[0] == SEALED_FORMAT
         begin_anew = f"Or remove {self.file}, which forgets what was answered, and what waits in it."
@@ -279,7 +282,7 @@ class Database:
                 f"The journal {self.file} is encrypted: name its key as `journal: key_file`. {begin_anew}"
             )
         if is_sealed and self._seal is not None:
-            # Without a mark, which damage may take, the texts say it.
+            # Damage may have destroyed the mark; then the texts tell whether the key fits.
             marks = [(row[0], MARK)] if row is not None else list(_sealed_texts(db))
             if marks and not any(_is_sealed(self._seal, *mark) for mark in marks):
                 raise JournalError(
@@ -289,13 +292,13 @@ class Database:
         return row is not None
 
     def _check_seal(self, db: sqlite3.Connection) -> None:
-        """Encrypts a file that wasn't yet. :raises JournalError: it was, with another key."""
+        """Encrypts a plain file if there is a key. :raises JournalError: as :meth:`_check_mark`."""
         if not self._check_mark(db) and self._seal is not None:
             self._seal_all(db, self._seal)
 
     @staticmethod
     def _seal_all(db: sqlite3.Connection, seal: Seal) -> None:
-        # Of a damaged file the mark may be lost, and texts are encrypted already.
+        # A damaged file may have lost its mark; its texts are encrypted already.
         was_sealed = db.execute("PRAGMA user_version").fetchone()[0] == SEALED_FORMAT
         db.execute("PRAGMA synchronous = FULL")
         db.execute("BEGIN")
@@ -317,7 +320,7 @@ class Database:
         db.execute("PRAGMA synchronous = NORMAL")
 
     def mend(self, error: sqlite3.Error) -> bool:
-        """Makes the file anew if the error says that it is damaged. :return: whether it was."""
+        """Rebuilds the file if ``error`` means damage. :return: whether it was rebuilt."""
         if not soundness.is_damage(error):
             return False
         if self._unmended_at is not None and self.clock() - self._unmended_at < MEND_EVERY_S:
@@ -328,16 +331,16 @@ class Database:
             log.error("the journal is damaged and can't be made anew (%s)", failure)
             self._unmended_at = self.clock()
             self.close()
-            with suppress(sqlite3.Error, OSError, JournalError):  # what can be read of it
+            with suppress(sqlite3.Error, OSError, JournalError):  # go on with its readable part
                 self._connect()
             return False
         return True
 
     def _renew(self, error: Exception) -> None:
-        """Puts a new file with all rows that can be read in the place of the damaged one.
+        """Replaces the damaged file by a new one with all readable rows.
 
-        :raises sqlite3.Error, OSError, JournalError: it can't be written, or the key is another one; then the
-            damaged file stays.
+        :raises sqlite3.Error, OSError, JournalError: it can't be written, or the key doesn't fit; the damaged
+            file stays.
         """
         self.close()
         salvaged = write_draft(self.file)
@@ -347,7 +350,7 @@ class Database:
                 self._check_mark(db)
             copy = set_aside.replace(self.file, salvaged.taken)
         finally:
-            if self.file.exists():  # else the next start goes on with the draft
+            if self.file.exists():  # else the next start finishes with the draft
                 draft.unlink(missing_ok=True)
         kept = {table: len(numbers) for table, numbers in salvaged.taken.items()}
         self.damage = (
@@ -384,7 +387,7 @@ class Database:
 
 
 def _sealed_texts(db: sqlite3.Connection) -> Iterator[tuple[bytes, bytes]]:
-    """Some texts of a file, each with its place."""
+    """A sample of encrypted texts, each with its place."""
     for table, column, place in SEALED:
         query = f"SELECT {column}, {place} FROM {table} WHERE typeof({column}) = 'blob' LIMIT 20"
         for text, about in db.execute(query):
@@ -400,7 +403,7 @@ def _is_sealed(seal: Seal, text: bytes, place: bytes) -> bool:
 
 
 def journal_of(config: Config) -> Database:
-    """The file of a node, not opened yet. :raises JournalError: its key can't be used."""
+    """The database of a node, not opened yet. :raises JournalError: its key can't be used."""
     key_file = config.journal.key_file
     seal = load_seal(key_file) if key_file is not None else None
     return Database(config.state_dir / f"journal-{config.node}.sqlite", seal=seal)

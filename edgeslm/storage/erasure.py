@@ -1,6 +1,6 @@
-"""Messages erased from the journal's file: answers, what waits in the spool, what windows have gathered.
+"""Erasure: deletes messages from journal, spool and windows.
 
-For a file that no daemon has open: it would go on with what it remembers of the rows.
+Only while no daemon has the file open: it caches row numbers.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ _ROWS = {
 
 
 def erase_messages(database: Database, choice: Choice, *, off_s: float, dry_run: bool) -> dict[str, int]:
-    """Erases what fits, so that no byte of it is left in the file.
+    """Erases the messages that match ``choice``; no byte of them stays in the file.
 
-    :param off_s: how long the node has been off: its clock stood still meanwhile.
-    :return: how many, by table.
-    :raises JournalError: the file can't be written; nothing is erased.
+    :param off_s: how long the node has been off; its clock stood still meanwhile.
+    :return: number of messages by table.
+    :raises JournalError: the file can't be written; nothing was erased.
     """
     found = {table: list(_fitting(database, table, choice, off_s)) for table in _ROWS}
     if not dry_run:
@@ -44,7 +44,7 @@ def _fitting(database: Database, table: str, choice: Choice, off_s: float) -> It
 
 
 def _name(database: Database, table: str, kept: Any, about: Any, name: Any) -> str | None:
-    """The id of a message, as its sender gave it."""
+    """The sender's id of a message."""
     if table == "windows":
         return str(name)
     try:

@@ -1,4 +1,4 @@
-"""The erasure filter: which messages are to be erased, by age or by id. Pure."""
+"""Erasure filter: selects the messages to erase, by age or by id. Pure."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ import math
 from dataclasses import dataclass
 
 UNKNOWN_AGE_S = math.inf
-"""Of what nobody knows when it came: it counts as old."""
+"""Messages of unknown age count as old."""
 
 
 @dataclass(frozen=True, slots=True)
 class Choice:
-    """Exactly one is set: seconds since a message came, or its id, in which ``*`` stands for any text."""
+    """Exactly one is set: seconds since a message arrived, or its id, with ``*`` as wildcard."""
 
     older_than_s: float | None = None
     id: str | None = None
@@ -25,7 +25,7 @@ class Choice:
 
 
 def id_of(payload: bytes) -> str | None:
-    """The ``id`` in the JSON of a request or a result; None if it is none, or has none."""
+    """The ``id`` in the JSON of a request or result; None if there is none."""
     try:
         value = json.loads(payload)
     except (ValueError, RecursionError):

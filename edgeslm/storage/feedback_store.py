@@ -1,8 +1,8 @@
-"""The feedback store: corrections of results, kept on this device for the next ``edgeslm-export tune``.
+"""Feedback store: corrections of results, stored on this device for the next ``edgeslm-export tune``.
 
-One file of JSON lines a task, in the form that ``tune`` reads: ``{"text", "label"}`` or ``{"text",
-"fields"}``, and when it was said, ``at``: by that a correction that is appended to the rows takes the place
-of those with the same text. Texts leave the device only if somebody copies the file. Knows no bus.
+One JSON lines file per task, in the format that ``tune`` reads: ``{"text", "label"}`` or ``{"text",
+"fields"}``, with a time ``at``: in training data, the newest row of a text wins. Texts leave the device only
+if somebody copies the file.
 """
 
 from __future__ import annotations
@@ -22,19 +22,19 @@ from edgeslm.storage.erasure_filter import UNKNOWN_AGE_S, Choice, id_of
 
 FOLDER = "feedback"
 MOST_BYTES = 16_000_000
-"""Of one task: some 100,000 messages. A flood must not fill the disk."""
+"""Limit of a task's file, about 100,000 messages, so that a flood can't fill the disk."""
 
 
 @dataclass(frozen=True, slots=True)
 class Correction:
-    """What should have been made of ``text``: a ``label``, or ``fields``."""
+    """The correct ``label`` or ``fields`` for ``text``."""
 
     task: str
     text: str
     label: str | None = None
     fields: Mapping[str, Any] | None = None
     id: str | None = None
-    """Of the request that was meant, if it was named by that: `edgeslm purge --id` finds it by it."""
+    """The request's id, if the feedback named it; for `edgeslm purge --id`."""
 
     def encode(self, now: datetime.datetime) -> bytes:
         answer = {"label": self.label} if self.fields is None else {"fields": dict(self.fields)}
@@ -44,7 +44,7 @@ class Correction:
 
 
 class FeedbackStore:
-    """The corrections below ``state_dir``. Several processes may write: each row is one append."""
+    """The corrections below ``state_dir``. Several processes may write: a row is one append."""
 
     def __init__(self, state_dir: Path) -> None:
         self._folder = state_dir / FOLDER
@@ -63,7 +63,7 @@ class FeedbackStore:
                 size = os.fstat(descriptor).st_size
                 if not size:
                     _give_to_owner_of(file.parent.parent, file.parent, file)
-                elif os.pread(descriptor, 1, size - 1) != b"\n":  # a row that a power failure cut
+                elif os.pread(descriptor, 1, size - 1) != b"\n":  # a row truncated by a power cut
                     row = b"\n" + row
                 if size + len(row) > MOST_BYTES:
                     raise FeedbackError(
@@ -71,7 +71,7 @@ class FeedbackStore:
                         "edgeslm-export tune, then remove it"
                     )
                 written = os.write(descriptor, row)
-                if written < len(row):  # the disk is full: no half row may stand before the next one
+                if written < len(row):  # the disk is full: don't leave half a row
                     os.ftruncate(descriptor, os.fstat(descriptor).st_size - written)
                     raise FeedbackError(f"{file} can't be written: no space left on the disk")
                 os.fsync(descriptor)
@@ -82,13 +82,13 @@ class FeedbackStore:
         return file
 
     def erase(self, choice: Choice, *, dry_run: bool = False) -> int:
-        """Takes the rows that fit out of the files. :return: how many. :raises FeedbackError: one can't be
-        written anew, and is as it was."""
+        """Removes the rows that match. :return: their number. :raises FeedbackError: a file can't be
+        rewritten and is unchanged."""
         return sum(_without(file, choice, dry_run) for file in sorted(self._folder.glob("*.jsonl")))
 
 
 def _locked(file: Path) -> int:
-    """A descriptor to append to a file, which is made if need be; who erases puts another in its place."""
+    """Opens a file for appending, with a lock. Retries if :func:`_without` replaced the file meanwhile."""
     while True:
         descriptor = os.open(file, os.O_RDWR | os.O_APPEND | os.O_CREAT, 0o600)
         fcntl.flock(descriptor, fcntl.LOCK_EX)
@@ -131,7 +131,7 @@ def _fits(row: bytes, choice: Choice) -> bool:
 
 
 def _give_to_owner_of(state_dir: Path, *made: Path) -> None:
-    """What root makes in a node's folder is the node's: else it could write no correction any more."""
+    """Files created by root get the owner of the state folder; else the node could not write to them."""
     if os.geteuid() == 0:
         owner = state_dir.stat()
         for path in made:

@@ -1,4 +1,4 @@
-"""File ownership: what somebody else could have written is not believed. Knows no file's meaning."""
+"""File ownership: tells files that other users can write, which must not be trusted."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ from edgeslm.errors import EdgeslmError
 
 
 def is_ours(status: os.stat_result) -> bool:
-    """Whether only root and this process's user can have written what ``status`` is of."""
+    """Whether only root and this process's user can write the file with ``status``."""
     return not status.st_mode & 0o022 and status.st_uid in (0, os.geteuid())
 
 
 def become_owner(state_dir: Path) -> None:
-    """Root goes on as the user of the state folder: nothing that this user put there may lead root astray,
-    and what is brought has to be the user's.
+    """If root, switches to the owner of the state folder: files there can't trick root, and new files belong
+    to the owner.
 
-    :raises EdgeslmError: there is no such folder yet.
+    :raises EdgeslmError: the folder doesn't exist.
     """
     if os.geteuid():
         return

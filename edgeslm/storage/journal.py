@@ -1,8 +1,8 @@
-"""The journal: requests seen before, how often each was tried, and what was answered, over a restart.
+"""Journal: results and failed attempts of requests, kept over restarts.
 
-The broker's session remains the source of truth for requests that are not answered yet; the journal keeps a
-repeat from being run twice and a poisonous request from being run for ever. Should a power cut take its last
-entries, their requests are delivered and run once more. Knows no JSON and no connection.
+It deduplicates requests and stops poison messages. Unanswered requests stay in the broker's session, which is
+the source of truth for them. If a power cut loses the last entries, their requests are delivered and run
+again.
 """
 
 from __future__ import annotations
@@ -25,41 +25,42 @@ from edgeslm.storage.schema import PAGE_BYTES, place_of
 log = logging.getLogger("edgeslm.storage")
 
 PRUNE_EVERY = 1024
-"""Rows between two looks for old ones."""
+"""Rows written between two prunings."""
 PRUNE_ROWS = 4096
-"""Most rows that one look removes, so that it never takes long."""
+"""Rows that one pruning removes at most, so that it stays short."""
 ROW_BYTES = 60
-"""What a row takes beside its result."""
+"""Bytes of a row without its result."""
 TIDY_S = 30.0, 600.0
-"""Least and most time between two looks for entries that are older than the window; else a tenth of it."""
+"""Bounds of the interval between two tidyings, which is a tenth of the window."""
 TRIES_S = 3600.0
-"""Tries are remembered so long at least: they keep a request from ending the node for ever."""
+"""Failed attempts are kept at least this long, so that a poison message can't crash the node for ever."""
 LOST_NODE = 2
-"""What an end of the node costs, in the unit of ``JournalEntry.lost``."""
+"""Cost of a crash of the node, in the unit of ``JournalEntry.lost``."""
 MOST_UNSAVED = 1024
-"""Entries that wait in memory for a disk that takes none; beyond that the oldest are forgotten."""
+"""Entries kept in memory while the disk fails; beyond it the oldest are dropped."""
 KEPT = 0.9
-"""When there are too many bytes, this part of them stays."""
+"""Share of the limit that stays after pruning for size."""
 
 
 @dataclass(frozen=True, slots=True)
 class JournalEntry:
-    """A request that was begun: ``lost`` says what it cost, ``result`` what was answered, if it was."""
+    """A started request: ``lost`` counts the crashes it caused, weighted; ``result`` is its encoded
+    answer."""
 
     lost: int
     result: bytes | None
 
 
 def request_key(reply_to: str, name: bytes, task: str, payload: bytes) -> bytes:
-    """Two requests with equal keys are the same; ``name`` is the Correlation Data or the ``id``."""
+    """Deduplication key of a request; ``name`` is its Correlation Data or ``id``."""
     return _digest(b"request", reply_to.encode(), name, task.encode(), hashlib.sha256(payload).digest())
 
 
 def delivery_key(epoch: int, delivery: Delivery) -> bytes:
-    """Names a message that has no name of its own within the broker's session ``epoch``.
+    """Deduplication key of a message without id, within the broker's session ``epoch``.
 
-    The packet identifier names it until it is acknowledged (MQTT 5 section 2.2.1), so this says "the same"
-    only of a delivery with DUP set.
+    The packet identifier names a message until it is acknowledged (MQTT 5 section 2.2.1), so an equal key
+    means a duplicate only if DUP is set.
     """
     return _digest(
         b"delivery",
@@ -71,12 +72,12 @@ def delivery_key(epoch: int, delivery: Delivery) -> bytes:
 
 
 def reader_key(key: bytes, reader: str) -> bytes:
-    """Tells the routes apart that read the message ``key``."""
+    """Key of the message ``key`` for one of the routes that read it."""
     return _digest(b"reader", key, reader.encode())
 
 
 def _digest(*parts: bytes) -> bytes:
-    """128 bits of SHA-256 over the parts with their lengths."""
+    """128 bits of SHA-256 over the length-prefixed parts."""
     digest = hashlib.sha256()
     for part in parts:
         digest.update(len(part).to_bytes(4, "big") + part)
@@ -87,14 +88,14 @@ _SIZE = "coalesce(length(result), 0)"
 
 
 def row_bytes(result: int) -> int:
-    """What a row with a result of so many bytes takes in the file: whole pages."""
+    """Bytes in the file of a row whose result has ``result`` bytes: whole pages."""
     return PAGE_BYTES * math.ceil((result + ROW_BYTES) / PAGE_BYTES)
 
 
 class _Index:
-    """Row numbers by key, at 16 bytes each: a dictionary would take ten times that.
+    """Key -> row number, at 16 bytes each; a dict would take ten times that.
 
-    In memory, since one in the file would write a page at random for each request.
+    In memory, since an index in the file would write a random page for each request.
     """
 
     def __init__(self) -> None:
@@ -114,7 +115,7 @@ class _Index:
             rows.insert(place, row)
 
     def drop_up_to(self, last: int) -> None:
-        """Forgets the rows up to ``last``."""
+        """Removes the rows up to ``last``."""
         for bucket, rows in enumerate(self._rows):
             kept = [place for place, row in enumerate(rows) if row > last]
             if len(kept) < len(rows):
@@ -128,14 +129,14 @@ class _Index:
 
 
 class Journal:
-    """The requests in ``database``, which must be open; it is closed elsewhere.
+    """The requests in ``database``, which the caller opens and closes.
 
-    ``window_s`` is how long an answered request is remembered, ``limit_bytes`` how large the file may grow:
-    the oldest entries make room. A disk that is full or broken is told of by :class:`JournalError` where a
-    request would be begun; results that can't be written are kept in memory until they can be.
+    Answered requests are kept for ``window_s``. Beyond ``limit_bytes`` the oldest entries are removed. If the
+    disk is full or broken, :meth:`begin` raises :class:`JournalError`; results stay in memory until they can
+    be written.
 
-    Rows are only added at the end and removed at the start; the newest row of a key counts. Without
-    ``keeps_results`` only tries are remembered, no texts: a repeat is run again.
+    Rows are appended at the end and removed at the start; the newest row of a key counts. Without
+    ``keeps_results`` only failed attempts are stored, no texts: a repeated request runs again.
     """
 
     def __init__(
@@ -154,11 +155,11 @@ class Journal:
         self._changes = -1
 
     def open(self) -> None:
-        """Reads what there is. What was being computed when the last process ended is blamed for it.
+        """Loads the index. Requests that were running when the last process ended are blamed for it.
 
-        :raises JournalError: the file of the marks can't be used.
+        :raises JournalError: the file of running marks can't be used.
         """
-        if not self._keeps_results:  # those of a time when they were kept
+        if not self._keeps_results:  # results from before the setting was changed
             with suppress(JournalError):
                 self._database.write("DELETE FROM requests WHERE result IS NOT NULL")
         for row, key, size in self._database.rows(f"SELECT id, key, {_SIZE} FROM requests ORDER BY id"):
@@ -182,7 +183,7 @@ class Journal:
             self._marks = None
 
     def find(self, key: bytes) -> JournalEntry | None:
-        """What is known of a request; nothing if it is older than the window."""
+        """The entry of a request; None if unknown or older than the window."""
         if (unsaved := self._unsaved.get(key)) is not None:
             return unsaved
         if (row := self._index.get(key)) is None:
@@ -190,7 +191,7 @@ class Journal:
         found = self._database.read("SELECT key, at, attempts, result FROM requests WHERE id = ?", row)
         if not found or found[0] != key:
             return None
-        # Tries are remembered however short the window is: they keep a request from ending the node for ever.
+        # Failed attempts count however short the window is: they stop poison messages.
         if found[3] is None:
             return JournalEntry(found[2], None)
         if found[1] <= self._oldest:
@@ -202,9 +203,9 @@ class Journal:
             return None
 
     def begin(self, key: bytes, lost: int = 0) -> None:
-        """Marks that a request is computed from now on, which has cost ``lost`` until now.
+        """Marks a request as running; ``lost`` is its cost so far.
 
-        :raises JournalError: nothing can be written now, so it must not be run.
+        :raises JournalError: nothing can be written now, so it must not run.
         """
         if self._database.problem is not None or self._unsaved:
             self._retry()
@@ -215,14 +216,14 @@ class Journal:
             self._marks.set(key)
 
     def pause(self, key: bytes) -> None:
-        """Nothing of a request is computed for now."""
+        """Marks a request as not running."""
         if self._marks is not None:
             self._marks.clear(key)
 
     def finish(self, key: bytes, lost: int, result: bytes | None) -> None:
-        """Writes down what a request came to; without ``result`` only what it cost.
+        """Stores the result of a request, or only its cost if ``result`` is None.
 
-        Never fails: what the disk doesn't take is kept in memory.
+        Never fails: entries that can't be written stay in memory.
         """
         self._keep(
             key,
@@ -231,7 +232,7 @@ class Journal:
         self.pause(key)
 
     def blame(self, key: bytes, lost: int) -> None:
-        """What a request costs beyond what it has until now, unless it was answered. Never fails."""
+        """Adds ``lost`` to the cost of a request, unless it was answered. Never fails."""
         known = self.find(key)
         if known is None or known.result is None:
             self._keep(key, JournalEntry(lost + (known.lost if known else 0), None))
@@ -249,19 +250,19 @@ class Journal:
                 del self._unsaved[next(iter(self._unsaved))]
 
     def forget(self, key: bytes) -> None:
-        """``key`` names another message from now on: a packet identifier that is in use again."""
+        """Drops the entry of ``key``, because its packet identifier was reused for another message."""
         if self.find(key) is not None:
             self.finish(key, 0, None)
 
     def retry(self) -> None:
-        """Tries again what the disk refused, if it did and a moment has passed."""
+        """Retries failed writes, after a pause."""
         if self._database.problem is not None or self._unsaved:
             with suppress(JournalError):
                 self._retry()
 
     def tidy(self) -> None:
-        """Takes what is older than the window out of the file, and what was deleted out of its log. To be
-        called now and then; looks when it is time."""
+        """Removes entries older than the window from the file, and deleted data from its log. Call it often;
+        it does nothing until its interval has passed."""
         least, most = TIDY_S
         if self._database.now - self._tidied_at < max(least, min(self._window_s / 10, most)):
             return
@@ -283,9 +284,9 @@ class Journal:
         return self._epoch
 
     def begin_session(self) -> None:
-        """The broker has a new session for the node: packet identifiers start anew."""
+        """The broker has started a new session: packet identifiers start again."""
         self._epoch = self.epoch + 1
-        # Before any message of it: one of the next session would be taken for its repeat.
+        # Stored before any message of this session: else the next session would reuse its keys.
         self._database.write_first("UPDATE session SET epoch = ?", self._epoch)
 
     @property
@@ -310,20 +311,20 @@ class Journal:
                 self._prune()
 
     def _retry(self) -> None:
-        """:raises JournalError: too soon, or in vain."""
+        """:raises JournalError: too early, or it failed again."""
         if self._database.is_resting:
             raise JournalError(self._database.problem or "The journal can't be written.")
         with suppress(sqlite3.Error):
-            self._prune()  # what is too old makes room in a file that can't grow
-        self._database.write("UPDATE session SET epoch = ?", self.epoch)  # shows if it can be written
+            self._prune()  # makes room in a file that can't grow
+        self._database.write("UPDATE session SET epoch = ?", self.epoch)  # tests that the file is writable
         for key, entry in list(self._unsaved.items()):
             self._write(key, entry)
             del self._unsaved[key]
 
     def _prune(self) -> bool:
-        """Removes entries that are older than the window, and the oldest if there are too many bytes.
+        """Removes entries older than the window, and the oldest if the file is too large.
 
-        :return: whether there may be more of them.
+        :return: whether there may be more to remove.
         """
         db = self._database.opened
         excess = self._bytes - KEPT * self._limit_bytes if self._bytes > self._limit_bytes else 0
@@ -344,7 +345,8 @@ class Journal:
         return count == PRUNE_ROWS
 
     def _blank(self) -> None:
-        """Takes the texts out of rows that are older than the window and stand behind tries that aren't."""
+        """Removes the texts of rows older than the window that can't be deleted yet, because older rows with
+        failed attempts are kept."""
         db = self._database.opened
         first = db.execute("SELECT at FROM requests ORDER BY id LIMIT 1").fetchone()
         if first is None or first[0] > self._oldest:

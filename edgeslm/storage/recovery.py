@@ -1,7 +1,8 @@
-"""Recovery: messages of a journal that was set aside go back into that of a node that doesn't run.
+"""Recovery: copies messages from a damaged journal that was set aside back into the journal of a stopped
+node.
 
-Each copy has a list of the rows that the journal took from it, when it was set aside or here: those are
-passed over, since they may be answered. A second run feeds nothing back, unless more can be read by then.
+Each damaged copy has a list of rows that the journal already took from it. They are skipped, since they may
+be answered. So a second run adds nothing, unless more rows are readable by then.
 """
 
 from __future__ import annotations
@@ -20,8 +21,8 @@ from edgeslm.storage.set_aside import read_taken, write_taken
 
 @dataclass(frozen=True, slots=True)
 class Recovered:
-    """What became of the messages of one file: fed back by table, passed over since the journal has or had
-    them, ``unreadable`` pages and rows; ``sealed`` can't be read with this node's key."""
+    """Result for one file: messages fed back by table; ``known``: skipped, the journal has or had them;
+    ``unreadable`` pages and rows; ``sealed``: encrypted with another key."""
 
     fed: dict[str, int]
     known: int
@@ -30,10 +31,10 @@ class Recovered:
 
 
 def feed_back(database: Database, copy: Path, *, dry_run: bool = False) -> Recovered:
-    """Adds the messages of ``copy`` that the journal never had. Their age is what it was in the copy.
+    """Adds the messages of ``copy`` that the journal never had, with their age in the copy.
 
-    :raises JournalError: the journal can't be written; nothing was fed back.
-    :raises OSError: the copy can't be read, or its list not be written.
+    :raises JournalError: the journal can't be written; nothing was added.
+    :raises OSError: the copy can't be read, or its list can't be written.
     """
     taken = read_taken(copy)
     salvaged = Salvaged()
@@ -44,7 +45,7 @@ def feed_back(database: Database, copy: Path, *, dry_run: bool = False) -> Recov
             for table, number, columns in messages_of(damaged, salvaged):
                 if number in taken.get(table, ()):
                     known += 1
-                elif columns[MESSAGES[table]] is not None:  # else a key of what was answered
+                elif columns[MESSAGES[table]] is not None:  # else only the key of an answered message
                     found.append((table, number, columns))
     except sqlite3.OperationalError:
         raise JournalError(f"{copy} is in use.") from None
@@ -80,7 +81,7 @@ def _age(columns: Columns) -> float:
 
 
 def _seal(database: Database, table: str, columns: Columns, *, is_sealed: bool) -> bool:
-    """Has the text as this journal keeps it; False if it can't be read."""
+    """Encrypts or keeps the text as this journal requires; False if it can't be read."""
     column = MESSAGES[table]
     text, place = columns[column], place_of(table, str(columns["topic"]))
     raw = text.encode() if isinstance(text, str) else text

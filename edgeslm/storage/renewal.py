@@ -1,7 +1,7 @@
-"""A new journal made of a damaged one: all of its rows that can be read, with their numbers.
+"""Renewal: rebuilds a journal from the readable rows of a damaged one, with their row numbers.
 
-Messages of spool and windows come first, since nobody else may have them; what was answered is a cache, and
-is left out where the disk has no room for it. The damaged file isn't touched.
+Messages in spool and windows come first, since they may exist nowhere else. Answers are a cache and are left
+out if the disk is full. The damaged file isn't changed.
 """
 
 from __future__ import annotations
@@ -40,9 +40,9 @@ COLUMNS = {
     ),
     "windows": ("route", "topic", "batch", "key", "at", "received", "name", "text"),
 }
-"""As they stand in the file, without the number of the row."""
+"""Columns of each table in file order, without the row number."""
 MESSAGES = {"spool": "payload", "windows": "text"}
-"""Tables of what is acknowledged and not answered, with the column of the text."""
+"""Tables of acknowledged, unanswered messages -> column of the text."""
 _OTHERWISE: dict[str, tuple[type, Value]] = {
     "retain": (int, 0),
     "size": (int, 0),
@@ -51,18 +51,18 @@ _OTHERWISE: dict[str, tuple[type, Value]] = {
     "correlation": (bytes, None),
     "expiry_s": (int, None),
 }
-"""What a column of the spool must be, and what it is if it isn't."""
+"""Columns of the spool: required type, and the default for a damaged value."""
 _HIGHEST = 1 << 53
-"""A higher number of a row is damage, and would leave none above it."""
+"""Higher row numbers are damage; keeping one would leave no numbers above it."""
 _LOCK_AT, _LOCK_BYTES = 0x40000000, 512
-"""The bytes that SQLite locks (its ``os.h``: PENDING_BYTE to SHARED_SIZE)."""
+"""The byte range that SQLite locks (its ``os.h``: PENDING_BYTE to SHARED_SIZE)."""
 
 Columns = dict[str, Value]
 
 
 @dataclass
 class Salvaged:
-    """What was read of a damaged journal. ``taken`` has the numbers of rows of ``MESSAGES``."""
+    """What was read from a damaged journal. ``taken``: row numbers of the tables in ``MESSAGES``."""
 
     version: int | None = None
     taken: dict[str, list[int]] = field(default_factory=lambda: {table: [] for table in MESSAGES})
@@ -79,9 +79,9 @@ class Salvaged:
 
 @contextmanager
 def damaged_file(file: Path) -> Iterator[DamagedFile]:
-    """A journal's file that no process has open, nor can open meanwhile.
+    """Opens a journal's file exclusively.
 
-    :raises sqlite3.OperationalError: one has.
+    :raises sqlite3.OperationalError: another process uses it.
     :raises OSError: it can't be read.
     """
     descriptor = os.open(file, os.O_RDWR | os.O_CLOEXEC)
@@ -90,7 +90,7 @@ def damaged_file(file: Path) -> Iterator[DamagedFile]:
             fcntl.lockf(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB, _LOCK_BYTES, _LOCK_AT)
         except OSError:
             raise sqlite3.OperationalError("database is locked") from None
-        # Its file is closed after the lock was of use: closing any descriptor of a file ends its locks.
+        # DamagedFile closes its descriptor at the end: closing any descriptor of a file releases its locks.
         with DamagedFile(file, PAGE_BYTES, SHAPES) as damaged:
             yield damaged
     finally:
@@ -98,7 +98,7 @@ def damaged_file(file: Path) -> Iterator[DamagedFile]:
 
 
 def messages_of(damaged: DamagedFile, salvaged: Salvaged) -> Iterator[tuple[str, int, Columns]]:
-    """Rows of ``MESSAGES`` with plausible values; all else but the answers goes into ``salvaged``."""
+    """Yields the rows of ``MESSAGES``, repaired; everything else except answers goes into ``salvaged``."""
     salvaged.version = damaged.user_version
     at = 0.0
     for table, (number, values) in damaged.rows():
@@ -116,9 +116,9 @@ def messages_of(damaged: DamagedFile, salvaged: Salvaged) -> Iterator[tuple[str,
 
 
 def write_draft(file: Path) -> Salvaged:
-    """Writes the draft of a new journal and syncs it.
+    """Writes and syncs the draft of a new journal.
 
-    :raises sqlite3.Error, OSError: the disk refuses it, or the file is in use.
+    :raises sqlite3.Error, OSError: it can't be written, or the file is in use.
     """
     with damaged_file(file) as damaged:
         draft = draft_of(file)
@@ -147,16 +147,16 @@ def _fill(db: sqlite3.Connection, damaged: DamagedFile) -> Salvaged:
             salvaged.taken[table].append(number)
         else:
             misplaced.append((table, number, columns))
-    for table, number, columns in misplaced:  # behind the others, whose numbers stay
+    for table, number, columns in misplaced:  # last, since they get new numbers
         add_row(db, table, columns)
         salvaged.taken[table].append(number)
     now = time.time()
     for table in MESSAGES:
-        # Numbers that were in the file may still be held: the new ones lie above them.
+        # Old numbers may still be in use elsewhere, so new ones start above them.
         last = max([int(now * 1000), salvaged.sequences.get(table, 0) % _HIGHEST])
         db.execute("DELETE FROM sqlite_sequence WHERE name = ?", (table,))
         db.execute("INSERT INTO sqlite_sequence (name, seq) VALUES (?, ?)", (table, last))
-    # Another epoch than any before: packet identifiers of the old ones must not be taken for new ones.
+    # If the epoch is lost, a new one: packet identifiers of old sessions must not match new ones.
     epoch = int(now) if salvaged.epoch is None else salvaged.epoch
     db.execute("INSERT INTO session VALUES (?)", (epoch,))
     if salvaged.mark is not None:
@@ -186,7 +186,7 @@ def _take_answers(db: sqlite3.Connection, damaged: DamagedFile, salvaged: Salvag
 
 
 def _put(db: sqlite3.Connection, table: str, number: int, columns: Columns) -> bool:
-    """False if its number is another row's, or none."""
+    """Inserts a row with its number; False if that is taken or invalid."""
     if not 0 < number < _HIGHEST:
         return False
     insert = f"INSERT OR IGNORE INTO {table} (id, {', '.join(columns)}) VALUES (?{', ?' * len(columns)})"
@@ -194,13 +194,13 @@ def _put(db: sqlite3.Connection, table: str, number: int, columns: Columns) -> b
         return True
     text = MESSAGES[table]
     there = db.execute(f"SELECT {text} FROM {table} WHERE id = ?", (number,)).fetchone()
-    if there is None:  # its key is another row's
+    if there is None:  # another row has its key
         return bool(db.execute(insert, (number, *{**columns, "key": None}.values())).rowcount)
-    return bool(there[0] == columns[text])  # a page that stands twice in the file
+    return bool(there[0] == columns[text])  # True for a page that is twice in the file
 
 
 def add_row(db: sqlite3.Connection, table: str, columns: Columns) -> None:
-    """With a new number, and without its key if another row has that."""
+    """Inserts a row with a new number, and without its key if another row has it."""
     if columns["key"] and db.execute(f"SELECT 1 FROM {table} WHERE key = ?", (columns["key"],)).fetchone():
         columns = {**columns, "key": None}
     insert = f"INSERT INTO {table} ({', '.join(columns)}) VALUES (?{', ?' * (len(columns) - 1)})"
@@ -208,7 +208,7 @@ def add_row(db: sqlite3.Connection, table: str, columns: Columns) -> None:
 
 
 def _mended(table: str, values: tuple[Value, ...], at: float) -> Columns:
-    """The columns of a row, those that can't be as they were written left out; ``at`` in place of a time."""
+    """The columns of a row, with defaults for damaged values; ``at`` replaces a damaged time."""
     columns: Columns = dict(zip(COLUMNS[table], values[1:], strict=True))
     columns["key"] = columns["key"] if isinstance(columns["key"], bytes) else None
     columns["at"] = _time(columns["at"], at, CLOCK_END_S)

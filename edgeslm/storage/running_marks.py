@@ -1,7 +1,7 @@
-"""Running marks: what is being computed now, in shared memory, where the end of the process can't take it.
+"""Running marks: the requests being computed now, in a memory-mapped file that survives a killed process.
 
-One write to memory a request in place of one to the disk. The kernel owns the pages, so they outlive a
-process that is killed; a power cut may take them, and with them the suspicion that a request caused it.
+A write to memory per request instead of one to the disk. A power cut may lose the marks; then no request is
+blamed for it.
 """
 
 from __future__ import annotations
@@ -12,20 +12,21 @@ from pathlib import Path
 
 KEY_BYTES = 16
 SLOTS = 64
-"""Requests that may run at a time and be marked; those beyond are not."""
+"""Requests that can be marked at a time; further ones run unmarked."""
 _FREE = bytes(KEY_BYTES)
 
 
 class RunningMarks:
-    """The marks in ``file``, which is made if need be. :raises OSError: it can't be.
+    """The marks in ``file``, which is created if missing. ``left``: keys that were marked when the last
+    process ended.
 
-    ``left`` are the keys that were marked when the last process ended.
+    :raises OSError: the file can't be created.
     """
 
     def __init__(self, file: Path) -> None:
         descriptor = os.open(file, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
-            # Room on the disk too: to write to a page that has none would end the process.
+            # Allocates disk space: writing to a page without it would kill the process by SIGBUS.
             os.posix_fallocate(descriptor, 0, KEY_BYTES * SLOTS)
             self._pages = mmap.mmap(descriptor, KEY_BYTES * SLOTS)
         finally:

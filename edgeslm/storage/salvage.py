@@ -1,12 +1,12 @@
-"""Salvage: rows of a damaged SQLite file, read page by page, without SQLite.
+"""Salvage: reads rows from a damaged SQLite file page by page, without SQLite.
 
-SQLite gives up a table, or the whole file, for one bad page of its tree. Here no tree is followed: every page
-that is a leaf of a table is read by itself, and the shape of a row says which table it is of. That finds all
-rows that SQLite can still read, and those behind the pages that it can't. The write-ahead log is applied as
-SQLite does. (sqlite.org/fileformat2.html: 1.6 for leaf and overflow pages, 2.1 for records, 4 for the log.)
+One bad page in a B-tree can make a table, or the whole file, unreadable for SQLite. Here no tree is followed:
+each table leaf page is read by itself, and the column types of a row tell its table. That finds all rows that
+SQLite can read, and those behind damaged pages. The write-ahead log is applied as SQLite does.
+(sqlite.org/fileformat2.html: 1.6 for leaf and overflow pages, 2.1 for records, 4 for the log.)
 
-A text of a sender can't pass for a page: it stands behind the four bytes of a page number in overflow pages,
-of which the first would have to be 13, in a file of a hundred gigabytes.
+A sender's text can't fake a leaf page: in an overflow page it follows a 4-byte page number, whose first byte
+is 13 only in files above 100 GB.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ from typing import Self
 
 Value = int | float | str | bytes | None
 Row = tuple[int, tuple[Value, ...]]
-"""The number of a row, and its columns in order."""
+"""Row number, and the columns in order."""
 Kind = tuple[type, ...]
-"""What a column may hold."""
+"""Types that a column may hold."""
 
 HEADER = b"SQLite format 3\0"
 _TABLE_LEAF = 13
@@ -31,7 +31,7 @@ _FRAME_HEADER_BYTES = 24
 _WAL_MAGIC = {0x377F0682: "<", 0x377F0683: ">"}
 _INTEGER_BYTES = {1: 1, 2: 2, 3: 3, 4: 4, 5: 6, 6: 8}
 NUMBER: Kind = (type(None),)
-"""The column that is the row's own number: stored as NULL."""
+"""The column of the row number, which is stored as NULL."""
 INTEGER: Kind = (int,)
 TEXT: Kind = (str,)
 BLOB: Kind = (bytes,)
@@ -39,11 +39,10 @@ ANY: Kind = (object,)
 
 
 class DamagedFile:
-    """An SQLite file of pages of ``page_bytes``, and its write-ahead log. Nobody else may have it open.
+    """An SQLite file with its write-ahead log. No other process may have it open.
 
-    ``shapes`` has the kinds of the columns of each table, by which its rows are known.
-
-    ``unreadable`` counts pages that the disk doesn't give and rows that are not what was written.
+    ``shapes``: table -> types of its columns, by which rows are recognized. ``unreadable`` counts unreadable
+    pages and damaged rows.
     """
 
     def __init__(self, file: Path, page_bytes: int, shapes: Mapping[str, tuple[Kind, ...]]) -> None:
@@ -58,7 +57,7 @@ class DamagedFile:
             self._log = os.open(f"{file}-wal", os.O_RDONLY | os.O_CLOEXEC)
             self._read_log(self._log)
         except OSError:
-            pass  # there is no log, or the disk doesn't give it
+            pass  # there is no log, or it can't be read
 
     def __enter__(self) -> Self:
         return self
@@ -72,12 +71,12 @@ class DamagedFile:
 
     @property
     def user_version(self) -> int | None:
-        """None if the header can't be read."""
+        """The format number; None if the header is damaged."""
         first = self._page(1)
         return int.from_bytes(first[60:64], "big") if first[:16] == HEADER else None
 
     def rows(self) -> Iterator[tuple[str, Row]]:
-        """All rows with the name of their table, in the order of the pages."""
+        """All rows with the name of their table, in page order."""
         self.unreadable = 0
         for number in range(1, self._pages + 1):
             page = self._page(number)
@@ -101,7 +100,7 @@ class DamagedFile:
                 if _fits(row[1], kinds):
                     yield table, row
                     break
-            # Rows of SQLite's own tables fit none.
+            # Rows of SQLite's internal tables match none.
 
     def _cell(self, page: bytes, at: int) -> Row:
         size, at = _varint(page, at)
@@ -128,7 +127,7 @@ class DamagedFile:
         return number if number < 1 << 63 else number - (1 << 64), _record(b"".join(parts))
 
     def _page(self, number: int) -> bytes:
-        """Empty if the disk doesn't give it, or there is none."""
+        """The content of a page; empty if it can't be read or doesn't exist."""
         if not 1 <= number <= self._pages:
             return b""
         try:
@@ -140,7 +139,7 @@ class DamagedFile:
         return page.ljust(self._page_bytes, b"\0") if page else b""
 
     def _read_log(self, log: int) -> None:
-        """Finds the newest committed content of each page, as far as the checksums hold."""
+        """Finds the newest committed frame of each page, as far as the checksums are valid."""
         header = os.pread(log, _WAL_HEADER_BYTES, 0)
         if len(header) < _WAL_HEADER_BYTES:
             return
@@ -165,7 +164,7 @@ class DamagedFile:
             if rest[:2] != salts or tuple(rest[2:]) != sums:
                 return
             found[number] = at + _FRAME_HEADER_BYTES
-            if pages:  # a commit, and the size of the file after it
+            if pages:  # a commit frame, with the file size after it
                 self._frames |= found
                 found.clear()
                 self._pages = pages
@@ -177,7 +176,7 @@ def _fits(values: tuple[Value, ...], kinds: tuple[Kind, ...]) -> bool:
 
 
 def _varint(data: bytes, at: int) -> tuple[int, int]:
-    """The number at ``at`` and the place behind it; IndexError beyond the end."""
+    """The varint at ``at``, and the offset after it. :raises IndexError: beyond the end."""
     value = 0
     for place in range(at, at + 8):
         byte = data[place]
@@ -188,7 +187,7 @@ def _varint(data: bytes, at: int) -> tuple[int, int]:
 
 
 def _record(data: bytes) -> tuple[Value, ...]:
-    """:raises ValueError, IndexError, struct.error: it is none."""
+    """Decodes a record. :raises ValueError, IndexError, struct.error: it isn't one."""
     end, at = _varint(data, 0)
     kinds = []
     while at < end:

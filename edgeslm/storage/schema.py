@@ -1,16 +1,16 @@
-"""The tables of the journal's file, and how its texts are bound to their places."""
+"""SQL schema of the journal's file, and the places that encrypted texts are bound to."""
 
 from __future__ import annotations
 
 FORMAT = 1
 SEALED_FORMAT = 2
-"""The same, with texts encrypted: a version that doesn't know it leaves the file alone."""
+"""The same with encrypted texts; versions without encryption refuse the file."""
 MARK = b"edgeslm"
-"""What stands encrypted in a file with a key, to tell whether a key is the right one."""
+"""Known text, stored encrypted, to check the key."""
 PAGE_BYTES = 512
-"""Each change writes whole pages; small ones spare an SD card (a row has some 400 bytes)."""
+"""Each change writes whole pages; small ones reduce the wear of SD cards (a row has about 400 bytes)."""
 CLOCK_END_S = 1e9
-"""No node has run for thirty years: a later time is damage, and would age all the others."""
+"""30 years of running. A later time is damage, and would make all other entries look old."""
 
 TABLES = """
 CREATE TABLE IF NOT EXISTS session (epoch INTEGER NOT NULL);
@@ -50,9 +50,9 @@ CREATE TABLE IF NOT EXISTS mark (sealed BLOB NOT NULL);
 """
 
 SEALED = (("requests", "result", "key"), ("spool", "payload", "topic"), ("windows", "text", "topic"))
-"""Tables, the column with a text, and the one that says what it is of."""
+"""Table, column of the text, and the column that its place is made of."""
 
 
 def place_of(table: str, about: bytes | str) -> bytes:
-    """What a sealed text is bound to."""
+    """The associated data that binds an encrypted text to its row."""
     return table.encode() + b" " + (about.encode() if isinstance(about, str) else about)

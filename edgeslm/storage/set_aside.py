@@ -1,7 +1,7 @@
-"""Damaged journals set aside: numbered copies that are never overwritten, each with its write-ahead log.
+"""Damaged journals set aside: numbered copies, never overwritten, each with its write-ahead log.
 
-A journal that was made of a damaged one takes its place in steps that a power cut may part anywhere:
-:func:`finish` does the rest at the next start.
+Replacing a damaged journal takes several steps. A power cut may interrupt them anywhere; :func:`finish`
+completes them at the next start.
 """
 
 from __future__ import annotations
@@ -18,35 +18,35 @@ from edgeslm.storage.atomic_json import sync, write_record
 log = logging.getLogger("edgeslm.storage")
 
 MOST = 8
-"""Copies of one journal; beyond that the oldest is removed, since a failing disk would fill up with them."""
+"""Limit of copies; beyond it the oldest is removed, else a failing disk would fill up."""
 _COPY = re.compile(r"\.damaged(?:-(\d+))?")
 
 Taken = Mapping[str, list[int]]
-"""Numbers of rows of a copy that are in the journal or were, by table."""
+"""Table -> row numbers of a copy that the journal has or had."""
 
 
 def draft_of(journal: Path) -> Path:
-    """Where the journal that takes the place of a damaged one is written."""
+    """The draft of the journal that replaces a damaged one."""
     return journal.with_suffix(".salvaged")
 
 
 def copies(journal: Path) -> list[Path]:
-    """Those of this journal, the oldest first. The first version called its only one ``.damaged``."""
+    """Copies of this journal, oldest first. Version 0.1.0 had only one, named ``.damaged``."""
     found = [file for file in journal.parent.glob(f"{journal.stem}.damaged*") if _COPY.fullmatch(file.suffix)]
     return sorted(found, key=_number)
 
 
 def files_of(copy: Path) -> Iterator[Path]:
-    """The copy itself and what lies beside it."""
+    """The copy and its companion files."""
     for suffix in ("", "-wal", "-shm", ".taken"):
         if (file := copy.with_name(copy.name + suffix)).exists():
             yield file
 
 
 def replace(journal: Path, taken: Taken) -> Path:
-    """Puts the finished draft in the place of the journal. :return: the copy.
+    """Sets the journal aside and replaces it by the finished draft. :return: the copy.
 
-    :raises OSError: the disk refuses it; nothing is lost.
+    :raises OSError: the disk failed; nothing is lost.
     """
     before = copies(journal)
     copy = journal.with_suffix(f".damaged-{_number(before[-1]) + 1 if before else 1}")
@@ -62,11 +62,11 @@ def replace(journal: Path, taken: Taken) -> Path:
 
 
 def finish(journal: Path) -> None:
-    """Ends what was begun by :func:`replace`. :raises OSError: the disk refuses it."""
+    """Completes an interrupted :func:`replace`. :raises OSError: the disk failed."""
     draft = draft_of(journal)
     if journal.exists() or not draft.exists():
         return
-    # The log of the old file would be taken for one of the new.
+    # The old file's log would be applied to the new file.
     log_file = Path(f"{journal}-wal")
     if log_file.exists() and (there := copies(journal)):
         log_file.replace(f"{there[-1]}-wal")
@@ -82,7 +82,7 @@ def _number(copy: Path) -> int:
 
 
 def read_taken(copy: Path) -> dict[str, set[int]]:
-    """Nothing of a copy that is no copy of this version's, or whose list can't be read."""
+    """The list of a copy; empty if there is none (version 0.1.0) or it can't be read."""
     with suppress(OSError, ValueError, TypeError, AttributeError):
         found = json.loads(_taken_file(copy).read_text())
         return {table: set(map(int, numbers)) for table, numbers in found.items()}
@@ -90,7 +90,7 @@ def read_taken(copy: Path) -> dict[str, set[int]]:
 
 
 def write_taken(copy: Path, taken: Mapping[str, list[int]]) -> None:
-    """:raises OSError: the disk refuses it."""
+    """:raises OSError: it can't be written."""
     write_record(_taken_file(copy), {table: sorted(numbers) for table, numbers in taken.items()})
 
 

@@ -1,4 +1,4 @@
-"""Integrity check of a journal's file, when it is opened and after errors."""
+"""Integrity checks of a journal's file, at the start and after errors."""
 
 from __future__ import annotations
 
@@ -17,28 +17,28 @@ log = logging.getLogger("edgeslm.storage")
 
 HEADER_BYTES = 100
 CHECK_S = 2.0
-"""How long a start checks the file."""
+"""Time limit of the check at the start."""
 _MESSAGES = ("integrity_check(spool)", "integrity_check(windows)")
-"""With their indexes: a message that an index lacks would never be found."""
+"""With their indexes: a message missing from an index would never be found."""
 _READ_FAULTS = {
     sqlite3.SQLITE_IOERR_READ,
     sqlite3.SQLITE_IOERR_SHORT_READ,
     sqlite3.SQLITE_IOERR_CORRUPTFS,
     sqlite3.SQLITE_IOERR_DATA,
 }
-"""The disk doesn't give what it was given."""
+"""Errors of a disk that doesn't return what was written."""
 
 
 def has_log(file: Path) -> bool:
-    """Whether the last one that had the file open did not close it."""
+    """Whether the last process didn't close the file."""
     log_file = Path(f"{file}-wal")
     return log_file.exists() and log_file.stat().st_size > 0
 
 
 def headers(file: Path) -> Iterator[bytes]:
-    """Headers of the database, 100 bytes each: the file's own, then those that stand in its log.
+    """Database headers, 100 bytes each: the file's own, then those in its log, uncommitted ones too.
 
-    What a write of the header left in the log is here too if it was broken off. :raises OSError: the disk.
+    :raises OSError: the disk failed.
     """
     if not file.exists():
         return
@@ -59,14 +59,14 @@ def headers(file: Path) -> Iterator[bytes]:
 
 
 def last_time(db: sqlite3.Connection) -> float:
-    """:raises sqlite3.DatabaseError: a table can't be read."""
+    """The latest time in the tables. :raises sqlite3.DatabaseError: a table can't be read."""
     every = " UNION ALL ".join(f"SELECT at FROM {table}" for table in ("requests", "spool", "windows"))
     (last,) = db.execute(f"SELECT max(at) FROM ({every}) WHERE at BETWEEN 0 AND {CLOCK_END_S}").fetchone()
     return float(last or 0.0)
 
 
 def check(db: sqlite3.Connection, *, all_of_it: bool) -> None:
-    """Looks through the trees as long as a start may take: messages with their indexes, then the rest.
+    """Checks the B-trees within ``CHECK_S``: messages with their indexes, then the rest.
 
     :raises sqlite3.DatabaseError: one is damaged.
     """
@@ -86,7 +86,7 @@ def check(db: sqlite3.Connection, *, all_of_it: bool) -> None:
 
 
 def check_tables(db: sqlite3.Connection) -> None:
-    """:raises sqlite3.DatabaseError: they are not those that were made: they would be made anew, empty."""
+    """:raises sqlite3.DatabaseError: a table is missing or differs; it would be created again, empty."""
     with closing(sqlite3.connect(":memory:")) as fresh:
         fresh.executescript(TABLES)
         query = "SELECT name, sql FROM sqlite_master WHERE type = 'table' AND name != 'mark'"
@@ -96,10 +96,10 @@ def check_tables(db: sqlite3.Connection) -> None:
 
 
 def is_damage(error: Exception) -> bool:
-    """Whether what stands in the file, or what the disk gives of it, is not what was written."""
+    """Whether the error means that the file or the disk is damaged."""
     if isinstance(error, OSError):
         return error.errno == errno.EIO
     code = getattr(error, "sqlite_errorcode", None)
-    if code is None:  # found by ourselves
+    if code is None:  # raised by these checks
         return type(error) is sqlite3.DatabaseError
     return code & 0xFF in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB) or code in _READ_FAULTS

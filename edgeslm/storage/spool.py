@@ -1,7 +1,7 @@
-"""The spool: messages kept on disk until they are answered, for brokers that may forget them.
+"""Spool: messages stored on disk until they are answered, in case the broker loses them.
 
-With ``durability: spool`` that is every message, before it is acknowledged; otherwise those that the node
-holds when the connection breaks, since a broker that was killed may come back without them.
+With ``durability: spool``, every message is stored before it is acknowledged. Otherwise only those that the
+node holds when the connection breaks: a broker that was killed may come back without them.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ _COLUMNS = "key, at, topic, payload, retain, response_topic, correlation, expiry
 
 @dataclass(frozen=True, slots=True)
 class Spooled:
-    """A message of the spool. ``id`` orders them and names it in :meth:`Spool.remove`."""
+    """A stored message. ``id`` gives the order, and is the argument of :meth:`Spool.remove`."""
 
     id: int
     key: bytes | None
@@ -34,7 +34,7 @@ class Spooled:
 
 
 class Spool:
-    """First in, first out; ``limit_bytes`` bounds the whole database file."""
+    """FIFO queue; ``limit_bytes`` limits the whole database file."""
 
     def __init__(self, database: Database, *, limit_bytes: int) -> None:
         self._database = database
@@ -45,10 +45,9 @@ class Spool:
         return int(row[0]) if row else 0
 
     def add(self, deliveries: Sequence[tuple[Delivery, bytes | None]]) -> list[int]:
-        """Keeps messages, each with its key or none, synced to the disk in one go; their numbers.
+        """Stores messages, each with its deduplication key or None, in one synced transaction.
 
-        A redelivery of one that is there already is not kept twice, and has its number.
-
+        :return: their numbers; a redelivery isn't stored twice and gets the number of the first.
         :raises JournalError: they can't be written, so they must not be acknowledged.
         """
         if self._database.is_resting:
@@ -63,7 +62,7 @@ class Spool:
         if there is not None:
             if delivery.dup:
                 return int(there[0])
-            key = None  # the packet identifier is in use again, and it is another message
+            key = None  # another message that reuses the packet identifier
         values = (
             key,
             self._database.now,
@@ -81,9 +80,9 @@ class Spool:
         return int(row.lastrowid or 0)
 
     def next(self, after: int) -> Spooled | None:
-        """The oldest message behind number ``after``, its expiry shortened by its time here.
+        """The oldest message after number ``after``, its expiry reduced by its time in the spool.
 
-        One that can't be read, a bit of it fell over say, is passed over: it is no reason to keep the others.
+        Unreadable messages, such as after a bit flip, are skipped, so that they don't block the others.
         """
         while (found := self._database.read("SELECT min(id) FROM spool WHERE id > ?", after)) and found[0]:
             after = int(found[0])
@@ -95,7 +94,7 @@ class Spool:
         return None
 
     def _read(self, row: Any) -> Spooled:
-        """ValueError or TypeError: it is not as it was written."""
+        """:raises ValueError, TypeError: the row is damaged."""
         number, key, at, topic, payload, retain, response_topic, correlation, expiry_s, size, identifiers = (
             row
         )
@@ -105,7 +104,7 @@ class Spool:
             payload=self._database.unsealed(payload, place_of("spool", topic)),
             qos=0,  # nothing is left to acknowledge
             retain=bool(retain),
-            dup=True,  # it may have been begun before
+            dup=True,  # it may have been started before
             response_topic=response_topic,
             correlation=correlation,
             expiry_s=expiry_s if expiry_s is None else max(0, int(expiry_s - waited_s)),
@@ -118,6 +117,6 @@ class Spool:
         return Spooled(number, key, delivery)
 
     def remove(self, number: int) -> None:
-        """Forgets a message that is answered. If that can't be written, it is answered again."""
+        """Removes an answered message. If that can't be written, it is answered again later."""
         with suppress(JournalError):
             self._database.write("DELETE FROM spool WHERE id = ?", number)

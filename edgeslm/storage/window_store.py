@@ -1,7 +1,7 @@
-"""The window store: messages that routes gather until their digest is published, on disk.
+"""Window store: messages that routes collect on disk until their digest is published.
 
-A message is acknowledged once it is here, since a broker holds few messages back and a window may take hours.
-Knows neither when a window is complete nor what becomes of it.
+A message is acknowledged once it is stored, because a broker holds few unacknowledged messages and a window
+may take hours. The caller decides when a window is complete.
 """
 
 from __future__ import annotations
@@ -18,32 +18,33 @@ from edgeslm.storage.schema import place_of
 log = logging.getLogger("edgeslm.storage")
 
 WindowName = tuple[str, str]
-"""The route that gathers, and the topic to which its digest goes."""
+"""Route, and topic of its digest."""
 
 
 @dataclass(frozen=True, slots=True)
 class Gathered:
-    """A message of a window. ``id`` names it in the digest, ``received`` is wall-clock seconds for people."""
+    """A message of a window. ``id`` names it in the digest; ``received`` is wall-clock seconds, for
+    display."""
 
     window: WindowName
     id: str
     text: str
     received: float
     key: bytes | None = None
-    """By which a redelivery is known, with ``is_again`` set; None: it has no second delivery."""
+    """Deduplication key of redeliveries, which have ``is_again`` set; None: never redelivered."""
     is_again: bool = False
 
     @property
     def size(self) -> int:
-        """Bytes that it takes, about."""
+        """Approximate size in bytes."""
         return len(self.text.encode()) + len(self.id)
 
 
 @dataclass(frozen=True, slots=True)
 class StoredMessage:
-    """What there is of a window: of one that is complete, ``batch`` is its number, else 0.
+    """Summary of a stored window; ``batch`` is 0 while it is open, else its number.
 
-    ``age_s`` is how long ago its first message came, while the node ran.
+    ``age_s``: time since its first message, while the node ran.
     """
 
     window: WindowName
@@ -60,7 +61,7 @@ class Windows:
         self._database = database
 
     def add(self, messages: Sequence[Gathered]) -> list[bool]:
-        """Keeps messages, synced to the disk in one go. :return: which of them weren't there before.
+        """Stores messages in one synced transaction. :return: for each, whether it is new.
 
         :raises JournalError: they can't be written, so they must not be acknowledged.
         """
@@ -73,7 +74,7 @@ class Windows:
         if db.execute("SELECT 1 FROM windows WHERE key = ?", (message.key,)).fetchone():  # never for NULL
             if message.is_again:
                 return False
-            # The packet identifier is in use again, and it is another message.
+            # Another message that reuses the packet identifier.
             db.execute("UPDATE windows SET key = NULL WHERE key = ?", (message.key,))
         values = (
             *message.window,
@@ -105,7 +106,7 @@ class Windows:
             return None
 
     def stored(self) -> list[StoredMessage]:
-        """All windows whose digest isn't published, the oldest first."""
+        """All windows whose digest isn't published, oldest first."""
         now = self._database.now
         return [
             StoredMessage((route, topic), batch, count, size or 0, now - at)
@@ -116,9 +117,9 @@ class Windows:
         ]
 
     def complete(self, window: WindowName) -> int:
-        """Closes a window: what comes from now on belongs to the next. :return: its batch, 0 if it is empty.
+        """Closes a window; later messages belong to the next. :return: its batch number, 0 if empty.
 
-        :raises JournalError: that can't be written.
+        :raises JournalError: it can't be written.
         """
         with self._database.synced() as db:
             where = "route = ? AND topic = ? AND batch = 0"
@@ -127,7 +128,7 @@ class Windows:
         return int(batch)
 
     def read(self, window: WindowName, batch: int) -> list[Gathered]:
-        """The messages of a complete window, in their order."""
+        """The messages of a closed window, in order."""
         rows = self._database.all_rows(
             "SELECT name, text, received FROM windows "
             "WHERE route = ? AND topic = ? AND batch = ? AND text IS NOT NULL ORDER BY id",
@@ -141,11 +142,11 @@ class Windows:
         ]
 
     def forget(self, window: WindowName, batch: int) -> None:
-        """Forgets the texts of a window whose digest is published, and all of those before it.
+        """Removes the texts of a window whose digest is published, and all windows before it.
 
-        Its keys stay until the next one, for messages whose acknowledgement was lost.
+        Its keys stay until the next window, for messages whose acknowledgement was lost.
 
-        :raises JournalError: that can't be written; the digest will be published again.
+        :raises JournalError: it can't be written; the digest will be published again.
         """
         with self._database.writing() as db:
             where = "WHERE route = ? AND topic = ? AND"
@@ -153,5 +154,5 @@ class Windows:
             db.execute(f"UPDATE windows SET text = NULL, name = '' {where} batch = ?", (*window, batch))
 
     def forget_route(self, route: str) -> None:
-        """:raises JournalError: that can't be written."""
+        """Removes all windows of a route. :raises JournalError: it can't be written."""
         self._database.write("DELETE FROM windows WHERE route = ?", route)
