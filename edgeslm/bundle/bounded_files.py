@@ -1,7 +1,7 @@
-"""Bundle files: which there may be, and how large those are that are read whole.
+"""Bundle files: allowed file types, and size limits of files that are read into memory.
 
-A bundle may be a stranger's. What nothing here reads has no place in one, least of all a library, and what is
-read into memory is bounded by its size before it is read.
+Bundles are untrusted. Only file types that the runtime reads are allowed, so no libraries; sizes are checked
+before reading.
 """
 
 from __future__ import annotations
@@ -13,22 +13,22 @@ from edgeslm.errors import BundleError
 
 MOST_FILES: Final = 1000
 DEEPEST: Final = 16
-"""Folders inside one another, the file included."""
+"""Path levels, including the file."""
 MOST_VALUES: Final = 50_000
-"""Numbers, texts, lists and objects of a manifest: a model of it takes many times the memory of its text."""
+"""JSON values in a manifest: parsed, it takes many times the memory of its text."""
 MANIFEST_BYTES: Final = 1_000_000
 LARGEST_BYTES: Final = {
-    ".onnx": None,  # weights, which are mapped
+    ".onnx": None,  # weights, memory-mapped
     ".data": None,
     ".onnx_adapter": None,
     ".npz": None,
-    ".sqlite": None,  # a collection that was shipped
+    ".sqlite": None,  # a document collection
     ".json": 128_000_000,  # a tokenizer with 260,000 tokens has 33 MB
     ".jinja": 1_000_000,
-    ".model": 16_000_000,  # of SentencePiece
+    ".model": 16_000_000,  # SentencePiece
     ".txt": 16_000_000,  # vocabulary and merges
 }
-"""By the ending of a file's name; no others are taken. None: as large as the bundle may be."""
+"""Allowed file suffix -> size limit; None: only the bundle's limit."""
 _SMALL: Final = {
     "genai_config.json": MANIFEST_BYTES,
     "config.json": MANIFEST_BYTES,
@@ -37,11 +37,11 @@ _SMALL: Final = {
     "golden.json": 4_000_000,
     "tokenizer_config.json": 16_000_000,
 }
-"""Files of a name that is known."""
+"""Lower limits of files with known names."""
 
 
 def file_fault(path: str, size: int) -> str | None:
-    """What is wrong with a file of a bundle, by what the manifest says of it."""
+    """What is wrong with a file of a bundle, by its manifest entry; None if valid."""
     name = path.rpartition("/")[2]
     ending = Path(name).suffix
     if ending not in LARGEST_BYTES:
@@ -54,7 +54,7 @@ def file_fault(path: str, size: int) -> str | None:
 
 
 def read_whole(file: Path, most: int) -> bytes:
-    """The bytes of a file. :raises OSError: the disk. :raises BundleError: there are more than ``most``."""
+    """Reads a file. :raises OSError: it can't be read. :raises BundleError: more than ``most`` bytes."""
     with file.open("rb") as stream:
         raw = stream.read(most + 1)
     if len(raw) > most:
@@ -63,7 +63,7 @@ def read_whole(file: Path, most: int) -> bytes:
 
 
 def count_values(data: Any, most: int) -> int:
-    """How many values stand in parsed JSON, the containers included; ends soon after ``most``."""
+    """Number of values in parsed JSON, including containers; stops soon after ``most``."""
     found, left = 0, [data]
     while left and found <= most:
         found += 1

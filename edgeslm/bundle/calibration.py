@@ -1,16 +1,16 @@
 """Confidence calibration (temperature, affine, isotonic) and selective prediction: when to abstain.
 
-Applied on the device with what ``edgeslm-export tune`` fitted on rows that weren't learned from:
+``edgeslm-export tune`` fits the parameters on held-out rows; the device applies them:
 
 - scores are ``softmax(scale * log p + bias)``, a temperature or an affine map for each label (Guo et al.
   2017, section 4.2);
-- the confidence is the highest score, or a rising function of the margin between the two highest, fitted by
-  isotonic regression (Zadrozny and Elkan 2002);
-- a label that must not be missed leans forward: the best is that of the highest ``log score + lean`` (Elkan
-  2001: what costs differ by moves the point where one label is preferred, not the scores);
-- a wanted error sets the threshold below which a result is no answer (Geifman and El-Yaniv 2017).
+- the confidence is the highest score, or a monotonic function of the margin between the two highest, fitted
+  by isotonic regression (Zadrozny and Elkan 2002);
+- cost-sensitive decision: the predicted label has the highest ``log score + lean``. A positive lean makes a
+  label more likely to be predicted: fewer misses, more false positives; scores don't change (Elkan 2001);
+- a maximum error rate sets the threshold below which a result is abstained (Geifman and El-Yaniv 2017).
 
-Plain arithmetic; knows no model and no file.
+Pure arithmetic.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from dataclasses import dataclass
 from pydantic import BaseModel, ConfigDict, Field
 
 LEAST_PROBABILITY = 1e-12
-"""Lower ones count as this: their logarithm would have no end."""
+"""Floor of probabilities, so that logarithms stay finite."""
 
 
 class _Section(BaseModel):
@@ -31,7 +31,7 @@ class _Section(BaseModel):
 
 
 class RiskPoint(_Section):
-    """With this ``threshold``, so often wrong (``error``) on the share ``coverage`` that is answered."""
+    """At this ``threshold``, the share ``coverage`` is answered, with the error rate ``error``."""
 
     threshold: float = Field(ge=0, le=1)
     error: float = Field(ge=0, le=1)
@@ -39,11 +39,10 @@ class RiskPoint(_Section):
 
 
 class Calibration(_Section):
-    """What was fitted; ``scale`` and ``bias`` have a number for each label, none of a task without labels.
+    """Fitted parameters. ``scale`` and ``bias`` have a number for each label; empty for tasks without labels.
 
-    ``leans`` has a number for each label too, or none at all where nothing leans.
-    ``margins`` and ``confidences`` are the knots of the rising function, none where the highest score is the
-    confidence. ``risk`` rises in its thresholds.
+    ``leans`` has a number for each label, or is empty. ``margins`` and ``confidences`` are the knots of the
+    monotonic function; empty: the highest score is the confidence. ``risk`` is ordered by threshold.
     """
 
     scale: tuple[float, ...]
@@ -56,7 +55,7 @@ class Calibration(_Section):
 
     @property
     def fault(self) -> str | None:
-        """What can't be in numbers that were fitted."""
+        """What is wrong with the parameters; None if valid."""
         if self.leans and len(self.leans) != len(self.scale):
             return "it needs a lean for each label"
         if len(self.margins) != len(self.confidences):
@@ -70,8 +69,8 @@ class Calibration(_Section):
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """``scores`` sum to 1; ``best`` is the place of the one that is said, the highest where nothing leans;
-    ``confidence`` says how often it is right."""
+    """``scores`` sum to 1; ``best`` is the index of the predicted label (the highest score plus lean);
+    ``confidence`` estimates how often it is right."""
 
     scores: tuple[float, ...]
     best: int
@@ -79,7 +78,7 @@ class Verdict:
 
 
 def judge(probabilities: Sequence[float], calibration: Calibration | None) -> Verdict:
-    """A model's probabilities as a verdict; without a calibration they are taken as they are.
+    """Calibrates a model's probabilities and picks a label; without a calibration they are used as they are.
 
     :param probabilities: two or more, summing to 1.
     """
@@ -94,22 +93,21 @@ def judge(probabilities: Sequence[float], calibration: Calibration | None) -> Ve
 
 
 def margin_of(scores: Sequence[float], best: int) -> float:
-    """How far the score of the label that is said lies above all others; below 0 if it only leans forward."""
+    """Score of the predicted label minus the highest other; negative if its lean decided."""
     return scores[best] - max(score for place, score in enumerate(scores) if place != best)
 
 
 def sure(share: float, calibration: Calibration | None) -> float:
-    """How often what a model gives this share is right, where there are no labels to compare."""
+    """Calibrated confidence of a single probability, for tasks without labels."""
     if calibration is None or not calibration.margins:
         return share
     return _interpolated(share, calibration.margins, calibration.confidences)
 
 
 def without_bias(probabilities: Sequence[float], biases: Sequence[float]) -> tuple[float, ...]:
-    """Probabilities as they would be if a message that says nothing had them all alike: contextual
-    calibration (Zhao et al. 2021) of a model that was taught no labels.
+    """Removes an untrained model's label bias: contextual calibration (Zhao et al. 2021).
 
-    :param biases: what such a message has.
+    :param biases: probabilities for a content-free message, by which those of the message are divided.
     """
     shares = [
         probability / max(bias, LEAST_PROBABILITY)
@@ -120,7 +118,7 @@ def without_bias(probabilities: Sequence[float], biases: Sequence[float]) -> tup
 
 
 def find_threshold(calibration: Calibration, max_error: float) -> RiskPoint | None:
-    """The point that answers most while it is wrong at most so often; None if there is none."""
+    """The point with the highest coverage whose error is at most ``max_error``; None if there is none."""
     possible = [point for point in calibration.risk if point.error <= max_error]
     return max(possible, key=lambda point: point.coverage, default=None)
 
@@ -137,7 +135,7 @@ def _scaled(probabilities: Sequence[float], calibration: Calibration) -> tuple[f
 
 
 def _interpolated(value: float, knots: Sequence[float], heights: Sequence[float]) -> float:
-    """Straight between knots, level beyond the outer ones."""
+    """Linear interpolation between knots, constant beyond them."""
     at = bisect_right(knots, value)
     if at == 0:
         return heights[0]

@@ -1,8 +1,8 @@
-"""Allow-list for ``genai_config.json``: the keys that a bundle may give onnxruntime-genai.
+"""Allow-list for ``genai_config.json``: the keys that a bundle may pass to onnxruntime-genai.
 
 The runtime reads the file itself, and some of its keys load libraries, write files or name paths. So only
-keys that are known to be harmless pass: those that its model builder writes for decoders on a CPU, and a few
-beside them. Its parser takes a key that stands twice both times, so that is refused too.
+harmless keys are allowed: those that its model builder writes for decoders on a CPU, and a few others. Its
+parser uses both values of a duplicate key, so duplicates are refused too.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ FILE: Final = "genai_config.json"
 
 
 class KeyCheck(Protocol):
-    """What is wrong with a value, of a bundle with these files; None if nothing is."""
+    """What is wrong with a value, in a bundle with these files; None if valid."""
 
     def __call__(self, value: Any, files: Collection[str], /) -> str | None: ...
 
@@ -28,13 +28,13 @@ Keys = Mapping[str, "KeyCheck | Keys"]
 _MOST_ITEMS: Final = 4096
 _WORD: Final = re.compile(r"[A-Za-z0-9_.:/-]{1,200}")
 _TENSOR: Final = re.compile(r"[A-Za-z0-9_.:/-]{0,100}(?:%d[A-Za-z0-9_.:/-]{0,100})?")
-"""The runtime formats these with a layer's number, by ``snprintf``."""
+"""The runtime passes these to ``snprintf`` with a layer's number."""
 _SHOWN: Final = 60
 
 
 def _number(value: Any, files: Collection[str]) -> str | None:
     is_number = isinstance(value, int | float) and -(2**53) < value < 2**53
-    return None if is_number else "is no number"  # true and false are numbers as well
+    return None if is_number else "is no number"  # booleans count as numbers
 
 
 def _numbers(value: Any, files: Collection[str]) -> str | None:
@@ -139,14 +139,14 @@ KEYS: Final[Keys] = {
     "search": dict.fromkeys(_SEARCH, _number),
     "speculative": {"max_draft_tokens": _number},
 }
-"""What may stand in the file."""
+"""Allowed keys, each with the check of its value."""
 
 
 def check_genai_config(raw: bytes, files: Collection[str], where: str) -> None:
     """
     :param files: the paths that the manifest lists.
-    :param where: the file, for the sentence.
-    :raises BundleError: something stands there that isn't allowed; the sentence names the key.
+    :param where: the file's name in error messages.
+    :raises BundleError: invalid JSON, or a key or value that isn't allowed; the sentence names the key.
     """
     try:
         told = json.loads(raw.decode("utf-8"), object_pairs_hook=_object, parse_constant=_no_constant)

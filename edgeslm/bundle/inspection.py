@@ -1,4 +1,4 @@
-"""Bundle inspection (``edgeslm inspect``): manifest, report card, and the memory that the bundle needs."""
+"""Bundle inspection (``edgeslm inspect``): manifest, report card and memory need."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from edgeslm.bundle.manifest import REPORT, Bundle, memory_need
 from edgeslm.errors import BundleError
 
 CONTEXTS = (512, 2048, 8192)
-"""Token counts for which the memory need is shown, as far as the model's context goes."""
+"""Token counts for which the memory need is shown, up to the model's context length."""
 _FLOAT_BITS: Final = 32
 
 
 def describe(bundle: Bundle, signature: str | None = None) -> dict[str, Any]:
-    """Manifest, report card and memory need as plain data; ``signature`` is what is known of it, in words.
+    """Manifest, report card and memory need as plain data; ``signature`` describes the signature.
 
-    :raises BundleError: a report card that isn't a JSON object.
+    :raises BundleError: the report card isn't a JSON object.
     """
     manifest = bundle.manifest
     file = bundle.path / REPORT
@@ -44,7 +44,7 @@ def describe(bundle: Bundle, signature: str | None = None) -> dict[str, Any]:
 
 
 def render(described: dict[str, Any]) -> str:
-    """For a person: one fact a line."""
+    """Formats the description, one fact per line."""
     manifest = described["manifest"]
     source = manifest["source"]
     rows = [
@@ -106,7 +106,7 @@ def _format_of(group: dict[str, Any]) -> str:
 
 
 def _learned_rows(learned: dict[str, Any]) -> list[tuple[str, str]]:
-    """The task that a bundle was taught."""
+    """Rows on the task that a bundle was trained for."""
     answers = ", ".join(learned.get("labels") or learned.get("output_schema", {}).get("properties", ()))
     kind = learned["kind"]
     return [
@@ -117,7 +117,7 @@ def _learned_rows(learned: dict[str, Any]) -> list[tuple[str, str]]:
 
 
 def card_rows(card: dict[str, Any]) -> list[tuple[str, str]]:
-    """A report card as pairs of a name and what is known: in words, or as it stands there."""
+    """A report card as (name, value) pairs: known keys in words, others as JSON."""
     rows: list[tuple[str, str]] = []
     said, rest = _known(card)
     for name, sentences in said:
@@ -143,14 +143,14 @@ def _card_lines(card: dict[str, Any]) -> list[str]:
 
 
 def _known(card: dict[str, Any]) -> tuple[list[tuple[str, list[str]]], dict[str, Any]]:
-    """What is known of a report card in words, by name, and the rest of it."""
+    """Known keys of a report card as (name, sentences), and the remaining keys."""
     known: list[tuple[str, list[str]]] = []
     rest = dict(card)
     for name, keys, sentences in _CARD:
         try:
             said = sentences(card) if keys[0] in card else []
         except (KeyError, TypeError, ValueError, AttributeError):
-            continue  # of another version: shown as it stands
+            continue  # of another version: shown as JSON
         for key in keys if said else ():
             rest.pop(key, None)
         if said:
@@ -203,7 +203,7 @@ _CARD: tuple[tuple[str, tuple[str, ...], Callable[[dict[str, Any]], list[str]]],
     ),
     ("accuracy", ("accuracy", "interval"), _accuracy),
 )
-"""What is told in words, in the order it is shown: its name, the keys it takes up, the lines."""
+"""Known parts of a report card in display order: name, keys, sentences."""
 
 
 def _report_lines(report: Any, indent: str) -> list[str]:

@@ -1,4 +1,4 @@
-"""A learned task, of a head or an adapter: its labels or fields, and its calibration."""
+"""Learned task of a head or adapter: its labels or fields, and its calibration."""
 
 from __future__ import annotations
 
@@ -14,9 +14,8 @@ class Section(BaseModel):
 
 
 class DriftReference(Section):
-    """What the rows were like that a task was tested with: equally spaced quantiles, from the lowest to the
-    highest, of how far each lay from what was learned and of how sure the task was of it, and the share of
-    each label among its answers."""
+    """Reference for drift detection, from the test rows: equally spaced quantiles (minimum to maximum) of
+    their distance to the training rows and of their confidence, and the share of each predicted label."""
 
     distances: tuple[float, ...] = ()
     confidences: tuple[float, ...]
@@ -24,8 +23,8 @@ class DriftReference(Section):
 
 
 class LearnedField(Section):
-    """A field that a head finds by pointing: its options are none at all, if it is ``optional``; a place in
-    the message, if it has ``longest``, the most characters of one; and each of ``values``."""
+    """A field that a head extracts. Its options, in order: no value, if ``optional``; a span of the message,
+    if ``longest`` (its maximum length in characters) is set; and each of ``values``."""
 
     name: str = Field(min_length=1)
     optional: bool
@@ -34,12 +33,12 @@ class LearnedField(Section):
 
     @property
     def place_option(self) -> int | None:
-        """Which of its options it is to stand in the message."""
+        """Index of the option "a span of the message"; None if there is none."""
         return int(self.optional) if self.longest else None
 
     @property
     def first_value(self) -> int:
-        """Which of its options is the first of ``values``."""
+        """Index of the first option in ``values``."""
         return int(self.optional) + bool(self.longest)
 
     @property
@@ -48,10 +47,10 @@ class LearnedField(Section):
 
 
 class LearnedSection(Section):
-    """The task that a head or an adapter was taught: what it is asked and what its answers are worth.
+    """The task that a head or adapter was trained for, and its calibration.
 
-    ``instruction`` is what an adapter's decoder was told while it learned; ``fields`` is how a head finds
-    those of ``output_schema``.
+    ``instruction`` is the instruction in an adapter's training prompts; ``fields`` says how a head extracts
+    the fields of ``output_schema``.
     """
 
     task: str
@@ -66,7 +65,7 @@ class LearnedSection(Section):
     reference: DriftReference | None = None
 
     def fault(self, *, has_head: bool) -> str | None:
-        """What doesn't fit together in it; None if all does."""
+        """What is inconsistent; None if valid."""
         if self.kind == "extract":
             return self._fields_fault(has_head)
         if len(set(self.labels)) != len(self.labels) or len(self.labels) < 2:
@@ -87,7 +86,7 @@ class LearnedSection(Section):
         if self.labels:
             return "learned.labels: fields have none"
         if not has_head:
-            # What a decoder writes has no confidence to calibrate or to watch.
+            # A decoder's output has no confidence to calibrate or monitor.
             told = [name for name in ("fields", "calibration", "reference") if getattr(self, name)]
             return f"learned.{told[0]}: an adapter writes its fields" if told else None
         names, properties = [field.name for field in self.fields], self.output_schema.get("properties")

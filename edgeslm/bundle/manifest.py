@@ -1,9 +1,9 @@
-"""Bundles: what ``edgeslm-export`` writes and a device runs. The contract between the two.
+"""Bundle manifest: the format of bundles, which ``edgeslm-export`` writes and a device runs.
 
-A bundle is a folder that never changes once made: ``manifest.json``, the model, its tokenizer files and
-``report.json``. The manifest lists every other file with size and SHA-256, so the digest of the manifest
-is the identity of the bundle. ``model.sig`` alone is not listed: a signature of that identity comes after it.
-This module reads, verifies and does the memory arithmetic; it knows no inference library and no signature.
+A bundle is an immutable folder: ``manifest.json``, the model, its tokenizer files and ``report.json``. The
+manifest lists every other file with size and SHA-256, so its digest identifies the bundle. Only ``model.sig``
+isn't listed, since it signs the manifest. This module loads and verifies bundles and estimates their memory;
+``signature`` checks signatures.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ Kind = Literal["decoder", "encoder", "adapter", "head"]
 
 
 class FileEntry(Section):
-    """One file of the bundle; ``path`` is relative, with forward slashes, and never leaves the folder."""
+    """A file of the bundle; ``path`` is relative, inside the folder, with forward slashes."""
 
     path: str
     bytes: int = Field(ge=0)
@@ -58,7 +58,7 @@ class Source(Section):
 
 
 class WeightGroup(Section):
-    """Bits and group size of the weights whose name matches ``group`` (``*`` is the rest)."""
+    """Bits and group size of the weights whose name matches ``group`` (``*``: all others)."""
 
     group: str
     bits: int
@@ -68,7 +68,7 @@ class WeightGroup(Section):
 class Quantization(Section):
     recipe: str
     groups: tuple[WeightGroup, ...] = ()
-    written: tuple[WeightGroup, ...] | None = Field(None, description="of a token that follows alone")
+    written: tuple[WeightGroup, ...] | None = Field(None, description="formats of separate decode weights")
 
 
 class Graphs(Section):
@@ -80,19 +80,19 @@ class Graphs(Section):
     encode: str | None = None
 
     def for_calls(self, *, adapters: bool) -> str | None:
-        """What an engine loads of a decoder whose calls name ``adapters``, or none."""
+        """The decoder graph to load for calls with or without ``adapters``."""
         return self.adapters if adapters else self.generate
 
 
 QUESTION_SHARE = 4
-"""A question takes at most one part in so many of the tokens that a reader reads at once."""
+"""A question takes at most 1/QUESTION_SHARE of a reader's context."""
 
 
 class EncoderSection(Section):
     """How an encoder's token vectors become one vector.
 
-    ``prompts`` are words that the model was trained to find before a text, by their purpose
-    (``{"query": "query: ", "passage": "passage: "}``); whoever embeds a text puts them there.
+    ``prompts``: purpose -> prefix that the model was trained with, such as ``{"query": "query: "}``; callers
+    add it to the text.
     """
 
     dimension: int
@@ -102,13 +102,13 @@ class EncoderSection(Section):
 
 
 class HeadSection(Section):
-    """A learned classifier on an encoder's embeddings: on those of another bundle, or on the bundle's own.
+    """A linear head on the embeddings of an encoder, in another bundle or in this one.
 
     ``weights`` names an ``.npz`` with ``weight`` [labels, dimension] and ``bias`` [labels], float32;
-    probabilities are ``softmax(weight @ x + bias)``, before they are calibrated. Of an ``extract`` task the
-    rows are the options of its fields, one field after the other, and ``place_weight`` [fields, 3, dimension]
-    and ``place_bias`` [fields, 3] say of each token's vector whether a field begins, ends and stands there.
-    It may have ``centroids`` [groups, dimension], unit vectors in the middle of what was learned from.
+    uncalibrated probabilities are ``softmax(weight @ x + bias)``. For ``extract``, the rows are the options
+    of all fields, one field after another; ``place_weight`` [fields, 3, dimension] and ``place_bias``
+    [fields, 3] score for each token whether a field starts, ends and lies there. Optional ``centroids``
+    [groups, dimension] are unit vectors of clusters of the training rows.
     """
 
     encoder: str | None = Field(
@@ -125,7 +125,7 @@ class HeadSection(Section):
 class AdapterSection(Section):
     """LoRA matrices for the graph ``adapters`` of one decoder bundle.
 
-    ``weights`` names an ``.onnx_adapter`` file: float32, by the names of the graph's inputs, scaled.
+    ``weights`` names an ``.onnx_adapter`` file: scaled float32 matrices, named like the graph's inputs.
     """
 
     base: str = Field(description="digest of the decoder bundle, sha256:<hex>")
@@ -138,7 +138,11 @@ class Manifest(Section):
     format: Literal[1] = 1
     name: str = Field(min_length=1)
     release: int | None = Field(
-        default=None, strict=True, ge=0, lt=2**53, description="counts up among bundles of a name; none: 0"
+        default=None,
+        strict=True,
+        ge=0,
+        lt=2**53,
+        description="rises with each bundle of the name; none: 0",
     )
     kind: Kind
     architecture: str
@@ -157,22 +161,22 @@ class Manifest(Section):
 
     @property
     def weights(self) -> tuple[FileEntry, ...]:
-        """Graphs and what they compute with."""
+        """Graph and weight files."""
         return tuple(entry for entry in self.files if entry.path.endswith((".onnx", ".data")))
 
     @property
     def is_reader(self) -> bool:
-        """Whether it tells how likely a text answers a question."""
+        """Whether it is a reader: scores how likely a text answers a question."""
         return self.head is not None and self.head.reads == "pairs"
 
     @property
     def embeds(self) -> bool:
-        """Whether its vectors stand for texts: those of a reader stand for pairs."""
+        """Whether it computes embeddings of texts; a reader's vectors are of pairs."""
         return self.model_kind == "encoder" and not self.is_reader
 
     @property
     def model_kind(self) -> Literal["decoder", "encoder"] | None:
-        """What an engine can load it as; None for what only adds to another bundle."""
+        """The kind of model that an engine can load; None if it only extends another bundle."""
         if self.kind in ("decoder", "encoder"):
             return self.kind
         brings_its_own = self.kind == "head" and self.head is not None and self.head.encoder is None
@@ -181,7 +185,7 @@ class Manifest(Section):
 
 @dataclass(frozen=True, slots=True)
 class Bundle:
-    """A bundle on disk whose manifest was read."""
+    """A bundle on disk with its parsed manifest."""
 
     path: Path
     manifest: Manifest
@@ -190,23 +194,24 @@ class Bundle:
 
     @property
     def weight_bytes(self) -> int:
-        """Bytes of everything the model maps or loads."""
+        """Bytes of all listed files."""
         return sum(f.bytes for f in self.manifest.files)
 
 
 def short_digest(digest: str) -> str:
-    """The first twelve hex digits, as they appear in results and on screens."""
+    """The first twelve hex digits, for results and display."""
     return digest[: len("sha256:") + 12]
 
 
 def load_bundle(path: Path, digest: str | None = None) -> Bundle:
-    """Reads the manifest and checks that the folder holds what it lists: plain files of these sizes, no more.
+    """Loads the manifest and checks that the folder holds exactly the listed files, with these sizes, as
+    plain files.
 
-    A file that isn't listed has no digest, and loaders of tokenizers take what lies there under a known name.
-    Links lead to what may change without the bundle. The folder itself may be one. What the bundle tells the
-    runtime is held to ``edgeslm.bundle.genai_config``: it runs code that it is told to.
+    Unlisted files are refused: they have no digest, and tokenizer loaders read files by name. Links are
+    refused: their targets may change; only the folder itself may be one. The runtime's settings must pass
+    ``edgeslm.bundle.genai_config``, since the runtime can load code.
 
-    :param digest: what the bundle must be, as it was seen before.
+    :param digest: the expected digest; None: any.
     :raises BundleError: with a sentence that names the file.
     """
     manifest_path = path / MANIFEST
@@ -265,9 +270,9 @@ def _check_plain(file: Path, status: os.stat_result) -> None:
 
 
 def _walk(folder: Path, inside: str = "") -> Iterator[tuple[str, os.stat_result]]:
-    """Everything below ``folder`` but plain folders, by its path in the bundle; no link is followed.
+    """Yields everything below ``folder`` except folders, by its path in the bundle; follows no links.
 
-    :raises BundleError: a folder that can't be read, or too many inside one another.
+    :raises BundleError: a folder can't be read, or they are nested too deep.
     """
     if inside.count("/") >= DEEPEST:
         raise BundleError(f"{folder / inside}: deeper than the {DEEPEST} levels that a bundle may have")
@@ -285,9 +290,9 @@ def _walk(folder: Path, inside: str = "") -> Iterator[tuple[str, os.stat_result]
 
 
 def check_adapter(adapter: Bundle, base: Bundle) -> Bundle:
-    """``adapter``, if it is one for the decoder bundle ``base``.
+    """Returns ``adapter`` if it belongs to the decoder bundle ``base``.
 
-    :raises BundleError: no adapter, or of another base; or a base whose graph takes none.
+    :raises BundleError: it isn't an adapter, has another base, or the base has no graph for adapters.
     """
     if adapter.manifest.adapter is None:
         raise BundleError(
@@ -301,14 +306,16 @@ def check_adapter(adapter: Bundle, base: Bundle) -> Bundle:
         raise BundleError(
             f"{adapter.path}: made for the base {short_digest(adapter.manifest.adapter.base)}, and "
             f"{base.path} is {short_digest(base.digest)}; "
-            f"make it anew with edgeslm-export adapter --base {base.path}"
+            f"export it again with edgeslm-export adapter --base {base.path}"
         )
     return adapter
 
 
 def parse_manifest(raw: bytes, where: str) -> Manifest:
-    """:raises BundleError: not JSON, too large, an unknown format or field, a path outside the folder or the
-    list, or a file that no bundle has.
+    """Parses and validates a manifest.
+
+    :raises BundleError: not JSON, too large, an unknown format or field, a path outside the folder, an
+        unlisted file in use, or a file type that isn't allowed.
     """
     try:
         data = json.loads(raw) if len(raw) <= MANIFEST_BYTES else None
@@ -352,7 +359,7 @@ def parse_manifest(raw: bytes, where: str) -> Manifest:
     has_encoder = manifest.encoder is not None and manifest.graphs.encode is not None
     if manifest.head is not None and manifest.head.encoder is None and not has_encoder:
         raise BundleError(f"{where}: a head that names no encoder, in a bundle that has none")
-    # Only what is listed has a digest, so only that may be loaded.
+    # Only listed files have a digest, so only those may be loaded.
     listed = {entry.path for entry in manifest.files}
     for used in _files_in_use(manifest):
         if used not in listed:
@@ -361,7 +368,7 @@ def parse_manifest(raw: bytes, where: str) -> Manifest:
 
 
 def _learned_fault(manifest: Manifest) -> str | None:
-    """What doesn't fit together in what was learned."""
+    """What is inconsistent in the section ``learned``; None if valid."""
     learned = manifest.learned
     if manifest.head is not None and manifest.head.reads == "pairs":
         if manifest.head.encoder is not None:
@@ -382,7 +389,7 @@ def _files_in_use(manifest: Manifest) -> list[str]:
 
 
 def file_digest(file: Path) -> str:
-    """SHA-256 of a file as hex, read in pieces."""
+    """SHA-256 of a file in hex, read in pieces."""
     with file.open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
@@ -390,8 +397,8 @@ def file_digest(file: Path) -> str:
 def verify_bundle(bundle: Bundle, but: Collection[FileEntry] = ()) -> None:
     """Compares every file with its digest.
 
-    :param but: files that won't be read.
-    :raises BundleError: naming the first file that differs.
+    :param but: files to skip.
+    :raises BundleError: names the first file that differs.
     """
     for entry in bundle.manifest.files:
         if entry in but:
@@ -408,9 +415,9 @@ def verify_bundle(bundle: Bundle, but: Collection[FileEntry] = ()) -> None:
 
 
 def memory_need(manifest: Manifest, tokens: int) -> int:
-    """Bytes to expect for a loaded model with room for ``tokens`` in its cache, from the sizes of its files.
+    """Estimated bytes of a loaded model with a cache of ``tokens``, from its file sizes.
 
-    ``edgeslm.bundle.performance`` is more exact where the model's shape is known.
+    ``edgeslm.bundle.performance`` is more accurate if the model's shape is known.
     """
     weights = sum(f.bytes for f in manifest.weights)
     tokenizer = sum(f.bytes for f in manifest.files if f.path == "tokenizer.json")

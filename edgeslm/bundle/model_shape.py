@@ -1,7 +1,6 @@
-"""The shape of a decoder: how many weights of which kind, from its config alone.
+"""Model shape: sizes and number of weights of a decoder, from its published ``config.json``.
 
-Holds what a published ``config.json`` says about sizes and what the families differ in. Knows neither how
-weights are stored nor how fast anything is (``size_estimate``), and reads no files.
+Includes what the model families don't write there. Pure. ``size_estimate`` computes bytes and speed.
 """
 
 from __future__ import annotations
@@ -18,10 +17,10 @@ HEAD = "head"
 
 @dataclass(frozen=True, slots=True)
 class Family:
-    """What the config of a family leaves to its code (transformers' ``modeling_*.py``).
+    """Properties of a model family that aren't in its config but in transformers' ``modeling_*.py``.
 
-    ``qkv_bias`` None follows the config's ``attention_bias``. ``own_head_dim`` and ``own_kv_heads`` say that
-    the key must be there, since its absence would mean a number that only that code knows.
+    ``qkv_bias`` None: the config's ``attention_bias``. ``own_head_dim`` and ``own_kv_heads``: the key is
+    required, because its default is only in that code.
     """
 
     tied: bool = False
@@ -32,7 +31,8 @@ class Family:
     own_head_dim: bool = False
     own_kv_heads: bool = False
     window_every: int = 0
-    """Without ``layer_types``: one layer in so many sees everything, the others a window; 0 is all alike."""
+    """Without ``layer_types``: each n-th layer has full attention, the others a window. 0: no windows; -1:
+    all layers have one."""
 
 
 FAMILIES: Mapping[str, Family] = {
@@ -53,7 +53,7 @@ FAMILIES: Mapping[str, Family] = {
 
 @dataclass(frozen=True, slots=True)
 class Matrix:
-    """``count`` matrices of one kind, each [rows, columns]; quantization groups lie along the columns."""
+    """``count`` matrices of one kind, each [rows, columns]; quantization groups run along the columns."""
 
     group: str
     rows: int
@@ -67,7 +67,7 @@ class Matrix:
 
 @dataclass(frozen=True, slots=True)
 class Shape:
-    """Sizes of a decoder. ``windowed_layers`` keep ``window`` tokens in reach, the others all."""
+    """Sizes of a decoder. ``windowed_layers`` attend to ``window`` tokens, the others to all."""
 
     architecture: str
     layers: int
@@ -88,10 +88,10 @@ class Shape:
     windowed_layers: int = 0
     rotary_dim: int = 0
     short_context: int = 0
-    """Phi-3's LongRoPE: rows of the second table of positions."""
+    """Phi-3's LongRoPE: rows of the short position table."""
 
     def matrices(self) -> tuple[Matrix, ...]:
-        """Every matrix that a token is multiplied with. The exporter joins q, k and v, and gate and up."""
+        """All weight matrices of a forward pass. The exporter fuses q, k and v, and gate and up."""
         width = self.heads * self.head_dim
         joined = width + 2 * self.kv_heads * self.head_dim
         return (
@@ -103,7 +103,7 @@ class Shape:
         )
 
     def weights_by_group(self) -> dict[str, int]:
-        """Number of weights a group, as a checkpoint stores them: a tied head has none of its own."""
+        """Weights per group, as stored in a checkpoint: a tied head has none."""
         groups = {matrix.group: matrix.weights for matrix in self.matrices()}
         groups[EMBEDDING] = self.vocab * self.hidden
         if self.tied:
@@ -124,12 +124,12 @@ class Shape:
 
     @property
     def kv_bytes_per_token(self) -> int:
-        """Keys and values of all layers, float32, as the engine keeps them; a window is not taken off."""
+        """KV cache bytes per token: float32, all layers. The engine caches windowed layers in full."""
         return 2 * self.layers * self.kv_heads * self.head_dim * 4
 
 
 class _ShapeReader:
-    """Takes positive numbers out of a config, naming the key that is missing or wrong."""
+    """Reads positive integers and flags from a config; errors name the missing or invalid key."""
 
     def __init__(self, config: Mapping[str, Any], where: str) -> None:
         self._config, self._where = config, where
@@ -158,7 +158,7 @@ class _ShapeReader:
 def read_shape(config: Mapping[str, Any], where: str = "config.json") -> Shape:
     """:param config: a published ``config.json``. :param where: its name in error messages.
 
-    :raises ShapeError: an architecture whose sizes aren't known here, a missing key, a value that can't be.
+    :raises ShapeError: an unknown architecture, a missing key or an invalid value.
     """
     names = config.get("architectures")
     name = names[0] if isinstance(names, list) and names else None
@@ -208,7 +208,7 @@ def read_shape(config: Mapping[str, Any], where: str = "config.json") -> Shape:
 
 
 def _windows(config: Mapping[str, Any], family: Family, layers: int, read: _ShapeReader) -> tuple[int, int]:
-    """(tokens of the window, layers that have it)."""
+    """(window in tokens, number of layers with it)."""
     off = config.get("sliding_window") is None or config.get("use_sliding_window") is False
     if off:
         return 0, 0

@@ -1,7 +1,6 @@
-"""Expected performance of a bundle on this board: the board is measured, the bundle's shape is read.
+"""Performance estimate of a bundle on this board, from a measurement of the board and the bundle's shape.
 
-The arithmetic is ``size_estimate``'s, shared with the build machine; this module feeds it on a device. It
-knows no configuration and judges nothing.
+Provides the inputs of ``size_estimate`` on a device; the build machine uses the same arithmetic.
 """
 
 from __future__ import annotations
@@ -37,7 +36,7 @@ MEASURE_TIMEOUT_S = 60
 
 @dataclass(frozen=True, slots=True)
 class Expectation:
-    """At ``context`` tokens: memory of the engine's process, tokens/s of a prompt so long and after it."""
+    """At ``context`` tokens: memory of the engine process, prefill and decode speed in tokens/s."""
 
     context: int
     memory_bytes: int
@@ -55,9 +54,9 @@ def expect(foot: Footprint, board: Board, context: int) -> Expectation:
 
 
 def measure_board(threads: int | None = None, root: Path = Path("/")) -> Board:
-    """The machine at hand, measured in a process of its own in two or three seconds.
+    """Measures this machine in a child process; takes 2 to 3 seconds.
 
-    :param threads: by default one for each core that this process may use.
+    :param threads: default: one per core that this process may use.
     :raises BoardError: the measurement failed.
     """
     threads = threads or hardware.usable_cores()
@@ -90,9 +89,9 @@ def _how_it_ended(status: int) -> str:
 
 
 def bundle_footprint(bundle: Bundle) -> Footprint | None:
-    """From the manifest, ``genai_config.json`` and the report card; None where these don't say enough.
+    """The footprint by manifest, ``genai_config.json`` and report card; None if they lack something.
 
-    What they leave open, the width of the MLP, follows from the number of weights.
+    The width of the MLP isn't in them; it is computed from the number of weights.
     """
     try:
         settings = json.loads((bundle.path / "genai_config.json").read_text("utf-8"))["model"]
@@ -117,11 +116,12 @@ _GROUPS = {
     "lm_head": HEAD,
     "embed_tokens": EMBEDDING,
 }
-"""The last part of a matrix's name in a manifest -> its weight group."""
+"""Last part of a matrix's name in a manifest -> weight group."""
 
 
 def _formats(groups: Sequence[WeightGroup], layers: int) -> Formats:
-    """Weight groups get the average of their layers' bits: a manifest names what differs from most."""
+    """Average bits of each weight group over its layers; layers that aren't listed have the format of
+    ``*``."""
     rest = next((WeightFormat(g.bits, g.group_size) for g in groups if g.group == REST), FLOAT)
     listed: dict[str, dict[str, float]] = {}
     for group in groups:
@@ -153,7 +153,7 @@ def _shape(settings: Mapping[str, Any], weights: int, tied: bool, bundle: Bundle
         architecture=bundle.manifest.architecture,
         layers=layers,
         hidden=hidden,
-        inner=max(1, inner // 8 * 8),  # norms and biases were counted too and add one or two
+        inner=max(1, inner // 8 * 8),  # the count includes norms and biases, which add one or two
         vocab=vocab,
         heads=heads,
         kv_heads=kv_heads,

@@ -1,12 +1,12 @@
-"""Signature check: what ``model.sig`` says, and whether a trusted key made it for the bundle it lies in.
+"""Signature check: parses ``model.sig`` and verifies that a trusted key signed this bundle.
 
-The format is that of OpenSSF model signing with a key: a Sigstore bundle around a DSSE envelope around an
-in-toto statement with the SHA-256 of every file. The library ``model-signing`` makes signatures on the build
-machine; what it refuses is refused here. The one primitive in use is ECDSA verification by ``cryptography``.
+The format is OpenSSF model signing with a key: a Sigstore bundle with a DSSE envelope with an in-toto
+statement of the SHA-256 of every file. The library ``model-signing`` signs on the build machine; whatever it
+refuses is refused here. The only primitive in use is ECDSA verification by ``cryptography``.
 
-Signatures and bundles come from strangers, so the check runs as a job (``edgeslm.ipc.job``), which
-``trust`` starts. Its order is ``{"bundles": [...], "keys": [...]}``; the answer is a list with the
-fields of a :class:`SignatureVerdict` for each bundle.
+Signatures and bundles are untrusted, so ``trust`` runs the check as a job (``edgeslm.ipc.job``). The order is
+``{"bundles": [...], "keys": [...]}``; the answer is a list with the fields of a :class:`SignatureVerdict` for
+each bundle.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from edgeslm.errors import BundleError
 from edgeslm.ipc.job import Progress, serve
 
 LARGEST_BYTES = 4_000_000
-"""Of a signature file: it has some 200 bytes for each file of a bundle."""
+"""Limit of a signature file, which has about 200 bytes for each file of a bundle."""
 _PREDICATE: Final = "https://model_signing/signature/v1.0"
 _PAYLOAD_TYPE: Final = "application/vnd.in-toto+json"
 _HASH_OF_CURVE: Final = {"secp256r1": "SHA256", "secp384r1": "SHA384", "secp521r1": "SHA512"}
@@ -37,11 +37,11 @@ Status = Literal["signed", "unsigned", "refused", "unverifiable"]
 
 @dataclass(frozen=True, slots=True)
 class SignatureVerdict:
-    """What came out for one bundle.
+    """Result of the check of one bundle.
 
-    ``signed``: ``key`` is the file of the key that made the signature, ``bundle`` and ``signature`` are the
-    ``sha256:<hex>`` of the manifest and of ``model.sig`` that were checked. Otherwise ``sentence`` says why
-    not; ``unverifiable`` means that nothing could be said of it, as ``cryptography`` is missing.
+    ``signed``: ``key`` is the file of the signing key, ``bundle`` and ``signature`` are the ``sha256:<hex>``
+    of the checked manifest and ``model.sig``. Otherwise ``sentence`` says why not; ``unverifiable``:
+    ``cryptography`` is missing.
     """
 
     status: Status
@@ -53,12 +53,12 @@ class SignatureVerdict:
 
 @dataclass(frozen=True, slots=True)
 class SignedStatement:
-    """What a signature claims; to be believed only after it was checked.
+    """The parsed content of a signature; untrusted until verified.
 
     ``digests``: path in the bundle -> SHA-256 in hex. ``ignored``: files and folders that the signer left
-    out. ``root``: SHA-256 in hex of all digests, one after the other. ``key``: SHA-256 in hex of the public
-    key as PEM, which is that of the file as openssl writes it; signatures of old may lack it. ``payload`` is
-    the text of the statement, ``signature`` (DER) is over it.
+    out. ``root``: SHA-256 in hex of the concatenated digests. ``key``: SHA-256 in hex of the public key as
+    PEM, in openssl's format; old signatures may lack it. ``payload`` is the signed statement, ``signature``
+    (DER) its signature.
     """
 
     digests: dict[str, str]
@@ -70,7 +70,7 @@ class SignedStatement:
 
 
 class _Outer(BaseModel):
-    """Parts of the Sigstore bundle. They are not signed over: nothing in them is let pass unknown."""
+    """Parts of the Sigstore bundle. They aren't signed, so unknown fields are refused."""
 
     model_config = ConfigDict(strict=True, extra="forbid", alias_generator=to_camel)
 
@@ -93,7 +93,7 @@ class _PublicKey(_Outer):
 
 
 class _Material(_Outer):
-    """Of a key; certificates and transparency logs are other methods."""
+    """A public key. Certificates and transparency logs, other methods of signing, are refused."""
 
     public_key: _PublicKey
     x509_certificate_chain: None = None
@@ -110,7 +110,7 @@ class _SigstoreBundle(_Outer):
 
 
 class _Inner(BaseModel):
-    """Parts of the statement. The specification says that verifiers ignore fields they don't know."""
+    """Parts of the statement. By the specification, verifiers ignore unknown fields."""
 
     model_config = ConfigDict(strict=True)
 
@@ -150,7 +150,7 @@ class _InTotoStatement(_Inner):
 
 
 def parse_statement(raw: bytes, where: str) -> SignedStatement:
-    """:raises BundleError: no signature of model signing, or made in a way that isn't understood here."""
+    """Parses ``model.sig``. :raises BundleError: no signature of model signing, or an unsupported method."""
     try:
         outer = _SigstoreBundle.model_validate(json.loads(raw.decode()))
         (first, *_) = outer.dsse_envelope.signatures
@@ -184,7 +184,7 @@ def parse_statement(raw: bytes, where: str) -> SignedStatement:
 
 
 def read_signature(folder: Path) -> bytes:
-    """The bytes of ``model.sig``.
+    """Reads ``model.sig``.
 
     :raises FileNotFoundError: the bundle has none.
     :raises BundleError: it can't be read or is too large.
@@ -203,7 +203,7 @@ def read_signature(folder: Path) -> bytes:
 
 
 def check_bundle(folder: Path, keys: Sequence[Path]) -> SignatureVerdict:
-    """Whether the bundle is whole and signed by one of ``keys``, public ones as PEM.
+    """Checks that the bundle is intact and signed by one of ``keys`` (files of public keys in PEM).
 
     :raises ModuleNotFoundError: ``cryptography`` is missing.
     """
@@ -220,7 +220,7 @@ def check_bundle(folder: Path, keys: Sequence[Path]) -> SignatureVerdict:
         _compare(bundle, statement)
     except BundleError as error:
         return SignatureVerdict("refused", str(error))
-    except OSError as error:  # a file that goes away meanwhile
+    except OSError as error:  # a file disappeared during the check
         return SignatureVerdict("refused", f"{error.filename or folder}: {error.strerror}")
     return SignatureVerdict(
         "signed", "", str(key), bundle.digest, f"sha256:{hashlib.sha256(raw).hexdigest()}"
@@ -228,7 +228,7 @@ def check_bundle(folder: Path, keys: Sequence[Path]) -> SignatureVerdict:
 
 
 def _signer(statement: SignedStatement, keys: Sequence[Path], file: Path) -> Path:
-    """The key that made the signature of the statement.
+    """The key that signed the statement.
 
     :raises BundleError: none of them did, or one can't be used.
     """
@@ -277,24 +277,25 @@ def _is_signature(key: Any, statement: SignedStatement) -> bool:
 
 
 def _pre_authentication_encoding(payload: bytes) -> bytes:
-    """What is signed: type and content, so that one can't be taken for the other (DSSE 1.0, "PAE")."""
+    """The signed bytes: type and content with their lengths, which makes them unambiguous (DSSE 1.0,
+    "PAE")."""
     return b"DSSEv1 %d %b %d %b" % (len(_PAYLOAD_TYPE), _PAYLOAD_TYPE.encode(), len(payload), payload)
 
 
 def _check_root(statement: SignedStatement, file: Path) -> None:
-    """Sees that the digest that stands for the whole is that of the list: the library demands it."""
+    """Checks that the root digest matches the list of digests, as ``model-signing`` does."""
     try:
         root = hashlib.sha256(b"".join(map(bytes.fromhex, statement.digests.values()))).hexdigest()
-    except ValueError:  # no hexadecimal number
+    except ValueError:  # not hexadecimal
         root = ""
     if root != statement.root:
         raise BundleError(f"{file}: contradicts itself; sign the bundle again")
 
 
 def _compare(bundle: Bundle, statement: SignedStatement) -> None:
-    """Sees that manifest, signature and files agree, with nothing left out.
+    """Checks that manifest, signature and files agree, and that every file is signed.
 
-    :raises BundleError: naming what differs.
+    :raises BundleError: names the files that differ.
     """
     listed = {MANIFEST: bundle.digest.removeprefix("sha256:")}
     listed |= {entry.path: entry.sha256 for entry in bundle.manifest.files}

@@ -1,9 +1,8 @@
-"""Size estimate: bytes, memory and speed of a decoder, predicted in this one place.
+"""Size estimate: predicted file size, memory and speed of a decoder. Pure.
 
-Pure: a ``Shape`` and how its matrices are stored give a ``Footprint``; with a board's figures it gives memory
-for a context and tokens/s. Efficiencies are measured with onnxruntime 1.32 on x86-64 with AVX-512 (one
-thread, its own CPU time, which a busy machine hardly changes); ``docs/operations/boards.md`` has the commands
-that check them.
+A ``Shape`` and the storage formats of its matrices give a ``Footprint``; with a board's figures, that gives
+memory and tokens/s for a context. Efficiencies were measured with onnxruntime 1.32 on x86-64 with AVX-512
+(CPU time of one thread, which other load hardly changes); ``docs/boards.md`` says how to check them.
 """
 
 from __future__ import annotations
@@ -17,42 +16,41 @@ from edgeslm.hardware.board_profiles import Board
 
 FLOAT_BYTES = 4
 REST = "*"
-"""The key of ``Formats`` for every group that has none of its own."""
+"""Key in ``Formats`` for all groups that aren't listed."""
 
 RUNTIME_BYTES = 100_000_000
-"""Python, the two libraries and what loading takes for a moment (SmolLM2-135M: 44 MB before a model, 24 MB of
-code and buffers after; the peak of loading is a few tens of MB above what stays)."""
+"""Python, the two libraries and the peak while loading (SmolLM2-135M: 44 MB before a model, 24 MB of code and
+buffers after; loading peaks a few tens of MB above)."""
 TOKENIZER_BYTES_A_TOKEN = 350
 """Memory of the tokenizer: Qwen2.5 49 MB for 151,936 tokens, SmolLM2 16 MB for 49,152."""
 TOKENIZER_FILE_BYTES_A_TOKEN = 90
-"""tokenizer.json: 72 (SmolLM2), 76 (Qwen2.5), 112 (Mistral), 134 (Gemma) bytes a token."""
+"""tokenizer.json: 72 (SmolLM2), 76 (Qwen2.5), 112 (Mistral), 134 (Gemma) bytes per token."""
 GRAPH_BYTES_A_LAYER = 28_500
-"""The three graphs, plain, with branches for adapters and for labels in one pass, without their weights; by
-the recipe w8a8 twice as much."""
+"""The three graphs (generate, adapters, score) without weights; twice as much with the recipe w8a8."""
 PREFILL_CHUNK = 128
-"""Prompt tokens a forward pass: activations of more cost memory (24 MB at 512) and gain no speed."""
+"""Prompt tokens per forward pass: larger chunks need more memory (24 MB at 512) and aren't faster."""
 
 DECODE_EFFICIENCY = 0.85
-"""Of the rate at which one long product reads; a layer's are shorter. Measured 0.83 to 0.86."""
+"""Bandwidth of a layer's matrix products relative to one long product. Measured: 0.83 to 0.86."""
 LAYER_SECONDS = 15e-6
-"""What a layer costs one token beside reading its weights."""
+"""Time per layer and token besides reading the weights."""
 MEETING_SECONDS = 45e-6
-"""What several threads lose a layer and token by waiting for one another, after each of its products: 30 to
-60 microseconds with two threads, measured on SmolLM2-135M and Qwen2.5-0.5B."""
+"""Thread synchronization per layer and token: 30 to 60 microseconds with two threads, measured on
+SmolLM2-135M and Qwen2.5-0.5B."""
 DECODE_ATTENTION = 0.1
-"""Speed of float32 attention over the cache for one new token, as a share of int4's."""
+"""Speed of float32 attention over the cache for one new token, relative to ``int4_gflops``."""
 PREFILL_ATTENTION = 0.45
 """The same for the tokens of a prompt."""
 ELEMENT_OPERATIONS = 250
-"""Operations of a matrix product that one value of norms, activations and requantization costs as much as."""
+"""Cost of one value in norms, activations and requantization, in operations of a matrix product."""
 VECTOR_COMPUTE = 0.7
-"""Share of the compute that a product with a single row reaches (272 of 382 GFLOPS, group 128)."""
+"""Share of the compute that a matrix-vector product reaches (272 of 382 GFLOPS, group 128)."""
 
 
 @dataclass(frozen=True, slots=True)
 class WeightFormat:
-    """How matrices are stored: ``bits`` in groups (a row is one where ``group_size`` is 0), an average where
-    some have 4 and some 8, or 32 for float.
+    """Storage format of matrices: ``bits`` per weight (an average if mixed, 32 for float), in groups of
+    ``group_size`` (0: a row is a group).
 
     Scales take two bytes in the file and four in memory.
     """
@@ -63,7 +61,8 @@ class WeightFormat:
     zero_points: bool = False
 
     def stored_bytes(self, matrix: Matrix) -> int:
-        """In the file: codes, scales and, if asymmetric, zero points of ``bits`` each, packed by row."""
+        """Bytes in the file: codes, scales and, if asymmetric, zero points of ``bits`` each, packed by
+        row."""
         if self.bits == 32:
             return matrix.weights * FLOAT_BYTES
         groups, width = self._groups(matrix)
@@ -73,23 +72,23 @@ class WeightFormat:
         return matrix.rows * row * matrix.count
 
     def resident_bytes(self, matrix: Matrix) -> int:
-        """After loading: the repacked copy holds codes, a scale and a sum for each group (MLAS,
-        ``qnbitgemm.h``), and the widened scales stay beside it. Measured on Qwen2.5-0.5B int4:
-        44 bytes for each 64 weights."""
+        """Bytes after loading: the repacked copy has codes, a scale and a sum for each group (MLAS,
+        ``qnbitgemm.h``); the float32 scales stay too. Measured on Qwen2.5-0.5B int4: 44 bytes per 64
+        weights."""
         if self.bits == 32:
             return matrix.weights * FLOAT_BYTES
         groups, width = self._groups(matrix)
         return int(matrix.rows * groups * (width * self.bits / 8 + 3 * FLOAT_BYTES) * matrix.count)
 
     def _groups(self, matrix: Matrix) -> tuple[int, int]:
-        """Groups a row, the last one padded, and their columns."""
+        """Groups per row, with the last one padded, and columns per group."""
         width = self.group_size or matrix.columns
         return math.ceil(matrix.columns / width), width
 
 
 FLOAT = WeightFormat(32)
 Formats = Mapping[str, WeightFormat]
-"""Weight group (``Matrix.group`` or ``embedding``) -> how it is stored; ``*`` is the rest."""
+"""Weight group (``Matrix.group`` or ``embedding``) -> format; ``*``: all others."""
 
 
 def format_of(formats: Formats, group: str) -> WeightFormat:
@@ -98,18 +97,18 @@ def format_of(formats: Formats, group: str) -> WeightFormat:
 
 @dataclass(frozen=True, slots=True)
 class Footprint:
-    """Bytes of a decoder: in its files, read for each new token, and in memory without a cache."""
+    """Bytes of a decoder: in its files, read per token, and in memory without a cache."""
 
     shape: Shape
     formats: Formats
     written: Formats
-    """How the weights are stored that compute a token which follows alone: ``formats``, or others."""
+    """Formats of the decode weights: ``formats``, or separate ones."""
     weight_bytes: int
     """``model.onnx.data``."""
     file_bytes: int
     """The whole bundle."""
     prompt_bytes: int
-    """Read for each piece of a prompt: all matrices and the head."""
+    """Read for each chunk of a prompt: all matrices and the head."""
     token_bytes: int
     """The same for each decoded token."""
     resident_bytes: int
@@ -117,9 +116,9 @@ class Footprint:
 
 
 def footprint(shape: Shape, formats: Formats, written: Formats | None = None) -> Footprint:
-    """A tied embedding is stored once, with its head; any other is stored as ``embedding`` says.
+    """A tied embedding is stored once, with its head; any other has the format of ``embedding``.
 
-    :param written: where single tokens have weights of their own; the head is stored once, laid out twice.
+    :param written: formats of separate decode weights; the head is stored once and repacked twice.
     """
     matrices = shape.matrices()
     stored = sum(format_of(formats, m.group).stored_bytes(m) for m in matrices)
@@ -133,8 +132,8 @@ def footprint(shape: Shape, formats: Formats, written: Formats | None = None) ->
     head = format_of(formats, HEAD)
     shared = shape.tied
     embedding_bytes = 0 if shared else format_of(formats, EMBEDDING).stored_bytes(embedding)
-    # A shared one is kept a second time, in the layout that looking up needs; of a float one only the rows
-    # that were asked for are ever read.
+    # A quantized shared embedding is kept a second time, in the layout of the lookup. A float one isn't: only
+    # the rows in use are read.
     copied = int(embedding.weights * head.bits / 8) if shared and head.bits < 32 else 0
     groups = shape.weights_by_group()
     floats = (groups["norms"] + groups["biases"]) * FLOAT_BYTES
@@ -156,9 +155,9 @@ def footprint(shape: Shape, formats: Formats, written: Formats | None = None) ->
 
 
 def memory_bytes(foot: Footprint, tokens: int) -> int:
-    """What the engine's process takes with room for ``tokens``: weights, cache and a chunk's activations.
+    """Memory of the engine process for ``tokens``: weights, cache and a chunk's activations.
 
-    The cache is allocated whole, windows or not (``slide_key_value_cache`` is off for CPUs).
+    The cache is allocated in full, even for windowed layers (``slide_key_value_cache`` is off for CPUs).
     """
     shape = foot.shape
     values = 10 * shape.hidden + 4 * shape.inner
@@ -166,23 +165,22 @@ def memory_bytes(foot: Footprint, tokens: int) -> int:
 
 
 def rough_memory_bytes(weight_bytes: int, tokenizer_bytes: int, cache_bytes: int) -> int:
-    """The same for a bundle of which only the sizes of its files are known.
+    """The same for a bundle with unknown shape, from its file sizes.
 
-    Weights half as much again: repacked ones take 22 % more than in the file, and one that is shared with
-    the embedding is kept twice. SmolLM2-135M with 512 tokens: 258 MB, measured 241 to 278; Qwen2.5-0.5B:
-    595 MB, measured 611.
+    Counts weights 1.5 times: repacked ones take 22 % more than in the file, and a shared embedding is kept
+    twice. SmolLM2-135M with 512 tokens: 258 MB, measured 241 to 278; Qwen2.5-0.5B: 595 MB, measured 611.
     """
     return weight_bytes * 3 // 2 + tokenizer_bytes * 9 // 2 + cache_bytes + RUNTIME_BYTES
 
 
 def _operation_seconds(formats: Formats, board: Board, group: str, operations: float) -> float:
-    """At the rate for 4 bits, for 8, or for the mixture that an average of bits says."""
+    """Seconds at the rate for 4 bits, for 8, or for a mixture by the average bits."""
     eight = min(max((format_of(formats, group).bits - 4) / 4, 0.0), 1.0)
     return operations * ((1 - eight) / board.int4_gflops + eight / board.int8_gflops) / 1e9
 
 
 def _reach(shape: Shape, tokens: float) -> float:
-    """Tokens that are looked at, summed over the layers."""
+    """Tokens attended to, summed over the layers."""
     near = min(tokens, shape.window) if shape.window else tokens
     return (shape.layers - shape.windowed_layers) * tokens + shape.windowed_layers * near
 
@@ -193,9 +191,9 @@ def _attention_seconds(shape: Shape, board: Board, tokens: float, share: float) 
 
 
 def decode_tps(foot: Footprint, board: Board, context: int) -> float:
-    """Tokens/s after ``context`` tokens: all matrices are read once, and the cache is looked through.
+    """Decode speed in tokens/s after ``context`` tokens: each token reads all matrices and the cache.
 
-    Roofline model (Williams et al., 2009, doi:10.1145/1498765.1498785) of a product with one row.
+    Roofline model (Williams et al., 2009, doi:10.1145/1498765.1498785) of matrix-vector products.
     """
     shape = foot.shape
     reading = foot.token_bytes / (board.read_gbs * 1e9 * DECODE_EFFICIENCY)
@@ -209,7 +207,7 @@ def decode_tps(foot: Footprint, board: Board, context: int) -> float:
 
 
 def prefill_tps(foot: Footprint, board: Board, tokens: int) -> float:
-    """Tokens/s of a prompt of ``tokens``, computed in chunks; the head is computed once for each chunk."""
+    """Prefill speed in tokens/s of a prompt of ``tokens``, in chunks; the head is computed once per chunk."""
     shape = foot.shape
     seconds = 0.0
     for matrix in shape.matrices():
@@ -222,5 +220,5 @@ def prefill_tps(foot: Footprint, board: Board, tokens: int) -> float:
     head_bytes = format_of(foot.formats, HEAD).stored_bytes(head)
     chunk = min(tokens, PREFILL_CHUNK)
     seconds += head_bytes / (board.read_gbs * 1e9 * DECODE_EFFICIENCY) / chunk
-    # A short prompt reads all weights for few tokens.
+    # A short prompt is limited by reading all weights for few tokens.
     return 1 / max(seconds, foot.prompt_bytes / (board.read_gbs * 1e9 * DECODE_EFFICIENCY) / chunk)

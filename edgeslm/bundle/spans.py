@@ -1,7 +1,6 @@
-"""Spans: fields found by pointing. Each stands in the message, or has a taught value, or is missing.
+"""Spans: character ranges of field values in a message, for training rows and requests alike. Pure.
 
-How values and places in a text belong together: the same for the rows that are learned from and for the
-messages that are asked. Pure: knows no model and no schema but the types of a field.
+Finds the spans of a value, and reads the value of a span as a JSON type.
 """
 
 from __future__ import annotations
@@ -15,25 +14,25 @@ from typing import Any, Final
 NUMBER: Final = re.compile(
     r"(?<![\w.,])[-+\u2212]?\d+(?:\.\d+|,(?!\d{3}(?!\d))\d+)?(?![.,]?\d)(?!e[-+]?\d)", re.IGNORECASE
 )
-"""Neither that of ``M3`` or ``v2.0`` nor a part of ``192.0.2.1``, ``1e5`` or ``1,234``, which may mean one or
-thousands; the line in ``press-4`` is no sign."""
+"""Matches nothing in ``M3`` or ``v2.0``, no part of ``192.0.2.1`` or ``1e5``, and not ``1,234``, which is
+ambiguous. The hyphen in ``press-4`` isn't a sign."""
 _UNSPACED: Final = (
     "\u0e00-\u0eff\u1000-\u11ff\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff\uac00-\ud7a3\uf900-\ufaff"
 )
-"""Thai, Lao, Burmese, Khmer, Japanese and Chinese are written without spaces, and Korean glues particles to
-its words: any two letters may part."""
+"""Thai, Lao, Burmese, Khmer, Japanese and Chinese don't separate words by spaces, and Korean attaches
+particles: a word may end between any two letters."""
 _LETTER: Final = rf"[^\W{_UNSPACED}]"
 _INSIDE_WORD: Final = re.compile(rf"{_LETTER}{{2}}")
 _NUMERIC: Final = frozenset({"integer", "number"})
 
 Place = tuple[int, int]
-"""Offsets of characters: from, and up to but not with."""
+"""Character offsets: start, and end (exclusive)."""
 Run = tuple[int, int, float]
-"""A place and a figure: how likely it is among all runs of tokens, or a cosine."""
+"""A place and its score: its probability among all token runs, or a cosine."""
 
 
 def types_of(field: Mapping[str, Any] | bool) -> frozenset[str]:
-    """The JSON types that a field's schema names, without ``null``; true and false are schemas too."""
+    """The JSON types in a field's schema, without ``null``. A schema may be a boolean."""
     named = () if isinstance(field, bool) else field.get("type", ())
     return frozenset({named} if isinstance(named, str) else named) - {"null"}
 
@@ -44,7 +43,7 @@ def is_fixed(field: Mapping[str, Any] | bool) -> bool:
 
 
 def find_places(message: str, value: Any, types: Collection[str]) -> list[Place]:
-    """Where ``value`` stands in the message as whole words, or as a number; empty where it doesn't."""
+    """All places of ``value`` in the message, as whole words or as a number."""
     if isinstance(value, str):
         bare = value.strip()
         found = re.finditer(re.escape(bare), message) if bare else ()
@@ -56,14 +55,13 @@ def find_places(message: str, value: Any, types: Collection[str]) -> list[Place]
 
 
 def is_whole(message: str, start: int, end: int) -> bool:
-    """Whether a place parts no word, at its start or at its end."""
+    """Whether a place starts and ends at word boundaries."""
     edges = (message[max(0, edge - 1) : edge + 1] for edge in (start, end))
     return not any(_INSIDE_WORD.fullmatch(edge) for edge in edges)
 
 
 def read_place(message: str, place: Place, types: Collection[str]) -> str | int | float | None:
-    """What a place in the message says as a value of one of ``types``; None where it says no such value, or
-    parts a word or a number."""
+    """The text at a place as a value of one of ``types``; None if it isn't one, or cuts a word or number."""
     start, end = place
     if "string" in types:
         return message[start:end] if is_whole(message, start, end) else None
@@ -75,12 +73,12 @@ def read_place(message: str, place: Place, types: Collection[str]) -> str | int 
     if not math.isfinite(read):
         return None
     if read.is_integer():
-        return int(read) if "." in plain else int(Decimal(plain))  # long ones have more digits than floats
+        return int(read) if "." in plain else int(Decimal(plain))  # a float would lose digits
     return read if "number" in types else None
 
 
 def bare_offsets(message: str, offsets: Iterable[Place]) -> Iterator[Place]:
-    """Token offsets without the space that some tokenizers count with the word behind it."""
+    """Token offsets without the space that some tokenizers include before a word."""
     for start, end in offsets:
         bare = message[start:end]
         left = len(bare) - len(bare.lstrip())

@@ -1,8 +1,7 @@
-"""Bundle trust: which bundles this node may run; all are loaded through this module.
+"""Bundle trust: which bundles this node may run. All bundles are loaded through this module.
 
-A signature is checked by a job (``edgeslm.bundle.signature``), once for each manifest, signature and key:
-that it is good stays true. That the files are those of the manifest is checked by the engine at every load,
-which is told the digest that was found good here. Knows no cryptography.
+A job (``edgeslm.bundle.signature``) checks each combination of manifest, signature and key once; the result
+is recorded. The engine verifies the files by the checked manifest's digest at every load.
 """
 
 from __future__ import annotations
@@ -29,16 +28,16 @@ MODULE = "edgeslm.bundle.signature"
 RECORD = "signatures.json"
 NOT_SIGNED = "not signed"
 REMEMBERED = 256
-"""Bundles in the record; the oldest go first."""
+"""Bundles in the record; beyond it the oldest are dropped."""
 TIMEOUT_S = 120.0
 SLOWEST_BYTES_PER_S = 5_000_000
-"""An SD card that is busy with other things; each file is read once."""
+"""A busy SD card; each file is read once."""
 MEMORY_BYTES = 400_000_000
-"""For the lists of the largest signature and manifest; files are read in pieces."""
+"""Enough for the largest signature and manifest; files are read in pieces."""
 
 
 def _bytes_below(folder: Path) -> int:
-    """What the check will read; files that can't be looked at are its own to complain of."""
+    """Bytes that the check will read. Skips unreadable files: the check reports them."""
     total = 0
     for file in folder.rglob("*"):
         with contextlib.suppress(OSError):
@@ -68,15 +67,15 @@ def check_bundles(
 ) -> list[SignatureVerdict]:
     """A verdict for each bundle; blocks for a second or more.
 
-    :param command: what runs the check's module, in place of this Python.
-    :raises BundleError: the check itself failed: out of memory, or hanging.
+    :param command: runs the check's module; default: this Python.
+    :raises BundleError: the check itself failed: out of memory, or a timeout.
     """
     with Job(MODULE, command=command) as job:
         return _ask(job, bundles, keys)
 
 
 def describe_signature(bundle: Path) -> str:
-    """What a bundle's signature says of itself, without any key to check it with."""
+    """Describes a bundle's signature without verifying it."""
     try:
         statement = parse_statement(read_signature(bundle), str(bundle / SIGNATURE))
     except FileNotFoundError:
@@ -88,9 +87,9 @@ def describe_signature(bundle: Path) -> str:
 
 
 class Trust:
-    """The door: bundles are loaded here, and :meth:`check` must have passed before anything of them runs.
+    """Loads bundles; :meth:`check` must pass before any of them runs.
 
-    :param state_dir: where it is remembered what was checked.
+    :param state_dir: folder of the record of checked signatures.
     """
 
     def __init__(self, signing: Signing, state_dir: Path, *, command: Sequence[str] = PYTHON) -> None:
@@ -100,15 +99,15 @@ class Trust:
         self._loaded: list[Bundle] = []
 
     def load(self, path: Path) -> Bundle:
-        """:raises BundleError: as ``load_bundle``."""
+        """Loads a bundle. :raises BundleError: as ``load_bundle``."""
         bundle = load_bundle(path)
         self._loaded.append(bundle)
         return bundle
 
     async def check(self) -> None:
-        """Sees that every bundle loaded so far is signed, where that is required.
+        """Checks that every bundle loaded so far is signed, if signatures are required.
 
-        :raises BundleError: one isn't, or it can't be told; the sentence names the file.
+        :raises BundleError: one isn't, or the check failed; the sentence names the file.
         """
         if not self._signing.refuses:
             return
@@ -118,7 +117,7 @@ class Trust:
         unknown = [bundle for bundle in loaded if known.get(bundle.digest) not in _marks(bundle, keys)]
         if not unknown:
             return
-        with Job(MODULE, command=self._command) as job:  # a node that is stopped meanwhile ends the check
+        with Job(MODULE, command=self._command) as job:  # ended if the node is stopped meanwhile
             paths = [bundle.path for bundle in unknown]
             verdicts = await job.in_thread(_ask, job, paths, list(keys.values()))
         digests = {str(key): digest for digest, key in keys.items()}
@@ -136,7 +135,7 @@ class Trust:
             raise BundleError("; ".join(refused) + " (unsigned bundles are refused: signing.unsigned)")
 
     def _remembered(self) -> dict[str, str]:
-        """Digest of the manifest -> mark. What others could have written is not believed."""
+        """Manifest digest -> mark; empty if other users can write the record."""
         try:
             with self._record.open("rb") as stream:
                 status = os.fstat(stream.fileno())
@@ -167,7 +166,7 @@ def _mark(signature: str, key: str) -> str:
 
 
 def _marks(bundle: Bundle, keys: dict[str, Path]) -> set[str]:
-    """What the record says of a bundle that was found good with its present signature and one of ``keys``."""
+    """The marks that a bundle has if it was verified with its current signature and one of ``keys``."""
     try:
         signature = f"sha256:{file_digest(bundle.path / SIGNATURE)}"
     except OSError:

@@ -27,8 +27,8 @@ def ending_soon(broker: Broker, now: datetime.datetime | None = None) -> Iterato
         end = end_of(file) if file is not None else None
         if end is not None and end - now < WARN:
             yield (
-                f"The certificate {file} {'ends' if end > now else 'ended'} on {end.date()}: make it anew "
-                "(edgeslm provision keys DIR --renew) and bring it here."
+                f"The certificate {file} {'ends' if end > now else 'ended'} on {end.date()}: renew it "
+                "(edgeslm provision keys DIR --renew) and copy it here."
             )
 
 

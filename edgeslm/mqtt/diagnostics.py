@@ -97,8 +97,8 @@ def refusal(address: BrokerAddress, reason: ReasonCode) -> Problem:
     """Why a broker refused a connection, from the reason code of its CONNACK."""
     if reason.value == UNSUPPORTED_VERSION:
         return Problem(
-            f"The broker at {address} speaks no MQTT 5, which a node needs to keep its promise; use one that "
-            "does, such as mosquitto 1.6 or newer. (Apps and sensors may use MQTT 3.1.1.)",
+            f"The broker at {address} speaks no MQTT 5, which a node needs for at-least-once delivery; use "
+            "one that does, such as mosquitto 1.6 or newer. (Apps and sensors may use MQTT 3.1.1.)",
             version_refused=True,
             fatal=True,
         )
@@ -152,7 +152,7 @@ def shortcomings(welcome: Welcome, *, session_expiry_s: int, packet_limit: int) 
     if not welcome.mqtt5:
         found.append(
             "The broker speaks only MQTT 3.1.1: a node works there, but without expiry, Response Topic and "
-            "Correlation Data, and nothing is promised; use a broker with MQTT 5, such as mosquitto."
+            "Correlation Data, and messages can be lost; use a broker with MQTT 5, such as mosquitto."
         )
     if welcome.maximum_qos < 1:
         found.append(
@@ -168,8 +168,8 @@ def shortcomings(welcome: Welcome, *, session_expiry_s: int, packet_limit: int) 
         found.append("The broker allows no wildcards in subscriptions, so requests can't arrive; allow them.")
     if session_expiry_s and welcome.session_expiry_s == 0:
         found.append(
-            "The broker keeps no session for the node, so requests sent while it is away, and those it had "
-            f"in hand when a connection broke, are lost; allow sessions of {session_expiry_s} s there."
+            "The broker keeps no session for the node, so requests sent while it is offline, and unanswered "
+            f"ones when a connection breaks, are lost; allow sessions of {session_expiry_s} s there."
         )
     elif welcome.session_expiry_s < session_expiry_s:
         found.append(
@@ -196,7 +196,7 @@ def reservations(welcome: Welcome, *, queue: int) -> list[str]:
             "where it matters, raise it there (mosquitto: max_inflight_messages)."
         )
     found.append(
-        "Not to be seen from here: whether the broker keeps sessions and messages over its own restart, and "
+        "A client can't see whether the broker keeps sessions and messages over its own restart, and "
         "for how long (mosquitto: persistence, autosave_interval, persistent_client_expiration). "
         "docs/reference/mqtt.md names the settings that do."
     )

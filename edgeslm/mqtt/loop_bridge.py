@@ -147,7 +147,7 @@ class LoopBridge:
             try:
                 call(*values)
             except Exception as error:  # one bad message must not delay the others
-                context = {"message": "the bus could not take something in", "exception": error}
+                context = {"message": "an event of the MQTT connection failed", "exception": error}
                 self._loop.call_exception_handler(context)
 
 

@@ -328,7 +328,7 @@ class Database:
         try:
             self._renew(error)
         except (sqlite3.Error, OSError, JournalError) as failure:
-            log.error("the journal is damaged and can't be made anew (%s)", failure)
+            log.error("the journal is damaged and can't be rebuilt (%s)", failure)
             self._unmended_at = self.clock()
             self.close()
             with suppress(sqlite3.Error, OSError, JournalError):  # go on with its readable part
@@ -380,7 +380,7 @@ class Database:
         why = error.strerror if isinstance(error, OSError) else str(error) or "there is no memory for it"
         if self._is_found_damaged:
             return (
-                f"The journal {self.file} is damaged and can't be made anew ({why}): make room in its folder "
+                f"The journal {self.file} is damaged and can't be rebuilt ({why}): make room in its folder "
                 "and start again. Nothing of it was changed."
             )
         return f"The journal {self.file} can't be used ({why}); name a folder to write to as state_dir."

@@ -316,7 +316,7 @@ def test_a_full_disk_leaves_the_damaged_file_in_place(plain: Path, monkeypatch: 
         raise sqlite3.OperationalError("database or disk is full")
 
     monkeypatch.setattr(database_module, "write_draft", full)
-    with pytest.raises(JournalError, match=r"is damaged and can't be made anew .*disk is full.*make room"):
+    with pytest.raises(JournalError, match=r"is damaged and can't be rebuilt .*disk is full.*make room"):
         open_database(plain)
     assert (plain / NAME).read_bytes() == before
     assert copies(plain / NAME) == []

@@ -42,7 +42,7 @@ def test_it_is_told_60_days_before_and_after_the_end(tmp_path: Path) -> None:
     )
     assert list(ending_soon(broker, NOW)) == []
     (sentence,) = ending_soon(broker, NOW + datetime.timedelta(days=41))
-    assert sentence.startswith(f"The certificate {tmp_path}/hall.pem ends on 2027-03-06: make it anew")
+    assert sentence.startswith(f"The certificate {tmp_path}/hall.pem ends on 2027-03-06: renew it")
     (sentence,) = ending_soon(broker, NOW + datetime.timedelta(days=101))
     assert " ended on 2027-03-06" in sentence
 
