@@ -1,18 +1,18 @@
 #!/bin/sh
-# Installs edgeslm as a service of this machine, or brings an installed one up to date. Run again, it changes nothing
-# that is as it should be. When it fails, or the power goes, everything becomes as it was before.
+# Installs edgeslm as a service of this machine, or updates it. Idempotent: a second run changes nothing. A run that
+# fails or is interrupted by a power cut is rolled back.
 #
-# The Python packages are those of the lists in requirements/ that the version to install brings, with their hashes.
+# Python packages come from the hashed lists in requirements/ of the version to install.
 #
 #   sudo firmware-config/install.sh [WHEEL | FOLDER | REQUIREMENT]   default: the clone that this file is in
 #     --extras LIST    optional parts, such as api,verify; an update keeps them
 #     --bundles DIR    copies the bundles in DIR to /var/lib/edgeslm/bundles, and starts the service
 #     --uninstall      removes program and service; configuration, state and user stay
 #     --purge          removes those too
-#     --root DIR       works on the system below DIR, which doesn't run
+#     --root DIR       works on the offline system below DIR
 #
-#   EDGESLM_PYTHON     the Python to use (default: the first of python3, python3.13 ... that will do)
-#   Settings of pip hold too: PIP_INDEX_URL, PIP_FIND_LINKS ...
+#   EDGESLM_PYTHON     the Python to use (default: the first suitable one of python3, python3.13 ...)
+#   pip's variables apply too: PIP_INDEX_URL, PIP_FIND_LINKS ...
 set -eu
 umask 022
 
@@ -55,38 +55,38 @@ while [ $# -gt 0 ]; do
     shift
 done
 
-# Python runs from here, isolated (-I): it must never take a module of the folder that somebody happens to be in.
+# Python always runs isolated (-I), so that it never imports a module from the current folder.
 case ${EDGESLM_PYTHON:-} in /*) ;; */*) EDGESLM_PYTHON=$PWD/$EDGESLM_PYTHON ;; esac
 case $0 in /*) self=$0 ;; *) self=$PWD/$0 ;; esac
 if [ -z "$source" ] && [ -e "$here/../pyproject.toml" ]; then source=$(cd "$here/.." && pwd); fi
 if [ -e "$source" ]; then source=$(cd "$(dirname "$source")" && pwd)/$(basename "$source"); fi
 cd /
-source=${source:-edgeslm} # of an index: a folder of that name is nobody's choice
+source=${source:-edgeslm} # the name on an index, not a folder: the current folder is /
 
 program=$root/opt/edgeslm
 command=$root/usr/local/bin/edgeslm
 lib=$root/usr/local/lib
-beside='edgeslm-hawkbit.service edgeslm-dispatch.service' # off until somebody enables them
+beside='edgeslm-hawkbit.service edgeslm-dispatch.service' # disabled by default
 users='edgeslm-hawkbit edgeslm'
 etc=$root/etc/edgeslm
 state=$root/var/lib/edgeslm
-aside=$root/var/lib/.edgeslm-install # what is replaced lies here until all has gone well; `list` says what is whose
+aside=$root/var/lib/.edgeslm-install # replaced files until the run succeeds; `list` is the undo log
 
-runs() { [ -z "$root" ] && [ -d /run/systemd/system ]; } # there is a systemd to talk to
+runs() { [ -z "$root" ] && [ -d /run/systemd/system ]; } # systemd is running
 
 ctl() { systemctl --quiet ${root:+"--root=$root"} "$@"; }
 
-# --- Everything is written down before it is changed ---------------------------------------------------------
+# --- Undo log: each change is recorded before it is made ---------------------------------------------------
 
 note() { printf '%s\n' "$*" >>"$aside/list"; } # KIND NUMBER PATH
 
-put_aside() { # the file or folder $1, which is going to be made anew
+put_aside() { # the file or folder $1, which is going to be replaced
     number=$((number + 1))
     if [ -e "$1" ] || [ -L "$1" ]; then
         note kept $number "$1"
         if [ "$(stat -c %d "$1")" = "$(stat -c %d "$aside")" ]; then
             mv "$1" "$aside/$number"
-        else # another file system: half a copy must never stand for what it was made of
+        else # another file system: copy first, so that a partial copy is never restored
             cp -a "$1" "$aside/$number.part"
             mv "$aside/$number.part" "$aside/$number"
             rm -rf "$1"
@@ -103,12 +103,12 @@ make_folder() {
     mkdir "$1"
 }
 
-remove_user() { # $1; whether userdel takes the group too depends on the system's login.defs
+remove_user() { # $1; login.defs decides whether userdel removes the group too
     if grep -q "^$1:" "$root/etc/passwd" 2>/dev/null; then userdel ${root:+--prefix "$root"} "$1"; fi
     if grep -q "^$1:" "$root/etc/group" 2>/dev/null; then groupdel ${root:+--prefix "$root"} "$1"; fi
 }
 
-undo() { # the last first; nothing here may stop it
+undo() { # in reverse order; errors don't stop it
     tac "$aside/list" | while read -r kind nth path; do
         case $kind in
             new) rm -rf "$path" ;;
@@ -157,7 +157,7 @@ sys.exit(old or sys.maxsize < 2**32 or sys.base_prefix.startswith(("/home/", "/r
 parts='pyproject.toml setup.py README.md LICENSE requirements edgeslm export firmware-config' # of a clone
 
 # shellcheck disable=SC2086
-stamp_of_source() { # what would be installed; nothing where only the index knows
+stamp_of_source() { # hash of what would be installed; empty for a requirement
     if [ -d "$source" ]; then
         (cd "$source" && find $parts -type f ! -name '*.pyc' -exec sha256sum {} + | LC_ALL=C sort)
     elif [ -e "$source" ]; then
@@ -175,7 +175,7 @@ pip() { # ENVIRONMENT ARGUMENTS ...
     "$environment/bin/python" -I -m pip --quiet --disable-pip-version-check --no-input "$@"
 }
 
-make_wheel() { # of a clone, in a copy: pip would take what an earlier build left there, and the newest setuptools
+make_wheel() { # from a copy of the clone, without leftovers of earlier builds, with the locked setuptools
     mkdir "$aside/source"
     for part in $parts; do cp -R "$source/$part" "$aside/source"; done
     "$python" -I -m venv "$aside/build"
@@ -186,7 +186,7 @@ make_wheel() { # of a clone, in a copy: pip would take what an earlier build lef
 
 names_of_extras() { (cd "$lists" && echo device-*.txt) | sed 's/device-//g;s/\.txt//g'; }
 
-install_program() { # a new virtual environment beside the one that is in use, which then takes its place
+install_program() { # builds a new virtual environment, then replaces the current one
     if [ -z "$extras" ]; then extras=$(cat "$program/installed-extras" 2>/dev/null || true); fi
     stamp=$(stamp_of_source)
     if [ "$(cat "$program/installed-from" 2>/dev/null)" = "${stamp:-unknown}" ]; then
@@ -195,7 +195,7 @@ install_program() { # a new virtual environment beside the one that is in use, w
     fi
     say "installing $source"
     make_folder "$root/opt"
-    put_aside "$program.new" # of a run that was killed
+    put_aside "$program.new" # left by a killed run
     "$python" -I -m venv "$program.new"
     if [ -d "$source" ]; then make_wheel; fi
     pip "$program.new" install --no-deps "$source"
@@ -208,11 +208,11 @@ install_program() { # a new virtual environment beside the one that is in use, w
         set -- "$@" -r "$lists/device-$extra.txt"
     done
     pip "$program.new" install --no-deps --require-hashes --only-binary=:all: "$@"
-    # Its scripts name the folder they were made in.
+    # Its scripts contain the path of the environment.
     find "$program.new/bin" "$program.new/pyvenv.cfg" -type f -exec sed -i "s|$program.new|/opt/edgeslm|g" {} +
     echo "$stamp" >"$program.new/installed-from"
     echo "$extras" >"$program.new/installed-extras"
-    for try in --version 'check --schema'; do # of what was installed: the second loads what a configuration needs
+    for try in --version 'check --schema'; do # smoke test; the second imports the configuration's dependencies
         # shellcheck disable=SC2086
         "$program.new/bin/python" -I -m edgeslm $try >/dev/null || fail "the program that was installed doesn't start"
     done
@@ -220,7 +220,7 @@ install_program() { # a new virtual environment beside the one that is in use, w
     mv "$program.new" "$program"
 }
 
-install_file() { # $1 as $2, where it isn't that already
+install_file() { # copies $1 to $2 if they differ
     if cmp -s "$1" "$2"; then return 0; fi
     make_folder "${2%/*}"
     put_aside "$2"
@@ -270,7 +270,7 @@ install_bundles() {
     done
 }
 
-install_configuration() { # what is there stays as it is
+install_configuration() { # never changes an existing one
     if [ ! -e "$etc/edgeslm.yaml" ]; then install_file "$here/examples/first.yaml" "$etc/edgeslm.yaml"; fi
 }
 
@@ -288,7 +288,7 @@ start_service() {
     if [ $number = 0 ] || ! runs; then return 0; fi
     : >"$aside/disturbed"
     ctl daemon-reload
-    for unit in $nodes ${bundles:+edgeslm.service}; do # returns when the node serves
+    for unit in $nodes ${bundles:+edgeslm.service}; do # waits until the node serves
         ctl restart "$unit" || fail "$unit doesn't come up: $(journalctl -u "$unit" -n 1 -o cat --no-pager 2>/dev/null)"
     done
 }
@@ -337,7 +337,7 @@ remove_all() {
     fi
 }
 
-# --- The way of a run --------------------------------------------------------------------------------------------
+# --- Main --------------------------------------------------------------------------------------------------------
 
 check_system
 if [ -e "$aside/list" ]; then
@@ -360,7 +360,7 @@ case $action in
     *) remove_all ;;
 esac
 
-rm "$aside/list" # from here on nothing is undone
+rm "$aside/list" # commits: nothing is undone from here on
 trap - EXIT
 rm -rf "$aside"
 case $action in
