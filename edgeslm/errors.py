@@ -230,15 +230,15 @@ def too_little_memory(error: Exception) -> str | None:
 
     Threads, libraries and processes each report it differently.
     """
-    said = str(error)
+    text = str(error)
     if (
         isinstance(error, MemoryError)
         or (isinstance(error, OSError) and error.errno in (errno.ENOMEM, errno.EAGAIN))
-        or (isinstance(error, RuntimeError) and "can't start new thread" in said)
-        or (isinstance(error, ImportError) and ("failed to map" in said or "cannot allocate" in said.lower()))
+        or (isinstance(error, RuntimeError) and "can't start new thread" in text)
+        or (isinstance(error, ImportError) and ("failed to map" in text or "cannot allocate" in text.lower()))
     ):
         return (
-            f"There is too little memory ({said or 'none could be had'}): free some, or raise the limits of "
+            f"There is too little memory ({text or 'none could be had'}): free some, or raise the limits of "
             "this process: MemoryMax= and TasksMax= of a service, `ulimit -v` and `ulimit -u` of a shell."
         )
     return None

@@ -149,10 +149,10 @@ def check_genai_config(raw: bytes, files: Collection[str], where: str) -> None:
     :raises BundleError: invalid JSON, or a key or value that isn't allowed; the sentence names the key.
     """
     try:
-        told = json.loads(raw.decode("utf-8"), object_pairs_hook=_object, parse_constant=_no_constant)
+        config = json.loads(raw.decode("utf-8"), object_pairs_hook=_object, parse_constant=_no_constant)
     except (ValueError, RecursionError) as error:
         raise BundleError(f"{where}: not JSON that is taken ({error})") from None
-    if fault := _fault(told, KEYS, files, ""):
+    if fault := _fault(config, KEYS, files, ""):
         raise BundleError(f"{where}: {fault}")
 
 

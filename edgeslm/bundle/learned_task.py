@@ -87,8 +87,8 @@ class LearnedSection(Section):
             return "learned.labels: fields have none"
         if not has_head:
             # A decoder's output has no confidence to calibrate or monitor.
-            told = [name for name in ("fields", "calibration", "reference") if getattr(self, name)]
-            return f"learned.{told[0]}: an adapter writes its fields" if told else None
+            extra = [name for name in ("fields", "calibration", "reference") if getattr(self, name)]
+            return f"learned.{extra[0]}: an adapter writes its fields" if extra else None
         names, properties = [field.name for field in self.fields], self.output_schema.get("properties")
         if not isinstance(properties, dict) or set(names) != set(properties) or len(set(names)) != len(names):
             return "learned.fields: each property of the schema is needed, once"

@@ -73,7 +73,7 @@ class Template:
         """Renders the template. :raises TemplateError: it doesn't fit the message."""
         parts: list[str] = []
         length = 0
-        with _filling_in():
+        with _rendering():
             for part in self.compiled.generate(scope.variables()):
                 length += len(part)
                 if length > OUTPUT_LIMIT:
@@ -271,7 +271,7 @@ def _compiling() -> Iterator[None]:
 
 
 @contextmanager
-def _filling_in() -> Iterator[None]:
+def _rendering() -> Iterator[None]:
     """A new budget; every exception while rendering becomes a ``TemplateError``."""
     try:
         with spending():

@@ -109,7 +109,7 @@ class Job:
     def close(self) -> None:
         """Ends the child. Not while an :meth:`ask` runs."""
         self.stop()
-        self._bury()
+        self._reap()
 
     def ask(
         self,
@@ -147,12 +147,12 @@ class Job:
         except (BrokenPipeError, EOFError, ValueError, RecursionError) as error:
             if isinstance(error, OSError | EOFError):
                 _await_end(child)  # else its status would be that of the kill
-            status, words = self._bury()
+            status, words = self._reap()
             if self._stopped:
                 raise JobError("stopped", "the job was stopped", status, words) from None
             raise _failure(status, words, late.is_set(), memory_bytes is not None) from None
         except BaseException:
-            self._bury()
+            self._reap()
             raise
         finally:
             timer.cancel()
@@ -212,16 +212,16 @@ class Job:
             line = self._read_line(child)
             if len(line) > MOST_CONTAINERS and line.count(b"[") + line.count(b"{") > MOST_CONTAINERS:
                 raise ValueError
-            said = json.loads(line)
-            if not isinstance(said, dict):
+            message = json.loads(line)
+            if not isinstance(message, dict):
                 raise ValueError
-            if "progress" in said:
-                on_progress(said["progress"])
-            elif said.get("out_of_memory"):
-                self._bury()
+            if "progress" in message:
+                on_progress(message["progress"])
+            elif message.get("out_of_memory"):
+                self._reap()
                 raise JobError("memory", "it takes more memory than it may")
             else:
-                return said.get("answer")
+                return message.get("answer")
 
     def _read_line(self, child: subprocess.Popen[bytes]) -> bytes:
         """:raises EOFError: the child has ended, even if another process keeps its pipe open.
@@ -248,7 +248,7 @@ class Job:
         del unread[: end + 1]
         return line
 
-    def _bury(self) -> tuple[int, str]:
+    def _reap(self) -> tuple[int, str]:
         """Ends the child. :return: its exit status and its last words."""
         with self._lock:
             child, self._child = self._child, None

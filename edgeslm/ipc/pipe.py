@@ -108,7 +108,7 @@ class Link(asyncio.Protocol):
             self._on_message(self._takes.decode(frame))
 
     def _break(self, why: str) -> None:
-        log.error("a child process sent what is no message (%s)", why)
+        log.error("a child process sent an invalid message (%s)", why)
         self.is_broken = True
         self._received.clear()
         self._transport.abort()

@@ -156,4 +156,4 @@ class Child:
     def _lost(self) -> None:
         is_broken = self._link is not None and self._link.is_broken
         status = self.bury()
-        self._on_lost("it sent what is no message" if is_broken else status)
+        self._on_lost("it sent an invalid message" if is_broken else status)

@@ -122,7 +122,7 @@ def refusal(address: BrokerAddress, reason: ReasonCode) -> Problem:
 
 def silent_refusal(address: BrokerAddress) -> Problem:
     """A broker that closed the connection instead of answering CONNECT."""
-    # With TLS 1.3, the server asks in vain for a client certificate only after the client's handshake.
+    # With TLS 1.3, a missing client certificate is refused only after the client's handshake is complete.
     wants = ", and does it want a client certificate (cert_file and key_file)" if address.tls else ""
     sentence = f"The broker at {address} hung up without an answer; does it speak MQTT 5{wants}?"
     return Problem(sentence, unanswered=True)

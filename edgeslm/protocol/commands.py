@@ -51,13 +51,13 @@ def encode_answer(
     name: str, id: str | None, *, result: Mapping[str, Any] | None = None, error: ErrorBody | None = None
 ) -> bytes:
     """The answer to a command: ``result`` on success, else ``error``."""
-    said: dict[str, Any] = {} if id is None else {"id": id}
-    said["command"] = name
+    answer: dict[str, Any] = {} if id is None else {"id": id}
+    answer["command"] = name
     if error is None:
-        said |= {"status": "ok", "result": dict(result or {})}
+        answer |= {"status": "ok", "result": dict(result or {})}
     else:
-        said |= {"status": "error", "error": {"code": error.code, "message": error.message}}
-    return json.dumps(said, ensure_ascii=False, separators=(",", ":")).encode("utf-8", "replace")
+        answer |= {"status": "error", "error": {"code": error.code, "message": error.message}}
+    return json.dumps(answer, ensure_ascii=False, separators=(",", ":")).encode("utf-8", "replace")
 
 
 def only(arguments: Mapping[str, Any], *names: str) -> None:

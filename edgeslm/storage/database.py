@@ -269,17 +269,17 @@ class Database:
                 raise JournalError(
                     f"The journal {self.file} has format {version}, of a later version of edgeslm, and this "
                     f"one reads up to {SEALED_FORMAT}: install the later version again. Nothing was changed. "
-                    "Or move the file away, which forgets what was answered, and what waits in it."
+                    "Or move the file away, which loses stored answers and waiting messages."
                 )
 
     def _check_mark(self, db: sqlite3.Connection) -> bool:
         """Whether the file has a mark. :raises JournalError: its key is missing or another one."""
         row = db.execute("SELECT sealed FROM mark").fetchone()
         is_sealed = row is not None or db.execute("PRAGMA user_version").fetchone()[0] == SEALED_FORMAT
-        begin_anew = f"Or remove {self.file}, which forgets what was answered, and what waits in it."
+        or_remove = f"Or remove {self.file}, which loses stored answers and waiting messages."
         if is_sealed and self._seal is None:
             raise JournalError(
-                f"The journal {self.file} is encrypted: name its key as `journal: key_file`. {begin_anew}"
+                f"The journal {self.file} is encrypted: name its key as `journal: key_file`. {or_remove}"
             )
         if is_sealed and self._seal is not None:
             # Damage may have destroyed the mark; then the texts tell whether the key fits.
@@ -287,7 +287,7 @@ class Database:
             if marks and not any(_is_sealed(self._seal, *mark) for mark in marks):
                 raise JournalError(
                     f"The journal {self.file} was encrypted with another key: bring that one back. "
-                    f"{begin_anew}"
+                    f"{or_remove}"
                 )
         return row is not None
 

@@ -199,7 +199,7 @@ class Journal:
         try:
             return JournalEntry(found[2], self._database.unsealed(found[3], place_of("requests", key)))
         except ValueError:
-            log.error("an answer in the journal is not as it was written; its request may be run again")
+            log.error("an answer in the journal is damaged; its request may run again")
             return None
 
     def begin(self, key: bytes, lost: int = 0) -> None:

@@ -43,7 +43,7 @@ COLUMNS = {
 """Columns of each table in file order, without the row number."""
 MESSAGES = {"spool": "payload", "windows": "text"}
 """Tables of acknowledged, unanswered messages -> column of the text."""
-_OTHERWISE: dict[str, tuple[type, Value]] = {
+_DEFAULTS: dict[str, tuple[type, Value]] = {
     "retain": (int, 0),
     "size": (int, 0),
     "identifiers": (str, "[]"),
@@ -103,7 +103,7 @@ def messages_of(damaged: DamagedFile, salvaged: Salvaged) -> Iterator[tuple[str,
     at = 0.0
     for table, (number, values) in damaged.rows():
         if table in MESSAGES:
-            columns = _mended(table, values, at)
+            columns = _repaired(table, values, at)
             at = float(columns["at"])  # type: ignore[arg-type]
             yield table, number, columns
         elif table == "session":
@@ -168,7 +168,7 @@ def _fill(db: sqlite3.Connection, damaged: DamagedFile) -> Salvaged:
         _take_answers(db, damaged, salvaged)
         db.execute("COMMIT")
     except sqlite3.OperationalError as error:
-        log.warning("what was answered is left out of the new journal (%s)", error)
+        log.warning("the new journal leaves out answers (%s)", error)
         salvaged.answers = 0
         db.execute("ROLLBACK")
     return salvaged
@@ -207,7 +207,7 @@ def add_row(db: sqlite3.Connection, table: str, columns: Columns) -> None:
     db.execute(insert, tuple(columns.values()))
 
 
-def _mended(table: str, values: tuple[Value, ...], at: float) -> Columns:
+def _repaired(table: str, values: tuple[Value, ...], at: float) -> Columns:
     """The columns of a row, with defaults for damaged values; ``at`` replaces a damaged time."""
     columns: Columns = dict(zip(COLUMNS[table], values[1:], strict=True))
     columns["key"] = columns["key"] if isinstance(columns["key"], bytes) else None
@@ -217,11 +217,11 @@ def _mended(table: str, values: tuple[Value, ...], at: float) -> Columns:
         columns["received"] = _time(columns["received"], time.time())
         columns["name"] = columns["name"] if isinstance(columns["name"], str) else ""
         return columns
-    for name, (kind, otherwise) in _OTHERWISE.items():
+    for name, (kind, default) in _DEFAULTS.items():
         if not isinstance(columns[name], kind):
-            columns[name] = otherwise
+            columns[name] = default
     return columns
 
 
-def _time(value: Value, otherwise: float, most: float = math.inf) -> float:
-    return float(value) if isinstance(value, int | float) and 0 <= value < most else otherwise
+def _time(value: Value, default: float, most: float = math.inf) -> float:
+    return float(value) if isinstance(value, int | float) and 0 <= value < most else default

@@ -80,7 +80,7 @@ def check(db: sqlite3.Connection, *, all_of_it: bool) -> None:
     except sqlite3.OperationalError as error:
         if error.sqlite_errorcode != sqlite3.SQLITE_INTERRUPT:
             raise
-        log.info("the journal is too large to be checked whole at a start")
+        log.info("the journal is too large for a complete check at the start")
     finally:
         db.set_progress_handler(None, 0)
 

@@ -102,7 +102,7 @@ class Windows:
         try:
             return self._database.unsealed(kept, place_of("windows", topic)).decode()
         except ValueError:
-            log.error("a message of a window is not as it was written; the digest does without it")
+            log.error("a message of a window is damaged; the digest leaves it out")
             return None
 
     def stored(self) -> list[StoredMessage]:

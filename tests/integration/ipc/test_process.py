@@ -108,7 +108,7 @@ def test_one_that_says_what_cant_be_taken_is_killed_and_can_be_replaced(
         pid = heard.child.pid
         heard.child.send(word)
         await heard.until(lambda: bool(heard.lost))
-        assert heard.lost == ["it sent what is no message"]
+        assert heard.lost == ["it sent an invalid message"]
         assert (heard.child.pid, heard.child.is_linked) == (None, False)
         assert not Path(f"/proc/{pid}").exists()
         await heard.start()
@@ -116,7 +116,7 @@ def test_one_that_says_what_cant_be_taken_is_killed_and_can_be_replaced(
         await heard.until(lambda: heard.values[-1] == "still here")
 
     play(scene)
-    assert "a child process sent what is no message" in caplog.text
+    assert "a child process sent an invalid message" in caplog.text
     assert "poison" not in caplog.text
 
 

@@ -102,7 +102,7 @@ def test_a_text_that_was_moved_to_another_place_is_not_believed(
         (other,) = database.read("SELECT result FROM requests WHERE key = ?", OTHER[:16])
         database.write("UPDATE requests SET result = ? WHERE key = ?", other, REQUEST)
         assert journal.find(REQUEST) is None
-        assert "is not as it was written" in caplog.text
+        assert "an answer in the journal is damaged" in caplog.text
         journal.close()
 
 

@@ -405,7 +405,7 @@ def test_a_hostile_worker_gets_nothing_into_the_parent_and_is_replaced(
         process = scripted(bundle, script)
         async with running(process):
             pid = process.pid
-            with pytest.raises(EngineCrashed, match="it sent what is no message"):
+            with pytest.raises(EngineCrashed, match="it sent an invalid message"):
                 await process.call(order("x"))
             assert pid is not None and gone(pid)
             await process.start()
