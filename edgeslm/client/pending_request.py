@@ -1,5 +1,4 @@
-"""Pending requests and messages: retries until the result, or the broker's acknowledgement. Pure, without a
-clock.
+"""Pending requests and messages: retries until the result, or the broker's acknowledgement. Pure.
 
 Nodes deduplicate, so a retry is cheap, while a missing retry may lose a request. The same bytes are resent
 after each reconnect, after a growing interval without a result, and when the node was busy. Only a result, a

@@ -1,5 +1,4 @@
-"""Network thread: makes MQTT connections one after another, each a ``BrokerLink``. MQTT 5, or 3.1.1 as
-fallback.
+"""Network thread: keeps a connection to the broker, by MQTT 5, or by 3.1.1 as fallback.
 
 Each connection has a new paho client, so that no state of an old one leaks, above all no packet identifiers.
 Stores no messages; events go to a ``Listener`` on the network thread.

@@ -369,7 +369,7 @@ def _numbers(value: Any) -> dict[str, float]:
 
 
 def _counts(value: Any) -> dict[str, int]:
-    """Numbers as integers, dropping those of 2^63 and above, such as 1e308: encoding would fail."""
+    """Numbers as integers, without those beyond 64 bits, such as 1e308."""
     return {name: int(n) for name, n in _numbers(value).items() if abs(n) < 2**63}
 
 

@@ -1,5 +1,4 @@
-"""Recovery: copies messages from a damaged journal that was set aside back into the journal of a stopped
-node.
+"""Recovery: copies messages from a damaged journal back into the journal of a stopped node.
 
 Each damaged copy has a list of rows that the journal already took from it. They are skipped, since they may
 be answered. So a second run adds nothing, unless more rows are readable by then.

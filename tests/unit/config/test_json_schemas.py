@@ -25,10 +25,22 @@ def fault(schema: dict[str, Any]) -> str | None:
 
 
 COSTLY: list[tuple[dict[str, Any], str]] = [
-    (of({"type": "integer", "multipleOf": 5_000_011}), "multipleOf, written without decimal points, exceeds 10000"),
-    (of({"type": "number", "multipleOf": 1.000001}), "multipleOf, written without decimal points, exceeds 10000"),
-    (of({"type": "number", "multipleOf": 1e300}), "multipleOf, written without decimal points, exceeds 10000"),
-    (of({"type": "number", "multipleOf": 10**300}), "multipleOf, written without decimal points, exceeds 10000"),
+    (
+        of({"type": "integer", "multipleOf": 5_000_011}),
+        "multipleOf, written without decimal points, exceeds 10000",
+    ),
+    (
+        of({"type": "number", "multipleOf": 1.000001}),
+        "multipleOf, written without decimal points, exceeds 10000",
+    ),
+    (
+        of({"type": "number", "multipleOf": 1e300}),
+        "multipleOf, written without decimal points, exceeds 10000",
+    ),
+    (
+        of({"type": "number", "multipleOf": 10**300}),
+        "multipleOf, written without decimal points, exceeds 10000",
+    ),
     (
         {"type": "object", "properties": {f"{n}": {"multipleOf": 9000 + n} for n in range(40)}},
         "multipleOf, written without decimal points, exceeds 10000",
