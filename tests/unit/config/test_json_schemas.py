@@ -25,25 +25,13 @@ def fault(schema: dict[str, Any]) -> str | None:
 
 
 COSTLY: list[tuple[dict[str, Any], str]] = [
-    (
-        of({"type": "integer", "multipleOf": 5_000_011}),
-        "multipleOf, written without decimal points, exceeds 10000",
-    ),
-    (
-        of({"type": "number", "multipleOf": 1.000001}),
-        "multipleOf, written without decimal points, exceeds 10000",
-    ),
-    (
-        of({"type": "number", "multipleOf": 1e300}),
-        "multipleOf, written without decimal points, exceeds 10000",
-    ),
-    (
-        of({"type": "number", "multipleOf": 10**300}),
-        "multipleOf, written without decimal points, exceeds 10000",
-    ),
+    (of({"type": "integer", "multipleOf": 5_000_011}), "the sum of its multipleOf"),
+    (of({"type": "number", "multipleOf": 1.000001}), "the sum of its multipleOf"),
+    (of({"type": "number", "multipleOf": 1e300}), "the sum of its multipleOf"),
+    (of({"type": "number", "multipleOf": 10**300}), "the sum of its multipleOf"),
     (
         {"type": "object", "properties": {f"{n}": {"multipleOf": 9000 + n} for n in range(40)}},
-        "multipleOf, written without decimal points, exceeds 10000",
+        "the sum of its multipleOf",
     ),
     (of({"allOf": [{"multipleOf": 997}, {"multipleOf": 991}]}), "properties.a: its multipleOf"),
     (of({"multipleOf": 997, "anyOf": [{"multipleOf": 991}]}), "properties.a: its multipleOf"),
