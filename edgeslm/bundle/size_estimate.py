@@ -2,7 +2,7 @@
 
 A ``Shape`` and the storage formats of its matrices give a ``Footprint``; with a board's figures, that gives
 memory and tokens/s for a context. Efficiencies were measured with onnxruntime 1.32 on x86-64 with AVX-512
-(CPU time of one thread, which other load hardly changes); ``docs/boards.md`` says how to check them.
+(CPU time of one thread, which other load hardly changes); checks: ``docs/operations/boards.md``.
 """
 
 from __future__ import annotations

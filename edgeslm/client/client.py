@@ -10,7 +10,7 @@ and in asyncio::
     async with Client("mqtt://broker.local", "press-hall-4") as client:
         result = await client.request_async("triage", "Spindle 3 smells of burnt oil")
 
-Its only dependency is paho-mqtt. Thread-safe. More examples: ``docs/apps.md``.
+Its only dependency is paho-mqtt. Thread-safe. More examples: ``docs/guides/apps.md``.
 """
 
 from __future__ import annotations

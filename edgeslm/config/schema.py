@@ -1,7 +1,8 @@
 """Configuration schema: name, type, default and description of every key.
 
-``edgeslm.config.loader`` builds these frozen sections from YAML; tests compare ``docs/config.md`` with them.
-Keys are validated one by one here, and together in ``edgeslm.config.validation``.
+``edgeslm.config.loader`` builds these frozen sections from YAML; tests compare
+``docs/reference/configuration.md`` with them. Keys are validated one by one here, and together in
+``edgeslm.config.validation``.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""Wire codec: MQTT payloads <-> the values of ``edgeslm.messages``, protocol version 1 (``docs/mqtt.md``).
+"""Wire codec: MQTT payloads <-> the values of ``edgeslm.messages``.
 
-Pure. The JSON field names are here and in ``request_options``. Parsing any bytes gives a value or an error of
-``edgeslm.errors``.
+Protocol version 1 (``docs/reference/mqtt.md``). Pure. The JSON field names are here and in
+``request_options``. Parsing any bytes gives a value or an error of ``edgeslm.errors``.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Topics of a node or pool, and the check of reply topics: protocol version 1 (``docs/mqtt.md``). Pure."""
+"""Topics of a node or pool, and the check of reply topics. Pure; see ``docs/reference/mqtt.md``."""
 
 from __future__ import annotations
 
