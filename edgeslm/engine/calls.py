@@ -1,7 +1,9 @@
-"""Engine calls: what a task can ask of an engine, and what comes back. Values that cross the pipe.
+"""Engine calls: the requests that tasks send to a model worker, and its outputs.
 
-Text that comes from outside is always wrapped in ``Text``: the worker encodes it with special tokens
-switched off, so a message that spells ``<|im_end|>`` stays text.
+Text from outside is always wrapped in ``Text``. The worker encodes it with special tokens disabled, so a
+message that contains ``<
+im_end
+>`` stays plain text.
 """
 
 from __future__ import annotations
@@ -17,45 +19,45 @@ from edgeslm.ipc.codec import Vector
 from edgeslm.messages import Truncated
 
 Overflow = Literal["error", "head", "tail", "middle"]
-"""What to keep of a text that is too long: nothing (an error), its head, its tail, or both ends
-without the middle."""
+"""What to keep of a text that is too long: nothing (an error), its head, its tail, or both ends without the
+middle."""
 Power = Literal["performance", "balanced", "idle"]
-"""How threads of an engine wait for work (``waiting``)."""
+"""How engine threads wait for work (``waiting``)."""
 BALANCED: Power = "balanced"
-"""Where nobody says how."""
+"""The default."""
 Device = Literal["cpu", "cuda"]
 
 ANY = "-"
-"""On the worker's command line: in the place of a digest, no certain bundle is asked for."""
+"""Placeholder on the worker's command line: any digest, or no cache."""
 
 Adapters = Mapping[Path, str | None]
-"""Folders of adapter bundles, each with the digest that its bundle must have, or None."""
+"""Adapter bundle folder -> required digest, None for any."""
 
 NO_ADAPTERS: Adapters = MappingProxyType({})
 
 
 class OnText(Protocol):
-    """Gets each piece of a text while it is written."""
+    """Receives each piece of a streamed text."""
 
     def __call__(self, text: str, /) -> None: ...
 
 
 class OnHang(Protocol):
-    """Is told that a call ended its worker, by not noticing that it was given up."""
+    """Called when a cancelled call did not stop in time and its worker was killed."""
 
     def __call__(self) -> None: ...
 
 
 class IsCancelled(Protocol):
-    """Tells between two steps whether a call was given up."""
+    """Polled between two steps of a call: whether it was cancelled."""
 
     def __call__(self) -> bool: ...
 
 
 @dataclass(frozen=True, slots=True)
 class Hardware:
-    """What computes a model: ``threads`` of the CPU, 0 for as many as are best, the device, and how many
-    workers with so many threads each."""
+    """What a model runs on: CPU ``threads`` of each worker (0 chooses the fastest number), device, and number
+    of workers."""
 
     threads: int = 0
     device: Device = "cpu"
@@ -64,7 +66,7 @@ class Hardware:
 
 @dataclass(frozen=True, slots=True)
 class Text:
-    """A text from outside. ``cut`` marks the one, at most one a prompt, that ``overflow`` may shorten."""
+    """Text from outside. ``cut`` marks the one text of a prompt, at most, that ``overflow`` may shorten."""
 
     value: str
     cut: bool = False
@@ -72,7 +74,7 @@ class Text:
 
 @dataclass(frozen=True, slots=True)
 class Turn:
-    """One message of a chat, made of fixed strings and texts from outside."""
+    """One chat message: fixed strings and texts from outside."""
 
     role: Literal["system", "user", "assistant"]
     parts: tuple[str | Text, ...]
@@ -82,8 +84,8 @@ class Turn:
 class Prompt:
     """A chat up to the model's turn.
 
-    The system turn, if any, comes first; the worker folds it into the first user turn for models whose
-    template has no system role.
+    The system turn, if any, comes first. If the chat template has no system role, the worker merges it into
+    the first user turn.
     """
 
     turns: tuple[Turn, ...]
@@ -92,7 +94,7 @@ class Prompt:
 
 @dataclass(frozen=True, slots=True)
 class Guide:
-    """A grammar that the output can't leave."""
+    """A grammar that constrains the output."""
 
     kind: Literal["json_schema", "regex", "lark_grammar"]
     source: str
@@ -110,7 +112,7 @@ class Sampling:
 
 @dataclass(frozen=True, slots=True)
 class Generate:
-    """Decode up to ``max_tokens`` new tokens; ends at the model's end token or a ``stop`` string."""
+    """Decode up to ``max_tokens`` new tokens, ending at the model's end token or a ``stop`` string."""
 
     prompt: Prompt
     max_tokens: int
@@ -119,15 +121,15 @@ class Generate:
     stop: tuple[str, ...] = ()
     stream: bool = False
     adapter: str | None = None
-    """Folder of an adapter bundle that the engine was started with; None computes with the base alone."""
+    """Folder of an adapter bundle that the engine was started with; None uses the base model alone."""
     only_read: bool = False
-    """Reads the prompt, so that it is in the cache, and writes nothing."""
+    """Prefill only: put the prompt into the cache and generate nothing."""
 
 
 @dataclass(frozen=True, slots=True)
 class Score:
-    """Probability of each label as the model's whole answer; nothing is decoded. ``only_read``: nobody waits
-    for it, it is there for its beginning to be known."""
+    """Probability of each label as the model's complete answer; nothing is decoded. ``only_read``: the call
+    only warms the prefix cache."""
 
     prompt: Prompt
     labels: tuple[str, ...]
@@ -137,7 +139,7 @@ class Score:
 
 @dataclass(frozen=True, slots=True)
 class Embed:
-    """One vector a text."""
+    """One vector for each text."""
 
     texts: tuple[str, ...]
     overflow: Overflow = "error"
@@ -145,9 +147,9 @@ class Embed:
 
 @dataclass(frozen=True, slots=True)
 class Classify:
-    """Probability of each label by a learned head (``head`` is its folder) on the encoder's embedding.
+    """Probability of each label by a learned head (in the folder ``head``) on the encoder's embedding.
 
-    ``digest`` is what the head's bundle must be, if that is known.
+    ``digest``: the required digest of the head's bundle, None for any.
     """
 
     text: str
@@ -158,7 +160,7 @@ class Classify:
 
 @dataclass(frozen=True, slots=True)
 class Point:
-    """The fields of a learned extract task, by the head in the folder ``head`` on the encoder's tokens."""
+    """Fields of a learned extract task: spans found by the head in the folder ``head``."""
 
     text: str
     head: str
@@ -168,7 +170,8 @@ class Point:
 
 @dataclass(frozen=True, slots=True)
 class Read:
-    """How likely each text answers the question and where, by a reader: an encoder taught to read both."""
+    """For each text, the probability that it answers the question, and where. Needs a reader
+    (cross-encoder)."""
 
     question: str
     texts: tuple[str, ...]
@@ -179,8 +182,8 @@ Call = Generate | Score | Embed | Classify | Point | Read
 
 @dataclass(frozen=True, slots=True)
 class Pointed:
-    """What a head says of one field: how likely each of its options is, in their order, and the likeliest
-    places in the message, as offsets of characters with their share of all places."""
+    """One field of a learned extract task: the probability of each option, in order, and the most likely
+    spans in the message (character offsets with their share of all spans)."""
 
     options: tuple[float, ...]
     places: tuple[Run, ...] = ()
@@ -188,7 +191,7 @@ class Pointed:
 
 @dataclass(frozen=True, slots=True)
 class Cost:
-    """What a call took inside the worker: milliseconds and tokens."""
+    """Time (milliseconds) and tokens that a call took in the worker."""
 
     prefill_ms: float = 0.0
     decode_ms: float = 0.0
@@ -206,13 +209,13 @@ class Cost:
 
 @dataclass(frozen=True, slots=True)
 class Output:
-    """What a call came to. Which field is set follows from the call.
+    """The result of a call; the kind of call decides which fields are set.
 
-    ``text`` and ``finish_reason`` (``stop`` or ``length``): Generate. ``probabilities``: Score and
-    Classify, in the order of the labels, summing to 1; Read, one a text. ``places``: Read, where in each text
-    the answer would stand, the likeliest first; none of a reader that doesn't point. ``distance``: Classify,
-    how far the text lies from what the head learned from, 0 to 2, of Point too. ``fields``: Point.
-    ``vectors``: Embed.
+    ``text`` and ``finish_reason`` (``stop`` or ``length``): Generate. ``probabilities``: Score and Classify,
+    in the order of the labels, summing to 1; Read, one for each text. ``places``: Read, the most likely
+    answer spans of each text, best first; empty if the reader finds no spans. ``distance``: Classify and
+    Point, cosine distance (0 to 2) of the text from the head's training data. ``fields``: Point. ``vectors``:
+    Embed.
     """
 
     cost: Cost = Cost()
@@ -228,11 +231,11 @@ class Output:
 
 @dataclass(frozen=True, slots=True)
 class EngineInfo:
-    """What a worker says of its model once it is loaded."""
+    """What a worker reports about its loaded model."""
 
     kind: str
     context_length: int
     threads: int
     load_ms: float
     prepared: bool = False
-    """Whether it computes with weights that were laid out for this machine before (``prepare``)."""
+    """Whether it uses prepacked weights (``prepack``)."""

@@ -1,7 +1,7 @@
-"""Engine frames: the messages between a node and the process of one of its engines.
+"""Engine frames: the messages between a node and a worker process.
 
-The process says ``Ready``, or ``Refused`` if the model can't be loaded, once; then to each ``Start`` any
-number of ``Chunk`` and one ``Done`` or ``Failed``.
+The worker first sends ``Ready``, or ``Refused`` if the model can't be loaded. It answers each ``Start`` with
+any number of ``Chunk`` and one ``Done`` or ``Failed``.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from edgeslm.ipc.pipe import Refused
 
 @dataclass(frozen=True, slots=True)
 class Start:
-    """An order to run a call."""
+    """Run a call."""
 
     number: int
     call: Call
@@ -25,7 +25,7 @@ class Start:
 
 @dataclass(frozen=True, slots=True)
 class Cancel:
-    """An order to give a call up."""
+    """Cancel a call."""
 
     number: int
 
@@ -39,7 +39,7 @@ class Ready:
 
 @dataclass(frozen=True, slots=True)
 class Chunk:
-    """A piece of a text that is being written."""
+    """A piece of streamed text."""
 
     number: int
     text: str
@@ -47,7 +47,7 @@ class Chunk:
 
 @dataclass(frozen=True, slots=True)
 class Done:
-    """The answer to a call."""
+    """The result of a call."""
 
     number: int
     output: Output
@@ -55,7 +55,7 @@ class Done:
 
 @dataclass(frozen=True, slots=True)
 class Failed:
-    """A call has no answer; ``code`` is that of a request's error."""
+    """A call failed; ``code`` is the error code of the request."""
 
     number: int
     code: str
@@ -66,4 +66,4 @@ Said = Ready | Refused | Chunk | Done | Failed
 
 TO_ENGINE: Final = frames_to_child(Start | Cancel)
 FROM_ENGINE: Final = Frames(Said, 8 << 20)
-"""Vectors of a few thousand texts, or 65,536 tokens of the longest."""
+"""Largest frame, in bytes: vectors of a few thousand texts, or 65,536 tokens."""

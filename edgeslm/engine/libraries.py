@@ -1,6 +1,6 @@
-"""The inference libraries: which distributions brought them, and whether they load.
+"""Inference libraries: which distributions provide them, and whether they load.
 
-An instruction that the CPU lacks ends the process that imports them, so that is asked of a child process.
+Importing a library on a CPU that lacks an instruction kills the process, so a child process tries it.
 """
 
 from __future__ import annotations
@@ -18,15 +18,15 @@ LIBRARIES: Final[Mapping[str, tuple[str, ...]]] = {
     "onnxruntime": ("onnxruntime", "onnxruntime-gpu"),
     GENAI: ("onnxruntime-genai", "onnxruntime-genai-cuda"),
 }
-"""Module -> the distributions that bring it: for the CPU, or with CUDA, one in the place of the other."""
+"""Module -> the distributions that provide it, for the CPU or with CUDA; only one is installed."""
 TIMEOUT_S: Final = 120
-"""Seconds in which one has to load."""
+"""Longest import, in seconds."""
 
 
 def installed(module: str) -> str:
-    """``NAME VERSION`` of the distribution that brought it.
+    """``NAME VERSION`` of the distribution that provides a module.
 
-    :raises PackageNotFoundError: none did.
+    :raises PackageNotFoundError: none is installed.
     """
     for name in LIBRARIES[module]:
         try:
@@ -37,10 +37,10 @@ def installed(module: str) -> str:
 
 
 def import_in_child(module: str) -> bool:
-    """Imports a library in a process of its own, with its telemetry off.
+    """Imports a library in a child process, with its telemetry off.
 
-    :return: whether it was built with CUDA, which onnxruntime-genai alone says; whether there is a GPU and a
-        driver shows when a model is loaded.
+    :return: whether it was built with CUDA, which only onnxruntime-genai reports. Loading a model shows
+        whether a GPU and a driver are present.
     :raises JobError: it doesn't load, or hangs.
     """
     return bool(run_job("edgeslm.engine.libraries", module, timeout_s=TIMEOUT_S, memory_bytes=None))

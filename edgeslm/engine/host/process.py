@@ -1,4 +1,4 @@
-"""The parent's handle on a worker: start it, call it, notice its death. Imports no inference library."""
+"""Worker handle: starts a model's process, sends it calls and notices when it dies."""
 
 from __future__ import annotations
 
@@ -34,13 +34,13 @@ from edgeslm.messages import NORMAL_PRIORITY
 log = logging.getLogger("edgeslm.engine")
 
 STOP_GRACE_S = 5.0
-"""How long a worker may take to end by itself."""
+"""How long a worker may take to exit by itself."""
 CANCEL_GRACE_S = 20.0
-"""How long it may take to notice a cancelled call: a prefill can't be interrupted, a hang must be."""
+"""How long a worker may take to stop a cancelled call. A prefill can't be interrupted; a hang must be."""
 
 
 class EngineCrashed(ModelUnavailable):
-    """The worker ended in the middle of a call."""
+    """The worker exited during a call."""
 
 
 @dataclass(slots=True)
@@ -50,14 +50,13 @@ class _Pending:
 
 
 class EngineProcess:
-    """One worker process with one loaded model; lives on one event loop.
+    """One worker process with one loaded model. Belongs to one event loop.
 
-    :param threads: for the model; 0 takes as many as were fastest when it was prepared, else every CPU that
-        this process may use.
-    :param power: how the threads wait for work. :param device: what computes the model.
-    :param cache: where prepared bundles are.
-    :param digest: what the bundle must be, None for any; the worker refuses another one in its place.
-    :param adapters: adapter bundles that calls to it may name, with what they must be.
+    :param threads: 0 takes the number that was fastest at prepacking, else every usable CPU.
+    :param power: how threads wait for work. :param device: what computes the model.
+    :param cache: folder of prepacked bundles.
+    :param digest: required digest of the bundle, None for any; the worker refuses another bundle.
+    :param adapters: adapter bundles that calls may name, with their required digests.
     """
 
     command: Sequence[str] = (*PYTHON, "edgeslm.engine.worker.main")
@@ -78,7 +77,7 @@ class EngineProcess:
         self.digest = digest
         self.info: EngineInfo | None = None
         self.losses = 0
-        """How often a worker has ended without being told to."""
+        """How often a worker exited unexpectedly."""
         self._threads = threads
         self._power: Power = power
         self._device: Device = device
@@ -113,17 +112,17 @@ class EngineProcess:
 
     @property
     def complete(self) -> bool:
-        """Nothing of it is missing."""
+        """Whether all workers are alive."""
         return self.alive
 
     @property
     def unanswered(self) -> int:
-        """Calls that the worker runs or has before it, those that were given up too."""
+        """Calls that are queued or running in the worker, cancelled ones included."""
         return len(self._unanswered)
 
     @property
     def takes_prepared(self) -> bool:
-        """Whether a start looks for what was prepared: on the CPU, unless it crashed on it."""
+        """Whether a start uses prepacked weights: on the CPU, unless it crashed with them."""
         return self._cache is not None and self._device == "cpu"
 
     async def start(self) -> EngineInfo:
@@ -137,7 +136,7 @@ class EngineProcess:
             await self._child.start(
                 self.command,
                 self._arguments(),
-                # Read at import by both libraries; the worker sets it too, this covers its children.
+                # Both libraries read it at import. The worker sets it too; this covers its children.
                 {**os.environ, "ORT_DISABLE_TELEMETRY": "1"},
             )
         except OSError as error:
@@ -164,14 +163,14 @@ class EngineProcess:
         priority: int = NORMAL_PRIORITY,
         on_hang: OnHang | None = None,
     ) -> Output:
-        """Runs one call; calls that wait are run in the order they came, but for one whose ``priority`` is
-        above that of the call that runs: it is run between two pieces of the other.
+        """Runs one call.
 
-        Cancelling the awaiting task cancels the call in the worker between two tokens. If that hangs instead,
-        the worker is killed and ``on_hang`` called.
+        Queued calls run in order of arrival. A call with a higher ``priority`` than the running one runs
+        between two of its steps. Cancelling the awaiting task cancels the call between two tokens; if the
+        worker hangs instead, it is killed and ``on_hang`` called.
 
-        :raises RequestError: as the worker says; :class:`EngineCrashed` when it ended meanwhile, and
-            :class:`InternalError` for what is no call or too long for a frame.
+        :raises RequestError: as the worker reports; :class:`EngineCrashed` if it exited meanwhile, and
+            :class:`InternalError` for a call that can't be sent.
         """
         if not self.alive:
             raise EngineCrashed(f"the engine of {self.bundle.name} is not running")
@@ -195,14 +194,14 @@ class EngineProcess:
             self._pending.pop(number, None)
 
     async def stop(self) -> None:
-        """Closes the pipe, which ends the worker; kills it if that takes more than a few seconds."""
+        """Closes the pipe, which ends the worker; kills it after ``STOP_GRACE_S``."""
         pid = self.pid
         self._fail(ModelUnavailable("the engine is being stopped"))
         if await self._child.stop(STOP_GRACE_S):
             log.warning("worker %d did not end in %.0f s and is killed", pid, STOP_GRACE_S)
 
     def kill(self) -> None:
-        """Ends a worker that no longer answers; its calls fail as crashed."""
+        """Kills a worker that no longer answers; its calls fail with ``EngineCrashed``."""
         self._child.kill()
 
     def _arguments(self) -> list[str]:
@@ -212,7 +211,7 @@ class EngineProcess:
         return [*arguments, *adapters]
 
     def _abandon(self, number: int) -> None:
-        """Asks the worker to give a call up, and ends it if it hangs instead."""
+        """Cancels a call in the worker, and kills the worker if it hangs."""
         if self.alive:
             self._child.send(Cancel(number))
             self._watch(number)
@@ -223,7 +222,7 @@ class EngineProcess:
 
     def _end_hung(self, number: int) -> None:
         if number != min(self._unanswered, key=lambda other: (-self._unanswered[other], other)):
-            self._watch(number)  # its turn has not come, or another one interrupts it
+            self._watch(number)  # still queued, or interrupted by another call
             return
         log.error("the engine of %s did not give up call %d and is killed", self.bundle.name, number)
         del self._abandoned[number]
@@ -253,7 +252,7 @@ class EngineProcess:
                 pending.future.set_exception(kind(said.sentence))
 
     def _settle(self, number: int) -> None:
-        """A call has its answer, perhaps one that was given up."""
+        """Forgets a call that has its result, even if it was cancelled."""
         self._unanswered.pop(number, None)
         self._on_hang.pop(number, None)
         if (timer := self._abandoned.pop(number, None)) is not None:
@@ -264,7 +263,7 @@ class EngineProcess:
             return
         try:
             pending.on_chunk(text)
-        except Exception as error:  # chunks carry no promise: the call goes on
+        except Exception as error:  # a lost chunk must not end the call
             log.error("a chunk could not be passed on: %s", type(error).__name__)
 
     def _lost(self, reason: str) -> None:
@@ -273,7 +272,7 @@ class EngineProcess:
         self._fail(EngineCrashed(f"the engine of {self.bundle.name} ended unexpectedly ({reason})"))
 
     def _fail(self, error: Exception) -> None:
-        """Nothing more is expected of the worker; what waits for it fails with ``error``."""
+        """Fails everything that waits for the worker with ``error``."""
         for timer in self._abandoned.values():
             timer.cancel()
         self._abandoned.clear()

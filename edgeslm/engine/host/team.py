@@ -1,7 +1,7 @@
-"""Engine team: several workers of one model as if they were one; a call goes to the least loaded.
+"""Engine team: several workers of one model behind one handle; each call goes to the least loaded.
 
-Threads of one engine meet after each node of a graph; engines of one thread each never do, so they answer
-more messages where many wait, and one message later (``benchmarks/LOG.md``).
+Threads of one worker synchronise after each graph node. Workers with one thread each never do, so they have a
+higher throughput under load and a higher latency per message (``benchmarks/LOG.md``).
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from edgeslm.messages import NORMAL_PRIORITY
 
 
 class EngineTeam:
-    """Takes the place of an ``EngineProcess``; all of ``members`` are of one bundle, on the same hardware."""
+    """Replaces an ``EngineProcess``; all ``members`` load the same bundle on the same hardware."""
 
     def __init__(self, members: Sequence[EngineProcess]) -> None:
         self._members = tuple(members)
@@ -39,12 +39,12 @@ class EngineTeam:
 
     @property
     def alive(self) -> bool:
-        """At least one of them."""
+        """Whether at least one worker is alive."""
         return any(member.alive for member in self._members)
 
     @property
     def ready(self) -> bool:
-        """One can be asked, whatever the others do."""
+        """Whether at least one worker can take calls."""
         return any(member.ready for member in self._members)
 
     @property
@@ -53,7 +53,7 @@ class EngineTeam:
 
     @property
     def info(self) -> EngineInfo | None:
-        """Of the one that says least: it counts as prepared where all are."""
+        """The least capable worker's: ``prepared`` only if all are."""
         infos = [member.info for member in self._members]
         return None if None in infos else min(infos, key=lambda info: bool(info and info.prepared))
 
@@ -66,8 +66,8 @@ class EngineTeam:
         return sum(member.losses for member in self._members)
 
     async def start(self) -> EngineInfo:
-        """Starts those that aren't alive, side by side; see ``EngineProcess.start``. The others stay if one
-        can't be started."""
+        """Starts all workers that aren't alive, concurrently (``EngineProcess.start``). If one fails, the
+        others stay."""
         missing = [member for member in self._members if not member.alive]
         started = await asyncio.gather(*(member.start() for member in missing), return_exceptions=True)
         for outcome in started:
@@ -75,7 +75,7 @@ class EngineTeam:
                 raise outcome
         info = self.info
         if info is None:
-            raise RuntimeError("a worker that was started says nothing of itself")
+            raise RuntimeError("a started worker sent no description")
         return info
 
     async def call(
@@ -85,7 +85,7 @@ class EngineTeam:
         priority: int = NORMAL_PRIORITY,
         on_hang: OnHang | None = None,
     ) -> Output:
-        """See ``EngineProcess.call``. What is only read, for its beginning to be known, all of them read."""
+        """See ``EngineProcess.call``. A call with ``only_read`` goes to all workers, to warm each cache."""
         ready = [member for member in self._members if member.ready] or self._members
         if isinstance(call, Generate | Score) and call.only_read:
             outputs = await asyncio.gather(*(member.call(call, None, priority) for member in ready))
@@ -100,8 +100,7 @@ class EngineTeam:
 def make_engine(
     bundle: Bundle, hardware: Hardware, adapters: Adapters, *, power: Power, cache: Path, log_level: str
 ) -> EngineProcess | EngineTeam:
-    """What computes a bundle: one process, or as many as ``hardware`` says. :param cache: see
-    ``EngineProcess``, as of the others."""
+    """One worker, or a team if ``hardware`` asks for several. Parameters: see ``EngineProcess``."""
 
     def make() -> EngineProcess:
         return EngineProcess(

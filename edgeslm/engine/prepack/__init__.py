@@ -1,1 +1,2 @@
-"""Weight prepacking for this machine, and the tests that it has to pass: golden answers, smoke test."""
+"""Weight prepacking for this machine, and the tests that a prepacked bundle must pass: golden answers, smoke
+test."""

@@ -1,11 +1,11 @@
-"""Machine benchmark: how fast it reads and multiplies quantized weights. A job of ``measure_board``.
+"""Board benchmark: memory bandwidth and speed of quantized matrix products. A job of ``measure_board``.
 
-Two products of the kind that every layer of a bundle consists of (``MatMulNBits``, int8 activations), timed
-for about two seconds: one row through weights that no cache holds, which is what decoding does and is bounded
-by memory, and many rows through weights that stay in the cache, which is what a prompt does. The order is the
-number of threads. The arithmetic for models is ``edgeslm.bundle.size_estimate``'s.
+Each of the two products (``MatMulNBits``, int8 activations) runs for about a second. One row times weights
+larger than any cache is bound by memory, like decoding; many rows times weights that fit the cache are bound
+by arithmetic, like prefill. The order is the number of threads. ``edgeslm.bundle.size_estimate`` applies the
+results to models.
 
-The graph is written here byte by byte, since a device has no ``onnx``: a handful of fields of onnx.proto.
+The ONNX graph is encoded here by hand, since devices have no ``onnx`` package.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from edgeslm.ipc.job import serve
 GROUP_SIZE = 64
 _ROWS, _WIDE, _NARROW = 2048, 8192, 2048
 _MATRICES = 8
-"""Of 2048 x 8192 at 4 bits: 75 MB, more than the caches of the boards this is for."""
+"""2048 x 8192 at 4 bits each: 75 MB, more than the caches of the supported boards."""
 _FLOAT, _UINT8, _INT = 1, 2, 2  # TensorProto.FLOAT, .UINT8, AttributeProto.INT
 
 
@@ -100,9 +100,9 @@ def _product(
 
 
 def best_seconds(run: Callable[[], object], threads: int, budget_s: float) -> float:
-    """The shortest of the runs that fit the budget, at least three: what disturbs only makes runs longer.
+    """The shortest run within the budget, of at least three: disturbances only make runs longer.
 
-    With one thread it is this thread's own CPU time, which a busy machine hardly changes.
+    With one thread it is this thread's CPU time, which hardly depends on other load.
     """
     clock = time.thread_time if threads == 1 else time.perf_counter
     run()
@@ -116,7 +116,7 @@ def best_seconds(run: Callable[[], object], threads: int, budget_s: float) -> fl
 
 
 def figures(threads: int, budget_s: float) -> dict[str, float]:
-    """``read_gbs``, ``int4_gflops`` and ``int8_gflops`` with so many threads, in three budgets."""
+    """``read_gbs``, ``int4_gflops`` and ``int8_gflops`` with ``threads`` threads, in three budgets."""
     found = {}
     seconds = best_seconds(_product(_ROWS, _WIDE, 4, _MATRICES, 1, threads), threads, budget_s)
     found["read_gbs"] = _MATRICES * _ROWS * _WIDE * (4 / 8 + 4 / GROUP_SIZE) / seconds / 1e9
@@ -130,8 +130,8 @@ def figures(threads: int, budget_s: float) -> dict[str, float]:
 def measure(threads: int, budget_s: float = 0.4) -> dict[str, Any]:
     """The figures of this machine with up to ``threads`` threads, and whether it was ``busy``.
 
-    Threads that wait for one another lose most where others compute: less than one thread reaches alone is
-    no property of the machine, so one thread's figures are the least that is told.
+    Other load slows threads that synchronise most. Several threads that are slower than one show such load,
+    so the result is never below that of one thread.
     """
     alone = figures(1, budget_s)
     together = figures(threads, budget_s) if threads > 1 else alone

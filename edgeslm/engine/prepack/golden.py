@@ -1,8 +1,8 @@
-"""Golden answers: what a decoder said to a few prompts on the build machine, and whether it says that here.
+"""Golden answers: a decoder's recorded outputs for a few prompts, to check that it computes the same here.
 
-Exact numbers differ between processors: activations are rounded to 8 bits in other groups, sums are made in
-another order. So the distributions of the next token are compared. Each prompt is read but for its last
-token, which follows alone: the kernels of reading and those of writing both have a part in its answer.
+Exact numbers differ between CPUs: activations are rounded to 8 bits in other groups, and sums have another
+order. So next-token distributions are compared. Each prompt is prefilled except for its last token, which is
+decoded alone, so that both the prefill and the decode kernels are tested.
 """
 
 from __future__ import annotations
@@ -22,17 +22,17 @@ if TYPE_CHECKING:
 
 FILE: Final = "golden.json"
 MOST_APART: Final = 0.1
-"""Nats that an answer may lie from the build machine's. Six times what sound kernels came to: those of
-SmolLM2-135M lie up to 0.017 apart between AVX-512 VNNI and AVX2, up to 0.010 between activations of 8 bits
-and floats. Weights with 64 KB of zeros came to 0.11, with 4 KB of noise to more than 4."""
+"""Largest allowed divergence from the build machine's answer, in nats. Six times that of correct kernels:
+SmolLM2-135M differs by up to 0.017 between AVX-512 VNNI and AVX2, and by up to 0.010 between 8-bit and float
+activations. Weights with 64 KB of zeros give 0.11, with 4 KB of noise more than 4."""
 _KEPT: Final = 32
-"""Likeliest tokens kept of an answer; all others together count as one more."""
+"""Most likely tokens kept of an answer; all others are merged into one."""
 _LEAST: Final = 1e-9
-"""What is left for those others where rounding leaves nothing."""
+"""Smallest probability of the merged tokens, against rounding to zero."""
 
 
 class GoldenAnswer(BaseModel):
-    """``log_probs`` are those of the likeliest next ``tokens`` after the prompt ``ids``, in nats."""
+    """``log_probs`` of the most likely next ``tokens`` after the prompt ``ids``, in nats."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -47,13 +47,13 @@ class GoldenAnswer(BaseModel):
         return self
 
     def divergence(self, log_probs: Sequence[float]) -> float:
-        """Kullback-Leibler divergence of other ``log_probs`` of the same tokens from this answer, in nats."""
+        """Kullback-Leibler divergence of ``log_probs`` of the same tokens from this answer, in nats."""
         pairs = [*zip(self.log_probs, log_probs, strict=True), (_rest(self.log_probs), _rest(log_probs))]
         return sum(math.exp(own) * (own - other) for own, other in pairs)
 
 
 class Golden(BaseModel):
-    """``golden.json`` of a bundle."""
+    """Content of a bundle's ``golden.json``."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -66,9 +66,9 @@ def _rest(log_probs: Sequence[float]) -> float:
 
 
 def load_golden(bundle: Bundle) -> Golden | None:
-    """None of a bundle that has no such file.
+    """The bundle's golden answers; None if it has none.
 
-    :raises BundleError: it can't be read.
+    :raises BundleError: the file can't be read.
     """
     if all(entry.path != FILE for entry in bundle.manifest.files):
         return None
@@ -82,7 +82,7 @@ def load_golden(bundle: Bundle) -> Golden | None:
 
 
 def record(model: Any, prompts: Iterable[Sequence[int]]) -> Golden:
-    """What onnxruntime-genai's ``model`` says to prompts of two tokens or more each."""
+    """Records the answers of onnxruntime-genai's ``model`` to prompts of at least two tokens."""
     import numpy as np
 
     answers = []
@@ -95,13 +95,13 @@ def record(model: Any, prompts: Iterable[Sequence[int]]) -> Golden:
 
 
 def divergences(model: Any, golden: Golden) -> Iterator[float]:
-    """How far what ``model`` says lies from each of the golden answers, in nats."""
+    """Divergence of ``model`` from each golden answer, in nats."""
     for answer in golden.answers:
         yield answer.divergence(_log_probs(model, answer.ids)[list(answer.tokens)].tolist())
 
 
 def _log_probs(model: Any, ids: Sequence[int]) -> npt.NDArray[np.float64]:
-    """Log-probabilities [vocabulary] of the token that follows ``ids``."""
+    """Log-probabilities [vocabulary] of the token after ``ids``."""
     import numpy as np
     import onnxruntime_genai as og
 

@@ -1,15 +1,15 @@
-"""Weight prepacking of a decoder bundle: its weights on disk as this processor's kernels read them.
+"""Weight prepacking of a decoder bundle: stores its weights in the layout of this CPU's kernels.
 
-At each start onnxruntime lays quantized weights out anew, and keeps the result in memory of its own. With the
-result in a file (its option ``save_external_prepacked_constant_initializers``) it maps that instead: the
-system can give the pages back, and several engines share them. It still reads the weights as they were, by
-which it knows the file's parts again.
+Without it, onnxruntime reorders quantized weights at each start and keeps the copy in private memory. With
+the option ``save_external_prepacked_constant_initializers`` it writes the copy to a file and maps that
+instead: the system can evict the pages, and several workers share them. The original weights are still read,
+to match them to the file's parts.
 
-What is written fits one processor and one version of the libraries, so it is kept with their key in a cache
-below the state folder, and the bundle stays what it is. Before it is kept it is put to the test (``trial``).
+The result fits one CPU and one version of the libraries. It is stored under their key in a cache below the
+state folder; the bundle itself is not changed. ``trial`` tests it first.
 
-A job makes it, whose child is this module: it alone loads the libraries, and it alone writes, as the user to
-whom the state folder belongs.
+The work runs in a job whose child is this module. Only the child loads the libraries and writes, as the owner
+of the state folder.
 """
 
 from __future__ import annotations
@@ -49,26 +49,26 @@ from edgeslm.ipc.job import PYTHON, Job, JobError, Progress, serve, yield_proces
 
 MODULE: Final = "edgeslm.engine.prepack.prepare"
 _ROOM: Final = 6
-"""Times the weights' bytes that have to be free: what is written holds them in both layouts, and twice for a
-moment, as each graph writes them."""
+"""Free disk needed, as a multiple of the weights: the result holds both layouts, and each graph is written
+twice for a moment."""
 _MEMORY: Final = 4
-"""Times the weights' bytes of memory that have to be available where nobody asked: a bit more than half of
-them are the process's own, the rest is what it maps."""
+"""Available memory needed for background prepacking, as a multiple of the weights: slightly more than half is
+private, the rest is mapped."""
 _SHARE: Final = 0.25
-"""Of what is free on the disk, all that is taken where nobody asked."""
+"""Largest share of the free disk that background prepacking may take."""
 _UNUSED_S: Final = 30 * 24 * 3600.0
-"""After so long without use what was prepared of a bundle that the node doesn't name is taken away."""
+"""Seconds after which an unused result is removed if the node's configuration doesn't name its bundle."""
 
 
 def graph_of(bundle: Bundle, *, adapters: bool) -> str:
-    """The graph that an engine loads, of a model whose calls name ``adapters`` or not.
+    """The graph that an engine loads, for calls with or without ``adapters``.
 
     :raises BundleError: there is none.
     """
     graph = bundle.manifest.graphs.for_calls(adapters=adapters)
     if bundle.manifest.kind != "decoder" or graph is None:
         what = "graph that takes adapters" if adapters else "decoder's graph"
-        raise BundleError(f"{bundle.path}: it has no {what}; what is no decoder needs no preparing")
+        raise BundleError(f"{bundle.path}: it has no {what}; only decoders can be prepared")
     return graph
 
 
@@ -81,18 +81,17 @@ async def prepare(
     keep: Collection[str] = (),
     command: Sequence[str] = PYTHON,
 ) -> Index:
-    """Makes it, or makes it anew; an engine that runs keeps what it has mapped. Cancelled, it ends at once.
+    """Prepacks a bundle, replacing an earlier result; running engines keep what they have mapped. Cancelling
+    ends the job at once.
 
-    Root makes it as the user of the state folder: nothing that this user put there may lead root astray, and
-    what is made has to be the user's.
+    As root, the job runs as the owner of the state folder. The result must belong to that user, who must not
+    be able to redirect writes of root.
 
-    :param unasked: it is in nobody's way: it takes the time that processors have left, a quarter of the free
-        disk at most, and removes what was prepared of bundles other than ``keep``, by their digests, and
-        wasn't used for a month.
-    :param command: what runs the child's module, in place of this Python.
-    :raises SelfTestError: what was made says other things than the bundle said on the build machine.
-    :raises BundleError: the bundle is damaged, what was made doesn't compute what it computes, or it can't be
-        written.
+    :param unasked: run in the background: use idle CPU time and at most a quarter of the free disk, and
+        remove results that were unused for a month, except those of bundles whose digests are in ``keep``.
+    :param command: runs the child's module instead of this Python.
+    :raises SelfTestError: the golden answers differ from the build machine's.
+    :raises BundleError: the bundle is damaged, the result computes other numbers, or it can't be written.
     """
     if not state_dir.is_dir() and os.geteuid() == 0:
         raise BundleError(f"{state_dir}: missing; start the node once, or make it for the node's user")
@@ -107,7 +106,7 @@ async def prepare(
         keep=tuple(keep) if unasked else None,
     )
     try:
-        with Job(MODULE, command=command, runs_as=user) as job, _screen(unasked=unasked) as show:
+        with Job(MODULE, command=command, runs_as=user) as job, _terminal_progress(unasked=unasked) as show:
             found = await job.in_thread(
                 job.ask,
                 order.model_dump(mode="json"),
@@ -125,8 +124,8 @@ async def prepare(
 
 
 @contextlib.contextmanager
-def _screen(*, unasked: bool) -> Iterator[Progress]:
-    """Shows one step after the other in a line of the terminal, if somebody waits there."""
+def _terminal_progress(*, unasked: bool) -> Iterator[Progress]:
+    """Shows each step on the terminal's current line, unless nobody is waiting."""
     if unasked or not sys.stderr.isatty():
         yield lambda step: None
         return
@@ -144,7 +143,7 @@ def _screen(*, unasked: bool) -> Iterator[Progress]:
 
 
 class _PrepackOrder(BaseModel):
-    """What the child is told. ``keep`` is None where somebody asked for it, and waits."""
+    """The job's input. ``keep`` is None if a user waits for the result."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -156,15 +155,15 @@ class _PrepackOrder(BaseModel):
 
 
 def make(bundle: Bundle, order: _PrepackOrder, show: Progress) -> Index:
-    """:raises BundleError: see ``prepare``. :raises OSError: what the disk says."""
+    """:raises BundleError: see ``prepare``. :raises OSError: a file can't be written."""
     graph, cache = order.graph, order.cache
     cache.mkdir(parents=True, exist_ok=True, mode=0o755)
-    with _alone(cache, show):
-        _clear(cache, order.keep)
+    with _cache_lock(cache, show):
+        _remove_stale(cache, order.keep)
         folder, stage = folder_of(bundle, graph, cache), cache / ".stage"
         if order.keep is not None and find_prepared(
             bundle, graph, cache
-        ):  # another node has made it meanwhile
+        ):  # another node has made it in the meantime
             return Index.model_validate_json((folder / INDEX).read_bytes())
         _check_room(bundle, cache, unasked=order.keep is not None)
         stage.mkdir(mode=0o755)
@@ -174,15 +173,15 @@ def make(bundle: Bundle, order: _PrepackOrder, show: Progress) -> Index:
             _write(bundle.path / graph, stage)
             if graph == bundle.manifest.graphs.generate:
                 _write_score(bundle, stage)
-            verify_bundle(bundle)  # it was the bundle's that were laid out, not what came in their place
+            verify_bundle(bundle)  # the bundle could have been replaced while it was read
             show("comparing what it computes")
-            laid_out = Prepared(stage / GRAPH, 0).seen_from(bundle.path)
-            trial.check_same(bundle, graph, laid_out)
-            # The answers are those of the graph that takes no adapters; one that does may round otherwise.
+            prepacked = Prepared(stage / GRAPH, 0).seen_from(bundle.path)
+            trial.check_same(bundle, graph, prepacked)
+            # The golden answers are of the graph without adapters; the other one may round differently.
             plain = bundle.manifest.graphs.generate
-            apart = trial.test_itself(bundle, laid_out if plain in (None, graph) else str(plain))
+            apart = trial.test_itself(bundle, prepacked if plain in (None, graph) else str(plain))
             show("measuring threads")
-            measured = trial.time_threads(bundle, laid_out)
+            measured = trial.time_threads(bundle, prepacked)
             seconds = {threads: round(one.request, 4) for threads, one in measured.items()}
             index = Index(
                 bundle=bundle.digest,
@@ -211,8 +210,8 @@ def _entry(file: Path) -> FileEntry:
 
 
 @contextlib.contextmanager
-def _alone(cache: Path, show: Progress) -> Iterator[None]:
-    """One at a time: two would need twice the disk and measure each other."""
+def _cache_lock(cache: Path, show: Progress) -> Iterator[None]:
+    """Holds the cache's lock: two jobs would need twice the disk and disturb each other's timings."""
     descriptor = os.open(cache / "lock", os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600)
     try:
         try:
@@ -225,9 +224,9 @@ def _alone(cache: Path, show: Progress) -> Iterator[None]:
         os.close(descriptor)
 
 
-def _clear(cache: Path, keep: Collection[str] | None) -> None:
-    """Removes what one that was killed left and, but of the bundles ``keep``, what nobody used for a month:
-    another node with this state folder may have its own there."""
+def _remove_stale(cache: Path, keep: Collection[str] | None) -> None:
+    """Removes leftovers of killed jobs and, except for the bundles ``keep``, results that were unused for a
+    month. Nodes that share this state folder may still use newer ones."""
     for left in cache.glob(".*"):
         shutil.rmtree(left, ignore_errors=True)
     if keep is None:
@@ -242,12 +241,12 @@ def _check_room(bundle: Bundle, cache: Path, *, unasked: bool) -> None:
     weights = sum(file.bytes for file in bundle.manifest.weights)
     free, needed = shutil.disk_usage(cache).free, _ROOM * weights
     if free * (_SHARE if unasked else 1) < needed:
-        of = ", a quarter of which may be taken unasked" if unasked else ""
+        of = ", a quarter of which may be used in the background" if unasked else ""
         wanted = f"{needed / 1e6:.0f} MB are needed to prepare {bundle.path}"
         raise BundleError(f"{cache}: {wanted}, {free / 1e6:.0f} MB are free{of}")
     memory, needed = read_memory(Path("/")), _MEMORY * weights
     if unasked and memory is not None and memory.available < needed:
-        wanted = f"{needed / 1e6:.0f} MB of memory are needed to prepare {bundle.path} unasked"
+        wanted = f"{needed / 1e6:.0f} MB of memory are needed to prepare {bundle.path} in the background"
         raise BundleError(f"{wanted}, {memory.available / 1e6:.0f} MB are available")
 
 
@@ -255,7 +254,7 @@ def _write(graph: Path, stage: Path) -> None:
     import onnxruntime as ort
 
     options = ort.SessionOptions()
-    options.log_severity_level = 3  # that it is for this machine alone is known
+    options.log_severity_level = 3  # suppresses the warning that the result fits this machine only
     options.optimized_model_filepath = str(stage / GRAPH)
     for key, value in (
         ("optimized_model_external_initializers_file_name", WEIGHTS),
@@ -267,8 +266,8 @@ def _write(graph: Path, stage: Path) -> None:
 
 
 def _write_score(bundle: Bundle, stage: Path) -> None:
-    """The graph that scores labels, if it gets the same weights and computes the same: it then maps the same
-    file. Without it labels are scored one after the other."""
+    """Prepacks the graph that scores labels, if its weights and scores are the same, so that it maps the same
+    file. Without it, labels are scored one after the other."""
     if bundle.manifest.graphs.score is None:
         return
     apart = stage / "score"
@@ -281,7 +280,7 @@ def _write_score(bundle: Bundle, stage: Path) -> None:
                 (stage / SCORE).unlink()
     except OSError:
         raise
-    except Exception:  # the runtime, which raises many kinds, refuses the graph: an engine would too
+    except Exception:  # the runtime raises many kinds; an engine could not load the graph either
         (stage / SCORE).unlink(missing_ok=True)
     finally:
         shutil.rmtree(apart)

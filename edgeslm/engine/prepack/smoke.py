@@ -1,10 +1,10 @@
-"""Smoke test of a bundle on this machine before it may serve, in a process beside those that serve.
+"""Smoke test of a bundle on this machine, before it may serve.
 
-It is loaded, says what it said on the build machine (``engine.golden``), and does a request. The processor
-time of that is held against the same request of the bundle that it would replace: absolute times mean
-nothing, and on a machine that works, nor do those of the clock on the wall.
+The bundle is loaded, its golden answers are compared (``golden``), and it runs a request. The CPU time of the
+request is compared with that of the bundle it would replace: absolute and wall-clock times mean nothing on a
+busy machine.
 
-It is a job, whose child is this module: if it crashes, hangs or takes all memory, nothing else does.
+The test is a job whose child is this module, so a crash, a hang or a lack of memory affects nothing else.
 """
 
 from __future__ import annotations
@@ -27,11 +27,11 @@ from edgeslm.ipc.job import PYTHON, Job, JobError, Progress, serve, yield_proces
 
 MODULE: Final = "edgeslm.engine.prepack.smoke"
 TIMEOUT_S: Final = 300.0
-"""On a board whose processors others use."""
+"""Generous, for a board with a busy CPU."""
 SLOWEST_BYTES_PER_S: Final = 5_000_000
-"""An SD card that is busy with other things; the files are read twice."""
+"""A busy SD card; the files are read twice."""
 _TOKENS: Final = 512
-"""Of a request for which there must be memory."""
+"""Tokens of a request that must fit into memory."""
 _TEXTS: Final = (
     "All quiet on line 2.",
     "Spindle 3 of press 4 smells of burnt oil, and its guard door is open.",
@@ -40,8 +40,8 @@ _ROUNDS: Final = 20
 
 
 class Smoke(BaseModel):
-    """What was seen. ``divergences`` are those of the golden answers, in nats; ``request_s`` is the processor
-    time of a request, ``beside_s`` that of the bundle that it would replace, ``peak_bytes`` of memory."""
+    """Results of a smoke test: ``divergences`` of the golden answers in nats, ``request_s`` CPU seconds of a
+    request, ``beside_s`` the same of the bundle it would replace, ``peak_bytes`` of memory."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -71,14 +71,14 @@ async def smoke_test(
     root: Path = Path("/"),
     timeout_s: float = TIMEOUT_S,
 ) -> Smoke:
-    """Takes some seconds, and a small part of the processors' time. Cancelled, it ends at once.
+    """Runs the test: some seconds at low priority. Cancelling ends it at once.
 
-    :param beside: what it would replace, if that is of the same kind; :param slowest: the most that a request
-        may take, in times of what that takes.
-    :param adapters: whether calls will name adapters, for which a decoder has another graph.
-    :param workers: that will serve; their memory has to be there.
-    :param command: what runs the child's module, in place of this Python.
-    :raises BundleError: why it may not serve.
+    :param beside: the bundle to be replaced, if of the same kind. :param slowest: how many times as long a
+        request may take as with ``beside``.
+    :param adapters: whether calls name adapters, which need another graph of a decoder.
+    :param workers: number of workers that will serve; all must fit into memory.
+    :param command: runs the child's module instead of this Python.
+    :raises BundleError: why the bundle may not serve.
     """
     needed = workers * memory_need(bundle.manifest, _TOKENS) + RESERVE_BYTES
     memory = read_memory(root)
@@ -116,8 +116,8 @@ async def smoke_test(
     seen = Smoke.model_validate(answer)
     if wrong := [one for one in seen.divergences if not one <= MOST_APART]:
         raise BundleError(
-            f"{bundle.path.name}: {len(wrong)} of {len(seen.divergences)} golden answers are others than on "
-            f"the build machine (largest divergence {max(wrong):.2f} nats, {MOST_APART} are allowed)"
+            f"{bundle.path.name}: {len(wrong)} of {len(seen.divergences)} golden answers differ from those "
+            f"of the build machine (largest divergence {max(wrong):.2f} nats, {MOST_APART} are allowed)"
         )
     if seen.beside_s is not None and seen.request_s > slowest * seen.beside_s:
         raise BundleError(
@@ -150,7 +150,7 @@ def _test(order: _Order) -> Smoke:
 
 
 def _request_s(bundle: Bundle, adapters: bool) -> float:
-    """Seconds, the least of a few."""
+    """CPU seconds of a request: the minimum of a few."""
     if bundle.manifest.model_kind == "decoder":
         from edgeslm.engine.prepack.trial import time_request
 
@@ -174,7 +174,7 @@ def _request_s(bundle: Bundle, adapters: bool) -> float:
 
 
 def _answer(told: Any, progress: Progress) -> dict[str, Any]:
-    """What was seen, or ``{"error": ...}``."""
+    """The results, or ``{"error": ...}``."""
     order = _Order.model_validate(told)
     yield_processors(wholly=False)
     try:

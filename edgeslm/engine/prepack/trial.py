@@ -1,9 +1,6 @@
-"""Prepack trial: the result is tested before it is kept.
+"""Prepack trial: tests a prepacked bundle before it is kept, and finds the fastest number of threads.
 
-It has to compute what the bundle computes here and to say what the bundle said on the build machine. The
-fastest number of threads is found here too.
-
-The libraries are loaded by what is called, never by the import.
+It must compute the same as the bundle here, and match the golden answers of the build machine.
 """
 
 from __future__ import annotations
@@ -25,49 +22,49 @@ if TYPE_CHECKING:
     import numpy.typing as npt
 
 _CLOSE: Final = 1e-3
-"""By how much of the largest logit others may differ: they are the same kernels on the same numbers."""
+"""Largest allowed difference, relative to the largest logit: the kernels and the numbers are the same."""
 _ROUNDS: Final = 3
 _WORTH: Final = 0.95
-"""More threads have to take at most this share of the time of fewer: they cost power and others' time."""
+"""More threads must take at most this share of the time of fewer, since they cost power and CPU time."""
 _DISTURBED: Final = 0.1
-"""Of the processors' time: if others took more while threads were measured, it was against them."""
+"""Largest CPU share of other processes for the timings to count."""
 
 
 class Seconds(NamedTuple):
-    """What a usual request takes: its ``prompt`` read at once, and all of it."""
+    """Seconds for a typical request: prefill of its ``prompt``, and the whole ``request``."""
 
     prompt: float
     request: float
 
 
-def check_same(bundle: Bundle, graph: str, laid_out: str) -> None:
-    """A prompt and two steps of decoding, which take different kernels, of the bundle's ``graph`` and of the
-    one ``laid_out``, both as seen from the bundle.
+def check_same(bundle: Bundle, graph: str, prepacked: str) -> None:
+    """Compares the logits of a prompt and two decode steps, which use different kernels, of two graphs (paths
+    relative to the bundle).
 
-    :raises BundleError: they compute different numbers.
+    :raises BundleError: they differ.
     """
     wanted = _logits(bundle, graph)
-    off = _off(_logits(bundle, laid_out), wanted)
-    if not off <= _CLOSE:
+    error = _relative_error(_logits(bundle, prepacked), wanted)
+    if not error <= _CLOSE:
         raise BundleError(
-            f"{bundle.path}: what was prepared computes other numbers (by {off:.1%}), so it is not used"
+            f"{bundle.path}: what was prepared computes other numbers (by {error:.1%}), so it is not used"
         )
 
 
-def test_itself(bundle: Bundle, laid_out: str) -> tuple[float, ...]:
-    """How far each golden answer lies from the build machine's, in nats; nothing if the bundle has none.
+def test_itself(bundle: Bundle, prepacked: str) -> tuple[float, ...]:
+    """Divergence of each golden answer from the build machine's, in nats; empty if the bundle has none.
 
-    :raises SelfTestError: one lies too far from it.
+    :raises SelfTestError: one is too large.
     """
     golden = load_golden(bundle)
     if golden is None:
         return ()
-    model = _load(bundle, laid_out, usable_cores())
+    model = _load(bundle, prepacked, usable_cores())
     apart = tuple(round(one, 4) for one in divergences(model, golden))
     wrong = [one for one in apart if not one <= MOST_APART]
     if wrong:
         raise SelfTestError(
-            f"{bundle.path}: {len(wrong)} of {len(apart)} answers are others than on the build machine "
+            f"{bundle.path}: {len(wrong)} of {len(apart)} answers differ from those of the build machine "
             f"(largest divergence {max(wrong):.2f} nats, {MOST_APART} are allowed), so what was prepared is "
             "not used; this processor or these libraries compute it wrongly: take another recipe, or other "
             "versions"
@@ -75,22 +72,22 @@ def test_itself(bundle: Bundle, laid_out: str) -> tuple[float, ...]:
     return apart
 
 
-def has_same_scores(bundle: Bundle, laid_out: Path) -> bool:
-    """Whether a graph gives labels the probabilities that the bundle's own graph ``score`` gives them."""
+def has_same_scores(bundle: Bundle, prepacked: Path) -> bool:
+    """Whether a graph gives labels the same probabilities as the bundle's graph ``score``."""
     wanted = _scores(bundle, bundle.path / (bundle.manifest.graphs.score or ""))
-    return _off(_scores(bundle, laid_out), wanted) <= _CLOSE
+    return _relative_error(_scores(bundle, prepacked), wanted) <= _CLOSE
 
 
-def time_threads(bundle: Bundle, laid_out: str) -> dict[int, Seconds]:
-    """What a request takes, by threads; nothing if others computed meanwhile."""
+def time_threads(bundle: Bundle, prepacked: str) -> dict[int, Seconds]:
+    """Times of a request by number of threads; empty if other processes were busy meanwhile."""
     began, others = time.perf_counter(), _others_s()
-    seconds = {threads: time_request(bundle, laid_out, threads) for threads in _choices()}
+    seconds = {threads: time_request(bundle, prepacked, threads) for threads in _choices()}
     processors_s = (time.perf_counter() - began) * usable_cores()
     return seconds if _others_s() - others <= _DISTURBED * processors_s else {}
 
 
 def fastest(seconds: dict[int, float]) -> int:
-    """The fewest threads than which no more are worth it."""
+    """The smallest number of threads that more threads don't beat clearly (``_WORTH``)."""
     best, *others = sorted(seconds)
     for threads in others:
         if seconds[threads] < _WORTH * seconds[best]:
@@ -99,7 +96,7 @@ def fastest(seconds: dict[int, float]) -> int:
 
 
 def _others_s() -> float:
-    """Seconds that the processors have computed for others; only differences mean something."""
+    """CPU seconds that other processes used; only differences are meaningful."""
     own = os.times()
     return busy_s(Path("/")) - own.user - own.system
 
@@ -109,8 +106,8 @@ def _choices() -> list[int]:
     return sorted({1, 2, 4, max(1, cores // 2), cores} & set(range(1, cores + 1)))
 
 
-def _off(found: npt.NDArray[np.float64], wanted: npt.NDArray[np.float64]) -> float:
-    """By how much of the largest number the others differ at most."""
+def _relative_error(found: npt.NDArray[np.float64], wanted: npt.NDArray[np.float64]) -> float:
+    """Largest difference, relative to the largest number."""
     import numpy as np
 
     return float(np.abs(found - wanted).max() / np.abs(wanted).max())
@@ -141,13 +138,13 @@ def _logits(bundle: Bundle, graph: str) -> npt.NDArray[np.float64]:
     return np.concatenate(found)
 
 
-def time_request(bundle: Bundle, laid_out: str, threads: int, *, of_processor: bool = False) -> Seconds:
-    """The least of a few.
+def time_request(bundle: Bundle, prepacked: str, threads: int, *, of_processor: bool = False) -> Seconds:
+    """Times of a request: the minimum of a few runs.
 
-    :param of_processor: counts the processor's time, not the wall's.
+    :param of_processor: measure CPU time instead of wall-clock time.
     """
     clock = time.process_time if of_processor else time.perf_counter
-    model, prompts, requests = _load(bundle, laid_out, threads), [], []
+    model, prompts, requests = _load(bundle, prepacked, threads), [], []
     for _ in range(_ROUNDS):
         generator = _generator(model)
         started = clock()
@@ -156,7 +153,7 @@ def time_request(bundle: Bundle, laid_out: str, threads: int, *, of_processor: b
         for _ in range(NEW_TOKENS):
             generator.generate_next_token()
         requests.append(clock() - started)
-        del generator  # before its model
+        del generator  # must go before its model
     return Seconds(min(prompts), min(requests))
 
 

@@ -1,7 +1,5 @@
-"""The adapters of one loaded decoder: verified, mapped, and found by the folder that a call names.
-
-Knows no slots and no prompts. The runtime maps an adapter's file instead of reading it.
-"""
+"""LoRA adapters of one loaded decoder: verified, memory-mapped, and selected by the folder that a call
+names."""
 
 from __future__ import annotations
 
@@ -19,7 +17,7 @@ class LoadedAdapters:
 
     :param model: the ``onnxruntime_genai.Model`` of the base's graph ``adapters``.
     :param adapters: folder -> the digest that its bundle must have, None for any.
-    :raises BundleError: a folder that is no adapter bundle, is damaged or was made for another base.
+    :raises BundleError: not an adapter bundle, damaged, or made for another base.
     """
 
     def __init__(self, model: Any, base: Bundle, adapters: Adapters) -> None:
@@ -37,7 +35,7 @@ class LoadedAdapters:
             self._names.add(str(path))
 
     def activate(self, generator: Any, name: str) -> None:
-        """Lets a fresh generator compute with an adapter; ``name`` is the folder as it was listed."""
+        """Makes a new generator use an adapter; ``name`` is its folder as listed."""
         if name not in self._names:
             raise InternalError(f"the adapter {name} was not loaded with this model")
         generator.set_active_adapter(self._loaded, name)

@@ -1,8 +1,8 @@
-"""Generation and label scoring on onnxruntime-genai.
+"""Decoder: generation and label scoring on onnxruntime-genai.
 
-A call takes the slot that shares the longest beginning with its prompt (``kv_cache``), and appends the rest.
-How much an answer depends on which slot it came from is the processor's matter. Slots are made for a number
-of tokens, not for the whole context: the runtime allocates and zeroes the cache up to ``max_length``.
+A call takes the KV slot that shares the longest prefix with its prompt (``kv_cache``) and appends the rest.
+Slots have room for a number of tokens, not for the whole context, since the runtime allocates and zeroes the
+cache up to ``max_length``.
 """
 
 from __future__ import annotations
@@ -56,30 +56,29 @@ if TYPE_CHECKING:
 log = logging.getLogger("edgeslm.engine")
 
 PREFILL_PIECE = 64
-"""Prompt tokens between two looks at whether the call was cancelled: a tenth of a second of a 135 M model on
-two slow cores."""
+"""Prompt tokens between two checks for cancellation: 0.1 s with a 135 M model on two slow cores."""
 _PIECE_S = 0.08
-"""Where as many as the runtime reads at once (``PROMPT_TOKENS``) were measured to take no longer, they are
-read so: a fifth faster, and to the same numbers (``benchmarks/LOG.md``)."""
+"""If prefill of ``PROMPT_TOKENS`` at once was measured to take at most this many seconds, pieces have that
+size: 20 % faster, with identical results (``benchmarks/LOG.md``)."""
 _PIECE_VOCABULARY = 80_000
-"""Of a graph that has zeros for the logits of a piece's tokens (``graph.last_logits`` of export): with more
-they would take more memory than is counted."""
+"""Largest vocabulary for such pieces with a graph that outputs zeros as logits of all tokens but the last
+(``graph.last_logits`` of export): a larger one needs more memory than is accounted for."""
 
 MOST_DRAFTS = 8
 DRAFT_WORDS = 3
-"""Where a grammar guides, up to eight tokens are proposed at a time: those that followed the same three
-before. What it guides is mostly copied (``benchmarks/LOG.md``); free text is not, and gets no faster. Nor do
-fields where a single token is computed by other weights than several: a token costs half of two there."""
+"""N-gram speculative decoding under a grammar: proposes up to eight tokens that followed the same last three
+before. Constrained output is mostly copied (``benchmarks/LOG.md``); free text is not, and gets no faster. Nor
+does JSON of bundles with separate decode weights, where one token costs half as much as two."""
 
 
 class Decoder:
-    """One decoder bundle, loaded; ``digest`` is what it must be.
+    """One decoder bundle, loaded; ``digest`` is its required digest.
 
-    :param adapters: adapter bundles that calls may name. With any, the graph that takes adapters is loaded
-        instead of the plain one, which is a little faster.
-    :param threads: 0 takes those that were fastest when the bundle was prepared, else all.
-    :param prepared: what was prepared of the bundle's graph for this machine's CPU.
-    :raises BundleError: for a bundle of another kind or one that the runtime can't load.
+    :param adapters: adapter bundles that calls may name. With any, the graph that takes adapters is loaded,
+        which is slightly slower.
+    :param threads: 0 takes the number that was fastest at prepacking, else all.
+    :param prepared: the prepacked graph of this bundle, if any.
+    :raises BundleError: a bundle of another kind, or one that the runtime can't load.
     """
 
     def __init__(
@@ -95,7 +94,7 @@ class Decoder:
         bundle = load_bundle(path, digest)
         if bundle.manifest.kind != "decoder":
             raise BundleError(f"{path}: a bundle of kind {bundle.manifest.kind}, where a decoder is needed")
-        for adapter, expected in adapters.items():  # what a manifest shows is said before the base is loaded
+        for adapter, expected in adapters.items():  # report a bad manifest before loading the base
             check_adapter(load_bundle(adapter, expected), bundle)
         graph = bundle.manifest.graphs.for_calls(adapters=bool(adapters)) or ""
         verify_bundle(bundle, but=bundle.manifest.weights if prepared else ())
@@ -118,7 +117,7 @@ class Decoder:
         self._adapters = LoadedAdapters(self._model, bundle, adapters) if adapters else None
         end = self._settings.get("eos_token_id", [])
         self._end_ids = frozenset(end if isinstance(end, list) else [end])
-        # What the graph gives the logits for (``edgeslm_export.graph.last_logits``); none in older bundles.
+        # The number of positions whose logits the graph outputs (``edgeslm_export.graph.last_logits``).
         self._drafts = min(MOST_DRAFTS, settings.get("speculative", {}).get("max_draft_tokens", 0))
         self._slots = SlotPool(
             bundle.manifest.kv_bytes_per_token, rewind_limit(self._settings, self.context_length)
@@ -127,12 +126,12 @@ class Decoder:
         vocabulary = int(self._settings.get("vocab_size", 0)) if self._drafts else 0
         is_large = prompt_s <= _PIECE_S and vocabulary <= _PIECE_VOCABULARY
         self._piece = PROMPT_TOKENS if is_large else PREFILL_PIECE
-        self._tree = lru_cache(maxsize=64)(self._label_tree)  # senders may bring labels of their own
+        self._tree = lru_cache(maxsize=64)(self._label_tree)  # requests may bring their own labels
         self._one_pass = OnePass(self._load_scorer)
 
     @property
     def prepared(self) -> bool:
-        """Whether it computes with weights that were laid out for this machine before."""
+        """Whether it uses prepacked weights."""
         return self._prepared is not None
 
     def _load(self, graph: str) -> Any:
@@ -152,7 +151,7 @@ class Decoder:
         self._one_pass.forget()
 
     def close(self) -> None:
-        """Generators must go before the model, or the runtime complains at exit."""
+        """Frees the generators before the model, or the runtime complains at exit."""
         self.forget()
         self._one_pass.close()
         del self._adapters, self._model
@@ -163,10 +162,10 @@ class Decoder:
         emit: OnText = lambda text: None,
         cancelled: IsCancelled = lambda: False,
     ) -> Output:
-        """Decodes; ``emit`` gets the text in pieces when the call asks for a stream.
+        """Decodes; ``emit`` gets the text in pieces if the call asks for a stream.
 
         :raises TooLong: the prompt and ``max_tokens`` don't fit the context.
-        :raises InvalidRequest: a grammar that can't be compiled.
+        :raises InvalidRequest: the grammar can't be compiled.
         :raises Cancelled: ``cancelled`` became true between two tokens.
         """
         if call.max_tokens >= self.context_length:
@@ -199,7 +198,7 @@ class Decoder:
         )
 
     def _key_of(self, call: Generate, room: int) -> SlotKey:
-        """:param room: tokens that are left of the context."""
+        """:param room: free tokens of the context."""
         drafts = forced = 0
         if call.guide is not None:
             is_worth = call.guide.kind != "json_schema" or not self._writes_apart
@@ -209,10 +208,10 @@ class Decoder:
         return SlotKey(call.guide, penalty, call.adapter, drafts, forced if forced <= room else 0)
 
     def score(self, call: Score, cancelled: IsCancelled = lambda: False) -> Output:
-        """The model's distribution over ``labels`` when it may say nothing else (``labels``).
+        """Probability of each label if the answer is one of them (``labels``).
 
-        All cost one forward pass where a graph that takes branches was prepared (``scorer``). Otherwise those
-        that differ in their first token do, and others one more for each branch of their tree.
+        With a prepacked ``score`` graph, all labels take one forward pass (``scorer``). Without it, labels
+        that differ in their first token take one pass, and each deeper branch of the label tree one more.
 
         :raises TooLong: the prompt doesn't fit the context.
         """
@@ -222,7 +221,7 @@ class Decoder:
         started = time.perf_counter()
         scorer = self._scorer_for(call, encoded, tree)
         if scorer is not None:
-            tokens = 2 * (len(ids) + tree.rows())  # of the cache before and after
+            tokens = 2 * (len(ids) + tree.rows())  # the cache before and after
             needed = tokens * self.bundle.manifest.kv_bytes_per_token
             check_room(needed, f"a pass over {len(ids)} tokens", self)
             found = scorer.score(encoded, tree, cancelled, keeps=call.only_read)
@@ -244,10 +243,10 @@ class Decoder:
         return scores
 
     def _scorer_for(self, call: Score, prompt: Encoded, tree: Branch) -> Scorer | None:
-        """The graph that takes all branches at once, where that is the better way.
+        """The one-pass scorer, if it is available and faster.
 
-        Only a prepared one: it maps the weights that are there already, where another would hold them a
-        second time. With adapters there is none.
+        Only a prepacked graph shares the weights in memory; any other would load them twice. There is none
+        for adapters.
         """
         if call.adapter is not None or self._prepared is None or self._prepared.score is None:
             return None
@@ -257,7 +256,7 @@ class Decoder:
 
     def _load_scorer(self) -> Scorer:
         from edgeslm.engine.worker.scorer import (
-            Scorer,  # onnxruntime's own binding takes time and memory, too
+            Scorer,  # imported late: onnxruntime's own binding takes time and memory
         )
 
         path = self._prepared.score if self._prepared is not None else None
@@ -285,7 +284,7 @@ class Decoder:
     ) -> KvSlot:
         """A slot whose cache holds exactly ``ids`` and has room for ``length`` tokens.
 
-        It is nobody else's until it is put back: another call may run between two pieces of this one.
+        The call owns it until it is put back, since another call may run between two steps of this one.
         """
         if length > self.context_length:
             raise TooLong(f"{length} tokens are needed and the model's context has {self.context_length}")
@@ -303,9 +302,10 @@ class Decoder:
         return slot
 
     def _prefill(self, slot: KvSlot, ids: Sequence[int], cancelled: IsCancelled) -> None:
-        """Appends in pieces, so that a long prompt can be given up on the way.
+        """Appends tokens in pieces, so that a long prompt can be cancelled.
 
-        The last piece has two tokens at least: one alone takes the kernel of decoding, which differs.
+        The last piece has at least two tokens, since a single one takes the decode kernel, which rounds
+        differently.
         """
         start = 0
         while start < len(ids):
@@ -359,7 +359,7 @@ class Decoder:
                 raise Cancelled("cancelled while it was running")
             slot.generator.generate_next_token()
             prefilled = prefilled or time.perf_counter()
-            # One token, or several where the grammar leaves no choice; the end token is not among them.
+            # Several tokens where the grammar leaves no choice; the end token is not among them.
             for token in map(int, slot.generator.get_sequence(0)[len(slot.tokens) :]):
                 slot.tokens.append(token)
                 if words.add(token):
@@ -388,7 +388,7 @@ class Decoder:
         scores: list[float],
         cancelled: IsCancelled,
     ) -> None:
-        """Adds up log-probabilities below ``node``; its path ends the slot's cache of ``length`` tokens."""
+        """Adds up log-probabilities below ``node``, whose path ends the slot's cache of ``length`` tokens."""
         if cancelled():
             raise Cancelled("cancelled while it was running")
         shares = node.log_shares(_last_logits(slot.generator), self._end_ids)
@@ -397,8 +397,8 @@ class Decoder:
             if below.label is not None:
                 scores[below.label] = total
                 continue
-            # Labels are read and not written: where a single token is computed by other weights, the one
-            # before it is read once more.
+            # Labels are scored with the prefill weights. A single token would use separate decode weights, so
+            # the token before it is read again.
             again = slot.tokens[length - 1 : length] if self._writes_apart and len(path) == 1 else []
             start = length - len(again)
             if len(slot.tokens) > start:
@@ -410,7 +410,7 @@ class Decoder:
 
 
 def _last_logits(generator: Any) -> npt.NDArray[np.float64]:
-    """Logits [vocabulary] after the last token; the graph may give [1, 1, vocabulary] or all positions."""
+    """Logits [vocabulary] after the last token; the graph may output [1, 1, vocabulary] or all positions."""
     logits = np.asarray(generator.get_logits())
     last: npt.NDArray[np.float64] = logits.reshape(-1, logits.shape[-1])[-1].astype(np.float64)
     return last

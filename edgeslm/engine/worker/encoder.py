@@ -1,4 +1,4 @@
-"""Embeddings, and classifiers learned on them, on plain onnxruntime."""
+"""Encoder: embeddings and learned heads on plain onnxruntime."""
 
 from __future__ import annotations
 
@@ -36,9 +36,9 @@ Floats = npt.NDArray[np.float32]
 
 
 class Encoder:
-    """One encoder bundle, or a head that has its own encoder, loaded; ``digest`` is what it must be.
+    """One encoder bundle, or a head with its own encoder, loaded; ``digest`` is its required digest.
 
-    :raises BundleError: for a bundle without an encoder or one that onnxruntime can't load.
+    :raises BundleError: a bundle without an encoder, or one that onnxruntime can't load.
     """
 
     def __init__(
@@ -79,11 +79,11 @@ class Encoder:
             ) from None
 
     def embed(self, texts: Sequence[str], overflow: Overflow) -> tuple[Floats, int, Truncated | None]:
-        """Vectors [n, dimension] float32, the number of tokens read, and what was cut (the last cut one).
+        """Vectors [n, dimension] float32, the number of tokens, and the last truncation.
 
-        One text a pass: int8 models take the range of their activations from all that is in the batch, so
-        that a text would get another vector in other company (cosine down to 0.96 to itself, measured), and
-        on two cores a batch is no faster.
+        Each text is a pass of its own. Int8 models take the activation range from the whole batch, so a
+        text's vector would depend on the others (measured: cosine down to 0.96 to itself), and on two cores a
+        batch is no faster.
         """
         ids, truncated = [], None
         for text in texts:
@@ -96,7 +96,7 @@ class Encoder:
         return vectors, sum(map(len, ids)), truncated
 
     def run(self, call: Embed | Classify | Point | Read) -> Output:
-        """:raises RequestError: what the sender of the request is told."""
+        """:raises RequestError: reported to the client."""
         match call:
             case Embed():
                 return self.run_embed(call)
@@ -128,8 +128,8 @@ class Encoder:
         )
 
     def read_tokens(self, text: str, overflow: Overflow) -> tuple[Floats, list[Place], Truncated | None]:
-        """Vectors [tokens, dimension] of what was kept of the text, and where each token stands in it; the
-        encoder's own tokens stand nowhere, at offsets that are alike."""
+        """Vectors [tokens, dimension] of the text that was kept, and the character span of each token;
+        special tokens have empty spans."""
         ids, offsets, truncated = self._encode(text, overflow)
         return self._forward(ids), offsets, truncated
 
@@ -150,7 +150,7 @@ class Encoder:
         if self._reader is None:
             raise BundleError(f"{self.bundle.path}: reads no question with a text; name a reader")
         found, places, tokens = [], [], 0
-        for text in call.texts:  # one a pass, for the reason that embed has
+        for text in call.texts:  # no batches, as in embed
             ids, kinds, offsets = self._paired(call.question, text)
             hidden = self._forward(ids, kinds)
             found.append(self._reader.probability(self._pooled(hidden)))
@@ -159,9 +159,9 @@ class Encoder:
         return Output(cost=Cost(prompt_tokens=tokens), probabilities=tuple(found), places=tuple(places))
 
     def _paired(self, question: str, text: str) -> tuple[list[int], list[int], list[Place]]:
-        """Ids of both with the encoder's own tokens around them, which of the two each is of, and where in
-        the text it stands (nowhere: of the question). Ends that don't fit are cut: of the question what is
-        beyond a quarter, and of the text what then is too long."""
+        """Token ids of both texts with special tokens, the segment of each (0 or 1), and its span in ``text``
+        (empty for the question). What doesn't fit is cut from the ends: first the question beyond a quarter
+        of the context, then the text."""
         encoding = self._tokenizer.encode(question, text)
         ids, kinds, parts = encoding.ids, encoding.type_ids, encoding.sequence_ids
         asked = [place for place, part in enumerate(parts) if part == 0]
@@ -174,19 +174,19 @@ class Encoder:
         return [ids[at] for at in order], [kinds[at] for at in order], [offsets[at] for at in order]
 
     def _encode(self, text: str, overflow: Overflow) -> tuple[list[int], list[Place], Truncated | None]:
-        """Ids with the encoder's own first and last token ([CLS], [SEP]) around what was kept, and the
-        offsets of each."""
+        """Token ids that were kept, between the encoder's special tokens ([CLS], [SEP]), and the span of
+        each."""
         encoding = self._tokenizer.encode(text)
         frame = encoding.special_tokens_mask
         bare = [place for place, special in enumerate(frame) if not special]
         kept, truncated = fit(bare, self.context_length - sum(frame), overflow)
         lead = frame.index(0) if bare else len(frame)
         order = [*range(lead), *kept, *range(lead + len(bare), len(frame))]
-        ids, offsets = encoding.ids, encoding.offsets  # each look makes a new list of all of them
+        ids, offsets = encoding.ids, encoding.offsets  # each access copies the whole list
         return [ids[at] for at in order], [offsets[at] for at in order], truncated
 
     def _forward(self, ids: Sequence[int], kinds: Sequence[int] | None = None) -> Floats:
-        """[tokens, dimension]; ``kinds`` are 0 and 1 where there are two texts."""
+        """Vectors [tokens, dimension]; ``kinds`` are the segments (0 or 1) of a text pair."""
         tokens = np.array([ids], np.int64)
         feed = {
             "input_ids": tokens,
@@ -197,7 +197,7 @@ class Encoder:
         return np.asarray(hidden, np.float32)
 
     def _pooled(self, hidden: Floats) -> Floats:
-        """One vector of those of the tokens."""
+        """Pools the token vectors to one."""
         vector = hidden[0] if self._section.pooling == "cls" else hidden.mean(axis=0)
         if self._section.normalize:
             vector = vector / max(float(np.linalg.norm(vector)), 1e-12)

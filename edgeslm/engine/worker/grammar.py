@@ -1,4 +1,4 @@
-"""A guide as onnxruntime-genai takes it: the traps of its grammars in one place."""
+"""Guided decoding: converts a grammar for onnxruntime-genai, working around its bugs."""
 
 from __future__ import annotations
 
@@ -9,25 +9,25 @@ from typing import Any, Final
 from edgeslm.engine.calls import Guide
 
 MOST_FORCED: Final = 256
-"""Tokens that may follow one another without a choice: they take room beyond what is asked for."""
+"""Largest number of consecutive forced tokens for which a cache gets extra room."""
 _SCALAR: Final = {"null": 4, "boolean": 5, "integer": 24, "number": 24, "string": 2}
-"""Most characters of a value that may be forced: bounds may leave one number; a string's quotes."""
+"""Longest value that can be forced, in characters: bounds may leave one number; of a string, the quotes."""
 _HARMLESS: Final = frozenset(
     {"type", "title", "description", "default", "examples", "x-guidance", "$schema", "$id"}
     | {"minLength", "maxLength", "minItems", "maxItems"}
 )
-"""Keys of a schema that force nothing by themselves."""
+"""Schema keys that force nothing by themselves."""
 _BOUNDS: Final = frozenset({"minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum"})
 _LARGEST: Final = 10**15
-"""Numbers beyond are written out in full, as those with an exponent are: 1e300 has 301 digits."""
+"""Larger numbers are written out in full, as are those with an exponent: 1e300 has 301 digits."""
 
 
 def runtime_grammar(guide: Guide) -> tuple[str, str]:
-    """Kind and source for the runtime: with text beyond ASCII, the same grammar without forced bytes.
+    """Kind and source for the runtime: with non-ASCII text, the same grammar without forced tokens.
 
-    llguidance tokenizes what a grammar forces, and genai gives it U+FFFD for half a character: the forced
-    token then breaks the grammar ("doesn't satisfy the grammar; forced bytes"). Forcing is kept where it is
-    harmless, since it saves steps.
+    llguidance tokenizes what a grammar forces, and genai passes U+FFFD for half a character, so the forced
+    token breaks the grammar ("doesn't satisfy the grammar; forced bytes"). ASCII grammars keep forcing, since
+    it saves steps.
     """
     if _can_force(guide):
         return guide.kind, guide.source
@@ -38,16 +38,16 @@ def runtime_grammar(guide: Guide) -> tuple[str, str]:
 
 
 def longest_forced(guide: Guide) -> int:
-    """Tokens for which the grammar leaves no choice, one after the other, at most; 0 if that isn't known.
+    """Upper bound of consecutive tokens without a choice; 0 if unknown.
 
-    The runtime appends them without a look at the end of its buffers (0.18: ``Generator::ComputeLogits``), so
-    they must be left uncomputed, or there must be room for them.
+    The runtime appends them without checking the end of its buffers (0.18: ``Generator::ComputeLogits``). So
+    there must be room for them, or forcing must be disabled.
     """
     if guide.kind != "json_schema" or not _can_force(guide):
         return 0
     try:
         longest = _forced(json.loads(guide.source))
-    except (ValueError, TypeError, AttributeError, RecursionError):  # no schema: the runtime will say so
+    except (ValueError, TypeError, AttributeError, RecursionError):  # the runtime reports bad schemas
         return 0
     return longest if longest is not None and longest <= MOST_FORCED else 0
 
@@ -57,10 +57,9 @@ def _can_force(guide: Guide) -> bool:
 
 
 def _forced(schema: Any) -> int | None:
-    """Characters of the longest value that a schema can force, and more than that; a token has one or more.
+    """Upper bound of the characters that a schema can force; a token has at least one.
 
-    None for what isn't known here, and that is whatever may force a number of them that does not show: a
-    pattern, a reference, parts that are merged, names that are required and not described.
+    None if unknown: patterns, references, merged schemas, and names that are required but not described.
     """
     if not isinstance(schema, Mapping):
         return 0 if schema is False else _SCALAR["number"]
@@ -87,7 +86,7 @@ def _forced(schema: Any) -> int | None:
 
 
 def _is_harmless(key: str, value: Any, schema: Mapping[str, Any], kinds: Any) -> bool:
-    """Whether a key of a schema forces nothing that isn't counted elsewhere."""
+    """Whether a schema key forces nothing that isn't counted elsewhere."""
     if key == "required":
         return set(value) <= set(schema.get("properties", ()))
     if key == "additionalProperties":

@@ -1,7 +1,4 @@
-"""Learned heads on an encoder: labels of a text's vector, and fields by pointing at its tokens.
-
-Plain numpy on the vectors that ``encoder`` computes. Knows no text and no tokenizer.
-"""
+"""Learned heads on an encoder: labels from a text's vector, and field spans from token vectors."""
 
 from __future__ import annotations
 
@@ -21,27 +18,27 @@ from edgeslm.errors import BundleError
 Floats = npt.NDArray[np.float32]
 
 STARTS, ENDS, INSIDE = range(3)
-"""What is asked of each token for each field: the order of ``place_weight``."""
+"""Scores of each token for each field: the order of ``place_weight``."""
 _MOST_PLACES: Final = 16
-"""Places of a field that are handed on: the likeliest may not fit its schema."""
+"""Spans returned for each field; the most likely one may not fit its schema."""
 _MOST_TOKENS: Final = 256
-"""Of a run: no longer text is learned from."""
+"""Longest span in tokens, as in training."""
 _MOST_ANSWER: Final = 64
-"""Tokens of a run that a reader points at; hardly an answer that was learned from has more."""
+"""Longest answer span of a reader in tokens; answers in the training data are hardly longer."""
 _MOST_ODDS: Final = 50.0
-"""As a logarithm; what is beyond can't be told from a yes or a no."""
+"""Largest log-odds; beyond it the probability is 0 or 1 to all digits."""
 _LEAST_SHARE: Final = 1e-4
-"""Of the option to stand in the message, for a field to be looked for there."""
+"""Smallest probability of the option "value in the message" for which spans are searched."""
 
 
 class _OnVectors:
-    """What heads of both kinds know: the middles of what they learned from."""
+    """Distance to the centroids of the training data, for both kinds of heads."""
 
     def __init__(self, centroids: Floats | None) -> None:
         self._centroids = centroids
 
     def distance(self, vector: Floats) -> float | None:
-        """1 less the cosine to the nearest centroid; None without any."""
+        """1 minus the cosine to the nearest centroid; None without centroids."""
         if self._centroids is None:
             return None
         length = max(float(np.linalg.norm(vector)), 1e-12)
@@ -49,7 +46,7 @@ class _OnVectors:
 
 
 class Head(_OnVectors):
-    """A multinomial logistic regression; ``bundle.calibration`` says what its probabilities are worth."""
+    """Multinomial logistic regression; ``bundle.calibration`` calibrates its probabilities."""
 
     def __init__(self, weight: Floats, bias: Floats, centroids: Floats | None = None) -> None:
         super().__init__(centroids)
@@ -62,14 +59,14 @@ class Head(_OnVectors):
 
 
 class Pointer(_OnVectors):
-    """Fields of a text, each by its options, and by the tokens that it begins with, ends with and covers.
+    """Field extraction: the options of each field, and spans scored by their first, last and inner tokens.
 
-    The place of a field is the run of tokens with the highest sum of how likely it begins and ends there
-    (Devlin et al. 2019, section 4.2) and of how likely each token of it is inside: without the last, a text
-    that has the value twice gives a run from the first to the second.
+    The score of a span is the sum of its start and end scores (Devlin et al. 2019, section 4.2) and the score
+    of each token to be inside. Without the latter, a value that occurs twice gives one span from the first
+    occurrence to the second.
 
-    :param weight: [options of all fields, dimension] with ``bias``. :param place_weight: [fields, 3,
-        dimension] with ``place_bias`` [fields, 3].
+    :param weight: [options of all fields, dimension] with ``bias``.
+    :param place_weight: [fields, 3, dimension] with ``place_bias`` [fields, 3].
     """
 
     def __init__(
@@ -88,8 +85,8 @@ class Pointer(_OnVectors):
         self._place_weight, self._place_bias = place_weight, place_bias
 
     def point(self, hidden: Floats, vector: Floats, offsets: Sequence[Place]) -> tuple[Pointed, ...]:
-        """:param hidden: [tokens, dimension]. :param vector: [dimension], the whole text's.
-        :param offsets: [tokens], where each stands in the text; empty of those that stand nowhere.
+        """:param hidden: [tokens, dimension]. :param vector: [dimension], of the whole text.
+        :param offsets: [tokens], character spans; empty for special tokens.
         """
         logits = self._weight @ vector + self._bias
         tokens = [place for place, (start, end) in enumerate(offsets) if start < end]
@@ -108,13 +105,13 @@ class Pointer(_OnVectors):
 
 
 def likeliest_places(scores: Floats, offsets: Sequence[Place], longest: int) -> tuple[Run, ...]:
-    """Runs of tokens by where they stand, the likeliest first.
+    """Token spans as character spans with their share, best first.
 
-    :param scores: [tokens, 3], see ``STARTS``. :param longest: most characters of a run.
+    :param scores: [tokens, 3], see ``STARTS``. :param longest: characters of a span, at most.
     """
     count = len(scores)
     starts, ends = np.array(offsets, np.int64).T
-    # A token has a character at least, so no run has more tokens than characters: [first, tokens less one].
+    # Each token has at least one character, so ``longest`` bounds the tokens, too: [first, tokens - 1].
     lasts = np.arange(count)[:, None] + np.arange(min(count, longest, _MOST_TOKENS))[None, :]
     firsts, spread = np.nonzero(lasts < count)
     lasts = lasts[firsts, spread]
@@ -135,11 +132,11 @@ def likeliest_places(scores: Floats, offsets: Sequence[Place], longest: int) -> 
 
 
 class Reader:
-    """Whether a text answers a question, from the vector of both together: a logistic regression, behind a
-    layer with tanh if there is one; and where, if it was taught to point.
+    """Reader (cross-encoder head): whether a text answers a question, and where, if trained for spans.
 
-    :param weight: [1, dimension] with ``bias`` [1]. :param dense: [dimension, dimension] with ``dense_bias``.
-    :param place_weight: [2, dimension] with ``place_bias`` [2]: of a token as the first and as the last one.
+    :param weight: [1, dimension] with ``bias`` [1]. :param dense: [dimension, dimension] with ``dense_bias``,
+        a tanh layer before the regression.
+    :param place_weight: [2, dimension] with ``place_bias`` [2]: scores of first and last tokens.
     """
 
     def __init__(
@@ -163,13 +160,12 @@ class Reader:
         return float(1 / (1 + np.exp(-min(_MOST_ODDS, max(-_MOST_ODDS, odds)))))
 
     def places(self, hidden: Floats, offsets: Sequence[Place]) -> tuple[Run, ...]:
-        """Where the answer would begin, each with its likeliest end, the likeliest first; nothing if it
-        wasn't taught to point. What is missing of all shares is how likely it stands nowhere.
+        """Answer spans, each a start with its most likely end and its probability, best first; empty if not
+        trained for spans. The probabilities sum to less than 1: the rest is that of no answer, which the
+        first token represents (Devlin et al. 2019, section 4.3).
 
-        The first token stands for nowhere (Devlin et al. 2019, section 4.3).
-
-        :param hidden: [tokens, dimension]. :param offsets: [tokens], where each stands in the text; empty of
-            those that stand nowhere in it, as the question's.
+        :param hidden: [tokens, dimension].
+        :param offsets: [tokens], character spans; empty for the question and special tokens.
         """
         tokens = [token for token, (start, end) in enumerate(offsets) if start < end]
         if self._places is None or not tokens:
@@ -192,7 +188,7 @@ class Reader:
 
 
 def load_head(path: Path, encoder: Bundle, digest: str | None = None) -> Head:
-    """:raises BundleError: no head, damaged, learned on another encoder, or not the one of ``digest``."""
+    """:raises BundleError: not a head, damaged, trained on another encoder, or of another digest."""
     learned, file, arrays = _load(path, encoder, digest)
     dimension = _dimension(encoder)
     shapes = {"weight": (len(learned.labels), dimension), "bias": (len(learned.labels),)}
@@ -217,7 +213,7 @@ def load_pointer(path: Path, encoder: Bundle, digest: str | None = None) -> Poin
 
 
 def load_reader(bundle: Bundle) -> Reader:
-    """:param bundle: a reader's. :raises BundleError: its head is damaged."""
+    """:param bundle: a reader bundle. :raises BundleError: its head is damaged."""
     section = bundle.manifest.head
     if section is None:
         raise BundleError(f"{bundle.path}: has no head, so it is no reader")
@@ -255,7 +251,7 @@ def _read_arrays(file: Path) -> Mapping[str, Floats]:
 
 
 def _check(file: Path, arrays: Mapping[str, Floats], shapes: Mapping[str, tuple[int, ...]]) -> None:
-    """:raises BundleError: arrays of other shapes, or numbers that aren't any."""
+    """:raises BundleError: wrong shapes, or numbers that aren't finite."""
     for name, shape in shapes.items():
         found = arrays[name].shape if name in arrays else "none"
         if found != shape:

@@ -1,7 +1,7 @@
 """KV-cache slots: generators kept warm so that shared prompt prefixes are computed once.
 
-A task's fixed instruction is the beginning of all its prompts. A slot that shares it is rewound to where the
-next prompt parts from it. Knows nothing of the runtime but ``rewind_to``.
+All prompts of a task begin with its fixed instruction. A slot that shares this prefix is rewound to where the
+next prompt differs.
 """
 
 from __future__ import annotations
@@ -14,33 +14,33 @@ from typing import Any, Final, NamedTuple
 from edgeslm.engine.calls import Guide, Sampling
 
 SLOT_STEP: Final = 256
-"""Slots are rounded up to this many tokens, so that similar requests share one."""
+"""Slot sizes are rounded up to a multiple of this many tokens, so that similar requests share one."""
 SLOT_BYTES: Final = 64_000_000
-"""What the caches of all slots may take together; those in use always may."""
+"""Memory budget of all idle slots; those in use may exceed it."""
 MOST_SLOTS: Final = 8
-"""A generator takes memory beside its cache, most of all with a grammar."""
+"""A generator takes memory beside its cache, especially with a grammar."""
 WORTH_SHARING: Final = 16
-"""Tokens. With fewer in common (the template's head), another task's slot isn't taken away from it: making
-one costs about as much as computing so many tokens."""
+"""Fewest shared tokens for which a slot is reused. A shorter prefix (the template's head) doesn't justify
+taking another task's slot, since a new slot costs about as much as computing 16 tokens."""
 _PHI3_SWITCH: Final = 4096
-"""Phi-3's LongRoPE changes its factors after this many tokens: a cache can't be rewound across it."""
+"""Phi-3's LongRoPE changes its factors after this many tokens, so a cache can't be rewound across it."""
 
 
 class SlotKey(NamedTuple):
-    """What a generator can't change, or its cache depends on."""
+    """What is fixed for a generator or affects its cache."""
 
     guide: Guide | None = None
     repetition_penalty: float = Sampling().repetition_penalty
     adapter: str | None = None
     drafts: int = 0
-    """Tokens that are proposed at a time, at most."""
+    """Largest number of draft tokens in a step."""
     forced: int = 0
-    """Tokens that the grammar may force at a time, for which there is room; 0 computes them like others."""
+    """Forced tokens in a step for which there is room; 0 disables forcing."""
 
 
 @dataclass(slots=True, eq=False)
 class KvSlot:
-    """A generator, the ids in its sequence, and what it was made for."""
+    """A generator, the token ids in its cache, and its key."""
 
     generator: Any
     key: SlotKey
@@ -51,9 +51,10 @@ class KvSlot:
 
 
 class SlotPool:
-    """Those of no call that runs: a slot is taken out, and put back when its call is done.
+    """Idle slots. A call takes one out and puts it back when it is done.
 
-    :param kv_bytes: of the cache, for each token. :param rewind_limit: tokens up to which one may be rewound.
+    :param kv_bytes: bytes of the cache for each token. :param rewind_limit: longest cache, in tokens, that
+        can be rewound.
     """
 
     def __init__(
@@ -68,14 +69,14 @@ class SlotPool:
         self._rewind_limit = rewind_limit
         self._budget_bytes = budget_bytes
         self._most = most
-        self._slots: list[KvSlot] = []  # the end is the most recently used
+        self._slots: list[KvSlot] = []  # most recently used last
 
     def __len__(self) -> int:
         return len(self._slots)
 
     @property
     def tokens(self) -> int:
-        """That the caches have room for."""
+        """Total capacity of the caches."""
         return sum(slot.max_length for slot in self._slots)
 
     def clear(self) -> None:
@@ -85,9 +86,9 @@ class SlotPool:
         self._slots.append(slot)
 
     def take(self, ids: Sequence[int], length: int, key: SlotKey) -> tuple[int, KvSlot | None]:
-        """The slot that shares the longest beginning with ``ids``, rewound to its end, and how long that is.
+        """The slot that shares the longest prefix with ``ids``, rewound to its end, and the prefix length.
 
-        None, and 0, where none with room for ``length`` tokens shares enough.
+        (0, None) if no slot with room for ``length`` tokens shares enough.
         """
         fitting = [slot for slot in self._slots if slot.key == key and slot.max_length >= length]
         shared, slot = max(
@@ -101,10 +102,10 @@ class SlotPool:
         return shared, slot
 
     def make_room(self, max_length: int) -> None:
-        """Slots go until one of ``max_length`` tokens fits the budget: the oldest that never served twice,
-        else the oldest.
+        """Evicts slots until one of ``max_length`` tokens fits the budget: first the oldest that was never
+        reused, else the oldest.
 
-        So the slots of requests with a grammar of their own push one another out, not a task's instruction.
+        So requests with a grammar of their own evict each other's slots, not a task's instruction.
         """
         while self._slots:
             total = max_length + self.tokens
@@ -113,12 +114,12 @@ class SlotPool:
             self._slots.remove(next((slot for slot in self._slots if not slot.reused), self._slots[0]))
 
     def _reusable(self, slot: KvSlot, ids: Sequence[int]) -> int:
-        """How many leading tokens of the slot's cache serve ``ids``.
+        """How many leading tokens of the slot's cache can be reused for ``ids``.
 
-        Only what was prefilled, and two tokens are left to append: a step of one token, as in decoding,
-        takes another kernel with other rounding. Pieces of two or more tokens get the same bits as the whole
-        on processors with AVX2, so there the same request gets the same answer, whatever came before; with
-        AVX-512 sums are made in another order for few rows (measured: probabilities of labels move by 0.02).
+        Only prefilled tokens count, and at least two are left to append, since a step of one token takes the
+        decode kernel, which rounds differently. With AVX2, prefill in pieces of two or more tokens is
+        identical to the bit, so the same request gets the same answer whatever came before. With AVX-512 few
+        rows are summed in another order (measured: label probabilities move by 0.02).
         """
         if max(len(slot.tokens), len(ids)) > self._rewind_limit:
             return 0
@@ -130,12 +131,12 @@ class SlotPool:
 
 
 def rounded(length: int, context_length: int) -> int:
-    """Tokens that a slot is made for, to hold ``length``."""
+    """Slot size, in tokens, to hold ``length``."""
     return min(-(-length // SLOT_STEP) * SLOT_STEP, context_length)
 
 
 def rewind_limit(settings: dict[str, Any], context_length: int) -> int:
-    """Tokens up to which a cache may be rewound: all, the sliding window, or Phi-3's switch.
+    """Longest cache, in tokens, that can be rewound: the context, the sliding window, or Phi-3's switch.
 
     :param settings: ``model`` of ``genai_config.json``.
     """

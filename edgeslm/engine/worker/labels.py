@@ -1,8 +1,8 @@
-"""Labels as a tree of tokens, and the distribution over them. Pure; knows no model.
+"""Label tree: labels as a trie of tokens, and the distribution over them.
 
-At each branch the next-token probabilities are restricted to the branch's children and normalised; a label's
-probability is the product along its path. This is the distribution of constrained decoding, without decoding
-anything.
+At each branch the next-token probabilities are restricted to its children and normalised; a label's
+probability is the product along its path. This equals the distribution of constrained decoding, without
+decoding.
 """
 
 from __future__ import annotations
@@ -14,12 +14,12 @@ import numpy as np
 import numpy.typing as npt
 
 END = -1
-"""Stands for all end tokens: it closes each path, so that no label is the beginning of another."""
+"""Stands for all end tokens. It ends each path, so that no label is a prefix of another."""
 
 
 @dataclass(slots=True, eq=False)
 class Branch:
-    """A node of the tree of label tokens; ``label`` is the number of the label that ends here."""
+    """A node of the label tree; ``label`` is the number of the label that ends here."""
 
     children: dict[int, Branch] = field(default_factory=dict)
     label: int | None = None
@@ -28,23 +28,22 @@ class Branch:
         return max((1 + child.depth() for child in self.children.values()), default=0)
 
     def rows(self) -> int:
-        """Tokens that are followed by a choice: what a pass over all branches reads beside the message."""
+        """Tokens that one pass over all branches computes after the message: those followed by a choice."""
         return sum(len(path) + below.rows() for _, path, below in self.ways() if below.children)
 
     def is_branched(self) -> bool:
-        """Whether there is a choice below a choice."""
+        """Whether a choice follows another."""
         return any(below.children for _, _, below in self.ways())
 
     def tokens(self, end_ids: Iterable[int]) -> set[int]:
-        """All of which a choice needs the logits."""
+        """All tokens whose logits are needed."""
         own = {token for token in self.children if token != END}
         if END in self.children:
             own |= set(end_ids)
         return own.union(*(below.tokens(end_ids) for _, _, below in self.ways()))
 
     def ways(self) -> Iterator[tuple[int, tuple[int, ...], Branch]]:
-        """Of each child: its place among them, the tokens to where all is decided or branches again, and what
-        is there."""
+        """The edges to the next choices or labels: number of the child, tokens, and node reached."""
         for place, (token, child) in enumerate(self.children.items()):
             path = [token]
             while len(child.children) == 1:
@@ -55,7 +54,7 @@ class Branch:
     def log_shares(
         self, logits: Mapping[int, float] | npt.NDArray[np.float64], end_ids: Iterable[int]
     ) -> npt.NDArray[np.float64]:
-        """Log-probabilities of the children, in their order. :param logits: by token, those of ``tokens``."""
+        """Log-probabilities of the children, in order. :param logits: of each token in ``tokens``."""
         # A model may end its turn with any of its end tokens (Gemma-2 and Qwen2.5 have two).
         ends = np.logaddexp.reduce([logits[end] for end in sorted(end_ids)]) if END in self.children else 0.0
         own = np.array([ends if token == END else logits[token] for token in self.children])
@@ -64,7 +63,7 @@ class Branch:
 
 
 def make_tree(labels: Sequence[Sequence[int]]) -> Branch:
-    """:param labels: the tokens of each."""
+    """:param labels: the tokens of each label."""
     root = Branch()
     for number, tokens in enumerate(labels):
         node = root

@@ -1,4 +1,4 @@
-"""Model loading by onnxruntime-genai: its options in one place."""
+"""Model loading with onnxruntime-genai: options, threads and device."""
 
 from __future__ import annotations
 
@@ -20,17 +20,17 @@ from edgeslm.errors import BundleError, NoMemory
 
 @dataclass(frozen=True, slots=True)
 class Loader:
-    """What computes models, and how the threads of the CPU wait meanwhile."""
+    """Device, and how CPU threads wait for work."""
 
     power: Power = BALANCED
     device: Device = "cpu"
 
     def load(self, bundle: Path, graph: str, threads: int) -> Any:
-        """The runtime's model. It raises RuntimeError and others.
+        """An onnxruntime-genai model. The runtime raises RuntimeError and others.
 
-        :param graph: as seen from the bundle: its own, or a prepared one at ``../...``; none: what the
-            bundle's configuration for the runtime names.
-        :raises BundleError: the installed runtime has no such device.
+        :param graph: path relative to the bundle, also of a prepacked graph (``../...``); empty for the one
+            that ``genai_config.json`` names.
+        :raises BundleError: the installed runtime doesn't support the device.
         """
         if self.device == "cuda" and not og.is_cuda_available():
             raise BundleError(
@@ -53,7 +53,7 @@ PLAIN: Final = Loader()
 
 
 def engine_error(error: Exception) -> Exception:
-    """What an error of the runtime is to the sender of a request."""
+    """Converts an allocation failure of the runtime to ``NoMemory``."""
     if "alloc" in str(error).lower():
         return NoMemory(f"the engine could not allocate memory: {error}")
     return error

@@ -1,9 +1,9 @@
-"""The engine process: one per loaded model. Calls come in over a pipe, chunks and outputs go back.
+"""The worker process: one per loaded model. Calls arrive over a pipe (``edgeslm.engine.frames``), chunks and
+outputs go back.
 
-It is its own process because onnxruntime-genai's binding holds the interpreter lock for a whole prefill
-(measured: a 10 ms ticker got one tick in 0.52 s), and because a crash or an out-of-memory kill then takes
-one model down and not the connection to the broker. It ends when the pipe closes, whatever it is doing. What
-is said over it is in ``edgeslm.engine.frames``.
+It is a process because onnxruntime-genai holds the interpreter lock for a whole prefill (measured: a 10 ms
+ticker got one tick in 0.52 s), and because a crash or an out-of-memory kill then ends one model and not the
+broker connection. It exits when the pipe closes, even in the middle of a call.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ log = logging.getLogger("edgeslm.engine")
 
 
 class _Inbox:
-    """Calls in order, and which were cancelled; filled by a thread that reads the pipe."""
+    """Queue of calls and set of cancelled ones, filled by a thread that reads the pipe."""
 
     def __init__(self, pipe: Pipe) -> None:
         self._pipe = pipe
@@ -67,13 +67,13 @@ class _Inbox:
         threading.Thread(target=self._read, name="pipe", daemon=True).start()
 
     def get(self) -> Start:
-        """The next call, which now runs; waits for one."""
+        """Waits for the next call and marks it as running."""
         with self._arrival:
             self._arrival.wait_for(lambda: self._waiting)
             return self._begin(self._waiting[0])
 
     def more_urgent(self, than: int) -> Start | None:
-        """A call whose priority is above ``than``, which now runs."""
+        """Takes a queued call with a priority above ``than``, if any."""
         with self._arrival:
             found = max(self._waiting, key=lambda entry: entry.priority, default=None)
             if found is None or found.priority <= than:
@@ -84,8 +84,8 @@ class _Inbox:
         return number in self._cancelled
 
     def forget(self, number: int) -> None:
-        """A call was answered. Cancels that came too late for theirs go too: a number that is lower than
-        those which run or wait was answered before."""
+        """Removes a finished call, and cancellations that came too late: lower numbers that are neither
+        running nor queued."""
         with self._arrival:
             self._running.remove(number)
             live = {*self._running, *(entry.number for entry in self._waiting)}
@@ -107,17 +107,17 @@ class _Inbox:
                     else:
                         self._cancelled.add(order.number)
         except (EOFError, OSError):
-            os._exit(0)  # the parent is gone or done with us: nothing here is worth waiting for
+            os._exit(0)  # the parent is gone or has stopped us
         except FrameError as error:
-            log.error("the node sent what is no order: %s", error)
+            log.error("the node sent a malformed message: %s", error)
             os._exit(1)
 
 
 class Engine:
-    """A loaded model of either kind behind one method; ``digest`` is what its bundle must be.
+    """One loaded model, a decoder or an encoder; ``digest`` is the bundle's required digest.
 
-    :param threads: 0 takes as many as are best. :param cache: where prepared bundles are.
-    :raises BundleError: it can't be loaded, or not on this device.
+    :param threads: 0 chooses the fastest number. :param cache: folder of prepacked bundles.
+    :raises BundleError: the bundle can't be loaded, or not on this device.
     """
 
     def __init__(
@@ -131,8 +131,7 @@ class Engine:
         power: Power = BALANCED,
         device: Device = "cpu",
     ) -> None:
-        # Where a link leads is settled once, so that switching it meanwhile changes nothing; and each of the
-        # readers below is told what it must find.
+        # Resolve a link once, so that all readers below see the same bundle even if it is switched.
         path = path.resolve()
         bundle = load_bundle(path, digest)
         kind = bundle.manifest.model_kind
@@ -140,8 +139,8 @@ class Engine:
         self._encoder: Encoder | None = None
         if kind == "decoder":
             graph = bundle.manifest.graphs.for_calls(adapters=bool(adapters)) or ""
-            cache = cache if device == "cpu" else None  # what is prepared is laid out for the CPU
-            with ThreadPoolExecutor(1) as pool:  # hundreds of MB are hashed while libraries are imported
+            cache = cache if device == "cpu" else None  # prepacking is for the CPU
+            with ThreadPoolExecutor(1) as pool:  # hash hundreds of MB while libraries are imported
                 finding = pool.submit(find_prepared, bundle, graph, cache) if cache is not None else None
                 from edgeslm.engine.worker.decoder import Decoder
                 from edgeslm.engine.worker.loading import Loader
@@ -170,15 +169,14 @@ class Engine:
         self.kind, self._manifest, self._device = kind, bundle.manifest, device
 
     def limit_memory(self) -> None:
-        """Holds this process to what calls may need; on a GPU nobody can foresee what its driver reserves."""
+        """Limits this process's memory to what calls may need. On a GPU the driver's share is unknown."""
         if self._decoder is not None and self._device == "cpu":
             cache_bytes = self.context_length * self._manifest.kv_bytes_per_token
             limit_memory(cache_bytes, sum(file.bytes for file in self._manifest.weights))
 
     def run(self, call: Call, emit: OnText, cancelled: IsCancelled) -> Output:
-        """
-        :param cancelled: asked between two pieces of the work; may run another call meanwhile.
-        :raises RequestError: what the sender of the request is told.
+        """:param cancelled: polled between two steps; may run another call meanwhile.
+        :raises RequestError: reported to the client.
         """
         if isinstance(call, (Generate, Score)):
             if self._decoder is None:
@@ -200,9 +198,9 @@ class Engine:
 
 
 def serve(pipe: Pipe, arguments: Sequence[str]) -> None:
-    """Loads the bundle, says so, and answers calls until the pipe closes.
+    """Loads the bundle, reports it ready, and answers calls until the pipe closes.
 
-    :param arguments: the command line's, see :func:`main`.
+    :param arguments: of the command line, see :func:`main`.
     """
     inbox = _Inbox(pipe)
     inbox.start()
@@ -220,7 +218,7 @@ def serve(pipe: Pipe, arguments: Sequence[str]) -> None:
         while True:
             _answer(engine, inbox, pipe, inbox.get())
     except ConnectionError:
-        os._exit(0)  # the parent closed the pipe, and the reader had no turn to notice it first
+        os._exit(0)  # the parent closed the pipe before the reader thread noticed
 
 
 def _load(arguments: Sequence[str]) -> Engine:
@@ -238,7 +236,7 @@ def _load(arguments: Sequence[str]) -> Engine:
 
 
 def _answer(engine: Engine, inbox: _Inbox, pipe: Pipe, entry: Start) -> None:
-    """Runs a call; between two pieces of its work those that are more urgent."""
+    """Runs a call; more urgent ones run between two of its steps."""
 
     def is_cancelled() -> bool:
         while (urgent := inbox.more_urgent(entry.priority)) is not None:
@@ -248,7 +246,7 @@ def _answer(engine: Engine, inbox: _Inbox, pipe: Pipe, entry: Start) -> None:
     outcome = _outcome(engine, pipe, entry, is_cancelled)
     try:
         pipe.send(outcome)
-    except FrameError as error:  # figures that are no numbers, or too many of them
+    except FrameError as error:  # not finite, or too large
         log.error("call %d of kind %s: %s", entry.number, type(entry.call).__name__, error)
         pipe.send(Failed(entry.number, "internal", "the engine's answer can't be sent"))
     inbox.forget(entry.number)
@@ -269,7 +267,7 @@ def _outcome(engine: Engine, pipe: Pipe, entry: Start, is_cancelled: IsCancelled
     except BundleError as error:
         return Failed(number, "model_unavailable", str(error))
     except Exception as error:
-        # The type alone: an exception's text may quote the message, and texts don't go to logs.
+        # Only the type: the exception's text may quote the message, which must not be logged.
         log.error("call %d of kind %s failed: %s", number, type(call).__name__, type(error).__name__)
         log.debug("call %d", number, exc_info=True)
         return Failed(number, "internal", f"the engine failed on this request ({type(error).__name__})")
@@ -277,15 +275,15 @@ def _outcome(engine: Engine, pipe: Pipe, entry: Start, is_cancelled: IsCancelled
 
 
 def main(argv: list[str]) -> None:
-    """``python -m edgeslm.engine.worker.main FD BUNDLE THREADS LOG_LEVEL POWER DEVICE CACHE DIGEST
-    [ADAPTER DIGEST]...``
+    """``python -m edgeslm.engine.worker.main FD BUNDLE THREADS LOG_LEVEL POWER DEVICE CACHE DIGEST [ADAPTER
+    DIGEST]...``
 
-    Started by ``process``; a DIGEST of ``ANY`` asks for no certain bundle, such a CACHE is none.
+    Started by ``process``. ``ANY`` as a DIGEST accepts any bundle, as CACHE means none.
     """
-    # Ctrl-C and systemd's SIGTERM reach the whole group: the parent drains first and then closes the pipe.
+    # Ctrl-C and systemd's SIGTERM reach the whole group; the parent drains first and then closes the pipe.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    set_up_logging(argv[3], "%(levelname)s %(name)s %(message)s")
+    set_up_logging(argv[3])
     serve(Pipe(int(argv[0]), FROM_ENGINE, TO_ENGINE), argv)
 
 

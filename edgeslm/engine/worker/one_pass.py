@@ -1,8 +1,8 @@
-"""One-pass scoring: which labels it is for, and when its graph is loaded (``scorer``).
+"""One-pass scoring: when to use the score graph, and when to load it (``scorer``).
 
-Labels that differ at once take one pass by walking, too. So nobody waits for a second graph on their account,
-and the first message after a start doesn't share the processors with its loading: that begins in a thread
-with the second one, or before any, when tasks are made ready.
+Labels that differ in their first token need only one pass anyway, so they never wait for the graph. Loading
+starts in a thread with the second call, so that it doesn't slow down the first message after a start, or at
+warm-up.
 """
 
 from __future__ import annotations
@@ -18,14 +18,14 @@ if TYPE_CHECKING:
     from edgeslm.engine.worker.scorer import Scorer
 
 MOST_ROWS: Final = 2 * PIECE
-"""Tokens of branches in a pass: attention costs their square, and a pass can't be given up."""
+"""Most branch tokens in a pass: attention grows with their square, and a pass can't be cancelled."""
 MOST_TOKENS: Final = 8 * PIECE
-"""Of a message: each piece copies all that was cached, so from some length on walking is cheaper."""
+"""Longest message: each piece copies the cache, so beyond this length scoring branch by branch is faster."""
 
 
 def fits(prompt: Encoded, tree: Branch, context_length: int) -> bool:
-    """Whether these labels on this message may be one pass. The kernel counts the branches' tokens as if they
-    came one after the other."""
+    """Whether these labels on this message can be scored in one pass. The kernel counts branch tokens as if
+    they were consecutive."""
     return (
         tree.rows() <= MOST_ROWS
         and len(prompt.ids) - prompt.fixed <= MOST_TOKENS
@@ -34,33 +34,33 @@ def fits(prompt: Encoded, tree: Branch, context_length: int) -> bool:
 
 
 class OnePass:
-    """:param load: takes a fraction of a second, and raises BundleError."""
+    """:param load: loads the scorer in a fraction of a second, or raises BundleError."""
 
     def __init__(self, load: Callable[[], Scorer]) -> None:
         self._load = load
-        self._coming: Future[Scorer] | None = None
+        self._loading: Future[Scorer] | None = None
         self._is_second = False
 
     @property
     def scorer(self) -> Scorer | None:
-        """If it is there."""
-        coming = self._coming
-        if coming is None or not coming.done() or coming.exception() is not None:
+        """The scorer, if it is loaded."""
+        loading = self._loading
+        if loading is None or not loading.done() or loading.exception() is not None:
             return None
-        return coming.result()
+        return loading.result()
 
     def find(self, *, waits: bool) -> Scorer | None:
-        """What scores; None if it is still to come.
+        """The scorer; None while it is loading.
 
-        :param waits: whether to wait for it. :raises BundleError: it can't be loaded, and one waited for it.
+        :param waits: wait for it. :raises BundleError: it can't be loaded (only if ``waits``).
         """
         is_wanted, self._is_second = waits or self._is_second, True
-        has_failed = self._coming is not None and self._coming.done() and self.scorer is None
-        if is_wanted and (self._coming is None or (waits and has_failed)):
+        has_failed = self._loading is not None and self._loading.done() and self.scorer is None
+        if is_wanted and (self._loading is None or (waits and has_failed)):
             thread = ThreadPoolExecutor(1, "score graph")
-            self._coming = thread.submit(self._load)
+            self._loading = thread.submit(self._load)
             thread.shutdown(wait=False)
-        return self._coming.result() if waits and self._coming is not None else self.scorer
+        return self._loading.result() if waits and self._loading is not None else self.scorer
 
     def forget(self) -> None:
         """Drops all caches."""
@@ -68,7 +68,7 @@ class OnePass:
             scorer.forget()
 
     def close(self) -> None:
-        """Waits for what is still being loaded."""
-        if self._coming is not None:
-            self._coming.exception()
-            self._coming = None
+        """Waits for a pending load."""
+        if self._loading is not None:
+            self._loading.exception()
+            self._loading = None

@@ -1,4 +1,4 @@
-"""Context overflow: a text with more tokens than fit is an error with the numbers, or cut as stated."""
+"""Context overflow: a text with too many tokens is an error, or is truncated as configured."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from edgeslm.messages import Truncated
 
 
 def fit(ids: list[int], room: int, overflow: Overflow) -> tuple[list[int], Truncated | None]:
-    """Shortens ``ids`` to ``room`` tokens as ``overflow`` says; shorter ones come back untouched.
+    """Truncates ``ids`` to ``room`` tokens as ``overflow`` says; returns shorter ones unchanged.
 
-    :raises TooLong: for ``error``, or when there is no room at all.
+    :raises TooLong: with ``error``, or if there is no room at all.
     """
     if len(ids) <= room:
         return ids, None

@@ -1,8 +1,7 @@
-"""Prefix cache: what prompts of a task begin with, as a graph has read it, on disk for the next start.
+"""Prefix cache: keys and values of tasks' prompt prefixes, on disk for the next start.
 
-A file holds the keys and values of all layers for some tokens, behind the SHA-256 of these. It lies in the
-folder of what was prepared (``prepared``), so it is of this bundle, processor and version of the libraries.
-Knows no model and loads no library but numpy.
+A file holds the keys and values of all layers for some tokens, after their SHA-256. It lies in the folder of
+the prepacked bundle (``prepared``), so it belongs to this bundle, CPU and library version.
 """
 
 from __future__ import annotations
@@ -24,18 +23,20 @@ from edgeslm.storage.file_ownership import is_ours
 log = logging.getLogger("edgeslm.engine")
 
 FOLDER: Final = "beginnings"
-"""Beside the prepared graphs."""
+"""Folder beside the prepacked graphs."""
 KEPT_BYTES: Final = 64_000_000
-"""Of all files together. Those of before the start go first; what was used since then stays, or tasks that
-don't all fit would take turns on the disk at each start."""
+"""Budget of all files. Files unused since the start are evicted first. Those in use stay; otherwise tasks
+that don't all fit would evict one another at each start."""
 _DIGEST_BYTES: Final = 32
 
 Floats = npt.NDArray[np.float32]
 
 
 class PrefixCache:
-    """:param folder: is made when something is kept. :param caches: how many arrays a beginning has, [heads,
-    tokens, size] each."""
+    """Stored prefixes of one graph.
+
+    :param folder: created on the first write. :param caches: arrays of a prefix, [heads, tokens, size] each.
+    """
 
     def __init__(self, folder: Path, caches: int, heads: int, size: int) -> None:
         self._folder = folder
@@ -43,7 +44,8 @@ class PrefixCache:
         self._used: set[Path] = set()
 
     def find(self, tokens: Sequence[int]) -> Floats | None:
-        """[caches, 1, heads, tokens, size], mapped; None if it isn't there, or not whole, or not ours."""
+        """Memory-mapped [caches, 1, heads, tokens, size]; None if missing, damaged or not owned by the
+        node."""
         file = self._file_of(tokens)
         shape = (self._caches, 1, self._heads, len(tokens), self._size)
         try:
@@ -65,7 +67,8 @@ class PrefixCache:
         return content[_DIGEST_BYTES:].view(np.float32).reshape(shape)
 
     def keep(self, tokens: Sequence[int], values: Sequence[Floats]) -> None:
-        """If it isn't there and there is room. What the disk refuses is read again at the next start."""
+        """Writes a prefix, if it is new and there is room. A write error is not fatal: it is computed again
+        at the next start."""
         file = self._file_of(tokens)
         if file in self._used:
             return
@@ -83,7 +86,7 @@ class PrefixCache:
                 fresh.unlink(missing_ok=True)
 
     def _make_room(self, needed: int) -> bool:
-        """Two workers may do so at once."""
+        """Evicts old files. Two workers may do so at once."""
         found = {}
         for file in self._folder.iterdir():
             with contextlib.suppress(FileNotFoundError):

@@ -1,7 +1,6 @@
-"""Prepacked models: found on disk, and used only if whole and the node's own.
+"""Prepacked bundles: found in the cache, and used only if undamaged and written by the node's user.
 
-How it is made, and why, is in ``prepare``. It fits one processor and one version of the libraries, so its
-index names them. Loads no library.
+``prepare`` makes them. They fit one CPU and one version of the libraries, which the index names.
 """
 
 from __future__ import annotations
@@ -35,26 +34,26 @@ INDEX: Final = "prepared.json"
 GRAPH: Final = "model.onnx"
 WEIGHTS: Final = "model.onnx.data"
 SCORE: Final = "score.onnx"
-"""The bundle's graph ``score`` on the same weights, where they come out the same to the byte."""
+"""The bundle's graph ``score`` on the same weights, if those are identical."""
 _OF_PROCESSOR: Final = (
     *("model name", "flags"),
     *("Features", "CPU implementer", "CPU variant", "CPU part"),
     *("isa", "uarch"),
 )
-"""Keys of /proc/cpuinfo by which the libraries choose kernels, on x86, ARM and RISC-V."""
+"""Keys of /proc/cpuinfo that decide the choice of kernels, on x86, ARM and RISC-V."""
 PROMPT_TOKENS, NEW_TOKENS = 128, 16
-"""Of the request that threads are measured with."""
+"""Tokens of the request that ``threads`` are measured with."""
 BLOCK_BYTES: Final = 2**24
-"""Hashed at a time. An index is of these blocks: others would give other digests."""
+"""Block size of ``block_digest``; another size gives other digests."""
 
 
 class Index(BaseModel):
-    """``prepared.json``: what was made, for what.
+    """Content of ``prepared.json``.
 
-    ``seconds`` are those of a usual request by threads, ``prompt_seconds`` those of its prompt read at once,
-    both empty where the machine was too busy to tell; of ``cores`` that could be used ``threads`` were the
-    fastest, all where that isn't known. ``divergences`` are how far the bundle's golden answers lie from the
-    build machine's, in nats. The digests of ``files`` are those of ``block_digest``.
+    By number of threads, ``seconds`` are of a typical request and ``prompt_seconds`` of its prefill; both are
+    empty if the machine was too busy to measure. ``threads`` were the fastest of ``cores`` usable ones, or
+    all if unknown. ``divergences`` of the golden answers are in nats. ``files`` have digests of
+    ``block_digest``.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -71,11 +70,11 @@ class Index(BaseModel):
     files: tuple[FileEntry, ...]
 
     def render(self) -> str:
-        """For a person."""
+        """Text for the terminal."""
         lines = [f"{sum(file.bytes for file in self.files) / 1e6:.0f} MB for this processor"]
         for threads, seconds in sorted(self.seconds.items()):
             request = f"{PROMPT_TOKENS} prompt tokens and {NEW_TOKENS} new ones"
-            chosen = "  taken where threads: auto" if threads == self.threads else ""
+            chosen = "  used with threads: auto" if threads == self.threads else ""
             several = "threads" if threads > 1 else "thread"
             lines.append(f"  {threads} {several}: {1000 * seconds:.0f} ms for {request}{chosen}")
         if not self.seconds:
@@ -85,14 +84,14 @@ class Index(BaseModel):
             alike = f"{count} of {count} answers as on the build machine (largest divergence {most:.3f} nats)"
             lines.append(f"  self-test: {alike}")
         else:
-            lines.append("  no self-test: the bundle has no golden answers, as one that is exported anew has")
+            lines.append("  no self-test: the bundle has no golden answers, export it again to add them")
         return "\n".join(lines)
 
 
 @dataclass(frozen=True, slots=True)
 class Prepared:
-    """``graph`` stands in for the bundle's, ``score`` for its ``score``; ``threads`` were the fastest, 0 if
-    that isn't known; ``prompt_seconds`` is what reading ``PROMPT_TOKENS`` at once took with how many."""
+    """``graph`` replaces the bundle's graph, ``score`` its ``score``. ``threads`` is the fastest number, 0 if
+    unknown; ``prompt_seconds`` is the prefill time of ``PROMPT_TOKENS`` by number of threads."""
 
     graph: Path
     threads: int
@@ -100,12 +99,12 @@ class Prepared:
     prompt_seconds: Mapping[int, float] = field(default_factory=dict)
 
     def seen_from(self, bundle: Path) -> str:
-        """Where the runtime looks for graphs."""
+        """Path relative to the bundle, as the runtime expects it."""
         return os.path.relpath(self.graph.resolve(), bundle.resolve())
 
 
 def machine_key(root: Path = Path("/")) -> str:
-    """What the layout of prepared weights depends on: the processor and the libraries."""
+    """Digest of what the layout of prepacked weights depends on: the CPU and the libraries."""
     lines = (read_text(root / "proc/cpuinfo") or "").splitlines()
     processor = sorted({line for line in lines if line.partition("\t")[0].strip(": ") in _OF_PROCESSOR})
     versions = [installed(module) for module in LIBRARIES]
@@ -114,24 +113,24 @@ def machine_key(root: Path = Path("/")) -> str:
 
 
 def folder_of(bundle: Bundle, graph: str, cache: Path) -> Path:
-    """One for each bundle and graph, whatever the machine: what another one left is of no use any more."""
+    """Folder of a bundle's prepacked graph. Results for another machine are overwritten."""
     return cache / f"{folder_start(bundle.digest)}{graph.replace('/', '-')}"
 
 
 def folder_start(digest: str) -> str:
-    """How the names of what was prepared of a bundle begin."""
+    """Prefix of the folder names of a bundle."""
     return f"{digest.removeprefix('sha256:')[:24]}-"
 
 
 def block_digest(file: Path) -> str:
-    """SHA-256 over those of the file's blocks, one after the other, as hex.
+    """SHA-256 (hex) of the SHA-256 digests of the file's blocks.
 
-    Blocks are hashed by as many threads as there are processors. The file is mapped: whatever copies it in
-    pieces asks for the interpreter's lock before each, and a start has a thread that imports libraries and
-    holds it. A disk that fails ends the process then, which is started without what was prepared.
+    Each core hashes blocks. The file is mapped, since reading in pieces takes the interpreter lock each time,
+    which the thread importing libraries holds at start. A disk error then kills the process, which is
+    restarted without the prepacked files.
     """
     with file.open("rb") as stream, ThreadPoolExecutor(usable_cores()) as pool:
-        if not os.fstat(stream.fileno()).st_size:  # which can't be mapped
+        if not os.fstat(stream.fileno()).st_size:  # an empty file can't be mapped
             return hashlib.sha256().hexdigest()
         with mmap.mmap(stream.fileno(), 0, prot=mmap.PROT_READ) as content, memoryview(content) as view:
             content.madvise(mmap.MADV_WILLNEED)  # the disk reads ahead of the threads
@@ -141,8 +140,8 @@ def block_digest(file: Path) -> str:
 
 
 def find_prepared(bundle: Bundle, graph: str, cache: Path) -> Prepared | None:
-    """What was made of the bundle's ``graph`` for this machine, if it is there and whole. What others could
-    have written is not believed."""
+    """The prepacked ``graph`` of the bundle for this machine, if present, undamaged and writable by nobody
+    else."""
     folder = folder_of(bundle, graph, cache)
     try:
         _check_owner(folder, stat.S_IFDIR)
@@ -174,13 +173,13 @@ def find_prepared(bundle: Bundle, graph: str, cache: Path) -> Prepared | None:
 
 
 def mark_used(folder: Path) -> None:
-    """What is used isn't taken away (``prepare``)."""
-    with contextlib.suppress(OSError):  # root's own, or not there
+    """Marks a folder as used, so that ``prepare`` doesn't remove it."""
+    with contextlib.suppress(OSError):  # owned by root, or missing
         os.utime(folder)
 
 
 def _check_owner(path: Path, kind: int) -> None:
-    """:raises OSError: another kind of file, or one that others can write."""
+    """:raises OSError: wrong file type, or writable by others."""
     status = path.lstat()
     if stat.S_IFMT(status.st_mode) != kind or not is_ours(status):
         raise PermissionError(f"{path} can be written by others")

@@ -1,10 +1,9 @@
-"""Prompt encoding: chat template and tokenizer, with text from outside kept apart from our own.
+"""Prompt encoding: chat template and tokenizer; text from outside can't inject special tokens.
 
-The chat template is rendered as transformers renders it (``chat_template_utils._compile_jinja_template``:
-Jinja2's immutable sandbox, trimmed blocks, ``raise_exception`` and ``strftime_now``). Texts from outside
-are rendered as place holders, and only then encoded, on their own and with special tokens switched off:
-a message can't end its turn or begin another one, and the ids before it are the same for every message,
-which is what lets the engine reuse its cache.
+The chat template is rendered as transformers does (``chat_template_utils._compile_jinja_template``: Jinja2's
+immutable sandbox, trimmed blocks, ``raise_exception`` and ``strftime_now``). Texts from outside are rendered
+as placeholders and encoded separately with special tokens disabled. So a message can't end its turn or begin
+another one, and the ids before it are always the same, so that the engine can reuse its cache.
 """
 
 from __future__ import annotations
@@ -29,16 +28,16 @@ from edgeslm.errors import BundleError, InvalidRequest, TooLong
 from edgeslm.messages import Truncated
 
 PIECE: Final = 64
-"""Tokens of a long message that are read at a time, so that it can be given up on the way; more where they
-are known to be read fast enough."""
+"""Tokens of a long message in one step, so that it can be cancelled; more on machines that are fast
+enough."""
 
 _HOLE = "\ue000{}\ue001"
-"""A place holder made of private-use characters, which no template contains."""
+"""A placeholder of private-use characters, which no template contains."""
 _HOLES = re.compile("\ue000(\\d+)\ue001")
 
 
 class _Generation(jinja2.ext.Extension):
-    """``{% generation %}``, which marks the assistant's words for training: its body is kept as it is."""
+    """``{% generation %}`` marks the assistant's words for training; its body is kept unchanged."""
 
     tags = {"generation"}  # noqa: RUF012  (declared so by Jinja2)
 
@@ -79,14 +78,14 @@ def load_tokenizer(folder: Path) -> Tokenizer:
         tokenizer = Tokenizer.from_file(str(file))
     except Exception as error:  # the library raises bare Exception
         raise BundleError(f"{file}: {error}") from None
-    tokenizer.no_truncation()  # a file may bring either, and nothing is cut silently
+    tokenizer.no_truncation()  # the file may enable either, and nothing must be cut silently
     tokenizer.no_padding()
     return tokenizer
 
 
 class Encoded(NamedTuple):
-    """The ids of a prompt, what was cut, and how many ids come before the text that may be cut: the message,
-    before which the prompts of a task are the same."""
+    """Token ids of a prompt, its truncation, and ``fixed``: the number of ids before the message, which are
+    the same in all prompts of a task."""
 
     ids: list[int]
     truncated: Truncated | None
@@ -122,13 +121,13 @@ class ChatTokenizer:
         self._encode_fixed = lru_cache(maxsize=256)(self._encode_special)
 
     def render(self, turns: Sequence[dict[str, str]]) -> str:
-        """The chat as one string, up to where the model speaks."""
+        """The chat as one string, up to the model's turn."""
         return self._template.render(
             messages=turns, add_generation_prompt=True, enable_thinking=False, tools=None, **self._special
         )
 
     def encode_text(self, text: str) -> list[int]:
-        """Ids of a text from outside: what looks like a special token is read as plain text."""
+        """Ids of a text from outside; special tokens in it are encoded as plain text."""
         self.tokenizer.encode_special_tokens = True
         ids: list[int] = self.tokenizer.encode(text, add_special_tokens=False).ids
         return ids
@@ -136,8 +135,8 @@ class ChatTokenizer:
     def encode(self, prompt: Prompt, room: int) -> Encoded:
         """The whole prompt in at most ``room`` tokens.
 
-        :raises TooLong: when it doesn't fit and the prompt's ``overflow`` forbids cutting.
-        :raises InvalidRequest: when the model's template refuses the order of the turns.
+        :raises TooLong: it doesn't fit and ``overflow`` forbids truncation.
+        :raises InvalidRequest: the model's template refuses the order of turns.
         """
         texts: list[Text] = []
         messages = [
@@ -175,7 +174,7 @@ class ChatTokenizer:
         return tuple(self.tokenizer.encode(piece, add_special_tokens=False).ids)
 
     def _renders_system_role(self) -> bool:
-        """Some templates (Gemma-2) refuse a system turn, some old ones drop it silently."""
+        """Some templates (Gemma-2) refuse a system turn, some old ones ignore it."""
         probe = [{"role": "system", "content": _HOLE.format(0)}, {"role": "user", "content": _HOLE.format(1)}]
         try:
             return _HOLE.format(0) in self.render(probe)
@@ -190,7 +189,7 @@ class ChatTokenizer:
 
 
 def _fill(turn: Turn, texts: list[Text]) -> str:
-    """The turn's content with a place holder for each text, which is appended to ``texts``."""
+    """The turn's content with a placeholder for each text; appends the texts to ``texts``."""
     content = []
     for part in turn.parts:
         if isinstance(part, Text) or _HOLES.search(part):

@@ -1,4 +1,4 @@
-"""Memory check before a request's work starts: without it the kernel would end the whole process."""
+"""Memory check before a request starts: a lack of memory is an error, not a killed process."""
 
 from __future__ import annotations
 
@@ -13,26 +13,28 @@ from edgeslm.errors import NoMemory
 from edgeslm.hardware.board import read_memory
 
 RESERVE_BYTES: Final = 48_000_000
-"""Left for what a prompt takes while it is read, and for others."""
+"""Kept free for prefill and for other processes."""
 GRAMMAR_BYTES: Final = 512_000_000
-"""What grammars, a prompt's activations and threads of another session may take beside caches and weights."""
+"""Allowance for grammars, activations and the threads of a second session, beside caches and weights."""
 _FRESH_S: Final = 0.1
 _AMPLE: Final = 16
-"""Times what is needed: where so much was free a moment ago, nobody looks again, which takes a while."""
+"""If this many times the need was free less than ``_FRESH_S`` ago, the check, which takes a while, is
+skipped."""
 
 _seen: dict[Path, tuple[float, float]] = {}
-"""When somebody looked, and the bytes that were free."""
+"""Root -> time of the last check, and bytes that were free."""
 
 
 class Caches(Protocol):
     def forget(self) -> None:
-        """Drops what can be had again."""
+        """Drops all caches."""
 
 
 def check_room(needed: int, what: str, caches: Caches, root: Path = Path("/")) -> None:
-    """:param needed: bytes. :param what: takes them, as the subject of a sentence.
-    :param caches: dropped where that might help.
+    """Checks that memory is free for a piece of work.
 
+    :param needed: bytes. :param what: the subject of the error's sentence.
+    :param caches: dropped if memory is short.
     :raises NoMemory: with the numbers.
     """
     now = time.monotonic()
@@ -49,11 +51,11 @@ def check_room(needed: int, what: str, caches: Caches, root: Path = Path("/")) -
 
 
 def limit_memory(cache_bytes: int, weight_bytes: int, proc: Path = Path("/proc/self")) -> None:
-    """Holds this process, its model loaded, to what requests may need: a runaway grammar then ends it, not
-    what else the machine runs. Mapped files don't count.
+    """Limits this process, its model loaded, to what requests may need, so that a runaway grammar ends it and
+    no other process. Mapped files don't count.
 
-    :param cache_bytes: of a whole context. A pass over labels takes two beside that of a call it interrupts.
-    :param weight_bytes: of another session of the same model.
+    :param cache_bytes: of a whole context. A scoring pass takes two beside that of a call it interrupts.
+    :param weight_bytes: of a second session of the same model.
     """
     with contextlib.suppress(OSError, ValueError, IndexError):
         pages = int((proc / "statm").read_text("ascii").split()[5])

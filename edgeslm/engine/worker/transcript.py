@@ -1,4 +1,4 @@
-"""Token ids to text, piece by piece, up to a stop string. Knows no model."""
+"""Streaming detokenizer: token ids to text, piece by piece, up to a stop string."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from edgeslm.engine.calls import OnText
 
 
 class Transcript:
-    """Token ids to text, piece by piece, up to a stop string; what may become one is held back."""
+    """Decodes token ids piece by piece up to a stop string; holds back text that may become one."""
 
     def __init__(self, tokenizer: Tokenizer, stop: Sequence[str], emit: OnText | None) -> None:
         self._tokenizer = tokenizer
@@ -27,7 +27,7 @@ class Transcript:
         return len(self._ids)
 
     def add(self, token: int) -> bool:
-        """True when a stop string is complete; ``text`` ends before it."""
+        """Adds a token; true when a stop string is complete. ``text`` ends before it."""
         self._ids.append(token)
         piece = self._stream.step(self._tokenizer, token)
         if not piece:
@@ -46,7 +46,7 @@ class Transcript:
         self._send(len(self.text))
 
     def _held_back(self) -> int:
-        """Length of the longest tail of the text that begins a stop string."""
+        """Length of the longest end of the text that begins a stop string."""
         longest = max(map(len, self._stop), default=1) - 1
         for length in range(min(longest, len(self.text)), 0, -1):
             tail = self.text[-length:]

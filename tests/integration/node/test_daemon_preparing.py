@@ -103,11 +103,11 @@ def test_a_stop_ends_what_is_being_prepared(broker: Mosquitto, tmp_path: Path, h
 
 def test_a_failed_self_test_is_an_alert(broker: Mosquitto, tmp_path: Path, hasty: Any) -> None:
     async def fail(*_: object, **__: object) -> Index:
-        raise SelfTestError("2 of 8 answers are others than on the build machine")
+        raise SelfTestError("2 of 8 answers differ from those of the build machine")
 
     hasty(fail)
     configuration = fake_configuration(broker.url, tmp_path, prepare="auto")
     with App(broker.port, f"{BASE}/state") as app, Node(tmp_path, configuration) as node:
-        said = "Model small: 2 of 8 answers are others than on the build machine."
+        said = "Model small: 2 of 8 answers differ from those of the build machine."
         app.wait_until(lambda: said in node.daemon.health()["alerts"], "there is an alert")
         assert node.daemon.info()["models"]["small"]["prepared"] is False

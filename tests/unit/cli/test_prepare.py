@@ -60,7 +60,7 @@ def test_it_is_made_below_the_state_folder(
     status, out, err = run(bundle)
     assert (status, err) == (0, "")
     assert f"{tmp_path / 'state' / 'prepared'}/" in out
-    assert "2 threads: 200 ms for 128 prompt tokens and 16 new ones  taken where threads: auto\n" in out
+    assert "2 threads: 200 ms for 128 prompt tokens and 16 new ones  used with threads: auto\n" in out
     assert json.loads(run(bundle, "--config", config, "--json")[1])["threads"] == 2
     folders = [tmp_path / "state", load_config(config).state_dir]
     assert fake.asked == [("model.onnx", folder) for folder in folders]
@@ -68,7 +68,7 @@ def test_it_is_made_below_the_state_folder(
 
 def test_it_takes_decoders_and_their_graphs(run: Run, tmp_path: Path, fake: FakePrepare) -> None:
     status, _, err = run(write_bundle(tmp_path / "vectors", "encoder"))
-    assert status == 1 and "what is no decoder needs no preparing" in err
+    assert status == 1 and "only decoders can be prepared" in err
     status, _, err = run(write_bundle(tmp_path / "plain"), "--adapters")
     assert status == 1 and "it has no graph that takes adapters" in err
     assert fake.asked == []

@@ -39,7 +39,7 @@ def test_a_sound_bundle_passes(bundle: Bundle) -> None:
 @pytest.mark.parametrize(
     ("script", "words"),
     [
-        (says(divergences=[0.01, 0.3]), "1 of 2 golden answers are others than on the build machine"),
+        (says(divergences=[0.01, 0.3]), "1 of 2 golden answers differ from those of the build machine"),
         (says(divergences=[float("nan")]).replace("NaN", "NaN"), "golden answers"),
         (says(request_s=2.5), "too slow: a request takes 2.5 times as long as now, and 2 times are allowed"),
         ('print(\'{"answer": {"error": "v2: can\\\'t be loaded"}}\')', "can't be loaded"),

@@ -94,7 +94,7 @@ def test_the_engine_scores_branching_labels_in_one_pass_once_it_is_prepared(case
 
 
 def coming(decoder: Decoder) -> Any:
-    return decoder._one_pass._coming
+    return decoder._one_pass._loading
 
 
 def test_labels_that_differ_at_once_are_walked_until_its_graph_is_there(cases: Cases) -> None:

@@ -260,7 +260,7 @@ def spoil(file: Path) -> None:
 def test_what_is_no_decoder_needs_no_preparing(tmp_path: Path, bundle: Bundle) -> None:
     assert graph_of(bundle, adapters=False) == "model.onnx"
     assert graph_of(bundle, adapters=True) == "model_lora.onnx"
-    with pytest.raises(BundleError, match="it has no decoder's graph; what is no decoder needs no preparing"):
+    with pytest.raises(BundleError, match="it has no decoder's graph; only decoders can be prepared"):
         graph_of(load_bundle(write_bundle(tmp_path / "vectors", "encoder")), adapters=False)
     with pytest.raises(BundleError, match="it has no graph that takes adapters"):
         graph_of(load_bundle(write_bundle(tmp_path / "plain")), adapters=True)
@@ -426,12 +426,14 @@ def test_what_nobody_asked_for_takes_a_quarter_of_the_disk_and_no_memory_that_is
     fake_trial(monkeypatch)
     usage = shutil.disk_usage(tmp_path)
     monkeypatch.setattr(shutil, "disk_usage", lambda folder: usage._replace(free=23 * weights))
-    with pytest.raises(BundleError, match=r"\d+ MB are free, a quarter of which may be taken unasked"):
+    with pytest.raises(
+        BundleError, match=r"\d+ MB are free, a quarter of which may be used in the background"
+    ):
         make(bundle, tmp_path, keep=())
     make(bundle, tmp_path / "asked")
     monkeypatch.setattr(shutil, "disk_usage", lambda folder: usage._replace(free=25 * weights))
     monkeypatch.setattr(module, "read_memory", lambda root: BoardMemory(8 * weights, 3 * weights, None))
-    with pytest.raises(BundleError, match=r"\d+ MB of memory are needed to prepare .* unasked"):
+    with pytest.raises(BundleError, match=r"\d+ MB of memory are needed to prepare .* in the background"):
         make(bundle, tmp_path, keep=())
     make(bundle, tmp_path / "asked")
     monkeypatch.setattr(module, "read_memory", lambda root: BoardMemory(8 * weights, 5 * weights, None))

@@ -45,7 +45,7 @@ def test_other_answers_than_on_the_build_machine_are_refused_with_the_numbers(
     first, second = golden.answers
     wrong = first.model_copy(update={"log_probs": tuple(reversed(first.log_probs))})
     other = with_golden(golden_bundle.path, tmp_path / "other", Golden(answers=(wrong, second)))
-    said = r"other: 1 of 2 answers are others than on the build machine \(largest divergence \d\.\d\d nats"
+    said = r"other: 1 of 2 answers differ from those of the build machine \(largest divergence \d\.\d\d nats"
     with pytest.raises(SelfTestError, match=said):
         trial.test_itself(other, "model.onnx")
 

@@ -5,9 +5,13 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import re
 import shutil
 import signal
 import socket
+import struct
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Awaitable, Callable, Iterator
@@ -93,6 +97,18 @@ def test_texts_stay_out_of_what_it_writes(
     play(scene)
     assert "secret" not in "".join(capfd.readouterr())
     assert list(tmp_path.iterdir()) == []
+
+
+def test_its_log_lines_have_the_time(starter: Path) -> None:
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        ours.sendall(struct.pack("!I", 2) + b"[]")
+        fd, bundle = str(theirs.fileno()), str(starter / "minilm-l6-int8")
+        command = [sys.executable, "-m", "edgeslm.engine.worker.main", fd, bundle, "1", "INFO"]
+        command += ["balanced", "cpu", ANY, ANY]
+        done = subprocess.run(command, pass_fds=[int(fd)], capture_output=True, text=True, timeout=LIMIT_S)
+    time = r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d,\d{3}"
+    assert re.match(rf"{time} ERROR edgeslm\.engine: the node sent a malformed message: ", done.stderr)
 
 
 def test_a_bad_bundle_is_refused_with_its_sentence(tmp_path: Path) -> None:
