@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from edgeslm.cli.parts import Act, add_part, whole_number
-from edgeslm.cli.screen import ProgressLine, print_error, say
+from edgeslm.cli.screen import ProgressLine, plural, print_error, say
 from edgeslm.errors import BundleError, KnowledgeError
 
 if TYPE_CHECKING:
@@ -127,7 +127,7 @@ def _add(arguments: argparse.Namespace) -> int:
             collection.embed_missing(embed)
     say(json.dumps(totals.figures()) if arguments.json else _told(totals))
     if totals.broken:
-        print_error(f"{totals.broken} of {files} files could not be added; the others were")
+        print_error(f"{totals.broken:,} of {plural(files, 'file')} could not be added")
     return int(totals.broken > 0)
 
 
@@ -142,14 +142,16 @@ def _list(arguments: argparse.Namespace) -> int:
         return 0
     width = max((len(entry.source) for entry in entries), default=0)
     for entry in entries:
+        noun = "passage" if entry.passages == 1 else "passages"
         day = datetime.fromtimestamp(entry.added).strftime("%Y-%m-%d")
         expires = entry.origin.expires
         until = f", until {datetime.fromtimestamp(expires).strftime('%Y-%m-%d %H:%M')}" if expires else ""
-        say(f"{entry.source:<{width}}  {entry.passages:6,} passages  added {day}{until}  {entry.title}")
+        say(f"{entry.source:<{width}}  {entry.passages:6,} {noun:<8}  added {day}{until}  {entry.title}")
     passages = sum(entry.passages for entry in entries)
     how = "searched by words alone" if tag is None else f"embedded by {Path(tag.path).name}"
-    lacking = f", {unembedded:,} passages not yet" if tag is not None and unembedded else ""
-    say(f"{collection.file}: {len(entries):,} documents, {passages:,} passages, {how}{lacking}")
+    lacking = f", {plural(unembedded, 'passage')} not yet" if tag is not None and unembedded else ""
+    counts = f"{plural(len(entries), 'document')}, {plural(passages, 'passage')}"
+    say(f"{collection.file}: {counts}, {how}{lacking}")
     return 0
 
 
@@ -242,10 +244,12 @@ def _for_questions(collection: Collection, path: Path | None) -> Embedding | Non
 
 
 def _told(totals: Totals) -> str:
-    what = ("added", "changed", "unchanged", "removed", "broken")
-    counts = ", ".join(f"{count:,} {name}" for name in what if (count := getattr(totals, name)))
+    names = {name: name for name in ("added", "changed", "unchanged", "removed")} | {"broken": "not added"}
+    counts = ", ".join(
+        f"{count:,} {told}" for name, told in names.items() if (count := getattr(totals, name))
+    )
     kinds = ", ".join(f"{count:,} {kind}" for kind, count in sorted(totals.skipped.items()))
-    return f"{counts or 'nothing to add'}; {totals.passages:,} new passages" + (
+    return f"{counts or 'nothing to add'}; {plural(totals.passages, 'new passage')}" + (
         f"; skipped {kinds}" if kinds else ""
     )
 

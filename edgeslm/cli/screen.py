@@ -26,6 +26,11 @@ def say(text: str) -> None:
     print(text, flush=True)  # noqa: T201
 
 
+def plural(count: int, noun: str) -> str:
+    """``1 document``, ``2 documents``."""
+    return f"{count:,} {noun}{'' if count == 1 else 's'}"
+
+
 class ProgressLine:
     """A bar on standard error, on a terminal alone and once work takes longer than two seconds: also where
     nothing is shown any more by then, since the first file of many may be the one that takes long."""

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from edgeslm.cli.doctor.finding import Finding
+from edgeslm.cli.screen import plural
 from edgeslm.config.loader import Config
 from edgeslm.config.schema import Knowledge
 from edgeslm.errors import KnowledgeError
@@ -44,9 +45,9 @@ def _collection(subject: str, section: Knowledge, *, made: bool) -> Finding:
     except KnowledgeError as error:
         advice = "make it with edgeslm knowledge add, or copy it again"
         return Finding(subject, "bad", str(error), advice)
-    text = f"{documents} documents"
+    text = plural(documents, "document")
     if section.encoder is not None and without:
-        text += f", {without} passages without a vector: the node adds them while it has nothing to do"
+        text += f", {plural(without, 'passage')} without a vector: the node embeds them when it is idle"
     return Finding(subject, "ok", text)
 
 

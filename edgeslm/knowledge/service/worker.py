@@ -1,9 +1,8 @@
-"""Knowledge worker, the process of a node's collections: one thread searches, others keep them up to date.
+"""Knowledge worker: the process of a node's collections. One thread searches, others index.
 
-It is its own process because numpy and a search's vectors have no place in the one that holds the connection
-to the broker. What embeds texts is an engine of the node, which is asked over the pipe. It ends when the pipe
-closes, whatever it is doing: a collection holds whole documents at any time. What is said
-over it is in ``frames``.
+It is a process so that numpy and vectors stay out of the one with the broker connection. An engine of the
+node embeds texts, on request over the pipe (``frames``). It exits when the pipe closes, even in the middle of
+work, since transactions keep documents complete.
 """
 
 from __future__ import annotations
@@ -41,17 +40,17 @@ log = logging.getLogger("edgeslm.knowledge")
 
 
 class Mailbox:
-    """The pipe, to which all threads write; its end ends the process."""
+    """The pipe, for all threads; when it closes, the process exits."""
 
     def __init__(self, pipe: Pipe) -> None:
         self._pipe = pipe
 
     def send(self, said: Said) -> None:
-        """:raises FrameError: it is too long."""
+        """:raises FrameError: too long."""
         try:
             self._pipe.send(said)
         except OSError:
-            os._exit(0)  # the parent is gone or done with us
+            os._exit(0)  # the parent is gone or has stopped us
 
     def receive(self) -> Asked:
         try:
@@ -62,7 +61,7 @@ class Mailbox:
 
 
 class Searcher:
-    """The collections, opened to be read."""
+    """Read-only collections."""
 
     def __init__(self, specs: Sequence[CollectionSpec]) -> None:
         self._encoders = {spec.name: spec.encoder for spec in specs}
@@ -82,7 +81,7 @@ class Searcher:
         return Passages(asked.number, tuple(search_all(places, query.question, k=query.k, only=query.only)))
 
     def _compute(self, asked: Compute) -> Computed:
-        """What the tables say, if all collections that have an answer have the same."""
+        """The tables' answer, if all collections with an answer agree."""
         answers, query = [], asked.query
         for name in query.collections:
             answer = answer_from_tables(self.opened.get(name), query.question, only=query.only)
@@ -93,7 +92,7 @@ class Searcher:
 
 
 def serve(pipe: Pipe, specs: list[CollectionSpec]) -> None:
-    """Opens the collections, says so, and answers until the pipe closes."""
+    """Opens the collections, reports ready, and answers until the pipe closes."""
     mailbox = Mailbox(pipe)
     indexer = Indexer([spec for spec in specs if spec.is_kept], mailbox)
     searcher = Searcher(specs)
@@ -130,7 +129,7 @@ def _answer(mailbox: Mailbox, searcher: Searcher, asked: SearchPassages | Comput
         mailbox.send(searcher.answer(asked))
     except KnowledgeError as error:
         mailbox.send(Failed(asked.number, str(error)))
-    except Exception as error:  # a mistake of ours; the type alone, since its text may quote the question
+    except Exception as error:  # a bug; only the type, since the exception's text may quote the question
         log.error("a search failed: %s", type(error).__name__)
         log.debug("a search failed", exc_info=True)
         mailbox.send(Failed(asked.number, f"the search failed ({type(error).__name__})"))
@@ -138,10 +137,10 @@ def _answer(mailbox: Mailbox, searcher: Searcher, asked: SearchPassages | Comput
 
 def main(argv: list[str]) -> None:
     """``python -m edgeslm.knowledge.service.worker FD LOG_LEVEL SPEC...``; started by ``process``."""
-    # Ctrl-C and systemd's SIGTERM reach the whole group: the parent drains first and then closes the pipe.
+    # Ctrl-C and systemd's SIGTERM reach the whole group; the parent drains first and then closes the pipe.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    set_up_logging(argv[1], "%(levelname)s %(name)s %(message)s")
+    set_up_logging(argv[1])
     pipe = Pipe(int(argv[0]), FROM_COLLECTIONS, TO_COLLECTIONS)
     serve(pipe, [parse_spec(text) for text in argv[2:]])
 

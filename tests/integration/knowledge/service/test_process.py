@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
+import re
 import signal
 import sys
 import time
@@ -123,6 +124,28 @@ def test_one_that_keeps_folders_is_started_again_by_itself(spec: CollectionSpec,
             os.kill(first, signal.SIGKILL)
             while process.pid in (None, first):
                 await asyncio.sleep(0.02)
+
+    play(scene)
+
+
+def test_its_log_lines_have_the_time(
+    spec: CollectionSpec, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "watched"
+    folder.mkdir()
+    (folder / "lathe.txt").write_text("Clean the lathe.")
+    os.utime(folder / "lathe.txt", (0, 0))
+
+    async def scene() -> None:
+        process = KnowledgeProcess([replace(spec, watch=(folder,))], embed=embed, log_level="INFO")
+        await process.start()
+        said = ""
+        while "1 added" not in said:
+            await asyncio.sleep(0.02)
+            said += capfd.readouterr().err
+        await process.stop()
+        line = next(line for line in said.splitlines() if "1 added" in line)
+        assert re.match(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d,\d{3} INFO edgeslm\.knowledge: manuals: ", line)
 
     play(scene)
 

@@ -145,10 +145,26 @@ def test_each_broken_file_is_a_sentence_and_the_status_is_1(run: Run, manuals: P
     (manuals / "broken.txt").write_bytes(b"\0\1")
     status, out, err = run("add", "kb", manuals, manuals / "missing.md")
     assert status == 1
-    assert out == "2 added, 2 broken; 2 new passages\n"
+    assert out == "2 added, 2 not added; 2 new passages\n"
     lines = err.splitlines()
     assert "broken.txt" in lines[1] and "missing.md: No such file" in lines[2]
-    assert lines[3] == "edgeslm: 2 of 4 files could not be added; the others were"
+    assert lines[3] == "edgeslm: 2 of 4 files could not be added"
+
+
+def test_a_path_that_is_not_there_is_neither_broken_nor_one_of_others(run: Run) -> None:
+    status, out, err = run("add", "kb", "missing.md")
+    assert (status, out) == (1, "1 not added; 0 new passages\n")
+    assert err.splitlines()[1:] == [
+        "edgeslm: missing.md: No such file or directory",
+        "edgeslm: 1 of 1 file could not be added",
+    ]
+
+
+def test_one_document_is_singular(run: Run, tmp_path: Path) -> None:
+    (tmp_path / "note.txt").write_text("Oil it.")
+    assert run("add", "kb", tmp_path / "note.txt")[1] == "1 added; 1 new passage\n"
+    listed = run("list", "kb")[1]
+    assert "1 passage   added" in listed and ": 1 document, 1 passage, " in listed
 
 
 def test_lists_and_removals_as_json(run: Run, manuals: Path) -> None:
@@ -214,7 +230,7 @@ def test_passages_and_questions_are_embedded(run: Run, manuals: Path, encoder: P
 def test_the_encoder_is_remembered(run: Run, manuals: Path, encoder: Path) -> None:
     run("add", "kb", manuals, "--encoder", encoder)
     (manuals / "new.txt").write_text("New.")
-    assert run("add", "kb", manuals) == (0, "1 added, 2 unchanged; 1 new passages\n", "")
+    assert run("add", "kb", manuals) == (0, "1 added, 2 unchanged; 1 new passage\n", "")
     assert run("list", "kb")[1].endswith("3 passages, embedded by encoder\n")
 
 
