@@ -1,1 +1,1 @@
-"""Documents of this box: files become passages that are found again by their words and their meaning."""
+"""Document collections: files become passages that are searched by words and by meaning."""

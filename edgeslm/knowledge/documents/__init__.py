@@ -1,1 +1,1 @@
-"""Documents as values: passages, sentences, tables, dates."""
+"""Document values: passages, sentences, tables, dates. No files, no index."""

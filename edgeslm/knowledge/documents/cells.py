@@ -1,7 +1,7 @@
-"""Table cells: rows under columns as values, and what kind of values a column has.
+"""Table cells: rows and columns as values, with the type of each column.
 
-Cells are kept as they were written; what a column is says how they are read. A column is a number only if all
-its cells are, so that one typing error makes it text, which is found and shown but not computed with.
+Cells keep their original text; the column's type says how to parse it. A column is numeric only if all its
+cells are: with one typing error it is text, which is searched but not computed with.
 """
 
 from __future__ import annotations
@@ -15,11 +15,11 @@ from enum import StrEnum
 from edgeslm.knowledge.documents.dates import DAY_FIRST, ISO, MONTH_FIRST, offset_of, parse_moment
 
 MAX_CELLS = 500_000
-"""Of a table that is kept as one, some 50 MB while it is read; a larger one is searched as text alone."""
+"""Largest table, about 50 MB while it is read; a larger one is searched as text only."""
 
 
 class CellKind(StrEnum):
-    """What all cells of a column are, as far as there is anything in them."""
+    """Type of a column's non-empty cells."""
 
     TEXT = "text"
     NUMBER = "number"
@@ -29,43 +29,43 @@ class CellKind(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Column:
-    """``form`` says how its cells are written: :data:`COMMA` for numbers, what ``dates`` has for dates."""
+    """``form``: the notation of its cells: :data:`COMMA` for numbers, an order of ``dates`` for dates."""
 
     name: str
     kind: CellKind = CellKind.TEXT
     form: str = ""
     unit: str = ""
-    """That all its numbers are followed by (``4 bar``), as it is written."""
+    """The unit of all its numbers (``4 bar``)."""
     first: str = ""
     last: str = ""
-    """Of a date: the range that its cells cover."""
+    """For dates: the first and the last."""
     unique: bool = False
-    """Of a text: no two rows have the same, and none has nothing."""
+    """For text: all cells differ and none is empty."""
     decimals: int | None = None
-    """Of numbers in a collection: the most digits behind the point; None where they are too long together."""
+    """For numbers in a collection: most digits after the point; None if too long for 64 bits."""
 
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """``number`` as a reader counts it. ``start`` and ``end`` are offsets in the document's text."""
+    """``number`` is what readers see. ``start`` and ``end`` are offsets in the document's text."""
 
     number: int
     start: int
     end: int
     cells: tuple[str, ...]
-    """One for each column; "" where there is nothing."""
+    """One for each column; "" if empty."""
 
 
 @dataclass(frozen=True, slots=True)
 class Table:
-    """No row has more cells than there are columns."""
+    """A table. No row has more cells than columns."""
 
     columns: tuple[Column, ...]
     rows: tuple[Row, ...]
 
 
 COMMA = ","
-"""The decimal mark of a column's numbers, where it isn't a point."""
+"""Decimal mark of numbers with a comma instead of a point."""
 
 _NUMBER = re.compile(
     r"(?P<sign>[-+−]?)(?P<before>[€$£]?)\s?(?P<digits>\d{1,30}(?:[.,'  ]\d{1,30}){0,9}|\.\d{1,30})"
@@ -77,19 +77,19 @@ _GROUPS = {
     COMMA: re.compile(r"(?P<whole>[1-9]\d{0,2}(?:[. ' ]\d{3})+|\d+)?(?P<fraction>,\d+)?"),
 }
 _PLAIN = re.compile(r"-?[0-9]{1,15}(?:\.[0-9]{1,15})?")
-"""What can be read without a look at its parts."""
+"""Numbers that can be parsed without the full pattern."""
 _UNCLEAR = re.compile(r"\d{1,3},\d{3}")
-"""A thousand or a decimal; with a point it is taken for a decimal."""
+"""With a comma, thousands or decimals; with a point, always decimals."""
 _LONGEST_NUMBER = 60
 BLANKS = frozenset({"-", "--", "–", "—", "?", "n/a", "na", "nan", "nil", "null", "none"})
-"""What is written where there is no number, date, yes or no."""
+"""Placeholders for a missing number, date or boolean."""
 _BOOLEANS = {**dict.fromkeys(("true", "yes"), True), **dict.fromkeys(("false", "no"), False)}
 
 
 def parse_number(cell: str, form: str = "") -> Decimal | None:
-    """The number of a cell, exactly; a unit behind it doesn't matter. None if it is none.
+    """The exact number in a cell, without its unit; None if it isn't a number.
 
-    :param form: :data:`COMMA` where ``1,5`` is one and a half; else a comma parts thousands.
+    :param form: with :data:`COMMA`, ``1,5`` is one and a half; otherwise a comma separates thousands.
     """
     if _PLAIN.fullmatch(cell) and (form == "" or "." not in cell):
         return Decimal(cell)
@@ -108,7 +108,7 @@ def parse_boolean(cell: str) -> bool | None:
 
 
 class Guess:
-    """What a column is, from its cells one after the other."""
+    """Infers a column's type from its cells, one at a time."""
 
     def __init__(self, name: str) -> None:
         self.name = name
@@ -116,7 +116,7 @@ class Guess:
         self._cells = 0
         self._forms = {"", COMMA}
         self._clear = False
-        """A number was seen that can be read in one way only."""
+        """An unambiguous number was seen."""
         self._unclear = False
         self._units: set[str] = set()
         self._orders = {ISO, DAY_FIRST, MONTH_FIRST}
@@ -124,7 +124,7 @@ class Guess:
         self._range: dict[str, tuple[str, str]] = {}
 
     def see(self, cell: str) -> None:
-        """One more of its cells."""
+        """Adds a cell."""
         if not cell or self._kinds == {CellKind.TEXT} or cell.casefold() in BLANKS:
             return
         self._cells += 1
@@ -136,7 +136,7 @@ class Guess:
             self._see_date(cell)
 
     def column(self) -> Column:
-        """What it is, after all of them."""
+        """The type after all cells."""
         if not self._cells:
             return Column(self.name)
         if CellKind.BOOLEAN in self._kinds:
@@ -191,7 +191,7 @@ def make_table(names: Sequence[str], rows: Iterable[Row]) -> Table:
         for guess, cell in zip(guesses, row.cells, strict=True):
             guess.see(cell)
     columns = tuple(guess.column() for guess in guesses)
-    # In a text "none" may be a word as any other.
+    # In text, "none" may be an ordinary word.
     blank = [column.kind is not CellKind.TEXT for column in columns]
     return Table(columns, tuple(replace(row, cells=_without_blanks(row.cells, blank)) for row in kept))
 

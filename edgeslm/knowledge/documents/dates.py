@@ -1,8 +1,8 @@
-"""Dates as people and programs write them, in cells of tables and in questions. Knows no table.
+"""Date parsing: dates in table cells and questions.
 
-A date is kept as the beginning of an ISO 8601 text, as long as it is known: ``2026``, ``2026-03``,
-``2026-03-01``, ``2026-03-01T14:30``. So one that is less exact is a prefix of all that it covers, and texts
-of one length compare as the times do. Offsets from UTC are left out: a column's dates have the same one.
+A date is the prefix of an ISO 8601 text, as far as it is known: ``2026``, ``2026-03``, ``2026-03-01``,
+``2026-03-01T14:30``. A less exact date is a prefix of all dates it covers, and texts of equal length sort by
+time. UTC offsets are dropped, since all dates of a column have the same one.
 """
 
 from __future__ import annotations
@@ -28,10 +28,10 @@ _YEAR = r"(?P<year>(?:19|20)\d{2})\b(?![-/.:]\d)"
 _TIME = r"(?P<hour>\d{1,2}):(?P<minute>\d{2})(?::(?P<second>\d{2})(?:[.,]\d{1,9})?)?"
 _OFFSET = r"\s?(?P<offset>Z|UTC|[+-]\d{2}:?\d{2})?"
 _OLDEST_OF_TWO_DIGITS = 69
-"""``69`` is 1969 and ``68`` is 2068, as in POSIX's strptime."""
+"""``69`` is 1969 and ``68`` is 2068, as in POSIX strptime."""
 
 ISO, DAY_FIRST, MONTH_FIRST = "iso", "dmy", "mdy"
-"""How the dates of a column are written; :data:`ISO` stands for all that can be read in one way only."""
+"""Order of day and month in a column; :data:`ISO` for all unambiguous notations."""
 
 _CELLS = tuple(
     re.compile(pattern, re.IGNORECASE)
@@ -48,14 +48,14 @@ _SLASHED = re.compile(
     rf"(?:,? {_TIME.replace('<second>', '<seconds>')})?"
 )
 _MOST_CELLS = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}(?:[T ][0-9]{2}:[0-9]{2}(?::[0-9]{2})?)?")
-"""What needs no look at its parts: a large table has a hundred thousand."""
+"""The most frequent notations, parsed fast: a large table has a hundred thousand."""
 _LONGEST_CELL = 40
 
 
 def parse_moment(cell: str, form: str = ISO) -> str | None:
-    """A cell's date; None if it is none.
+    """A cell's date; None if it isn't one.
 
-    :param form: what ``03/04/2026`` is: :data:`DAY_FIRST`, :data:`MONTH_FIRST`, or with :data:`ISO` no date.
+    :param form: the order in ``03/04/2026``: :data:`DAY_FIRST`, :data:`MONTH_FIRST`, or :data:`ISO` for none.
     """
     if len(cell) > _LONGEST_CELL:
         return None
@@ -77,19 +77,19 @@ def parse_moment(cell: str, form: str = ISO) -> str | None:
 
 
 def offset_of(cell: str) -> str:
-    """The offset from UTC that a date is written with; "" for none."""
+    """UTC offset of a date; "" if it has none."""
     found = re.search(r"(?:\d|\s)(Z|UTC|[+-]\d{2}:?\d{2})$", cell) if ":" in cell else None
     return found[1] if found else ""
 
 
 @dataclass(frozen=True, slots=True)
 class Said:
-    """A date in a question, at characters ``start`` up to ``end``."""
+    """A date in a question, at characters ``start`` to ``end``."""
 
     start: int
     end: int
     moment: str
-    """As far as it was said. Without a year it begins with ``--``: ``--03``, ``--03-01``."""
+    """As exact as given. Without a year it begins with ``--``: ``--03``, ``--03-01``."""
 
 
 _SAID = tuple(
@@ -110,14 +110,14 @@ _CLOCK = re.compile(
     r"(?<![\w.:])(?P<hour>\d{1,2}):(?P<minute>\d{2})\b(?![:.]?\d)(?!\s*[ap]\.?m\b)", re.IGNORECASE
 )
 _WORDS_TOO = frozenset({"may", "march", "mar", "sep", "dec", "jan", "jun", "sept"})
-"""Names of months that mean something else in small letters, unless ``in`` or the like stands before."""
+"""Month names that are other words in lower case, unless ``in`` or similar precedes them."""
 _MONTH_FOLLOWS = re.compile(r"\b(?:in|of|since|until|during|before|after|and|for|last)\s+$", re.IGNORECASE)
 
 
 def find_moments(question: str) -> list[Said]:
-    """The dates that a question names, none inside another; ``03/04/2026``, which may be two, is none.
+    """The dates in a question, without overlaps; the ambiguous ``03/04/2026`` is skipped.
 
-    A time of day belongs to the only day, wherever it stands: both then are the same moment.
+    A time of day is merged with the only day, wherever it is.
     """
     taken: list[tuple[int, int]] = []
     found: list[Said] = []
@@ -155,14 +155,14 @@ def _is_month(question: str, match: re.Match[str]) -> bool:
 
 
 def _put_together(parts: dict[str, str | None]) -> str | None:
-    """The parts of a date as one text; None if the calendar has no such day."""
+    """Joins the parts of a date; None if the calendar has no such day."""
     year, month = parts.get("year"), parts.get("month")
     if year is not None and len(year) == 2:
         year = f"{'19' if int(year) >= _OLDEST_OF_TWO_DIGITS else '20'}{year}"
     number = None if month is None else _MONTH_NUMBERS.get(month.lower()) or int(month)
     day, hour = parts.get("day"), parts.get("hour")
     try:
-        # A leap year stands for the one that wasn't said.
+        # 2000 stands for a missing year, since it is a leap year.
         clock = time(int(hour or 0), int(parts.get("minute") or 0), int(parts.get("second") or 0))
         moment = datetime.combine(date(int(year or 2000), number or 1, int(day or 1)), clock)
     except ValueError:

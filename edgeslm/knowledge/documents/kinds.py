@@ -1,4 +1,4 @@
-"""File kinds that are read, told by their names."""
+"""File kinds: the supported document formats, by file suffix."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 
 
 class Kind(Enum):
-    """The values are for people."""
+    """The values are shown to users."""
 
     TEXT = "plain text"
     MARKDOWN = "Markdown"
@@ -23,13 +23,13 @@ class Kind(Enum):
 
 
 TABULAR = frozenset({Kind.CSV, Kind.JSON_LINES, Kind.JSON, Kind.XLSX})
-"""What has rows that can be computed with."""
+"""Kinds with rows that can be computed with."""
 
 OFFICE = frozenset({Kind.DOCX, Kind.XLSX, Kind.PPTX})
-"""ZIP files: what is read of one is packed, and pictures make it large."""
+"""ZIP files: their text is compressed, and pictures make them large."""
 
 CELLS = "; "
-"""Between the cells of a row as it is read: ``column: value; column: value``."""
+"""Separator of cells in a row's text: ``column: value; column: value``."""
 
 SUFFIXES = {
     ".txt": Kind.TEXT,
@@ -57,11 +57,11 @@ COMPRESSED = ".gz"
 
 
 def find_kind(path: Path) -> Kind | None:
-    """By the file's name, that of a compressed file included; None if files of its kind aren't read."""
+    """Kind by file name, also of a compressed file; None if unsupported."""
     return SUFFIXES.get(plain_suffix(path))
 
 
 def plain_suffix(path: Path) -> str:
-    """The suffix in small letters, without ``.gz``."""
+    """Lower-case suffix, without ``.gz``."""
     suffix = path.suffix.lower()
     return Path(path.stem).suffix.lower() if suffix == COMPRESSED else suffix

@@ -1,4 +1,4 @@
-"""Documents as values, and the passages they are split into. Knows no file, no format and no index."""
+"""Documents as values, and splitting into passages."""
 
 from __future__ import annotations
 
@@ -12,42 +12,42 @@ from edgeslm.knowledge.documents.cells import Table
 from edgeslm.knowledge.documents.sentences import SENTENCE_END
 
 WORDS = 150
-"""Most words of a passage, unless told: with its headings it stays below the 256 tokens that MiniLM reads."""
+"""Default limit of a passage: with headings it stays below the 256 tokens that MiniLM reads."""
 MAX_CHARACTERS = 16 << 20
-"""Of a document, some 10,000 pages: what is larger is better kept as several."""
+"""Limit of a document, some 10,000 pages."""
 LONGEST_TITLE = 200
-"""Characters; a line that is longer says more than what a section is called."""
+"""Longest title in characters; a longer line is text."""
 
 DEEPEST = 20
-"""The deepest level of a heading: every passage carries the titles above it."""
+"""Deepest heading level: each passage carries the titles above it."""
 MAX_HEADINGS = 200_000
 
 
 @dataclass(frozen=True, slots=True)
 class Heading:
-    """A section of a document. ``level`` counts from 1, the widest."""
+    """A section of a document. ``level`` counts from 1, the topmost."""
 
     level: int
     title: str
     start: int
-    """Where the section begins in ``Document.text``: at the heading's line."""
+    """Start of the section in ``Document.text``: its heading's line."""
     body: int = 0
-    """Where the text below its title begins; at or before ``start``: the title has no line of its own."""
+    """Start of the text below the title; at or before ``start`` if the title has no line of its own."""
 
 
 @dataclass(frozen=True, slots=True)
 class Document:
-    """One file as plain text. All offsets are of characters in ``text``."""
+    """One file as plain text. All offsets are in characters of ``text``."""
 
     source: str
-    """As it is cited: the path in the folder that was added, or the file's name."""
+    """The name it is cited by: the path within the added folder, or the file's name."""
     title: str
     text: str
-    """Of plain text and Markdown the file as it stands; of other kinds what a reader took out of it."""
+    """Plain text and Markdown are unchanged; of other kinds, the extracted text."""
     headings: tuple[Heading, ...] = ()
-    """In the order of ``start``."""
+    """Ordered by ``start``."""
     table: Table | None = None
-    """What its text was written from, if that is a table: what is asked of it can be computed."""
+    """The table that the text was made from, if any; answers can be computed from it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,16 +55,16 @@ class Passage:
     """A part of a document: ``document.text[start:end] == text``."""
 
     number: int
-    """From 0, in the document's order."""
+    """Counts from 0."""
     heading: tuple[str, ...]
-    """The titles above it, the widest first."""
+    """The titles above it, the topmost first."""
     text: str
     start: int
     end: int
 
 
 def check_headings(source: str, count: int) -> None:
-    """:raises KnowledgeError: more than a document may have."""
+    """:raises KnowledgeError: too many for a document."""
     if count > MAX_HEADINGS:
         raise KnowledgeError(
             f"{source} has more than {MAX_HEADINGS:,} sections or rows; part it into several files."
@@ -72,24 +72,24 @@ def check_headings(source: str, count: int) -> None:
 
 
 def check_length(source: str, characters: int) -> None:
-    """:raises KnowledgeError: more than a document may have."""
+    """:raises KnowledgeError: too long for a document."""
     if characters > MAX_CHARACTERS:
         raise KnowledgeError(f"{source} has more than {MAX_CHARACTERS >> 20} MiB of text; part it.")
 
 
-# What it costs to part a text there. A passage more costs about 1.
+# Costs of splitting a text at a place. Each additional passage costs about 1.
 _LABEL = 0.5
-"""After what leads to the next block: a colon, or a line alone that is no sentence (``Note``)."""
+"""After a line that introduces the next block: one with a colon, or a lone label (``Note``)."""
 _INDENTED = 0.5
-"""Before what stands deeper than the rest of its section: a list, a sample, or the next part of it."""
+"""Before a block indented more than its section: a list, a sample, or its continuation."""
 _ITEM = 0.3
 _SENTENCE = 1.0
 _ROW = 0.6
-"""After a line that only draws a line, as tables in plain text have between their rows."""
+"""After a rule, as between the rows of plain-text tables."""
 _SHORT_LINE = 1.2
-"""After a line that has room for the next word: somebody wanted it to end."""
+"""After a line that is shorter than needed, so that its end is intended."""
 _LAST_LINE = 0.3
-"""The same where a sentence ends: of a paragraph with no empty line below it."""
+"""The same at the end of a sentence: probably the end of a paragraph."""
 _FENCED = 1.5
 _LINE = 3.0
 _CLAUSE = 4.0
@@ -98,20 +98,20 @@ _CHARACTER = 9.0
 
 _MOST_ATOMS = 40
 _AT_ONCE = 1000
-"""Bounds of what is weighed for one passage, and for a section of more than some 20,000 words at once."""
+"""Bounds of the search for one passage, and for a section of more than about 20,000 words."""
 _SHORTEST = 40
-"""Characters: what is shorter isn't parted from what follows in its block."""
+"""Shortest part of a block, in characters."""
 _FAR = 10_000
-"""Columns: further right than any text."""
+"""A column further right than any text."""
 
 _PIECES_PER_WORD = 1.33
-"""What a tokenizer makes of an English word, its share of the punctuation included."""
+"""Tokens of an English word, including its share of punctuation."""
 _PIECE = re.compile(r"[^\W\d_]{1,6}|\d{1,3}|([^\w\s]|_)\1{0,99}+")
-"""About what a tokenizer of word pieces makes one of, of a squeezed text: the count is rarely too low."""
+"""Approximates the word pieces of a tokenizer on squeezed text; rarely counts too few."""
 _RUN = re.compile(r"([^\w\s]|_)\1{3,}+")
 
 _BLOCK = re.compile(r"\S[^\n]{0,65535}+(?:\n[^\S\n]*+\S[^\n]{0,65535}+){0,999}+")
-"""Lines up to an empty one. Of endless ones a part at a time, so that memory is bounded."""
+"""Lines up to an empty one. Very long ones are split, to bound memory."""
 _FENCE = re.compile(r"^ {0,3}(?:```|~~~)", re.MULTILINE)
 _ITEM_MARK = r"(?:[-*+•·o–]|\(?(?:\d{1,3}|[A-Za-z])[.)])[^\S\n]+(?=\S)"
 _ITEM_START = re.compile(rf"\n(?=[^\S\n]*{_ITEM_MARK})")
@@ -123,27 +123,26 @@ _NUMBER = re.compile(
     r"(?:(?:chapter|appendix|section|part)\s+)?(?:[\dA-Z]{1,3}(?:\.\d{1,3})*\.?|[ivxIVX]+\.)\s+"
 )
 _LEADER = re.compile(r"(?:(?:\.\s?){4,}|…{2,})\s*(?:\d+|[ivxlc]+)$")
-"""The dots of a list of contents, up to its page number."""
+"""Dot leaders in a table of contents, with the page number."""
 _TAIL = 80
-"""Characters of a line's end in which they are looked for."""
+"""Characters at a line's end that are searched for leaders."""
 _LONGEST_ENTRY = 3 * LONGEST_TITLE
-"""Characters of an entry of a list of contents, its number and its leader included."""
+"""Longest entry of a table of contents, in characters, with number and leader."""
 _PAGE = re.compile(r"\s\d{1,4}$")
 _JUMP = re.compile(r"\s*(?:[-*+]|\d+\.)\s+\[[^\]]*\]\(#[^)]*\)\s*")
-"""A Markdown line that only leads to a place on the same page."""
+"""A Markdown list item with only a link within the page."""
 CONTENTS = re.compile(
     r"table of contents|list of (?:tables|figures|examples|equations|illustrations)|inhaltsverzeichnis"
     r"|(?:tabellen|abbildungs)verzeichnis|table des matières|índice de contenidos",
     re.IGNORECASE,
 )
-"""Titles of lists that say where things are."""
+"""Titles of tables of contents and similar lists."""
 
 
 def split(document: Document, *, words: int = WORDS) -> list[Passage]:
-    """Passages in the document's order, none of more than about ``words`` words; they don't overlap.
+    """Passages in document order, without overlaps, each with at most about ``words`` words.
 
-    No passage reaches over a heading. Between passages is nothing but space, the headings that they carry and
-    lists of contents.
+    No passage crosses a heading. Only whitespace, headings and tables of contents are left out.
     """
     passages: list[Passage] = []
     titles = {_bare(heading.title) for heading in document.headings}
@@ -156,15 +155,15 @@ def split(document: Document, *, words: int = WORDS) -> list[Passage]:
 
 
 def squeeze(text: str) -> str:
-    """A passage as an encoder should read it: space is worth one blank, drawn lines one character.
+    """A passage as an encoder reads it: runs of whitespace are one blank, rules one character.
 
-    Word pieces are counted in this form; as it stands, a table of plain text has many more tokens.
+    Tokens are counted in this form, since a plain-text table has many more otherwise.
     """
     return _RUN.sub(r"\1", _SPACE.sub(" ", text)).strip()
 
 
 def _sections(document: Document) -> Iterator[tuple[tuple[str, ...], int, int]]:
-    """Path, start and end of what stands below each heading; of a heading with nothing below it, its own."""
+    """Path, start and end of each section's body; of an empty section, its heading."""
     text, headings = document.text, document.headings
     yield (), 0, headings[0].start if headings else len(text)
     above: list[Heading] = []
@@ -180,9 +179,9 @@ def _sections(document: Document) -> Iterator[tuple[tuple[str, ...], int, int]]:
 
 
 def _regions(text: str, start: int, end: int, titles: set[str], announced: bool) -> Iterator[tuple[int, int]]:
-    """What stands between lists of contents.
+    """The text between tables of contents.
 
-    :param announced: whether the section is said to begin with one.
+    :param announced: the title says that the section begins with one.
     """
     for block in _BLOCK.finditer(text, start, end):
         if _lists_contents(block[0], titles, announced):
@@ -194,14 +193,14 @@ def _regions(text: str, start: int, end: int, titles: set[str], announced: bool)
 
 
 def _bare(title: str) -> str:
-    """By which a title is known again: without its number, its case and the width of its space."""
+    """Normalised title for comparison: no number, case or extra whitespace."""
     return _SPACE.sub(" ", _NUMBER.sub("", title.strip(), count=1)).strip(" .").casefold()
 
 
 def _lists_contents(block: str, titles: set[str], announced: bool) -> bool:
-    """Whether a block only says which sections there are, and where.
+    """Whether a block is a table of contents.
 
-    :param announced: its title says so, so that what looks like it is believed.
+    :param announced: its title says so, which makes the check more lenient.
     """
     lines = [line.strip() for line in block.splitlines()]
     if announced and 2 * sum(bool(_NUMBER.match(line)) or _is_title(line, titles) for line in lines) >= len(
@@ -214,7 +213,7 @@ def _lists_contents(block: str, titles: set[str], announced: bool) -> bool:
         return True
     entries: list[str] = []
     for line in lines:
-        if entries and len(entries[-1]) < LONGEST_TITLE and not _NUMBER.match(line):  # a title goes on
+        if entries and len(entries[-1]) < LONGEST_TITLE and not _NUMBER.match(line):  # continues a title
             entries.append(f"{entries.pop()} {line}")
         else:
             entries.append(line)
@@ -225,7 +224,7 @@ def _lists_contents(block: str, titles: set[str], announced: bool) -> bool:
 
 
 def _is_title(entry: str, titles: set[str]) -> bool:
-    """Whether an entry names a section, perhaps with its page."""
+    """Whether an entry is a section's title, possibly with its page."""
     if len(entry) <= _LONGEST_ENTRY and _bare(entry) in titles:
         return True
     return _bare(_PAGE.sub("", entry[-LONGEST_TITLE:])) in titles
@@ -233,27 +232,27 @@ def _is_title(entry: str, titles: set[str]) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class _Atom:
-    """A part of a text that stays whole."""
+    """An unsplittable part of a text."""
 
     start: int
     end: int
     pieces: int
     cost: float
-    """Of parting the text before it."""
+    """Cost of splitting before it."""
 
 
 def _parts(text: str, start: int, end: int, most: float) -> Iterator[tuple[int, int]]:
-    """Starts and ends of the passages there, of at most ``most`` pieces each."""
+    """Starts and ends of passages with at most ``most`` tokens."""
     atoms = _atoms(text, start, end, most)
     while some := list(islice(atoms, _AT_ONCE)):
         yield from _cheapest(some, most)
 
 
 def _cheapest(atoms: list[_Atom], most: float) -> Iterator[tuple[int, int]]:
-    """The best partition of atoms, found from its end.
+    """The cheapest partition of atoms, by dynamic programming from the end.
 
-    Each passage costs 1 and the square of how full it is, so that there are few of equal size; each border
-    costs what it parts.
+    A passage costs 1 plus the square of its fill level, which favours few passages of equal size; each border
+    adds its own cost.
     """
     sizes = [(atom.pieces / most) for atom in atoms]
     costs = [*(1 + atom.cost for atom in atoms[1:]), 1.0]
@@ -292,18 +291,18 @@ def _atoms(text: str, start: int, end: int, most: float) -> Iterator[_Atom]:
 
 
 def _cost_between(before: str, block: str) -> float:
-    """Of parting two blocks, whose indents say nothing."""
+    """Cost of splitting between two blocks, without their indents."""
     if not before or before[-1] in ".!?。！？":
         return 0.0
     if before[-1] == ":":
         return _LABEL
-    if block[0].islower():  # a sentence goes on, on the next page
+    if block[0].islower():  # the sentence continues, on the next page
         return _SENTENCE
     return _LABEL if len(before) <= 100 and "\n" not in before else 0.0
 
 
 def _borders(text: str, start: int, end: int) -> dict[int, float]:
-    """Where the inside of a block may be parted, and what that costs."""
+    """Where a block may be split, with the costs."""
     lines = text[start:end].split("\n")
     width = max(map(len, lines))
     borders: dict[int, float] = {}
@@ -327,7 +326,7 @@ def _borders(text: str, start: int, end: int) -> dict[int, float]:
 
 
 def _between(text: str, borders: dict[int, float], end: int, most: float) -> Iterator[_Atom]:
-    """The atoms of a block; one that is too large alone is parted further."""
+    """The atoms of a block; those that are too large are split further."""
     for start, after in pairwise([*sorted(borders), end]):
         pieces = _count(text, start, after)
         if pieces > most:
@@ -343,7 +342,7 @@ def _smaller(text: str, start: int, end: int, most: float, cost: float) -> Itera
             borders = {start: cost, **dict.fromkeys(ends, next_cost)}
             yield from _between(text, borders, end, most)
             return
-    step = max(1, int(most) // 4)  # no piece is shorter than a character
+    step = max(1, int(most) // 4)  # each token has at least one character
     for place in range(start, end, step):
         part = min(end, place + step)
         if text[place:part].strip():

@@ -1,1 +1,1 @@
-"""The index of a collection: passages, words (BM25), vectors, search, reranking, in one SQLite file."""
+"""Index of a collection: passages, words (BM25), vectors, search and reranking, in one SQLite file."""

@@ -1,7 +1,7 @@
-"""A collection: documents and their passages in one SQLite file, each document whole or not there.
+"""Collection: documents and their passages in one SQLite file.
 
-A document is put, changed and removed in one transaction. Passages that stay the same keep their id, their
-place in the index and their vector. What embeds texts is handed in; this module knows no engine.
+A document is added, changed or removed in one transaction. Unchanged passages keep their id, their slot in
+the index and their vector. The embedding function is passed in.
 """
 
 from __future__ import annotations
@@ -28,33 +28,33 @@ from edgeslm.knowledge.index.fair_lock import FairLock
 from edgeslm.knowledge.index.table_store import drop_table, put_table
 
 BATCH = 32
-"""Passages handed to :data:`Embed` at a time."""
+"""Passages in one call of :data:`Embed`."""
 BETWEEN = " > "
-"""What stands between the titles of a heading."""
+"""Separator of the titles in a heading."""
 
 _BOTH = "passages p JOIN documents d ON d.id = p.document"
 _INDEXED = f"p.slot, d.title || char(10) || p.heading, p.text FROM {_BOTH} WHERE p.slot = ?"
-"""What the index has of a passage: its heading, with the document's title, and its text."""
+"""Indexed text of a passage: document title and heading, and text."""
 
 
 @dataclass(frozen=True, slots=True)
 class DocumentOrigin:
-    """Where a document comes from, and how to see that it is still the same."""
+    """Where a document comes from, and how to detect changes."""
 
     digest: str
     size: int
     """Bytes."""
     mtime: float
-    """Of its content, in seconds since 1970: a file's modification, a message's arrival."""
+    """Seconds since 1970: a file's modification time, or a message's arrival."""
     file: str | None = None
-    """Absolute path; None for what is no file."""
+    """Absolute path; None for messages."""
     expires: float | None = None
-    """Seconds since 1970 after which it is no longer found."""
+    """Expiry time in seconds since 1970."""
 
 
 @dataclass(frozen=True, slots=True)
 class StoredDocument:
-    """A document of a collection without its text."""
+    """A stored document without its text."""
 
     source: str
     title: str
@@ -65,10 +65,10 @@ class StoredDocument:
 
 @dataclass(frozen=True, slots=True)
 class Kept:
-    """A passage as it is kept. ``start`` and ``end`` are offsets of characters in the document's text."""
+    """A stored passage. ``start`` and ``end`` are character offsets in the document."""
 
     id: str
-    """Made of source and content: the same passage has the same id after any update."""
+    """Hash of source and content, so that it is stable across updates."""
     source: str
     heading: str
     text: str
@@ -78,21 +78,21 @@ class Kept:
 
 @dataclass(frozen=True, slots=True)
 class EncoderTag:
-    """Which encoder a collection was embedded with: its bundle's digest, and where it was then."""
+    """The encoder of a collection's vectors: its bundle's digest and last known path."""
 
     digest: str
     path: str
 
 
 class Embed(Protocol):
-    """Texts to vectors of one dimension. What it can't read whole it cuts; what it raises passes through."""
+    """Texts to vectors of equal length. Truncates long texts; exceptions pass through."""
 
     def __call__(self, texts: Sequence[str], /) -> Sequence[Sequence[float]]: ...
 
 
 class Collection:
-    """One file, which is made when ``writes`` is set and it isn't there. One thread at a time; those of one
-    process that write to the same file have the same ``lock``."""
+    """One file, created with ``writes`` if missing. For one thread at a time; threads of a process that write
+    to the same file share a ``lock``."""
 
     def __init__(self, path: Path, *, writes: bool = False, lock: FairLock | None = None) -> None:
         self.file = find_collection(path)
@@ -100,7 +100,7 @@ class Collection:
         self._lock = lock or FairLock()
         self._db: sqlite3.Connection | None = None
         self._encoder: str | None = None
-        """Digest of the encoder that the vectors of this object come from."""
+        """Digest of the encoder that this object's vectors come from."""
 
     def open(self) -> None:
         """:raises KnowledgeError: see :func:`open_database`."""
@@ -120,12 +120,12 @@ class Collection:
         self.close()
 
     def reading(self) -> AbstractContextManager[sqlite3.Connection]:
-        """All reads inside see one state of the collection, whatever is written meanwhile."""
+        """A context in which all reads see the same snapshot."""
         return self._transaction(writes=False)
 
     @contextmanager
     def together(self) -> Iterator[None]:
-        """What is changed inside is one transaction, which is on the disk at its end: one sync for all."""
+        """All changes inside are one transaction, synced to disk once at its end."""
         self._opened.execute("PRAGMA synchronous = FULL")
         try:
             with self._writing():
@@ -136,18 +136,18 @@ class Collection:
     # --- documents ----------------------------------------------------------------------------------
 
     def documents(self) -> list[StoredDocument]:
-        """Sorted by source."""
+        """All documents, sorted by source."""
         with self.reading() as db:
             return [_entry(row) for row in db.execute(f"{_ENTRIES} GROUP BY d.id ORDER BY source")]
 
     def files(self) -> list[tuple[str, Path]]:
-        """Of each document that was read from a file, its source and that file."""
+        """Source and path of each document that was read from a file."""
         with self.reading() as db:
             rows = db.execute("SELECT source, file FROM documents WHERE file IS NOT NULL ORDER BY source")
             return [(source, Path(file)) for source, file in rows]
 
     def sources(self, pattern: str) -> list[str]:
-        """The source of that name; if there is none, those that the pattern fits (``*`` is any text)."""
+        """The document with this exact source; if there is none, those matching the glob pattern."""
         with self.reading() as db:
             for how in ("=", "GLOB"):
                 rows = db.execute(f"SELECT source FROM documents WHERE source {how} ?", (pattern,)).fetchall()
@@ -159,7 +159,7 @@ class Collection:
         return self._find("source", source)
 
     def find_file(self, file: str) -> StoredDocument | None:
-        """The document that was read from a file, which may have come under another name."""
+        """The document that was read from ``file``, whatever its source."""
         return self._find("file", file)
 
     def put(
@@ -170,12 +170,12 @@ class Collection:
         *,
         embed: Embed | None = None,
     ) -> int:
-        """Adds a document, or brings the one of its source up to date. :return: how many passages are new.
+        """Adds or updates a document. :return: number of new passages.
 
-        Vectors are computed before the transaction, so that others wait for the writing alone. Without
-        ``embed`` new passages are found by their words, until :meth:`embed_missing`.
+        Vectors are computed before the transaction, so that other writers wait only for the write. Without
+        ``embed``, new passages are found by word search only, until :meth:`embed_missing`.
 
-        :raises KnowledgeError: it can't be written; the collection is as before.
+        :raises KnowledgeError: it can't be written; the collection is unchanged.
         """
         ids = list(_ids(document, passages))
         with self.reading() as db:
@@ -184,7 +184,7 @@ class Collection:
         texts = [_to_embed(document.title, BETWEEN.join(passages[n].heading), passages[n].text) for n in new]
         vectors_of = dict(zip((ids[n] for n in new), _encoded(texts, embed), strict=True)) if embed else {}
         with self._writing() as db:
-            known = _slots(db, document.source)  # again: another process may have changed it meanwhile
+            known = _slots(db, document.source)  # again: another process may have changed it
             staying = set(ids)
             self._drop(db, [slot for id, slot in known.items() if id not in staying])
             key = _put_document(db, document, origin)
@@ -209,7 +209,7 @@ class Collection:
         return len(new)
 
     def refresh(self, source: str, origin: DocumentOrigin) -> None:
-        """Notes where an unchanged document is now."""
+        """Updates the origin of an unchanged document."""
         with self._writing() as db:
             db.execute(
                 "UPDATE documents SET digest = ?, size = ?, mtime = ?, file = ?, expires = ? "
@@ -218,7 +218,7 @@ class Collection:
             )
 
     def remove(self, source: str) -> bool:
-        """:return: whether it was there."""
+        """:return: whether it existed."""
         with self._writing() as db:
             self._drop(db, _slots(db, source).values())
             for (key,) in db.execute("SELECT id FROM documents WHERE source = ?", (source,)).fetchall():
@@ -226,19 +226,19 @@ class Collection:
             return bool(db.execute("DELETE FROM documents WHERE source = ?", (source,)).rowcount)
 
     def remove_expired(self, now: float | None = None, *, most: int = -1) -> int:
-        """Removes what is no longer found, ``most`` documents unless it is below 0, in one transaction.
+        """Removes expired documents in one transaction, at most ``most`` (all if negative).
 
-        :return: how many documents.
+        :return: number of documents.
         """
         wanted = (now if now is not None else time.time(), most)
         with self.reading() as db:
             if not db.execute(_EXPIRED, wanted).fetchone():
                 return 0
-        with self._writing() as db:  # and looked for again: one of them may have come anew meanwhile
+        with self._writing() as db:  # queried again: one may have been renewed
             return sum(self.remove(source) for (source,) in db.execute(_EXPIRED, wanted).fetchall())
 
     def shrink(self) -> None:
-        """Takes out of the file what was removed: of the index, which only marks it, and of free pages.
+        """Erases removed text from the file: from the word index, which only marks it, and from free pages.
 
         :raises KnowledgeError: it can't be written now.
         """
@@ -266,7 +266,7 @@ class Collection:
         return None if digest is None else EncoderTag(digest, path)
 
     def use_encoder(self, tag: EncoderTag, *, replace: bool = False) -> None:
-        """Says which encoder vectors come from. With ``replace`` those of another one are forgotten.
+        """Sets the encoder. With ``replace``, vectors of another encoder are dropped.
 
         :raises KnowledgeError: there are vectors of another encoder.
         """
@@ -288,12 +288,12 @@ class Collection:
 
     @property
     def unembedded(self) -> int:
-        """How many passages have no vector."""
+        """Number of passages without a vector."""
         with self.reading() as db:
             return int(db.execute("SELECT count(*) FROM passages WHERE embedded = 0").fetchone()[0])
 
     def embed_missing(self, embed: Embed) -> int:
-        """Gives a vector to passages that have none, a batch a transaction. :return: how many."""
+        """Embeds passages without a vector, one transaction for each batch. :return: number of passages."""
         done, after = 0, -1
         while True:
             with self.reading() as db:
@@ -347,7 +347,7 @@ class Collection:
     @contextmanager
     def _transaction(self, *, writes: bool) -> Iterator[sqlite3.Connection]:
         db = self._opened
-        if db.in_transaction:  # of ``together``
+        if db.in_transaction:  # inside ``together``
             yield db
             return
         with self._lock if writes else nullcontext(), transaction(db, self.file, writes=writes):
@@ -359,7 +359,7 @@ class Collection:
         return None if row is None else _entry(row)
 
     def _drop(self, db: sqlite3.Connection, slots: Iterable[int]) -> None:
-        """Takes passages out of everything; their slots are free for others."""
+        """Removes passages from all tables and frees their slots."""
         rows = [(slot,) for slot in slots]
         db.executemany(f"INSERT INTO words (words, rowid, heading, text) SELECT 'delete', {_INDEXED}", rows)
         db.executemany("DELETE FROM passages WHERE slot = ?", rows)
@@ -373,7 +373,7 @@ _BEYOND = (
     "SELECT ifnull(max(slot) + 1, 0) FROM (SELECT max(slot) AS slot FROM passages "
     "UNION ALL SELECT max(slot) FROM free_slots)"
 )
-"""The first slot that never was in use."""
+"""The first slot never used."""
 _EXPIRED = "SELECT source FROM documents WHERE expires <= ? LIMIT ?"
 _ENTRIES = (
     "SELECT source, title, digest, size, mtime, file, expires, added, count(p.slot) "
@@ -382,7 +382,7 @@ _ENTRIES = (
 
 
 def count_passages(db: sqlite3.Connection) -> int:
-    """Without a look at each, as SQLite's own count takes it."""
+    """Number of passages, without a full scan as in SQLite's count."""
     (free,) = db.execute("SELECT count(*) FROM free_slots").fetchone()
     return int(db.execute(_BEYOND).fetchone()[0]) - int(free)
 
@@ -393,7 +393,7 @@ def _entry(row: tuple[str, str, str, int, float, str | None, float | None, float
 
 
 def _ids(document: Document, passages: Sequence[Passage]) -> Iterator[str]:
-    """Of each passage, from source and content; what stands there several times is numbered."""
+    """Ids by source and content; repeated content is numbered."""
     seen: Counter[str] = Counter()
     for passage in passages:
         content = json.dumps([document.source, document.title, passage.heading, passage.text])
@@ -402,24 +402,24 @@ def _ids(document: Document, passages: Sequence[Passage]) -> Iterator[str]:
 
 
 def _to_embed(title: str, heading: str, text: str) -> str:
-    """The title and the headings belong to the meaning: with them MiniLM ranks the section of a question of
-    the Debian FAQ first in 49 % instead of 45 %."""
+    """Text to embed. Title and headings are part of the meaning: with them, MiniLM ranks the right section of
+    the Debian FAQ first for 49 % of questions instead of 45 %."""
     return squeeze("\n".join((title, heading, text)))
 
 
 def _encoded(texts: Sequence[str], embed: Embed) -> list[bytes]:
-    """The texts' vectors as they are kept, in their order."""
+    """Encoded vectors of the texts, in order."""
     batches = (texts[begin : begin + BATCH] for begin in range(0, len(texts), BATCH))
     return [code for batch in batches for code in vectors.encode(embed(batch))]
 
 
 def _slots(db: sqlite3.Connection, source: str) -> dict[str, int]:
-    """The slots of a document's passages, by their ids."""
+    """Passage id -> slot, for a document."""
     return dict(db.execute(f"SELECT p.id, p.slot FROM {_BOTH} WHERE d.source = ?", (source,)))
 
 
 def _put_document(db: sqlite3.Connection, document: Document, origin: DocumentOrigin) -> int:
-    """The row of a document, new or not. :return: its key."""
+    """Inserts or updates a document's row. :return: its key."""
     row = (
         *(document.source, document.title, origin.digest, origin.size, origin.mtime),
         *(origin.file, time.time(), origin.expires),
@@ -436,7 +436,7 @@ def _put_document(db: sqlite3.Connection, document: Document, origin: DocumentOr
 
 
 def _free_slots(db: sqlite3.Connection, wanted: int) -> Iterator[int]:
-    """So many slots that nothing is in: first those that something was in."""
+    """``wanted`` free slots, reusing freed ones first."""
     (beyond,) = db.execute(_BEYOND).fetchone()
     again = db.execute("SELECT slot FROM free_slots ORDER BY slot LIMIT ?", (wanted,)).fetchall()
     db.executemany("DELETE FROM free_slots WHERE slot = ?", again)

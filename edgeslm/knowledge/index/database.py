@@ -1,8 +1,8 @@
-"""The SQLite file of a collection: found, opened, checked; what it refuses is told in sentences.
+"""Collection database: finds, creates, opens and checks the SQLite file, and explains SQLite's errors.
 
-What it promises: a transaction is there as a whole or not at all, whatever ends the process, and others read
-the collection meanwhile. A power cut may take the last transactions, never the file (WAL with
-``synchronous=NORMAL``, sqlite.org/wal.html, section 3.2): the sources are still there to be added again.
+Transactions are atomic even if the process is killed, and others can read meanwhile. A power cut may lose the
+last transactions, but does not damage the file (WAL with ``synchronous=NORMAL``, sqlite.org/wal.html, section
+3.2); the sources can be added again.
 """
 
 from __future__ import annotations
@@ -23,20 +23,20 @@ from edgeslm.knowledge.index.table_store import SCHEMA, upgrade_tables
 SUFFIX = ".sqlite"
 SUFFIXES = (SUFFIX, ".sqlite3", ".db")
 APPLICATION_ID = 0x65534B42
-"""``eSKB`` in the file's header: file(1) and other programs see whose it is."""
+"""``eSKB`` in the file's header, so that file(1) and other programs can identify it."""
 FORMAT = 3
-"""What is written. A file of format 1 has no tables, one of format 2 no values of cells. Both are read as
-they are, and get what they lack when they are opened to be written to."""
+"""Format that is written. Format 1 has no tables, format 2 no cell values. Both can be read, and are upgraded
+when opened for writing."""
 OLDEST_SQLITE = (3, 34, 0)
-"""Debian 11's, the oldest that was tried."""
+"""The version in Debian 11, the oldest tested."""
 WAIT_S = 10.0
-"""How long to wait while another process writes: it takes one transaction, which is one document."""
+"""Seconds to wait for another writer, which holds the lock for one transaction (one document)."""
 WAL_BYTES = 8_000_000
-"""What is left of the file beside the collection after a large document."""
+"""Limit of the WAL file kept after a large document."""
 
 TOKENIZER = "porter unicode61 remove_diacritics 2"
-"""What is a word, and which are the same: English endings are taken off, accents in any language.
-``benchmarks/LOG.md`` has what other tokenizers came to."""
+"""Removes English word endings, and accents in any language. See ``benchmarks/LOG.md`` for other
+tokenizers."""
 
 _TABLES = f"""
 CREATE TABLE about (
@@ -81,16 +81,16 @@ PRAGMA user_version = {FORMAT};
 
 
 def find_collection(path: Path) -> Path:
-    """The file that is meant, which need not exist: the suffix ``.sqlite`` may be left out."""
+    """The collection's file, which may not exist; the suffix ``.sqlite`` is optional."""
     if path.suffix in SUFFIXES or path.is_file():
         return path
     return path.with_name(path.name + SUFFIX)
 
 
 def open_database(file: Path, *, writes: bool) -> sqlite3.Connection:
-    """Opens a collection; with ``writes`` it is made where there is none.
+    """Opens a collection; with ``writes``, creates it if missing.
 
-    :raises KnowledgeError: it isn't there, is no collection, can't be opened, or SQLite is too old.
+    :raises KnowledgeError: missing, not a collection, unusable, or SQLite is too old.
     """
     _check_sqlite()
     if writes and _is_shipped(file):
@@ -115,10 +115,10 @@ def open_database(file: Path, *, writes: bool) -> sqlite3.Connection:
 
 
 def _keep_private(file: Path) -> None:
-    """Makes the file where there is none, for its owner alone: it holds texts. SQLite gives the files beside
-    it the same mode. What earlier versions made by the usual umask is changed."""
+    """Creates a missing file with mode 0600, since it contains texts; SQLite gives the files beside it the
+    same mode. Fixes the mode of files from earlier versions."""
     try:
-        # Never a file that is there: to close it would drop this process's locks on the collection.
+        # Only a new file: closing an existing one would drop this process's locks on it.
         os.close(os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600))
     except FileExistsError:
         for path in (file, Path(f"{file}-wal"), Path(f"{file}-shm")):
@@ -132,15 +132,15 @@ _OF_WHAT_IS_READ = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB, sqlite3.SQLIT
 
 
 def write_copy(file: Path, out: Path) -> None:
-    """Writes a collection as it is now to a new file, to be read elsewhere.
+    """Writes a snapshot of a collection to a new file, for distribution.
 
-    It has no file beside it, and neither what was removed nor the paths of this machine.
+    The copy has no WAL file, no removed text, and no paths of this machine.
 
     :raises KnowledgeError: it can't be read, or the copy can't be written.
     """
     try:
         with closing(open_database(file, writes=False)) as db:
-            db.execute("PRAGMA query_only = OFF")  # which SQLite takes a copy for
+            db.execute("PRAGMA query_only = OFF")  # required for VACUUM INTO
             db.execute("VACUUM INTO ?", (str(out),))
     except sqlite3.Error as error:
         code = getattr(error, "sqlite_errorcode", sqlite3.SQLITE_ERROR) & 0xFF
@@ -151,17 +151,17 @@ def write_copy(file: Path, out: Path) -> None:
             db.execute("UPDATE about SET encoder_path = ?", (encoder and Path(encoder).name,))
             db.execute("UPDATE documents SET file = NULL")
             db.execute("DROP TABLE IF EXISTS quarantine")
-            db.execute("INSERT INTO words (words) VALUES ('optimize')")  # it only marks what was removed
-            db.execute("VACUUM")  # or all this can still be read in its pages
+            db.execute("INSERT INTO words (words) VALUES ('optimize')")  # purges removed words
+            db.execute("VACUUM")  # purges free pages
     except sqlite3.Error as error:
         raise refusal(out, error) from None
 
 
 @contextmanager
 def transaction(db: sqlite3.Connection, file: Path, *, writes: bool) -> Iterator[None]:
-    """All that is done inside is there at its end, or nothing; all reads see the same state.
+    """A transaction: all changes or none; all reads see the same snapshot.
 
-    :raises KnowledgeError: SQLite refused something inside.
+    :raises KnowledgeError: SQLite reported an error.
     """
     try:
         db.execute("BEGIN IMMEDIATE" if writes else "BEGIN")
@@ -180,8 +180,8 @@ def _missing(file: Path) -> KnowledgeError:
 
 
 def refusal(file: Path, error: sqlite3.Error) -> KnowledgeError:
-    """What to tell of an error of SQLite."""
-    code = getattr(error, "sqlite_errorcode", sqlite3.SQLITE_ERROR) & 0xFF  # the rest is the special case
+    """Converts an SQLite error to a sentence for users."""
+    code = getattr(error, "sqlite_errorcode", sqlite3.SQLITE_ERROR) & 0xFF  # the upper bits are a detail
     match code:
         case sqlite3.SQLITE_BUSY | sqlite3.SQLITE_LOCKED:
             what = f"{file} is being written to by another process; try again when that is done"
@@ -217,8 +217,8 @@ def _is_shipped(file: Path) -> bool:
 
 
 def _address(file: Path, writes: bool) -> str:
-    """The URI to open. What can't change needs no lock and no file beside it; whoever else reads shares the
-    writer's, and takes them away at the end, as ``mode=ro`` alone does not."""
+    """The URI to open. An immutable file needs no locks and no WAL file. Readers open others read-write if
+    possible, since the last one then removes the WAL file, unlike with ``mode=ro``."""
     log = Path(f"{file}-wal")
     has_log = log.exists() and log.stat().st_size > 0
     if writes:
@@ -234,14 +234,14 @@ def _set_up(db: sqlite3.Connection, file: Path, writes: bool) -> None:
     db.execute("PRAGMA cache_size = -2048")
     db.execute("PRAGMA temp_store = MEMORY")
     if not writes:
-        if _is_new(db):  # what made it was killed before it did
+        if _is_new(db):  # its creator was killed early
             raise _missing(file)
         db.execute("PRAGMA query_only = ON")
     else:
         if _is_new(db):
             db.execute("PRAGMA journal_mode = WAL")
             with transaction(db, file, writes=True):
-                if _is_new(db):  # still: another process may have been faster
+                if _is_new(db):  # another process may have created it meanwhile
                     for statement in _TABLES.split(";\n"):
                         db.execute(statement)
         db.execute("PRAGMA synchronous = NORMAL")
@@ -261,9 +261,9 @@ def _set_up(db: sqlite3.Connection, file: Path, writes: bool) -> None:
 
 
 def _upgrade(db: sqlite3.Connection) -> None:
-    """Makes room for tables, or gives them their values. Of a file without tables, what can have one forgets
-    its digest: the next ``add`` reads it again, which changes none of its passages."""
-    version = db.execute("PRAGMA user_version").fetchone()[0]  # another process may have been faster
+    """Adds the tables schema, or cell values. From format 1, digests of tabular documents are cleared, so
+    that the next ``add`` reads them again, without changing their passages."""
+    version = db.execute("PRAGMA user_version").fetchone()[0]  # another process may have upgraded it
     if version == 2:
         upgrade_tables(db)
     elif version == 1:

@@ -1,7 +1,7 @@
-"""Fair lock: whose turn it is to write to a collection, among the threads of one process.
+"""Fair lock: threads of one process write to a collection in the order they asked.
 
-SQLite has a writer wait for another by looking now and then, for some seconds, and then refuses: one that
-writes again and again is hardly ever met between two transactions. Here they follow each other as they came.
+SQLite waits for another writer by polling for some seconds, so a thread that writes all the time would starve
+the others.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from types import TracebackType
 
 
 class FairLock:
-    """A lock that is had in the order in which it was asked for."""
+    """A lock granted in order of request."""
 
     def __init__(self) -> None:
         self._changed = threading.Condition()

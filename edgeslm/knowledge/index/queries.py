@@ -1,4 +1,4 @@
-"""Queries to the process of the collections, and its answers, as plain values. Reads no files."""
+"""Queries: requests to the knowledge process and their answers, as plain values."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ EVERYTHING: Final = Filter()
 
 
 Value = str | int | float
-"""What a table's answer has: cells of text and dates as they are written, numbers as numbers."""
+"""A value in a table's answer: numbers as numbers, texts and dates as written."""
 
 
 @dataclass(frozen=True, slots=True)
 class CollectionSpec:
-    """One collection of a node, as its process is told of it.
+    """Configuration of one collection.
 
-    ``watch`` are files and folders that it is kept up to date with; ``writes`` says that messages are
-    remembered in it. ``encoder`` is None where it is searched by words alone.
+    ``watch``: files and folders to keep it up to date with. ``writes``: messages are remembered in it.
+    ``encoder``: None for word search only.
     """
 
     name: str
@@ -35,13 +35,13 @@ class CollectionSpec:
 
     @property
     def is_kept(self) -> bool:
-        """Whether the node itself writes to it."""
+        """Whether the node writes to it."""
         return self.writes or bool(self.watch)
 
 
 @dataclass(frozen=True, slots=True)
 class Query:
-    """A question to some collections, all of them of one encoder, by which ``vector`` is."""
+    """A question to collections that share an encoder; ``vector`` is the question's embedding."""
 
     collections: tuple[str, ...]
     question: str
@@ -52,25 +52,25 @@ class Query:
 
 @dataclass(frozen=True, slots=True)
 class Memory:
-    """A message to remember. The same ``name`` on the same topic is the same message, delivered again."""
+    """A message to remember. Topic and ``name`` identify it, so a redelivery replaces it."""
 
     topic: str
     name: str
     text: str
     at: float
-    """When it came, seconds since 1970."""
+    """Time of arrival, in seconds since 1970."""
     keep_s: float | None = None
-    """For how long it is found; None: until somebody removes it."""
+    """Lifetime in seconds; None for no expiry."""
 
     @property
     def source(self) -> str:
-        """As it is cited."""
+        """The name it is cited by."""
         return f"{self.topic} {self.name}"
 
 
 @dataclass(frozen=True, slots=True)
 class Citation:
-    """A row that an answer comes from. ``quote`` is a passage, at these offsets of the document's text."""
+    """A row that an answer comes from. ``quote`` is a passage at these offsets of the document."""
 
     source: str
     quote: str
@@ -82,20 +82,20 @@ class Citation:
 
 @dataclass(frozen=True, slots=True)
 class TableAnswer:
-    """What a table says."""
+    """An answer computed from a table."""
 
     text: str
-    """How the question was read, and the values: ``temp_max where date is 2012-07-04: 22.8``."""
+    """The interpreted question and the values: ``temp_max where date is 2012-07-04: 22.8``."""
     values: tuple[Value, ...]
     source: str
     citations: tuple[Citation, ...]
-    """The first rows that it comes from, see ``query.MOST_CITED``."""
+    """The first rows it comes from, see ``query.MOST_CITED``."""
     matched: int
-    """How many rows it comes from."""
+    """Number of rows it comes from."""
 
 
 def encode_spec(spec: CollectionSpec) -> str:
-    """For the command line."""
+    """JSON for the command line."""
     encoder = None if spec.encoder is None else [spec.encoder.digest, spec.encoder.path]
     return json.dumps(
         {

@@ -1,10 +1,8 @@
-"""Reranking: each passage found is scored again, by its nearest sentence and by what a reader says.
+"""Reranking: rescores the passages found, by their nearest sentence and by a reader (cross-encoder).
 
-A sentence is near to the question by its vector; a reader is given question and passage.
-
-A passage is about several things, and its vector is their mean; an answer is often one sentence of it. The
-sentences of the first few passages are embedded when a question is asked, some fifty texts of a line each.
-What embeds and reads them is called outside: this module knows no engine.
+A passage covers several topics and its vector is their mean, while an answer is often one sentence. So the
+sentences of the first passages, about fifty short texts, are embedded with the question. The caller embeds
+and reads.
 """
 
 from __future__ import annotations
@@ -20,23 +18,22 @@ from edgeslm.knowledge.documents.sentences import split_sentences
 from edgeslm.knowledge.index.search import Found
 
 DEPTH: Final = 10
-"""Passages that are looked at again; what comes behind them stays where it is."""
+"""Number of passages that are rescored; the others keep their order."""
 SENTENCE: Final = 0.3
-"""Weight of the nearest sentence, as a share of the best one's, beside the score
-(``benchmarks/LOG.md``)."""
+"""Weight of the nearest sentence (relative to the best one), beside the score (``benchmarks/LOG.md``)."""
 READ: Final = 0.05
-"""Weight of what a reader says, beside the score (``benchmarks/LOG.md``)."""
+"""Weight of the reader's probability, beside the score (``benchmarks/LOG.md``)."""
 MOST_SENTENCES: Final = 40
-"""Of a passage; more than that is no prose, as a list of single words is none."""
+"""Sentences of a passage, at most; prose has fewer, lists of words may have more."""
 MOST_CHARACTERS: Final = 600
-"""Of a sentence that are embedded: a table without any end of a sentence is one."""
+"""Embedded characters of a sentence; a table without punctuation is one long sentence."""
 
 _SPACE: Final = re.compile(r"\s+")
 _WORD: Final = re.compile(r"\S+")
 
 
 def sentences(found: Sequence[Found]) -> list[list[str]]:
-    """Of each of the first passages, as they are embedded."""
+    """The sentences of the first passages, as texts to embed."""
     return [
         [_squeezed(passage.text[slice(*place)]) for place in _places(passage)] for passage in found[:DEPTH]
     ]
@@ -45,10 +42,10 @@ def sentences(found: Sequence[Found]) -> list[list[str]]:
 def rerank(
     found: Sequence[Found], question: Sequence[float], vectors: Sequence[Sequence[Sequence[float]]]
 ) -> list[Found]:
-    """The passages with ``sentences`` set, in their new order.
+    """The passages, reordered, with ``sentences`` set.
 
-    :param question: its vector, of length 1 as all are.
-    :param vectors: of each sentence of each passage, as :func:`sentences` has them.
+    :param question: its unit vector.
+    :param vectors: unit vector of each sentence of each passage, in the order of :func:`sentences`.
     """
     seen = [
         replace(passage, sentences=_compared(passage, [_dot(question, vector) for vector in own]))
@@ -67,15 +64,15 @@ def rerank(
 
 
 def readable(found: Sequence[Found]) -> list[str]:
-    """The first passages with their headings, as a reader gets them."""
+    """The first passages with their headings, as input for a reader."""
     return [_above(passage) + _SPACE.sub(" ", passage.text).strip() for passage in found[:DEPTH]]
 
 
 def reread(found: Sequence[Found], read: Sequence[float], places: Sequence[Sequence[Run]]) -> list[Found]:
-    """The passages with ``read`` and ``pointed`` set, in their new order.
+    """The passages, reordered, with ``read`` and ``pointed`` set.
 
-    :param read: how likely each of the first passages answers the question.
-    :param places: where in each of them, as they are :func:`readable`; none where nobody points.
+    :param read: probability of each of the first passages to answer the question.
+    :param places: answer spans in each :func:`readable` text; empty if the reader finds no spans.
     """
     seen = [
         replace(
@@ -94,10 +91,10 @@ def _above(passage: Found) -> str:
 
 
 def _runs_in(passage: Found, runs: Sequence[Run]) -> tuple[Run, ...]:
-    """Where runs of the readable passage stand in its text; those in its heading are left out."""
+    """Maps spans of the readable text to the passage's text; drops those in the heading."""
     origins: list[int] = []
     for word in _WORD.finditer(passage.text if runs else ""):
-        origins += range(word.start(), word.end() + 1)  # with the one space that is left behind it
+        origins += range(word.start(), word.end() + 1)  # and the blank after it
     above = len(_above(passage))
     return tuple(
         (origins[start - above], origins[end - above - 1] + 1, share)
@@ -107,9 +104,9 @@ def _runs_in(passage: Found, runs: Sequence[Run]) -> tuple[Run, ...]:
 
 
 def _ordered(found: Sequence[Found], seen: list[Found]) -> list[Found]:
-    """Those that were looked at again by their new scores, then the others, with margins."""
+    """Rescored passages by score, then the others, with margins."""
     seen.sort(key=lambda passage: -passage.score)
-    # What wasn't looked at again comes behind, and its score says so.
+    # The others come after, so their scores must not be higher.
     rest = [replace(one, score=min(one.score, seen[-1].score)) for one in found[len(seen) :]]
     ordered = [*seen, *rest]
     margins = [one.score - after.score for one, after in pairwise(ordered)] + [ordered[-1].score]

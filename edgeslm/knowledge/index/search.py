@@ -1,8 +1,7 @@
-"""Hybrid search: passages by their words (BM25) and their meaning (cosine), fused into one score.
+"""Hybrid search: combines word search (BM25) and semantic search (cosine) into one score.
 
-Both rankings are made over the whole collection; what is best in either is a candidate, and each candidate
-has both figures. Figures are kept beside the score, since whether a question can be answered at all is judged
-by them and not by who came first.
+Both rankings cover the whole collection. The best of either are candidates, and both scores are computed for
+each. They are kept beside the combined score, since they decide whether a question can be answered.
 """
 
 from __future__ import annotations
@@ -24,30 +23,30 @@ if TYPE_CHECKING:
     import sqlite3
 
 CANDIDATES = 50
-"""From each ranking, unless more are asked for."""
+"""Candidates from each ranking, unless ``k`` is larger."""
 
 _SLOTS = "SELECT slot FROM documents d JOIN passages p ON p.document = d.id"
 
 
 @dataclass(frozen=True, slots=True)
 class Weights:
-    """How much each figure of a passage is worth; only their ratio matters.
+    """Weights of the scores; only their ratios matter.
 
-    By ``benchmarks/quality/retrieval.py``: 0.2 to 0.3 for the words is as good, on each of its corpora.
+    According to ``benchmarks/quality/retrieval.py``, 0.2 to 0.3 for words is equally good on all corpora.
     """
 
     words: float = 0.25
     meaning: float = 0.75
     heading: float = 0.05
-    """Of the share of the question's words that its heading has."""
+    """For the share of the question's words in the heading."""
     heading_word: float = 2.0
-    """Of a word in a heading within BM25, where one in the text has 1."""
+    """BM25 weight of a word in a heading; in the text it is 1."""
 
 
 @dataclass(frozen=True, slots=True)
 class Filter:
-    """Which documents are searched. ``sources`` is a pattern (``manuals/*.md``, where ``*`` is any text);
-    times are seconds since 1970, of what the documents say (``Origin.mtime``)."""
+    """Which documents to search. ``sources`` is a glob pattern (``manuals/*.md``); times are seconds since
+    1970 and apply to ``DocumentOrigin.mtime``."""
 
     sources: str | None = None
     since: float | None = None
@@ -56,36 +55,35 @@ class Filter:
 
 @dataclass(frozen=True, slots=True)
 class Found(Kept):
-    """A passage with its figures."""
+    """A passage found, with its scores."""
 
     score: float
-    """From 0 to 1, beside the other candidates of the same question only."""
+    """0 to 1; comparable only among passages of the same question."""
     bm25: float
-    """0 where it has none of the words that were scored."""
+    """0 if it contains none of the scored words."""
     cosine: float | None
-    """None where the passage or the question has no vector."""
+    """None if the passage or the question has no vector."""
     overlap: float
-    """Which part of the question's words it has with its heading, rare ones counting more: 0 to 1."""
+    """Share of the question's words it contains, heading included, weighted by rarity: 0 to 1."""
     margin: float
-    """By how much its score is above the next one's."""
+    """Difference to the next passage's score."""
     collection: str = ""
-    """The name of its place."""
+    """Name of its collection."""
     sentences: tuple[Run, ...] = ()
-    """The first of ``split_sentences(text)``, each with its cosine to the question; none where nobody looked
-    (``rerank``)."""
+    """Spans of the first sentences with their cosine to the question; empty before ``rerank``."""
     read: float | None = None
-    """How likely it answers the question, says a reader; None where none read it (``rerank``)."""
+    """Probability that it answers the question, by a reader (``rerank``); None without one."""
     pointed: tuple[Run, ...] = ()
-    """Where in ``text`` the answer would stand, says a reader that points."""
+    """Answer spans in ``text``, by a reader that finds spans."""
 
     @property
     def sentence(self) -> float | None:
-        """Cosine of the sentence that is nearest to the question; None where nobody looked."""
+        """Cosine of the nearest sentence; None before ``rerank``."""
         return max((cosine for *_, cosine in self.sentences), default=None)
 
     @property
     def nearest(self) -> tuple[int, int] | None:
-        """Where that sentence stands in ``text``."""
+        """Span of that sentence in ``text``."""
         if not self.sentences:
             return None
         start, end, _ = max(self.sentences, key=itemgetter(2))
@@ -94,8 +92,8 @@ class Found(Kept):
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """A collection to search in. ``vector`` is the question's, by the collection's encoder; without one it is
-    searched by its words alone."""
+    """A collection to search. ``vector`` is the question's embedding by its encoder; None for word search
+    only."""
 
     collection: Collection
     vector: Sequence[float] | None = None
@@ -112,9 +110,9 @@ def search(
     only: Filter = Filter(),
     now: float | None = None,
 ) -> list[Found]:
-    """The ``k`` best passages, the best first. Without ``embed`` they are found by their words alone.
+    """The ``k`` best passages, best first. Without ``embed``, word search only.
 
-    :param embed: by the encoder that the collection was embedded with.
+    :param embed: the encoder that the collection was embedded with.
     :raises KnowledgeError: the collection can't be read.
     """
     vector = embed([question])[0] if embed is not None and collection.encoder is not None else None
@@ -130,7 +128,7 @@ def search_all(
     only: Filter = Filter(),
     now: float | None = None,
 ) -> list[Found]:
-    """The same over several collections, whose candidates are judged beside one another.
+    """Searches several collections and ranks their candidates together.
 
     :raises KnowledgeError: one of them can't be read.
     """
@@ -162,7 +160,7 @@ def search_all(
 
 
 def _overlaps(chosen: Sequence[_Candidate]) -> list[float]:
-    """Which part of the question's words each has; those of one collection are looked at together."""
+    """Share of the question's words in each candidate, computed by collection."""
     overlaps = [0.0] * len(chosen)
     for place in {one.place for one in chosen}:
         numbers = [number for number, one in enumerate(chosen) if one.place == place]
@@ -178,16 +176,16 @@ class _Candidate:
     bm25: float
     cosine: float | None
     heading: float
-    """Share of the question's words that its heading has."""
+    """Share of the question's words in the heading."""
     telling: Mapping[str, float]
-    """How much each word of the question is worth in its collection."""
+    """Weight of each word of the question in this collection."""
     place: str
 
 
 def _candidates(
     place: Place, words: Sequence[str], most: int, weights: Weights, only: Filter, now: float
 ) -> list[_Candidate]:
-    """The best of one collection by either figure, each with both."""
+    """The best of one collection by either score, with both scores."""
     with place.collection.reading() as db:
         passages = count_passages(db)
         allowed = _allowed(db, only, now)
@@ -206,7 +204,7 @@ def _candidates(
 
 
 def neighbours(collection: Collection, id: str, *, before: int = 1, after: int = 1) -> list[Kept]:
-    """The passages around one in its section, in the document's order; none if it is gone."""
+    """The surrounding passages of the same section, in document order; empty if the passage is gone."""
     with collection.reading() as db:
         rows = db.execute(
             'SELECT n.id, d.source, n.heading, n.text, n.start, n."end" FROM passages p '
@@ -219,7 +217,8 @@ def neighbours(collection: Collection, id: str, *, before: int = 1, after: int =
 
 
 def widened(collection: Collection, found: Found, count: int) -> Found:
-    """The passage with up to ``count`` before it and behind it in its section, blank lines between."""
+    """The passage, extended by up to ``count`` neighbours on each side in its section, separated by blank
+    lines."""
     parts = sorted(
         [found, *neighbours(collection, found.id, before=count, after=count)], key=attrgetter("start")
     )
@@ -230,12 +229,13 @@ def widened(collection: Collection, found: Found, count: int) -> Found:
 def fuse(
     bm25: Sequence[float], cosines: Sequence[float | None], headings: Sequence[float], weights: Weights
 ) -> list[float]:
-    """A score from 0 to 1 for each candidate: the weighted mean of its figures, scaled by the best ones.
+    """Combined score, 0 to 1, of each candidate: the weighted mean of its scores, each divided by the best
+    one.
 
-    Scaled from 0 and not from the least among them, so that their number changes nothing (Bruch et al., An
-    Analysis of Fusion Functions for Hybrid Retrieval, TOIS 2023). A figure that no candidate has takes
-    no part. A passage without a vector, as of a message that came just now, is as near as the others are in
-    their mean: that it isn't known how near says nothing against it.
+    Scaling starts at 0, not at the lowest score, so that the number of candidates doesn't matter (Bruch et
+    al., An Analysis of Fusion Functions for Hybrid Retrieval, TOIS 2023). A score that no candidate has is
+    ignored. A passage without a vector, such as a new message, gets the mean cosine of the others, so that it
+    is not penalised.
     """
     known = [max(0.0, cosine) for cosine in cosines if cosine is not None]
     usual = fmean(known) if known else 0.0
@@ -262,12 +262,12 @@ class _PassageRow:
 
     @property
     def whole(self) -> str:
-        """All in which a word of the question may be."""
+        """All text that is searched for the question's words."""
         return f"{self.title}\n{self.kept.heading}\n{self.kept.text}"
 
 
 def _rows(db: sqlite3.Connection, slots: Sequence[int]) -> list[_PassageRow]:
-    """In the order of ``slots``, which are sorted."""
+    """In the order of ``slots``, which must be sorted."""
     marks = ", ".join("?" * len(slots))
     rows = db.execute(
         'SELECT d.title, p.id, d.source, p.heading, p.text, p.start, p."end" FROM passages p '
@@ -284,7 +284,7 @@ def _nearest(
     allowed: bytearray | None,
     also: Iterable[int],
 ) -> dict[int, float]:
-    """The cosines of the ``most`` nearest passages, and of ``also`` as far as they have vectors, by slot."""
+    """Slot -> cosine of the ``most`` nearest passages, and of those in ``also`` that have vectors."""
     (dimension,) = db.execute("SELECT dimension FROM about").fetchone()
     if dimension is None:
         return {}
@@ -301,7 +301,7 @@ def _nearest(
 
 
 def _allowed(db: sqlite3.Connection, only: Filter, now: float) -> bytearray | None:
-    """By slot, whether its passage may be found; None for all."""
+    """By slot, whether the passage may be found; None for all."""
     slots = int(db.execute("SELECT ifnull(max(slot) + 1, 0) FROM passages").fetchone()[0])
     expired = db.execute(f"{_SLOTS} WHERE expires <= ?", (now,)).fetchall()
     if only == Filter():

@@ -1,8 +1,8 @@
-"""Tables inside a collection's file, beside the passages of their documents. Knows no question.
+"""Table store: tables of a collection, in its SQLite file.
 
-Rows are lists of cells as they were written. Beside them stand their values, which SQLite compares and adds
-up, :data:`WIDTH` columns in a row. Each different text is kept once more under its key, so that whether a
-question names a cell is looked up and not read for.
+Rows are lists of cells as written. Their parsed values, which SQLite compares and sums, are stored
+:data:`WIDTH` columns to a row. Each distinct text is also stored under its key, to look up the cells that a
+question names.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ from edgeslm.knowledge.documents.dates import parse_moment
 from edgeslm.knowledge.index.table_terms import LONGEST_KEY, key_of
 
 WIDTH = 8
-"""Columns whose values stand in one row of ``table_values``. A wider table has several parts."""
+"""Columns in one row of ``table_values``. A wider table has several parts."""
 _DIGITS = 18
-"""Of a whole number that SQLite computes with."""
+"""Most digits of an integer in SQLite."""
 _VALUES = f"""table_values (
     document INTEGER NOT NULL,
     part INTEGER NOT NULL,
@@ -31,9 +31,9 @@ _VALUES = f"""table_values (
     {", ".join(f"v{place}, w{place} INTEGER" for place in range(WIDTH))},
     PRIMARY KEY (document, part, number)
 ) WITHOUT ROWID"""
-"""Of each cell its value ``v``, and ``w``, which numbers the spellings of a value; NULL where
-there is nothing. A number's value is a whole one, in units of ``10 ** -Column.decimals``, or a text where
-that is None; a date's is a text, that of yes and no 1 and 0, that of a text its first ``LONGEST_KEY + 1``."""
+"""For each cell its value ``v``, and ``w``, which numbers different spellings of a value; NULL if empty. A
+number is an integer in units of ``10 ** -Column.decimals``, or a text if that is None; a date is a text, a
+boolean 1 or 0, and of a text the first ``LONGEST_KEY + 1`` characters are stored."""
 SCHEMA = f"""
 CREATE TABLE tables (document INTEGER PRIMARY KEY, columns TEXT NOT NULL);
 CREATE TABLE table_rows (
@@ -53,14 +53,14 @@ CREATE TABLE table_texts (
 ) WITHOUT ROWID;
 CREATE TABLE {_VALUES};
 """
-"""What the collection's format 3 has more than format 1. In format 2 there are no values."""
+"""What format 3 adds to format 1. Format 2 has no values."""
 _AT_ONCE = 500
 """Keys in one statement."""
 
 
 @dataclass(frozen=True, slots=True)
 class KeptTable:
-    """A table of a collection without its rows."""
+    """A stored table without its rows."""
 
     document: int
     source: str
@@ -68,7 +68,7 @@ class KeptTable:
 
 
 def put_table(db: sqlite3.Connection, document: int, table: Table | None) -> None:
-    """Puts a document's table in the place of the one that it had; inside a transaction."""
+    """Replaces a document's table; call inside a transaction."""
     drop_table(db, document)
     if table is None:
         return
@@ -100,7 +100,7 @@ def put_table(db: sqlite3.Connection, document: int, table: Table | None) -> Non
 
 
 def upgrade_tables(db: sqlite3.Connection) -> None:
-    """Gives the tables of a file of format 2 their values; inside a transaction."""
+    """Adds cell values to the tables of format 2; call inside a transaction."""
     db.execute(f"CREATE TABLE {_VALUES}")
     for document, text in db.execute("SELECT document, columns FROM tables").fetchall():
         columns = _put_values(db, document, _columns(text), list(read_rows(db, document)))
@@ -109,8 +109,8 @@ def upgrade_tables(db: sqlite3.Connection) -> None:
 
 @contextmanager
 def with_values(db: sqlite3.Connection, table: KeptTable, places: Iterable[int]) -> Iterator[KeptTable]:
-    """The table with the values of some columns in ``table_values``. Of a file of format 2 that is only read
-    they are computed for as long as this lasts."""
+    """The table with the values of some columns in ``table_values``. For a read-only file of format 2 they
+    are computed temporarily."""
     if _format(db) > 2:
         yield table
         return
@@ -132,9 +132,8 @@ def _put_values(
     rows: Sequence[Row],
     places: frozenset[int] | None = None,
 ) -> tuple[Column, ...]:
-    """:param places: columns whose values are wanted; None: all.
-
-    :return: the columns, with the decimals of their numbers.
+    """:param places: the columns needed; None for all.
+    :return: the columns, with ``decimals`` set.
     """
     found: list[Column] = []
     for begin in range(0, len(columns), WIDTH):
@@ -167,7 +166,7 @@ def _put_values(
 
 
 def _read_cells(column: Column, cells: Iterable[str]) -> tuple[Column, dict[str, tuple[int | str, int]]]:
-    """The different cells of a column: of each its value, and the number of its spelling."""
+    """Distinct cells of a column -> value and number of its spelling."""
     read: dict[str, Decimal | str | bool] = {
         cell: value for cell in dict.fromkeys(cells) if cell and (value := _parse(column, cell)) is not None
     }
@@ -200,7 +199,7 @@ def _parse(column: Column, cell: str) -> Decimal | str | bool | None:
 
 
 def drop_table(db: sqlite3.Connection, document: int) -> None:
-    """Takes a document's table out, if it has one; inside a transaction."""
+    """Removes a document's table, if any; call inside a transaction."""
     for name in ("tables", "table_rows", "table_texts", "table_values"):
         db.execute(f"DELETE FROM {name} WHERE document = ?", (document,))
 
@@ -208,7 +207,7 @@ def drop_table(db: sqlite3.Connection, document: int) -> None:
 def read_tables(
     db: sqlite3.Connection, *, sources: str | None, since: float | None, until: float | None, now: float
 ) -> list[KeptTable]:
-    """The tables of documents that haven't expired, sorted by source; none of a file of format 1."""
+    """Tables of documents that haven't expired, sorted by source; empty for format 1."""
     if _format(db) < 2:
         return []
     rows = db.execute(
@@ -221,7 +220,7 @@ def read_tables(
 
 
 def find_cells(db: sqlite3.Connection, document: int, keys: Iterable[str]) -> dict[str, dict[int, set[str]]]:
-    """The cells under each of the keys: by their key and their column's place."""
+    """Key -> column -> cells, for the given keys."""
     found: dict[str, dict[int, set[str]]] = {}
     wanted = sorted(set(keys))
     for begin in range(0, len(wanted), _AT_ONCE):
@@ -236,7 +235,7 @@ def find_cells(db: sqlite3.Connection, document: int, keys: Iterable[str]) -> di
 
 
 def read_rows(db: sqlite3.Connection, document: int, numbers: Sequence[int] | None = None) -> Iterator[Row]:
-    """In their order, one at a time. :param numbers: of the rows wanted, up to some hundred; None: all."""
+    """Rows in order, one at a time. :param numbers: row numbers, up to a few hundred; None for all."""
     some = "" if numbers is None else f" AND number IN ({', '.join('?' * len(numbers))})"
     for number, start, end, cells in db.execute(
         f'SELECT number, start, "end", cells FROM table_rows WHERE document = ?{some} ORDER BY number',
@@ -248,7 +247,7 @@ def read_rows(db: sqlite3.Connection, document: int, numbers: Sequence[int] | No
 def passages_of(
     db: sqlite3.Connection, document: int, rows: Sequence[Row]
 ) -> list[list[tuple[str, int, int, str, str]]]:
-    """Of each row its passages: text, start and end, id and heading. A long row has several."""
+    """The passages of each row: text, start, end, id and heading. A long row has several."""
     (last,) = db.execute("SELECT max(number) FROM passages WHERE document = ?", (document,)).fetchone()
     count = 0 if last is None else last + 1
 

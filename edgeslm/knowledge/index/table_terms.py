@@ -1,7 +1,6 @@
-"""Words of questions to tables: how names, cells and questions become words, and what words ask for.
+"""Vocabulary of table questions: word normalisation, and lists of operations, comparisons and units.
 
-The lists hold what is general in English: operations, comparisons, adjectives of measure, units. What a table
-is about stands in none of them; it is told by the names of its columns and by its cells.
+The lists are general English. A table's own vocabulary comes from its column names and cells.
 """
 
 from __future__ import annotations
@@ -12,14 +11,14 @@ from dataclasses import dataclass
 from enum import Enum
 
 LONGEST_KEY = 80
-"""Characters: nobody names a longer cell in a question."""
+"""Longest cell, in characters, that can be named in a question."""
 
 _WORD = re.compile(r"\d+(?:[.,]\d+)*|[^\W\d_]+")
 _CAMEL = re.compile(r"(?<=[a-z])(?=[A-Z])")
 
 
 class Operation(Enum):
-    """What is made of the rows that are meant."""
+    """How the selected rows are aggregated."""
 
     COUNT = "count"
     DISTINCT = "different"
@@ -32,7 +31,7 @@ class Operation(Enum):
 
 
 class Comparator(Enum):
-    """How a cell stands to a value."""
+    """How a cell is compared with a value."""
 
     ABOVE = "above"
     AT_LEAST = "at least"
@@ -44,7 +43,7 @@ class Comparator(Enum):
 
 
 def fold(text: str) -> str:
-    """Without case and accents."""
+    """Removes case and accents."""
     if text.isascii():
         return text.lower()
     return "".join(
@@ -53,7 +52,7 @@ def fold(text: str) -> str:
 
 
 def parse_name(text: str) -> list[str]:
-    """The words of a column's or file's name: ``pressBar_max`` has three."""
+    """Words of a column's or file's name: ``pressBar_max`` has three."""
     return _WORD.findall(fold(_CAMEL.sub(" ", text)))
 
 
@@ -62,12 +61,12 @@ def words_of(text: str) -> frozenset[str]:
 
 
 def key_of(text: str) -> str:
-    """What cells and questions have alike where they mean the same: words, as singulars; "" for none."""
+    """Normalised text for matching cells with questions: folded singular words; "" if there are none."""
     return " ".join(map(singular, _WORD.findall(fold(text))))
 
 
 def singular(word: str) -> str:
-    """A word without the ending of plurals. Cells are compared so: ``Billings`` is not ``Bill``."""
+    """Removes a plural ending. Used for cells, so that ``Billings`` is not ``Bill``."""
     if len(word) > 4 and word.endswith("ies"):
         return word[:-3] + "y"
     if len(word) > 4 and word.endswith(("sses", "shes", "ches", "xes", "zes")):
@@ -76,7 +75,7 @@ def singular(word: str) -> str:
 
 
 def stem(word: str) -> str:
-    """A word without the endings of plurals, of the past and of ``-ing``: as columns' names are compared."""
+    """Removes plural, past and ``-ing`` endings. Used for column names."""
     word = singular(word)
     for ending in ("ing", "ed"):
         rest = word[: -len(ending)]
@@ -104,16 +103,16 @@ SAME = {
     **dict.fromkeys(("kilometres", "kilometers", "kilometre", "kilometer"), "km"),
     **dict.fromkeys(("address", "addresses"), "addr"),
 }
-"""Words and what they are shortened to in names of columns; the same word, not another one like it."""
+"""Word -> its abbreviation in column names. Only abbreviations and variants, no synonyms."""
 
 
 def alike(word: str) -> str:
-    """What a word of a name and of a question are compared by."""
+    """Normalised form for comparing words of column names and questions."""
     return stem(SAME.get(word, word))
 
 
 GENERIC = frozenset({"code", "id", "name", "number", "date", "value", "time", "key", "label", "title"})
-"""Last words of names that say what kind of thing stands there, not what of: ``order_id``, ``start date``."""
+"""Last words of names that state only a type: ``order_id``, ``start date``."""
 
 FUNCTION = words_of(
     "a an the of in on at for from to into onto with within during is are was were be been being am do does "
@@ -122,21 +121,21 @@ FUNCTION = words_of(
     "need look and as s so hi hello thanks thank let say says said see their they them he she his her any "
     "all also exactly like know"
 )
-"""What may stand in a question without saying which column, which rows or what is wanted. Not ``not``,
-``or``, ``per``, ``each``, ``by``, ``other``, ``than``: what isn't understood of these is not answered."""
+"""Words without meaning for a query. Excludes ``not``, ``or``, ``per``, ``each``, ``by``, ``other`` and
+``than``: a question with one of these that isn't understood is not answered."""
 NEUTRAL = words_of(
     "recorded measured listed noted observed given reported registered shown reached occurred happened value "
     "reading table data list file dataset sheet spreadsheet csv ever"
 )
-"""The same, unless a column has that name."""
+"""Further such words, unless a column has that name."""
 
 COUNTING = frozenset({"most", "fewest", "least"})
-"""Of a thing that has several rows these ask for their sum, or for their number."""
+"""Of something with several rows, these ask for their sum or their number."""
 TOTALS = ("total", "totals", "sum", "grand total", "subtotal", "average", "mean")
-"""Cells of a row that is no row like the others."""
+"""Cells that mark a row of totals."""
 
 INTRODUCING = frozenset({"code", "id", "number", "name", "key", "called", "named"})
-"""What says nothing before a cell: ``the part called V-12``, ``the code CHF``."""
+"""Words without meaning before a cell: ``the part called V-12``, ``the code CHF``."""
 
 _PHRASES = {
     Operation.COUNT: "how many, number of, the number of, total number of, count",
@@ -181,17 +180,17 @@ _BEHIND = {
     Comparator.AT_MOST: "or less, or below, or lower, or fewer, or under, or earlier",
 }
 BEHIND = {phrase: each for each, listed in _BEHIND.items() for phrase in listed.split(", ")}
-"""Comparisons that stand behind their value."""
+"""Comparisons that follow their value."""
 EMPTY_COMPARISONS = frozenset({"since", "until", "till"})
-"""What says nothing where no value follows: ``since when``."""
+"""Words ignored if no value follows: ``since when``."""
 
 
 @dataclass(frozen=True, slots=True)
 class Measure:
-    """An adjective that measures something: its forms, what they measure, and which way it points."""
+    """An adjective of measure: the dimensions it measures, and its direction."""
 
     dimensions: frozenset[str]
-    """Words of columns' names, as :func:`alike` has them."""
+    """Words of column names, normalised by :func:`alike`."""
     most: Operation
 
 
@@ -249,7 +248,7 @@ COMPARATIVES: dict[str, Measure] = {
     "less expensive": Measure(_PRICE, Operation.SMALLEST),
     **_measure("louder", "noise loudness", Operation.LARGEST),
 }
-"""With ``than`` behind them they compare."""
+"""Comparisons when followed by ``than``."""
 
 _UNITS = {
     "c": "c celsius centigrade °c",
@@ -306,17 +305,17 @@ _UNITS = {
     "deg": "° degree degrees deg",
 }
 UNITS = {word: unit for unit, words in _UNITS.items() for word in words.split()}
-"""Every spelling of a unit, and the one that is compared. ``deg`` is half of one."""
+"""Spelling -> unit. ``deg`` is incomplete by itself."""
 DEGREES = frozenset({"c", "f", "k", "deg"})
-"""What ``degrees`` may mean."""
+"""Possible meanings of ``degrees``."""
 MINUTES_OF = frozenset(map(alike, words_of("runtime downtime uptime duration time length delay wait")))
-"""Beside these ``_min`` is a unit; elsewhere it is the minimum."""
+"""With these words, ``_min`` is a unit; otherwise it is the minimum."""
 
 DAYS = frozenset({"day", "days", "date", "dates"})
-"""What a row is where there is one a day."""
+"""Names of a row, if there is one for each day."""
 ROWS = words_of("row rows entry entries record records item items line lines readings values")
 NAMING = frozenset(map(alike, ("id", "number", "code", "year", "zip", "phone", "index")))
-"""Words of columns whose numbers name something: their sum is nothing."""
+"""Words of columns whose numbers are identifiers, which have no sum."""
 STATES = frozenset(
     map(
         alike,
@@ -327,8 +326,8 @@ STATES = frozenset(
     )
 )
 STATE_UNITS = words_of("c f k deg pct bar mbar psi pa kpa mpa hpa v mv a ma hz khz rpm db ppm mph kmh")
-"""Names and units of what is so at a time: it is compared and not summed up."""
+"""Names and units of momentary values, which are compared but not summed."""
 LABELS = ("name", "title", "label", "id")
-"""Columns by which a row is named, the best first."""
+"""Columns that name a row, best first."""
 DENIALS = frozenset({"not", "t", "without", "except", "excluding", "never", "neither", "nor", "no", "none"})
-"""What turns a question round. None of it is understood, and none may be passed over."""
+"""Negations. They are not supported, so a question with one is not answered."""

@@ -1,9 +1,8 @@
-"""Vector storage of a collection: int8 with a scale each, in blocks that are read in pieces.
+"""Vector store of a collection: int8 vectors with a scale, in blocks.
 
-A passage has a slot, the same number as everywhere in its collection. Slots are written in place, so that a
-message more costs a page or two. A search reads all blocks and holds one at a time: no index that would have
-to be kept up to date, and memory for four bytes a passage. numpy is imported by the functions that compute,
-since the parent process must never load it.
+Each passage has a slot number. Slots are written in place, so that a new message costs only a page or two. A
+search scans all blocks, one at a time: there is no index to maintain, and it takes four bytes of memory for
+each passage. numpy is imported inside functions, since the parent process must never load it.
 """
 
 from __future__ import annotations
@@ -23,14 +22,15 @@ if TYPE_CHECKING:
     Floats = npt.NDArray[np.float32]
 
 SLOTS = 256
-"""In a block. At 384 dimensions its floats are 400 kB, which fit a core's cache."""
+"""Slots in a block. At 384 dimensions its floats are 400 kB, which fits a core's cache."""
 SCALE_BYTES = 4
 
 
 def encode(vectors: Sequence[Sequence[float]]) -> list[bytes]:
-    """Each vector as codes -127 to 127 and a float32 by which their product with a unit vector is the cosine.
+    """Each vector as int8 codes (-127 to 127) and a float32 scale; their product with a unit vector is the
+    cosine.
 
-    :raises KnowledgeError: not all of their numbers are finite.
+    :raises KnowledgeError: numbers that aren't finite.
     """
     import numpy as np
 
@@ -39,7 +39,7 @@ def encode(vectors: Sequence[Sequence[float]]) -> list[bytes]:
         raise KnowledgeError("the encoder gave numbers that aren't finite; check it with edgeslm inspect")
     largest = np.abs(floats).max(axis=1, keepdims=True)
     codes = np.round(floats * (127 / np.maximum(largest, 1e-12))).astype(np.int8)
-    # The codes' own length: what rounding changed of it is no part of the cosine.
+    # The length of the codes, so that rounding doesn't change the cosine.
     lengths = np.linalg.norm(codes.astype(np.float32), axis=1)
     return [
         code.tobytes() + struct.pack("<f", 1 / length if length else 0.0)
@@ -48,7 +48,7 @@ def encode(vectors: Sequence[Sequence[float]]) -> list[bytes]:
 
 
 def write(db: sqlite3.Connection, slots: Mapping[int, bytes]) -> None:
-    """Puts encoded vectors, all of one dimension, into their slots; inside a transaction."""
+    """Writes encoded vectors of equal length into their slots; call inside a transaction."""
     for block, numbers in groupby(sorted(slots), key=lambda slot: slot // SLOTS):
         places = list(numbers)
         size = len(slots[places[0]])
@@ -60,12 +60,12 @@ def write(db: sqlite3.Connection, slots: Mapping[int, bytes]) -> None:
 
 
 def clear(db: sqlite3.Connection, dimension: int, slots: Iterable[int]) -> None:
-    """Empties slots; inside a transaction."""
+    """Clears slots; call inside a transaction."""
     write(db, dict.fromkeys(slots, bytes(dimension + SCALE_BYTES)))
 
 
 def cosines(db: sqlite3.Connection, dimension: int, query: Sequence[float]) -> Floats:
-    """The cosine of ``query`` to the vector in each slot, by slot; -inf for empty ones."""
+    """Cosine of ``query`` to each slot's vector, by slot; -inf for empty slots."""
     import numpy as np
 
     record = np.dtype([("code", np.int8, (dimension,)), ("scale", "<f4")])

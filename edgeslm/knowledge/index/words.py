@@ -1,7 +1,7 @@
-"""BM25: words of a question against those of passages, by FTS5's index, within a bound of work.
+"""Word search: BM25 on FTS5's index, with bounded work.
 
-BM25 is dear by the row: FTS5 looks up the length of each passage that it scores, some 2 us. So a question's
-rarest words say which passages are scored; what every second passage has tells them apart least.
+BM25 costs about 2 us for each passage, since FTS5 looks up its length. So the question's rarest words select
+the passages to score; common words distinguish them least.
 """
 
 from __future__ import annotations
@@ -16,13 +16,13 @@ from contextlib import closing
 from edgeslm.knowledge.index.database import TOKENIZER
 
 MOST_WORDS = 64
-"""Of a question that are looked up; a message that is used as one may be long."""
+"""Most words of a question that are searched; a question may be a long message."""
 MOST_CHARACTERS = 20_000
-"""Of a question that are read for them."""
+"""Most characters of a question that are parsed."""
 MOST_ROWS = 2500
-"""Of passages that are scored: 5 ms. A smaller collection is scored whole."""
+"""Most passages scored: 5 ms. In a smaller collection all are."""
 MOST_COUNTED = 4 * MOST_ROWS
-"""What more passages have is as common as all that is so common."""
+"""Hits beyond this number are not counted."""
 
 _WORD = re.compile(r"[^\W_]+(?:[-_./:@+'’]+[^\W_]+)*")
 _PARTS = re.compile(r"[\W_]+")
@@ -34,16 +34,15 @@ FUNCTION_WORDS = frozenset(
         "would you your"
     )
 )
-"""What an English question is built of and not about. BM25 takes them for rare where few passages ask
-anything. Not ``will``, which MQTT has a thing of that name for."""
+"""English function words. BM25 takes them for rare if few passages contain questions. Excludes ``will``, an
+MQTT term."""
 
 
 def parse_words(question: str) -> tuple[str, ...]:
-    """The words of a question, each once. ``mosquitto_pub`` and ``sources.list`` are words, and so are their
-    parts: what belongs together counts more, and one part of it something.
+    """Distinct words of a question. Compounds such as ``mosquitto_pub`` and ``sources.list`` are words, and
+    so are their parts, so that a match of the compound scores higher.
 
-    :data:`FUNCTION_WORDS` are left out, unless they stand in capitals (``CAN``, ``IT``) or there are no
-    others.
+    :data:`FUNCTION_WORDS` are dropped, unless they are in capitals (``CAN``, ``IT``) or there are no others.
     """
     return _parse(question, FUNCTION_WORDS) or _parse(question, frozenset())
 
@@ -62,14 +61,13 @@ def _parse(question: str, without: AbstractSet[str]) -> tuple[str, ...]:
 
 
 def count(db: sqlite3.Connection, words: Sequence[str]) -> dict[str, int]:
-    """How many passages have each word, as the index understands it, up to :data:`MOST_COUNTED`; words that
-    none has are left out."""
+    """Number of passages with each word, up to :data:`MOST_COUNTED`; words without hits are omitted."""
     counts = {word: _hits(db, _quoted(word), MOST_COUNTED) for word in words}
     return {word: hits for word, hits in counts.items() if hits}
 
 
 def weigh(counts: Mapping[str, int], passages: int) -> dict[str, float]:
-    """How much each word tells passages apart: BM25's inverse document frequency, kept above 0."""
+    """Inverse document frequency of each word as in BM25, kept above 0."""
     return {word: math.log1p((passages - hits + 0.5) / (hits + 0.5)) for word, hits in counts.items()}
 
 
@@ -82,15 +80,15 @@ def score(
     heading_word: float = 1.0,
     most_rows: int = MOST_ROWS,
 ) -> dict[int, float]:
-    """BM25 of the passages that have the words, by slot; more is better.
+    """BM25 score of matching passages, by slot; higher is better.
 
-    :param allowed: by slot, whether its passage may be found; None for all.
-    :param heading_word: how much more a word counts in a heading than in the text below it.
-    :param most_rows: bounds how many are scored, about, see :func:`choose`.
+    :param allowed: by slot, whether the passage may be found; None for all.
+    :param heading_word: weight of a word in a heading; in the text it is 1.
+    :param most_rows: approximate limit of scored passages, see :func:`choose`.
     """
     statement = "SELECT rowid, -bm25(words, ?, 1.0) FROM words WHERE words MATCH ?"
     if allowed is not None:
-        # Those that aren't allowed are passed over before they are scored, so that more may be looked at.
+        # Filtered passages are skipped before scoring, so that more can be scanned.
         most_rows = most_rows * len(allowed) // max(1, allowed.count(1))
         db.create_function("is_allowed", 1, allowed.__getitem__, deterministic=True)
         statement += " AND is_allowed(rowid)"
@@ -99,11 +97,11 @@ def score(
 
 
 def choose(db: sqlite3.Connection, counts: Mapping[str, int], passages: int, most_rows: int) -> str:
-    """The FTS5 expression for the passages that are worth scoring: those with a rare word, and, of words that
-    have too many, those with several of them.
+    """The FTS5 expression that selects the passages to score: those with a rare word, or with several common
+    ones.
 
-    Words of more than half of all passages count nothing with BM25, so they are asked for only when there are
-    no others; nor are those that are so common that they weren't counted.
+    Words in more than half of the passages have no weight in BM25. They are used only if there are no others,
+    and so are words too common to be counted.
     """
     rarest = sorted(counts, key=lambda word: (counts[word], word))
     most = min(MOST_COUNTED - 1, passages // 2)
@@ -121,7 +119,7 @@ def choose(db: sqlite3.Connection, counts: Mapping[str, int], passages: int, mos
         if _hits(db, together, room + 1) <= room:
             break
     else:
-        if choices:  # even all of them are in too many
+        if choices:  # even all together are too common
             together = ""
     if together:
         choices.append(f"({together})")
@@ -129,7 +127,7 @@ def choose(db: sqlite3.Connection, counts: Mapping[str, int], passages: int, mos
 
 
 def shares(texts: Sequence[str], weights: Mapping[str, float]) -> list[float]:
-    """Which part of the words, by weight, each text has: 0 to 1. Words are alike here as in the index."""
+    """Share of the words, by weight, that each text contains: 0 to 1. Words match as in the index."""
     total = sum(weights.values())
     got = [0.0] * len(texts)
     if not total or not texts:
@@ -145,11 +143,11 @@ def shares(texts: Sequence[str], weights: Mapping[str, float]) -> list[float]:
 
 
 def _hits(db: sqlite3.Connection, expression: str, most: int) -> int:
-    """How many passages there are, up to ``most``."""
+    """Number of matching passages, up to ``most``."""
     rows = "SELECT 1 FROM words WHERE words MATCH ? LIMIT ?"
     return int(db.execute(f"SELECT count(*) FROM ({rows})", (expression, most)).fetchone()[0])
 
 
 def _quoted(word: str) -> str:
-    """A string of FTS5's syntax, which nothing in a question can leave."""
+    """An FTS5 string literal."""
     return '"' + word.replace('"', '""') + '"'

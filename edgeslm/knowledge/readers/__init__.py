@@ -1,1 +1,1 @@
-"""File readers: each supported format becomes a document."""
+"""File readers: convert each supported format to a document."""

@@ -1,4 +1,4 @@
-"""Document builder: readers write down what they find, block by block."""
+"""Document builder: collects text blocks and headings from a reader."""
 
 from __future__ import annotations
 
@@ -11,18 +11,18 @@ _SPACE = re.compile(r"\s+")
 
 
 class DocumentBuilder:
-    """Text that grows, with its headings. Blocks are parted by one empty line."""
+    """Growing text with headings. An empty line separates blocks."""
 
     def __init__(self) -> None:
         self.headings: list[Heading] = []
         self._parts: list[str] = []
         self._length = 0
         self._above: list[Heading] = []
-        """The headings that the text is under now."""
+        """The headings above the current position."""
         self._next: Heading | None = None
 
     def heading(self, level: int, title: str) -> None:
-        """A title on a line of its own; an empty one is none, an endless one is a paragraph."""
+        """A title on its own line. An empty title is ignored, a very long one is a paragraph."""
         level = min(level, DEEPEST)
         title = _SPACE.sub(" ", title).strip()
         if len(title) > LONGEST_TITLE:
@@ -33,21 +33,21 @@ class DocumentBuilder:
             self._add(Heading(level, title, start, self._length))
 
     def section(self, level: int, title: str) -> None:
-        """What is written next has a title that stands nowhere in the text."""
+        """Starts a section whose title is not in the text."""
         self._next = Heading(min(level, DEEPEST), " ".join(title.split())[:LONGEST_TITLE], 0)
 
     def leave(self, level: int) -> None:
-        """What is written next belongs to the section above those of ``level`` and deeper ones."""
+        """Continues the section above those of ``level`` and deeper."""
         above = [heading for heading in self._above if heading.level < min(level, DEEPEST)]
         if above and above != self._above:
             self._next = above[-1]
 
     def paragraph(self, text: str) -> None:
-        """Running text: its space, line ends too, is worth one blank."""
+        """Running text; each run of whitespace becomes one blank."""
         self.lines(_SPACE.sub(" ", text).strip())
 
     def lines(self, text: str) -> None:
-        """Text whose lines stay: samples, lists, tables. Empty text is none."""
+        """Text whose line breaks are kept: samples, lists, tables. Empty text is ignored."""
         text = "\n".join(line.rstrip() for line in text.split("\n")).strip("\n")
         if not text:
             return
@@ -57,7 +57,7 @@ class DocumentBuilder:
         self._write(text)
 
     def document(self, source: str, title: str) -> Document:
-        """:param title: of the whole; "" for one that has none but its file's name."""
+        """:param title: title of the document; "" uses the file's name."""
         parts, headings = "".join(self._parts), tuple(self.headings)
         return Document(source, title or PurePath(source).name, parts, headings)
 

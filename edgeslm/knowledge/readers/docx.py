@@ -1,6 +1,6 @@
-"""Word documents (DOCX): paragraphs, headings by their styles, lists and tables.
+"""Word reader (DOCX): paragraphs, headings by style, lists and tables.
 
-Read is the text itself; heads, feet, footnotes, comments and what was deleted are not.
+Headers, footers, footnotes, comments and deleted text are not read.
 """
 
 from __future__ import annotations
@@ -13,17 +13,17 @@ from edgeslm.knowledge.readers.document_builder import DocumentBuilder
 from edgeslm.knowledge.readers.office import Attributes, Handler, open_package
 
 _MOST_BASES = 20
-"""Styles on which others are based."""
+"""Longest chain of styles based on others."""
 _NO_LEVEL = 9
-"""As Word counts outline levels, from 0: running text."""
+"""Outline level of running text; Word counts levels from 0."""
 _SKIPPED = frozenset({"Fallback", "del", "moveFrom"})
-"""The same once more for old programs; what was deleted or moved."""
+"""Copies for old programs, and deleted or moved text."""
 
 
 def read_docx(file: BinaryIO, source: str) -> Document:
-    """The title is the file's, or that of a paragraph of the style Title.
+    """The title is the file's, or that of a paragraph with the style Title.
 
-    :raises KnowledgeError: damaged, locked, or more than is read.
+    :raises KnowledgeError: damaged, encrypted, or over a limit.
     """
     with open_package(file, source, "Word document") as package:
         part = package.main_part("word/document.xml")
@@ -38,7 +38,7 @@ def read_docx(file: BinaryIO, source: str) -> Document:
 
 
 class _Styles(Handler):
-    """Which styles are headings: by outline level, or by the English name that all languages keep."""
+    """Which styles are headings: by outline level, or by the English name that all languages share."""
 
     def __init__(self) -> None:
         self._levels: dict[str, int] = {}
@@ -69,7 +69,7 @@ class _Styles(Handler):
         return any(one in self._items for one in self._based(style))
 
     def _based(self, style: str) -> Iterator[str]:
-        """The style and those that it is based on."""
+        """The style and the styles it is based on."""
         for _ in range(_MOST_BASES):
             yield style
             style = self._bases.get(style, "")
@@ -87,7 +87,7 @@ class _Paragraph:
 
 
 class _Body(Handler):
-    """Writes paragraphs down as they end. In a cell they are a part of that."""
+    """Writes each paragraph when it ends; in a table, to its cell."""
 
     def __init__(self, styles: _Styles, source: str) -> None:
         self.builder = DocumentBuilder()
@@ -95,14 +95,14 @@ class _Body(Handler):
         self._styles = styles
         self._source = source
         self._open: list[_Paragraph] = []
-        """More than one where a paragraph has a text box in it."""
+        """Several if a paragraph contains a text box."""
         self._is_text = False
         self._skipped = 0
         self._tables = 0
         self._cells: list[list[str]] = []
-        """Of the row of the outermost table."""
+        """Cells of the current row of the outermost table."""
         self._lines: list[str] = []
-        """Of a list or a table so far."""
+        """Lines of the current list or table."""
         self._characters = 0
 
     def start(self, name: str, attributes: Attributes) -> None:
@@ -161,7 +161,7 @@ class _Body(Handler):
             self._open[-1].text.append(text)
 
     def end_lines(self) -> None:
-        """List and table are complete."""
+        """Writes the current list or table."""
         lines, self._lines = self._lines, []
         self.builder.lines("\n".join(lines))
 

@@ -1,7 +1,7 @@
-"""Limited reading: files read in a child process, within limits of time and memory by their size.
+"""Limited reading: reads files in a child process, with limits of time and memory by file size.
 
-What a file makes a reader do, hang, crash or take all memory, ends the child and nothing else, and no search
-waits for it: the child has an interpreter of its own. It is ``edgeslm.knowledge.readers.read_worker``.
+A file that makes a reader hang, crash or use all memory ends only the child
+(``edgeslm.knowledge.readers.read_worker``). Searches don't wait for it, since it has its own interpreter.
 """
 
 from __future__ import annotations
@@ -23,28 +23,29 @@ MODULE: Final = "edgeslm.knowledge.readers.read_worker"
 # Measured on a server of 2026: at most 1.1 s for a MB of text or PDF, 40 s for ten thousand pages. A small
 # board takes ten times as long.
 MOST_S: Final = 600.0
-"""For one file."""
+"""Longest time for one file."""
 _LEAST_S: Final = 30.0
 _BYTES_PER_S: Final = 50_000
 MOST_MEMORY_BYTES: Final = 1_000_000_000
 _LEAST_MEMORY_BYTES: Final = 128_000_000
-"""The libraries and fonts of a small PDF take 25 MB."""
+"""The libraries and the fonts of a small PDF take 25 MB."""
 _MEMORY_FACTOR: Final = 32
-"""Bytes of memory for one of a file. A table takes 14; a text takes 7, and four times that with one emoji."""
+"""Memory as a multiple of the file size. A table takes 14 times its size, a text 7, and four times that with
+one emoji."""
 _UNPACKED: Final = 10
-"""How much larger a packed file is taken for."""
+"""Assumed compression ratio of packed files."""
 _ANSWER_BYTES: Final = 64_000_000
-"""Of a row of a table, which is told in one line."""
+"""Longest line of progress: a row of a table."""
 _MOST_CHARACTERS: Final = 4 * MAX_CHARACTERS
-"""Of passages and cells that are taken from the child."""
+"""Most characters of passages and cells accepted from the child."""
 
 
 class ReadingError(KnowledgeError):
-    """The child was ended over a file, or ended by itself."""
+    """The child was killed while reading a file, or exited by itself."""
 
 
 def limits_of(path: Path, size: int) -> tuple[float, int]:
-    """Seconds and bytes of memory for a file of ``size`` bytes."""
+    """Time in seconds and memory in bytes for a file of ``size`` bytes."""
     kind = find_kind(path)
     if kind in OFFICE or (path.suffix.lower() == COMPRESSED and kind is not Kind.PDF):
         size = min(size * _UNPACKED, MAX_CHARACTERS)
@@ -53,14 +54,14 @@ def limits_of(path: Path, size: int) -> tuple[float, int]:
 
 
 class ReadingListener:
-    """Told what is being read. By itself it says nothing."""
+    """Callbacks for reading progress; the default ignores them."""
 
     def on_part(self, source: str, part: str) -> None:
-        """Of a large file: ``page 12 of 400``."""
+        """Called for parts of a large file: ``page 12 of 400``."""
 
 
 class Reading:
-    """One child for many files, started with the first and ended with ``with``."""
+    """A child process that reads many files. Use as a context manager; it starts with the first file."""
 
     def __init__(self) -> None:
         self._job = Job(MODULE, command=COMMAND, answer_bytes=_ANSWER_BYTES)
@@ -74,10 +75,10 @@ class Reading:
     def read(
         self, path: Path, source: str, size: int, listener: ReadingListener
     ) -> tuple[Document, list[Passage]]:
-        """A document, without its text, and the passages that it is split into.
+        """The document, without its text, and its passages.
 
-        :param size: of the file, in bytes.
-        :raises ReadingError: it takes longer or more memory than it may, or ended the child.
+        :param size: size of the file, in bytes.
+        :raises ReadingError: a limit was reached, or the child crashed.
         :raises KnowledgeError: see ``reader.read_document``; or no child can be started.
         """
         timeout_s, memory_bytes = limits_of(path, size)
@@ -104,7 +105,7 @@ class Reading:
 
 
 class _Content:
-    """What the child says of a document, piece by piece, so that no line of it is large."""
+    """Collects a document from the child's progress messages, which come in small pieces."""
 
     def __init__(self, source: str, listener: ReadingListener) -> None:
         self._source = source
@@ -114,7 +115,7 @@ class _Content:
         self._characters = 0
 
     def take(self, said: Any) -> None:
-        """:raises ValueError: what no child of ours says."""
+        """:raises ValueError: a malformed message."""
         try:
             match said:
                 case {"passages": passages}:

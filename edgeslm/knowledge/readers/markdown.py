@@ -1,4 +1,4 @@
-"""Markdown reader: headings of ``#`` and underlined ones (CommonMark 4.2 and 4.3), none inside of code."""
+"""Markdown reader: ATX and setext headings (CommonMark 4.2 and 4.3) outside of code."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ _HASHES = re.compile(r" {0,3}(#{1,6})(?:[ \t]+(.*?))??(?:[ \t]+#+)?[ \t]*\r?")
 _UNDERLINE = re.compile(r" {0,3}(=+|-+)[ \t]*\r?")
 _TAG = re.compile(r" {0,3}<h([1-6])[^>]*>(.*?)</h\1>\s*", re.IGNORECASE)
 _NO_TITLE = re.compile(r"\s*(?:$|[-*+>|]\s|\d+[.)]\s| {4}|\t|```|~~~|<)")
-"""Lines of which an underline makes no title: what goes on with one is a list, a table or a quote."""
+"""Lines that an underline does not make a title: lists, tables and quotes."""
 _FRONT_MATTER = re.compile(r"---[ \t]*\r?\n.*?\r?\n(?:---|\.\.\.)[ \t]*(?:\r?\n|\Z)", re.DOTALL)
 _FRONT_TITLE = re.compile(r"^title:(.*)$", re.MULTILINE)
 _MARKUP = re.compile(r"!?\[([^\]]*)\](?:\([^)]*\)|\[[^\]]*\])|<[^>]+>|(\*\*|__|`|\*)(?=\S)(.+?)(?<=\S)\2")
 
 
 def read_markdown(text: str, source: str) -> Document:
-    """The text as it stands."""
+    """Keeps the text unchanged."""
     front = _FRONT_MATTER.match(text)
     headings = tuple(_headings(text, front.end() if front else 0))
     title = _front_title(text, front.end()) if front else ""
@@ -30,7 +30,7 @@ def read_markdown(text: str, source: str) -> Document:
 
 
 def _front_title(text: str, end: int) -> str:
-    """The first one that says anything, without its quotes."""
+    """The first title that is not empty, without its quotes."""
     titles = (found[1].strip() for found in _FRONT_TITLE.finditer(text, 0, end))
     title = next(filter(None, titles), "")
     is_quoted = len(title) > 2 and title[0] == title[-1] and title[0] in "\"'"
@@ -53,7 +53,7 @@ def _headings(text: str, start: int) -> Iterator[Heading]:
             heading = _heading(line, start, end) or _underlined(above, line, above_start, end)
             if heading:
                 yield heading
-        # Of a paragraph of more lines the last alone would be underlined: that is a rule below it.
+        # A title has one line. An underline after a longer paragraph is a rule.
         code = bool(fence or mark)
         above = line if fresh and not (code or heading or _NO_TITLE.match(line)) else ""
         fresh = code or heading is not None or not line.strip()
@@ -78,7 +78,7 @@ def _underlined(above: str, line: str, start: int, end: int) -> Heading | None:
 
 
 def _plain(title: str) -> str:
-    """A title without its markup: what a reader sees."""
+    """A title without its markup."""
     while (bare := _MARKUP.sub(lambda found: found[1] or found[3] or "", title)) != title:
         title = bare
     return " ".join(title.split())

@@ -1,7 +1,8 @@
-"""Office Open XML (ISO/IEC 29500): the parts of a ZIP file, read within bounds, with no library but Python's.
+"""Office Open XML packages (ISO/IEC 29500): reads the XML parts of a ZIP file within limits, with the
+standard library only.
 
-A part is XML and is never in memory as a whole: a handler sees its elements one after the other, by their
-local names, so that the strict and the usual form are read alike.
+A part is streamed to a handler, element by element. Names have no namespaces, so that the strict and the
+transitional form are read alike.
 """
 
 from __future__ import annotations
@@ -17,31 +18,31 @@ from xml.etree.ElementTree import ParseError, XMLParser
 from edgeslm.errors import KnowledgeError
 
 MAX_XML_BYTES = 256 << 20
-"""Of the parts of a file that are read, unpacked."""
+"""Limit of all XML read from a file, unpacked."""
 MAX_PARTS = 20_000
 MAX_DEPTH = 200
-"""Of elements in elements."""
+"""Limit of nested elements."""
 _CHUNK = 1 << 16
 
 Attributes = Mapping[str, str]
 
 
 class Handler:
-    """Told of a part's elements in their order, names and attributes without namespaces. By itself it takes
-    nothing of them."""
+    """Receives a part's elements in order, with names and attributes without namespaces. The default ignores
+    them."""
 
     def start(self, name: str, attributes: Attributes) -> None:
-        """An element begins."""
+        """Start of an element."""
 
     def end(self, name: str) -> None:
-        """An element ends."""
+        """End of an element."""
 
     def data(self, text: str) -> None:
-        """A piece of the text between."""
+        """A piece of text."""
 
 
 class Package:
-    """An open file. ``source`` is what sentences name."""
+    """An open package. ``source`` is its name in error messages."""
 
     def __init__(self, archive: zipfile.ZipFile, source: str) -> None:
         self._archive = archive
@@ -50,9 +51,9 @@ class Package:
         self.source = source
 
     def read(self, part: str, handler: Handler) -> None:
-        """Feeds a part to ``handler``; one that isn't there is empty.
+        """Feeds a part to ``handler``; a missing part is empty.
 
-        :raises KnowledgeError: more than may be unpacked, a document type, nested too deep.
+        :raises KnowledgeError: too large when unpacked, has a document type, or nested too deeply.
         """
         if part not in self._names:
             return
@@ -67,19 +68,19 @@ class Package:
         parser.close()
 
     def relations(self, part: str) -> dict[str, tuple[str, str]]:
-        """Of a part: the kind and the name of what it refers to, by number."""
+        """Relations of a part: id -> (type, target)."""
         folder, name = posixpath.split(part)
         found = _Relations(folder)
         self.read(f"{folder}/_rels/{name}.rels".lstrip("/"), found)
         return found.targets
 
     def main_part(self, otherwise: str) -> str:
-        """The document itself."""
+        """The part with the main document."""
         parts = [target for kind, target in self.relations("").values() if kind == "officeDocument"]
         return parts[0] if parts else otherwise
 
     def title(self) -> str:
-        """That the file names; "" without one."""
+        """Title in the file's properties; "" if none."""
         found = Texts({"title"})
         self.read("docProps/core.xml", found)
         return " ".join("".join(found.texts[0]).split()) if found.texts else ""
@@ -87,8 +88,10 @@ class Package:
 
 @contextmanager
 def open_package(file: BinaryIO, source: str, what: str) -> Iterator[Package]:
-    """:param what: the kind of file, for sentences.
-    :raises KnowledgeError: damaged, encrypted, no such file.
+    """Opens a package.
+
+    :param what: the kind of file, for error messages.
+    :raises KnowledgeError: damaged, encrypted, or not such a file.
     """
     try:
         with zipfile.ZipFile(file) as archive:
@@ -106,7 +109,7 @@ def open_package(file: BinaryIO, source: str, what: str) -> Iterator[Package]:
 
 
 class _Local:
-    """A target of the parser: names lose their namespaces."""
+    """Parser target that removes namespaces."""
 
     def __init__(self, handler: Handler, source: str) -> None:
         self._handler = handler
@@ -130,15 +133,15 @@ class _Local:
         self._handler.end(tag.rpartition("}")[2])
 
     def close(self) -> None:
-        """Nothing is built."""
+        """Required by the parser."""
 
 
 class Texts(Handler):
-    """The text of each element of some names."""
+    """Collects the text of all elements with the given names."""
 
     def __init__(self, wanted: set[str]) -> None:
         self.texts: list[list[str]] = []
-        """Each in pieces."""
+        """Text of each element, in pieces."""
         self._wanted = wanted
         self._is_in = False
 

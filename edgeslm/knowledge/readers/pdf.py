@@ -1,7 +1,7 @@
-"""PDF reader, by PDFium: sections from the outline, or pages where there is none.
+"""PDF reader on PDFium: sections from the outline, or one for each page without an outline.
 
-Lines at the head and the foot of most pages are left out, and words that were parted at a line's end are
-whole again. Pages that are only pictures have no text; recognizing letters in them is for other programs.
+Running headers and footers are removed, and words hyphenated at line ends are joined. Scanned pages have no
+text; OCR is left to other programs.
 """
 
 from __future__ import annotations
@@ -26,27 +26,27 @@ log = logging.getLogger("edgeslm.knowledge")
 MAX_PAGES = 10_000
 _JOINED_AT, _SOFT_HYPHEN = "\ufffe", "\xad"
 _BEYOND = 1e7
-"""Points, beyond any page."""
+"""Points; outside of any page."""
 _EDGE_LINES = 2
 _REPEATED = 0.4
-"""The share of pages at whose head or foot a line stands, but for its digits, that is no text."""
+"""Share of pages on which the same first or last line, digits aside, counts as a running header or footer."""
 _DIGITS = re.compile(r"\d+|\b[ivxlc]+\b")
 _LABEL = re.compile(r"(?:(?:chapter|appendix|part|section)\s+)?[\dA-Z]{1,3}(?:\.\d{1,3})*\.?", re.IGNORECASE)
-"""The number of a section, where it has a line of its own."""
+"""A section number on its own line."""
 _CAPITALS = "CHAPTER"
-"""Stands for any running head in capitals, which names the chapter."""
+"""Represents any header in capitals, which names the chapter."""
 _PARTED = re.compile(r"(?<!\w)(\w++)-\n(\w+)")
 _WORD = re.compile(r"\w+(?:-\w+)*")
 _TITLE_LINES = 3
 _MOST_TITLES = 100
-"""Of a page that are looked for in its lines; further entries of the outline stand before what follows."""
+"""Most titles searched for on a page; further outline entries become sections without a title line."""
 _LONGEST_NUMBER = 12
-"""Letters and digits before a title: ``Chapter 12``, ``3.1.12``."""
+"""Letters and digits allowed before a title: ``Chapter 12``, ``3.1.12``."""
 
 
 @dataclass(frozen=True, slots=True)
 class _Entry:
-    """Of the outline. Pages count from 0."""
+    """An outline entry; ``page`` counts from 0."""
 
     level: int
     title: str
@@ -54,22 +54,22 @@ class _Entry:
 
 
 class OnPage(Protocol):
-    """Told which page of how many is read."""
+    """Called with the current page number and the number of pages."""
 
     def __call__(self, page: int, pages: int, /) -> None: ...
 
 
 def read_pdf(file: BinaryIO, source: str, *, on_page: OnPage | None = None) -> Document:
-    """The title is the one that the file names.
+    """The title is the one in the file's metadata.
 
-    :raises KnowledgeError: damaged, locked, too many pages, no text in it.
+    :raises KnowledgeError: damaged, encrypted, too many pages, or no text.
     """
     import pypdfium2
     from pypdfium2.raw import FPDF_ERR_PASSWORD, FPDF_ERR_SECURITY
 
-    logging.getLogger("pypdfium2").setLevel(logging.CRITICAL)  # the oddities of a file that can be read
+    logging.getLogger("pypdfium2").setLevel(logging.CRITICAL)  # warnings about readable files
     try:
-        with pypdfium2.PdfDocument(file) as pdf:  # which refuses one without a page
+        with pypdfium2.PdfDocument(file) as pdf:  # raises for a file without pages
             pages = [_lines(text) for text in _texts(pdf, source, on_page)]
             outline = list(_outline(pdf))
             title = ""
@@ -111,12 +111,12 @@ def _texts(pdf: PdfDocument, source: str, on_page: OnPage | None) -> Iterator[st
 def _text(shown: PdfTextPage) -> str:
     try:
         return str(shown.get_text_range())
-    except RecursionError:  # it calls itself for each letter without a meaning that the page begins with
+    except RecursionError:  # recurses for each unmapped glyph at the start of the page
         return str(shown.get_text_bounded(-_BEYOND, -_BEYOND, _BEYOND, _BEYOND))
 
 
 def _lines(text: str) -> list[str]:
-    """Of a page. PDFium joins a word that is parted at a line's end, with a mark in place of the hyphen."""
+    """Lines of a page. PDFium joins hyphenated words, with a mark instead of the hyphen."""
     text = text.replace("\r\n", "\n").replace(_JOINED_AT, "-\n").replace(_SOFT_HYPHEN, "")
     return [line.rstrip() for line in text.split("\n")]
 
@@ -131,7 +131,7 @@ def _outline(pdf: PdfDocument) -> Iterator[_Entry]:
 
 
 def _without_repeated(pages: list[list[str]]) -> list[list[str]]:
-    """The pages without running heads, feet and page numbers."""
+    """Removes running headers, footers and page numbers."""
 
     def edges(lines: list[str]) -> set[int]:
         written = [number for number, line in enumerate(lines) if line.strip()]
@@ -178,7 +178,7 @@ def _written(pages: list[list[str]], outline: list[_Entry]) -> DocumentBuilder:
 
 
 def _find_title(lines: list[str], begun: int, title: str) -> tuple[int, int] | None:
-    """The lines that a title stands on, perhaps with its number before it."""
+    """The lines of a title, including a number before it."""
     wanted = _letters(title)
     for after in range(begun + 1, len(lines) + 1):
         for first in range(after - 1, max(begun, after - _TITLE_LINES) - 1, -1):
@@ -194,7 +194,7 @@ def _letters(text: str) -> str:
 
 
 def _joined(found: re.Match[str], words: set[str]) -> str:
-    """A word that was parted at a line's end: with its hyphen only if it is written so elsewhere."""
+    """Joins a hyphenated word; keeps the hyphen only if the word has it elsewhere."""
     whole, hyphened = found[1] + found[2], f"{found[1]}-{found[2]}"
     keeps = (hyphened in words and whole not in words) or not found[2][0].islower()
     return hyphened if keeps else whole

@@ -1,4 +1,5 @@
-"""Plain text and reStructuredText readers: headings underlined, numbered or standing out at the margin."""
+"""Plain text and reStructuredText readers: headings that are underlined, numbered or set apart at the
+margin."""
 
 from __future__ import annotations
 
@@ -12,12 +13,12 @@ from edgeslm.knowledge.documents.passages import CONTENTS, LONGEST_TITLE, Docume
 
 _TITLE_LINES = 4
 _DEEPEST = 9
-"""The level of a list of contents, which may stand in any section and ends none."""
+"""Level of a table of contents, which may be in any section without ending it."""
 _NEXT_NUMBERS = 5
-"""A section may be missing, or three; a number that leaps further is none of a section."""
+"""Largest step between section numbers: a few sections may be missing."""
 
 _RULE = re.compile(r"([=\-~^\"'`#*+.:_<>])\1{2,499}+")
-"""What underlines a title: the characters of reStructuredText that people use for it."""
+"""Underlines of titles: the common ones of reStructuredText."""
 _NUMBERED = re.compile(
     r"(?P<word>(?:Chapter|Appendix|Section|Part|Annex)\s+)?(?P<number>[1-9]\d?|[A-Z](?![^\W_]))"
     r"(?P<rest>(?:\.\d{1,3})*)(?P<mark>[.:)]?)\s+(?=\S)"
@@ -30,7 +31,7 @@ class _Line:
     text: str
     start: int
     end: int
-    """With its line end."""
+    """Including its line break."""
 
     @property
     def indent(self) -> int:
@@ -38,7 +39,7 @@ class _Line:
 
 
 def read_plain_text(text: str, source: str) -> Document:
-    """The text as it stands."""
+    """Keeps the text unchanged."""
     lines = list(_lines(text))
     headings = [*_underlined(lines)]
     taken = {heading.start for heading in headings}
@@ -48,7 +49,7 @@ def read_plain_text(text: str, source: str) -> Document:
 
 
 def read_restructured_text(text: str, source: str) -> Document:
-    """The text as it stands; only underlined lines are headings."""
+    """Keeps the text unchanged; only underlined lines are headings."""
     lines = list(_lines(text))
     headings = tuple(_underlined(lines))
     return Document(source, _title(lines, headings[:1], source), text, headings)
@@ -63,7 +64,7 @@ def _lines(text: str) -> Iterator[_Line]:
 
 
 def _title(lines: list[_Line], headings: list[Heading] | tuple[Heading, ...], source: str) -> str:
-    """The first line of text, if it can be a title; else what the file is called."""
+    """The first line of text, if it can be a title; else the file's name."""
     first = next(
         (line for line in lines if line.text.strip() and not _RULE.fullmatch(line.text.strip())), None
     )
@@ -75,9 +76,9 @@ def _title(lines: list[_Line], headings: list[Heading] | tuple[Heading, ...], so
 
 
 def _underlined(lines: list[_Line]) -> Iterator[Heading]:
-    """Titles with a rule under them, perhaps one above them too, as docutils has them.
+    """Titles with an underline, and possibly an overline, as in docutils.
 
-    Each kind of rule is a level, in the order in which they come.
+    Each style of underline is a level, in order of appearance.
     """
     kinds: list[tuple[str, bool]] = []
     blank = _Line("", 0, 0)
@@ -101,8 +102,8 @@ def _underlined(lines: list[_Line]) -> Iterator[Heading]:
 
 
 def _standing_out(lines: list[_Line]) -> Iterator[Heading]:
-    """Lines at the margin, parted from what is above and below: numbered in their order, or, where text is
-    indented, any others."""
+    """Headings at the margin between empty lines: with consecutive numbers or, if the text is indented,
+    without."""
     written = [line for line in lines if line.text.strip()]
     indented = sum(line.indent > 0 for line in written) > 0.6 * len(written)
     outline = _Outline()
@@ -127,7 +128,7 @@ def _standing_out(lines: list[_Line]) -> Iterator[Heading]:
 
 
 def _title_lines(lines: list[_Line], first: int) -> int:
-    """How many lines there are from here to an empty one, if they can be a title."""
+    """Number of lines up to an empty one, if they can be a title; else 0."""
     if first and lines[first - 1].text.strip():
         return 0
     count = length = 0
@@ -146,15 +147,15 @@ def _is_plain_title(title: str) -> bool:
 
 
 class _Outline:
-    """Where the numbers of sections have come to. Those of a list in a section don't go on from there."""
+    """The last section number, to tell sections from numbered lists."""
 
     def __init__(self) -> None:
         self._at: list[int] = []
 
     def level(self, title: str, sure: bool) -> int | None:
-        """The level of a title whose number comes next; None if it has none that does.
+        """The level of a title whose number continues the outline; None otherwise.
 
-        :param sure: the layout says that it is a title: a plain number alone may be one of a list.
+        :param sure: the layout shows that it is a title; otherwise a single number may belong to a list.
         """
         found = _NUMBERED.match(title)
         number = self._number(title)
@@ -166,7 +167,7 @@ class _Outline:
         return len(number)
 
     def would_begin(self, line: str) -> bool:
-        """Whether a line has the number of a first section: titles without a number stand above such."""
+        """Whether a line has a first section's number; unnumbered titles precede such lines."""
         number = self._number(line)
         return number is not None and number[-1] == 1
 
@@ -181,7 +182,7 @@ class _Outline:
 
     def _goes_on(self, number: list[int]) -> bool:
         *above, last = number
-        if above != self._at[: len(above)]:  # perhaps of a chapter whose title has no number
+        if above != self._at[: len(above)]:  # the chapter's title may have no number
             return last == 1 and self._goes_on(above)
         before = self._at[len(above)] if len(self._at) > len(above) else 0
         return last == ord("A") or 0 < last - before <= _NEXT_NUMBERS

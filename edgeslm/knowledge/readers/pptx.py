@@ -1,4 +1,4 @@
-"""Slides (PPTX): each is a section with its title, its text, its tables and what the speaker noted."""
+"""Slide reader (PPTX): each slide is a section with title, text, tables and speaker notes."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from edgeslm.knowledge.readers.office import Attributes, Handler, Package, open_
 
 _TITLES = frozenset({"title", "ctrTitle"})
 _LEFT_OUT = frozenset({"sldNum", "dt", "ftr", "hdr", "sldImg"})
-"""Placeholders that say the same on each slide."""
+"""Placeholders that are the same on each slide."""
 
 
 def read_pptx(file: BinaryIO, source: str) -> Document:
-    """Slides in the order in which they are shown.
+    """Slides in the order they are shown.
 
-    :raises KnowledgeError: damaged, locked, or more than is read.
+    :raises KnowledgeError: damaged, encrypted, or over a limit.
     """
     builder = DocumentBuilder()
     characters = 0
@@ -57,19 +57,19 @@ class _SlideOrder(Handler):
 
     def start(self, name: str, attributes: Attributes) -> None:
         if name == "sldId":
-            # Its own number and that of the relation are both called id: the latter isn't a number.
+            # Both the slide's number and the relation are called id; the relation's is the last.
             self.slides += [attributes["id"]] if "id" in attributes else []
 
 
 class _Shapes(Handler):
-    """The paragraphs of a slide, or of its notes; rows of tables are lines."""
+    """Paragraphs of a slide or of its notes; each table row is a line."""
 
     def __init__(self) -> None:
         self._title: list[str] = []
         self.lines: list[str] = []
         self.characters = 0
         self._place = ""
-        """Which placeholder the shape is, if any."""
+        """Placeholder type of the current shape, if any."""
         self._text: list[str] = []
         self._is_text = False
         self._cells: list[list[str]] | None = None

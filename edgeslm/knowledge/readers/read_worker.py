@@ -1,9 +1,8 @@
-"""Reading worker, the child in which files are read: ``python -m edgeslm.knowledge.readers.read_worker``.
+"""Reading worker: the child process that reads files (``python -m edgeslm.knowledge.readers.read_worker``).
 
 An order is ``{"path", "source"}``. Progress is ``{"part": "page 12 of 400"}`` and ``{"log": sentence}``,
-then, some at a time, ``{"passages": [[heading, text, start, end]...]}`` and
-``{"rows": [[number, start, end, cells]...]}``. The answer is ``{"title", "columns"}``, or
-``{"refused": sentence}``.
+then, in batches, ``{"passages": [[heading, text, start, end]...]}`` and ``{"rows": [[number, start, end,
+cells]...]}``. The answer is ``{"title", "columns"}``, or ``{"refused": sentence}``.
 """
 
 from __future__ import annotations
@@ -21,12 +20,12 @@ from edgeslm.knowledge.documents.passages import split
 from edgeslm.knowledge.readers.reader import read_document
 
 AT_ONCE = 64_000
-"""Characters, about, in a line of what is found."""
+"""Approximate number of characters in a batch."""
 TELL_EVERY_S = 0.2
 
 
 class _Teller(logging.Handler):
-    """What readers log goes to the log of who asked."""
+    """Sends log lines of readers to the parent's log."""
 
     def __init__(self) -> None:
         super().__init__(logging.WARNING)
@@ -59,7 +58,7 @@ def answer(order: Any, progress: job.Progress) -> Any:
         return {"refused": str(error)}
     except MemoryError:
         raise
-    except Exception as error:  # a mistake of ours; the type alone, since its text may quote the document
+    except Exception as error:  # a bug; only the type, since the exception's text may quote the document
         return {"refused": f"{source} can't be read ({type(error).__name__})."}
     table = document.table
     if table is not None:
@@ -71,7 +70,7 @@ def answer(order: Any, progress: job.Progress) -> Any:
 
 
 def _batches(items: Iterable[tuple[int, list[Any]]]) -> Iterator[list[list[Any]]]:
-    """:param items: each with its characters."""
+    """:param items: each with its number of characters."""
     some: list[list[Any]] = []
     room = AT_ONCE
     for size, item in items:

@@ -1,4 +1,4 @@
-"""File reader: a file of any supported kind becomes a document, by the module of its kind."""
+"""File reader: converts a file of any supported kind to a document."""
 
 from __future__ import annotations
 
@@ -29,9 +29,9 @@ from edgeslm.knowledge.readers.web_page import read_web_page
 from edgeslm.knowledge.readers.xlsx import read_xlsx
 
 MAX_BYTES = MAX_CHARACTERS
-"""Of a text, unpacked."""
+"""Limit of a text file, unpacked."""
 MAX_PACKED_BYTES = 64 << 20
-"""Pictures make PDFs and Office files large. One that isn't packed is read from the disk."""
+"""Limit of a packed PDF or Office file, which pictures make large. Others are read from disk."""
 MAX_FILE_BYTES = 4 << 30
 _FROM_DISK = OFFICE | {Kind.PDF}
 
@@ -51,30 +51,30 @@ _OFFICE_READERS = {
 }
 _BYTE_ORDER_MARKS = (
     (codecs.BOM_UTF8, "utf-8"),
-    (codecs.BOM_UTF32_LE, "utf-32-le"),  # begins as that of UTF-16
+    (codecs.BOM_UTF32_LE, "utf-32-le"),  # begins like UTF-16's, so first
     (codecs.BOM_UTF32_BE, "utf-32-be"),
     (codecs.BOM_UTF16_LE, "utf-16-le"),
     (codecs.BOM_UTF16_BE, "utf-16-be"),
 )
 _DECLARED = re.compile(rb"charset=[\"']?([\w-]{3,20})|coding:[ \t]*([\w-]{3,20})", re.IGNORECASE)
-"""HTML's and Emacs' declarations of a file's encoding."""
+"""Encoding declarations of HTML and Emacs."""
 _DECLARED_WITHIN = 2048
 _OLD_ENCODING = "cp1252"
-"""What old files are in that say nothing; ISO 8859-1 is a part of it."""
+"""Encoding of old files without a declaration; a superset of ISO 8859-1."""
 _NOT_ASCII = re.compile("[\x80-\U0010ffff]+")
 _NO_TEXT = re.compile("[\x00-\x08\x0e-\x1a\x1c-\x1f\x7f]")
-"""Control characters that texts don't have; ESC, for colours, some do."""
+"""Control characters that texts don't contain; some contain ESC, for colours."""
 _UNSTORABLE = str.maketrans(dict.fromkeys([0, *range(0xD800, 0xE000)], "\ufffd"))
-"""What an index of words or UTF-8 doesn't take; as many characters afterwards, so that offsets stay."""
+"""Characters that UTF-8 or the index rejects; replaced one by one, so that offsets stay valid."""
 
 
 def read_document(path: Path, source: str, *, on_page: OnPage | None = None) -> Document:
-    """The file as plain text with its headings.
+    """The file as plain text with headings.
 
-    :param source: as the document will be cited.
-    :param on_page: told of each page of a PDF before it is read.
-    :raises KnowledgeError: one sentence that names ``source``: no file, of no kind that is read, damaged,
-        locked, too large, no text in it.
+    :param source: the name that the document is cited by.
+    :param on_page: called before each page of a PDF.
+    :raises KnowledgeError: one sentence that names ``source``: missing, unsupported, damaged, encrypted, too
+        large, or without text.
     """
     kind = find_kind(path)
     try:
@@ -107,12 +107,12 @@ def read_document(path: Path, source: str, *, on_page: OnPage | None = None) -> 
 
 
 def check_size(path: Path, status: os.stat_result) -> None:
-    """Before a byte of a file is read, since one with a hole in it may claim terabytes.
+    """Checks a file's size before it is read; a sparse file may claim terabytes.
 
-    :raises KnowledgeError: it is no plain file, or larger than any that is read.
+    :raises KnowledgeError: not a regular file, or too large.
     """
     if stat.S_ISDIR(status.st_mode) or find_kind(path) is None:
-        return  # which reading it says
+        return  # read_document reports these
     if not stat.S_ISREG(status.st_mode):
         raise KnowledgeError(f"{path} is no file.")
     most = MAX_BYTES
@@ -123,13 +123,13 @@ def check_size(path: Path, status: os.stat_result) -> None:
 
 
 def check_document(document: Document) -> Document:
-    """:raises KnowledgeError: no text, or more than can be kept."""
+    """:raises KnowledgeError: no text, or too much."""
     if not document.text.strip():
         raise KnowledgeError(f"{document.source} has no text in it.")
     if len(document.text) > MAX_CHARACTERS:
         raise _too_large(document.source, MAX_CHARACTERS)
     check_headings(document.source, len(document.headings))
-    # Each passage has the title: an endless one would be kept as often as there are passages.
+    # The title is stored with each passage, so its length is limited.
     text, title = (
         text.translate(_UNSTORABLE) for text in (document.text, document.title.strip()[:LONGEST_TITLE])
     )
@@ -139,7 +139,7 @@ def check_document(document: Document) -> Document:
         else replace(heading, title=heading.title.translate(_UNSTORABLE))
         for heading in document.headings
     )
-    # All cells and names of columns stand in the text.
+    # The text contains all cells and column names.
     table = document.table if text == document.text else _storable(document.table)
     return Document(document.source, title, text, headings, table)
 
@@ -174,7 +174,7 @@ def _unpacked(file: BinaryIO, source: str, most: int) -> BytesIO:
 
 
 def _decoded(content: bytes, source: str) -> str:
-    """:raises KnowledgeError: not text, or in an encoding that can't be guessed."""
+    """:raises KnowledgeError: not text, or of unknown encoding."""
     for mark, encoding in _BYTE_ORDER_MARKS:
         if content.startswith(mark):
             text = content[len(mark) :].decode(encoding, errors="replace")
@@ -193,7 +193,7 @@ def _guessed(content: bytes, source: str) -> str:
         text = content.decode(errors="replace")
     wrong = text.count("\ufffd")
     if 10 * wrong < sum(len(run) for run in _NOT_ASCII.findall(text)) - wrong:
-        return text  # UTF-8 in which a byte or two broke
+        return text  # UTF-8 with a few damaged bytes
     declared = _DECLARED.search(content[:_DECLARED_WITHIN])
     for encoding in ((declared[1] or declared[2]).decode() if declared else _OLD_ENCODING, _OLD_ENCODING):
         with suppress(UnicodeDecodeError, LookupError):

@@ -1,4 +1,4 @@
-"""Document sources: which files below named paths are documents, and the name each is cited by."""
+"""Document sources: finds the documents below paths, and the name each is cited by."""
 
 from __future__ import annotations
 
@@ -10,18 +10,18 @@ from pathlib import Path
 from edgeslm.knowledge.documents.kinds import find_kind, plain_suffix
 
 _DEEPEST = 100
-"""Folders inside one another: ``os.walk`` calls itself for each."""
+"""Deepest folder: ``os.walk`` recurses for each level."""
 
 
 def find_files(paths: Iterable[Path], skipped: Counter[str] | None = None) -> Iterator[tuple[Path, str]]:
-    """Each document once, with the source it is cited by; no two have the same source.
+    """Yields each document once, with a unique source name.
 
-    A path that is no folder always comes, even if nothing is there or its kind is unknown: reading it says
-    why it can't be used. Of folders come the files of kinds that are read, sorted, without hidden ones and
-    without links that lead out. The source is the path in the folder, or the file's name; where that is
-    taken, with as much of the path before it as is needed.
+    A path that is not a folder is always included, even if it is missing or unsupported; reading it reports
+    why. Folders yield files of supported kinds, sorted, without hidden files and links that lead outside. The
+    source is the path within the folder, or the file's name, with more of its parent path if that name is
+    taken.
 
-    :param skipped: counts what was left out, by what it is (``.png``, ``hidden``, ``link``, ``unreadable``).
+    :param skipped: counts skipped entries by reason (``.png``, ``hidden``, ``link``, ``unreadable``).
     """
     skipped = Counter() if skipped is None else skipped
     seen: set[Path] = set()
@@ -38,7 +38,7 @@ def find_files(paths: Iterable[Path], skipped: Counter[str] | None = None) -> It
 
 
 def _files(folder: Path, skipped: Counter[str]) -> Iterator[tuple[Path, str]]:
-    """Files of a folder and those in it, with their paths in it."""
+    """All files below a folder, with their relative paths."""
 
     def unreadable(_error: OSError) -> None:
         skipped["unreadable"] += 1
@@ -69,7 +69,7 @@ def _reason_to_skip(file: Path, folder: Path) -> str | None:
             return "link"
         if not file.is_file():
             return "no file"
-    except OSError:  # in a folder that may be listed and not entered
+    except OSError:  # in a folder that may be listed but not entered
         return "unreadable"
     if find_kind(file) is None:
         return plain_suffix(file) or file.suffix.lower() or "without a suffix"
@@ -77,12 +77,12 @@ def _reason_to_skip(file: Path, folder: Path) -> str | None:
 
 
 def _real(file: Path) -> Path:
-    """Where links lead. ``Path.resolve`` refuses one that leads back to itself, before Python 3.13."""
+    """The link's target. Before Python 3.13, ``Path.resolve`` raises for a link to itself."""
     return Path(os.path.realpath(file))
 
 
 def _names(file: Path, inside: str) -> Iterator[str]:
-    """The path in the folder, then with more and more of what stands before it, at last with a number."""
+    """Names to try: the relative path, then with more parent folders, then with a number."""
     yield inside
     parts = file.absolute().as_posix().strip("/").split("/")
     for count in range(inside.count("/") + 2, len(parts) + 1):

@@ -1,7 +1,7 @@
-"""Table readers (CSV, JSON): a row is a line ``column: value; column: value`` and a section.
+"""Table readers (CSV, JSON): each row becomes a line ``column: value; column: value`` and a section.
 
-So a row is found by what stands in it, and each value stands beside the name of its column. The cells are
-kept beside the text, so that what is asked of them can be computed.
+So a search finds a row by its content, and each value is next to its column's name. The cells are also kept
+as a table, so that answers can be computed from them.
 """
 
 from __future__ import annotations
@@ -23,24 +23,24 @@ from edgeslm.knowledge.documents.kinds import CELLS
 from edgeslm.knowledge.documents.passages import MAX_CHARACTERS, Document, Heading, check_headings
 
 MAX_COLUMNS = 1000
-"""Of a table, and values of an object."""
+"""Columns of a table, or values of an object."""
 MOST_EMPTY = 8
-"""Cells of a table for each that the file has. A sparser one is searched as text alone: the cells that are
-missing would take more work than its text."""
+"""Cells of a table for each value in the file. A sparser table is searched as text only, since its empty
+cells would cost more than its text."""
 MAX_DEPTH = 20
-"""Of objects in objects."""
+"""Limit of nested objects."""
 _LONGEST_NAME = 80
-"""Characters: a column's name stands in every row."""
+"""Longest column name, which is repeated in every row."""
 _LOOK_AT = 20
-"""Rows by which the separator is told."""
+"""Number of rows used to detect the separator."""
 _YEAR = re.compile("(?:19|20)[0-9]{2}")
 _SEPARATORS = ",;\t|"
 
 
 def read_table(text: str, source: str) -> Document:
-    """CSV with any usual separator. A row's heading is its number as a spreadsheet shows it.
+    """CSV with any common separator. A row's heading is its number in a spreadsheet.
 
-    :raises KnowledgeError: no CSV, or more columns than ``MAX_COLUMNS``.
+    :raises KnowledgeError: not CSV, or more columns than ``MAX_COLUMNS``.
     """
     try:
         rows = _rows(text, source, _separator(text))
@@ -56,16 +56,16 @@ def read_table(text: str, source: str) -> Document:
 
 
 def read_json_lines(text: str, source: str) -> Document:
-    """A JSON value a line. :raises KnowledgeError: a line is none, or is nested too deep."""
+    """One JSON value per line. :raises KnowledgeError: a line isn't JSON, or is nested too deeply."""
     numbered = ((number, line) for number, line in enumerate(text.split("\n"), 1) if line.strip())
     values = ((number, _parse(line, source, f", line {number},")) for number, line in numbered)
     return rows_document(source, "line", (("", number, _flat(value, source)) for number, value in values))
 
 
 def read_json(text: str, source: str) -> Document:
-    """A list of objects, or an object of which one value is such a list; any other object is one row.
+    """A list of objects, or an object with exactly one such list; any other object is one row.
 
-    :raises KnowledgeError: no JSON, or nested too deep.
+    :raises KnowledgeError: not JSON, or nested too deeply.
     """
     value = _parse(text, source, "")
     if isinstance(value, dict):
@@ -82,10 +82,8 @@ def read_json(text: str, source: str) -> Document:
 def rows_document(
     source: str, word: str, rows: Iterable[tuple[str, int, Iterable[tuple[str, str]]]]
 ) -> Document:
-    """:param rows: of each the section that it is in or "", its number, and its values by their columns.
-
-    The table counts on from section to section: there, no two rows have the same number.
-    """
+    """:param rows: section or "", number, and (column, value) pairs of each row. In the table, numbers
+    continue from section to section, so that they are unique."""
     lines: list[str] = []
     headings: list[Heading] = []
     columns: dict[str, int] = {}
@@ -120,9 +118,9 @@ def rows_document(
 def _cells(
     pairs: Iterable[tuple[str, str]], columns: dict[str, int], shared: dict[str, str]
 ) -> tuple[str, ...]:
-    """Values by their column, of which there may be new ones. One without a name can't be asked for.
+    """Cells in column order; adds new columns. Values without a column name are dropped.
 
-    :param shared: the values so far: what stands in many rows is kept in memory once.
+    :param shared: earlier values, so that repeated ones are stored once.
     """
     cells = [""] * len(columns)
     for name, value in pairs:
@@ -133,7 +131,7 @@ def _cells(
 
 
 def _table(names: list[str], rows: list[Row]) -> Table | None:
-    """None for one that is too large, or has nothing."""
+    """None if the table is too large or empty."""
     if not rows or len(names) > MAX_COLUMNS or len(names) * len(rows) > MAX_CELLS:
         return None
     return make_table(
@@ -142,7 +140,7 @@ def _table(names: list[str], rows: list[Row]) -> Table | None:
 
 
 def _separator(text: str) -> str:
-    """The one that parts most rows into equally many columns."""
+    """The separator that splits most rows into the same number of columns."""
 
     def evenness(separator: str) -> tuple[int, int]:
         rows = islice(csv.reader(StringIO(text, newline=""), delimiter=separator), _LOOK_AT)
@@ -164,7 +162,8 @@ def _rows(text: str, source: str, separator: str) -> Iterator[list[str]]:
 
 
 def column_names(row: list[str]) -> list[str]:
-    """Of a table, if the first row has them: words, or years, most of them there and none twice."""
+    """Column names, if the first row has them: mostly filled with distinct words or years. Empty
+    otherwise."""
     there = [cell for cell in row if cell]
     if len(set(there)) < len(there) or 2 * len(there) < len(row) or all(map(_is_number, there)):
         return []
@@ -178,7 +177,7 @@ def _is_number(cell: str) -> bool:
 
 
 def _pairs(names: list[str], rows: Iterable[list[str]]) -> Iterator[Iterable[tuple[str, str]]]:
-    """Cells beyond the header's have no name."""
+    """Cells beyond the header have no name."""
     all_names = (*names, *[""] * MAX_COLUMNS)
     for row in rows:
         yield zip(all_names, row, strict=False)
@@ -189,12 +188,12 @@ def _parse(text: str, source: str, where: str) -> Any:
         return json.loads(text)
     except RecursionError:
         raise KnowledgeError(f"{source}{where} is nested too deep.") from None
-    except ValueError as error:  # an integer of more than 4,300 digits too
+    except ValueError as error:  # also an integer of more than 4,300 digits
         raise KnowledgeError(f"{source}{where} is no JSON that can be read: {error}.") from None
 
 
 def _flat(value: Any, source: str) -> list[tuple[str, str]]:
-    """An object's values with the path to each: ``{"a": {"b": 1}}`` gives ``a.b: 1``."""
+    """An object's values with their paths: ``{"a": {"b": 1}}`` gives ``a.b: 1``."""
     pairs: list[tuple[str, str]] = []
 
     def walk(names: tuple[str, ...], value: Any) -> None:
@@ -226,5 +225,5 @@ def _scalar(value: Any) -> str:
 
 
 def one_line(text: str) -> str:
-    """Without line ends, as a cell is kept."""
+    """Replaces whitespace, line breaks included, by single blanks."""
     return " ".join(text.split())

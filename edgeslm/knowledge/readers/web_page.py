@@ -1,7 +1,7 @@
-"""HTML reader: what somebody would read of a page, with its headings, lists, tables and samples.
+"""HTML reader: the readable text of a page, with headings, lists, tables and code samples.
 
-Written for pages as they are: tags that are never closed, or closed twice, do no harm. Scripts, navigation
-and lists of contents are left out; where a page says which part is the main one, only that is read.
+Tolerates unclosed and repeated end tags. Scripts, navigation and tables of contents are left out; if a page
+marks its main part, only that is read.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ _LEFT_OUT_CLASSES = frozenset(
         *("mw-editsection", "noprint"),
     }
 )
-"""What generators call that which leads elsewhere: DocBook, Sphinx, MkDocs, MediaWiki."""
+"""Class names of navigation in DocBook, Sphinx, MkDocs and MediaWiki."""
 _PAGE_ITSELF = frozenset({"html", "body", "main", "article"})
 _VOID = frozenset(
     {
@@ -57,31 +57,31 @@ _BLOCKS = frozenset(
     }
 )
 _ENDS_A_ROW = frozenset({"table", "pre", "tr", "dt", *_HEADINGS})
-"""Begun within a cell, they show that the table only lays out the page."""
+"""Tags whose start in a cell shows that the table is for layout."""
 _TERM_LEVEL = 7
-"""Of an option that is described: below all headings of HTML."""
+"""Heading level of a described option: below all HTML headings."""
 _OPTION = re.compile(r"--?[\w?]")
 _TYPED = frozenset({"b", "strong", "code", "tt", "kbd", "samp", "var"})
-"""A described term that begins with one is a keyword."""
+"""A described term that begins with one of these is a keyword."""
 _LAYOUT = frozenset({"head", "foot"})
-"""Tables of mandoc(1): name and section of a manual page."""
+"""Tables of mandoc(1) with a manual page's name and section."""
 _MAIN = re.compile(r"<main[\s>]", re.IGNORECASE)
 _CONDITION = re.compile(r"<!\[(?!CDATA\[)[^>]{0,500}>")
-"""Word's and old browsers' own; the parser stumbles over them."""
+"""Conditional comments of Word and old browsers, which break the parser."""
 _EMBEDDED = re.compile(r"data:[\w/+.-]{1,100};base64,[\w+/=]*+")
-"""Pictures within the page."""
+"""Embedded pictures."""
 _CHUNK = 65_536
 _END_TAG = 20
 _MOST_WAITING = 262_144
 _MOST_LEFT = 10_000
-"""Characters of what isn't closed that the parser keeps, and gets at the end: its time is their square."""
+"""Most unclosed characters kept in the parser, and passed on at the end; its time grows with their square."""
 _SPACE = re.compile(r"\s+")
 
 
 def read_web_page(text: str, source: str) -> Document:
     """The title is the page's.
 
-    :raises KnowledgeError: no parser could make sense of it.
+    :raises KnowledgeError: the parser refuses it.
     """
     text = _EMBEDDED.sub("", _CONDITION.sub("", "".join(_without_comments(text))))
     document = _read(text, source, has_main=_MAIN.search(text) is not None)
@@ -96,7 +96,7 @@ def _read(text: str, source: str, *, has_main: bool) -> Document:
             page.give_up(_MOST_WAITING)
         page.give_up(_MOST_LEFT)
         page.close()
-    except AssertionError as error:  # of a declaration that the parser refuses
+    except AssertionError as error:  # a declaration that the parser refuses
         raise KnowledgeError(f"{source} is no HTML that can be read: {error}.") from None
     page.end_lines()
     first = page.builder.headings[0].title if page.builder.headings else ""
@@ -104,7 +104,7 @@ def _read(text: str, source: str, *, has_main: bool) -> Document:
 
 
 def _without_comments(text: str) -> Iterator[str]:
-    """One that isn't closed goes on to the end."""
+    """An unclosed comment extends to the end."""
     end = 0
     while (start := text.find("<!--", end)) >= 0:
         yield text[end:start]
@@ -114,7 +114,7 @@ def _without_comments(text: str) -> Iterator[str]:
 
 
 class _Page(HTMLParser):
-    """Collects text until a block ends, then writes it down as what it is."""
+    """Collects text until a block ends, then writes it by its kind."""
 
     def __init__(self, *, has_main: bool) -> None:
         super().__init__(convert_charrefs=True)
@@ -122,17 +122,17 @@ class _Page(HTMLParser):
         self.title = ""
         self._main = 0 if has_main else 1
         self._skipped = ("", 0)
-        """The outermost tag that is left out, and how many of its name are open."""
+        """The outermost skipped tag, and how many of its name are open."""
         self._text: list[str] = []
         self._lines: list[str] = []
-        """Of a list or a table so far."""
+        """Lines of the current list or table."""
         self._cells: list[str] | None = None
-        """Of the row so far; None outside of rows."""
+        """Cells of the current row; None outside of rows."""
         self._lists: list[int] = []
-        """Of each open list the number of its next item; 0 for one without numbers."""
+        """For each open list, the number of the next item; 0 if unnumbered."""
         self._mark = ""
         self._block = ""
-        """The tag whose text is collected, if it matters which."""
+        """The tag of the current block, if it matters."""
         self._is_typed = False
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
@@ -171,7 +171,7 @@ class _Page(HTMLParser):
             self._text.append(data if self._block == "pre" else _SPACE.sub(" ", data))
 
     def give_up(self, most: int) -> None:
-        """What waits for its end, and is longer than ``most`` characters, is text; of a script, nothing."""
+        """Converts more than ``most`` characters that wait for an end tag to text; drops them in a script."""
         if len(self.rawdata) > most:
             waiting = self.rawdata
             self.rawdata = waiting[-_END_TAG:] if self.cdata_elem else waiting.replace("<", "&lt;")
@@ -211,7 +211,7 @@ class _Page(HTMLParser):
             self.builder.leave(_TERM_LEVEL)
 
     def _end_block(self) -> None:
-        """What was collected is a block of its own; in a cell it is a part of that."""
+        """Writes the collected text as a block, or adds it to the current cell."""
         if self._cells is not None:
             self._text.append(" ")
             return
@@ -258,7 +258,7 @@ class _Page(HTMLParser):
             self._cells = None
 
     def end_lines(self) -> None:
-        """List and table are complete."""
+        """Writes the current list or table."""
         self._end_row()
         if self._text:
             self._end_block()

@@ -1,7 +1,7 @@
-"""Workbooks (XLSX): each sheet is a section, each of its rows a passage, and all are one table.
+"""Workbook reader (XLSX): each sheet is a section, each row a passage, and all rows are one table.
 
-Where a workbook has several sheets, the name of its sheet is the first cell of a row. Formulas stand for what
-they had come to when the file was saved. Hidden sheets are not read.
+With several sheets, the first cell of a row is the sheet's name. Formulas are read as their last saved
+results. Hidden sheets are skipped.
 """
 
 from __future__ import annotations
@@ -22,20 +22,20 @@ from edgeslm.knowledge.readers.tables import (
 )
 
 _SHEET = "sheet"
-"""The column of the sheets' names."""
+"""Column with the sheet names."""
 _PLACE = re.compile(r"([A-Z]{1,3})([0-9]{1,7})")
 _MOMENTS = frozenset({*range(14, 23), *range(27, 37), *range(45, 48), *range(50, 59)})
-"""Formats of dates and times that have no code in the file (ISO/IEC 29500-1, 18.8.30)."""
+"""Built-in date and time formats (ISO/IEC 29500-1, 18.8.30)."""
 _SHARES = frozenset({9, 10})
 _QUOTED = re.compile(r'"[^"]*"|\\.|_.|\[[^\]]*\]')
-"""What a format writes as it stands, and colours."""
+"""Literal text and colours in a format."""
 _FIRST, _FIRST_1904 = datetime(1899, 12, 30), datetime(1904, 1, 1)
 _LAST_DAY = 2_958_465
-"""The year 9999."""
+"""In the year 9999."""
 
 
 def read_xlsx(file: BinaryIO, source: str) -> Document:
-    """:raises KnowledgeError: damaged, locked, or more than is read."""
+    """:raises KnowledgeError: damaged, encrypted, or over a limit."""
     with open_package(file, source, "workbook") as package:
         part = package.main_part("xl/workbook.xml")
         book = _Book()
@@ -57,7 +57,7 @@ def read_xlsx(file: BinaryIO, source: str) -> Document:
 
 
 def _named(rows: list[tuple[int, dict[int, str]]]) -> Iterator[tuple[int, list[tuple[str, str]]]]:
-    """Rows with the names of their columns: the first row, if that has them."""
+    """Rows as (column name, value) pairs; the first row has the names, if it looks like a header."""
     if not rows:
         return
     width = max(max(row) for _, row in rows) + 1
@@ -71,7 +71,7 @@ def _named(rows: list[tuple[int, dict[int, str]]]) -> Iterator[tuple[int, list[t
 class _Book(Handler):
     def __init__(self) -> None:
         self.sheets: list[tuple[str, str]] = []
-        """Name and relation of each that is shown."""
+        """Name and relation of each visible sheet."""
         self.is_1904 = False
 
     def start(self, name: str, attributes: Attributes) -> None:
@@ -82,7 +82,7 @@ class _Book(Handler):
 
 
 class _Shared(Handler):
-    """Texts that cells name by their number, without hints on how they are spoken."""
+    """Shared strings, without phonetic hints."""
 
     def __init__(self, source: str) -> None:
         self.strings: list[str] = []
@@ -112,7 +112,7 @@ class _Shared(Handler):
 
 
 class _CellStyles(Handler):
-    """Of the formats of cells, which are of dates (``d``), times (``t``) or percentages (``%``)."""
+    """Cell formats: date or time (``d``), percentage (``%``) or other ("")."""
 
     def __init__(self) -> None:
         self.formats: list[str] = []
@@ -142,7 +142,7 @@ class _CellStyles(Handler):
 
 
 class _Cells:
-    """What a cell says, as people read it."""
+    """Cell values as displayed text."""
 
     def __init__(self, shared: list[str], formats: list[str], first: datetime) -> None:
         self._shared = shared
@@ -168,7 +168,7 @@ class _Cells:
         return f"{100 * number:.12g}%" if format_ == "%" else f"{number:.15g}"
 
     def _moment(self, days: float) -> str:
-        """As ISO 8601: the day, the time of one, or both."""
+        """ISO 8601: date, time, or both."""
         at = self._first + timedelta(seconds=round(days * 86_400))
         if days < 1:
             return at.strftime("%H:%M:%S")
@@ -176,7 +176,7 @@ class _Cells:
 
 
 class _Sheet(Handler):
-    """The rows of a sheet that have something: number, and values by their column, which counts from 0."""
+    """Non-empty rows of a sheet: number, and values by column (from 0)."""
 
     def __init__(self, cells: _Cells, source: str, before: int) -> None:
         self.rows: list[tuple[int, dict[int, str]]] = []
@@ -226,7 +226,7 @@ def _is_short(number: str) -> bool:
 
 
 def _column(place: str, otherwise: int) -> int:
-    """Of ``BC7``, from 0."""
+    """Column number of ``BC7``, from 0."""
     if (found := _PLACE.fullmatch(place)) is None:
         return otherwise
     column = 0

@@ -1,1 +1,1 @@
-"""The process of the collections: searches, watched folders, remembered messages, quarantine."""
+"""The knowledge process: searches, watched folders, remembered messages, quarantine."""

@@ -1,8 +1,8 @@
-"""Knowledge frames: the messages between a node and the process of its collections. Reads no files.
+"""Knowledge frames: the messages between a node and its knowledge process.
 
-The process says ``Ready``, or ``Refused`` if a collection can't be used, once; then ``Passages``,
-``Computed`` or ``Remembered`` to what it was asked, or ``Failed``. It asks for vectors by ``Embed``, one at a
-time.
+The process first sends ``Ready``, or ``Refused`` if a collection can't be used. It answers requests with
+``Passages``, ``Computed`` or ``Remembered``, or with ``Failed``. With ``Embed`` it asks the node for vectors,
+one request at a time.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from edgeslm.knowledge.index.search import Found
 
 @dataclass(frozen=True, slots=True)
 class SearchPassages:
-    """A search for passages."""
+    """Search for passages."""
 
     number: int
     query: Query
@@ -26,7 +26,7 @@ class SearchPassages:
 
 @dataclass(frozen=True, slots=True)
 class Compute:
-    """A question to tables."""
+    """Ask tables a question."""
 
     number: int
     query: Query
@@ -34,7 +34,7 @@ class Compute:
 
 @dataclass(frozen=True, slots=True)
 class Remember:
-    """A message to be kept in a collection."""
+    """Store a message in a collection."""
 
     number: int
     collection: str
@@ -43,7 +43,7 @@ class Remember:
 
 @dataclass(frozen=True, slots=True)
 class Vectors:
-    """The answer to ``Embed``; None where it can't be had now."""
+    """The answer to ``Embed``; None if vectors are not available now."""
 
     number: int
     vectors: tuple[Vector, ...] | None
@@ -64,7 +64,7 @@ class Passages:
 
 @dataclass(frozen=True, slots=True)
 class Computed:
-    """The answer to ``Compute``; None where tables have none."""
+    """The answer to ``Compute``; None if the tables have no answer."""
 
     number: int
     answer: TableAnswer | None
@@ -72,14 +72,14 @@ class Computed:
 
 @dataclass(frozen=True, slots=True)
 class Remembered:
-    """A message is on the disk."""
+    """A message is stored on disk."""
 
     number: int
 
 
 @dataclass(frozen=True, slots=True)
 class Failed:
-    """Something asked for can't be done."""
+    """A request failed."""
 
     number: int
     sentence: str
@@ -87,7 +87,7 @@ class Failed:
 
 @dataclass(frozen=True, slots=True)
 class Embed:
-    """A request for the vectors of texts, by the collection's encoder."""
+    """Ask for the vectors of texts by the collection's encoder."""
 
     number: int
     collection: str
@@ -96,7 +96,7 @@ class Embed:
 
 @dataclass(frozen=True, slots=True)
 class Trouble:
-    """What keeps a collection from being up to date, None when that is over."""
+    """Why a collection is not up to date; None when it is again."""
 
     collection: str
     sentence: str | None
@@ -108,11 +108,11 @@ Said = Ready | Refused | Answered | Failed | Embed | Trouble
 
 
 class Parent(Protocol):
-    """Takes what the process says; from any thread."""
+    """Receives frames from the process's threads."""
 
     def send(self, said: Said, /) -> None: ...
 
 
 TO_COLLECTIONS: Final = frames_to_child(Asked)
 FROM_COLLECTIONS: Final = Frames(Said, 8 << 20)
-"""A thousand passages, which have some 2,000 characters each."""
+"""Largest frame, in bytes: a thousand passages of about 2,000 characters."""

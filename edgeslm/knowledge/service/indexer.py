@@ -1,8 +1,8 @@
-"""Indexer: what a node writes into its collections from watched folders, messages and missing vectors.
+"""Indexer: keeps collections up to date with watched folders, messages and missing vectors.
 
-A thread each, and one for the messages of each collection, since none may wait for another: a message is
-acknowledged when it is on the disk, a manual of a thousand pages takes minutes to read, and an encoder has
-time when nobody asks it. They write by turns, a document or a batch at a time. Knows no pipe and no engine.
+Each task has a thread, and so has the message queue of each collection, so that none waits for another: a
+message is acknowledged when it is on disk, a manual of a thousand pages takes minutes to read, and the
+encoder serves requests first. The threads take turns writing, a document or a batch at a time.
 """
 
 from __future__ import annotations
@@ -33,23 +33,23 @@ from edgeslm.knowledge.service.quarantine import Key, Quarantine
 log = logging.getLogger("edgeslm.knowledge")
 
 SWEEP_EVERY_S = 10.0
-"""Between two looks at what is watched and what has expired; more where a look takes long (``SHARE``)."""
+"""Seconds between two scans for changed and expired documents; more if a scan takes long (``SHARE``)."""
 SHARE = 20
-"""Looking takes at most one of so many seconds, ..."""
+"""A pause is at least this many times as long as the scan before it, ..."""
 LONGEST_PAUSE_S = 300.0
-"""... unless the next look would be later than this: the first one of a folder may read for hours."""
+"""... but no longer than this, since the first scan of a folder may take hours."""
 SETTLED_S = 2.0
-"""A file that changed less than so many seconds ago may still be on its way."""
+"""A file that changed less than this many seconds ago may be incomplete."""
 TOGETHER = 256
-"""Most messages that one transaction remembers or removes."""
+"""Most messages stored or removed in one transaction."""
 
 _FileState = tuple[int, int, int]
-"""Of a file: its size, when its content changed, and when it was moved here or may be read by others."""
+"""A file's size, modification time and inode change time."""
 _Wanted = tuple[int, Memory]
 
 
 class Indexer:
-    """Keeps ``specs``."""
+    """Maintains the collections in ``specs``."""
 
     def __init__(
         self, specs: Sequence[CollectionSpec], parent: Parent, *, sweep_every_s: float = SWEEP_EVERY_S
@@ -64,14 +64,14 @@ class Indexer:
         self._asked = 0
         self._watched: dict[str, _Watched] = {}
         self._troubles: dict[str, dict[str, Sequence[str]]] = defaultdict(dict)
-        """Of each collection, by what is done to it."""
+        """Collection -> task -> problems."""
         self._told: dict[str, str] = {}
         self._telling = threading.Lock()
 
     def make(self) -> None:
-        """Makes the collections that aren't there, so that they can be searched.
+        """Creates missing collections, so that they can be searched.
 
-        :raises KnowledgeError: one can't be made or written to.
+        :raises KnowledgeError: one can't be created or written.
         """
         for spec in self._specs:
             with Collection(spec.path, writes=True) as collection:
@@ -87,24 +87,24 @@ class Indexer:
             ).start()
 
     def remember(self, number: int, collection: str, memory: Memory) -> None:
-        """From any thread; ``Remembered`` or ``Failed`` follows."""
+        """Thread-safe. Answered by ``Remembered`` or ``Failed``."""
         if (waiting := self._waiting.get(collection)) is not None:
             waiting.put((number, memory))
         else:
             self._parent.send(Failed(number, f"messages are not remembered in {collection}"))
 
     def take_vectors(self, vectors: Vectors) -> None:
-        """From any thread: the answer to ``Embed``."""
+        """Thread-safe. The answer to ``Embed``."""
         self._vectors.put(vectors)
 
     def _open(self) -> OpenCollections:
-        """Those of one thread."""
+        """Collections for one thread."""
         return OpenCollections({spec.name: spec.path for spec in self._specs}, self._locks)
 
     # --- messages -----------------------------------------------------------------------------------
 
     def _remember_all(self, name: str) -> None:
-        """All messages of a collection that wait, in one transaction."""
+        """Stores all waiting messages of a collection in one transaction."""
         opened, waiting = self._open(), self._waiting[name]
         while True:
             wanted = [waiting.get()]
@@ -121,7 +121,7 @@ class Indexer:
             log.debug("remembering", exc_info=True)
             opened.close(name)
             if len(wanted) > 1 and not isinstance(error, KnowledgeError):
-                for one in wanted:  # one of them is the cause: the others are kept
+                for one in wanted:  # one of them is the cause; store the others
                     self._remember(opened, name, [one])
                 return
             for number, _ in wanted:
@@ -146,7 +146,7 @@ class Indexer:
             pass
         if spec.watch:
             watched = self._watched.get(spec.name)
-            if watched is None or watched.collection is not collection:  # its file may be another one by now
+            if watched is None or watched.collection is not collection:  # the file may have been replaced
                 watched = self._watched[spec.name] = _Watched(spec, collection)
             watched.look(trouble)
 
@@ -163,7 +163,7 @@ class Indexer:
     def _embed_missing(self, spec: CollectionSpec, collection: Collection, trouble: list[str]) -> None:
         if collection.encoder is None and spec.encoder is not None:
             collection.use_encoder(spec.encoder)
-        with suppress(_NotNowError):  # words find them meanwhile; the next round asks again
+        with suppress(_NotNowError):  # searched by words until the next round
             collection.embed_missing(lambda texts: self._embed(spec.name, texts))
 
     def _embed(self, name: str, texts: Sequence[str]) -> Sequence[Sequence[float]]:
@@ -178,14 +178,14 @@ class Indexer:
     # --- inside -------------------------------------------------------------------------------------
 
     def _work(self, name: str, work: _Upkeep, spec: CollectionSpec, opened: OpenCollections) -> None:
-        """Does what keeps a collection up to date; what goes wrong is told and ends no thread."""
+        """Runs a maintenance task; reports any error without ending the thread."""
         trouble: list[str] = []
         try:
             work(spec, opened.get(spec.name), trouble)
         except KnowledgeError as error:
             trouble.append(str(error))
             opened.close(spec.name)
-        except Exception as error:  # a mistake of ours
+        except Exception as error:  # a bug
             log.error("keeping %s failed: %s", spec.name, type(error).__name__)
             log.debug("keeping %s", spec.name, exc_info=True)
             trouble.append(f"keeping it up to date failed ({type(error).__name__})")
@@ -203,7 +203,7 @@ class Indexer:
 
 
 class _Watched(IntakeListener):
-    """The files that a collection is kept up to date with, and what is known of them while it is open."""
+    """A collection's watched files and their last known state."""
 
     def __init__(self, spec: CollectionSpec, collection: Collection) -> None:
         self.collection = collection
@@ -222,19 +222,19 @@ class _Watched(IntakeListener):
         self._broken[path] = sentence
 
     def look(self, trouble: list[str]) -> None:
-        """Files whose size or time isn't what it was, and those that are gone."""
-        there = [path for path in self._watch if os.access(path, os.F_OK)]  # raises nothing
+        """Scans for changed and removed files."""
+        there = [path for path in self._watch if os.access(path, os.F_OK)]  # never raises
         for path in self._watch:
-            if path not in there:  # an unplugged disk is no reason to forget what was on it
+            if path not in there:  # an unplugged disk must not remove its documents
                 trouble.append(f"{path}, which is watched, is not there")
         skipped = Counter[str]()
         files = [path for path, _ in find_files(there, skipped)]
         self._tell_skipped(skipped)
-        for path in there:  # nor is the empty folder that it leaves (``spares_empty``)
+        for path in there:  # nor must its empty mount point (``spares_empty``)
             is_empty = path.is_dir() and not any(file.is_relative_to(path) for file in files)
             if is_empty and any(file.is_relative_to(path.absolute()) for _, file in self.collection.files()):
                 trouble.append(f"{path}, which is watched, is empty; what was in it is still found")
-        if self._left_out - Quarantine(self.collection).left_out():  # one was read with --again
+        if self._left_out - Quarantine(self.collection).left_out():  # a file was read with --again
             for path in self._broken:
                 self._seen.pop(path, None)
         now: dict[Path, _FileState] = {}
@@ -243,7 +243,7 @@ class _Watched(IntakeListener):
                 status = path.stat()
             except OSError:
                 continue
-            # A time to come is that of a clock that is wrong, here or where the file comes from.
+            # A time in the future comes from a wrong clock, here or at the file's origin.
             if abs(time.time() - status.st_mtime) >= SETTLED_S:
                 now[path] = (status.st_size, status.st_mtime_ns, status.st_ctime_ns)
             elif path in self._seen:
@@ -253,7 +253,7 @@ class _Watched(IntakeListener):
         trouble += self._broken.values()
 
     def _tell_skipped(self, skipped: Counter[str]) -> None:
-        """Each kind once."""
+        """Logs each kind once."""
         if new := sorted(skipped.keys() - self._skipped):
             self._skipped.update(new)
             kinds = ", ".join(f"{skipped[kind]:,} {kind}" for kind in new)
@@ -273,10 +273,10 @@ class _Watched(IntakeListener):
 
 
 class _Upkeep(Protocol):
-    """Keeps a collection up to date. What goes wrong is added to ``trouble``, in sentences."""
+    """A maintenance task. It adds problems, as sentences, to ``trouble``."""
 
     def __call__(self, spec: CollectionSpec, collection: Collection, trouble: list[str], /) -> None: ...
 
 
 class _NotNowError(Exception):
-    """The engine that embeds is not there at the moment."""
+    """The embedding engine is not available now."""

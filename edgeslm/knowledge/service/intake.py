@@ -1,4 +1,4 @@
-"""Document intake: new files are read, unchanged ones cost a hash, broken ones stop nothing."""
+"""Document intake: reads new and changed files; an unreadable one doesn't stop the others."""
 
 from __future__ import annotations
 
@@ -20,36 +20,36 @@ from edgeslm.knowledge.service.quarantine import TRIES, Quarantine
 
 @dataclass(slots=True)
 class Totals:
-    """What came of adding files."""
+    """Counts of an intake."""
 
     added: int = 0
     changed: int = 0
     unchanged: int = 0
     removed: int = 0
-    """Documents whose files are gone."""
+    """Documents whose files were removed."""
     broken: int = 0
     passages: int = 0
-    """New ones, of new and of changed documents."""
+    """Passages of new and changed documents."""
     skipped: Counter[str] = field(default_factory=Counter)
-    """What folders held besides, by what it is."""
+    """Other entries of folders, by reason."""
 
     def figures(self) -> dict[str, Any]:
-        """By name."""
+        """All counts by name."""
         return {each.name: getattr(self, each.name) for each in fields(self)}
 
 
 class IntakeListener(ReadingListener):
-    """Asked which files are wanted, told how each goes. By itself it wants all and says nothing."""
+    """Selects files and receives progress. The default accepts all and ignores progress."""
 
     def wants(self, path: Path) -> bool:
-        """Whether a file is looked at at all."""
+        """Whether to read a file."""
         return True
 
     def on_file(self, source: str) -> None:
-        """It is looked at next."""
+        """Called before each file."""
 
     def on_broken(self, path: Path, sentence: str) -> None:
-        """It can't be read; what is there of it stays."""
+        """Called for an unreadable file; its earlier version stays."""
 
 
 SILENT: Final = IntakeListener()
@@ -65,15 +65,15 @@ def add_files(
     again: bool = False,
     listener: IntakeListener = SILENT,
 ) -> Totals:
-    """Adds files and all that is below folders, each in a transaction of its own.
+    """Adds files and folders, each file in its own transaction.
 
-    They are read in a child process. A file over which that had to be ended is tried once more behind all
-    others, and then left out (``quarantine``).
+    A child process reads them. A file that reached a limit or crashed the child is tried once more after all
+    others, and then quarantined (``quarantine``).
 
-    :param sync: also remove the documents whose files were below ``paths`` and are gone.
-    :param spares_empty: but none of a folder without any file: a disk that was unmounted leaves one.
-    :param again: also read what is left out.
-    :raises KnowledgeError: the collection can't be written; the documents so far are kept.
+    :param sync: also remove documents below ``paths`` whose files are gone.
+    :param spares_empty: keep documents of an empty folder, which may be an unmounted disk.
+    :param again: also read quarantined files.
+    :raises KnowledgeError: the collection can't be written; earlier documents are kept.
     """
     totals = Totals()
     late: list[tuple[Path, str]] = []
@@ -89,7 +89,7 @@ def add_files(
                 late.append((path, source))
         for path, source in late:
             listener.on_part(source, "once more")
-            with suppress(_OnceMoreError):  # it is another one by now: the next time is its second
+            with suppress(_OnceMoreError):  # the file changed: its second try is the next scan
                 adding.add(path, source)
     if sync:
         totals.removed = _remove_gone(collection, [path.absolute() for path in paths], spares_empty)
@@ -97,12 +97,12 @@ def add_files(
 
 
 class _OnceMoreError(Exception):
-    """A file was given up for the first time, which may be chance."""
+    """First failure of a file, possibly by chance."""
 
 
 @dataclass(slots=True)
 class _Adding:
-    """Adds one file after the other."""
+    """Adds files one by one."""
 
     collection: Collection
     reading: Reading
@@ -162,13 +162,13 @@ def _is_still(path: Path, origin: DocumentOrigin) -> bool:
 
 
 def _look_at(path: Path) -> DocumentOrigin:
-    """:raises KnowledgeError: it can't be read."""
+    """:raises KnowledgeError: the file can't be read."""
     try:
         status = path.stat()
         check_size(path, status)
         with path.open("rb") as file:
-            # Before it is read: if it changes in between, the digest is the old one, and the next time is
-            # another chance.
+            # Hash before reading: if the file changes in between, the old digest makes the next scan read it
+            # again.
             digest = hashlib.file_digest(file, "sha256").hexdigest()
     except OSError as error:
         raise KnowledgeError(f"{path}: {error.strerror}") from None
@@ -176,17 +176,17 @@ def _look_at(path: Path) -> DocumentOrigin:
 
 
 def _address(path: Path) -> str | None:
-    """Where a file is; None for a name that no text can hold."""
+    """Absolute path; None if it isn't valid Unicode."""
     address = str(path.absolute())
     try:
         address.encode()
-    except UnicodeEncodeError:  # bytes that are no UTF-8, which Python has as half a surrogate pair
+    except UnicodeEncodeError:  # not UTF-8: Python uses surrogates
         return None
     return address
 
 
 def _refuse_namesake(known: StoredDocument | None, path: Path) -> None:
-    """Another file of the same name, of another folder, is not the new state of this one."""
+    """A file of the same name in another folder is not a new version of this one."""
     if known is None or known.origin.file is None:
         return
     other = Path(known.origin.file)
@@ -199,7 +199,7 @@ def _refuse_namesake(known: StoredDocument | None, path: Path) -> None:
 
 def _remove_gone(collection: Collection, paths: Sequence[Path], spares_empty: bool) -> int:
     gone = [(source, file) for source, file in collection.files() if _is_gone(file)]
-    # Looked at behind the files: a disk may be unplugged at any moment.
+    # Checked after the files, since a disk may be unplugged at any moment.
     folders = [path for path in paths if path.is_dir() and not (spares_empty and _is_empty(path))]
     return sum(
         collection.remove(source)
@@ -213,7 +213,7 @@ def _is_empty(folder: Path) -> bool:
 
 
 def _is_gone(file: Path) -> bool:
-    """What may not be looked at now is not gone."""
+    """An inaccessible file is not gone."""
     try:
         file.stat()
     except (FileNotFoundError, NotADirectoryError):

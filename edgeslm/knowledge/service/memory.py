@@ -1,4 +1,4 @@
-"""Remembered messages: each is a document of its own, found until its time is over."""
+"""Remembered messages: each is a document that expires."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ log = logging.getLogger("edgeslm.knowledge")
 
 
 def remember(collection: Collection, memories: Sequence[Memory]) -> int:
-    """Puts all of them, on the disk at its end and in one transaction, which costs one sync. Without vectors,
-    until they are embedded. One that can't be kept is logged, without its text.
+    """Stores messages in one transaction with one sync, without vectors for now. A message that can't be
+    stored is logged, without its text.
 
-    :return: how many are kept.
-    :raises KnowledgeError: the collection can't be written; none is kept.
+    :return: number of stored messages.
+    :raises KnowledgeError: the collection can't be written; nothing is stored.
     """
     kept = 0
     with collection.together():
@@ -42,9 +42,9 @@ def remember(collection: Collection, memories: Sequence[Memory]) -> int:
 
 
 def forget(collection: Collection, choice: Choice, *, dry_run: bool = False) -> int:
-    """Erases the messages that fit, so that no byte of them is left in the collection's file.
+    """Erases matching messages so that no byte of them is left in the file.
 
-    :return: how many.
+    :return: number of messages.
     :raises KnowledgeError: the collection can't be written.
     """
     now = time.time()
@@ -57,14 +57,14 @@ def forget(collection: Collection, choice: Choice, *, dry_run: bool = False) -> 
         with collection.together():
             for source in chosen:
                 collection.remove(source)
-        collection.shrink()  # also for what was removed before: its bytes may still be there
+        collection.shrink()  # also erases what was removed earlier
     return len(chosen)
 
 
 def _id_in(source: str, choice: Choice) -> str | None:
-    """The id that a message's source ends with, before the name that the node gave it.
+    """The id in a message's source, before the name that the node appended.
 
-    Topics and ids may have blanks, so the id that is looked for says where it begins.
+    Topics and ids may contain blanks, so all splits are tried against ``choice``.
     """
     named = source.rpartition(" ")[0]
     parts = named.split(" ")

@@ -1,4 +1,4 @@
-"""Open collections, each until its file is another one: removed by hand, or put in its place."""
+"""Open collections: reopens a collection when its file was replaced."""
 
 from __future__ import annotations
 
@@ -11,10 +11,9 @@ from edgeslm.knowledge.index.fair_lock import FairLock
 
 
 class OpenCollections:
-    """By name; of one thread.
+    """Collections by name, for one thread.
 
-    :param paths: name -> the collection's file.
-    :param locks: see :class:`Collection`, by name; None: they are only read.
+    :param paths: name -> file. :param locks: name -> lock, see :class:`Collection`; None opens read-only.
     """
 
     def __init__(self, paths: Mapping[str, Path], locks: Mapping[str, FairLock] | None = None) -> None:
@@ -23,7 +22,7 @@ class OpenCollections:
         self._open: dict[str, tuple[Collection, tuple[int, int]]] = {}
 
     def get(self, name: str) -> Collection:
-        """:raises KnowledgeError: it isn't there, or can't be used."""
+        """:raises KnowledgeError: missing or unusable."""
         opened = self._open.get(name)
         if opened is not None:
             if _identity(opened[0].file) == opened[1]:
@@ -36,13 +35,13 @@ class OpenCollections:
         return collection
 
     def close(self, name: str) -> None:
-        """It is opened anew when it is next wanted; nothing if it isn't open."""
+        """Closes a collection until it is next used."""
         if (opened := self._open.pop(name, None)) is not None:
             opened[0].close()
 
 
 def _identity(file: Path) -> tuple[int, int]:
-    """Which file it is; a missing one is none."""
+    """Device and inode; zeros if missing."""
     with suppress(OSError):
         status = file.stat()
         return (status.st_dev, status.st_ino)

@@ -1,6 +1,6 @@
-"""Knowledge process, as the parent sees it: start it, ask it, notice its death.
+"""Knowledge process handle: starts the process, sends it requests and notices when it dies.
 
-Imports neither numpy nor an engine. What embeds texts is handed in.
+Imports neither numpy nor an engine; embedding is passed in.
 """
 
 from __future__ import annotations
@@ -41,13 +41,13 @@ log = logging.getLogger("edgeslm.knowledge")
 COMMAND: tuple[str, ...] = (*PYTHON, "edgeslm.knowledge.service.worker")
 STOP_GRACE_S = 5.0
 AGAIN_S = 1.0
-"""Before a process that ended is started again for the first time, if folders are watched."""
+"""Seconds before the first restart of a crashed process, if it maintains collections."""
 TRIES = 2
-"""A search is harmless: one during which the process ended is tried once more."""
+"""Most attempts of a request: searches have no side effects, so one interrupted by a crash is repeated."""
 
 
 class EmbedTexts(Protocol):
-    """Makes vectors of texts of a collection, by its encoder."""
+    """Embeds texts with a collection's encoder."""
 
     def __call__(self, collection: str, texts: Sequence[str], /) -> Awaitable[Sequence[Sequence[float]]]: ...
 
@@ -56,13 +56,13 @@ _Answer = TypeVar("_Answer", Passages, Computed, Remembered)
 
 
 class _EndedError(KnowledgeError):
-    """The process ended meanwhile."""
+    """The process exited during the request."""
 
 
 class KnowledgeProcess:
-    """One process for all collections of a node; lives on one event loop.
+    """One process for all collections of a node. Belongs to one event loop.
 
-    :param embed: asked for the vectors of what was added; what it raises puts that off.
+    :param embed: embeds added passages; if it raises, embedding is retried later.
     """
 
     def __init__(
@@ -81,16 +81,16 @@ class KnowledgeProcess:
         self._child = Child(TO_COLLECTIONS, FROM_COLLECTIONS, self._handle, self._lost)
         self._ready: asyncio.Future[None] | None = None
         self._pending: dict[int, tuple[type, asyncio.Future[Any]]] = {}
-        """By number: what answers it."""
+        """Number -> answer type and future."""
         self._number = 0
         self._troubles: dict[str, str] = {}
         self._starting = asyncio.Lock()
         self._tasks: set[asyncio.Task[None]] = set()
         self._embeds_for = 0
-        """The process, by its number, whose texts are being embedded."""
+        """Start count of the process whose texts are being embedded."""
         self._stopped = False
         self._ready_at: float | None = None
-        """Of the loop's clock; None while no process is ready."""
+        """Time of the loop's clock; None while no process is ready."""
         self._backoff = RestartBackoff(AGAIN_S)
         self._again: asyncio.Task[None] | None = None
 
@@ -100,13 +100,13 @@ class KnowledgeProcess:
 
     @property
     def problems(self) -> list[str]:
-        """What keeps collections from being up to date, in sentences."""
+        """Why collections are not up to date, as sentences."""
         return [f"The collection {name}: {why}." for name, why in sorted(self._troubles.items())]
 
     async def start(self) -> None:
-        """Starts the process and waits until its collections are open; nothing if it runs.
+        """Starts the process and waits until its collections are open; does nothing if it runs.
 
-        :raises KnowledgeError: one of them can't be used, or the process can't be started.
+        :raises KnowledgeError: a collection can't be used, or the process can't be started.
         """
         async with self._starting:
             if self._child.is_linked or self._stopped:
@@ -135,7 +135,7 @@ class KnowledgeProcess:
         return (await self._ask(Computed, Compute(0, query))).answer
 
     async def remember(self, collection: str, memory: Memory) -> None:
-        """Returns when it is on the disk.
+        """Returns when the message is on disk.
 
         :raises KnowledgeError: it can't be written.
         """
@@ -146,10 +146,10 @@ class KnowledgeProcess:
         for task in self._tasks:
             task.cancel()
         self._fail(KnowledgeError("the node is stopping"))
-        await self._child.stop(STOP_GRACE_S)  # killed in a transaction, that is as if it never was
+        await self._child.stop(STOP_GRACE_S)  # safe to kill: an open transaction is rolled back
 
     async def _ask(self, answer: type[_Answer], asked: Asked) -> _Answer:
-        """:param asked: without its number, which each try has of its own."""
+        """:param asked: without its number; each attempt gets its own."""
         attempt = 1
         while True:
             await self.start()
@@ -213,9 +213,9 @@ class KnowledgeProcess:
         vectors, asked_by = None, self._child.starts
         try:
             vectors = tuple(await self._embed(asked.collection, asked.texts))
-        except Exception as error:  # whatever it is, words find the passages meanwhile
+        except Exception as error:  # whatever it is, word search finds the passages meanwhile
             log.warning("passages of %s can't be embedded now: %s", asked.collection, type(error).__name__)
-        if self._child.starts == asked_by:  # another process counts anew, and asked for others
+        if self._child.starts == asked_by:  # a restarted process did not ask for these
             self._embeds_for = 0
             self._child.send(Vectors(asked.number, vectors))
 
@@ -235,18 +235,18 @@ class KnowledgeProcess:
             self._again = self._begin(self._start_again(self._backoff.next_s(lived_s)))
 
     async def _start_again(self, pause_s: float) -> None:
-        """Until it runs."""
+        """Retries until the process runs."""
         while True:
             await asyncio.sleep(pause_s)
             try:
                 await self.start()
                 return
-            except KnowledgeError as error:  # the next search says so too
+            except KnowledgeError as error:  # the next search reports it too
                 log.error("the collections can't be opened again: %s", error)
                 pause_s = self._backoff.next_s()
 
     def _fail(self, error: Exception) -> None:
-        """Nothing more is expected of the process; what waits for it fails with ``error``."""
+        """Fails everything that waits for the process with ``error``."""
         waiting: list[asyncio.Future[Any]] = [future for _, future in self._pending.values()]
         if self._ready is not None:
             waiting.append(self._ready)

@@ -1,6 +1,6 @@
-"""Quarantine: files that were given up over time, memory or a crash, left out by their content.
+"""Quarantine: files that reached a limit or crashed the reader are skipped, by content.
 
-So neither a restart nor a new date has one read again, and other content of the same name is another file.
+So neither a restart nor a new modification time reads them again, but new content does.
 """
 
 from __future__ import annotations
@@ -14,11 +14,11 @@ from edgeslm.knowledge.documents.kinds import plain_suffix
 from edgeslm.knowledge.index.collection import Collection, DocumentOrigin
 
 TRIES: Final = 2
-"""Once may be chance, as where something else took the memory."""
+"""Failures before a file is skipped; the first may be chance, such as a lack of memory."""
 MOST: Final = 1000
-"""That are remembered, the latest."""
+"""Most entries kept, newest first."""
 
-# Made when it is needed: most collections never have one, and an older edgeslm reads the file with it too.
+# Created on demand: most collections never need it, and older versions ignore it.
 _TABLE: Final = """
 CREATE TABLE IF NOT EXISTS quarantine (
     digest TEXT NOT NULL,
@@ -31,11 +31,11 @@ CREATE TABLE IF NOT EXISTS quarantine (
 _OLDEST: Final = "SELECT digest, suffix FROM quarantine ORDER BY at DESC LIMIT -1 OFFSET ?"
 
 Key = tuple[str, str]
-"""Digest of the content, and the suffix, by which its reader is chosen."""
+"""Content digest, and the suffix that selects the reader."""
 
 
 class Quarantine:
-    """That of a collection, which is open."""
+    """The quarantine of an open collection."""
 
     def __init__(self, collection: Collection) -> None:
         self._collection = collection
@@ -47,12 +47,12 @@ class Quarantine:
             return set(db.execute("SELECT digest, suffix FROM quarantine WHERE tries >= ?", (TRIES,)))
 
     def tries(self, path: Path, origin: DocumentOrigin) -> int:
-        """How often a file of this content was given up."""
+        """How often reading this content failed."""
         with self._collection.reading() as db:
             return _tries(db, _key(path, origin)) if _is_there(db) else 0
 
     def note(self, path: Path, origin: DocumentOrigin) -> int:
-        """One more time, on the disk when this returns. :return: how often it was."""
+        """Records a failure on disk. :return: number of failures."""
         with self._collection.together(), self._collection.reading() as db:
             db.execute(_TABLE)
             key = _key(path, origin)
@@ -62,7 +62,7 @@ class Quarantine:
             return tries
 
     def release(self, path: Path, origin: DocumentOrigin) -> None:
-        """It was read after all."""
+        """Removes a file that was read successfully."""
         if self.tries(path, origin):
             with self._collection.together(), self._collection.reading() as db:
                 db.execute("DELETE FROM quarantine WHERE digest = ? AND suffix = ?", _key(path, origin))

@@ -1,1 +1,1 @@
-"""Table question answering: a question becomes a query over the rows of a table."""
+"""Table question answering: converts a question to a query over the rows of a table."""

@@ -1,7 +1,7 @@
-"""Table answers: questions computed from named columns of a collection's tables, or not at all.
+"""Table answers: computed from the cells that a question names, or none at all.
 
-No model reads a number. A question is answered if all that it says is found in one table, as a column, a cell
-or an operation, and if all readings of it come to the same; the answer says how it was read.
+No model reads numbers. A question is answered if all its words are found in one table, as a column, a cell or
+an operation, and if all its readings give the same result. The answer states how it was read.
 """
 
 from __future__ import annotations
@@ -36,30 +36,30 @@ from edgeslm.knowledge.table_qa.query import Condition, Query, Result, Unanswera
 from edgeslm.knowledge.table_qa.reading import find_queries, is_unit
 
 MOST_TABLES = 200
-"""That are asked; of a collection with more, those that a filter chooses."""
+"""Most tables asked; a larger collection needs a filter."""
 MOST_CHARACTERS = 4000
-"""Of an answer's text."""
+"""Longest answer, in characters."""
 LONGEST_QUESTION = 1000
-"""Characters; a longer message is something else."""
+"""Longest question in characters; a longer message is something else."""
 MOST_QUERIES = 16
-"""Readings of a question that are tried on a table's rows."""
+"""Most readings of a question that are run on a table."""
 LONGEST_S = 2.0
-"""Of a question's queries together, while no other question to the process is answered."""
+"""Time limit of a question's queries in seconds, during which the process answers no other question."""
 _BETWEEN_LOOKS = 10_000
-"""Steps of SQLite's machine between two looks at the clock, a millisecond or less."""
+"""SQLite VM steps between two checks of the time: at most a millisecond."""
 _ALL = Filter()
 _TOTALS = frozenset(map(key_of, TOTALS))
 _DECIMALS = 4
-"""Of an average in the text."""
+"""Decimals of an average in the text."""
 
 
 def answer_from_tables(
     collection: Collection, question: str, *, only: Filter = _ALL, now: float | None = None
 ) -> TableAnswer | None:
-    """The answer that the tables have to a question; None where they have none, or several.
+    """The tables' answer to a question; None if there is none, or several.
 
     :param only: which documents' tables are asked.
-    :param now: seconds since 1970, at which documents may have expired.
+    :param now: current time in seconds since 1970, for expiry.
     :raises KnowledgeError: the collection can't be read.
     """
     return ask_tables(collection, question, only=only, now=now)[0]
@@ -68,8 +68,8 @@ def answer_from_tables(
 def ask_tables(
     collection: Collection, question: str, *, only: Filter = _ALL, now: float | None = None
 ) -> tuple[TableAnswer | None, dict[str, str]]:
-    """As :func:`answer_from_tables`, with the reason of each table that has no answer, by its source; under
-    "" that of all."""
+    """Like :func:`answer_from_tables`, with the reason why each table has no answer, by source; under "" the
+    reason for all."""
     reasons: dict[str, str] = {}
     if len(question) > LONGEST_QUESTION or not 0 < len(read_tokens(question)) <= MOST_WORDS:
         return None, reasons
@@ -83,7 +83,7 @@ def ask_tables(
 def _ask_all(
     collection: Collection, question: str, only: Filter, now: float, reasons: dict[str, str]
 ) -> TableAnswer | None:
-    """:raises TimeoutError: it takes more than :data:`LONGEST_S`."""
+    """:raises TimeoutError: after :data:`LONGEST_S`."""
     answers: list[TableAnswer] = []
     with collection.reading() as db, _limited(db):
         tables = read_tables(db, sources=only.sources, since=only.since, until=only.until, now=now)
@@ -108,7 +108,7 @@ def _ask_all(
 
 @contextmanager
 def _limited(db: sqlite3.Connection) -> Iterator[None]:
-    """:raises TimeoutError: what is read inside takes more than :data:`LONGEST_S`."""
+    """:raises TimeoutError: reads inside take longer than :data:`LONGEST_S`."""
     end = time.monotonic() + LONGEST_S
     db.set_progress_handler(lambda: time.monotonic() > end, _BETWEEN_LOOKS)
     try:
@@ -122,8 +122,7 @@ def _limited(db: sqlite3.Connection) -> Iterator[None]:
 
 
 def _answer(db: sqlite3.Connection, table: KeptTable, question: str, *, alone: bool) -> TableAnswer:
-    """:param alone: no other table is asked, so that it needn't be named.
-
+    """:param alone: it is the only table, so that the question needn't name it.
     :raises Unanswerable: this table has no answer; Unclear, if it has several.
     """
 
@@ -166,7 +165,7 @@ def _answer(db: sqlite3.Connection, table: KeptTable, question: str, *, alone: b
 
 
 def _is_of(meaning: Meaning, names: ColumnNames) -> bool:
-    """Whether it means something of this table, and not of any other with rows."""
+    """Whether it refers to this table specifically."""
     if isinstance(meaning, Noun):
         return not meaning.bare and not meaning.days
     if isinstance(meaning, Unit):
@@ -179,7 +178,7 @@ def _is_of(meaning: Meaning, names: ColumnNames) -> bool:
 def _cite(
     db: sqlite3.Connection, table: KeptTable, column: Column | None, query: Query, rows: Sequence[Row]
 ) -> tuple[Citation, ...]:
-    """Of each row the passage that has the cell; a long row has several."""
+    """The passage of each row that contains the cell; a long row has several passages."""
     citations = []
     for row, passages in zip(rows, passages_of(db, table.document, rows), strict=True):
         cell = "" if column is None or query.column is None else row.cells[query.column]
@@ -191,7 +190,7 @@ def _cite(
 
 
 def _tell(query: Query, result: Result, columns: Sequence[Column]) -> str:
-    """A result as a sentence that shows how the question was read."""
+    """The result as a sentence that states how the question was read."""
     column = None if query.column is None else columns[query.column]
     name = "rows" if column is None else column.name
     what = name if query.wanted in (None, Operation.COUNT) else f"{query.wanted.value} {name}"

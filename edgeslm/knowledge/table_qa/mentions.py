@@ -1,7 +1,7 @@
-"""Mentions in a question to a table: each may be a column, cells, an operation, a number, a date.
+"""Mentions: the columns, cells, operations, numbers and dates that a question may refer to.
 
-The longest stretch counts: ``temp max`` is a column before ``max`` is an operation. A stretch may mean
-several things, which are all kept. A word that means nothing is told: then the table isn't asked.
+The longest match wins: ``temp max`` is a column before ``max`` is an operation. A mention may have several
+meanings, all of which are kept. If a word has no meaning, the table isn't asked.
 """
 
 from __future__ import annotations
@@ -41,9 +41,9 @@ from edgeslm.knowledge.index.table_terms import (
 from edgeslm.knowledge.table_qa.names import read_names
 
 MOST_WORDS = 48
-"""Of a question to a table; a longer message asks something else."""
+"""Most words of a table question; a longer message asks something else."""
 _LONGEST = 12
-"""Words of a cell or a column's name in a question."""
+"""Most words of a cell or a column's name in a question."""
 
 _TOKEN = re.compile(
     r"(?P<own>(?<=\w)['’](?:s|d|m|re|ve|ll)\b)|(?:(?<![\w.,)])[-−](?=\d))?\d+(?:[.,]\d+)*|[^\W\d_]+|[%°€$£<>≥≤]"
@@ -51,16 +51,16 @@ _TOKEN = re.compile(
 _GROUPED = re.compile(r"-?[1-9]\d{0,2}(?:,\d{3})+(?:\.\d+)?")
 _PLAIN = re.compile(r"-?\d+(?:[.,]\d+)?")
 _SHORTEST_MISSPELT = 6
-"""Letters of an operation's word. Names of columns need more: a county is no country."""
+"""Shortest misspelt operation that is corrected. Column names need more letters: a county is no country."""
 _SHORTEST_NAME_MISSPELT = 9
 
 
 @dataclass(frozen=True, slots=True)
 class Token:
-    """A word, number or sign of a question, at characters ``start`` up to ``end``."""
+    """A word, number or sign of a question, at characters ``start`` to ``end``."""
 
     text: str
-    """Folded; a misspelt word as it was meant."""
+    """Folded, with spelling corrected."""
     raw: str
     start: int
     end: int
@@ -72,7 +72,7 @@ class Token:
 
 @dataclass(frozen=True, slots=True)
 class Named:
-    """A column. ``whole``: by all words of its name; ``row``: the document is called so too."""
+    """A column. ``whole``: all words of its name were given. ``row``: the document has the same name."""
 
     place: int
     whole: bool
@@ -82,7 +82,7 @@ class Named:
 
 @dataclass(frozen=True, slots=True)
 class Cells:
-    """Cells of a column of texts that are all written like that."""
+    """All cells of a text column with the same key."""
 
     place: int
     cells: frozenset[str]
@@ -96,7 +96,7 @@ class Number:
 @dataclass(frozen=True, slots=True)
 class Date:
     moment: str
-    """As ``parse_moment`` (``knowledge.documents.dates``) has it."""
+    """In the format of ``parse_moment`` (``knowledge.documents.dates``)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,9 +116,9 @@ class Compares:
     comparison: Comparator
     measure: Measure | None = None
     empty: bool = False
-    """It says nothing where no value follows."""
+    """Ignored if no value follows."""
     behind: bool = False
-    """It stands behind its value."""
+    """Follows its value."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,7 +128,7 @@ class Superlative:
 
 @dataclass(frozen=True, slots=True)
 class Noun:
-    """What a row is: ``days``, if there is one a day; ``bare``, a row and nothing else."""
+    """A name for rows. ``days``: one row for each day. ``bare``: a general word such as "row"."""
 
     days: bool
     plural: bool
@@ -137,7 +137,7 @@ class Noun:
 
 @dataclass(frozen=True, slots=True)
 class Or:
-    """Stands between two values."""
+    """Between two values."""
 
 
 Meaning = Named | Cells | Number | Date | Unit | Asks | Compares | Superlative | Noun | Or
@@ -145,7 +145,7 @@ Meaning = Named | Cells | Number | Date | Unit | Asks | Compares | Superlative |
 
 @dataclass(frozen=True, slots=True)
 class Mention:
-    """A stretch of the question, tokens ``first`` up to ``last``, and what it may mean."""
+    """Tokens ``first`` to ``last`` of the question, and their possible meanings."""
 
     first: int
     last: int
@@ -154,7 +154,7 @@ class Mention:
 
 
 class Lookup(Protocol):
-    """From keys of cells to those that there are, by key and the place of their column."""
+    """Looks up cells: key -> column -> cells."""
 
     def __call__(self, keys: Collection[str], /) -> dict[str, dict[int, set[str]]]: ...
 
@@ -170,9 +170,9 @@ def read_tokens(question: str) -> list[Token]:
 def find_mentions(
     question: str, source: str, columns: Sequence[Column], lookup: Lookup
 ) -> tuple[list[Mention], list[str]]:
-    """What a question mentions of a table, in its order, and its words that mean nothing there.
+    """Mentions of a question in a table, in order, and the words without meaning there.
 
-    :param source: of the table's document, whose name says what a row is.
+    :param source: the document's source, whose name may describe a row.
     """
     reader = _MentionReader(question, source, columns, lookup)
     mentions: list[Mention] = []
@@ -201,7 +201,7 @@ class _MentionReader:
         self.tokens = tokens
         self._cells = lookup({key for first in range(len(tokens)) for key in self._keys(first)})
         self.tokens = [self._meant(token) for token in tokens]
-        # "IT" is a department and "A" a hall, but for the word that a question begins with.
+        # "IT" may be a department and "A" a hall, except as the first word.
         self._capitals = [
             token.raw.isupper() and not shouted and (len(token.raw) > 1 or (at > 0 and token.raw != "I"))
             for at, token in enumerate(tokens)
@@ -221,7 +221,7 @@ class _MentionReader:
         for last in range(min(len(self.tokens), first + _LONGEST), first, -1):
             meanings = tuple(dict.fromkeys(self._meanings(first, last)))
             if any(isinstance(meaning, Named) and not self._is_date[meaning.place] for meaning in meanings):
-                # Presses are not the rows of a table in which each reading has a press.
+                # "Presses" are not rows if the table has a column "press".
                 meanings = tuple(each for each in meanings if not isinstance(each, Noun) or each.days)
             if meanings:
                 said = self.question[self.tokens[first].start : self.tokens[last - 1].end]
@@ -256,7 +256,7 @@ class _MentionReader:
             yield Or()
 
     def _may_be_unit(self, at: int) -> bool:
-        """A letter is one only behind a number, a sign or ``in``."""
+        """A single letter is a unit only after a number, a sign or ``in``."""
         text = self.tokens[at].text
         if (len(text) > 1 and text not in FUNCTION and text != "min") or not text.isalpha():
             return True
@@ -265,7 +265,7 @@ class _MentionReader:
 
     def _named(self, first: int, last: int, content: Sequence[str]) -> Iterator[Named]:
         ends = (self.tokens[first].text, self.tokens[last - 1].text)
-        if not any(map(str.isalpha, content)):  # a number alone names no column
+        if not any(map(str.isalpha, content)):  # a number alone is no column name
             return
         if any(word in FUNCTION or not word[0].isalnum() for word in ends):
             return
@@ -291,13 +291,13 @@ class _MentionReader:
             yield Superlative(SUPERLATIVES[phrase])
 
     def _keys(self, first: int) -> Iterator[str]:
-        """Of all stretches that begin there."""
+        """Keys of all stretches from this token."""
         words = [token.text for token in self.tokens[first : first + _LONGEST]]
         for last in range(len(words), 0, -1):
             yield _key(words[:last])
 
     def _find_dates(self) -> dict[tuple[int, int], str]:
-        """The dates that the question names, by their tokens."""
+        """The question's dates by their tokens."""
         starts = {token.start: place for place, token in enumerate(self.tokens)}
         ends = {token.end: place for place, token in enumerate(self.tokens, 1)}
         return {
@@ -308,7 +308,7 @@ class _MentionReader:
         }
 
     def _meant(self, token: Token) -> Token:
-        """A word that is nothing here but one letter away from a column's name or an operation is that."""
+        """Corrects an unknown word that is one letter away from a column's name or an operation."""
         if len(token.text) < _SHORTEST_MISSPELT or not token.text.isalpha() or self._knows(token.text):
             return token
         near = {
@@ -338,11 +338,11 @@ _VOCABULARY = frozenset(word for word in _PHRASE_WORDS if len(word) >= _SHORTEST
 
 
 _NO_CELLS = DENIALS | {"or"}
-"""What is a cell only in capitals, as function words are: ``NO`` is Norway."""
+"""Words that are cells only in capitals: ``NO`` is Norway."""
 
 
 def _key(words: Sequence[str]) -> str:
-    """As ``table_terms.key_of`` has it: without signs."""
+    """Like ``table_terms.key_of``, without signs."""
     return " ".join(singular(bare) for word in words if (bare := word.lstrip("-−")) and bare[0].isalnum())
 
 
@@ -354,7 +354,7 @@ def _number(text: str) -> Decimal | None:
 
 
 def _is_near(one: str, other: str) -> bool:
-    """One letter more, less, other, or two that changed places (Damerau, 1964)."""
+    """Edit distance 1, with transpositions (Damerau, 1964)."""
     if abs(len(one) - len(other)) > 1 or one == other:
         return False
     start = 0

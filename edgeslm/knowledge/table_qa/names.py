@@ -1,8 +1,8 @@
-"""Column names: their words, the unit that they end in, and which of them a question's words name.
+"""Column names: splits them into words and unit, and matches them with a question's words.
 
-A name may be shortened to what it is about: ``release`` for ``release_date``, ``temperature`` for
-``oil_temp_c``, for the last word that isn't a unit, a kind or an extreme says what a column has. Never the
-other way: ``oil temperature`` doesn't name ``temp_c``.
+A question may shorten a name to its head word: ``release`` for ``release_date``, ``temperature`` for
+``oil_temp_c``. The head is the last word that isn't a unit, a type or an extreme. A question with additional
+words doesn't match: ``oil temperature`` isn't ``temp_c``.
 """
 
 from __future__ import annotations
@@ -22,31 +22,31 @@ _BRACKETS = re.compile(r"[(\[]\s*([^)\]]{1,12}?)\s*[)\]]\s*$")
 
 @dataclass(frozen=True, slots=True)
 class Name:
-    """What a column's name says."""
+    """The parsed name of a column."""
 
     words: frozenset[str]
-    """As ``table_terms.alike`` has them, without the unit and words as ``on``."""
+    """Normalised by ``table_terms.alike``, without the unit and function words."""
     whole: tuple[frozenset[str], ...]
-    """All its words, with the unit and without."""
+    """All words, with and without the unit."""
     head: str
-    """The one that it can't do without; "" if there are none."""
+    """The required word; "" if none."""
     unit: str
-    """As ``table_terms.UNITS`` has it; "" for none."""
+    """A unit of ``table_terms.UNITS``; "" if none."""
 
 
 @dataclass(frozen=True, slots=True)
 class ColumnNames:
-    """Of all columns of a table, by their places."""
+    """Names of all columns of a table, in order."""
 
     all: tuple[Name, ...]
     words: frozenset[str]
-    """All words as they are written."""
+    """All words as written."""
 
     def has(self, word: str) -> bool:
         return any(word in name.words for name in self.all)
 
     def find(self, words: frozenset[str]) -> Iterator[tuple[int, bool]]:
-        """The columns that are meant by these words, and whether by all of theirs; only the nearest ones."""
+        """The columns that match these words best, and whether they match completely."""
         levels = [_nearness(words, name) for name in self.all]
         best = max(levels, default=0)
         if best:
@@ -55,7 +55,7 @@ class ColumnNames:
                     yield place, level == _WHOLE
 
     def of(self, dimensions: frozenset[str]) -> list[int]:
-        """The columns that measure something."""
+        """The columns that measure one of these dimensions."""
         return [place for place, name in enumerate(self.all) if name.head in dimensions]
 
 
@@ -63,7 +63,7 @@ _WHOLE, _KIND, _PART = 3, 2, 1
 
 
 def _nearness(words: frozenset[str], name: Name) -> int:
-    """0: not meant."""
+    """Match level; 0 for no match."""
     if words in name.whole:
         return _WHOLE
     kinds, others = words & _GENERIC, name.words & _GENERIC
@@ -79,7 +79,7 @@ def _nearness(words: frozenset[str], name: Name) -> int:
 
 def read_names(columns: Sequence[Column]) -> ColumnNames:
     split = [_without_unit(column) for column in columns]
-    # Where only the unit, or what looks like one, tells two columns apart it belongs to the name.
+    # If only the unit, or what looks like one, distinguishes two columns, it is part of the name.
     alike_words = Counter(frozenset(words) for words, _ in split)
     names = []
     for column, (words, unit) in zip(columns, split, strict=True):
@@ -94,7 +94,7 @@ def read_names(columns: Sequence[Column]) -> ColumnNames:
 
 
 def _without_unit(column: Column) -> tuple[list[str], str]:
-    """The words of a name as they are compared, and the unit."""
+    """Normalised words of a name, and its unit."""
     name, unit = column.name, UNITS.get(fold(column.unit), "")
     if (inside := _BRACKETS.search(name)) and (found := UNITS.get(fold(inside[1]).replace(" ", ""))):
         name, unit = name[: inside.start()], found

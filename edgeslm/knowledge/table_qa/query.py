@@ -1,6 +1,6 @@
-"""A query over the rows of one table, run by SQLite over the values beside its cells. Knows no question.
+"""Table query: filters and aggregates the rows of one table in SQLite.
 
-Numbers are decimals: what a table says to a hundredth is added up to the hundredth.
+Numbers are exact decimals, so sums have no rounding errors.
 """
 
 from __future__ import annotations
@@ -19,74 +19,74 @@ from edgeslm.knowledge.index.table_store import WIDTH, KeptTable, read_rows, wit
 from edgeslm.knowledge.index.table_terms import Comparator, Operation
 
 MOST_CITED = 20
-"""Rows that a result keeps; of more the first ones."""
+"""Most rows in a result; the first ones are kept."""
 MOST_LISTED = 50
-"""Different values that are still an answer."""
+"""Most distinct values in an answer."""
 MOST_TIES = 10
-"""Rows that may all be the largest."""
+"""Most rows that may share the largest value."""
 MOST_VALUES = 500
-"""In a condition: SQLite bounds the depth of an expression."""
+"""Most values in a condition, since SQLite limits the depth of expressions."""
 _FEW = 200
-"""Rows that are named by their numbers, which SQLite finds without reading the others."""
+"""Up to this many rows are selected by number, which needs no scan."""
 _DIGITS = 60
-"""Of sums and averages while they are computed."""
+"""Decimal precision of sums and averages."""
 _HALF = 10**9
-"""Sums are taken of the digits above and below this, so that none is beyond 64 bits."""
+"""Sums are computed separately for the digits above and below this, to stay within 64 bits."""
 _MOST_INTEGER = 2**63 - 1
 _AFTER_DATES = "~"
-"""Comes after all characters of a date: ``2026-03~`` is behind all of March."""
+"""Sorts after any digit: ``2026-03~`` is after all of March."""
 
 
 class Unanswerable(Exception):
-    """The table doesn't say that, or not clearly; ``str`` is the reason, in a few words."""
+    """The table has no clear answer; ``str`` is the reason in a few words."""
 
 
 class Unclear(Unanswerable):
-    """Rows that it may mean differ: another answer is as good."""
+    """The answer is ambiguous."""
 
 
 @dataclass(frozen=True, slots=True)
 class Condition:
-    """What has to be so of a row's cell. Without a comparison the cell is one of ``values``."""
+    """A condition on a cell. Without a comparison, the cell must be one of ``values``."""
 
     place: int
     values: tuple[str | bool | Decimal, ...]
-    """Cells of a text, what was said of a date, numbers, or a yes or no."""
+    """Cells of text, dates as given, numbers, or booleans."""
     comparison: Comparator | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Query:
-    """``wanted`` of ``column``, over the rows of which all conditions hold."""
+    """``wanted`` of ``column``, over the rows that satisfy all conditions."""
 
     wanted: Operation | None
-    """None: the cell itself."""
+    """None for the cells themselves."""
     column: int | None
-    """None: rows are counted."""
+    """None to count rows."""
     conditions: tuple[Condition, ...] = ()
     by: int | None = None
-    """Of the rows, only those where this column is the largest, or the smallest."""
+    """Select only the rows with the largest, or smallest, value in this column."""
     largest: bool = True
     many: bool = False
-    """Several different values are an answer too."""
+    """Whether several distinct values are an answer."""
     summed: bool = False
-    """With ``by``: what has the largest row must have the largest sum of its rows too, since either may be
-    meant."""
+    """With ``by``: the item with the largest row must also have the largest sum, since the question may mean
+    either."""
 
 
 @dataclass(frozen=True, slots=True)
 class Result:
     values: tuple[Value, ...]
     rows: tuple[Row, ...]
-    """Those that it comes from, up to :data:`MOST_CITED`."""
+    """The rows it comes from, up to :data:`MOST_CITED`."""
     matched: int
-    """How many rows there were."""
+    """Number of rows."""
     best: str = ""
-    """The cell of ``Query.by`` that was the largest."""
+    """The largest cell of ``Query.by``."""
 
 
 def run_query(db: sqlite3.Connection, table: KeptTable, query: Query) -> Result:
-    """:raises Unanswerable: no row has it; Unclear, where they differ."""
+    """:raises Unanswerable: no row matches; Unclear, if rows differ."""
     used = (query.column, query.by, *(each.place for each in query.conditions))
     places = sorted({place for place in used if place is not None} or {0})
     with with_values(db, table, places) as table, localcontext(prec=_DIGITS):
@@ -117,7 +117,7 @@ def value_of(column: Column, cell: str) -> Value:
 
 
 def plain(number: Decimal) -> int | float:
-    """A whole number of up to 64 bits, which JSON's readers take, or a float."""
+    """A 64-bit integer if possible, otherwise a float."""
     is_whole = abs(number) < 2**63 and number == number.to_integral_value()
     return int(number) if is_whole else float(number)
 
@@ -130,7 +130,7 @@ def _answered(number: Decimal) -> int | float:
 
 
 class _Rows:
-    """The rows of a table that are meant, as SQL over some columns' values."""
+    """The selected rows of a table, as an SQL query over the values of some columns."""
 
     def __init__(self, db: sqlite3.Connection, table: KeptTable, places: Sequence[int]) -> None:
         self._db, self._document, self.columns = db, table.document, table.columns
@@ -152,19 +152,19 @@ class _Rows:
         return self._db.execute(sql, self._values).fetchall()
 
     def keep(self, such: str, *values: str | int) -> None:
-        """Leaves the rows out of which that isn't so."""
+        """Adds an SQL condition."""
         self._where += f" AND ({such})"
         self._values += values
 
     def settle(self) -> None:
-        """Names the rows by their numbers where they are few, so that they aren't looked for again."""
+        """Selects rows by number if there are few, so that later queries need no scan."""
         numbers = [number for (number,) in self.select(self._number, f"LIMIT {_FEW + 1}")]
         if len(numbers) <= _FEW:
             self._where = f"{self._document_part} AND {self._number} IN ({', '.join(map(str, numbers))})"
             self._values = []
 
     def narrow(self, condition: Condition) -> None:
-        """:raises Unanswerable: the cells can't be compared so."""
+        """:raises Unanswerable: the cells can't be compared with the value."""
         column, value = self.columns[condition.place], self.value(condition.place)
         if len(condition.values) > MOST_VALUES:
             raise Unclear(f"{len(condition.values)} different {column.name} may be meant")
@@ -194,17 +194,17 @@ class _Rows:
         return f"p{place // WIDTH}.v{place % WIDTH}" + (" COLLATE number" if is_text else "")
 
     def cell(self, place: int) -> str:
-        """What is the same where the cell is written the same."""
+        """SQL expressions that are equal for cells written the same."""
         return f"{self.value(place)}, p{place // WIDTH}.w{place % WIDTH}"
 
     def first(self, by: int) -> list[int]:
-        """The numbers of the first rows with each cell."""
+        """Number of the first row with each distinct cell."""
         groups = self.select(f"min({self._number})", f"GROUP BY {self.cell(by)}")
         return sorted(number for (number,) in groups)
 
     def totals(self, place: int, by: int | None = None) -> list[tuple[int, Decimal, int]]:
-        """Of the rows that have a number there, or of those with the same cell: how many they are, their sum,
-        and the number of the first."""
+        """Count, sum and number of the first row, over the rows with a number, or over groups with the same
+        cell in ``by``."""
         value, decimals = self.value(place), self.columns[place].decimals
         sums = f"sum({value} / {_HALF}), sum({value} % {_HALF})"
         if decimals is None:
@@ -244,7 +244,7 @@ def _compare(one: str, other: str) -> int:
 
 
 class _Total:
-    """The sum of numbers that are kept as texts."""
+    """SQL aggregate: sum of numbers stored as text."""
 
     def __init__(self) -> None:
         self._total = Decimal(0)
@@ -257,8 +257,7 @@ class _Total:
 
 
 def _range(column: Column, value: str | bool | Decimal) -> tuple[str | int, str | int]:
-    """The first and the last value of a column that are one that was said; the last is before the first where
-    none is."""
+    """First and last value of a column that equal the given one; the range is empty if none does."""
     if isinstance(value, Decimal):
         if column.decimals is None:
             return str(value), str(value)
@@ -274,7 +273,7 @@ def _bounded(number: int) -> int:
 
 
 def _keep_filled(place: int, rows: _Rows, reason: str) -> None:
-    """:raises Unanswerable: with the reason, where none of them has such a cell."""
+    """:raises Unanswerable: with the reason, if no row has a value there."""
     filled = f"{rows.value(place)} IS NOT NULL"
     if not rows.select("1", f"AND {filled} LIMIT 1"):
         raise Unanswerable(reason if rows.select("1", "LIMIT 1") else "no row is like that")
@@ -282,7 +281,7 @@ def _keep_filled(place: int, rows: _Rows, reason: str) -> None:
 
 
 def _cells(query: Query, place: int, rows: _Rows) -> Result:
-    """The different cells of the column."""
+    """The distinct cells of the column."""
     column = rows.columns[place]
     _keep_filled(place, rows, f"{column.name} is empty there")
     most = MOST_LISTED if query.many else 1
@@ -316,7 +315,7 @@ _UP = (Operation.LARGEST, Operation.LATEST)
 
 
 def _keep_best(place: int, largest: bool, rows: _Rows) -> str:
-    """Leaves the rows that have the largest cell of a column. :return: it as the first of them has it."""
+    """Keeps the rows with the largest, or smallest, value. :return: the first row's cell."""
     value = rows.value(place)
     _keep_filled(place, rows, f"no row like that has a {rows.columns[place].name}")
     ((best,),) = rows.select(f"{'max' if largest else 'min'}({value})")
@@ -326,7 +325,7 @@ def _keep_best(place: int, largest: bool, rows: _Rows) -> str:
 
 
 def _of_best(query: Query, place: int, by: int, rows: _Rows) -> Result:
-    """A cell of the rows that are the largest by another one."""
+    """A cell of the rows with the largest value in another column."""
     column = rows.columns[place]
     totals = rows.totals(by, place) if query.summed else []
     best = _keep_best(by, query.largest, rows)

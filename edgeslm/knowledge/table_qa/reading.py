@@ -1,7 +1,7 @@
-"""Readings of a question to one table: what its mentions come to, put together into queries.
+"""Readings: combines the mentions of a question to queries on one table.
 
-Each mention must have its part in a query: it says what is asked for, which rows, or what a row is. What has
-no part makes that reading none; which of several readings is right is not decided here.
+Each mention must have a role: the value asked for, a condition, or a name for rows. A reading with an unused
+mention is dropped. The caller chooses between readings.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from edgeslm.knowledge.table_qa.query import Condition, Query, Unanswerable, Unc
 from edgeslm.knowledge.table_qa.wanted import Item, Wanted, year_columns
 
 MOST_READINGS = 200
-"""Of a question; one with more says too little."""
+"""Most readings; a question with more is too vague."""
 
 _AUXILIARIES = words_of(
     "is are was were do does did has have had can could will would should am may might must"
@@ -46,7 +46,7 @@ _TIMES = (Comparator.AFTER, Comparator.BEFORE)
 
 @dataclass(slots=True)
 class _Parts:
-    """What a reading has so far; ``left`` are the items that have no part yet."""
+    """The parts of a reading so far; ``left`` are unused items."""
 
     left: list[Item]
     conditions: list[Condition] = field(default_factory=list)
@@ -56,9 +56,9 @@ class _Parts:
 def find_queries(
     tokens: Sequence[Token], mentions: Sequence[Mention], columns: Sequence[Column], names: ColumnNames
 ) -> tuple[list[Query], str]:
-    """Each query that the mentions make, and where there is none the reason.
+    """All queries that the mentions allow; if there are none, the reason.
 
-    :raises Unclear: there are more than :data:`MOST_READINGS`.
+    :raises Unclear: more than :data:`MOST_READINGS`.
     """
     words = [token.text for token in tokens]
     if words and words[0] in _AUXILIARIES and not _QUESTION_WORDS & set(words):
@@ -95,11 +95,11 @@ class _Reading:
     ) -> None:
         self._words, self._items, self._columns, self._names = words, items, columns, names
         self._date = date
-        """The column that dates without one of their own are of."""
+        """The column for dates that name none."""
         self._years = year_columns(columns, names)
 
     def query(self) -> Query:
-        """:raises Unanswerable: that isn't a question to this table."""
+        """:raises Unanswerable: not a question to this table."""
         parts = _Parts(_values_last(self._items))
         self._take_units(parts)
         self._take_comparisons(parts)
@@ -116,7 +116,7 @@ class _Reading:
     # --- conditions ---------------------------------------------------------------------------------
 
     def _take_units(self, parts: _Parts) -> None:
-        """Units that follow no number are of what is asked for."""
+        """Units that don't follow a number belong to the value asked for."""
         kept: list[Item] = []
         for item in parts.left:
             if isinstance(item.what, Unit) and not (kept and isinstance(kept[-1].what, Number | Unit)):
@@ -169,7 +169,7 @@ class _Reading:
         start: int,
         end: int,
     ) -> tuple[int, int, int]:
-        """The column that is compared, and where its part of the question starts and ends."""
+        """The compared column, and the range of its items."""
         kind = CellKind.NUMBER if isinstance(value, Number) else CellKind.DATE
         if kind is CellKind.NUMBER and what.comparison in _TIMES and not self._years:
             raise Unanswerable("a number is no time")
@@ -197,7 +197,7 @@ class _Reading:
         return places[0], start, end
 
     def _take_attached(self, parts: _Parts) -> None:
-        """Values beside their column: ``press 4``, ``released in 2015``, ``8 cylinders``."""
+        """Values next to their column: ``press 4``, ``released in 2015``, ``8 cylinders``."""
         at = 0
         while at + 1 < len(parts.left):
             one, other = parts.left[at], parts.left[at + 1]
@@ -218,13 +218,13 @@ class _Reading:
             del parts.left[at:end]
 
     def _attached(self, one: Meaning, other: Meaning) -> tuple[int, Meaning] | None:
-        """The column and the value that two neighbours are; None if they aren't."""
+        """Column and value of two adjacent items; None if they aren't such a pair."""
         if isinstance(one, Named) and self._is_value_of(other, one.place):
             return one.place, other
         if isinstance(one, Noun) and isinstance(other, Number) and not (one.days or one.bare):
             place = self._number_column()
             return None if place is None else (place, other)
-        # "8 cylinders", "the north hall"; no date stands before its column.
+        # "8 cylinders", "the north hall"; dates never precede their column.
         if isinstance(other, Named) and not isinstance(one, Date) and self._is_value_of(one, other.place):
             return other.place, one
         return None
@@ -238,7 +238,7 @@ class _Reading:
         )
 
     def _number_column(self) -> int | None:
-        """The column by whose numbers rows are told: ``order 1002``."""
+        """The column with the rows' numbers: ``order 1002``."""
         for word in _NUMBERS:
             for place, column in enumerate(self._columns):
                 if column.kind is CellKind.NUMBER and self._names.all[place].words == {word}:
@@ -262,7 +262,7 @@ class _Reading:
         return at
 
     def _take_alone(self, parts: _Parts) -> None:
-        """Cells and dates without a column beside them."""
+        """Cells and dates that don't follow a column's name."""
         at = 0
         while at < len(parts.left):
             item = parts.left[at]
@@ -287,7 +287,7 @@ class _Reading:
                 at += 1
                 continue
             del parts.left[at:end]
-        parts.conditions[:] = dict.fromkeys(parts.conditions)  # a day and its time are one
+        parts.conditions[:] = dict.fromkeys(parts.conditions)  # a day and its time are one condition
         places = [each.place for each in parts.conditions if each.comparison is None]
         if len(set(places)) < len(places):
             raise Unanswerable("a cell can't be two things")
@@ -348,14 +348,14 @@ class _Reading:
         return replace(query, conditions=tuple(parts.conditions))
 
     def _operation(self, parts: _Parts) -> tuple[Operation | None, int, Measure | None]:
-        """The one that is asked for, where it stands, and what it measures by itself."""
+        """The operation asked for, its position, and the measure that it implies."""
         found: list[tuple[Operation, int, Measure | None]] = []
         for at, item in enumerate(parts.left):
             if isinstance(item.what, Asks):
                 found.append((item.what.operation, at, None))
             elif isinstance(item.what, Superlative):
                 found.append((item.what.measure.most, at, item.what.measure))
-        # "Most expensive" has one operation in two words, "in total how many" one in two places.
+        # "In total how many" has two operations that are one.
         if {operation for operation, _, _ in found} == {Operation.COUNT, Operation.TOTAL}:
             found = [each for each in found if each[0] is Operation.COUNT]
         if len(found) > 1:
@@ -363,7 +363,7 @@ class _Reading:
         return found[0] if found else (None, -1, None)
 
     def _measured(self, measure: Measure) -> int:
-        """The column that an adjective measures. What is hottest is told by the highest of two."""
+        """The column that an adjective measures. Of several, "hottest" takes the one with "max"."""
         places = [
             place
             for place in self._names.of(measure.dimensions)
@@ -378,12 +378,12 @@ class _Reading:
 
 
 def _tells_what_was_done(what: Cells) -> bool:
-    """``Shipped`` in March: a date beside it needn't be the one that the row has."""
+    """Cells such as ``Shipped``: a date next to it may not be the row's date."""
     return all(cell.casefold().endswith("ed") for cell in what.cells)
 
 
 def _values_last(items: Sequence[Item]) -> list[Item]:
-    """With each comparison before its value: ``5 bar or more`` as ``at least 5 bar``."""
+    """Moves each comparison before its value: ``5 bar or more`` becomes ``at least 5 bar``."""
     turned: list[Item] = []
     for item in items:
         if isinstance(item.what, Compares) and item.what.behind:
@@ -395,16 +395,16 @@ def _values_last(items: Sequence[Item]) -> list[Item]:
 
 
 def is_unit(said: str, unit: str) -> bool:
-    """Whether a unit that was said may be that of a column; one without any may be in degrees or percent."""
+    """Whether a given unit may be a column's; a column without one may be in degrees or percent."""
     if said == "deg":
         return unit in DEGREES or not unit
     return said == unit or (said == "pct" and not unit)
 
 
 def _within(said: str, column: Column, comparison: Comparator | None) -> str:
-    """What was said of a column of dates. Of what the table doesn't cover it says nothing.
+    """The date as a value of the column, completed with the year; dates outside of its range are refused.
 
-    :raises Unanswerable: the column has no such time, or several.
+    :raises Unanswerable: the column has no such date, or several.
     """
     if said.startswith("--"):
         if column.first[:4] != column.last[:4]:

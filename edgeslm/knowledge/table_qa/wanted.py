@@ -1,4 +1,4 @@
-"""The wanted value of a table question, once its rows are known. Knows one reading at a time."""
+"""Wanted value: what a table question asks for, in one reading, once its conditions are known."""
 
 from __future__ import annotations
 
@@ -28,12 +28,12 @@ _EXTREMES = {
     Operation.AVERAGE: "avg",
     Operation.TOTAL: "total",
 }
-"""What a column may have in its name that is asked for by the rest of it: ``highest temperature``."""
+"""Words in a column's name that the question may express as an operation: ``highest temperature``."""
 
 
 @dataclass(frozen=True, slots=True)
 class Item:
-    """A mention under one of its meanings."""
+    """A mention with one of its meanings."""
 
     what: Meaning
     said: str
@@ -42,7 +42,7 @@ class Item:
 
 @dataclass(frozen=True, slots=True)
 class Wanted:
-    """What is asked for, of the items that are left when the rows are told."""
+    """Finds the value asked for among the items that are not conditions."""
 
     words: Sequence[str]
     left: Sequence[Item]
@@ -104,7 +104,7 @@ class Wanted:
         return Query(operation, named[0].place)
 
     def extreme(self, operation: Operation, at: int, measured: int | None, *, counting: bool) -> Query:
-        """:param measured: the column that the operation's own word measures."""
+        """:param measured: the column that the superlative itself measures."""
         largest = operation is Operation.LARGEST
         others = list(self.named)
         by = measured
@@ -119,7 +119,7 @@ class Wanted:
             others = [each for each in others if each[0] < chosen[0] or not each[1].row]
             behind = [item.what for item in self.left[chosen[0] :]]
             if any(isinstance(what, Noun) and what.bare for what in behind):
-                # "The most temperature readings".
+                # As in "the most temperature readings".
                 raise Unanswerable("rows would have to be counted")
             self._check_amount(chosen[1])
             if counting and chosen[1].row:
@@ -133,7 +133,7 @@ class Wanted:
             if measured is not None:
                 raise Unanswerable("it doesn't say what is asked for")
             return Query(operation, by)
-        # The building with the highest cost: in a month, or all in all? The hottest room is clear.
+        # "The building with the highest cost" is ambiguous: in one row or in sum? "The hottest room" isn't.
         summed = counting or (measured is None and bool(others) and not self._is_state(by))
         return Query(None, asked, by=by, largest=largest, many=True, summed=summed)
 
@@ -163,7 +163,8 @@ class Wanted:
     # --- parts of it --------------------------------------------------------------------------------
 
     def _row_asked(self, others: Sequence[tuple[int, Named]], at: int) -> int | None:
-        """The column by which the row with an extreme is told; None if its value itself is asked for."""
+        """The column that identifies the row with an extreme; None if the extreme value itself is asked
+        for."""
         if len(others) > 1 or any(place > at + 1 for place, _ in others):
             raise Unanswerable("it asks for several columns")
         if others:
@@ -185,7 +186,7 @@ class Wanted:
         return None
 
     def _without_row(self, others: list[tuple[int, Named]], at: int) -> list[tuple[int, Named]]:
-        """Without what only says which row has the extreme: ``the price of the heaviest part``."""
+        """Drops names that only identify the row with the extreme: ``the price of the heaviest part``."""
         if len(others) < 2:
             return others
         return [
@@ -193,7 +194,7 @@ class Wanted:
         ]
 
     def _noun(self) -> tuple[bool, bool]:
-        """Whether the row that is asked for is a day, and whether there may be several."""
+        """Whether the rows asked for are days, and whether there may be several."""
         nouns = [item.what for item in self.left if isinstance(item.what, Noun)]
         if not nouns:
             raise Unanswerable("it doesn't say what is asked for")
@@ -206,16 +207,16 @@ class Wanted:
         return dates[0]
 
     def _only_time(self) -> int:
-        """The column of dates, or that of years."""
+        """The column of dates, or of years."""
         years = year_columns(self.columns, self.names)
         if len(years) == 1 and not any(column.kind is CellKind.DATE for column in self.columns):
             return years[0]
         return self._only_date()
 
     def _label(self, words: Sequence[str] = ()) -> int:
-        """The column that rows are called by.
+        """The column that names rows.
 
-        :param words: one of these it has to be called; else it may also be the first that tells them apart.
+        :param words: allowed names of the column; if empty, the first column with unique texts will do, too.
         """
         texts = [place for place, column in enumerate(self.columns) if column.kind is CellKind.TEXT]
         for word in words or LABELS:
@@ -228,25 +229,25 @@ class Wanted:
         raise Unanswerable("no column says what its rows are called")
 
     def _check_which(self, column: Column) -> None:
-        """``Which release`` asks for what was released, and not for the date that stands below it."""
+        """``Which release`` asks for a name, not for a date in a column of that name."""
         words = set(self.words)
         if column.kind is CellKind.DATE and {"which", "who"} & words and not _TIME_WORDS & words:
             raise Unanswerable(f"{column.name} is a date")
 
     def _is_state(self, place: int) -> bool:
-        """Whether a column says how something is: values that nobody sums up."""
+        """Whether a column has momentary values, which are not summed."""
         name = self.names.all[place]
         return name.unit in STATE_UNITS or bool(name.words & STATES)
 
     def _check_amount(self, named: Named) -> None:
-        """Numbers that name things have no sum, and the largest order is not that of the highest number."""
+        """Identifiers have no sum, and the highest number isn't the largest order."""
         column, words = self.columns[named.place], self.names.all[named.place].words
         things = named.row and named.plural and not column.name.casefold().endswith("s")
         if things or words & NAMING:
             raise Unanswerable(f"{column.name} is no amount")
 
     def _check_extreme(self, named: Named, operation: Operation) -> None:
-        """The highest temperature is not that of ``temp_min``, nor the largest mean."""
+        """The highest temperature is neither that of ``temp_min`` nor the largest mean."""
         others = set(_EXTREMES.values()) - {_EXTREMES[operation]}
         if not named.whole and others & self.names.all[named.place].words:
             raise Unanswerable(f"{self.columns[named.place].name} is something else")
@@ -263,7 +264,7 @@ class Wanted:
 
 
 def year_columns(columns: Sequence[Column], names: ColumnNames) -> list[int]:
-    """Columns of numbers that are years."""
+    """Numeric columns of years."""
     return [
         place
         for place, column in enumerate(columns)
