@@ -1,1 +1,2 @@
-"""The bus-free core: scheduler, quotas, model pool, deployment, cascade, escalation, warm-up."""
+"""Request processing without a bus: scheduler, quotas, model pool, deployment, cascade, escalation,
+warm-up."""

@@ -1,6 +1,6 @@
-"""The deployment builder: a configuration and its bundles turned into models, collections, tasks and stages.
+"""Deployment builder: turns a configuration and its bundles into models, collections, tasks and stages.
 
-Reads bundles and starts nothing. All that is wrong is told at once.
+Reads bundles and starts nothing. Reports all problems at once.
 """
 
 from __future__ import annotations
@@ -32,10 +32,10 @@ from edgeslm.telemetry.drift import DriftWatch
 def build_deployment(
     config: Config, *, running: Deployment | None = None, make_process: MakeProcess | None = None
 ) -> Deployment:
-    """What a configuration comes to.
+    """Builds the deployment of a configuration.
 
-    :param running: what is at work now; what is the same there is shared, and not started again.
-    :param make_process: makes engines, in place of :func:`make_engine`.
+    :param running: the current deployment; identical parts are shared with it.
+    :param make_process: creates engines instead of :func:`make_engine`.
     :raises ConfigError: bundles can't be read, or tasks, collections and bundles don't fit together.
     """
     builder = _Builder(config, running)
@@ -44,7 +44,7 @@ def build_deployment(
         raise ConfigError(builder.problems)
     models = _make_models(config, builder.bundles, bindings, running, make_process)
     if running is None or builder.library is not running.library:
-        builder.library.use(models)  # a shared one goes on with those at work
+        builder.library.use(models)  # a shared library keeps the running models
     watches = _make_watches(bindings, running)
     return Deployment(config, builder.trust, models, builder.library, bindings, watches)
 
@@ -80,8 +80,8 @@ def _make_models(
 def _make_watches(
     bindings: Mapping[str, Sequence[StageBinding]], running: Deployment | None
 ) -> dict[str, DriftWatch]:
-    """By task, of its first stage: a later one sees only what the others weren't sure of, which is never like
-    what it was taught with. Those of tasks that stay as they were taught go on counting."""
+    """Drift watches by task, for its first stage: later stages see only uncertain messages, which always
+    differ from the training data. Tasks with an unchanged bundle keep their watch."""
     found = {}
     for name, (first, *_) in bindings.items():
         learned, bundle = first.task.learned, first.task.bundle
@@ -97,7 +97,7 @@ def _make_watches(
 
 
 class _Builder:
-    """Of one configuration. What can't be read is a problem, and left out of what is checked."""
+    """Builds one configuration. Unreadable bundles are recorded as problems and skipped in further checks."""
 
     def __init__(self, config: Config, running: Deployment | None) -> None:
         self.trust = Trust(config.signing, config.state_dir)
@@ -110,7 +110,7 @@ class _Builder:
         self.bundles = named | _own_encoders(self._learned, named)
         self._is_whole = len(named) == len(models)
         self.library = self._make_library(running)
-        """None if an encoder or a reader can't be read, or doesn't fit."""
+        """None if an encoder or reader can't be read, or doesn't fit."""
 
     def _load(self, key: str, paths: Mapping[str, str | Path | None]) -> dict[str, Bundle]:
         found = {}
@@ -150,20 +150,20 @@ class _Builder:
         return found
 
     def _is_read(self, name: str, section: TaskSection) -> bool:
-        """Whether all of its bundles are."""
+        """Whether all of a task's bundles were read."""
         unread = ({section.model, *section.stages} & self._config.models.keys()) - self.bundles.keys()
         is_taught = not section.learned or name in self._learned
         return not unread and is_taught and (not section.adapter or name in self._adapters)
 
     def _bind(self, name: str, section: TaskSection) -> tuple[StageBinding, ...]:
-        """:raises ConfigError: a stage that its bundle doesn't fit."""
+        """:raises ConfigError: a stage and its bundle don't fit."""
         own = section.model_copy(update={"stages": ()})
         if section.stages and section.learned:
             own = own.model_copy(update=_shared(section, self._learned[name]))
         bindings = []
         for stage in section.stages or ((LEARNED,) if section.learned else (section.model or "",)):
             if stage == LEARNED:
-                # Instruction and examples are for the models behind it.
+                # Instruction and examples are for the models after it.
                 alone = {"instruction": None, "examples": ()} if section.stages else {}
                 bindings.append(self._bind_learned(name, own.model_copy(update=alone)))
             elif own.kind == "search":
@@ -172,7 +172,7 @@ class _Builder:
                 bindings.append(StageBinding(stage, task, encoder, None))
             elif not stage.startswith(NODE_STAGE):
                 behind = own.model_copy(update={"model": stage, "learned": None})
-                if section.stages and own.kind == "extract":  # what is written has no confidence: it answers
+                if section.stages and own.kind == "extract":  # decoded text has no confidence
                     behind = behind.model_copy(update={"max_error": None, "threshold": 0.0})
                 bindings.append(self._bind_model(name, behind))
         self._check_stages(name, section, bindings)
@@ -203,7 +203,7 @@ class _Builder:
         if model is None and self._is_whole:
             raise ConfigError([f"{where}: name {missing} in models"])
         if model is None:
-            raise ConfigError([])  # it may be one of those that can't be read
+            raise ConfigError([])  # its bundle is probably one that can't be read
         length = self.bundles[model].manifest.context_length
         task = make_task(name, section, bundle, documents=self.library, context_length=length)
         return self._bind_stage(LEARNED, task, model, adapter, where)
@@ -239,14 +239,14 @@ class _Builder:
 
 
 def _threads(model: ModelSection) -> int:
-    """0 for as many as are best of one; several share the processor's cores."""
+    """0 chooses the best number for a single worker; several share the cores."""
     if model.threads != "auto":
         return model.threads
     return 0 if model.workers == 1 else max(1, usable_cores() // model.workers)
 
 
 def _own_encoders(learned: Mapping[str, Bundle], named: Mapping[str, Bundle]) -> dict[str, Bundle]:
-    """The models that learned tasks bring; tasks with one folder share one, and what is named isn't twice."""
+    """Encoders that learned tasks bring along, each folder once, without those that are named models."""
     found: dict[str, Bundle] = {}
     known = {bundle.path.resolve() for bundle in named.values()}
     for name, bundle in learned.items():
@@ -257,7 +257,7 @@ def _own_encoders(learned: Mapping[str, Bundle], named: Mapping[str, Bundle]) ->
 
 
 def _shared(section: TaskSection, learned: Bundle) -> dict[str, Any]:
-    """What the other stages of a task need to know of what was learned, where the section doesn't say it."""
+    """Settings that the other stages take from the learned one, unless the section has its own."""
     taught = learned.manifest.learned
     if taught is None:
         return {}

@@ -1,8 +1,7 @@
-"""Cascades: the stages of a task, who answers and who passes on.
+"""Cascade: asks the stages of a task in order until one is confident.
 
-Each stage is asked until one is sure, which is cheap where the first is fast and right about most. What none
-is sure of gets the last answer, as ``abstained``. A stage that can't answer (no memory, a text too long for
-it) passes on too. Knows no engine and no bus: what asking a stage means is handed in.
+This is cheap if the first stage is fast and usually right. If no stage is confident, the last answer is
+returned as ``abstained``. A stage that fails (out of memory, text too long) passes on to the next.
 """
 
 from __future__ import annotations
@@ -21,7 +20,7 @@ log = logging.getLogger("edgeslm.serving")
 
 @dataclass(frozen=True, slots=True)
 class StageAnswer:
-    """``model`` is how results name what computed it."""
+    """``model``: label of the model in results."""
 
     outcome: Outcome
     model: str | None
@@ -34,7 +33,7 @@ class Stage:
 
 
 async def run_stages(stages: Sequence[Stage], request: Request) -> StageAnswer:
-    """The first answer that isn't ``abstained``, else the last one; its cost is that of all that were asked.
+    """The first answer that isn't ``abstained``, else the last one, with the total cost of all stages asked.
 
     :raises RequestError: no stage could answer.
     """

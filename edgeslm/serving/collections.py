@@ -1,4 +1,4 @@
-"""The collections of a node: searched by a process of their own, embedded by the node's encoders."""
+"""Collections of a node: searched in a process of their own, embedded by the node's encoders."""
 
 from __future__ import annotations
 
@@ -25,15 +25,15 @@ if TYPE_CHECKING:
 log = logging.getLogger("edgeslm.serving")
 
 AT_ONCE = 4
-"""Passages in one call of an encoder, while which a question has to wait."""
+"""Passages in one encoder call, which a question may have to wait for."""
 
 
 class Collections:
-    """Searches and remembers, once it is started.
+    """Searches and remembers, once started.
 
     :param bundles: of the node's models, by name.
     :param remembered: names of the collections that routes remember messages in.
-    :raises ConfigError: what is named as an encoder is none.
+    :raises ConfigError: an encoder or reader is of the wrong kind.
     """
 
     def __init__(
@@ -73,7 +73,7 @@ class Collections:
             specs,
             {name: (section.encoder, section.reader, section.tables) for name, section in sections.items()},
         )
-        """What is searched and kept: of two with the same, one goes on for the other."""
+        """Identifies what is searched and indexed: collections with equal plans are shared on a reload."""
         self._specs = specs
         self._log_level = log_level
         self._process = self._make_process() if specs else None
@@ -83,12 +83,12 @@ class Collections:
         return KnowledgeProcess(self._specs, embed=self._embed_added, log_level=self._log_level)
 
     def use(self, models: ModelPool) -> None:
-        """Has these embed and read from now on."""
+        """Sets the models that embed and read."""
         self._models = models
 
     @property
     def pids(self) -> dict[str, int]:
-        """For the memory that ``health`` tells."""
+        """Process ids, for the memory in ``health``."""
         pid = None if self._process is None else self._process.pid
         return {} if pid is None else {"knowledge": pid}
 
@@ -97,7 +97,7 @@ class Collections:
         return [] if self._process is None else self._process.problems
 
     async def start(self) -> None:
-        """After :meth:`use`. :raises KnowledgeError: a collection can't be used."""
+        """Call :meth:`use` first. :raises KnowledgeError: a collection can't be used."""
         if self._process is not None:
             if self._was_stopped:
                 self._process, self._was_stopped = self._make_process(), False
@@ -118,16 +118,14 @@ class Collections:
         only: Filter = EVERYTHING,
         by_sentence: bool = False,
     ) -> Sequence[Found]:
-        """The ``k`` best passages of some collections, the best first.
+        """The ``k`` best passages of some collections, best first; by word search only if the encoder is
+        unavailable.
 
-        Where the encoder can't be had they are found by their words alone.
-
-        :param only: which of their documents are looked in.
-        :param by_sentence: the first of them are looked at again, sentence by sentence, by the encoder, and
-            by the reader where there is one.
+        :param only: which documents to search.
+        :param by_sentence: rerank the first ones by their sentences, and by the reader if there is one.
         :raises RequestError: they can't be searched.
         """
-        section = self._sections[collections[0]]  # all of them have the same encoder and reader
+        section = self._sections[collections[0]]  # all share one encoder and reader
         encoder = section.encoder
         vector: Sequence[float] | None = None
         if encoder is not None and (own := await self._embed_or_not(encoder, [question], priority)):
@@ -151,8 +149,8 @@ class Collections:
     async def _read(
         self, reader: str, question: str, found: Sequence[Found], priority: int
     ) -> Sequence[Found]:
-        """What a reader says of them, a few at a time as what is added is embedded. Where it can't, they are
-        judged without it: an answer is wanted more than the best one."""
+        """Reranks by the reader, a few passages in each call. If it is unavailable, keeps the order: any
+        answer is better than none."""
         texts, likely, places = readable(found), list[float](), list[Sequence[Run]]()
         try:
             for begin in range(0, len(texts), AT_ONCE):
@@ -168,9 +166,8 @@ class Collections:
     async def compute(
         self, question: str, collections: Sequence[str], only: Filter = EVERYTHING
     ) -> TableAnswer | None:
-        """What the tables of some collections come to; None where they have no answer, or several.
-
-        Collections without ``tables`` aren't asked.
+        """The answer of some collections' tables; None if there is none, or several. Skips collections
+        without ``tables``.
 
         :raises RequestError: they can't be read.
         """
@@ -183,7 +180,7 @@ class Collections:
             raise ModelUnavailable(str(error)) from None
 
     async def remember(self, collection: str, memory: Memory) -> None:
-        """Returns when it is on the disk.
+        """Returns when the message is on disk.
 
         :raises KnowledgeError: it can't be written.
         """
@@ -202,8 +199,8 @@ class Collections:
         return EncoderTag(bundle.digest, str(bundle.path))
 
     async def _embed_added(self, collection: str, texts: Sequence[str]) -> Any:
-        """Vectors of passages, when nothing else is to be done; a few at a time, since a question can't end
-        what the encoder has begun."""
+        """Embeds passages at the lowest priority, a few in each call, since a question can't interrupt the
+        encoder."""
         encoder = self._sections[collection].encoder
         if encoder is None:
             raise KnowledgeError(f"{collection} has no encoder")
@@ -215,7 +212,7 @@ class Collections:
     async def _embed_or_not(
         self, encoder: str, texts: Sequence[str], priority: int
     ) -> Sequence[Sequence[float]] | None:
-        """None where it can't be had, which is logged."""
+        """None if the encoder is unavailable, which is logged."""
         try:
             return await self._embed(encoder, texts, priority) if texts else ()
         except DISPENSABLE as error:

@@ -1,7 +1,7 @@
-"""A deployment: what a configuration comes to, with bundles, models, tasks and their stages.
+"""Deployment: the bundles, models, tasks and stages of one configuration.
 
-A node has one at a time. Another takes over from it between two requests (``service``), and what is
-the same in both goes on: engines that are loaded, the process of the collections, what is known of drift.
+A node has one at a time. A new one takes over between two requests (``service``) and shares what is the same:
+loaded engines, the knowledge process, drift statistics.
 """
 
 from __future__ import annotations
@@ -29,12 +29,12 @@ from edgeslm.telemetry.drift import DriftWatch
 
 @dataclass(frozen=True, slots=True)
 class StageBinding:
-    """One stage of a task on this node: the task as this stage does it, its model and adapter."""
+    """One stage of a task: the task in this stage's variant, its model and adapter."""
 
     name: str
     task: Task
     model: str | None
-    """None where words alone are searched, which no model does."""
+    """None for word search, which needs no model."""
     adapter: Bundle | None
 
     def through_adapter(self, call: Call) -> Call:
@@ -44,9 +44,9 @@ class StageBinding:
 
 
 class Deployment:
-    """Models, tasks and collections of one configuration, once :meth:`start` has loaded them.
+    """Models, tasks and collections of one configuration, loaded by :meth:`start`.
 
-    :param bindings: the stages of each task. :param watches: for drift, of tasks that have one.
+    :param bindings: the stages of each task. :param watches: drift watches, by task.
     """
 
     def __init__(
@@ -65,7 +65,7 @@ class Deployment:
         self.bindings = bindings
         self.watches = watches
         self.tasks = {name: stages[0].task for name, stages in bindings.items()}
-        """What checks requests and describes results, by the name of the task."""
+        """Task name -> first stage's task, which checks requests and describes results."""
         self.targets = {
             name: Target.of(section.stages or (section.escalate or "",), self.tasks[name])
             for name, section in config.tasks.items()
@@ -75,27 +75,26 @@ class Deployment:
         self._is_idle.set()
 
     async def start(self) -> None:
-        """
-        :raises BundleError: a bundle isn't signed though it must be, or an engine refuses it.
+        """:raises BundleError: a required signature is missing, or an engine refuses a bundle.
         :raises KnowledgeError: a collection can't be used.
         """
-        await self._trust.check()  # before anything of a bundle runs
+        await self._trust.check()  # before any bundle is used
         await asyncio.gather(self.models.start(), self.library.start())
 
     async def start_models(self) -> None:
-        """Beside what is at work. :raises BundleError: as :meth:`start`."""
+        """Starts the models beside those of the running deployment. :raises BundleError: as :meth:`start`."""
         await self._trust.check()
         await self.models.start()
 
     async def stop(self, beside: Collection[Deployment] = ()) -> None:
-        """Ends all but what others ``beside`` have too."""
+        """Stops everything that no deployment in ``beside`` shares."""
         if all(other.library is not self.library for other in beside):
-            await self.library.stop()  # it asks an encoder
+            await self.library.stop()  # before the models, since it uses an encoder
         await self.models.stop([other.models for other in beside])
 
     @property
     def pids(self) -> dict[str, int]:
-        """The processes of this node beside its own, by what they are for."""
+        """Process ids of this node's children, by name."""
         return {**self.models.pids, **self.library.pids}
 
     @contextmanager
@@ -110,11 +109,11 @@ class Deployment:
                 self._is_idle.set()
 
     async def until_idle(self) -> None:
-        """Waits until no request is being run."""
+        """Waits until no request is running."""
         await self._is_idle.wait()
 
     def tasks_of(self, model: str) -> list[str]:
-        """The tasks in one of whose stages a model has a part, or whose collections it embeds or reads."""
+        """The tasks that use a model in a stage, or to embed or read their collections."""
         read = {name for name, one in self.config.knowledge.items() if model in (one.encoder, one.reader)}
         return [
             name
@@ -124,11 +123,11 @@ class Deployment:
         ]
 
     def adapter_of(self, task: str) -> Bundle | None:
-        """The adapter that the first stage's calls go through."""
+        """The first stage's adapter."""
         return self.bindings[task][0].adapter
 
     def model_of(self, task: str) -> str | None:
-        """Name of the model that serves a task's first stage, if one does."""
+        """The first stage's model, if any."""
         return self.bindings[task][0].model
 
     def stages_of(self, task: str) -> tuple[str, ...]:
@@ -137,7 +136,7 @@ class Deployment:
 
     async def run(self, request: Request, on_chunk: OnChunk | None, attempt: Attempt | None) -> Result:
         """:raises RequestError: why there is no result."""
-        if request.task not in self.bindings:  # it waited while another configuration took over
+        if request.task not in self.bindings:  # a reload removed it while the request waited
             raise UnknownTask(f"there is no task {request.task!r} here any more")
         started = time.monotonic()
 

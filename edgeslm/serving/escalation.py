@@ -1,7 +1,7 @@
-"""Escalation: what no stage on this node is sure of is asked of another node, as the last stage.
+"""Escalation: asks another node, as the last stage, if no stage on this node is confident.
 
-Waiting for another node is no work of this one, so it happens outside of the queue of what is computed here.
-If the other node can't be reached or doesn't answer, what was found here stands, as ``abstained``.
+Waiting for another node takes no slot of the scheduler. If it can't be reached or doesn't answer, the result
+found here stands, as ``abstained``.
 """
 
 from __future__ import annotations
@@ -24,12 +24,12 @@ log = logging.getLogger("edgeslm.serving")
 
 
 class OtherNodes(Protocol):
-    """The nodes that can be asked."""
+    """Sends requests to other nodes."""
 
     async def ask(
         self, node: str, task: str, text: str, timeout_s: float, options: Mapping[str, Any]
     ) -> Result:
-        """:raises EdgeslmError: there is no answer in time."""
+        """:raises EdgeslmError: no answer in time."""
         ...
 
     async def close(self) -> None: ...
@@ -40,7 +40,7 @@ _PASSED_ON = frozenset(error.code for error in PASSED_ON)
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """``own`` is this node's task, which the other node's is asked for."""
+    """Another node's task, and ``own``, the task here that its result is for."""
 
     node: str
     task: str
@@ -48,7 +48,7 @@ class Target:
 
     @classmethod
     def of(cls, stages: tuple[str, ...], own: Task) -> Target | None:
-        """That of a task's stages, if the last one is another node."""
+        """The target of a task's stages, if the last one is on another node."""
         if not stages or not stages[-1].startswith(NODE_STAGE):
             return None
         node, _, name = stages[-1].removeprefix(NODE_STAGE).partition("/")
@@ -60,7 +60,7 @@ class Target:
 
 
 class Escalation:
-    """Asks other nodes, where there are any; requests that wait can be cancelled."""
+    """Asks other nodes, if configured. Waiting requests can be cancelled."""
 
     def __init__(self, timeout_s: float, nodes: OtherNodes | None = None) -> None:
         self._timeout_s = timeout_s
@@ -69,8 +69,8 @@ class Escalation:
         self._cancelled: set[asyncio.Future[Result]] = set()
 
     def is_wanted(self, result: Result) -> bool:
-        """Whether another node should be asked after this result. Documents that contradict each other are
-        for a person to see: a larger model would take one side."""
+        """Whether another node should be asked after this result. Contradicting documents are for a person to
+        resolve: a larger model would pick a side."""
         if self._nodes is None or (result.result or {}).get("conflict"):
             return False
         return result.status == "abstained" or (result.error is not None and result.error.code in _PASSED_ON)
@@ -82,7 +82,7 @@ class Escalation:
         left_s = until - now
         if self._nodes is None or left_s <= 0 or not isinstance(request.input, str):
             return found
-        if request.options.keys() & {"labels", "schema"}:  # the other node knows its own alone
+        if request.options.keys() & {"labels", "schema"}:  # the other node has its own
             return found
         here = found.result or {}
         options = target.own.refer(request, here)
@@ -93,7 +93,7 @@ class Escalation:
         try:
             answer = await asking
         except asyncio.CancelledError:
-            if asking not in self._cancelled:  # this node stops: the request is delivered again
+            if asking not in self._cancelled:  # the node is stopping; the broker redelivers the request
                 asking.cancel()
                 raise
             return error_result(request, Cancelled(WHILE_RUNNING))
@@ -118,7 +118,7 @@ class Escalation:
             await self._nodes.close()
 
     def cancel(self, matches: Callable[[Request], bool]) -> int:
-        """Cancels what waits for another node. :return: how many requests."""
+        """Cancels requests that wait for another node. :return: their number."""
         chosen = [asking for asking, request in self._waiting.items() if matches(request)]
         for asking in chosen:
             self._cancelled.add(asking)
@@ -127,7 +127,7 @@ class Escalation:
 
 
 def _joined(target: Target, request: Request, found: Result, answer: Result, asked_at: float) -> Result:
-    """The other node's answer to this node's request, with what both took."""
+    """The other node's answer as the result of this request, with the times and tokens of both."""
     times = {key: found.timings_ms.get(key, 0.0) for key in ("queue", "prefill", "decode")}
     for key in times:
         times[key] += answer.timings_ms.get(key, 0.0)

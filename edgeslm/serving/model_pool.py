@@ -1,4 +1,4 @@
-"""The model pool: bundles of this node, and an engine process for each, or several."""
+"""Model pool: the bundles of this node, each with one or more engine processes."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ log = logging.getLogger("edgeslm.serving")
 
 
 class MakeProcess(Protocol):
-    """Of a bundle, what computes it and its adapters."""
+    """Creates the engine of a bundle and its adapters."""
 
     def __call__(
         self, bundle: Bundle, hardware: Hardware, adapters: Adapters, /
@@ -29,17 +29,17 @@ class MakeProcess(Protocol):
 
 
 ATTEMPTS = 2
-"""A request whose engine crashed gets one more try on a fresh one; then it is taken for the cause."""
+"""Attempts of a request whose engine crashes; after the last one the request counts as the cause."""
 
 
 AGAIN_S = 10.0
-"""After which a worker that could not be started beside others is tried again."""
+"""Seconds before another attempt to start a missing worker of a team."""
 
 
 @dataclass(slots=True, eq=False)
 class _Model:
-    """``calls`` are those that run or wait; before ``again_at``, by the loop's clock, a worker that could not
-    be started beside others isn't tried again."""
+    """``calls``: running and waiting calls. ``again_at``: time of the loop's clock before which a missing
+    worker is not started again."""
 
     bundle: Bundle
     process: EngineProcess | EngineTeam
@@ -52,23 +52,23 @@ class _Model:
     timer: asyncio.TimerHandle | None = None
     again_at: float = 0.0
     alone: asyncio.Lock = field(default_factory=asyncio.Lock)
-    """Held by a call that is tried once more: if its engine crashes again, no other call can have done it."""
+    """Held by a retry: if the engine crashes again, no other call can be the cause."""
 
     def is_of(self, bundle: Bundle, hardware: Hardware, adapters: Adapters) -> bool:
-        """Whether it computes the same by the same means."""
+        """Whether it has the same bundle, hardware and adapters."""
         own = self.bundle.path, self.bundle.digest, self.hardware, dict(self.adapters)
         return own == (bundle.path, bundle.digest, hardware, dict(adapters))
 
 
 class ModelPool:
-    """Named models, started together, each started again when its process ended.
+    """Named models, loaded together, and restarted when their process exits.
 
-    :param bundles: name -> bundle; no other is run in its place.
-    :param hardware: name -> what computes it, where it isn't as many threads as are best.
-    :param keep_alive_s: name -> seconds without a call after which a model is unloaded until the next one.
-    :param adapters: name -> the adapter bundles that its calls may name, with their digests.
-    :param make_process: what makes an engine process of bundle, hardware and adapters; tests hand in a fake.
-    :param running: models that are at work; those that are the same go on as they are, and belong to both.
+    :param bundles: name -> bundle; the engine refuses any other.
+    :param hardware: name -> hardware; the default is the fastest number of threads.
+    :param keep_alive_s: name -> seconds without a call after which a model is unloaded.
+    :param adapters: name -> adapter bundles that calls may name, with their digests.
+    :param make_process: creates an engine from bundle, hardware and adapters.
+    :param running: the current models; identical ones are shared.
     """
 
     def __init__(
@@ -102,23 +102,23 @@ class ModelPool:
         return self._models[name].bundle
 
     def label(self, name: str) -> str:
-        """As results name a model: ``small@sha256:1f3a...``."""
+        """Label of a model in results: ``small@sha256:1f3a...``."""
         return f"{name}@{short_digest(self.bundle(name).digest)}"
 
     def graph(self, name: str) -> str | None:
-        """What its engine loads of the bundle; None of an encoder."""
+        """The graph that its engine loads; None for an encoder."""
         return self._models[name].graph
 
     def is_loaded(self, name: str) -> bool:
         return self._models[name].process.alive
 
     def is_prepared(self, name: str) -> bool:
-        """Whether its engine computes with weights that were laid out for this machine, or did so at last."""
+        """Whether its engine uses, or last used, prepacked weights."""
         info = self._models[name].process.info
         return info is not None and info.prepared
 
     def can_be_prepared(self, name: str) -> bool:
-        """Whether its engine would take what is prepared, and found none."""
+        """Whether its engine supports prepacked weights and has none."""
         model = self._models[name]
         has_none = model.process.info is not None and not model.process.info.prepared
         return has_none and model.graph is not None and model.process.takes_prepared
@@ -129,7 +129,7 @@ class ModelPool:
 
     @property
     def pids(self) -> dict[str, int]:
-        """By the name of the model; further workers of it are called ``small#2`` and so on."""
+        """Model name -> process id; further workers are ``small#2`` and so on."""
         return {
             name if number == 1 else f"{name}#{number}": pid
             for name, model in self._models.items()
@@ -138,14 +138,14 @@ class ModelPool:
 
     @property
     def losses(self) -> dict[str, int]:
-        """How often each model's engine has ended by itself; it is started again for the next call."""
+        """Number of crashes of each model's engine, which is restarted for the next call."""
         return {name: model.process.losses for name, model in self._models.items()}
 
     async def start(self) -> None:
-        """Loads all models side by side. An engine that ends while it loads is started once more.
+        """Loads all models concurrently. An engine that exits while loading is started once more.
 
         :raises BundleError: an engine refuses its bundle.
-        :raises EngineCrashed: an engine ended while loading.
+        :raises EngineCrashed: an engine exited while loading.
         """
         await asyncio.gather(*(self._load(model) for model in self._models.values()))
         for name in self._models:
@@ -154,7 +154,7 @@ class ModelPool:
     async def _load(self, model: _Model) -> None:
         try:
             await self._ensure(model)
-        except EngineCrashed as error:  # the kernel may have taken it for want of memory
+        except EngineCrashed as error:  # possibly killed for lack of memory
             log.warning("%s; it is started once more", error)
             await self._ensure(model)
 
@@ -166,11 +166,11 @@ class ModelPool:
         attempt: Attempt | None = None,
         priority: int = NORMAL_PRIORITY,
     ) -> Output:
-        """One engine call; waits for a model that is still loading, retries once after a crash.
+        """Runs one engine call; waits for a loading model, and retries once after a crash.
 
         :raises Poisoned: the engine crashed each time.
-        :raises ModelUnavailable: its engine can't be started again, or the node stops.
-        :raises RequestError: what the engine says.
+        :raises ModelUnavailable: the engine can't be restarted, or the node is stopping.
+        :raises RequestError: reported by the engine.
         """
         model = self._models[name]
         with self._in_use(name):
@@ -191,8 +191,8 @@ class ModelPool:
 
     @asynccontextmanager
     async def _turn(self, model: _Model, attempt: int) -> AsyncIterator[None]:
-        """With the engine ready. Another try has it alone: of several calls that ran when it crashed, one is
-        the cause, and the others must not be taken for it."""
+        """Waits for the engine. A retry has it exclusively: only one of the calls that ran during a crash is
+        the cause, and the others must not be blamed."""
         try:
             if attempt > 1:
                 async with model.alone:
@@ -210,11 +210,11 @@ class ModelPool:
         yield
 
     async def renew(self, name: str) -> bool:
-        """Starts an engine anew, for it to find what wasn't there before; calls that come meanwhile wait.
+        """Restarts an idle engine, to use newly prepacked weights; new calls wait.
 
-        :return: false if a call runs or waits: nothing is done then. One that isn't loaded is left so.
-        :raises EngineCrashed: it can't be started again, which the next call tries too.
-        :raises BundleError: the same.
+        :return: false, without a restart, if calls run or wait. An unloaded model stays so.
+        :raises EngineCrashed: the restart failed; the next call tries again.
+        :raises BundleError: likewise.
         """
         model = self._models[name]
         if model.calls:
@@ -227,8 +227,7 @@ class ModelPool:
         return True
 
     async def stop(self, beside: Collection[ModelPool] = ()) -> None:
-        """Ends all engines but those that others ``beside`` have too; calls that run or come from now on
-        fail."""
+        """Stops all engines except those shared with ``beside``; running and new calls fail."""
         self._stopped = True
         going_on = [model for other in beside for model in other._models.values()]  # noqa: SLF001  another of the same class
         models = [model for model in self._models.values() if model not in going_on]
@@ -242,14 +241,14 @@ class ModelPool:
         await asyncio.gather(*(model.process.stop() for model in models))
 
     async def _ensure(self, model: _Model) -> None:
-        """Starts the model's process unless it runs; callers that come meanwhile share one start."""
+        """Starts the model's process unless it runs; concurrent callers share one start."""
         stays = model.unloading is None or model.unloading.done()
         is_settled = stays and (model.starting is None or model.starting.done())
         if model.process.complete and is_settled:
             return
         if self._stopped:
             raise ModelUnavailable("the node is stopping")
-        if model.process.ready and stays:  # of several workers one; the others needn't be waited for
+        if model.process.ready and stays:  # one worker of a team is enough
             self._complete(model)
             return
         if model.starting is None or model.starting.done():
@@ -262,7 +261,7 @@ class ModelPool:
             raise
 
     def _complete(self, model: _Model) -> None:
-        """Starts the workers that are missing, while the others work on."""
+        """Starts the missing workers of a team in the background."""
         loop = asyncio.get_running_loop()
         if (model.starting is not None and not model.starting.done()) or loop.time() < model.again_at:
             return
@@ -276,7 +275,7 @@ class ModelPool:
         model.starting.add_done_callback(note)
 
     async def _start(self, model: _Model) -> None:
-        if model.unloading is not None:  # its memory first
+        if model.unloading is not None:  # wait until its memory is free
             await model.unloading
         await model.process.start()
 
@@ -307,7 +306,7 @@ class ModelPool:
 
 
 def _put_off(model: _Model) -> None:
-    """Nothing is unloaded at the time that was set."""
+    """Cancels a scheduled unload."""
     if model.timer is not None:
         model.timer.cancel()
         model.timer = None

@@ -1,7 +1,7 @@
-"""Weight prepacking in the background: decoders are prepacked for this machine while the node is idle.
+"""Background prepacking: prepacks decoders for this machine while the node is idle.
 
-A child process does it (``engine.prepare``) with the time that processors have left. Once in the life of a
-daemon: what fails is told, and the model runs on its bundle as before. Knows no bus and no requests.
+A child process does the work at low priority (``engine.prepack``), once in a daemon's life. If it fails, the
+problem is reported and the model keeps running without it.
 """
 
 from __future__ import annotations
@@ -20,32 +20,32 @@ from edgeslm.serving.model_pool import ModelPool
 log = logging.getLogger("edgeslm.serving")
 
 FIRST_QUIET_S: Final = 10.0
-"""Without work after a start: what has waited for the node comes first."""
+"""Idle seconds after a start before prepacking begins, since queued requests come first."""
 QUIET_S: Final = 5.0
-"""Without work before an engine is started anew, or the next model is prepared."""
+"""Idle seconds before an engine is restarted, or the next model is prepacked."""
 MARK_EVERY_S: Final = 24 * 3600.0
 
 
 class IdleNode(Protocol):
     def idle_s(self) -> float:
-        """For how many seconds it has had nothing to do."""
+        """Seconds since the node last had work."""
 
     async def renewed(self) -> None:
-        """Told that an engine runs on what was prepared."""
+        """Called when an engine runs on prepacked weights."""
 
 
 class Prepacker:
-    """Prepares the decoders of ``models`` that run without."""
+    """Prepacks the decoders of ``models`` that need it."""
 
     def __init__(self, models: ModelPool, state_dir: Path, node: IdleNode) -> None:
         self._models = models
         self._state_dir = state_dir
         self._node = node
         self.problems: list[str] = []
-        """Which models say other things here than on the build machine, as sentences for others."""
+        """Models that failed the self-test, as sentences for users."""
 
     async def run(self) -> None:
-        """Prepares what is to be, then marks what is used. Cancelled, it ends its child at once."""
+        """Prepacks what is missing, then marks what is used. Cancelling ends the child at once."""
         await self._until_idle(FIRST_QUIET_S)
         same: dict[tuple[str, str | None], list[str]] = {}
         for name in self._models.names:
@@ -65,7 +65,7 @@ class Prepacker:
             await asyncio.sleep(quiet_s - idle_s)
 
     async def _make(self, names: Sequence[str]) -> bool:
-        """For models of one bundle. :return: whether it was made."""
+        """Prepacks for models of one bundle. :return: success."""
         bundle, graph = self._models.bundle(names[0]), self._models.graph(names[0]) or ""
         log.info("%s is being prepared for this machine", bundle.path)
         keep = [self._models.bundle(name).digest for name in self._models.names]
@@ -74,7 +74,7 @@ class Prepacker:
         except (EdgeslmError, OSError, ValueError) as error:
             log.warning("%s is not prepared until the next start: %s", bundle.path, error)
             if isinstance(error, SelfTestError):
-                said = str(error).removeprefix(f"{bundle.path}: ")  # paths are nobody else's business
+                said = str(error).removeprefix(f"{bundle.path}: ")  # paths stay on this machine
                 self.problems.append(f"Model {', '.join(names)}: {said}.")
             return False
         log.info("%s is prepared: %s", bundle.path, "; ".join(map(str.strip, index.render().splitlines())))
@@ -85,14 +85,14 @@ class Prepacker:
             await self._until_idle(QUIET_S)
             while not await self._models.renew(name):
                 await asyncio.sleep(QUIET_S)
-        except EdgeslmError as error:  # its next call tries it again
+        except EdgeslmError as error:  # the next call retries
             log.error("model %s could not be started on what was prepared: %s", name, error)
             return
         await self._node.renewed()
 
     def _mark_used(self) -> None:
-        """For others with this state folder, who remove what isn't used: an engine marks what it loads, and
-        may run for months."""
+        """Marks prepacked weights as used: engines do so only when loading, and other nodes with this state
+        folder remove what seems unused."""
         for name in self._models.names:
             graph = self._models.graph(name)
             if graph is not None and self._models.is_prepared(name):

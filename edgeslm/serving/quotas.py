@@ -1,7 +1,7 @@
-"""Client quotas: fair share and rate limit (token bucket), so that no client takes the whole node.
+"""Client quotas: fair share of the queue, and a rate limit (token bucket) for each client.
 
-A sender is known by the reply topic that it chose, since MQTT tells no names: two programs that share one are
-one sender, and one that makes up new names is many. Knows no topics and no queue.
+MQTT doesn't reveal client names, so a client is identified by its reply topic: two programs that share one
+count as one client, and a program that changes it counts as many.
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ from dataclasses import dataclass
 from edgeslm.errors import Busy
 
 OTHERS_S = 60.0
-"""So long after another sender's request a sender is held to its share of the queue."""
+"""Seconds after another client's request during which a client is limited to its share of the queue."""
 MOST_SENDERS = 1024
-"""Remembered at a time; of one that is forgotten nothing is counted against it any more."""
+"""Most clients remembered; a forgotten client starts afresh."""
 
 
 @dataclass(slots=True)
@@ -26,16 +26,16 @@ class _Account:
     held: int = 0
     asked_at: float = 0.0
     tokens: float = 0.0
-    """That are left; below 0 it has to wait."""
+    """Remaining tokens; below 0 the client must wait."""
     filled_at: float = 0.0
 
 
 class ClientQuotas:
-    """``queue`` is how many requests of one sender are held at a time while others ask too,
-    ``tokens_per_min`` how many tokens a minute are read and written for it (None: without an end).
+    """``queue``: requests of one client held at a time while others ask, too. ``tokens_per_min``: tokens read
+    and written for it in a minute (None for no limit).
 
-    The empty name stands for all that gave none, such as sensors that would not hear a refusal: they are
-    held to ``nameless_queue`` together, without an end if it is None.
+    The empty name stands for all clients without a reply topic, such as sensors, which would not hear a
+    refusal. Together they are limited to ``nameless_queue`` (None for no limit).
     """
 
     def __init__(
@@ -52,10 +52,9 @@ class ClientQuotas:
         self._accounts: OrderedDict[bytes, _Account] = OrderedDict()
 
     def admit(self, sender: str, wait_s: Callable[[], float]) -> None:
-        """Counts a request, until :meth:`settle`. ``wait_s`` says how long the queue takes, which is to look
-        at all that waits.
+        """Counts a request until :meth:`settle`. ``wait_s``, which scans the queue, estimates its duration.
 
-        :raises Busy: the sender has its share.
+        :raises Busy: the client has used its share.
         """
         now = time.monotonic()
         account = self._account(sender, now)
@@ -75,7 +74,7 @@ class ClientQuotas:
         account.held += 1
 
     def settle(self, sender: str, usage: Mapping[str, int]) -> None:
-        """A request that was admitted is done."""
+        """Ends an admitted request."""
         account = self._account(sender, time.monotonic())
         account.held = max(0, account.held - 1)
         account.tokens -= sum(usage.values())
@@ -94,7 +93,7 @@ class ClientQuotas:
         return account
 
     def _others_ask(self, account: _Account, now: float) -> bool:
-        for other in reversed(self._accounts.values()):  # the one used last comes first
+        for other in reversed(self._accounts.values()):  # most recent first
             if other is not account and (other.held or now - other.asked_at < OTHERS_S):
                 return True
         return False

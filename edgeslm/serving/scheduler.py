@@ -1,7 +1,7 @@
-"""The scheduler, the only queue: admission and backpressure, priority, deadline, time-out, cancel.
+"""Scheduler: the only request queue, with admission and backpressure, priorities, deadlines, timeouts and
+cancellation.
 
-It knows requests and results; what running one means is handed in. Every request that enters leaves with
-exactly one result, whatever happens to it.
+The function that runs a request is passed in. Every request ends with exactly one result.
 """
 
 from __future__ import annotations
@@ -28,16 +28,16 @@ Run = Callable[[Request, OnChunk | None, Attempt | None], Awaitable[Result]]
 WHILE_RUNNING = "cancelled while it was running"
 
 FIRST_GUESS_S = 0.5
-"""Time of a request assumed for ``retry_after_ms`` before one of its task was measured."""
+"""Assumed seconds of a request, for ``retry_after_ms``, before one of its task was measured."""
 
 MOST_PASSED_OVER = 8
-"""So many others may go before the request that has waited longest, then it is its turn; and so many may
-interrupt one that runs: a flood of high priorities delays the low ones and doesn't starve them."""
+"""Requests that may overtake the oldest one, or interrupt a running one. So high priorities delay low ones,
+but don't starve them."""
 
 
 @dataclass(order=True, slots=True)
 class _Job:
-    """Ordered by priority, then by who expires first, then by arrival."""
+    """Ordered by priority, then expiry, then arrival."""
 
     rank: tuple[int, float, int]
     request: Request = field(compare=False)
@@ -54,11 +54,10 @@ class _Job:
 
 
 class Scheduler:
-    """Runs requests, at most ``slots`` at a time, the others waiting in a queue of ``limit``.
+    """Runs up to ``slots`` requests at a time, with up to ``limit`` waiting.
 
-    One worker computes at a time on a small board, so ``slots`` is 1 unless a model has more workers. One
-    more is begun if its priority is above that of all that run: the engine runs it between two pieces of
-    theirs (``engine.worker``).
+    ``slots`` is 1 unless a model has more workers. One more request may start if its priority is above that
+    of all running ones: the engine interleaves it (``engine.worker``).
     """
 
     def __init__(
@@ -73,10 +72,10 @@ class Scheduler:
         self._run = run
         self._quotas = quotas
         self.limit = limit
-        """Requests that may wait."""
+        """Most waiting requests."""
         self._timeout_s = timeout_s
         self.slots = slots
-        """Requests that may run."""
+        """Most running requests."""
         self._waiting: list[_Job] = []
         self._arrived: deque[_Job] = deque()
         self._running: dict[asyncio.Task[None], _Job] = {}
@@ -86,20 +85,20 @@ class Scheduler:
         self._paused = False
         self._service_s: dict[str, float] = {}
         self.moved_at = time.monotonic()
-        """When work last went forward: a request begun or done, a piece of text."""
+        """Time of the last progress: a request started or finished, or a piece of text."""
 
     @property
     def waiting(self) -> int:
         return len(self._waiting)
 
     def resize(self, *, limit: int, slots: int) -> None:
-        """Other numbers from now on; what waits may begin at once."""
+        """Changes the limits; waiting requests may start at once."""
         self.limit, self.slots = limit, slots
         self._fill_slots()
 
     @property
     def wait_s(self) -> float:
-        """How long the queue may take, by the requests before."""
+        """Estimated duration of the queue in seconds, from earlier requests."""
         return sum(self._guess_s(job.request, FIRST_GUESS_S) for job in self._waiting) / self.slots
 
     @property
@@ -109,9 +108,9 @@ class Scheduler:
     async def submit(
         self, request: Request, on_chunk: OnChunk | None = None, attempt: Attempt | None = None
     ) -> Result:
-        """Waits its turn and runs; never raises for the request's sake: errors are results.
+        """Queues and runs a request; request errors are results, never exceptions.
 
-        ``attempt`` is told when its turn has come, and what ``run`` tells it.
+        ``attempt`` is told when it starts, and what ``run`` reports.
         """
         number = next(self._arrivals)
         rank = (-request.priority, request.expires_at or math.inf, number)
@@ -129,11 +128,11 @@ class Scheduler:
         self._fill_slots()
         expiry = None
         if request.expires_at is not None:
-            expiry = loop.call_at(request.expires_at, self._expire, job)  # its clock is time.monotonic() too
+            expiry = loop.call_at(request.expires_at, self._expire, job)  # the loop uses time.monotonic() too
         try:
             return await job.result
         except asyncio.CancelledError:
-            self._cancel(job)  # nobody is left to read the result
+            self._cancel(job)  # nobody reads the result
             raise
         finally:
             del self._jobs[number]
@@ -144,7 +143,7 @@ class Scheduler:
                 expiry.cancel()
 
     def _admit(self, request: Request, rank: tuple[int, float, int]) -> None:
-        """:raises RequestError: it would only wait in vain."""
+        """:raises RequestError: it would wait in vain."""
         now = time.monotonic()
         if request.expires_at is not None and request.expires_at <= now:
             raise Expired("it had expired when it arrived")
@@ -155,7 +154,7 @@ class Scheduler:
             raise Busy(message, retry_after_ms=math.ceil(self.wait_s * 1000))
         if request.expires_at is None or not self._waiting:
             return
-        # Nothing is known of tasks that were never run, and a guess would refuse what can be done in time.
+        # Tasks that never ran count as 0: a guess might refuse what can be done in time.
         wait_s = sum(self._guess_s(job.request) for job in self._waiting if job.rank < rank) / self.slots
         if now + wait_s > request.expires_at:
             message = (
@@ -165,20 +164,20 @@ class Scheduler:
             raise Busy(message, retry_after_ms=math.ceil(wait_s * 1000))
 
     def _is_hopeless(self, request: Request, now: float) -> bool:
-        """Whether it would expire while it runs; by half of what is usual, since texts vary."""
+        """Whether it would expire while running, by half of the usual time, since texts vary."""
         guess_s = self._guess_s(request)
         if request.expires_at is None or now + guess_s / 2 <= request.expires_at:
             return False
-        # One slow run, such as the first, which waits for the model, must not refuse all others for ever.
+        # Decay, so that one slow run, such as the first after loading, doesn't refuse all others forever.
         self._service_s[request.task] = guess_s * 0.8
         return True
 
     def _guess_s(self, request: Request, unknown_s: float = 0.0) -> float:
-        """How long a request may run, by those of its task before it."""
+        """Estimated seconds of a request, from earlier ones of its task."""
         return self._service_s.get(request.task, unknown_s)
 
     def pause(self) -> None:
-        """From now on requests wait, which isn't counted as the time of their run."""
+        """Holds back waiting requests; this time doesn't count as running time."""
         self._paused = True
 
     def resume(self) -> None:
@@ -187,14 +186,14 @@ class Scheduler:
         self._fill_slots()
 
     def cancel(self, matches: Callable[[Request], bool]) -> int:
-        """Cancels every request that ``matches``, waiting or running, and says how many those were."""
+        """Cancels all waiting and running requests that match. :return: their number."""
         chosen = [job for job in self._jobs.values() if matches(job.request) and not job.result.done()]
         for job in chosen:
             self._cancel(job)
         return len(chosen)
 
     async def drain(self, limit_s: float) -> bool:
-        """Waits until all is done; false when ``limit_s`` ran out first."""
+        """Waits until all requests are done; false after ``limit_s``."""
         futures = [job.result for job in self._jobs.values()]
         if not futures:
             return True
@@ -208,13 +207,13 @@ class Scheduler:
             self._give_up(job, Cancelled("cancelled while it was waiting"))
 
     def _expire(self, job: _Job) -> None:
-        """The end of a request that waits; one that runs has its own time-out."""
+        """Ends a waiting request; a running one has its own timeout."""
         if not job.begun:
             waited_s = time.monotonic() - job.request.received_at
             self._give_up(job, Expired(f"it expired after waiting {waited_s:.1f} s"))
 
     def _give_up(self, job: _Job, error: RequestError) -> None:
-        """Ends a job that has not begun: it waits, or its turn has just come."""
+        """Ends a job that has not begun."""
         if job in self._waiting:
             self._waiting.remove(job)
             heapq.heapify(self._waiting)
@@ -234,7 +233,8 @@ class Scheduler:
             self._running[job.work] = job
 
     def _is_urgent(self, job: _Job) -> bool:
-        """Above all that run, none of which was interrupted too often before."""
+        """Whether its priority is above that of all running requests, none of which was interrupted too
+        often."""
         running = self._running.values()
         return all(
             job.request.priority > other.request.priority and other.interruptions < MOST_PASSED_OVER
@@ -265,7 +265,7 @@ class Scheduler:
             self._fill_slots()
 
     async def _result_of(self, job: _Job) -> Result | None:
-        """None if the job was given up between its turn and its start."""
+        """None if the job was cancelled before it began."""
         now = time.monotonic()
         request = job.request
         self.moved_at = now
@@ -302,7 +302,7 @@ class Scheduler:
         return result
 
     def _noted(self, on_chunk: OnChunk | None) -> OnChunk | None:
-        """Pieces of text are progress."""
+        """Counts pieces of text as progress."""
         if on_chunk is None:
             return None
 
@@ -319,14 +319,14 @@ class Scheduler:
 
 
 def _internal(request: Request, error: Exception) -> InternalError:
-    # The type alone: an exception's text may quote the message, and texts don't go to logs.
+    # Only the type: the exception's text may quote the message, which must not be logged.
     log.error("request %s of task %s failed: %s", request.id, request.task, type(error).__name__)
     log.debug("request %s", request.id, exc_info=error)
     return InternalError(f"the node failed on it ({type(error).__name__})")
 
 
 def error_result(request: Request, error: RequestError) -> Result:
-    """The result that says why there is none."""
+    """An error as a result."""
     total_ms = (time.monotonic() - request.received_at) * 1000 if request.received_at else 0.0
     return Result(
         request.id, request.task, "error", error=ErrorBody.of(error), timings_ms={"total": total_ms}

@@ -1,7 +1,7 @@
-"""Service: requests in, results out, without a bus; a deployment behind the scheduler.
+"""Service: requests in, results out; a deployment behind the scheduler, without a bus.
 
-The daemon puts a bus in front of it, ``edgeslm try`` a terminal. Another configuration can take over while
-requests come in: each is served by the one or the other, none is lost.
+The daemon connects it to a broker, ``edgeslm try`` to a terminal. A reload may happen while requests arrive:
+each is served by the old or the new deployment, and none is lost.
 """
 
 from __future__ import annotations
@@ -30,16 +30,16 @@ _NO_ANSWER = frozenset(error.code for error in NO_ANSWER)
 
 
 class SwitchCheck(Protocol):
-    """Looks at a deployment that is to take over; what it raises keeps the old one at work."""
+    """Checks a deployment that is to take over; an exception keeps the old one."""
 
     async def __call__(self, old: Deployment, new: Deployment, /) -> None: ...
 
 
 class Service:
-    """What a configuration can do, once :meth:`start` has loaded its models.
+    """Serves one configuration, once :meth:`start` has loaded its models.
 
-    :param nodes: those that tasks escalate to; without any what was found here stands.
-    :param make_process: see :func:`build_deployment`, which says what is raised too.
+    :param nodes: the nodes that tasks escalate to; without any, results found here stand.
+    :param make_process: see :func:`build_deployment`, also for what is raised.
     """
 
     def __init__(
@@ -52,7 +52,7 @@ class Service:
         self._make_process = make_process
         self._now = build_deployment(config, make_process=make_process)
         self._others: set[Deployment] = set()
-        """One that is loading, or that still answers what it began."""
+        """Deployments that are loading, or finishing their last requests."""
         self._replacing = asyncio.Lock()
         self._retiring: set[asyncio.Task[None]] = set()
         limits = config.limits
@@ -79,18 +79,18 @@ class Service:
 
     @property
     def tasks(self) -> Mapping[str, Task]:
-        """What checks requests and describes results, by the name of the task."""
+        """Task name -> first stage's task, which checks requests and describes results."""
         return self._now.tasks
 
     async def start(self) -> None:
-        """
-        :raises BundleError: a bundle isn't signed though it must be, or an engine refuses it.
+        """:raises BundleError: a required signature is missing, or an engine refuses a bundle.
         :raises KnowledgeError: a collection can't be used.
         """
         await self._now.start()
 
     async def start_over(self, config: Config) -> None:
-        """After a start that failed: another configuration, from the beginning. :raises EdgeslmError: why."""
+        """Starts another configuration after a failed start. :raises EdgeslmError: why it can't be
+        started."""
         await self._now.stop()
         self._now = build_deployment(config, make_process=self._make_process)
         await self._now.start()
@@ -105,19 +105,18 @@ class Service:
 
     @property
     def deployment(self) -> Deployment:
-        """What is at work now."""
+        """The current deployment."""
         return self._now
 
     async def replace(self, config: Config, *, check: SwitchCheck | None = None) -> None:
-        """Puts another configuration to work, between two requests. What is being run goes on to its end.
+        """Switches to another configuration between two requests; running requests finish on the old one.
 
-        Its models are loaded beside those at work, which both have if they are the same in both. If this
-        fails, the old one is at work as before. Changes that would make this another node (its name, broker,
-        limits and state folder) are not looked at.
+        New models are loaded beside the old ones; identical models are shared. On failure the old deployment
+        stays. Name, broker, limits and state folder are not changed.
 
-        :param check: asked when the new one is loaded.
+        :param check: called when the new deployment is loaded.
         :raises BundleError: as :meth:`start`. :raises ConfigError: as the constructor.
-        :raises ModelUnavailable: an engine ends while it loads.
+        :raises ModelUnavailable: an engine exits while loading.
         :raises KnowledgeError: a collection can't be used.
         """
         async with self._replacing:
@@ -144,7 +143,8 @@ class Service:
             retiring.add_done_callback(self._retiring.discard)
 
     async def _take_turns(self, old: Deployment, new: Deployment) -> None:
-        """Two processes must not write to one collection: requests wait while the one follows the other."""
+        """Two processes must not write to one collection, so requests wait while the new one replaces the
+        old."""
         self.scheduler.pause()
         try:
             await old.until_idle()
@@ -170,7 +170,7 @@ class Service:
     async def submit(
         self, request: Request, on_chunk: OnChunk | None = None, attempt: Attempt | None = None
     ) -> Result:
-        """Exactly one result; what can be refused without the engine is refused before the queue."""
+        """Returns exactly one result; invalid requests are rejected before they are queued."""
         asked = self._now
         task = asked.tasks.get(request.task)
         try:
@@ -197,15 +197,15 @@ class Service:
         return await self._now.run(request, on_chunk, attempt)
 
     def cancel(self, matches: Callable[[Request], bool]) -> int:
-        """Cancels every request that ``matches``, and says how many those were."""
+        """Cancels all requests that match. :return: their number."""
         return self.scheduler.cancel(matches) + self.escalation.cancel(matches)
 
 
 async def _without_model(task: Task, request: Request, failed: Result, code: str) -> Result:
-    """What the task can tell all the same, or ``failed``."""
+    """The task's result without a model, or ``failed``."""
     try:
         told = await asyncio.to_thread(task.without_model, request)
-    except Exception as error:  # which is what failed before, perhaps; no text goes to logs
+    except Exception as error:  # possibly the earlier cause; no text is logged
         log.error("request %s of task %s failed: %s", request.id, request.task, type(error).__name__)
         told = None
     if told is None:
@@ -215,11 +215,11 @@ async def _without_model(task: Task, request: Request, failed: Result, code: str
 
 
 def _most_requests(config: Config) -> int:
-    """The messages held at a time are bounded before; one that several routes read is as many requests."""
+    """Messages in flight are limited already; one that several routes read is several requests."""
     limits = config.limits
     return (limits.queue + limits.qos0_queue) * max(1, len(config.routes))
 
 
 def _slots(config: Config) -> int:
-    """Requests that run at a time: as many as the model with most workers can."""
+    """Concurrent requests: the workers of the largest team."""
     return max((model.workers for model in config.models.values()), default=1)

@@ -1,7 +1,6 @@
-"""Warm-up: what would cost the first requests of a task something is done while the node is idle.
+"""Warm-up: prepares models while the node is idle, so that first requests are fast.
 
-Prompts are read in advance, and decoders laid out for this machine (``prepare``). Begun anew when other
-models serve.
+Prefills prompt prefixes, and prepacks decoders (``prepare``). Restarts after a reload.
 """
 
 from __future__ import annotations
@@ -27,22 +26,20 @@ from edgeslm.telemetry.extension import Announces, Extension
 log = logging.getLogger("edgeslm.serving")
 
 WARM_AFTER_S: Final = 0.5
-"""Without work, before what prompts begin with is read in advance."""
+"""Idle seconds before prompt prefixes are prefilled."""
 
 
 _ANY_TEXT: Final = "."
-"""What stands in the place of a message: what is read of the prompt before it is what counts."""
+"""Placeholder for the message; only the prompt before it matters."""
 
 
 class _WarmError(Exception):
-    """Ends a task that is only to have its prompt read."""
+    """Ends a task after its prompt was prefilled."""
 
 
 async def warm(deployment: Deployment) -> None:
-    """Has decoders read what all prompts of a task begin with, so that its first request doesn't wait for it.
-
-    Any request is more urgent, and goes before it.
-    """
+    """Prefills the prompt prefix of each task in its decoders, at the lowest priority, so that the first
+    request needn't wait."""
     models = deployment.models
     for name, bindings in deployment.bindings.items():
         for binding in bindings:
@@ -55,11 +52,11 @@ async def warm(deployment: Deployment) -> None:
 async def _warm(deployment: Deployment, name: str, binding: StageBinding, model: str) -> None:
     section, is_answer = binding.task.section, binding.task.kind == "answer"
     if section.verbatim or (is_answer and section.mode == "quote"):
-        return  # the grammar is made of the message, and a cache serves one grammar
+        return  # the grammar depends on the message, and a cache fits one grammar
 
     async def ask(call: Call, on_chunk: OnChunk | None = None) -> Output:
         if isinstance(call, Generate) and call.sampling.temperature > 0:
-            raise _WarmError  # its cache isn't kept
+            raise _WarmError  # caches of sampled calls aren't kept
         if isinstance(call, Generate | Score):
             call = replace(call, only_read=True)
         await deployment.models.ask(model, binding.through_adapter(call), priority=LEAST_PRIORITY)
@@ -68,13 +65,13 @@ async def _warm(deployment: Deployment, name: str, binding: StageBinding, model:
     options = {"context": _ANY_TEXT} if is_answer else {}
     request = Request(task=name, input=_ANY_TEXT, id=name, reply_to="", options=options)
     with contextlib.suppress(_WarmError, RequestError, TimeoutError):
-        # What hangs is ended as a request would be.
+        # A hang ends as in a request.
         async with asyncio.timeout(deployment.config.limits.request_timeout_s):
             await binding.task.run(request, ask, None)
 
 
 class WarmUp(Extension):
-    """While the node is idle; an engine that runs on what was prepared is announced."""
+    """Runs while the node is idle; announces engines that run on prepacked weights."""
 
     def __init__(self, service: Service, presence: Announces) -> None:
         self._service = service
@@ -83,7 +80,7 @@ class WarmUp(Extension):
 
     @property
     def alerts(self) -> Sequence[str]:
-        """Which models say other things here than on the build machine."""
+        """Models that failed the self-test."""
         return () if self._prepacker is None else self._prepacker.problems
 
     async def start(self) -> None:
@@ -100,7 +97,7 @@ class WarmUp(Extension):
         self._work = asyncio.create_task(self._run())
 
     def idle_s(self) -> float:
-        """For how long the node has had nothing to do, though it was online."""
+        """Seconds since the node last had work while online."""
         scheduler = self._service.scheduler
         has_work = self._presence.state != "online" or scheduler.waiting or scheduler.in_flight
         return 0.0 if has_work else time.monotonic() - scheduler.moved_at
@@ -114,11 +111,11 @@ class WarmUp(Extension):
             if config.prepare == "auto":
                 self._prepacker = Prepacker(self._service.models, config.state_dir, self)
                 await self._prepacker.run()
-        except Exception as error:  # it serves as well without
+        except Exception as error:  # the node works without it
             log.error("what was to be made ready is not: %s", type(error).__name__)
             log.debug("making ready", exc_info=True)
 
     async def renewed(self) -> None:
-        """An engine runs on what was prepared."""
+        """Called when an engine runs on prepacked weights."""
         self._presence.announce_info()
         await warm(self._service.deployment)

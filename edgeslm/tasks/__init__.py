@@ -1,6 +1,6 @@
-"""One file per kind of task: a request becomes engine calls, engine output becomes a result.
+"""Tasks: one module for each kind; a request becomes engine calls, and their output a result.
 
-A task knows nothing of MQTT, queues or processes; it sees the engine as one async function.
+A task is independent of MQTT, queues and processes; the engine is one async function.
 """
 
 from __future__ import annotations
@@ -36,11 +36,11 @@ def make_task(
     documents: Documents | None = None,
     context_length: int | None = None,
 ) -> Task:
-    """The task that ``section`` describes.
+    """Creates the task that ``section`` describes.
 
-    :param bundle: the head or the adapter that it was taught as, which brings what the section leaves out.
-    :param documents: what it may look in. :param context_length: tokens that its model reads and writes.
-    :raises ConfigError: the section says something else than what was taught.
+    :param bundle: the trained head or adapter, which supplies what the section leaves out.
+    :param documents: the collections. :param context_length: context of its model, in tokens.
+    :raises ConfigError: the section contradicts the bundle.
     """
     learned = None if bundle is None else bundle.manifest.learned
     if learned is not None:
@@ -58,7 +58,7 @@ def make_task(
 
 
 def _completed(name: str, section: TaskSection, learned: LearnedSection) -> TaskSection:
-    """The section with what was taught. It may repeat that, not contradict it."""
+    """The section completed from the bundle; it may repeat what was trained, but not contradict it."""
     if section.kind not in (None, learned.kind):
         raise ConfigError([f"tasks.{name}.kind: {section.kind}, but what was taught is {learned.kind}"])
     if section.labels is not None and set(section.labels) != set(learned.labels):
@@ -84,5 +84,5 @@ def _completed(name: str, section: TaskSection, learned: LearnedSection) -> Task
 
 
 def _fields(schema: Mapping[str, Any] | None) -> set[str]:
-    """Names of the fields that a schema of an extract task has."""
+    """Field names in the schema of an extract task."""
     return set((schema or {}).get("properties", ()))

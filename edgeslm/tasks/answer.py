@@ -1,9 +1,9 @@
-"""``answer``: a question over a context that comes with the request, or over what collections have.
+"""``answer``: answers a question from a context in the request, or from collections.
 
-``quote`` forces the answer to be a run of words of what was read; ``compose`` lets the model speak, and of
-what it says about collections only what a passage supports is kept. Over collections no model is asked
-whether it knows: figures of the search decide whether a question is answered (``grounding``), and passages
-that contradict each other are shown instead of an answer.
+In mode ``quote`` a grammar forces the answer to be a run of words of the source text; in mode ``compose`` the
+model writes freely, and only sentences that a passage supports are kept. Over collections, search scores
+decide whether the question is answered (``grounding``); the model only picks the quote. Contradicting
+passages are returned instead of an answer.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 INSTRUCTION: Final = "Read this text and answer the question."
 
 SOURCE: Final = "context"
-"""The source that citations name when the context came with the request."""
+"""Source name in citations of a context from the request."""
 
 
 class Answer(Task):
@@ -58,12 +58,12 @@ class Answer(Task):
         question, names, only = self.text(request), self.collections(request), self.only(request)
         if (computed := await self.opened.compute(question, names, only)) is not None:
             return _computed(computed)
-        k = max(DEPTH, self.section.passages)  # judged is how the best stands among others
+        k = max(DEPTH, self.section.passages)  # the gate compares the best with the others
         found = await self.opened.search(question, names, k, request.priority, only=only, by_sentence=True)
         return await self._from_passages(request, found, ask, on_chunk)
 
     def refer(self, request: Request, found: Mapping[str, Any]) -> Mapping[str, Any]:
-        # Without passages the other node would look in all that it has.
+        # With an empty context the other node would search its own collections.
         return refer(_read_by(request, found)) or self.narrowed(request)
 
     def bring_back(
@@ -86,8 +86,8 @@ class Answer(Task):
         return Outcome.of(output, {"text": text, "citations": citations}, abstained=quoting and not citations)
 
     def _call(self, request: Request, shown: Sequence[str | Text], quoted: str | None = None) -> Generate:
-        """The call over what is ``shown``; its text is a quote of ``quoted``, if that is given."""
-        # One turn for all: small models answer better when the instruction stands beside the text.
+        """The engine call over the ``shown`` text; with ``quoted``, the output is a quote of that text."""
+        # A single turn: small models answer better with the instruction next to the text.
         parts = (
             self.section.instruction or INSTRUCTION,
             "\n\n",
@@ -152,7 +152,7 @@ class Answer(Task):
         ask: Ask,
         on_chunk: OnChunk | None,
     ) -> Outcome:
-        # What isn't checked yet isn't sent: the pieces of a stream are the sentences that were kept.
+        # Only checked sentences are streamed.
         output = await ask(replace(self._call(request, _shown(best)), stream=False))
         text, citations = keep_proven(_without_marks(output.text, best), encode_passages(best))
         if not text:
@@ -190,7 +190,7 @@ def _context(request: Request) -> str:
 
 
 def _read_by(request: Request, found: Mapping[str, Any]) -> Sequence[Mapping[str, Any]]:
-    """The passages that another node is asked about: what came with the request, or what was found here."""
+    """The passages sent to another node: the context of the request, or the passages found here."""
     context = _context(request)
     if context.strip():
         return [{"source": SOURCE, "text": context, "start": 0}]
@@ -199,8 +199,8 @@ def _read_by(request: Request, found: Mapping[str, Any]) -> Sequence[Mapping[str
 
 
 def _without_marks(text: str, passages: Sequence[Found]) -> str:
-    """Without the numbers by which a model cites, since it reads passages with them (``_shown``): no words of
-    its answer. ``P[2]`` is one where a passage says so, and a number that no passage has is one, too."""
+    """Removes citation marks such as ``[2]``, which refer to the numbers in ``_shown``. Keeps those that a
+    passage contains (``P[2]``) or whose number is out of range."""
 
     def drop(mark: re.Match[str]) -> str:
         numbers = [int(number) for number in mark["numbers"].split(",")]
@@ -213,8 +213,8 @@ def _without_marks(text: str, passages: Sequence[Found]) -> str:
 
 
 def _shown(passages: Sequence[Found]) -> list[str | Text]:
-    """Passages as the model reads them, numbered where there are several. Their text is data:
-    nothing in it can end the turn."""
+    """Passages as shown to the model, numbered if there are several. Their text is data: nothing in it can
+    end the turn."""
     parts: list[str | Text] = []
     for number, passage in enumerate(passages, 1):
         parts += [f"[{number}] " if len(passages) > 1 else "", Text(sources_of(passage)), "\n\n"]
@@ -231,7 +231,7 @@ def _quote(citation: dict[str, Any], sure: float) -> dict[str, Any]:
 
 
 def _computed(answer: TableAnswer) -> Outcome:
-    """What tables say, which no model has read."""
+    """An answer computed from tables, without a model."""
     citations = [asdict(one) for one in answer.citations]
     result = {
         "text": answer.text,
@@ -243,7 +243,7 @@ def _computed(answer: TableAnswer) -> Outcome:
 
 
 def _declined(sure: float, best: Sequence[Found], output: Output | None = None) -> Outcome:
-    """The best passages instead of an invented answer."""
+    """An abstained result with the best passages."""
     result = {"text": "", "citations": [], "confidence": sure, "passages": encode_passages(best)}
     return Outcome("abstained", result, output.cost if output is not None else Cost())
 

@@ -1,6 +1,6 @@
-"""``classify``: a probability for each label; text is never decoded.
+"""``classify``: a probability for each label; no text is decoded.
 
-Two methods: a head learned on encoder embeddings, or the decoder's own distribution over the labels.
+Two methods: a head trained on encoder embeddings, or the decoder's distribution over the labels.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from edgeslm.messages import Request
 from edgeslm.tasks.task import PROBABILITY, Ask, OnChunk, Outcome, Task, object_schema, threshold_of
 
 CONTENT_FREE = ("N/A", "[MASK]", "-")
-"""Messages that say nothing: what a model makes of them is its bias (Zhao et al. 2021, section 4)."""
+"""Messages without content, which show the model's label bias (Zhao et al. 2021, section 4)."""
 MOST_BIASES = 16
 INSTRUCTION = "Which label fits the message?"
 
@@ -28,7 +28,7 @@ class Classify(Task):
     def set_up(self) -> None:
         self._calibration = None if self.learned is None else self.learned.calibration
         self.threshold = threshold_of(self.name, self.section, self._calibration)
-        """Confidence below which the result is ``abstained``."""
+        """Lowest confidence of an ``ok`` result; below it the result is ``abstained``."""
         self._biases: dict[tuple[tuple[str, str], ...], tuple[float, ...]] = {}
 
     def check(self, request: Request) -> None:
@@ -62,14 +62,14 @@ class Classify(Task):
         return result.get("label") in (self.section.labels or ())
 
     async def _bias(self, request: Request, meanings: dict[str, str], ask: Ask) -> tuple[float, ...]:
-        """What the model makes of messages that say nothing: asked once for each set of labels."""
+        """The model's label probabilities for content-free messages, cached by label set."""
         labels, key = tuple(meanings), tuple(meanings.items())
         if key not in self._biases:
             asked = [
                 (await ask(Score(self._prompt(request, meanings, message), labels))).probabilities
                 for message in CONTENT_FREE
             ]
-            while len(self._biases) >= MOST_BIASES:  # senders may bring labels of their own
+            while len(self._biases) >= MOST_BIASES:  # requests may bring their own labels
                 del self._biases[next(iter(self._biases))]
             self._biases[key] = tuple(sum(column) / len(asked) for column in zip(*asked, strict=True))
         return self._biases[key]

@@ -1,8 +1,7 @@
-"""Conflicting passages: they answer one question with different values (numbers, names, yes and no).
+"""Contradictions between passages: different numbers, names, or yes and no in answer to one question.
 
-Two sentences of different passages contradict each other if they are about the same, by their words, and
-what differs is a number of the same thing, a name, or that one says yes where the other says no. What is said
-in other words altogether isn't found: nothing is inferred.
+Two sentences of different passages contradict each other if they share most words, and differ in the number
+of the same unit, in a name, or in polarity. Paraphrases are not detected.
 """
 
 from __future__ import annotations
@@ -19,14 +18,14 @@ from edgeslm.knowledge.index.search import Found
 from edgeslm.tasks.support import FUNCTION_WORDS, content_words
 
 ALIKE: Final = 0.4
-"""Share of the words of two sentences, values aside, that both must have where numbers differ."""
+"""Smallest word overlap of two sentences (values aside) whose numbers are compared."""
 CLOSE: Final = 0.5
-"""The same where a name or yes and no differ, which say less than a number."""
+"""The same for names and polarity, which are weaker evidence than numbers."""
 ASKED: Final = 0.5
-"""Share of the question's words that a sentence must have, with its heading."""
+"""Smallest share of the question's words that a sentence must have, its heading included."""
 
 Side = tuple[Found, int, int]
-"""A sentence of a passage, by its characters in ``text``."""
+"""A sentence of a passage: start and end in ``text``."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,9 +35,9 @@ class Conflict:
 
 
 def find_conflict(question: str, passages: Sequence[Found]) -> Conflict | None:
-    """The first two sentences that contradict each other in what the question asks about.
+    """The first two sentences that contradict each other about the question.
 
-    A section isn't held against itself: where it has several values, they are of several things.
+    Sentences of the same section are not compared: several values there belong to several things.
     """
     asked = _words(question)
     subjects = frozenset(_subjects(question))
@@ -54,18 +53,18 @@ def find_conflict(question: str, passages: Sequence[Found]) -> Conflict | None:
 
 @dataclass(frozen=True, slots=True)
 class _Statement:
-    """A sentence by its words. Values that the question brings are no values of the sentence."""
+    """A sentence as sets of words. Values in the question are not values of the sentence."""
 
     side: Side
     words: frozenset[str]
-    """With those of its heading, without values."""
+    """Including its heading's, without values."""
     numbers: frozenset[tuple[str, str]]
-    """Each with the word that it counts: ``("40", "hour")``."""
+    """With the word each number counts: ``("40", "hour")``."""
     names: frozenset[str]
     subjects: frozenset[tuple[str, str]]
-    """What is told from others of its kind by a number, with its heading: ``("press", "4")``."""
+    """Numbered things, also in its heading: ``("press", "4")``."""
     poles: frozenset[tuple[int, int]]
-    """Of the pairs of opposites that it has a word of: the pair, and which of the two."""
+    """Antonyms it contains: number of the pair, and side."""
     denies: bool
 
 
@@ -79,7 +78,7 @@ def _statements(asked: frozenset[str], passage: Found) -> Iterator[_Statement]:
         numbers = frozenset(pair for pair in _numbers(text) if pair[0] not in asked)
         names = _words(" ".join(_NAME.findall(text))) - asked - title
         poles = frozenset(_POLES[word] for word in told if word in _POLES)
-        # Of two opposites the pair counts as a word, since both sentences are about it.
+        # Both antonyms count as the same word, since the sentences are about the same.
         words = frozenset(
             f"pair {_POLES[word][0]}" if word in _POLES else word
             for word in told
@@ -91,7 +90,7 @@ def _statements(asked: frozenset[str], passage: Found) -> Iterator[_Statement]:
 
 
 def _is_about_others(asked: frozenset[tuple[str, str]], one: _Statement, other: _Statement) -> bool:
-    """Whether the question asks about press 4, and one of them is about press 5 instead."""
+    """Whether the question names press 4, and one sentence only another press."""
     kinds = {kind for kind, _ in asked}
     return any(
         not asked & side.subjects and any(kind in kinds for kind, _ in side.subjects) for side in (one, other)
@@ -110,13 +109,13 @@ def _contradict(one: _Statement, other: _Statement) -> bool:
     if alike < CLOSE:
         return False
     opposed = any((pair, 1 - pole) in other.poles for pair, pole in one.poles - other.poles)
-    if opposed != (one.denies != other.denies):  # both together say the same again
+    if opposed != (one.denies != other.denies):  # an antonym and a negation cancel out
         return True
     return bool(one.names) and bool(other.names) and not one.names & other.names
 
 
 def _words(text: str) -> frozenset[str]:
-    """Of content, in small letters: what is a name is told by its place here."""
+    """Lower-case content words; names are recognised by case elsewhere."""
     return frozenset(content_words(text.casefold()))
 
 
@@ -135,9 +134,9 @@ def _numbers(text: str) -> Iterator[tuple[str, str]]:
 
 _NUMBER: Final = re.compile(r"([$€£]\s?)?(?<![\w.-])(\d[\d,]*(?:\.\d+)?)\s*(%|[^\W\d_]+)?")
 _SUBJECT: Final = re.compile(r"\b([^\W\d_]{1,40})[ -]?(\d{1,6})\b(?![.,]\d)")
-"""``P7``, ``X-200``, ``press 4``."""
+"""Matches ``P7``, ``X-200``, ``press 4``."""
 _NAME: Final = re.compile(r"(?<=[\w,;] )[A-Z]\w+")
-"""A word that is written large inside of a sentence."""
+"""A capitalised word inside a sentence."""
 _NEGATION: Final = re.compile(
     r"\b(?:not?|never|none|nor|neither|without|cannot|unable|lacks?|fails? to|failed to)\b|n['’]t\b",
     re.IGNORECASE,

@@ -1,7 +1,6 @@
-"""Message digest: how often what was said, and by which messages.
+"""Message digest: groups messages by content and counts them, without a model.
 
-The points and their counts are made here, without a model; it words only what they are about, and whatever it
-says is held to the points. Knows no engine.
+The model only writes the summary text, which must be supported by the groups (points).
 """
 
 from __future__ import annotations
@@ -16,19 +15,20 @@ from edgeslm.tasks.statements import Statement, join
 from edgeslm.tasks.support import Evidence, content_words
 
 MOST_POINTS: Final = 20
-"""Of a result; the messages behind others are counted together."""
+"""Most points in a result; the other messages are counted together."""
 TOLD_POINTS: Final = 3
-"""Of the text, where the model has nothing to say that holds."""
+"""Points in the text if the model's is unsupported."""
 FEWEST: Final = 3
-"""Words of content that a sentence has which tells something."""
+"""Fewest content words of an informative sentence."""
 POINT_CHARACTERS: Final = 300
-"""Of a point that are shown."""
+"""Longest text of a point."""
 _FIELDS: Final = ("id", "text", "at")
 
 
 @dataclass(frozen=True, slots=True)
 class Messages:
-    """``at`` are times as texts, for those who read the result; ``dropped`` more came that nobody kept."""
+    """``at``: times as text, for readers of the result. ``dropped``: number of messages that were not
+    kept."""
 
     ids: tuple[str, ...]
     texts: tuple[str, ...]
@@ -37,7 +37,7 @@ class Messages:
 
 
 def read_messages(value: Mapping[str, Any]) -> Messages:
-    """The messages of an input object. Those without an id are called by their number, from 1.
+    """The messages of an input object. Without an id, a message gets its number, from 1.
 
     :raises InvalidRequest: it isn't ``{"messages": [{"id", "text", "at"}, ...], "dropped": n}``.
     """
@@ -68,14 +68,14 @@ class Digest:
 
     @property
     def evidence(self) -> tuple[Evidence, Sequence[str]]:
-        """The points as sources, with their names."""
+        """The points as sources of evidence, with their names."""
         told = self._texts[:MOST_POINTS]
         return Evidence(told), [f"points[{number}]" for number in range(len(told))]
 
     def shown(self, most: int) -> str:
-        """What the model is shown, ``most`` characters: the points, the most frequent first, without counts.
+        """Input for the model, at most ``most`` characters: the points, most frequent first, without counts.
 
-        A model that sees numbers mixes them up; the result has them from here.
+        Models mix up numbers; the result gets the counts from here.
         """
         lines: list[str] = []
         for text in self._texts[:MOST_POINTS]:
@@ -86,11 +86,11 @@ class Digest:
         return "\n".join(lines)
 
     def told(self, said: Iterable[Statement]) -> list[Statement]:
-        """What of ``said`` tells something: not what only repeats a pattern, or a word or two of it."""
+        """Drops statements that only repeat a pattern, or a word or two of one."""
         return [one for one in said if HIDDEN not in one.text and len(set(content_words(one.text))) >= FEWEST]
 
     def result(self, said: Sequence[Statement]) -> dict[str, Any]:
-        """``said`` is what the model says of the points that they support."""
+        """The result; ``said`` are supported statements of the model."""
         messages, points = self._messages, self._points
         told = points[:MOST_POINTS]
         total = len(messages.ids)
@@ -126,7 +126,7 @@ class Digest:
 
 
 def digest_schema() -> dict[str, Any]:
-    """JSON Schema of what the result of a digest has beside those of other summaries."""
+    """JSON Schema of the properties that only digests have."""
     count = {"type": "integer", "minimum": 0}
     return {
         "points": {

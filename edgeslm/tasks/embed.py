@@ -1,4 +1,4 @@
-"""``embed``: the encoder's vector of a text."""
+"""``embed``: a text's embedding."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""``extract``: fields by a JSON schema.
+"""``extract``: fields of a message, by a JSON schema.
 
-Two methods: a decoder writes them, and a grammar guides it, so that the output can't leave the schema; or a
-head learned on an encoder points at them.
+Two methods: a decoder writes JSON under a grammar that enforces the schema, or a head trained on an encoder
+finds spans.
 """
 
 from __future__ import annotations
@@ -31,25 +31,25 @@ if TYPE_CHECKING:
 INSTRUCTION = "Read the message and write its fields as JSON."
 
 STRING_CHARS = 200
-"""Bound on strings that the schema leaves open. An open string can go on for ever in a weak model."""
+"""Limit of strings without ``maxLength``. A weak model may continue an open string forever."""
 ARRAY_ITEMS = 16
-"""The same for arrays."""
+"""Limit of arrays without ``maxItems``."""
 TIGHT_STRING_CHARS = 24
 TIGHT_ARRAY_ITEMS = 4
-"""Bounds of the second try, when the first ran out of tokens before its JSON was closed."""
+"""Limits for a second attempt, if the first reached ``max_tokens`` before its JSON was complete."""
 SCHEMA_CHARS = 20_000
-"""Most characters of a schema that a sender brings: checking one takes time that the bus waits for."""
+"""Largest schema in a request, in characters: checking one blocks the event loop."""
 SCHEMA_PARTS = 500
-"""The same of its mappings, each of which is checked."""
+"""Most mappings in such a schema, each of which is checked."""
 PHRASE_WORDS = 8
-"""Longest run of words that a ``verbatim`` string can be."""
+"""Longest run of words for a ``verbatim`` string."""
 BRACKETS = "\"'`()[]{}<>,;"
 PIECE = r"[^\s\"'`()\[\]{}<>,;=|&:/@!?]+"
-"""What stands between separators in a word."""
+"""A part of a word between separators."""
 _WITH_PARTS = frozenset({"properties", "items", "prefixItems", "anyOf", "oneOf", "allOf", "$ref"})
-"""Keys of a subschema that says what it lets through by its parts."""
+"""Keys of a subschema whose parts define the allowed values."""
 MOST_PIECES = 12
-"""Pieces of one word that are looked at."""
+"""Most pieces of one word."""
 MOST_PHRASES = 1000
 
 
@@ -59,7 +59,7 @@ class Extract(Task):
     def set_up(self) -> None:
         self._calibration = None if self.learned is None else self.learned.calibration
         self.threshold = threshold_of(self.name, self.section, self._calibration) if self.is_head else 0.0
-        """Confidence below which the result is ``abstained``; text that is written has none."""
+        """Lowest confidence of an ``ok`` result; decoded text has none."""
         self._readers: Sequence[FieldReader] = ()
         if self.is_head and self.learned is not None:
             schema = self.section.output_schema or {}
@@ -96,7 +96,7 @@ class Extract(Task):
     def result_schema(self) -> dict[str, Any]:
         span = {"type": "object", "properties": {"start": {"type": "integer"}, "end": {"type": "integer"}}}
         known = None if "schema" in self.section.allowed else self.section.output_schema
-        if known and self.is_head:  # what it abstains from may lack some
+        if known and self.is_head:  # an abstained result may lack some
             known = {
                 key: known[key] for key in ("type", "properties", "$defs", "definitions") if key in known
             }
@@ -105,7 +105,7 @@ class Extract(Task):
             "spans": {"type": "object", "additionalProperties": span},
             "stage": {"type": "string"},
         }
-        # A stage behind a head has no confidence.
+        # A model stage after a head has no confidence.
         return object_schema(properties, {"confidence": PROBABILITY} if self.is_head else None)
 
     def option(self, request: Request, name: str) -> Any:
@@ -129,8 +129,8 @@ class Extract(Task):
         return make_validator(self.section.output_schema or {})
 
     async def _point(self, message: str, ask: Ask, head: Bundle) -> Outcome:
-        """Fields that nothing in the message fits, though the schema wants them, are left out of an
-        ``abstained`` result."""
+        """Runs the head. Required fields without a valid value are omitted, and the result is
+        ``abstained``."""
         output = await ask(Point(message, str(head.path), self.section.overflow, head.digest))
         fields: dict[str, Any] = {}
         spans: dict[str, dict[str, int]] = {}
@@ -158,7 +158,7 @@ class Extract(Task):
     async def _fields(
         self, request: Request, ask: Ask, message: str, schema: Mapping[str, Any]
     ) -> tuple[Any, Output]:
-        """The parsed fields, or None when the tokens ran out before the JSON was closed."""
+        """The parsed fields; None if ``max_tokens`` was reached before the JSON was complete."""
         prompt = Prompt(
             self.turns(self._instruction(request, schema), Text(message, cut=True)),
             overflow=self.section.overflow,
@@ -173,7 +173,7 @@ class Extract(Task):
             return None, output
 
     def _instruction(self, request: Request, schema: Mapping[str, Any]) -> tuple[str | Text, ...]:
-        if self.learned is not None:  # its fields are what it was taught
+        if self.learned is not None:  # the adapter was trained on its fields
             return (self.section.instruction or "",)
         lines = []
         for name, field in schema.get("properties", {}).items():
@@ -187,14 +187,14 @@ class Extract(Task):
 
 
 def _open_texts(fields: Mapping[str, Any], schema: Mapping[str, Any]) -> Iterator[str]:
-    """Texts of fields that their schema doesn't fix."""
+    """String fields that their schema doesn't fix."""
     for name, value in fields.items():
         if isinstance(value, str) and not is_fixed(schema.get("properties", {}).get(name, {})):
             yield value
 
 
 def check_schema(schema: Mapping[str, Any]) -> None:
-    """Of a sender; what is JSON Schema but more than the engine can follow, the engine refuses.
+    """Checks a request's schema; valid schemas that the engine doesn't support are refused by the engine.
 
     :raises InvalidRequest: not a JSON Schema of named fields.
     """
@@ -219,15 +219,14 @@ def _mappings(value: Any) -> Iterator[Any]:
 
 
 def encode_fields(fields: Any) -> str:
-    """JSON as the grammar writes it: no spaces, so that examples and outputs look alike."""
+    """JSON in the grammar's format, without spaces, so that examples and outputs are alike."""
     return json.dumps(fields, ensure_ascii=False, separators=(",", ":"))
 
 
 def bounded(schema: Any, string_chars: int, array_items: int, words: Sequence[str] | None = None) -> Any:
-    """A copy of the schema in which no string and no array is unbounded.
+    """A copy of the schema in which all strings and arrays are bounded.
 
-    With ``words``, strings can be nothing but one of them, or empty where none fits; what is fixed by the
-    schema itself (``enum``, ``const``) stays.
+    With ``words``, strings are limited to these, or empty if none fits; ``enum`` and ``const`` are kept.
     """
     schema = copy.deepcopy(schema)
     parts = _parts(schema)
@@ -249,12 +248,12 @@ def bounded(schema: Any, string_chars: int, array_items: int, words: Sequence[st
 
 
 def _may_be_text(node: Mapping[str, Any], kinds: set[str]) -> bool:
-    """A subschema that lets a string through: by its type, or by naming no type and no parts."""
+    """Whether a subschema allows strings: by its type, or by naming neither types nor parts."""
     return "string" in kinds or (not kinds and not node.keys() & _WITH_PARTS)
 
 
 def _hold_to(node: dict[str, Any], kinds: set[str], words: Sequence[str], string_chars: int) -> None:
-    """Lets the strings of a subschema be those of ``words`` that fit it and nothing else, but for null."""
+    """Limits the strings of a subschema to the ``words`` that fit it; null stays allowed."""
     least, most = node.get("minLength", 0), min(node.get("maxLength", string_chars), string_chars)
     matches = make_matcher(node.get("pattern", ""))
     fitting = [word for word in words if least <= len(word) <= most and matches(word)] or [""]
@@ -266,10 +265,10 @@ def _hold_to(node: dict[str, Any], kinds: set[str], words: Sequence[str], string
 
 
 def phrases(message: str) -> list[str]:
-    """What a ``verbatim`` string may be: words of the message without the punctuation around them, their
-    pieces between separators (``rhost=192.0.2.1`` has three), and runs of up to :data:`PHRASE_WORDS` words.
+    """Candidates for a ``verbatim`` string: words without punctuation, their pieces between separators
+    (``rhost=192.0.2.1`` has three), and runs of up to :data:`PHRASE_WORDS` words.
 
-    A long message gets shorter runs, so that there are never more than :data:`MOST_PHRASES`.
+    Long messages get shorter runs, to keep within :data:`MOST_PHRASES`.
     """
     words = [match.span() for match in re.finditer(r"\S+", message)]
     trimmed = [_trim(message, start, end) for start, end in words]
@@ -283,7 +282,7 @@ def phrases(message: str) -> list[str]:
 
 
 def _runs(message: str, words: Sequence[tuple[int, int]], longest: int) -> Iterator[dict[str, None]]:
-    """The texts of one word, of two in a row, and so on."""
+    """Single words, then runs of two words, and so on."""
     for length in range(1, longest + 1):
         yield {
             message[first[0] : last[1]]: None
@@ -293,11 +292,11 @@ def _runs(message: str, words: Sequence[tuple[int, int]], longest: int) -> Itera
 
 
 def _pieces(message: str, words: Sequence[tuple[int, int]]) -> dict[str, None]:
-    """Parts of words from the beginning of one piece to the end of another."""
+    """Parts of words, from the start of one piece to the end of another."""
     found: dict[str, None] = {}
     for start, end in words:
         word = message[start:end]
-        found[word.strip(BRACKETS + ".!?") or word] = None  # an address may begin with a colon
+        found[word.strip(BRACKETS + ".!?") or word] = None  # an IPv6 address may begin with a colon
         spans = [match.span() for match in re.finditer(PIECE, word)][:MOST_PIECES]
         for first, (begin, _) in enumerate(spans):
             found |= {word[begin:stop]: None for _, stop in spans[first:]}
@@ -305,7 +304,7 @@ def _pieces(message: str, words: Sequence[tuple[int, int]]) -> dict[str, None]:
 
 
 def _trim(message: str, start: int, end: int) -> tuple[int, int]:
-    """A word's offsets without quotes, brackets and marks around it; a word of marks alone stays."""
+    """A word's offsets without surrounding punctuation; a word of punctuation only is kept."""
     bare = message[start:end].strip(BRACKETS + ":.!?")
     if not bare:
         return start, end
@@ -314,7 +313,7 @@ def _trim(message: str, start: int, end: int) -> tuple[int, int]:
 
 
 def _parts(schema: Any) -> set[int]:
-    """Ids of the subschemas that describe one object together: none of them may be closed by itself."""
+    """Ids of subschemas that together describe one object; none of them may be closed by itself."""
     parts: set[int] = set()
     for node in _nodes(schema):
         combined = [node[key] for key in ("allOf", "anyOf", "oneOf") if key in node]
@@ -324,7 +323,7 @@ def _parts(schema: Any) -> set[int]:
 
 
 def _nodes(schema: Any) -> Iterator[dict[str, Any]]:
-    """Every subschema once, the root and what references point to included, wherever that stands."""
+    """All subschemas, each once, including the root and the targets of references."""
     seen: set[int] = set()
     left = [schema]
     while left:
@@ -347,9 +346,9 @@ def _nodes(schema: Any) -> Iterator[dict[str, Any]]:
 
 
 def find_spans(fields: Any, message: str) -> dict[str, dict[str, int]]:
-    """Where strings of the fields stand in the message: dotted path -> character offsets.
+    """Positions of string fields in the message: dotted path -> character offsets.
 
-    Only what stands there verbatim has a span; the first place counts.
+    The first occurrence counts; strings that don't occur have no span.
     """
     spans: dict[str, dict[str, int]] = {}
 

@@ -1,8 +1,8 @@
-"""Extractive summary: the sentences of a text that say most of it.
+"""Extractive summary: selects the most central sentences of a text.
 
-Best is the one whose words are nearest to all words of the text, by the cosine of their counts, and which
-stands early: the centroid and the position of MEAD (Radev et al. 2004, section 3). What it said counts less
-for the next one (SumBasic, Nenkova and Vanderwende 2005). Knows no engine.
+A sentence's score is the cosine of its word counts to those of the text, plus a bonus for an early position,
+as in MEAD (Radev et al. 2004, section 3). Words of a selected sentence count less for the next one (SumBasic,
+Nenkova and Vanderwende 2005).
 """
 
 from __future__ import annotations
@@ -15,19 +15,20 @@ from edgeslm.knowledge.documents.sentences import split_sentences
 from edgeslm.tasks.support import content_words
 
 MOST_SENTENCES = 2_000
-"""Of a text that are looked at: some hundred pages, in a few hundredths of a second each time."""
+"""Most sentences scored: about a hundred pages, in a few hundredths of a second."""
 LEAD = 2.0
-"""What it counts to stand first, beside what a sentence says: chosen on package descriptions."""
+"""Weight of the position bonus, tuned on package descriptions."""
 FEWEST_WORDS = 3
-"""Of content. A sentence with fewer is a greeting or a title more likely, and taken where nothing else is."""
+"""Fewest content words; a shorter sentence is often a greeting or title, and used only if there are no
+others."""
 SAID = 0.25
-"""What a word still counts once a sentence with it was chosen."""
+"""Factor for words of a selected sentence."""
 LONGEST = 400
-"""Characters. What is longer is a table or a log more likely than a sentence."""
+"""Longest sentence in characters; a longer one is often a table or log."""
 
 
 def best_sentences(text: str, *, most: int = 2) -> list[tuple[int, int]]:
-    """Start and end of up to ``most`` sentences, in the order of the text; the first if it has no words."""
+    """Start and end of up to ``most`` sentences, in text order; the first ones if none has content words."""
     spans = split_sentences(text)[:MOST_SENTENCES]
     spans = [span for span in spans if span[1] - span[0] <= LONGEST] or spans
     best = central([text[slice(*span)] for span in spans], most=most, lead=LEAD)
@@ -35,10 +36,9 @@ def best_sentences(text: str, *, most: int = 2) -> list[tuple[int, int]]:
 
 
 def central(sentences: Sequence[str], *, most: int, lead: float = 0.0) -> list[int]:
-    """Numbers of up to ``most`` sentences that say most of what all say, in their order.
+    """Numbers of up to ``most`` central sentences, in order.
 
-    :param lead: what it counts to be the first of them, as a share of what the best one says; the last one
-        has nothing of it.
+    :param lead: position bonus of the first sentence, relative to the best score; it falls to 0 for the last.
     """
     words = {number: Counter(found) for number, one in enumerate(sentences) if (found := content_words(one))}
     words = {number: found for number, found in words.items() if len(found) >= FEWEST_WORDS} or words

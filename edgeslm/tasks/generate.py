@@ -36,7 +36,7 @@ class GenerateText(Task):
         return object_schema({"text": {"type": "string"}, "finish_reason": {"enum": ["stop", "length"]}})
 
     def _chat(self, request: Request) -> tuple[Turn, ...]:
-        """The turns of the request behind the task's own instruction.
+        """The chat, with the task's instruction first.
 
         :raises InvalidRequest: an object that is not ``{"messages": [{"role", "content"}, ...]}``.
         """
@@ -52,7 +52,7 @@ class GenerateText(Task):
             raise InvalidRequest(f"task {self.name} has its own instruction; leave out the system message")
         if any(turn.role == "system" for turn in turns[1:]):
             raise InvalidRequest("a system message can only be the first one")
-        # The last message is the one that may be cut: what it answers stays whole.
+        # Only the last message may be truncated.
         last = turns[-1].parts[0]
         if isinstance(last, Text):
             turns[-1] = Turn("user", (Text(last.value, cut=True),))

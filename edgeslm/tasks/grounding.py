@@ -1,8 +1,7 @@
-"""Grounding gate: whether collections can answer a question, judged by figures of the search alone.
+"""Grounding gate: decides by search scores whether collections can answer a question.
 
-The figures say how the best passage stands to the question and to the others that were found. A logistic
-model of them gives the confidence that it is of the section that answers the question. None of them depends
-on the size of the collection.
+A logistic model of the scores of the best passage, alone and compared with the others, gives the confidence
+that it is from the right section. No score depends on the size of the collection.
 """
 
 from __future__ import annotations
@@ -25,18 +24,18 @@ from edgeslm.tasks.support import content_words
 
 CHARACTERS_PER_TOKEN: Final = 3.5
 MOST_QUOTED: Final = 600
-"""Characters of a sentence that is quoted whole: a table without any end of a sentence is one."""
+"""Longest sentence quoted as a whole, in characters; a table without punctuation is one sentence."""
 LIKENESS: Final = 4.0
-"""What a sentence's cosine to the question counts beside the logarithm of what is pointed at in it
-(``benchmarks/LOG.md``), with MiniLM: where another encoder's cosines lie closer together, it counts less."""
+"""Weight of a sentence's cosine to the question, beside the log of the reader's probability
+(``benchmarks/LOG.md``). Tuned for MiniLM; encoders with more similar cosines need a higher one."""
 BUDGET: Final = 1200
-"""Tokens of passages that a model reads for one question."""
+"""Token budget of the passages shown to a model."""
 
 
 PROSE: Final = 7
-"""Words of a cell from which on it is read and not looked up."""
+"""Cells with at least this many words are prose."""
 SENTENCE: Final = 4
-"""Words of one that ends as a sentence does, which ``Bolt & Co.`` isn't."""
+"""The same for cells that end like a sentence; ``Bolt & Co.`` is shorter."""
 _ENDS: Final = (".", "?", "!")
 _FIGURE: Final = re.compile(r"(?:\W*|[A-Z]{3} )\d")
 _WORD: Final = re.compile(r"\S+")
@@ -44,7 +43,7 @@ _WORD: Final = re.compile(r"\S+")
 
 @dataclass(frozen=True, slots=True)
 class Gate:
-    """Coefficients by the names of figures, and below which confidence a question is declined."""
+    """Coefficients of a logistic model by feature, and the confidence threshold for an answer."""
 
     intercept: float
     weights: Mapping[str, float]
@@ -55,7 +54,7 @@ class Gate:
         return 1 / (1 + math.exp(-total))
 
 
-# From python benchmarks/quality/documents.py gate, which fits them on development data alone.
+# Fitted by python benchmarks/quality/documents.py gate, on development data only.
 GATE: Final = Gate(
     -3.68,
     {
@@ -72,12 +71,12 @@ GATE: Final = Gate(
 WORDS_GATE: Final = Gate(
     -1.86, {"coverage": 2.08, "matched": 0.37, "coverage_margin": 2.04, "agreement": 1.71}, 0.36
 )
-"""Where passages have no vectors."""
+"""For passages without vectors."""
 
 
 READ_GATE: Final = Gate(0.36, {"read": 0.54, "coverage_margin": 3.34}, 0.39)
-"""Where a reader has read them, one that was taught as ``benchmarks/LOG.md`` tells. What else is known of a
-passage says the same of what answers and of what only speaks of it, and is left out."""
+"""For passages scored by a reader trained as in ``benchmarks/LOG.md``. The other features don't distinguish
+answers from passages on the same topic, and are left out."""
 
 
 def gate_for(found: Sequence[Found]) -> Gate:
@@ -87,30 +86,30 @@ def gate_for(found: Sequence[Found]) -> Gate:
 
 
 def confidence(question: str, found: Sequence[Found]) -> float:
-    """How likely the best passage is of the right section, 0 to 1."""
+    """Probability that the best passage is from the right section."""
     return gate_for(found).confidence(figures_of(question, found)) if found else 0.0
 
 
 MOST_MARGIN: Final = 0.3
-"""More says nothing more."""
+"""Larger margins carry no more information."""
 SUREST: Final = 1e-3
-"""A reader that is surer of a yes or a no says nothing more."""
+"""The reader's probability is clipped to this distance from 0 and 1."""
 ALONE: Final = 0.1
-"""The margins of a passage that nothing was found beside: as most have, so that they say nothing."""
+"""Typical margin, used if there is only one passage, so that it has no effect."""
 
 
 def figures_of(question: str, found: Sequence[Found]) -> dict[str, float]:
-    """What the gate judges by.
+    """Features of the gate.
 
-    - ``cosine``, ``sentence``: of the best passage, and of the sentence of it that is nearest to the
-      question; each in the place of the other where that isn't known.
-    - ``coverage``: the share of the question's words that it has.
-    - ``matched``: the logarithm of how many words of the question it has. Many words that are all there are
-      more than one that is.
-    - ``margin``, ``coverage_margin``: by how much its score is above the next one's, and the share of the
-      question's words that it has above the most that another one has; up to :data:`MOST_MARGIN`.
-    - ``agreement``: of cosine, sentence, BM25 and share of words, in how many it is the best of all.
-    - ``read``: what a reader says of it, as log-odds; 0 without one.
+    - ``cosine``, ``sentence``: of the best passage, and of its sentence nearest to the question; each
+      replaces the other if that is unknown.
+    - ``coverage``: share of the question's words that it contains.
+    - ``matched``: log of the number of the question's words that it contains: all of many words are stronger
+      evidence than all of few.
+    - ``margin``, ``coverage_margin``: its score minus the next one's, and its coverage minus the best of the
+      others; up to :data:`MOST_MARGIN`.
+    - ``agreement``: share of the rankings (cosine, sentence, BM25, coverage) that it leads.
+    - ``read``: log-odds of the reader's probability; 0 without one.
     """
     words = dict.fromkeys(parse_words(question), 1.0)
     coverage = shares([sources_of(passage) for passage in found], words)
@@ -141,7 +140,7 @@ def _log_odds(likely: float | None) -> float:
 
 
 def fitting(passages: Sequence[Found], budget: int = BUDGET) -> list[Found]:
-    """The best passages that together have about as many tokens as the budget, the first one in any case."""
+    """The best passages within a token budget, at least one."""
     kept: list[Found] = []
     left = budget * CHARACTERS_PER_TOKEN
     for passage in passages:
@@ -153,9 +152,9 @@ def fitting(passages: Sequence[Found], budget: int = BUDGET) -> list[Found]:
 
 
 def is_of_figures(passage: Found) -> bool:
-    """Whether it is a row of a table with numbers or dates and without prose (``questions.csv`` has some).
+    """Whether a passage is a table row of numbers or dates without prose (``questions.csv`` has prose).
 
-    One of many such rows is like the question and no answer to it: what columns say is computed, or not said.
+    Such a row resembles the question without answering it: tables are answered by computing, or not at all.
     """
     if find_kind(Path(passage.source)) not in TABULAR:
         return False
@@ -164,7 +163,7 @@ def is_of_figures(passage: Found) -> bool:
 
 
 def _is_figure(value: str) -> bool:
-    """A number, with what stands before it (``$4.50``, ``EUR 4.50``), or a date; no code (``E12``)."""
+    """A number with its prefix (``$4.50``, ``EUR 4.50``), or a date; not a code (``E12``)."""
     return _FIGURE.match(value) is not None or parse_moment(value) is not None
 
 
@@ -174,7 +173,7 @@ def _is_prose(value: str) -> bool:
 
 
 def sources_of(passage: Found) -> str:
-    """What a passage says, with the titles above it."""
+    """A passage with its heading."""
     return with_heading(passage.heading, passage.text)
 
 
@@ -183,8 +182,8 @@ def with_heading(heading: str, text: str) -> str:
 
 
 def quotable(question: str, passage: Found) -> Place:
-    """Where in a passage an answer is looked for: the sentence that is nearest to the question, the one
-    before it and the one behind it. What stands elsewhere in the passage is read and can't be quoted."""
+    """The part of a passage that can be quoted: the sentence nearest to the question and its two neighbours.
+    The model reads the rest as context."""
     places = split_sentences(passage.text)
     if not places:
         return 0, len(passage.text)
@@ -193,13 +192,12 @@ def quotable(question: str, passage: Found) -> Place:
 
 
 def pointed_at(passage: Found) -> Place | None:
-    """The sentence that most of what a reader points at begins in, with what its colon announces; None where
-    none points. Of what has no end of a sentence for long, what is around the likeliest run.
+    """The sentence in which most of the reader's answer spans begin, with what its colon introduces; None
+    without spans. Of a very long sentence, only the part around the best span.
 
-    The likeliest run alone may go from one sentence to another: where it begins and where it ends are looked
-    for apart from each other. How near a sentence is to the question counts beside it: what was put into a
-    document to be quoted rarely speaks of what is asked, unless whoever did so knew the question. A sentence
-    whose nearness nobody looked at is as near as the mean of the others.
+    A span's start and end are predicted independently, so the best span may cross sentences. The cosine to
+    the question counts, too: text injected into a document to be quoted is rarely similar to the question,
+    unless its author knew it. A sentence without a cosine gets the mean of the others.
     """
     places = split_sentences(passage.text)
     cosines = {(start, end): cosine for start, end, cosine in passage.sentences}
@@ -218,7 +216,7 @@ def pointed_at(passage: Found) -> Place | None:
 
 
 def _around(passage: Found, start: int, end: int) -> Place:
-    """Whole words of a long sentence around the likeliest run that begins in it."""
+    """Whole words of a long sentence around the best span that begins in it."""
     first, last, _ = next(run for run in passage.pointed if start <= run[0] < end)
     beside = max(0, MOST_QUOTED - (last - first)) // 2
     begin, stop = max(start, first - beside), min(end, last + beside)
@@ -228,7 +226,7 @@ def _around(passage: Found, start: int, end: int) -> Place:
 
 
 def _announced(text: str, places: Sequence[Place]) -> int:
-    """Where the first sentence ends, with what is behind its colon: the next one, or a whole list."""
+    """End of the first sentence, including the sentence or list that its colon introduces."""
     (start, end), *rest = places
     if not rest or not text[start:end].endswith(":"):
         return end
@@ -242,7 +240,7 @@ def _announced(text: str, places: Sequence[Place]) -> int:
 
 
 def most_like(sentence: str, text: str) -> Place:
-    """Start and end of the sentence of a text that has most of the words of another one."""
+    """The sentence of a text that shares most words with ``sentence``."""
     wanted = set(content_words(sentence))
     return max(
         split_sentences(text),

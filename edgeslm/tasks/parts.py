@@ -1,4 +1,4 @@
-"""Text splitting: where to part a text that is too long to be read at once. Knows no engine."""
+"""Text splitting: divides a text that is too long for one model call."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ import re
 from edgeslm.knowledge.documents.sentences import PARAGRAPH, SENTENCE_END
 
 _BORDERS = (PARAGRAPH, SENTENCE_END, re.compile(r"\n"), re.compile(r"\s+"))
-"""Between paragraphs, else between sentences, else lines, else words."""
+"""Preferred boundaries: paragraphs, sentences, lines, words."""
 
 
 def split_parts(text: str, most: int) -> list[tuple[int, int]]:
-    """Start and end of parts of at most ``most`` characters, without the blanks around them.
+    """Start and end of parts of at most ``most`` characters, without surrounding blanks.
 
-    A part is at least half as long as it may be, so that there are few of them.
+    Each part, except the last, has at least half of that, so that there are few.
     """
     spans = []
     start = 0
@@ -28,7 +28,7 @@ def split_parts(text: str, most: int) -> list[tuple[int, int]]:
 
 
 def _border(text: str, first: int, last: int) -> int:
-    """The last place between two offsets where it harms least; ``last`` if it harms everywhere."""
+    """The last preferred boundary between two offsets; ``last`` if there is none."""
     for pattern in _BORDERS:
         ends = [match.end() for match in pattern.finditer(text, first, last) if match.end() > first]
         if ends:

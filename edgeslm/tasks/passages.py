@@ -1,4 +1,4 @@
-"""Passages in results, and what of a text they prove: one form for searches, answers and other nodes."""
+"""Passages in results, and citations of them: the format shared by searches, answers and other nodes."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ PASSAGE_SCHEMA: Final = {
 
 
 def encode_passages(found: Sequence[Found]) -> list[dict[str, Any]]:
-    """As results tell passages, the best first."""
+    """Passages in the format of results, best first."""
     return [
         {
             "id": one.id,
@@ -45,9 +45,9 @@ def encode_passages(found: Sequence[Found]) -> list[dict[str, Any]]:
 
 
 def cite(passage: Mapping[str, Any], start: int, end: int) -> dict[str, Any]:
-    """Characters ``start`` to ``end`` of a passage; a result counts them in the document's text.
+    """A citation of characters ``start`` to ``end`` of a passage, with offsets in the document.
 
-    What came with the request has no id and no heading.
+    A context from the request has no id and no heading.
     """
     return {
         "source": passage["source"],
@@ -59,7 +59,7 @@ def cite(passage: Mapping[str, Any], start: int, end: int) -> dict[str, Any]:
 
 
 def keep_proven(text: str, passages: Sequence[Mapping[str, Any]]) -> tuple[str, list[dict[str, Any]]]:
-    """The sentences of a text that a passage supports, and as citations the sentences that do."""
+    """The sentences of a text that passages support, and citations of the supporting sentences."""
     evidence = Evidence(with_heading(one.get("heading", ""), one["text"]) for one in passages)
     kept: list[str] = []
     citations: list[dict[str, Any]] = []

@@ -1,7 +1,7 @@
-"""Extracted fields of a learned task, read from what a head says of their options and places.
+"""Field values of a trained extract task, from a head's options and spans.
 
-The likeliest option that fits the field's schema: it is missing, it has a value that was taught, or it is
-what stands in the message. Knows no engine.
+The most likely option that fits the field's schema wins: missing, a value from training, or a span of the
+message.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class PointedField:
-    """``is_there`` tells a field with a value, which may be null, from one that is left out; ``share`` is how
-    likely that is, as the head has it. ``place`` is where it was found, or where a taught value stands."""
+    """``is_there``: whether the field is present (its value may be null). ``share``: the head's probability.
+    ``place``: the span it was read from, or where a trained value occurs."""
 
     value: Any
     share: float
@@ -31,8 +31,8 @@ class PointedField:
 
 
 class FieldReader:
-    """Reads one field; ``number`` is its place among those that were taught, ``types`` are the JSON types
-    that a place can be read as."""
+    """Reads one field; ``number`` is its index in the head, ``types`` are the JSON types that a span is
+    parsed as."""
 
     def __init__(
         self,
@@ -50,11 +50,11 @@ class FieldReader:
         self._fits = [check.is_valid(value) for value in field.values]
 
     def read(self, message: str, pointed: Pointed) -> PointedField | None:
-        """The likeliest answer that fits, whichever options lead to it; None where none does."""
+        """The most likely valid value, summed over all options that give it; None if none is valid."""
         answers: dict[tuple[bool, bool, Any], PointedField] = {}
         for option in range(len(pointed.options)):
             if (found := self._as_option(option, message, pointed)) is not None:
-                answer = (found.is_there, isinstance(found.value, bool), found.value)  # 1 and true are equal
+                answer = (found.is_there, isinstance(found.value, bool), found.value)  # 1 == True
                 if (before := answers.get(answer)) is not None:
                     share = min(1.0, before.share + found.share)
                     found = replace(found, share=share, place=before.place or found.place)
@@ -81,10 +81,10 @@ class FieldReader:
         return PointedField(value, share)
 
     def _in_message(self, message: str, pointed: Pointed, share: float) -> PointedField | None:
-        """The likeliest value that fits; one that stands there several times counts with all its places, and
-        the likeliest of them is told."""
+        """The most likely valid value in the message; spans with the same value are added up, and the best
+        one is its place."""
         values: dict[Any, tuple[float, Place]] = {}
-        for start, end, likely in pointed.places:  # the likeliest first
+        for start, end, likely in pointed.places:  # best first
             value = read_place(message, (start, end), self._types)
             if value is not None:
                 before, place = values.get(value, (0.0, (start, end)))
@@ -96,10 +96,9 @@ class FieldReader:
 
 
 def make_readers(learned: LearnedSection, schema: Mapping[str, Any], *, verbatim: bool) -> list[FieldReader]:
-    """A reader for each property of ``schema``, in its order; those that were taught beside them are not
-    wanted.
+    """A reader for each property of ``schema``, in order; other trained fields are ignored.
 
-    :param verbatim: texts that aren't fixed by the schema have to stand in the message.
+    :param verbatim: strings not fixed by the schema must occur in the message.
     """
     whole = make_validator(schema)
     numbers = {field.name: number for number, field in enumerate(learned.fields)}

@@ -1,10 +1,9 @@
-"""Message clusters: messages that say the same, counted, are the points of a digest. No model decides.
+"""Message clustering: groups messages that say the same; the groups are the points of a digest.
 
-What changes from one message to the next (times, addresses, numbers, what stands in quotes) is masked, as
-parsers of logs do (Drain, He et al. 2017, section 3.B). Messages of as many words are then parted at the
-position with the fewest different words, as IPLoM does (Makanju et al. 2009, section 3.2), until what is left
-differs only at positions that hold many words, which are parameters. So the points don't depend on the order
-of the messages, and a message belongs to exactly one.
+Variable parts (times, addresses, numbers, quoted text) are masked, as in log parsers (Drain, He et al. 2017,
+section 3.B). Messages with equal word counts are then split at the position with the fewest distinct words,
+as in IPLoM (Makanju et al. 2009, section 3.2), until only positions with many words differ, which are
+parameters. The result doesn't depend on the order of messages, and each message is in exactly one group.
 """
 
 from __future__ import annotations
@@ -17,13 +16,13 @@ from dataclasses import dataclass
 from typing import Final
 
 WORDS: Final = 40
-"""Of a message that are compared; what comes behind them is cut off."""
+"""Words of a message that are compared; the rest is ignored."""
 HIDDEN: Final = "*"
-"""Stands for what differs between the messages of a point."""
+"""Stands for words that differ within a group."""
 FEWEST_VALUES: Final = 3
-"""A position with fewer different words holds no parameter."""
+"""Fewest distinct words of a parameter position."""
 LEAST_ALIKE: Final = 0.5
-"""Which part of the words, besides what is masked, all messages of a point share (Drain's ``st``)."""
+"""Smallest share of unmasked words that all messages of a group have in common (Drain's ``st``)."""
 
 _TIME = r"\d{1,2}:\d{2}(?::\d{2}(?:[.,]\d+)?)?"
 _STAMP = (
@@ -36,7 +35,7 @@ _QUOTED = r"\"[^\"\n]{0,400}\"|(?<!\w)'[^'\n]{0,400}'(?!\w)"
 _TOKEN: Final = re.compile(rf"(?:{_STAMP})(?=\s|$|[,;:])[,;:]?|(?:{_QUOTED}|\S)+")
 _MASKED: Final = re.compile(
     rf"(?P<name>\"[^\"\n]{{0,400}}\"(?=:))|{_STAMP}|{_QUOTED}"  # the names of JSON stay
-    # Addresses of mail. Each run of such characters is looked at once: a word may be a message of a MiB.
+    # Mail addresses. Possessive, so that matching stays linear: one word may be a whole message of a MiB.
     r"|(?<![\w.+-])[\w.+-]++@[\w-]+(?:\.[\w-]+)*"
     r"|[a-z][a-z+.-]{0,30}+://\S+"
     r"|[0-9a-fA-F]{8}-(?:[0-9a-fA-F]{4}-){3}[0-9a-fA-F]{12}"
@@ -49,7 +48,7 @@ _MASKED: Final = re.compile(
 
 @dataclass(frozen=True, slots=True)
 class SummaryPoint:
-    """What the messages with these ``numbers`` (from 0, in their order) all say; ``*`` where they differ."""
+    """The common text of the messages with these ``numbers`` (from 0, in order); ``*`` where they differ."""
 
     text: str
     numbers: tuple[int, ...]
@@ -60,7 +59,7 @@ class SummaryPoint:
 
 
 def make_points(messages: Sequence[str]) -> list[SummaryPoint]:
-    """Every message in exactly one point; what was said most often first, then what was said first."""
+    """Each message is in exactly one point. Most frequent first, then by first message."""
     rows = [_read(message) for message in messages]
     by_length: dict[int, list[int]] = defaultdict(list)
     for number, row in enumerate(rows):
@@ -71,12 +70,12 @@ def make_points(messages: Sequence[str]) -> list[SummaryPoint]:
 
 
 def mask(word: str) -> str:
-    """A word without what changes from message to message."""
+    """A word with its variable parts masked."""
     return _MASKED.sub(lambda match: match["name"] or HIDDEN, word)
 
 
 _Row = list[tuple[str, str]]
-"""The words of a message, each as it stands and masked."""
+"""The words of a message: original and masked."""
 
 
 def _read(message: str) -> _Row:
@@ -90,7 +89,7 @@ def _read(message: str) -> _Row:
 
 
 def _parted(numbers: list[int], rows: Sequence[_Row]) -> list[list[int]]:
-    """Groups of messages of as many words that say the same."""
+    """Splits messages with equal word counts into groups."""
     columns = [
         Counter(rows[number][place][1] for number in numbers) for place in range(len(rows[numbers[0]]))
     ]
@@ -110,7 +109,7 @@ def _parted(numbers: list[int], rows: Sequence[_Row]) -> list[list[int]]:
 
 
 def _text(rows: Sequence[_Row]) -> str:
-    """What all of the messages have in common, as much of it as there is."""
+    """The common text of messages, masked where necessary."""
     words = []
     for column in zip(*rows, strict=True):
         if len({word for word, _ in column}) == 1:

@@ -1,4 +1,4 @@
-"""Quotes by grammar: a decoder may write runs of words of a text alone, and where they stand in it."""
+"""Quote grammar: restricts a decoder to runs of words of a text, and finds them in it."""
 
 from __future__ import annotations
 
@@ -8,18 +8,17 @@ from edgeslm.engine.calls import Guide
 
 
 def quote_guide(text: str) -> Guide:
-    """A grammar of all runs of words of the text (llguidance, ``substring_words``).
+    """A grammar of all runs of words of a text (llguidance, ``substring_words``).
 
-    Space between words is that of the text, line ends too, so that what is written stands there as it is.
+    Whitespace is that of the text, so that the output occurs in it verbatim.
     """
     return Guide("lark_grammar", "start: QUOTE\nQUOTE: %regex " + json.dumps({"substring_words": text}))
 
 
 def find_quote(written: str, text: str) -> tuple[int, int] | None:
-    """Where in the text stands what was written, in characters.
+    """Character offsets of the output in the text.
 
-    None for nothing but space, and for what stands nowhere, as a stop string or the end of the room may
-    leave half a character.
+    None if it is blank or doesn't occur: a stop string or ``max_tokens`` may leave half a character.
     """
     quote = written.strip()
     start = text.find(quote) if quote else -1

@@ -1,7 +1,7 @@
-"""Referral: a question goes to another node with the passages found here; its citations come back to them.
+"""Referral: sends a question with the passages found here to another node, and maps its citations back.
 
-The other node is asked as any sender asks it: with a context. What it quotes of that is an offset in the
-context, which nobody else has; it becomes the passage's source and the offsets in its document.
+The other node gets an ordinary request with a context. Its citations are offsets in this context, which are
+converted to the source and offsets of the original documents.
 """
 
 from __future__ import annotations
@@ -12,20 +12,20 @@ from typing import Any, Final
 from edgeslm.tasks.passages import cite, keep_proven
 
 CONTEXT: Final = "context"
-"""The source of what was quoted from a context."""
+"""Source name of citations of a context."""
 _BETWEEN: Final = "\n\n"
 
 
 def refer(passages: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """The options that the other node is asked with; none where nothing was found."""
+    """Options of the request to the other node; empty without passages."""
     return {"context": _BETWEEN.join(one["text"] for one in passages)} if passages else {}
 
 
 def bring_back(passages: Sequence[Mapping[str, Any]], answer: Mapping[str, Any]) -> dict[str, Any] | None:
-    """The other node's answer, citing documents; None where it is no answer with a proof.
+    """The other node's answer with citations of documents; None if it has no valid citation.
 
-    A proof is a citation that stands in the passages, or in documents of the other node. Where the text is
-    not what it quotes of them, as of one that answers in its own words, what a passage supports is kept.
+    A valid citation occurs in the passages, or is of the other node's own documents. If the answer is not a
+    quote of them, as from a node in mode ``compose``, only sentences that a passage supports are kept.
     """
     text, cited = answer.get("text"), answer.get("citations")
     if not isinstance(text, str) or not text.strip() or not isinstance(cited, list):
@@ -40,7 +40,7 @@ def bring_back(passages: Sequence[Mapping[str, Any]], answer: Mapping[str, Any])
 
 
 def _has_own(cited: Sequence[Any]) -> bool:
-    """Whether the other node cites documents beside the context."""
+    """Whether the other node cites its own documents."""
     return any(isinstance(one, Mapping) and one.get("source") != CONTEXT for one in cited)
 
 

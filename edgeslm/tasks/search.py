@@ -1,4 +1,4 @@
-"""``search``: the passages of the node's documents that a question is about."""
+"""``search``: the passages that match a question."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ class Search(Task):
         names, k = self.collections(request), self.section.passages
         question, only = self.text(request), self.only(request)
         found = await self.opened.search(question, names, k, request.priority, only=only)
-        # Where nothing has any of the words and nothing is embedded, that is the answer.
+        # No match is an answer, too.
         return Outcome("ok", {"passages": encode_passages(found)}, Cost())
 
     def result_schema(self) -> dict[str, Any]:

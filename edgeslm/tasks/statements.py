@@ -1,7 +1,4 @@
-"""Statements of a model, sentence by sentence, each with its support; unsupported ones are left out.
-
-Knows no engine and no request.
-"""
+"""Statements: the sentences of a model's output, filtered by whether a source supports them."""
 
 from __future__ import annotations
 
@@ -22,10 +19,9 @@ _ENDS = (".", "!", "?", "…", "。", "！", "？", '"', "”", "’", ")")
 
 @dataclass(frozen=True, slots=True)
 class Statement:
-    """A sentence and the names of the sources that say the same.
+    """A sentence and the names of the sources that support it.
 
-    ``gap`` are the blanks before it; ``is_extract`` says that it was taken from its source word for word, and
-    no model wrote it.
+    ``gap``: the whitespace before it. ``is_extract``: copied from its source instead of written by a model.
     """
 
     text: str
@@ -36,9 +32,9 @@ class Statement:
 
 @dataclass(frozen=True, slots=True)
 class Check:
-    """Holds sentences to sources. ``together`` sources may say a sentence in common.
+    """Checks sentences against sources. Up to ``together`` sources may support a sentence jointly.
 
-    ``among`` are the numbers of the sources that count, None for all. Unless ``is_strict`` all passes.
+    ``among``: numbers of the sources to use, None for all. Unless ``is_strict``, every sentence passes.
     """
 
     evidence: Evidence
@@ -48,7 +44,7 @@ class Check:
     is_strict: bool = True
 
     def support(self, sentence: str) -> tuple[str, ...] | None:
-        """Names of the sources that say it, in the order of the text; None if none does."""
+        """Names of the supporting sources, in order; None if unsupported."""
         support = self.evidence.support(sentence, together=self.together, among=self.among)
         numbers: Iterable[int] = sorted(support.sources)
         if not support:
@@ -58,7 +54,7 @@ class Check:
         return tuple(self.names[number] for number in numbers)
 
     def statements(self, text: str) -> Iterator[Statement]:
-        """The sentences of ``text`` that pass, each once."""
+        """The sentences of ``text`` that pass, without repetitions."""
         said: set[str] = set()
         place = 0
         for start, end in split_sentences(text):
@@ -71,10 +67,10 @@ class Check:
 
 
 def extract(text: str, *, most: int = 2, limit: int = 2_000, offset: int = 0) -> list[Statement]:
-    """The best sentences of ``text`` as statements that are their own source.
+    """The best sentences of ``text``, as statements that are their own source.
 
-    :param limit: characters of all together; a first sentence that is longer is cut between words.
-    :param offset: where ``text`` begins in what the sources are named by.
+    :param limit: total characters; a longer first sentence is cut between words.
+    :param offset: position of ``text`` in the named source.
     """
     found: list[Statement] = []
     for start, end in best_sentences(text, most=most):
@@ -89,17 +85,17 @@ def extract(text: str, *, most: int = 2, limit: int = 2_000, offset: int = 0) ->
 
 
 def gist_of(sentence: str) -> str:
-    """By which two sentences are the same: without their case and the width of their space."""
+    """Normalised sentence for comparison: no case or extra whitespace."""
     return " ".join(sentence.casefold().split())
 
 
 def name_of(start: int, end: int) -> str:
-    """How results name a part of the input, by its characters."""
+    """Name of a part of the input in results."""
     return f"input[{start}:{end}]"
 
 
 def without_rest(text: str, finish_reason: str) -> str:
-    """What a model wrote without a last sentence that ``max_tokens`` cut off, if there is another."""
+    """Drops an incomplete last sentence after ``max_tokens``, unless it is the only one."""
     if finish_reason != "length" or text.rstrip().endswith(_ENDS):
         return text
     spans = split_sentences(text)
@@ -111,7 +107,7 @@ def join(statements: Sequence[Statement]) -> str:
 
 
 class Speaker:
-    """Passes on a text that comes in pieces, sentence by sentence, each once it is checked."""
+    """Streams a growing text, one checked sentence at a time."""
 
     def __init__(self, check: Check, on_chunk: OnChunk) -> None:
         self._check = check
@@ -123,12 +119,12 @@ class Speaker:
     def hear(self, piece: str) -> None:
         self._text += piece
         spans = split_sentences(self._text)
-        if len(spans) - 1 > self._complete:  # the last one goes on
+        if len(spans) - 1 > self._complete:  # the last one may be incomplete
             self._complete = len(spans) - 1
             self._say(join(list(self._check.statements(self._text[: spans[-2][1]]))))
 
     def end(self, text: str) -> None:
-        """Says what is missing of ``text``, which is what there is in the end."""
+        """Streams the rest of the final ``text``."""
         self._say(text)
 
     def _say(self, text: str) -> None:

@@ -1,9 +1,9 @@
-"""``summarize``: what a text, or many messages, come to in few sentences that the text supports.
+"""``summarize``: a summary of a text, or of many messages, in a few sentences that the source supports.
 
-A text beyond the model's context is read in parts, and then what was said of the parts; in several rounds if
-need be. What that leaves out of many parts follows, the most telling of what was said of them. Sentences that
-nothing in the text supports are left out; where none is left, the best sentences of the text itself are told.
-Messages are counted first (``digest``).
+A text longer than the model's context is summarised in parts, and the part summaries again, in several rounds
+if necessary. Parts missing from the result are covered by the most central of their summaries. Unsupported
+sentences are dropped; if none is left, sentences of the text are extracted. Messages are grouped and counted
+first (``digest``).
 """
 
 from __future__ import annotations
@@ -28,24 +28,24 @@ INSTRUCTION: Final = "Summarize the text in one or two short sentences."
 DIGEST_INSTRUCTION: Final = "Say in one or two short sentences what these messages are about."
 
 PART_TOKENS: Final = 1024
-"""Of a part, at most: small models say more of a text that is short, and read it in less memory."""
+"""Most tokens of a part: small models summarise short texts in more detail, and use less memory."""
 CHARACTERS_PER_TOKEN: Final = 4
-"""Of English prose, about. The parent has no tokenizer: where it guesses wrong, the engine says so."""
+"""Typical for English prose. The parent has no tokenizer; if the estimate is wrong, the engine reports it."""
 MOST_PER_TOKEN: Final = 6
-"""Of a text that may fit: one with more characters than this a token is not tried at once."""
+"""Optimistic estimate: a text above it is not tried in one piece."""
 PROMPT_TOKENS: Final = 64
-"""Of the chat around instruction and text."""
+"""Tokens of the chat around instruction and text."""
 NOTE_TOKENS: Final = 80
-"""Of what is said of a part, at most: a small model goes on as long as it may, and a long text has many."""
+"""Most tokens of a part's summary: small models use all they get, and long texts have many parts."""
 SHORTEST_PART: Final = 400
-"""Characters: a part that is too long for the model is parted again down to here."""
+"""Shortest part, in characters, to which a part that is too long is split."""
 TOGETHER: Final = 3
-"""So many parts of a long text may support a sentence in common."""
+"""Parts that may support a sentence jointly."""
 PARTS_A_SENTENCE: Final = 3
-"""A long text has a sentence for so many parts at least, if its task doesn't say how it is summarised: a
-small model makes one or two sentences of any text."""
+"""A long text gets at least one sentence for this many parts, unless the task has its own instruction: a
+small model writes one or two sentences for any text."""
 MOST_EXTRACTS: Final = 3
-"""Sentences of the text that are told in the place of a model's: as many as it wrote, up to these."""
+"""Most extracted sentences that replace a model's output."""
 
 
 class Summarize(Task):
@@ -53,7 +53,7 @@ class Summarize(Task):
 
     def set_up(self) -> None:
         self._in_parts = "overflow" not in self.section.model_fields_set
-        """Whether a long text is read in parts: unless the task says what to do with it."""
+        """Whether long texts are split: unless the task sets ``overflow``."""
 
     def check_input(self, request: Request) -> None:
         if isinstance(request.input, str):
@@ -64,7 +64,7 @@ class Summarize(Task):
     async def run(self, request: Request, ask: Ask, on_chunk: OnChunk | None) -> Outcome:
         writer = _Writer(self, request, ask, on_chunk if request.options.get("stream") else None)
         if not isinstance(request.input, str):
-            # A second of a MiB of log lines, more on a board, in which the node has others to serve.
+            # Takes a second for a MiB of log lines, more on a board, so it must not block the event loop.
             digest = await asyncio.to_thread(Digest, read_messages(request.input))
             return writer.outcome(digest.result(await self._wording(digest, request, writer)))
         statements = await self._summary(self.text(request), request, writer)
@@ -77,7 +77,7 @@ class Summarize(Task):
         return writer.outcome(result, abstained=not text)
 
     def without_model(self, request: Request) -> Mapping[str, Any] | None:
-        """Of messages what was counted, with their own words: who gathered them doesn't send them again."""
+        """The digest without the model's text, so that gathered messages are not lost."""
         if isinstance(request.input, str):
             return None
         return Digest(read_messages(request.input)).result([])
@@ -94,7 +94,7 @@ class Summarize(Task):
         return await _Reading(text, self._part_characters(request), writer, self.section.grounded).summary()
 
     async def _wording(self, digest: Digest, request: Request, writer: _Writer) -> list[Statement]:
-        """What the model says of the points, as far as they support it."""
+        """The model's sentences about the points, as far as those support them."""
         check = Check(*digest.evidence, TOGETHER, is_strict=self.section.grounded)
         most = self._part_characters(request)
         while True:
@@ -108,7 +108,7 @@ class Summarize(Task):
             return digest.told(check.statements(output.text))
 
     def _room(self, request: Request) -> int | None:
-        """Tokens that a text may have beside the prompt and the summary, about; None: nobody knows."""
+        """Estimated tokens left for a text beside prompt and summary; None if unknown."""
         if self.context_length is None:
             return None
         own = len(self.section.instruction or INSTRUCTION) + sum(
@@ -130,7 +130,7 @@ class Summarize(Task):
 
 
 class _Writer:
-    """The engine calls of one request, and what they cost together."""
+    """The engine calls of one request, and their total cost."""
 
     def __init__(self, task: Summarize, request: Request, ask: Ask, on_chunk: OnChunk | None) -> None:
         self._task = task
@@ -140,7 +140,7 @@ class _Writer:
         self._cost = Cost()
         self._truncated: Truncated | None = None
         self.wanted = 1
-        """As many sentences as the model wrote last, within bounds."""
+        """Number of sentences in the model's last output, limited by ``MOST_EXTRACTS``."""
 
     async def write(
         self,
@@ -150,9 +150,9 @@ class _Writer:
         *,
         most: int | None = None,
     ) -> Output:
-        """What the model makes of a text, in ``max_tokens`` and no more than ``most`` of them.
+        """The model's summary of a text, in ``max_tokens`` or ``most`` tokens.
 
-        :raises TooLong: the text has more tokens than fit.
+        :raises TooLong: the text has too many tokens.
         """
         task, request = self._task, self._request
         instruction = task.section.instruction or instruction
@@ -171,7 +171,7 @@ class _Writer:
         return replace(output, text=without_rest(output.text, output.finish_reason))
 
     async def say(self, text: str, check: Check) -> list[Statement]:
-        """What the model makes of a text, as far as it passes; it is also streamed, sentence by sentence."""
+        """The supported sentences of the model's summary, also streamed."""
         speaker = None if self._on_chunk is None else Speaker(check, self._on_chunk)
         output = await self.write(text, on_chunk=None if speaker is None else speaker.hear)
         statements = list(check.statements(output.text))
@@ -180,7 +180,7 @@ class _Writer:
         return statements
 
     def go_on(self, said: list[Statement], more: list[Statement]) -> list[Statement]:
-        """Streams what is told behind what the model said. :return: both."""
+        """Streams statements after the model's. :return: both."""
         statements = [*said, *more]
         if self._on_chunk is not None and more:
             self._on_chunk(join(statements)[len(join(said)) :])
@@ -188,22 +188,22 @@ class _Writer:
 
     @property
     def limit(self) -> int:
-        """Characters that may be told, about."""
+        """Approximate limit of the result, in characters."""
         return int(self._task.option(self._request, "max_tokens")) * CHARACTERS_PER_TOKEN
 
     @property
     def is_told_how(self) -> bool:
-        """Whether the task has an instruction of its own, which may say how long a summary is."""
+        """Whether the task has its own instruction, which may specify the length."""
         return self._task.section.instruction is not None
 
     def settle(self, statements: list[Statement]) -> list[Statement]:
-        """Streams what is told in the place of what the model said."""
+        """Streams statements that replace the model's."""
         if self._on_chunk is not None and statements:
             self._on_chunk(join(statements))
         return statements
 
     def extract(self, text: str, offset: int = 0) -> list[Statement]:
-        """Sentences of a text in the place of the model's: no more, and no longer than it may write."""
+        """Extracted sentences instead of the model's: at most as many, and within the length limit."""
         return extract(text, most=self.wanted, limit=self.limit, offset=offset)
 
     def tell(self, done: int, of: int) -> None:
@@ -218,11 +218,11 @@ class _Writer:
 
 
 class _Reading:
-    """One long text that is read in parts of up to ``most`` characters.
+    """Map-reduce summary of one long text in parts of up to ``most`` characters.
 
-    First every part is summarised (map), then what was said of them, in groups, until it can be summarised at
-    once (reduce). What is said of a part is held to that part, what is said of all to up to three parts. Of
-    parts that this says nothing of, the most telling of what was said of them is told behind it.
+    Each part is summarised (map), then the summaries in groups, until they fit one call (reduce). A part's
+    summary must be supported by that part, other sentences by up to three parts. For parts that the result
+    doesn't cover, the most central summaries are appended.
     """
 
     def __init__(self, text: str, most: int, writer: _Writer, is_strict: bool) -> None:
@@ -232,11 +232,11 @@ class _Reading:
         self._evidence = Evidence()
         self._names: list[str] = []
         self._firsts: list[tuple[str, Statement]] = []
-        """Names of parts with the first that was said of each."""
+        """Name of each part, with its first statement."""
         self._check = Check(self._evidence, self._names, TOGETHER, is_strict=is_strict)
 
     async def summary(self) -> list[Statement]:
-        """:raises TooLong: even a short part is."""
+        """:raises TooLong: even a short part is too long."""
         notes = await self._read()
         while len(notes) > 1 and len(self._names) > 1:
             shown = "\n".join(note.text for note in notes)
@@ -251,7 +251,7 @@ class _Reading:
         return self._told(self._writer.settle(notes))
 
     def _told(self, said: list[Statement]) -> list[Statement]:
-        """Also what was said of other parts, as far as a text of so many parts has more to say."""
+        """Appends statements of parts that are not covered, up to a length for the number of parts."""
         most = -(-len(self._names) // PARTS_A_SENTENCE) - len(said)
         if most <= 0 or self._writer.is_told_how:
             return said
@@ -295,7 +295,7 @@ class _Reading:
         return notes
 
     async def _shorter(self, notes: list[Statement], shown: str) -> list[Statement]:
-        """What there is to say of groups of notes; if that isn't much shorter, the best of the notes."""
+        """Summaries of groups of notes, or the best notes if those aren't much shorter."""
         said: list[Statement] = []
         for start, end in split_parts(shown, self._most):
             try:
@@ -312,9 +312,9 @@ class _Reading:
         return [(start + a, start + b) for a, b in split_parts(self._text[start:], self._most)]
 
     def _halve(self, length: int) -> None:
-        """Makes parts shorter, after one of ``length`` characters was too long.
+        """Halves the part size after a part of ``length`` characters was too long.
 
-        :raises TooLong: they are short already. There is no more memory for them then either.
+        :raises TooLong: parts are already short; this also ends a lack of memory.
         """
         if length < 2 * SHORTEST_PART:
             raise TooLong(

@@ -1,10 +1,10 @@
-"""Support check: does a text say what a sentence says? By words, outside of the model.
+"""Support check: whether a source text supports a sentence, by comparing words; no model.
 
-A sentence is supported where one source has all of its numbers and names and most of its other words of
-content, and has each number beside a word that the sentence has it with. That is a check of precision against
-the source, as ROUGE's is against a summary (Lin 2004), made strict about what a small model invents first:
-names and figures (Kryscinski et al. 2020, section 3.1, swap the same to make false claims). It reads no
-meaning: "A calls B" is supported by "B calls A". Knows no engine and no request.
+A sentence is supported if one source contains all of its numbers and names and most of its other content
+words, with each number near one of the same words. This is precision against the source, as ROUGE measures it
+against a summary (Lin 2004), strict about what small models invent first: names and numbers (Kryscinski et
+al. 2020, section 3.1, swap them to make false claims). It ignores meaning: "A calls B" is supported by "B
+calls A".
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ from typing import Final
 from edgeslm.knowledge.documents.sentences import split_sentences
 
 LEAST_SHARE: Final = 0.7
-"""Of a sentence's words of content that its source must have."""
+"""Share of a sentence's content words that its source must have."""
 NEAR_WORDS: Final = 12
-"""So far from a number, in words, one of the sentence's other words must stand."""
+"""Most words between a number and one of the sentence's other words."""
 STEM_CHARACTERS: Final = 6
-"""What is alike up to here is taken for one word: configure, configuration."""
+"""Stems are compared up to this length: configure, configuration."""
 
 _SPACE: Final = re.compile(r"\s+")
 FUNCTION_WORDS: Final = frozenset(
@@ -40,7 +40,7 @@ FUNCTION_WORDS: Final = frozenset(
         "were what when where whether which while who whom whose why will with within would you your"
     )
 )
-"""What English sentences are built of and not about. In other languages they count as any word."""
+"""English function words. Words of other languages count as content."""
 _NEGATIONS: Final = frozenset({"no", "not", "never", "none", "nothing", "nobody", "without", "cannot"})
 _NUMBERS: Final = {
     word: str(number)
@@ -50,12 +50,12 @@ _NUMBERS: Final = {
 }
 _VOWEL: Final = re.compile(r"[aeiouy]")
 _WORD: Final = re.compile(
-    r"[\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af]"  # scripts without blanks: a character is a word
+    r"[\u3040-\u30ff\u3400-\u9fff\uac00-\ud7af]"  # scripts without spaces: each character is a word
     r"|\d++(?:[.,:]\d++)*+(?![^\W\d_])"
     r"|[^\W_]+(?:['’\-_./:@+][^\W_]+)*"
 )
 _NUMBER: Final = re.compile(r"(\d++(?:[.,:]\d++)*+)([^\W\d_]*)")
-"""A number, and the unit behind it."""
+"""A number and its unit."""
 _GROUPED: Final = re.compile(r"\b\d{1,3}(?:,\d{3})+\b")
 _PARTS: Final = re.compile(r"[\-_./:@+]")
 _COMPOUND: Final = re.compile(r"[-/]")
@@ -63,10 +63,10 @@ _COMPOUND: Final = re.compile(r"[-/]")
 
 @dataclass(frozen=True, slots=True)
 class Support:
-    """What there is for a sentence. It is true if that is enough.
+    """The evidence for a sentence; true if it is sufficient.
 
-    ``sources`` are the numbers of those that have its words, the best first; ``share`` is how many of its
-    words of content they have, and ``missing`` are those that they lack.
+    ``sources``: numbers of the supporting sources, best first. ``share``: share of the content words they
+    contain. ``missing``: the other content words.
     """
 
     supported: bool
@@ -80,14 +80,14 @@ class Support:
 
 @dataclass(frozen=True, slots=True)
 class _Source:
-    """``places`` says where in it, counted in words, a key stands; ``starts`` where its sentences begin."""
+    """``places``: word positions of each key. ``starts``: word positions of the sentences."""
 
     places: dict[str, array[int]]
     starts: array[int]
 
 
 class Evidence:
-    """Sources, read once for many sentences."""
+    """Sources, indexed once to check many sentences."""
 
     def __init__(self, sources: Iterable[str] = ()) -> None:
         self._sources: list[_Source] = []
@@ -109,11 +109,10 @@ class Evidence:
         self._sources.append(read)
 
     def support(self, sentence: str, *, together: int = 1, among: Sequence[int] | None = None) -> Support:
-        """What the best source says of it, or the best ``together`` sources in common.
+        """The evidence from the best source, or jointly from up to ``together`` sources.
 
-        Without any content it is not supported.
-
-        :param among: numbers of the sources that count, in the order in which they were added; None for all.
+        A sentence without content words is not supported.
+        :param among: numbers of the sources to use, in order of addition; None for all.
         """
         among = range(len(self)) if among is None else among
         words = [word for part in _read(sentence) for word in part if word.is_content]
@@ -128,14 +127,14 @@ class Evidence:
             chosen.append(best)
         share = 1 - len(left) / len(words) if words else 0.0
         is_enough = share >= LEAST_SHARE and not any(word.must_be_there for word in left)
-        if all(word.is_bound for word in words):  # "24." is in many texts and says nothing
+        if all(word.is_bound for word in words):  # "24." is in many texts
             is_enough = False
         if is_enough and any(self._denies(number, words) for number in chosen):
             is_enough = False
         return Support(is_enough, tuple(chosen), share, tuple(word.text for word in left))
 
     def _denies(self, number: int, words: Sequence[_Word]) -> bool:
-        """Whether what a source says of this it says with a ``not``, which the words lack."""
+        """Whether the source negates the sentence, which has no negation itself."""
         source = self._sources[number]
         if "not" not in source.places or any("not" in word.needs for word in words):
             return False
@@ -150,7 +149,7 @@ class Evidence:
         return 2 * most >= len(words) and all(part in nots for part, count in counts.items() if count == most)
 
     def _fit(self, left: Sequence[_Word], words: Sequence[_Word], number: int) -> float:
-        """Words that a source has; one without which there is no support is worth more than all others."""
+        """Number of words that a source has; a required word outweighs all others."""
         found = [word for word in left if self._has(number, word, words)]
         return sum(len(words) if word.must_be_there else 1 for word in found)
 
@@ -171,20 +170,20 @@ def _has_near(places: array[int], here: int) -> bool:
 
 
 def content_words(text: str) -> list[str]:
-    """The words of content, as they are compared: without case and endings."""
+    """Content words, normalised: no case, no endings."""
     return [word.needs[0] for part in _read(text) for word in part if word.is_content]
 
 
 @dataclass(frozen=True, slots=True)
 class _Word:
-    """``keys`` are what a source's word is found by, ``needs`` those that a sentence's word wants there."""
+    """``keys``: lookup keys of a word in a source. ``needs``: keys that a sentence's word requires there."""
 
     text: str
     keys: tuple[str, ...]
     needs: tuple[str, ...]
     is_content: bool = True
     is_bound: bool = False
-    """It says nothing without the words around it: a number, a negation."""
+    """Whether it is meaningless alone: a number or negation."""
     must_be_there: bool = False
 
 
@@ -197,7 +196,7 @@ def _read(text: str) -> Iterator[list[_Word]]:
 
 @lru_cache(maxsize=8192)
 def _word(text: str, is_first: bool) -> _Word:
-    """:param is_first: a sentence begins with it, so that a capital says nothing."""
+    """:param is_first: first word of a sentence, so that its capital is no sign of a name."""
     plain = text.casefold().replace("’", "'")
     if plain in _NEGATIONS or plain.endswith("n't"):
         return _Word(text, ("not",), ("not",), is_bound=True, must_be_there=True)
@@ -208,7 +207,7 @@ def _word(text: str, is_first: bool) -> _Word:
     plain = plain.removesuffix("'s").removesuffix("'")
     parts = [part for part in _PARTS.split(plain) if part]
     known = dict.fromkeys(key for part in (plain, *parts) for key in _keys(part))
-    # SmolLM2, GPU and sources.list are names wherever they stand, Berlin where no sentence begins.
+    # SmolLM2, GPU and sources.list are names anywhere, Berlin only inside a sentence.
     is_odd = not text[1:].islower() and re.search(r"[A-Z\d_@.:+]", text[1:]) is not None
     is_name = plain not in FUNCTION_WORDS and (is_odd or (text[0].isupper() and not is_first))
     is_content = is_name or not (plain in FUNCTION_WORDS or (len(plain) == 1 and plain.isascii()))
@@ -222,12 +221,12 @@ def _keys(plain: str) -> tuple[str, str]:
 
 
 def _name(plain: str) -> str:
-    """A name as it is compared: nothing is taken from it but the ending of a plural."""
+    """Normalised name: only a plural ending is removed."""
     return "=" + plain.removesuffix("s")
 
 
 def _stem(plain: str) -> str:
-    """A word without its endings, as far as a few rules take them off (Harman 1991; Porter 1980, step 1b)."""
+    """Light stemmer (Harman 1991; Porter 1980, step 1b)."""
     if not plain.isalpha() or not plain.isascii():
         return plain
     if plain.endswith("s") and not plain.endswith(("ss", "us", "is")) and len(plain) > 3:

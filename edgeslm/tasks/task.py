@@ -1,4 +1,4 @@
-"""Task, the base of all kinds: a request's options over the defaults of its task, and the outcome."""
+"""Task: the base class of all kinds; request options override the task's defaults."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from edgeslm.knowledge.index.search import Found
 
 PROBABILITY: Final[Mapping[str, Any]] = {"type": "number", "minimum": 0, "maximum": 1}
-"""JSON Schema of one in a result."""
+"""JSON Schema of a probability in a result."""
 
 
 def object_schema(required: dict[str, Any], optional: Mapping[str, Any] | None = None) -> dict[str, Any]:
@@ -33,19 +33,19 @@ def object_schema(required: dict[str, Any], optional: Mapping[str, Any] | None =
 
 
 class OnChunk(Protocol):
-    """Takes the pieces of a streamed answer: text, or a :class:`Progress`."""
+    """Receives the pieces of a streamed answer: text, or a :class:`Progress`."""
 
     def __call__(self, piece: str, /) -> None: ...
 
 
 class Ask(Protocol):
-    """The engine as a task sees it."""
+    """Runs an engine call."""
 
     async def __call__(self, call: Call, on_chunk: OnChunk | None = None) -> Output: ...
 
 
 class Documents(Protocol):
-    """The node's collections as a task sees them."""
+    """The node's collections."""
 
     async def search(
         self,
@@ -57,26 +57,25 @@ class Documents(Protocol):
         only: Filter = EVERYTHING,
         by_sentence: bool = False,
     ) -> Sequence[Found]:
-        """The ``k`` best passages of the collections named, the best first.
+        """The ``k`` best passages of the named collections, best first.
 
-        :param only: which of their documents are looked in.
-        :param by_sentence: the first of them are looked at again, sentence by sentence, and by a reader if
-            there is one.
+        :param only: which documents to search.
+        :param by_sentence: rerank the first ones by their sentences, and by a reader if there is one.
         """
         ...
 
     async def compute(
         self, question: str, collections: Sequence[str], only: Filter = EVERYTHING
     ) -> TableAnswer | None:
-        """What the tables of the collections named come to; None where they have no answer, or several."""
+        """The answer of the collections' tables; None if there is none, or several."""
         ...
 
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """A result's body before the parts that the scheduler knows (queue time, model) are added.
+    """A result without what the scheduler adds (queue time, model).
 
-    ``distance`` says how far the message lies from what the task was taught with, where that is known.
+    ``distance``: how far the message is from the task's training data, if known.
     """
 
     status: Literal["ok", "abstained"]
@@ -94,8 +93,8 @@ class Outcome:
 class Task(ABC):
     """One entry of ``tasks:``, ready to run.
 
-    :param bundle: the head or the adapter that it was taught as. :param documents: what it may look in.
-    :param context_length: tokens that its model reads and writes at most.
+    :param bundle: the trained head or adapter. :param documents: the collections.
+    :param context_length: context of its model, in tokens.
     """
 
     kind: ClassVar[str]
@@ -116,53 +115,53 @@ class Task(ABC):
         self.set_up()
 
     def set_up(self) -> None:  # noqa: B027  most kinds add nothing
-        """What a kind adds to the constructor. :raises ConfigError: it doesn't go together."""
+        """Set-up by the kind. :raises ConfigError: an inconsistent section."""
 
     @property
     def learned(self) -> LearnedSection | None:
-        """What it was taught; None for a task that is only told what to do."""
+        """The training data's section in the bundle; None for a task that was not trained."""
         return None if self.bundle is None else self.bundle.manifest.learned
 
     @property
     def stage(self) -> str | None:
-        """How a result names who answered."""
+        """Name of the stage in results."""
         return LEARNED if self.section.learned else self.section.model
 
     @property
     def is_head(self) -> bool:
-        """Whether it computes on an encoder."""
+        """Whether it runs on an encoder."""
         return self.bundle is not None and self.bundle.manifest.head is not None
 
     @abstractmethod
     async def run(self, request: Request, ask: Ask, on_chunk: OnChunk | None) -> Outcome:
-        """:raises RequestError: what the sender is told."""
+        """:raises RequestError: reported to the client."""
 
     @abstractmethod
     def result_schema(self) -> dict[str, Any]:
         """JSON Schema of ``result``, published in ``info``."""
 
     def is_answer(self, result: Mapping[str, Any], message: str) -> bool:
-        """Whether what another node answered could be an answer of this task."""
+        """Whether another node's result is valid for this task."""
         return True
 
     def refer(self, request: Request, found: Mapping[str, Any]) -> Mapping[str, Any]:
-        """The options that another node is asked with, after what was found here."""
+        """Options for a request to another node, given the result found here."""
         return {}
 
     def bring_back(
         self, request: Request, found: Mapping[str, Any], answer: Mapping[str, Any]
     ) -> Mapping[str, Any] | None:
-        """Another node's result as one of this task; None if it is of no use."""
+        """Converts another node's result to one of this task; None if it is unusable."""
         return answer
 
     def without_model(self, request: Request) -> Mapping[str, Any] | None:
-        """What can be told where no model could; None if that is nothing. May take seconds."""
+        """A result that needs no model, if all models failed; None if there is none. May take seconds."""
         return None
 
     def check(self, request: Request) -> None:
-        """Refuses what can be refused without the engine, before the request waits in a queue.
+        """Rejects invalid requests before they are queued.
 
-        :raises InvalidRequest: an option that senders may not set, or an input of the wrong kind.
+        :raises InvalidRequest: a forbidden option, or an input of the wrong type.
         """
         allowed = self.section.allowed
         for option in request.options:
@@ -181,33 +180,33 @@ class Task(ABC):
         self.text(request)
 
     def collections(self, request: Request) -> Sequence[str]:
-        """Those of the task, or those among them that the request names."""
+        """The task's collections, or those of them that the request names."""
         names: Sequence[str] = request.options.get("knowledge", self.section.knowledge)
         return names
 
     def only(self, request: Request) -> Filter:
-        """Which documents the request is about."""
+        """Which documents the request asks for."""
         return Filter(**self.narrowed(request))
 
     def narrowed(self, request: Request) -> dict[str, Any]:
-        """The options that say so."""
+        """The options of the filter."""
         return {name: request.options[name] for name in NARROWING if name in request.options}
 
     @property
     def opened(self) -> Documents:
-        """:raises InternalError: nobody has opened them."""
+        """:raises InternalError: there are no collections."""
         if self._documents is None:
             raise InternalError(f"task {self.name} has nothing to look in")
         return self._documents
 
     def text(self, request: Request) -> str:
-        """The input as text; only ``generate`` reads objects."""
+        """The input as text; only ``generate`` and ``summarize`` accept objects."""
         if not isinstance(request.input, str):
             raise InvalidRequest(f"task {self.name} takes a text as its input, not an object")
         return request.input
 
     def option(self, request: Request, name: str) -> Any:
-        """The sender's value, else the task's."""
+        """The request's value, else the task's."""
         if name in request.options:
             return request.options[name]
         return getattr(self.section, name)
@@ -223,7 +222,7 @@ class Task(ABC):
     def turns(self, instruction: tuple[str | Text, ...], *user: str | Text) -> tuple[Turn, ...]:
         """The instruction, the examples as earlier turns, and the user's turn.
 
-        What a sender brought is a ``Text`` in the instruction too.
+        Parts from a request are ``Text``, in the instruction, too.
         """
         shown: list[Turn] = []
         for example in self.section.examples:
@@ -232,20 +231,20 @@ class Task(ABC):
         return (Turn("system", instruction), *shown, Turn("user", user))
 
     def encode_example(self, output: Any) -> str:
-        """An example's output as the model would have written it."""
+        """An example's output in the format the model writes."""
         return str(output)
 
 
 def threshold_of(name: str, section: TaskSection, calibration: Calibration | None) -> float:
-    """Confidence below which a result of the task is ``abstained``.
+    """Lowest confidence of an ``ok`` result.
 
-    :raises ConfigError: a wanted error that the calibration can't promise.
+    :raises ConfigError: the calibration can't guarantee the wanted error.
     """
     wanted = section.max_error
     if wanted is None:
         return section.threshold
     if calibration is None:
-        return 1 - wanted  # nothing says better: the model is taken at its word
+        return 1 - wanted  # uncalibrated: trust the model's probability
     if not calibration.risk:
         raise ConfigError(
             [
