@@ -62,8 +62,8 @@ class Failed:
     sentence: str
 
 
-Said = Ready | Refused | Chunk | Done | Failed
+EngineMessage = Ready | Refused | Chunk | Done | Failed
 
 TO_ENGINE: Final = frames_to_child(Start | Cancel)
-FROM_ENGINE: Final = Frames(Said, 8 << 20)
+FROM_ENGINE: Final = Frames(EngineMessage, 8 << 20)
 """Largest frame, in bytes: vectors of a few thousand texts, or 65,536 tokens."""

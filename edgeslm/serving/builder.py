@@ -181,7 +181,7 @@ class _Builder:
     def _check_stages(self, name: str, section: TaskSection, bindings: Sequence[StageBinding]) -> None:
         where = f"tasks.{name}.stages"
         if section.stages and any(binding.task.kind not in LEARNABLE for binding in bindings):
-            raise ConfigError([f"{where}: mean something to {' and '.join(LEARNABLE)} alone; take them out"])
+            raise ConfigError([f"{where}: are for {' and '.join(LEARNABLE)} only; take them out"])
         for binding, behind in zip(bindings, section.stages[1:], strict=False):
             if binding.task.kind == "extract" and not binding.task.is_head:
                 raise ConfigError(
@@ -225,7 +225,7 @@ class _Builder:
                 [f"tasks.{task.name}.model: {model} is of kind {kind}; this task needs kind {needed}"]
             )
         if task.kind == "embed" and self.bundles[model].manifest.is_reader:
-            raise ConfigError([f"tasks.{task.name}.model: {model} reads questions and texts, it embeds none"])
+            raise ConfigError([f"tasks.{task.name}.model: {model} is a reader, which can't embed texts"])
         if adapter is not None:
             try:
                 check_adapter(adapter, self.bundles[model])

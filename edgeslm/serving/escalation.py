@@ -109,9 +109,9 @@ class Escalation:
             return found
         brought = target.own.bring_back(request, here, answer.result or {})
         if brought is None or not target.own.is_answer(brought, request.input):
-            log.warning("task %s: what %s answers is no answer of this task", request.task, target.stage)
+            log.warning("task %s: the result of %s doesn't fit this task", request.task, target.stage)
             return found
-        return _joined(target, request, found, replace(answer, result=brought), now)
+        return _merge(target, request, found, replace(answer, result=brought), now)
 
     async def stop(self) -> None:
         if self._nodes is not None:
@@ -126,7 +126,7 @@ class Escalation:
         return len(chosen)
 
 
-def _joined(target: Target, request: Request, found: Result, answer: Result, asked_at: float) -> Result:
+def _merge(target: Target, request: Request, found: Result, answer: Result, asked_at: float) -> Result:
     """The other node's answer as the result of this request, with the times and tokens of both."""
     times = {key: found.timings_ms.get(key, 0.0) for key in ("queue", "prefill", "decode")}
     for key in times:

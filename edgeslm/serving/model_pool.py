@@ -38,7 +38,7 @@ AGAIN_S = 10.0
 
 @dataclass(slots=True, eq=False)
 class _Model:
-    """``calls``: running and waiting calls. ``again_at``: time of the loop's clock before which a missing
+    """``calls``: running and waiting calls. ``retry_at``: time of the loop's clock before which a missing
     worker is not started again."""
 
     bundle: Bundle
@@ -50,8 +50,8 @@ class _Model:
     starting: asyncio.Task[object] | None = None
     unloading: asyncio.Task[None] | None = None
     timer: asyncio.TimerHandle | None = None
-    again_at: float = 0.0
-    alone: asyncio.Lock = field(default_factory=asyncio.Lock)
+    retry_at: float = 0.0
+    retry_lock: asyncio.Lock = field(default_factory=asyncio.Lock)
     """Held by a retry: if the engine crashes again, no other call can be the cause."""
 
     def is_of(self, bundle: Bundle, hardware: Hardware, adapters: Adapters) -> bool:
@@ -175,7 +175,7 @@ class ModelPool:
         model = self._models[name]
         with self._in_use(name):
             for number in range(1, ATTEMPTS + 1):
-                if attempt is not None and (not model.process.ready or model.alone.locked()):
+                if attempt is not None and (not model.process.ready or model.retry_lock.locked()):
                     attempt.wait()
                 async with self._turn(model, number):
                     if attempt is not None:
@@ -195,15 +195,15 @@ class ModelPool:
         the cause, and the others must not be blamed."""
         try:
             if attempt > 1:
-                async with model.alone:
+                async with model.retry_lock:
                     await self._load(model)
                     yield
                 return
             while True:
                 await self._load(model)
-                if not model.alone.locked():
+                if not model.retry_lock.locked():
                     break
-                async with model.alone:
+                async with model.retry_lock:
                     pass
         except BundleError as error:  # changed or damaged since the start
             raise ModelUnavailable(str(error)) from None
@@ -220,7 +220,7 @@ class ModelPool:
         if model.calls:
             return False
         if model.process.alive:
-            _put_off(model)
+            _cancel_unload(model)
             model.unloading = asyncio.create_task(model.process.stop())
             await self._load(model)
             self._unload_later(name)
@@ -229,13 +229,13 @@ class ModelPool:
     async def stop(self, beside: Collection[ModelPool] = ()) -> None:
         """Stops all engines except those shared with ``beside``; running and new calls fail."""
         self._stopped = True
-        going_on = [model for other in beside for model in other._models.values()]  # noqa: SLF001  another of the same class
-        models = [model for model in self._models.values() if model not in going_on]
+        shared = [model for other in beside for model in other._models.values()]  # noqa: SLF001  another of the same class
+        models = [model for model in self._models.values() if model not in shared]
         starting = [model.starting for model in models if model.starting is not None]
         for start in starting:
             start.cancel()
         for model in models:
-            _put_off(model)
+            _cancel_unload(model)
         unloading = [model.unloading for model in models if model.unloading is not None]
         await asyncio.gather(*starting, *unloading, return_exceptions=True)
         await asyncio.gather(*(model.process.stop() for model in models))
@@ -263,12 +263,12 @@ class ModelPool:
     def _complete(self, model: _Model) -> None:
         """Starts the missing workers of a team in the background."""
         loop = asyncio.get_running_loop()
-        if (model.starting is not None and not model.starting.done()) or loop.time() < model.again_at:
+        if (model.starting is not None and not model.starting.done()) or loop.time() < model.retry_at:
             return
 
         def note(start: asyncio.Task[object]) -> None:
             if not start.cancelled() and (error := start.exception()) is not None:
-                model.again_at = loop.time() + AGAIN_S
+                model.retry_at = loop.time() + AGAIN_S
                 log.warning("a worker of %s is missing: %s", model.bundle.path.name, error)
 
         model.starting = asyncio.create_task(self._start(model))
@@ -283,7 +283,7 @@ class ModelPool:
     def _in_use(self, name: str) -> Iterator[None]:
         model = self._models[name]
         model.calls += 1
-        _put_off(model)
+        _cancel_unload(model)
         try:
             yield
         finally:
@@ -293,7 +293,7 @@ class ModelPool:
     def _unload_later(self, name: str) -> None:
         model, keep_alive_s = self._models[name], self._keep_alive_s.get(name)
         if not model.calls and not self._stopped:
-            _put_off(model)
+            _cancel_unload(model)
             if keep_alive_s is not None:
                 loop = asyncio.get_running_loop()
                 model.timer = loop.call_later(keep_alive_s, self._unload, model)
@@ -305,7 +305,7 @@ class ModelPool:
             model.unloading = asyncio.create_task(model.process.stop())
 
 
-def _put_off(model: _Model) -> None:
+def _cancel_unload(model: _Model) -> None:
     """Cancels a scheduled unload."""
     if model.timer is not None:
         model.timer.cancel()

@@ -70,7 +70,7 @@ class Prepacker:
         log.info("%s is being prepared for this machine", bundle.path)
         keep = [self._models.bundle(name).digest for name in self._models.names]
         try:
-            index = await prepare(bundle, graph, self._state_dir, unasked=True, keep=keep)
+            index = await prepare(bundle, graph, self._state_dir, background=True, keep=keep)
         except (EdgeslmError, OSError, ValueError) as error:
             log.warning("%s is not prepared until the next start: %s", bundle.path, error)
             if isinstance(error, SelfTestError):
@@ -86,7 +86,7 @@ class Prepacker:
             while not await self._models.renew(name):
                 await asyncio.sleep(QUIET_S)
         except EdgeslmError as error:  # the next call retries
-            log.error("model %s could not be started on what was prepared: %s", name, error)
+            log.error("model %s could not be restarted with prepared weights: %s", name, error)
             return
         await self._node.renewed()
 

@@ -286,7 +286,7 @@ class Scheduler:
         try:
             if job.attempt is not None:
                 job.attempt.compute()
-            result = await self._run(request, self._noted(job.on_chunk), job.attempt)
+            result = await self._run(request, self._watch_progress(job.on_chunk), job.attempt)
             if not job.interruptions:
                 took_s = time.monotonic() - now
                 self._service_s[request.task] = self._guess_s(request, took_s) * 0.9 + took_s * 0.1
@@ -301,7 +301,7 @@ class Scheduler:
             limit.cancel()
         return result
 
-    def _noted(self, on_chunk: OnChunk | None) -> OnChunk | None:
+    def _watch_progress(self, on_chunk: OnChunk | None) -> OnChunk | None:
         """Counts pieces of text as progress."""
         if on_chunk is None:
             return None

@@ -210,7 +210,7 @@ async def _without_model(task: Task, request: Request, failed: Result, code: str
         told = None
     if told is None:
         return failed
-    log.warning("task %s: told without its model (%s)", request.task, code)
+    log.warning("task %s: answered without its model (%s)", request.task, code)
     return replace(failed, status="ok", result=told, error=None)
 
 

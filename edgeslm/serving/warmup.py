@@ -112,8 +112,8 @@ class WarmUp(Extension):
                 self._prepacker = Prepacker(self._service.models, config.state_dir, self)
                 await self._prepacker.run()
         except Exception as error:  # the node works without it
-            log.error("what was to be made ready is not: %s", type(error).__name__)
-            log.debug("making ready", exc_info=True)
+            log.error("warm-up failed: %s", type(error).__name__)
+            log.debug("warm-up", exc_info=True)
 
     async def renewed(self) -> None:
         """Called when an engine runs on prepacked weights."""

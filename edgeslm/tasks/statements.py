@@ -106,28 +106,28 @@ def join(statements: Sequence[Statement]) -> str:
     return "".join(one.gap + one.text for one in statements).strip()
 
 
-class Speaker:
+class SentenceStream:
     """Streams a growing text, one checked sentence at a time."""
 
     def __init__(self, check: Check, on_chunk: OnChunk) -> None:
         self._check = check
         self._on_chunk = on_chunk
         self._text = ""
-        self._said = ""
+        self._emitted = ""
         self._complete = 0
 
-    def hear(self, piece: str) -> None:
+    def feed(self, piece: str) -> None:
         self._text += piece
         spans = split_sentences(self._text)
         if len(spans) - 1 > self._complete:  # the last one may be incomplete
             self._complete = len(spans) - 1
-            self._say(join(list(self._check.statements(self._text[: spans[-2][1]]))))
+            self._emit(join(list(self._check.statements(self._text[: spans[-2][1]]))))
 
-    def end(self, text: str) -> None:
+    def finish(self, text: str) -> None:
         """Streams the rest of the final ``text``."""
-        self._say(text)
+        self._emit(text)
 
-    def _say(self, text: str) -> None:
-        if text.startswith(self._said) and len(text) > len(self._said):
-            self._on_chunk(text[len(self._said) :])
-            self._said = text
+    def _emit(self, text: str) -> None:
+        if text.startswith(self._emitted) and len(text) > len(self._emitted):
+            self._on_chunk(text[len(self._emitted) :])
+            self._emitted = text

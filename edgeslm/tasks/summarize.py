@@ -20,7 +20,16 @@ from edgeslm.messages import Progress, Request, Truncated
 from edgeslm.tasks.digest import Digest, digest_schema, read_messages
 from edgeslm.tasks.extractive import central
 from edgeslm.tasks.parts import split_parts
-from edgeslm.tasks.statements import Check, Speaker, Statement, extract, gist_of, join, name_of, without_rest
+from edgeslm.tasks.statements import (
+    Check,
+    SentenceStream,
+    Statement,
+    extract,
+    gist_of,
+    join,
+    name_of,
+    without_rest,
+)
 from edgeslm.tasks.support import Evidence
 from edgeslm.tasks.task import Ask, OnChunk, Outcome, Task, object_schema
 
@@ -87,7 +96,7 @@ class Summarize(Task):
         if not self._in_parts or room is None or len(text) <= room * MOST_PER_TOKEN:
             try:
                 check = Check(Evidence([text]), ["input"], is_strict=self.section.grounded)
-                return await writer.say(text, check) or writer.settle(writer.extract(text))
+                return await writer.say(text, check) or writer.replace_with(writer.extract(text))
             except (TooLong, NoMemory):
                 if not self._in_parts:
                     raise
@@ -172,14 +181,14 @@ class _Writer:
 
     async def say(self, text: str, check: Check) -> list[Statement]:
         """The supported sentences of the model's summary, also streamed."""
-        speaker = None if self._on_chunk is None else Speaker(check, self._on_chunk)
-        output = await self.write(text, on_chunk=None if speaker is None else speaker.hear)
+        stream = None if self._on_chunk is None else SentenceStream(check, self._on_chunk)
+        output = await self.write(text, on_chunk=None if stream is None else stream.feed)
         statements = list(check.statements(output.text))
-        if speaker is not None:
-            speaker.end(join(statements))
+        if stream is not None:
+            stream.finish(join(statements))
         return statements
 
-    def go_on(self, said: list[Statement], more: list[Statement]) -> list[Statement]:
+    def append(self, said: list[Statement], more: list[Statement]) -> list[Statement]:
         """Streams statements after the model's. :return: both."""
         statements = [*said, *more]
         if self._on_chunk is not None and more:
@@ -192,11 +201,11 @@ class _Writer:
         return int(self._task.option(self._request, "max_tokens")) * CHARACTERS_PER_TOKEN
 
     @property
-    def is_told_how(self) -> bool:
+    def has_instruction(self) -> bool:
         """Whether the task has its own instruction, which may specify the length."""
         return self._task.section.instruction is not None
 
-    def settle(self, statements: list[Statement]) -> list[Statement]:
+    def replace_with(self, statements: list[Statement]) -> list[Statement]:
         """Streams statements that replace the model's."""
         if self._on_chunk is not None and statements:
             self._on_chunk(join(statements))
@@ -206,7 +215,7 @@ class _Writer:
         """Extracted sentences instead of the model's: at most as many, and within the length limit."""
         return extract(text, most=self.wanted, limit=self.limit, offset=offset)
 
-    def tell(self, done: int, of: int) -> None:
+    def report_progress(self, done: int, of: int) -> None:
         if self._on_chunk is not None:
             self._on_chunk(Progress(done, of))
 
@@ -246,14 +255,16 @@ class _Reading:
                 except (TooLong, NoMemory):
                     self._halve(len(shown))
                     continue
-                return self._told(said or self._writer.settle(_best(notes, self._writer.wanted)))
+                return self._with_uncovered(
+                    said or self._writer.replace_with(_best(notes, self._writer.wanted))
+                )
             notes = await self._shorter(notes, shown)
-        return self._told(self._writer.settle(notes))
+        return self._with_uncovered(self._writer.replace_with(notes))
 
-    def _told(self, said: list[Statement]) -> list[Statement]:
+    def _with_uncovered(self, said: list[Statement]) -> list[Statement]:
         """Appends statements of parts that are not covered, up to a length for the number of parts."""
         most = -(-len(self._names) // PARTS_A_SENTENCE) - len(said)
-        if most <= 0 or self._writer.is_told_how:
+        if most <= 0 or self._writer.has_instruction:
             return said
         told = {name for one in said for name in one.sources}
         seen = {gist_of(one.text) for one in said}
@@ -268,13 +279,13 @@ class _Reading:
             if len(one.text) < left:
                 more.append(one)
                 left -= len(one.text) + 1
-        return self._writer.go_on(said, more)
+        return self._writer.append(said, more)
 
     async def _read(self) -> list[Statement]:
         notes: list[Statement] = []
         waiting = self._parts_from(0)
         while waiting:
-            self._writer.tell(len(self._names), len(self._names) + len(waiting) + 1)
+            self._writer.report_progress(len(self._names), len(self._names) + len(waiting) + 1)
             start, end = waiting[0]
             part = self._text[start:end]
             try:
@@ -291,7 +302,7 @@ class _Reading:
             found = list(own.statements(output.text)) or self._writer.extract(part, start)
             self._firsts += [(self._names[-1], note) for note in found[:1]]
             notes += found
-        self._writer.tell(len(self._names), len(self._names) + 1)
+        self._writer.report_progress(len(self._names), len(self._names) + 1)
         return notes
 
     async def _shorter(self, notes: list[Statement], shown: str) -> list[Statement]:

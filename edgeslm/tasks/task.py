@@ -248,8 +248,8 @@ def threshold_of(name: str, section: TaskSection, calibration: Calibration | Non
     if not calibration.risk:
         raise ConfigError(
             [
-                f"tasks.{name}.max_error: nothing says how often which confidence is wrong, as with "
-                "what was taught by a teacher; set a threshold instead"
+                f"tasks.{name}.max_error: its error rates are unknown, as with what was taught by a "
+                "teacher; set a threshold instead"
             ]
         )
     point = find_threshold(calibration, wanted)

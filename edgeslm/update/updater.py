@@ -292,7 +292,7 @@ class Updater(Extension):
         self._note(model, "IN_PROGRESS", bundle, step="preparing")
         keep = [self._service.models.bundle(name).digest for name in self._service.models.names]
         try:
-            await prepare(bundle, wanted, self.config.state_dir, unasked=True, keep=[*keep, bundle.digest])
+            await prepare(bundle, wanted, self.config.state_dir, background=True, keep=[*keep, bundle.digest])
         except SelfTestError:
             raise
         except (EdgeslmError, OSError, ValueError) as error:

@@ -23,7 +23,7 @@ from edgeslm.engine.calls import (
     Output,
     Power,
 )
-from edgeslm.engine.frames import FROM_ENGINE, TO_ENGINE, Cancel, Chunk, Done, Ready, Said, Start
+from edgeslm.engine.frames import FROM_ENGINE, TO_ENGINE, Cancel, Chunk, Done, EngineMessage, Ready, Start
 from edgeslm.errors import REQUEST_ERRORS, BundleError, InternalError, ModelUnavailable
 from edgeslm.ipc.codec import FrameError
 from edgeslm.ipc.job import PYTHON
@@ -149,7 +149,7 @@ class EngineProcess:
             self._child.bury()
             self._fail(ModelUnavailable("the engine was not started"))
             if isinstance(error, EngineCrashed) and self._cache is not None:
-                log.warning("the engine of %s is started without what was prepared", self.bundle.name)
+                log.warning("the engine of %s is restarted without prepared weights", self.bundle.name)
                 self._cache = None
             raise
         what = ", prepared" if self.info.prepared else ""
@@ -180,7 +180,7 @@ class EngineProcess:
         try:
             self._child.send(Start(number, call, priority))
         except FrameError as error:
-            raise InternalError(f"the engine can't be asked that: {error}") from None
+            raise InternalError(f"the call can't be sent to the engine: {error}") from None
         self._unanswered[number] = priority
         self._pending[number] = _Pending(future, on_chunk)
         try:
@@ -230,7 +230,7 @@ class EngineProcess:
             on_hang()
         self.kill()
 
-    def _handle(self, said: Said) -> None:
+    def _handle(self, said: EngineMessage) -> None:
         if isinstance(said, Ready | Refused):
             if self._ready is not None and not self._ready.done():
                 if isinstance(said, Ready):

@@ -77,7 +77,7 @@ async def prepare(
     graph: str,
     state_dir: Path,
     *,
-    unasked: bool = False,
+    background: bool = False,
     keep: Collection[str] = (),
     command: Sequence[str] = PYTHON,
 ) -> Index:
@@ -87,7 +87,7 @@ async def prepare(
     As root, the job runs as the owner of the state folder. The result must belong to that user, who must not
     be able to redirect writes of root.
 
-    :param unasked: run in the background: use idle CPU time and at most a quarter of the free disk, and
+    :param background: run in the background: use idle CPU time and at most a quarter of the free disk, and
         remove results that were unused for a month, except those of bundles whose digests are in ``keep``.
     :param command: runs the child's module instead of this Python.
     :raises SelfTestError: the golden answers differ from the build machine's.
@@ -103,10 +103,13 @@ async def prepare(
         digest=bundle.digest,
         graph=graph,
         cache=state_dir / CACHE,
-        keep=tuple(keep) if unasked else None,
+        keep=tuple(keep) if background else None,
     )
     try:
-        with Job(MODULE, command=command, runs_as=user) as job, _terminal_progress(unasked=unasked) as show:
+        with (
+            Job(MODULE, command=command, runs_as=user) as job,
+            _terminal_progress(background=background) as show,
+        ):
             found = await job.in_thread(
                 job.ask,
                 order.model_dump(mode="json"),
@@ -124,9 +127,9 @@ async def prepare(
 
 
 @contextlib.contextmanager
-def _terminal_progress(*, unasked: bool) -> Iterator[Progress]:
+def _terminal_progress(*, background: bool) -> Iterator[Progress]:
     """Shows each step on the terminal's current line, unless nobody is waiting."""
-    if unasked or not sys.stderr.isatty():
+    if background or not sys.stderr.isatty():
         yield lambda step: None
         return
 
@@ -165,7 +168,7 @@ def make(bundle: Bundle, order: _PrepackOrder, show: Progress) -> Index:
             bundle, graph, cache
         ):  # another node has made it in the meantime
             return Index.model_validate_json((folder / INDEX).read_bytes())
-        _check_room(bundle, cache, unasked=order.keep is not None)
+        _check_room(bundle, cache, background=order.keep is not None)
         stage.mkdir(mode=0o755)
         try:
             show("laying out the weights")
@@ -237,15 +240,15 @@ def _remove_stale(cache: Path, keep: Collection[str] | None) -> None:
             shutil.rmtree(folder, ignore_errors=True)
 
 
-def _check_room(bundle: Bundle, cache: Path, *, unasked: bool) -> None:
+def _check_room(bundle: Bundle, cache: Path, *, background: bool) -> None:
     weights = sum(file.bytes for file in bundle.manifest.weights)
     free, needed = shutil.disk_usage(cache).free, _ROOM * weights
-    if free * (_SHARE if unasked else 1) < needed:
-        of = ", a quarter of which may be used in the background" if unasked else ""
+    if free * (_SHARE if background else 1) < needed:
+        of = ", a quarter of which may be used in the background" if background else ""
         wanted = f"{needed / 1e6:.0f} MB are needed to prepare {bundle.path}"
         raise BundleError(f"{cache}: {wanted}, {free / 1e6:.0f} MB are free{of}")
     memory, needed = read_memory(Path("/")), _MEMORY * weights
-    if unasked and memory is not None and memory.available < needed:
+    if background and memory is not None and memory.available < needed:
         wanted = f"{needed / 1e6:.0f} MB of memory are needed to prepare {bundle.path} in the background"
         raise BundleError(f"{wanted}, {memory.available / 1e6:.0f} MB are available")
 

@@ -169,7 +169,7 @@ def _request_s(bundle: Bundle, adapters: bool) -> float:
         vectors, _, _ = encoder.embed(_TEXTS, "error")
         taken.append(time.process_time() - started)
     if not np.isfinite(vectors).all() or np.allclose(vectors[0], vectors[1]):
-        raise BundleError(f"{bundle.path.name}: its vectors mean nothing: all alike, or no numbers")
+        raise BundleError(f"{bundle.path.name}: its vectors are unusable: all alike, or not finite")
     return min(taken)
 
 

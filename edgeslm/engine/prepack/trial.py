@@ -47,7 +47,7 @@ def check_same(bundle: Bundle, graph: str, prepacked: str) -> None:
     error = _relative_error(_logits(bundle, prepacked), wanted)
     if not error <= _CLOSE:
         raise BundleError(
-            f"{bundle.path}: what was prepared computes other numbers (by {error:.1%}), so it is not used"
+            f"{bundle.path}: the prepared weights give other numbers (by {error:.1%}), so they are not used"
         )
 
 
@@ -65,9 +65,9 @@ def test_itself(bundle: Bundle, prepacked: str) -> tuple[float, ...]:
     if wrong:
         raise SelfTestError(
             f"{bundle.path}: {len(wrong)} of {len(apart)} answers differ from those of the build machine "
-            f"(largest divergence {max(wrong):.2f} nats, {MOST_APART} are allowed), so what was prepared is "
-            "not used; this processor or these libraries compute it wrongly: take another recipe, or other "
-            "versions"
+            f"(largest divergence {max(wrong):.2f} nats, {MOST_APART} are allowed), so the prepared weights "
+            "are not used; this processor or these libraries compute it wrongly: take another "
+            "recipe, or other versions"
         )
     return apart
 

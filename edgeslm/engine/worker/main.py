@@ -37,7 +37,7 @@ from edgeslm.engine.calls import (
     Power,
     Score,
 )
-from edgeslm.engine.frames import FROM_ENGINE, TO_ENGINE, Chunk, Done, Failed, Ready, Said, Start
+from edgeslm.engine.frames import FROM_ENGINE, TO_ENGINE, Chunk, Done, EngineMessage, Failed, Ready, Start
 from edgeslm.engine.worker.prepared import find_prepared
 from edgeslm.engine.worker.room import limit_memory
 from edgeslm.errors import BundleError, Cancelled, InternalError, RequestError
@@ -252,7 +252,7 @@ def _answer(engine: Engine, inbox: _Inbox, pipe: Pipe, entry: Start) -> None:
     inbox.forget(entry.number)
 
 
-def _outcome(engine: Engine, pipe: Pipe, entry: Start, is_cancelled: IsCancelled) -> Said:
+def _outcome(engine: Engine, pipe: Pipe, entry: Start, is_cancelled: IsCancelled) -> EngineMessage:
     number, call = entry.number, entry.call
     try:
         if is_cancelled():

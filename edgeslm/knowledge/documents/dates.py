@@ -83,7 +83,7 @@ def offset_of(cell: str) -> str:
 
 
 @dataclass(frozen=True, slots=True)
-class Said:
+class DateMention:
     """A date in a question, at characters ``start`` to ``end``."""
 
     start: int
@@ -114,13 +114,13 @@ _WORDS_TOO = frozenset({"may", "march", "mar", "sep", "dec", "jan", "jun", "sept
 _MONTH_FOLLOWS = re.compile(r"\b(?:in|of|since|until|during|before|after|and|for|last)\s+$", re.IGNORECASE)
 
 
-def find_moments(question: str) -> list[Said]:
+def find_moments(question: str) -> list[DateMention]:
     """The dates in a question, without overlaps; the ambiguous ``03/04/2026`` is skipped.
 
     A time of day is merged with the only day, wherever it is.
     """
     taken: list[tuple[int, int]] = []
-    found: list[Said] = []
+    found: list[DateMention] = []
     for pattern in _SAID:
         for match in pattern.finditer(question):
             start, end = match.span()
@@ -131,13 +131,13 @@ def find_moments(question: str) -> list[Said]:
                 continue
             taken.append((start, end))
             if (moment := _put_together(parts)) is not None:
-                found.append(Said(start, end, moment))
+                found.append(DateMention(start, end, moment))
     times = [match for match in _CLOCK.finditer(question) if not _overlaps(taken, *match.span())]
     if len(times) == 1 and len(found) == 1 and len(found[0].moment) == len("2026-03-01"):
         clock = f"{int(times[0]['hour']):02}:{times[0]['minute']}"
         merged = f"{found[0].moment}T{clock}"
         if parse_moment(merged) is not None:
-            return [replace(found[0], moment=merged), Said(*times[0].span(), merged)]
+            return [replace(found[0], moment=merged), DateMention(*times[0].span(), merged)]
     return found
 
 

@@ -165,7 +165,7 @@ def _overlaps(chosen: Sequence[_Candidate]) -> list[float]:
     for place in {one.place for one in chosen}:
         numbers = [number for number, one in enumerate(chosen) if one.place == place]
         texts = [chosen[number].row.whole for number in numbers]
-        for number, share in zip(numbers, shares(texts, chosen[numbers[0]].telling), strict=True):
+        for number, share in zip(numbers, shares(texts, chosen[numbers[0]].word_weights), strict=True):
             overlaps[number] = share
     return overlaps
 
@@ -177,7 +177,7 @@ class _Candidate:
     cosine: float | None
     heading: float
     """Share of the question's words in the heading."""
-    telling: Mapping[str, float]
+    word_weights: Mapping[str, float]
     """Weight of each word of the question in this collection."""
     place: str
 
@@ -195,10 +195,10 @@ def _candidates(
         cosines = {} if place.vector is None else _nearest(db, place.vector, most, allowed, best)
         slots = sorted({*best, *cosines})
         rows = _rows(db, slots)
-    telling = weigh({**dict.fromkeys(words, 0), **counts}, passages)
-    headings = shares([f"{row.title}\n{row.kept.heading}" for row in rows], telling)
+    word_weights = weigh({**dict.fromkeys(words, 0), **counts}, passages)
+    headings = shares([f"{row.title}\n{row.kept.heading}" for row in rows], word_weights)
     return [
-        _Candidate(row, bm25.get(slot, 0.0), cosines.get(slot), heading, telling, place.name)
+        _Candidate(row, bm25.get(slot, 0.0), cosines.get(slot), heading, word_weights, place.name)
         for slot, row, heading in zip(slots, rows, headings, strict=True)
     ]
 

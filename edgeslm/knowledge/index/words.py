@@ -105,9 +105,9 @@ def choose(db: sqlite3.Connection, counts: Mapping[str, int], passages: int, mos
     """
     rarest = sorted(counts, key=lambda word: (counts[word], word))
     most = min(MOST_COUNTED - 1, passages // 2)
-    telling = [word for word in rarest if counts[word] <= most] or rarest
+    informative = [word for word in rarest if counts[word] <= most] or rarest
     room, choices, common = most_rows, [], []
-    for word in telling:
+    for word in informative:
         if counts[word] <= room:
             choices.append(_quoted(word))
             room -= counts[word]

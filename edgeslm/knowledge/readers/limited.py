@@ -93,7 +93,7 @@ class Reading:
             try:
                 return content.document(answer)
             except (TypeError, KeyError, ValueError, AttributeError):
-                raise JobError("ended", "no answer of ours") from None
+                raise JobError("ended", "malformed answer") from None
         except JobError as error:
             why = {
                 "time": f"takes longer than {timeout_s:,.0f} s to read",
@@ -101,7 +101,9 @@ class Reading:
             }.get(error.reason, "ended the process that read it")
             raise ReadingError(f"{source} {why}") from None
         except OSError as error:
-            raise KnowledgeError(f"{source} can't be read: no process for it: {error.strerror}.") from None
+            raise KnowledgeError(
+                f"{source} can't be read: no process can be started: {error.strerror}."
+            ) from None
 
 
 class _Content:

@@ -24,7 +24,7 @@ AT_ONCE = 64_000
 TELL_EVERY_S = 0.2
 
 
-class _Teller(logging.Handler):
+class _LogForwarder(logging.Handler):
     """Sends log lines of readers to the parent's log."""
 
     def __init__(self) -> None:
@@ -35,22 +35,22 @@ class _Teller(logging.Handler):
         self.progress({"log": record.getMessage()})
 
 
-_TELLER = _Teller()
+_LOG_FORWARDER = _LogForwarder()
 
 
 def answer(order: Any, progress: job.Progress) -> Any:
-    _TELLER.progress = progress
+    _LOG_FORWARDER.progress = progress
     source = order["source"]
-    told = time.monotonic()
+    reported_at = time.monotonic()
 
-    def tell(page: int, pages: int) -> None:
-        nonlocal told
-        if time.monotonic() - told > TELL_EVERY_S:
-            told = time.monotonic()
+    def report_page(page: int, pages: int) -> None:
+        nonlocal reported_at
+        if time.monotonic() - reported_at > TELL_EVERY_S:
+            reported_at = time.monotonic()
             progress({"part": f"page {page:,} of {pages:,}"})
 
     try:
-        document = read_document(Path(order["path"]), source, on_page=tell)
+        document = read_document(Path(order["path"]), source, on_page=report_page)
         found = ((len(one.text), [one.heading, one.text, one.start, one.end]) for one in split(document))
         for some in _batches(found):
             progress({"passages": some})
@@ -84,7 +84,7 @@ def _batches(items: Iterable[tuple[int, list[Any]]]) -> Iterator[list[list[Any]]
 
 
 def main() -> None:
-    logging.getLogger("edgeslm.knowledge").addHandler(_TELLER)
+    logging.getLogger("edgeslm.knowledge").addHandler(_LOG_FORWARDER)
     job.serve(answer)
 
 

@@ -84,7 +84,9 @@ def read_document(path: Path, source: str, *, on_page: OnPage | None = None) -> 
             raise KnowledgeError(f"{source} is no file.")
         if kind is None:
             known = ", ".join(SUFFIXES)
-            raise KnowledgeError(f"{source} is of no kind that is read: {known}, each also as .gz.")
+            raise KnowledgeError(
+                f"{source} has an unsupported type; supported are {known}, each also as .gz."
+            )
         with path.open("rb") as file:
             packed = path.suffix.lower() == COMPRESSED
             if kind in _FROM_DISK:

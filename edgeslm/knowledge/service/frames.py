@@ -102,17 +102,17 @@ class Trouble:
     sentence: str | None
 
 
-Asked = SearchPassages | Compute | Remember | Vectors
-Answered = Passages | Computed | Remembered
-Said = Ready | Refused | Answered | Failed | Embed | Trouble
+NodeMessage = SearchPassages | Compute | Remember | Vectors
+AnswerMessage = Passages | Computed | Remembered
+WorkerMessage = Ready | Refused | AnswerMessage | Failed | Embed | Trouble
 
 
 class Parent(Protocol):
     """Receives frames from the process's threads."""
 
-    def send(self, said: Said, /) -> None: ...
+    def send(self, said: WorkerMessage, /) -> None: ...
 
 
-TO_COLLECTIONS: Final = frames_to_child(Asked)
-FROM_COLLECTIONS: Final = Frames(Said, 8 << 20)
+TO_COLLECTIONS: Final = frames_to_child(NodeMessage)
+FROM_COLLECTIONS: Final = Frames(WorkerMessage, 8 << 20)
 """Largest frame, in bytes: a thousand passages of about 2,000 characters."""

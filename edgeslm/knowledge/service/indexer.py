@@ -65,8 +65,8 @@ class Indexer:
         self._watched: dict[str, _Watched] = {}
         self._troubles: dict[str, dict[str, Sequence[str]]] = defaultdict(dict)
         """Collection -> task -> problems."""
-        self._told: dict[str, str] = {}
-        self._telling = threading.Lock()
+        self._reported: dict[str, str] = {}
+        self._report_lock = threading.Lock()
 
     def make(self) -> None:
         """Creates missing collections, so that they can be searched.
@@ -163,7 +163,7 @@ class Indexer:
     def _embed_missing(self, spec: CollectionSpec, collection: Collection, trouble: list[str]) -> None:
         if collection.encoder is None and spec.encoder is not None:
             collection.use_encoder(spec.encoder)
-        with suppress(_NotNowError):  # searched by words until the next round
+        with suppress(_EncoderUnavailableError):  # searched by words until the next round
             collection.embed_missing(lambda texts: self._embed(spec.name, texts))
 
     def _embed(self, name: str, texts: Sequence[str]) -> Sequence[Sequence[float]]:
@@ -172,7 +172,7 @@ class Indexer:
         while (answer := self._vectors.get()).number != self._asked:
             pass
         if answer.vectors is None:
-            raise _NotNowError
+            raise _EncoderUnavailableError
         return answer.vectors
 
     # --- inside -------------------------------------------------------------------------------------
@@ -186,19 +186,19 @@ class Indexer:
             trouble.append(str(error))
             opened.close(spec.name)
         except Exception as error:  # a bug
-            log.error("keeping %s failed: %s", spec.name, type(error).__name__)
-            log.debug("keeping %s", spec.name, exc_info=True)
-            trouble.append(f"keeping it up to date failed ({type(error).__name__})")
+            log.error("updating %s failed: %s", spec.name, type(error).__name__)
+            log.debug("updating %s", spec.name, exc_info=True)
+            trouble.append(f"updating it failed ({type(error).__name__})")
             opened.close(spec.name)
-        self._tell(spec.name, name, trouble)
+        self._report(spec.name, name, trouble)
 
-    def _tell(self, name: str, work: str, trouble: Sequence[str]) -> None:
-        with self._telling:
+    def _report(self, name: str, work: str, trouble: Sequence[str]) -> None:
+        with self._report_lock:
             self._troubles[name][work] = trouble
             first, *others = dict.fromkeys(one for of in self._troubles[name].values() for one in of) or [""]
             sentence = f"{first} (and {len(others)} more)" if others else first
-            if sentence != self._told.get(name, ""):
-                self._told[name] = sentence
+            if sentence != self._reported.get(name, ""):
+                self._reported[name] = sentence
                 self._parent.send(Trouble(name, sentence or None))
 
 
@@ -226,14 +226,14 @@ class _Watched(IntakeListener):
         there = [path for path in self._watch if os.access(path, os.F_OK)]  # never raises
         for path in self._watch:
             if path not in there:  # an unplugged disk must not remove its documents
-                trouble.append(f"{path}, which is watched, is not there")
+                trouble.append(f"the watched path {path} is missing")
         skipped = Counter[str]()
         files = [path for path, _ in find_files(there, skipped)]
-        self._tell_skipped(skipped)
+        self._log_skipped(skipped)
         for path in there:  # nor must its empty mount point (``spares_empty``)
             is_empty = path.is_dir() and not any(file.is_relative_to(path) for file in files)
             if is_empty and any(file.is_relative_to(path.absolute()) for _, file in self.collection.files()):
-                trouble.append(f"{path}, which is watched, is empty; what was in it is still found")
+                trouble.append(f"the watched folder {path} is empty; its documents are kept")
         if self._left_out - Quarantine(self.collection).left_out():  # a file was read with --again
             for path in self._broken:
                 self._seen.pop(path, None)
@@ -252,12 +252,12 @@ class _Watched(IntakeListener):
             self._take_over(there, now)
         trouble += self._broken.values()
 
-    def _tell_skipped(self, skipped: Counter[str]) -> None:
+    def _log_skipped(self, skipped: Counter[str]) -> None:
         """Logs each kind once."""
         if new := sorted(skipped.keys() - self._skipped):
             self._skipped.update(new)
             kinds = ", ".join(f"{skipped[kind]:,} {kind}" for kind in new)
-            log.info("%s: files of kinds that are not read: %s", self._name, kinds)
+            log.info("%s: skipped files of unsupported types: %s", self._name, kinds)
 
     def _take_over(self, paths: Sequence[Path], now: dict[Path, _FileState]) -> None:
         self._changed = {path for path in now if self._seen.get(path) != now[path]}
@@ -278,5 +278,5 @@ class _Upkeep(Protocol):
     def __call__(self, spec: CollectionSpec, collection: Collection, trouble: list[str], /) -> None: ...
 
 
-class _NotNowError(Exception):
+class _EncoderUnavailableError(Exception):
     """The embedding engine is not available now."""

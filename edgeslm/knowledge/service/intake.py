@@ -76,7 +76,7 @@ def add_files(
     :raises KnowledgeError: the collection can't be written; earlier documents are kept.
     """
     totals = Totals()
-    late: list[tuple[Path, str]] = []
+    retries: list[tuple[Path, str]] = []
     with Reading() as reading:
         adding = _Adding(collection, reading, totals, embed, again, listener)
         for path, source in find_files(paths, totals.skipped):
@@ -85,18 +85,18 @@ def add_files(
             listener.on_file(source)
             try:
                 adding.add(path, source)
-            except _OnceMoreError:
-                late.append((path, source))
-        for path, source in late:
+            except _RetryLaterError:
+                retries.append((path, source))
+        for path, source in retries:
             listener.on_part(source, "once more")
-            with suppress(_OnceMoreError):  # the file changed: its second try is the next scan
+            with suppress(_RetryLaterError):  # the file changed: its second try is the next scan
                 adding.add(path, source)
     if sync:
         totals.removed = _remove_gone(collection, [path.absolute() for path in paths], spares_empty)
     return totals
 
 
-class _OnceMoreError(Exception):
+class _RetryLaterError(Exception):
     """First failure of a file, possibly by chance."""
 
 
@@ -130,7 +130,7 @@ class _Adding:
         except ReadingError as error:
             if _is_still(path, origin):
                 if quarantine.note(path, origin) < TRIES:
-                    raise _OnceMoreError from None
+                    raise _RetryLaterError from None
                 self._note_broken(path, f"{error}; {_LEFT_OUT}")
             else:
                 self._note_broken(path, f"{source} changed while it was read")

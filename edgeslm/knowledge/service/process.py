@@ -21,19 +21,19 @@ from edgeslm.knowledge.index.search import Found
 from edgeslm.knowledge.service.frames import (
     FROM_COLLECTIONS,
     TO_COLLECTIONS,
-    Asked,
     Compute,
     Computed,
     Embed,
     Failed,
+    NodeMessage,
     Passages,
     Ready,
     Remember,
     Remembered,
-    Said,
     SearchPassages,
     Trouble,
     Vectors,
+    WorkerMessage,
 )
 
 log = logging.getLogger("edgeslm.knowledge")
@@ -148,7 +148,7 @@ class KnowledgeProcess:
         self._fail(KnowledgeError("the node is stopping"))
         await self._child.stop(STOP_GRACE_S)  # safe to kill: an open transaction is rolled back
 
-    async def _ask(self, answer: type[_Answer], asked: Asked) -> _Answer:
+    async def _ask(self, answer: type[_Answer], asked: NodeMessage) -> _Answer:
         """:param asked: without its number; each attempt gets its own."""
         attempt = 1
         while True:
@@ -160,7 +160,7 @@ class KnowledgeProcess:
             try:
                 self._child.send(replace(asked, number=self._number))
             except FrameError as error:
-                raise KnowledgeError(f"collections can't be asked that: {error}") from None
+                raise KnowledgeError(f"the question can't be sent to the collections: {error}") from None
             number = self._number
             self._pending[number] = answer, future
             try:
@@ -172,7 +172,7 @@ class KnowledgeProcess:
             finally:
                 self._pending.pop(number, None)
 
-    def _handle(self, said: Said) -> None:
+    def _handle(self, said: WorkerMessage) -> None:
         if isinstance(said, Ready | Refused):
             if self._ready is not None and not self._ready.done():
                 if isinstance(said, Ready):
@@ -181,8 +181,8 @@ class KnowledgeProcess:
                     self._ready.set_exception(KnowledgeError(said.sentence))
         elif isinstance(said, Embed | Trouble):
             if said.collection not in self._names:
-                raise FrameError("it names a collection that there isn't")
-            self._hear(said)
+                raise FrameError("it names an unknown collection")
+            self._handle_request(said)
         else:
             expected, future = self._pending.get(said.number, (None, None))
             if expected is None or future is None or future.done():
@@ -192,14 +192,14 @@ class KnowledgeProcess:
             elif isinstance(said, expected):
                 future.set_result(said)
             else:
-                raise FrameError("it answers something else than was asked")
+                raise FrameError("its answer is of the wrong kind")
 
-    def _hear(self, said: Embed | Trouble) -> None:
+    def _handle_request(self, said: Embed | Trouble) -> None:
         if isinstance(said, Trouble):
             self._note(said.collection, said.sentence)
         else:
             if self._embeds_for == self._child.starts:
-                raise FrameError("it asks for vectors before it has those it asked for")
+                raise FrameError("it asks for vectors before its last request is answered")
             self._embeds_for = self._child.starts
             self._begin(self._give_vectors(said))
 

@@ -21,15 +21,15 @@ from edgeslm.knowledge.index.search import Place, search_all
 from edgeslm.knowledge.service.frames import (
     FROM_COLLECTIONS,
     TO_COLLECTIONS,
-    Asked,
     Compute,
     Computed,
     Failed,
+    NodeMessage,
     Passages,
     Ready,
     Remember,
-    Said,
     SearchPassages,
+    WorkerMessage,
 )
 from edgeslm.knowledge.service.indexer import Indexer
 from edgeslm.knowledge.service.opened import OpenCollections
@@ -45,16 +45,16 @@ class Mailbox:
     def __init__(self, pipe: Pipe) -> None:
         self._pipe = pipe
 
-    def send(self, said: Said) -> None:
+    def send(self, said: WorkerMessage) -> None:
         """:raises FrameError: too long."""
         try:
             self._pipe.send(said)
         except OSError:
             os._exit(0)  # the parent is gone or has stopped us
 
-    def receive(self) -> Asked:
+    def receive(self) -> NodeMessage:
         try:
-            asked: Asked = self._pipe.receive()
+            asked: NodeMessage = self._pipe.receive()
         except (EOFError, OSError):
             os._exit(0)
         return asked

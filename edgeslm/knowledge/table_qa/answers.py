@@ -151,12 +151,12 @@ def _answer(db: sqlite3.Connection, table: KeptTable, question: str, *, alone: b
         else:
             found.setdefault(result.values, (query, result))
         if len(found) > 1:
-            readings = "; ".join(_tell(*each, table.columns) for each in found.values())
+            readings = "; ".join(_render(*each, table.columns) for each in found.values())
             raise Unclear(f"it can be read in several ways: {readings}")
     if not found:
         raise Unanswerable(reason)
     ((query, result),) = found.values()
-    text = _tell(query, result, table.columns)
+    text = _render(query, result, table.columns)
     if len(text) > MOST_CHARACTERS:
         raise Unanswerable("its cells are too long for an answer")
     column = None if query.column is None else table.columns[query.column]
@@ -189,7 +189,7 @@ def _cite(
     return tuple(citations)
 
 
-def _tell(query: Query, result: Result, columns: Sequence[Column]) -> str:
+def _render(query: Query, result: Result, columns: Sequence[Column]) -> str:
     """The result as a sentence that states how the question was read."""
     column = None if query.column is None else columns[query.column]
     name = "rows" if column is None else column.name
@@ -205,20 +205,20 @@ def _tell(query: Query, result: Result, columns: Sequence[Column]) -> str:
     where = f" where {conditions}" if conditions else ""
     counts = query.wanted in (Operation.COUNT, Operation.DISTINCT)
     unit = f" {column.unit}" if column is not None and column.unit and not counts else ""
-    return f"{what}{where}: {', '.join(f'{_shown(value)}{unit}' for value in result.values)}"
+    return f"{what}{where}: {', '.join(f'{_render_number(value)}{unit}' for value in result.values)}"
 
 
 def _condition(condition: Condition, column: Column) -> str:
     how = "is" if condition.comparison is None else condition.comparison.value
     joined = " and " if condition.comparison is not None else " or "
-    return f"{column.name} {how} {joined.join(_told(value) for value in condition.values)}"
+    return f"{column.name} {how} {joined.join(_render_value(value) for value in condition.values)}"
 
 
-def _told(value: str | bool | Decimal) -> str:
+def _render_value(value: str | bool | Decimal) -> str:
     if isinstance(value, bool):
         return "yes" if value else "no"
-    return value if isinstance(value, str) else _shown(plain(value))
+    return value if isinstance(value, str) else _render_number(plain(value))
 
 
-def _shown(value: Value) -> str:
+def _render_number(value: Value) -> str:
     return f"{value:.{_DECIMALS}f}".rstrip("0").rstrip(".") if isinstance(value, float) else str(value)

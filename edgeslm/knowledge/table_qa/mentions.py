@@ -184,7 +184,7 @@ def find_mentions(
             mentions.append(mention)
             at = mention.last
             continue
-        if not reader.says_nothing(at):
+        if not reader.is_ignorable(at):
             unknown.append(reader.tokens[at].raw)
         at += 1
     return mentions, unknown
@@ -208,7 +208,7 @@ class _MentionReader:
         ]
         self._dates = self._find_dates()
 
-    def says_nothing(self, at: int) -> bool:
+    def is_ignorable(self, at: int) -> bool:
         word = self.tokens[at].text
         if word in FUNCTION or word in NEUTRAL:
             return not self._capitals[at]

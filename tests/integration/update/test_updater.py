@@ -174,7 +174,7 @@ def test_what_a_command_may_name_is_bounded(configuration: dict[str, Any], tmp_p
 
 
 async def fails(bundle: Bundle, **how: object) -> None:
-    raise BundleError(f"{bundle.path.name}: golden answers are others")
+    raise BundleError(f"{bundle.path.name}: golden answers differ")
 
 
 @pytest.mark.parametrize(

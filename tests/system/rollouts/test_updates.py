@@ -82,8 +82,8 @@ def no_tokenizer(folder: Path, manifest: dict[str, Any]) -> None:
 
 
 BAD: dict[str, tuple[Callable[[Path, dict[str, Any]], None], str]] = {
-    "other weights": (other_weights, "golden answers are others"),
-    "other answers": (other_answers, "golden answers are others"),
+    "other weights": (other_weights, "golden answers differ"),
+    "other answers": (other_answers, "golden answers differ"),
     "too large": (too_large, "too large for this device"),
     "no graph": (no_graph, "can't be loaded"),
     "no tokenizer": (no_tokenizer, "tokenizer.json"),

@@ -37,9 +37,9 @@ class FakePrepare:
     asked: list[tuple[str, str, set[str]]] = field(default_factory=list)
 
     async def __call__(
-        self, bundle: Bundle, graph: str, state_dir: Path, *, unasked: bool, keep: Sequence[str]
+        self, bundle: Bundle, graph: str, state_dir: Path, *, background: bool, keep: Sequence[str]
     ) -> Index:
-        assert unasked
+        assert background
         self.asked.append((bundle.path.name, graph, set(keep)))
         if self.error is not None:
             raise self.error
@@ -201,8 +201,8 @@ def test_an_engine_that_does_not_come_back_is_told(tmp_path: Path, caplog: pytes
             raise EngineCrashed("it ended while loading")
 
     node = Node(tmp_path, on_start=start)
-    node.run(lambda: "could not be started" in caplog.text)
-    assert "model small could not be started on what was prepared: it ended while loading" in caplog.text
+    node.run(lambda: "could not be restarted" in caplog.text)
+    assert "model small could not be restarted with prepared weights: it ended while loading" in caplog.text
     assert node.changes == 0
 
 

@@ -133,7 +133,7 @@ def test_an_error_that_cant_be_promised_is_refused() -> None:
 
 
 def test_what_a_teacher_taught_promises_no_error() -> None:
-    with pytest.raises(ConfigError, match=r"tasks\.fields\.max_error: nothing says how often"):
+    with pytest.raises(ConfigError, match=r"tasks\.fields\.max_error: its error rates are unknown"):
         make(pointer_bundle(calibration=fitted()), max_error=0.2)
 
 

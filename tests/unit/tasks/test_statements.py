@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from edgeslm.tasks.statements import Check, Speaker, Statement, extract, join, name_of, without_rest
+from edgeslm.tasks.statements import Check, SentenceStream, Statement, extract, join, name_of, without_rest
 from edgeslm.tasks.support import Evidence
 
 TEXT = "Spindle 3 overheated. Belt 2 tore."
@@ -69,10 +69,10 @@ def test_a_sentence_that_was_cut_off_goes(text: str, reason: str, kept: str) -> 
 
 def test_a_stream_says_what_the_result_says() -> None:
     pieces: list[str] = []
-    speaker = Speaker(make_check(), pieces.append)
+    stream = SentenceStream(make_check(), pieces.append)
     text = " Belt 2 tore. Belt 9 tore.\nSpindle 3 overheated. Belt"
     for char in text:
-        speaker.hear(char)
+        stream.feed(char)
     assert pieces == ["Belt 2 tore.", "\nSpindle 3 overheated."]
-    speaker.end("".join(pieces))
+    stream.finish("".join(pieces))
     assert len(pieces) == 2

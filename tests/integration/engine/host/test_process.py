@@ -420,7 +420,7 @@ def test_a_hostile_worker_gets_nothing_into_the_parent_and_is_replaced(
 def test_a_call_that_no_frame_can_carry_fails_alone(bundle: Path) -> None:
     async def scene() -> None:
         async with running(fake(bundle)) as process:
-            with pytest.raises(InternalError, match="can't be asked that: int where str is needed"):
+            with pytest.raises(InternalError, match="can't be sent to the engine: int where str is needed"):
                 await process.call(Embed((5,)))  # type: ignore[arg-type]
             assert (await process.call(order("x"))).text == "x"
             assert process.unanswered == 0

@@ -24,7 +24,7 @@ from edgeslm.knowledge.index.queries import CollectionSpec, Memory
 from edgeslm.knowledge.index.search import search
 from edgeslm.knowledge.readers import limited as reading
 from edgeslm.knowledge.service import indexer as module
-from edgeslm.knowledge.service.frames import Embed, Failed, Remembered, Said, Trouble, Vectors
+from edgeslm.knowledge.service.frames import Embed, Failed, Remembered, Trouble, Vectors, WorkerMessage
 from edgeslm.knowledge.service.indexer import Indexer
 from edgeslm.knowledge.service.intake import add_files
 from edgeslm.knowledge.service.memory import remember
@@ -40,11 +40,11 @@ class Parent:
     """The other end: keeps what is sent, and embeds."""
 
     def __init__(self) -> None:
-        self.messages: list[Said] = []
+        self.messages: list[WorkerMessage] = []
         self.embeds = True
         self.indexer: Indexer | None = None
 
-    def send(self, message: Said) -> None:
+    def send(self, message: WorkerMessage) -> None:
         self.messages.append(message)
         if isinstance(message, Embed) and self.indexer is not None:
             vectors = tuple(hash_embed(message.texts)) if self.embeds else None
@@ -58,7 +58,7 @@ class Parent:
             time.sleep(0.01)
         raise AssertionError(f"it never happened; there was {self.messages}")
 
-    def said(self, kind: type[Said], *values: Any) -> bool:
+    def said(self, kind: type[WorkerMessage], *values: Any) -> bool:
         return any(type(one) is kind and astuple(one)[: len(values)] == values for one in self.messages)
 
     def all(self, kind: type[_Said]) -> list[_Said]:
@@ -137,9 +137,9 @@ def test_kinds_that_are_not_read_are_told_once_and_what_is_there_of_them_stays(
         parent.until(partial(_finds, spec, "grease", name))
     assert found(spec, "oil") == ["press.8"]
     told = [line for line in caplog.messages if "not read" in line]
-    assert told == ["manuals: files of kinds that are not read: 1 .8"]
+    assert told == ["manuals: skipped files of unsupported types: 1 .8"]
     (folder / "photo.png").write_bytes(b"")
-    parent.until(lambda: caplog.messages[-1] == "manuals: files of kinds that are not read: 1 .png")
+    parent.until(lambda: caplog.messages[-1] == "manuals: skipped files of unsupported types: 1 .png")
     assert parent.trouble is None
 
 
@@ -187,7 +187,7 @@ def test_a_folder_that_is_gone_is_told_and_its_documents_stay(
     start(parent, spec)
     parent.until(lambda: found(spec, "oil"))
     folder.rename(tmp_path / "unplugged")
-    parent.until(lambda: parent.trouble == f"{folder}, which is watched, is not there")
+    parent.until(lambda: parent.trouble == f"the watched path {folder} is missing")
     assert found(spec, "oil") == ["press.md"]
     (tmp_path / "unplugged").rename(folder)
     parent.until(lambda: parent.trouble is None)
@@ -201,7 +201,7 @@ def test_a_folder_that_is_empty_now_may_be_a_disk_that_was_unmounted(
     start(parent, spec)
     parent.until(lambda: found(spec, "oil"))
     (folder / "press.md").unlink()
-    parent.until(lambda: parent.trouble and "is empty; what was in it is still found" in parent.trouble)
+    parent.until(lambda: parent.trouble and "is empty; its documents are kept" in parent.trouble)
     assert found(spec, "oil") == ["press.md"]
     (folder / "lathe.md").write_text("Grease it.\n")
     parent.until(lambda: found(spec, "grease") and not found(spec, "oil"))

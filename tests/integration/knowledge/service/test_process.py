@@ -409,7 +409,7 @@ def test_a_hostile_process_gets_nothing_into_the_parent_and_is_replaced(
 def test_a_question_that_no_frame_can_carry_fails_alone(spec: CollectionSpec) -> None:
     async def scene() -> None:
         async with running(spec) as process:
-            with pytest.raises(KnowledgeError, match="can't be asked that"):
+            with pytest.raises(KnowledgeError, match="can't be sent to the collections"):
                 await process.search(replace(query(), vector=(float("nan"),)))
             assert await process.search(query())
 

@@ -95,9 +95,9 @@ def test_a_broken_byte_in_utf_8_breaks_no_more(tmp_path: Path) -> None:
         ("a.txt", b"\x81\x8d\x8f", "is not UTF-8, and it can't be told what else it is; save it as UTF-8."),
         ("a.txt.gz", b"no gzip", "is a damaged .gz file: Not a gzipped file (b'no')."),
         ("a.txt.gz", gzip.compress(b"text" * 99, mtime=0)[:-9], "is a damaged .gz file"),
-        ("a.xyz", b"text", "is of no kind that is read: .txt"),
-        ("a", b"text", "is of no kind that is read: .txt"),
-        ("a.1", b".TH A 1\n", "is of no kind that is read: .txt"),
+        ("a.xyz", b"text", "has an unsupported type; supported are .txt"),
+        ("a", b"text", "has an unsupported type; supported are .txt"),
+        ("a.1", b".TH A 1\n", "has an unsupported type; supported are .txt"),
     ],
 )
 def test_what_is_no_document_is_refused(tmp_path: Path, name: str, content: bytes, sentence: str) -> None:

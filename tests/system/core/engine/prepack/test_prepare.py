@@ -241,7 +241,7 @@ def test_an_engine_that_dies_of_it_is_started_without_it(
             await process.start()
         await process.start()
         await process.stop()
-        assert "is started without what was prepared" in caplog.text
+        assert "is restarted without prepared weights" in caplog.text
 
     play(scene)
 
@@ -486,7 +486,7 @@ def told(tmp_path: Path, script: str) -> tuple[Sequence[str], Path]:
 
 def test_the_child_is_told_who_asked(bundle: Bundle, tmp_path: Path) -> None:
     command, file = told(tmp_path, "told.write_text(sys.stdin.readline())")
-    for how, keep in (({}, None), ({"unasked": True, "keep": ["sha256:a"]}, ["sha256:a"])):
+    for how, keep in (({}, None), ({"background": True, "keep": ["sha256:a"]}, ["sha256:a"])):
         with pytest.raises(BundleError, match="ended unexpectedly"):
             prepare(bundle, "model.onnx", tmp_path, command=command, **how)
         order = json.loads(file.read_text())["order"]

@@ -59,7 +59,7 @@ def test_other_numbers_are_refused(bundle: Bundle, odd: float, monkeypatch: pyte
     answers = iter([np.ones(4), np.array([1.0, 1.0, odd, 1.0])])
     monkeypatch.setattr(trial, "_logits", lambda bundle, graph: next(answers))
     by = "10.0%" if odd == odd else "nan%"
-    with pytest.raises(BundleError, match=re.escape(f"computes other numbers (by {by}), so it is not used")):
+    with pytest.raises(BundleError, match=re.escape(f"give other numbers (by {by}), so they are not used")):
         trial.check_same(bundle, "model.onnx", "elsewhere.onnx")
 
 

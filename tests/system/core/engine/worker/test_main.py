@@ -23,7 +23,17 @@ import pytest
 
 from edgeslm.bundle.manifest import Bundle, load_bundle
 from edgeslm.engine.calls import ANY, Classify, Embed, Generate, Guide, Output, Prompt, Text, Turn
-from edgeslm.engine.frames import FROM_ENGINE, TO_ENGINE, Cancel, Chunk, Done, Failed, Ready, Said, Start
+from edgeslm.engine.frames import (
+    FROM_ENGINE,
+    TO_ENGINE,
+    Cancel,
+    Chunk,
+    Done,
+    EngineMessage,
+    Failed,
+    Ready,
+    Start,
+)
 from edgeslm.engine.host.process import EngineProcess
 from edgeslm.engine.worker.main import Engine, serve
 from edgeslm.errors import BundleError, Cancelled, InternalError, ModelUnavailable, TooLong
@@ -256,9 +266,9 @@ def steps(monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[Pipe, Steps]]:
     reader.join()  # before it could end the process of the tests
 
 
-def heard(pipe: Pipe, *, until: int) -> list[tuple[type[Said], int]]:
+def heard(pipe: Pipe, *, until: int) -> list[tuple[type[EngineMessage], int]]:
     """What becomes of calls, until so many are answered."""
-    said: list[tuple[type[Said], int]] = []
+    said: list[tuple[type[EngineMessage], int]] = []
     while len(said) < until:
         message = pipe.receive()
         if not isinstance(message, Chunk):
@@ -281,7 +291,7 @@ def test_a_more_urgent_call_runs_between_two_pieces_of_another(steps: tuple[Pipe
 
 def test_a_call_that_is_interrupted_can_be_cancelled_and_so_can_the_other(steps: tuple[Pipe, Steps]) -> None:
     pipe, _ = steps
-    cases: list[tuple[tuple[int, ...], list[tuple[type[Said], int]]]] = [
+    cases: list[tuple[tuple[int, ...], list[tuple[type[EngineMessage], int]]]] = [
         ((1,), [(Done, 2), (Failed, 1)]),
         ((4,), [(Failed, 4), (Done, 3)]),
         ((5, 6), [(Failed, 6), (Failed, 5)]),
