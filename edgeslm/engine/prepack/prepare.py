@@ -128,7 +128,7 @@ async def prepare(
 
 @contextlib.contextmanager
 def _terminal_progress(*, background: bool) -> Iterator[Progress]:
-    """Shows each step on the terminal's current line, unless nobody is waiting."""
+    """Shows each step on the terminal's current line, if a user waits there."""
     if background or not sys.stderr.isatty():
         yield lambda step: None
         return

@@ -17,7 +17,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-os.environ["ORT_DISABLE_TELEMETRY"] = "1"  # read at import: device ids and event files otherwise
+os.environ["ORT_DISABLE_TELEMETRY"] = "1"  # read at import; telemetry writes device ids and event files
 
 import numpy as np
 import numpy.typing as npt
@@ -102,7 +102,7 @@ class Decoder:
         self.threads = threads or (prepared and prepared.threads) or usable_cores()
         self._prepared, self._loader = prepared, loader
         written = bundle.manifest.quantization and bundle.manifest.quantization.written
-        self._writes_apart = bool(written) and not adapters  # the graph that takes adapters does not
+        self._writes_apart = bool(written) and not adapters  # not in the graph that takes adapters
         self.context_length = bundle.manifest.context_length
         self._chat = ChatTokenizer(path)
         config_file = path / "genai_config.json"

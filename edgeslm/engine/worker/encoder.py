@@ -6,7 +6,7 @@ import os
 from collections.abc import Sequence
 from pathlib import Path
 
-os.environ["ORT_DISABLE_TELEMETRY"] = "1"  # read at import: device ids and event files otherwise
+os.environ["ORT_DISABLE_TELEMETRY"] = "1"  # read at import; telemetry writes device ids and event files
 
 import numpy as np
 import numpy.typing as npt

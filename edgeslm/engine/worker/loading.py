@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
-os.environ["ORT_DISABLE_TELEMETRY"] = "1"  # read at import: device ids and event files otherwise
+os.environ["ORT_DISABLE_TELEMETRY"] = "1"  # read at import; telemetry writes device ids and event files
 
 import onnxruntime_genai as og
 

@@ -84,7 +84,7 @@ class Index(BaseModel):
             alike = f"{count} of {count} answers as on the build machine (largest divergence {most:.3f} nats)"
             lines.append(f"  self-test: {alike}")
         else:
-            lines.append("  no self-test: the bundle has no golden answers, export it again to add them")
+            lines.append("  no self-test: the bundle has no golden answers; export it again to add them")
         return "\n".join(lines)
 
 

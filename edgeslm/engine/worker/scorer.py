@@ -18,7 +18,7 @@ from typing import Any, Final
 
 from edgeslm.engine.calls import IsCancelled
 
-os.environ["ORT_DISABLE_TELEMETRY"] = "1"  # read at import: device ids and event files otherwise
+os.environ["ORT_DISABLE_TELEMETRY"] = "1"  # read at import; telemetry writes device ids and event files
 
 import numpy as np
 import numpy.typing as npt

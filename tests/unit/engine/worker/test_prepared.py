@@ -233,7 +233,7 @@ def test_what_was_measured_is_told() -> None:
         "0 MB for this processor",
         "  1 thread: 400 ms for 128 prompt tokens and 16 new ones",
         "  2 threads: 200 ms for 128 prompt tokens and 16 new ones  used with threads: auto",
-        "  no self-test: the bundle has no golden answers, export it again to add them",
+        "  no self-test: the bundle has no golden answers; export it again to add them",
     ]
     tested = index.model_copy(update={"divergences": (0.0011, 0.0026)}).render()
     assert "self-test: 2 of 2 answers as on the build machine (largest divergence 0.003 nats)" in tested
