@@ -115,7 +115,7 @@ class Task(ABC):
         self.set_up()
 
     def set_up(self) -> None:  # noqa: B027  most kinds add nothing
-        """Set-up by the kind. :raises ConfigError: an inconsistent section."""
+        """Kind-specific set-up. :raises ConfigError: an inconsistent section."""
 
     @property
     def learned(self) -> LearnedSection | None:

@@ -65,7 +65,7 @@ class Table:
 
 
 COMMA = ","
-"""Decimal mark of numbers with a comma instead of a point."""
+"""The decimal mark, if it is a comma instead of a point."""
 
 _NUMBER = re.compile(
     r"(?P<sign>[-+−]?)(?P<before>[€$£]?)\s?(?P<digits>\d{1,30}(?:[.,'  ]\d{1,30}){0,9}|\.\d{1,30})"

@@ -87,7 +87,7 @@ _SENTENCE = 1.0
 _ROW = 0.6
 """After a rule, as between the rows of plain-text tables."""
 _SHORT_LINE = 1.2
-"""After a line that is shorter than needed, so that its end is intended."""
+"""After a line with room for the next word: its line break is intended."""
 _LAST_LINE = 0.3
 """The same at the end of a sentence: probably the end of a paragraph."""
 _FENCED = 1.5

@@ -20,7 +20,7 @@ MOST_WORDS = 64
 MOST_CHARACTERS = 20_000
 """Most characters of a question that are parsed."""
 MOST_ROWS = 2500
-"""Most passages scored: 5 ms. In a smaller collection all are."""
+"""Most passages scored, which takes 5 ms; in a smaller collection, all are."""
 MOST_COUNTED = 4 * MOST_ROWS
 """Hits beyond this number are not counted."""
 

@@ -30,7 +30,7 @@ cells would cost more than its text."""
 MAX_DEPTH = 20
 """Limit of nested objects."""
 _LONGEST_NAME = 80
-"""Longest column name, which is repeated in every row."""
+"""Longest column name in characters; it is repeated in every row."""
 _LOOK_AT = 20
 """Number of rows used to detect the separator."""
 _YEAR = re.compile("(?:19|20)[0-9]{2}")
@@ -162,8 +162,7 @@ def _rows(text: str, source: str, separator: str) -> Iterator[list[str]]:
 
 
 def column_names(row: list[str]) -> list[str]:
-    """Column names, if the first row has them: mostly filled with distinct words or years. Empty
-    otherwise."""
+    """The first row, if it is a header: mostly filled, with distinct words or years; otherwise empty."""
     there = [cell for cell in row if cell]
     if len(set(there)) < len(there) or 2 * len(there) < len(row) or all(map(_is_number, there)):
         return []

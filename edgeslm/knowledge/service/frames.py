@@ -108,7 +108,7 @@ WorkerMessage = Ready | Refused | AnswerMessage | Failed | Embed | Trouble
 
 
 class Parent(Protocol):
-    """Receives frames from the process's threads."""
+    """Sends messages to the node; thread-safe."""
 
     def send(self, said: WorkerMessage, /) -> None: ...
 
