@@ -130,7 +130,7 @@ class Service:
                 if new.library is old.library:
                     self._now = new
                 else:
-                    await self._take_turns(old, new)
+                    await self._switch_collections(old, new)
             except BaseException:
                 await self._end(new)
                 raise
@@ -142,7 +142,7 @@ class Service:
             self._retiring.add(retiring)
             retiring.add_done_callback(self._retiring.discard)
 
-    async def _take_turns(self, old: Deployment, new: Deployment) -> None:
+    async def _switch_collections(self, old: Deployment, new: Deployment) -> None:
         """Two processes must not write to one collection, so requests wait while the new one replaces the
         old."""
         self.scheduler.pause()

@@ -234,7 +234,7 @@ def bounded(schema: Any, string_chars: int, array_items: int, words: Sequence[st
         kinds = node.get("type", ())
         kinds = {kinds} if isinstance(kinds, str) else set(kinds)
         if words is not None and not node.keys() & {"enum", "const"} and _may_be_text(node, kinds):
-            _hold_to(node, kinds, words, string_chars)
+            _restrict_strings(node, kinds, words, string_chars)
         elif "string" in kinds and not node.keys() & {"enum", "const", "pattern", "format"}:
             least, most = node.get("minLength", 0), min(node.get("maxLength", string_chars), string_chars)
             node["maxLength"] = max(most, least)
@@ -252,7 +252,7 @@ def _may_be_text(node: Mapping[str, Any], kinds: set[str]) -> bool:
     return "string" in kinds or (not kinds and not node.keys() & _WITH_PARTS)
 
 
-def _hold_to(node: dict[str, Any], kinds: set[str], words: Sequence[str], string_chars: int) -> None:
+def _restrict_strings(node: dict[str, Any], kinds: set[str], words: Sequence[str], string_chars: int) -> None:
     """Limits the strings of a subschema to the ``words`` that fit it; null stays allowed."""
     least, most = node.get("minLength", 0), min(node.get("maxLength", string_chars), string_chars)
     matches = make_matcher(node.get("pattern", ""))

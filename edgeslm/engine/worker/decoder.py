@@ -227,14 +227,16 @@ class Decoder:
             found = scorer.score(encoded, tree, cancelled, keeps=call.only_read)
             scores = [found.get(number, -math.inf) for number in range(len(call.labels))]
         else:
-            scores = self._walk_all(ids, tree, call, cancelled)
+            scores = self._score_branches(ids, tree, call, cancelled)
         return Output(
             probabilities=tuple(math.exp(score) for score in scores),
             truncated=truncated,
             cost=Cost(prefill_ms=(time.perf_counter() - started) * 1000, prompt_tokens=len(ids)),
         )
 
-    def _walk_all(self, ids: Sequence[int], tree: Branch, call: Score, cancelled: IsCancelled) -> list[float]:
+    def _score_branches(
+        self, ids: Sequence[int], tree: Branch, call: Score, cancelled: IsCancelled
+    ) -> list[float]:
         key = SlotKey(adapter=call.adapter)
         slot = self._slot(ids, len(ids) + tree.depth() + 1, key, Sampling(), cancelled)
         scores = [-math.inf] * len(call.labels)
@@ -392,7 +394,7 @@ class Decoder:
         if cancelled():
             raise Cancelled("cancelled while it was running")
         shares = node.log_shares(_last_logits(slot.generator), self._end_ids)
-        for number, path, below in node.ways():
+        for number, path, below in node.edges():
             total = score + float(shares[number])
             if below.label is not None:
                 scores[below.label] = total

@@ -151,14 +151,14 @@ class Encoder:
             raise BundleError(f"{self.bundle.path}: reads no question with a text; name a reader")
         found, places, tokens = [], [], 0
         for text in call.texts:  # no batches, as in embed
-            ids, kinds, offsets = self._paired(call.question, text)
+            ids, kinds, offsets = self._encode_pair(call.question, text)
             hidden = self._forward(ids, kinds)
             found.append(self._reader.probability(self._pooled(hidden)))
             places.append(self._reader.places(hidden, list(bare_offsets(text, offsets))))
             tokens += len(ids)
         return Output(cost=Cost(prompt_tokens=tokens), probabilities=tuple(found), places=tuple(places))
 
-    def _paired(self, question: str, text: str) -> tuple[list[int], list[int], list[Place]]:
+    def _encode_pair(self, question: str, text: str) -> tuple[list[int], list[int], list[Place]]:
         """Token ids of both texts with special tokens, the segment of each (0 or 1), and its span in ``text``
         (empty for the question). What doesn't fit is cut from the ends: first the question beyond a quarter
         of the context, then the text."""

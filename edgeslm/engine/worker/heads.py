@@ -31,7 +31,7 @@ _LEAST_SHARE: Final = 1e-4
 """Smallest probability of the option "value in the message" for which spans are searched."""
 
 
-class _OnVectors:
+class _WithCentroids:
     """Distance to the centroids of the training data, for both kinds of heads."""
 
     def __init__(self, centroids: Floats | None) -> None:
@@ -45,7 +45,7 @@ class _OnVectors:
         return 1 - float((self._centroids @ vector).max()) / length
 
 
-class Head(_OnVectors):
+class Head(_WithCentroids):
     """Multinomial logistic regression; ``bundle.calibration`` calibrates its probabilities."""
 
     def __init__(self, weight: Floats, bias: Floats, centroids: Floats | None = None) -> None:
@@ -58,7 +58,7 @@ class Head(_OnVectors):
         return _softmax(vectors @ self._weight.T + self._bias)
 
 
-class Pointer(_OnVectors):
+class Pointer(_WithCentroids):
     """Field extraction: the options of each field, and spans scored by their first, last and inner tokens.
 
     The score of a span is the sum of its start and end scores (Devlin et al. 2019, section 4.2) and the score

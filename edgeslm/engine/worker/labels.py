@@ -29,20 +29,20 @@ class Branch:
 
     def rows(self) -> int:
         """Tokens that one pass over all branches computes after the message: those followed by a choice."""
-        return sum(len(path) + below.rows() for _, path, below in self.ways() if below.children)
+        return sum(len(path) + below.rows() for _, path, below in self.edges() if below.children)
 
     def is_branched(self) -> bool:
         """Whether a choice follows another."""
-        return any(below.children for _, _, below in self.ways())
+        return any(below.children for _, _, below in self.edges())
 
     def tokens(self, end_ids: Iterable[int]) -> set[int]:
         """All tokens whose logits are needed."""
         own = {token for token in self.children if token != END}
         if END in self.children:
             own |= set(end_ids)
-        return own.union(*(below.tokens(end_ids) for _, _, below in self.ways()))
+        return own.union(*(below.tokens(end_ids) for _, _, below in self.edges()))
 
-    def ways(self) -> Iterator[tuple[int, tuple[int, ...], Branch]]:
+    def edges(self) -> Iterator[tuple[int, tuple[int, ...], Branch]]:
         """The edges to the next choices or labels: number of the child, tokens, and node reached."""
         for place, (token, child) in enumerate(self.children.items()):
             path = [token]

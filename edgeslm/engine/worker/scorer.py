@@ -124,7 +124,7 @@ class Scorer:
                 dict(zip(tokens, logits[place], strict=True)) if self._takes_logit_tokens else logits[place]
             )
             shares = branch.log_shares(of_token, self._end_ids)
-            for number, _, below in branch.ways():
+            for number, _, below in branch.edges():
                 total[below] = total[branch] + float(shares[number])
                 if below.label is not None:
                     found[below.label] = total[below]
@@ -194,7 +194,7 @@ class _Rows:
             branch, row = waiting.pop()
             choices.append((branch, len(self.wanted)))
             self.wanted.append(row)
-            for _, path, below in branch.ways():
+            for _, path, below in branch.edges():
                 if below.children:
                     waiting.append((below, self.add_tokens(path, behind=row)))
         return choices

@@ -107,7 +107,7 @@ def parse_boolean(cell: str) -> bool | None:
     return _BOOLEANS.get(cell.casefold())
 
 
-class Guess:
+class ColumnInference:
     """Infers a column's type from its cells, one at a time."""
 
     def __init__(self, name: str) -> None:
@@ -123,7 +123,7 @@ class Guess:
         self._offsets: set[str] = set()
         self._range: dict[str, tuple[str, str]] = {}
 
-    def see(self, cell: str) -> None:
+    def add(self, cell: str) -> None:
         """Adds a cell."""
         if not cell or self._kinds == {CellKind.TEXT} or cell.casefold() in BLANKS:
             return
@@ -131,9 +131,9 @@ class Guess:
         if CellKind.BOOLEAN in self._kinds and parse_boolean(cell) is None:
             self._kinds.discard(CellKind.BOOLEAN)
         if CellKind.NUMBER in self._kinds:
-            self._see_number(cell)
+            self._add_number(cell)
         if CellKind.DATE in self._kinds:
-            self._see_date(cell)
+            self._add_date(cell)
 
     def column(self) -> Column:
         """The type after all cells."""
@@ -150,7 +150,7 @@ class Guess:
             return Column(self.name, CellKind.NUMBER, form, min(self._units))
         return Column(self.name)
 
-    def _see_number(self, cell: str) -> None:
+    def _add_number(self, cell: str) -> None:
         if _PLAIN.fullmatch(cell) and cell[0] not in "-0" and "." not in cell:
             self._units.add("")
             if len(self._units) > 1:
@@ -169,7 +169,7 @@ class Guess:
         self._unclear |= _UNCLEAR.fullmatch(digits) is not None
         self._forms = forms
 
-    def _see_date(self, cell: str) -> None:
+    def _add_date(self, cell: str) -> None:
         clear = parse_moment(cell)
         read = {order: clear or parse_moment(cell, order) for order in self._orders}
         self._orders = {order for order, moment in read.items() if moment is not None}
@@ -186,11 +186,11 @@ class Guess:
 def make_table(names: Sequence[str], rows: Iterable[Row]) -> Table:
     """:param rows: each as long as ``names``."""
     kept = tuple(rows)
-    guesses = [Guess(name) for name in names]
+    inferences = [ColumnInference(name) for name in names]
     for row in kept:
-        for guess, cell in zip(guesses, row.cells, strict=True):
-            guess.see(cell)
-    columns = tuple(guess.column() for guess in guesses)
+        for inference, cell in zip(inferences, row.cells, strict=True):
+            inference.add(cell)
+    columns = tuple(inference.column() for inference in inferences)
     # In text, "none" may be an ordinary word.
     blank = [column.kind is not CellKind.TEXT for column in columns]
     return Table(columns, tuple(replace(row, cells=_without_blanks(row.cells, blank)) for row in kept))

@@ -145,11 +145,11 @@ def split(document: Document, *, words: int = WORDS) -> list[Passage]:
     No passage crosses a heading. Only whitespace, headings and tables of contents are left out.
     """
     passages: list[Passage] = []
-    titles = {_bare(heading.title) for heading in document.headings}
+    titles = {_normalized(heading.title) for heading in document.headings}
     for path, start, end in _sections(document):
         announced = bool(path) and CONTENTS.fullmatch(path[-1].strip()) is not None
         for first, last in _regions(document.text, start, end, titles, announced):
-            for place in _parts(document.text, first, last, words * _PIECES_PER_WORD):
+            for place in _passage_spans(document.text, first, last, words * _PIECES_PER_WORD):
                 passages.append(Passage(len(passages), path, document.text[slice(*place)], *place))
     return passages
 
@@ -184,7 +184,7 @@ def _regions(text: str, start: int, end: int, titles: set[str], announced: bool)
     :param announced: the title says that the section begins with one.
     """
     for block in _BLOCK.finditer(text, start, end):
-        if _lists_contents(block[0], titles, announced):
+        if _is_contents(block[0], titles, announced):
             yield start, block.start()
             start = block.end()
         else:
@@ -192,12 +192,12 @@ def _regions(text: str, start: int, end: int, titles: set[str], announced: bool)
     yield start, end
 
 
-def _bare(title: str) -> str:
+def _normalized(title: str) -> str:
     """Normalised title for comparison: no number, case or extra whitespace."""
     return _SPACE.sub(" ", _NUMBER.sub("", title.strip(), count=1)).strip(" .").casefold()
 
 
-def _lists_contents(block: str, titles: set[str], announced: bool) -> bool:
+def _is_contents(block: str, titles: set[str], announced: bool) -> bool:
     """Whether a block is a table of contents.
 
     :param announced: its title says so, which makes the check more lenient.
@@ -225,9 +225,9 @@ def _lists_contents(block: str, titles: set[str], announced: bool) -> bool:
 
 def _is_title(entry: str, titles: set[str]) -> bool:
     """Whether an entry is a section's title, possibly with its page."""
-    if len(entry) <= _LONGEST_ENTRY and _bare(entry) in titles:
+    if len(entry) <= _LONGEST_ENTRY and _normalized(entry) in titles:
         return True
-    return _bare(_PAGE.sub("", entry[-LONGEST_TITLE:])) in titles
+    return _normalized(_PAGE.sub("", entry[-LONGEST_TITLE:])) in titles
 
 
 @dataclass(frozen=True, slots=True)
@@ -241,7 +241,7 @@ class _Atom:
     """Cost of splitting before it."""
 
 
-def _parts(text: str, start: int, end: int, most: float) -> Iterator[tuple[int, int]]:
+def _passage_spans(text: str, start: int, end: int, most: float) -> Iterator[tuple[int, int]]:
     """Starts and ends of passages with at most ``most`` tokens."""
     atoms = _atoms(text, start, end, most)
     while some := list(islice(atoms, _AT_ONCE)):
@@ -285,7 +285,7 @@ def _atoms(text: str, start: int, end: int, most: float) -> Iterator[_Atom]:
         cost = (
             _FENCED if fenced else _cost_between(before, block[0]) + (_INDENTED if indent > margin else 0.0)
         )
-        yield from _between(text, {first: cost, **_borders(text, first, last)}, last, most)
+        yield from _block_atoms(text, {first: cost, **_borders(text, first, last)}, last, most)
         fenced ^= len(_FENCE.findall(text, first, last)) % 2 == 1
         before = block[0].rstrip()
 
@@ -325,22 +325,22 @@ def _borders(text: str, start: int, end: int) -> dict[int, float]:
     return kept
 
 
-def _between(text: str, borders: dict[int, float], end: int, most: float) -> Iterator[_Atom]:
+def _block_atoms(text: str, borders: dict[int, float], end: int, most: float) -> Iterator[_Atom]:
     """The atoms of a block; those that are too large are split further."""
     for start, after in pairwise([*sorted(borders), end]):
         pieces = _count(text, start, after)
         if pieces > most:
-            yield from _smaller(text, start, after, most, borders[start])
+            yield from _split_further(text, start, after, most, borders[start])
         elif pieces or text[start:after].strip():
             yield _Atom(*_stripped(text, start, after), pieces, borders[start])
 
 
-def _smaller(text: str, start: int, end: int, most: float, cost: float) -> Iterator[_Atom]:
+def _split_further(text: str, start: int, end: int, most: float, cost: float) -> Iterator[_Atom]:
     for pattern, next_cost in ((_CLAUSE_END, _CLAUSE), (_SPACE, _WORD)):
         ends = {match.end() for match in pattern.finditer(text, start, end)} - {start, end}
         if ends:
             borders = {start: cost, **dict.fromkeys(ends, next_cost)}
-            yield from _between(text, borders, end, most)
+            yield from _block_atoms(text, borders, end, most)
             return
     step = max(1, int(most) // 4)  # each token has at least one character
     for place in range(start, end, step):

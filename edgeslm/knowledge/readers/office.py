@@ -57,7 +57,7 @@ class Package:
         """
         if part not in self._names:
             return
-        parser = XMLParser(target=_Local(handler, self.source))
+        parser = XMLParser(target=_NamespaceStripper(handler, self.source))
         with self._archive.open(part) as file:
             while chunk := file.read(_CHUNK):
                 self._left -= len(chunk)
@@ -108,7 +108,7 @@ def open_package(file: BinaryIO, source: str, what: str) -> Iterator[Package]:
         raise KnowledgeError(f"{source} is no {what} that can be read; it may be damaged.") from None
 
 
-class _Local:
+class _NamespaceStripper:
     """Parser target that removes namespaces."""
 
     def __init__(self, handler: Handler, source: str) -> None:

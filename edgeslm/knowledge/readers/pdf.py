@@ -83,7 +83,7 @@ def read_pdf(file: BinaryIO, source: str, *, on_page: OnPage | None = None) -> D
         raise KnowledgeError(f"{source} is no PDF that can be read; it may be damaged.") from None
     if not any(line.strip() for lines in pages for line in lines):
         raise KnowledgeError(f"{source} has no text in it; if its pages are pictures, it needs OCR first.")
-    builder = _written(_without_repeated(pages), outline)
+    builder = _build(_without_repeated(pages), outline)
     return builder.document(source, title)
 
 
@@ -151,7 +151,7 @@ def _without_repeated(pages: list[list[str]]) -> list[list[str]]:
     ]
 
 
-def _written(pages: list[list[str]], outline: list[_Entry]) -> DocumentBuilder:
+def _build(pages: list[list[str]], outline: list[_Entry]) -> DocumentBuilder:
     builder = DocumentBuilder()
     entries = defaultdict[int, list[_Entry]](list)
     for entry in outline:
@@ -159,7 +159,7 @@ def _written(pages: list[list[str]], outline: list[_Entry]) -> DocumentBuilder:
     words = {word for lines in pages for line in lines for word in _WORD.findall(line)}
 
     def whole(lines: list[str]) -> str:
-        return _PARTED.sub(lambda found: _joined(found, words), "\n".join(lines))
+        return _PARTED.sub(lambda found: _join_hyphenated(found, words), "\n".join(lines))
 
     for number, lines in enumerate(pages):
         begun = 0
@@ -193,7 +193,7 @@ def _letters(text: str) -> str:
     return "".join(letter for letter in text.casefold() if letter.isalnum())
 
 
-def _joined(found: re.Match[str], words: set[str]) -> str:
+def _join_hyphenated(found: re.Match[str], words: set[str]) -> str:
     """Joins a hyphenated word; keeps the hyphen only if the word has it elsewhere."""
     whole, hyphened = found[1] + found[2], f"{found[1]}-{found[2]}"
     keeps = (hyphened in words and whole not in words) or not found[2][0].islower()

@@ -43,7 +43,7 @@ def read_plain_text(text: str, source: str) -> Document:
     lines = list(_lines(text))
     headings = [*_underlined(lines)]
     taken = {heading.start for heading in headings}
-    headings += (heading for heading in _standing_out(lines) if heading.start not in taken)
+    headings += (heading for heading in _set_apart(lines) if heading.start not in taken)
     headings.sort(key=lambda heading: heading.start)
     return Document(source, _title(lines, headings, source), text, tuple(headings))
 
@@ -101,7 +101,7 @@ def _underlined(lines: list[_Line]) -> Iterator[Heading]:
         yield Heading(kinds.index(kind) + 1, title, above.start if over else line.start, rule.end)
 
 
-def _standing_out(lines: list[_Line]) -> Iterator[Heading]:
+def _set_apart(lines: list[_Line]) -> Iterator[Heading]:
     """Headings at the margin between empty lines: with consecutive numbers or, if the text is indented,
     without."""
     written = [line for line in lines if line.text.strip()]
@@ -161,7 +161,7 @@ class _Outline:
         number = self._number(title)
         if found is None or number is None or title[-1] in ",;:":
             return None
-        if not found["word"] and ((len(number) == 1 and not sure) or not self._goes_on(number)):
+        if not found["word"] and ((len(number) == 1 and not sure) or not self._continues(number)):
             return None
         self._at = number
         return len(number)
@@ -180,9 +180,9 @@ class _Outline:
         first = found["number"]
         return [int(first) if first.isdigit() else ord(first), *map(int, found["rest"].split(".")[1:])]
 
-    def _goes_on(self, number: list[int]) -> bool:
+    def _continues(self, number: list[int]) -> bool:
         *above, last = number
         if above != self._at[: len(above)]:  # the chapter's title may have no number
-            return last == 1 and self._goes_on(above)
+            return last == 1 and self._continues(above)
         before = self._at[len(above)] if len(self._at) > len(above) else 0
         return last == ord("A") or 0 < last - before <= _NEXT_NUMBERS

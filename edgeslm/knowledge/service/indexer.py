@@ -148,7 +148,7 @@ class Indexer:
             watched = self._watched.get(spec.name)
             if watched is None or watched.collection is not collection:  # the file may have been replaced
                 watched = self._watched[spec.name] = _Watched(spec, collection)
-            watched.look(trouble)
+            watched.scan(trouble)
 
     # --- vectors ------------------------------------------------------------------------------------
 
@@ -221,7 +221,7 @@ class _Watched(IntakeListener):
     def on_broken(self, path: Path, sentence: str) -> None:
         self._broken[path] = sentence
 
-    def look(self, trouble: list[str]) -> None:
+    def scan(self, trouble: list[str]) -> None:
         """Scans for changed and removed files."""
         there = [path for path in self._watch if os.access(path, os.F_OK)]  # never raises
         for path in self._watch:
@@ -249,7 +249,7 @@ class _Watched(IntakeListener):
             elif path in self._seen:
                 now[path] = self._seen[path]
         if now != self._seen:
-            self._take_over(there, now)
+            self._index_changes(there, now)
         trouble += self._broken.values()
 
     def _log_skipped(self, skipped: Counter[str]) -> None:
@@ -259,7 +259,7 @@ class _Watched(IntakeListener):
             kinds = ", ".join(f"{skipped[kind]:,} {kind}" for kind in new)
             log.info("%s: skipped files of unsupported types: %s", self._name, kinds)
 
-    def _take_over(self, paths: Sequence[Path], now: dict[Path, _FileState]) -> None:
+    def _index_changes(self, paths: Sequence[Path], now: dict[Path, _FileState]) -> None:
         self._changed = {path for path in now if self._seen.get(path) != now[path]}
         same = now.keys() - self._changed
         self._broken = {path: why for path, why in self._broken.items() if path in same}

@@ -78,19 +78,19 @@ def add_files(
     totals = Totals()
     retries: list[tuple[Path, str]] = []
     with Reading() as reading:
-        adding = _Adding(collection, reading, totals, embed, again, listener)
+        intake = _Intake(collection, reading, totals, embed, again, listener)
         for path, source in find_files(paths, totals.skipped):
             if not listener.wants(path):
                 continue
             listener.on_file(source)
             try:
-                adding.add(path, source)
+                intake.add(path, source)
             except _RetryLaterError:
                 retries.append((path, source))
         for path, source in retries:
             listener.on_part(source, "once more")
             with suppress(_RetryLaterError):  # the file changed: its second try is the next scan
-                adding.add(path, source)
+                intake.add(path, source)
     if sync:
         totals.removed = _remove_gone(collection, [path.absolute() for path in paths], spares_empty)
     return totals
@@ -101,7 +101,7 @@ class _RetryLaterError(Exception):
 
 
 @dataclass(slots=True)
-class _Adding:
+class _Intake:
     """Adds files one by one."""
 
     collection: Collection

@@ -200,7 +200,7 @@ class _MentionReader:
         shouted = question.isupper()
         self.tokens = tokens
         self._cells = lookup({key for first in range(len(tokens)) for key in self._keys(first)})
-        self.tokens = [self._meant(token) for token in tokens]
+        self.tokens = [self._corrected(token) for token in tokens]
         # "IT" may be a department and "A" a hall, except as the first word.
         self._capitals = [
             token.raw.isupper() and not shouted and (len(token.raw) > 1 or (at > 0 and token.raw != "I"))
@@ -307,7 +307,7 @@ class _MentionReader:
             and (end := next((end for end in (said.end, said.end - 1) if end in ends), -1)) in ends
         }
 
-    def _meant(self, token: Token) -> Token:
+    def _corrected(self, token: Token) -> Token:
         """Corrects an unknown word that is one letter away from a column's name or an operation."""
         if len(token.text) < _SHORTEST_MISSPELT or not token.text.isalpha() or self._knows(token.text):
             return token

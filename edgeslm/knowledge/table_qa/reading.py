@@ -100,11 +100,11 @@ class _Reading:
 
     def query(self) -> Query:
         """:raises Unanswerable: not a question to this table."""
-        parts = _Parts(_values_last(self._items))
+        parts = _Parts(_comparisons_first(self._items))
         self._take_units(parts)
         self._take_comparisons(parts)
         self._take_attached(parts)
-        self._take_alone(parts)
+        self._take_unattached(parts)
         query = self._decide(parts)
         for unit in parts.units:
             place = query.column if query.by is None else query.by
@@ -209,7 +209,7 @@ class _Reading:
             place, value = found
             values = [value]
             if other.what is value:
-                end = self._also(parts, end, place, values)
+                end = self._further_values(parts, end, place, values)
             parts.conditions.append(self._condition(place, values, None, said))
             unit = parts.left[end].what if end < len(parts.left) else None
             if isinstance(unit, Unit):
@@ -245,7 +245,7 @@ class _Reading:
                     return place
         return None
 
-    def _also(self, parts: _Parts, at: int, place: int, values: list[Meaning]) -> int:
+    def _further_values(self, parts: _Parts, at: int, place: int, values: list[Meaning]) -> int:
         """Further values of the same column: ``in Norway and Sweden``, ``press 4 or 5``."""
         while at < len(parts.left):
             said_or = isinstance(parts.left[at].what, Or)
@@ -261,14 +261,14 @@ class _Reading:
             at = follower + 1
         return at
 
-    def _take_alone(self, parts: _Parts) -> None:
+    def _take_unattached(self, parts: _Parts) -> None:
         """Cells and dates that don't follow a column's name."""
         at = 0
         while at < len(parts.left):
             item = parts.left[at]
             if isinstance(item.what, Cells):
                 values: list[Meaning] = [item.what]
-                end = self._also(parts, at + 1, item.what.place, values)
+                end = self._further_values(parts, at + 1, item.what.place, values)
                 said = " ".join(each.said for each in parts.left[at:end])
                 parts.conditions.append(self._condition(item.what.place, values, None, said))
             elif isinstance(item.what, Date):
@@ -382,7 +382,7 @@ def _tells_what_was_done(what: Cells) -> bool:
     return all(cell.casefold().endswith("ed") for cell in what.cells)
 
 
-def _values_last(items: Sequence[Item]) -> list[Item]:
+def _comparisons_first(items: Sequence[Item]) -> list[Item]:
     """Moves each comparison before its value: ``5 bar or more`` becomes ``at least 5 bar``."""
     turned: list[Item] = []
     for item in items:

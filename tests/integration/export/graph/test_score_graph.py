@@ -58,7 +58,7 @@ def scorer_of(decoder: Decoder) -> Scorer:
 
 def one_by_one(decoder: Decoder, message: str) -> npt.NDArray[np.float64]:
     ids, tree = decoder._chat.encode(prompt(message), 500).ids, decoder._tree(LABELS)
-    return np.array(decoder._walk_all(ids, tree, Score(prompt(message), LABELS), lambda: False))
+    return np.array(decoder._score_branches(ids, tree, Score(prompt(message), LABELS), lambda: False))
 
 
 def in_one_pass(decoder: Decoder, scorer: Scorer, message: str) -> npt.NDArray[np.float64]:

@@ -14,7 +14,7 @@ from edgeslm.knowledge.documents.passages import Document, split
 from edgeslm.knowledge.readers.document_builder import DocumentBuilder
 from edgeslm.knowledge.readers.docx import read_docx
 from edgeslm.knowledge.readers.markdown import read_markdown
-from edgeslm.knowledge.readers.pdf import _Entry, _written
+from edgeslm.knowledge.readers.pdf import _Entry, _build
 from edgeslm.knowledge.readers.plain_text import read_plain_text, read_restructured_text
 from edgeslm.knowledge.readers.pptx import read_pptx
 from edgeslm.knowledge.readers.reader import check_document
@@ -36,7 +36,7 @@ def read_pages(text: str, source: str) -> Document:
     """Lines of a PDF; form feeds part its pages, and ``>`` begins an entry of the outline, to the first."""
     pages = [page.split("\n") for page in text.split("\f")]
     outline = [_Entry(1, line[1:], 0) for page in pages for line in page if line.startswith(">")]
-    return _written(pages, outline).document(source, source)
+    return _build(pages, outline).document(source, source)
 
 
 def write_deep(text: str, source: str) -> Document:

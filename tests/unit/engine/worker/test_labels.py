@@ -24,7 +24,7 @@ def scores(tree: Branch, labels: int, seed: int) -> list[float]:
         branch, so_far = waiting.pop()
         shares = np.exp(branch.log_shares(numbers.normal(size=VOCABULARY), [VOCABULARY - 1, VOCABULARY - 2]))
         assert shares.sum() == pytest.approx(1)
-        for place, _, below in branch.ways():
+        for place, _, below in branch.edges():
             if below.label is None:
                 waiting.append((below, so_far * shares[place]))
             else:
@@ -45,7 +45,7 @@ def test_the_paths_are_the_labels(labels: list[list[int]]) -> None:
     waiting: list[tuple[Branch, tuple[int, ...]]] = [(make_tree(labels), ())]
     while waiting:
         branch, before = waiting.pop()
-        for _, path, below in branch.ways():
+        for _, path, below in branch.edges():
             if below.label is None:
                 waiting.append((below, before + path))
             else:
@@ -56,7 +56,7 @@ def test_the_paths_are_the_labels(labels: list[list[int]]) -> None:
 def test_a_label_that_begins_another_is_told_from_it_by_the_end() -> None:
     tree = make_tree([[1], [1, 2]])
     assert tree.depth() == 3
-    ((_, path, below),) = tree.ways()
+    ((_, path, below),) = tree.edges()
     assert path == (1,)
     assert list(below.children) == [END, 2]
 
@@ -76,7 +76,7 @@ def test_the_logits_of_these_tokens_are_enough(labels: list[list[int]]) -> None:
     while waiting:
         branch = waiting.pop()
         assert np.exp(branch.log_shares(of_token, ends)).sum() == pytest.approx(1)
-        waiting += [below for _, _, below in branch.ways() if below.children]
+        waiting += [below for _, _, below in branch.edges() if below.children]
 
 
 def test_any_end_token_ends_a_label() -> None:

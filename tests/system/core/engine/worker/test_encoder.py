@@ -357,9 +357,9 @@ def test_ends_that_do_not_fit_are_not_read(reader: Encoder, question: str) -> No
     longer = reader.run(Read(question, (long, long + "Much more of it.")))
     assert longer.probabilities[0] == longer.probabilities[1]
     assert longer.cost.prompt_tokens == 2 * reader.context_length
-    _, kinds, _ = reader._paired(question, long)
+    _, kinds, _ = reader._encode_pair(question, long)
     assert kinds.count(1) >= reader.context_length * 0.7
-    _, kinds, offsets = reader._paired("oil?", "The pump.")
+    _, kinds, offsets = reader._encode_pair("oil?", "The pump.")
     assert kinds == [0, 0, 0, 0, 1, 1, 1, 1]
     assert offsets == [(0, 0)] * 4 + [(0, 3), (4, 8), (8, 9), (0, 0)]
 
