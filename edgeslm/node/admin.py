@@ -1,7 +1,7 @@
 """Administration of a running node: ping, log level, reload, drain.
 
-Reloading is all or nothing: the file is read and checked, the models that it adds are loaded beside those at
-work, and only then it takes over between two requests. Whatever goes wrong before leaves the node as it was.
+A reload is all or nothing: the file is read and checked, new models are loaded beside the running ones, and
+the node switches over between two requests. A failure before the switch changes nothing.
 """
 
 from __future__ import annotations
@@ -32,16 +32,16 @@ LEVELS = ("debug", "info", "warning", "error")
 
 class AdministeredNode(Protocol):
     config: Config
-    """As the file has it; the bundles of the store may be at work in place of those named."""
+    """As in the file; bundles of the update store may run in place of those it names."""
 
     def take_up(self, config: Config) -> None:
-        """Another configuration is at work."""
+        """Switches to ``config``, whose models are loaded already."""
 
     def request_stop(self) -> None: ...
 
 
 class Admin(Extension):
-    """``path`` is the configuration's file, None where there is none to read again."""
+    """``path`` is the configuration file; None: the node was started without one and can't reload."""
 
     def __init__(
         self,
@@ -60,14 +60,14 @@ class Admin(Extension):
         self._manager = manager
         self._started = time.monotonic()
         self.alone = asyncio.Lock()
-        """Held while another configuration, or another bundle of it, is put to work."""
+        """Held while the node switches to another configuration or bundle."""
 
     @property
     def config(self) -> Config:
         return self._node.config
 
     def request_reload(self) -> None:
-        """As SIGHUP: what goes wrong is logged, and stands among the alerts."""
+        """Reloads in the background (SIGHUP). A failure is logged and becomes an alert."""
         if self._work is None or self._work.done():
             self._work = asyncio.create_task(self._reload_alone())
 
@@ -88,12 +88,11 @@ class Admin(Extension):
         }
 
     async def reload(self) -> Changes:
-        """Reads the file again and takes up what changed.
+        """Reads the file again and applies what changed.
 
         :raises Busy: the node is not online.
-        :raises ConfigError: the file is wrong, or has changes that wait for the next start; nothing is
-            taken up then.
-        :raises EdgeslmError: models or collections of it can't be loaded; the node goes on as before.
+        :raises ConfigError: the file is invalid, or a change needs a restart. Nothing is applied.
+        :raises EdgeslmError: a model or collection can't be loaded. The node keeps its configuration.
         """
         if self._path is None:
             raise ConfigError(["this node was started without a configuration file"])
@@ -104,9 +103,9 @@ class Admin(Extension):
             try:
                 changes = await self._take_up(await asyncio.to_thread(load_config, self._path))
             except EdgeslmError as error:
-                first = without_paths(str(error).partition("\n")[0])
-                self.problem = f"The changed configuration is not taken up: {first}"
-                log.error("the configuration stays as it was: %s", error)
+                mistakes = "; ".join(str(error).splitlines())
+                self.problem = f"The changed configuration is not taken up: {without_paths(mistakes)}"
+                log.error("the configuration stays as it was: %s", mistakes)
                 raise
             finally:
                 self._manager.ready("online")
@@ -115,8 +114,8 @@ class Admin(Extension):
             return changes
 
     async def serve_again(self, check: SwitchCheck | None = None) -> None:
-        """Puts the present configuration to work anew, since a bundle of it is another one now. Whoever calls
-        it holds :attr:`alone`.
+        """Redeploys the current configuration after one of its bundles was replaced. The caller holds
+        :attr:`alone`.
 
         :param check: see ``Service.replace``. :raises EdgeslmError: see :meth:`reload`.
         """
@@ -126,7 +125,7 @@ class Admin(Extension):
         await self._service.replace(self._store.settled(config), check=check)
         was = self.config
         self._node.take_up(config)
-        if config.log_level != was.log_level:  # what a command set stays
+        if config.log_level != was.log_level:  # else keep the level that a command set
             logging.getLogger().setLevel(config.log_level.upper())
 
     async def _take_up(self, config: Config) -> Changes:
@@ -156,5 +155,5 @@ class Admin(Extension):
 
     async def _drain(self, arguments: Mapping[str, Any]) -> dict[str, Any]:
         only(arguments)
-        asyncio.get_running_loop().call_later(0.1, self._node.request_stop)  # the answer goes before
+        asyncio.get_running_loop().call_later(0.1, self._node.request_stop)  # after the answer is sent
         return {"state": "draining"}

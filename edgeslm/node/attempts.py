@@ -1,4 +1,4 @@
-"""The attempt log: a request is marked while it is computed, and given up as poisoned at the retry limit."""
+"""The attempt log: marks a request while it is computed; at the retry limit it is a poison message."""
 
 from __future__ import annotations
 
@@ -7,18 +7,18 @@ from edgeslm.messages import Result, Turn
 from edgeslm.storage.journal import LOST_NODE, Journal, JournalEntry
 
 LOST_ENGINE = 1
-"""What the end of an engine costs; that of the node costs ``LOST_NODE``, and so does an engine that hung."""
+"""Points for a crashed engine; a crashed node or a hung engine counts ``LOST_NODE``."""
 MOST_LOST = 2 * LOST_NODE
-"""A request that cost so much is not run again: the node twice, or engine and node three times in all."""
+"""Retry limit in points: two crashes of the node, or three of engine and node together."""
 TRANSIENT = frozenset({"busy", "expired", "internal", "model_unavailable", "no_memory"})
-"""Errors that another try may mend: they are not remembered."""
+"""Errors that a retry may fix; the journal does not keep them as the answer."""
 FULL_DISK_RETRY_MS = 5000
 
 
 class AttemptLog(Turn):
-    """The tries of one request. :param key: its name in the journal; without one nothing is remembered.
+    """The attempts at one request; ``lost`` counts the points of crashes so far.
 
-    :param known: what the journal has of it. ``lost`` is what it has cost by now.
+    :param key: the request's journal key; None: nothing is recorded. :param known: its journal entry, if any.
     """
 
     def __init__(self, journal: Journal, key: bytes | None, known: JournalEntry | None) -> None:
@@ -29,7 +29,7 @@ class AttemptLog(Turn):
         self._is_marked = False
 
     def compute(self) -> None:
-        """:raises RequestError: it may not be run."""
+        """:raises RequestError: the retry limit is reached, or the journal can't be written."""
         if self._is_marked:
             return
         if self.lost >= MOST_LOST:
@@ -66,7 +66,7 @@ class AttemptLog(Turn):
             self.withdraw()
 
     def withdraw(self) -> None:
-        """The run was broken off by the node itself, which is not the request's fault."""
+        """Takes back the points of this run: the node itself cancelled it."""
         if self.key is not None and self.lost > self._before:
             self._journal.finish(self.key, self._before, None)
         else:

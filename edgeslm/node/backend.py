@@ -1,4 +1,4 @@
-"""The node's backend: requests, of senders and of routes, answered by its own engines."""
+"""The node's backend: answers requests from clients and routes with its own engines."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Observers:
-    """What sees requests and results pass; the console's ``feed`` only where there is a console."""
+    """Metrics, tracing, audit log and console feed; each sees every request and result."""
 
     meter: Meter
     tracer: Tracer
@@ -35,7 +35,7 @@ class Observers:
 
 @dataclass(slots=True)
 class NodeBackend:
-    """To requests that senders make corrections may come."""
+    """Answers with ``service``; keeps texts of requests so that ``corrections`` can refer to them."""
 
     service: Service
     publisher: Publisher
@@ -48,7 +48,7 @@ class NodeBackend:
     async def answer(
         self, request: Request, attempt: AttemptLog, held: InFlight | None = None
     ) -> tuple[Result, bytes]:
-        """Without ``held`` it is never one too many."""
+        """The result and its payload. Without ``held`` (routes) a request is never refused as busy."""
         feed, result = self.observers.feed, None
         onlooker = feed.watch(request) if feed is not None else None
         if onlooker is not None:
@@ -76,7 +76,7 @@ class NodeBackend:
         self.service.cancel(lambda request: request.pool == pool and cancel.means(request))
 
     def note(self, what: str, request: Request | Rejected, result: Result | None, size: int | None) -> None:
-        """Writes down who asked, without what was asked."""
+        """Adds an audit entry; it has metadata only, no text of the request."""
         task = self.service.tasks.get(request.task)
         self.observers.audit.note(
             what,

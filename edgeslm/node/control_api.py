@@ -1,8 +1,8 @@
-"""The control API: which commands over the bus a node takes, and what it answers.
+"""The control API: runs commands that come over MQTT and publishes their answers.
 
-Off unless the configuration allows them. What a command does is handed in; one that was retained is left
-alone, since the broker would repeat it at every start. Commands are no requests: one that comes while the
-node is away waits at the broker, and one that is being run when the node ends is not run again.
+Off unless ``control.allow`` names commands. A retained command is ignored, since the broker would repeat it
+at every start. A command runs at most once: sent while the node is offline it waits at the broker;
+interrupted by a stop it is not retried.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ MOST_RUNNING: Final = 4
 
 
 class ControlApi(Extension):
-    """``handlers`` by name; those whose first level isn't among ``allowed`` are as if they weren't there."""
+    """``handlers`` by command name; only those whose first topic level is in ``allowed`` are served."""
 
     def __init__(
         self,
@@ -52,9 +52,9 @@ class ControlApi(Extension):
         return [Subscription(topic) for topic in self._names]
 
     def on_message(self, delivery: Delivery) -> bool:
-        """Acknowledges it at once: some take minutes, and acknowledgements keep their order."""
+        """Acknowledges before running: some commands take minutes, and MQTT acknowledges in order."""
         self._audit.note("command", topic=delivery.topic, bytes=delivery.size)
-        if not self._closed:  # then it is delivered at the next start
+        if not self._closed:  # unacknowledged, so the broker delivers it at the next start
             self._take(delivery)
         return True
 
@@ -72,7 +72,7 @@ class ControlApi(Extension):
         task.add_done_callback(self._running.discard)
 
     def close(self) -> None:
-        """Takes nothing more, and breaks off what runs."""
+        """Accepts no more commands and cancels the running ones."""
         self._closed = True
         for task in self._running:
             if not task.cancelling():
@@ -90,7 +90,7 @@ class ControlApi(Extension):
         except EdgeslmError as error:
             log.warning("command %s is not done: %s", name, error)
             answer = encode_answer(name, id, error=_body(error))
-        except Exception as error:  # a mistake of ours; whoever sent it must not wait for ever
+        except Exception as error:  # a bug; the client still needs an answer
             log.error("command %s failed: %s", name, type(error).__name__)
             log.debug("command %s", name, exc_info=True)
             why = InternalError(f"the node failed on it ({type(error).__name__})")

@@ -1,6 +1,6 @@
-"""The daemon: bus, journal, pipeline, service and extensions put together; order of start, drain and stop.
+"""The daemon: builds a node from bus, journal, pipeline, service and extensions; starts and drains it.
 
-What becomes of a request is the pipeline's business; what a node does beside requests, its extensions'.
+The pipeline handles requests; extensions do everything else.
 """
 
 from __future__ import annotations
@@ -53,15 +53,15 @@ log = logging.getLogger("edgeslm.node")
 
 HEALTH_EVERY_S = 30.0
 KEEP_AFTER_S = 1.0
-"""How long a message may wait for its answer before it is written down here too."""
+"""A message unanswered for this long is copied to the spool."""
 DRAIN_LIMIT_S = 30.0
-"""How long a stop waits for what is running; what is left is delivered again at the next start."""
+"""How long a stop waits for running requests; the rest are delivered again at the next start."""
 
 
 async def run(config: Config, path: Path | None = None) -> int:
-    """Runs until SIGTERM or SIGINT; the exit status. SIGHUP has it read its file ``path`` again.
+    """Runs a node until SIGTERM or SIGINT and returns the exit status. SIGHUP reloads the file ``path``.
 
-    :raises EdgeslmError: what keeps it from starting or going on.
+    :raises EdgeslmError: the node can't start, or can't go on.
     """
     give_back_large_buffers()
     store = Store(config.state_dir, config.node)
@@ -78,17 +78,17 @@ async def run(config: Config, path: Path | None = None) -> int:
 
 
 def make_service(config: Config, make_process: MakeProcess | None = None) -> Service:
-    """One that can ask other nodes."""
+    """A service that can escalate to other nodes."""
     nodes = Peers(config.broker, config.prefix, config.node)
     return Service(config, nodes=nodes, make_process=make_process)
 
 
 def _begin_start(store: Store) -> list[str]:
-    """:return: models that were taken back, since the node ended each time that it started with them."""
+    """:return: models rolled back because the node crashed at every start with their new bundle."""
     store.clear()
     try:
         return store.begin_start()
-    except OSError as error:  # the disk is full: then the start isn't counted
+    except OSError as error:  # disk full
         log.error("the starts of models on trial can't be counted: %s", error)
         return []
 
@@ -159,7 +159,7 @@ class Daemon:
         return ConsoleHost(self.config.console, self.config, self.service, self, self._audit)
 
     def _make_extensions(self) -> Iterator[Extension]:
-        """Those that the configuration names; the modules of others aren't loaded."""
+        """Those that the configuration enables; modules of the others aren't imported."""
         config, presence = self.config, self._presence
         yield WarmUp(self.service, presence)
         if config.control.allow:
@@ -170,7 +170,7 @@ class Daemon:
 
             yield ScrapeEndpoint(config.metrics.address, self)
         record = config.state_dir / f"discovery-{config.node}.json"
-        if config.discovery.prefix is not None or record.exists():  # of before: it is taken back
+        if config.discovery.prefix is not None or record.exists():  # else withdraw what was announced
             from edgeslm.telemetry.home_assistant import Announcer
 
             yield Announcer(record, config, self.service, presence)
@@ -178,7 +178,7 @@ class Daemon:
             yield self._console
 
     def take_up(self, config: Config) -> None:
-        """Another configuration is at work: its routes and topics, and what is told of it."""
+        """Switches routes, subscriptions and published info to ``config``."""
         before = self._subscriptions()
         self.config = config
         self._pipeline.take_up(config)
@@ -190,7 +190,7 @@ class Daemon:
             extension.take_up(config)
 
     def _subscriptions(self) -> dict[str, Subscription]:
-        """Those of requests and routes, by filter."""
+        """The pipeline's subscriptions, by topic filter."""
         wanted = (Subscription(one) if isinstance(one, str) else one for one in self._pipeline.subscriptions)
         return {one.filter: one for one in wanted}
 
@@ -199,7 +199,7 @@ class Daemon:
         self._pipeline.close(is_leaving=True)
 
     async def run(self) -> None:
-        """Connects, loads, serves until a stop is requested or something fatal happens, drains."""
+        """Connects, loads models, serves until a stop or a fatal error, then drains."""
         with self.updater.running():
             await self._run()
 
@@ -215,7 +215,7 @@ class Daemon:
                 await extension.start()
             loading = asyncio.create_task(self._load())
             watching = self._manager.watch(self._fault)
-            works = (watching, self._publish_health(), self._keep_what_waits())
+            works = (watching, self._publish_health(), self._spool_waiting())
             beside += [loading, *map(asyncio.create_task, works)]
             await self._first_of(stopped, loading, self._bus.failed)
             if not self._stopping.is_set():
@@ -226,13 +226,13 @@ class Daemon:
         finally:
             for task in beside:
                 task.cancel()
-            self._pipeline.abandon()  # before the bus gives up results, which a route would take for an end
-            # Also when a model can't be loaded: the goodbye drops the will.
+            self._pipeline.abandon()  # before the bus fails publishes: a route would count that as done
+            # Even if loading failed: a clean disconnect discards the will.
             await self._presence.change("stopped")
             for extension in reversed(self._extensions):
                 try:
                     await extension.stop()
-                except Exception as error:  # the others are to end as well
+                except Exception as error:  # the others must still stop
                     log.error("%s didn't end: %s", type(extension).__name__, type(error).__name__)
                     log.debug("%s didn't end", type(extension).__name__, exc_info=error)
             await self._bus.stop()
@@ -245,14 +245,14 @@ class Daemon:
     async def _first_of(*futures: asyncio.Future[Any]) -> None:
         done, _ = await asyncio.wait(futures, return_when=asyncio.FIRST_COMPLETED)
         for future in done:
-            future.result()  # raises what it failed with
+            future.result()  # raises its exception
 
     async def _load(self) -> None:
-        self.service.scheduler.pause()  # a model may load for longer than a request may run
+        self.service.scheduler.pause()  # loading may take longer than request_timeout_s
         try:
             await self.service.start()
         except EdgeslmError as error:
-            # What was damaged on the disk is found by an engine alone: then all goes back.
+            # Only loading finds a bundle damaged on disk, but not which: roll back all that changed.
             if not (changed := self._store.on_trial or self._store.changed):
                 raise
             for model in changed:
@@ -279,7 +279,7 @@ class Daemon:
         give_up_at = asyncio.get_running_loop().time() + DRAIN_LIMIT_S
         await self._presence.change("draining")
         left = await self._pipeline.drain(DRAIN_LIMIT_S)
-        # The broker's answer comes behind what it still had for this member; nobody else would get that.
+        # UNSUBACK comes after the shared messages in transit to this member; no other member gets those.
         while share and not left and self._bus.connected:
             await self._presence.change("draining")
             left_s = give_up_at - asyncio.get_running_loop().time()
@@ -292,7 +292,7 @@ class Daemon:
             self._store.end_start()
 
     def connected(self) -> None:
-        """After every CONNACK: subscriptions and everything that is retained, since the broker may be new."""
+        """After every CONNACK: subscribes and republishes retained messages, which a new broker lacks."""
         if not self._bus.resumed:
             if self._journal.epoch:
                 self._losses.lose_session()
@@ -322,7 +322,7 @@ class Daemon:
             give_back_free_memory()
             self._presence.announce_health()
 
-    async def _keep_what_waits(self) -> None:
+    async def _spool_waiting(self) -> None:
         while True:
             await asyncio.sleep(KEEP_AFTER_S)
             self._pipeline.keep(older_than_s=KEEP_AFTER_S)
@@ -337,7 +337,7 @@ class Daemon:
         )
 
     def health(self) -> dict[str, Any]:
-        """The node's condition now, with no text of any message."""
+        """The health message, a JSON object. It has no text of any request."""
         scheduler, watches = self.service.scheduler, self.service.deployment.watches
         figures, pids = self.meter.figures(), dict(self.service.deployment.pids)
         figures["dropped"]["qos0"] = self._bus.dropped
@@ -365,5 +365,5 @@ class Daemon:
         yield from (watch.sentence(name) for name, watch in self.service.deployment.watches.items())
 
     def info(self) -> dict[str, Any]:
-        """What this node is and can do."""
+        """The info message, a JSON object; see :func:`describe`."""
         return describe(self.config, self.service, self.topics, self.boot_id)

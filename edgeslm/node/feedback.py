@@ -1,7 +1,7 @@
-"""Feedback: corrections that come over the bus, checked against their task and kept on this device.
+"""Feedback: receives corrections over MQTT, checks them against their task and stores them on this device.
 
-A sender may name the id of its request instead of repeating the text; for that the texts of the last requests
-are held in memory, a few and not for long. Nothing answers: what can't be kept is counted and logged.
+A correction may give the id of its request instead of the text: the texts of the last 256 requests are kept
+in memory. Corrections get no answer; rejected ones are counted and logged.
 """
 
 from __future__ import annotations
@@ -24,15 +24,15 @@ from edgeslm.telemetry.health import Meter
 log = logging.getLogger("edgeslm.node")
 
 REMEMBERED = 256
-"""Requests whose text can still be named by id."""
+"""Number of requests whose text is kept for a correction by id."""
 MOST_WAITING = 64
-"""Corrections that wait to be written; of QoS 0, which nothing holds back, more are dropped."""
+"""Corrections waiting to be written; beyond that QoS 0 ones, which have no flow control, are dropped."""
 LONGEST = 4096
-"""Characters of a text that is remembered; longer ones have to be sent again."""
+"""Longest text kept, in characters; corrections of longer ones must send it."""
 
 
 class Corrections:
-    """For the tasks of ``service``; ``meter`` counts what isn't kept."""
+    """Corrections for the tasks of ``service``; ``meter`` counts the rejected ones."""
 
     def __init__(self, store: FeedbackStore, service: HasTasks, meter: Meter) -> None:
         self._store = store
@@ -42,13 +42,13 @@ class Corrections:
         self._waiting = 0
 
     def remember(self, request: Request) -> None:
-        """A request that a correction may mean later."""
-        # Of a task that isn't here none can, and its name may be as long as the sender likes.
+        """Keeps the request's text for a correction by id."""
+        # Names of unknown tasks may have any length: they must not fill the memory.
         if request.task not in self._service.tasks:
             return
         if isinstance(request.input, str) and len(request.input) <= LONGEST:
             key = (request.task, request.id)
-            # Small boards begin again with id 1: an id that means two texts means none.
+            # Small boards restart their ids at 1: an id with two texts is ambiguous.
             same = self._texts.get(key, request.input) == request.input
             self._texts[key] = request.input if same else None
             self._texts.move_to_end(key)
@@ -60,7 +60,7 @@ class Corrections:
         return self._waiting >= MOST_WAITING
 
     async def take(self, payload: bytes, *, retained: bool = False) -> None:
-        """A message of the feedback topic. One that the broker repeats at each start was taken before."""
+        """Stores the correction in a message of the feedback topic. Retained ones are rejected."""
         self._waiting += 1
         try:
             if retained:
@@ -94,7 +94,7 @@ class Corrections:
 
 
 def fields_fault(schema: Mapping[str, Any] | None, fields: Mapping[str, Any]) -> str | None:
-    """What keeps fields from being an answer by the schema, which names all that there are."""
+    """Why ``fields`` don't fit ``schema``, at most 200 characters; None: they fit."""
     known = (schema or {}).get("properties", {})
     if unknown := sorted(set(fields) - set(known)):
         return f"it has no field {unknown[0]!r}"
@@ -103,7 +103,7 @@ def fields_fault(schema: Mapping[str, Any] | None, fields: Mapping[str, Any]) ->
 
 
 def check_correction(task: Task, correction: Correction) -> Correction:
-    """:raises InvalidRequest: what the task can't learn from."""
+    """:raises InvalidRequest: the correction doesn't fit the task's kind, labels or schema."""
     if task.kind not in ("classify", "extract"):
         raise InvalidRequest(f"the task {task.name} is of kind {task.kind}, which isn't learned")
     if (correction.fields is not None) != (task.kind == "extract"):

@@ -1,6 +1,6 @@
-"""Messages in flight: delivered by the broker, held until their work has ended, and then acknowledged.
+"""Messages in flight: acknowledged to the broker when their work is done.
 
-Each is answered or given up before that. What was broken off is neither: it is delivered again.
+Done means answered or reported dead. Cancelled work is neither: the broker delivers its message again.
 """
 
 from __future__ import annotations
@@ -26,19 +26,19 @@ from edgeslm.telemetry.health import Meter
 log = logging.getLogger("edgeslm.node")
 
 MOST_REFUSED = 4
-"""Messages of QoS 0 beyond ``qos0_queue`` are told that it is busy; beyond so many times that, nothing."""
+"""QoS 0 requests beyond ``qos0_queue`` are answered ``busy``; beyond this many times that, dropped."""
 NO_MEMORY_S = 0.5
-"""After which what lacked memory is tried again."""
+"""Pause before a retry after MemoryError."""
 
 
 @dataclass(slots=True, eq=False)
 class InFlight:
-    """A message that isn't acknowledged. ``epoch`` is the broker's session that it came in.
+    """A message that isn't acknowledged yet. ``epoch`` numbers the broker session it came in.
 
-    ``addressee`` is to whom a request was sent, and for which task. ``left`` counts what still works on it;
-    ``spooled`` is its number in the spool. ``refusal`` says why it is one too many.
-    ``is_request`` is false for what needs no answer; ``is_broken_off`` is true if some of the work was
-    cancelled, which is no answer. ``receipt`` brought the answer and is acknowledged with it.
+    ``addressee`` is the node or pool and the task that a request was sent to. ``left`` counts parts of the
+    work that still run; ``spooled`` is the message's number in the spool. ``refusal`` is the reason to answer
+    ``busy``. ``is_request`` is false for messages that get no answer; ``is_broken_off`` is true once a part
+    was cancelled. ``receipt`` is the delivery that brought the answer, acknowledged together with it.
     """
 
     delivery: Delivery
@@ -54,33 +54,33 @@ class InFlight:
 
     @property
     def qos0(self) -> bool:
-        """Whether it came at QoS 0; those of the spool have nothing left to acknowledge either."""
+        """Whether it came at QoS 0. Spooled messages are durable whatever their QoS is now."""
         return not self.delivery.qos and self.spooled is None
 
     @property
     def size(self) -> int:
-        """Bytes that it takes in memory, about."""
+        """Approximate bytes in memory."""
         delivery = self.delivery
         reply = len((delivery.response_topic or "").encode())
         return len(delivery.payload) + len(delivery.correlation or b"") + reply
 
     @property
     def key(self) -> bytes | None:
-        """Its name in the journal if its sender gave it none; nothing is remembered of what came at QoS 0."""
+        """Journal key of a message without id or correlation; None at QoS 0."""
         if self.name is None and not self.qos0:
             self.name = delivery_key(self.epoch, self.delivery)
         return self.name
 
 
 class Acknowledger(Protocol):
-    """Who keeps messages until they are answered: the broker, the spool."""
+    """Keeps messages until they are acknowledged: the broker, the spool."""
 
     def acknowledge(self, held: InFlight) -> None: ...
 
 
 @dataclass(slots=True)
 class Admission:
-    """What the node holds. ``publisher`` and ``meter`` are for what a mistake of ours ended."""
+    """The messages in flight. ``publisher`` and ``meter`` report those that failed by a bug."""
 
     limits: Limits
     acknowledger: Acknowledger
@@ -88,7 +88,7 @@ class Admission:
     meter: Meter
     bytes: int = 0
     qos0: int = 0
-    """Those that came at QoS 0."""
+    """Requests in flight that came at QoS 0."""
     _held: dict[InFlight, None] = field(default_factory=dict, init=False)
     _tasks: set[asyncio.Task[None]] = field(default_factory=set, init=False)
 
@@ -104,14 +104,15 @@ class Admission:
         return len(self._held) < self.limits.queue and self.bytes < self.limits.queue_bytes
 
     def is_flood(self, delivery: Delivery) -> bool:
-        """Whether not even a refusal is to be had: nothing holds QoS 0 back, and answers are held too."""
+        """Whether to drop the message without a ``busy`` answer: QoS 0 has no flow control, and answers
+        take memory too."""
         if delivery.qos or self.qos0 < MOST_REFUSED * self.limits.qos0_queue:
             return False
         self.meter.drop("busy")
         return True
 
     def _why_full(self, held: InFlight) -> str | None:
-        """Why a message is one too many, as a part of a sentence."""
+        """Why a message exceeds the limits, as part of a sentence; None: there is room."""
         limits = self.limits
         if held.qos0 and self.qos0 >= limits.qos0_queue:
             return f"{self.qos0} messages of QoS 0 are waiting, which is the limit; send at QoS 1"
@@ -120,9 +121,9 @@ class Admission:
         return None
 
     def admit(self, held: InFlight, *work: Coroutine[Any, Any, None]) -> list[asyncio.Task[None]]:
-        """Takes a message and starts all of its work, each part of which holds it (:meth:`hold`).
+        """Takes a message and starts the parts of its work, each inside :meth:`hold`.
 
-        All at once, so that no later message overtakes this one on its way to the queue.
+        They start at once, so that no later message overtakes this one on the way to the queue.
         """
         if held.is_request and held.spooled is None:
             held.refusal = self._why_full(held)
@@ -136,12 +137,12 @@ class Admission:
 
     @asynccontextmanager
     async def hold(self, held: InFlight) -> AsyncIterator[None]:
-        """Around one part of the work on a message. After the last it is acknowledged, even if that ended
-        badly: acknowledgements keep their order, so one that never left would hold back all that follow."""
+        """Encloses one part of the work on a message. After the last part the message is acknowledged, even
+        if one failed: acknowledgements are in order, so a missing one would block all later ones."""
         try:
             try:
                 yield
-            except Exception as error:  # a mistake of ours
+            except Exception as error:  # a bug
                 if held.is_request:
                     await self._give_up(held, error)
                 raise
@@ -154,21 +155,21 @@ class Admission:
                 self._release(held)
 
     def start(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
-        """Runs something beside the messages that are held; a drain waits for it too."""
+        """Runs ``work`` as a task that :meth:`drain` waits for."""
         task = asyncio.create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._ended)
         return task
 
     async def drain(self, limit_s: float) -> int:
-        """Waits for what is being worked on; how much is left after ``limit_s``."""
+        """Waits for running work. :return: tasks still running after ``limit_s``."""
         give_up_at = time.monotonic() + limit_s
         while self._tasks and (left_s := give_up_at - time.monotonic()) > 0:
             await asyncio.wait(set(self._tasks), timeout=left_s)
         return len(self._tasks)
 
     def abandon(self) -> None:
-        """Breaks off what is left: it is not answered."""
+        """Cancels what still runs; it is not answered."""
         for task in self._tasks:
             task.cancel()
 
@@ -180,8 +181,7 @@ class Admission:
             self.acknowledger.acknowledge(held)
 
     async def _give_up(self, held: InFlight, error: Exception) -> None:
-        """It is acknowledged, so it must not vanish. Too little memory for that passes, and until then it is
-        kept."""
+        """Reports the message dead before it is acknowledged; retries while memory is short."""
         while True:
             try:
                 await self._report(held, error)
@@ -190,8 +190,7 @@ class Admission:
                 await asyncio.sleep(NO_MEMORY_S)
 
     async def _report(self, held: InFlight, error: Exception) -> None:
-        """A request is answered and reported dead, whatever was known of it by then; others only the
-        latter."""
+        """Publishes a dead letter, and for a request an error result too."""
         delivery = held.delivery
         why = InternalError(f"the node failed on it ({type(error).__name__})")
         if held.addressee is None:

@@ -1,4 +1,4 @@
-"""Node info, on ``<base>/info``: what a node is and can do, with no secret and no path."""
+"""Node info, published on ``<base>/info``: version, tasks, routes, models, limits. No secrets or paths."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from edgeslm.serving.service import Service
 
 
 def describe(config: Config, service: Service, topics: Topics, boot_id: str) -> dict[str, Any]:
-    """What this node is and can do, with no secret and no path."""
+    """The info message, a JSON object."""
     models = service.models
     return {
         "version": __version__,

@@ -1,7 +1,6 @@
-"""Peers: other nodes at the same broker, which tasks escalate to.
+"""Peers: clients of other nodes at the same broker, for tasks that escalate.
 
-One connection a node, made when it is first needed, with this node's login. Knows no tasks: what is asked and
-what becomes of the answer is the service's business.
+There is one connection per node, opened at the first request with this node's login.
 """
 
 from __future__ import annotations
@@ -23,11 +22,11 @@ if TYPE_CHECKING:
 CONNECT_TIMEOUT_S = 5.0
 NO_OPTIONS: Final[Mapping[str, Any]] = MappingProxyType({})
 _AWAY = ("stopped", "offline")
-"""States in which a node answers nothing; a broker may keep a request for it longer than anybody waits."""
+"""States in which a node can't answer; a request would only wait at the broker."""
 
 
 class Peers:
-    """The other nodes, by name. ``own_name`` is this node's, below which their answers come."""
+    """Clients by node name. ``own_name`` is this node's name, part of the reply topics."""
 
     def __init__(self, broker: Broker, prefix: str, own_name: str) -> None:
         self._broker = broker
@@ -39,9 +38,9 @@ class Peers:
     async def ask(
         self, node: str, task: str, text: str, timeout_s: float, options: Mapping[str, Any] = NO_OPTIONS
     ) -> Result:
-        """What the other node says; an error result is one too.
+        """The other node's result, which may be an error result.
 
-        :raises EdgeslmError: it can't be reached, is away, or doesn't answer in time.
+        :raises EdgeslmError: the node can't be reached, is offline, or doesn't answer in time.
         """
         give_up_at = time.monotonic() + timeout_s
         client = await self._client(node, timeout_s)
@@ -58,7 +57,7 @@ class Peers:
                 await asyncio.to_thread(opened.close)
 
     async def _client(self, node: str, timeout_s: float) -> Client:
-        """That of a node; who gives up waiting for it doesn't end its making, which others share."""
+        """The client of a node. Callers share its opening, so a timeout of one doesn't cancel it."""
         if self._is_closed:
             raise BrokerError("this node is stopping")
         opening = self._clients.get(node)
@@ -66,7 +65,7 @@ class Peers:
             opening = self._clients[node] = asyncio.create_task(self._open(node))
             opening.add_done_callback(
                 lambda task: task.cancelled() or task.exception()
-            )  # seen, if nobody waits
+            )  # retrieves the exception if nobody waits
         try:
             async with asyncio.timeout(timeout_s):
                 return await asyncio.shield(opening)
@@ -74,7 +73,7 @@ class Peers:
             raise BrokerError("the broker doesn't answer") from None
 
     async def _open(self, node: str) -> Client:
-        from edgeslm.client import Client  # few nodes ask others
+        from edgeslm.client import Client  # few nodes escalate
 
         client = Client(
             BrokerAddress.of(self._broker),

@@ -1,7 +1,7 @@
-"""The pipeline: each message that comes is held, and given to whoever is to do the work.
+"""The pipeline: passes each incoming message to the request handler, the router or the feedback.
 
-It is acknowledged last, so the broker keeps it until then. What the node holds when the connection breaks
-goes to the spool, since a broker that was killed may have forgotten it.
+A message is acknowledged last, so the broker keeps it until then. When the connection breaks, unanswered
+messages are copied to the spool, since a broker that was killed may have lost them.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ log = logging.getLogger("edgeslm.node")
 
 @dataclass(slots=True)
 class BrokerAndSpool:
-    """What is answered is kept in neither any more."""
+    """Acknowledges to the broker and deletes from the spool."""
 
     bus: BusClient
     spool: Spool
@@ -47,7 +47,7 @@ class BrokerAndSpool:
 
 
 class Pipeline:
-    """Sees by the topic what a message is. The daemon starts and stops it."""
+    """Dispatches messages by topic; started and stopped by the daemon."""
 
     def __init__(
         self,
@@ -83,7 +83,7 @@ class Pipeline:
 
     @property
     def subscriptions(self) -> list[str | Subscription]:
-        """What to subscribe to."""
+        """Filters of requests, cancellations, feedback, pool and routes."""
         return [
             self._topics.requests_filter,
             self._topics.cancel,
@@ -93,37 +93,37 @@ class Pipeline:
         ]
 
     def take_up(self, config: Config) -> None:
-        """Other routes, pool, reply topics, from the next message on; what is being served stays as it is."""
+        """Switches routes, pool and reply topics for later messages; running ones are unaffected."""
         self._config = config
         self._membership.take_up(config.pool)
         self._handler.replies = (*config.replies, *self._membership.replies)
         self._router.take_up(config)
 
     def open(self) -> None:
-        """Begins with what the disk holds from before."""
+        """Resumes with what the spool and the windows hold."""
         self._membership.open()
         self._router.open()
         self._feed()
 
     def close(self, *, is_leaving: bool = False) -> None:
-        """Takes nothing more: what comes now is not acknowledged, so it is delivered at the next start.
+        """Ignores later messages; unacknowledged, they are delivered again at the next start.
 
-        ``is_leaving``: but for requests to the pool, which would wait while others could serve them.
+        ``is_leaving``: requests to the pool are still served, since no other member would get them.
         """
         self._closed, self._is_leaving = True, is_leaving and bool(self._membership.subscriptions)
         self._router.close()
 
     async def drain(self, limit_s: float) -> int:
-        """Waits for what is being served; how many messages are left after ``limit_s``."""
+        """Waits for running messages. :return: how many are left after ``limit_s``."""
         return await self._admission.drain(limit_s)
 
     @property
     def is_busy(self) -> bool:
-        """Whether a message is being served."""
+        """Whether messages are in flight."""
         return len(self._admission) > 0
 
     def abandon(self) -> None:
-        """Breaks off what is left: it is not answered, so broker and spool keep it for the next start."""
+        """Cancels what still runs; broker and spool keep it for the next start."""
         self.close()
         self._admission.abandon()
 
@@ -140,7 +140,7 @@ class Pipeline:
         if cancelled is not None or delivery.topic == self._topics.feedback:
             self._audit.note(delivery.topic.rpartition("/")[2], bytes=delivery.size)
         if cancelled is not None:
-            self._spool_arrivals()  # what it means may be among them
+            self._spool_arrivals()  # the request to cancel may be among them
             self._admission.admit(held, self._handler.cancel(held, cancelled.pool))
         elif delivery.topic == self._topics.feedback and not delivery.qos and self._corrections.is_full:
             self._meter.drop("feedback")
@@ -149,17 +149,17 @@ class Pipeline:
         elif self._admission.is_flood(delivery):
             return
         elif self._config.durability == "spool" and delivery.qos:
-            if not self._arrivals:  # all that come in this turn of the loop are synced at once
+            if not self._arrivals:  # one sync for all arrivals of this loop iteration
                 asyncio.get_running_loop().call_soon(self._spool_arrivals)
             self._arrivals.append(delivery)
         else:
             self._take(held)
 
     def keep(self, older_than_s: float = 0.0) -> None:
-        """Writes to the spool what has been held for so long.
+        """Copies unanswered requests older than ``older_than_s`` to the spool.
 
-        A broker that is killed may come back without what it had delivered, mosquitto does; should the node
-        end too before it has answered, nobody would know of it.
+        A killed broker may restart without the messages it had delivered (mosquitto does). If the node
+        crashed too, they would be lost.
         """
         if self._config.journal.keep == "none":
             return
@@ -174,7 +174,7 @@ class Pipeline:
             return
         try:
             numbers = self._spool.add([(held.delivery, held.key) for held in loose])
-        except JournalError as error:  # said already where it was found
+        except JournalError as error:  # logged by the journal already
             log.debug("%d messages are kept in memory only: %s", len(loose), error)
             return
         for held, number in zip(loose, numbers, strict=True):
@@ -187,7 +187,7 @@ class Pipeline:
         epoch = self._journal.epoch
         try:
             self._spool.add([(one, delivery_key(epoch, one)) for one in arrivals])
-        except JournalError:  # then the broker keeps them, as without a spool
+        except JournalError:  # unacknowledged, they stay at the broker
             for delivery in arrivals:
                 self._take(InFlight(delivery, epoch))
             return
@@ -198,14 +198,14 @@ class Pipeline:
         self._feed()
 
     def _feed(self) -> None:
-        """Takes messages from the spool, as many as may be held at a time."""
-        there = {held.spooled for held in self._admission}
+        """Takes messages from the spool while there is room."""
+        in_flight = {held.spooled for held in self._admission}
         while self._admission.has_room and (not self._closed or self._is_leaving):
             spooled = self._spool.next(self._last_spooled)
             if spooled is None:
                 return
             self._last_spooled = spooled.id
-            if spooled.id not in there and self._takes(spooled.delivery.topic):
+            if spooled.id not in in_flight and self._takes(spooled.delivery.topic):
                 name = spooled.key or reader_key(b"spool", str(spooled.id))
                 self._take(InFlight(spooled.delivery, self._journal.epoch, name, spooled=spooled.id))
 

@@ -1,7 +1,7 @@
-"""Pool membership: what a node subscribes to for its pool, and for whom a message is.
+"""Pool membership: a node's shared subscriptions to its pool, and the addressee of each message.
 
-A broker keeps a node's session, and with it the share of pools that the node has left long ago: requests
-would be parked there that nobody reads. So a small file remembers what was subscribed to. Knows no requests.
+The broker keeps subscriptions in the node's session, even to pools that the node has left; requests would
+pile up there unread. So a small file records every filter subscribed to, and old ones are unsubscribed.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ log = logging.getLogger("edgeslm.node")
 
 
 class Membership:
-    """``own`` are the node's topics, ``file`` is where it remembers of which pools it was a member.
+    """``own`` are the node's topics; ``file`` records the filters of its pools, past ones included.
 
-    A member is out of its share until :meth:`join`; a session that a killed node left is in it all the same.
+    The node subscribes from :meth:`join` on; the session of a killed node stays subscribed meanwhile.
     """
 
     def __init__(self, own: Topics, pool: Pool | None, file: Path) -> None:
@@ -34,7 +34,7 @@ class Membership:
         self._note(pool)
 
     def open(self) -> None:
-        """Reads what is remembered; a file that is damaged says nothing."""
+        """Reads the file; a damaged one is ignored."""
         try:
             recorded = json.loads(self._file.read_bytes())
         except (OSError, ValueError, RecursionError):
@@ -45,33 +45,33 @@ class Membership:
                 self._pools.setdefault(name, Topics.of_pool(name, self._own.prefix))
 
     def take_up(self, pool: Pool | None) -> None:
-        """Another pool, or none; what the old one sent already is still served."""
+        """Switches to ``pool``; requests already sent by the old one are still served."""
         self._pool = pool
         self._note(pool)
         if self._is_in:
             self._record()
 
     def join(self) -> None:
-        """From now on :attr:`subscriptions` has the share; a node that is leaving already stays out."""
+        """Adds the shared subscriptions, unless :meth:`leave` was called."""
         if self._has_left:
             return
         self._is_in = True
         self._record()
 
     def leave(self) -> list[str]:
-        """The filters to unsubscribe from, so that the broker gives its share to others."""
+        """:return: filters to unsubscribe from, so that the broker gives requests to other members."""
         share = [one.filter for one in self.subscriptions]
         self._is_in, self._has_left = False, True
         return share
 
     @property
     def subscriptions(self) -> list[Subscription]:
-        """The share of the requests, and what is told to every member."""
+        """Shared subscriptions to requests, and the cancel topic that every member reads."""
         return [Subscription(one) for one in self._filters] if self._is_in else []
 
     @property
     def replies(self) -> list[str]:
-        """Where a dispatcher has this node send results, whatever else it may send them to."""
+        """Reply topics that the pool's dispatcher uses; allowed in addition to ``replies``."""
         pool = self._pool
         if pool is None or pool.by != "dispatcher":
             return []
@@ -79,12 +79,12 @@ class Membership:
 
     @property
     def left_over(self) -> list[str]:
-        """Filters of pools and tasks from before, which the broker's session may still have."""
+        """Filters of former pools and tasks that the broker's session may still have."""
         wanted = [] if self._has_left else self._filters
         return [one for filters in self._recorded.values() for one in filters if one not in wanted]
 
     def addressee(self, topic: str) -> tuple[Topics, str] | None:
-        """To whom a request on ``topic`` was sent, this node or a pool, and the task; None: it is none."""
+        """The topics of the node or pool that a request was sent to, and its task; None: not a request."""
         if (task := self._own.task_of(topic)) is not None:
             return self._own, task
         for topics in self._pools.values():
@@ -96,12 +96,12 @@ class Membership:
         return any(topics.task_of(topic) is not None for topics in self._pools.values())
 
     def cancelled(self, topic: str) -> Topics | None:
-        """Whose requests are cancelled by a message on ``topic``: this node's or a pool's."""
+        """Topics of the node or pool whose requests ``topic`` cancels; None: not a cancel topic."""
         return next((one for one in (self._own, *self._pools.values()) if topic == one.cancel), None)
 
     @property
     def _filters(self) -> list[str]:
-        """Of requests a filter for each task, since not every member can do all of them."""
+        """One filter per task, since members may serve different tasks."""
         pool = self._pool
         if pool is None or pool.by != "share":
             return []
@@ -113,7 +113,7 @@ class Membership:
             self._pools.setdefault(pool.name, Topics.of_pool(pool.name, self._own.prefix))
 
     def _record(self) -> None:
-        """Before it subscribes: a node that is killed right after that remembers it."""
+        """Writes the filters before the node subscribes, so that a crash in between loses none."""
         if self._pool is None:
             return
         known = self._recorded.setdefault(self._pool.name, [])

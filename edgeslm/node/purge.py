@@ -1,7 +1,7 @@
-"""``edgeslm purge``: a person's messages erased from all that a node keeps of messages.
+"""``edgeslm purge``: erases chosen messages from everything that a node stores.
 
-Knows where texts are: the journal (answers, spool, windows), remembered passages, corrections, and journals
-that were set aside because they were damaged, which nobody can search and which go as a whole.
+Texts are in the journal (answers, spool, windows), in remembered passages and in corrections. Damaged
+journals that were set aside can't be searched and are deleted whole.
 """
 
 from __future__ import annotations
@@ -31,10 +31,10 @@ def purge(
     *,
     dry_run: bool = False,
 ) -> dict[str, int]:
-    """Erases what fits. ``journals`` are not open yet.
+    """Erases messages that match ``choice``; opens and closes ``journals`` itself.
 
-    :return: how many messages, by place.
-    :raises EdgeslmError: a file can't be used, or a node uses it; then nothing was erased from any journal.
+    :return: number of messages, by place.
+    :raises EdgeslmError: a file can't be used, or a node uses it. Then no journal has changed.
     """
     erased = dict.fromkeys(PLACES, 0)
     opened: list[tuple[Database, float]] = []
@@ -63,7 +63,7 @@ def purge(
 
 
 def _off_s(file: Path) -> float:
-    """Since the journal was written last."""
+    """Seconds since the journal was last written."""
     written = max(one.stat().st_mtime for one in (file, file.with_name(f"{file.name}-wal")) if one.exists())
     return max(0.0, time.time() - written)
 

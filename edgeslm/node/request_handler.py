@@ -1,6 +1,6 @@
-"""The request handler: the way of a request, from its delivery to its acknowledgement, top to bottom.
+"""The request handler: parses, deduplicates, answers and acknowledges a request.
 
-Who answers it is a :class:`Backend`: a node's engines, or the nodes of a pool.
+A :class:`Backend` computes the answer: a node's engines, or the nodes of a pool.
 """
 
 from __future__ import annotations
@@ -34,9 +34,9 @@ log = logging.getLogger("edgeslm.node")
 
 
 class Backend(Protocol):
-    """Who answers requests. :meth:`accept` sees each that came, :meth:`note` what became of it.
+    """Computes answers. :meth:`accept` sees each valid request, :meth:`note` each outcome.
 
-    The result that :meth:`answer` gives is encoded, counted, and in the journal if it is worth that.
+    :meth:`answer` also encodes the result, counts it, and journals it unless the error is transient.
     """
 
     def accept(self, request: Request) -> None: ...
@@ -49,7 +49,7 @@ class Backend(Protocol):
 
 @dataclass(slots=True)
 class RequestHandler:
-    """``replies`` are the topic filters of reply topics; payloads have ``packet_bytes`` at most."""
+    """``replies`` are filters of the allowed reply topics; payloads have at most ``packet_bytes``."""
 
     backend: Backend
     admission: Admission
@@ -62,11 +62,11 @@ class RequestHandler:
     _single_flight: SingleFlight = field(default_factory=SingleFlight, init=False)
 
     async def handle(self, held: InFlight, topics: Topics, task: str) -> None:
-        """Returns when the broker has the result, or it is given up; then the request is acknowledged."""
+        """Returns when the broker has the result, or it was given up; the request is acknowledged then."""
         held.addressee = topics, task
         async with self.admission.hold(held):
             delivery = held.delivery
-            if delivery.retain:  # MQTT 3.1.1 brings it again with each subscription
+            if delivery.retain:  # the broker repeats it with each subscription
                 self.meter.drop("retained")
                 return
             limit = self.packet_bytes
@@ -97,7 +97,7 @@ class RequestHandler:
                 attempt = AttemptLog(self.journal, key, known)
                 try:
                     result, payload = await self.backend.answer(request, attempt, held)
-                except Exception as error:  # a mistake of ours; the sender must not wait for ever
+                except Exception as error:  # a bug; the client still needs an answer
                     log.error("request %s failed: %s", request.id, type(error).__name__)
                     log.debug("request %s", request.id, exc_info=error)
                     why = InternalError(f"the node failed on it ({type(error).__name__})")
@@ -107,7 +107,7 @@ class RequestHandler:
                 await self.publisher.send(request, result, payload)
 
     async def cancel(self, held: InFlight, pool: str | None) -> None:
-        """A task too: the request that it means may have come just before and not have begun."""
+        """Runs as a task, so that a request that came just before has reached the scheduler."""
         async with self.admission.hold(held):
             delivery = held.delivery
             try:

@@ -1,1 +1,1 @@
-"""Routes: what happens to messages of watched topics, windows included."""
+"""Routes: read messages of watched topics, one by one or in windows, and publish the results."""

@@ -1,7 +1,7 @@
-"""Ingest: messages of routes become documents of a collection, to be searched like others.
+"""Ingest: stores messages of routes as searchable documents of a collection.
 
-A message counts as kept when it is on the disk; until then the pipeline doesn't acknowledge it. A disk that
-stays full must not hold back all that follows: after some tries a message is given up, and counted.
+A message is acknowledged once it is on disk. A full disk must not block later messages: after the last retry
+a message is given up and counted.
 """
 
 from __future__ import annotations
@@ -23,14 +23,14 @@ from edgeslm.telemetry.health import Meter
 log = logging.getLogger("edgeslm.node")
 
 LONGEST_ID = 64
-"""Characters of a message's own id that its source has."""
+"""Characters of the message's own id used in the document's source."""
 PAUSES_S = (0.5, 2.0, 5.0, 15.0)
-"""Between the tries."""
+"""Pauses between retries."""
 
 
 @dataclass(slots=True)
 class Ingest:
-    """``service`` has the node's present library; ``meter`` counts what is given up, by its reason."""
+    """``service`` has the collections; ``meter`` counts messages given up."""
 
     service: Service
     meter: Meter
@@ -38,8 +38,8 @@ class Ingest:
     async def keep(
         self, route: Route, delivery: Delivery, text: str, key: bytes | None, id: str | None = None
     ) -> None:
-        """Returns when the message is kept or given up. One that is delivered again, with the same ``key``,
-        is kept once. ``id`` is the message's own, if it has one."""
+        """Returns when the message is stored or given up. A redelivery, with the same ``key``, is stored
+        once. ``id`` is the message's own, if it has one."""
         if route.remember is None:
             return
         if delivery.retain:  # the broker brings it again with each connection

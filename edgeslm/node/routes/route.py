@@ -1,7 +1,7 @@
-"""The logic of a route: which messages become work, and which results are published.
+"""A route's rules: which messages become work, and which results are published.
 
-Pure: no clock, no bus, no engine. A message that can't be used is a ``Skip`` with a reason to count and a
-sentence for the log, never an exception, since anybody may publish anything on a watched topic.
+Pure: no clock, no bus, no engine. Anybody may publish anything on a watched topic, so an unusable message is
+a ``Skip``, never an exception: a reason to count and a sentence for the log.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ from edgeslm.messages import Result, Trace
 from edgeslm.protocol.topic_filters import matches
 
 Reason = Literal["retained", "not_text", "empty", "condition", "rate", "template", "own_topic", "poisoned"]
-"""Why a message was skipped: the broker's retained copy; no UTF-8; nothing to read; ``when`` said no;
-``max_rate``; a template that doesn't fit the payload; an output topic that belongs to the node; one that
-ended or froze the node more than once."""
+"""Why a message was skipped, in this order: retained copy; not UTF-8; no text; ``when`` is false; above
+``max_rate``; a template doesn't fit the payload; the output topic belongs to the node; the message crashed or
+froze the node more than once."""
 
 REMEMBERED_TOPICS = 1_000
-"""Output topics of which ``on_change`` keeps the last result; the one used longest ago is forgotten first."""
+"""Output topics whose last result ``on_change`` keeps; the least recently used is dropped first."""
 
 LONGEST_ID = 256
 """Characters of a message's own id that are kept."""
@@ -33,7 +33,7 @@ LONGEST_ID = 256
 
 @dataclass(frozen=True, slots=True)
 class Skip:
-    """A message that is left alone. ``sentence`` repeats a topic or a field at most, not the message."""
+    """A message that is ignored. ``sentence`` may quote a topic or a field's name, never the message."""
 
     reason: Reason
     sentence: str
@@ -41,8 +41,8 @@ class Skip:
 
 @dataclass(frozen=True, slots=True)
 class RouteWork:
-    """A message for a task, and how to publish the result; without a task it is only remembered. ``id`` is
-    the message's own, if its payload has one, ``trace`` what its result belongs to."""
+    """A message for a task, and how to publish the result; without a task it is only ingested. ``id`` is
+    the payload's own id, if any; ``trace`` the trace that the result continues."""
 
     task: str | None
     input: str
@@ -54,9 +54,9 @@ class RouteWork:
 
 
 class RouteReader:
-    """One route of the configuration at work. ``base`` is the node's base topic.
+    """One route of the configuration. ``base`` is the node's base topic.
 
-    ``consider`` a message, run the ``RouteWork``, ask ``wants`` before publishing the result.
+    Call :meth:`consider` with a message, run the ``RouteWork``, ask :meth:`wants` before publishing.
     """
 
     def __init__(self, route: Route, base: str) -> None:
@@ -73,7 +73,7 @@ class RouteReader:
         return matches(self.route.source, topic)
 
     def consider(self, topic: str, payload: bytes, retained: bool, now: float) -> RouteWork | Skip:
-        """What to do with a message; ``now`` in seconds of any steady clock."""
+        """The work for a message, or why there is none; ``now`` in seconds of any monotonic clock."""
         if retained and not self.route.accept_retained:
             return Skip("retained", "a retained message; set accept_retained to read those too")
         try:
@@ -101,16 +101,16 @@ class RouteReader:
         return replace(self.work_on(topic), input=read, id=_id_of(scope.payload))
 
     def work_on(self, topic: str) -> RouteWork:
-        """What is published to ``topic``, whatever was read."""
+        """Work with an empty input whose result goes to ``topic``."""
         return RouteWork(self.route.task, "", topic, self.route.qos, self.route.retain)
 
     def wants(self, work: RouteWork, result: Result) -> bool:
         """Whether to publish ``result``. With ``on_change`` it must differ from the last on that topic."""
         if not self.route.on_change:
             return True
-        said = hashlib.blake2b(_gist(result).encode(), digest_size=16).digest()
-        same = self._last.pop(work.topic, None) == said
-        self._last[work.topic] = said
+        digest = hashlib.blake2b(_content(result).encode(), digest_size=16).digest()
+        same = self._last.pop(work.topic, None) == digest
+        self._last[work.topic] = digest
         if len(self._last) > REMEMBERED_TOPICS:
             self._last.popitem(last=False)
         return not same
@@ -123,8 +123,8 @@ def _id_of(payload: Any) -> str | None:
     return str(found)[:LONGEST_ID] or None
 
 
-def _gist(result: Result) -> str:
-    """What a result says, without confidences, times and spans."""
+def _content(result: Result) -> str:
+    """The result's label, fields, text, vector or error code, without confidences, times and spans."""
     body: dict[str, Any] = dict(result.result or {})
     for key in ("label", "fields", "text", "vector"):
         if key in body:
@@ -133,7 +133,7 @@ def _gist(result: Result) -> str:
 
 
 class _RateLimit:
-    """At most ``count`` messages in any ``per_s`` seconds, remembered one by one."""
+    """Sliding window: at most ``count`` messages in any ``per_s`` seconds."""
 
     def __init__(self, rate: Rate) -> None:
         self._rate = rate

@@ -1,4 +1,4 @@
-"""The router: each message of a route is remembered, and read for a result, or gathered."""
+"""The router: passes each message to its routes, which ingest it, answer it or add it to a window."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ log = logging.getLogger("edgeslm.node")
 
 
 class Router:
-    """The routes of ``config`` at work."""
+    """The routes of ``config``."""
 
     def __init__(
         self, config: Config, backend: NodeBackend, admission: Admission, journal: Journal, windows: Windows
@@ -47,8 +47,8 @@ class Router:
         self._meter, self._tracer = backend.observers.meter, backend.observers.tracer
         self._ingest = Ingest(backend.service, self._meter)
         self._single_flight = SingleFlight()
-        self._lines: dict[str, TicketQueue] = defaultdict(TicketQueue)
-        """What each route's windows get."""
+        self._queues: dict[str, TicketQueue] = defaultdict(TicketQueue)
+        """Order of the messages of each route's windows."""
         self._base = Topics(config.node, config.prefix).base
         self._routes = [RouteReader(route, self._base) for route in config.routes]
         self._answers = RouteAnswers(self._routes, backend, journal)
@@ -56,7 +56,7 @@ class Router:
 
     @property
     def subscriptions(self) -> list[Subscription]:
-        """One a filter; the broker sends retained messages where a route wants them."""
+        """One per filter, with retained messages if a route accepts them."""
         wanted: dict[str, bool] = {}
         for route in self._routes:
             source, window = route.route.source, route.route.window
@@ -73,7 +73,7 @@ class Router:
         return {route.name: route.route.window for route in self._routes if route.route.window is not None}
 
     def take_up(self, config: Config) -> None:
-        """Other routes; those that are as before go on, with what they know of rates and last results."""
+        """Switches to the routes of ``config``; unchanged ones keep their rate limits and last results."""
         before = self._routes
         self._routes = [
             next((reader for reader in before if reader.route == route), None)
@@ -84,14 +84,14 @@ class Router:
         self._aggregator.take_up(self._windows)
 
     def open(self) -> None:
-        """Goes on with the windows that were begun before."""
+        """Restores the windows on disk."""
         self._aggregator.open()
 
     def close(self) -> None:
         self._aggregator.close()
 
     def work_on(self, held: InFlight) -> list[Coroutine[Any, Any, None]]:
-        """What there is to do for a message, all of it at once, so that no later one overtakes it."""
+        """The work for a message, one coroutine per route."""
         delivery = held.delivery
         work = [self._serve(route, held) for route in self._routes if brings(delivery, route.route.source)]
         for route in self._routes:
@@ -104,7 +104,7 @@ class Router:
 
     async def _complete(self, name: str, held: InFlight) -> None:
         async with self._admission.hold(held):
-            with self._lines[name].place() as place:
+            with self._queues[name].place() as place:
                 await place.reach()
                 await self._aggregator.complete(name)
 
@@ -131,10 +131,10 @@ class Router:
             await asyncio.shield(running)
             return
         if route.route.window is not None:
-            with self._single_flight.flight(key), self._lines[route.name].place() as place:
+            with self._single_flight.flight(key), self._queues[route.name].place() as place:
                 await self._ingest.keep(route.route, delivery, work.input, held.key, work.id)
                 await place.reach()
-                place.leave()  # the next one may follow: this one is gathered before anything else happens
+                place.leave()  # add() takes its place in the window before it first waits
                 received = time.time() - (time.monotonic() - delivery.received_at)
                 topic, again = delivery.topic, delivery.dup
                 await self._aggregator.add(route.name, work, topic, received, key, is_again=again)
@@ -146,7 +146,7 @@ class Router:
                 await self._answers.answer(route, work, work.input, key, at, is_again=again, waits=waits)
 
     async def _consider(self, route: RouteReader, delivery: Delivery, key: bytes | None) -> RouteWork | Skip:
-        """Fills in the route's templates, unless they ended or froze the node with this message before."""
+        """Fills the route's templates, unless this message crashed or froze the node there before."""
         key = None if key is None else reader_key(key, "templates")
         known = self._journal.find(key) if key is not None and delivery.dup else None
         attempts = AttemptLog(self._journal, key, known)
@@ -156,7 +156,7 @@ class Router:
             request = Request(route.route.task or "", "", secrets.token_hex(8), delivery.topic)
             await self._publisher.report_dead(request, ErrorBody.of(error))
             return Skip("poisoned", str(error))
-        except Busy:  # to do without a mark here is better than to lose a message that nobody sends again
+        except Busy:  # the journal is full: go on unmarked, since nobody would send the message again
             pass
         try:
             return route.consider(delivery.topic, delivery.payload, delivery.retain, delivery.received_at)
@@ -166,7 +166,7 @@ class Router:
 
 @dataclass(slots=True)
 class RouteAnswers:
-    """``routes`` are those at work."""
+    """Answers messages and windows of ``routes`` and publishes the results."""
 
     routes: Sequence[RouteReader]
     backend: NodeBackend
@@ -183,9 +183,9 @@ class RouteAnswers:
         is_again: bool,
         waits: bool,
     ) -> None:
-        """Returns when the broker has the result, or nobody wants it.
+        """Returns when the broker has the result, or it needn't be published.
 
-        :param key: in the journal, where ``is_again`` has it looked up. :param waits: for a node with room.
+        :param key: journal key; it is looked up if ``is_again``. :param waits: retry while the node is busy.
         """
         known = self.journal.find(key) if key is not None and is_again else None
         payload = known.result if known is not None else None
@@ -198,7 +198,7 @@ class RouteAnswers:
                 self.backend.note("route", request, result, None)
                 if result.error is None or result.error.code != "busy" or not waits:
                     break
-                # Nobody sends a route's message again: it waits, here and at the broker, for room.
+                # Nobody would send a route's message again: it waits, unacknowledged.
                 await asyncio.sleep((result.error.retry_after_ms or 0) / 1000)
             if result.error is not None and result.error.code == "poisoned":
                 await self.backend.publisher.report_dead(request, result.error)
@@ -207,9 +207,9 @@ class RouteAnswers:
         await self._publish(route, work, payload)
 
     async def digest(self, name: str, topic: str, messages: Mapping[str, Any], batch: int) -> None:
-        """Answers a window that is complete and publishes that."""
+        """Answers a complete window and publishes the result."""
         route = next((route for route in self.routes if route.name == name), None)
-        if route is None:  # it is gone meanwhile, and nobody wants its digest
+        if route is None:  # removed by a reload
             return
         work = replace(route.work_on(topic), trace=self.backend.observers.tracer.trace(None))
         key = reader_key(b"window", f"{name} {batch} {topic}")
@@ -230,19 +230,19 @@ class RouteAnswers:
 
 
 class Ticket:
-    """One message, or one end of a window, in a line."""
+    """The place of one message, or of one window's end, in a :class:`TicketQueue`."""
 
     def __init__(self, before: asyncio.Future[None] | None) -> None:
         self._before = before
         self.left: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
     async def reach(self) -> None:
-        """Returns when all that came before has left."""
+        """Returns when all earlier tickets have left."""
         if self._before is not None and not self._before.done():
             await asyncio.wait([self._before])
 
     def leave(self) -> None:
-        """Who gives up while it waits lets nobody past those before it."""
+        """A ticket that gives up while waiting still blocks later ones until the earlier ones have left."""
         if self._before is None or self._before.done():
             self._open()
         else:
@@ -254,9 +254,9 @@ class Ticket:
 
 
 class TicketQueue:
-    """Messages and ends of windows in the order in which they came, though some are remembered first.
+    """Keeps messages and window ends in order of arrival, though ingest takes some longer.
 
-    What is ready at once goes on at once, so that many messages are synced together.
+    Messages that are ready together go on together, so that one sync writes many.
     """
 
     def __init__(self) -> None:
@@ -273,9 +273,9 @@ class TicketQueue:
 
 
 def brings(delivery: Delivery, source: str) -> bool:
-    """Whether a message came for a filter.
+    """Whether a message was delivered for the filter ``source``.
 
-    A broker may send a copy for each filter that the topic fits; each is for the routes of its filter alone.
+    A broker may send one copy per matching filter; each copy is for the routes of its filter only.
     """
     if not matches(source, delivery.topic):
         return False

@@ -1,8 +1,8 @@
-"""Window aggregation (tumbling windows): a route's messages are gathered on disk until there is a digest.
+"""Window aggregation (tumbling windows): collects a route's messages on disk and digests each window.
 
-A window begins with its first message. It is complete when it has as many as wanted, when its time is over,
-or when a message says so; then its digest is made and published, and the next message begins another. A route
-has one for each topic that it publishes to. What a window has no room for is dropped and counted.
+A window begins with its first message and is complete by count, by time, or when a message arrives on its
+``on`` topic. Then its digest is published, and the next message begins another. A route has one window per
+output topic. Messages that a window has no room for are dropped and counted.
 """
 
 from __future__ import annotations
@@ -26,26 +26,26 @@ from edgeslm.telemetry.health import Meter
 log = logging.getLogger("edgeslm.node")
 
 MOST_BYTES: Final = 1 << 20
-"""Of the messages of one window."""
+"""Limit for the messages of one window."""
 ALL_BYTES: Final = 16 << 20
-"""Of those of all windows together."""
+"""Limit for all windows together."""
 MOST_OPEN: Final = 100
-"""Windows that a route may have open at a time: topics to publish to come from payloads."""
+"""Open windows per route; payloads choose the output topics, so their number needs a limit."""
 RETRY_S: Final = 1.0
-"""After which a disk that refused a write is tried again."""
+"""Pause before a failed write is retried."""
 DROPPED: Final = "window"
-"""Why a message was dropped that a window had no room for."""
+"""Metric label of messages that a window had no room for."""
 
 
 class Digester(Protocol):
-    """Who makes and publishes the digest of a route's messages, those of ``batch`` for ``topic``."""
+    """Makes and publishes the digest of the messages of ``batch`` for ``topic``."""
 
     async def digest(self, name: str, topic: str, messages: Mapping[str, Any], batch: int) -> None: ...
 
 
 @dataclass(slots=True)
-class _Open:
-    """A window that is being filled. Of ``dropped`` nothing is known after a restart."""
+class _OpenWindow:
+    """A window that is being filled. ``dropped`` restarts at 0 with the node."""
 
     count: int = 0
     size: int = 0
@@ -55,40 +55,40 @@ class _Open:
 
 @dataclass(slots=True)
 class WindowAggregator:
-    """The windows of routes, by the routes' names."""
+    """``windows`` has the settings of each route's windows, by route name."""
 
     store: Windows
     windows: Mapping[str, Window]
     admission: Admission
     digester: Digester
     meter: Meter
-    _open: dict[WindowName, _Open] = field(default_factory=dict, init=False)
+    _open: dict[WindowName, _OpenWindow] = field(default_factory=dict, init=False)
     _size: int = 0
     _arrivals: list[tuple[Gathered, asyncio.Future[None]]] = field(default_factory=list, init=False)
 
     def open(self) -> None:
-        """Goes on with what the disk holds: makes the digests that are missing, sets the clocks."""
+        """Restores windows from disk: makes missing digests, sets timers."""
         for stored in self.store.stored():
             if stored.window[0] in self.windows:
-                self._go_on(stored)
+                self._restore(stored)
                 continue
             log.warning("%d messages are of a route that is no more; they are forgotten", stored.count)
             with suppress(JournalError):
                 self.store.forget_route(stored.window[0])
 
-    def _go_on(self, stored: StoredMessage) -> None:
+    def _restore(self, stored: StoredMessage) -> None:
         if stored.batch:
             self._size += stored.size
-            self.admission.start(self._make(stored.window, stored.batch, stored.size, 0))
+            self.admission.start(self._make_digest(stored.window, stored.batch, stored.size, 0))
             return
-        window = self._begun(stored.window, stored.age_s)
+        window = self._window(stored.window, stored.age_s)
         window.count, window.size = stored.count, stored.size
         self._size += stored.size
-        self._look(stored.window)
+        self._complete_if_full(stored.window)
 
     def take_up(self, windows: Mapping[str, Window]) -> None:
-        """The windows of other routes. What is open goes on if its route still has a window, by the new rule;
-        what was gathered for a route that has none is forgotten."""
+        """Switches to ``windows``. An open window continues under its route's new settings; if the route has
+        none any more, its messages are deleted."""
         self._write()
         gone = [route for route in self.windows if route not in windows]
         changed = [route for route, window in self.windows.items() if windows.get(route, window) != window]
@@ -101,7 +101,7 @@ class WindowAggregator:
             if window.timer is not None:
                 window.timer.cancel()
         for route in gone:
-            with suppress(JournalError):  # then the next start forgets it
+            with suppress(JournalError):  # the next start deletes them
                 self.store.forget_route(route)
         self.windows = windows
         if not changed:
@@ -113,12 +113,12 @@ class WindowAggregator:
             before = self._open.pop(name)
             if before.timer is not None:
                 before.timer.cancel()
-            window = self._begun(name, stored.age_s)
+            window = self._window(name, stored.age_s)
             window.count, window.size, window.dropped = before.count, before.size, before.dropped
-            self._look(name)
+            self._complete_if_full(name)
 
     def close(self) -> None:
-        """From now on no window is completed by its clock."""
+        """Stops the timers; windows stay open on disk."""
         for window in self._open.values():
             if window.timer is not None:
                 window.timer.cancel()
@@ -126,32 +126,32 @@ class WindowAggregator:
     async def add(
         self, route: str, work: RouteWork, topic: str, received: float, key: bytes | None, *, is_again: bool
     ) -> None:
-        """Returns when the message is on the disk, or dropped.
+        """Returns when the message is on disk, or dropped.
 
-        :param topic: where it came from; ``received`` in wall-clock seconds.
-        :param key: by which a redelivery is known; None: it came at QoS 0, and isn't waited for.
+        :param topic: its input topic. :param received: in seconds since the epoch.
+        :param key: recognizes a redelivery; None: the message came at QoS 0 and is dropped if a write fails.
         """
-        if route not in self.windows:  # it had one when the message came
+        if route not in self.windows:  # removed by a reload meanwhile
             self.meter.drop(DROPPED)
             return
-        name = (route, _whole(work.topic))
+        name = (route, _valid_text(work.topic))
         last = self.windows[route].last
-        if last is not None and self._coming(name) >= last:
-            self._write()  # they are complete, and what comes now belongs to the next window
+        if last is not None and self._count_with_arrivals(name) >= last:
+            self._write()  # completes the window; this message begins the next
         at = datetime.fromtimestamp(received, UTC).isoformat(timespec="milliseconds")
         id = work.id or f"{topic}@{at.removesuffix('+00:00')}Z"
-        message = Gathered(name, _whole(id), _whole(work.input), received, key, is_again)
+        message = Gathered(name, _valid_text(id), _valid_text(work.input), received, key, is_again)
         if not self._has_room(message):
             self.meter.drop(DROPPED)
             return
         written = asyncio.get_running_loop().create_future()
-        if not self._arrivals:  # all that come in this turn of the loop are synced at once
+        if not self._arrivals:  # one sync for all arrivals of this loop iteration
             asyncio.get_running_loop().call_soon(self._write)
         self._arrivals.append((message, written))
         await written
 
     async def complete(self, route: str) -> None:
-        """Completes the windows that a route has open; returns when that is on the disk."""
+        """Completes a route's open windows; returns when that is on disk."""
         self._write()
         for name in [name for name in self._open if name[0] == route]:
             while not self._complete(name):
@@ -161,24 +161,24 @@ class WindowAggregator:
         name = message.window
         wanted = self.windows[name[0]]
         waiting = sum(one.size for one, _ in self._arrivals if one.window == name)
-        window = self._open.get(name, _Open())
+        window = self._open.get(name, _OpenWindow())
         others = sum(1 for other in self._open if other != name and other[0] == name[0])
         if (
             others < MOST_OPEN
-            and (wanted.last is not None or self._coming(name) < wanted.most)
+            and (wanted.last is not None or self._count_with_arrivals(name) < wanted.most)
             and window.size + waiting + message.size <= MOST_BYTES
             and self._size + waiting + message.size <= ALL_BYTES
         ):
             return True
-        self._write()  # so that the window is there that counts it
+        self._write()  # opens the window that counts the drop
         if (begun := self._open.get(name)) is not None:
             begun.dropped += 1
-            self._look(name)
+            self._complete_if_full(name)
         return False
 
-    def _coming(self, name: WindowName) -> int:
-        """Messages that a window has, those included that are about to be written."""
-        window = self._open.get(name, _Open())
+    def _count_with_arrivals(self, name: WindowName) -> int:
+        """Messages of a window, including those waiting to be written."""
+        window = self._open.get(name, _OpenWindow())
         return window.count + window.dropped + sum(1 for one, _ in self._arrivals if one.window == name)
 
     def _write(self) -> None:
@@ -191,7 +191,7 @@ class WindowAggregator:
         except JournalError:
             kept = []
             for message, written in arrivals:
-                if message.key is None:  # nobody knows of it but its sender
+                if message.key is None:  # QoS 0
                     self.meter.drop(DROPPED)
                     written.set_result(None)
                 else:
@@ -202,34 +202,34 @@ class WindowAggregator:
             return
         for (message, written), is_new in zip(arrivals, added, strict=True):
             if is_new:
-                window = self._begun(message.window)
+                window = self._window(message.window)
                 window.count += 1
                 window.size += message.size
                 self._size += message.size
             written.set_result(None)
         for name in {message.window for message, _ in arrivals}:
-            self._look(name)
+            self._complete_if_full(name)
 
-    def _begun(self, name: WindowName, age_s: float = 0.0) -> _Open:
+    def _window(self, name: WindowName, age_s: float = 0.0) -> _OpenWindow:
         if name not in self._open:
-            self._open[name] = window = _Open()
+            self._open[name] = window = _OpenWindow()
             every_s = self.windows[name[0]].every_s
             if every_s is not None:
                 loop = asyncio.get_running_loop()
-                window.timer = loop.call_later(max(0.0, every_s - age_s), self._complete_later, name)
+                window.timer = loop.call_later(max(0.0, every_s - age_s), self._complete_or_retry, name)
         return self._open[name]
 
-    def _look(self, name: WindowName) -> None:
+    def _complete_if_full(self, name: WindowName) -> None:
         window, last = self._open.get(name), self.windows[name[0]].last
         if window is not None and last is not None and window.count + window.dropped >= last:
-            self._complete_later(name)
+            self._complete_or_retry(name)
 
-    def _complete_later(self, name: WindowName) -> None:
+    def _complete_or_retry(self, name: WindowName) -> None:
         if name in self._open and not self._complete(name):
-            asyncio.get_running_loop().call_later(RETRY_S, self._complete_later, name)
+            asyncio.get_running_loop().call_later(RETRY_S, self._complete_or_retry, name)
 
     def _complete(self, name: WindowName) -> bool:
-        """False: the disk refuses it now."""
+        """:return: False if the disk refuses the write; try again."""
         try:
             batch = self.store.complete(name)
         except JournalError:
@@ -238,27 +238,29 @@ class WindowAggregator:
         if window.timer is not None:
             window.timer.cancel()
         if batch:
-            self.admission.start(self._make(name, batch, window.size, window.dropped))
+            self.admission.start(self._make_digest(name, batch, window.size, window.dropped))
         return True
 
-    async def _make(self, name: WindowName, batch: int, size: int, dropped: int) -> None:
+    async def _make_digest(self, name: WindowName, batch: int, size: int, dropped: int) -> None:
         gathered = self.store.read(name, batch)
         try:
             if gathered:
-                await self.digester.digest(*name, {"messages": _named(gathered), "dropped": dropped}, batch)
+                await self.digester.digest(
+                    *name, {"messages": _with_ids(gathered), "dropped": dropped}, batch
+                )
         finally:
             self._size -= size
-        with suppress(JournalError):  # then it is published again after the next start
+        with suppress(JournalError):  # the digest is published again after the next start
             self.store.forget(name, batch)
 
 
-def _whole(text: str) -> str:
-    """Without halves of surrogate pairs, which a template may make of JSON and nobody can write down."""
+def _valid_text(text: str) -> str:
+    """Replaces lone surrogates, which JSON escapes can produce and UTF-8 can't encode."""
     return text.encode("utf-8", "replace").decode()
 
 
-def _named(gathered: list[Gathered]) -> list[dict[str, str]]:
-    """The messages as an input of ``summarize``. What came at the same millisecond is told apart."""
+def _with_ids(gathered: list[Gathered]) -> list[dict[str, str]]:
+    """The messages as an input of ``summarize``. Equal ids get a number, as in ``id#2``."""
     seen: Counter[str] = Counter()
     messages = []
     for one in gathered:

@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import asyncio
+import logging
 import os
 import signal
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 
+from edgeslm.errors import ConfigError
+from edgeslm.node.admin import Admin
+from edgeslm.telemetry.systemd import ServiceManager
 from tests.support.apps import App, Heard
 from tests.support.brokers import Mosquitto
 from tests.support.nodes import (
@@ -133,6 +139,20 @@ def test_a_wrong_file_changes_nothing(configuration: dict[str, Any], tmp_path: P
         write_configuration(tmp_path, {**configuration, "models": models})
         assert operator.give("reload")["status"] == "error"
         assert ask(app, "say", "as before", b"9")["status"] == "ok"
+
+
+def test_a_failed_reload_tells_every_mistake(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    mistakes = {"node": "hall", "broker": "mqtt://localhost", "tsks": {}, "rutes": []}
+    file = write_configuration(tmp_path, mistakes)
+    node, presence = SimpleNamespace(config=None), SimpleNamespace(state="online")
+    admin = Admin(file, *cast(Any, (node, None, None, presence, ServiceManager())))
+    with caplog.at_level(logging.ERROR), pytest.raises(ConfigError):
+        asyncio.run(admin.reload())
+    for said in (*admin.alerts, caplog.records[-1].getMessage()):
+        assert "tsks" in said
+        assert "rutes" in said
+        assert "\n" not in said, "the log would write it as \\n"
+    assert str(tmp_path) not in admin.alerts[0]
 
 
 def test_a_model_is_replaced_while_requests_are_answered(
