@@ -1,1 +1,1 @@
-"""Models of a running node become others: brought in, tested, switched to, watched, taken back by itself."""
+"""Model updates of a running node: download, test, switch, canary trial, automatic rollback."""

@@ -1,4 +1,4 @@
-"""Download allowance: how much may be brought onto this device, counted while the bytes come."""
+"""Download allowance: limits the size of a bundle, counting bytes as they arrive."""
 
 from __future__ import annotations
 
@@ -15,24 +15,24 @@ from edgeslm.ipc.job import Job
 PIECE: Final = 1 << 20
 LOOK_EVERY_S: Final = 0.2
 RESERVE_BYTES: Final = 200_000_000
-"""Left on the disk, or the journal could write nothing."""
+"""Disk space kept free for the journal."""
 
 
 class Show(Protocol):
-    """Is told how many bytes are here, of how many, if that is known."""
+    """Reports progress: bytes so far, and the total if known."""
 
     def __call__(self, done: int, of: int | None, /) -> None: ...
 
 
 class Stopped(BundleError):
-    """Somebody wants it to end."""
+    """The download was cancelled."""
 
 
 class Allowance:
     """
-    :param folder: on whose disk room is needed.
-    :param budget_bytes: the most that one bundle may have, packed and unpacked.
-    :param stop: set it, and what runs in another thread ends soon.
+    :param folder: on the disk that needs room.
+    :param budget_bytes: largest size of one bundle, packed or unpacked.
+    :param stop: set from another thread to cancel.
     """
 
     def __init__(self, folder: Path, budget_bytes: int, stop: threading.Event, show: Show) -> None:
@@ -42,8 +42,8 @@ class Allowance:
         self.show = show
 
     def pour(self, read: IO[bytes] | Any, written: IO[bytes], done: int, size: int | None, what: str) -> int:
-        """:param done: bytes that were there before. :return: those that are there now."""
-        # One read from the network at a time: whoever sends a byte now and then must not put off the end.
+        """Copies ``read`` to ``written``. :param done: bytes written before. :return: bytes written now."""
+        # read1 returns what one network read brings: a slow sender must not delay a cancellation.
         some = getattr(read, "read1", read.read)
         while piece := some(PIECE):
             self.look()
@@ -54,7 +54,7 @@ class Allowance:
         return done
 
     def check_budget(self, size: int, what: str) -> None:
-        """:raises BundleError: ``size`` is more than that."""
+        """:raises BundleError: ``size`` is above the budget."""
         if size > self.budget_bytes:
             raise BundleError(
                 f"{what}: it has more than the {self.budget_bytes / 1e6:.0f} MB that a bundle may have "
@@ -62,7 +62,7 @@ class Allowance:
             )
 
     def check_room(self, size: int, what: str) -> None:
-        """:raises BundleError: ``size`` is more than the budget, or than the disk has."""
+        """:raises BundleError: ``size`` is above the budget or the free disk space."""
         self.check_budget(size, what)
         self._folder.mkdir(parents=True, exist_ok=True)
         if size > (free := self.free_bytes(self._folder)):
@@ -72,12 +72,12 @@ class Allowance:
 
     @staticmethod
     def free_bytes(folder: Path) -> int:
-        """On its disk, but for the reserve."""
+        """Free bytes on the folder's disk, less the reserve."""
         return max(0, shutil.disk_usage(folder).free - RESERVE_BYTES)
 
     @contextlib.contextmanager
     def stopping(self, job: Job) -> Iterator[None]:
-        """Stops the job, from another thread, where it is to end meanwhile."""
+        """Stops the job from a watching thread if the download is cancelled inside the block."""
         over = threading.Event()
 
         def watch() -> None:
@@ -95,11 +95,11 @@ class Allowance:
             thread.join()
 
     def wait(self, seconds: float) -> None:
-        """:raises Stopped: it is to end."""
+        """:raises Stopped: the download was cancelled."""
         self._stop.wait(seconds)
         self.look()
 
     def look(self) -> None:
-        """:raises Stopped: it is to end."""
+        """:raises Stopped: the download was cancelled."""
         if self._stop.is_set():
             raise Stopped("it was broken off")

@@ -1,4 +1,4 @@
-"""The canary: how a new bundle on trial is doing, and whether that is too bad to keep it."""
+"""The canary: counts failures of a new bundle on trial and decides when to roll it back."""
 
 from __future__ import annotations
 
@@ -9,22 +9,21 @@ from dataclasses import dataclass
 from typing import Final
 
 MOST_ENDS: Final = 2
-"""Times that the engine of a model on trial may end by itself; then it is taken back."""
+"""Engine crashes of a model on trial that roll it back."""
 BAD: Final = frozenset({"internal", "poisoned", "model_unavailable", "timeout", "no_memory"})
-"""Results that a model may be the cause of."""
+"""Error codes that a bad model can cause."""
 FEWEST_BAD: Final = 3
 MOST_BAD: Final = 0.2
-"""Share of bad results of a model on trial that is too much, if it is more than twice that before."""
+"""Share of bad results above which a model on trial is rolled back, if it is also twice the share before."""
 
 Counts = Mapping[str, Mapping[str, int]]
-"""Results of each task by their codes."""
+"""Number of results, by task and code."""
 
 
 @dataclass(slots=True)
 class Canary:
-    """``digest`` is the bundle's, ``tasks`` those that the model serves, ``ends`` those of its engine before.
-
-    ``next_look`` is when it is looked at again after it could not be taken back.
+    """``tasks`` are those that the model serves; ``ends`` and ``results`` count engine crashes and results
+    before the trial. ``next_look`` is when to retry a rollback that failed (monotonic seconds).
     """
 
     digest: str
@@ -36,13 +35,13 @@ class Canary:
 
     @classmethod
     def begin(cls, digest: str, tasks: Collection[str], ends: int, counts: Counts) -> Canary:
-        return cls(digest, tuple(tasks), ends, _of(tasks, counts), time.monotonic())
+        return cls(digest, tuple(tasks), ends, _sum(tasks, counts), time.monotonic())
 
     def why_bad(self, ends: int, counts: Counts) -> str:
-        """In words; empty if nothing is wrong."""
+        """The reason to roll back, as part of a sentence; empty: none."""
         if ends - self.ends >= MOST_ENDS:
             return f"its engine ended {ends - self.ends} times by itself"
-        now = _of(self.tasks, counts)
+        now = _sum(self.tasks, counts)
         total = now.total() - self.results.total()
         bad = _bad(now) - _bad(self.results)
         usual = _bad(self.results) / self.results.total() if self.results else 0.0
@@ -51,7 +50,7 @@ class Canary:
         return ""
 
 
-def _of(tasks: Collection[str], counts: Counts) -> Counter[str]:
+def _sum(tasks: Collection[str], counts: Counts) -> Counter[str]:
     found: Counter[str] = Counter()
     for task in tasks:
         found.update(counts.get(task, {}))

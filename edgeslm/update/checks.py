@@ -1,8 +1,7 @@
-"""Pre-activation check: a new model answers messages with known answers, beside the one at work.
+"""Pre-activation check: the new model must get as many of the tasks' ``checks`` right as the active one.
 
-The messages are those of the tasks' ``checks``. Both models get them, while requests are served, and the new
-one must get as many right: what no small model can do isn't held against it. A task without any is asked one
-thing all the same, whose answer doesn't matter: a model that crashes is found before it has anything to lose.
+Both models answer them while requests are served. Comparing with the active model allows for checks that no
+small model gets right. A task without ``checks`` gets one arbitrary message, to find a model that crashes.
 """
 
 from __future__ import annotations
@@ -23,7 +22,10 @@ _ANYTHING: Final = "Pump 3 is loud and its bearing is hot."
 
 
 async def check(model: str, old: Deployment, new: Deployment) -> None:
-    """:raises BundleError: the new model is worse, or crashes."""
+    """Checks the model of ``new`` against that of ``old``.
+
+    :raises BundleError: the new model gets fewer checks right, times out or crashes.
+    """
     right_before = right_now = asked = 0
     for task in new.tasks_of(model):
         examples = new.config.tasks[task].checks
@@ -42,7 +44,7 @@ async def check(model: str, old: Deployment, new: Deployment) -> None:
 
 
 async def _answers(deployment: Deployment, task: str, examples: Sequence[Example]) -> list[bool]:
-    """For each example, whether what is made of it is right."""
+    """Whether each example was answered correctly."""
     found = []
     options = {"context": _ANYTHING} if deployment.tasks[task].kind == "answer" else {}
     for number, example in enumerate(examples):
@@ -65,7 +67,7 @@ async def _answers(deployment: Deployment, task: str, examples: Sequence[Example
 
 
 def is_right(result: Mapping[str, Any], wanted: Any) -> bool:
-    """Whether a result is what an example says: the label, all fields, or a text that holds its words."""
+    """Whether a result matches: same label, all wanted fields equal, or the wanted text is contained."""
     if isinstance(wanted, Mapping):
         fields = result.get("fields", {})
         return all(fields.get(name) == value for name, value in wanted.items())

@@ -1,7 +1,7 @@
-"""The command file: how ``edgeslm models`` has a node on the same device do something. Two files.
+"""The command file: passes commands of ``edgeslm models`` to the node on the same device and answers back.
 
-The node need not allow any command over the bus for that: whoever can write into its state folder is its
-operator. A lock tells whether the node runs.
+It needs no ``control.allow``: whoever can write to the state folder is the node's operator. A lock file shows
+whether the node runs.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ LOCK_PAUSE_S: Final = 0.02
 
 
 class FileCommand(BaseModel):
-    """``digest`` of the bundle to activate, ``older`` or not; ``file`` of an archive to stage."""
+    """``digest`` is of the bundle to activate, ``older`` allows a lower release, ``file`` is to be staged."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -42,7 +42,7 @@ class FileCommand(BaseModel):
 
 
 class CommandFile:
-    """Both ends, of one node."""
+    """Both sides of the exchange, for one node."""
 
     def __init__(self, state_dir: Path, node: str) -> None:
         folder = state_dir / FOLDER
@@ -50,21 +50,21 @@ class CommandFile:
         self._outcome = folder / f"outcome-{node}.json"
         self._lock = folder / f"running-{node}.lock"
 
-    # The node's end
+    # The node's side
 
     @contextlib.contextmanager
     def running(self) -> Iterator[None]:
-        """While the node runs. What was asked of an earlier run is forgotten."""
+        """Holds the lock while the node runs. A command left by an earlier run is deleted."""
         self._lock.parent.mkdir(parents=True, exist_ok=True)
         self._forget()
         descriptor = os.open(self._lock, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o644)
         try:
-            for _ in range(LOCK_TRIES):  # whoever looks whether a node runs holds it for a moment
+            for _ in range(LOCK_TRIES):  # is_node_running holds it for a moment
                 with contextlib.suppress(BlockingIOError):
                     fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
                     break
                 time.sleep(LOCK_PAUSE_S)
-            yield  # without it: another node of this name, which the journal refuses
+            yield  # even without the lock: the journal refuses a second node of this name
         finally:
             os.close(descriptor)
 
@@ -72,16 +72,16 @@ class CommandFile:
         self._command.unlink(missing_ok=True)
 
     def next(self) -> FileCommand | None:
-        """A new command, once."""
+        """A new command, returned once; None: there is none."""
         try:
             with self._command.open("rb") as stream:
-                believed = is_ours(os.fstat(stream.fileno()))
+                trusted = is_ours(os.fstat(stream.fileno()))
                 text = stream.read(65_536)
         except OSError:
             return None
         with contextlib.suppress(OSError):
             self._command.unlink()
-        if not believed:
+        if not trusted:
             return None
         try:
             return FileCommand.model_validate_json(text)
@@ -89,10 +89,10 @@ class CommandFile:
             return None
 
     def tell(self, command: FileCommand, outcome: dict[str, Any]) -> None:
-        """:raises OSError: the disk."""
+        """Writes the answer. :raises OSError: the disk."""
         write_record(self._outcome, {"id": command.id, **outcome})
 
-    # The command's end
+    # The command's side
 
     @property
     def is_node_running(self) -> bool:
@@ -116,9 +116,9 @@ class CommandFile:
         *,
         older: bool = False,
     ) -> dict[str, Any]:
-        """What the node said. Waits for it as long as it runs.
+        """The node's answer. Waits while the node runs.
 
-        :raises BundleError: the node ended before. :raises OSError: the command can't be written.
+        :raises BundleError: the node ended first. :raises OSError: the command can't be written.
         """
         command = self.make(action, model, digest, older=older)
         while (found := self.heard(command)) is None:
@@ -136,9 +136,9 @@ class CommandFile:
         older: bool = False,
         file: str | None = None,
     ) -> FileCommand:
-        """Asks the node for it and doesn't wait.
+        """Writes a command without waiting for the answer.
 
-        :raises BundleError: somebody else's waits. :raises OSError: the command can't be written.
+        :raises BundleError: another command is pending. :raises OSError: the command can't be written.
         """
         command = FileCommand(
             id=secrets.token_hex(8), action=action, model=model, digest=digest, older=older, file=file
@@ -152,7 +152,7 @@ class CommandFile:
         write_record(self._command, command.model_dump(exclude_defaults=True))
 
     def heard(self, command: FileCommand) -> dict[str, Any] | None:
-        """What the node said; None while it has said nothing."""
+        """The node's answer; None: not yet."""
         with contextlib.suppress(OSError, ValueError):
             found = json.loads(self._outcome.read_text("utf-8"))
             if isinstance(found, dict) and found.get("id") == command.id:
@@ -160,7 +160,7 @@ class CommandFile:
         return None
 
     def withdraw(self, command: FileCommand) -> None:
-        """Of a node that ended before it heard of it. :raises OSError: the disk."""
+        """Deletes the command if the node hasn't read it. :raises OSError: the disk."""
         with contextlib.suppress(OSError, ValidationError):
             if FileCommand.model_validate_json(self._command.read_bytes()).id == command.id:
                 self._command.unlink()

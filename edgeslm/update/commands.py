@@ -1,4 +1,4 @@
-"""The commands ``models/...`` over the bus: their arguments, and what of them a node does for others."""
+"""The control commands ``models/...``: list, stage, activate, roll back and remove bundles over MQTT."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from edgeslm.update.updater import Updater
 
 
 def handlers_of(updater: Updater, store: Store) -> dict[str, Handler]:
-    """By name."""
+    """Handlers by command name."""
 
     async def list_all(arguments: Mapping[str, Any]) -> dict[str, Any]:
         only(arguments)
@@ -61,7 +61,7 @@ def handlers_of(updater: Updater, store: Store) -> dict[str, Handler]:
 
 
 def describe(stored: Any) -> dict[str, Any]:
-    """A bundle of the store, for others; no path."""
+    """A stored bundle as a JSON object, without its path."""
     manifest = stored.bundle.manifest
     return {
         "name": manifest.name,
@@ -74,7 +74,7 @@ def describe(stored: Any) -> dict[str, Any]:
 
 
 def models_of(store: Store, config: Config) -> dict[str, Any]:
-    """What each model is by the record; a model that isn't in it is what the configuration names."""
+    """Active and previous digest of each model; None: the configured bundle."""
     found: dict[str, Any] = {}
     for name in config.models:
         entry = store.entry(name)

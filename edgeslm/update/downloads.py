@@ -1,6 +1,6 @@
-"""A file is downloaded: it may break off, and goes on where it ended, also in another run.
+"""Resumable downloads: an interrupted one continues where it ended, even in another run.
 
-Bounded by an allowance, and held to ``https://`` wherever it is led. Knows nothing of bundles.
+An allowance limits the size; redirects must stay on ``https://``.
 """
 
 from __future__ import annotations
@@ -27,21 +27,20 @@ log = logging.getLogger("edgeslm.update")
 
 SILENT_S: Final = 30.0
 PAUSES_S: Final = (1.0, 5.0, 15.0, 60.0)
-"""Between the tries of a download; each goes on where the one before ended, which counts anew if it got any
-further."""
+"""Pauses between retries; they start over after a try that made progress."""
 NOT_YET_VALID: Final = 9
 """OpenSSL's ``X509_V_ERR_CERT_NOT_YET_VALID``."""
 HASHES: Final = ("sha256", "sha1", "md5")
-"""The strongest first: that one is looked at."""
+"""Strongest first; only the first one given is checked."""
 
 
 class Unreachable(BundleError):
-    """It can't be downloaded now; what came of it is kept, so that later tries go on with it."""
+    """The download failed for now; the part received is kept for a later try."""
 
 
 @dataclass(frozen=True, slots=True)
 class ServerLogin:
-    """How a server lets one in. ``headers`` go to the address itself and nowhere else it leads to."""
+    """Credentials for a server. ``headers`` are sent to the first address only, not after a redirect."""
 
     headers: Mapping[str, str] = field(default_factory=dict)
     ca_file: Path | None = None
@@ -49,7 +48,7 @@ class ServerLogin:
     key_file: Path | None = None
 
     def context(self) -> ssl.SSLContext:
-        """:raises OSError: a file can't be read, or is none of those that it should be."""
+        """:raises OSError: a file can't be read, or isn't a certificate or key."""
         context = ssl.create_default_context(cafile=self.ca_file)
         if self.cert_file is not None:
             context.load_cert_chain(self.cert_file, self.key_file)
@@ -58,13 +57,13 @@ class ServerLogin:
 
 @dataclass(frozen=True, slots=True)
 class Promise:
-    """What somebody says of a file before it comes: ``size`` in bytes, hashes by name in hexadecimal."""
+    """The announced ``size`` of a file in bytes, and its hexadecimal hashes by name."""
 
     size: int
     hashes: Mapping[str, str]
 
     def check(self, file: Path, what: str) -> None:
-        """:raises BundleError: it isn't so. :raises OSError: the disk."""
+        """:raises BundleError: size or hash differs. :raises OSError: the disk."""
         name = next(name for name in HASHES if name in self.hashes)
         if (size := file.stat().st_size) != self.size:
             raise BundleError(f"{what}: it has {size} bytes and should have {self.size}")
@@ -78,8 +77,8 @@ class Promise:
 
 class Download:
     """
-    :param within: addresses below which it must stay, where it is led elsewhere; any if empty.
-    :param schemes: how addresses may begin.
+    :param within: addresses that redirects must stay below; empty: any.
+    :param schemes: allowed beginnings of addresses.
     """
 
     def __init__(
@@ -96,9 +95,10 @@ class Download:
         self._schemes = schemes
 
     def bring(self, url: str, file: Path) -> None:
-        """What is at ``url``, whole as far as its sender tells. ``file`` may hold the beginning of it.
+        """Downloads ``url`` to ``file``, which may hold the beginning already.
 
-        :raises Unreachable: nobody answers, or it ends too early. :raises BundleError: it can't be had.
+        :raises Unreachable: no answer, or the download broke off. :raises BundleError: the server refuses it,
+            or it is too large.
         """
         left = list(PAUSES_S)
         while True:
@@ -113,12 +113,12 @@ class Download:
             except (urllib.error.URLError, http.client.HTTPException, TimeoutError, ConnectionError) as error:
                 reason = getattr(error, "reason", error)
                 if isinstance(reason, ssl.SSLCertVerificationError):
-                    later = reason.verify_code == NOT_YET_VALID  # boards begin in 1970
+                    later = reason.verify_code == NOT_YET_VALID  # boards without a clock start in 1970
                     raise (Unreachable if later else BundleError)(
                         f"{url}: its certificate isn't trusted ({reason.verify_message})"
                     ) from None
                 why = str(reason) or type(error).__name__
-            except ValueError as error:  # an address that is none, here or where it leads
+            except ValueError as error:  # an invalid address, given or redirected to
                 raise BundleError(f"{url[:200]}: no address that can be asked ({error})") from None
             if file.exists() and file.stat().st_size > before:
                 left = list(PAUSES_S)
@@ -128,7 +128,7 @@ class Download:
             self._allowance.wait(left.pop(0))
 
     def _fetch(self, url: str, file: Path) -> None:
-        """One try, from where the file ends, if the server has still the same."""
+        """One try, from the end of the file if the server's copy is unchanged."""
         notes = file.with_suffix(".json")
         known = _read_notes(notes) if file.exists() else {}
         have = file.stat().st_size if known else 0
@@ -145,10 +145,10 @@ class Download:
         try:
             answer = opener.open(request, timeout=SILENT_S)
         except urllib.error.HTTPError as error:
-            if error.code == 416:  # all of it is here, or it has become shorter
+            if error.code == 416:  # the file is complete, or the server's copy became shorter
                 if known.get("size") == have:
                     return
-                notes.unlink(missing_ok=True)  # then it begins anew
+                notes.unlink(missing_ok=True)  # the next try starts over
             raise
         with answer:
             goes_on = answer.status == 206 and _start_of(answer.headers.get("Content-Range")) == have
@@ -160,7 +160,7 @@ class Download:
             self._allowance.check_budget(size or 0, url)
             tag = answer.headers.get("ETag") or answer.headers.get("Last-Modified")
             if tag and tag.startswith("W/"):
-                tag = None  # a weak one doesn't mean the same bytes
+                tag = None  # a weak tag doesn't promise the same bytes
             notes.write_text(json.dumps({"tag": tag, "size": size, "url": url}))
             with file.open("ab" if goes_on else "wb") as written:
                 done = self._allowance.pour(answer, written, have, size, url)
@@ -171,7 +171,7 @@ class Download:
 
 
 class _Redirections(urllib.request.HTTPRedirectHandler):
-    """One must not lead to where nobody can tell who answers, or out of what is allowed."""
+    """Refuses redirects to other schemes, or out of the allowed addresses."""
 
     def __init__(self, schemes: tuple[str, ...], within: tuple[str, ...]) -> None:
         self._schemes = schemes
@@ -194,7 +194,7 @@ def _read_notes(file: Path) -> dict[str, Any]:
 
 
 def _start_of(content_range: str | None) -> int | None:
-    """Of ``bytes 5-9/10``, 5 (RFC 9110, section 14.4)."""
+    """5 for ``bytes 5-9/10`` (RFC 9110, section 14.4)."""
     unit, _, rest = (content_range or "").partition(" ")
     start = rest.partition("-")[0]
     return int(start) if unit == "bytes" and start.isdecimal() else None

@@ -1,8 +1,7 @@
-"""Rollout exchange: how a rollout's process, another user, has the node take bundles. A folder of each.
+"""Rollout exchange: passes bundles and commands from a rollout process to a node that runs as another user.
 
-The process's folder holds its command and its archives, which the node reads. The node's folder holds what it
-says: what its models are, and what came of a command. Neither can write what the other believes, and the node
-takes nothing that it would not take from any stranger.
+The process's folder has its command and archives; the node's folder has model states and answers. Each side
+can write only its own folder, and the node checks archives as if they came from a stranger.
 """
 
 from __future__ import annotations
@@ -27,19 +26,19 @@ from edgeslm.update.store import FOLDER
 log = logging.getLogger("edgeslm.update")
 
 ANSWERS: Final = "rollouts"
-"""The node's folder, below its state folder."""
+"""The node's folder, in its state folder."""
 MOST_BYTES: Final = 1_000_000
 _NAME: Final = re.compile(r"[A-Za-z0-9._-]{1,100}")
 _FOR_THE_GROUP: Final = 0o640
 
 
 def folder_beside(state_dir: Path) -> Path:
-    """Where the process has its own files."""
+    """The rollout process's folder."""
     return state_dir.with_name(f"{state_dir.name}-hawkbit")
 
 
 class Exchange(CommandFile):
-    """Both ends, of one node. The process's group has to be the node's."""
+    """Both sides, for one node. The process must be in the node's group."""
 
     def __init__(self, state_dir: Path, node: str) -> None:
         super().__init__(state_dir, node)
@@ -53,7 +52,7 @@ class Exchange(CommandFile):
         self._has_complained = False
         self._told: Mapping[str, Any] = {}
 
-    # The node's end
+    # The node's side
 
     def _forget(self) -> None:
         answers = self._lock.parent
@@ -63,7 +62,7 @@ class Exchange(CommandFile):
         self.next()
 
     def next(self) -> FileCommand | None:
-        """A new command, once. The file is the process's, and stays."""
+        """A new command, returned once. The node can't delete the process's file."""
         try:
             with self._open(self._command) as stream:
                 command = FileCommand.model_validate_json(stream.read(65_536))
@@ -77,10 +76,11 @@ class Exchange(CommandFile):
         if command.id == self._seen:
             return None
         self._seen = command.id
-        return command.model_copy(update={"older": False})  # that is for the owner to say
+        return command.model_copy(update={"older": False})  # only the operator may allow that
 
     def archive(self, name: str | None) -> IO[bytes]:
-        """:raises BundleError: it names no file of the folder. :raises OSError: the disk."""
+        """Opens an archive in the process's folder. :raises BundleError: there is none of that name.
+        :raises OSError: the disk."""
         if name is None or not _NAME.fullmatch(name):
             raise BundleError("the rollout's process names no archive of its folder")
         return self._open(self.folder / FOLDER / name)
@@ -89,13 +89,13 @@ class Exchange(CommandFile):
         write_record(self._outcome, {"id": command.id, **outcome}, mode=_FOR_THE_GROUP)
 
     def tell_status(self, status: Mapping[str, Any]) -> None:
-        """What the models are, when that has changed. :raises OSError: the disk."""
+        """Writes the models' state if it has changed. :raises OSError: the disk."""
         if status != self._told:
             write_record(self._status, status, mode=_FOR_THE_GROUP)
             self._told = status
 
     def _open(self, file: Path) -> IO[bytes]:
-        """:raises BundleError: others than the folder's owner could have put it there."""
+        """:raises BundleError: another user could have written the file."""
         for folder in (self.folder, self.folder.parent):
             if folder.stat().st_mode & 0o022:
                 raise BundleError(f"{folder}: can be written by others and is not believed")
@@ -105,10 +105,10 @@ class Exchange(CommandFile):
             raise BundleError(f"{file}: no plain file")
         return stream
 
-    # The process's end
+    # The process's side
 
     def status(self) -> dict[str, Any]:
-        """What the node said last of its models; nothing if it never did."""
+        """The last state of the models that the node wrote; empty: none yet."""
         with contextlib.suppress(OSError, ValueError, RecursionError), self._status.open("rb") as stream:
             found = json.loads(stream.read(MOST_BYTES))
             if isinstance(found, dict):
@@ -119,6 +119,6 @@ class Exchange(CommandFile):
         write_record(self._command, command.model_dump(exclude_defaults=True), mode=_FOR_THE_GROUP)
 
     def offer(self, archive: Path) -> None:
-        """Lets the node read it. :raises OSError: the disk."""
+        """Makes an archive readable for the node. :raises OSError: the disk."""
         archive.parent.chmod(0o750)
         archive.chmod(_FOR_THE_GROUP)

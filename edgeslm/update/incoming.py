@@ -1,9 +1,8 @@
-"""Watched folder of bundles: what is in it for each model, once it is all there.
+"""Watched folder of bundles: finds new bundles and archives, once they are copied completely.
 
 ``<folder>/<model>`` is a bundle's folder, ``<folder>/<model>.tar``, ``.tar.gz`` or ``.tar.xz`` an archive.
-Nothing tells when a copy is done, so an entry counts that was the same at two looks. Each is taken once, as
-long as it stays as it is; once more if the node ended meanwhile, which the power may have done. Blocking:
-called in a thread.
+A copy counts as complete when two looks find the same. Each version is taken once, or twice if the node ended
+meanwhile (a power cut, perhaps). Blocking: called in a thread.
 """
 
 from __future__ import annotations
@@ -22,21 +21,21 @@ from edgeslm.storage.atomic_json import write_record
 ENDINGS: Final = (".tar", ".tar.gz", ".tgz", ".tar.xz")
 MOST_FILES: Final = 10_000
 MOST_BEGUN: Final = 2
-"""What ended the node each time that it was taken isn't taken again."""
+"""A bundle that ended the node this many times isn't taken again."""
 
 
 class Incoming:
-    """:param record: where it is remembered what was taken."""
+    """:param record: file that records the versions taken."""
 
     def __init__(self, folder: Path, record: Path) -> None:
         self._folder = folder
         self._record = record
         self._last: dict[str, str] = {}
         self.problem: str | None = None
-        """Why the folder can't be looked at, as a sentence."""
+        """Why the folder can't be read, as a sentence."""
 
     def look(self, models: Collection[str]) -> list[tuple[str, Path, str]]:
-        """What is new: the model, where its bundle is, and the mark to :meth:`take` it by."""
+        """New bundles: model, path, and a mark of the version for :meth:`begin` and :meth:`end`."""
         self.problem = None
         present: dict[str, tuple[Path, str]] = {}
         try:
@@ -56,20 +55,20 @@ class Incoming:
         ]
 
     def begin(self, model: str, mark: str) -> None:
-        """It is being taken. :raises OSError: the disk."""
+        """Records that a bundle is being taken. :raises OSError: the disk."""
         taken = self._taken()
         begun = taken.get(model, {}).get(mark, 0) + 1
         write_record(self._record, {**taken, model: {mark: begun}})
 
     def end(self, model: str, mark: str, *, again: bool = False) -> None:
-        """It isn't looked at again until it changes, or is as if it had never been begun.
+        """Records that a bundle was taken, or, with ``again``, that it shall be taken again.
 
         :raises OSError: the disk.
         """
         write_record(self._record, {**self._taken(), model: {mark: 0 if again else MOST_BEGUN}})
 
     def _taken(self) -> dict[str, dict[str, int]]:
-        """How often what is there for each model was begun, by its mark."""
+        """How often each model's bundle was begun, by its mark."""
         try:
             found = json.loads(self._record.read_text("utf-8"))
         except (OSError, ValueError):
@@ -84,7 +83,7 @@ class Incoming:
 
 
 def model_of(path: Path) -> str:
-    """Of ``small``, ``small.tar`` and the like, ``small``."""
+    """``small`` for ``small``, ``small.tar`` and the like."""
     for ending in ENDINGS:
         if path.name.endswith(ending):
             return path.name.removesuffix(ending)
@@ -92,7 +91,7 @@ def model_of(path: Path) -> str:
 
 
 def _mark(path: Path) -> str | None:
-    """What changes when anything in it does; None of what isn't a bundle yet."""
+    """A hash of names, sizes and times; None: not a bundle yet."""
     if path.is_dir():
         if not (path / "manifest.json").is_file():
             return None
@@ -109,7 +108,7 @@ def _mark(path: Path) -> str | None:
 
 
 def _files(folder: Path) -> Iterator[Path]:
-    """Those below a folder, as deep as a bundle may be."""
+    """Files below a folder, down to the depth that a bundle may have."""
     for place, folders, names in os.walk(folder):
         folders.sort()
         if len(Path(place).relative_to(folder).parts) >= DEEPEST:

@@ -1,7 +1,7 @@
-"""Update outcomes: what came of the last update of each model, in a small file for those who asked.
+"""Update outcomes: a file with the state and reason of each model's last update.
 
-The node writes it when an update is over; others on the same device read it. Which bundle a model is stands
-in the store, not here: this has the reason.
+The node writes it when an update is over; other processes on the device read it. The active bundle is in the
+store.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ from edgeslm.storage.file_ownership import is_ours
 log = logging.getLogger("edgeslm.update")
 
 State = Literal["IN_PROGRESS", "ON_TRIAL", "SUCCEEDED", "REJECTED", "FAILED"]
-"""As jobs of device fleets name them; rejected is what never served, failed what was taken back."""
+"""Names as in fleet jobs. REJECTED: never served; FAILED: rolled back."""
 
 
 @dataclass(frozen=True, slots=True)
 class UpdateOutcome:
-    """How far an update of a model has come; ``why`` it went wrong, in a sentence."""
+    """The state of a model's update; ``why`` it failed, as a sentence."""
 
     state: State
     step: str
@@ -40,27 +40,27 @@ class UpdateOutcome:
 
 
 class UpdateOutcomes:
-    """:param folder: the store's."""
+    """:param folder: the store's folder."""
 
     def __init__(self, folder: Path, node: str) -> None:
         self._file = folder / f"verdicts-{node}.json"
 
     def write(self, model: str, figures: Mapping[str, str]) -> None:
-        """A full disk costs the reason and nothing else."""
+        """Writes a model's outcome; an error of the disk is only logged."""
         try:
             write_record(self._file, {**self._read(), model: dict(figures)})
         except OSError as error:
             log.warning("%s can't be written: %s", self._file, error)
 
     def all(self) -> dict[str, Any]:
-        """By model: what was written last."""
+        """The last outcome of each model."""
         return self._read()
 
     def why(self, model: str, digest: str) -> str:
-        """Why the model is not the bundle, in words; empty if nobody said so."""
+        """Why the model is not this bundle; empty: unknown."""
         said = self._read().get(model)
         if not isinstance(said, dict) or said.get("digest") not in (digest, ""):
-            return ""  # without a digest: what a start did
+            return ""  # an empty digest stands for a rollback at start
         return str(said.get("why", ""))
 
     def _read(self) -> dict[str, Any]:

@@ -1,7 +1,6 @@
-"""The highest release of each bundle name that a node has found good.
+"""Downgrade protection: records the highest proven release of each bundle name and refuses lower ones.
 
-An old bundle stays validly signed, so this keeps it from coming back by itself. A small file beside the
-store's record.
+An old bundle stays validly signed, so a signature alone doesn't keep it from coming back.
 """
 
 from __future__ import annotations
@@ -25,7 +24,7 @@ class Releases:
         self._file = file
 
     def check(self, bundle: Bundle) -> None:
-        """:raises BundleError: its release is lower than the highest of its name; both are told."""
+        """:raises BundleError: the release is lower than the highest recorded for this name."""
         name, release = bundle.manifest.name, bundle.manifest.release or 0
         highest = self._read().get(name, 0)
         if release < highest:
@@ -35,7 +34,7 @@ class Releases:
             )
 
     def note(self, bundle: Bundle) -> None:
-        """:raises OSError: the disk."""
+        """Records a proven release. :raises OSError: the disk."""
         name, release = bundle.manifest.name, bundle.manifest.release or 0
         known = self._read()
         if release > known.get(name, 0):

@@ -1,4 +1,4 @@
-"""Allowed sources of bundles. Brings nothing."""
+"""Allowed sources: whether ``updates.sources`` permits a bundle's address or path."""
 
 from __future__ import annotations
 
@@ -12,10 +12,7 @@ SCHEME: Final = "https://"
 
 
 def check_source(source: str, allowed: tuple[str, ...]) -> None:
-    """Whether somebody on the bus may have this brought here.
-
-    :raises InvalidRequest: it is below none of the ``allowed`` folders and addresses.
-    """
+    """:raises InvalidRequest: ``source`` is below none of the ``allowed`` folders and addresses."""
     for start in allowed:
         if start.startswith(SCHEME):
             inside = source.startswith(start.rstrip("/") + "/") and ".." not in unquote(source)

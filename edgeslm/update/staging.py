@@ -1,7 +1,7 @@
-"""Staging: a bundle is brought onto this device from a folder, an archive, or a resumable download.
+"""Staging: brings a bundle into the store from a folder, an archive, or a resumable download.
 
-The download is written to the disk here, within the budget; what it is made of is read in a child process
-(``unpacking``), since it may be a stranger's.
+Downloads are written here, within the budget. Their content is untrusted and is read in a child process
+(``unpacking``).
 """
 
 from __future__ import annotations
@@ -29,16 +29,16 @@ log = logging.getLogger("edgeslm.update")
 
 CHILD: Final = "edgeslm.update.unpacking"
 MEMORY_BYTES: Final = 200_000_000
-"""For the child, beyond what it begins with: files are streamed, however large the bundle is."""
+"""Memory limit of the child above its start; files are streamed, whatever the bundle's size."""
 LEAST_S: Final = 300.0
 SLOWEST_BYTES_PER_S: Final = 1_000_000
-"""An SD card that is busy with other things; each file is unpacked, read again and synced."""
+"""Of a busy SD card; each file is unpacked, read again and synced."""
 MOST_PACKED: Final = 1100
-"""Bytes that one byte of an archive may stand for; gzip's bound is 1032."""
+"""Highest compression ratio; gzip's maximum is 1032."""
 MOST_KEPT: Final = 3
-"""Of those beside the one that is brought."""
+"""Other partial downloads that are kept."""
 KEPT_S: Final = 7 * 24 * 3600.0
-"""For which a download that broke off is kept."""
+"""How long a partial download is kept."""
 
 
 Brought = TypeVar("Brought")
@@ -47,10 +47,10 @@ Brought = TypeVar("Brought")
 class Staging:
     """Brings bundles into a store.
 
-    :param budget_bytes: the most that one bundle may have, packed and unpacked.
-    :param within: addresses below which downloads must stay, where they are led elsewhere; any if empty.
-    :param stop: set it, and what runs in another thread ends soon.
-    :param allow_http: whether addresses without TLS are taken.
+    :param budget_bytes: largest size of one bundle, packed or unpacked.
+    :param within: addresses that redirects must stay below; empty: any.
+    :param stop: set from another thread to cancel.
+    :param allow_http: whether addresses without TLS are allowed.
     """
 
     def __init__(
@@ -73,41 +73,41 @@ class Staging:
 
     def bring(self, source: str, promise: Promise | None = None) -> Bundle:
         """
-        :param source: a folder, a ``.tar`` archive, packed or not, or such an archive's ``https://`` address.
-        :param promise: what a download has to be.
-        :raises BundleError: it can't be had, is more than the budget, or is no whole bundle.
+        :param source: a folder, a ``.tar`` archive, compressed or not, or an archive's ``https://`` address.
+        :param promise: expected size and hashes of a download.
+        :raises BundleError: the source can't be read, exceeds the budget, or isn't a complete bundle.
         """
         try:
             if source.startswith(self._schemes):
-                return self.fetch(source, promise, lambda archive, name: self._take_in({}, name, archive))
+                return self.fetch(source, promise, lambda archive, name: self._unpack({}, name, archive))
             if "://" in source:
                 raise BundleError(f"{source}: only {SCHEME} addresses, folders and archives are taken")
             path = Path(source)
             if path.is_dir():
-                return self._take_in({"folder": str(path)}, source)
+                return self._unpack({"folder": str(path)}, source)
             with path.open("rb") as archive:
-                return self._take_in({}, path.name, archive)
+                return self._unpack({}, path.name, archive)
         except OSError as error:
             raise BundleError(f"{error.filename or source}: {error.strerror or error}") from None
 
     def take(self, archive: IO[bytes], name: str) -> Bundle:
-        """An archive that is open already, since its file may be somebody else's.
+        """Brings in an open archive, whose file may belong to another user.
 
         :raises BundleError: as :meth:`bring`.
         """
         try:
-            return self._take_in({}, name, archive)
+            return self._unpack({}, name, archive)
         except OSError as error:
             raise BundleError(f"{error.filename or name}: {error.strerror or error}") from None
 
     def fetch(self, url: str, promise: Promise | None, use: Callable[[IO[bytes], str], Brought]) -> Brought:
-        """Downloads what ``use`` makes something of, which gets the file and its name; then it is removed.
+        """Downloads a file, passes it with its name to ``use``, and removes it.
 
         :raises BundleError: as :meth:`bring`. :raises OSError: the disk.
         """
         self._store.folder.mkdir(parents=True, exist_ok=True)
         file = self._store.folder / f".part-{hashlib.sha256(url.encode()).hexdigest()[:16]}"
-        self._forget_old(file)
+        self._delete_old(file)
         with file.open("ab") as lock:
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -128,16 +128,16 @@ class Staging:
                     brought = use(archive, file.name)
             except (Stopped, Unreachable):
                 raise
-            except BaseException:  # what is whole and wrong would be wrong again
+            except BaseException:  # the download is complete and bad: a retry must not reuse it
                 _remove(file)
                 raise
             _remove(file)
             return brought
 
-    # The child that reads it
+    # The child process
 
-    def _take_in(self, order: dict[str, Any], name: str, archive: IO[bytes] | None = None) -> Bundle:
-        """Has a child read it, within limits: what it can be made to do ends the child alone."""
+    def _unpack(self, order: dict[str, Any], name: str, archive: IO[bytes] | None = None) -> Bundle:
+        """Unpacks in a child with limits of memory and time: a hostile archive ends only the child."""
         self._allowance.look()
         budget = self._allowance.budget_bytes
         order |= {"state_dir": str(self._store.folder.parent), "budget_bytes": budget, "name": name}
@@ -155,15 +155,15 @@ class Staging:
                     on_progress=lambda progress: self._allowance.show(*progress),
                 )
             except JobError as error:
-                self._store.clear()  # what it had begun
+                self._store.clear()  # drafts of the child
                 self._allowance.look()
                 raise BundleError(f"{name}: it can't be taken in: {error}") from None
         if "error" in said:
             raise BundleError(said["error"])
-        return load_bundle(Path(said["path"]), said["digest"])  # read before, by the child
+        return load_bundle(Path(said["path"]), said["digest"])
 
-    def _forget_old(self, wanted: Path) -> None:
-        """The newest of those that broke off are kept for a while: a server may offer ever more."""
+    def _delete_old(self, wanted: Path) -> None:
+        """Deletes partial downloads that are old or too many; a server may offer ever more."""
         parts = [file for file in self._store.folder.glob(".part-*") if file.suffix != ".json"]
         with contextlib.suppress(OSError):
             parts.sort(key=lambda file: file.stat().st_mtime, reverse=True)
@@ -172,7 +172,7 @@ class Staging:
             with contextlib.suppress(OSError), file.open("rb") as lock:
                 is_old = time.time() - file.stat().st_mtime > KEPT_S
                 if is_old or file in others[MOST_KEPT:]:
-                    fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)  # nobody is at it
+                    fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)  # not in use
                     _remove(file)
 
 

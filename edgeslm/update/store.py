@@ -1,9 +1,8 @@
-"""Bundle store: bundles that were brought onto this device, and which of them a node's models are now.
+"""Bundle store: the bundles on this device, and a record of the active one of each model.
 
-A bundle is a folder below ``<state_dir>/updates`` by its name and digest; it is there whole or not at all.
-Which one is at work stands in a record of the node beside them, replaced in one step: after a power cut it is
-the old one or the new one. The configuration stays what the user wrote; a bundle that it names anew goes
-first.
+A bundle is a folder in ``<state_dir>/updates``, named by its name and digest; it appears atomically. The
+record is replaced atomically: after a power cut it has the old bundle or the new one. The configuration file
+is never changed; if the user names another bundle there, that one takes precedence.
 """
 
 from __future__ import annotations
@@ -34,13 +33,13 @@ log = logging.getLogger("edgeslm.update")
 FOLDER: Final = "updates"
 DRAFT: Final = ".draft-"
 MOST_TRIES: Final = 2
-"""Starts that a model on trial may take: one more, and the node has ended in each of them."""
+"""Starts of a model on trial; at the next one it is rolled back, since the node crashed in all of them."""
 
 
 class StoreEntry(BaseModel):
-    """What a model is now instead of the bundle ``base`` that the configuration names; digests.
+    """Digests of a model's ``active`` bundle, of the ``previous`` one, and of ``base``, the configured one.
 
-    ``tries`` counts the starts of a model on trial; None once it was found good.
+    ``tries`` counts the starts of a model on trial; None: proven.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -60,7 +59,7 @@ class _Record(BaseModel):
 
 @dataclass(frozen=True, slots=True)
 class Stored:
-    """A bundle in the store; ``used_by`` are the models of this node whose entry names it."""
+    """A bundle in the store; ``used_by`` are this node's models that have it as active or previous."""
 
     bundle: Bundle
     used_by: tuple[str, ...]
@@ -78,12 +77,12 @@ class Store:
         self._file = self.folder / f"active-{node}.json"
         self._releases = Releases(self.folder / f"releases-{node}.json")
         self.problems: dict[str, str] = {}
-        """Why a model isn't the bundle that the record names, as a sentence."""
+        """By model: why its recorded bundle can't be used, as a sentence."""
 
-    # What is there
+    # Lookup
 
     def bundles(self) -> list[Stored]:
-        """All whole ones, by name."""
+        """All complete bundles, by name."""
         entries = self._read().models
         found = []
         for folder in sorted(self.folder.glob("*-*")):
@@ -97,7 +96,10 @@ class Store:
         return found
 
     def find(self, digest: str) -> Bundle:
-        """By its digest, or the beginning of it. :raises BundleError: there is none, or there are several."""
+        """A bundle by its digest or a prefix of at least 4 characters.
+
+        :raises BundleError: no bundle matches, or several do.
+        """
         start = digest.removeprefix("sha256:")
         hits = [
             one.bundle
@@ -113,7 +115,7 @@ class Store:
         return self._read().models.get(model)
 
     def settled(self, config: Config) -> Config:
-        """The configuration with the bundles that its models are now. What can't be used is passed over."""
+        """``config`` with the active bundle of each model; one that can't be used is skipped."""
         self.problems.clear()
         models = dict(config.models)
         for name, entry in self._read().models.items():
@@ -134,16 +136,16 @@ class Store:
                     log.error("model %s: %s", name, error)
         return config.model_copy(update={"models": models})
 
-    # What comes and goes
+    # Adding and removing
 
     @contextlib.contextmanager
     def draft(self) -> Iterator[Path]:
-        """A new folder to bring a bundle into; gone afterwards. :raises OSError: what the disk says."""
+        """A temporary folder for a new bundle. :raises OSError: the disk."""
         self.folder.mkdir(parents=True, exist_ok=True)
         folder = self.folder / f"{DRAFT}{secrets.token_hex(4)}"
         folder.mkdir(mode=0o755)
         lock = os.open(folder, os.O_RDONLY)
-        fcntl.flock(lock, fcntl.LOCK_SH)  # so that another node's start leaves it
+        fcntl.flock(lock, fcntl.LOCK_SH)  # so that another node's clear() leaves it
         try:
             yield folder
         finally:
@@ -151,9 +153,9 @@ class Store:
             shutil.rmtree(folder, ignore_errors=True)
 
     def add(self, folder: Path) -> Bundle:
-        """Takes in a bundle from a draft, once all of it is on the disk.
+        """Moves a bundle from a draft into the store, after syncing it to disk.
 
-        :raises BundleError: a file is missing or damaged. :raises OSError: what the disk says.
+        :raises BundleError: a file is missing or damaged. :raises OSError: the disk.
         """
         bundle = load_bundle(folder)
         verify_bundle(bundle)
@@ -164,7 +166,7 @@ class Store:
                 present = load_bundle(target, bundle.digest)
                 verify_bundle(present)
                 return present
-            target.rename(folder.with_name(f"{DRAFT}{secrets.token_hex(4)}"))  # a damaged one goes
+            target.rename(folder.with_name(f"{DRAFT}{secrets.token_hex(4)}"))  # damaged: delete it
         for file in (*folder.rglob("*"), folder):
             sync(file)
         folder.rename(target)
@@ -172,7 +174,8 @@ class Store:
         return load_bundle(target, bundle.digest)
 
     def remove(self, digest: str, config: Config) -> Bundle:
-        """:raises BundleError: there is none, or a model of any node is it, or may become it again."""
+        """:raises BundleError: there is none, it is configured, or a model of some node has it as active,
+        previous or base bundle."""
         bundle = self.find(digest)
         for what, path in config.bundles.items():
             if path.resolve() == bundle.path.resolve():
@@ -186,12 +189,12 @@ class Store:
         if users:
             raise BundleError(f"{bundle.path.name} is in use by model {', '.join(users)}")
         gone = bundle.path.with_name(f"{DRAFT}{secrets.token_hex(4)}")
-        bundle.path.rename(gone)  # never half of one under its name
+        bundle.path.rename(gone)  # a bundle's name never has half of it
         shutil.rmtree(gone, ignore_errors=True)
         return bundle
 
     def clear(self) -> None:
-        """Removes what was left of runs that were killed, not what another node or command is bringing."""
+        """Deletes drafts of killed processes; those in use are locked and stay."""
         for folder in self.folder.glob(f"{DRAFT}*"):
             with contextlib.suppress(OSError):
                 lock = os.open(folder, os.O_RDONLY)
@@ -201,10 +204,10 @@ class Store:
                 finally:
                     os.close(lock)
 
-    # What is at work
+    # The active bundles
 
     def activate(self, model: str, base: str, digest: str, *, on_trial: bool) -> None:
-        """:param base: digest of the bundle that the configuration names. :raises OSError: the disk."""
+        """:param base: digest of the configured bundle. :raises OSError: the disk."""
         before = self.entry(model)
         previous = before.active if before is not None and before.base == base else base
         self._put(
@@ -212,21 +215,21 @@ class Store:
         )
 
     def check_release(self, bundle: Bundle) -> None:
-        """:raises BundleError: a bundle of its name with a higher release was found good here before."""
+        """:raises BundleError: a higher release of this bundle was proven here."""
         self._releases.check(bundle)
 
     def note_release(self, bundle: Bundle) -> None:
-        """Of one that was found good. :raises OSError: the disk."""
+        """Records the release of a proven bundle. :raises OSError: the disk."""
         self._releases.note(bundle)
 
     def prove(self, model: str) -> None:
-        """Ends the trial of a model well."""
+        """Ends the trial of a model: it is proven."""
         entry = self.entry(model)
         if entry is not None:
             self._put(model, entry.model_copy(update={"tries": None}))
 
     def roll_back(self, model: str) -> str:
-        """To what it was before. :return: its digest. :raises BundleError: there is nothing to go back to."""
+        """Makes the previous bundle active. :return: its digest. :raises BundleError: there is none."""
         entry = self.entry(model)
         if entry is None or entry.previous is None:
             raise BundleError(f"model {model} has nothing to go back to")
@@ -239,13 +242,13 @@ class Store:
         return entry.previous
 
     def restore(self, model: str, entry: StoreEntry | None) -> None:
-        """After a switch that was not made."""
+        """Puts back the entry from before a failed switch."""
         self._put(model, entry)
 
     def begin_start(self) -> list[str]:
-        """Counts a start for all models on trial, and takes back those that had too many.
+        """Counts a start of all models on trial and rolls back those with too many.
 
-        :return: names of those that were taken back.
+        :return: names of the models rolled back.
         """
         gone = []
         for name, entry in self._read().models.items():
@@ -259,14 +262,14 @@ class Store:
         return gone
 
     def end_start(self) -> None:
-        """A start on trial that ended since it was told to counts for nothing. :raises OSError: the disk."""
+        """Uncounts the start, since the node stopped regularly. :raises OSError: the disk."""
         for name, entry in self._read().models.items():
             if entry.tries:
                 self._put(name, entry.model_copy(update={"tries": entry.tries - 1}))
 
     @property
     def changed(self) -> list[str]:
-        """The models that are something else than the configuration says."""
+        """Models with an entry in the record."""
         return list(self._read().models)
 
     @property
@@ -299,7 +302,7 @@ def _read(file: Path) -> _Record:
 
 
 def _tail(bundle: Bundle) -> str:
-    """How the folder of a bundle in the store ends; what ends otherwise was put there by somebody."""
+    """The end of a bundle's folder name; folders with another end aren't the store's."""
     return f"-{bundle.digest.removeprefix('sha256:')[:16]}"
 
 

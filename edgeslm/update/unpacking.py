@@ -1,8 +1,8 @@
-"""Unpacking: a bundle goes into the store from a folder or an archive. Reads what strangers sent.
+"""Unpacking: reads an untrusted bundle from a folder or an archive into the store.
 
-Runs in a child process within limits (``python -m edgeslm.update.unpacking``), which ``staging`` starts. What
-comes is counted against a budget while it comes, since an archive may claim anything, and is taken in by the
-store once every file has its digest. Nothing of it is run.
+Runs in a child process with limits (``python -m edgeslm.update.unpacking``), started by ``staging``. Bytes
+are counted against the budget as they are unpacked, since an archive's headers may lie. The store accepts the
+bundle once every file has its digest. Nothing in it is executed.
 """
 
 from __future__ import annotations
@@ -22,19 +22,22 @@ from edgeslm.update.allowance import PIECE, Allowance
 from edgeslm.update.store import Store
 
 MOST_ENTRIES: Final = 2 * MOST_FILES
-"""Files and folders of an archive; a folder takes as much of a disk as a small file."""
+"""Files and folders of an archive; an empty folder takes disk space too."""
 MOST_NAME_BYTES: Final = 4096
-"""Of a header that names the member behind it (POSIX ``pax``, GNU ``L``), which is as long as a path can be.
-Some that are longer take ``tarfile`` time by the square of their length: 6 s for 64 kB."""
+"""Limit of headers with the next member's name (POSIX ``pax``, GNU ``L``): the longest path. ``tarfile``
+needs quadratic time for some longer ones: 6 s for 64 kB."""
 XZ_BYTES: Final = 70 << 20
-"""Of memory, to unpack an ``.xz``: ``xz -9`` wants 65 MiB."""
+"""Memory limit for decompressing ``.xz``; ``xz -9`` needs 65 MiB."""
 _XZ_BEGINS: Final = b"\xfd7zXZ\0"
 _XZ_PIECE: Final = 65_536
 _CONTENT: Final = (*tarfile.REGULAR_TYPES, tarfile.DIRTYPE)
 
 
 def copy_folder(folder: Path, store: Store, allowance: Allowance) -> Bundle:
-    """:raises BundleError: it is no whole bundle, or more than the budget. :raises OSError: the disk."""
+    """Copies a bundle into the store.
+
+    :raises BundleError: it isn't complete, or exceeds the budget. :raises OSError: the disk.
+    """
     bundle = load_bundle(folder)
     size = sum(entry.bytes for entry in bundle.manifest.files)
     allowance.check_room(size, str(folder))
@@ -51,8 +54,9 @@ def copy_folder(folder: Path, store: Store, allowance: Allowance) -> Bundle:
 
 
 def unpack(archive: IO[bytes], name: str, store: Store, allowance: Allowance) -> Bundle:
-    """
-    :raises BundleError: it is no archive that can be unpacked, has more than it may, or has no whole bundle.
+    """Unpacks a bundle into the store.
+
+    :raises BundleError: the archive can't be unpacked, exceeds a limit, or has no complete bundle.
     :raises OSError: the disk.
     """
     with store.draft() as draft:
@@ -67,7 +71,7 @@ def unpack(archive: IO[bytes], name: str, store: Store, allowance: Allowance) ->
             if error.errno is not None:
                 raise
             raise _no_archive(name, error) from None
-        except Exception as error:  # whatever the libraries make of a damaged one
+        except Exception as error:  # libraries raise anything on a damaged archive
             raise _no_archive(name, error) from None
         folders = [inside, *(child for child in inside.iterdir() if child.is_dir())]
         found = next((folder for folder in folders if (folder / MANIFEST).is_file()), None)
@@ -112,7 +116,7 @@ def _extract(tar: tarfile.TarFile, name: str, target: Path, allowance: Allowance
 
 
 def _write(tar: tarfile.TarFile, member: tarfile.TarInfo, path: Path, name: str) -> None:
-    """A file with its content alone: no owner, no mode, no time."""
+    """Writes a file's content; owner, mode and times are ignored."""
     read = tar.extractfile(member)
     if read is None:
         raise BundleError(f"{name}: {member.name} can't be read")
@@ -127,8 +131,8 @@ def _refuse_sparse(*_: object) -> NoReturn:
 
 
 class _Member(tarfile.TarInfo):
-    """Whose name isn't longer than a path can be, and which isn't sparse: ``tarfile`` reads long names and
-    the maps of sparse files into memory whole, before anybody sees the member."""
+    """Refuses names longer than a path can be, and sparse files: ``tarfile`` reads long names and maps of
+    sparse files into memory before it returns the member."""
 
     @classmethod
     def frombuf(cls, buf: bytes | bytearray, encoding: str, errors: str) -> Self:
@@ -139,12 +143,12 @@ class _Member(tarfile.TarInfo):
             raise BundleError(f"there is a name of {found.size} bytes in the archive")
         return found
 
-    # Of pax headers. Were they called otherwise, the limits of this process and ``issparse`` would hold.
+    # Hooks of tarfile for sparse files in pax headers. If renamed, issparse() and the child's limits remain.
     _proc_gnusparse_00 = _proc_gnusparse_01 = _proc_gnusparse_10 = _refuse_sparse
 
 
 def _opened(archive: IO[bytes]) -> tarfile.TarFile:
-    """By how it begins: ``tarfile`` would also take what says itself how much memory it wants."""
+    """Opens an archive by its magic number. ``tarfile`` itself would let an ``.xz`` claim any memory."""
     begins = archive.read(len(_XZ_BEGINS))
     archive.seek(0)
     if begins == _XZ_BEGINS:
@@ -157,17 +161,17 @@ def _opened(archive: IO[bytes]) -> tarfile.TarFile:
 
 
 class _Xz:
-    """What is in an ``.xz``, unpacked within a bound of memory, which its sender would choose else."""
+    """An ``.xz`` stream, decompressed within a memory limit; without one the sender would choose it."""
 
     def __init__(self, packed: IO[bytes]) -> None:
         self._packed = packed
         self._stream = _new_stream()
 
     def read(self, size: int) -> bytes:
-        """Up to ``size`` bytes; none at the end. :raises LZMAError: it is damaged, or wants too much."""
+        """Up to ``size`` bytes; none at the end. :raises LZMAError: damaged, or above the memory limit."""
         while True:
             piece = b""
-            if self._stream.eof:  # another may follow, behind zeros
+            if self._stream.eof:  # another stream may follow, after zero padding
                 piece = self._stream.unused_data.lstrip(b"\0")
                 while not piece and (more := self._packed.read(_XZ_PIECE)):
                     piece = more.lstrip(b"\0")
@@ -189,9 +193,9 @@ def _new_stream() -> LZMADecompressor:
 
 def take_in(order: dict[str, Any], progress: Progress) -> dict[str, str]:
     """
-    :param order: ``state_dir`` of the store and ``budget_bytes``; ``folder``, or the descriptor ``archive``
-        of an open file, which is called ``name``.
-    :return: ``path`` and ``digest`` of the bundle in the store, or why not, as a sentence: ``error``.
+    :param order: ``state_dir`` of the store and ``budget_bytes``; ``folder``, or ``archive``, a file
+        descriptor, with its ``name``.
+    :return: ``path`` and ``digest`` of the stored bundle, or ``error``, a sentence.
     """
     store = Store(Path(order["state_dir"]), "")
     allowance = Allowance(

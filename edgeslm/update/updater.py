@@ -1,14 +1,13 @@
-"""The updater: a model of a running node becomes another bundle, and rolls back if that was a mistake.
+"""The updater: switches a model of a running node to another bundle and rolls back if it fails.
 
 ::
 
     bring -> verify, signature -> prepare -> smoke test -> checks -> switch -> trial -> proved
       |           |                              |           |         |        |
-      +-----------+------------------------------+-----------+         +--------+--> taken back
+      +-----------+------------------------------+-----------+         +--------+--> rolled back
 
-Until the switch the model at work serves as if nothing was. What is to be the model stands on the disk before
-the switch, on trial: a node that ends meanwhile goes on with the trial, and after two such ends with the old
-one.
+The active model serves until the switch. The new bundle is recorded on disk, on trial, before the switch: a
+node that crashes then continues the trial at its next start; after two crashes it returns to the old bundle.
 """
 
 from __future__ import annotations
@@ -48,20 +47,20 @@ LOOK_EVERY_S: Final = 1.0
 FOLDER_EVERY_S: Final = 5.0
 BY_HAND: Final = "somebody switched it back"
 AGAIN_S: Final = 60.0
-"""After which it is tried again to take a model back."""
+"""Pause before a failed rollback is retried."""
 
 
 class Reloader(Protocol):
-    """What puts the present configuration to work anew, a bundle of it being another one now."""
+    """Redeploys the current configuration after one of its bundles was replaced."""
 
     @property
     def config(self) -> Config: ...
     @property
     def alone(self) -> asyncio.Lock:
-        """To be held from before the bundle is another one."""
+        """The lock to hold from before the bundle is replaced."""
 
     async def serve_again(self, check: SwitchCheck | None = None) -> None:
-        """:raises EdgeslmError: the node goes on as before. See ``Service.replace``."""
+        """:raises EdgeslmError: nothing has changed. See ``Service.replace``."""
 
 
 class Updater(Extension):
@@ -82,14 +81,14 @@ class Updater(Extension):
         self._trials: dict[str, Canary] = {}
         self._incoming: Incoming | None = None
         self._stale: dict[str, str] = {}
-        """What nothing goes back to once a model on trial is found good."""
+        """By model: digest to delete once the trial succeeds."""
         self._staged: list[str] = []
-        """Digests of what a rollout's process brought."""
+        """Digests of bundles staged by a rollout process."""
         self._looked = 0.0
         self._stop = threading.Event()
         self._update_outcomes = UpdateOutcomes(store.folder, reloader.config.node)
         self.outcomes: dict[str, UpdateOutcome] = {}
-        """Of the last update of each model."""
+        """The last update of each model."""
 
     @property
     def alerts(self) -> Sequence[str]:
@@ -110,7 +109,7 @@ class Updater(Extension):
 
     @contextlib.contextmanager
     def running(self) -> Iterator[None]:
-        """As long as others are to see that the node runs."""
+        """Shows other processes that the node runs, inside the block."""
         with contextlib.ExitStack() as seen:
             for file in filter(None, (self._command_file, self._exchange)):
                 seen.enter_context(file.running())
@@ -120,13 +119,13 @@ class Updater(Extension):
         self._work = asyncio.create_task(self._run())
 
     def close(self) -> None:
-        """Has what runs in other threads end soon, too."""
+        """Also cancels downloads in other threads."""
         self._stop.set()
         self._end_work()
 
     async def _run(self) -> None:
-        """Until cancelled: watches models on trial, the folder of new ones, for ``edgeslm models``, and for a
-        rollout's process."""
+        """Until cancelled: watches trials, the incoming folder, and commands of ``edgeslm models`` and of a
+        rollout process."""
         if self._exchange is not None:
             self._staged = list(self._exchange.status().get("staged", ()))
         if (folder := self.config.updates.watch) is not None:
@@ -136,31 +135,31 @@ class Updater(Extension):
             self._begin_trial(name)
         for name in self._service.models.names:
             if name not in self._store.on_trial:
-                with contextlib.suppress(OSError):  # a full disk: at the next start
+                with contextlib.suppress(OSError):  # a full disk: the next start records it
                     self._store.note_release(self._service.models.bundle(name))
         while True:
             await asyncio.sleep(LOOK_EVERY_S)
             try:
                 await self._look()
                 if self._exchange is not None:
-                    await self._look_at(self._exchange)
-            except Exception as error:  # a full disk, or a mistake of ours: the next look may do better
+                    await self._serve_exchange(self._exchange)
+            except Exception as error:  # a full disk, or a bug: try again later
                 log.error("updates can't go on: %s", error if isinstance(error, OSError) else type(error))
                 log.debug("updates", exc_info=True)
                 await asyncio.sleep(FOLDER_EVERY_S)
 
     async def _look(self) -> None:
         for name in list(self._trials):
-            await self._look_at_trial(name)
-        command = self._command_file.next()  # a look for a small file: no thread has to be kept for it
+            await self._check_trial(name)
+        command = self._command_file.next()  # a small file: needs no thread
         if command is not None:
-            await self._grant(command, self._command_file)
+            await self._run_command(command, self._command_file)
         if self._incoming is not None and time.monotonic() - self._looked >= FOLDER_EVERY_S:
             self._looked = time.monotonic()
-            await self._take_in(self._incoming)
+            await self._take_incoming(self._incoming)
 
     async def bring(self, source: str, within: Sequence[str] = ()) -> Bundle:
-        """Brings a bundle onto this device; nothing else happens to it.
+        """Brings a bundle into the store without activating it.
 
         :param within: see :class:`Staging`.
         :raises BundleError: see :class:`Staging`.
@@ -169,7 +168,7 @@ class Updater(Extension):
 
     def _staging(self, within: Sequence[str] = ()) -> Staging:
         from edgeslm.update.downloads import ServerLogin
-        from edgeslm.update.staging import Staging  # lazy: few starts bring anything
+        from edgeslm.update.staging import Staging  # lazy: few nodes download
 
         updates = self.config.updates
         return Staging(
@@ -181,12 +180,12 @@ class Updater(Extension):
         )
 
     async def update(self, model: str, bundle: Bundle, *, older: bool = False) -> UpdateOutcome:
-        """Has a model become a bundle of the store. Returns when it serves, on trial.
+        """Switches a model to a bundle of the store. Returns when it serves, on trial.
 
-        :param older: whether its release may be lower than one that was at work.
-        :raises InvalidRequest: there is no such model.
-        :raises Busy: another update is being made.
-        :raises EdgeslmError: why it does not; the model is what it was.
+        :param older: whether its release may be lower than the highest proven one.
+        :raises InvalidRequest: there is no such model, or it is this bundle already.
+        :raises Busy: another update is running.
+        :raises EdgeslmError: a check failed; the model is unchanged.
         """
         self._check(model)
         if self._alone.locked():
@@ -242,9 +241,9 @@ class Updater(Extension):
         return self._note(model, "ON_TRIAL", bundle, step="watching")
 
     async def roll_back(self, model: str, why: str = "") -> str:
-        """Back to what it was before. :return: digest of what serves now.
+        """Switches a model back to its previous bundle. :return: the digest that serves now.
 
-        :raises BundleError: there is nothing to go back to, or that can't be loaded.
+        :raises BundleError: there is no previous bundle, or it can't be loaded.
         """
         self._check(model)
         async with self._alone:
@@ -270,14 +269,14 @@ class Updater(Extension):
             return digest
 
     def _check(self, model: str) -> None:
-        """:raises Busy: the node isn't online. :raises InvalidRequest: it has no such model."""
+        """:raises Busy: the node isn't online. :raises InvalidRequest: there is no such model."""
         if self._presence.state != "online":
             raise Busy("the node is starting, or draining")
         if model not in self.config.models or model not in self._service.models.names:
             raise InvalidRequest(f"there is no model {model!r} here")
 
     async def _prepare(self, model: str, bundle: Bundle) -> None:
-        """Laid out for this machine now rather than when it serves, if there is room for it."""
+        """Prepacks the weights before the switch, if there is disk space."""
         if bundle.manifest.model_kind != "decoder" or self.config.prepare != "auto":
             return
         graph = self._service.models.graph(model)
@@ -315,14 +314,14 @@ class Updater(Extension):
     # Trials
 
     def _begin_trial(self, model: str) -> None:
-        """If it is what serves: a start may have passed it over, or another bundle be configured now."""
+        """Unless another bundle serves: the recorded one may be unusable, or the configuration changed."""
         models, entry = self._service.models, self._store.entry(model)
         if model in models.names and entry is not None and models.bundle(model).digest == entry.active:
             ends = models.losses.get(model, 0)
             tasks = self._service.deployment.tasks_of(model)
             self._trials[model] = Canary.begin(entry.active, tasks, ends, self._meter.counts)
 
-    async def _look_at_trial(self, model: str) -> None:
+    async def _check_trial(self, model: str) -> None:
         trial, models = self._trials[model], self._service.models
         if model not in models.names or models.bundle(model).digest != trial.digest:
             del self._trials[model]
@@ -341,16 +340,16 @@ class Updater(Extension):
             self._store.note_release(models.bundle(model))
             del self._trials[model]
             if (stale := self._stale.pop(model, None)) is not None:
-                with contextlib.suppress(BundleError):  # the configuration's, or somebody else's: it stays
+                with contextlib.suppress(BundleError):  # still in use elsewhere
                     self._store.remove(stale, self.config)
             self._note(model, "SUCCEEDED", models.bundle(model), step="done")
 
-    # What others want
+    # Commands of other processes
 
-    async def _look_at(self, exchange: Exchange) -> None:
+    async def _serve_exchange(self, exchange: Exchange) -> None:
         await self._tell_status(exchange)
         if (command := exchange.next()) is not None:
-            await self._grant(command, exchange)
+            await self._run_command(command, exchange)
 
     async def _tell_status(self, exchange: Exchange) -> None:
         models, on_trial = self._service.models, self._store.on_trial
@@ -365,7 +364,7 @@ class Updater(Extension):
         await asyncio.to_thread(exchange.tell_status, status)
 
     async def _stage(self, command: FileCommand, exchange: CommandFile) -> dict[str, Any]:
-        """Takes in what the rollout's process brought, in place of what it brought before, if unused."""
+        """Stages the rollout process's archive and deletes the bundles that it staged before, if unused."""
         if not isinstance(exchange, Exchange):
             raise InvalidRequest("only a rollout's process has archives")
         with exchange.archive(command.file) as archive:
@@ -380,13 +379,13 @@ class Updater(Extension):
             raise
         finally:
             for digest in gone:
-                with contextlib.suppress(BundleError):  # in use, or gone already
+                with contextlib.suppress(BundleError):  # in use, or deleted already
                     await asyncio.to_thread(self._store.remove, digest, self.config)
             kept = {one.bundle.digest for one in self._store.bundles()}
             self._staged = [digest for digest in (*gone, bundle.digest) if digest in kept]
         return {"digest": bundle.digest}
 
-    async def _grant(self, command: FileCommand, command_file: CommandFile) -> None:
+    async def _run_command(self, command: FileCommand, command_file: CommandFile) -> None:
         outcome: dict[str, Any]
         try:
             if command.action == "rollback":
@@ -399,24 +398,24 @@ class Updater(Extension):
                 outcome = done.figures()
         except (EdgeslmError, OSError) as error:
             outcome = {"error": str(error), "later": isinstance(error, Busy)}
-        except Exception as error:  # a mistake of ours; the command must not wait for ever
+        except Exception as error:  # a bug; the command still needs an answer
             log.error("an update failed: %s", type(error).__name__)
             log.debug("an update failed", exc_info=True)
             outcome = {"error": f"the node failed on it ({type(error).__name__})"}
         with contextlib.suppress(OSError):
             if isinstance(command_file, Exchange):
-                await self._tell_status(command_file)  # before it is told that it is done
+                await self._tell_status(command_file)  # before the answer
             await asyncio.to_thread(command_file.tell, command, outcome)
 
-    async def _take_in(self, incoming: Incoming) -> None:
+    async def _take_incoming(self, incoming: Incoming) -> None:
         for model, path, mark in await asyncio.to_thread(incoming.look, self.config.models.keys()):
             if self._alone.locked():
-                return  # it is found again at the next look
+                return  # the next look finds it again
             again = False
             try:
                 incoming.begin(model, mark)
                 await self.update(model, await self.bring(str(path)))
-            except Busy:  # found again at the next look
+            except Busy:  # the next look finds it again
                 again = True
             except InvalidRequest as error:
                 log.info("%s: %s", path, error)
@@ -430,7 +429,7 @@ class Updater(Extension):
                 incoming.end(model, mark, again=again)
 
     def note_taken_back(self, model: str, why: str) -> None:
-        """What a start did before there was anybody to tell."""
+        """Records a rollback made during the start."""
         why = without_paths(why)
         self.outcomes[model] = UpdateOutcome("FAILED", "starting", "what it was switched to", "", why)
         self._update_outcomes.write(model, self.outcomes[model].figures())

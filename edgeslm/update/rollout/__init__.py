@@ -1,1 +1,1 @@
-"""Rollouts: servers of device fleets (hawkBit, Mender) bring bundles to a node, and hear what came of it."""
+"""Rollouts: fleet servers (hawkBit, Mender) send bundles to a node and get reports of each step."""

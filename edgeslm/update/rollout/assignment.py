@@ -1,7 +1,7 @@
-"""Assignment of a rollout's software modules to models, and what has to be brought. Pure.
+"""Assignment: maps a rollout's software modules to models and downloads. Pure.
 
-A module names its model by its metadata ``edgeslm.model``, or by the table ``rollouts.models`` of the
-configuration, or is called like it.
+A module's model is named by its metadata ``edgeslm.model``, else by ``rollouts.models`` of the configuration,
+else by the module's own name.
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ MODEL_KEY: Final = "edgeslm.model"
 def parts_of(
     deployment: DeploymentBase, rollouts: Rollouts, models: Collection[str], budget_bytes: int
 ) -> tuple[Part, ...]:
-    """One for each module.
+    """One part per module.
 
-    :raises RolloutError: a module is for no model of this node, two are for one, or what one has can't be
-        taken; the node can't do a part of it, so it does nothing.
+    :raises RolloutError: a module is for no model of this node, two are for the same, or an archive is
+        unusable. A rollout is done completely or not at all.
     """
     found: dict[str, Part] = {}
     for chunk in deployment.deployment.chunks:

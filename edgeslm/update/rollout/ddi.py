@@ -1,8 +1,8 @@
-"""hawkBit's Direct Device Integration API as values: what a server says, and what it is told. Pure.
+"""hawkBit's Direct Device Integration API: parses the server's messages and encodes feedback. Pure.
 
 Written from the documentation of Eclipse hawkBit's DDI API v1 (its REST API reference, and the classes of
-``hawkbit-ddi-api``). What comes is a stranger's: every field is checked, links must lead back to the server,
-and what nobody asked for is passed over.
+``hawkbit-ddi-api``). Messages are untrusted: every field is checked, links must lead back to the server, and
+unknown fields are ignored.
 """
 
 from __future__ import annotations
@@ -18,14 +18,14 @@ from edgeslm.errors import InvalidRequest, RolloutError
 from edgeslm.protocol.strict_json import decode_text, encode_json, parse_json
 
 MOST_PARTS: Final = 32
-"""Software modules of one deployment, and files of one module."""
+"""Limit for software modules of a deployment, and for files of a module."""
 MOST_DETAILS: Final = 500
 """Characters of a detail; hawkBit keeps 512."""
 MOST_VALUE: Final = 128
 """Characters of an attribute's name or value that hawkBit keeps."""
 
 SET_SINCE_MS: Final = 1_700_000_000_000
-"""A clock that shows less was never set; then the server's own is better."""
+"""A clock below this was never set; no time is sent then, and the server uses its own."""
 
 Handling = Literal["skip", "attempt", "forced"]
 Execution = Literal[
@@ -62,14 +62,14 @@ class _Links(_Said):
 
 
 class Poll(_Said):
-    """What there is to do: links that are there or not."""
+    """The answer to a poll: one link per pending action."""
 
     config: _Config = _Config()
     links: _Links = Field(default=_Links(), alias="_links")
 
     @property
     def sleep_s(self) -> float | None:
-        """Seconds until the server wants to be asked again; None if it doesn't say so in its way."""
+        """Seconds until the next poll; None if the server gives no valid time."""
         found = re.fullmatch(r"(\d{1,3}):(\d{2}):(\d{2})", self.config.polling.sleep)
         return None if found is None else int(found[1]) * 3600.0 + int(found[2]) * 60 + int(found[3])
 
@@ -99,7 +99,7 @@ class Artifact(_Said):
         return {name: value for name, value in self.hashes if value}
 
     def url(self, *, allow_http: bool) -> str | None:
-        """Where it is: with TLS if that is offered. Either link may have either, whatever it is called."""
+        """The download address, with TLS if offered. Servers put either scheme under either link name."""
         offered = [link.href for link in (self.links.https, self.links.http) if link is not None]
         schemes = ("https://", "http://") if allow_http else ("https://",)
         return next((one for scheme in schemes for one in offered if one.startswith(scheme)), None)
@@ -111,7 +111,7 @@ class _Metadata(_Said):
 
 
 class SoftwareModule(_Said):
-    """A software module."""
+    """A software module, called "chunk" in the API."""
 
     part: Text = ""
     name: Text
@@ -121,7 +121,7 @@ class SoftwareModule(_Said):
     metadata: Annotated[tuple[_Metadata, ...], Field(max_length=256)] | None = None
 
     def says(self, key: str) -> str | None:
-        """Metadata of the module that targets may see."""
+        """The module's metadata for ``key``, as far as targets may see it."""
         return next((one.value for one in self.metadata or () if one.key == key), None)
 
 
@@ -133,14 +133,14 @@ class _Deployment(_Said):
 
 
 class DeploymentBase(_Said):
-    """An action: what to bring and whether to switch to it now."""
+    """An action: what to download, and whether to switch to it now."""
 
     id: Id
     deployment: _Deployment
 
     @property
     def version(self) -> str:
-        """Of its modules; "1.0+2.0" if they differ."""
+        """Version of the modules; "1.0+2.0" if they differ."""
         return "+".join(sorted({chunk.version for chunk in self.deployment.chunks} - {""}))
 
     @property
@@ -149,7 +149,7 @@ class DeploymentBase(_Said):
 
     @property
     def may_update(self) -> bool:
-        """Not outside of a maintenance window, nor where the server wants it downloaded alone."""
+        """False outside a maintenance window, or if the server wants a download only."""
         return self.deployment.update != "skip" and self.deployment.window != "unavailable"
 
 
@@ -166,7 +166,7 @@ Said = TypeVar("Said", bound=_Said)
 
 
 def parse(payload: bytes, what: type[Said]) -> Said:
-    """:raises RolloutError: it isn't that; the sentence names the field."""
+    """:raises RolloutError: the payload isn't a valid ``what``; the sentence names the field."""
     try:
         return what.model_validate(parse_json(decode_text(payload)))
     except InvalidRequest as error:
@@ -193,7 +193,7 @@ def _origin(parts: SplitResult) -> tuple[str, str | None, int | None]:
 
 
 def action_of(href: str) -> str:
-    """The id of the action that a link leads to: the last part of its path.
+    """The action's id, the last part of a link's path.
 
     :raises RolloutError: there is none.
     """
@@ -209,7 +209,7 @@ def action_of(href: str) -> str:
 def encode_feedback(
     action: str, execution: Execution, finished: Finished, details: tuple[str, ...], at_ms: int
 ) -> bytes:
-    """How an action is doing. :param at_ms: when that was, in milliseconds since 1970."""
+    """Feedback on an action. :param at_ms: its time, in milliseconds since 1970."""
     when = {"timestamp": at_ms} if at_ms >= SET_SINCE_MS else {}
     return encode_json(
         {
@@ -231,6 +231,6 @@ def encode_confirmation(details: tuple[str, ...]) -> bytes:
 
 
 def encode_attributes(data: Mapping[str, Any]) -> bytes:
-    """What a node is, beside what others may have said of it."""
+    """Attributes of the node; the server merges them with those from elsewhere."""
     cut = {name[:MOST_VALUE]: str(value)[:MOST_VALUE] for name, value in data.items()}
     return encode_json({"mode": "merge", "data": cut})

@@ -1,7 +1,7 @@
-"""The models of a node of another user, as a rollout sees them: by what the node says, and what it is asked.
+"""Rollout access to the models of a node that runs as another user, through the exchange folders.
 
-Nothing here can write what the node believes. What is downloaded is handed over as a file, which the node
-takes in, checks and tests like any other.
+This process can't write the node's files. It hands over downloads as files, which the node checks and tests
+like any other bundle.
 """
 
 from __future__ import annotations
@@ -27,12 +27,12 @@ LOOK_EVERY_S: Final = 0.2
 
 
 def is_distant(config: Config) -> bool:
-    """Whether the node is another user's: its state folder isn't this process's."""
+    """Whether the node runs as another user, by the owner of its state folder."""
     return os.geteuid() != 0 and config.state_dir.is_dir() and config.state_dir.stat().st_uid != os.geteuid()
 
 
 def book_folder(config: Config) -> Path:
-    """Where this process would keep its book of hawkBit."""
+    """Folder of the rollout's book."""
     own = folder_beside(config.state_dir)
     return Store(own if is_distant(config) else config.state_dir, config.node).folder
 
@@ -43,32 +43,32 @@ class _Taken:
 
 
 class DistantModels:
-    """Of one node, in place of :class:`edgeslm.update.rollout.models.RolloutModels`."""
+    """One node's models; has the interface of :class:`edgeslm.update.rollout.models.RolloutModels`."""
 
     def __init__(self, config: Config) -> None:
         self.config = config
         self._exchange = Exchange(config.state_dir, config.node)
         self.store = Store(self._exchange.folder, config.node)
-        """Holds what comes, and the book."""
+        """Holds downloads and the book."""
 
     @property
     def is_node_running(self) -> bool:
         return self._exchange.is_node_running
 
     def digest(self, model: str) -> str | None:
-        said = self._said("models", model).get("digest")
+        said = self._status_of("models", model).get("digest")
         return said if isinstance(said, str) else None
 
     def standing(self, model: str, digest: str) -> Standing:
         if self.digest(model) != digest:
             return "other"
-        return "on trial" if self._said("models", model).get("on_trial") else "proved"
+        return "on trial" if self._status_of("models", model).get("on_trial") else "proved"
 
     def why(self, model: str, digest: str) -> str:
-        said = self._said("verdicts", model)
+        said = self._status_of("verdicts", model)
         return str(said.get("why", "")) if said.get("digest") in (digest, "") else ""
 
-    def _said(self, what: str, model: str) -> dict[str, Any]:
+    def _status_of(self, what: str, model: str) -> dict[str, Any]:
         found = self._exchange.status().get(what)
         found = found.get(model) if isinstance(found, dict) else None
         return found if isinstance(found, dict) else {}
@@ -77,8 +77,10 @@ class DistantModels:
         return Staging(self.store, budget_bytes=self.config.updates.budget_bytes, stop=stop, **how)
 
     def bring(self, staging: Staging, part: Part, stop: threading.Event) -> Brought:
-        """Downloads a part and has the node take it in. :raises BundleError: it can't be had, or isn't
-        taken."""
+        """Downloads a part and hands it to the node.
+
+        :raises BundleError: the download failed, or the node refuses it.
+        """
 
         def hand_over(archive: IO[bytes], name: str) -> Brought:
             self._exchange.offer(self.store.folder / name)
@@ -104,14 +106,14 @@ class DistantModels:
             raise BundleError(f"{error.filename or part.url}: {error.strerror or error}") from None
 
     def stage(self, bring: Bring, part: Part, stop: threading.Event) -> tuple[Brought, bool]:
-        """The node has checked it already."""
+        """Brings a part; the node has checked its signature then. :return: bundle, and True for new."""
         return bring(part, stop), True
 
     def forget(self, digest: str) -> None:
-        """Nothing: the node removes what nothing uses when the next one comes."""
+        """Does nothing: the node deletes unused bundles itself when it stages the next."""
 
     def roll_back(self, model: str) -> bool:
-        """Not before the node runs."""
+        """Does nothing: only the running node can roll back. :return: False."""
         return False
 
     def command(

@@ -1,7 +1,7 @@
-"""A node at a hawkBit server: asks it what there is to do, has that done, and tells it how it goes.
+"""hawkBit client: polls the server, runs its deployments and cancellations, and reports progress.
 
-What to do and how far it has come stands in the book, so that this process may end at any moment. Blocking;
-a process of its own, since the node keeps to the building and has no memory to spare.
+The job's state is in the book, so this process may end at any time. Blocking. It is a process of its own,
+since the node itself doesn't connect to the internet and has no memory to spare.
 """
 
 from __future__ import annotations
@@ -43,22 +43,22 @@ from edgeslm.update.rollout.state_machine import StateMachine, final_reports
 log = logging.getLogger("edgeslm.update")
 
 LOOK_EVERY_S: Final = 0.5
-"""At a job that is being worked on."""
+"""Pause between looks at a running job."""
 POLL_S: Final = 300.0
-"""Where neither the server nor the configuration says how often to ask."""
+"""Default pause between polls, if neither server nor configuration sets one."""
 LEAST_POLL_S: Final = 1.0
 LONGEST_POLL_S: Final = 86_400.0
 FIRST_PAUSE_S: Final = 5.0
 LONGEST_PAUSE_S: Final = 300.0
-"""After questions that nobody answered; each pause is about twice the one before."""
+"""Exponential backoff after failed polls."""
 
 UNTOUCHED: Final = ("waiting", "downloading", "downloaded")
-"""Steps before which no model has been touched."""
+"""Steps in which no model has been changed yet."""
 
 
 class Hawkbit:
     """
-    :raises RolloutError: the configuration has no section for it, or names files that can't be read.
+    :raises RolloutError: the configuration has no section ``rollouts``, or names files that can't be read.
     """
 
     def __init__(self, config: Config) -> None:
@@ -73,7 +73,7 @@ class Hawkbit:
         self._next_poll = 0.0
         self._failures = 0
         self._canceled: str | None = None
-        """The action whose cancellation is to be answered once it is over."""
+        """Action whose cancellation is confirmed once it is undone."""
 
     def run(self, stop: threading.Event) -> None:
         """Until ``stop`` is set."""
@@ -84,7 +84,7 @@ class Hawkbit:
         self._work.end_download()
 
     def turn(self) -> float:
-        """Does what can be done now. :return: seconds after which it wants to be called again."""
+        """Does what can be done now. :return: seconds until the next call."""
         busy = True
         try:
             busy = self._work.look()
@@ -98,7 +98,7 @@ class Hawkbit:
             pause = min(LONGEST_PAUSE_S, FIRST_PAUSE_S * 2 ** min(self._failures - 1, 10))
             self._next_poll = time.monotonic() + pause * random.uniform(0.5, 1.0)
             log.warning("%s (asked again in %.0f s)", error, self._next_poll - time.monotonic())
-        except OSError as error:  # a full disk: what isn't written down isn't done
+        except OSError as error:  # a full disk: no step without its record
             log.error("the rollout can't go on: %s", error)
             self._next_poll = max(self._next_poll, time.monotonic() + FIRST_PAUSE_S)
             return FIRST_PAUSE_S
@@ -127,7 +127,7 @@ class Hawkbit:
             )
 
     def _deliver(self) -> None:
-        """What the server was not told yet, in its order. What it knows nothing of any more is dropped."""
+        """Sends pending reports in order; those that the server refuses are dropped."""
         while self.book.record.reports and not self._failures:
             report = self.book.record.reports[0]
             body = encode_feedback(
@@ -147,8 +147,8 @@ class Hawkbit:
             self.book.note_told(told)
 
     def attributes(self) -> Mapping[str, str]:
-        """What the server is told of this node. goosebit takes ``sw_version`` for what is installed, and none
-        for nothing."""
+        """Attributes of this node. goosebit reads ``sw_version`` as the installed version; without it, as
+        nothing installed."""
         config = self._config
         found = {"edgeslm.version": __version__, "edgeslm.node": config.node}
         if board := board_name(Path("/")):
@@ -161,21 +161,21 @@ class Hawkbit:
             found[f"edgeslm.model.{model}"] = self._models.digest(model) or "missing"
         return {**found, **self._rollouts.attributes}
 
-    # What it offers
+    # Deployments
 
     def _offered(self, href: str) -> None:
         action, job = action_of(href), self.book.job
         if job is not None and not job.is_over:
             if job.id == action:
                 if job.step in UNTOUCHED:
-                    self._heed(job, parse(self._server.read(href), DeploymentBase))
+                    self._update_permissions(job, parse(self._server.read(href), DeploymentBase))
                 return
             if job.step not in UNTOUCHED:
-                return  # first that one is brought to its end
+                return  # finish the running job first
             self._work.stop("REMOVED", "the server offers something else")
         elif job is not None and job.id == action and job.state not in ("REMOVED", "CANCELED"):
             if not any(report.action == action for report in self.book.record.reports):
-                self.book.put(job, *final_reports(job))  # it got lost on the way, or is asked for again
+                self.book.put(job, *final_reports(job))  # the final report was lost, or the server asks again
             return
         self._begin(action, self._server.read(href))
 
@@ -186,7 +186,7 @@ class Hawkbit:
                 raise RolloutError(f"the server offers action {action} and describes action {deployment.id}")
             budget = self._config.updates.budget_bytes
             parts = parts_of(deployment, self._rollouts, self._config.models, budget)
-        except RolloutError as error:  # said, or the server would wait for this node
+        except RolloutError as error:  # report it, or the server waits for ever
             refused = RolloutJob(id=action, state="REJECTED", step="done", why=str(error))
             log.error("rollout %s: REJECTED: %s", action, error)
             self._work.begin(refused, *final_reports(refused))
@@ -198,10 +198,10 @@ class Hawkbit:
             may_download=deployment.may_download,
             may_update=deployment.may_update,
         )
-        self._work.begin(job, _told(action, "scheduled", "QUEUED"))
+        self._work.begin(job, _report_of(action, "scheduled", "QUEUED"))
 
-    def _heed(self, job: RolloutJob, deployment: DeploymentBase) -> None:
-        """The window has opened, or the server wants it at once."""
+    def _update_permissions(self, job: RolloutJob, deployment: DeploymentBase) -> None:
+        """Updates what the job may do: a maintenance window has opened, or the server forces it."""
         allowed = (deployment.may_download, deployment.may_update)
         if (job.may_download, job.may_update) != allowed:
             changes = dict(zip(("may_download", "may_update"), allowed, strict=True))
@@ -211,7 +211,7 @@ class Hawkbit:
         job = self.book.job
         if job is None or job.is_over or job.step not in UNTOUCHED:
             return
-        if job.step == "downloaded" and not job.may_update:  # a download was all that was wanted
+        if job.step == "downloaded" and not job.may_update:  # a download-only deployment
             self.book.put(job.model_copy(update={"state": "SUCCEEDED", "step": "done"}))
         else:
             self._work.stop("REMOVED", "the server offers it no more")
@@ -225,7 +225,7 @@ class Hawkbit:
         if job is None or job.id != action:
             self._confirm(action, "nothing of it is here")
         elif job.state == "SUCCEEDED":
-            self.book.put(job, _told(action, "rejected", "it is done already", about="cancelAction"))
+            self.book.put(job, _report_of(action, "rejected", "it is done already", about="cancelAction"))
         elif job.is_over:
             self._confirm(action, job.state)
         else:
@@ -240,7 +240,9 @@ class Hawkbit:
             self._canceled = None
 
     def _confirm(self, action: str, why: str) -> None:
-        self.book.put(self.book.job, _told(action, "closed", why, about="cancelAction", finished="success"))
+        self.book.put(
+            self.book.job, _report_of(action, "closed", why, about="cancelAction", finished="success")
+        )
 
     # This device
 
@@ -248,7 +250,7 @@ class Hawkbit:
         job = self.book.job
         told = any(one.execution == "resumed" for one in self.book.record.reports)
         if job is not None and not job.is_over and not told:
-            self.book.put(job, _told(job.id, "resumed", f"{job.state}, {job.step}"))
+            self.book.put(job, _report_of(job.id, "resumed", f"{job.state}, {job.step}"))
 
     def _bring(self, part: Part, stop: threading.Event) -> Brought:
         ours = same_server(part.url, self._server.base)
@@ -263,7 +265,7 @@ class Hawkbit:
         return self._models.bring(staging, part, stop)
 
 
-def _told(action: str, execution: str, why: str, **more: str) -> Report:
+def _report_of(action: str, execution: str, why: str, **more: str) -> Report:
     return Report.model_validate(
         {
             "action": action,

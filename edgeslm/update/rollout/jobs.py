@@ -1,8 +1,7 @@
-"""A job: what a server wants of this node's models, how far that has come, and what is to be told of it.
+"""Rollout jobs: the target bundles of a server's deployment, its progress, and reports not sent yet.
 
-States are named as AWS IoT Jobs names those of job executions (AWS IoT Core, "Jobs"). All of it stands in one
-record on the disk, replaced in one step before anything is done by it, so that a power cut at any moment is
-gone on from.
+States are named like those of AWS IoT job executions (AWS IoT Core, "Jobs"). A job is one record on disk,
+replaced atomically before each step, so that it continues after a power cut.
 """
 
 from __future__ import annotations
@@ -28,12 +27,11 @@ log = logging.getLogger("edgeslm.update")
 State = Literal[
     "QUEUED", "IN_PROGRESS", "SUCCEEDED", "FAILED", "TIMED_OUT", "REJECTED", "REMOVED", "CANCELED"
 ]
-"""REJECTED is what never served, FAILED what was taken back, REMOVED what the server forgot, CANCELED what it
-took back."""
+"""REJECTED: never served. FAILED: rolled back. REMOVED: no longer offered. CANCELED: by the server."""
 OVER: Final = frozenset({"SUCCEEDED", "FAILED", "TIMED_OUT", "REJECTED", "REMOVED", "CANCELED"})
 
 Step = Literal["waiting", "downloading", "downloaded", "switching", "watching", "undoing", "done"]
-"""``downloaded`` waits for a maintenance window, ``watching`` is the trial, ``undoing`` switches back."""
+"""``downloaded`` may wait for a maintenance window, ``watching`` is the trial, ``undoing`` rolls back."""
 MOST_REPORTS: Final = 64
 
 
@@ -42,9 +40,9 @@ class _Value(BaseModel):
 
 
 class Part(_Value):
-    """A bundle for a model. ``digest`` is the bundle's once it is here, ``before`` what the model was when it
-    was to become it; ``brought`` whether the bundle came for this job; ``asked`` whether the node was asked
-    to switch and has not answered."""
+    """A bundle for a model. ``digest`` is set once the bundle is here; ``before`` is the model's digest
+    before the switch; ``brought``: the bundle was downloaded for this job; ``asked``: the node was asked to
+    switch and hasn't answered."""
 
     model: str
     url: str = ""
@@ -63,8 +61,8 @@ class Part(_Value):
 
 
 class RolloutJob(_Value):
-    """``spent_s`` is counted while it can go on, since boards begin in 1970. ``end`` is what it becomes
-    when all is undone. ``version`` is the server's name for what it brings, empty if it has none."""
+    """``spent_s`` counts seconds in which the job could progress; the clock of a board may start in 1970.
+    ``end`` is the state after ``undoing``. ``version`` is the server's, empty if it has none."""
 
     id: str
     version: str = ""
@@ -83,14 +81,14 @@ class RolloutJob(_Value):
 
     @property
     def waits_for_server(self) -> bool:
-        """Whether it goes on when the server says so: its window is closed, say."""
+        """Whether only the server can let it continue: its maintenance window is closed, for example."""
         return (self.step == "waiting" and not self.may_download) or (
             self.step == "downloaded" and not self.may_update
         )
 
 
 class Report(_Value):
-    """What the server is to hear: of ``action`` itself, or of its cancellation."""
+    """A message for the server about ``action`` or its cancellation."""
 
     action: str
     about: Literal["deploymentBase", "cancelAction"] = "deploymentBase"
@@ -101,8 +99,8 @@ class Report(_Value):
 
 
 class Record(_Value):
-    """``told`` is a digest of the attributes that the server has, ``version`` that of the last job that
-    switched models."""
+    """``told`` is a digest of the attributes sent last; ``version`` is that of the last job that switched
+    models."""
 
     format: int = Field(default=1, ge=1, le=1)
     job: RolloutJob | None = None
@@ -113,9 +111,9 @@ class Record(_Value):
 
 @contextlib.contextmanager
 def alone(folder: Path, node: str, name: str) -> Iterator[None]:
-    """While this process keeps that book: what two of them write would not be what either knows.
+    """Locks the book, which only one process may write.
 
-    :raises RolloutError: another one does.
+    :raises RolloutError: another process has it.
     """
     folder.mkdir(parents=True, exist_ok=True)
     descriptor = os.open(folder / f"{name}-{node}.lock", os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600)
@@ -130,9 +128,9 @@ def alone(folder: Path, node: str, name: str) -> Iterator[None]:
 
 
 class Book:
-    """The record of one node.
+    """The record of one node, on disk.
 
-    :param folder: the store's. :param name: whose it is, such as ``hawkbit``.
+    :param folder: the store's folder. :param name: the client's name, such as ``hawkbit``.
     """
 
     def __init__(self, folder: Path, node: str, name: str) -> None:
@@ -144,14 +142,14 @@ class Book:
         return self.record.job
 
     def put(self, job: RolloutJob | None, *reports: Report) -> None:
-        """:raises OSError: the disk; then nothing has changed."""
+        """Replaces the job and appends reports. :raises OSError: the disk; nothing has changed."""
         kept = (*self.record.reports, *reports)[-MOST_REPORTS:]
         switched = job is not None and job.state == "SUCCEEDED" and job.may_update
         version = job.version if job is not None and switched else self.record.version
         self._write(self.record.model_copy(update={"job": job, "reports": kept, "version": version}))
 
     def spend(self, seconds: float) -> RolloutJob | None:
-        """Counts time for the job; on the disk with its next step."""
+        """Adds to the job's time; written to disk with its next step."""
         job = self.record.job
         if job is not None:
             job = job.model_copy(update={"spent_s": job.spent_s + seconds})
@@ -159,12 +157,12 @@ class Book:
         return job
 
     def drop_report(self, report: Report) -> None:
-        """It was delivered. :raises OSError: the disk."""
+        """Deletes a delivered report. :raises OSError: the disk."""
         left = tuple(one for one in self.record.reports if one is not report)
         self._write(self.record.model_copy(update={"reports": left}))
 
     def note_told(self, told: str) -> None:
-        """:raises OSError: the disk."""
+        """Records the digest of the attributes sent. :raises OSError: the disk."""
         self._write(self.record.model_copy(update={"told": told}))
 
     def _write(self, record: Record) -> None:

@@ -1,8 +1,8 @@
-"""Mender update module, protocol v3: the states that its client goes through with a bundle.
+"""Mender update module, protocol v3: the states in which Mender's client installs a bundle.
 
-Written from Mender's "Update modules v3 protocol". Each state is a process of its own, and after a power cut
-the client goes on with the states that undo: what was begun stands in the book. The states wait: install
-until the node has switched, commit until its trial is over.
+Written from Mender's "Update modules v3 protocol". Each state is a process of its own; progress is in the
+book, so that the client can roll back after a power cut. Install waits until the node has switched, commit
+until the trial is over.
 """
 
 from __future__ import annotations
@@ -23,19 +23,19 @@ from edgeslm.update.rollout.models import Bring, RolloutModels
 from edgeslm.update.rollout.state_machine import StateMachine
 
 MOST_BYTES: Final = 100_000
-"""Of ``meta-data``."""
+"""Size limit of ``meta-data``."""
 LOOK_EVERY_S: Final = 0.2
 AWAY_S: Final = 60.0
-"""For which the node may be away while it is to switch, or to end its trial."""
+"""How long the node may be down during the switch or the trial."""
 PATIENCE_S: Final = 3600.0
-"""For the node's tests, beside the trial."""
+"""Time limit for the node's tests, without the trial."""
 JOB: Final = "mender"
 
 
 class Payload:
-    """What the client's folder says of what is to be installed; a context, in which its archive stays open.
+    """The artifact in the client's folder. A context manager: the archive stays open inside the block.
 
-    :raises RolloutError: it isn't one archive for one model.
+    :raises RolloutError: the artifact isn't one archive for one model.
     """
 
     def __init__(self, folder: Path, models: Any) -> None:
@@ -50,7 +50,7 @@ class Payload:
         self._open.close()
 
     def check(self) -> None:
-        """As far as that can be told before the archive is here."""
+        """Checks the model's name, before the archive is downloaded."""
         if (model := self._named()) is not None:
             self._known(model)
 
@@ -66,7 +66,7 @@ class Payload:
         return model, self._open.enter_context(found[0].open("rb")), found[0].name
 
     def _named(self) -> str | None:
-        """By the meta-data of the artifact, which may be left out."""
+        """The model in the artifact's meta-data; None: not given."""
         try:
             with (self._folder / "header/meta-data").open("rb") as stream:
                 text = stream.read(MOST_BYTES + 1)
@@ -92,20 +92,20 @@ class Payload:
 
 
 class Module:
-    """The states of one node. Each returns when it is done.
-
-    :param payload: see :class:`Payload`. Root has opened it, before it went on as the node's user.
-    """
+    """Mender's states for one node. Each method returns when its state is done."""
 
     def __init__(self, config: Config) -> None:
-        # The configuration knows of no server: that there is one is known here.
+        # Bundles come from a server that the configuration doesn't name: require signatures.
         config = config.model_copy(update={"signing": config.signing.settled(strangers=True)})
         self._config = config
         self._models = RolloutModels(config)
         self.book = Book(self._models.store.folder, config.node, JOB)
 
     def install(self, model: str, archive: IO[bytes], name: str) -> None:
-        """:raises RolloutError: the node doesn't take it; it is what it was."""
+        """Root opens ``archive`` and then becomes the node's user.
+
+        :raises RolloutError: the node refuses it; the model is unchanged.
+        """
 
         def bring(part: Part, stop: threading.Event) -> Bundle:
             return self._models.staging(stop).take(archive, name)
@@ -119,18 +119,18 @@ class Module:
         self._expect("watching")
 
     def commit(self) -> None:
-        """:raises RolloutError: the node took it back."""
+        """Waits for the end of the trial. :raises RolloutError: the node rolled back."""
         if self.book.job is None:
             raise RolloutError("nothing was installed that could be committed")
         self._drive(self._work())
         self._expect("done")
 
     def roll_back(self) -> None:
-        """Nothing if nothing was switched. :raises RolloutError: the old model can't be had back."""
+        """Rolls back if a model was switched. :raises RolloutError: the old bundle can't be restored."""
         job = self.book.job
         if job is None or (job.is_over and job.state != "SUCCEEDED"):
             return
-        if job.is_over:  # committed, and then another payload of the artifact failed
+        if job.is_over:  # another payload of the artifact failed after the commit
             self.book.put(job.model_copy(update={"state": "IN_PROGRESS", "step": "watching"}))
         work = self._work()
         work.stop("FAILED", "Mender rolled it back")
@@ -140,7 +140,7 @@ class Module:
                 raise RolloutError(self.book.job.why if self.book.job is not None else "")
 
     def clean_up(self) -> None:
-        """Forgets the job; it was undone before, if it had to be."""
+        """Deletes the job's record."""
         self.book.file.unlink(missing_ok=True)
 
     def _work(self, bring: Bring | None = None) -> StateMachine:
@@ -151,7 +151,7 @@ class Module:
         return StateMachine(self.book, self._models, bring or gone, timeout_s=timeout_s)
 
     def _drive(self, work: StateMachine, until: Step = "done") -> None:
-        """Until the job has come to that step, or is over."""
+        """Works until the job is over or at step ``until``."""
         seen = time.monotonic()
         while (job := self.book.job) is not None and not job.is_over and job.step != until:
             work.look()

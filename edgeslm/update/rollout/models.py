@@ -1,7 +1,7 @@
-"""The models of the node on this device, as a rollout sees them: what they are, and having them changed.
+"""Rollout access to the models of a node on this device: their bundles, and commands to change them.
 
-All through the store and the commands of ``update``: signature, tests and trial are the node's, and nothing
-here is able to get around them.
+Everything goes through the store and the command file, so that a rollout can't bypass the node's checks of
+signatures, tests and trial.
 """
 
 from __future__ import annotations
@@ -26,20 +26,20 @@ Standing = Literal["other", "on trial", "proved"]
 
 
 class Brought(Protocol):
-    """A bundle that is on this device."""
+    """A bundle on this device."""
 
     @property
     def digest(self) -> str: ...
 
 
 class Bring(Protocol):
-    """Brings a part's bundle, and ends soon when ``stop`` is set."""
+    """Brings a part's bundle; setting ``stop`` cancels."""
 
     def __call__(self, part: Part, stop: threading.Event, /) -> Brought: ...
 
 
 class RolloutModels:
-    """Of one node; it need not run."""
+    """The models of one node, which need not run."""
 
     def __init__(self, config: Config) -> None:
         self.config = config
@@ -52,7 +52,7 @@ class RolloutModels:
         return self._command_file.is_node_running
 
     def digest(self, model: str) -> str | None:
-        """What the model is by the record, else by the configuration; None if neither tells."""
+        """The model's digest by the record, else by the configuration; None: unknown."""
         if model not in self.config.models:  # a job may be older than the configuration
             return None
         base = _digest(self.config.models[model].bundle)
@@ -60,14 +60,14 @@ class RolloutModels:
         return entry.active if entry is not None and base in (None, entry.base) else base
 
     def standing(self, model: str, digest: str) -> Standing:
-        """How a bundle does as that model."""
+        """State of a bundle as this model."""
         if self.digest(model) != digest:
             return "other"
         entry = self.store.entry(model)
         return "on trial" if entry is not None and entry.tries is not None else "proved"
 
     def why(self, model: str, digest: str) -> str:
-        """Why the model is not that bundle, in words; empty if nobody said so."""
+        """Why the model is not this bundle; empty: unknown."""
         return self._update_outcomes.why(model, digest)
 
     def staging(self, stop: threading.Event | None = None, **how: Any) -> Staging:
@@ -78,9 +78,9 @@ class RolloutModels:
         return staging.bring(part.url, part.promise)
 
     def stage(self, bring: Bring, part: Part, stop: threading.Event) -> tuple[Brought, bool]:
-        """Brings a bundle onto this device and has its signature checked, where that is asked for.
+        """Brings a bundle onto this device and checks its signature, if the configuration requires one.
 
-        :return: whether it is new here. :raises BundleError: it can't be had, or isn't trusted.
+        :return: the bundle, and whether it is new here. :raises BundleError: not available, or not trusted.
         """
         before = {one.bundle.digest for one in self.store.bundles()}
         bundle = bring(part, stop)
@@ -96,14 +96,14 @@ class RolloutModels:
         return bundle, is_new
 
     def forget(self, digest: str) -> None:
-        """Removes a bundle that no model is; others stay."""
+        """Deletes a bundle unless a model uses it."""
         with contextlib.suppress(BundleError, OSError):
             self.store.remove(digest, self.config)
 
     def roll_back(self, model: str) -> bool:
-        """Of a node that doesn't run, if there is anything to go back to. :raises OSError: the disk.
+        """Rolls back a model of a stopped node, if it has a previous bundle. :raises OSError: the disk.
 
-        :return: whether that could be done now.
+        :return: True: done.
         """
         with contextlib.suppress(BundleError):
             self.store.roll_back(model)
@@ -112,7 +112,7 @@ class RolloutModels:
     def command(
         self, action: Literal["activate", "rollback"], model: str, digest: str | None = None
     ) -> FileCommand:
-        """:raises BundleError: somebody else's waits. :raises OSError: the disk."""
+        """:raises BundleError: another command is pending. :raises OSError: the disk."""
         return self._command_file.make(action, model, digest)
 
     def heard(self, command: FileCommand) -> dict[str, Any] | None:

@@ -1,6 +1,6 @@
-"""The server of a rollout, asked over HTTP: one question at a time, bounded answers, no redirections.
+"""HTTP client of a rollout server: login, one request at a time, answers with a size limit, no redirects.
 
-Knows addresses and how to log in; what is said stands in ``ddi``.
+``ddi`` parses the answers.
 """
 
 from __future__ import annotations
@@ -18,24 +18,24 @@ from edgeslm.update.downloads import ServerLogin
 from edgeslm.update.rollout.ddi import same_server
 
 MOST_BYTES: Final = 1_000_000
-"""Of an answer."""
+"""Size limit of an answer."""
 SILENT_S: Final = 30.0
 LONGEST_S: Final = 120.0
-"""For a whole answer, which might come a byte at a time."""
+"""Time limit of a whole answer, which might come a byte at a time."""
 SCHEMES: Final = {"target": "TargetToken", "gateway": "GatewayToken"}
-"""Of hawkBit's header ``Authorization``."""
+"""Schemes of hawkBit's header ``Authorization``."""
 
 
 AGAIN: Final = frozenset({401, 403, 408, 425, 429})
-"""What a server says that may take the same later; so do all from 500 on."""
+"""Status codes worth a retry, besides 500 and above."""
 
 
 class ServerRefused(RolloutError):
-    """The server knows nothing of it, or no more, or doesn't take it; it won't later either."""
+    """The server refuses the request for good."""
 
 
 class Server:
-    """What a node may ask of its server.
+    """The DDI endpoint of one node.
 
     :raises RolloutError: a file of the configuration can't be read.
     """
@@ -59,10 +59,10 @@ class Server:
         )
 
     def read(self, href: str = "") -> bytes:
-        """What is at a link of the server's; without one what there is to do.
+        """The body behind a link of the server; by default the poll.
 
-        :raises Refused: nothing is there.
-        :raises RolloutError: it can't be asked, or the link leads elsewhere.
+        :raises ServerRefused: the server refuses it.
+        :raises RolloutError: the server can't be reached, or the link leads to another one.
         """
         url = href or self.base
         if not same_server(url, self.base):
@@ -70,7 +70,7 @@ class Server:
         return self._ask("GET", url, None)
 
     def tell(self, path: str, body: bytes, method: str = "POST") -> None:
-        """:param path: below the node's own address. :raises: as :meth:`read`."""
+        """Sends ``body``. :param path: below the node's address. :raises: as :meth:`read`."""
         self._ask(method, f"{self.base}/{path}", body)
 
     def _ask(self, method: str, url: str, body: bytes | None) -> bytes:
@@ -92,7 +92,7 @@ class Server:
                     f"{url}: its certificate isn't trusted ({reason.verify_message})"
                 ) from None
             raise RolloutError(f"{url}: {reason or type(error).__name__}") from None
-        except ValueError as error:  # an address that is none, here or where it leads
+        except ValueError as error:  # an invalid address
             raise RolloutError(f"{url[:200]!r}: no address that can be asked ({error})") from None
 
 

@@ -1,6 +1,4 @@
-"""The work on a job, step by step: bundles are brought, the node switches to them, its trial is waited for.
-
-What has to be undone is undone.
+"""State machine of a rollout job: downloads bundles, has the node switch, waits for the trial, rolls back.
 
 ::
 
@@ -8,7 +6,7 @@ What has to be undone is undone.
                                                 |            |
                                                 +------------+---> undoing -> done
 
-Each look does what can be done at once. Knows no server: what it should hear is written into the book.
+:meth:`StateMachine.look` does what is possible now. Reports for the server are written to the book.
 """
 
 from __future__ import annotations
@@ -29,18 +27,18 @@ from edgeslm.update.rollout.models import Bring, Brought, RolloutModels
 log = logging.getLogger("edgeslm.update")
 
 UNEXPLAINED_S: Final = 300.0
-"""For which a node may take to load the old bundle again; then it says why it did."""
+"""Time that a node may need to reload the old bundle; only then it gives the reason of a rollback."""
 MOST_TRIES: Final = 3
 """Times that a node may end while it tests a bundle."""
 SILENT_S: Final = 3600.0
-"""For which a node that runs may say nothing of what it was asked. Then it is asked again: its answer got
-lost, on a full disk or behind that to another command."""
+"""Timeout for a running node's answer. Then it is asked again: the answer was lost, on a full disk or
+overwritten by that to another command."""
 AGAIN_S: Final = 60.0
-"""After which a download is tried again that nobody answered."""
+"""Pause before a failed download is retried."""
 
 
 class StateMachine:
-    """Of one job at a time."""
+    """Works on one job at a time."""
 
     def __init__(
         self,
@@ -55,16 +53,14 @@ class StateMachine:
         self._bring = bring
         self._timeout_s = timeout_s
         self._asked_at = 0.0
-        self._thread: _Staged | None = None
+        self._thread: _StagingThread | None = None
         self._command: FileCommand | None = None
         self._looked = time.monotonic()
         self._not_before = 0.0
         self._gone_since = 0.0
 
-    # What others want
-
     def begin(self, job: RolloutJob, *reports: Report) -> None:
-        """:raises OSError: the disk."""
+        """Replaces the job. :raises OSError: the disk."""
         self.end_download()
         self._command = None
         self._not_before = 0.0
@@ -74,7 +70,7 @@ class StateMachine:
         self._book.put(job, *reports)
 
     def stop(self, state: State, why: str) -> None:
-        """Has the job end: at once if no model was touched, else when that is undone."""
+        """Ends the job with ``state``, after rolling back models that were switched."""
         job = self._book.job
         if job is None or job.is_over or job.step == "undoing":
             return
@@ -82,14 +78,14 @@ class StateMachine:
         self._undo(job, state, why)
 
     def end_download(self) -> None:
-        """What came of it is kept."""
+        """Cancels a running download; the part received is kept."""
         if self._thread is not None:
             self._thread.stop.set()
             self._thread.join()
             self._thread = None
 
     def look(self) -> bool:
-        """Goes on with the job. :return: whether there is any more to do soon. :raises OSError: the disk."""
+        """Continues the job. :return: whether to call again soon. :raises OSError: the disk."""
         now = time.monotonic()
         passed, self._looked = now - self._looked, now
         if self._book.job is None or self._book.job.is_over:
@@ -106,7 +102,7 @@ class StateMachine:
             "downloaded": self._hold,
             "switching": self._switch,
             "watching": self._watch,
-            "undoing": self._go_back,
+            "undoing": self._roll_back,
         }
         return steps[job.step](job)
 
@@ -123,18 +119,18 @@ class StateMachine:
     def _wait(self, job: RolloutJob) -> bool:
         if not job.may_download:
             return False
-        self._go(job, "downloading", _report(job, "download"))
+        self._enter(job, "downloading", _report(job, "download"))
         return True
 
     def _download(self, job: RolloutJob) -> bool:
         index = next((index for index, part in enumerate(job.parts) if part.digest is None), None)
         if index is None:
-            self._go(job, "downloaded", _report(job, "downloaded"))
+            self._enter(job, "downloaded", _report(job, "downloaded"))
             return True
         if self._thread is None:
             if time.monotonic() < self._not_before:
                 return False
-            self._thread = _Staged(self._models, self._bring, job.parts[index])
+            self._thread = _StagingThread(self._models, self._bring, job.parts[index])
             self._thread.start()
             return True
         if self._thread.is_alive():
@@ -153,22 +149,22 @@ class StateMachine:
     def _hold(self, job: RolloutJob) -> bool:
         if not job.may_update:
             return False
-        self._go(job, "switching", _report(job, "proceeding", "the node is asked to switch"))
+        self._enter(job, "switching", _report(job, "proceeding", "the node is asked to switch"))
         return True
 
     def _switch(self, job: RolloutJob) -> bool:
         for index, part in enumerate(job.parts):
             if part.asked and self._command is not None:
-                return self._hear(job, index)
-            # Asked before this process began: what was asked first is also done first.
+                return self._read_answer(job, index)
+            # Asked by an earlier process: ask again; the node handles commands in order.
             if part.asked or self._models.digest(part.model) != part.digest:
                 return self._ask(job, index)
-        self._go(job, "watching", _report(job, "proceeding", "on trial"))
+        self._enter(job, "watching", _report(job, "proceeding", "on trial"))
         return True
 
     def _ask(self, job: RolloutJob, index: int) -> bool:
         part = job.parts[index]
-        # Asked, and then this process ended, perhaps with the node, which forgets it at its start.
+        # If asked by an earlier process, the node may have ended too and lost the command.
         tries = part.tries + part.asked
         if not self._models.is_node_running:
             if part.asked:
@@ -183,15 +179,15 @@ class StateMachine:
         before = part.before or self._models.digest(part.model)
         self._put_part(job, index, before=before, asked=True, tries=tries)
         try:
-            self._make("activate", part.model, part.digest)
+            self._send_command("activate", part.model, part.digest)
         except EdgeslmError:  # another command waits for the node
             self._put_part(job, index, before=before, asked=part.asked)
         return True
 
-    def _hear(self, job: RolloutJob, index: int) -> bool:
-        part, said = job.parts[index], self._heard()
+    def _read_answer(self, job: RolloutJob, index: int) -> bool:
+        part, said = job.parts[index], self._pending_answer()
         if said is None:
-            if self._command is None:  # the node ended, or says nothing
+            if self._command is None:  # the node ended, or doesn't answer
                 self._put_part(job, index, asked=False, tries=part.tries + 1)
             return True
         if said.get("later"):
@@ -204,8 +200,8 @@ class StateMachine:
             self._undo(self._book.job or job, "REJECTED", why)
         return True
 
-    def _heard(self) -> dict[str, Any] | None:
-        """What the node said of the last command, which ends it; so does a node that ends or is silent."""
+    def _pending_answer(self) -> dict[str, Any] | None:
+        """The node's answer to the pending command. Drops the command if the node ended or timed out."""
         if self._command is None:
             return None
         said = self._models.heard(self._command)
@@ -232,16 +228,16 @@ class StateMachine:
             self._finish(job, "SUCCEEDED", "")
         return True
 
-    def _go_back(self, job: RolloutJob) -> bool:
-        """One model after the other becomes what it was."""
+    def _roll_back(self, job: RolloutJob) -> bool:
+        """Rolls back one model after the other."""
         if self._command is not None:
-            command, said = self._command, self._heard()
+            command, said = self._command, self._pending_answer()
             if self._is_waiting:
                 return True
             failed = said is not None and command.action == "rollback" and not said.get("later")
             error = said.get("error") if said is not None and failed else None
             for index, part in enumerate(job.parts):
-                if part.model == command.model and error is not None:  # the others are undone all the same
+                if part.model == command.model and error is not None:  # still roll back the others
                     why = _plain(f"{job.why}; model {command.model} can't be switched back: {error}")
                     self._put_part(job.model_copy(update={"why": why}), index, before=None, asked=False)
                 elif part.model == command.model and part.asked:
@@ -256,24 +252,26 @@ class StateMachine:
                     return True
                 back = self._models.digest(part.model) != part.digest
                 if not (back or self._models.roll_back(part.model)):
-                    return False  # once the node runs
-            elif part.asked:  # before this process began: once it has answered this, it is done with that
-                return self._want("activate", part.model, part.before)
+                    return False  # wait for the node
+            elif part.asked:  # by an earlier process: an answer to this means that the node is done with that
+                return self._try_command("activate", part.model, part.before)
             elif self._models.digest(part.model) == part.digest:
-                return self._want("rollback", part.model)
+                return self._try_command("rollback", part.model)
         self._finish(job, job.end or "FAILED", job.why)
         return True
 
-    def _want(self, action: Literal["activate", "rollback"], model: str, digest: str | None = None) -> bool:
+    def _try_command(
+        self, action: Literal["activate", "rollback"], model: str, digest: str | None = None
+    ) -> bool:
         with contextlib.suppress(EdgeslmError):  # another command waits for the node
-            self._make(action, model, digest)
+            self._send_command(action, model, digest)
         return True
 
-    def _make(self, action: Literal["activate", "rollback"], model: str, digest: str | None) -> None:
+    def _send_command(self, action: Literal["activate", "rollback"], model: str, digest: str | None) -> None:
         self._command = self._models.command(action, model, digest)
         self._asked_at = time.monotonic()
 
-    # What is written down
+    # Records
 
     def _undo(self, job: RolloutJob, end: State, why: str) -> None:
         changes = {"step": "undoing", "end": end, "why": _plain(why)}
@@ -281,9 +279,9 @@ class StateMachine:
             () if job.step in ("waiting", "downloading", "downloaded") else (_report(job, "proceeding", why),)
         )
         self._book.put(job.model_copy(update=changes), *reports)
-        self._go_back(self._book.job or job)
+        self._roll_back(self._book.job or job)
 
-    def _go(self, job: RolloutJob, step: Step, *reports: Report) -> None:
+    def _enter(self, job: RolloutJob, step: Step, *reports: Report) -> None:
         log.info("rollout %s: %s", job.id, step)
         state: State = "QUEUED" if step == "waiting" else "IN_PROGRESS"
         self._book.put(job.model_copy(update={"step": step, "state": state}), *reports)
@@ -306,7 +304,7 @@ class StateMachine:
 
 
 def final_reports(job: RolloutJob) -> tuple[Report, ...]:
-    """What the server hears of a job that is over; nothing of one that it forgot or took back."""
+    """Reports for the server on a finished job; none if the server removed or cancelled it."""
     if job.state in ("REMOVED", "CANCELED"):
         return ()
     if job.state == "SUCCEEDED":
@@ -331,8 +329,8 @@ def _plain(why: str) -> str:
     return without_paths(why.partition("\n")[0]).rstrip(".")
 
 
-class _Staged(threading.Thread):
-    """A part being brought: the bundle, or why not."""
+class _StagingThread(threading.Thread):
+    """A thread that stages one part; ends with ``bundle`` or ``error``."""
 
     def __init__(self, models: RolloutModels | DistantModels, bring: Bring, part: Part) -> None:
         super().__init__(name="rollout-download", daemon=True)
