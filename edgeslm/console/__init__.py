@@ -1,1 +1,1 @@
-"""The console in the browser: a process of its own that shows a node, fed through a pipe."""
+"""The web console: a separate process that shows a node in the browser, fed through a pipe."""

@@ -1,9 +1,8 @@
-"""Console access control: token, sessions, attempts, allowed origins. Pure but for the clock.
+"""Console access control: token, sessions, rate limit of sign-ins, allowed hosts and origins.
 
-What browsers send is checked as OWASP's cheat sheets on sessions and cross-site request forgery have it: a
-session is a cookie that no script reads, and what changes something needs the page's own origin and a second
-secret beside the cookie. A Host that is a name must be one of ours: a name of somebody else's that points
-here (DNS rebinding) would make their page this page. An address can't be rebound.
+It follows OWASP's cheat sheets on sessions and cross-site request forgery: the session cookie is hidden from
+scripts, and changes need the page's own origin and a CSRF token. A Host that is a name must be one of ours,
+against DNS rebinding; an IP address can't be rebound. Pure but for the clock.
 """
 
 from __future__ import annotations
@@ -20,11 +19,11 @@ from ipaddress import ip_address
 from urllib.parse import urlsplit
 
 FEWEST_CHARACTERS = 16
-"""Of a token: one that is shorter could be guessed."""
+"""Shortest token; a shorter one could be guessed."""
 SESSION_S = 12 * 3600.0
 MOST_SESSIONS = 32
 ATTEMPTS = 5
-"""Wrong tokens a minute from one address."""
+"""Wrong tokens per minute and address."""
 ATTEMPTS_OF_ALL = 30
 WINDOW_S = 60.0
 _MOST_ADDRESSES = 1000
@@ -32,21 +31,21 @@ _MOST_ADDRESSES = 1000
 
 @dataclass(frozen=True, slots=True)
 class Session:
-    """``csrf`` is the second secret, which only the page can read."""
+    """``csrf`` is the CSRF token, which only the page can read."""
 
     csrf: str = field(repr=False)
     ends_at: float
 
 
 class TooManyAttempts(Exception):
-    """``wait_s`` is after how many seconds one may try again."""
+    """``wait_s``: seconds until the next attempt is allowed."""
 
     def __init__(self, wait_s: int) -> None:
         self.wait_s = wait_s
 
 
 class Access:
-    """``hosts`` are names by which browsers may call it, beside ``localhost`` and addresses."""
+    """``hosts`` are the host names allowed besides ``localhost`` and IP addresses."""
 
     def __init__(
         self,
@@ -79,7 +78,7 @@ class Access:
         return origin == f"{self._scheme}://{host}"
 
     def pass_of(self, visit: str) -> str:
-        """What the sign-in form has to bring back beside the cookie ``visit``: no other site knows it."""
+        """CSRF token of the sign-in form, derived from the cookie ``visit``."""
         return hmac.new(self._key, visit.encode("utf-8", "surrogatepass"), hashlib.sha256).hexdigest()
 
     def is_pass(self, given: str, visit: str | None) -> bool:
@@ -88,7 +87,7 @@ class Access:
     def sign_in(self, token: str, address: str) -> str | None:
         """The secret of a new session; None if the token is wrong.
 
-        :raises TooManyAttempts: also a right token isn't looked at then.
+        :raises TooManyAttempts: the rate limit is reached; even a right token is refused.
         """
         self._check_attempts(address)
         if not hmac.compare_digest(_digest(token), self._token):
@@ -102,7 +101,7 @@ class Access:
         return secret
 
     def session(self, secret: str | None) -> Session | None:
-        """That of a cookie, unless it has ended."""
+        """The session of a cookie; None: unknown or expired."""
         if not secret:
             return None
         session = self._sessions.get(_digest(secret))
@@ -141,7 +140,7 @@ class Access:
 
 
 def _digest(text: str) -> bytes:
-    """Of equal length, so that a comparison in constant time tells nothing of a length either."""
+    """Digests have equal length, so that a constant-time comparison doesn't leak the length either."""
     return hashlib.sha256(text.encode("utf-8", "surrogatepass")).digest()
 
 

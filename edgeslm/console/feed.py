@@ -1,7 +1,6 @@
-"""Console feed: the last requests of the node, and figures of a moment.
+"""Console feed: the node's last requests, and figures for the charts.
 
-Costs a request two calls and a row of a ring. Keeps no text unless it is told to. Pure: knows no pipe, no bus
-and no clock but the machine's.
+A request costs two calls and a row of a ring buffer. Texts are kept only if ``keep_texts`` is set.
 """
 
 from __future__ import annotations
@@ -16,11 +15,11 @@ from edgeslm.messages import Request, Result
 from edgeslm.telemetry.health import quantiles
 
 ROWS = 200
-"""Requests that are kept."""
+"""Requests kept."""
 MOST_LATENCIES = 1000
-"""Of one moment; a busier node's quantiles are of its first ones."""
+"""Latencies kept between two ticks; quantiles of a busier node use the first ones."""
 TEXT_CHARACTERS = 4000
-"""Kept of a text, if any is."""
+"""Characters kept of a text."""
 
 
 @dataclass(slots=True)
@@ -38,7 +37,7 @@ class _FeedRow:
     output: str | None = None
 
     def shown(self) -> dict[str, Any]:
-        """Without the texts."""
+        """The row as sent to the console, without the texts."""
         return {
             "n": self.number,
             "at": round(self.at, 3),
@@ -53,7 +52,7 @@ class _FeedRow:
 
 
 class Seen:
-    """One request as it goes on."""
+    """Follows one request."""
 
     __slots__ = ("_feed", "_row")
 
@@ -62,16 +61,16 @@ class Seen:
         self._row = row
 
     def begun(self) -> None:
-        """Its turn has come."""
+        """The request starts to run."""
         self._feed.begin(self._row)
 
     def ended(self, result: Result | None) -> None:
-        """None: it was broken off."""
+        """``result`` None: the request was cancelled by a stop."""
         self._feed.end(self._row, result)
 
 
 class Feed:
-    """``keep_texts`` keeps the beginnings of inputs and results, for whoever asks for one."""
+    """``keep_texts`` keeps the beginnings of inputs and results for :meth:`text`."""
 
     def __init__(self, *, keep_texts: bool = False) -> None:
         self._keep_texts = keep_texts
@@ -83,7 +82,7 @@ class Feed:
         self._errors = 0
 
     def watch(self, request: Request) -> Seen:
-        """Takes in a request; what is returned is told how it goes on."""
+        """Adds a row for a request. :return: to be told when it begins and ends."""
         self._number += 1
         row = _FeedRow(self._number, time.time(), request.task[:100], request.reply_to[:300])
         if self._keep_texts:
@@ -93,16 +92,16 @@ class Feed:
         return Seen(self, row)
 
     def rows(self) -> list[dict[str, Any]]:
-        """All that are kept, the oldest first."""
+        """All rows, the oldest first."""
         return [row.shown() for row in self._rows]
 
     def take_changed(self) -> list[dict[str, Any]]:
-        """What has changed since the last call, the last of it if that is more than is kept."""
+        """Rows changed since the last call, at most the last 200."""
         changed, self._changed = self._changed, {}
         return [row.shown() for row in changed.values()]
 
     def take_moment(self) -> dict[str, Any]:
-        """Figures since the last call: ``answered`` and ``errors`` counted, ``p50`` and ``p95`` in ms."""
+        """Since the last call: counts ``answered`` and ``errors``, latencies ``p50`` and ``p95`` in ms."""
         latencies, self._latencies_ms = self._latencies_ms, []
         found = quantiles(latencies)
         moment = {
@@ -115,7 +114,7 @@ class Feed:
         return moment
 
     def text(self, number: int) -> tuple[str | None, str | None]:
-        """Input and result of a row; None where they aren't kept."""
+        """Input and result of a row; None: not kept."""
         row = next((row for row in self._rows if row.number == number), None)
         return (row.input, row.output) if row is not None else (None, None)
 

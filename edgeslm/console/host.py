@@ -1,7 +1,7 @@
-"""Console host, the node's side: what the console is shown, and what it may ask of the node.
+"""Console host, the node's side: sends figures to the console and runs the requests of its form.
 
-The console is told figures every two seconds, and more while somebody looks. What it asks runs as a request
-with the lowest priority, through the checks of any other.
+Chart figures go out every two seconds, everything else only while a browser is connected. Requests of the
+form have the lowest priority and pass the same checks as others.
 """
 
 from __future__ import annotations
@@ -42,15 +42,15 @@ log = logging.getLogger("edgeslm.console")
 
 TICK_S = 2.0
 EVERY = {"health": 2, "info": 5, "models": 5, "collections": 15}
-"""Ticks from one look at a part of the node to the next, while somebody looks."""
+"""Ticks between two updates of a part, while a browser is connected."""
 MOST_ASKS = 4
 SAID_ABOVE = ("kind", "recipe", "weights", "weight_bytes")
-"""Of a report card, what is told of the bundle anyhow."""
+"""Entries of a report card that the bundle's description repeats."""
 LOWEST_PRIORITY = 0
 
 
 class ConsoleHost(Extension):
-    """``feed`` watches requests; what is shown of ``node`` is read when somebody looks.
+    """``node`` gives health and info, read only while a browser is connected.
 
     :raises ConfigError: the console's packages or its token are missing.
     """
@@ -97,7 +97,7 @@ class ConsoleHost(Extension):
 
     @property
     def url(self) -> str | None:
-        """Where it listens, while it does."""
+        """The console's address while it listens, else None."""
         return self._process.url
 
     async def start(self) -> None:
@@ -113,7 +113,7 @@ class ConsoleHost(Extension):
                         await self._has_come.wait()
                 try:
                     await self._tick()
-                except Exception as error:  # the console must not end for a document that can't be made
+                except Exception as error:  # a failed update must not end the console
                     log.error("the console could not be told all: %s", type(error).__name__)
                     log.debug("telling the console", exc_info=True)
         finally:
@@ -128,7 +128,7 @@ class ConsoleHost(Extension):
         self._process.send("rows", rows=self.feed.rows())
 
     async def _tick(self) -> None:
-        """At its time; or sooner, with all there is, since somebody has come to look."""
+        """Sends the figures of a tick; or, when a browser has just connected, everything at once."""
         scheduler, process = self._service.scheduler, self._process
         has_come = self._has_come.is_set()
         self._has_come.clear()
@@ -140,7 +140,7 @@ class ConsoleHost(Extension):
                 **self.feed.take_moment(),
             }
             if not process.send("tick", moment=moment):
-                return  # it is behind: the rest waits
+                return  # the console is behind: skip this tick
         if not process.viewers:
             return
         if rows := self.feed.take_changed():
@@ -161,7 +161,7 @@ class ConsoleHost(Extension):
             self._sent[part] = encoded
 
     def _models(self) -> dict[str, Any]:
-        """Report cards and what bundles are, with no path."""
+        """Bundles and report cards of the models, without paths."""
         models, found = self._service.models, {}
         for name in models.names:
             bundle = models.bundle(name)
@@ -187,7 +187,7 @@ class ConsoleHost(Extension):
         return found
 
     def _collections(self) -> dict[str, Any]:
-        """In a thread: a collection is a file."""
+        """Collections with their sizes. Reads files: run it in a thread."""
         config, found = self._service.deployment.config, {}
         for name, section in config.knowledge.items():
             documents = passages = None

@@ -1,7 +1,7 @@
-"""The node's handle on the console's process: start it, feed it, start it again when it ended.
+"""The node's handle on the console process: starts it, sends to it, restarts it when it ends.
 
-Imports no web server. What doesn't get through the pipe in time is left out: the console never
-holds the node.
+Messages that a full pipe can't take are dropped, so that the console never delays the node. Imports no web
+server.
 """
 
 from __future__ import annotations
@@ -26,21 +26,21 @@ log = logging.getLogger("edgeslm.console")
 
 COMMAND: tuple[str, ...] = (*PYTHON, "edgeslm.console.worker")
 MOST_BACKLOG_BYTES = 512 * 1024
-"""A console that is so far behind is told nothing more until it has caught up."""
+"""Unread bytes in the pipe above which messages are dropped."""
 STOP_GRACE_S = 2.0
 AGAIN_S = 2.0
-"""Before a process that ended is started again for the first time."""
+"""Pause before the first restart."""
 
 
 def read_token(section: Console, state_dir: Path) -> str:
-    """The token to sign in with; one is made where the configuration names no file and there is none yet.
+    """The sign-in token; without ``console.token_file`` one is created at the first start.
 
-    :raises ConfigError: there is none, or one that could be guessed.
+    :raises ConfigError: the file can't be read, or the token is too short.
     """
     file = section.token_file or state_dir / "console-token"
     where = f"console.token_file: {file}"
     try:
-        # One that is empty is what a power cut left of it.
+        # A power cut may have left the file empty.
         if section.token_file is None and not (file.exists() and file.stat().st_size):
             file.parent.mkdir(parents=True, exist_ok=True)
             file.unlink(missing_ok=True)
@@ -59,23 +59,23 @@ def read_token(section: Console, state_dir: Path) -> str:
 
 
 def check_installed() -> None:
-    """:raises ConfigError: the web server isn't there."""
+    """:raises ConfigError: the web server isn't installed."""
     if any(importlib.util.find_spec(name) is None for name in ("starlette", "uvicorn")):
         raise ConfigError(["console: needs more packages: pip install 'edgeslm[api]'"])
 
 
 class ConsoleListener(Protocol):
     def begun(self) -> None:
-        """A new process is there, which knows nothing."""
+        """A new process has started and needs all data."""
 
     def heard(self, said: Ask | Look | Viewers) -> None:
-        """What the process says, but for whether it listens."""
+        """A message of the process."""
 
 
 class ConsoleProcess:
     """Lives on one event loop.
 
-    :param settings: what the process is told first.
+    :param settings: first message to the process.
     """
 
     def __init__(
@@ -88,7 +88,7 @@ class ConsoleProcess:
         self._over = asyncio.Event()
         self._problem: str | None = None
         self.url: str | None = None
-        """Where it listens, while it does."""
+        """The console's address while it listens, else None."""
         self.viewers = 0
 
     @property
@@ -117,7 +117,7 @@ class ConsoleProcess:
             await asyncio.sleep(backoff.next_s(loop.time() - started_at))
 
     def send(self, kind: str, **fields: Any) -> bool:
-        """False if it has too much to read already."""
+        """:return: False if the message was dropped, because the pipe is full."""
         if self._child.backlog_bytes > MOST_BACKLOG_BYTES:
             return False
         self._child.send({"kind": kind, **fields})

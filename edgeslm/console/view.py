@@ -1,7 +1,7 @@
-"""Console view: what its process knows of the node, and what each browser has not seen of it yet.
+"""Console view: the node's data in the console process, and what each browser hasn't seen of it yet.
 
-Bounded whatever comes: the last requests, a quarter of an hour of figures, the last word on each part. A
-browser that reads slowly gets the newest when it comes back, not a backlog. Knows no HTTP.
+Its size is bounded: the last requests, 15 minutes of figures, the last value of each part. A slow browser
+gets the newest data, not a backlog.
 """
 
 from __future__ import annotations
@@ -12,13 +12,13 @@ from dataclasses import dataclass
 from typing import Any
 
 MOMENTS = 450
-"""Figures that are kept, two seconds apart."""
+"""Figures kept, two seconds apart."""
 ROWS = 200
 
 
 @dataclass(slots=True)
 class Cursor:
-    """How far one browser has come."""
+    """How much one browser has seen."""
 
     version: int = 0
     moment: int = 0
@@ -45,7 +45,7 @@ class View:
             self._parts[message["part"]] = (self._version, message["value"])
         else:
             for row in message["rows"]:
-                self._rows[row["n"]] = (self._version, row)  # stays where its number stood
+                self._rows[row["n"]] = (self._version, row)  # keeps its place in the order
             while len(self._rows) > ROWS:
                 self._rows.popitem(last=False)
         for future in self._waiting:
@@ -53,7 +53,7 @@ class View:
                 future.set_result(None)
 
     def news(self, cursor: Cursor) -> dict[str, Any]:
-        """What the browser at ``cursor`` hasn't seen, all of it for a new one; moves the cursor."""
+        """What the browser at ``cursor`` hasn't seen; everything for a new cursor. Moves the cursor."""
         rows = [row for version, row in self._rows.values() if version > cursor.version]
         unseen = min(self._moment - cursor.moment, len(self._moments))
         news: dict[str, Any] = {}

@@ -1,6 +1,6 @@
-"""The console's pages and its interface for them, behind one guard: nothing but the sign-in page without it.
+"""The console's web application: pages, event stream and JSON API, all but the sign-in page behind a session.
 
-Knows no node: what is shown comes from a ``View``, what is asked goes to ``ask``.
+Data comes from a ``View``; requests of the form go to an ``AskedNode``.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ HEADERS = {
     "connect-src 'self'; form-action 'self'; base-uri 'none'; frame-ancestors 'none'",
     "X-Frame-Options": "DENY",
     "X-Content-Type-Options": "nosniff",
-    # Not no-referrer: with that, browsers say of a form that it comes from nowhere.
+    # Not no-referrer: browsers would send forms with "Origin: null".
     "Referrer-Policy": "same-origin",
     "Cross-Origin-Opener-Policy": "same-origin",
     "Cross-Origin-Resource-Policy": "same-origin",
@@ -44,16 +44,16 @@ HEADERS = {
 }
 CSRF_HEADER = "X-Edgeslm-Secret"
 PUBLIC = ("/login", "/static/style.css", "/static/icon.svg")
-"""What a browser gets without a session."""
+"""Paths served without a session."""
 MOST_STREAMS = 16
 MOST_ASKS = 2
-"""Requests of the form at a time."""
+"""Concurrent requests of the form."""
 BODY_BYTES = 3 * INPUT_BYTES
 BODY_S = 10.0
 BEAT_S = 15.0
-"""Without news, how long until a stream says that it lives; it then also looks whether its session does."""
+"""Interval of keep-alives on a stream without news; the session is checked at each, too."""
 TAKE_S = 30.0
-"""How long a browser may take for what was sent to it."""
+"""Timeout for a browser to accept one event."""
 _TYPES = {"html": "text/html", "css": "text/css", "js": "text/javascript", "svg": "image/svg+xml"}
 
 
@@ -66,7 +66,7 @@ class _File:
 
 
 class Refusal(Exception):
-    """An answer other than the one that was wanted: a status and a sentence."""
+    """An error response: a status and a sentence."""
 
     def __init__(self, status: int, sentence: str, headers: Mapping[str, str] | None = None) -> None:
         super().__init__(sentence)
@@ -75,7 +75,7 @@ class Refusal(Exception):
 
 
 class Guard:
-    """Lets pass what names this console and comes with a session, and puts HEADERS on all that goes out."""
+    """Middleware: refuses requests with a wrong host or without a session; adds HEADERS to every response."""
 
     def __init__(self, app: ASGIApp, access: Access, cookie: str, *, secure: bool) -> None:
         self._app = app
@@ -129,7 +129,7 @@ class Guard:
 
 
 class AskedNode(Protocol):
-    """What browsers ask, and who they are."""
+    """The node, as the web application needs it."""
 
     async def ask(self, task: str, text: str, options: dict[str, Any]) -> dict[str, Any]:
         """The result, as it would be published."""
@@ -140,11 +140,11 @@ class AskedNode(Protocol):
         ...
 
     def note_viewers(self, count: int) -> None:
-        """So many browsers look."""
+        """Reports the number of connected browsers."""
 
 
 class EventStream(Response):
-    """Server-sent events, one browser's. Each piece waits until the one before has been taken."""
+    """Server-sent events for one browser; each event waits until the one before was accepted."""
 
     def __init__(self, web: Web, view: View, first: Mapping[str, Any], cookie: str | None) -> None:
         super().__init__()
@@ -196,9 +196,9 @@ async def _gone(receive: Receive) -> None:
 
 
 class Web:
-    """The pages and what they ask for.
+    """The web application.
 
-    :param texts: whether one request's texts may be asked for.
+    :param texts: whether browsers may ask for a request's texts.
     """
 
     def __init__(self, access: Access, view: View, node: AskedNode, *, secure: bool, texts: bool) -> None:
@@ -277,7 +277,7 @@ class Web:
         return self._access.session(cookie) is not None
 
     def count(self, change: int) -> None:
-        """Of browsers that look."""
+        """Adds ``change`` to the number of connected browsers."""
         self._streams += change
         self._node.note_viewers(self._streams)
 
@@ -335,7 +335,7 @@ class Web:
 
 
 async def _body(request: Request, most: int) -> bytes:
-    """:raises Refusal: it is too long, or takes too long to come."""
+    """:raises Refusal: the body is longer than ``most`` bytes, or too slow."""
     body = b""
     with contextlib.suppress(TimeoutError):
         async with asyncio.timeout(BODY_S):
@@ -358,7 +358,7 @@ async def _failed(request: Request, error: Exception) -> Response:
 
 
 def _load_files() -> dict[str, _File]:
-    """All in memory: no request comes near a path of the disk."""
+    """Loads all static files into memory, so that no request reads a path from disk."""
     found = {}
     for entry in files("edgeslm.console").joinpath("static").iterdir():
         media_type = _TYPES.get(entry.name.rpartition(".")[2])

@@ -1,10 +1,10 @@
-"""Console messages: what the node and its console say to each other over the pipe.
+"""Console messages on the pipe between the node and the console process.
 
-The console's process talks to strangers: what it sends are typed messages, and nothing else gets through. It
-says ``Listening``, or ``Refused`` if there can be no web server. The node's messages are objects of JSON with
-``kind``: ``settings`` (first), ``tick`` (``moment``: figures of the last two seconds), ``rows`` (requests
-that changed), ``told`` (``part`` of the node that changed, and its ``value``), ``answer`` (``number``,
-``result``), ``text`` (``number``, ``input``, ``output``).
+The console process faces untrusted browsers, so the node accepts only typed messages from it. The first is
+``Listening``, or ``Refused`` if the web server can't start. The node sends JSON objects with ``kind``:
+``settings`` (first), ``tick`` (``moment``: figures of the last two seconds), ``rows`` (changed requests),
+``told`` (``part`` of the node that changed, and its ``value``), ``answer`` (``number``, ``result``), ``text``
+(``number``, ``input``, ``output``).
 """
 
 from __future__ import annotations
@@ -16,26 +16,26 @@ from edgeslm.ipc.codec import Frames, frames_to_child
 from edgeslm.ipc.pipe import Refused
 
 INPUT_BYTES = 32 * 1024
-"""The longest text that the form takes."""
+"""Longest input of the form."""
 
 
 @dataclass(frozen=True, slots=True)
 class Listening:
-    """The web server is there."""
+    """The web server listens at ``url``."""
 
     url: str
 
 
 @dataclass(frozen=True, slots=True)
 class Viewers:
-    """How many browsers look on."""
+    """Number of connected browsers."""
 
     count: int
 
 
 @dataclass(frozen=True, slots=True)
 class Ask:
-    """A request of the form; ``options`` hold whatever the browser sent."""
+    """A request of the form; ``options`` are unchecked, as the browser sent them."""
 
     number: int
     task: str
@@ -45,7 +45,7 @@ class Ask:
 
 @dataclass(frozen=True, slots=True)
 class Look:
-    """A wish for the texts of a row."""
+    """Asks for the texts of a row."""
 
     number: int
     row: int

@@ -1,7 +1,7 @@
-"""The console's process: a web server at one end, the pipe to the node at the other.
+"""The console process: runs the web server, connected to the node by a pipe.
 
-It is its own process so that no browser, slow or hostile, costs the node's connection a moment, and because
-the web server's memory is for those alone who want a console. It ends when the pipe closes.
+A separate process keeps slow or hostile browsers away from the node, and costs its memory only where there is
+a console. It ends when the pipe closes.
 """
 
 from __future__ import annotations
@@ -33,21 +33,20 @@ log = logging.getLogger("edgeslm.console")
 MOST_CONNECTIONS = 64
 HEADER_BYTES = 16 * 1024
 IDLE_S = 15.0
-"""How long a connection may be open without a request."""
+"""Timeout of a connection without a request."""
 MARGIN_S = 10.0
-"""What the node may take longer than a request may."""
+"""Added to a request's timeout for the way through the pipe."""
 
 
 class _Server(uvicorn.Server):
-    """Leaves signals alone: the node says when it is over."""
+    """Doesn't handle signals: the node closes the pipe to stop it."""
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
         yield
 
     async def hang_up_on_idlers(self) -> None:
-        """uvicorn waits without end for a request that comes slowly: whoever answers nothing from one look to
-        the next and has nothing being answered is let go."""
+        """Closes connections without a request for ``IDLE_S``; uvicorn would wait for a slow one for ever."""
         silent: dict[Any, Any] = {}
         while True:
             await asyncio.sleep(IDLE_S)
@@ -82,7 +81,7 @@ class Worker:
         await asyncio.wait([ended, serving], return_when=asyncio.FIRST_COMPLETED)
         if serving.done():
             serving.result()
-            await ended  # what it said of its end is read before the pipe closes
+            await ended  # lets the node read the last message before the pipe closes
 
     async def _serve(self) -> None:
         settings = await self._settings
@@ -101,7 +100,7 @@ class Worker:
             server.config.load()
         except (OSError, ValueError) as error:
             reason = (error.strerror if isinstance(error, OSError) else None) or str(error)
-            reason = reason.partition(" (while attempting")[0]  # it names the address once more
+            reason = reason.partition(" (while attempting")[0]  # that part repeats the address
             self._say(Refused(f"{settings['listen']}: {reason}"))
             return
         port = listener.getsockname()[1]
@@ -195,7 +194,7 @@ def main(argv: list[str]) -> None:
     set_up_logging(argv[1], "%(levelname)s %(name)s %(message)s")
     logging.getLogger("uvicorn").setLevel("WARNING")
     asyncio.run(_run(int(argv[0])))
-    os._exit(0)  # browsers that stream hold nothing that matters
+    os._exit(0)  # open streams need no clean end
 
 
 if __name__ == "__main__":

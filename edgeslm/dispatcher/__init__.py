@@ -1,1 +1,1 @@
-"""The load balancer of a pool, a process: each request goes to the node that is done with it first."""
+"""The load balancer of a pool: a process that sends each request to the node that will finish it first."""

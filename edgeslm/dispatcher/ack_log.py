@@ -1,10 +1,9 @@
-"""The acknowledgement log: answered messages that wait since an earlier one is still open.
+"""The acknowledgement log: answered requests whose acknowledgement waits for an earlier request.
 
-Acknowledgements leave in the order of receipt (MQTT-4.6.0-2), so behind one request on a slow node a whole
-window of answered ones may wait. Should the dispatcher end now, the broker brings them again to whoever is
-next, and without this list their senders would get each result twice. It is kept in a file in shared memory,
-which outlives a kill, and told to the dispatcher that waits. A power cut costs second results, never a
-request.
+Acknowledgements go out in the order of receipt (MQTT-4.6.0-2), so one request on a slow node may hold back a
+whole window of answered ones. If the dispatcher ends now, the broker delivers them again to the next one;
+without this log their clients would get each result twice. The log is a memory-mapped file, which survives a
+kill, and is published to the standby. After a power cut results may be sent twice; no request is lost.
 """
 
 from __future__ import annotations
@@ -28,17 +27,17 @@ from edgeslm.storage.running_marks import KEY_BYTES
 log = logging.getLogger("edgeslm.dispatcher")
 
 TELL_S: Final = 0.02
-"""What is answered in so long is told at once."""
+"""Answers within this time are published as one message."""
 
 
 def name_of(delivery: Delivery) -> bytes:
-    """Names a message in the pool's session, the same on every machine that has the session. With the
-    Correlation Data: packet identifiers come again, and so do texts."""
+    """A key of a message in the pool's session, equal on every machine. It includes the Correlation Data,
+    since packet identifiers and texts may repeat."""
     return reader_key(delivery_key(0, delivery), (delivery.correlation or b"").hex())
 
 
 class Answered:
-    """The last ``most`` of them. ``file`` is made if need be; without it they are in memory alone."""
+    """Keys of the last ``most`` answered requests, in ``file``; only in memory if it can't be created."""
 
     def __init__(self, file: Path, most: int) -> None:
         self._most = most
@@ -48,7 +47,7 @@ class Answered:
         try:
             descriptor = os.open(file, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
             try:
-                # Room on the disk too: to write to a page that has none would end the process.
+                # Reserve disk space: writing to a page without any would kill the process (SIGBUS).
                 os.posix_fallocate(descriptor, 0, KEY_BYTES * most)
                 self._pages = mmap.mmap(descriptor, KEY_BYTES * most)
             finally:
@@ -85,13 +84,13 @@ class Answered:
             self._write(slot, key)
 
     def discard(self, key: bytes) -> None:
-        """The name is another message's from now on."""
+        """Forgets a key, which now names another message."""
         slot = self._slots.pop(key, None)
         if slot is not None:
             self._write(slot, bytes(KEY_BYTES))
 
     def clear(self) -> None:
-        """The broker has a new session, with other messages."""
+        """Forgets all keys: the broker has a new session."""
         for key in list(self._slots):
             self.discard(key)
 
@@ -102,10 +101,10 @@ class Answered:
 
 @dataclass(slots=True)
 class PoolAcks:
-    """Acknowledges requests of the pool's session, and what brought their answers in that of the nodes.
+    """Acknowledges requests in the pool's session, and the nodes' answers in the other one.
 
-    What has to wait for earlier ones is remembered, and told to the dispatcher that waits if this one
-    ``leads``.
+    Acknowledgements that must wait are recorded and, while this dispatcher ``leads``, published to the
+    standby.
     """
 
     pool: BusClient
@@ -130,7 +129,7 @@ class PoolAcks:
         self._untold.append(name)
 
     def is_answered(self, delivery: Delivery) -> bool:
-        """Whether the broker brings again what only had to be acknowledged."""
+        """Whether this is a redelivery of an answered request."""
         if not delivery.dup:
             self.answered.discard(name_of(delivery))
             return False
@@ -152,7 +151,7 @@ def encode_keys(keys: Iterable[bytes]) -> bytes:
 
 
 def parse_keys(payload: bytes) -> list[bytes]:
-    """Nothing for what is no list of keys."""
+    """The keys in a message of :func:`encode_keys`; empty if it isn't one."""
     if len(payload) % KEY_BYTES:
         return []
     keys = (payload[at : at + KEY_BYTES] for at in range(0, len(payload), KEY_BYTES))

@@ -1,8 +1,8 @@
-"""The active dispatcher: requests of the pool from one session, answers of nodes from another.
+"""The active dispatcher: receives the pool's requests in one MQTT session and the nodes' answers in another.
 
-Two sessions, since acknowledgements leave in the order of receipt: on one, answers would wait behind the
-requests that they answer, and a window full of requests would let none in. A request is acknowledged after
-its result was, and a node's answer with it, so that whoever takes over finds both again.
+In a single session a full window of unacknowledged requests would block the answers to them, since
+acknowledgements go out in the order of receipt. A request and its answer are acknowledged after the result is
+published, so that a successor gets both again.
 """
 
 from __future__ import annotations
@@ -40,12 +40,12 @@ log = logging.getLogger("edgeslm.dispatcher")
 TICK_S: Final = 0.1
 HEALTH_EVERY_S: Final = 30.0
 DRAIN_LIMIT_S: Final = 5.0
-"""How long a stop waits for answers; the next dispatcher gets the others."""
+"""How long a stop waits for answers; the next dispatcher gets the rest."""
 CONNECT_S: Final = 10.0
 
 
 class ActiveDispatcher:
-    """One term at work, from taking the pool's session to losing it or a stop. ``boot_id`` names it."""
+    """One term as leader, from taking the pool's session to its loss or a stop; ``boot_id`` is its name."""
 
     def __init__(
         self,
@@ -87,7 +87,7 @@ class ActiveDispatcher:
         self._acks = PoolAcks(self.pool, self.nodes.bus, self.topics, answered)
         self._admission = Admission(limits, self._acks, publisher, meter)
         backend = PoolBackend(settings, self.nodes, journal, meter)
-        tracer = Tracer(Tracing(), settings.name)  # passes contexts on
+        tracer = Tracer(Tracing(), settings.name)  # only passes trace contexts on
         replies, limit = settings.replies, limits.packet_bytes
         self._handler = RequestHandler(
             backend, self._admission, publisher, journal, meter, tracer, replies, limit
@@ -95,14 +95,14 @@ class ActiveDispatcher:
         self.presence = Presence(self.pool, self._clients, boot_id, self)
 
     async def run(self, stop: asyncio.Event) -> bool:
-        """Works until told to stop, which it says by True, or until another has the session or the lease.
+        """Works until ``stop`` is set (returns True) or another dispatcher has taken over (False).
 
-        :raises BrokerError: trying to connect again is no use.
+        :raises BrokerError: the broker refuses the connection for good.
         """
         self.presence.state = "online"
         await self.pool.start()
         await self._wait_connected(stop)
-        await self.nodes.bus.start()  # second: what comes again finds its answers on the way
+        await self.nodes.bus.start()  # after the pool's: redelivered requests come before their answers
         beside = [asyncio.create_task(one) for one in (self._tick(), self._renew(), self._tell())]
         ends = [asyncio.create_task(stop.wait()), asyncio.create_task(self.yielded.wait())]
         failures: list[asyncio.Future[None]] = [self.pool.failed, self.nodes.bus.failed, *beside]
@@ -141,7 +141,7 @@ class ActiveDispatcher:
             log.info("%d requests are left to the next dispatcher", left)
 
     async def _hand_over(self) -> None:
-        """Says that whoever waits may go on."""
+        """Frees the lease for the standby."""
         self._acks.tell()
         await self.presence.change("stopped")
         if self.pool.connected:
@@ -190,7 +190,7 @@ class ActiveDispatcher:
                 log.warning("the broker has lost the pool's session, and the requests that waited in it")
             self._journal.begin_session()
             self._acks.forget()
-        if self._takes_lease:  # later another may have it, which is looked at first
+        if self._takes_lease:  # after a reconnect only if nobody else has it
             self._say_lease()
         self._connections += 1
         watched = (self.topics.lease, self._clients.state)
@@ -204,7 +204,7 @@ class ActiveDispatcher:
             self._hear_lease(delivery.payload)
         elif delivery.topic == self._clients.state:
             self.pool.ack(delivery)
-            # A late last will, of a connection that broke long ago, must not stand for the one at work.
+            # The late will of an old connection must not replace the active dispatcher's state.
             if delivery.payload != encode_state(self.presence.state, self.boot_id) and not self._is_closed:
                 self.presence.announce()
         elif self._is_closed:
@@ -232,7 +232,7 @@ class ActiveDispatcher:
             self._say_lease()
 
     def disconnected(self) -> None:
-        """Before the session is taken again: another may have it."""
+        """Checks the lease before reconnecting: another dispatcher may have taken over."""
         if not self._connections or self._is_closed:
             return
         for bus in (self.pool, self.nodes.bus):
@@ -243,18 +243,18 @@ class ActiveDispatcher:
     async def _look(self) -> None:
         try:
             word = await look(self.settings, self._client_id)
-        except BrokerError as error:  # the session's own connection will tell it too, if it lasts
+        except BrokerError as error:  # a lasting error also fails the session's own connection
             log.warning("the lease can't be looked at: %s", error)
             word = None
         if word is None or word.holder in (None, self.boot_id):
-            self._takes_lease = word is None  # the broker has forgotten it
+            self._takes_lease = word is None  # the broker has lost it
             for bus in (self.pool, self.nodes.bus):
                 bus.may_connect.set()
         else:
             self._give_way()
 
     def _give_way(self) -> None:
-        """What is in hand is in the hands of another by now."""
+        """Drops all requests: another dispatcher has them now."""
         if not self._is_closed:
             log.warning("another dispatcher has taken over meanwhile")
             self._is_closed = True

@@ -1,4 +1,4 @@
-"""The pool's backend: requests answered by the nodes of a pool."""
+"""The pool's backend: forwards requests to the nodes of a pool and takes their answers."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ from edgeslm.telemetry.health import Meter
 log = logging.getLogger("edgeslm.dispatcher")
 
 RETURN_S: Final = 1.0
-"""How long a request that came before waits for an answer that may be under way already."""
+"""How long a redelivered request waits for an answer that may be on its way already."""
 OWN_KEPT: Final = frozenset({"cancelled", "poisoned"})
-"""Errors of ours that a repeat is told again. With the others it is asked anew: members come and go."""
+"""The dispatcher's own errors that are journaled. After others a repeat runs again: members come and go."""
 
 
 class PoolBackend:
-    """A node's answer goes out as the pool's, and what brought it is acknowledged with the request."""
+    """Publishes a node's answer as the pool's; both messages are acknowledged together."""
 
     def __init__(self, settings: DispatcherSettings, nodes: NodeSide, journal: Journal, meter: Meter) -> None:
         limits = settings.limits
@@ -42,7 +42,7 @@ class PoolBackend:
         self._meter = meter
 
     def accept(self, request: Request) -> None:
-        """Nothing is remembered of it."""
+        """Does nothing: a pool takes no corrections."""
 
     async def answer(self, request: Request, attempt: AttemptLog, held: InFlight) -> tuple[Result, bytes]:
         order = ForwardedRequest(
@@ -101,16 +101,16 @@ class PoolBackend:
 
 
 def _identity(request: Request, held: InFlight, key: bytes | None) -> bytes:
-    """The same after a restart, so that a node which has answered it before sends that again."""
+    """A key that is the same after a restart, so that a node recognizes the repeat and resends its answer."""
     if request.named and key is not None:
         return key
-    # Not the number of the session: another machine counts otherwise.
+    # Without the session's number, which differs between machines.
     return delivery_key(0, held.delivery) if not held.qos0 else request.id.encode()
 
 
 def as_the_pools(request: Request, result: Result, payload: bytes, now: float) -> tuple[Result, bytes]:
-    """``payload`` is the node's own result. The time that the request waited for a node, and on the way, is
-    added to its time in the queue. Fields that only a newer node knows stay."""
+    """Turns a node's result into the pool's. ``payload`` is the node's encoded result; unknown fields of a
+    newer node stay. Time spent waiting for the node and on the way counts as queue time."""
     timings = dict(result.timings_ms)
     if "total" in timings:
         total = (now - request.received_at) * 1000

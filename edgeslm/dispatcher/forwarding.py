@@ -1,7 +1,7 @@
-"""Forwarding: who is asked, what an answer means, and what happens without one.
+"""Forwarding: assigns requests to nodes, handles their answers, and retries elsewhere on errors and timeouts.
 
-Pure but for the futures of orders: what sends to nodes is handed in, and time is told by a clock. It is to be
-ticked a few times a second.
+Pure but for the futures of the requests: sending and the clock are passed in. Call :meth:`Forwarder.tick` a
+few times a second.
 """
 
 from __future__ import annotations
@@ -23,32 +23,31 @@ from edgeslm.protocol.codec import Cancel
 log = logging.getLogger("edgeslm.dispatcher")
 
 MOST_ENDS: Final = 3
-"""A request during which so many nodes ended is not sent to another one."""
+"""Retry limit: a request during which this many nodes crashed is a poison message."""
 REFUSED_S: Final = 5.0
-"""How long a node that can't do a request isn't asked for it again."""
+"""How long a node that refused a request isn't asked for it again."""
 LONGEST_PAUSE_S: Final = 5.0
-"""A busy node is asked again after so long at most."""
+"""Longest pause before a busy node is asked again."""
 SILENT_S: Final = 10.0
-"""How long a node that is taken for stuck gets nothing; then one request, to see."""
+"""How long a stuck node gets no requests; then it gets one as a probe."""
 CANCEL_S: Final = 5.0
-"""How long a node has to say that it has cancelled a request."""
+"""Timeout for a node to confirm a cancellation."""
 SETTLE_S: Final = 5.0
-"""After so long with the broker all that nodes have said before has come."""
+"""Time after connecting within which all retained messages of nodes have arrived."""
 RETRY_MS: Final = 2000
 LEAD_S: Final = 0.05
-"""How much work a node has ahead at least, as far as its window goes."""
+"""Minimum of queued work at a node, within its window."""
 LEAST_LEFT: Final = 0.1
-"""Of its usual time, what a request that takes longer has still before it: a node that is late must not pass
-for one that rests."""
+"""Remaining share assumed for a request beyond its usual time, so that a late node doesn't look idle."""
 HEALTH_S: Final = 45.0
-"""How long a node's word of its queue counts, ever less: it comes every 30 s."""
+"""Time over which the queue length in a node's last health message fades to 0; it comes every 30 s."""
 
 ELSEWHERE = frozenset({"unknown_task", "model_unavailable", "no_memory", "internal"})
-"""Errors of a node that another one may not have."""
+"""Errors after which another node is tried."""
 
 
 class Nodes(Protocol):
-    """The way to the nodes; ``ended`` is told of an order whose node has."""
+    """Sends to nodes; :meth:`ended` hears of a request whose node crashed."""
 
     def forward(self, order: ForwardedRequest, node: str) -> None: ...
     def withdraw(self, order: ForwardedRequest, node: str) -> None: ...
@@ -56,7 +55,7 @@ class Nodes(Protocol):
 
 
 class Forwarder:
-    """``window`` requests are at one node at a time."""
+    """Keeps at most ``window`` requests at one node. An order is a :class:`ForwardedRequest`."""
 
     def __init__(
         self,
@@ -75,20 +74,20 @@ class Forwarder:
         self._pauses: dict[str, float] = {}
         self._silent: dict[str, float] = {}
         self._others: dict[str, tuple[int, float]] = {}
-        """What others had waiting at a node by its last health, and when that came."""
+        """Requests of other clients in a node's last health message, and the time it came."""
         self._count = 0
         self._has_settled = False
         self.waiting = DispatchQueue()
         self.throughput = Throughput()
         self.connected_at = clock()
-        """When the broker began to tell of the nodes."""
+        """Time of the last subscription to the nodes' messages."""
         self.counts: Counter[str] = Counter({"late": 0, "elsewhere": 0, "overdue": 0})
 
     def submit(self, order: ForwardedRequest) -> None:
-        """Takes an order; its future has the answer once there is one."""
+        """Queues an order; its future gets the answer."""
         self._count += 1
         order.number = self._count
-        while order.correlation in self._orders:  # of a session that the broker has forgotten
+        while order.correlation in self._orders:  # left from a session that the broker has lost
             order.variant += 1
         self._orders[order.correlation] = order
         if order.ends >= MOST_ENDS:
@@ -98,13 +97,13 @@ class Forwarder:
         self.pump()
 
     def repeat(self) -> None:
-        """Asks nodes again for all that they have: what was on the way may be lost; nodes know repeats."""
+        """Sends every forwarded order again, since it may be lost; nodes deduplicate."""
         for node, load in self._loads.items():
             for order in load:
                 self._nodes.forward(order, node)
 
     def drop(self, order: ForwardedRequest) -> None:
-        """Nobody wants its answer any more; nodes may go on with it."""
+        """Forgets an order; nodes may still run it."""
         self._orders.pop(order.correlation, None)
         self.waiting.remove(order)
         for node in order.at:
@@ -112,7 +111,7 @@ class Forwarder:
 
     @property
     def in_flight(self) -> int:
-        """Orders that are at some node."""
+        """Number of orders at nodes."""
         return len({id(order) for load in self._loads.values() for order in load})
 
     def load(self, node: str) -> int:
@@ -121,10 +120,10 @@ class Forwarder:
     def is_silent(self, node: str) -> bool:
         return node in self._silent
 
-    # What nodes say
+    # Messages of nodes
 
     def hear(self, node: str, kind: str, payload: bytes) -> None:
-        """A node's word of itself."""
+        """Handles a node's state, info or health message."""
         now = self._clock()
         news = self._members.hear(node, kind, payload)
         if kind == "health" and self._members.knows(node):
@@ -139,7 +138,7 @@ class Forwarder:
             self._silent.pop(node, None)
         if news not in ("ended", "left"):
             return
-        # A node that drains answers what it has begun; the rest it gives back with its next start.
+        # A draining node answers what it has begun; its next start returns the rest.
         if news == "left" and self._members.known.get(node) == "draining":
             return
         self.throughput.forget(node)
@@ -157,7 +156,7 @@ class Forwarder:
     def answer(
         self, node: str, correlation: bytes, result: Result, payload: bytes
     ) -> ForwardedRequest | None:
-        """A node's result; the order that it ends, or would have ended had no other been before it."""
+        """Handles a node's result. :return: its order; None: unknown, or answered by another node before."""
         now = self._clock()
         self._silent.pop(node, None)
         order = self._orders.get(correlation)
@@ -176,8 +175,8 @@ class Forwarder:
             self._pauses[node] = now + pause_s
             self._put_back(order)
         elif code == "cancelled" and not order.is_cancelled:
-            # It was withdrawn from this node before; asked by another name, the node runs it. Another node
-            # that has it knows it by this one.
+            # The order was withdrawn from this node before, which remembers that: use another correlation,
+            # unless another node has the order under this one.
             if not order.at:
                 del self._orders[order.correlation]
                 order.variant += 1
@@ -194,19 +193,19 @@ class Forwarder:
         return order
 
     def piece(self, node: str, correlation: bytes, chunk: Chunk) -> Request | None:
-        """A piece of a streamed answer; the request that it is to be passed on for."""
+        """Handles a chunk of a streamed answer. :return: the request to pass it on for; None: drop it."""
         self._silent.pop(node, None)
         order = self._orders.get(correlation)
         if order is None or chunk.seq <= order.highest_seq or not order.request.options.get("stream"):
             return None
         order.highest_seq = chunk.seq
-        if (sending := order.at.get(node)) is not None:  # it is at it
+        if (sending := order.at.get(node)) is not None:  # a sign of progress
             patience_s = self.throughput.patience_s(node, order.request.task, sending.service_s)
             sending.patience_at = max(sending.patience_at, self._clock() + patience_s)
         return order.request
 
     def undelivered(self, order: ForwardedRequest, node: str, error: RequestError | None) -> None:
-        """The broker doesn't take it for the node: ``error`` says why, or None if it may later."""
+        """Handles a failed publish to a node; ``error`` is permanent, None means try again."""
         if order.at.pop(node, None) is None:
             return
         self._loads[node].pop(order, None)
@@ -227,8 +226,8 @@ class Forwarder:
                 self._nodes.withdraw(order, node)
 
     def refuse_stranded(self) -> None:
-        """Answers what no node is there for. To be called when too many answered ones wait behind such for
-        their acknowledgement: a full window lets nothing in for anybody."""
+        """Refuses queued orders that no online node can do. Call it when they hold back too many
+        acknowledgements: a full window blocks all requests."""
         if self._clock() - self.connected_at <= SETTLE_S:
             return
         for order in list(self.waiting):
@@ -238,24 +237,24 @@ class Forwarder:
                 self._give_up(order, Busy(why, retry_after_ms=RETRY_MS))
 
     def tick(self) -> None:
-        """Looks at what time alone brings about."""
+        """Handles timeouts and the ends of pauses."""
         now = self._clock()
         self._has_settled = now - self.connected_at > SETTLE_S and bool(self._members.known)
         for order in list(self._orders.values()):
-            self._look_at(order, now)
+            self._check_limits(order, now)
         for node, load in self._loads.items():
             late = [order for order, sending in load.items() if now > sending.patience_at]
             if late:
-                self._take_for_stuck(node, late, now)
+                self._mark_stuck(node, late, now)
         for until_of in (self._pauses, *(order.refusals for order in self.waiting)):
             for node in [node for node, until in until_of.items() if now >= until]:
                 del until_of[node]
         self.pump()
 
-    # What becomes of orders
+    # Ends of orders
 
-    def _look_at(self, order: ForwardedRequest, now: float) -> None:
-        """Gives up an order that has waited for too long."""
+    def _check_limits(self, order: ForwardedRequest, now: float) -> None:
+        """Ends an order that has expired or timed out."""
         expires_at = order.request.expires_at
         if expires_at is not None and now >= expires_at:
             self._give_up(order, Expired("The time in which its sender wanted it has passed."))
@@ -294,7 +293,7 @@ class Forwarder:
         order.settle(answer)
 
     def _put_back(self, order: ForwardedRequest) -> None:
-        """To be asked elsewhere, or later."""
+        """Queues an order again, for another node or a later time."""
         if order.is_cancelled:
             self._give_up(order, Cancelled("It was cancelled."))
         elif not order.at:
@@ -306,7 +305,7 @@ class Forwarder:
         if order.refused is not None and not order.at and not others and not order.is_cancelled:
             self._finish(order, order.refused)
 
-    def _take_for_stuck(self, node: str, late: list[ForwardedRequest], now: float) -> None:
+    def _mark_stuck(self, node: str, late: list[ForwardedRequest], now: float) -> None:
         self._silent[node] = now + SILENT_S
         for order in late:
             sending = order.at[node]
@@ -318,7 +317,7 @@ class Forwarder:
             if others:
                 log.warning("node %s has not answered for %.1f s", node, now - sending.sent_at)
                 self.waiting.add(order)
-            else:  # it, or its answer, may have been lost with a broker; a node knows a repeat
+            else:  # order or answer may be lost in a broker restart; nodes deduplicate
                 self._nodes.forward(order, node)
 
     def _learn(self, node: str, sending: Sending, result: Result, now: float) -> None:
@@ -331,10 +330,10 @@ class Forwarder:
             node, result.task, service_s=min(service_s, answer_s), answer_s=answer_s, now=now
         )
 
-    # Who is asked
+    # Assignment
 
     def pump(self) -> None:
-        """Gives nodes what is worth giving."""
+        """Sends queued orders to nodes, by the load-balancing policy."""
         now = self._clock()
         for task in self.waiting.tasks():
             ready = [order for order in self.waiting.of(task) if order.not_before <= now]
@@ -347,8 +346,8 @@ class Forwarder:
             }
             while ready and (choice := choose(len(ready), list(candidates.values()))) is not None:
                 position, found = choice
-                order = self._fitting(ready, position, found.node)
-                if order is None:  # none of them may go there
+                order = self._nearest(ready, position, found.node)
+                if order is None:  # this node has refused all of them
                     del candidates[found.node]
                     continue
                 ready.remove(order)
@@ -367,14 +366,14 @@ class Forwarder:
             ready_s += max(0.0, sum(sending.service_s for sending in load.values()) - begun_s)
         others, heard_at = self._others.get(node, (0, now))
         ready_s += others * max(0.0, 1 - (now - heard_at) / HEALTH_S) * (service_s or 0.0)
-        # One more than runs is enough to bridge the way there, but for very short ones: what waits here may
-        # still go elsewhere.
+        # One queued order bridges the network delay, except for very short ones. Others wait here, where
+        # they can still go to another node.
         has_room = len(load) < room and (len(load) < 2 or ready_s < LEAD_S)
         return Candidate(node, ready_s, service_s, has_room and node not in self._pauses)
 
     @staticmethod
-    def _fitting(ready: list[ForwardedRequest], position: int, node: str) -> ForwardedRequest | None:
-        """The order at the position, or one near it, that may go to the node."""
+    def _nearest(ready: list[ForwardedRequest], position: int, node: str) -> ForwardedRequest | None:
+        """The order at ``position``, or the nearest one that may go to the node."""
         for order in [*ready[position:], *reversed(ready[:position])]:
             if node not in order.at and node not in order.refusals:
                 return order

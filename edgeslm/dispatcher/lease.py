@@ -1,8 +1,8 @@
-"""The lease, leader election among the dispatchers of a pool: retained, as one who waits hears it.
+"""The lease: leader election among the dispatchers of a pool, by a retained message.
 
-The clocks of two machines differ, so no time of the other's is looked at: only how long ago, by the clock of
-the one who waits, the lease was last heard. A lease that the broker had kept counts from then, however old it
-is. The broker has the last word: the pool has one session there, and whoever connected last has it. Pure.
+Clocks of machines differ, so the standby measures by its own clock how long ago it last received the lease. A
+retained lease counts from its arrival, however old it is. The broker decides in the end: the pool has one
+session, and the last dispatcher to connect owns it. Pure.
 """
 
 from __future__ import annotations
@@ -16,16 +16,16 @@ from edgeslm.protocol.strict_json import decode_text
 
 LONGEST_S = 3600.0
 QUIET_S = 1.5
-"""After so long without a word the broker has no lease to tell of."""
+"""Silence after which the broker has no retained lease."""
 FORGOTTEN_S = 15.0
-"""How long at most one who held a lease that the broker has forgotten has to say it again."""
+"""Longest time for the leader to repeat a lease that the broker has lost."""
 RETURN_S = 2.0
-"""How long one whose connection broke has to come back: a reset costs a second."""
+"""Time for the leader to reconnect after its connection broke; a reset takes a second."""
 
 
 @dataclass(frozen=True, slots=True)
 class Word:
-    """What a lease says: who holds it, or nobody any more, and for how many seconds without another word."""
+    """A lease message: holder (None: free), its name, and the seconds until it expires."""
 
     holder: str | None
     name: str
@@ -33,12 +33,12 @@ class Word:
 
 
 def encode_lease(holder: str | None, name: str, for_s: float) -> bytes:
-    """``holder`` is of one run of a dispatcher, ``name`` of all of them."""
+    """``holder`` identifies one term of the dispatcher ``name``; ``for_s``: seconds to expiry."""
     return encode_document({"holder": holder, "name": name, "for_s": for_s})
 
 
 def parse_lease(payload: bytes) -> Word | None:
-    """None for what is no lease, such as one that was taken away."""
+    """None for an invalid or empty message."""
     try:
         document = parse_json(decode_text(payload))
     except InvalidRequest:
@@ -52,8 +52,8 @@ def parse_lease(payload: bytes) -> Word | None:
 
 
 class Lease:
-    """``name`` is this dispatcher's; ``is_first`` as long as it has not been at work since its start: then a
-    lease by its name is of the run before, and need not run out."""
+    """The lease as a standby sees it. ``name`` is this dispatcher's. ``is_first``: it hasn't led since its
+    start, so a lease of its name is left from the run before and is free."""
 
     def __init__(self, name: str, *, is_first: bool) -> None:
         self._name = name
@@ -63,12 +63,12 @@ class Lease:
         self._quiet_s = QUIET_S
 
     def listen(self, now: float) -> None:
-        """The broker has been asked to tell: what it keeps comes at once. One that was started anew may have
-        forgotten it; who held it holds what the broker has forgotten too, and gets its time to come back."""
+        """Call after subscribing: a retained lease arrives at once. A restarted broker may have lost it, so
+        the leader gets time to reconnect."""
         self._free_at = min(self._free_at, now + self._quiet_s)
 
     def lose(self) -> None:
-        """There is no connection: nothing is known any more."""
+        """Call when the connection breaks: the lease is unknown then."""
         self._free_at = self._gone_at = math.inf
 
     def hear(self, payload: bytes, now: float) -> None:
@@ -80,7 +80,7 @@ class Lease:
             self._quiet_s = max(QUIET_S, min(word.for_s, FORGOTTEN_S))
 
     def hear_state(self, payload: bytes, now: float) -> None:
-        """What the dispatcher at work says of itself, or the broker in its place."""
+        """Handles the state message of the active dispatcher, or its last will."""
         try:
             state = parse_state(payload).state
         except ProtocolError:
@@ -91,5 +91,5 @@ class Lease:
             self._gone_at = math.inf
 
     def wait_s(self, now: float) -> float:
-        """Seconds until it may be taken, as far as is known now; 0 if it may be."""
+        """Seconds until the lease may be taken; 0: now."""
         return max(0.0, min(self._free_at, self._gone_at) - now)

@@ -1,6 +1,6 @@
-"""Pool members: what nodes say of themselves, and which of them does which task.
+"""Pool members: states and tasks of nodes, from their state, info and health messages.
 
-Pure. Documents come from the bus, so nothing is believed of their form.
+Pure. Messages come from the bus and are checked in every detail.
 """
 
 from __future__ import annotations
@@ -15,20 +15,19 @@ from edgeslm.protocol.strict_json import decode_text, parse_json
 from edgeslm.protocol.versions import PROTOCOL_VERSION, is_spoken
 
 MOST_NODES = 20_000
-"""Nodes that are remembered, also those of other pools, at half a kilobyte each; a broker on which somebody
-invents more must not fill our memory."""
+"""Nodes kept, those of other pools included, at half a kilobyte each; faked ones must not fill the memory."""
 MOST_MEMBERS = 1000
 MOST_PROBLEMS = 20
 STATE_CHARACTERS = 16
 MOST_TASKS = 256
 News = Literal["ended", "left", "ready", "changed"]
-"""What a word of a node means: it broke off without a word (``ended``), it stopped or drains (``left``), it
-is there to be asked (``ready``), or what it does is another (``changed``)."""
+"""What a message of a node means: it crashed or lost its connection (``ended``), stops or drains (``left``),
+came online (``ready``), or changed its tasks (``changed``)."""
 
 
 @dataclass(frozen=True, slots=True)
 class Offer:
-    """A task that a node does for the pool: its kind and the digest of its model, and how it tells of it."""
+    """A task that a node serves for the pool: kind, model digest, and its entry in the node's info."""
 
     kind: str
     model: str | None
@@ -37,8 +36,9 @@ class Offer:
 
 @dataclass(slots=True)
 class Node:
-    """What one node has said. ``offers`` is empty unless it is a member; ``why_not`` says why it isn't though
-    it names the pool; ``busy`` is what waited and ran there by its last health."""
+    """What is known of a node. ``offers`` is empty unless it is a member; ``why_not`` is the reason if it
+    names the pool but isn't one; ``wrong`` the reasons for tasks left out; ``busy`` counts queued and running
+    requests in its last health message."""
 
     state: str = "unknown"
     offers: dict[str, Offer] = field(default_factory=dict)
@@ -48,8 +48,8 @@ class Node:
 
 
 class Members:
-    """The nodes below one prefix, as far as they are of the pool ``pool``. ``wanted`` says which tasks the
-    pool does and what they need; None: all that its members do."""
+    """The members of the pool ``pool``. ``wanted`` has the pool's tasks and what each requires of a node;
+    None: all tasks of the members."""
 
     def __init__(self, pool: str, wanted: Mapping[str, Wanted] | None) -> None:
         self._pool = pool
@@ -58,10 +58,10 @@ class Members:
         self._ours: dict[str, Node] = {}
         """Those that name the pool."""
         self.version = 0
-        """Another number whenever members, their states or what they offer may be others."""
+        """Increases whenever members, their states or offers may have changed."""
 
     def hear(self, name: str, kind: str, payload: bytes) -> News | None:
-        """Takes in a retained document; an empty one means that the broker was told to forget it."""
+        """Handles a retained message; an empty one means that it was deleted at the broker."""
         try:
             document = parse_json(decode_text(payload)) if payload else {}
         except InvalidRequest:
@@ -87,11 +87,11 @@ class Members:
         return None
 
     def doing(self, task: str) -> list[str]:
-        """Who can be asked now."""
+        """Members that are online and serve ``task``."""
         return [name for name, node in self._ours.items() if node.state == "online" and task in node.offers]
 
     def is_offered(self, task: str) -> bool:
-        """Whether some member does it, be it away just now."""
+        """Whether some member serves the task, online or not."""
         return any(task in node.offers for node in self._ours.values())
 
     @property
@@ -105,7 +105,7 @@ class Members:
 
     @property
     def tasks(self) -> dict[str, Offer]:
-        """Every task that is offered, as the first that offers it tells of it."""
+        """Every offered task, with the offer of the first member by name."""
         found: dict[str, Offer] = {}
         for _, node in sorted(self._ours.items()):
             for task, offer in node.offers.items():
@@ -113,22 +113,22 @@ class Members:
         return found
 
     def knows(self, name: str) -> bool:
-        """Whether it is a member, be it away just now."""
+        """Whether a node is a member, online or not."""
         return name in self._nodes and bool(self._nodes[name].offers)
 
     def models(self, task: str) -> set[str]:
-        """Digests of the models that do a task at members."""
+        """Digests of the models that serve a task at members."""
         offers = [node.offers[task] for node in self._ours.values() if task in node.offers]
         return {offer.model for offer in offers if offer.model}
 
     def busy(self, name: str) -> int:
-        """How many requests waited or ran at a node by its last word of it."""
+        """Requests queued or running at a node, by its last health message."""
         node = self._nodes.get(name)
         return 0 if node is None else node.busy
 
     @property
     def problems(self) -> list[str]:
-        """Nodes that name the pool and are left out, and tasks of members that aren't what is needed."""
+        """Why nodes that name the pool, or tasks of members, are left out; as sentences."""
         found = []
         for name, node in sorted(self._ours.items()):
             if node.why_not:

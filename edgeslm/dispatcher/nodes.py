@@ -1,4 +1,4 @@
-"""The dispatcher's session with the nodes: orders out, answers and pieces of them in, and what nodes say."""
+"""The dispatcher's session with the nodes: sends requests, receives answers, chunks and states."""
 
 from __future__ import annotations
 
@@ -26,18 +26,18 @@ from edgeslm.telemetry.health import Meter
 log = logging.getLogger("edgeslm.dispatcher")
 
 EARLY_S: Final = 2.0
-"""How long after the first connection an answer may come before its request. No longer: those that follow
-wait for its acknowledgement, and a full window lets none in."""
+"""How long after the first connection an answer without its request is held. Not longer: its missing
+acknowledgement holds back later answers."""
 MOST_EARLY: Final = 1000
 ANSWERS: Final = 1000
-"""Answers of nodes that may be unacknowledged at a time."""
+"""Most unacknowledged answers of nodes."""
 WITHDRAW_EXPIRY_S: Final = 600
 ANSWER_BYTES: Final = 4 * 1024 * 1024
-"""Of a result, or of what a node says of itself."""
+"""Size limit of a node's message."""
 
 
 class NodeSide:
-    """``clients`` publishes pieces of answers to them; ``meter`` counts what is nobody's."""
+    """``clients`` publishes chunks to clients; ``meter`` counts invalid messages."""
 
     def __init__(
         self,
@@ -70,14 +70,14 @@ class NodeSide:
         )
 
     def submit(self, order: ForwardedRequest) -> None:
-        """Takes an order; its future has the answer once there is one."""
+        """Queues an order; its future gets the answer."""
         early = self._early.pop(order.correlation, None)
         self.forwarder.submit(order)
         if early is not None:
             self._take_answer(*early)
 
     def tick(self) -> None:
-        """To be called a few times a second."""
+        """Call it a few times a second."""
         self.forwarder.tick()
         if self._early and time.monotonic() > (self._early_until or 0.0):
             early, self._early = self._early, {}
@@ -110,14 +110,14 @@ class NodeSide:
         sent.add_done_callback(told)
 
     def withdraw(self, order: ForwardedRequest, node: str) -> None:
-        """Tells a node that an order need not be done any more."""
+        """Cancels an order at a node."""
         topic = self._topics.node(node).cancel
         self.bus.publish(
             OutgoingMessage(topic, b"", correlation=order.correlation, expiry_s=WITHDRAW_EXPIRY_S)
         )
 
     def ended(self, order: ForwardedRequest) -> None:
-        """A request that ends nodes is remembered over a restart of ours."""
+        """Records in the journal that a request crashed a node, so that a restart keeps the count."""
         if order.key is not None:
             self._journal.finish(order.key, order.ends, None)
 
@@ -125,12 +125,12 @@ class NodeSide:
         self.forwarder.connected_at = time.monotonic()
         self.bus.subscribe([self._topics.replies_filter, Subscription(self._topics.pieces_filter, qos=0)])
         for kind in KINDS:
-            # The broker tells each time: what it dropped for one who was away is not known otherwise.
+            # Retained messages each time: QoS 0 ones sent while we were away were dropped.
             said = Subscription(self._topics.node_filter(kind), qos=int(kind != "health"), every_time=True)
             self.bus.subscribe([said])
-        if self._early_until is None:  # later all requests that it may be for are known
+        if self._early_until is None:  # the first connection: requests may come after their answers
             self._early_until = time.monotonic() + EARLY_S
-        elif not self.bus.resumed:  # the broker has forgotten the session, and the answers in it
+        elif not self.bus.resumed:  # the broker has lost the session, and the answers in it
             self.forwarder.repeat()
 
     def delivered(self, delivery: Delivery) -> None:

@@ -1,10 +1,9 @@
-"""The load-balancing policy: a request goes to the node that is done with it first, busy ones counted.
+"""The load-balancing policy: a request goes to the node that will finish it first, busy nodes included.
 
-A slow node is worth a request only if the faster ones would take longer for it, with all that is ahead of
-it (the slow-server problem: Lin and Kumar, IEEE Trans. Automatic Control 29(8), 1984). With ``position``
-requests going to faster nodes before the slow one would be done with its first, it is the one behind them
-that it gets: nobody who waits is worse off, and no node rests while there is work that it would do sooner.
-Pure.
+A slow node gets a request only if the faster nodes, with their queues, would finish it later (the slow-server
+problem: Lin and Kumar, IEEE Trans. Automatic Control 29(8), 1984). If the faster nodes will finish
+``position`` queued requests before the slow node finishes one, the slow node gets the request behind those.
+So no queued request is delayed, and no node is idle while it could finish a request first. Pure.
 """
 
 from __future__ import annotations
@@ -16,8 +15,8 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class Candidate:
-    """A node that does the task. ``ready_s`` is when it will have done what it has, ``service_s`` what a
-    request takes there, None if that isn't known: then it is asked at once, to learn it."""
+    """A node that serves the task. ``ready_s``: seconds until its queue is empty. ``service_s``: seconds per
+    request; None: unknown, so the node gets a request at once to measure it."""
 
     node: str
     ready_s: float
@@ -30,7 +29,7 @@ class Candidate:
 
 
 def choose(waiting: int, candidates: Sequence[Candidate]) -> tuple[int, Candidate] | None:
-    """The position of a request among the ``waiting`` ones, and who gets it; None: all of them had better
+    """The position of a request among the ``waiting`` ones, and the node that gets it; None: all should
     wait."""
     free = [one for one in candidates if one.has_room]
     if not waiting or not free:

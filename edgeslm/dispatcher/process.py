@@ -1,4 +1,4 @@
-"""The process of a dispatcher: it waits for its turn, works, and waits again when another has taken over."""
+"""The dispatcher process: alternates between standby and active until it is stopped."""
 
 from __future__ import annotations
 
@@ -23,15 +23,15 @@ from edgeslm.telemetry.systemd import ServiceManager
 log = logging.getLogger("edgeslm.dispatcher")
 
 HOLD_OFF_S = 3.0
-"""One that gave way waits so long before it looks at the lease, which the other takes meanwhile."""
+"""Pause of a dispatcher that lost the leadership, in which its successor takes the lease."""
 STOP_S = 15.0
 LEAST_ANSWERED = 1024
 
 
 async def run(settings: DispatcherSettings) -> int:
-    """Runs until SIGTERM or SIGINT; the exit status.
+    """Runs a dispatcher until SIGTERM or SIGINT and returns the exit status.
 
-    :raises EdgeslmError: what keeps it from starting or going on.
+    :raises EdgeslmError: it can't start, or can't go on.
     """
     dispatcher = Dispatcher(settings)
     loop = asyncio.get_running_loop()
@@ -42,13 +42,13 @@ async def run(settings: DispatcherSettings) -> int:
 
 
 class Dispatcher:
-    """One of the dispatchers of a pool."""
+    """One dispatcher of a pool."""
 
     def __init__(self, settings: DispatcherSettings) -> None:
         self.settings = settings
         self.meter = Meter()
         self.work: ActiveDispatcher | None = None
-        """While it is at work."""
+        """None in standby."""
         self.terms = 0
         self._manager = ServiceManager()
         self._standby: Standby | None = None
@@ -70,7 +70,7 @@ class Dispatcher:
         self._stopping.set()
 
     async def run(self) -> None:
-        """Waits and works in turns until a stop is requested, or something fatal happens."""
+        """Runs until a stop is requested or a fatal error."""
         self._database.open()
         watching = asyncio.create_task(self._manager.watch(self._fault))
         self._answered = Answered(
@@ -88,7 +88,7 @@ class Dispatcher:
             self._database.close()
 
     async def _wait_for_turn(self, hold_off_s: float) -> bool:
-        """False if it is to stop."""
+        """Standby. :return: True: become active; False: stop."""
         self._standby = Standby(self.settings, self._client_id, self._answered, is_first=not self.terms)
         self._manager.ready("standby")
         waiting = asyncio.create_task(self._standby.wait(hold_off_s))
@@ -96,7 +96,7 @@ class Dispatcher:
         try:
             await asyncio.wait([waiting, stopped], return_when=asyncio.FIRST_COMPLETED)
             if waiting.done():
-                waiting.result()  # raises what it failed with
+                waiting.result()  # raises its exception
             return not self._stopping.is_set()
         finally:
             stopped.cancel()
@@ -105,7 +105,7 @@ class Dispatcher:
             self._standby = None
 
     async def _work(self) -> bool:
-        """True when it was told to stop."""
+        """One term as leader. :return: True: stop; False: back to standby."""
         self.terms += 1
         self.work = ActiveDispatcher(
             self.settings,

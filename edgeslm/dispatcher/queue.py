@@ -1,7 +1,4 @@
-"""The dispatch queue: requests on their way through the dispatcher, waiting for a node.
-
-Pure but for the future that somebody waits on.
-"""
+"""The dispatch queue: requests that wait for a node, by task and priority."""
 
 from __future__ import annotations
 
@@ -18,12 +15,12 @@ from edgeslm.protocol.delivery import Delivery
 from edgeslm.storage.journal import reader_key
 
 Answer = tuple[Result, bytes | None]
-"""A result; with the node's own bytes if it is a node's."""
+"""A result, and its encoding if it comes from a node."""
 
 
 @dataclass(slots=True)
 class Sending:
-    """An order at a node: since when, when the node is taken for stuck, and what it was expected to take."""
+    """A request at a node; ``patience_at``: when it counts as stuck; ``service_s``: its expected time."""
 
     sent_at: float
     patience_at: float
@@ -32,9 +29,12 @@ class Sending:
 
 @dataclass(slots=True, eq=False)
 class ForwardedRequest:
-    """``identity`` names the request to nodes, the same again after a restart, and ``key`` in the journal.
-    ``ends`` counts the nodes that ended while they had it. ``refusals`` are those that can't do it, until
-    when; ``left_at`` those that were given it and may still have it. ``not_before`` is when it may go out."""
+    """A request with its state in the dispatcher ("order").
+
+    ``identity`` identifies it to nodes, also after a restart; ``key`` is its journal key. ``ends`` counts
+    nodes that crashed while they had it. ``at``: nodes that have it; ``left_at``: nodes that may still have
+    it; ``refusals``: nodes that can't do it, and until when. ``not_before``: earliest time to send it.
+    """
 
     request: Request
     payload: bytes
@@ -54,16 +54,16 @@ class ForwardedRequest:
     refusals: dict[str, float] = field(default_factory=dict)
     refused: Answer | None = None
     receipt: Delivery | None = None
-    """The message that brought the answer: to be acknowledged once it was passed on."""
+    """The delivery that brought the answer, acknowledged once the answer is passed on."""
 
     @property
     def correlation(self) -> bytes:
-        """What nodes know it by. A node that remembers having cancelled it must take it for another."""
+        """Correlation Data for nodes. ``variant`` changes it, for a node that remembers cancelling it."""
         return reader_key(self.identity, f"again {self.variant}") if self.variant else self.identity
 
     @property
     def rank(self) -> tuple[float, float, int]:
-        """By priority, then by who expires first, then by arrival."""
+        """Sort key: priority, then expiry, then arrival."""
         expires_at = self.request.expires_at
         return -self.request.priority, math.inf if expires_at is None else expires_at, self.number
 
@@ -76,7 +76,7 @@ class ForwardedRequest:
 
 
 class DispatchQueue:
-    """Orders without a node, those of each task in their rank."""
+    """Requests without a node, per task, sorted by rank."""
 
     def __init__(self) -> None:
         self._queues: dict[str, list[tuple[tuple[float, float, int], ForwardedRequest]]] = {}
@@ -109,7 +109,7 @@ class DispatchQueue:
                 del self._queues[order.request.task]
 
     def tasks(self) -> list[str]:
-        """Those that something waits for, the most urgent first."""
+        """Tasks with queued requests, the most urgent first."""
         return sorted(self._queues, key=lambda task: self._queues[task][0][0])
 
     def of(self, task: str) -> list[ForwardedRequest]:

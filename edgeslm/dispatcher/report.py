@@ -1,4 +1,4 @@
-"""Dispatcher report: ``info`` and ``health`` of its pool, with no text of any message."""
+"""Dispatcher report: the pool's ``info`` and ``health`` messages, without any text of requests."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from edgeslm.protocol.codec import PROTOCOL_VERSION
 from edgeslm.telemetry.health import memory_bytes
 
 TOLD = ("kind", "options", "result_schema")
-"""What of a node's word of a task holds for the pool."""
+"""Entries of a node's task that also hold for the pool."""
 
 
 def describe(settings: DispatcherSettings, members: Members, boot_id: str) -> dict[str, Any]:
-    """What the pool is and can do: as a node's, with the tasks of all members."""
+    """The pool's info message: like a node's, with the tasks of all members."""
     clients = PoolTopics(settings.pool, settings.prefix).clients
     return {
         "version": __version__,
@@ -47,7 +47,7 @@ def health(
     session_lost: int,
     alerts: Sequence[str],
 ) -> dict[str, Any]:
-    """The condition now. ``figures`` are the meter's; ``service_ms`` is what was learned of a member."""
+    """The pool's health message. ``figures`` are the meter's."""
     forwarder, members = nodes.forwarder, nodes.members
     return {
         "state": state,

@@ -1,4 +1,4 @@
-"""The configuration file of a dispatcher: YAML text -> frozen sections, or all that is wrong in it."""
+"""The dispatcher's configuration file: parses YAML into frozen settings, or lists every error in it."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from edgeslm.protocol.topic_filters import DEFAULT_PREFIX
 
 LEAST_KEYS = "pool and broker"
 PAUSES_S = (0.5, 5.0)
-"""Before a connection of the dispatcher is tried again, the first and the longest."""
+"""First and longest pause between reconnects."""
 
 
 def _own_name() -> str:
@@ -36,7 +36,7 @@ def _digest(value: str) -> str:
 
 
 class Wanted(Section):
-    """What a node must have to get the requests of a task."""
+    """What a node must have to get a task's requests."""
 
     kind: Kind | None = Field(default=None, description="Kind that the task must be of at a node")
     model: Annotated[str, AfterValidator(_digest)] | None = Field(
@@ -46,7 +46,7 @@ class Wanted(Section):
 
 
 class DispatchLimits(Limits):
-    """What the dispatcher takes at most: as a node's, and how much it gives to one node."""
+    """Limits of the dispatcher: a node's, and the window per node."""
 
     node_queue: int = Field(
         default=4, ge=1, le=256, description="Requests given to one node at a time; the others wait here"
@@ -135,7 +135,7 @@ def settings_schema() -> dict[str, Any]:
 
 
 def _validate(read: YamlDocument, folder: Path | None) -> DispatcherSettings | None:
-    """Appends to ``read.problems``; None if there is something to append."""
+    """The settings; None after appending errors to ``read.problems``."""
     try:
         return DispatcherSettings.model_validate_json(json.dumps(read.data), context={"folder": folder})
     except ValidationError as error:

@@ -1,7 +1,7 @@
-"""Standby dispatcher: listens to the lease of the active one until that has run out.
+"""Standby dispatcher: waits until the active dispatcher's lease expires.
 
-And the look that the one at work takes after its connection broke, before it takes the session again: another
-may have taken over meanwhile.
+:func:`look` reads the lease once, for an active dispatcher whose connection broke: another may have taken
+    over.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ from edgeslm.mqtt.client import BusClient, BusListener, Subscription
 from edgeslm.protocol.delivery import Delivery
 
 JITTER_S = 0.5
-"""Of several who wait not all should take over at once."""
+"""Random delay, so that several standbys don't take over at once."""
 
 
 async def look(settings: DispatcherSettings, client_id: str) -> Word | None:
-    """The lease that the broker keeps, as soon as there is a connection to it; None if it keeps none.
+    """The retained lease, once the broker can be reached; None: there is none.
 
-    :raises BrokerError: trying to connect is no use.
+    :raises BrokerError: the broker refuses the connection for good.
     """
     looker = _Look(settings, client_id)
     bus = looker.bus
@@ -50,11 +50,11 @@ async def look(settings: DispatcherSettings, client_id: str) -> Word | None:
 
 
 class _Look(BusListener):
-    """``heard`` is the lease that the broker keeps."""
+    """``heard`` becomes the retained lease."""
 
     def __init__(self, settings: DispatcherSettings, client_id: str) -> None:
         self._topic = PoolTopics(settings.pool, settings.prefix).lease
-        self.bus = _beside(settings, client_id, self)
+        self.bus = _separate_client(settings, client_id, self)
         self.heard: asyncio.Future[Word | None] = asyncio.get_running_loop().create_future()
         self.is_connected = asyncio.Event()
 
@@ -68,8 +68,8 @@ class _Look(BusListener):
             self.heard.set_result(parse_lease(delivery.payload))
 
 
-def _beside(settings: DispatcherSettings, client_id: str, listener: BusListener) -> BusClient:
-    """A connection beside the pool's session, which keeps nothing."""
+def _separate_client(settings: DispatcherSettings, client_id: str, listener: BusListener) -> BusClient:
+    """A client without a persistent session, besides the pool's."""
     return BusClient(
         settings.broker,
         listener,
@@ -82,8 +82,8 @@ def _beside(settings: DispatcherSettings, client_id: str, listener: BusListener)
 
 
 class Standby:
-    """``client_id`` is that of the pool's session; this connection has another one and keeps nothing.
-    ``answered`` gets what the one at work tells of."""
+    """``client_id`` is the pool session's, from which this connection derives its own. ``answered`` gets the
+    active dispatcher's acknowledgement log."""
 
     def __init__(
         self, settings: DispatcherSettings, client_id: str, answered: Answered, *, is_first: bool
@@ -92,12 +92,12 @@ class Standby:
         self._topics = PoolTopics(settings.pool, settings.prefix)
         self._lease = Lease(settings.name, is_first=is_first)
         self._news = asyncio.Event()
-        self.bus = _beside(settings, client_id, self)
+        self.bus = _separate_client(settings, client_id, self)
 
     async def wait(self, hold_off_s: float = 0.0) -> None:
-        """Returns when the lease is free, not before ``hold_off_s`` seconds. Can be cancelled.
+        """Returns when the lease is free, after ``hold_off_s`` seconds at the earliest. Can be cancelled.
 
-        :raises BrokerError: trying to connect again is no use, or the broker is too old.
+        :raises BrokerError: the broker refuses the connection for good, or lacks MQTT 5.
         """
         await self.bus.start()
         not_before = time.monotonic() + hold_off_s + random.uniform(0, JITTER_S)

@@ -1,6 +1,6 @@
-"""Throughput of each node and task, learned from answers: to choose by, and to notice a stuck node.
+"""Throughput of each node and task, measured from answers; for load balancing and to detect stuck nodes.
 
-Means and deviations move as TCP's estimate of the round trip does (RFC 6298, section 2). Pure.
+Mean and deviation are moving averages like TCP's round-trip estimate (RFC 6298, section 2). Pure.
 """
 
 from __future__ import annotations
@@ -10,11 +10,11 @@ from typing import Final
 
 LEAST_PATIENCE_S: Final = 2.0
 FIRST_PATIENCE_S: Final = 10.0
-"""For a task that a node has never answered: it may have to load a model."""
+"""For a node that has never answered the task: it may have to load a model."""
 PATIENCE: Final = 4.0
-"""Times what is expected."""
+"""Multiple of the expected time after which a node counts as stuck."""
 MEMORY_S: Final = 120.0
-"""What was learned so long ago is tried anew: the node may have cooled down since."""
+"""Age after which a measurement is discarded: a throttled node may have cooled down."""
 
 
 @dataclass(slots=True)
@@ -26,13 +26,13 @@ class _Speed:
 
 
 class Throughput:
-    """Of each node and task; seconds."""
+    """Measured times per node and task, in seconds."""
 
     def __init__(self) -> None:
         self._known: dict[tuple[str, str], _Speed] = {}
 
     def learn(self, node: str, task: str, *, service_s: float, answer_s: float, now: float) -> None:
-        """``service_s`` is what the node worked on it, ``answer_s`` how long its answer took in all."""
+        """``service_s``: the node's computing time; ``answer_s``: total time until its answer."""
         known = self._known.get((node, task))
         if known is None or now - known.at > MEMORY_S:
             self._known[node, task] = _Speed(service_s, answer_s, answer_s / 2, now)
@@ -43,17 +43,17 @@ class Throughput:
         known.at = now
 
     def forget(self, node: str) -> None:
-        """The node was started anew: it may be another machine, or have another model."""
+        """Discards a node's measurements: after a restart it may have another model or machine."""
         for key in [key for key in self._known if key[0] == node]:
             del self._known[key]
 
     def service_s(self, node: str, task: str, now: float) -> float | None:
-        """None: it isn't known, and should be tried."""
+        """Seconds per request; None: unknown, measure it."""
         known = self._known.get((node, task))
         return None if known is None or now - known.at > MEMORY_S else max(known.service_s, 1e-4)
 
     def patience_s(self, node: str, task: str, expected_s: float) -> float:
-        """After how long without an answer the node is taken for stuck, if it has ``expected_s`` to do."""
+        """Seconds without an answer after which a node with ``expected_s`` of work counts as stuck."""
         known = self._known.get((node, task))
         if known is None:
             return FIRST_PATIENCE_S
@@ -61,7 +61,7 @@ class Throughput:
         return max(LEAST_PATIENCE_S, PATIENCE * expected_s, PATIENCE * usual_s)
 
     def figures(self, node: str) -> dict[str, float]:
-        """Milliseconds by task."""
+        """Milliseconds per request, by task."""
         return {
             task: round(1000 * speed.service_s, 1)
             for (name, task), speed in self._known.items()

@@ -1,4 +1,4 @@
-"""The topics of a pool's dispatcher: to clients those of a node, to nodes a reply topic of its own for each.
+"""Topics of a pool's dispatcher: a node's topics for clients, and one reply topic per node.
 
 Pure.
 """
@@ -17,7 +17,7 @@ _NODE = re.compile(r"(?!pool$)[a-z0-9-]{1,64}")
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """What a message on a reply topic of ours is: a result of ``node`` for ``task``, or a piece of one."""
+    """A reply topic, parsed: ``node`` answers ``task``, with a result or a chunk of one."""
 
     task: str
     node: str
@@ -26,15 +26,15 @@ class Reply:
 
 @dataclass(frozen=True, slots=True)
 class PoolTopics:
-    """Those of the pool ``pool``. Reply topics are the same for whoever is its dispatcher, so that another
-    one can go on where it broke off."""
+    """Topics of the pool ``pool``. All its dispatchers use the same reply topics, so that a successor gets
+    pending answers."""
 
     pool: str
     prefix: str = DEFAULT_PREFIX
 
     @property
     def clients(self) -> Topics:
-        """What the pool is to its clients."""
+        """The pool's topics for clients."""
         return Topics.of_pool(self.pool, self.prefix)
 
     @property
@@ -43,19 +43,19 @@ class PoolTopics:
 
     @property
     def answered(self) -> str:
-        """Where the dispatcher at work tells the one that waits what is answered and not acknowledged yet;
-        an empty message: nothing is."""
+        """The active dispatcher publishes its acknowledgement log here for the standby; an empty message
+        clears it."""
         return f"{self.clients.base}/answered"
 
     def node(self, name: str) -> Topics:
         return Topics(name, self.prefix)
 
     def node_filter(self, kind: str) -> str:
-        """What all nodes say of themselves, of one of :data:`KINDS`."""
+        """Filter of all nodes' messages of one of :data:`KINDS`."""
         return f"{base_topic(self.prefix, '+')}/{kind}"
 
     def reply(self, task: str, node: str) -> str:
-        """Where a node sends its results: a topic for each node, so that it is known who answered."""
+        """The reply topic of a node; one per node shows who answered."""
         return f"{self.clients.result(task)}/{DISPATCH}/{node}"
 
     @property
@@ -75,7 +75,7 @@ class PoolTopics:
         return Reply(task, node, is_piece) if is_piece or rest == ["", ""] else None
 
     def read_word(self, topic: str) -> tuple[str, str] | None:
-        """The node and the kind of what a node says of itself."""
+        """Node and kind of a topic that matches :meth:`node_filter`; None: another topic."""
         head = base_topic(self.prefix, "")
         node, _, kind = topic[len(head) :].partition("/")
         said = topic.startswith(head) and kind in KINDS and _NODE.fullmatch(node)

@@ -1,4 +1,4 @@
-// The page: one stream of news from the node, parted among the views.
+// The page: one event stream from the node, split among the views.
 
 import { $, bytes, duration, mood } from "./dom.js";
 import { Live } from "./live.js";
@@ -42,7 +42,7 @@ function take(news) {
   if (news.info || news.health) showHead();
 }
 
-// Nothing is drawn anew below somebody's selection or focus.
+// Don't redraw below the user's selection or focus.
 function keepOpen(box, draw) {
   const chosen = getSelection();
   if (!chosen.isCollapsed && box.contains(chosen.anchorNode)) return;
@@ -75,7 +75,7 @@ function connect() {
   stream.onopen = () => broken(null);
   stream.onmessage = (event) => take(JSON.parse(event.data));
   stream.onerror = async () => {
-    broken("The connection to the node is lost; trying again. What is below is how it last was.");
+    broken("The connection to the node is lost; trying again. The figures below are the last ones.");
     if (stream.readyState !== EventSource.CLOSED) return;
     const reason = await fetch("/api/node").then((response) => response.status, () => 0);
     if (reason === 401) location.assign("/login");
@@ -117,7 +117,7 @@ addEventListener("hashchange", () => {
   else showView(true);
 });
 
-// Texts of a request, where they are kept
+// Texts of a request, if they are kept
 
 async function showText(row) {
   const said = await fetch(`/api/text/${row.n}`).then((response) => response.json(), () => ({}));

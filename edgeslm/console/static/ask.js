@@ -1,4 +1,4 @@
-// The form to try a task, and what came of it.
+// The form to try a task, and its result.
 
 import { $, badge, el, ms, pairs, put, rate } from "./dom.js";
 

@@ -1,4 +1,4 @@
-// Lines over the last minutes, a quarter of an hour at most, drawn as SVG at the size that there is.
+// Line charts of the last 15 minutes, drawn as SVG at the size of their element.
 
 const SVG = "http://www.w3.org/2000/svg";
 const SHORTEST_S = 120, LONGEST_S = 900;
@@ -11,7 +11,7 @@ function shape(name, attributes, text) {
   return made;
 }
 
-// The next of 1, 2, 4, 10, 20 ... that holds the value: its half is a round number too.
+// The smallest of 1, 2, 4, 10, 20 ... not below the value; its half is a round number too.
 function ceiling(value, least) {
   const size = 10 ** Math.floor(Math.log10(Math.max(value, least)));
   for (const step of [1, 2, 4, 10]) if (step * size >= Math.max(value, least)) return step * size;
@@ -19,7 +19,7 @@ function ceiling(value, least) {
 }
 
 export class Chart {
-  // lines: [{key, name, className, area}]; words: a figure to text; onPoint: told of the moment pointed at, or null
+  // lines: [{key, name, className, area}]; words: formats a value; onPoint: called with the moment pointed at, or null
   constructor(box, { lines, words, least, title, onPoint }) {
     Object.assign(this, { box, lines, words, least, title, onPoint, moments: [], at: null });
     new ResizeObserver(() => this.draw()).observe(box);
@@ -79,7 +79,7 @@ export class Chart {
     this.box.replaceChildren(svg);
   }
 
-  // One path for each stretch without a gap; a moment alone is a point.
+  // One path per stretch without a gap; a single moment is a point.
   strokes(line, shown, x, y) {
     const made = [];
     let run = [];

@@ -1,4 +1,4 @@
-// Elements and words for figures. Text from the node is always set as text, never as markup.
+// Elements and formats of figures. Text from the node is always set as text, never as markup.
 
 export const $ = (id) => document.getElementById(id);
 

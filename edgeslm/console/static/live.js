@@ -1,4 +1,4 @@
-// The view of what happens now: alerts, figures, charts, requests.
+// The live view: alerts, figures, charts, requests.
 
 import { $, badge, bytes, clock, duration, el, ms, put, rate } from "./dom.js";
 import { Chart } from "./charts.js";
