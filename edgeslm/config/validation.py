@@ -51,6 +51,8 @@ class Names:
     models: frozenset[str]
     tasks: frozenset[str]
     knowledge: frozenset[str] = frozenset()
+    unsound: frozenset[str] = frozenset()
+    """Collections with faults of their own, whose encoder and reader may be unknown."""
 
 
 def inconsistencies(config: Config, names: Names, route_indices: Sequence[int]) -> Iterator[Fault]:
@@ -207,9 +209,10 @@ def _knowledge_faults(path: Path, task: Task, config: Config, names: Names) -> I
             yield where, f"no collection is called {name!r}: {_near(name, names.knowledge)}"
         elif name in task.knowledge[:index]:
             yield where, f"{name} is named already: name each collection once"
-        elif (section := config.knowledge.get(name)) is not None:
-            encoders.setdefault(section.encoder, name)
-            readers.setdefault(section.reader, name)
+        elif (section := config.knowledge.get(name)) is not None and name not in names.unsound:
+            for model, found in ((section.encoder, encoders), (section.reader, readers)):
+                if model is None or model in names.models:
+                    found.setdefault(model, name)
     for what, found in (("encoders", encoders), ("readers", readers)):
         if len(found) > 1:
             first, other, *_ = found.values()

@@ -214,6 +214,19 @@ knowledge: {log: {path: a, encoder: minilm}, manuals: {path: b, encoder: other}}
     assert any("tasks.find.knowledge[2]: log is named already" in line for line in told)
 
 
+@pytest.mark.parametrize("wrong", ["encoder: minlm", "encodr: minilm", "encoder: [minilm]"])
+def test_a_mistake_in_an_encoder_is_told_once(wrong: str) -> None:
+    text = f"""\
+node: hall
+broker: {{url: mqtt://localhost}}
+models: {{minilm: {{bundle: /m}}}}
+tasks: {{find: {{kind: search, knowledge: [log, manuals]}}}}
+knowledge: {{log: {{path: a, encoder: minilm}}, manuals: {{path: b, {wrong}}}}}
+"""
+    (told,) = problems(text)
+    assert "knowledge.manuals.encod" in told
+
+
 def test_collections_of_one_task_have_one_reader() -> None:
     text = """\
 node: hall
