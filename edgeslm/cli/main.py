@@ -231,18 +231,17 @@ def _check(arguments: argparse.Namespace) -> int:
     if arguments.config is None:
         print_error("name the configuration file to check")
         return 2
-    config = load_config(arguments.config)
+    config, notes = load_config(arguments.config), list[str]()
     if arguments.connect:
         from edgeslm.config.yaml_source import read_document
         from edgeslm.mqtt.probe import probe_broker
 
         probe = probe_broker(config)
-        for line in probe.notes:
-            say(line)
+        notes = probe.notes
         if probe.problems:
             number = read_document(arguments.config.read_text("utf-8-sig")).line(("broker",))
             raise ConfigError([f"{arguments.config}:{number}: broker: {one}" for one in probe.problems])
-    say(f"{arguments.config}: no errors")
+    say("\n- ".join([f"{arguments.config}: no errors", *notes]))
     return 0
 
 
@@ -403,7 +402,7 @@ def _doctor(arguments: argparse.Namespace) -> int:
     from edgeslm.config.loader import load_config
 
     config = load_config(arguments.config) if arguments.config else None
-    findings = examine(config, arguments.bundles, context=arguments.context or TOKENS)
+    findings = examine(config, arguments.bundles, context=arguments.context or TOKENS, file=arguments.config)
     if arguments.json:
         say(json.dumps([asdict(finding) for finding in findings], indent=2))
     else:

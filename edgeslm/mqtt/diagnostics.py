@@ -191,13 +191,11 @@ def reservations(welcome: Welcome, *, queue: int) -> list[str]:
     found = []
     if welcome.mqtt5 and welcome.receive_maximum < queue:
         found.append(
-            f"The broker takes {welcome.receive_maximum} messages of a client at a time (Receive Maximum) "
-            f"and limits.queue is {queue}: more results than that wait in the node. That costs only speed; "
-            "where it matters, raise it there (mosquitto: max_inflight_messages)."
+            f"The broker takes {welcome.receive_maximum} messages of a client at a time, limits.queue is "
+            f"{queue}: bursts are slower. Raise it there for speed (mosquitto: max_inflight_messages)."
         )
     found.append(
-        "A client can't see whether the broker keeps sessions and messages over its own restart, and "
-        "for how long (mosquitto: persistence, autosave_interval, persistent_client_expiration). "
-        "docs/reference/mqtt.md names the settings that do."
+        "Not checked: whether the broker keeps sessions and messages over its own restart (mosquitto: "
+        "persistence true, autosave_interval, persistent_client_expiration)."
     )
     return found

@@ -122,8 +122,8 @@ def _speed_notes(address: BrokerAddress, latency_ms: float) -> list[str]:
     network_ms = _network_ms(address)
     if network_ms is not None and latency_ms - 4 * network_ms > NAGLE_MS:
         notes.append(
-            f"The network takes only {network_ms:.1f} ms of that: the broker holds small packets back, about "
-            "40 ms each (Nagle's algorithm); switch that off there (mosquitto: set_tcp_nodelay true)."
+            f"The network takes {network_ms:.1f} ms of that: the broker delays small packets by about 40 ms "
+            "(Nagle's algorithm). Switch that off there (mosquitto: set_tcp_nodelay true)."
         )
     return notes
 

@@ -40,11 +40,12 @@ def examine(
     *,
     probes: Probes = THIS_MACHINE,
     context: int = TOKENS,
+    file: Path | None = None,
 ) -> list[Finding]:
-    """Looks at everything once; takes some seconds, as libraries are loaded and a broker may be asked.
+    """Runs every check once; takes some seconds, to load libraries and to ask the broker.
 
-    Bundles of ``config`` and the given ones, or without any those of the starter folder, are measured against
-    the memory with ``context`` tokens, and what the board was measured to do says how fast they will be.
+    Memory and speed are estimated for the bundles of ``config``, read from ``file``, and for ``bundles``; if
+    there are none, for those of the starter folder. ``context`` is in tokens.
     """
     root = probes.root
     findings = [judge_board(root), *judge_profile(root), *judge_cpu(root), *judge_memory(root)]
@@ -56,7 +57,7 @@ def examine(
     findings += judge_bundles(config, bundles, probes, context)
     if config is not None:
         findings += [*judge_extras(config), *judge_signatures(config)]
-        findings += [*judge_collections(config), *judge_homes(config)]
+        findings += [*judge_collections(config), *judge_homes(config, file, probes)]
         findings += [*judge_secrets(config.broker), *judge_broker(config, probes)]
         findings += judge_reach(config, probes)
     return findings

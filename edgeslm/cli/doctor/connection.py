@@ -52,7 +52,6 @@ def judge_broker(config: Config, probes: Probes) -> list[Finding]:
     ]
 
 
-SERVICE = "systemd/system/edgeslm.service.d/10-edgeslm.conf"
 ADDRESSES = [
     ipaddress.ip_network(text)
     for text in (
@@ -65,14 +64,14 @@ ADDRESSES = [
 
 def judge_reach(config: Config, probes: Probes) -> list[Finding]:
     """Whether the service, which sees private networks alone, can reach a broker that this command can."""
-    root = probes.root
-    if not any((root / place / SERVICE).exists() for place in ("usr/lib", "usr/local/lib", "etc")):
+    if not probes.has_service():
         return []
     host, said = config.broker.host, []
     known = probes.look_up(host)
     if addresses := _out_of_reach(known):
         said.append((f"{host} is {addresses[0]}", addresses[0]))
-    servers = re.findall(r"(?m)^nameserver +([\w.:]+)", board.read_text(root / "etc/resolv.conf") or "")
+    resolvers = board.read_text(probes.root / "etc/resolv.conf") or ""
+    servers = re.findall(r"(?m)^nameserver +([\w.:]+)", resolvers)
     if host not in known and (hidden := _out_of_reach(servers)):
         said.append((f"names are looked up at {hidden[0]}", hidden[0]))
     return [

@@ -7,9 +7,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from edgeslm.cli.doctor.finding import Finding
+from edgeslm.cli.doctor.probes import Probes
 from edgeslm.cli.screen import plural
 from edgeslm.config.loader import Config
-from edgeslm.config.schema import Knowledge
+from edgeslm.config.schema import Knowledge, default_state_dir
 from edgeslm.errors import KnowledgeError
 
 HOMES = ("/home", "/root", "/run/user")
@@ -51,17 +52,24 @@ def _collection(subject: str, section: Knowledge, *, made: bool) -> Finding:
     return Finding(subject, "ok", text)
 
 
-def judge_homes(config: Config) -> list[Finding]:
-    """Paths of the configuration that this command may see and the service doesn't."""
-    hidden = [str(path) for path in _paths(config) if any(Path(home) in path.parents for home in HOMES)]
+def judge_homes(config: Config, file: Path | None, probes: Probes) -> list[Finding]:
+    """Paths that the service's sandbox hides. A configuration ``file`` in a home is for ``edgeslm run``."""
+    if not probes.has_service() or (file is not None and _is_in_home(file.absolute())):
+        return []
+    hidden = [str(path) for path in _paths(config) if _is_in_home(path)]
     if not hidden:
         return []
-    text = f"the service sees no homes: {', '.join(hidden)}"
-    return [Finding("homes", "warn", text, "move them, to /var/lib/edgeslm or /srv; `edgeslm run` sees them")]
+    text = f"edgeslm.service can't read home folders: {', '.join(hidden)}"
+    return [Finding("homes", "warn", text, "move them to /var/lib/edgeslm or /srv; `edgeslm run` reads them")]
+
+
+def _is_in_home(path: Path) -> bool:
+    return any(Path(home) in path.parents for home in HOMES)
 
 
 def _paths(config: Config) -> Iterator[Path]:
-    yield config.state_dir
+    if config.state_dir != default_state_dir():  # systemd sets another one for the service
+        yield config.state_dir
     yield from config.bundles.values()
     yield from (task.learned for task in config.tasks.values() if task.learned is not None)
     yield from config.signing.keys

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 WRITES = 24
 """Synced writes that are timed; fewer where they take longer than :data:`MEASURING_S` together."""
+SERVICE = "systemd/system/edgeslm.service.d/10-edgeslm.conf"
 BLOCK = b"\0" * 4096
 MEASURING_S = 3.0
 
@@ -31,6 +32,10 @@ class Probes:
     """Asks anew each time. ``root`` is where /proc and /sys are."""
 
     root = Path("/")
+
+    def has_service(self) -> bool:
+        """Whether edgeslm.service is installed, with its sandbox."""
+        return any((self.root / place / SERVICE).exists() for place in ("usr/lib", "usr/local/lib", "etc"))
 
     def now(self) -> float:
         return time.time()

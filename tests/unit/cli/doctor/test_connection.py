@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from edgeslm.cli.doctor.connection import ADDRESSES, SERVICE, judge_reach
-from edgeslm.cli.doctor.probes import Probes
+from edgeslm.cli.doctor.connection import ADDRESSES, judge_reach
+from edgeslm.cli.doctor.probes import SERVICE, Probes
 from edgeslm.config.loader import parse_config
 from tests.support.boards import FakeProbes, put
 from tests.support.paths import ROOT
