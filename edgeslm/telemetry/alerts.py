@@ -1,7 +1,6 @@
-"""Alerts: what somebody should look at, as sentences in ``health``.
+"""Alerts of lost messages: sentences in ``health`` for an hour after the broker lost messages or a session.
 
-Some conditions stand as long as they hold, which is for the parts of a node to say. Here is what the broker
-lost, which has happened and is told for an hour.
+Other alerts come from the parts of a node, for as long as their condition lasts.
 """
 
 from __future__ import annotations
@@ -16,7 +15,7 @@ from edgeslm.protocol.topics import BROKER_DROPPED
 from edgeslm.telemetry.extension import Extension
 
 TOLD_S = 3600.0
-"""How long something that happened is told."""
+"""How long an alert stays."""
 
 _ROOM = (
     "requests may be among them. Raise its limits for queued messages (mosquitto: max_queued_messages and "
@@ -25,9 +24,9 @@ _ROOM = (
 
 
 class Growth:
-    """How much somebody else's counter has grown; one that falls has begun again at zero.
+    """The growth of an external counter; a counter that falls was reset to 0.
 
-    ``total`` is its growth since the first value, ``before`` that value: what had happened by then.
+    ``before`` is its first value, ``total`` its growth since then.
     """
 
     def __init__(self) -> None:
@@ -37,7 +36,7 @@ class Growth:
         self._steps: deque[tuple[float, int]] = deque(maxlen=1000)
 
     def see(self, value: int) -> int:
-        """Takes the counter's value and returns by how much it has grown since the last."""
+        """Takes the counter's value. :return: its growth since the last call."""
         if self._last is None:
             self.before = self._last = value
             return 0
@@ -49,23 +48,23 @@ class Growth:
         return grown
 
     def recent(self, within_s: float) -> int:
-        """By how much it has grown lately."""
+        """Growth in the last ``within_s`` seconds."""
         since = time.monotonic() - within_s
         return sum(grown for at, grown in self._steps if at >= since)
 
 
 _SUBSCRIPTIONS: Final = (Subscription(BROKER_DROPPED, qos=0, every_time=True, optional=True),)
-"""Every time: what the broker dropped for a node that was away is told by the retained count alone."""
+"""Every time: only the retained count shows what the broker dropped while the node was offline."""
 
 
 class BrokerLosses(Extension):
-    """Keeps what the broker lost long enough to be seen."""
+    """Counts dropped messages and lost sessions of the broker."""
 
     subscriptions = _SUBSCRIPTIONS
 
     def __init__(self) -> None:
         self.session_lost = 0
-        """How often the broker had forgotten the node's session."""
+        """How often the broker lost the node's session."""
         self._dropped = Growth()
         self._sessions = Growth()
         self._sessions.see(0)
@@ -88,9 +87,9 @@ class BrokerLosses(Extension):
         return {"broker_dropped": self.broker_dropped, "session_lost": self.session_lost}
 
     def see_broker_dropped(self, payload: bytes) -> int:
-        """Takes the broker's count of what it dropped, a whole number as text; by how much it has grown.
+        """Takes the broker's count of dropped messages, a number as text. :return: its growth.
 
-        Anything else is ignored: the topic is not ours.
+        Anything else is ignored, since the payload isn't ours.
         """
         if len(payload) > 20 or not payload.isdigit():
             return 0

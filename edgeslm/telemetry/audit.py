@@ -1,8 +1,8 @@
-"""Audit log: who asked what when, as JSON lines without texts, for those who have to account for it.
+"""Audit log: one JSON line per request with time, task, client and status, without texts.
 
-A line is one write, so lines are whole; the file is only appended to, and rotated by its size. A disk that
-takes nothing more keeps no request from being answered: lines are lost then, counted, and told of in
-``health``. What is known of a sender is what it said itself, its reply topic and its id. Knows no bus.
+Each line is a single write; the file is append-only and rotated by size. On a full disk requests are still
+answered: lost lines are counted and reported in ``health``. A client is known by its reply topic and id,
+which it chose itself.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ from edgeslm.config.sections import Audit
 log = logging.getLogger("edgeslm.telemetry")
 
 LONGEST = 256
-"""Characters of anything that a sender chose."""
+"""Longest string chosen by a client, in characters; the rest is cut off."""
 
 
 class AuditLog:
-    """The lines of one node. Without a file in ``section`` it does nothing."""
+    """Writes the log of one node; does nothing without a file in ``section``."""
 
     def __init__(self, section: Audit) -> None:
         self._file = section.file
@@ -33,18 +33,18 @@ class AuditLog:
         self._descriptor: int | None = None
         self._size = 0
         self.lost = 0
-        """Lines that could not be written."""
+        """Number of lines that could not be written."""
         self._problem: str | None = None
 
     @property
     def problem(self) -> str | None:
-        """A sentence, as long as lines are lost."""
+        """A sentence while lines can't be written, else None."""
         if self._problem is None:
             return None
         return f"The audit log can't be written ({self._problem}): {self.lost} lines are lost so far."
 
     def note(self, what: str, **fields: Any) -> None:
-        """One line; fields without a value are left out."""
+        """Writes one line; fields that are None are left out."""
         if self._file is None:
             return
         at = datetime.fromtimestamp(time.time(), UTC).isoformat(timespec="milliseconds")
@@ -77,7 +77,7 @@ class AuditLog:
             self._descriptor = os.open(file, flags, 0o600)
             self._size = os.fstat(self._descriptor).st_size
         written = os.write(self._descriptor, line)
-        if written < len(line):  # no half line may stand before the next one
+        if written < len(line):  # remove the half line
             os.ftruncate(self._descriptor, self._size)
             raise OSError(28, "no space left on the disk")
         self._size += written

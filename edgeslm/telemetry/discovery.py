@@ -1,8 +1,7 @@
-"""MQTT discovery for Home Assistant: an entity a message, made of what a node is.
+"""MQTT discovery for Home Assistant: builds one retained message per entity of a node.
 
-``<prefix>/<component>/<node>/<entity>/config``, the form that every Home Assistant understands; that of whole
-devices, which needs 2024.11, is not used. Messages are retained, an empty one takes an entity away. Pure:
-a configuration and the kinds of its tasks go in, topics and documents come out.
+Topics are ``<prefix>/<component>/<node>/<entity>/config``, which every version understands; device messages
+need 2024.11. An empty message removes an entity. Pure.
 
 Fields: https://www.home-assistant.io/integrations/mqtt/#mqtt-discovery, and the pages of sensor.mqtt and
 binary_sensor.mqtt.
@@ -29,7 +28,7 @@ _VALUES = {
     "embed": "value_json.status",
     "search": "r.passages | count",
 }
-"""What an entity's state is where the status is ``ok``, of a result ``r``; it has 255 characters at most."""
+"""State of an entity for a result ``r`` with status ``ok``, by kind; Home Assistant allows 255 characters."""
 _WHOLE_TEXT = "text=(r.text | default('', true))[:4000]"
 _SOURCES = "sources=r.{} | default([]) | map(attribute='source') | list"
 _ATTRIBUTES = {
@@ -49,19 +48,19 @@ _IS_AVAILABLE = "{{ 'online' if value_json.state in ['online', 'draining'] else 
 
 
 def status_topic(prefix: str) -> str:
-    """Where Home Assistant says that it is ``online``, with its default settings."""
+    """Topic on which Home Assistant publishes ``online``, by default."""
     return f"{prefix}/status"
 
 
 def entity_filter(prefix: str, base: str) -> str:
-    """Catches all that a node publishes for Home Assistant: what its user must be allowed to write."""
+    """Filter of all discovery messages of a node, which its login must be allowed to write."""
     return f"{prefix}/+/{_node_id(base)}/+/config"
 
 
 def announcements(config: Config, kinds: Mapping[str, str]) -> dict[str, dict[str, Any]]:
-    """The messages of a node by topic; none if the configuration has no ``discovery.prefix``.
+    """A node's discovery messages by topic; empty without ``discovery.prefix``.
 
-    :param kinds: task -> its kind.
+    :param kinds: kind of each task.
     """
     prefix = config.discovery.prefix
     if prefix is None:
@@ -84,13 +83,13 @@ def announcements(config: Config, kinds: Mapping[str, str]) -> dict[str, dict[st
         unique_id = f"{node}_{name}"
         whole = {"unique_id": unique_id, **fields, **common}
         found[f"{prefix}/{component}/{node}/{name}/config"] = (
-            whole if name == "state" else {**whole, **available}  # which says itself that the node is gone
+            whole if name == "state" else {**whole, **available}  # shows itself that the node is offline
         )
     return found
 
 
 _Entity = tuple[str, str, dict[str, Any]]
-"""Component, id within the node, fields of its own."""
+"""Component, id within the node, own fields."""
 
 
 def _entities(config: Config, kinds: Mapping[str, str]) -> Iterator[_Entity]:
@@ -106,9 +105,9 @@ def _entities(config: Config, kinds: Mapping[str, str]) -> Iterator[_Entity]:
 
 
 def _results(task: str, kind: str, name: str, topic: str) -> dict[str, Any]:
-    """An entity that shows the results on a topic, or on all topics that a filter catches.
+    """Fields of an entity that shows the results on a topic or filter.
 
-    Somebody else may publish there too: what is no result of the task leaves the state as it is.
+    Messages that aren't results of the task leave the state unchanged.
     """
     mine = f"value_json is defined and value_json is mapping and value_json.task == '{task}'"
     begin = f"{{% if {mine} %}}{{% set r = value_json.result | default({{}}) %}}"
@@ -126,7 +125,7 @@ def _results(task: str, kind: str, name: str, topic: str) -> dict[str, Any]:
 
 
 def route_filter(base: str, route: Route) -> str:
-    """The narrowest filter that covers the topics of a route's results."""
+    """The narrowest filter that covers all result topics of a route."""
     if route.to is None:
         return f"{base}/event/{route.name}"
     levels = topic_pattern(route.to, route.source)
@@ -134,7 +133,7 @@ def route_filter(base: str, route: Route) -> str:
 
 
 def _diagnostics(base: str) -> Iterator[_Entity]:
-    """The node itself, of ``state`` and ``health``."""
+    """Entities of the node itself, from ``state`` and ``health``."""
     health = {"state_topic": f"{base}/health", "entity_category": "diagnostic"}
     attributes = {"json_attributes_topic": f"{base}/health"}
     number = {**health, "state_class": "measurement"}
@@ -193,14 +192,13 @@ def _unit(unit: str, device_class: str | None = None) -> dict[str, Any]:
 
 
 def _node_id(base: str) -> str:
-    """Names the node in Home Assistant's topics and ids; two nodes at one broker never share one, since no
-    node's name has a ``_``."""
+    """The node's id in Home Assistant; unique at a broker, since node names have no ``_``."""
     prefix, _, node = base.rpartition("/v1/")
     return f"{_slug(prefix)}_{node}"
 
 
 def _slug(name: str) -> str:
-    """Letters, digits, ``_`` and ``-``, which is all that its topics may hold. What had others gets a sum of
-    the name, so that two names stay two."""
+    """``name`` with letters, digits, ``_`` and ``-`` only, as its topics need. A checksum keeps changed names
+    distinct."""
     plain = re.sub(r"[^a-zA-Z0-9_-]", "_", name)
     return plain if plain == name else f"{plain}_{zlib.crc32(name.encode()):08x}"

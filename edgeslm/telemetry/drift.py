@@ -1,9 +1,8 @@
-"""Drift detection: have a task's messages moved away from what it was taught with?
+"""Drift detection: compares a task's recent messages with the rows it was tested on in training.
 
-The last messages are compared with rows that the task was tested with when it was taught: how far they lie
-from what it knows, how sure it is of them, which labels it gives. The first two by the one-sided statistic of
-Kolmogorov and Smirnov (only farther and less sure is a sign), the third by the total variation distance.
-Keeps numbers, no texts. Pure: knows no bus and no engine.
+Three statistics: distance to the training data and confidence, by the one-sided Kolmogorov-Smirnov statistic
+(only greater distance and lower confidence count), and the labels given, by the total variation distance.
+Stores numbers, no texts. Pure.
 """
 
 from __future__ import annotations
@@ -17,22 +16,22 @@ from typing import Any
 from edgeslm.bundle.learned_task import DriftReference
 
 WINDOW = 200
-"""Messages that are compared."""
+"""Messages compared, the last ones."""
 FEWEST = 50
-"""With fewer nothing is said."""
+"""Fewest messages for a comparison."""
 EVERY = 10
-"""Messages between two looks: each sorts the window."""
+"""Messages between two comparisons; each sorts the window."""
 _MOST = {"distance": 0.3, "confidence": 0.3, "labels": 0.5}
-"""Statistics above which the domain has moved. Of 200 messages of the same domain one is above 0.3 by chance
-once in 10^15 times; messages that come in bursts of one kind need the room."""
+"""Thresholds of drift. For 200 messages without drift, 0.3 is exceeded once in 10^15 times by chance; the
+margin is for bursts of similar messages."""
 _CHANCE = 2.6
-"""Of n messages of the same domain a statistic of this over the root of n is above chance once in 10^6."""
+"""Without drift, a statistic of n messages exceeds this over the root of n once in 10^6 times."""
 _BACK = 0.8
-"""What has moved is back below so much of the limit."""
+"""Hysteresis: drift ends below this share of the threshold."""
 
 
 class DriftWatch:
-    """Watches one task; ``labels`` in the order of the reference's shares."""
+    """Detects drift of one task; ``labels`` are in the order of the reference's shares."""
 
     def __init__(self, reference: DriftReference, labels: Sequence[str]) -> None:
         self._reference = reference
@@ -45,7 +44,7 @@ class DriftWatch:
         self.moved = False
 
     def see(self, label: str, confidence: float, distance: float | None) -> None:
-        """Takes in one message's result."""
+        """Adds the result of one message."""
         self._given.append(label)
         self._confidences.append(confidence)
         if distance is not None:
@@ -55,13 +54,13 @@ class DriftWatch:
             self._compare()
 
     def figures(self) -> Mapping[str, Any]:
-        """``moved``, the ``messages`` it is judged by, and the statistics: 0 like the test rows, 1 unlike."""
+        """``moved``, the number of ``messages``, and the statistics: 0: like the test rows, 1: unlike."""
         rounded = {name: round(value, 3) for name, value in self._statistics.items()}
         return {"moved": self.moved, "messages": len(self._given), **rounded}
 
     @property
     def reasons(self) -> list[str]:
-        """What has moved, in words."""
+        """Which statistics show drift, in words."""
         words = {
             "distance": "they are unlike what it was taught with",
             "confidence": "it is less sure of them",
@@ -70,7 +69,7 @@ class DriftWatch:
         return [words[name] for name, value in self._statistics.items() if value > self._limit(name) * _BACK]
 
     def sentence(self, task: str) -> str | None:
-        """What an operator should know; None while nothing has moved."""
+        """An alert; None without drift."""
         if not self.moved:
             return None
         return (
@@ -97,8 +96,8 @@ class DriftWatch:
         return max(_MOST[name], by_chance)
 
     def _expected_label_shift(self) -> float:
-        """What so many messages of the same domain differ by, as many labels make by chance alone: the mean
-        of a count's distance from its expectation is at most its standard deviation."""
+        """Upper bound of the label shift by chance without drift: a count's mean deviation is at most its
+        standard deviation."""
         total = len(self._given)
         return sum(math.sqrt(share * (1 - share) / total) for share in self._reference.labels) / 2
 
@@ -109,13 +108,12 @@ class DriftWatch:
 
 
 def excess(values: Sequence[float], quantiles: Sequence[float]) -> float:
-    """How much of ``values`` lies above what the distribution with these ``quantiles`` allows: 0 to 1.
-
-    The largest lead of the reference's distribution function over that of the values.
+    """One-sided Kolmogorov-Smirnov statistic, 0 to 1: how far ``values`` lie above the distribution with
+    these ``quantiles``. It is the largest difference of the two distribution functions.
     """
     ranked, lead = sorted(values), 0.0
     for value in dict.fromkeys(ranked):
-        # At a step of either distribution, before it and after it.
+        # The maximum is just before or after a step of either function.
         before, after = bisect_left(ranked, value) / len(ranked), bisect_right(ranked, value) / len(ranked)
         lead = max(
             lead,

@@ -1,7 +1,7 @@
-"""Extensions: parts of a node beside its requests, each made when the configuration names it.
+"""Extensions: optional parts of a node, created when the configuration enables them.
 
-The daemon starts and stops them, hands them what comes on their topics, and asks them for ``health``. An
-extension sees of the node what it is given, and no other extension.
+The daemon starts and stops them, passes messages on their topics, and collects their ``health`` entries.
+Extensions don't depend on each other.
 """
 
 from __future__ import annotations
@@ -15,47 +15,48 @@ from edgeslm.protocol.delivery import Delivery, Subscription
 
 
 class Extension:
-    """What a part may do at each turn of the daemon's life: nothing, unless it says otherwise."""
+    """Base class with hooks of the daemon's life cycle; by default they do nothing."""
 
     problem: str | None = None
-    """What somebody should look at, as a sentence."""
+    """An alert, as a sentence."""
     _work: asyncio.Task[Any] | None = None
-    """What it does beside the requests, until :meth:`stop`."""
+    """Background task, cancelled by :meth:`stop`."""
 
     async def start(self) -> None:
-        """Before the models are loaded."""
+        """Called before the models are loaded."""
 
     def online(self) -> None:
-        """The models are loaded, and the node is about to say so."""
+        """Called after the models are loaded, before the node goes online."""
 
     def take_up(self, config: Config) -> None:
-        """Another configuration is at work."""
+        """Called after the switch to another configuration."""
 
     def close(self) -> None:
-        """The node is about to drain: nothing new is begun."""
+        """Called before the node drains: begin nothing new."""
 
     async def stop(self) -> None:
-        """Ends all that it does; also after a start that failed."""
+        """Ends everything; also called after a failed start."""
         self.close()
         self._end_work()
         if self._work is not None:
             await asyncio.wait([self._work])
 
     def _end_work(self) -> None:
-        """Cancels it once: a second time would break off how it ends."""
+        """Cancels the background task once; a second cancel would interrupt its clean-up."""
         if self._work is not None and not self._work.cancelling():
             self._work.cancel()
 
     @property
     def subscriptions(self) -> Sequence[Subscription]:
-        """To topics without wildcards, always the same."""
+        """Topics without wildcards, constant."""
         return ()
 
     def connected(self) -> None:
-        """After every CONNACK: the broker may have lost what it was told."""
+        """Called after every CONNACK: the broker may have lost retained messages."""
 
     def on_message(self, delivery: Delivery) -> bool:
-        """On one of its topics. :return: whether it is this part's alone, to acknowledge too."""
+        """Called for a message on one of its topics. :return: whether it acknowledges the message itself;
+        else routes get it too."""
         return False
 
     @property
@@ -64,34 +65,34 @@ class Extension:
 
     @property
     def pids(self) -> Mapping[str, int]:
-        """Processes of its own, by what they are for."""
+        """Its child processes, by purpose."""
         return {}
 
     def health(self) -> Mapping[str, Any]:
-        """Its entries in the document ``health``."""
+        """Its entries in the health message."""
         return {}
 
 
 class HasTasks(Protocol):
-    """Whose tasks change while the node runs."""
+    """Has tasks, which may change while the node runs."""
 
     @property
     def tasks(self) -> Mapping[str, Any]: ...
 
 
 class Documented(Protocol):
-    """What a node says of itself, as ``health`` and ``info`` have it."""
+    """Has a node's health and info messages."""
 
     def health(self) -> dict[str, Any]: ...
     def info(self) -> dict[str, Any]: ...
 
 
 class Announces(Protocol):
-    """What the bus is told of a node."""
+    """Publishes a node's state, info and health."""
 
     @property
     def state(self) -> str: ...
     def announce_info(self) -> None: ...
     def announce_health(self) -> None: ...
     async def retain(self, topic: str, payload: bytes) -> None:
-        """Publishes what the broker keeps."""
+        """Publishes a retained message."""

@@ -1,7 +1,7 @@
-"""Fleet inventory (``edgeslm fleet list``), made of the retained documents of nodes and pools.
+"""Fleet inventory (``edgeslm fleet list``), from the retained messages of nodes and pools.
 
-Pure: knows no bus. Documents come from the bus and may be of another version: what is missing or isn't what
-it should be is left out, what is unknown is ignored, and no character can command a terminal.
+Pure. Messages are untrusted and may be of another version: invalid fields are left out, unknown ones ignored,
+control characters removed.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ POOL = "pool/"
 _MOST = 64
 _MOST_MEMBERS = 1000
 _DIGEST = 12
-"""Digits of a digest that a person compares; the JSON has all."""
+"""Digits of a digest in the table; the JSON has all."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,7 +30,7 @@ class FleetModel:
 
 @dataclass(frozen=True, slots=True)
 class FleetNode:
-    """One node, or what the dispatcher of a pool says for it. None is what it hasn't said."""
+    """A node or a pool's dispatcher. None: unknown."""
 
     name: str
     kind: str
@@ -38,28 +38,28 @@ class FleetNode:
     state: str
     is_up: bool
     age_s: float | None
-    """Of its ``health``, by its own clock."""
+    """Seconds since its last health message, by its own clock."""
     is_stale: bool
-    """It says that it is up, and nothing more for longer than it should."""
+    """Online, but without a recent health message."""
     version: str | None
     protocol: int | None
     skew: str | None
-    """Why this version doesn't understand it, as a sentence."""
+    """Why this version can't read its messages, as a sentence."""
     site: str | None
     models: tuple[FleetModel, ...]
     pool: Mapping[str, Any] | None
     tasks: Mapping[str, str]
     drift: tuple[str, ...]
-    """Tasks whose messages have moved away from what they were tested with."""
+    """Tasks with drift."""
     queue: int | None
     in_flight: int | None
     requests: int | None
-    """Results since its start, errors among them."""
+    """Results since its start, errors included."""
     alerts: tuple[str, ...]
     members: Mapping[str, str] = field(default_factory=dict)
-    """The state of each node that a dispatcher knows of."""
+    """State of each pool member, by a dispatcher."""
     unreachable: bool = False
-    """Its site is cut off from the hub: all this is from before."""
+    """Its site is cut off from the hub; the figures are old."""
 
     @property
     def needs_a_look(self) -> bool:
@@ -76,7 +76,8 @@ def entry_of(
     site: str | None = None,
     unreachable: bool = False,
 ) -> FleetNode:
-    """``documents`` by kind; ``now`` is ``time.time()``. ``unreachable``: its site is cut off."""
+    """``documents`` are a node's retained messages by kind; ``now`` is ``time.time()``. ``unreachable``: its
+    site is cut off."""
     info, health = documents.get("info", {}), documents.get("health", {})
     figures = figures_of(name, documents, {}, now)
     dispatches = name.startswith(POOL)
@@ -110,7 +111,7 @@ def entry_of(
 
 
 def _age_s(at: Any, now: float) -> float | None:
-    """None too for a board whose clock is ahead, or was never set."""
+    """None also if the board's clock is ahead or was never set."""
     if not isinstance(at, int | float) or isinstance(at, bool) or not 1e9 < at <= now + STALE_S:
         return None
     return round(max(0.0, now - at), 1)
@@ -150,7 +151,7 @@ def _text(value: Any) -> str | None:
 
 @dataclass(frozen=True, slots=True)
 class Difference:
-    """A model of one name that is not the same bundle everywhere: the nodes that have each digest."""
+    """A model whose bundle differs between nodes, with the nodes of each digest."""
 
     model: str
     digests: Mapping[str, tuple[str, ...]]
@@ -171,12 +172,12 @@ def differences(entries: Sequence[FleetNode]) -> list[Difference]:
 
 
 def newest(entries: Sequence[FleetNode]) -> str | None:
-    """The newest edgeslm among those that this version understands."""
+    """The newest edgeslm version of the nodes whose messages can be read."""
     return max((one.version for one in entries if one.version and not one.skew), key=_order, default=None)
 
 
 def is_outdated(entry: FleetNode, version: str | None) -> bool:
-    """Whether it is behind ``version``, or hasn't said what it is."""
+    """Whether the node's version is older than ``version``, or unknown."""
     return entry.version is None or (version is not None and _order(entry.version) < _order(version))
 
 
@@ -209,7 +210,7 @@ _STATE, _AGE, _VERSION, _POOL, _QUEUE, _RUN, _REQUESTS = 8, 6, 9, 10, 5, 3, 8
 
 
 def table(entries: Sequence[FleetNode], *, width: int, title: str, paint: Painter) -> list[str]:
-    """Lines no longer than ``width`` columns: a row for each, below it its models and what needs a look."""
+    """Lines of at most ``width`` columns: a row per node, below it its models and alerts."""
     width = max(_NARROWEST, width)
     lines = [paint(f"{title}   {_counted(entries)}"[:width], "bold"), ""]
     fixed = _STATE + _AGE + _VERSION + _POOL + _QUEUE + _RUN + _REQUESTS + 7
@@ -249,7 +250,7 @@ def _lines(entry: FleetNode, room: int, width: int, paint: Painter) -> list[str]
         facts.append("members: " + ", ".join(f"{name} {state}" for name, state in entry.members.items()))
     lines += [paint(line, "dim") for fact in facts for line in wrap(fact, width)]
     moved = [f"the messages of {task} have moved away from what it was tested with" for task in entry.drift]
-    # The alerts of a node say of drift what there is to say.
+    # Alerts mention drift already.
     wrong = [*filter(None, [entry.skew]), *entry.alerts, *(moved if not entry.alerts else [])]
     return lines + [paint(line, "bad") for one in wrong for line in wrap(f"! {one}", width)]
 
@@ -268,7 +269,7 @@ def _row(cells: Sequence[str], room: int) -> str:
 
 
 def _cell(text: str, width: int) -> str:
-    """A negative width means figures, which stand on the right."""
+    """A negative width aligns right."""
     room = abs(width)
     text = text if len(text) <= room else text[: room - 1] + "…"
     return f"{text:>{room}}" if width < 0 else f"{text:<{room}}"

@@ -1,4 +1,4 @@
-"""Health figures: counted where results pass, read from the kernel where it knows better."""
+"""Health figures: counts results, latencies and tokens; reads memory and temperature from the kernel."""
 
 from __future__ import annotations
 
@@ -19,17 +19,17 @@ from edgeslm.telemetry.extension import HasTasks
 WINDOW = 1000
 """Latencies kept for the quantiles."""
 TASK_WINDOW = 200
-"""Those kept of each task."""
+"""Latencies kept per task."""
 BUCKETS_S = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0)
-"""Upper bounds of the histogram of each task; a last bucket has no bound."""
+"""Upper bounds of each task's latency histogram, in seconds; the last bucket has none."""
 PHASES = ("queue", "prefill", "decode", "total")
 OTHER = "other"
-"""Stands for tasks that the node doesn't have: their names are the senders', and without end."""
+"""Stands for unknown tasks, whose names clients choose without limit."""
 RATE_WINDOW_S = 60.0
 
 
 class _TaskMeter:
-    """What one task came to since the start. Latencies are those of results that are no errors."""
+    """Counts of one task since the start; latencies without errors."""
 
     def __init__(self) -> None:
         self.results: Counter[str] = Counter()
@@ -62,11 +62,10 @@ class _TaskMeter:
 
 
 class Meter:
-    """Counts results; says latency quantiles over the last :data:`WINDOW`, answers and tokens a second over a
+    """Counts results; latency quantiles of the last :data:`WINDOW`, answers and tokens per second over a
     minute.
 
-    Tasks that ``node`` doesn't have are counted together, as :data:`OTHER`. Without it each name that comes
-    is counted by itself.
+    Tasks unknown to ``node`` are counted together as :data:`OTHER`; without ``node`` each by its name.
     """
 
     def __init__(self, node: HasTasks | None = None) -> None:
@@ -76,7 +75,7 @@ class Meter:
         self._tasks: dict[str, _TaskMeter] = {}
         self._latencies_ms: deque[float] = deque(maxlen=WINDOW)
         self._answered: deque[tuple[float, str, int]] = deque(maxlen=WINDOW)
-        """When, of which task, how many tokens."""
+        """Time, task and tokens of each answer."""
         self._started = time.monotonic()
 
     @property
@@ -86,7 +85,7 @@ class Meter:
 
     @property
     def counts(self) -> dict[str, Counter[str]]:
-        """The same of each task."""
+        """Results by task, then by status or error code."""
         return {name: task.results for name, task in self._tasks.items()}
 
     def count(self, result: Result) -> None:
@@ -101,14 +100,14 @@ class Meter:
         self._answered.append((time.monotonic(), task, sum(result.usage.values())))
 
     def drop(self, reason: str) -> None:
-        """A message that will get no result, such as one over a route's rate."""
+        """Counts a message without a result, such as one above a route's rate limit."""
         self.dropped[reason] += 1
 
     def figures(self) -> dict[str, Any]:
-        """The document ``health`` of docs/reference/mqtt.md; ``results`` counts those of all ``tasks``."""
+        """Entries of the health message (docs/reference/mqtt.md); ``results`` counts all tasks together."""
         now = time.monotonic()
         recent = [(task, tokens) for at, task, tokens in self._answered if now - at <= RATE_WINDOW_S]
-        # A busy node has more results a minute than are kept: then what is kept spans less time.
+        # On a busy node the results kept span less than a minute.
         full = len(recent) == WINDOW
         span_s = max(1.0, now - self._answered[0][0] if full else min(RATE_WINDOW_S, now - self._started))
         return {
@@ -135,7 +134,7 @@ def quantiles(values: Iterable[float]) -> dict[str, float]:
 
 
 def memory_bytes(pids: Mapping[str, int], proc: Path = Path("/proc")) -> dict[str, int]:
-    """Resident bytes by name: ``daemon`` is this process, the others the engines."""
+    """Resident bytes by process name; ``daemon`` is this process. Ended ones are left out."""
     return {
         name: rss for name, pid in {"daemon": os.getpid(), **pids}.items() if (rss := _rss(proc / str(pid)))
     }
@@ -150,5 +149,5 @@ def _rss(process: Path) -> int:
 
 
 def temperature_c(root: Path = Path("/")) -> float | None:
-    """The hottest of the kernel's thermal zones; None where it has none."""
+    """The hottest of the kernel's thermal zones; None: there are none."""
     return board.temperature_c(root)

@@ -1,6 +1,6 @@
-"""Home Assistant: told what a node has, and what it has no more.
+"""Home Assistant: publishes discovery messages and withdraws those of removed tasks.
 
-What was told is noted in a file before it is sent, so that it can be taken back by a later start too.
+Topics are recorded in a file before they are published, so that a later start can withdraw them too.
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ from edgeslm.telemetry.extension import Announces, Extension, HasTasks
 log = logging.getLogger("edgeslm.telemetry")
 
 PAUSE_S = 1.0
-"""Between two announcements: whoever may write to Home Assistant's status topic can ask for them."""
+"""Pause between two announcements: anybody who may write to Home Assistant's status topic can trigger one."""
 
 
 class Announcer(Extension):
-    """Tells of the tasks of ``service`` and of the node itself, as retained messages.
+    """Announces the tasks of ``service`` and the node itself.
 
-    :param record: notes what was told.
+    :param record: file with the topics announced.
     """
 
     def __init__(self, record: Path, config: Config, service: HasTasks, presence: Announces) -> None:
@@ -49,13 +49,13 @@ class Announcer(Extension):
         self.announce()
 
     def on_message(self, delivery: Delivery) -> bool:
-        """When Home Assistant has started, it is told all of it again."""
+        """Announces everything again when Home Assistant has started."""
         if delivery.payload == b"online":
             self.announce()
         return False  # a route may read it too
 
     def announce(self) -> None:
-        """Sends all of it again, soon; while that is going on, once more after it."""
+        """Announces everything again soon, or after a running announcement."""
         self._again = True
         if self._work is None or self._work.done():
             self._work = asyncio.create_task(self._run())
@@ -65,7 +65,7 @@ class Announcer(Extension):
             self._again = False
             try:
                 await self._send()
-            except Exception as error:  # nobody's request depends on it
+            except Exception as error:  # must not disturb requests
                 log.error("Home Assistant was not told of everything: %s", type(error).__name__)
                 log.debug("announcing", exc_info=True)
             await asyncio.sleep(PAUSE_S)

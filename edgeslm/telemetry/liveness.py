@@ -1,7 +1,6 @@
-"""Liveness, by progress: a node is alive when its network thread goes round and its work moves or is done.
+"""Liveness by progress: a node is alive while its network thread runs and its requests advance.
 
-Pure: it is told what happens and asked what to think of it. That the event loop turns needs no check, since
-whoever asks runs in it.
+Pure. The event loop needs no check, since the caller runs in it.
 """
 
 from __future__ import annotations
@@ -9,13 +8,13 @@ from __future__ import annotations
 import time
 
 NETWORK_SILENT_S = 60.0
-"""How long the network thread may not go round: to connect takes it 20 s, a slow name server more."""
+"""Limit for the network thread without progress; connecting takes 20 s, more with a slow name server."""
 MARGIN_S = 30.0
-"""What is added to the longest step, for a busy machine and the time between two looks."""
+"""Added to the longest step, for a busy machine and the time between two checks."""
 
 
 class Liveness:
-    """``longest_step_s`` is how long the work of a healthy node may go without moving."""
+    """``longest_step_s`` is the longest time without progress on a healthy node."""
 
     def __init__(self, *, longest_step_s: float) -> None:
         self._limit_s = longest_step_s + MARGIN_S
@@ -24,11 +23,11 @@ class Liveness:
     def fault(
         self, *, network_alive: bool, network_silent_s: float, unfinished: int, moved_at: float
     ) -> str | None:
-        """Why the node is not alive, in a sentence; None if it is. Ask every few seconds.
+        """Why the node is not alive, as a sentence; None: it is. Call it every few seconds.
 
-        ``unfinished`` counts the requests that wait or run; ``moved_at`` is when one of them went forward
-        (begun, finished, a piece of an answer), in monotonic seconds. One that comes to an
-        idle node counts from the last look at it, so the looks must be closer together than :data:`MARGIN_S`.
+        ``unfinished`` counts queued and running requests; ``moved_at`` is the time of the last progress
+        (begun, finished, a chunk of an answer), in monotonic seconds. A request to an idle node counts from
+        the last call, so calls must be closer together than :data:`MARGIN_S`.
         """
         now = time.monotonic()
         self._moved_at = max(self._moved_at, now if not unfinished else moved_at)

@@ -1,4 +1,4 @@
-"""Log lines: one message is one line, whatever a sender put into an id or a topic."""
+"""Log formatting: every message is one line; control characters in ids or topics are escaped."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ import sys
 
 FULL = "%(asctime)s %(levelname)s %(name)s: %(message)s"
 
-# Control characters of ASCII and Latin 1, line and paragraph separators, marks that turn the direction of
-# text around, and halves of surrogate pairs, which no stream takes.
+# Control characters of ASCII and Latin 1, line and paragraph separators, marks of text direction, and lone
+# surrogates, which can't be encoded.
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
 
 
 class LineFormatter(logging.Formatter):
-    """Writes control characters as Python does, ``\\n`` or ``\\x1b``. Tracebacks keep their lines."""
+    """Escapes control characters as Python does, ``\\n`` or ``\\x1b``. Tracebacks keep their lines."""
 
     def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802  # the library's name
         return one_line(super().formatMessage(record))
@@ -25,7 +25,7 @@ class LineFormatter(logging.Formatter):
 
 
 def printable(text: str) -> str:
-    """What a terminal shows as it stands: lines and tabs are kept, other control characters written out."""
+    """``text`` for a terminal: keeps lines and tabs, escapes other control characters."""
     return "\n".join("\t".join(map(one_line, line.split("\t"))) for line in text.split("\n"))
 
 
@@ -34,7 +34,7 @@ def one_line(text: str) -> str:
 
 
 def set_up_logging(level: str, form: str = FULL) -> None:
-    """Has the root logger write lines to standard error, as ``logging.basicConfig`` does."""
+    """Sends the root logger's lines to standard error."""
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(LineFormatter(form))
     logging.basicConfig(level=level, handlers=[handler])

@@ -1,9 +1,8 @@
-"""Prometheus metrics: the figures of ``health`` in its words, by one table.
+"""Prometheus metrics: the figures of ``health`` in Prometheus's format.
 
 :data:`METRICS` lists all of them; :func:`exposition` writes the text for a scraper. Nothing is counted here,
-so that Prometheus, ``health`` and whoever shows them can't differ. Labels are names of the configuration and
-codes of the contract: no text, no topic, nothing that a sender chooses. Pure: knows no bus, no daemon and no
-socket.
+    so Prometheus and ``health`` can't differ. Labels are names from the configuration and codes of the
+    protocol, never something that a client chooses. Pure.
 """
 
 from __future__ import annotations
@@ -16,17 +15,17 @@ from edgeslm import __version__
 
 Health = Mapping[str, Any]
 Samples = Iterator[tuple[tuple[str, ...], Any]]
-"""Values of labels, and a number; of a histogram counts within bounds, and the sum."""
+"""Label values with a number; for a histogram, with counts per bound and the sum."""
 
 STATES = ("starting", "online", "draining", "stopped")
 
 
 @dataclass(frozen=True, slots=True)
 class Metric:
-    """``name`` as scrapers see it, but for the endings of a histogram's parts.
+    """``name`` is without the suffixes of a histogram's parts.
 
-    ``key`` is that of its values in :func:`figures_of`: a number without ``labels``, numbers by one label, or
-    those of each task by a second one, of which ``only`` some may count. What isn't there is left out.
+    ``key`` is its key in :func:`figures_of`: a number without ``labels``, numbers by one label, or by task
+    and a second label, limited to ``only``. Missing figures are left out.
     """
 
     name: str
@@ -50,7 +49,7 @@ class Metric:
 
 
 def figures_of(health: Health) -> dict[str, Any]:
-    """``health`` with all that is a metric under a key of its own."""
+    """``health`` with a key for each metric."""
     tasks = health.get("tasks", {})
     return {
         **health,
@@ -137,18 +136,18 @@ METRICS = (
 
 
 def exposition(health: Health, accept: str = "") -> tuple[bytes, str]:
-    """The text and its content type: OpenMetrics where ``accept`` asks for it, else Prometheus's own format.
+    """The text and its content type: OpenMetrics if ``accept`` asks for it, else Prometheus's own format.
 
-    :param accept: the header of a scraper's request.
+    :param accept: header of a scraper's request.
     """
-    from prometheus_client.exposition import choose_encoder  # a megabyte that only those need who scrape
+    from prometheus_client.exposition import choose_encoder  # costs 1 MB of memory
 
     encode, content_type = choose_encoder(accept)
     return encode(_Sample(health)), content_type
 
 
 class _Sample:
-    """``health`` as the registry that the library's encoders read."""
+    """``health`` with the registry interface of the library's encoders."""
 
     def __init__(self, health: Health) -> None:
         self._figures = figures_of(health)

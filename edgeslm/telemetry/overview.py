@@ -1,7 +1,6 @@
-"""Live overview (``edgeslm top``): the documents of nodes -> plain figures -> lines of a terminal.
+"""Live overview (``edgeslm top``): turns the messages of nodes into figures, and those into terminal lines.
 
-Pure: knows no bus and no terminal but its size. Documents come from the bus, so nothing is believed of their
-form: what isn't a figure is left out, and no character can command a terminal.
+Pure. Messages are untrusted: invalid fields are left out, control characters removed.
 """
 
 from __future__ import annotations
@@ -13,7 +12,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 STALE_S = 90.0
-"""Health comes every 30 seconds; older figures are told with their age."""
+"""Health comes every 30 seconds; older figures are shown with their age."""
 _MOST_NAMES = 64
 _PALETTE = {"good": "32", "busy": "33", "bad": "31", "dim": "2", "bold": "1"}
 _STATE_STYLES = {"online": "good", "starting": "busy", "draining": "busy"}
@@ -21,10 +20,10 @@ _STATE_STYLES = {"online": "good", "starting": "busy", "draining": "busy"}
 
 @dataclass(frozen=True, slots=True)
 class NodeFigures:
-    """One node, as far as it has said; None where it hasn't. ``age_s`` is that of its health.
+    """Figures of one node; None: unknown. ``age_s`` is the age of its health message.
 
-    ``site`` is None for a node of the broker itself. Where its site is cut off, ``unreachable_since`` is when
-    that was heard (``time.time()``); with ``since_before`` it was so already when somebody began to listen.
+    ``site`` is None for a node of the broker itself. If its site is cut off, ``unreachable_since`` is when
+    that was heard (``time.time()``); ``since_before``: it was cut off before we began to listen.
     """
 
     node: str
@@ -62,7 +61,8 @@ class NodeFigures:
 def figures_of(
     node: str, documents: Mapping[str, Mapping[str, Any]], heard_at: Mapping[str, float], now: float
 ) -> NodeFigures:
-    """``documents`` by kind: ``state``, ``info``, ``health``; ``heard_at`` and ``now`` in seconds."""
+    """``documents`` are a node's messages by kind: ``state``, ``info``, ``health``; ``heard_at`` and ``now``
+    are in seconds."""
     info, health = documents.get("info", {}), documents.get("health", {})
     tasks, alerts = info.get("tasks"), health.get("alerts")
     return NodeFigures(
@@ -115,7 +115,7 @@ def _numbers(value: Any) -> dict[str, float]:
     return {plain(name): number for name, item in items if (number := _number(item)) is not None}
 
 
-# Words for figures
+# Formatting of figures
 
 
 def duration(seconds: float | None) -> str:
@@ -153,7 +153,7 @@ def _count(value: int | None) -> str:
 
 @dataclass(frozen=True, slots=True)
 class _Column:
-    """``keep`` orders what gives way on a narrow terminal: the lowest first."""
+    """On a narrow terminal columns are dropped by ``keep``, the lowest first."""
 
     title: str
     width: int
@@ -178,7 +178,7 @@ _WIDEST_SITE = 20
 
 
 class Painter:
-    """Styles, or none of them where colours aren't wanted."""
+    """Adds terminal styles, or none if ``coloured`` is false."""
 
     def __init__(self, coloured: bool) -> None:
         self._coloured = coloured
@@ -190,9 +190,9 @@ class Painter:
 def screen(
     nodes: Sequence[NodeFigures], *, width: int, height: int | None, title: str, paint: Painter
 ) -> list[str]:
-    """The lines of one picture, none longer than ``width`` columns; ``height`` None: as many as there are.
+    """The lines of one screen, at most ``width`` columns wide; ``height`` None: unlimited.
 
-    Where not all fit, tasks give way to nodes, and nodes at the end to a line that counts them.
+    If not all lines fit, the tasks are left out first, then alerts, then the last nodes, which are counted.
     """
     width = max(20, width)
     head = [paint(_cut(f"{title}   {_counted(nodes)}", width), "bold"), ""]
@@ -235,7 +235,7 @@ def _counted(nodes: Sequence[NodeFigures]) -> str:
 
 
 def _unreachable(node: NodeFigures) -> str:
-    """In local time, with the date if it isn't today's."""
+    """Since when a node is unreachable: local time, with the date unless today."""
     since = time.localtime(node.unreachable_since)
     today = time.localtime()[:3] == since[:3]
     said = time.strftime("%H:%M:%S" if today else "%Y-%m-%d %H:%M", since)
@@ -249,10 +249,10 @@ def paint_row(
     paint: Painter,
     site_room: int | None = None,
 ) -> str:
-    """``site_room``: columns for the name of the site, if there are sites."""
+    """``site_room``: width of the site column; None: no such column."""
     site = "" if site_room is None else f"{_cut(node.site or '', site_room):<{site_room}} "
     left = width - len(site)
-    if node.unreachable_since is not None:  # its figures are of then, and nobody knows what has become of it
+    if node.unreachable_since is not None:  # its figures are old
         return paint(_cut(site + _named(node.node, columns, left) + f" {_unreachable(node)}", width), "bad")
     latency = node.latency_ms
     cells = {
@@ -268,7 +268,7 @@ def paint_row(
         "TEMP": "-" if node.temperature_c is None else f"{node.temperature_c:.0f} C",
         "UP": duration(node.uptime_s),
     }
-    if not node.is_up:  # what it last said is no figure of now
+    if not node.is_up:  # its figures are old
         cells = {"STATE": node.state}
     line = site + _row(node.node, [cells.get(column.title, "") for column in columns], columns, left)
     style = _STATE_STYLES.get(node.state, "bad")
@@ -310,12 +310,12 @@ def _alerts(node: NodeFigures, width: int, paint: Painter) -> list[str]:
 
 
 def wrap(text: str, width: int) -> list[str]:
-    """A sentence below what it belongs to."""
+    """An indented sentence, wrapped."""
     return textwrap.wrap(text, width, initial_indent="  ", subsequent_indent="    ")
 
 
 def _columns(width: int, names: Sequence[str]) -> list[_Column]:
-    """As many columns as fit beside the longest name, or beside its beginning."""
+    """The columns that fit beside the longest name, or its first 24 characters."""
     kept = list(_COLUMNS)
     wanted = max([_NARROWEST, *(len(name) for name in names)])
     while len(kept) > 1 and sum(c.width + 1 for c in kept) + min(wanted, 24) > width:

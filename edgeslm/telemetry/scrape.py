@@ -1,8 +1,8 @@
-"""Metrics endpoint for Prometheus: ``GET /metrics`` over HTTP/1.1, on the event loop, a few at a time.
+"""Metrics endpoint for Prometheus: ``GET /metrics`` over HTTP/1.1, on the event loop.
 
-A scraper that is slow, silent or sends nonsense costs its own connection and no more: each has a few seconds
-and a few kilobytes, and beyond :data:`CONNECTIONS` the next is closed at once. Figures are read once a second
-at most.
+A slow or faulty scraper affects only its own connection: each has limits of time and size, and connections
+beyond
+:data:`CONNECTIONS` are closed at once. Figures are cached for a second.
 """
 
 from __future__ import annotations
@@ -19,13 +19,13 @@ from edgeslm.telemetry.metrics import exposition
 log = logging.getLogger("edgeslm.telemetry")
 
 CONNECTIONS = 8
-"""At a time; Prometheus needs one."""
+"""Most concurrent connections; Prometheus needs one."""
 PATIENCE_S = 5.0
-"""For a request to come in, and as much again for its answer to go out."""
+"""Timeout for receiving a request, and again for sending its answer."""
 MOST_BYTES = 8192
-"""Of a request's head."""
+"""Size limit of a request's head."""
 FRESH_S = 1.0
-"""How long an answer is given again."""
+"""How long an answer is cached."""
 
 OPENMETRICS = "application/openmetrics-text; version=1.0.0"
 
@@ -42,11 +42,11 @@ class ScrapeEndpoint(Extension):
 
     @property
     def port(self) -> int | None:
-        """The port that it listens on; None while it does not."""
+        """The port it listens on, else None."""
         return self._server.sockets[0].getsockname()[1] if self._server and self._server.sockets else None
 
     async def start(self) -> None:
-        """A node serves as well without figures: what keeps it from listening is told in :attr:`problem`."""
+        """Listens; a failure only sets :attr:`problem`, since the node can serve without metrics."""
         host, port = self._address
         try:
             self._server = await asyncio.start_server(self._accept, host, port, limit=MOST_BYTES)
@@ -73,7 +73,7 @@ class ScrapeEndpoint(Extension):
         task.add_done_callback(self._serving.discard)
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        """One request a connection."""
+        """Serves one request; the connection is closed then."""
         try:
             async with asyncio.timeout(PATIENCE_S):
                 head = await reader.readuntil(b"\r\n\r\n")
@@ -86,8 +86,8 @@ class ScrapeEndpoint(Extension):
             writer.write(_response(HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE))
             writer.close()
         except (TimeoutError, OSError, EOFError):
-            pass  # theirs to mend
-        except Exception as error:  # a mistake of ours, told without what was asked
+            pass  # the scraper's fault
+        except Exception as error:  # a bug
             log.error("a scrape was not answered: %s", type(error).__name__)
             log.debug("a scrape was not answered", exc_info=True)
             writer.write(_response(HTTPStatus.INTERNAL_SERVER_ERROR))
@@ -108,7 +108,7 @@ class ScrapeEndpoint(Extension):
             return _response(HTTPStatus.METHOD_NOT_ALLOWED, ("Allow: GET, HEAD",))
         named = (field.partition(":") for field in fields)
         accept = next((value.strip() for name, _, value in named if name.lower() == "accept"), "")
-        # Which form is wanted, not how it is asked for: a scraper must not be able to have all read again.
+        # Cached by format, not by header: varied headers must not cause new reads.
         whole = self._fresh(OPENMETRICS if "application/openmetrics-text" in accept else "")
         return whole if method == "GET" else whole.partition(b"\r\n\r\n")[0] + b"\r\n\r\n"
 

@@ -1,7 +1,7 @@
-"""systemd notifications (sd_notify(3)): ready, alive, stopping, and what the service is doing.
+"""systemd notifications (sd_notify(3)): ready, watchdog, stopping, status.
 
-Without a service manager every call does nothing. None raises and none waits: a message that can't go now
-goes with the next. Knows no daemon; whether it is alive is for :mod:`edgeslm.telemetry.liveness` to say.
+Without a service manager every call does nothing. No call raises or blocks: a message that can't be sent goes
+with the next. :mod:`edgeslm.telemetry.liveness` decides whether the node is alive.
 """
 
 from __future__ import annotations
@@ -16,15 +16,15 @@ from collections.abc import Callable, Mapping
 log = logging.getLogger("edgeslm.telemetry")
 
 LOOK_S = 10.0
-"""The longest pause between two looks at whether the service is alive; a short watchdog makes it shorter."""
+"""Longest pause between two liveness checks; a short watchdog shortens it."""
 START_LIMIT_S = 900.0
-"""How long a start may take until systemd's own limit holds: 4 GB from a slow SD card take a few minutes."""
+"""Time for which a start extends systemd's timeout: reading 4 GB from a slow SD card takes minutes."""
 
 
 class ServiceManager:
-    """systemd, if it started this process and waits for word of it (``Type=notify``).
+    """systemd, if it started this process with ``Type=notify``; else false.
 
-    ``watchdog_s`` is the time within which it wants a sign of life, None where it wants none.
+    ``watchdog_s`` is the watchdog's interval in seconds; None: no watchdog.
     """
 
     def __init__(self, environment: Mapping[str, str] = os.environ) -> None:
@@ -40,22 +40,22 @@ class ServiceManager:
         return bool(self._address)
 
     def ready(self, status: str) -> None:
-        """The start is over: units that come after this one may start, and the watchdog begins to wait."""
+        """The start is over: later units may start, and the watchdog becomes active."""
         self._is_starting = False
         self._status = status
         self._say(READY="1", STATUS=status)
 
     def status(self, status: str) -> None:
-        """What ``systemctl status`` shows."""
+        """Sets the text in ``systemctl status``."""
         self._status = status
         self._say(STATUS=status)
 
     def reloading(self) -> None:
-        """A new configuration is being taken up (``Type=notify-reload``); :meth:`ready` follows."""
+        """A reload has begun (``Type=notify-reload``); :meth:`ready` ends it."""
         self._say(RELOADING="1", MONOTONIC_USEC=str(time.clock_gettime_ns(time.CLOCK_MONOTONIC) // 1000))
 
     def stopping(self, status: str, *, within_s: float) -> None:
-        """The end has begun, and may take ``within_s`` even if the unit allows it less."""
+        """The stop has begun and may take ``within_s`` seconds, even if the unit allows less."""
         self._is_starting = False
         self._status = status
         self._say(STOPPING="1", STATUS=status, EXTEND_TIMEOUT_USEC=_usec(within_s))
@@ -65,10 +65,10 @@ class ServiceManager:
         self._say(WATCHDOG="1")
 
     async def watch(self, fault: Callable[[], str | None]) -> None:
-        """Feeds the watchdog as long as ``fault`` finds none, and asks for time as long as the start takes.
+        """Feeds the watchdog while ``fault`` returns None, and extends systemd's timeout during the start.
 
-        Runs in the event loop on purpose: a loop that is stuck feeds nothing. ``fault`` says in a sentence
-        why the service is not alive, or None; the sentence is logged, and shown by ``systemctl status``.
+        Runs in the event loop, so that a stuck loop doesn't feed it. ``fault`` returns a sentence if the
+        service is not alive; it is logged and shown by ``systemctl status``.
         """
         pause_s = min(LOOK_S, self.watchdog_s / 3 if self.watchdog_s else LOOK_S)
         give_up_at = time.monotonic() + START_LIMIT_S
@@ -95,15 +95,15 @@ class ServiceManager:
             with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as to:
                 to.setblocking(False)
                 to.sendto(message.encode(errors="replace"), self._address)
-        except OSError as error:  # its buffer is full, or it is gone
+        except OSError as error:  # the socket's buffer is full, or systemd is gone
             log.debug("systemd can't be told: %s", error)
-            self._unsaid.pop("WATCHDOG", None)  # a sign of life is good for the moment only
+            self._unsaid.pop("WATCHDOG", None)  # a late one would be false
         else:
             self._unsaid.clear()
 
 
 def _watchdog_s(environment: Mapping[str, str]) -> float | None:
-    """As sd_watchdog_enabled(3): the variables may have been meant for the process that started this one."""
+    """As sd_watchdog_enabled(3): the variables may be inherited and meant for the parent process."""
     usec, pid = environment.get("WATCHDOG_USEC", ""), environment.get("WATCHDOG_PID", str(os.getpid()))
     meant = usec.isdecimal() and int(usec) > 0 and pid == str(os.getpid())
     return int(usec) / 1e6 if meant else None

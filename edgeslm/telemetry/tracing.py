@@ -1,9 +1,8 @@
-"""Traces of requests for OpenTelemetry: spans for the wait, the reading and the writing, sent over OTLP/HTTP.
+"""OpenTelemetry traces: spans for queue, prefill and decode of each request, sent over OTLP/HTTP.
 
-A request that comes with a ``traceparent`` (W3C Trace Context) is part of the sender's trace; others begin
-one, a share of which is sent. Spans are made when the result is there, of the times that stand in it, and
-carry no text, no topic and no id of a sender's. A collector that is away costs spans and nothing else. Knows
-no bus.
+A request with a ``traceparent`` (W3C Trace Context) continues the client's trace; others begin a new one, of
+which a share is sampled. Spans are built from the result's timings and contain no text, topic or client's id.
+If the collector is down, only spans are lost.
 """
 
 from __future__ import annotations
@@ -32,22 +31,21 @@ log = logging.getLogger("edgeslm.telemetry")
 
 PHASES = ("queue", "prefill", "decode")
 QUEUE = 2048
-"""Spans that may wait for the collector; more are dropped."""
+"""Most spans waiting for the collector; more are dropped."""
 EVERY_S = 5.0
 TIMEOUT_S = 5.0
-"""For one batch to be taken."""
+"""Timeout for sending a batch."""
 STOP_S = 2.0
-"""For what is left at the end."""
+"""Timeout for sending the rest at the end."""
 
 _HEADER = re.compile(r"00-(?!0{32})([0-9a-f]{32})-(?!0{16})([0-9a-f]{16})-([0-9a-f]{2})")
 _SAMPLED = 1
 
 
 class Tracer(Extension):
-    """Sends to the collector of its section; without one nothing is sent, and contexts are passed on as they
-    came.
+    """Sends spans to the configured collector; without one, trace contexts are only passed on.
 
-    :param service: has the tasks that there are; the names of others are their senders'.
+    :param service: has the known tasks; names of others, chosen by clients, are not sent.
     """
 
     def __init__(self, section: Tracing, node: str, service: HasTasks | None = None) -> None:
@@ -59,7 +57,7 @@ class Tracer(Extension):
         self._resource: Resource | None = None
 
     async def start(self) -> None:
-        """A node serves as well without: what is missing is told in :attr:`problem`."""
+        """Loads the exporter; a failure only sets :attr:`problem`: the node can serve without traces."""
         if self._endpoint is None:
             return
         try:
@@ -74,18 +72,18 @@ class Tracer(Extension):
         self._resource = Resource.create(facts)
 
     async def stop(self) -> None:
-        """Sends what is left, if that takes no longer than a moment. A collector that hangs must not keep the
-        process from its end: nothing waits for the thread."""
+        """Sends remaining spans, for at most :data:`STOP_S`. A collector that hangs must not delay the exit,
+        so the thread is not joined."""
         processor, self._processor = self._processor, None
         if processor is None:
             return
         loop, ended = asyncio.get_running_loop(), asyncio.Event()
 
         def end() -> None:
-            with contextlib.suppress(Exception):  # of the library's; there is nobody left to tell
+            with contextlib.suppress(Exception):  # errors of the library don't matter any more
                 processor.force_flush(int(STOP_S * 1000))
                 processor.shutdown()
-            with contextlib.suppress(RuntimeError):  # the loop has ended before
+            with contextlib.suppress(RuntimeError):  # the loop has ended already
                 loop.call_soon_threadsafe(ended.set)
 
         threading.Thread(target=end, name="traces", daemon=True).start()
@@ -98,25 +96,25 @@ class Tracer(Extension):
         from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
         from opentelemetry.sdk.trace.export import BatchSpanProcessor
 
-        if not log.isEnabledFor(logging.DEBUG):  # three lines every few seconds while a collector is away
+        if not log.isEnabledFor(logging.DEBUG):  # it logs often while a collector is down
             logging.getLogger("opentelemetry").setLevel(logging.CRITICAL)
         exporter = OTLPSpanExporter(endpoint=f"{endpoint.rstrip('/')}/v1/traces", timeout=TIMEOUT_S)
         return BatchSpanProcessor(
-            _Told(exporter, self),
+            _ReportingExporter(exporter, self),
             max_queue_size=QUEUE,
             schedule_delay_millis=EVERY_S * 1000,
             max_export_batch_size=QUEUE // 4,
         )
 
     def tell(self, taken: bool) -> None:
-        """Whether the collector took a batch, from the thread that sends. Said once; it tries on."""
+        """Reports whether a batch was sent; called from the sending thread. A failure is logged once."""
         problem = None if taken else f"The collector at {self._endpoint} doesn't take the node's traces."
         if problem and not self.problem:
             log.warning("%s", problem)
         self.problem = problem
 
     def trace(self, header: str | None) -> Trace | None:
-        """Where a request stands that came with ``header``, which may be anything; None: in no trace."""
+        """The trace of a request with this ``traceparent`` header, which is untrusted; None: no trace."""
         found = _HEADER.fullmatch(header) if header is not None else None
         if self._processor is None:
             return Trace(found[0], None) if found else None
@@ -124,14 +122,14 @@ class Tracer(Extension):
             flags = int(found[3], 16) & _SAMPLED
             return Trace(f"00-{found[1]}-{random.getrandbits(64) or 1:016x}-{flags:02x}", found[2])
         number = random.getrandbits(128) or 1
-        # The rule of OpenTelemetry's TraceIdRatioBased: the same trace is chosen everywhere.
+        # As OpenTelemetry's TraceIdRatioBased, so that all services sample the same traces.
         flags = _SAMPLED if number & (2**64 - 1) < self._sample * 2**64 else 0
         return Trace(f"00-{number:032x}-{random.getrandbits(64) or 1:016x}-{flags:02x}", None)
 
     def record(self, request: Request, result: Result) -> None:
-        """Hands over the spans of a request that has its result; never raises.
+        """Queues the spans of an answered request; never raises.
 
-        One that was turned away as ``busy`` has none: a route asks again with the same request.
+        A ``busy`` result gets none, since a route retries with the same request.
         """
         if self._processor is None or request.trace is None:
             return
@@ -140,13 +138,13 @@ class Tracer(Extension):
         try:
             for span in self._spans(request.trace, request.task, result):
                 self._processor.on_end(span)
-        except Exception as error:  # nobody's request depends on it
+        except Exception as error:  # must not disturb requests
             log.error("a trace is not sent: %s", type(error).__name__)
             log.debug("a trace is not sent", exc_info=True)
 
     def _spans(self, trace: Trace, name: str, result: Result) -> list[Any]:
-        """The request's own, and below it one for each phase, laid end to end: models may have read and
-        written by turns, and the result tells the sums."""
+        """The request's span with one child per phase, end to end: the result has only sums, even if phases
+        alternated."""
         from opentelemetry.sdk.trace import ReadableSpan
         from opentelemetry.sdk.util.instrumentation import InstrumentationScope
         from opentelemetry.trace import SpanContext, SpanKind, Status, StatusCode, TraceFlags
@@ -211,8 +209,8 @@ def _ns(milliseconds: float) -> int:
     return int(milliseconds * 1_000_000)
 
 
-class _Told:
-    """An exporter that tells how each batch went."""
+class _ReportingExporter:
+    """An exporter that reports the outcome of each batch to the tracer."""
 
     def __init__(self, exporter: SpanExporter, tracer: Tracer) -> None:
         self._exporter = exporter
