@@ -1,4 +1,4 @@
-"""Progress of adding documents: which file of how many, and how much of it is embedded."""
+"""Progress of ``knowledge add``: the current file, and how much of it is embedded."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from edgeslm.knowledge.service.intake import IntakeListener
 
 
 class AddingProgress(IntakeListener):
-    """Shows how it goes with ``files`` of them, and says what can't be read."""
+    """Shows progress over ``files`` files and reports those that can't be read."""
 
     def __init__(self, progress: ProgressLine, files: int) -> None:
         self._progress = progress
@@ -34,7 +34,7 @@ class AddingProgress(IntakeListener):
         print_error(sentence)
 
     def begin_missing(self, passages: int) -> None:
-        """What is embedded from now on are ``passages`` that were there without a vector."""
+        """From now on, ``passages`` older passages without a vector are embedded."""
         self._embedded, self._missing = 0, passages
 
     def embed(self, embedding: Embed, texts: Sequence[str]) -> Sequence[Sequence[float]]:

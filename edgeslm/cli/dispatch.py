@@ -1,4 +1,4 @@
-"""``edgeslm dispatch``: the dispatcher of a pool, in the foreground."""
+"""``edgeslm dispatch``: runs the dispatcher of a pool in the foreground."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from pathlib import Path
 from edgeslm.cli.screen import print_error, say
 from edgeslm.telemetry.log_lines import set_up_logging
 
-SUMMARY = "hand the requests of a pool to its nodes by load; SIGTERM drains"
+SUMMARY = "balance the requests of a pool among its nodes; SIGTERM drains"
 EXAMPLE = "edgeslm dispatch /etc/edgeslm/dispatch.yaml"
 
 
 def add_arguments(command: argparse.ArgumentParser) -> None:
-    command.add_argument("config", type=Path, nargs="?")
-    command.add_argument("--check", action="store_true", help="list every error in the file and end")
-    command.add_argument("--schema", action="store_true", help="print the JSON Schema of the file and end")
+    command.add_argument("config", type=Path, nargs="?", help="the configuration file")
+    command.add_argument("--check", action="store_true", help="list every error in the file and exit")
+    command.add_argument("--schema", action="store_true", help="print the JSON Schema of the file and exit")
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -36,9 +36,9 @@ def run(arguments: argparse.Namespace) -> int:
         say(f"{arguments.config}: no errors")
         return 0
     set_up_logging("DEBUG" if arguments.debug else settings.log_level.upper())
-    # Until the dispatcher takes over there is nothing to drain.
+    # Before the dispatcher runs there is nothing to drain.
     signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(0))
-    # paho loads dnspython where it is installed, for SRV records that nobody here asks for.
+    # Keeps paho from importing dnspython, for SRV records that nobody here uses.
     sys.modules.setdefault("dns", None)  # type: ignore[arg-type]
     from edgeslm.dispatcher.process import run as run_dispatcher
 

@@ -1,4 +1,4 @@
-"""Embedding for commands: an encoder bundle as a function from texts to vectors, in a process of its own."""
+"""Embedding for commands: runs an encoder bundle in a child process, as a function from texts to vectors."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from edgeslm.errors import BundleError
 
 
 class Embedding:
-    """Starts the engine with the first text, and ends it at the end of the ``with``.
+    """Starts the engine with the first text and stops it at the end of the ``with`` block.
 
-    :raises BundleError: ``path`` is no bundle of an encoder.
+    :raises BundleError: ``path`` is not an encoder bundle.
     """
 
     def __init__(self, path: Path) -> None:
@@ -36,9 +36,9 @@ class Embedding:
         self._runner.close()
 
     def __call__(self, texts: Sequence[str]) -> Sequence[Sequence[float]]:
-        """One vector a text; of a text that is too long, of its head.
+        """One vector per text, of (dimensions) floats; a text that is too long is cut at the end.
 
-        :raises EdgeslmError: the engine can't be started, or ended meanwhile.
+        :raises EdgeslmError: the engine can't be started, or crashed.
         """
         if self._process is None:
             process = EngineProcess(self.bundle.path, digest=self.bundle.digest)

@@ -1,4 +1,4 @@
-"""``edgeslm feedback``: corrections kept on this device, for the next tuning."""
+"""``edgeslm feedback``: stores a correction on this device, as training data for the next tuning."""
 
 from __future__ import annotations
 
@@ -15,16 +15,18 @@ from edgeslm.protocol.topic_filters import topic_name_fault
 if TYPE_CHECKING:
     from edgeslm.storage.feedback_store import Correction
 
-SUMMARY = "keep a correction on this device, for the next tuning"
+SUMMARY = "store a correction on this device, for the next tuning"
 EXAMPLE = "edgeslm feedback triage 'Spindle 3 smells of burnt oil' critical --config config.yaml"
 
 
 def add_arguments(command: argparse.ArgumentParser) -> None:
-    command.add_argument("task")
+    command.add_argument("task", help="name of the task")
     command.add_argument("text", help="the message")
-    command.add_argument("label", help="what should have been made of it: a label, or the fields as JSON")
-    command.add_argument("--config", type=Path, help="whose state_dir it goes to, and whose task it must fit")
-    command.add_argument("--json", action="store_true")
+    command.add_argument("label", help="the right answer: a label, or the fields as JSON")
+    command.add_argument(
+        "--config", type=Path, help="configuration with the task; its state_dir stores the correction"
+    )
+    command.add_argument("--json", action="store_true", help="print JSON")
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -50,7 +52,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _check_correction(config_file: Path, correction: Correction) -> Path:
-    """:return: the configuration's state folder. :raises EdgeslmError: the task can't learn from this."""
+    """:return: the state folder. :raises EdgeslmError: the correction doesn't fit the task."""
     from edgeslm.bundle.manifest import load_bundle
     from edgeslm.config.loader import load_config
     from edgeslm.errors import UnknownTask
@@ -62,9 +64,9 @@ def _check_correction(config_file: Path, correction: Correction) -> Path:
     if section is None:
         names = ", ".join(sorted(config.tasks))
         raise UnknownTask(f"there is no task {correction.task!r} in {config_file}; there are: {names}")
-    taught = section.learned or section.adapter
-    bundle = load_bundle(taught) if taught else None
-    # As the daemon takes it: examples and instruction are for other stages than what was taught.
+    trained = section.learned or section.adapter
+    bundle = load_bundle(trained) if trained else None
+    # As in the daemon: examples and instruction are for the other stages.
     alone = section.model_copy(update={"stages": (), "examples": (), "instruction": None})
     check_correction(make_task(correction.task, alone, bundle), correction)
     return config.state_dir

@@ -1,4 +1,4 @@
-"""``edgeslm fleet``: an inventory of all nodes of a broker, or of all sites of a hub."""
+"""``edgeslm fleet``: lists all nodes of a broker, or of all sites of a hub."""
 
 from __future__ import annotations
 
@@ -23,21 +23,23 @@ EXAMPLE = "edgeslm fleet list --broker mqtt://broker.local"
 
 def add_arguments(command: argparse.ArgumentParser) -> None:
     parts = command.add_subparsers(title="what to do", metavar="WHAT", required=True)
-    about = "list what nodes say of themselves (status 1: nothing was heard, or --check found something)"
+    about = (
+        "list nodes with versions, models and alerts (status 1: no node found, or --check found a problem)"
+    )
     sub = add_part(parts, "list", _list, about, EXAMPLE)
     add_listening_arguments(sub)
-    sub.add_argument("--node", help="this node alone, or pool/NAME for the dispatcher of a pool")
+    sub.add_argument("--node", help="only this node, or pool/NAME for a pool's dispatcher")
     sub.add_argument("--pool", metavar="NAME", help="the members of this pool, and its dispatcher")
     sub.add_argument(
         "--outdated",
         action="store_true",
-        help="those whose edgeslm is older than the newest among all, or too far from this one",
+        help="only nodes older than the newest one, or too different from this edgeslm",
     )
     sub.add_argument(
-        "--attention", action="store_true", help="those that are down, stale, moved, or have alerts"
+        "--attention", action="store_true", help="only nodes that are down or stale, or have drift or alerts"
     )
     sub.add_argument(
-        "--check", action="store_true", help="status 1 if one that is listed needs attention or models differ"
+        "--check", action="store_true", help="status 1 if a listed node needs attention, or models differ"
     )
     sub.add_argument("--json", action="store_true", help="print the inventory, for other programs")
 
@@ -76,11 +78,11 @@ def _is_of(entry: FleetNode, pool: str) -> bool:
 
 
 def _heard(arguments: argparse.Namespace) -> list[FleetNode]:
-    """:raises BrokerError: the broker can't be reached, lets nobody read, or has heard of no such node."""
+    """:raises BrokerError: the broker can't be reached or forbids reading, or there is no such node."""
     from edgeslm.telemetry.fleet import entry_of
 
     address = address_of(arguments)
-    # All are heard, whichever are listed: what is outdated is told by the others.
+    # Listen to all nodes, whichever are listed: --outdated compares with the others.
     with discovery_of(arguments, address) as discovery:
         discovery.settle(PATIENCE_S)
         sightings, uplinks = discovery.sightings(), discovery.uplinks()

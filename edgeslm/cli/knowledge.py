@@ -1,4 +1,4 @@
-"""``edgeslm knowledge``: document collections, one SQLite file each."""
+"""``edgeslm knowledge``: adds, lists, removes and searches documents of a collection (one SQLite file)."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ SUMMARY = "keep documents in a collection and search them"
 EXAMPLE = "edgeslm knowledge add manuals /srv/manuals --encoder bundles/minilm-l6-int8"
 
 K = 5
-"""Passages that a search shows unless it is told."""
+"""Default number of passages that a search shows."""
 
 
 def add_arguments(command: argparse.ArgumentParser) -> None:
@@ -36,42 +36,42 @@ def add_arguments(command: argparse.ArgumentParser) -> None:
     def add(name: str, act: Act, about: str, example: str) -> argparse.ArgumentParser:
         sub = add_part(parts, name, act, about, example)
         sub.add_argument("kb", type=Path, metavar="KB", help="the collection's file; .sqlite may be left out")
-        sub.add_argument("--json", action="store_true")
+        sub.add_argument("--json", action="store_true", help="print JSON")
         return sub
 
-    sub = add("add", _add, "add files and folders, or what has changed in them", EXAMPLE)
+    sub = add("add", _add, "add files and folders, or update those that changed", EXAMPLE)
     sub.add_argument("paths", type=Path, nargs="+", metavar="PATH", help="a file, or a folder of files")
     sub.add_argument(
         "--encoder",
         type=Path,
         metavar="BUNDLE",
-        help="embeds passages, so that meaning is searched too",
+        help="encoder that embeds passages, for search by meaning",
     )
-    sub.add_argument(
-        "--re-embed", action="store_true", help="embed all anew if it was another encoder so far"
-    )
+    sub.add_argument("--re-embed", action="store_true", help="embed everything again if the encoder differs")
     sub.add_argument("--sync", action="store_true", help="also remove documents whose files are gone")
     sub.add_argument(
         "--again",
         action="store_true",
-        help="also read files that were given up, over time, memory or a crash",
+        help="retry files that were given up because of time, memory or a crash",
     )
 
     add("list", _list, "list the documents of a collection", "edgeslm knowledge list manuals")
 
     sub = add("remove", _remove, "remove a document", "edgeslm knowledge remove manuals press/4.md")
-    sub.add_argument("source", metavar="SOURCE", help="as list shows it; or a pattern, such as 'press/*'")
+    sub.add_argument("source", metavar="SOURCE", help="name as in list, or a pattern such as 'press/*'")
 
     example = "edgeslm knowledge search manuals 'how often is oil changed?' -k 3"
     sub = add("search", _search, "search the passages of a collection", example)
-    sub.add_argument("query", metavar="QUERY")
+    sub.add_argument("query", metavar="QUERY", help="words or a question")
     sub.add_argument("-k", type=whole_number, default=K, metavar="N", help=f"passages to show (default: {K})")
-    sub.add_argument("--encoder", type=Path, metavar="BUNDLE", help="where the collection's encoder is now")
-    sub.add_argument("--source", metavar="PATTERN", help="search in documents of such names alone")
+    sub.add_argument("--encoder", type=Path, metavar="BUNDLE", help="new place of the collection's encoder")
+    sub.add_argument("--source", metavar="PATTERN", help="search only documents with such names")
     when = "a day (2026-11-27) or a time (2026-11-27T06:00)"
-    sub.add_argument("--since", type=_time, metavar="TIME", help=f"that came or changed since {when}")
-    sub.add_argument("--until", type=_end, metavar="TIME", help="that came or changed until its end")
-    about = "also show N passages before and behind each"
+    sub.add_argument(
+        "--since", type=_time, metavar="TIME", help=f"only documents added or changed since {when}"
+    )
+    sub.add_argument("--until", type=_end, metavar="TIME", help="only documents added or changed until then")
+    about = "also show N passages before and after each"
     sub.add_argument("--around", type=whole_number, default=0, metavar="N", help=about)
 
 
@@ -80,7 +80,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _time(text: str) -> float:
-    """An argparse type: a day or a time here, as seconds since 1970."""
+    """An argparse type: a local day or time, as seconds since 1970."""
     try:
         return datetime.fromisoformat(text).timestamp()
     except (ValueError, OverflowError, OSError):
@@ -88,7 +88,7 @@ def _time(text: str) -> float:
 
 
 def _end(text: str) -> float:
-    """The same; of a day its end."""
+    """Like :func:`_time`, but a day means its end."""
     try:
         day = datetime.combine(date.fromisoformat(text), time.max)
     except ValueError:
@@ -103,7 +103,7 @@ def _add(arguments: argparse.Namespace) -> int:
     from edgeslm.knowledge.service.intake import add_files
 
     with contextlib.ExitStack() as stack:
-        # Before a file is made: an encoder that can't be used is no reason for an empty collection.
+        # First, so that a bad encoder leaves no empty collection behind.
         embedding = stack.enter_context(_named(arguments.encoder)) if arguments.encoder else None
         collection = stack.enter_context(Collection(arguments.kb, writes=True))
         if embedding is not None:
@@ -158,7 +158,7 @@ def _list(arguments: argparse.Namespace) -> int:
 def _remove(arguments: argparse.Namespace) -> int:
     from edgeslm.knowledge.index.collection import Collection
 
-    with Collection(arguments.kb) as reader:  # a misspelt name must not make a collection
+    with Collection(arguments.kb) as reader:  # without writes: a misspelt name must not create a collection
         sources = reader.sources(arguments.source)
     if not sources:
         raise KnowledgeError(f"{reader.file} has no document {arguments.source}; see edgeslm knowledge list")
@@ -213,7 +213,7 @@ def _tag(embedding: Embedding) -> EncoderTag:
 
 
 def _remembered(tag: EncoderTag) -> Embedding:
-    """The encoder of a collection, from where it was. :raises KnowledgeError: it isn't there any more."""
+    """The collection's encoder, from its recorded path. :raises KnowledgeError: it isn't there any more."""
     try:
         embedding = _named(Path(tag.path))
     except BundleError as error:
@@ -224,7 +224,7 @@ def _remembered(tag: EncoderTag) -> Embedding:
 
 
 def _for_questions(collection: Collection, path: Path | None) -> Embedding | None:
-    """The encoder that a collection was embedded with; None where words must do, which is said."""
+    """The collection's encoder; None: keyword search only, which is printed if the encoder is missing."""
     tag = collection.encoder
     if tag is None:
         return None
@@ -255,7 +255,7 @@ def _told(totals: Totals) -> str:
 
 
 def _page(number: int, found: Found) -> str:
-    """A passage for people to read, the lines of its text as they stand."""
+    """A passage for people to read, with its own line breaks."""
     width = min(110, shutil.get_terminal_size().columns)
     where = f"{found.source}: {found.heading}" if found.heading else found.source
     head = f"{number}. {where} ({found.score:.2f}, characters {found.start} to {found.end})"

@@ -1,4 +1,4 @@
-"""Broker options of commands: which broker, how to log in, and of those that only listen whose nodes."""
+"""Broker options of commands: address and login, and for listening commands the nodes to show."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from edgeslm.mqtt.broker_address import BrokerAddress
 
 PATIENCE_S = 15.0
-"""How long the broker may take at first; later it may be away for as long as it likes."""
+"""Timeout of the first connection; later outages may last any time."""
 
 
 def add_broker_arguments(command: argparse.ArgumentParser) -> None:
@@ -22,32 +22,30 @@ def add_broker_arguments(command: argparse.ArgumentParser) -> None:
         "--broker", required=True, metavar="URL", help="mqtt://HOST[:PORT] or mqtts://HOST[:PORT]"
     )
     command.add_argument("--prefix", default=DEFAULT_PREFIX, help="first level of the nodes' topics")
-    command.add_argument("--username")
-    command.add_argument("--password-file", type=Path)
-    command.add_argument("--ca-file", type=Path)
+    command.add_argument("--username", help="name of the login")
+    command.add_argument("--password-file", type=Path, help="file with the password")
+    command.add_argument("--ca-file", type=Path, help="CA certificates that the broker's must be signed by")
     command.add_argument(
-        "--cert-file", type=Path, help="certificate to log in with, as edgeslm provision makes it"
+        "--cert-file", type=Path, help="client certificate for the login, as made by edgeslm provision"
     )
     command.add_argument("--key-file", type=Path, help="key of that certificate")
 
 
 def add_listening_arguments(command: argparse.ArgumentParser) -> None:
     add_broker_arguments(command)
-    command.add_argument(
-        "--sites", action="store_true", help="the nodes of all sites, at the broker that is their hub"
-    )
-    command.add_argument("--site", metavar="NAME", help="the nodes of this site alone, at its hub")
+    command.add_argument("--sites", action="store_true", help="the nodes of all sites, at their hub's broker")
+    command.add_argument("--site", metavar="NAME", help="only the nodes of this site, at its hub's broker")
 
 
 def address_of(arguments: argparse.Namespace) -> BrokerAddress:
-    """:raises BrokerError: the address, or a file of the login, is no good."""
+    """:raises BrokerError: the address is invalid, or a file of the login can't be read."""
     from edgeslm.mqtt.broker_address import BrokerAddress, Login
 
     return BrokerAddress.parse(arguments.broker, Login.of(arguments))
 
 
 def discovery_of(arguments: argparse.Namespace, address: BrokerAddress, node: str | None = None) -> Discovery:
-    """One that isn't started; ``node`` None: to all nodes. :raises BrokerError: no site can be called so."""
+    """A discovery, not started yet; ``node`` None: of all nodes. :raises BrokerError: invalid --site."""
     from edgeslm.client.discovery import Discovery
     from edgeslm.telemetry.overview import plain
 
@@ -57,7 +55,7 @@ def discovery_of(arguments: argparse.Namespace, address: BrokerAddress, node: st
 
 
 def nothing_heard(arguments: argparse.Namespace, address: BrokerAddress) -> BrokerError:
-    """That nobody is there who was asked for."""
+    """The error for a node, or all nodes, that can't be found."""
     from edgeslm.telemetry.overview import plain
 
     who = "any node" if arguments.node is None else f"the node {plain(arguments.node)}"

@@ -1,4 +1,4 @@
-"""The command ``edgeslm``: arguments in, exit status out. Heavy imports wait until a command needs them."""
+"""The command ``edgeslm``: parses arguments and runs a command, which does its heavy imports itself."""
 
 from __future__ import annotations
 
@@ -53,36 +53,36 @@ COMMANDS: Mapping[str, ModuleType] = {
     "top": top,
     "fleet": fleet,
 }
-"""Those that have a module of their own."""
+"""Commands with a module of their own."""
 
 
 MOST_SECONDS = 7 * 24 * 3600
-"""Longest time-out of a request: as long as a broker keeps it for a node that is away."""
+"""Longest timeout of a request: the time that a broker keeps it for an offline node."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Runs one command; a failure is one plain sentence on standard error and exit status 1."""
+    """Runs a command. :return: its exit status; a failure prints one sentence on standard error, status 1."""
     try:
         arguments = _parser().parse_args(argv)
     except SystemExit as end:
-        # 2 is what argparse ends with; of `request` that says that no result came in time, and nothing else.
+        # argparse exits with 2, which for `request` means a timeout.
         is_request = list(sys.argv[1:] if argv is None else argv)[:1] == ["request"]
         raise SystemExit(1 if is_request and end.code == 2 else end.code) from None
-    umask = os.umask(0o077)  # what a command or a node writes holds texts of others: it is its user's alone
+    umask = os.umask(0o077)  # files with texts must not be readable by other users
     try:
         return int(arguments.command(arguments))
     except EdgeslmError as error:
         if arguments.debug:
             raise
         if isinstance(error, ConfigError):
-            print(error, file=sys.stderr)  # noqa: T201  # file:line: first in each line, as editors read it
+            print(error, file=sys.stderr)  # noqa: T201  # lines begin with file:line:, for editors
         else:
             print_error(str(error))
         return 1
     except KeyboardInterrupt:
         return 130
     except BrokenPipeError:
-        # The reader of our output is gone, as with `| head`; the interpreter must not complain at exit.
+        # The reader is gone, as with `| head`: keep the interpreter from complaining at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except Exception as error:
@@ -113,50 +113,50 @@ def _parser() -> argparse.ArgumentParser:
         return sub
 
     sub = add("run", _run, "run the daemon in the foreground; SIGTERM drains it")
-    sub.add_argument("config", type=Path)
+    sub.add_argument("config", type=Path, help="the configuration file")
 
     sub = add("check", _check, "check a configuration and list every error in it")
-    sub.add_argument("config", type=Path, nargs="?")
-    sub.add_argument("--connect", action="store_true", help="also try the broker")
-    sub.add_argument(
-        "--schema", action="store_true", help="print the JSON Schema of the file and do nothing else"
-    )
+    sub.add_argument("config", type=Path, nargs="?", help="the configuration file")
+    sub.add_argument("--connect", action="store_true", help="also test the broker")
+    sub.add_argument("--schema", action="store_true", help="print the JSON Schema of the file and exit")
 
-    sub = add("demo", _demo, "show the whole thing on this machine, with real messages")
+    sub = add("demo", _demo, "run a complete demo on this machine, with real messages")
     sub.add_argument("--bundle", type=Path, help="decoder bundle of a starter folder")
     sub.add_argument("--short", action="store_true", help="a few messages of each kind, for a slow board")
 
     sub = add("try", _try, "run one task without a broker")
-    sub.add_argument("config", type=Path)
-    sub.add_argument("task")
+    sub.add_argument("config", type=Path, help="the configuration file")
+    sub.add_argument("task", help="name of the task")
     sub.add_argument(
-        "text", nargs="?", default="-", help="the input; - or nothing reads a line each from standard input"
+        "text", nargs="?", default="-", help="the input; - or nothing: one input per line of standard input"
     )
     sub.add_argument(
         "--options", type=_json_object, default={}, metavar="JSON", help="options of the request"
     )
 
-    about = "send one request over MQTT and print its result (status 1: an error, 2: none came in time)"
+    about = "send one request over MQTT and print its result (status 1: an error, 2: a timeout)"
     _add_request_arguments(add("request", _request, about))
 
-    sub = add("inspect", _inspect, "show what a bundle is, its report card and the memory it needs")
-    sub.add_argument("bundle", type=Path)
-    sub.add_argument("--key", type=Path, action="append", default=[], help="public key that must have signed")
-    sub.add_argument("--json", action="store_true")
-
-    sub = add("prepare", _prepare, "lay out a bundle's weights for this machine, which saves memory")
-    sub.add_argument("bundle", type=Path)
-    sub.add_argument("--config", type=Path, help="whose state_dir it goes to")
-    sub.add_argument("--adapters", action="store_true", help="for a model whose tasks have adapters")
-    sub.add_argument("--json", action="store_true")
-
-    sub = add("doctor", _doctor, "say what this board is, what fits on it and what is wrong")
-    sub.add_argument("bundles", type=Path, nargs="*", metavar="BUNDLE", help="would it fit? how fast?")
-    sub.add_argument("--config", type=Path)
+    sub = add("inspect", _inspect, "describe a bundle: manifest, report card and memory need")
+    sub.add_argument("bundle", type=Path, help="the bundle's folder")
     sub.add_argument(
-        "--context", type=whole_number, help="tokens to count memory and speed with (default: 2048)"
+        "--key", type=Path, action="append", default=[], help="fail unless signed with this public key"
     )
-    sub.add_argument("--json", action="store_true")
+    sub.add_argument("--json", action="store_true", help="print JSON")
+
+    sub = add("prepare", _prepare, "prepack a bundle's weights for this machine, which saves memory")
+    sub.add_argument("bundle", type=Path, help="the bundle's folder")
+    sub.add_argument("--config", type=Path, help="configuration whose state_dir stores the result")
+    sub.add_argument("--adapters", action="store_true", help="for a model whose tasks have adapters")
+    sub.add_argument("--json", action="store_true", help="print JSON")
+
+    sub = add("doctor", _doctor, "check this board: hardware, software, which models fit, what is wrong")
+    sub.add_argument("bundles", type=Path, nargs="*", metavar="BUNDLE", help="estimate its memory and speed")
+    sub.add_argument("--config", type=Path, help="also check this configuration")
+    sub.add_argument(
+        "--context", type=whole_number, help="context length in tokens for the estimates (default: 2048)"
+    )
+    sub.add_argument("--json", action="store_true", help="print JSON")
 
     for name, module in COMMANDS.items():
         module.add_arguments(add(name, module.run, module.SUMMARY, module.EXAMPLE))
@@ -164,21 +164,21 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _add_request_arguments(sub: argparse.ArgumentParser) -> None:
-    sub.add_argument("task")
+    sub.add_argument("task", help="name of the task")
     sub.add_argument("text", help="the input; - reads standard input")
     add_broker_arguments(sub)
     whom = sub.add_mutually_exclusive_group(required=True)
-    whom.add_argument("--node")
-    whom.add_argument("--pool", help="a pool, of whose members one answers")
+    whom.add_argument("--node", help="the node to ask")
+    whom.add_argument("--pool", help="a pool; one of its members answers")
     sub.add_argument(
-        "--name", type=_one_level, help="that of the login, below which the broker lets it read its results"
+        "--name", type=_one_level, help="client name, part of the reply topic that the broker lets it read"
     )
     sub.add_argument(
         "--timeout",
         type=_seconds,
         default=60.0,
         metavar="S",
-        help="seconds to wait for the result; until then the request is sent again when it may be lost",
+        help="seconds to wait for the result (default: 60); the request is resent if it may be lost",
     )
     sub.add_argument("--stream", action="store_true", help="print the text on standard error as it comes")
     sub.add_argument(
@@ -210,9 +210,9 @@ def _seconds(text: str) -> float:
 
 
 def _run(arguments: argparse.Namespace) -> int:
-    # Until the daemon takes over there is nothing to drain.
+    # Before the daemon runs there is nothing to drain.
     signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(0))
-    # paho loads dnspython where it is installed, for SRV records that no node asks for: 3 MB here.
+    # Keeps paho from importing dnspython (3 MB), for SRV records that no node uses.
     sys.modules.setdefault("dns", None)  # type: ignore[arg-type]
     from edgeslm.config.loader import load_config
     from edgeslm.node.daemon import run
@@ -264,7 +264,7 @@ def _try(arguments: argparse.Namespace) -> int:
 
 
 async def _try_all(config: Config, task: str, inputs: Iterator[bytes], options: dict[str, Any]) -> int:
-    """One result line an input, what the daemon would answer; exit status 1 if any of them is an error."""
+    """Prints one result line per input, as the daemon would answer; exit status 1 if any is an error."""
     from edgeslm.protocol.codec import Rejected, encode_result, error_result
     from edgeslm.serving.service import Service
     from edgeslm.update.store import Store
@@ -291,11 +291,11 @@ async def _try_all(config: Config, task: str, inputs: Iterator[bytes], options: 
 def _parse_input(
     config: Config, task: str, text: bytes, options: dict[str, Any], number: int
 ) -> Request | Rejected:
-    """A request as the bus would bring it; ``number`` becomes its id."""
+    """Parses an input as a request from MQTT; ``number`` becomes its id."""
     from edgeslm.protocol.codec import Topics, encode_request, parse_request
     from edgeslm.protocol.delivery import Delivery
 
-    with contextlib.suppress(UnicodeDecodeError):  # goes on as it is and is refused
+    with contextlib.suppress(UnicodeDecodeError):  # parse_request refuses it
         text = encode_request(text.decode(), options=options)
     return parse_request(
         Delivery.local(text, correlation=str(number).encode()),
@@ -312,7 +312,7 @@ def _request(arguments: argparse.Namespace) -> int:
     from edgeslm.errors import InvalidRequest, TimedOut
     from edgeslm.protocol.codec import encode_result
 
-    # What is wrong with the connection is said while it is being mended.
+    # Connection problems are logged while the client retries.
     set_up_logging("DEBUG" if arguments.debug else "WARNING", "edgeslm: %(message)s")
     text = arguments.text
     if text == "-":
@@ -363,7 +363,7 @@ def _inspect(arguments: argparse.Namespace) -> int:
 
 
 def _signature(bundle: Path, keys: Sequence[Path]) -> str:
-    """What can be said of a bundle's signature. :raises BundleError: it is not one by ``keys``."""
+    """Describes a bundle's signature. :raises BundleError: it isn't signed with one of ``keys``."""
     from edgeslm.bundle.trust import check_bundles, describe_signature
     from edgeslm.errors import BundleError
 
@@ -390,7 +390,7 @@ def _prepare(arguments: argparse.Namespace) -> int:
         state_dir = config.state_dir
         trust = Trust(config.signing, state_dir)
         bundle = trust.load(arguments.bundle)
-        asyncio.run(trust.check())  # it is run, to see what it computes
+        asyncio.run(trust.check())  # prepare() runs the bundle
     graph = graph_of(bundle, adapters=arguments.adapters)
     made, folder = asyncio.run(prepare(bundle, graph, state_dir)), folder_of(bundle, graph, state_dir / CACHE)
     say(made.model_dump_json() if arguments.json else f"{folder}: {made.render()}")

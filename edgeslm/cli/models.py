@@ -1,4 +1,4 @@
-"""``edgeslm models``: the bundles on this device, and which of them a node's models are."""
+"""``edgeslm models``: lists, stages, activates, rolls back and removes bundles on this device."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from edgeslm.config.loader import Config
     from edgeslm.update.store import Store
 
-SUMMARY = "bring bundles onto this device, and switch a node's models to them"
+SUMMARY = "stage bundles on this device, activate them, roll back"
 EXAMPLE = "edgeslm models stage config.yaml https://updates.plant.local/smollm2.tar.gz"
 
 
@@ -27,21 +27,23 @@ def add_arguments(command: argparse.ArgumentParser) -> None:
     def add(name: str, act: Act, about: str, *example: str) -> argparse.ArgumentParser:
         line = " ".join(("edgeslm models", name, "/etc/edgeslm/edgeslm.yaml", *example))
         part = add_part(parts, name, act, about, line)
-        part.add_argument("config", type=Path, metavar="CONFIG")
-        part.add_argument("--json", action="store_true")
+        part.add_argument("config", type=Path, metavar="CONFIG", help="the configuration file")
+        part.add_argument("--json", action="store_true", help="print JSON")
         return part
 
-    add("list", _list, "show the bundles on this device, and what each model is", "--json")
-    part = add("stage", _stage, "bring a bundle onto this device; no model changes", "v2.tar.gz")
+    add("list", _list, "show the bundles on this device, and each model's", "--json")
+    part = add("stage", _stage, "bring a bundle onto this device without activating it", "v2.tar.gz")
     part.add_argument("source", metavar="SOURCE", help="a folder, a .tar archive, or its https:// address")
-    part = add("activate", _activate, "have a model become another bundle, on trial", "small", "1f3a")
-    part.add_argument("model", metavar="MODEL")
-    part.add_argument("digest", metavar="DIGEST", help="of the bundle, or its first characters")
-    part.add_argument("--older", action="store_true", help="though a higher release of it was at work")
-    part = add("rollback", _rollback, "have a model become what it was before", "small")
-    part.add_argument("model", metavar="MODEL")
-    part = add("remove", _remove, "remove a bundle that no model is or may become again", "1f3a")
-    part.add_argument("digest", metavar="DIGEST")
+    part = add("activate", _activate, "switch a model to another bundle, on trial", "small", "1f3a")
+    part.add_argument("model", metavar="MODEL", help="its name in the configuration")
+    part.add_argument("digest", metavar="DIGEST", help="the bundle's digest, or its first characters")
+    part.add_argument(
+        "--older", action="store_true", help="accept a lower release than the highest one used here"
+    )
+    part = add("rollback", _rollback, "switch a model back to its previous bundle", "small")
+    part.add_argument("model", metavar="MODEL", help="its name in the configuration")
+    part = add("remove", _remove, "remove a bundle that no model uses or may roll back to", "1f3a")
+    part.add_argument("digest", metavar="DIGEST", help="the bundle's digest, or its first characters")
 
 
 def run(arguments: argparse.Namespace) -> int:

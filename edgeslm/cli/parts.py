@@ -1,4 +1,4 @@
-"""Subcommands, such as ``edgeslm models list``: the same help and options for each."""
+"""Subcommands such as ``edgeslm models list``: parsers with the same help and options."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ Act = Callable[..., Any]
 def add_parser(
     parts: argparse._SubParsersAction[argparse.ArgumentParser], name: str, about: str, example: str
 ) -> argparse.ArgumentParser:
-    """:param about: what it does, as a clause that begins with a small letter."""
+    """:param about: what the command does, as a clause in lower case."""
     return parts.add_parser(
         name,
         help=about,
@@ -26,9 +26,9 @@ def add_parser(
 def add_part(
     parts: argparse._SubParsersAction[argparse.ArgumentParser], name: str, act: Act, about: str, example: str
 ) -> argparse.ArgumentParser:
-    """The parser of a part; its arguments have ``act``, which does it."""
+    """A subcommand's parser, which sets ``arguments.act`` to ``act``."""
     part = add_parser(parts, name, about, example)
-    # Suppressed, or its default would take the place of what was said before the part.
+    # Suppressed, or its default would override a --debug before the subcommand.
     part.add_argument("--debug", action="store_true", default=argparse.SUPPRESS, help=argparse.SUPPRESS)
     part.set_defaults(act=act)
     return part

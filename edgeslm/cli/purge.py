@@ -1,4 +1,4 @@
-"""``edgeslm purge``: erases a person's messages, or old ones, from all that a node keeps."""
+"""``edgeslm purge``: erases messages by id or age from everything that a node stores."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 
 from edgeslm.cli.screen import say
 
-SUMMARY = "erase a person's messages, or old ones, from all that a node keeps"
+SUMMARY = "erase messages by id or age from everything that a node stores"
 EXAMPLE = "edgeslm purge config.yaml --older-than 30d"
 
 _UNITS = {"s": 1, "min": 60, "h": 3600, "d": 86_400, "w": 7 * 86_400}
@@ -25,20 +25,21 @@ _WORDS = {
 
 def add_arguments(command: argparse.ArgumentParser) -> None:
     command.add_argument(
-        "config", type=Path, nargs="?", metavar="CONFIG", help="of the node, which must not run meanwhile"
+        "config", type=Path, nargs="?", metavar="CONFIG", help="of the node, which must be stopped"
     )
     command.add_argument(
-        "--state-dir", type=Path, metavar="DIR", help="in place of CONFIG: all journals and corrections in it"
+        "--state-dir",
+        type=Path,
+        metavar="DIR",
+        help="instead of CONFIG: purge all journals and corrections in it",
     )
     which = command.add_mutually_exclusive_group(required=True)
     which.add_argument(
-        "--older-than", type=_age, metavar="AGE", help="such as 30d, 12h or 90min: what came before that"
+        "--older-than", type=_age, metavar="AGE", help="messages older than this, such as 30d, 12h or 90min"
     )
-    which.add_argument(
-        "--id", help="the id of a request or a message; * stands for any text, as in 'panel-7-*'"
-    )
+    which.add_argument("--id", help="messages with this id; * stands for any text, as in 'panel-7-*'")
     command.add_argument("--dry-run", action="store_true", help="say what would be erased")
-    command.add_argument("--json", action="store_true")
+    command.add_argument("--json", action="store_true", help="print JSON")
 
 
 def run(arguments: argparse.Namespace) -> int:

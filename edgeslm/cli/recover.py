@@ -1,4 +1,4 @@
-"""``edgeslm recover``: feeds messages of a damaged journal back to the node."""
+"""``edgeslm recover``: returns messages of a damaged journal to the node."""
 
 from __future__ import annotations
 
@@ -8,14 +8,12 @@ from pathlib import Path
 
 from edgeslm.cli.screen import say
 
-SUMMARY = "feed messages of a damaged journal that was set aside back to the node"
+SUMMARY = "return messages of a damaged journal to the node"
 EXAMPLE = "edgeslm recover config.yaml"
 
 
 def add_arguments(command: argparse.ArgumentParser) -> None:
-    command.add_argument(
-        "config", type=Path, metavar="CONFIG", help="of the node, which must not run meanwhile"
-    )
+    command.add_argument("config", type=Path, metavar="CONFIG", help="of the node, which must be stopped")
     command.add_argument(
         "files",
         type=Path,
@@ -24,7 +22,7 @@ def add_arguments(command: argparse.ArgumentParser) -> None:
         help="journals that were set aside (default: all of this node, journal-NODE.damaged-1 and so on)",
     )
     command.add_argument("--dry-run", action="store_true", help="say what would be fed back")
-    command.add_argument("--json", action="store_true")
+    command.add_argument("--json", action="store_true", help="print JSON")
 
 
 def run(arguments: argparse.Namespace) -> int:

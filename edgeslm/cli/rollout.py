@@ -1,4 +1,4 @@
-"""``edgeslm rollout``: this node in the rollouts of a server, hawkBit or Mender."""
+"""``edgeslm rollout``: connects this node to the rollouts of a hawkBit or Mender server."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ from edgeslm.telemetry.log_lines import set_up_logging
 if TYPE_CHECKING:
     from edgeslm.config.loader import Config
 
-SUMMARY = "take part in the rollouts of a server: hawkBit, Mender"
+SUMMARY = "update models from a rollout server: hawkBit, Mender"
 EXAMPLE = "edgeslm rollout hawkbit /etc/edgeslm/edgeslm.yaml"
 
 UNDOING = ("ArtifactRollback", "ArtifactFailure", "Cleanup")
-"""Mender's states that come after others which failed."""
+"""Mender's states after a failure."""
 
 
 def add_arguments(command: argparse.ArgumentParser) -> None:
@@ -30,22 +30,20 @@ def add_arguments(command: argparse.ArgumentParser) -> None:
 
     def add(name: str, act: Act, about: str, line: str) -> argparse.ArgumentParser:
         part = add_part(parts, name, act, about, line)
-        part.add_argument("config", type=Path, metavar="CONFIG")
+        part.add_argument("config", type=Path, metavar="CONFIG", help="the configuration file")
         return part
 
-    add("hawkbit", _hawkbit, "ask the server of the section rollouts again and again, until SIGTERM", EXAMPLE)
+    add("hawkbit", _hawkbit, "poll the hawkBit server of the section rollouts, until SIGTERM", EXAMPLE)
     part = add(
         "mender",
         _mender,
-        "do what Mender's client asks of an update module, which firmware-config/mender/edgeslm-bundle is",
+        "run one state of a Mender update module, for firmware-config/mender/edgeslm-bundle",
         "edgeslm rollout mender config.yaml ArtifactCommit /var/lib/mender/modules/v3/payloads/0000/tree",
     )
-    part.add_argument("state", metavar="STATE")
+    part.add_argument("state", metavar="STATE", help="such as ArtifactInstall")
     part.add_argument("folder", type=Path, metavar="FOLDER", help="with the artifact's header and files")
-    part = add(
-        "show", _show, "show how far the last rollout has come", "edgeslm rollout show config.yaml --json"
-    )
-    part.add_argument("--json", action="store_true")
+    part = add("show", _show, "show the state of the last rollout", "edgeslm rollout show config.yaml --json")
+    part.add_argument("--json", action="store_true", help="print JSON")
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -83,7 +81,7 @@ def _mender(arguments: argparse.Namespace, config: Config) -> None:
             payload.check()
             return
         if arguments.state in UNDOING and not config.state_dir.is_dir():
-            return  # nothing of a node was ever here
+            return  # there was never a node here
         installed = payload.archive() if arguments.state == "ArtifactInstall" else None
         become_owner(config.state_dir)
         module = Module(config)

@@ -1,4 +1,4 @@
-"""Terminal output of commands: lines, errors, and the progress of long work."""
+"""Terminal output of commands: lines, errors, progress bars."""
 
 from __future__ import annotations
 
@@ -11,18 +11,18 @@ from types import TracebackType
 from edgeslm.telemetry.log_lines import printable
 
 DELAY_S = 2.0
-"""Work that is done before needs no bar."""
+"""Shorter work gets no progress bar."""
 TICK_S = 0.1
 _BAR = 24
 
 
 def print_error(sentence: str) -> None:
-    """To standard error. What others said in it moves no cursor and forges no line's beginning."""
+    """Prints to standard error, with control characters escaped."""
     print(f"edgeslm: {printable(sentence)}", file=sys.stderr)  # noqa: T201
 
 
 def say(text: str) -> None:
-    """A line of a command's output; flushed, since a pipe's reader waits for it."""
+    """Prints a line of output and flushes it, for readers of a pipe."""
     print(text, flush=True)  # noqa: T201
 
 
@@ -32,8 +32,8 @@ def plural(count: int, noun: str) -> str:
 
 
 class ProgressLine:
-    """A bar on standard error, on a terminal alone and once work takes longer than two seconds: also where
-    nothing is shown any more by then, since the first file of many may be the one that takes long."""
+    """A progress bar on standard error, on terminals only, once work takes longer than two seconds. A timer
+    draws it then, since the first of many steps may be the long one."""
 
     def __init__(self) -> None:
         self._shows = sys.stderr.isatty()
@@ -66,7 +66,7 @@ class ProgressLine:
                 self._late.start()
 
     def clear(self) -> None:
-        """Before anything else is printed."""
+        """Removes the bar; call it before printing anything else."""
         with self._drawing:
             if self._late is not None:
                 self._late.cancel()

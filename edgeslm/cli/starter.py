@@ -1,4 +1,4 @@
-"""The starter folder: where ``edgeslm-export starter`` puts its bundles unless told otherwise."""
+"""The starter folder: default folder for the bundles of ``edgeslm-export starter``."""
 
 from __future__ import annotations
 

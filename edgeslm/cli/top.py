@@ -1,4 +1,4 @@
-"""``edgeslm top``: a node, all nodes of a broker, or of all sites of a hub, live in the terminal."""
+"""``edgeslm top``: shows one node, all nodes of a broker, or of all sites of a hub, live in the terminal."""
 
 from __future__ import annotations
 
@@ -20,19 +20,19 @@ if TYPE_CHECKING:
     from edgeslm.client.discovery import Discovery
     from edgeslm.telemetry.overview import NodeFigures
 
-SUMMARY = "show a node, all nodes of a broker, or of all sites of a hub, live"
+SUMMARY = "show nodes of a broker, or of all sites of a hub, live"
 EXAMPLE = "edgeslm top --broker mqtt://broker.local --node press-hall-4"
 
 REDRAW_S = 1.0
-"""The ages of figures go on though nothing comes."""
+"""Redraw interval without messages, since figures show their age."""
 
 
 def add_arguments(command: argparse.ArgumentParser) -> None:
     add_listening_arguments(command)
-    command.add_argument("--node", help="this node alone, with all that it says")
-    command.add_argument("--once", action="store_true", help="show it once and end")
+    command.add_argument("--node", help="only this node, with all its figures")
+    command.add_argument("--once", action="store_true", help="print once and exit")
     command.add_argument(
-        "--json", action="store_true", help="one JSON line a picture: the list of nodes with their figures"
+        "--json", action="store_true", help="print JSON lines, each a list of nodes with their figures"
     )
 
 
@@ -43,23 +43,23 @@ def run(arguments: argparse.Namespace) -> int:
         if arguments.once and not discovery.sightings():
             raise nothing_heard(arguments, address)
         if arguments.once:
-            say(_picture(discovery, arguments, str(address), None))
+            say(_render(discovery, arguments, str(address), None))
             return 0
         _watch(discovery, arguments, str(address))
     return 0
 
 
 def _watch(discovery: Discovery, arguments: argparse.Namespace, broker: str) -> None:
-    """Until somebody ends it: in place on a terminal, elsewhere a picture for each change."""
+    """Runs until interrupted: redraws on a terminal; elsewhere prints after each change."""
     if arguments.json or not sys.stdout.isatty() or os.environ.get("TERM") == "dumb":
         while True:
-            say(_picture(discovery, arguments, broker, None))
+            say(_render(discovery, arguments, broker, None))
             while not discovery.wait(3600.0):
                 pass
     with _whole_terminal():
         while True:
             size = shutil.get_terminal_size()
-            lines = _picture(discovery, arguments, broker, size.lines).split("\n")
+            lines = _render(discovery, arguments, broker, size.lines).split("\n")
             sys.stdout.write("\x1b[H" + "\x1b[K\n".join(lines) + "\x1b[J")
             sys.stdout.flush()
             discovery.wait(REDRAW_S)
@@ -67,7 +67,7 @@ def _watch(discovery: Discovery, arguments: argparse.Namespace, broker: str) -> 
 
 @contextmanager
 def _whole_terminal() -> Iterator[None]:
-    """The terminal's second screen without a cursor, and the first one back at the end."""
+    """Switches to the terminal's alternate screen without a cursor, and back at the end."""
     sys.stdout.write("\x1b[?1049h\x1b[?25l")
     try:
         yield
@@ -76,7 +76,7 @@ def _whole_terminal() -> Iterator[None]:
         sys.stdout.flush()
 
 
-def _picture(discovery: Discovery, arguments: argparse.Namespace, broker: str, height: int | None) -> str:
+def _render(discovery: Discovery, arguments: argparse.Namespace, broker: str, height: int | None) -> str:
     from edgeslm.telemetry.overview import Painter, plain, screen, wrap
 
     nodes = _figures(discovery)

@@ -1,7 +1,6 @@
-"""``edgeslm demo``: broker, daemon and two models on this machine, taught in front of you, on real messages.
+"""``edgeslm demo``: trains two tasks, starts broker and daemon, and sends real messages through them.
 
-It shows what a plant or a house would see: messages on topics, labels and fields coming back. The figures
-that it prints are the ones reached in this run.
+It shows messages on topics, and the labels and fields that come back. All figures are measured in this run.
 """
 
 from __future__ import annotations
@@ -43,14 +42,14 @@ DECODER = "smollm2-135m-int4"
 ENCODER = "minilm-l6-int8"
 
 SHOWN = 10
-"""Messages shown one by one; of larger sets the rest only counts."""
+"""Messages shown one by one; the rest of a larger set is only counted."""
 
 
 def demo(bundle: Path | None, *, short: bool = False) -> int:
-    """Runs the demo with the starter folder that ``bundle`` is in; ``short``: a few messages of each kind.
+    """Runs the demo with ``bundle``'s starter folder; ``short``: a few messages of each kind.
 
     :return: the exit status.
-    :raises EdgeslmError: something is missing or did not work.
+    :raises EdgeslmError: a bundle is missing, or a step failed.
     """
     starter = bundle.absolute().parent if bundle else starter_dir()
     decoder = bundle.absolute() if bundle else starter / DECODER
@@ -112,7 +111,7 @@ def _play(screen: Screen, folder: Path, decoder: Path, encoder: Path, data: Path
 
 
 def _tasks(spam: TrainedTask, notes: TrainedTask) -> dict[str, Any]:
-    """Of the node's configuration tasks and routes."""
+    """Sections ``tasks`` and ``routes`` of the node's configuration."""
     return {
         "tasks": {
             "spam": {"learned": str(spam.folder), "overflow": "head"},
@@ -154,7 +153,7 @@ def _tasks(spam: TrainedTask, notes: TrainedTask) -> dict[str, Any]:
 
 @contextmanager
 def _daemon(folder: Path, broker: DemoBroker, sections: Mapping[str, Any]) -> Iterator[float]:
-    """The real daemon as a process of its own; yields the seconds until it was online."""
+    """Runs the daemon as a child process; yields the seconds until it was online."""
     file = folder / "config.yaml"
     own = {"node": NODE, "broker": {"url": broker.url}, "state_dir": str(folder)}
     configuration = {**own, **sections, "prepare": "never", "log_level": "warning"}
@@ -224,7 +223,7 @@ def _sensors(
     right = 0
     half = len(sent) // 2
     messages = [(f"demo/plant/{number}/report", payload) for number, payload, _ in sent[:half]]
-    for payload in silent:  # `when` skips these: nothing comes back
+    for payload in silent:  # `when` skips these
         traffic.publish("demo/plant/0/report", payload)
     routed = traffic.through_route(messages, "demo/plant/{machine}/urgency")
     asked = traffic.requests("triage", [str(payload["note"]) for _, payload, _ in sent[half:]])

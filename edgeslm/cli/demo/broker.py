@@ -1,4 +1,4 @@
-"""A broker of the demo's own, on a free port of the loopback interface, gone when the demo ends."""
+"""The demo's broker: mosquitto or amqtt on a free loopback port, stopped when the demo ends."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ max_inflight_messages 256
 max_queued_messages 10000
 """
 
-# amqtt's default plug-ins and topic rules, less what a loopback demo has no use for.
+# amqtt without the default plugins that a loopback demo doesn't need.
 AMQTT = """\
 listeners: {{default: {{type: tcp, bind: "127.0.0.1:{port}"}}}}
 plugins:
@@ -36,7 +36,7 @@ plugins:
 
 @dataclass(frozen=True, slots=True)
 class DemoBroker:
-    """A running broker: which one, where, and whether it keeps what it acknowledged."""
+    """A running broker. ``keeps_messages``: acknowledged messages aren't lost."""
 
     name: str
     port: int
@@ -49,7 +49,7 @@ class DemoBroker:
 
 @contextmanager
 def start_broker(folder: Path) -> Iterator[DemoBroker]:
-    """mosquitto where it is installed, else amqtt; its files are in ``folder``.
+    """Starts mosquitto if installed, else amqtt; its files are in ``folder``.
 
     :raises BrokerError: neither is installed, or it doesn't start.
     """

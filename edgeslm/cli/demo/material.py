@@ -1,7 +1,7 @@
-"""Demo material: real messages from the starter folder, and a few of the demo's own.
+"""Demo data: real messages from the starter folder, and a few written for the demo.
 
-Real are the SMS (a public spam collection) and the sshd lines (fail2ban's test logs, each preceded by a
-comment that says which host it is about). The operator notes and the questions are the demo's own.
+The SMS come from a public spam collection, the sshd lines from fail2ban's test logs, where a comment before
+each line names its host. Operator notes and questions were written for the demo.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ HELD_ASIDE = 500
 
 @dataclass(frozen=True, slots=True)
 class Extent:
-    """How much of it is shown: so many messages of each kind, and the seconds that each may take."""
+    """Number of messages of each kind, and the timeout of each request in seconds."""
 
     sms: int = HELD_ASIDE
     untaught: int = 100
@@ -36,26 +36,26 @@ class Extent:
 
 
 SHORT = Extent(sms=20, untaught=2, reports=4, logins=2, questions=2, request_timeout_s=1200.0)
-"""For boards on which the whole of it would take hours."""
+"""For boards on which the full demo would take hours."""
 
 
 @dataclass(frozen=True, slots=True)
 class LabelledMessage:
-    """A message and what it should come to."""
+    """A message and its expected result."""
 
     text: str
     label: str
 
 
 def load_sms(data: Path) -> tuple[list[LabelledMessage], list[LabelledMessage]]:
-    """:data:`TAUGHT` messages to learn from and :data:`HELD_ASIDE` others to measure on."""
+    """:data:`TAUGHT` training messages and :data:`HELD_ASIDE` test messages."""
     file = data / "sms-spam.csv"
     labels: dict[str, str] = {}
     try:
         with file.open(encoding="utf-8", newline="") as stream:
             for row in csv.DictReader(stream):
-                # Whoever made the file lost some quotation marks: there, one row holds many messages, each
-                # with its label before it.
+                # Some quotation marks are missing in the file: such a row holds many messages, each after
+                # its label.
                 label = "spam" if row["spam"] == "1" else "ham"
                 first, *others = re.split(r"\n(ham|spam)\t", row["text"] or "")
                 labels[first] = label
@@ -68,7 +68,7 @@ def load_sms(data: Path) -> tuple[list[LabelledMessage], list[LabelledMessage]]:
 
 
 def load_logins(data: Path, count: int) -> list[LabelledMessage]:
-    """``count`` sshd lines that name the host they are about; none when the starter has no log."""
+    """``count`` sshd lines that contain their host; none if the starter folder has no log."""
     file = data / "sshd.log"
     if not file.exists():
         return []
@@ -100,7 +100,7 @@ CHOSEN_ON = frozenset(
         *("d8de17af", "dfdabc91", "e2838eb1", "e7165282", "f2835c8b", "fb86c658"),
     }
 )
-"""Lines (first digits of their SHA-256) on which instruction and examples were chosen: not to measure on."""
+"""Lines used to choose instruction and examples (first digits of SHA-256); excluded from the test."""
 
 LOGIN_EXAMPLES: Sequence[tuple[str, str]] = (
     (
@@ -116,7 +116,7 @@ LOGIN_EXAMPLES: Sequence[tuple[str, str]] = (
         "vpn.example.org",
     ),
 )
-"""Shown to the decoder before each line; none of them is in the log."""
+"""Few-shot examples for the decoder; none of them is in the log."""
 
 NOTES_TAUGHT: Sequence[LabelledMessage] = tuple(
     LabelledMessage(text, label)
@@ -179,14 +179,14 @@ SENSORS: Sequence[tuple[dict[str, object], str]] = (
     ({"machine": "saw-1", "oil_c": 55.6, "note": "cut is slightly off, blade may be blunt"}, "warning"),
     ({"machine": "oven-2", "oil_c": 64.9, "note": "worker collapsed next to the oven"}, "critical"),
 )
-"""Payloads as a machine would publish them, and the label of the note; one has nothing to read.
+"""Payloads as a machine would publish them, and the label of the note; one note is empty.
 
-Written after the taught notes and before any model saw them, and left as they are."""
+Written after the training notes, before any model was run on them, and never changed."""
 
 
 @dataclass(frozen=True, slots=True)
 class Question:
-    """A question, the passage that answers it, and the words that an answer must hold."""
+    """A question, the passage that answers it, and words that the answer must contain."""
 
     text: str
     context: str
@@ -206,7 +206,7 @@ _MANUAL = (
     "Leaks are reported to Ms. Novak.",
 )
 
-# Written before any of them was put to a model, and left as they are: what is reached is what is printed.
+# Written before any model was run on them, and never changed.
 QUESTIONS: Sequence[Question] = tuple(
     Question(text, " ".join(_MANUAL[first : first + 3]), gold)
     for text, first, gold in (

@@ -1,4 +1,4 @@
-"""Demo output: a table that grows message by message, a line of progress, a summary."""
+"""Demo output: a table with a row per message, a progress line, a summary."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ EXPECTED = 18
 
 
 class Screen:
-    """Writes to standard output; colours and the line of progress only on a terminal."""
+    """Writes to standard output; colours and the progress line only on a terminal."""
 
     def __init__(self) -> None:
         self._terminal = sys.stdout.isatty()
@@ -32,7 +32,7 @@ class Screen:
         self.line(self._paint(self._row("message", "result", expected, "sure", "ms"), "2"))
 
     def message(self, text: str, answer: DemoAnswer, expected: str) -> None:
-        """One row of the table: green where the result is, or holds, what was expected."""
+        """Prints a row of the table, green if the result contains ``expected``."""
         sure = f"{answer.confidence:.2f}" if answer.confidence is not None else ""
         row = self._row(text, answer.label, expected, sure, f"{answer.ms:.0f}")
         self.line(self._paint(row, "32" if expected in answer.label else "31"))

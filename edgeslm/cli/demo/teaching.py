@@ -1,4 +1,4 @@
-"""Teaching in front of the user: ``edgeslm-export tune`` on a few labelled messages, as users call it."""
+"""Training for the demo: runs ``edgeslm-export tune`` on a few labelled messages."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from edgeslm.errors import EdgeslmError
 
 @dataclass(frozen=True, slots=True)
 class TrainedTask:
-    """What was learned: the folder with the head, the rows, the time, the accuracy to expect."""
+    """A trained task: folder of the head, number of rows, seconds, cross-validated accuracy."""
 
     task: str
     folder: Path
@@ -31,9 +31,9 @@ class TrainedTask:
 def teach(
     folder: Path, task: str, labels: Mapping[str, str], rows: Sequence[LabelledMessage], encoder: Path
 ) -> TrainedTask:
-    """Learns ``task`` from ``rows`` into a folder below ``folder``.
+    """Trains ``task`` on ``rows``; the result goes below ``folder``.
 
-    :raises EdgeslmError: the build machine's part isn't installed here, or it failed.
+    :raises EdgeslmError: training isn't installed here, or failed.
     """
     if importlib.util.find_spec("sklearn") is None:
         raise EdgeslmError("the demo teaches a task, which needs the extra: pip install 'edgeslm[heads]'")

@@ -1,4 +1,4 @@
-"""The demo's messages on the bus: published for routes to find, or sent as requests, and what comes back."""
+"""Demo traffic: publishes messages for routes, sends requests, and collects the results."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ from edgeslm.messages import Result
 from edgeslm.protocol.codec import Topics, encode_request, parse_result, parse_state
 
 IN_FLIGHT = 16
-"""Messages under way where the rate is the point; one at a time where the milliseconds are."""
+"""Messages in flight to measure throughput; latency is measured with one."""
 
 
 @dataclass(frozen=True, slots=True)
 class DemoAnswer:
-    """One result as the table shows it: what it says, how sure, and milliseconds from publish to result."""
+    """A result as in the table: label, confidence, and milliseconds from publish to result."""
 
     number: int
     label: str
@@ -35,9 +35,9 @@ class DemoAnswer:
 
 
 class Traffic:
-    """An app on the bus. It speaks MQTT 3.1.1 with JSON ids, as most sensors do and every broker can.
+    """An MQTT 3.1.1 client with ids in JSON, which works with every broker.
 
-    It waits ``patience_s`` for each result.
+    It waits ``patience_s`` seconds for each result.
     """
 
     def __init__(self, url: str, node: str, *, patience_s: float) -> None:
@@ -59,7 +59,7 @@ class Traffic:
 
     @staticmethod
     def wait_online(url: str, node: str, process: subprocess.Popen[bytes]) -> None:
-        """:raises EdgeslmError: the daemon ended, or isn't online after a minute."""
+        """Returns when the node is online. :raises EdgeslmError: it ended, or isn't online after a minute."""
         online = threading.Event()
         topics = Topics(node)
 
@@ -89,10 +89,10 @@ class Traffic:
     def through_route(
         self, messages: Sequence[tuple[str, Any]], output: str, in_flight: int = 1
     ) -> Iterator[DemoAnswer]:
-        """Publishes for a route and yields what it makes of each, in order.
+        """Publishes messages for a route and yields their results in order.
 
-        ``output`` is the topic of the result: ``{}`` stands for the message's topic, other names for fields
-        of its payload.
+        ``output`` is the result's topic: ``{}`` stands for the message's topic, other names for fields of its
+        payload.
         """
         return self._exchange(
             [
@@ -121,9 +121,9 @@ class Traffic:
     def _exchange(
         self, messages: Sequence[tuple[str, str, str | Mapping[str, Any]]], in_flight: int
     ) -> Iterator[DemoAnswer]:
-        """Keeps ``in_flight`` messages under way; results may come in any order, answers leave in theirs.
+        """Keeps ``in_flight`` messages in flight; results may arrive in any order and are yielded in order.
 
-        :param messages: of each by what its result is known, its topic and its payload.
+        :param messages: result key (id or topic), topic and payload of each.
         """
         sent: list[float] = []
         waiting: dict[str, list[int]] = {}
@@ -158,12 +158,12 @@ class Traffic:
         try:
             result = parse_result(bytes(message.payload))
         except ProtocolError:
-            return  # a message for a route: it fits the subscription too
+            return  # a message for a route, which the subscription matches too
         self._arrived.put((result.id if message.topic == self._reply else message.topic, result, at))
 
 
 def _client(url: str) -> mqtt.Client:
-    """:raises BrokerError: it can't be reached."""
+    """A connected client. :raises BrokerError: the broker can't be reached."""
     parts = urlsplit(url)
     client = mqtt.Client(CallbackAPIVersion.VERSION2)
     client.max_inflight_messages_set(IN_FLIGHT)
@@ -176,7 +176,7 @@ def _client(url: str) -> mqtt.Client:
 
 
 def _no_delay(client: Any, userdata: Any, sock: Any) -> None:
-    # Nagle's algorithm against delayed acknowledgements costs 40 ms a message.
+    # Nagle's algorithm with delayed acknowledgements would cost 40 ms per message.
     sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
 
 

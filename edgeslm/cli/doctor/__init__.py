@@ -1,8 +1,8 @@
-"""``edgeslm doctor``: what this board is, what fits on it, what is wrong, and what to do about it.
+"""``edgeslm doctor``: checks hardware, software, models and broker, with advice for each problem.
 
-Facts come from ``probes`` and ``hardware.board``; the other modules here judge them, one subject each. The
-inference libraries are imported in a child process alone, since an instruction that the CPU lacks ends what
-imports them.
+Facts come from ``probes`` and ``hardware.board``; the other modules judge them, one subject each. Inference
+libraries are imported in a child process, since an instruction that the CPU lacks kills the importing
+process.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from edgeslm.config.loader import Config
 __all__ = ["TOKENS", "Finding", "examine", "render"]
 
 TOKENS = 2048
-"""Tokens of context that the memory need of a bundle is worked out for."""
+"""Default context length for estimates, in tokens."""
 
 
 def examine(

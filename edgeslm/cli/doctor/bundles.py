@@ -1,4 +1,4 @@
-"""Bundles: do they fit into the memory, how fast will they be, who signed them?"""
+"""Doctor checks of bundles: memory need, expected speed, signatures."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from edgeslm.errors import BoardError, BundleError
 from edgeslm.hardware import board
 
 MEASURING_BYTES = 400 * MB
-"""What measuring the board takes for two seconds."""
+"""Memory needed to measure the board's speed, for two seconds."""
 
 
 def judge_bundles(
@@ -61,7 +61,7 @@ def judge_bundles(
 def _expectations(
     models: Mapping[str, Bundle], probes: Probes, memory: board.BoardMemory | None, context: int
 ) -> tuple[list[Finding], dict[str, Expectation]]:
-    """The board is only measured if there is a model whose shape is known."""
+    """Expected speed of each model; the board is measured only if some model's shape is known."""
     prints = {subject: bundle_footprint(bundle) for subject, bundle in models.items()}
     known = {subject: foot for subject, foot in prints.items() if foot is not None}
     if not known:
@@ -108,7 +108,7 @@ def _fits(
 
 
 def judge_signatures(config: Config) -> list[Finding]:
-    """What a start of the daemon would find, asked anew: nothing that is remembered counts."""
+    """Checks signatures as the daemon does at its start, without cached results."""
     signing = config.signing
     if not signing.keys:
         described = {name: describe_signature(path) for name, path in config.bundles.items()}

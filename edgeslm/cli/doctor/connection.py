@@ -1,4 +1,4 @@
-"""The broker: its secrets, whether it answers, and whether the service may reach it at all."""
+"""Doctor checks of the broker: secrets, connection, and whether the service's sandbox lets it through."""
 
 from __future__ import annotations
 
@@ -59,11 +59,11 @@ ADDRESSES = [
         *("10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16", "fc00::/7"),
     )
 ]
-"""What the service's unit lets through (IPAddressAllow=); a test holds them to it."""
+"""Networks that the service's unit allows (IPAddressAllow=); a test compares both."""
 
 
 def judge_reach(config: Config, probes: Probes) -> list[Finding]:
-    """Whether the service, which sees private networks alone, can reach a broker that this command can."""
+    """Whether the service, limited to private networks, can reach the broker and the name servers."""
     if not probes.has_service():
         return []
     host, said = config.broker.host, []
@@ -86,6 +86,6 @@ def judge_reach(config: Config, probes: Probes) -> list[Finding]:
 
 
 def _out_of_reach(addresses: Sequence[str]) -> Sequence[str]:
-    """All of them if the service reaches none, otherwise nothing."""
+    """``addresses`` if the service can reach none of them, else none."""
     read = [ipaddress.ip_address(text) for text in addresses]
     return [] if any(address in network for address in read for network in ADDRESSES) else addresses

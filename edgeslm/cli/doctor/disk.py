@@ -1,4 +1,4 @@
-"""The disk that a node keeps its state on: room, rights, and how long a synced write takes."""
+"""Doctor checks of the state folder's disk: free space, permissions, time of synced writes."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from edgeslm.config.loader import Config
 from edgeslm.config.schema import default_state_dir
 
 SLOW_MS = 50.0
-"""A rule of thumb: good SD cards take 5 to 20 ms for such a write, worn ones 100 and more, an SSD a few."""
+"""A rule of thumb: good SD cards take 5 to 20 ms per synced write, worn ones 100 and more, SSDs a few."""
 
 
 def judge_writes(config: Config | None, probes: Probes) -> list[Finding]:
-    """Nothing where the folder isn't there yet, or is another user's: what it is made on isn't known."""
+    """Time of synced writes; no finding if the folder doesn't exist yet or can't be written."""
     folder = config.state_dir if config is not None else default_state_dir()
     if not folder.is_dir() or not os.access(folder, os.W_OK):
         return []

@@ -1,8 +1,7 @@
-"""Installed distributions: those that a configuration lacks, and those that nothing here uses.
+"""Doctor checks of Python packages: extras that a configuration lacks, and packages that nothing uses.
 
-What is unused takes room of the disk. A plain ``pip install`` brings some: tokenizers requires a hub's
-client, with two HTTP libraries, to fetch files, which no device does. The lists in ``requirements/`` leave
-them out. Knows no models.
+Unused packages take disk space. A plain ``pip install`` brings some: tokenizers requires huggingface-hub,
+with two HTTP libraries, for downloads that no device makes. The lists in ``requirements/`` leave them out.
 """
 
 from __future__ import annotations
@@ -19,14 +18,14 @@ from edgeslm.config.loader import Config
 OWN = "edgeslm"
 INSTALLERS = frozenset({OWN, "pip", "setuptools", "wheel", "uv"})
 NEVER_USED: Mapping[str, str] = {"tokenizers": "huggingface-hub"}
-"""What a distribution requires for something that isn't done here."""
+"""Requirements of a package for features that are never used here."""
 
 ADVICE = "an environment by requirements/device.txt has less (docs/getting-started/install.md)"
 
 
 @dataclass(frozen=True, slots=True)
 class Need:
-    """A requirement: a distribution, the extras of it, and the extra that has it; "" is the bare package."""
+    """A requirement: package, its extras, and the extra that requires it; "": always required."""
 
     name: str
     extras: frozenset[str] = frozenset()
@@ -34,7 +33,7 @@ class Need:
 
 
 def judge_extras(config: Config) -> list[Finding]:
-    """Sections of ``config`` for which an extra isn't installed. What signatures need is told with these."""
+    """Sections of ``config`` whose extra isn't installed; for signatures see :mod:`.bundles`."""
     wanted: list[tuple[str, bool, str, tuple[str, ...], Level]] = [
         ("console", config.console is not None, "api", ("starlette", "uvicorn"), "bad"),
         ("journal.key_file", config.journal.key_file is not None, "encrypt", ("cryptography",), "bad"),
@@ -61,7 +60,7 @@ def judge_distributions(installed: Iterable[Distribution]) -> list[Finding]:
 
 
 def used(installed: Mapping[str, Distribution]) -> set[str]:
-    """Names of what this package and its extras need, as far as they are installed, and what that needs."""
+    """Installed packages that this one and its installed extras need, directly or not."""
     own = needs(installed[OWN])
     names, waiting = {OWN}, [Need(OWN, frozenset(_extras(own, installed)))]
     seen = set()
@@ -80,7 +79,7 @@ def used(installed: Mapping[str, Distribution]) -> set[str]:
 
 
 def _extras(own: Collection[Need], installed: Mapping[str, Distribution]) -> set[str]:
-    """Extras of this package of which all is there. One that is made of others alone is none of its own."""
+    """Extras of this package that are completely installed, without those made only of other extras."""
     whole = set()
     for extra in {need.extra for need in own} - {""}:
         names = {need.name for need in own if need.extra == extra and need.name != OWN}
@@ -90,7 +89,7 @@ def _extras(own: Collection[Need], installed: Mapping[str, Distribution]) -> set
 
 
 def needs(distribution: Distribution) -> list[Need]:
-    """What it says that it requires, whatever the Python and the machine."""
+    """The package's requirements, for any Python and machine."""
     found = []
     for line in distribution.requires or ():
         requirement, _, marker = line.partition(";")
@@ -104,7 +103,7 @@ def needs(distribution: Distribution) -> list[Need]:
 
 
 def canonical(name: str) -> str:
-    """As names of distributions and extras are compared (PEP 503)."""
+    """A package's or extra's normalized name (PEP 503)."""
     return re.sub(r"[-_.]+", "-", name).lower()
 
 

@@ -1,4 +1,4 @@
-"""Collections of documents and what a node watches: can they be opened, and can the service see them?"""
+"""Doctor checks of document collections and watched folders, and of paths that the service can't read."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from edgeslm.config.schema import Knowledge, default_state_dir
 from edgeslm.errors import KnowledgeError
 
 HOMES = ("/home", "/root", "/run/user")
-"""What ProtectHome= hides from the service."""
+"""Folders that ProtectHome= hides from the service."""
 
 
 def judge_collections(config: Config) -> list[Finding]:
-    """A finding for each collection, and one for each watched path that isn't there."""
+    """A finding per collection, and per watched path that can't be read."""
     findings = []
     filled = {route.remember for route in config.routes if route.remember}
     for name, section in config.knowledge.items():
@@ -34,7 +34,7 @@ def judge_collections(config: Config) -> list[Finding]:
 
 
 def _collection(subject: str, section: Knowledge, *, made: bool) -> Finding:
-    """:param made: the node makes it, if it isn't there."""
+    """:param made: the node creates the collection if it doesn't exist."""
     from edgeslm.knowledge.index.collection import Collection  # lazy: few configurations have any
     from edgeslm.knowledge.index.database import find_collection
 

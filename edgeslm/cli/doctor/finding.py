@@ -1,4 +1,4 @@
-"""Findings of the doctor: their levels and sentences, and how they are shown. Judges nothing."""
+"""Findings of the doctor: level, text and advice, and their output."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ DAEMON_BYTES = 60 * MB
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """One thing that was looked at. ``advice`` says what to do, empty if nothing is."""
+    """The result of one check. ``advice`` says what to do; empty: nothing."""
 
     subject: str
     level: Level
@@ -25,7 +25,7 @@ class Finding:
 
 
 def render(findings: Sequence[Finding], colour: bool | None = None) -> str:
-    """A line each, with what to do below it. Colours on a terminal, unless NO_COLOR is set."""
+    """One line per finding, with its advice below. Colours on a terminal, unless NO_COLOR is set."""
     if colour is None:
         colour = sys.stdout.isatty() and "NO_COLOR" not in os.environ
     colours = {"ok": "\x1b[32m", "warn": "\x1b[33m", "bad": "\x1b[31m"}

@@ -1,4 +1,4 @@
-"""Probes: what the doctor asks of this machine, its libraries and the network. Judges nothing."""
+"""Probes: the doctor's measurements of this machine, its libraries and the network."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ if TYPE_CHECKING:
     from edgeslm.mqtt.probe import Probe
 
 WRITES = 24
-"""Synced writes that are timed; fewer where they take longer than :data:`MEASURING_S` together."""
+"""Most synced writes to time; fewer if they take longer than :data:`MEASURING_S` together."""
 SERVICE = "systemd/system/edgeslm.service.d/10-edgeslm.conf"
 BLOCK = b"\0" * 4096
 MEASURING_S = 3.0
 
 
 class Probes:
-    """Asks anew each time. ``root`` is where /proc and /sys are."""
+    """Measures at each call, without a cache. ``root`` contains /proc and /sys."""
 
     root = Path("/")
 
@@ -47,11 +47,11 @@ class Probes:
         return board.ask_firmware()
 
     def measure_board(self) -> Board:
-        """:raises BoardError: its speed can't be measured."""
+        """The board's speed. :raises BoardError: it can't be measured."""
         return measure_board()
 
     def distributions(self) -> Iterable[Distribution]:
-        """Those of an environment of its own alone: elsewhere other programs use what is there."""
+        """Packages of the virtual environment; empty outside one, where other programs use them too."""
         if sys.prefix == sys.base_prefix:
             return ()
         return (one for one in distributions() if Path(str(one.locate_file(""))).is_relative_to(sys.prefix))
@@ -61,13 +61,13 @@ class Probes:
         return import_in_child(module)
 
     def ask_broker(self, config: Config) -> Probe:
-        """:raises EdgeslmError: it doesn't answer."""
+        """Tests the broker. :raises EdgeslmError: it doesn't answer."""
         from edgeslm.mqtt.probe import probe_broker  # lazy: only with a configuration
 
         return probe_broker(config)
 
     def look_up(self, host: str) -> list[str]:
-        """The addresses of a name; none if it has none now."""
+        """IP addresses of a host name; empty if it can't be resolved."""
         try:
             found = socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)
         except OSError:
@@ -75,11 +75,11 @@ class Probes:
         return list(dict.fromkeys(str(address[0]).partition("%")[0] for *_, address in found))
 
     def measure_writes(self, folder: Path) -> list[float]:
-        """Milliseconds that small synced writes took, one after the other, as a journal makes them.
+        """Milliseconds of each small synced write, like those of the journal.
 
-        To a file without a name, so that nothing is left of it. 100 kB at most and some seconds.
+        Writes at most 100 kB within a few seconds to an unnamed file, of which nothing is left.
 
-        :raises OSError: it can't be written there.
+        :raises OSError: the folder can't be written.
         """
         taken: list[float] = []
         give_up_at = time.monotonic() + MEASURING_S

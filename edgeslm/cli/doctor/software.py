@@ -1,4 +1,4 @@
-"""Python and the libraries: are they there, and do they load on this processor?"""
+"""Doctor checks of Python and the libraries: installed, and loading on this CPU."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def judge_python() -> Finding:
 
 
 def judge_libraries(probes: Probes, wanting: Sequence[str]) -> list[Finding]:
-    """:param wanting: the models that are to run on CUDA."""
+    """:param wanting: models configured for CUDA."""
     findings = []
     for module, (name, *_) in LIBRARIES.items():
         try:
@@ -60,7 +60,7 @@ def _not_loaded(text: str, error: JobError) -> Finding:
     if error.reason == "time":
         text += f" did not load within {TIMEOUT_S} s"
         return Finding("engine", "bad", text, "look for a busy disk or another hanging process")
-    status = error.status  # 128 and the signal when an emulator was between
+    status = error.status  # 128 plus the signal under an emulator
     number = -status if status < 0 else status - 128 if status > 128 else 0
     if number == signal.SIGILL:
         text += " uses an instruction that this CPU does not have"

@@ -1,1 +1,1 @@
-"""``edgeslm provision``: keys, access lists and settings of a broker and its clients."""
+"""``edgeslm provision``: makes keys, certificates, access lists and settings for a broker and its clients."""

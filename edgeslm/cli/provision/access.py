@@ -1,7 +1,7 @@
-"""Broker access list (mosquitto), from the configurations of nodes: who may use which topics.
+"""Broker access list (mosquitto): derives the topics that each client may use from the nodes' configurations.
 
-A node may use what its configuration makes it use, an app what it was given, and nobody anything else: to
-mosquitto, what no line allows is forbidden. Pure. Knows no files and no certificates.
+A node may use the topics that its configuration needs, an app those it was given; mosquitto forbids the rest.
+Pure.
 """
 
 from __future__ import annotations
@@ -22,14 +22,14 @@ from edgeslm.telemetry.discovery import entity_filter, route_filter
 Access = Literal["read", "write", "readwrite"]
 
 COMMANDS = ("req/+", "cancel", "feedback", "ctl/#")
-"""Below a node's base: what others tell it."""
+"""Topics below a node's base that clients write to."""
 _ANY_OTHER = "~"
-"""Stands for a node that nobody named; no node can be called so."""
+"""Stands for any unnamed node; not a valid node name."""
 
 
 @dataclass(frozen=True, slots=True)
 class Grant:
-    """One filter and what may be done with topics that fit it. ``why`` is for whoever reads the list."""
+    """A topic filter and the access allowed to it; ``why`` becomes a comment in the list."""
 
     access: Access
     filter: str
@@ -41,7 +41,7 @@ class Grant:
 
 @dataclass(frozen=True, slots=True)
 class User:
-    """A client of the broker by its login, which is the name in its certificate."""
+    """A client of the broker. Its name is its login, from its certificate."""
 
     name: str
     grants: tuple[Grant, ...]
@@ -51,9 +51,9 @@ class User:
 
 
 def node_user(config: Config) -> User:
-    """What the node of a configuration needs. Its login is its name: that stands in its certificate."""
+    """The access that a node needs; its login is the node's name."""
     topics = Topics(config.node, config.prefix)
-    grants = [*_own(topics, config), *_member(config), *_routes(topics, config), *_neighbours(config)]
+    grants = [*_own(topics, config), *_member(config), *_routes(topics, config), *_peers(config)]
     return User(config.node, _merged(grants))
 
 
@@ -82,7 +82,7 @@ def _replies(config: Config) -> Iterator[Grant]:
 
 
 def _member(config: Config) -> Iterator[Grant]:
-    """Of its pool. A broker looks at what a shared subscription is to: the filter behind the group."""
+    """Access to its pool. For a shared subscription the broker checks the filter after the group."""
     if config.pool is not None and config.pool.by == "share":
         topics, why = (
             Topics.of_pool(config.pool.name, config.prefix),
@@ -97,7 +97,7 @@ def _member(config: Config) -> Iterator[Grant]:
 
 
 def _dispatcher(pool: str, nodes: Mapping[str, Config]) -> Iterator[Grant]:
-    """What ``edgeslm dispatch`` needs for a pool: the requests of its clients, and its members."""
+    """Access that a pool's dispatcher needs: to its clients' requests and to its members."""
     topics, members = _pool(pool, nodes), [one for one in nodes.values() if _is_member(one, pool)]
     why = f"hands out the requests of the pool {pool}"
     for asked in (topics.requests_filter, topics.cancel):
@@ -140,7 +140,7 @@ def _pool_task(text: str, nodes: Mapping[str, Config]) -> tuple[Topics, str]:
 
 
 def _levels(command: str) -> str:
-    """Of its topic: some commands are several."""
+    """Topic levels of a command; ``models`` stands for several."""
     return "models/+" if command == "models" else command
 
 
@@ -154,7 +154,7 @@ def _routes(topics: Topics, config: Config) -> Iterator[Grant]:
             yield Grant("write", route_filter(topics.base, route), why)
 
 
-def _neighbours(config: Config) -> Iterator[Grant]:
+def _peers(config: Config) -> Iterator[Grant]:
     for name, task in config.tasks.items():
         for stage in (*task.stages, task.escalate or ""):
             if stage.startswith(NODE_STAGE):
@@ -165,7 +165,7 @@ def _neighbours(config: Config) -> Iterator[Grant]:
 
 
 def _asking(topics: Topics, task: str, name: str, why: str) -> Iterator[Grant]:
-    """What a client called ``name`` needs to ask a task of a node (``edgeslm.client``)."""
+    """Access that a client ``name`` needs for requests to a node's task (``edgeslm.client``)."""
     yield Grant("write", topics.request(task), why)
     yield Grant("read", f"{topics.result(task)}/{name}/#", why)
     yield Grant("read", topics.state, why)
@@ -173,16 +173,15 @@ def _asking(topics: Topics, task: str, name: str, why: str) -> Iterator[Grant]:
 
 
 def app_user(text: str, configs: Sequence[Config]) -> User:
-    """An app and what it was given, ``NAME:GRANT,GRANT``.
+    """An app and its grants, from ``NAME:GRANT,GRANT``.
 
-    A grant is a task that it may ask, ``NODE/TASK``, or ``TASK`` where there is one configuration;
-    ``cancel=NODE``, ``feedback=NODE`` and ``health=NODE``; ``control=NODE/COMMAND``, which the node must
-    allow; ``results=NODE/TASK``, the results of requests that named no reply topic; ``read=FILTER`` and
+    A grant is a task for requests, ``NODE/TASK``, or ``TASK`` if there is one configuration; ``cancel=NODE``,
+    ``feedback=NODE`` and ``health=NODE``; ``control=NODE/COMMAND``, which the node must allow;
+    ``results=NODE/TASK``, the results of requests without a reply topic; ``read=FILTER`` and
     ``write=FILTER``; ``pool=POOL/TASK``, a task of a pool, and ``cancel=pool/POOL``; ``dispatcher=POOL`` for
-    what hands out its requests. Its own replies come below ``<base>/res/<task>/<NAME>/``, which no other
-    app may read.
+    its dispatcher. Its own replies arrive below ``<base>/res/<task>/<NAME>/``, which no other app may read.
 
-    :raises ProvisionError: it can't be understood, or names a task that the node doesn't have.
+    :raises ProvisionError: the text is invalid, or names an unknown node or task.
     """
     name, _, rest = text.partition(":")
     check_client_name(name)
@@ -250,7 +249,7 @@ def _node(name: str, nodes: Mapping[str, Config]) -> Topics:
 
 
 def _merged(grants: Iterable[Grant]) -> tuple[Grant, ...]:
-    """Each filter once, in its first place, with all that may be done."""
+    """One grant per filter, at its first position, with the accesses combined."""
     merged: dict[str, Grant] = {}
     for grant in grants:
         there = merged.setdefault(grant.filter, grant)
@@ -260,9 +259,9 @@ def _merged(grants: Iterable[Grant]) -> tuple[Grant, ...]:
 
 
 def too_wide(user: User, prefix: str) -> list[Grant]:
-    """What lets somebody tell any node what to do, or read what is asked of it, without naming the node.
+    """Grants that cover the requests or commands of any node.
 
-    A route whose ``to`` is all template, say: the narrowest filter for it is everything.
+    For example, a route whose ``to`` is all template needs a filter of all topics.
     """
     asked = [[*prefix.split("/"), "v1", _ANY_OTHER, *command.split("/")] for command in COMMANDS]
     return [grant for grant in user.grants if any(overlap(grant.filter.split("/"), one) for one in asked)]
@@ -292,7 +291,7 @@ def render(users: Sequence[User]) -> str:
 def parse_access(text: str) -> list[User]:
     """The users of an access list that :func:`render` wrote.
 
-    :raises ProvisionError: it is another file.
+    :raises ProvisionError: the text was not written by :func:`render`.
     """
     users: list[User] = []
     why = "given"
@@ -313,7 +312,7 @@ def parse_access(text: str) -> list[User]:
 
 
 def _line(grant: Grant) -> str:
-    if grant.filter != grant.filter.strip():  # it cuts them off
+    if grant.filter != grant.filter.strip():  # mosquitto cuts off white space
         raise ProvisionError(
             f"the topic {grant.filter!r} begins or ends with white space, which mosquitto's access list "
             "can't hold"

@@ -1,7 +1,7 @@
-"""Bridge of a site to its hub: what goes up, what may come down, and who may do that there.
+"""Bridge from a site's broker to its hub: topics sent up, topics allowed down, access list at the hub.
 
-One table of topics makes both mosquitto's ``connection`` (version 2.0) for the site's broker and the access
-list of its user at the hub. At the hub all of a site is below ``site/<name>/``. Pure. Knows no files.
+One table of topics gives mosquitto's ``connection`` (version 2.0) for the site's broker and the access list
+of its user at the hub. At the hub a site's topics are below ``site/<name>/``. Pure.
 """
 
 from __future__ import annotations
@@ -32,16 +32,16 @@ from edgeslm.telemetry.discovery import route_filter
 KEEPALIVE_S = 30
 """The hub notices a dead connection after one and a half times that."""
 RESTART_S = (5, 60)
-"""mosquitto tries again after a random time that grows from the first to the second."""
+"""mosquitto reconnects after a random time, which grows from the first to the second."""
 PER_S = 1.0
 HOURS = 8.0
 MESSAGE_BYTES = 1024
 LEAST_QUEUED = 10_000, 64 * 1024 * 1024
-"""What the shipped configurations have; a bridge never makes it less."""
+"""Limits of the shipped configurations (messages, bytes); a bridge never lowers them."""
 MOST_QUEUED = 10_000_000
 
 ASIDE = "from-hub/"
-"""Where at the site comes what nobody asked the hub for; nobody is allowed to read it."""
+"""Prefix at the site for unwanted messages of the hub; no client may read it."""
 _GUARDS = f"what a hub that was taken over sends to these topics goes to {ASIDE}"
 
 _DOCUMENTS = ("state", "info", "health")
@@ -50,10 +50,10 @@ _RESULTS = ("res/#", "pool/+/res/#")
 
 @dataclass(frozen=True, slots=True)
 class Mapping:
-    """One line ``topic``: messages of ``filter`` at the site are those below ``site/<name>/`` at the hub.
+    """One line ``topic``: maps ``filter`` at the site to ``site/<name>/`` plus the filter at the hub.
 
-    ``is_same`` if the topic has that at the site too, as reply topics of requests from the hub do. A guard is
-    for what a hub would send that nobody asked it for: on such topics it comes below ``from-hub/``.
+    ``is_same``: the topic is the same on both sides, as for reply topics of requests from the hub. A guard
+    diverts unwanted messages of the hub on ``filter`` to ``from-hub/``.
     """
 
     filter: str
@@ -66,10 +66,10 @@ class Mapping:
 
 @dataclass(frozen=True, slots=True)
 class BridgeQueue:
-    """How much the site's broker keeps for the hub while it can't be reached.
+    """Size of the site's queue while the hub can't be reached.
 
-    ``per_s`` messages a second, of ``message_bytes`` each, for ``hours``; ``save_s`` None leaves it to the
-    broker's profile when it saves them.
+    ``per_s`` messages per second of ``message_bytes`` each, for ``hours``; ``save_s`` is the seconds between
+    two saves to disk, None: as in the broker's profile.
     """
 
     per_s: float = PER_S
@@ -79,7 +79,7 @@ class BridgeQueue:
 
     @property
     def messages(self) -> int:
-        """:raises ProvisionError: no broker's memory holds so many."""
+        """Length of the queue. :raises ProvisionError: too long for a broker's memory."""
         wanted = math.ceil(self.per_s * self.hours * 3600)
         if wanted > MOST_QUEUED:
             raise ProvisionError(
@@ -103,7 +103,7 @@ class Bridge:
 
     @property
     def user(self) -> str:
-        """Its login at the hub, which is the name in its certificate."""
+        """Its login at the hub, from its certificate."""
         return bridge_user(self.site)
 
     def at_hub(self, mapping: Mapping) -> str:
@@ -124,13 +124,13 @@ def plan_bridge(
     down: Sequence[str] = (),
     guard: Sequence[str] = (),
 ) -> Bridge:
-    """What a site needs whose nodes have these configurations.
+    """The bridge of a site whose nodes have these configurations.
 
-    ``up`` are filters of the site that go up beside what its nodes say of themselves; ``results`` those of
-    requests too; ``down`` are tasks that the hub may ask, ``NODE/TASK``, whose replies come up again. Nothing
-    else of the hub reaches topics of nodes, what their routes read, and the filters of ``guard``.
+    ``up`` are filters sent up besides the nodes' states; ``results``: results of requests go up too; ``down``
+    are tasks, ``NODE/TASK``, for requests from the hub, whose replies go up. Nothing else from the hub
+    reaches topics of nodes, topics that routes read, or the filters of ``guard``.
 
-    :raises ProvisionError: a name or a filter that can't be, one that would send requests or commands up.
+    :raises ProvisionError: an invalid name or filter, or one that would send requests or commands up.
     """
     if fault := site_fault(site):
         raise ProvisionError(f"--site {site}: a site's name {fault}")
@@ -166,8 +166,8 @@ def _said(prefixes: Sequence[str]) -> Iterator[Mapping]:
     for prefix in prefixes:
         every, pools = Topics("+", prefix).base, Topics.of_pool("+", prefix).base
         for document in _DOCUMENTS:
-            # The last one is all that counts, and mosquitto sends what is retained with each connection.
-            # At QoS 1 it would also put it into the queue again with each try to connect.
+            # Only the last message counts, and mosquitto sends retained ones with each connection. At QoS 1
+            # it would also queue them again with each attempt to connect.
             yield Mapping(f"{every}/{document}", "out", 0, "what nodes say of themselves: the last of each")
             yield Mapping(f"{pools}/{document}", "out", 0, "what dispatchers say for their pools")
         for base in (every, pools):
@@ -204,9 +204,9 @@ def _down(site: str, configs: Sequence[Config], tasks: Sequence[str]) -> Iterato
 def _guards(
     down: Sequence[str], prefixes: Sequence[str], configs: Sequence[Config], named: Sequence[str]
 ) -> Iterator[Mapping]:
-    """mosquitto 2.0 believes a bridge: what the other broker sends is published, past the access list.
+    """Guards, since mosquitto 2.0 trusts a bridge: messages of the hub bypass the access list.
 
-    ``down`` are the topics at the hub that may come down: what fits a guard too would come twice.
+    ``down`` are the topics at the hub that may come down; a guard that matches one would duplicate it.
     """
     guarded = [f"{prefix}/#" for prefix in prefixes]
     for one in named:
@@ -216,7 +216,7 @@ def _guards(
             raise ProvisionError(f"--guard {one!r}: {found[0]} may come down (--allow-down)")
         guarded.append(one)
     for config in configs:
-        if config.discovery.prefix is not None:  # whoever listens there believes what a node is said to have
+        if config.discovery.prefix is not None:  # Home Assistant trusts these messages
             guarded.append(f"{config.discovery.prefix}/#")
         for route in config.routes:
             guarded += [one for one in _sources(route) if not any(matches(one, asked) for asked in down)]
@@ -227,7 +227,7 @@ def _guards(
 
 
 def _sources(route: Route) -> Iterator[str]:
-    """What a route reads, as a bridge can map it."""
+    """Filters that a route reads, in a form that a bridge can map."""
     for source in (route.source, route.window.on if route.window is not None else None):
         if source is not None:
             yield "/".join("+" if _has_space(level) else level for level in source.split("/"))
@@ -264,8 +264,7 @@ def _check_up(one: str, prefixes: Sequence[str], topics: Sequence[Mapping]) -> N
 
 
 def unsent(bridge: Bridge, configs: Sequence[Config]) -> list[str]:
-    """What somebody should know of the routes, as sentences: what stays at the site, what is sent again, what
-    isn't guarded."""
+    """Notes on routes, as sentences: results that stay at the site or repeat, inputs without a guard."""
     said = []
     down = [bridge.at_hub(one) for one in bridge.topics if one.direction == "in" and not one.is_guard]
     for config in configs:
@@ -293,7 +292,7 @@ def unsent(bridge: Bridge, configs: Sequence[Config]) -> list[str]:
 
 
 def hub_access(bridge: Bridge) -> User:
-    """What the site's bridge may do at the hub."""
+    """The access of the site's bridge at the hub."""
     grants = [Grant("write", link_topic(bridge.site), "whether the site is connected")]
     for mapping in bridge.topics:
         if mapping.is_guard:
@@ -349,9 +348,9 @@ autosave_interval {save_s}
 
 
 def bridge_settings(bridge: Bridge, folder: Path, client_id: str, waiting: BridgeQueue) -> str:
-    """The site's part of a ``mosquitto.conf``; ``folder`` is where its broker has certificate and key.
+    """The bridge's part of the site's ``mosquitto.conf``; ``folder`` has certificate and key.
 
-    :raises ProvisionError: the folder's path can't stand there.
+    :raises ProvisionError: the folder's path isn't valid in that file.
     """
     if not str(folder).isprintable() or str(folder) != str(folder).strip():
         raise ProvisionError(f"the folder {str(folder)!r} can't stand in mosquitto's configuration")
@@ -385,7 +384,7 @@ def bridge_settings(bridge: Bridge, folder: Path, client_id: str, waiting: Bridg
 
 
 def _prefixes(bridge: Bridge, mapping: Mapping) -> str:
-    """Local and remote one, as mosquitto takes them."""
+    """Local and remote prefix of a ``topic`` line."""
     if mapping.is_guard:
         return f' {ASIDE} ""'
     return "" if mapping.is_same else f' "" {site_topic(bridge.site, "")}'

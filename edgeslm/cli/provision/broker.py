@@ -1,6 +1,6 @@
-"""Broker settings (mosquitto) of a site: a shipped profile, with certificates in place of passwords.
+"""Broker settings (mosquitto) of a site: a shipped profile with certificates instead of passwords.
 
-The files are ``firmware-config/mosquitto/*.conf``; an installation has them as ``edgeslm/mosquitto``.
+Profiles are ``firmware-config/mosquitto/*.conf``, installed as ``edgeslm/mosquitto``.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ listener 1883
 password_file /etc/mosquitto/edgeslm.passwd
 allow_anonymous false
 """
-"""What the profiles have, and what is put in its place."""
+"""The login of the profiles, which :data:`_MUTUAL_TLS` replaces."""
 _MUTUAL_TLS = """\
 # Only who has a certificate of this site's authority gets in, and is who the certificate says.
 listener {port}
@@ -47,16 +47,16 @@ def profile_text(name: str) -> str:
 
 
 def broker_settings(profile: str, folder: Path, port: int = 8883) -> str:
-    """The whole of a ``mosquitto.conf``, for a broker that has keys and access list in ``folder``.
+    """A complete ``mosquitto.conf`` for a broker with keys and access list in ``folder``.
 
-    :raises ProvisionError: the profile isn't as it was shipped.
+    :raises ProvisionError: the profile was changed.
     """
     text = profile_text(profile)
     if text.count(_LOGIN) != 1:
         raise ProvisionError(f"the broker's profile {profile} has no login that certificates could replace")
     head, _, rest = text.partition(_LOGIN)
     title = head.splitlines()[0]
-    example, _, rest = rest.partition("# Where ")  # how it would be with TLS
+    example, _, rest = rest.partition("# Where ")  # the profile's example of TLS
     del example
     login = _MUTUAL_TLS.format(port=port, folder=folder, authority=AUTHORITY, broker=BROKER, access=ACCESS)
     return f"{title}\n# With certificates; made by `edgeslm provision broker`.\n\n{login}\n# Where {rest}"

@@ -1,9 +1,8 @@
-"""Certificate authority in a folder, and what it signs: the broker's certificate, one for each client.
+"""Certificate authority in a folder: signs certificates for the broker and each client.
 
-Keys are on the curve P-256. A certificate is good for one thing: the broker's can't log in anywhere, a
-client's can't pass for the broker (RFC 5280, section 4.2.1.12). Made with the package ``cryptography``, which
-is loaded when it is needed: keys are written by this process alone, and no words of a command line tool are
-read. Knows no configuration.
+Keys are on the curve P-256. Each certificate has one purpose: the broker's can't log in as a client, a
+client's can't pass for the broker (RFC 5280, section 4.2.1.12). Uses the package ``cryptography``, imported
+when needed, so that only this process writes keys.
 """
 
 from __future__ import annotations
@@ -27,10 +26,10 @@ if TYPE_CHECKING:
 AUTHORITY = "ca"
 BROKER = "broker"
 AUTHORITY_DAYS = 7300
-"""Twenty years: whoever replaces it has to visit every device."""
+"""Twenty years, since replacing it means a visit to every device."""
 DAYS = 825
 SLACK = datetime.timedelta(days=1)
-"""A certificate counts from a day ago on: clocks of boards go wrong."""
+"""Certificates are valid from a day ago, for boards whose clock is slow."""
 
 _HOST = re.compile(r"(?=.{1,253}$)[A-Za-z0-9]([A-Za-z0-9-]*[A-Za-z0-9])?(\.[A-Za-z0-9-]+)*")
 
@@ -39,7 +38,7 @@ _Extensions = list[tuple[Any, bool]]
 
 @dataclass(frozen=True, slots=True)
 class Made:
-    """A certificate and what became of it. ``ends`` is its last day."""
+    """A certificate, and whether it was made, kept or renewed. ``ends`` is its last day."""
 
     name: str
     file: Path
@@ -55,9 +54,9 @@ class _Pair:
 
 
 def make_client_id(folder: Path, node: str, *, replace: bool = False) -> Path:
-    """A file with a name for the node's session at the broker that nobody can guess. One that is there stays.
+    """Makes a file with a random MQTT client id for the node, unless it exists.
 
-    :raises ProvisionError: it can't be written.
+    :raises ProvisionError: the file can't be written.
     """
     file = folder / f"{node}.id"
     if replace or not file.exists():
@@ -66,10 +65,10 @@ def make_client_id(folder: Path, node: str, *, replace: bool = False) -> Path:
 
 
 class KeyFolder:
-    """The authority and what it signed, in ``folder``: ``NAME.pem`` and ``NAME.key`` each.
+    """The authority and its certificates in ``folder``, as ``NAME.pem`` and ``NAME.key``.
 
-    What is there is kept. ``force`` makes what is asked for anew, never the authority; ``renew_within_days``
-    renews every certificate that ends so soon, for the same key, so that no secret has to travel again.
+    Existing ones are kept. ``force`` replaces the requested ones, never the authority. ``renew_within_days``
+    renews all certificates that end that soon, with the same key, so that no secret has to be copied again.
     """
 
     def __init__(
@@ -90,9 +89,9 @@ class KeyFolder:
             self._renew_by = self._now + datetime.timedelta(days=renew_within_days)
 
     def make(self, broker_hosts: Sequence[str], clients: Sequence[str]) -> list[Made]:
-        """The authority, the broker's certificate where hosts are named, and those of clients.
+        """Makes the authority, the broker's certificate if it has hosts, and those of clients.
 
-        :raises ProvisionError: a name that can't be one, files that can't be read or written, no library.
+        :raises ProvisionError: an invalid name, unreadable or unwritable files, or a missing library.
         """
         check_library()
         for name in clients:
@@ -116,7 +115,7 @@ class KeyFolder:
         if key is not None and there is not None and not self._is_due(there):
             return _Pair(key, there), self._noted(AUTHORITY, "kept", there)
         key = key or self._new_key(AUTHORITY)
-        # What it signed names it by name and key: a renewed one still vouches for all of that.
+        # With the same name and key, a renewed authority stays valid for all it has signed.
         name = there.subject if there else _named(f"edgeslm {self._now:%Y-%m-%d %H:%M:%S}")
         usage = x509.KeyUsage(False, False, False, False, False, True, True, False, False)
         extensions = [
@@ -206,7 +205,7 @@ class KeyFolder:
     # --- files --------------------------------------------------------------------------------------
 
     def _load(self, name: str) -> tuple[ec.EllipticCurvePrivateKey | None, x509.Certificate | None]:
-        """A key without its certificate is what an interrupted run left: it is used."""
+        """Key and certificate; a key alone was left by an interrupted run and is used."""
         from cryptography import x509
         from cryptography.hazmat.primitives import serialization
 
@@ -233,7 +232,7 @@ class KeyFolder:
         key = ec.generate_private_key(ec.SECP256R1())
         form = serialization.PrivateFormat.PKCS8
         pem = key.private_bytes(serialization.Encoding.PEM, form, serialization.NoEncryption())
-        if self._force:  # a certificate of the key before must not stand beside the new one
+        if self._force:  # remove the old key's certificate
             (self._folder / f"{name}.pem").unlink(missing_ok=True)
         write_private(self._folder / f"{name}.key", pem, replace=self._force)
         return key
@@ -255,7 +254,7 @@ class KeyFolder:
 
 
 def check_client_name(name: str) -> None:
-    """:raises ProvisionError: it can't be the name of a client, which is its login and stands in topics."""
+    """:raises ProvisionError: not a valid client name, which is the login and part of topics."""
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}", name):
         raise ProvisionError(f"{name!r} can't be a client's name: use letters, digits, - and _, at most 64")
     if name in (AUTHORITY, BROKER):
@@ -263,7 +262,7 @@ def check_client_name(name: str) -> None:
 
 
 def check_library() -> None:
-    """:raises ProvisionError: the package that makes keys isn't installed."""
+    """:raises ProvisionError: the package ``cryptography`` isn't installed."""
     try:
         import cryptography
     except ImportError:
@@ -291,10 +290,10 @@ def _host(text: str) -> x509.GeneralName:
 
 
 def check_host(text: str) -> None:
-    """:raises ProvisionError: it is neither an address nor a host's name."""
+    """:raises ProvisionError: ``text`` is neither an IP address nor a host name."""
     try:
         ipaddress.ip_address(text)
-        is_address = "%" not in text  # behind it IPv6 takes any characters
+        is_address = "%" not in text  # an IPv6 zone may have any characters
     except ValueError:
         is_address = False
     if not is_address and not _HOST.fullmatch(text):

@@ -1,4 +1,4 @@
-"""``edgeslm provision``: keys and certificates of a site, its broker's access list, its bridge to a hub."""
+"""``edgeslm provision``: arguments and output of its subcommands keys, acl, broker and site."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ EXAMPLE = "edgeslm provision keys site --broker-host broker.local --node press-h
 
 _APP = "NAME:TASK,..."
 _APP_HELP = (
-    "an app, and what it may: tasks to ask (NODE/TASK, or TASK of the only node), cancel=NODE, "
+    "an app and its grants: tasks for requests (NODE/TASK, or TASK of the only node), cancel=NODE, "
     "feedback=NODE, health=NODE, control=NODE/COMMAND, results=NODE/TASK, read=FILTER, write=FILTER, "
     "pool=POOL/TASK, cancel=pool/POOL; dispatcher=POOL for edgeslm dispatch"
 )
@@ -34,7 +34,7 @@ def add_arguments(command: argparse.ArgumentParser) -> None:
             parts,
             "keys",
             _keys,
-            "make a private authority, and certificates for broker, nodes and apps",
+            "make a private certificate authority, and certificates for broker, nodes and apps",
             EXAMPLE,
         )
     )
@@ -44,25 +44,25 @@ def add_arguments(command: argparse.ArgumentParser) -> None:
         parts, "acl", _acl, "make the broker's access list from the configurations of nodes", example
     )
     _add_users(sub)
-    sub.add_argument("--out", type=Path, metavar="FILE", help="write it there, and not on standard output")
-    sub.add_argument("--force", action="store_true", help="write over the file")
-    sub.add_argument("--json", action="store_true", help="print who may what, for other programs")
+    sub.add_argument("--out", type=Path, metavar="FILE", help="write to this file instead of standard output")
+    sub.add_argument("--force", action="store_true", help="overwrite the file")
+    sub.add_argument("--json", action="store_true", help="print the access list as JSON")
 
     example = "edgeslm provision broker site config.yaml --app desk:triage --at /etc/mosquitto/edgeslm"
     sub = add_part(
         parts, "broker", _broker, "write mosquitto's configuration and access list beside the keys", example
     )
-    sub.add_argument("folder", type=Path, metavar="DIR", help="where edgeslm provision keys made the keys")
+    sub.add_argument("folder", type=Path, metavar="DIR", help="folder of edgeslm provision keys")
     _add_users(sub)
-    sub.add_argument("--at", type=Path, metavar="DIR", help="where the broker will have that folder")
-    sub.add_argument("--port", type=int, default=8883)
+    sub.add_argument("--at", type=Path, metavar="DIR", help="path of that folder on the broker")
+    sub.add_argument("--port", type=int, default=8883, help="the broker's port (default: 8883)")
     sub.add_argument(
         "--profile",
         default="strict",
         choices=("strict", "balanced", "sqlite-2.1"),
         help="when the broker saves (docs/reference/mqtt.md, The broker; default: strict)",
     )
-    sub.add_argument("--force", action="store_true", help="write over the files")
+    sub.add_argument("--force", action="store_true", help="overwrite the files")
 
     example = "edgeslm provision site hub config.yaml --site plant-a --hub mqtts://hub.example.com"
     _add_site(
@@ -79,13 +79,13 @@ def _add_users(sub: argparse.ArgumentParser) -> None:
         default=[],
         type=Path,
         metavar="FILE",
-        help="take in the clients of this list, as edgeslm provision site makes one for a hub",
+        help="add the clients of this list, such as that of a site (edgeslm provision site)",
     )
 
 
 def _add_site(sub: argparse.ArgumentParser) -> None:
     sub.add_argument(
-        "folder", type=Path, metavar="DIR", help="where edgeslm provision keys made the hub's keys"
+        "folder", type=Path, metavar="DIR", help="folder of edgeslm provision keys with the hub's keys"
     )
     sub.add_argument(
         "configs", type=Path, nargs="+", metavar="CONFIG", help="configurations of the site's nodes"
@@ -94,71 +94,71 @@ def _add_site(sub: argparse.ArgumentParser) -> None:
         "--site", required=True, metavar="NAME", help="its topics are below site/NAME/ at the hub"
     )
     sub.add_argument("--hub", required=True, metavar="URL", help="mqtts://HOST[:PORT]")
-    sub.add_argument("--at", type=Path, metavar="DIR", help="where the site's broker will have its files")
+    sub.add_argument("--at", type=Path, metavar="DIR", help="path of its files on the site's broker")
     sub.add_argument(
         "--up",
         action="append",
         default=[],
         metavar="FILTER",
-        help="topics that go up too, as factory/+/log/label",
+        help="more topics to send to the hub, such as factory/+/log/label",
     )
+    sub.add_argument("--results", action="store_true", help="also send results of requests to the hub")
     sub.add_argument(
-        "--results", action="store_true", help="results of requests go up too, those of events do"
-    )
-    sub.add_argument(
-        "--allow-down", action="append", default=[], metavar="NODE/TASK", help="a task that the hub may ask"
+        "--allow-down",
+        action="append",
+        default=[],
+        metavar="NODE/TASK",
+        help="a task that accepts requests from the hub",
     )
     sub.add_argument(
         "--guard",
         action="append",
         default=[],
         metavar="FILTER",
-        help="more topics that a hub that was taken over must not reach; its nodes' and routes' are guarded",
+        help="more topics to protect from a compromised hub; those of nodes and routes always are",
     )
     sub.add_argument(
         "--per-s",
         type=_amount,
         metavar="N",
-        help="messages a second that have to wait without a way to the hub (default: 1)",
+        help="messages per second to queue while the hub can't be reached (default: 1)",
     )
-    sub.add_argument("--hours", type=_amount, metavar="N", help="how long they have to (default: 8)")
+    sub.add_argument("--hours", type=_amount, metavar="N", help="hours to queue them (default: 8)")
     sub.add_argument("--message-bytes", type=_count, metavar="N", help="their size (default: 1024)")
     sub.add_argument(
         "--save-s",
         type=_count,
         metavar="N",
-        help="save the queue every so many seconds (default: as the broker's profile says)",
+        help="seconds between saves of the queue (default: as in the broker's profile)",
     )
     sub.add_argument(
         "--days", type=_days, default=825, help="how long the certificate is valid (default: 825)"
     )
-    sub.add_argument("--force", action="store_true", help="write over the files; keys are kept")
+    sub.add_argument("--force", action="store_true", help="overwrite the files; keys are kept")
 
 
 def _add_keys(sub: argparse.ArgumentParser) -> None:
-    sub.add_argument(
-        "folder", type=Path, metavar="DIR", help="is made if it isn't there; what it has is kept"
-    )
+    sub.add_argument("folder", type=Path, metavar="DIR", help="created if missing; existing files are kept")
     sub.add_argument(
         "--broker-host",
         action="append",
         default=[],
         metavar="NAME",
-        help="name or address that clients call the broker by; may be given more than once",
+        help="host name or address by which clients reach the broker; may be repeated",
     )
-    sub.add_argument("--node", action="append", default=[], metavar="NAME")
-    sub.add_argument("--app", action="append", default=[], metavar="NAME")
+    sub.add_argument("--node", action="append", default=[], metavar="NAME", help="a node; may be repeated")
+    sub.add_argument("--app", action="append", default=[], metavar="NAME", help="an app; may be repeated")
     sub.add_argument("--days", type=_days, default=825, help="how long they are valid (default: 825)")
-    sub.add_argument("--force", action="store_true", help="make these anew, with new keys")
+    sub.add_argument("--force", action="store_true", help="replace these, with new keys")
     sub.add_argument(
         "--renew",
         type=_days,
         nargs="?",
         const=90,
         metavar="DAYS",
-        help="renew all certificates of the folder that end within so many days (90), for the same keys",
+        help="renew all certificates of the folder that end within DAYS (default: 90), with the same keys",
     )
-    sub.add_argument("--json", action="store_true")
+    sub.add_argument("--json", action="store_true", help="print JSON")
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -315,7 +315,7 @@ def _site(arguments: argparse.Namespace) -> int:
     given = {name: getattr(arguments, name) for name in ("per_s", "hours", "message_bytes", "save_s")}
     waiting = BridgeQueue(**{name: value for name, value in given.items() if value is not None})
     at = arguments.at or folder.absolute()
-    bridge_settings(bridge, at, "", waiting)  # refused before anything is written
+    bridge_settings(bridge, at, "", waiting)  # raises before anything is written
     user = bridge.user
     KeyFolder(folder, days=arguments.days).make([], [user])
     client_id = make_client_id(folder, user).read_text("utf-8").strip()

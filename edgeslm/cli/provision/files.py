@@ -1,4 +1,4 @@
-"""Files that only their owner may read: written whole or not at all. Knows no file's meaning."""
+"""Private files: written atomically, readable only by their owner."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from edgeslm.errors import ProvisionError
 
 
 def write_private(file: Path, content: bytes, *, replace: bool = False) -> None:
-    """Writes a file of mode 0600, on the disk when the call returns.
+    """Writes a file of mode 0600, synced to disk.
 
-    :raises ProvisionError: it can't be written, or is there already and may not be replaced.
+    :raises ProvisionError: it can't be written, or exists and ``replace`` is false.
     """
     try:
         file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(dir=file.parent, prefix=".new-")  # mode 0600 from its beginning
+        handle, name = tempfile.mkstemp(dir=file.parent, prefix=".new-")  # created with mode 0600
         beside = Path(name)
         try:
             with os.fdopen(handle, "wb") as stream:
@@ -34,7 +34,7 @@ def write_private(file: Path, content: bytes, *, replace: bool = False) -> None:
 
 
 def keep_private(file: Path, content: bytes, *, replace: bool = False) -> None:
-    """As :func:`write_private`, but what is there and has the same content stays."""
+    """Like :func:`write_private`, but leaves a file with the same content alone."""
     try:
         if file.read_bytes() == content:
             return
@@ -45,6 +45,6 @@ def keep_private(file: Path, content: bytes, *, replace: bool = False) -> None:
 
 def _link(beside: Path, file: Path) -> None:
     try:
-        file.hardlink_to(beside)  # fails where a rename would replace
+        file.hardlink_to(beside)  # fails if the file exists, unlike a rename
     except FileExistsError:
         raise ProvisionError(f"{file} is there already; --force writes it anew") from None
