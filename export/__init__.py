@@ -1,4 +1,4 @@
-"""The build machine's side: checkpoints become bundles that a device runs.
+"""Model export on the build machine: turns checkpoints into bundles that a device runs.
 
-Installed as ``edgeslm_export`` with the extra ``edgeslm[export]``; the device never imports it.
+Installed as ``edgeslm_export`` with the extra ``edgeslm[export]``. Devices never import it.
 """

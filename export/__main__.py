@@ -1,4 +1,4 @@
-"""``python -m edgeslm_export``: the same as the command ``edgeslm-export``."""
+"""Entry point of ``python -m edgeslm_export``, the same as the command ``edgeslm-export``."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""Bundles as files: writing, signing, adding document collections."""
+"""Bundle files: writes and signs bundles and adds document collections to them."""

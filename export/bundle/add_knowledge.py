@@ -1,6 +1,6 @@
-"""A bundle with document collections in it: what a model answers from travels and is signed with it.
+"""Collections in bundles: adds document collections to a bundle, so that they are shipped and signed with it.
 
-A collection in a bundle is read where it lies and never written (``edgeslm.knowledge.index.database``).
+Devices open such a collection read-only (``edgeslm.knowledge.index.database``).
 """
 
 from __future__ import annotations
@@ -18,14 +18,14 @@ from edgeslm.knowledge.index.database import find_collection, write_copy
 
 
 def ship(bundle: Path, collections: Sequence[Path], out: Path) -> Bundle:
-    """Makes the bundle ``out`` of another one and of collections, each under its own name.
+    """Writes the bundle ``out``: a copy of ``bundle`` with ``collections``, each under its file's name.
 
-    It is another bundle, with a digest of its own: adapters made for the one don't fit the other, nor do the
-    vectors that the one made, and it isn't signed.
+    The copy is unsigned and has another digest, so adapters for ``bundle`` and vectors made with it don't fit
+    the copy.
 
-    :raises BundleError: ``bundle`` is none, or damaged.
+    :raises BundleError: ``bundle`` isn't a bundle or is damaged.
     :raises KnowledgeError: a collection can't be read.
-    :raises ExportError: two files would have one name, or ``out`` is there already; nothing is left behind.
+    :raises ExportError: two files have the same name, or ``out`` exists; nothing is left behind.
     """
     made_of = load_bundle(bundle)
     verify_bundle(made_of)
@@ -45,7 +45,7 @@ def ship(bundle: Path, collections: Sequence[Path], out: Path) -> Bundle:
                         f"{file} was embedded by {bundle}, which would be another encoder with it inside; "
                         "ship it in the bundle of another model."
                     )
-                if copy.remove_expired():  # nobody does it there
+                if copy.remove_expired():  # a node can't: it is read-only there
                     copy.shrink()
         fields = type(made_of.manifest).model_fields.keys() - {"files"}
         write_manifest(stage, {name: getattr(made_of.manifest, name) for name in fields})

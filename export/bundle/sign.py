@@ -1,7 +1,7 @@
-"""Signs a bundle: OpenSSF model signing with a key of one's own, offline; and makes such keys.
+"""Bundle signing by OpenSSF model signing with a private key, offline; also makes such keys.
 
-The signature, ``model.sig``, covers every other file of the bundle. ``bundle.trust`` checks it, as on
-devices. Knows the library's key method only: no certificates, no Sigstore service.
+The signature, ``model.sig``, covers every other file of the bundle; devices check it (``bundle.trust``). Only
+the library's key method is used: no certificates, no Sigstore service.
 """
 
 from __future__ import annotations
@@ -17,10 +17,10 @@ PUBLIC_SUFFIX = ".pub"
 
 
 def sign_bundle(folder: Path, key: Path, passphrase: bytes | None = None) -> Bundle:
-    """Writes ``model.sig`` into a bundle, in place of an earlier one. The manifest and its digest stay.
+    """Writes ``model.sig`` into a bundle, replacing an earlier one. The bundle's digest doesn't change.
 
     :param key: private key, PEM, on the curve P-256, P-384 or P-521.
-    :raises BundleError: the bundle is damaged; what is signed is whole.
+    :raises BundleError: the bundle is damaged.
     :raises ExportError: the key can't be used or the folder can't be written.
     """
     from model_signing import hashing, signing
@@ -29,13 +29,13 @@ def sign_bundle(folder: Path, key: Path, passphrase: bytes | None = None) -> Bun
     verify_bundle(bundle)
     config = signing.Config()
     try:
-        # The library hands the passphrase on as it is, and what reads the key wants bytes.
+        # The library passes the passphrase on to cryptography, which takes bytes.
         config.use_elliptic_key_signer(private_key=key, password=passphrase)
     except OSError as error:
         raise ExportError(f"{key}: {error.strerror}.") from None
     except Exception as error:
         raise ExportError(f"{key}: {_why_no_key(error)}.") from None
-    # By default what git keeps would be left out of the signature.
+    # By default the signature leaves out files of git.
     config.set_hashing_config(hashing.Config().set_ignored_paths(paths=[SIGNATURE], ignore_git_paths=False))
     with tempfile.TemporaryDirectory() as scratch:
         config.sign(folder.resolve(), Path(scratch) / SIGNATURE)
@@ -45,7 +45,7 @@ def sign_bundle(folder: Path, key: Path, passphrase: bytes | None = None) -> Bun
 
 
 def _put(file: Path, data: bytes) -> None:
-    """Whole or not at all, so that an earlier signature isn't lost to a full disk."""
+    """Writes atomically, so that a full disk doesn't destroy an earlier signature."""
     draft = file.with_name(f".{file.name}.draft")
     try:
         try:
@@ -58,7 +58,7 @@ def _put(file: Path, data: bytes) -> None:
 
 
 def _why_no_key(error: Exception) -> str:
-    """From what cryptography raises."""
+    """The fault of a key, from the exception of cryptography."""
     if isinstance(error, TypeError) and "not given" in str(error):
         return "the key has a passphrase; name a file with it in --passphrase-file"
     if isinstance(error, TypeError):
@@ -69,11 +69,11 @@ def _why_no_key(error: Exception) -> str:
 
 
 def make_key(key: Path, passphrase: bytes | None = None) -> Path:
-    """A new key pair on the curve P-256: the private key in ``key``, for its owner alone, and the public one.
+    """Makes a key pair on the curve P-256: the private key in ``key`` (mode 600), the public key beside it.
 
     :param passphrase: encrypts the private key.
     :return: the file of the public key.
-    :raises ExportError: one of the files exists, or can't be written.
+    :raises ExportError: one of the files exists or can't be written.
     """
     from cryptography.hazmat.primitives import serialization
     from cryptography.hazmat.primitives.asymmetric import ec
@@ -91,7 +91,7 @@ def make_key(key: Path, passphrase: bytes | None = None) -> Path:
     )
     if public == key:
         raise ExportError(f"{key}: the private key needs another suffix than {PUBLIC_SUFFIX}; name it .key.")
-    for file in (key, public):  # neither is made without the other
+    for file in (key, public):  # before either is written
         if file.exists() or file.is_symlink():
             raise ExportError(f"{file} exists already; name another file or remove it.")
     for file, data, mode in ((key, private_bytes, 0o600), (public, public_bytes, 0o644)):

@@ -1,7 +1,6 @@
-"""A bundle's folder: made beside its place, completed with a manifest, then renamed into place.
+"""Bundle writer: builds a bundle in a staging folder, writes its manifest, then renames it into place.
 
-Nothing half-written is ever seen under the final name, and the bytes follow from source and recipe
-alone. Knows the manifest (``edgeslm.bundle.manifest``), not how the files came about.
+No incomplete bundle ever has the final name. The same source and recipe give the same bytes.
 """
 
 from __future__ import annotations
@@ -22,7 +21,7 @@ from edgeslm.bundle.manifest import MANIFEST, REPORT, SIGNATURE, FileEntry, Mani
 from edgeslm.errors import ExportError
 
 UNDATED = "1970-01-01T00:00:00Z"
-"""``created`` of a bundle whose source has no date: files have none that survives a copy."""
+"""``created`` of a bundle whose source has no date. File dates don't count: a copy changes them."""
 
 _release: ContextVar[int | None] = ContextVar("release", default=None)
 _PARTIAL = re.compile(r"\.(?P<name>.+)\.(?P<pid>\d+)\.partial")
@@ -30,9 +29,9 @@ _PARTIAL = re.compile(r"\.(?P<name>.+)\.(?P<pid>\d+)\.partial")
 
 @contextlib.contextmanager
 def staged(out: Path) -> Iterator[Path]:
-    """A folder beside ``out`` to build in; renamed to ``out`` at the end of the block, removed if it raises.
+    """A staging folder beside ``out``, renamed to ``out`` at the end of the block, removed if it raises.
 
-    What an export that was killed left behind for the same ``out`` is removed first.
+    Leftovers of killed exports to the same ``out`` are removed first.
 
     :raises ExportError: ``out`` exists, or its parent is a bundle or can't be written.
     """
@@ -56,7 +55,7 @@ def staged(out: Path) -> Iterator[Path]:
 
 
 def check_absent(out: Path) -> None:
-    """:raises ExportError: something is there already."""
+    """:raises ExportError: ``out`` exists."""
     if out.exists() or out.is_symlink():
         raise ExportError(f"{out} exists already; name another folder or remove it.")
 
@@ -71,7 +70,7 @@ def _sweep(parent: Path, name: str) -> None:
 def created_at(revised: str) -> str:
     """UTC time of a bundle: ``SOURCE_DATE_EPOCH`` (reproducible-builds.org), else the source's revision date.
 
-    :raises ExportError: the variable is set and holds no number.
+    :raises ExportError: the variable isn't a number.
     """
     epoch = os.environ.get("SOURCE_DATE_EPOCH")
     if not epoch:
@@ -88,13 +87,13 @@ def runtime_versions(*packages: str) -> dict[str, str]:
 
 
 def write_report(folder: Path, report: Mapping[str, Any]) -> None:
-    """Writes ``report.json``. It goes into the digest: only what doesn't depend on the day or the load."""
+    """Writes ``report.json``. The digest covers it, so it must not depend on date or machine load."""
     (folder / REPORT).write_text(json.dumps(report, indent=2, ensure_ascii=False) + "\n")
 
 
 @contextlib.contextmanager
 def releasing(number: int) -> Iterator[None]:
-    """Within it every manifest that is written has this ``release``."""
+    """Manifests written within the block get the ``release`` ``number``."""
     before = _release.set(number)
     try:
         yield

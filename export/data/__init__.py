@@ -1,1 +1,1 @@
-"""Rows of examples: reading, reviewing and auditing them."""
+"""Training data: reads, audits and reviews labelled rows."""

@@ -1,9 +1,9 @@
-"""Data audit: what is wrong with labelled rows, found before anything is learned from them.
+"""Data audit: finds faults of labelled rows before training.
 
-Repeats and conflicts, labels with too few rows or alike but for case, rows in another language, texts that
-give their label away or are too long, and labels that are probably wrong: confident learning (Northcutt et
-al. 2021) through its library, on what the other rows say of a row (``label_noise``). Every finding names its
-rows; what is dropped is the user's decision. Knows no files and no tokenizer.
+Duplicates and contradictions; labels with too few rows, or that differ in case only; rows in another
+language; texts that leak their label or are too long; label errors, found by confident learning (Northcutt et
+al. 2021, the library cleanlab) on held-out predictions (``label_noise``). Every finding names its rows; the
+user decides what is dropped.
 """
 
 from __future__ import annotations
@@ -32,24 +32,24 @@ Rows = Sequence[Row]
 MISSING: Final = "Looking for wrong labels and languages needs the extra teach: pip install 'edgeslm[teach]'."
 LABELS: Final = "labels"
 DROPPABLE: Final = ("repeats", "conflicts", "languages", LABELS, "tested")
-"""The kinds of findings whose rows can be dropped."""
+"""Kinds of findings whose rows can be dropped."""
 _FEW: Final = 8
 _SURE_OF_LANGUAGE: Final = 0.9
 _LANGUAGE_CHARS: Final = 25
-"""Shorter texts say too little of their language."""
+"""The language of shorter texts can't be told."""
 _ONE_LANGUAGE: Final = 0.8
-"""Share of the rows that have to be in one language before others are worth a word."""
+"""Other languages are reported only if this share of the rows is in one language."""
 _GIVEN_AWAY: Final = 0.95
 _OFTEN: Final = 0.2
-"""Share of a label's rows in which a word has to stand to count as a tag of it."""
+"""A word leaks a label only if this share of the label's rows contains it."""
 _WORD: Final = re.compile(r"\w+")
 
 
 @dataclass(frozen=True, slots=True)
 class AuditFinding:
     """``kind`` is one of DROPPABLE, ``corrected``, ``few``, ``case``, ``leakage`` or ``long``; ``rows`` are
-    places in the rows, of what is meant; ``sentence`` says what it is; ``gone`` are numbers of rows that the
-    file has and that aren't among the rows any more."""
+    indices of the rows concerned; ``sentence`` describes the finding; ``gone`` are numbers of rows that
+    corrections have replaced."""
 
     kind: str
     rows: tuple[int, ...]
@@ -58,14 +58,14 @@ class AuditFinding:
 
 
 def can_find_label_errors() -> bool:
-    """Whether the library that finds wrong labels is there; it comes with an extra."""
+    """Whether cleanlab, of the extra ``teach``, is installed."""
     return importlib.util.find_spec("cleanlab") is not None
 
 
 def audit_rows(rows: Rows, tested: Collection[str] = ()) -> list[AuditFinding]:
-    """What the rows alone show.
+    """Findings that need no model.
 
-    :param tested: texts that are kept for a test: nothing may be learned from them.
+    :param tested: texts of the test set, which must not be trained on.
     """
     found = [*_replaced(rows), *_repeats(rows), *_tested(rows, tested)]
     labelled = [row for row in rows if isinstance(row, LabelledRow)]
@@ -75,12 +75,12 @@ def audit_rows(rows: Rows, tested: Collection[str] = ()) -> list[AuditFinding]:
 
 
 def long_rows(counts: Sequence[int], limit: int) -> list[AuditFinding]:
-    """Rows that a model reads only the beginning of: no finding, or one.
+    """Rows that are longer than the model's context: one finding or none.
 
-    They can't be dropped by ``--clean``: their beginning is learned, and what a device makes of such messages
-    is the task's ``overflow``, which refuses them unless it is set.
+    ``--clean`` can't drop them: their beginning is trained on. A device refuses such messages unless the task
+    sets ``overflow``.
 
-    :param counts: [rows], tokens of each row as the model counts them. :param limit: the most that it reads.
+    :param counts: [rows], tokens of each row. :param limit: most tokens that the model reads.
     """
     places = tuple(place for place, count in enumerate(counts) if count > limit)
     if not places:
@@ -94,18 +94,18 @@ def long_rows(counts: Sequence[int], limit: int) -> list[AuditFinding]:
 
 
 def audit_labels(truth: Integers, probabilities: Floats) -> list[AuditFinding]:
-    """Labels that are probably wrong, the likeliest first.
+    """Labels that are probably wrong, the most certain first.
 
-    :param truth: [rows], indices of labels. :param probabilities: [rows, labels], of a model that did not
-        learn from the row.
+    :param truth: [rows], indices of labels. :param probabilities: [rows, labels], predicted by models that
+        were not trained on the row.
     :raises ExportError: the library is missing.
     """
     try:
         from cleanlab.filter import find_label_issues
     except ImportError:
         raise ExportError(MISSING) from None
-    # One process: the library forks, and a process with threads of its own (the engine) may hang in a fork.
-    # Only what both of its ways to prune list: of what one alone does, more labels are right than wrong.
+    # One process: the library forks, and a process with threads (the engine's) may hang after a fork.
+    # "both": of the labels that one pruning method alone reports, more are right than wrong.
     order = find_label_issues(
         truth, probabilities, filter_by="both", return_indices_ranked_by="self_confidence", n_jobs=1
     )
@@ -117,13 +117,13 @@ def audit_labels(truth: Integers, probabilities: Floats) -> list[AuditFinding]:
 
 
 def without(rows: Rows, findings: Sequence[AuditFinding]) -> list[Row]:
-    """The rows that none of the findings would drop."""
+    """The rows that are in none of the findings."""
     dropped = {place for finding in findings for place in finding.rows}
     return [row for place, row in enumerate(rows) if place not in dropped]
 
 
 def _replaced(rows: Rows) -> Iterator[AuditFinding]:
-    """Said, since nobody asked for it: what stands in the file is not learned."""
+    """Reported because it happens unasked: these rows of the file are not trained on."""
     gone = tuple(sorted(number for row in rows for number in row.replaced))
     if gone:
         what = f"{counted(len(gone), 'row is', 'rows are')} replaced by later corrections of the same text"
@@ -131,7 +131,7 @@ def _replaced(rows: Rows) -> Iterator[AuditFinding]:
 
 
 def _repeats(rows: Rows) -> Iterator[AuditFinding]:
-    """Of a repeat the first row stays; of rows that contradict each other none can be trusted."""
+    """Of duplicates the first row stays; of contradictory rows none can be trusted."""
     again: list[int] = []
     against: list[int] = []
     for places in equal_texts([row.text for row in rows]):
@@ -171,7 +171,7 @@ def _few(rows: Sequence[LabelledRow]) -> Iterator[AuditFinding]:
 
 
 def _alike(rows: Sequence[LabelledRow]) -> Iterator[AuditFinding]:
-    """One label in several spellings, as it seems; the rows of the rarer ones are named."""
+    """Labels that differ in case only; the finding names the rows of the rarer spellings."""
     spellings: dict[str, list[str]] = defaultdict(list)
     for label, _ in Counter(row.label for row in rows).most_common():
         spellings[label.casefold()].append(label)
@@ -183,7 +183,7 @@ def _alike(rows: Sequence[LabelledRow]) -> Iterator[AuditFinding]:
 
 
 def _leakage(rows: Sequence[LabelledRow]) -> Iterator[AuditFinding]:
-    """Words of a label's name that stand in its rows and in hardly any other: a tag, not a sign."""
+    """Words of a label's name that occur in its rows and hardly anywhere else: label leakage."""
     where: dict[str, Counter[str]] = defaultdict(Counter)
     for row in rows:
         for word in set(_WORD.findall(row.text.casefold())):

@@ -1,4 +1,4 @@
-"""Question pairs: questions to texts, which teach readers and retrievers; some sources are kept aside."""
+"""Question pairs for training readers and retrievers, with a tenth of their sources held out."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from edgeslm_export.data.rows import QuestionRow, bare_text
 from edgeslm.errors import ExportError
 
 FEWEST: Final = 20
-"""Questions that are answered, beside those that are kept aside."""
+"""Answered questions that training needs, without the held-out ones."""
 _ONE_IN: Final = 10
 _ALIKE: Final = 0.6
-"""Share of the words of the shorter of two texts from which on they count as the same."""
+"""Two texts count as the same above this share of common words."""
 _WORD: Final = re.compile(r"\w+")
 
 
 def check_count(learned: int) -> None:
-    """:raises ExportError: fewer than ``FEWEST`` questions that are answered."""
+    """:raises ExportError: fewer than ``FEWEST`` answered questions."""
     if learned < FEWEST:
         raise ExportError(
             f"There are {learned} questions that their texts answer, beside those that are kept aside; at "
@@ -28,13 +28,13 @@ def check_count(learned: int) -> None:
 
 
 def is_aside(row: QuestionRow) -> bool:
-    """By its source, so that nothing of a source that is tested with was learned from."""
+    """Whether a row is held out, decided by its source: a source is trained on or tested with, never both."""
     digest = hashlib.sha256(bare_text(source_of(row)).encode()).digest()
     return digest[0] % _ONE_IN == 0
 
 
 def source_of(row: QuestionRow) -> str:
-    """A text that names none is a source of its own."""
+    """The row's source; its text if it names none."""
     return row.source or row.text
 
 
@@ -43,11 +43,10 @@ def words_of(text: str) -> frozenset[str]:
 
 
 def much_alike(one: frozenset[str], other: frozenset[str]) -> bool:
-    """Whether one of two texts, by its words, is much the same as a part of the other: what the one answers,
-    the other may."""
+    """Whether two texts share most words of the shorter one, so that both may answer the same question."""
     return len(one & other) > _ALIKE * max(1, min(len(one), len(other)))
 
 
 def say_the_same(one: frozenset[str], other: frozenset[str]) -> bool:
-    """Whether two texts, by their words, say much the same and not much more."""
+    """Whether two texts share most words of the longer one."""
     return len(one & other) > _ALIKE * max(1, len(one), len(other))

@@ -1,7 +1,4 @@
-"""Data review: findings in labelled rows, shown by number, and dropped where the user agrees.
-
-``audit`` finds; here it is said, asked and done.
-"""
+"""Data review: shows the findings of ``audit`` with row numbers and drops the rows that the user names."""
 
 from __future__ import annotations
 
@@ -32,14 +29,14 @@ _SHOWN: Final = 10
 
 
 class HeldOutLabels(Protocol):
-    """Tells what a model says of rows that it didn't learn from: rows of which something is known (their
-    places), what is true and how likely each label is."""
+    """Held-out predictions: indices of the rows that have one, their true labels and the probability of each
+    label [rows, labels]."""
 
     def __call__(self, rows: Sequence[LabelledRow], /) -> tuple[Any, Any, Any]: ...
 
 
 class TokenLengths(Protocol):
-    """Tells how many tokens each text has, and how many the model reads."""
+    """Counts the tokens of each text; also gives the model's limit."""
 
     def __call__(self, texts: Sequence[str], /) -> tuple[Sequence[int], int]: ...
 
@@ -53,13 +50,13 @@ def proofread(
     held_out: HeldOutLabels | None = None,
     lengths: TokenLengths | None = None,
 ) -> tuple[Rows, list[dict[str, Any]]]:
-    """Says what is wrong with rows and drops what ``clean`` names.
+    """Reports the findings and drops the rows of those that ``clean`` names.
 
-    :param clean: kinds of findings, ALL, or ASK for a question each.
-    :param tested: texts kept for a test. :param held_out: where wrong labels are looked for.
-    :param lengths: asked where a device refuses what is longer than the model reads.
+    :param clean: kinds of findings, ALL, or ASK to ask about each.
+    :param tested: texts of the test set. :param held_out: given if label errors are to be found.
+    :param lengths: given if a device refuses texts that are longer than the model reads.
     :return: the rows that are left, and the findings for a report, with ``dropped``.
-    :raises ExportError: there is nobody to ask, or nothing would be left.
+    :raises ExportError: nobody can be asked, or no row is left.
     """
     if ASK in clean and not sys.stdin.isatty():
         raise ExportError(f"Nobody can be asked here: name what --clean drops ({', '.join(CHOICES)}).")
@@ -81,7 +78,7 @@ def proofread(
 
 
 def load_tested(file: Path | None) -> list[str]:
-    """Texts of the rows that are kept for a test."""
+    """Texts of the test set."""
     from edgeslm_export.data.rows import load_answers
 
     return [] if file is None else [row.text for row in load_answers(file)]
@@ -110,7 +107,7 @@ def _pass(
             say(f"  {stay}; --clean {finding.kind} drops {what}.")
         entry = {"kind": finding.kind, "rows": numbers, "sentence": finding.sentence, "dropped": drops}
         report.append(entry)
-    # Rows with a wrong label are tested with all the same: they stay, and are named in the report.
+    # Rows with a wrong label stay for validation; the caller leaves them out of training (``doubted``).
     return without(rows, [finding for finding in dropped if finding.kind != LABELS])
 
 
@@ -120,7 +117,7 @@ def _where(numbers: Sequence[int]) -> str:
 
 
 def doubted(report: Sequence[dict[str, Any]]) -> list[int]:
-    """Numbers of the rows whose labels the user doesn't want to be learned."""
+    """Numbers of the rows with wrong labels that the user excluded from training."""
     return [
         number for found in report if found["kind"] == LABELS and found["dropped"] for number in found["rows"]
     ]

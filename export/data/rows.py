@@ -1,7 +1,7 @@
-"""Labelled rows from a file: JSON lines or CSV. All problems at once, each with its row number.
+"""Labelled rows of a JSON Lines or CSV file; all faulty rows are reported at once, by number.
 
-A row with the time ``at`` is a correction, as ``edgeslm feedback`` keeps it, and takes the place of rows with
-the same text. Knows no task and no model: which labels are allowed is told by the caller.
+A row with the time ``at`` is a correction, written by ``edgeslm feedback``: it replaces rows with the same
+text.
 """
 
 from __future__ import annotations
@@ -21,22 +21,22 @@ from edgeslm.errors import ExportError
 
 _MOST_SHOWN = 10
 _LONGEST_SHOWN = 40
-"""Characters of a column's name: the first line of what is no CSV may be all of the file."""
+"""Characters of a column's name: the first line of a file that isn't CSV may be the whole file."""
 _FIELDS = ("text", "label")
 _TIME = "at"
 _A_TIME = "2026-03-04T05:06:07+00:00"
 _NO_FIELDS_IN_CSV = ' Rows with fields are written as JSON lines, {"text": ..., "fields": {...}} each.'
 _SEPARATORS = (";", "\t")
-"""What spreadsheets put between columns where the comma stands in numbers, or is no choice of theirs."""
+"""Separators that spreadsheets write instead of commas."""
 _SURROGATE = re.compile("[\ud800-\udfff]")
 _SURROGATE_ESCAPE = re.compile(r"\\u[dD][89a-fA-F]")
 
 
 @dataclass(frozen=True, slots=True)
 class LabelledRow:
-    """``number`` is the line of the file it stands on (of a CSV, the line it ends on), from 1.
+    """``number`` is the row's line in the file (in a CSV, its last line), from 1.
 
-    ``at`` is when a correction was said; ``replaced`` are the numbers of the rows whose place it takes.
+    ``at`` is the time of a correction; ``replaced`` are the numbers of the rows that it replaces.
     """
 
     number: int
@@ -48,7 +48,7 @@ class LabelledRow:
 
 @dataclass(frozen=True, slots=True)
 class FieldsRow:
-    """The same for extraction: ``fields`` are what should be found in the text."""
+    """The same for extraction: ``fields`` should be found in the text."""
 
     number: int
     text: str
@@ -59,8 +59,8 @@ class FieldsRow:
 
 @dataclass(frozen=True, slots=True)
 class QuestionRow:
-    """A text, and what is asked of it. ``answer`` is where the words that answer stand in ``text``, from the
-    first character to behind the last; None where the text doesn't answer."""
+    """A text with a question. ``answer`` is the answer's span in ``text``, [start, end) in characters; None
+    if the text has no answer."""
 
     number: int
     text: str
@@ -74,10 +74,10 @@ Answer = TypeVar("Answer", LabelledRow, FieldsRow)
 
 
 def load_rows(file: Path, labels: Collection[str] = ()) -> list[LabelledRow]:
-    """Rows ``{"text": ..., "label": ...}`` of ``.csv`` or JSON lines, labels without space around them.
+    """Rows ``{"text": ..., "label": ...}`` of ``.csv`` or JSON Lines, labels stripped.
 
-    :param labels: the labels that are allowed; none given: any.
-    :return: of rows with the same text that a correction is among, the last correction alone.
+    :param labels: the labels that are allowed; empty: any.
+    :return: the rows, corrections applied: the last correction replaces other rows with its text.
     :raises ExportError: every problem found, one sentence a line, each with its row.
     """
     rows = _checked(file, _found(file), lambda row: _label_problem(row, labels))
@@ -85,7 +85,7 @@ def load_rows(file: Path, labels: Collection[str] = ()) -> list[LabelledRow]:
 
 
 def load_answers(file: Path) -> list[LabelledRow] | list[FieldsRow]:
-    """Rows that all have a ``label``, or all ``fields`` (JSON lines only); the first one says which.
+    """Rows that all have a ``label``, or all have ``fields`` (JSON Lines only); the first row decides.
 
     :return: as ``load_rows``.
     :raises ExportError: as ``load_rows``, and for rows of the other kind.
@@ -99,7 +99,7 @@ def load_answers(file: Path) -> list[LabelledRow] | list[FieldsRow]:
 
 
 def load_texts(file: Path) -> list[str]:
-    """Texts of rows ``{"text": ...}``, of ``.csv`` or JSON lines; what else a row has doesn't matter.
+    """Texts of rows ``{"text": ...}`` of ``.csv`` or JSON Lines; other keys are ignored.
 
     :raises ExportError: as ``load_rows``.
     """
@@ -108,11 +108,10 @@ def load_texts(file: Path) -> list[str]:
 
 
 def load_questions(file: Path) -> list[QuestionRow]:
-    """Rows ``{"text": ..., "question": ..., "answer": words of the text, or null}``, JSON lines.
+    """Rows ``{"text": ..., "question": ..., "answer": words of the text, or null}``, JSON Lines.
 
-    A text may have the ``heading`` above it and the ``source`` that it is of; one without a question is only
-    among those that other questions are held against. ``start`` is where the answer's words begin, for those
-    that stand there several times.
+    Optional: the ``heading`` above the text, its ``source``, and ``start``, the answer's first character if
+    its words occur several times. A text without a question serves as a negative for other questions.
 
     :raises ExportError: as ``load_rows``, and for an answer that isn't in its text.
     """
@@ -120,12 +119,12 @@ def load_questions(file: Path) -> list[QuestionRow]:
 
 
 def bare_text(text: str) -> str:
-    """By which two texts count as the same: without their case and the width of their space."""
+    """The text casefolded and with single spaces; texts are duplicates if these are equal."""
     return " ".join(text.split()).casefold()
 
 
 def equal_texts(texts: Sequence[str]) -> list[list[int]]:
-    """Places of the texts that count as the same, in the order of their first ones."""
+    """Indices of equal texts (``bare_text``), grouped, in order of first occurrence."""
     groups: dict[str, list[int]] = {}
     for place, text in enumerate(texts):
         groups.setdefault(bare_text(text), []).append(place)
@@ -133,14 +132,14 @@ def equal_texts(texts: Sequence[str]) -> list[list[int]]:
 
 
 def counted(number: int, one: str, many: str) -> str:
-    """A number with the words that go with one, or with any other number."""
+    """A number with its noun in singular or plural."""
     return f"{number} {one if number == 1 else many}"
 
 
 def _corrected(rows: list[Answer]) -> list[Answer]:
-    """A correction takes the place of rows with the same text that are none, or were said earlier.
+    """The latest correction of a text replaces all other rows with that text.
 
-    Of two that were said in the same second the one further down is the later: so they were appended.
+    Of two with the same time the lower one in the file is later: corrections are appended.
     """
     said: dict[int, Answer] = {}
     gone: set[int] = set()
@@ -155,7 +154,7 @@ def _corrected(rows: list[Answer]) -> list[Answer]:
 
 
 def _found(file: Path, columns: Sequence[str] = _FIELDS) -> Iterator[tuple[int, dict[str, Any] | str]]:
-    """Row number with a row, or with what is wrong. :param columns: that a CSV must have."""
+    """Row numbers, each with its row or what is wrong with it. :param columns: that a CSV must have."""
     try:
         content = file.read_text("utf-8-sig")
     except OSError as error:
@@ -171,7 +170,7 @@ def _checked(
     found: Iterable[tuple[int, dict[str, Any] | str]],
     problem_of: Callable[[dict[str, Any]], str | None],
 ) -> list[tuple[int, dict[str, Any]]]:
-    """The rows in which ``problem_of`` finds nothing. :raises ExportError: there are others, or none."""
+    """The rows, all checked by ``problem_of``. :raises ExportError: faulty rows, or no rows."""
     rows = []
     problems: list[str] = []
     for number, value in found:
@@ -187,7 +186,7 @@ def _checked(
 
 
 def refuse_rows(file: Path, problems: list[str]) -> None:
-    """:raises ExportError: if there are any, the first ten and how many more."""
+    """:raises ExportError: there are problems; it names the first ten and counts the rest."""
     if problems:
         more = len(problems) - _MOST_SHOWN
         rest = [f"{counted(more, 'more row has', 'more rows have')} problems."] if more > 0 else []
@@ -209,13 +208,13 @@ def _json_rows(content: str) -> Iterator[tuple[int, dict[str, Any] | str]]:
             continue
         try:
             value = json.loads(line)
-            # As a device reads messages: no tokenizer takes half a surrogate pair.
+            # Like messages on a device: no tokenizer takes a lone surrogate.
             if _SURROGATE_ESCAPE.search(line):
                 value = _mended(value)
         except RecursionError:
             yield number, "is not JSON that can be read (it is nested too deep)"
         except json.JSONDecodeError as error:
-            # The last line of a file without a line end, say, to which another file was appended.
+            # For example, another file was appended to one that had no line end.
             joined = error.msg == "Extra data" and line.lstrip().startswith("{")
             yield number, "goes on after its end; write a row a line" if joined else f"is not JSON ({error})"
         except ValueError as error:
@@ -225,7 +224,7 @@ def _json_rows(content: str) -> Iterator[tuple[int, dict[str, Any] | str]]:
 
 
 def _mended(value: Any) -> Any:
-    """Half a surrogate pair becomes U+FFFD, as every UTF-8 encoder would write it."""
+    """Replaces lone surrogates by U+FFFD, as UTF-8 encoders do."""
     if isinstance(value, str):
         return _SURROGATE.sub("\ufffd", value)
     if isinstance(value, dict):
@@ -234,7 +233,7 @@ def _mended(value: Any) -> Any:
 
 
 def _csv_rows(content: str, file: Path, columns: Sequence[str]) -> Iterator[tuple[int, dict[str, Any] | str]]:
-    # Lines end where a file's do: str.splitlines would also cut a text at U+2028 and the like.
+    # newline="\n": str.splitlines would also split a text at U+2028.
     reader = csv.DictReader(io.StringIO(content, newline="\n"), strict=True)
     try:
         _check_header(reader.fieldnames or (), file, columns)
@@ -245,7 +244,7 @@ def _csv_rows(content: str, file: Path, columns: Sequence[str]) -> Iterator[tupl
 
 
 def _check_header(names: Sequence[str], file: Path, columns: Sequence[str]) -> None:
-    """:raises ExportError: a column is missing, or its name stands there twice."""
+    """:raises ExportError: a column is missing or named twice."""
     twice = [name for name, count in Counter(names).items() if count > 1 and name.strip()]
     if twice:
         raise ExportError(f"{file} names the column {twice[0]!r} twice in its first line; keep one of them.")
@@ -263,7 +262,7 @@ def _check_header(names: Sequence[str], file: Path, columns: Sequence[str]) -> N
 
 
 def _label_problem(row: dict[str, Any], labels: Collection[str], other: str = "") -> str | None:
-    """What is wrong with a row, as the end of a sentence that begins with its number.
+    """What is wrong with a row, as the end of a sentence that begins with its number; None if nothing is.
 
     :param other: a key that rows with a label may not have.
     """
@@ -341,15 +340,15 @@ def _time_problem(row: dict[str, Any]) -> str | None:
 
 
 def _time(value: object) -> datetime | None:
-    """Of a correction; None for other rows. A time without its zone is UTC.
+    """The time of a correction; None for other rows. Without a time zone it is UTC.
 
-    :raises ValueError: no time.
+    :raises ValueError: not a time.
     """
     if value is None:
         return None
     if not isinstance(value, str):
         raise ValueError
-    if not value.strip():  # of a CSV, in which some rows are corrections
+    if not value.strip():  # a CSV in which only some rows are corrections
         return None
     time = datetime.fromisoformat(value)
     return time if time.tzinfo else time.replace(tzinfo=UTC)

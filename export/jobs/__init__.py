@@ -1,1 +1,1 @@
-"""Child processes: their resources, the environment of optimum, notes of what is done."""
+"""Child processes, resource checks, optimum's environment, and checkpoints of interrupted commands."""

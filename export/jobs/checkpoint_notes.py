@@ -1,7 +1,4 @@
-"""Checkpoint notes: what a command found so far, on disk; one that was interrupted goes on there.
-
-Knows files, not what is in them.
-"""
+"""Checkpoint notes: results of a command's finished steps on disk, so that an interrupted command resumes."""
 
 from __future__ import annotations
 
@@ -12,11 +9,11 @@ from pathlib import Path
 from typing import Any, Final
 
 FORGOTTEN_S: Final = 30 * 24 * 3600.0
-"""After so long nobody gives an interrupted command again."""
+"""Age after which notes are removed: the command won't be resumed any more."""
 
 
 class Notes:
-    """What was found so far, in a folder that outlives an interrupted command."""
+    """A folder of JSON files, one for each finished step. ``remove`` deletes it when the command is done."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -24,6 +21,7 @@ class Notes:
         folder.mkdir(parents=True, exist_ok=True)
 
     def load(self, name: str) -> dict[str, Any] | None:
+        """The saved step ``name``; None if it is missing or can't be read."""
         try:
             found: dict[str, Any] = json.loads((self.folder / f"{name}.json").read_bytes())
         except (OSError, ValueError):
@@ -31,13 +29,13 @@ class Notes:
         return found
 
     def save(self, name: str, found: dict[str, Any]) -> None:
-        """In one step."""
+        """Saves a step's result, atomically."""
         partial = self.folder / f"{name}.partial"
         partial.write_text(json.dumps(found), "utf-8")
         partial.replace(self.folder / f"{name}.json")
 
     def state(self, name: str) -> Path:
-        """Where a run that teaches keeps how far it is."""
+        """The file in which a training run keeps its state."""
         return self.folder / f"{name}.pt"
 
     def remove(self) -> None:
@@ -45,7 +43,7 @@ class Notes:
 
 
 def sweep(folder: Path) -> None:
-    """Removes forgotten notes beside ``folder``: those whose names are alike up to the last hyphen."""
+    """Removes old notes beside ``folder`` whose names equal its own up to the last hyphen."""
     kind, now = folder.name.rpartition("-")[0], time.time()
     for other in folder.parent.glob(f"{kind}-*") if kind else ():
         if other != folder and now - other.stat().st_mtime > FORGOTTEN_S:

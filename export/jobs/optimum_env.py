@@ -1,8 +1,8 @@
-"""The environment of optimum: made once in the cache, beside the one that this package runs in.
+"""Virtual environment of optimum, made once in the cache.
 
-onnxruntime-genai's builder imports classes of transformers 5 and optimum-onnx pins transformers below
-4.58, so one environment can't hold both. The second one borrows the large packages of the first (torch
-alone is up to 3 GB) through links and installs only what differs. Knows pip and venv, no models.
+onnxruntime-genai's builder needs transformers 5 and optimum-onnx pins transformers below 4.58, so one
+environment can't hold both. The second one links the large packages of the first (torch alone is up to 3 GB)
+and installs only what differs.
 """
 
 from __future__ import annotations
@@ -25,11 +25,11 @@ from packaging.requirements import Requirement
 from edgeslm.errors import ExportError
 
 LIST = Path(__file__).parents[1] / "optimum.txt"
-"""What differs from this environment, with hashes: pyproject.toml's group ``optimum`` and what that
-takes, as ``scripts/lock`` made it."""
+"""The packages that differ, with hashes: pyproject.toml's group ``optimum`` and its dependencies, written by
+``scripts/lock``."""
 
 BORROWED = ("torch", "onnx", "onnxruntime", "numpy")
-"""What is linked from this environment, with all that it requires."""
+"""Packages that are linked from this environment, with their dependencies."""
 
 DOWNLOAD = "about 35 MB"
 
@@ -42,10 +42,10 @@ def cache_folder() -> Path:
 
 
 def optimum_python(announce: Announce, *, debug: bool = False) -> Path:
-    """The interpreter of optimum's environment, which is made if it isn't there or is half-made.
+    """The interpreter of optimum's environment, which is created if it is missing or incomplete.
 
     :param announce: gets a sentence before anything is downloaded.
-    :raises ExportError: it can't be made; nothing usable is left then, and the next call starts again.
+    :raises ExportError: it can't be created; the next call starts again.
     """
     borrowed = borrowed_distributions()
     folder = cache_folder() / f"optimum-{_key(borrowed)}"
@@ -70,7 +70,7 @@ def optimum_python(announce: Announce, *, debug: bool = False) -> Path:
 
 
 def borrowed_distributions() -> dict[str, Distribution]:
-    """``BORROWED`` and what they require here, by name.
+    """The packages ``BORROWED`` and their dependencies, by name.
 
     :raises ExportError: the export extra isn't installed.
     """
@@ -103,9 +103,10 @@ def _key(borrowed: dict[str, Distribution]) -> str:
 
 
 def _lend(borrowed: dict[str, Distribution], folder: Path) -> None:
-    """Links the top entries of each distribution into ``lent`` and puts that on the new environment's path.
+    """Links the top entries of each distribution into the folder ``lent`` and adds that to the new
+    environment's path.
 
-    Outside its site-packages, so that pip counts them as installed and never removes a file of ours.
+    It is outside of site-packages: pip then sees the packages as installed and never removes their files.
     """
     lent = folder / "lent"
     lent.mkdir()

@@ -1,6 +1,6 @@
-"""Resource check: does an export fit this machine? Disk and memory it needs, and what is free.
+"""Resource check: refuses an export that needs more disk or memory than is free.
 
-Estimates lean low, since they refuse the work: what is refused would certainly have failed.
+Estimates are low on purpose: an export that is refused would certainly have failed.
 """
 
 from __future__ import annotations
@@ -13,15 +13,15 @@ from edgeslm.errors import ExportError
 _FOLDER_BYTES_A_WEIGHT = 2
 _GGUF_BYTES_A_WEIGHT = 6
 _MEASURING_BYTES_A_WEIGHT = 5
-"""Measuring what each matrix costs holds all weights in float32, a sequence's activations, about a byte a
-weight in large models and more in small ones, and the head's errors in each format."""
+"""Measuring sensitivity holds all weights in float32, the activations of a sequence (about a byte a weight,
+more in small models) and the head's errors in each format."""
 _LIBRARIES_BYTES = 700_000_000
 
 
 def available_memory() -> int:
-    """Bytes that can be had without killing anything: free memory and swap, or less in a limited container.
+    """Available memory and swap in bytes, or what a container's limit leaves if that is less.
 
-    The kernel's ``MemAvailable`` (proc_meminfo) and ``memory.max`` minus ``memory.current`` of cgroup v2.
+    ``MemAvailable`` and ``SwapFree`` of /proc/meminfo; ``memory.max`` minus ``memory.current`` of cgroup v2.
     """
     fields: dict[str, int] = {}
     for line in Path("/proc/meminfo").read_text().splitlines():
@@ -40,10 +40,10 @@ def available_memory() -> int:
 
 
 def bytes_a_weight(*, gguf: bool, measured: bool = False) -> int:
-    """Memory of an export.
+    """Peak memory of an export, in bytes a weight.
 
-    A folder is read a layer at a time, and its codes, a byte a weight, are in memory once when the graph is
-    written. A GGUF is dequantized as a whole, by transformers. ``measured``: gradients are taken.
+    A folder is read layer by layer; all its codes, a byte a weight, are in memory when the graph is written.
+    transformers dequantizes a GGUF as a whole. ``measured``: gradients are computed too.
     """
     read = _GGUF_BYTES_A_WEIGHT if gguf else _FOLDER_BYTES_A_WEIGHT
     return max(read, _MEASURING_BYTES_A_WEIGHT) if measured else read
@@ -53,9 +53,9 @@ def check_resources(
     weights: int, disk_bytes: int, folder: Path, memory_a_weight: int, hint: str = ""
 ) -> None:
     """:param weights: number of parameters. :param disk_bytes: to be written below ``folder``.
-    :param hint: what else could be done, before "use a larger machine".
+    :param hint: advice to add before "use a larger machine".
 
-    :raises ExportError: too little of either, with the numbers.
+    :raises ExportError: too little disk or memory, with the numbers.
     """
     free = shutil.disk_usage(folder).free
     if free < disk_bytes:

@@ -1,11 +1,11 @@
-"""Heavy steps run in child processes: this starts them, relays their progress and reads their result.
+"""Subprocess jobs: starts a child process for a heavy step, relays its progress and reads its result.
 
-A child keeps torch and the builder out of the command's own process: bad sources fail in a fraction of a
-second, the libraries' chatter is caught, and a step that runs out of memory takes nothing else along.
+The command's own process stays free of torch and the builder: it refuses bad sources in a fraction of a
+second, hides what libraries print, and survives a step that runs out of memory.
 
-The child writes JSON lines on its standard output: ``{"progress": [done, total, what]}``, and at the end
-``{"result": {...}}`` or ``{"error": sentence}``. Everything that libraries print goes to standard error.
-Knows nothing of models.
+A child gets its task as JSON on standard input. It writes JSON lines on standard output: ``{"progress":
+[done, total, what]}``, and at the end ``{"result": {...}}`` or ``{"error": sentence}``. What libraries print
+goes to standard error.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from edgeslm.errors import EdgeslmError, ExportError
 
 
 class OnProgress(Protocol):
-    """Gets how far a step is: what is done, of how much, and what is being done."""
+    """Progress callback: units done, units in total, and what is being done."""
 
     def __call__(self, done: int, total: int, what: str, /) -> None: ...
 
@@ -38,7 +38,7 @@ class Announce(Protocol):
 
 
 class ChildStep(Protocol):
-    """The work of a child: makes a result of its task, both values of JSON."""
+    """The work of a child: computes a result from its task, both JSON values."""
 
     def __call__(self, task: dict[str, Any], reporter: Reporter, /) -> dict[str, Any]: ...
 
@@ -60,7 +60,7 @@ _PR_SET_PDEATHSIG = 1
 """From linux/prctl.h."""
 
 OFFLINE = {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1"}
-"""Children read local files only; without this transformers asks the hub about some local tokenizers."""
+"""For children that read local files: without it transformers asks the hub about some local tokenizers."""
 
 
 def run_child(
@@ -75,9 +75,9 @@ def run_child(
     """Runs ``command`` with ``task`` as JSON on its standard input.
 
     :param what: the step, as the subject of a sentence ("the conversion").
-    :param debug: let what the libraries print through to standard error.
+    :param debug: let the libraries print to standard error.
     :return: the child's result.
-    :raises ExportError: the child's own sentence, or one that says how it ended.
+    :raises ExportError: the error that the child reported, or how it ended.
     """
     with tempfile.TemporaryFile() as log:
         child = subprocess.Popen(
@@ -111,7 +111,7 @@ def run_module(
 ) -> dict[str, Any]:
     """``run_child`` for a module of this package, which reads local files only.
 
-    The working directory is kept off its module path (-P): people export in folders that they downloaded.
+    -P keeps the working directory off the module path: it may be a downloaded folder.
     """
     command = [sys.executable, "-P", "-m", f"edgeslm_export.{module}"]
     return run_child(command, task, what, on_progress=on_progress, debug=debug, environment=OFFLINE)
@@ -161,11 +161,11 @@ def _how_it_ended(what: str, status: int, log: IO[bytes], debug: bool) -> str:
 
 
 class Reporter:
-    """The child's end: standard output is taken for messages, what libraries print goes to standard error."""
+    """The child's side: writes messages to standard output; what libraries print goes to standard error."""
 
     def __init__(self) -> None:
         _end_with_parent()
-        gc.set_threshold(50_000)  # torch and transformers are 3,000 modules, whose import it made 15 % longer
+        gc.set_threshold(50_000)  # collections make importing torch and transformers 15 % slower
         self._out = os.fdopen(os.dup(1), "w")
         os.dup2(2, 1)
 
@@ -177,7 +177,7 @@ class Reporter:
         self._out.flush()
 
     def run(self, work: ChildStep) -> int:
-        """Reads the task, does ``work`` and reports its result or sentence.
+        """Reads the task, runs ``work`` and sends its result or error.
 
         :return: the exit status.
         """
@@ -192,7 +192,6 @@ class Reporter:
 
 
 def _end_with_parent() -> None:
-    """Has Linux kill this process when its parent is gone: whatever killed that one (no signal can be caught
-    that is SIGKILL), hours of work for nobody shall not go on."""
+    """Has Linux kill this process when its parent dies, even by SIGKILL: no orphan works on for hours."""
     if sys.platform == "linux":
         ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
