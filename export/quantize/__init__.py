@@ -1,1 +1,1 @@
-"""Quantization: formats, packing, GPTQ, sensitivity, bit allocation."""
+"""Quantization: formats, recipes, GPTQ, packing, sensitivity and bit allocation."""

@@ -1,9 +1,9 @@
-"""Bit allocation: the smallest format for each matrix, and more bits where they buy most.
+"""Bit allocation: chooses a format for each matrix, spending bytes where they reduce divergence most.
 
-Each unit (a matrix, or several that the graph fuses into one) has a cost in divergence and a size in bytes
-for every format. From the smallest formats on, the upgrade that takes away most divergence a byte is made,
-until the budget is used or the divergence is low enough: the greedy solution of a multiple-choice knapsack
-over each unit's lower convex hull (Sinha and Zoltners 1979). Pure; knows neither models nor torch.
+A unit is a matrix, or several that the graph fuses into one. Each format gives it a divergence and a size.
+Starting from the smallest formats, the upgrade that removes most divergence per byte is made, until the
+budget is used up or the divergence is low enough: the greedy solution of a multiple-choice knapsack over each
+unit's lower convex hull (Sinha and Zoltners 1979). Pure Python.
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ from edgeslm_export.quantize.formats import Format
 
 @dataclass(frozen=True, slots=True)
 class Unit:
-    """``parts`` are the matrices that share a format, by name with their (rows, columns).
+    """``parts`` are the matrices that share a format: name to (rows, columns).
 
-    ``loss`` is what each format costs: the divergence in nats a token that it adds, on its own, by estimate.
+    ``loss`` is the estimated divergence, in nats a token, that each format adds by itself.
     """
 
     parts: Mapping[str, tuple[int, int]]
@@ -30,7 +30,7 @@ class Unit:
 
 @dataclass(frozen=True, slots=True)
 class Placement:
-    """``formats`` by matrix name; ``bytes`` of all of them, ``loss`` their estimated divergence."""
+    """``formats`` by matrix name; ``bytes`` of all matrices; ``loss``, their estimated divergence."""
 
     formats: dict[str, Format]
     bytes: int
@@ -40,9 +40,9 @@ class Placement:
 def place(
     units: Sequence[Unit], *, most_bytes: float = float("inf"), enough: float = 0.0
 ) -> Placement | None:
-    """The placement of the fewest bytes whose loss is at most ``enough``, as far as ``most_bytes`` allow.
+    """The smallest placement whose loss is at most ``enough``, or the best within ``most_bytes``.
 
-    :return: None when even the smallest formats are larger than ``most_bytes``.
+    :return: None if even the smallest formats are larger than ``most_bytes``.
     """
     ladders = [_ladder(unit) for unit in units]
     chosen = [0] * len(units)
@@ -57,7 +57,7 @@ def place(
             cost = unit.bytes(after) - unit.bytes(before)
             gain = unit.loss[before] - unit.loss[after]
             steps.append((gain / cost, number, rung, cost, gain))
-    # A hull's steps get less steep, so a unit's own come in order; the number breaks ties.
+    # Steps along a hull get less steep, so sorting keeps the order within a unit; the number breaks ties.
     for _, number, rung, cost, gain in sorted(steps, key=lambda step: (-step[0], step[1], step[2])):
         if loss <= enough:
             break
@@ -72,7 +72,7 @@ def place(
 
 
 def _ladder(unit: Unit) -> list[Format]:
-    """The formats on the lower convex hull of bytes and loss, the smallest first."""
+    """The formats on the lower convex hull of loss over bytes, the smallest first."""
     hull: list[Format] = []
     for form in sorted(unit.loss, key=lambda form: (unit.bytes(form), unit.loss[form])):
         if hull and unit.loss[form] >= unit.loss[hull[-1]]:

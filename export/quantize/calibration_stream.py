@@ -1,7 +1,5 @@
-"""The calibration tokens on their way through a model, a layer at a time: what each matrix reads.
-
-torch, and ``layer_reader``; knows no formats.
-"""
+"""Calibration activations: passes calibration tokens through a model layer by layer and collects what each
+matrix reads."""
 
 from __future__ import annotations
 
@@ -14,18 +12,18 @@ from edgeslm_export.quantize.recipe import VALUES
 from edgeslm_export.sources.corpus import BATCH
 
 MEASURED_EVERY = 4
-"""One sequence in so many is measured on: a mean needs fewer tokens than a Hessian."""
+"""Sensitivity is measured on every fourth sequence: a mean needs fewer tokens than a Hessian."""
 _SEEN_EVERY = 16
-"""One token in so many is kept of what all matrices read."""
+"""Every sixteenth token is kept as a sample of a matrix's inputs."""
 
 
 @dataclass(frozen=True, slots=True)
 class Moments:
-    """What some matrices read of the calibration tokens.
+    """Statistics of a stage's inputs ``x`` over the calibration tokens.
 
     ``products`` is the sum of ``x x^T`` [columns, columns], ``largest`` the largest magnitude of each column,
-    ``tokens`` some tokens [tokens, columns], the first of each sequence among them. ``inputs`` [tokens,
-    columns] are those of the sequences that are measured on, if asked.
+    ``tokens`` a sample [tokens, columns] that has the first token of each sequence. ``inputs`` [tokens,
+    columns], if kept, are those of the sequences on which sensitivity is measured.
     """
 
     products: Any
@@ -35,7 +33,10 @@ class Moments:
 
 
 class CalibrationStream:
-    """The calibration tokens on their way through the layers."""
+    """Hidden states of the calibration tokens, advanced layer by layer.
+
+    :param ids: [sequences, tokens].
+    """
 
     def __init__(self, model: Any, ids: Any) -> None:
         self.model = model
@@ -46,9 +47,9 @@ class CalibrationStream:
         self.hidden = self.model.run(number, self.hidden, self._calls)
 
     def stages(self, number: int, matrices: Mapping[str, Any]) -> list[dict[str, Any]]:
-        """The layer's matrices in the order they are used, those that read the same input together."""
+        """The layer's matrices in order of use, grouped by input: matrices of a stage read the same one."""
         order: list[tuple[str, int]] = []
-        keep = []  # or a freed input's address is given to another
+        keep = []  # a freed input's address could be used again
 
         def note(name: str) -> Any:
             def hook(_: Any, inputs: tuple[Any, ...]) -> None:
@@ -65,7 +66,7 @@ class CalibrationStream:
         return list(stages.values())
 
     def inputs(self, number: int, matrix: Any) -> Iterator[Any]:
-        """What ``matrix``, a linear layer of this layer, reads: [sequences, tokens, columns], in batches."""
+        """The inputs of a linear layer: [sequences, tokens, columns], in batches."""
         seen: list[Any] = []
 
         def hook(_: Any, inputs: tuple[Any, ...]) -> None:
@@ -79,12 +80,12 @@ class CalibrationStream:
                 yield seen.pop()
 
     def moments(self, number: int, stage: Mapping[str, Any], *, keep: bool) -> Moments:
-        """Of the matrices of a stage. :param keep: whether inputs are measured on.
+        """Input statistics of a stage. :param keep: keep ``inputs`` too.
 
-        Where values are made, the first token of a sequence counts as much as all others: so much attention
-        rests on it (attention sinks: Xiao et al. 2023, arXiv 2309.17453) that 19 parts in 20 of the squared
-        gradient of most layers' values are there in SmolLM2-135M. Counted once, its value costs more after
-        GPTQ than after rounding.
+        For value projections the first token of a sequence weighs as much as all others together, because it
+        is an attention sink (Xiao et al. 2023, arXiv 2309.17453): in SmolLM2-135M it has 95 % of the squared
+        gradient of most layers' values. With the weight of one token, GPTQ makes its value worse than
+        rounding does.
         """
         import torch
 
@@ -110,7 +111,7 @@ class CalibrationStream:
 
 
 class _Seen(Exception):
-    """What was wanted of a layer was seen; the rest of it needn't run."""
+    """Ends a layer's forward pass once its input was recorded."""
 
 
 @contextlib.contextmanager

@@ -1,6 +1,6 @@
-"""Weight formats: bits and group size of a quantized matrix, and the bytes that makes. Pure.
+"""Weight formats: bits and group size of a quantized matrix, and its size in bytes. Pure Python.
 
-onnxruntime calls the group size ``block_size``; this package does so only where the graph is written.
+onnxruntime calls the group size ``block_size``.
 """
 
 from __future__ import annotations
@@ -9,20 +9,19 @@ from dataclasses import dataclass
 from typing import Final
 
 STEPS: Final = 127
-"""Codes of activations, up or down from the middle: they are unsigned, since that is what the kernels of x86
-take."""
+"""Activation codes on each side of the zero point, which is 128: the x86 kernels take unsigned codes."""
 
 SCALE_BYTES = 2
-"""Scales are stored as float16 and widened when the graph is loaded: the kernels want float32."""
+"""Scales are stored as float16; the kernels take float32, so loading a graph widens them."""
 
 ROW = 0
-"""The group size that stands for a whole row: one scale for each output."""
+"""The group size that means a whole row: one scale for each output."""
 
 
 @dataclass(frozen=True, slots=True)
 class Format:
-    """How a matrix is stored, and so how it is computed with: in groups (``MatMulNBits``), or with a scale
-    for each row (``group_size`` is ``ROW``; 8 bits then) as a product of integers."""
+    """How a matrix is stored and multiplied: with a scale for each group (``MatMulNBits``), or with a scale
+    for each row (``group_size`` is ``ROW``, 8 bits) as an integer product."""
 
     bits: int
     group_size: int
@@ -41,19 +40,19 @@ class Format:
 
     @property
     def _range_bits(self) -> int:
-        """A product of integers uses one bit less of eight: two neighbours then can't saturate the sums of 16
-        bits that x86 processors without VNNI make."""
+        """7 of 8 bits in integer products, so that the sum of two products can't saturate the 16-bit
+        accumulators of x86 processors without VNNI."""
         return self.bits - 1 if self.by_row else self.bits
 
     def width(self, columns: int) -> int:
-        """Columns of a group."""
+        """Columns in a group."""
         return columns if self.by_row else self.group_size
 
     def groups(self, columns: int) -> int:
-        """Groups a row; the last one is padded."""
+        """Groups in a row; the last one is padded."""
         return -(-columns // self.width(columns))
 
     def bytes(self, rows: int, columns: int) -> int:
-        """Of codes and scales."""
+        """Size of codes and scales."""
         groups = self.groups(columns)
         return rows * groups * (self.width(columns) * self.bits // 8 + SCALE_BYTES)

@@ -1,14 +1,13 @@
-"""Codes and scales for one matrix, by rounding or by GPTQ and descent; torch, no models.
+"""GPTQ: quantizes one matrix to codes and scales, by rounding or by GPTQ with coordinate descent.
 
-GPTQ (Frantar et al. 2022, arXiv 2210.17323): columns are rounded one after the other and each one's error is
-spread over those that are still float, so that the product with the calibration inputs changes least. Columns
-go from the largest diagonal entry of the Hessian to the smallest, with the groups' scales fixed before (the
-order is gone afterwards, so nothing has to be permuted when the model runs). A scale is the one of a few
-candidates that loses least, weighted by the Hessian's diagonal.
+GPTQ (Frantar et al. 2022, arXiv 2210.17323) rounds the columns one after another and spreads each column's
+error over those that are still float, so that the product with the calibration inputs changes least. Columns
+are processed by the Hessian's diagonal, largest first. The groups' scales are fixed before, so the runtime
+needs no permutation. Each scale is the candidate of lowest error, weighted by the Hessian's diagonal.
 
-What GPTQ finds is then descended from: the scales that are best for the codes (least squares, a small system
-for each row), then each code once more with the others held (coordinate descent as in QuantEase, Behdin et
-al. 2023, arXiv 2309.01885). That takes away another seven percent of the error in about as much time as GPTQ.
+Then the result is refined: least squares find the best scales for the codes (a small system for each row),
+and one sweep of coordinate descent improves the codes (QuantEase, Behdin et al. 2023, arXiv 2309.01885). This
+removes another seven percent of the error and takes about as long as GPTQ.
 """
 
 from __future__ import annotations
@@ -27,31 +26,31 @@ if TYPE_CHECKING:
     import torch
 
 DAMPING = 0.01
-"""Share of the mean diagonal that is added to the Hessian, as in the paper."""
+"""Share of its mean diagonal that is added to the Hessian's diagonal, as in the paper."""
 _CANDIDATES = 8
 _SMALLEST = 0.75
-"""Scales from this share of the one that just covers the group."""
+"""The smallest candidate, as a share of the scale that just covers the group."""
 _BLOCK = 128
 _BLOCK_WEIGHTS = 262_144
-"""What a cache holds; and a vocabulary's matrix several times over would not fit memory."""
+"""Weights processed at a time: fits the CPU cache, and copies of a head's matrix wouldn't fit memory."""
 _BLOCK_SYSTEMS = 1 << 24
-"""Of the refit's systems, which lose more by reading the Hessian for each block than by leaving the cache."""
+"""The same for the refit's systems: reading the Hessian for each block costs more than cache misses."""
 _MOST_DAMPED = 8
 _RIDGE = 1e-4
-"""How strongly refitted scales hold to those before, as a share of the system's mean diagonal."""
+"""Ridge penalty on changes of scales in the refit, as a share of the system's mean diagonal."""
 _LEAST_SHARE = 0.05
-"""Of the median: magnitudes of channels count as no smaller. What calibration hardly saw would be spread
-without end, and a token that does use it would have nothing left for the others."""
+"""Lower bound of channel magnitudes in smoothing, as a share of their median. Without it a channel that is
+nearly silent in calibration gets a huge factor, and a token that uses it loses all precision elsewhere."""
 _MOST_NOISE = 0.006
-"""Share of the products of a usual token, as energy, that rounding by one scale for all may add. In
-SmolLM2-135M all that reads norms and attention has less, most that reads gated values more
+"""Most noise energy that rounding by one scale for all tokens may add, as a share of a typical token's
+products. In SmolLM2-135M matrices that read norms or attention stay below, most that read gated values don't
 (``benchmarks/LOG.md``)."""
 _TINY = 1e-7
-"""Float16's smallest subnormal is 6e-8: a scale below is none."""
+"""Smallest scale: float16's smallest subnormal is 6e-8."""
 
 
 def round_to_nearest(weight: torch.Tensor, form: Format) -> Quantized:
-    """Each weight to its nearest code. :param weight: [rows, columns] float32."""
+    """Rounds each weight to its nearest code. :param weight: [rows, columns] float32."""
     import torch
 
     columns = weight.shape[1]
@@ -66,8 +65,8 @@ def round_to_nearest(weight: torch.Tensor, form: Format) -> Quantized:
 
 
 class Smoothing:
-    """What inputs are divided by, and matrices that read them multiplied with, channel by channel, where both
-    become integers (SmoothQuant, Xiao et al. 2023, arXiv 2211.10438, with a strength of one half).
+    """SmoothQuant (Xiao et al. 2023, arXiv 2211.10438), strength 0.5: inputs are divided by ``factors``
+    [columns], and the matrices that read them multiplied by them, before both become integers.
 
     :param largest: [columns], the largest magnitude of each channel over the calibration inputs.
     :param weights: the matrices, each [rows, columns].
@@ -84,20 +83,20 @@ class Smoothing:
 def find_reach(
     tokens: torch.Tensor, weights: Sequence[torch.Tensor], smoothing: Smoothing | None = None
 ) -> float | None:
-    """The largest magnitude of what is read, smoothed, if one scale made of it serves all tokens.
+    """The largest magnitude of the (smoothed) inputs, if one scale for it serves all tokens; else None.
 
-    It does where tokens are alike, as behind norms and attention. Where single ones are far larger than the
-    others (massive activations: Sun et al. 2024, arXiv 2402.17762), it would leave those few codes: so what
-    rounding adds to the products of a usual token is held against these.
+    One scale serves where tokens are alike, as after norms and attention. Where a few are far larger than the
+    others (massive activations: Sun et al. 2024, arXiv 2402.17762), it would leave most tokens few codes.
+    Therefore the rounding noise in a typical token's products is limited.
 
-    :param tokens: [tokens, columns], a thousand or so: one of them that is larger yet is cut off there.
+    :param tokens: [tokens, columns], a sample of about a thousand; larger inputs are clipped on the device.
     :param weights: the matrices that read them, each [rows, columns].
     """
     import torch
 
     factors = torch.ones(tokens.shape[1]) if smoothing is None else smoothing.factors
     reach = float((tokens / factors).abs().max())
-    variance = (reach / STEPS) ** 2 / 12  # of what rounding adds to each number
+    variance = (reach / STEPS) ** 2 / 12  # of the rounding noise of each number
     noise = variance * sum(float((weight * factors).square().sum()) for weight in weights)
     products = [(tokens @ weight.T).square().sum(dim=1) for weight in weights]
     usual = float(torch.stack(products).sum(dim=0).median())
@@ -109,10 +108,10 @@ def _bounded(largest: torch.Tensor) -> torch.Tensor:
 
 
 class InputStatistics:
-    """What matrices that read the same input are quantized by: the inputs' second moments.
+    """Second moments of the calibration inputs, by which the matrices that read them are quantized.
 
     :param hessian: [columns, columns] float32, the sum of ``x x^T`` over the calibration inputs ``x``.
-    :raises ExportError: a Hessian that isn't finite.
+    :raises ExportError: the Hessian isn't finite.
     """
 
     def __init__(self, hessian: torch.Tensor, smoothing: Smoothing | None = None) -> None:
@@ -135,7 +134,7 @@ class InputStatistics:
         self._hessian.diagonal().add_(DAMPING * self._diagonal.mean())
 
     def compensate(self, weight: torch.Tensor, form: Format) -> Quantized:
-        """GPTQ, then descent. :param weight: [rows, columns] float32."""
+        """Quantizes by GPTQ, refit and descent. :param weight: [rows, columns] float32."""
         if self._smoothing is None:
             return self._compensate(weight.clone(), form)
         factors = self._smoothing.factors
@@ -163,7 +162,7 @@ class InputStatistics:
 
         columns = weight.shape[1]
         group_of = torch.arange(columns)[self._order] // form.width(columns)
-        # A column of the weights is a row here: next to each other in memory.
+        # Transposed, so that the weights of a column are contiguous.
         work, scales = weight.T[self._order], scales.T.contiguous()
         codes = torch.empty_like(work)
         for start in range(0, columns, _BLOCK):
@@ -182,12 +181,12 @@ class InputStatistics:
     def _refit(
         self, weight: torch.Tensor, codes: torch.Tensor, scales: torch.Tensor, form: Format
     ) -> torch.Tensor:
-        """The scales [rows, groups] whose product with ``codes`` loses least, as float16 holds them."""
+        """The least-squares scales [rows, groups] for ``codes``, rounded to float16."""
         import torch
 
         grouped = _grouped(codes, form)
         groups, width = grouped.shape[1:]
-        # Of each row's system: products of a group's codes with the Hessian, then with every group's codes.
+        # A row's system: the codes of each pair of groups, multiplied through the Hessian.
         system = torch.empty(len(weight), groups, groups)
         for group in range(groups):
             first = group * width
@@ -199,7 +198,7 @@ class InputStatistics:
         hold = _RIDGE * system.diagonal(dim1=1, dim2=2).mean(dim=1, keepdim=True)
         hold[hold <= 0] = 1.0
         system.diagonal(dim1=1, dim2=2).add_(hold)
-        # Not by LU: MKL's, of batches of 150 or more groups on several threads, fails or never ends.
+        # Not LU: MKL's fails or hangs on batches of 150 or more groups with several threads.
         factor, failed = torch.linalg.cholesky_ex(system)
         found = torch.cholesky_solve((wanted + hold * scales)[..., None], factor)[..., 0]
         found[found.abs() < _TINY] = _TINY
@@ -210,7 +209,7 @@ class InputStatistics:
     def _descend(
         self, weight: torch.Tensor, codes: torch.Tensor, scales: torch.Tensor, form: Format
     ) -> torch.Tensor:
-        """Each column's codes made best once more while the others stay."""
+        """One sweep of coordinate descent: the best codes of each column while the others stay."""
         import torch
 
         columns = weight.shape[1]
@@ -235,9 +234,9 @@ class InputStatistics:
 
 
 def find_scales(weight: torch.Tensor, form: Format, importance: torch.Tensor | None) -> torch.Tensor:
-    """[rows, groups] float32, each a float16's value.
+    """Scales [rows, groups], float32 with float16 values.
 
-    :param importance: [columns], how much a squared error in a column counts; None for all alike.
+    :param importance: [columns], weights of the columns' squared errors; None: equal.
     """
     import torch
 
@@ -245,9 +244,9 @@ def find_scales(weight: torch.Tensor, form: Format, importance: torch.Tensor | N
 
 
 def _row_blocks(weight: torch.Tensor, numbers: int | None = None, most: int = _BLOCK_WEIGHTS) -> list[slice]:
-    """Rows of ``most`` numbers at a time.
+    """Slices of rows with at most ``most`` numbers each.
 
-    :param numbers: what a row takes, if not its columns.
+    :param numbers: numbers a row takes; default: its columns.
     """
     rows = max(1, most // (numbers or weight.shape[1]))
     return [slice(start, start + rows) for start in range(0, weight.shape[0], rows)]
@@ -265,7 +264,7 @@ def _find_scales(weight: torch.Tensor, form: Format, importance: torch.Tensor | 
     largest = grouped.gather(2, grouped.abs().argmax(dim=2, keepdim=True))
     best_loss = torch.full(largest.shape, torch.inf)
     best = torch.full(largest.shape, _TINY)
-    for end in (form.lowest, form.highest):  # the largest weight becomes the lowest code or the highest one
+    for end in (form.lowest, form.highest):  # the largest weight gets the lowest or the highest code
         for share in torch.linspace(_SMALLEST, 1.0, _CANDIDATES):
             scale = (largest / end * share).to(torch.float16).to(torch.float32)
             scale[scale.abs() < _TINY] = _TINY
@@ -302,7 +301,7 @@ def _inverse_factor(hessian: torch.Tensor, unused: torch.Tensor) -> torch.Tensor
             upper, failed = torch.linalg.cholesky_ex(torch.cholesky_inverse(factor), upper=True)
             if not failed and torch.isfinite(upper).all():
                 return upper
-        damping *= 10  # inputs that are nearly dependent: a little more of the unit matrix
+        damping *= 10  # for inputs that are nearly linearly dependent
     raise ExportError(
         "The calibration text makes some inputs of the model too large to be calibrated on: "
         "take another text with --calibration, or the recipe int8, which needs none."

@@ -1,9 +1,8 @@
-"""Quantized matrices: what a float matrix becomes, and the bytes it takes in onnxruntime's products.
+"""Packing of quantized matrices: codes and scales, and their byte layout in onnxruntime.
 
 A matrix [rows, columns] (outputs, inputs) is stored as integer codes and one float16 scale for each group of
-neighbouring columns in a row: ``weight = code * scale``, symmetric, codes from -2^(bits-1) to 2^(bits-1) - 1.
-Scales may be negative. Everything is symmetric because that is what is fast everywhere: the kernels of ARM
-take nothing else, and a tied embedding with zero points doesn't load. Plain numpy; knows no models.
+adjacent columns in a row: ``weight = code * scale``, codes from -2^(bits-1) to 2^(bits-1) - 1. Scales may be
+negative. There are no zero points: ARM kernels don't take them, and a tied embedding with them doesn't load.
 """
 
 from __future__ import annotations
@@ -15,16 +14,16 @@ import numpy.typing as npt
 from edgeslm_export.quantize.formats import Format
 
 _PROBED = 8
-"""Rows that are looked at before all of them."""
+"""Rows that are tried before the whole matrix."""
 
 
 @dataclass(frozen=True, slots=True)
 class Quantized:
     """``codes`` int8 [rows, columns], ``scales`` float16 [rows, groups].
 
-    What it reads is divided by ``smoothing``, float32 [columns], where there is one: the codes are of a
-    matrix whose columns were multiplied by it. ``reach`` is the largest magnitude that it reads then, where
-    one scale serves all tokens.
+    ``smoothing``, float32 [columns]: inputs are divided by it, and the codes are of the matrix whose columns
+    were multiplied by it. ``reach``: the largest magnitude of the smoothed inputs, if one scale serves all
+    tokens.
     """
 
     codes: npt.NDArray[np.int8]
@@ -34,10 +33,10 @@ class Quantized:
     reach: float | None = None
 
     def pack(self) -> npt.NDArray[np.uint8]:
-        """[rows, groups, bytes of a group]: offset by half the range, two 4-bit codes a byte, the first one
-        low; of matrices in groups.
+        """Codes as [rows, groups, bytes of a group], for formats in groups.
 
-        The layout of input ``B`` in onnxruntime's ContribOperators.md, ``MatMulNBits``.
+        Offset by half the range; 4-bit codes two a byte, the first in the low bits: the layout of input ``B``
+        of ``MatMulNBits`` (onnxruntime's ContribOperators.md).
         """
         rows, columns = self.codes.shape
         form = self.format
@@ -50,7 +49,7 @@ class Quantized:
         return unsigned.reshape(rows, groups, -1)
 
     def weights(self) -> npt.NDArray[np.float32]:
-        """The matrix that is computed with, float32 [rows, columns]."""
+        """The dequantized matrix, float32 [rows, columns]."""
         columns = self.codes.shape[1]
         scales = self.scales.astype(np.float32).repeat(self.format.width(columns), axis=1)[:, :columns]
         weights = self.codes * scales
@@ -60,7 +59,7 @@ class Quantized:
 def unpack(
     packed: npt.NDArray[np.uint8], scales: npt.NDArray[np.floating], form: Format, columns: int
 ) -> Quantized:
-    """The inverse of ``Quantized.pack``; ``scales`` are [rows, groups] or one after the other."""
+    """The inverse of ``Quantized.pack``; ``scales`` are [rows, groups] or flat."""
     rows = packed.shape[0]
     unsigned = packed.reshape(rows, -1)
     if form.bits == 4:
@@ -70,11 +69,11 @@ def unpack(
 
 
 def recover(weights: npt.NDArray[np.float32], form: Format) -> Quantized | None:
-    """The codes and scales that give ``weights`` to the last bit, or None where there are none.
+    """The codes and scales that give exactly ``weights``, or None if there are none.
 
-    So the blocks of a GGUF's Q4_0 and Q8_0 (ggml-common.h: one float16 scale for 32 signed codes) are taken
-    over as they are, whatever order a converter put the rows in. A group's scale is one of its largest
-    magnitude divided by a whole number: products of a float16 and a small integer are exact in float32.
+    Keeps the blocks of a GGUF's Q4_0 and Q8_0 (ggml-common.h: one float16 scale for 32 signed codes) without
+    loss, whatever order a converter put the rows in. A group's scale is its largest weight divided by some
+    code: products of a float16 and a small integer are exact in float32.
     """
     rows, columns = weights.shape
     if columns % form.group_size or (rows > _PROBED and recover(weights[:_PROBED], form) is None):
@@ -85,7 +84,7 @@ def recover(weights: npt.NDArray[np.float32], form: Format) -> Quantized | None:
     codes = np.zeros(grouped.shape, np.int8)
     scales = np.zeros(grouped.shape[:2], np.float16)
     missing = largest[..., 0] != 0
-    for divisor in range(form.lowest, 0):  # the codes' range reaches further below zero than above it
+    for divisor in range(form.lowest, 0):  # there is one more code below zero than above
         for sign in (1, -1) if -divisor <= form.highest else (1,):
             if not missing.any():
                 return Quantized(codes.reshape(rows, columns), scales, form)

@@ -1,8 +1,4 @@
-"""Quantization recipes as data: which formats a decoder's matrices may have, and who decides.
-
-Knows sizes and names, not how a build is run. onnxruntime calls the group size of a quantized matrix
-``block_size``; this package does so only where the graph is written.
-"""
+"""Quantization recipes: which formats a decoder's matrices may have, and how they are assigned."""
 
 from __future__ import annotations
 
@@ -22,12 +18,11 @@ Placing = Literal["same", "rule", "measured"]
 class Recipe:
     """How the matrices of a decoder are stored.
 
-    ``smallest`` is the format of matrix products, ``head`` that of the output head and the embedding (one
-    matrix where they are tied). ``placing`` says which matrices get ``better`` instead: none (``same``),
-    those of a fixed rule (``rule``); or every matrix gets that of the ``choices`` which measuring says buys
-    most (``measured``). ``calibrated`` recipes spread rounding errors by GPTQ, the others round to the
-    nearest code. ``written`` is the format of the layers' matrices by which a token that follows alone is
-    computed, where those are apart (``decode_graph``).
+    ``smallest`` is the format of the layers' matrices, ``head`` that of output head and embedding (one matrix
+    if they are tied). ``placing`` says which matrices get ``better`` instead: none (``same``), or those of a
+    fixed rule (``rule``). With ``measured``, bit allocation picks each format from ``choices``.
+    ``calibrated`` recipes use GPTQ, the others round to the nearest code. ``written`` is the format of the
+    layers' matrices for decoding, if a separate graph computes single tokens (``decode_graph``).
     """
 
     name: str
@@ -43,7 +38,7 @@ class Recipe:
 
     @property
     def bits(self) -> int:
-        """Of most weights: for estimates before anything is known of the model."""
+        """Bits of most weights, for estimates before the model is known."""
         return self.smallest.bits
 
     @property
@@ -110,19 +105,19 @@ RECIPES: dict[str, Recipe] = {
 
 DEFAULT_RECIPE = "auto"
 DEFAULT_MAX_KL = 0.05
-"""What ``auto`` aims at without a limit, in nats a token: less than llama.cpp's Q4_K_M loses on SmolLM2."""
+"""Target of ``auto`` if none is given, in nats a token: less than llama.cpp's Q4_K_M loses on SmolLM2."""
 
 HEAD, EMBEDDING = "lm_head", "model.embed_tokens"
-"""Names of the output head and, where it is a matrix of its own, the embedding."""
+"""Names of the output head and of an embedding that isn't tied to it."""
 FUSED = (("q_proj", "k_proj", "v_proj"), ("gate_proj", "up_proj"))
-"""Matrices that read the same input and become one in the graph: they share a format."""
+"""Matrices that read the same input and are fused in the graph: they share a format."""
 
 VALUES = ("v_proj", "qkv_proj")
-"""Matrices that make values, alone or with queries and keys."""
+"""Matrices that compute values, alone or together with queries and keys."""
 
 ATTENDED = ("o_proj", "dense")
-"""Matrices that read what attention gives. It isn't smoothed: nothing before it could take the factors, since
-the cache lies between, and a node of its own would cost more than they gain."""
+"""Matrices that read attention's output. It isn't smoothed: the KV cache lies between it and any weights that
+could take the factors, and a separate node would cost more than smoothing gains."""
 
 _LAYER = re.compile(r"model\.layers\.(\d+)\.(.+)")
 
@@ -139,11 +134,11 @@ def builder_options(recipe: Recipe, names: Iterable[str]) -> dict[str, str]:
     """The ``extra_options`` of onnxruntime-genai's builder for a model with the matrices ``names``.
 
     ``prune_lm_head`` computes the logits of the last position only: a third more prefill speed at half the
-    peak memory. ``fuse_mlp_gate_up`` makes one matrix of two that read the same input, where an MLP has a
-    gate (the builder fails on Nemotron, which has none). ``windowed_kv_cache`` is off: onnxruntime-genai 0.18
-    gives a windowed layer a cache no longer than the request, and the kernel refuses one that is shorter than
-    the window; a whole cache can be rewound anywhere, too. ``block_size`` and ``accuracy_level`` are the
-    products' own (``builder_worker``), and said here for what the builder derives of them.
+    peak memory. ``fuse_mlp_gate_up`` fuses two matrices that read the same input, if the MLP has a gate (the
+    builder fails on Nemotron, which has none). ``windowed_kv_cache`` is off: onnxruntime-genai 0.18 makes the
+    cache of a windowed layer no longer than the request, and the kernel refuses a cache that is shorter than
+    the window; also, only a whole cache can be rewound anywhere. ``builder_worker`` sets ``block_size`` and
+    ``accuracy_level`` for each product; here they stand for what the builder derives from them.
     """
     return {
         "accuracy_level": "4",
@@ -155,7 +150,7 @@ def builder_options(recipe: Recipe, names: Iterable[str]) -> dict[str, str]:
 
 
 def units_of(names: Iterable[str]) -> list[tuple[str, ...]]:
-    """Names of matrices, those together that share a format."""
+    """Names of matrices, grouped by those that share a format."""
     units: dict[str, list[str]] = {}
     for name in names:
         owner, _, own = name.rpartition(".")
@@ -167,9 +162,9 @@ def units_of(names: Iterable[str]) -> list[tuple[str, ...]]:
 def formats_by_rule(recipe: Recipe, names: Iterable[str], layers: int) -> dict[str, Format]:
     """The formats of a recipe that doesn't measure.
 
-    The rule is llama.cpp's for its Q4_K_M (``use_more_bits`` in llama-quant.cpp): the first and the last
-    eighth of the layers and every third between them get more bits for what writes into the residual stream
-    from the MLP and for what makes values.
+    The rule is llama.cpp's for Q4_K_M (``use_more_bits`` in llama-quant.cpp): more bits for the MLP's
+    down-projection and the value projection, in the first and last eighth of the layers and every third layer
+    between.
     """
     formats = {}
     for unit in units_of(names):
@@ -178,8 +173,7 @@ def formats_by_rule(recipe: Recipe, names: Iterable[str], layers: int) -> dict[s
 
 
 def written_formats(recipe: Recipe, formats: Mapping[str, Format]) -> dict[str, Format]:
-    """Of each matrix, what computes a token that follows alone: ``formats`` but for those of the layers,
-    where the recipe has others for them."""
+    """The formats for decoding single tokens: ``formats``, with the recipe's ``written`` for the layers."""
     own = recipe.written
     return {name: form if own is None or not _LAYER.match(name) else own for name, form in formats.items()}
 
@@ -196,8 +190,8 @@ def _format_by_rule(recipe: Recipe, unit: tuple[str, ...], layers: int) -> Forma
 
 
 def choices_of(recipe: Recipe, name: str, columns: int) -> list[Format]:
-    """What a measured recipe may choose for a matrix. The first is what the layers behind it are calibrated
-    with. Larger groups that save nothing, since ``columns`` don't divide by them, are left out."""
+    """The formats that a measured recipe may choose for a matrix; later layers are calibrated with the first.
+    Larger groups that save no bytes with ``columns`` columns are left out."""
     useful: list[Format] = []
     for form in sorted(recipe.choices, key=lambda form: (form.bits, form.group_size)):
         finer = [other for other in useful if other.bits == form.bits]

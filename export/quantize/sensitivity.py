@@ -1,15 +1,15 @@
-"""Sensitivity: the divergence that each matrix's rounding adds, estimated from one pass of gradients.
+"""Sensitivity: estimates the divergence that quantizing each matrix adds, from one pass of gradients.
 
-Second order in the error (the Fisher information is the Hessian of the divergence at the float model): with
-``g`` the gradient of ``log p(y)`` in a matrix's output, ``y`` drawn from the model itself, and ``d`` its
-error there, the matrix adds ``E[(g . d)^2] / 2`` nats a token (Kirkpatrick et al. 2017, section 2.1; for
-quantization Kim et al. 2023, arXiv 2306.07629). Errors at several positions are taken as independent.
+Second order in the error (the Fisher information is the Hessian of the divergence at the float model): let
+``g`` be the gradient of ``log p(y)`` at a matrix's output, with ``y`` drawn from the model, and ``d`` the
+output's error. The matrix then adds ``E[(g . d)^2] / 2`` nats a token (Kirkpatrick et al. 2017, section 2.1;
+for quantization Kim et al. 2023, arXiv 2306.07629). Errors at different positions are taken as independent.
 
-Inside the layers ``d`` is known only after calibration, when the gradients are gone. Of ``g`` its length at
-each token is kept, and ``(g . d)^2`` is taken as ``|g|^2 |d|^2 / rows``, as if directions were unrelated:
-within a tenth of the exact sum for most matrices of SmolLM2-135M, 0.7 times it for queries, up to 1.9 times
-for keys. For embedding and head, whose gradients do have a direction, the sum is exact. One backward pass
-through activations alone; the whole model has to fit.
+Inside the layers ``d`` is known only after calibration, when the gradients are gone. Only the length of ``g``
+at each token is kept, and ``(g . d)^2`` is approximated by ``|g|^2 |d|^2 / rows``, as for unrelated
+directions: within 10 % of the exact sum for most matrices of SmolLM2-135M, 0.7 times for queries, up to 1.9
+times for keys. For embedding and head, whose gradients do have a direction, the sum is exact. The backward
+pass computes gradients of activations only; the whole model has to fit in memory.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from edgeslm_export.quantize.recipe import EMBEDDING, HEAD
 from edgeslm_export.sources.layer_reader import LayeredModel
 
 _SEQUENCES = 1
-"""At a time: a backward pass keeps the activations of all layers, and logits several times over."""
+"""At a time: a backward pass keeps the activations of all layers and several copies of the logits."""
 _SEED = 0
 
 Losses = dict[str, dict[Format, float]]
@@ -35,7 +35,7 @@ Losses = dict[str, dict[Format, float]]
 @dataclass(frozen=True, slots=True)
 class Sensitivity:
     """``losses`` of embedding and head, in nats a token by format; ``gradients`` of all other matrices by
-    name: [sequences, tokens], the squared length of the gradient in the matrix's output."""
+    name: [sequences, tokens], the squared length of the gradient at the matrix's output."""
 
     losses: Losses
     gradients: dict[str, torch.Tensor]
@@ -44,7 +44,7 @@ class Sensitivity:
 def measure_sensitivity(
     model: LayeredModel, ids: torch.Tensor, formats: Sequence[Format], on_progress: OnProgress
 ) -> Sensitivity:
-    """:param ids: [sequences, tokens]. Loads all layers; they stay loaded."""
+    """Measures on ``ids`` [sequences, tokens]. Loads all layers; they stay loaded."""
     for number in range(len(model.layers)):
         model.load_layer(number)
     embedding, head = model.model.model.embed_tokens, model.model.lm_head
@@ -56,7 +56,7 @@ def measure_sensitivity(
         module.register_forward_hook(partial(_note_length, lengths[name])) for name, module in _inside(model)
     ]
     handles.append(head.register_forward_hook(meters[HEAD].watch))
-    scale = float(getattr(embedding, "scalar_embed_scale", 1.0))  # Gemma's lookup multiplies what it finds
+    scale = float(getattr(embedding, "scalar_embed_scale", 1.0))  # Gemma scales its embeddings
     generator = torch.Generator().manual_seed(_SEED)
     batches = ids.split(_SEQUENCES)
     try:
@@ -77,9 +77,9 @@ def measure_sensitivity(
 
 
 def added_divergence(inputs: torch.Tensor, error: torch.Tensor, gradient: torch.Tensor) -> float:
-    """Nats a token that a matrix adds.
+    """The divergence that a matrix adds, in nats a token.
 
-    :param inputs: [tokens, columns], what it reads. :param error: [rows, columns], quantized less float.
+    :param inputs: [tokens, columns]. :param error: [rows, columns], quantized minus float weights.
     :param gradient: [tokens], of ``Sensitivity.gradients``.
     """
     lengths = (inputs @ error.T).square_().sum(dim=1)
@@ -93,19 +93,19 @@ def _inside(model: LayeredModel) -> Iterable[tuple[str, torch.nn.Module]]:
 def _note_length(
     lengths: list[torch.Tensor], _: torch.nn.Module, __: tuple[torch.Tensor, ...], output: torch.Tensor
 ) -> None:
-    """A hook that appends [sequences, tokens] to ``lengths`` at each backward pass."""
+    """Forward hook: each backward pass then appends squared gradient lengths [sequences, tokens]."""
     output.register_hook(lambda gradient: lengths.append(gradient.square().sum(dim=-1)))
 
 
 def _draw(logits: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
-    """A token for each row [rows, vocabulary], by its probability; several times as fast as multinomial."""
+    """Samples a token for each row [rows, vocabulary]; several times as fast as ``torch.multinomial``."""
     below = logits.softmax(dim=1).cumsum_(dim=1)
     at = torch.rand(len(logits), 1, generator=generator) * below[:, -1:]
     return torch.searchsorted(below, at)[:, 0].clamp_(max=logits.shape[1] - 1)
 
 
 def _errors(weight: torch.Tensor, formats: Sequence[Format]) -> dict[Format, torch.Tensor]:
-    """Half precision is enough for an error, and half of the weights' bytes for each format."""
+    """Rounding errors by format, in bfloat16: precise enough and half the memory."""
     return {
         form: (torch.from_numpy(round_to_nearest(weight, form).weights()) - weight).bfloat16()
         for form in formats

@@ -1,6 +1,6 @@
-"""Export targets: a divergence, a size, or both; and the way to the smallest export that reaches them.
+"""Export targets: limits on divergence and size, and the search for the smallest export that meets them.
 
-Pure: knows units and placements, builds nothing.
+Pure Python: it proposes placements, ``decoder`` builds them.
 """
 
 from __future__ import annotations
@@ -14,21 +14,21 @@ from edgeslm_export.quantize.formats import Format
 from edgeslm.errors import ExportError
 
 _AIM = 0.97
-"""Share of the wanted divergence that is aimed at: an estimate is off by a few percent."""
+"""Share of the allowed divergence that is aimed at, since estimates are off by a few percent."""
 _NEAR = 0.93
-"""An attempt that reached the goal with no less than this share of it is small enough."""
+"""The search ends with a divergence between this share of the allowed one and all of it."""
 MOST_ATTEMPTS = 4
 
 
 @dataclass(frozen=True, slots=True)
 class Goal:
-    """``max_kl`` in nats a token, ``max_bytes`` of the whole bundle; infinite where nothing is asked."""
+    """``max_kl`` in nats a token, ``max_bytes`` of the whole bundle; infinite: no limit."""
 
     max_kl: float = float("inf")
     max_bytes: float = float("inf")
 
     def check(self, kl: float | None, size: int) -> None:
-        """:raises ExportError: with the numbers, when an export misses the goal."""
+        """:raises ExportError: the export misses the goal; the message has the numbers."""
         if size > self.max_bytes:
             raise ExportError(
                 f"The bundle has {size:,} bytes and --max-bytes allows {self.max_bytes:,.0f}; "
@@ -41,7 +41,7 @@ class Goal:
             )
 
     def check_least(self, least: int) -> None:
-        """:param least: bytes of the smallest bundle there can be. :raises ExportError: too many already."""
+        """:param least: bytes of the smallest possible bundle. :raises ExportError: more than allowed."""
         if least > self.max_bytes:
             raise ExportError(
                 f"The smallest bundle of this model has some {least:,} bytes and --max-bytes allows "
@@ -51,7 +51,7 @@ class Goal:
 
 @dataclass(frozen=True, slots=True)
 class Candidate:
-    """A placement that was built: the ``kl`` and ``size`` that were measured."""
+    """A placement that was built, with measured ``kl`` (nats a token) and ``size`` (bytes)."""
 
     placement: Placement
     kl: float
@@ -62,10 +62,10 @@ class Candidate:
 class BitSearch:
     """Proposes placements until one is as small as the goal allows.
 
-    The estimates of single matrices don't add up exactly, and int8 activations lose something too: the first
-    attempt says by which factor they are off, two say by how much at first and by which factor from there.
+    The losses of single matrices don't add up exactly, and int8 activations lose something too. So the
+    estimate is corrected: by a factor after one attempt, by a line through the last two after more.
 
-    :param overhead: bytes of a bundle that are no matrices, by estimate; the first attempt tells exactly.
+    :param overhead: estimated bytes of a bundle beside its matrices; the first attempt tells them exactly.
     """
 
     units: Sequence[Unit]
@@ -74,7 +74,7 @@ class BitSearch:
     attempts: list[Candidate] = field(default_factory=list)
 
     def propose(self) -> Placement | None:
-        """The next placement to build; None when the last one can't be bettered.
+        """The next placement to build; None if there is nothing better to try.
 
         :raises ExportError: no placement is small enough.
         """
@@ -87,14 +87,14 @@ class BitSearch:
         if last:
             self.goal.check_least(overhead + least)
         else:
-            room = max(room, least)  # the overhead is an estimate: only a build can say that nothing fits
+            room = max(room, least)  # the overhead is an estimate: only a build shows that nothing fits
         enough = self._loss_for(self.goal.max_kl * _AIM) if self.goal.max_kl < float("inf") else 0.0
         placement = place(self.units, most_bytes=room, enough=enough)
         seen = [attempt.placement.formats for attempt in self.attempts]
         return None if placement is None or placement.formats in seen else placement
 
     def _loss_for(self, kl: float) -> float:
-        """The estimate at which ``kl`` is to be expected, by what was built."""
+        """The estimated loss at which ``kl`` is expected, from earlier attempts."""
         points = [(attempt.placement.loss, attempt.kl) for attempt in self.attempts[-2:]]
         if len(points) == 2:
             (one, first), (other, second) = points
@@ -115,7 +115,7 @@ class BitSearch:
         return _NEAR * self.goal.max_kl <= last.kl <= self.goal.max_kl
 
     def best(self) -> Candidate:
-        """The smallest attempt that reaches the goal, else the one that comes nearest."""
+        """The smallest attempt that meets the goal, else the nearest one."""
         reached = [a for a in self.attempts if a.kl <= self.goal.max_kl and a.size <= self.goal.max_bytes]
         if reached:
             return min(reached, key=lambda attempt: attempt.size)
@@ -123,7 +123,7 @@ class BitSearch:
 
 
 def formats_in_use(formats: Sequence[Format]) -> dict[str, int]:
-    """How many matrices have which format, for a report: ``{"4 bits, groups of 32": 118, ...}``."""
+    """Number of matrices by format, for a report: ``{"4 bits, groups of 32": 118, ...}``."""
     counts: dict[str, int] = {}
     for form in sorted(formats, key=lambda form: (form.bits, form.group_size)):
         key = f"{form.bits} bits, " + ("by row" if form.by_row else f"groups of {form.group_size}")

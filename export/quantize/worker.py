@@ -1,11 +1,11 @@
-"""The child processes that see float weights: ``study`` a source, then ``quantize`` it into codes and scales.
+"""Quantization worker: child process that studies a source, or quantizes it into codes and scales.
 
-``python -m edgeslm_export.quantize.worker`` with a task on standard input (see ``subprocess_job``); ``step``
-names which. Where measuring decides, each matrix is quantized once in every format that it may get, and
-``decoder`` places bits with what that cost. Everything goes through a work folder: ``checkpoint/``
+``python -m edgeslm_export.quantize.worker`` with a task on standard input (see ``subprocess_job``); its
+``step`` is ``study`` or ``quantize``. A measured recipe quantizes each matrix in every format it may get;
+``decoder`` then allocates bits by the measured losses. All files are in a work folder: ``checkpoint/``
 (``normalize``), ``calibration.npy`` and ``evaluation.npy`` (token ids), ``reference.npy`` (the float model's
-logits, float16), ``gradients.npz`` (``sensitivity``), ``codes/`` (a file a layer: ``codes`` int8, ``scales``
-float16, and of matrices by row ``smoothing`` float32 and ``reach``, where they have them).
+logits, float16), ``gradients.npz`` (``sensitivity``), ``codes/`` (a file for each layer: ``codes`` int8,
+``scales`` float16; for matrices by row also ``smoothing`` float32 and ``reach``, if they have them).
 """
 
 from __future__ import annotations
@@ -28,13 +28,13 @@ from edgeslm_export.sources.corpus import BATCH
 from edgeslm.errors import ExportError
 
 TOP = "top"
-"""The file in ``codes/`` with what is in no layer: embedding and head."""
+"""The file in ``codes/`` with embedding and head."""
 _LAYER_BYTES = 36_000
-"""Of the nodes and names of the three graphs, a layer."""
+"""Nodes and names of one layer in all three graphs."""
 _REPORT_BYTES = 40_000
-"""Of manifest, report card and golden answers, at most."""
+"""Manifest, report card and golden answers, at most."""
 _EXACT = (Format(4, 32), Format(8, 32))
-"""Formats that are looked for in the weights: ggml's Q4_0 and Q8_0."""
+"""Formats that are recovered from the weights: ggml's Q4_0 and Q8_0."""
 _GRADIENTS = "gradients.npz"
 
 
@@ -42,11 +42,11 @@ _GRADIENTS = "gradients.npz"
 
 
 def study(task: dict[str, Any], reporter: Reporter) -> dict[str, Any]:
-    """Makes the clean checkpoint, tokens and reference logits; a checkpoint that is there is used again.
+    """Writes checkpoint, tokens and reference logits; an existing checkpoint is used again.
 
-    :return: ``matrices`` (name: rows, columns), ``tied``, ``exact`` (names whose weights lie on a 4- or
-        8-bit grid already, with the format), ``losses`` of embedding and head (name: a list of [bits, group
-        size, nats a token]) if ``formats`` are given in the task; the model has to fit memory then.
+    :return: ``matrices`` (name: rows, columns), ``layers``, ``exact`` (matrices that already are in one of
+        ``_EXACT``: name to format), sizes, and, if the task has ``formats``, ``losses`` of embedding and head
+        (name: a list of [bits, group size, nats a token]); the model has to fit in memory then.
     """
     from edgeslm_export.sources import golden_tokens
     from edgeslm_export.sources.normalize import make_checkpoint
@@ -86,7 +86,7 @@ def study(task: dict[str, Any], reporter: Reporter) -> dict[str, Any]:
 def _tokenize(folder: Path, task: Mapping[str, Any], work: Path, config: Any) -> dict[str, int]:
     """Writes ``calibration.npy`` and ``evaluation.npy``, int32 [sequences, tokens].
 
-    :return: how many tokens each has.
+    :return: number of tokens in each.
     """
     from edgeslm_export.sources.corpus import SEQUENCE, token_rows
     from transformers import AutoTokenizer
@@ -99,7 +99,7 @@ def _tokenize(folder: Path, task: Mapping[str, Any], work: Path, config: Any) ->
         texts, tokens = task["texts"][part], task["tokens"][part]
         rows = token_rows(tokenizer, texts, tokens, length=longest, chats=chats)
         length = len(rows[0]) if rows else 0
-        if tokens and length < 2:  # a divergence needs a token, a perplexity one that follows
+        if tokens and length < 2:  # perplexity needs a token and the next one
             raise ExportError(
                 f"The text for {part} has {length} tokens; take a longer text, some pages of what the model "
                 "will read."
@@ -110,11 +110,10 @@ def _tokenize(folder: Path, task: Mapping[str, Any], work: Path, config: Any) ->
 
 
 def _other_bytes(model: Any, folder: Path) -> dict[str, int]:
-    """What a bundle has beside its matrices: small parameters and positions in float32, the graph, the
-    tokenizer.
+    """Bytes of a bundle beside its matrices: small parameters and positions in float32, graph, tokenizer.
 
-    :return: ``other_bytes``, an estimate from above by some percent (the first build tells exactly), and
-        ``other_bytes_least``, below which it certainly doesn't get.
+    :return: ``other_bytes``, an estimate that is some percent too high (the first build tells exactly), and
+        ``other_bytes_least``, a lower bound.
     """
     large = {id(module.weight) for module in model.matrices().values()}
     large.add(id(model.model.model.embed_tokens.weight))
@@ -139,9 +138,9 @@ def _weights_of(folder: Path) -> set[str]:
 
 
 def _write_reference(model: Any, work: Path, most_bytes: int, reporter: Reporter) -> None:
-    """Logits [sequences * length, vocabulary] of the float model, computed a layer at a time.
+    """Writes the float model's logits [sequences * length, vocabulary], computed layer by layer.
 
-    As many of the sequences as fit ``most_bytes``, one at least; ``evaluation.npy`` is cut to them.
+    As many sequences as fit ``most_bytes``, at least one; ``evaluation.npy`` is cut to them.
     """
     import torch
 
@@ -166,7 +165,7 @@ def _write_reference(model: Any, work: Path, most_bytes: int, reporter: Reporter
 
 
 def _find_exact(model: Any) -> dict[str, list[int]]:
-    """Matrices that are on a grid of ``_EXACT`` to the last bit, by name."""
+    """Matrices whose weights are exactly in a format of ``_EXACT``, by name."""
     found = {}
     for name, weight in _weights(model):
         for form in _EXACT:
@@ -177,7 +176,7 @@ def _find_exact(model: Any) -> dict[str, list[int]]:
 
 
 def _weights(model: Any) -> Iterator[tuple[str, Any]]:
-    """Name and float weight of every matrix, a layer at a time."""
+    """Name and float weights of every matrix, layer by layer."""
     names = model.matrices()
     for number in range(len(model.layers)):
         with model.borrowed(number):
@@ -203,7 +202,7 @@ def _measure_losses(
     found = measure_sensitivity(model, ids, formats, on_progress)
     np.savez(work / _GRADIENTS, **{name: lengths.numpy() for name, lengths in found.gradients.items()})
     losses = found.losses
-    if model.tied:  # one matrix, read in two places
+    if model.tied:  # one matrix, used twice
         for form, loss in losses.pop(EMBEDDING).items():
             losses[HEAD][form] += loss
     return {
@@ -216,8 +215,8 @@ def _measure_losses(
 
 
 def quantize(task: dict[str, Any], reporter: Reporter) -> dict[str, Any]:
-    """Writes ``codes/``: each matrix in each of its ``formats``. With ``compensate`` a layer is calibrated on
-    what the quantized layers before it give, those with the first format of each matrix.
+    """Writes ``codes/``: each matrix in each of its ``formats``. With ``compensate`` GPTQ calibrates a layer
+    on the outputs of the quantized layers before it, in the first format of each matrix.
 
     :return: ``losses`` of the layers' matrices (name: a list of [bits, group size, nats a token]), if
         gradients were measured.
@@ -276,16 +275,16 @@ def quantize(task: dict[str, Any], reporter: Reporter) -> dict[str, Any]:
 
 
 Made = dict[tuple[str, Format], Quantized]
-"""What was made of matrices, by name and format."""
+"""Quantized matrices by name and format."""
 
 
 def _taken_over(weight: Any, form: Format, exact: Format | None) -> Quantized | None:
-    """The codes that the source has, if it was found to have them in this format."""
+    """The source's own codes, if it has this format."""
     return recover(weight.detach().numpy(), form) if form == exact else None
 
 
 def _first(made: Made, name: str, formats: Mapping[str, Sequence[Format]]) -> Any:
-    """The weights that what comes after is calibrated with."""
+    """The weights in a matrix's first format, with which later layers are calibrated."""
     import torch
 
     return torch.from_numpy(made[name, formats[name][0]].weights())
@@ -315,8 +314,8 @@ def _compensated(
     gradients: Mapping[str, Any] | None,
     losses: dict[str, list[list[float]]],
 ) -> Made:
-    """Quantizes matrices that read the same input. The model computes with them from then on; what each
-    format costs is added to ``losses``."""
+    """Quantizes the matrices of a stage by GPTQ, puts their first formats into the model and adds the loss of
+    each format to ``losses``."""
     import torch
     from edgeslm_export.quantize.gptq import InputStatistics, Smoothing, find_reach
     from edgeslm_export.quantize.sensitivity import added_divergence
@@ -326,7 +325,7 @@ def _compensated(
     for name, form in wanted:
         if taken := _taken_over(stage[name].weight, form, exact.get(name)):
             made[name, form] = taken
-    if missing := [pair for pair in wanted if pair not in made]:  # a Q4_0 file may have all that is wanted
+    if missing := [pair for pair in wanted if pair not in made]:  # a Q4_0 file may have all of them
         moments = stream.moments(number, stage, keep=gradients is not None)
         read = moments.inputs
         by_row = [name for name, form in missing if form.by_row]
@@ -355,7 +354,7 @@ def _compensated(
 
 
 def load_codes(folder: Path, formats: Mapping[str, Format]) -> Iterator[tuple[str, Quantized]]:
-    """Every matrix of ``codes/`` in the format that it has in ``formats``."""
+    """Every matrix in ``codes/``, by name, in the format that ``formats`` gives it."""
     for file in sorted(folder.glob("*.npz")):
         with np.load(file, allow_pickle=False) as arrays:
             for name, form in formats.items():

@@ -1,1 +1,1 @@
-"""Sources of models and texts: hub, checkpoints, GGUF files, calibration texts."""
+"""Sources of models and texts: the model hub, checkpoints, GGUF files and calibration texts."""

@@ -1,8 +1,7 @@
-"""A source judged before anything slow: a local checkpoint folder or a GGUF file.
+"""Checkpoint check: validates a local checkpoint folder or GGUF file before anything slow starts.
 
-Every defect that can be seen without loading weights is found here and told in one sentence. Knows file
-formats and which architectures the builder takes; imports no torch. ``normalize`` makes the checkpoint
-folder that the builder reads, ``hub`` brings a model of the hub onto this machine.
+Finds every fault that is visible without loading weights and reports it in one sentence; imports no torch.
+``normalize`` then makes the checkpoint folder that the builder reads. ``hub`` downloads models.
 """
 
 from __future__ import annotations
@@ -23,9 +22,9 @@ from edgeslm.errors import ExportError
 
 Kind = Literal["decoder", "encoder", "reader"]
 
-# Text decoders by their transformers class: those of which onnxruntime-genai 0.18's builder makes a graph
-# that computes what transformers does, with a cache that can be rewound. Not OLMo (the logits of the
-# builder's float graph are off by half their size) and LFM2 (no rewinding).
+# transformers classes of the decoders for which onnxruntime-genai 0.18's builder makes a graph that computes
+# what transformers does, with a cache that can be rewound. Not OLMo (the logits of the builder's float graph
+# are off by half their size) and not LFM2 (no rewinding).
 DECODERS = (
     "Ernie4_5ForCausalLM",
     "Gemma2ForCausalLM",
@@ -55,7 +54,7 @@ GGUF_ARCHITECTURES = {
     "qwen3": "Qwen3ForCausalLM",
 }
 
-# Encoders whose token vectors optimum exports under the names the engine expects.
+# Encoders whose token vectors optimum exports under the names that the engine expects.
 ENCODERS = (
     "AlbertModel",
     "BertModel",
@@ -71,7 +70,7 @@ ENCODERS = (
 READERS = tuple(
     f"{family}ForSequenceClassification" for family in ("Bert", "Camembert", "Roberta", "XLMRoberta")
 )
-"""Cross-encoders, whose heads are known."""
+"""Cross-encoders: architectures with a classification head that the export can read."""
 _TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt", "spiece.model")
 _SUFFIX = re.compile(r"For\w+$|Model$")
 _GGUF_QUANTIZATION = re.compile(r"[-._](q\d\w*|iq\d\w*|f16|f32|bf16|fp16|tq\d\w*)$", re.IGNORECASE)
@@ -79,10 +78,10 @@ _GGUF_QUANTIZATION = re.compile(r"[-._](q\d\w*|iq\d\w*|f16|f32|bf16|fp16|tq\d\w*
 
 @dataclass(frozen=True, slots=True)
 class Origin:
-    """A source that looks exportable.
+    """A source that passed the check.
 
     ``path`` is a checkpoint folder or a GGUF file, ``architecture`` the transformers class, ``weights``
-    the number of parameters, ``revised`` the UTC date of the source's revision or "" when it has none.
+    the number of parameters, ``revised`` the UTC date of the source's revision or "" if it has none.
     """
 
     path: Path
@@ -97,11 +96,11 @@ class Origin:
 
 
 def examine_local(path: Path, kind: Kind, source: Source | None = None, revised: str = "") -> Origin:
-    """Judges a local folder or file.
+    """Checks a local folder or file.
 
-    :param source: what to record as the origin; by default the name of the folder or file with a digest
-        of its weights as the revision.
-    :raises ExportError: what is wrong with it, in one sentence.
+    :param source: recorded as the origin; by default the name of the folder or file, with a digest of its
+        weights as the revision.
+    :raises ExportError: the source's fault, in one sentence.
     """
     if path.is_dir():
         return examine_folder(path, kind, source, revised)
@@ -118,7 +117,7 @@ def examine_local(path: Path, kind: Kind, source: Source | None = None, revised:
 
 
 def examine_folder(path: Path, kind: Kind, source: Source | None = None, revised: str = "") -> Origin:
-    """:raises ExportError: see the module."""
+    """Checks a checkpoint folder; see ``examine_local``."""
     config = read_config(path / "config.json")
     architecture = check_architecture(config, kind, str(path))
     check_tokenizer_names({file.name for file in path.iterdir()}, str(path))
@@ -135,7 +134,7 @@ def examine_folder(path: Path, kind: Kind, source: Source | None = None, revised
 
 
 def read_config(file: Path) -> dict[str, Any]:
-    """``config.json`` of a checkpoint. :raises ExportError: missing or no JSON object."""
+    """``config.json`` of a checkpoint. :raises ExportError: it is missing or not a JSON object."""
     try:
         config = json.loads(file.read_bytes())
     except FileNotFoundError:
@@ -148,7 +147,10 @@ def read_config(file: Path) -> dict[str, Any]:
 
 
 def check_architecture(config: dict[str, Any], kind: Kind, where: str) -> str:
-    """:return: the transformers class. :raises ExportError: none, or one that can't be exported."""
+    """:return: the transformers class. :raises ExportError: none, or one that can't be exported.
+
+    :param where: the source, as error messages name it.
+    """
     names = config.get("architectures")
     architecture = names[0] if isinstance(names, list) and names else None
     known = {"decoder": DECODERS, "encoder": ENCODERS, "reader": READERS}[kind]
@@ -175,7 +177,7 @@ def check_architecture(config: dict[str, Any], kind: Kind, where: str) -> str:
 
 
 def check_tokenizer_names(names: set[str], where: str) -> None:
-    """:raises ExportError: none of the files is a tokenizer."""
+    """:param names: the checkpoint's files. :raises ExportError: none is a tokenizer."""
     if not names.intersection(_TOKENIZER_FILES):
         raise ExportError(
             f"{where} has no tokenizer (tokenizer.json or tokenizer.model); add the model's own."
@@ -193,7 +195,7 @@ def _folder_has_chat_template(path: Path) -> bool:
 
 
 def weight_files(path: Path) -> list[Path]:
-    """Files with weights, safetensors before PyTorch's own. :raises ExportError: none, or shards missing."""
+    """Weight files: safetensors if there are any, else PyTorch's. :raises ExportError: some are missing."""
     for index_name in ("model.safetensors.index.json", "pytorch_model.bin.index.json"):
         if (path / index_name).is_file():
             try:
@@ -211,9 +213,9 @@ def weight_files(path: Path) -> list[Path]:
 
 
 def _count_weights(file: Path) -> int:
-    """Parameters in a file: exact for safetensors, by size for PyTorch's format.
+    """Number of parameters in a file: exact for safetensors, estimated from the size for PyTorch's format.
 
-    The layout is that of the safetensors documentation: eight bytes of length, a JSON header, the data.
+    Layout of safetensors: eight bytes of length, a JSON header, the data.
     """
     size = file.stat().st_size
     if file.suffix != ".safetensors":
@@ -236,14 +238,14 @@ def _count_weights(file: Path) -> int:
 
 
 def _digest_of(files: list[Path]) -> str:
-    """``sha256:`` of the only file, or of all digests in order."""
+    """``sha256:`` of the file, or of the digests of several files in order."""
     digests = [file_digest(file) for file in files]
     whole = digests[0] if len(digests) == 1 else hashlib.sha256("".join(digests).encode()).hexdigest()
     return f"sha256:{whole}"
 
 
 def _licence_of(path: Path) -> str:
-    """``license:`` of the README's front matter, as model cards have it, or ""."""
+    """``license:`` of the model card (README's front matter), or ""."""
     try:
         lines = (path / "README.md").read_text("utf-8", "replace").splitlines()
     except OSError:
@@ -273,7 +275,7 @@ def _examine_gguf(file: Path, source: Source | None, revised: str) -> Origin:
 
 
 def _gguf_problems(header: GgufHeader) -> Iterator[str]:
-    """What keeps a GGUF file from being exported, as the end of a sentence that begins with its name."""
+    """Why a GGUF file can't be exported, each as the end of a sentence that begins with its name."""
     name = header.metadata.get("general.architecture")
     if name not in GGUF_ARCHITECTURES:
         listed = ", ".join(GGUF_ARCHITECTURES)
@@ -291,7 +293,7 @@ def _gguf_problems(header: GgufHeader) -> Iterator[str]:
 
 
 def bundle_name(source_id: str, suffix: str) -> str:
-    """A short name: ``HuggingFaceTB/SmolLM2-135M-Instruct`` -> ``smollm2-135m-instruct-int4``."""
+    """A bundle's name: ``HuggingFaceTB/SmolLM2-135M-Instruct`` -> ``smollm2-135m-instruct-int4``."""
     stem = source_id.rsplit("/", 1)[-1]
     if stem.lower().endswith(".gguf"):
         stem = _GGUF_QUANTIZATION.sub("", stem[: -len(".gguf")])

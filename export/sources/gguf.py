@@ -1,8 +1,7 @@
-"""The header of a GGUF file, read in a fraction of a second and checked against the file's size.
+"""GGUF header reader: reads metadata and tensor list in a fraction of a second and checks the file's size.
 
-The ``gguf`` package reads the same with numpy, in seconds for a large vocabulary, and believes every
-length in the file. A source has to be judged before anything slow starts, hence this reader. It knows
-the container (the GGUF specification of ggml, ``docs/gguf.md``, versions 2 and 3), not what a model is.
+The ``gguf`` package needs seconds for a large vocabulary and trusts every length in the file. Format: the
+GGUF specification of ggml (``docs/gguf.md``), versions 2 and 3.
 """
 
 from __future__ import annotations
@@ -86,7 +85,7 @@ class GgufTensor:
 
 @dataclass(frozen=True, slots=True)
 class GgufHeader:
-    """Metadata and tensor list. An array is represented by its length."""
+    """Metadata and tensor list. Of an array in the metadata only the length is kept."""
 
     metadata: dict[str, Any]
     tensors: tuple[GgufTensor, ...]
@@ -102,7 +101,7 @@ class _Damaged(Exception):
 
 
 class _Cursor:
-    """Reads little-endian values from a buffer and never past its end."""
+    """Reads little-endian values from a buffer, never past its end."""
 
     def __init__(self, data: mmap.mmap | bytes) -> None:
         self._data = data
@@ -123,7 +122,7 @@ class _Cursor:
         return self.take(self.scalar("<Q")).decode("utf-8", "replace")
 
     def skip_array(self, depth: int = 0) -> int:
-        """:return: the number of elements, which are passed over."""
+        """Skips an array. :return: the number of its elements."""
         kind, count = self.scalar("<I"), self.scalar("<Q")
         if kind in _SCALARS:
             self.take(count * struct.calcsize(_SCALARS[kind]))
@@ -149,9 +148,9 @@ class _Cursor:
 
 
 def read_gguf_header(file: Path) -> GgufHeader:
-    """Reads metadata and tensor list and checks that the file is as long as they say.
+    """Reads metadata and tensor list and checks that the file is long enough for them.
 
-    :raises ExportError: no GGUF file, a version that isn't understood, or a truncated or damaged file.
+    :raises ExportError: not a GGUF file, an unknown version, or a truncated or damaged file.
     """
     size = file.stat().st_size
     if size < len(MAGIC):

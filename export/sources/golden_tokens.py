@@ -1,10 +1,9 @@
-"""The golden set: a bundle's tokenizer and chat template must be those of its source, token for token.
+"""Golden tokens: checks that a bundle's tokenizer and chat template give the same tokens as its source's.
 
-``record`` runs where the source is read (the conversion's child) and writes down what the source's own
-tokenizer makes of fixed texts and chats; ``compare`` reads the finished bundle the way a device does and
-counts what differs. The source's own word is its ``tokenizer.json`` or GGUF header where it has one:
-transformers 5 makes some tokenizers anew by their class, and what a file says otherwise is lost silently.
-Knows no weights.
+``record`` runs in the child that reads the source and stores what its tokenizer makes of fixed texts and
+chats; ``compare`` reads the finished bundle as a device does and counts the differences. The reference is the
+source's ``tokenizer.json`` or GGUF header if it has one: transformers 5 rebuilds some tokenizers from their
+class and silently drops what their files say otherwise.
 """
 
 from __future__ import annotations
@@ -97,7 +96,7 @@ TEXTS = (
     "<|endoftext|><|user|>hi<|end|><|assistant|>",
     "<|begin_of_text|><|eot_id|> <|im_end |> < |im_end|> <think></think>",
 )
-"""Texts whose token ids, with special tokens seen and spelled out, and decoded form must be the source's."""
+"""Texts whose token ids (special tokens parsed, and read as plain text) and decoded form must be equal."""
 
 Chat = tuple[tuple[str, str], ...]
 
@@ -124,7 +123,7 @@ CHATS: tuple[Chat, ...] = (
     (("user", "{{ 7 * 7 }} {% if x %}{# y #}"),),
     (("user", "0123456789 1,000.00"), ("assistant", "42"), ("user", "'quotes' \"double\" \\ /")),
 )
-"""Chats as (role, content), up to where the model speaks."""
+"""Chats as (role, content), up to the model's turn."""
 
 FILE = "golden.json"
 
@@ -133,11 +132,11 @@ _SHOWN = 40
 
 @dataclass(frozen=True, slots=True)
 class GoldenComparison:
-    """What ``compare`` found.
+    """Result of ``compare``.
 
-    ``problems`` are parts of a sentence, each with its numbers. ``differing`` counts texts and chats.
-    ``encoded_apart`` counts chats whose ids aren't those of the whole string, though their text is: a device
-    encodes messages on their own, so tokens don't join across their edges. That is no failure.
+    ``problems`` are parts of a sentence, with numbers. ``differing`` counts texts and chats.
+    ``encoded_apart`` counts chats whose text is right but whose ids differ from those of the whole string: a
+    device encodes messages separately, so no token spans two of them. That isn't a failure.
     """
 
     problems: tuple[str, ...]
@@ -158,13 +157,13 @@ class GoldenComparison:
 
 
 def record(tokenizer: Any, source: Path) -> dict[str, Any]:
-    """What the source makes of the golden set, as plain data.
+    """The source's tokens of all texts and chats, as plain data.
 
     :param tokenizer: transformers' tokenizer of the source; it renders the chats.
     :param source: the checkpoint folder or GGUF file.
-    :return: ``texts`` (``ids``, ``spelled``: special tokens read as text, ``decoded``), ``chats``
-        (``rendered`` and ``ids``, or ``None`` where the template refuses), ``tokens`` (by id) and ``merges``
-        (number and digest).
+    :return: ``texts`` (``ids``; ``spelled``: ids with special tokens read as plain text; ``decoded``),
+        ``chats`` (``rendered`` and ``ids``, or ``None`` if the template refuses), ``tokens`` (by id) and
+        ``merges`` (number and digest).
     """
     from tokenizers import Tokenizer
 
@@ -182,7 +181,7 @@ def record(tokenizer: Any, source: Path) -> dict[str, Any]:
 
 
 def write_record(tokenizer: Any, source: Path, work: Path) -> None:
-    """``record`` into ``golden.json`` of the folder ``work``."""
+    """Writes ``record`` to ``golden.json`` in the folder ``work``."""
     (work / FILE).write_text(json.dumps(record(tokenizer, source)))
 
 
@@ -191,13 +190,13 @@ def _render_source(tokenizer: Any, chat: Chat) -> str | None:
         rendered = tokenizer.apply_chat_template(
             _messages(chat), tokenize=False, add_generation_prompt=True, enable_thinking=False
         )
-    except Exception:  # a template raises what it likes: it has no such role or order of roles
+    except Exception:  # templates raise anything for roles, or an order of roles, that they don't support
         return None
     return str(rendered)
 
 
 def _vocabulary_of(bare: Any, written: str | bytes, source: Path) -> dict[str, Any]:
-    """``tokens`` and ``merges``; those of a GGUF without transformers in between."""
+    """``tokens`` and ``merges``; a GGUF's are read from the file, not through transformers."""
     tokens, merges = _tokens(bare), _merges(written)
     if source.is_file():
         import gguf
@@ -213,10 +212,10 @@ def _vocabulary_of(bare: Any, written: str | bytes, source: Path) -> dict[str, A
 
 
 def check(work: Path, bundle: Path) -> dict[str, int]:
-    """Holds ``bundle`` to the record in the folder ``work``.
+    """Checks ``bundle`` against the record in the folder ``work``.
 
     :return: the figures for ``report.json``.
-    :raises ExportError: it differs; the sentence has the numbers.
+    :raises ExportError: they differ; the message has the numbers.
     """
     compared = compare(json.loads((work / FILE).read_bytes()), bundle)
     if compared.problems:
@@ -228,9 +227,9 @@ def check(work: Path, bundle: Path) -> dict[str, int]:
 
 
 def compare(recorded: Mapping[str, Any], bundle: Path) -> GoldenComparison:
-    """The bundle's tokenizer and template, through the engine's own ``ChatTokenizer``, against ``record``.
+    """Compares a bundle with a ``record``, through the engine's own ``ChatTokenizer``.
 
-    :raises BundleError: the bundle has no tokenizer or template that can be read.
+    :raises BundleError: the bundle's tokenizer or template can't be read.
     """
     from edgeslm.engine.worker.prompt import ChatTokenizer
 
@@ -277,7 +276,7 @@ def _chat_problem(chat: ChatTokenizer, turns: Chat, expected: Mapping[str, Any] 
     """How the rendered string or its ids differ from the source's."""
     try:
         rendered = chat.render(_messages(turns))
-    except Exception as error:  # what a template raises, as in the engine
+    except Exception as error:  # templates raise anything
         return None if expected is None else f"{_short(turns[-1][1])} is refused ({error})"
     if expected is None:
         return f"{_short(turns[-1][1])} is rendered, the source's template refuses it"
@@ -291,16 +290,16 @@ def _chat_problem(chat: ChatTokenizer, turns: Chat, expected: Mapping[str, Any] 
 
 
 def _apart(chat: ChatTokenizer, turns: Chat, expected: Sequence[int]) -> str:
-    """``same`` or ``apart``: the device's ids of a chat are the source's, or others of the same text;
-    ``changed``: of another text. Spaces are left out of it, since SentencePiece begins a text with one."""
+    """``same``: the device's ids of a chat are the source's; ``apart``: others, of the same text;
+    ``changed``: the text differs. Spaces are ignored, since SentencePiece begins a text with one."""
     from edgeslm.engine.calls import Prompt, Text, Turn
 
     if not all(content for _, content in turns):
-        return "apart"  # some templates leave an empty message out; a place holder isn't empty
+        return "apart"  # some templates leave out empty messages, but not the engine's placeholders
     prompt = Prompt(tuple(Turn(role, (Text(content),)) for role, content in turns))  # type: ignore[arg-type]
     try:
         ids, *_ = chat.encode(prompt, 1 << 30)
-    except EdgeslmError:  # a template that leaves messages out: such requests are refused, nothing is misread
+    except EdgeslmError:  # the template leaves messages out; a device refuses such requests
         return "apart"
     if ids == list(expected):
         return "same"
@@ -311,7 +310,7 @@ def _apart(chat: ChatTokenizer, turns: Chat, expected: Sequence[int]) -> str:
 def _vocabulary_problems(bare: Any, written: bytes, recorded: Mapping[str, Any]) -> Iterator[str]:
     tokens = _tokens(bare)
     wanted = {int(number): token for number, token in recorded["tokens"].items()}
-    # Files name more tokens than a tokenizer keeps, and the other way round: padding has no meaning.
+    # Only common ids: both files and tokenizers may list padding tokens that the other lacks.
     other = [number for number in sorted(wanted.keys() & tokens.keys()) if tokens[number] != wanted[number]]
     if other:
         yield (
@@ -347,7 +346,7 @@ def _tokens(bare: Any) -> dict[int, str]:
 
 
 def _merges(written: str | bytes) -> list[tuple[str, ...]]:
-    """Pairs of tokens in order, of a ``tokenizer.json``; they are lists or strings with a space."""
+    """The merges of a ``tokenizer.json``: pairs of tokens, stored as lists or as strings with a space."""
     merges = json.loads(written)["model"].get("merges") or ()
     return [tuple(merge.split(" ") if isinstance(merge, str) else merge) for merge in merges]
 
@@ -358,7 +357,7 @@ def _digest(merges: Sequence[Sequence[str]]) -> tuple[int, str]:
 
 
 def _parting(found: str, wanted: str) -> tuple[str, str]:
-    """Both strings from where they part, cut to what can be shown."""
+    """Both strings from their first difference on, shortened."""
     at = next((i for i, (a, b) in enumerate(zip(found, wanted, strict=False)) if a != b), None)
     at = min(len(found), len(wanted)) if at is None else at
     return _short(found[at:]) if found[at:] else "nothing", _short(wanted[at:]) if wanted[at:] else "nothing"

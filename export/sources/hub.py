@@ -1,7 +1,7 @@
-"""A model hub's checkpoint on this machine, and the way from a command's SRC to an origin.
+"""Model hub access: downloads checkpoints and resolves a command's SRC.
 
-The only module that speaks to a hub. Small files come first, so that a model that can't be exported is
-refused before the large ones; what will be downloaded is said before it begins.
+The only module that talks to a hub. It downloads small files first, so that models which can't be exported
+are refused early, and announces large downloads.
 """
 
 from __future__ import annotations
@@ -43,13 +43,12 @@ _PYTORCH = re.compile(r"pytorch_model(-\d+-of-\d+)?\.bin(\.index\.json)?")
 def resolve_source(
     src: str, kind: Kind, announce: Announce, *, memory_a_weight: int = 2, hint: str = ""
 ) -> Origin:
-    """What SRC of a command means: a folder, a ``.gguf`` file or a hub id (``name`` or ``owner/name``,
-    with ``@revision`` if wanted).
+    """Resolves a command's SRC: a folder, a ``.gguf`` file or a hub id (``[owner/]name[@revision]``).
 
     :param announce: gets a sentence before something large is downloaded.
-    :param memory_a_weight: bytes that the export will need, and ``hint`` what else could be done: what can
-        only be refused isn't downloaded.
-    :raises ExportError: it can't be exported, with what to change.
+    :param memory_a_weight: bytes that the export will need: a model that is too large isn't downloaded.
+    :param hint: see ``check_resources``.
+    :raises ExportError: it can't be exported, and what to change.
     """
     path = Path(src).expanduser()
     if path.exists():
@@ -60,7 +59,7 @@ def resolve_source(
 
 
 def fetch_config(src: str) -> dict[str, Any]:
-    """``config.json`` of a hub id, and nothing else of it.
+    """Downloads only ``config.json`` of a hub id.
 
     :raises ExportError: no network, no such model, no access, or no config.json.
     """
@@ -110,7 +109,7 @@ def fetch_checkpoint(
     total = sum(sizes[name] for name in wanted)
     cache = cache_folder().parent
     cache.mkdir(parents=True, exist_ok=True)
-    # The hub counts the weights of safetensors; of others there are no fewer than at four bytes each.
+    # The hub counts weights of safetensors only. Other files have at least a weight for four bytes.
     counted = getattr(getattr(info, "safetensors", None), "total", None)
     number = counted or sum(sizes[name] for name in weights) // 4
     check_resources(number, total, cache, memory_a_weight, hint)
@@ -124,7 +123,7 @@ def fetch_checkpoint(
 
 @contextlib.contextmanager
 def _refusals(hub_id: str) -> Iterator[None]:
-    """The hub's refusals as sentences."""
+    """Turns the hub's errors into sentences."""
     from huggingface_hub import errors
 
     try:

@@ -1,8 +1,8 @@
-"""A checkpoint read one layer at a time, so that a model larger than memory can be worked through.
+"""Layer-wise checkpoint reader: runs a model that is larger than memory, one layer at a time.
 
-The model's own transformers classes compute: their parameters stay on torch's meta device until a layer is
-``borrowed``. What a layer is called with beside the hidden states (positions, masks; Gemma's layers differ)
-is recorded once from the model's own forward. Knows nothing of quantization.
+The model's own transformers classes compute; their parameters stay on torch's meta device until a layer is
+``borrowed``. A layer's other arguments (positions, masks; Gemma's layers differ) are recorded once from the
+model's own forward pass.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ from edgeslm.errors import ExportError
 
 
 class LayeredModel:
-    """The checkpoint folder ``folder`` (as ``normalize`` makes it) as a causal model, filled by layers.
+    """A causal language model of the checkpoint ``folder`` (written by ``normalize``), loaded layer by layer.
 
     ``model`` is the transformers model: norms, embedding and head in float32, its decoder ``layers`` on
-    the meta device. Without ``matrices`` only small parameters are ever filled.
+    the meta device. Without ``matrices`` only small parameters are ever loaded.
 
-    :raises ExportError: weights that are missing or aren't finite, here and whenever a layer is loaded.
+    :raises ExportError: weights are missing or not finite, here and whenever a layer is loaded.
     """
 
     def __init__(self, folder: Path, *, matrices: bool = True) -> None:
@@ -60,7 +60,7 @@ class LayeredModel:
 
     @contextlib.contextmanager
     def borrowed(self, number: int) -> Iterator[torch.nn.Module]:
-        """The layer with its weights in float32; they are given back at the end."""
+        """The layer with its weights in float32, freed at the end of the block."""
         layer = self.layers[number]
         self.load_layer(number)
         try:
@@ -69,18 +69,18 @@ class LayeredModel:
             layer.to("meta")
 
     def load_layer(self, number: int) -> None:
-        """Fills the layer's parameters for good."""
+        """Loads the layer's parameters and keeps them."""
         for name, module in self.layers[number].named_modules():
             self._fill(module, f"model.layers.{number}.{name}".rstrip("."))
 
     def matrices(self) -> dict[str, torch.nn.Linear]:
-        """Every linear layer by its name in the checkpoint without ``.weight``, the head included."""
+        """Every linear layer, the head included, by its name in the checkpoint without ``.weight``."""
         return {
             name: module for name, module in self.model.named_modules() if isinstance(module, torch.nn.Linear)
         }
 
     def embed(self, ids: torch.Tensor) -> torch.Tensor:
-        """What the first layer reads: [sequences, tokens, width]. Gemma scales it, so the model is asked."""
+        """The first layer's input, [sequences, tokens, width], from the model itself: Gemma scales it."""
         return self._until_layers(ids)[0]
 
     def calls(self, ids: torch.Tensor) -> list[dict[str, Any]]:
@@ -102,7 +102,7 @@ class LayeredModel:
 
     @contextlib.contextmanager
     def _replaced(self, forward: Callable[..., torch.Tensor]) -> Iterator[None]:
-        """All layers compute ``forward`` meanwhile."""
+        """All layers compute ``forward`` during the block."""
         originals = [layer.forward for layer in self.layers]
         for layer in self.layers:
             layer.forward = forward
@@ -113,8 +113,7 @@ class LayeredModel:
                 layer.forward = original
 
     def run(self, number: int, hidden: torch.Tensor, calls: list[dict[str, Any]]) -> torch.Tensor:
-        """The layer over hidden states [sequences, tokens, width], a batch at a time; it has to be
-        borrowed."""
+        """Runs a borrowed layer over hidden states [sequences, tokens, width], in batches."""
         outputs = []
         for batch in hidden.split(BATCH):
             arguments = _cut(calls[number], len(batch))
@@ -123,10 +122,10 @@ class LayeredModel:
         return torch.cat(outputs)
 
     def logits(self, hidden: torch.Tensor) -> torch.Tensor:
-        """From the last layer's output: final norm, head and what the family does to logits (Gemma's cap).
+        """Logits of the last layer's output: final norm, head, and the family's own steps (Gemma's cap).
 
-        The model's own forward computes them, with layers that pass ``hidden`` on: families call their norm
-        by different names.
+        Computed by the model's own forward pass with layers that return ``hidden``: the name of the final
+        norm differs between families.
         """
         ids = torch.zeros(hidden.shape[:2], dtype=torch.long)
         with self._replaced(lambda *_, **__: hidden), torch.inference_mode():
@@ -135,7 +134,7 @@ class LayeredModel:
 
 
 def _cut(arguments: dict[str, Any], sequences: int) -> dict[str, Any]:
-    """For a last batch that is smaller: whatever has a batch dimension of ``BATCH`` is cut."""
+    """Cuts arguments with a batch dimension to a smaller last batch."""
 
     def cut(value: Any) -> Any:
         if isinstance(value, tuple):
@@ -148,7 +147,7 @@ def _cut(arguments: dict[str, Any], sequences: int) -> dict[str, Any]:
 
 
 class _Tensors:
-    """Every tensor of a checkpoint folder by name, read when asked for."""
+    """The tensors of a checkpoint folder by name, read on demand."""
 
     def __init__(self, folder: Path) -> None:
         self._where: dict[str, Any] = {}

