@@ -1,1 +1,1 @@
-"""Evaluation: divergence from the float model, golden answers, report cards, comparison with llama.cpp."""
+"""Evaluation of bundles: fidelity to the float model, accuracy on labelled rows, speed, golden answers."""

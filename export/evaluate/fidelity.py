@@ -1,9 +1,9 @@
-"""Fidelity: how near a quantized decoder's distributions are to its float original's, on the same tokens.
+"""Fidelity: compares a quantized decoder's token distributions with the float model's, on the same tokens.
 
 The figures are those of llama.cpp's ``llama-perplexity --kl-divergence``: Kullback-Leibler divergence of each
-position's next-token distribution (natural logarithm), how often both find the same token likeliest, and the
-ratio of perplexities. ``bundle_logits`` reads tokens as the engine does, in pieces of the same length,
-through onnxruntime-genai. Knows no files of text and no recipes.
+position's next-token distribution (natural logarithm), how often both have the same most likely token, and
+the ratio of perplexities. ``bundle_logits`` reads tokens through onnxruntime-genai in pieces of the same
+length as the engine.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-os.environ["ORT_DISABLE_TELEMETRY"] = "1"  # read when the inference library is imported
+os.environ["ORT_DISABLE_TELEMETRY"] = "1"  # must be set before the inference library is imported
 
 import numpy as np
 import numpy.typing as npt
@@ -32,26 +32,26 @@ from edgeslm_export.jobs.subprocess_job import Reporter
 Logits = npt.NDArray[np.floating[Any]]
 
 _PIECE = 128
-"""Tokens a forward pass, as the engine reads a prompt: one-token steps take other kernels."""
+"""Tokens in a forward pass, as in the engine's prefill: single tokens use other kernels."""
 
 _ROWS = 256
-"""Positions compared at a time: a large vocabulary takes 1 MB a position in float64."""
+"""Positions compared at a time: with a large vocabulary a position takes 1 MB in float64."""
 
 
 @dataclass(slots=True)
 class Comparison:
-    """Running sums over positions. ``add`` takes both sides' logits; ``figures`` ends it."""
+    """Running sums over positions: ``add`` sequences, then take ``figures``."""
 
     divergences: list[npt.NDArray[np.float64]] = field(default_factory=list)
     excess: list[npt.NDArray[np.float64]] = field(default_factory=list)
-    """Negative log-likelihood of the token that follows, bundle minus reference."""
+    """Negative log-likelihood of the next token, bundle minus reference."""
     reference_nll: float = 0.0
     same: int = 0
 
     def add(self, reference: Logits, logits: Logits, tokens: Sequence[int]) -> None:
-        """One sequence: logits [tokens, vocabulary] of both sides, and its tokens.
+        """Adds one sequence: logits [tokens, vocabulary] of both models, and its tokens.
 
-        A position's logits are for the token after it, so the last one counts for the divergence alone.
+        A position's logits predict the next token, so the last position counts for the divergence only.
         """
         for start in range(0, len(tokens), _ROWS):
             rows = slice(start, start + _ROWS)
@@ -96,13 +96,12 @@ def bundle_logits(
     scratch: Path | None = None,
     part: str = READS,
 ) -> Iterator[Logits]:
-    """Logits [tokens, vocabulary] float32 of each sequence, read from an empty cache.
+    """Logits [tokens, vocabulary] float32 of each sequence, computed with an empty cache.
 
-    A bundle's graph computes the last position alone; here it is read with the others' too
-    (``every_position``).
+    A bundle's graph computes the last positions only, so a copy for all of them is used (``every_position``).
 
-    :param scratch: a folder to work in; by default the one that the bundle is in.
-    :param part: of a graph that computes single tokens apart (``decode_graph``), which one.
+    :param scratch: a folder to work in; by default the bundle's parent.
+    :param part: which branch of a joined graph (``decode_graph``).
     """
     import onnxruntime_genai as og
 
@@ -120,17 +119,17 @@ def bundle_logits(
             for start in range(0, len(tokens), _PIECE):
                 generator.append_tokens(np.asarray(tokens[start : start + _PIECE], np.int32))
                 pieces.append(np.array(generator.get_output("logits"), np.float32)[0])
-            del generator  # before the model, or the runtime complains at exit
+            del generator  # before the model, or the runtime reports a leak at exit
             yield np.concatenate(pieces)
         del model
 
 
 @contextlib.contextmanager
 def every_position(folder: Path, scratch: Path, part: str = READS) -> Iterator[Path]:
-    """A copy of a model folder, in ``scratch``, whose graph gives the logits of all positions; the weights
-    are shared by a link.
+    """A copy of a model folder in ``scratch`` whose graph computes the logits of all positions; the weights
+    are linked.
 
-    :param part: of a graph that computes single tokens apart (``decode_graph``), which one.
+    :param part: which branch of a joined graph (``decode_graph``).
     """
     import onnx
 
@@ -150,8 +149,8 @@ def every_position(folder: Path, scratch: Path, part: str = READS) -> Iterator[P
 
 
 def measure(task: dict[str, Any], reporter: Reporter) -> dict[str, Any]:
-    """The child: ``bundle`` (its ``part``), or the file ``gguf`` as llama.cpp computes it, against
-    ``reference.npy`` on ``evaluation.npy`` in the folder ``work``."""
+    """The child's step: compares ``bundle`` (its ``part``), or the file ``gguf`` in llama.cpp, with
+    ``reference.npy`` on the tokens ``evaluation.npy`` in the folder ``work``. :return: ``figures``."""
     work = Path(task["work"])
     sequences = np.load(work / "evaluation.npy")
     reference = np.load(work / "reference.npy", mmap_mode="r")

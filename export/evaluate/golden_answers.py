@@ -1,10 +1,10 @@
-"""Golden answers: what a finished decoder says to eight prompts on the build machine, kept in its bundle.
+"""Golden answers: records a finished decoder's answers to eight prompts and stores them in its bundle.
 
-A device that prepares it sees by them whether its processor computes the same
+When a device prepacks the bundle, it compares its own answers, to see whether its processor computes the same
 (``edgeslm.engine.prepack.golden``).
 
-The texts are our own, since what they say goes wherever the bundle goes, and no chats: some templates tell
-the date, and the same source has to give the same bytes. Runs in a child process.
+The prompts are plain texts of this project, since they are distributed with every bundle. They aren't chats:
+some templates insert the date, and the same source must give the same bytes. Runs in a child process.
 """
 
 from __future__ import annotations
@@ -33,10 +33,10 @@ TEXTS = (
 
 
 def record_answers(task: dict[str, Any], reporter: Reporter) -> dict[str, Any]:
-    """The child: writes ``golden.json`` into the folder ``bundle``, whose other files are there.
+    """The child's step: writes ``golden.json`` into the otherwise complete folder ``bundle``.
 
-    :raises ExportError: it computes no numbers.
-    :raises BundleError: it has no tokenizer that can be read.
+    :raises ExportError: the bundle computes numbers that aren't finite.
+    :raises BundleError: its tokenizer can't be read.
     """
     from edgeslm.engine.prepack.golden import FILE, record
     from edgeslm.engine.worker.loading import PLAIN

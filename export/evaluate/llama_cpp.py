@@ -1,7 +1,6 @@
-"""llama.cpp on the tokens that a bundle is measured with, where the package llama-cpp-python is installed.
+"""llama.cpp baseline: computes a GGUF file's logits on given tokens, if llama-cpp-python is installed.
 
-Driven through the library's own functions, with its own settings (half-precision cache) and flash attention.
-Knows GGUF files and tokens, no bundle.
+Uses the library's low-level functions, default settings (half-precision cache) and flash attention.
 """
 
 from __future__ import annotations
@@ -21,25 +20,25 @@ if TYPE_CHECKING:
 
 NAME = "llama.cpp"
 _BATCH = 512
-"""Tokens a step: llama.cpp's default."""
+"""Tokens in a step: llama.cpp's default."""
 
 
 def is_installed() -> bool:
-    """Whether there is anything to compare with."""
+    """Whether llama-cpp-python is installed."""
     return importlib.util.find_spec("llama_cpp") is not None
 
 
 def gguf_logits(
     gguf: Path, sequences: Sequence[Sequence[int]], threads: int
 ) -> Iterator[npt.NDArray[np.float32]]:
-    """Logits [tokens, vocabulary] of every position of each sequence, which starts with an empty cache.
+    """Logits [tokens, vocabulary] of each sequence, computed with an empty cache.
 
-    :raises ExportError: llama.cpp can't load the file or compute with it.
+    :raises ExportError: llama.cpp can't load or run the file.
     """
     import numpy as np
 
     llama = importlib.import_module("llama_cpp")
-    logging.getLogger("llama-cpp-python").setLevel(logging.ERROR)  # it prints what the library says by this
+    logging.getLogger("llama-cpp-python").setLevel(logging.ERROR)  # decides what the C library prints
     llama.llama_backend_init()
     model = llama.llama_model_load_from_file(str(gguf).encode(), llama.llama_model_default_params())
     if not model:

@@ -1,7 +1,4 @@
-"""Figures about a classifier's probabilities: accuracy with its interval, calibration error, temperature.
-
-Plain numpy; knows nothing of models or files.
-"""
+"""Classifier metrics: accuracy with its confidence interval, calibration error, temperature scaling."""
 
 from __future__ import annotations
 
@@ -24,11 +21,11 @@ _TAIL = 0.025
 
 
 def share_interval(hits: Sequence[bool] | npt.NDArray[np.bool_]) -> tuple[float, float]:
-    """The 95 % interval of the share of true rows: percentiles of the shares of ``RESAMPLES`` draws with
-    replacement (Efron 1979), with a fixed seed.
+    """The 95 % confidence interval of the share of true rows: percentile bootstrap (Efron 1979) with
+    ``RESAMPLES`` draws and a fixed seed.
 
-    Where all rows are alike every draw is too; there the exact binomial bound stands in (Clopper and Pearson
-    1934), or ten right of ten would be called certain.
+    If all rows are equal, the bootstrap's interval is empty and the exact binomial bound is used (Clopper and
+    Pearson 1934): ten right of ten aren't certainty.
     """
     values = np.asarray(hits, float)
     rows = len(values)
@@ -52,7 +49,7 @@ def share(hits: Sequence[bool] | npt.NDArray[np.bool_]) -> dict[str, Any]:
 
 
 def calibration_error(confidence: Floats, right: npt.NDArray[np.bool_]) -> float:
-    """Expected calibration error over ten equal bins of confidence (Guo et al. 2017, equation 3)."""
+    """Expected calibration error with ten equal bins of confidence (Guo et al. 2017, equation 3)."""
     bins = np.minimum((confidence * _BINS).astype(int), _BINS - 1)
     error = 0.0
     for number in range(_BINS):
@@ -69,8 +66,8 @@ def softmax(logits: Floats) -> Floats:
 
 
 def accuracy_report(verdicts: Sequence[Verdict], truth: Integers, labels: Sequence[str]) -> dict[str, Any]:
-    """``rows``, ``accuracy``, ``interval`` (95 %, see ``share_interval``), ``majority`` (the share of the
-    commonest label), ``calibration_error`` and per label ``rows``, ``precision``, ``recall``.
+    """``rows``, ``accuracy``, ``interval`` (95 %, see ``share_interval``), ``majority`` (share of the most
+    frequent label), ``calibration_error`` and per label ``rows``, ``precision``, ``recall``.
 
     :param truth: [rows], indices into ``labels``.
     """
@@ -97,11 +94,11 @@ def accuracy_report(verdicts: Sequence[Verdict], truth: Integers, labels: Sequen
 
 
 def fit_temperature(logits: Floats, truth: Integers) -> float:
-    """The temperature that makes ``softmax(logits / temperature)`` most likely.
+    """Temperature scaling (Guo et al. 2017, section 4.2): the temperature with the least cross-entropy of
+    ``softmax(logits / temperature)``, between 0.05 and 20.
 
-    Temperature scaling (Guo et al. 2017, section 4.2); searched between 0.05 and 20 on a logarithmic scale.
-    The truth counts for one row in n + 2 less than certain (Platt 1999, section 2.2): a few rows that are all
-    right would have it fall without end, and each later answer be called certain.
+    The target probability of the true label is 1 - 1 / (n + 2) (Platt 1999, section 2.2). With 1, a few rows
+    that are all right would drive the temperature to its minimum and make every answer certain.
     """
     from scipy.optimize import minimize_scalar
     from scipy.special import logsumexp

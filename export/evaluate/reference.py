@@ -1,8 +1,8 @@
-"""A decoder bundle against the float model it came from: the same tokens, the figures of ``fidelity``.
+"""Reference comparison: measures a decoder bundle against its float model by the figures of ``fidelity``.
 
-What the float model says is computed by the ``study`` step of ``quantize.worker``, which an export begins
-with too: ``study_task`` is that step's order for both. Whether bundle and source belong together is judged by
-what the child found, since a GGUF file's shapes are known only then. Knows no recipes and no labels.
+The ``study`` step of ``quantize.worker`` computes the float model's logits, as in an export; ``study_task``
+makes its task for both. Whether bundle and source belong together is checked after that step, since the
+shapes of a GGUF file aren't known before.
 """
 
 from __future__ import annotations
@@ -29,12 +29,12 @@ from edgeslm.errors import ExportError
 
 EVALUATION_TOKENS = 4_096
 REFERENCE_BYTES = 1_000_000_000
-"""The float model's logits on disk: a large vocabulary is measured on fewer tokens."""
+"""Limit of the float model's logits on disk: with a large vocabulary fewer tokens are measured."""
 UNQUANTIZED = {"F32", "F16", "BF16"}
 
 
 def gguf_types(origin: Origin) -> dict[str, int]:
-    """Tensors of a GGUF by type, the commonest first; nothing for a folder."""
+    """Number of a GGUF's tensors by type, the most frequent first; empty for a folder."""
     if not origin.is_gguf:
         return {}
     return dict(Counter(tensor.kind for tensor in read_gguf_header(origin.path).tensors).most_common())
@@ -48,10 +48,10 @@ def study_task(
     formats: Sequence[Format] = (),
     find_exact: bool = False,
 ) -> dict[str, Any]:
-    """The order of the ``study`` step: checkpoint, tokens, what the float model says.
+    """The task of the ``study`` step: checkpoint, tokens, the float model's logits.
 
-    :param formats: gradients are measured, and what embedding and head would lose in each. :param find_exact:
-        look for matrices that the source has on a grid already.
+    :param formats: if any, gradients are measured, and the loss of embedding and head in each format.
+    :param find_exact: look for matrices that are quantized in the source.
     """
     return {
         "step": "study",
@@ -80,12 +80,11 @@ def compare(
     on_progress: OnProgress | None = None,
     debug: bool = False,
 ) -> list[dict[str, Any]]:
-    """Where ``origin`` is a GGUF and llama.cpp is installed, that reads the file too.
+    """Compares a bundle with its float model on each corpus; with a GGUF file and llama.cpp, that too.
 
-    :return: for each text its name as ``text`` and the figures of ``fidelity.Comparison``; those of llama.cpp
-        have ``engine``.
-
-    :raises ExportError: the bundle was made of another model than ``origin``, or a step failed.
+    :return: for each text its name as ``text`` and the figures of ``fidelity.Comparison``; rows of llama.cpp
+        and of the branch for single tokens have ``engine``.
+    :raises ExportError: the bundle was made from another model, or a step failed.
     """
     _check_architecture(bundle, origin)
     place = cache_folder()
@@ -129,7 +128,7 @@ def _check_architecture(bundle: Bundle, origin: Origin) -> None:
 
 
 def _check_shapes(bundle: Bundle, origin: Origin, found: Mapping[str, Any], checkpoint: Path) -> None:
-    """:param found: what ``study`` gives. Layers, width and vocabulary, and the vocabulary's every token."""
+    """Compares layers, width and every token of the vocabulary. :param found: the result of ``study``."""
     model = json.loads((bundle.path / "genai_config.json").read_bytes())["model"]
     rows, width = found["matrices"]["lm_head"]
     shapes = (
@@ -151,5 +150,5 @@ def _check_shapes(bundle: Bundle, origin: Origin, found: Mapping[str, Any], chec
 
 
 def _vocabulary(folder: Path) -> Any:
-    """Of ``tokenizer.json``: BPE and WordPiece keep a mapping, Unigram a list."""
+    """The vocabulary of ``tokenizer.json``: a mapping for BPE and WordPiece, a list for Unigram."""
     return json.loads((folder / "tokenizer.json").read_bytes())["model"].get("vocab")

@@ -1,9 +1,8 @@
-"""Report card: does a bundle work, how large and fast is it, how often right, how near to its original?
+"""Report card: measures a bundle's size, speed and memory, its accuracy, and its fidelity to the float model.
 
-This module and ``golden_answers`` import the engine: what is measured is what a device runs. Decoders and
-encoders are loaded in a child process (``edgeslm_export.evaluate.report_card``), so that peak memory is
-theirs and a crash is a sentence. What rows are asked and how answers count is in ``task_eval``, the
-comparison with the float model in ``reference``.
+Uses the engine of devices, in a child process (``edgeslm_export.evaluate.report_card``): so peak memory is
+the bundle's, and a crash becomes a one-sentence error. ``task_eval`` evaluates labelled rows, ``reference``
+compares with the float model.
 """
 
 from __future__ import annotations
@@ -45,7 +44,7 @@ _EMBEDDED_TEXTS = 64
 
 
 def default_threads() -> int:
-    """One a core of those this process may use."""
+    """The number of cores that this process may use."""
     return len(os.sched_getaffinity(0))
 
 
@@ -56,12 +55,12 @@ def measure_bundle(
     on_progress: OnProgress | None = None,
     debug: bool = False,
 ) -> dict[str, Any]:
-    """Loads a decoder or encoder bundle in a fresh process, uses it and measures it.
+    """Loads a decoder or encoder bundle in a new process and measures it.
 
     :param threads: of the inference; by default ``default_threads()``.
-    :return: ``load_ms``, ``peak_rss_bytes``, ``threads``; of a decoder ``prompt_tokens``, ``prefill_tps``,
-        ``decode_tps`` and ``sample``; of an encoder ``texts_per_s``, ``ms_per_text``.
-    :raises ExportError: it doesn't load, or doesn't do its work.
+    :return: ``load_ms``, ``peak_rss_bytes``, ``threads``; for a decoder ``prompt_tokens``, ``prefill_tps``,
+        ``decode_tps`` and ``sample``; for an encoder ``texts_per_s``, ``ms_per_text``.
+    :raises ExportError: it doesn't load or doesn't work.
     """
     return _in_child({"step": "measure"}, folder, threads, "loading the bundle", on_progress, debug)
 
@@ -74,7 +73,7 @@ def examine_bundle(
     on_progress: OnProgress | None = None,
     debug: bool = False,
 ) -> dict[str, Any]:
-    """Puts labelled rows to a decoder bundle, in a fresh process. :return: see ``task_eval.take_exam``."""
+    """Evaluates a bundle on labelled rows in a new process. :return: see ``task_eval.take_exam``."""
     task = {"step": "examine", "exam": exam.encode()}
     return _in_child(task, folder, threads, "asking the bundle", on_progress, debug)
 
@@ -94,10 +93,10 @@ def _in_child(
 def measure_adapter(
     base: Path, adapter: Path, *, on_progress: OnProgress | None = None, debug: bool = False
 ) -> dict[str, Any]:
-    """Loads a base with an adapter bundle in a fresh process and generates with and without the adapter.
+    """Loads a base with an adapter bundle in a new process and runs it with and without the adapter.
 
     :return: ``load_ms``, ``peak_rss_bytes``, ``threads`` and ``sample``.
-    :raises ExportError: they don't load, or compute no numbers.
+    :raises ExportError: they don't load, or compute numbers that aren't finite.
     """
     task = {"step": "measure", "adapter": str(adapter.resolve())}
     return _in_child(task, base, None, "loading the adapter", on_progress, debug)
@@ -114,12 +113,12 @@ def evaluate_learned(
     on_progress: OnProgress | None = None,
     debug: bool = False,
 ) -> dict[str, Any]:
-    """How often a head or an adapter that was taught a task is right on labelled rows, through the engine.
+    """Evaluates a learned task (a head or an adapter) on labelled rows, through the engine.
 
-    :param base: the encoder or the decoder that it adds to; of a head with its own encoder that itself.
-    :param max_error: wanted of what it answers; it abstains from the rest.
-    :raises ExportError: it was taught no task, or rows that aren't of its kind or labels.
-    :raises ConfigError: an error that its calibration can't promise.
+    :param base: the encoder or decoder that it adds to; for a head with its own encoder the bundle itself.
+    :param max_error: of the rows that it answers; it abstains from the others.
+    :raises ExportError: the bundle has no learned task, or rows don't fit its kind or labels.
+    :raises ConfigError: its calibration can't guarantee ``max_error``.
     """
     from edgeslm_export.evaluate.task_eval import Exam
 
@@ -146,20 +145,20 @@ def evaluate_learned(
 
 
 def load_encoder(path: Path, threads: int | None = None) -> Encoder:
-    """The engine's encoder. :raises BundleError: it isn't one, or is damaged."""
+    """Loads the engine's encoder. :raises BundleError: not an encoder's bundle, or damaged."""
     from edgeslm.engine.worker.encoder import Encoder
 
     return Encoder(path, threads or default_threads())
 
 
 def embed_texts(encoder: Encoder, texts: Sequence[str]) -> npt.NDArray[np.float32]:
-    """Vectors [n, dimension] float32; texts longer than the context keep their head."""
+    """Vectors [texts, dimension] float32; of texts longer than the context only the beginning counts."""
     vectors, _, _ = encoder.embed(texts, "head")
     return vectors
 
 
 def read_lengths(bundle: Path, texts: Sequence[str]) -> tuple[list[int], int]:
-    """Tokens of each text with those that frame it, and how many the encoder reads."""
+    """Tokens of each text including special tokens, and the encoder's context length."""
     from edgeslm.engine.worker.prompt import load_tokenizer
 
     encoded = load_tokenizer(bundle).encode_batch(list(texts))
@@ -167,7 +166,7 @@ def read_lengths(bundle: Path, texts: Sequence[str]) -> tuple[list[int], int]:
 
 
 def size_report(bundle: Bundle) -> dict[str, Any]:
-    """What the manifest alone tells: ``bytes`` of the bundle, ``kind``, ``name``, ``digest``."""
+    """Figures of the manifest: ``name``, ``kind``, ``digest`` and ``bytes`` of the weights."""
     manifest = bundle.manifest
     return {
         "name": manifest.name,
@@ -178,7 +177,7 @@ def size_report(bundle: Bundle) -> dict[str, Any]:
 
 
 def stated(bundle: Bundle) -> dict[str, Any]:
-    """What the bundle's own report card says of its likeness to its source, which isn't here any more.
+    """Fidelity as stated in the bundle's own report card; without the source it can't be measured again.
 
     :return: any of ``stated`` (a decoder's fidelity), ``golden``, ``cosine_to_float`` and ``rank_agreement``.
     """
@@ -194,11 +193,11 @@ def stated(bundle: Bundle) -> dict[str, Any]:
 
 @dataclass(frozen=True, slots=True)
 class Required:
-    """What is asked for beside size and speed.
+    """What to measure beside size and speed.
 
-    ``data`` are labelled rows, for a decoder with a ``task`` file or without one, for what was taught a task
-    with the bundle ``base`` that it adds to and the ``max_error`` of what it should answer, ``with_answers``
-    to each row. ``reference`` is the float original of a decoder, compared on each of ``corpora``.
+    ``data`` is a file of labelled rows. A decoder may take a ``task`` file with it; a learned task takes its
+    ``base`` bundle, and optionally a ``max_error``. ``with_answers`` adds the answer to each row.
+    ``reference`` is a decoder's float model, compared on each of ``corpora``.
     """
 
     data: Path | None = None
@@ -220,8 +219,7 @@ def evaluate_bundle(
 ) -> dict[str, Any]:
     """The report card of a bundle of any kind.
 
-    :raises ExportError: something is wanted that this kind of bundle can't give, or a head without rows or
-        encoder.
+    :raises ExportError: this kind of bundle can't give what is wanted, or a head lacks rows or encoder.
     :raises BundleError: a damaged bundle.
     """
     bundle = load_bundle(path)
@@ -253,10 +251,10 @@ def evaluate_bundle(
 
 
 def check_wanted(bundle: Bundle, data: Path | None, task: Path | None, *, compared: bool) -> None:
-    """Looks at what is wanted of a bundle before anything slow.
+    """Checks an evaluation's options before anything slow starts.
 
-    :param compared: with a float model.
-    :raises ExportError: this kind of bundle can't give it, or a file is missing.
+    :param compared: whether a float model is given.
+    :raises ExportError: an option that doesn't fit this kind of bundle, or a missing file.
     """
     kind = bundle.manifest.kind
     what = f"{bundle.path} is a bundle of kind {kind}"
@@ -336,7 +334,7 @@ def _measure_decoder(folder: Path, threads: int, reporter: Reporter) -> dict[str
         said = decoder.generate(Generate(question, _NEW_TOKENS))
         scored = decoder.score(Score(question, ("yes", "no")))
         reporter.progress(2, 3, "measuring")
-        # About 1 token in 4.5 letters of English; what doesn't fit a short context is cut.
+        # English has about 4.5 characters a token; a text that exceeds a short context is cut.
         text = _SENTENCE * math.ceil(_PROMPT_TOKENS * 4.5 / len(_SENTENCE))
         long = Prompt((Turn("user", (Text(text, cut=True), " Continue this story.")),), overflow="head")
         timed = decoder.generate(Generate(long, _NEW_TOKENS))

@@ -1,7 +1,4 @@
-"""Encoder similarity: cosines to the float model, and whether both rank texts the same.
-
-Holds the fixed texts and the arithmetic; knows no model and no file. Vectors are [texts, dimension].
-"""
+"""Encoder similarity: cosines to the float model's vectors, and rank agreement, on fixed texts."""
 
 from __future__ import annotations
 
@@ -69,17 +66,17 @@ TEXTS = (
     "rain is expected in the evening, wind from the west",
     "The weather tomorrow: sunny, 24 degrees.",
 )
-"""What an encoder is compared on: kinds of text that devices see, many with a near neighbour among them."""
+"""Texts like those on devices, many with a near neighbour among the others."""
 
 NEAREST = 5
 
 
 def similarity(expected: Floats, found: Floats) -> dict[str, Any]:
-    """Likeness of ``found`` with ``expected``, both [n, dimension] with n above ``NEAREST``.
+    """Compares ``found`` with ``expected``, both [texts, dimension] with more than ``NEAREST`` texts.
 
     :return: ``cosine_to_float`` (``mean``, ``lowest``) and ``rank_agreement``: each text ranks the others by
         cosine; ``spearman`` is the mean rank correlation (Spearman 1904), ``nearest`` the share of texts
-        with the same nearest neighbour, ``nearest_5`` the mean share of the five nearest that are the same.
+        with the same nearest neighbour, ``nearest_5`` the mean overlap of the five nearest.
     """
     import numpy as np
 
@@ -103,7 +100,7 @@ def similarity(expected: Floats, found: Floats) -> dict[str, Any]:
 
 
 def _spearman(wanted: Floats, got: Floats) -> Floats:
-    """Rank correlation of each row [n]; ties don't matter among float cosines."""
+    """Rank correlation of each row [n]; float cosines have no ties that matter."""
     import numpy as np
 
     ranks = [np.argsort(np.argsort(each, axis=1), axis=1).astype(np.float64) for each in (wanted, got)]

@@ -1,8 +1,8 @@
-"""Labelled rows put to a decoder the way a device does it: through the tasks that production runs.
+"""Task evaluation: runs labelled rows through a device's tasks and computes their accuracy.
 
-``make_exam`` reads what is asked and checks the rows against it; ``take_exam`` asks row after row and counts.
-The engine is a function here (``ask``), which ``report_card`` brings; prompts, grammars and second tries are
-those of ``edgeslm.tasks``. Knows no files of models.
+``make_exam`` builds the task and checks the rows against it; ``take_exam`` runs row after row. Prompts,
+grammars and retries are those of ``edgeslm.tasks``; ``report_card`` supplies the engine as the function
+``ask``.
 """
 
 from __future__ import annotations
@@ -30,17 +30,15 @@ from edgeslm.tasks.classify import Classify
 from edgeslm.tasks.extract import Extract
 
 Rows = Sequence[LabelledRow | FieldsRow]
-"""Called with rows done and rows in all."""
 
 _TYPES = {str: "string", int: "number", float: "number", bool: "boolean"}
 
 
 @dataclass(frozen=True, slots=True)
 class Exam:
-    """``section`` is the task as the configuration has it; all rows are of its kind.
+    """An evaluation: ``section`` is the task as configured; all rows are of its kind.
 
-    ``bundle`` is the head or the adapter that the task was taught as. ``with_answers`` adds what was made of
-    each row to the report.
+    ``bundle`` is the head or adapter of a learned task. ``with_answers`` adds the answers to the report.
     """
 
     name: str
@@ -67,16 +65,16 @@ class Exam:
         return cls(plain["name"], section, rows, bundle, plain["with_answers"])
 
     def make_task(self) -> Task:
-        """:raises ConfigError: the section doesn't fit what was taught."""
+        """The task to run. :raises ConfigError: the section doesn't fit the learned task."""
         bundle = None if self.bundle is None else load_bundle(self.bundle)
         return make_task(self.name, self.section, bundle)
 
 
 def make_exam(data: Path, rows: Rows, task_file: Path | None) -> Exam:
-    """:param task_file: one entry of ``tasks:`` with its ``name``; labels or schema that it leaves out, as
-        all without a file, come from the rows.
+    """:param task_file: one entry of ``tasks:`` with its ``name``. What it leaves out (labels, schema) is
+        derived from the rows; without a file, the whole task.
 
-    :raises ConfigError: a task that isn't sound.
+    :raises ConfigError: an invalid task.
     :raises ExportError: rows that don't fit it.
     """
     labelled = isinstance(rows[0], LabelledRow)
@@ -113,13 +111,11 @@ def _section(data: Path, entry: Mapping[str, Any]) -> TaskSection:
 def take_exam(
     exam: Exam, ask: Ask, on_progress: OnProgress = lambda done, total, what: None
 ) -> dict[str, Any]:
-    """Puts every row to the task.
+    """Runs every row through the task.
 
-    :return: ``task``, ``rows``, ``ms_per_row`` (prompt, engine and parsing, the first row's one warm-up not
-        counted), and the figures of its kind: those of ``accuracy_report``, or ``valid`` (share of outputs
-        that are JSON by the schema), ``exact`` (share of rows with every field right) and ``fields``, each
-        with its interval.
-    :raises ExportError: a row that the model can't be asked.
+    :return: ``task``, ``rows``, ``ms_per_row`` (prompt, engine and parsing, after a warm-up), and the figures
+        of its kind: those of ``accuracy_report``, or of ``fields_report``.
+    :raises ExportError: a row that can't be given to the model.
     """
     import asyncio
 
@@ -146,7 +142,7 @@ async def _take(exam: Exam, ask: Ask, on_progress: OnProgress) -> dict[str, Any]
 
 
 async def _outcome(task: Task, row: LabelledRow | FieldsRow, ask: Ask) -> Outcome | None:
-    """None where the task itself gave up, as when its JSON wasn't closed within ``max_tokens``."""
+    """None if the task itself failed, for example when ``max_tokens`` cut its JSON."""
 
     async def asked(call: Any, on_chunk: Any = None) -> Any:
         try:
@@ -161,7 +157,7 @@ async def _outcome(task: Task, row: LabelledRow | FieldsRow, ask: Ask) -> Outcom
 
 
 def _answers(outcomes: Sequence[Outcome | None]) -> list[dict[str, Any] | None]:
-    """Results as they would be published; None where there is none."""
+    """Results as a node would publish them; None if there is none."""
     return [None if outcome is None else dict(outcome.result) for outcome in outcomes]
 
 
@@ -198,7 +194,8 @@ def _extracted(task: Task, rows: Rows, outcomes: Sequence[Outcome | None]) -> di
 def fields_report(
     found: Sequence[Any], wanted: Sequence[Mapping[str, Any]], schema: Mapping[str, Any]
 ) -> dict[str, Any]:
-    """``valid``, ``exact`` and ``fields`` of ``take_exam``. :param found: the fields of each row, or None."""
+    """``valid`` (share of outputs that fit the schema) and ``exact`` (share of rows with every field right),
+    with their intervals, ``f1``, and ``fields``. :param found: the fields of each row, or None."""
     import jsonschema
 
     check = jsonschema.Draft202012Validator(dict(schema))
@@ -223,8 +220,8 @@ _COUNTS = ("rows", "found", "hits")
 
 
 def _field_report(name: str, found: Sequence[Any], wanted: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """``rows`` that have the field, ``found`` ones that were given one and ``hits`` that were given the right
-    one; and the shares of them."""
+    """Counts: ``rows`` that have the field, ``found`` that got a value, ``hits`` that got the right one; and
+    the rates derived from them."""
     given = [got.get(name) if isinstance(got, dict) else None for got in found]
     there = [row.get(name) for row in wanted]
     right = share(
@@ -249,12 +246,12 @@ def _field_report(name: str, found: Sequence[Any], wanted: Sequence[Mapping[str,
 
 
 def _f1(rows: int, found: int, hits: int) -> float:
-    """The harmonic mean of precision and recall; 1 where nothing was to be found and nothing was."""
+    """The harmonic mean of precision and recall; 1 if nothing was to be found and nothing was found."""
     return 2 * hits / (rows + found) if rows + found else 1.0
 
 
 def _sureness(task: Task, outcomes: Sequence[Outcome | None], whole: Sequence[bool]) -> dict[str, Any]:
-    """What confidences are worth, where results have one, and how much is answered with a threshold."""
+    """Calibration error, if results have a confidence, and coverage, if there is a threshold."""
     import numpy as np
 
     if not task.is_head:
@@ -280,14 +277,14 @@ def _answered(outcomes: Sequence[Outcome | None], right: Any, threshold: float) 
 
 
 def all_same(found: Any, wanted: Mapping[str, Any]) -> bool:
-    """Whether every field is right; none is missing and none is there that shouldn't be."""
+    """Whether every field is right, with none missing and none too many."""
     return isinstance(found, Mapping) and all(
         _same(found.get(name), wanted.get(name)) for name in {*found, *wanted}
     )
 
 
 def _same(found: Any, wanted: Any) -> bool:
-    """As JSON values: 81 is 81.0 and not true; a missing field is null; space around a text doesn't count."""
+    """Equality of JSON values: 81 is 81.0; 1 isn't true; space around a text is ignored."""
     if isinstance(found, bool) or isinstance(wanted, bool):
         return found is wanted
     if isinstance(found, str) and isinstance(wanted, str):
@@ -308,7 +305,7 @@ def _from_rows(rows: Rows) -> dict[str, Any]:
 
 
 def _defaults(rows: Rows, task_file: Path) -> dict[str, Any]:
-    """The same where a task's file may have its own: what the rows can't say then isn't a fault yet."""
+    """``_from_rows`` for a task's file, or nothing where that fails: the file may have its own."""
     try:
         return _from_rows(rows)
     except ExportError:
@@ -316,7 +313,7 @@ def _defaults(rows: Rows, task_file: Path) -> dict[str, Any]:
 
 
 def schema_of(rows: Sequence[FieldsRow]) -> dict[str, Any]:
-    """Texts, numbers and truth values by what the rows have; required is what all rows have."""
+    """A JSON schema with the types of the rows' fields; fields that all rows have are required."""
     properties: dict[str, dict[str, str]] = {}
     for row in rows:
         for name, value in row.fields.items():
@@ -335,9 +332,9 @@ def schema_of(rows: Sequence[FieldsRow]) -> dict[str, Any]:
 def check_answers(
     data: Path, rows: Rows, known: Collection[str], schema: Mapping[str, Any] | None = None
 ) -> None:
-    """:param known: labels or fields that the task has; none: any. :param schema: that fields have to fit.
+    """:param known: labels or fields of the task. :param schema: which the rows' fields must fit.
 
-    :raises ExportError: naming the rows that don't.
+    :raises ExportError: rows that don't fit, by number.
     """
     from jsonschema import Draft202012Validator
 
@@ -356,7 +353,7 @@ def check_answers(
 
 
 def without_nulls(fields: Mapping[str, Any], schema: Mapping[str, Any]) -> dict[str, Any]:
-    """A row's fields as the schema has them: null says that a field isn't there, unless it may be null."""
+    """A row's fields without nulls, which mean a missing field, except where the schema allows null."""
     return {name: value for name, value in fields.items() if value is not None or _may_be_null(schema, name)}
 
 

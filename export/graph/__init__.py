@@ -1,1 +1,1 @@
-"""ONNX graphs: building them, and edits that a device needs."""
+"""ONNX graphs: builds them and edits them for devices."""

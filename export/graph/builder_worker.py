@@ -1,13 +1,12 @@
-"""The child process that makes the graph: onnxruntime-genai's builder, given codes instead of float weights.
+"""Graph builder: child process that runs onnxruntime-genai's builder on codes instead of float weights.
 
 ``python -m edgeslm_export.graph.builder_worker`` with a task on standard input (see ``subprocess_job``):
 ``work`` (with ``checkpoint/`` and ``codes/``, see ``quantize.worker``), ``formats`` (name of a matrix: bits
-and group size), ``options`` (the builder's) and ``out`` (where the graph goes). Only here is the builder
-imported.
+and group size), ``options`` of the builder and the folder ``out``. Only this module imports the builder.
 
-The builder decides what a family's graph looks like: it splits, fuses and reorders the rows of matrices. It
-is handed a model whose matrices hold nothing but the number of each row, in memory of a row: what arrives
-where a matrix product is written says by those numbers which codes belong there.
+The builder splits, fuses and reorders rows of matrices, depending on the model family. To follow the rows, it
+is given a model whose matrices hold only their row numbers (a view of one column, so they take little
+memory). Where it writes a matrix product, the numbers that arrive tell which codes belong there.
 """
 
 from __future__ import annotations
@@ -34,11 +33,11 @@ from edgeslm_export.sources.checkpoint import read_config
 
 _LAYER = re.compile(r"Reading layer (\d+)")
 _ACCURACY_LEVEL = 4
-"""Products with int8 activations: the fast path of CPUs."""
+"""Computes with int8 activations, the fast path on CPUs."""
 
 
 class _Watcher(io.TextIOBase):
-    """Stands in for standard output: the builder says which layer it reads, and that is the progress."""
+    """Replaces standard output and derives the progress from what the builder prints."""
 
     def __init__(self, reporter: Reporter, layers: int) -> None:
         self._reporter, self._layers = reporter, layers
@@ -56,7 +55,7 @@ class _Watcher(io.TextIOBase):
 
 
 def build(task: dict[str, Any], reporter: Reporter) -> dict[str, Any]:
-    """:return: nothing but the number of layers; the files are in ``out``."""
+    """Writes the graph to ``out``. :return: the number of ``layers``."""
     work, out = Path(task["work"]), Path(task["out"])
     reporter.progress(0, 10, "loading libraries")
     from onnxruntime_genai.models.builder import create_model, parse_extra_options
@@ -71,14 +70,14 @@ def build(task: dict[str, Any], reporter: Reporter) -> dict[str, Any]:
     with contextlib.redirect_stdout(watcher), _codes_for_weights(folder, codes), one_rope():
         parsed = parse_extra_options(None, str(folder), str(out), "int4", "cpu", cache, pairs)
         create_model(None, str(folder), str(out), "int4", "cpu", cache, **parsed)
-    shutil.copyfile(folder / "tokenizer.json", out / "tokenizer.json")  # the builder's may be made anew
+    shutil.copyfile(folder / "tokenizer.json", out / "tokenizer.json")  # the builder's may differ
     return {"layers": layers}
 
 
 @contextlib.contextmanager
 def _codes_for_weights(folder: Path, codes: dict[str, Quantized]) -> Iterator[None]:
-    """The builder's base class writes ``codes`` where it would write float weights."""
-    # The builder puts its own folder on the path, so its classes' modules have names without the package's.
+    """Patches the builder's base class, so that it writes ``codes`` instead of float weights."""
+    # The builder adds its own folder to sys.path; its modules have no package prefix.
     Model = importlib.import_module("builders.base").Model  # noqa: N806
 
     rows = _Rows(codes)
@@ -107,8 +106,8 @@ def _codes_for_weights(folder: Path, codes: dict[str, Quantized]) -> Iterator[No
 
 @contextlib.contextmanager
 def one_rope() -> Iterator[None]:
-    """The builder reads Gemma 3's rotary embedding as transformers 4 wrote it: one, and the base frequency of
-    the windowed layers beside it. transformers 5 has a set of parameters for each type of layer."""
+    """Converts Gemma 3's RoPE parameters for the builder, which expects those of transformers 4: one set, and
+    ``rope_local_base_freq`` for windowed layers. transformers 5 has a set for each type of layer."""
     Model = importlib.import_module("builders.base").Model  # noqa: N806
     original = Model.make_config_init
 
@@ -127,7 +126,7 @@ def one_rope() -> Iterator[None]:
 
 
 class _Rows:
-    """Numbers every row of every matrix, and finds rows by their numbers."""
+    """Numbers the rows of all matrices and finds codes by row numbers."""
 
     def __init__(self, codes: dict[str, Quantized]) -> None:
         self._codes = codes
@@ -142,14 +141,14 @@ class _Rows:
         self._firsts = np.array(list(self._starts.values()))
 
     def numbered(self, name: str, columns: int) -> Any:
-        """A tensor [rows, columns] that takes the memory of one column: each row is its number."""
+        """A tensor [rows, columns] with the row's number in all its columns, in memory for one column."""
         import torch
 
         start, count = self._starts[name], len(self._codes[name].codes)
         return torch.arange(start, start + count, dtype=torch.float32)[:, None].expand(count, columns)
 
     def find(self, weight: Any) -> Quantized:
-        """The codes of a matrix that the builder made of numbered rows."""
+        """The codes of a matrix that the builder assembled from numbered rows."""
         numbers = weight[:, 0].to("cpu").numpy().astype(np.int64)
         owners = np.searchsorted(self._firsts, numbers, side="right") - 1
         cuts = [0, *(np.flatnonzero(np.diff(owners)) + 1), len(numbers)]
@@ -164,13 +163,13 @@ class _Rows:
             np.concatenate([matrix.codes[rows] for matrix, rows in pieces]),
             np.concatenate([matrix.scales[rows] for matrix, rows in pieces]),
             forms.pop(),
-            pieces[0][0].smoothing,  # these belong to what they read, which is the same
+            pieces[0][0].smoothing,  # smoothing and reach belong to the input, which is the same for all
             pieces[0][0].reach,
         )
 
 
 def _numbered_model(folder: Path, rows: _Rows) -> Any:
-    """The checkpoint's model with its small parameters, and numbered rows for matrices."""
+    """The checkpoint's model with its small parameters and numbered rows in place of matrices."""
     import torch
     from edgeslm_export.sources.layer_reader import LayeredModel
 
@@ -188,7 +187,7 @@ def _numbered_model(folder: Path, rows: _Rows) -> Any:
 def _write_product(
     model: Any, matrix: Quantized, basename: str, root_input: str, *, logits: bool = False, **options: Any
 ) -> str:
-    """:return: the name of the product's last node."""
+    """Writes a matrix product. :return: the name of its last node."""
     output = "logits" if logits else None
     sequence = options.get("seq_dim", "sequence_length")
     if matrix.format.by_row:
@@ -199,7 +198,7 @@ def _write_product(
 def _write_product_in_groups(
     model: Any, matrix: Quantized, name: str, root_input: str, sequence: str, output: str | None
 ) -> str:
-    """A ``MatMulNBits`` node; like the builder's own, but for scales in float16."""
+    """Writes a ``MatMulNBits`` node like the builder's, but with float16 scales."""
     weights, scales = _write_matrix(model, matrix, name[1:].replace("/", "."))
     output = output or f"{name}/output_0"
     rows, columns = matrix.codes.shape
@@ -221,17 +220,14 @@ def _write_product_in_groups(
 
 
 def _write_matrix(model: Any, matrix: Quantized, name: str) -> tuple[str, str]:
-    """Codes and scales as initializers.
-
-    The kernels want scales in float32: a Cast that the runtime folds away when it loads the graph.
-    """
+    """Writes codes and scales as initializers. :return: their names."""
     weights = f"{name}.qweight"
     model.make_initializer(matrix.pack(), weights)
     return weights, write_scales(model, matrix.scales, f"{name}.scales")
 
 
 def _write_embedding(model: Any, own: Quantized | None, head: Quantized, basename: str) -> str:
-    """A ``GatherBlockQuantized`` node on the embedding's own codes, or on the head's when they are tied."""
+    """Writes a ``GatherBlockQuantized`` node on the embedding's own codes, or on the head's if tied."""
     import onnx_ir as ir
 
     matrix = own or head

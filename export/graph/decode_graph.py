@@ -1,15 +1,14 @@
-"""A decoder's graph that computes single tokens by matrices of their own.
+"""Decode graph: joins a graph for prompts (prefill) with one for single tokens (decode) under an ONNX ``If``.
 
-Many tokens at a time are fastest as products of integers (``matmul_by_row``), one at a time where fewest
-bytes are read. So the plain graph of a bundle may hold two, and the number of its tokens decides (the ``If``
-of ONNX, as in the merged decoders of optimum): ``READS`` for prompts and for tokens that were proposed,
-``WRITES`` for a token that follows alone. Both have the same inputs and share the cache.
+Prompts are computed fastest by integer products (``matmul_by_row``), single tokens by the weights with the
+fewest bytes. The bundle's plain graph may therefore hold two branches, chosen by the number of tokens as in
+optimum's merged decoders: ``READS`` for prompts and for draft tokens of speculation, ``WRITES`` for a single
+next token. Both have the same inputs and share the KV cache.
 
-Weights stay outside of both branches, what both have of the same there once: of weights within a branch the
-runtime keeps the bytes of the file in memory beside its own layout, and refuses a file that has several hard
-links. The graph that scores labels gets the same branch ``WRITES``, though it never takes it: the runtime
-lays weights out in an order that hangs on their names, and both graphs share one prepacked file. The graph
-for adapters is ``READS`` alone.
+Weights stay outside of the branches, equal ones once. For weights inside a branch the runtime keeps the bytes
+of the file in memory besides its own layout, and it refuses a file with several hard links. The graph that
+scores labels gets the branch ``WRITES`` too, though it never runs it: the order of prepacked weights depends
+on their names, and both graphs share one prepacked file. The graph for adapters is ``READS`` only.
 """
 
 from __future__ import annotations
@@ -25,14 +24,14 @@ READS, WRITES = "reads", "writes"
 PLAIN: Final = "model.onnx"
 _CHOICE: Final = "/several_tokens"
 _MORE_THAN: Final = {PLAIN: 1, SCORE: 0}
-"""Tokens with more than which a graph reads."""
+"""A graph takes the branch ``READS`` for more tokens than this."""
 
 
 def join(folder: Path, writing: Path) -> None:
-    """The graphs of ``folder``, plain and to score, become two each: their own and the plain one of
-    ``writing``. Models of onnxruntime-genai's builder with the same inputs and outputs.
+    """Joins the plain and the scoring graph in ``folder``, each as ``READS``, with the plain graph in
+    ``writing`` as ``WRITES``. Both folders hold models of onnxruntime-genai's builder.
 
-    :raises ValueError: they have others.
+    :raises ValueError: their inputs or outputs differ.
     """
     import onnx
 
@@ -53,7 +52,7 @@ def join(folder: Path, writing: Path) -> None:
 
 
 def keep_part(graph: Any, part: str) -> None:
-    """A joined graph becomes its ``part`` again; one that isn't joined stays. In place."""
+    """Reduces a joined graph to its branch ``part``, in place; other graphs stay as they are."""
     (choice,) = [node for node in graph.node if node.name == _CHOICE] or [None]
     if choice is None:
         return
@@ -72,7 +71,7 @@ def keep_part(graph: Any, part: str) -> None:
 
 
 def _choose(reads: Any, writes: Any, least: int) -> None:
-    """``reads`` becomes the joined graph. :param writes: has names of its own but for what it shares."""
+    """Turns ``reads`` into the joined graph. :param writes: has other names, except for shared values."""
     import numpy as np
     from onnx import helper, numpy_helper
 
@@ -121,7 +120,7 @@ def _names(values: Any) -> list[str]:
 
 
 def _values(graph: Any) -> set[str]:
-    """Names of all values that a graph reads or makes."""
+    """Names of all values that a graph reads or produces."""
     made = {name for node in graph.node for name in (*node.input, *node.output)}
     return (made | set(_names(graph.initializer)) | set(_names(graph.output))) - {""}
 
@@ -135,9 +134,9 @@ def _rename(graph: Any, names: dict[str, str]) -> None:
 
 
 def _prefix(writes: Any, shared: set[str]) -> None:
-    """What ``writes`` has of its own gets names of its own."""
+    """Prefixes the names of nodes and values in ``writes`` that aren't shared."""
     same = shared | set(_names(writes.input))
-    for node in writes.node:  # what is made of shared constants alone is made once
+    for node in writes.node:  # values computed from shared constants only are shared too
         if set(node.output) <= shared or (node.input and set(node.input) <= shared | {""}):
             same |= set(node.output)
             shared = shared | set(node.output)
@@ -147,10 +146,9 @@ def _prefix(writes: Any, shared: set[str]) -> None:
 
 
 def _share(folder: Path, reads: Any, writing: Path, writes: Any) -> set[str]:
-    """Constants of ``writes`` that ``reads`` has too are taken from it, by their names; the bytes
-    of the others go behind its weights.
+    """Drops constants of ``writes`` that ``reads`` has too; appends the others to the weights of ``reads``.
 
-    :return: the names of those that are shared.
+    :return: names of the shared constants.
     """
     others = {tensor.name: tensor for tensor in reads.initializer}
     location = file_of(reads)

@@ -1,4 +1,4 @@
-"""Encoder recipes, as data: how an encoder's weights can be stored. Knows no library."""
+"""Encoder recipes: how an encoder's weights can be stored."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class EncoderRecipe:
-    """``stored`` is the manifest's word for it, ``bits`` those of a weight.
+    """``stored`` is the recipe's name in manifests, ``bits`` the size of a weight.
 
-    An export whose worst text has a cosine to the float model below ``lowest_cosine`` is a failure.
+    An export fails if a text's cosine to the float model is below ``lowest_cosine``.
     """
 
     summary: str

@@ -1,11 +1,10 @@
-"""The child process that makes an encoder's weights int8, on its ONNX graph.
+"""Encoder quantization: child process that makes the weights of an encoder's ONNX graph int8.
 
-``python -m edgeslm_export.graph.encoder_worker`` gets the files ``source`` and ``out`` (see
-``subprocess_job``). onnxruntime's dynamic quantization takes one range of activations for a whole matrix, so
-that one large token makes all others coarse. Here each token's row is divided by its largest number before a
-product, and the product's rows are multiplied by it again: every row then uses the whole range (as in
-LLM.int8(), Dettmers et al. 2022, and ZeroQuant's token-wise quantization), at the cost of three small
-operations. Knows no model.
+``python -m edgeslm_export.graph.encoder_worker`` with the files ``source`` and ``out`` (see
+``subprocess_job``). onnxruntime's dynamic quantization uses one activation range for all tokens, so that a
+single large token makes all others coarse. Here each token's row is divided by its largest number before a
+product and multiplied by it after: every row then uses the whole range (as in LLM.int8(), Dettmers et al.
+2022, and ZeroQuant's token-wise quantization), at the cost of a few small operations.
 """
 
 from __future__ import annotations
@@ -18,7 +17,7 @@ from edgeslm_export.graph.onnx_edit import replace
 from edgeslm_export.jobs.subprocess_job import Reporter
 
 _LEAST_ROWS = 64
-"""Smaller tables (token types) stay in float: nothing is saved."""
+"""Smaller tables (token types) stay in float: there is nothing to save."""
 
 _TINY = 1e-9
 """Stands in for the largest number of a row of zeros."""
@@ -27,8 +26,8 @@ _TINY = 1e-9
 def quantize(task: dict[str, Any], reporter: Reporter) -> dict[str, Any]:
     """Writes the int8 form of the graph ``source`` to ``out``.
 
-    Weights of products are int8 for each output channel and to seven bits of range: the int8 products of two
-    neighbours then can't saturate on CPUs without VNNI. Tables of embeddings are int8 for each row.
+    Weights of products have a scale for each output channel and seven bits of range, so that sums of int8
+    products can't saturate on CPUs without VNNI. Embedding tables have a scale for each row.
     """
     import onnx
     from onnxruntime.quantization import QuantType, quantize_dynamic
@@ -52,7 +51,7 @@ def quantize(task: dict[str, Any], reporter: Reporter) -> dict[str, Any]:
 
 
 def quantize_tables(model: Any) -> None:
-    """Tables that are only gathered from become int8 rows with a scale each."""
+    """Makes embedding tables (only read by Gather) int8 with a scale for each row."""
     import numpy as np
     from onnx import TensorProto, helper, numpy_helper
 
@@ -89,7 +88,7 @@ def quantize_tables(model: Any) -> None:
 
 
 def spread_rows(model: Any) -> None:
-    """Before each product with weights, divides a row by its largest number; after it, multiplies by that."""
+    """Divides each row by its largest number before a product with weights, and multiplies it after."""
     import numpy as np
     from onnx import helper, numpy_helper
 

@@ -1,4 +1,4 @@
-"""Values of a graph's tensors that lie in a file beside it (onnx.proto, ``TensorProto.external_data``)."""
+"""External data: reads and appends tensors in the file beside a graph (``TensorProto.external_data``)."""
 
 from __future__ import annotations
 
@@ -10,18 +10,18 @@ if TYPE_CHECKING:
     import numpy.typing as npt
 
 _PAGE: Final = 4096
-"""To which the place of a tensor that is mapped is rounded, if it fills one."""
+"""Alignment of tensors of at least a page, which are memory-mapped."""
 _LINE: Final = 64
 
 
 def file_of(graph: Any) -> str:
-    """The one file beside a graph that has its weights."""
+    """Name of the one file that has a graph's external tensors."""
     (name,) = {_place(tensor)["location"] for tensor in graph.initializer if tensor.external_data}
     return name
 
 
 def content_of(folder: Path, tensor: Any) -> bytes:
-    """A tensor's bytes, wherever they are. :param folder: that of its graph."""
+    """A tensor's bytes, from the graph or from the file beside it. :param folder: the graph's."""
     if not tensor.external_data:
         from onnx import numpy_helper
 
@@ -34,7 +34,7 @@ def content_of(folder: Path, tensor: Any) -> bytes:
 
 
 def values_of(folder: Path, tensor: Any) -> npt.NDArray[Any]:
-    """A tensor as an array, wherever its values are. :param folder: that of its graph."""
+    """A tensor as an array, like ``content_of``."""
     import numpy as np
     from onnx import helper
 
@@ -43,7 +43,7 @@ def values_of(folder: Path, tensor: Any) -> npt.NDArray[Any]:
 
 
 def append(folder: Path, location: str, tensor: Any, content: bytes) -> None:
-    """Puts a tensor's bytes behind those of the file ``location``, and has the tensor say so."""
+    """Appends a tensor's bytes to the file ``location`` and makes the tensor refer to them."""
     with (folder / location).open("ab") as data:
         data.write(bytes(-data.tell() % (_PAGE if len(content) >= _PAGE else _LINE)))
         del tensor.external_data[:]

@@ -1,13 +1,12 @@
-"""Fixed scales: products by row become two nodes where one scale serves all tokens.
+"""Fixed activation scales: reduces integer products to two nodes where one scale serves all tokens.
 
-Of the six nodes that ``matmul_by_row`` puts around a product of integers, five are there for scales of
-single tokens, and a message of a few words spends more time in them than in the norms. Where calibration saw
-that tokens are alike, the plain graph and the one that scores labels do without: the numbers become codes by
-one scale, as in SmoothQuant's static variant (Xiao et al. 2023, arXiv 2211.10438), and the product is done.
-What smooths channels goes into what is multiplied before anyway: a norm's weights, or the scales of the
-product that makes the gated values.
+Of the nodes that ``matmul_by_row`` writes around an integer product, most compute scales of single tokens. A
+message of a few words spends more time in them than in the norms. Where calibration found that one scale
+serves all tokens, the plain and the scoring graph use it, as in SmoothQuant's static variant (Xiao et al.
+2023, arXiv 2211.10438). Smoothing factors are folded into an earlier multiplication: a norm's weights, or the
+scales of the product that computes the gated values.
 
-The graph for adapters stays as it was: what they add may be larger than anything that calibration saw.
+The graph for adapters isn't changed: adapters may produce larger activations than calibration saw.
 """
 
 from __future__ import annotations
@@ -31,16 +30,16 @@ if TYPE_CHECKING:
 
 _GRAPHS: Final = ("model.onnx", SCORE)
 _NORM_WEIGHTS: Final = {"SimplifiedLayerNormalization": 1, "SkipSimplifiedLayerNormalization": 2}
-"""Where onnxruntime's norms have theirs among the inputs. Those with a bias would have to smooth it, too."""
+"""Index of the weights among a norm's inputs. Norms with a bias are missing: it would need smoothing too."""
 _SCALES: Final = 3
-"""Where a product of integers has its weights' scales."""
+"""Index of the weights' scales among the inputs of an integer product."""
 
 Share = Callable[[str, "Floats"], Any]
-"""Gives the tensor of a name, with those values beside the graph; each name's are written once."""
+"""Returns the tensor with a name, after writing its values beside the graph if the name is new."""
 
 
 def fix_scales(folder: Path) -> None:
-    """Changes the graphs of a bundle's folder, and puts the weights that are new behind the others."""
+    """Changes the graphs in a bundle's folder and appends new weights to their file."""
     import numpy as np
     import onnx
     from onnx import numpy_helper
@@ -70,7 +69,7 @@ def fix_scales(folder: Path) -> None:
 
 
 def _fix(graph: Any, product: Product, share: Share) -> None:
-    """One scale for all tokens, where there is one that serves them."""
+    """Gives a product one scale for all tokens, if calibration found one."""
     import numpy as np
 
     makers = makers_of(graph)
@@ -79,7 +78,7 @@ def _fix(graph: Any, product: Product, share: Share) -> None:
     if reach is None:
         return
     step = f"{codes.name}/step"
-    if codes.input[1] != step:  # not yet, by another product that reads the same
+    if codes.input[1] != step:  # otherwise another product with the same input did it
         graph.initializer.append(share(step, np.array(float(reach) / STEPS, np.float32)))
         codes.input[0], codes.input[1] = smoothed_source(codes.output[0], makers), step
     last, integers = product.last, product.weighing
@@ -90,7 +89,7 @@ def _fix(graph: Any, product: Product, share: Share) -> None:
 
 
 class _Smoothing:
-    """Takes the nodes out that only bring channels nearer to one another."""
+    """Removes smoothing nodes by folding their factors into earlier weights."""
 
     def __init__(self, folder: Path, model: Any, share: Share) -> None:
         self._folder, self._graph, self._share = folder, model.graph, share
@@ -106,7 +105,7 @@ class _Smoothing:
                     other.input[:] = [value if name == node.output[0] else name for name in other.input]
 
     def _take_over(self, maker: Any, value: str, factors: str) -> bool:
-        """Whether what makes a value could be made to smooth it."""
+        """Folds ``factors`` into the node that produces ``value``. :return: whether that was possible."""
         wanted = self._values(factors)
         place = _NORM_WEIGHTS.get(maker.op_type)
         if place is not None and maker.output[0] == value and maker.input[place] in self._tensors:
@@ -115,7 +114,7 @@ class _Smoothing:
         return maker.op_type == "Mul" and any(self._scale(part, wanted) for part in reversed(maker.input))
 
     def _scale(self, part: str, factors: Floats) -> bool:
-        """Whether ``part``, a product by row or a part of one that only the gate reads, could be scaled."""
+        """Scales ``part``, an integer product or a part of it. :return: false if it isn't, or is shared."""
         import numpy as np
 
         maker = makers_of(self._graph).get(part)
@@ -137,7 +136,7 @@ class _Smoothing:
 
     def _values(self, name: str) -> Floats:
         maker = makers_of(self._graph).get(name)
-        if maker is not None and maker.op_type == "Cast":  # scales are stored in 16 bits
+        if maker is not None and maker.op_type == "Cast":  # scales are stored as float16
             name = maker.input[0]
         values: Floats = values_of(self._folder, self._tensors[name]).astype("float32")
         return values
@@ -150,7 +149,7 @@ class _Smoothing:
 
 
 def _drop_unused(graph: Any) -> None:
-    """Nodes and weights that nothing reads any more."""
+    """Removes nodes and weights that nothing reads any more."""
     used = {value.name for value in graph.output}
     kept: list[Any] = []
     for node in reversed(graph.node):

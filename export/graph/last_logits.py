@@ -1,11 +1,11 @@
-"""Last logits: the graph of a decoder bundle gives those of its last few tokens, not of one alone.
+"""Last logits: makes a decoder's graph compute the logits of its last few tokens, for speculative decoding.
 
 onnxruntime-genai's n-gram speculation (prompt lookup, Saxena 2023, github.com/apoorvumang/
-prompt-lookup-decoding) proposes the tokens that followed the same ones before, and takes those that the model
-would have said. For that it needs the logits of each, from a graph that declares logits for every token. With
-those of every token of a prompt a third of its time would go into the head; so the graph computes those of
-the last ``ROWS``, from the last layer's products on, and has zeros before them, which nothing reads. Works on
-finished graphs of the builder that were made with ``prune_lm_head``.
+prompt-lookup-decoding) drafts the tokens that followed the same n-gram before and keeps those that the model
+confirms. It needs the logits of each draft token, from a graph that declares logits for every token. The
+logits of a whole prompt would take a third of its time, so the graph computes those of the last ``ROWS``
+tokens, from the last layer's products on, and puts zeros before them, which nothing reads. Works on graphs
+that the builder made with ``prune_lm_head``.
 """
 
 from __future__ import annotations
@@ -18,19 +18,18 @@ from edgeslm_export.graph.onnx_edit import replace
 from edgeslm_export.graph.prune_lm_head import cut_earlier, pruned_values, rename_tokens, replace_pruning
 
 ROWS: Final = 9
-"""Logits that a pass gives: of a token, and of eight that are proposed behind it."""
+"""Rows of logits in a pass: a token and eight draft tokens after it."""
 MOST_VOCABULARY: Final = 160_000
-"""Zeros for a piece of 64 tokens then take 41 MB while it is read: with more, too much to go uncounted."""
+"""The zeros of a 64-token piece then take 41 MB; more would have to be counted as memory of the model."""
 _NAME: Final = "/lm_head/last"
 _BOUNDS: Final = {"first": -ROWS, "end": 1 << 62, "axis": 1, "none": 0}
 
 
 def keep_last_logits(folder: Path) -> bool:
-    """Changes the plain graph of a bundle, and says in ``genai_config.json`` how many tokens may be
-    proposed to it at a time.
+    """Changes a bundle's plain graph and sets ``max_draft_tokens`` in ``genai_config.json``.
 
-    :return: false if its head is not pruned, its vocabulary too large, or its cache a window that slides,
-        with which the runtime doesn't speculate; nothing is changed then.
+    :return: false, with nothing changed, if the head isn't pruned, the vocabulary is too large, or the cache
+        is a sliding window, with which the runtime doesn't speculate.
     """
     import onnx
 
@@ -48,7 +47,7 @@ def keep_last_logits(folder: Path) -> bool:
 
 
 def widen_head(graph: Any) -> bool:
-    """Changes the graph in place. :return: false where it was left as it is."""
+    """Changes the graph in place. :return: false if it can't be changed."""
     from onnx import helper
 
     kept, few = f"{_NAME}/Slice/output_0", f"{_NAME}/logits"
@@ -59,8 +58,8 @@ def widen_head(graph: Any) -> bool:
         return helper.make_node(kind, inputs, [output], name=f"{_NAME}/{kind}/{output}", **attributes)
 
     bounds = {name: f"{_NAME}/{name}" for name in _BOUNDS}
-    # Made of a shape and not constants: with one constant more than the graph that scores labels has, the
-    # runtime lays the weights of both out in another order, and they couldn't share a prepacked file.
+    # Computed from a shape, not constants: another constant would change the order of prepacked weights, and
+    # the graph that scores labels couldn't share the prepacked file.
     makers = [
         node("Shape", [hidden], f"{_NAME}/one", start=0, end=1),
         *(
@@ -88,7 +87,7 @@ def widen_head(graph: Any) -> bool:
 
 
 def give_every_token(graph: Any) -> None:
-    """The head of a plain graph reads all tokens, whether it was pruned, widened or neither. In place."""
+    """Makes the head of a plain graph (pruned, widened or neither) compute all tokens, in place."""
     if (hidden := pruned_values(graph)) is not None:
         replace_pruning(graph, hidden, "sequence_length")
         return

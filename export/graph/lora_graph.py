@@ -1,10 +1,10 @@
-"""The second graph of a decoder bundle: the first one with an empty low-rank branch at each matrix product.
+"""LoRA graph: a copy of a decoder's graph with a low-rank branch at each matrix product, for adapters.
 
-``model_lora.onnx`` reads the same ``model.onnx.data`` as ``model.onnx``, so it costs the size of its nodes
-and no weights. Beside each product ``x W`` of a layer it computes ``x A B`` and adds it (LoRA,
-arXiv:2106.09685). A and B are graph inputs with empty initial values: of rank 0, until an adapter brings its
-own. Works on finished graphs of onnxruntime-genai's builder, float or quantized (``MatMul``, ``MatMulNBits``
-or ``matmul_by_row``), by the names of their nodes; knows no adapter's format.
+``model_lora.onnx`` reads the same ``model.onnx.data`` as ``model.onnx``, so it adds the size of its nodes
+and no weights. For each product ``x W`` of a layer it computes ``x A B`` and adds it (LoRA,
+arXiv:2106.09685). A and B are graph inputs, by default empty (rank 0); an adapter supplies them. Works on
+graphs of onnxruntime-genai's builder, float or quantized (``MatMul``, ``MatMulNBits`` or ``matmul_by_row``),
+by the names of their nodes.
 """
 
 from __future__ import annotations
@@ -24,12 +24,12 @@ _NODE = re.compile(r"/model/layers\.(?P<layer>\d+)/(?P<block>attn|mlp)/(?P<matri
 
 @dataclass(frozen=True, slots=True)
 class Branch:
-    """Where an adapter can add to a graph: one matrix product of one layer, [inputs] to [outputs]."""
+    """The low-rank branch of one matrix product in one layer, [inputs] to [outputs]."""
 
     layer: int
     block: str
     matrix: str
-    """``q_proj``; products of the same input may be packed: ``qkv_proj``, ``gate_up_proj``."""
+    """``q_proj`` for example; or products packed into one: ``qkv_proj``, ``gate_up_proj``."""
     inputs: int
     outputs: int
 
@@ -51,7 +51,7 @@ class Branch:
 def write_lora_graph(folder: Path) -> bool:
     """Writes ``model_lora.onnx`` beside the plain graph of a bundle.
 
-    :return: whether there was a matrix product that an adapter could add to; otherwise nothing is written.
+    :return: false, with nothing written, if the graph has no matrix product for an adapter.
     """
     import onnx
 
@@ -75,9 +75,9 @@ def load_branches(graph: Path) -> list[Branch]:
 def add_branches(model: Any) -> list[Branch]:
     """Adds a branch to each matrix product of the layers of ``model`` (an ``onnx.ModelProto``), in place.
 
-    Three nodes a product, packed ones included: each node costs about a microsecond a token, which is what
-    a small model feels. An empty B has one column, not ``outputs``: the sum of nothing then is one zero a
-    token, and not a matrix of them that has to be written and read.
+    Three nodes a product, packed ones included: each costs about a microsecond a token, which matters for
+    small models. An empty B has one column instead of ``outputs``, so that an unused branch adds one zero a
+    token, not a whole row of them.
     """
     from onnx import TensorProto, helper
 
@@ -111,8 +111,8 @@ def add_branches(model: Any) -> list[Branch]:
 
 @dataclass(frozen=True, slots=True)
 class Product:
-    """A matrix product of a layer in a graph: the value that it reads, the node that has the weights, and the
-    node that gives the result, which is the same one unless it is computed by rows."""
+    """A layer's matrix product: its input ``source``, the node with the weights, and the ``last`` node, which
+    differs from that only in products by row."""
 
     source: str
     weighing: Any
@@ -135,7 +135,7 @@ def find_products(model: Any) -> list[Product]:
             inputs, outputs = numbers["K"], numbers["N"]
         elif node.op_type == "MatMul" and len(shapes.get(node.input[1], ())) == 2:
             inputs, outputs = shapes[node.input[1]]
-        elif match["kind"].endswith(BY_ROW):  # the last node of the product is the one with its name
+        elif match["kind"].endswith(BY_ROW):  # only the product's last node has this name
             weighing = node if node.op_type == INTEGERS else makers[node.input[0]]
             inputs, outputs = shapes[weighing.input[1]]
             source = source_of_codes(weighing.input[0], makers)

@@ -1,12 +1,11 @@
-"""A matrix product of integers, with a scale for each row of the weights and for each token: its nodes.
+"""Integer matrix product, with a scale for each row of the weights and for each token: writes its nodes.
 
-``MatMulIntegerToFloat`` is two to four times as fast as ``MatMulNBits`` for the few rows of a message
+``MatMulIntegerToFloat`` is two to four times as fast as ``MatMulNBits`` for the few tokens of a message
 (``benchmarks/LOG.md``), but takes one scale for all activations. So each token's numbers are divided by the
 largest of them before, and the product is multiplied by it after (as in LLM.int8(), Dettmers et al. 2022,
-arXiv 2208.07339, and ZeroQuant's token-wise quantization): what is computed for a token doesn't depend on
-the others. Before that, channels are brought nearer to one another where the matrix says by how much
-(SmoothQuant, Xiao et al. 2023, arXiv 2211.10438). Where one scale serves all tokens, the nodes say which, for
-``fixed_scales``. Knows no recipe and no family of models.
+arXiv 2208.07339, and ZeroQuant's token-wise quantization). A token's result doesn't depend on other tokens.
+Inputs are smoothed first if the matrix has smoothing factors (SmoothQuant, Xiao et al. 2023, arXiv
+2211.10438). Where one scale serves all tokens, the node that makes codes notes it for ``fixed_scales``.
 """
 
 from __future__ import annotations
@@ -22,10 +21,10 @@ if TYPE_CHECKING:
     from edgeslm_export.quantize.packing import Quantized
 
 BY_ROW: Final = "ByRow"
-"""Ends the name of a product's last node."""
+"""Suffix of the name of a product's last node."""
 INTEGERS: Final = "MatMulIntegerToFloat"
 REACH: Final = "edgeslm.reach"
-"""Metadata of the node that makes codes: the largest number that one scale for all tokens has to reach."""
+"""Metadata key of the node that makes codes: the largest magnitude, if one scale serves all tokens."""
 _PRODUCT: Final = "Integers"
 _SMOOTH: Final = "Smooth"
 _SHARES: Final = "Shares"
@@ -39,8 +38,8 @@ def write_product_by_row(
 ) -> str:
     """Adds the nodes to a model of onnxruntime-genai's builder. :return: the name of the last one.
 
-    :param source: the value that is read; products that read the same one share what is computed of it.
-    :param sequence: the dimension of its tokens. :param output: name of the product, if not derived.
+    :param source: the input's name; products with the same input share the nodes that make its codes.
+    :param sequence: name of its token dimension. :param output: the product's name; default: derived.
     """
     import numpy as np
 
@@ -57,8 +56,8 @@ def write_product_by_row(
 
 
 def _write_codes(model: Any, source: str, matrix: Quantized, sequence: str) -> tuple[str, str]:
-    """The codes of what is read, and the largest number of each token; the builder leaves out nodes that are
-    there already."""
+    """Adds the nodes for the input's codes and each token's largest number; the builder skips existing nodes.
+    :return: the names of both values."""
     import numpy as np
     import onnx_ir as ir
 
@@ -72,7 +71,7 @@ def _write_codes(model: Any, source: str, matrix: Quantized, sequence: str) -> t
     sizes = _add(model, "Abs", [source], f"{place}/Sizes", whole)
     each = model.make_hidden_state_shape(seq_dim=sequence, last_dim=1)
     largest = _add(model, "ReduceMax", [sizes, _LAST_AXIS], f"{place}/Largest", each, keepdims=1)
-    # A token of zeros gives 0 / 0: whatever codes that becomes, their product is multiplied by zero.
+    # A token of zeros gives 0 / 0; whatever codes that becomes, the product is multiplied by zero.
     shares = _add(model, "Div", [source, largest], f"{place}/{_SHARES}", whole)
     codes = _add(
         model, "QuantizeLinear", [shares, _STEP, _MIDDLE], f"{place}/Codes", whole, dtype=ir.DataType.UINT8
@@ -84,9 +83,9 @@ def _write_codes(model: Any, source: str, matrix: Quantized, sequence: str) -> t
 
 
 def source_of_codes(codes: str, makers: Mapping[str, Any]) -> str:
-    """The value that codes were made of.
+    """The value that was smoothed, scaled and rounded to ``codes``.
 
-    :param makers: the nodes of a graph, by the values that they make.
+    :param makers: see ``onnx_edit.makers_of``.
     """
     source = smoothed_source(codes, makers)
     smooth: Any = makers.get(source)
@@ -94,13 +93,13 @@ def source_of_codes(codes: str, makers: Mapping[str, Any]) -> str:
 
 
 def smoothing_of(codes: str, makers: Mapping[str, Any]) -> str | None:
-    """The initializer that activations were multiplied with before they became codes."""
+    """Name of the smoothing factors of an input; None if it isn't smoothed."""
     smooth: Any = makers.get(smoothed_source(codes, makers))
     return str(smooth.input[1]) if smooths(smooth) else None
 
 
 def smoothed_source(codes: str, makers: Mapping[str, Any]) -> str:
-    """What became codes, before tokens were divided by their largest numbers."""
+    """The (smoothed) input of ``codes``, before its tokens are divided by their largest numbers."""
     read: str = makers[codes].input[0]
     shares: Any = makers.get(read)
     has_own_scales = shares is not None and shares.name.endswith(f"/{BY_ROW}/{_SHARES}")
@@ -108,12 +107,12 @@ def smoothed_source(codes: str, makers: Mapping[str, Any]) -> str:
 
 
 def smooths(node: Any) -> bool:
-    """Whether a node, where there is one, brings channels nearer to one another."""
+    """Whether ``node`` is a smoothing node."""
     return node is not None and node.name.endswith(f"/{BY_ROW}/{_SMOOTH}")
 
 
 def write_scales(model: Any, scales: npt.NDArray[np.float16], name: str) -> str:
-    """The kernels want scales in float32: a Cast that the runtime folds away when it loads the graph."""
+    """Writes float16 scales with a Cast to the kernels' float32, which the runtime folds at loading."""
     import onnx_ir as ir
 
     model.make_initializer(scales, f"{name}.float16")
@@ -135,7 +134,7 @@ def _add(
     dtype: Any = None,
     **attributes: Any,
 ) -> str:
-    """:return: the name of the node's value."""
+    """Adds a node. :return: the name of its value."""
     output = output or f"{name}/output_0"
     model.make_node(kind, inputs=inputs, outputs=[output], name=name, **attributes)
     model.make_value(output, dtype or model.io_dtype, shape=shape)

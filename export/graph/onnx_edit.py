@@ -1,4 +1,4 @@
-"""ONNX graph editing: parts found and replaced, which protobuf's lists have no way of their own for."""
+"""ONNX graph editing: finds nodes, and replaces a graph's lists of nodes, initializers and shapes."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ def replace(
     constants: Iterable[Any] | None = None,
     infos: Iterable[Any] | None = None,
 ) -> None:
-    """Other nodes, and if given other initializers and other shapes of values.
+    """Replaces the graph's nodes and, if given, its initializers and value shapes.
 
-    They may be the graph's own, which go with its lists: so all are copied before any goes.
+    All are copied first: they may be the graph's own, which clearing its lists destroys.
     """
     lists = (graph.node, nodes), (graph.initializer, constants), (graph.value_info, infos)
     copied = [
@@ -28,11 +28,11 @@ def replace(
 
 
 def makers_of(graph: Any) -> dict[str, Any]:
-    """The nodes, by the values that they make."""
+    """The graph's nodes by the names of their outputs."""
     return {name: node for node in graph.node for name in node.output if name}
 
 
 def read_by(node: Any) -> set[str]:
-    """Names of what a node reads, those in its branches included."""
+    """Names of the values that a node reads, those in its branches included."""
     inner = (other for attribute in node.attribute for other in attribute.g.node)
     return set(node.input).union(*map(read_by, inner))

@@ -1,7 +1,7 @@
-"""``prune_lm_head``: where onnxruntime-genai's builder keeps the last token alone, found and replaced.
+"""Head pruning: finds and replaces the nodes by which onnxruntime-genai's builder keeps the last token only.
 
-What it writes is a Gather of the last position and an Unsqueeze before the head's product. What takes their
-place can go before the last layer's products: behind its attention nothing looks at other tokens.
+With ``prune_lm_head`` the builder writes a Gather of the last position and an Unsqueeze before the head's
+product. A replacement can move before the last layer's products: after its attention tokens are independent.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ _PRUNING: Final = "/lm_head/prune/"
 
 
 def pruned_values(graph: Any) -> str | None:
-    """The values of all tokens that the nodes which prune read; None where the head is not pruned."""
+    """Name of the value, of all tokens, that the pruning nodes read; None if the head isn't pruned."""
     pruning = [node for node in graph.node if _PRUNING in node.name]
     made = {output for node in pruning for output in node.output}
     hidden = {node.input[0] for node in pruning} - made
@@ -23,11 +23,11 @@ def pruned_values(graph: Any) -> str | None:
 
 
 def replace_pruning(graph: Any, kept: str, tokens: str, makers: Sequence[Any] = ()) -> None:
-    """Changes a graph whose head is pruned in place.
+    """Replaces the pruning nodes of a graph, in place.
 
-    :param kept: the value that the head is to read instead, [1, ``tokens``, size].
-    :param tokens: name of the dimension that the head's values have then.
-    :param makers: the nodes that make ``kept`` of ``pruned_values``.
+    :param kept: the value that the head reads instead, [1, ``tokens``, size].
+    :param tokens: name of that dimension.
+    :param makers: the nodes that compute ``kept`` from ``pruned_values``.
     """
     pruning = [node for node in graph.node if _PRUNING in node.name]
     made = {output for node in pruning for output in node.output}
@@ -45,12 +45,11 @@ def replace_pruning(graph: Any, kept: str, tokens: str, makers: Sequence[Any] = 
 
 
 def cut_earlier(graph: Any, cut: str) -> None:
-    """The node ``cut``, which keeps some tokens of what all layers made, keeps them of what the last
-    attention made instead, and of what goes past it. In place; where there is no attention that is known, it
-    stays where it is.
+    """Moves the node ``cut``, which selects tokens, from after the last layer to after its attention, in
+    place: it then selects from attention's output and from the residual that bypasses it. Does nothing
+    without a known attention node.
 
-    The kept values have fewer tokens then than their shapes say, so these go: the runtime plans memory by
-    them.
+    Shapes of the values in between are dropped: they would be wrong, and the runtime plans memory by them.
     """
     attention = [node for node in graph.node if node.op_type == "GroupQueryAttention"]
     (old,) = [node for node in graph.node if node.name == cut]
@@ -87,7 +86,7 @@ def cut_earlier(graph: Any, cut: str) -> None:
 
 
 def _in_order(nodes: list[Any], known: set[str]) -> list[Any]:
-    """Each behind those whose values it reads. :param known: what no node has to make."""
+    """Sorts nodes topologically. :param known: values that no node has to produce."""
     ordered, known, waiting = [], set(known), nodes
     while waiting:
         later = []
@@ -104,7 +103,7 @@ def _in_order(nodes: list[Any], known: set[str]) -> list[Any]:
 
 
 def rename_tokens(graph: Any, tokens: str) -> None:
-    """The head's values have ``tokens`` as their second dimension."""
+    """Renames the second dimension of the head's values to ``tokens``."""
     for value in (*graph.output, *graph.value_info):
         dimensions = value.type.tensor_type.shape.dim
         if (value.name == "logits" or value.name.startswith("/lm_head/")) and len(dimensions) == 3:

@@ -1,11 +1,11 @@
-"""The third graph of a decoder bundle: it reads branches, and gives chosen logits at chosen positions.
+"""Scoring graph: a copy of a decoder's graph that scores all labels of a message in one pass.
 
-``model_score.onnx`` reads the same ``model.onnx.data`` as ``model.onnx``. It takes each token's position,
-what each token may look at (``GroupQueryAttention``'s inputs ``position_ids`` and ``attention_bias``, which
-the builder leaves empty), where logits are wanted and, if the head is the embedding, of which tokens: so all
-labels of a classification are branches on one message, read in one pass (tree attention, as in SpecInfer,
-Miao et al. 2023, arXiv 2305.09781), and of a vocabulary only the tokens of labels are multiplied with. Works
-on finished graphs of onnxruntime-genai's builder; ``edgeslm.engine.worker.scorer`` runs it.
+``model_score.onnx`` reads the same ``model.onnx.data`` as ``model.onnx``. Its additional inputs give each
+token's position, an attention mask (``GroupQueryAttention``'s inputs ``position_ids`` and ``attention_bias``,
+which the builder leaves empty), the positions at which logits are wanted and, if the embedding is tied, for
+which tokens. So all labels are branches after one message, computed in one pass (tree attention, as in
+SpecInfer, Miao et al. 2023, arXiv 2305.09781), and the head computes only the labels' tokens. Works on graphs
+of onnxruntime-genai's builder; ``edgeslm.engine.worker.scorer`` runs it.
 """
 
 from __future__ import annotations
@@ -19,20 +19,20 @@ from edgeslm_export.graph.prune_lm_head import cut_earlier, pruned_values, repla
 GRAPH: Final = "model_score.onnx"
 
 POSITIONS, BIAS, WANTED = "position_ids", "attention_bias", "logit_positions"
-"""Its inputs beside those of the plain graph: int64 [1, tokens], float32 [1, 1, tokens, all tokens], int64
-[wanted]; the logits are [1, wanted, vocabulary]."""
+"""Additional inputs: int64 [1, tokens], float32 [1, 1, tokens, all tokens], int64 [wanted]; the logits are
+[1, wanted, vocabulary]."""
 WORDS = "logit_tokens"
-"""Another one, int64 [words]: if it isn't empty, the logits are [1, wanted, words]."""
+"""Input with a tied embedding, int64 [words]: unless it is empty, the logits are [1, wanted, words]."""
 
 _ATTENTION: Final = "GroupQueryAttention"
 _POSITIONS_PLACE, _BIAS_PLACE = 9, 10
-"""Where onnxruntime's ContribOperators.md has them among the inputs."""
+"""Indices of both among the node's inputs (onnxruntime's ContribOperators.md)."""
 
 
 def write_score_graph(folder: Path) -> bool:
     """Writes ``model_score.onnx`` beside the plain graph of a bundle.
 
-    :return: false if this architecture can't be scored so; nothing is written then.
+    :return: false, with nothing written, if the architecture doesn't allow it.
     """
     import onnx
 
@@ -46,9 +46,9 @@ def write_score_graph(folder: Path) -> bool:
 def open_branches(graph: Any) -> bool:
     """Changes the graph in place.
 
-    :return: false where it was left as it is: attention that looks through a window of neighbours would take
-        branches for neighbours, a graph that switches between two (Phi-3's LongRoPE) switches by the count of
-        all tokens, and a head that is not pruned has no place for ``WANTED``.
+    :return: false, with nothing changed, if a layer has windowed attention (tokens of other branches would
+        count as neighbours), if the graph switches between two by the number of tokens (Phi-3's LongRoPE), or
+        if its head isn't pruned.
     """
     if any(node.op_type == "If" for node in graph.node):
         return False
@@ -63,7 +63,7 @@ def open_branches(graph: Any) -> bool:
         return False
     gather = helper.make_node("Gather", [hidden, WANTED], [kept], name="/lm_head/wanted/Gather", axis=1)
     replace_pruning(graph, kept, "wanted", [gather])
-    for node in graph.node:  # those before were copied
+    for node in graph.node:  # replace_pruning copied the nodes
         if node.op_type != _ATTENTION:
             continue
         node.input.extend([""] * (_BIAS_PLACE + 1 - len(node.input)))
@@ -80,12 +80,11 @@ def open_branches(graph: Any) -> bool:
 
 
 def _choose_words(graph: Any) -> None:
-    """The head multiplies with the embeddings of ``WORDS`` alone, where it is the embedding.
+    """Makes a tied head multiply only with the embeddings of ``WORDS``, if there are any.
 
-    What it multiplies is rounded as the head rounds it (``MatMulNBits``, accuracy level 4: 8 bits, one scale
-    for each group), so that a label doesn't depend on which way it was scored. With all tokens the head stays
-    in the graph, as a branch: so the runtime lays out the same weights as those of the plain graph, and both
-    share one prepacked file.
+    The input is rounded as the head rounds it (``MatMulNBits``, accuracy level 4: 8 bits, a scale for each
+    group), so that both paths give a label the same score. The whole head stays in the graph as a branch: the
+    prepacked weights are then the plain graph's, and both share one file.
     """
     from onnx import TensorProto, helper
 
@@ -98,7 +97,7 @@ def _choose_words(graph: Any) -> None:
         return
     (embedding,) = embeddings
     is_tied = flat.get(embedding.input[0]) == head.input[1] and embedding.input[2] == head.input[2]
-    if not is_tied or rows["K"] % rows["block_size"]:  # the last of those numbers would be padding
+    if not is_tied or rows["K"] % rows["block_size"]:  # the last group would be padded
         return
 
     def branch(name: str, nodes: list[Any]) -> Any:
@@ -139,7 +138,7 @@ def _choose_words(graph: Any) -> None:
 
 
 def _round_as_head(hidden: str, group: int, size: int) -> list[Any]:
-    """The nodes that make ``words/read`` of ``hidden``: codes of 8 bits, with one scale for each group."""
+    """Nodes that compute ``words/read`` from ``hidden``: rounded to 8-bit codes, a scale for each group."""
     import numpy as np
     from onnx import numpy_helper
 

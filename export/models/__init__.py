@@ -1,1 +1,1 @@
-"""Model exports: decoders, encoders, adapters, and the plan of an export."""
+"""Model export: decoders, encoders and adapters, and the plan of an export."""

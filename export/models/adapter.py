@@ -1,7 +1,7 @@
-"""A PEFT LoRA to a bundle of kind ``adapter``: matrices as the base's LoRA graph takes them, in one file.
+"""Adapter export: converts a PEFT LoRA into a bundle of kind ``adapter`` for one base bundle.
 
-The weights stay float32. The bundle names its base by digest and works with no other; ``lora`` reads the
-folder, ``lora_graph`` says what the base takes.
+The weights stay float32, in the shapes of the base's LoRA graph (``lora_graph``). The bundle names its base
+by digest and works with no other. ``lora`` reads the LoRA folder.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 FILE = "adapter.onnx_adapter"
 
 PACKED = {"qkv_proj": ("q_proj", "k_proj", "v_proj"), "gate_up_proj": ("gate_proj", "up_proj")}
-"""Matrices that stand for several, in their order along the outputs: in graphs, and in some checkpoints."""
+"""Packed matrices and their parts in output order, as in graphs and some checkpoints."""
 
 _BLOCKS = {"self_attn": "attn", "mlp": "mlp"}
 
@@ -37,11 +37,11 @@ _BLOCKS = {"self_attn": "attn", "mlp": "mlp"}
 def export_adapter(
     folder: Path, out: Path, base: Path, *, on_progress: OnProgress | None = None, debug: bool = False
 ) -> tuple[Manifest, dict[str, Any]]:
-    """Makes the bundle ``out`` of the LoRA in ``folder`` for the decoder bundle ``base``.
+    """Makes the bundle ``out`` from the LoRA in ``folder`` for the decoder bundle ``base``.
 
-    :return: its manifest and what was measured when base and adapter were loaded together.
+    :return: its manifest, and measurements of base and adapter together.
     :raises ExportError: the folder can't be used, or doesn't fit the base; nothing is left behind.
-    :raises BundleError: the base is no bundle or is damaged.
+    :raises BundleError: the base isn't a bundle or is damaged.
     """
     bundle = load_bundle(base)
     verify_bundle(bundle)
@@ -60,7 +60,7 @@ def write_bundle(
 ) -> Manifest:
     """Writes the files of an adapter bundle into an empty folder.
 
-    :param fields: of the manifest, instead of or beside those that follow from the adapter.
+    :param fields: override or extend the manifest's fields.
     """
     made, report = write_files(folder, lora, base, values)
     name, revision = lora.path.resolve().name, f"sha256:{file_digest(lora.path / WEIGHTS)}"
@@ -72,7 +72,7 @@ def write_bundle(
 def write_files(
     folder: Path, lora: Lora, base: Bundle, values: Mapping[str, Floats]
 ) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Writes the matrices. :return: the manifest's fields that follow from them, and their report."""
+    """Writes the matrices. :return: the manifest's fields for them, and the report."""
     write_adapter(values, folder / FILE)
     return {
         "kind": "adapter",
@@ -83,7 +83,7 @@ def write_files(
 
 
 def check_base(lora: Lora, base: Bundle, branches: Sequence[Branch]) -> None:
-    """:raises ExportError: the base has other layers, or is of another architecture."""
+    """:raises ExportError: the base has other layers or another architecture."""
     manifest = base.manifest
     if lora.architecture and lora.architecture != manifest.architecture:
         raise ExportError(
@@ -107,11 +107,11 @@ def check_base(lora: Lora, base: Bundle, branches: Sequence[Branch]) -> None:
 def arrange(lora: Lora, branches: Sequence[Branch], head_sizes: Mapping[str, int]) -> dict[str, Floats]:
     """Graph inputs by name, for the branches that the adapter adds to.
 
-    Modules that are packed into one product share a branch: their A stand side by side and B is zero but for
-    the block of each, [rank of all, outputs of all]. A pair that is packed itself stays one.
+    Modules packed into one product share a branch: their A are concatenated, and B [sum of ranks, all
+    outputs] is block-diagonal. A pair for a packed module stays one.
 
     :param head_sizes: outputs of ``q_proj``, ``k_proj`` and ``v_proj``.
-    :raises ExportError: shapes that differ from the base's.
+    :raises ExportError: shapes differ from the base's.
     """
     import numpy as np
 
@@ -133,7 +133,7 @@ def arrange(lora: Lora, branches: Sequence[Branch], head_sizes: Mapping[str, int
 
 
 def _blocks(lora: Lora, branch: Branch, head_sizes: Mapping[str, int]) -> list[tuple[Pair, slice, slice]]:
-    """The pairs that add to a branch, with the outputs that are meant in the pair's B and in the branch."""
+    """The pairs that add to a branch, each with its slice of outputs in the pair's B and in the branch."""
     parts = _parts(branch.matrix)
     widths = {
         part: head_sizes.get(part, branch.outputs // len(parts)) if len(parts) > 1 else branch.outputs
@@ -147,7 +147,7 @@ def _blocks(lora: Lora, branch: Branch, head_sizes: Mapping[str, int]) -> list[t
         own = _parts(matrix)
         if pair is None or not set(own) & set(parts):
             continue
-        # Of a packed pair whose parts are products of their own, the widths come from their branches.
+        # A packed pair whose parts are separate products takes its widths from their branches.
         inner = _offsets(
             own, {part: widths.get(part) or head_sizes.get(part, branch.outputs) for part in own}
         )
@@ -175,7 +175,7 @@ def _offsets(parts: Sequence[str], widths: Mapping[str, int]) -> dict[str, slice
 
 
 def write_adapter(values: Mapping[str, Floats], file: Path) -> None:
-    """Writes onnxruntime's adapter format, which devices map instead of reading."""
+    """Writes onnxruntime's adapter format, which devices memory-map."""
     import onnxruntime
 
     # The format holds pointers only: the values must live until the file is written.
@@ -188,9 +188,9 @@ def write_adapter(values: Mapping[str, Floats], file: Path) -> None:
 
 
 def load_base(base: Bundle) -> list[Branch]:
-    """Where an adapter can add to a base.
+    """The branches of a base to which an adapter can add.
 
-    :raises ExportError: it is no decoder, or its graph takes no adapters.
+    :raises ExportError: it isn't a decoder, or has no graph for adapters.
     """
     manifest = base.manifest
     if manifest.kind != "decoder":
@@ -201,7 +201,7 @@ def load_base(base: Bundle) -> list[Branch]:
 
 
 def head_sizes(base: Bundle) -> dict[str, int]:
-    """Outputs of the queries, keys and values of all heads."""
+    """Outputs of ``q_proj``, ``k_proj`` and ``v_proj``, all heads together."""
     decoder = json.loads((base.path / "genai_config.json").read_bytes())["model"]["decoder"]
     size = int(decoder["head_size"])
     queries, keys = int(decoder["num_attention_heads"]) * size, int(decoder["num_key_value_heads"]) * size

@@ -1,8 +1,8 @@
-"""A decoder from source to bundle: study, quantize, place bits, build, measure, put in place.
+"""Decoder export: quantizes a source, allocates bits, builds and measures graphs, and writes the bundle.
 
-The steps that need torch or the inference library run in children (``quantize.worker``, ``builder_worker``,
-``fidelity``, ``report_card``); this module orders them, decides with what they found, and writes the
-manifest. Knows no hub: ``hub.resolve_source`` brings the source here.
+Steps that need torch or the inference library run in child processes (``quantize.worker``,
+``builder_worker``, ``fidelity``, ``report_card``). This module runs them in order, decides by their results
+and writes the manifest.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ CALIBRATION_TOKENS = 16_384
 
 @dataclass(frozen=True, slots=True)
 class ExportOrder:
-    """What is wanted. Without a ``corpus`` nothing can be calibrated or measured."""
+    """Options of an export. Without a ``corpus`` nothing can be calibrated or measured."""
 
     recipe: Recipe
     goal: Goal = field(default_factory=Goal)
@@ -68,10 +68,10 @@ def export_model(
     on_progress: OnProgress | None = None,
     debug: bool = False,
 ) -> tuple[Manifest, dict[str, Any]]:
-    """Makes the bundle ``out`` of ``origin``.
+    """Makes the bundle ``out`` from ``origin``.
 
-    :return: its manifest and what was measured when it was loaded again.
-    :raises ExportError: any step that failed, or a goal that was missed; nothing is left behind.
+    :return: its manifest, and measurements of the finished bundle.
+    :raises ExportError: a step failed or the goal was missed; nothing is left behind.
     """
     created = created_at(origin.revised)
     recipe = order.recipe
@@ -124,7 +124,7 @@ def export_model(
 
 
 def memory_a_weight(recipe: Recipe, *, gguf: bool) -> tuple[int, str]:
-    """Bytes of memory that ``recipe`` needs a weight, and what else could be done where they are too many."""
+    """Memory that ``recipe`` needs, in bytes a weight, and a hint for machines with too little."""
     measured = recipe.placing == "measured"
     hint = "take the recipe int4-mixed, which takes no gradients," if measured else ""
     return bytes_a_weight(gguf=gguf, measured=measured), hint
@@ -132,8 +132,8 @@ def memory_a_weight(recipe: Recipe, *, gguf: bool) -> tuple[int, str]:
 
 @dataclass(frozen=True, slots=True)
 class _Built:
-    """A placement that was built: its model folder, and what was measured on it; the same of what computes
-    single tokens, where that is apart."""
+    """A placement that was built: its model folder and fidelity; ``written`` has the formats for single
+    tokens, if they differ."""
 
     attempt: Candidate
     folder: Path
@@ -143,7 +143,7 @@ class _Built:
 
 
 class _Work:
-    """The steps between a source and a bundle's files, in a scratch folder."""
+    """The steps from a source to a bundle's files, in a scratch folder."""
 
     def __init__(
         self, folder: Path, origin: Origin, order: ExportOrder, on_progress: OnProgress | None, debug: bool
@@ -158,7 +158,7 @@ class _Work:
         return run_module(module, task, what, on_progress=self._on_progress, debug=self._debug)
 
     def study(self) -> None:
-        """Checkpoint, tokens, reference, and what the source's matrices are and cost."""
+        """Writes checkpoint, tokens and reference logits; finds the source's matrices and their losses."""
         recipe, origin = self._order.recipe, self._origin
         self._quantized_as = gguf_types(origin)
         task = study_task(
@@ -172,7 +172,7 @@ class _Work:
         self._exact = {name: Format(*pair) for name, pair in self._found["exact"].items()}
 
     def _quantize(self, formats: Mapping[str, Sequence[Format]]) -> dict[str, Any]:
-        """Makes the codes of every matrix in all of its ``formats``."""
+        """Quantizes every matrix in all of its ``formats``."""
         return self._run(
             "quantize.worker",
             "quantizing",
@@ -185,7 +185,7 @@ class _Work:
         )
 
     def by_rule(self) -> _Built:
-        """What a recipe that doesn't measure builds."""
+        """Builds a recipe that doesn't measure."""
         shapes, recipe = self._found["matrices"], self._order.recipe
         formats = formats_by_rule(recipe, shapes, self._found["layers"])
         written = written_formats(recipe, formats)
@@ -198,7 +198,10 @@ class _Work:
         return built if written == formats else self._join(built, written)
 
     def search(self) -> _Built:
-        """Quantizes in all formats, then builds until one is as small as the goal allows; the best one."""
+        """Quantizes in all formats, then builds placements until one is as small as the goal allows.
+
+        :return: the best one.
+        """
         search = BitSearch(self._units(), self._order.goal, self._found["other_bytes"])
         best: _Built | None = None
         while (placement := search.propose()) is not None:
@@ -213,7 +216,7 @@ class _Work:
         return best
 
     def _take_over(self, formats: dict[str, Format]) -> None:
-        """What the source has in so few bits stays as it is."""
+        """Keeps the source's own formats where they have no more bits than wanted."""
         for unit in units_of(formats):
             exact = self._exact_format(unit)
             wanted = formats[unit[0]]
@@ -244,12 +247,12 @@ class _Work:
         return made
 
     def _exact_format(self, unit: tuple[str, ...]) -> Format | None:
-        """The format in which the source has all of a unit already, to the last bit."""
+        """The format in which the source stores all of a unit; None if it differs or is float."""
         own = {self._exact.get(name) for name in unit}
         return own.pop() if len(own) == 1 else None
 
     def build(self, placement: Placement) -> _Built:
-        """Builds and measures. The first build is held to the golden set before it is measured."""
+        """Builds and measures a placement. The first build's tokenizer is checked too (``golden_tokens``)."""
         self._made += 1
         folder = self._folder / f"bundle-{self._made}"
         self._build_graph(folder, placement.formats)
@@ -273,13 +276,13 @@ class _Work:
         )
 
     def _measure(self, folder: Path) -> dict[str, Any]:
-        """Nothing where there is no text to measure with."""
+        """The fidelity figures; empty without a corpus."""
         if self._order.corpus is None:
             return {}
         return self._run("evaluate.fidelity", "measuring the bundle", {"bundle": str(folder)})
 
     def _join(self, built: _Built, formats: dict[str, Format]) -> _Built:
-        """Single tokens get a graph of their own, which is measured by itself."""
+        """Builds and measures a graph for single tokens and joins it to ``built``."""
         folder = self._folder / WRITES
         self._build_graph(folder, formats)
         fidelity = self._measure(folder)
@@ -288,7 +291,7 @@ class _Work:
         return replace(built, written=formats, written_fidelity=fidelity)
 
     def report(self, built: _Built) -> dict[str, Any]:
-        """The report card, but for sizes: nothing that depends on the day or the load."""
+        """The report card without sizes; only figures that are the same each time."""
         recipe, corpus = self._order.recipe, self._order.corpus
         card: dict[str, Any] = {
             "recipe": recipe.name,
@@ -316,15 +319,14 @@ class _Work:
 
 
 def _pairs(formats: Iterable[Format]) -> list[list[int]]:
-    """As a task has them."""
+    """Formats as JSON for a task: [bits, group size]."""
     return [[form.bits, form.group_size] for form in formats]
 
 
 def kv_bytes_per_token(config: dict[str, Any]) -> int:
-    """Cache bytes of one token: keys and values, layers, key-value heads, head size, four bytes each.
+    """KV-cache bytes of a token in float32; an upper bound, since sliding-window layers need less.
 
-    :param config: ``model`` of ``genai_config.json``. Layers with a sliding window need less, so this is
-        the upper bound.
+    :param config: ``model`` of ``genai_config.json``.
     """
     decoder = config["decoder"]
     per_layer = int(decoder["num_key_value_heads"]) * int(decoder["head_size"])
@@ -332,8 +334,8 @@ def kv_bytes_per_token(config: dict[str, Any]) -> int:
 
 
 def _disk_need(origin: Origin, recipe: Recipe) -> int:
-    """Bytes written, about: a GGUF's weights as float32, a byte a code in each format, the graph, the float
-    model's logits."""
+    """Approximate bytes written: a GGUF's weights in float32, a byte for each weight and format, the graph,
+    the float model's logits."""
     checkpoint = origin.weights * 4 if origin.is_gguf else 0
     written = recipe.written.bits if recipe.written else 0
     codes = origin.weights * (max(1, len(recipe.choices)) + bool(written))
@@ -358,7 +360,7 @@ def _manifest_fields(
 
 
 def _weight_groups(formats: Mapping[str, Format]) -> list[dict[str, Any]]:
-    """The manifest's list: every matrix that is not as most are, then ``*`` for the rest."""
+    """The manifest's list: matrices whose format isn't the most frequent one, then ``*`` for the rest."""
     (common, _), *_ = Counter(formats.values()).most_common()
     named = [(name, form) for name, form in sorted(formats.items()) if form != common]
     return [

@@ -1,7 +1,7 @@
-"""An encoder from source to bundle: optimum exports it, int8 or float, compared with the float model.
+"""Encoder export: exports an encoder with optimum, quantizes it, and compares it with the float model.
 
-optimum runs in its own environment (``optimum_env``); this module orders the steps, reads how the model
-pools its token vectors (sentence-transformers' files) and writes the manifest.
+optimum runs in its own environment (``optimum_env``). This module runs the steps in order, reads the model's
+pooling from sentence-transformers' files and writes the manifest.
 """
 
 from __future__ import annotations
@@ -28,10 +28,10 @@ _MODULES = ("Transformer", "Pooling", "Normalize")
 
 
 _LENT = frozenset({".json", ".txt", ".model", ".vocab", ".jinja"})
-"""Suffixes of what optimum's transformers reads beside weights: configurations and tokenizers."""
+"""Suffixes of files that optimum's transformers reads beside weights: configurations and tokenizers."""
 
 _BYTES_A_WEIGHT = 5
-"""PyTorch's model and its graph, both in float32, overlap for a moment."""
+"""PyTorch's model and the graph, both float32, are in memory together for a moment."""
 
 
 def export_encoder(
@@ -43,13 +43,12 @@ def export_encoder(
     on_progress: OnProgress | None = None,
     debug: bool = False,
 ) -> tuple[Manifest, dict[str, Any]]:
-    """Makes the bundle ``out`` of ``origin``.
+    """Makes the bundle ``out`` from ``origin``.
 
     :param announce: gets a sentence before something is downloaded.
     :param recipe: a key of ``RECIPES``.
-    :return: its manifest, and what was measured when it was loaded again: speed, and likeness to the float
-        model.
-    :raises ExportError: any step that failed; nothing is left behind.
+    :return: its manifest, and measurements of the finished bundle: speed and similarity to the float model.
+    :raises ExportError: a step failed; nothing is left behind.
     """
     with staged(out) as stage:
         fields, report = fill_encoder(origin, stage, announce, recipe, on_progress=on_progress, debug=debug)
@@ -68,10 +67,10 @@ def fill_encoder(
     on_progress: OnProgress | None = None,
     debug: bool = False,
 ) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Makes the files of an encoder bundle in the folder ``stage``, with a manifest that an engine can load.
+    """Writes the files of an encoder bundle into the folder ``stage``, with a provisional manifest.
 
-    :return: the manifest's fields, and the report on its likeness to the float model.
-    :raises ExportError: any step that failed.
+    :return: the manifest's fields, and the report with the similarity to the float model.
+    :raises ExportError: a step failed.
     """
     created = created_at(origin.revised)
     chosen = RECIPES[recipe]
@@ -102,7 +101,7 @@ def fill_encoder(
         if chosen.bits == 8:
             _quantize(work / "float" / "model.onnx", stage / "model.onnx", on_progress, debug)
         else:
-            for file in sorted((work / "float").glob("model.onnx*")):  # above 2 GB the weights lie apart
+            for file in sorted((work / "float").glob("model.onnx*")):  # above 2 GB the weights are separate
                 file.rename(stage / file.name)
         _save_tokenizer(origin.path, work / "float", stage)
         reference = (work / "reference.npy").read_bytes()
@@ -121,7 +120,7 @@ def fill_encoder(
         "runtime": runtime_versions("onnxruntime"),
         "created": created,
     }
-    write_manifest(stage, fields)  # the engine reads bundles only, and the report compares its vectors
+    write_manifest(stage, fields)  # for the report, the engine must load the bundle
     return fields, _report(origin, stage, chosen, reference)
 
 
@@ -131,14 +130,13 @@ def _quantize(source: Path, out: Path, on_progress: OnProgress | None, debug: bo
 
 
 def read_pooling(folder: Path) -> tuple[EncoderSection, int]:
-    """How a checkpoint makes one vector of a text, and how many tokens it reads at most.
+    """A checkpoint's pooling and context length.
 
     From sentence-transformers' ``modules.json``, pooling ``config.json`` and ``sentence_bert_config.json``;
-    a plain encoder gets the mean of its token vectors, normalized.
+    a plain encoder gets mean pooling, normalized. ``config_sentence_transformers.json`` has the prefixes that
+    some models expect before a text ("query: ").
 
-    ``config_sentence_transformers.json`` has the words that some models want before a text ("query: ").
-
-    :raises ExportError: a pooling other than the mean or the first token, or a layer after it.
+    :raises ExportError: pooling other than by mean or first token, or a layer after it.
     """
     config = read_config(folder / "config.json")
     modules = _optional_json(folder / "modules.json")
@@ -164,7 +162,7 @@ def read_pooling(folder: Path) -> tuple[EncoderSection, int]:
     if longest := (_optional_json(folder / "sentence_bert_config.json") or {}).get("max_seq_length"):
         limits.append(int(longest))
     if str(config.get("model_type")) in ("roberta", "xlm-roberta", "camembert", "mpnet"):
-        limits[0] -= 2  # its positions begin after the padding token's
+        limits[0] -= 2  # its positions start after the padding token's
     dimension = int(config.get("hidden_size") or config["dim"])
     section = EncoderSection(
         dimension=dimension,
@@ -183,10 +181,10 @@ def _prompts(folder: Path) -> dict[str, str] | None:
 def lend_checkpoint(
     source: Path, folder: Path, on_progress: OnProgress | None = None, debug: bool = False
 ) -> Path:
-    """Makes ``folder`` of a checkpoint for optimum's transformers: links to its files, but never to a pickle.
+    """Makes a copy of a checkpoint for optimum's older transformers, out of links, without pickles.
 
-    Weights that may be one are made safetensors. A tokenizer class of transformers 5 is given its old name,
-    the only one known there.
+    Weights that may be pickles are converted to safetensors. The tokenizer class of transformers 5 gets its
+    older name.
     """
     folder.mkdir()
     weights = weight_files(source)
@@ -194,7 +192,7 @@ def lend_checkpoint(
     lent = [file for file in lent if not file.name.endswith((".index.json", "tokenizer_config.json"))]
     if all(file.parent == source and file.suffix == ".safetensors" for file in weights):
         lent += [*weights, *source.glob("model.safetensors.index.json")]
-    else:  # whatever they are called
+    else:
         task = {"source": str(source), "out": str(folder / "model.safetensors")}
         run_module("models.safe_weights", task, "the conversion", on_progress=on_progress, debug=debug)
     for file in lent:
@@ -216,8 +214,8 @@ def _optional_json(file: Path) -> Any:
 
 
 def _save_tokenizer(source: Path, exported: Path, stage: Path) -> None:
-    """The checkpoint's own ``tokenizer.json`` if it has one, without the padding and cutting that
-    checkpoints happen to be saved with: the engine decides both."""
+    """Writes the checkpoint's own ``tokenizer.json``, if it has one, without its padding and truncation: the
+    engine decides both."""
     own = source / "tokenizer.json"
     tokenizer = json.loads((own if own.is_file() else exported / "tokenizer.json").read_bytes())
     tokenizer["truncation"] = tokenizer["padding"] = None
@@ -227,7 +225,7 @@ def _save_tokenizer(source: Path, exported: Path, stage: Path) -> None:
 
 
 def _report(origin: Origin, stage: Path, recipe: EncoderRecipe, reference: bytes) -> dict[str, Any]:
-    """Likeness with the float model's vectors. :raises ExportError: too far from them."""
+    """The report, with the similarity to the float model's vectors. :raises ExportError: it is too low."""
     import io
 
     import numpy as np

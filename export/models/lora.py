@@ -1,7 +1,7 @@
-"""A LoRA folder as PEFT saves it: ``adapter_config.json`` and ``adapter_model.safetensors``.
+"""LoRA folders: reads the matrices and scales that PEFT saved.
 
-Reads the matrices with their scales and refuses, in a sentence, whatever is more than low-rank additions to
-linear layers of a decoder. Knows nothing of ONNX or of a base bundle.
+Files: ``adapter_config.json`` and ``adapter_model.safetensors``. Anything beyond low-rank additions to linear
+layers of a decoder is refused.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ _KEY = re.compile(
 )
 
 _REFUSED: dict[str, tuple[Any, str]] = {
-    # key: (value that means "not used", what the adapter has otherwise)
+    # key: (value that means "not used", the feature that other values mean)
     "use_dora": (False, "DoRA magnitudes"),
     "bias": ("none", "trained biases"),
     "lora_bias": (False, "biases of its own"),
@@ -47,10 +47,10 @@ _REFUSED: dict[str, tuple[Any, str]] = {
     "monteclora_config": (None, "sampled matrices (MonteCLoRA)"),
     "megatron_config": (None, "layers of Megatron"),
 }
-"""What no swappable pair of matrices can express."""
+"""Features that a pair of matrices can't express."""
 
 _CHANGES_BASE = ("pissa", "olora", "corda", "loftq", "lora_ga")
-"""Initialisations that take something away from the base's own weights."""
+"""Initializations that change the base's own weights."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -75,13 +75,13 @@ class Lora:
     pairs: Mapping[tuple[int, str, str], Pair]
     """Layer, block (``self_attn`` or ``mlp``) and matrix (``q_proj``) to its pair."""
     base: str
-    """What the base was called where it was trained."""
+    """The base's name at training time."""
     architecture: str
-    """Class of the base, where PEFT noted it."""
+    """The base's class, if PEFT stored it; else ""."""
 
     @property
     def rank(self) -> int:
-        """The largest."""
+        """The largest rank."""
         return max(pair.rank for pair in self.pairs.values())
 
     @property
@@ -92,7 +92,7 @@ class Lora:
 def load_lora(path: Path) -> Lora:
     """Reads a LoRA folder.
 
-    :raises ExportError: a file is missing or damaged, or the adapter is of a kind that can't be swapped.
+    :raises ExportError: a file is missing or damaged, or the adapter isn't plain LoRA.
     """
     config = _load_config(path)
     for key, (unused, what) in _REFUSED.items():
@@ -148,7 +148,7 @@ def _load_config(path: Path) -> dict[str, Any]:
 
 
 def _load_halves(file: Path) -> dict[tuple[int, str, str], tuple[str, dict[str, Floats]]]:
-    """Module and its matrices by letter, for each layer, block and matrix."""
+    """For each layer, block and matrix: the module's name and its matrices A and B."""
     halves: dict[tuple[int, str, str], tuple[str, dict[str, Floats]]] = {}
     for name, values in _tensors(file):
         match = _KEY.fullmatch(name)
@@ -163,7 +163,7 @@ def _load_halves(file: Path) -> dict[tuple[int, str, str], tuple[str, dict[str, 
 
 
 def _tensors(file: Path) -> Iterator[tuple[str, Floats]]:
-    """Names and float32 values. Read without torch, slow to import; numpy knows no bfloat16."""
+    """Names and float32 values. Doesn't import torch, which is slow; numpy has no bfloat16."""
     import numpy as np
     from safetensors import SafetensorError, deserialize
 
@@ -187,7 +187,7 @@ def _tensors(file: Path) -> Iterator[tuple[str, Floats]]:
 
 
 def _scale(config: Mapping[str, Any], module: str, rank: int, path: Path) -> float:
-    """``alpha / r``, or ``alpha / sqrt(r)`` for rank-stabilised LoRA (arXiv:2312.03732), as in PEFT."""
+    """``alpha / r``, or ``alpha / sqrt(r)`` for rank-stabilized LoRA (arXiv:2312.03732), as in PEFT."""
     wanted = _pattern_value(config.get("rank_pattern") or {}, module, config.get("r"))
     alpha = _pattern_value(config.get("alpha_pattern") or {}, module, config.get("lora_alpha"))
     if wanted != rank or not isinstance(alpha, int | float):
@@ -198,7 +198,7 @@ def _scale(config: Mapping[str, Any], module: str, rank: int, path: Path) -> flo
 
 
 def _pattern_value(pattern: Mapping[str, Any], module: str, default: Any) -> Any:
-    """A module's own value by PEFT's rule (``get_pattern_key``): the first key that its name ends with."""
+    """A module's value by PEFT's rule (``get_pattern_key``): that of the first key its name ends with."""
     for key, value in pattern.items():
         if re.match(rf"(.*\.)?({key})$", module):
             return value

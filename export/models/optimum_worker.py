@@ -1,8 +1,8 @@
-"""Runs inside optimum's environment: float ONNX of an encoder and reference vectors.
+"""Optimum worker: exports an encoder to float ONNX and computes reference vectors, in optimum's environment.
 
-Called by path with ``python -I``, since this package isn't installed there; so it imports nothing of it.
-The task comes as JSON on standard input: ``source``, ``out``, ``pooling``, ``normalize``, ``context_length``,
-``texts``. Messages go out as ``subprocess_job`` describes.
+Run by path with ``python -I``; this package isn't installed there, so nothing of it can be imported. The task
+is JSON on standard input: ``source``, ``out``, ``pooling``, ``normalize``, ``context_length``, ``texts``.
+Messages are those of ``subprocess_job``.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""Export plan: size, memory and speed of a model on a board, from its config, before it is fetched.
+"""Export plan: estimates a model's size, memory and speed on a board before anything large is downloaded.
 
-Of a hub id only ``config.json`` is downloaded, of a folder only that is read, of a GGUF file its header. The
-arithmetic is ``bundle.size_estimate``'s; this module finds the config, translates recipes and words advice.
+Only ``config.json`` is downloaded or read, or a GGUF file's header. ``bundle.size_estimate`` does the
+arithmetic; this module finds the config, translates recipes and words the advice.
 """
 
 from __future__ import annotations
@@ -24,9 +24,9 @@ from edgeslm.hardware.board_profiles import Board
 
 DEFAULT_CONTEXT = 2048
 SLOW_TPS = 3
-"""Tokens/s below which nobody wants to wait for text."""
+"""Tokens/s below which generated text is too slow for people who wait."""
 SYSTEM_BYTES = 500_000_000
-"""What the system and the daemon keep of a board's memory."""
+"""Memory of a board that the system and the daemon use."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,9 +51,9 @@ class Plan:
 
 
 def read_source(src: str) -> Shape:
-    """The shape behind SRC of a command: a hub id, a checkpoint folder, its config.json or a ``.gguf`` file.
+    """The model shape of a command's SRC: a hub id, a checkpoint folder, its config.json or a ``.gguf`` file.
 
-    :raises ExportError: nothing there. :raises ShapeError: a config that doesn't say enough.
+    :raises ExportError: there is no such source. :raises ShapeError: the config lacks a value.
     """
     path = Path(src).expanduser()
     if path.is_dir():
@@ -72,9 +72,9 @@ def _float_only(config: dict[str, Any], where: str) -> dict[str, Any]:
 
 
 def gguf_config(header: GgufHeader, where: str) -> dict[str, Any]:
-    """The keys of a ``config.json``, from a GGUF's metadata (``docs/gguf.md`` of ggml) and tensor list.
+    """Keys of a ``config.json``, from a GGUF's metadata (``docs/gguf.md`` of ggml) and tensor list.
 
-    :raises ExportError: an architecture that can't be exported.
+    :raises ExportError: the architecture can't be exported.
     """
     meta = header.metadata
     name = meta.get("general.architecture")
@@ -102,8 +102,7 @@ def gguf_config(header: GgufHeader, where: str) -> dict[str, Any]:
 
 
 def formats_of(recipe: Recipe) -> tuple[Formats, Formats | None]:
-    """How a recipe stores each weight group, and what it has beside for single tokens; the only place where
-    planning looks into a recipe."""
+    """A recipe's formats by weight group, and those of its separate weights for single tokens, if any."""
     head = WeightFormat(recipe.head.bits, recipe.head.group_size)
     top = {HEAD: head, EMBEDDING: head}
     formats = {REST: WeightFormat(recipe.average_bits, recipe.group_size), **top}
@@ -115,9 +114,9 @@ def formats_of(recipe: Recipe) -> tuple[Formats, Formats | None]:
 def make_plan(
     src: str, shape: Shape, board: Board, recipes: Sequence[str], context: int | None = None
 ) -> Plan:
-    """:param recipes: names; none for all of them. :param context: tokens; by default 2048, or the model's.
+    """:param recipes: names; none: all. :param context: tokens; default: 2048 or the model's limit.
 
-    :raises ExportError: an unknown recipe, or a context that the model doesn't have.
+    :raises ExportError: an unknown recipe, or a context above the model's limit.
     """
     if context is not None and context > shape.context_length:
         raise ExportError(
@@ -157,7 +156,7 @@ def _advice(rows: tuple[PlanRow, ...], board: Board, shape: Shape, tokens: int) 
             "somebody waits for."
         )
     quick = [row for row in fitting if row.expectation.decode_tps >= min(speed, max(SLOW_TPS, speed / 2))]
-    # More bytes are better answers, unless some of them are the same weights once more.
+    # More bytes mean better answers, unless a recipe stores the same weights twice.
     good = max(quick, key=lambda row: (find_recipe(row.recipe).written is None, row.file_bytes))
     take = next((row for row in quick if row.recipe == DEFAULT_RECIPE), good)
     memory, tps = take.expectation.memory_bytes, take.expectation.decode_tps

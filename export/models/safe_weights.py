@@ -1,8 +1,7 @@
-"""The child process that makes safetensors of PyTorch's own files of weights, which are pickles.
+"""Safetensors conversion: child process that converts PyTorch's weight files, which are pickles.
 
-``python -m edgeslm_export.models.safe_weights`` gets ``source``, a checkpoint's folder, and the file ``out``
-(see ``subprocess_job``). optimum's environment has an older transformers, so it gets no pickle. Knows no
-model.
+``python -m edgeslm_export.models.safe_weights`` with the checkpoint folder ``source`` and the file ``out``
+(see ``subprocess_job``). optimum's older transformers must not read pickles.
 """
 
 from __future__ import annotations
@@ -18,7 +17,7 @@ from edgeslm.errors import ExportError
 
 
 def convert(task: dict[str, Any], reporter: Reporter) -> dict[str, Any]:
-    """Writes all tensors of the checkpoint ``source`` to ``out``, whatever the number of files.
+    """Writes all tensors of the checkpoint ``source`` to the one file ``out``.
 
     :raises ExportError: a file holds anything but tensors, or can't be read.
     """
