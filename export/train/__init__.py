@@ -1,1 +1,1 @@
-"""Teaching: encoders, decoders, readers and retrievers; how each is calibrated."""
+"""Training and confidence calibration of encoders, decoders, readers and retrievers."""

@@ -1,8 +1,8 @@
-"""Calibration fitted on rows that a task didn't learn from: ``bundle.calibration`` applies it on a device.
+"""Confidence calibration: fits a calibration on held-out rows; ``bundle.calibration`` applies it on a device.
 
-A temperature, or where it tells the rows better an affine map for each label; a rising function of the
-margin where there are rows enough for one; and how often which threshold is wrong. What all this is worth is
-measured on rows that it wasn't fitted on either, in turn.
+Scores are calibrated by a temperature, or by an affine map for each label if that has less loss; confidence
+by isotonic regression on the margin if there are enough rows. A risk curve gives the error rate at each
+threshold. The calibration itself is evaluated by cross-validation.
 """
 
 from __future__ import annotations
@@ -24,33 +24,32 @@ if TYPE_CHECKING:
     Bools = npt.NDArray[np.bool_]
 
 Rising = tuple[tuple[float, ...], tuple[float, ...]]
-"""Knots of a function that rises, and its values there."""
+"""A monotonic function: knots and values."""
 
 _PARTS: Final = 5
 _SEED: Final = 0
 _ROWS_A_LABEL: Final = 20
-"""With fewer, an affine map for each label would follow chance."""
+"""With fewer rows an affine map for each label would overfit."""
 _ROWS_FOR_MARGINS: Final = 200
 _KNOTS: Final = 20
 _POINTS: Final = 100
-"""Thresholds whose error is kept."""
+"""Points of the risk curve."""
 _CERTAINTY: Final = 0.8
-"""That the true error behind a threshold is no larger than what is kept of it."""
+"""Confidence that the true error at a threshold isn't above that of the risk curve."""
 _LEAST_SHARE: Final = 1e-6
 _SCALE: Final = (1e-6, 1e-5, 1e-4, 1e-3, 0.01, 0.03, 0.1, 0.3)
 _DIGITS: Final = 1e6
 _ROUNDS: Final = 20
 _STEP: Final = 1e-4
-"""By which what leans comes before what it would equal; more than is lost by rounding."""
+"""Breaks ties in favour of the label that leans; larger than rounding errors."""
 _MOST_LEAN: Final = 20.0
 _PRIOR_ROWS: Final = 4.0
-"""An affine map is held to the temperature as if by so many rows."""
+"""Weight of the prior that an affine map equals the temperature, in rows."""
 
 
 @dataclass(frozen=True, slots=True)
 class Fitted:
-    """``calibration`` is fitted on all rows that aren't doubted; ``verdicts`` are by calibrations that were
-    fitted on other rows."""
+    """``calibration`` is fitted on all rows that aren't doubted; ``verdicts`` come from cross-validation."""
 
     calibration: Calibration
     verdicts: Sequence[Verdict]
@@ -62,10 +61,11 @@ def fit_calibration(
     doubted: Bools | None = None,
     recalls: Mapping[int, float] = MappingProxyType({}),
 ) -> Fitted:
-    """Of what the model says (``log_probabilities`` [rows, labels]) and what is true ([rows], indices).
+    """Fits a classifier's calibration.
 
-    :param doubted: [rows] whose truth is probably none: nothing is fitted on them.
-    :param recalls: of labels, by their indices, the share of their rows that is wanted to be found.
+    :param log_probabilities: [rows, labels], of the model. :param truth: [rows], indices of labels.
+    :param doubted: [rows], whether the true label is probably wrong: such rows aren't fitted on.
+    :param recalls: wanted recall by index of the label.
     """
     import numpy as np
 
@@ -96,12 +96,12 @@ def fit_calibration(
 
 
 def fit_confidence(shares: Floats, right: Bools) -> tuple[Calibration, Floats]:
-    """How often what a model gives such a share is right, where there are no labels to compare.
+    """Fits the confidence of an extract task from the probability (``shares`` [rows]) of its answers.
 
-    A logistic function of the share's logit (Platt 1999), or where there are rows enough for it and it tells
-    them better a rising one without a form.
+    A logistic function of its logit (Platt 1999), or isotonic regression if there are enough rows and its
+    Brier score is better.
 
-    :return: the calibration, and the confidence of each row by one that was fitted on others.
+    :return: the calibration, and the cross-validated confidence of each row.
     """
     import numpy as np
 
@@ -124,7 +124,7 @@ def fit_confidence(shares: Floats, right: Bools) -> tuple[Calibration, Floats]:
 
 
 def _confidences_in_turn(shares: Floats, right: Bools, fit: Callable[[Floats, Bools], Rising]) -> Floats:
-    """Of each part of the rows by what was fitted on the others."""
+    """Confidence of each row, by cross-validation."""
     import numpy as np
 
     order, found = np.random.default_rng(_SEED).permutation(len(right)), np.empty(len(right))
@@ -135,32 +135,32 @@ def _confidences_in_turn(shares: Floats, right: Bools, fit: Callable[[Floats, Bo
 
 
 def _from_nothing(shares: Floats, right: Bools) -> Rising:
-    """A rising function that begins at next to nothing: what is far below all rows is no answer."""
+    """Isotonic regression with a knot near 0 at 0: an answer far below all rows is hardly ever right."""
     knots, heights = _rising(shares, right)
     return ((0.0, *knots), (1 / (len(right) + 2), *heights)) if knots[0] > 0 else (knots, heights)
 
 
 def _logistic(shares: Floats, right: Bools) -> Rising:
-    """At a few knots; never certain."""
+    """Logistic regression, at a few knots, never 0 or 1."""
     import numpy as np
     from scipy.special import logit
     from sklearn.linear_model import LogisticRegression
 
-    # Beyond the rows too: what is far below them all is far less sure.
+    # Knots below all rows too, where confidence falls further.
     knots = np.unique([*_SCALE, *np.round(np.quantile(shares, np.linspace(0, 1, _KNOTS)), 6)])
     doubt = 1 / (len(right) + 2)
     heights = np.full(len(knots), (right.sum() + 1) / (len(right) + 2))
     if right.any() and not right.all():
         column = logit(np.clip(shares, _LEAST_SHARE, 1 - _LEAST_SHARE))[:, None]
         fitted = LogisticRegression().fit(column, right)
-        if fitted.coef_[0, 0] > 0:  # what falls says nothing of the share: all are as likely
+        if fitted.coef_[0, 0] > 0:  # otherwise the share says nothing and confidence is constant
             at = logit(np.clip(knots, _LEAST_SHARE, 1 - _LEAST_SHARE))[:, None]
             heights = np.maximum.accumulate(np.clip(fitted.predict_proba(at)[:, 1], doubt, 1 - doubt))
     return tuple(knots.tolist()), tuple(np.round(heights, 6).tolist())
 
 
 def log_softmax(logits: Floats) -> Floats:
-    """[rows, labels], no lower than a device counts with."""
+    """Log-probabilities [rows, labels], with the same lower bound as on a device."""
     import numpy as np
     from scipy.special import log_softmax as library
 
@@ -169,17 +169,17 @@ def log_softmax(logits: Floats) -> Floats:
 
 
 def risk_curve(confidence: Floats, right: Bools) -> tuple[RiskPoint, ...]:
-    """How often what is answered is wrong with one threshold after the other; both [rows].
+    """Error rate and coverage at each threshold; ``confidence`` and ``right`` are [rows].
 
-    The error is the upper bound that holds four times of five (Clopper and Pearson 1934, one side): ten right
-    of ten are no proof of none wrong, and of a hundred thresholds some look better than they are.
+    The error is its one-sided 80 % upper confidence bound (Clopper and Pearson 1934): ten right of ten don't
+    prove zero errors, and of a hundred thresholds some look better than they are.
     """
     import numpy as np
     from scipy.stats import beta
 
     points = []
     steps = np.quantile(confidence, np.linspace(0, 1, _POINTS), method="lower")
-    # Rounded down, so that each answers its own rows; one that all reach is none.
+    # Rounded down, so that a row reaches its own threshold; the lowest is 0.
     for threshold in np.unique(np.floor(np.where(steps > confidence.min(), steps, 0.0) * _DIGITS) / _DIGITS):
         answered = confidence >= threshold
         hits = int((right & answered).sum())
@@ -201,7 +201,7 @@ def _verdicts_in_turn(
     affine: bool,
     with_margins: bool,
 ) -> list[Verdict]:
-    """Verdicts on each fifth of the rows by a calibration of the others."""
+    """Verdicts by five-fold cross-validation."""
     import numpy as np
 
     order = np.random.default_rng(_SEED).permutation(len(truth))
@@ -248,17 +248,17 @@ def _fit(
 
 
 def lean_forward(log_scores: Floats, truth: Integers, recalls: Mapping[int, float]) -> Floats:
-    """[labels]: how far each must lean forward so that the wanted share of its rows is found, and no further.
+    """Log-score offsets [labels] that lower a label's threshold until it has the wanted recall.
 
-    It leans as far as one of the label's rows needs, chosen so that a new row needs no more as often as is
-    wanted: the quantile of conformal prediction, label by label (Vovk 2012), whatever the scores are worth.
+    Label-conditional conformal prediction (Vovk 2012): the offset is the quantile, over the label's rows, of
+    what a row needs to be found. It holds however well the scores are calibrated.
 
     :param log_scores: [rows, labels].
     """
     import numpy as np
 
     leans = np.zeros(log_scores.shape[1])
-    for _ in range(_ROUNDS if len(recalls) > 1 else 1):  # what leans by others is in the way
+    for _ in range(_ROUNDS if len(recalls) > 1 else 1):  # offsets of several labels depend on each other
         for label, wanted in recalls.items():
             rows = log_scores[truth == label] + leans
             needed = np.sort(np.delete(rows, label, axis=1).max(axis=1) - (rows[:, label] - leans[label]))
@@ -268,7 +268,7 @@ def lean_forward(log_scores: Floats, truth: Integers, recalls: Mapping[int, floa
 
 
 def _fit_affine(log_probabilities: Floats, truth: Integers, scale: float) -> tuple[Floats, Floats]:
-    """The scales and biases that make ``softmax(scale * log p + bias)`` likeliest, near ``scale`` and 0."""
+    """The scales and biases of ``softmax(scale * log p + bias)`` with least loss; prior: ``scale`` and 0."""
     import numpy as np
     from scipy.optimize import minimize
     from scipy.special import log_softmax as library
@@ -290,7 +290,7 @@ def _fit_affine(log_probabilities: Floats, truth: Integers, scale: float) -> tup
 
 
 def _rising(margins: Floats, right: Bools) -> Rising:
-    """The rising function that fits best, at a few knots; never certain."""
+    """Isotonic regression, at a few knots, never 0 or 1."""
     import numpy as np
     from sklearn.isotonic import IsotonicRegression
 

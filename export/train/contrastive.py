@@ -1,12 +1,11 @@
-"""A small encoder taught from few labelled texts, by pairs of them in PyTorch.
+"""Contrastive fine-tuning (SetFit) of an encoder on pairs of few labelled texts, in PyTorch.
 
-Texts of one label are drawn together and those of two apart, so that a few rows make many pairs, and the
-cosine of their vectors is taught to be 1 or 0 (SetFit: Tunstall et al. 2022, "Efficient few-shot learning
-without prompts"). What comes out is an encoder; a classifier on its embeddings is learned afterwards, on what
-the device computes. With more rows ``encoder_finetune`` teaches by the labels themselves. How it descends is
-in ``edgeslm_export.train.loop``.
+The cosine of two texts' vectors is trained towards 1 for equal labels and 0 for different ones, so a few rows
+make many pairs (Tunstall et al. 2022, "Efficient few-shot learning without prompts"). Afterwards a classifier
+is trained on the embeddings that a device computes. ``encoder_finetune`` trains on labels directly, for more
+rows; ``loop`` has the training loop.
 
-The work runs in a child process (``python -m edgeslm_export.train.contrastive``). Knows no bundle.
+Runs in a child process (``python -m edgeslm_export.train.contrastive``).
 """
 
 from __future__ import annotations
@@ -30,20 +29,19 @@ if TYPE_CHECKING:
 
 PAIRS: Final = Schedule(epochs=1, batch=16, rate=2e-5)
 MOST_PAIRS: Final = 3200
-"""For the time that they take. 50 rows of six labels have some 2,100; whether more rows would gain by more
-pairs was not measured."""
+"""Limits the time. 50 rows of six labels make about 2,100 pairs; a larger limit was not measured."""
 _WHAT = "teaching the encoder by pairs"
 
 
 def contrast_encoder(
     job: TrainingJob, section: EncoderSection, length: int, texts: Sequence[str], truth: Sequence[int]
 ) -> dict[str, Any]:
-    """Teaches an encoder by pairs of texts; ``job.schedule`` counts pairs as rows.
+    """Trains an encoder on pairs of texts; ``job.schedule`` counts pairs as rows.
 
-    :param section: how a device pools; ``length``: the tokens of a text that are learned from.
-    :param truth: [texts], the number of each text's label.
-    :return: what ``descend`` says, and ``peak_rss`` in bytes.
-    :raises ExportError: the checkpoint can't be loaded, computes no numbers any more, or the time was too
+    :param section: the encoder's pooling. :param length: most tokens of a text.
+    :param truth: [texts], the index of each text's label.
+    :return: figures of ``descend``, and ``peak_rss`` in bytes.
+    :raises ExportError: the checkpoint can't be loaded, its numbers are no longer finite, or the time was too
         short for half of the pairs.
     """
     data = {"pooling": section.pooling, "length": length, "texts": list(texts), "truth": list(truth)}
@@ -54,21 +52,21 @@ def contrast_encoder(
 
 
 def run(task: dict[str, Any], reporter: Reporter) -> dict[str, Any]:
-    """What the child does; the task is that of ``contrast_encoder``."""
+    """The child's step; the task is that of ``contrast_encoder``."""
     import torch
     import transformers
 
     job = open_job(task, reporter)
     tokenizer = transformers.AutoTokenizer.from_pretrained(job.source)
-    # In float32, whatever the checkpoint is stored in: small steps vanish in 16 bits.
+    # float32, whatever the checkpoint has: small steps vanish in 16 bits.
     model = transformers.AutoModel.from_pretrained(job.source, dtype=torch.float32)
     rows = [tokenizer(text, truncation=True, max_length=task["length"]).input_ids for text in task["texts"]]
-    padding = model.config.pad_token_id or 0  # the model's own: RoBERTa counts positions by it
+    padding = model.config.pad_token_id or 0  # RoBERTa derives positions from it
     truth = task["truth"]
     pairs = draw_pairs(truth, job.schedule.seed)
 
     def loss(batch: Sequence[int]) -> torch.Tensor:
-        """Mean square of what the pairs' cosines are wrong by."""
+        """Mean squared error of the pairs' cosines."""
         both = zip(*(pairs[number] for number in batch), strict=True)
         tokens, mask = padded([rows[row] for side in both for row in side], padding)
         hidden = model(input_ids=tokens, attention_mask=mask).last_hidden_state
@@ -88,10 +86,11 @@ def run(task: dict[str, Any], reporter: Reporter) -> dict[str, Any]:
 
 
 def draw_pairs(truth: Sequence[int], seed: int) -> list[tuple[int, int]]:
-    """As many pairs of rows with one label as with two, ``MOST_PAIRS`` in all: each pair once or, of the kind
-    that there are fewer of, several times. A row makes a pair with itself too.
+    """Draws equally many pairs with equal and with different labels, at most ``MOST_PAIRS`` in total.
 
-    :param truth: [rows], the number of each row's label.
+    Pairs of the rarer kind are repeated. A row may be paired with itself.
+
+    :param truth: [rows], the index of each row's label.
     """
     pairs = list(combinations_with_replacement(range(len(truth)), 2))
     random.Random(seed).shuffle(pairs)

@@ -1,11 +1,11 @@
-"""A cross-encoder from a checkpoint that was taught already, as sentence-transformers has them for MS MARCO.
+"""Cross-encoder import: splits a trained cross-encoder (such as sentence-transformers' for MS MARCO).
 
-Its encoder is saved as a checkpoint of its own, for ``encoder`` to export, and what stands on it as the
-layers that a device computes: the model's pooler or its head's dense layer, both with tanh, if it has one,
-and one logit of whether the second text answers the first (Devlin et al. 2019;
-``BertForSequenceClassification`` and its like in transformers).
+The encoder is saved as a checkpoint for ``encoder`` to export, and the head as layers that a device computes:
+a dense layer with tanh (the model's pooler or the head's own), if there is one, and a logit for whether the
+second text answers the first (Devlin et al. 2019; ``BertForSequenceClassification`` and the like in
+transformers).
 
-The work runs in a child process (``python -m edgeslm_export.train.cross_encoder``). Knows no bundle.
+Runs in a child process (``python -m edgeslm_export.train.cross_encoder``).
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ def take_apart(
 ) -> None:
     """Writes the encoder of the checkpoint folder ``source``, with ``LAYER``, to ``out``.
 
-    :raises ExportError: it can't be loaded, tells several labels apart, or is built in another way.
+    :raises ExportError: it can't be loaded, has several labels, or has an unknown head.
     """
     task = {"source": str(source), "out": str(out)}
     run_module("train.cross_encoder", task, "reading the cross-encoder", on_progress=on_progress, debug=debug)
@@ -35,7 +35,7 @@ def take_apart(
 
 
 def run(task: dict[str, Any], reporter: Reporter) -> dict[str, Any]:
-    """What the child does; the task is that of ``take_apart``."""
+    """The child's step; the task is that of ``take_apart``."""
     import torch
     import transformers
 
@@ -50,7 +50,7 @@ def run(task: dict[str, Any], reporter: Reporter) -> dict[str, Any]:
         )
     arrays, encoder = _layers(model), model.base_model
     save_beside(encoder, source, out)
-    encoder.config.architectures = [type(encoder).__name__]  # the source's file names the whole
+    encoder.config.architectures = [type(encoder).__name__]  # the source names the cross-encoder's class
     encoder.config.save_pretrained(out)
     import numpy as np
 

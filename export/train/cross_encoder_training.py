@@ -1,14 +1,13 @@
-"""A small encoder taught to read a question and a text at once and to tell whether the text answers it.
+"""Cross-encoder training: trains an encoder to predict whether a text answers a question, and where.
 
-Both go through the encoder together, so that each word of the one is weighed against each of the other, and
-a logistic regression on the first token's vector says how likely the text is an answer (Nogueira and Cho
-2019, "Passage re-ranking with BERT"). A question is learned from with all its texts at once: each is judged
-alone, and the one that answers held against the others, which the question's own words can't decide. While
-it learns, a second layer looks for the words that are the answer (Devlin et al. 2019, section 4.3): a place
-tells far more than a yes, and fewer questions are enough; on a device it says what is quoted. How it descends
-is in ``edgeslm_export.train.loop``.
+Question and text go through the encoder together, and a logistic regression on the first token's vector gives
+the probability that the text answers (Nogueira and Cho 2019, "Passage re-ranking with BERT"). A question is
+trained with all its texts at once: each is classified alone, and the answering text must also beat the
+others, which can't be learned from the question alone. A second layer predicts the answer's span (Devlin et
+al. 2019, section 4.3). Spans carry more information than labels, so fewer questions are enough; on a device
+the span is what is quoted. ``loop`` has the training loop.
 
-The work runs in a child process (``python -m edgeslm_export.train.cross_encoder_training``). Knows no bundle.
+Runs in a child process (``python -m edgeslm_export.train.cross_encoder_training``).
 """
 
 from __future__ import annotations
@@ -38,25 +37,24 @@ if TYPE_CHECKING:
     import torch
 
 LONGEST = 224
-"""Tokens of both together that are learned from: most questions with most passages."""
+"""Most tokens of question and text together; enough for most passages."""
 _PLACES = 0.5
-"""What finding the place counts beside telling whether there is one."""
+"""Weight of the span loss, relative to that of the classification."""
 _LAYER_RATES = 8.0
-"""Times the rate of the encoder, which knows something already."""
+"""Learning rate of the new layers, as a multiple of the pretrained encoder's."""
 _NOWHERE = -1e4
 _WHAT = "teaching the reader"
 
 
 @dataclass(frozen=True, slots=True)
 class PairText:
-    """Whether it answers its question, and where the answer stands in it, if that is known: from the first
-    character to behind the last."""
+    """A text, whether it answers its question, and if known the answer's span [start, end) in characters."""
 
     text: str
     answers: bool
     place: tuple[int, int] | None = None
     is_own: bool = True
-    """Of the question, or of another one."""
+    """Whether it belongs to the question or to another one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,13 +66,13 @@ class Asked:
 
 
 def teach_reader(job: TrainingJob, length: int, asked: Sequence[Asked]) -> dict[str, Any]:
-    """Teaches an encoder and a layer on it, which is ``LAYER`` in ``job.out``.
+    """Trains an encoder and its layers, which are written to ``LAYER`` in ``job.out``.
 
-    :param length: tokens of question and text together that are learned from.
-    :return: what ``descend`` says, ``temperature``, by which logits of those aside are divided best (1
-        without any), and ``peak_rss`` in bytes.
-    :raises ExportError: the checkpoint can't be loaded, has no tokenizer that tells offsets, computes no
-        numbers any more, or the time was too short.
+    :param length: most tokens of question and text together.
+    :return: figures of ``descend``, the ``temperature`` fitted on the validation rows (1 without any), and
+        ``peak_rss`` in bytes.
+    :raises ExportError: the checkpoint can't be loaded, its tokenizer gives no offsets, its numbers are no
+        longer finite, or the time was too short.
     """
     data = {"length": length, "asked": [asdict(one) for one in asked]}
     return job.run("cross_encoder_training", _WHAT, data)
@@ -85,9 +83,8 @@ def teach_reader(job: TrainingJob, length: int, asked: Sequence[Asked]) -> dict[
 
 @dataclass(frozen=True, slots=True)
 class _PairRow:
-    """A question with one text. ``kinds``: of each token, 0 or 1, as the model is told which it is of.
-    ``stands``: 1 of the text's own. ``place``: the first and last token of the answer, (0, 0) where there is
-    none, None where it isn't known."""
+    """A question with one text. ``kinds``: token type ids. ``stands``: 1 for the text's tokens. ``place``:
+    the answer's first and last token, (0, 0) if there is none, None if unknown."""
 
     tokens: Sequence[int]
     kinds: Sequence[int]
@@ -97,13 +94,13 @@ class _PairRow:
 
 
 def run(task: dict[str, Any], reporter: Reporter) -> dict[str, Any]:
-    """What the child does; the task is that of ``teach_reader``."""
+    """The child's step; the task is that of ``teach_reader``."""
     import torch
     import transformers
 
     job = open_job(task, reporter)
     tokenizer = transformers.AutoTokenizer.from_pretrained(job.source)
-    # Attention in plain operations: on CPUs it learns twice as fast as by fused kernels.
+    # On CPUs training with eager attention is twice as fast as with fused kernels.
     model = transformers.AutoModel.from_pretrained(
         job.source, dtype=torch.float32, attn_implementation="eager"
     )
@@ -113,7 +110,7 @@ def run(task: dict[str, Any], reporter: Reporter) -> dict[str, Any]:
         [_make_row(tokenizer, one["question"], PairText(**text), task["length"]) for text in one["texts"]]
         for one in task["asked"]
     ]
-    # Without the text that answers, the others would teach how a question is asked.
+    # Without its answering text a question would only teach how unanswered questions sound.
     groups = [[] if rows[0] is None else [row for row in rows if row is not None] for rows in made]
     left = [number for number, group in enumerate(groups) if group]
     aside = [place for place, number in enumerate(left) if number in set(job.aside)]
@@ -138,7 +135,7 @@ def run(task: dict[str, Any], reporter: Reporter) -> dict[str, Any]:
 
 
 def _make_row(tokenizer: Any, question: str, text: PairText, length: int) -> _PairRow | None:
-    """Both are cut as on a device, where they are too long. None for a text whose answer was cut off."""
+    """Truncates question and text as a device does. None if the answer was cut off."""
     alone = tokenizer(question, add_special_tokens=False, return_offsets_mapping=True).offset_mapping
     most = length // QUESTION_SHARE
     encoded = tokenizer(
@@ -165,13 +162,13 @@ def _make_row(tokenizer: Any, question: str, text: PairText, length: int) -> _Pa
 
 
 class _CrossEncoder:
-    """The encoder, the layer that says how likely it is, and the one that looks for the place."""
+    """The encoder with a layer for the probability of an answer and one for its span."""
 
     def __init__(self, model: Any) -> None:
         import torch
 
         self._model = model
-        self._padding = model.config.pad_token_id or 0  # the model's own: RoBERTa counts positions by it
+        self._padding = model.config.pad_token_id or 0  # RoBERTa derives positions from it
         self._has_kinds = (getattr(model.config, "type_vocab_size", 0) or 0) > 1
         self._in_halves = has_halves()
         size = model.config.hidden_size
@@ -182,8 +179,8 @@ class _CrossEncoder:
         return [*self._answers.parameters(), *self._places.parameters()]
 
     def _read(self, rows: Sequence[_PairRow]) -> tuple[torch.Tensor, torch.Tensor]:
-        """Logits [rows] of being an answer; [rows, longest, 2] of each token being its first or last, the
-        first token of all standing for nowhere."""
+        """Answer logits [rows], and logits [rows, longest, 2] of each token being the answer's first or last;
+        token 0 means no answer."""
         import torch
 
         tokens, mask = padded([row.tokens for row in rows], self._padding)
@@ -216,7 +213,7 @@ class _CrossEncoder:
         return loss + torch.stack(compared).mean() if compared else loss
 
     def tempered(self, groups: Sequence[Sequence[_PairRow]]) -> torch.Tensor:
-        """[temperatures, groups]: the mean loss of whether each text is an answer."""
+        """Mean classification loss [temperatures, groups]."""
         import torch
 
         rows = [row for group in groups for row in group]

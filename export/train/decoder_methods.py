@@ -1,8 +1,8 @@
-"""Tasks learned on a decoder: a LoRA adapter, taught on the weights of the bundle that will carry it.
+"""Decoder methods: train a LoRA adapter for a task on the weights of the bundle that will carry it.
 
-``lora`` keeps the base in float32 while it learns, ``qlora`` in four bits, with an eighth of the memory for
-it. What it is worth is asked of the int4 bundle with the adapter, row by row, as a device does. Serves
-``classify`` and ``extract``, which differ in their token rows alone.
+``lora`` trains with the base in float32, ``qlora`` with the base in four bits, an eighth of the memory. The
+adapter is evaluated with the quantized bundle, row by row, as on a device. ``classify`` and ``extract``
+differ only in their token rows.
 """
 
 from __future__ import annotations
@@ -58,21 +58,21 @@ if TYPE_CHECKING:
     Integers = npt.NDArray[np.int64]
 
 RANK: Final = 12
-"""Packed products share one branch, which then has three times as many columns: 8 MB for SmolLM2-135M."""
+"""8 MB for SmolLM2-135M: packed products share one branch, with three times as many columns."""
 _RATE: Final = 8e-4
 _BATCH: Final = 32
 _SMALL_BATCH: Final = 8
 _ROWS_FOR_LARGE_BATCH: Final = 1000
 _BYTES_A_WEIGHT: Final = {"lora": 7, "qlora": 3}
-"""A float32 base or one in four bits with its parts that stay float, and activations."""
+"""The base in float32, or in four bits with some parts in float; and activations."""
 
 
 @dataclass(frozen=True, slots=True)
 class AdapterTask:
-    """The task that an adapter is taught: what its manifest says of it, and its rows as tokens.
+    """The task of an adapter: ``learned`` is its manifest entry, ``section`` the task in evaluations.
 
-    ``encode`` makes token rows of rows by their number, None for what is too long. ``rows`` are what it is
-    examined with. ``section`` is the task as an exam asks it.
+    ``encode`` turns rows, given by index, into token rows, None for those that are too long. ``rows`` are for
+    evaluation.
     """
 
     learned: Mapping[str, Any]
@@ -82,7 +82,7 @@ class AdapterTask:
 
 
 class AdapterTrainer:
-    """Teaches adapters of one base and asks them."""
+    """Trains and evaluates adapters of one base."""
 
     def __init__(
         self,
@@ -107,7 +107,7 @@ class AdapterTrainer:
     def teach(
         self, rows: Integers, name: str, schedule: Schedule, aside: Sequence[int] = ()
     ) -> tuple[Path, dict[str, Any]]:
-        """:return: the LoRA folder, and what was said of the training."""
+        """Trains on ``rows``; ``aside`` are those for validation. :return: the LoRA folder, and figures."""
         out = self._work / f"lora-{name}"
         encoded = self._task.encode(self._encoder, rows)
         kept = [number for number, row in enumerate(encoded) if row is not None]
@@ -131,7 +131,7 @@ class AdapterTrainer:
         return out, said
 
     def ask(self, folder: Path, rows: Integers) -> dict[str, Any]:
-        """What the base with the LoRA in ``folder`` makes of rows: an exam's report with ``answers``."""
+        """Evaluates base and LoRA on rows. :return: the report of ``take_exam``, with ``answers``."""
         with tempfile.TemporaryDirectory(dir=self._work) as name:
             adapter = Path(name) / "adapter"
             adapter.mkdir()
@@ -144,7 +144,7 @@ class AdapterTrainer:
             return examine_bundle(self.base.path, exam, on_progress=budget.on_progress, debug=budget.debug)
 
     def write(self, folder: Path, stage: Path) -> tuple[dict[str, Any], dict[str, Any]]:
-        """The LoRA's files in ``stage``. :return: the manifest's fields and the report."""
+        """Writes the LoRA's files into ``stage``. :return: the manifest's fields and the report."""
         fields, report = write_files(stage, load_lora(folder), self.base, self._arranged(folder))
         fields["licence"] = self.base.manifest.source.licence
         return fields, report
@@ -159,7 +159,7 @@ class AdapterTrainer:
         return arrange(lora, self._branches, head_sizes(self.base))
 
     def _planned_bundle(self) -> Bundle:
-        """The bundle that will be made, as far as a task looks at it."""
+        """The future bundle, as far as a task needs it."""
         manifest = Manifest.model_validate(
             {
                 "name": "-",
@@ -176,7 +176,7 @@ class AdapterTrainer:
 
 
 class DecoderMethod:
-    """A classify task as an adapter: taught once for each fold that is tested on, then on all rows."""
+    """Trains an adapter for a classify task: once for each fold, then on all rows."""
 
     def __init__(
         self,
@@ -240,7 +240,7 @@ class DecoderMethod:
 
 
 def schedule_for(rows: int) -> Schedule:
-    """At least some 250 steps, where that takes no more than 12 epochs; two of many rows."""
+    """About 250 steps, in 2 to 12 epochs."""
     batch = _BATCH if rows >= _ROWS_FOR_LARGE_BATCH else _SMALL_BATCH
     return Schedule(min(12, max(2, -(-250 * batch // rows))), batch, _RATE)
 
@@ -277,7 +277,7 @@ def field_adapter_task(
     texts: Sequence[str],
     fields: Sequence[Mapping[str, Any]],
 ) -> AdapterTask:
-    """An extract task: ``section`` has its schema, and whether its strings are words of the message."""
+    """An extract task: ``section`` has its schema, and whether strings must be verbatim in the message."""
     section = section.model_copy(update={"overflow": "head"})
 
     def encode(encoder: RowEncoder, rows: Integers) -> Sequence[TokenRow | None]:

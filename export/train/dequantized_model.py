@@ -1,7 +1,7 @@
-"""The weights of a decoder bundle as it computes with them, put into the transformers model that it is of.
+"""Dequantized model: puts a decoder bundle's dequantized weights into its transformers model.
 
-Whoever teaches on them teaches what a device runs, the loss of quantizing included. Reads the graph's
-quantized products by the names of its nodes; what isn't quantized stays as the model has it.
+Adapters are then trained on the weights that a device runs, including the quantization error. Finds the
+graph's quantized products by their nodes' names; other weights stay as in the model.
 """
 
 from __future__ import annotations
@@ -29,13 +29,13 @@ if TYPE_CHECKING:
 
 _BLOCKS = {"attn": "self_attn", "mlp": "mlp"}
 _MOST_CHANGED = 0.5
-"""Share of a matrix that quantizing may have moved: four bits move less than a fifth, another model all."""
+"""Most relative error of a matrix: four bits cause less than 0.2, another model about 1."""
 
 
 def fill_stored(model: Any, bundle: Path) -> int:
-    """Replaces the matrices of ``model``'s layers by those of the bundle. :return: how many.
+    """Replaces the matrices of ``model``'s layers by those of the bundle. :return: their number.
 
-    :raises ExportError: the bundle was made of another model.
+    :raises ExportError: the bundle was made from another model.
     """
     import numpy as np
     import torch
@@ -70,18 +70,18 @@ def _is_near(stored: Floats, own: Floats) -> bool:
 
 
 def _parts(bundle: Path) -> Iterator[tuple[str, Floats]]:
-    """Name in the checkpoint, without ``.weight``, of each product that isn't packed, and its values."""
+    """Each matrix, unpacked: its name in the checkpoint without ``.weight``, and its values."""
     import onnx
 
     loaded = load_bundle(bundle)
     sizes = head_sizes(loaded)
-    # The graph for adapters has the matrices as they were quantized, with nothing of norms in them.
+    # In the graph for adapters no smoothing is folded into norms or scales.
     graph = loaded.manifest.graphs.adapters or loaded.manifest.graphs.generate
     if graph is None:
         raise ExportError(f"{bundle} has no graph to generate with; name a decoder's bundle.")
     model = onnx.load(bundle / graph, load_external_data=False)
     tensors = {tensor.name: tensor for tensor in model.graph.initializer}
-    # Scales are stored in 16 bits and widened by the graph.
+    # Scales are stored as float16 and cast by the graph.
     widened = {node.output[0]: node.input[0] for node in model.graph.node if node.op_type == "Cast"}
     makers = makers_of(model.graph)
 

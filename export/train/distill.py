@@ -1,10 +1,10 @@
-"""A student learns what a teacher says of messages that nobody labelled (Hinton et al. 2015).
+"""Distillation: trains a student on a teacher's labels for unlabelled messages (Hinton et al. 2015).
 
-The teacher is a bundle that was taught the task, a decoder that is told it, or a decoder's checkpoint, which
-is exported first. Each text gets the teacher's share of every label; texts that it isn't sure of are dropped
-or asked about. The student learns the shares, and both, with a student of as many hand labels where there are
-some, are tried on labelled rows that none of them has seen. What teacher and user said is noted: a command
-that was interrupted asks neither of them twice.
+The teacher is a learned task's bundle, a decoder with an instruction, or a decoder's checkpoint, which is
+exported first. It gives each text a probability for every label (soft labels); the user is asked about
+uncertain texts, or they are dropped. Teacher and student, and for comparison a student of equally many hand
+labels, are evaluated on labelled rows that none of them was trained on. Answers of teacher and user are
+saved, so that an interrupted command resumes.
 """
 
 from __future__ import annotations
@@ -37,21 +37,21 @@ from edgeslm.errors import ExportError
 
 _FEWEST = 20
 _RECIPE = "int8"
-"""Of a checkpoint that teaches: near to its float original, and no text is needed to make it."""
+"""For a teacher's checkpoint: close to float, and needs no calibration text."""
 
 _BLOCK = 500
-"""Texts that the teacher is asked between two notes. It is loaded once more for each, which takes seconds."""
+"""Texts labelled between two saves. The teacher is loaded again for each block, which takes seconds."""
 _TYPED = "typed.jsonl"
 
 Answer = Mapping[str, Any] | None
-"""A result of classify; None where there is none."""
+"""A result of classify; None if there is none."""
 
 
 class AskUser(Protocol):
     """Asks the user for the label of a text, with the teacher's guess.
 
     :return: the label, or None to drop the text.
-    :raises EOFError: no more shall be asked.
+    :raises EOFError: the user wants no more questions.
     """
 
     def __call__(self, text: str, labels: Sequence[str], guess: str, /) -> str | None: ...
@@ -59,7 +59,7 @@ class AskUser(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Examinee:
-    """A bundle, and the ``base`` that a head or an adapter adds to; of others the bundle's own folder."""
+    """A bundle to evaluate, with the ``base`` of a head or an adapter, else its own folder as ``base``."""
 
     bundle: Bundle
     base: Path
@@ -72,8 +72,8 @@ class Examinee:
 
 @dataclass(frozen=True, slots=True)
 class Teacher(Examinee):
-    """``bundle`` was taught the task or is a decoder; ``revision`` is that of the checkpoint that it was just
-    made of, if it was."""
+    """``bundle`` has the learned task or is a decoder; ``revision`` is its checkpoint's, if it was exported
+    for this purpose."""
 
     revision: str = ""
 
@@ -82,7 +82,7 @@ class Teacher(Examinee):
         return self.bundle.manifest.learned is not None
 
     def exam(self, task: Task, rows: Sequence[LabelledRow], *, with_answers: bool = False) -> Exam:
-        """The rows as this teacher is asked them."""
+        """The evaluation by which this teacher labels or is tested on rows."""
         if self.is_taught:
             section = TaskSection.model_validate({"kind": "classify", "overflow": "head"})
             return Exam(task.name, section, rows, self.bundle.path, with_answers=with_answers)
@@ -95,9 +95,9 @@ class Teacher(Examinee):
 
 @dataclass(frozen=True, slots=True)
 class PseudoLabelled:
-    """What is made of texts: ``shares`` [texts, labels]; ``dropped`` texts the teacher wasn't sure of,
-    ``asked`` ones that the user labelled; ``left_out`` says of labels that aren't learned how many texts had
-    them."""
+    """Texts with soft labels, ``shares`` [texts, labels]. Counts: ``dropped`` uncertain texts, ``asked``
+    texts that the user labelled, and in ``left_out`` the texts of each label that is too rare to be
+    learned."""
 
     texts: list[str]
     shares: list[list[float]]
@@ -108,7 +108,7 @@ class PseudoLabelled:
 
 
 def labels_of(teacher: Teacher, task: Task) -> tuple[str, ...]:
-    """:raises ExportError: the teacher knows other labels than the task, or nobody says which there are."""
+    """:raises ExportError: teacher and task have different labels, or neither names any."""
     learned = teacher.bundle.manifest.learned
     if learned is None:
         if not task.labels:
@@ -127,7 +127,7 @@ def labels_of(teacher: Teacher, task: Task) -> tuple[str, ...]:
 
 
 def find_notes(teacher: Teacher, task: Task, texts: Sequence[str]) -> Notes:
-    """What was said of these texts before: of the same task, by the same teacher, of whichever ``--sure``."""
+    """Saved answers for the same texts, task and teacher, with any ``--sure``."""
     asked = teacher.exam(task, []).encode()["section"]
     who = teacher.revision or teacher.bundle.digest
     order = [__version__, who, task.name, asked, list(texts)]
@@ -144,11 +144,12 @@ def ask_teacher(
     sure: float = SURE,
     ask_user: AskUser | None = None,
 ) -> PseudoLabelled:
-    """The teacher's shares of each text; each text counts once. What ``notes`` have isn't asked again, and
-    what the user said before counts whether or not the teacher is sure, and without ``ask_user`` too.
+    """Labels each different text by the teacher. Saved answers are used again; saved answers of the user
+    always count, even if the teacher is certain.
 
+    :param sure: confidence below which a text is dropped, or the user asked.
     :param notes: of this teacher, task and texts.
-    :raises ExportError: too few texts or labels are left to learn from.
+    :raises ExportError: too few texts or labels are left.
     """
     labels = labels_of(teacher, task)
     single = list({bare_text(text): text for text in texts}.values())
@@ -164,7 +165,7 @@ def ask_teacher(
             try:
                 typed[place] = ask_user(text, labels, answer["label"])
                 _note_typed(file, place, typed[place])
-            except EOFError:  # no word on the texts that follow, so nothing is noted of them
+            except EOFError:  # further texts stay unanswered and aren't saved
                 ask_user = None
         if (label := typed.get(place)) is not None:
             kept.append(text)
@@ -184,8 +185,8 @@ def ask_teacher(
 def _answers(
     teacher: Teacher, task: Task, texts: Sequence[str], notes: Notes, budget: Budget, by_user: int
 ) -> list[Answer]:
-    """Block by block, each noted when it is done. :param by_user: texts that the user labelled before."""
-    any_label = labels_of(teacher, task)[0]  # which one is right nobody knows, and nothing is made of it
+    """The teacher's answers, saved after each block. :param by_user: number of texts labelled by the user."""
+    any_label = labels_of(teacher, task)[0]  # rows need a label; its accuracy isn't used
     rows = [LabelledRow(number, text, any_label) for number, text in enumerate(texts, 1)]
     blocks = {f"teacher-{start}": rows[start : start + _BLOCK] for start in range(0, len(rows), _BLOCK)}
     noted = {name: found["answers"] for name in blocks if (found := notes.load(name)) is not None}
@@ -205,14 +206,14 @@ def _answers(
 
 
 def _part_of(on_progress: OnProgress | None, before: int, rows: int, of: int) -> OnProgress | None:
-    """Shows the progress of ``rows`` as that of all, ``before`` of which are done."""
+    """Scales the progress of a block of ``rows`` to all texts, ``before`` of which are done."""
     if on_progress is None:
         return None
     return lambda done, total, what: on_progress(before + done * rows // max(1, total), of, what)
 
 
 def _load_typed(file: Path, texts: int, labels: Sequence[str]) -> dict[int, str | None]:
-    """What the user said of texts, by their places; a line that was torn is skipped."""
+    """The user's labels by index of the text; incomplete lines are skipped."""
     found: dict[int, str | None] = {}
     try:
         lines = file.read_text("utf-8", "replace").split("\n")
@@ -229,14 +230,13 @@ def _load_typed(file: Path, texts: int, labels: Sequence[str]) -> dict[int, str 
 
 
 def _note_typed(file: Path, place: int, label: str | None) -> None:
-    """The line's end comes first: an answer after a torn line still has a line of its own."""
+    """Appends a label. The line end comes first, so that an incomplete last line doesn't spoil this one."""
     with file.open("a", encoding="utf-8") as stream:
         stream.write("\n" + json.dumps([place, label]))
 
 
 def _without_rare(said: PseudoLabelled, budget: Budget) -> PseudoLabelled:
-    """Without the labels that fewer than two texts have, one to learn from and one to test with, and without
-    those texts. The shares of the labels that are left sum to 1 again.
+    """Removes labels with fewer than ``FEWEST_ROWS`` texts, and those texts; renormalizes the shares.
 
     :raises ExportError: too few labels or texts are left.
     """
@@ -272,7 +272,7 @@ def _counted(labels: Mapping[str, int]) -> str:
 def distil(
     task: Task, said: PseudoLabelled, source: Source, out: Path, inputs: Inputs, budget: Budget
 ) -> tuple[Manifest, dict[str, Any]]:
-    """Teaches the student ``out``. Its report's accuracy is agreement with the teacher on held-out texts.
+    """Trains the student ``out``. Its report's accuracy is agreement with the teacher on held-out texts.
 
     :raises ExportError: as ``tune``.
     """
@@ -296,10 +296,10 @@ def compare(
     *,
     learned_from: int,
 ) -> list[dict[str, Any]]:
-    """Teacher, student, and a student of ``learned_from`` hand labels (or as many as there are), on ``test``.
-    A row whose label a student didn't learn counts against it.
+    """Evaluates teacher, student, and a student of at most ``learned_from`` hand labels on ``test``. Rows
+    whose label a student wasn't trained on count as errors.
 
-    :return: for each ``who``, ``labels`` that it learned from, and the figures of the test.
+    :return: for each ``who``, the number of hand ``labels`` it was trained on, and the test's figures.
     """
     learned = teacher.bundle.manifest.learned
     exam = teacher.exam(task, test)
@@ -318,8 +318,8 @@ def compare(
 
 
 def _examine_student(student: Examinee, test: Sequence[LabelledRow], budget: Budget) -> dict[str, Any]:
-    """``evaluate_learned``, where rows may have labels that the student didn't learn: those it gets wrong, as
-    it will on a device. To leave them out would praise it for what it can't do."""
+    """``evaluate_learned`` for rows that may have labels the student doesn't know: those count as errors, as
+    they would be on a device."""
     import numpy as np
     from edgeslm_export.evaluate.metrics import calibration_error, share
 
@@ -350,9 +350,9 @@ def _examine_student(student: Examinee, test: Sequence[LabelledRow], budget: Bud
 def _hand_spec(
     task: Task, rows: Sequence[LabelledRow], budget: Budget
 ) -> tuple[Task, Sequence[LabelledRow]] | None:
-    """What a draw of hand labels can teach, without the labels that it has too few of, as with the teacher's.
+    """Task and rows for a student of hand labels, without labels that have too few rows.
 
-    :return: None where two labels aren't left; that is only said: the student is made by then.
+    :return: None, with an announcement, if fewer than two labels are left.
     """
     counts = Counter(label for _, label in {(bare_text(row.text), row.label) for row in rows})
     names = task.labels or tuple(sorted(counts))
@@ -373,7 +373,7 @@ def _hand_spec(
 
 
 def export_teacher(origin: Origin, out: Path, budget: Budget) -> Path:
-    """A decoder's checkpoint as a bundle that can be asked."""
+    """Exports a decoder's checkpoint to a bundle that can label texts."""
     from edgeslm_export.models.decoder import ExportOrder, export_model
     from edgeslm_export.quantize.recipe import find_recipe
 

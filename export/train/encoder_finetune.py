@@ -1,10 +1,10 @@
-"""A small encoder and a linear layer on top of it, both taught from labelled texts in PyTorch.
+"""Encoder fine-tuning: trains an encoder and a linear layer on labelled texts, in PyTorch.
 
-What is taught is what a device computes: the pooled vector, normalized where the encoder's bundle does that,
-times the layer's weights, by cross-entropy over the labels or over what a teacher says of them (Devlin et al.
-2019; Hinton et al. 2015). How it descends, and when it stops, is in ``edgeslm_export.train.loop``.
+Trains what a device computes: the pooled vector, normalized if the bundle does that, times the layer's
+weights. The loss is cross-entropy with the labels or with a teacher's soft labels (Devlin et al. 2019; Hinton
+et al. 2015). ``loop`` has the training loop and early stopping.
 
-The work runs in a child process (``python -m edgeslm_export.train.encoder_finetune``). Knows no bundle.
+Runs in a child process (``python -m edgeslm_export.train.encoder_finetune``).
 """
 
 from __future__ import annotations
@@ -28,20 +28,20 @@ if TYPE_CHECKING:
     import torch
 
 LAYER = "layer.npz"
-"""``weight`` [labels, dimension] and ``bias`` [labels], float32, of a taught checkpoint."""
+"""File in a trained checkpoint with ``weight`` [labels, dimension] and ``bias`` [labels], float32."""
 LONGEST = 256
-"""Tokens of a text that are learned from, where the model reads so many; a device reads on."""
+"""Most tokens of a text in training, or the model's context if shorter; a device reads more."""
 
 WHAT = "teaching the encoder"
 LAYER_RATE = 1e-3
 UNIT_SCALE = 16.0
-"""A normalized vector times this: logits of unit vectors could not be told apart otherwise."""
+"""Factor for normalized vectors: logits of unit vectors would be too close to each other."""
 _SMALL = (".json", ".txt", ".model")
-"""Files of a checkpoint that are no weights."""
+"""Suffixes of a checkpoint's files without weights."""
 
 
 def schedule_for(rows: int) -> Schedule:
-    """Epochs and batch for so many rows: at least some 300 steps, where that takes no more than 20 epochs."""
+    """About 300 steps, in 5 to 20 epochs."""
     batch = 16 if rows < 1000 else 32
     epochs = min(20, max(5, -(-300 * batch // rows)))
     return Schedule(epochs, batch, rate=1e-4)
@@ -55,12 +55,12 @@ def teach_encoder(
     truth: Sequence[int] | Sequence[Sequence[float]],
     labels: int,
 ) -> dict[str, Any]:
-    """Teaches an encoder and a layer on it, which is ``LAYER`` in ``job.out``.
+    """Trains an encoder and a layer, which is written to ``LAYER`` in ``job.out``.
 
-    :param section: how a device pools; ``length``: the tokens of a text that are learned from.
-    :param truth: [texts], indices below ``labels``; or [texts, labels], how likely each label is.
-    :return: what ``descend`` says, and ``peak_rss`` in bytes.
-    :raises ExportError: the checkpoint can't be loaded, computes no numbers any more, or the time was too
+    :param section: the encoder's pooling. :param length: most tokens of a text.
+    :param truth: [texts], indices below ``labels``; or [texts, labels], probabilities.
+    :return: figures of ``descend``, and ``peak_rss`` in bytes.
+    :raises ExportError: the checkpoint can't be loaded, its numbers are no longer finite, or the time was too
         short for half an epoch.
     """
     data = {
@@ -75,7 +75,7 @@ def teach_encoder(
 
 
 def load_layer(taught: Path) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.float32]]:
-    """``weight`` [labels, dimension] and ``bias`` [labels] for the vectors of a taught checkpoint."""
+    """``weight`` [labels, dimension] and ``bias`` [labels] of a trained checkpoint."""
     import numpy as np
 
     with np.load(taught / LAYER, allow_pickle=False) as arrays:
@@ -86,7 +86,7 @@ def load_layer(taught: Path) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.fl
 
 
 def run(task: dict[str, Any], reporter: Reporter) -> dict[str, Any]:
-    """What the child does; the task is that of ``teach_encoder``."""
+    """The child's step; the task is that of ``teach_encoder``."""
     import torch
     import transformers
 
@@ -95,7 +95,7 @@ def run(task: dict[str, Any], reporter: Reporter) -> dict[str, Any]:
     model = transformers.AutoModel.from_pretrained(job.source, dtype=torch.float32)
     classifier = _Classifier(model, task["labels"], task["pooling"], task["normalize"])
     rows = [tokenizer(text, truncation=True, max_length=task["length"]).input_ids for text in task["texts"]]
-    padding = model.config.pad_token_id or 0  # the model's own: RoBERTa counts positions by it
+    padding = model.config.pad_token_id or 0  # RoBERTa derives positions from it
     truth = torch.tensor(task["truth"])
 
     def losses(batch: Sequence[int], temperatures: Sequence[float]) -> torch.Tensor:
@@ -121,7 +121,7 @@ def run(task: dict[str, Any], reporter: Reporter) -> dict[str, Any]:
 
 
 class _Classifier:
-    """The encoder and the layer. ``layer`` is applied to the vector times ``scale``."""
+    """The encoder and ``layer``, which is applied to the vector times ``scale``."""
 
     def __init__(self, model: Any, labels: int, pooling: str, normalize: bool) -> None:
         import torch
@@ -131,7 +131,7 @@ class _Classifier:
         self.layer = torch.nn.Linear(model.config.hidden_size, labels)
 
     def logits(self, tokens: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-        """[rows, labels] of tokens and mask [rows, longest]."""
+        """Logits [rows, labels]. :param tokens: and ``mask``, [rows, longest]."""
         import torch
 
         hidden = self.model(input_ids=tokens, attention_mask=mask).last_hidden_state
@@ -140,7 +140,7 @@ class _Classifier:
 
 
 def pooled(hidden: torch.Tensor, mask: torch.Tensor, pooling: str, *, normalize: bool) -> torch.Tensor:
-    """Vectors [rows, dimension] of token vectors [rows, longest, dimension], as a device makes them."""
+    """Pools token vectors [rows, longest, dimension] to [rows, dimension], as a device does."""
     import torch
 
     if pooling == "cls":
@@ -160,8 +160,7 @@ def _save(classifier: _Classifier, source: Path, out: Path) -> None:
 
 
 def save_beside(model: Any, source: Path, out: Path) -> None:
-    """The weights of a transformers ``model`` in ``out`` with the other files of the checkpoint that it was
-    loaded from, so that what reads the one reads the other."""
+    """Saves a transformers ``model`` in ``out``, with the other files of its checkpoint ``source``."""
     model.save_pretrained(out)
     small = [file for file in (*source.iterdir(), *source.glob("*/config.json")) if file.suffix in _SMALL]
     for file in small:

@@ -1,7 +1,7 @@
-"""Tasks learned on an encoder: a head on it as it is, or the encoder taught too.
+"""Encoder methods: train a head on a frozen encoder, or fine-tune the encoder too.
 
-A taught encoder comes along with its task. From few rows it is taught by pairs of them, from more by their
-labels.
+A fine-tuned encoder is part of its task's bundle. With few rows it is trained on pairs (``contrastive``),
+with more on labels (``encoder_finetune``).
 """
 
 from __future__ import annotations
@@ -49,21 +49,21 @@ if TYPE_CHECKING:
     Integers = npt.NDArray[np.int64]
 
 ROWS_FOR_LABELS: Final = 250
-"""With fewer, an encoder is taught by pairs of rows instead of by their labels. Pairs were measured with 50
-rows and labels with 1,000; where they cross was not."""
+"""With fewer rows an encoder is trained on pairs instead of labels. Measured: pairs with 50 rows, labels with
+1,000; not where they cross."""
 WEIGHTS: Final = "head.npz"
 _STRENGTH: Final = 30.0
-"""Of the classifier on an encoder that was taught by pairs: its embeddings lie apart already."""
+"""Regularization (C) of the classifier after training on pairs, which has separated the embeddings."""
 _MOST_CENTROIDS: Final = 64
 _ROWS_A_CENTROID: Final = 8
 _ROWS_FOR_CENTROIDS: Final = 2000
 BYTES_A_WEIGHT: Final = 20
-"""Weights, gradients and AdamW's two moments in float32, and some activations."""
+"""Weights, gradients and AdamW's two moments in float32, and activations."""
 ENCODER_FIELDS: Final = ("architecture", "quantization", "context_length", "graphs", "encoder")
 
 
 class HeadMethod:
-    """A head on the encoder's bundle."""
+    """Trains a head on an encoder's bundle."""
 
     def __init__(self, bundle: Path, spec: TaskSpec) -> None:
         self._bundle, self._spec = load_bundle(bundle), spec
@@ -102,7 +102,7 @@ class HeadMethod:
 
 
 class TaughtEncoder(abc.ABC):
-    """An encoder that is taught: once for each fold that is tested on, then on all rows."""
+    """Fine-tunes an encoder: once for each fold, then on all rows."""
 
     def __init__(
         self, origin: Origin, spec: TaskSpec | FieldSpec, budget: Budget, notes: Notes, work: Path
@@ -116,7 +116,7 @@ class TaughtEncoder(abc.ABC):
         self._epochs = 0
 
     def _try_folds(self) -> list[dict[str, Any]]:
-        """What each fold says, with its ``epochs``; what is noted isn't taught again."""
+        """The results of all folds, each with its ``epochs``; saved ones aren't trained again."""
         found = []
         for number, (train, test) in enumerate(self._folds):
             name = f"{ENCODER}-{number}"
@@ -134,13 +134,13 @@ class TaughtEncoder(abc.ABC):
 
     @abc.abstractmethod
     def _try_fold(self, folder: Path, train: Integers, test: Integers) -> dict[str, Any]:
-        """Teaches from ``train`` in an empty ``folder``, and tells what comes of ``test`` as JSON."""
+        """Trains on ``train`` in an empty ``folder``. :return: results on ``test``, as JSON."""
 
     def _texts_of(self, rows: Integers) -> list[str]:
         return [self._texts[row] for row in rows.tolist()]
 
     def _job(self, name: str, rows: Integers, schedule: Schedule, aside: Sequence[int]) -> TrainingJob:
-        """The job that teaches from ``rows`` in their part of the time. :param aside: which are watched only.
+        """The job that trains on ``rows``, with its share of the time. :param aside: rows for validation.
 
         :raises ExportError: this machine is too small for it.
         """
@@ -157,7 +157,7 @@ class TaughtEncoder(abc.ABC):
         )
 
     def _of_head(self, fields: Mapping[str, Any]) -> dict[str, Any]:
-        """A head's fields of those that ``fill_taught`` gives, for the manifest of a task."""
+        """A head's manifest fields, from those of ``fill_taught``."""
         source = self._origin.source
         return {
             **{key: fields[key] for key in ENCODER_FIELDS},
@@ -170,9 +170,9 @@ class TaughtEncoder(abc.ABC):
 
 
 def fill_taught(taught: Path, origin: Origin, folder: Path, budget: Budget) -> dict[str, Any]:
-    """Makes an encoder's bundle in ``folder`` of the checkpoint ``taught``, which was ``origin``.
+    """Writes an encoder's bundle to ``folder`` from the checkpoint ``taught``, fine-tuned from ``origin``.
 
-    :return: its manifest's fields with the ``report`` on its likeness to the float model.
+    :return: its manifest's fields, with the ``report`` on its similarity to the float model.
     """
     fields, likeness = fill_encoder(
         examine_local(taught, "encoder", origin.source),
@@ -185,7 +185,7 @@ def fill_taught(taught: Path, origin: Origin, folder: Path, budget: Budget) -> d
 
 
 class EncoderMethod(TaughtEncoder):
-    """An encoder with a layer on it that tells labels apart."""
+    """Fine-tunes an encoder with a classification layer."""
 
     def __init__(self, origin: Origin, spec: TaskSpec, budget: Budget, notes: Notes, work: Path) -> None:
         super().__init__(origin, spec, budget, notes, work)
@@ -232,10 +232,10 @@ class EncoderMethod(TaughtEncoder):
     def _teach(
         self, rows: Integers, folder: Path, name: str, aside: Sequence[int]
     ) -> tuple[dict[str, Any], tuple[Floats, Floats], dict[str, Any]]:
-        """Teaches the checkpoint from ``rows`` and makes an encoder's bundle of it in ``folder``.
+        """Fine-tunes the checkpoint on ``rows`` and writes an encoder's bundle to ``folder``.
 
-        :param aside: which of them are watched only.
-        :return: its manifest's fields, ``weight`` and ``bias`` of the layer, and what the teaching says.
+        :param aside: rows among them for validation.
+        :return: its manifest's fields, ``weight`` and ``bias`` of the layer, and figures of the training.
         """
         spec, truth, texts = self._spec, self._spec.truth[rows], self._texts_of(rows)
         job = self._job(name, rows, PAIRS if self._by_pairs else schedule_for(len(spec.texts)), aside)
@@ -256,7 +256,7 @@ class EncoderMethod(TaughtEncoder):
 
 
 def centroids_of_texts(encoder: Encoder, texts: Sequence[str]) -> Floats:
-    """In the middle of what was learned from; some of many texts are enough."""
+    """Centroids of training texts; of many texts a sample."""
     import numpy as np
 
     some = np.random.default_rng(0).permutation(len(texts))[:_ROWS_FOR_CENTROIDS]
@@ -264,7 +264,7 @@ def centroids_of_texts(encoder: Encoder, texts: Sequence[str]) -> Floats:
 
 
 def centroids_of(vectors: Floats) -> Floats:
-    """Unit vectors [groups, dimension] in the middle of ``vectors`` [rows, dimension], by k-means."""
+    """Centroids of ``vectors`` [rows, dimension] by k-means, unit vectors [groups, dimension]."""
     import numpy as np
     from sklearn.cluster import KMeans
     from threadpoolctl import threadpool_limits
@@ -277,7 +277,7 @@ def centroids_of(vectors: Floats) -> Floats:
 
 
 def distances_from(centroids: Floats, vectors: Floats) -> Floats:
-    """[rows]: 1 less the cosine to the nearest centroid, as a device computes it."""
+    """1 minus the cosine to the nearest centroid, [rows], as a device computes it."""
     import numpy as np
 
     lengths = np.maximum(np.linalg.norm(vectors, axis=1), 1e-12)
@@ -289,7 +289,7 @@ def _save_layer(folder: Path, weight: Floats, bias: Floats, centroids: Floats) -
 
 
 def save_arrays(folder: Path, arrays: Mapping[str, Floats]) -> None:
-    """A head's file."""
+    """Writes a head's weights file."""
     import numpy as np
 
     floats: dict[str, Any] = {name: values.astype(np.float32) for name, values in arrays.items()}

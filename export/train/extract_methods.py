@@ -1,8 +1,7 @@
-"""Extract tasks: an encoder that points at fields, or a decoder's adapter that writes them.
+"""Extraction methods: train a span-extracting encoder, or an adapter with which a decoder writes the fields.
 
-Pointing takes a minute to learn and milliseconds to answer, and what it finds stands in the message; a
-decoder writes any schema. Each method is tried through the graph that a device runs, on rows that it did not
-learn from.
+An encoder trains in a minute, answers in milliseconds, and its values are verbatim in the message; a decoder
+writes any schema. Methods are evaluated on held-out rows, through the graph that a device runs.
 """
 
 from __future__ import annotations
@@ -56,8 +55,8 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class FieldTrial:
-    """What a method says of the rows ``held`` that it did not learn from: which are ``right`` in every field,
-    and where results have a confidence how far to believe it."""
+    """A method's results on the held-out rows ``held``: ``right``, whether every field is right, and the
+    ``calibration``, if results have a confidence."""
 
     method: str
     held: Integers
@@ -70,15 +69,15 @@ class FieldTrial:
 
     @property
     def losses(self) -> Floats:
-        """1 for each row with a wrong field: what is written has no probability."""
+        """1 for each row with a wrong field: a written answer has no probability."""
         return (~self.right).astype(float)
 
 
 class PointerMethod(TaughtEncoder):
-    """An encoder with layers on it that point at fields."""
+    """Fine-tunes an encoder with layers that extract spans."""
 
     def __init__(self, origin: Origin, spec: FieldSpec, budget: Budget, notes: Notes, work: Path) -> None:
-        """:raises ExportError: a field that can't be pointed at."""
+        """:raises ExportError: a field that spans can't express."""
         super().__init__(origin, spec, budget, notes, work)
         self._spec, self._fields = spec, plan_fields(spec)
         schemas = spec.schema["properties"]
@@ -98,7 +97,7 @@ class PointerMethod(TaughtEncoder):
         wanted = [self._spec.fields[row] for row in rows.tolist()]
         right = np.array([all_same(*pair) for pair in zip(fields, wanted, strict=True)])
         shares = np.array([answer["confidence"] if answer else 0.0 for answer in answers])
-        complete = shares > 0  # a device abstains where something is missing, whatever is wanted
+        complete = shares > 0  # a device always abstains if a required field is missing
         if not complete.any():
             raise ExportError(
                 "The encoder found the fields that the schema requires in none of the test rows."
@@ -161,10 +160,10 @@ class PointerMethod(TaughtEncoder):
     def _teach(
         self, rows: Integers, folder: Path, name: str, aside: Sequence[int]
     ) -> tuple[dict[str, Any], Floats, dict[str, Any]]:
-        """Teaches the checkpoint from ``rows`` and makes a head's files of it in ``folder``.
+        """Fine-tunes the checkpoint on ``rows`` and writes a head's files to ``folder``.
 
-        :param aside: which of them are watched only.
-        :return: its manifest's fields, the centroids of what was learned from, and what the teaching says.
+        :param aside: rows among them for validation.
+        :return: its manifest's fields, the centroids of the training texts, and figures of the training.
         """
         texts = self._texts_of(rows)
         job = self._job(name, rows, schedule_for(len(self._texts)), aside)
@@ -178,7 +177,7 @@ class PointerMethod(TaughtEncoder):
         return fields, centroids, said
 
     def _announce_what_cant_be_found(self) -> None:
-        """Values that stand in no text and are too rare to be learned by heart."""
+        """Announces values that aren't in their text and too rare to be learned as a class."""
         for number, field in enumerate(self._fields):
             lost = sum(row[number].option is None for row in self._aims)
             if lost:
@@ -189,7 +188,7 @@ class PointerMethod(TaughtEncoder):
 
 
 class WriterMethod:
-    """An adapter for a decoder that writes the fields, tried on the first fold."""
+    """Trains an adapter with which a decoder writes the fields; evaluated on the first fold only."""
 
     def __init__(
         self,

@@ -1,7 +1,7 @@
-"""Field specification: which fields can be pointed at, and which values are learned by heart.
+"""Field specification: decides which fields are extracted as spans and which values are learned as classes.
 
-A value that stands in its text is found there. One that doesn't (``state: closed`` of "is it shut?") is
-learned by heart if there are rows enough with it, as is what a schema fixes. Knows no model.
+A value that is in its text is extracted as a span. Other values (``state: closed`` for "is it shut?"), and
+those that the schema fixes, become classes if enough rows have them.
 """
 
 from __future__ import annotations
@@ -24,15 +24,15 @@ if TYPE_CHECKING:
 
 _SCALARS: Final = frozenset({"string", "integer", "number", "boolean"})
 _FEWEST_OF_VALUE: Final = 3
-"""Rows that a value needs to be learned, where the schema doesn't fix it."""
+"""Rows that a value needs to become a class, unless the schema fixes it."""
 _ROOM: Final = 2
-"""A place may be so many times as long as the longest that was seen."""
+"""A span may be this many times as long as the longest in the rows."""
 _LEAST_ROOM: Final = 20
 
 
 @dataclass(frozen=True, slots=True)
 class FieldSpec:
-    """Rows of an extract task to learn from, and the folds to try a method with."""
+    """Training rows of an extract task, and the folds for evaluating methods."""
 
     name: str
     section: TaskSection
@@ -47,7 +47,7 @@ class FieldSpec:
 
     @property
     def learned(self) -> dict[str, Any]:
-        """What a bundle's manifest says of the task, by whichever method it was learned."""
+        """The manifest's fields for the task that don't depend on the method."""
         return {
             "task": self.name,
             "kind": "extract",
@@ -59,15 +59,15 @@ class FieldSpec:
 
 @dataclass(frozen=True, slots=True)
 class Aim:
-    """What a field of a row should be: ``option`` by its place among the field's, None where nothing is
-    learned of it; ``places`` are all where its value stands."""
+    """Training target of a row's field: ``option``, the index of the field's class, None if nothing is
+    learned from the row; ``places``, all spans of its value."""
 
     option: int | None
     places: Sequence[Place] = ()
 
 
 def pointing_fault(schema: Mapping[str, Any]) -> str | None:
-    """Why the fields of a schema can't all be pointed at; None if they can."""
+    """Why a schema's fields can't be extracted by an encoder; None if they can."""
     for name, field in schema.get("properties", {}).items():
         if not isinstance(field, Mapping) or not (types_of(field) <= _SCALARS):
             return f"The field {name!r} is no single text, number or truth value"
@@ -82,9 +82,9 @@ def pointing_fault(schema: Mapping[str, Any]) -> str | None:
 
 
 def plan_fields(spec: FieldSpec) -> list[LearnedField]:
-    """How each field of the schema is found.
+    """Spans and classes of each field of the schema.
 
-    :raises ExportError: a field that can't be pointed at, or whose values can't be learned.
+    :raises ExportError: a field that an encoder can't extract, or whose values can't be learned.
     """
     if fault := pointing_fault(spec.schema):
         raise ExportError(f"{fault}; a decoder can learn to write it (--method lora).")
@@ -107,7 +107,7 @@ def _plan(name: str, schema: Mapping[str, Any], spec: FieldSpec, *, is_required:
         places = [] if fixed else find_places(text, value, types)
         longest = max([longest, *(end - start for start, end in places)])
         if not places and not is_held(spec, schema, value):
-            by_heart[isinstance(value, bool), value] += 1  # 1 and true are one key otherwise
+            by_heart[isinstance(value, bool), value] += 1  # or 1 and true would be the same key
     fewest = 1 if fixed else _FEWEST_OF_VALUE
     values = sorted(by_heart.items(), key=lambda item: (-item[1], str(item[0][1])))
     field = LearnedField(
@@ -125,14 +125,14 @@ def _plan(name: str, schema: Mapping[str, Any], spec: FieldSpec, *, is_required:
 
 
 def is_held(spec: FieldSpec, schema: Mapping[str, Any], value: Any) -> bool:
-    """Whether a field's value has to stand in the message: a text of a ``verbatim`` task that its schema
-    doesn't fix."""
+    """Whether a field's value must be verbatim in the message: a text that the schema doesn't fix, in a
+    ``verbatim`` task."""
     open_text = isinstance(value, str) and bool(value.strip()) and not is_fixed(schema)
     return spec.section.verbatim and open_text
 
 
 def aim_at(field: LearnedField, schema: Mapping[str, Any], text: str, value: Any) -> Aim:
-    """What a row teaches of ``field``."""
+    """The training target of ``field`` in a row."""
     if value is None:
         return Aim(0 if field.optional else None)
     if field.longest and (places := find_places(text, value, types_of(schema))):

@@ -1,4 +1,4 @@
-"""Training jobs: a checkpoint folder to teach, where the taught one goes, and how; run in a child process."""
+"""Training jobs: describe the training of a checkpoint and run it in a child process."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from edgeslm_export.train.loop import Schedule
 
 @dataclass(frozen=True, slots=True)
 class TrainingJob:
-    """Teaches the checkpoint folder ``source`` and writes the taught one to ``out``.
+    """Trains the checkpoint folder ``source`` and writes the result to ``out``.
 
-    :param aside: rows that are watched and not learned from. :param state: where an interrupted run is kept.
-    :param debug: let what the libraries print through to standard error.
+    :param aside: rows for validation. :param state: file of an interrupted run's state.
+    :param debug: let the libraries print to standard error.
     """
 
     source: Path
@@ -28,7 +28,7 @@ class TrainingJob:
     debug: bool = False
 
     def run(self, module: str, what: str, data: Mapping[str, Any]) -> dict[str, Any]:
-        """Teaches in a child of ``edgeslm_export.train.MODULE``, which finds ``data`` in its task.
+        """Trains in a child process of ``edgeslm_export.train.MODULE``, with ``data`` in its task.
 
         :param what: the step, as the subject of a sentence.
         :raises ExportError: as ``run_module``.
@@ -45,7 +45,7 @@ class TrainingJob:
 
 
 def open_job(task: Mapping[str, Any], reporter: Reporter) -> TrainingJob:
-    """The job in its child, with the schedule's seed set."""
+    """Rebuilds the job in the child process and sets the schedule's seed."""
     import torch
     import transformers
 

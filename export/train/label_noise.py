@@ -1,8 +1,8 @@
-"""Label errors: what the other rows say of each row's label, to find those that are wrong.
+"""Label noise: held-out predictions of each row's label, for finding label errors.
 
-Two that see a text differently judge it: a head on an encoder's vectors, by what it means, and a classifier
-on its words and pairs of words. Where both are wrong they are seldom wrong alike, so the mean of their
-log-probabilities names far fewer labels that are right (``benchmarks/LOG.md`` has the figures).
+Averages the log-probabilities of two different classifiers: a head on an encoder's vectors, and logistic
+regression on words and word pairs. They seldom make the same mistake, so far fewer correct labels are
+reported (figures in ``benchmarks/LOG.md``).
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ _STRENGTH: Final = 10.0
 _STRENGTH_OF_WORDS: Final = 20.0
 """Inverse regularization strengths (scikit-learn's C)."""
 _MOST_WORDS: Final = 50_000
-"""Words and pairs, the commonest: what is fitted has as many numbers for each label."""
+"""The most frequent words and pairs; the classifier has this many weights for each label."""
 _WORD: Final = r"\w+|[^\w\s]"
 
 
@@ -39,7 +39,7 @@ def held_out_labels(
     bundle: Path, rows: Sequence[LabelledRow], labels: Sequence[str]
 ) -> tuple[Integers, Integers, Floats]:
     """:param bundle: an encoder's.
-    :return: places of the rows that are judged, their truth and probabilities [judged, labels].
+    :return: indices of the rows with a prediction, their true labels, and probabilities [rows, labels].
     """
     import numpy as np
 
@@ -56,7 +56,7 @@ def held_out_labels(
 
 
 def _shares_by_words(texts: Sequence[str], truth: Integers, folds: Sequence[Fold]) -> Floats:
-    """Probabilities [tested, labels], one fold after the other; what each learns has all labels."""
+    """Held-out probabilities [tested, labels], fold after fold; each training set has all labels."""
     import numpy as np
     from sklearn.feature_extraction.text import TfidfVectorizer
     from sklearn.linear_model import LogisticRegression

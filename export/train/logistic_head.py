@@ -1,7 +1,7 @@
-"""A classifier on a frozen encoder's embeddings: multinomial logistic regression.
+"""Logistic head: multinomial logistic regression on a frozen encoder's embeddings.
 
-Its strength is chosen by stratified cross-validation, and what it says of rows that it did not learn from
-(out of fold) is kept: calibration and comparison need it. Knows vectors and labels, no encoder and no file.
+Stratified cross-validation chooses the regularization; its out-of-fold predictions serve calibration and the
+comparison of methods.
 """
 
 from __future__ import annotations
@@ -21,20 +21,20 @@ if TYPE_CHECKING:
 
     Floats = npt.NDArray[np.floating]
     Integers = npt.NDArray[np.int64]
-    Fold = tuple[Integers, Integers]  # numbers of rows to learn from, and of those to test with
+    Fold = tuple[Integers, Integers]  # indices of training rows and of test rows
 
 STRENGTHS = (1.0, 3.0, 10.0, 30.0, 100.0, 300.0)
-"""Inverse regularization strengths (scikit-learn's C) that are tried."""
+"""Candidate inverse regularization strengths (scikit-learn's C)."""
 FOLDS = 5
 _SEED = 0
 _LEAST_SHARE = 0.01
-"""Of a label in a row, for the row to count for it at all."""
+"""Smaller soft labels are ignored."""
 
 
 @dataclass(frozen=True, slots=True)
 class Learned:
-    """``weight`` [labels, dimension], ``bias`` [labels]; ``logits`` [held, labels] are out of fold, of the
-    rows ``held``."""
+    """``weight`` [labels, dimension], ``bias`` [labels]; ``logits`` [held, labels], out of fold, for the rows
+    ``held``."""
 
     weight: npt.NDArray[np.float32]
     bias: npt.NDArray[np.float32]
@@ -46,13 +46,13 @@ class Learned:
 def split_folds(
     truth: Integers, labels: int, texts: Sequence[str], doubted: Sequence[int] = ()
 ) -> list[Fold]:
-    """Stratified folds; the same for the same rows.
+    """Stratified folds, deterministic.
 
-    Equal texts (but for case and space) fall into the same fold: what was learned from isn't tested with.
-    What is learned from has every label, so a row that alone stands for its label there is not tested.
+    Equal texts (``bare_text``) are in the same fold, so that no test text was trained on. Every training set
+    has all labels; rows without which it would lack one aren't tested.
 
     :param truth: [rows], indices below ``labels``, each at least twice. :param texts: [rows].
-    :param doubted: rows that are tested and never learned from; each label has others.
+    :param doubted: rows that are tested but never trained on; each label has others.
     """
     import numpy as np
     from sklearn.model_selection import StratifiedKFold
@@ -62,7 +62,7 @@ def split_folds(
     folds = max(2, min(FOLDS, int(np.bincount(first, minlength=labels).max())))
     found = []
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # a label with fewer rows than folds isn't tested in each of them
+        warnings.simplefilter("ignore")  # about labels with fewer rows than folds
         for _, tested in StratifiedKFold(folds, shuffle=True, random_state=_SEED).split(first, first):
             left = {row for group in _others(members, tested) for row in group} - out
             missing = set(truth) - {truth[row] for row in left}
@@ -88,11 +88,11 @@ def learn(
     strengths: Sequence[float] = STRENGTHS,
     rows: Integers | None = None,
 ) -> Learned:
-    """Chooses the strength by the calibrated loss out of fold, and fits on all rows.
+    """Chooses the strength by the calibrated out-of-fold loss, then fits on all rows.
 
-    :param vectors: [rows, dimension]; ``truth``: [rows], indices below ``labels``; ``folds``: see
-        ``split_folds``; ``shares``: [rows, labels], how likely each label is, where known; ``rows``: what
-        is fitted in the end, all if none are named.
+    :param vectors: [rows, dimension]. :param truth: [rows], indices below ``labels``.
+    :param folds: see ``split_folds``. :param shares: [rows, labels], soft labels.
+    :param rows: indices of rows for the final fit; default: all.
     """
     import numpy as np
     from edgeslm_export.evaluate.metrics import fit_temperature, softmax
@@ -109,7 +109,7 @@ def learn(
         chosen = softmax(logits / fit_temperature(logits, truth[held]))[np.arange(len(held)), truth[held]]
         loss = float(-np.log(np.maximum(chosen, 1e-12)).mean())
         if best is not None and loss >= best[0]:
-            break  # the loss has one lowest point over the strengths
+            break  # the loss has a single minimum over the strengths
         best = (loss, strength, logits)
     if best is None:
         raise ExportError("No strength could be tried.")
@@ -127,10 +127,10 @@ def fit_layer(
     labels: int,
     shares: Floats | None = None,
 ) -> tuple[Floats, Floats]:
-    """Fits on all of the rows; with ``shares`` each row counts for every label by its share.
+    """Fits on all rows; with ``shares`` each row counts for every label, weighted by its share.
 
     :param strength: scikit-learn's C.
-    :return: weight [labels, dimension] and bias [labels]; two labels are given a row each.
+    :return: weight [labels, dimension] and bias [labels], also for two labels.
     """
     import numpy as np
     from sklearn.linear_model import LogisticRegression
@@ -140,9 +140,9 @@ def fit_layer(
     if shares is not None:
         row, truth = np.nonzero(shares >= _LEAST_SHARE)
         vectors, counts = vectors[row], shares[row, truth]
-    # One thread: for matrices of this size others only wait for each other, for minutes on a busy machine.
+    # One thread: on small matrices several wait for each other, on a busy machine for minutes.
     with warnings.catch_warnings(), threadpool_limits(1):
-        warnings.simplefilter("ignore")  # not quite converged is good enough for one strength of several
+        warnings.simplefilter("ignore")  # not quite converged is good enough
         model = LogisticRegression(C=strength, max_iter=300, tol=1e-4).fit(vectors, truth, counts)
     weight, bias = np.asarray(model.coef_, np.float64), np.asarray(model.intercept_, np.float64)
     if labels == 2:

@@ -1,9 +1,8 @@
-"""Gradient descent as all that is taught shares it: AdamW, a warm-up and a linear decay.
+"""Training loop for all models: AdamW (Loshchilov and Hutter 2019) with warm-up and linear decay.
 
-The optimizer is that of Loshchilov and Hutter (2019). It stops early when rows that are kept aside are no
-longer told better (Prechelt 1998), and goes on where an interrupted run stood. With a time budget the decay
-follows the clock, so that a run that is cut short has cooled down all the same. Knows rows by their number
-and no model.
+It stops early when the validation loss no longer falls (Prechelt 1998), and resumes interrupted runs. With a
+time budget the learning rate decays by the clock, so that it reaches zero even if the time ends first. Rows
+are passed by index.
 """
 
 from __future__ import annotations
@@ -29,25 +28,24 @@ _WARM_UP = 0.1
 _DECAY = 0.01
 _MOST_NORM = 1.0
 _BUCKET = 16
-"""Batches whose rows are sorted by length together, so that little is computed on padding."""
+"""Batches whose rows are sorted by length together, which reduces padding."""
 _PATIENCE = 2
-"""Epochs in a row that may be worse than the best before."""
+"""Epochs in a row that may be worse than the best one."""
 _LEAST = 0.5
-"""Of the rows must have been learned from when the time is over: the rate has come down by then, and what was
-learned from most of them is worth keeping."""
+"""Share of the first epoch that must be done when the time is over; with less the model isn't useful."""
 _SPARED = 2
-"""Layers, at most half of them."""
+"""Layers that are frozen, at most half of them."""
 _HALVES = frozenset({"avx512_bf16", "amx_bf16", "bf16"})
-"""Flags of /proc/cpuinfo, on x86 and ARM."""
+"""CPU flags for bfloat16, on x86 and ARM."""
 NOTED_S = 300.0
-"""So much of a run is lost at most where it is interrupted; what is kept of it has some hundred megabytes."""
+"""Most seconds lost by an interruption. A saved state has some hundred megabytes."""
 TEMPERATURES = (1.0, 1.25, 1.5, 2.0, 2.5, 3.0, 4.0)
-"""By which logits are divided before rows aside are judged; see ``Course.tempered``."""
+"""Temperatures tried for the validation loss; see ``Course.tempered``."""
 
 
 @dataclass(frozen=True, slots=True)
 class Schedule:
-    """How long and how fast. ``seconds`` 0 means as long as the epochs take."""
+    """Length and learning rate of a training. ``seconds`` 0: no time limit."""
 
     epochs: int
     batch: int
@@ -56,28 +54,28 @@ class Schedule:
     seed: int = 0
 
     def limited(self, epochs: int, seconds: float) -> Schedule:
-        """The same in ``seconds``, and in the ``epochs`` that a trial found enough; 0: it found none."""
+        """The same with a time limit and another number of epochs; ``epochs`` 0: unchanged."""
         return replace(self, epochs=epochs or self.epochs, seconds=seconds)
 
 
 class BatchLoss(Protocol):
-    """What rows, by their number, are wrong by."""
+    """The loss of rows, given by index."""
 
     def __call__(self, batch: Sequence[int], /) -> torch.Tensor: ...
 
 
 @dataclass(frozen=True, slots=True)
 class Course:
-    """What is taught: ``parameters`` with their rates, and what a batch of rows is wrong by.
+    """A training: ``parameters`` with their learning rates, and the loss.
 
-    :param model: what is put into training mode, and out of it where rows are watched.
-    :param lengths: tokens of each row. :param loss: of rows by their number, a mean over them.
-    :param aside: rows that are not learned from but watched; none: all epochs are run.
-    :param what: the subject in words, for progress and errors.
-    :param state: where an interrupted run is kept; one that is there is gone on with.
-    :param tempered: of rows, the loss of each at each of ``TEMPERATURES`` [temperatures, rows], of which the
-        best temperature counts. What is taught grows too sure of itself long before it tells rows worse (Guo
-        et al. 2017, section 3), and how sure it may be is fitted afterwards. Without it ``loss`` counts.
+    :param model: switched to training mode, and to evaluation mode for validation.
+    :param lengths: tokens of each row. :param loss: mean loss of rows.
+    :param aside: rows for validation; none: all epochs are run.
+    :param what: the step in words, for progress and errors.
+    :param state: file of an interrupted run's state; an existing one is resumed.
+    :param tempered: validation losses at each of ``TEMPERATURES``, [temperatures, rows]; the best temperature
+        counts. Models become overconfident long before their accuracy falls (Guo et al. 2017, section 3), and
+        confidence is calibrated afterwards. Without it ``loss`` counts.
     """
 
     model: torch.nn.Module
@@ -89,16 +87,16 @@ class Course:
     state: Path | None = None
     tempered: BatchLoss | None = None
     most_tokens: int | None = None
-    """Of a pass, padding included, which memory is for: a batch that has more is learned from in several."""
+    """Tokens in a pass, padding included; a larger batch is split (gradient accumulation)."""
 
 
 def descend(course: Course, schedule: Schedule, reporter: Reporter) -> dict[str, Any]:
-    """Teaches; the parameters are those of the best epoch when it returns, or what it has cooled down to
-    where the time ended within an epoch.
+    """Trains. The final parameters are those of the best epoch, or the last ones if the time ended within an
+    epoch.
 
-    :return: ``epochs`` that were run, the ``best_epoch`` (from 1; 0 if the clock ended it, which then has
-        cooled down), the last batch's ``loss`` and that of the rows aside in the best epoch.
-    :raises ExportError: the loss isn't finite any more, or the time was too short for half of an epoch.
+    :return: ``epochs`` that were run, the ``best_epoch`` (from 1; 0 if the time ended within an epoch), the
+        last batch's ``loss``, and ``loss_aside``, the validation loss of the best epoch.
+    :raises ExportError: the loss is no longer finite, or the time was too short for half an epoch.
     """
     import torch
 
@@ -170,8 +168,8 @@ def descend(course: Course, schedule: Schedule, reporter: Reporter) -> dict[str,
 
 
 def spare_lowest(model: Any) -> None:
-    """Leaves an encoder's embeddings and its lowest layers as they are: what words mean isn't learned from
-    few questions, and a third of the time is saved."""
+    """Freezes an encoder's embeddings and lowest layers and turns dropout off: few questions can't improve
+    word meanings, and a third of the time is saved."""
     import torch
 
     stacks = [module for module in model.modules() if isinstance(module, torch.nn.ModuleList)]
@@ -180,12 +178,12 @@ def spare_lowest(model: Any) -> None:
         part.requires_grad_(False)
     for module in model.modules():
         if isinstance(module, torch.nn.Dropout):
-            # Rows are seen a few times only, and drawing what to drop takes a fifth of the time.
+            # Rows are seen only a few times, and dropout takes a fifth of the time.
             module.p = 0.0
 
 
 def has_halves() -> bool:
-    """Whether this processor multiplies in bfloat16, three times as fast; others only emulate it."""
+    """Whether this processor has bfloat16 instructions, three times as fast; others emulate them."""
     try:
         known = Path("/proc/cpuinfo").read_text()
     except OSError:
@@ -194,13 +192,12 @@ def has_halves() -> bool:
 
 
 def repeatable(figures: Mapping[str, Any]) -> dict[str, Any]:
-    """What is the same each time: a report is a part of its bundle, which has to be."""
+    """The figures that are the same each time, for a report: the same input must give the same bundle."""
     return {key: value for key, value in figures.items() if key != "peak_rss"}
 
 
 def _passes(batch: Sequence[int], lengths: Sequence[int], most_tokens: int | None) -> list[Sequence[int]]:
-    """The batch in parts of at most so many tokens, each row as long as the longest of its part; one row at
-    least."""
+    """Splits a batch into passes of at most ``most_tokens`` with padding, but at least one row each."""
     if most_tokens is None:
         return [batch]
     parts: list[list[int]] = []
@@ -218,10 +215,10 @@ def _check_finite(loss: float, what: str) -> None:
 
 
 class _Best:
-    """The parameters after the last epoch in which the rows kept aside were told no worse than ever.
+    """The parameters of the last epoch that isn't worse than the best one.
 
-    Worse by more than the standard error of the difference, that is: few rows can't tell epochs apart, and
-    more of them do better by rows that weren't kept aside.
+    Worse means by more than the standard error of the difference: few validation rows can't tell epochs
+    apart, and longer training helps on other rows.
     """
 
     def __init__(self, weights: Sequence[torch.nn.Parameter]) -> None:
@@ -231,7 +228,7 @@ class _Best:
         self.values: list[torch.Tensor] = []
         self.epoch = 0
         self.losses = torch.zeros(0)
-        """[rows], lowest in their mean of all epochs."""
+        """[rows], of the epoch with the lowest mean."""
 
     def see(self, epoch: int, losses: torch.Tensor) -> None:
         if not self.epoch or losses.mean() < self.losses.mean():
@@ -253,13 +250,13 @@ class _Best:
 
 
 def _is_worse(differences: torch.Tensor) -> bool:
-    """Whether their mean is above 0 by more than its standard error; of one, whether it is above 0."""
+    """Whether their mean exceeds its standard error; for a single one, whether it exceeds 0."""
     spread = float(differences.std()) if len(differences) > 1 else 0.0
     return float(differences.mean()) > spread / math.sqrt(len(differences))
 
 
 def _losses_aside(course: Course, batch: int) -> torch.Tensor:
-    """[rows aside] at the best temperature, or [batches of them] where a mean is all that is known."""
+    """Validation losses: [rows] at the best temperature, or [batches] without ``tempered``."""
     import torch
 
     course.model.eval()
@@ -277,7 +274,7 @@ def _losses_aside(course: Course, batch: int) -> torch.Tensor:
 def _batches(
     rows: Sequence[int], lengths: Sequence[int], schedule: Schedule, epoch: int
 ) -> Iterator[list[int]]:
-    """Row numbers of one batch after the other, in another order each epoch."""
+    """Row indices of each batch, shuffled anew in each epoch."""
     shuffle, size = random.Random(f"{schedule.seed} {epoch}"), schedule.batch
     order = list(rows)
     shuffle.shuffle(order)
@@ -290,7 +287,7 @@ def _batches(
 
 
 def padded(rows: Sequence[Sequence[int]], padding: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """Token ids and attention mask, both [rows, longest]; short rows are filled at their end."""
+    """Token ids and attention mask, both [rows, longest], padded on the right."""
     import torch
 
     longest = max(map(len, rows))
@@ -308,7 +305,7 @@ def padded(rows: Sequence[Sequence[int]], padding: int) -> tuple[torch.Tensor, t
 def _put_down(
     state: Path, optimizer: torch.optim.Optimizer, best: _Best, stand: tuple[int, float, float]
 ) -> None:
-    """In one step: a run that ends while it writes leaves the state before."""
+    """Saves the state atomically."""
     import torch
 
     weights = [weight.detach() for group in optimizer.param_groups for weight in group["params"]]
@@ -323,7 +320,7 @@ def _put_down(
     with partial.open("wb") as stream:
         torch.save(content, stream)
         stream.flush()
-        os.fsync(stream.fileno())  # or a power cut may leave a name without its bytes
+        os.fsync(stream.fileno())  # or a power cut could leave an empty file under the name
     partial.replace(state)
 
 
@@ -333,15 +330,15 @@ def _take_up(
     weights: Sequence[torch.nn.Parameter],
     best: _Best,
 ) -> tuple[int, float, float]:
-    """:return: steps that were taken, the seconds that they took and the last loss; zeros for a new run, and
-    for one whose state is damaged."""
+    """Restores a saved state. :return: steps done, seconds spent and the last loss; zeros if there is no
+    usable state."""
     import torch
 
     if state is None or not state.is_file():
         return 0, 0.0, 0.0
     try:
         content = torch.load(state, map_location="cpu", weights_only=True)
-    except Exception:  # a damaged file gives errors of many kinds; what it held is found again
+    except Exception:  # a damaged file raises errors of many kinds
         state.unlink()
         return 0, 0.0, 0.0
     optimizer.load_state_dict(content["optimizer"])

@@ -1,13 +1,12 @@
-"""LoRA matrices for a decoder, taught from prompts and answers in PyTorch with PEFT (Hu et al. 2021).
+"""LoRA training: trains low-rank matrices for a decoder on prompts and answers, with PEFT (Hu et al. 2021).
 
-The base stays as it is: in float32, or as its bundle computes it, dequantized (``stored``), so that the
-matrices also make up for what quantizing lost, or in four bits of bitsandbytes (QLoRA, Dettmers et al. 2023),
-which needs an eighth of the memory. The loss is that of what a device is asked: at each token of an answer
-the share of the wanted one among those that could follow, which are the tree of labels for ``classify`` and
-the whole vocabulary where text is written.
+The base is frozen: in float32, or with its bundle's dequantized weights (``stored``), so that the adapter
+compensates for quantization errors too, or in four bits of bitsandbytes (QLoRA, Dettmers et al. 2023), an
+eighth of the memory. The loss is that of the device's task: at each token of an answer the cross-entropy
+among the tokens allowed there, which are those of the label tree for ``classify`` and the whole vocabulary
+for generated text.
 
-The work runs in a child process (``edgeslm_export.train.lora_training``). Knows no task and no adapter
-bundle.
+Runs in a child process (``edgeslm_export.train.lora_training``).
 """
 
 from __future__ import annotations
@@ -31,22 +30,22 @@ if TYPE_CHECKING:
     import torch
 
 _PASS_TOKENS = 2048
-"""Activations take some 2.2 MB a token of a model of 135 M parameters: 32 long messages took 18 GB."""
+"""Activations take about 2.2 MB a token with 135 M parameters: 32 long messages took 18 GB."""
 Base = Literal["float", "stored", "nf4"]
 
 MISSING = "Teaching a decoder needs the package peft: pip install 'edgeslm[teach]'."
 MISSING_4_BITS = "A base in four bits needs the package bitsandbytes: pip install 'edgeslm[qlora]'."
 _WHAT = "teaching the decoder"
 _TARGETS = ("q_proj", "k_proj", "v_proj", "o_proj", "qkv_proj")
-"""The products of attention, by the names that families give them."""
+"""Matrices of attention, under the names of all model families."""
 
 
 @dataclass(frozen=True, slots=True)
 class TokenRow:
     """``prompt`` and ``answer`` as token ids.
 
-    ``steps`` has, for each token of the answer, the tokens that may stand there and how likely each should
-    be; None stands for the whole vocabulary with the answer's own token.
+    ``steps``: for each token of the answer, the allowed tokens and their target probabilities. None: the
+    target is the answer's token among the whole vocabulary.
     """
 
     prompt: Sequence[int]
@@ -56,19 +55,19 @@ class TokenRow:
 
 @dataclass(frozen=True, slots=True)
 class AdapterShape:
-    """How large the addition is, and what it is taught on."""
+    """The adapter's rank, and the base weights for training."""
 
     rank: int
     base: Base = "stored"
 
 
 def can_teach() -> bool:
-    """Whether the library is there; it comes with an extra."""
+    """Whether PEFT, of the extra ``teach``, is installed."""
     return importlib.util.find_spec("peft") is not None
 
 
 def check_installed(base: Base) -> None:
-    """:raises ExportError: a library that an extra brings is missing."""
+    """:raises ExportError: the library of an extra is missing."""
     if not can_teach():
         raise ExportError(MISSING)
     if base == "nf4" and importlib.util.find_spec("bitsandbytes") is None:
@@ -78,12 +77,12 @@ def check_installed(base: Base) -> None:
 def teach_decoder(
     job: TrainingJob, architecture: str, bundle: Path, rows: Sequence[TokenRow], shape: AdapterShape
 ) -> dict[str, Any]:
-    """Teaches on the checkpoint and writes a LoRA folder as PEFT saves it.
+    """Trains an adapter on the checkpoint and writes a LoRA folder, as PEFT saves it.
 
-    :param architecture: of the checkpoint. :param bundle: the base that ``shape.base`` ``stored`` reads its
-        weights from.
-    :return: what ``descend`` says, and ``peak_rss`` in bytes.
-    :raises ExportError: a library is missing, or the checkpoint can't be loaded or taught.
+    :param architecture: the checkpoint's transformers class. :param bundle: the base bundle, whose weights
+        are used if ``shape.base`` is ``stored``.
+    :return: figures of ``descend``, and ``peak_rss`` in bytes.
+    :raises ExportError: a library is missing, or the checkpoint can't be loaded or trained.
     """
     check_installed(shape.base)
     data = {
@@ -99,7 +98,7 @@ def teach_decoder(
 
 
 def run(task: dict[str, Any], reporter: Reporter) -> dict[str, Any]:
-    """What the child does; the task is that of ``teach_decoder``."""
+    """The child's step; the task is that of ``teach_decoder``."""
     from edgeslm_export.sources.normalize import make_checkpoint
     from peft import LoraConfig, get_peft_model
 
@@ -155,10 +154,9 @@ def _load_base(checkpoint: Path, bundle: Path, base: Base) -> Any:
 
 
 def _loss(model: Any, rows: Sequence[TokenRow]) -> torch.Tensor:
-    """Mean over the rows of the cross-entropy of their answers.
+    """Cross-entropy of the answers, averaged over the rows.
 
-    Rows end together (padded in front), so the last positions predict the answers and only there the
-    vocabulary is computed.
+    Rows are padded on the left, so the last positions predict the answers and logits are computed only there.
     """
     import torch
 

@@ -1,4 +1,4 @@
-"""Methods that can teach a task with the inputs at hand, the cheapest first."""
+"""Training methods: chooses those that the inputs allow, the cheapest first."""
 
 from __future__ import annotations
 
@@ -32,10 +32,10 @@ NEEDS: Final = {
 def make_methods(
     inputs: Inputs, spec: TaskSpec, budget: Budget, notes: Notes, work: Path
 ) -> list[Method[Trial]]:
-    """What is tried. Without wanted methods that is all but ``qlora``, which learns what ``lora`` does in
-    less memory.
+    """The methods to try: the wanted ones, or all but ``qlora``, which does the same as ``lora`` in less
+    memory.
 
-    :raises ExportError: a wanted method isn't possible here.
+    :raises ExportError: the inputs don't allow a wanted method.
     """
     _check_wanted(inputs, budget)
     methods: list[Method[Trial]] = []
@@ -55,7 +55,7 @@ def make_field_methods(
 ) -> list[Method[FieldTrial]]:
     """The same for an extract task.
 
-    :raises ExportError: as ``make_methods``, or fields that can't be pointed at where nothing else is
+    :raises ExportError: as ``make_methods``, or an encoder can't extract the fields and no other method is
         possible.
     """
     _check_wanted(inputs, budget)
@@ -76,7 +76,7 @@ def make_field_methods(
 
 
 def _decoders(inputs: Inputs, budget: Budget, *, has_others: bool) -> Iterator[tuple[str, Path, Origin]]:
-    """By which methods, on which base and its checkpoint adapters are taught."""
+    """The decoder methods to try, each with its base and the base's checkpoint."""
     if inputs.base is None or inputs.decoder is None:
         return
     if not budget.methods and has_others and not can_teach():
@@ -88,7 +88,7 @@ def _decoders(inputs: Inputs, budget: Budget, *, has_others: bool) -> Iterator[t
 
 
 def _check_wanted(inputs: Inputs, budget: Budget) -> None:
-    """:raises ExportError: what a wanted method needs isn't there."""
+    """:raises ExportError: an input of a wanted method is missing."""
     there = {
         HEAD: inputs.bundle is not None,
         ENCODER: inputs.checkpoint is not None,

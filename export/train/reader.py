@@ -1,13 +1,12 @@
-"""A reader: it tells how likely a passage answers a question, reading both at once.
+"""Reader training: a cross-encoder bundle that predicts how likely a passage answers a question.
 
-It comes from an encoder and questions, or from a cross-encoder that was taught already. Each question that
-is answered is read with its own text, and with the same text without the sentence that answers it: texts
-that are alike but for the answer teach what to look for (Gardner et al. 2020, "Evaluating models' local
-decision boundaries via contrast sets"), where questions that have no answer can be told by how they are
-asked. Most of these texts have a sentence more, which answers another question or orders what to answer.
-Half of the questions are read with another text of the file as well, one that is most like the question:
-what a search would find beside it. All are read twice, with short texts and with long ones. A tenth of the
-sources is kept aside; what the bundle makes of them, through the graph that a device runs, is reported.
+Made from an encoder and question pairs, or from a trained cross-encoder. Training pairs of an answered
+question are its text, and the same text without the answering sentence: such contrast sets (Gardner et al.
+2020, "Evaluating models' local decision boundaries via contrast sets") teach what an answer is, whereas
+unanswerable questions can be recognized by their wording. To most texts a distracting sentence is added,
+which answers another question or is an injected instruction. Half of the questions also get the most similar
+other text of the file, as a search would return it. Each question is used with short and with long texts. A
+tenth of the sources is held out, and the bundle is evaluated on them through the graph that a device runs.
 """
 
 from __future__ import annotations
@@ -59,21 +58,21 @@ if TYPE_CHECKING:
 
 EPOCHS: Final = 2
 BATCH: Final = 12
-"""Questions, with two or three texts each."""
+"""Questions in a batch, with two or three texts each."""
 RATE: Final = 1e-4
 STRANGERS: Final = 0.6
-"""Of the texts that are learned from: how many have a sentence that doesn't belong there."""
+"""Share of training texts that get a distracting sentence."""
 ORDERS: Final = 0.5
-"""Of these, how many are orders to whoever reads them; the others answer another question."""
+"""Share of these sentences that are injected instructions; the others answer another question."""
 OTHERS: Final = 0.5
-"""Of questions that are answered, how many are read with another text too."""
+"""Share of answered questions that get another text too."""
 _MOST_CUT: Final = 0.6
-"""Of a text: without more of it nothing is left to be told from the whole."""
+"""Most of a text that may be removed with the answer: a shorter rest would be too different."""
 LENGTHS: Final = ((8, 60), (61, 150))
-"""Words of the texts that are learned from: each question is read with a short one, as a message that is
-remembered, and with a long one, as a passage of a device."""
+"""Ranges of words in training texts: each question gets a short text, like an ingested message, and a long
+one, like a document's passage."""
 _MOST_ORDERED: Final = 3
-"""Words that an order has said."""
+"""Most words in the answer that an injected instruction demands."""
 _SOUGHT: Final = 40
 _QUESTION: Final = "How often is the press oiled?"
 _CLS: Final = [
@@ -85,14 +84,14 @@ _CLS: Final = [
 def export_reader(
     origin: Origin, rows: Sequence[QuestionRow], out: Path, budget: Budget
 ) -> tuple[Manifest, dict[str, Any]]:
-    """Teaches the encoder ``origin`` and makes the bundle ``out`` of it.
+    """Trains the encoder ``origin`` and makes the bundle ``out`` from it.
 
-    What it has learned is noted in the cache folder from time to time: interrupted, it goes on there.
+    The training state is saved in the cache folder from time to time; an interrupted command resumes.
 
-    :return: its manifest, how it was taught, and what was measured on the sources aside, as areas under the
-        ROC curve: ``near``, of questions with their own texts and with these without the answers; ``other``,
-        of the own texts and those of other rows.
-    :raises ExportError: too few questions, or any step that failed; nothing is left behind.
+    :return: its manifest, figures of the training, and areas under the ROC curve on held-out sources:
+        ``near``, of texts with their answers against the same texts without; ``other``, of texts with answers
+        against those of other rows.
+    :raises ExportError: too few questions, or a step failed; nothing is left behind.
     """
     asked, aside = make_training_set(rows)
     if not aside:
@@ -115,16 +114,16 @@ def export_reader(
 
 
 def _digest(origin: Origin, asked: Sequence[Asked], schedule: Schedule) -> str:
-    """Of what is learned, on what and how long: the same command goes on with the same notes."""
+    """Identifies a training by model, data and schedule, so that the same command resumes."""
     what = [origin.source.id, origin.source.revision, [asdict(one) for one in asked], asdict(schedule)]
     return hashlib.sha256(json.dumps(what).encode()).hexdigest()[:16]
 
 
 def export_cross_encoder(origin: Origin, out: Path, budget: Budget) -> tuple[Manifest, dict[str, Any]]:
-    """Makes the bundle ``out`` of a checkpoint that was taught already, a cross-encoder.
+    """Makes the bundle ``out`` from a trained cross-encoder.
 
-    :return: its manifest, and how alike its vectors are to the float model's.
-    :raises ExportError: it says anything but one number, or any step that failed; nothing is left behind.
+    :return: its manifest, and the similarity of its vectors to the float model's.
+    :raises ExportError: it has more than one output, or a step failed; nothing is left behind.
     """
     with staged(out) as stage, tempfile.TemporaryDirectory(prefix="reader-") as name:
         taken = Path(name) / "encoder"
@@ -137,9 +136,9 @@ def export_cross_encoder(origin: Origin, out: Path, budget: Budget) -> tuple[Man
 
 
 def _fill(stage: Path, taught: Path, origin: Origin, budget: Budget) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Makes a bundle in ``stage`` of an encoder with its layers, with a manifest that an engine can load.
+    """Writes a bundle to ``stage`` from an encoder with its layers, with a provisional manifest.
 
-    :return: the manifest's fields, and the report on its likeness to the float model.
+    :return: the manifest's fields, and the report with the similarity to the float model.
     """
     pool_by_first_token(taught)
     of_encoder = fill_taught(taught, origin, stage, budget)
@@ -161,7 +160,7 @@ def _fill(stage: Path, taught: Path, origin: Origin, budget: Budget) -> tuple[di
 
 
 def pool_by_first_token(folder: Path) -> None:
-    """Writes sentence-transformers' files of a checkpoint whose first token's vector is taken as it is."""
+    """Writes sentence-transformers' files for pooling by the first token, without normalization."""
     (folder / "modules.json").write_text(json.dumps(_CLS))
     (folder / "1_Pooling").mkdir(exist_ok=True)
     (folder / "1_Pooling/config.json").write_text(json.dumps({"pooling_mode_cls_token": True}))
@@ -171,10 +170,10 @@ def pool_by_first_token(folder: Path) -> None:
 
 
 def make_training_set(rows: Sequence[QuestionRow]) -> tuple[list[Asked], list[int]]:
-    """Questions with their texts, and which of them are kept aside. The first text is the question's own; a
-    question that is learned from stands there once for each of ``LENGTHS``.
+    """Questions with their texts, and the indices of the held-out ones. The first text is the question's own;
+    a training question occurs once for each of ``LENGTHS``.
 
-    :raises ExportError: fewer than ``FEWEST`` questions that are answered.
+    :raises ExportError: fewer than ``FEWEST`` answered questions.
     """
     questions = [row for row in rows if row.question is not None]
     check_count(sum(row.answer is not None and not is_aside(row) for row in questions))
@@ -198,7 +197,7 @@ def make_training_set(rows: Sequence[QuestionRow]) -> tuple[list[Asked], list[in
 
 
 def _asked(whole: QuestionRow, own: Sequence[QuestionRow], beside: Sequence[QuestionRow]) -> Asked:
-    """The question of ``whole`` with texts of its own and of other rows, as they are shown."""
+    """The question of ``whole`` with its own texts and those of other rows, headings included."""
     texts = [
         PairText(with_heading(row.heading, row.text), row.answer is not None, _place(row)) for row in own
     ]
@@ -207,8 +206,8 @@ def _asked(whole: QuestionRow, own: Sequence[QuestionRow], beside: Sequence[Ques
 
 
 def _with_and_without(row: QuestionRow, words: int, chance: random.Random) -> list[QuestionRow]:
-    """At most ``words`` around the answer, and as many without it where it can be left out: if one of both
-    were shorter, that would be learned."""
+    """At most ``words`` around the answer, and equally many without it, if it can be removed; otherwise the
+    length would give the answer away."""
     rest = _cut(row)
     if not rest:
         return [cropped(row, words, chance)]
@@ -219,7 +218,7 @@ def _with_and_without(row: QuestionRow, words: int, chance: random.Random) -> li
 
 
 def _cut(row: QuestionRow) -> list[QuestionRow]:
-    """The row without its answer, where there is one that can be left out."""
+    """The row without its answer; empty if that can't be removed."""
     text = without_answer(row)
     return [] if text is None else [replace(row, text=text, answer=None)]
 
@@ -227,11 +226,11 @@ def _cut(row: QuestionRow) -> list[QuestionRow]:
 def _disturbed(
     row: QuestionRow, whole: QuestionRow, strangers: Sequence[QuestionRow], chance: random.Random
 ) -> QuestionRow:
-    """Some texts with a sentence more: an order what to answer, or what answers a question of another source
-    than that of ``whole``, whose question is asked.
+    """Adds a distracting sentence to some texts: an injected instruction, or the answer to a question of
+    another source than ``whole``, whose question is asked.
 
-    Where a sentence that doesn't belong in its text is always the answer, that is what is learned to be
-    looked for, and whoever can write into a document says what is quoted.
+    Without them the reader would learn that the sentence which stands out is the answer, and anyone who can
+    write into a document could decide what is quoted.
     """
     stranger = chance.choice(strangers)
     if chance.random() >= STRANGERS or source_of(stranger) == source_of(whole):
@@ -249,12 +248,12 @@ def _disturbed(
 
 @cache
 def load_orders() -> tuple[str, ...]:
-    """Texts that tell whoever reads them what to answer: ``{word}``, in some to ``{question}``."""
+    """Injected instructions to answer ``{word}``, some of them to ``{question}``."""
     return tuple(files("edgeslm_export").joinpath("orders.txt").read_text(encoding="utf-8").splitlines())
 
 
 def with_sentence(row: QuestionRow, sentence: str, chance: random.Random) -> QuestionRow:
-    """A sentence more, before, behind or between those of the text; none parts the answer."""
+    """Inserts a sentence before, after or between those of the text, but not within the answer."""
     start, end = row.answer or (0, 0)
     borders = [0, *(last for _, last in split_sentences(row.text))]
     at = chance.choice([border for border in borders if not start < border < end])
@@ -266,13 +265,13 @@ def with_sentence(row: QuestionRow, sentence: str, chance: random.Random) -> Que
 
 
 def _answering(row: QuestionRow) -> list[Place]:
-    """The sentences that the answer stands in."""
+    """Spans of the sentences that contain the answer."""
     start, end = row.answer or (0, 0)
     return [(first, last) for first, last in split_sentences(row.text) if first < end and start < last]
 
 
 def cropped(row: QuestionRow, words: int, chance: random.Random) -> QuestionRow:
-    """Whole sentences of some ``words`` in all around the answer, or around any sentence without one."""
+    """Crops to whole sentences, about ``words`` in total, around the answer or a random sentence."""
     places = split_sentences(row.text)
     if not places:
         return row
@@ -294,7 +293,7 @@ def cropped(row: QuestionRow, words: int, chance: random.Random) -> QuestionRow:
 
 
 def _place(row: QuestionRow) -> tuple[int, int] | None:
-    """Of the answer in the text as it is shown."""
+    """The answer's span in the text with its heading."""
     if row.answer is None:
         return None
     shift = len(with_heading(row.heading, row.text)) - len(row.text)
@@ -302,8 +301,8 @@ def _place(row: QuestionRow) -> tuple[int, int] | None:
 
 
 def without_answer(row: QuestionRow) -> str | None:
-    """The text without the sentences that the answer stands in; None where too little is left or the same
-    words stand there again, and where there is no answer."""
+    """The text without the answer's sentences; None if too little is left, if the answer's words occur again,
+    or if there is no answer."""
     if row.answer is None:
         return None
     start, end = row.answer
@@ -315,10 +314,11 @@ def without_answer(row: QuestionRow) -> str | None:
 
 
 def find_others(rows: Sequence[QuestionRow], asked: Sequence[QuestionRow]) -> list[list[QuestionRow]]:
-    """Of other rows a text that has most of each question's telling words (TF-IDF).
+    """For each question at most one text of another row, the most similar one by TF-IDF.
 
-    Only for some of those that are answered, of sources that are kept aside as its own is, or aren't, and no
-    text that may answer it as well: that is much the same as its own, or has the words of the answer.
+    Only a share ``OTHERS`` of answered questions gets one. It is from a training source for a training
+    question and from a held-out source for a held-out one, and doesn't resemble the question's own text or
+    contain the answer's words.
     """
     import numpy as np
     from sklearn.feature_extraction.text import TfidfVectorizer
@@ -330,7 +330,7 @@ def find_others(rows: Sequence[QuestionRow], asked: Sequence[QuestionRow]) -> li
     columns = vectorizer.fit_transform(shown).T.tocsr()
     chance = random.Random(0)
     found = []
-    for at in range(0, len(asked), 200):  # so many rows of scores at once
+    for at in range(0, len(asked), 200):  # limits the memory of the scores
         some = asked[at : at + 200]
         scores = (vectorizer.transform([str(row.question) for row in some]) @ columns).toarray()
         for row, of_row in zip(some, scores, strict=True):
@@ -360,7 +360,7 @@ def _may_answer(row: QuestionRow, own: frozenset[str], other: QuestionRow, words
 
 
 def measure(bundle: Path, asked: Sequence[Asked]) -> dict[str, Any]:
-    """What the bundle says of questions that it didn't learn from; nothing where there are none."""
+    """Evaluates the bundle on held-out questions: areas under the ROC curve, see ``export_reader``."""
     from sklearn.metrics import roc_auc_score
 
     encoder = load_encoder(bundle)

@@ -1,9 +1,8 @@
-"""An encoder taught to search: questions come to lie near the texts that answer them.
+"""Retriever training: fine-tunes an encoder so that questions are near the texts that answer them.
 
-A question is held against the text that answers it and against others, its neighbours in the same source
-among them: what is learned to be told apart is a passage from another, and not only a subject. A tenth of the
-sources is kept aside; how often their questions find their own texts among all texts of these sources is
-reported, by the bundle and by one of the encoder as it was.
+Negatives include other texts of the same source, so that passages of one subject are told apart. A tenth of
+the sources is held out. Reported is how often their questions find their own texts among all texts of these
+sources, before and after training.
 """
 
 from __future__ import annotations
@@ -38,29 +37,29 @@ if TYPE_CHECKING:
 
 EPOCHS: Final = 1
 BATCH: Final = 8
-"""Chunks of texts: some sixty texts that each question is held against."""
+"""Chunks in a batch: about sixty texts, with which each question is compared."""
 RATE: Final = 3e-5
 LONGEST: Final = 160
-"""Tokens of a text that are learned from: most passages of a device."""
+"""Most tokens of a text in training; enough for most passages."""
 _A_CHUNK: Final = 8
-"""Texts that answer something, of one source."""
+"""Texts with questions in a chunk, of one source."""
 _BESIDE: Final = 3
-"""Texts of the same source that answer nothing, to each chunk."""
+"""Texts without questions in a chunk, of the same source."""
 _MOST_QUESTIONS: Final = 4
-"""Of a text: more say the same again."""
+"""Questions of a text; more add nothing."""
 _AT_ONCE: Final = 200
-"""Texts between two words on how far it is."""
+"""Texts between two progress reports."""
 
 
 def export_retriever(
     origin: Origin, rows: Sequence[QuestionRow], out: Path, recipe: str, budget: Budget
 ) -> tuple[Manifest, dict[str, Any]]:
-    """Teaches the encoder ``origin`` and makes the bundle ``out`` of it.
+    """Fine-tunes the encoder ``origin`` and makes the bundle ``out`` from it.
 
     :param recipe: a key of ``encoder_recipe.RECIPES``.
-    :return: its manifest, how it was taught, and ``before`` that and ``after`` the share of questions aside
-        that find their own text first (``hit_1``) and among the first three (``hit_3``).
-    :raises ExportError: too few questions, or any step that failed; nothing is left behind.
+    :return: its manifest, figures of the training, and, ``before`` and ``after`` it, the share of held-out
+        questions that find their own text first (``hit_1``) or among the first three (``hit_3``).
+    :raises ExportError: too few questions, or a step failed; nothing is left behind.
     """
     texts = gather([row for row in rows if not is_aside(row)])
     aside = gather([row for row in rows if is_aside(row)])
@@ -71,7 +70,7 @@ def export_retriever(
         check_resources(origin.weights, origin.weights * BYTES_A_WEIGHT, Path(name), BYTES_A_WEIGHT)
         taught, plain = Path(name) / "taught", Path(name) / "plain"
         before = None
-        if any(text.questions for own in aside for text in own):  # what may fail comes before what takes long
+        if any(text.questions for own in aside for text in own):
             plain.mkdir()
             _fill(origin, plain, recipe, budget)
             before = hits(plain, aside, budget.on_progress)
@@ -84,7 +83,7 @@ def export_retriever(
         write_report(stage, {**report, **figures, **repeatable(said)})
         fields |= {
             "name": bundle_name(origin.source.id, "search"),
-            # It was taught without the words that its model wants before texts, as a collection embeds them.
+            # Trained without the model's prefixes for texts, since collections embed texts without them.
             "encoder": section.model_copy(update={"prompts": None}),
             "runtime": runtime_versions("onnxruntime", "torch", "transformers"),
             "created": created_at(origin.revised),
@@ -107,8 +106,8 @@ def _fill(origin: Origin, folder: Path, recipe: str, budget: Budget) -> tuple[di
 def gather(rows: Sequence[QuestionRow]) -> list[list[Sought]]:
     """The texts of each source with the questions that they answer.
 
-    Of one kin are texts of a source that say much the same, and all that answer a question in the same words:
-    which of these is found is no matter.
+    Texts share a ``kin`` if they are of one source and nearly the same, or answer the same question: it
+    doesn't matter which of them is found.
     """
     sources: dict[str, dict[str, list[str]]] = defaultdict(dict)
     for row in rows:
@@ -133,7 +132,7 @@ def gather(rows: Sequence[QuestionRow]) -> list[list[Sought]]:
 
 
 def make_chunks(sources: Sequence[Sequence[Sought]]) -> list[list[Sought]]:
-    """Texts with questions, some of one source at a time, beside others of it without any."""
+    """Groups texts with questions by source and adds some texts of it without questions."""
     chance = random.Random(0)
     chunks = []
     for texts in sources:
@@ -158,8 +157,8 @@ def make_chunks(sources: Sequence[Sequence[Sought]]) -> list[list[Sought]]:
 def hits(
     bundle: Path, sources: Sequence[Sequence[Sought]], on_progress: OnProgress | None = None
 ) -> dict[str, Any] | None:
-    """How often a question finds its own text, or one that says much the same, first and among three, and
-    how many ``questions`` there are; None of none."""
+    """``hit_1`` and ``hit_3`` (see ``export_retriever``) over all ``questions``; a text of the same kin
+    counts as a hit. None without questions."""
     texts = [text for own in sources for text in own]
     asked = [(question, text.kin) for text in texts for question in text.questions]
     if not asked:
@@ -195,7 +194,7 @@ def _ranks(
     own: Sequence[int],
     kin: Sequence[int],
 ) -> npt.NDArray[np.int64]:
-    """[questions]: how many kins are nearer than its own."""
+    """Rank of each question's own kin, [questions], from 0."""
     import numpy as np
 
     order = np.argsort(kin, kind="stable")

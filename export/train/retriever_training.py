@@ -1,10 +1,10 @@
-"""A small encoder taught to put questions near the texts that answer them, by their vectors.
+"""Contrastive training of a retriever: moves questions' vectors towards those of the texts that answer them.
 
-A batch has texts of several sources, some of each, and a question is held against all of them but those of
-its own text's kin (Karpukhin et al. 2020, "Dense passage retrieval for open-domain question answering",
-section 3.2). How it descends is in ``edgeslm_export.train.loop``.
+A batch has texts of several sources. All of them, except those of its own text's kin, are in-batch negatives
+of a question (Karpukhin et al. 2020, "Dense passage retrieval for open-domain question answering", section
+3.2). ``loop`` has the training loop.
 
-The work runs in a child process (``python -m edgeslm_export.train.retriever_training``). Knows no bundle.
+Runs in a child process (``python -m edgeslm_export.train.retriever_training``).
 """
 
 from __future__ import annotations
@@ -26,16 +26,16 @@ if TYPE_CHECKING:
     import torch
 
 _TEMPERATURE = 0.05
-"""Of cosines, as sentence-transformers' models are taught (a scale of 20)."""
+"""Softmax temperature of cosines, as in sentence-transformers (scale 20)."""
 _LONGEST_QUESTION = 40
-"""Tokens: what is longer tells its subject long before."""
+"""Most tokens of a question; longer ones name their subject before."""
 _NEVER = -1e4
 _WHAT = "teaching the encoder to search"
 
 
 @dataclass(frozen=True, slots=True)
 class Sought:
-    """A text with the questions that it answers. Those of one ``kin`` aren't told apart."""
+    """A text with the questions that it answers. Texts with the same ``kin`` count as equal."""
 
     text: str
     questions: tuple[str, ...]
@@ -43,17 +43,17 @@ class Sought:
 
 
 Chunk = Sequence[Sought]
-"""Texts of one source, which are hardest to tell apart."""
+"""Texts of one source: hard negatives for each other."""
 
 
 def teach_retriever(
     job: TrainingJob, section: EncoderSection, length: int, chunks: Sequence[Chunk]
 ) -> dict[str, Any]:
-    """Teaches an encoder; the batch of ``job.schedule`` counts chunks.
+    """Trains an encoder; the batch of ``job.schedule`` counts chunks.
 
-    :param section: how a device pools; ``length``: the tokens of a text that are learned from.
-    :return: what ``descend`` says, and ``peak_rss`` in bytes.
-    :raises ExportError: the checkpoint can't be loaded, computes no numbers any more, or the time was too
+    :param section: the encoder's pooling. :param length: most tokens of a text.
+    :return: figures of ``descend``, and ``peak_rss`` in bytes.
+    :raises ExportError: the checkpoint can't be loaded, its numbers are no longer finite, or the time was too
         short.
     """
     chunked = [[asdict(text) for text in chunk] for chunk in chunks]
@@ -65,13 +65,13 @@ def teach_retriever(
 
 
 def run(task: dict[str, Any], reporter: Reporter) -> dict[str, Any]:
-    """What the child does; the task is that of ``teach_retriever``."""
+    """The child's step; the task is that of ``teach_retriever``."""
     import torch
     import transformers
 
     job = open_job(task, reporter)
     tokenizer = transformers.AutoTokenizer.from_pretrained(job.source)
-    # Attention in plain operations: on CPUs it learns twice as fast as by fused kernels.
+    # On CPUs training with eager attention is twice as fast as with fused kernels.
     model = transformers.AutoModel.from_pretrained(
         job.source, dtype=torch.float32, attn_implementation="eager"
     )
@@ -120,7 +120,7 @@ class _Retriever:
         self._in_halves = has_halves()
 
     def _vectors(self, rows: Sequence[list[int]]) -> torch.Tensor:
-        """[rows, dimension], of length 1: a search compares by the cosine."""
+        """Normalized vectors [rows, dimension], since a search compares cosines."""
         import torch
 
         tokens, mask = padded(rows, self._padding)
@@ -129,7 +129,7 @@ class _Retriever:
         return pooled(hidden.float(), mask, self._pooling, normalize=True)
 
     def loss(self, texts: Sequence[_Text]) -> torch.Tensor:
-        """Cross-entropy of each question's own text among all of them."""
+        """Cross-entropy of each question's own text among all texts."""
         import torch
 
         asked = [(number, question) for number, text in enumerate(texts) for question in text.questions]

@@ -1,7 +1,6 @@
-"""Labelled rows as a decoder sees them: the prompt of the production task as token ids, and the answer's.
+"""Fine-tuning rows for decoders: turns labelled rows into token ids of prompt and answer.
 
-The prompt is the one that ``edgeslm.tasks`` makes on a device, so what is taught is what is asked. Knows no
-torch.
+The prompt is the one that ``edgeslm.tasks`` makes on a device.
 """
 
 from __future__ import annotations
@@ -21,18 +20,18 @@ from edgeslm.tasks import Task
 from edgeslm.tasks.extract import encode_fields
 
 LONGEST = 512
-"""Tokens of a prompt that are learned from; what is longer is left out."""
+"""Most tokens of a prompt; longer rows are left out."""
 
 
 class _Asked(Exception):
-    """Carries the call that a task makes, in place of an answer."""
+    """Carries the task's call out of its run."""
 
     def __init__(self, call: Call) -> None:
         self.call = call
 
 
 class RowEncoder:
-    """Rows of one task for the decoder whose bundle is in ``folder``."""
+    """Encodes rows of one task for the decoder bundle in ``folder``."""
 
     def __init__(self, folder: Path, task: Task) -> None:
         self._chat = ChatTokenizer(folder)
@@ -42,9 +41,9 @@ class RowEncoder:
     def label_rows(
         self, texts: Sequence[str], labels: Sequence[str], shares: Sequence[Sequence[float]]
     ) -> list[TokenRow | None]:
-        """Rows of a classify task; None stands for a text that is too long.
+        """Rows of a classify task; None for texts that are too long.
 
-        :param shares: [texts, labels], how likely each label should be: a one for what is certain.
+        :param shares: [texts, labels], target probabilities.
         """
         paths = [(*self._chat.encode_text(label), self._end) for label in labels]
         return [
@@ -53,7 +52,7 @@ class RowEncoder:
         ]
 
     def field_rows(self, texts: Sequence[str], fields: Sequence[Mapping[str, Any]]) -> list[TokenRow | None]:
-        """Rows of an extract task; None stands for a text that is too long."""
+        """Rows of an extract task; None for texts that are too long."""
         return [
             None
             if prompt is None
@@ -62,14 +61,14 @@ class RowEncoder:
         ]
 
     def text_rows(self, texts: Sequence[str], answers: Sequence[str]) -> list[TokenRow | None]:
-        """Rows of a task that writes text; None stands for a text that is too long."""
+        """Rows of a task that generates text; None for texts that are too long."""
         return [
             None if prompt is None else TokenRow(prompt, [*self._chat.encode_text(answer), self._end])
             for prompt, answer in zip(self._prompts(texts), answers, strict=True)
         ]
 
     def _ordered(self, fields: Mapping[str, Any]) -> dict[str, Any]:
-        """As the grammar has them: in the schema's order, and what may be missing isn't there as null."""
+        """Fields as the grammar writes them: in the schema's order, without optional nulls."""
         schema = self._task.section.output_schema or {}
         required = schema.get("required", ())
         order = [name for name in schema.get("properties", fields) if name in fields]
@@ -95,8 +94,8 @@ class RowEncoder:
 
 
 def _label_row(prompt: list[int], paths: Sequence[Sequence[int]], shares: Sequence[float]) -> TokenRow:
-    """The path of the likeliest label; at each of its tokens those that begin another label, and how likely
-    the labels behind them should be."""
+    """The path of the most likely label in the label tree: at each of its tokens the possible tokens, each
+    with the total target probability of the labels that continue with it."""
     answer = max(zip(shares, paths, strict=True), key=lambda pair: pair[0])[1]
     steps = []
     for depth, _ in enumerate(answer):
@@ -111,7 +110,7 @@ def _label_row(prompt: list[int], paths: Sequence[Sequence[int]], shares: Sequen
 
 
 def _end_token(folder: Path) -> int:
-    """The first of the tokens that end an answer."""
+    """The first of the model's end tokens."""
     import json
 
     end = json.loads((folder / "genai_config.json").read_bytes())["model"]["eos_token_id"]

@@ -1,11 +1,11 @@
-"""A small encoder that points at fields, taught from texts with their fields in PyTorch.
+"""Span training: trains an encoder to extract fields as spans or classes, in PyTorch.
 
-One layer on the text's vector tells the options of all fields apart (missing, in the message, each value that
-is learned), another on the vector of each token where a field begins, where it ends and what it covers. A
-value that stands in its text several times may be found at any of its places: the loss is that of their sum
-(Clark and Gardner 2018, section 3). How it descends is in ``edgeslm_export.train.loop``.
+A layer on the text's vector classifies each field (missing, a span of the message, or one of its learned
+values). A layer on each token's vector predicts where a field starts and ends and which tokens it covers. If
+a value occurs several times, any of its spans is right: the loss is that of their summed probability (Clark
+and Gardner 2018, section 3). ``loop`` has the training loop.
 
-The work runs in a child process (``python -m edgeslm_export.train.span_training``). Knows no bundle.
+Runs in a child process (``python -m edgeslm_export.train.span_training``).
 """
 
 from __future__ import annotations
@@ -44,14 +44,14 @@ def teach_pointer(
     options: Sequence[int],
     aims: Sequence[Sequence[Aim]],
 ) -> dict[str, Any]:
-    """Teaches an encoder and the layers on it, which are ``LAYER`` in ``job.out``.
+    """Trains an encoder and its layers, which are written to ``LAYER`` in ``job.out``.
 
-    :param section: how a device pools; ``length``: the tokens of a text that are learned from.
-    :param options: how many each field has. :param aims: [texts][fields].
-    :return: what ``descend`` says, and ``unreadable`` [fields]: of how many texts no place is learned, since
-        it begins or ends within a token or was cut off.
-    :raises ExportError: the checkpoint can't be loaded, has no tokenizer that tells offsets, or computes no
-        numbers any more.
+    :param section: the encoder's pooling. :param length: most tokens of a text.
+    :param options: number of classes of each field. :param aims: [texts][fields].
+    :return: figures of ``descend``, and ``unreadable`` [fields]: number of texts whose span couldn't be
+        trained on, since it starts or ends within a token or was cut off.
+    :raises ExportError: the checkpoint can't be loaded, its tokenizer gives no offsets, or its numbers are no
+        longer finite.
     """
     data = {
         "pooling": section.pooling,
@@ -65,7 +65,7 @@ def teach_pointer(
 
 
 def load_arrays(taught: Path) -> dict[str, npt.NDArray[np.float32]]:
-    """``ARRAYS`` of a taught checkpoint, as a head's file has them."""
+    """``ARRAYS`` of a trained checkpoint, as in a head's weights file."""
     import numpy as np
 
     with np.load(taught / LAYER, allow_pickle=False) as arrays:
@@ -77,8 +77,8 @@ def load_arrays(taught: Path) -> dict[str, npt.NDArray[np.float32]]:
 
 @dataclass(frozen=True, slots=True)
 class _SpanRow:
-    """``tokens`` with whether each stands in the text; ``options`` [fields], -1 where nothing is learned;
-    ``places`` by field: the first and the last token of each."""
+    """``tokens``, and in ``stands`` whether each is part of the text; ``options`` [fields], -1: not trained
+    on; ``places`` by field: first and last token of each span."""
 
     tokens: Sequence[int]
     stands: Sequence[bool]
@@ -87,7 +87,7 @@ class _SpanRow:
 
 
 def run(task: dict[str, Any], reporter: Reporter) -> dict[str, Any]:
-    """What the child does; the task is that of ``teach_pointer``."""
+    """The child's step; the task is that of ``teach_pointer``."""
     import torch
     import transformers
 
@@ -124,12 +124,12 @@ def run(task: dict[str, Any], reporter: Reporter) -> dict[str, Any]:
 def _make_row(tokenizer: Any, text: str, length: int, aims: Sequence[Any]) -> _SpanRow:
     encoded = tokenizer(text, truncation=True, max_length=length, return_offsets_mapping=True)
     offsets = list(bare_offsets(text, encoded.offset_mapping))
-    # Several tokens may stand at one place, as those of an emoji do.
+    # Several tokens may have the same offsets, such as those of an emoji.
     first = {start: token for token, (start, end) in reversed(list(enumerate(offsets))) if start < end}
     last = {end: token for token, (start, end) in enumerate(offsets) if start < end}
     options, places = [], {}
     for field, (option, of_field) in enumerate(aims):
-        # What the tokenizer doesn't cut where the value begins or ends, or what was cut off, isn't learned.
+        # Spans that start or end within a token, or that were cut off, can't be trained on.
         found = [(first[start], last[end]) for start, end in of_field if start in first and end in last]
         if found:
             places[field] = found
@@ -138,14 +138,14 @@ def _make_row(tokenizer: Any, text: str, length: int, aims: Sequence[Any]) -> _S
 
 
 class _SpanHead:
-    """The encoder and both layers; the options' one is applied to the vector times ``scale``."""
+    """The encoder and both layers; that of the classes is applied to the vector times ``_scale``."""
 
     def __init__(self, model: Any, options: Sequence[int], pooling: str, *, normalize: bool) -> None:
         import torch
 
         self._model, self._pooling, self._normalize = model, pooling, normalize
         self._scale = UNIT_SCALE if normalize else 1.0
-        self._padding = model.config.pad_token_id or 0  # the model's own: RoBERTa counts positions by it
+        self._padding = model.config.pad_token_id or 0  # RoBERTa derives positions from it
         size, fields = model.config.hidden_size, len(options)
         self._options, self._places = torch.nn.Linear(size, sum(options)), torch.nn.Linear(size, 3 * fields)
         self._sizes = list(options)
@@ -155,8 +155,7 @@ class _SpanHead:
         return [*self._options.parameters(), *self._places.parameters()]
 
     def losses(self, rows: Sequence[_SpanRow], temperatures: Sequence[float]) -> torch.Tensor:
-        """[temperatures, rows]: the sum over the fields of a row of the cross-entropy of its option and its
-        place."""
+        """Losses [temperatures, rows]: cross-entropy of class and span, summed over the fields."""
         import torch
 
         tokens, mask = padded([row.tokens for row in rows], self._padding)
@@ -167,7 +166,7 @@ class _SpanHead:
         pairs = [(number, field) for number, row in enumerate(rows) for field in row.places]
         totals = []
         for temperature in temperatures:
-            total = 0 * vectors.sum(1)  # a batch that teaches nothing descends too
+            total = 0 * vectors.sum(1)  # a batch without targets still needs a gradient
             for field, logits in enumerate((options / temperature).split(self._sizes, 1)):
                 if bool((wanted[:, field] >= 0).any()) and logits.shape[1] > 1:
                     total = total + torch.nn.functional.cross_entropy(
@@ -196,8 +195,7 @@ class _SpanHead:
 def _place_losses(
     places: torch.Tensor, rows: Sequence[_SpanRow], pairs: Sequence[tuple[int, int]]
 ) -> torch.Tensor:
-    """[pairs]. :param places: [rows, longest, fields, 3]. :param pairs: rows of the batch and fields that
-    stand in them."""
+    """Span losses [pairs]. :param places: [rows, longest, fields, 3]. :param pairs: (row, field)."""
     import torch
 
     longest = places.shape[1]

@@ -1,6 +1,6 @@
-"""Training specification: what is learned, on what, within which budget, and how trials came out.
+"""Training specification: task, inputs and budget of a training, and the results of its trials.
 
-A method is tried on rows that it did not learn from, through the graph that a device runs.
+A trial evaluates a method on held-out rows, through the graph that a device runs.
 """
 
 from __future__ import annotations
@@ -29,24 +29,24 @@ LORA: Final = "lora"
 QLORA: Final = "qlora"
 METHODS: Final = (HEAD, ENCODER, LORA, QLORA)
 ENOUGH_TESTED: Final = 500
-"""Rows that are enough to test what takes minutes: no more folds are tried than have so many, but for few
-rows each in turn. A wanted error of 0.02 can't be promised by fewer than some hundred."""
+"""Test rows that are enough for methods that train for minutes: further folds aren't tried. An error of 0.02
+can't be guaranteed with fewer than some hundred."""
 ENOUGH_TESTED_SLOWLY: Final = 100
-"""The same of what may take an hour."""
+"""The same for methods that may train for an hour."""
 SURE: Final = 0.6
-"""Confidence from which on a teacher's answer is learned from, unless another is wanted."""
+"""Default of the teacher's confidence from which its label is used."""
 _QUANTILES: Final = 51
 _LEAST_LIKELY: Final = 1e-3
-"""A true label counts as no less likely than this: one row must not outweigh all others."""
+"""Lower bound of a true label's probability in losses, so that one row doesn't outweigh all others."""
 _ROWS_TO_WATCH: Final = 250
 _ROWS_ASIDE: Final = 10
-"""Of so many rows that are learned from one is kept aside to see when to stop, where there are enough."""
+"""One of ten training rows is for early stopping, if there are at least ``_ROWS_TO_WATCH``."""
 
 
 @dataclass(frozen=True, slots=True)
 class Inputs:
-    """What can be learned on: an encoder's ``bundle``, its float ``checkpoint``; a decoder's bundle ``base``
-    with the float checkpoint ``decoder`` that it was made of."""
+    """Models to train on: an encoder's ``bundle`` and its float ``checkpoint``; a decoder's bundle ``base``
+    and the float checkpoint ``decoder`` that it was made from."""
 
     bundle: Path | None = None
     checkpoint: Origin | None = None
@@ -56,8 +56,8 @@ class Inputs:
 
 @dataclass(frozen=True, slots=True)
 class Budget:
-    """How it is learned: ``methods`` are those of METHODS that are tried, none for what is possible; each
-    may take ``seconds``, 0 being no limit; ``recalls`` are shares of labels' rows that are to be found."""
+    """Limits and outputs of a training: ``methods`` to try (of METHODS; none: all possible ones), ``seconds``
+    for each (0: no limit), and ``recalls``, the wanted recall of labels."""
 
     methods: tuple[str, ...] = ()
     seconds: float = 0.0
@@ -67,19 +67,18 @@ class Budget:
     debug: bool = False
 
     def wants(self, *methods: str) -> bool:
-        """Whether any of these may be tried."""
+        """Whether any of these methods may be tried."""
         return not self.methods or bool(set(methods) & set(self.methods))
 
 
 @dataclass(frozen=True, slots=True)
 class TaskSpec:
-    """Rows to learn from, and the folds to try a method with.
+    """Training rows of a classify task, and the folds for evaluating methods.
 
-    ``truth`` [rows] are indices of ``labels``; ``shares`` [rows, labels] say how likely each label is, of
-    rows that a teacher labelled. ``instruction`` is what a decoder is told. ``doubted`` are rows whose label
-    is probably wrong: nothing is learned from them and no confidence fitted on them, but accuracy counts them
-    too, or it would be that of the easy rows. ``recalls`` are the shares of some labels' rows that are wanted
-    to be found.
+    ``truth`` [rows] are indices of ``labels``; ``shares`` [rows, labels] are a teacher's soft labels.
+    ``instruction`` is for decoders. ``doubted`` are rows whose label is probably wrong: they aren't trained
+    or calibrated on, but count for accuracy, which would otherwise be that of the easy rows. ``recalls``:
+    wanted recall by index of the label.
     """
 
     name: str
@@ -94,7 +93,7 @@ class TaskSpec:
 
     @property
     def learned(self) -> Integers:
-        """The rows that are learned from in the end."""
+        """Indices of the rows for the final training."""
         import numpy as np
 
         return np.setdiff1d(np.arange(len(self.texts)), np.array(self.doubted, np.int64))
@@ -102,11 +101,11 @@ class TaskSpec:
 
 @dataclass(frozen=True, slots=True)
 class Trial:
-    """What one method says of the rows ``held`` that it did not learn from.
+    """A method's results on the held-out rows ``held``.
 
-    ``right`` [held] says which answers a device would get right, ``losses`` [held] how unlikely it calls the
-    true ones, ``fitted`` what the engine's probabilities are worth; ``distances`` [held] how far the rows lie
-    from what was learned, empty where a method has no vectors; ``figures`` go into the report.
+    ``right`` [held]: whether a device's answer would be right. ``losses`` [held]: negative log-probability of
+    the true label. ``fitted``: the calibration. ``distances`` [held]: from the training rows; empty for
+    methods without vectors. ``figures``: for the report.
     """
 
     method: str
@@ -124,8 +123,8 @@ AnyTrial = TypeVar("AnyTrial", bound="Tried", covariant=True)
 
 
 class Tried(Protocol):
-    """What trials of both kinds have: ``right`` says of each row of ``held`` whether its answer was,
-    ``losses`` how bad it was, less being better; ``texts_per_s`` are those of a device."""
+    """What trials of classify and extract tasks share, for comparing methods: for each row of ``held``
+    whether the answer is ``right`` and its loss; ``texts_per_s`` through the device's engine."""
 
     @property
     def method(self) -> str: ...
@@ -144,14 +143,14 @@ class Tried(Protocol):
 
 
 class Method(Protocol[AnyTrial]):
-    """One method to learn a task."""
+    """A method of training a task."""
 
     def try_out(self) -> AnyTrial: ...
 
     def write(self, stage: Path) -> dict[str, Any]:
-        """Learns from all rows and writes the bundle's files into an empty folder.
+        """Trains on all rows and writes the bundle's files into an empty folder.
 
-        :return: the manifest's fields that follow from the method, with ``report`` and ``licence``.
+        :return: the method's fields of the manifest, with ``report`` and ``licence``.
         """
         ...
 
@@ -166,7 +165,10 @@ def make_trial(
     size: int,
     distances: Sequence[float] = (),
 ) -> Trial:
-    """:param logits: [held, labels]. :param speed: texts a second. :param size: bytes that a device loads."""
+    """Calibrates and scores a method's held-out logits.
+
+    :param logits: [held, labels]. :param speed: texts a second. :param size: bytes that a device loads.
+    """
     import numpy as np
     from edgeslm_export.evaluate.metrics import accuracy_report
 
@@ -186,15 +188,15 @@ def make_trial(
 def drift_reference(
     distances: Sequence[float], confidences: Sequence[float], answers: Sequence[int] = (), labels: int = 0
 ) -> dict[str, Any]:
-    """What a device compares its messages with: ``edgeslm.bundle.manifest.DriftReference``.
+    """Reference for drift detection on devices: ``edgeslm.bundle.manifest.DriftReference``.
 
-    :param answers: the labels that the rows were given, as indices below ``labels``.
+    :param answers: predicted labels of the rows, as indices below ``labels``.
     """
     import numpy as np
 
     def quantiles(values: Sequence[float]) -> list[float]:
         spread = np.quantile(values, np.linspace(0, 1, _QUANTILES))
-        return [float(value) for value in spread]  # a confidence rounded to 1 would call all others less sure
+        return [float(value) for value in spread]  # unrounded: with a quantile of 1 all others would be lower
 
     counts = np.bincount(np.array(answers, np.int64), minlength=labels)
     return {
@@ -207,7 +209,7 @@ def drift_reference(
 def folds_to_try(
     folds: Sequence[tuple[Integers, Integers]], enough: int = ENOUGH_TESTED
 ) -> Sequence[tuple[Integers, Integers]]:
-    """The first that test ``enough`` rows together, or all."""
+    """The first folds that together test ``enough`` rows, or all."""
     tested = 0
     for number, (_, test) in enumerate(folds, 1):
         tested += len(test)
@@ -217,12 +219,12 @@ def folds_to_try(
 
 
 def epochs_to_take(best: Sequence[int]) -> int:
-    """In how many epochs all rows are taught, by what was best in the folds; 0 if the clock ended one."""
+    """Epochs for the final training: the mean best epoch of the folds; 0 if the time limit ended one."""
     return 0 if 0 in best else round(sum(best) / len(best))
 
 
 def rows_aside(texts: Sequence[str]) -> list[int]:
-    """Which of the rows are watched while the others are learned from, equal texts together; none of few."""
+    """Indices of rows for early stopping, equal texts together; none of fewer than ``_ROWS_TO_WATCH``."""
     import numpy as np
 
     if len(texts) < _ROWS_TO_WATCH:

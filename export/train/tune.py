@@ -1,10 +1,10 @@
-"""A task learned from labelled messages: each method is tried on held-out rows, the best is taken.
+"""Task training: trains a task on labelled messages by several methods and keeps the best on held-out rows.
 
-``head`` leaves the encoder as it is and learns a classifier on its embeddings: seconds, and several tasks
-share one encoder. ``encoder`` teaches the encoder itself, labels or where fields stand: minutes, more often
-right, and the task brings its own encoder along. ``lora`` and ``qlora`` teach an adapter for a decoder, which
-writes fields: minutes to hours. Methods are always measured through the graph that a device runs, and on the
-same held-out rows their probabilities are calibrated, so that they mean something there.
+``head`` trains a classifier on a frozen encoder's embeddings: seconds, and several tasks share one encoder.
+``encoder`` fine-tunes the encoder on labels or spans: minutes, more accurate, but each task has its own
+encoder. ``lora`` and ``qlora`` train an adapter for a decoder, which also writes fields: minutes to hours.
+Methods are evaluated through the graph that a device runs, and their confidence is calibrated on the same
+held-out rows.
 """
 
 from __future__ import annotations
@@ -49,19 +49,19 @@ if TYPE_CHECKING:
     Integers = npt.NDArray[np.int64]
 
 FEWEST_ROWS: Final = 2
-"""Rows of each label that are needed: one to learn from and one to test with."""
+"""Rows that each label needs: one for training and one for testing."""
 FEWEST_FIELD_ROWS: Final = 10
 RISKS: Final = (0.05, 0.02, 0.01)
-"""Wanted errors whose coverage the report shows."""
+"""Error rates whose coverage the report shows."""
 _MUCH_SLOWER: Final = 4
-"""Times. An encoder that was taught takes as long as one that wasn't, a decoder a hundred times."""
+"""Factor. A fine-tuned encoder is as fast as before, a decoder a hundred times slower."""
 _PARTS: Final = 5
 _MADE: Final = "bundle"
 
 
 @dataclass(frozen=True, slots=True)
 class Task:
-    """What TASK.yaml says. ``labels`` is empty when the data decides; ``section`` is the whole entry."""
+    """The task of TASK.yaml. ``labels`` is empty if the rows decide; ``section`` is the whole entry."""
 
     name: str
     section: TaskSection
@@ -72,15 +72,15 @@ class Task:
 
     @property
     def instruction(self) -> str:
-        """What a decoder is told while it learns, and on the device: short, since it is read each time."""
+        """The decoder's instruction in training and on the device; short, since every request has it."""
         return self.section.instruction or self.name
 
 
 def load_task(file: Path) -> Task:
-    """Reads one entry of ``tasks:`` with its ``name``; how it is done so far doesn't matter.
+    """Reads one entry of ``tasks:`` with its ``name``; keys such as ``learned`` or ``threshold`` are ignored.
 
     :raises ConfigError: not such an entry.
-    :raises ExportError: a task that can't be learned.
+    :raises ExportError: a task of a kind that can't be trained.
     """
     ignored = ("learned", "adapter", "max_error", "threshold", "examples")
     name, section = loader.load_task(file, None, {"learned": "-"}, ignored)
@@ -92,7 +92,7 @@ def load_task(file: Path) -> Task:
 
 
 def read_rows(task: Task, data: Path) -> list[LabelledRow] | list[FieldsRow]:
-    """:raises ExportError: rows that can't be used, too few of a label, or of another kind than the task."""
+    """Reads the rows of a task. :raises ExportError: invalid rows, too few, or of another kind of task."""
     rows = load_answers(data)
     has_fields = isinstance(rows[0], FieldsRow)
     if task.section.kind is not None and has_fields != (task.section.kind == "extract"):
@@ -128,18 +128,18 @@ def check_rows(task: Task, rows: Sequence[LabelledRow | FieldsRow], data: Path) 
 
 
 def labels_of(task: Task, rows: Sequence[LabelledRow]) -> tuple[str, ...]:
-    """The task's, else those of the rows."""
+    """The task's labels, or else those of the rows."""
     return task.labels or tuple(sorted({row.label for row in rows}))
 
 
 def tune(
     task: Task, data: Path, out: Path, inputs: Inputs, budget: Budget
 ) -> tuple[Manifest, dict[str, Any]]:
-    """Learns ``task`` from ``data`` and writes the bundle ``out``.
+    """Trains ``task`` on ``data`` and writes the bundle ``out``.
 
     :return: the manifest, and the report with ``texts_per_s`` and ``bytes`` of each method that was tried.
-    :raises ExportError: rows that can't be used, too few of a label, or a method that ``inputs`` don't allow.
-    :raises BundleError: a bundle is none or is damaged.
+    :raises ExportError: invalid rows, too few of a label, or a method that ``inputs`` don't allow.
+    :raises BundleError: an input isn't a bundle or is damaged.
     """
     return learn(task, read_rows(task, data), data.name, out, inputs, budget)
 
@@ -153,8 +153,8 @@ def learn(
     budget: Budget,
     doubted: Collection[int] = (),
 ) -> tuple[Manifest, dict[str, Any]]:
-    """``tune`` of rows that were read; ``name`` is what the manifest calls them, ``doubted`` are numbers of
-    rows whose labels are not learned from."""
+    """``tune`` for rows in memory. :param name: of the rows, for the manifest. :param doubted: numbers of
+    rows that aren't trained on."""
     source = Source(id=name, revision=f"sha256:{_digest(rows)}")
     if isinstance(rows[0], FieldsRow):
         fields = [row for row in rows if isinstance(row, FieldsRow)]
@@ -169,9 +169,8 @@ def make_spec(
     doubted: Collection[int] = (),
     recalls: Mapping[str, float] = MappingProxyType({}),
 ) -> TaskSpec:
-    """:param doubted: numbers of rows whose labels are not learned from.
-    :param recalls: of labels, the share of their rows that is to be found.
-    :raises ExportError: one of these is no label of the task.
+    """:param doubted: numbers of rows that aren't trained on. :param recalls: wanted recall by label.
+    :raises ExportError: a label in ``recalls`` isn't the task's.
     """
     import numpy as np
 
@@ -190,7 +189,7 @@ def make_spec(
 def learn_labels(
     spec: TaskSpec, source: Source, out: Path, inputs: Inputs, budget: Budget
 ) -> tuple[Manifest, dict[str, Any]]:
-    """Learns a classify task. :return, raises: as ``tune``."""
+    """Trains a classify task. :return, raises: as ``tune``."""
     shares = [] if spec.shares is None else spec.shares.tolist()
     what = [
         source.revision,
@@ -211,7 +210,7 @@ def learn_labels(
             for file in (work / _MADE).iterdir():
                 file.rename(stage / file.name)
         calibration = best.fitted.calibration
-        if spec.shares is not None:  # what a teacher says is no truth: it promises nothing
+        if spec.shares is not None:  # error rates against a teacher's labels guarantee nothing
             calibration = calibration.model_copy(update={"risk": ()})
         report = _report(trials, best, calibration, spec) | fields.pop("report", {})
         learned = {
@@ -252,7 +251,7 @@ def make_field_spec(task: Task, rows: Sequence[FieldsRow]) -> FieldSpec:
 def learn_fields(
     spec: FieldSpec, source: Source, out: Path, inputs: Inputs, budget: Budget
 ) -> tuple[Manifest, dict[str, Any]]:
-    """Learns an extract task. :return, raises: as ``tune``."""
+    """Trains an extract task. :return, raises: as ``tune``."""
     what = [source.revision, spec.learned, spec.instruction]
     notes = Notes(_notes_folder(what, inputs, budget))
     with staged(out) as stage:
@@ -293,7 +292,7 @@ def learn_fields(
 
 
 def split_rows(texts: Sequence[str]) -> list[tuple[Integers, Integers]]:
-    """Fifths to test with in turn, each with the rest to learn from; equal texts stay together."""
+    """Five folds of training and test rows; equal texts stay together."""
     import numpy as np
 
     members = equal_texts(texts)
@@ -313,7 +312,7 @@ def _finish(
     learned: Mapping[str, Any],
     report: Mapping[str, Any],
 ) -> Manifest:
-    """Report and manifest; the licence is that of what was taught."""
+    """Writes report and manifest; the licence is the trained model's."""
     write_report(stage, report)
     whole = {
         "name": f"{name}-{fields['kind']}",
@@ -326,7 +325,7 @@ def _finish(
 
 
 def _notes_folder(what: Sequence[Any], inputs: Inputs, budget: Budget) -> Path:
-    """One for each order: the same command finds what it found before, another one doesn't."""
+    """The folder of notes for exactly this training, so that the same command resumes."""
     on = [load_bundle(folder).digest for folder in (inputs.bundle, inputs.base) if folder is not None]
     on += [origin.source.revision for origin in (inputs.checkpoint, inputs.decoder) if origin is not None]
     order = [__version__, what, on, list(budget.methods), budget.seconds]
@@ -334,7 +333,7 @@ def _notes_folder(what: Sequence[Any], inputs: Inputs, budget: Budget) -> Path:
 
 
 def _try_out(methods: Sequence[Method[AnyTrial]], budget: Budget) -> list[tuple[Method[AnyTrial], AnyTrial]]:
-    """A trial of each method. One that fails is left out, with its sentence, where there is another."""
+    """Tries each method. One that fails is left out with an announcement, unless it is the last chance."""
     tried: list[tuple[Method[AnyTrial], AnyTrial]] = []
     for number, method in enumerate(methods, 1):
         try:
@@ -349,8 +348,8 @@ def _try_out(methods: Sequence[Method[AnyTrial]], budget: Budget) -> list[tuple[
 def _write_best(
     tried: Sequence[tuple[Method[AnyTrial], AnyTrial]], budget: Budget, work: Path
 ) -> tuple[AnyTrial, dict[str, Any]]:
-    """Writes the bundle of the best trial into a folder apart from the rest of the work, which its manifest
-    must not list; where that fails, the first one's. :return: which one it was, and the manifest's fields."""
+    """Writes the best trial's bundle, or the first one's if that fails, into a folder of its own, since the
+    manifest lists all files. :return: the trial, and the manifest's fields."""
     best = choose([trial for _, trial in tried])
     method, made = next(method for method, trial in tried if trial is best), work / _MADE
     made.mkdir()
@@ -367,11 +366,10 @@ def _write_best(
 
 
 def choose(trials: Sequence[AnyTrial]) -> AnyTrial:
-    """The first trial, unless a later one is better on the rows that both held out.
+    """The best trial: a later one replaces an earlier one if it is better on the rows that both held out.
 
-    Better is being right on more of them, or on as many and with less loss, which few rows show more
-    clearly. What a device does much slower has to be better by more than one standard error of the
-    difference: not luckier. What costs it no more only has to be better.
+    Better means more right answers, or as many and less loss, which shows differences with few rows. A method
+    that is much slower on a device must be better by more than one standard error of the difference.
     """
     import numpy as np
 
@@ -387,7 +385,7 @@ def choose(trials: Sequence[AnyTrial]) -> AnyTrial:
 
 
 def _is_more(differences: Floats, errors: int) -> bool:
-    """Whether the mean of differences is above 0 by more than so many of its standard errors."""
+    """Whether the mean of ``differences`` is above 0 by more than ``errors`` standard errors."""
     return bool(differences.sum() > errors * math.sqrt((differences**2).sum()))
 
 
@@ -403,7 +401,7 @@ def _measured(trials: Sequence[Trial] | Sequence[FieldTrial]) -> dict[str, Any]:
 
 
 def _promises(calibration: Calibration | None) -> dict[str, Any]:
-    """What the held-out rows say of wanted errors, and the least of them that they can."""
+    """Coverage at ``RISKS``, and the least error rate that the held-out rows can guarantee."""
     if calibration is None or not calibration.risk:
         return {}
     least = min(point.error for point in calibration.risk)
@@ -411,13 +409,13 @@ def _promises(calibration: Calibration | None) -> dict[str, Any]:
 
 
 def _coverage(calibration: Calibration) -> dict[str, float | None]:
-    """How much is answered with each of ``RISKS``; None where the held-out rows don't show that."""
+    """Coverage at each of ``RISKS``; None if the held-out rows can't guarantee that error rate."""
     points = {str(risk): find_threshold(calibration, risk) for risk in RISKS}
     return {risk: None if point is None else point.coverage for risk, point in points.items()}
 
 
 def _report(trials: Sequence[Trial], best: Trial, calibration: Calibration, spec: TaskSpec) -> dict[str, Any]:
-    """The figures of the method that was taken, and of each the ones to compare by."""
+    """The report: figures of the chosen method, and of each method those for comparison."""
     compared = ("accuracy", "interval", "calibration_error")
     return {
         "method": best.method,
@@ -432,7 +430,7 @@ def _report(trials: Sequence[Trial], best: Trial, calibration: Calibration, spec
 
 
 def _digest(rows: Sequence[LabelledRow | FieldsRow]) -> str:
-    """SHA-256 of the rows' content: the same for a CSV and for JSON lines."""
+    """SHA-256 of the rows' content, the same for CSV and JSON Lines."""
     content = "\n".join(
         json.dumps([row.text, row.label if isinstance(row, LabelledRow) else dict(row.fields)])
         for row in rows
