@@ -1,4 +1,4 @@
-"""Figures of the structure: ``scripts/house.py [TREE...]`` prints a column a tree (default: this one)."""
+"""Structure metrics: ``scripts/house.py [TREE...]`` prints a column for each tree (default: this one)."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class Tree:
             yield from ((name, node) for node in ast.walk(tree))
 
     def arrows(self, *, types: bool = False) -> set[tuple[str, str]]:
-        """From module to module, of all imports, or of all but those for types."""
+        """Imports as (importing module, imported module). :param types: include those for type checking."""
         found = set()
         for name, tree in self.modules.items():
             typing = {
@@ -54,12 +54,12 @@ class Tree:
 
 
 def unit(name: str) -> str:
-    """The package that a module belongs to below its top level."""
+    """A module's package below the top level."""
     return ".".join(name.split(".")[:2])
 
 
 def circles(arrows: set[tuple[str, str]]) -> int:
-    """Units that can be reached from themselves."""
+    """Number of units that import themselves, directly or through others."""
     following: dict[str, set[str]] = {}
     for one, other in arrows:
         following.setdefault(one, set()).add(other)

@@ -1,10 +1,9 @@
-"""Writes what stands beside a package or in a container: whose work is in it, under which licences.
+"""Third-party licences and bill of materials for packages and containers.
 
     python -I scripts/third_party.py SITE_PACKAGES FOLDER
 
-``FOLDER/THIRD-PARTY.txt`` gets the licence texts of the distributions in SITE_PACKAGES,
-``FOLDER/sbom.cdx.json`` a bill of materials (CycloneDX 1.6). Nothing is looked up elsewhere, and the same
-distributions give the same bytes.
+Writes the licence texts of the distributions in SITE_PACKAGES to ``FOLDER/THIRD-PARTY.txt``, and a CycloneDX
+1.6 bill of materials to ``FOLDER/sbom.cdx.json``. Uses no network; the same distributions give the same bytes.
 """
 
 from __future__ import annotations
@@ -24,7 +23,7 @@ from typing import Any, cast
 
 OWN = "edgeslm"
 APACHE = Path(__file__).resolve().parent.parent / "LICENSE"
-"""The text of the Apache License 2.0, which some wheels under it lack."""
+"""Text of the Apache License 2.0, for wheels that lack it."""
 TEXTS = re.compile(r"(licen[cs]e|copying|notice|authors|third.?party).*", re.IGNORECASE)
 APACHE_NAMES = re.compile(r"Apache[- ](Software License|License|2\.0).*", re.IGNORECASE)
 SEPARATOR = "=" * 100
@@ -32,7 +31,7 @@ SEPARATOR = "=" * 100
 
 @dataclass(frozen=True)
 class Part:
-    """A distribution, its licence as it names it, and the texts that it brings by name."""
+    """A distribution: its licence as stated, and its licence texts by file name."""
 
     name: str
     version: str
@@ -48,12 +47,12 @@ class Part:
 
 
 def canonical(name: str) -> str:
-    """PEP 503."""
+    """A normalized name (PEP 503)."""
     return re.sub(r"[-_.]+", "-", name).lower()
 
 
 def read_parts(site: Path) -> list[Part]:
-    """:raises SystemExit: one brings no licence text, and what it says of itself names none that is known."""
+    """All distributions, by name. :raises SystemExit: one has no licence text and isn't under Apache 2.0."""
     found = [read_part(PathDistribution(info), site) for info in sorted(site.glob("*.dist-info"))]
     found.sort(key=lambda part: part.name)
     without = [part.name for part in found if not part.texts and part.name != OWN]
@@ -63,7 +62,7 @@ def read_parts(site: Path) -> list[Part]:
 
 
 def read_part(distribution: Distribution, site: Path) -> Part:
-    metadata = cast("Message", distribution.metadata)  # whose `get` tells of absent names
+    metadata = cast("Message", distribution.metadata)  # its `get` returns None for missing names
     name = canonical(metadata["Name"])
     expression = metadata.get("License-Expression")
     licence = expression or licence_name(metadata.get("License"), metadata.get_all("Classifier") or ())
@@ -71,7 +70,7 @@ def read_part(distribution: Distribution, site: Path) -> Part:
     if not info.is_dir():
         (info,) = (one for one in site.glob("*.dist-info") if one.name.lower().startswith(f"{_file(name)}-"))
     texts = dict(texts_in(info, site, everywhere=True))
-    for folder in site.iterdir():  # some wheels have them beside their modules
+    for folder in site.iterdir():  # some wheels have licence texts beside their modules
         if folder.is_dir() and folder.name.lower() == _file(name):
             texts |= texts_in(folder, site, everywhere=False)
     if not texts and APACHE_NAMES.fullmatch(licence):
@@ -89,7 +88,7 @@ def _file(name: str) -> str:
 
 
 def licence_name(text: str | None, classifiers: Sequence[str]) -> str:
-    """Of a distribution without a licence expression."""
+    """The licence of a distribution without a licence expression."""
     named = [line.rpartition(" :: ")[2] for line in classifiers if line.startswith("License :: ")]
     if text and "\n" not in text and len(text) < 60:
         return text
@@ -118,7 +117,7 @@ def third_party_text(parts: Sequence[Part]) -> str:
 
 
 def bill_of_materials(parts: Sequence[Part], made: datetime | None) -> dict[str, Any]:
-    """CycloneDX 1.6, as JSON. It has no time where none is known."""
+    """CycloneDX 1.6, as JSON. :param made: timestamp, if known."""
     known = {part.name: part.url for part in parts}
     serial = uuid.uuid5(uuid.NAMESPACE_URL, " ".join(sorted(known.values())))
     document: dict[str, Any] = {
