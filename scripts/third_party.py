@@ -2,8 +2,9 @@
 
     python -I scripts/third_party.py SITE_PACKAGES FOLDER
 
-Writes the licence texts of the distributions in SITE_PACKAGES to ``FOLDER/THIRD-PARTY.txt``, and a CycloneDX
-1.6 bill of materials to ``FOLDER/sbom.cdx.json``. Uses no network; the same distributions give the same bytes.
+Writes the licence texts of the distributions in SITE_PACKAGES to ``FOLDER/THIRD-PARTY.txt``, and a
+CycloneDX 1.6 bill of materials to ``FOLDER/sbom.cdx.json``. Uses no network. The same distributions give
+the same bytes.
 """
 
 from __future__ import annotations

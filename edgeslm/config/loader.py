@@ -133,9 +133,8 @@ def _validate(read: YamlDocument, folder: Path | None) -> Config | None:
     if sound is not None:
         broken = [path for path, _ in faults]
         unsound = frozenset(str(path[1]) for path in broken if path[0] == "knowledge" and len(path) > 1)
-        names = Names(
-            *(_keys(read.data.get(key)) for key in ("models", "tasks", "knowledge")), unsound=unsound
-        )
+        models, tasks, knowledge = (_keys(read.data.get(key)) for key in ("models", "tasks", "knowledge"))
+        names = Names(models, tasks, knowledge, unsound)
         follow = inconsistencies(sound, names, indices)
         faults += [fault for fault in follow if not any(_follows(fault[0], path) for path in broken)]
     # A text with a problem of its own, such as an unset variable, is empty here: no second problem for it.

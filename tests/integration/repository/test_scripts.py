@@ -371,7 +371,7 @@ def test_shares_have_each_file_of_the_rest_once(machine: Machine) -> None:
 
 def test_the_report_has_a_line_for_each_tier(tmp_path: Path) -> None:
     (tmp_path / "unit.xml").write_text(REPORT)
-    command = [sys.executable, ROOT / "scripts/test_report.py", tmp_path]
+    command = [sys.executable, str(ROOT / "scripts/test_report.py"), str(tmp_path)]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     assert done.stdout.splitlines()[1].split() == ["unit", "3", "1", "0", "1.5"]
 
@@ -385,7 +385,7 @@ def run_tests(
     python = machine.programs / "wheel's python"
     machine.program(python.name, f'#!/bin/sh\necho "$*" >>"$CALLS"\nexit {status}\n')
     (machine.clone / "scripts" / "wheel").write_text(f'#!/bin/sh\necho "{python}"\n')
-    command = [machine.clone / "scripts" / "test", *arguments.split()]
+    command = [str(machine.clone / "scripts" / "test"), *arguments.split()]
     done = subprocess.run(command, env=machine.environment(), capture_output=True, text=True)
     return done, [call for call in machine.calls() if "pytest" in call]
 

@@ -111,7 +111,9 @@ def test_the_architecture_is_one_page_and_names_what_exists() -> None:
             assert there.is_dir() or there.with_suffix(".py").is_file() or (ROOT / path).is_dir(), path
 
 
-@pytest.mark.parametrize("page", [page for page in PAGES if not page.startswith(("benchmarks/", "CHANGELOG"))])
+@pytest.mark.parametrize(
+    "page", [page for page in PAGES if not page.startswith(("benchmarks/", "CHANGELOG"))]
+)
 def test_every_file_of_the_repository_that_is_named_exists(page: str) -> None:
     """But for placeholders such as ``NAME``; ``edgeslm/`` begins topics too."""
     text = (ROOT / page).read_text("utf-8")

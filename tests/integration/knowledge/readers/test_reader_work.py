@@ -14,7 +14,7 @@ from edgeslm.knowledge.documents.passages import Document, split
 from edgeslm.knowledge.readers.document_builder import DocumentBuilder
 from edgeslm.knowledge.readers.docx import read_docx
 from edgeslm.knowledge.readers.markdown import read_markdown
-from edgeslm.knowledge.readers.pdf import _Entry, _build
+from edgeslm.knowledge.readers.pdf import _build, _Entry
 from edgeslm.knowledge.readers.plain_text import read_plain_text, read_restructured_text
 from edgeslm.knowledge.readers.pptx import read_pptx
 from edgeslm.knowledge.readers.reader import check_document

@@ -12,7 +12,7 @@ from edgeslm.cli.doctor.documents import judge_collections, judge_homes
 from edgeslm.cli.doctor.probes import SERVICE, Probes
 from edgeslm.config.loader import Config, parse_config
 from edgeslm.knowledge.index.collection import Collection
-from tests.boards import put
+from tests.support.boards import put
 
 
 def config_of(**sections: Any) -> Config:
