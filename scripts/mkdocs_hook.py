@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from mkdocs.config.defaults import MkDocsConfig
-from mkdocs.structure.files import File, Files
+from mkdocs.structure.files import File, Files, InclusionLevel
 from mkdocs.structure.pages import Page
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -46,7 +46,9 @@ def linked(page: str, link: re.Match[str]) -> str:
 
 def place_of(path: str) -> str:
     """On the site, of the file at ``path`` in the repository."""
-    return PAGES.get(path, path.removeprefix(DOCS))
+    if path in PAGES:
+        return PAGES[path]
+    return path.removeprefix(DOCS) if "/" in path else f"development/{path.lower()}"
 
 
 def on_files(files: Files, config: MkDocsConfig) -> Files:
@@ -62,15 +64,16 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
                     waiting.append(path)
     for path in found:
         if not path.startswith(DOCS):
-            files.append(File.generated(config, place_of(path), abs_src_path=str(ROOT / path)))
+            place, file = place_of(path), str(ROOT / path)
+            level = InclusionLevel.NOT_IN_NAV  # it may be there
+            files.append(File.generated(config, place, abs_src_path=file, inclusion=level))
     return files
 
 
 def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Files) -> str:
     """Links as those of the site; of the words behind a fence's language, a file's name becomes its title."""
-    path = next((path for path, place in PAGES.items() if place == page.file.src_uri), None)
-    if path is None:
-        path = page.file.src_uri if page.file.generated_by else DOCS + page.file.src_uri
+    file = page.file
+    path = str(Path(file.abs_src_path or "").relative_to(ROOT))
     if path in UNSEARCHED:
         page.meta["search"] = {"exclude": True}
 
@@ -78,7 +81,7 @@ def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Fil
         target = linked(path, link)
         if files.get_file_from_path(place_of(target)) is None and not target.endswith(".md"):
             return link["label"]  # code, which isn't on the site
-        place = posixpath.relpath(place_of(target), posixpath.dirname(page.file.src_uri) or ".")
+        place = posixpath.relpath(place_of(target), posixpath.dirname(file.src_uri) or ".")
         return f"[{link['label']}]({place}{link['anchor'] or ''})"
 
     for link in reversed(list(links(markdown))):
