@@ -362,8 +362,8 @@ class TestTimeOut:
         bench.run(2)
         bench.tell(ACCEPTED)
         assert self.why(bench) == (
-            "No result came within 60 s, though the request was sent 2 times; the node 'hall' has never said "
-            "a word here and was busy."
+            "No result came within 60 s, though the request was sent 2 times; the node 'hall' has never been "
+            "online here and was busy."
         )
 
     def test_the_connection_is_gone(self) -> None:
