@@ -233,7 +233,7 @@ class Forwarder:
         for order in list(self.waiting):
             if not self._members.doing(order.request.task):
                 task = order.request.task
-                why = f"No node of the pool that does the task {task!r} is there; try again later."
+                why = f"No node of the pool that does the task {task!r} is online; try again later."
                 self._give_up(order, Busy(why, retry_after_ms=RETRY_MS))
 
     def tick(self) -> None:
@@ -272,8 +272,8 @@ class Forwarder:
         if order.at or order.left_at:
             return TimedOut("No node of the pool answered in time.")
         if not self._members.doing(task):
-            return TimedOut(f"No node of the pool that does the task {task!r} is there.")
-        return Busy("All nodes of the pool have enough to do; try again later.", retry_after_ms=RETRY_MS)
+            return TimedOut(f"No node of the pool that does the task {task!r} is online.")
+        return Busy("All nodes of the pool are busy; try again later.", retry_after_ms=RETRY_MS)
 
     @staticmethod
     def _poisoned() -> RequestError:

@@ -116,7 +116,7 @@ class Dispatcher:
             meter=self.meter,
             database=self._database,
         )
-        log.info("at work for the pool %s", self.settings.pool)
+        log.info("active for the pool %s", self.settings.pool)
         self._manager.ready("online")
         try:
             return await self.work.run(self._stopping)

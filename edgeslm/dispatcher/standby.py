@@ -116,8 +116,8 @@ class Standby:
                     self.bus.failed.result()
                 if self.bus.connected and not self.bus.speaks_mqtt5:
                     raise BrokerError(
-                        "The broker speaks only MQTT 3.1.1, by which no node could tell a dispatcher what it "
-                        "answers; use one with MQTT 5, such as mosquitto."
+                        "The broker speaks only MQTT 3.1.1, but a dispatcher needs MQTT 5; use another "
+                        "broker, such as mosquitto."
                     )
         finally:
             await self.bus.stop()

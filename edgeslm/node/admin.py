@@ -104,13 +104,13 @@ class Admin(Extension):
                 changes = await self._take_up(await asyncio.to_thread(load_config, self._path))
             except EdgeslmError as error:
                 mistakes = "; ".join(str(error).splitlines())
-                self.problem = f"The changed configuration is not taken up: {without_paths(mistakes)}"
-                log.error("the configuration stays as it was: %s", mistakes)
+                self.problem = f"The reload failed, the old configuration stays: {without_paths(mistakes)}"
+                log.error("the reload failed, the old configuration stays: %s", mistakes)
                 raise
             finally:
                 self._manager.ready("online")
             self.problem = None
-            log.info("configuration taken up: %s", ", ".join(changes.reloadable) or "nothing has changed")
+            log.info("configuration reloaded: %s", ", ".join(changes.reloadable) or "nothing has changed")
             return changes
 
     async def serve_again(self, check: SwitchCheck | None = None) -> None:

@@ -62,9 +62,7 @@ class ControlApi(Extension):
         self._bus.ack(delivery)
         name = self._names[delivery.topic]
         if delivery.retain:
-            log.warning(
-                "a retained message on %s is left alone; send commands without retain", delivery.topic
-            )
+            log.warning("a retained message on %s is ignored; send commands without retain", delivery.topic)
             return
         is_full = len(self._running) >= MOST_RUNNING
         task = asyncio.create_task(self._run(name, delivery, is_full=is_full))
@@ -88,7 +86,7 @@ class ControlApi(Extension):
             log.info("command %s", name)
             answer = encode_answer(name, id, result=await self._handlers[name](command.arguments))
         except EdgeslmError as error:
-            log.warning("command %s is not done: %s", name, error)
+            log.warning("command %s is refused: %s", name, error)
             answer = encode_answer(name, id, error=_body(error))
         except Exception as error:  # a bug; the client still needs an answer
             log.error("command %s failed: %s", name, type(error).__name__)

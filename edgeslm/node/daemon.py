@@ -68,7 +68,7 @@ async def run(config: Config, path: Path | None = None) -> int:
     gone = _begin_start(store)
     daemon = Daemon(config, make_service(store.settled(config)), path, store)
     for model in gone:
-        daemon.updater.note_taken_back(model, "the node ended each time that it was started with it")
+        daemon.updater.note_taken_back(model, "the node crashed at each start with it")
     loop = asyncio.get_running_loop()
     loop.add_signal_handler(signal.SIGHUP, daemon.admin.request_reload)
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -233,8 +233,8 @@ class Daemon:
                 try:
                     await extension.stop()
                 except Exception as error:  # the others must still stop
-                    log.error("%s didn't end: %s", type(extension).__name__, type(error).__name__)
-                    log.debug("%s didn't end", type(extension).__name__, exc_info=error)
+                    log.error("%s failed to stop: %s", type(extension).__name__, type(error).__name__)
+                    log.debug("%s failed to stop", type(extension).__name__, exc_info=error)
             await self._bus.stop()
             await self.service.stop()
             self._journal.close()
@@ -287,7 +287,7 @@ class Daemon:
                 break
             left = await self._pipeline.drain(left_s)
         if left:
-            log.warning("%d messages are left; they are delivered at the next start", left)
+            log.warning("%d messages are unfinished; they are delivered again at the next start", left)
         with contextlib.suppress(OSError):
             self._store.end_start()
 

@@ -213,5 +213,5 @@ class Admission:
     def _ended(self, task: asyncio.Task[None]) -> None:
         self._tasks.discard(task)
         if not task.cancelled() and (error := task.exception()) is not None:
-            log.error("a message was not served to its end: %s", type(error).__name__)
-            log.debug("a message was not served to its end", exc_info=error)
+            log.error("the work on a message failed: %s", type(error).__name__)
+            log.debug("the work on a message failed", exc_info=error)

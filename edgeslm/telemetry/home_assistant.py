@@ -66,7 +66,7 @@ class Announcer(Extension):
             try:
                 await self._send()
             except Exception as error:  # must not disturb requests
-                log.error("Home Assistant was not told of everything: %s", type(error).__name__)
+                log.error("announcing to Home Assistant failed: %s", type(error).__name__)
                 log.debug("announcing", exc_info=True)
             await asyncio.sleep(PAUSE_S)
 
@@ -88,7 +88,7 @@ class Announcer(Extension):
         except FileNotFoundError:
             return set()
         except (OSError, ValueError):
-            log.warning("what Home Assistant was told before can't be read: %s", self._record)
+            log.warning("the record of Home Assistant's entities can't be read: %s", self._record)
             return set()
         return {topic for topic in noted if isinstance(topic, str)} if isinstance(noted, list) else set()
 
@@ -99,4 +99,4 @@ class Announcer(Extension):
         try:
             write_record(self._record, sorted(wanted))
         except OSError as error:
-            log.warning("what Home Assistant is told can't be noted: %s", error)
+            log.warning("the record of Home Assistant's entities can't be written: %s", error)

@@ -52,7 +52,7 @@ class ScrapeEndpoint(Extension):
             self._server = await asyncio.start_server(self._accept, host, port, limit=MOST_BYTES)
         except OSError as error:
             why = error.strerror or type(error).__name__
-            self.problem = f"Nobody can ask for metrics, since {host}:{port} can't be listened on: {why}."
+            self.problem = f"There is no metrics endpoint: {host}:{port} can't be listened on: {why}."
             log.error("%s", self.problem)
 
     async def stop(self) -> None:

@@ -102,4 +102,4 @@ class Allowance:
     def look(self) -> None:
         """:raises Stopped: the download was cancelled."""
         if self._stop.is_set():
-            raise Stopped("it was broken off")
+            raise Stopped("it was cancelled")

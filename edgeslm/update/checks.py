@@ -39,7 +39,7 @@ async def check(model: str, old: Deployment, new: Deployment) -> None:
     log.info("model %s: %d of %d checks are right, %d before", model, right_now, asked, right_before)
     if right_now < right_before:
         raise BundleError(
-            f"model {model}: {right_now} of {asked} checks are right, and {right_before} are now"
+            f"model {model}: {right_now} of {asked} checks are right, with the active bundle {right_before}"
         )
 
 
@@ -55,7 +55,7 @@ async def _answers(deployment: Deployment, task: str, examples: Sequence[Example
             async with asyncio.timeout(deployment.config.limits.request_timeout_s):
                 result = await deployment.run(request, None, None)
         except TimeoutError:
-            raise BundleError(f"task {task}: a check wasn't done in time") from None
+            raise BundleError(f"task {task}: a check timed out") from None
         except (Poisoned, ModelUnavailable) as error:
             raise BundleError(f"task {task}: the engine can't do a check: {error}") from None
         except RequestError as error:

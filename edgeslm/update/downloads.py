@@ -119,12 +119,12 @@ class Download:
                     ) from None
                 why = str(reason) or type(error).__name__
             except ValueError as error:  # an invalid address, given or redirected to
-                raise BundleError(f"{url[:200]}: no address that can be asked ({error})") from None
+                raise BundleError(f"{url[:200]}: not a valid address ({error})") from None
             if file.exists() and file.stat().st_size > before:
                 left = list(PAUSES_S)
             if not left:
                 raise Unreachable(f"{url}: can't be downloaded ({why}); what came is kept for the next try")
-            log.warning("%s broke off (%s); it goes on in %g s", url, why, left[0])
+            log.warning("%s broke off (%s); retry in %g s", url, why, left[0])
             self._allowance.wait(left.pop(0))
 
     def _fetch(self, url: str, file: Path) -> None:
@@ -179,9 +179,11 @@ class _Redirections(urllib.request.HTTPRedirectHandler):
 
     def redirect_request(self, req: Any, fp: Any, code: int, msg: str, headers: Any, newurl: str) -> Any:
         if not newurl.startswith(self._schemes):
-            raise BundleError(f"{req.full_url}: leads to {newurl}; only {SCHEME} addresses are taken")
+            raise BundleError(f"{req.full_url}: redirects to {newurl}; only {SCHEME} addresses are allowed")
         if self._within and (not newurl.startswith(self._within) or ".." in unquote(newurl)):
-            raise BundleError(f"{req.full_url}: leads to {newurl}, which is not below what may be named")
+            raise BundleError(
+                f"{req.full_url}: redirects to {newurl}, which is outside the allowed addresses"
+            )
         return super().redirect_request(req, fp, code, msg, headers, newurl)
 
 

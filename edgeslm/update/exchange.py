@@ -98,7 +98,7 @@ class Exchange(CommandFile):
         """:raises BundleError: another user could have written the file."""
         for folder in (self.folder, self.folder.parent):
             if folder.stat().st_mode & 0o022:
-                raise BundleError(f"{folder}: can be written by others and is not believed")
+                raise BundleError(f"{folder}: can be written by other users and is ignored")
         stream = os.fdopen(os.open(file, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK), "rb")
         if not stat.S_ISREG(os.fstat(stream.fileno()).st_mode):
             stream.close()

@@ -29,8 +29,8 @@ class Releases:
         highest = self._read().get(name, 0)
         if release < highest:
             raise BundleError(
-                f"{name}: release {release}, and release {highest} was at work here; "
-                "to go back to it all the same, say --older to edgeslm models activate"
+                f"{name}: release {release} is older than release {highest}, which was active here; "
+                "to use it anyway: edgeslm models activate --older"
             )
 
     def note(self, bundle: Bundle) -> None:
@@ -45,13 +45,13 @@ class Releases:
             try:
                 with self._file.open("rb") as stream:
                     if not is_ours(os.fstat(stream.fileno())):
-                        log.warning("%s can be written by others and is not believed", self._file)
+                        log.warning("%s can be written by other users and is ignored", self._file)
                         return {}
                     found = json.load(stream)
             except FileNotFoundError:
                 raise
             except (OSError, ValueError, RecursionError) as error:
-                log.error("%s can't be read, so older bundles are taken: %s", self._file, error)
+                log.error("%s can't be read, so older bundles are accepted: %s", self._file, error)
                 return {}
             if isinstance(found, dict):
                 return {name: number for name, number in found.items() if isinstance(number, int)}

@@ -112,7 +112,7 @@ class Staging:
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
-                raise Unreachable(f"{url}: is being brought already") from None
+                raise Unreachable(f"{url}: is being downloaded already") from None
             try:
                 if promise is not None:
                     self._allowance.check_room(promise.size - file.stat().st_size, url)

@@ -291,13 +291,13 @@ def _read(file: Path) -> _Record:
     try:
         with file.open("rb") as stream:
             if not is_ours(os.fstat(stream.fileno())):
-                log.warning("%s can be written by others and is not believed", file)
+                log.warning("%s can be written by other users and is ignored", file)
                 return _Record()
             return _Record.model_validate_json(stream.read())
     except FileNotFoundError:
         return _Record()
     except (OSError, ValidationError) as error:
-        log.error("%s can't be read, so models are what the configuration names: %s", file, error)
+        log.error("%s can't be read, so models use the configured bundles: %s", file, error)
         return _Record()
 
 

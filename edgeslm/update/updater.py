@@ -144,7 +144,7 @@ class Updater(Extension):
                 if self._exchange is not None:
                     await self._serve_exchange(self._exchange)
             except Exception as error:  # a full disk, or a bug: try again later
-                log.error("updates can't go on: %s", error if isinstance(error, OSError) else type(error))
+                log.error("updates are interrupted: %s", error if isinstance(error, OSError) else type(error))
                 log.debug("updates", exc_info=True)
                 await asyncio.sleep(FOLDER_EVERY_S)
 
@@ -420,7 +420,7 @@ class Updater(Extension):
             except InvalidRequest as error:
                 log.info("%s: %s", path, error)
             except (EdgeslmError, OSError) as error:
-                log.error("%s is not taken up: %s", path, error)
+                log.error("%s is not installed: %s", path, error)
                 if model not in self.outcomes or self.outcomes[model].state != "REJECTED":
                     why = without_paths(str(error)).rstrip(".")
                     self.outcomes[model] = UpdateOutcome("REJECTED", "staging", path.name, "", why)

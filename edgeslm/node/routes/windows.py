@@ -72,7 +72,7 @@ class WindowAggregator:
             if stored.window[0] in self.windows:
                 self._restore(stored)
                 continue
-            log.warning("%d messages are of a route that is no more; they are forgotten", stored.count)
+            log.warning("%d messages of a removed route are deleted", stored.count)
             with suppress(JournalError):
                 self.store.forget_route(stored.window[0])
 

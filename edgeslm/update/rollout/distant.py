@@ -90,14 +90,14 @@ class DistantModels:
             while (said := self._exchange.heard(command)) is None:
                 if stop.wait(LOOK_EVERY_S):
                     self._exchange.withdraw(command)
-                    raise Stopped("it was broken off")
+                    raise Stopped("it was cancelled")
                 if not self._exchange.is_node_running:
                     self._exchange.withdraw(command)
                     raise Unreachable(f"{part.url}: the node ended; what came is kept")
             if said.get("later"):
                 raise Unreachable(f"{part.url}: {said.get('error')}")
             if not isinstance(said.get("digest"), str):
-                raise BundleError(str(said.get("error", "the node doesn't take it")))
+                raise BundleError(str(said.get("error", "the node refuses it")))
             return _Taken(said["digest"])
 
         try:

@@ -99,7 +99,7 @@ class Hawkbit:
             self._next_poll = time.monotonic() + pause * random.uniform(0.5, 1.0)
             log.warning("%s (asked again in %.0f s)", error, self._next_poll - time.monotonic())
         except OSError as error:  # a full disk: no step without its record
-            log.error("the rollout can't go on: %s", error)
+            log.error("the rollout is interrupted: %s", error)
             self._next_poll = max(self._next_poll, time.monotonic() + FIRST_PAUSE_S)
             return FIRST_PAUSE_S
         left = max(0.0, self._next_poll - time.monotonic())

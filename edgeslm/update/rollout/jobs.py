@@ -173,11 +173,11 @@ class Book:
         try:
             with self.file.open("rb") as stream:
                 if not is_ours(os.fstat(stream.fileno())):
-                    log.warning("%s can be written by others and is not believed", self.file)
+                    log.warning("%s can be written by other users and is ignored", self.file)
                     return Record()
                 return Record.model_validate_json(stream.read(4_000_000))
         except FileNotFoundError:
             return Record()
         except (OSError, ValidationError) as error:
-            log.error("%s can't be read, so it begins anew: %s", self.file, str(error).partition("\n")[0])
+            log.error("%s can't be read and is reset: %s", self.file, str(error).partition("\n")[0])
             return Record()

@@ -93,12 +93,12 @@ class Server:
                 ) from None
             raise RolloutError(f"{url}: {reason or type(error).__name__}") from None
         except ValueError as error:  # an invalid address
-            raise RolloutError(f"{url[:200]!r}: no address that can be asked ({error})") from None
+            raise RolloutError(f"{url[:200]!r}: not a valid address ({error})") from None
 
 
 class _NoRedirection(urllib.request.HTTPRedirectHandler):
     def redirect_request(self, req: Any, fp: Any, code: int, msg: str, headers: Any, newurl: str) -> Any:
-        raise RolloutError(f"{req.full_url}: leads to {newurl[:200]}; redirections aren't followed")
+        raise RolloutError(f"{req.full_url}: redirects to {newurl[:200]}; redirects aren't followed")
 
 
 def _read(answer: http.client.HTTPResponse) -> bytes:

@@ -171,9 +171,7 @@ class StateMachine:
                 self._put_part(job, index, asked=False, tries=tries)
             return part.asked
         if part.tries >= MOST_TRIES:
-            why = (
-                f"the node ended {MOST_TRIES} times while it tested the bundle, or didn't say what came of it"
-            )
+            why = f"the node ended {MOST_TRIES} times while it tested the bundle, or didn't answer"
             self._undo(job, "FAILED", why)
             return True
         before = part.before or self._models.digest(part.model)
@@ -221,7 +219,7 @@ class StateMachine:
                     self._gone_since = self._gone_since or time.monotonic()
                     if time.monotonic() - self._gone_since < UNEXPLAINED_S:
                         return True
-                why = why or "nobody says why"
+                why = why or "no reason given"
                 self._undo(job, "FAILED", f"model {part.model} was taken back: {why}")
                 return True
         if all(standing == "proved" for standing in standings):

@@ -344,7 +344,7 @@ def test_it_ends_when_it_is_told_to(store: Store, bundle: Path, tmp_path: Path) 
     stop = threading.Event()
     stop.set()
     for source in (bundle, pack(bundle, tmp_path / "a.tar")):
-        with pytest.raises(BundleError, match="broken off"):
+        with pytest.raises(BundleError, match="cancelled"):
             bring(store, source, stop=stop)
     assert left_over(store) == []
 
@@ -482,7 +482,7 @@ def test_a_server_that_sends_a_byte_now_and_then_does_not_hold_up_the_end(
     stop.set()
     thread.join(WAIT_S)
     over.set()
-    assert "broken off" in str(failed[0])
+    assert "cancelled" in str(failed[0])
 
 
 @pytest.mark.parametrize("address", ["https://[", "https://localhost:x/", "https://h/\xfc"])
@@ -494,7 +494,7 @@ def test_a_redirection_to_no_address_is_refused(store: Store, server: Server, ad
 
 def test_a_redirection_does_not_climb_out_of_what_is_allowed(store: Store, server: Server) -> None:
     server.leads_to = f"{server.url.removesuffix('v2.tar')}bundles/%2e%2e/v2.tar"
-    with pytest.raises(BundleError, match="not below"):
+    with pytest.raises(BundleError, match="outside"):
         bring(store, server.url, login=server.login, within=[f"{server.url.removesuffix('v2.tar')}bundles"])
 
 

@@ -80,7 +80,7 @@ def test_a_lower_release_than_was_at_work_is_not_activated_unless_told(
         assert operator.give("models/activate", model="small", digest=digests[2])["status"] == "ok"
         wait_state(app, "SUCCEEDED")
         refused = operator.give("models/activate", model="small", digest=digests[1])["error"]["message"]
-        assert "fake-decoder: release 1, and release 2 was at work here" in refused
+        assert "fake-decoder: release 1 is older than release 2, which was active here" in refused
         told = operator.give("models/activate", model="small", digest=digests[1], older=True)
         assert "updates.older" in told["error"]["message"]
     configuration["updates"]["older"] = True
@@ -88,7 +88,7 @@ def test_a_lower_release_than_was_at_work_is_not_activated_unless_told(
         app.take_state(BASE, "online")
         operator = Operator(app, "again")
         refused = operator.give("models/activate", model="small", digest=digests[1])["error"]["message"]
-        assert "release 2 was at work here" in refused, "it is remembered"
+        assert "older than release 2" in refused, "it is remembered"
         told = operator.give("models/activate", model="small", digest=digests[1], older="yes")
         assert "true or false" in told["error"]["message"]
         told = operator.give("models/activate", model="small", digest=digests[1], older=True)
@@ -182,7 +182,7 @@ async def fails(bundle: Bundle, **how: object) -> None:
     [
         (b"crash at load", "ended unexpectedly"),
         (b"crash at once", "can't do a check"),
-        (b"wrong answers", "0 of 2 checks are right, and 2"),
+        (b"wrong answers", "0 of 2 checks are right, with the active bundle 2"),
     ],
 )
 def test_a_bad_model_never_serves(
