@@ -59,9 +59,9 @@ def node_user(config: Config) -> User:
 
 def _own(topics: Topics, config: Config) -> Iterator[Grant]:
     for said in (topics.requests_filter, topics.cancel, topics.feedback):
-        yield Grant("read", said, "what apps tell it")
+        yield Grant("read", said, "requests and messages of apps")
     for told in (topics.state, topics.info, topics.health, topics.dead):
-        yield Grant("write", told, "what it says of itself")
+        yield Grant("write", told, "its state, info, health and dead letters")
     # It reads them too, for `edgeslm check --connect`.
     yield Grant("readwrite", topics.result("#"), "its results")
     yield from _replies(config)
@@ -69,8 +69,10 @@ def _own(topics: Topics, config: Config) -> Iterator[Grant]:
         yield Grant("read", topics.control(_levels(command)), "commands that it takes (control)")
         yield Grant("write", topics.control_result(_levels(command)), "commands that it takes (control)")
     if (prefix := config.discovery.prefix) is not None:
-        yield Grant("write", entity_filter(prefix, topics.base), "what Home Assistant is told (discovery)")
-        yield Grant("read", f"{prefix}/status", "what Home Assistant is told (discovery)")
+        yield Grant(
+            "write", entity_filter(prefix, topics.base), "discovery messages for Home Assistant (discovery)"
+        )
+        yield Grant("read", f"{prefix}/status", "discovery messages for Home Assistant (discovery)")
     yield Grant("read", BROKER_DROPPED, "what the broker dropped, for health")
 
 
@@ -273,8 +275,8 @@ def render(users: Sequence[User]) -> str:
     :raises ProvisionError: two users have one name, or a filter can't stand in such a file.
     """
     lines = [
-        "# Who may use which topics. Made by `edgeslm provision`: make it anew when a configuration changes.",
-        "# What no line allows is forbidden. The names are those in the certificates of the clients.",
+        "# Topics of each client. Made by `edgeslm provision`; make it again after a configuration changes.",
+        "# Everything else is forbidden. Users are the names in the clients' certificates.",
     ]
     seen: set[str] = set()
     for user in users:

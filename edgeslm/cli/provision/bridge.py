@@ -305,12 +305,12 @@ def hub_access(bridge: Bridge) -> User:
 _CONNECTION = """\
 # The bridge of the site {site} to its hub, for mosquitto 2.0. Made by `edgeslm provision site`.
 #
-# For the broker of the site: put it into /etc/mosquitto/conf.d, where it must come behind the file with the
-# broker's own settings, as it does behind edgeslm.conf, and restart mosquitto: SIGHUP reads no bridges.
+# Copy it to /etc/mosquitto/conf.d on the site's broker, where its name must sort after that of the broker's
+# own settings (edgeslm.conf), and restart mosquitto: SIGHUP doesn't reload bridges.
 # docs/guides/sites.md says what goes where.
 
-# What waits for the hub without a way to it: {per_s:g} messages a second for {hours:g} h, {kib:g} KiB each.
-# mosquitto has one limit for all its clients.
+# Queue while the hub can't be reached: {per_s:g} messages per second for {hours:g} h, {kib:g} KiB each.
+# mosquitto has one limit for all clients.
 max_queued_messages {messages}
 max_queued_bytes {size}
 {saving}
@@ -322,11 +322,11 @@ bridge_keyfile {folder}/{user}.key
 bridge_tls_version tlsv1.2
 bridge_insecure false
 
-# MQTT 5 takes Correlation Data, Response Topic and Message Expiry along.
+# MQTT 5 passes on Correlation Data, Response Topic and Message Expiry.
 bridge_protocol_version mqttv50
 try_private true
 
-# The queue is that of a session at this broker, which never ends.
+# The queue belongs to a session at this broker that never expires.
 cleansession false
 local_clientid {client_id}
 remote_clientid {client_id}
@@ -335,13 +335,13 @@ restart_timeout {first} {last}
 keepalive_interval {keepalive}
 bridge_attempt_unsubscribe false
 
-# At the hub: 1, or 0 as the bridge's last will. The same at the site.
+# 1 while connected, 0 as the bridge's last will; at the hub and at the site.
 notifications true
 notifications_local_only false
 notification_topic {link}
 """
 _SAVING = """
-# A power cut takes the last {lost_s} s of it. Each time the whole database is written.
+# A power cut loses the last {lost_s} s of the queue. Each save writes the whole database.
 autosave_on_changes false
 autosave_interval {save_s}
 """

@@ -21,7 +21,7 @@ allow_anonymous false
 """
 """The login of the profiles, which :data:`_MUTUAL_TLS` replaces."""
 _MUTUAL_TLS = """\
-# Only who has a certificate of this site's authority gets in, and is who the certificate says.
+# Clients need a certificate of this site's authority; the name in it is their login.
 listener {port}
 cafile {folder}/{authority}.pem
 certfile {folder}/{broker}.pem
@@ -31,7 +31,7 @@ use_identity_as_username true
 tls_version tlsv1.2
 allow_anonymous false
 
-# Who may use which topics; `edgeslm provision acl` makes it. mosquitto reads it again on SIGHUP.
+# The access list, made by `edgeslm provision acl`. mosquitto reloads it on SIGHUP.
 acl_file {folder}/{access}
 """
 

@@ -61,7 +61,7 @@ def test_acl_prints_or_writes_and_never_writes_over(
 ) -> None:
     assert run("acl", config, "--app", "desk:triage") == 0
     text = capsys.readouterr().out
-    assert text.startswith("# Who may use which topics.")
+    assert text.startswith("# Topics of each client.")
     assert "\nuser desk\n" in text
     out = tmp_path / "access.acl"
     assert run("acl", config, "--app", "desk:triage", "--out", out) == 0
@@ -76,7 +76,7 @@ def test_acl_prints_or_writes_and_never_writes_over(
     assert json.loads(capsys.readouterr().out)["hall"][0] == {
         "access": "read",
         "filter": "edgeslm/v1/hall/req/+",
-        "why": "what apps tell it",
+        "why": "requests and messages of apps",
     }
 
 
