@@ -1,6 +1,5 @@
-"""The command line: ``main``, and a module a command: its summary, an example, its arguments, what it runs.
+"""Command line of ``edgeslm-export``: ``main``, and a module for each command.
 
-Each has ``SUMMARY``, ``EXAMPLE``, ``add_arguments(parser)`` and ``run(options)``, and imports what does the
-work inside ``run``, so that ``--help`` answers at once. ``GOES_ON`` is true of one that goes on where it was
-interrupted when it is given again.
+Each command has ``SUMMARY``, ``EXAMPLE``, ``add_arguments(parser)`` and ``run(options)``. Heavy imports are
+inside ``run``, so that ``--help`` is fast. ``RESUMES`` is true for commands that continue an interrupted run.
 """

@@ -1,4 +1,4 @@
-"""``edgeslm-export adapter``."""
+"""Command ``edgeslm-export adapter``."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ def add_arguments(command: argparse.ArgumentParser) -> None:
     )
     command.add_argument("out", type=Path, metavar="OUT", help="the bundle folder to make")
     command.add_argument(
-        "--base", type=Path, required=True, metavar="BUNDLE", help="decoder bundle that it adds to"
+        "--base", type=Path, required=True, metavar="BUNDLE", help="the decoder bundle that it is for"
     )
 
 
 def run(options: argparse.Namespace) -> None:
-    """Makes an adapter bundle and shows what was measured."""
+    """Makes an adapter bundle and prints its measurements."""
     from edgeslm_export.bundle.writer import check_absent
     from edgeslm_export.models.adapter import export_adapter
 

@@ -1,4 +1,4 @@
-"""Arguments that several commands of ``edgeslm-export`` have, and what they are as values."""
+"""Command-line arguments that commands of ``edgeslm-export`` share, and their types."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 
 def positive(text: str) -> float:
-    """An argparse type: a number above 0 that isn't infinite. ``nan`` is none."""
+    """An argparse type: a finite number above 0."""
     try:
         number = float(text)
     except ValueError:
@@ -22,7 +22,7 @@ def positive(text: str) -> float:
 
 
 def share(text: str) -> float:
-    """An argparse type: a number between 0 and 1, neither included."""
+    """An argparse type: a number between 0 and 1, both excluded."""
     try:
         number = float(text)
     except ValueError:
@@ -52,14 +52,14 @@ def whole(text: str) -> int:
 
 
 def release(text: str) -> int:
-    """An argparse type: a whole number from 0 on, as a manifest takes it."""
+    """An argparse type: a whole number from 0 to the manifest's maximum, 2**53 - 1."""
     if not (text.isascii() and text.isdigit() and int(text) < 2**53):
         raise argparse.ArgumentTypeError(f"{text} is no whole number from 0 on")
     return int(text)
 
 
 def add_source(command: argparse.ArgumentParser) -> None:
-    """SRC and OUT, as every command has them that makes a bundle of a model."""
+    """Adds SRC and OUT, for commands that make a bundle from a model."""
     command.add_argument(
         "src", metavar="SRC", help="hub id (owner/name or owner/name@revision), folder or .gguf file"
     )
@@ -67,32 +67,32 @@ def add_source(command: argparse.ArgumentParser) -> None:
 
 
 def add_questions(command: argparse.ArgumentParser, words: str) -> None:
-    """``--questions``, told by ``words``, and how long they may be learned from."""
+    """Adds ``--questions``, with the help ``words``, and ``--minutes``."""
     command.add_argument("--questions", type=Path, metavar="DATA", help=words)
     command.add_argument(
-        "--minutes", type=positive, default=0.0, help="that the teaching may take (default: no limit)"
+        "--minutes", type=positive, default=0.0, help="most minutes of training (default: no limit)"
     )
 
 
 def questions_of(options: argparse.Namespace) -> list[QuestionRow]:
-    """Of the file that ``add_questions`` asked for; none without it.
+    """The rows of ``--questions``; none without it.
 
-    :raises ExportError: it can't be read, or a time is given without it.
+    :raises ExportError: the file can't be read, or ``--minutes`` is given without it.
     """
     from edgeslm_export.data.rows import load_questions
 
     from edgeslm.errors import ExportError
 
     if options.minutes and not options.questions:
-        raise ExportError("--minutes bounds the teaching, which takes --questions: name these too.")
+        raise ExportError("--minutes limits the training, which needs --questions: name these too.")
     return load_questions(options.questions) if options.questions else []
 
 
 def find_base(path: Path, *named: Path | None) -> Path:
-    """The bundle that the head or adapter in ``path`` adds to: of those that are ``named`` the first that
-    fits, else looked for beside it and among the starter's; of a head with its own encoder that itself.
+    """The base bundle of the head or adapter in ``path``, by its digest: the first of those ``named`` that
+    fits, or else one beside ``path`` or among the starter's. A head with its own encoder is its own base.
 
-    :raises ExportError: it isn't found. :raises BundleError: ``path`` is no bundle.
+    :raises ExportError: it isn't found. :raises BundleError: ``path`` isn't a bundle.
     """
     from edgeslm_export.starter import default_folder
 

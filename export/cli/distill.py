@@ -1,4 +1,4 @@
-"""``edgeslm-export distill``."""
+"""Command ``edgeslm-export distill``."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ if TYPE_CHECKING:
     from edgeslm_export.train.distill import Teacher
     from edgeslm_export.train.spec import Budget
 
-SUMMARY = "teach a small model what a larger one says of unlabelled messages"
-GOES_ON = True
+SUMMARY = "train a small model on the labels that a larger one gives to messages"
+RESUMES = True
 EXAMPLE = "edgeslm-export distill spam.yaml unlabelled.jsonl learned/spam --teacher learned/spam-lora"
 
 
@@ -39,37 +39,38 @@ def add_arguments(command: argparse.ArgumentParser) -> None:
         "--teacher",
         required=True,
         metavar="BUNDLE_OR_SRC",
-        help="a bundle that was taught the task, a decoder's bundle, or a decoder's checkpoint (folder, "
-        ".gguf or hub id)",
+        help="a bundle with the learned task, a decoder's bundle, or a decoder's checkpoint (folder, .gguf "
+        "or hub id)",
     )
     command.add_argument(
         "--teacher-base",
         type=Path,
         metavar="BUNDLE",
-        help="what a taught teacher adds to (default: looked for nearby)",
+        help="the base of a teacher with the learned task (default: looked for nearby)",
     )
     command.add_argument(
         "--sure",
         type=_sure,
         metavar="SHARE",
         default=SURE,
-        help="confidence, from 0 to 1, from which on the teacher's answer is learned from "
-        "(default: %(default)s)",
+        help="least confidence, from 0 to 1, of a teacher's label to be used (default: %(default)s)",
     )
-    command.add_argument("--ask", action="store_true", help="ask about what the teacher isn't sure of")
-    command.add_argument("--test", type=Path, metavar="DATA", help="labelled rows to try all of them on")
+    command.add_argument("--ask", action="store_true", help="ask about texts below that confidence")
+    command.add_argument(
+        "--test", type=Path, metavar="DATA", help="labelled rows to evaluate teacher and students on"
+    )
     command.add_argument(
         "--hand",
         type=Path,
         metavar="DATA",
-        help="labelled rows: a student of as many of them is shown beside",
+        help="labelled rows: for comparison, a student is trained on as many of them",
     )
     add_inputs(command)
     add_budget(command, ENCODER)
 
 
 def _sure(text: str) -> float:
-    """An argparse type: 0 takes all that the teacher says, 1 only what it is certain of."""
+    """An argparse type: a number from 0 to 1, both included."""
     try:
         number = float(text)
     except ValueError:
@@ -80,7 +81,7 @@ def _sure(text: str) -> float:
 
 
 def run(options: argparse.Namespace) -> None:
-    """Asks the teacher, teaches the student, and shows both."""
+    """Labels texts by the teacher, trains the student, and prints the evaluation of both."""
     from edgeslm_export.bundle.writer import check_absent
     from edgeslm_export.data.rows import bare_text, counted, load_rows, load_texts
     from edgeslm_export.evaluate.task_eval import check_answers
@@ -97,19 +98,19 @@ def run(options: argparse.Namespace) -> None:
     test = load_rows(options.test, task.labels) if options.test else []
     hand = load_rows(options.hand, task.labels) if options.hand else []
     tested = {bare_text(row.text) for row in test}
-    texts = [text for text in texts if bare_text(text) not in tested]  # nothing of the test is learned from
+    texts = [text for text in texts if bare_text(text) not in tested]
     hand = [row for row in hand if bare_text(row.text) not in tested]
     with Bar() as bar, tempfile.TemporaryDirectory(prefix="teacher-") as work:
         budget = make_budget(options, bar)
         teacher = _teacher(options, Path(work), budget)
-        if test:  # a label that nobody knows would end the comparison after all the teaching
+        if test:  # an unknown label would fail the comparison, after all the training
             check_answers(options.test, test, labels_of(teacher, task))
         inputs = find_inputs(options, budget)
         ask_user = _ask if options.ask else None
         notes = find_notes(teacher, task, texts)
         said = ask_teacher(teacher, task, texts, notes, budget, sure=options.sure, ask_user=ask_user)
-        left = f"{said.dropped} were dropped, {said.asked} asked about"
-        bar.say(f"{len(said.texts)} texts are learned from, {left}.")
+        rest = f"{said.dropped} were dropped, {said.asked} labelled by you"
+        bar.say(f"Training on {len(said.texts)} texts; {rest}.")
         source = Source(id=options.texts.name, revision=f"sha256:{_digest(said.texts)}")
         _, report = distil(task, said, source, options.out, inputs, budget)
         compared: list[dict[str, Any]] = []
@@ -125,7 +126,7 @@ def run(options: argparse.Namespace) -> None:
         print_json({"bundle": str(options.out), **report})
         return
     print_line(f"{options.out}: learned {task.name} from {len(said.texts)} texts: {HOW[report['method']]}")
-    print_line(f"says what the teacher says   {report['accuracy']:.3f} of {report['rows']} texts held out")
+    print_line(f"agrees with the teacher on   {report['accuracy']:.3f} of {report['rows']} held-out texts")
     for label, count in said.left_out.items():
         print_line(f"left out: {label!r}, which {counted(count, 'text has', 'texts have')}; it is never said")
     if compared:
@@ -133,13 +134,13 @@ def run(options: argparse.Namespace) -> None:
 
 
 def _teacher(options: argparse.Namespace, work: Path, budget: Budget) -> Teacher:
-    """:raises ExportError: neither a bundle nor a checkpoint that can be exported."""
+    """Finds or exports the teacher. :raises ExportError: not a bundle, or a source that can't be exported."""
     from edgeslm_export.sources.hub import resolve_source
     from edgeslm_export.train.distill import Teacher, export_teacher
 
     folder, revision = Path(options.teacher), ""
     if not (folder / "manifest.json").is_file():
-        budget.announce(f"Exporting {options.teacher}, so that it can be asked.")
+        budget.announce(f"Exporting {options.teacher} to a bundle that can label texts.")
         origin = resolve_source(options.teacher, "decoder", budget.announce)
         folder, revision = export_teacher(origin, work / "bundle", budget), origin.source.revision
     bundle = load_bundle(folder)
@@ -150,9 +151,9 @@ def _teacher(options: argparse.Namespace, work: Path, budget: Budget) -> Teacher
 
 
 def _ask(text: str, labels: Sequence[str], guess: str) -> str | None:
-    """Asks on the terminal until the answer is a label, its number, or nothing.
+    """Asks on the terminal until the answer is a label, its number, or empty (None).
 
-    :raises EOFError: Ctrl-D, or nobody sits there any more.
+    :raises EOFError: Ctrl-D, or the terminal is gone.
     """
     keys = "Enter drops it, Ctrl-D all that follow"
     numbered = "  ".join(f"{number} {label}" for number, label in enumerate(labels, 1))

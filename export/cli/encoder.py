@@ -1,4 +1,4 @@
-"""``edgeslm-export encoder``."""
+"""Command ``edgeslm-export encoder``."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from edgeslm_export.cli.progress import Bar
 from edgeslm_export.cli.screen import print_bundle
 from edgeslm_export.graph.encoder_recipe import DEFAULT_RECIPE, RECIPES
 
-SUMMARY = "an embedding model to an encoder bundle, through optimum; taught to search, if you like"
+SUMMARY = "an embedding model to an encoder bundle, through optimum; optionally trained for search"
 EXAMPLE = "edgeslm-export encoder sentence-transformers/all-MiniLM-L6-v2 minilm-l6-int8"
 
 
@@ -21,13 +21,13 @@ def add_arguments(command: argparse.ArgumentParser) -> None:
     )
     add_questions(
         command,
-        'JSON lines {"text", "question", "answer"}, as the command reader takes them, to teach it to find '
-        "texts by questions (default: it is taken as it is)",
+        'JSON lines {"text", "question", "answer"}, as for the command reader, to train it for search by '
+        "questions (default: no training)",
     )
 
 
 def run(options: argparse.Namespace) -> None:
-    """Makes an encoder bundle and shows what was measured."""
+    """Makes an encoder bundle and prints its measurements."""
     from edgeslm_export.bundle.writer import check_absent
     from edgeslm_export.models.encoder import export_encoder
     from edgeslm_export.sources.hub import resolve_source

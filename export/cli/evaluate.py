@@ -1,4 +1,4 @@
-"""``edgeslm-export evaluate``."""
+"""Command ``edgeslm-export evaluate``."""
 
 from __future__ import annotations
 
@@ -24,25 +24,24 @@ EXAMPLE = (
 
 
 def add_arguments(command: argparse.ArgumentParser) -> None:
-    """BUNDLE, what it is asked, and what it is compared with."""
     command.add_argument("bundle", type=Path, metavar="BUNDLE")
     command.add_argument(
         "data",
         type=Path,
         nargs="?",
         metavar="DATA",
-        help='rows with what is right: {"text", "label"}, or for a decoder {"text", "fields"}',
+        help='labelled rows: {"text", "label"}, or {"text", "fields"}',
     )
     command.add_argument(
         "--task",
         type=Path,
         metavar="TASK.yaml",
-        help="one entry of `tasks:` with its name: how a decoder is asked (default: by what DATA has)",
+        help="one entry of `tasks:` with its name: a decoder's task (default: derived from DATA)",
     )
     command.add_argument(
         "--reference",
         metavar="SRC",
-        help="the float model that a decoder was made of (hub id, folder or .gguf), to compare with",
+        help="the float model that a decoder was made from (hub id, folder or .gguf), to compare with",
     )
     command.add_argument(
         "--text",
@@ -55,29 +54,30 @@ def add_arguments(command: argparse.ArgumentParser) -> None:
         "--encoder",
         type=Path,
         metavar="BUNDLE",
-        help="the encoder or decoder that a learned head or adapter adds to (default: looked for nearby)",
+        help="the encoder or decoder of a learned head or adapter (default: looked for nearby)",
     )
     command.add_argument(
         "--max-error",
         type=share,
         metavar="SHARE",
-        help="of what a learned task answers; it abstains from the rest, and the share that is left is shown",
+        help="highest error rate of a learned task's answers: it abstains from uncertain rows",
     )
     command.add_argument(
-        "--answers", action="store_true", help="add what a learned task made of each row to the JSON line"
+        "--answers", action="store_true", help="add a learned task's answer to each row to the JSON line"
     )
-    command.add_argument("--threads", type=whole, help="threads of the inference (default: one a core)")
+    command.add_argument("--threads", type=whole, help="inference threads (default: one for each core)")
 
 
 def run(options: argparse.Namespace) -> None:
-    """Shows the report card."""
+    """Prints the report card."""
     from edgeslm_export.evaluate.report_card import Required, check_wanted, evaluate_bundle
 
     if options.text is not None and options.reference is None:
         raise ExportError(
             "A text (--text) is for comparing with the float model: name it with --reference SRC."
         )
-    compared = options.reference is not None  # which may be a large download: all else is looked at before
+    compared = options.reference is not None
+    # Before the reference, which may be a large download.
     check_wanted(load_bundle(options.bundle), options.data, options.task, compared=compared)
     with Bar() as bar:
         wanted = Required(
@@ -98,7 +98,7 @@ def run(options: argparse.Namespace) -> None:
 
 
 def _base_of(path: Path) -> Path | None:
-    """What a head or an adapter adds to."""
+    """The base of a head or adapter; None for other bundles."""
     manifest = load_bundle(path).manifest
     return find_base(path) if manifest.head or manifest.adapter else None
 
@@ -110,7 +110,7 @@ def _origin(options: argparse.Namespace, bar: Bar) -> Origin | None:
 
 
 def _corpora(options: argparse.Namespace, bar: Bar) -> list[Corpus]:
-    """The public text and the user's own; where the public one can't be had, the own one alone."""
+    """The public text and the user's own; only the latter if the former can't be downloaded."""
     from edgeslm_export.sources.corpus import own_corpus, public_corpus
     from edgeslm_export.sources.wheel_data import Packages
 

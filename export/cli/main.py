@@ -1,7 +1,4 @@
-"""The command ``edgeslm-export``: arguments in, sentences and figures out.
-
-Parses and picks the command, each a module beside this one; tells failures in one sentence.
-"""
+"""Entry point of ``edgeslm-export``: parses arguments, runs a command, reports failures in one sentence."""
 
 from __future__ import annotations
 
@@ -54,30 +51,30 @@ COMMANDS: Mapping[str, ModuleType] = {
 }
 
 RELEASED = frozenset({"model", "encoder", "adapter", "reader", "tune", "distill", "ship"})
-"""Those that make bundles of one's own."""
+"""Commands that make bundles with a release number."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs one command.
 
-    :return: the exit status: 0, 1 after a failure that was told in a sentence, 130 after Ctrl-C.
+    :return: the exit status: 0, 1 after a failure, 130 after Ctrl-C.
     """
     os.environ.update(TELEMETRY_OFF)
     if not sys.stderr.isatty():
         os.environ["HF_HUB_DISABLE_PROGRESS_BARS"] = "1"
     options = _parser().parse_args(arguments)
     signal.signal(signal.SIGTERM, _interrupt)
-    if signal.getsignal(signal.SIGHUP) is signal.SIG_DFL:  # nohup has it ignored, and means it
+    if signal.getsignal(signal.SIGHUP) is signal.SIG_DFL:  # nohup ignores it
         signal.signal(signal.SIGHUP, _interrupt)
     try:
         _run(options)
     except KeyboardInterrupt:
         left = "nothing half-made was left"
-        if options.goes_on:
-            left = "the same command goes on with what it found so far"
+        if options.resumes:
+            left = "the same command resumes from here"
         return _fail(f"interrupted; {left}.", 130)
     except BrokenPipeError:
-        sys.stdout = None  # the reader went away; silence the flush at exit
+        sys.stdout = None  # or the flush at exit would fail again
         return 0
     except Exception as error:
         if options.debug:
@@ -140,8 +137,8 @@ def _parser() -> argparse.ArgumentParser:
                 "--release",
                 type=release,
                 metavar="N",
-                help="number of the bundle among those of its name: a node that found a higher one good "
-                "doesn't go back to it by itself (default: 0)",
+                help="release number: a node that has accepted a higher one of the same name doesn't go back "
+                "by itself (default: 0)",
             )
-        command.set_defaults(run=module.run, goes_on=getattr(module, "GOES_ON", False))
+        command.set_defaults(run=module.run, resumes=getattr(module, "RESUMES", False))
     return parser

@@ -1,4 +1,4 @@
-"""``edgeslm-export model``."""
+"""Command ``edgeslm-export model``."""
 
 from __future__ import annotations
 
@@ -21,7 +21,6 @@ EXAMPLE = "edgeslm-export model SmolLM2-135M-Instruct.Q4_1.gguf smollm2-135m --m
 
 
 def add_arguments(command: argparse.ArgumentParser) -> None:
-    """SRC, OUT, the recipe and what it has to reach."""
     add_source(command)
     recipes = "; ".join(f"{recipe.name}: {recipe.summary}" for recipe in RECIPES.values())
     command.add_argument(
@@ -47,7 +46,7 @@ def add_arguments(command: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> None:
-    """Makes a decoder bundle and shows what was measured."""
+    """Makes a decoder bundle and prints its measurements."""
     from edgeslm_export.bundle.writer import check_absent
     from edgeslm_export.models.decoder import ExportOrder, export_model, memory_a_weight
     from edgeslm_export.quantize.recipe import find_recipe
@@ -73,7 +72,7 @@ def run(options: argparse.Namespace) -> None:
 
 
 def _corpus(options: argparse.Namespace, bar: Bar, *, needed: bool) -> Corpus | None:
-    """The text to calibrate and measure with. Where it can't be had and isn't needed, that is said."""
+    """The text for calibration and measurement; None if it isn't needed and can't be downloaded."""
     from edgeslm_export.sources.corpus import own_corpus, public_corpus
     from edgeslm_export.sources.wheel_data import Packages
 
@@ -84,5 +83,5 @@ def _corpus(options: argparse.Namespace, bar: Bar, *, needed: bool) -> Corpus | 
     except ExportError as error:
         if needed:
             raise ExportError(f"{error} Or name a text of your own with --calibration.") from None
-        bar.say(f"{error} The bundle is made without measuring its likeness to the float model.")
+        bar.say(f"{error} The divergence from the float model isn't measured.")
         return None

@@ -1,4 +1,4 @@
-"""``edgeslm-export plan``."""
+"""Command ``edgeslm-export plan``."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def _tokens(text: str) -> int:
 
 
 def run(options: argparse.Namespace) -> None:
-    """Shows what to expect of each recipe."""
+    """Prints the estimates for each recipe."""
     from edgeslm_export.models.plan import make_plan, plan_json, plan_lines, read_source
 
     from edgeslm.bundle.performance import measure_board

@@ -1,4 +1,4 @@
-"""Progress on standard error: a bar on a terminal after two seconds, else a line a minute."""
+"""Progress on standard error: a bar on a terminal after two seconds, otherwise a line every minute."""
 
 from __future__ import annotations
 
@@ -11,13 +11,11 @@ from typing import Any
 _DELAY_S = 2.0
 _TICK_S = 0.5
 _LINE_S = 60.0
-"""Between lines where there is no terminal: a log that is silent for minutes looks like a command that
-hangs."""
+"""Seconds between lines without a terminal, so that a log shows that the command doesn't hang."""
 
 
 class Bar:
-    """Takes the calls of ``subprocess_job.OnProgress`` and shows them, with tqdm where there is a
-    terminal."""
+    """Shows the calls of ``subprocess_job.OnProgress``, on a terminal with tqdm."""
 
     def __init__(self) -> None:
         self._bar: Any = None
@@ -30,7 +28,7 @@ class Bar:
             from tqdm import tqdm
 
             shape = "{desc}: {percentage:3.0f}% |{bar}| {elapsed}"
-            # tqdm draws when it is told something; the delay keeps its first drawing back.
+            # The delay hides the bar of short steps.
             self._bar = tqdm(file=sys.stderr, leave=False, delay=_DELAY_S, bar_format=shape, total=1)
             threading.Thread(target=self._tick, name="progress", daemon=True).start()
         return self
@@ -50,7 +48,7 @@ class Bar:
             self._said_at = time.monotonic()
 
     def say(self, sentence: str) -> None:
-        """A line of its own above the bar."""
+        """Prints a line above the bar."""
         with self._drawing:
             if self._bar is not None:
                 self._bar.clear()
@@ -58,7 +56,7 @@ class Bar:
             sys.stderr.flush()
 
     def _tick(self) -> None:
-        """Draws twice a second, so that the time goes on while a long step says nothing."""
+        """Redraws twice a second, so that the elapsed time advances during a long step."""
         if self._ended.wait(_DELAY_S):
             return
         while not self._ended.wait(_TICK_S):

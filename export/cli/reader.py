@@ -1,4 +1,4 @@
-"""``edgeslm-export reader``."""
+"""Command ``edgeslm-export reader``."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from edgeslm_export.cli.arguments import add_questions, add_source, questions_of
 from edgeslm_export.cli.progress import Bar
 from edgeslm_export.cli.screen import print_bundle
 
-SUMMARY = "a cross-encoder, which tells whether a passage answers a question, or an encoder taught to"
-GOES_ON = True
+SUMMARY = "a cross-encoder, or an encoder to train as one, to a reader bundle"
+RESUMES = True
 EXAMPLE = "edgeslm-export reader sentence-transformers/all-MiniLM-L6-v2 reader --questions questions.jsonl"
 
 
@@ -17,14 +17,13 @@ def add_arguments(command: argparse.ArgumentParser) -> None:
     add_source(command)
     add_questions(
         command,
-        'JSON lines {"text", "question", "answer"} to teach an encoder with: the words of the text that '
-        'answer, or null; a text may have a "heading" and a "source" (default: SRC is a cross-encoder, '
-        "taught already)",
+        'JSON lines {"text", "question", "answer"} to train an encoder on; "answer" is words of the text, or '
+        'null; "heading" and "source" are optional (default: SRC is a trained cross-encoder)',
     )
 
 
 def run(options: argparse.Namespace) -> None:
-    """Teaches a reader and shows what was measured."""
+    """Makes a reader bundle and prints its measurements."""
     from edgeslm_export.bundle.writer import check_absent
     from edgeslm_export.sources.hub import resolve_source
     from edgeslm_export.train.reader import export_cross_encoder, export_reader

@@ -1,4 +1,4 @@
-"""Terminal output of the commands: tables for people, one JSON line for machines."""
+"""Terminal output of the commands: tables, or one JSON line."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def print_bundle(options: argparse.Namespace, manifest: Manifest, measured: Mapp
         print_table(card)
 
 
-_HITS = "{0[hit_1]:.3f} first, {0[hit_3]:.3f} among three, of {0[questions]} questions aside"
+_HITS = "{0[hit_1]:.3f} first, {0[hit_3]:.3f} among three, of {0[questions]} held-out questions"
 _ROWS = (
     ("name", "name", "{}"),
     ("kind", "kind", "{}"),
@@ -47,11 +47,11 @@ _ROWS = (
         "same ranking",
         "{0[spearman]:.4f}, nearest {0[nearest]:.3f}, five {0[nearest_5]:.3f}",
     ),
-    ("near", "told apart", "{:.3f}: own texts with and without the answer (area under the curve)"),
-    ("other", "from others", "{:.3f}: own texts and others"),
+    ("near", "ROC area", "{:.3f}: texts with their answer against the same texts without it"),
+    ("other", "ROC area, others", "{:.3f}: texts with the answer against other texts"),
     ("before", "found before", _HITS),
     ("after", "found now", _HITS),
-    ("questions_aside", "asked aside", "{} questions"),
+    ("questions_aside", "held out", "{} questions"),
     ("load_ms", "load", "{:.0f} ms"),
     ("prefill_tps", "prefill", "{:.0f} tokens/s"),
     ("decode_tps", "decode", "{:.0f} tokens/s"),
@@ -62,7 +62,7 @@ _ROWS = (
     ("rows", "rows", "{}"),
     ("accuracy", "accuracy", "{:.3f}"),
     ("interval", "95 % interval", "{0[0]:.3f} to {0[1]:.3f}"),
-    ("majority", "commonest label", "{:.3f}"),
+    ("majority", "majority baseline", "{:.3f}"),
     ("calibration_error", "calibration error", "{:.3f}"),
     ("answered", "not abstained", "{:.3f}"),
     ("accuracy_answered", "accuracy of these", "{:.3f}"),
@@ -116,7 +116,7 @@ def print_fields(fields: Mapping[str, Mapping[str, Any]]) -> None:
 
 
 def print_fidelity(measured: Sequence[Mapping[str, Any]], stated: Mapping[str, Any] | None) -> None:
-    """How far a decoder is from its float model: a row a text, what its report card says last."""
+    """Prints a decoder's divergence from its float model: a row for each text, last the stated one."""
     rows = [_fidelity_row(", ".join(filter(None, (row["text"], row.get("engine")))), row) for row in measured]
     if stated is not None:
         rows.append(_fidelity_row(f"{stated.get('text', 'a text')}, as its report.json says", stated))
@@ -149,7 +149,7 @@ def _fidelity_row(text: str, of: Mapping[str, Any]) -> tuple[str, ...]:
 
 
 def print_columns(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    """An empty line, then a table: its first column to the left, figures to the right."""
+    """Prints an empty line and a table: the first column left-aligned, the others right-aligned."""
     table = [[_on_one_line(cell) for cell in row] for row in [heads, *rows]]
     widths = [max(len(row[place]) for row in table) for place in range(len(heads))]
     print_line("")
@@ -162,11 +162,11 @@ def print_columns(heads: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
 
 
 _BREAKING = ("Cc", "Cs", "Zl", "Zp")
-"""Unicode's classes of what ends a line, moves the cursor or can't be printed."""
+"""Unicode categories of characters that end a line, move the cursor or can't be printed."""
 
 
 def _on_one_line(cell: str) -> str:
-    """A label may hold a line break, or what a terminal obeys: it is shown as Python writes it."""
+    """Escapes line breaks and terminal control characters, which a label may contain."""
     return "".join(repr(char)[1:-1] if unicodedata.category(char) in _BREAKING else char for char in cell)
 
 

@@ -1,4 +1,4 @@
-"""``edgeslm-export ship``."""
+"""Command ``edgeslm-export ship``."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ from pathlib import Path
 
 from edgeslm_export.cli.screen import print_json, print_line
 
-SUMMARY = "put document collections into a bundle of a model that reads them"
+SUMMARY = "add document collections to a model's bundle"
 EXAMPLE = "edgeslm-export ship smollm2-135m-int4 hall-manuals --knowledge manuals.sqlite"
 
 
 def add_arguments(command: argparse.ArgumentParser) -> None:
-    command.add_argument("bundle", type=Path, metavar="BUNDLE", help="stays as it is")
+    command.add_argument("bundle", type=Path, metavar="BUNDLE", help="isn't changed")
     command.add_argument("out", type=Path, metavar="OUT", help="the bundle folder to make")
     command.add_argument(
         "--knowledge",
@@ -20,12 +20,12 @@ def add_arguments(command: argparse.ArgumentParser) -> None:
         nargs="+",
         required=True,
         metavar="KB",
-        help="collections, as edgeslm knowledge add makes them",
+        help="collections made by edgeslm knowledge add",
     )
 
 
 def run(options: argparse.Namespace) -> None:
-    """Makes the bundle and says where its collections are."""
+    """Makes the bundle and prints how to configure its collections."""
     from edgeslm_export.bundle.add_knowledge import ship
 
     bundle = ship(options.bundle, options.knowledge, options.out)

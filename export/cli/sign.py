@@ -1,4 +1,4 @@
-"""``edgeslm-export sign``."""
+"""Command ``edgeslm-export sign``."""
 
 from __future__ import annotations
 
@@ -32,12 +32,12 @@ def add_arguments(command: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> None:
-    """Signs a bundle and says which public key devices need."""
+    """Signs a bundle and prints which public key devices need."""
     from edgeslm_export.bundle.sign import make_key, sign_bundle
 
     from edgeslm.bundle.manifest import load_bundle
 
-    load_bundle(options.bundle)  # before a key is made for nothing
+    load_bundle(options.bundle)  # fails before a key is made
     if options.key.resolve().is_relative_to(options.bundle.resolve()):
         raise ExportError(f"{options.key}: a key doesn't belong into the bundle, which is copied to devices.")
     passphrase = _passphrase(options)

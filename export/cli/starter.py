@@ -1,4 +1,4 @@
-"""``edgeslm-export starter``."""
+"""Command ``edgeslm-export starter``."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def add_arguments(command: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> None:
-    """Makes the starter folder and names its parts."""
+    """Makes the starter folder and prints the paths of its parts."""
     folder = options.folder or default_folder()
     parts = tuple(options.only or PARTS)
     with Bar() as bar:

@@ -1,4 +1,4 @@
-"""``edgeslm-export tune``."""
+"""Command ``edgeslm-export tune``."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ if TYPE_CHECKING:
     from edgeslm_export.data.audit import Rows
     from edgeslm_export.train.tune import Task
 
-SUMMARY = "learn a task from messages with their labels or fields"
-GOES_ON = True
+SUMMARY = "train a task on messages with labels or fields"
+RESUMES = True
 AUTO = "auto"
 EXAMPLE = "edgeslm-export tune spam.yaml messages.jsonl learned/spam --minutes 10"
 
@@ -49,49 +49,48 @@ def add_arguments(command: argparse.ArgumentParser) -> None:
         action="append",
         default=[],
         metavar="LABEL=SHARE",
-        help="lean a label forward until this share of its held-out messages is found, at the price of "
-        "others that are called so too; may be given for several labels",
+        help="lower a label's threshold until this share of its held-out messages is found, at the price of "
+        "more false positives; may be repeated for other labels",
     )
-
     command.add_argument(
-        "--test", type=Path, metavar="DATA", help="rows kept for a test: nothing of them may be learned from"
+        "--test", type=Path, metavar="DATA", help="test set: rows whose texts are in it are reported"
     )
     command.add_argument(
         "--clean",
         nargs="*",
         choices=CHOICES,
         metavar="KIND",
-        help="drop rows that something is wrong with: all, or any of %(choices)s; without a KIND each is "
-        "asked for; name it last (default: they are listed and stay)",
+        help="drop faulty rows: any of %(choices)s; without a KIND you are asked about each; name it last "
+        "(default: they are listed and kept)",
     )
 
 
 def add_budget(command: argparse.ArgumentParser, usual: str) -> None:
-    """How it is learned; ``usual`` is the method where none is named."""
+    """Adds the options of methods and time. :param usual: the default method."""
     command.add_argument(
         "--method",
         action="append",
         choices=(AUTO, *METHODS),
-        help="head: a classifier on the encoder as it is; encoder: the encoder is taught too, and points at "
-        "fields; lora: an adapter for a decoder, which writes fields; qlora: that with the decoder in four "
-        f"bits meanwhile; auto: what is possible here. Default: {usual}. Named several times, each is tried; "
-        "the one that is right more often is taken",
+        help="head: a classifier on the frozen encoder; encoder: the encoder is trained too, and extracts "
+        "fields; lora: an adapter for a decoder, which writes fields; qlora: the same with the decoder in "
+        f"four bits during training; auto: all that are possible. Default: {usual}. May be repeated; the "
+        "most accurate method is used",
     )
     command.add_argument(
         "--minutes",
         type=positive,
-        help="most time that teaching may take by each method (default: as it needs)",
+        help="most minutes of training for each method (default: no limit)",
     )
     command.set_defaults(usual_method=usual)
 
 
 def add_inputs(command: argparse.ArgumentParser) -> None:
-    """What is learned on."""
+    """Adds the options for the models to train on."""
     command.add_argument(
         "--encoder",
         metavar="BUNDLE_OR_SRC",
-        help="an encoder bundle, which stays as it is, or an encoder's checkpoint (hub id or folder), which "
-        "is taught (default: the starter's, both)",
+        help="an encoder bundle, which stays frozen, or an encoder's checkpoint (hub id or folder), which is "
+        "trained (default: the starter's, both)",
     )
     command.add_argument(
         "--base",
@@ -103,18 +102,18 @@ def add_inputs(command: argparse.ArgumentParser) -> None:
     command.add_argument(
         "--checkpoint",
         metavar="SRC",
-        help="the float model that --base was made of: hub id, folder or .gguf file",
+        help="the float model that --base was made from: hub id, folder or .gguf file",
     )
 
 
 def run(options: argparse.Namespace) -> None:
-    """Learns a task and shows how often each method is right."""
+    """Trains a task and prints each method's accuracy."""
     from edgeslm_export.bundle.writer import check_absent
     from edgeslm_export.train.tune import learn, load_task, read_rows
 
     check_absent(options.out)
     task = load_task(options.task)
-    rows: Rows = read_rows(task, options.data)  # before anything is fetched or made
+    rows: Rows = read_rows(task, options.data)  # before anything is downloaded
     with Bar() as bar:
         budget = replace(make_budget(options, bar), recalls=dict(options.recall))
         if fields := [row for row in rows if isinstance(row, FieldsRow)]:
@@ -133,7 +132,7 @@ def run(options: argparse.Namespace) -> None:
         _print_fields(report)
         return
     _print_methods(report)
-    print_line(f"always the commonest label   {report['majority']:.3f}")
+    print_line(f"majority baseline            {report['majority']:.3f}")
     _print_promises(report)
     print_labels(report["labels"])
 
@@ -141,7 +140,7 @@ def run(options: argparse.Namespace) -> None:
 def _proofread(
     task: Task, rows: Rows, inputs: Inputs, options: argparse.Namespace, say: Announce
 ) -> tuple[Rows, list[dict[str, Any]]]:
-    """The rows without those that the user drops. Wrong labels are looked for where there is an encoder."""
+    """The rows that the user keeps, and the findings. Finding label errors needs an encoder bundle."""
     from edgeslm_export.data.audit import LABELS, MISSING, can_find_label_errors
     from edgeslm_export.evaluate.report_card import read_lengths
     from edgeslm_export.train.label_noise import held_out_labels
@@ -162,7 +161,7 @@ def _proofread(
             check_rows(task, labelled, options.data)
             return held_out_labels(bundle, labelled, labels_of(task, labelled))
 
-    # What a task cuts by itself is no surprise.
+    # With another overflow the task cuts long texts itself.
     lengths = (
         partial(read_lengths, bundle) if bundle is not None and task.section.overflow == "error" else None
     )
@@ -174,8 +173,8 @@ def _proofread(
 
 
 HOW = {
-    "head": "a head on the encoder as it is",
-    "encoder": "an encoder taught for it",
+    "head": "a head on the frozen encoder",
+    "encoder": "a trained encoder with its head",
     "lora": "an adapter for the decoder",
     "qlora": "an adapter for the decoder",
 }
@@ -191,14 +190,14 @@ def _print_fields(report: dict[str, Any]) -> None:
 def _print_methods(report: dict[str, Any]) -> None:
     _print_table(report, ("method", "accuracy", *_COMPARED), "accuracy")
     if "without_doubted" in report:
-        print_line(f"without rows whose label is doubted {report['without_doubted']:.3f}")
+        print_line(f"without rows with doubtful labels   {report['without_doubted']:.3f}")
 
 
-_COMPARED = ("95 % interval", "rows held out", "calibration error", "messages/s", "bytes", "memory to teach")
+_COMPARED = ("95 % interval", "rows held out", "calibration error", "messages/s", "bytes", "training memory")
 
 
 def _print_table(report: dict[str, Any], columns: Sequence[str], figure: str) -> None:
-    """Every method that was tried, a row each."""
+    """Prints a row for each method that was tried."""
     rows = []
     for name, of in report["methods"].items():
         measured, error = report["measured"][name], of["calibration_error"]
@@ -218,14 +217,14 @@ def _print_table(report: dict[str, Any], columns: Sequence[str], figure: str) ->
 
 
 def _print_promises(report: dict[str, Any]) -> None:
-    """What each wanted error leaves to answer."""
+    """Prints the coverage at each error rate."""
     for wanted, share in report.get("coverage", {}).items():
         least = f"can't be promised: of the surest rows up to {report.get('least_error', 1):.3f} may be wrong"
         print_line(f"{f'max_error: {wanted}':<29}{least if share is None else f'answers {share:.1%}'}")
 
 
 def make_budget(options: argparse.Namespace, bar: Bar) -> Budget:
-    """What --method, --minutes and --debug say."""
+    """The budget of --method, --minutes and --debug."""
     methods = options.method or [options.usual_method]
     return Budget(
         methods=() if AUTO in methods else tuple(dict.fromkeys(methods)),
@@ -237,9 +236,9 @@ def make_budget(options: argparse.Namespace, bar: Bar) -> Budget:
 
 
 def for_fields(task: Task, rows: Sequence[FieldsRow], budget: Budget) -> Budget:
-    """The budget for an extract task: fields that nobody can point at are for a decoder to write.
+    """The budget for an extract task: fields that an encoder can't extract need a decoder.
 
-    :raises ExportError: a method that can't find fields.
+    :raises ExportError: a method that can't extract fields.
     """
     from edgeslm_export.evaluate.task_eval import schema_of
     from edgeslm_export.train.field_spec import pointing_fault
@@ -256,9 +255,9 @@ def for_fields(task: Task, rows: Sequence[FieldsRow], budget: Budget) -> Budget:
 
 
 def find_inputs(options: argparse.Namespace, budget: Budget) -> Inputs:
-    """What is learned on: what was named, else the starter's, made if it is missing.
+    """The named models to train on, or the starter's, which are made if missing.
 
-    :raises ExportError: what the wanted method needs wasn't named, or can't be had.
+    :raises ExportError: a model that the wanted method needs isn't named or can't be made.
     """
     inputs = Inputs()
     if budget.wants(HEAD, ENCODER):

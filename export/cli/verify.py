@@ -1,4 +1,4 @@
-"""``edgeslm-export verify``."""
+"""Command ``edgeslm-export verify``."""
 
 from __future__ import annotations
 
@@ -27,9 +27,9 @@ def add_arguments(command: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> None:
-    """Says whose signature it is.
+    """Checks the signature and prints the key that made it.
 
-    :raises BundleError: it is not made with a ``--key``, or a file is not what was signed.
+    :raises BundleError: no ``--key`` made the signature, or a file differs from what was signed.
     """
     from edgeslm.bundle.trust import check_bundles
 

@@ -22,8 +22,7 @@ def check_count(learned: int) -> None:
     """:raises ExportError: fewer than ``FEWEST`` answered questions."""
     if learned < FEWEST:
         raise ExportError(
-            f"There are {learned} questions that their texts answer, beside those that are kept aside; at "
-            f"least {FEWEST} are needed."
+            f"There are {learned} answered questions beside those held out; at least {FEWEST} are needed."
         )
 
 

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 PAIRS: Final = Schedule(epochs=1, batch=16, rate=2e-5)
 MOST_PAIRS: Final = 3200
 """Limits the time. 50 rows of six labels make about 2,100 pairs; a larger limit was not measured."""
-_WHAT = "teaching the encoder by pairs"
+_WHAT = "training the encoder by pairs"
 
 
 def contrast_encoder(

@@ -43,7 +43,7 @@ _PLACES = 0.5
 _LAYER_RATES = 8.0
 """Learning rate of the new layers, as a multiple of the pretrained encoder's."""
 _NOWHERE = -1e4
-_WHAT = "teaching the reader"
+_WHAT = "training the reader"
 
 
 @dataclass(frozen=True, slots=True)

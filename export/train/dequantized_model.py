@@ -92,7 +92,7 @@ def _parts(bundle: Path) -> Iterator[tuple[str, Floats]]:
         node, branch = product.weighing, product.branch
         if node.op_type == "MatMulNBits":
             if len([name for name in node.input if name]) > 3:
-                raise ExportError(f"{bundle} is quantized with zero points, which can't be taught on.")
+                raise ExportError(f"{bundle} is quantized with zero points, which can't be trained on.")
             numbers = {attribute.name: attribute.i for attribute in node.attribute}
             form = Format(numbers["bits"], numbers["block_size"])
             matrix = unpack(values(node.input[1]), values(node.input[2]), form, branch.inputs)

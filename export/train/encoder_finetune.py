@@ -32,7 +32,7 @@ LAYER = "layer.npz"
 LONGEST = 256
 """Most tokens of a text in training, or the model's context if shorter; a device reads more."""
 
-WHAT = "teaching the encoder"
+WHAT = "training the encoder"
 LAYER_RATE = 1e-3
 UNIT_SCALE = 16.0
 """Factor for normalized vectors: logits of unit vectors would be too close to each other."""

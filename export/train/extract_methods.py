@@ -152,8 +152,8 @@ class PointerMethod(TaughtEncoder):
         for field, count in zip(self._fields, said["unreadable"], strict=True):
             if count:
                 self._budget.announce(
-                    f"{count} of {len(rows)} rows taught no {field.name}: it begins or ends within a token, "
-                    f"or beyond the {self._length} tokens that are learned from."
+                    f"{count} of {len(rows)} rows have no usable span of {field.name}: it starts or ends "
+                    f"within a token, or after the first {self._length} tokens."
                 )
         return {**self._of_head(fields), "learned": {"fields": self._fields}}
 

@@ -153,8 +153,8 @@ def descend(course: Course, schedule: Schedule, reporter: Reporter) -> dict[str,
             _put_down(course.state, optimizer, best, (step, noted - started, loss))
     if step < _LEAST * steps_an_epoch:
         raise ExportError(
-            f"{course.what} got through {step} of {steps_an_epoch} batches in its time, half of them being "
-            "the least; allow more --minutes, or take a faster method."
+            f"{course.what} finished {step} of {steps_an_epoch} batches in its time, less than half; allow "
+            "more --minutes, or take a faster method."
         )
     is_whole = step == epoch * steps_an_epoch
     if course.aside and is_whole:

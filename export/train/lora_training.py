@@ -33,9 +33,9 @@ _PASS_TOKENS = 2048
 """Activations take about 2.2 MB a token with 135 M parameters: 32 long messages took 18 GB."""
 Base = Literal["float", "stored", "nf4"]
 
-MISSING = "Teaching a decoder needs the package peft: pip install 'edgeslm[teach]'."
+MISSING = "Training a decoder needs the package peft: pip install 'edgeslm[teach]'."
 MISSING_4_BITS = "A base in four bits needs the package bitsandbytes: pip install 'edgeslm[qlora]'."
-_WHAT = "teaching the decoder"
+_WHAT = "training the decoder"
 _TARGETS = ("q_proj", "k_proj", "v_proj", "o_proj", "qkv_proj")
 """Matrices of attention, under the names of all model families."""
 

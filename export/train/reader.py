@@ -95,7 +95,7 @@ def export_reader(
     """
     asked, aside = make_training_set(rows)
     if not aside:
-        budget.announce("No source is kept aside, there are too few: nobody can say how good the reader is.")
+        budget.announce("There are too few sources to hold one out: the reader isn't evaluated.")
     schedule = Schedule(EPOCHS, BATCH, RATE, budget.seconds)
     notes = Notes(cache_folder() / f"reader-{_digest(origin, asked, schedule)}")
     with staged(out) as stage, tempfile.TemporaryDirectory(prefix="reader-") as name:

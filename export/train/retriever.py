@@ -75,7 +75,7 @@ def export_retriever(
             _fill(origin, plain, recipe, budget)
             before = hits(plain, aside, budget.on_progress)
         else:
-            budget.announce("No source is kept aside, there are too few: nobody can say what teaching gains.")
+            budget.announce("There are too few sources to hold one out: the gain of training isn't measured.")
         job = TrainingJob(origin.path, taught, schedule, on_progress=budget.on_progress, debug=budget.debug)
         said = teach_retriever(job, section, min(LONGEST, context_length), make_chunks(texts))
         fields, report = _fill(examine_local(taught, "encoder", origin.source), stage, recipe, budget)
@@ -183,7 +183,7 @@ def _embedded(
     encoder, parts = load_encoder(bundle), []
     for at in range(0, len(texts), _AT_ONCE):
         if on_progress:
-            on_progress(at, len(texts), "looking for the texts of questions aside")
+            on_progress(at, len(texts), "searching for the texts of held-out questions")
         parts.append(embed_texts(encoder, texts[at : at + _AT_ONCE]))
     return np.concatenate(parts)
 

@@ -30,7 +30,7 @@ _TEMPERATURE = 0.05
 _LONGEST_QUESTION = 40
 """Most tokens of a question; longer ones name their subject before."""
 _NEVER = -1e4
-_WHAT = "teaching the encoder to search"
+_WHAT = "training the encoder to search"
 
 
 @dataclass(frozen=True, slots=True)

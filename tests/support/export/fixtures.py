@@ -1,4 +1,4 @@
-"""Tiny sources for the export tests, each made once in a run, by a process of its own."""
+"""Fixtures for export tests: tiny models, each made once in a run by a child process."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from tests.support.export.tiny_tasks import FakePointerTeacher, fake_vectors, wr
 
 
 class Shared:
-    """Folders of all processes of a test run: the first that asks for one makes it, the others wait."""
+    """Folders that the processes of a test run share: the first that needs one makes it, others wait."""
 
     def __init__(self, root: Path) -> None:
         self._root = root
@@ -45,7 +45,7 @@ class Shared:
         return folder
 
     def run(self, name: str, module: str, *arguments: str) -> Path:
-        """What ``python -m module FOLDER`` makes there."""
+        """The folder that ``python -m module FOLDER`` fills."""
 
         def make(folder: Path) -> None:
             command = [sys.executable, "-m", module, str(folder), *arguments]
@@ -64,7 +64,7 @@ def shared(tmp_path_factory: pytest.TempPathFactory) -> Shared:
 
 
 class Cases:
-    """Folders of ``tiny_adapters``, each made when it is first asked for."""
+    """Folders of ``tiny_adapters``, each made on first use."""
 
     def __init__(self, shared: Shared) -> None:
         self._shared = shared
@@ -92,26 +92,26 @@ def families(shared: Shared) -> Path:
 
 @pytest.fixture(scope="session")
 def encoders(shared: Shared) -> Path:
-    """A folder with a tiny encoder of each kind of ``tiny_encoders``."""
+    """A folder with the encoders of ``tiny_encoders``."""
     return shared.run("encoders", "tests.support.export.tiny_models", *ENCODERS)
 
 
 @pytest.fixture(scope="session")
 def int4_base(tiny: Path, shared: Shared) -> Path:
-    """``plain`` by the recipe int4. Its graph packs queries with keys and values, and gate with up."""
+    """``plain`` by the recipe int4. Its graph has fused ``qkv_proj`` and ``gate_up_proj``."""
     origin, order = examine_local(tiny / "plain", "decoder"), ExportOrder(find_recipe("int4"))
     return shared.get("plain-int4", lambda out: export_model(origin, out, order))
 
 
 @pytest.fixture(scope="session")
 def by_row_base(tiny: Path, shared: Shared) -> Path:
-    """``plain`` by the recipe w8a8: its layers' products are of integers, by row."""
+    """``plain`` by the recipe w8a8: integer products in its layers."""
     return shared.get("plain-w8a8", lambda out: export_calibrated(tiny / "plain", out, "w8a8"))
 
 
 @pytest.fixture(scope="session")
 def apart_base(tiny: Path, shared: Shared) -> Path:
-    """``plain`` by the recipe w8a8-w4: as by w8a8, but for tokens that follow alone."""
+    """``plain`` by the recipe w8a8-w4: like w8a8, with a branch for single tokens."""
     return shared.get("plain-w8a8-w4", lambda out: export_calibrated(tiny / "plain", out, "w8a8-w4"))
 
 
@@ -124,7 +124,7 @@ def export_calibrated(source: Path, out: Path, recipe: str) -> Path:
 
 @pytest.fixture(scope="session")
 def int8_encoder(encoders: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any]]:
-    """The files of ``bge`` in int8, and the fields of their manifest."""
+    """The files of ``bge`` in int8, and their manifest's fields."""
     out = tmp_path_factory.mktemp("int8") / "bge"
     out.mkdir()
     fields, _ = fill_encoder(examine_local(encoders / "bge", "encoder"), out, lambda said: None)
@@ -135,7 +135,7 @@ def int8_encoder(encoders: Path, tmp_path_factory: pytest.TempPathFactory) -> tu
 def pointer_teacher(
     int8_encoder: tuple[Path, dict[str, Any]], monkeypatch: pytest.MonkeyPatch
 ) -> FakePointerTeacher:
-    """Teaches no encoder to point; what would be exported of it is ``bge`` as it is."""
+    """Replaces training; the exported encoder is ``bge``, unchanged."""
     files, fields = int8_encoder
 
     def fill(taught: object, origin: object, folder: Path, budget: object) -> dict[str, Any]:
@@ -150,8 +150,8 @@ def pointer_teacher(
 
 @pytest.fixture(scope="module")
 def one_thread() -> Iterator[None]:
-    """Children compute with one thread: two that wait for one another make a tiny model ten times slower on
-    a machine that has something else to do."""
+    """Makes children use one thread: on a busy machine two that wait for each other make a tiny model ten
+    times slower."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("OMP_NUM_THREADS", "1")
         yield
@@ -159,14 +159,14 @@ def one_thread() -> Iterator[None]:
 
 @pytest.fixture
 def fake_encoder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The folder of an encoder's bundle whose vectors are ``fake_vectors``."""
+    """An encoder's bundle whose vectors are ``fake_vectors``."""
     monkeypatch.setattr(encoder_methods, "load_encoder", load_bundle)
     monkeypatch.setattr(encoder_methods, "embed_texts", fake_vectors)
     return write_encoder(tmp_path / "encoder")
 
 
 def run_export(*arguments: str | Path, **environment: str) -> subprocess.CompletedProcess[str]:
-    """``edgeslm-export model ...`` in a process of its own; ``environment`` adds to this one's."""
+    """Runs ``edgeslm-export ...`` in a child process; ``environment`` adds variables."""
     command = [sys.executable, "-m", "edgeslm_export", *map(str, arguments)]
     return subprocess.run(
         command, capture_output=True, text=True, check=False, env={**os.environ, **environment}
@@ -181,23 +181,23 @@ def run() -> Callable[..., subprocess.CompletedProcess[str]]:
 
 @pytest.fixture
 def head(tmp_path: Path) -> Teacher:
-    """A teacher that was taught to tell spam from ham."""
+    """A teacher with a learned task: spam or ham."""
     return make_head(tmp_path)
 
 
 @pytest.fixture
 def decoder(tmp_path: Path) -> Teacher:
-    """A teacher that was taught nothing."""
+    """A teacher without a learned task."""
     return make_decoder(tmp_path)
 
 
 @pytest.fixture
 def notes(tmp_path: Path) -> Notes:
-    """Of a command that was just begun."""
+    """Empty notes of a new command."""
     return Notes(tmp_path / "notes")
 
 
 @pytest.fixture
 def answered(monkeypatch: pytest.MonkeyPatch) -> Answered:
-    """Sets who answers in the place of a teacher."""
+    """Replaces a teacher's answers."""
     return answer_with(monkeypatch)

@@ -1,4 +1,4 @@
-"""Questions to texts about machines, as rows."""
+"""Question rows about machines for tests."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ def asked(question: str, text: str, answer: str | None, source: str = "") -> Que
 
 
 def questions(count: int) -> list[QuestionRow]:
-    """Two to each of ``count`` sources, of which the first is answered."""
+    """Two rows for each of ``count`` sources; the first has an answer."""
     rows = []
     for number in range(count):
         text = (

@@ -1,8 +1,8 @@
-"""Tiny float bases with PEFT adapters and the logits that PEFT computes, by a process of its own with torch.
+"""Tiny float bases with PEFT adapters and PEFT's logits, made by a child process with torch.
 
-``python -m tests.support.export.tiny_adapters OUT NAME...`` makes of each name in OUT/NAME: ``base`` (a
-float decoder bundle with a LoRA graph), ``lora`` (what PEFT saved) and ``expected.json``: the ids of a text
-and the logits after its last token, by the base alone and with the adapter.
+``python -m tests.support.export.tiny_adapters OUT NAME...`` writes to OUT/NAME: ``base`` (a float decoder bundle with
+a LoRA graph), ``lora`` (saved by PEFT) and ``expected.json``: a text's token ids and the logits after the
+last one, by the base alone and with the adapter.
 """
 
 from __future__ import annotations
@@ -65,7 +65,7 @@ def make(name: str, folder: Path) -> None:
     ids = list(b"the pump runs hot and loud tonight")
     with torch.no_grad():
         plain = model(torch.tensor([ids])).logits[0, -1].tolist()
-        # PEFT starts B at zero, which adds nothing: false draws it at random.
+        # By default PEFT sets B to zero, so the adapter adds nothing; false makes it random.
         lora = LoraConfig(r=4, lora_alpha=12, init_lora_weights=False, task_type="CAUSAL_LM", **adapter)
         adapted = get_peft_model(model, lora).eval()
         logits = adapted(torch.tensor([ids])).logits[0, -1].tolist()
@@ -74,7 +74,7 @@ def make(name: str, folder: Path) -> None:
 
 
 def bundle(checkpoint: Path, out: Path, architecture: str) -> None:
-    """A float bundle, with the options that recipes give the builder."""
+    """A float bundle, made with the builder options of recipes."""
     from edgeslm_export.bundle.writer import write_manifest
     from edgeslm_export.graph.last_logits import keep_last_logits
     from edgeslm_export.graph.lora_graph import GRAPH, write_lora_graph

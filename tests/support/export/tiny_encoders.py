@@ -1,6 +1,6 @@
-"""Tiny encoders with random weights in the form of published embedding models; see ``tiny_models``.
+"""Tiny encoders with random weights and the files of published embedding models; see ``tiny_models``.
 
-``bge``: BERT, the first token's vector. ``e5``: XLM-RoBERTa, the mean, words before each text.
+``bge``: BERT, pooled by the first token. ``e5``: XLM-RoBERTa, mean pooling, prefixes before texts.
 ``modernbert``: ModernBERT with a byte-level BPE. All with sentence-transformers' files.
 """
 
@@ -17,7 +17,7 @@ _SHAPE: dict[str, Any] = {
     "num_hidden_layers": 2,
     "num_attention_heads": 2,
     "intermediate_size": 64,
-    "initializer_range": 0.3,  # wide enough that texts get vectors of their own
+    "initializer_range": 0.3,  # so that texts get different vectors
 }
 _WORDS = (
     "the",
@@ -102,7 +102,7 @@ def _modernbert(folder: Path) -> None:
         single="[CLS] $A [SEP]", special_tokens=[("[CLS]", 1), ("[SEP]", 2)]
     )
     config = ModernBertConfig(
-        **{**_SHAPE, "num_hidden_layers": 4},  # global attention in every third, a window in the others
+        **{**_SHAPE, "num_hidden_layers": 4},  # global attention in every third layer, windowed in others
         vocab_size=len(tokens),
         max_position_embeddings=256,
         global_attn_every_n_layers=3,

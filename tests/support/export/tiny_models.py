@@ -1,9 +1,8 @@
-"""Tiny models with random weights, written by a process of its own, or made in place with ``decoder``.
+"""Tiny models with random weights, written by a child process, or made in place with ``decoder``.
 
-``python -m tests.support.export.tiny_models OUT NAME...`` makes a folder (or file) of each name in OUT:
-``plain`` (a Llama with a vocabulary of bytes), ``plain.gguf`` (the like, quantized to Q8_0), ``bert`` (an
-encoder), those of ``tiny_encoders`` and one of each family of ``FAMILIES`` with its real tokenizer and
-template.
+``python -m tests.support.export.tiny_models OUT NAME...`` writes a folder or file for each name to OUT: ``plain`` (a
+Llama with a byte-level vocabulary), ``plain.gguf`` (the same in Q8_0), ``bert`` (an encoder), those of
+``tiny_encoders``, and the families of ``FAMILIES`` with their real tokenizers and templates.
 """
 
 from __future__ import annotations
@@ -33,7 +32,7 @@ SHAPE: dict[str, Any] = {
 
 
 def byte_vocabulary() -> list[str]:
-    """The special tokens and the 256 letters of a byte-level vocabulary."""
+    """A byte-level vocabulary: special tokens and 256 bytes."""
     from tokenizers import pre_tokenizers
 
     return [*SPECIAL, *sorted(pre_tokenizers.ByteLevel.alphabet())]
@@ -57,7 +56,7 @@ def make(name: str, out: Path, tokenizers: Path | None) -> None:
 
 
 def byte_tokenizer() -> Any:
-    """A transformers tokenizer of that vocabulary, with ChatML as its template."""
+    """A transformers tokenizer with that vocabulary and the template ChatML."""
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers
     from transformers import PreTrainedTokenizerFast
 
@@ -73,8 +72,8 @@ def byte_tokenizer() -> Any:
 
 
 def write_decoder(folder: Path, family: str, **settings: Any) -> None:
-    """A checkpoint of a family with random weights and a vocabulary of bytes: with a real one an export takes
-    twice as long. ``settings`` go into its configuration."""
+    """A checkpoint of a family with random weights and a byte-level vocabulary: with a real one an export
+    takes twice as long. ``settings`` override its configuration."""
     tokenizer = byte_tokenizer()
     tokens = {"vocab_size": len(tokenizer), "bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 2}
     decoder(family, **tokens, **settings).save_pretrained(folder)
@@ -82,7 +81,7 @@ def write_decoder(folder: Path, family: str, **settings: Any) -> None:
 
 
 def write_gguf(file: Path, kind: str) -> None:
-    """A Llama whose matrices are all quantized to ``kind``, a type of ggml."""
+    """A Llama with all matrices quantized to ``kind``, a type of ggml."""
     import gguf
     import numpy as np
     from gguf.quants import quantize
@@ -174,7 +173,7 @@ def _bert(folder: Path) -> None:
 
 
 def _family(name: str, folder: Path, tokenizers: Path) -> None:
-    """A checkpoint as its publisher would lay it out: the family's own files, random weights."""
+    """A checkpoint with the files that the family's publisher provides, and random weights."""
     import transformers
 
     folder.mkdir(parents=True)
@@ -184,7 +183,7 @@ def _family(name: str, folder: Path, tokenizers: Path) -> None:
         shutil.copyfile(tokenizers / "gemma2.config.json", folder / "tokenizer_config.json")
         tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
     elif name == "mistral":
-        # Only the sentencepiece file, as old checkpoints have it: the export makes tokenizer.json of it.
+        # Only the sentencepiece file, as in old checkpoints: the export converts it to tokenizer.json.
         shutil.copyfile(tokenizers / "mistral.model", folder / "tokenizer.model")
         config = {
             "tokenizer_class": "LlamaTokenizer",
@@ -219,7 +218,7 @@ _OWN: dict[str, dict[str, Any]] = {
 
 
 def decoder(name: str, **settings: Any) -> Any:
-    """A model of a family with random weights; ``settings`` go into its configuration."""
+    """A model of a family with random weights; ``settings`` override its configuration."""
     import transformers
 
     family = name[0].upper() + name[1:]

@@ -1,4 +1,4 @@
-"""Tasks for tiny models: what tells the labels apart is one word. And stand-ins for encoders and teaching."""
+"""Tasks for tiny models, whose labels depend on one word, and fakes for encoders and training."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ DIMENSION = 16
 
 
 def sayings(rows: int, seed: int = 5) -> tuple[list[str], list[int]]:
-    """Texts, each another one, and of each the place of its label: ``hot`` is heat, ``loud`` is noise."""
+    """Different texts, and the index of each text's label: ``hot`` means heat, ``loud`` means noise."""
     chance = random.Random(seed)
     truth = [number % 2 for number in range(rows)]
     things = ("pump", "press", "valve", "oil")
@@ -44,7 +44,7 @@ def sayings(rows: int, seed: int = 5) -> tuple[list[str], list[int]]:
 
 
 def make_spec(rows: int, *, one_fold: bool = False) -> TaskSpec:
-    """:param one_fold: tried on every fifth row alone, which takes a fifth of the time."""
+    """:param one_fold: evaluate on one fold only, which takes a fifth of the time."""
     texts, labels = sayings(rows)
     truth = np.array(labels, np.int64)
     test = np.arange(0, rows, 5)
@@ -64,7 +64,7 @@ def make_field_spec(
     verbatim: bool = False,
     one_fold: bool = False,
 ) -> FieldSpec:
-    """:param one_fold: tried on the first fifth alone."""
+    """:param one_fold: evaluate on the first fold only."""
     schema = {"type": "object", "properties": dict(properties), "required": list(required)}
     section = TaskSection().model_copy(
         update={"kind": "extract", "output_schema": schema, "verbatim": verbatim, "model": "model"}
@@ -75,11 +75,11 @@ def make_field_spec(
 
 
 FOUND: Mapping[str, Any] = {"machine": {"type": "string"}, "state": {"enum": list(LABELS)}}
-"""What ``findings`` have: which machine stands in the text, if there is one, and its state never does."""
+"""Schema of ``findings``: the machine, if any, is in the text; the state never is."""
 
 
 def findings(rows: int, seed: int = 5) -> list[Row]:
-    """Texts, each another one, and their fields: ``FOUND``; every fourth has no machine."""
+    """Different texts with their fields (``FOUND``); every fourth has no machine."""
     chance = random.Random(seed)
     found: list[Row] = []
     for number in range(rows):
@@ -94,13 +94,13 @@ def findings(rows: int, seed: int = 5) -> list[Row]:
 
 
 def write_rows(file: Path, rows: Sequence[object]) -> Path:
-    """JSON lines."""
+    """Writes JSON Lines."""
     file.write_text("\n".join(map(json.dumps, rows)))
     return file
 
 
 def fake_vectors(encoder: object, texts: Sequence[str]) -> npt.NDArray[np.float32]:
-    """In the place of ``embed_texts``: of each text the direction of its first letter, and noise."""
+    """Replaces ``embed_texts``: a vector for the text's first letter, and noise."""
     chance = np.random.default_rng(len(texts))
     vectors = chance.standard_normal((len(texts), DIMENSION)).astype(np.float32) * 0.3
     for row, text in enumerate(texts):
@@ -109,7 +109,7 @@ def fake_vectors(encoder: object, texts: Sequence[str]) -> npt.NDArray[np.float3
 
 
 def write_encoder(folder: Path) -> Path:
-    """An encoder's bundle for ``fake_vectors``; no engine could load it."""
+    """An encoder's bundle for ``fake_vectors``, which no engine can load."""
     folder.mkdir()
     (folder / "model.onnx").write_bytes(b"x")
     fields = {
@@ -127,7 +127,7 @@ def write_encoder(folder: Path) -> Path:
 
 
 def make_lora(folder: Path, *, rank: int = 2) -> Path:
-    """What PEFT would save of ``plain``: a little noise added to the queries."""
+    """A LoRA folder for ``plain`` as PEFT saves it, which adds a little noise to the queries."""
     from safetensors.numpy import save_file
 
     chance, width = np.random.default_rng(3), SHAPE["hidden_size"]
@@ -147,7 +147,7 @@ def make_lora(folder: Path, *, rank: int = 2) -> Path:
 
 @dataclass
 class FakeTeacher:
-    """In the place of ``teach_decoder``: writes a LoRA that says nothing, and keeps what it was given."""
+    """Replaces ``teach_decoder``: records its arguments and writes a LoRA of noise."""
 
     best_epoch: int = 3
     rows: list[Sequence[TokenRow]] = field(default_factory=list)
@@ -173,8 +173,8 @@ class FakeTeacher:
 
 @dataclass
 class FakePointerTeacher:
-    """In the place of ``teach_pointer``: keeps what it was given and teaches nothing, so that all options are
-    as likely and the first one is taken. ``interrupted_at`` ends that call instead."""
+    """Replaces ``teach_pointer``: records its arguments and doesn't train, so that all classes are equally
+    likely and the first one is chosen. The call ``interrupted_at`` is interrupted instead."""
 
     best_epoch: int = 4
     interrupted_at: int | None = None

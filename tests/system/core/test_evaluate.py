@@ -30,4 +30,4 @@ def test_the_starter_model_on_a_few_rows(starter: Path, tmp_path: Path) -> None:
     assert report["interval"][0] <= report["accuracy"] <= report["interval"][1]
     assert set(report["labels"]) == {"normal", "critical"}
     assert report["decode_tps"] > 0
-    assert "commonest label      0.667" in done.stdout.splitlines()
+    assert "majority baseline    0.667" in done.stdout.splitlines()

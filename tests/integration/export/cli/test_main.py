@@ -153,7 +153,7 @@ def test_the_default_recipe_is_one_of_the_table() -> None:
 @pytest.mark.parametrize("command", ["encoder", "reader"])
 def test_minutes_bound_a_teaching(command: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main.main([command, "none", str(tmp_path / "out"), "--minutes", "5"]) == 1
-    assert "--minutes bounds the teaching, which takes --questions" in capsys.readouterr().err
+    assert "--minutes limits the training, which needs --questions" in capsys.readouterr().err
 
 
 @pytest.mark.export

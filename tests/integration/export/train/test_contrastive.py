@@ -75,5 +75,5 @@ def test_texts_of_one_label_come_to_lie_together(tmp_path: Path, encoders: Path,
 def test_a_time_too_short_is_told(tmp_path: Path, encoders: Path) -> None:
     section, _ = read_pooling(encoders / "bge")
     job = TrainingJob(encoders / "bge", tmp_path / "out", replace(PAIRS, seconds=1e-9))
-    with pytest.raises(ExportError, match="teaching the encoder by pairs got through 0 of"):
+    with pytest.raises(ExportError, match="training the encoder by pairs finished 0 of"):
         contrast_encoder(job, section, 64, ["a", "b"], [0, 1])

@@ -255,7 +255,7 @@ def test_an_encoder_is_taught_and_brought_along(
     task.write_text("name: noise")
     done = run("tune", task, data, tmp_path / "learned", "--encoder", encoders / "e5")
     assert done.returncode == 0, done.stderr
-    assert "an encoder taught for it" in done.stdout
+    assert "a trained encoder with its head" in done.stdout
     bundle = load_bundle(tmp_path / "learned")
     verify_bundle(bundle)
     assert bundle.manifest.head is not None

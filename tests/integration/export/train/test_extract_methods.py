@@ -236,8 +236,8 @@ def test_values_that_taught_nothing_are_told(bench: Bench, pointer_teacher: Fake
     pointer_teacher.unreadable = (3, 0)
     bench.way(FEW).write(bench.work("out"))
     assert bench.said == [
-        "3 of 20 rows taught no machine: it begins or ends within a token, or beyond the 128 tokens that are "
-        "learned from."
+        "3 of 20 rows have no usable span of machine: it starts or ends within a token, or after the first "
+        "128 tokens."
     ]
 
 

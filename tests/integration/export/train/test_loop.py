@@ -275,8 +275,8 @@ def test_what_a_trial_found_limits_a_schedule() -> None:
 
 def test_a_time_too_short_for_half_an_epoch_is_refused() -> None:
     sentence = (
-        "teaching the line got through 0 of 6 batches in its time, half of them being the least; allow more "
-        "--minutes, or take a faster method."
+        "teaching the line finished 0 of 6 batches in its time, less than half; allow more --minutes, or "
+        "take a faster method."
     )
     with pytest.raises(ExportError, match=sentence):
         descend(Pupil().course(), replace(SCHEDULE, seconds=1e-9), FakeReporter())

@@ -257,7 +257,7 @@ def test_texts_of_other_rows_have_strange_sentences_too(monkeypatch: pytest.Monk
 
 
 def test_few_questions_are_refused() -> None:
-    with pytest.raises(ExportError, match=r"There are 1\d questions that their texts answer, beside those"):
+    with pytest.raises(ExportError, match=r"There are 1\d answered questions beside those"):
         make_training_set(questions(19))
 
 

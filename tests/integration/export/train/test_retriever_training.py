@@ -57,5 +57,5 @@ def test_what_says_the_same_as_its_own_text_counts_for_nothing(encoders: Path) -
 def test_a_time_too_short_is_told(encoders: Path, tmp_path: Path) -> None:
     section, _ = read_pooling(encoders / "bge")
     schedule = Schedule(epochs=1, batch=2, rate=1e-3, seconds=1e-9)
-    with pytest.raises(ExportError, match="teaching the encoder to search got through 0 of"):
+    with pytest.raises(ExportError, match="training the encoder to search finished 0 of"):
         teach_retriever(TrainingJob(encoders / "bge", tmp_path / "out", schedule), section, 32, CHUNKS)

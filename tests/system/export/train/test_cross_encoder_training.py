@@ -116,5 +116,5 @@ def test_it_learns_which_text_answers_which_question(encoders: Path, tmp_path: P
 
 def test_a_time_too_short_is_told(encoders: Path, tmp_path: Path) -> None:
     schedule = Schedule(epochs=2, batch=8, rate=1e-3, seconds=1e-9)
-    with pytest.raises(ExportError, match="teaching the reader got through 0 of"):
+    with pytest.raises(ExportError, match="training the reader finished 0 of"):
         teach_reader(TrainingJob(encoders / "bge", tmp_path / "out", schedule), 64, ASKED)

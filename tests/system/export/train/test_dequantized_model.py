@@ -188,7 +188,7 @@ def test_zero_points_are_refused(tiny: Path, int4_base: Path, tmp_path: Path) ->
     files = json.loads((base / "manifest.json").read_text())["files"]
     sizes = {file["path"]: {**file, "bytes": (base / file["path"]).stat().st_size} for file in files}
     change_manifest(base, files=list(sizes.values()))
-    with pytest.raises(ExportError, match="quantized with zero points, which can't be taught on"):
+    with pytest.raises(ExportError, match="quantized with zero points, which can't be trained on"):
         fill_stored(load(tiny / "plain"), base)
 
 

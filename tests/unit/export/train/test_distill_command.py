@@ -152,7 +152,7 @@ def test_a_repeated_command_goes_on_where_it_was(
     assert order("--ask") == status
     shown = capsys.readouterr().err
     assert "labelled before" not in shown
-    assert ("the same command goes on" in shown) == (status == 130)
+    assert ("the same command resumes" in shown) == (status == 130)
     monkeypatch.setattr("sys.stdin", FakeTerminal(""))
     assert order("--ask") == 0
     shown = capsys.readouterr().err
