@@ -1,4 +1,4 @@
-"""Random adapters for the starter model, and the starter model ready to take them. No torch is needed."""
+"""Random adapters for the starter model, and a copy of it with a LoRA graph; without torch."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ MODULES = (("self_attn", "q_proj"), ("self_attn", "v_proj"), ("mlp", "down_proj"
 
 
 def make_base(plain: Path, folder: Path) -> Path:
-    """A copy of a decoder bundle with a LoRA graph, also of one that an older version made."""
+    """A copy of a decoder bundle with a LoRA graph, which bundles of older versions lack."""
     from edgeslm_export.bundle.writer import write_manifest
     from edgeslm_export.graph.lora_graph import GRAPH, write_lora_graph
 
@@ -25,7 +25,7 @@ def make_base(plain: Path, folder: Path) -> Path:
 
 
 def make_lora(folder: Path, seed: int, rank: int = 4, strength: float = 0.3) -> Path:
-    """What PEFT would save of SmolLM2-135M, with random values that change what it says."""
+    """A LoRA folder for SmolLM2-135M as PEFT saves it, with random values that change its output."""
     import numpy as np
     from safetensors.numpy import save_file
 
@@ -49,7 +49,7 @@ def make_lora(folder: Path, seed: int, rank: int = 4, strength: float = 0.3) -> 
 
 
 def make_adapter(folder: Path, base: Path, seed: int, rank: int = 4) -> Path:
-    """An adapter bundle; without the trial run of ``export_adapter``, which loads the base each time."""
+    """An adapter bundle, made without the measurement of ``export_adapter``, which loads the base."""
     from edgeslm_export.models import adapter
     from edgeslm_export.models.lora import load_lora
 

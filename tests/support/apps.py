@@ -1,4 +1,4 @@
-"""An app or a sensor on the bus for tests: MQTT 5 or 3.1.1, every message kept until it is taken."""
+"""MQTT client for tests, as an app or a sensor: MQTT 5 or 3.1.1, keeps every message until it is taken."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ from edgeslm.mqtt.paho_client import send_small_packets_at_once
 from edgeslm.protocol.topic_filters import matches
 
 WAIT_S = float(os.environ.get("EDGESLM_TEST_WAIT_S", "120"))
-"""Longer than anything takes on a busy machine; nothing is asserted of it. An emulated one needs more."""
+"""Timeout that no busy machine reaches; nothing is asserted about it. Emulated machines need more."""
 
 _names = itertools.count(1)
 
 
 @dataclass(frozen=True)
 class Heard:
-    """A message as it arrived."""
+    """A received message."""
 
     topic: str
     payload: bytes
@@ -46,13 +46,13 @@ class Heard:
 
     @property
     def code(self) -> str | None:
-        """The error code of a result; None if it is no error."""
+        """The error code of a result; None if it isn't an error."""
         error = self.json.get("error")
         return error["code"] if error else None
 
 
 class App:
-    """A client; ``version`` is 5 or 4 (MQTT 3.1.1). Once it is made, its subscriptions are confirmed."""
+    """A client; ``version`` is 5 or 4 (MQTT 3.1.1). The constructor waits for its subscriptions."""
 
     def __init__(
         self,
@@ -134,7 +134,7 @@ class App:
         self._client.publish(topic, body, qos, retain, properties).wait_for_publish(WAIT_S)
 
     def take(self, topic_filter: str, where: Callable[[Heard], bool] = lambda heard: True) -> Heard:
-        """The oldest message that fits and was not taken yet; waits for it."""
+        """The oldest matching message that wasn't taken yet; waits for it."""
 
         def found() -> Heard | None:
             return next(
@@ -152,7 +152,7 @@ class App:
             return heard
 
     def untaken(self, topic_filter: str) -> list[Heard]:
-        """What has come and was not taken."""
+        """Matching messages that were received and not taken."""
         with self._changed:
             return [one for one in self._untaken if matches(topic_filter, one.topic)]
 
@@ -160,7 +160,7 @@ class App:
         return self.take(f"{base}/state", lambda heard: heard.json["state"] == state)
 
     def wait_until(self, holds: Callable[[], bool], what: str) -> None:
-        """For what isn't on the bus."""
+        """Waits for a condition that no message shows."""
         give_up_at = time.monotonic() + WAIT_S
         while not holds():
             assert time.monotonic() < give_up_at, f"waited in vain: {what}"

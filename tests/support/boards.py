@@ -1,4 +1,4 @@
-"""Boards made of files for tests of ``edgeslm doctor``: a Raspberry Pi 4, an N100, and what is on them."""
+"""Fake boards for tests of ``edgeslm doctor``, made of files: a Raspberry Pi 4 and an N100."""
 
 from __future__ import annotations
 
@@ -60,8 +60,8 @@ MACHINE = Board("this", "a test", 4, 8 * 10**9, 15.0, 200.0, 200.0)
 
 @dataclass
 class FakeProbes(Probes):
-    """A board made of files whose libraries load, whose clock is right and whose broker answers. What is an
-    error is raised."""
+    """A board made of files. By default libraries load, the clock is right and the broker answers; an error
+    given instead is raised."""
 
     root: Path
     time: float = field(default_factory=time.time)
@@ -113,7 +113,7 @@ def _given(answer: T | Exception) -> T:
 def look(
     root: Path, config: Config | None = None, bundles: tuple[Path, ...] = (), **probes: Any
 ) -> dict[str, Finding]:
-    """Findings by subject, the last of each."""
+    """The last finding of each subject."""
     found = examine(config, bundles, probes=FakeProbes(root, **probes))
     assert all(finding.advice for finding in found if finding.level != "ok")
     assert not any(finding.advice for finding in found if finding.level == "ok")
@@ -121,7 +121,7 @@ def look(
 
 
 def make_bundle(folder: Path, megabytes: int) -> Path:
-    """A bundle whose weights are a hole in a file: the arithmetic only looks at sizes."""
+    """A bundle with a sparse weights file; only its size matters."""
     folder.mkdir(parents=True)
     with (folder / "model.onnx").open("wb") as stream:
         stream.truncate(megabytes * 1_000_000)

@@ -1,9 +1,8 @@
-"""systemd as process 1 of namespaces of its own, beside what runs this machine: the real thing runs units.
+"""systemd in namespaces for tests: a real process 1 that runs the given units, isolated from this machine.
 
-It sees this machine's ``/usr`` and network, but has its own ``/etc`` and ``/usr/local`` (layers), ``/opt``,
-``/srv``, ``/var/lib``, ``/run``, processes and control groups, and no unit but those it was given. Needs root
-and a kernel that gives namespaces away, which many containers' don't. There is no journal: services write to
-a file.
+It shares this machine's ``/usr`` and network, but has its own ``/etc`` and ``/usr/local`` (overlays),
+``/opt``, ``/srv``, ``/var/lib``, ``/run``, processes and control groups, and only the given units. Needs root
+and permission to create namespaces, which many containers lack. There is no journal: services log to a file.
 """
 
 from __future__ import annotations
@@ -35,7 +34,7 @@ UNSHARE = (
 PATH = "/usr/sbin:/usr/bin:/sbin:/bin"
 SYSTEMD = "/usr/lib/systemd/systemd"
 TARGETS = ("sysinit", "basic", "shutdown", "network", "time-sync", "multi-user")
-"""What units lean on: here they are empty, since nothing of this machine is to be started."""
+"""Targets that units depend on; they are empty here, so that nothing else is started."""
 
 BOOT = """
 set -eu
@@ -72,8 +71,8 @@ def skip_where_it_cannot_boot() -> None:
 
 
 class Booted:
-    """A system of ``units`` (a folder with sysusers and tmpfiles too). ``binds``: what else it sees, by its
-    place there; nothing of that can be written. ``later``: units that will be installed in it."""
+    """A system with ``units`` (a folder, with sysusers and tmpfiles too). ``binds``: read-only mounts by
+    their path in it. ``later``: units that are installed later."""
 
     def __init__(
         self, folder: Path, units: Path, binds: Mapping[str, Path], *, later: Sequence[str] = ()
@@ -117,20 +116,19 @@ class Booted:
         return self
 
     def __exit__(self, *exception: object) -> None:
-        """All of it is gone with its process 1."""
+        """Kills process 1, which ends the whole system."""
         self._process.send_signal(signal.SIGKILL)
         self._process.wait(WAIT_S)
 
     @property
     def namespace(self) -> str:
-        """That of its processes, as the kernel names it."""
+        """The kernel's name of its PID namespace."""
         return str(Path(f"/proc/{self._pid()}/ns/pid").readlink())
 
     def hurry(self) -> None:
-        """What computes only while nobody else does computes like others from now on: beside other tests its
-        turn may never come."""
+        """Gives idle-priority processes normal priority: beside other tests they might never run."""
         for process in Path("/proc").iterdir():
-            with contextlib.suppress(OSError):  # it is no process, or none any more
+            with contextlib.suppress(OSError):  # not a process, or ended
                 for thread in (int(entry.name) for entry in (process / "task").iterdir()):
                     is_idle = os.sched_getscheduler(thread) == os.SCHED_IDLE
                     if is_idle and str((process / "ns/pid").readlink()) == self.namespace:
@@ -139,40 +137,40 @@ class Booted:
 
     @property
     def log(self) -> str:
-        """What systemd said."""
+        """systemd's output."""
         return (self._folder / "boot.log").read_text(errors="replace")
 
     @property
     def words(self) -> str:
-        """What the services said."""
+        """The services' output."""
         file = self._folder / "words"
         return file.read_text(errors="replace") if file.exists() else ""
 
     def put(self, path: str, text: str, mode: int = 0o644) -> None:
-        """A file of root's in the system, its folders made."""
+        """Writes a file in the system as root, with its folders."""
         self.call("mkdir", "-p", str(Path(path).parent))
         handed = self._folder / "handed"
         handed.write_text(text)
         self.call("install", f"--mode={mode:o}", "/run/here/handed", path)
 
     def run(self, *command: str) -> subprocess.CompletedProcess[str]:
-        """A command of root's in the system, outside of every sandbox."""
+        """Runs a command in the system as root, outside of any sandbox."""
         enter = ("nsenter", "--target", self._pid(), "--all", "--")
         environment = {"PATH": PATH, "LANG": "C.UTF-8"}
         return subprocess.run([*enter, *command], capture_output=True, text=True, env=environment, cwd="/")
 
     def call(self, *command: str) -> str:
-        """As :meth:`run`, and it must go well; what it printed."""
+        """As :meth:`run`, but must succeed. :return: its output."""
         done = self.run(*command)
         assert done.returncode == 0, f"{command}: {done.stderr}{done.stdout}\n{self.log}\n{self.words}"
         return done.stdout.strip()
 
     def show(self, unit: str, name: str) -> str:
-        """A property of a unit, as systemd has it."""
+        """A property of a unit, from systemd."""
         return self.call("systemctl", "show", "--value", f"--property={name}", unit)
 
     def _pid(self) -> str:
-        """Process 1, as this machine counts; empty while there is none."""
+        """The host's PID of process 1; empty if there is none."""
         pid = self._process.pid
         try:
             return Path(f"/proc/{pid}/task/{pid}/children").read_text().strip()

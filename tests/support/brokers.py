@@ -1,4 +1,4 @@
-"""A real mosquitto for tests: on a free port of this machine, with a configuration of its own."""
+"""Real mosquitto brokers for tests, each on a free port with its own configuration."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ CONFIGURATIONS = ROOT / "firmware-config" / "mosquitto"
 
 
 class Mosquitto:
-    """One broker in ``folder``. ``lines`` are added to its configuration, after the listener."""
+    """A broker in ``folder``. ``lines`` are added to its configuration after the listener."""
 
     def __init__(self, folder: Path, lines: str = "", *, anonymous: bool = True) -> None:
         self._folder = folder
@@ -37,7 +37,7 @@ class Mosquitto:
 
     @property
     def log(self) -> str:
-        """Everything the broker has logged, all its starts together."""
+        """The broker's log over all its starts."""
         return (self._folder / "mosquitto.log").read_text(errors="replace")
 
     def start(self) -> None:
@@ -47,7 +47,7 @@ class Mosquitto:
         config = self._folder / "mosquitto.conf"
         config.write_text(self._settings())
         with (self._folder / "mosquitto.log").open("ab") as log:
-            # In its folder, since it may write mosquitto.db where it stands.
+            # It may write mosquitto.db to the current folder.
             self._process = subprocess.Popen(
                 [program, "-c", str(config)], cwd=self._folder, stdout=log, stderr=log
             )
@@ -65,7 +65,7 @@ class Mosquitto:
             f"allow_anonymous {str(self._anonymous).lower()}\n"
             "set_tcp_nodelay true\n"
             "log_type all\n" + ("user root\n" if os.geteuid() == 0 else "") + self._lines
-            # Started as root it would become a user who can't read the test's folder.
+            # As root, mosquitto would change to a user who can't read the test's folder.
         )
 
     @property
@@ -74,15 +74,15 @@ class Mosquitto:
         return self._process.pid
 
     def stop(self) -> None:
-        """Ends the broker the way an administrator does; it may write its sessions to disk."""
+        """Stops the broker by SIGTERM; it may write its sessions to disk."""
         self._end("terminate")
 
     def kill(self) -> None:
-        """Ends the broker at once; what it wrote stays, since the kernel has it: no power cut."""
+        """Kills the broker by SIGKILL. Files that it wrote stay: it isn't a power cut."""
         self._end("kill")
 
     def freeze(self) -> None:
-        """Keeps its connections and does nothing any more, until :meth:`thaw`."""
+        """Stops the process until :meth:`thaw`; its connections stay open."""
         assert self._process is not None
         self._process.send_signal(signal.SIGSTOP)
 
@@ -98,10 +98,8 @@ class Mosquitto:
 
 
 def shipped_lines(profile: str, folder: Path) -> str:
-    """One of the shipped configurations, ``strict`` or ``balanced``, for a :class:`Mosquitto` in ``folder``.
-
-    Its listener and its login are left out, and its database is in the folder.
-    """
+    """A shipped configuration, ``strict`` or ``balanced``, for a :class:`Mosquitto` in ``folder``: without
+    listener and login, and with its database in the folder."""
     settings = (CONFIGURATIONS / f"{profile}.conf").read_text(encoding="utf-8")
     for line, here in (
         ("listener 1883\n", ""),
@@ -115,8 +113,8 @@ def shipped_lines(profile: str, folder: Path) -> str:
 
 
 def free_port() -> int:
-    """A port that nobody listens on, below those that the system gives to connections: a broker that is
-    started again would else find its own taken by a client of another test."""
+    """A free port below the ephemeral range: otherwise a client of another test could take the port of a
+    broker that is restarted."""
     while True:
         port = random.SystemRandom().randrange(10_000, 32_000)
         with socket.socket() as probe, contextlib.suppress(OSError):

@@ -1,4 +1,4 @@
-"""A collector of traces for tests: takes OTLP over HTTP on this machine and reads what came."""
+"""Trace collector for tests: receives OTLP over HTTP and parses it."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTrace
 
 
 class FakeCollector:
-    """``spans`` are those that came, by name, in the order of their sending."""
+    """``spans`` are the received spans by name, in the order sent."""
 
     def __init__(self, port: int = 0) -> None:
         self._changed = threading.Condition()

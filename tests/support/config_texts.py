@@ -1,4 +1,4 @@
-"""Small configurations, and what is found wrong with one: for the tests of the configuration file."""
+"""Small configurations for tests of the configuration file, and a function that lists their problems."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Nodes with a console for tests, and somebody who asks it as a browser, or as an attacker, would."""
+"""Nodes with a console for tests, and an HTTP client that acts as a browser or an attacker."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ TOKEN = "a-token-of-the-tests-0123456789"
 
 @dataclass(frozen=True)
 class Reply:
-    """What came back; header names in small letters."""
+    """An HTTP response; header names in lower case."""
 
     status: int
     headers: Mapping[str, str]
@@ -39,7 +39,7 @@ class Reply:
 
 
 class Visitor:
-    """A browser's side of the console at ``port``, without the browser."""
+    """An HTTP client of the console at ``port``."""
 
     def __init__(self, port: int) -> None:
         self.port = port
@@ -48,7 +48,7 @@ class Visitor:
         self.csrf: str | None = None
 
     def ask(self, path: str, method: str = "GET", body: bytes | None = None, **headers: str | None) -> Reply:
-        """As it is written: ``content_type`` becomes Content-Type, None takes a header out."""
+        """Sends a request: the keyword ``content_type`` becomes Content-Type, None removes a header."""
         sent: dict[str, str | None] = {"Host": self.host}
         if self.cookie is not None:
             sent["Cookie"] = self.cookie
@@ -71,7 +71,7 @@ class Visitor:
             connection.close()
 
     def change(self, path: str, body: Any = None, **headers: str | None) -> Reply:
-        """A POST of JSON as the page sends it."""
+        """Sends a POST of JSON, as the page does."""
         usual: dict[str, str | None] = {
             "content_type": "application/json",
             "origin": f"http://{self.host}",
@@ -96,7 +96,7 @@ class Visitor:
         return reply
 
     def news(self) -> Iterator[dict[str, Any]]:
-        """What the stream of events brings; the connection ends with the iterator."""
+        """Events of the event stream; closing the iterator closes the connection."""
         connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=WAIT_S)
         try:
             connection.request("GET", "/events", headers={"Host": self.host, "Cookie": self.cookie or ""})
@@ -119,7 +119,7 @@ class Visitor:
 def console_node(
     folder: Path, url: str, *, console: Mapping[str, Any] | None = None, **more: Any
 ) -> Iterator[Node]:
-    """A node with fake engines whose console is up."""
+    """A node with fake engines and a running console."""
     port = free_port()
     token = folder / "token"
     token.write_text(TOKEN + "\n")

@@ -1,4 +1,4 @@
-"""Boards for tests of ``edgeslm doctor``."""
+"""Fixtures for tests of ``edgeslm doctor``: boards."""
 
 from __future__ import annotations
 
@@ -39,6 +39,6 @@ def n100(tmp_path: Path) -> Path:
 
 @pytest.fixture(autouse=True)
 def quiet_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """No bundles and no state of the machine that runs the tests."""
+    """Hides bundles and state of the machine that runs the tests."""
     monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path / "data"))
     monkeypatch.setenv("STATE_DIRECTORY", str(tmp_path))

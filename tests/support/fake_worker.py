@@ -1,16 +1,16 @@
-"""An engine process without an engine: speaks the worker's side of the pipe and does what the input says.
+"""Fake engine process: speaks the worker's side of the pipe and does what the input says.
 
     python tests/support/fake_worker.py FD BUNDLE THREADS LOG_LEVEL POWER DEVICE CACHE
 
-An input that begins with one of these words is an order; any other is answered at once:
+An input that starts with one of these words is a command; any other is answered at once:
 
 - ``hold FILE``: make FILE.held, then wait until the file exists or the call is cancelled
 - ``crash``: end by SIGKILL; ``crash-once FILE``: the same, unless the file exists, which it then does
 - ``fail CODE``: the error result with that code
 
-A bundle whose weights begin with ``crash at load`` or ``crash at once`` has it end while it loads or on the
-first call, with ``wrong`` it chooses another label. The variable ``FAKE_LOAD`` names a file without which the
-model isn't loaded. A decoder is prepared if there is a folder for prepared bundles.
+If a bundle's weights start with ``crash at load`` or ``crash at once``, it ends while loading or at the first
+call; with ``wrong`` it chooses another label. Without the file that the variable ``FAKE_LOAD`` names, the
+model isn't loaded. A decoder is prepacked if there is a folder for prepacked bundles.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ POLL_S = 0.005
 
 
 class Worker:
-    """Calls in order; cancels as they come."""
+    """Runs calls in order; handles cancels at any time."""
 
     def __init__(self, pipe: Pipe) -> None:
         self._pipe = pipe
@@ -128,7 +128,7 @@ class Worker:
 
 
 def _input_of(call: Call) -> str:
-    """The text that came from outside; the last of them for a prompt."""
+    """The input text; the last one in a prompt."""
     if isinstance(call, Embed):
         return call.texts[0]
     if isinstance(call, Classify | Point):
@@ -146,7 +146,7 @@ def _fields_for(call: Generate) -> str:
 
 
 def _pointed(call: Point) -> tuple[Pointed, ...]:
-    """Each field is its first option, for 0.9, and the first word of the message if it stands there."""
+    """Each field gets its first class with 0.9, or the message's first word if it is a span."""
     learned = load_bundle(Path(call.head)).manifest.learned
     assert learned is not None
     places = ((0, len(call.text.split(" ")[0]), 1.0),) if call.text else ()

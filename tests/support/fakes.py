@@ -1,6 +1,6 @@
-"""Stand-ins at the seams: an engine process without a process, an engine without a model, bytes as tokens.
+"""Fakes at the seams: an engine without a model, an engine process without a process, a byte tokenizer.
 
-For what needs a real process and a pipe there is ``tests/support/fake_worker.py``.
+``tests/support/fake_worker.py`` is a fake with a real process and a pipe.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ SPECIAL = ("<|im_start|>", "<|im_end|>")
 
 
 class FakeEngine:
-    """What tasks see of an engine: gives the outputs in turn, keeps the calls, emits ``chunks`` first."""
+    """The engine that tasks see: returns the outputs in turn, records the calls, emits ``chunks`` first."""
 
     def __init__(self, *outputs: Output | Exception, chunks: Sequence[str] = ()) -> None:
         self.calls: list[Call] = []
@@ -48,10 +48,11 @@ class FakeEngine:
 
 
 class FakeProcess(EngineProcess):
-    """A worker that is no process. ``on_call`` answers; what it raises, ``EngineCrashed`` too, is raised.
+    """A worker without a process. ``on_call`` answers; its exceptions, such as ``EngineCrashed``, pass
+    through.
 
-    ``on_start`` is awaited by each start, which fails with what it raises. ``is_prepared`` says whether a
-    start finds what was prepared; without it none looks for that.
+    ``on_start`` is awaited at each start and may raise. ``is_prepared`` says whether a start finds a
+    prepacked bundle; without it, starts don't look for one.
     """
 
     def __init__(
@@ -116,7 +117,7 @@ class FakeProcess(EngineProcess):
 
 
 class FakeAttempt:
-    """What an attempt was told."""
+    """Records the calls of an attempt."""
 
     def __init__(self) -> None:
         self.told: list[str] = []
@@ -135,7 +136,7 @@ class FakeAttempt:
 
 
 class FakeClock:
-    """Seconds that pass when the test says so."""
+    """A clock that the test advances."""
 
     def __init__(self) -> None:
         self.now = 1000.0
@@ -145,14 +146,14 @@ class FakeClock:
 
 
 class FakeService:
-    """Has tasks."""
+    """A service with tasks."""
 
     def __init__(self, **tasks: Any) -> None:
         self.tasks: Mapping[str, Any] = tasks
 
 
 class FakePresence:
-    """Counts what is announced; ``retain`` gets what is to be retained."""
+    """Counts announcements; ``retain`` gets retained messages."""
 
     def __init__(self, retain: Callable[[str, bytes], Awaitable[None]] | None = None) -> None:
         self.state = "online"
@@ -171,12 +172,12 @@ class FakePresence:
 
 
 def make_key(number: int) -> bytes:
-    """As keys of the journal are: 16 bytes that look random."""
+    """A journal key: 16 bytes that look random."""
     return hashlib.sha256(b"%d" % number).digest()[:16]
 
 
 def make_delivery(payload: bytes = b"text", **fields: Any) -> Delivery:
-    """A request to the task ``triage`` as it comes from the broker."""
+    """A request to the task ``triage`` as the broker delivers it."""
     known: dict[str, Any] = {
         "topic": "edgeslm/v1/hall/req/triage",
         "qos": 1,
@@ -194,7 +195,7 @@ def make_delivery(payload: bytes = b"text", **fields: Any) -> Delivery:
 
 
 def write_chat_tokenizer(folder: Path, template: str | None = CHATML) -> Path:
-    """The tokenizer files of a bundle in which each byte is a token, besides :data:`SPECIAL`."""
+    """Writes a bundle's tokenizer files: each byte is a token, in addition to :data:`SPECIAL`."""
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     tokenizer = Tokenizer(models.BPE({char: number for number, char in enumerate(alphabet)}, []))
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)

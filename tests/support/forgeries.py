@@ -1,6 +1,6 @@
-"""Changed, forged and odd signatures of a bundle, each made from a good one.
+"""Changed, forged and odd signatures of a bundle, each made from a valid one.
 
-Some are good all the same, as what they change is not signed over: ``model-signing`` says which.
+Some remain valid, because the changed part isn't signed; ``model-signing`` decides which.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ Json = dict[str, Any]
 
 @dataclass(slots=True)
 class Scene:
-    """A signed bundle, the key of its signer, and the public key that it is checked with."""
+    """A signed bundle, its signer's key, and the public key for the check."""
 
     bundle: Path
     key: ec.EllipticCurvePrivateKey
@@ -59,7 +59,7 @@ class Scene:
         self.write(signature)
 
     def sign(self, payload: bytes, encoded: bytes | None = None, hash_name: str = "SHA256") -> None:
-        """Signs another payload with the right key, or ``encoded`` in place of its encoding."""
+        """Signs another payload with the right key, or ``encoded`` instead of its encoding."""
         encoded = pae(payload) if encoded is None else encoded
         self.put_payload(payload)
         self.put_sig(self.key.sign(encoded, ec.ECDSA(getattr(hashes, hash_name)())))
@@ -70,7 +70,7 @@ FORGERIES: dict[str, Forgery] = {}
 
 
 def pae(payload: bytes) -> bytes:
-    """What DSSE signs."""
+    """DSSE's pre-authentication encoding, which is signed."""
     return b"DSSEv1 %d %b %d %b" % (len(PAYLOAD_TYPE), PAYLOAD_TYPE, len(payload), payload)
 
 
@@ -80,7 +80,7 @@ def flip(data: bytes, bit: int) -> bytes:
     return bytes(changed)
 
 
-# --- files, and single bits of what is signed ----------------------------------------------------------
+# --- files, and single bits of the signed part ---------------------------------------------------------
 
 
 def _of_files(tamper: Callable[[Path], None]) -> Forgery:
@@ -119,7 +119,7 @@ for name in ("manifest.json", "model.onnx", "model.onnx.data", "heads/two.npz"):
     FORGERIES |= {f"{name}, bit at {n}/5": _flip_file(name, n / 5) for n in range(5)}
 
 
-# --- the envelope, which is not signed over --------------------------------------------------------------
+# --- the envelope, which isn't signed --------------------------------------------------------------------
 
 
 def envelope(change: Callable[[Json], Any]) -> Forgery:
@@ -132,7 +132,7 @@ def envelope(change: Callable[[Json], Any]) -> Forgery:
 
 
 def at(*path: str | int, value: Any) -> Forgery:
-    """One field set, or removed where the value is ``...``."""
+    """Sets one field, or removes it if the value is ``...``."""
 
     def change(signature: Any) -> None:
         for step in path[:-1]:
@@ -270,7 +270,7 @@ def signs(encode: Callable[[bytes], bytes], hash_name: str = "SHA256") -> Forger
 
 
 FORGERIES |= {
-    "s negated": _numbers(lambda r, s: (r, P256_ORDER - s)),  # good: ECDSA has two for each
+    "s negated": _numbers(lambda r, s: (r, P256_ORDER - s)),  # valid: ECDSA signatures are malleable
     "r and s of zero": _numbers(lambda r, s: (0, 0)),
     "r of zero": _numbers(lambda r, s: (0, s)),
     "s of zero": _numbers(lambda r, s: (r, 0)),

@@ -1,10 +1,10 @@
-"""goosebit with one device, run by a Python that has it: an independent server of hawkBit's DDI API.
+"""goosebit server with one device, run by a Python that has goosebit: an independent hawkBit DDI server.
 
     python tests/support/goosebit_server.py PORT DEVICE TOKEN
 
-Each line on standard input is an order as JSON, answered by a line of JSON that says how the device is:
-``{"assign": FILE, "version": V}`` has it update to that file, ``{"look": true}`` does nothing. goosebit's own
-way in takes images of SWUpdate and RAUC alone, so a file becomes a row of its database.
+Each line on standard input is a command as JSON, answered by a line of JSON with the device's state:
+``{"assign": FILE, "version": V}`` assigns an update to that file, ``{"look": true}`` only reads the state.
+goosebit's own upload takes images of SWUpdate and RAUC only, so files are inserted into its database.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What the examples for developers of apps talk to: a node with fake engines at a real broker."""
+"""Fixtures for tests of the examples for app developers: a node with fake engines and a real broker."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ BASE = f"edgeslm/v1/{NAME}"
 
 @dataclass(frozen=True)
 class Hall:
-    """A broker with a node that calls ``critical`` what has that word in it, else ``normal``."""
+    """A broker with a node that labels texts ``critical`` if they contain that word, otherwise ``normal``."""
 
     broker: Mosquitto
     websocket_port: int
     app: App
 
     def run(self, command: Sequence[str | Path], url: str | None = None) -> subprocess.CompletedProcess[str]:
-        """An example, with the variables that it reads."""
+        """Runs an example with its environment variables."""
         return subprocess.run(
             command, env=self.environment(url), capture_output=True, text=True, timeout=WAIT_S, cwd=EXAMPLES
         )

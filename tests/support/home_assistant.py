@@ -1,8 +1,8 @@
-"""A real Home Assistant with its MQTT integration, run by its own Python: ``home_assistant.py PORT FOLDER``.
+"""Real Home Assistant with its MQTT integration, run by its own Python: ``home_assistant.py PORT FOLDER``.
 
-Each line of standard input asks for something, each answer is a line of JSON: ``states`` gives state and
-attributes of all entities, ``automation FILE INPUTS`` makes one of the blueprint ``edgeslm/FILE``, ``events``
-gives what ``edgeslm_test`` events have brought. Nothing is downloaded and nothing listens.
+Each line of standard input is a command, each answer a line of JSON: ``states`` lists state and attributes of
+all entities, ``automation FILE INPUTS`` makes an automation from the blueprint ``edgeslm/FILE``, ``events``
+lists data of ``edgeslm_test`` events. Nothing is downloaded, and no port is opened.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from homeassistant.setup import async_setup_component
 
 
 def make_entry(port: int) -> Any:
-    """The MQTT integration as somebody sets it up; constructors differ between versions."""
+    """The MQTT integration as set up in the UI; constructors differ between versions."""
     parameters = inspect.signature(config_entries.ConfigEntry.__init__).parameters
     fields = {
         "version": 1,
@@ -45,7 +45,7 @@ async def run(port: int, folder: Path) -> None:
         loader.async_setup(hass)
     hass.config_entries = config_entries.ConfigEntries(hass, {})
     await bootstrap.async_load_base_functionality(hass)
-    hass.config.components.update({"http", "file_upload"})  # a port for pages, which nobody here looks at
+    hass.config.components.update({"http", "file_upload"})  # pretends that the web server runs
     getattr(hass, "set_state", lambda state: setattr(hass, "state", state))(core.CoreState.running)
     await hass.config_entries.async_add(make_entry(port))
     events: list[Any] = []

@@ -1,4 +1,4 @@
-"""A hub and the sites that are bridged to it: real mosquittos with mutual TLS, a network that can be cut."""
+"""A hub and sites bridged to it, for tests: real mosquittos with mutual TLS, on a network that fails."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ SITE_APPS = ("root:read=#,write=#", "desk:hall/triage")
 
 
 class Hub(Provisioned):
-    """``sites``: the configurations of each site's nodes, by site and node. ``options`` are those of
-    ``edgeslm provision site``, for every site; ``apps`` are the hub's. Nothing is started.
+    """``sites``: the nodes' configurations by site and node. ``options`` are those of ``edgeslm provision
+    site``, for every site; ``apps`` are the hub's. Nothing is started.
     """
 
     def __init__(
@@ -46,7 +46,7 @@ class Hub(Provisioned):
         run("provision", "site", self.folder, *files, "--site", name,
             "--hub", f"mqtts://localhost:{self.network.port}", *options)  # fmt: skip
         settings = (self.folder / f"site-{name}.conf").read_text("utf-8")
-        # A test doesn't wait for a minute until the bridge tries again.
+        # So that the bridge reconnects after seconds, not a minute.
         site.broker.more, found = re.subn(r"(?m)^restart_timeout .*$", "restart_timeout 1 2", settings)
         assert found == 1
         return site
@@ -64,14 +64,14 @@ class Hub(Provisioned):
         self.broker.stop()
 
     def cut(self) -> None:
-        """No site reaches the hub, and the hub knows at once."""
+        """Cuts all sites off; the hub notices at once."""
         self.network.close()
         self.network.cut()
 
     def mend(self) -> None:
         self.network.open()
-        self.network.cut()  # those who waited for an answer try again at once
+        self.network.cut()  # clients that waited for an answer reconnect at once
 
     def wait_for_link(self, app: App, site: str, state: bytes = b"1") -> None:
-        """``app`` must listen to it."""
+        """Waits for the bridge's state; ``app`` must be subscribed to it."""
         app.take(f"site/{site}/link", lambda heard: heard.payload == state)

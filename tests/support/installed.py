@@ -1,4 +1,4 @@
-"""Fixtures for the tests end to end: the installed programs."""
+"""Fixtures for end-to-end tests: the installed programs."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from tests.support.paths import ROOT
 
 @dataclass(frozen=True)
 class Installed:
-    """The environment of ``scripts/wheel``: what a user gets, and a Python that sees no checkout."""
+    """The environment of ``scripts/wheel``: programs as a user gets them, without the checkout."""
 
     python: Path
 
@@ -28,7 +28,7 @@ class Installed:
         return {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
 
     def __call__(self, program: str, *arguments: object) -> str:
-        """What it prints. Fails where its status isn't 0."""
+        """Runs a program that must succeed. :return: its output."""
         command = [str(self.python.with_name(program)), *map(str, arguments)]
         done = subprocess.run(
             command,
@@ -43,7 +43,7 @@ class Installed:
 
     @contextmanager
     def running(self, words: Path, program: str, *arguments: object) -> Iterator[subprocess.Popen[bytes]]:
-        """It runs meanwhile, and what it says goes to ``words``; SIGTERM must end it with status 0."""
+        """Runs a program during the block, with its output in ``words``; SIGTERM must end it cleanly."""
         with words.open("wb") as stream:
             process = subprocess.Popen(
                 [self.python.with_name(program), *map(str, arguments)],
@@ -64,7 +64,7 @@ class Installed:
 
 @pytest.fixture(scope="session")
 def installed() -> Installed:
-    if "wheel_guard" in sys.modules:  # it is the one that runs this
+    if "wheel_guard" in sys.modules:  # this process runs in it
         return Installed(Path(sys.executable))
     done = subprocess.run([ROOT / "scripts/wheel"], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr

@@ -1,4 +1,4 @@
-"""Odd statements and odd keys: what the holder of a key may sign, and what a node may be told to trust."""
+"""Odd signed statements and odd keys: what the owner of a key might sign, and which keys a node might get."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from tests.support.tampering import TAMPERING
 
 
 def _root(statement: Json) -> None:
-    """Makes the digest of the whole fit, as a signer would."""
+    """Updates the root digest, as a signer would."""
     data = b"".join(bytes.fromhex(one["digest"]) for one in statement["predicate"]["resources"])
     statement["subject"][0]["digest"]["sha256"] = hashlib.sha256(data).hexdigest()
 
@@ -192,7 +192,7 @@ def _checked_with(make: Callable[[Scene], bytes]) -> Forgery:
 
 
 def _signed_with(curve: Any, hash_name: str, *, hint: bool = True) -> Forgery:
-    """By a new key, which is the one that it is checked with."""
+    """Signs with a new key, which is also the one for the check."""
 
     def act(scene: Scene) -> None:
         scene.key = ec.generate_private_key(curve)
@@ -206,7 +206,7 @@ def _signed_with(curve: Any, hash_name: str, *, hint: bool = True) -> Forgery:
 
 
 def _hinted(pem: Callable[[Scene], bytes]) -> Forgery:
-    """Checked with another key, which the signature claims to be of."""
+    """Checks with another key, which the signature names."""
 
     def act(scene: Scene) -> None:
         _checked_with(pem)(scene)
@@ -271,11 +271,11 @@ KEYS: dict[str, Forgery] = {
 }
 
 
-# --- what the library takes and a device refuses ---------------------------------------------------------
+# --- accepted by the library, refused by a device --------------------------------------------------------
 
 
 def _as_of_old(payload: bytes) -> bytes:
-    """The encoding of model-signing 0.2, which never made statements of this form."""
+    """The encoding of model-signing 0.2, which didn't make statements of this form."""
     return f"DSSEV1 {len(PAYLOAD_TYPE)} {PAYLOAD_TYPE.decode()} {len(payload)} {payload!r}".encode()
 
 
@@ -295,4 +295,4 @@ REFUSED_HERE: dict[str, Forgery] = {
     "a digest in capitals": _resources(lambda given: given[0].update(digest=given[0]["digest"].upper())),
     "a digest with a space": _resources(lambda given: given[0].update(digest=" " + given[0]["digest"])),
 }
-"""Nobody's tool writes them, and what has one form only is easier to judge."""
+"""No tool writes these forms, and a single allowed form is easier to verify."""

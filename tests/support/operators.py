@@ -1,4 +1,4 @@
-"""An operator of a node for tests: gives commands over the bus and hears the answers."""
+"""Operator client for tests: sends control commands to a node over MQTT and receives the answers."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from tests.support.nodes import BASE
 
 
 class Operator:
-    """Gives commands and hears the answers."""
+    """Sends commands and receives the answers."""
 
     def __init__(self, app: App, name: str = "given") -> None:
         self._app = app

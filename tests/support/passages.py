@@ -1,4 +1,4 @@
-"""Passages as a search finds them, made by tests."""
+"""Passages for tests, as a search returns them."""
 
 from __future__ import annotations
 
@@ -26,9 +26,9 @@ def make_found(text: str, **fields: Any) -> Found:
 
 
 class FakeDocuments:
-    """Collections in which everything finds the same.
+    """Collections in which every search returns the same passages.
 
-    ``asked`` is what was sought, and how, ``only`` in which documents at last.
+    ``asked`` records searches with their options; ``only`` is the documents of the last one.
     """
 
     def __init__(self, *found: Found, computed: Any = None) -> None:

@@ -1,4 +1,4 @@
-"""Extract tasks that an encoder learned by pointing: what their bundles say, and what an engine answers."""
+"""Extract tasks learned by an encoder, for tests: their bundles and the engine's answers."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ POINTED: dict[str, Any] = {
     ],
     "rows": 9,
 }
-"""The section ``learned``: a text that is always there, a number that may be, and one of two values."""
+"""The section ``learned``: a required text, an optional number, and one of two values."""
 
 RISK = [
     {"threshold": 0.0, "error": 0.2, "coverage": 1.0},
@@ -36,18 +36,18 @@ RISK = [
 
 
 def fitted(**changes: Any) -> dict[str, Any]:
-    """A calibration of fields, which halves what the head says."""
+    """A calibration of fields that halves the head's probabilities."""
     knots = {"margins": [0.0, 1.0], "confidences": [0.0, 0.5]}
     return {"scale": [], "bias": [], **knots, "rows": 50, **changes}
 
 
 def pointer_bundle(**learned: Any) -> Bundle:
-    """As a task sees it: there is no folder."""
+    """A bundle without a folder, enough for a task."""
     return head_bundle(**{**POINTED, **learned})
 
 
 def at(message: str, text: str, share: float = 1.0, nth: int = 0) -> tuple[int, int, float]:
-    """The place of ``text``, as an engine says it; ``nth`` of those where it stands."""
+    """The span of the ``nth`` occurrence of ``text``, as an engine returns it."""
     start = message.index(text)
     for _ in range(nth):
         start = message.index(text, start + 1)

@@ -1,4 +1,4 @@
-"""Members of a pool for tests: small nodes whose results tell which of them answered."""
+"""Pool members for tests: nodes whose results tell which of them answered."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ SHARE = f"$share/hands/{ASK}"
 
 
 def member(url: str, folder: Path, name: str, **changes: Any) -> dict[str, Any]:
-    """The configuration of a member in a folder of its own, ``folder/name``."""
+    """A member's configuration in its own folder ``folder/name``."""
     home = folder / name
     home.mkdir(exist_ok=True)
     return {
@@ -35,13 +35,13 @@ def base(name: str) -> str:
 
 
 def who(heard: Heard, folder: Path, *names: str) -> str:
-    """Whose result that is; all bundles differ."""
+    """The member that sent a result, known from its bundle's digest."""
     digests = {load_bundle(folder / name / "small").digest[:19]: name for name in names}
     return digests[heard.json["model"].partition("@")[2][:19]]
 
 
 def ask(app: App, first: int, count: int, text: str = "all fine") -> set[str]:
-    """Asks the pool ``count`` times: the ids. Results come to the pool's own reply topic of the desk."""
+    """Sends ``count`` requests to the pool. :return: their ids. Results arrive on the app's reply topic."""
     ids = {str(number) for number in range(first, first + count)}
     for id in sorted(ids, key=int):
         app.publish(ASK, {"input": text, "id": id, "reply_to": f"{POOL}/res/triage/desk"})
@@ -49,7 +49,7 @@ def ask(app: App, first: int, count: int, text: str = "all fine") -> set[str]:
 
 
 def answers(app: App, count: int) -> list[Heard]:
-    """So many results of :func:`ask`, as they come."""
+    """``count`` results of :func:`ask`, in order of arrival."""
     return [app.take(f"{POOL}/res/triage/desk") for _ in range(count)]
 
 

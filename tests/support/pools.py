@@ -1,4 +1,4 @@
-"""Pools for tests: members that answer without a model, as the test wants, and ``edgeslm dispatch``."""
+"""Pools for tests: members that answer without a model, and ``edgeslm dispatch``."""
 
 from __future__ import annotations
 
@@ -30,11 +30,11 @@ POOL = "edgeslm/v1/pool/triage"
 REPLIES = ("edgeslm/v1/pool/+/res/#",)
 
 Answers = Callable[[Request], "dict[str, Any] | RequestError | None"]
-"""What a member makes of a request: a result, an error, or nothing until it is told."""
+"""A member's answer to a request: a result, an error, or None to leave it open until ``tell``."""
 
 
 class Member(NodeThread):
-    """A node with a persistent session. It remembers what it has answered, as nodes do."""
+    """A node with a persistent session that deduplicates requests, as nodes do."""
 
     def __init__(
         self,
@@ -55,7 +55,7 @@ class Member(NodeThread):
         self._open: dict[bytes, tuple[Request, bytes]] = {}
 
     def die(self) -> None:
-        """Its connection breaks without a word, and it comes back no more."""
+        """Breaks the connection without DISCONNECT, for good."""
         self._is_gone = True
         network = self._bus._network
         assert network is not None
@@ -68,7 +68,7 @@ class Member(NodeThread):
         self._loop.call_soon_threadsafe(self._stop.set)
 
     def tell(self) -> None:
-        """Answers what it had left open."""
+        """Answers the open requests."""
 
         def tell() -> None:
             for key, (request, _) in list(self._open.items()):
@@ -137,11 +137,11 @@ class Member(NodeThread):
 
 
 class DispatcherProcess:
-    """``edgeslm dispatch`` with a state folder in ``folder``; its words are kept there."""
+    """``edgeslm dispatch`` with its state folder and output in ``folder``."""
 
     def __init__(self, folder: Path, url: str, **settings: Any) -> None:
         folder.mkdir(exist_ok=True)
-        self.file = folder / "dispatch.json"  # which YAML can read
+        self.file = folder / "dispatch.json"  # JSON is valid YAML
         own = {"pool": "triage", "broker": {"url": url}, "state_dir": str(folder / "state"), "lease_s": 2.0}
         self.file.write_text(json.dumps({**own, "name": folder.name, **settings}))
         self._words = folder / "words.txt"
@@ -172,7 +172,7 @@ class DispatcherProcess:
         self._process.wait()
 
     def pause(self) -> None:
-        """It does nothing any more, and its connections stay, until :meth:`resume`."""
+        """Stops the process until :meth:`resume`; its connections stay open."""
         self._process.send_signal(signal.SIGSTOP)
 
     def resume(self) -> None:

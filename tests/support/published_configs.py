@@ -1,4 +1,4 @@
-"""The sizes in published ``config.json`` files, and the number of weights that the models' pages state."""
+"""Sizes from published ``config.json`` files, and the numbers of weights from the models' pages."""
 
 from __future__ import annotations
 
@@ -67,7 +67,7 @@ PUBLISHED: dict[str, tuple[dict[str, Any], int]] = {
         3_821_079_552,
     ),
     "Gemma-2-2B": (
-        # It says nothing of tie_word_embeddings: the family's code ties them.
+        # It doesn't set tie_word_embeddings; the family's default is true.
         _config(
             "Gemma2ForCausalLM",
             hidden_size=2304,

@@ -1,4 +1,4 @@
-"""Readers of the real small encoder with layers made by hand."""
+"""Reader bundles for tests: the real small encoder with hand-made layers."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _FILE = "head.npz"
 
 
 def make_reader(encoder: Path, folder: Path, *, points: bool = True) -> Path:
-    """:param encoder: its bundle. :param points: it also says where an answer would stand."""
+    """:param encoder: the encoder's bundle. :param points: with a layer for answer spans."""
     shutil.copytree(encoder, folder)
     manifest = json.loads((folder / "manifest.json").read_text())
     section = load_bundle(encoder).manifest.encoder

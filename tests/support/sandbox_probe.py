@@ -1,4 +1,4 @@
-"""Run in the sandbox of the unit: tries what a node must not be able to do, and says how it went as JSON."""
+"""Sandbox probe, run in the unit's sandbox: tries forbidden operations and prints the results as JSON."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 FAR = "203.0.113.1"
-"""An address of the public network that nobody has (RFC 5737)."""
+"""A public address that is never assigned (RFC 5737)."""
 NEAR = "127.0.0.1"
 
 
@@ -42,7 +42,7 @@ def run_in_real_time() -> None:
 
 
 def call(name: str, *arguments: int | bytes | None) -> None:
-    """A function of the C library that returns -1 when it fails."""
+    """Calls a function of the C library that returns -1 on failure."""
     if getattr(ctypes.CDLL(None, use_errno=True), name)(*arguments) == -1:
         raise OSError(ctypes.get_errno(), name)
 
@@ -75,7 +75,7 @@ ATTEMPTS: dict[str, Callable[[], object]] = {
 
 
 def try_all() -> dict[str, str]:
-    """Each attempt with the name of its error, empty if it succeeded."""
+    """Attempts with the names of their errors, empty on success."""
     outcomes = {}
     for name, attempt in ATTEMPTS.items():
         try:

@@ -1,8 +1,8 @@
-"""Nodes as the shipped unit starts them, for ``scripts/test --sandbox``: with every restriction.
+"""Sandboxed nodes for ``scripts/test --sandbox``: with all restrictions of the shipped unit.
 
-Each node is a service of its own in a systemd of its own (:mod:`tests.support.booted`), with the drop-in
-that is shipped. What differs: it is root, without any privilege, since the folders of tests are root's, it
-sees those folders in ``/tmp``, and it isn't started again.
+Each node is a service in a separate systemd (:mod:`tests.support.booted`), with the shipped drop-in. Differences: it
+runs as root without capabilities, since the tests' folders belong to root; it sees those folders in ``/tmp``;
+and it isn't restarted.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ PYTHON = f"/opt/edgeslm/base/bin/python{sysconfig.get_python_version()}"
 
 
 class Sandbox:
-    """The system that the services run in; ``shared`` is the folder below which tests keep their files."""
+    """The system in which the services run; ``shared`` is the folder with the tests' files."""
 
     def __init__(self, folder: Path, shared: Path) -> None:
         for place in (ROOT, shared):
@@ -54,8 +54,8 @@ class Sandbox:
         self._system.__exit__(*exception)
 
     def launch(self, command: Sequence[str], words: Path, environment: Mapping[str, str]) -> SandboxedProcess:
-        """``command`` as a service whose words go to ``words``; an interpreter of this run is that of the
-        sandbox."""
+        """Starts ``command`` as a service with its output in ``words``; this run's interpreter is replaced by
+        the sandbox's."""
         name = next(self._names)
         ended = self._shared / f"{name}.ended"
         unit = self._folder / "units" / name
@@ -64,7 +64,7 @@ class Sandbox:
         drop_ins.mkdir()
         shutil.copy(SHIPPED, drop_ins)
         passed = {key: value for key, value in environment.items() if os.environ.get(key) != value}
-        # Not this run's Python, so nothing finds the tests for it.
+        # The sandbox's Python can't find the tests by itself.
         passed["PYTHONPATH"] = os.pathsep.join(
             [*filter(None, [environment.get("PYTHONPATH")]), *map(str, packages()), str(self._tests)]
         )
@@ -81,7 +81,7 @@ class Sandbox:
             *(f"Environment={_quoted(f'{key}={value}')}" for key, value in passed.items()),
             "ExecStart=",
             f"ExecStart={' '.join(_quoted(part) for part in (program, *arguments))}",
-            # systemd forgets a service that has ended well, and how.
+            # systemd forgets the exit status of a service that succeeded.
             f"ExecStopPost=/bin/sh -c 'echo $$EXIT_CODE $$EXIT_STATUS >{ended}'",
         ]
         (drop_ins / "20-test.conf").write_text("\n".join(lines) + "\n")
@@ -90,14 +90,14 @@ class Sandbox:
 
 
 def _quoted(text: str) -> str:
-    """As systemd.service(5) and systemd.syntax(7) have it."""
+    """Quotes an argument by systemd.service(5) and systemd.syntax(7)."""
     for plain, escaped in (("\\", "\\\\"), ('"', '\\"'), ("\n", "\\n"), ("%", "%%"), ("$", "$$")):
         text = text.replace(plain, escaped)
     return f'"{text}"'
 
 
 class SandboxedProcess:
-    """What tests ask of :class:`subprocess.Popen`, answered for the main process of a service."""
+    """The interface of :class:`subprocess.Popen` that tests use, for a service's main process."""
 
     def __init__(self, system: Booted, unit: str, ended: Path) -> None:
         self._system = system
@@ -111,11 +111,11 @@ class SandboxedProcess:
         self.pid = _host_pid(int(inner), system.namespace) if inner != "0" else 0
 
     def poll(self) -> int | None:
-        """The exit status, negative for a signal, once all of the service has ended."""
+        """The exit status (negative: signal) once all processes of the service have ended."""
         if self._ended.exists() and (words := self._ended.read_text().split()):
             how, status = words
             return int(status) if how == "exited" else -signal.Signals[f"SIG{status}"]
-        if self._system.show(self._unit, "ActiveState") == "failed":  # it could not even be started
+        if self._system.show(self._unit, "ActiveState") == "failed":  # it couldn't be started
             return int(self._system.show(self._unit, "ExecMainStatus"))
         return None
 
@@ -136,7 +136,7 @@ class SandboxedProcess:
 
 
 def _host_pid(inner: int, namespace: str) -> int:
-    """What this machine calls a process that has the number ``inner`` in a namespace of processes."""
+    """The host's PID of a process with the PID ``inner`` in a PID namespace."""
     for entry in Path("/proc").iterdir():
         if not entry.name.isdecimal():
             continue

@@ -1,4 +1,4 @@
-"""systemd's end of sd_notify(3) for tests: a real datagram socket."""
+"""Fake service manager for tests: systemd's side of sd_notify(3), with a real datagram socket."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from tests.support.apps import WAIT_S
 
 
 class FakeServiceManager:
-    """Hears every datagram as the fields in it. ``address`` may begin with a NUL byte: an abstract one."""
+    """Records every datagram as its fields. ``address`` may start with a NUL byte (an abstract socket)."""
 
     def __init__(self, address: str) -> None:
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)

@@ -1,4 +1,4 @@
-"""Services on fake engines, two models and two tasks to begin with."""
+"""Services on fake engines for tests, by default with two models and two tasks."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ tasks:
 """
 
 WITH_BASE = CONFIG.replace("  encoder:", "  ready: {{bundle: {folder}/ready}}\n  encoder:")
-"""With a model more, which ``tests.support.taught.write_base`` makes: it takes adapters."""
+"""With another model, which takes adapters, made by ``tests.support.taught.write_base``."""
 
 
 def make_service(
@@ -40,7 +40,7 @@ def make_service(
     config: str = CONFIG,
     adapters: dict[str, Adapters] | None = None,
 ) -> Service:
-    """:param more: further tasks. :param adapters: is filled with what each engine may add, by its folder."""
+    """:param more: further tasks. :param adapters: filled with each engine's adapters, by bundle folder."""
     write_bundle(folder / "small")
     write_bundle(folder / "encoder", "encoder")
     text = config.format(folder=folder) + textwrap.indent(textwrap.dedent(more), "  ") + sections

@@ -1,4 +1,4 @@
-"""Signed bundles for tests: keys, made and used as the build machine does it."""
+"""Signed bundles for tests: keys and signatures made as on the build machine."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class Signer:
 
 
 def write_files(folder: Path, **changes: Any) -> Path:
-    """A bundle with several files, in folders too."""
+    """A bundle with several files, some in subfolders."""
     for name, data in FILES.items():
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).write_bytes(data)
@@ -44,7 +44,7 @@ def write_files(folder: Path, **changes: Any) -> Path:
 
 
 def write_manifest(folder: Path, **changes: Any) -> None:
-    """A manifest that fits the files as they are, as somebody would write it who changed them."""
+    """A manifest that matches the current files, as an attacker who changed them would write it."""
     names = sorted(file.relative_to(folder).as_posix() for file in folder.rglob("*") if file.is_file())
     manifest = {
         "format": 1,

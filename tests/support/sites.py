@@ -1,4 +1,4 @@
-"""A site for tests: what the commands made for it, on a real mosquitto with mutual TLS."""
+"""Provisioned sites for tests, on a real mosquitto with mutual TLS."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tests.support.nodes import write_configuration
 
 
 class Provisioned:
-    """A broker and the folder that ``edgeslm provision`` made for it."""
+    """A broker and its folder, made by ``edgeslm provision``."""
 
     folder: Path
     broker: SiteBroker
@@ -39,7 +39,7 @@ class Provisioned:
 
 
 class Site(Provisioned):
-    """``configurations`` by node, ``apps`` as ``edgeslm provision`` takes them. Its broker is not started."""
+    """``configurations`` by node; ``apps`` as for ``edgeslm provision``. The broker isn't started."""
 
     def __init__(self, folder: Path, configurations: dict[str, dict[str, Any]], apps: Sequence[str]) -> None:
         self.folder = folder / "site"
@@ -61,9 +61,9 @@ class Site(Provisioned):
 
 
 class SiteBroker(Mosquitto):
-    """One with the settings that ``edgeslm provision broker`` wrote to ``site``, word for word.
+    """A broker with exactly the settings that ``edgeslm provision broker`` wrote to ``site``.
 
-    ``more`` comes behind them, as the next file of a ``conf.d``.
+    ``more`` is appended, like the next file of a ``conf.d``.
     """
 
     def __init__(self, folder: Path, site: Path) -> None:
@@ -74,7 +74,7 @@ class SiteBroker(Mosquitto):
     def _settings(self) -> str:
         settings = (self._site / "mosquitto.conf").read_text("utf-8")
         settings += f"persistence_location {self._folder}/\nlog_type all\n"
-        # Started as root it would become a user who can't read the test's folder.
+        # As root, mosquitto would change to a user who can't read the test's folder.
         return settings + ("user root\n" if os.geteuid() == 0 else "") + self.more
 
 

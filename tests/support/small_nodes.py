@@ -1,4 +1,4 @@
-"""Small nodes for tests: they answer without a model, and as badly as a test wants them to."""
+"""Minimal nodes for tests: they answer without a model, and badly if a test wants it."""
 
 from __future__ import annotations
 
@@ -27,9 +27,9 @@ REPLIES = ("edgeslm/v1/+/res/#",)
 
 
 class NodeThread(BusListener):
-    """A connection with a thread and an event loop of its own, which says that it is ``online``.
+    """An MQTT connection with its own thread and event loop, which publishes the state ``online``.
 
-    ``connected`` subscribes and tells what it is.
+    ``connected`` subscribes and publishes the info document.
     """
 
     def __init__(self, url: str, name: str) -> None:
@@ -73,10 +73,10 @@ class NodeThread(BusListener):
 
 
 class SmallNode(NodeThread):
-    """It knows no repeats; what it does is up to the task:
+    """A node without deduplication. The task decides what it does:
 
-    - ``label``, ``triage``: the label critical; ``echo``: the input as result; ``garbage``: what is no result
-    - ``stream``, ``chat``: as ``echo``, but in words before that
+    - ``label``, ``triage``: the label critical; ``echo``: the input as result; ``garbage``: an invalid result
+    - ``stream``, ``chat``: as ``echo``, after a stream of its words
     - ``silent``: nothing; ``second``: as ``stream``, but the first delivery gets its first two words only
     - ``busy-once``: busy for a tenth of a second; ``busy``: busy for an hour
     """
@@ -93,7 +93,7 @@ class SmallNode(NodeThread):
         assert self._asked.wait(WAIT_S)
 
     def publish(self, topic: str, payload: bytes, correlation: bytes | None) -> None:
-        """From any thread."""
+        """Publishes; may be called from any thread."""
 
         def publish() -> None:
             self._bus.publish(OutgoingMessage(topic, payload, correlation=correlation))

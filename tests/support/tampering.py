@@ -1,4 +1,4 @@
-"""What is done to the files of a signed bundle, and the file that a refusal has to name."""
+"""Tampering with files of a signed bundle, and the file that the refusal must name."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def add(name: str, data: bytes = b"more") -> Callable[[Path], None]:
 
 
 def link(name: str) -> Callable[[Path], None]:
-    """The same content, but outside of the bundle."""
+    """Replaces a file by a link to the same content outside of the bundle."""
 
     def act(bundle: Path) -> None:
         outside = bundle.parent / "outside"
@@ -58,7 +58,7 @@ def rename(name: str, other: str) -> Callable[[Path], None]:
 
 
 def swap(bundle: Path) -> None:
-    """Two files of one size."""
+    """Swaps two files of equal size."""
     one, two = bundle / "heads/one.npz", bundle / "heads/two.npz"
     first, second = one.read_bytes(), two.read_bytes()
     one.write_bytes(second)
@@ -79,7 +79,7 @@ def pipe_for_file(name: str) -> Callable[[Path], None]:
 
 
 def consistent(change: Callable[[Path], None]) -> Callable[[Path], None]:
-    """The manifest is made to fit afterwards."""
+    """Updates the manifest after the change."""
 
     def act(bundle: Path) -> None:
         change(bundle)

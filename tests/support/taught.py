@@ -1,4 +1,4 @@
-"""Bundles of tasks that were taught, and the base of an adapter, which only fake engines can load."""
+"""Bundles of learned tasks, and the base of an adapter, for fake engines."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from edgeslm.bundle.manifest import Bundle, Manifest, load_bundle
 from tests.support.nodes import SECTIONS, write_bundle
 
 CLASSIFY: dict[str, Any] = {"task": "topic", "kind": "classify", "labels": ["spam", "ham"], "rows": 9}
-"""The section ``learned`` of a task that chooses between labels."""
+"""The section ``learned`` of a classify task."""
 
 EXTRACT: dict[str, Any] = {
     "task": "fields",
@@ -23,7 +23,7 @@ EXTRACT: dict[str, Any] = {
     "instruction": "Write the machine as JSON.",
     "rows": 9,
 }
-"""That of a task that finds fields."""
+"""The section ``learned`` of an extract task."""
 
 RISK = [
     {"threshold": 0.0, "error": 0.2, "coverage": 1.0},
@@ -33,7 +33,7 @@ RISK = [
 
 
 def calibration(**changes: Any) -> dict[str, Any]:
-    """One of two labels that leaves probabilities as they are."""
+    """A calibration of two labels that doesn't change probabilities."""
     return {"scale": [1.0, 1.0], "bias": [0.0, 0.0], "rows": 50, **changes}
 
 
@@ -50,14 +50,14 @@ def write_head(folder: Path, encoder: str | None, **learned: Any) -> Path:
 
 
 def write_adapter(folder: Path, base: str, learned: dict[str, Any] | None = None) -> Path:
-    """:param base: digest of the decoder's bundle. :param learned: None: nobody knows what it was taught."""
+    """:param base: digest of the decoder's bundle. :param learned: None: without a learned task."""
     write_bundle(folder, "adapter")
     adapter = {**SECTIONS["adapter"]["adapter"], "base": base}
     return change_manifest(folder, adapter=adapter, **({"learned": learned} if learned else {}))
 
 
 def write_base(folder: Path) -> str:
-    """A base that takes adapters; its digest."""
+    """Writes a base that takes adapters. :return: its digest."""
     write_bundle(folder)
     change_manifest(folder, graphs={"generate": "model.onnx", "adapters": "model.onnx"})
     return load_bundle(folder).digest

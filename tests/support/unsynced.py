@@ -1,17 +1,15 @@
-"""What a power cut leaves on the disk: a process is recorded with strace, then its files are made up without
-what was never synced.
+"""Power cut simulator: records a process with strace, then builds the files that a power cut may leave.
 
-A kill loses nothing that was written, since the kernel has it. A power cut does. The rules are those that a
-program may rely on (fsync(2), rename(2)), so this is the worst that a disk and its file system may do:
+A kill loses nothing that was written, since the kernel has it; a power cut may. The model is the worst that a
+disk and its file system may do, by the guarantees of fsync(2) and rename(2):
 
-- The content of a file is sure as of its last fsync or fdatasync; of what was written since, any 512 byte
-  sector may be there or not.
-- A name that was made, changed or removed is sure once its folder was synced; a new file is also sure to
-  have its name once it was synced itself, as on ext4, XFS, Btrfs and F2FS. Of changes since, any first few
-  may be there. With ``ordered``, any sync makes sure of all names before it, as the journals of ext4 and
-  XFS do.
+- A file's content is durable as of its last fsync or fdatasync; of later writes, any 512-byte sector may be
+  there or not.
+- A name that was created, changed or removed is durable once its folder was synced; a new file also has its
+  name once it was synced itself, as on ext4, XFS, Btrfs and F2FS. Of later changes, any prefix may be there.
+  With ``ordered``, any sync makes all earlier names durable, as the journals of ext4 and XFS do.
 
-What is written to memory that a file is mapped to isn't seen.
+Writes through memory mappings aren't seen.
 """
 
 from __future__ import annotations
@@ -29,19 +27,19 @@ from pathlib import Path
 SECTOR = 512
 CALLS = (
     "openat,write,writev,pwrite64,ftruncate,fallocate,fsync,fdatasync,rename,renameat,renameat2,unlink,unlinkat,"
-    # What the disk doesn't know how to follow; their use is an error.
+    # Not simulated; their use is an error.
     "?open,?creat,truncate,pwritev,pwritev2,copy_file_range,sendfile,link,linkat"
 )
 
 
 class CannotTrace(Exception):
-    """This machine doesn't let one process watch another; the message says why."""
+    """This machine doesn't allow strace; the message says why."""
 
 
 def record(command: Sequence[str], folder: Path) -> list[Call]:
-    """Runs a command to its end; what it did to files, in order. The record itself goes into ``folder``.
+    """Runs a command. :return: its file operations, in order. The trace is written to ``folder``.
 
-    :raises CannotTrace: strace isn't allowed to.
+    :raises CannotTrace: strace isn't allowed.
     :raises subprocess.CalledProcessError: the command failed.
     """
     subprocess.run([*_strace(folder), *command], check=True, timeout=120)
@@ -50,9 +48,9 @@ def record(command: Sequence[str], folder: Path) -> list[Call]:
 
 @contextmanager
 def watching(process_id: int, folder: Path) -> Iterator[list[Call]]:
-    """What a running process does to files inside of the ``with``; the list is there behind it.
+    """Records a running process during the block; the list is filled at its end.
 
-    :raises CannotTrace: strace isn't allowed to.
+    :raises CannotTrace: strace isn't allowed.
     """
     calls: list[Call] = []
     command = [*_strace(folder), "-p", str(process_id)]
@@ -64,7 +62,7 @@ def watching(process_id: int, folder: Path) -> Iterator[list[Call]]:
         try:
             yield calls
         finally:
-            strace.send_signal(signal.SIGINT)  # it lets go of the process
+            strace.send_signal(signal.SIGINT)  # detaches
             strace.wait(timeout=60)
     calls += _read_record(folder)
 
@@ -87,7 +85,7 @@ def _read_record(folder: Path) -> list[Call]:
 
 @dataclass(frozen=True)
 class Call:
-    """One call that succeeded: its strings, and the files of its descriptors, in order."""
+    """A successful system call: its strings, and the files of its descriptors, in order."""
 
     name: str
     texts: tuple[bytes, ...]
@@ -96,7 +94,7 @@ class Call:
     flags: frozenset[str]
     result: int
     started: int
-    """Number of the line with which it began; what other threads did since wasn't there for it."""
+    """Line at which it started; later operations of other threads come after it."""
 
 
 _BEGIN = re.compile(r"(?:\[pid +)?(\d*)\]? *(\w+)\((.*)$")
@@ -109,7 +107,7 @@ _TOKEN = re.compile(
 
 
 def parse(lines: Iterable[str]) -> Iterator[Call]:
-    """The calls of a record, at the line where each ended; those that failed are left out."""
+    """The successful calls of a trace, each at the line where it ended."""
     begun: dict[str, tuple[int, str, str]] = {}
     for number, line in enumerate(lines):
         text = line.rstrip("\n")
@@ -132,7 +130,7 @@ def parse(lines: Iterable[str]) -> Iterator[Call]:
 
 
 def _call(name: str, text: str, started: int) -> Call | None:
-    # strace pads short lines, and may let go in the middle of a call.
+    # strace pads short lines, and may detach during a call.
     whole = re.match(r"(.*)\) += (0x[0-9a-f]+|-?\d+)", text)
     if whole is None or (result := int(whole[2], 0)) < 0:
         return None
@@ -153,7 +151,7 @@ def _call(name: str, text: str, started: int) -> Call | None:
 
 @dataclass
 class _Write:
-    """Data at an offset, or with None a new length. ``at`` is the line of its call."""
+    """Data at an offset, or, with None, a new length. ``at`` is the line of its call."""
 
     at: int
     offset: int
@@ -197,9 +195,9 @@ def _put(content: bytearray, write: _Write) -> None:
 
 
 class Disk:
-    """The files in ``folder`` as calls change them, and what would be left of them.
+    """The files in ``folder`` as calls change them, and what a power cut would leave.
 
-    ``now`` are the names of this moment, which is what a kill leaves.
+    ``now`` has the current names, which is what a kill leaves.
     """
 
     def __init__(self, folder: Path, *, ordered: bool = False) -> None:
@@ -210,7 +208,7 @@ class Disk:
         self._changes: list[tuple[int, Path, _File | None]] = []
 
     def apply(self, call: Call) -> None:
-        """:raises ValueError: a call on these files that this class doesn't understand."""
+        """Applies a call. :raises ValueError: a call on these files that isn't simulated."""
         act = getattr(self, f"_{call.name}", None)
         if act is not None:
             act(call)
@@ -221,7 +219,7 @@ class Disk:
         return {path: file.after_cut(lambda: True) for path, file in self.now.items()}
 
     def after_cut(self, keeps: Callable[[], bool] = lambda: False) -> dict[Path, bytes]:
-        """After a power cut; ``keeps`` is asked about each thing that may be there or not."""
+        """The files after a power cut; ``keeps`` decides about everything that isn't durable."""
         names = dict(self._sure)
         for _, path, file in self._changes:
             if not keeps():
@@ -233,7 +231,7 @@ class Disk:
         return self._folder in path.parents
 
     def _paths(self, call: Call) -> list[Path]:
-        """Of the strings of a call, relative ones from the folder that it names, or this one."""
+        """Paths in a call's strings; relative ones start at its folder argument or the current folder."""
         base = call.paths[0] if call.paths else self._folder
         return [base / os.fsdecode(text) for text in call.texts]
 
@@ -296,7 +294,7 @@ class Disk:
             own = made is file and made is not None
             if started <= call.started and (self._ordered or own or path.parent == synced):
                 _rename_to(self._sure, path, made)
-                # What this name was before can't come back.
+                # Earlier changes of this name can't come back.
                 waiting = [change for change in waiting if change[1] != path]
             else:
                 waiting.append((started, path, made))
@@ -325,7 +323,7 @@ class Disk:
 
 
 def _rename_to(names: dict[Path, _File], path: Path, file: _File | None) -> None:
-    """In one step: the file has this name and no other; None removes the name."""
+    """Gives a file this name and no other; None removes the name."""
     for old in [one for one, there in names.items() if there is file]:
         del names[old]
     names.pop(path, None)
@@ -334,7 +332,7 @@ def _rename_to(names: dict[Path, _File], path: Path, file: _File | None) -> None
 
 
 def write_files(files: dict[Path, bytes], folder: Path, to: Path) -> None:
-    """Puts files of ``folder`` into another one, which is emptied first."""
+    """Writes files of ``folder`` into another folder, which is emptied first."""
     shutil.rmtree(to, ignore_errors=True)
     for path, content in files.items():
         place = to / path.relative_to(folder)

@@ -1,12 +1,11 @@
-"""Fuzzes all targets in turns: branches by atheris, then the work of growing inputs.
+"""Fuzzes all targets in turn: for code coverage by atheris, then for the work of growing inputs.
 
     python -m tests.integration.fuzz.drive [--minutes 60] [--seed N] [--targets NAME...] [--found FOLDER]
                                [--corpus FOLDER]
 
-Prints the inputs and findings of each target, JSON last. Ends with status 1 if there is a finding, which
-becomes a test when its file is moved to ``tests/integration/fuzz/corpus``. What reached new branches is
-kept in ``--corpus`` from run to run. atheris has wheels for Linux on x86-64 only; elsewhere work alone is
-searched.
+Prints the inputs and findings of each target, JSON last. Exit status 1 if there is a finding; its file
+becomes a test when it is moved to ``tests/integration/fuzz/corpus``. Inputs that reached new branches are kept in
+``--corpus`` between runs. atheris has wheels for Linux on x86-64 only; elsewhere only work is tested.
 """
 
 from __future__ import annotations
@@ -31,13 +30,13 @@ from tests.support.paths import ROOT
 
 TURN_S = 60.0
 MOST_S = 20
-"""For one input; what takes longer hangs."""
+"""Timeout of one input."""
 HAS_ATHERIS = importlib.util.find_spec("atheris") is not None
 
 
 @dataclass(slots=True)
 class Tally:
-    """What came of one target so far."""
+    """A target's results so far."""
 
     inputs: int = 0
     grown: int = 0
@@ -45,7 +44,7 @@ class Tally:
 
 
 class Drive:
-    """:param found: a folder for findings. :param corpus: one with a folder for each target."""
+    """:param found: folder for findings. :param corpus: folder with a folder for each target."""
 
     def __init__(self, names: Sequence[str], seed: int, found: Path, corpus: Path) -> None:
         self._names = names
@@ -64,7 +63,7 @@ class Drive:
                     self.turn(name, left)
 
     def turn(self, name: str, seconds: float) -> None:
-        """Half of the time for each way, if there are both."""
+        """Fuzzes one target, half of the time in each way, if both are available."""
         tally, folder = self.tallies[name], name.replace(" ", "-")
         found, corpus = self._found / folder, self._corpus / folder
         for made in (found, corpus):

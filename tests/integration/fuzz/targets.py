@@ -1,7 +1,7 @@
-"""What is fuzzed: for each format that comes from outside, a function of bytes, and inputs to begin with.
+"""Fuzz targets: for each format from outside, a function of bytes, and seed inputs.
 
-A target raises nothing for what it refuses as the product refuses it: whatever comes out of it is a defect.
-What a target needs is imported when it is made, so that a fuzzer can watch the branches of it.
+A target handles the refusals of the product itself, so every exception from it is a defect. It imports the
+tested code when it is made, so that the fuzzer can instrument it.
 """
 
 from __future__ import annotations
@@ -21,19 +21,19 @@ from tests.integration.fuzz.work import Run
 from tests.support.paths import ROOT
 
 SEPARATOR = b"\xfe\xfe"
-"""Between the parts of an input that has several; no UTF-8 text holds it."""
+"""Separates the parts of an input; it can't occur in UTF-8."""
 
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """``make`` gives the function; ``largest`` is the length in bytes up to which work is looked at."""
+    """``make`` returns the function; ``largest`` is the maximum length in bytes for measuring work."""
 
     make: Callable[[], Run]
     largest: int = 16_384
 
 
 def seeds_of(name: str) -> list[bytes]:
-    """Inputs to begin with, from ``seeds``."""
+    """Seed inputs from the folder ``seeds``."""
     folder = Path(__file__).parent / "seeds" / name.replace(" ", "-")
     return [file.read_bytes() for file in sorted(folder.iterdir())]
 
@@ -46,7 +46,7 @@ def text(data: bytes) -> str:
     return data.decode(errors="replace")
 
 
-# --- what comes over the bus -----------------------------------------------------------------------------
+# --- messages --------------------------------------------------------------------------------------------
 
 
 def make_packets() -> Run:
@@ -64,7 +64,7 @@ def make_packets() -> Run:
 
 
 def has_lengths(data: bytes) -> bool:
-    """Whether each packet says how long it is; what follows a length that is none is nothing."""
+    """Whether each packet has a valid length."""
     while len(data) > 1:
         size = 0
         for place in range(4):
@@ -150,7 +150,7 @@ def make_schemas() -> Run:
     return run
 
 
-# --- what an owner writes --------------------------------------------------------------------------------
+# --- configuration ---------------------------------------------------------------------------------------
 
 
 def make_configuration() -> Run:
@@ -281,7 +281,7 @@ def make_document(suffix: str, wrap: Callable[[bytes], bytes] = bytes) -> Callab
 
 
 def page_of(data: bytes) -> bytes:
-    """A PDF with these lines on its page: what a reader makes of a text that is laid out."""
+    """A PDF with these lines on its page, to fuzz the reader's layout analysis."""
     from tests.support.knowledge.pdfs import make_pdf
 
     lines = [line.replace(b"\0", b" ").decode("latin-1") for line in data.split(b"\n")]
@@ -289,7 +289,7 @@ def page_of(data: bytes) -> bytes:
 
 
 def office(name: str) -> Callable[[bytes], bytes]:
-    """An Office file whose main part, or whose sheet or slide, is the input."""
+    """Puts the input into an Office file as its main part, sheet or slide."""
 
     def wrap(data: bytes) -> bytes:
         wrapped: bytes = getattr(import_module("tests.support.knowledge.office_files"), name)(data)

@@ -1,10 +1,9 @@
-"""The work oracle: an input that is twice as long may cost two and a half times as much, and no more.
+"""Work oracle: finds inputs whose cost grows faster than their length.
 
-An input is doubled by its structure: one or two slices of it are repeated, which makes more lines, deeper
-brackets or longer words of it. Cost is counted in executed lines of Python, which is exact, and, for what C
-does (``re`` above all), in processor time where that is long enough to tell, the best of five. Lines that
-grow too fast three times in a row are a finding, and time that does so twice; before, it may be a fixed part
-that costs nothing, or a limit that is passed.
+Twice the length may cost at most 2.5 times as much. Inputs grow by repeating one or two slices, which gives
+more lines, deeper brackets or longer words. Cost is the number of executed lines of Python, which is exact;
+for C code (mainly ``re``) it is CPU time, the best of five, if it is long enough to measure. A finding needs
+three steep steps in a row in lines, or two in time: a single one may come from a fixed part or a limit.
 """
 
 from __future__ import annotations
@@ -22,10 +21,10 @@ from typing import Any
 MARGIN = 2.5
 LEAST_LINES = 20_000
 MOST_LINES = 5_000_000
-"""At which counting stops. A third count that comes so far after a steep step is one too many."""
+"""Counting stops here; reaching it in the third count after a steep step is a finding."""
 CPU_S = 0.05
 SMALL_BYTES = 1024
-"""Of the first input that is counted: slices outweigh what is around them."""
+"""Length of the first input, at which the slices outweigh the rest."""
 
 Run = Callable[[bytes], None]
 
@@ -36,18 +35,18 @@ class TooMuchWork(AssertionError):
 
 @dataclass(frozen=True, slots=True)
 class Growth:
-    """An input and the slices of it that are repeated, in their order, none within another."""
+    """An input and its slices to repeat, in order, without overlap."""
 
     data: bytes
     slices: tuple[tuple[int, int], ...]
 
     @property
     def unit(self) -> int:
-        """Bytes that each repetition adds."""
+        """Bytes added by each repetition."""
         return sum(end - start for start, end in self.slices)
 
     def of(self, size: int) -> bytes:
-        """The input with its slices repeated, all as often, until it has about ``size`` bytes."""
+        """The input with its slices repeated equally often, about ``size`` bytes."""
         times = max(1, (size - len(self.data) + self.unit) // self.unit)
         pieces, at = [], 0
         for start, end in self.slices:
@@ -57,7 +56,7 @@ class Growth:
 
 
 def random_growth(data: bytes, chance: random.Random) -> Growth:
-    """Short slices as often as long ones; some begin and end where blocks of 512 bytes do, as in archives."""
+    """Random slices, short ones as often as long ones; some aligned to 512 bytes, as in archives."""
     slices: list[tuple[int, int]] = []
     most = 2 if len(data) > 8 and chance.random() < 0.3 else 1
     for _ in range(most):
@@ -71,12 +70,12 @@ def random_growth(data: bytes, chance: random.Random) -> Growth:
 
 
 def each_growth(seeds: Sequence[bytes], chance: random.Random) -> Iterator[Growth]:
-    """Every slice of one byte of the seeds, then of two and of three, in a random order."""
+    """All slices of one byte of the seeds, then of two and of three, shuffled."""
     for length in (1, 2, 3):
         places = [(seed, start) for seed in seeds for start in range(len(seed) - length + 1)]
         chance.shuffle(places)
         for seed, start in places:
-            if length > 1 or seed[start : start + 1] != seed[start - 1 : start]:  # or the one before was it
+            if length > 1 or seed[start : start + 1] != seed[start - 1 : start]:  # skips repeated bytes
                 yield Growth(seed, ((start, start + length),))
 
 
@@ -107,7 +106,7 @@ def count_lines(run: Run, data: bytes) -> int:
 
 
 def measure_cpu(run: Run, data: bytes) -> float:
-    """Seconds of the processor."""
+    """CPU time in seconds."""
     enabled = gc.isenabled()
     gc.disable()
     try:
@@ -120,7 +119,7 @@ def measure_cpu(run: Run, data: bytes) -> float:
 
 
 def check_lines(run: Run, growth: Growth, first: int = SMALL_BYTES) -> None:
-    """:raises TooMuchWork: by executed lines."""
+    """Checks executed lines. :raises TooMuchWork: they grow too fast."""
     sizes = [max(first, 2 * len(growth.data)) << doubled for doubled in range(4)]
     costs: list[int] = []
     for size in sizes:
@@ -135,9 +134,10 @@ def check_lines(run: Run, growth: Growth, first: int = SMALL_BYTES) -> None:
 
 
 def check_cpu(run: Run, growth: Growth, largest: int) -> float:
-    """
-    :return: seconds that the largest input would take.
-    :raises TooMuchWork: by processor time.
+    """Checks CPU time.
+
+    :return: estimated seconds for the largest input.
+    :raises TooMuchWork: it grows too fast.
     """
     size = max(SMALL_BYTES, 2 * len(growth.data))
     while (first := measure_cpu(run, growth.of(size))) < CPU_S and size < largest:
@@ -149,7 +149,7 @@ def check_cpu(run: Run, growth: Growth, largest: int) -> float:
     small, middle, large = (growth.of(size) for size in sizes)
     if measure_cpu(run, middle) <= MARGIN * first:
         return expected
-    turns = 5 if first < 10 * CPU_S else 2  # what takes long is noisy no more
+    turns = 5 if first < 10 * CPU_S else 2  # long times have little noise
     pairs = [(measure_cpu(run, small), measure_cpu(run, middle)) for _ in range(turns)]
     costs = [min(one for one, _ in pairs), min(two for _, two in pairs)]
     if costs[0] < CPU_S / 2 or not _is_steep(costs):

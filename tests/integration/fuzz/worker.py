@@ -1,10 +1,10 @@
-"""One process that fuzzes: branches watched by atheris, or the work of growing inputs. For ``fuzz.drive``.
+"""Fuzzing process of ``fuzz.drive``: fuzzes for coverage with atheris, or for the work of growing inputs.
 
     python -m tests.integration.fuzz.worker cover FOUND TARGET... -- LIBFUZZER-ARGUMENTS
     python -m tests.integration.fuzz.worker work FOUND TARGET --seconds S --seed N CORPUS
 
-A finding is a file in FOUND, named for what it is; the same exception from the same line is one finding. What
-never returns or takes all memory ends the process, and leaves what it was at in ``FOUND/current``.
+A finding is a file in FOUND, named after its kind; the same exception from the same line is one finding. An
+input that hangs or exhausts memory ends the process and stays in ``FOUND/current``.
 """
 
 from __future__ import annotations
@@ -32,19 +32,19 @@ from tests.integration.fuzz.work import (
 
 WATCHED = ["edgeslm", "tests.integration.fuzz", "json", "html.parser", "tarfile", "csv", "paho"]
 LONGEST_BYTES = 4096
-"""Of an input that is looked for by branches."""
+"""Longest input in coverage fuzzing."""
 COVER_MB = 1024
-"""Of memory, beyond what the process has when it begins, while branches are looked for."""
+"""Memory limit in coverage fuzzing, beyond what the process has at its start."""
 MEMORY_BYTES = 2_000_000_000
-"""Of address space, beyond what the process has when it begins."""
+"""Limit of address space, beyond what the process has at its start."""
 MOST_BYTES = 300_000_000
-"""What one input may take."""
+"""Most memory that one input may take."""
 MOST_CPU_S = 8.0
-"""For which the largest input is tried as well, for the memory that it takes."""
+"""If the largest input is expected to take at most this time, its memory is checked too."""
 
 
 class TooMuchMemory(AssertionError):
-    """One input took more than any may."""
+    """An input took more than ``MOST_BYTES``."""
 
 
 def name_of(kind: str, target: str, what: str) -> str:
@@ -52,7 +52,7 @@ def name_of(kind: str, target: str, what: str) -> str:
 
 
 def where(error: BaseException) -> str:
-    """The type of an exception and the innermost line of ours that it came through."""
+    """An exception's type and the innermost line of this project in its traceback."""
     frames = traceback.extract_tb(error.__traceback__)
     ours = [frame for frame in frames if "/edgeslm/" in frame.filename or "/benchmarks/" in frame.filename]
     last = (ours or frames)[-1]
@@ -60,7 +60,7 @@ def where(error: BaseException) -> str:
 
 
 def guarded(run: Run, target: str, found: Path) -> Run:
-    """``run`` with its defects written down, once each, and not raised."""
+    """Wraps ``run``: writes each defect down once instead of raising it."""
     seen: set[str] = set()
 
     def guarded_run(data: bytes) -> None:
@@ -79,7 +79,7 @@ def guarded(run: Run, target: str, found: Path) -> Run:
 
 
 def cover(found: Path, names: Sequence[str], arguments: Sequence[str]) -> None:
-    """By libFuzzer, which ends the process. Of several targets the first byte of an input says which."""
+    """Fuzzes with libFuzzer, which ends the process. An input's first byte chooses among several targets."""
     import atheris
 
     with atheris.instrument_imports(include=WATCHED):
@@ -88,7 +88,7 @@ def cover(found: Path, names: Sequence[str], arguments: Sequence[str]) -> None:
         runs = [guarded(TARGETS[name].make(), name, found) for name in names]
         for name, run in zip(names, runs, strict=True):
             for seed in seeds_of(name):
-                run(seed)  # modules that are imported when they are needed
+                run(seed)  # triggers lazy imports
 
     def one(data: bytes) -> None:
         if len(runs) == 1:
@@ -96,15 +96,15 @@ def cover(found: Path, names: Sequence[str], arguments: Sequence[str]) -> None:
         elif data:
             runs[data[0] % len(runs)](data[1:])
 
-    # libFuzzer looks at the peak, and Linux hands the peak of the parent on over fork and exec.
+    # libFuzzer checks the peak RSS, which Linux inherits from the parent.
     inherited_mb = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
     atheris.Setup([sys.argv[0], f"-rss_limit_mb={inherited_mb + COVER_MB}", *arguments], one)
     atheris.Fuzz()
 
 
 def check_growth(run: Run, growth: Growth, largest: int) -> None:
-    """:raises TooMuchWork: or whatever the target raises, such as MemoryError."""
-    for times in (8, 24, 64):  # what doubles with each letter never ends, where longer words are passed over
+    """Checks lines, time and memory. :raises TooMuchWork: or what the target raises, such as MemoryError."""
+    for times in (8, 24, 64):  # finds exponential growth, in case longer inputs are refused
         run(growth.of(len(growth.data) + times * growth.unit))
     check_lines(run, growth)
     if check_cpu(run, growth, largest) < MOST_CPU_S:
@@ -112,8 +112,8 @@ def check_growth(run: Run, growth: Growth, largest: int) -> None:
 
 
 def check_memory(run: Run, data: bytes) -> None:
-    """:raises TooMuchMemory: what a target makes of a MemoryError could hide it."""
-    Path("/proc/self/clear_refs").write_text("5")  # forgets the peak
+    """Checks the peak, since a target could hide a MemoryError. :raises TooMuchMemory: it is too high."""
+    Path("/proc/self/clear_refs").write_text("5")  # resets the peak
     before = _peak()
     run(data)
     if (taken := _peak() - before) > MOST_BYTES:
@@ -126,7 +126,7 @@ def _peak() -> int:
 
 
 def growth_of(written: bytes) -> Growth:
-    """Of a finding: what the search for work wrote down, or an input that libFuzzer gave up on."""
+    """Parses a finding: one of the search for work, or an input on which libFuzzer gave up."""
     try:
         read = json.loads(written)
         return Growth(read["data"].encode("latin-1"), tuple((start, end) for start, end in read["slices"]))
@@ -135,7 +135,7 @@ def growth_of(written: bytes) -> Growth:
 
 
 def mutated(seeds: Sequence[bytes], chance: random.Random) -> bytes:
-    """A seed, mostly as it is: pieces of others put in, taken out, or a byte changed."""
+    """A seed, often with pieces of others inserted, pieces removed, or a byte changed."""
     data = bytearray(chance.choice(seeds))
     for _ in range(chance.choice((0, 0, 1, 2))):
         at = chance.randrange(len(data) + 1)
@@ -155,7 +155,7 @@ def mutated(seeds: Sequence[bytes], chance: random.Random) -> bytes:
 def search_work(
     found: Path, name: str, seconds: float, seed: int, corpus: Path, say: Callable[[str], object] = print
 ) -> None:
-    """Grows inputs at random until the time is over; prints how many as JSON."""
+    """Grows random inputs until the time is over; prints their number as JSON."""
     from tests.integration.fuzz.targets import TARGETS, seeds_of
 
     target = TARGETS[name]
@@ -198,7 +198,7 @@ def _raising(error: Exception) -> Run:
 
 
 def hottest(run: Run, growth: Growth) -> str:
-    """The function of ours in which most of the time goes, to tell one finding from the next."""
+    """The project's function that takes most of the time, to tell findings apart."""
     import cProfile
     import pstats
 

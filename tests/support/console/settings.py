@@ -1,4 +1,4 @@
-"""What a console's process is told first, in tests."""
+"""Settings of a console's process for tests."""
 
 from __future__ import annotations
 

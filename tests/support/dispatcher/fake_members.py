@@ -1,4 +1,4 @@
-"""What members of a pool say of themselves, for tests."""
+"""Info documents of pool members for tests."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ DIGEST = "sha256:1f3a00"
 
 
 def info(**changes: Any) -> bytes:
-    """The document of a member that does the task ``label``."""
+    """The info document of a member with the task ``label``."""
     return json.dumps(
         {
             "protocol": 1,

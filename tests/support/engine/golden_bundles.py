@@ -1,4 +1,4 @@
-"""Bundles with golden answers, as an export of today makes them."""
+"""Bundles with golden answers, as the current export makes them."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ PROMPTS = ((504, 3575, 282, 4649, 314), (1780, 506, 260, 2240, 47))
 
 
 def with_golden(source: Path, folder: Path, golden: Golden | None = None) -> Bundle:
-    """A copy of a decoder bundle with ``golden``, or with what it says itself on this machine."""
+    """A copy of a decoder bundle with ``golden``, or with its own answers on this machine."""
     shutil.copytree(source, folder)
     golden = golden or record(PLAIN.load(folder, "", 2), PROMPTS)
     (folder / FILE).write_text(golden.model_dump_json())

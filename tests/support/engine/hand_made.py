@@ -1,4 +1,4 @@
-"""Heads made by hand: arrays of numbers that are known, and bundles of them."""
+"""Hand-made heads for tests: known weights, and bundles of them."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from tests.support.taught import CLASSIFY
 
 
 def classifier(dimension: int) -> dict[str, Any]:
-    """The arrays of a head of two labels."""
+    """The arrays of a head with two labels."""
     return {"weight": np.eye(2, dimension, dtype=np.float32), "bias": np.zeros(2, np.float32)}
 
 
 def pointer(dimension: int, fields: Sequence[Mapping[str, Any]], **changes: Any) -> dict[str, Any]:
-    """Those of one that points at ``fields``: everything is as likely as everything else."""
+    """The arrays of a head that extracts ``fields``, with uniform probabilities."""
     options = sum(
         field["optional"] + bool(field.get("longest")) + len(field.get("values", ())) for field in fields
     )
@@ -34,7 +34,7 @@ def pointer(dimension: int, fields: Sequence[Mapping[str, Any]], **changes: Any)
 
 
 def pack(arrays: Mapping[str, Any]) -> bytes:
-    """As the file of a head, without those that are None."""
+    """The weights file of a head, without arrays that are None."""
     stream = io.BytesIO()
     np.savez(stream, **{name: value for name, value in arrays.items() if value is not None})
     return stream.getvalue()

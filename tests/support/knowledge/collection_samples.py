@@ -1,4 +1,4 @@
-"""Documents for collections in tests, an encoder that is a hash, and a look at whether all is whole."""
+"""Documents for collections in tests, an encoder based on hashes, and a consistency check."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ OTHER_TAG = EncoderTag("sha256:other", "/bundles/other")
 def make_document(
     source: str, *texts: str, title: str | None = None, headings: Sequence[tuple[str, ...]] = ()
 ) -> tuple[Document, list[Passage]]:
-    """One of these passages, with these headings or none."""
+    """A document of these passages, with these headings or none."""
     text = "\n\n".join(texts)
     passages, start = [], 0
     for number, part in enumerate(texts):
@@ -35,7 +35,7 @@ def make_origin(digest: str = "0", *, mtime: float = 0.0, expires: float | None 
 
 
 def hash_embed(texts: Sequence[str]) -> list[list[float]]:
-    """Unit vectors: texts with the same words are near each other."""
+    """Unit vectors that are near each other for texts with common words."""
     return [_hash_vector(text) for text in texts]
 
 
@@ -49,6 +49,6 @@ def _hash_vector(text: str) -> list[float]:
 
 
 def faults(file: Path) -> list[str]:
-    """What of a collection doesn't belong to the rest, looked up past its own code."""
+    """Inconsistencies of a collection's file, found by plain SQL."""
     found: list[str] = load_scripts("knowledge_kills")["knowledge_kills"].loose_parts(file)
     return found

@@ -1,4 +1,4 @@
-"""Office files written by hand: the fewest parts that make one."""
+"""Hand-written Office files with as few parts as possible."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def make_package(parts: Mapping[str, bytes | str]) -> bytes:
 
 
 def relations(**targets: str) -> str:
-    """Numbers and targets; what a target is, is told by its name."""
+    """A relationships part: ids and targets; a target's type follows from its name."""
     lines = "".join(
         f'<Relationship Id="{number}" Type="{_RELATIONS}/{_kind(target)}" Target="{target}"/>'
         for number, target in targets.items()

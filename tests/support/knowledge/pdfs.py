@@ -1,4 +1,4 @@
-"""PDFs written by hand: a page is a list of lines."""
+"""Hand-written PDFs: a page is a list of lines."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def make_pdf(
 ) -> bytes:
     """:param pages: lines of text, or operators of a content stream as bytes.
     :param outline: level, title and page of each entry.
-    :param password: that opens it. Neither title nor outline can be read then.
+    :param password: encrypts the file; title and outline can't be read then.
     :param broken: pages that are missing.
     """
     catalog, tree, font, first = 1, 2, 3, 4
@@ -63,7 +63,7 @@ def make_pdf(
 def write_objects(objects: dict[int, bytes], trailer: bytes = b"") -> bytes:
     """A file of numbered objects; the first is the catalog.
 
-    :param trailer: more entries of it.
+    :param trailer: further entries of the trailer.
     """
     file = b"%PDF-1.4\n"
     table = b"0000000000 65535 f \n"
@@ -83,7 +83,7 @@ def _shown(line: str | bytes) -> bytes:
 
 
 def _string(text: str) -> bytes:
-    return b"<%b>" % text.encode("utf-16", "surrogatepass").hex().encode()  # with its mark
+    return b"<%b>" % text.encode("utf-16", "surrogatepass").hex().encode()  # with a byte order mark
 
 
 def _outline(outline: Sequence[tuple[int, str, int]], pages: dict[int, int], begins: int) -> dict[int, bytes]:

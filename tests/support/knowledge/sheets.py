@@ -1,4 +1,4 @@
-"""Tables for tests: readings of presses and a list of parts, in a collection."""
+"""Tables for tests: readings of presses and a parts list, in a collection."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def make_sheets(folder: Path, **texts: str) -> Collection:
 
 
 def take_values(file: Path) -> None:
-    """Makes a collection what it was in format 2, which had no values beside its cells."""
+    """Downgrades a collection to format 2, which had no parsed values of cells."""
     with closing(sqlite3.connect(file)) as db:
         db.execute("DROP TABLE table_values")
         for document, text in db.execute("SELECT document, columns FROM tables").fetchall():
@@ -70,7 +70,7 @@ def read(text: str, source: str = "presses.csv") -> Document:
 
 
 def keep(table: Table | None) -> tuple[sqlite3.Connection, KeptTable]:
-    """A table in a collection's file that has nothing else, in memory."""
+    """A table alone in a collection in memory."""
     assert table is not None
     db = sqlite3.connect(":memory:", isolation_level=None)
     db.executescript(

@@ -1,4 +1,4 @@
-"""Bus clients on a real broker, and a relay that loses what is on its way, for the tests of connections."""
+"""MQTT clients on a real broker, and a relay that loses packets, for connection tests."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ MakeBroker = Callable[..., Mosquitto]
 
 
 class Node(BusListener):
-    """A bus client that keeps what it gets; subscribed to ``node/req/+`` on every connect."""
+    """An MQTT client that records what it gets; it subscribes to ``node/req/+`` on every connect."""
 
     def __init__(
         self, url: str, subscriptions: list[str | Subscription] | None = None, **changes: Any
@@ -49,7 +49,7 @@ class Node(BusListener):
 
     @property
     def ready(self) -> bool:
-        """Whether the broker has the subscriptions: it has acknowledged what was published after them."""
+        """Whether the broker has the subscriptions, known from the acknowledgement of a later message."""
         return self.bus.connected and self.births > 0 and not self.bus.waiting_bytes
 
     async def take(self) -> Delivery:
@@ -64,7 +64,7 @@ class Node(BusListener):
 
 
 class Wire:
-    """A TCP relay in front of the broker that can lose packets and cut connections."""
+    """A TCP relay before the broker that can lose packets and cut connections."""
 
     def __init__(self, port: int) -> None:
         self._port = port
@@ -126,7 +126,7 @@ def run(main: Callable[[], Awaitable[None]]) -> None:
 
 @contextlib.asynccontextmanager
 async def two(url: str, **changes: Any) -> AsyncIterator[tuple[Node, Node]]:
-    """A node, and somebody else who is subscribed to everything it says."""
+    """A node, and a client that is subscribed to all of its messages."""
     app = Node(url, ["node/state", "out/#"], client_id="app", will=Will("app/state", b"gone"))
     async with app, Node(url, **changes) as node:
         await until(lambda: app.ready and node.ready)
@@ -147,7 +147,7 @@ def born(node: Node, births: int) -> bool:
 
 
 def pubacks(broker: Mosquitto, client_id: str = "node") -> list[int]:
-    """Packet identifiers of the PUBACKs that the broker got, in order."""
+    """Packet identifiers of the PUBACKs that the broker received, in order."""
     return [int(mid) for mid in re.findall(rf"Received PUBACK from {client_id} \(Mid: (\d+)", broker.log)]
 
 

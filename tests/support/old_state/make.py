@@ -1,9 +1,10 @@
-"""Makes a state folder as the version does whose code is on the path: `python make.py FOLDER`.
+"""Makes a state folder with the version of edgeslm that is on the path: `python make.py FOLDER`.
 
-The folder ``0.1.0`` beside this file was made so with the code of commit 8dd6cdd, which has these classes in
-``edgeslm.bus`` (``database``, ``handover``, ``journal``, ``spool``, ``windows``). ``queued 0`` to ``5`` are
-in the spool, ``answered 0`` to ``3`` have a result in the journal, ``gathered 0`` to ``7`` are in windows of
-the route ``digest``, the first four in a complete one. It ends as by a kill: part is in the write-ahead log.
+The folder ``0.1.0`` was made with the code of commit 8dd6cdd, which has these classes in ``edgeslm.bus``
+(``database``, ``handover``, ``journal``, ``spool``, ``windows``). ``queued 0`` to ``5`` are in the spool,
+``answered 0`` to ``3`` have a result in the journal, ``gathered 0`` to ``7`` are in windows of the route
+``digest``, the first four in a complete one. The process ends as if killed, with a part in the write-ahead
+log.
 """
 
 from __future__ import annotations

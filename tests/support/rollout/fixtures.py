@@ -1,4 +1,4 @@
-"""A server that speaks hawkBit's API, and a node's client of it."""
+"""Fixtures for rollout tests: a server with hawkBit's API, and a node's client for it."""
 
 from __future__ import annotations
 
@@ -34,5 +34,5 @@ def app(broker: Mosquitto) -> Iterator[App]:
 
 @pytest.fixture
 def hawkbit(configuration: dict[str, Any], tmp_path: Path) -> Hawkbit:
-    """A node's client, whose node doesn't run."""
+    """The client of a node that doesn't run."""
     return client(load(tmp_path, configuration))

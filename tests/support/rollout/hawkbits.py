@@ -1,4 +1,4 @@
-"""A node's client of hawkBit for tests: with a server that speaks its API, until something has come true."""
+"""hawkBit client of a node for tests: runs against a server with its API until a condition holds."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def client(config: Config) -> Hawkbit:
 
 
 def drive(hawkbit: Hawkbit, until: Callable[[], bool], what: str) -> None:
-    """Has it do what it would, until that is true."""
+    """Runs the client until the condition holds."""
     give_up_at = time.monotonic() + WAIT_S
     while not until():
         assert time.monotonic() < give_up_at, f"not so: {what}; the job: {hawkbit.book.job}"
@@ -58,7 +58,7 @@ def drive(hawkbit: Hawkbit, until: Callable[[], bool], what: str) -> None:
 
 
 def over(hawkbit: Hawkbit) -> Callable[[], bool]:
-    """Whether its job is over and everything of it is told."""
+    """Whether its job is finished and fully reported."""
     return lambda: (
         hawkbit.book.job is not None and hawkbit.book.job.is_over and not hawkbit.book.record.reports
     )

@@ -1,4 +1,4 @@
-"""What is here runs in an emulated userland, which ``scripts/test-arm`` makes; other runs leave it out."""
+"""These tests need the emulated userland of ``scripts/test-arm``; other runs skip them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is here needs packages and clean systems, made by ``scripts/test-deb``; other runs leave it out."""
+"""These tests need the packages and clean systems of ``scripts/test-deb``; other runs skip them."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Clean Debian systems in folders: booted by a systemd of their own, or emulated for another processor."""
+"""Clean Debian systems in folders for tests: booted with their own systemd, or emulated."""
 
 from __future__ import annotations
 
@@ -48,38 +48,38 @@ PASSING = (
     *("etc/ld.so.cache", "etc/passwd-", "etc/group-", "etc/shadow-", "etc/gshadow-", "etc/.pwd.lock"),
     *("var/lib/systemd/random-seed", "var/lib/systemd/timers", "var/tmp"),
 )
-"""What any package or any hour changes; not looked at."""
+"""Paths that change with any package or with time; they are ignored."""
 ACCOUNTS = ("etc/passwd", "etc/group", "etc/shadow", "etc/gshadow")
 
 
 class Root:
-    """A system of ``architecture`` in ``folder``. It has this machine's network."""
+    """A system of ``architecture`` in ``folder``, with this machine's network."""
 
     def __init__(self, folder: Path, architecture: str) -> None:
         self.folder = folder
         self.architecture = architecture
 
     def enter(self, command: Sequence[str]) -> list[str]:
-        """What runs ``command`` in it: that process becomes the command's."""
+        """The command line that executes ``command`` in it."""
         return [str(ROOT / "tests/system/packages/emulate"), self.architecture, str(self.folder), *command]
 
     def run(self, *command: str) -> subprocess.CompletedProcess[str]:
         return subprocess.run(self.enter(command), env=ENVIRONMENT, capture_output=True, text=True)
 
     def call(self, *command: str) -> str:
-        """As :meth:`run`, and it must go well; what it printed."""
+        """As :meth:`run`, but must succeed. :return: its output."""
         done = self.run(*command)
         assert done.returncode == 0, f"{shlex.join(command)}: {done.stderr}{done.stdout}"
         return done.stdout.strip()
 
     def install(self, *packages: Path) -> str:
-        """Their dependencies are there already, or it fails."""
+        """Installs packages; fails if a dependency is missing."""
         for package in packages:
             (self.folder / "srv" / package.name).write_bytes(package.read_bytes())
         return self.call("dpkg", "--install", *(f"/srv/{package.name}" for package in packages))
 
     def state(self) -> dict[str, str]:
-        """Every path with its mode and owner, and the accounts."""
+        """All paths with mode and owner, and the accounts."""
         found = {}
         for parent, folders, files in os.walk(self.folder):
             here = Path(parent).relative_to(self.folder)
@@ -93,7 +93,7 @@ class Root:
         return found
 
     def texts(self, *folders: str) -> dict[str, bytes]:
-        """The content of the files below."""
+        """Content of all files below these folders."""
         files = [file for folder in folders for file in (self.folder / folder).rglob("*") if file.is_file()]
         return {str(file.relative_to(self.folder)): file.read_bytes() for file in files}
 
@@ -120,7 +120,7 @@ class BootedRoot(Root):
         return self
 
     def __exit__(self, *exception: object) -> None:
-        """All of it is gone with its process 1."""
+        """Kills process 1, which ends the whole system."""
         self._process.send_signal(signal.SIGKILL)
         self._process.wait(WAIT_S)
 
@@ -136,7 +136,7 @@ class BootedRoot(Root):
 
 
 class Program:
-    """A program in a root that goes on until it is told to end."""
+    """A program that runs in a root until it is terminated."""
 
     def __init__(self, root: Root, command: Sequence[str]) -> None:
         self._log = root.folder.with_suffix(".words")
@@ -150,6 +150,6 @@ class Program:
         return self._log.read_text()
 
     def terminate(self) -> int:
-        """SIGTERM, and the exit status."""
+        """Sends SIGTERM. :return: the exit status."""
         self._process.send_signal(signal.SIGTERM)
         return self._process.wait(WAIT_S)

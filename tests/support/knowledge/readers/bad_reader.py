@@ -1,4 +1,4 @@
-"""A reading child that does something else with files called ``bomb``."""
+"""A reading child that misbehaves on files named ``bomb``."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ read_worker.main()
 """
 CRASH = "os._exit(9)"
 FREEZE = "re.search('^(a|a)*$', 'a' * 60 + 'b')"
-"""Which also keeps the interpreter to itself."""
+"""Hangs, and holds the interpreter's lock."""
 HOARD = "hoard = [0] * 10**9"
 
 
 def command(act: str) -> tuple[str, ...]:
-    """For ``limited.COMMAND``. Beside the folder of the file it counts in ``tries``, and stops once there is
-    a ``mended``."""
+    """A value of ``limited.COMMAND``. The child counts its runs in the file ``tries`` beside the file's
+    folder, and behaves well once ``mended`` exists."""
     return (sys.executable, "-P", "-c", _CODE.format(act=act))

@@ -1,4 +1,4 @@
-"""Read by an emulated Python as it starts: without binfmt_misc it has to start the children too."""
+"""Imported at the start of an emulated Python: starts its children by the emulator too."""
 
 import os
 import sys

@@ -1,4 +1,4 @@
-"""The real small models, each loaded once."""
+"""Fixtures for engine tests: the real small models, each loaded once."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def loaded_decoder(starter: Path) -> Iterator[Decoder]:
 
 @pytest.fixture
 def decoder(loaded_decoder: Decoder) -> Decoder:
-    """The starter decoder with nothing in its cache."""
+    """The starter decoder with an empty cache."""
     loaded_decoder.forget()
     return loaded_decoder
 
