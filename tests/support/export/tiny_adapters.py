@@ -1,8 +1,8 @@
 """Tiny float bases with PEFT adapters and PEFT's logits, made by a child process with torch.
 
-``python -m tests.support.export.tiny_adapters OUT NAME...`` writes to OUT/NAME: ``base`` (a float decoder bundle with
-a LoRA graph), ``lora`` (saved by PEFT) and ``expected.json``: a text's token ids and the logits after the
-last one, by the base alone and with the adapter.
+``python -m tests.support.export.tiny_adapters OUT NAME...`` writes to OUT/NAME: ``base`` (a float decoder
+bundle with a LoRA graph), ``lora`` (saved by PEFT) and ``expected.json``: a text's token ids and the logits
+after the last one, by the base alone and with the adapter.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """Tiny models with random weights, written by a child process, or made in place with ``decoder``.
 
-``python -m tests.support.export.tiny_models OUT NAME...`` writes a folder or file for each name to OUT: ``plain`` (a
-Llama with a byte-level vocabulary), ``plain.gguf`` (the same in Q8_0), ``bert`` (an encoder), those of
-``tiny_encoders``, and the families of ``FAMILIES`` with their real tokenizers and templates.
+``python -m tests.support.export.tiny_models OUT NAME...`` writes a folder or file for each name to OUT:
+``plain`` (a Llama with a byte-level vocabulary), ``plain.gguf`` (the same in Q8_0), ``bert`` (an encoder),
+those of ``tiny_encoders``, and the families of ``FAMILIES`` with their real tokenizers and templates.
 """
 
 from __future__ import annotations
