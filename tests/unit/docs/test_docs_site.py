@@ -87,6 +87,14 @@ def test_its_search_finds_the_words_of_the_field(entries: list[dict[str, Any]], 
     assert "development/glossary.html" in found
 
 
+@pytest.mark.parametrize(
+    "word", ["train", "threshold", "retry", "false positive", "throughput", "fallback", "timeout", "queue"]
+)
+def test_its_search_finds_what_people_look_for(entries: list[dict[str, Any]], word: str) -> None:
+    found = {entry["location"] for entry in entries if re.search(rf"\b{word}", entry["text"], re.IGNORECASE)}
+    assert any(location.startswith(("guides/", "reference/", "operations/")) for location in found)
+
+
 def test_its_search_leaves_out_what_has_all_words(entries: list[dict[str, Any]]) -> None:
     found = {entry["location"].partition("#")[0] for entry in entries}
     assert "guides/pools.html" in found and "benchmarks/RESULTS.html" in found
