@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from edgeslm_export.cli.arguments import positive, share_of_label
 from edgeslm_export.cli.progress import Bar
 from edgeslm_export.cli.screen import print_columns, print_fields, print_json, print_labels, print_line
-from edgeslm_export.data.review import ASK, CHOICES, HeldOutLabels, doubted, load_tested, proofread
+from edgeslm_export.data.review import ASK, CHOICES, HeldOutLabels, doubted, load_tested, review_rows
 from edgeslm_export.data.rows import FieldsRow, LabelledRow
 from edgeslm_export.jobs.subprocess_job import Announce
 from edgeslm_export.starter import ENCODER as ENCODER_BUNDLE
@@ -119,7 +119,7 @@ def run(options: argparse.Namespace) -> None:
         if fields := [row for row in rows if isinstance(row, FieldsRow)]:
             budget = for_fields(task, fields, budget)
         inputs = find_inputs(options, budget)
-        rows, found = _proofread(task, rows, inputs, options, bar.say)
+        rows, found = _review_rows(task, rows, inputs, options, bar.say)
         _, report = learn(task, rows, options.data.name, options.out, inputs, budget, doubted(found))
         report["findings"] = found
     if options.json:
@@ -133,11 +133,11 @@ def run(options: argparse.Namespace) -> None:
         return
     _print_methods(report)
     print_line(f"majority baseline            {report['majority']:.3f}")
-    _print_promises(report)
+    _print_coverage(report)
     print_labels(report["labels"])
 
 
-def _proofread(
+def _review_rows(
     task: Task, rows: Rows, inputs: Inputs, options: argparse.Namespace, say: Announce
 ) -> tuple[Rows, list[dict[str, Any]]]:
     """The rows that the user keeps, and the findings. Finding label errors needs an encoder bundle."""
@@ -166,7 +166,7 @@ def _proofread(
         partial(read_lengths, bundle) if bundle is not None and task.section.overflow == "error" else None
     )
     tested = load_tested(options.test)
-    left, found = proofread(rows, clean, say, tested=tested, held_out=held_out, lengths=lengths)
+    left, found = review_rows(rows, clean, say, tested=tested, held_out=held_out, lengths=lengths)
     out = set(doubted(found))
     check_rows(task, [row for row in left if row.number not in out], options.data)
     return left, found
@@ -183,7 +183,7 @@ HOW = {
 def _print_fields(report: dict[str, Any]) -> None:
     columns = ("method", "all fields right", *_COMPARED)
     _print_table(report, columns, "exact")
-    _print_promises(report)
+    _print_coverage(report)
     print_fields(report["fields"])
 
 
@@ -216,7 +216,7 @@ def _print_table(report: dict[str, Any], columns: Sequence[str], figure: str) ->
     print_columns(columns, rows)
 
 
-def _print_promises(report: dict[str, Any]) -> None:
+def _print_coverage(report: dict[str, Any]) -> None:
     """Prints the coverage at each error rate."""
     for wanted, share in report.get("coverage", {}).items():
         least = f"can't be promised: of the surest rows up to {report.get('least_error', 1):.3f} may be wrong"

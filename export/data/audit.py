@@ -67,10 +67,10 @@ def audit_rows(rows: Rows, tested: Collection[str] = ()) -> list[AuditFinding]:
 
     :param tested: texts of the test set, which must not be trained on.
     """
-    found = [*_replaced(rows), *_repeats(rows), *_tested(rows, tested)]
+    found = [*_replaced(rows), *_duplicates(rows), *_tested(rows, tested)]
     labelled = [row for row in rows if isinstance(row, LabelledRow)]
     if labelled:
-        found += [*_few(labelled), *_alike(labelled), *_leakage(labelled)]
+        found += [*_rare_labels(labelled), *_case_variants(labelled), *_leakage(labelled)]
     return [*found, *_languages(rows)]
 
 
@@ -82,15 +82,15 @@ def long_rows(counts: Sequence[int], limit: int) -> list[AuditFinding]:
 
     :param counts: [rows], tokens of each row. :param limit: most tokens that the model reads.
     """
-    places = tuple(place for place, count in enumerate(counts) if count > limit)
-    if not places:
+    indices = tuple(index for index, count in enumerate(counts) if count > limit)
+    if not indices:
         return []
-    of_which = "its beginning is" if len(places) == 1 else "their beginning is"
+    of_which = "its beginning is" if len(indices) == 1 else "their beginning is"
     what = (
-        f"{counted(len(places), 'row is', 'rows are')} longer than the model reads ({limit} tokens); only "
+        f"{counted(len(indices), 'row is', 'rows are')} longer than the model reads ({limit} tokens); only "
         f"{of_which} learned; set overflow: head in the task"
     )
-    return [AuditFinding("long", places, what)]
+    return [AuditFinding("long", indices, what)]
 
 
 def audit_labels(truth: Integers, probabilities: Floats) -> list[AuditFinding]:
@@ -111,15 +111,15 @@ def audit_labels(truth: Integers, probabilities: Floats) -> list[AuditFinding]:
     )
     if not len(order):
         return []
-    places = tuple(int(place) for place in order)
-    are, them = counted(len(places), "label is", "labels are"), "it" if len(places) == 1 else "them"
-    return [AuditFinding(LABELS, places, f"{are} probably wrong, by what the other rows say of {them}")]
+    indices = tuple(int(index) for index in order)
+    are, them = counted(len(indices), "label is", "labels are"), "it" if len(indices) == 1 else "them"
+    return [AuditFinding(LABELS, indices, f"{are} probably wrong, by what the other rows say of {them}")]
 
 
 def without(rows: Rows, findings: Sequence[AuditFinding]) -> list[Row]:
     """The rows that are in none of the findings."""
-    dropped = {place for finding in findings for place in finding.rows}
-    return [row for place, row in enumerate(rows) if place not in dropped]
+    dropped = {index for finding in findings for index in finding.rows}
+    return [row for index, row in enumerate(rows) if index not in dropped]
 
 
 def _replaced(rows: Rows) -> Iterator[AuditFinding]:
@@ -130,16 +130,16 @@ def _replaced(rows: Rows) -> Iterator[AuditFinding]:
         yield AuditFinding("corrected", (), what, gone)
 
 
-def _repeats(rows: Rows) -> Iterator[AuditFinding]:
+def _duplicates(rows: Rows) -> Iterator[AuditFinding]:
     """Of duplicates the first row stays; of contradictory rows none can be trusted."""
     again: list[int] = []
     against: list[int] = []
-    for places in equal_texts([row.text for row in rows]):
-        answers = [_answer(rows[place]) for place in places]
+    for indices in equal_texts([row.text for row in rows]):
+        answers = [_answer(rows[index]) for index in indices]
         if any(answer != answers[0] for answer in answers):
-            against += places
+            against += indices
         else:
-            again += places[1:]
+            again += indices[1:]
     if again:
         yield AuditFinding(
             "repeats", tuple(again), f"{counted(len(again), 'row repeats', 'rows repeat')} an earlier one"
@@ -157,29 +157,29 @@ def _answer(row: LabelledRow | FieldsRow) -> object:
 
 def _tested(rows: Rows, tested: Collection[str]) -> Iterator[AuditFinding]:
     kept = {bare_text(text) for text in tested}
-    found = tuple(place for place, row in enumerate(rows) if bare_text(row.text) in kept)
+    found = tuple(index for index, row in enumerate(rows) if bare_text(row.text) in kept)
     if found:
         what = f"{counted(len(found), 'row is', 'rows are')} in the test too, which then proves nothing"
         yield AuditFinding("tested", found, what)
 
 
-def _few(rows: Sequence[LabelledRow]) -> Iterator[AuditFinding]:
+def _rare_labels(rows: Sequence[LabelledRow]) -> Iterator[AuditFinding]:
     for label, count in sorted(Counter(row.label for row in rows).items()):
         if count < _FEW:
             has = counted(count, "row", "rows")
             yield AuditFinding("few", (), f"the label {label!r} has {has}; 20 or more are useful")
 
 
-def _alike(rows: Sequence[LabelledRow]) -> Iterator[AuditFinding]:
+def _case_variants(rows: Sequence[LabelledRow]) -> Iterator[AuditFinding]:
     """Labels that differ in case only; the finding names the rows of the rarer spellings."""
     spellings: dict[str, list[str]] = defaultdict(list)
     for label, _ in Counter(row.label for row in rows).most_common():
         spellings[label.casefold()].append(label)
     for usual, *others in spellings.values():
         if others:
-            places = tuple(place for place, row in enumerate(rows) if row.label in others)
+            indices = tuple(index for index, row in enumerate(rows) if row.label in others)
             names = ", ".join(map(repr, others))
-            yield AuditFinding("case", places, f"labels alike but for case: {names} beside {usual!r}")
+            yield AuditFinding("case", indices, f"labels alike but for case: {names} beside {usual!r}")
 
 
 def _leakage(rows: Sequence[LabelledRow]) -> Iterator[AuditFinding]:
@@ -205,15 +205,15 @@ def _languages(rows: Rows) -> Iterator[AuditFinding]:
         return
     identifier = LanguageIdentifier.from_model_file(MODEL_FILE, norm_probs=True)
     by_language: dict[str, list[int]] = defaultdict(list)
-    for place, row in enumerate(rows):
+    for index, row in enumerate(rows):
         language, confidence = identifier.classify(row.text)
         if len(row.text) >= _LANGUAGE_CHARS and confidence >= _SURE_OF_LANGUAGE:
-            by_language[language].append(place)
+            by_language[language].append(index)
     sure = sum(map(len, by_language.values()))
     usual = max(by_language, key=lambda language: len(by_language[language]), default="")
     if not sure or len(by_language[usual]) < _ONE_LANGUAGE * sure:
         return
-    others = sorted(place for language, found in by_language.items() if language != usual for place in found)
+    others = sorted(index for language, found in by_language.items() if language != usual for index in found)
     if others:
         names = ", ".join(sorted(language for language in by_language if language != usual))
         seem = counted(len(others), "row seems", "rows seem")

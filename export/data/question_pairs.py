@@ -41,11 +41,11 @@ def words_of(text: str) -> frozenset[str]:
     return frozenset(_WORD.findall(text.lower()))
 
 
-def much_alike(one: frozenset[str], other: frozenset[str]) -> bool:
+def may_overlap(one: frozenset[str], other: frozenset[str]) -> bool:
     """Whether two texts share most words of the shorter one, so that both may answer the same question."""
     return len(one & other) > _ALIKE * max(1, min(len(one), len(other)))
 
 
-def say_the_same(one: frozenset[str], other: frozenset[str]) -> bool:
+def nearly_equal(one: frozenset[str], other: frozenset[str]) -> bool:
     """Whether two texts share most words of the longer one."""
     return len(one & other) > _ALIKE * max(1, len(one), len(other))

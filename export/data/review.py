@@ -41,7 +41,7 @@ class TokenLengths(Protocol):
     def __call__(self, texts: Sequence[str], /) -> tuple[Sequence[int], int]: ...
 
 
-def proofread(
+def review_rows(
     rows: Rows,
     clean: Collection[str],
     say: Announce,
@@ -61,17 +61,17 @@ def proofread(
     if ASK in clean and not sys.stdin.isatty():
         raise ExportError(f"Nobody can be asked here: name what --clean drops ({', '.join(CHOICES)}).")
     report: list[dict[str, Any]] = []
-    rows = _pass(rows, audit_rows(rows, tested), clean, say, report)
+    rows = _review_findings(rows, audit_rows(rows, tested), clean, say, report)
     if lengths is not None and rows:
-        rows = _pass(rows, long_rows(*lengths([row.text for row in rows])), clean, say, report)
+        rows = _review_findings(rows, long_rows(*lengths([row.text for row in rows])), clean, say, report)
     labelled = [row for row in rows if isinstance(row, LabelledRow)]
     if held_out is not None and labelled:
-        places, truth, probabilities = held_out(labelled)
+        indices, truth, probabilities = held_out(labelled)
         found = [
-            AuditFinding(finding.kind, tuple(int(places[place]) for place in finding.rows), finding.sentence)
+            AuditFinding(finding.kind, tuple(int(indices[index]) for index in finding.rows), finding.sentence)
             for finding in audit_labels(truth, probabilities)
         ]
-        rows = _pass(rows, found, clean, say, report)
+        rows = _review_findings(rows, found, clean, say, report)
     if not rows:
         raise ExportError("No row is left to learn from.")
     return rows, report
@@ -84,7 +84,7 @@ def load_tested(file: Path | None) -> list[str]:
     return [] if file is None else [row.text for row in load_answers(file)]
 
 
-def _pass(
+def _review_findings(
     rows: Rows,
     findings: Sequence[AuditFinding],
     clean: Collection[str],
@@ -93,7 +93,7 @@ def _pass(
 ) -> Rows:
     dropped = []
     for finding in findings:
-        numbers = list(finding.gone) or [rows[place].number for place in finding.rows]
+        numbers = list(finding.gone) or [rows[index].number for index in finding.rows]
         say(f"{finding.sentence}{_where(numbers)}.")
         may_go = bool(numbers) and finding.kind in DROPPABLE
         one = len(numbers) == 1

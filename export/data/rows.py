@@ -80,8 +80,8 @@ def load_rows(file: Path, labels: Collection[str] = ()) -> list[LabelledRow]:
     :return: the rows, corrections applied: the last correction replaces other rows with its text.
     :raises ExportError: every problem found, one sentence a line, each with its row.
     """
-    rows = _checked(file, _found(file), lambda row: _label_problem(row, labels))
-    return _corrected([_labelled(*row) for row in rows])
+    rows = _check_rows(file, _read_rows(file), lambda row: _label_problem(row, labels))
+    return _apply_corrections([_labelled_row(*row) for row in rows])
 
 
 def load_answers(file: Path) -> list[LabelledRow] | list[FieldsRow]:
@@ -90,12 +90,12 @@ def load_answers(file: Path) -> list[LabelledRow] | list[FieldsRow]:
     :return: as ``load_rows``.
     :raises ExportError: as ``load_rows``, and for rows of the other kind.
     """
-    found = list(_found(file))
+    found = list(_read_rows(file))
     first = next((value for _, value in found if isinstance(value, dict)), {})
     if "fields" in first:
-        return _corrected([_with_fields(*row) for row in _checked(file, found, _fields_problem)])
-    rows = _checked(file, found, lambda row: _label_problem(row, (), "fields"))
-    return _corrected([_labelled(*row) for row in rows])
+        return _apply_corrections([_fields_row(*row) for row in _check_rows(file, found, _fields_problem)])
+    rows = _check_rows(file, found, lambda row: _label_problem(row, (), "fields"))
+    return _apply_corrections([_labelled_row(*row) for row in rows])
 
 
 def load_texts(file: Path) -> list[str]:
@@ -103,7 +103,7 @@ def load_texts(file: Path) -> list[str]:
 
     :raises ExportError: as ``load_rows``.
     """
-    rows = _checked(file, _found(file, ("text",)), lambda row: _text_problem(row, "text"))
+    rows = _check_rows(file, _read_rows(file, ("text",)), lambda row: _text_problem(row, "text"))
     return [str(row["text"]) for _, row in rows]
 
 
@@ -115,7 +115,7 @@ def load_questions(file: Path) -> list[QuestionRow]:
 
     :raises ExportError: as ``load_rows``, and for an answer that isn't in its text.
     """
-    return [_questioned(*row) for row in _checked(file, _found(file, ("text",)), _question_problem)]
+    return [_question_row(*row) for row in _check_rows(file, _read_rows(file, ("text",)), _question_problem)]
 
 
 def bare_text(text: str) -> str:
@@ -126,8 +126,8 @@ def bare_text(text: str) -> str:
 def equal_texts(texts: Sequence[str]) -> list[list[int]]:
     """Indices of equal texts (``bare_text``), grouped, in order of first occurrence."""
     groups: dict[str, list[int]] = {}
-    for place, text in enumerate(texts):
-        groups.setdefault(bare_text(text), []).append(place)
+    for index, text in enumerate(texts):
+        groups.setdefault(bare_text(text), []).append(index)
     return list(groups.values())
 
 
@@ -136,24 +136,24 @@ def counted(number: int, one: str, many: str) -> str:
     return f"{number} {one if number == 1 else many}"
 
 
-def _corrected(rows: list[Answer]) -> list[Answer]:
+def _apply_corrections(rows: list[Answer]) -> list[Answer]:
     """The latest correction of a text replaces all other rows with that text.
 
     Of two with the same time the lower one in the file is later: corrections are appended.
     """
     said: dict[int, Answer] = {}
     gone: set[int] = set()
-    for places in equal_texts([row.text for row in rows]):
-        times = [(at, place) for place in places if (at := rows[place].at) is not None]
-        if times and len(places) > 1:
+    for indices in equal_texts([row.text for row in rows]):
+        times = [(at, index) for index in indices if (at := rows[index].at) is not None]
+        if times and len(indices) > 1:
             _, last = max(times)
-            others = [place for place in places if place != last]
-            said[last] = replace(rows[last], replaced=tuple(rows[place].number for place in others))
+            others = [index for index in indices if index != last]
+            said[last] = replace(rows[last], replaced=tuple(rows[index].number for index in others))
             gone.update(others)
-    return [said.get(place, row) for place, row in enumerate(rows) if place not in gone]
+    return [said.get(index, row) for index, row in enumerate(rows) if index not in gone]
 
 
-def _found(file: Path, columns: Sequence[str] = _FIELDS) -> Iterator[tuple[int, dict[str, Any] | str]]:
+def _read_rows(file: Path, columns: Sequence[str] = _FIELDS) -> Iterator[tuple[int, dict[str, Any] | str]]:
     """Row numbers, each with its row or what is wrong with it. :param columns: that a CSV must have."""
     try:
         content = file.read_text("utf-8-sig")
@@ -165,7 +165,7 @@ def _found(file: Path, columns: Sequence[str] = _FIELDS) -> Iterator[tuple[int, 
     return _csv_rows(content, file, columns) if file.suffix.lower() == ".csv" else _json_rows(content)
 
 
-def _checked(
+def _check_rows(
     file: Path,
     found: Iterable[tuple[int, dict[str, Any] | str]],
     problem_of: Callable[[dict[str, Any]], str | None],
@@ -194,11 +194,11 @@ def refuse_rows(file: Path, problems: list[str]) -> None:
         raise ExportError(f"{file} has rows that can't be used:\n" + "\n".join(shown))
 
 
-def _labelled(number: int, row: dict[str, Any]) -> LabelledRow:
+def _labelled_row(number: int, row: dict[str, Any]) -> LabelledRow:
     return LabelledRow(number, row["text"], row["label"].strip(), _time(row.get(_TIME)))
 
 
-def _with_fields(number: int, row: dict[str, Any]) -> FieldsRow:
+def _fields_row(number: int, row: dict[str, Any]) -> FieldsRow:
     return FieldsRow(number, row["text"], row["fields"], _time(row.get(_TIME)))
 
 
@@ -210,7 +210,7 @@ def _json_rows(content: str) -> Iterator[tuple[int, dict[str, Any] | str]]:
             value = json.loads(line)
             # Like messages on a device: no tokenizer takes a lone surrogate.
             if _SURROGATE_ESCAPE.search(line):
-                value = _mended(value)
+                value = _replace_surrogates(value)
         except RecursionError:
             yield number, "is not JSON that can be read (it is nested too deep)"
         except json.JSONDecodeError as error:
@@ -223,13 +223,13 @@ def _json_rows(content: str) -> Iterator[tuple[int, dict[str, Any] | str]]:
             yield number, value if isinstance(value, dict) else "is not a JSON object"
 
 
-def _mended(value: Any) -> Any:
+def _replace_surrogates(value: Any) -> Any:
     """Replaces lone surrogates by U+FFFD, as UTF-8 encoders do."""
     if isinstance(value, str):
         return _SURROGATE.sub("\ufffd", value)
     if isinstance(value, dict):
-        return {_mended(name): _mended(item) for name, item in value.items()}
-    return [_mended(item) for item in value] if isinstance(value, list) else value
+        return {_replace_surrogates(name): _replace_surrogates(item) for name, item in value.items()}
+    return [_replace_surrogates(item) for item in value] if isinstance(value, list) else value
 
 
 def _csv_rows(content: str, file: Path, columns: Sequence[str]) -> Iterator[tuple[int, dict[str, Any] | str]]:
@@ -288,15 +288,15 @@ def _fields_problem(row: dict[str, Any]) -> str | None:
     return _time_problem(row) if fields else "has empty fields"
 
 
-def _questioned(number: int, row: dict[str, Any]) -> QuestionRow:
-    answer, place = row.get("answer"), None
+def _question_row(number: int, row: dict[str, Any]) -> QuestionRow:
+    answer, span = row.get("answer"), None
     if answer is not None:
         start = row["text"].index(answer) if row.get("start") is None else row["start"]
         start += len(answer) - len(answer.lstrip())
         answer = answer.strip()
-        place = (start, start + len(answer))
+        span = (start, start + len(answer))
     heading, source = row.get("heading") or "", row.get("source") or ""
-    return QuestionRow(number, row["text"], heading, source, row.get("question"), place)
+    return QuestionRow(number, row["text"], heading, source, row.get("question"), span)
 
 
 def _question_problem(row: dict[str, Any]) -> str | None:

@@ -26,7 +26,7 @@ import numpy as np
 import numpy.typing as npt
 from edgeslm_export.evaluate.llama_cpp import gguf_logits
 from edgeslm_export.graph.decode_graph import READS, keep_part
-from edgeslm_export.graph.last_logits import give_every_token
+from edgeslm_export.graph.last_logits import compute_every_token
 from edgeslm_export.jobs.subprocess_job import Reporter
 
 Logits = npt.NDArray[np.floating[Any]]
@@ -143,7 +143,7 @@ def every_position(folder: Path, scratch: Path, part: str = READS) -> Iterator[P
                     shutil.copyfile(file, copy / file.name)
         model = onnx.load(str(folder / "model.onnx"), load_external_data=False)
         keep_part(model.graph, part)
-        give_every_token(model.graph)
+        compute_every_token(model.graph)
         onnx.save(model, str(copy / "model.onnx"))
         yield copy
 

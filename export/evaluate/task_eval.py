@@ -188,7 +188,7 @@ def _extracted(task: Task, rows: Rows, outcomes: Sequence[Outcome | None]) -> di
     wanted = [row.fields for row in rows if isinstance(row, FieldsRow)]
     right = [all_same(*pair) for pair in zip(found, wanted, strict=True)]
     report = fields_report(found, wanted, task.section.output_schema or {})
-    return {**_sureness(task, outcomes, right), **report}
+    return {**_confidence_report(task, outcomes, right), **report}
 
 
 def fields_report(
@@ -250,7 +250,9 @@ def _f1(rows: int, found: int, hits: int) -> float:
     return 2 * hits / (rows + found) if rows + found else 1.0
 
 
-def _sureness(task: Task, outcomes: Sequence[Outcome | None], whole: Sequence[bool]) -> dict[str, Any]:
+def _confidence_report(
+    task: Task, outcomes: Sequence[Outcome | None], whole: Sequence[bool]
+) -> dict[str, Any]:
     """Calibration error, if results have a confidence, and coverage, if there is a threshold."""
     import numpy as np
 

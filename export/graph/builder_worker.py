@@ -67,7 +67,7 @@ def build(task: dict[str, Any], reporter: Reporter) -> dict[str, Any]:
     pairs = ["hf_token=false", *(f"{key}={value}" for key, value in task["options"].items())]
     cache = str(work / "cache")
     watcher = _Watcher(reporter, layers)
-    with contextlib.redirect_stdout(watcher), _codes_for_weights(folder, codes), one_rope():
+    with contextlib.redirect_stdout(watcher), _codes_for_weights(folder, codes), transformers4_rope():
         parsed = parse_extra_options(None, str(folder), str(out), "int4", "cpu", cache, pairs)
         create_model(None, str(folder), str(out), "int4", "cpu", cache, **parsed)
     shutil.copyfile(folder / "tokenizer.json", out / "tokenizer.json")  # the builder's may differ
@@ -105,7 +105,7 @@ def _codes_for_weights(folder: Path, codes: dict[str, Quantized]) -> Iterator[No
 
 
 @contextlib.contextmanager
-def one_rope() -> Iterator[None]:
+def transformers4_rope() -> Iterator[None]:
     """Converts Gemma 3's RoPE parameters for the builder, which expects those of transformers 4: one set, and
     ``rope_local_base_freq`` for windowed layers. transformers 5 has a set for each type of layer."""
     Model = importlib.import_module("builders.base").Model  # noqa: N806

@@ -36,7 +36,7 @@ def quantize(task: dict[str, Any], reporter: Reporter) -> dict[str, Any]:
     source, out = Path(task["source"]), Path(task["out"])
     model = onnx.load(source)
     quantize_tables(model)
-    spread_rows(model)
+    scale_rows(model)
     prepared = source.with_name("prepared.onnx")
     onnx.save(model, prepared)
     quantize_dynamic(
@@ -87,7 +87,7 @@ def quantize_tables(model: Any) -> None:
     replace(graph, nodes)
 
 
-def spread_rows(model: Any) -> None:
+def scale_rows(model: Any) -> None:
     """Divides each row by its largest number before a product with weights, and multiplies it after."""
     import numpy as np
     from onnx import helper, numpy_helper

@@ -86,7 +86,7 @@ def widen_head(graph: Any) -> bool:
     return True
 
 
-def give_every_token(graph: Any) -> None:
+def compute_every_token(graph: Any) -> None:
     """Makes the head of a plain graph (pruned, widened or neither) compute all tokens, in place."""
     if (hidden := pruned_values(graph)) is not None:
         replace_pruning(graph, hidden, "sequence_length")

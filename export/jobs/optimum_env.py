@@ -62,7 +62,7 @@ def optimum_python(announce: Announce, *, debug: bool = False) -> Path:
             f"the builder needs 5): {DOWNLOAD} to download."
         )
         _run([sys.executable, "-P", "-m", "venv", "--without-pip", str(folder)], debug)
-        _lend(borrowed, folder)
+        _link_packages(borrowed, folder)
         install = [sys.executable, "-P", "-m", "pip", "--python", str(python), "install", "--quiet"]
         _run([*install, "--no-deps", "--require-hashes", "--requirement", str(LIST)], debug)
         (folder / _READY).write_bytes(LIST.read_bytes())
@@ -102,7 +102,7 @@ def _key(borrowed: dict[str, Distribution]) -> str:
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:12]
 
 
-def _lend(borrowed: dict[str, Distribution], folder: Path) -> None:
+def _link_packages(borrowed: dict[str, Distribution], folder: Path) -> None:
     """Links the top entries of each distribution into the folder ``lent`` and adds that to the new
     environment's path.
 

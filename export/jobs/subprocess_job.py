@@ -89,7 +89,7 @@ def run_child(
             text=True,
         )
         try:
-            result = _converse(child, task, on_progress)
+            result = _exchange(child, task, on_progress)
             status = child.wait()
         finally:
             if child.poll() is None:
@@ -98,7 +98,7 @@ def run_child(
             _close_pipes(child)
         if result is not None and status == 0:
             return result
-        raise ExportError(_how_it_ended(what, status, log, debug))
+        raise ExportError(_failure(what, status, log, debug))
 
 
 def run_module(
@@ -123,7 +123,7 @@ def _close_pipes(child: subprocess.Popen[str]) -> None:
             pipe.close()
 
 
-def _converse(
+def _exchange(
     child: subprocess.Popen[str], task: Mapping[str, Any], on_progress: OnProgress | None
 ) -> dict[str, Any] | None:
     if child.stdin is None or child.stdout is None:
@@ -144,7 +144,7 @@ def _converse(
     return result
 
 
-def _how_it_ended(what: str, status: int, log: IO[bytes], debug: bool) -> str:
+def _failure(what: str, status: int, log: IO[bytes], debug: bool) -> str:
     if status == -signal.SIGKILL:
         return (
             f"The system ended {what}, most likely for lack of memory; "

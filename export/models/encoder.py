@@ -27,7 +27,7 @@ from edgeslm.errors import ExportError
 _MODULES = ("Transformer", "Pooling", "Normalize")
 
 
-_LENT = frozenset({".json", ".txt", ".model", ".vocab", ".jinja"})
+_LINKED = frozenset({".json", ".txt", ".model", ".vocab", ".jinja"})
 """Suffixes of files that optimum's transformers reads beside weights: configurations and tokenizers."""
 
 _BYTES_A_WEIGHT = 5
@@ -80,7 +80,7 @@ def fill_encoder(
     with tempfile.TemporaryDirectory(prefix="work-", dir=stage) as name:
         work = Path(name)
         task = {
-            "source": str(lend_checkpoint(origin.path, work / "source", on_progress, debug)),
+            "source": str(link_checkpoint(origin.path, work / "source", on_progress, debug)),
             "out": str(work),
             "pooling": section.pooling,
             "normalize": section.normalize,
@@ -178,7 +178,7 @@ def _prompts(folder: Path) -> dict[str, str] | None:
     return {str(name): str(words) for name, words in prompts.items() if words} or None
 
 
-def lend_checkpoint(
+def link_checkpoint(
     source: Path, folder: Path, on_progress: OnProgress | None = None, debug: bool = False
 ) -> Path:
     """Makes a copy of a checkpoint for optimum's older transformers, out of links, without pickles.
@@ -188,14 +188,14 @@ def lend_checkpoint(
     """
     folder.mkdir()
     weights = weight_files(source)
-    lent = [file for file in source.iterdir() if file.suffix in _LENT and file.is_file()]
-    lent = [file for file in lent if not file.name.endswith((".index.json", "tokenizer_config.json"))]
+    linked = [file for file in source.iterdir() if file.suffix in _LINKED and file.is_file()]
+    linked = [file for file in linked if not file.name.endswith((".index.json", "tokenizer_config.json"))]
     if all(file.parent == source and file.suffix == ".safetensors" for file in weights):
-        lent += [*weights, *source.glob("model.safetensors.index.json")]
+        linked += [*weights, *source.glob("model.safetensors.index.json")]
     else:
         task = {"source": str(source), "out": str(folder / "model.safetensors")}
         run_module("models.safe_weights", task, "the conversion", on_progress=on_progress, debug=debug)
-    for file in lent:
+    for file in linked:
         (folder / file.name).symlink_to(file.resolve())
     settings = _optional_json(source / "tokenizer_config.json") or {}
     if settings.get("tokenizer_class") == "TokenizersBackend":

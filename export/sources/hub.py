@@ -68,12 +68,12 @@ def fetch_config(src: str) -> dict[str, Any]:
     if src.startswith((".", "/", "~")) or not _HUB_ID.fullmatch(src) or src.lower().endswith(".gguf"):
         raise ExportError(f"{src} doesn't exist; name a checkpoint folder, a .gguf file or a hub id.")
     repo, _, revision = src.partition("@")
-    with _refusals(src):
+    with _hub_errors(src):
         info = HfApi().model_info(repo, revision=revision or None)
     sizes = {file.rfilename: 0 for file in info.siblings or ()}
     if "config.json" not in sizes:
         raise ExportError(f"{src} has no config.json{_gguf_hint(sizes)}, so it is no checkpoint.")
-    with _refusals(src):
+    with _hub_errors(src):
         file = hf_hub_download(repo, "config.json", revision=info.sha)
     return read_config(Path(file))
 
@@ -88,13 +88,13 @@ def fetch_checkpoint(
     from huggingface_hub import HfApi, snapshot_download
 
     repo, _, revision = hub_id.partition("@")
-    with _refusals(hub_id):
+    with _hub_errors(hub_id):
         info = HfApi().model_info(repo, revision=revision or None, files_metadata=True)
     sizes = {file.rfilename: file.size or 0 for file in info.siblings or ()}
     check_tokenizer_names(set(sizes), hub_id)
     if "config.json" not in sizes:
         raise ExportError(f"{hub_id} has no config.json{_gguf_hint(sizes)}, so it is no checkpoint.")
-    with _refusals(hub_id):
+    with _hub_errors(hub_id):
         small = snapshot_download(repo, revision=info.sha, allow_patterns=list(_SMALL))
     check_architecture(read_config(Path(small) / "config.json"), kind, hub_id)
     if kind == "decoder" and not _has_chat_template(Path(small), set(sizes)):
@@ -114,7 +114,7 @@ def fetch_checkpoint(
     number = counted or sum(sizes[name] for name in weights) // 4
     check_resources(number, total, cache, memory_a_weight, hint)
     announce(f"Downloading {hub_id}: {len(wanted)} files, {total / 1e6:,.0f} MB at most.")
-    with _refusals(hub_id):
+    with _hub_errors(hub_id):
         folder = snapshot_download(repo, revision=info.sha, allow_patterns=wanted)
     licence = str(getattr(info.card_data, "license", None) or "")
     source = Source(id=repo, revision=info.sha or "", licence=licence)
@@ -122,7 +122,7 @@ def fetch_checkpoint(
 
 
 @contextlib.contextmanager
-def _refusals(hub_id: str) -> Iterator[None]:
+def _hub_errors(hub_id: str) -> Iterator[None]:
     """Turns the hub's errors into sentences."""
     from huggingface_hub import errors
 

@@ -74,7 +74,7 @@ def _from_gguf(source: Path, architecture: str, folder: Path) -> Any:
     import transformers
     from safetensors.torch import save_file
 
-    _remember_gguf()
+    _cache_gguf()
     where: dict[str, Any] = {"gguf_file": source.name, "local_files_only": True}
     tokenizer = transformers.PreTrainedTokenizerFast.from_pretrained(source.parent, **where)
     _split_digits(tokenizer, source)
@@ -99,7 +99,7 @@ def _from_gguf(source: Path, architecture: str, folder: Path) -> Any:
     return tokenizer
 
 
-def _remember_gguf() -> None:
+def _cache_gguf() -> None:
     """Caches two functions of ``gguf``: transformers opens the file for each step and builds the same map of
     names for each module, half of the time of reading a small model."""
     import gguf

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     Integers = npt.NDArray[np.int64]
     Bools = npt.NDArray[np.bool_]
 
-Rising = tuple[tuple[float, ...], tuple[float, ...]]
+Monotonic = tuple[tuple[float, ...], tuple[float, ...]]
 """A monotonic function: knots and values."""
 
 _PARTS: Final = 5
@@ -82,11 +82,11 @@ def fit_calibration(
     if counts.min() >= _ROWS_A_LABEL:
         choices.append((True, False))
     rows = log_probabilities, truth, recalls
-    tried = {choice: _verdicts_in_turn(*rows, *choice) for choice in choices}
+    tried = {choice: _cross_validate_verdicts(*rows, *choice) for choice in choices}
     affine, _ = min(tried, key=lambda choice: _log_loss(tried[choice], truth))
     best = (affine, False)
     if len(truth) >= _ROWS_FOR_MARGINS:
-        tried[affine, True] = _verdicts_in_turn(*rows, affine, with_margins=True)
+        tried[affine, True] = _cross_validate_verdicts(*rows, affine, with_margins=True)
         best = min(((affine, False), (affine, True)), key=lambda choice: _brier(tried[choice], truth))
     calibration = _fit(*rows, *best)
     verdicts = tried[best]
@@ -105,8 +105,8 @@ def fit_confidence(shares: Floats, right: Bools) -> tuple[Calibration, Floats]:
     """
     import numpy as np
 
-    fits = [_logistic] if len(right) < _ROWS_FOR_MARGINS else [_logistic, _from_nothing]
-    tried = [_confidences_in_turn(shares, right, fit) for fit in fits]
+    fits = [_logistic] if len(right) < _ROWS_FOR_MARGINS else [_logistic, _isotonic_from_zero]
+    tried = [_cross_validate_confidences(shares, right, fit) for fit in fits]
     losses = [float(((confidence - right) ** 2).mean()) for confidence in tried]
     best = losses.index(min(losses))
     knots, heights = fits[best](shares, right)
@@ -123,7 +123,9 @@ def fit_confidence(shares: Floats, right: Bools) -> tuple[Calibration, Floats]:
     )
 
 
-def _confidences_in_turn(shares: Floats, right: Bools, fit: Callable[[Floats, Bools], Rising]) -> Floats:
+def _cross_validate_confidences(
+    shares: Floats, right: Bools, fit: Callable[[Floats, Bools], Monotonic]
+) -> Floats:
     """Confidence of each row, by cross-validation."""
     import numpy as np
 
@@ -134,13 +136,13 @@ def _confidences_in_turn(shares: Floats, right: Bools, fit: Callable[[Floats, Bo
     return found
 
 
-def _from_nothing(shares: Floats, right: Bools) -> Rising:
+def _isotonic_from_zero(shares: Floats, right: Bools) -> Monotonic:
     """Isotonic regression with a knot near 0 at 0: an answer far below all rows is hardly ever right."""
-    knots, heights = _rising(shares, right)
+    knots, heights = _isotonic(shares, right)
     return ((0.0, *knots), (1 / (len(right) + 2), *heights)) if knots[0] > 0 else (knots, heights)
 
 
-def _logistic(shares: Floats, right: Bools) -> Rising:
+def _logistic(shares: Floats, right: Bools) -> Monotonic:
     """Logistic regression, at a few knots, never 0 or 1."""
     import numpy as np
     from scipy.special import logit
@@ -194,7 +196,7 @@ def risk_curve(confidence: Floats, right: Bools) -> tuple[RiskPoint, ...]:
     return tuple(points)
 
 
-def _verdicts_in_turn(
+def _cross_validate_verdicts(
     log_probabilities: Floats,
     truth: Integers,
     recalls: Mapping[int, float],
@@ -236,18 +238,18 @@ def _fit(
     )
     if recalls:
         scores = [judge(row.tolist(), calibration).scores for row in np.exp(log_probabilities)]
-        leans = lean_forward(np.log(np.maximum(scores, LEAST_PROBABILITY)), truth, recalls)
+        leans = fit_recall_offsets(np.log(np.maximum(scores, LEAST_PROBABILITY)), truth, recalls)
         calibration = calibration.model_copy(update={"leans": tuple(np.round(leans, 5).tolist())})
     if not with_margins:
         return calibration
     verdicts = [judge(row.tolist(), calibration) for row in np.exp(log_probabilities)]
     margins = np.array([margin_of(verdict.scores, verdict.best) for verdict in verdicts])
     right = np.array([v.best for v in verdicts]) == truth
-    knots, heights = _rising(margins, right)
+    knots, heights = _isotonic(margins, right)
     return calibration.model_copy(update={"margins": knots, "confidences": heights})
 
 
-def lean_forward(log_scores: Floats, truth: Integers, recalls: Mapping[int, float]) -> Floats:
+def fit_recall_offsets(log_scores: Floats, truth: Integers, recalls: Mapping[int, float]) -> Floats:
     """Log-score offsets [labels] that lower a label's threshold until it has the wanted recall.
 
     Label-conditional conformal prediction (Vovk 2012): the offset is the quantile, over the label's rows, of
@@ -289,7 +291,7 @@ def _fit_affine(log_probabilities: Floats, truth: Integers, scale: float) -> tup
     return scale * np.exp(found.x[:labels]), found.x[labels:]
 
 
-def _rising(margins: Floats, right: Bools) -> Rising:
+def _isotonic(margins: Floats, right: Bools) -> Monotonic:
     """Isotonic regression, at a few knots, never 0 or 1."""
     import numpy as np
     from sklearn.isotonic import IsotonicRegression

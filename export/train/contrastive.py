@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, Final
 from edgeslm_export.jobs.subprocess_job import Reporter
 from edgeslm_export.train.encoder_finetune import pooled, save_beside
 from edgeslm_export.train.job import TrainingJob, open_job
-from edgeslm_export.train.loop import Course, Schedule, descend, padded
+from edgeslm_export.train.loop import Schedule, Training, padded, run_training
 
 from edgeslm.bundle.manifest import EncoderSection
 from edgeslm.hardware.board import peak_rss_bytes
@@ -40,7 +40,7 @@ def contrast_encoder(
 
     :param section: the encoder's pooling. :param length: most tokens of a text.
     :param truth: [texts], the index of each text's label.
-    :return: figures of ``descend``, and ``peak_rss`` in bytes.
+    :return: figures of ``run_training``, and ``peak_rss`` in bytes.
     :raises ExportError: the checkpoint can't be loaded, its numbers are no longer finite, or the time was too
         short for half of the pairs.
     """
@@ -77,10 +77,10 @@ def run(task: dict[str, Any], reporter: Reporter) -> dict[str, Any]:
         return torch.nn.functional.mse_loss((ones * others).sum(1), alike)
 
     lengths = [max(len(rows[one]), len(rows[other])) for one, other in pairs]
-    course = Course(
+    training = Training(
         model, [(list(model.parameters()), job.schedule.rate)], lengths, loss, job.aside, _WHAT, job.state
     )
-    figures = descend(course, job.schedule, reporter)
+    figures = run_training(training, job.schedule, reporter)
     save_beside(model, job.source, job.out)
     return {**figures, "peak_rss": peak_rss_bytes()}
 

@@ -23,11 +23,11 @@ from edgeslm_export.train.encoder_finetune import LAYER, save_beside
 from edgeslm_export.train.job import TrainingJob, open_job
 from edgeslm_export.train.loop import (
     TEMPERATURES,
-    Course,
-    descend,
-    has_halves,
+    Training,
+    freeze_lowest,
+    has_bfloat16,
     padded,
-    spare_lowest,
+    run_training,
 )
 
 from edgeslm.bundle.manifest import QUESTION_SHARE
@@ -69,8 +69,8 @@ def teach_reader(job: TrainingJob, length: int, asked: Sequence[Asked]) -> dict[
     """Trains an encoder and its layers, which are written to ``LAYER`` in ``job.out``.
 
     :param length: most tokens of question and text together.
-    :return: figures of ``descend``, the ``temperature`` fitted on the validation rows (1 without any), and
-        ``peak_rss`` in bytes.
+    :return: figures of ``run_training``, the ``temperature`` fitted on the validation rows (1 without any),
+        and ``peak_rss`` in bytes.
     :raises ExportError: the checkpoint can't be loaded, its tokenizer gives no offsets, its numbers are no
         longer finite, or the time was too short.
     """
@@ -104,7 +104,7 @@ def run(task: dict[str, Any], reporter: Reporter) -> dict[str, Any]:
     model = transformers.AutoModel.from_pretrained(
         job.source, dtype=torch.float32, attn_implementation="eager"
     )
-    spare_lowest(model)
+    freeze_lowest(model)
     reader = _CrossEncoder(model)
     made = [
         [_make_row(tokenizer, one["question"], PairText(**text), task["length"]) for text in one["texts"]]
@@ -116,7 +116,7 @@ def run(task: dict[str, Any], reporter: Reporter) -> dict[str, Any]:
     aside = [place for place, number in enumerate(left) if number in set(job.aside)]
     groups = [groups[number] for number in left]
     learned = [weight for weight in model.parameters() if weight.requires_grad]
-    course = Course(
+    training = Training(
         model,
         [(learned, job.schedule.rate), (reader.layers, job.schedule.rate * _LAYER_RATES)],
         [max(len(row.tokens) for row in group) for group in groups],
@@ -124,9 +124,9 @@ def run(task: dict[str, Any], reporter: Reporter) -> dict[str, Any]:
         aside,
         _WHAT,
         job.state,
-        lambda batch: reader.tempered([groups[number] for number in batch]),
+        lambda batch: reader.losses_by_temperature([groups[number] for number in batch]),
     )
-    figures = descend(course, job.schedule, reporter)
+    figures = run_training(training, job.schedule, reporter)
     model.eval()
     kept = [groups[number] for number in aside]
     temperature = reader.best_temperature(kept, job.schedule.batch) if kept else 1.0
@@ -170,7 +170,7 @@ class _CrossEncoder:
         self._model = model
         self._padding = model.config.pad_token_id or 0  # RoBERTa derives positions from it
         self._has_kinds = (getattr(model.config, "type_vocab_size", 0) or 0) > 1
-        self._in_halves = has_halves()
+        self._in_bfloat16 = has_bfloat16()
         size = model.config.hidden_size
         self._answers, self._places = torch.nn.Linear(size, 1), torch.nn.Linear(size, 2)
 
@@ -186,7 +186,7 @@ class _CrossEncoder:
         tokens, mask = padded([row.tokens for row in rows], self._padding)
         kinds, _ = padded([row.kinds for row in rows], 0)
         extra = {"token_type_ids": kinds} if self._has_kinds else {}
-        with torch.autocast("cpu", torch.bfloat16, enabled=self._in_halves):
+        with torch.autocast("cpu", torch.bfloat16, enabled=self._in_bfloat16):
             hidden = self._model(input_ids=tokens, attention_mask=mask, **extra).last_hidden_state
         hidden = hidden.float()
         stands, _ = padded([row.stands for row in rows], 0)
@@ -212,7 +212,7 @@ class _CrossEncoder:
         ]
         return loss + torch.stack(compared).mean() if compared else loss
 
-    def tempered(self, groups: Sequence[Sequence[_PairRow]]) -> torch.Tensor:
+    def losses_by_temperature(self, groups: Sequence[Sequence[_PairRow]]) -> torch.Tensor:
         """Mean classification loss [temperatures, groups]."""
         import torch
 
@@ -227,7 +227,9 @@ class _CrossEncoder:
         import torch
 
         with torch.no_grad():
-            parts = [self.tempered(groups[at : at + batch]) for at in range(0, len(groups), batch)]
+            parts = [
+                self.losses_by_temperature(groups[at : at + batch]) for at in range(0, len(groups), batch)
+            ]
         return TEMPERATURES[int(torch.cat(parts, 1).mean(1).argmin())]
 
     def save(self, source: Path, out: Path, temperature: float) -> None:

@@ -41,7 +41,7 @@ _RECIPE = "int8"
 
 _BLOCK = 500
 """Texts labelled between two saves. The teacher is loaded again for each block, which takes seconds."""
-_TYPED = "typed.jsonl"
+_USER_LABELS = "typed.jsonl"
 
 Answer = Mapping[str, Any] | None
 """A result of classify; None if there is none."""
@@ -153,8 +153,8 @@ def ask_teacher(
     """
     labels = labels_of(teacher, task)
     single = list({bare_text(text): text for text in texts}.values())
-    file = notes.folder / _TYPED
-    typed = _load_typed(file, len(single), labels)
+    file = notes.folder / _USER_LABELS
+    typed = _load_user_labels(file, len(single), labels)
     by_user = sum(label is not None for label in typed.values())
     answers = _answers(teacher, task, single, notes, budget, by_user)
     kept: list[str] = []
@@ -164,7 +164,7 @@ def ask_teacher(
         if answer is not None and not is_sure and place not in typed and ask_user is not None:
             try:
                 typed[place] = ask_user(text, labels, answer["label"])
-                _note_typed(file, place, typed[place])
+                _save_user_label(file, place, typed[place])
             except EOFError:  # further texts stay unanswered and aren't saved
                 ask_user = None
         if (label := typed.get(place)) is not None:
@@ -212,7 +212,7 @@ def _part_of(on_progress: OnProgress | None, before: int, rows: int, of: int) ->
     return lambda done, total, what: on_progress(before + done * rows // max(1, total), of, what)
 
 
-def _load_typed(file: Path, texts: int, labels: Sequence[str]) -> dict[int, str | None]:
+def _load_user_labels(file: Path, texts: int, labels: Sequence[str]) -> dict[int, str | None]:
     """The user's labels by index of the text; incomplete lines are skipped."""
     found: dict[int, str | None] = {}
     try:
@@ -229,7 +229,7 @@ def _load_typed(file: Path, texts: int, labels: Sequence[str]) -> dict[int, str 
     return found
 
 
-def _note_typed(file: Path, place: int, label: str | None) -> None:
+def _save_user_label(file: Path, place: int, label: str | None) -> None:
     """Appends a label. The line end comes first, so that an incomplete last line doesn't spoil this one."""
     with file.open("a", encoding="utf-8") as stream:
         stream.write("\n" + json.dumps([place, label]))

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from edgeslm_export.jobs.subprocess_job import Reporter
 from edgeslm_export.train.job import TrainingJob, open_job
-from edgeslm_export.train.loop import TEMPERATURES, Course, Schedule, descend, padded
+from edgeslm_export.train.loop import TEMPERATURES, Schedule, Training, padded, run_training
 
 from edgeslm.bundle.manifest import EncoderSection
 from edgeslm.hardware.board import peak_rss_bytes
@@ -59,7 +59,7 @@ def teach_encoder(
 
     :param section: the encoder's pooling. :param length: most tokens of a text.
     :param truth: [texts], indices below ``labels``; or [texts, labels], probabilities.
-    :return: figures of ``descend``, and ``peak_rss`` in bytes.
+    :return: figures of ``run_training``, and ``peak_rss`` in bytes.
     :raises ExportError: the checkpoint can't be loaded, its numbers are no longer finite, or the time was too
         short for half an epoch.
     """
@@ -105,7 +105,7 @@ def run(task: dict[str, Any], reporter: Reporter) -> dict[str, Any]:
         entropy = torch.nn.functional.cross_entropy
         return torch.stack([entropy(logits / each, wanted, reduction="none") for each in temperatures])
 
-    course = Course(
+    training = Training(
         model,
         [(list(model.parameters()), job.schedule.rate), (list(classifier.layer.parameters()), LAYER_RATE)],
         list(map(len, rows)),
@@ -115,7 +115,7 @@ def run(task: dict[str, Any], reporter: Reporter) -> dict[str, Any]:
         job.state,
         lambda batch: losses(batch, TEMPERATURES),
     )
-    figures = descend(course, job.schedule, reporter)
+    figures = run_training(training, job.schedule, reporter)
     _save(classifier, job.source, job.out)
     return {**figures, "peak_rss": peak_rss_bytes()}
 

@@ -156,7 +156,7 @@ class TaughtEncoder(abc.ABC):
             self._budget.debug,
         )
 
-    def _of_head(self, fields: Mapping[str, Any]) -> dict[str, Any]:
+    def _head_fields(self, fields: Mapping[str, Any]) -> dict[str, Any]:
         """A head's manifest fields, from those of ``fill_taught``."""
         source = self._origin.source
         return {
@@ -227,7 +227,7 @@ class EncoderMethod(TaughtEncoder):
         rows = self._spec.learned
         fields, layer, _ = self._teach(rows, stage, f"{ENCODER}-all", ())
         _save_layer(stage, *layer, centroids_of_texts(load_encoder(stage), self._texts_of(rows)))
-        return self._of_head(fields)
+        return self._head_fields(fields)
 
     def _teach(
         self, rows: Integers, folder: Path, name: str, aside: Sequence[int]

@@ -155,7 +155,7 @@ class PointerMethod(TaughtEncoder):
                     f"{count} of {len(rows)} rows have no usable span of {field.name}: it starts or ends "
                     f"within a token, or after the first {self._length} tokens."
                 )
-        return {**self._of_head(fields), "learned": {"fields": self._fields}}
+        return {**self._head_fields(fields), "learned": {"fields": self._fields}}
 
     def _teach(
         self, rows: Integers, folder: Path, name: str, aside: Sequence[int]

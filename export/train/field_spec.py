@@ -106,7 +106,7 @@ def _plan(name: str, schema: Mapping[str, Any], spec: FieldSpec, *, is_required:
         rows += 1
         places = [] if fixed else find_places(text, value, types)
         longest = max([longest, *(end - start for start, end in places)])
-        if not places and not is_held(spec, schema, value):
+        if not places and not must_be_verbatim(spec, schema, value):
             by_heart[isinstance(value, bool), value] += 1  # or 1 and true would be the same key
     fewest = 1 if fixed else _FEWEST_OF_VALUE
     values = sorted(by_heart.items(), key=lambda item: (-item[1], str(item[0][1])))
@@ -124,7 +124,7 @@ def _plan(name: str, schema: Mapping[str, Any], spec: FieldSpec, *, is_required:
     return field
 
 
-def is_held(spec: FieldSpec, schema: Mapping[str, Any], value: Any) -> bool:
+def must_be_verbatim(spec: FieldSpec, schema: Mapping[str, Any], value: Any) -> bool:
     """Whether a field's value must be verbatim in the message: a text that the schema doesn't fix, in a
     ``verbatim`` task."""
     open_text = isinstance(value, str) and bool(value.strip()) and not is_fixed(schema)

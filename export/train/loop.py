@@ -33,14 +33,14 @@ _PATIENCE = 2
 """Epochs in a row that may be worse than the best one."""
 _LEAST = 0.5
 """Share of the first epoch that must be done when the time is over; with less the model isn't useful."""
-_SPARED = 2
+_FROZEN = 2
 """Layers that are frozen, at most half of them."""
-_HALVES = frozenset({"avx512_bf16", "amx_bf16", "bf16"})
+_BFLOAT16_FLAGS = frozenset({"avx512_bf16", "amx_bf16", "bf16"})
 """CPU flags for bfloat16, on x86 and ARM."""
 NOTED_S = 300.0
 """Most seconds lost by an interruption. A saved state has some hundred megabytes."""
 TEMPERATURES = (1.0, 1.25, 1.5, 2.0, 2.5, 3.0, 4.0)
-"""Temperatures tried for the validation loss; see ``Course.tempered``."""
+"""Temperatures tried for the validation loss; see ``Training.losses_by_temperature``."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +65,7 @@ class BatchLoss(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class Course:
+class Training:
     """A training: ``parameters`` with their learning rates, and the loss.
 
     :param model: switched to training mode, and to evaluation mode for validation.
@@ -73,9 +73,9 @@ class Course:
     :param aside: rows for validation; none: all epochs are run.
     :param what: the step in words, for progress and errors.
     :param state: file of an interrupted run's state; an existing one is resumed.
-    :param tempered: validation losses at each of ``TEMPERATURES``, [temperatures, rows]; the best temperature
-        counts. Models become overconfident long before their accuracy falls (Guo et al. 2017, section 3), and
-        confidence is calibrated afterwards. Without it ``loss`` counts.
+    :param losses_by_temperature: validation losses at ``TEMPERATURES``, [temperatures, rows]; the best
+        temperature counts. Models become overconfident long before their accuracy falls (Guo et al. 2017,
+        section 3), and confidence is calibrated afterwards. Without it ``loss`` counts.
     """
 
     model: torch.nn.Module
@@ -85,12 +85,12 @@ class Course:
     aside: Sequence[int]
     what: str
     state: Path | None = None
-    tempered: BatchLoss | None = None
+    losses_by_temperature: BatchLoss | None = None
     most_tokens: int | None = None
     """Tokens in a pass, padding included; a larger batch is split (gradient accumulation)."""
 
 
-def descend(course: Course, schedule: Schedule, reporter: Reporter) -> dict[str, Any]:
+def run_training(training: Training, schedule: Schedule, reporter: Reporter) -> dict[str, Any]:
     """Trains. The final parameters are those of the best epoch, or the last ones if the time ended within an
     epoch.
 
@@ -100,25 +100,25 @@ def descend(course: Course, schedule: Schedule, reporter: Reporter) -> dict[str,
     """
     import torch
 
-    kept_aside = set(course.aside)
-    rows = [row for row in range(len(course.lengths)) if row not in kept_aside]
+    kept_aside = set(training.aside)
+    rows = [row for row in range(len(training.lengths)) if row not in kept_aside]
     if not rows:
-        raise ExportError(f"{course.what} has no rows to learn from: all are too long.")
+        raise ExportError(f"{training.what} has no rows to learn from: all are too long.")
     groups: list[dict[str, Any]] = [
-        {"params": list(parameters), "lr": rate} for parameters, rate in course.parameters
+        {"params": list(parameters), "lr": rate} for parameters, rate in training.parameters
     ]
     optimizer = torch.optim.AdamW(groups, weight_decay=_DECAY)
     rates = [group["lr"] for group in optimizer.param_groups]
     weights = [weight for group in groups for weight in group["params"]]
     steps_an_epoch = -(-len(rows) // schedule.batch)
     steps = steps_an_epoch * schedule.epochs
-    best = _Best(weights)
-    step, spent, loss = _take_up(course.state, optimizer, weights, best)
+    best = _BestEpoch(weights)
+    step, spent, loss = _load_state(training.state, optimizer, weights, best)
     epoch, noted = step // steps_an_epoch, time.monotonic()
     started = noted - spent
-    course.model.train()
+    training.model.train()
     while epoch < schedule.epochs and not best.is_over(epoch):
-        for batch in islice(_batches(rows, course.lengths, schedule, epoch), step % steps_an_epoch, None):
+        for batch in islice(_batches(rows, training.lengths, schedule, epoch), step % steps_an_epoch, None):
             done = step / steps
             if schedule.seconds:
                 done = max(done, (time.monotonic() - started) / schedule.seconds)
@@ -128,36 +128,36 @@ def descend(course: Course, schedule: Schedule, reporter: Reporter) -> dict[str,
                 group["lr"] = rate * min(1.0, (done + 1 / steps) / _WARM_UP) * (1 - done)
             optimizer.zero_grad()
             loss = 0.0
-            for part in _passes(batch, course.lengths, course.most_tokens):
-                value = course.loss(part) * (len(part) / len(batch))
-                _check_finite(float(value.detach()), course.what)
+            for part in _passes(batch, training.lengths, training.most_tokens):
+                value = training.loss(part) * (len(part) / len(batch))
+                _check_finite(float(value.detach()), training.what)
                 value.backward()
                 loss += float(value.detach())
             torch.nn.utils.clip_grad_norm_(weights, _MOST_NORM)
             optimizer.step()
             step += 1
-            reporter.progress(step, steps, f"{course.what}, epoch {epoch + 1}")
+            reporter.progress(step, steps, f"{training.what}, epoch {epoch + 1}")
             is_within = step < (epoch + 1) * steps_an_epoch
-            if course.state is not None and is_within and time.monotonic() - noted >= NOTED_S:
+            if training.state is not None and is_within and time.monotonic() - noted >= NOTED_S:
                 noted = time.monotonic()
-                _put_down(course.state, optimizer, best, (step, noted - started, loss))
+                _save_state(training.state, optimizer, best, (step, noted - started, loss))
         if step < (epoch + 1) * steps_an_epoch:
             break
         epoch += 1
-        if course.aside:
-            aside = _losses_aside(course, schedule.batch)
-            _check_finite(float(aside.mean()), course.what)
+        if training.aside:
+            aside = _losses_aside(training, schedule.batch)
+            _check_finite(float(aside.mean()), training.what)
             best.see(epoch, aside)
-        if course.state is not None:
+        if training.state is not None:
             noted = time.monotonic()
-            _put_down(course.state, optimizer, best, (step, noted - started, loss))
+            _save_state(training.state, optimizer, best, (step, noted - started, loss))
     if step < _LEAST * steps_an_epoch:
         raise ExportError(
-            f"{course.what} finished {step} of {steps_an_epoch} batches in its time, less than half; allow "
+            f"{training.what} finished {step} of {steps_an_epoch} batches in its time, less than half; allow "
             "more --minutes, or take a faster method."
         )
     is_whole = step == epoch * steps_an_epoch
-    if course.aside and is_whole:
+    if training.aside and is_whole:
         best.restore()
     return {
         "epochs": round(step / steps_an_epoch, 2),
@@ -167,14 +167,14 @@ def descend(course: Course, schedule: Schedule, reporter: Reporter) -> dict[str,
     }
 
 
-def spare_lowest(model: Any) -> None:
+def freeze_lowest(model: Any) -> None:
     """Freezes an encoder's embeddings and lowest layers and turns dropout off: few questions can't improve
     word meanings, and a third of the time is saved."""
     import torch
 
     stacks = [module for module in model.modules() if isinstance(module, torch.nn.ModuleList)]
     layers = max(stacks, key=len, default=())
-    for part in (model.get_input_embeddings(), *layers[: min(_SPARED, len(layers) // 2)]):
+    for part in (model.get_input_embeddings(), *layers[: min(_FROZEN, len(layers) // 2)]):
         part.requires_grad_(False)
     for module in model.modules():
         if isinstance(module, torch.nn.Dropout):
@@ -182,16 +182,16 @@ def spare_lowest(model: Any) -> None:
             module.p = 0.0
 
 
-def has_halves() -> bool:
+def has_bfloat16() -> bool:
     """Whether this processor has bfloat16 instructions, three times as fast; others emulate them."""
     try:
         known = Path("/proc/cpuinfo").read_text()
     except OSError:
         return False
-    return not _HALVES.isdisjoint(known.split())
+    return not _BFLOAT16_FLAGS.isdisjoint(known.split())
 
 
-def repeatable(figures: Mapping[str, Any]) -> dict[str, Any]:
+def reproducible(figures: Mapping[str, Any]) -> dict[str, Any]:
     """The figures that are the same each time, for a report: the same input must give the same bundle."""
     return {key: value for key, value in figures.items() if key != "peak_rss"}
 
@@ -214,7 +214,7 @@ def _check_finite(loss: float, what: str) -> None:
         raise ExportError(f"{what} gave numbers that aren't finite; try another model.")
 
 
-class _Best:
+class _BestEpoch:
     """The parameters of the last epoch that isn't worse than the best one.
 
     Worse means by more than the standard error of the difference: few validation rows can't tell epochs
@@ -255,19 +255,19 @@ def _is_worse(differences: torch.Tensor) -> bool:
     return float(differences.mean()) > spread / math.sqrt(len(differences))
 
 
-def _losses_aside(course: Course, batch: int) -> torch.Tensor:
-    """Validation losses: [rows] at the best temperature, or [batches] without ``tempered``."""
+def _losses_aside(training: Training, batch: int) -> torch.Tensor:
+    """Validation losses: [rows] at the best temperature, or [batches] without ``losses_by_temperature``."""
     import torch
 
-    course.model.eval()
+    training.model.eval()
     with torch.no_grad():
-        parts = [course.aside[at : at + batch] for at in range(0, len(course.aside), batch)]
-        if course.tempered is None:
-            found = torch.stack([course.loss(part) for part in parts])
+        parts = [training.aside[at : at + batch] for at in range(0, len(training.aside), batch)]
+        if training.losses_by_temperature is None:
+            found = torch.stack([training.loss(part) for part in parts])
         else:
-            tempered = torch.cat([course.tempered(part) for part in parts], 1)
-            found = tempered[int(tempered.mean(1).argmin())]
-    course.model.train()
+            losses_by_temperature = torch.cat([training.losses_by_temperature(part) for part in parts], 1)
+            found = losses_by_temperature[int(losses_by_temperature.mean(1).argmin())]
+    training.model.train()
     return found
 
 
@@ -302,8 +302,8 @@ def padded(rows: Sequence[Sequence[int]], padding: int) -> tuple[torch.Tensor, t
 # --- an interrupted run ------------------------------------------------------------------------------
 
 
-def _put_down(
-    state: Path, optimizer: torch.optim.Optimizer, best: _Best, stand: tuple[int, float, float]
+def _save_state(
+    state: Path, optimizer: torch.optim.Optimizer, best: _BestEpoch, stand: tuple[int, float, float]
 ) -> None:
     """Saves the state atomically."""
     import torch
@@ -324,11 +324,11 @@ def _put_down(
     partial.replace(state)
 
 
-def _take_up(
+def _load_state(
     state: Path | None,
     optimizer: torch.optim.Optimizer,
     weights: Sequence[torch.nn.Parameter],
-    best: _Best,
+    best: _BestEpoch,
 ) -> tuple[int, float, float]:
     """Restores a saved state. :return: steps done, seconds spent and the last loss; zeros if there is no
     usable state."""

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from edgeslm_export.jobs.subprocess_job import Reporter
 from edgeslm_export.train.job import TrainingJob, open_job
-from edgeslm_export.train.loop import Course, descend, padded
+from edgeslm_export.train.loop import Training, padded, run_training
 
 from edgeslm.errors import ExportError
 from edgeslm.hardware.board import peak_rss_bytes
@@ -81,7 +81,7 @@ def teach_decoder(
 
     :param architecture: the checkpoint's transformers class. :param bundle: the base bundle, whose weights
         are used if ``shape.base`` is ``stored``.
-    :return: figures of ``descend``, and ``peak_rss`` in bytes.
+    :return: figures of ``run_training``, and ``peak_rss`` in bytes.
     :raises ExportError: a library is missing, or the checkpoint can't be loaded or trained.
     """
     check_installed(shape.base)
@@ -116,7 +116,7 @@ def run(task: dict[str, Any], reporter: Reporter) -> dict[str, Any]:
     )
     model = get_peft_model(model, config)
     rows = [TokenRow(**row) for row in task["rows"]]
-    course = Course(
+    training = Training(
         model,
         [([weight for weight in model.parameters() if weight.requires_grad], job.schedule.rate)],
         [len(row.prompt) + len(row.answer) for row in rows],
@@ -126,7 +126,7 @@ def run(task: dict[str, Any], reporter: Reporter) -> dict[str, Any]:
         job.state,
         most_tokens=_PASS_TOKENS,
     )
-    figures = descend(course, job.schedule, reporter)
+    figures = run_training(training, job.schedule, reporter)
     model.save_pretrained(job.out)
     return {**figures, "peak_rss": peak_rss_bytes()}
 

@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from edgeslm_export.bundle.writer import created_at, runtime_versions, staged, write_manifest, write_report
-from edgeslm_export.data.question_pairs import check_count, is_aside, much_alike, source_of, words_of
+from edgeslm_export.data.question_pairs import check_count, is_aside, may_overlap, source_of, words_of
 from edgeslm_export.data.rows import QuestionRow, bare_text
 from edgeslm_export.evaluate.report_card import load_encoder
 from edgeslm_export.jobs.checkpoint_notes import Notes
@@ -43,7 +43,7 @@ from edgeslm_export.train.encoder_methods import (
     save_arrays,
 )
 from edgeslm_export.train.job import TrainingJob
-from edgeslm_export.train.loop import Schedule, repeatable
+from edgeslm_export.train.loop import Schedule, reproducible
 from edgeslm_export.train.spec import Budget
 
 from edgeslm.bundle.manifest import Manifest
@@ -107,7 +107,7 @@ def export_reader(
         said = teach_reader(job, min(LONGEST, context_length), asked)
         fields, likeness = _fill(stage, taught, origin, budget)
         figures = {**measure(stage, [asked[number] for number in aside]), **likeness}
-        write_report(stage, {**figures, **repeatable(said)})
+        write_report(stage, {**figures, **reproducible(said)})
         manifest = write_manifest(stage, fields)
     notes.remove()
     return manifest, {**figures, **said}
@@ -190,7 +190,7 @@ def make_training_set(rows: Sequence[QuestionRow]) -> tuple[list[Asked], list[in
             own = _with_and_without(whole, chance.randint(*lengths), chance)
             beside = [cropped(other, chance.randint(*lengths), chance) for other in others]
             own, beside = (
-                [_disturbed(one, whole, strangers, chance) for one in texts] for texts in (own, beside)
+                [_with_distractor(one, whole, strangers, chance) for one in texts] for texts in (own, beside)
             )
             asked.append(_asked(whole, own, beside))
     return asked, aside
@@ -223,7 +223,7 @@ def _cut(row: QuestionRow) -> list[QuestionRow]:
     return [] if text is None else [replace(row, text=text, answer=None)]
 
 
-def _disturbed(
+def _with_distractor(
     row: QuestionRow, whole: QuestionRow, strangers: Sequence[QuestionRow], chance: random.Random
 ) -> QuestionRow:
     """Adds a distracting sentence to some texts: an injected instruction, or the answer to a question of
@@ -351,7 +351,7 @@ def _likeliest(scores: npt.NDArray[np.float32]) -> list[int]:
 
 
 def _may_answer(row: QuestionRow, own: frozenset[str], other: QuestionRow, words: frozenset[str]) -> bool:
-    if is_aside(row) != is_aside(other) or much_alike(own, words):
+    if is_aside(row) != is_aside(other) or may_overlap(own, words):
         return True
     return row.answer is not None and bare_text(row.text[slice(*row.answer)]) in bare_text(other.text)
 

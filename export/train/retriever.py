@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from edgeslm_export.bundle.writer import created_at, runtime_versions, staged, write_manifest, write_report
-from edgeslm_export.data.question_pairs import check_count, is_aside, say_the_same, source_of, words_of
+from edgeslm_export.data.question_pairs import check_count, is_aside, nearly_equal, source_of, words_of
 from edgeslm_export.data.rows import QuestionRow, bare_text
 from edgeslm_export.evaluate.report_card import embed_texts, load_encoder, measure_bundle
 from edgeslm_export.jobs.resources import check_resources
@@ -24,7 +24,7 @@ from edgeslm_export.models.encoder import fill_encoder, read_pooling
 from edgeslm_export.sources.checkpoint import Origin, bundle_name, examine_local
 from edgeslm_export.train.encoder_methods import BYTES_A_WEIGHT
 from edgeslm_export.train.job import TrainingJob
-from edgeslm_export.train.loop import Schedule, repeatable
+from edgeslm_export.train.loop import Schedule, reproducible
 from edgeslm_export.train.retriever_training import Sought, teach_retriever
 from edgeslm_export.train.spec import Budget
 
@@ -80,7 +80,7 @@ def export_retriever(
         said = teach_retriever(job, section, min(LONGEST, context_length), make_chunks(texts))
         fields, report = _fill(examine_local(taught, "encoder", origin.source), stage, recipe, budget)
         figures = {"before": before, "after": hits(stage, aside, budget.on_progress)}
-        write_report(stage, {**report, **figures, **repeatable(said)})
+        write_report(stage, {**report, **figures, **reproducible(said)})
         fields |= {
             "name": bundle_name(origin.source.id, "search"),
             # Trained without the model's prefixes for texts, since collections embed texts without them.
@@ -121,7 +121,7 @@ def gather(rows: Sequence[QuestionRow]) -> list[list[Sought]]:
         for text, questions in texts.items():
             words = words_of(text)
             known = [answering[bare_text(one)] for one in questions if bare_text(one) in answering]
-            known += [kin for first, kin in firsts if say_the_same(words, first)]
+            known += [kin for first, kin in firsts if nearly_equal(words, first)]
             kin = known[0] if known else count
             count += not known
             firsts.append((words, kin))

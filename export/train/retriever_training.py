@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from edgeslm_export.jobs.subprocess_job import Reporter
 from edgeslm_export.train.encoder_finetune import pooled, save_beside
 from edgeslm_export.train.job import TrainingJob, open_job
-from edgeslm_export.train.loop import Course, descend, has_halves, padded, spare_lowest
+from edgeslm_export.train.loop import Training, freeze_lowest, has_bfloat16, padded, run_training
 
 from edgeslm.bundle.manifest import EncoderSection
 from edgeslm.hardware.board import peak_rss_bytes
@@ -52,7 +52,7 @@ def teach_retriever(
     """Trains an encoder; the batch of ``job.schedule`` counts chunks.
 
     :param section: the encoder's pooling. :param length: most tokens of a text.
-    :return: figures of ``descend``, and ``peak_rss`` in bytes.
+    :return: figures of ``run_training``, and ``peak_rss`` in bytes.
     :raises ExportError: the checkpoint can't be loaded, its numbers are no longer finite, or the time was too
         short.
     """
@@ -75,7 +75,7 @@ def run(task: dict[str, Any], reporter: Reporter) -> dict[str, Any]:
     model = transformers.AutoModel.from_pretrained(
         job.source, dtype=torch.float32, attn_implementation="eager"
     )
-    spare_lowest(model)
+    freeze_lowest(model)
     retriever = _Retriever(model, task["pooling"])
 
     def tokens(text: str, most: int) -> list[int]:
@@ -92,7 +92,7 @@ def run(task: dict[str, Any], reporter: Reporter) -> dict[str, Any]:
         ]
         for chunk in task["chunks"]
     ]
-    course = Course(
+    training = Training(
         model,
         [([weight for weight in model.parameters() if weight.requires_grad], job.schedule.rate)],
         [max(len(text.tokens) for text in chunk) for chunk in chunks],
@@ -101,7 +101,7 @@ def run(task: dict[str, Any], reporter: Reporter) -> dict[str, Any]:
         _WHAT,
         job.state,
     )
-    figures = descend(course, job.schedule, reporter)
+    figures = run_training(training, job.schedule, reporter)
     save_beside(model, job.source, job.out)
     return {**figures, "peak_rss": peak_rss_bytes()}
 
@@ -117,14 +117,14 @@ class _Retriever:
     def __init__(self, model: Any, pooling: str) -> None:
         self._model, self._pooling = model, pooling
         self._padding = model.config.pad_token_id or 0
-        self._in_halves = has_halves()
+        self._in_bfloat16 = has_bfloat16()
 
     def _vectors(self, rows: Sequence[list[int]]) -> torch.Tensor:
         """Normalized vectors [rows, dimension], since a search compares cosines."""
         import torch
 
         tokens, mask = padded(rows, self._padding)
-        with torch.autocast("cpu", torch.bfloat16, enabled=self._in_halves):
+        with torch.autocast("cpu", torch.bfloat16, enabled=self._in_bfloat16):
             hidden = self._model(input_ids=tokens, attention_mask=mask).last_hidden_state
         return pooled(hidden.float(), mask, self._pooling, normalize=True)
 

@@ -20,7 +20,7 @@ from edgeslm_export.jobs.subprocess_job import Reporter
 from edgeslm_export.train.encoder_finetune import LAYER, LAYER_RATE, UNIT_SCALE, WHAT, pooled, save_beside
 from edgeslm_export.train.field_spec import Aim
 from edgeslm_export.train.job import TrainingJob, open_job
-from edgeslm_export.train.loop import TEMPERATURES, Course, descend, padded
+from edgeslm_export.train.loop import TEMPERATURES, Training, padded, run_training
 
 from edgeslm.bundle.manifest import EncoderSection
 from edgeslm.bundle.spans import bare_offsets
@@ -48,7 +48,7 @@ def teach_pointer(
 
     :param section: the encoder's pooling. :param length: most tokens of a text.
     :param options: number of classes of each field. :param aims: [texts][fields].
-    :return: figures of ``descend``, and ``unreadable`` [fields]: number of texts whose span couldn't be
+    :return: figures of ``run_training``, and ``unreadable`` [fields]: number of texts whose span couldn't be
         trained on, since it starts or ends within a token or was cut off.
     :raises ExportError: the checkpoint can't be loaded, its tokenizer gives no offsets, or its numbers are no
         longer finite.
@@ -101,7 +101,7 @@ def run(task: dict[str, Any], reporter: Reporter) -> dict[str, Any]:
         _make_row(tokenizer, text, task["length"], aims)
         for text, aims in zip(task["texts"], task["aims"], strict=True)
     ]
-    course = Course(
+    training = Training(
         model,
         [(list(model.parameters()), job.schedule.rate), (head.layers, LAYER_RATE)],
         [len(row.tokens) for row in rows],
@@ -111,7 +111,7 @@ def run(task: dict[str, Any], reporter: Reporter) -> dict[str, Any]:
         job.state,
         lambda batch: head.losses([rows[number] for number in batch], TEMPERATURES),
     )
-    figures = descend(course, job.schedule, reporter)
+    figures = run_training(training, job.schedule, reporter)
     head.save(job.source, job.out)
     pairs = list(zip(rows, task["aims"], strict=True))
     unreadable = [

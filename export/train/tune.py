@@ -29,7 +29,7 @@ from edgeslm_export.jobs.optimum_env import cache_folder
 from edgeslm_export.train.extract_methods import FieldTrial
 from edgeslm_export.train.field_spec import FieldSpec
 from edgeslm_export.train.logistic_head import split_folds
-from edgeslm_export.train.loop import repeatable
+from edgeslm_export.train.loop import reproducible
 from edgeslm_export.train.methods import make_field_methods, make_methods
 from edgeslm_export.train.spec import AnyTrial, Budget, Inputs, Method, TaskSpec, Trial, drift_reference
 
@@ -230,7 +230,7 @@ def learn_labels(
             learned["instruction"] = spec.instruction
         manifest = _finish(stage, spec.name, source, fields, learned, report)
     notes.remove()
-    return manifest, {**report, **best.figures, "measured": _measured(trials)}
+    return manifest, {**report, **best.figures, "measured": _measurements(trials)}
 
 
 def make_field_spec(task: Task, rows: Sequence[FieldsRow]) -> FieldSpec:
@@ -267,8 +267,8 @@ def learn_fields(
             "method": best.method,
             "learned_from": len(spec.texts),
             "rows": len(best.held),
-            **repeatable(best.figures),
-            **_promises(best.calibration),
+            **reproducible(best.figures),
+            **_guarantees(best.calibration),
             "methods": {
                 trial.method: {
                     "held_out": len(trial.held),
@@ -288,7 +288,7 @@ def learn_fields(
         }
         manifest = _finish(stage, spec.name, source, fields, learned, report)
     notes.remove()
-    return manifest, {**report, **best.figures, "measured": _measured(trials)}
+    return manifest, {**report, **best.figures, "measured": _measurements(trials)}
 
 
 def split_rows(texts: Sequence[str]) -> list[tuple[Integers, Integers]]:
@@ -389,7 +389,7 @@ def _is_more(differences: Floats, errors: int) -> bool:
     return bool(differences.sum() > errors * math.sqrt((differences**2).sum()))
 
 
-def _measured(trials: Sequence[Trial] | Sequence[FieldTrial]) -> dict[str, Any]:
+def _measurements(trials: Sequence[Trial] | Sequence[FieldTrial]) -> dict[str, Any]:
     return {
         trial.method: {
             "texts_per_s": round(trial.texts_per_s, 1),
@@ -400,7 +400,7 @@ def _measured(trials: Sequence[Trial] | Sequence[FieldTrial]) -> dict[str, Any]:
     }
 
 
-def _promises(calibration: Calibration | None) -> dict[str, Any]:
+def _guarantees(calibration: Calibration | None) -> dict[str, Any]:
     """Coverage at ``RISKS``, and the least error rate that the held-out rows can guarantee."""
     if calibration is None or not calibration.risk:
         return {}
@@ -420,8 +420,8 @@ def _report(trials: Sequence[Trial], best: Trial, calibration: Calibration, spec
     return {
         "method": best.method,
         "learned_from": len(spec.learned),
-        **repeatable(best.figures),
-        **_promises(calibration),
+        **reproducible(best.figures),
+        **_guarantees(calibration),
         "methods": {
             trial.method: {"held_out": len(trial.held), **{key: trial.figures[key] for key in compared}}
             for trial in trials

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 from edgeslm_export.data.audit import Row, Rows
-from edgeslm_export.data.review import ALL, ASK, HeldOutLabels, doubted, load_tested, proofread
+from edgeslm_export.data.review import ALL, ASK, HeldOutLabels, doubted, load_tested, review_rows
 from edgeslm_export.data.rows import FieldsRow, LabelledRow
 
 from edgeslm.errors import ExportError
@@ -48,7 +48,7 @@ class Reviewer:
         self, clean: Collection[str] = (), rows: Rows = ROWS, **options: Any
     ) -> tuple[list[int], list[dict[str, Any]]]:
         """:return: the numbers of the rows that were dropped, and the report."""
-        left, report = proofread(rows, clean, self.said.append, **options)
+        left, report = review_rows(rows, clean, self.said.append, **options)
         numbers = {row.number for row in left}
         return [row.number for row in rows if row.number not in numbers], report
 

@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 from edgeslm_export.evaluate.fidelity import Comparison
-from edgeslm_export.graph.last_logits import give_every_token, widen_head
+from edgeslm_export.graph.last_logits import compute_every_token, widen_head
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from onnx import TensorProto, helper
@@ -134,5 +134,5 @@ def test_a_head_of_any_form_gives_every_position_and_the_same_last_one(head: str
     assert head != "widened" or widen_head(model.graph)
     given = _run(model, hidden)
     assert np.allclose(given[:, -1], expected[:, -1], atol=1e-6)
-    give_every_token(model.graph)
+    compute_every_token(model.graph)
     assert np.allclose(_run(model, hidden), expected, atol=1e-6)

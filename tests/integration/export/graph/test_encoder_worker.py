@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from edgeslm_export.graph.encoder_worker import quantize, quantize_tables, spread_rows
+from edgeslm_export.graph.encoder_worker import quantize, quantize_tables, scale_rows
 
 pytestmark = pytest.mark.export
 
@@ -68,7 +68,7 @@ def test_a_loud_token_doesnt_coarsen_the_others(opset: int, tmp_path: Path) -> N
 def test_spreading_alone_changes_nothing(opset: int) -> None:
     model = _model(opset)
     wanted = _run(model, [1, 5, 9])
-    spread_rows(model)
+    scale_rows(model)
     assert np.allclose(_run(model, [1, 5, 9]), wanted, rtol=1e-5, atol=1e-4)
 
 

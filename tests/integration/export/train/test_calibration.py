@@ -12,7 +12,7 @@ from edgeslm_export.train.calibration import (
     Fitted,
     fit_calibration,
     fit_confidence,
-    lean_forward,
+    fit_recall_offsets,
     log_softmax,
     risk_curve,
 )
@@ -239,7 +239,7 @@ def test_what_is_wanted_to_be_found_is_found_in_other_rows_on_average() -> None:
 
 def test_what_is_found_anyway_does_not_lean() -> None:
     truth = np.arange(60) % 3
-    leans = lean_forward(np.log(np.eye(3)[truth] * 0.9 + 0.03), truth, {0: 0.9, 2: 0.5})
+    leans = fit_recall_offsets(np.log(np.eye(3)[truth] * 0.9 + 0.03), truth, {0: 0.9, 2: 0.5})
     assert leans.tolist() == [0, 0, 0]
 
 
@@ -247,7 +247,7 @@ def test_two_labels_lean_past_each_other() -> None:
     random = np.random.default_rng(5)
     truth = random.integers(0, 3, 900)
     scores = np.asarray(log_softmax(np.eye(3)[truth] * 3 + random.standard_normal((900, 3)) + [2.0, 0, 0]))
-    leans = lean_forward(scores, truth, {1: 0.9, 2: 0.9})
+    leans = fit_recall_offsets(scores, truth, {1: 0.9, 2: 0.9})
     said = (scores + leans).argmax(axis=1)
     assert leans[0] == 0
     assert all((said[truth == label] == label).mean() >= 0.9 for label in (1, 2))
@@ -257,7 +257,7 @@ def test_two_labels_lean_past_each_other() -> None:
 def test_few_rows_lean_as_far_as_they_show(rows: int) -> None:
     truth = np.array([0] * 40 + [1] * rows)
     scores = np.log(np.tile([0.9, 0.1], (len(truth), 1)))
-    leans = lean_forward(scores, truth, {1: 0.99})
+    leans = fit_recall_offsets(scores, truth, {1: 0.99})
     assert leans[1] == pytest.approx(np.log(9) if rows else 0, abs=1e-3)
 
 

@@ -11,7 +11,7 @@ import torch
 import transformers
 from edgeslm_export.jobs.subprocess_job import Reporter
 from edgeslm_export.train import loop
-from edgeslm_export.train.loop import Course, Schedule, _Best, descend, padded, spare_lowest
+from edgeslm_export.train.loop import Schedule, Training, _BestEpoch, freeze_lowest, padded, run_training
 
 from edgeslm.errors import ExportError
 
@@ -64,9 +64,9 @@ class Pupil:
             raise KeyboardInterrupt
         return torch.nn.functional.mse_loss(self.model(self._x[list(rows)]), self._y[list(rows)])
 
-    def course(self, state: Path | None = None) -> Course:
+    def training(self, state: Path | None = None) -> Training:
         groups = [(list(self.model.parameters()), SCHEDULE.rate)]
-        return Course(self.model, groups, [1] * ROWS, self.loss, self._aside, "teaching the line", state)
+        return Training(self.model, groups, [1] * ROWS, self.loss, self._aside, "teaching the line", state)
 
     def weights(self) -> list[float]:
         return [float(value) for part in self.model.parameters() for value in part.detach().flatten()]
@@ -91,8 +91,8 @@ class Slope:
         self.taught += 1
         return -self.number
 
-    def course(self, state: Path | None = None) -> Course:
-        return Course(self.model, [([self.number], 0.1)], [1] * 5, self.loss, [0], "teaching", state)
+    def training(self, state: Path | None = None) -> Training:
+        return Training(self.model, [([self.number], 0.1)], [1] * 5, self.loss, [0], "teaching", state)
 
 
 UPHILL = Schedule(epochs=20, batch=4, rate=0.1)
@@ -101,7 +101,7 @@ UPHILL = Schedule(epochs=20, batch=4, rate=0.1)
 
 def test_it_stops_when_the_rows_aside_are_told_no_better_and_keeps_the_best_epoch() -> None:
     slope = Slope(best=0.4)
-    said = descend(slope.course(), UPHILL, FakeReporter())
+    said = run_training(slope.training(), UPHILL, FakeReporter())
     distances = [abs(number - 0.4) for number in slope.after]
     best = distances.index(min(distances)) + 1
     assert 1 < best < 15
@@ -113,10 +113,11 @@ def test_it_stops_when_the_rows_aside_are_told_no_better_and_keeps_the_best_epoc
 def test_an_epoch_that_is_only_too_sure_is_no_worse() -> None:
     """By the plain loss the first epoch is the best, by that of the best temperature the last."""
     slope = Slope(best=0.0)
-    course = replace(
-        slope.course(), tempered=lambda rows: torch.stack([slope.number + 9, 9 - slope.number])[:, None]
+    training = replace(
+        slope.training(),
+        losses_by_temperature=lambda rows: torch.stack([slope.number + 9, 9 - slope.number])[:, None],
     )
-    said = descend(course, replace(UPHILL, epochs=6), FakeReporter())
+    said = run_training(training, replace(UPHILL, epochs=6), FakeReporter())
     assert said["best_epoch"] == said["epochs"] == 6
     assert said["loss_aside"] == pytest.approx(9 - float(slope.number.detach()), abs=1e-3)
 
@@ -134,7 +135,7 @@ def test_an_epoch_that_is_only_too_sure_is_no_worse() -> None:
 )
 def test_the_last_epoch_that_was_no_worse_is_the_best(losses: list[list[float]], best: int) -> None:
     weights = [torch.nn.Parameter(torch.zeros(1))]
-    seen = _Best(weights)
+    seen = _BestEpoch(weights)
     for epoch, of_rows in enumerate(losses, 1):
         with torch.no_grad():
             weights[0].fill_(epoch)
@@ -146,7 +147,7 @@ def test_the_last_epoch_that_was_no_worse_is_the_best(losses: list[list[float]],
 
 def test_without_rows_aside_all_epochs_are_run() -> None:
     pupil, reporter = Pupil(), FakeReporter()
-    said = descend(pupil.course(), SCHEDULE, reporter)
+    said = run_training(pupil.training(), SCHEDULE, reporter)
     assert (said["epochs"], said["best_epoch"]) == (5, 5)
     assert reporter.said[-1] == (30, 30, "teaching the line, epoch 5")
 
@@ -154,7 +155,7 @@ def test_without_rows_aside_all_epochs_are_run() -> None:
 def test_what_is_reported_falls() -> None:
     pupil = Pupil()
     before = float(pupil.loss(range(ROWS)).detach())
-    said = descend(pupil.course(), replace(SCHEDULE, epochs=20), FakeReporter())
+    said = run_training(pupil.training(), replace(SCHEDULE, epochs=20), FakeReporter())
     assert float(pupil.loss(range(ROWS)).detach()) < before / 2
     assert 0 < said["loss"] < before
 
@@ -164,7 +165,7 @@ def test_what_is_reported_falls() -> None:
 
 def test_each_epoch_takes_all_rows_but_those_aside_once() -> None:
     pupil = Pupil(ASIDE)
-    descend(pupil.course(), replace(SCHEDULE, epochs=2), FakeReporter())
+    run_training(pupil.training(), replace(SCHEDULE, epochs=2), FakeReporter())
     epochs = pupil.batches[:5], pupil.batches[5:]
     taught = [row for row in range(ROWS) if row not in ASIDE]
     assert [sorted(row for batch in epoch for row in batch) for epoch in epochs] == [taught, taught]
@@ -174,14 +175,14 @@ def test_each_epoch_takes_all_rows_but_those_aside_once() -> None:
 
 def test_the_last_batch_may_be_smaller() -> None:
     pupil = Pupil()
-    descend(pupil.course(), replace(SCHEDULE, epochs=1, batch=10), FakeReporter())
+    run_training(pupil.training(), replace(SCHEDULE, epochs=1, batch=10), FakeReporter())
     assert sorted(map(len, pupil.batches)) == [4, 10, 10]
 
 
 def test_the_seed_alone_sets_the_order() -> None:
     first, again, other = Pupil(), Pupil(), Pupil()
     for pupil, seed in ((first, 0), (again, 0), (other, 1)):
-        descend(pupil.course(), replace(SCHEDULE, epochs=2, seed=seed), FakeReporter())
+        run_training(pupil.training(), replace(SCHEDULE, epochs=2, seed=seed), FakeReporter())
     assert first.batches == again.batches != other.batches
     assert first.weights() == again.weights()
 
@@ -196,8 +197,8 @@ def test_rows_of_like_length_share_a_batch() -> None:
         spans.append(max(of_batch) - min(of_batch))
         return pupil.model(torch.ones(1, 3)).sum()
 
-    course = replace(pupil.course(), lengths=lengths, loss=loss)
-    descend(course, replace(SCHEDULE, epochs=1), FakeReporter())
+    training = replace(pupil.training(), lengths=lengths, loss=loss)
+    run_training(training, replace(SCHEDULE, epochs=1), FakeReporter())
     assert spans == [3] * 16
 
 
@@ -209,7 +210,7 @@ def test_short_rows_are_filled_at_their_end() -> None:
 
 def test_rows_aside_are_watched_out_of_training_mode() -> None:
     pupil = Pupil(ASIDE)
-    descend(pupil.course(), replace(SCHEDULE, epochs=1), FakeReporter())
+    run_training(pupil.training(), replace(SCHEDULE, epochs=1), FakeReporter())
     assert set(pupil.modes) == {(False, True), (True, False)}
 
 
@@ -224,12 +225,12 @@ def test_an_interrupted_run_ends_with_the_weights_of_an_uninterrupted_one(
 ) -> None:
     monkeypatch.setattr(loop, "NOTED_S", noted_s)
     whole = Pupil(aside)
-    expected = descend(whole.course(), SCHEDULE, FakeReporter())
+    expected = run_training(whole.training(), SCHEDULE, FakeReporter())
     state = tmp_path / "state.pt"
     with pytest.raises(KeyboardInterrupt):
-        descend(Pupil(aside, interrupted_at=at).course(state), SCHEDULE, FakeReporter())
+        run_training(Pupil(aside, interrupted_at=at).training(state), SCHEDULE, FakeReporter())
     again = Pupil(aside)
-    assert descend(again.course(state), SCHEDULE, FakeReporter()) == expected
+    assert run_training(again.training(state), SCHEDULE, FakeReporter()) == expected
     assert again.weights() == whole.weights()
     assert 0 < len(again.batches) < len(whole.batches)
     if noted_s == 0:
@@ -238,20 +239,20 @@ def test_an_interrupted_run_ends_with_the_weights_of_an_uninterrupted_one(
 
 def test_the_best_epoch_is_remembered_over_an_interruption(tmp_path: Path) -> None:
     whole = Slope(best=0.4)
-    expected = descend(whole.course(), UPHILL, FakeReporter())
+    expected = run_training(whole.training(), UPHILL, FakeReporter())
     state = tmp_path / "state.pt"
     with pytest.raises(KeyboardInterrupt):  # in the first epoch after the best one
         slope = Slope(best=0.4, interrupted_at=expected["best_epoch"] + 1)
-        descend(slope.course(state), UPHILL, FakeReporter())
+        run_training(slope.training(state), UPHILL, FakeReporter())
     again = Slope(best=0.4)
-    assert descend(again.course(state), UPHILL, FakeReporter()) == expected
+    assert run_training(again.training(state), UPHILL, FakeReporter()) == expected
     assert float(again.number.detach()) == float(whole.number.detach())
 
 
 def test_a_finished_run_is_not_run_again(tmp_path: Path) -> None:
     whole, again = Pupil(), Pupil()
-    expected = descend(whole.course(tmp_path / "state.pt"), SCHEDULE, FakeReporter())
-    assert descend(again.course(tmp_path / "state.pt"), SCHEDULE, FakeReporter()) == expected
+    expected = run_training(whole.training(tmp_path / "state.pt"), SCHEDULE, FakeReporter())
+    assert run_training(again.training(tmp_path / "state.pt"), SCHEDULE, FakeReporter()) == expected
     assert again.batches == []
     assert again.weights() == whole.weights()
 
@@ -259,9 +260,9 @@ def test_a_finished_run_is_not_run_again(tmp_path: Path) -> None:
 def test_a_damaged_state_is_begun_anew(tmp_path: Path) -> None:
     """After a power cut; the sentence of a library would be all that its user sees, each time."""
     whole, again, state = Pupil(), Pupil(), tmp_path / "state.pt"
-    expected = descend(whole.course(state), SCHEDULE, FakeReporter())
+    expected = run_training(whole.training(state), SCHEDULE, FakeReporter())
     state.write_bytes(state.read_bytes()[:2000])
-    assert descend(again.course(state), SCHEDULE, FakeReporter()) == expected
+    assert run_training(again.training(state), SCHEDULE, FakeReporter()) == expected
     assert again.weights() == whole.weights()
 
 
@@ -279,13 +280,13 @@ def test_a_time_too_short_for_half_an_epoch_is_refused() -> None:
         "take a faster method."
     )
     with pytest.raises(ExportError, match=sentence):
-        descend(Pupil().course(), replace(SCHEDULE, seconds=1e-9), FakeReporter())
+        run_training(Pupil().training(), replace(SCHEDULE, seconds=1e-9), FakeReporter())
 
 
 def test_a_run_whose_time_ends_amid_an_epoch_keeps_what_it_learned(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(loop, "time", FakeClock())
     pupil = Pupil()
-    said = descend(pupil.course(), replace(SCHEDULE, seconds=10), FakeReporter())
+    said = run_training(pupil.training(), replace(SCHEDULE, seconds=10), FakeReporter())
     assert said["epochs"] == 1.5  # nine batches of six
     assert len(pupil.batches) == 9
 
@@ -295,7 +296,7 @@ def test_a_run_whose_time_ends_before_an_epoch_does_keeps_what_it_learned(
 ) -> None:
     monkeypatch.setattr(loop, "time", FakeClock())
     pupil = Pupil()
-    said = descend(pupil.course(), replace(SCHEDULE, seconds=5), FakeReporter())
+    said = run_training(pupil.training(), replace(SCHEDULE, seconds=5), FakeReporter())
     assert 0.5 <= said["epochs"] < 1
     assert said["best_epoch"] == 0
 
@@ -304,7 +305,7 @@ def test_rates_follow_the_clock(monkeypatch: pytest.MonkeyPatch) -> None:
     """So a run that is cut short has cooled down all the same."""
     monkeypatch.setattr(loop, "time", FakeClock())
     slope = Slope(best=9.0)
-    descend(slope.course(), replace(UPHILL, epochs=100, seconds=20), FakeReporter())
+    run_training(slope.training(), replace(UPHILL, epochs=100, seconds=20), FakeReporter())
     steps = [after - before for before, after in zip(slope.after, slope.after[1:], strict=False)]
     assert steps[-1] < max(steps) / 5
 
@@ -313,10 +314,10 @@ def test_the_time_before_an_interruption_counts(tmp_path: Path, monkeypatch: pyt
     schedule, state = replace(SCHEDULE, seconds=14), tmp_path / "state.pt"
     monkeypatch.setattr(loop, "time", FakeClock())
     with pytest.raises(KeyboardInterrupt):
-        descend(Pupil(interrupted_at=6).course(state), schedule, FakeReporter())
+        run_training(Pupil(interrupted_at=6).training(state), schedule, FakeReporter())
     monkeypatch.setattr(loop, "time", FakeClock())
     again = Pupil()
-    descend(again.course(state), schedule, FakeReporter())
+    run_training(again.training(state), schedule, FakeReporter())
     assert 0 < len(again.batches) < 8
 
 
@@ -325,9 +326,9 @@ def test_the_time_before_an_interruption_counts(tmp_path: Path, monkeypatch: pyt
 
 def test_a_loss_that_is_not_finite_is_refused() -> None:
     pupil = Pupil()
-    course = replace(pupil.course(), loss=lambda rows: pupil.loss(rows) * float("nan"))
+    training = replace(pupil.training(), loss=lambda rows: pupil.loss(rows) * float("nan"))
     with pytest.raises(ExportError, match="teaching the line gave numbers that aren't finite"):
-        descend(course, SCHEDULE, FakeReporter())
+        run_training(training, SCHEDULE, FakeReporter())
 
 
 def test_rows_aside_that_are_told_by_no_finite_number_are_refused() -> None:
@@ -338,7 +339,7 @@ def test_rows_aside_that_are_told_by_no_finite_number_are_refused() -> None:
         return pupil.loss(rows) * (float("nan") if set(rows) <= set(ASIDE) else 1.0)
 
     with pytest.raises(ExportError, match="aren't finite"):
-        descend(replace(pupil.course(), loss=loss), replace(SCHEDULE, epochs=1), FakeReporter())
+        run_training(replace(pupil.training(), loss=loss), replace(SCHEDULE, epochs=1), FakeReporter())
 
 
 # --- several passes a batch --------------------------------------------------------------------------
@@ -347,8 +348,8 @@ def test_rows_aside_that_are_told_by_no_finite_number_are_refused() -> None:
 def test_a_batch_in_several_passes_teaches_what_it_teaches_in_one() -> None:
     """32 long messages at once took 18 GB."""
     whole, parts = Pupil(), Pupil()
-    expected = descend(whole.course(), SCHEDULE, FakeReporter())
-    found = descend(replace(parts.course(), most_tokens=2), SCHEDULE, FakeReporter())
+    expected = run_training(whole.training(), SCHEDULE, FakeReporter())
+    found = run_training(replace(parts.training(), most_tokens=2), SCHEDULE, FakeReporter())
     assert {len(batch) for batch in whole.batches} == {4}
     assert {len(batch) for batch in parts.batches} == {2}
     assert parts.weights() == pytest.approx(whole.weights(), abs=1e-5)
@@ -366,7 +367,7 @@ def test_a_pass_has_no_more_tokens_than_allowed_unless_one_row_has() -> None:
 @pytest.mark.parametrize("name", ["bge", "modernbert"])
 def test_the_lowest_layers_stay_as_they_are_and_half_of_few_learns(encoders: Path, name: str) -> None:
     model = transformers.AutoModel.from_pretrained(encoders / name)
-    spare_lowest(model)
+    freeze_lowest(model)
     frozen = {key for key, weight in model.named_parameters() if not weight.requires_grad}
     lowest = [key for key, _ in model.named_parameters() if ".0." in key]
     number = model.config.num_hidden_layers - 1

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from edgeslm_export.models.encoder import lend_checkpoint, read_pooling
+from edgeslm_export.models.encoder import link_checkpoint, read_pooling
 
 from edgeslm.bundle.manifest import load_bundle
 from edgeslm.errors import ExportError
@@ -97,7 +97,7 @@ def test_optimum_gets_no_pickle(tmp_path: Path) -> None:
     (source / "training_args.bin").write_bytes(b"a pickle")
     (source / "older").mkdir()
     (source / "older/pytorch_model.bin").write_bytes(b"a pickle")
-    lent = lend_checkpoint(source, tmp_path / "lent")
+    lent = link_checkpoint(source, tmp_path / "lent")
     names = {path.name for path in lent.iterdir()}
     assert names == {"config.json", "model.safetensors", "tokenizer_config.json"}
     made = load_file(lent / "model.safetensors")
@@ -113,7 +113,7 @@ def test_a_pickle_is_none_of_optimum_s_by_another_name(tmp_path: Path) -> None:
     source = _checkpoint(tmp_path / "source", {"config.json": CONFIG}, make=True)
     torch.save({"a.weight": torch.zeros(1)}, source / "part.dat")
     (source / "model.safetensors.index.json").write_text('{"weight_map": {"a.weight": "part.dat"}}')
-    lent = lend_checkpoint(source, tmp_path / "lent")
+    lent = link_checkpoint(source, tmp_path / "lent")
     names = {path.name for path in lent.iterdir()}
     assert names == {"config.json", "model.safetensors", "tokenizer_config.json"}
 
@@ -123,7 +123,7 @@ def test_safetensors_in_parts_are_lent_with_their_index(tmp_path: Path) -> None:
     (source / "part-1.safetensors").write_bytes(b"")
     index = source / "model.safetensors.index.json"
     index.write_text('{"weight_map": {"a.weight": "part-1.safetensors"}}')
-    lent = lend_checkpoint(source, tmp_path / "lent")
+    lent = link_checkpoint(source, tmp_path / "lent")
     assert (lent / index.name).readlink() == index
     assert (lent / "part-1.safetensors").exists()
 
@@ -132,7 +132,7 @@ def test_a_pickle_that_holds_more_than_weights_is_refused(tmp_path: Path) -> Non
     source = _checkpoint(tmp_path / "source", {"config.json": CONFIG}, make=True)
     (source / "pytorch_model.bin").write_bytes(pickle.dumps({"a.weight": Runs(tmp_path / "ran")}))
     with pytest.raises(ExportError, match=r"pytorch_model\.bin holds more than weights, or is damaged"):
-        lend_checkpoint(source, tmp_path / "lent")
+        link_checkpoint(source, tmp_path / "lent")
     assert not (tmp_path / "ran").exists()
 
 
@@ -141,7 +141,7 @@ def test_safetensors_are_lent_as_they_are(tmp_path: Path) -> None:
     for name in ("model.safetensors", "pytorch_model.bin", "pytorch_model.bin.index.json"):
         (source / name).write_bytes(b"{}")
     (source / "pytorch_model.bin.index.json").unlink()
-    lent = lend_checkpoint(source, tmp_path / "lent")
+    lent = link_checkpoint(source, tmp_path / "lent")
     assert (lent / "model.safetensors").readlink() == source / "model.safetensors"
     assert not (lent / "pytorch_model.bin").exists()
 

@@ -85,7 +85,10 @@ def test_padding_changes_no_logit(tokenizer: Any, encoders: Path) -> None:
     short = make_row(tokenizer, "pump", PairText(TEXT, answers=True))
     long = make_row(tokenizer, "pump", PairText(f"{TEXT} {TEXT}", answers=False))
     with torch.no_grad():
-        alone, together = pupil.tempered([[short]])[0, 0], pupil.tempered([[short], [long]])[0, 0]
+        alone, together = (
+            pupil.losses_by_temperature([[short]])[0, 0],
+            pupil.losses_by_temperature([[short], [long]])[0, 0],
+        )
     assert float(together) == pytest.approx(float(alone), abs=0.02)  # halves, where they are faster
 
 

@@ -5,8 +5,8 @@ from edgeslm_export.data.question_pairs import (
     FEWEST,
     check_count,
     is_aside,
-    much_alike,
-    say_the_same,
+    may_overlap,
+    nearly_equal,
     words_of,
 )
 from edgeslm_export.data.rows import QuestionRow
@@ -27,9 +27,9 @@ def test_texts_without_a_source_are_their_own() -> None:
 
 def test_texts_that_say_much_the_same() -> None:
     press = words_of("The press is oiled weekly.")
-    assert much_alike(press, words_of("the PRESS is oiled weekly, and greased"))
-    assert not much_alike(press, words_of("The pump stands in hall two."))
-    assert not much_alike(frozenset(), frozenset())
+    assert may_overlap(press, words_of("the PRESS is oiled weekly, and greased"))
+    assert not may_overlap(press, words_of("The pump stands in hall two."))
+    assert not may_overlap(frozenset(), frozenset())
 
 
 def test_texts_that_say_the_same_and_not_more() -> None:
@@ -37,10 +37,10 @@ def test_texts_that_say_the_same_and_not_more() -> None:
         words_of("The press is oiled weekly."),
         "The press is oiled weekly by Ann, who lives in Ulm.",
     )
-    assert say_the_same(press, words_of("the PRESS is oiled weekly, with grease"))
-    assert much_alike(press, words_of(more))
-    assert not say_the_same(press, words_of(more))
-    assert not say_the_same(frozenset(), frozenset())
+    assert nearly_equal(press, words_of("the PRESS is oiled weekly, with grease"))
+    assert may_overlap(press, words_of(more))
+    assert not nearly_equal(press, words_of(more))
+    assert not nearly_equal(frozenset(), frozenset())
 
 
 def test_few_questions_are_refused() -> None:

@@ -115,7 +115,7 @@ def test_pieces_come_from_all_over_a_text(thousands: int, pieces: int) -> None:
 
 def test_marks_of_a_tokenizer_are_taken_back() -> None:
     raw = "It cost 3 @.@ 5 million , a well @-@ known sum ( about 4 @,@ 000 ) ; he 's sure ."
-    assert corpus._natural(raw) == "It cost 3.5 million, a well-known sum (about 4,000); he's sure."
+    assert corpus._detokenize(raw) == "It cost 3.5 million, a well-known sum (about 4,000); he's sure."
 
 
 def test_the_public_text_is_unpacked_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
