@@ -17,7 +17,7 @@ test-unit: ## test modules: no broker, no model, no torch
 test-integration: ## test with brokers, child processes and a fake engine
 	@scripts/test integration $(ARGS)
 
-test-all: ## test all of it: Home Assistant, hawkBit, browsers, ARM, packages
+test-all: ## test all but ARM and packages: Home Assistant, hawkBit, Mender, browsers, exports
 	@scripts/test all $(ARGS)
 
 check: ## lint, format, spelling, documents and types
