@@ -154,7 +154,7 @@ def test_what_is_no_channel(client: Client) -> None:
 
 def test_one_listens_once_and_in_one_way(client: Client) -> None:
     events = client.listen("event/+")
-    with events, pytest.raises(EdgeslmError, match="listens once"), events:
+    with events, pytest.raises(EdgeslmError, match="is used once"), events:
         pass
     events = client.listen("event/+")
 
