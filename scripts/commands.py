@@ -1,4 +1,4 @@
-"""Prints docs/reference/commands.md: all commands with their arguments, as the parsers have them.
+"""Command reference: prints docs/reference/commands.md, with all commands and arguments, from the parsers.
 
 PYTHONPATH=. .venv/bin/python scripts/commands.py >docs/reference/commands.md
 """
@@ -33,7 +33,7 @@ Parser = argparse.ArgumentParser
 
 
 def parts(parser: Parser) -> Mapping[str, Parser]:
-    """Its commands."""
+    """A parser's subcommands by name."""
     for action in parser._actions:
         if isinstance(action, argparse._SubParsersAction):
             return dict(action.choices)
@@ -41,7 +41,7 @@ def parts(parser: Parser) -> Mapping[str, Parser]:
 
 
 def value(action: argparse.Action) -> str:
-    """What stands for the value of an argument: ``CONFIG``, ``strict|balanced``; empty for a switch."""
+    """Placeholder of an argument's value: ``CONFIG``, ``strict|balanced``; empty for a switch."""
     if action.nargs == 0:
         return ""
     if isinstance(action.metavar, tuple):
@@ -53,7 +53,7 @@ def value(action: argparse.Action) -> str:
 
 
 def code(text: str) -> str:
-    """In a cell of a table."""
+    """Code in a table cell."""
     return "`" + text.replace("|", r"\|") + "`"
 
 
@@ -74,7 +74,7 @@ def row(parser: Parser, action: argparse.Action, one_of: str) -> str:
 
 
 def alternatives(parser: Parser) -> dict[argparse.Action, str]:
-    """What is said of arguments of which exactly one must be given."""
+    """Notes on arguments of which exactly one must be given."""
     found = {}
     for group in parser._mutually_exclusive_groups:
         names = [action.option_strings[0] for action in group._group_actions if action.option_strings]
@@ -85,7 +85,7 @@ def alternatives(parser: Parser) -> dict[argparse.Action, str]:
 
 
 def section(parser: Parser, level: int) -> Iterator[str]:
-    """A command, then its parts."""
+    """A command's section, then those of its subcommands."""
     yield f"{'#' * level} {parser.prog}\n"
     yield f"{parser.description}\n"
     if parts(parser):
@@ -117,5 +117,5 @@ def page() -> str:
 
 
 if __name__ == "__main__":
-    os.environ.pop("XDG_DATA_HOME", None)  # of which a default is made
+    os.environ.pop("XDG_DATA_HOME", None)  # a default depends on it
     sys.stdout.write(page())

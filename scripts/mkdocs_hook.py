@@ -1,6 +1,6 @@
-"""Hook of mkdocs: puts files of the repository that lie outside ``docs/`` on the site, and links to them.
+"""Hook of mkdocs: adds files outside of ``docs/`` to the site and rewrites links.
 
-Pages are written for readers of the repository, so their links are paths in it.
+Links in pages are paths in the repository, so that they work there too.
 """
 
 from __future__ import annotations
@@ -24,14 +24,14 @@ PAGES = {
 }
 """Paths in the repository, and on the site where they differ."""
 UNSEARCHED = {"CHANGELOG.md", "benchmarks/LOG.md"}
-"""They hold most words, and few answers."""
+"""Long pages that would fill the search results."""
 
 FENCE = re.compile(r"(?ms)^( *)(`{3,})(\w*)[^\n]*\n(.*?)^\1\2 *$")
 LINK = re.compile(r"\[(?P<label>[^\[\]]*)\]\((?P<target>[^)\s#]+)(?P<anchor>#[^)\s]*)?\)")
 
 
 def links(text: str) -> Iterator[re.Match[str]]:
-    """Those to files; code has none."""
+    """Links to files, outside of code."""
     code = [found.span() for found in FENCE.finditer(text)]
     for link in LINK.finditer(text):
         is_code = any(start <= link.start() < end for start, end in code)
@@ -40,19 +40,19 @@ def links(text: str) -> Iterator[re.Match[str]]:
 
 
 def linked(page: str, link: re.Match[str]) -> str:
-    """Path in the repository."""
+    """The link's path in the repository."""
     return posixpath.normpath(posixpath.join(posixpath.dirname(page), link["target"]))
 
 
 def place_of(path: str) -> str:
-    """On the site, of the file at ``path`` in the repository."""
+    """Path on the site of the file at ``path`` in the repository."""
     if path in PAGES:
         return PAGES[path]
     return path.removeprefix(DOCS) if "/" in path else f"development/{path.lower()}"
 
 
 def on_files(files: Files, config: MkDocsConfig) -> Files:
-    """Adds ``PAGES``, and what they and the pages in ``docs/`` link to: other pages and pictures."""
+    """Adds ``PAGES``, and pages and pictures that they or the pages in ``docs/`` link to."""
     found = dict.fromkeys([*PAGES, *(DOCS + file.src_uri for file in files.documentation_pages())])
     waiting = list(found)
     while waiting:
@@ -71,7 +71,7 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
 
 
 def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Files) -> str:
-    """Links as those of the site; of the words behind a fence's language, a file's name becomes its title."""
+    """Rewrites links for the site; a file name after a code fence's language becomes the title."""
     file = page.file
     path = str(Path(file.abs_src_path or "").relative_to(ROOT))
     if path in UNSEARCHED:

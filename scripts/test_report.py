@@ -1,4 +1,4 @@
-"""Tests and time of each tier, and the slowest twenty: ``scripts/test_report.py REPORTS``."""
+"""Test report: count and time of each tier's tests, the slowest 20: ``scripts/test_report.py REPORTS``."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ SLOWEST = 20
 
 
 def summarize(reports: list[Path]) -> str:
-    """A table with a row for each report, and the slowest of all tests."""
+    """A table with a row for each report, and the slowest tests."""
     lines = [f"{'tier':12} {'tests':>6} {'failed':>6} {'skipped':>7} {'minutes':>7}"]
     times: list[tuple[float, str]] = []
     for report in reports:

@@ -1,4 +1,4 @@
-"""Fixtures of the integration tests: real brokers, no real model."""
+"""Fixtures for integration tests: real brokers, no real model."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Unit tests: no broker, no model, no torch; all of them within a minute."""
+"""Unit tests: refuses imports of torch and the like. No broker, no model; all within a minute."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ REFUSED = {"torch", "transformers", "onnx", "onnxruntime", "onnxruntime_genai"}
 
 
 class Refuse:
-    """A finder that comes before all others (:class:`importlib.abc.MetaPathFinder`)."""
+    """The first finder in ``sys.meta_path`` (:class:`importlib.abc.MetaPathFinder`)."""
 
     @staticmethod
     def find_spec(
@@ -26,7 +26,7 @@ class Refuse:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Only in a run of unit tests alone: tests of other tiers share the process otherwise."""
+    """Installs the finder, but only in a run of unit tests: other tiers would share the process."""
     paths = [Path(config.invocation_params.dir, argument.partition("::")[0]) for argument in config.args]
     if all(path.is_relative_to(Path(__file__).parent) for path in paths):
         sys.meta_path.insert(0, Refuse)
