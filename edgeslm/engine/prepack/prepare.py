@@ -98,7 +98,7 @@ async def prepare(
     user = None
     if os.geteuid() == 0 and (owner := state_dir.stat()).st_uid:
         user = owner.st_uid, owner.st_gid
-    order = _PrepackOrder(
+    order = PrepackOrder(
         bundle=bundle.path.resolve(),
         digest=bundle.digest,
         graph=graph,
@@ -145,7 +145,7 @@ def _terminal_progress(*, background: bool) -> Iterator[Progress]:
 # --- in the child ----------------------------------------------------------------------------------
 
 
-class _PrepackOrder(BaseModel):
+class PrepackOrder(BaseModel):
     """The job's input. ``keep`` is None if a user waits for the result."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -157,7 +157,7 @@ class _PrepackOrder(BaseModel):
     keep: tuple[str, ...] | None
 
 
-def make(bundle: Bundle, order: _PrepackOrder, show: Progress) -> Index:
+def make(bundle: Bundle, order: PrepackOrder, show: Progress) -> Index:
     """:raises BundleError: see ``prepare``. :raises OSError: a file can't be written."""
     graph, cache = order.graph, order.cache
     cache.mkdir(parents=True, exist_ok=True, mode=0o755)
@@ -168,7 +168,13 @@ def make(bundle: Bundle, order: _PrepackOrder, show: Progress) -> Index:
             bundle, graph, cache
         ):  # another node has made it in the meantime
             return Index.model_validate_json((folder / INDEX).read_bytes())
-        _check_room(bundle, cache, background=order.keep is not None)
+        memory = read_memory(Path("/"))
+        check_room(
+            *(bundle, cache),
+            free_bytes=shutil.disk_usage(cache).free,
+            available_bytes=None if memory is None else memory.available,
+            background=order.keep is not None,
+        )
         stage.mkdir(mode=0o755)
         try:
             show("laying out the weights")
@@ -240,17 +246,28 @@ def _remove_stale(cache: Path, keep: Collection[str] | None) -> None:
             shutil.rmtree(folder, ignore_errors=True)
 
 
-def _check_room(bundle: Bundle, cache: Path, *, background: bool) -> None:
+def check_room(
+    bundle: Bundle,
+    cache: Path,
+    *,
+    free_bytes: int,
+    available_bytes: int | None = None,
+    background: bool = False,
+) -> None:
+    """:param free_bytes: of the cache's disk.
+    :param available_bytes: memory; None if the system doesn't tell.
+    :raises BundleError: the disk is too small, or in the background the memory.
+    """
     weights = sum(file.bytes for file in bundle.manifest.weights)
-    free, needed = shutil.disk_usage(cache).free, _ROOM * weights
-    if free * (_SHARE if background else 1) < needed:
+    needed = _ROOM * weights
+    if free_bytes * (_SHARE if background else 1) < needed:
         of = ", a quarter of which may be used in the background" if background else ""
         wanted = f"{needed / 1e6:.0f} MB are needed to prepare {bundle.path}"
-        raise BundleError(f"{cache}: {wanted}, {free / 1e6:.0f} MB are free{of}")
-    memory, needed = read_memory(Path("/")), _MEMORY * weights
-    if background and memory is not None and memory.available < needed:
+        raise BundleError(f"{cache}: {wanted}, {free_bytes / 1e6:.0f} MB are free{of}")
+    needed = _MEMORY * weights
+    if background and available_bytes is not None and available_bytes < needed:
         wanted = f"{needed / 1e6:.0f} MB of memory are needed to prepare {bundle.path} in the background"
-        raise BundleError(f"{wanted}, {memory.available / 1e6:.0f} MB are available")
+        raise BundleError(f"{wanted}, {available_bytes / 1e6:.0f} MB are available")
 
 
 def _write(graph: Path, stage: Path) -> None:
@@ -300,7 +317,7 @@ def _sync(folder: Path) -> None:
 
 def _answer(told: Any, progress: Progress) -> dict[str, Any]:
     """The index, or ``{"error": ...}``."""
-    order = _PrepackOrder.model_validate(told)
+    order = PrepackOrder.model_validate(told)
     if order.keep is not None:
         yield_processors()
     try:

@@ -12,7 +12,7 @@ import logging
 import math
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -71,6 +71,20 @@ before. Constrained output is mostly copied (``benchmarks/LOG.md``); free text i
 does JSON of bundles with separate decode weights, where one token costs half as much as two."""
 
 
+def pieces(count: int, most: int) -> Iterator[tuple[int, int]]:
+    """Start and end of each piece of a prompt of ``count`` tokens, of at most ``most``.
+
+    The last piece has at least two tokens, since a single one takes the decode kernel, which rounds
+    differently.
+    """
+    start = 0
+    while start < count:
+        end = min(start + most, count)
+        end -= count - end == 1
+        yield start, end
+        start = end
+
+
 class Decoder:
     """One decoder bundle, loaded; ``digest`` is its required digest.
 
@@ -78,6 +92,7 @@ class Decoder:
         which is slightly slower.
     :param threads: 0 takes the number that was fastest at prepacking, else all.
     :param prepared: the prepacked graph of this bundle, if any.
+    :param root: of the system's files that tell the free memory.
     :raises BundleError: a bundle of another kind, or one that the runtime can't load.
     """
 
@@ -90,6 +105,7 @@ class Decoder:
         digest: str | None = None,
         prepared: Prepared | None = None,
         loader: Loader = PLAIN,
+        root: Path = Path("/"),
     ) -> None:
         bundle = load_bundle(path, digest)
         if bundle.manifest.kind != "decoder":
@@ -100,7 +116,7 @@ class Decoder:
         verify_bundle(bundle, but=bundle.manifest.weights if prepared else ())
         self.bundle = bundle
         self.threads = threads or (prepared and prepared.threads) or usable_cores()
-        self._prepared, self._loader = prepared, loader
+        self._prepared, self._loader, self._root = prepared, loader, root
         written = bundle.manifest.quantization and bundle.manifest.quantization.written
         self._writes_apart = bool(written) and not adapters  # not in the graph that takes adapters
         self.context_length = bundle.manifest.context_length
@@ -133,6 +149,11 @@ class Decoder:
     def prepared(self) -> bool:
         """Whether it uses prepacked weights."""
         return self._prepared is not None
+
+    @property
+    def scorer(self) -> Scorer | None:
+        """The one-pass scorer, if it is loaded."""
+        return self._one_pass.scorer
 
     def _load(self, graph: str) -> Any:
         path = self.bundle.path
@@ -223,7 +244,7 @@ class Decoder:
         if scorer is not None:
             tokens = 2 * (len(ids) + tree.rows())  # the cache before and after
             needed = tokens * self.bundle.manifest.kv_bytes_per_token
-            check_room(needed, f"a pass over {len(ids)} tokens", self)
+            check_room(needed, f"a pass over {len(ids)} tokens", self, self._root)
             found = scorer.score(encoded, tree, cancelled, keeps=call.only_read)
             scores = [found.get(number, -math.inf) for number in range(len(call.labels))]
         else:
@@ -297,29 +318,21 @@ class Decoder:
             if is_greedy:
                 self._slots.make_room(max_length)
             needed = max_length * self.bundle.manifest.kv_bytes_per_token
-            check_room(needed, f"a cache of {max_length} tokens", self)
+            check_room(needed, f"a cache of {max_length} tokens", self, self._root)
             slot = self._new_slot(max_length, key, sampling)
         self._prefill(slot, ids[shared:], cancelled)
         slot.tokens, slot.prompt_length = list(ids), len(ids)
         return slot
 
     def _prefill(self, slot: KvSlot, ids: Sequence[int], cancelled: IsCancelled) -> None:
-        """Appends tokens in pieces, so that a long prompt can be cancelled.
-
-        The last piece has at least two tokens, since a single one takes the decode kernel, which rounds
-        differently.
-        """
-        start = 0
-        while start < len(ids):
+        """Appends tokens in pieces, so that a long prompt can be cancelled."""
+        for start, end in pieces(len(ids), self._piece):
             if cancelled():
                 raise Cancelled("cancelled while its prompt was read")
-            end = min(start + self._piece, len(ids))
-            end -= len(ids) - end == 1
             try:
                 slot.generator.append_tokens(np.array(ids[start:end], np.int32))
             except Exception as error:
                 raise engine_error(error) from None
-            start = end
 
     def _new_slot(self, max_length: int, key: SlotKey, sampling: Sampling) -> KvSlot:
         params = og.GeneratorParams(self._model)

@@ -21,9 +21,9 @@ from edgeslm.bundle.manifest import Bundle, load_bundle
 from edgeslm.engine.calls import Generate, Prompt, Score, Text, Turn
 from edgeslm.engine.host.process import EngineCrashed, EngineProcess
 from edgeslm.engine.prepack import prepare as module
-from edgeslm.engine.prepack import trial
-from edgeslm.engine.prepack.prepare import graph_of
+from edgeslm.engine.prepack.prepare import PrepackOrder, check_room, graph_of
 from edgeslm.engine.prepack.prepare import prepare as start_preparing
+from edgeslm.engine.prepack.trial import Seconds
 from edgeslm.engine.worker.decoder import Decoder
 from edgeslm.engine.worker.prepared import (
     CACHE,
@@ -31,16 +31,19 @@ from edgeslm.engine.worker.prepared import (
     INDEX,
     WEIGHTS,
     Index,
+    block_digest,
     find_prepared,
     folder_of,
     folder_start,
 )
 from edgeslm.engine.worker.prepared import SCORE as SCORE_GRAPH
 from edgeslm.errors import BundleError
-from edgeslm.hardware.board import BoardMemory
+from edgeslm.hardware.board import usable_cores
 from edgeslm.ipc.job import PYTHON
 from tests.integration.engine.host.test_process import play, scripted
 from tests.support.apps import WAIT_S
+from tests.support.engine.fake_prepack import FakePrepack
+from tests.support.engine.fake_prepack import fake_prepack as fake_prepack
 from tests.support.engine.golden_bundles import with_golden
 from tests.support.nodes import parent_of, write_bundle
 
@@ -56,7 +59,7 @@ def prepare(bundle: Bundle, graph: str, state_dir: Path, **how: Any) -> Index:
 def make(bundle: Bundle, cache: Path, keep: tuple[str, ...] | None = None) -> Index:
     """In this process."""
     where: dict[str, Any] = {"bundle": bundle.path, "digest": bundle.digest, "cache": cache}
-    order = module._PrepackOrder(graph="model.onnx", keep=keep, **where)
+    order = PrepackOrder(graph="model.onnx", keep=keep, **where)
     return module.make(bundle, order, lambda step: None)
 
 
@@ -95,15 +98,16 @@ def test_it_computes_what_the_bundle_computes(prepared_decoder: Decoder, decoder
     assert prepared_decoder.generate(write).text == decoder.generate(write).text
 
 
-def test_labels_in_one_pass_share_what_was_prepared(prepared_decoder: Decoder, decoder: Decoder) -> None:
+def test_labels_in_one_pass_share_what_was_prepared(
+    prepared_decoder: Decoder, decoder: Decoder, bundle: Bundle, made: tuple[Path, Index]
+) -> None:
     found, wanted = prepared_decoder.score(BRANCHED), decoder.score(BRANCHED)
     # Another order of quantized products: how far that goes differs from processor to processor.
     assert found.probabilities == pytest.approx(wanted.probabilities, abs=0.1)
-    assert prepared_decoder._one_pass.scorer is not None
-    assert decoder._one_pass.scorer is None  # it would hold the weights a second time
-    assert prepared_decoder._prepared is not None
+    assert prepared_decoder.scorer is not None
+    assert decoder.scorer is None  # it would hold the weights a second time
     maps = Path("/proc/self/maps").read_text().splitlines()
-    weights = str(prepared_decoder._prepared.graph.with_name(WEIGHTS))
+    weights = str(folder_of(bundle, "model.onnx", made[0]) / WEIGHTS)
     assert len([line for line in maps if line.endswith(weights)]) > 1  # twice mapped, once in memory
 
 
@@ -191,7 +195,7 @@ def test_what_the_runtime_refuses_is_not_loaded(
     index = json.loads((folder / INDEX).read_text())
     (folder / GRAPH).unlink()
     (folder / GRAPH).write_bytes(b"no graph")
-    index["files"][0] = module._entry(folder / GRAPH).model_dump()
+    index["files"][0] |= {"bytes": 8, "sha256": block_digest(folder / GRAPH)}
     (folder / INDEX).unlink()
     (folder / INDEX).write_text(json.dumps(index))
     assert find_prepared(bundle, "model.onnx", cache) is not None
@@ -266,11 +270,9 @@ def test_what_is_no_decoder_needs_no_preparing(tmp_path: Path, bundle: Bundle) -
         graph_of(load_bundle(write_bundle(tmp_path / "plain")), adapters=True)
 
 
-def test_a_full_disk_is_told_before(bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    usage = shutil.disk_usage(tmp_path)
-    monkeypatch.setattr(shutil, "disk_usage", lambda folder: usage._replace(free=5_000_000))
+def test_a_full_disk_is_told_before(bundle: Bundle, tmp_path: Path) -> None:
     with pytest.raises(BundleError, match=r"\d+ MB are needed to prepare .*, 5 MB are free"):
-        make(bundle, tmp_path)
+        check_room(bundle, tmp_path, free_bytes=5_000_000)
 
 
 def test_a_folder_that_can_not_be_made_is_named(bundle: Bundle, tmp_path: Path) -> None:
@@ -340,122 +342,83 @@ def test_a_damaged_bundle_is_refused_and_nothing_is_left(bundle: Bundle, tmp_pat
     assert [entry.name for entry in (tmp_path / CACHE).iterdir()] == ["lock"]
 
 
-def fake_write(graph: Path, stage: Path) -> None:
-    for name in (GRAPH, WEIGHTS):
-        (stage / name).write_bytes(b"x")
-
-
 def test_a_bundle_that_is_swapped_meanwhile_is_refused(
-    bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    bundle: Bundle, tmp_path: Path, fake_prepack: FakePrepack
 ) -> None:
     copy = Path(shutil.copytree(bundle.path, tmp_path / "copy"))
-
-    def write(graph: Path, stage: Path) -> None:
-        spoil(graph)
-        fake_write(graph, stage)
-
-    monkeypatch.setattr(module, "_write", write)
+    fake_prepack.write = lambda graph, folder: spoil(graph)
     with pytest.raises(BundleError, match=r"model\.onnx: its SHA-256 differs"):
         make(load_bundle(copy), tmp_path / CACHE)
 
 
-@pytest.mark.parametrize("trait", ["check_same", "test_itself"])
+@pytest.mark.parametrize("trait", ["computes", "answers"])
 def test_what_fails_its_trial_is_not_kept(
-    trait: str, bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    trait: str, bundle: Bundle, tmp_path: Path, fake_prepack: FakePrepack
 ) -> None:
-    def fail(*_: object) -> tuple[float, ...]:
-        raise BundleError("it computes other numbers")
-
-    monkeypatch.setattr(module, "_write", fake_write)
-    monkeypatch.setattr(module, "_write_score", lambda bundle, stage: None)
-    monkeypatch.setattr(trial, "check_same", lambda bundle, graph, laid_out: None)
-    monkeypatch.setattr(trial, trait, fail)
+    fake_prepack.fails = trait
     with pytest.raises(BundleError, match="it computes other numbers"):
         make(bundle, tmp_path / CACHE)
     assert [entry.name for entry in (tmp_path / CACHE).iterdir()] == ["lock"]
 
 
-@pytest.mark.parametrize("odd", ["weights", "numbers"])
+@pytest.mark.parametrize("odd", ["nothing", "weights", "numbers"])
 def test_a_scoring_graph_that_gets_other_weights_or_computes_otherwise_is_left_out(
-    odd: str, bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    odd: str, bundle: Bundle, tmp_path: Path, fake_prepack: FakePrepack
 ) -> None:
-    def write(graph: Path, stage: Path) -> None:
-        fake_write(graph, stage)
-        if odd == "weights":
-            (stage / WEIGHTS).write_text(graph.name)
-
-    write_score = module._write_score
-    fake_trial(monkeypatch)
-    monkeypatch.setattr(module, "_write", write)
-    monkeypatch.setattr(module, "_write_score", write_score)
-    monkeypatch.setattr(trial, "has_same_scores", lambda bundle, laid_out: odd != "numbers")
+    if odd == "weights":
+        fake_prepack.write = lambda graph, folder: (folder / WEIGHTS).write_text(graph.name)
+    fake_prepack.scores = odd != "numbers"
     index = make(bundle, tmp_path / CACHE)
-    assert {file.path for file in index.files} == {GRAPH, WEIGHTS}
-
-
-def fake_trial(monkeypatch: pytest.MonkeyPatch) -> None:
-    """All is written in a moment, and passes."""
-    monkeypatch.setattr(module, "_write", fake_write)
-    monkeypatch.setattr(module, "_write_score", lambda bundle, stage: None)
-    monkeypatch.setattr(trial, "check_same", lambda bundle, graph, laid_out: None)
-    monkeypatch.setattr(trial, "test_itself", lambda bundle, laid_out: (0.001, 0.004))
-    seconds = {1: trial.Seconds(0.8, 1.0), 2: trial.Seconds(0.4, 0.5)}
-    monkeypatch.setattr(trial, "time_threads", lambda bundle, laid_out: seconds)
+    kept = {SCORE_GRAPH} if odd == "nothing" else set()
+    assert {file.path for file in index.files} == {GRAPH, WEIGHTS} | kept
 
 
 def test_the_most_threads_are_taken_where_none_could_be_measured(
-    bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    bundle: Bundle, tmp_path: Path, fake_prepack: FakePrepack
 ) -> None:
-    fake_trial(monkeypatch)
-    monkeypatch.setattr(module, "usable_cores", lambda: 4)
+    more = usable_cores() + 1
+    fake_prepack.seconds = {1: Seconds(0.8, 1.0), more: Seconds(0.4, 0.5)}
     index = make(bundle, tmp_path / CACHE)
-    assert (index.threads, index.seconds, index.divergences) == (2, {1: 1.0, 2: 0.5}, (0.001, 0.004))
-    assert index.prompt_seconds == {1: 0.8, 2: 0.4}
-    monkeypatch.setattr(trial, "time_threads", lambda bundle, laid_out: {})
+    assert (index.threads, index.seconds, index.divergences) == (more, {1: 1.0, more: 0.5}, (0.001, 0.004))
+    assert index.prompt_seconds == {1: 0.8, more: 0.4}
+    fake_prepack.seconds = {}
     index = make(bundle, tmp_path / CACHE)
-    assert (index.threads, index.seconds) == (4, {})
+    assert (index.threads, index.seconds) == (usable_cores(), {})
 
 
 # --- where nobody asked ------------------------------------------------------------------------------
 
 
 def test_what_nobody_asked_for_takes_a_quarter_of_the_disk_and_no_memory_that_is_short(
-    bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    bundle: Bundle, tmp_path: Path
 ) -> None:
     weights = sum(file.bytes for file in bundle.manifest.weights)
-    fake_trial(monkeypatch)
-    usage = shutil.disk_usage(tmp_path)
-    monkeypatch.setattr(shutil, "disk_usage", lambda folder: usage._replace(free=23 * weights))
     with pytest.raises(
         BundleError, match=r"\d+ MB are free, a quarter of which may be used in the background"
     ):
-        make(bundle, tmp_path, keep=())
-    make(bundle, tmp_path / "asked")
-    monkeypatch.setattr(shutil, "disk_usage", lambda folder: usage._replace(free=25 * weights))
-    monkeypatch.setattr(module, "read_memory", lambda root: BoardMemory(8 * weights, 3 * weights, None))
+        check_room(bundle, tmp_path, free_bytes=23 * weights, background=True)
+    check_room(bundle, tmp_path, free_bytes=23 * weights)
+    free: dict[str, Any] = {"free_bytes": 25 * weights}
     with pytest.raises(BundleError, match=r"\d+ MB of memory are needed to prepare .* in the background"):
-        make(bundle, tmp_path, keep=())
-    make(bundle, tmp_path / "asked")
-    monkeypatch.setattr(module, "read_memory", lambda root: BoardMemory(8 * weights, 5 * weights, None))
-    make(bundle, tmp_path, keep=())
+        check_room(bundle, tmp_path, **free, available_bytes=3 * weights, background=True)
+    check_room(bundle, tmp_path, **free, available_bytes=3 * weights)
+    check_room(bundle, tmp_path, **free, available_bytes=5 * weights, background=True)
+    check_room(bundle, tmp_path, **free, available_bytes=None, background=True)
 
 
 def test_what_another_node_made_meanwhile_is_not_made_again_unasked(
-    bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    bundle: Bundle, tmp_path: Path, fake_prepack: FakePrepack
 ) -> None:
-    fake_trial(monkeypatch)
     made = make(bundle, tmp_path)
-    usage = shutil.disk_usage(tmp_path)
-    monkeypatch.setattr(shutil, "disk_usage", lambda folder: usage._replace(free=0))
+    fake_prepack.fails = "computes"
     assert make(bundle, tmp_path, keep=()) == made
-    with pytest.raises(BundleError, match="MB are needed"):
+    with pytest.raises(BundleError, match="other numbers"):
         make(bundle, tmp_path)
 
 
 def test_what_others_have_not_used_for_a_month_is_removed_where_nobody_asked(
-    bundle: Bundle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    bundle: Bundle, tmp_path: Path, fake_prepack: FakePrepack
 ) -> None:
-    fake_trial(monkeypatch)
     own, other, lately = (f"sha256:{digit * 64}" for digit in "abc")
     for digest in (own, other, lately):
         folder = tmp_path / f"{folder_start(digest)}model.onnx"
@@ -512,7 +475,7 @@ def test_the_child_ends_with_its_parent(bundle: Bundle, tmp_path: Path) -> None:
     """Whatever it is doing: here it waits for the lock."""
     with (tmp_path / "lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        order = module._PrepackOrder(
+        order = PrepackOrder(
             bundle=bundle.path,
             digest=bundle.digest,
             graph="model.onnx",
