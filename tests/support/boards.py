@@ -146,3 +146,9 @@ def config_with(bundles: dict[str, Path], broker: str = "{url: mqtt://localhost}
     models = ", ".join(f"{name}: {{bundle: {path}}}" for name, path in bundles.items())
     task = f"{{kind: generate, model: {next(iter(bundles))}}}"
     return parse_config(f"node: n\nbroker: {broker}\nmodels: {{{models}}}\ntasks: {{t: {task}}}")
+
+
+def write_memory(root: Path, available: int) -> None:
+    """What the kernel tells of free memory, in bytes, below ``root``."""
+    (root / "proc").mkdir(exist_ok=True)
+    (root / "proc" / "meminfo").write_text(f"MemTotal: 4000000 kB\nMemAvailable: {available // 1024} kB\n")

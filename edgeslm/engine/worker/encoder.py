@@ -87,7 +87,7 @@ class Encoder:
         """
         ids, truncated = [], None
         for text in texts:
-            kept, _, cut = self._encode(text, overflow)
+            kept, _, cut = self.encode(text, overflow)
             ids.append(kept)
             truncated = cut or truncated
         vectors = np.empty((len(ids), self._section.dimension), np.float32)
@@ -130,7 +130,7 @@ class Encoder:
     def read_tokens(self, text: str, overflow: Overflow) -> tuple[Floats, list[Place], Truncated | None]:
         """Vectors [tokens, dimension] of the text that was kept, and the character span of each token;
         special tokens have empty spans."""
-        ids, offsets, truncated = self._encode(text, overflow)
+        ids, offsets, truncated = self.encode(text, overflow)
         return self._forward(ids), offsets, truncated
 
     def run_point(self, call: Point) -> Output:
@@ -151,14 +151,14 @@ class Encoder:
             raise BundleError(f"{self.bundle.path}: reads no question with a text; name a reader")
         found, places, tokens = [], [], 0
         for text in call.texts:  # no batches, as in embed
-            ids, kinds, offsets = self._encode_pair(call.question, text)
+            ids, kinds, offsets = self.encode_pair(call.question, text)
             hidden = self._forward(ids, kinds)
             found.append(self._reader.probability(self._pooled(hidden)))
             places.append(self._reader.places(hidden, list(bare_offsets(text, offsets))))
             tokens += len(ids)
         return Output(cost=Cost(prompt_tokens=tokens), probabilities=tuple(found), places=tuple(places))
 
-    def _encode_pair(self, question: str, text: str) -> tuple[list[int], list[int], list[Place]]:
+    def encode_pair(self, question: str, text: str) -> tuple[list[int], list[int], list[Place]]:
         """Token ids of both texts with special tokens, the segment of each (0 or 1), and its span in ``text``
         (empty for the question). What doesn't fit is cut from the ends: first the question beyond a quarter
         of the context, then the text."""
@@ -173,7 +173,7 @@ class Encoder:
         offsets = [at if part == 1 else (0, 0) for at, part in zip(encoding.offsets, parts, strict=True)]
         return [ids[at] for at in order], [kinds[at] for at in order], [offsets[at] for at in order]
 
-    def _encode(self, text: str, overflow: Overflow) -> tuple[list[int], list[Place], Truncated | None]:
+    def encode(self, text: str, overflow: Overflow) -> tuple[list[int], list[Place], Truncated | None]:
         """Token ids that were kept, between the encoder's special tokens ([CLS], [SEP]), and the span of
         each."""
         encoding = self._tokenizer.encode(text)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -21,7 +22,6 @@ from edgeslm.engine.prepack.golden import (
     load_golden,
     record,
 )
-from edgeslm.engine.worker.decoder import Decoder
 from edgeslm.errors import BundleError
 from tests.support.engine.golden_bundles import PROMPTS
 from tests.support.nodes import write_bundle
@@ -110,16 +110,16 @@ def test_a_file_that_went_away_is_named(tmp_path: Path) -> None:
 # --- the real model ----------------------------------------------------------------------------------
 
 
-def test_a_model_says_again_what_it_said(decoder: Decoder) -> None:
-    golden = record(decoder._model, PROMPTS)
+def test_a_model_says_again_what_it_said(model: Any) -> None:
+    golden = record(model, PROMPTS)
     assert [one.ids for one in golden.answers] == list(PROMPTS)
     for one in golden.answers:
         assert sorted(one.log_probs, reverse=True) == list(one.log_probs)
         assert 0.1 < sum(map(math.exp, one.log_probs)) <= 1.001
-    assert all(abs(apart) < 0.001 for apart in divergences(decoder._model, golden))
+    assert all(abs(apart) < 0.001 for apart in divergences(model, golden))
 
 
-def test_another_prompt_is_far_from_it(decoder: Decoder) -> None:
-    first, second = record(decoder._model, PROMPTS).answers
+def test_another_prompt_is_far_from_it(model: Any) -> None:
+    first, second = record(model, PROMPTS).answers
     swapped = Golden(answers=(first.model_copy(update={"ids": second.ids}),))
-    assert next(divergences(decoder._model, swapped)) > MOST_APART
+    assert next(divergences(model, swapped)) > MOST_APART

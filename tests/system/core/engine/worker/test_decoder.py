@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import json
 import math
 import shutil
@@ -15,14 +16,14 @@ import pytest
 from edgeslm.config.loader import Task as TaskSection
 from edgeslm.engine.calls import Call, Generate, Guide, Output, Prompt, Sampling, Score, Text, Turn
 from edgeslm.engine.worker import room
-from edgeslm.engine.worker.decoder import Decoder
-from edgeslm.engine.worker.kv_cache import MOST_SLOTS, SLOT_BYTES, SlotKey
+from edgeslm.engine.worker.decoder import PREFILL_PIECE, Decoder, pieces
+from edgeslm.engine.worker.kv_cache import MOST_SLOTS, SLOT_BYTES
 from edgeslm.engine.worker.prepared import PROMPT_TOKENS, Prepared
 from edgeslm.errors import BundleError, Cancelled, InvalidRequest, NoMemory, TooLong
-from edgeslm.hardware.board import BoardMemory
 from edgeslm.messages import Request, Truncated
 from edgeslm.tasks import make_task
 from edgeslm.tasks.quoting import quote_guide
+from tests.support.boards import write_memory
 
 TRIAGE = "How urgent is this message from a machine operator? Answer with one label and nothing else."
 BRIEF = "Summarize the text in one or two short sentences. Do not add anything that is not in it."
@@ -69,28 +70,32 @@ def test_a_chat_that_goes_on_is_answered_as_if_it_were_new(decoder: Decoder) -> 
     assert decoder.generate(Generate(Prompt(turns), 8)).text == warm.text
 
 
-def test_two_tasks_dont_take_the_cache_from_each_other(
-    decoder: Decoder, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    appended = count_appended(decoder, monkeypatch)
+class Looks:
+    """Counts how often a call asks whether it is cancelled: once for each piece of a prompt."""
+
+    def __init__(self) -> None:
+        self.count = 0
+
+    def __call__(self) -> bool:
+        self.count += 1
+        return False
+
+
+def pieces_read(decoder: Decoder, prompt: Prompt) -> int:
+    """Pieces of the prompt that are not in the cache."""
+    looks = Looks()
+    decoder.generate(Generate(prompt, 1, only_read=True), cancelled=looks)
+    return looks.count
+
+
+def test_two_tasks_dont_take_the_cache_from_each_other(decoder: Decoder) -> None:
+    triage, brief = TRIAGE * 20, BRIEF * 20
+    read = []
     for message in ("Oil level a bit low", "Door open"):
-        decoder.score(Score(chat(message), ("yes", "no")))
-        decoder.generate(Generate(chat(message, BRIEF), 1))
-    assert max(appended[2:]) < min(appended[:2]) / 2, "the instructions were computed again"
-
-
-def count_appended(decoder: Decoder, monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """Tokens that each call computes for its prompt."""
-    counts: list[int] = []
-    original = decoder._slots.take
-
-    def counting(ids: Any, length: int, key: Any) -> Any:
-        shared, slot = original(ids, length, key)
-        counts.append(len(ids) - shared)
-        return shared, slot
-
-    monkeypatch.setattr(decoder._slots, "take", counting)
-    return counts
+        looks = Looks()
+        decoder.score(Score(chat(message, triage), ("yes", "no")), looks)
+        read += [looks.count, pieces_read(decoder, chat(message, brief))]
+    assert max(read[2:]) < min(read[:2]) / 2, "the instructions were computed again"
 
 
 @pytest.mark.parametrize("max_tokens", [1, 8])
@@ -112,15 +117,10 @@ def test_calls_that_interrupt_one_another_change_no_answer(decoder: Decoder, max
     assert asked > max_tokens
 
 
-def test_what_is_only_read_is_in_the_cache_of_the_next(
-    decoder: Decoder, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    decoder.forget()
-    output = says(decoder, ".", 256, only_read=True)
+def test_what_is_only_read_is_in_the_cache_of_the_next(decoder: Decoder) -> None:
+    output = decoder.generate(Generate(chat(".", TRIAGE * 20), 256, only_read=True))
     assert (output.text, output.cost.completion_tokens) == ("", 0)
-    appended = count_appended(decoder, monkeypatch)
-    says(decoder, "The belt is burning", 2)
-    assert appended[0] < 20
+    assert pieces_read(decoder, chat("The belt is burning", TRIAGE * 20)) == 1
 
 
 def test_slots_stay_within_their_budget(decoder: Decoder) -> None:
@@ -131,55 +131,21 @@ def test_slots_stay_within_their_budget(decoder: Decoder) -> None:
         assert 1 <= len(decoder._slots) <= MOST_SLOTS
 
 
-def test_a_request_without_memory_for_its_cache_is_refused_before(
-    decoder: Decoder, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_request_without_memory_for_its_cache_is_refused_before(starter: Path, tmp_path: Path) -> None:
     """After what others left in caches was given up; the engine goes on."""
-    says(decoder, "one")
-    memory = BoardMemory(total=10**9, available=room.RESERVE_BYTES + 1_000_000, limit=None)
-    monkeypatch.setattr(room, "read_memory", lambda root: memory)
-    monkeypatch.setattr(room, "_seen", {})  # a look a moment ago would do
+    decoder = Decoder(starter / "smollm2-135m-int4", 2, root=tmp_path)
     guide = Guide("regex", "[a-z]{3}")
     sentence = r"a cache of 256 tokens takes \d+ MB and 1 MB are free; send a shorter text"
-    with pytest.raises(NoMemory, match=sentence):
-        says(decoder, "two", guide=guide)
-    assert len(decoder._slots) == 0
-    monkeypatch.undo()
-    assert says(decoder, "two", guide=guide).text
-
-
-def test_requests_with_a_grammar_of_their_own_leave_an_instruction_its_slot(
-    decoder: Decoder, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    for message in ("one", "two"):
-        decoder.score(Score(chat(message), LABELS))
-    for number in range(MOST_SLOTS + 2):
-        says(decoder, "x", 1, guide=Guide("regex", f"[a-z]{{{number + 1}}}"))
-    appended = count_appended(decoder, monkeypatch)
-    decoder.score(Score(chat("three"), LABELS))
-    assert appended[0] < 20
-
-
-# -- scores ----------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize(
-    "labels",
-    [
-        LABELS,
-        ("warn", "warning", "warning light"),
-        ("a", "supercalifragilistic", "läuft über 😀"),
-        ("only",),
-        tuple(f"label {number}" for number in range(20)),
-    ],
-)
-def test_probabilities_sum_to_one(decoder: Decoder, labels: tuple[str, ...]) -> None:
-    output = decoder.score(Score(chat("The belt is burning"), labels))
-    assert len(output.probabilities) == len(labels)
-    assert math.isclose(sum(output.probabilities), 1, abs_tol=1e-6)
-    assert all(0 <= value <= 1 for value in output.probabilities)
-    assert output.cost.prompt_tokens > 20
-    assert output.cost.completion_tokens == 0
+    try:
+        says(decoder, "one")
+        write_memory(tmp_path, room.RESERVE_BYTES + 1_000_000)
+        with pytest.raises(NoMemory, match=sentence):
+            says(decoder, "two", guide=guide)
+        assert len(decoder._slots) == 0
+        write_memory(tmp_path, 10**9)
+        assert says(decoder, "two", guide=guide).text
+    finally:
+        decoder.close()
 
 
 def test_the_order_of_labels_doesnt_matter(decoder: Decoder) -> None:
@@ -190,16 +156,39 @@ def test_the_order_of_labels_doesnt_matter(decoder: Decoder) -> None:
     assert there == pytest.approx(back[::-1], abs=0.05)
 
 
-def test_a_model_may_end_with_any_of_its_end_tokens(
-    decoder: Decoder, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_model_may_end_with_any_of_its_end_tokens(starter: Path, tmp_path: Path) -> None:
     """With the wrong one alone, a label that begins another would never win."""
-    labels = ("warn", "warning")
-    decoder.forget()
-    usual = decoder.score(Score(chat("Fire"), labels)).probabilities
-    monkeypatch.setattr(decoder, "_end_ids", decoder._end_ids | {0})
-    decoder.forget()  # both from an empty cache: after a rewind some processors add up in another order
-    assert decoder.score(Score(chat("Fire"), labels)).probabilities[0] >= usual[0]
+    score = Score(chat("Fire"), ("warn", "warning"))
+    end = json.loads((starter / "smollm2-135m-int4/genai_config.json").read_text())["model"]["eos_token_id"]
+    usual, more = (
+        altered(starter, tmp_path / name, end_ids=ids) for name, ids in (("a", [end]), ("b", [end, 0]))
+    )
+    try:
+        assert more.score(score).probabilities[0] >= usual.score(score).probabilities[0]
+    finally:
+        for decoder in (usual, more):
+            decoder.close()
+
+
+def altered(
+    starter: Path, folder: Path, *, end_ids: list[int] | None = None, context_length: int | None = None
+) -> Decoder:
+    """The starter decoder, of a bundle with another setting."""
+    source = starter / "smollm2-135m-int4"
+    shutil.copytree(source, folder)
+    manifest = json.loads((source / "manifest.json").read_text())
+    settings = json.loads((source / "genai_config.json").read_text())
+    if end_ids:
+        settings["model"]["eos_token_id"] = end_ids
+    if context_length:
+        manifest["context_length"] = context_length
+    for name, content in (("genai_config.json", settings), ("manifest.json", manifest)):
+        (folder / name).write_text(json.dumps(content))
+        for entry in manifest["files"]:
+            if entry["path"] == name:
+                written = (folder / name).read_bytes()
+                entry |= {"bytes": len(written), "sha256": hashlib.sha256(written).hexdigest()}
+    return Decoder(folder, 2)
 
 
 def test_scoring_a_text_that_is_cut(decoder: Decoder) -> None:
@@ -215,52 +204,26 @@ def test_as_much_is_read_at_a_time_as_a_cancel_can_wait_for(
     """By what was measured when the bundle was prepared."""
     path = starter / "smollm2-135m-int4"
     decoder = Decoder(path, 1, prepared=Prepared(path / "model.onnx", 1, prompt_seconds={1: prompt_s}))
-    looks: list[None] = []
-
-    def cancelled() -> bool:
-        looks.append(None)
-        return False
-
     try:
-        ids = list(range(1000, 1000 + 5 * 64))
-        slot = decoder._new_slot(512, SlotKey(), Sampling())
-        decoder._prefill(slot, ids, cancelled)
-        assert len(looks) == math.ceil(len(ids) / tokens)
+        prompt = chat("The belt is burning. " * 70)
+        read = pieces_read(decoder, prompt)
+        count = decoder.generate(Generate(prompt, 1)).cost.prompt_tokens
+        assert count > 300 and read == math.ceil(count / tokens)
     finally:
         decoder.close()
 
 
-@pytest.mark.parametrize("more", [1, 2, 3])
-def test_no_token_of_a_prompt_is_read_alone(starter: Path, more: int) -> None:
-    """The runtime cuts what is longer than its own pieces: of 129 tokens one was left, which takes the kernel
-    of decoding."""
-    path, found = starter / "smollm2-135m-int4", []
-    ids = list(range(1000, 1000 + 2 * PROMPT_TOKENS + more))
-    for seconds in ({1: 0.04}, {}):
-        decoder = Decoder(path, 1, prepared=Prepared(path / "model.onnx", 1, prompt_seconds=seconds))
-        try:
-            slot = decoder._new_slot(512, SlotKey(), Sampling())
-            sizes: list[int] = []
-            append = slot.generator.append_tokens
-            slot.generator = Counting(append, sizes)
-            decoder._prefill(slot, ids, lambda: False)
-            found.append(sizes)
-        finally:
-            decoder.close()
-    for sizes in found:
-        assert sum(sizes) == len(ids)
-        assert 2 <= min(sizes) <= max(sizes) <= PROMPT_TOKENS
-
-
-class Counting:
-    """A generator that says how much it is given at a time."""
-
-    def __init__(self, append: Callable[[Any], None], sizes: list[int]) -> None:
-        self._append, self._sizes = append, sizes
-
-    def append_tokens(self, tokens: Any) -> None:
-        self._sizes.append(len(tokens))
-        self._append(tokens)
+@pytest.mark.parametrize("most", [PREFILL_PIECE, PROMPT_TOKENS])
+@pytest.mark.parametrize("more", [0, 1, 2, 3])
+def test_no_token_of_a_prompt_is_read_alone(most: int, more: int) -> None:
+    """Of 129 tokens one would be left, which takes the kernel of decoding."""
+    count = 2 * PROMPT_TOKENS + more
+    cuts = list(pieces(count, most))
+    sizes = [end - start for start, end in cuts]
+    assert [start for start, _ in cuts] == [0, *(end for _, end in cuts[:-1])]
+    assert sum(sizes) == count
+    assert 2 <= min(sizes) <= max(sizes) <= most
+    assert list(pieces(1, most)) == [(0, 1)]
 
 
 def test_scoring_is_cancelled(decoder: Decoder) -> None:
@@ -342,8 +305,8 @@ def test_more_new_tokens_than_the_context(decoder: Decoder, more: int) -> None:
         says(decoder, "Hi", decoder.context_length + more)
 
 
-def test_a_cut_text_fills_the_room(decoder: Decoder, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(decoder, "context_length", 128)
+def test_a_cut_text_fills_the_room(starter: Path, tmp_path: Path) -> None:
+    decoder = altered(starter, tmp_path / "small", context_length=128)
     prompt = chat("word " * 500, overflow="tail")
     output = decoder.generate(Generate(prompt, 8))
     assert output.cost.prompt_tokens == 120
@@ -352,6 +315,7 @@ def test_a_cut_text_fills_the_room(decoder: Decoder, monkeypatch: pytest.MonkeyP
     assert output.cost.completion_tokens <= 8
     scored = decoder.score(Score(prompt, LABELS))
     assert isinstance(scored.truncated, Truncated)
+    decoder.close()
 
 
 # -- grammars --------------------------------------------------------------------------------------

@@ -70,8 +70,8 @@ def test_no_texts(encoder: Encoder) -> None:
 
 
 def test_special_tokens_in_a_message_stay_text(encoder: Encoder) -> None:
-    ids, _, _ = encoder._encode("a [SEP] b [PAD]", "error")
-    frame, _, _ = encoder._encode("", "error")
+    ids, _, _ = encoder.encode("a [SEP] b [PAD]", "error")
+    frame, _, _ = encoder.encode("", "error")
     assert [number for number in ids if number in frame] == frame
 
 
@@ -145,9 +145,9 @@ FIELD = {
 
 def place_of(encoder: Encoder, text: str, word: str, overflow: Overflow = "error") -> int:
     """Which of the tokens that are kept is ``word``; each of the words that tests look for is one token."""
-    ids, _, _ = encoder._encode(text, overflow)
-    frame, _, _ = encoder._encode("", "error")
-    (wanted,) = [token for token in encoder._encode(word, "error")[0] if token not in frame]
+    ids, _, _ = encoder.encode(text, overflow)
+    frame, _, _ = encoder.encode("", "error")
+    (wanted,) = [token for token in encoder.encode(word, "error")[0] if token not in frame]
     (found,) = [place for place, token in enumerate(ids) if token == wanted]
     return found
 
@@ -182,7 +182,7 @@ def test_a_head_points_at_words_as_they_stand_in_the_message(
     start, end, share = field.places[0]
     assert MESSAGE[start:end] == place
     assert share > 0.99
-    assert output.cost.prompt_tokens == len(encoder._encode(MESSAGE, "error")[0])
+    assert output.cost.prompt_tokens == len(encoder.encode(MESSAGE, "error")[0])
     assert (output.truncated, output.distance) == (None, None)
 
 
@@ -357,9 +357,9 @@ def test_ends_that_do_not_fit_are_not_read(reader: Encoder, question: str) -> No
     longer = reader.run(Read(question, (long, long + "Much more of it.")))
     assert longer.probabilities[0] == longer.probabilities[1]
     assert longer.cost.prompt_tokens == 2 * reader.context_length
-    _, kinds, _ = reader._encode_pair(question, long)
+    _, kinds, _ = reader.encode_pair(question, long)
     assert kinds.count(1) >= reader.context_length * 0.7
-    _, kinds, offsets = reader._encode_pair("oil?", "The pump.")
+    _, kinds, offsets = reader.encode_pair("oil?", "The pump.")
     assert kinds == [0, 0, 0, 0, 1, 1, 1, 1]
     assert offsets == [(0, 0)] * 4 + [(0, 3), (4, 8), (8, 9), (0, 0)]
 

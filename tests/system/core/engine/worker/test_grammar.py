@@ -12,7 +12,6 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from edgeslm.engine.calls import Guide
-from edgeslm.engine.worker.decoder import Decoder
 from edgeslm.engine.worker.grammar import MOST_FORCED, longest_forced, runtime_grammar
 
 NAMES = st.text("abcdefgh_", min_size=1, max_size=12)
@@ -60,14 +59,14 @@ def guide(schema: Any) -> Guide:
 
 @settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(SCHEMAS)
-def test_no_more_is_forced_than_there_is_room_for(decoder: Decoder, schema: dict[str, Any]) -> None:
+def test_no_more_is_forced_than_there_is_room_for(model: Any, schema: dict[str, Any]) -> None:
     asked = guide(schema)
     if not (longest := longest_forced(asked)):
         return
-    params = og.GeneratorParams(decoder._model)
+    params = og.GeneratorParams(model)
     params.set_search_options(max_length=1500, do_sample=False)
     params.set_guidance(*runtime_grammar(asked), True)
-    generator = og.Generator(decoder._model, params)
+    generator = og.Generator(model, params)
     generator.append_tokens(np.arange(50, 60, dtype=np.int32))
     for _ in range(40):
         before = generator.token_count()
