@@ -7,6 +7,7 @@ import importlib.util
 import os
 import signal
 import sysconfig
+import time
 from collections.abc import Generator, Iterator
 from pathlib import Path
 
@@ -107,6 +108,13 @@ def elsewhere(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 @pytest.fixture
 def clock() -> FakeClock:
     return FakeClock()
+
+
+@pytest.fixture
+def monotonic(monkeypatch: pytest.MonkeyPatch, clock: FakeClock) -> FakeClock:
+    """``time.monotonic`` of the whole process, for tests without an event loop."""
+    monkeypatch.setattr(time, "monotonic", clock)
+    return clock
 
 
 @pytest.fixture

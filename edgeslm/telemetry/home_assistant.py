@@ -20,21 +20,31 @@ from edgeslm.telemetry.extension import Announces, Extension, HasTasks
 log = logging.getLogger("edgeslm.telemetry")
 
 PAUSE_S = 1.0
-"""Pause between two announcements: anybody who may write to Home Assistant's status topic can trigger one."""
 
 
 class Announcer(Extension):
     """Announces the tasks of ``service`` and the node itself.
 
     :param record: file with the topics announced.
+    :param pause_s: pause between two announcements: anybody who may write to Home Assistant's status topic
+        can trigger one.
     """
 
-    def __init__(self, record: Path, config: Config, service: HasTasks, presence: Announces) -> None:
+    def __init__(
+        self,
+        record: Path,
+        config: Config,
+        service: HasTasks,
+        presence: Announces,
+        *,
+        pause_s: float = PAUSE_S,
+    ) -> None:
         self._config = config
         self._service = service
         self._presence = presence
         self._record = record
         self._prefix = config.discovery.prefix
+        self._pause_s = pause_s
         self._again = False
 
     @property
@@ -68,7 +78,7 @@ class Announcer(Extension):
             except Exception as error:  # must not disturb requests
                 log.error("announcing to Home Assistant failed: %s", type(error).__name__)
                 log.debug("announcing", exc_info=True)
-            await asyncio.sleep(PAUSE_S)
+            await asyncio.sleep(self._pause_s)
 
     async def _send(self) -> None:
         kinds = {name: task.kind for name, task in self._service.tasks.items()}

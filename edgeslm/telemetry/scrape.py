@@ -21,21 +21,32 @@ log = logging.getLogger("edgeslm.telemetry")
 CONNECTIONS = 8
 """Most concurrent connections; Prometheus needs one."""
 PATIENCE_S = 5.0
-"""Timeout for receiving a request, and again for sending its answer."""
 MOST_BYTES = 8192
 """Size limit of a request's head."""
 FRESH_S = 1.0
-"""How long an answer is cached."""
 
 OPENMETRICS = "application/openmetrics-text; version=1.0.0"
 
 
 class ScrapeEndpoint(Extension):
-    """Listens on ``address``, host and port, from :meth:`start` to :meth:`stop`."""
+    """Listens on ``address``, host and port, from :meth:`start` to :meth:`stop`.
 
-    def __init__(self, address: tuple[str, int], node: Documented) -> None:
+    :param patience_s: timeout for receiving a request, and again for sending its answer.
+    :param fresh_s: how long an answer is cached.
+    """
+
+    def __init__(
+        self,
+        address: tuple[str, int],
+        node: Documented,
+        *,
+        patience_s: float = PATIENCE_S,
+        fresh_s: float = FRESH_S,
+    ) -> None:
         self._address = address
         self._node = node
+        self._patience_s = patience_s
+        self._fresh_s = fresh_s
         self._server: asyncio.Server | None = None
         self._serving: set[asyncio.Task[None]] = set()
         self._answers: dict[str, tuple[float, bytes]] = {}
@@ -75,10 +86,10 @@ class ScrapeEndpoint(Extension):
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         """Serves one request; the connection is closed then."""
         try:
-            async with asyncio.timeout(PATIENCE_S):
+            async with asyncio.timeout(self._patience_s):
                 head = await reader.readuntil(b"\r\n\r\n")
-            writer.write(self._answer(head))
-            async with asyncio.timeout(PATIENCE_S):
+            writer.write(self.answer(head))
+            async with asyncio.timeout(self._patience_s):
                 await writer.drain()
                 writer.close()
                 await writer.wait_closed()
@@ -97,7 +108,8 @@ class ScrapeEndpoint(Extension):
                 if not writer.transport.is_closing() or writer.transport.get_write_buffer_size():
                     writer.transport.abort()
 
-    def _answer(self, head: bytes) -> bytes:
+    def answer(self, head: bytes) -> bytes:
+        """The response to a request with this ``head``, which is untrusted and ends with an empty line."""
         line, *fields = head.decode("latin-1").split("\r\n")
         method, path, version = [*line.split(" "), "", "", ""][:3]
         if not version.startswith("HTTP/1."):
@@ -114,8 +126,8 @@ class ScrapeEndpoint(Extension):
 
     def _fresh(self, accept: str) -> bytes:
         now = time.monotonic()
-        at, whole = self._answers.get(accept, (-FRESH_S, b""))
-        if not whole or now - at >= FRESH_S:
+        at, whole = self._answers.get(accept, (0.0, b""))
+        if not whole or now - at >= self._fresh_s:
             body, content_type = exposition(self._node.health(), accept)
             whole = _response(HTTPStatus.OK, (f"Content-Type: {content_type}",), body)
             self._answers[accept] = (now, whole)

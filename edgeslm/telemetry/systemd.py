@@ -16,9 +16,8 @@ from collections.abc import Callable, Mapping
 log = logging.getLogger("edgeslm.telemetry")
 
 LOOK_S = 10.0
-"""Longest pause between two liveness checks; a short watchdog shortens it."""
 START_LIMIT_S = 900.0
-"""Time for which a start extends systemd's timeout: reading 4 GB from a slow SD card takes minutes."""
+"""Reading 4 GB from a slow SD card takes minutes."""
 
 
 class ServiceManager:
@@ -64,14 +63,23 @@ class ServiceManager:
         """Feeds the watchdog."""
         self._say(WATCHDOG="1")
 
-    async def watch(self, fault: Callable[[], str | None]) -> None:
+    async def watch(
+        self,
+        fault: Callable[[], str | None],
+        *,
+        look_s: float = LOOK_S,
+        start_limit_s: float = START_LIMIT_S,
+    ) -> None:
         """Feeds the watchdog while ``fault`` returns None, and extends systemd's timeout during the start.
 
         Runs in the event loop, so that a stuck loop doesn't feed it. ``fault`` returns a sentence if the
         service is not alive; it is logged and shown by ``systemctl status``.
+
+        :param look_s: longest pause between two checks; a short watchdog shortens it.
+        :param start_limit_s: time for which a start extends systemd's timeout.
         """
-        pause_s = min(LOOK_S, self.watchdog_s / 3 if self.watchdog_s else LOOK_S)
-        give_up_at = time.monotonic() + START_LIMIT_S
+        pause_s = min(look_s, self.watchdog_s / 3 if self.watchdog_s else look_s)
+        give_up_at = time.monotonic() + start_limit_s
         known: str | None = None
         while self:
             found = fault()

@@ -33,11 +33,7 @@ def test_the_token_opens_a_session_and_nothing_else_does() -> None:
         assert Access(TOKEN).sign_in(wrong, "10.0.0.1") is None
 
 
-@pytest.fixture
-def clock(monkeypatch: pytest.MonkeyPatch) -> FakeClock:
-    clock = FakeClock()
-    monkeypatch.setattr("edgeslm.console.access.time.monotonic", clock)
-    return clock
+pytestmark = pytest.mark.usefixtures("monotonic")
 
 
 def test_sessions_end(clock: FakeClock) -> None:

@@ -9,12 +9,7 @@ from edgeslm.serving import quotas as module
 from edgeslm.serving.quotas import ClientQuotas
 from tests.support.fakes import FakeClock
 
-
-@pytest.fixture
-def clock(monkeypatch: pytest.MonkeyPatch) -> FakeClock:
-    clock = FakeClock()
-    monkeypatch.setattr("edgeslm.serving.quotas.time.monotonic", clock)
-    return clock
+pytestmark = pytest.mark.usefixtures("monotonic")
 
 
 def admitted(quotas: ClientQuotas, sender: str, times: int) -> int:
@@ -66,10 +61,10 @@ def test_tokens_are_given_back_by_the_minute(clock: FakeClock) -> None:
     assert admitted(quotas, "greedy", 1) == 1
 
 
-def test_made_up_names_take_no_memory(clock: FakeClock, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "MOST_SENDERS", 3)
+def test_made_up_names_take_no_memory() -> None:
     quotas = ClientQuotas(1)
-    for number in range(100):
-        quotas.admit(f"sender {number}" * 1000, lambda: 0.0)
-    assert len(quotas._accounts) == 3
+    for number in range(module.MOST_SENDERS + 1):
+        quotas.admit(f"sender {number}" * 100, lambda: 0.0)
+    assert admitted(quotas, "sender 0" * 100, 1) == 1, "the oldest is forgotten"
+    assert admitted(quotas, f"sender {module.MOST_SENDERS}" * 100, 1) == 0
     quotas.settle("one that is forgotten", {"prompt_tokens": 1})

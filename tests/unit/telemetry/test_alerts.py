@@ -3,31 +3,23 @@ from __future__ import annotations
 import pytest
 
 from edgeslm.telemetry.alerts import TOLD_S, BrokerLosses
+from tests.support.fakes import FakeClock
 
-
-class Clock:
-    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        self.now = 1000.0
-        monkeypatch.setattr("edgeslm.telemetry.alerts.time.monotonic", lambda: self.now)
-
-
-@pytest.fixture
-def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
-    return Clock(monkeypatch)
+pytestmark = pytest.mark.usefixtures("monotonic")
 
 
 def see(losses: BrokerLosses, *counts: int) -> list[int]:
     return [losses.see_broker_dropped(str(count).encode()) for count in counts]
 
 
-def test_all_is_well(clock: Clock) -> None:
+def test_all_is_well(clock: FakeClock) -> None:
     losses = BrokerLosses()
     assert see(losses, 0, 0) == [0, 0]
     assert losses.alerts == []
     assert losses.broker_dropped == 0
 
 
-def test_what_the_broker_drops_is_counted_and_told_for_an_hour(clock: Clock) -> None:
+def test_what_the_broker_drops_is_counted_and_told_for_an_hour(clock: FakeClock) -> None:
     losses = BrokerLosses()
     assert see(losses, 0, 500, 500) == [0, 500, 0]
     clock.now += TOLD_S / 2
@@ -42,13 +34,13 @@ def test_what_the_broker_drops_is_counted_and_told_for_an_hour(clock: Clock) -> 
     assert losses.broker_dropped == 530
 
 
-def test_a_count_that_falls_is_that_of_a_new_broker(clock: Clock) -> None:
+def test_a_count_that_falls_is_that_of_a_new_broker(clock: FakeClock) -> None:
     losses = BrokerLosses()
     assert see(losses, 100, 120, 0, 7, 3) == [0, 20, 0, 7, 3]
     assert losses.broker_dropped == 30
 
 
-def test_what_was_dropped_before_is_told_and_not_counted(clock: Clock) -> None:
+def test_what_was_dropped_before_is_told_and_not_counted(clock: FakeClock) -> None:
     """It may have been requests for a node that was away."""
     losses = BrokerLosses()
     see(losses, 500)
@@ -60,14 +52,14 @@ def test_what_was_dropped_before_is_told_and_not_counted(clock: Clock) -> None:
 
 
 @pytest.mark.parametrize("payload", [b"", b"-1", b"1.5", b"many", b"9" * 5000, "٣".encode(), b"\xff", b"1 2"])
-def test_what_is_no_count_is_ignored(payload: bytes, clock: Clock) -> None:
+def test_what_is_no_count_is_ignored(payload: bytes, clock: FakeClock) -> None:
     losses = BrokerLosses()
     see(losses, 5)
     assert losses.see_broker_dropped(payload) == 0
     assert see(losses, 6) == [1]
 
 
-def test_a_lost_session_is_told_for_an_hour(clock: Clock) -> None:
+def test_a_lost_session_is_told_for_an_hour(clock: FakeClock) -> None:
     losses = BrokerLosses()
     assert losses.alerts == []
     losses.lose_session()

@@ -56,13 +56,18 @@ def test_what_was_announced_before_is_taken_back_without_the_section(tmp_path: P
     assert "edgeslm.telemetry.home_assistant" in loaded(tmp_path)
 
 
+class Waiting(Extension):
+    async def start(self) -> None:
+        self._work = asyncio.create_task(asyncio.Event().wait())
+
+
 def test_a_stop_ends_what_it_does_and_harms_nothing_that_was_never_started() -> None:
     async def work() -> None:
         await Extension().stop()
-        extension = Extension()
-        extension._work = asyncio.create_task(asyncio.Event().wait())
+        extension = Waiting()
+        await extension.start()
         await extension.stop()
-        assert extension._work.cancelled()
+        assert asyncio.all_tasks() == {asyncio.current_task()}
 
     asyncio.run(work())
 

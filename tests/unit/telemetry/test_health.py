@@ -8,17 +8,9 @@ import pytest
 from edgeslm.errors import InvalidRequest
 from edgeslm.messages import ErrorBody, Result
 from edgeslm.telemetry.health import WINDOW, Meter, memory_bytes, quantiles, temperature_c
+from tests.support.fakes import FakeClock
 
-
-class Clock:
-    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        self.now = 1000.0
-        monkeypatch.setattr("edgeslm.telemetry.health.time.monotonic", lambda: self.now)
-
-
-@pytest.fixture
-def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
-    return Clock(monkeypatch)
+pytestmark = pytest.mark.usefixtures("monotonic")
 
 
 def result(total_ms: float = 1.0, tokens: int = 0) -> Result:
@@ -33,7 +25,7 @@ def test_quantiles_by_nearest_rank() -> None:
     assert quantiles(range(1, 1001)) == {"p50": 500, "p95": 950, "p99": 990}
 
 
-def test_counts_results_by_status_and_code(clock: Clock) -> None:
+def test_counts_results_by_status_and_code(clock: FakeClock) -> None:
     meter = Meter()
     meter.count(result(10.0))
     meter.count(Result("1", "t", "abstained", {}, timings_ms={"total": 20.0}))
@@ -47,7 +39,7 @@ def test_counts_results_by_status_and_code(clock: Clock) -> None:
     assert figures["latency_ms"] == {"p50": 10.0, "p95": 20.0, "p99": 20.0}, "errors have no latency"
 
 
-def test_answers_a_second_by_task_over_the_last_minute(clock: Clock) -> None:
+def test_answers_a_second_by_task_over_the_last_minute(clock: FakeClock) -> None:
     meter = Meter()
     clock.now += 10
     meter.count(result())
@@ -59,7 +51,7 @@ def test_answers_a_second_by_task_over_the_last_minute(clock: Clock) -> None:
     assert meter.figures()["answers_per_s"] == {}
 
 
-def test_tokens_a_second_over_the_last_minute(clock: Clock) -> None:
+def test_tokens_a_second_over_the_last_minute(clock: FakeClock) -> None:
     meter = Meter()
     clock.now += 10
     meter.count(result(tokens=100))
@@ -70,7 +62,7 @@ def test_tokens_a_second_over_the_last_minute(clock: Clock) -> None:
     assert meter.figures()["uptime_s"] == 110
 
 
-def test_tokens_a_second_of_a_node_with_more_results_than_are_kept(clock: Clock) -> None:
+def test_tokens_a_second_of_a_node_with_more_results_than_are_kept(clock: FakeClock) -> None:
     meter = Meter()
     for _ in range(4 * WINDOW):
         clock.now += 0.01

@@ -19,11 +19,6 @@ from tests.support.fakes import FakePresence, FakeService
 
 
 @pytest.fixture(autouse=True)
-def no_pause(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(home_assistant, "PAUSE_S", 0.0)
-
-
-@pytest.fixture(autouse=True)
 def told_as_they_are(monkeypatch: pytest.MonkeyPatch) -> None:
     """A task's kind is its document, its name the topic."""
     monkeypatch.setattr(home_assistant, "announcements", lambda config, kinds: kinds)
@@ -41,7 +36,8 @@ class House:
 
     def start(self) -> Announcer:
         presence = FakePresence(retain=self.publish)
-        self.announcer = Announcer(self.record, parse_config(with_routes()), self.service, presence)
+        config = parse_config(with_routes())
+        self.announcer = Announcer(self.record, config, self.service, presence, pause_s=0.0)
         return self.announcer
 
     def wants(self, **documents: dict[str, Any]) -> None:
@@ -56,13 +52,21 @@ class House:
         """What one announcement sends."""
         self.sent.clear()
         self.announcer.announce()
-        assert self.announcer._work is not None
-        await self.announcer._work
+        await others_done()
         return list(self.sent)
 
 
+async def others_done() -> None:
+    """Waits for all other tasks of the loop."""
+    await asyncio.gather(*asyncio.all_tasks() - {asyncio.current_task()})
+
+
 def run(work: Coroutine[Any, Any, None]) -> None:
-    asyncio.run(asyncio.wait_for(work, 60))
+    async def whole() -> None:
+        async with asyncio.timeout(60):
+            await work
+
+    asyncio.run(whole())
 
 
 def test_all_is_told_each_time_and_what_is_gone_is_taken_back_once(tmp_path: Path) -> None:
@@ -119,8 +123,7 @@ def test_many_calls_at_once_are_one_more(tmp_path: Path) -> None:
         for _ in range(100):
             house.announcer.announce()
         house.gate.set()
-        assert house.announcer._work is not None
-        await house.announcer._work
+        await others_done()
         assert house.sent == [("a", b"{}")] * 2
 
     run(work())

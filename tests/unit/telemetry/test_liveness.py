@@ -5,20 +5,13 @@ from typing import Any
 import pytest
 
 from edgeslm.telemetry.liveness import MARGIN_S, NETWORK_SILENT_S, Liveness
+from tests.support.fakes import FakeClock
 
 STEP_S = 140.0
 LIMIT_S = STEP_S + MARGIN_S
 
 
-class Clock:
-    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        self.now = 1000.0
-        monkeypatch.setattr("edgeslm.telemetry.liveness.time.monotonic", lambda: self.now)
-
-
-@pytest.fixture
-def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
-    return Clock(monkeypatch)
+pytestmark = pytest.mark.usefixtures("monotonic")
 
 
 def look(liveness: Liveness, **changes: Any) -> str | None:
@@ -31,14 +24,14 @@ def look(liveness: Liveness, **changes: Any) -> str | None:
     return liveness.fault(**{**values, **changes})
 
 
-def test_an_idle_node_is_alive_for_ever(clock: Clock) -> None:
+def test_an_idle_node_is_alive_for_ever(clock: FakeClock) -> None:
     liveness = Liveness(longest_step_s=STEP_S)
     for _ in range(5):
         clock.now += 10 * LIMIT_S
         assert look(liveness) is None
 
 
-def test_a_request_that_comes_after_hours_has_its_whole_time(clock: Clock) -> None:
+def test_a_request_that_comes_after_hours_has_its_whole_time(clock: FakeClock) -> None:
     liveness = Liveness(longest_step_s=STEP_S)
     clock.now += 7200
     assert look(liveness) is None
@@ -48,7 +41,7 @@ def test_a_request_that_comes_after_hours_has_its_whole_time(clock: Clock) -> No
     assert look(liveness, unfinished=1) is not None
 
 
-def test_work_that_moves_is_alive_and_work_that_does_not_is_not(clock: Clock) -> None:
+def test_work_that_moves_is_alive_and_work_that_does_not_is_not(clock: FakeClock) -> None:
     liveness = Liveness(longest_step_s=STEP_S)
     for _ in range(5):
         clock.now += STEP_S
@@ -61,7 +54,7 @@ def test_work_that_moves_is_alive_and_work_that_does_not_is_not(clock: Clock) ->
     assert look(liveness, unfinished=3, moved_at=clock.now) is None
 
 
-def test_the_network_thread_must_live_and_go_round(clock: Clock) -> None:
+def test_the_network_thread_must_live_and_go_round(clock: FakeClock) -> None:
     liveness = Liveness(longest_step_s=STEP_S)
     assert look(liveness, network_silent_s=NETWORK_SILENT_S) is None
     assert "stuck" in str(look(liveness, network_silent_s=NETWORK_SILENT_S + 1))

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import io
 import logging
+import subprocess
+import sys
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edgeslm.telemetry.log_lines import FULL, LineFormatter, one_line, set_up_logging
+from edgeslm.telemetry.log_lines import FULL, LineFormatter, one_line
 
 
 def formatted(message: str, error: BaseException | None = None) -> str:
@@ -43,10 +44,12 @@ def test_what_people_write_stays(text: str) -> None:
     assert one_line(text) == text
 
 
-def test_every_handler_has_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    root = logging.RootLogger(logging.WARNING)
-    monkeypatch.setattr(logging, "root", root)
-    monkeypatch.setattr("sys.stderr", stream := io.StringIO())
-    set_up_logging("INFO")
-    root.info("a\nb")
-    assert stream.getvalue().endswith(r"a\nb" + "\n")
+def test_every_handler_has_it() -> None:
+    program = """
+import logging
+from edgeslm.telemetry.log_lines import set_up_logging
+set_up_logging("INFO")
+logging.info("a\\nb")
+"""
+    done = subprocess.run([sys.executable, "-c", program], check=True, capture_output=True, text=True)
+    assert done.stderr.endswith(r"a\nb" + "\n")

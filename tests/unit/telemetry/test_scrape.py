@@ -12,7 +12,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edgeslm.telemetry import scrape
 from edgeslm.telemetry.scrape import CONNECTIONS, MOST_BYTES, ScrapeEndpoint
 from tests.support.brokers import free_port
 
@@ -26,12 +25,13 @@ class FakeNode:
     def __init__(self) -> None:
         self.asked = 0
         self.error: Exception | None = None
+        self.dropped: dict[str, int] = {}
 
     def health(self) -> dict[str, Any]:
         self.asked += 1
         if self.error is not None:
             raise self.error
-        return {"uptime_s": self.asked}
+        return {"uptime_s": self.asked, "dropped": self.dropped}
 
     def info(self) -> dict[str, Any]:
         return {}
@@ -40,9 +40,9 @@ class FakeNode:
 class Stand:
     """An endpoint, and what asks it."""
 
-    def __init__(self) -> None:
+    def __init__(self, **limits: float) -> None:
         self.node = FakeNode()
-        self.endpoint = ScrapeEndpoint((LOOPBACK, free_port()), self.node)
+        self.endpoint = ScrapeEndpoint((LOOPBACK, free_port()), self.node, **limits)
 
     async def connect(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
         assert self.endpoint.port is not None
@@ -63,9 +63,9 @@ def run(work: Coroutine[Any, Any, None]) -> None:
     asyncio.run(asyncio.wait_for(work, 60))
 
 
-def with_stand(work: Any) -> None:
+def with_stand(work: Any, **limits: float) -> None:
     async def whole() -> None:
-        stand = Stand()
+        stand = Stand(**limits)
         await stand.endpoint.start()
         try:
             await work(stand)
@@ -93,14 +93,12 @@ def test_accept_chooses_the_format() -> None:
     with_stand(work)
 
 
-def test_who_asks_again_at_once_gets_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(scrape, "FRESH_S", 1e9)
-
+def test_who_asks_again_at_once_gets_the_same() -> None:
     async def work(stand: Stand) -> None:
         assert len({await stand.ask() for _ in range(5)}) == 1
         assert stand.node.asked == 1
 
-    with_stand(work)
+    with_stand(work, fresh_s=1e9)
 
 
 @pytest.mark.parametrize(
@@ -132,9 +130,7 @@ def test_head_has_no_body() -> None:
     with_stand(work)
 
 
-def test_the_silent_are_let_go_and_no_more_than_a_few_are_let_in(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(scrape, "PATIENCE_S", 0.2)
-
+def test_the_silent_are_let_go_and_no_more_than_a_few_are_let_in() -> None:
     async def work(stand: Stand) -> None:
         silent = [await stand.connect() for _ in range(CONNECTIONS)]
         for _, writer in silent:
@@ -149,26 +145,25 @@ def test_the_silent_are_let_go_and_no_more_than_a_few_are_let_in(monkeypatch: py
             writer.close()
         assert b"200 OK" in await stand.ask()
 
-    with_stand(work)
+    with_stand(work, patience_s=0.2)
 
 
-def test_who_reads_nothing_is_let_go(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(scrape, "PATIENCE_S", 0.2)
-
+def test_who_reads_nothing_is_let_go() -> None:
     async def work(stand: Stand) -> None:
-        monkeypatch.setattr(scrape, "exposition", lambda *_: (b"x" * 50_000_000, "text/plain"))
+        stand.node.dropped = {"x" * 50_000_000: 1}
+        before = asyncio.all_tasks()
         reader, writer = await stand.connect()
         writer.write(GET)
-        while not stand.endpoint._serving:
+        while asyncio.all_tasks() == before:
             await asyncio.sleep(0.01)
-        while stand.endpoint._serving:
+        while asyncio.all_tasks() != before:
             await asyncio.sleep(0.01)
         with pytest.raises(ConnectionError):
             assert len(await reader.read()) < 50_000_000
             raise ConnectionError
         writer.close()
 
-    with_stand(work)
+    with_stand(work, patience_s=0.2)
 
 
 def test_a_mistake_of_ours_is_one_answer() -> None:
@@ -198,6 +193,6 @@ def test_a_port_that_is_taken_is_a_problem_and_no_end() -> None:
 @given(st.binary(max_size=200) | st.binary(max_size=60).map(lambda rest: b"GET /metrics HTTP/1.1\r\n" + rest))
 def test_whatever_is_asked_the_answer_is_one_of_http(head: bytes) -> None:
     endpoint = ScrapeEndpoint((LOOPBACK, 1), FakeNode())
-    answer = endpoint._answer(head + b"\r\n\r\n")
+    answer = endpoint.answer(head + b"\r\n\r\n")
     assert re.match(rb"HTTP/1\.1 (200|400|404|405) [A-Za-z ]+\r\n", answer)
     assert b"\r\n\r\n" in answer

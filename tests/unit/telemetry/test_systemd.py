@@ -9,7 +9,6 @@ from pathlib import Path
 
 import pytest
 
-from edgeslm.telemetry import systemd
 from edgeslm.telemetry.systemd import ServiceManager
 from tests.support.service_manager import FakeServiceManager
 
@@ -102,13 +101,14 @@ def test_the_watchdog_s_time(variables: dict[str, str], seconds: float | None) -
 class Watched:
     """A service whose fault is set from outside; ``run`` watches it while ``steps`` go on in a thread."""
 
-    def __init__(self, manager: ServiceManager) -> None:
+    def __init__(self, manager: ServiceManager, **limits: float) -> None:
         self.manager = manager
+        self.limits = limits
         self.fault: str | None = None
 
     def run(self, steps: Callable[[], None]) -> None:
         async def both() -> None:
-            watching = asyncio.create_task(self.manager.watch(lambda: self.fault))
+            watching = asyncio.create_task(self.manager.watch(lambda: self.fault, **self.limits))
             await asyncio.to_thread(steps)
             watching.cancel()
 
@@ -143,10 +143,9 @@ def test_a_service_is_fed_for_while_it_is_alive(
 
 
 def test_a_slow_start_asks_for_time_and_a_ready_service_for_none(
-    listener: FakeServiceManager, environment: dict[str, str], monkeypatch: pytest.MonkeyPatch
+    listener: FakeServiceManager, environment: dict[str, str]
 ) -> None:
-    monkeypatch.setattr(systemd, "LOOK_S", 0.01)
-    service = Watched(ServiceManager(environment))
+    service = Watched(ServiceManager(environment), look_s=0.01)
 
     def steps() -> None:
         for _ in range(3):
@@ -159,8 +158,7 @@ def test_a_slow_start_asks_for_time_and_a_ready_service_for_none(
 
 
 def test_a_start_without_end_asks_for_no_more_time(
-    listener: FakeServiceManager, environment: dict[str, str], monkeypatch: pytest.MonkeyPatch
+    listener: FakeServiceManager, environment: dict[str, str]
 ) -> None:
-    monkeypatch.setattr(systemd, "START_LIMIT_S", 0.0)
-    Watched(ServiceManager(environment)).run(lambda: None)
+    Watched(ServiceManager(environment), start_limit_s=0.0).run(lambda: None)
     assert listener.is_quiet()

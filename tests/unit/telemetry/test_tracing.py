@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-import builtins
 import re
+import sys
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
@@ -166,14 +166,7 @@ def test_what_goes_wrong_costs_no_request() -> None:
 
 
 def test_a_missing_package_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
-    real = builtins.__import__
-
-    def missing(name: str, *rest: Any) -> Any:
-        if name.startswith("opentelemetry"):
-            raise ImportError("no", name="opentelemetry")
-        return real(name, *rest)
-
-    monkeypatch.setattr(builtins, "__import__", missing)
+    monkeypatch.setitem(sys.modules, "opentelemetry.sdk.resources", None)
     tracer = Tracer(Tracing(endpoint="http://c"), "hall", FakeService())
     asyncio.run(tracer.start())
     assert tracer.problem is not None and "pip install 'edgeslm[tracing]'" in tracer.problem
