@@ -191,7 +191,7 @@ def main(argv: list[str]) -> None:
     # Ctrl-C and systemd's SIGTERM reach the whole group: the parent drains first and then closes the pipe.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    set_up_logging(argv[1], "%(levelname)s %(name)s %(message)s")
+    set_up_logging(argv[1])
     logging.getLogger("uvicorn").setLevel("WARNING")
     asyncio.run(_run(int(argv[0])))
     os._exit(0)  # open streams need no clean end

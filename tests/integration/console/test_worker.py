@@ -2,7 +2,11 @@ from __future__ import annotations
 
 import asyncio
 import re
+import socket
 import ssl
+import struct
+import subprocess
+import sys
 from http.client import HTTPSConnection
 from pathlib import Path
 from types import SimpleNamespace
@@ -47,6 +51,16 @@ def test_it_speaks_tls(broker: Mosquitto, tmp_path: Path) -> None:
         cookie = response.headers["Set-Cookie"]
         assert cookie.startswith("__Host-edgeslm=") and "; Secure" in cookie
         connection.close()
+
+
+def test_its_log_lines_have_the_time() -> None:
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        ours.sendall(struct.pack("!I", 2) + b"[]")
+        fd = theirs.fileno()
+        command = [sys.executable, "-m", "edgeslm.console.worker", str(fd), "DEBUG"]
+        done = subprocess.run(command, pass_fds=[fd], capture_output=True, text=True, timeout=WAIT_S)
+    assert re.match(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d,\d{3} DEBUG asyncio: ", done.stderr)
 
 
 class Connection:
