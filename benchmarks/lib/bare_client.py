@@ -1,9 +1,8 @@
 """Minimal MQTT 5 client: it costs so little that a benchmark measures the other end.
 
 Bytes on a socket: a request is a template with a packet identifier and eight bytes of Correlation Data filled
-in, and all that one ``recv`` brings is answered by one ``sendall``. QoS 1 both ways, with Response Topic and
-Correlation Data as an app sends them. It knows no reconnect, no TLS, and no packet that a benchmark doesn't
-meet.
+in; all that one ``recv`` brings is answered by one ``sendall``. QoS 1 both ways, with Response Topic and
+Correlation Data. No reconnect, no TLS.
 """
 
 from __future__ import annotations

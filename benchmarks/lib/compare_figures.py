@@ -1,7 +1,4 @@
-"""Report of ``compare.py``: rates, latencies, ratios, the table and the chart.
-
-It knows no process and no broker.
-"""
+"""Report of ``compare.py``: rates, latencies, ratios, the table and the chart."""
 
 from __future__ import annotations
 

@@ -1,12 +1,11 @@
 """``edgeslm run`` with fake engines, and such an engine: a settable service time, crashes on request.
 
-    python benchmarks/lib/fake_engine.py run CONFIG            # the daemon, its engines being this file
+    python benchmarks/lib/fake_engine.py run CONFIG            # the daemon, with this file as its engine
     python benchmarks/lib/fake_engine.py FD BUNDLE THREADS LOG_LEVEL
 
-It scores the labels of ``classify`` and nothing else. ``FAKE_SERVICE_MS`` is how long a call takes (default
-0), ``FAKE_CRASH_EVERY`` how many calls come to one that ends the process by SIGKILL in its middle (default:
-none). A bundle whose weights begin with ``wrong`` has it choose another label, with ``crash after N`` end on
-its Nth call.
+It scores the labels of ``classify`` and nothing else. ``FAKE_SERVICE_MS`` is the time of a call (default 0);
+with ``FAKE_CRASH_EVERY`` every so many calls one ends the process by SIGKILL (default: none). If the weights
+of a bundle begin with ``wrong``, it chooses another label; with ``crash after N``, it ends on its Nth call.
 """
 
 from __future__ import annotations

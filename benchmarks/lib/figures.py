@@ -1,7 +1,4 @@
-"""Report of ``engine.py``: medians, paired ratios, the table and the JSON line.
-
-It knows no process and no engine.
-"""
+"""Report of ``engine.py``: medians, paired ratios, the table and the JSON line."""
 
 from __future__ import annotations
 

@@ -1,9 +1,9 @@
 """Simulated dispatcher for ``fleet_model.py``: the rules of ``edgeslm.dispatcher`` over arrays.
 
-It knows what it has sent where, how long a node takes, and what a node last told of requests that came past
-it. A request goes to the node that will be done with it first; at most :data:`WINDOW` are at one node, the
-others wait here, and so does one that a busy faster node would do sooner. Nodes that are told of as gone, or
-that don't answer in time, lose what they have to others.
+A request goes to the node that is expected to finish it first, by the requests in flight there, its service
+time and its last health. At most :data:`WINDOW` requests are at one node; the others wait here, and so does a
+request that a busy faster node would finish sooner. Requests of nodes that are reported gone, or that miss
+their time, go to other nodes.
 """
 
 from __future__ import annotations

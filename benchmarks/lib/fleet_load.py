@@ -1,7 +1,7 @@
 """Open-loop client: requests at a given rate, and their latencies.
 
-A sender that waits for answers offers less to a system that is slow, and sees it in a better light than its
-users do. This one has a time for each request before it begins, and counts latency from that time on.
+A closed-loop client offers less to a slow system and measures too low a latency. This one plans the time of
+each request in advance, and counts latency from that time.
 """
 
 from __future__ import annotations

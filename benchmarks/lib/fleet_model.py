@@ -1,17 +1,17 @@
 """Discrete-event simulation of a fleet: clients, brokers, a dispatcher, nodes that fail and return.
 
-What things cost is measured elsewhere and handed in. A broker and a dispatcher are one thread each and
-take one message after the other. A node computes one request at a time, in the order of arrival. Ways:
+Costs are parameters, measured elsewhere. A broker and a dispatcher are one thread each and process one
+message after the other. A node computes one request at a time, in the order of arrival. Ways of balancing:
 
 - ``share``: the broker deals requests round the members of a shared subscription, as mosquitto 2.0 does,
-  blind to load, and to members that are gone: their persistent sessions take their share and keep it.
-- ``topics``: each sender has a node, by a hash of its name; ``senders`` None draws a node for each request.
-- ``dispatcher``: one process takes all requests and sends each where it is expected to be done first
-  (``fleet_dispatcher.py``). It learns of a death by the last will, ``notice_s`` later, or
-  by missing answers.
+  regardless of load and of failed members: their persistent sessions keep their share.
+- ``topics``: each client has a node, by a hash of its name; ``senders`` None draws a node for each request.
+- ``dispatcher``: one process sends each request to the node that is expected to finish it first
+  (``fleet_dispatcher.py``). It learns of a failure by the last will, ``notice_s`` later, or by missing
+  answers.
 
-It knows no network but a delay, no lost packets, no limits of queues. simpy runs the clock; a request costs
-four events and more, so large fleets are simulated as one of ``cells`` that don't know of each other.
+The network is a delay; packets are never lost and queues have no limits. simpy runs the clock; a request
+costs four events and more, so large fleets are simulated as one of ``cells`` independent ones.
 """
 
 from __future__ import annotations

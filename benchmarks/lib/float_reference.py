@@ -1,7 +1,7 @@
 """Float reference of ``divergence.py``: logits by transformers in float32 at all positions.
 
-One reference for both engines and both copies of the weights, so that nobody is measured against itself. It
-also measures what llama.cpp calls an importance matrix, since a baseline may use one too.
+One reference for both engines and both copies of the weights. It also measures llama.cpp's importance matrix,
+which the baseline may use.
 """
 
 from __future__ import annotations

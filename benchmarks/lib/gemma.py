@@ -1,8 +1,8 @@
 """Gemma 3 270M (pretrained) as a checkpoint of float weights; no recipe was tuned on it.
 
-Four packages carry the parts of its Q4_K_M GGUF, under Gemma's own terms of use; what they hold is taken as
-if it were the original, so everything is held against the numbers of that file. The file has no chat
-template, which an export asks for: the family's is written here.
+Four packages carry the parts of its Q4_K_M GGUF, under Gemma's own terms of use. The weights in that file
+count as the original, and all figures compare with them. The file has no chat template, which an export
+needs: this module has the family's.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Two hundred prompt injections, for passages and messages.
 
-Forty ways to say it, each with five orders. An order names a word that stands nowhere else (``token``), so
-that an answer shows whether it was followed. Nothing here knows what reads them.
+Forty wordings, each with five orders. An order names a word that stands nowhere else (``token``), so that an
+answer shows whether it was followed.
 """
 
 from __future__ import annotations

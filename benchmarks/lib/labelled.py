@@ -1,7 +1,7 @@
 """Labelled messages for training and testing: TREC's questions and SMS spam, from packages.
 
-TREC's last 500 rows are its standard test; of SMS the rows that weren't drawn. Draws are stratified and
-follow a seed. Nothing here knows how a task is taught.
+TREC's last 500 rows are its standard test; of SMS the rows that were not drawn. Draws are stratified and
+seeded.
 """
 
 from __future__ import annotations

@@ -1,14 +1,13 @@
 """llama.cpp through llama-cpp-python: the baseline of ``engine.py`` and ``divergence.py``.
 
-Set up as a good user would: a native build (what ``pip install llama-cpp-python`` makes), weights mapped,
-batches of 512, the threads of the other side, flash attention on or off as told. It is driven through the
-library's own functions, since the package's ``Llama`` class keeps every logit in Python. Run by
-``engine.py`` in a process of its own; on its own it also quantizes:
+Set up for speed: a native build (as ``pip install llama-cpp-python`` makes it), weights mapped, batches of
+512, as many threads as the other side, flash attention as told. It calls the functions of the library,
+because the package's ``Llama`` class keeps every logit in Python. ``engine.py`` runs it as a child process;
+by itself it also quantizes:
 
     python benchmarks/lib/llama.py quantize SOURCE.gguf OUT.gguf --type Q4_0
 
-It knows no bundle and nothing of edgeslm. What it computes, token for token, is
-``edgeslm_export.evaluate.llama_cpp``'s.
+``edgeslm_export.evaluate.llama_cpp`` computes its logits token by token.
 """
 
 from __future__ import annotations

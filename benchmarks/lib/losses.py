@@ -1,7 +1,4 @@
-"""Report of ``divergence.py``: rows, ratios to llama.cpp, the table and the JSON line.
-
-It knows no engine and no file.
-"""
+"""Report of ``divergence.py``: rows, ratios to llama.cpp, the table and the JSON line."""
 
 from __future__ import annotations
 

@@ -1,7 +1,6 @@
 """Workloads of ``compare.py``: tasks of four kinds, and messages that no two runs repeat.
 
-Texts are real ones: SMS and sshd lines of the starter folder, and WikiText-2. Plain data; it knows no broker
-and no baseline.
+Texts are real: SMS and sshd lines of the starter directory, and WikiText-2.
 """
 
 from __future__ import annotations

@@ -1,7 +1,4 @@
-"""Requests of ``mixed.py``: every kind, valid and invalid, with the expected result.
-
-Plain data; it knows no broker.
-"""
+"""Requests of ``mixed.py``: every kind, valid and invalid, with the expected result."""
 
 from __future__ import annotations
 

@@ -1,11 +1,10 @@
 """The starter's weights as a float GGUF, and a copy of them moved off the 4-bit grid.
 
-The starter comes as Q4_1: its matrices hold sixteen values a block already, so whoever quantizes them to
-4 bits with like blocks loses little. The copy computes the same function from other numbers: each norm
-weight is multiplied by a random factor a channel, and the matrices that read it are divided by it.
-Both are written as F32, the only type that holds them exactly, with the metadata of the source.
-
-It knows GGUF names of Llama-like decoders (norms without an offset), and no engine.
+The starter comes as Q4_1: its matrices hold sixteen values a block already, so quantizing them to 4 bits with
+the same blocks loses little. The copy computes the same function from other numbers: each norm weight is
+multiplied by a random factor per channel, and the matrices that read it are divided by it. Both are written
+as F32, the only type that holds them exactly, with the metadata of the source. It reads GGUFs of Llama-like
+decoders (norms without an offset).
 """
 
 from __future__ import annotations

@@ -1,7 +1,6 @@
 """Payloads to fuzz ``protocol/codec`` with: valid messages, mutated.
 
-Each case is made of a seed and its number alone, so one that fails is made again by both. Plain data; it
-knows no parser.
+Each case depends on its seed and number alone, so a failing one can be reproduced.
 """
 
 from __future__ import annotations

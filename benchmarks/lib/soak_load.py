@@ -1,6 +1,6 @@
 """Client of ``soak.py``: an endless mixture of requests, a fixed number in flight.
 
-Requests are made of their number alone. The app goes to the broker directly: only the node's connection is
+A request depends on its number alone. The app connects to the broker directly; only the node's connection is
 cut.
 """
 

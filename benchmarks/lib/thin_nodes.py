@@ -1,8 +1,8 @@
 """Minimal nodes that only answer, so that the broker is measured: sockets in one thread.
 
-To the broker each is a node: a connection of its own with a last will, what a real node retains, a
-subscription to its requests and to its pool's, results at QoS 1, and a request acknowledged after its result.
-What a node does between, it doesn't: no journal, no checks, one queue, one answer after the given time.
+Each is a node for the broker: a connection with a last will, the retained messages of a node, a subscription
+to its requests and to its pool's, results at QoS 1, and a request acknowledged after its result. The rest is
+left out: no journal, no checks, one queue, one answer after the given time.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Models of one process that take turns, step by step, so that a busy moment hits all of them.
 
-128 prompt tokens or one new token a step, in an order that is drawn anew each time. A process says little by
-itself: where a model's weights come to lie in memory is worth some percent. So callers repeat it in fresh
+A step is 128 prompt tokens or one new token, in an order drawn anew each time. One process is not enough: the
+place of a model's weights in memory changes its speed by some percent. So callers repeat it in fresh
 processes (``in_child``) and take the medians (``spread``).
 """
 

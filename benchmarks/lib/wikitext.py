@@ -1,8 +1,7 @@
 """Text for ``divergence.py``: the test split of WikiText-2 (raw), or a file.
 
-As it is, with WikiText's own marks, so that figures can be held against those that others publish; the report
-card of an export reads pieces from all over it instead (``sources.corpus``). Nothing here knows a model:
-tokens are made by the caller's tokenizer.
+Unchanged, with WikiText's own marks, so that figures compare with published ones; the report card of an
+export reads pieces from all over it instead (``sources.corpus``). The caller's tokenizer makes the tokens.
 """
 
 from __future__ import annotations
