@@ -19,7 +19,7 @@ from edgeslm_export.models.adapter import export_adapter
 from edgeslm_export.sources.checkpoint import examine_local
 from edgeslm_export.train.job import TrainingJob
 from edgeslm_export.train.loop import Schedule
-from edgeslm_export.train.lora_training import AdapterShape, teach_decoder
+from edgeslm_export.train.lora_training import AdapterShape, train_decoder
 from edgeslm_export.train.sft_rows import RowEncoder
 
 from benchmarks.lib.descriptions import load_descriptions
@@ -63,7 +63,7 @@ def main() -> None:
             schedule = Schedule(args.epochs, BATCH, RATE, args.seconds)
             origin = examine_local(args.source, "decoder")
             job = TrainingJob(origin.path.resolve(), lora, schedule)
-            said = teach_decoder(job, origin.architecture, args.model, kept, AdapterShape(RANK))
+            said = train_decoder(job, origin.architecture, args.model, kept, AdapterShape(RANK))
             export_adapter(lora, args.out, args.model)
     except EdgeslmError as error:
         sys.exit(str(error))

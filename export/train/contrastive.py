@@ -33,7 +33,7 @@ MOST_PAIRS: Final = 3200
 _WHAT = "training the encoder by pairs"
 
 
-def contrast_encoder(
+def train_contrastive(
     job: TrainingJob, section: EncoderSection, length: int, texts: Sequence[str], truth: Sequence[int]
 ) -> dict[str, Any]:
     """Trains an encoder on pairs of texts; ``job.schedule`` counts pairs as rows.
@@ -52,7 +52,7 @@ def contrast_encoder(
 
 
 def run(task: dict[str, Any], reporter: Reporter) -> dict[str, Any]:
-    """The child's step; the task is that of ``contrast_encoder``."""
+    """The child's step; the task is that of ``train_contrastive``."""
     import torch
     import transformers
 

@@ -65,7 +65,7 @@ class Asked:
     texts: tuple[PairText, ...]
 
 
-def teach_reader(job: TrainingJob, length: int, asked: Sequence[Asked]) -> dict[str, Any]:
+def train_reader(job: TrainingJob, length: int, asked: Sequence[Asked]) -> dict[str, Any]:
     """Trains an encoder and its layers, which are written to ``LAYER`` in ``job.out``.
 
     :param length: most tokens of question and text together.
@@ -94,7 +94,7 @@ class _PairRow:
 
 
 def run(task: dict[str, Any], reporter: Reporter) -> dict[str, Any]:
-    """The child's step; the task is that of ``teach_reader``."""
+    """The child's step; the task is that of ``train_reader``."""
     import torch
     import transformers
 

@@ -32,7 +32,7 @@ from edgeslm_export.models.lora import load_lora
 from edgeslm_export.sources.checkpoint import Origin
 from edgeslm_export.train.job import TrainingJob
 from edgeslm_export.train.loop import Schedule
-from edgeslm_export.train.lora_training import AdapterShape, TokenRow, check_installed, teach_decoder
+from edgeslm_export.train.lora_training import AdapterShape, TokenRow, check_installed, train_decoder
 from edgeslm_export.train.sft_rows import RowEncoder
 from edgeslm_export.train.spec import (
     ENOUGH_TESTED_SLOWLY,
@@ -125,7 +125,7 @@ class AdapterTrainer:
         )
         shape = AdapterShape(RANK, "nf4" if self.method == QLORA else "stored")
         taught = [row for row in encoded if row is not None]
-        said = teach_decoder(job, self._origin.architecture, self.base.path, taught, shape)
+        said = train_decoder(job, self._origin.architecture, self.base.path, taught, shape)
         if missing := len(encoded) - len(kept):
             self._budget.announce(f"{missing} texts are too long to learn from and were left out.")
         return out, said

@@ -47,7 +47,7 @@ def schedule_for(rows: int) -> Schedule:
     return Schedule(epochs, batch, rate=1e-4)
 
 
-def teach_encoder(
+def train_encoder(
     job: TrainingJob,
     section: EncoderSection,
     length: int,
@@ -86,7 +86,7 @@ def load_layer(taught: Path) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.fl
 
 
 def run(task: dict[str, Any], reporter: Reporter) -> dict[str, Any]:
-    """The child's step; the task is that of ``teach_encoder``."""
+    """The child's step; the task is that of ``train_encoder``."""
     import torch
     import transformers
 

@@ -19,8 +19,8 @@ from edgeslm_export.jobs.checkpoint_notes import Notes
 from edgeslm_export.jobs.resources import check_resources
 from edgeslm_export.models.encoder import fill_encoder, read_pooling
 from edgeslm_export.sources.checkpoint import Origin, examine_local
-from edgeslm_export.train.contrastive import PAIRS, contrast_encoder
-from edgeslm_export.train.encoder_finetune import LONGEST, load_layer, schedule_for, teach_encoder
+from edgeslm_export.train.contrastive import PAIRS, train_contrastive
+from edgeslm_export.train.encoder_finetune import LONGEST, load_layer, schedule_for, train_encoder
 from edgeslm_export.train.field_spec import FieldSpec
 from edgeslm_export.train.job import TrainingJob
 from edgeslm_export.train.logistic_head import fit_layer, learn
@@ -101,7 +101,7 @@ class HeadMethod:
         }
 
 
-class TaughtEncoder(abc.ABC):
+class FineTunedEncoder(abc.ABC):
     """Fine-tunes an encoder: once for each fold, then on all rows."""
 
     def __init__(
@@ -157,7 +157,7 @@ class TaughtEncoder(abc.ABC):
         )
 
     def _head_fields(self, fields: Mapping[str, Any]) -> dict[str, Any]:
-        """A head's manifest fields, from those of ``fill_taught``."""
+        """A head's manifest fields, from those of ``fill_finetuned``."""
         source = self._origin.source
         return {
             **{key: fields[key] for key in ENCODER_FIELDS},
@@ -169,7 +169,7 @@ class TaughtEncoder(abc.ABC):
         }
 
 
-def fill_taught(taught: Path, origin: Origin, folder: Path, budget: Budget) -> dict[str, Any]:
+def fill_finetuned(taught: Path, origin: Origin, folder: Path, budget: Budget) -> dict[str, Any]:
     """Writes an encoder's bundle to ``folder`` from the checkpoint ``taught``, fine-tuned from ``origin``.
 
     :return: its manifest's fields, with the ``report`` on its similarity to the float model.
@@ -184,7 +184,7 @@ def fill_taught(taught: Path, origin: Origin, folder: Path, budget: Budget) -> d
     return {**fields, "report": {"cosine_to_float": likeness["cosine_to_float"]}}
 
 
-class EncoderMethod(TaughtEncoder):
+class EncoderMethod(FineTunedEncoder):
     """Fine-tunes an encoder with a classification layer."""
 
     def __init__(self, origin: Origin, spec: TaskSpec, budget: Budget, notes: Notes, work: Path) -> None:
@@ -241,11 +241,11 @@ class EncoderMethod(TaughtEncoder):
         job = self._job(name, rows, PAIRS if self._by_pairs else schedule_for(len(spec.texts)), aside)
         what = self._section, self._length, texts
         if self._by_pairs:
-            said = contrast_encoder(job, *what, truth.tolist())
+            said = train_contrastive(job, *what, truth.tolist())
         else:
             wanted = truth if spec.shares is None else spec.shares[rows]
-            said = teach_encoder(job, *what, wanted.tolist(), len(spec.labels))
-        fields = fill_taught(job.out, self._origin, folder, self._budget)
+            said = train_encoder(job, *what, wanted.tolist(), len(spec.labels))
+        fields = fill_finetuned(job.out, self._origin, folder, self._budget)
         if self._by_pairs:
             vectors = embed_texts(load_encoder(folder), texts)
             layer: tuple[Floats, Floats] = fit_layer(vectors, truth, _STRENGTH, len(spec.labels))

@@ -25,15 +25,15 @@ from edgeslm_export.train.decoder_methods import schedule_for as writing_schedul
 from edgeslm_export.train.encoder_finetune import schedule_for
 from edgeslm_export.train.encoder_methods import (
     WEIGHTS,
-    TaughtEncoder,
+    FineTunedEncoder,
     centroids_of_texts,
     distances_from,
-    fill_taught,
+    fill_finetuned,
     save_arrays,
 )
 from edgeslm_export.train.field_spec import FieldSpec, aim_at, plan_fields
 from edgeslm_export.train.loop import Schedule
-from edgeslm_export.train.span_training import load_arrays, teach_pointer
+from edgeslm_export.train.span_training import load_arrays, train_spans
 from edgeslm_export.train.spec import (
     ENCODER,
     Budget,
@@ -73,7 +73,7 @@ class FieldTrial:
         return (~self.right).astype(float)
 
 
-class PointerMethod(TaughtEncoder):
+class PointerMethod(FineTunedEncoder):
     """Fine-tunes an encoder with layers that extract spans."""
 
     def __init__(self, origin: Origin, spec: FieldSpec, budget: Budget, notes: Notes, work: Path) -> None:
@@ -169,8 +169,8 @@ class PointerMethod(TaughtEncoder):
         job = self._job(name, rows, schedule_for(len(self._texts)), aside)
         options = [field.options for field in self._fields]
         aims = [self._aims[row] for row in rows.tolist()]
-        said = teach_pointer(job, self._section, self._length, texts, options, aims)
-        fields = fill_taught(job.out, self._origin, folder, self._budget)
+        said = train_spans(job, self._section, self._length, texts, options, aims)
+        fields = fill_finetuned(job.out, self._origin, folder, self._budget)
         centroids = centroids_of_texts(load_encoder(folder), texts)
         save_arrays(folder, {**load_arrays(job.out), "centroids": centroids})
         shutil.rmtree(job.out)

@@ -61,20 +61,20 @@ class AdapterShape:
     base: Base = "stored"
 
 
-def can_teach() -> bool:
+def can_train_adapters() -> bool:
     """Whether PEFT, of the extra ``teach``, is installed."""
     return importlib.util.find_spec("peft") is not None
 
 
 def check_installed(base: Base) -> None:
     """:raises ExportError: the library of an extra is missing."""
-    if not can_teach():
+    if not can_train_adapters():
         raise ExportError(MISSING)
     if base == "nf4" and importlib.util.find_spec("bitsandbytes") is None:
         raise ExportError(MISSING_4_BITS)
 
 
-def teach_decoder(
+def train_decoder(
     job: TrainingJob, architecture: str, bundle: Path, rows: Sequence[TokenRow], shape: AdapterShape
 ) -> dict[str, Any]:
     """Trains an adapter on the checkpoint and writes a LoRA folder, as PEFT saves it.
@@ -98,7 +98,7 @@ def teach_decoder(
 
 
 def run(task: dict[str, Any], reporter: Reporter) -> dict[str, Any]:
-    """The child's step; the task is that of ``teach_decoder``."""
+    """The child's step; the task is that of ``train_decoder``."""
     from edgeslm_export.sources.normalize import make_checkpoint
     from peft import LoraConfig, get_peft_model
 

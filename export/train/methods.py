@@ -13,7 +13,7 @@ from edgeslm_export.train.encoder_methods import EncoderMethod, HeadMethod
 from edgeslm_export.train.extract_methods import FieldTrial, PointerMethod, WriterMethod
 from edgeslm_export.train.field_spec import FieldSpec
 from edgeslm_export.train.lora_training import MISSING as MISSING_PEFT
-from edgeslm_export.train.lora_training import can_teach
+from edgeslm_export.train.lora_training import can_train_adapters
 from edgeslm_export.train.spec import ENCODER, HEAD, LORA, QLORA, Budget, Inputs, Method, TaskSpec, Trial
 
 from edgeslm.errors import ExportError
@@ -79,7 +79,7 @@ def _decoders(inputs: Inputs, budget: Budget, *, has_others: bool) -> Iterator[t
     """The decoder methods to try, each with its base and the base's checkpoint."""
     if inputs.base is None or inputs.decoder is None:
         return
-    if not budget.methods and has_others and not can_teach():
+    if not budget.methods and has_others and not can_train_adapters():
         budget.announce(f"{MISSING_PEFT} No adapter is tried.")
         return
     for method in (LORA, QLORA):

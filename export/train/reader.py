@@ -33,13 +33,13 @@ from edgeslm_export.jobs.resources import check_resources
 from edgeslm_export.models.encoder import read_pooling
 from edgeslm_export.sources.checkpoint import Origin, bundle_name
 from edgeslm_export.train.cross_encoder import take_apart
-from edgeslm_export.train.cross_encoder_training import LONGEST, Asked, PairText, teach_reader
+from edgeslm_export.train.cross_encoder_training import LONGEST, Asked, PairText, train_reader
 from edgeslm_export.train.encoder_finetune import LAYER
 from edgeslm_export.train.encoder_methods import (
     BYTES_A_WEIGHT,
     ENCODER_FIELDS,
     WEIGHTS,
-    fill_taught,
+    fill_finetuned,
     save_arrays,
 )
 from edgeslm_export.train.job import TrainingJob
@@ -104,7 +104,7 @@ def export_reader(
         _, context_length = read_pooling(origin.path)
         state = notes.state("taught")
         job = TrainingJob(origin.path, taught, schedule, aside, state, budget.on_progress, budget.debug)
-        said = teach_reader(job, min(LONGEST, context_length), asked)
+        said = train_reader(job, min(LONGEST, context_length), asked)
         fields, likeness = _fill(stage, taught, origin, budget)
         figures = {**measure(stage, [asked[number] for number in aside]), **likeness}
         write_report(stage, {**figures, **reproducible(said)})
@@ -141,7 +141,7 @@ def _fill(stage: Path, taught: Path, origin: Origin, budget: Budget) -> tuple[di
     :return: the manifest's fields, and the report with the similarity to the float model.
     """
     pool_by_first_token(taught)
-    of_encoder = fill_taught(taught, origin, stage, budget)
+    of_encoder = fill_finetuned(taught, origin, stage, budget)
     import numpy as np
 
     with np.load(taught / LAYER, allow_pickle=False) as arrays:

@@ -25,7 +25,7 @@ from edgeslm_export.sources.checkpoint import Origin, bundle_name, examine_local
 from edgeslm_export.train.encoder_methods import BYTES_A_WEIGHT
 from edgeslm_export.train.job import TrainingJob
 from edgeslm_export.train.loop import Schedule, reproducible
-from edgeslm_export.train.retriever_training import Sought, teach_retriever
+from edgeslm_export.train.retriever_training import Sought, train_retriever
 from edgeslm_export.train.spec import Budget
 
 from edgeslm.bundle.manifest import Manifest
@@ -77,7 +77,7 @@ def export_retriever(
         else:
             budget.announce("There are too few sources to hold one out: the gain of training isn't measured.")
         job = TrainingJob(origin.path, taught, schedule, on_progress=budget.on_progress, debug=budget.debug)
-        said = teach_retriever(job, section, min(LONGEST, context_length), make_chunks(texts))
+        said = train_retriever(job, section, min(LONGEST, context_length), make_chunks(texts))
         fields, report = _fill(examine_local(taught, "encoder", origin.source), stage, recipe, budget)
         figures = {"before": before, "after": hits(stage, aside, budget.on_progress)}
         write_report(stage, {**report, **figures, **reproducible(said)})

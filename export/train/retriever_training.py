@@ -46,7 +46,7 @@ Chunk = Sequence[Sought]
 """Texts of one source: hard negatives for each other."""
 
 
-def teach_retriever(
+def train_retriever(
     job: TrainingJob, section: EncoderSection, length: int, chunks: Sequence[Chunk]
 ) -> dict[str, Any]:
     """Trains an encoder; the batch of ``job.schedule`` counts chunks.
@@ -65,7 +65,7 @@ def teach_retriever(
 
 
 def run(task: dict[str, Any], reporter: Reporter) -> dict[str, Any]:
-    """The child's step; the task is that of ``teach_retriever``."""
+    """The child's step; the task is that of ``train_retriever``."""
     import torch
     import transformers
 

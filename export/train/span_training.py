@@ -36,7 +36,7 @@ ARRAYS = ("weight", "bias", "place_weight", "place_bias")
 _NOWHERE = -1e9
 
 
-def teach_pointer(
+def train_spans(
     job: TrainingJob,
     section: EncoderSection,
     length: int,
@@ -87,7 +87,7 @@ class _SpanRow:
 
 
 def run(task: dict[str, Any], reporter: Reporter) -> dict[str, Any]:
-    """The child's step; the task is that of ``teach_pointer``."""
+    """The child's step; the task is that of ``train_spans``."""
     import torch
     import transformers
 

@@ -143,8 +143,8 @@ def pointer_teacher(
         return {**fields, "report": {"cosine_to_float": {"mean": 1.0}}}
 
     fake = FakePointerTeacher()
-    monkeypatch.setattr(extract_methods, "teach_pointer", fake)
-    monkeypatch.setattr(extract_methods, "fill_taught", fill)
+    monkeypatch.setattr(extract_methods, "train_spans", fake)
+    monkeypatch.setattr(extract_methods, "fill_finetuned", fill)
     return fake
 
 

@@ -147,7 +147,7 @@ def make_lora(folder: Path, *, rank: int = 2) -> Path:
 
 @dataclass
 class FakeTeacher:
-    """Replaces ``teach_decoder``: records its arguments and writes a LoRA of noise."""
+    """Replaces ``train_decoder``: records its arguments and writes a LoRA of noise."""
 
     best_epoch: int = 3
     rows: list[Sequence[TokenRow]] = field(default_factory=list)
@@ -173,7 +173,7 @@ class FakeTeacher:
 
 @dataclass
 class FakePointerTeacher:
-    """Replaces ``teach_pointer``: records its arguments and doesn't train, so that all classes are equally
+    """Replaces ``train_spans``: records its arguments and doesn't train, so that all classes are equally
     likely and the first one is chosen. The call ``interrupted_at`` is interrupted instead."""
 
     best_epoch: int = 4

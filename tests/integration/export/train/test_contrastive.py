@@ -11,7 +11,7 @@ import torch
 import transformers
 from edgeslm_export.models.encoder import read_pooling
 from edgeslm_export.sources.checkpoint import examine_local
-from edgeslm_export.train.contrastive import MOST_PAIRS, PAIRS, contrast_encoder, draw_pairs
+from edgeslm_export.train.contrastive import MOST_PAIRS, PAIRS, draw_pairs, train_contrastive
 from edgeslm_export.train.encoder_finetune import pooled
 from edgeslm_export.train.job import TrainingJob
 
@@ -63,7 +63,7 @@ def test_texts_of_one_label_come_to_lie_together(tmp_path: Path, encoders: Path,
     texts, truth = sayings(16)
     section, _ = read_pooling(encoders / "e5")
     job = TrainingJob(encoders / "e5", tmp_path / "out", replace(PAIRS, epochs=20, rate=2e-3))
-    said = contrast_encoder(job, section, 64, texts, truth)
+    said = train_contrastive(job, section, 64, texts, truth)
     assert said["epochs"] == said["best_epoch"] == 20
     assert said["peak_rss"] > 0
     assert examine_local(job.out, "encoder").architecture == "XLMRobertaModel"
@@ -76,4 +76,4 @@ def test_a_time_too_short_is_told(tmp_path: Path, encoders: Path) -> None:
     section, _ = read_pooling(encoders / "bge")
     job = TrainingJob(encoders / "bge", tmp_path / "out", replace(PAIRS, seconds=1e-9))
     with pytest.raises(ExportError, match="training the encoder by pairs finished 0 of"):
-        contrast_encoder(job, section, 64, ["a", "b"], [0, 1])
+        train_contrastive(job, section, 64, ["a", "b"], [0, 1])

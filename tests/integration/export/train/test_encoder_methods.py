@@ -102,8 +102,8 @@ class FakeTeachers:
         self.wanted: list[Any] = []
         self.jobs: list[TrainingJob] = []
         self.pairs: list[TrainingJob] = []
-        monkeypatch.setattr(encoder_methods, "teach_encoder", self.by_labels)
-        monkeypatch.setattr(encoder_methods, "contrast_encoder", self.by_pairs)
+        monkeypatch.setattr(encoder_methods, "train_encoder", self.by_labels)
+        monkeypatch.setattr(encoder_methods, "train_contrastive", self.by_pairs)
         monkeypatch.setattr(encoder_methods, "fill_encoder", self.fill)
         monkeypatch.setattr(encoder_methods, "load_encoder", self.load)
         monkeypatch.setattr(encoder_methods, "embed_texts", fake_vectors)

@@ -270,7 +270,7 @@ def writer(bench: Bench, int4_base: Path, tiny: Path) -> Writer:
 @pytest.fixture
 def teacher(monkeypatch: pytest.MonkeyPatch) -> FakeTeacher:
     fake = FakeTeacher()
-    monkeypatch.setattr(decoder_methods, "teach_decoder", fake)
+    monkeypatch.setattr(decoder_methods, "train_decoder", fake)
     return fake
 
 

@@ -21,7 +21,7 @@ from edgeslm_export.train.lora_training import (
     TokenRow,
     _loss,
     check_installed,
-    teach_decoder,
+    train_decoder,
 )
 
 from edgeslm.errors import ExportError
@@ -107,7 +107,7 @@ ROWS = [
 def teach(origin: Origin, bundle: Path, out: Path, base: Base = "stored", **options: Any) -> dict[str, Any]:
     schedule = options.pop("schedule", SHORT)
     job = TrainingJob(origin.path, out, schedule, **options)
-    return teach_decoder(job, origin.architecture, bundle, ROWS, AdapterShape(4, base))
+    return train_decoder(job, origin.architecture, bundle, ROWS, AdapterShape(4, base))
 
 
 @pytest.fixture(scope="module")
@@ -165,7 +165,7 @@ def test_rows_aside_say_when_to_stop(origin: Origin, int4_base: Path, tmp_path: 
     schedule = Schedule(epochs=10, batch=8, rate=5e-3)
     rows, aside = [*turned, *ROWS], [0, 1]
     job = TrainingJob(origin.path, tmp_path / "out", schedule, aside)
-    said = teach_decoder(job, origin.architecture, int4_base, rows, AdapterShape(4))
+    said = train_decoder(job, origin.architecture, int4_base, rows, AdapterShape(4))
     assert (said["best_epoch"], said["epochs"]) == (1, 3)
 
 

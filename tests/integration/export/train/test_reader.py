@@ -276,7 +276,7 @@ def test_the_same_command_goes_on_where_it_was_interrupted(
         job.state.write_bytes(b"so far")
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(reader, "teach_reader", teach)
+    monkeypatch.setattr(reader, "train_reader", teach)
     origin = examine_local(encoders / "bge", "encoder")
     for budget in (Budget(), Budget(), Budget(seconds=60)):
         with pytest.raises(KeyboardInterrupt):

@@ -10,7 +10,7 @@ import transformers
 from edgeslm_export.models.encoder import read_pooling
 from edgeslm_export.train.job import TrainingJob
 from edgeslm_export.train.loop import Schedule
-from edgeslm_export.train.retriever_training import Sought, _Retriever, _Text, teach_retriever
+from edgeslm_export.train.retriever_training import Sought, _Retriever, _Text, train_retriever
 
 from edgeslm.errors import ExportError
 
@@ -31,7 +31,7 @@ CHUNKS = [
 def test_questions_come_to_lie_near_their_texts(encoders: Path, tmp_path: Path, name: str) -> None:
     section, _ = read_pooling(encoders / name)
     schedule = Schedule(epochs=20, batch=2, rate=3e-3)
-    said = teach_retriever(TrainingJob(encoders / name, tmp_path / "out", schedule), section, 32, CHUNKS)
+    said = train_retriever(TrainingJob(encoders / name, tmp_path / "out", schedule), section, 32, CHUNKS)
     assert said["loss"] < 0.5
     tokenizer = transformers.AutoTokenizer.from_pretrained(tmp_path / "out")
     pupil = _Retriever(transformers.AutoModel.from_pretrained(tmp_path / "out").eval(), section.pooling)
@@ -58,4 +58,4 @@ def test_a_time_too_short_is_told(encoders: Path, tmp_path: Path) -> None:
     section, _ = read_pooling(encoders / "bge")
     schedule = Schedule(epochs=1, batch=2, rate=1e-3, seconds=1e-9)
     with pytest.raises(ExportError, match="training the encoder to search finished 0 of"):
-        teach_retriever(TrainingJob(encoders / "bge", tmp_path / "out", schedule), section, 32, CHUNKS)
+        train_retriever(TrainingJob(encoders / "bge", tmp_path / "out", schedule), section, 32, CHUNKS)

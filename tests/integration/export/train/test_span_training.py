@@ -25,7 +25,7 @@ from edgeslm_export.train.span_training import (
     _SpanHead,
     _SpanRow,
     load_arrays,
-    teach_pointer,
+    train_spans,
 )
 
 from edgeslm.bundle.spans import bare_offsets
@@ -51,14 +51,14 @@ def teach(source: Path, out: Path, schedule: Schedule = SHORT, **options: Any) -
     """``LESSON``."""
     section, _ = read_pooling(source)
     job = TrainingJob(source, out, schedule, **options)
-    return teach_pointer(job, section, 64, LESSON.texts, OPTIONS, AIMS)
+    return train_spans(job, section, 64, LESSON.texts, OPTIONS, AIMS)
 
 
 def teach_place(source: Path, out: Path, aims: Sequence[Aim]) -> dict[str, Any]:
     """``TEXT`` again and again, with a field that always stands there."""
     section, _ = read_pooling(source)
     texts = [TEXT] * len(aims)
-    return teach_pointer(TrainingJob(source, out, WORDS), section, 64, texts, [1], [[aim] for aim in aims])
+    return train_spans(TrainingJob(source, out, WORDS), section, 64, texts, [1], [[aim] for aim in aims])
 
 
 @pytest.fixture(scope="module")

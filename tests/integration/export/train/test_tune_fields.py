@@ -49,7 +49,7 @@ def inputs(tiny: Path, int4_base: Path) -> Inputs:
 @pytest.fixture
 def teacher(monkeypatch: pytest.MonkeyPatch) -> FakeTeacher:
     fake = FakeTeacher()
-    monkeypatch.setattr(decoder_methods, "teach_decoder", fake)
+    monkeypatch.setattr(decoder_methods, "train_decoder", fake)
     return fake
 
 
@@ -165,7 +165,7 @@ def test_what_was_found_is_not_found_again(
             raise KeyboardInterrupt
         return teacher(*given, **how)
 
-    monkeypatch.setattr(decoder_methods, "teach_decoder", teach)
+    monkeypatch.setattr(decoder_methods, "train_decoder", teach)
     with pytest.raises(KeyboardInterrupt):
         learn(tmp_path, inputs)
     _, report = learn(tmp_path, inputs)
@@ -194,7 +194,7 @@ def test_what_was_found_of_another_task_says_nothing(
         return teacher(*given, **how)
 
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(decoder_methods, "teach_decoder", interrupt)
+        patch.setattr(decoder_methods, "train_decoder", interrupt)
         learn(tmp_path, inputs)
     learn(tmp_path, inputs, text=TASK + change)
     assert [len(rows) for rows in teacher.rows] == [24, 24, 30]

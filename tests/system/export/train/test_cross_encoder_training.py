@@ -15,7 +15,7 @@ from edgeslm_export.train.cross_encoder_training import (
     _CrossEncoder,
     _make_row,
     _PairRow,
-    teach_reader,
+    train_reader,
 )
 from edgeslm_export.train.encoder_finetune import LAYER
 from edgeslm_export.train.job import TrainingJob
@@ -94,7 +94,7 @@ def test_padding_changes_no_logit(tokenizer: Any, encoders: Path) -> None:
 
 def test_it_learns_which_text_answers_which_question(encoders: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
-    said = teach_reader(TrainingJob(encoders / "bge", out, SHORT, [0, 1]), 64, ASKED)
+    said = train_reader(TrainingJob(encoders / "bge", out, SHORT, [0, 1]), 64, ASKED)
     assert said["loss_aside"] < 0.4
     assert said["temperature"] >= 1
     with np.load(out / LAYER, allow_pickle=False) as arrays:
@@ -120,4 +120,4 @@ def test_it_learns_which_text_answers_which_question(encoders: Path, tmp_path: P
 def test_a_time_too_short_is_told(encoders: Path, tmp_path: Path) -> None:
     schedule = Schedule(epochs=2, batch=8, rate=1e-3, seconds=1e-9)
     with pytest.raises(ExportError, match="training the reader finished 0 of"):
-        teach_reader(TrainingJob(encoders / "bge", tmp_path / "out", schedule), 64, ASKED)
+        train_reader(TrainingJob(encoders / "bge", tmp_path / "out", schedule), 64, ASKED)

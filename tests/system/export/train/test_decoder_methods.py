@@ -58,7 +58,7 @@ def bench(int4_base: Path, origin: Origin, tmp_path: Path) -> Bench:
 @pytest.fixture
 def teacher(monkeypatch: pytest.MonkeyPatch) -> FakeTeacher:
     fake = FakeTeacher()
-    monkeypatch.setattr(decoder_methods, "teach_decoder", fake)
+    monkeypatch.setattr(decoder_methods, "train_decoder", fake)
     return fake
 
 
@@ -96,7 +96,7 @@ def test_what_was_found_is_not_found_again(
     tried: tuple[Bench, DecoderMethod, Trial], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     bench, _, trial = tried
-    monkeypatch.setattr(decoder_methods, "teach_decoder", refuse)
+    monkeypatch.setattr(decoder_methods, "train_decoder", refuse)
     again = bench.way(LESSON).try_out()
     assert again.fitted == trial.fitted
     assert again.figures == trial.figures

@@ -10,7 +10,7 @@ import torch
 import transformers
 from edgeslm_export.models.encoder import read_pooling
 from edgeslm_export.sources.checkpoint import examine_local
-from edgeslm_export.train.encoder_finetune import LAYER, _Classifier, load_layer, schedule_for, teach_encoder
+from edgeslm_export.train.encoder_finetune import LAYER, _Classifier, load_layer, schedule_for, train_encoder
 from edgeslm_export.train.job import TrainingJob
 from edgeslm_export.train.loop import Schedule
 
@@ -35,7 +35,7 @@ def vectors_of(checkpoint: Path, texts: list[str]) -> np.ndarray[tuple[int, ...]
 def test_labels_are_told_apart_by_what_was_taught(tmp_path: Path, encoders: Path) -> None:
     section, _ = read_pooling(encoders / "bge")
     out = tmp_path / "out"
-    said = teach_encoder(TrainingJob(encoders / "bge", out, SCHEDULE), section, 64, TEXTS, TRUTH, 2)
+    said = train_encoder(TrainingJob(encoders / "bge", out, SCHEDULE), section, 64, TEXTS, TRUTH, 2)
     assert said["epochs"] == said["best_epoch"] == 10
     assert examine_local(out, "encoder").architecture == "BertModel"
     assert (out / LAYER).is_file()
@@ -52,7 +52,7 @@ def test_shares_of_a_teacher_are_learned(tmp_path: Path, encoders: Path) -> None
     section, _ = read_pooling(encoders / "bge")
     out = tmp_path / "out"
     shares = [[0.7, 0.3] if label == 0 else [0.3, 0.7] for label in TRUTH]
-    teach_encoder(TrainingJob(encoders / "bge", out, SCHEDULE), section, 64, TEXTS, shares, 2)
+    train_encoder(TrainingJob(encoders / "bge", out, SCHEDULE), section, 64, TEXTS, shares, 2)
     weight, bias = load_layer(out)
     logits = vectors_of(out, TEXTS) @ weight.T + bias
     likely = 1 / (1 + np.exp(logits[:, 1] - logits[:, 0]))
@@ -67,7 +67,7 @@ def test_rows_aside_choose_the_epoch(tmp_path: Path, encoders: Path) -> None:
     truth = [1 - label if row in aside else label for row, label in enumerate(TRUTH)]
     schedule = Schedule(epochs=15, batch=8, rate=3e-3)
     job = TrainingJob(encoders / "bge", tmp_path / "out", schedule, aside)
-    said = teach_encoder(job, section, 64, TEXTS, truth, 2)
+    said = train_encoder(job, section, 64, TEXTS, truth, 2)
     assert said["epochs"] == said["best_epoch"] + 2 < 15
 
 
