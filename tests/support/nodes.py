@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any, ClassVar, TypeVar
 from unittest import mock
 
+import pytest
 import yaml
 
 import edgeslm
@@ -41,6 +42,12 @@ class FakeProcess(EngineProcess):
     """Its worker does what the input says (``tests/support/fake_worker.py``)."""
 
     command = FAKE_COMMAND
+
+
+@pytest.fixture
+def fake_engines(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The engines of this process are fakes."""
+    monkeypatch.setattr(EngineProcess, "command", FAKE_COMMAND)
 
 
 FAKE_RUN = """

@@ -3,6 +3,11 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
+
+import pytest
+
+from edgeslm.knowledge.readers import limited
 
 _CODE = """
 import os, re, sys, time
@@ -16,6 +21,7 @@ def read_document(path, source, **more):
 read_worker.read_document = read_document
 read_worker.main()
 """
+ReadWith = Callable[[tuple[str, ...]], None]
 CRASH = "os._exit(9)"
 FREEZE = "re.search('^(a|a)*$', 'a' * 60 + 'b')"
 """Hangs, and holds the interpreter's lock."""
@@ -23,6 +29,12 @@ HOARD = "hoard = [0] * 10**9"
 
 
 def command(act: str) -> tuple[str, ...]:
-    """A value of ``limited.COMMAND``. The child counts its runs in the file ``tries`` beside the file's
-    folder, and behaves well once ``mended`` exists."""
+    """The command of a child that does ``act`` on such files. It counts its runs in the file ``tries`` beside
+    the file's folder, and behaves well once ``mended`` exists."""
     return (sys.executable, "-P", "-c", _CODE.format(act=act))
+
+
+@pytest.fixture
+def read_with(monkeypatch: pytest.MonkeyPatch) -> ReadWith:
+    """Files are read by another command."""
+    return lambda command: monkeypatch.setattr(limited, "COMMAND", command)
