@@ -36,7 +36,7 @@ _UNPACKED: Final = 10
 """Assumed compression ratio of packed files."""
 _ANSWER_BYTES: Final = 64_000_000
 """Longest line of progress: a row of a table."""
-_MOST_CHARACTERS: Final = 4 * MAX_CHARACTERS
+MOST_CHARACTERS: Final = 4 * MAX_CHARACTERS
 """Most characters of passages and cells accepted from the child."""
 
 
@@ -44,13 +44,13 @@ class ReadingError(KnowledgeError):
     """The child was killed while reading a file, or exited by itself."""
 
 
-def limits_of(path: Path, size: int) -> tuple[float, int]:
+def limits_of(path: Path, size: int, most_s: float = MOST_S) -> tuple[float, int]:
     """Time in seconds and memory in bytes for a file of ``size`` bytes."""
     kind = find_kind(path)
     if kind in OFFICE or (path.suffix.lower() == COMPRESSED and kind is not Kind.PDF):
         size = min(size * _UNPACKED, MAX_CHARACTERS)
     memory = _LEAST_MEMORY_BYTES + _MEMORY_FACTOR * size
-    return min(MOST_S, _LEAST_S + size / _BYTES_PER_S), min(MOST_MEMORY_BYTES, memory)
+    return min(most_s, _LEAST_S + size / _BYTES_PER_S), min(MOST_MEMORY_BYTES, memory)
 
 
 class ReadingListener:
@@ -62,6 +62,9 @@ class ReadingListener:
 
 class Reading:
     """A child process that reads many files. Use as a context manager; it starts with the first file."""
+
+    most_s = MOST_S
+    """Longest time for one file."""
 
     def __init__(self) -> None:
         self._job = Job(MODULE, command=COMMAND, answer_bytes=_ANSWER_BYTES)
@@ -81,8 +84,8 @@ class Reading:
         :raises ReadingError: a limit was reached, or the child crashed.
         :raises KnowledgeError: see ``reader.read_document``; or no child can be started.
         """
-        timeout_s, memory_bytes = limits_of(path, size)
-        content = _Content(source, listener)
+        timeout_s, memory_bytes = limits_of(path, size, self.most_s)
+        content = Content(source, listener)
         try:
             answer = self._job.ask(
                 {"path": str(path), "source": source},
@@ -106,11 +109,14 @@ class Reading:
             ) from None
 
 
-class _Content:
+class Content:
     """Collects a document from the child's progress messages, which come in small pieces."""
 
-    def __init__(self, source: str, listener: ReadingListener) -> None:
+    def __init__(
+        self, source: str, listener: ReadingListener, most_characters: int = MOST_CHARACTERS
+    ) -> None:
         self._source = source
+        self._most_characters = most_characters
         self._listener = listener
         self._passages: list[Passage] = []
         self._rows: list[Row] = []
@@ -147,5 +153,5 @@ class _Content:
 
     def _count(self, *texts: str) -> None:
         self._characters += sum(map(len, texts))
-        if self._characters > _MOST_CHARACTERS:
+        if self._characters > self._most_characters:
             raise ValueError

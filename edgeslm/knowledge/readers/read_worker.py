@@ -38,14 +38,14 @@ class _LogForwarder(logging.Handler):
 _LOG_FORWARDER = _LogForwarder()
 
 
-def answer(order: Any, progress: job.Progress) -> Any:
+def answer(order: Any, progress: job.Progress, tell_every_s: float = TELL_EVERY_S) -> Any:
     _LOG_FORWARDER.progress = progress
     source = order["source"]
     reported_at = time.monotonic()
 
     def report_page(page: int, pages: int) -> None:
         nonlocal reported_at
-        if time.monotonic() - reported_at > TELL_EVERY_S:
+        if time.monotonic() - reported_at > tell_every_s:
             reported_at = time.monotonic()
             progress({"part": f"page {page:,} of {pages:,}"})
 

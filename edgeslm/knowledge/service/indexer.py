@@ -48,15 +48,26 @@ _FileState = tuple[int, int, int]
 _Wanted = tuple[int, Memory]
 
 
+def pause_s(took_s: float, least_s: float) -> float:
+    """Seconds between two scans, after one of ``took_s``."""
+    return max(least_s, min(LONGEST_PAUSE_S, SHARE * took_s))
+
+
 class Indexer:
     """Maintains the collections in ``specs``."""
 
     def __init__(
-        self, specs: Sequence[CollectionSpec], parent: Parent, *, sweep_every_s: float = SWEEP_EVERY_S
+        self,
+        specs: Sequence[CollectionSpec],
+        parent: Parent,
+        *,
+        sweep_every_s: float = SWEEP_EVERY_S,
+        settled_s: float = SETTLED_S,
     ) -> None:
         self._specs = specs
         self._parent = parent
         self._sweep_every_s = sweep_every_s
+        self._settled_s = settled_s
         locks = defaultdict[Path, FairLock](FairLock)
         self._locks = {spec.name: locks[find_collection(spec.path).absolute()] for spec in specs}
         self._waiting = {spec.name: queue.SimpleQueue[_Wanted]() for spec in specs if spec.writes}
@@ -139,7 +150,7 @@ class Indexer:
             for spec in self._specs:
                 self._work("sweep", self._sweep, spec, opened)
             took = time.monotonic() - started
-            time.sleep(max(self._sweep_every_s, min(LONGEST_PAUSE_S, SHARE * took)))
+            time.sleep(pause_s(took, self._sweep_every_s))
 
     def _sweep(self, spec: CollectionSpec, collection: Collection, trouble: list[str]) -> None:
         while collection.remove_expired(most=TOGETHER) == TOGETHER:
@@ -147,7 +158,7 @@ class Indexer:
         if spec.watch:
             watched = self._watched.get(spec.name)
             if watched is None or watched.collection is not collection:  # the file may have been replaced
-                watched = self._watched[spec.name] = _Watched(spec, collection)
+                watched = self._watched[spec.name] = _Watched(spec, collection, self._settled_s)
             watched.scan(trouble)
 
     # --- vectors ------------------------------------------------------------------------------------
@@ -205,8 +216,9 @@ class Indexer:
 class _Watched(IntakeListener):
     """A collection's watched files and their last known state."""
 
-    def __init__(self, spec: CollectionSpec, collection: Collection) -> None:
+    def __init__(self, spec: CollectionSpec, collection: Collection, settled_s: float) -> None:
         self.collection = collection
+        self._settled_s = settled_s
         self._name = spec.name
         self._watch = spec.watch
         self._seen: dict[Path, _FileState] = {}
@@ -244,7 +256,7 @@ class _Watched(IntakeListener):
             except OSError:
                 continue
             # A time in the future comes from a wrong clock, here or at the file's origin.
-            if abs(time.time() - status.st_mtime) >= SETTLED_S:
+            if abs(time.time() - status.st_mtime) >= self._settled_s:
                 now[path] = (status.st_size, status.st_mtime_ns, status.st_ctime_ns)
             elif path in self._seen:
                 now[path] = self._seen[path]

@@ -41,7 +41,6 @@ log = logging.getLogger("edgeslm.knowledge")
 COMMAND: tuple[str, ...] = (*PYTHON, "edgeslm.knowledge.service.worker")
 STOP_GRACE_S = 5.0
 AGAIN_S = 1.0
-"""Seconds before the first restart of a crashed process, if it maintains collections."""
 TRIES = 2
 """Most attempts of a request: searches have no side effects, so one interrupted by a crash is repeated."""
 
@@ -63,6 +62,7 @@ class KnowledgeProcess:
     """One process for all collections of a node. Belongs to one event loop.
 
     :param embed: embeds added passages; if it raises, embedding is retried later.
+    :param again_s: pause before the first restart of a crashed process, if it maintains collections.
     """
 
     def __init__(
@@ -72,6 +72,7 @@ class KnowledgeProcess:
         embed: EmbedTexts,
         log_level: str = "WARNING",
         command: Sequence[str] = COMMAND,
+        again_s: float = AGAIN_S,
     ) -> None:
         self._specs = specs
         self._names = {spec.name for spec in specs}
@@ -91,7 +92,7 @@ class KnowledgeProcess:
         self._stopped = False
         self._ready_at: float | None = None
         """Time of the loop's clock; None while no process is ready."""
-        self._backoff = RestartBackoff(AGAIN_S)
+        self._backoff = RestartBackoff(again_s)
         self._again: asyncio.Task[None] | None = None
 
     @property

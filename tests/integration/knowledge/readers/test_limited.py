@@ -20,6 +20,8 @@ from edgeslm.knowledge.readers.limited import Reading, ReadingError, ReadingList
 from edgeslm.knowledge.readers.reader import read_document
 from tests.support.knowledge.pdfs import make_pdf, write_objects
 from tests.support.knowledge.readers import bad_reader
+from tests.support.knowledge.readers.bad_reader import ReadWith
+from tests.support.knowledge.readers.bad_reader import read_with as read_with
 
 TEXTS = {
     "manual.md": b"# Press\n\nOil it.\n\n## Lathe\n\nGrease it. \xc3\xa4\xe4\xb8\x80\xf0\x9f\x98\x80\n",
@@ -73,19 +75,19 @@ def test_what_the_reader_logs_is_logged(tmp_path: Path, caplog: pytest.LogCaptur
     ],
 )
 def test_a_file_that_crashes_or_never_ends_or_takes_all_memory_is_given_up(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, act: str, why: str
+    tmp_path: Path, read_with: ReadWith, act: str, why: str
 ) -> None:
-    monkeypatch.setattr(limited, "COMMAND", bad_reader.command(act))
-    if act == bad_reader.FREEZE:
-        monkeypatch.setattr(limited, "MOST_S", 1.0)
+    read_with(bad_reader.command(act))
     folder = tmp_path / "files"
     folder.mkdir()
     for name in ("bomb.txt", "lathe.txt"):
         (folder / name).write_text("Oil it.")
     with Reading() as reader:
+        if act == bad_reader.FREEZE:
+            reader.most_s = 1.0
         with pytest.raises(ReadingError) as caught:
             reader.read(folder / "bomb.txt", "a.txt", 7, ReadingListener())
-        monkeypatch.setattr(limited, "MOST_S", 60.0)
+        reader.most_s = 60.0
         assert reader.read(folder / "lathe.txt", "b", 7, ReadingListener())[1][0].text == "Oil it."
     assert str(caught.value) == why
 
@@ -124,42 +126,39 @@ def test_limits_grow_with_the_file() -> None:
     st.recursive(st.none() | st.integers() | st.floats() | st.text(), lambda part: st.lists(part, max_size=4))
 )
 def test_what_no_child_of_ours_says_ends_it(said: object) -> None:
-    content = limited._Content("a.txt", ReadingListener())
+    content = limited.Content("a.txt", ReadingListener())
     for key in ("passages", "rows"):
         with contextlib.suppress(ValueError):
             content.take({key: said})
 
 
-def test_more_than_a_document_can_be_is_not_taken(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(limited, "_MOST_CHARACTERS", 100)
-    content = limited._Content("a.txt", ReadingListener())
+def test_more_than_a_document_can_be_is_not_taken() -> None:
+    content = limited.Content("a.txt", ReadingListener(), most_characters=100)
     with pytest.raises(ValueError, match=r"^$"):
         content.take({"passages": [[[], "x" * 60, 0, 60]] * 2})
 
 
-def test_a_mistake_of_a_reader_is_a_sentence_without_the_text(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def read_document(*_: object, **__: object) -> Document:
-        raise IndexError("a secret of the document")
+def test_a_mistake_of_a_reader_is_a_sentence_without_the_text(tmp_path: Path, read_with: ReadWith) -> None:
+    read_with(bad_reader.command("raise IndexError('a secret of the document')"))
+    bomb = tmp_path / "files/bomb.txt"
+    bomb.parent.mkdir()
+    bomb.write_text("Oil it.")
+    with pytest.raises(KnowledgeError) as caught:
+        read(bomb)
+    assert str(caught.value) == "bomb.txt can't be read (IndexError)."
 
-    monkeypatch.setattr(read_worker, "read_document", read_document)
-    said = read_worker.answer({"path": "a.txt", "source": "a.txt"}, lambda said: None)
-    assert said == {"refused": "a.txt can't be read (IndexError)."}
 
-
-def test_no_process_for_it_is_a_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(limited, "COMMAND", (str(tmp_path / "python"),))
+def test_no_process_for_it_is_a_sentence(tmp_path: Path, read_with: ReadWith) -> None:
+    read_with((str(tmp_path / "python"),))
     (tmp_path / "a.txt").write_text("Oil it.")
     with pytest.raises(KnowledgeError, match="No such file"):
         read(tmp_path / "a.txt")
 
 
-def test_pages_are_told_while_they_are_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(read_worker, "TELL_EVERY_S", -1.0)
+def test_pages_are_told_while_they_are_read(tmp_path: Path) -> None:
     (tmp_path / "a.pdf").write_bytes(make_pdf([["Oil it."], ["Grease it."]]))
     said: list[object] = []
-    read_worker.answer({"path": str(tmp_path / "a.pdf"), "source": "a"}, said.append)
+    read_worker.answer({"path": str(tmp_path / "a.pdf"), "source": "a"}, said.append, tell_every_s=-1.0)
     assert said[:2] == [{"part": "page 1 of 2"}, {"part": "page 2 of 2"}]
 
 
@@ -174,11 +173,10 @@ def test_readers_load_no_database_and_no_numpy() -> None:
     "said", [None, 1, [], {}, {"title": "a"}, {"title": "a", "columns": [{"kind": "b"}]}]
 )
 def test_an_answer_that_no_child_of_ours_gives_is_a_sentence(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, said: object
+    tmp_path: Path, read_with: ReadWith, said: object
 ) -> None:
     code = f"from edgeslm.ipc.job import serve; serve(lambda order, progress: {said!r})"
-    monkeypatch.setattr(limited, "COMMAND", (sys.executable, "-P", "-c"))
-    monkeypatch.setattr(limited, "MODULE", code)
+    read_with((sys.executable, "-P", "-c", code))
     (tmp_path / "a.txt").write_text("Oil it.")
     with pytest.raises(ReadingError, match="ended the process that read it"):
         read(tmp_path / "a.txt")

@@ -8,7 +8,7 @@ import sqlite3
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import astuple, replace
 from functools import partial
 from pathlib import Path
@@ -17,19 +17,18 @@ from typing import Any, TypeVar
 import psutil
 import pytest
 
-from edgeslm.errors import KnowledgeError
 from edgeslm.knowledge.documents.passages import Document, split
 from edgeslm.knowledge.index.collection import Collection, DocumentOrigin
 from edgeslm.knowledge.index.queries import CollectionSpec, Memory
 from edgeslm.knowledge.index.search import search
-from edgeslm.knowledge.readers import limited as reading
-from edgeslm.knowledge.service import indexer as module
 from edgeslm.knowledge.service.frames import Embed, Failed, Remembered, Trouble, Vectors, WorkerMessage
-from edgeslm.knowledge.service.indexer import Indexer
+from edgeslm.knowledge.service.indexer import TOGETHER, Indexer, pause_s
 from edgeslm.knowledge.service.intake import add_files
 from edgeslm.knowledge.service.memory import remember
 from tests.support.knowledge.collection_samples import TAG, hash_embed
 from tests.support.knowledge.readers import bad_reader
+from tests.support.knowledge.readers.bad_reader import ReadWith
+from tests.support.knowledge.readers.bad_reader import read_with as read_with
 
 LIMIT_S = 250.0
 _Said = TypeVar("_Said", Embed, Failed, Remembered, Trouble)
@@ -83,14 +82,28 @@ def folder(tmp_path: Path) -> Path:
     return folder
 
 
-@pytest.fixture(autouse=True)
-def settled(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "SETTLED_S", -60.0)
+@pytest.fixture
+def slow_writer(monkeypatch: pytest.MonkeyPatch) -> Iterator[SlowWriter]:
+    """Each document of a folder takes until it is let go on to be written."""
+    writer = SlowWriter()
+    monkeypatch.setattr("edgeslm.knowledge.index.collection.put_table", writer)
+    yield writer
+    writer.may_go_on.set()
 
 
-def start(parent: Parent, spec: CollectionSpec, *, embeds: bool = True) -> Indexer:
+class SlowWriter:
+    def __init__(self) -> None:
+        self.is_written, self.may_go_on = threading.Event(), threading.Event()
+
+    def __call__(self, *arguments: Any) -> None:
+        if threading.current_thread().name == "sweep_all":
+            self.is_written.set()
+            self.may_go_on.wait(LIMIT_S)
+
+
+def start(parent: Parent, *specs: CollectionSpec, embeds: bool = True, settled_s: float = -60.0) -> Indexer:
     """:param embeds: else what is to be embedded gets no answer."""
-    indexer = Indexer([spec], parent, sweep_every_s=0.05)
+    indexer = Indexer(specs, parent, sweep_every_s=0.05, settled_s=settled_s)
     parent.indexer = indexer if embeds else None
     indexer.make()
     indexer.start()
@@ -136,7 +149,7 @@ def test_kinds_that_are_not_read_are_told_once_and_what_is_there_of_them_stays(
         (folder / name).write_text("Grease it.\n")
         parent.until(partial(_finds, spec, "grease", name))
     assert found(spec, "oil") == ["press.8"]
-    told = [line for line in caplog.messages if "not read" in line]
+    told = [line for line in caplog.messages if "skipped" in line]
     assert told == ["manuals: skipped files of unsupported types: 1 .8"]
     (folder / "photo.png").write_bytes(b"")
     parent.until(lambda: caplog.messages[-1] == "manuals: skipped files of unsupported types: 1 .png")
@@ -144,25 +157,21 @@ def test_kinds_that_are_not_read_are_told_once_and_what_is_there_of_them_stays(
 
 
 def test_a_file_on_its_way_is_left_alone_until_it_has_settled(
-    tmp_path: Path, folder: Path, parent: Parent, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, folder: Path, parent: Parent
 ) -> None:
-    monkeypatch.setattr(module, "SETTLED_S", 3600.0)
     (folder / "half.txt").write_text("Oil the pr")
     (folder / "whole.txt").write_text("Oil the lathe.")
     os.utime(folder / "whole.txt", (5, 5))
     spec = CollectionSpec("manuals", tmp_path / "kb", watch=(folder,))
-    start(parent, spec)
+    start(parent, spec, settled_s=3600.0)
     parent.until(lambda: found(spec, "oil") == ["whole.txt"])
 
 
-def test_a_file_of_a_time_to_come_is_read(
-    tmp_path: Path, folder: Path, parent: Parent, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(module, "SETTLED_S", 2.0)
+def test_a_file_of_a_time_to_come_is_read(tmp_path: Path, folder: Path, parent: Parent) -> None:
     (folder / "camera.txt").write_text("Oil the lathe.")
     os.utime(folder / "camera.txt", (time.time() + 7200, time.time() + 7200))
     spec = CollectionSpec("manuals", tmp_path / "kb", watch=(folder,))
-    start(parent, spec)
+    start(parent, spec, settled_s=2.0)
     parent.until(lambda: found(spec, "oil") == ["camera.txt"])
 
 
@@ -232,19 +241,17 @@ def test_a_message_is_acknowledged_when_it_is_kept(tmp_path: Path, parent: Paren
     assert found(spec, "bearing") == ["press/4/log a1"]
 
 
-def test_a_message_that_cannot_be_kept_is_told(
-    tmp_path: Path, parent: Parent, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_message_that_cannot_be_kept_is_told(tmp_path: Path, parent: Parent) -> None:
     spec = CollectionSpec("log", tmp_path / "kb", writes=True)
     indexer = start(parent, spec)
-
-    def full(*arguments: Any) -> int:
-        raise KnowledgeError("no space left on the disk")
-
-    monkeypatch.setattr(module, "remember", full)
-    indexer.remember(7, "log", MESSAGE)
-    parent.until(lambda: parent.said(Failed, 7, "no space left on the disk"))
-    monkeypatch.undo()
+    with closing(sqlite3.connect(tmp_path / "kb.sqlite", timeout=LIMIT_S)) as db:
+        db.execute(
+            "CREATE TRIGGER full BEFORE INSERT ON documents BEGIN SELECT RAISE(ABORT, 'it is full'); END"
+        )
+        indexer.remember(7, "log", MESSAGE)
+        sentence = f"{tmp_path / 'kb.sqlite'} can't be used: it is full"
+        parent.until(lambda: parent.said(Failed, 7, sentence))
+        db.execute("DROP TRIGGER full")
     indexer.remember(8, "log", MESSAGE)
     parent.until(lambda: parent.said(Remembered, 8))
 
@@ -287,9 +294,9 @@ def test_messages_do_not_wait_for_an_encoder_that_is_busy(tmp_path: Path, parent
 
 
 def test_messages_do_not_wait_for_a_file_that_takes_long_to_read(
-    tmp_path: Path, folder: Path, parent: Parent, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, folder: Path, parent: Parent, read_with: ReadWith
 ) -> None:
-    monkeypatch.setattr(reading, "COMMAND", bad_reader.command(bad_reader.FREEZE))
+    read_with(bad_reader.command(bad_reader.FREEZE))
     (folder / "bomb.txt").write_text("Oil it.")
     spec = CollectionSpec("manuals", tmp_path / "kb", TAG, (folder,), writes=True)
     indexer = start(parent, spec)
@@ -317,17 +324,10 @@ def test_folders_are_looked_at_while_the_encoder_is_busy(
     assert len(parent.all(Embed)) == 1, "it is asked one thing at a time"
 
 
-def test_after_a_long_look_the_next_one_is_not_hours_away(
-    tmp_path: Path, folder: Path, parent: Parent, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(module, "SHARE", 1e9)
-    monkeypatch.setattr(module, "LONGEST_PAUSE_S", 0.05)
-    spec = CollectionSpec("manuals", tmp_path / "kb", watch=(folder,))
-    start(parent, spec)
-    (folder / "lathe.txt").write_text("Oil the lathe.")
-    parent.until(lambda: found(spec, "oil"))
-    (folder / "press.txt").write_text("Grease the press.")
-    parent.until(lambda: found(spec, "grease"))
+def test_after_a_long_look_the_next_one_is_not_hours_away() -> None:
+    assert pause_s(0.1, 10.0) == 10.0
+    assert pause_s(4.0, 10.0) == 80.0
+    assert pause_s(7200.0, 10.0) == 300.0
 
 
 def test_trouble_of_two_works_is_told_together(tmp_path: Path, folder: Path, parent: Parent) -> None:
@@ -345,25 +345,22 @@ def test_trouble_of_two_works_is_told_together(tmp_path: Path, folder: Path, par
 
 
 def test_messages_wait_for_one_document_at_most_and_for_no_longer_than_it_takes(
-    tmp_path: Path, folder: Path, parent: Parent, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path,
+    folder: Path,
+    parent: Parent,
+    slow_writer: SlowWriter,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Longer than SQLite has a writer wait for another."""
-    is_written, may_go_on = threading.Event(), threading.Event()
-
-    def slowly(*arguments: Any) -> None:
-        is_written.set()
-        may_go_on.wait(LIMIT_S)
-
     monkeypatch.setattr("edgeslm.knowledge.index.database.WAIT_S", 0.05)
-    monkeypatch.setattr("edgeslm.knowledge.index.collection.put_table", slowly)
     (folder / "large.txt").write_text("Oil it.")
     spec = CollectionSpec("manuals", tmp_path / "kb", watch=(folder,), writes=True)
     indexer = start(parent, spec)
-    assert is_written.wait(LIMIT_S)
+    assert slow_writer.is_written.wait(LIMIT_S)
     indexer.remember(7, "manuals", MESSAGE)
     time.sleep(0.5)
     assert not parent.said(Failed) and not parent.said(Remembered)
-    may_go_on.set()
+    slow_writer.may_go_on.set()
     parent.until(lambda: parent.said(Remembered, 7))
     parent.until(lambda: found(spec, "oil") and found(spec, "bearing"))
     assert parent.trouble is None
@@ -389,9 +386,9 @@ def test_a_message_that_comes_anew_while_it_expires_stays(tmp_path: Path) -> Non
 
 
 def test_a_file_that_is_left_out_is_told_and_read_when_it_has_changed(
-    tmp_path: Path, folder: Path, parent: Parent, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, folder: Path, parent: Parent, read_with: ReadWith
 ) -> None:
-    monkeypatch.setattr(reading, "COMMAND", bad_reader.command(bad_reader.CRASH))
+    read_with(bad_reader.command(bad_reader.CRASH))
     for name in ("bomb.txt", "lathe.txt"):
         (folder / name).write_text(f"Oil {name}.")
     spec = CollectionSpec("manuals", tmp_path / "kb", watch=(folder,))
@@ -405,9 +402,9 @@ def test_a_file_that_is_left_out_is_told_and_read_when_it_has_changed(
 
 
 def test_a_file_that_was_left_out_is_no_trouble_once_a_command_has_read_it(
-    tmp_path: Path, folder: Path, parent: Parent, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, folder: Path, parent: Parent, read_with: ReadWith
 ) -> None:
-    monkeypatch.setattr(reading, "COMMAND", bad_reader.command(bad_reader.CRASH))
+    read_with(bad_reader.command(bad_reader.CRASH))
     (folder / "bomb.txt").write_text("Oil it.")
     spec = CollectionSpec("manuals", tmp_path / "kb", watch=(folder,))
     start(parent, spec)
@@ -419,29 +416,19 @@ def test_a_file_that_was_left_out_is_no_trouble_once_a_command_has_read_it(
 
 
 def test_messages_of_one_collection_do_not_wait_for_another(
-    tmp_path: Path, folder: Path, parent: Parent, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, folder: Path, parent: Parent, slow_writer: SlowWriter
 ) -> None:
     """In which a large document is being written."""
-    is_written, may_go_on = threading.Event(), threading.Event()
-
-    def slowly(*arguments: Any) -> None:
-        if threading.current_thread().name == "sweep_all":
-            is_written.set()
-            may_go_on.wait(LIMIT_S)
-
-    monkeypatch.setattr("edgeslm.knowledge.index.collection.put_table", slowly)
     (folder / "large.txt").write_text("Oil it.")
     specs = [CollectionSpec("manuals", tmp_path / "kb", watch=(folder,), writes=True)]
     specs.append(CollectionSpec("log", tmp_path / "log", writes=True))
-    indexer = Indexer(specs, parent, sweep_every_s=0.05)
-    indexer.make()
-    indexer.start()
-    assert is_written.wait(LIMIT_S)
+    indexer = start(parent, *specs)
+    assert slow_writer.is_written.wait(LIMIT_S)
     indexer.remember(1, "manuals", MESSAGE)
     indexer.remember(2, "log", MESSAGE)
     parent.until(lambda: parent.said(Remembered, 2))
     assert not parent.said(Remembered, 1)
-    may_go_on.set()
+    slow_writer.may_go_on.set()
     parent.until(lambda: parent.said(Remembered, 1))
 
 
@@ -463,14 +450,11 @@ def test_what_has_expired_is_removed(tmp_path: Path, parent: Parent) -> None:
     parent.until(is_gone)
 
 
-def test_many_that_expired_are_removed_some_at_a_time(
-    tmp_path: Path, parent: Parent, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_many_that_expired_are_removed_some_at_a_time(tmp_path: Path, parent: Parent) -> None:
     spec = CollectionSpec("log", tmp_path / "kb", writes=True)
-    old = [replace(MESSAGE, name=f"n{number}", at=5.0, keep_s=5.0) for number in range(7)]
+    old = [replace(MESSAGE, name=f"n{number}", at=5.0, keep_s=5.0) for number in range(2 * TOGETHER + 3)]
     with Collection(spec.path, writes=True) as collection:
         remember(collection, old)
-    monkeypatch.setattr(module, "TOGETHER", 2)
     indexer = Indexer([spec], parent, sweep_every_s=0.05)
     indexer.remember(1, "log", MESSAGE)
     indexer.make()

@@ -14,11 +14,12 @@ import pytest
 from edgeslm.errors import KnowledgeError
 from edgeslm.knowledge.index.collection import Collection, DocumentOrigin
 from edgeslm.knowledge.index.search import search
-from edgeslm.knowledge.readers import limited
 from edgeslm.knowledge.service import quarantine
 from edgeslm.knowledge.service.intake import IntakeListener, Totals, add_files
 from tests.support.knowledge.collection_samples import TAG, faults, hash_embed
 from tests.support.knowledge.readers import bad_reader
+from tests.support.knowledge.readers.bad_reader import ReadWith
+from tests.support.knowledge.readers.bad_reader import read_with as read_with
 
 
 class Listener(IntakeListener):
@@ -72,11 +73,11 @@ def test_all_that_is_in_a_folder_is_added(collection: Collection, folder: Path) 
 
 
 def test_what_is_unchanged_is_not_read_again(
-    collection: Collection, folder: Path, monkeypatch: pytest.MonkeyPatch
+    collection: Collection, folder: Path, read_with: ReadWith
 ) -> None:
     add_files(collection, [folder])
     os.utime(folder / "lathe.txt", (5, 5))
-    monkeypatch.setattr(limited, "COMMAND", ("/nowhere/python",))
+    read_with(("/nowhere/python",))
     assert add_files(collection, [folder]) == Totals(unchanged=2)
     entry = collection.find("lathe.txt")
     assert entry is not None and entry.origin.mtime == 5.0
@@ -223,9 +224,9 @@ def test_a_name_that_is_no_text_can_be_added(collection: Collection, folder: Pat
 
 
 @pytest.fixture
-def bomb(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def bomb(folder: Path, read_with: ReadWith) -> Path:
     """Crashes its reader."""
-    monkeypatch.setattr(limited, "COMMAND", bad_reader.command(bad_reader.CRASH))
+    read_with(bad_reader.command(bad_reader.CRASH))
     return write(folder / "bomb.txt", "Oil it.")
 
 
@@ -278,10 +279,10 @@ def test_a_first_try_counts_after_a_restart(collection: Collection, folder: Path
 
 
 def test_a_file_that_is_replaced_while_it_is_read_is_not_left_out(
-    collection: Collection, folder: Path, monkeypatch: pytest.MonkeyPatch
+    collection: Collection, folder: Path, read_with: ReadWith
 ) -> None:
     act = "os.truncate(path, 3); os._exit(9)"
-    monkeypatch.setattr(limited, "COMMAND", bad_reader.command(act))
+    read_with(bad_reader.command(act))
     bomb = write(folder / "bomb.txt", "Oil it.")
     listener = Listener()
     assert add_files(collection, [bomb], listener=listener).broken == 1

@@ -18,8 +18,7 @@ import pytest
 from edgeslm.errors import KnowledgeError
 from edgeslm.knowledge.index.collection import Collection
 from edgeslm.knowledge.index.queries import CollectionSpec, Memory, Query
-from edgeslm.knowledge.service import process as module
-from edgeslm.knowledge.service.process import KnowledgeProcess
+from edgeslm.knowledge.service.process import AGAIN_S, KnowledgeProcess
 from tests.support.knowledge.collection_samples import TAG, hash_embed, make_document, make_origin
 from tests.support.knowledge.readers import bad_reader
 
@@ -30,7 +29,7 @@ from edgeslm.knowledge.readers import limited
 from edgeslm.knowledge.service import worker
 from tests.support.knowledge.readers import bad_reader
 limited.COMMAND = bad_reader.command({act!r})
-limited.MOST_S = {most_s}
+limited.Reading.most_s = {most_s}
 worker.main(sys.argv[1:])
 """
 """Reads files called ``bomb`` badly."""
@@ -50,8 +49,8 @@ async def embed(collection: str, texts: Sequence[str]) -> list[list[float]]:
 
 
 @contextlib.asynccontextmanager
-async def running(*specs: CollectionSpec) -> AsyncIterator[KnowledgeProcess]:
-    process = KnowledgeProcess(specs, embed=embed)
+async def running(*specs: CollectionSpec, again_s: float = AGAIN_S) -> AsyncIterator[KnowledgeProcess]:
+    process = KnowledgeProcess(specs, embed=embed, again_s=again_s)
     try:
         await process.start()
         yield process
@@ -185,71 +184,63 @@ def test_searches_and_messages_do_not_wait_for_a_bad_file_which_is_left_out_for_
     play(scene)
 
 
-def test_one_that_ends_again_and_again_is_left_alone_for_longer_each_time(
-    spec: CollectionSpec, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    pauses = list[float]()
-    sleep = asyncio.sleep
+@pytest.fixture
+def no_pauses(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """The pauses of at least ``AGAIN_S``, each of which takes a moment."""
+    pauses, sleep = list[float](), asyncio.sleep
 
     async def note(seconds: float) -> None:
-        if seconds >= module.AGAIN_S:
+        if seconds >= AGAIN_S:
             pauses.append(seconds)
-        await sleep(0.01)
+        await sleep(min(seconds, 0.01))
 
+    monkeypatch.setattr(asyncio, "sleep", note)
+    return pauses
+
+
+def test_one_that_ends_again_and_again_is_left_alone_for_longer_each_time(
+    spec: CollectionSpec, tmp_path: Path, no_pauses: list[float]
+) -> None:
     async def scene() -> None:
         async with running(replace(spec, watch=(tmp_path,))) as process:
-            monkeypatch.setattr(asyncio, "sleep", note)
             pid = process.pid
             for _ in range(3):
                 assert pid is not None
                 os.kill(pid, signal.SIGKILL)
                 while process.pid in (None, pid) or not (await process.search(query())):
-                    await sleep(0.01)
+                    await asyncio.sleep(0.01)
                 pid = process.pid
-            monkeypatch.setattr(asyncio, "sleep", sleep)
 
     play(scene)
-    assert pauses == [module.AGAIN_S * 2**n for n in range(3)]
+    assert no_pauses == [AGAIN_S * 2**n for n in range(3)]
 
 
 def test_one_that_never_gets_ready_again_is_left_alone_for_longer_though_it_was_ready_once(
-    spec: CollectionSpec, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    spec: CollectionSpec, tmp_path: Path, no_pauses: list[float]
 ) -> None:
     """The time since it was ready was taken for the life of each process that came after."""
-    pauses = list[float]()
-    sleep = asyncio.sleep
-
-    async def note(seconds: float) -> None:
-        if seconds >= module.AGAIN_S:
-            pauses.append(seconds)
-        await sleep(0.01)
 
     async def scene() -> None:
         async with running(replace(spec, watch=(tmp_path,))) as process:
             process._command = (sys.executable, "-c", "raise SystemExit(3)")
             assert process._ready_at is not None
             process._ready_at -= 1000.0
-            monkeypatch.setattr(asyncio, "sleep", note)
             process._child.kill()
-            while len(pauses) < 3:
-                await sleep(0.01)
-            monkeypatch.setattr(asyncio, "sleep", sleep)
+            while len(no_pauses) < 3:
+                await asyncio.sleep(0.01)
         await asyncio.sleep(0)  # that it is cancelled reaches what waits
 
     play(scene)
-    assert pauses[:3] == [module.AGAIN_S * 2**n for n in range(3)]
+    assert no_pauses[:3] == [AGAIN_S * 2**n for n in range(3)]
 
 
-def test_one_that_could_not_be_opened_again_is_tried_once_more(
-    spec: CollectionSpec, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(module, "AGAIN_S", 0.05)
+def test_one_that_could_not_be_opened_again_is_tried_once_more(spec: CollectionSpec, tmp_path: Path) -> None:
     folder = tmp_path / "watched"
     folder.mkdir()
     file = spec.path.with_suffix(".sqlite")
 
     async def scene() -> None:
-        async with running(replace(spec, watch=(folder,))) as process:
+        async with running(replace(spec, watch=(folder,)), again_s=0.05) as process:
             pid = process.pid
             assert pid is not None
             for name in (file, Path(f"{file}-wal"), Path(f"{file}-shm")):

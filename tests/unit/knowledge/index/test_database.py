@@ -85,23 +85,24 @@ def test_a_collection_in_a_bundle_is_read_as_it_is(tmp_path: Path) -> None:
         Collection(file, writes=True).open()
 
 
-def test_a_collection_in_a_folder_that_can_t_be_written_is_read(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    file = make_collection(tmp_path / "manuals.sqlite")
+@pytest.fixture
+def may_not_write(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "access", lambda path, mode: mode != os.W_OK)
+
+
+def test_a_collection_in_a_folder_that_can_t_be_written_is_read(tmp_path: Path, may_not_write: None) -> None:
+    file = make_collection(tmp_path / "manuals.sqlite")
     with Collection(file) as collection:
         assert search(collection, "oil")
         assert files(tmp_path) == ["manuals.sqlite"]
 
 
-def test_one_that_is_written_to_is_read_as_it_is_now(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_one_that_is_written_to_is_read_as_it_is_now(tmp_path: Path, may_not_write: None) -> None:
     """By somebody who may not write: what is in the log belongs to it."""
     file = tmp_path / "manuals.sqlite"
     document, passages = make_document("a.txt", "oil the press")
     with Collection(file, writes=True) as writer:
         writer.put(document, passages, make_origin())
-        monkeypatch.setattr(os, "access", lambda path, mode: mode != os.W_OK)
         with Collection(file) as reader:
             assert [found.text for found in search(reader, "oil")] == ["oil the press"]
 
@@ -163,12 +164,11 @@ def test_an_empty_file_is_no_collection_yet(tmp_path: Path) -> None:
     make_collection(file)
 
 
-def test_who_waits_too_long_for_another_writer_is_told(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(database, "WAIT_S", 0.0)
+def test_who_waits_too_long_for_another_writer_is_told(tmp_path: Path) -> None:
     file = make_collection(tmp_path / "manuals.sqlite")
     with Collection(file, writes=True) as collection, closing(sqlite3.connect(file)) as other:
+        with collection.reading() as db:
+            db.execute("PRAGMA busy_timeout = 0")
         other.execute("BEGIN IMMEDIATE")
         with pytest.raises(KnowledgeError, match="being written to by another process"):
             collection.remove("a.txt")
