@@ -53,7 +53,9 @@ def expect(foot: Footprint, board: Board, context: int) -> Expectation:
     )
 
 
-def measure_board(threads: int | None = None, root: Path = Path("/")) -> Board:
+def measure_board(
+    threads: int | None = None, root: Path = Path("/"), *, timeout_s: float = MEASURE_TIMEOUT_S
+) -> Board:
     """Measures this machine in a child process; takes 2 to 3 seconds.
 
     :param threads: default: one per core that this process may use.
@@ -62,12 +64,10 @@ def measure_board(threads: int | None = None, root: Path = Path("/")) -> Board:
     threads = threads or hardware.usable_cores()
     failed = "The speed of this machine can't be measured"
     try:
-        figures = run_job(
-            GAUGE, threads, timeout_s=MEASURE_TIMEOUT_S, memory_bytes=None, threads=max(1, threads)
-        )
+        figures = run_job(GAUGE, threads, timeout_s=timeout_s, memory_bytes=None, threads=max(1, threads))
     except JobError as error:
         if error.reason == "time":
-            raise BoardError(f"{failed}: no answer in {MEASURE_TIMEOUT_S:.0f} s.") from None
+            raise BoardError(f"{failed}: no answer in {timeout_s:.0f} s.") from None
         raise BoardError(f"{failed}: {error.words[:200] or _how_it_ended(error.status)}.") from None
     except OSError as error:
         raise BoardError(f"{failed}: {error.strerror}.") from None

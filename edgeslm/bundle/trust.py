@@ -45,12 +45,19 @@ def _bytes_below(folder: Path) -> int:
     return total
 
 
-def _ask(job: Job, bundles: Sequence[Path], keys: Sequence[Path]) -> list[SignatureVerdict]:
+def _ask(
+    job: Job,
+    bundles: Sequence[Path],
+    keys: Sequence[Path],
+    *,
+    timeout_s: float = TIMEOUT_S,
+    memory_bytes: int = MEMORY_BYTES,
+) -> list[SignatureVerdict]:
     """A verdict for each bundle. :raises BundleError: the check itself failed."""
     order = {"bundles": list(map(str, bundles)), "keys": list(map(str, keys))}
-    timeout_s = TIMEOUT_S + sum(map(_bytes_below, bundles)) / SLOWEST_BYTES_PER_S
+    timeout_s += sum(map(_bytes_below, bundles)) / SLOWEST_BYTES_PER_S
     try:
-        verdicts = job.ask(order, timeout_s=timeout_s, memory_bytes=MEMORY_BYTES)
+        verdicts = job.ask(order, timeout_s=timeout_s, memory_bytes=memory_bytes)
     except JobError as error:
         if error.reason == "time":
             raise BundleError(
@@ -63,15 +70,21 @@ def _ask(job: Job, bundles: Sequence[Path], keys: Sequence[Path]) -> list[Signat
 
 
 def check_bundles(
-    bundles: Sequence[Path], keys: Sequence[Path], *, command: Sequence[str] = PYTHON
+    bundles: Sequence[Path],
+    keys: Sequence[Path],
+    *,
+    command: Sequence[str] = PYTHON,
+    timeout_s: float = TIMEOUT_S,
+    memory_bytes: int = MEMORY_BYTES,
 ) -> list[SignatureVerdict]:
     """A verdict for each bundle; blocks for a second or more.
 
     :param command: runs the check's module; default: this Python.
+    :param timeout_s: beside the time to read the bundles.
     :raises BundleError: the check itself failed: out of memory, or a timeout.
     """
     with Job(MODULE, command=command) as job:
-        return _ask(job, bundles, keys)
+        return _ask(job, bundles, keys, timeout_s=timeout_s, memory_bytes=memory_bytes)
 
 
 def describe_signature(bundle: Path) -> str:

@@ -5,21 +5,18 @@ from __future__ import annotations
 import asyncio
 import json
 import shutil
-import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from edgeslm.bundle import trust
 from edgeslm.bundle.signature import SignatureVerdict
-from edgeslm.bundle.trust import RECORD, Trust, check_bundles, describe_signature
+from edgeslm.bundle.trust import RECORD, REMEMBERED, Trust, check_bundles, describe_signature
 from edgeslm.config.sections import Signing
 from edgeslm.errors import BundleError
-from edgeslm.ipc.job import PYTHON, Job
-from tests.support.nodes import write_bundle
+from edgeslm.ipc.job import PYTHON
+from tests.support.nodes import parent_of, write_bundle
 from tests.support.signers import Signer, write_files, write_manifest
 
 NO_CHILD = (sys.executable, "-c", "raise SystemExit('asked again')")
@@ -47,10 +44,10 @@ class Node:
 
     def __init__(self, state: Path, *signers: Signer) -> None:
         self.state = state
-        self._signing = Signing(require_signature=True, keys=tuple(signer.public for signer in signers))
+        self.signing = Signing(require_signature=True, keys=tuple(signer.public for signer in signers))
 
     def start(self, *bundles: Path, command: Sequence[str] = PYTHON) -> Trust:
-        trusting = Trust(self._signing, self.state, command=command)
+        trusting = Trust(self.signing, self.state, command=command)
         for bundle in bundles:
             trusting.load(bundle)
         asyncio.run(trusting.check())
@@ -150,25 +147,20 @@ def test_a_state_folder_that_cant_be_written(
     assert "signatures are checked at every start" in caplog.text
 
 
-def test_a_record_does_not_grow_for_ever(
-    tmp_path: Path, signed: Path, signer: Signer, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(trust, "REMEMBERED", 2)
+def test_a_record_does_not_grow_for_ever(tmp_path: Path, signed: Path, signer: Signer) -> None:
     node = Node(tmp_path / "state", signer)
     node.state.mkdir()
-    node.record.write_text(json.dumps({"a": "1", "b": "2"}))
+    node.record.write_text(json.dumps({str(number): "a mark" for number in range(REMEMBERED)}))
     node.start(signed)
     known = json.loads(node.record.read_text())
-    assert len(known) == 2 and "b" in known
+    assert len(known) == REMEMBERED and "0" not in known and "1" in known
     assert [file.name for file in node.state.iterdir()] == [RECORD], "no draft is left"
 
 
-def test_a_bundle_that_is_replaced_while_it_is_checked(
-    tmp_path: Path, signed: Path, signer: Signer, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_bundle_that_is_replaced_while_it_is_checked(tmp_path: Path, signed: Path, signer: Signer) -> None:
     """By another that is signed as well: what was loaded before is still the old one."""
     node = Node(tmp_path / "state", signer)
-    trusting = Trust(node._signing, node.state)
+    trusting = Trust(node.signing, node.state)
     trusting.load(signed)
     shutil.rmtree(signed)
     signer.sign(write_files(signed, name="newer"))
@@ -204,50 +196,45 @@ def test_a_check_that_ends_otherwise(signed: Path, signer: Signer, code: str, wo
         check_bundles([signed], [signer.public], command=(sys.executable, "-c", code))
 
 
-def test_a_check_that_takes_too_much_memory(
-    tmp_path: Path, signed: Path, signer: Signer, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_check_that_takes_too_much_memory(signed: Path, signer: Signer) -> None:
     (signed / "model.sig").write_bytes(b"[" + b"[]," * 1_300_000 + b"[]]")
     (verdict,) = check_bundles([signed], [signer.public])
     assert verdict.sentence.startswith(f"{signed / 'model.sig'}: no signature of model signing")
-    monkeypatch.setattr(trust, "MEMORY_BYTES", 50_000_000)
     with pytest.raises(BundleError, match="the check of signatures failed: it takes more memory than it may"):
-        check_bundles([signed], [signer.public])
+        check_bundles([signed], [signer.public], memory_bytes=50_000_000)
 
 
-HANG = (sys.executable, "-c", "import time; time.sleep(600)")
+def hang(pid: Path) -> tuple[str, ...]:
+    """A check that writes its process id and never ends."""
+    code = (
+        f"import os, pathlib, time; pathlib.Path({str(pid)!r}).write_text(str(os.getpid())); time.sleep(600)"
+    )
+    return (sys.executable, "-c", code)
 
 
-def test_a_check_that_hangs_is_ended(signed: Path, signer: Signer, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(trust, "TIMEOUT_S", 0.05)
+def test_a_check_that_hangs_is_ended(tmp_path: Path, signed: Path, signer: Signer) -> None:
     with pytest.raises(BundleError, match="the check of signatures was ended after 0 s"):
-        check_bundles([signed], [signer.public], command=HANG)
+        check_bundles([signed], [signer.public], command=hang(tmp_path / "pid"), timeout_s=0.05)
 
 
 def test_a_node_that_is_stopped_meanwhile_waits_for_nothing(
-    tmp_path: Path, signed: Path, signer: Signer, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, signed: Path, signer: Signer
 ) -> None:
-    jobs: list[Job] = []
-
-    def make_job(*arguments: Any, **options: Any) -> Job:
-        jobs.append(Job(*arguments, **options))
-        return jobs[-1]
+    pid = tmp_path / "pid"
 
     async def scene() -> None:
-        trusting = Trust(Signing(require_signature=True, keys=(signer.public,)), tmp_path, command=HANG)
+        signing = Signing(require_signature=True, keys=(signer.public,))
+        trusting = Trust(signing, tmp_path, command=hang(pid))
         trusting.load(signed)
         checking = asyncio.create_task(trusting.check())
-        while not jobs or jobs[0]._child is None:
+        while not pid.exists() or not pid.read_text():
             await asyncio.sleep(0.01)
-        children.append(jobs[0]._child)
         checking.cancel()
         with pytest.raises(asyncio.CancelledError):
             await checking
 
-    children: list[subprocess.Popen[bytes]] = []
-    monkeypatch.setattr(trust, "Job", make_job)
     asyncio.run(scene())  # ends only once the thread that waits for the child has ended
-    assert children[0].wait() < 0
+    assert parent_of(int(pid.read_text())) is None
 
 
 def test_several_bundles_get_a_verdict_each(tmp_path: Path, signed: Path, signer: Signer) -> None:
