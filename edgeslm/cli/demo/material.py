@@ -47,8 +47,8 @@ class LabelledMessage:
     label: str
 
 
-def load_sms(data: Path) -> tuple[list[LabelledMessage], list[LabelledMessage]]:
-    """:data:`TAUGHT` training messages and :data:`HELD_ASIDE` test messages."""
+def load_sms(data: Path, taught: int = TAUGHT) -> tuple[list[LabelledMessage], list[LabelledMessage]]:
+    """``taught`` training messages and :data:`HELD_ASIDE` test messages."""
     file = data / "sms-spam.csv"
     labels: dict[str, str] = {}
     try:
@@ -64,7 +64,7 @@ def load_sms(data: Path) -> tuple[list[LabelledMessage], list[LabelledMessage]]:
         raise EdgeslmError(f"{file}: can't be read ({error}); make the starter folder again") from None
     rows = [LabelledMessage(text, label) for text, label in labels.items() if text.strip()]
     random.Random(SEED).shuffle(rows)
-    return rows[:TAUGHT], rows[TAUGHT : TAUGHT + HELD_ASIDE]
+    return rows[:taught], rows[taught : taught + HELD_ASIDE]
 
 
 def load_logins(data: Path, count: int) -> list[LabelledMessage]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import statistics
+from pathlib import Path
 
 from edgeslm.cli.doctor.finding import MB, Finding, megabytes
 from edgeslm.cli.doctor.probes import Probes
@@ -42,10 +43,15 @@ def judge_disk(config: Config | None) -> Finding:
         free = shutil.disk_usage(nearest).free
     except OSError as error:
         return Finding("disk", "bad", f"{folder}: {error.strerror}", "choose another state_dir")
+    return judge_free(free, folder, is_writable=os.access(nearest, os.W_OK))
+
+
+def judge_free(free: int, folder: Path, *, is_writable: bool) -> Finding:
+    """:param free: bytes."""
     text = f"{megabytes(free)} free for {folder}"
     if free < 100 * MB:
         return Finding("disk", "bad", text, "make room: the daemon can't keep its state")
-    if not os.access(nearest, os.W_OK):
+    if not is_writable:
         return Finding("disk", "warn", f"{folder} can't be written by this user", "run as the daemon's user")
     if free < 1000 * MB:
         return Finding("disk", "warn", text, "make room before the next bundle is installed")

@@ -2,25 +2,28 @@
 
 from __future__ import annotations
 
-import io
 import json
+import os
 import re
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator, Sequence
+import time
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from edgeslm.bundle.signature import SignatureVerdict
 from edgeslm.cli import main
-from tests.support.apps import App
+from tests.support.apps import WAIT_S, App
 from tests.support.brokers import Mosquitto, free_port
-from tests.support.nodes import BASE, FakeProcess, Node, fake_configuration, write_bundle, write_configuration
+from tests.support.missing import replace_package
+from tests.support.nodes import BASE, Node, fake_configuration, write_bundle, write_configuration
+from tests.support.nodes import fake_engines as fake_engines
 from tests.support.signers import Signer
+from tests.support.terminals import types as types
 
 COMMANDS = (
     *("run", "check", "demo", "try", "request", "inspect", "prepare", "doctor"),
@@ -40,12 +43,11 @@ class Outcome:
 
 
 @pytest.fixture
-def edgeslm(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> Any:
+def edgeslm(capsys: pytest.CaptureFixture[str], types: Callable[[bytes], None], fake_engines: None) -> Any:
     """Runs the command in this process; its engines are fakes."""
-    monkeypatch.setattr("edgeslm.engine.host.team.EngineProcess", FakeProcess)
 
     def run(*arguments: object, stdin: bytes = b"") -> Outcome:
-        monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(stdin), encoding="utf-8"))
+        types(stdin)
         try:
             status = main.main([str(argument) for argument in arguments])
         except SystemExit as end:
@@ -132,16 +134,15 @@ def test_tracebacks_come_with_debug_alone(tmp_path: Path) -> None:
     assert "Traceback" in debug.stderr
 
 
-def test_an_error_nobody_thought_of_is_a_sentence_too(edgeslm: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    def fail(bundle: Path) -> None:
-        raise PermissionError(13, "Permission denied", "/etc/x")
-
-    monkeypatch.setattr("edgeslm.bundle.manifest.load_bundle", fail)
-    done = edgeslm("inspect", "x")
-    assert (done.status, done.out) == (1, "")
-    assert done.err.count("\n") == 1 and "Permission denied" in done.err and "--debug" in done.err
-    with pytest.raises(PermissionError):
-        main.main(["inspect", "x", "--debug"])
+def test_an_error_nobody_thought_of_is_a_sentence_too() -> None:
+    """Here, of what it writes to."""
+    for more in ([], ["--debug"]):
+        with Path("/dev/full").open("w") as full:
+            command = [sys.executable, "-m", "edgeslm", "check", "--schema", *more]
+            done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, check=False)
+        assert done.returncode == 1
+        assert "No space left on device" in done.stderr
+        assert ("Traceback" in done.stderr) == bool(more)
 
 
 def test_a_reader_that_goes_away_is_no_error() -> None:
@@ -152,21 +153,29 @@ def test_a_reader_that_goes_away_is_no_error() -> None:
     assert (done.stdout, done.stderr) == ("{", "")
 
 
-def test_ctrl_c_is_status_130(edgeslm: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    def interrupt(path: Path) -> None:
-        raise KeyboardInterrupt
+@pytest.mark.parametrize(
+    ("command", "number", "status"), [("check", signal.SIGINT, 130), ("run", signal.SIGTERM, 0)]
+)
+def test_a_signal_while_the_configuration_is_read(
+    tmp_path: Path, command: str, number: signal.Signals, status: int
+) -> None:
+    """Ctrl-C is status 130; SIGTERM before the daemon is up is an ordinary end."""
+    os.mkfifo(tmp_path / "c.yaml")
+    with subprocess.Popen([sys.executable, "-m", "edgeslm", command, str(tmp_path / "c.yaml")]) as process:
+        pipe = opened_for_reading(tmp_path / "c.yaml", process)
+        process.send_signal(number)
+        assert process.wait(WAIT_S) == status
+        os.close(pipe)
 
-    monkeypatch.setattr("edgeslm.config.loader.load_config", interrupt)
-    assert edgeslm("check", "c.yaml").status == 130
 
-
-def test_sigterm_before_the_daemon_is_up_is_status_0(edgeslm: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("edgeslm.config.loader.load_config", lambda path: signal.raise_signal(signal.SIGTERM))
-    handler = signal.getsignal(signal.SIGTERM)
-    try:
-        assert edgeslm("run", "c.yaml").status == 0
-    finally:
-        signal.signal(signal.SIGTERM, handler)
+def opened_for_reading(fifo: Path, process: subprocess.Popen[bytes]) -> int:
+    """The other end of a named pipe, as soon as the process has opened it."""
+    while True:
+        try:
+            return os.open(fifo, os.O_WRONLY | os.O_NONBLOCK)
+        except OSError:  # nobody reads
+            assert process.poll() is None
+            time.sleep(0.01)
 
 
 # check
@@ -436,9 +445,10 @@ def test_inspect_says_what_is_known_of_the_signature(edgeslm: Any, tmp_path: Pat
 def test_inspect_with_a_key_fails_where_nothing_could_be_checked(
     edgeslm: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    missing = SignatureVerdict("unverifiable", "the package cryptography is missing: pip install it")
-    monkeypatch.setattr("edgeslm.bundle.trust.check_bundles", lambda bundles, keys: [missing])
-    done = edgeslm("inspect", write_bundle(tmp_path / "small"), "--key", "any.pub")
+    signer = Signer(tmp_path)
+    signer.sign(write_bundle(tmp_path / "small"))
+    replace_package(monkeypatch, tmp_path / "packages", "cryptography")
+    done = edgeslm("inspect", tmp_path / "small", "--key", signer.public)
     assert done.status == 1
     assert "the package cryptography is missing" in done.err
     assert edgeslm("inspect", tmp_path / "small").status == 0, "without a key nothing is promised"

@@ -68,7 +68,7 @@ def test_without_a_configuration_it_goes_to_the_usual_place(
     run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Nothing is known of the task then."""
-    monkeypatch.setattr("edgeslm.config.schema.default_state_dir", lambda: tmp_path / "state")
+    monkeypatch.setenv("STATE_DIRECTORY", str(tmp_path / "state"))
     assert run("anything", "Fire!", "critical")[0] == 0
     assert row(tmp_path, "anything") == {"text": "Fire!", "label": "critical"}
 
@@ -77,7 +77,7 @@ def test_without_a_configuration_it_goes_to_the_usual_place(
 def test_what_is_no_json_object_is_a_label(
     run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, label: str
 ) -> None:
-    monkeypatch.setattr("edgeslm.config.schema.default_state_dir", lambda: tmp_path / "state")
+    monkeypatch.setenv("STATE_DIRECTORY", str(tmp_path / "state"))
     assert run("anything", "Fire!", label)[0] == 0
     assert row(tmp_path, "anything")["label"] == label
 

@@ -5,11 +5,13 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Callable
+from typing import TextIO
 
 import pytest
 
 from edgeslm.cli.screen import DELAY_S, TICK_S, ProgressLine, print_error
 from tests.support.fakes import FakeClock
+from tests.support.terminals import on_terminal as on_terminal
 
 
 @pytest.fixture
@@ -19,16 +21,10 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> FakeClock:
     return clock
 
 
-@pytest.fixture
-def on_terminal(monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
-    """To be called in the test: pytest exchanges the stream between a fixture and it."""
-    return lambda: monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
-
-
 def test_work_that_is_done_soon_shows_nothing(
-    capsys: pytest.CaptureFixture[str], on_terminal: Callable[[], None], clock: FakeClock
+    capsys: pytest.CaptureFixture[str], on_terminal: Callable[[TextIO], None], clock: FakeClock
 ) -> None:
-    on_terminal()
+    on_terminal(sys.stderr)
     with ProgressLine() as progress:
         clock.now += DELAY_S - 0.1
         progress.show(1, 2, "a.txt")
@@ -36,10 +32,10 @@ def test_work_that_is_done_soon_shows_nothing(
 
 
 def test_what_was_shown_last_is_seen_when_it_takes_long(
-    capsys: pytest.CaptureFixture[str], on_terminal: Callable[[], None], clock: FakeClock
+    capsys: pytest.CaptureFixture[str], on_terminal: Callable[[TextIO], None], clock: FakeClock
 ) -> None:
     """As of one large file, of which nothing more is told."""
-    on_terminal()
+    on_terminal(sys.stderr)
     with ProgressLine() as progress:
         clock.now += DELAY_S - 0.01
         progress.show(0, 2, "a.txt")
@@ -52,9 +48,9 @@ def test_what_was_shown_last_is_seen_when_it_takes_long(
 
 
 def test_long_work_shows_a_bar_that_goes_away(
-    capsys: pytest.CaptureFixture[str], on_terminal: Callable[[], None], clock: FakeClock
+    capsys: pytest.CaptureFixture[str], on_terminal: Callable[[TextIO], None], clock: FakeClock
 ) -> None:
-    on_terminal()
+    on_terminal(sys.stderr)
     with ProgressLine() as progress:
         clock.now += DELAY_S
         progress.show(1, 4, "a.txt")
@@ -71,11 +67,11 @@ def test_long_work_shows_a_bar_that_goes_away(
 
 def test_it_makes_room_for_other_lines_and_fits_the_terminal(
     capsys: pytest.CaptureFixture[str],
-    on_terminal: Callable[[], None],
+    on_terminal: Callable[[TextIO], None],
     clock: FakeClock,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    on_terminal()
+    on_terminal(sys.stderr)
     monkeypatch.setenv("COLUMNS", "40")
     with ProgressLine() as progress:
         clock.now += DELAY_S

@@ -3,21 +3,24 @@
 from __future__ import annotations
 
 import os
-import shutil
 import subprocess
 import sys
-from importlib.metadata import PackageNotFoundError
+from collections.abc import Callable
 from pathlib import Path
+from typing import TextIO
 
 import pytest
 
-from edgeslm.cli.doctor import Finding, examine, render, software
-from edgeslm.engine import libraries
+from edgeslm.cli.doctor import Finding, examine, render
+from edgeslm.cli.doctor.disk import judge_free
 from edgeslm.errors import BrokerError
 from edgeslm.hardware import board
 from edgeslm.ipc.job import JobError
 from edgeslm.mqtt.probe import Probe
 from tests.support.boards import FakeProbes, config_with, look, make_bundle, meminfo, put
+from tests.support.missing import FakePackages
+from tests.support.missing import packages as packages
+from tests.support.terminals import on_terminal as on_terminal
 
 
 def test_a_raspberry_pi_4(pi_4: Path) -> None:
@@ -109,20 +112,16 @@ def test_limits_of_control_groups_version_1(n100: Path) -> None:
     assert board.cpu_quota(n100) == 0.5
 
 
-def test_what_the_cores_have_computed_is_told_of_those_that_may_be_used(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: {0, 11})
-    monkeypatch.setattr(os, "sysconf", lambda name: 100)
+def test_what_the_cores_have_computed_is_told_of_those_that_may_be_used(tmp_path: Path) -> None:
+    first, *_ = cores = os.sched_getaffinity(0)
+    other = max(cores) + 1
+    ticks_per_s = os.sysconf("SC_CLK_TCK")
     assert board.busy_s(tmp_path) == 0
-    (tmp_path / "proc").mkdir()
-    (tmp_path / "proc/stat").write_text(
-        "cpu  9 9 9 9 9 9 9 9 9 9\n"
-        "cpu0 100 10 20 7000 90 1 2 30 4 0\n"  # user, nice, system, idle, waits, interrupts, stolen, guests
-        "cpu1 5000 0 0 0 0 0 0 0 0 0\n"
-        "cpu11 200 0 0 7000\nctxt 7\n"
-    )
-    assert board.busy_s(tmp_path) == pytest.approx(3.63)
+    # user, nice, system, idle, waits, interrupts, stolen, guests
+    for counts, busy in (("100 10 20 7000 90 1 2 30 4 0", 163), ("200 0 0 7000", 200)):
+        lines = ["cpu  9 9 9 9 9 9 9 9 9 9", f"cpu{first} {counts}", f"cpu{other} 5000 0 0 0 0 0 0 0 0 0"]
+        put(tmp_path, "proc/stat", "\n".join([*lines, "ctxt 7\n"]))
+        assert board.busy_s(tmp_path) == pytest.approx(busy / ticks_per_s)
 
 
 def test_little_memory_now_and_at_all(n100: Path) -> None:
@@ -170,12 +169,8 @@ def test_an_engine_that_hangs(n100: Path) -> None:
     assert "did not load within" in look(n100, loading=hangs)["engine"].text
 
 
-def test_libraries_that_are_not_installed(n100: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def missing(name: str) -> str:
-        raise PackageNotFoundError(name)
-
-    monkeypatch.setattr(software, "version", missing)
-    monkeypatch.setattr(libraries, "version", missing)
+def test_libraries_that_are_not_installed(n100: Path, packages: FakePackages) -> None:
+    packages.versions = {}
     found = look(n100)
     assert found["engine"].text == "onnxruntime-genai is not installed"
     assert found["libraries"].text.startswith("missing: numpy, paho-mqtt")
@@ -237,10 +232,8 @@ def test_a_state_folder_that_does_not_exist_yet(
 
 
 @pytest.mark.parametrize(("free", "level"), [(5 * 10**9, "ok"), (5 * 10**8, "warn"), (5 * 10**7, "bad")])
-def test_the_disk(n100: Path, monkeypatch: pytest.MonkeyPatch, free: int, level: str) -> None:
-    usage = type("usage", (), {"free": free})
-    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage)
-    assert look(n100)["disk"].level == level
+def test_the_disk(tmp_path: Path, free: int, level: str) -> None:
+    assert judge_free(free, tmp_path, is_writable=True).level == level
 
 
 def test_rendering() -> None:
@@ -254,10 +247,12 @@ def test_rendering() -> None:
     assert "\x1b[31mbad \x1b[0m" in render(findings, colour=True)
 
 
-def test_no_colours_without_a_terminal_or_when_unwanted(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_colours_without_a_terminal_or_when_unwanted(
+    monkeypatch: pytest.MonkeyPatch, on_terminal: Callable[[TextIO], None]
+) -> None:
     findings = [Finding("board", "ok", "Pi")]
     assert "\x1b" not in render(findings)
-    monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
+    on_terminal(sys.stdout)
     monkeypatch.delenv("NO_COLOR", raising=False)
     assert "\x1b" in render(findings)
     monkeypatch.setenv("NO_COLOR", "1")

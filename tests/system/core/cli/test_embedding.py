@@ -7,16 +7,15 @@ from pathlib import Path
 
 import pytest
 
-from edgeslm.cli import embedding
 from edgeslm.cli.embedding import Embedding
 from edgeslm.engine.host.process import EngineCrashed
 from edgeslm.errors import BundleError
-from tests.support.nodes import FakeProcess, parent_of, write_bundle
+from tests.support.nodes import fake_engines as fake_engines
+from tests.support.nodes import parent_of, write_bundle
 
 
 @pytest.fixture
-def encoder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setattr(embedding, "EngineProcess", FakeProcess)
+def encoder(tmp_path: Path, fake_engines: None) -> Path:
     return write_bundle(tmp_path / "encoder", "encoder")
 
 

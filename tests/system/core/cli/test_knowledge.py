@@ -9,14 +9,17 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import TextIO
 
 import pytest
 
-from edgeslm.cli import embedding, main
-from edgeslm.knowledge.readers import limited
+from edgeslm.cli import main
 from tests.support.knowledge.collection_samples import faults
 from tests.support.knowledge.readers import bad_reader
-from tests.support.nodes import FakeProcess, write_bundle
+from tests.support.knowledge.readers.bad_reader import read_with as read_with
+from tests.support.nodes import fake_engines as fake_engines
+from tests.support.nodes import write_bundle
+from tests.support.terminals import on_terminal as on_terminal
 
 Run = Callable[..., tuple[int, str, str]]
 
@@ -44,9 +47,8 @@ def manuals(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-def encoder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def encoder(tmp_path: Path, fake_engines: None) -> Path:
     """A bundle that only a fake engine can load; all texts have one vector."""
-    monkeypatch.setattr(embedding, "EngineProcess", FakeProcess)
     return write_bundle(tmp_path / "encoder", "encoder")
 
 
@@ -288,31 +290,39 @@ def test_meaning_is_found_by_the_real_encoder(run: Run, manuals: Path, starter: 
 # --- a terminal -----------------------------------------------------------------------------------------
 
 
+@pytest.fixture
+def all_takes_long(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each step gets a progress bar."""
+    for name in ("DELAY_S", "TICK_S"):
+        monkeypatch.setattr(f"edgeslm.cli.screen.{name}", -1.0)
+
+
 def test_a_terminal_sees_how_far_long_work_is(
-    run: Run, manuals: Path, monkeypatch: pytest.MonkeyPatch
+    run: Run, manuals: Path, on_terminal: Callable[[TextIO], None], all_takes_long: None
 ) -> None:
-    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
-    monkeypatch.setattr("edgeslm.cli.screen.DELAY_S", -1.0)
+    on_terminal(sys.stderr)
     _, _, err = run("add", "kb", manuals)
     assert "] 100%" not in err and "]   0% lathe.txt" in err
     assert err.endswith("\r\x1b[2K")
 
 
 def test_a_terminal_sees_how_many_passages_are_embedded_anew(
-    run: Run, manuals: Path, encoder: Path, monkeypatch: pytest.MonkeyPatch
+    run: Run,
+    manuals: Path,
+    encoder: Path,
+    on_terminal: Callable[[TextIO], None],
+    all_takes_long: None,
 ) -> None:
     run("add", "kb", manuals)
-    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
-    monkeypatch.setattr("edgeslm.cli.screen.DELAY_S", -1.0)
-    monkeypatch.setattr("edgeslm.cli.screen.TICK_S", 0.0)
+    on_terminal(sys.stderr)
     _, _, err = run("add", "kb", manuals, "--encoder", encoder)
     assert "]   0% embedding passage 0 of 2" in err
 
 
 def test_a_file_that_was_given_up_is_read_when_it_is_asked_for(
-    run: Run, manuals: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    run: Run, manuals: Path, tmp_path: Path, read_with: bad_reader.ReadWith
 ) -> None:
-    monkeypatch.setattr(limited, "COMMAND", bad_reader.command(bad_reader.CRASH))
+    read_with(bad_reader.command(bad_reader.CRASH))
     (manuals / "bomb.txt").write_text("Oil the bomb.")
     for _ in range(2):
         status, _, error = run("add", tmp_path / "kb", manuals)

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import importlib.util
 import shutil
 import socket
+import sys
 from pathlib import Path
 
 import pytest
@@ -27,7 +27,7 @@ def test_it_runs_on_a_free_port_of_this_machine_and_ends(tmp_path: Path) -> None
 
 def test_without_a_broker_it_says_how_to_get_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(shutil, "which", lambda *_, **__: None)
-    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setitem(sys.modules, "amqtt", None)
     how = r"apt-get install mosquitto, or pip install 'edgeslm\[demo-broker\]'"
     with pytest.raises(BrokerError, match=how), start_broker(tmp_path):
         pass

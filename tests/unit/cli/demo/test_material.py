@@ -23,25 +23,20 @@ def write_sms(folder: Path, *rows: str) -> Path:
     return folder
 
 
-def all_of(folder: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, str]:
+def all_of(folder: Path) -> dict[str, str]:
     """Every message by its text, whichever set it is in."""
-    monkeypatch.setattr(material, "TAUGHT", 2)
-    taught, aside = load_sms(folder)
+    taught, aside = load_sms(folder, 2)
     return {row.text: row.label for row in (*taught, *aside)}
 
 
-def test_sms_become_labelled_messages_without_repeats(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_sms_become_labelled_messages_without_repeats(tmp_path: Path) -> None:
     write_sms(tmp_path, '0,0,"Hi, you"', "1,1,WIN £100 now", "2,0,ok lar", "3,0,ok lar", '4,0,"  "')
-    assert all_of(tmp_path, monkeypatch) == {"Hi, you": "ham", "WIN £100 now": "spam", "ok lar": "ham"}
+    assert all_of(tmp_path) == {"Hi, you": "ham", "WIN £100 now": "spam", "ok lar": "ham"}
 
 
-def test_messages_that_a_lost_quotation_mark_ran_together_are_taken_apart(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_messages_that_a_lost_quotation_mark_ran_together_are_taken_apart(tmp_path: Path) -> None:
     write_sms(tmp_path, '7,0,"one"" said he..\nham\tOk.\nspam\tCall 0900\nham\ttwo\nlines"', "8,1,prize")
-    assert all_of(tmp_path, monkeypatch) == {
+    assert all_of(tmp_path) == {
         'one" said he..': "ham",
         "Ok.": "ham",
         "Call 0900": "spam",

@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
+from typing import TextIO
 
 import pytest
 
 from edgeslm.cli.demo.screen import Screen
 from edgeslm.cli.demo.traffic import DemoAnswer
+from tests.support.terminals import on_terminal as on_terminal
 
 RIGHT = DemoAnswer(0, "spam", 0.914, 12.4)
-
-
-def on_terminal(monkeypatch: pytest.MonkeyPatch) -> Screen:
-    monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
-    return Screen()
 
 
 def test_a_row_holds_message_result_expectation_confidence_and_milliseconds(
@@ -50,9 +48,10 @@ def test_no_colours_and_no_progress_in_a_file(capsys: pytest.CaptureFixture[str]
 
 
 def test_on_a_terminal_right_is_green_and_wrong_is_red(
-    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    capsys: pytest.CaptureFixture[str], on_terminal: Callable[[TextIO], None]
 ) -> None:
-    screen = on_terminal(monkeypatch)
+    on_terminal(sys.stdout)
+    screen = Screen()
     screen.message("x", RIGHT, "spam")
     screen.message("x", RIGHT, "ham")
     right, wrong = capsys.readouterr().out.splitlines()
@@ -60,9 +59,10 @@ def test_on_a_terminal_right_is_green_and_wrong_is_red(
 
 
 def test_progress_makes_room_for_the_next_line(
-    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    capsys: pytest.CaptureFixture[str], on_terminal: Callable[[TextIO], None]
 ) -> None:
-    screen = on_terminal(monkeypatch)
+    on_terminal(sys.stdout)
+    screen = Screen()
     screen.progress("1 of 2")
     screen.progress("2 of 2")
     screen.line("done")

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
-import subprocess
-from collections.abc import Sequence
+import sys
 from pathlib import Path
-from typing import Any
 
 import pytest
 import yaml
@@ -15,25 +12,27 @@ import yaml
 from edgeslm.cli.demo.material import LabelledMessage
 from edgeslm.cli.demo.teaching import teach
 from edgeslm.errors import EdgeslmError
+from tests.support.missing import replace_package
 
 ROWS = [LabelledMessage("WIN £100", "spam"), LabelledMessage("ok lar", "ham")]
 
 
+def replace_export(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, code: str) -> None:
+    """``python -m edgeslm_export`` runs ``code``."""
+    replace_package(monkeypatch, tmp_path / "packages", "edgeslm_export", "")
+    (tmp_path / "packages/edgeslm_export/__main__.py").write_text(f"import json, sys\n{code}")
+
+
 def test_it_calls_the_command_that_a_user_would(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    calls = []
-
-    def run(command: Sequence[str], **how: Any) -> Any:
-        calls.append(list(command))
-        return subprocess.CompletedProcess(command, 0, 'words\n{"accuracy": 0.94}\n', "")
-
-    monkeypatch.setattr(importlib.util, "find_spec", lambda name: object())
-    monkeypatch.setattr(subprocess, "run", run)
+    called = tmp_path / "called"
+    code = f"open({str(called)!r}, 'w').write(json.dumps([sys.flags.safe_path, *sys.argv[1:]]))"
+    replace_export(monkeypatch, tmp_path, code + """; print('words\\n{"accuracy": 0.94}')""")
     trained = teach(tmp_path, "spam", {"ham": "", "spam": "advertising"}, ROWS, tmp_path / "encoder")
     assert (trained.task, trained.rows, trained.accuracy) == ("spam", 2, 0.94)
     assert trained.folder == tmp_path / "learned/spam"
-    ((_, no_working_directory, _, module, tune, description, data, out, *options),) = calls
-    assert no_working_directory == "-P"
-    assert (module, tune, out) == ("edgeslm_export", "tune", str(trained.folder))
+    no_working_directory, tune, description, data, out, *options = json.loads(called.read_text())
+    assert no_working_directory
+    assert (tune, out) == ("tune", str(trained.folder))
     assert options == ["--encoder", str(tmp_path / "encoder"), "--json"]
     task = yaml.safe_load(Path(description).read_text())
     assert task == {"name": "spam", "kind": "classify", "labels": {"ham": "", "spam": "advertising"}}
@@ -42,9 +41,7 @@ def test_it_calls_the_command_that_a_user_would(tmp_path: Path, monkeypatch: pyt
 
 
 def test_a_failure_is_quoted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    failed = subprocess.CompletedProcess([], 1, "", "some progress\nedgeslm-export: no rows\n")
-    monkeypatch.setattr(importlib.util, "find_spec", lambda name: object())
-    monkeypatch.setattr(subprocess, "run", lambda *_, **__: failed)
+    replace_export(monkeypatch, tmp_path, "sys.exit('some progress\\nedgeslm-export: no rows')")
     with pytest.raises(EdgeslmError, match="teaching spam failed: edgeslm-export: no rows"):
         teach(tmp_path, "spam", {}, ROWS, tmp_path)
 
@@ -52,6 +49,6 @@ def test_a_failure_is_quoted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
 def test_without_the_build_machine_s_part_it_says_what_to_install(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setitem(sys.modules, "sklearn", None)
     with pytest.raises(EdgeslmError, match=r"pip install 'edgeslm\[heads\]'"):
         teach(tmp_path, "spam", {}, ROWS, tmp_path)

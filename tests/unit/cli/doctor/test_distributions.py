@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import sys
 from importlib.metadata import Distribution, PathDistribution
 from pathlib import Path
@@ -93,7 +92,8 @@ tasks: {say: {kind: generate, model: small}}
 def test_an_extra_that_the_configuration_needs_and_lacks_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     """The node doesn't start without the first two."""
     sections = "console: {}\njournal: {key_file: /k}\ntracing: {endpoint: 'http://localhost:4318'}\n"
-    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    for name in ("starlette", "cryptography", "opentelemetry"):
+        monkeypatch.setitem(sys.modules, name, None)
     found = judge_extras(parse_config(CONFIG + sections))
     assert [(finding.level, finding.text.partition(",")[0], finding.advice) for finding in found] == [
         ("bad", "console needs the extra api", "pip install 'edgeslm[api]'"),

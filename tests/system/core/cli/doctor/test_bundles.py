@@ -9,13 +9,12 @@ from pathlib import Path
 
 import pytest
 
-from edgeslm.bundle.signature import SignatureVerdict
 from edgeslm.cli.doctor import Finding
-from edgeslm.cli.doctor import bundles as judged_bundles
 from edgeslm.config.loader import Config
 from edgeslm.config.sections import Signing
-from edgeslm.errors import BoardError, BundleError
+from edgeslm.errors import BoardError
 from tests.support.boards import MACHINE, config_with, look, make_bundle
+from tests.support.missing import KILLS, replace_package
 from tests.support.signers import Signer
 
 
@@ -80,12 +79,10 @@ def test_signatures_are_told_in_plain_words(n100: Path, tmp_path: Path) -> None:
 def test_signatures_without_the_library(
     n100: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, required: bool, level: str
 ) -> None:
-    missing = SignatureVerdict("unverifiable", "the package cryptography is missing: pip install it")
-    monkeypatch.setattr(judged_bundles, "check_bundles", lambda bundles, keys: [missing])
-    bundle = make_bundle(tmp_path / "small", 0)
-    finding = look(n100, signing_config(bundle, tmp_path / "a.pub", required=required))[
-        "signature model small"
-    ]
+    signer = Signer(tmp_path)
+    bundle = signer.sign(make_bundle(tmp_path / "small", 0))
+    replace_package(monkeypatch, tmp_path / "packages", "cryptography")
+    finding = look(n100, signing_config(bundle, signer.public, required=required))["signature model small"]
     assert (finding.level, finding.advice) == (level, "pip install 'edgeslm[verify]'")
     assert finding.text == f"{bundle} is not verifiable: the package cryptography is missing"
 
@@ -93,12 +90,10 @@ def test_signatures_without_the_library(
 def test_a_check_of_signatures_that_fails(
     n100: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def fail(*_: object) -> None:
-        raise BundleError("the check of signatures ended unexpectedly (signal 9): no word")
-
-    monkeypatch.setattr(judged_bundles, "check_bundles", fail)
-    bundle = make_bundle(tmp_path / "small", 0)
-    finding = look(n100, signing_config(bundle, tmp_path / "a.pub"))["signatures"]
+    signer = Signer(tmp_path)
+    bundle = signer.sign(make_bundle(tmp_path / "small", 0))
+    replace_package(monkeypatch, tmp_path / "packages", "cryptography", KILLS)
+    finding = look(n100, signing_config(bundle, signer.public))["signatures"]
     assert finding.level == "bad" and "signal 9" in finding.text
 
 
