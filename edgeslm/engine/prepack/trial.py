@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
 
-_CLOSE: Final = 1e-3
+CLOSE: Final = 1e-3
 """Largest allowed difference, relative to the largest logit: the kernels and the numbers are the same."""
 _ROUNDS: Final = 3
 _WORTH: Final = 0.95
@@ -44,8 +44,12 @@ def check_same(bundle: Bundle, graph: str, prepacked: str) -> None:
     :raises BundleError: they differ.
     """
     wanted = _logits(bundle, graph)
-    error = _relative_error(_logits(bundle, prepacked), wanted)
-    if not error <= _CLOSE:
+    check_error(bundle, relative_error(_logits(bundle, prepacked), wanted))
+
+
+def check_error(bundle: Bundle, error: float) -> None:
+    """:raises BundleError: the relative error of a prepacked graph is too large, or NaN."""
+    if not error <= CLOSE:
         raise BundleError(
             f"{bundle.path}: the prepared weights give other numbers (by {error:.1%}), so they are not used"
         )
@@ -75,15 +79,20 @@ def test_itself(bundle: Bundle, prepacked: str) -> tuple[float, ...]:
 def has_same_scores(bundle: Bundle, prepacked: Path) -> bool:
     """Whether a graph gives labels the same probabilities as the bundle's graph ``score``."""
     wanted = _scores(bundle, bundle.path / (bundle.manifest.graphs.score or ""))
-    return _relative_error(_scores(bundle, prepacked), wanted) <= _CLOSE
+    return relative_error(_scores(bundle, prepacked), wanted) <= CLOSE
 
 
 def time_threads(bundle: Bundle, prepacked: str) -> dict[int, Seconds]:
     """Times of a request by number of threads; empty if other processes were busy meanwhile."""
     began, others = time.perf_counter(), _others_s()
     seconds = {threads: time_request(bundle, prepacked, threads) for threads in _choices()}
-    processors_s = (time.perf_counter() - began) * usable_cores()
-    return seconds if _others_s() - others <= _DISTURBED * processors_s else {}
+    took_s = time.perf_counter() - began
+    return {} if is_disturbed(_others_s() - others, took_s, usable_cores()) else seconds
+
+
+def is_disturbed(others_s: float, took_s: float, cores: int) -> bool:
+    """:param others_s: CPU seconds of other processes in ``took_s`` seconds."""
+    return others_s > _DISTURBED * took_s * cores
 
 
 def fastest(seconds: dict[int, float]) -> int:
@@ -106,7 +115,7 @@ def _choices() -> list[int]:
     return sorted({1, 2, 4, max(1, cores // 2), cores} & set(range(1, cores + 1)))
 
 
-def _relative_error(found: npt.NDArray[np.float64], wanted: npt.NDArray[np.float64]) -> float:
+def relative_error(found: npt.NDArray[np.float64], wanted: npt.NDArray[np.float64]) -> float:
     """Largest difference, relative to the largest number."""
     import numpy as np
 

@@ -38,9 +38,12 @@ class PrefixCache:
     :param folder: created on the first write. :param caches: arrays of a prefix, [heads, tokens, size] each.
     """
 
-    def __init__(self, folder: Path, caches: int, heads: int, size: int) -> None:
+    def __init__(
+        self, folder: Path, caches: int, heads: int, size: int, *, kept_bytes: int = KEPT_BYTES
+    ) -> None:
         self._folder = folder
         self._caches, self._heads, self._size = caches, heads, size
+        self._kept_bytes = kept_bytes
         self._used: set[Path] = set()
 
     def find(self, tokens: Sequence[int]) -> Floats | None:
@@ -92,7 +95,7 @@ class PrefixCache:
             with contextlib.suppress(FileNotFoundError):
                 status = file.lstat()
                 found[file] = status.st_mtime, status.st_size
-        room = KEPT_BYTES - sum(size for _, size in found.values())
+        room = self._kept_bytes - sum(size for _, size in found.values())
         old = sorted(found.keys() - self._used, key=lambda one: found[one][0])
         if room + sum(found[file][1] for file in old) < needed:
             return False

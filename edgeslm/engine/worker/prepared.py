@@ -122,7 +122,7 @@ def folder_start(digest: str) -> str:
     return f"{digest.removeprefix('sha256:')[:24]}-"
 
 
-def block_digest(file: Path) -> str:
+def block_digest(file: Path, block_bytes: int = BLOCK_BYTES) -> str:
     """SHA-256 (hex) of the SHA-256 digests of the file's blocks.
 
     Each core hashes blocks. The file is mapped, since reading in pieces takes the interpreter lock each time,
@@ -134,8 +134,8 @@ def block_digest(file: Path) -> str:
             return hashlib.sha256().hexdigest()
         with mmap.mmap(stream.fileno(), 0, prot=mmap.PROT_READ) as content, memoryview(content) as view:
             content.madvise(mmap.MADV_WILLNEED)  # the disk reads ahead of the threads
-            starts = range(0, len(view), BLOCK_BYTES)
-            blocks = pool.map(lambda at: hashlib.sha256(view[at : at + BLOCK_BYTES]).digest(), starts)
+            starts = range(0, len(view), block_bytes)
+            blocks = pool.map(lambda at: hashlib.sha256(view[at : at + block_bytes]).digest(), starts)
             return hashlib.sha256(b"".join(blocks)).hexdigest()
 
 

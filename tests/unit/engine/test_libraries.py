@@ -10,6 +10,8 @@ import pytest
 
 from edgeslm.engine import libraries
 from edgeslm.ipc.job import JobError
+from tests.support.missing import FakePackages
+from tests.support.missing import packages as packages
 
 
 @pytest.mark.parametrize(
@@ -20,15 +22,8 @@ from edgeslm.ipc.job import JobError
         ({"onnxruntime-genai", "onnxruntime-genai-cuda"}, "onnxruntime-genai 1.0"),
     ],
 )
-def test_one_distribution_stands_in_for_another(
-    monkeypatch: pytest.MonkeyPatch, there: set[str], found: str
-) -> None:
-    def version(name: str) -> str:
-        if name not in there:
-            raise PackageNotFoundError(name)
-        return "1.0"
-
-    monkeypatch.setattr(libraries, "version", version)
+def test_one_distribution_stands_in_for_another(packages: FakePackages, there: set[str], found: str) -> None:
+    packages.versions = dict.fromkeys(there, "1.0")
     assert libraries.installed(libraries.GENAI) == found
     with pytest.raises(PackageNotFoundError):
         libraries.installed("onnxruntime")

@@ -24,9 +24,8 @@ def on(folder: Path) -> PrefixCache:
     return PrefixCache(folder / "beginnings", CACHES, HEADS, SIZE)
 
 
-@pytest.fixture
-def room_for_two(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("edgeslm.engine.worker.prefix_cache.KEPT_BYTES", 2 * ONE)
+def with_room_for_two(folder: Path) -> PrefixCache:
+    return PrefixCache(folder / "beginnings", CACHES, HEADS, SIZE, kept_bytes=2 * ONE)
 
 
 def files(folder: Path) -> list[Path]:
@@ -82,22 +81,20 @@ ONE = 32 + 4 * CACHES * HEADS * len(TOKENS) * SIZE
 """The bytes of a file, almost."""
 
 
-@pytest.mark.usefixtures("room_for_two")
 def test_those_of_before_the_start_go_first(tmp_path: Path) -> None:
-    before = on(tmp_path)
+    before = with_room_for_two(tmp_path)
     before.keep((1, 1, 1), make_values())
     before.keep((2, 2, 2), make_values())
-    after = on(tmp_path)
+    after = with_room_for_two(tmp_path)
     assert after.find((1, 1, 1)) is not None
     after.keep((3, 3, 3), make_values())
     assert [after.find((n, n, n)) is not None for n in (1, 2, 3)] == [True, False, True]
 
 
-@pytest.mark.usefixtures("room_for_two")
 def test_what_is_in_use_does_not_make_room(tmp_path: Path) -> None:
     """Tasks that don't all fit would be written anew at each start, one after the other."""
     for _ in range(3):
-        start = on(tmp_path)
+        start = with_room_for_two(tmp_path)
         written = []
         for n in (1, 2, 3):
             if start.find((n, n, n)) is None:
@@ -107,9 +104,8 @@ def test_what_is_in_use_does_not_make_room(tmp_path: Path) -> None:
     assert written == []
 
 
-@pytest.mark.usefixtures("room_for_two")
 def test_one_that_is_larger_than_all_may_be_is_not_kept(tmp_path: Path) -> None:
-    kept = on(tmp_path)
+    kept = with_room_for_two(tmp_path)
     kept.keep(TOKENS, make_values())
     kept.keep(range(30), make_values(30))
     assert kept.find(TOKENS) is not None

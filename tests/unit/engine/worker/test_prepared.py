@@ -15,7 +15,6 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from edgeslm.bundle.manifest import Bundle, load_bundle
-from edgeslm.engine.worker import prepared
 from edgeslm.engine.worker.prepared import (
     CACHE,
     GRAPH,
@@ -29,6 +28,8 @@ from edgeslm.engine.worker.prepared import (
     machine_key,
 )
 from edgeslm.hardware.board import usable_cores
+from tests.support.missing import FakePackages
+from tests.support.missing import packages as packages
 from tests.support.nodes import write_bundle
 
 
@@ -145,9 +146,7 @@ def test_blocks_are_hashed_each_and_then_together(tmp_path: Path, content: bytes
     file = tmp_path / "file"
     file.write_bytes(content)
     blocks = [content[start : start + 16] for start in range(0, len(content), 16)]
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(prepared, "BLOCK_BYTES", 16)
-        assert block_digest(file) == digest_of_blocks(*blocks)
+    assert block_digest(file, 16) == digest_of_blocks(*blocks)
 
 
 @pytest.mark.parametrize("name", [GRAPH, WEIGHTS, INDEX])
@@ -206,7 +205,7 @@ def test_another_users_files_are_not_believed(bundle: Bundle, folder: Path) -> N
     assert find(bundle, folder) is None
 
 
-def test_the_key_is_that_of_processor_and_libraries(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_key_is_that_of_processor_and_libraries(tmp_path: Path, packages: FakePackages) -> None:
     file = tmp_path / "proc" / "cpuinfo"
     file.parent.mkdir()
 
@@ -222,7 +221,7 @@ def test_the_key_is_that_of_processor_and_libraries(tmp_path: Path, monkeypatch:
     assert one != key("model name\t: A\nflags\t\t: avx2\n")
     arm = key("CPU implementer\t: 0x41\nCPU part\t: 0xd0b\nFeatures\t: asimd asimddp\n")
     assert arm not in (one, key("CPU implementer\t: 0x41\nCPU part\t: 0xd08\nFeatures\t: asimd\n"))
-    monkeypatch.setattr("edgeslm.engine.libraries.version", lambda name: "0.0")
+    packages.versions = {"onnxruntime": "0.0", "onnxruntime-genai": "0.0"}
     assert key("model name\t: A\nflags\t\t: avx2 fma\n") != one
     assert machine_key(tmp_path / "nowhere") != one
 

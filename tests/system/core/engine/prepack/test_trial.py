@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import os
 import re
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -15,6 +13,7 @@ from edgeslm.bundle.manifest import Bundle, load_bundle
 from edgeslm.engine.prepack import trial
 from edgeslm.engine.prepack.golden import Golden, load_golden
 from edgeslm.errors import BundleError, SelfTestError
+from edgeslm.hardware.board import usable_cores
 from tests.support.engine.golden_bundles import with_golden
 from tests.support.nodes import write_bundle
 
@@ -55,53 +54,44 @@ def test_a_bundle_without_golden_answers_is_asked_nothing(bundle: Bundle) -> Non
 
 
 @pytest.mark.parametrize("odd", [1.1, np.nan])
-def test_other_numbers_are_refused(bundle: Bundle, odd: float, monkeypatch: pytest.MonkeyPatch) -> None:
-    answers = iter([np.ones(4), np.array([1.0, 1.0, odd, 1.0])])
-    monkeypatch.setattr(trial, "_logits", lambda bundle, graph: next(answers))
+def test_other_numbers_are_refused(bundle: Bundle, odd: float) -> None:
+    error = trial.relative_error(np.array([1.0, 1.0, odd, 1.0]), np.ones(4))
     by = "10.0%" if odd == odd else "nan%"
     with pytest.raises(BundleError, match=re.escape(f"give other numbers (by {by}), so they are not used")):
-        trial.check_same(bundle, "model.onnx", "elsewhere.onnx")
-
-
-@pytest.mark.parametrize(("odd", "same"), [(1.1, False), (1.0001, True), (np.nan, False)])
-def test_other_scores_are_told(
-    bundle: Bundle, odd: float, same: bool, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    answers = iter([np.ones(2), np.array([odd, 1.0])])
-    monkeypatch.setattr(trial, "_scores", lambda bundle, graph: next(answers))
-    assert trial.has_same_scores(bundle, Path("score.onnx")) is same
+        trial.check_error(bundle, error)
+    trial.check_error(bundle, trial.relative_error(np.array([1.0001, 1.0]), np.ones(2)))
 
 
 # --- threads -----------------------------------------------------------------------------------------
 
 
 @pytest.fixture
-def clock(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[float]]:
-    """Seconds that four processors have worked for anybody, as often as that is asked; measuring takes 4 s
-    of them by the clock, of which this process computed three."""
+def busy(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[float]]:
+    """CPU seconds of all processes, as often as they are asked for; requests take no time."""
     busy: list[float] = []
-    times = iter([0.0, 3.0])
-    walls = iter([100.0, 101.0])
     monkeypatch.setattr(trial, "busy_s", lambda root: busy.pop(0))
-    monkeypatch.setattr(os, "times", lambda: os.times_result((next(times), 0.0, 0.0, 0.0, 0.0)))
-    monkeypatch.setattr(time, "perf_counter", lambda: next(walls))
-    monkeypatch.setattr(trial, "usable_cores", lambda: 4)
     monkeypatch.setattr(
-        trial, "time_request", lambda bundle, laid_out, threads: trial.Seconds(0.5 / threads, 1.0 / threads)
+        trial, "time_request", lambda bundle, prepacked, threads: trial.Seconds(0.5 / threads, 1.0 / threads)
     )
     yield busy
     assert busy == []
 
 
-def test_threads_are_measured_where_nobody_else_computes(bundle: Bundle, clock: list[float]) -> None:
-    clock += [5000.0, 5003.3]
-    wanted = {1: (0.5, 1.0), 2: (0.25, 0.5), 4: (0.125, 0.25)}
-    assert trial.time_threads(bundle, "model.onnx") == wanted
+def test_threads_are_measured_where_nobody_else_computes(bundle: Bundle, busy: list[float]) -> None:
+    busy += [5000.0, 5000.0]
+    found = trial.time_threads(bundle, "model.onnx")
+    assert {1, usable_cores()} <= found.keys()
+    assert found == {threads: (0.5 / threads, 1.0 / threads) for threads in found}
 
 
-def test_threads_that_were_measured_against_others_are_not_told(bundle: Bundle, clock: list[float]) -> None:
-    clock += [5000.0, 5003.5]
+def test_threads_that_were_measured_against_others_are_not_told(bundle: Bundle, busy: list[float]) -> None:
+    busy += [5000.0, 6000.0]
     assert trial.time_threads(bundle, "model.onnx") == {}
+
+
+@pytest.mark.parametrize(("others_s", "disturbed"), [(0.3, False), (0.5, True)])
+def test_others_may_take_a_tenth_of_the_processors(others_s: float, disturbed: bool) -> None:
+    assert trial.is_disturbed(others_s, 1.0, 4) is disturbed
 
 
 @pytest.mark.parametrize(
