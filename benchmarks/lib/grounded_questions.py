@@ -130,33 +130,35 @@ def _parse_row(row: dict[str, Any]) -> Question:
     return Question(row["id"], row["question"], row["half"], "answered", row["section"], answers)
 
 
-def documents(cache: Path) -> dict[str, str]:
+def documents(cache: Path, members: Mapping[str, Member] = MEMBERS) -> dict[str, str]:
     """The text of each document by its name in the questions, line ends as they are.
 
     :param cache: a folder to keep the texts in; those that aren't there are downloaded by apt-get.
     :raises ExportError: a package can't be had, or its file is another version.
     """
     cache.mkdir(parents=True, exist_ok=True)
-    for package in sorted({member.package for name, member in MEMBERS.items() if not _has(cache, name)}):
+    for package in sorted(
+        {member.package for name, member in members.items() if not _has(cache, name, member)}
+    ):
         with tempfile.TemporaryDirectory(dir=cache) as work:
             if not fetch_debian(package, Path(work)):
                 raise ExportError(
                     f"The documents come from Debian's package {package}, which apt-get can't download."
                 )
-            keep_texts(package, Path(work), cache)
-    return {name: (cache / name).read_bytes().decode("utf-8") for name in MEMBERS}
+            keep_texts(package, Path(work), cache, members)
+    return {name: (cache / name).read_bytes().decode("utf-8") for name in members}
 
 
-def _has(folder: Path, name: str) -> bool:
-    return (folder / name).is_file() and file_digest(folder / name) == MEMBERS[name].sha256
+def _has(folder: Path, name: str, member: Member) -> bool:
+    return (folder / name).is_file() and file_digest(folder / name) == member.sha256
 
 
-def keep_texts(package: str, unpacked: Path, cache: Path) -> None:
+def keep_texts(package: str, unpacked: Path, cache: Path, members: Mapping[str, Member] = MEMBERS) -> None:
     """Puts the texts of a package into ``cache``, each in one step and only if it is the one that is meant.
 
     :raises ExportError: a file isn't there, or is another version.
     """
-    for name, member in MEMBERS.items():
+    for name, member in members.items():
         if member.package != package:
             continue
         text = unpacked / name
@@ -164,7 +166,7 @@ def keep_texts(package: str, unpacked: Path, cache: Path) -> None:
             text.write_bytes(gzip.decompress((unpacked / member.path).read_bytes()))
         except (OSError, EOFError) as error:
             raise ExportError(f"Debian's package {package} has no {member.path} to read ({error}).") from None
-        if not _has(unpacked, name):
+        if not _has(unpacked, name, member):
             raise ExportError(
                 f"{member.path} of Debian's package {package} is another version than {member.version}, "
                 "which the questions were written to."

@@ -103,26 +103,24 @@ def test_a_place_outside_its_document_is_named(grounded: ModuleType) -> None:
         grounded.check_spans([question], {"mqtt.7": " " * 10_000})
 
 
-def test_a_text_is_kept_only_in_the_version_that_is_meant(
-    grounded: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_text_is_kept_only_in_the_version_that_is_meant(grounded: ModuleType, tmp_path: Path) -> None:
     unpacked, cache = tmp_path / "unpacked", tmp_path / "cache"
     unpacked.mkdir()
     cache.mkdir()
-    monkeypatch.setattr(grounded, "MEMBERS", {"faq": grounded.Member("s", "p", "1", "faq.gz", HELLO)})
+    members = {"faq": grounded.Member("s", "p", "1", "faq.gz", HELLO)}
 
     with pytest.raises(ExportError, match=r"package p has no faq\.gz to read"):
-        grounded.keep_texts("p", unpacked, cache)
+        grounded.keep_texts("p", unpacked, cache, members)
     (unpacked / "faq.gz").write_bytes(b"hello")
     with pytest.raises(ExportError, match=r"package p has no faq\.gz to read"):
-        grounded.keep_texts("p", unpacked, cache)
+        grounded.keep_texts("p", unpacked, cache, members)
     (unpacked / "faq.gz").write_bytes(gzip.compress(b"hello world"))
     with pytest.raises(ExportError, match=r"faq\.gz of Debian's package p is another version than 1"):
-        grounded.keep_texts("p", unpacked, cache)
+        grounded.keep_texts("p", unpacked, cache, members)
     assert not list(cache.iterdir())
 
     (unpacked / "faq.gz").write_bytes(gzip.compress(b"hello"))
-    grounded.keep_texts("p", unpacked, cache)
+    grounded.keep_texts("p", unpacked, cache, members)
     assert (cache / "faq").read_bytes() == b"hello"
 
 
@@ -136,13 +134,13 @@ def test_a_package_is_fetched_only_for_a_text_that_is_not_kept(
         (work / "faq.gz").write_bytes(gzip.compress(b"hello"))
         return package == "p"
 
-    monkeypatch.setattr(grounded, "MEMBERS", {"faq": grounded.Member("s", "p", "1", "faq.gz", HELLO)})
+    members = {"faq": grounded.Member("s", "p", "1", "faq.gz", HELLO)}
     monkeypatch.setattr(grounded, "fetch_debian", fetch)
-    assert grounded.documents(tmp_path / "cache") == {"faq": "hello"}
-    assert grounded.documents(tmp_path / "cache") == {"faq": "hello"} and asked == ["p"]
+    assert grounded.documents(tmp_path / "cache", members) == {"faq": "hello"}
+    assert grounded.documents(tmp_path / "cache", members) == {"faq": "hello"} and asked == ["p"]
     (tmp_path / "cache" / "faq").write_bytes(b"damaged")
-    assert grounded.documents(tmp_path / "cache") == {"faq": "hello"} and asked == ["p", "p"]
+    assert grounded.documents(tmp_path / "cache", members) == {"faq": "hello"} and asked == ["p", "p"]
 
-    monkeypatch.setattr(grounded, "MEMBERS", {"x": grounded.Member("s", "q", "1", "faq.gz", HELLO)})
+    members = {"x": grounded.Member("s", "q", "1", "faq.gz", HELLO)}
     with pytest.raises(ExportError, match="package q, which apt-get can't download"):
-        grounded.documents(tmp_path / "cache")
+        grounded.documents(tmp_path / "cache", members)

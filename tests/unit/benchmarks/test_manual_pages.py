@@ -9,30 +9,26 @@ import pytest
 from edgeslm.errors import ExportError
 from tests.support.benchmarks.scripts import load_scripts
 
-PAGES = load_scripts("manual_pages")["manual_pages"]
+FAKE = ("sed", r"s/^[.]SH \(.*\)/<h1>\1<\/h1>/")
 
 
-@pytest.fixture
-def pages(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
-    monkeypatch.setattr(PAGES, "COMMAND", ("sed", "s/^[.]SH \\(.*\\)/<h1>\\1<\\/h1>/"))
-    return PAGES
+@pytest.fixture(scope="module")
+def pages() -> ModuleType:
+    return load_scripts("manual_pages")["manual_pages"]
 
 
 def test_a_page_goes_through_the_command(pages: ModuleType) -> None:
-    assert pages.html_of(b".SH NAME\npress") == b"<h1>NAME</h1>\npress"
+    assert pages.html_of(b".SH NAME\npress", FAKE) == b"<h1>NAME</h1>\npress"
 
 
-def test_without_mandoc_a_sentence_says_how_to_get_it(
-    pages: ModuleType, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(pages, "COMMAND", ("mandoc-that-is-missing",))
+def test_without_mandoc_a_sentence_says_how_to_get_it(pages: ModuleType) -> None:
     with pytest.raises(ExportError, match="apt-get install mandoc"):
-        pages.html_of(b"")
+        pages.html_of(b"", ("mandoc-that-is-missing",))
 
 
 def test_what_it_makes_nothing_of_is_told(pages: ModuleType) -> None:
     with pytest.raises(ExportError, match="mandoc can't read"):
-        pages.html_of(b"")
+        pages.html_of(b"", FAKE)
 
 
 @pytest.mark.parametrize(
