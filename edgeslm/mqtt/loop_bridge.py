@@ -28,7 +28,6 @@ BRIDGE_BYTES = 8 * 1024 * 1024
 """Payload bytes waiting for the loop at which the network thread pauses reading."""
 
 BRIDGE_WAIT_S = 1.0
-"""Longest pause of reading."""
 
 
 class Receiver(Protocol):
@@ -42,15 +41,25 @@ class Receiver(Protocol):
 
 
 class LoopBridge:
-    """The ``Listener`` of the network thread. At most ``most_qos0`` QoS 0 messages wait for the loop."""
+    """The ``Listener`` of the network thread. At most ``most_qos0`` QoS 0 messages wait for the loop.
+
+    :param wait_s: longest pause of reading.
+    """
 
     def __init__(
-        self, loop: asyncio.AbstractEventLoop, receiver: Receiver, *, packet_limit: int, most_qos0: int
+        self,
+        loop: asyncio.AbstractEventLoop,
+        receiver: Receiver,
+        *,
+        packet_limit: int,
+        most_qos0: int,
+        wait_s: float = BRIDGE_WAIT_S,
     ) -> None:
         self._loop = loop
         self._receiver = receiver
         self._packet_limit = packet_limit
         self._most_qos0 = most_qos0
+        self._wait_s = wait_s
         self._generation = 0
         self._mail: deque[tuple[Callable[..., None], tuple[object, ...]]] = deque()
         self._is_called = False
@@ -88,7 +97,7 @@ class LoopBridge:
                 self.dropped += 1
                 return
             if self._is_full():
-                self._room.wait_for(lambda: self._is_closed or not self._is_full(), BRIDGE_WAIT_S)
+                self._room.wait_for(lambda: self._is_closed or not self._is_full(), self._wait_s)
             self._waiting += 1
             self._waiting_bytes += weight
         self._post(self._deliver, delivery, weight)

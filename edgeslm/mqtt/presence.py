@@ -19,7 +19,6 @@ from edgeslm.protocol.delivery import OutgoingMessage
 log = logging.getLogger("edgeslm.mqtt")
 
 ANNOUNCE_S: Final = 5.0
-"""How long a change of state waits for the broker's acknowledgement."""
 
 
 class StatusSource(Protocol):
@@ -30,7 +29,18 @@ class StatusSource(Protocol):
 
 
 class Presence:
-    def __init__(self, bus: BusClient, topics: Topics, boot_id: str, source: StatusSource) -> None:
+    """:param announce_s: how long a change of state waits for the broker's acknowledgement."""
+
+    def __init__(
+        self,
+        bus: BusClient,
+        topics: Topics,
+        boot_id: str,
+        source: StatusSource,
+        *,
+        announce_s: float = ANNOUNCE_S,
+    ) -> None:
+        self._announce_s = announce_s
         self._bus = bus
         self._topics = topics
         self._boot_id = boot_id
@@ -44,7 +54,7 @@ class Presence:
         self.state = state
         if self._bus.connected:
             with contextlib.suppress(TimeoutError):  # the broker may be unreachable: go on
-                async with asyncio.timeout(ANNOUNCE_S):
+                async with asyncio.timeout(self._announce_s):
                     await self.retain(self._topics.state, encode_state(state, self._boot_id))
 
     async def come_online(self) -> None:
@@ -52,7 +62,7 @@ class Presence:
         self.state = "online"
         if self._bus.connected:
             with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(ANNOUNCE_S):
+                async with asyncio.timeout(self._announce_s):
                     await self.retain(self._topics.info, encode_document(self._source.info()))
                     await self.publish_health()
         await self.change("online")

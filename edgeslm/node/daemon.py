@@ -11,6 +11,7 @@ import logging
 import secrets
 import signal
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -51,11 +52,22 @@ if TYPE_CHECKING:
 
 log = logging.getLogger("edgeslm.node")
 
-HEALTH_EVERY_S = 30.0
 KEEP_AFTER_S = 1.0
 """A message unanswered for this long is copied to the spool."""
-DRAIN_LIMIT_S = 30.0
-"""How long a stop waits for running requests; the rest are delivered again at the next start."""
+
+
+@dataclass(frozen=True, slots=True)
+class Waits:
+    """Waits of a daemon, in seconds."""
+
+    health_every_s: float = 30.0
+    drain_limit_s: float = 30.0
+    """How long a stop waits for running requests; the rest are delivered again at the next start."""
+    announce_s: float = ANNOUNCE_S
+    """How long a change of state waits for the broker's acknowledgement."""
+
+
+WAITS = Waits()
 
 
 async def run(config: Config, path: Path | None = None) -> int:
@@ -97,8 +109,14 @@ class Daemon:
     """One node on the bus."""
 
     def __init__(
-        self, config: Config, service: Service, path: Path | None = None, store: Store | None = None
+        self,
+        config: Config,
+        service: Service,
+        path: Path | None = None,
+        store: Store | None = None,
+        waits: Waits = WAITS,
     ) -> None:
+        self._waits = waits
         self.config = config
         self.service = service
         self.topics = Topics(config.node, config.prefix)
@@ -107,11 +125,11 @@ class Daemon:
         self._stopping = asyncio.Event()
         self._manager = ServiceManager()
         self._liveness = Liveness(longest_step_s=config.limits.request_timeout_s + CANCEL_GRACE_S)
-        self._bus = self._make_bus()
-        self._presence = Presence(self._bus, self.topics, self.boot_id, self)
-        self._database = journal_of(config)
+        self.bus = self._make_bus()
+        self._presence = Presence(self.bus, self.topics, self.boot_id, self, announce_s=waits.announce_s)
+        self.database = journal_of(config)
         self._journal = Journal(
-            self._database,
+            self.database,
             window_s=config.limits.repeat_window_s,
             limit_bytes=config.limits.journal_bytes,
             keeps_results=config.journal.keep == "full",
@@ -126,8 +144,8 @@ class Daemon:
         self._store = store or Store(config.state_dir, config.node)
         self.admin = Admin(path, self, service, self._store, self._presence, self._manager)
         self.updater = Updater(self._store, self.admin, service, self.meter, self._presence)
-        self._extensions = [self.updater, self.admin, self._tracer, self._losses, *self._make_extensions()]
-        self._by_topic = {one.filter: part for part in self._extensions for one in part.subscriptions}
+        self.extensions = [self.updater, self.admin, self._tracer, self._losses, *self._make_extensions()]
+        self._by_topic = {one.filter: part for part in self.extensions for one in part.subscriptions}
 
     def _make_bus(self) -> BusClient:
         config = self.config
@@ -144,8 +162,8 @@ class Daemon:
         return Pipeline(
             self.config,
             self.service,
-            self._bus,
-            self._database,
+            self.bus,
+            self.database,
             self._journal,
             self._membership,
             Observers(self.meter, self._tracer, self._audit, self._console.feed if self._console else None),
@@ -164,7 +182,7 @@ class Daemon:
         yield WarmUp(self.service, presence)
         if config.control.allow:
             handlers = {**self.admin.handlers, **handlers_of(self.updater, self._store)}
-            yield ControlApi(self._bus, self.topics, self._audit, config.control.allow, handlers)
+            yield ControlApi(self.bus, self.topics, self._audit, config.control.allow, handlers)
         if config.metrics.address is not None:
             from edgeslm.telemetry.scrape import ScrapeEndpoint
 
@@ -183,10 +201,10 @@ class Daemon:
         self.config = config
         self._pipeline.take_up(config)
         after = self._subscriptions()
-        self._bus.subscribe(one for one in after.values() if before.get(one.filter) != one)
-        self._bus.unsubscribe(before.keys() - after.keys())
+        self.bus.subscribe(one for one in after.values() if before.get(one.filter) != one)
+        self.bus.unsubscribe(before.keys() - after.keys())
         self._presence.announce_info()
-        for extension in self._extensions:
+        for extension in self.extensions:
             extension.take_up(config)
 
     def _subscriptions(self) -> dict[str, Subscription]:
@@ -204,23 +222,23 @@ class Daemon:
             await self._run()
 
     async def _run(self) -> None:
-        self._database.open()
+        self.database.open()
         self._journal.open()
         stopped = asyncio.create_task(self._stopping.wait())
         beside: list[asyncio.Task[Any]] = [stopped]
         try:
             self._pipeline.open()
-            await self._bus.start()
-            for extension in self._extensions:
+            await self.bus.start()
+            for extension in self.extensions:
                 await extension.start()
             loading = asyncio.create_task(self._load())
             watching = self._manager.watch(self._fault)
             works = (watching, self._publish_health(), self._spool_waiting())
             beside += [loading, *map(asyncio.create_task, works)]
-            await self._first_of(stopped, loading, self._bus.failed)
+            await self._first_of(stopped, loading, self.bus.failed)
             if not self._stopping.is_set():
-                await self._first_of(stopped, self._bus.failed)
-            for extension in self._extensions:
+                await self._first_of(stopped, self.bus.failed)
+            for extension in self.extensions:
                 extension.close()
             await self._drain()
         finally:
@@ -229,16 +247,16 @@ class Daemon:
             self._pipeline.abandon()  # before the bus fails publishes: a route would count that as done
             # Even if loading failed: a clean disconnect discards the will.
             await self._presence.change("stopped")
-            for extension in reversed(self._extensions):
+            for extension in reversed(self.extensions):
                 try:
                     await extension.stop()
                 except Exception as error:  # the others must still stop
                     log.error("%s failed to stop: %s", type(extension).__name__, type(error).__name__)
                     log.debug("%s failed to stop", type(extension).__name__, exc_info=error)
-            await self._bus.stop()
+            await self.bus.stop()
             await self.service.stop()
             self._journal.close()
-            self._database.close()
+            self.database.close()
             self._audit.close()
 
     @staticmethod
@@ -262,25 +280,26 @@ class Daemon:
         self.service.scheduler.resume()
         if self._stopping.is_set():
             return
-        for extension in self._extensions:
+        for extension in self.extensions:
             extension.online()
         log.info("models loaded: %s", ", ".join(self.service.models.names))
         self._membership.join()
-        if self._bus.connected:
-            self._bus.subscribe(self._membership.subscriptions)
+        if self.bus.connected:
+            self.bus.subscribe(self._membership.subscriptions)
         await self._presence.come_online()
         self._manager.ready("online")
 
     async def _drain(self) -> None:
         log.info("draining")
-        self._manager.stopping("draining", within_s=DRAIN_LIMIT_S + 2 * ANNOUNCE_S + STOP_GRACE_S)
+        waits, limit_s = self._waits, self._waits.drain_limit_s
+        self._manager.stopping("draining", within_s=limit_s + 2 * waits.announce_s + STOP_GRACE_S)
         share = self._membership.leave()
-        self._bus.unsubscribe(share)
-        give_up_at = asyncio.get_running_loop().time() + DRAIN_LIMIT_S
+        self.bus.unsubscribe(share)
+        give_up_at = asyncio.get_running_loop().time() + limit_s
         await self._presence.change("draining")
-        left = await self._pipeline.drain(DRAIN_LIMIT_S)
+        left = await self._pipeline.drain(limit_s)
         # UNSUBACK comes after the shared messages in transit to this member; no other member gets those.
-        while share and not left and self._bus.connected:
+        while share and not left and self.bus.connected:
             await self._presence.change("draining")
             left_s = give_up_at - asyncio.get_running_loop().time()
             if not self._pipeline.is_busy or left_s <= 0:
@@ -293,17 +312,17 @@ class Daemon:
 
     def connected(self) -> None:
         """After every CONNACK: subscribes and republishes retained messages, which a new broker lacks."""
-        if not self._bus.resumed:
+        if not self.bus.resumed:
             if self._journal.epoch:
                 self._losses.lose_session()
                 log.warning("the broker has lost the node's session, and the requests that waited in it")
             self._journal.begin_session()
-        self._bus.unsubscribe(self._membership.left_over)
-        self._bus.subscribe(self._pipeline.subscriptions)
-        for extension in self._extensions:
-            self._bus.subscribe(extension.subscriptions)
+        self.bus.unsubscribe(self._membership.left_over)
+        self.bus.subscribe(self._pipeline.subscriptions)
+        for extension in self.extensions:
+            self.bus.subscribe(extension.subscriptions)
         self._presence.announce()
-        for extension in self._extensions:
+        for extension in self.extensions:
             extension.connected()
 
     def disconnected(self) -> None:
@@ -316,7 +335,7 @@ class Daemon:
 
     async def _publish_health(self) -> None:
         while True:
-            await asyncio.sleep(HEALTH_EVERY_S)
+            await asyncio.sleep(self._waits.health_every_s)
             self._journal.retry()
             self._journal.tidy()
             give_back_free_memory()
@@ -330,8 +349,8 @@ class Daemon:
     def _fault(self) -> str | None:
         scheduler = self.service.scheduler
         return self._liveness.fault(
-            network_alive=self._bus.network_alive,
-            network_silent_s=self._bus.network_silent_s,
+            network_alive=self.bus.network_alive,
+            network_silent_s=self.bus.network_silent_s,
             unfinished=0 if self._presence.state == "starting" else scheduler.waiting + scheduler.in_flight,
             moved_at=scheduler.moved_at,
         )
@@ -340,8 +359,8 @@ class Daemon:
         """The health message, a JSON object. It has no text of any request."""
         scheduler, watches = self.service.scheduler, self.service.deployment.watches
         figures, pids = self.meter.figures(), dict(self.service.deployment.pids)
-        figures["dropped"]["qos0"] = self._bus.dropped
-        for extension in self._extensions:
+        figures["dropped"]["qos0"] = self.bus.dropped
+        for extension in self.extensions:
             figures |= extension.health()
             pids |= extension.pids
         return {
@@ -357,9 +376,9 @@ class Daemon:
         }
 
     def _alerts(self) -> Iterator[str | None]:
-        yield from (self._fault(), self._database.problem, self._database.damage, self._audit.problem)
-        yield from self._bus.shortcomings
-        for extension in self._extensions:
+        yield from (self._fault(), self.database.problem, self.database.damage, self._audit.problem)
+        yield from self.bus.shortcomings
+        for extension in self.extensions:
             yield from extension.alerts
         yield from self.service.library.problems
         yield from (watch.sentence(name) for name, watch in self.service.deployment.watches.items())

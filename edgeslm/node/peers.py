@@ -28,7 +28,15 @@ _AWAY = ("stopped", "offline")
 class Peers:
     """Clients by node name. ``own_name`` is this node's name, part of the reply topics."""
 
-    def __init__(self, broker: Broker, prefix: str, own_name: str) -> None:
+    def __init__(
+        self,
+        broker: Broker,
+        prefix: str,
+        own_name: str,
+        *,
+        connect_timeout_s: float = CONNECT_TIMEOUT_S,
+    ) -> None:
+        self._connect_timeout_s = connect_timeout_s
         self._broker = broker
         self._own_name = own_name
         self._prefix = prefix
@@ -80,7 +88,7 @@ class Peers:
             node,
             prefix=self._prefix,
             name=self._own_name,
-            connect_timeout_s=CONNECT_TIMEOUT_S,
+            connect_timeout_s=self._connect_timeout_s,
         )
         await asyncio.to_thread(client.open)
         return client

@@ -14,7 +14,7 @@ class FakeCollector:
     """``spans`` are the received spans by name, in the order sent."""
 
     def __init__(self, port: int = 0) -> None:
-        self._changed = threading.Condition()
+        self.changed = threading.Condition()
         self.requests: list[tuple[str, str | None]] = []
         self.messages: list[ExportTraceServiceRequest] = []
         collector = self
@@ -26,10 +26,10 @@ class FakeCollector:
                     body = gzip.decompress(body)
                 message = ExportTraceServiceRequest()
                 message.ParseFromString(body)
-                with collector._changed:
+                with collector.changed:
                     collector.requests.append((self.path, self.headers["Content-Type"]))
                     collector.messages.append(message)
-                    collector._changed.notify_all()
+                    collector.changed.notify_all()
                 self.send_response(200)
                 self.end_headers()
 
@@ -67,8 +67,8 @@ class FakeCollector:
         return values(self.messages[0].resource_spans[0].resource.attributes)
 
     def wait_for(self, count: int) -> list[Any]:
-        with self._changed:
-            assert self._changed.wait_for(lambda: len(self.spans) >= count, 120)
+        with self.changed:
+            assert self.changed.wait_for(lambda: len(self.spans) >= count, 120)
         return self.spans
 
 

@@ -111,6 +111,10 @@ class FakeProcess(EngineProcess):
             self._up = False
             raise
 
+    def crash(self) -> None:
+        """It ends during a call."""
+        self._up = False
+
     async def stop(self) -> None:
         self.stops += 1
         self._up = False

@@ -27,7 +27,7 @@ from edgeslm.bundle.manifest import Bundle
 from edgeslm.config.loader import load_config
 from edgeslm.engine.host.process import EngineProcess
 from edgeslm.engine.worker.prepared import CACHE
-from edgeslm.node.daemon import Daemon, make_service
+from edgeslm.node.daemon import WAITS, Daemon, Waits, make_service
 from edgeslm.protocol.delivery import Delivery
 from edgeslm.telemetry.extension import Extension
 from edgeslm.update.store import Store
@@ -197,8 +197,10 @@ class Node:
         configuration: Mapping[str, Any],
         *,
         smoke: Callable[..., Awaitable[object]] = passes,
+        waits: Waits = WAITS,
     ) -> None:
         self._smoke = smoke
+        self._waits = waits
         self.file = write_configuration(folder, configuration)
         config = load_config(self.file)
         service = make_service(
@@ -231,11 +233,14 @@ class Node:
 
     def extension(self, kind: type[_Extension]) -> _Extension:
         """That of the daemon."""
-        return next(one for one in self.daemon._extensions if isinstance(one, kind))
+        return next(one for one in self.daemon.extensions if isinstance(one, kind))
+
+    def request_stop(self) -> None:
+        self._loop.call_soon_threadsafe(self.daemon.request_stop)
 
     def stop(self) -> None:
         if self._thread.is_alive():
-            self._loop.call_soon_threadsafe(self.daemon.request_stop)
+            self.request_stop()
         self._thread.join(WAIT_S)
         assert not self._thread.is_alive(), "the daemon doesn't end"
         if self._error is not None:
@@ -255,7 +260,7 @@ class Node:
 
     async def _serve(self) -> None:
         self._loop = asyncio.get_running_loop()
-        self.daemon = Daemon(self._config, self._service, self.file)
+        self.daemon = Daemon(self._config, self._service, self.file, waits=self._waits)
         self._started.set()
         with mock.patch("edgeslm.update.updater.smoke_test", self._smoke):
             await self.daemon.run()

@@ -11,6 +11,7 @@ import hashlib
 import logging
 import secrets
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from edgeslm.config.loader import Route
@@ -25,15 +26,16 @@ log = logging.getLogger("edgeslm.node")
 LONGEST_ID = 64
 """Characters of the message's own id used in the document's source."""
 PAUSES_S = (0.5, 2.0, 5.0, 15.0)
-"""Pauses between retries."""
 
 
 @dataclass(slots=True)
 class Ingest:
-    """``service`` has the collections; ``meter`` counts messages given up."""
+    """``service`` has the collections; ``meter`` counts messages given up. ``pauses_s`` are the pauses
+    between retries."""
 
     service: Service
     meter: Meter
+    pauses_s: Sequence[float] = PAUSES_S
 
     async def keep(
         self, route: Route, delivery: Delivery, text: str, key: bytes | None, id: str | None = None
@@ -50,7 +52,7 @@ class Ingest:
             name = f"{' '.join(id.split())[:LONGEST_ID]} {name}"
         received = time.time() - (time.monotonic() - delivery.received_at)
         memory = Memory(delivery.topic, name, text, received, route.keep_s)
-        for pause_s in (*PAUSES_S, None):
+        for pause_s in (*self.pauses_s, None):
             try:
                 await self.service.library.remember(route.remember, memory)
                 return

@@ -25,16 +25,22 @@ from edgeslm.telemetry.health import Meter
 
 log = logging.getLogger("edgeslm.node")
 
-MOST_BYTES: Final = 1 << 20
-"""Limit for the messages of one window."""
-ALL_BYTES: Final = 16 << 20
-"""Limit for all windows together."""
-MOST_OPEN: Final = 100
-"""Open windows per route; payloads choose the output topics, so their number needs a limit."""
-RETRY_S: Final = 1.0
-"""Pause before a failed write is retried."""
 DROPPED: Final = "window"
 """Metric label of messages that a window had no room for."""
+
+
+@dataclass(frozen=True, slots=True)
+class WindowLimits:
+    """Limits of open windows."""
+
+    most_bytes: int = 1 << 20
+    """Bytes of the messages of one window."""
+    all_bytes: int = 16 << 20
+    """Bytes of all windows together."""
+    most_open: int = 100
+    """Open windows per route; payloads choose the output topics, so their number needs a limit."""
+    retry_s: float = 1.0
+    """Pause before a failed write is retried."""
 
 
 class Digester(Protocol):
@@ -62,6 +68,7 @@ class WindowAggregator:
     admission: Admission
     digester: Digester
     meter: Meter
+    limits: WindowLimits = field(default_factory=WindowLimits)
     _open: dict[WindowName, _OpenWindow] = field(default_factory=dict, init=False)
     _size: int = 0
     _arrivals: list[tuple[Gathered, asyncio.Future[None]]] = field(default_factory=list, init=False)
@@ -155,7 +162,7 @@ class WindowAggregator:
         self._write()
         for name in [name for name in self._open if name[0] == route]:
             while not self._complete(name):
-                await asyncio.sleep(RETRY_S)
+                await asyncio.sleep(self.limits.retry_s)
 
     def _has_room(self, message: Gathered) -> bool:
         name = message.window
@@ -164,10 +171,10 @@ class WindowAggregator:
         window = self._open.get(name, _OpenWindow())
         others = sum(1 for other in self._open if other != name and other[0] == name[0])
         if (
-            others < MOST_OPEN
+            others < self.limits.most_open
             and (wanted.last is not None or self._count_with_arrivals(name) < wanted.most)
-            and window.size + waiting + message.size <= MOST_BYTES
-            and self._size + waiting + message.size <= ALL_BYTES
+            and window.size + waiting + message.size <= self.limits.most_bytes
+            and self._size + waiting + message.size <= self.limits.all_bytes
         ):
             return True
         self._write()  # opens the window that counts the drop
@@ -198,7 +205,7 @@ class WindowAggregator:
                     kept.append((message, written))
             self._arrivals = kept + self._arrivals
             if self._arrivals:
-                asyncio.get_running_loop().call_later(RETRY_S, self._write)
+                asyncio.get_running_loop().call_later(self.limits.retry_s, self._write)
             return
         for (message, written), is_new in zip(arrivals, added, strict=True):
             if is_new:
@@ -226,7 +233,7 @@ class WindowAggregator:
 
     def _complete_or_retry(self, name: WindowName) -> None:
         if name in self._open and not self._complete(name):
-            asyncio.get_running_loop().call_later(RETRY_S, self._complete_or_retry, name)
+            asyncio.get_running_loop().call_later(self.limits.retry_s, self._complete_or_retry, name)
 
     def _complete(self, name: WindowName) -> bool:
         """:return: False if the disk refuses the write; try again."""

@@ -6,9 +6,7 @@ from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
 
-import pytest
-
-from edgeslm.node import daemon as daemon_module
+from edgeslm.node.daemon import Waits
 from edgeslm.protocol.topics import BROKER_DROPPED
 from edgeslm.storage.database import Database
 from edgeslm.storage.spool import Spool
@@ -20,16 +18,13 @@ from tests.support.nodes import BASE, Node, fake_configuration
 MakeBroker = Callable[..., Mosquitto]
 
 
-def test_what_the_broker_drops_is_an_alert_in_health(
-    make_broker: MakeBroker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(daemon_module, "HEALTH_EVERY_S", 0.05)
+def test_what_the_broker_drops_is_an_alert_in_health(make_broker: MakeBroker, tmp_path: Path) -> None:
     gate = tmp_path / "gate"
     broker = make_broker("sys_interval 1\nmax_queued_messages 5\n")
     configuration = fake_configuration(broker.url, tmp_path, limits={"queue": 1})
     with App(broker.port, f"{BASE}/#", BROKER_DROPPED) as app:
         app.take(BROKER_DROPPED)  # a broker that has just started has not told it yet
-        with Node(tmp_path, configuration):
+        with Node(tmp_path, configuration, waits=Waits(health_every_s=0.05)):
             check_alert(app, gate)
 
 

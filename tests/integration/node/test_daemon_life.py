@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from edgeslm.errors import BundleError
+from edgeslm.node.daemon import Waits
 from edgeslm.serving.service import Service
 from tests.support.apps import App
 from tests.support.brokers import Mosquitto
@@ -170,7 +171,7 @@ def test_a_node_that_can_t_load_its_model_says_stopped(
     broker: Mosquitto, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     async def fail(self: object) -> None:
-        while not node.daemon._bus.connected:
+        while not node.daemon.bus.connected:
             await asyncio.sleep(0.01)
         raise BundleError("the model is damaged")
 
@@ -231,18 +232,16 @@ def test_a_node_waits_for_a_broker_that_is_not_there_yet(make_broker: MakeBroker
     with NodeProcess(tmp_path, fake_configuration(broker.url, tmp_path), fake=True) as node:
         broker_less = "Nothing listens at"
         while broker_less not in node.words:
-            assert node._process.poll() is None
+            assert not node.has_ended
         broker.start()
         with App(broker.port, STATE) as app:
             app.take_state(BASE, "online")
         assert node.terminate() == 0
 
 
-def test_a_stop_does_not_wait_for_a_broker_that_no_longer_answers(
-    broker: Mosquitto, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("edgeslm.mqtt.presence.ANNOUNCE_S", 0.1)
-    with App(broker.port, STATE) as app, Node(tmp_path, fake_configuration(broker.url, tmp_path)) as node:
+def test_a_stop_does_not_wait_for_a_broker_that_no_longer_answers(broker: Mosquitto, tmp_path: Path) -> None:
+    configuration, waits = fake_configuration(broker.url, tmp_path), Waits(announce_s=0.1)
+    with App(broker.port, STATE) as app, Node(tmp_path, configuration, waits=waits) as node:
         app.take_state(BASE, "online")
         broker.freeze()
         try:

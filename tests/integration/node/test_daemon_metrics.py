@@ -8,11 +8,9 @@ import urllib.request
 from collections.abc import Callable
 from pathlib import Path
 
-import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from edgeslm import __version__
-from edgeslm.telemetry import scrape
 from tests.support.apps import App
 from tests.support.brokers import Mosquitto, free_port
 from tests.support.nodes import BASE, Node, NodeProcess, fake_configuration
@@ -30,10 +28,7 @@ def scraped(port: int) -> dict[tuple[str, ...], float]:
     }
 
 
-def test_prometheus_and_health_say_the_same(
-    make_broker: MakeBroker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(scrape, "FRESH_S", 0.0)
+def test_prometheus_and_health_say_the_same(make_broker: MakeBroker, tmp_path: Path) -> None:
     broker, port = make_broker(), free_port()
     configuration = fake_configuration(broker.url, tmp_path, metrics={"listen": str(port)})
     with App(broker.port, f"{BASE}/#") as app, Node(tmp_path, configuration) as node:

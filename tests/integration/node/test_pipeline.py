@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from edgeslm.node.in_flight import Admission
+from edgeslm.node.daemon import Waits
 from edgeslm.storage.database import Database
 from edgeslm.storage.spool import Spool
 from tests.support.apps import App
@@ -21,6 +21,7 @@ from tests.support.nodes import BASE, FAKE_RUN, TASKS, Node, NodeProcess, fake_c
 MakeBroker = Callable[..., Mosquitto]
 REPLY = f"{BASE}/res/triage/desk"
 TRIAGE = f"{BASE}/req/triage"
+HASTY = Waits(drain_limit_s=0.1)
 SAVING = "persistence true\nautosave_interval 1\nautosave_on_changes true\n"
 
 
@@ -112,37 +113,6 @@ def test_an_error_that_may_pass_is_not_remembered(app: App, node: Node) -> None:
             app.publish(TRIAGE, f"fail {code}", reply_to=REPLY, correlation=code.encode())
             assert app.take(REPLY).code == code
     assert node.daemon.health()["repeats"] == {"attached": 0, "resent": 0}
-
-
-def test_a_mistake_of_the_node_is_answered_too(app: App, node: Node, monkeypatch: pytest.MonkeyPatch) -> None:
-    def fail(*values: object) -> None:
-        raise ZeroDivisionError
-
-    monkeypatch.setattr("edgeslm.node.attempts.AttemptLog.end", fail)
-    app.publish(TRIAGE, "x", reply_to=REPLY, correlation=b"42")
-    assert app.take(REPLY).code == "internal"
-
-
-def test_what_there_is_too_little_memory_to_refuse_is_kept_until_there_is_enough(
-    app: App, node: Node, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """It was acknowledged without a result and without a word."""
-    report, failures = Admission._report, iter([True, True, False])
-
-    def fail(*values: object, **names: object) -> None:
-        raise MemoryError
-
-    async def fail_first(self: Admission, *values: Any) -> None:
-        if next(failures):
-            raise MemoryError
-        await report(self, *values)
-
-    monkeypatch.setattr("edgeslm.node.request_handler.parse_request", fail)
-    monkeypatch.setattr(Admission, "_report", fail_first)
-    app.subscribe(f"{BASE}/res/#")
-    app.publish(TRIAGE, "x", reply_to=REPLY, correlation=b"42")
-    heard = app.take(f"{BASE}/res/triage")
-    assert (heard.correlation, heard.code) == (b"42", "internal")
 
 
 # The daemon ends
@@ -263,14 +233,11 @@ def test_a_schema_of_a_sender_stops_nobody(broker: Mosquitto, tmp_path: Path) ->
     assert codes == {"pattern": None, "multiple": "invalid_request", "items": "invalid_request"}
 
 
-def test_an_orderly_stop_is_not_held_against_a_request(
-    broker: Mosquitto, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("edgeslm.node.daemon.DRAIN_LIMIT_S", 0.1)
+def test_an_orderly_stop_is_not_held_against_a_request(broker: Mosquitto, tmp_path: Path) -> None:
     text, gate, working = held(tmp_path)
     with App(broker.port, f"{BASE}/#") as app:
         for attempt in range(5):
-            with Node(tmp_path, fake_configuration(broker.url, tmp_path)):
+            with Node(tmp_path, fake_configuration(broker.url, tmp_path), waits=HASTY):
                 if not attempt:
                     app.take_state(BASE, "online")
                     app.publish(TRIAGE, text, reply_to=REPLY, correlation=b"42")
@@ -434,23 +401,22 @@ def test_spooled_messages_that_nobody_reads_any_more_are_forgotten(broker: Mosqu
 
 
 def test_a_result_of_a_route_that_can_not_be_sent_before_the_end_stays_in_the_spool(
-    make_broker: MakeBroker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    make_broker: MakeBroker, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr("edgeslm.node.daemon.DRAIN_LIMIT_S", 0.1)
     broker = make_broker()
     text, gate, working = held(tmp_path)
     routes = [{"from": "plant/log", "task": "triage", "to": "out/label"}]
     configuration = fake_configuration(broker.url, tmp_path, durability="spool", routes=routes)
-    with Node(tmp_path, configuration) as node:
+    with Node(tmp_path, configuration, waits=HASTY) as node:
         with App(broker.port, f"{BASE}/#") as app:
             app.take_state(BASE, "online")
             app.publish("plant/log", text)
             begun(working, app)
             app.wait_until(lambda: puback_count(broker) == 1, "the message is acknowledged")
         broker.kill()
-        app.wait_until(lambda: not node.daemon._bus.connected, "the node has noticed")
+        app.wait_until(lambda: not node.daemon.bus.connected, "the node has noticed")
         gate.touch()
-        app.wait_until(lambda: node.daemon._bus.waiting_bytes > 0, "the result waits for the broker")
+        app.wait_until(lambda: node.daemon.bus.waiting_bytes > 0, "the result waits for the broker")
     broker.start()
     with App(broker.port, f"{BASE}/#", "out/#") as app, Node(tmp_path, configuration):
         assert app.take("out/label").json["status"] == "ok"
@@ -537,7 +503,7 @@ class FullDisk(Database):
 
 
 def fill_disk(node: Node) -> FullDisk:
-    database = node.daemon._database
+    database = node.daemon.database
     database.__class__ = FullDisk
     assert isinstance(database, FullDisk)
     database.full = True

@@ -89,7 +89,7 @@ def test_a_member_that_ends_in_order_answers_what_it_has_and_gets_nothing_more(
         with Node(tmp_path / "left", member(broker.url, tmp_path, "left")):
             online(app, "left")
             if how == "stop":
-                right._loop.call_soon_threadsafe(right.daemon.request_stop)
+                right.request_stop()
             else:
                 app.publish(f"{base('right')}/ctl/drain", b"")
             app.take_state(base("right"), "draining")

@@ -7,12 +7,10 @@ import threading
 from collections.abc import Sequence
 from typing import Any
 
-import pytest
 from paho.mqtt.client import MQTTMessage
 
-from edgeslm.mqtt import loop_bridge as module
 from edgeslm.mqtt.diagnostics import Problem, Welcome
-from edgeslm.mqtt.loop_bridge import LoopBridge
+from edgeslm.mqtt.loop_bridge import BRIDGE_BYTES, LoopBridge
 from edgeslm.protocol.delivery import Delivery
 
 
@@ -54,13 +52,11 @@ def test_a_flood_of_qos_0_is_bounded_while_the_loop_is_busy() -> None:
     asyncio.run(main())
 
 
-def test_large_messages_wait_for_the_loop_and_none_is_lost(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "BRIDGE_WAIT_S", 30.0)
-
+def test_large_messages_wait_for_the_loop_and_none_is_lost() -> None:
     async def main() -> None:
         receiver = Receiver()
-        limit = module.BRIDGE_BYTES
-        bridge = LoopBridge(asyncio.get_running_loop(), receiver, packet_limit=limit, most_qos0=10)
+        limit, loop = BRIDGE_BYTES, asyncio.get_running_loop()
+        bridge = LoopBridge(loop, receiver, packet_limit=limit, most_qos0=10, wait_s=30.0)
 
         def network() -> None:
             for _ in range(8):
@@ -76,13 +72,11 @@ def test_large_messages_wait_for_the_loop_and_none_is_lost(monkeypatch: pytest.M
     asyncio.run(main())
 
 
-def test_the_network_thread_goes_on_when_the_loop_is_stuck(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "BRIDGE_WAIT_S", 0.01)
-
+def test_the_network_thread_goes_on_when_the_loop_is_stuck() -> None:
     async def main() -> None:
         receiver = Receiver()
-        limit = module.BRIDGE_BYTES
-        bridge = LoopBridge(asyncio.get_running_loop(), receiver, packet_limit=limit, most_qos0=10)
+        limit, loop = BRIDGE_BYTES, asyncio.get_running_loop()
+        bridge = LoopBridge(loop, receiver, packet_limit=limit, most_qos0=10, wait_s=0.01)
         for _ in range(5):
             bridge.received(LINK, message(bytes(limit // 2)))
         bridge.received(LINK, message(b"x", qos=0))
@@ -109,28 +103,31 @@ def test_nothing_is_handed_over_after_close_or_to_an_ended_loop() -> None:
     assert receiver.got == []
 
 
-def test_many_messages_wake_the_loop_once_and_keep_their_order(monkeypatch: pytest.MonkeyPatch) -> None:
+class CountingLoop(asyncio.SelectorEventLoop):
+    """Counts how often other threads wake it."""
+
+    calls = 0
+
+    def call_soon_threadsafe(self, *values: Any, **named: Any) -> asyncio.Handle:  # type: ignore[override]
+        self.calls += 1
+        return super().call_soon_threadsafe(*values, **named)
+
+
+def test_many_messages_wake_the_loop_once_and_keep_their_order() -> None:
     async def main() -> None:
         receiver = Receiver()
         loop = asyncio.get_running_loop()
+        assert isinstance(loop, CountingLoop)
         bridge = LoopBridge(loop, receiver, packet_limit=9, most_qos0=9)
-        calls = 0
-        wake = loop.call_soon_threadsafe
-
-        def counted(*values: Any) -> Any:
-            nonlocal calls
-            calls += 1
-            return wake(*values)
-
-        monkeypatch.setattr(loop, "call_soon_threadsafe", counted)
         for round_ in (1, 2):
             for number in range(5):
                 bridge.received(LINK, message(b"%d" % number))
             await asyncio.sleep(0)
-            assert calls == round_
+            assert loop.calls == round_
         assert [delivery.payload for delivery in receiver.got] == [b"0", b"1", b"2", b"3", b"4"] * 2
 
-    asyncio.run(main())
+    with asyncio.Runner(loop_factory=CountingLoop) as runner:
+        runner.run(main())
 
 
 def test_what_can_not_be_taken_in_does_not_hold_back_the_rest() -> None:

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from edgeslm.config.loader import Task as TaskSection
-from edgeslm.errors import FeedbackError, InvalidRequest
+from edgeslm.errors import InvalidRequest
 from edgeslm.messages import Request
 from edgeslm.node.feedback import LONGEST, REMEMBERED, Corrections, check_correction
-from edgeslm.storage.feedback_store import Correction, FeedbackStore
+from edgeslm.storage.feedback_store import MOST_BYTES, Correction, FeedbackStore
 from edgeslm.tasks import Task, make_task
 from edgeslm.telemetry.health import Meter
 from tests.support.fakes import FakeService
@@ -96,8 +97,11 @@ def test_an_earlier_request_is_named_by_its_id(node: Node) -> None:
 
 
 def test_names_of_tasks_that_are_not_here_are_not_remembered(node: Node) -> None:
-    node.corrections.remember(Request("x" * 65_000, "a text", "7", ""))
-    assert node.corrections._texts == {}
+    node.ask("Fire!", "42")
+    for number in range(REMEMBERED):
+        node.ask("a text", str(number), "x" * 65_000)
+    node.tell(task="triage", id="42", label="critical")
+    assert node.rows() == [("Fire!", "critical")], "it isn't forgotten for them"
 
 
 def test_an_id_means_a_request_of_its_task(node: Node) -> None:
@@ -164,11 +168,11 @@ def test_what_cant_be_kept_is_counted(node: Node, tmp_path: Path, message: dict[
     assert list(tmp_path.rglob("*.jsonl")) == []
 
 
-def test_a_full_file_is_counted(node: Node, monkeypatch: pytest.MonkeyPatch) -> None:
-    def is_full(store: FeedbackStore, correction: Correction) -> Path:
-        raise FeedbackError("full")
-
-    monkeypatch.setattr(FeedbackStore, "keep", is_full)
+def test_a_full_file_is_counted(node: Node) -> None:
+    file = node.store.file("triage")
+    file.parent.mkdir()
+    file.touch()
+    os.truncate(file, MOST_BYTES)
     node.tell(task="triage", input="x", label="critical")
     assert node.dropped == ["feedback"]
 

@@ -8,7 +8,6 @@ import pytest
 
 from edgeslm.config.sections import Limits
 from edgeslm.mqtt.publisher import Publisher
-from edgeslm.node import in_flight as module
 from edgeslm.node.in_flight import Admission, InFlight
 from edgeslm.protocol.codec import Topics, parse_result
 from edgeslm.protocol.delivery import OutgoingMessage
@@ -137,12 +136,10 @@ def test_room_is_bounded_in_messages_bytes_and_those_of_qos_0() -> None:
     asyncio.run(main())
 
 
-@pytest.mark.parametrize("shortages", [0, 2])
+@pytest.mark.parametrize("shortages", [0, 1])
 def test_what_a_mistake_of_ours_ended_is_answered_and_reported_dead_before_it_is_acknowledged(
-    shortages: int, monkeypatch: pytest.MonkeyPatch
+    shortages: int,
 ) -> None:
-    monkeypatch.setattr(module, "NO_MEMORY_S", 0.0)
-
     async def main() -> None:
         hall, topics = Hall(), Topics("hall")
         publish, left = hall.publish, [shortages]

@@ -27,8 +27,12 @@ REPLIES = ("edgeslm/v1/+/res/#",)
 class FakeBus:
     def __init__(self) -> None:
         self.published: list[tuple[str, bytes]] = []
+        self.shortages = 0
 
     def publish(self, message: OutgoingMessage) -> asyncio.Future[None]:
+        if self.shortages:
+            self.shortages -= 1
+            raise MemoryError
         self.published.append((message.topic, message.payload))
         done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         done.set_result(None)
@@ -60,6 +64,8 @@ class Harness:
         self.acknowledged.append(len(self.bus.published))
 
     def accept(self, request: Request) -> None:
+        if request.input == "refuse":
+            raise MemoryError
         self.notes.append("accepted")
 
     def note(self, what: str, request: Request | Rejected, result: Result | None, size: int | None) -> None:
@@ -141,20 +147,19 @@ def test_what_is_no_request_and_a_mistake_of_ours_are_answered_too(tmp_path: Pat
     asyncio.run(main())
 
 
+@pytest.mark.parametrize("shortages", [0, 1])
 def test_a_request_that_the_handler_fails_on_is_answered_and_reported_dead(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, shortages: int
 ) -> None:
+    """Also where there is too little memory to refuse it."""
+
     async def main() -> None:
         harness = Harness(tmp_path)
-
-        def fail(request: Request) -> None:
-            raise ZeroDivisionError
-
-        monkeypatch.setattr(harness, "accept", fail)
+        harness.bus.shortages = shortages
         topics = Topics("hall")
-        await harness.serve(b"Smoke", topic=topics.request("triage"), correlation=b"seven")
-        assert harness.acknowledged == [2], "it is acknowledged after both"
-        (to, result), (dead, report) = harness.bus.published
+        await harness.serve(b"refuse", topic=topics.request("triage"), correlation=b"seven")
+        *_, (to, result), (dead, report) = harness.bus.published
+        assert harness.acknowledged == [len(harness.bus.published)], "it is acknowledged after both"
         error = parse_result(result).error
         assert (to, error and error.code) == (topics.result("triage"), "internal")
         assert (dead, json.loads(report)["reason"]) == (topics.dead, "internal")

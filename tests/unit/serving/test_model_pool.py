@@ -359,7 +359,7 @@ def test_a_call_that_ran_beside_one_that_crashes_its_engine_is_not_taken_for_the
             try:
                 if name == "bad":
                     crashed.set()
-                    node.small._up = False
+                    node.small.crash()
                     raise EngineCrashed("it crashed")
                 if not crashed.is_set():
                     await crashed.wait()

@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import datetime
-import errno
 import json
-import os
 import stat
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -15,8 +12,8 @@ from typing import Any
 import pytest
 
 from edgeslm.errors import FeedbackError
-from edgeslm.storage import feedback_store
-from edgeslm.storage.feedback_store import Correction, FeedbackStore
+from edgeslm.storage.feedback_store import MOST_BYTES, Correction, FeedbackStore
+from tests.support.disks import files_end_at
 
 NOW = datetime.datetime(2026, 3, 4, 5, 6, 7, 890, tzinfo=datetime.UTC)
 FIRE = Correction("triage", "Fire!", "critical")
@@ -24,18 +21,6 @@ FIRE = Correction("triage", "Fire!", "critical")
 
 def rows(file: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()]
-
-
-def full_disk(room: int) -> Callable[[int, bytes], int]:
-    """A write that has room for so many bytes, and fails with none."""
-    write = os.write
-
-    def write_part(descriptor: int, data: bytes) -> int:
-        if not room:
-            raise OSError(errno.ENOSPC, "No space left on device")
-        return write(descriptor, data[:room])
-
-    return write_part
 
 
 def test_a_label_is_a_row() -> None:
@@ -91,27 +76,30 @@ def test_several_may_write_at_once(tmp_path: Path) -> None:
 # -- what can't be kept ----------------------------------------------------------------------------
 
 
-def test_a_full_file_takes_no_more(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_full_file_takes_no_more(tmp_path: Path) -> None:
     store = FeedbackStore(tmp_path)
-    size = len(FIRE.encode(NOW))
-    monkeypatch.setattr(feedback_store, "MOST_BYTES", 2 * size)
     file = store.keep(FIRE)
+    with file.open("ab") as stream:
+        stream.truncate(MOST_BYTES - len(FIRE.encode(NOW)) - 1)
+        stream.write(b"\n")
     store.keep(FIRE)
     with pytest.raises(FeedbackError, match=r"triage\.jsonl has .* the most that are kept; learn from it"):
         store.keep(FIRE)
-    assert file.stat().st_size == 2 * size
+    assert file.stat().st_size == MOST_BYTES
     assert store.keep(Correction("other", "x", "a")).exists(), "other tasks have room of their own"
 
 
 @pytest.mark.parametrize("room", [0, 1, 40])
-def test_a_full_disk_leaves_no_half_row(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, room: int) -> None:
+def test_a_full_disk_leaves_no_half_row(tmp_path: Path, room: int) -> None:
     store = FeedbackStore(tmp_path)
     file = store.keep(FIRE)
     before = file.read_bytes()
-    with monkeypatch.context() as patch:
-        patch.setattr(os, "write", full_disk(room))
-        with pytest.raises(FeedbackError, match=r"(?i)triage\.jsonl can't be written: no space left on"):
-            store.keep(FIRE)
+    sentence = "no space left on" if room else "File too large"
+    with (
+        files_end_at(len(before) + room),
+        pytest.raises(FeedbackError, match=rf"triage\.jsonl .*: {sentence}"),
+    ):
+        store.keep(FIRE)
     assert file.read_bytes() == before
     store.keep(FIRE)
     assert len(rows(file)) == 2

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import errno
 import json
-import os
 import stat
 from pathlib import Path
 from typing import Any
@@ -13,6 +11,7 @@ import pytest
 
 from edgeslm.config.sections import Audit
 from edgeslm.telemetry.audit import AuditLog
+from tests.support.disks import files_end_at
 
 
 def lines(file: Path) -> list[dict[str, Any]]:
@@ -54,24 +53,14 @@ def test_it_is_rotated_by_size_and_so_many_are_kept(tmp_path: Path, files: int) 
     assert kept == list(range(kept[0], 400)), "the newest, in their order"
 
 
-def test_a_full_disk_costs_lines_and_is_told(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_a_full_disk_costs_lines_and_is_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     file = tmp_path / "audit.jsonl"
     audit = AuditLog(Audit(file=file))
     audit.note("request", id="1")
-    really_write = os.write
-
-    def half(descriptor: int, line: bytes) -> int:
-        return really_write(descriptor, line[:10])
-
-    def full(descriptor: int, line: bytes) -> int:
-        raise OSError(errno.ENOSPC, "No space left on device")
-
-    for broken in (half, full):
-        monkeypatch.setattr(os, "write", broken)
-        audit.note("request", id="2")
-        monkeypatch.undo()
+    size = file.stat().st_size
+    for room in (10, 0):
+        with files_end_at(size + room):
+            audit.note("request", id="2")
     assert "2 lines are lost so far" in str(audit.problem)
     audit.note("request", id="3")
     audit.close()

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from edgeslm.errors import BundleError
-from edgeslm.update.exchange import Exchange, folder_beside
+from edgeslm.update.exchange import ANSWERS, Exchange, folder_beside
 
 
 @pytest.fixture
@@ -22,7 +22,7 @@ def exchange(tmp_path: Path) -> Exchange:
 
 def process(exchange: Exchange) -> Exchange:
     """The other end."""
-    return Exchange(exchange._lock.parent.parent, "hall")
+    return Exchange(exchange.folder.with_name("state"), "hall")
 
 
 def test_a_command_is_heard_once_and_answered(exchange: Exchange) -> None:
@@ -92,10 +92,10 @@ def test_an_archive_is_a_plain_file_of_the_folder(
         assert stream.read() == b"an archive"
 
 
-def test_what_the_models_are_is_written_when_it_changes(exchange: Exchange) -> None:
+def test_what_the_models_are_is_written_when_it_changes(exchange: Exchange, tmp_path: Path) -> None:
     with exchange.running():
         exchange.tell_status({"models": {"small": {"digest": "sha256:1", "on_trial": False}}})
         assert process(exchange).status()["models"]["small"]["digest"] == "sha256:1"
-        exchange._status.unlink()
+        (tmp_path / "state" / ANSWERS / "models-hall.json").unlink()
         exchange.tell_status({"models": {"small": {"digest": "sha256:1", "on_trial": False}}})
         assert process(exchange).status() == {}

@@ -29,7 +29,7 @@ class Disk:
         self._found = found
         self._synced: set[int] = set()
         self.cuts: list[Path] = []
-        fsync, rename, replace = os.fsync, Path.rename, Path.replace
+        fsync = os.fsync
 
         def note_sync(descriptor: int) -> None:
             self.cut()
@@ -47,8 +47,8 @@ class Disk:
             return moved
 
         monkeypatch.setattr(os, "fsync", note_sync)
-        monkeypatch.setattr(Path, "rename", note_move(rename))
-        monkeypatch.setattr(Path, "replace", note_move(replace))
+        for name in ("rename", "replace"):
+            monkeypatch.setattr(Path, name, note_move(getattr(Path, name)))
 
     def cut(self) -> None:
         """Content that is not synced is lost: the file is there, and empty."""

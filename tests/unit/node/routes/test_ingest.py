@@ -7,16 +7,14 @@ import time
 from types import SimpleNamespace
 from typing import Any
 
-import pytest
-
 from edgeslm.config.loader import Route
 from edgeslm.errors import KnowledgeError
 from edgeslm.knowledge.index.queries import Memory
-from edgeslm.node.routes import ingest as module
 from edgeslm.node.routes.ingest import Ingest
 from edgeslm.telemetry.health import Meter
 from tests.support.fakes import make_delivery
 
+PAUSES_S = (0.0, 0.0, 0.0)
 ROUTE = Route.model_validate({"from": "press/+", "remember": "log", "keep_s": 60})
 
 
@@ -34,18 +32,13 @@ class FakeLibrary:
         self.kept.append((collection, memory))
 
 
-@pytest.fixture(autouse=True)
-def no_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "PAUSES_S", (0.0, 0.0, 0.0))
-
-
 def keep(
     library: FakeLibrary, route: Route = ROUTE, key: bytes | None = b"\x01" * 16, retain: bool = False
 ) -> list[str]:
     delivery = make_delivery(topic="press/4", retain=retain, received_at=time.monotonic() - 5)
     service: Any = SimpleNamespace(library=library)
     meter = Meter()
-    asyncio.run(Ingest(service, meter).keep(route, delivery, "bearing 7 runs hot", key))
+    asyncio.run(Ingest(service, meter, PAUSES_S).keep(route, delivery, "bearing 7 runs hot", key))
     return list(meter.dropped.elements())
 
 

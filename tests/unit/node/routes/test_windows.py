@@ -4,15 +4,12 @@ import asyncio
 from collections.abc import Callable, Coroutine, Mapping
 from typing import Any
 
-import pytest
-
 from edgeslm.config.fields import Window
 from edgeslm.config.sections import Limits
 from edgeslm.node.in_flight import Admission
-from edgeslm.node.routes import windows
 from edgeslm.node.routes.route import RouteWork
-from edgeslm.node.routes.windows import WindowAggregator
-from edgeslm.storage.database import Database
+from edgeslm.node.routes.windows import WindowAggregator, WindowLimits
+from edgeslm.storage.database import RETRY_S, Database
 from edgeslm.storage.window_store import Windows
 from edgeslm.telemetry.health import Meter
 from tests.support.apps import WAIT_S
@@ -24,7 +21,14 @@ TOPIC = "hall/digest"
 class Hall:
     """A gatherer of the route ``hall``, and what comes of it."""
 
-    def __init__(self, database: Database, window: Window, *, is_stuck: bool = False) -> None:
+    def __init__(
+        self,
+        database: Database,
+        window: Window,
+        *,
+        is_stuck: bool = False,
+        limits: WindowLimits | None = None,
+    ) -> None:
         self.digests: list[tuple[str, list[str], int]] = []
         self.inputs: list[Mapping[str, Any]] = []
         self.meter = Meter()
@@ -38,6 +42,7 @@ class Hall:
             self.admission,
             self,
             self.meter,
+            limits or WindowLimits(),
         )
         self.aggregator.open()
 
@@ -192,13 +197,9 @@ def test_what_is_beyond_the_bound_is_counted(database: Database) -> None:
     hall(main)
 
 
-def test_bytes_are_bounded_too_and_a_window_of_so_many_still_ends(
-    database: Database, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(windows, "MOST_BYTES", 100)
-
+def test_bytes_are_bounded_too_and_a_window_of_so_many_still_ends(database: Database) -> None:
     async def main() -> None:
-        hall = Hall(database, Window(last=3, most=3))
+        hall = Hall(database, Window(last=3, most=3), limits=WindowLimits(most_bytes=100))
         await hall.added("a", id="1")
         await hall.added("b" * 200, id="2")
         await hall.added("c", id="3")
@@ -207,11 +208,9 @@ def test_bytes_are_bounded_too_and_a_window_of_so_many_still_ends(
     hall(main)
 
 
-def test_topics_are_bounded(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(windows, "MOST_OPEN", 2)
-
+def test_topics_are_bounded(database: Database) -> None:
     async def main() -> None:
-        hall = Hall(database, Window(on="end"))
+        hall = Hall(database, Window(on="end"), limits=WindowLimits(most_open=2))
         for topic in ("one", "two", "three", "one"):
             await hall.added("a", topic=topic)
         await hall.aggregator.complete("hall")
@@ -223,13 +222,10 @@ def test_topics_are_bounded(database: Database, monkeypatch: pytest.MonkeyPatch)
 
 
 def test_while_the_disk_is_full_messages_wait_and_those_nobody_waits_for_are_dropped(
-    database: Database, monkeypatch: pytest.MonkeyPatch
+    database: Database, clock: FakeClock
 ) -> None:
-    monkeypatch.setattr(windows, "RETRY_S", 0.01)
-    monkeypatch.setattr("edgeslm.storage.database.RETRY_S", 0.0)
-
     async def main() -> None:
-        hall = Hall(database, Window(last=2, most=2))
+        hall = Hall(database, Window(last=2, most=2), limits=WindowLimits(retry_s=0.01))
         database.opened.execute("PRAGMA query_only = ON")
         sure, unsure = hall.add("a"), hall.add("b", key=None)
         await unsure
@@ -237,6 +233,7 @@ def test_while_the_disk_is_full_messages_wait_and_those_nobody_waits_for_are_dro
         await asyncio.sleep(0.03)
         assert not sure.done()
         database.opened.execute("PRAGMA query_only = OFF")
+        clock.now += RETRY_S
         await sure
         await hall.added("c")
         assert hall.digests == [(TOPIC, ["a", "c"], 0)]
