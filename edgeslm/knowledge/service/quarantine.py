@@ -16,7 +16,6 @@ from edgeslm.knowledge.index.collection import Collection, DocumentOrigin
 TRIES: Final = 2
 """Failures before a file is skipped; the first may be chance, such as a lack of memory."""
 MOST: Final = 1000
-"""Most entries kept, newest first."""
 
 # Created on demand: most collections never need it, and older versions ignore it.
 _TABLE: Final = """
@@ -35,10 +34,14 @@ Key = tuple[str, str]
 
 
 class Quarantine:
-    """The quarantine of an open collection."""
+    """The quarantine of an open collection.
 
-    def __init__(self, collection: Collection) -> None:
+    :param most: number of entries kept, the newest.
+    """
+
+    def __init__(self, collection: Collection, most: int = MOST) -> None:
         self._collection = collection
+        self._most = most
 
     def left_out(self) -> set[Key]:
         with self._collection.reading() as db:
@@ -58,7 +61,7 @@ class Quarantine:
             key = _key(path, origin)
             tries = _tries(db, key) + 1
             db.execute("REPLACE INTO quarantine VALUES (?, ?, ?, ?)", (*key, tries, time.time()))
-            db.execute(f"DELETE FROM quarantine WHERE (digest, suffix) IN ({_OLDEST})", (MOST,))
+            db.execute(f"DELETE FROM quarantine WHERE (digest, suffix) IN ({_OLDEST})", (self._most,))
             return tries
 
     def release(self, path: Path, origin: DocumentOrigin) -> None:

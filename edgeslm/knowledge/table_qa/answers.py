@@ -66,37 +66,44 @@ def answer_from_tables(
 
 
 def ask_tables(
-    collection: Collection, question: str, *, only: Filter = _ALL, now: float | None = None
+    collection: Collection,
+    question: str,
+    *,
+    only: Filter = _ALL,
+    now: float | None = None,
+    longest_s: float = LONGEST_S,
 ) -> tuple[TableAnswer | None, dict[str, str]]:
     """Like :func:`answer_from_tables`, with the reason why each table has no answer, by source; under "" the
-    reason for all."""
+    reason for all.
+
+    :param longest_s: time limit of the queries.
+    """
     reasons: dict[str, str] = {}
     if len(question) > LONGEST_QUESTION or not 0 < len(read_tokens(question)) <= MOST_WORDS:
         return None, reasons
     try:
-        return _ask_all(collection, question, only, time.time() if now is None else now, reasons), reasons
+        with collection.reading() as db, _limited(db, longest_s):
+            return _ask_all(db, question, only, time.time() if now is None else now, reasons), reasons
     except TimeoutError:
-        reasons[""] = f"it takes more than {LONGEST_S:g} seconds"
+        reasons[""] = f"it takes more than {longest_s:g} seconds"
         return None, reasons
 
 
 def _ask_all(
-    collection: Collection, question: str, only: Filter, now: float, reasons: dict[str, str]
+    db: sqlite3.Connection, question: str, only: Filter, now: float, reasons: dict[str, str]
 ) -> TableAnswer | None:
-    """:raises TimeoutError: after :data:`LONGEST_S`."""
     answers: list[TableAnswer] = []
-    with collection.reading() as db, _limited(db):
-        tables = read_tables(db, sources=only.sources, since=only.since, until=only.until, now=now)
-        if len(tables) > MOST_TABLES:
-            reasons[""] = f"there are {len(tables)} tables, more than {MOST_TABLES}"
-            return None
-        unclear = False
-        for table in tables:
-            try:
-                answers.append(_answer(db, table, question, alone=len(tables) == 1))
-            except Unanswerable as error:
-                unclear |= isinstance(error, Unclear)
-                reasons[table.source] = str(error)
+    tables = read_tables(db, sources=only.sources, since=only.since, until=only.until, now=now)
+    if len(tables) > MOST_TABLES:
+        reasons[""] = f"there are {len(tables)} tables, more than {MOST_TABLES}"
+        return None
+    unclear = False
+    for table in tables:
+        try:
+            answers.append(_answer(db, table, question, alone=len(tables) == 1))
+        except Unanswerable as error:
+            unclear |= isinstance(error, Unclear)
+            reasons[table.source] = str(error)
     if unclear:
         return None
     if len({answer.values for answer in answers}) > 1:
@@ -107,9 +114,9 @@ def _ask_all(
 
 
 @contextmanager
-def _limited(db: sqlite3.Connection) -> Iterator[None]:
-    """:raises TimeoutError: reads inside take longer than :data:`LONGEST_S`."""
-    end = time.monotonic() + LONGEST_S
+def _limited(db: sqlite3.Connection, longest_s: float) -> Iterator[None]:
+    """:raises TimeoutError: reads inside take longer than ``longest_s``."""
+    end = time.monotonic() + longest_s
     db.set_progress_handler(lambda: time.monotonic() > end, _BETWEEN_LOOKS)
     try:
         yield

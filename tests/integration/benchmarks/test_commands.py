@@ -29,14 +29,23 @@ def commands() -> ModuleType:
     return load_scripts("commands")["commands"]
 
 
+@pytest.fixture
+def training(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The front door that runs."""
+    monkeypatch.setattr(sys, "argv", ["quality/training.py"])
+
+
 @pytest.mark.parametrize(
     ("command", "handed"), [("sms", ["sms", "--rows", "50"]), ("flips", ["--rows", "50"])]
 )
 def test_a_command_is_handed_to_its_module(
-    commands: ModuleType, monkeypatch: pytest.MonkeyPatch, command: str, handed: list[str]
+    commands: ModuleType,
+    training: None,
+    monkeypatch: pytest.MonkeyPatch,
+    command: str,
+    handed: list[str],
 ) -> None:
     module = FakeModule()
-    monkeypatch.setattr(sys, "argv", ["quality/training.py"])
     monkeypatch.setitem(sys.modules, "benchmarks.lib.fake", module)
     with pytest.raises(SystemExit) as end:
         commands.run_subcommand("", {"sms": "fake sms", "flips": "fake"}, [command, "--rows", "50"])
@@ -52,8 +61,7 @@ def test_without_a_command_all_are_shown(
     assert capsys.readouterr().out == "What?\n"
 
 
-def test_an_unknown_command_is_refused(commands: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sys, "argv", ["quality/training.py"])
+def test_an_unknown_command_is_refused(commands: ModuleType, training: None) -> None:
     with pytest.raises(SystemExit, match=r"training.py: no command 'speed'; there are: trec, sms"):
         commands.run_subcommand("", {"trec": "teaching", "sms": "teaching"}, ["speed"])
 

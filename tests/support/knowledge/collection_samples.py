@@ -5,7 +5,9 @@ from __future__ import annotations
 import hashlib
 import math
 import re
-from collections.abc import Sequence
+import sqlite3
+from collections.abc import Iterator, Sequence
+from contextlib import closing, contextmanager
 from pathlib import Path
 
 from edgeslm.knowledge.documents.passages import Document, Passage
@@ -52,3 +54,18 @@ def faults(file: Path) -> list[str]:
     """Inconsistencies of a collection's file, found by plain SQL."""
     found: list[str] = load_scripts("knowledge_kills")["knowledge_kills"].loose_parts(file)
     return found
+
+
+@contextmanager
+def refusing(file: Path, table: str, when: str = "TRUE") -> Iterator[None]:
+    """A collection whose ``table`` can't be written, as on a disk with errors; ``when`` is a condition of
+    SQL."""
+    with closing(sqlite3.connect(file, timeout=60.0)) as db:
+        for change in ("INSERT", "UPDATE"):
+            db.execute(
+                f"CREATE TRIGGER refused_{change} BEFORE {change} ON {table} WHEN {when} "
+                "BEGIN SELECT RAISE(ABORT, 'it is refused'); END"
+            )
+        yield
+        for change in ("INSERT", "UPDATE"):
+            db.execute(f"DROP TRIGGER refused_{change}")

@@ -36,9 +36,12 @@ def test_a_state_folder_that_is_none_is_told(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, "dns", None)  # what the command does too: undone at the end
-    monkeypatch.setattr(signal, "signal", lambda number, handler: None)
     (tmp_path / "state").write_text("no folder")
     file = tmp_path / "dispatch.yaml"
     file.write_text(FILE + "state_dir: state\n")
-    assert main(["dispatch", str(file)]) == 1
+    handler = signal.getsignal(signal.SIGTERM)
+    try:
+        assert main(["dispatch", str(file)]) == 1
+    finally:
+        signal.signal(signal.SIGTERM, handler)
     assert "name a folder to write to as state_dir" in capsys.readouterr().err

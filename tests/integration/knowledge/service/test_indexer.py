@@ -8,7 +8,7 @@ import sqlite3
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager
+from contextlib import contextmanager
 from dataclasses import astuple, replace
 from functools import partial
 from pathlib import Path
@@ -25,7 +25,7 @@ from edgeslm.knowledge.service.frames import Embed, Failed, Remembered, Trouble,
 from edgeslm.knowledge.service.indexer import TOGETHER, Indexer, pause_s
 from edgeslm.knowledge.service.intake import add_files
 from edgeslm.knowledge.service.memory import remember
-from tests.support.knowledge.collection_samples import TAG, hash_embed
+from tests.support.knowledge.collection_samples import TAG, hash_embed, refusing
 from tests.support.knowledge.readers import bad_reader
 from tests.support.knowledge.readers.bad_reader import ReadWith
 from tests.support.knowledge.readers.bad_reader import read_with as read_with
@@ -244,14 +244,10 @@ def test_a_message_is_acknowledged_when_it_is_kept(tmp_path: Path, parent: Paren
 def test_a_message_that_cannot_be_kept_is_told(tmp_path: Path, parent: Parent) -> None:
     spec = CollectionSpec("log", tmp_path / "kb", writes=True)
     indexer = start(parent, spec)
-    with closing(sqlite3.connect(tmp_path / "kb.sqlite", timeout=LIMIT_S)) as db:
-        db.execute(
-            "CREATE TRIGGER full BEFORE INSERT ON documents BEGIN SELECT RAISE(ABORT, 'it is full'); END"
-        )
+    with refusing(tmp_path / "kb.sqlite", "documents"):
         indexer.remember(7, "log", MESSAGE)
-        sentence = f"{tmp_path / 'kb.sqlite'} can't be used: it is full"
+        sentence = f"{tmp_path / 'kb.sqlite'} can't be used: it is refused"
         parent.until(lambda: parent.said(Failed, 7, sentence))
-        db.execute("DROP TRIGGER full")
     indexer.remember(8, "log", MESSAGE)
     parent.until(lambda: parent.said(Remembered, 8))
 

@@ -15,7 +15,6 @@ from hypothesis import strategies as st
 from edgeslm.knowledge.documents.passages import split
 from edgeslm.knowledge.index.collection import Collection
 from edgeslm.knowledge.index.search import Filter
-from edgeslm.knowledge.table_qa import answers
 from edgeslm.knowledge.table_qa.answers import MOST_TABLES, answer_from_tables, ask_tables
 from edgeslm.knowledge.table_qa.query import MOST_CITED
 from tests.support.knowledge.collection_samples import make_origin
@@ -190,7 +189,7 @@ def test_what_can_be_read_in_very_many_ways_is_not_read(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("is_old", [False, True])
 def test_a_question_that_takes_too_long_has_no_answer_and_the_next_one_has(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, is_old: bool
+    tmp_path: Path, is_old: bool
 ) -> None:
     text = "part,price\n" + "".join(f"valve,{n}\n" for n in range(5000))
     with closing(make_sheets(tmp_path, parts_csv=text)) as collection:
@@ -198,9 +197,8 @@ def test_a_question_that_takes_too_long_has_no_answer_and_the_next_one_has(
     if is_old:
         take_values(file)
     with Collection(file) as collection:
-        with monkeypatch.context() as patch:
-            patch.setattr(answers, "LONGEST_S", -1.0)
-            assert reasons(collection, "average price") == {"": "it takes more than -1 seconds"}
+        late = ask_tables(collection, "average price", longest_s=-1.0)
+        assert late == (None, {"": "it takes more than -1 seconds"})
         answer = ask(collection, "average price")
         assert answer is not None and answer.values == (2499.5,)
 

@@ -293,8 +293,8 @@ def test_meaning_is_found_by_the_real_encoder(run: Run, manuals: Path, starter: 
 @pytest.fixture
 def all_takes_long(monkeypatch: pytest.MonkeyPatch) -> None:
     """Each step gets a progress bar."""
-    for name in ("DELAY_S", "TICK_S"):
-        monkeypatch.setattr(f"edgeslm.cli.screen.{name}", -1.0)
+    monkeypatch.setattr("edgeslm.cli.screen.DELAY_S", -1.0)
+    monkeypatch.setattr("edgeslm.cli.screen.TICK_S", -1.0)
 
 
 def test_a_terminal_sees_how_far_long_work_is(

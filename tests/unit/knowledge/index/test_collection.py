@@ -22,6 +22,7 @@ from tests.support.knowledge.collection_samples import (
     hash_embed,
     make_document,
     make_origin,
+    refusing,
 )
 
 
@@ -154,19 +155,11 @@ def test_an_unchanged_document_may_have_moved(collection: Collection) -> None:
     assert entry is not None and entry.origin.mtime == 7.0
 
 
-def test_an_error_in_the_middle_leaves_the_document_as_it_was(
-    collection: Collection, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_error_in_the_middle_leaves_the_document_as_it_was(collection: Collection) -> None:
     collection.use_encoder(TAG)
     put(collection, "a.txt", "oil the press", embedded=True)
-
-    def fail(*_: object) -> None:
-        raise RuntimeError
-
-    with monkeypatch.context() as patch:
-        patch.setattr("edgeslm.knowledge.index.vectors.write", fail)
-        with pytest.raises(RuntimeError):
-            put(collection, "a.txt", "oil the lathe", embedded=True)
+    with refusing(collection.file, "vectors"), pytest.raises(KnowledgeError, match="it is refused"):
+        put(collection, "a.txt", "oil the lathe", embedded=True)
     assert texts(collection, "oil") == {"oil the press"}
     assert put(collection, "a.txt", "oil the lathe", embedded=True) == 1
 

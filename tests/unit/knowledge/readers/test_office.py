@@ -7,10 +7,12 @@ import random
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 
 from edgeslm.errors import KnowledgeError
+from edgeslm.knowledge.documents import passages as limits
 from edgeslm.knowledge.documents.passages import Document, split
 from edgeslm.knowledge.index.collection import Collection
 from edgeslm.knowledge.readers import office
@@ -20,7 +22,6 @@ from tests.support.knowledge.collection_samples import make_origin
 from tests.support.knowledge.office_files import docx_of, make_package, pptx_of, xlsx_of
 from tests.support.knowledge.sheets import ask
 
-PASSAGES = "edgeslm.knowledge.documents.passages"
 MADE = Path(__file__).parent / "office"
 """By python-docx 1.2, openpyxl 3.1 and python-pptx 1.0."""
 
@@ -181,11 +182,11 @@ def test_what_cannot_be_read_is_a_sentence(tmp_path: Path, name: str, content: b
     ("name", "content", "most", "sentence"),
     [
         ("a.docx", docx_of("<d>" + "<p/>" * 500_000), (office, "MAX_XML_BYTES", 1 << 20), "more than 1 MiB"),
-        ("a.docx", docx_of(f"<d>{paragraph('a' * 99)}</d>"), (PASSAGES, "MAX_CHARACTERS", 50), "MiB of text"),
+        ("a.docx", docx_of(f"<d>{paragraph('a' * 99)}</d>"), (limits, "MAX_CHARACTERS", 50), "MiB of text"),
         (
             "a.xlsx",
             xlsx_of(LONG),
-            (PASSAGES, "MAX_HEADINGS", 9),
+            (limits, "MAX_HEADINGS", 9),
             "more than 9 ",
         ),
         ("a.pptx", pptx_of(*["<sld/>"] * 9), (office, "MAX_PARTS", 9), "more than 9 parts"),
@@ -196,14 +197,10 @@ def test_more_than_is_read_is_a_sentence(
     monkeypatch: pytest.MonkeyPatch,
     name: str,
     content: bytes,
-    most: tuple[object, str, int],
+    most: tuple[ModuleType, str, int],
     sentence: str,
 ) -> None:
-    where, what, number = most
-    if isinstance(where, str):
-        monkeypatch.setattr(f"{where}.{what}", number)
-    else:
-        monkeypatch.setattr(where, what, number)
+    monkeypatch.setattr(*most)
     with pytest.raises(KnowledgeError, match=rf"^{name}.* {sentence}"):
         read(tmp_path, name, content)
 

@@ -12,8 +12,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from edgeslm.errors import KnowledgeError
-from edgeslm.knowledge.documents import passages
-from edgeslm.knowledge.documents.passages import LONGEST_TITLE, MAX_CHARACTERS, Document, split
+from edgeslm.knowledge.documents.passages import LONGEST_TITLE, MAX_CHARACTERS, MAX_HEADINGS, Document, split
 from edgeslm.knowledge.readers.reader import read_document
 from tests.support.knowledge.office_files import docx_of, pptx_of, xlsx_of
 from tests.support.knowledge.pdfs import make_pdf
@@ -125,10 +124,10 @@ def test_a_file_that_is_too_large_is_refused(tmp_path: Path) -> None:
     )
 
 
-def test_too_many_sections_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(passages, "MAX_HEADINGS", 2)
-    for name, content in (("a.md", b"# a\n# b\n# c\n"), ("a.csv", b"a,b\n" + b"1,2\n" * 3)):
-        assert refusal(tmp_path, name, content).startswith("has more than 2 sections or rows")
+def test_too_many_sections_are_refused(tmp_path: Path) -> None:
+    for name, start, section in (("a.md", b"", b"# a\n"), ("a.csv", b"a,b\n", b"1,2\n")):
+        content = start + section * (MAX_HEADINGS + 1)
+        assert refusal(tmp_path, name, content).startswith("has more than 200,000 sections or rows")
 
 
 @pytest.mark.parametrize(

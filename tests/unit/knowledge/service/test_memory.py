@@ -13,7 +13,7 @@ from edgeslm.knowledge.index.collection import Collection
 from edgeslm.knowledge.index.queries import Memory
 from edgeslm.knowledge.index.search import Filter, search
 from edgeslm.knowledge.service.memory import remember
-from tests.support.knowledge.collection_samples import faults
+from tests.support.knowledge.collection_samples import faults, refusing
 
 MESSAGE = Memory("press/4/log", "a1", "bearing 7 runs hot", 1000.0, keep_s=60.0)
 
@@ -54,17 +54,10 @@ def test_what_is_no_text_is_told_and_stops_nothing(
     assert caplog.messages == ["a message can't be remembered: press/4/log a0 has no text in it."]
 
 
-def test_all_messages_of_a_turn_are_there_or_none(
-    collection: Collection, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    put = collection.put
-
-    def full(document, *rest, **more):  # type: ignore[no-untyped-def]
-        if document.source.endswith("a2"):
-            raise KnowledgeError("no space left")
-        return put(document, *rest, **more)
-
-    monkeypatch.setattr(collection, "put", full)
-    with pytest.raises(KnowledgeError, match="no space"):
+def test_all_messages_of_a_turn_are_there_or_none(collection: Collection) -> None:
+    with (
+        refusing(collection.file, "documents", "NEW.source LIKE '%a2'"),
+        pytest.raises(KnowledgeError, match="it is refused"),
+    ):
         remember(collection, [MESSAGE, replace(MESSAGE, name="a2")])
     assert collection.documents() == []

@@ -11,7 +11,6 @@ import pytest
 
 from edgeslm.knowledge.index.collection import Collection
 from edgeslm.knowledge.index.database import write_copy
-from edgeslm.knowledge.service import quarantine as module
 from edgeslm.knowledge.service.quarantine import Quarantine
 from tests.support.knowledge.collection_samples import make_origin
 
@@ -37,9 +36,8 @@ def test_it_is_kept_in_the_collection_s_file(collection: Collection) -> None:
     assert quarantine.left_out() == set()
 
 
-def test_the_oldest_are_forgotten(collection: Collection, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "MOST", 3)
-    quarantine = Quarantine(collection)
+def test_the_oldest_are_forgotten(collection: Collection) -> None:
+    quarantine = Quarantine(collection, most=3)
     for number in range(5):
         quarantine.note(FILE, make_origin(str(number)))
     assert [quarantine.tries(FILE, make_origin(str(number))) for number in range(5)] == [0, 0, 1, 1, 1]

@@ -36,6 +36,7 @@ from edgeslm.engine.frames import (
 )
 from edgeslm.engine.host.process import EngineProcess
 from edgeslm.engine.worker.main import Engine, serve
+from edgeslm.engine.worker.prepared import GRAPH, INDEX, WEIGHTS, folder_of
 from edgeslm.errors import BundleError, Cancelled, InternalError, ModelUnavailable, TooLong
 from edgeslm.ipc.pipe import Pipe
 from tests.support.nodes import write_bundle
@@ -157,16 +158,19 @@ def test_an_encoder_runs_on_the_cpu_alone(starter: Path) -> None:
 
 @pytest.mark.skipif(og.is_cuda_available(), reason="the installed library has CUDA")
 def test_cuda_that_isnt_there_is_refused_and_what_was_prepared_is_not_looked_at(
-    starter: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    starter: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    def find(*_: object) -> None:
-        raise AssertionError("it is laid out for the CPU")
-
-    monkeypatch.setattr("edgeslm.engine.worker.main.find_prepared", find)
+    """It is laid out for the CPU."""
+    path = starter / "smollm2-135m-int4"
+    folder = folder_of(load_bundle(path), "model.onnx", tmp_path)
+    folder.mkdir()
+    for name in (INDEX, GRAPH, WEIGHTS):
+        (folder / name).write_text("no index")
     with pytest.raises(BundleError, match="device: cuda, but the installed onnxruntime-genai"):
-        Engine(starter / "smollm2-135m-int4", 1, cache=tmp_path, device="cuda")
-    with pytest.raises(AssertionError, match="laid out"):
-        Engine(starter / "smollm2-135m-int4", 1, cache=tmp_path)
+        Engine(path, 1, cache=tmp_path, device="cuda")
+    assert "can't be used" not in caplog.text
+    Engine(path, 1, cache=tmp_path).close()
+    assert "can't be used" in caplog.text
 
 
 def test_an_engine_is_held_to_what_its_calls_need(starter: Path) -> None:
@@ -233,11 +237,15 @@ class Steps:
 
     def __init__(self, *_: object) -> None:
         self.done: list[str] = []
+        self.vector: tuple[float, ...] | None = None
+        """All calls are answered by it at once, if there is one."""
 
     def limit_memory(self) -> None: ...
 
     def run(self, call: Any, emit: Callable[[str], None], cancelled: Callable[[], bool]) -> Output:
         name = call.texts[0]
+        if self.vector is not None:
+            return Output(vectors=(self.vector,))
         for _ in range(3):
             emit(name)
             self.done.append(name)
@@ -309,13 +317,13 @@ def test_a_call_that_is_interrupted_can_be_cancelled_and_so_can_the_other(steps:
 
 @pytest.mark.parametrize("vector", [(float("nan"),), (0.5,) * 3_000_000])
 def test_an_answer_that_is_no_message_fails_its_call_alone(
-    steps: tuple[Pipe, Steps], monkeypatch: pytest.MonkeyPatch, vector: tuple[float, ...]
+    steps: tuple[Pipe, Steps], vector: tuple[float, ...]
 ) -> None:
     pipe, engine = steps
-    with monkeypatch.context() as patch:
-        patch.setattr(engine, "run", lambda *_: Output(vectors=(vector,)))
-        pipe.send(Start(1, Embed(("x",)), 5))
-        failed = pipe.receive()
+    engine.vector = vector
+    pipe.send(Start(1, Embed(("x",)), 5))
+    failed = pipe.receive()
+    engine.vector = None
     assert isinstance(failed, Failed) and failed.code == "internal"
     pipe.send(Start(2, Embed(("x",)), 5))
     assert heard(pipe, until=1) == [(Done, 2)]
