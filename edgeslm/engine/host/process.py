@@ -60,6 +60,8 @@ class EngineProcess:
     """
 
     command: Sequence[str] = (*PYTHON, "edgeslm.engine.worker.main")
+    stop_grace_s = STOP_GRACE_S
+    cancel_grace_s = CANCEL_GRACE_S
 
     def __init__(
         self,
@@ -194,11 +196,11 @@ class EngineProcess:
             self._pending.pop(number, None)
 
     async def stop(self) -> None:
-        """Closes the pipe, which ends the worker; kills it after ``STOP_GRACE_S``."""
+        """Closes the pipe, which ends the worker; kills it after ``stop_grace_s``."""
         pid = self.pid
         self._fail(ModelUnavailable("the engine is being stopped"))
-        if await self._child.stop(STOP_GRACE_S):
-            log.warning("worker %d did not end in %.0f s and is killed", pid, STOP_GRACE_S)
+        if await self._child.stop(self.stop_grace_s):
+            log.warning("worker %d did not end in %.0f s and is killed", pid, self.stop_grace_s)
 
     def kill(self) -> None:
         """Kills a worker that no longer answers; its calls fail with ``EngineCrashed``."""
@@ -218,7 +220,7 @@ class EngineProcess:
 
     def _watch(self, number: int) -> None:
         loop = asyncio.get_running_loop()
-        self._abandoned[number] = loop.call_later(CANCEL_GRACE_S, self._end_hung, number)
+        self._abandoned[number] = loop.call_later(self.cancel_grace_s, self._end_hung, number)
 
     def _end_hung(self, number: int) -> None:
         if number != min(self._unanswered, key=lambda other: (-self._unanswered[other], other)):

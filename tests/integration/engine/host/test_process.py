@@ -70,11 +70,10 @@ def scripted(bundle: Path, script: str, **fields: Any) -> EngineProcess:
     return process
 
 
-@pytest.fixture
-def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What hangs is ended soon."""
-    monkeypatch.setattr("edgeslm.engine.host.process.CANCEL_GRACE_S", 0.03)
-    monkeypatch.setattr("edgeslm.engine.host.process.STOP_GRACE_S", 0.05)
+def impatient(process: EngineProcess) -> EngineProcess:
+    """It ends soon what hangs."""
+    process.cancel_grace_s, process.stop_grace_s = 0.03, 0.05
+    return process
 
 
 def order(words: str, **fields: Any) -> Generate:
@@ -209,7 +208,6 @@ def test_a_cancelled_call_is_given_up_and_the_next_is_served(bundle: Path) -> No
     play(scene)
 
 
-@pytest.mark.usefixtures("impatient")
 def test_a_call_that_hangs_ends_the_worker(bundle: Path, caplog: pytest.LogCaptureFixture) -> None:
     script = """
     ready()
@@ -218,7 +216,7 @@ def test_a_call_that_hangs_ends_the_worker(bundle: Path, caplog: pytest.LogCaptu
     """
 
     async def scene() -> None:
-        async with running(scripted(bundle, script)) as process:
+        async with running(impatient(scripted(bundle, script))) as process:
             call = asyncio.create_task(process.call(order("x"), on_hang=lambda: hung.append("x")))
             await asyncio.sleep(0.01)
             call.cancel()
@@ -234,12 +232,11 @@ def test_a_call_that_hangs_ends_the_worker(bundle: Path, caplog: pytest.LogCaptu
     assert hung == ["x"]
 
 
-@pytest.mark.usefixtures("impatient")
 def test_a_cancelled_call_that_waits_behind_a_long_one_doesnt_end_the_worker(bundle: Path) -> None:
     """Its grace begins when its turn comes: the call before it has done nothing wrong."""
 
     async def scene() -> None:
-        async with running(fake(bundle)) as process:
+        async with running(impatient(fake(bundle))) as process:
             long = asyncio.create_task(process.call(order(f"hold {bundle}/go")))
             behind = asyncio.create_task(process.call(order("x")))
             await asyncio.sleep(0.01)
@@ -253,7 +250,6 @@ def test_a_cancelled_call_that_waits_behind_a_long_one_doesnt_end_the_worker(bun
     play(scene)
 
 
-@pytest.mark.usefixtures("impatient")
 def test_a_cancelled_call_that_another_interrupts_has_time_until_that_is_done(bundle: Path) -> None:
     """The worker can't notice before."""
     script = """
@@ -268,7 +264,7 @@ def test_a_cancelled_call_that_another_interrupts_has_time_until_that_is_done(bu
     """
 
     async def scene() -> None:
-        async with running(scripted(bundle, script)) as process:
+        async with running(impatient(scripted(bundle, script))) as process:
             long = asyncio.create_task(process.call(order("x")))
             await asyncio.sleep(0)
             urgent = asyncio.create_task(process.call(order("y"), priority=9))
@@ -284,7 +280,6 @@ def test_a_cancelled_call_that_another_interrupts_has_time_until_that_is_done(bu
     play(scene)
 
 
-@pytest.mark.usefixtures("impatient")
 def test_what_hangs_without_anybody_waiting_is_ended_by_the_next_call_that_gives_up(bundle: Path) -> None:
     script = """
     ready()
@@ -293,7 +288,7 @@ def test_what_hangs_without_anybody_waiting_is_ended_by_the_next_call_that_gives
     """
 
     async def scene() -> None:
-        async with running(scripted(bundle, script)) as process:
+        async with running(impatient(scripted(bundle, script))) as process:
             unasked = asyncio.create_task(process.call(order("x"), priority=-1))
             await asyncio.sleep(0)
             asked = asyncio.create_task(process.call(order("y")))
@@ -537,10 +532,9 @@ def test_stop_fails_what_runs_and_may_be_called_twice(bundle: Path) -> None:
     play(scene)
 
 
-@pytest.mark.usefixtures("impatient")
 def test_a_worker_that_doesnt_end_is_killed(bundle: Path, caplog: pytest.LogCaptureFixture) -> None:
     async def scene() -> None:
-        process = scripted(bundle, "ready(); time.sleep(600)")
+        process = impatient(scripted(bundle, "ready(); time.sleep(600)"))
         await process.start()
         pid = process.pid
         await process.stop()

@@ -10,6 +10,7 @@ import onnxruntime_genai as og
 import pytest
 
 from edgeslm.engine.calls import Generate, Power, Prompt, Text, Turn
+from edgeslm.engine.worker import loading
 from edgeslm.engine.worker.decoder import Decoder
 from edgeslm.engine.worker.loading import Loader
 from edgeslm.engine.worker.waiting import WAITING
@@ -37,12 +38,24 @@ class FakeConfig:
         self.providers.append(name)
 
 
+class FakeLibrary:
+    """A model is what was asked for it."""
+
+    Config = FakeConfig
+
+    @staticmethod
+    def Model(config: FakeConfig) -> FakeConfig:  # noqa: N802
+        return config
+
+    @staticmethod
+    def is_cuda_available() -> bool:
+        return True
+
+
 @pytest.fixture
 def library(monkeypatch: pytest.MonkeyPatch) -> None:
     """One that has CUDA and loads nothing."""
-    monkeypatch.setattr(og, "Config", FakeConfig)
-    monkeypatch.setattr(og, "Model", lambda config: config)
-    monkeypatch.setattr(og, "is_cuda_available", lambda: True)
+    monkeypatch.setattr(loading, "og", FakeLibrary)
 
 
 @pytest.mark.usefixtures("library")
