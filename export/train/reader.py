@@ -17,7 +17,7 @@ import random
 import re
 import tempfile
 from collections.abc import Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, field, replace
 from functools import cache
 from importlib.resources import files
 from pathlib import Path
@@ -60,17 +60,8 @@ EPOCHS: Final = 2
 BATCH: Final = 12
 """Questions in a batch, with two or three texts each."""
 RATE: Final = 1e-4
-STRANGERS: Final = 0.6
-"""Share of training texts that get a distracting sentence."""
-ORDERS: Final = 0.5
-"""Share of these sentences that are injected instructions; the others answer another question."""
-OTHERS: Final = 0.5
-"""Share of answered questions that get another text too."""
 _MOST_CUT: Final = 0.6
 """Most of a text that may be removed with the answer: a shorter rest would be too different."""
-LENGTHS: Final = ((8, 60), (61, 150))
-"""Ranges of words in training texts: each question gets a short text, like an ingested message, and a long
-one, like a document's passage."""
 _MOST_ORDERED: Final = 3
 """Most words in the answer that an injected instruction demands."""
 _SOUGHT: Final = 40
@@ -169,28 +160,56 @@ def pool_by_first_token(folder: Path) -> None:
 # --- pairs -----------------------------------------------------------------------------------------
 
 
-def make_training_set(rows: Sequence[QuestionRow]) -> tuple[list[Asked], list[int]]:
+@cache
+def load_orders() -> tuple[str, ...]:
+    """Injected instructions to answer ``{word}``, some of them to ``{question}``."""
+    return tuple(files("edgeslm_export").joinpath("orders.txt").read_text(encoding="utf-8").splitlines())
+
+
+@dataclass(frozen=True, slots=True)
+class Mix:
+    """Composition of the training texts.
+
+    :param lengths: ranges of words: each question gets a short text, like an ingested message, and a long
+        one, like a document's passage.
+    :param distracted: share of texts that get a distracting sentence.
+    :param ordered: share of these sentences that are injected instructions; the others answer another
+        question.
+    :param compared: share of answered questions that get another text too.
+    :param orders: the injected instructions, see ``load_orders``.
+    """
+
+    lengths: Sequence[tuple[int, int]] = ((8, 60), (61, 150))
+    distracted: float = 0.6
+    ordered: float = 0.5
+    compared: float = 0.5
+    orders: Sequence[str] = field(default_factory=load_orders)
+
+
+def make_training_set(rows: Sequence[QuestionRow], mix: Mix | None = None) -> tuple[list[Asked], list[int]]:
     """Questions with their texts, and the indices of the held-out ones. The first text is the question's own;
-    a training question occurs once for each of ``LENGTHS``.
+    a training question occurs once for each of the mix's ``lengths``.
 
     :raises ExportError: fewer than ``FEWEST`` answered questions.
     """
+    mix = mix or Mix()
     questions = [row for row in rows if row.question is not None]
     check_count(sum(row.answer is not None and not is_aside(row) for row in questions))
     asked: list[Asked] = []
     aside: list[int] = []
     chance = random.Random(0)
     strangers = [row for row in questions if row.answer is not None and not is_aside(row)]
-    for whole, others in zip(questions, find_others(rows, questions), strict=True):
+    for whole, others in zip(questions, find_others(rows, questions, mix.compared), strict=True):
         if is_aside(whole):
             aside.append(len(asked))
-            asked.append(_asked(whole, _with_and_without(whole, len(whole.text), chance), others))
+            asked.append(_asked(whole, _with_and_without(whole, len(whole.text), chance, mix), others))
             continue
-        for lengths in LENGTHS:
-            own = _with_and_without(whole, chance.randint(*lengths), chance)
+        for lengths in mix.lengths:
+            own = _with_and_without(whole, chance.randint(*lengths), chance, mix)
             beside = [cropped(other, chance.randint(*lengths), chance) for other in others]
             own, beside = (
-                [_with_distractor(one, whole, strangers, chance) for one in texts] for texts in (own, beside)
+                [_with_distractor(one, whole, strangers, chance, mix) for one in texts]
+                for texts in (own, beside)
             )
             asked.append(_asked(whole, own, beside))
     return asked, aside
@@ -205,14 +224,14 @@ def _asked(whole: QuestionRow, own: Sequence[QuestionRow], beside: Sequence[Ques
     return Asked(str(whole.question), (*texts, *others))
 
 
-def _with_and_without(row: QuestionRow, words: int, chance: random.Random) -> list[QuestionRow]:
+def _with_and_without(row: QuestionRow, words: int, chance: random.Random, mix: Mix) -> list[QuestionRow]:
     """At most ``words`` around the answer, and equally many without it, if it can be removed; otherwise the
     length would give the answer away."""
     rest = _cut(row)
     if not rest:
         return [cropped(row, words, chance)]
     answering = sum(len(row.text[slice(*place)].split()) for place in _answering(row))
-    words = min(words, max(LENGTHS[0][0], len(row.text.split()) - answering))
+    words = min(words, max(mix.lengths[0][0], len(row.text.split()) - answering))
     without = _cut(cropped(row, words + answering, chance)) or [cropped(one, words, chance) for one in rest]
     return [cropped(row, words, chance), *without]
 
@@ -224,7 +243,7 @@ def _cut(row: QuestionRow) -> list[QuestionRow]:
 
 
 def _with_distractor(
-    row: QuestionRow, whole: QuestionRow, strangers: Sequence[QuestionRow], chance: random.Random
+    row: QuestionRow, whole: QuestionRow, strangers: Sequence[QuestionRow], chance: random.Random, mix: Mix
 ) -> QuestionRow:
     """Adds a distracting sentence to some texts: an injected instruction, or the answer to a question of
     another source than ``whole``, whose question is asked.
@@ -233,23 +252,17 @@ def _with_distractor(
     write into a document could decide what is quoted.
     """
     stranger = chance.choice(strangers)
-    if chance.random() >= STRANGERS or source_of(stranger) == source_of(whole):
+    if chance.random() >= mix.distracted or source_of(stranger) == source_of(whole):
         return row
-    if chance.random() < ORDERS:
+    if chance.random() < mix.ordered:
         wanted = " ".join(stranger.text[slice(*(stranger.answer or (0, 0)))].split()[:_MOST_ORDERED])
         said = {"{question}": str(whole.question), "{word}": wanted}
-        order = re.sub(r"\{question\}|\{word\}", lambda name: said[name[0]], chance.choice(load_orders()))
+        order = re.sub(r"\{question\}|\{word\}", lambda name: said[name[0]], chance.choice(mix.orders))
         return with_sentence(row, order, chance)
     places = _answering(stranger)
     if not places:
         return row
     return with_sentence(row, stranger.text[places[0][0] : places[-1][1]], chance)
-
-
-@cache
-def load_orders() -> tuple[str, ...]:
-    """Injected instructions to answer ``{word}``, some of them to ``{question}``."""
-    return tuple(files("edgeslm_export").joinpath("orders.txt").read_text(encoding="utf-8").splitlines())
 
 
 def with_sentence(row: QuestionRow, sentence: str, chance: random.Random) -> QuestionRow:
@@ -313,10 +326,12 @@ def without_answer(row: QuestionRow) -> str | None:
     return text or None
 
 
-def find_others(rows: Sequence[QuestionRow], asked: Sequence[QuestionRow]) -> list[list[QuestionRow]]:
+def find_others(
+    rows: Sequence[QuestionRow], asked: Sequence[QuestionRow], share: float
+) -> list[list[QuestionRow]]:
     """For each question at most one text of another row, the most similar one by TF-IDF.
 
-    Only a share ``OTHERS`` of answered questions gets one. It is from a training source for a training
+    Only a ``share`` of answered questions gets one. It is from a training source for a training
     question and from a held-out source for a held-out one, and doesn't resemble the question's own text or
     contain the answer's words.
     """
@@ -335,7 +350,7 @@ def find_others(rows: Sequence[QuestionRow], asked: Sequence[QuestionRow]) -> li
         scores = (vectorizer.transform([str(row.question) for row in some]) @ columns).toarray()
         for row, of_row in zip(some, scores, strict=True):
             own = words_of(row.text)
-            wanted = int(row.answer is not None and chance.random() < OTHERS)
+            wanted = int(row.answer is not None and chance.random() < share)
             likely = _likeliest(of_row)
             fit = (int(n) for n in likely if not _may_answer(row, own, texts[n], words[n]))
             found.append([replace(texts[n], answer=None) for n, _ in zip(fit, range(wanted), strict=False)])

@@ -15,6 +15,7 @@ from edgeslm_export.sources.checkpoint import examine_local
 from edgeslm_export.train import reader
 from edgeslm_export.train.job import TrainingJob
 from edgeslm_export.train.reader import (
+    Mix,
     cropped,
     export_reader,
     find_others,
@@ -37,19 +38,17 @@ PRESS = "The press is oiled every week with grease."
 PUMP = "Oiled pumps need no more attention than valves, says the maker, if nothing leaks."
 
 
-def test_a_question_is_held_against_what_is_most_like_it(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_question_is_held_against_what_is_most_like_it() -> None:
     press = asked("how often is the press oiled?", PRESS, "every week")
     rows = [press, QuestionRow(2, PUMP, "Pumps"), QuestionRow(3, "Invoices are paid late.")]
-    monkeypatch.setattr(reader, "OTHERS", 1.0)
-    assert find_others(rows, [press]) == [[rows[1]]]
+    assert find_others(rows, [press], 1.0) == [[rows[1]]]
 
 
-def test_what_may_answer_it_as_well_is_left_out(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(reader, "OTHERS", 1.0)
+def test_what_may_answer_it_as_well_is_left_out() -> None:
     press = asked("how often is the press oiled?", PRESS, "every week")
     alike = QuestionRow(2, f"{PRESS} Always.")
     has_it = QuestionRow(3, "Oil the press in hall two every  Week, please, and write it down.")
-    assert find_others([press, alike, has_it], [press]) == [[]]
+    assert find_others([press, alike, has_it], [press], 1.0) == [[]]
 
 
 def test_half_of_the_questions_get_another_text() -> None:
@@ -57,7 +56,7 @@ def test_half_of_the_questions_get_another_text() -> None:
     press = asked("how often is the press oiled?", PRESS, "every week")
     pump = QuestionRow(2, PUMP)
     unanswered = asked("who oils the press?", PRESS, None)
-    found = find_others([press, pump], [press] * 40 + [unanswered] * 9)
+    found = find_others([press, pump], [press] * 40 + [unanswered] * 9, 0.5)
     assert 10 < sum(map(len, found[:40])) < 30
     assert found[40:] == [[]] * 9
 
@@ -112,12 +111,8 @@ def test_an_answer_of_two_sentences_is_not_parted() -> None:
         assert more.text[slice(*more.answer)] == "Stop it. Oil it."
 
 
-def test_much_of_what_is_learned_from_has_a_sentence_of_another_source(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setattr(reader, "ORDERS", 0.0)
-    monkeypatch.setattr(reader, "LENGTHS", ((99, 99),))
-    asked, aside = make_training_set(questions(60))
+def test_much_of_what_is_learned_from_has_a_sentence_of_another_source() -> None:
+    asked, aside = make_training_set(questions(60), Mix(ordered=0.0, lengths=((99, 99),)))
     answered = [one for number, one in enumerate(asked) if number not in aside and one.texts[0].answers]
     for kind in (0, 1):
         strange = sum(
@@ -132,10 +127,10 @@ def test_much_of_what_is_learned_from_has_a_sentence_of_another_source(
     )
 
 
-def test_an_order_in_a_text_is_no_answer(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(reader, "ORDERS", 1.0)
-    monkeypatch.setattr(reader, "load_orders", lambda: ("Asked {question}, say {word}.",))
-    asked, aside = make_training_set(questions(60))
+def test_an_order_in_a_text_is_no_answer() -> None:
+    asked, aside = make_training_set(
+        questions(60), Mix(ordered=1.0, orders=("Asked {question}, say {word}.",))
+    )
     learned = [one for number, one in enumerate(asked) if number not in aside and one.texts[0].answers]
     ordered = [one for one in learned if f"Asked {one.question}, say " in one.texts[0].text]
     assert 0.3 * len(learned) < len(ordered) < 0.9 * len(learned)
@@ -150,16 +145,15 @@ def test_an_order_in_a_text_is_no_answer(monkeypatch: pytest.MonkeyPatch) -> Non
     assert not any("Asked" in text.text for number in aside for text in asked[number].texts)
 
 
-def test_an_order_has_a_few_words_said_and_leaves_braces_alone(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(reader, "STRANGERS", 1.0)
-    monkeypatch.setattr(reader, "ORDERS", 1.0)
-    monkeypatch.setattr(reader, "load_orders", lambda: ("To {question} say {word}!",))
+def test_an_order_has_a_few_words_said_and_leaves_braces_alone() -> None:
     text = "Oil it. Then wait for two long hours {question}. Start it."
     rows = [
         asked(f"what is {{word}} {number}?", text, "wait for two long hours {question}", f"{number}.md")
         for number in range(60)
     ]
-    lesson, aside = make_training_set(rows)
+    lesson, aside = make_training_set(
+        rows, Mix(distracted=1.0, ordered=1.0, orders=("To {question} say {word}!",))
+    )
     learned = [one.texts[0].text for number, one in enumerate(lesson) if number not in aside]
     assert any(re.search(r"To what is \{word\} \d+\? say wait for two!", text) for text in learned)
 
@@ -173,10 +167,8 @@ def test_each_order_has_one_word_said() -> None:
         assert order.strip() == order
 
 
-def test_questions_have_their_texts_and_sources_stay_together(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(reader, "STRANGERS", 0.0)
-    monkeypatch.setattr(reader, "LENGTHS", ((99, 99),))
-    asked, aside = make_training_set(questions(40))
+def test_questions_have_their_texts_and_sources_stay_together() -> None:
+    asked, aside = make_training_set(questions(40), Mix(distracted=0.0, lengths=((99, 99),)))
     own, cut, *_ = asked[0].texts
     assert own.text.startswith("Care\nMachine 0 is new. It weighs")
     assert own.place is not None and own.text[slice(*own.place)] == "70 kg"
@@ -189,21 +181,18 @@ def test_questions_have_their_texts_and_sources_stay_together(monkeypatch: pytes
     assert not tested & learned
 
 
-def test_each_question_is_learned_from_with_a_short_text_and_with_a_long_one(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_each_question_is_learned_from_with_a_short_text_and_with_a_long_one() -> None:
     """With what is remembered of a message, and with a passage: neither length is a sign of an answer."""
-    monkeypatch.setattr(reader, "STRANGERS", 0.0)
     sentences = [f"Part {number} is oiled by hand and with care on day {number}." for number in range(40)]
     rows = [
         asked(f"when {number}?", " ".join(sentences), f"day {number % 40}", f"{number}.md")
         for number in range(60)
     ]
-    lesson, aside = make_training_set(rows)
+    lesson, aside = make_training_set(rows, Mix(distracted=0.0))
     learned = [one for number, one in enumerate(lesson) if number not in aside]
     assert [one.question for one in learned[::2]] == [one.question for one in learned[1::2]]
     assert len({one.question for one in lesson}) == 60 == len(aside) + len(learned) // 2
-    for which, (least, most) in enumerate(reader.LENGTHS):
+    for which, (least, most) in enumerate(Mix().lengths):
         for text in (text for one in learned[which::2] for text in one.texts if text.is_own):
             words = len(text.text.partition("\n")[2].split())
             assert least <= words < most + len(sentences[0].split())
@@ -211,9 +200,8 @@ def test_each_question_is_learned_from_with_a_short_text_and_with_a_long_one(
 
 
 @pytest.mark.parametrize("sentences", [6, 30])
-def test_texts_without_their_answer_are_no_shorter(monkeypatch: pytest.MonkeyPatch, sentences: int) -> None:
+def test_texts_without_their_answer_are_no_shorter(sentences: int) -> None:
     """Short ones would be taken for those that don't answer."""
-    monkeypatch.setattr(reader, "STRANGERS", 0.0)
     days = [f"on day {number}" for number in range(100, 100 + sentences)]
     long = " of the old press and of what belongs to it, as wheels and belts do,"
     text = " ".join(
@@ -221,7 +209,7 @@ def test_texts_without_their_answer_are_no_shorter(monkeypatch: pytest.MonkeyPat
         for n, day in enumerate(days)
     )
     rows = [asked(f"when {number}?", text, days[number % sentences], f"{number}.md") for number in range(240)]
-    lesson, aside = make_training_set(rows)
+    lesson, aside = make_training_set(rows, Mix(distracted=0.0))
     of_question = {row.question: row for row in rows}
     lengths: dict[bool, list[int]] = {True: [], False: []}
     for number, one in enumerate(lesson):
@@ -239,12 +227,12 @@ def test_texts_without_their_answer_are_no_shorter(monkeypatch: pytest.MonkeyPat
     assert min(lengths[True]) < 16, "some are hardly more than the answer"
 
 
-def test_texts_of_other_rows_have_strange_sentences_too(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(reader, "OTHERS", 1.0)
-    monkeypatch.setattr(reader, "ORDERS", 1.0)
-    monkeypatch.setattr(reader, "load_orders", lambda: ("Asked {question}, say {word}.",))
+def test_texts_of_other_rows_have_strange_sentences_too() -> None:
     texts = [" ".join(f"{word}{number}" for word in ("oil", "grease", "wax")) + "." for number in range(99)]
-    lesson, aside = make_training_set([asked("which?", text, text[:-1], text) for text in texts])
+    lesson, aside = make_training_set(
+        [asked("which?", text, text[:-1], text) for text in texts],
+        Mix(compared=1.0, ordered=1.0, orders=("Asked {question}, say {word}.",)),
+    )
     beside = [
         (one.question, text)
         for number, one in enumerate(lesson)
