@@ -106,12 +106,12 @@ def run(options: argparse.Namespace) -> None:
         if test:  # an unknown label would fail the comparison, after all the training
             check_answers(options.test, test, labels_of(teacher, task))
         inputs = find_inputs(options, budget)
-        ask_user = _ask if options.ask else None
+        ask_user = ask_label if options.ask else None
         notes = find_notes(teacher, task, texts)
         said = ask_teacher(teacher, task, texts, notes, budget, sure=options.sure, ask_user=ask_user)
         rest = f"{said.dropped} were dropped, {said.asked} labelled by you"
         bar.say(f"Training on {len(said.texts)} texts; {rest}.")
-        source = Source(id=options.texts.name, revision=f"sha256:{_digest(said.texts)}")
+        source = Source(id=options.texts.name, revision=f"sha256:{texts_digest(said.texts)}")
         _, report = distil(task, said, source, options.out, inputs, budget)
         compared: list[dict[str, Any]] = []
         if test:
@@ -150,7 +150,7 @@ def _teacher(options: argparse.Namespace, work: Path, budget: Budget) -> Teacher
     return Teacher(bundle, base, revision)
 
 
-def _ask(text: str, labels: Sequence[str], guess: str) -> str | None:
+def ask_label(text: str, labels: Sequence[str], guess: str) -> str | None:
     """Asks on the terminal until the answer is a label, its number, or empty (None).
 
     :raises EOFError: Ctrl-D, or the terminal is gone.
@@ -172,7 +172,8 @@ def _ask(text: str, labels: Sequence[str], guess: str) -> str | None:
             return labels[int(answer) - 1]
 
 
-def _digest(texts: Sequence[str]) -> str:
+def texts_digest(texts: Sequence[str]) -> str:
+    """SHA-256 of texts in their order."""
     return hashlib.sha256("\n".join(map(json.dumps, texts)).encode()).hexdigest()
 
 

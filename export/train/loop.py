@@ -88,6 +88,8 @@ class Training:
     losses_by_temperature: BatchLoss | None = None
     most_tokens: int | None = None
     """Tokens in a pass, padding included; a larger batch is split (gradient accumulation)."""
+    noted_s: float = NOTED_S
+    """Seconds between two saved states within an epoch."""
 
 
 def run_training(training: Training, schedule: Schedule, reporter: Reporter) -> dict[str, Any]:
@@ -112,7 +114,7 @@ def run_training(training: Training, schedule: Schedule, reporter: Reporter) -> 
     weights = [weight for group in groups for weight in group["params"]]
     steps_an_epoch = -(-len(rows) // schedule.batch)
     steps = steps_an_epoch * schedule.epochs
-    best = _BestEpoch(weights)
+    best = BestEpoch(weights)
     step, spent, loss = _load_state(training.state, optimizer, weights, best)
     epoch, noted = step // steps_an_epoch, time.monotonic()
     started = noted - spent
@@ -128,7 +130,7 @@ def run_training(training: Training, schedule: Schedule, reporter: Reporter) -> 
                 group["lr"] = rate * min(1.0, (done + 1 / steps) / _WARM_UP) * (1 - done)
             optimizer.zero_grad()
             loss = 0.0
-            for part in _passes(batch, training.lengths, training.most_tokens):
+            for part in passes(batch, training.lengths, training.most_tokens):
                 value = training.loss(part) * (len(part) / len(batch))
                 _check_finite(float(value.detach()), training.what)
                 value.backward()
@@ -138,7 +140,7 @@ def run_training(training: Training, schedule: Schedule, reporter: Reporter) -> 
             step += 1
             reporter.progress(step, steps, f"{training.what}, epoch {epoch + 1}")
             is_within = step < (epoch + 1) * steps_an_epoch
-            if training.state is not None and is_within and time.monotonic() - noted >= NOTED_S:
+            if training.state is not None and is_within and time.monotonic() - noted >= training.noted_s:
                 noted = time.monotonic()
                 _save_state(training.state, optimizer, best, (step, noted - started, loss))
         if step < (epoch + 1) * steps_an_epoch:
@@ -196,7 +198,7 @@ def reproducible(figures: Mapping[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in figures.items() if key != "peak_rss"}
 
 
-def _passes(batch: Sequence[int], lengths: Sequence[int], most_tokens: int | None) -> list[Sequence[int]]:
+def passes(batch: Sequence[int], lengths: Sequence[int], most_tokens: int | None) -> list[Sequence[int]]:
     """Splits a batch into passes of at most ``most_tokens`` with padding, but at least one row each."""
     if most_tokens is None:
         return [batch]
@@ -214,7 +216,7 @@ def _check_finite(loss: float, what: str) -> None:
         raise ExportError(f"{what} gave numbers that aren't finite; try another model.")
 
 
-class _BestEpoch:
+class BestEpoch:
     """The parameters of the last epoch that isn't worse than the best one.
 
     Worse means by more than the standard error of the difference: few validation rows can't tell epochs
@@ -303,7 +305,7 @@ def padded(rows: Sequence[Sequence[int]], padding: int) -> tuple[torch.Tensor, t
 
 
 def _save_state(
-    state: Path, optimizer: torch.optim.Optimizer, best: _BestEpoch, stand: tuple[int, float, float]
+    state: Path, optimizer: torch.optim.Optimizer, best: BestEpoch, stand: tuple[int, float, float]
 ) -> None:
     """Saves the state atomically."""
     import torch
@@ -328,7 +330,7 @@ def _load_state(
     state: Path | None,
     optimizer: torch.optim.Optimizer,
     weights: Sequence[torch.nn.Parameter],
-    best: _BestEpoch,
+    best: BestEpoch,
 ) -> tuple[int, float, float]:
     """Restores a saved state. :return: steps done, seconds spent and the last loss; zeros if there is no
     usable state."""

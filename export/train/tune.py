@@ -204,9 +204,9 @@ def learn_labels(
         with tempfile.TemporaryDirectory(prefix="work-", dir=stage) as name:
             work = Path(name)
             methods = make_methods(inputs, spec, budget, notes, work)
-            tried = _try_out(methods, budget)
+            tried = try_methods(methods, budget)
             trials = [trial for _, trial in tried]
-            best, fields = _write_best(tried, budget, work)
+            best, fields = write_best(tried, budget, work)
             for file in (work / _MADE).iterdir():
                 file.rename(stage / file.name)
         calibration = best.fitted.calibration
@@ -257,8 +257,8 @@ def learn_fields(
     with staged(out) as stage:
         with tempfile.TemporaryDirectory(prefix="work-", dir=stage) as name:
             work = Path(name)
-            tried = _try_out(make_field_methods(inputs, spec, budget, notes, work), budget)
-            best, fields = _write_best(tried, budget, work)
+            tried = try_methods(make_field_methods(inputs, spec, budget, notes, work), budget)
+            best, fields = write_best(tried, budget, work)
             for file in (work / _MADE).iterdir():
                 file.rename(stage / file.name)
         trials = [trial for _, trial in tried]
@@ -332,7 +332,9 @@ def _notes_folder(what: Sequence[Any], inputs: Inputs, budget: Budget) -> Path:
     return cache_folder() / f"tune-{hashlib.sha256(json.dumps(order).encode()).hexdigest()[:16]}"
 
 
-def _try_out(methods: Sequence[Method[AnyTrial]], budget: Budget) -> list[tuple[Method[AnyTrial], AnyTrial]]:
+def try_methods(
+    methods: Sequence[Method[AnyTrial]], budget: Budget
+) -> list[tuple[Method[AnyTrial], AnyTrial]]:
     """Tries each method. One that fails is left out with an announcement, unless it is the last chance."""
     tried: list[tuple[Method[AnyTrial], AnyTrial]] = []
     for number, method in enumerate(methods, 1):
@@ -345,7 +347,7 @@ def _try_out(methods: Sequence[Method[AnyTrial]], budget: Budget) -> list[tuple[
     return tried
 
 
-def _write_best(
+def write_best(
     tried: Sequence[tuple[Method[AnyTrial], AnyTrial]], budget: Budget, work: Path
 ) -> tuple[AnyTrial, dict[str, Any]]:
     """Writes the best trial's bundle, or the first one's if that fails, into a folder of its own, since the

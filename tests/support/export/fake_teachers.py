@@ -6,15 +6,16 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-import pytest
 from edgeslm_export.evaluate.task_eval import Exam
-from edgeslm_export.train import distill
+from edgeslm_export.jobs.subprocess_job import OnProgress
 from edgeslm_export.train.distill import Teacher
-from edgeslm_export.train.spec import Budget
+from edgeslm_export.train.spec import Budget, TaskSpec
 from edgeslm_export.train.tune import Task
 
 from edgeslm.bundle.manifest import load_bundle
 from edgeslm.config.loader import Task as TaskSection
+from edgeslm.errors import ExportError
+from tests.support.export.children import FakeChildren
 from tests.support.nodes import write_bundle
 from tests.support.taught import write_head
 
@@ -49,15 +50,20 @@ def make_decoder(folder: Path) -> Teacher:
 
 
 class FakeExaminer:
-    """Replaces ``examine_bundle``: records exams and answers each text by ``answer``."""
+    """In the place of the child that evaluates a bundle: keeps exams, answers by what ``answer`` says of a
+    text. Of the head or adapter ``refused`` it says that it doesn't load."""
 
     def __init__(self, answer: Callable[[str], Answer]) -> None:
         self.exams: list[Exam] = []
         self.bases: list[Path] = []
         self.answer = answer
+        self.refused: Path | None = None
 
-    def __call__(self, base: Path, exam: Exam, **how: object) -> dict[str, Any]:
-        self.bases.append(base)
+    def __call__(self, task: dict[str, Any], on_progress: OnProgress | None) -> dict[str, Any]:
+        exam = Exam.parse(task["exam"])
+        if exam.bundle is not None and exam.bundle == self.refused:
+            raise ExportError("It doesn't load.")
+        self.bases.append(Path(task["bundle"]))
         self.exams.append(exam)
         return {**FIGURES, "answers": [self.answer(row.text) for row in exam.rows]}
 
@@ -65,15 +71,32 @@ class FakeExaminer:
 Answered = Callable[[Callable[[str], Answer]], FakeExaminer]
 
 
-def answer_with(monkeypatch: pytest.MonkeyPatch) -> Answered:
-    """A function that replaces the answers of all teachers."""
+def answer_with(children: FakeChildren) -> Answered:
+    """A function that has all bundles answer in a way of its own from then on."""
 
     def set_up(answer: Callable[[str], Answer]) -> FakeExaminer:
         fake = FakeExaminer(answer)
-        monkeypatch.setattr(distill, "examine_bundle", fake)
+        children.steps["evaluate.report_card"] = fake
         return fake
 
     return set_up
+
+
+class FakeSchool:
+    """In the place of ``learn_labels``: raises ``failures`` one by one, then makes a student, a head on the
+    encoder with the digest ``encoder`` or on its own."""
+
+    def __init__(self) -> None:
+        self.failures: list[BaseException] = []
+        self.specs: list[TaskSpec] = []
+        self.encoder: str | None = None
+
+    def __call__(self, spec: TaskSpec, source: object, out: Path, *_: object) -> tuple[None, dict[str, Any]]:
+        self.specs.append(spec)
+        if self.failures:
+            raise self.failures.pop(0)
+        write_head(out, self.encoder, labels=list(spec.labels))
+        return None, {"method": "encoder", "accuracy": 0.9, "rows": len(spec.texts)}
 
 
 def said(spam: float) -> dict[str, Any]:

@@ -3,29 +3,40 @@
 from __future__ import annotations
 
 import fcntl
+import importlib.util
+import io
 import os
 import shutil
+import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import pytest
+from edgeslm_export.jobs import resources, subprocess_job
 from edgeslm_export.jobs.checkpoint_notes import Notes
 from edgeslm_export.models.decoder import ExportOrder, export_model
 from edgeslm_export.models.encoder import fill_encoder
 from edgeslm_export.quantize.recipe import find_recipe
 from edgeslm_export.sources.checkpoint import examine_local
 from edgeslm_export.sources.corpus import Corpus
-from edgeslm_export.train import encoder_methods, extract_methods
+from edgeslm_export.train import encoder_methods, tune
 from edgeslm_export.train.distill import Teacher
 
-from edgeslm.bundle.manifest import load_bundle
-from tests.support.export.fake_teachers import Answered, answer_with, make_decoder, make_head
+from tests.support.export.children import FakeChildren
+from tests.support.export.fake_teachers import Answered, FakeSchool, answer_with, make_decoder, make_head
 from tests.support.export.tiny_encoders import ENCODERS
 from tests.support.export.tiny_models import FAMILIES
-from tests.support.export.tiny_tasks import FakePointerTeacher, fake_vectors, write_encoder
+from tests.support.export.tiny_tasks import (
+    FakeEncoder,
+    FakeExport,
+    FakePointerTeacher,
+    FakeTeacher,
+    write_encoder,
+)
 
 
 class Shared:
@@ -132,19 +143,99 @@ def int8_encoder(encoders: Path, tmp_path_factory: pytest.TempPathFactory) -> tu
 
 
 @pytest.fixture
+def own_process() -> Iterator[None]:
+    """Puts back what ``main`` sets for the whole process: variables and signal handlers."""
+    variables = dict(os.environ)
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGHUP)}
+    yield
+    os.environ.clear()
+    os.environ.update(variables)
+    for number, handler in handlers.items():
+        signal.signal(number, handler)
+
+
+@pytest.fixture
+def children(monkeypatch: pytest.MonkeyPatch) -> FakeChildren:
+    """Answers children in this process, those of the modules in its ``steps``."""
+    fake = FakeChildren(subprocess_job.run_child)
+    monkeypatch.setattr(subprocess_job, "run_child", fake)
+    return fake
+
+
+class FakeTerminal(io.StringIO):
+    """Standard input at which somebody sits."""
+
+    def isatty(self) -> bool:
+        return True
+
+
+@pytest.fixture
+def type_in(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
+    """``type_in(text)``: what is typed at the terminal from then on, and then its end."""
+
+    def sit_down(text: str) -> None:
+        monkeypatch.setattr(sys, "stdin", FakeTerminal(text))
+
+    return sit_down
+
+
+@pytest.fixture
+def memory(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], None]:
+    """``memory(bytes)``: how much the machine has available from then on."""
+
+    def set_up(available: int) -> None:
+        monkeypatch.setattr(resources, "available_memory", lambda: available)
+
+    return set_up
+
+
+@pytest.fixture
+def packages_there(monkeypatch: pytest.MonkeyPatch) -> dict[str, bool]:
+    """Packages by name, and whether they seem to be installed; all others are as they are."""
+    there: dict[str, bool] = {}
+    find = importlib.util.find_spec
+
+    def find_spec(name: str, package: str | None = None) -> object:
+        if name in there:
+            return object() if there[name] else None
+        return find(name, package)
+
+    monkeypatch.setattr(importlib.util, "find_spec", find_spec)
+    return there
+
+
+@pytest.fixture
+def exported(monkeypatch: pytest.MonkeyPatch) -> FakeExport:
+    """Exports no encoder that was taught."""
+    fake = FakeExport()
+    monkeypatch.setattr(encoder_methods, "fill_encoder", fake)
+    return fake
+
+
+@pytest.fixture
+def teacher(children: FakeChildren) -> FakeTeacher:
+    """Teaches no adapter."""
+    fake = FakeTeacher()
+    children.steps["train.lora_training"] = fake
+    return fake
+
+
+@pytest.fixture
 def pointer_teacher(
-    int8_encoder: tuple[Path, dict[str, Any]], monkeypatch: pytest.MonkeyPatch
+    int8_encoder: tuple[Path, dict[str, Any]], children: FakeChildren, exported: FakeExport
 ) -> FakePointerTeacher:
-    """Replaces training; the exported encoder is ``bge``, unchanged."""
-    files, fields = int8_encoder
-
-    def fill(taught: object, origin: object, folder: Path, budget: object) -> dict[str, Any]:
-        shutil.copytree(files, folder, dirs_exist_ok=True)
-        return {**fields, "report": {"cosine_to_float": {"mean": 1.0}}}
-
+    """Teaches no encoder to point; what would be exported of it is ``bge`` as it is."""
+    exported.files, exported.fields = int8_encoder
     fake = FakePointerTeacher()
-    monkeypatch.setattr(extract_methods, "train_spans", fake)
-    monkeypatch.setattr(extract_methods, "fill_finetuned", fill)
+    children.steps["train.span_training"] = fake
+    return fake
+
+
+@pytest.fixture
+def school(monkeypatch: pytest.MonkeyPatch) -> FakeSchool:
+    """Teaches no student."""
+    fake = FakeSchool()
+    monkeypatch.setattr(tune, "learn_labels", fake)
     return fake
 
 
@@ -159,9 +250,10 @@ def one_thread() -> Iterator[None]:
 
 @pytest.fixture
 def fake_encoder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """An encoder's bundle whose vectors are ``fake_vectors``."""
-    monkeypatch.setattr(encoder_methods, "load_encoder", load_bundle)
-    monkeypatch.setattr(encoder_methods, "embed_texts", fake_vectors)
+    """The folder of an encoder's bundle whose vectors are ``fake_vectors``."""
+    engine: Any = ModuleType("edgeslm.engine.worker.encoder")
+    engine.Encoder = FakeEncoder
+    monkeypatch.setitem(sys.modules, engine.__name__, engine)
     return write_encoder(tmp_path / "encoder")
 
 
@@ -198,6 +290,6 @@ def notes(tmp_path: Path) -> Notes:
 
 
 @pytest.fixture
-def answered(monkeypatch: pytest.MonkeyPatch) -> Answered:
-    """Replaces a teacher's answers."""
-    return answer_with(monkeypatch)
+def answered(children: FakeChildren) -> Answered:
+    """Sets who answers in the place of a teacher."""
+    return answer_with(children)

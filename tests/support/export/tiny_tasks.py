@@ -13,17 +13,18 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 from edgeslm_export.bundle.writer import UNDATED, write_manifest
+from edgeslm_export.jobs.subprocess_job import OnProgress
 from edgeslm_export.models.lora import CONFIG, WEIGHTS
+from edgeslm_export.sources.checkpoint import Origin
 from edgeslm_export.train.encoder_finetune import LAYER
 from edgeslm_export.train.field_spec import Aim, FieldSpec
-from edgeslm_export.train.job import TrainingJob
 from edgeslm_export.train.logistic_head import split_folds
 from edgeslm_export.train.loop import Schedule
 from edgeslm_export.train.lora_training import AdapterShape, TokenRow
 from edgeslm_export.train.spec import TaskSpec
 from edgeslm_export.train.tune import split_rows
 
-from edgeslm.bundle.manifest import EncoderSection
+from edgeslm.bundle.manifest import load_bundle
 from edgeslm.config.loader import Task as TaskSection
 from tests.support.export.tiny_models import SHAPE
 
@@ -109,21 +110,54 @@ def fake_vectors(encoder: object, texts: Sequence[str]) -> npt.NDArray[np.float3
 
 
 def write_encoder(folder: Path) -> Path:
-    """An encoder's bundle for ``fake_vectors``, which no engine can load."""
-    folder.mkdir()
+    """An encoder's bundle for ``fake_vectors``; no engine could load it."""
+    folder.mkdir(parents=True, exist_ok=True)
     (folder / "model.onnx").write_bytes(b"x")
-    fields = {
-        "name": "tiny",
-        "kind": "encoder",
-        "architecture": "BertModel",
-        "source": {"id": "tiny", "licence": "mit"},
-        "graphs": {"encode": "model.onnx"},
-        "context_length": 64,
-        "encoder": {"dimension": DIMENSION},
-        "created": UNDATED,
-    }
-    write_manifest(folder, fields)
+    write_manifest(folder, dict(ENCODER))
     return folder
+
+
+ENCODER: Mapping[str, Any] = {
+    "name": "tiny",
+    "kind": "encoder",
+    "architecture": "BertModel",
+    "source": {"id": "tiny", "licence": "mit"},
+    "graphs": {"encode": "model.onnx"},
+    "context_length": 64,
+    "encoder": {"dimension": DIMENSION},
+    "quantization": None,
+    "created": UNDATED,
+}
+
+
+class FakeEncoder:
+    """In the place of the engine's ``Encoder``: its vectors are ``fake_vectors``."""
+
+    def __init__(self, path: Path, *_: object) -> None:
+        self.bundle = load_bundle(path)
+
+    def embed(
+        self, texts: Sequence[str], overflow: str
+    ) -> tuple[npt.NDArray[np.float32], list[int], list[bool]]:
+        return fake_vectors(self, texts), [len(text) for text in texts], [False] * len(texts)
+
+
+@dataclass
+class FakeExport:
+    """In the place of ``fill_encoder``: fills in ``files``, or else a bundle that no engine could load."""
+
+    files: Path | None = None
+    fields: Mapping[str, Any] = field(default_factory=lambda: ENCODER)
+
+    def __call__(
+        self, origin: Origin, folder: Path, *_: object, **__: object
+    ) -> tuple[dict[str, Any], dict[str, Any]]:
+        if self.files is None:
+            write_encoder(folder)
+        else:
+            shutil.copytree(self.files, folder, dirs_exist_ok=True)
+        fields = {**self.fields, "architecture": origin.architecture}
+        return fields, {"cosine_to_float": {"mean": 1.0}}
 
 
 def make_lora(folder: Path, *, rank: int = 2) -> Path:
@@ -147,34 +181,32 @@ def make_lora(folder: Path, *, rank: int = 2) -> Path:
 
 @dataclass
 class FakeTeacher:
-    """Replaces ``train_decoder``: records its arguments and writes a LoRA of noise."""
+    """In the place of the child of ``lora_training``: writes a LoRA that says nothing, and keeps what it was
+    given. ``interrupted_at`` ends that call instead."""
 
     best_epoch: int = 3
+    interrupted_at: int | None = None
     rows: list[Sequence[TokenRow]] = field(default_factory=list)
     schedules: list[Schedule] = field(default_factory=list)
     aside: list[list[int]] = field(default_factory=list)
     shapes: list[AdapterShape] = field(default_factory=list)
 
-    def __call__(
-        self,
-        job: TrainingJob,
-        architecture: str,
-        bundle: Path,
-        rows: Sequence[TokenRow],
-        shape: AdapterShape,
-    ) -> dict[str, Any]:
-        self.rows.append(rows)
-        self.schedules.append(job.schedule)
-        self.aside.append(list(job.aside))
-        self.shapes.append(shape)
-        make_lora(job.out)
+    def __call__(self, task: dict[str, Any], on_progress: OnProgress | None) -> dict[str, Any]:
+        if len(self.rows) == self.interrupted_at:
+            self.interrupted_at = None
+            raise KeyboardInterrupt
+        self.rows.append([TokenRow(**row) for row in task["rows"]])
+        self.schedules.append(Schedule(**task["schedule"]))
+        self.aside.append(task["aside"])
+        self.shapes.append(AdapterShape(**task["shape"]))
+        make_lora(Path(task["out"]))
         return {"epochs": 4.0, "best_epoch": self.best_epoch, "loss": 0.1, "peak_rss": 1}
 
 
 @dataclass
 class FakePointerTeacher:
-    """Replaces ``train_spans``: records its arguments and doesn't train, so that all classes are equally
-    likely and the first one is chosen. The call ``interrupted_at`` is interrupted instead."""
+    """In the place of the child of ``span_training``: keeps what it was given and teaches nothing, so that
+    all options are as likely and the first one is taken. ``interrupted_at`` ends that call instead."""
 
     best_epoch: int = 4
     interrupted_at: int | None = None
@@ -185,29 +217,21 @@ class FakePointerTeacher:
     aside: list[Sequence[int]] = field(default_factory=list)
     states: list[Path] = field(default_factory=list)
 
-    def __call__(
-        self,
-        job: TrainingJob,
-        section: EncoderSection,
-        length: int,
-        texts: Sequence[str],
-        options: Sequence[int],
-        aims: Sequence[Sequence[Aim]],
-    ) -> dict[str, Any]:
+    def __call__(self, task: dict[str, Any], on_progress: OnProgress | None) -> dict[str, Any]:
         if len(self.texts) == self.interrupted_at:
             self.interrupted_at = None
             raise KeyboardInterrupt
-        self.texts.append(texts)
-        self.aims.append(aims)
-        assert job.state is not None
-        self.schedules.append(job.schedule)
-        self.aside.append(job.aside)
-        self.states.append(job.state)
-        shutil.copytree(job.source, job.out)
-        total, fields, size = sum(options), len(options), section.dimension
+        self.texts.append(task["texts"])
+        self.aims.append([[Aim(*aim) for aim in row] for row in task["aims"]])
+        self.schedules.append(Schedule(**task["schedule"]))
+        self.aside.append(task["aside"])
+        self.states.append(Path(task["state"]))
+        shutil.copytree(task["source"], task["out"])
+        options, width = task["options"], json.loads((Path(task["source"]) / "config.json").read_text())
+        total, fields, size = sum(options), len(options), width["hidden_size"]
         shapes = {"weight": (total, size), "bias": (total,)}
         shapes |= {"place_weight": (fields, 3, size), "place_bias": (fields, 3)}
         arrays: dict[str, Any] = {name: np.zeros(shape, np.float32) for name, shape in shapes.items()}
-        np.savez(job.out / LAYER, **arrays)
+        np.savez(Path(task["out"]) / LAYER, **arrays)
         said = {"epochs": 6.0, "best_epoch": self.best_epoch, "loss": 0.1, "peak_rss": 1}
         return {**said, "unreadable": self.unreadable}

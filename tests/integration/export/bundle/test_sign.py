@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+import pty
 import subprocess
+import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,12 +21,7 @@ from edgeslm.bundle.signature import check_bundle
 from edgeslm.errors import BundleError, ExportError
 from tests.support.signers import Signer, write_files
 
-
-@pytest.fixture(autouse=True)
-def _keep_environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    """``main`` sets variables and a signal handler for the whole process."""
-    monkeypatch.setattr("os.environ", dict(os.environ))
-    monkeypatch.setattr("signal.signal", lambda *_: None)
+pytestmark = pytest.mark.usefixtures("own_process")
 
 
 def openssl(*arguments: object) -> None:
@@ -186,12 +185,11 @@ def test_a_key_is_not_made_inside_the_bundle(tmp_path: Path, capsys: pytest.Capt
 
 
 def test_a_passphrase_comes_from_a_file_or_a_terminal(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     plain, key, bundle = Signer(tmp_path), tmp_path / "locked.key", write_files(tmp_path / "b")
     openssl("ec", "-aes256", "-passout", "pass:secret", "-in", plain.key, "-out", key)
     arguments = ["sign", str(bundle), "--key", str(key)]
-    monkeypatch.setattr("sys.stdin.isatty", lambda: False, raising=False)
     assert main.main(arguments) == 1
     assert "has a passphrase; name a file with it" in capsys.readouterr().err
     (tmp_path / "empty").touch()
@@ -199,7 +197,27 @@ def test_a_passphrase_comes_from_a_file_or_a_terminal(
     assert "is empty; write the passphrase" in capsys.readouterr().err
     (tmp_path / "phrase").write_text("secret\n")
     assert main.main([*arguments, "--passphrase-file", str(tmp_path / "phrase")]) == 0
-    monkeypatch.setattr("sys.stdin.isatty", lambda: True, raising=False)
-    monkeypatch.setattr("getpass.getpass", lambda prompt: "secret")
-    assert main.main(arguments) == 0
-    assert "secret" not in capsys.readouterr().out
+    (bundle / "model.sig").unlink()
+    status, shown = at_a_terminal(arguments, f"passphrase of {key}: ", "secret\n")
+    assert status == 0, shown
+    assert "secret" not in shown
+    assert check_bundle(bundle, [plain.public]).status == "signed"
+
+
+def at_a_terminal(arguments: Sequence[str], prompt: str, answer: str) -> tuple[int, str]:
+    """The command's exit status and what the terminal shows. ``answer`` is typed after ``prompt``."""
+    user, terminal = pty.openpty()
+    command = [sys.executable, "-m", "edgeslm_export", *arguments]
+    child = subprocess.Popen(
+        command, stdin=terminal, stdout=terminal, stderr=terminal, start_new_session=True
+    )
+    os.close(terminal)
+    shown = ""
+    # What is shown ends with an error of the device.
+    with os.fdopen(user, "rb+", buffering=0) as stream, contextlib.suppress(OSError):
+        while data := stream.read(4096):
+            shown += data.decode()
+            if answer and prompt in shown:
+                stream.write(answer.encode())
+                answer = ""
+    return child.wait(), shown

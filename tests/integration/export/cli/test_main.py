@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from pathlib import Path
 from typing import Any
 
@@ -14,12 +13,7 @@ from edgeslm.bundle.manifest import load_bundle
 from edgeslm.errors import ExportError
 from tests.support.export.questions import questions
 
-
-@pytest.fixture(autouse=True)
-def _keep_environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    """``main`` sets variables and a signal handler for the whole process."""
-    monkeypatch.setattr("os.environ", dict(os.environ))
-    monkeypatch.setattr("signal.signal", lambda *_: None)
+pytestmark = pytest.mark.usefixtures("own_process")
 
 
 @pytest.mark.parametrize("command", main.COMMANDS)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 from pathlib import Path
 from typing import Any
 
@@ -21,12 +20,7 @@ from edgeslm.errors import ExportError
 from tests.support.export.tiny_tasks import write_encoder, write_rows
 from tests.support.taught import change_manifest, write_base
 
-
-@pytest.fixture(autouse=True)
-def _keep_environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    """``main`` sets variables and a signal handler for the whole process."""
-    monkeypatch.setattr("os.environ", dict(os.environ))
-    monkeypatch.setattr("signal.signal", lambda *_: None)
+pytestmark = pytest.mark.usefixtures("own_process")
 
 
 # --- what is learned on ------------------------------------------------------------------------------

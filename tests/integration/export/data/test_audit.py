@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import builtins
+import sys
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
@@ -281,14 +281,7 @@ def test_right_labels_make_no_finding() -> None:
 
 
 def test_without_the_library_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    real = builtins.__import__
-
-    def missing(name: str, *arguments: Any, **more: Any) -> Any:
-        if name.startswith("cleanlab"):
-            raise ImportError(name)
-        return real(name, *arguments, **more)
-
-    monkeypatch.setattr(builtins, "__import__", missing)
+    monkeypatch.setitem(sys.modules, "cleanlab.filter", None)
     with pytest.raises(ExportError, match=r"needs the extra teach: pip install 'edgeslm\[teach\]'"):
         audit_labels(*judged(30, []))
 

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import io
 import json
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -31,11 +30,7 @@ ROWS = rows_of(("It is hot", "a"), ("it is hot", "a"), ("It is on", "a"), ("it i
 REPEATS, CONFLICTS = [12], [13, 14]
 
 
-class FakeTerminal(io.StringIO):
-    """Standard input at which somebody sits."""
-
-    def isatty(self) -> bool:
-        return True
+Typing = Callable[[str], None]
 
 
 class Reviewer:
@@ -132,9 +127,9 @@ def test_one_row_that_is_dropped() -> None:
 
 
 def test_rows_that_corrections_replaced_are_named_and_nothing_is_asked(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    type_in: Typing, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr("sys.stdin", FakeTerminal("y\n"))
+    type_in("y\n")
     rows = rows_of(*SOUND)
     rows[0] = replace(rows[0], replaced=(3, 5))
     for clean in ((), (ALL,), (ASK,)):
@@ -246,25 +241,22 @@ def test_fields_are_not_judged() -> None:
 def test_each_finding_is_asked_for(
     answers: str,
     expected: list[int],
-    monkeypatch: pytest.MonkeyPatch,
+    type_in: Typing,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    monkeypatch.setattr("sys.stdin", FakeTerminal(answers))
+    type_in(answers)
     assert Reviewer().read((ASK,))[0] == expected
     asked = capsys.readouterr().err
     assert asked == "  Drop it (repeats)? [y/N]   Drop them (conflicts)? [y/N] "
 
 
-def test_a_finding_without_rows_is_not_asked_for(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.setattr("sys.stdin", FakeTerminal("y\n"))
+def test_a_finding_without_rows_is_not_asked_for(type_in: Typing, capsys: pytest.CaptureFixture[str]) -> None:
+    type_in("y\n")
     Reviewer().read((ASK,), rows_of(*SOUND, ("rare", "c")))
     assert capsys.readouterr().err == ""
 
 
-def test_without_a_terminal_nobody_is_asked(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("sys.stdin", io.StringIO("y\ny\n"))
+def test_without_a_terminal_nobody_is_asked() -> None:
     sentence = r"Nobody can be asked here: name what --clean drops \(repeats, conflicts, .*, all\)"
     with pytest.raises(ExportError, match=sentence):
         Reviewer().read((ASK,))

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import ctypes
+import json
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -13,11 +14,13 @@ import numpy as np
 import pytest
 from edgeslm_export.cli.screen import print_fidelity
 from edgeslm_export.evaluate import llama_cpp, reference
+from edgeslm_export.jobs.subprocess_job import OnProgress
 from edgeslm_export.sources.checkpoint import examine_local
 from edgeslm_export.sources.corpus import Corpus
 
 from edgeslm.bundle.manifest import Bundle, Quantization, WeightGroup
 from edgeslm.errors import ExportError
+from tests.support.export.children import FakeChildren
 
 VOCABULARY = 7
 
@@ -111,6 +114,39 @@ def test_what_it_can_not_do_is_said(fake: FakeLlama, sentence: str, monkeypatch:
         list(llama_cpp.gguf_logits(Path("m.gguf"), [[1, 2]], 1))
 
 
+Compared = Callable[[Path, Quantization | None], tuple[list[dict[str, Any]], list[dict[str, Any]]]]
+
+
+@pytest.fixture
+def compared(children: FakeChildren, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Compared:
+    """``compared(source, quantization)``: rows of a bundle made of it, and the tasks of what measures."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    bundle = tmp_path / "bundle"
+    sizes = {"decoder": {"num_hidden_layers": 2, "hidden_size": 8}, "vocab_size": 3}
+    vocabulary = json.dumps({"model": {"vocab": {"a": 0}}})
+
+    def write_tokenizer(folder: Path) -> None:
+        folder.mkdir(parents=True, exist_ok=True)
+        (folder / "tokenizer.json").write_text(vocabulary)
+
+    def study(task: dict[str, Any], on_progress: OnProgress | None) -> dict[str, Any]:
+        write_tokenizer(Path(task["work"]) / "checkpoint")
+        return {"matrices": {"lm_head": [3, 8]}, "layers": 2}
+
+    def compare(source: Path, quantization: Quantization | None) -> Any:
+        write_tokenizer(bundle)
+        (bundle / "genai_config.json").write_text(json.dumps({"model": sizes}))
+        origin = examine_local(source, "decoder")
+        manifest: Any = SimpleNamespace(architecture=origin.architecture, quantization=quantization)
+        corpora = [Corpus("a book", ("a",), ("b",))]
+        rows = reference.compare(Bundle(bundle, manifest, "sha256:0"), origin, corpora)
+        return rows, [task for module, task in children.asked if module == "evaluate.fidelity"]
+
+    children.steps["quantize.worker"] = study
+    children.steps["evaluate.fidelity"] = lambda task, on_progress: {"kl_mean": 0.1}
+    return compare
+
+
 @pytest.mark.parametrize(
     ("source", "installed", "engines"),
     [("plain.gguf", True, 2), ("plain.gguf", False, 1), ("plain", True, 1)],
@@ -120,48 +156,20 @@ def test_a_row_more_where_the_source_is_a_gguf_and_it_is_installed(
     installed: bool,
     engines: int,
     tiny: Path,
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
+    compared: Compared,
+    packages_there: dict[str, bool],
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    asked: list[Mapping[str, Any]] = []
-
-    def fake_child(module: str, task: Mapping[str, Any], *_: object, **__: object) -> dict[str, Any]:
-        asked.append(task)
-        return {"kl_mean": 0.1}
-
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    monkeypatch.setattr(reference, "run_module", fake_child)
-    monkeypatch.setattr(reference, "_check_shapes", lambda *_: None)
-    monkeypatch.setattr(llama_cpp, "is_installed", lambda: installed)
-    origin = examine_local(tiny / source, "decoder")
-    manifest: Any = SimpleNamespace(architecture=origin.architecture, quantization=None)
-    bundle = Bundle(tmp_path / "bundle", manifest, "sha256:0")
-    rows = reference.compare(bundle, origin, [Corpus("a book", ("a",), ("b",))])
+    packages_there["llama_cpp"] = installed
+    rows, tasks = compared(tiny / source, None)
     assert len(rows) == engines
-    assert [task.get("gguf") for task in asked[2:]] == [str(tiny / source)] * (engines - 1)
+    assert [task.get("gguf") for task in tasks[1:]] == [str(tiny / source)] * (engines - 1)
     print_fidelity(rows, None)
     assert ("a book, llama.cpp with plain.gguf" in capsys.readouterr().out) == (engines == 2)
 
 
-def test_what_computes_single_tokens_apart_is_a_row_of_its_own(
-    tiny: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    parts: list[str | None] = []
-
-    def fake_child(module: str, task: Mapping[str, Any], *_: object, **__: object) -> dict[str, Any]:
-        if module == "evaluate.fidelity":
-            parts.append(task.get("part"))
-        return {"kl_mean": 0.1}
-
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    monkeypatch.setattr(reference, "run_module", fake_child)
-    monkeypatch.setattr(reference, "_check_shapes", lambda *_: None)
-    origin = examine_local(tiny / "plain", "decoder")
+def test_what_computes_single_tokens_apart_is_a_row_of_its_own(tiny: Path, compared: Compared) -> None:
     written = Quantization(recipe="w8a8-w4", written=(WeightGroup(group="*", bits=4, group_size=64),))
-    manifest: Any = SimpleNamespace(architecture=origin.architecture, quantization=written)
-    rows = reference.compare(
-        Bundle(tmp_path / "bundle", manifest, "sha256:0"), origin, [Corpus("a book", ("a",), ("b",))]
-    )
-    assert parts == [None, "writes"]
+    rows, tasks = compared(tiny / "plain", written)
+    assert [task.get("part") for task in tasks] == [None, "writes"]
     assert [row.get("engine") for row in rows] == [None, "single tokens"]

@@ -13,6 +13,7 @@ from typing import Any
 
 import huggingface_hub
 import pytest
+from edgeslm_export.jobs.resources import LIBRARIES_BYTES
 from edgeslm_export.sources.hub import resolve_source
 
 from edgeslm.errors import ExportError
@@ -102,20 +103,19 @@ def test_a_bad_model_is_refused_before_its_weights_come(
     assert not (hub.local / "model.safetensors").exists()
 
 
-def test_too_little_memory_is_told_before_the_download(hub: FakeHub, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("edgeslm_export.jobs.resources.available_memory", lambda: 1000)
+def test_too_little_memory_is_told_before_the_download(hub: FakeHub, memory: Callable[[int], None]) -> None:
+    memory(1000)
     with pytest.raises(ExportError, match="of memory available"):
         resolve_source("owner/tiny", "decoder", lambda said: None)
     assert len(hub.downloads) == 1
 
 
 def test_what_the_recipe_needs_counts_before_the_download(
-    hub: FakeHub, monkeypatch: pytest.MonkeyPatch
+    hub: FakeHub, memory: Callable[[int], None]
 ) -> None:
     """Mistral-7B was downloaded, 14.5 GB, to be refused for lack of memory."""
     weights = (hub.remote / "model.safetensors").stat().st_size // 4
-    monkeypatch.setattr("edgeslm_export.jobs.resources._LIBRARIES_BYTES", 0)
-    monkeypatch.setattr("edgeslm_export.jobs.resources.available_memory", lambda: weights * 4)
+    memory(LIBRARIES_BYTES + weights * 4)
     with pytest.raises(ExportError, match="take int4-mixed or use a larger machine"):
         resolve_source("owner/tiny", "decoder", lambda said: None, memory_a_weight=5, hint="take int4-mixed")
     assert len(hub.downloads) == 1

@@ -5,25 +5,32 @@ from __future__ import annotations
 import json
 import shutil
 import subprocess
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 from edgeslm_export.jobs.checkpoint_notes import Notes
-from edgeslm_export.sources.checkpoint import Origin, examine_local
-from edgeslm_export.train import encoder_methods
+from edgeslm_export.jobs.subprocess_job import OnProgress
+from edgeslm_export.sources.checkpoint import examine_local
 from edgeslm_export.train.encoder_finetune import LAYER
 from edgeslm_export.train.encoder_methods import EncoderMethod, HeadMethod, centroids_of, distances_from
-from edgeslm_export.train.job import TrainingJob
 from edgeslm_export.train.spec import Budget, TaskSpec
 
 from edgeslm.bundle.manifest import load_bundle, verify_bundle
 from edgeslm.engine.worker.heads import Head
-from tests.support.export.tiny_tasks import DIMENSION, LABELS, fake_vectors, make_spec, sayings, write_rows
+from tests.support.export.children import FakeChildren
+from tests.support.export.tiny_tasks import (
+    DIMENSION,
+    LABELS,
+    FakeExport,
+    fake_vectors,
+    make_spec,
+    sayings,
+    write_rows,
+)
 
 # --- a head on the encoder as it is ------------------------------------------------------------------
 
@@ -96,52 +103,33 @@ def test_a_distance_is_the_one_that_a_device_computes() -> None:
 
 
 class FakeTeachers:
-    """In the place of both teachers and of the export: keep what they are given, write an empty encoder."""
+    """In the place of the children that teach: keep what they are given, teach nothing."""
 
-    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+    def __init__(self) -> None:
         self.wanted: list[Any] = []
-        self.jobs: list[TrainingJob] = []
-        self.pairs: list[TrainingJob] = []
-        monkeypatch.setattr(encoder_methods, "train_encoder", self.by_labels)
-        monkeypatch.setattr(encoder_methods, "train_contrastive", self.by_pairs)
-        monkeypatch.setattr(encoder_methods, "fill_encoder", self.fill)
-        monkeypatch.setattr(encoder_methods, "load_encoder", self.load)
-        monkeypatch.setattr(encoder_methods, "embed_texts", fake_vectors)
+        self.jobs: list[dict[str, Any]] = []
+        self.pairs: list[dict[str, Any]] = []
 
-    def by_labels(
-        self,
-        job: TrainingJob,
-        section: object,
-        length: int,
-        texts: Sequence[str],
-        truth: Any,
-        labels: int,
-    ) -> dict[str, Any]:
-        shutil.copytree(job.source, job.out)
-        np.savez(job.out / LAYER, weight=np.zeros((labels, DIMENSION)), bias=np.zeros(labels))
-        self.wanted.append(truth)
-        self.jobs.append(job)
+    def by_labels(self, task: dict[str, Any], on_progress: OnProgress | None) -> dict[str, Any]:
+        shutil.copytree(task["source"], task["out"])
+        labels = task["labels"]
+        np.savez(Path(task["out"]) / LAYER, weight=np.zeros((labels, DIMENSION)), bias=np.zeros(labels))
+        self.wanted.append(task["truth"])
+        self.jobs.append(task)
         return {"epochs": 6.0, "best_epoch": 4, "loss": 0.1, "peak_rss": 1}
 
-    def by_pairs(self, job: TrainingJob, *_: object) -> dict[str, Any]:
-        shutil.copytree(job.source, job.out)
-        self.pairs.append(job)
+    def by_pairs(self, task: dict[str, Any], on_progress: OnProgress | None) -> dict[str, Any]:
+        shutil.copytree(task["source"], task["out"])
+        self.pairs.append(task)
         return {"epochs": 1.0, "best_epoch": 1, "loss": 0.1, "peak_rss": 1}
-
-    @staticmethod
-    def fill(origin: Origin, folder: Path, *_: object, **__: object) -> tuple[dict[str, Any], dict[str, Any]]:
-        (folder / "model.onnx").write_bytes(b"x")
-        fields: dict[str, Any] = dict.fromkeys(("quantization", "context_length", "graphs", "encoder"))
-        return {"architecture": origin.architecture, **fields}, {"cosine_to_float": {"mean": 1.0}}
-
-    @staticmethod
-    def load(folder: Path) -> Any:
-        return SimpleNamespace(bundle=SimpleNamespace(weight_bytes=77))
 
 
 @pytest.fixture
-def teachers(monkeypatch: pytest.MonkeyPatch) -> FakeTeachers:
-    return FakeTeachers(monkeypatch)
+def teachers(children: FakeChildren, exported: FakeExport, fake_encoder: Path) -> FakeTeachers:
+    """Vectors of what is taught are ``fake_vectors``."""
+    fake = FakeTeachers()
+    children.steps |= {"train.encoder_finetune": fake.by_labels, "train.contrastive": fake.by_pairs}
+    return fake
 
 
 @pytest.fixture
@@ -168,14 +156,14 @@ def test_few_rows_are_taught_by_pairs_and_each_is_tested(way: Make, teachers: Fa
     assert sorted(trial.held.tolist()) == list(range(40))
     assert trial.figures["taught_by"] == "pairs"
     assert trial.figures["accuracy"] > 0.9  # by a layer on what a device would compute
-    assert trial.bytes == 77
+    assert trial.bytes == len(b"x")
 
 
 def test_many_rows_are_taught_by_labels_with_some_aside(way: Make, teachers: FakeTeachers) -> None:
     trial = way(MANY).try_out()
     (wanted,), (job,) = teachers.wanted, teachers.jobs
     assert wanted == MANY.truth[MANY.folds[0][0]].tolist()
-    assert len(job.aside) == 41
+    assert len(job["aside"]) == 41
     assert trial.held.tolist() == MANY.folds[0][1].tolist()
     assert (trial.figures["taught_by"], trial.figures["epochs"]) == ("labels", 4)
 
@@ -187,8 +175,8 @@ def test_all_rows_are_taught_as_long_as_the_trial_found_best(
     tried.try_out()
     (tmp_path / "out").mkdir()
     fields = tried.write(tmp_path / "out")
-    assert teachers.jobs[1].schedule.epochs == 4 < teachers.jobs[0].schedule.epochs
-    assert (len(teachers.wanted[1]), teachers.jobs[1].aside) == (520, ())
+    assert teachers.jobs[1]["schedule"]["epochs"] == 4 < teachers.jobs[0]["schedule"]["epochs"]
+    assert (len(teachers.wanted[1]), teachers.jobs[1]["aside"]) == (520, [])
     assert (fields["kind"], fields["head"]) == ("head", {"weights": "head.npz"})
     assert fields["report"]["cosine_to_float"] == {"mean": 1.0}
     assert not (tmp_path / "out" / LAYER).exists()
@@ -205,7 +193,7 @@ def test_the_time_is_shared_out_by_rows(way: Make, teachers: FakeTeachers, tmp_p
     tried.try_out()
     (tmp_path / "out").mkdir()
     tried.write(tmp_path / "out")
-    assert [job.schedule.seconds for job in teachers.jobs] == [416, 520]
+    assert [job["schedule"]["seconds"] for job in teachers.jobs] == [416, 520]
 
 
 @pytest.mark.parametrize("rows", [40, 520], ids=["pairs", "labels"])
@@ -216,9 +204,9 @@ def test_each_run_has_a_state_of_its_own_to_go_on_from(
     tried.try_out()
     (tmp_path / "out").mkdir()
     tried.write(tmp_path / "out")
-    states = [job.state for job in (*teachers.jobs, *teachers.pairs)]
+    states = [Path(job["state"]) for job in (*teachers.jobs, *teachers.pairs)]
     assert len(set(states)) == len(states) == 6
-    assert {state and state.parent for state in states} == {tmp_path / "notes"}
+    assert {state.parent for state in states} == {tmp_path / "notes"}
 
 
 @pytest.mark.parametrize("rows", [40, 520], ids=["pairs", "labels"])

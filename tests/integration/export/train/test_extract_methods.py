@@ -13,7 +13,7 @@ from edgeslm_export.evaluate.report_card import Required, evaluate_bundle
 from edgeslm_export.evaluate.task_eval import all_same
 from edgeslm_export.jobs.checkpoint_notes import Notes
 from edgeslm_export.sources.checkpoint import examine_local
-from edgeslm_export.train import decoder_methods, extract_methods
+from edgeslm_export.train import extract_methods
 from edgeslm_export.train.encoder_finetune import LAYER
 from edgeslm_export.train.extract_methods import FieldTrial, PointerMethod, WriterMethod
 from edgeslm_export.train.field_spec import FieldSpec
@@ -24,6 +24,7 @@ from edgeslm.bundle.calibration import sure
 from edgeslm.bundle.learned_task import DriftReference
 from edgeslm.bundle.manifest import load_bundle, verify_bundle
 from edgeslm.errors import ExportError
+from tests.support.export.fake_teachers import Answered
 from tests.support.export.tiny_tasks import (
     FOUND,
     FakePointerTeacher,
@@ -267,24 +268,6 @@ def writer(bench: Bench, int4_base: Path, tiny: Path) -> Writer:
     return lambda spec, seconds=0: bench.writer(spec, int4_base, tiny / "plain", seconds)
 
 
-@pytest.fixture
-def teacher(monkeypatch: pytest.MonkeyPatch) -> FakeTeacher:
-    fake = FakeTeacher()
-    monkeypatch.setattr(decoder_methods, "train_decoder", fake)
-    return fake
-
-
-class FakeExaminer:
-    """In the place of ``examine_bundle``: ``answers`` are what comes out of the rows one after the other."""
-
-    def __init__(self, answers: Sequence[Any]) -> None:
-        self.answers = answers
-
-    def __call__(self, folder: Path, exam: Any, **how: object) -> dict[str, Any]:
-        assert len(exam.rows) == len(self.answers)
-        return {"answers": [said and {"fields": said} for said in self.answers], "ms_per_row": 4.0}
-
-
 def test_writing_is_tried_on_the_first_fifth_alone(
     writer: Writer, teacher: FakeTeacher, int4_base: Path
 ) -> None:
@@ -303,16 +286,18 @@ def test_what_a_decoder_writes_has_no_confidence(writer: Writer, teacher: FakeTe
 
 
 def test_written_fields_are_right_where_all_of_them_are(
-    writer: Writer, teacher: FakeTeacher, monkeypatch: pytest.MonkeyPatch
+    writer: Writer, teacher: FakeTeacher, answered: Answered
 ) -> None:
-    wanted = [dict(FEW.fields[row]) for row in FEW.folds[0][1].tolist()]
+    rows = FEW.folds[0][1].tolist()
+    wanted = [dict(FEW.fields[row]) for row in rows]
     answers = [
         wanted[0],
         None,
         {**wanted[2], "machine": "crane"},
         {**wanted[3], "state": " " + wanted[3]["state"]},
     ]
-    monkeypatch.setattr(decoder_methods, "examine_bundle", FakeExaminer(answers))
+    of_text = dict(zip((FEW.texts[row] for row in rows), answers, strict=True))
+    answered(lambda text: of_text[text] and {"fields": of_text[text]})
     trial = writer(FEW).try_out()
     assert trial.right.tolist() == [True, False, False, True]
     assert trial.figures["exact"] == 0.5

@@ -11,7 +11,7 @@ import torch
 import transformers
 from edgeslm_export.jobs.subprocess_job import Reporter
 from edgeslm_export.train import loop
-from edgeslm_export.train.loop import Schedule, Training, _BestEpoch, freeze_lowest, padded, run_training
+from edgeslm_export.train.loop import BestEpoch, Schedule, Training, freeze_lowest, padded, run_training
 
 from edgeslm.errors import ExportError
 
@@ -135,7 +135,7 @@ def test_an_epoch_that_is_only_too_sure_is_no_worse() -> None:
 )
 def test_the_last_epoch_that_was_no_worse_is_the_best(losses: list[list[float]], best: int) -> None:
     weights = [torch.nn.Parameter(torch.zeros(1))]
-    seen = _BestEpoch(weights)
+    seen = BestEpoch(weights)
     for epoch, of_rows in enumerate(losses, 1):
         with torch.no_grad():
             weights[0].fill_(epoch)
@@ -221,14 +221,14 @@ def test_rows_aside_are_watched_out_of_training_mode() -> None:
 @pytest.mark.parametrize("noted_s", [0.0, loop.NOTED_S], ids=["each step", "each epoch"])
 @pytest.mark.parametrize("at", [7, 12])
 def test_an_interrupted_run_ends_with_the_weights_of_an_uninterrupted_one(
-    tmp_path: Path, aside: Sequence[int], at: int, noted_s: float, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, aside: Sequence[int], at: int, noted_s: float
 ) -> None:
-    monkeypatch.setattr(loop, "NOTED_S", noted_s)
     whole = Pupil(aside)
     expected = run_training(whole.training(), SCHEDULE, FakeReporter())
     state = tmp_path / "state.pt"
     with pytest.raises(KeyboardInterrupt):
-        run_training(Pupil(aside, interrupted_at=at).training(state), SCHEDULE, FakeReporter())
+        training = replace(Pupil(aside, interrupted_at=at).training(state), noted_s=noted_s)
+        run_training(training, SCHEDULE, FakeReporter())
     again = Pupil(aside)
     assert run_training(again.training(state), SCHEDULE, FakeReporter()) == expected
     assert again.weights() == whole.weights()
@@ -283,39 +283,41 @@ def test_a_time_too_short_for_half_an_epoch_is_refused() -> None:
         run_training(Pupil().training(), replace(SCHEDULE, seconds=1e-9), FakeReporter())
 
 
-def test_a_run_whose_time_ends_amid_an_epoch_keeps_what_it_learned(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(loop, "time", FakeClock())
+
+
+@pytest.mark.usefixtures("clock")
+def test_a_run_whose_time_ends_amid_an_epoch_keeps_what_it_learned() -> None:
     pupil = Pupil()
     said = run_training(pupil.training(), replace(SCHEDULE, seconds=10), FakeReporter())
     assert said["epochs"] == 1.5  # nine batches of six
     assert len(pupil.batches) == 9
 
 
-def test_a_run_whose_time_ends_before_an_epoch_does_keeps_what_it_learned(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    monkeypatch.setattr(loop, "time", FakeClock())
+@pytest.mark.usefixtures("clock")
+def test_a_run_whose_time_ends_before_an_epoch_does_keeps_what_it_learned() -> None:
     pupil = Pupil()
     said = run_training(pupil.training(), replace(SCHEDULE, seconds=5), FakeReporter())
     assert 0.5 <= said["epochs"] < 1
     assert said["best_epoch"] == 0
 
 
-def test_rates_follow_the_clock(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.usefixtures("clock")
+def test_rates_follow_the_clock() -> None:
     """So a run that is cut short has cooled down all the same."""
-    monkeypatch.setattr(loop, "time", FakeClock())
     slope = Slope(best=9.0)
     run_training(slope.training(), replace(UPHILL, epochs=100, seconds=20), FakeReporter())
     steps = [after - before for before, after in zip(slope.after, slope.after[1:], strict=False)]
     assert steps[-1] < max(steps) / 5
 
 
-def test_the_time_before_an_interruption_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.usefixtures("clock")
+def test_the_time_before_an_interruption_counts(tmp_path: Path) -> None:
     schedule, state = replace(SCHEDULE, seconds=14), tmp_path / "state.pt"
-    monkeypatch.setattr(loop, "time", FakeClock())
     with pytest.raises(KeyboardInterrupt):
         run_training(Pupil(interrupted_at=6).training(state), schedule, FakeReporter())
-    monkeypatch.setattr(loop, "time", FakeClock())
     again = Pupil()
     run_training(again.training(state), schedule, FakeReporter())
     assert 0 < len(again.batches) < 8
@@ -358,10 +360,10 @@ def test_a_batch_in_several_passes_teaches_what_it_teaches_in_one() -> None:
 
 def test_a_pass_has_no_more_tokens_than_allowed_unless_one_row_has() -> None:
     lengths = [5, 90, 7, 300, 6, 8, 100]
-    parts = loop._passes(range(7), lengths, 200)
+    parts = loop.passes(range(7), lengths, 200)
     assert sorted(row for part in parts for row in part) == list(range(7))
     assert parts == [[0, 4, 2, 5], [1, 6], [3]]
-    assert loop._passes([1, 2], lengths, None) == [[1, 2]]
+    assert loop.passes([1, 2], lengths, None) == [[1, 2]]
 
 
 @pytest.mark.parametrize("name", ["bge", "modernbert"])

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import math
 from collections.abc import Sequence
@@ -186,15 +185,14 @@ def test_a_base_in_floats_is_taught_without_reading_the_bundle(origin: Origin, t
     ],
 )
 def test_what_is_missing_is_named(
-    missing: str, base: Base, sentence: str, monkeypatch: pytest.MonkeyPatch
+    missing: str, base: Base, sentence: str, packages_there: dict[str, bool]
 ) -> None:
-    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == missing else object())
+    packages_there |= {"peft": True, "bitsandbytes": True, missing: False}
     with pytest.raises(ExportError, match=sentence):
         check_installed(base)
 
 
-def test_four_bits_alone_need_the_library_for_them(monkeypatch: pytest.MonkeyPatch) -> None:
-    found = {"peft": object()}
-    monkeypatch.setattr(importlib.util, "find_spec", found.get)
+def test_four_bits_alone_need_the_library_for_them(packages_there: dict[str, bool]) -> None:
+    packages_there |= {"peft": True, "bitsandbytes": False}
     check_installed("float")
     check_installed("stored")

@@ -193,9 +193,9 @@ def test_fields_that_nobody_can_point_at_are_written_where_that_is_possible(
 
 
 def test_without_the_library_fields_are_pointed_at_alone(
-    whole: Inputs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    whole: Inputs, tmp_path: Path, packages_there: dict[str, bool]
 ) -> None:
-    monkeypatch.setattr(ways, "can_train_adapters", lambda: False)
+    packages_there["peft"] = False
     said: list[str] = []
     assert tried_on_fields(whole, tmp_path, announce=said.append) == ["PointerMethod"]
     assert len(said) == 1

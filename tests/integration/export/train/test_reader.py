@@ -6,14 +6,14 @@ import random
 import re
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from edgeslm_export.data.rows import QuestionRow
 from edgeslm_export.evaluate.report_card import load_encoder
+from edgeslm_export.jobs.subprocess_job import OnProgress
 from edgeslm_export.sources.checkpoint import examine_local
-from edgeslm_export.train import reader
-from edgeslm_export.train.job import TrainingJob
 from edgeslm_export.train.reader import (
     Mix,
     cropped,
@@ -32,6 +32,7 @@ from edgeslm.bundle.manifest import load_bundle
 from edgeslm.engine.calls import Read
 from edgeslm.errors import ExportError
 from edgeslm.knowledge.documents.sentences import split_sentences
+from tests.support.export.children import FakeChildren
 from tests.support.export.questions import asked, questions
 
 PRESS = "The press is oiled every week with grease."
@@ -251,20 +252,20 @@ def test_few_questions_are_refused() -> None:
 
 @pytest.mark.export
 def test_the_same_command_goes_on_where_it_was_interrupted(
-    encoders: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    encoders: Path, tmp_path: Path, children: FakeChildren, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The teaching has its state in the same file then; another schedule has another."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     states: list[Path] = []
 
-    def teach(job: TrainingJob, *_: object) -> None:
-        assert job.state is not None
-        states.append(job.state)
-        assert job.state.exists() == (len(states) == 2)
-        job.state.write_bytes(b"so far")
+    def teach(task: dict[str, Any], on_progress: OnProgress | None) -> dict[str, Any]:
+        state = Path(task["state"])
+        states.append(state)
+        assert state.exists() == (len(states) == 2)
+        state.write_bytes(b"so far")
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(reader, "train_reader", teach)
+    children.steps["train.cross_encoder_training"] = teach
     origin = examine_local(encoders / "bge", "encoder")
     for budget in (Budget(), Budget(), Budget(seconds=60)):
         with pytest.raises(KeyboardInterrupt):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,14 +14,16 @@ from edgeslm_export.data.rows import FieldsRow
 from edgeslm_export.evaluate.report_card import Required, evaluate_bundle
 from edgeslm_export.evaluate.task_eval import Exam
 from edgeslm_export.jobs.optimum_env import cache_folder
+from edgeslm_export.jobs.subprocess_job import OnProgress
 from edgeslm_export.sources.checkpoint import examine_local
-from edgeslm_export.train import decoder_methods, tune
+from edgeslm_export.train import tune
 from edgeslm_export.train.extract_methods import FieldTrial
 from edgeslm_export.train.spec import Budget, Inputs
 from edgeslm_export.train.tune import split_rows
 
 from edgeslm.bundle.manifest import Manifest, load_bundle, verify_bundle
 from edgeslm.errors import ExportError
+from tests.support.export.children import FakeChildren, Step
 from tests.support.export.tiny_tasks import FakePointerTeacher, FakeTeacher, findings, write_rows
 
 pytestmark = [pytest.mark.export, pytest.mark.usefixtures("one_thread")]
@@ -44,13 +46,6 @@ def _own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def inputs(tiny: Path, int4_base: Path) -> Inputs:
     return Inputs(base=int4_base, decoder=examine_local(tiny / "plain", "decoder"))
-
-
-@pytest.fixture
-def teacher(monkeypatch: pytest.MonkeyPatch) -> FakeTeacher:
-    fake = FakeTeacher()
-    monkeypatch.setattr(decoder_methods, "train_decoder", fake)
-    return fake
 
 
 def learn(
@@ -104,10 +99,7 @@ def test_the_time_is_shared_out_by_rows(inputs: Inputs, tmp_path: Path, teacher:
     assert [schedule.seconds for schedule in teacher.schedules] == pytest.approx([24, 30])
 
 
-def test_qlora_is_taught_in_four_bits(
-    inputs: Inputs, tmp_path: Path, teacher: FakeTeacher, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(decoder_methods, "check_installed", lambda base: None)
+def test_qlora_is_taught_in_four_bits(inputs: Inputs, tmp_path: Path, teacher: FakeTeacher) -> None:
     _, report = learn(tmp_path, inputs, budget=Budget(methods=("qlora",), announce=lambda _: None))
     assert report["method"] == "qlora"
     assert {shape.base for shape in teacher.shapes} == {"nf4"}
@@ -152,20 +144,9 @@ def test_a_text_too_long_for_the_model_does_not_end_it(
     assert "10 texts are too long to learn from and were left out." in said
 
 
-def test_what_was_found_is_not_found_again(
-    inputs: Inputs, tmp_path: Path, teacher: FakeTeacher, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_what_was_found_is_not_found_again(inputs: Inputs, tmp_path: Path, teacher: FakeTeacher) -> None:
     """Interrupted while it taught all rows, the next command goes on with that."""
-    calls = 0
-
-    def teach(*given: Any, **how: Any) -> dict[str, Any]:
-        nonlocal calls
-        calls += 1
-        if calls == 2:
-            raise KeyboardInterrupt
-        return teacher(*given, **how)
-
-    monkeypatch.setattr(decoder_methods, "train_decoder", teach)
+    teacher.interrupted_at = 1
     with pytest.raises(KeyboardInterrupt):
         learn(tmp_path, inputs)
     _, report = learn(tmp_path, inputs)
@@ -184,17 +165,11 @@ def test_what_was_found_is_not_found_again(
     ids=["instruction", "schema", "verbatim"],
 )
 def test_what_was_found_of_another_task_says_nothing(
-    inputs: Inputs, tmp_path: Path, teacher: FakeTeacher, monkeypatch: pytest.MonkeyPatch, change: str
+    inputs: Inputs, tmp_path: Path, teacher: FakeTeacher, change: str
 ) -> None:
     """The command before was interrupted while it taught all rows."""
-
-    def interrupt(*given: Any, **how: Any) -> dict[str, Any]:
-        if teacher.rows:
-            raise KeyboardInterrupt
-        return teacher(*given, **how)
-
-    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(decoder_methods, "train_decoder", interrupt)
+    teacher.interrupted_at = 1
+    with pytest.raises(KeyboardInterrupt):
         learn(tmp_path, inputs)
     learn(tmp_path, inputs, text=TASK + change)
     assert [len(rows) for rows in teacher.rows] == [24, 24, 30]
@@ -206,17 +181,19 @@ STATES: list[dict[str, Any]] = [{"text": text, "fields": fields} for text, field
 OPEN = "name: machine\nkind: extract\nmax_tokens: 24\n"
 
 
-class FakeExaminer:
-    """In the place of ``examine_bundle`` for a decoder: right about a row where ``is_right`` says so."""
+def decoder_that_is(right: bool) -> Step:
+    """Evaluates adapters: about every row right or wrong. An encoder is really asked."""
 
-    def __init__(self, monkeypatch: pytest.MonkeyPatch, is_right: Callable[[FieldsRow], bool]) -> None:
-        self._is_right = is_right
-        monkeypatch.setattr(decoder_methods, "examine_bundle", self)
-
-    def __call__(self, folder: Path, exam: Exam, **how: object) -> dict[str, Any]:
+    def examine(task: dict[str, Any], on_progress: OnProgress | None) -> dict[str, Any] | None:
+        exam = Exam.parse(task["exam"])
+        assert exam.bundle is not None
+        if load_bundle(exam.bundle).manifest.adapter is None:
+            return None
         rows = [row for row in exam.rows if isinstance(row, FieldsRow)]
-        fields = [dict(row.fields) if self._is_right(row) else {"machine": "?"} for row in rows]
+        fields = [dict(row.fields) if right else {"machine": "?"} for row in rows]
         return {"answers": [{"fields": of_row} for of_row in fields], "ms_per_row": 4.0}
+
+    return examine
 
 
 @pytest.fixture
@@ -230,9 +207,9 @@ def test_an_encoder_that_points_is_kept_where_a_decoder_is_no_better(
     tmp_path: Path,
     teacher: FakeTeacher,
     pointer_teacher: FakePointerTeacher,
-    monkeypatch: pytest.MonkeyPatch,
+    children: FakeChildren,
 ) -> None:
-    FakeExaminer(monkeypatch, lambda row: False)
+    children.steps["evaluate.report_card"] = decoder_that_is(right=False)
     manifest, report = learn(tmp_path, both, STATES, OPEN)
     assert (len(pointer_teacher.texts), len(teacher.rows)) == (6, 1)
     assert (manifest.kind, manifest.name, report["method"]) == ("head", "machine-head", "encoder")
@@ -253,9 +230,9 @@ def test_a_decoder_that_is_right_more_often_is_taken(
     tmp_path: Path,
     teacher: FakeTeacher,
     pointer_teacher: FakePointerTeacher,
-    monkeypatch: pytest.MonkeyPatch,
+    children: FakeChildren,
 ) -> None:
-    FakeExaminer(monkeypatch, lambda row: True)
+    children.steps["evaluate.report_card"] = decoder_that_is(right=True)
     manifest, report = learn(tmp_path, both, STATES, OPEN)
     verify_bundle(load_bundle(tmp_path / "out"))
     assert (len(pointer_teacher.texts), len(teacher.rows)) == (5, 2)

@@ -12,12 +12,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from edgeslm_export.jobs.subprocess_job import OnProgress
 from edgeslm_export.models import decoder
 from edgeslm_export.quantize.recipe import find_recipe
 from edgeslm_export.sources import golden_tokens
 from edgeslm_export.sources.checkpoint import examine_local
 
 from edgeslm.errors import ExportError
+from tests.support.export.children import FakeChildren
 from tests.support.export.families import fetch
 
 _RECORD = """
@@ -133,9 +135,9 @@ def test_an_export_that_differs_fails_with_the_numbers_and_leaves_nothing(
     llama: Path,
     families: Path,
     tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
+    children: FakeChildren,
 ) -> None:
-    def fake_child(module: str, task: dict[str, Any], *_: object, **__: object) -> dict[str, Any]:
+    def fake_child(task: dict[str, Any], on_progress: OnProgress | None) -> dict[str, Any]:
         """Stands in for the conversion's processes: a graph of no use and a tokenizer that went wrong."""
         if task.get("step") == "study":
             shutil.copyfile(llama / golden_tokens.FILE, Path(task["work"]) / golden_tokens.FILE)
@@ -150,7 +152,7 @@ def test_an_export_that_differs_fails_with_the_numbers_and_leaves_nothing(
         tamper(out)
         return {}
 
-    monkeypatch.setattr(decoder, "run_module", fake_child)
+    children.steps["*"] = fake_child
     origin = examine_local(families / "llama", "decoder")
     with pytest.raises(ExportError, match=TAMPERED[tamper]) as refused:
         decoder.export_model(origin, tmp_path / "out", decoder.ExportOrder(find_recipe("int4")))

@@ -13,7 +13,6 @@ from edgeslm_export.bundle.writer import UNDATED, write_manifest
 from edgeslm_export.evaluate.report_card import Required, evaluate_bundle
 from edgeslm_export.jobs.checkpoint_notes import Notes
 from edgeslm_export.sources.checkpoint import Origin, examine_local
-from edgeslm_export.train import decoder_methods
 from edgeslm_export.train.decoder_methods import RANK, DecoderMethod, schedule_for
 from edgeslm_export.train.loop import Schedule
 from edgeslm_export.train.lora_training import AdapterShape
@@ -55,17 +54,6 @@ def bench(int4_base: Path, origin: Origin, tmp_path: Path) -> Bench:
     return Bench(int4_base, origin, tmp_path)
 
 
-@pytest.fixture
-def teacher(monkeypatch: pytest.MonkeyPatch) -> FakeTeacher:
-    fake = FakeTeacher()
-    monkeypatch.setattr(decoder_methods, "train_decoder", fake)
-    return fake
-
-
-def refuse(*_: object, **__: object) -> None:
-    raise AssertionError("taught again")
-
-
 # --- the real way ------------------------------------------------------------------------------------
 
 LESSON = make_spec(100, one_fold=True)
@@ -93,11 +81,11 @@ def test_the_engine_with_the_adapter_is_right_on_rows_held_out(
 
 
 def test_what_was_found_is_not_found_again(
-    tried: tuple[Bench, DecoderMethod, Trial], monkeypatch: pytest.MonkeyPatch
+    tried: tuple[Bench, DecoderMethod, Trial], teacher: FakeTeacher
 ) -> None:
     bench, _, trial = tried
-    monkeypatch.setattr(decoder_methods, "train_decoder", refuse)
     again = bench.way(LESSON).try_out()
+    assert teacher.rows == [], "it is not taught again"
     assert again.fitted == trial.fitted
     assert again.figures == trial.figures
 
@@ -226,8 +214,8 @@ def test_a_base_that_takes_no_adapters_is_refused(bench: Bench, tmp_path: Path) 
 
 
 def test_a_missing_library_is_told_before_anything_is_taught(
-    bench: Bench, monkeypatch: pytest.MonkeyPatch
+    bench: Bench, packages_there: dict[str, bool]
 ) -> None:
-    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    packages_there["peft"] = False
     with pytest.raises(ExportError, match="needs the package peft"):
         bench.way(LESSON)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from pathlib import Path
 
 import pytest
@@ -20,12 +19,7 @@ from edgeslm.knowledge.service.memory import remember
 from tests.support.knowledge.collection_samples import TAG, faults, hash_embed
 from tests.support.nodes import write_bundle
 
-
-@pytest.fixture(autouse=True)
-def _keep_environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    """``main`` sets variables and a signal handler for the whole process."""
-    monkeypatch.setattr("os.environ", dict(os.environ))
-    monkeypatch.setattr("signal.signal", lambda *_: None)
+pytestmark = pytest.mark.usefixtures("own_process")
 
 
 @pytest.fixture

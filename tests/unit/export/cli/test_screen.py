@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
+
 import pytest
 from edgeslm_export.cli.screen import print_columns, print_labels
 from hypothesis import given, settings
@@ -27,10 +30,10 @@ def test_what_a_terminal_obeys_is_shown(capsys: pytest.CaptureFixture[str]) -> N
 @settings(max_examples=60)
 @given(rows=st.lists(st.tuples(st.text(), st.text()), max_size=4))
 def test_every_row_is_one_line_of_one_width(rows: list[tuple[str, str]]) -> None:
-    with pytest.MonkeyPatch.context() as patch:
-        lines: list[str] = []
-        patch.setattr("edgeslm_export.cli.screen.print_line", lines.append)
+    with contextlib.redirect_stdout(io.StringIO(newline="")) as out:
         print_columns(("a", "b"), rows)
+    *lines, end = out.getvalue().split("\n")
+    assert end == ""
     assert len(lines) == len(rows) + 2
     assert all(len(line.splitlines()) == 1 for line in lines[1:])
     assert len({len(line) for line in lines[1:]}) == 1

@@ -64,19 +64,15 @@ def test_large_packages_are_linked_outside_its_site_packages(tools: FakeTools) -
         assert (folder / "lent" / name).is_symlink()
 
 
-def test_other_versions_get_another_environment(
-    tools: FakeTools, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_other_versions_get_another_environment(tools: FakeTools, tmp_path: Path) -> None:
     first = optimum_env.optimum_python(lambda sentence: None)
     other = tmp_path / "optimum.txt"
     other.write_text(optimum_env.LIST.read_text() + "something==1 --hash=sha256:00\n")
-    monkeypatch.setattr(optimum_env, "LIST", other)
-    assert optimum_env.optimum_python(lambda sentence: None) != first
+    assert optimum_env.optimum_python(lambda sentence: None, packages=other) != first
 
 
-def test_a_missing_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(optimum_env, "BORROWED", ("surely-not-installed",))
+def test_a_missing_extra_is_named() -> None:
     with pytest.raises(
         ExportError, match=r"surely-not-installed is missing; pip install 'edgeslm\[export\]'"
     ):
-        optimum_env.borrowed_distributions()
+        optimum_env.borrowed_distributions(("surely-not-installed",))

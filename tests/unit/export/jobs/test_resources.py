@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -21,8 +22,8 @@ def test_too_little_disk(tmp_path: Path) -> None:
         resources.check_resources(1000, need, tmp_path, 6)
 
 
-def test_too_little_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(resources, "available_memory", lambda: 2_000_000_000)
+def test_too_little_memory(tmp_path: Path, memory: Callable[[int], None]) -> None:
+    memory(2_000_000_000)
     resources.check_resources(135_000_000, 0, tmp_path, 6)
     with pytest.raises(
         ExportError, match=r"has 2.0 GB of memory available and exporting 7.00 billion weights"
@@ -34,8 +35,8 @@ def test_memory_is_a_plausible_number() -> None:
     assert 10_000_000 < resources.available_memory() < 10**14
 
 
-def test_what_else_could_be_done_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(resources, "available_memory", lambda: 2_000_000_000)
+def test_what_else_could_be_done_is_said(tmp_path: Path, memory: Callable[[int], None]) -> None:
+    memory(2_000_000_000)
     with pytest.raises(ExportError, match="GB; take a nap or use a larger machine or a smaller model"):
         resources.check_resources(7_000_000_000, 0, tmp_path, 12, "take a nap")
 

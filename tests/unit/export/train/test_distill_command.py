@@ -3,38 +3,33 @@
 from __future__ import annotations
 
 import hashlib
-import io
 import json
-import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
-from edgeslm_export.cli import distill as command
 from edgeslm_export.cli import main
+from edgeslm_export.cli.distill import ask_label, texts_digest
 from edgeslm_export.jobs.optimum_env import cache_folder
-from edgeslm_export.train import distill
-from edgeslm_export.train.spec import Inputs, TaskSpec
 
 from edgeslm.errors import ExportError
 from tests.support.export.fake_teachers import (
-    FIGURES,
+    Answered,
     FakeExaminer,
-    answer_with,
+    FakeSchool,
     by_number,
     in_turn,
     make_decoder,
     texts,
 )
+from tests.support.export.tiny_tasks import write_encoder
 from tests.support.taught import write_head
 
+pytestmark = pytest.mark.usefixtures("own_process")
 
-class FakeTerminal(io.StringIO):
-    """Standard input at which somebody sits."""
 
-    def isatty(self) -> bool:
-        return True
+Typing = Callable[[str], None]
 
 
 @pytest.mark.parametrize(
@@ -42,62 +37,33 @@ class FakeTerminal(io.StringIO):
     [("ham\n", "ham"), ("1\n", "spam"), ("\n", None), ("eggs\n0\n3\n2\n", "ham")],
 )
 def test_a_user_answers_with_a_label_its_number_or_nothing(
-    typed: str, answer: str | None, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    typed: str, answer: str | None, type_in: Typing, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr("sys.stdin", FakeTerminal(typed))
-    assert command._ask("Win a prize", ("spam", "ham"), "spam") == answer
+    type_in(typed)
+    assert ask_label("Win a prize", ("spam", "ham"), "spam") == answer
     shown = capsys.readouterr().err
     keys = "Enter drops it, Ctrl-D all that follow"
     assert shown.startswith(f"Win a prize\n  1 spam  2 ham  (the teacher: spam; {keys}) ")
 
 
-def test_the_end_of_the_input_is_no_answer(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_end_of_the_input_is_no_answer(type_in: Typing) -> None:
     """It would be noted that the text is to be dropped, and each text that follows."""
-    monkeypatch.setattr("sys.stdin", FakeTerminal(""))
+    type_in("")
     with pytest.raises(EOFError):
-        command._ask("Win a prize", ("spam", "ham"), "spam")
+        ask_label("Win a prize", ("spam", "ham"), "spam")
 
 
 def test_the_source_is_known_by_its_texts() -> None:
-    assert command._digest(["a", "b"]) == hashlib.sha256(b'"a"\n"b"').hexdigest()
-    assert command._digest(["a\nb"]) != command._digest(["a", "b"])
+    assert texts_digest(["a", "b"]) == hashlib.sha256(b'"a"\n"b"').hexdigest()
+    assert texts_digest(["a\nb"]) != texts_digest(["a", "b"])
 
 
 # --- from end to end, with a fake teacher and a fake school ------------------------------------------
 
 
-@pytest.fixture(autouse=True)
-def _keep_environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    """``main`` sets variables and a signal handler for the whole process."""
-    monkeypatch.setattr("os.environ", dict(os.environ))
-    monkeypatch.setattr("signal.signal", lambda *_: None)
-
-
-class FakeSchool:
-    """In the place of ``learn_labels``: raises ``failures`` one by one, then makes a student."""
-
-    def __init__(self) -> None:
-        self.failures: list[BaseException] = []
-        self.specs: list[TaskSpec] = []
-
-    def __call__(self, spec: TaskSpec, source: object, out: Path, *_: object) -> tuple[None, dict[str, Any]]:
-        self.specs.append(spec)
-        if self.failures:
-            raise self.failures.pop(0)
-        write_head(out, None, labels=list(spec.labels))
-        return None, {"method": "encoder", "accuracy": 0.9, "rows": len(spec.texts)}
-
-
 @pytest.fixture
-def school(monkeypatch: pytest.MonkeyPatch) -> FakeSchool:
-    fake = FakeSchool()
-    monkeypatch.setattr(distill, "learn_labels", fake)
-    return fake
-
-
-@pytest.fixture
-def examiner(monkeypatch: pytest.MonkeyPatch) -> FakeExaminer:
-    return answer_with(monkeypatch)(by_number)
+def examiner(answered: Answered) -> FakeExaminer:
+    return answered(by_number)
 
 
 Order = Callable[..., int]
@@ -107,14 +73,15 @@ Order = Callable[..., int]
 def order(tmp_path: Path, school: FakeSchool, monkeypatch: pytest.MonkeyPatch) -> Order:
     """The command on 60 texts with a decoder as its teacher; its exit status."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    monkeypatch.setattr(command, "find_inputs", lambda *_: Inputs())
+    encoder = write_encoder(tmp_path / "encoder")
     (tmp_path / "texts.jsonl").write_text("".join(json.dumps({"text": text}) + "\n" for text in texts(60)))
     teacher = make_decoder(tmp_path).bundle.path
 
     def give(*options: str, labels: Sequence[str] = ("spam", "ham")) -> int:
         (tmp_path / "task.yaml").write_text(f"name: topic\nkind: classify\nlabels: {json.dumps(labels)}\n")
         files = [str(tmp_path / name) for name in ("task.yaml", "texts.jsonl", "out")]
-        return main.main(["distill", *files, "--teacher", str(teacher), *options])
+        on = ["--teacher", str(teacher), "--encoder", str(encoder)]
+        return main.main(["distill", *files, *on, *options])
 
     return give
 
@@ -143,17 +110,17 @@ def test_a_repeated_command_goes_on_where_it_was(
     school: FakeSchool,
     failure: BaseException,
     status: int,
-    monkeypatch: pytest.MonkeyPatch,
+    type_in: Typing,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     """Teacher and user were asked everything again."""
     school.failures.append(failure)
-    monkeypatch.setattr("sys.stdin", FakeTerminal("ham\n" * 20))
+    type_in("ham\n" * 20)
     assert order("--ask") == status
     shown = capsys.readouterr().err
     assert "labelled before" not in shown
     assert ("the same command resumes" in shown) == (status == 130)
-    monkeypatch.setattr("sys.stdin", FakeTerminal(""))
+    type_in("")
     assert order("--ask") == 0
     shown = capsys.readouterr().err
     assert shown.count("60 texts were labelled before, 20 of them by you; ") == 1
@@ -190,22 +157,18 @@ def test_a_comparison_that_fails_costs_no_answer(
     order: Order,
     examiner: FakeExaminer,
     tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """``examiner`` answers the teacher's test too; the student's fails."""
+    """``examiner`` answers the teacher's test; the student's fails."""
     test = tmp_path / "test.jsonl"
     test.write_text('{"text": "test 1", "label": "ham"}\n')
-
-    def evaluate(*_: object, **__: object) -> dict[str, Any]:
-        raise ExportError("It doesn't load.")
-
-    monkeypatch.setattr(distill, "evaluate_learned", evaluate)
+    examiner.refused = tmp_path / "out"
     assert order("--test", str(test)) == 1
     assert len(noted()) == 1
     (tmp_path / "out").rename(tmp_path / "before")
-    monkeypatch.setattr(distill, "evaluate_learned", lambda *_, **__: FIGURES)
+    examiner.refused = None
     assert order("--test", str(test)) == 0
-    assert [len(exam.rows) for exam in examiner.exams] == [60, 1, 1], "and the texts were asked once"
+    of_teacher = [len(exam.rows) for exam in examiner.exams if exam.bundle is None]
+    assert of_teacher == [60, 1, 1], "and the texts were asked once"
     assert noted() == []
 
 
@@ -234,10 +197,10 @@ def test_how_sure_the_teacher_has_to_be_has_both_ends(
 
 
 def test_with_all_certainty_the_user_is_asked_about_the_rest(
-    order: Order, examiner: FakeExaminer, school: FakeSchool, monkeypatch: pytest.MonkeyPatch
+    order: Order, examiner: FakeExaminer, school: FakeSchool, type_in: Typing
 ) -> None:
     """1 was "no number between 0 and 1"."""
-    monkeypatch.setattr("sys.stdin", FakeTerminal("ham\nspam\n" * 30))
+    type_in("ham\nspam\n" * 30)
     assert order("--sure", "1", "--ask") == 0
     assert len(school.specs[0].texts) == 60
 

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import pytest
 from edgeslm_export.evaluate.task_eval import Exam
 from edgeslm_export.jobs.checkpoint_notes import Notes
-from edgeslm_export.train import distill
+from edgeslm_export.jobs.subprocess_job import OnProgress
 from edgeslm_export.train.distill import Teacher, ask_teacher, find_notes
 from edgeslm_export.train.spec import Budget
 
 from edgeslm.bundle.manifest import load_bundle
+from tests.support.export.children import FakeChildren
 from tests.support.export.fake_teachers import (
     QUIET,
     Answer,
@@ -40,10 +41,8 @@ def test_what_the_teacher_said_is_not_asked_again(head: Teacher, answered: Answe
 
 
 def test_an_interrupted_teacher_goes_on_with_the_next_block(
-    head: Teacher, answered: Answered, notes: Notes, monkeypatch: pytest.MonkeyPatch
+    head: Teacher, answered: Answered, notes: Notes
 ) -> None:
-    monkeypatch.setattr(distill, "_BLOCK", 16)
-
     def interrupted(text: str) -> Answer:
         if text == "text 40":
             raise KeyboardInterrupt
@@ -51,27 +50,28 @@ def test_an_interrupted_teacher_goes_on_with_the_next_block(
 
     answered(interrupted)
     with pytest.raises(KeyboardInterrupt):
-        ask_teacher(head, task(), texts(60), notes, QUIET)
+        ask_teacher(head, task(), texts(60), notes, QUIET, block=16)
     fake, told = answered(in_turn), list[str]()
-    found = ask_teacher(head, task(), texts(60), notes, Budget(announce=told.append))
+    found = ask_teacher(head, task(), texts(60), notes, Budget(announce=told.append), block=16)
     assert [[row.text for row in exam.rows] for exam in fake.exams] == [texts(48)[32:], texts(60)[48:]]
     assert told[0].startswith("32 texts were labelled before; ")
     assert found.texts == texts(60)
     assert found.shares == [pytest.approx(pair) for pair in ([0.8, 0.2], [0.2, 0.8])] * 30
 
 
-def test_progress_is_that_of_all_blocks(head: Teacher, notes: Notes, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(distill, "_BLOCK", 16)
+def test_progress_is_that_of_all_blocks(head: Teacher, notes: Notes, children: FakeChildren) -> None:
     seen: list[tuple[int, int]] = []
 
-    def examine(base: Path, exam: Exam, on_progress: Callable[[int, int, str], None], **_: object) -> Any:
+    def examine(task: dict[str, Any], on_progress: OnProgress | None) -> dict[str, Any]:
+        exam = Exam.parse(task["exam"])
+        assert on_progress is not None
         on_progress(0, 1, "loading")
         on_progress(len(exam.rows) // 2, len(exam.rows), "asking")
         return {"answers": [in_turn(row.text) for row in exam.rows]}
 
-    monkeypatch.setattr(distill, "examine_bundle", examine)
+    children.steps["evaluate.report_card"] = examine
     budget = Budget(announce=lambda _: None, on_progress=lambda done, of, what: seen.append((done, of)))
-    ask_teacher(head, task(), texts(40), notes, budget)
+    ask_teacher(head, task(), texts(40), notes, budget, block=16)
     assert seen == [(0, 40), (8, 40), (16, 40), (24, 40), (32, 40), (36, 40)]
 
 

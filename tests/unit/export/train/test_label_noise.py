@@ -8,21 +8,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 from edgeslm_export.data.rows import LabelledRow
-from edgeslm_export.train import label_noise
 from edgeslm_export.train.label_noise import held_out_labels
-
-from edgeslm.bundle.manifest import load_bundle
-from tests.support.export.tiny_tasks import fake_vectors, write_encoder
 
 WORDS = {"pump": ("leaks", "drips", "wet"), "heat": ("hot", "warm", "boils")}
 LABELS = tuple(WORDS)
-
-
-@pytest.fixture
-def encoder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    monkeypatch.setattr(label_noise, "load_encoder", load_bundle)
-    monkeypatch.setattr(label_noise, "embed_texts", fake_vectors)
-    return write_encoder(tmp_path / "encoder")
 
 
 def rows_of(count: int, turned: Sequence[int] = ()) -> list[LabelledRow]:
@@ -36,9 +25,9 @@ def rows_of(count: int, turned: Sequence[int] = ()) -> list[LabelledRow]:
     return rows
 
 
-def test_a_wrong_label_is_unlikely_by_the_other_rows(encoder: Path) -> None:
+def test_a_wrong_label_is_unlikely_by_the_other_rows(fake_encoder: Path) -> None:
     turned = [4, 9, 20]
-    places, truth, probabilities = held_out_labels(encoder, rows_of(60, turned), LABELS)
+    places, truth, probabilities = held_out_labels(fake_encoder, rows_of(60, turned), LABELS)
     assert sorted(places) == list(range(60))
     assert probabilities.shape == (60, 2)
     assert probabilities.sum(axis=1) == pytest.approx(np.ones(60))
@@ -46,23 +35,23 @@ def test_a_wrong_label_is_unlikely_by_the_other_rows(encoder: Path) -> None:
     assert {int(places[row]) for row in np.flatnonzero(likely < 0.5)} == set(turned)
 
 
-def test_words_alone_and_vectors_alone_are_less_sure(encoder: Path) -> None:
+def test_words_alone_and_vectors_alone_are_less_sure(fake_encoder: Path) -> None:
     """A row whose words say one thing and whose vector another is no clear case."""
     rows = [*rows_of(60), LabelledRow(61, "p61 it boils", "heat")]
-    places, truth, probabilities = held_out_labels(encoder, rows, LABELS)
+    places, truth, probabilities = held_out_labels(fake_encoder, rows, LABELS)
     of_row = int(np.flatnonzero(places == 60)[0])
     others = np.delete(probabilities[np.arange(61), truth], of_row)
     assert probabilities[of_row, truth[of_row]] < others.min()
 
 
-def test_a_label_with_two_rows_is_judged_too(encoder: Path) -> None:
+def test_a_label_with_two_rows_is_judged_too(fake_encoder: Path) -> None:
     rows = [*rows_of(40), LabelledRow(41, "x1 odd", "odd"), LabelledRow(42, "x2 odd", "odd")]
-    places, _, probabilities = held_out_labels(encoder, rows, (*LABELS, "odd"))
+    places, _, probabilities = held_out_labels(fake_encoder, rows, (*LABELS, "odd"))
     assert len(places) == len(probabilities) >= 40
     assert np.isfinite(probabilities).all()
 
 
 @pytest.mark.parametrize("text", ["!!", "机器坏了", "a"])
-def test_texts_without_words_are_judged(encoder: Path, text: str) -> None:
+def test_texts_without_words_are_judged(fake_encoder: Path, text: str) -> None:
     rows = [*rows_of(40), LabelledRow(41, text, "heat")]
-    assert len(held_out_labels(encoder, rows, LABELS)[0]) == 41
+    assert len(held_out_labels(fake_encoder, rows, LABELS)[0]) == 41

@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 from edgeslm_export.bundle.writer import UNDATED
 from edgeslm_export.data.rows import LabelledRow
-from edgeslm_export.jobs.checkpoint_notes import Notes
 from edgeslm_export.jobs.optimum_env import cache_folder
+from edgeslm_export.sources.checkpoint import Origin
 from edgeslm_export.train import tune
 from edgeslm_export.train.spec import Budget, Inputs, TaskSpec, Trial, make_trial
 
@@ -21,6 +21,7 @@ from edgeslm.bundle.calibration import find_threshold
 from edgeslm.bundle.manifest import Source, load_bundle, verify_bundle
 from edgeslm.errors import ConfigError, ExportError
 from tests.support.export.tiny_tasks import DIMENSION, fake_vectors, make_spec, write_encoder, write_rows
+from tests.support.taught import write_base
 
 QUIET = Budget(announce=lambda _: None)
 
@@ -262,7 +263,7 @@ def _way(method: str, spec: TaskSpec, *, right: bool, fails_at: str = "") -> _Fa
 def _taken(
     ways: Sequence[_FakeWay], spec: TaskSpec, budget: Budget, work: Path
 ) -> tuple[str, dict[str, Any]]:
-    best, fields = tune._write_best(tune._try_out(ways, budget), budget, work)
+    best, fields = tune.write_best(tune.try_methods(ways, budget), budget, work)
     return best.method, fields
 
 
@@ -295,44 +296,29 @@ def test_the_best_way_is_the_one_that_is_written(tmp_path: Path) -> None:
 
 def test_without_any_way_that_worked_its_sentence_is_told() -> None:
     with pytest.raises(ExportError, match="out of memory"):
-        tune._try_out([_FakeWay("head", None)], QUIET)
+        tune.try_methods([_FakeWay("head", None)], QUIET)
 
 
 # --- notes of an interrupted command -----------------------------------------------------------------
 
 
-class _Interrupted(Exception):
-    """Carries the folder of the notes at that moment."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-
-
-@pytest.fixture
-def interrupted(monkeypatch: pytest.MonkeyPatch) -> None:
-    def make_methods(inputs: object, spec: object, budget: object, notes: Notes, work: Path) -> None:
-        raise _Interrupted(notes.folder)
-
-    monkeypatch.setattr(tune, "make_methods", make_methods)
-
-
-def _notes(folder: Path, text: str, inputs: Inputs, *, each: int = 5, methods: tuple[str, ...] = ()) -> Path:
+def _notes(
+    folder: Path, text: str, inputs: Inputs, *, each: int = 5, methods: tuple[str, ...] = ("lora",)
+) -> set[Path]:
+    """The folders of notes that there are after a command that failed: it had no decoder."""
     task, data = _task(folder, text), _data(folder, "ab", each)
-    with pytest.raises(_Interrupted) as ended:
+    with pytest.raises(ExportError, match="needs a decoder's bundle"):
         tune.tune(task, data, folder / "out", inputs, Budget(methods=methods))
-    return ended.value.folder
+    return set(cache_folder().glob("tune-*"))
 
 
-@pytest.mark.usefixtures("interrupted")
 def test_the_same_command_takes_up_its_notes(tmp_path: Path) -> None:
     inputs = Inputs(write_encoder(tmp_path / "encoder"))
     first = _notes(tmp_path, "name: letter", inputs)
-    assert first.is_dir()
-    assert first.parent == cache_folder()
+    assert len(first) == 1
     assert _notes(tmp_path, "name: letter", inputs) == first
 
 
-@pytest.mark.usefixtures("interrupted")
 @pytest.mark.parametrize("change", ["rows", "methods", "labels", "instruction", "made anew"])
 def test_another_command_takes_up_none(tmp_path: Path, change: str) -> None:
     """What was found with another prompt or on another encoder says nothing."""
@@ -342,7 +328,7 @@ def test_another_command_takes_up_none(tmp_path: Path, change: str) -> None:
     if change == "rows":
         how["each"] = 6
     elif change == "methods":
-        how["methods"] = ("head",)
+        how["methods"] = ("qlora",)
     elif change == "labels":
         text = "name: letter\nlabels: [b, a]"
     elif change == "instruction":
@@ -350,7 +336,7 @@ def test_another_command_takes_up_none(tmp_path: Path, change: str) -> None:
     else:
         manifest = encoder / "manifest.json"
         manifest.write_text(manifest.read_text().replace('"tiny"', '"larger"'))
-    assert _notes(tmp_path, text, inputs, **how) != first
+    assert len(_notes(tmp_path, text, inputs, **how) - first) == 1
 
 
 def test_notes_go_when_the_bundle_is_there(tmp_path: Path, fake_encoder: Path) -> None:
@@ -359,13 +345,18 @@ def test_notes_go_when_the_bundle_is_there(tmp_path: Path, fake_encoder: Path) -
     assert list(cache_folder().glob("tune-*")) == []
 
 
-def test_an_interruption_leaves_no_half_made_bundle(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    class Way:
-        def try_out(self) -> None:
-            raise KeyboardInterrupt
+def test_an_interruption_leaves_no_half_made_bundle(tmp_path: Path, packages_there: dict[str, bool]) -> None:
+    """It comes while it is said that no adapter can be tried."""
 
-    monkeypatch.setattr(tune, "make_methods", lambda *_: [Way()])
+    def interrupt(sentence: str) -> None:
+        raise KeyboardInterrupt
+
+    packages_there["peft"] = False
+    write_base(tmp_path / "base")
+    decoder = Origin(tmp_path, "LlamaForCausalLM", 1, Source(id="float"), "")
+    inputs = Inputs(write_encoder(tmp_path / "encoder"), None, tmp_path / "base", decoder)
+    out = tmp_path / "made" / "out"
     with pytest.raises(KeyboardInterrupt):
-        tune.learn_labels(make_spec(20), Source(id="rows"), tmp_path / "made" / "out", Inputs(), QUIET)
+        tune.learn_labels(make_spec(20), Source(id="rows"), out, inputs, Budget(announce=interrupt))
     assert list((tmp_path / "made").iterdir()) == []
     assert len(list(cache_folder().glob("tune-*"))) == 1
