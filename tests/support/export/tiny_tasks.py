@@ -117,6 +117,16 @@ def write_encoder(folder: Path) -> Path:
     return folder
 
 
+def write_tokenizer(folder: Path) -> None:
+    """Of words, into an encoder's bundle of ``write_encoder``."""
+    from tokenizers import Tokenizer, models, pre_tokenizers
+
+    words = Tokenizer(models.WordLevel({"[UNK]": 0}, unk_token="[UNK]"))
+    words.pre_tokenizer = pre_tokenizers.Whitespace()
+    words.save(str(folder / "tokenizer.json"))
+    write_encoder(folder)
+
+
 ENCODER: Mapping[str, Any] = {
     "name": "tiny",
     "kind": "encoder",

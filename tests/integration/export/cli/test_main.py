@@ -7,11 +7,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from edgeslm_export.cli import main, starter
+from edgeslm_export.cli import main
+from edgeslm_export.cli.screen import print_table
 
 from edgeslm.bundle.manifest import load_bundle
 from edgeslm.errors import ExportError
+from tests.support.export.children import FakeChildren
 from tests.support.export.questions import questions
+from tests.support.export.tiny_tasks import write_rows
+from tests.support.nodes import write_bundle
+from tests.support.taught import write_head
 
 pytestmark = pytest.mark.usefixtures("own_process")
 
@@ -62,44 +67,48 @@ def test_an_existing_out_is_told_before_anything_else(
     ],
 )
 def test_every_error_becomes_a_sentence(
-    error: Exception, sentence: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    error: Exception,
+    sentence: str,
+    children: FakeChildren,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
-    def fail(*_: Any) -> None:
+    def fail(*_: object) -> dict[str, Any]:
         raise error
 
-    monkeypatch.setattr(starter, "default_folder", lambda: Path("/nowhere"))
-    monkeypatch.setattr("edgeslm_export.starter.Maker.make", fail)
-    assert main.main(["starter"]) == 1
+    children.steps["evaluate.report_card"] = fail
+    command = ["evaluate", str(write_bundle(tmp_path / "bundle"))]
+    assert main.main(command) == 1
     told = capsys.readouterr().err
     assert sentence in told
     assert "Traceback" not in told
-    assert main.main(["starter", "--debug"]) == 1
+    assert main.main([*command, "--debug"]) == 1
     assert "Traceback" in capsys.readouterr().err
 
 
 def test_evaluate_prints_a_table_and_a_json_line(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    children: FakeChildren, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    report = {
-        "name": "spam-head",
-        "kind": "head",
-        "bytes": 4053,
+    figures = {
         "rows": 500,
         "accuracy": 0.964,
         "interval": [0.9438, 0.9771],
         "labels": {"ham": {"rows": 449, "precision": 0.9654, "recall": None}},
     }
-    monkeypatch.setattr("edgeslm_export.evaluate.report_card.evaluate_bundle", lambda *_, **__: report)
-    monkeypatch.setattr("edgeslm_export.evaluate.report_card.check_wanted", lambda *_, **__: None)
-    monkeypatch.setattr("edgeslm_export.cli.evaluate.load_bundle", lambda folder: folder)
-    arguments = ["evaluate", "bundle", "rows.jsonl", "--encoder", "encoder"]
+    children.steps["evaluate.report_card"] = lambda task, on_progress: figures
+    encoder = write_bundle(tmp_path / "encoder", "encoder")
+    bundle = load_bundle(write_head(tmp_path / "bundle", load_bundle(encoder).digest))
+    about = {"name": "fake-head", "kind": "head", "digest": bundle.digest, "bytes": bundle.weight_bytes}
+    shown = {"bundle": str(bundle.path), **about, **figures, "learned_from": 9}
+    data = write_rows(tmp_path / "rows.jsonl", [{"text": "Win!", "label": "spam"}])
+    arguments = ["evaluate", str(bundle.path), str(data), "--encoder", str(encoder)]
     assert main.main(arguments) == 0
     lines = capsys.readouterr().out.splitlines()
     assert "accuracy             0.964" in lines
     assert "95 % interval        0.944 to 0.977" in lines
-    assert json.loads(lines[-1]) == {"bundle": "bundle", **report}
+    assert json.loads(lines[-1]) == shown
     assert main.main([*arguments, "--json"]) == 0
-    assert json.loads(capsys.readouterr().out) == {"bundle": "bundle", **report}
+    assert json.loads(capsys.readouterr().out) == shown
 
 
 @pytest.mark.parametrize("given", ["0", "1", "-0.1", "often", "nan"])
@@ -109,9 +118,7 @@ def test_a_wanted_error_is_a_share(given: str, capsys: pytest.CaptureFixture[str
     assert f"{given} is no number between 0 and 1" in capsys.readouterr().err
 
 
-def test_the_likeness_is_a_row_a_text(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_the_likeness_is_a_row_a_text(capsys: pytest.CaptureFixture[str]) -> None:
     figures = {
         "text": "WikiText-2",
         "tokens": 4096,
@@ -121,11 +128,7 @@ def test_the_likeness_is_a_row_a_text(
         "perplexity_ratio": 1.0359,
         "perplexity_ratio_se": 0.003,
     }
-    report = {"name": "tiny", "stated": {"text": "a book", "kl_mean": 0.1}, "fidelity": [figures]}
-    monkeypatch.setattr("edgeslm_export.evaluate.report_card.evaluate_bundle", lambda *_, **__: report)
-    monkeypatch.setattr("edgeslm_export.evaluate.report_card.check_wanted", lambda *_, **__: None)
-    monkeypatch.setattr("edgeslm_export.cli.evaluate.load_bundle", lambda folder: folder)
-    assert main.main(["evaluate", "bundle", "--encoder", "encoder"]) == 0
+    print_table({"name": "tiny", "stated": {"text": "a book", "kl_mean": 0.1}, "fidelity": [figures]})
     lines = [line.split() for line in capsys.readouterr().out.splitlines()]
     assert ["WikiText-2", "4,096", "0.0800", "over", "2.10", "85.7%", "1.0359", "±", "0.0030"] in lines
     assert ["a", "book,", "as", "its", "report.json", "says", "-", "0.1000", "-", "-", "-"] in lines

@@ -17,7 +17,7 @@ from edgeslm_export.train.tune import load_task
 
 from edgeslm.bundle.manifest import Source
 from edgeslm.errors import ExportError
-from tests.support.export.tiny_tasks import write_encoder, write_rows
+from tests.support.export.tiny_tasks import write_encoder, write_rows, write_tokenizer
 from tests.support.taught import change_manifest, write_base
 
 pytestmark = pytest.mark.usefixtures("own_process")
@@ -49,6 +49,7 @@ class FakeMaker:
 
     def make_encoder(self, out: Path) -> Path:
         self.asked.append("encoder")
+        write_tokenizer(write_encoder(out))
         return out
 
     def model_origin(self) -> Origin:
@@ -64,10 +65,31 @@ class FakeMaker:
 def maker(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> FakeMaker:
     fake = FakeMaker()
     monkeypatch.setattr(tune, "Maker", fake)
-    monkeypatch.setattr(tune, "default_folder", lambda: tmp_path / "starter")
+    monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path))
     monkeypatch.setattr(
         "edgeslm_export.sources.hub.resolve_source", lambda name, kind, *_, **__: fetched(name, kind)
     )
+    return fake
+
+
+class FakeLesson:
+    """In the place of ``learn``: teaches nothing and has this report."""
+
+    def __init__(self) -> None:
+        self.report: dict[str, Any] = LABELS
+        self.budgets: list[Budget] = []
+
+    def __call__(
+        self, task: object, rows: object, name: str, out: Path, on: object, budget: Budget, *_: object
+    ) -> tuple[None, dict[str, Any]]:
+        self.budgets.append(budget)
+        return None, dict(self.report)
+
+
+@pytest.fixture
+def lesson(maker: FakeMaker, monkeypatch: pytest.MonkeyPatch) -> FakeLesson:
+    fake = FakeLesson()
+    monkeypatch.setattr("edgeslm_export.train.tune.learn", fake)
     return fake
 
 
@@ -78,12 +100,12 @@ def inputs(*methods: str, **named: Any) -> Inputs:
 
 
 def test_without_names_both_of_the_starters_encoders_are_tried(tmp_path: Path, maker: FakeMaker) -> None:
-    assert inputs() == Inputs(tmp_path / "starter" / "minilm-l6-int8", MINILM)
+    assert inputs() == Inputs(tmp_path / "edgeslm/starter" / "minilm-l6-int8", MINILM)
     assert maker.asked == ["encoder", "the encoder's checkpoint"]
 
 
 def test_a_head_needs_no_checkpoint(tmp_path: Path, maker: FakeMaker) -> None:
-    assert inputs("head") == Inputs(tmp_path / "starter" / "minilm-l6-int8")
+    assert inputs("head") == Inputs(tmp_path / "edgeslm/starter" / "minilm-l6-int8")
 
 
 def test_a_named_encoder_is_a_bundle_or_a_checkpoint(tmp_path: Path, maker: FakeMaker) -> None:
@@ -98,12 +120,12 @@ def test_a_named_encoder_is_a_bundle_or_a_checkpoint(tmp_path: Path, maker: Fake
 @pytest.mark.parametrize("method", ["lora", "qlora"])
 def test_an_adapter_is_for_the_starters_decoder(tmp_path: Path, maker: FakeMaker, method: str) -> None:
     found = inputs(method)
-    assert found == Inputs(base=tmp_path / "starter" / "smollm2-135m-int4", decoder=SMOLLM2)
+    assert found == Inputs(base=tmp_path / "edgeslm/starter" / "smollm2-135m-int4", decoder=SMOLLM2)
     assert "encoder" not in maker.asked
 
 
 def test_several_methods_have_what_each_of_them_needs(tmp_path: Path, maker: FakeMaker) -> None:
-    starter = tmp_path / "starter"
+    starter = tmp_path / "edgeslm/starter"
     decoder = starter / "smollm2-135m-int4"
     assert inputs("lora", "qlora") == Inputs(base=decoder, decoder=SMOLLM2)
     assert inputs("head", "lora") == Inputs(starter / "minilm-l6-int8", base=decoder, decoder=SMOLLM2)
@@ -127,20 +149,10 @@ def test_methods_that_are_named_are_tried(words: list[str], methods: tuple[str, 
 
 
 def test_a_wanted_recall_is_handed_on(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, lesson: FakeLesson, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    seen: list[Budget] = []
-
-    def learn(
-        task: object, rows: object, name: str, out: Path, on: object, budget: Budget, *_: object
-    ) -> object:
-        seen.append(budget)
-        return None, dict(LABELS)
-
-    command = _tune(tmp_path, monkeypatch, LABELS)
-    monkeypatch.setattr("edgeslm_export.train.tune.learn", learn)
-    assert main.main([*command, "--recall", "spam=0.95", "--recall", "a=b=0.5"]) == 0
-    assert dict(seen[0].recalls) == {"spam": 0.95, "a=b": 0.5}
+    assert main.main([*_tune(tmp_path), "--recall", "spam=0.95", "--recall", "a=b=0.5"]) == 0
+    assert dict(lesson.budgets[0].recalls) == {"spam": 0.95, "a=b": 0.5}
 
 
 @pytest.mark.parametrize("wrong", ["spam", "spam=1", "spam=0", "=0.9", "spam=much"])
@@ -158,7 +170,7 @@ def test_fields_have_no_recall_to_ask_for(tmp_path: Path) -> None:
 def test_a_named_base_is_tried_beside_the_encoders(tmp_path: Path, maker: FakeMaker) -> None:
     base = tmp_path / "base"
     found = inputs(base=base, checkpoint="owner/name")
-    encoder = tmp_path / "starter" / "minilm-l6-int8"
+    encoder = tmp_path / "edgeslm/starter" / "minilm-l6-int8"
     assert found == Inputs(encoder, MINILM, base, fetched("owner/name", "decoder"))
 
 
@@ -241,17 +253,14 @@ def test_a_head_is_refused_fields_before_anything_is_fetched(
     ids=["pointed at", "written"],
 )
 def test_fields_are_learned_on_what_their_way_needs(
-    tmp_path: Path, maker: FakeMaker, text: str, asked: list[str], monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, maker: FakeMaker, lesson: FakeLesson, text: str, asked: list[str]
 ) -> None:
     fields: dict[str, Any] = {"machines": ["M1"]} if text else {"machine": "M1"}
     data = write_rows(
         tmp_path / "rows.jsonl", [{"text": f"M1 is hot {row}", "fields": fields} for row in range(12)]
     )
     (tmp_path / "task.yaml").write_text(f"name: machine\nkind: extract\n{text}")
-    monkeypatch.setattr("edgeslm_export.train.tune.learn", lambda *_, **__: (None, dict(FIELDS)))
-    monkeypatch.setattr(
-        "edgeslm_export.evaluate.report_card.read_lengths", lambda bundle, texts: ([4] * len(texts), 256)
-    )
+    lesson.report = FIELDS
     assert main.main(["tune", str(tmp_path / "task.yaml"), str(data), str(tmp_path / "out")]) == 0
     assert maker.asked == asked
 
@@ -259,14 +268,14 @@ def test_fields_are_learned_on_what_their_way_needs(
 # --- what is shown -----------------------------------------------------------------------------------
 
 
-def _tune(folder: Path, monkeypatch: pytest.MonkeyPatch, report: dict[str, Any]) -> list[str]:
-    """Arguments of a command that teaches nothing and has this report."""
+def _tune(folder: Path, *on: str, long: int = 0) -> list[str]:
+    """Arguments of the command. :param long: words that the first text has more."""
     rows = [{"text": f"{label} {number}", "label": label} for number in range(8) for label in ("ham", "spam")]
+    rows[0]["text"] += " x" * long
     (folder / "rows.jsonl").write_text("\n".join(map(json.dumps, rows)))
     (folder / "task.yaml").write_text("name: topic")
-    monkeypatch.setattr("edgeslm_export.cli.tune.find_inputs", lambda *_, **__: Inputs())
-    monkeypatch.setattr("edgeslm_export.train.tune.learn", lambda *_, **__: (None, dict(report)))
-    return ["tune", str(folder / "task.yaml"), str(folder / "rows.jsonl"), str(folder / "out")]
+    files = [str(folder / name) for name in ("task.yaml", "rows.jsonl", "out")]
+    return ["tune", *files, *(on or ("--method", "lora"))]
 
 
 LABELS: dict[str, Any] = {
@@ -314,9 +323,9 @@ FIELDS: dict[str, Any] = {
 
 
 def test_tune_shows_what_each_way_is_worth(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, lesson: FakeLesson, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert main.main(_tune(tmp_path, monkeypatch, LABELS)) == 0
+    assert main.main(_tune(tmp_path)) == 0
     shown = capsys.readouterr().out.splitlines()
     assert shown[0] == f"{tmp_path / 'out'}: learned topic from 16 rows: an adapter for the decoder"
     lines = [line.split() for line in shown]
@@ -329,9 +338,10 @@ def test_tune_shows_what_each_way_is_worth(
 
 
 def test_tune_shows_how_often_each_field_is_right(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, lesson: FakeLesson, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert main.main(_tune(tmp_path, monkeypatch, FIELDS)) == 0
+    lesson.report = FIELDS
+    assert main.main(_tune(tmp_path)) == 0
     shown = capsys.readouterr().out.splitlines()
     lines = [line.split() for line in shown]
     assert [
@@ -354,9 +364,9 @@ def test_tune_shows_how_often_each_field_is_right(
 
 
 def test_tune_gives_the_whole_report_as_json(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, lesson: FakeLesson, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert main.main([*_tune(tmp_path, monkeypatch, LABELS), "--json"]) == 0
+    assert main.main([*_tune(tmp_path), "--json"]) == 0
     shown = json.loads(capsys.readouterr().out)
     assert {key: shown[key] for key in LABELS} == LABELS
     assert shown["bundle"] == str(tmp_path / "out")
@@ -365,25 +375,22 @@ def test_tune_gives_the_whole_report_as_json(
 @pytest.mark.parametrize(("overflow", "is_said"), [("error", True), ("head", False)])
 def test_rows_that_a_device_would_refuse_are_named(
     tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
+    lesson: FakeLesson,
+    fake_encoder: Path,
     capsys: pytest.CaptureFixture[str],
     overflow: str,
     is_said: bool,
 ) -> None:
-    command = _tune(tmp_path, monkeypatch, LABELS)
+    write_tokenizer(fake_encoder)
+    command = _tune(tmp_path, "--method", "head", "--encoder", str(fake_encoder), long=300)
     (tmp_path / "task.yaml").write_text(f"name: topic\noverflow: {overflow}")
-    inputs = Inputs(write_encoder(tmp_path / "encoder"))
-    monkeypatch.setattr("edgeslm_export.cli.tune.find_inputs", lambda *_, **__: inputs)
-    monkeypatch.setattr("edgeslm_export.data.audit.can_find_label_errors", lambda: False)
-    lengths = lambda bundle, texts: ([300] + [4] * (len(texts) - 1), 256)  # noqa: E731
-    monkeypatch.setattr("edgeslm_export.evaluate.report_card.read_lengths", lengths)
     assert main.main([*command, "--json"]) == 0
     found = json.loads(capsys.readouterr().out)["findings"]
     assert any(finding["kind"] == "long" and finding["rows"] == [1] for finding in found) == is_said
 
 
 def test_wrong_labels_that_nobody_can_look_for_are_not_silently_kept(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, lesson: FakeLesson, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    assert main.main([*_tune(tmp_path, monkeypatch, LABELS), "--clean", "labels"]) == 1
+    assert main.main([*_tune(tmp_path), "--clean", "labels"]) == 1
     assert "Wrong labels are found by a head on an encoder's bundle" in capsys.readouterr().err

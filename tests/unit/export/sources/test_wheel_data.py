@@ -7,13 +7,13 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-import zipfile
 from pathlib import Path
 
 import pytest
 from edgeslm_export.sources.wheel_data import Package, Packages
 
 from edgeslm.errors import ExportError
+from tests.support.export.wheels import write_wheel
 
 FILES = {"data/part/text.txt": b"some text", "data/part/more.txt": b"more", "data/never.py": b"exit()"}
 
@@ -25,10 +25,7 @@ def _unheard(sentence: str) -> None:
 def _package(folder: Path) -> Package:
     """A wheel in ``folder``."""
     folder.mkdir(parents=True, exist_ok=True)
-    wheel = folder / "data-1.0-py3-none-any.whl"
-    with zipfile.ZipFile(wheel, "w") as archive:
-        for name, content in FILES.items():
-            archive.writestr(zipfile.ZipInfo(name, (2024, 2, 29, 23, 59, 58)), content)
+    wheel = write_wheel(folder / "data-1.0-py3-none-any.whl", FILES, (2024, 2, 29, 23, 59, 58))
     return Package(
         requirement="data==1.0",
         wheel=wheel.name,
@@ -48,10 +45,8 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.fixture
 def no_pip(monkeypatch: pytest.MonkeyPatch) -> None:
-    def download(self: Packages, package: Package, downloads: Path) -> None:
-        raise AssertionError("pip was called")
-
-    monkeypatch.setattr(Packages, "_download", download)
+    """pip finds nothing."""
+    monkeypatch.setenv("PIP_NO_INDEX", "1")
 
 
 @pytest.mark.usefixtures("no_pip")
@@ -78,16 +73,15 @@ def test_a_downloaded_wheel_stays_until_it_was_used_well(cache: Path) -> None:
     assert not (cache / "downloads" / package.wheel).exists()
 
 
-def test_a_damaged_download_is_fetched_again(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    package = _package(cache / "downloads")
+@pytest.mark.usefixtures("no_pip")
+def test_a_damaged_download_is_fetched_again(
+    cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    package = _package(tmp_path / "index")
+    monkeypatch.setenv("PIP_FIND_LINKS", str(tmp_path / "index"))
+    _package(cache / "downloads")
     wheel = cache / "downloads" / package.wheel
-    good = wheel.read_bytes()
-    wheel.write_bytes(good[:-10])
-
-    def download(self: Packages, package: Package, downloads: Path) -> None:
-        (downloads / package.wheel).write_bytes(good)
-
-    monkeypatch.setattr(Packages, "_download", download)
+    wheel.write_bytes(wheel.read_bytes()[:-10])
     said: list[str] = []
     with Packages(said.append).unpacked(package) as unpacked:
         assert (unpacked.path / package.member).is_file()
