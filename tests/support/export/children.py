@@ -1,4 +1,4 @@
-"""Child processes of edgeslm-export: some are answered in the test's process, all others are real."""
+"""Child processes of edgeslm-export: those that a test chooses are replaced, the others are real."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from edgeslm_export.jobs.subprocess_job import OnProgress
 
 
 class Step(Protocol):
-    """The work of a child: its task in, its result out; None: the real child is started."""
+    """The work of a child: takes its task and returns its result; None starts the real child."""
 
     def __call__(self, task: dict[str, Any], on_progress: OnProgress | None, /) -> dict[str, Any] | None: ...
 
 
 class FakeChildren:
-    """In the place of ``run_child``: children of the modules in ``steps`` are answered here. The step "*" is
+    """Replaces ``run_child``: a module in ``steps`` is run by its step, in the test's process. The step "*" is
     for all other modules.
 
     Tasks and results are JSON, as between processes.
@@ -26,7 +26,7 @@ class FakeChildren:
         self._start = start
         self.steps: dict[str, Step] = {}
         self.asked: list[tuple[str, dict[str, Any]]] = []
-        """Module and task of each child that was answered here."""
+        """Module and task of each replaced child."""
 
     def __call__(
         self,

@@ -50,8 +50,8 @@ def make_decoder(folder: Path) -> Teacher:
 
 
 class FakeExaminer:
-    """In the place of the child that evaluates a bundle: keeps exams, answers by what ``answer`` says of a
-    text. Of the head or adapter ``refused`` it says that it doesn't load."""
+    """Replaces the child that evaluates a bundle: records exams; ``answer`` gives the answer to a text. The head
+    or adapter ``refused`` doesn't load."""
 
     def __init__(self, answer: Callable[[str], Answer]) -> None:
         self.exams: list[Exam] = []
@@ -72,7 +72,7 @@ Answered = Callable[[Callable[[str], Answer]], FakeExaminer]
 
 
 def answer_with(children: FakeChildren) -> Answered:
-    """A function that has all bundles answer in a way of its own from then on."""
+    """A function that replaces the answers of all bundles."""
 
     def set_up(answer: Callable[[str], Answer]) -> FakeExaminer:
         fake = FakeExaminer(answer)
@@ -83,8 +83,8 @@ def answer_with(children: FakeChildren) -> Answered:
 
 
 class FakeSchool:
-    """In the place of ``learn_labels``: raises ``failures`` one by one, then makes a student, a head on the
-    encoder with the digest ``encoder`` or on its own."""
+    """Replaces ``learn_labels``: raises ``failures`` one by one, then writes a head on the encoder with the
+    digest ``encoder`` (None: its own)."""
 
     def __init__(self) -> None:
         self.failures: list[BaseException] = []

@@ -144,7 +144,7 @@ def int8_encoder(encoders: Path, tmp_path_factory: pytest.TempPathFactory) -> tu
 
 @pytest.fixture
 def own_process() -> Iterator[None]:
-    """Puts back what ``main`` sets for the whole process: variables and signal handlers."""
+    """Restores the environment and the signal handlers, which ``main`` sets for the whole process."""
     variables = dict(os.environ)
     handlers = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGHUP)}
     yield
@@ -156,14 +156,14 @@ def own_process() -> Iterator[None]:
 
 @pytest.fixture
 def children(monkeypatch: pytest.MonkeyPatch) -> FakeChildren:
-    """Answers children in this process, those of the modules in its ``steps``."""
+    """Replaces the child processes of the modules in its ``steps``."""
     fake = FakeChildren(subprocess_job.run_child)
     monkeypatch.setattr(subprocess_job, "run_child", fake)
     return fake
 
 
 class FakeTerminal(io.StringIO):
-    """Standard input at which somebody sits."""
+    """Standard input of a terminal."""
 
     def isatty(self) -> bool:
         return True
@@ -171,17 +171,17 @@ class FakeTerminal(io.StringIO):
 
 @pytest.fixture
 def type_in(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
-    """``type_in(text)``: what is typed at the terminal from then on, and then its end."""
+    """``type_in(text)``: the terminal's input from then on, up to its end."""
 
-    def sit_down(text: str) -> None:
+    def set_input(text: str) -> None:
         monkeypatch.setattr(sys, "stdin", FakeTerminal(text))
 
-    return sit_down
+    return set_input
 
 
 @pytest.fixture
 def memory(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], None]:
-    """``memory(bytes)``: how much the machine has available from then on."""
+    """``memory(bytes)`` sets the available memory."""
 
     def set_up(available: int) -> None:
         monkeypatch.setattr(resources, "available_memory", lambda: available)
@@ -191,7 +191,7 @@ def memory(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], None]:
 
 @pytest.fixture
 def packages_there(monkeypatch: pytest.MonkeyPatch) -> dict[str, bool]:
-    """Packages by name, and whether they seem to be installed; all others are as they are."""
+    """Packages that seem to be installed (True) or missing (False), by name."""
     there: dict[str, bool] = {}
     find = importlib.util.find_spec
 
@@ -206,7 +206,7 @@ def packages_there(monkeypatch: pytest.MonkeyPatch) -> dict[str, bool]:
 
 @pytest.fixture
 def exported(monkeypatch: pytest.MonkeyPatch) -> FakeExport:
-    """Exports no encoder that was taught."""
+    """Replaces the export of a fine-tuned encoder."""
     fake = FakeExport()
     monkeypatch.setattr(encoder_methods, "fill_encoder", fake)
     return fake
@@ -214,7 +214,7 @@ def exported(monkeypatch: pytest.MonkeyPatch) -> FakeExport:
 
 @pytest.fixture
 def teacher(children: FakeChildren) -> FakeTeacher:
-    """Teaches no adapter."""
+    """Replaces the training of adapters."""
     fake = FakeTeacher()
     children.steps["train.lora_training"] = fake
     return fake
@@ -224,7 +224,7 @@ def teacher(children: FakeChildren) -> FakeTeacher:
 def pointer_teacher(
     int8_encoder: tuple[Path, dict[str, Any]], children: FakeChildren, exported: FakeExport
 ) -> FakePointerTeacher:
-    """Teaches no encoder to point; what would be exported of it is ``bge`` as it is."""
+    """Replaces training; the exported encoder is ``bge``, unchanged."""
     exported.files, exported.fields = int8_encoder
     fake = FakePointerTeacher()
     children.steps["train.span_training"] = fake
@@ -233,7 +233,7 @@ def pointer_teacher(
 
 @pytest.fixture
 def school(monkeypatch: pytest.MonkeyPatch) -> FakeSchool:
-    """Teaches no student."""
+    """Replaces the training of students."""
     fake = FakeSchool()
     monkeypatch.setattr(tune, "learn_labels", fake)
     return fake
@@ -250,7 +250,7 @@ def one_thread() -> Iterator[None]:
 
 @pytest.fixture
 def fake_encoder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """The folder of an encoder's bundle whose vectors are ``fake_vectors``."""
+    """An encoder's bundle whose vectors are ``fake_vectors``."""
     engine: Any = ModuleType("edgeslm.engine.worker.encoder")
     engine.Encoder = FakeEncoder
     monkeypatch.setitem(sys.modules, engine.__name__, engine)
@@ -291,5 +291,5 @@ def notes(tmp_path: Path) -> Notes:
 
 @pytest.fixture
 def answered(children: FakeChildren) -> Answered:
-    """Sets who answers in the place of a teacher."""
+    """Replaces the answers of all bundles."""
     return answer_with(children)

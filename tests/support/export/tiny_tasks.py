@@ -110,7 +110,7 @@ def fake_vectors(encoder: object, texts: Sequence[str]) -> npt.NDArray[np.float3
 
 
 def write_encoder(folder: Path) -> Path:
-    """An encoder's bundle for ``fake_vectors``; no engine could load it."""
+    """An encoder's bundle for ``fake_vectors``, which no engine can load."""
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "model.onnx").write_bytes(b"x")
     write_manifest(folder, dict(ENCODER))
@@ -118,7 +118,7 @@ def write_encoder(folder: Path) -> Path:
 
 
 def write_tokenizer(folder: Path) -> None:
-    """Of words, into an encoder's bundle of ``write_encoder``."""
+    """Adds a tokenizer of words to an encoder's bundle of ``write_encoder``."""
     from tokenizers import Tokenizer, models, pre_tokenizers
 
     words = Tokenizer(models.WordLevel({"[UNK]": 0}, unk_token="[UNK]"))
@@ -141,7 +141,7 @@ ENCODER: Mapping[str, Any] = {
 
 
 class FakeEncoder:
-    """In the place of the engine's ``Encoder``: its vectors are ``fake_vectors``."""
+    """Replaces the engine's ``Encoder``: its vectors are ``fake_vectors``."""
 
     def __init__(self, path: Path, *_: object) -> None:
         self.bundle = load_bundle(path)
@@ -154,7 +154,7 @@ class FakeEncoder:
 
 @dataclass
 class FakeExport:
-    """In the place of ``fill_encoder``: fills in ``files``, or else a bundle that no engine could load."""
+    """Replaces ``fill_encoder``: copies ``files``, or writes a bundle that no engine can load."""
 
     files: Path | None = None
     fields: Mapping[str, Any] = field(default_factory=lambda: ENCODER)
@@ -191,8 +191,8 @@ def make_lora(folder: Path, *, rank: int = 2) -> Path:
 
 @dataclass
 class FakeTeacher:
-    """In the place of the child of ``lora_training``: writes a LoRA that says nothing, and keeps what it was
-    given. ``interrupted_at`` ends that call instead."""
+    """Replaces the child of ``lora_training``: records its task and writes a LoRA of noise. The call
+    ``interrupted_at`` is interrupted instead."""
 
     best_epoch: int = 3
     interrupted_at: int | None = None
@@ -215,8 +215,8 @@ class FakeTeacher:
 
 @dataclass
 class FakePointerTeacher:
-    """In the place of the child of ``span_training``: keeps what it was given and teaches nothing, so that
-    all options are as likely and the first one is taken. ``interrupted_at`` ends that call instead."""
+    """Replaces the child of ``span_training``: records its task and doesn't train, so that all classes are equally
+    likely and the first one is chosen. The call ``interrupted_at`` is interrupted instead."""
 
     best_epoch: int = 4
     interrupted_at: int | None = None
