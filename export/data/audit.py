@@ -67,7 +67,7 @@ def audit_rows(rows: Rows, tested: Collection[str] = ()) -> list[AuditFinding]:
 
     :param tested: texts of the test set, which must not be trained on.
     """
-    found = [*_replaced(rows), *_duplicates(rows), *_tested(rows, tested)]
+    found = [*_replaced(rows), *find_duplicates(rows), *_tested(rows, tested)]
     labelled = [row for row in rows if isinstance(row, LabelledRow)]
     if labelled:
         found += [*_rare_labels(labelled), *_case_variants(labelled), *_leakage(labelled)]
@@ -130,7 +130,7 @@ def _replaced(rows: Rows) -> Iterator[AuditFinding]:
         yield AuditFinding("corrected", (), what, gone)
 
 
-def _duplicates(rows: Rows) -> Iterator[AuditFinding]:
+def find_duplicates(rows: Rows) -> Iterator[AuditFinding]:
     """Of duplicates the first row stays; of contradictory rows none can be trusted."""
     again: list[int] = []
     against: list[int] = []

@@ -146,7 +146,7 @@ class InputStatistics:
 
         work[:, self._unused] = 0
         scales = find_scales(work, form, self._diagonal)
-        codes = self._gptq(work, scales, form)
+        codes = self.codes_of(work, scales, form)
         if self._unused.all():
             return Quantized(codes.to(torch.int8).numpy(), scales.to(torch.float16).numpy(), form)
         groups = form.groups(work.shape[1])
@@ -156,7 +156,7 @@ class InputStatistics:
         codes[:, self._unused] = 0
         return Quantized(codes.to(torch.int8).numpy(), scales.to(torch.float16).numpy(), form)
 
-    def _gptq(self, weight: torch.Tensor, scales: torch.Tensor, form: Format) -> torch.Tensor:
+    def codes_of(self, weight: torch.Tensor, scales: torch.Tensor, form: Format) -> torch.Tensor:
         """Codes [rows, columns], whole numbers in float32."""
         import torch
 

@@ -264,7 +264,7 @@ def quantize(task: dict[str, Any], reporter: Reporter) -> dict[str, Any]:
                 if task["compensate"]:
                     made = {}
                     for stage in stream.stages(number, own):
-                        made |= _compensated(stream, number, stage, formats, exact, gradients, losses)
+                        made |= compensate_layer(stream, number, stage, formats, exact, gradients, losses)
                     stream.advance(number)
                 else:
                     made = {}
@@ -305,7 +305,7 @@ def _write(file: Path, made: Made) -> None:
     np.savez(file.with_suffix(".npz"), **arrays)
 
 
-def _compensated(
+def compensate_layer(
     stream: CalibrationStream,
     number: int,
     stage: Mapping[str, Any],

@@ -82,7 +82,7 @@ def train_reader(job: TrainingJob, length: int, asked: Sequence[Asked]) -> dict[
 
 
 @dataclass(frozen=True, slots=True)
-class _PairRow:
+class PairRow:
     """A question with one text. ``kinds``: token type ids. ``stands``: 1 for the text's tokens. ``place``:
     the answer's first and last token, (0, 0) if there is none, None if unknown."""
 
@@ -105,9 +105,9 @@ def run(task: dict[str, Any], reporter: Reporter) -> dict[str, Any]:
         job.source, dtype=torch.float32, attn_implementation="eager"
     )
     freeze_lowest(model)
-    reader = _CrossEncoder(model)
+    reader = CrossEncoder(model)
     made = [
-        [_make_row(tokenizer, one["question"], PairText(**text), task["length"]) for text in one["texts"]]
+        [make_pair_row(tokenizer, one["question"], PairText(**text), task["length"]) for text in one["texts"]]
         for one in task["asked"]
     ]
     # Without its answering text a question would only teach how unanswered questions sound.
@@ -134,7 +134,7 @@ def run(task: dict[str, Any], reporter: Reporter) -> dict[str, Any]:
     return {**figures, "temperature": temperature, "peak_rss": peak_rss_bytes()}
 
 
-def _make_row(tokenizer: Any, question: str, text: PairText, length: int) -> _PairRow | None:
+def make_pair_row(tokenizer: Any, question: str, text: PairText, length: int) -> PairRow | None:
     """Truncates question and text as a device does. None if the answer was cut off."""
     alone = tokenizer(question, add_special_tokens=False, return_offsets_mapping=True).offset_mapping
     most = length // QUESTION_SHARE
@@ -158,10 +158,10 @@ def _make_row(tokenizer: Any, question: str, text: PairText, length: int) -> _Pa
         if not covered:
             return None
         place = (covered[0], covered[-1])
-    return _PairRow(encoded.input_ids, encoded.token_type_ids, stands, text.answers, place)
+    return PairRow(encoded.input_ids, encoded.token_type_ids, stands, text.answers, place)
 
 
-class _CrossEncoder:
+class CrossEncoder:
     """The encoder with a layer for the probability of an answer and one for its span."""
 
     def __init__(self, model: Any) -> None:
@@ -178,7 +178,7 @@ class _CrossEncoder:
     def layers(self) -> list[torch.nn.Parameter]:
         return [*self._answers.parameters(), *self._places.parameters()]
 
-    def _read(self, rows: Sequence[_PairRow]) -> tuple[torch.Tensor, torch.Tensor]:
+    def _read(self, rows: Sequence[PairRow]) -> tuple[torch.Tensor, torch.Tensor]:
         """Answer logits [rows], and logits [rows, longest, 2] of each token being the answer's first or last;
         token 0 means no answer."""
         import torch
@@ -194,7 +194,7 @@ class _CrossEncoder:
         places = self._places(hidden).masked_fill(stands.unsqueeze(-1) == 0, _NOWHERE)
         return self._answers(hidden[:, 0])[:, 0], places
 
-    def loss(self, groups: Sequence[Sequence[_PairRow]]) -> torch.Tensor:
+    def loss(self, groups: Sequence[Sequence[PairRow]]) -> torch.Tensor:
         import torch
 
         rows = [row for group in groups for row in group]
@@ -212,7 +212,7 @@ class _CrossEncoder:
         ]
         return loss + torch.stack(compared).mean() if compared else loss
 
-    def losses_by_temperature(self, groups: Sequence[Sequence[_PairRow]]) -> torch.Tensor:
+    def losses_by_temperature(self, groups: Sequence[Sequence[PairRow]]) -> torch.Tensor:
         """Mean classification loss [temperatures, groups]."""
         import torch
 
@@ -223,7 +223,7 @@ class _CrossEncoder:
         losses = torch.stack([entropy(logits / each, wanted, reduction="none") for each in TEMPERATURES])
         return torch.stack([part.mean(1) for part in losses.split([len(group) for group in groups], 1)], 1)
 
-    def best_temperature(self, groups: Sequence[Sequence[_PairRow]], batch: int) -> float:
+    def best_temperature(self, groups: Sequence[Sequence[PairRow]], batch: int) -> float:
         import torch
 
         with torch.no_grad():

@@ -93,7 +93,7 @@ def run(task: dict[str, Any], reporter: Reporter) -> dict[str, Any]:
     job = open_job(task, reporter)
     tokenizer = transformers.AutoTokenizer.from_pretrained(job.source)
     model = transformers.AutoModel.from_pretrained(job.source, dtype=torch.float32)
-    classifier = _Classifier(model, task["labels"], task["pooling"], task["normalize"])
+    classifier = Classifier(model, task["labels"], task["pooling"], task["normalize"])
     rows = [tokenizer(text, truncation=True, max_length=task["length"]).input_ids for text in task["texts"]]
     padding = model.config.pad_token_id or 0  # RoBERTa derives positions from it
     truth = torch.tensor(task["truth"])
@@ -120,7 +120,7 @@ def run(task: dict[str, Any], reporter: Reporter) -> dict[str, Any]:
     return {**figures, "peak_rss": peak_rss_bytes()}
 
 
-class _Classifier:
+class Classifier:
     """The encoder and ``layer``, which is applied to the vector times ``scale``."""
 
     def __init__(self, model: Any, labels: int, pooling: str, normalize: bool) -> None:
@@ -151,7 +151,7 @@ def pooled(hidden: torch.Tensor, mask: torch.Tensor, pooling: str, *, normalize:
     return torch.nn.functional.normalize(vectors) if normalize else vectors
 
 
-def _save(classifier: _Classifier, source: Path, out: Path) -> None:
+def _save(classifier: Classifier, source: Path, out: Path) -> None:
     import numpy as np
 
     save_beside(classifier.model, source, out)

@@ -120,7 +120,7 @@ def run(task: dict[str, Any], reporter: Reporter) -> dict[str, Any]:
         model,
         [([weight for weight in model.parameters() if weight.requires_grad], job.schedule.rate)],
         [len(row.prompt) + len(row.answer) for row in rows],
-        lambda batch: _loss(model, [rows[number] for number in batch]),
+        lambda batch: answer_loss(model, [rows[number] for number in batch]),
         job.aside,
         _WHAT,
         job.state,
@@ -153,7 +153,7 @@ def _load_base(checkpoint: Path, bundle: Path, base: Base) -> Any:
     return model
 
 
-def _loss(model: Any, rows: Sequence[TokenRow]) -> torch.Tensor:
+def answer_loss(model: Any, rows: Sequence[TokenRow]) -> torch.Tensor:
     """Cross-entropy of the answers, averaged over the rows.
 
     Rows are padded on the left, so the last positions predict the answers and logits are computed only there.

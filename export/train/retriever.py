@@ -166,7 +166,7 @@ def hits(
     vectors = _embedded(
         bundle, [*(question for question, _ in asked), *(one.text for one in texts)], on_progress
     )
-    ranks = _ranks(
+    ranks = answer_ranks(
         vectors[: len(asked)], vectors[len(asked) :], [kin for _, kin in asked], [text.kin for text in texts]
     )
     return {
@@ -188,7 +188,7 @@ def _embedded(
     return np.concatenate(parts)
 
 
-def _ranks(
+def answer_ranks(
     questions: npt.NDArray[np.floating[Any]],
     texts: npt.NDArray[np.floating[Any]],
     own: Sequence[int],

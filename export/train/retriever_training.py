@@ -76,14 +76,14 @@ def run(task: dict[str, Any], reporter: Reporter) -> dict[str, Any]:
         job.source, dtype=torch.float32, attn_implementation="eager"
     )
     freeze_lowest(model)
-    retriever = _Retriever(model, task["pooling"])
+    retriever = RetrieverModel(model, task["pooling"])
 
     def tokens(text: str, most: int) -> list[int]:
         return list(tokenizer(text, truncation=True, max_length=most).input_ids)
 
     chunks = [
         [
-            _Text(
+            TokenText(
                 tokens(text["text"], task["length"]),
                 [tokens(question, _LONGEST_QUESTION) for question in text["questions"]],
                 text["kin"],
@@ -107,19 +107,19 @@ def run(task: dict[str, Any], reporter: Reporter) -> dict[str, Any]:
 
 
 @dataclass(frozen=True, slots=True)
-class _Text:
+class TokenText:
     tokens: list[int]
     questions: list[list[int]]
     kin: int
 
 
-class _Retriever:
+class RetrieverModel:
     def __init__(self, model: Any, pooling: str) -> None:
         self._model, self._pooling = model, pooling
         self._padding = model.config.pad_token_id or 0
         self._in_bfloat16 = has_bfloat16()
 
-    def _vectors(self, rows: Sequence[list[int]]) -> torch.Tensor:
+    def vectors(self, rows: Sequence[list[int]]) -> torch.Tensor:
         """Normalized vectors [rows, dimension], since a search compares cosines."""
         import torch
 
@@ -128,15 +128,15 @@ class _Retriever:
             hidden = self._model(input_ids=tokens, attention_mask=mask).last_hidden_state
         return pooled(hidden.float(), mask, self._pooling, normalize=True)
 
-    def loss(self, texts: Sequence[_Text]) -> torch.Tensor:
+    def loss(self, texts: Sequence[TokenText]) -> torch.Tensor:
         """Cross-entropy of each question's own text among all texts."""
         import torch
 
         asked = [(number, question) for number, text in enumerate(texts) for question in text.questions]
         own = torch.tensor([number for number, _ in asked])
         scores = (
-            self._vectors([question for _, question in asked])
-            @ self._vectors([text.tokens for text in texts]).T
+            self.vectors([question for _, question in asked])
+            @ self.vectors([text.tokens for text in texts]).T
         )
         kin = torch.tensor([text.kin for text in texts])
         like_own = kin[own].unsqueeze(1) == kin.unsqueeze(0)

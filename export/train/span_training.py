@@ -76,7 +76,7 @@ def load_arrays(taught: Path) -> dict[str, npt.NDArray[np.float32]]:
 
 
 @dataclass(frozen=True, slots=True)
-class _SpanRow:
+class SpanRow:
     """``tokens``, and in ``stands`` whether each is part of the text; ``options`` [fields], -1: not trained
     on; ``places`` by field: first and last token of each span."""
 
@@ -96,9 +96,9 @@ def run(task: dict[str, Any], reporter: Reporter) -> dict[str, Any]:
     if not tokenizer.is_fast:
         raise ExportError("The encoder's tokenizer doesn't tell where its tokens stand; take another.")
     model = transformers.AutoModel.from_pretrained(job.source, dtype=torch.float32)
-    head = _SpanHead(model, task["options"], task["pooling"], normalize=task["normalize"])
+    head = SpanHead(model, task["options"], task["pooling"], normalize=task["normalize"])
     rows = [
-        _make_row(tokenizer, text, task["length"], aims)
+        make_span_row(tokenizer, text, task["length"], aims)
         for text, aims in zip(task["texts"], task["aims"], strict=True)
     ]
     training = Training(
@@ -121,7 +121,7 @@ def run(task: dict[str, Any], reporter: Reporter) -> dict[str, Any]:
     return {**figures, "unreadable": unreadable, "peak_rss": peak_rss_bytes()}
 
 
-def _make_row(tokenizer: Any, text: str, length: int, aims: Sequence[Any]) -> _SpanRow:
+def make_span_row(tokenizer: Any, text: str, length: int, aims: Sequence[Any]) -> SpanRow:
     encoded = tokenizer(text, truncation=True, max_length=length, return_offsets_mapping=True)
     offsets = list(bare_offsets(text, encoded.offset_mapping))
     # Several tokens may have the same offsets, such as those of an emoji.
@@ -134,10 +134,10 @@ def _make_row(tokenizer: Any, text: str, length: int, aims: Sequence[Any]) -> _S
         if found:
             places[field] = found
         options.append(-1 if option is None or (of_field and not found) else option)
-    return _SpanRow(encoded.input_ids, [start < end for start, end in offsets], options, places)
+    return SpanRow(encoded.input_ids, [start < end for start, end in offsets], options, places)
 
 
-class _SpanHead:
+class SpanHead:
     """The encoder and both layers; that of the classes is applied to the vector times ``_scale``."""
 
     def __init__(self, model: Any, options: Sequence[int], pooling: str, *, normalize: bool) -> None:
@@ -154,7 +154,7 @@ class _SpanHead:
     def layers(self) -> list[torch.nn.Parameter]:
         return [*self._options.parameters(), *self._places.parameters()]
 
-    def losses(self, rows: Sequence[_SpanRow], temperatures: Sequence[float]) -> torch.Tensor:
+    def losses(self, rows: Sequence[SpanRow], temperatures: Sequence[float]) -> torch.Tensor:
         """Losses [temperatures, rows]: cross-entropy of class and span, summed over the fields."""
         import torch
 
@@ -193,7 +193,7 @@ class _SpanHead:
 
 
 def _place_losses(
-    places: torch.Tensor, rows: Sequence[_SpanRow], pairs: Sequence[tuple[int, int]]
+    places: torch.Tensor, rows: Sequence[SpanRow], pairs: Sequence[tuple[int, int]]
 ) -> torch.Tensor:
     """Span losses [pairs]. :param places: [rows, longest, fields, 3]. :param pairs: (row, field)."""
     import torch

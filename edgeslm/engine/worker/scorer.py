@@ -46,7 +46,8 @@ class Scorer:
 
     :param settings: ``model`` of the bundle's ``genai_config.json``. :param piece: tokens in one prefill
         step.
-    :param on_disk: folder of the prefix cache.
+    :param on_disk: folder of the prefix cache. :param kept_bytes: memory of all prefix caches; the one in use
+        may exceed it.
     :raises BundleError: onnxruntime can't load it.
     """
 
@@ -60,6 +61,7 @@ class Scorer:
         power: Power = BALANCED,
         piece: int = PIECE,
         on_disk: Path | None = None,
+        kept_bytes: int = KEPT_BYTES,
     ) -> None:
         options = ort.SessionOptions()
         options.intra_op_num_threads = threads
@@ -84,7 +86,7 @@ class Scorer:
         self._prefix_cache = None if on_disk is None else PrefixCache(on_disk, len(self._past), heads, size)
         self._token_bytes = 2 * len(layers) * 4 * self._empty.shape()[1] * self._empty.shape()[3]
         self._end_ids = end_ids
-        self._piece = piece
+        self._piece, self._kept_bytes = piece, kept_bytes
         self._kept: OrderedDict[tuple[int, ...], Cache] = OrderedDict()
 
     def forget(self) -> None:
@@ -114,7 +116,7 @@ class Scorer:
             start += self._piece
         if cancelled():
             raise Cancelled("cancelled while its prompt was read")
-        rows = _Rows(start)
+        rows = PassRows(start)
         choices = rows.add_message(ids[start:], tree)
         tokens = sorted(tree.tokens(self._end_ids))
         logits = self._run(cache, rows, ["logits"], tokens)[0].numpy()[0].astype(np.float64)
@@ -137,7 +139,7 @@ class Scorer:
         self._kept.move_to_end(tokens)
         if keeps and tokens and self._prefix_cache is not None:
             self._prefix_cache.keep(tokens, [value.numpy() for value in cache])
-        while len(self._kept) > 1 and sum(map(len, self._kept)) * self._token_bytes > KEPT_BYTES:
+        while len(self._kept) > 1 and sum(map(len, self._kept)) * self._token_bytes > self._kept_bytes:
             self._kept.popitem(last=False)
         return cache
 
@@ -155,11 +157,13 @@ class Scorer:
         """:param length: tokens in ``cache``."""
         if cancelled():
             raise Cancelled("cancelled while its prompt was read")
-        rows = _Rows(length)
+        rows = PassRows(length)
         rows.add_tokens(tokens)
         return self._run(cache, rows, self._present)
 
-    def _run(self, cache: Cache, rows: _Rows, outputs: list[str], tokens: Sequence[int] = (0,)) -> list[Any]:
+    def _run(
+        self, cache: Cache, rows: PassRows, outputs: list[str], tokens: Sequence[int] = (0,)
+    ) -> list[Any]:
         feeds = dict(zip(self._past, cache, strict=True))
         inputs = rows.inputs()
         if self._takes_logit_tokens:
@@ -174,7 +178,7 @@ class Scorer:
 
 
 @dataclass(slots=True)
-class _Rows:
+class PassRows:
     """The tokens of a pass after ``length`` cached ones: ids, positions and attention mask."""
 
     length: int

@@ -16,8 +16,8 @@ class Step(Protocol):
 
 
 class FakeChildren:
-    """Replaces ``run_child``: a module in ``steps`` is run by its step, in the test's process. The step "*" is
-    for all other modules.
+    """Replaces ``run_child``: a module in ``steps`` is run by its step, in the test's process. The step "*"
+    is for all other modules.
 
     Tasks and results are JSON, as between processes.
     """

@@ -50,8 +50,8 @@ def make_decoder(folder: Path) -> Teacher:
 
 
 class FakeExaminer:
-    """Replaces the child that evaluates a bundle: records exams; ``answer`` gives the answer to a text. The head
-    or adapter ``refused`` doesn't load."""
+    """Replaces the child that evaluates a bundle: records exams; ``answer`` gives the answer to a text. The
+    head or adapter ``refused`` doesn't load."""
 
     def __init__(self, answer: Callable[[str], Answer]) -> None:
         self.exams: list[Exam] = []

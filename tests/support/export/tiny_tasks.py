@@ -215,8 +215,8 @@ class FakeTeacher:
 
 @dataclass
 class FakePointerTeacher:
-    """Replaces the child of ``span_training``: records its task and doesn't train, so that all classes are equally
-    likely and the first one is chosen. The call ``interrupted_at`` is interrupted instead."""
+    """Replaces the child of ``span_training``: records its task and doesn't train, so that all classes are
+    equally likely and the first one is chosen. The call ``interrupted_at`` is interrupted instead."""
 
     best_epoch: int = 4
     interrupted_at: int | None = None

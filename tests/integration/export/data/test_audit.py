@@ -12,9 +12,9 @@ import pytest
 from edgeslm_export.data.audit import (
     DROPPABLE,
     AuditFinding,
-    _duplicates,
     audit_labels,
     audit_rows,
+    find_duplicates,
     long_rows,
     without,
 )
@@ -100,7 +100,7 @@ def test_rows_with_fields_repeat_and_contradict_too() -> None:
 @given(st.lists(st.tuples(st.sampled_from("xyz"), st.sampled_from("ab")), max_size=12))
 def test_what_is_left_neither_repeats_nor_contradicts(pairs: list[tuple[str, str]]) -> None:
     rows = labelled(*pairs)
-    left = [row.text for row in without(rows, list(_duplicates(rows)))]
+    left = [row.text for row in without(rows, list(find_duplicates(rows)))]
     assert len(left) == len(set(left))
     agreed = {text for text, _ in pairs if len({label for other, label in pairs if other == text}) == 1}
     assert set(left) == agreed

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import shutil
-from collections.abc import Iterator
-from concurrent.futures import wait
+import threading
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -20,12 +21,12 @@ from edgeslm_export.graph.score_graph import GRAPH, WORDS, write_score_graph
 from edgeslm.bundle.manifest import load_bundle
 from edgeslm.engine.calls import Overflow, Prompt, Score, Text, Turn
 from edgeslm.engine.worker.decoder import Decoder
-from edgeslm.engine.worker.labels import make_tree
+from edgeslm.engine.worker.labels import Branch, make_tree
 from edgeslm.engine.worker.one_pass import MOST_ROWS, MOST_TOKENS, fits
 from edgeslm.engine.worker.prefix_cache import FOLDER
 from edgeslm.engine.worker.prepared import Prepared
-from edgeslm.engine.worker.prompt import PIECE, Encoded
-from edgeslm.engine.worker.scorer import Scorer, _Rows
+from edgeslm.engine.worker.prompt import PIECE, ChatTokenizer, Encoded
+from edgeslm.engine.worker.scorer import PassRows, Scorer
 from edgeslm.errors import Cancelled, NoMemory
 from tests.support.export.fixtures import Cases
 from tests.support.export.tiny_adapters import CASES
@@ -39,8 +40,11 @@ BRANCHING = [name for name in CASES if name != "gemma2"]
 
 
 @contextmanager
-def loaded(base: Path) -> Iterator[Decoder]:
-    decoder = Decoder(base, 1)
+def loaded(base: Path, *, prepared: bool = False) -> Iterator[Decoder]:
+    """:param prepared: as if prepacked, with the bundle's own graphs."""
+    graphs = load_bundle(base).manifest.graphs
+    prepacked = Prepared(base / "model.onnx", 1, base / str(graphs.score)) if prepared else None
+    decoder = Decoder(base, 1, prepared=prepacked)
     try:
         yield decoder
     finally:
@@ -51,80 +55,108 @@ def prompt(message: str) -> Prompt:
     return Prompt((Turn("user", ("Which label fits?\n", Text(message, cut=True))),))
 
 
-def scorer_of(decoder: Decoder) -> Scorer:
-    graph = decoder.bundle.path / str(decoder.bundle.manifest.graphs.score)
-    return Scorer(graph, decoder._settings, decoder._end_ids, 1)
+def settings_of(base: Path) -> dict[str, Any]:
+    settings: dict[str, Any] = json.loads((base / "genai_config.json").read_text("utf-8"))["model"]
+    return settings
 
 
-def one_by_one(decoder: Decoder, message: str) -> npt.NDArray[np.float64]:
-    ids, tree = decoder._chat.encode(prompt(message), 500).ids, decoder._tree(LABELS)
-    return np.array(decoder._score_branches(ids, tree, Score(prompt(message), LABELS), lambda: False))
+def scorer_of(base: Path, **how: Any) -> Scorer:
+    """The scorer of a bundle."""
+    settings = settings_of(base)
+    end = settings["eos_token_id"]
+    return Scorer(base / GRAPH, settings, frozenset(end if isinstance(end, list) else [end]), 1, **how)
 
 
-def in_one_pass(decoder: Decoder, scorer: Scorer, message: str) -> npt.NDArray[np.float64]:
-    found = scorer.score(decoder._chat.encode(prompt(message), 500), decoder._tree(LABELS))
-    return np.array([found[number] for number in range(len(LABELS))])
+class Case:
+    """Messages and labels, encoded for a bundle."""
+
+    def __init__(self, base: Path) -> None:
+        self.chat = ChatTokenizer(base)
+        self.tree = self.tree_of(LABELS)
+
+    def tree_of(self, labels: Sequence[str]) -> Branch:
+        return make_tree([self.chat.encode_text(label) for label in labels])
+
+    def encode(self, message: str) -> Encoded:
+        return self.chat.encode(prompt(message), 500)
+
+    def score(self, scorer: Scorer, message: str) -> npt.NDArray[np.float64]:
+        """Log-probabilities, in one pass."""
+        found = scorer.score(self.encode(message), self.tree)
+        return np.array([found[number] for number in range(len(LABELS))])
+
+
+class Asked:
+    """Counts how often it is asked whether the call is cancelled: before each step."""
+
+    def __init__(self, until: int | None = None) -> None:
+        self.times, self._until = 0, until
+
+    def __call__(self) -> bool:
+        self.times += 1
+        return self._until is not None and self.times > self._until
+
+
+def steps(decoder: Decoder) -> tuple[bool, bool]:
+    """Whether a walk's cache is kept, and whether the score graph is loaded."""
+    return len(decoder._slots) > 0, decoder._one_pass.scorer is not None
 
 
 @pytest.mark.parametrize("name", BRANCHING)
 def test_labels_in_one_pass_have_the_probabilities_of_one_by_one(name: str, cases: Cases) -> None:
-    with loaded(cases / name / "base") as decoder:
-        scorer = scorer_of(decoder)
+    base = cases / name / "base"
+    with loaded(base) as decoder:
+        scorer, case = scorer_of(base), Case(base)
         for message in ("the pump is hot", "x", "", "valve " * PIECE):
-            expected, found = one_by_one(decoder, message), in_one_pass(decoder, scorer, message)
+            expected = np.log(decoder.score(Score(prompt(message), LABELS)).probabilities)
+            found = case.score(scorer, message)
             assert np.abs(found - expected).max() < 1e-3
             assert np.exp(found).sum() == pytest.approx(1)
 
 
-def prepare_for(decoder: Decoder) -> None:
-    """As if the bundle had been prepared, without laying anything out."""
-    graph = decoder.bundle.path / str(decoder.bundle.manifest.graphs.score)
-    decoder._prepared = Prepared(decoder.bundle.path / "model.onnx", 1, graph)
-
-
 def test_the_engine_scores_branching_labels_in_one_pass_once_it_is_prepared(cases: Cases) -> None:
-    with loaded(cases / "llama" / "base") as decoder:
-        walked = decoder.score(Score(prompt("hot"), LABELS)).probabilities
-        assert (len(decoder._slots), decoder._one_pass.scorer) == (1, None)
-        prepare_for(decoder)
-        decoder.forget()
-        assert decoder.score(Score(prompt("hot"), LABELS)).probabilities == pytest.approx(walked, abs=1e-4)
-        assert not decoder._slots
-        assert decoder._one_pass.scorer is not None
-
-
-def coming(decoder: Decoder) -> Any:
-    return decoder._one_pass._loading
+    base, call = cases / "llama" / "base", Score(prompt("hot"), LABELS)
+    with loaded(base) as decoder:
+        walked = decoder.score(call).probabilities
+        assert steps(decoder) == (True, False)
+    with loaded(base, prepared=True) as decoder:
+        assert decoder.score(call).probabilities == pytest.approx(walked, abs=1e-4)
+        assert steps(decoder) == (False, True)
 
 
 def test_labels_that_differ_at_once_are_walked_until_its_graph_is_there(cases: Cases) -> None:
     flat = Score(prompt("hot"), ("yes", "no"))
-    with loaded(cases / "llama" / "base") as decoder:
-        prepare_for(decoder)
+    with loaded(cases / "llama" / "base", prepared=True) as decoder:
         walked = decoder.score(flat).probabilities
-        assert coming(decoder) is None  # the first message after a start has the processors alone
+        assert loading() == []  # the first message after a start has the processors alone
+        assert steps(decoder) == (True, False)
         decoder.score(flat)
-        wait([coming(decoder)])
+        for thread in loading():
+            thread.join()
         decoder.forget()
         assert decoder.score(flat).probabilities == pytest.approx(walked, abs=1e-4)
-        assert not decoder._slots
+        assert steps(decoder) == (False, True)
+
+
+def loading() -> list[threading.Thread]:
+    """Threads that load a score graph."""
+    return [thread for thread in threading.enumerate() if thread.name.startswith("score graph")]
 
 
 def test_a_task_that_is_made_ready_has_its_graph_loaded_and_its_beginning_kept(
     cases: Cases, tmp_path: Path
 ) -> None:
     shutil.copytree(cases / "llama" / "base", tmp_path / "base")
-    with loaded(tmp_path / "base") as decoder:
-        prepare_for(decoder)
+    with loaded(tmp_path / "base", prepared=True) as decoder:
         decoder.score(Score(prompt("hot"), ("yes", "no"), only_read=True))
-        assert decoder._one_pass.scorer is not None
+        assert steps(decoder) == (False, True)
         assert len(list((tmp_path / "base" / FOLDER).iterdir())) == 1
 
 
 def test_logits_of_some_tokens_are_those_that_all_have(by_row_base: Path) -> None:
     """Rounded alike: what differs is the order of sums."""
     session = onnxruntime.InferenceSession(by_row_base / GRAPH, providers=["CPUExecutionProvider"])
-    rows = _Rows(0)
+    rows = PassRows(0)
     rows.add_tokens(list(b"the pump is hot"))
     rows.wanted = [14, 3]
     feeds = rows.inputs()
@@ -152,40 +184,36 @@ def test_bundles_whose_head_gives_all_logits_are_scored_too(by_row_base: Path, t
     replace(model.graph, [*nodes, head])
     del model.graph.input[[value.name for value in model.graph.input].index(WORDS)]
     onnx.save(model, tmp_path / "base" / GRAPH)
-    with loaded(by_row_base) as decoder:
-        earlier = Scorer(tmp_path / "base" / GRAPH, decoder._settings, decoder._end_ids, 1)
-        found, expected = (in_one_pass(decoder, scorer, "hot") for scorer in (earlier, scorer_of(decoder)))
-        assert np.abs(found - expected).max() < 0.05
+    case = Case(by_row_base)
+    found, expected = (case.score(scorer_of(base), "hot") for base in (tmp_path / "base", by_row_base))
+    assert np.abs(found - expected).max() < 0.05
 
 
 def test_a_pass_of_too_many_branches_is_walked(cases: Cases) -> None:
     """It can't be given up on the way, and 3,800 tokens of branches took a minute."""
     stem = "a very long beginning that all of these labels have in common, "
     labels = tuple(f"{number} {stem}{end}" for number in range(4) for end in ("left", "right"))
-    with loaded(cases / "llama" / "base") as decoder:
-        prepare_for(decoder)
-        assert decoder._tree(labels).rows() > MOST_ROWS
+    base = cases / "llama" / "base"
+    assert Case(base).tree_of(labels).rows() > MOST_ROWS
+    with loaded(base, prepared=True) as decoder:
         assert sum(decoder.score(Score(prompt("hot"), labels)).probabilities) == pytest.approx(1)
-        assert decoder._one_pass.scorer is None
+        assert steps(decoder) == (True, False)
 
 
 @pytest.mark.parametrize("overflow", ["head", "tail"])
 def test_a_message_that_is_cut_to_the_context_is_scored(overflow: Overflow, cases: Cases) -> None:
     """The kernel counts branches as tokens behind it, and refused the pass."""
     long = Prompt((Turn("user", (Text("valve " * 500, cut=True),)),), overflow)
-    with loaded(cases / "llama" / "base") as decoder:
-        prepare_for(decoder)
+    with loaded(cases / "llama" / "base", prepared=True) as decoder:
         output = decoder.score(Score(long, LABELS))
         assert output.truncated is not None
         assert sum(output.probabilities) == pytest.approx(1)
 
 
 def test_a_long_message_is_walked(cases: Cases) -> None:
-    with loaded(cases / "llama" / "base") as decoder:
-        tree = decoder._tree(LABELS)
-        encoded = Encoded([1] * (MOST_TOKENS + 20), None, 10)
-        assert not fits(encoded, tree, 10_000)
-        assert fits(Encoded([1] * MOST_TOKENS, None, 10), tree, 10_000)
+    tree = Case(cases / "llama" / "base").tree
+    assert not fits(Encoded([1] * (MOST_TOKENS + 20), None, 10), tree, 10_000)
+    assert fits(Encoded([1] * MOST_TOKENS, None, 10), tree, 10_000)
 
 
 def test_a_window_of_neighbours_has_no_such_graph(cases: Cases) -> None:
@@ -204,14 +232,12 @@ def test_a_head_that_is_not_pruned_gets_no_graph(cases: Cases, tmp_path: Path) -
     assert [file.name for file in tmp_path.iterdir()] == ["model.onnx"]
 
 
-def test_what_the_runtime_refuses_is_told_as_it_is_elsewhere(
-    cases: Cases, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    with loaded(cases / "llama" / "base") as decoder:
-        scorer = scorer_of(decoder)
-        scorer._session = FakeSession()
-        with pytest.raises(NoMemory, match="could not allocate memory"):
-            in_one_pass(decoder, scorer, "hot")
+def test_what_the_runtime_refuses_is_told_as_it_is_elsewhere(cases: Cases) -> None:
+    base = cases / "llama" / "base"
+    scorer = scorer_of(base)
+    scorer._session = FakeSession()
+    with pytest.raises(NoMemory, match="could not allocate memory"):
+        Case(base).score(scorer, "hot")
 
 
 class FakeSession:
@@ -222,67 +248,55 @@ class FakeSession:
 
 
 def test_a_call_that_was_cancelled_before_is_not_answered(cases: Cases) -> None:
-    with loaded(cases / "llama" / "base") as decoder:
-        scorer, encoded = scorer_of(decoder), decoder._chat.encode(prompt("hot"), 500)
-        scorer.score(encoded, decoder._tree(LABELS))  # its beginning is kept now
-        with pytest.raises(Cancelled):
-            scorer.score(encoded, decoder._tree(LABELS), lambda: True)
+    base = cases / "llama" / "base"
+    scorer, case = scorer_of(base), Case(base)
+    encoded = case.encode("hot")
+    scorer.score(encoded, case.tree)  # its beginning is kept now
+    with pytest.raises(Cancelled):
+        scorer.score(encoded, case.tree, lambda: True)
 
 
 def test_what_a_task_begins_with_is_read_once_for_all_starts(cases: Cases, tmp_path: Path) -> None:
-    with loaded(cases / "llama" / "base") as decoder:
-        graph = decoder.bundle.path / str(decoder.bundle.manifest.graphs.score)
-        encoded, tree = decoder._chat.encode(prompt("hot"), 500), decoder._tree(LABELS)
-
-        def start() -> Scorer:
-            return Scorer(graph, decoder._settings, decoder._end_ids, 1, on_disk=tmp_path / "kept")
-
-        first = start()
-        expected = first.score(encoded, tree)
-        assert not (tmp_path / "kept").exists()  # it may be a sender's
-        first.forget()
-        first.score(encoded, tree, keeps=True)
-        assert len(list((tmp_path / "kept").iterdir())) == 1
-        second = start()
-        asked = 0
-
-        def cancelled() -> bool:
-            nonlocal asked
-            asked += 1
-            return False
-
-        assert second.score(encoded, tree, cancelled) == expected
-        assert asked == 1  # before the message, and not before its beginning
+    base = cases / "llama" / "base"
+    case = Case(base)
+    encoded, kept = case.encode("hot"), tmp_path / "kept"
+    first = scorer_of(base, on_disk=kept)
+    expected = first.score(encoded, case.tree)
+    assert not kept.exists()  # it may be a sender's
+    first.forget()
+    first.score(encoded, case.tree, keeps=True)
+    assert len(list(kept.iterdir())) == 1
+    second, asked = scorer_of(base, on_disk=kept), Asked()
+    assert second.score(encoded, case.tree, asked) == expected
+    assert asked.times == 1  # before the message, and not before its beginning
 
 
 def test_a_long_message_can_be_given_up(cases: Cases) -> None:
-    asked = 0
-
-    def cancelled() -> bool:
-        nonlocal asked
-        asked += 1
-        return asked > 3
-
-    with loaded(cases / "llama" / "base") as decoder:
-        encoded = decoder._chat.encode(prompt("valve " * 70), 500)
-        with pytest.raises(Cancelled):
-            scorer_of(decoder).score(encoded, decoder._tree(LABELS), cancelled)
+    base = cases / "llama" / "base"
+    case = Case(base)
+    with pytest.raises(Cancelled):
+        scorer_of(base).score(case.encode("valve " * 70), case.tree, Asked(until=3))
 
 
-def test_what_is_kept_of_beginnings_has_a_limit(cases: Cases, monkeypatch: pytest.MonkeyPatch) -> None:
-    with loaded(cases / "llama" / "base") as decoder:
-        monkeypatch.setattr("edgeslm.engine.worker.scorer.KEPT_BYTES", 40 * decoder_bytes(decoder))
-        scorer = scorer_of(decoder)
-        tree = make_tree([decoder._chat.encode_text(label) for label in LABELS])
-        for number in range(4):
-            asked = Prompt((Turn("user", (f"Question {number}?\n", Text("hot", cut=True))),))
-            scorer.score(decoder._chat.encode(asked, 500), tree)
-            assert len(scorer._kept) <= 2
-        scorer.forget()
-        assert not scorer._kept
+def test_what_is_kept_of_beginnings_has_a_limit(cases: Cases) -> None:
+    base = cases / "llama" / "base"
+    case = Case(base)
+    scorer = scorer_of(base, kept_bytes=40 * token_bytes(base))
+
+    def is_kept(number: int) -> bool:
+        """Whether this beginning needs no pass; it is kept from then on."""
+        question = Prompt((Turn("user", (f"Question {number}?\n", Text("hot", cut=True))),))
+        scorer.score(case.chat.encode(question, 500), case.tree, asked := Asked())
+        return asked.times == 1
+
+    assert [is_kept(number) for number in range(4)] == [False] * 4
+    assert is_kept(3)
+    assert not is_kept(0), "the oldest is dropped"
+    scorer.forget()
+    assert not is_kept(0)
 
 
-def decoder_bytes(decoder: Decoder) -> int:
+def token_bytes(base: Path) -> int:
     """Of a token in the cache, as the graph has it."""
-    sizes = decoder._settings["decoder"]
+    sizes = settings_of(base)["decoder"]
     return int(8 * sizes["num_hidden_layers"] * sizes["num_key_value_heads"] * sizes["head_size"])

@@ -65,7 +65,7 @@ def test_descent_goes_on_from_gptq(columns: int) -> None:
     weight, x = _matrix(48, columns), _inputs(600, columns, 20)
     hessian = x.T @ x
     calibration, scales = InputStatistics(hessian), find_scales(weight, FOUR, hessian.diagonal())
-    codes = calibration._gptq(weight, scales, FOUR).to(torch.int8).numpy()
+    codes = calibration.codes_of(weight, scales, FOUR).to(torch.int8).numpy()
     gptq = Quantized(codes, scales.to(torch.float16).numpy(), FOUR)
     share = {128: 0.68, 200: 0.55}[columns]  # a refit alone leaves 0.78 and 0.64, descent alone 0.72 and 0.62
     found = calibration.compensate(weight, FOUR)

@@ -18,7 +18,7 @@ from edgeslm_export.train.lora_training import (
     AdapterShape,
     Base,
     TokenRow,
-    _loss,
+    answer_loss,
     check_installed,
     train_decoder,
 )
@@ -45,7 +45,7 @@ def log_shares(model: Any, ids: Sequence[int]) -> torch.Tensor:
 
 def told(model: Any, *rows: TokenRow) -> float:
     with torch.no_grad():
-        return float(_loss(model, rows))
+        return float(answer_loss(model, rows))
 
 
 # --- the loss ----------------------------------------------------------------------------------------

@@ -10,7 +10,7 @@ from edgeslm_export.data.question_pairs import is_aside
 from edgeslm_export.data.rows import QuestionRow
 from edgeslm_export.graph.encoder_recipe import DEFAULT_RECIPE
 from edgeslm_export.sources.checkpoint import examine_local
-from edgeslm_export.train.retriever import _ranks, export_retriever, gather, make_chunks
+from edgeslm_export.train.retriever import answer_ranks, export_retriever, gather, make_chunks
 from edgeslm_export.train.retriever_training import Sought
 from edgeslm_export.train.spec import Budget
 
@@ -68,7 +68,7 @@ def test_a_chunk_is_of_one_source_and_has_questions() -> None:
 def test_a_question_s_rank_counts_what_says_other_things() -> None:
     texts = np.array([[1.0, 0.0], [0.9, 0.1], [0.0, 2.0], [0.5, 0.5]])
     asked = np.array([[3.0, 0.0], [0.0, 1.0], [0.0, 1.0]])
-    assert _ranks(asked, texts, [7, 7, 4], [7, 7, 4, 5]).tolist() == [0, 2, 0]
+    assert answer_ranks(asked, texts, [7, 7, 4], [7, 7, 4, 5]).tolist() == [0, 2, 0]
 
 
 @pytest.mark.export

@@ -10,7 +10,7 @@ import transformers
 from edgeslm_export.models.encoder import read_pooling
 from edgeslm_export.train.job import TrainingJob
 from edgeslm_export.train.loop import Schedule
-from edgeslm_export.train.retriever_training import Sought, _Retriever, _Text, train_retriever
+from edgeslm_export.train.retriever_training import RetrieverModel, Sought, TokenText, train_retriever
 
 from edgeslm.errors import ExportError
 
@@ -34,9 +34,9 @@ def test_questions_come_to_lie_near_their_texts(encoders: Path, tmp_path: Path, 
     said = train_retriever(TrainingJob(encoders / name, tmp_path / "out", schedule), section, 32, CHUNKS)
     assert said["loss"] < 0.5
     tokenizer = transformers.AutoTokenizer.from_pretrained(tmp_path / "out")
-    pupil = _Retriever(transformers.AutoModel.from_pretrained(tmp_path / "out").eval(), section.pooling)
+    pupil = RetrieverModel(transformers.AutoModel.from_pretrained(tmp_path / "out").eval(), section.pooling)
     with torch.no_grad():
-        question, own, other = pupil._vectors(
+        question, own, other = pupil.vectors(
             tokenizer(["alarm pump", "the pump is hot", "the valve is loud"]).input_ids
         )
     assert float(question @ own) > float(question @ other)
@@ -44,11 +44,11 @@ def test_questions_come_to_lie_near_their_texts(encoders: Path, tmp_path: Path, 
 
 def test_what_says_the_same_as_its_own_text_counts_for_nothing(encoders: Path) -> None:
     model = transformers.AutoModel.from_pretrained(encoders / "bge").eval()
-    pupil = _Retriever(model, "cls")
-    own, other = _Text([2, 5, 6, 3], [[2, 7, 3]], 0), _Text([2, 8, 9, 3], [], 1)
+    pupil = RetrieverModel(model, "cls")
+    own, other = TokenText([2, 5, 6, 3], [[2, 7, 3]], 0), TokenText([2, 8, 9, 3], [], 1)
     with torch.no_grad():
         alone, beside = float(pupil.loss([own, other])), float(pupil.loss([own, other, own]))
-        twice = float(pupil.loss([own, other, _Text(own.tokens, [], 0)]))
+        twice = float(pupil.loss([own, other, TokenText(own.tokens, [], 0)]))
     assert alone > 0
     assert twice == pytest.approx(alone, abs=0.01)
     assert beside == pytest.approx(alone, abs=0.01), "nor does a text that is there again with its question"

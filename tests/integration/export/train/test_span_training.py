@@ -21,10 +21,10 @@ from edgeslm_export.train.job import TrainingJob
 from edgeslm_export.train.loop import Schedule
 from edgeslm_export.train.span_training import (
     ARRAYS,
-    _make_row,
-    _SpanHead,
-    _SpanRow,
+    SpanHead,
+    SpanRow,
     load_arrays,
+    make_span_row,
     train_spans,
 )
 
@@ -186,7 +186,7 @@ def tokenizer(encoders: Path) -> Any:
 
 def made(tokenizer: Any, text: str, aim: Aim, length: int = 64) -> tuple[list[int], list[tuple[int, int]]]:
     """Options and places of a row's only field."""
-    row = _make_row(tokenizer, text, length, [[aim.option, aim.places]])
+    row = make_span_row(tokenizer, text, length, [[aim.option, aim.places]])
     assert len(row.tokens) == len(row.stands) <= length
     return list(row.options), row.places.get(0, [])
 
@@ -198,7 +198,7 @@ def test_places_are_told_in_tokens(tokenizer: Any) -> None:
 
 
 def test_the_encoders_own_tokens_stand_nowhere(tokenizer: Any) -> None:
-    assert _make_row(tokenizer, TEXT, 64, []).stands == [False, *[True] * 5, False]
+    assert make_span_row(tokenizer, TEXT, 64, []).stands == [False, *[True] * 5, False]
 
 
 def test_what_was_cut_off_is_not_learned(tokenizer: Any) -> None:
@@ -244,7 +244,7 @@ def test_all_tokens_of_a_character_are_covered(encoders: Path) -> None:
 # --- the loss ----------------------------------------------------------------------------------------
 
 FRAME = (False, *[True] * 4, False)
-ROW = _SpanRow([2, 10, 11, 12, 13, 3], FRAME, [1, 0], {0: [(1, 2)]})
+ROW = SpanRow([2, 10, 11, 12, 13, 3], FRAME, [1, 0], {0: [(1, 2)]})
 
 
 @pytest.fixture(scope="module")
@@ -252,12 +252,12 @@ def model(encoders: Path) -> Any:
     return transformers.AutoModel.from_pretrained(encoders / "bge", dtype=torch.float32).eval()
 
 
-def pupil(model: Any, *options: int, pooling: str = "cls", normalize: bool = True) -> _SpanHead:
+def pupil(model: Any, *options: int, pooling: str = "cls", normalize: bool = True) -> SpanHead:
     torch.manual_seed(1)
-    return _SpanHead(model, options, pooling, normalize=normalize)
+    return SpanHead(model, options, pooling, normalize=normalize)
 
 
-def told(pupil: _SpanHead, *rows: _SpanRow) -> float:
+def told(pupil: SpanHead, *rows: SpanRow) -> float:
     with torch.no_grad():
         return float(pupil.losses(rows, (1.0,)).mean())
 
@@ -267,11 +267,11 @@ def told(pupil: _SpanHead, *rows: _SpanRow) -> float:
 def test_rows_of_several_lengths_are_told_as_each_alone(model: Any, pooling: str, normalize: bool) -> None:
     rows = [
         ROW,
-        _SpanRow([2, 20, 3], (False, True, False), [0, 1], {1: [(1, 1)]}),
-        _SpanRow(
+        SpanRow([2, 20, 3], (False, True, False), [0, 1], {1: [(1, 1)]}),
+        SpanRow(
             [2, *range(10, 18), 3], (False, *[True] * 8, False), [-1, 0], {0: [(1, 1), (4, 8)], 1: [(2, 3)]}
         ),
-        _SpanRow([2, 20, 21, 3], (False, True, True, False), [-1, -1], {}),
+        SpanRow([2, 20, 21, 3], (False, True, True, False), [-1, -1], {}),
     ]
     one = pupil(model, 3, 2, pooling=pooling, normalize=normalize)
     alone = [told(one, row) for row in rows]
@@ -287,7 +287,7 @@ def test_a_value_that_stands_twice_may_be_found_at_either_place(model: Any) -> N
         weight[2], bias[2] = 0, 0
     covered = 4 * math.log(2)
     shares = [
-        math.exp(covered - told(one, _SpanRow(ROW.tokens, FRAME, [0], {0: places})))
+        math.exp(covered - told(one, SpanRow(ROW.tokens, FRAME, [0], {0: places})))
         for places in ([(1, 2)], [(4, 4)], [(1, 2), (4, 4)])
     ]
     assert shares[2] == pytest.approx(shares[0] + shares[1], rel=1e-4)
@@ -301,14 +301,14 @@ def test_the_encoders_own_tokens_can_be_no_place(model: Any) -> None:
         *_, weight, bias = one.layers
         weight[2], bias[2] = 0, 0
     everywhere = [(begin, end) for begin in range(1, 5) for end in range(1, 5)]
-    assert told(one, _SpanRow(ROW.tokens, FRAME, [0], {0: everywhere})) == pytest.approx(
+    assert told(one, SpanRow(ROW.tokens, FRAME, [0], {0: everywhere})) == pytest.approx(
         4 * math.log(2), abs=1e-4
     )
 
 
 def test_a_field_with_one_option_and_a_row_without_any_cost_nothing(model: Any) -> None:
-    assert told(pupil(model, 1), _SpanRow(ROW.tokens, FRAME, [0], {})) == 0
-    assert told(pupil(model, 3), _SpanRow(ROW.tokens, FRAME, [-1], {})) == 0
+    assert told(pupil(model, 1), SpanRow(ROW.tokens, FRAME, [0], {})) == 0
+    assert told(pupil(model, 3), SpanRow(ROW.tokens, FRAME, [-1], {})) == 0
 
 
 @pytest.mark.parametrize("normalize", [True, False])
@@ -325,7 +325,7 @@ def test_the_layer_that_is_written_is_for_the_vector_as_it_is(
         vector = vector / np.linalg.norm(vector)
     logits = arrays["weight"] @ vector + arrays["bias"]
     expected = float(np.logaddexp.reduce(logits) - logits[1])
-    assert told(one, _SpanRow(ROW.tokens, FRAME, [1], {})) == pytest.approx(expected, abs=1e-3)
+    assert told(one, SpanRow(ROW.tokens, FRAME, [1], {})) == pytest.approx(expected, abs=1e-3)
 
 
 def test_the_loss_at_a_temperature_is_that_of_divided_scores(model: Any) -> None:
@@ -339,7 +339,7 @@ def test_the_loss_at_a_temperature_is_that_of_divided_scores(model: Any) -> None
 
 def test_each_row_has_a_loss_of_its_own(model: Any) -> None:
     one = pupil(model, 3, 2)
-    other = _SpanRow([2, 20, 3], (False, True, False), [0, 1], {1: [(1, 1)]})
+    other = SpanRow([2, 20, 3], (False, True, False), [0, 1], {1: [(1, 1)]})
     with torch.no_grad():
         (losses,) = one.losses([ROW, other], (1.0,))
     assert losses.tolist() == pytest.approx([told(one, ROW), told(one, other)], rel=1e-4)

@@ -352,7 +352,7 @@ def test_what_the_source_has_already_needs_no_calibration() -> None:
     matrix.weight.data = codes * 0.5
     stage, forms = {"m": matrix}, {"m": [form]}
     with torch.inference_mode():
-        made = steps._compensated(stream, 0, stage, forms, {"m": form}, None, {})
+        made = steps.compensate_layer(stream, 0, stage, forms, {"m": form}, None, {})
         assert np.array_equal(made["m", form].weights(), matrix.weight.numpy())
         with pytest.raises(AssertionError, match="the layer ran"):
-            steps._compensated(stream, 0, stage, forms, {}, None, {})
+            steps.compensate_layer(stream, 0, stage, forms, {}, None, {})

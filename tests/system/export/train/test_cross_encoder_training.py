@@ -11,10 +11,10 @@ import torch
 import transformers
 from edgeslm_export.train.cross_encoder_training import (
     Asked,
+    CrossEncoder,
+    PairRow,
     PairText,
-    _CrossEncoder,
-    _make_row,
-    _PairRow,
+    make_pair_row,
     train_reader,
 )
 from edgeslm_export.train.encoder_finetune import LAYER
@@ -40,8 +40,8 @@ def tokenizer(encoders: Path) -> Any:
     return transformers.AutoTokenizer.from_pretrained(encoders / "bge")
 
 
-def make_row(tokenizer: Any, question: str, text: PairText, length: int = 64) -> _PairRow:
-    row = _make_row(tokenizer, question, text, length)
+def make_row(tokenizer: Any, question: str, text: PairText, length: int = 64) -> PairRow:
+    row = make_pair_row(tokenizer, question, text, length)
     assert row is not None
     return row
 
@@ -67,7 +67,7 @@ def test_what_is_no_answer_stands_nowhere(tokenizer: Any) -> None:
 
 def test_a_text_whose_answer_is_cut_off_is_not_learned_from(tokenizer: Any) -> None:
     answered = PairText(TEXT, answers=True, place=(12, 15))
-    assert _make_row(tokenizer, "pump", answered, 7) is None
+    assert make_pair_row(tokenizer, "pump", answered, 7) is None
     assert len(make_row(tokenizer, "pump", PairText(TEXT, answers=False), 7).tokens) == 7
     assert make_row(tokenizer, "pump", answered, 8).place == (6, 6)
 
@@ -81,7 +81,7 @@ def test_a_question_has_a_quarter(tokenizer: Any) -> None:
 
 def test_padding_changes_no_logit(tokenizer: Any, encoders: Path) -> None:
     model = transformers.AutoModel.from_pretrained(encoders / "bge", dtype=torch.float32).eval()
-    pupil = _CrossEncoder(model)
+    pupil = CrossEncoder(model)
     short = make_row(tokenizer, "pump", PairText(TEXT, answers=True))
     long = make_row(tokenizer, "pump", PairText(f"{TEXT} {TEXT}", answers=False))
     with torch.no_grad():

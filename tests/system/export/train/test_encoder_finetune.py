@@ -10,7 +10,7 @@ import torch
 import transformers
 from edgeslm_export.models.encoder import read_pooling
 from edgeslm_export.sources.checkpoint import examine_local
-from edgeslm_export.train.encoder_finetune import LAYER, _Classifier, load_layer, schedule_for, train_encoder
+from edgeslm_export.train.encoder_finetune import LAYER, Classifier, load_layer, schedule_for, train_encoder
 from edgeslm_export.train.job import TrainingJob
 from edgeslm_export.train.loop import Schedule
 
@@ -75,7 +75,7 @@ def test_rows_aside_choose_the_epoch(tmp_path: Path, encoders: Path) -> None:
 @pytest.mark.parametrize("normalize", [True, False])
 def test_padding_changes_no_vector(encoders: Path, pooling: str, normalize: bool) -> None:
     model = transformers.AutoModel.from_pretrained(encoders / "bge", dtype=torch.float32).eval()
-    pupil = _Classifier(model, 3, pooling, normalize)
+    pupil = Classifier(model, 3, pooling, normalize)
     short, long = torch.tensor([[2, 10, 11, 3]]), torch.tensor([[2, 10, 11, 3, 0, 0]])
     with torch.no_grad():
         alone = pupil.logits(short, torch.ones_like(short))
