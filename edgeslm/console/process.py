@@ -11,6 +11,7 @@ import importlib.util
 import logging
 import os
 import secrets
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -29,7 +30,6 @@ MOST_BACKLOG_BYTES = 512 * 1024
 """Unread bytes in the pipe above which messages are dropped."""
 STOP_GRACE_S = 2.0
 AGAIN_S = 2.0
-"""Pause before the first restart."""
 
 
 def read_token(section: Console, state_dir: Path) -> str:
@@ -76,11 +76,20 @@ class ConsoleProcess:
     """Lives on one event loop.
 
     :param settings: first message to the process.
+    :param again_s: pause before the first restart.
     """
 
     def __init__(
-        self, settings: dict[str, Any], listener: ConsoleListener, *, log_level: str = "WARNING"
+        self,
+        settings: dict[str, Any],
+        listener: ConsoleListener,
+        *,
+        log_level: str = "WARNING",
+        command: Sequence[str] = COMMAND,
+        again_s: float = AGAIN_S,
     ) -> None:
+        self._command = command
+        self._again_s = again_s
         self._settings = settings
         self._listener = listener
         self._log_level = log_level
@@ -102,12 +111,12 @@ class ConsoleProcess:
 
     async def run(self) -> None:
         """Keeps it running until cancelled."""
-        backoff, loop = RestartBackoff(AGAIN_S), asyncio.get_running_loop()
+        backoff, loop = RestartBackoff(self._again_s), asyncio.get_running_loop()
         while True:
             self._over.clear()
             started_at = loop.time()
             try:
-                await self._child.start(COMMAND, [self._log_level])
+                await self._child.start(self._command, [self._log_level])
             except OSError as error:
                 self._problem = f"it can't be started ({error.strerror})"
             else:

@@ -33,23 +33,22 @@ log = logging.getLogger("edgeslm.console")
 MOST_CONNECTIONS = 64
 HEADER_BYTES = 16 * 1024
 IDLE_S = 15.0
-"""Timeout of a connection without a request."""
 MARGIN_S = 10.0
 """Added to a request's timeout for the way through the pipe."""
 
 
-class _Server(uvicorn.Server):
+class ConsoleServer(uvicorn.Server):
     """Doesn't handle signals: the node closes the pipe to stop it."""
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
         yield
 
-    async def hang_up_on_idlers(self) -> None:
-        """Closes connections without a request for ``IDLE_S``; uvicorn would wait for a slow one for ever."""
+    async def hang_up_on_idlers(self, idle_s: float = IDLE_S) -> None:
+        """Closes connections without a request for ``idle_s``; uvicorn would wait for a slow one for ever."""
         silent: dict[Any, Any] = {}
         while True:
-            await asyncio.sleep(IDLE_S)
+            await asyncio.sleep(idle_s)
             seen = {one: getattr(one, "cycle", None) for one in self.server_state.connections}
             idle = {one: cycle for one, cycle in seen.items() if cycle is None or cycle.response_complete}
             for one, cycle in idle.items():
@@ -96,7 +95,7 @@ class Worker:
         )
         try:
             listener = _listen(settings["host"], settings["port"])
-            server = _Server(_config(web, settings))
+            server = ConsoleServer(_config(web, settings))
             server.config.load()
         except (OSError, ValueError) as error:
             reason = (error.strerror if isinstance(error, OSError) else None) or str(error)

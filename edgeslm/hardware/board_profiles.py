@@ -62,7 +62,7 @@ class NodeAdvice(BaseModel):
     tokens, by the estimate of ``edgeslm.bundle.size_estimate``."""
 
 
-class _Profile(BaseModel):
+class Profile(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     title: str
@@ -94,7 +94,7 @@ def load_board(name: str) -> Board:
     if name not in names:
         known = ", ".join([*names, THIS])
         raise BoardError(f"There is no board {name!r}; choose one of {known} (the machine at hand).")
-    profile = _load(boards_folder() / f"{name}.yaml")
+    profile = read_profile(boards_folder() / f"{name}.yaml")
     return Board(
         name=name,
         title=profile.title,
@@ -109,14 +109,14 @@ def load_board(name: str) -> Board:
 
 def load_sources(name: str) -> dict[str, str]:
     """Figure -> its source."""
-    profile = _load(boards_folder() / f"{name}.yaml")
+    profile = read_profile(boards_folder() / f"{name}.yaml")
     return {figure: getattr(profile, figure).source for figure in _FIGURES}
 
 
 def load_advice(name: str) -> NodeAdvice:
     """:raises BoardError: as :func:`load_board`."""
     load_board(name)
-    return _load(boards_folder() / f"{name}.yaml").node
+    return read_profile(boards_folder() / f"{name}.yaml").node
 
 
 def recognise(names: Sequence[str], family: str, memory_bytes: int) -> str | None:
@@ -137,9 +137,10 @@ def recognise(names: Sequence[str], family: str, memory_bytes: int) -> str | Non
     return general.name if family == "x86" and memory_bytes > 0.8 * general.memory_bytes else None
 
 
-def _load(file: Path) -> _Profile:
+def read_profile(file: Path) -> Profile:
+    """:raises BoardError: the file can't be read, or isn't a profile."""
     try:
-        return _Profile.model_validate(yaml.safe_load(file.read_text("utf-8")))
+        return Profile.model_validate(yaml.safe_load(file.read_text("utf-8")))
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise BoardError(f"{file} can't be read as YAML: {' '.join(str(error).split())}.") from None
     except ValidationError as error:

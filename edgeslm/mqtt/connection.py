@@ -55,7 +55,6 @@ from edgeslm.protocol.delivery import OutgoingMessage, Subscription
 log = logging.getLogger("edgeslm.mqtt")
 
 ANSWER_S = 10.0
-"""Timeout for the broker's CONNACK, and for a clean disconnect."""
 
 MQTT_311_IN_FLIGHT = 20
 """Messages in flight with MQTT 3.1.1, which has no Receive Maximum; mosquitto's default."""
@@ -83,6 +82,7 @@ class ConnectionSettings:
     """Parameters of each CONNECT; sizes in bytes.
 
     ``keeps_session`` False ends the session on a clean disconnect, but not on a broken connection.
+    ``answer_s`` is the timeout for the broker's CONNACK, and for a clean disconnect.
     """
 
     client_id: str
@@ -92,6 +92,7 @@ class ConnectionSettings:
     maximum_packet_size: int
     will: Will | None = None
     keeps_session: bool = True
+    answer_s: float = ANSWER_S
 
 
 class Sent(Protocol):
@@ -218,7 +219,7 @@ class BrokerLink:
         )
         client.suppress_exceptions = True  # an exception in a callback would end the thread
         client.max_inflight_messages_set(0)  # unlimited: the outbox enforces the Receive Maximum
-        client.connect_timeout = ANSWER_S
+        client.connect_timeout = self._settings.answer_s
         if self._address.login.username is not None:
             client.username_pw_set(self._address.login.username, self._address.login.password)
         wrap_sockets(client, self._address.tls_context(), mqtt5=self._mqtt5)
@@ -252,14 +253,14 @@ class BrokerLink:
             clean_start=False if self._mqtt5 else MQTT_CLEAN_START_FIRST_ONLY,
             properties=properties,
         )
-        give_up_at = time.monotonic() + ANSWER_S
+        give_up_at = time.monotonic() + self._settings.answer_s
         is_closing = False
         pace = Pace()
         while self._client.socket() is not None:
             self.beat_at = time.monotonic()
             if stop.is_set() and not is_closing:
                 is_closing = True
-                give_up_at = self.beat_at + ANSWER_S
+                give_up_at = self.beat_at + self._settings.answer_s
                 self.close()
             if self.beat_at > give_up_at and (is_closing or not self.was_welcome):
                 said = f"The broker at {self._address} doesn't answer; is it an MQTT broker?"

@@ -49,8 +49,11 @@ class Probe:
     latency_ms: float | None = None
 
 
-def probe_broker(config: Config) -> Probe:
-    """Probes the broker of a configuration with the node's topics; blocks for a few seconds."""
+def probe_broker(config: Config, *, answer_s: float = ANSWER_S) -> Probe:
+    """Probes the broker of a configuration with the node's topics; blocks for a few seconds.
+
+    :param answer_s: timeout for each of the broker's answers.
+    """
     probe = Probe()
     topics = Topics(config.node, config.prefix)
     try:
@@ -62,6 +65,7 @@ def probe_broker(config: Config) -> Probe:
             receive_maximum=config.limits.queue,
             maximum_packet_size=config.limits.packet_bytes,
             keeps_session=False,
+            answer_s=answer_s,
         )
         visit = _Visit(address, settings)
     except BrokerError as error:
@@ -163,7 +167,7 @@ def _takes_mqtt_311(address: BrokerAddress, settings: ConnectionSettings) -> boo
         client.tls_set_context(context)
     try:
         client.connect(address.host, address.port)
-        give_up_at = time.monotonic() + ANSWER_S
+        give_up_at = time.monotonic() + settings.answer_s
         while not answers and time.monotonic() < give_up_at:
             if client.loop(timeout=0.2) != MQTTErrorCode.MQTT_ERR_SUCCESS:
                 break
@@ -178,6 +182,7 @@ class _Visit:
 
     def __init__(self, address: BrokerAddress, settings: ConnectionSettings) -> None:
         self._link = BrokerLink(address, settings, self)
+        self._answer_s = settings.answer_s
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="edgeslm-probe", daemon=True)
         self._events: queue.Queue[tuple[str, Any]] = queue.Queue()
@@ -189,7 +194,7 @@ class _Visit:
 
     def __exit__(self, *exception: object) -> None:
         self._stop.set()
-        self._thread.join(ANSWER_S)
+        self._thread.join(self._answer_s)
 
     def welcome(self) -> Welcome | None:
         """Values of the CONNACK; None, with ``problem`` set, if the connection was refused."""
@@ -221,7 +226,7 @@ class _Visit:
         return None
 
     def _next(self, wanted: str) -> Any:
-        give_up_at = time.monotonic() + ANSWER_S
+        give_up_at = time.monotonic() + self._answer_s
         while (left_s := give_up_at - time.monotonic()) > 0:
             try:
                 name, value = self._events.get(timeout=left_s)

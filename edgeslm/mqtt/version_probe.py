@@ -18,20 +18,22 @@ from edgeslm.errors import BrokerError
 from edgeslm.mqtt.broker_address import BrokerAddress
 
 ASK_S = 3.0
-"""Timeout of an answer. Short: the MQTT 5 attempt follows right after an answer to MQTT 3.1.1."""
+"""Short: the MQTT 5 attempt follows right after an answer to MQTT 3.1.1."""
 
 
-def is_old_broker(address: BrokerAddress) -> bool:
+def is_old_broker(address: BrokerAddress, *, ask_s: float = ASK_S) -> bool:
     """Whether the broker answers MQTT 3.1.1 and, right after that, not MQTT 5.
 
     Uses random client ids and leaves no session. Blocks for a few seconds, plus the time to connect.
+
+    :param ask_s: timeout of an answer.
     """
-    return _answers(address, MQTTProtocolVersion.MQTTv311) and not _answers(
-        address, MQTTProtocolVersion.MQTTv5
+    return _answers(address, MQTTProtocolVersion.MQTTv311, ask_s) and not _answers(
+        address, MQTTProtocolVersion.MQTTv5, ask_s
     )
 
 
-def _answers(address: BrokerAddress, protocol: MQTTProtocolVersion) -> bool:
+def _answers(address: BrokerAddress, protocol: MQTTProtocolVersion, ask_s: float) -> bool:
     """Whether the broker answers at all; a refusal counts."""
     answers: list[Any] = []
     client = Client(
@@ -40,7 +42,7 @@ def _answers(address: BrokerAddress, protocol: MQTTProtocolVersion) -> bool:
         protocol=protocol,
         reconnect_on_failure=False,
     )
-    client.connect_timeout = ASK_S
+    client.connect_timeout = ask_s
     client.on_connect = lambda client, userdata, flags, reason, granted: answers.append(reason)
     if address.login.username is not None:
         client.username_pw_set(address.login.username, address.login.password)
@@ -49,7 +51,7 @@ def _answers(address: BrokerAddress, protocol: MQTTProtocolVersion) -> bool:
         if context is not None:
             client.tls_set_context(context)
         client.connect(address.host, address.port)
-        give_up_at = time.monotonic() + ASK_S
+        give_up_at = time.monotonic() + ask_s
         while not answers and time.monotonic() < give_up_at:
             if client.loop(timeout=0.2) != MQTTErrorCode.MQTT_ERR_SUCCESS:
                 break

@@ -15,9 +15,8 @@ from typing import Any
 import paho.mqtt.client as mqtt
 from paho.mqtt.enums import CallbackAPIVersion
 from paho.mqtt.packettypes import PacketTypes
-from paho.mqtt.properties import Properties
 
-from edgeslm.mqtt.paho_client import send_small_packets_at_once
+from edgeslm.mqtt.paho_client import make_properties, send_small_packets_at_once
 from edgeslm.protocol.topic_filters import matches
 
 WAIT_S = float(os.environ.get("EDGESLM_TEST_WAIT_S", "120"))
@@ -122,15 +121,13 @@ class App:
         body = payload if isinstance(payload, bytes | str) else json.dumps(payload)
         properties = None
         if self.version == 5:
-            properties = Properties(PacketTypes.PUBLISH)  # type: ignore[no-untyped-call]
-            for name, value in (
-                ("ResponseTopic", reply_to),
-                ("CorrelationData", correlation),
-                ("MessageExpiryInterval", expiry_s),
-                ("UserProperty", user_property),
-            ):
-                if value is not None:
-                    setattr(properties, name, value)
+            properties = make_properties(
+                PacketTypes.PUBLISH,
+                ResponseTopic=reply_to,
+                CorrelationData=correlation,
+                MessageExpiryInterval=expiry_s,
+                UserProperty=user_property,
+            )
         self._client.publish(topic, body, qos, retain, properties).wait_for_publish(WAIT_S)
 
     def take(self, topic_filter: str, where: Callable[[Heard], bool] = lambda heard: True) -> Heard:

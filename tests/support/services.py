@@ -39,8 +39,10 @@ def make_service(
     sections: str = "",
     config: str = CONFIG,
     adapters: dict[str, Adapters] | None = None,
+    processes: dict[str, FakeProcess] | None = None,
 ) -> Service:
-    """:param more: further tasks. :param adapters: filled with each engine's adapters, by bundle folder."""
+    """:param more: further tasks. :param adapters: filled with each engine's adapters, by bundle folder.
+    :param processes: filled with the engines."""
     write_bundle(folder / "small")
     write_bundle(folder / "encoder", "encoder")
     text = config.format(folder=folder) + textwrap.indent(textwrap.dedent(more), "  ") + sections
@@ -48,7 +50,10 @@ def make_service(
     def make_process(bundle: Bundle, hardware: Hardware, added: Adapters) -> FakeProcess:
         if adapters is not None:
             adapters[bundle.path.name] = added
-        return FakeProcess(bundle.path, on_call=on_call)
+        process = FakeProcess(bundle.path, on_call=on_call)
+        if processes is not None:
+            processes[bundle.path.name] = process
+        return process
 
     return Service(parse_config(text), make_process=make_process)
 

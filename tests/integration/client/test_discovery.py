@@ -80,10 +80,9 @@ def test_it_goes_on_after_the_broker_was_away(broker: Mosquitto) -> None:
         until(discovery, lambda: len(discovery.sightings()) == 1)
 
 
-def test_nodes_without_end_don_t_fill_the_memory(broker: Mosquitto, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("edgeslm.client.discovery.MOST_NODES", 20)
+def test_nodes_without_end_don_t_fill_the_memory(broker: Mosquitto) -> None:
     address = BrokerAddress.parse(broker.url)
-    with App(broker.port) as app, Discovery(address, "edgeslm") as discovery:
+    with App(broker.port) as app, Discovery(address, "edgeslm", most_nodes=20) as discovery:
         discovery.settle(WAIT_S)
         for number in range(20):
             app.publish(f"{BASE}/n{number}/state", "{}")

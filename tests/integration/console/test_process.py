@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import asyncio
-import importlib.util
 import os
 import stat
 import struct
@@ -11,7 +10,6 @@ from pathlib import Path
 import pytest
 
 from edgeslm.config.sections import Console
-from edgeslm.console import process
 from edgeslm.console.process import ConsoleProcess, check_installed, read_token
 from edgeslm.console.wire import FROM_CONSOLE, TO_CONSOLE, Ask, Look, Viewers
 from edgeslm.errors import ConfigError
@@ -42,7 +40,7 @@ def test_a_token_that_could_be_guessed_is_refused(tmp_path: Path) -> None:
 
 def test_missing_packages_are_told(monkeypatch: pytest.MonkeyPatch) -> None:
     check_installed()
-    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setitem(sys.modules, "starlette", None)
     with pytest.raises(ConfigError, match=r"pip install 'edgeslm\[api\]'"):
         check_installed()
 
@@ -81,19 +79,17 @@ time.sleep(600)
 @pytest.mark.parametrize(
     "act",
     [
-        "pipe._socket.sendall(b'\\0\\0\\0\\x05\\x80\\x04N..')",
-        "pipe._socket.sendall(b'\\xff' * 99)",
-        'pipe._socket.sendall(b\'\\0\\0\\0\\x21\\0\\0\\0\\x1d\' + b\'["Ask",[1,"judge","text",[]]]\')',
+        "os.write(pipe.fileno(), b'\\0\\0\\0\\x05\\x80\\x04N..')",
+        "os.write(pipe.fileno(), b'\\xff' * 99)",
+        'os.write(pipe.fileno(), b\'\\0\\0\\0\\x21\\0\\0\\0\\x1d\' + b\'["Ask",[1,"judge","text",[]]]\')',
     ],
     ids=["pickle", "long", "options"],
 )
-def test_a_hostile_console_is_replaced(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, act: str) -> None:
-    monkeypatch.setattr(process, "AGAIN_S", 0.01)
+def test_a_hostile_console_is_replaced(tmp_path: Path, act: str) -> None:
     script = HOSTILE.format(flag=str(tmp_path / "flag"), act=act)
-    monkeypatch.setattr(process, "COMMAND", (sys.executable, "-c", script))
 
     async def scenario() -> None:
-        console = ConsoleProcess({}, FakeListener())
+        console = ConsoleProcess({}, FakeListener(), command=(sys.executable, "-c", script), again_s=0.01)
         await run_until(console, lambda: console.url == "http://again")
 
     asyncio.run(scenario())
@@ -122,15 +118,14 @@ def test_a_port_that_is_taken_is_a_problem_and_no_end() -> None:
     asyncio.run(scenario())
 
 
-def test_a_process_that_ends_is_started_again(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(process, "AGAIN_S", 0.01)
+def test_a_process_that_ends_is_started_again() -> None:
     starts: list[int | None] = []
 
     class Notes(FakeListener):
         def begun(self) -> None:
             starts.append(console.pid)
 
-    console = ConsoleProcess(settings_for(free_port()), Notes())
+    console = ConsoleProcess(settings_for(free_port()), Notes(), again_s=0.01)
 
     async def scenario() -> None:
 
@@ -146,11 +141,11 @@ def test_a_process_that_ends_is_started_again(monkeypatch: pytest.MonkeyPatch) -
     assert len(set(starts)) == 2
 
 
-def test_one_that_is_behind_is_told_nothing_more(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(process, "COMMAND", ("sh", "-c", "sleep 60"))  # reads nothing
+def test_one_that_is_behind_is_told_nothing_more() -> None:
+    reads_nothing = ("sh", "-c", "sleep 60")
 
     async def scenario() -> None:
-        console = ConsoleProcess(settings_for(1), FakeListener())
+        console = ConsoleProcess(settings_for(1), FakeListener(), command=reads_nothing)
         running = asyncio.create_task(console.run())
         async with asyncio.timeout(60):
             while console.send("rows", rows=["x" * 10_000]):

@@ -13,11 +13,10 @@ from types import SimpleNamespace
 from typing import Any
 from urllib.parse import urlencode
 
-import pytest
 import trustme
 import uvicorn
 
-from edgeslm.console import worker
+from edgeslm.console.worker import ConsoleServer
 from tests.support.apps import WAIT_S
 from tests.support.brokers import Mosquitto
 from tests.support.consoles import TOKEN, console_node, visitor_of
@@ -75,23 +74,31 @@ class Connection:
         self.is_open = False
 
 
-def test_who_never_asks_is_let_go_and_nobody_else(monkeypatch: pytest.MonkeyPatch) -> None:
+class Asking(Connection):
+    """Behind which each look finds another request."""
+
+    @property
+    def cycle(self) -> Any:
+        return SimpleNamespace(response_complete=True)
+
+    @cycle.setter
+    def cycle(self, value: Any) -> None: ...
+
+
+def test_who_never_asks_is_let_go_and_nobody_else() -> None:
     silent, kept_alive = Connection(None), Connection(SimpleNamespace(response_complete=True))
     streaming = Connection(SimpleNamespace(response_complete=False))
-    asking = Connection(SimpleNamespace(response_complete=True))
-    looks = 0
-
-    async def sleep(seconds: float) -> None:
-        nonlocal looks
-        looks += 1
-        asking.cycle = SimpleNamespace(response_complete=True)  # another request is behind it
-        if looks == 4:
-            raise asyncio.CancelledError
-
-    monkeypatch.setattr(asyncio, "sleep", sleep)
-    server = worker._Server(uvicorn.Config("nothing:nothing"))
+    asking = Asking(None)
+    server = ConsoleServer(uvicorn.Config("nothing:nothing"))
     connections: Any = {silent, kept_alive, streaming, asking}
     server.server_state.connections = connections
-    with pytest.raises(asyncio.CancelledError):
-        asyncio.run(server.hang_up_on_idlers())
-    assert [one.is_open for one in (silent, kept_alive, streaming, asking)] == [False, False, True, True]
+
+    async def main() -> None:
+        looking = asyncio.create_task(server.hang_up_on_idlers(0.01))
+        while silent.is_open or kept_alive.is_open:
+            await asyncio.sleep(0.01)
+        await asyncio.sleep(0.05)  # more looks
+        looking.cancel()
+
+    asyncio.run(asyncio.wait_for(main(), 60))
+    assert (streaming.is_open, asking.is_open) == (True, True)

@@ -169,7 +169,7 @@ class TestConnection:
                     wire.swallow_up = False
                     wire.cut()
                     await until(lambda: node.ready)
-                    assert node.bus._welcome is not None and node.bus._welcome.mqtt5
+                    assert node.bus.speaks_mqtt5
 
         run(main)
 

@@ -9,6 +9,7 @@ import pytest
 
 from edgeslm.errors import BrokerError
 from edgeslm.mqtt import client as client_module
+from edgeslm.mqtt.client import OUTBOX_BYTES
 from edgeslm.protocol.delivery import OutgoingMessage
 from tests.support.brokers import Mosquitto
 from tests.support.mqtt.nodes import (
@@ -156,14 +157,13 @@ class TestPublishes:
 
         run(main)
 
-    def test_a_full_outbox_raises(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr("edgeslm.mqtt.client.OUTBOX_BYTES", 1000)
-
+    def test_a_full_outbox_raises(self, tmp_path: Path) -> None:
         async def main() -> None:
             async with Node(Mosquitto(tmp_path).url) as node:
-                waiting = node.bus.publish(OutgoingMessage("out/a", bytes(800)))
+                large = bytes(OUTBOX_BYTES // 2)
+                waiting = node.bus.publish(OutgoingMessage("out/a", large))
                 with pytest.raises(BrokerError, match="limit"):
-                    await node.bus.publish(OutgoingMessage("out/a", bytes(800)))
+                    await node.bus.publish(OutgoingMessage("out/a", large))
             with pytest.raises(BrokerError, match="stopped"):
                 await waiting
 

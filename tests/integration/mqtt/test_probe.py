@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from edgeslm.config.loader import Config
+from edgeslm.mqtt.connection import ANSWER_S
 from edgeslm.mqtt.probe import probe_broker
 from tests.support.brokers import Mosquitto, free_port
 
@@ -31,8 +32,8 @@ def config(url: str, **broker: Any) -> Config:
     )
 
 
-def problem(url: str, **broker: Any) -> str:
-    problems = probe_broker(config(url, **broker)).problems
+def problem(url: str, *, answer_s: float = ANSWER_S, **broker: Any) -> str:
+    problems = probe_broker(config(url, **broker), answer_s=answer_s).problems
     assert len(problems) == 1
     return problems[0]
 
@@ -168,10 +169,8 @@ def test_something_else_than_a_broker(answers: Answers) -> None:
     assert "broker" in problem(answers(lambda connect: b"HTTP/1.1 400 Bad Request\r\n\r\n"))
 
 
-def test_an_old_broker_that_says_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_old_broker_that_says_nothing() -> None:
     """As amqtt: it ignores a CONNECT of MQTT 5 and keeps the connection."""
-    monkeypatch.setattr("edgeslm.mqtt.probe.ANSWER_S", 2.0)
-    monkeypatch.setattr("edgeslm.mqtt.connection.ANSWER_S", 2.0)
     waiting = []
     with socket.create_server(("127.0.0.1", 0)) as listener:
 
@@ -184,7 +183,7 @@ def test_an_old_broker_that_says_nothing(monkeypatch: pytest.MonkeyPatch) -> Non
 
         server = threading.Thread(target=serve)
         server.start()
-        assert "speaks no MQTT 5" in problem(f"mqtt://127.0.0.1:{listener.getsockname()[1]}")
+        assert "speaks no MQTT 5" in problem(f"mqtt://127.0.0.1:{listener.getsockname()[1]}", answer_s=2.0)
         server.join()
     for connection in waiting:
         connection.close()

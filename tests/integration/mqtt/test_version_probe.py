@@ -8,7 +8,6 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from edgeslm.mqtt import version_probe
 from edgeslm.mqtt.broker_address import BrokerAddress
 from edgeslm.mqtt.version_probe import is_old_broker
 from tests.support.brokers import Mosquitto, free_port
@@ -52,8 +51,8 @@ def serve() -> Iterator[Serve]:
         connection.close()
 
 
-def ask(port: int) -> bool:
-    return is_old_broker(BrokerAddress.parse(f"mqtt://127.0.0.1:{port}"))
+def ask(port: int, **timeouts: float) -> bool:
+    return is_old_broker(BrokerAddress.parse(f"mqtt://127.0.0.1:{port}"), **timeouts)
 
 
 @pytest.mark.parametrize("answer", [CONNACK_311, REFUSED_311])
@@ -67,11 +66,9 @@ def test_a_broker_that_hangs_up_on_mqtt_5_alone_is_old(serve: Serve, answer: byt
     assert ask(serve(old))
 
 
-def test_a_broker_that_is_silent_to_mqtt_5_alone_is_old(
-    serve: Serve, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(version_probe, "ASK_S", 2.0)
-    assert ask(serve(lambda level, connection: connection.sendall(CONNACK_311) if level == 4 else None))
+def test_a_broker_that_is_silent_to_mqtt_5_alone_is_old(serve: Serve) -> None:
+    port = serve(lambda level, connection: connection.sendall(CONNACK_311) if level == 4 else None)
+    assert ask(port, ask_s=2.0)
 
 
 def test_a_broker_of_both_is_not_old(broker: Mosquitto) -> None:
@@ -79,8 +76,7 @@ def test_a_broker_of_both_is_not_old(broker: Mosquitto) -> None:
     assert "edgeslm-asks" in broker.log
 
 
-def test_who_answers_nothing_is_not_taken_for_old(serve: Serve, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(version_probe, "ASK_S", 0.3)
-    assert not ask(serve(lambda level, connection: None))
-    assert not ask(serve(lambda level, connection: connection.shutdown(socket.SHUT_RDWR)))
-    assert not ask(free_port())
+def test_who_answers_nothing_is_not_taken_for_old(serve: Serve) -> None:
+    assert not ask(serve(lambda level, connection: None), ask_s=0.3)
+    assert not ask(serve(lambda level, connection: connection.shutdown(socket.SHUT_RDWR)), ask_s=0.3)
+    assert not ask(free_port(), ask_s=0.3)

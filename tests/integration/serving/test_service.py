@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import textwrap
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -55,6 +56,7 @@ def test_a_request_becomes_a_result(tmp_path: Path) -> None:
 def test_what_prompts_begin_with_is_read_in_advance(tmp_path: Path) -> None:
     """Each decoder's task once, less urgent than any request; what the engine says to it is nobody's."""
     calls: list[Call] = []
+    processes: dict[str, FakeProcess] = {}
 
     def answer(call: Call) -> Output:
         calls.append(call)
@@ -68,54 +70,49 @@ def test_what_prompts_begin_with_is_read_in_advance(tmp_path: Path) -> None:
     """
 
     async def scene() -> None:
-        service = make_service(tmp_path, more, on_call=answer)
+        service = make_service(tmp_path, more, on_call=answer, processes=processes)
         await service.start()
         await warm(service.deployment)
         await service.stop()
         assert [type(call) for call in calls] == [Score, Generate, Generate]
         assert all(call.only_read for call in calls if isinstance(call, Generate | Score))
-        process = service.models._models["small"].process
-        assert isinstance(process, FakeProcess)
-        assert process.priorities == [-1] * 3
+        assert processes["small"].priorities == [-1] * 3
 
     play(scene)
 
 
-def test_engines_are_told_what_computes_and_how_it_waits(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    told: dict[str, dict[str, object]] = {}
+@pytest.fixture
+def told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, dict[str, Any]]]:
+    """The bundles of a service's own processes, and the options of each."""
+    told: list[tuple[str, dict[str, Any]]] = []
 
-    def make_process(bundle: Path, **options: object) -> FakeProcess:
-        told[bundle.name] = options
+    def make_process(bundle: Path, **options: Any) -> FakeProcess:
+        told.append((bundle.name, options))
         return FakeProcess(bundle)
 
     for name, kind in (("small", "decoder"), ("encoder", "encoder")):
         write_bundle(tmp_path / name, kind)
     monkeypatch.setattr("edgeslm.engine.host.team.EngineProcess", make_process)
+    return told
+
+
+def test_engines_are_told_what_computes_and_how_it_waits(
+    tmp_path: Path, told: list[tuple[str, dict[str, Any]]]
+) -> None:
     text = CONFIG.format(folder=tmp_path).replace("threads: 3", "threads: 3, device: cuda")
     Service(parse_config(text + "power: idle\n"))
-    seen = {name: (options["threads"], options["device"], options["power"]) for name, options in told.items()}
+    seen = {name: (options["threads"], options["device"], options["power"]) for name, options in told}
     assert seen == {"small": (3, "cuda", "idle"), "encoder": (0, "cpu", "idle")}
 
 
 @pytest.mark.parametrize(("workers", "threads"), [(1, 3), (4, 3)])
 def test_as_many_requests_run_as_a_model_has_workers(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, workers: int, threads: int
+    tmp_path: Path, told: list[tuple[str, dict[str, Any]]], workers: int, threads: int
 ) -> None:
-    made: list[object] = []
-
-    def make_process(bundle: Path, **options: object) -> FakeProcess:
-        made.append(options["threads"])
-        return FakeProcess(bundle)
-
-    for name, kind in (("small", "decoder"), ("encoder", "encoder")):
-        write_bundle(tmp_path / name, kind)
-    monkeypatch.setattr("edgeslm.engine.host.team.EngineProcess", make_process)
     text = CONFIG.format(folder=tmp_path).replace("threads: 3", f"threads: 3, workers: {workers}")
     service = Service(parse_config(text))
     assert service.scheduler.slots == workers
-    assert made.count(threads) == workers
+    assert [options["threads"] for _, options in told].count(threads) == workers
 
 
 def test_threads_that_are_not_named_are_a_share_of_the_cores(

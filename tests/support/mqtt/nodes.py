@@ -29,6 +29,8 @@ class Node(BusListener):
         login = {name: changes.pop(name) for name in list(changes) if name in Broker.model_fields}
         self.inbox: asyncio.Queue[Delivery] = asyncio.Queue()
         self.births = 0
+        self.cannot_bear: bytes | None = None
+        """A payload that its callback fails on."""
         self._subscriptions = subscriptions or ["node/req/+"]
         values: dict[str, Any] = {
             "client_id": "node",
@@ -41,6 +43,8 @@ class Node(BusListener):
 
     def delivered(self, delivery: Delivery) -> None:
         self.inbox.put_nowait(delivery)
+        if delivery.payload == self.cannot_bear:
+            raise ValueError("a secret text")
 
     def connected(self) -> None:
         self.births += 1

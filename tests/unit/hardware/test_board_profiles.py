@@ -9,8 +9,14 @@ import pytest
 from edgeslm.bundle.model_shape import read_shape
 from edgeslm.bundle.size_estimate import WeightFormat, decode_tps, footprint, memory_bytes, prefill_tps
 from edgeslm.errors import BoardError
-from edgeslm.hardware import board_profiles
-from edgeslm.hardware.board_profiles import board_names, load_advice, load_board, load_sources, recognise
+from edgeslm.hardware.board_profiles import (
+    board_names,
+    load_advice,
+    load_board,
+    load_sources,
+    read_profile,
+    recognise,
+)
 from tests.support.paths import ROOT
 from tests.support.published_configs import PUBLISHED
 
@@ -103,10 +109,7 @@ def test_a_name_is_no_path() -> None:
         ("- 1\n", "Input should be a valid dictionary"),
     ],
 )
-def test_a_broken_profile_is_a_sentence(
-    text: str, problem: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_broken_profile_is_a_sentence(text: str, problem: str, tmp_path: Path) -> None:
     (tmp_path / "mine.yaml").write_text(text)
-    monkeypatch.setattr(board_profiles, "boards_folder", lambda: tmp_path)
     with pytest.raises(BoardError, match=problem):
-        load_board("mine")
+        read_profile(tmp_path / "mine.yaml")

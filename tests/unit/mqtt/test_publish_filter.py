@@ -12,8 +12,8 @@ from paho.mqtt._packet import decode_publish
 from paho.mqtt.enums import MQTTProtocolVersion
 from paho.mqtt.exception import MalformedPacket
 from paho.mqtt.packettypes import PacketTypes
-from paho.mqtt.properties import Properties
 
+from edgeslm.mqtt.paho_client import make_properties
 from edgeslm.mqtt.publish_filter import PublishFilter
 
 V5 = MQTTProtocolVersion.MQTTv5
@@ -51,10 +51,7 @@ def publish(first: int, topic: bytes, packed: bytes, payload: bytes) -> bytes:
 
 
 def pack(properties: dict[str, Any]) -> bytes:
-    packed = Properties(PacketTypes.PUBLISH)  # type: ignore[no-untyped-call]
-    for name, value in properties.items():
-        setattr(packed, name, value)
-    return bytes(packed.pack())  # type: ignore[no-untyped-call]
+    return bytes(make_properties(PacketTypes.PUBLISH, **properties).pack())  # type: ignore[no-untyped-call]
 
 
 def read(data: bytes) -> tuple[Any, ...] | None:
