@@ -97,6 +97,8 @@ class FakeHawkbit:
         """Targets that downloaded, with the range that they asked for."""
         self.cuts: list[int] = []
         """Bytes of a download after which the server hangs up, one each time."""
+        self.logins: list[str | None] = []
+        """The header Authorization of each request."""
         self.instead: Callable[[str, str], tuple[int, dict[str, str], bytes] | None] = lambda verb, path: None
         """What is answered in place of the truth, by a test that wants a hostile server."""
         self.lock = threading.RLock()
@@ -256,6 +258,7 @@ class _Handler(http.server.BaseHTTPRequestHandler):
 
     def _handle(self, verb: str) -> None:
         hawkbit = self.server.hawkbit
+        hawkbit.logins.append(self.headers.get("Authorization"))
         body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
         path = self.path.partition("?")[0]
         if (other := hawkbit.instead(verb, path)) is not None:

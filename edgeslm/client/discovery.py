@@ -28,7 +28,6 @@ if TYPE_CHECKING:
 
 KINDS = ("state", "info", "health")
 MOST_NODES = 10_000
-"""Limit of nodes to keep, so that a flood of fake nodes can't fill the memory."""
 _DOCUMENT_BYTES = 1024 * 1024
 _CALM_S = 0.5
 """After this long without a message, all retained messages count as received."""
@@ -65,6 +64,8 @@ class Discovery:
 
     ``site`` None: nodes of this broker. A name or ``ALL_SITES``: nodes of sites, on a hub's broker;
     ``prefix`` is then the site's.
+
+    :param most_nodes: limit of nodes to keep, so that a flood of fake nodes can't fill the memory.
     """
 
     def __init__(
@@ -74,7 +75,9 @@ class Discovery:
         node: str | None = None,
         *,
         site: str | None = None,
+        most_nodes: int = MOST_NODES,
     ) -> None:
+        self._most_nodes = most_nodes
         self._left_out = False
         self._address = address
         names = [node] if node is not None else ["+", f"{POOL}+"]
@@ -117,7 +120,7 @@ class Discovery:
         """A sentence if there are more nodes than the limit."""
         if not self._left_out:
             return None
-        return f"More than {MOST_NODES} nodes are at this broker; the others are left out."
+        return f"More than {self._most_nodes} nodes are at this broker; the others are left out."
 
     def sightings(self) -> list[Sighting]:
         """All nodes, ordered by site and name."""
@@ -198,15 +201,16 @@ class Discovery:
 
     def _is_one_too_many(self, key: tuple[str, str]) -> bool:
         is_new = key not in self._sightings
-        self._left_out = self._left_out or (is_new and len(self._sightings) >= MOST_NODES)
-        return is_new and len(self._sightings) >= MOST_NODES
+        is_too_many = is_new and len(self._sightings) >= self._most_nodes
+        self._left_out = self._left_out or is_too_many
+        return is_too_many
 
     def _note_uplink(self, site: str, payload: bytes, retained: bool) -> None:
         with self._changed:
             there = self._uplinks.get(site)
             if payload not in (b"0", b"1"):
                 self._uplinks.pop(site, None)
-            elif there is None and len(self._uplinks) == MOST_NODES:
+            elif there is None and len(self._uplinks) == self._most_nodes:
                 self._left_out = True
             elif there is None or there.is_up != (payload == b"1"):
                 self._uplinks[site] = Uplink(payload == b"1", time.time(), bool(retained))

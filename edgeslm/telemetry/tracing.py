@@ -32,7 +32,6 @@ log = logging.getLogger("edgeslm.telemetry")
 PHASES = ("queue", "prefill", "decode")
 QUEUE = 2048
 """Most spans waiting for the collector; more are dropped."""
-EVERY_S = 5.0
 TIMEOUT_S = 5.0
 """Timeout for sending a batch."""
 STOP_S = 2.0
@@ -102,7 +101,6 @@ class Tracer(Extension):
         return BatchSpanProcessor(
             _ReportingExporter(exporter, self),
             max_queue_size=QUEUE,
-            schedule_delay_millis=EVERY_S * 1000,
             max_export_batch_size=QUEUE // 4,
         )
 

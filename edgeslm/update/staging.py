@@ -14,6 +14,7 @@ import os
 import threading
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any, Final, TypeVar
 
@@ -28,9 +29,6 @@ from edgeslm.update.store import Store
 log = logging.getLogger("edgeslm.update")
 
 CHILD: Final = "edgeslm.update.unpacking"
-MEMORY_BYTES: Final = 200_000_000
-"""Memory limit of the child above its start; files are streamed, whatever the bundle's size."""
-LEAST_S: Final = 300.0
 SLOWEST_BYTES_PER_S: Final = 1_000_000
 """Of a busy SD card; each file is unpacked, read again and synced."""
 MOST_PACKED: Final = 1100
@@ -42,6 +40,19 @@ KEPT_S: Final = 7 * 24 * 3600.0
 
 
 Brought = TypeVar("Brought")
+
+
+@dataclass(frozen=True, slots=True)
+class ChildLimits:
+    """Limits of the child process."""
+
+    memory_bytes: int = 200_000_000
+    """Above its start; files are streamed, whatever the bundle's size."""
+    least_s: float = 300.0
+    """Time for an empty bundle."""
+
+
+CHILD_LIMITS: Final = ChildLimits()
 
 
 class Staging:
@@ -63,8 +74,10 @@ class Staging:
         show: Show = lambda done, of: None,
         within: Sequence[str] = (),
         allow_http: bool = False,
+        limits: ChildLimits = CHILD_LIMITS,
     ) -> None:
         self._store = store
+        self._limits = limits
         self._allowance = Allowance(store.folder, budget_bytes, stop or threading.Event(), show)
         self._schemes = (SCHEME, "http://") if allow_http else (SCHEME,)
         self._download = Download(
@@ -150,8 +163,8 @@ class Staging:
             try:
                 said = job.ask(
                     order,
-                    timeout_s=LEAST_S + work / SLOWEST_BYTES_PER_S,
-                    memory_bytes=MEMORY_BYTES,
+                    timeout_s=self._limits.least_s + work / SLOWEST_BYTES_PER_S,
+                    memory_bytes=self._limits.memory_bytes,
                     on_progress=lambda progress: self._allowance.show(*progress),
                 )
             except JobError as error:

@@ -67,51 +67,53 @@ class Hawkbit:
         self._config = config
         self._rollouts: Rollouts = config.rollouts
         self._server = Server(config.rollouts, config.node)
-        self._models = DistantModels(config) if is_distant(config) else RolloutModels(config)
-        self.book = Book(self._models.store.folder, config.node, "hawkbit")
-        self._work = StateMachine(self.book, self._models, self._bring, timeout_s=config.rollouts.timeout_s)
-        self._next_poll = 0.0
-        self._failures = 0
+        self.models = DistantModels(config) if is_distant(config) else RolloutModels(config)
+        self.book = Book(self.models.store.folder, config.node, "hawkbit")
+        self.work = StateMachine(self.book, self.models, self.bring, timeout_s=config.rollouts.timeout_s)
+        self.next_poll = 0.0
+        """When the server is asked again, in monotonic seconds."""
+        self.failures = 0
+        """Failed polls in a row."""
         self._canceled: str | None = None
         """Action whose cancellation is confirmed once it is undone."""
 
     def run(self, stop: threading.Event) -> None:
         """Until ``stop`` is set."""
-        self._resume()
+        self.resume()
         log.info("asking %s", self._server.base)
         while not stop.wait(self.turn()):
             pass
-        self._work.end_download()
+        self.work.end_download()
 
     def turn(self) -> float:
         """Does what can be done now. :return: seconds until the next call."""
         busy = True
         try:
-            busy = self._work.look()
+            busy = self.work.look()
             self._answer_cancellation()
-            if time.monotonic() >= self._next_poll:
+            if time.monotonic() >= self.next_poll:
                 self._poll()
                 busy = True
             self._deliver()
         except RolloutError as error:
-            self._failures += 1
-            pause = min(LONGEST_PAUSE_S, FIRST_PAUSE_S * 2 ** min(self._failures - 1, 10))
-            self._next_poll = time.monotonic() + pause * random.uniform(0.5, 1.0)
-            log.warning("%s (asked again in %.0f s)", error, self._next_poll - time.monotonic())
+            self.failures += 1
+            pause = min(LONGEST_PAUSE_S, FIRST_PAUSE_S * 2 ** min(self.failures - 1, 10))
+            self.next_poll = time.monotonic() + pause * random.uniform(0.5, 1.0)
+            log.warning("%s (asked again in %.0f s)", error, self.next_poll - time.monotonic())
         except OSError as error:  # a full disk: no step without its record
             log.error("the rollout is interrupted: %s", error)
-            self._next_poll = max(self._next_poll, time.monotonic() + FIRST_PAUSE_S)
+            self.next_poll = max(self.next_poll, time.monotonic() + FIRST_PAUSE_S)
             return FIRST_PAUSE_S
-        left = max(0.0, self._next_poll - time.monotonic())
+        left = max(0.0, self.next_poll - time.monotonic())
         return min(left, LOOK_EVERY_S if busy else 10 * LOOK_EVERY_S)
 
     # The server
 
     def _poll(self) -> None:
         poll = parse(self._server.read(), Poll)
-        self._failures = 0
+        self.failures = 0
         every = self._rollouts.poll_s or poll.sleep_s or POLL_S
-        self._next_poll = time.monotonic() + min(LONGEST_POLL_S, max(LEAST_POLL_S, every))
+        self.next_poll = time.monotonic() + min(LONGEST_POLL_S, max(LEAST_POLL_S, every))
         self._tell_attributes(asked=poll.links.config_data is not None)
         if poll.links.cancel is not None:
             self._cancel(parse(self._server.read(poll.links.cancel.href), CancelAction).to_stop.stop_id)
@@ -128,7 +130,7 @@ class Hawkbit:
 
     def _deliver(self) -> None:
         """Sends pending reports in order; those that the server refuses are dropped."""
-        while self.book.record.reports and not self._failures:
+        while self.book.record.reports and not self.failures:
             report = self.book.record.reports[0]
             body = encode_feedback(
                 report.action, report.execution, report.finished, report.details, report.at_ms
@@ -158,7 +160,7 @@ class Hawkbit:
         if version := self.book.record.version:
             found["sw_version"] = version
         for model in config.models:
-            found[f"edgeslm.model.{model}"] = self._models.digest(model) or "missing"
+            found[f"edgeslm.model.{model}"] = self.models.digest(model) or "missing"
         return {**found, **self._rollouts.attributes}
 
     # Deployments
@@ -172,7 +174,7 @@ class Hawkbit:
                 return
             if job.step not in UNTOUCHED:
                 return  # finish the running job first
-            self._work.stop("REMOVED", "the server offers something else")
+            self.work.stop("REMOVED", "the server offers something else")
         elif job is not None and job.id == action and job.state not in ("REMOVED", "CANCELED"):
             if not any(report.action == action for report in self.book.record.reports):
                 self.book.put(job, *final_reports(job))  # the final report was lost, or the server asks again
@@ -189,7 +191,7 @@ class Hawkbit:
         except RolloutError as error:  # report it, or the server waits for ever
             refused = RolloutJob(id=action, state="REJECTED", step="done", why=str(error))
             log.error("rollout %s: REJECTED: %s", action, error)
-            self._work.begin(refused, *final_reports(refused))
+            self.work.begin(refused, *final_reports(refused))
             return
         job = RolloutJob(
             id=action,
@@ -198,7 +200,7 @@ class Hawkbit:
             may_download=deployment.may_download,
             may_update=deployment.may_update,
         )
-        self._work.begin(job, _report_of(action, "scheduled", "QUEUED"))
+        self.work.begin(job, _report_of(action, "scheduled", "QUEUED"))
 
     def _update_permissions(self, job: RolloutJob, deployment: DeploymentBase) -> None:
         """Updates what the job may do: a maintenance window has opened, or the server forces it."""
@@ -214,7 +216,7 @@ class Hawkbit:
         if job.step == "downloaded" and not job.may_update:  # a download-only deployment
             self.book.put(job.model_copy(update={"state": "SUCCEEDED", "step": "done"}))
         else:
-            self._work.stop("REMOVED", "the server offers it no more")
+            self.work.stop("REMOVED", "the server offers it no more")
 
     # Cancellation
 
@@ -230,7 +232,7 @@ class Hawkbit:
             self._confirm(action, job.state)
         else:
             self._canceled = action
-            self._work.stop("CANCELED", "the server took it back")
+            self.work.stop("CANCELED", "the server took it back")
             self._answer_cancellation()
 
     def _answer_cancellation(self) -> None:
@@ -246,23 +248,25 @@ class Hawkbit:
 
     # This device
 
-    def _resume(self) -> None:
+    def resume(self) -> None:
+        """Reports that a job of an earlier process goes on. :raises OSError: the disk."""
         job = self.book.job
         told = any(one.execution == "resumed" for one in self.book.record.reports)
         if job is not None and not job.is_over and not told:
             self.book.put(job, _report_of(job.id, "resumed", f"{job.state}, {job.step}"))
 
-    def _bring(self, part: Part, stop: threading.Event) -> Brought:
+    def bring(self, part: Part, stop: threading.Event) -> Brought:
+        """Downloads a bundle with the login for its server. :raises BundleError: it can't be taken."""
         ours = same_server(part.url, self._server.base)
         login = self._server.login if ours else ServerLogin(ca_file=self._rollouts.ca_file)
         parts = urlsplit(self._server.base)
-        staging = self._models.staging(
+        staging = self.models.staging(
             stop,
             within=(f"{parts.scheme}://{parts.netloc}/", *self._rollouts.downloads),
             login=login,
             allow_http=self._rollouts.allow_http,
         )
-        return self._models.bring(staging, part, stop)
+        return self.models.bring(staging, part, stop)
 
 
 def _report_of(action: str, execution: str, why: str, **more: str) -> Report:

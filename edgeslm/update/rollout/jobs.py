@@ -146,7 +146,7 @@ class Book:
         kept = (*self.record.reports, *reports)[-MOST_REPORTS:]
         switched = job is not None and job.state == "SUCCEEDED" and job.may_update
         version = job.version if job is not None and switched else self.record.version
-        self._write(self.record.model_copy(update={"job": job, "reports": kept, "version": version}))
+        self.write(self.record.model_copy(update={"job": job, "reports": kept, "version": version}))
 
     def spend(self, seconds: float) -> RolloutJob | None:
         """Adds to the job's time; written to disk with its next step."""
@@ -159,13 +159,14 @@ class Book:
     def drop_report(self, report: Report) -> None:
         """Deletes a delivered report. :raises OSError: the disk."""
         left = tuple(one for one in self.record.reports if one is not report)
-        self._write(self.record.model_copy(update={"reports": left}))
+        self.write(self.record.model_copy(update={"reports": left}))
 
     def note_told(self, told: str) -> None:
         """Records the digest of the attributes sent. :raises OSError: the disk."""
-        self._write(self.record.model_copy(update={"told": told}))
+        self.write(self.record.model_copy(update={"told": told}))
 
-    def _write(self, record: Record) -> None:
+    def write(self, record: Record) -> None:
+        """Replaces the record. :raises OSError: the disk; nothing has changed."""
         write_record(self.file, record.model_dump())
         self.record = record
 

@@ -26,7 +26,6 @@ MOST_BYTES: Final = 100_000
 """Size limit of ``meta-data``."""
 LOOK_EVERY_S: Final = 0.2
 AWAY_S: Final = 60.0
-"""How long the node may be down during the switch or the trial."""
 PATIENCE_S: Final = 3600.0
 """Time limit for the node's tests, without the trial."""
 JOB: Final = "mender"
@@ -92,9 +91,13 @@ class Payload:
 
 
 class Module:
-    """Mender's states for one node. Each method returns when its state is done."""
+    """Mender's states for one node. Each method returns when its state is done.
 
-    def __init__(self, config: Config) -> None:
+    :param away_s: how long the node may be down during the switch or the trial.
+    """
+
+    def __init__(self, config: Config, *, away_s: float = AWAY_S) -> None:
+        self._away_s = away_s
         # Bundles come from a server that the configuration doesn't name: require signatures.
         config = config.model_copy(update={"signing": config.signing.settled(strangers=True)})
         self._config = config
@@ -158,7 +161,7 @@ class Module:
             now = time.monotonic()
             if self._models.is_node_running or job.step in ("downloading", "downloaded"):
                 seen = now
-            elif now - seen >= AWAY_S:
+            elif now - seen >= self._away_s:
                 work.stop("FAILED", "the node doesn't run")
             time.sleep(LOOK_EVERY_S)
 

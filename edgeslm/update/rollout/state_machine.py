@@ -31,14 +31,16 @@ UNEXPLAINED_S: Final = 300.0
 MOST_TRIES: Final = 3
 """Times that a node may end while it tests a bundle."""
 SILENT_S: Final = 3600.0
-"""Timeout for a running node's answer. Then it is asked again: the answer was lost, on a full disk or
-overwritten by that to another command."""
 AGAIN_S: Final = 60.0
 """Pause before a failed download is retried."""
 
 
 class StateMachine:
-    """Works on one job at a time."""
+    """Works on one job at a time.
+
+    :param silent_s: timeout for a running node's answer. Then it is asked again: the answer was lost, on a
+        full disk or overwritten by that to another command.
+    """
 
     def __init__(
         self,
@@ -47,25 +49,29 @@ class StateMachine:
         bring: Bring,
         *,
         timeout_s: float,
+        silent_s: float = SILENT_S,
     ) -> None:
         self._book = book
         self._models = models
         self._bring = bring
         self._timeout_s = timeout_s
+        self._silent_s = silent_s
         self._asked_at = 0.0
         self._thread: _StagingThread | None = None
         self._command: FileCommand | None = None
-        self._looked = time.monotonic()
-        self._not_before = 0.0
+        self.looked_at = time.monotonic()
+        """The last :meth:`look`, in monotonic seconds."""
+        self.not_before = 0.0
+        """When a failed download is retried, in monotonic seconds."""
         self._gone_since = 0.0
 
     def begin(self, job: RolloutJob, *reports: Report) -> None:
         """Replaces the job. :raises OSError: the disk."""
         self.end_download()
         self._command = None
-        self._not_before = 0.0
+        self.not_before = 0.0
         self._gone_since = 0.0
-        self._looked = time.monotonic()
+        self.looked_at = time.monotonic()
         log.info("rollout %s: %s", job.id, ", ".join(part.model for part in job.parts) or job.why)
         self._book.put(job, *reports)
 
@@ -87,7 +93,7 @@ class StateMachine:
     def look(self) -> bool:
         """Continues the job. :return: whether to call again soon. :raises OSError: the disk."""
         now = time.monotonic()
-        passed, self._looked = now - self._looked, now
+        passed, self.looked_at = now - self.looked_at, now
         if self._book.job is None or self._book.job.is_over:
             return False
         job = self._book.spend(0.0 if self._book.job.waits_for_server else passed)
@@ -128,7 +134,7 @@ class StateMachine:
             self._enter(job, "downloaded", _report(job, "downloaded"))
             return True
         if self._thread is None:
-            if time.monotonic() < self._not_before:
+            if time.monotonic() < self.not_before:
                 return False
             self._thread = _StagingThread(self._models, self._bring, job.parts[index])
             self._thread.start()
@@ -138,7 +144,7 @@ class StateMachine:
         done, self._thread = self._thread, None
         if isinstance(done.error, Unreachable):
             log.warning("rollout %s: %s", job.id, done.error)
-            self._not_before = time.monotonic() + AGAIN_S
+            self.not_before = time.monotonic() + AGAIN_S
         elif done.error is not None:
             self._finish(job, "REJECTED" if isinstance(done.error, EdgeslmError) else "FAILED", done.why)
         elif done.bundle is not None:
@@ -205,7 +211,7 @@ class StateMachine:
         said = self._models.heard(self._command)
         if said is not None:
             self._command = None
-        elif not self._models.is_node_running or time.monotonic() - self._asked_at > SILENT_S:
+        elif not self._models.is_node_running or time.monotonic() - self._asked_at > self._silent_s:
             self._models.withdraw(self._command)
             self._command = None
         return said

@@ -29,10 +29,13 @@ def by_name(spans: list[Any]) -> dict[str, Any]:
     return {span.name: span for span in spans}
 
 
-def test_a_request_and_a_route_are_traced(
-    make_broker: MakeBroker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(tracing, "EVERY_S", 0.05)
+@pytest.fixture(autouse=True)
+def sent_soon(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The library waits so many milliseconds for more spans."""
+    monkeypatch.setenv("OTEL_BSP_SCHEDULE_DELAY", "50")
+
+
+def test_a_request_and_a_route_are_traced(make_broker: MakeBroker, tmp_path: Path) -> None:
     broker = make_broker()
     with FakeCollector() as collector, App(broker.port, f"{BASE}/#") as app:
         configuration = fake_configuration(
@@ -65,11 +68,7 @@ def test_a_request_and_a_route_are_traced(
         assert not any(b"secret" in message.SerializeToString() for message in collector.messages)
 
 
-def test_a_collector_that_hangs_holds_nobody_back(
-    make_broker: MakeBroker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(tracing, "EVERY_S", 0.05)
-    monkeypatch.setattr(tracing, "STOP_S", 0.1)
+def test_a_collector_that_hangs_holds_nobody_back(make_broker: MakeBroker, tmp_path: Path) -> None:
     broker = make_broker()
     with socket.create_server(("127.0.0.1", 0)) as collector, App(broker.port, f"{BASE}/#") as app:
         endpoint = f"http://127.0.0.1:{collector.getsockname()[1]}"
@@ -90,7 +89,6 @@ def test_a_collector_that_hangs_holds_nobody_back(
 def test_a_collector_that_is_away_is_an_alert_until_it_is_back(
     make_broker: MakeBroker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(tracing, "EVERY_S", 0.05)
     monkeypatch.setattr(tracing, "TIMEOUT_S", 0.2)
     broker, port = make_broker(), free_port()
     configuration = fake_configuration(broker.url, tmp_path, tracing={"endpoint": f"http://127.0.0.1:{port}"})

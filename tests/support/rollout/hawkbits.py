@@ -10,6 +10,7 @@ from typing import Any
 
 from edgeslm.config.loader import Config, load_config
 from edgeslm.update.rollout.hawkbit import Hawkbit
+from edgeslm.update.rollout.jobs import Book, Record
 from tests.support.apps import WAIT_S
 from tests.support.benchmarks.scripts import load_scripts
 from tests.support.nodes import fake_configuration, write_bundle, write_configuration
@@ -67,3 +68,18 @@ def over(hawkbit: Hawkbit) -> Callable[[], bool]:
 def of(hawkbit: Hawkbit) -> Any:
     assert hawkbit.book.job is not None
     return hawkbit.book.job
+
+
+def die_at(book: Book, write: int, *, before: bool) -> None:
+    """Has the process end before or after so many writes of the book."""
+    really, left = book.write, [write]
+
+    def count(record: Record) -> None:
+        left[0] -= 1
+        if before and not left[0]:
+            raise KeyboardInterrupt
+        really(record)
+        if not left[0]:
+            raise KeyboardInterrupt
+
+    book.write = count  # type: ignore[method-assign]

@@ -5,11 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import pytest
-
 from edgeslm.bundle.manifest import load_bundle
 from edgeslm.update.command_file import CommandFile
-from edgeslm.update.rollout import state_machine
 from edgeslm.update.rollout.hawkbit import Hawkbit
 from edgeslm.update.rollout.jobs import Part, RolloutJob
 from edgeslm.update.rollout.state_machine import StateMachine
@@ -36,14 +33,14 @@ def test_a_download_goes_on_where_it_broke_off_also_in_another_run(
     first = client(load(tmp_path, configuration))
     drive(first, lambda: len(server.downloads) >= 3, "three tries are made")
     second = client(load(tmp_path, configuration))
-    second._resume()
+    second.resume()
     drive(second, lambda: of(second).step == "switching", "it is here")
     ranges = [wanted for _, wanted in server.downloads]
     assert ranges[0] is None and "bytes=1000000-" in ranges[1:] and None not in ranges[1:]
     assert "resumed" in server.actions[0].executions
     before = len(server.downloads)
     third = client(load(tmp_path, configuration))
-    third._resume()
+    third.resume()
     drive(third, lambda: not third.book.record.reports, "all is told")
     assert len(server.downloads) == before, "what is staged isn't downloaded again"
 
@@ -67,13 +64,13 @@ def test_a_window_that_opens_after_a_rollouts_time_is_still_waited_for(
     action = server.assign("hall", module, update="skip", window="unavailable")
     hawkbit = client(load(tmp_path, configuration))
     drive(hawkbit, lambda: "downloaded" in action.executions, "it is downloaded")
-    hawkbit._work._looked -= 1_000_000  # so long ago was the last look
+    hawkbit.work.looked_at -= 1_000_000  # so long ago was the last look
     polls = server.polls["hall"]
     drive(hawkbit, lambda: server.polls["hall"] > polls + 1, "it is asked again")
     assert (of(hawkbit).state, of(hawkbit).step) == ("IN_PROGRESS", "downloaded")
     action.update, action.window = "forced", "available"
     drive(hawkbit, lambda: of(hawkbit).step == "switching", "the window is open")
-    hawkbit._work._looked -= 1_000_000
+    hawkbit.work.looked_at -= 1_000_000
     drive(hawkbit, over(hawkbit), "then it has its time")
     assert of(hawkbit).state == "TIMED_OUT"
 
@@ -103,12 +100,9 @@ def test_a_job_of_a_model_that_is_configured_no_more_ends(
         drive(hawkbit, lambda: (tmp_path / "state/updates/wish-hall.json").exists(), "the node is asked")
 
 
-def test_an_answer_of_the_node_that_got_lost_is_asked_for_again(
-    tmp_path: Path, hawkbit: Hawkbit, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(state_machine, "SILENT_S", 0.0)
+def test_an_answer_of_the_node_that_got_lost_is_asked_for_again(tmp_path: Path, hawkbit: Hawkbit) -> None:
     node = CommandFile(tmp_path / "state", "hall")
-    work = StateMachine(hawkbit.book, hawkbit._models, hawkbit._bring, timeout_s=3600)
+    work = StateMachine(hawkbit.book, hawkbit.models, hawkbit.bring, timeout_s=3600, silent_s=0.0)
     part = Part(model="small", digest=f"sha256:{'1' * 64}")
     with node.running():
         work.begin(RolloutJob(id="1", state="IN_PROGRESS", step="switching", parts=(part,)))
@@ -121,17 +115,17 @@ def test_an_answer_of_the_node_that_got_lost_is_asked_for_again(
 
 
 def test_a_model_that_cannot_go_back_leaves_the_others_to_do_so(tmp_path: Path, hawkbit: Hawkbit) -> None:
-    models, node = hawkbit._models, CommandFile(tmp_path / "state", "hall")
+    models, node = hawkbit.models, CommandFile(tmp_path / "state", "hall")
     before = {name: models.digest(name) for name in ("small", "encoder")}
     new = {"small": f"sha256:{'1' * 64}", "encoder": f"sha256:{'2' * 64}"}
     for name in new:
         models.store.activate(name, before[name] or "", new[name], on_trial=True)
     parts = tuple(Part(model=name, digest=new[name], before=before[name]) for name in new)
     with node.running():
-        hawkbit._work.begin(RolloutJob(id="1", state="IN_PROGRESS", step="watching", parts=parts))
-        hawkbit._work.stop("FAILED", "it was bad")
+        hawkbit.work.begin(RolloutJob(id="1", state="IN_PROGRESS", step="watching", parts=parts))
+        hawkbit.work.stop("FAILED", "it was bad")
         while not of(hawkbit).is_over:
-            hawkbit._work.look()
+            hawkbit.work.look()
             if (command := node.next()) is None:
                 continue
             if command.model == "small":
@@ -188,7 +182,7 @@ def test_what_the_server_did_not_hear_it_hears_later(server: Any, hawkbit: Hawkb
     drive(hawkbit, lambda: hawkbit.book.job is not None, "it has decided")
     assert (of(hawkbit).state, action.said) == ("REJECTED", [])
     server.instead = lambda verb, path: None
-    hawkbit._next_poll = 0.0
+    hawkbit.next_poll = 0.0
     drive(hawkbit, lambda: action.status == "ERROR", "it is told")
     assert "'other', which isn't here" in action.details[-1]
     action.status = "RUNNING"  # it got lost at the server
