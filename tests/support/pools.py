@@ -12,6 +12,7 @@ from typing import Any
 
 from edgeslm.errors import Cancelled, RequestError
 from edgeslm.messages import Chunk, Request, Result
+from edgeslm.mqtt.broker_address import BrokerAddress
 from edgeslm.protocol.codec import (
     StateName,
     Topics,
@@ -24,6 +25,7 @@ from edgeslm.protocol.codec import (
 from edgeslm.protocol.delivery import Delivery, OutgoingMessage
 from edgeslm.storage.journal import request_key
 from tests.support.apps import WAIT_S
+from tests.support.mqtt.nodes import Wire
 from tests.support.small_nodes import NodeThread
 
 POOL = "edgeslm/v1/pool/triage"
@@ -56,16 +58,20 @@ class Member(NodeThread):
 
     def die(self) -> None:
         """Breaks the connection without DISCONNECT, for good."""
-        self._is_gone = True
-        network = self._bus._network
-        assert network is not None
-        end = network._stop.set
-        network._stop.set = lambda: None  # type: ignore[method-assign]
-        link = network._link
-        assert link is not None
-        network._pause = lambda failures: end()  # type: ignore[method-assign]
-        link._client._reset_sockets()
-        self._loop.call_soon_threadsafe(self._stop.set)
+
+        def die() -> None:
+            self._is_gone = True
+            self._bus.may_connect.clear()
+            self._wire.cut()
+            self._stop.set()
+
+        self._loop.call_soon_threadsafe(die)
+        self._thread.join()
+
+    async def _run(self) -> None:
+        async with Wire(BrokerAddress.parse(self._url).port) as self._wire:
+            self._url = self._wire.url
+            await super()._run()
 
     def tell(self) -> None:
         """Answers the open requests."""

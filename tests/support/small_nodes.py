@@ -47,9 +47,8 @@ class NodeThread(BusListener):
         return self
 
     def __exit__(self, *exception: object) -> None:
-        if not self._is_gone:
-            self._loop.call_soon_threadsafe(self._stop.set)
-            self._thread.join()
+        self._loop.call_soon_threadsafe(self._stop.set)
+        self._thread.join()
         self._loop.close()
 
     async def _run(self) -> None:
@@ -66,7 +65,7 @@ class NodeThread(BusListener):
         await self._stop.wait()
         if not self._is_gone:
             await self._say("stopped")
-            await self._bus.stop()
+        await self._bus.stop()
 
     def _say(self, state: StateName) -> asyncio.Future[None]:
         return self._bus.publish(OutgoingMessage(self.topics.state, encode_state(state, "b"), retain=True))

@@ -13,7 +13,6 @@ import pytest
 from edgeslm.bundle.manifest import load_bundle
 from edgeslm.update.exchange import folder_beside
 from edgeslm.update.rollout import hawkbit as hawkbit_module
-from edgeslm.update.rollout import state_machine
 from edgeslm.update.rollout.distant import DistantModels
 from edgeslm.update.store import Store
 from tests.support.apps import App
@@ -48,7 +47,7 @@ def test_a_rollout_succeeds_and_writes_nothing_of_the_node(
         app.take_state(BASE, "online")
         before = ask(app, "say", "hello", b"1")["model"]
         hawkbit = client(load(tmp_path, configuration))
-        assert isinstance(hawkbit._models, DistantModels)
+        assert isinstance(hawkbit.models, DistantModels)
         drive(hawkbit, over(hawkbit), "it is over")
         assert (of(hawkbit).state, of(hawkbit).why, action.status) == ("SUCCEEDED", "", "FINISHED")
         assert ask(app, "say", "hello", b"2")["model"] != before
@@ -89,15 +88,14 @@ def test_what_came_waits_for_a_node_that_does_not_run(
     tmp_path: Path,
     app: App,
     own: Path,
-    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(state_machine, "AGAIN_S", 0.1)
     action = server.assign("hall", server.module("small", pack(tmp_path / "new", "v2", b"version 2")))
     hawkbit = client(load(tmp_path, configuration))
-    drive(hawkbit, lambda: bool(server.downloads) and hawkbit._work._not_before > 0, "it is here")
+    drive(hawkbit, lambda: bool(server.downloads) and hawkbit.work.not_before > 0, "it is here")
     assert of(hawkbit).step == "downloading"
     with Node(tmp_path, configuration):
         app.take_state(BASE, "online")
+        hawkbit.work.not_before = 0.0
         drive(hawkbit, lambda: action.status == "FINISHED", "it is over")
     assert len(server.downloads) <= 2, "what came is kept"
 

@@ -15,7 +15,6 @@ import pytest
 
 from edgeslm.config.loader import load_config
 from edgeslm.errors import RolloutError
-from edgeslm.update.rollout import mender
 from edgeslm.update.rollout.mender import Module, Payload
 from edgeslm.update.store import Store
 from tests.support.apps import App
@@ -23,7 +22,7 @@ from tests.support.brokers import Mosquitto
 from tests.support.nodes import BASE, Node, fake_configuration, write_configuration
 from tests.support.operators import ask
 from tests.support.paths import ROOT
-from tests.support.rollout.hawkbits import CHECKS, pack
+from tests.support.rollout.hawkbits import CHECKS, die_at, pack
 
 MODULE = ROOT / "firmware-config/mender/edgeslm-bundle"
 
@@ -54,7 +53,7 @@ class Device:
         command = folder / "edgeslm"
         command.write_text(f'#!/bin/sh\nexec {sys.executable} -m edgeslm "$@"\n')
         command.chmod(0o755)
-        self._environment = {
+        self.environment = {
             **os.environ,
             "EDGESLM": str(command),
             "EDGESLM_CONFIG": str(folder / "config.yaml"),
@@ -64,7 +63,7 @@ class Device:
         return subprocess.run(
             [MODULE, state, self.folder],
             cwd=self.folder,
-            env=self._environment,
+            env=self.environment,
             capture_output=True,
             text=True,
         )
@@ -175,7 +174,7 @@ def test_a_rollback_takes_it_back_on_trial_and_after_its_commit(
 
 
 def test_a_power_cut_at_any_write_is_undone_by_the_states_that_follow(
-    configuration: dict[str, Any], tmp_path: Path, app: App, monkeypatch: pytest.MonkeyPatch
+    configuration: dict[str, Any], tmp_path: Path, app: App
 ) -> None:
     """After one in ArtifactInstall the client calls ArtifactRollback, ArtifactFailure and Cleanup."""
     configuration["updates"]["trial_s"] = 3600
@@ -186,15 +185,7 @@ def test_a_power_cut_at_any_write_is_undone_by_the_states_that_follow(
         config = load_config(write_configuration(tmp_path, configuration))
         for cut in range(1, 20):
             module = Module(config)
-            write, left = module.book._write, [cut]
-
-            def until(record: Any, write: Any = write, left: list[int] = left) -> None:
-                left[0] -= 1
-                if not left[0]:
-                    raise KeyboardInterrupt
-                write(record)
-
-            monkeypatch.setattr(module.book, "_write", until)
+            die_at(module.book, cut, before=True)
             with archive.open("rb") as stream:
                 try:
                     module.install("small", stream, archive.name)
@@ -213,13 +204,10 @@ def test_a_power_cut_at_any_write_is_undone_by_the_states_that_follow(
     assert Store(tmp_path / "state", "hall").entry("small") is None
 
 
-def test_without_a_node_nothing_is_installed(
-    configuration: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(mender, "AWAY_S", 0.1)
+def test_without_a_node_nothing_is_installed(configuration: dict[str, Any], tmp_path: Path) -> None:
     (tmp_path / "state").mkdir()
     archive = pack(tmp_path / "new", "small", b"weights of version 2")
-    module = Module(load_config(write_configuration(tmp_path, configuration)))
+    module = Module(load_config(write_configuration(tmp_path, configuration)), away_s=0.1)
     with archive.open("rb") as stream, pytest.raises(RolloutError, match="FAILED: the node doesn't run"):
         module.install("small", stream, archive.name)
     assert Store(tmp_path / "state", "hall").bundles() == []
@@ -300,7 +288,7 @@ class RealClient:
         found = subprocess.run([ROOT / "scripts/mender"], capture_output=True, text=True)
         assert found.returncode == 0, found.stderr
         self._programs = Path(found.stdout.strip())
-        self._root, self._environment = folder / "device", device._environment
+        self._root, self._environment = folder / "device", device.environment
         modules = self._root / "share/mender/modules/v3"
         for path in (modules, self._root / "lib/mender", self._root / "etc/mender"):
             path.mkdir(parents=True)

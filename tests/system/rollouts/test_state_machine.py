@@ -12,12 +12,11 @@ import pytest
 from edgeslm import __version__
 from edgeslm.bundle.manifest import load_bundle
 from edgeslm.update.command_file import CommandFile
-from edgeslm.update.rollout.hawkbit import Hawkbit
 from edgeslm.update.store import Store
 from tests.support.apps import App
 from tests.support.nodes import BASE, Node, write_bundle
 from tests.support.operators import ask
-from tests.support.rollout.hawkbits import client, drive, load, of, over, pack
+from tests.support.rollout.hawkbits import client, die_at, drive, load, of, over, pack
 
 
 def test_a_good_bundle_succeeds_after_its_trial(
@@ -139,12 +138,12 @@ def test_power_cuts_at_any_write_are_gone_on_from(
         config = load(tmp_path, configuration)
         for number in range(30):
             hawkbit = client(config)
-            die_at(hawkbit, 1 + number, before=number % 2 == 0)
+            die_at(hawkbit.book, 1 + number, before=number % 2 == 0)
             try:
-                hawkbit._resume()
+                hawkbit.resume()
                 drive(hawkbit, over(hawkbit), "it is over")
             except KeyboardInterrupt:
-                hawkbit._work.end_download()
+                hawkbit.work.end_download()
             else:
                 break
         assert number > 5, "there were cuts"
@@ -152,21 +151,6 @@ def test_power_cuts_at_any_write_are_gone_on_from(
         assert ask(app, "say", "hello", b"2")["model"] != before
     assert len(server.downloads) == 1
     assert len(Store(tmp_path / "state", "hall").bundles()) == 1
-
-
-def die_at(hawkbit: Hawkbit, write: int, *, before: bool) -> None:
-    """Has the process end at one of its writes."""
-    really, left = hawkbit.book._write, [write]
-
-    def count(record: Any) -> None:
-        left[0] -= 1
-        if before and not left[0]:
-            raise KeyboardInterrupt
-        really(record)
-        if not left[0]:
-            raise KeyboardInterrupt
-
-    hawkbit.book._write = count  # type: ignore[method-assign]
 
 
 def test_a_node_that_starts_again_goes_on_with_the_trial(
@@ -241,7 +225,7 @@ def test_a_cancellation_while_the_node_switches_is_undone_afterwards(
         )
         action.canceling = True
         hawkbit = client(load(tmp_path, configuration))
-        hawkbit._resume()
+        hawkbit.resume()
         drive(hawkbit, lambda: of(hawkbit).step == "undoing", "it is to be undone")
         assert not of(hawkbit).is_over
         gate.touch()
