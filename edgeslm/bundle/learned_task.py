@@ -82,7 +82,7 @@ class LearnedSection(Section):
 
     def _fields_fault(self, has_head: bool) -> str | None:
         if self.output_schema is None:
-            return "learned.output_schema: missing, and it was taught to extract"
+            return "learned.output_schema: missing, and it was trained to extract"
         if self.labels:
             return "learned.labels: fields have none"
         if not has_head:

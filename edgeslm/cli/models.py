@@ -117,7 +117,7 @@ def _activate(arguments: argparse.Namespace, config: Config, store: Store) -> tu
     if command_file.is_node_running:
         outcome = command_file.ask("activate", name, bundle.digest, older=arguments.older)
         if "error" in outcome:
-            raise BundleError(f"model {name} stays what it is: {outcome['error']}")
+            raise BundleError(f"model {name} was not changed: {outcome['error']}")
         return outcome, f"model {name} is {short}, on trial for {config.updates.trial_s:g} s"
     if not arguments.older:
         store.check_release(bundle)
@@ -140,7 +140,7 @@ def _rollback(arguments: argparse.Namespace, config: Config, store: Store) -> tu
     if command_file.is_node_running:
         outcome = command_file.ask("rollback", name)
         if "error" in outcome:
-            raise BundleError(f"model {name} stays what it is: {outcome['error']}")
+            raise BundleError(f"model {name} was not changed: {outcome['error']}")
         digest = outcome["digest"]
     else:
         digest = store.roll_back(name)

@@ -234,7 +234,7 @@ def _learned_faults(path: Path, task: Task) -> Iterator[Fault]:
         elif not (task.learned or task.adapter):
             yield (
                 (*path, "max_error"),
-                "needs a task that edgeslm-export tune has taught: set a threshold instead",
+                "needs a task that edgeslm-export tune has trained: set a threshold instead",
             )
 
 
@@ -242,7 +242,10 @@ def _stage_faults(path: Path, task: Task, names: Names, node: str) -> Iterator[F
     if task.stages and task.learned and LEARNED not in task.stages:
         yield (*path, "stages"), f"{LEARNED} is none of them: name it, or take learned out"
     if len(task.stages) > 1 and not task.threshold and task.max_error is None:
-        yield (*path, "stages"), "no stage ever passes on: set a threshold, or a max_error if it was taught"
+        yield (
+            (*path, "stages"),
+            "no stage passes requests on: set a threshold, or a max_error for a trained task",
+        )
     if task.stages and task.model is not None:
         yield (*path, "model"), "the stages name the models: take it out"
     for index, stage in enumerate(task.stages):

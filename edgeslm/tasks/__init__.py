@@ -46,32 +46,36 @@ def make_task(
     if learned is not None:
         section = _completed(name, section, learned)
     if section.kind is None:
-        raise ConfigError([f"tasks.{name}.kind: missing, and its bundle was not taught a task"])
+        raise ConfigError([f"tasks.{name}.kind: missing, and its bundle has no trained task"])
     if section.kind == "classify" and section.labels is None:
-        raise ConfigError([f"tasks.{name}.labels: missing, and its adapter was not taught any"])
+        raise ConfigError([f"tasks.{name}.labels: missing, and its adapter defines none"])
     if section.kind == "extract" and section.output_schema is None:
-        raise ConfigError([f"tasks.{name}.schema: missing, and its adapter was not taught any"])
+        raise ConfigError([f"tasks.{name}.schema: missing, and its adapter defines none"])
     task = _KINDS[section.kind](name, section, bundle, documents, context_length)
     if section.max_error is not None and section.kind == "extract" and not task.is_head:
-        raise ConfigError([f"tasks.{name}.max_error: what a decoder writes has no confidence; take it out"])
+        raise ConfigError([f"tasks.{name}.max_error: a decoder's output has no confidence; remove it"])
     return task
 
 
 def _completed(name: str, section: TaskSection, learned: LearnedSection) -> TaskSection:
     """The section completed from the bundle; it may repeat what was trained, but not contradict it."""
     if section.kind not in (None, learned.kind):
-        raise ConfigError([f"tasks.{name}.kind: {section.kind}, but what was taught is {learned.kind}"])
+        raise ConfigError(
+            [f"tasks.{name}.kind: {section.kind}, but the trained task is of kind {learned.kind}"]
+        )
     if section.labels is not None and set(section.labels) != set(learned.labels):
-        taught = ", ".join(learned.labels)
-        raise ConfigError([f"tasks.{name}.labels: what was taught has the labels {taught}; take them out"])
+        known = ", ".join(learned.labels)
+        raise ConfigError(
+            [f"tasks.{name}.labels: the trained task already defines labels {known}; remove this key"]
+        )
     schema = section.output_schema
     if schema is not None and not _fields(schema) <= _fields(learned.output_schema):
-        taught = ", ".join(sorted(_fields(learned.output_schema))) or "no fields"
-        raise ConfigError([f"tasks.{name}.schema: what was taught finds {taught}; take it out"])
+        known = ", ".join(sorted(_fields(learned.output_schema))) or "no fields"
+        raise ConfigError([f"tasks.{name}.schema: the trained task finds {known}; remove this key"])
     if "schema" in (section.allow or ()):
-        raise ConfigError([f"tasks.{name}.allow: schema can't be set by senders, as the fields are taught"])
+        raise ConfigError([f"tasks.{name}.allow: schema can't be set by senders: training fixed the fields"])
     if section.examples:
-        raise ConfigError([f"tasks.{name}.examples: mean nothing to what was taught; take them out"])
+        raise ConfigError([f"tasks.{name}.examples: have no effect with a trained task; remove them"])
     return section.model_copy(
         update={
             "kind": learned.kind,

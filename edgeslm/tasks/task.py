@@ -248,8 +248,8 @@ def threshold_of(name: str, section: TaskSection, calibration: Calibration | Non
     if not calibration.risk:
         raise ConfigError(
             [
-                f"tasks.{name}.max_error: its error rates are unknown, as with what was taught by a "
-                "teacher; set a threshold instead"
+                f"tasks.{name}.max_error: error rates are unknown (for example after "
+                "distillation); set a threshold instead"
             ]
         )
     point = find_threshold(calibration, wanted)
@@ -257,8 +257,8 @@ def threshold_of(name: str, section: TaskSection, calibration: Calibration | Non
         least = min(point.error for point in calibration.risk)
         raise ConfigError(
             [
-                f"tasks.{name}.max_error: {wanted} can't be promised: the least error that its "
-                f"{calibration.rows} test rows show is {least:.3f}; teach it with more rows, or allow more"
+                f"tasks.{name}.max_error: {wanted} is not reachable: the lowest error rate guaranteed by "
+                f"its {calibration.rows} test rows is {least:.3f}; train it with more rows, or allow more"
             ]
         )
     return point.threshold

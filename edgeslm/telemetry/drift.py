@@ -62,9 +62,9 @@ class DriftWatch:
     def reasons(self) -> list[str]:
         """Which statistics show drift, in words."""
         words = {
-            "distance": "they are unlike what it was taught with",
-            "confidence": "it is less sure of them",
-            "labels": "it gives other labels than it was tested with",
+            "distance": "the texts are less similar",
+            "confidence": "the confidence is lower",
+            "labels": "the labels are distributed differently",
         }
         return [words[name] for name, value in self._statistics.items() if value > self._limit(name) * _BACK]
 
@@ -73,8 +73,8 @@ class DriftWatch:
         if not self.moved:
             return None
         return (
-            f"The messages of task {task} have moved away from what it was taught with: "
-            f"{'; '.join(self.reasons)}. Look at some, and teach it again with them."
+            f"The messages of task {task} differ from the training data: "
+            f"{'; '.join(self.reasons)}. Label some and retrain."
         )
 
     def _compare(self) -> None:

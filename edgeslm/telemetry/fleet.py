@@ -249,7 +249,7 @@ def _lines(entry: FleetNode, room: int, width: int, paint: Painter) -> list[str]
     if entry.members:
         facts.append("members: " + ", ".join(f"{name} {state}" for name, state in entry.members.items()))
     lines += [paint(line, "dim") for fact in facts for line in wrap(fact, width)]
-    moved = [f"the messages of {task} have moved away from what it was tested with" for task in entry.drift]
+    moved = [f"the messages of {task} differ from its training data" for task in entry.drift]
     # Alerts mention drift already.
     wrong = [*filter(None, [entry.skew]), *entry.alerts, *(moved if not entry.alerts else [])]
     return lines + [paint(line, "bad") for one in wrong for line in wrap(f"! {one}", width)]

@@ -128,7 +128,9 @@ def run(options: argparse.Namespace) -> None:
     print_line(f"{options.out}: learned {task.name} from {len(said.texts)} texts: {HOW[report['method']]}")
     print_line(f"agrees with the teacher on   {report['accuracy']:.3f} of {report['rows']} held-out texts")
     for label, count in said.left_out.items():
-        print_line(f"left out: {label!r}, which {counted(count, 'text has', 'texts have')}; it is never said")
+        print_line(
+            f"left out: {label!r}, which {counted(count, 'text has', 'texts have')}; it is never predicted"
+        )
     if compared:
         _print_compared(compared)
 
@@ -145,7 +147,7 @@ def _teacher(options: argparse.Namespace, work: Path, budget: Budget) -> Teacher
         folder, revision = export_teacher(origin, work / "bundle", budget), origin.source.revision
     bundle = load_bundle(folder)
     if bundle.manifest.learned is None and bundle.manifest.kind != "decoder":
-        raise ExportError(f"{folder} was taught no task; a teacher is a taught bundle or a decoder.")
+        raise ExportError(f"{folder} is not a trained task; use a trained bundle or a decoder.")
     base = folder if bundle.manifest.learned is None else find_base(folder, options.teacher_base)
     return Teacher(bundle, base, revision)
 

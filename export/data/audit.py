@@ -112,8 +112,8 @@ def audit_labels(truth: Integers, probabilities: Floats) -> list[AuditFinding]:
     if not len(order):
         return []
     indices = tuple(int(index) for index in order)
-    are, them = counted(len(indices), "label is", "labels are"), "it" if len(indices) == 1 else "them"
-    return [AuditFinding(LABELS, indices, f"{are} probably wrong, by what the other rows say of {them}")]
+    are = counted(len(indices), "row is", "rows are")
+    return [AuditFinding(LABELS, indices, f"{are} probably mislabelled")]
 
 
 def without(rows: Rows, findings: Sequence[AuditFinding]) -> list[Row]:
@@ -179,7 +179,7 @@ def _case_variants(rows: Sequence[LabelledRow]) -> Iterator[AuditFinding]:
         if others:
             indices = tuple(index for index, row in enumerate(rows) if row.label in others)
             names = ", ".join(map(repr, others))
-            yield AuditFinding("case", indices, f"labels alike but for case: {names} beside {usual!r}")
+            yield AuditFinding("case", indices, f"labels alike but for case: {names} and {usual!r}")
 
 
 def _leakage(rows: Sequence[LabelledRow]) -> Iterator[AuditFinding]:
@@ -194,7 +194,7 @@ def _leakage(rows: Sequence[LabelledRow]) -> Iterator[AuditFinding]:
             hits, all_hits = where[word][label], sum(where[word].values())
             if hits >= max(_FEW, _OFTEN * total) and hits >= _GIVEN_AWAY * all_hits:
                 share = f"{hits / total:.0%} of the rows with the label {label!r} have {word!r} in their text"
-                what = f"{share} and hardly any other has: it will be learned by that word"
+                what = f"{share}, other rows rarely: the model may learn that word instead of the meaning"
                 yield AuditFinding("leakage", (), what)
 
 

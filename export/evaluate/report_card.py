@@ -124,11 +124,11 @@ def evaluate_learned(
 
     learned = bundle.manifest.learned
     if learned is None:
-        raise ExportError(f"{bundle.path} was taught no task.")
+        raise ExportError(f"{bundle.path} has no trained task.")
     for row in rows:
         if isinstance(row, LabelledRow) != (learned.kind == "classify"):
             needed = "a label" if learned.kind == "classify" else "fields"
-            raise ExportError(f"{bundle.path} was taught {learned.kind}; its rows need {needed}.")
+            raise ExportError(f"{bundle.path} was trained to {learned.kind}; its rows need {needed}.")
         if isinstance(row, LabelledRow) and row.label not in learned.labels:
             raise ExportError(
                 f"Row {row.number} has the label {row.label!r}, which {bundle.path} doesn't know; "
@@ -229,7 +229,7 @@ def evaluate_bundle(
     report = size_report(bundle)
     if kind in ("head", "adapter") and not bundle.manifest.is_reader:
         if wanted.data is None or wanted.base is None:
-            raise ExportError(f"{path} was taught a task: name labelled rows and its base (--base BUNDLE).")
+            raise ExportError(f"{path} is a trained task: name labelled rows and its base (--base BUNDLE).")
         rows = load_answers(wanted.data)
         how: dict[str, Any] = {"threads": threads, "on_progress": on_progress, "debug": debug}
         how |= {"max_error": wanted.max_error, "with_answers": wanted.with_answers}
@@ -263,14 +263,14 @@ def check_wanted(bundle: Bundle, data: Path | None, task: Path | None, *, compar
     if kind != "decoder" and task is not None:
         raise ExportError(f"{what}; a task (--task) is for decoders, a head brings its own.")
     if bundle.manifest.is_reader and (data is not None or task is not None):
-        raise ExportError(f"{bundle.path} is a reader; labelled rows are for what was taught a task.")
+        raise ExportError(f"{bundle.path} is a reader; labelled rows are for trained tasks.")
     if kind == "adapter" and bundle.manifest.learned is None:
         raise ExportError(
             f"{bundle.path} is an adapter; evaluate its base with labelled rows and a task that names it "
             "(--task)."
         )
     if kind == "encoder" and data is not None:
-        raise ExportError(f"{what}; labelled rows are for decoders and for what was taught a task.")
+        raise ExportError(f"{what}; labelled rows are for decoders and trained tasks.")
     if task is not None and data is None:
         raise ExportError("A task (--task) says how rows are read: name the rows too.")
     for file in filter(None, (data, task)):

@@ -162,7 +162,7 @@ def check_architecture(config: dict[str, Any], kind: Kind, where: str) -> str:
         elif architecture in READERS:
             other = " (the command for it is `edgeslm-export reader`, without questions)"
         elif kind == "reader" and architecture in ENCODERS:
-            other = " as a reader (it is taught to be one with --questions)"
+            other = " as a reader (--questions trains it as one)"
         raise ExportError(
             f"{where} has the architecture {architecture or 'of no name'}, which can't be exported{other}; "
             f"the {kind}s that can: {listed}."

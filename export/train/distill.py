@@ -113,12 +113,10 @@ def labels_of(teacher: Teacher, task: Task) -> tuple[str, ...]:
     learned = teacher.bundle.manifest.learned
     if learned is None:
         if not task.labels:
-            raise ExportError(
-                "A teacher that was taught nothing has to be told the labels: put them in TASK.yaml."
-            )
+            raise ExportError("An untrained teacher needs the labels: put them in TASK.yaml.")
         return task.labels
     if learned.kind != "classify":
-        raise ExportError(f"{teacher.bundle.path} was taught {learned.kind}; only classify is distilled.")
+        raise ExportError(f"{teacher.bundle.path} was trained to {learned.kind}; only classify is distilled.")
     if task.labels and set(task.labels) != set(learned.labels):
         raise ExportError(
             f"{teacher.bundle.path} knows the labels {', '.join(learned.labels)}, and the task has "
@@ -200,7 +198,7 @@ def _answers(
     noted = {name: found["answers"] for name in blocks if (found := notes.load(name)) is not None}
     if before := sum(map(len, noted.values())):
         yours = f", {by_user} of them by you" if by_user else ""
-        budget.announce(f"{before} texts were labelled before{yours}; to ask anew remove {notes.folder}.")
+        budget.announce(f"{before} texts were labelled before{yours}; to ask again remove {notes.folder}.")
     answers: list[Answer] = []
     for name, block in blocks.items():
         if name not in noted:

@@ -123,7 +123,7 @@ def check_rows(task: Task, rows: Sequence[LabelledRow | FieldsRow], data: Path) 
         if counts[label] < FEWEST_ROWS:
             raise ExportError(
                 f"{data} has {counts[label]} different texts with the label {label!r}; add some (at least "
-                f"{FEWEST_ROWS}, 20 or more to be useful) or take it out of the task."
+                f"{FEWEST_ROWS}, 20 or more to be useful) or remove it from the task."
             )
 
 
@@ -403,7 +403,7 @@ def _measurements(trials: Sequence[Trial] | Sequence[FieldTrial]) -> dict[str, A
 
 
 def _guarantees(calibration: Calibration | None) -> dict[str, Any]:
-    """Coverage at ``RISKS``, and the least error rate that the held-out rows can guarantee."""
+    """Coverage at ``RISKS``, and the lowest error rate that the held-out rows can guarantee."""
     if calibration is None or not calibration.risk:
         return {}
     least = min(point.error for point in calibration.risk)

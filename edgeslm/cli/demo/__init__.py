@@ -71,7 +71,7 @@ def demo(bundle: Path | None, *, short: bool = False) -> int:
 def _play(screen: Screen, folder: Path, decoder: Path, encoder: Path, data: Path, extent: Extent) -> None:
     taught, aside = load_sms(data)
     logins = load_logins(data, extent.logins)
-    screen.title("Teaching")
+    screen.title("Training")
     spam = teach(
         folder, "spam", {"ham": "an ordinary message", "spam": "advertising or fraud"}, taught, encoder
     )
@@ -116,7 +116,7 @@ def _tasks(spam: TrainedTask, notes: TrainedTask) -> dict[str, Any]:
         "tasks": {
             "spam": {"learned": str(spam.folder), "overflow": "head"},
             "triage": {"learned": str(notes.folder)},
-            "spam-untaught": {
+            "spam-untrained": {
                 "kind": "classify",
                 "model": "small",
                 "instruction": "Is this text message spam?",
@@ -196,20 +196,20 @@ def _spam(
     )
     untaught = aside[:most_untaught]
     guessed = 0
-    answers = traffic.requests("spam-untaught", [row.text for row in untaught], in_flight=IN_FLIGHT)
+    answers = traffic.requests("spam-untrained", [row.text for row in untaught], in_flight=IN_FLIGHT)
     for row, answer in zip(untaught, answers, strict=True):
         guessed += answer.label == row.label
-        screen.progress(f"the decoder alone, untaught: {answer.number + 1} of {len(untaught)}")
+        screen.progress(f"the decoder alone, untrained: {answer.number + 1} of {len(untaught)}")
     screen.clear()
     common = sum(row.label == "ham" for row in untaught)
     screen.line(
-        f"  the 135 M decoder alone, untaught: {guessed} of {len(untaught)} right; "
+        f"  the 135 M decoder alone, untrained: {guessed} of {len(untaught)} right; "
         f"always saying ham gets {common}"
     )
     return (
         "spam (learned head)",
         f"{right} of {len(aside)} right",
-        f"untaught decoder {guessed} of {len(untaught)}",
+        f"untrained decoder {guessed} of {len(untaught)}",
     )
 
 
@@ -264,7 +264,7 @@ def _logins(
 
 def _questions(screen: Screen, traffic: Traffic, questions: Sequence[Question]) -> tuple[str, str, str]:
     screen.title("Questions about a text that comes along: the answer is a quote of it")
-    screen.header("must hold")
+    screen.header("expected")
     options = [{"context": question.context} for question in questions]
     answers = traffic.requests("manual", [question.text for question in questions], options)
     right = verbatim = 0
@@ -273,7 +273,7 @@ def _questions(screen: Screen, traffic: Traffic, questions: Sequence[Question]) 
         verbatim += answer.label in question.context
         screen.message(question.text, answer, question.gold)
     screen.line(
-        f"  {right} of {len(questions)} hold the right words, {verbatim} are verbatim; "
-        "a model of this size reads poorly"
+        f"  {right} of {len(questions)} contain the expected words, {verbatim} are verbatim; "
+        "small models make many mistakes here"
     )
     return "manual (decoder, quote)", f"{right} of {len(questions)} right", f"{verbatim} verbatim"

@@ -36,7 +36,7 @@ def teach(
     :raises EdgeslmError: training isn't installed here, or failed.
     """
     if importlib.util.find_spec("sklearn") is None:
-        raise EdgeslmError("the demo teaches a task, which needs the extra: pip install 'edgeslm[heads]'")
+        raise EdgeslmError("the demo trains a task, which needs the extra: pip install 'edgeslm[heads]'")
     out = folder / "learned" / task
     out.parent.mkdir(exist_ok=True)
     description = folder / f"{task}.yaml"
@@ -49,6 +49,6 @@ def teach(
         [*command, "--encoder", str(encoder), "--json"], capture_output=True, text=True, check=False
     )
     if done.returncode:
-        raise EdgeslmError(f"teaching {task} failed: {done.stderr.strip().rpartition(chr(10))[2]}")
+        raise EdgeslmError(f"training {task} failed: {done.stderr.strip().rpartition(chr(10))[2]}")
     report = json.loads(done.stdout.strip().rpartition("\n")[2])
     return TrainedTask(task, out, len(rows), time.monotonic() - started, float(report["accuracy"]))

@@ -200,7 +200,7 @@ class StateMachine:
         self._put_part(job, index, asked=False)
         if "error" in said and self._models.digest(part.model) != part.digest:
             why = str(said["error"]).removeprefix(f"model {part.model}: ")
-            why = f"model {part.model} stays what it is: {why}"
+            why = f"model {part.model} was not changed: {why}"
             self._undo(self._book.job or job, "REJECTED", why)
         return True
 

@@ -125,7 +125,7 @@ def test_a_node_that_runs_does_it(
         run("stage", config, bad)
         capsys.readouterr()
         assert run("activate", config, "small", load_bundle(bad).digest) == 1
-        assert "model small stays what it is: the engine of" in capsys.readouterr().err
+        assert "model small was not changed: the engine of" in capsys.readouterr().err
 
 
 def test_root_goes_on_as_the_user_of_the_state_folder(config: Path, new: Path, tmp_path: Path) -> None:

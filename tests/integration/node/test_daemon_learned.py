@@ -107,8 +107,8 @@ def test_health_says_that_messages_have_moved_away_and_come_back(app: App, node:
     health = node.daemon.health()
     assert health["drift"]["topic"]["moved"]
     assert health["alerts"] == [
-        "The messages of task topic have moved away from what it was taught with: it gives other labels than "
-        "it was tested with. Look at some, and teach it again with them."
+        "The messages of task topic differ from the training data: the labels are distributed "
+        "differently. Label some and retrain."
     ]
     send(app, "ham", 4 * FEWEST)
     health = node.daemon.health()

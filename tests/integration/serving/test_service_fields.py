@@ -126,7 +126,7 @@ def test_messages_whose_fields_it_is_less_sure_of_have_moved_away(tmp_path: Path
             watch = service.deployment.watches["fields"]
             assert (watch.moved, watch.figures()["messages"]) == (moved, FEWEST)
             assert (watch.figures()["labels"], "distance" in watch.figures()) == (0, True)
-            assert watch.reasons == (["it is less sure of them"] if moved else [])
+            assert watch.reasons == (["the confidence is lower"] if moved else [])
 
     play(scene)
 

@@ -174,7 +174,7 @@ def test_learned_adapters_that_dont_fit_are_said_at_once(tmp_path: Path) -> None
         ("old.learned", "has no graph that takes adapters"),
         ("other.learned", "made for the base"),
         ("encoder.model", "encoder is of kind encoder; this task needs kind decoder"),
-        ("strict.max_error", "0.001 can't be promised"),
+        ("strict.max_error", "0.001 is not reachable"),
     )
     for problem, (key, sentence) in zip(caught.value.problems, expected, strict=True):
         assert problem.startswith(f"tasks.{key}: ")
@@ -367,7 +367,9 @@ def test_an_adapter_is_for_the_models_and_a_head_for_itself(tmp_path: Path) -> N
 @pytest.mark.parametrize("stages", ["[learned, small]", "[small, learned]"])
 def test_a_stage_that_never_passes_on_is_refused(tmp_path: Path, stages: str) -> None:
     """The stages behind it would never be asked."""
-    with pytest.raises(ConfigError, match=r"tasks\.topic\.stages: no stage ever passes on: set a threshold"):
+    with pytest.raises(
+        ConfigError, match=r"tasks\.topic\.stages: no stage passes requests on: set a threshold"
+    ):
         make_service(tmp_path, in_stages(tmp_path, stages=stages, max_error=None))
 
 

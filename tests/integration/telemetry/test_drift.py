@@ -112,13 +112,9 @@ def test_nothing_is_said_of_few_messages() -> None:
 # -- other messages --------------------------------------------------------------------------------
 
 SHIFTS = {
-    "they are unlike what it was taught with": Domain(
-        lambda chance: chance.gauss(0.7, 0.1), SURENESS["sure"], SHARES
-    ),
-    "it is less sure of them": Domain(DISTANCES["normal"], lambda chance: chance.betavariate(3, 2), SHARES),
-    "it gives other labels than it was tested with": Domain(
-        DISTANCES["normal"], SURENESS["sure"], (0.0, 0.1, 0.9)
-    ),
+    "the texts are less similar": Domain(lambda chance: chance.gauss(0.7, 0.1), SURENESS["sure"], SHARES),
+    "the confidence is lower": Domain(DISTANCES["normal"], lambda chance: chance.betavariate(3, 2), SHARES),
+    "the labels are distributed differently": Domain(DISTANCES["normal"], SURENESS["sure"], (0.0, 0.1, 0.9)),
 }
 
 
@@ -143,7 +139,7 @@ def test_messages_that_lie_farther_move_by_any_chance(seed: int, farther: float)
 def test_it_comes_back() -> None:
     watch = home().watch()
     for number in range(3):
-        SHIFTS["they are unlike what it was taught with"].send(watch)
+        SHIFTS["the texts are less similar"].send(watch)
         assert has_moved(watch), number
         home(number).send(watch)
         assert not has_moved(watch), number

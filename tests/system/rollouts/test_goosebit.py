@@ -106,5 +106,5 @@ def test_a_server_that_others_wrote_rolls_out_a_good_bundle_and_hears_of_a_bad_o
         drive(hawkbit, over(hawkbit), "it is over")
         now = goosebit.give(look=True)
         assert (now["state"], now["version"]) == ("Error", "2")
-        assert "REJECTED: model small stays what it is" in now["log"]
+        assert "REJECTED: model small was not changed" in now["log"]
         assert ask(app, "say", "hello", b"3")["model"] == after

@@ -134,7 +134,7 @@ def test_a_bad_bundle_fails_at_install_and_leaves_nothing(
         before = ask(app, "say", "hello", b"1")["model"]
         device = Device(tmp_path, archive, {"model": "small"})
         device.does("Download")
-        assert "REJECTED: model small stays what it is" in device.fails("ArtifactInstall")
+        assert "REJECTED: model small was not changed" in device.fails("ArtifactInstall")
         device.does("ArtifactRollback", "ArtifactFailure", "Cleanup")
         assert ask(app, "say", "hello", b"2")["model"] == before
     assert Store(tmp_path / "state", "hall").bundles() == []
@@ -327,7 +327,7 @@ def test_the_real_client_installs_commits_and_rolls_back(
         before = ask(app, "say", "hello", b"1")["model"]
         client = RealClient(tmp_path, Device(tmp_path))
         status, said = client.do("install", client.make("bad", bad))
-        assert status != 0 and "stays what it is" in said and "Rolling back" in said
+        assert status != 0 and "was not changed" in said and "Rolling back" in said
         assert ask(app, "say", "hello", b"2")["model"] == before
         status, said = client.do("install", client.make("v2", good))
         assert status == 0, said

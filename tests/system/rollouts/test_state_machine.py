@@ -60,7 +60,7 @@ def test_a_bundle_that_the_node_refuses_is_rejected(
         drive(hawkbit, over(hawkbit), "it is over")
         assert of(hawkbit).state == "REJECTED"
         assert action.status == "ERROR"
-        assert action.details[-1].startswith("REJECTED: model small stays what it is: ")
+        assert action.details[-1].startswith("REJECTED: model small was not changed: ")
         assert sentence in action.details[-1] and str(tmp_path) not in action.details[-1]
         assert ask(app, "say", "hello", b"2")["model"] == before
     assert Store(tmp_path / "state", "hall").bundles() == [], "what came for nothing is removed"
@@ -104,7 +104,7 @@ def test_two_models_change_both_or_none(
         hawkbit = client(load(tmp_path, configuration))
         drive(hawkbit, over(hawkbit), "it is over")
         assert (of(hawkbit).state, action.status) == ("REJECTED", "ERROR")
-        assert "model encoder stays what it is" in action.details[-1]
+        assert "model encoder was not changed" in action.details[-1]
         assert ask(app, "say", "hello", b"2")["model"] == before, "the first one is taken back too"
 
 

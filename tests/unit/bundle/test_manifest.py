@@ -367,7 +367,7 @@ def test_values_of_fields_keep_their_types(values: list[Any]) -> None:
 @pytest.mark.parametrize(
     ("raw", "sentence"),
     [
-        (taught(learned=POINTED, output_schema=None), r"learned\.output_schema: missing, and it was taught"),
+        (taught(learned=POINTED, output_schema=None), r"learned\.output_schema: missing, and it was trained"),
         (taught("adapter", EXTRACT, output_schema=None), r"learned\.output_schema: missing, and it was"),
         (taught("adapter", EXTRACT, fields=[MACHINE]), r"learned\.fields: an adapter writes its fields"),
         (taught("adapter", EXTRACT, calibration=fitted()), r"learned\.calibration: an adapter writes its"),

@@ -160,7 +160,7 @@ LABELS = {"kind": "classify", "labels": ["a", "b"]}
         ),
         (
             {**LABELS, "model": "small", "max_error": 0.1},
-            "max_error: needs a task that edgeslm-export tune has taught: set a threshold instead",
+            "max_error: needs a task that edgeslm-export tune has trained: set a threshold instead",
         ),
         (
             {"kind": "answer", "model": "small", "adapter": "/x", "max_error": 0.1},
@@ -172,7 +172,7 @@ LABELS = {"kind": "classify", "labels": ["a", "b"]}
         ),
         (
             {"kind": "extract", "model": "small", "schema": {"type": "object"}, "max_error": 0.1},
-            "max_error: needs a task that edgeslm-export tune has taught: set a threshold instead",
+            "max_error: needs a task that edgeslm-export tune has trained: set a threshold instead",
         ),
         ({"learned": "/x", "max_error": 0}, "max_error: must be more than 0"),
         ({"learned": "/x", "max_error": 1.5}, "max_error: must be at most 1"),

@@ -188,19 +188,23 @@ def test_labels_may_be_repeated_in_another_order() -> None:
 @pytest.mark.parametrize(
     ("bundle", "fields", "problem"),
     [
-        (head_bundle(), {"kind": "extract"}, "kind: extract, but what was taught is classify"),
-        (adapter_bundle(EXTRACT), {"kind": "classify"}, "kind: classify, but what was taught is extract"),
+        (head_bundle(), {"kind": "extract"}, "kind: extract, but the trained task is of kind classify"),
+        (
+            adapter_bundle(EXTRACT),
+            {"kind": "classify"},
+            "kind: classify, but the trained task is of kind extract",
+        ),
         (
             head_bundle(),
             {"labels": ["spam", "eggs"]},
-            "labels: what was taught has the labels spam, ham; take",
+            "labels: the trained task already defines labels spam, ham; remove",
         ),
         (
             head_bundle(),
             {"examples": [{"input": "x", "output": "ham"}]},
-            "examples: mean nothing to what was taught; take them out",
+            "examples: have no effect with a trained task; remove them",
         ),
-        (adapter_bundle(None), {}, "kind: missing, and its bundle was not taught a task"),
+        (adapter_bundle(None), {}, "kind: missing, and its bundle has no trained task"),
     ],
 )
 def test_a_section_that_contradicts_what_was_taught(
@@ -257,12 +261,12 @@ def test_an_error_that_cant_be_promised_is_refused() -> None:
     with pytest.raises(ConfigError) as caught:
         make_learned(bundle, max_error=0.01)
     (problem,) = caught.value.problems
-    assert problem.startswith("tasks.triage.max_error: 0.01 can't be promised")
-    assert "the least error that its 50 test rows show is 0.020" in problem
+    assert problem.startswith("tasks.triage.max_error: 0.01 is not reachable")
+    assert "guaranteed by its 50 test rows is 0.020" in problem
 
 
 def test_what_a_teacher_taught_promises_no_error() -> None:
-    with pytest.raises(ConfigError, match=r"tasks\.triage\.max_error: its error rates are unknown"):
+    with pytest.raises(ConfigError, match=r"tasks\.triage\.max_error: error rates are unknown"):
         make_learned(head_bundle(calibration=calibration()), max_error=0.2)
 
 

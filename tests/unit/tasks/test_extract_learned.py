@@ -128,12 +128,12 @@ def test_a_wanted_error_sets_the_threshold(max_error: float, share: float, statu
 
 
 def test_an_error_that_cant_be_promised_is_refused() -> None:
-    with pytest.raises(ConfigError, match=r"tasks\.fields\.max_error: 0\.01 can't be promised"):
+    with pytest.raises(ConfigError, match=r"tasks\.fields\.max_error: 0\.01 is not reachable"):
         make(pointer_bundle(calibration=fitted(risk=RISK)), max_error=0.01)
 
 
 def test_what_a_teacher_taught_promises_no_error() -> None:
-    with pytest.raises(ConfigError, match=r"tasks\.fields\.max_error: its error rates are unknown"):
+    with pytest.raises(ConfigError, match=r"tasks\.fields\.max_error: error rates are unknown"):
         make(pointer_bundle(calibration=fitted()), max_error=0.2)
 
 
@@ -147,7 +147,7 @@ def test_without_a_calibration_a_head_is_taken_at_its_word() -> None:
 def test_what_a_decoder_writes_promises_no_error(learned: dict[str, Any] | None) -> None:
     """Whether it is known what its adapter was taught or not: it would never abstain."""
     fields = {"kind": "extract", "schema": EXTRACT["output_schema"], "max_error": 0.1}
-    with pytest.raises(ConfigError, match=r"^tasks\.fields\.max_error: what a decoder writes has no conf"):
+    with pytest.raises(ConfigError, match=r"^tasks\.fields\.max_error: a decoder's output has no conf"):
         make(adapter_bundle(learned), **fields)
 
 
@@ -197,15 +197,15 @@ def test_a_schema_that_names_no_fields_is_no_task_for_a_decoder() -> None:
 @pytest.mark.parametrize(
     ("fields", "problem"),
     [
-        ({"kind": "classify"}, "kind: classify, but what was taught is extract"),
+        ({"kind": "classify"}, "kind: classify, but the trained task is of kind extract"),
         (
             {"schema": {"type": "object", "properties": {"valve": {}, "machine": {}}}},
-            "schema: what was taught finds celsius, machine, state; take it out",
+            "schema: the trained task finds celsius, machine, state; remove this key",
         ),
-        ({"allow": ["schema"]}, "allow: schema can't be set by senders, as the fields are taught"),
+        ({"allow": ["schema"]}, "allow: schema can't be set by senders: training fixed the fields"),
         (
             {"examples": [{"input": "x", "output": {"machine": "x"}}]},
-            "examples: mean nothing to what was taught",
+            "examples: have no effect with a trained task",
         ),
     ],
 )

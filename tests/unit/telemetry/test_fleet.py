@@ -86,7 +86,10 @@ def test_a_row_with_its_models() -> None:
         (entry(state="offline"), "offline"),
         (entry(health={"at": NOW - 200}), "stale"),
         (entry(info={"protocol": 3}), "speaks protocol 3"),
-        (entry(health={"drift": {"triage": {"moved": True}}}), "the messages of triage have moved away"),
+        (
+            entry(health={"drift": {"triage": {"moved": True}}}),
+            "the messages of triage differ from its training data",
+        ),
         (entry(health={"alerts": ["The disk is full."]}), "! The disk is full."),
         (entry(site="plant-a", unreachable=True), "cut off"),
     ],

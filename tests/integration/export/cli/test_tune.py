@@ -332,9 +332,7 @@ def test_tune_shows_what_each_way_is_worth(
     assert ["head", "0.875", "0.800", "to", "0.950", "16", "0.021", "120", "23.4", "MB", "-"] in lines
     assert ["lora", "0.938", "0.800", "to", "0.950", "16", "0.021", "120", "23.4", "MB", "2.1", "GB"] in lines
     assert "max_error: 0.05              answers 91.3%" in shown
-    assert (
-        "max_error: 0.02              can't be promised: of the surest rows up to 0.031 may be wrong" in shown
-    )
+    assert "max_error: 0.02              not reachable: lowest guaranteed error rate is 0.031" in shown
 
 
 def test_tune_shows_how_often_each_field_is_right(

@@ -162,8 +162,8 @@ def test_labels_alike_but_for_case_are_found_and_stay_as_they_are() -> None:
     rows = labelled(("on", "B"), *sound(), *more, ("off", "B"))
     found = [finding for finding in audit_rows(rows) if finding.kind == "case"]
     assert [finding.sentence for finding in found] == [
-        "labels alike but for case: 'STRASSE' beside 'Straße'",
-        "labels alike but for case: 'B' beside 'b'",
+        "labels alike but for case: 'STRASSE' and 'Straße'",
+        "labels alike but for case: 'B' and 'b'",
     ]
     assert [finding.rows for finding in found] == [(21, 26, 31, 36), (0, 41)]
     assert "case" not in DROPPABLE
@@ -265,7 +265,7 @@ def test_wrong_labels_are_found() -> None:
     assert found.kind == "labels"
     assert set(found.rows) <= set(turned)
     assert len(found.rows) >= 13
-    assert found.sentence.startswith(f"{len(found.rows)} labels are probably wrong")
+    assert found.sentence.startswith(f"{len(found.rows)} rows are probably mislabelled")
 
 
 def test_the_likeliest_of_wrong_labels_is_first() -> None:

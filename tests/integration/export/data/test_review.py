@@ -149,9 +149,7 @@ def test_labels_alike_but_for_case_are_named_with_their_rows_and_stay(clean: tup
     rows = rows_of(*SOUND, *((f"z {number}", "A") for number in range(8)))
     dropped, report = reviewer.read(clean, rows)
     assert dropped == []
-    assert reviewer.said == [
-        "labels alike but for case: 'A' beside 'a': rows 31, 32, 33, 34, 35, 36, 37, 38."
-    ]
+    assert reviewer.said == ["labels alike but for case: 'A' and 'a': rows 31, 32, 33, 34, 35, 36, 37, 38."]
     assert report[0]["rows"] == list(range(31, 39))
 
 

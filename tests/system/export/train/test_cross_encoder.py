@@ -74,7 +74,7 @@ def test_a_bundle_of_one(encoders: Path, tmp_path: Path) -> None:
 
 
 def test_what_was_not_taught_to_read_is_told_how(encoders: Path, tmp_path: Path) -> None:
-    with pytest.raises(ExportError, match=r"as a reader \(it is taught to be one with --questions"):
+    with pytest.raises(ExportError, match=r"as a reader \(--questions trains it as one"):
         resolve_source(str(encoders / "bge"), "reader", print)
     whole = make(encoders, "bge", tmp_path / "whole")
     with pytest.raises(ExportError, match="the command for it is `edgeslm-export reader`, without questions"):

@@ -42,7 +42,7 @@ def test_it_calls_the_command_that_a_user_would(tmp_path: Path, monkeypatch: pyt
 
 def test_a_failure_is_quoted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     replace_export(monkeypatch, tmp_path, "sys.exit('some progress\\nedgeslm-export: no rows')")
-    with pytest.raises(EdgeslmError, match="teaching spam failed: edgeslm-export: no rows"):
+    with pytest.raises(EdgeslmError, match="training spam failed: edgeslm-export: no rows"):
         teach(tmp_path, "spam", {}, ROWS, tmp_path)
 
 

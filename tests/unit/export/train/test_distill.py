@@ -70,12 +70,12 @@ def test_labels_that_differ_are_refused(head: Teacher) -> None:
 
 def test_who_was_taught_nothing_has_to_be_told_the_labels(decoder: Teacher) -> None:
     assert labels_of(decoder, task("a", "b")) == ("a", "b")
-    with pytest.raises(ExportError, match=r"has to be told the labels: put them in TASK\.yaml"):
+    with pytest.raises(ExportError, match=r"An untrained teacher needs the labels: put them in TASK\.yaml"):
         labels_of(decoder, task())
 
 
 def test_who_was_taught_fields_teaches_no_labels(adapter: Teacher) -> None:
-    with pytest.raises(ExportError, match="was taught extract; only classify is distilled"):
+    with pytest.raises(ExportError, match="was trained to extract; only classify is distilled"):
         labels_of(adapter, task("spam", "ham"))
 
 

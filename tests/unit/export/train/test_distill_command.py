@@ -149,7 +149,7 @@ def test_a_label_that_is_left_out_is_named_in_the_end(
     assert order(labels=("spam", "ham", "eggs")) == 0
     shown = capsys.readouterr()
     assert "'eggs' (0): the student learns without them" in shown.err
-    assert "left out: 'eggs', which 0 texts have; it is never said" in shown.out
+    assert "left out: 'eggs', which 0 texts have; it is never predicted" in shown.out
     assert school.specs[0].labels == ("spam", "ham")
 
 

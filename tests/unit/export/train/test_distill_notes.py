@@ -35,7 +35,7 @@ def test_what_the_teacher_said_is_not_asked_again(head: Teacher, answered: Answe
     assert told == []
     assert ask_teacher(head, task(), texts(60), notes, Budget(announce=told.append)) == first
     assert len(fake.exams) == 1
-    assert told == [f"60 texts were labelled before; to ask anew remove {notes.folder}."]
+    assert told == [f"60 texts were labelled before; to ask again remove {notes.folder}."]
     assert ask_teacher(head, task(), texts(60), notes, QUIET, sure=0.5).dropped == 0
     assert len(fake.exams) == 1, "how sure it has to be is nothing that it is asked"
 

@@ -71,7 +71,7 @@ def test_an_adapter_is_asked_on_its_base(tmp_path: Path, examination: FakeExamin
             [LabelledRow(3, "hi", "junk")],
             "Row 3 has the label 'junk', which .* know; it knows spam, ham",
         ),
-        ([FieldsRow(1, "M3", {"machine": "M3"})], "was taught classify; its rows need a label"),
+        ([FieldsRow(1, "M3", {"machine": "M3"})], "was trained to classify; its rows need a label"),
     ],
 )
 def test_rows_that_do_not_fit_what_was_taught(
@@ -87,14 +87,14 @@ def test_an_error_that_cannot_be_promised_is_told_before_anything_is_asked(
     tmp_path: Path, examination: FakeExamination
 ) -> None:
     head = load_bundle(write_head(tmp_path / "head", "sha256:0", calibration=calibration(risk=RISK)))
-    with pytest.raises(ConfigError, match="can't be promised"):
+    with pytest.raises(ConfigError, match="is not reachable"):
         evaluate_learned(head, tmp_path / "encoder", SPAM, max_error=0.001)
     assert examination.asked == []
 
 
 def test_what_was_taught_nothing_is_no_task(tmp_path: Path) -> None:
     adapter = load_bundle(write_adapter(tmp_path / "adapter", write_base(tmp_path / "base")))
-    with pytest.raises(ExportError, match="was taught no task"):
+    with pytest.raises(ExportError, match="has no trained task"):
         evaluate_learned(adapter, tmp_path / "base", SPAM)
     with pytest.raises(ExportError, match="is an adapter; evaluate its base with labelled rows and a task"):
         check_wanted(adapter, None, None, compared=False)
