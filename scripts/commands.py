@@ -20,7 +20,7 @@ from edgeslm.cli import main as device_main
 HEAD = """\
 # Commands
 
-`edgeslm` runs on devices and beside apps, `edgeslm-export` on a build machine. `scripts/commands.py`
+`edgeslm` runs on devices and next to apps, `edgeslm-export` on a build machine. `scripts/commands.py`
 generates this page from the parsers.
 
 Every command has `--help` with an example, and `--debug`, which shows tracebacks. `--json` prints data for

@@ -1,4 +1,4 @@
-"""Hook of mkdocs: adds files outside of ``docs/`` to the site and rewrites links.
+"""Hook of mkdocs: adds files outside of ``docs/`` to the site, rewrites links and labels cells of tables.
 
 Links in pages are paths in the repository, so that they work there too.
 """
@@ -8,6 +8,7 @@ from __future__ import annotations
 import posixpath
 import re
 from collections.abc import Iterator
+from itertools import cycle
 from pathlib import Path
 
 from mkdocs.config.defaults import MkDocsConfig
@@ -27,6 +28,8 @@ UNSEARCHED = {"CHANGELOG.md", "benchmarks/LOG.md"}
 """Long pages that would fill the search results."""
 
 FENCE = re.compile(r"(?ms)^( *)(`{3,})(\w*)[^\n]*\n(.*?)^\1\2 *$")
+WIDE = 4
+"""Columns from which phones show a row of a table as a list (``docs/site.css``)."""
 LINK = re.compile(r"\[(?P<label>[^\[\]]*)\]\((?P<target>[^)\s#]+)(?P<anchor>#[^)\s]*)?\)")
 
 
@@ -91,3 +94,17 @@ def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Fil
 
 def title(fence: re.Match[str]) -> str:
     return f'{fence[1]} title="{Path(fence[2]).name}"' if fence[2] else fence[1]
+
+
+def on_page_content(html: str, page: Page, config: MkDocsConfig, files: Files) -> str:
+    """Labels the cells of wide tables with the heads of their columns."""
+    return re.sub(r"(?s)<table>(.*?)</table>", label_cells, html)
+
+
+def label_cells(table: re.Match[str]) -> str:
+    heads = [re.sub(r"<[^>]*>", "", head) for head in re.findall(r"(?s)<th[^>]*>(.*?)</th>", table[1])]
+    if len(heads) < WIDE:
+        return table[0]
+    labels = cycle(head.replace('"', "&quot;") for head in heads)
+    cells = re.sub(r"<td(?=[ >])", lambda _: f'<td data-label="{next(labels)}"', table[1])
+    return f"<table data-wide>{cells}</table>"

@@ -19,7 +19,7 @@ LOGIN = os.environ.get("LOGIN")
 
 
 def main(text: str) -> int:
-    # Open one client and keep it: it is for all threads of a program, and connects again by itself.
+    # Open one client and keep it: it is for all threads of a program, and reconnects automatically.
     with Client(BROKER, NODE, name=LOGIN) as client:
         # Sent again until there is a result, whatever restarts meanwhile; the node runs it once.
         result = client.request("triage", text, timeout=60)

@@ -3,7 +3,7 @@ import mqtt from "mqtt";
 
 const FIRST_REPEAT_MS = 5000, LONGEST_REPEAT_MS = 30000;
 
-/** A connection to one node. Make one and keep it: it connects again by itself, and subscribes again.
+/** A connection to one node. Make one and keep it: it reconnects and resubscribes automatically.
  *  options are MQTT.js's: username, password, ca ... login, only at a broker whose access list `edgeslm provision`
  *  made, is the name of this app there. */
 export function connect(url, node, {login, ...options} = {}) {

@@ -171,8 +171,9 @@ class Task(Section):
     )
     overflow: Overflow = Field(
         default="error",
-        description="For a text beyond the context: fail (`error`), or keep its `head`, its `tail`, or "
-        "both ends (`middle` is cut). If unset, `summarize` reads it in parts",
+        description="What to do with a text longer than the context: fail (`error`), or keep its `head`, its "
+        "`tail`, or both ends (`middle` is cut). Without this key, `summarize` reads it in parts; other "
+        "kinds fail",
     )
     grounded: bool = Field(
         default=True, description="Removes sentences of `summarize` that the text doesn't support"

@@ -195,7 +195,7 @@ class Rollouts(Section):
     allow_http: bool = Field(default=False, description="Allows `url` without TLS, which exposes the token")
     downloads: tuple[Annotated[str, AfterValidator(http_url)], ...] = Field(
         default=(),
-        description="Addresses beside `url` from which bundles may come; they don't get the token",
+        description="Addresses besides `url` from which bundles may come; they don't get the token",
     )
     models: Mapping[str, str] = Field(
         default={},
@@ -347,7 +347,7 @@ class Console(Section):
     hosts: tuple[Annotated[str, AfterValidator(host_name)], ...] = Field(
         default=(),
         max_length=32,
-        description="Host names that browsers may use, beside `localhost` and IP addresses",
+        description="Host names that browsers may use, besides `localhost` and IP addresses",
     )
     cert_file: FilePath | None = Field(default=None, description="Certificate (PEM) for TLS")
     key_file: FilePath | None = Field(default=None, description="Key (PEM, no passphrase) of `cert_file`")

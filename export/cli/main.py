@@ -138,7 +138,7 @@ def _parser() -> argparse.ArgumentParser:
                 type=release,
                 metavar="N",
                 help="release number: a node that has accepted a higher one of the same name doesn't go back "
-                "by itself (default: 0)",
+                "automatically (default: 0)",
             )
         command.set_defaults(run=module.run, resumes=getattr(module, "RESUMES", False))
     return parser

@@ -24,7 +24,7 @@ def add_arguments(command: argparse.ArgumentParser) -> None:
     command.add_argument(
         "--make-key",
         action="store_true",
-        help="make that key first, and the public one that devices need beside it (FILE with .pub)",
+        help="make that key first, and the public one that devices need, next to it (FILE with .pub)",
     )
     command.add_argument(
         "--passphrase-file", type=Path, metavar="FILE", help="file whose first line is the key's passphrase"

@@ -50,7 +50,7 @@ def add_arguments(command: argparse.ArgumentParser) -> None:
 
     example = "edgeslm provision broker site config.yaml --app desk:triage --at /etc/mosquitto/edgeslm"
     sub = add_part(
-        parts, "broker", _broker, "write mosquitto's configuration and access list beside the keys", example
+        parts, "broker", _broker, "write mosquitto's configuration and access list next to the keys", example
     )
     sub.add_argument("folder", type=Path, metavar="DIR", help="folder of edgeslm provision keys")
     _add_users(sub)

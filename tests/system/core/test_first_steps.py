@@ -52,6 +52,7 @@ ELSEWHERE = {
     ". .venv/bin/activate": SETUP,
     "sudo apt-get install mosquitto mosquitto-clients": SETUP,
     "sudo apt-get install -y mosquitto mosquitto-clients": SETUP,
+    "sudo apt-get install -y mosquitto-clients": SETUP,
     "sudo apt-get update && sudo apt-get install -y mosquitto mosquitto-clients python3-venv": CARD,
     "git archive --prefix=edgeslm/ -o edgeslm.tar.gz HEAD": CARD,
     "tar -xzf edgeslm.tar.gz": CARD,
@@ -84,6 +85,8 @@ ELSEWHERE = {
     f"echo 'the token of the target' | sudo install -m 600 /dev/stdin {CREDENTIALS}/hawkbit-token": ROLLOUT,
     "sudo systemctl enable --now edgeslm-hawkbit": ROLLOUT,
     "cd firmware-config/container": COMPOSE,
+    "mkdir bundles": COMPOSE,
+    "cp -r ../../.edgeslm/starter/smollm2-135m-int4 bundles/": COMPOSE,
     "podman compose up --build": COMPOSE,
     "scp -r firmware-config/home-assistant/blueprints root@homeassistant.local:/config/": (
         "test_the_blueprint_acts_once_for_each_message"

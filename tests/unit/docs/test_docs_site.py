@@ -80,6 +80,19 @@ def test_names_of_files_are_titles_of_their_blocks(site: Path) -> None:
     assert '<span class="filename">ask.py</span>' in page and "```" not in page
 
 
+def test_cells_of_wide_tables_are_labelled_for_phones(site: Path) -> None:
+    page = (site / "reference/mqtt.html").read_text("utf-8")
+    assert re.search(r'<td data-label="QoS">1</td>', page)
+    (narrow, *_) = re.findall(r"(?s)<table>.*?</table>", page)
+    assert "data-label" not in narrow
+
+
+def test_steps_stay_in_their_list_with_their_commands(site: Path) -> None:
+    page = (site / "getting-started/install.html").read_text("utf-8")
+    (steps,) = re.findall(r"(?s)<ol>(.*?)</ol>", page)
+    assert steps.count("<li>") == 4 and steps.count("<pre>") == 3
+
+
 @pytest.mark.parametrize("term", TERMS)
 def test_its_search_finds_the_words_of_the_field(entries: list[dict[str, Any]], term: str) -> None:
     pattern = re.compile(term.replace(" ", "[ -]"), re.IGNORECASE)
