@@ -94,10 +94,12 @@ class Module:
     """Mender's states for one node. Each method returns when its state is done.
 
     :param away_s: how long the node may be down during the switch or the trial.
+    :param look_every_s: pause between looks at the node.
     """
 
-    def __init__(self, config: Config, *, away_s: float = AWAY_S) -> None:
+    def __init__(self, config: Config, *, away_s: float = AWAY_S, look_every_s: float = LOOK_EVERY_S) -> None:
         self._away_s = away_s
+        self._look_every_s = look_every_s
         # Bundles come from a server that the configuration doesn't name: require signatures.
         config = config.model_copy(update={"signing": config.signing.settled(strangers=True)})
         self._config = config
@@ -163,7 +165,7 @@ class Module:
                 seen = now
             elif now - seen >= self._away_s:
                 work.stop("FAILED", "the node doesn't run")
-            time.sleep(LOOK_EVERY_S)
+            time.sleep(self._look_every_s)
 
     def _expect(self, step: str) -> None:
         job = self.book.job

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import os
 import signal
 from collections.abc import Callable
@@ -10,12 +9,11 @@ from pathlib import Path
 
 import pytest
 
-from edgeslm.errors import BundleError
+from edgeslm.errors import EdgeslmError
 from edgeslm.node.daemon import Waits
-from edgeslm.serving.service import Service
 from tests.support.apps import App
 from tests.support.brokers import Mosquitto
-from tests.support.nodes import BASE, Node, NodeProcess, fake_configuration, parent_of
+from tests.support.nodes import BASE, Node, NodeProcess, fake_configuration, parent_of, write_bundle
 from tests.support.signers import Signer
 
 MakeBroker = Callable[..., Mosquitto]
@@ -170,15 +168,15 @@ def test_a_model_that_can_t_be_loaded_ends_the_node_with_a_sentence_and_the_stat
 def test_a_node_that_can_t_load_its_model_says_stopped(
     broker: Mosquitto, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    async def fail(self: object) -> None:
-        while not node.daemon.bus.connected:
-            await asyncio.sleep(0.01)
-        raise BundleError("the model is damaged")
-
-    monkeypatch.setattr(Service, "start", fail)
-    node = Node(tmp_path, fake_configuration(broker.url, tmp_path))
-    with App(broker.port, STATE) as app, pytest.raises(BundleError, match="damaged"), node:
-        assert states(app, "stopped") == ["starting", "stopped"]
+    gate = tmp_path / "gate"
+    monkeypatch.setenv("FAKE_LOAD", str(gate))
+    configuration = fake_configuration(broker.url, tmp_path)
+    write_bundle(tmp_path / "small", weights=b"crash at load")
+    ended = pytest.raises(EdgeslmError, match="ended unexpectedly")
+    with App(broker.port, STATE) as app, ended, Node(tmp_path, configuration):
+        assert states(app, "starting") == ["starting"]
+        gate.touch()
+        assert states(app, "stopped") == ["stopped"]
 
 
 def test_an_engine_that_is_killed_is_started_again_and_its_request_answered(

@@ -9,4 +9,3 @@ import pytest
 def no_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
     """A download that breaks off goes on at once."""
     monkeypatch.setattr("edgeslm.update.downloads.PAUSES_S", (0.0, 0.0))
-    monkeypatch.setattr("edgeslm.update.rollout.mender.LOOK_EVERY_S", 0.02)

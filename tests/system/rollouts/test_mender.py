@@ -184,7 +184,7 @@ def test_a_power_cut_at_any_write_is_undone_by_the_states_that_follow(
         before = ask(app, "say", "hello", b"0")["model"]
         config = load_config(write_configuration(tmp_path, configuration))
         for cut in range(1, 20):
-            module = Module(config)
+            module = Module(config, look_every_s=0.02)
             die_at(module.book, cut, before=True)
             with archive.open("rb") as stream:
                 try:
@@ -193,7 +193,7 @@ def test_a_power_cut_at_any_write_is_undone_by_the_states_that_follow(
                     ended = False
                 else:
                     ended = True
-            again = Module(config)
+            again = Module(config, look_every_s=0.02)
             again.roll_back()
             again.roll_back()
             again.clean_up()
@@ -207,7 +207,7 @@ def test_a_power_cut_at_any_write_is_undone_by_the_states_that_follow(
 def test_without_a_node_nothing_is_installed(configuration: dict[str, Any], tmp_path: Path) -> None:
     (tmp_path / "state").mkdir()
     archive = pack(tmp_path / "new", "small", b"weights of version 2")
-    module = Module(load_config(write_configuration(tmp_path, configuration)), away_s=0.1)
+    module = Module(load_config(write_configuration(tmp_path, configuration)), away_s=0.1, look_every_s=0.02)
     with archive.open("rb") as stream, pytest.raises(RolloutError, match="FAILED: the node doesn't run"):
         module.install("small", stream, archive.name)
     assert Store(tmp_path / "state", "hall").bundles() == []
