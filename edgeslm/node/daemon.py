@@ -32,6 +32,7 @@ from edgeslm.node.pool_membership import Membership
 from edgeslm.protocol.codec import Topics, encode_state
 from edgeslm.protocol.delivery import Delivery, Subscription
 from edgeslm.serving.model_pool import MakeProcess
+from edgeslm.serving.prepare import QUIET, QuietTimes
 from edgeslm.serving.service import Service
 from edgeslm.serving.warmup import WarmUp
 from edgeslm.storage.database import journal_of
@@ -65,6 +66,7 @@ class Waits:
     """How long a stop waits for running requests; the rest are delivered again at the next start."""
     announce_s: float = ANNOUNCE_S
     """How long a change of state waits for the broker's acknowledgement."""
+    quiet: QuietTimes = QUIET
 
 
 WAITS = Waits()
@@ -179,7 +181,7 @@ class Daemon:
     def _make_extensions(self) -> Iterator[Extension]:
         """Those that the configuration enables; modules of the others aren't imported."""
         config, presence = self.config, self._presence
-        yield WarmUp(self.service, presence)
+        yield WarmUp(self.service, presence, self._waits.quiet)
         if config.control.allow:
             handlers = {**self.admin.handlers, **handlers_of(self.updater, self._store)}
             yield ControlApi(self.bus, self.topics, self._audit, config.control.allow, handlers)

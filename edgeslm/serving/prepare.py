@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, Protocol
 
@@ -19,11 +20,20 @@ from edgeslm.serving.model_pool import ModelPool
 
 log = logging.getLogger("edgeslm.serving")
 
-FIRST_QUIET_S: Final = 10.0
-"""Idle seconds after a start before prepacking begins, since queued requests come first."""
-QUIET_S: Final = 5.0
-"""Idle seconds before an engine is restarted, or the next model is prepacked."""
 MARK_EVERY_S: Final = 24 * 3600.0
+
+
+@dataclass(frozen=True, slots=True)
+class QuietTimes:
+    """Idle seconds that prepacking waits for."""
+
+    first_s: float = 10.0
+    """After a start, since queued requests come first."""
+    next_s: float = 5.0
+    """Before an engine is restarted, or the next model is prepacked."""
+
+
+QUIET: Final = QuietTimes()
 
 
 class IdleNode(Protocol):
@@ -37,7 +47,8 @@ class IdleNode(Protocol):
 class Prepacker:
     """Prepacks the decoders of ``models`` that need it."""
 
-    def __init__(self, models: ModelPool, state_dir: Path, node: IdleNode) -> None:
+    def __init__(self, models: ModelPool, state_dir: Path, node: IdleNode, quiet: QuietTimes = QUIET) -> None:
+        self._quiet = quiet
         self._models = models
         self._state_dir = state_dir
         self._node = node
@@ -46,13 +57,13 @@ class Prepacker:
 
     async def run(self) -> None:
         """Prepacks what is missing, then marks what is used. Cancelling ends the child at once."""
-        await self._until_idle(FIRST_QUIET_S)
+        await self._until_idle(self._quiet.first_s)
         same: dict[tuple[str, str | None], list[str]] = {}
         for name in self._models.names:
             if self._models.can_be_prepared(name):
                 same.setdefault((self._models.bundle(name).digest, self._models.graph(name)), []).append(name)
         for names in same.values():
-            await self._until_idle(QUIET_S)
+            await self._until_idle(self._quiet.next_s)
             if await self._make(names):
                 for name in names:
                     await self._renew(name)
@@ -82,9 +93,9 @@ class Prepacker:
 
     async def _renew(self, name: str) -> None:
         try:
-            await self._until_idle(QUIET_S)
+            await self._until_idle(self._quiet.next_s)
             while not await self._models.renew(name):
-                await asyncio.sleep(QUIET_S)
+                await asyncio.sleep(self._quiet.next_s)
         except EdgeslmError as error:  # the next call retries
             log.error("model %s could not be restarted with prepared weights: %s", name, error)
             return

@@ -18,7 +18,7 @@ from edgeslm.engine.calls import Call, Generate, Output, Score
 from edgeslm.errors import RequestError
 from edgeslm.messages import LEAST_PRIORITY, Request
 from edgeslm.serving.deployment import Deployment, StageBinding
-from edgeslm.serving.prepare import Prepacker
+from edgeslm.serving.prepare import QUIET, Prepacker, QuietTimes
 from edgeslm.serving.scheduler import OnChunk
 from edgeslm.serving.service import Service
 from edgeslm.telemetry.extension import Announces, Extension
@@ -73,7 +73,8 @@ async def _warm(deployment: Deployment, name: str, binding: StageBinding, model:
 class WarmUp(Extension):
     """Runs while the node is idle; announces engines that run on prepacked weights."""
 
-    def __init__(self, service: Service, presence: Announces) -> None:
+    def __init__(self, service: Service, presence: Announces, quiet: QuietTimes = QUIET) -> None:
+        self._quiet = quiet
         self._service = service
         self._presence = presence
         self._prepacker: Prepacker | None = None
@@ -109,7 +110,7 @@ class WarmUp(Extension):
         try:
             await warm(self._service.deployment)
             if config.prepare == "auto":
-                self._prepacker = Prepacker(self._service.models, config.state_dir, self)
+                self._prepacker = Prepacker(self._service.models, config.state_dir, self, self._quiet)
                 await self._prepacker.run()
         except Exception as error:  # the node works without it
             log.error("warm-up failed: %s", type(error).__name__)

@@ -11,12 +11,16 @@ import pytest
 from edgeslm.bundle.manifest import Bundle
 from edgeslm.engine.worker.prepared import CACHE, Index
 from edgeslm.errors import SelfTestError
+from edgeslm.node.daemon import Waits
+from edgeslm.serving.prepare import QuietTimes
 from edgeslm.serving.warmup import WarmUp
 from tests.support.apps import App
 from tests.support.brokers import Mosquitto
 from tests.support.nodes import BASE, Node, fake_configuration
 
 INFO = f"{BASE}/info"
+HASTY = Waits(quiet=QuietTimes(0.001, 0.001))
+"""Every moment is a quiet one."""
 
 
 async def prepare(bundle: Bundle, graph: str, state_dir: Path, **_: object) -> Index:
@@ -27,12 +31,10 @@ async def prepare(bundle: Bundle, graph: str, state_dir: Path, **_: object) -> I
 
 
 @pytest.fixture
-def hasty(monkeypatch: pytest.MonkeyPatch) -> Any:
-    """Sets what prepares in a node that takes every moment for a quiet one."""
+def preparing(monkeypatch: pytest.MonkeyPatch) -> Any:
+    """Sets what prepares."""
 
     def set_prepare(prepare: Any) -> None:
-        monkeypatch.setattr("edgeslm.serving.prepare.FIRST_QUIET_S", 0.001)
-        monkeypatch.setattr("edgeslm.serving.prepare.QUIET_S", 0.001)
         monkeypatch.setattr("edgeslm.serving.prepare.prepare", prepare)
 
     return set_prepare
@@ -43,11 +45,14 @@ def idle_s(node: Node) -> float:
 
 
 def test_its_engine_is_started_on_what_was_prepared_and_info_says_so(
-    broker: Mosquitto, tmp_path: Path, hasty: Any
+    broker: Mosquitto, tmp_path: Path, preparing: Any
 ) -> None:
-    hasty(prepare)
+    preparing(prepare)
     configuration = fake_configuration(broker.url, tmp_path, prepare="auto")
-    with App(broker.port, INFO, f"{BASE}/state", f"{BASE}/res/#") as app, Node(tmp_path, configuration):
+    with (
+        App(broker.port, INFO, f"{BASE}/state", f"{BASE}/res/#") as app,
+        Node(tmp_path, configuration, waits=HASTY),
+    ):
         app.take(INFO, lambda heard: heard.json["models"]["small"]["prepared"] is False)
         told = app.take(INFO, lambda heard: heard.json["models"]["small"]["prepared"] is True)
         assert "prepared" not in told.json["models"]["encoder"]
@@ -55,10 +60,12 @@ def test_its_engine_is_started_on_what_was_prepared_and_info_says_so(
         assert app.take(f"{BASE}/res/say").json["status"] == "ok"
 
 
-def test_nothing_is_prepared_where_it_is_not_wanted(broker: Mosquitto, tmp_path: Path, hasty: Any) -> None:
-    hasty(prepare)
+def test_nothing_is_prepared_where_it_is_not_wanted(
+    broker: Mosquitto, tmp_path: Path, preparing: Any
+) -> None:
+    preparing(prepare)
     configuration = fake_configuration(broker.url, tmp_path, prepare="never")
-    with App(broker.port, f"{BASE}/state") as app, Node(tmp_path, configuration) as node:
+    with App(broker.port, f"{BASE}/state") as app, Node(tmp_path, configuration, waits=HASTY) as node:
         app.take_state(BASE, "online")
         assert idle_s(node) >= 0
     assert not (tmp_path / "state" / CACHE).exists()
@@ -68,7 +75,7 @@ def test_a_node_that_works_or_is_not_online_is_not_idle(broker: Mosquitto, tmp_p
     gate = tmp_path / "gate"
     configuration = fake_configuration(broker.url, tmp_path)
     with App(broker.port, f"{BASE}/state", f"{BASE}/res/#") as app:
-        with Node(tmp_path, configuration) as node:
+        with Node(tmp_path, configuration, waits=HASTY) as node:
             app.take_state(BASE, "online")
             app.wait_until(lambda: idle_s(node) > 0, "it is idle")
             app.publish(f"{BASE}/req/say", {"input": f"hold {gate}", "id": "1"})
@@ -80,7 +87,7 @@ def test_a_node_that_works_or_is_not_online_is_not_idle(broker: Mosquitto, tmp_p
         assert idle_s(node) == 0
 
 
-def test_a_stop_ends_what_is_being_prepared(broker: Mosquitto, tmp_path: Path, hasty: Any) -> None:
+def test_a_stop_ends_what_is_being_prepared(broker: Mosquitto, tmp_path: Path, preparing: Any) -> None:
     began, ended = tmp_path / "began", tmp_path / "ended"
 
     async def for_ever(*_: object, **__: object) -> Index:
@@ -91,9 +98,9 @@ def test_a_stop_ends_what_is_being_prepared(broker: Mosquitto, tmp_path: Path, h
             ended.touch()
         raise AssertionError
 
-    hasty(for_ever)
+    preparing(for_ever)
     configuration = fake_configuration(broker.url, tmp_path, prepare="auto")
-    with App(broker.port, f"{BASE}/res/#") as app, Node(tmp_path, configuration):
+    with App(broker.port, f"{BASE}/res/#") as app, Node(tmp_path, configuration, waits=HASTY):
         app.wait_until(began.exists, "it is being prepared")
         app.publish(f"{BASE}/req/say", {"input": "meanwhile", "id": "1"})
         assert app.take(f"{BASE}/res/say").json["status"] == "ok"
@@ -101,13 +108,13 @@ def test_a_stop_ends_what_is_being_prepared(broker: Mosquitto, tmp_path: Path, h
     assert ended.exists()
 
 
-def test_a_failed_self_test_is_an_alert(broker: Mosquitto, tmp_path: Path, hasty: Any) -> None:
+def test_a_failed_self_test_is_an_alert(broker: Mosquitto, tmp_path: Path, preparing: Any) -> None:
     async def fail(*_: object, **__: object) -> Index:
         raise SelfTestError("2 of 8 answers differ from those of the build machine")
 
-    hasty(fail)
+    preparing(fail)
     configuration = fake_configuration(broker.url, tmp_path, prepare="auto")
-    with App(broker.port, f"{BASE}/state") as app, Node(tmp_path, configuration) as node:
+    with App(broker.port, f"{BASE}/state") as app, Node(tmp_path, configuration, waits=HASTY) as node:
         said = "Model small: 2 of 8 answers differ from those of the build machine."
         app.wait_until(lambda: said in node.daemon.health()["alerts"], "there is an alert")
         assert node.daemon.info()["models"]["small"]["prepared"] is False

@@ -25,8 +25,10 @@ runpy.run_module(sys.argv[1], run_name="__main__", alter_sys=True)
 HASTY = f"""
 import functools, sys
 from edgeslm.cli import main as cli
+from edgeslm.node import daemon
 from edgeslm.serving import prepare
-prepare.FIRST_QUIET_S = prepare.QUIET_S = 0.1
+hasty = daemon.Waits(quiet=prepare.QuietTimes(0.1, 0.1))
+daemon.Daemon = functools.partial(daemon.Daemon, waits=hasty)
 prepare.prepare = functools.partial(prepare.prepare, command=(sys.executable, "-P", "-c", {PREPARE!r}))
 sys.exit(cli.main(["run", sys.argv[1]]))
 """

@@ -22,7 +22,7 @@ from edgeslm.engine.worker.prepared import CACHE, Index, folder_of
 from edgeslm.errors import BundleError, SelfTestError
 from edgeslm.serving import prepare as prepare_module
 from edgeslm.serving.model_pool import ModelPool
-from edgeslm.serving.prepare import Prepacker
+from edgeslm.serving.prepare import Prepacker, QuietTimes
 from tests.support.fakes import FakeProcess
 from tests.support.nodes import write_bundle
 
@@ -74,7 +74,7 @@ class Node:
         bundles["encoder"] = load_bundle(write_bundle(folder / "encoder", "encoder"))
         self.digests = {bundle.digest for bundle in bundles.values()}
         self.models = ModelPool(bundles, {}, make_process=make)
-        self.prepacker = Prepacker(self.models, self.state_dir, self)
+        self.prepacker = Prepacker(self.models, self.state_dir, self, QuietTimes(next_s=0.001))
         self._prepare = prepare or self.fake
 
     async def renewed(self) -> None:
@@ -102,10 +102,7 @@ class Node:
                 await running
             await self.models.stop()
 
-        with (
-            mock.patch.object(prepare_module, "QUIET_S", 0.001),
-            mock.patch.object(prepare_module, "prepare", self._prepare),
-        ):
+        with mock.patch.object(prepare_module, "prepare", self._prepare):
             asyncio.run(scene())
 
 
