@@ -303,7 +303,7 @@ def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
     if args.tokens < wikitext.CHUNK:
         parser.error(f"--tokens must be at least {wikitext.CHUNK}")
     if args.text is not None and not args.text.is_file():
-        parser.error(f"--text: {args.text} is no file")
+        parser.error(f"--text: {args.text} is not a file")
     if args.threads < 1:
         parser.error("--threads must be at least 1")
     return args

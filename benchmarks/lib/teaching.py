@@ -173,7 +173,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--json", action="store_true", help="only the JSON line")
     args = parser.parse_args(argv)
     if wrong := [rows for rows in args.rows if rows != "all" and not rows.isdecimal()]:
-        parser.error(f"--rows: {wrong[0]!r} is no number; numbers or 'all'")
+        parser.error(f"--rows: {wrong[0]!r} is not a number; numbers or 'all'")
     if args.set == "sms" and "all" in args.rows:
         parser.error("--rows: of sms what isn't drawn is the test, so all can't be drawn")
 

@@ -46,7 +46,7 @@ def file_fault(path: str, size: int) -> str | None:
     ending = Path(name).suffix
     if ending not in LARGEST_BYTES:
         kinds = ", ".join(LARGEST_BYTES)
-        return f"{path!r} is no file of a bundle, whose names end in {kinds}"
+        return f"{path!r} is not a file of a bundle, whose names end in {kinds}"
     most = _SMALL.get(name, LARGEST_BYTES[ending])
     if most is not None and size > most:
         return f"{path!r} has {size} bytes, and may have {most}"

@@ -34,7 +34,7 @@ _SHOWN: Final = 60
 
 def _number(value: Any, files: Collection[str]) -> str | None:
     is_number = isinstance(value, int | float) and -(2**53) < value < 2**53
-    return None if is_number else "is no number"  # booleans count as numbers
+    return None if is_number else "is not a number"  # booleans count as numbers
 
 
 def _numbers(value: Any, files: Collection[str]) -> str | None:
@@ -46,18 +46,18 @@ def _numbers(value: Any, files: Collection[str]) -> str | None:
 
 def _word(value: Any, files: Collection[str]) -> str | None:
     fits = isinstance(value, str) and _WORD.fullmatch(value) and ".." not in value and value[0] != "/"
-    return None if fits else "is no plain word"
+    return None if fits else "is not a plain word"
 
 
 def _words(value: Any, files: Collection[str]) -> str | None:
     if not isinstance(value, list) or len(value) > _MOST_ITEMS:
-        return f"is no list of at most {_MOST_ITEMS} words"
+        return f"is not a list of at most {_MOST_ITEMS} words"
     return next((fault for one in value if (fault := _word(one, files))), None)
 
 
 def _tensor(value: Any, files: Collection[str]) -> str | None:
     fits = isinstance(value, str) and _TENSOR.fullmatch(value)
-    return None if fits else "is no name of a tensor"
+    return None if fits else "is not the name of a tensor"
 
 
 def _graph(value: Any, files: Collection[str]) -> str | None:
@@ -68,10 +68,10 @@ def _graph(value: Any, files: Collection[str]) -> str | None:
 
 def _providers(value: Any, files: Collection[str]) -> str | None:
     if not isinstance(value, list) or len(value) > len(_PROVIDERS):
-        return "is no list of providers"
+        return "is not a list of providers"
     for one in value:
         if not isinstance(one, dict):
-            return "is no list of providers"
+            return "is not a list of providers"
         for name, options in one.items():
             allowed = _PROVIDERS.get(name)
             if allowed is None:
@@ -179,7 +179,7 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def _no_constant(name: str) -> None:
-    raise ValueError(f"{name} is no number")
+    raise ValueError(f"{name} is not a number")
 
 
 def _kind(value: Any) -> str:

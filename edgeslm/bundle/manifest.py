@@ -221,7 +221,7 @@ def load_bundle(path: Path, digest: str | None = None) -> Bundle:
         _check_plain(manifest_path, manifest_path.lstat())
         raw = read_whole(manifest_path, MANIFEST_BYTES)
     except FileNotFoundError:
-        raise BundleError(f"{manifest_path}: missing, so this folder is no bundle") from None
+        raise BundleError(f"{manifest_path}: missing, so this folder is not a bundle") from None
     except OSError as error:
         raise BundleError(f"{manifest_path}: {error.strerror}") from None
     found = "sha256:" + hashlib.sha256(raw).hexdigest()
@@ -254,7 +254,7 @@ def _check_folder(bundle: Bundle) -> None:
         if name in (MANIFEST, SIGNATURE):
             continue
         if name not in expected:
-            raise BundleError(f"{file}: not listed in the manifest; take it out of the bundle")
+            raise BundleError(f"{file}: not listed in the manifest; remove it from the bundle")
         if status.st_size != expected[name]:
             raise BundleError(f"{file}: {status.st_size} bytes, the manifest says {expected[name]}")
     if missing := sorted(set(expected) - set(found)):

@@ -41,7 +41,7 @@ def run(arguments: argparse.Namespace) -> int:
     said = {"task": arguments.task, "input": arguments.text, **answer}
     feedback = parse_feedback(json.dumps(said).encode())
     if "/" in feedback.task or topic_name_fault(feedback.task):
-        raise EdgeslmError(f"{feedback.task!r} is no task's name")
+        raise EdgeslmError(f"{feedback.task!r} is not a task's name")
     correction = Correction(feedback.task, feedback.input or "", feedback.label, feedback.fields)
     state_dir = default_state_dir()
     if arguments.config is not None:

@@ -84,7 +84,7 @@ def _time(text: str) -> float:
     try:
         return datetime.fromisoformat(text).timestamp()
     except (ValueError, OverflowError, OSError):
-        raise argparse.ArgumentTypeError(f"{text} is no day or time, such as 2026-11-27T06:00") from None
+        raise argparse.ArgumentTypeError(f"{text} is not a date or time, such as 2026-11-27T06:00") from None
 
 
 def _end(text: str) -> float:

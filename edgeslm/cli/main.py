@@ -198,7 +198,7 @@ def _json_object(text: str) -> dict[str, Any]:
 
 def _one_level(text: str) -> str:
     if "/" in text or topic_name_fault(text):
-        raise argparse.ArgumentTypeError(f"{text!r} is no level of a topic")
+        raise argparse.ArgumentTypeError(f"{text!r} is not a single topic level")
     return text
 
 

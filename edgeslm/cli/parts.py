@@ -37,5 +37,5 @@ def add_part(
 def whole_number(text: str) -> int:
     """An argparse type: a whole number above 0."""
     if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text} is no whole number above 0")
+        raise argparse.ArgumentTypeError(f"{text} is not a whole number above 0")
     return int(text)

@@ -73,5 +73,5 @@ def _age(text: str) -> float:
     """An argparse type: a time such as 30d, in seconds."""
     found = re.fullmatch(r"(\d+(?:\.\d+)?) *(s|min|h|d|w)", text)
     if not found:
-        raise argparse.ArgumentTypeError(f"{text!r} is no age: write 30d, 12h, 90min or 45s")
+        raise argparse.ArgumentTypeError(f"{text!r} is not an age: write 30d, 12h, 90min or 45s")
     return float(found[1]) * _UNITS[found[2]]

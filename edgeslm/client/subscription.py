@@ -35,7 +35,7 @@ class News:
         try:
             return parse_json(decode_text(self.payload))
         except InvalidRequest as error:
-            raise ProtocolError(f"The message on {self.topic} is no JSON. {error}") from None
+            raise ProtocolError(f"The message on {self.topic} is not JSON. {error}") from None
 
     def result(self) -> Result:
         """The payload as a result. :raises ProtocolError: it isn't one."""

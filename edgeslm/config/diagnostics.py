@@ -48,7 +48,7 @@ def sentence_of(entry: Any, path: yaml_source.Path, section: type[Section]) -> s
     if kind == "value_error":
         return str(context["error"])
     if value is None:
-        return "empty: give it a value, or take the key out (a value with # or a leading * & needs quotes)"
+        return "empty: give it a value, or remove the key (a value with # or a leading * & needs quotes)"
     if kind == "literal_error":
         choices = re.findall(r"'([^']*)'|(\d+)", context["expected"])
         return _choice([text or number for text, number in choices], value)

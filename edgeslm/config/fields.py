@@ -41,7 +41,7 @@ def node_name(value: str) -> str:
     if not re.fullmatch(r"[a-z0-9-]{1,64}", value):
         raise ValueError("may hold a-z, 0-9 and - only, 1 to 64 of them")
     if value == "pool":
-        raise ValueError("pool is no node's name, since pools have their topics there: choose another")
+        raise ValueError("pool is reserved for pools' topics: choose another name")
     return value
 
 
@@ -86,7 +86,7 @@ def _labels(value: Any) -> Mapping[str, str]:
         raise ValueError("must be a mapping from label to meaning, or a list of labels")
     for label, meaning in value.items():
         if not label.strip() or label != label.strip() or not label.isprintable() or len(label) > 200:
-            raise ValueError(f"{label!r} is no label: 1 to 200 printable characters, no space around them")
+            raise ValueError(f"{label!r} is not a label: 1 to 200 printable characters, no space around them")
         if meaning is not None and not isinstance(meaning, str):
             raise ValueError(f"the meaning of {label!r} must be a text: put it in quotes")
     if len(value) < 2:
@@ -146,7 +146,7 @@ def _window(value: Any) -> Window:
         raise ValueError(f"has no {unknown[0]}: there are last, every, on and most")
     if "last" in value:
         if "most" in value:
-            raise ValueError("most means nothing beside last, which is as many: take it out")
+            raise ValueError("most has no effect with last; remove it")
         count = _count(value["last"], "last")
         return Window(last=count, most=count)
     most = _count(value["most"], "most") if "most" in value else USUAL_WINDOW
@@ -178,7 +178,7 @@ def broker_url(value: str) -> str:
         parts = urlsplit(value)
         port = parts.port
     except ValueError:
-        raise ValueError("is no address: write mqtt://HOST or mqtts://HOST:PORT") from None
+        raise ValueError("is not an address: write mqtt://HOST or mqtts://HOST:PORT") from None
     if "@" in value:
         raise ValueError("must not hold a user or password: use username and password_file")
     if parts.scheme not in ("mqtt", "mqtts"):
@@ -196,7 +196,7 @@ def http_url(value: str) -> str:
         parts = urlsplit(value)
         _ = parts.port
     except ValueError:
-        raise ValueError("is no address: write http://HOST:PORT") from None
+        raise ValueError("is not an address: write http://HOST:PORT") from None
     if parts.scheme not in ("http", "https") or not parts.hostname or re.search(r"[\s\\]", value):
         raise ValueError("must be an address as http://HOST:PORT or https://HOST")
     if "@" in value or parts.query or parts.fragment:

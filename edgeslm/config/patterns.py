@@ -45,7 +45,7 @@ def _reason(words: str) -> str:
     if "size limit" in words:
         return "it is too large when its repetitions are written out"
     found = re.search(r"error: (.{1,200})", words)
-    return found[1] if found else "it is no regular expression"
+    return found[1] if found else "it is not a regular expression"
 
 
 def compiled_size(pattern: str) -> int:

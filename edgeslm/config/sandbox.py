@@ -416,7 +416,7 @@ def prove_limits() -> None:
     """
     variables = {"items": [0] * 40, "text": "x" * 100}
     if _try("{{ text }}", variables) != variables["text"]:
-        raise TemplateError(_unfit("a plain template comes to something else"))
+        raise TemplateError(_unfit("a plain template gives the wrong result"))
     for source in _ESCAPES:
         try:
             _try(source, variables)

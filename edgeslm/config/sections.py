@@ -116,7 +116,7 @@ class Limits(Section):
 
     @property
     def qos0_queue(self) -> int:
-        """Limit of QoS 0 messages held at a time, beside ``queue``: QoS 0 has no flow control."""
+        """Limit of QoS 0 messages held at a time, in addition to ``queue``: QoS 0 has no flow control."""
         return max(1, self.queue // 4)
 
 
@@ -254,7 +254,7 @@ class Signing(Section):
     def fault(self, *, strangers: bool) -> tuple[str, str] | None:
         """The key that contradicts the others, and the problem; None if valid."""
         if self.require_signature and self.unsigned == "accept":
-            return "unsigned", "accept contradicts require_signature: true; take one of them out"
+            return "unsigned", "accept contradicts require_signature: true; remove one of them"
         if not self.refuses or self.keys:
             return None
         sentence = "missing: list the public keys of those whose bundles may run here"

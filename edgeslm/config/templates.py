@@ -77,7 +77,7 @@ class Template:
             for part in self.compiled.generate(scope.variables()):
                 length += len(part)
                 if length > OUTPUT_LIMIT:
-                    raise TemplateError(f"the template comes to more than {OUTPUT_LIMIT} characters")
+                    raise TemplateError(f"the output exceeds {OUTPUT_LIMIT} characters")
                 parts.append(part)
         return "".join(parts)
 

@@ -99,14 +99,17 @@ def _journal_faults(config: Config) -> Iterator[Fault]:
     if config.journal.keep == "full":
         return
     if config.journal.key_file is not None:
-        yield ("journal", "key_file"), "means nothing where nothing is kept: take it out, or keep: full"
+        yield ("journal", "key_file"), "has no effect while nothing is kept; remove it, or set keep: full"
     if config.durability == "spool":
-        yield ("durability",), "spool keeps every message on this disk, and journal says none: take one out"
+        yield (
+            ("durability",),
+            "spool keeps every message on this disk, and journal says none; remove one of them",
+        )
 
 
 def _broker_faults(broker: Broker) -> Iterator[Fault]:
     if broker.password_file and not broker.username:
-        yield ("broker", "username"), "missing: a password_file needs a username beside it"
+        yield ("broker", "username"), "missing: a password_file needs a username"
     yield from _pair_faults("broker", broker)
     for key in ("ca_file", "cert_file", "key_file"):
         if getattr(broker, key) and not broker.tls:
@@ -132,7 +135,7 @@ def _console_faults(console: Console) -> Iterator[Fault]:
 
 def _rollout_faults(rollouts: Rollouts, trial_s: float, names: Names) -> Iterator[Fault]:
     if rollouts.timeout_s <= trial_s:
-        sentence = f"must be more than updates.trial_s ({trial_s:g}), or every bundle would be taken back"
+        sentence = f"must be more than updates.trial_s ({trial_s:g}), or every bundle would be rolled back"
         yield ("rollouts", "timeout_s"), sentence
     if rollouts.cert_file and not rollouts.key_file:
         yield ("rollouts", "key_file"), "missing: cert_file needs the key that belongs to it"
@@ -161,7 +164,7 @@ def _task_faults(path: Path, task: Task, names: Names, node: str) -> Iterator[Fa
         yield (*path, "kind"), f"missing: add one of {', '.join(ALLOWED)}"
         return
     if task.model is not None and task.kind == "search":
-        yield (*path, "model"), "means nothing to search, which asks no model but its encoder: take it out"
+        yield (*path, "model"), "has no effect for search, which uses only its encoder; remove it"
     if task.model is None and not task.learned and not task.stages and task.kind != "search":
         yield (*path, "model"), f"missing: name the model that does it; {_near('', names.models)}"
     # Without a kind, the learned bundle decides it.
@@ -172,12 +175,12 @@ def _task_faults(path: Path, task: Task, names: Names, node: str) -> Iterator[Fa
             key = Task.model_fields[key].alias or key
             yield (
                 (*path, key),
-                f"means nothing to {' or '.join(kinds)} (only to {', '.join(users)}): take it out",
+                f"has no effect for {' or '.join(kinds)} (only for {', '.join(users)}); remove it",
             )
     for option in task.allow or ():
         if not any(option in POSSIBLE[kind] for kind in kinds):
             possible = ", ".join(POSSIBLE[kinds[0]])
-            yield (*path, "allow"), f"{option} means nothing to {kinds[0]}; possible are {possible}"
+            yield (*path, "allow"), f"{option} has no effect for {kinds[0]}; possible are {possible}"
     yield from _learned_faults(path, task)
     yield from _stage_faults(path, task, names, node)
     if task.kind is None:
@@ -201,7 +204,7 @@ def _knowledge_faults(path: Path, task: Task, config: Config, names: Names) -> I
         elif task.escalate.removeprefix(NODE_STAGE).partition("/")[0] == config.node:
             yield (*path, "escalate"), "is this node itself: name another one"
         elif not task.knowledge:
-            yield (*path, "escalate"), "is for questions to documents: name them in knowledge, or take it out"
+            yield (*path, "escalate"), "is for questions to documents: name them in knowledge, or remove it"
     encoders, readers = dict[str | None, str](), dict[str | None, str]()
     for index, name in enumerate(task.knowledge):
         where: Path = (*path, "knowledge", index)
@@ -224,13 +227,13 @@ def _learned_faults(path: Path, task: Task) -> Iterator[Fault]:
     if task.learned and task.adapter and not task.stages:
         yield (
             (*path, "adapter"),
-            "means nothing beside what was learned, unless stages ask a model: take it out",
+            "has no effect with learned, unless stages name a model; remove it",
         )
     if task.learned and "labels" in (task.allow or ()):
-        yield (*path, "allow"), "labels can't be set by senders here: what was learned knows only its own"
+        yield (*path, "allow"), "labels can't be set by senders here: the trained task has its own"
     if task.max_error is not None and task.kind in (None, *LEARNABLE):
         if task.threshold:
-            yield (*path, "threshold"), "max_error sets the threshold: take one of them out"
+            yield (*path, "threshold"), "max_error sets the threshold; remove one of them"
         elif not (task.learned or task.adapter):
             yield (
                 (*path, "max_error"),
@@ -240,14 +243,14 @@ def _learned_faults(path: Path, task: Task) -> Iterator[Fault]:
 
 def _stage_faults(path: Path, task: Task, names: Names, node: str) -> Iterator[Fault]:
     if task.stages and task.learned and LEARNED not in task.stages:
-        yield (*path, "stages"), f"{LEARNED} is none of them: name it, or take learned out"
+        yield (*path, "stages"), f"{LEARNED} is none of them: name it, or remove learned"
     if len(task.stages) > 1 and not task.threshold and task.max_error is None:
         yield (
             (*path, "stages"),
             "no stage passes requests on: set a threshold, or a max_error for a trained task",
         )
     if task.stages and task.model is not None:
-        yield (*path, "model"), "the stages name the models: take it out"
+        yield (*path, "model"), "the stages name the models; remove it"
     for index, stage in enumerate(task.stages):
         where: Path = (*path, "stages", index)
         if stage in task.stages[:index]:
@@ -315,11 +318,11 @@ def _reader_faults(path: Path, route: Route, config: Config, names: Names) -> It
         near = _near(route.remember, names.knowledge)
         yield (*path, "remember"), f"no collection is called {route.remember!r}: {near}"
     if route.keep_s is not None and route.remember is None:
-        yield (*path, "keep_s"), "is for what is remembered: take it out, or name a collection in remember"
+        yield (*path, "keep_s"), "is for what is remembered; remove it, or name a collection in remember"
     if route.task is None:
         for key in ("to", "on_change", "retain", "qos", "window"):
             if key in route.model_fields_set:
-                yield (*path, key), "without a task nothing is published: take it out"
+                yield (*path, key), "without a task nothing is published; remove it"
     if route.window is not None:
         task = config.tasks.get(route.task or "")
         if task is not None and route.task in names.tasks and task.kind != "summarize":
@@ -327,7 +330,7 @@ def _reader_faults(path: Path, route: Route, config: Config, names: Names) -> It
         if route.window.on is not None:
             yield from _own_topic_faults((*path, "window"), route.window.on, config.base)
         if config.journal.keep == "none":
-            yield (*path, "window"), "keeps texts on this disk, and journal says none: take one of them out"
+            yield (*path, "window"), "keeps texts on this disk, and journal says none; remove one of them"
 
 
 def _own_topic_faults(path: Path, source: str, base: str) -> Iterator[Fault]:

@@ -155,7 +155,7 @@ class _YamlReader:
         if id(node) in self._open:
             raise _TooBigError(node, "an anchor that contains itself")
         if node.tag not in ("tag:yaml.org,2002:map", "tag:yaml.org,2002:seq"):
-            self._problem(node, path, f"the tag {node.tag} is not understood: take it out")
+            self._problem(node, path, f"the tag {node.tag} is not understood; remove it")
         self._open.add(id(node))
         try:
             if isinstance(node, yaml.MappingNode):
@@ -207,7 +207,7 @@ class _YamlReader:
         plain = node.style is None
         text: str = node.value
         if node.tag != _TEXT_TAG:
-            self._problem(node, path, f"the tag {node.tag} is not understood: take it out")
+            self._problem(node, path, f"the tag {node.tag} is not understood; remove it")
         if plain and text in ("", "~", "null", "Null", "NULL"):
             return None
         text = _VARIABLE.sub(lambda found: self._variable(found, node, path), text)
@@ -221,7 +221,7 @@ class _YamlReader:
         if escaped:
             return found.group()[1:]
         if not _NAME.fullmatch(name):
-            self._problem(node, path, f"${{{name}}} is no variable's name; a literal ${{ is written $${{")
+            self._problem(node, path, f"${{{name}}} is not a variable's name; a literal ${{ is written $${{")
             return ""
         environment: Mapping[str, str] = os.environ
         if name not in environment:
@@ -242,7 +242,7 @@ def _is_merge(key: yaml.Node) -> bool:
 
 def _text_fault(text: str) -> str | None:
     if "\0" in text:
-        return "holds a NUL character: take it out"
+        return "contains a NUL character; remove it"
     try:
         text.encode()
     except UnicodeEncodeError:

@@ -152,7 +152,7 @@ class NodeSide:
             if request is not None:
                 self._clients.pass_on(request, chunk)
         except ProtocolError as error:
-            log.warning("what came from node %s is no answer: %s", reply.node, error)
+            log.warning("invalid answer from node %s: %s", reply.node, error)
             self._meter.drop("strays")
         self.bus.ack(delivery)
 

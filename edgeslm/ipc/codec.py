@@ -102,7 +102,7 @@ class Frames:
         except FrameError:
             raise
         except (ValueError, RecursionError) as error:
-            raise FrameError(f"a frame that is no JSON ({type(error).__name__})") from None
+            raise FrameError(f"a frame that is not JSON ({type(error).__name__})") from None
         if numbers.place != len(frame):
             raise FrameError("a frame with numbers of no vector")
         return message
@@ -133,7 +133,7 @@ class _Numbers:
         vector = struct.unpack_from(f"{count}f", self.frame, self.place)
         self.place = end
         if not math.isfinite(sum(vector)):
-            raise FrameError("a vector with what is no number")
+            raise FrameError("a vector with a value that is not a number")
         return vector
 
 

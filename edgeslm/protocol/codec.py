@@ -429,5 +429,5 @@ def _parse_object(payload: bytes, what: str) -> dict[str, Any]:
     except InvalidRequest as error:
         raise ProtocolError(f"The message isn't a {what}. {error}") from None
     if not isinstance(value, dict):
-        raise ProtocolError(f"The message isn't a {what}: it is no JSON object.")
+        raise ProtocolError(f"The message isn't a {what}: it is not a JSON object.")
     return value

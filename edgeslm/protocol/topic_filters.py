@@ -99,7 +99,7 @@ def filter_fault(topic_filter: str) -> str | None:
 def _text_fault(text: str) -> str | None:
     if (found := _UNWANTED.search(text)) is not None:
         is_control = found[0] < "\xa0"
-        return "holds a control character" if is_control else "holds a code point that is no character"
+        return "holds a control character" if is_control else "holds an invalid code point"
     if text.count("/") >= MAX_LEVELS:
         return f"has more than {MAX_LEVELS} levels"
     try:

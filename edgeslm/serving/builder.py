@@ -181,7 +181,7 @@ class _Builder:
     def _check_stages(self, name: str, section: TaskSection, bindings: Sequence[StageBinding]) -> None:
         where = f"tasks.{name}.stages"
         if section.stages and any(binding.task.kind not in LEARNABLE for binding in bindings):
-            raise ConfigError([f"{where}: are for {' and '.join(LEARNABLE)} only; take them out"])
+            raise ConfigError([f"{where}: are for {' and '.join(LEARNABLE)} only; remove them"])
         for binding, behind in zip(bindings, section.stages[1:], strict=False):
             if binding.task.kind == "extract" and not binding.task.is_head:
                 raise ConfigError(

@@ -17,7 +17,7 @@ def positive(text: str) -> float:
     except ValueError:
         number = 0.0
     if not 0 < number < float("inf"):
-        raise argparse.ArgumentTypeError(f"{text} is no number above 0")
+        raise argparse.ArgumentTypeError(f"{text} is not a number above 0")
     return number
 
 
@@ -28,7 +28,7 @@ def share(text: str) -> float:
     except ValueError:
         number = 0.0
     if not 0 < number < 1:
-        raise argparse.ArgumentTypeError(f"{text} is no number between 0 and 1")
+        raise argparse.ArgumentTypeError(f"{text} is not a number between 0 and 1")
     return number
 
 
@@ -36,7 +36,7 @@ def share_of_label(text: str) -> tuple[str, float]:
     """An argparse type: ``LABEL=SHARE``."""
     label, _, wanted = text.rpartition("=")
     if not label:
-        raise argparse.ArgumentTypeError(f"{text} is no LABEL=SHARE, such as spam=0.95")
+        raise argparse.ArgumentTypeError(f"{text} is not LABEL=SHARE, such as spam=0.95")
     return label, share(wanted)
 
 
@@ -47,14 +47,14 @@ def whole(text: str) -> int:
     except ValueError:
         number = 0
     if number < 1:
-        raise argparse.ArgumentTypeError(f"{text} is no whole number above 0")
+        raise argparse.ArgumentTypeError(f"{text} is not a whole number above 0")
     return number
 
 
 def release(text: str) -> int:
     """An argparse type: a whole number from 0 to the manifest's maximum, 2**53 - 1."""
     if not (text.isascii() and text.isdigit() and int(text) < 2**53):
-        raise argparse.ArgumentTypeError(f"{text} is no whole number from 0 on")
+        raise argparse.ArgumentTypeError(f"{text} is not a whole number of at least 0")
     return int(text)
 
 

@@ -284,7 +284,7 @@ def _fields_problem(row: dict[str, Any]) -> str | None:
         return problem
     fields = row.get("fields")
     if not isinstance(fields, dict):
-        return "has no fields" if fields is None else "has fields that are no JSON object"
+        return "has no fields" if fields is None else "has fields that are not a JSON object"
     return _time_problem(row) if fields else "has empty fields"
 
 
@@ -306,10 +306,10 @@ def _question_problem(row: dict[str, Any]) -> str | None:
             return problem
     for field in ("heading", "source", "answer"):
         if not isinstance(row.get(field), str | None):
-            return f"has {'an' if field == 'answer' else 'a'} {field} that is no string"
+            return f"has {'an' if field == 'answer' else 'a'} {field} that is not a string"
     answer, start = row.get("answer"), row.get("start")
     if start is not None and (type(start) is not int or start < 0):
-        return "has a start that is no place in its text"
+        return "has a start that is not a place in its text"
     if not is_asked:
         return "has an answer and no question" if answer is not None else None
     if "answer" not in row:
@@ -327,7 +327,7 @@ def _text_problem(row: dict[str, Any], field: str) -> str | None:
     if value is None:
         return f"has no {field}"
     if not isinstance(value, str):
-        return f"has a {field} that is no string"
+        return f"has a {field} that is not a string"
     return None if value.strip() else f"has an empty {field}"
 
 
@@ -335,7 +335,7 @@ def _time_problem(row: dict[str, Any]) -> str | None:
     try:
         _time(row.get(_TIME))
     except ValueError:
-        return f"has an {_TIME} that is no time ({_A_TIME}), as a correction has it; rename other data"
+        return f"has an {_TIME} that is not a time ({_A_TIME}), as a correction has it; rename other data"
     return None
 
 

@@ -275,7 +275,7 @@ def check_wanted(bundle: Bundle, data: Path | None, task: Path | None, *, compar
         raise ExportError("A task (--task) says how rows are read: name the rows too.")
     for file in filter(None, (data, task)):
         if not file.is_file():
-            raise ExportError(f"{file} is no file.")
+            raise ExportError(f"{file} is not a file.")
 
 
 # --- the child -------------------------------------------------------------------------------------

@@ -135,7 +135,7 @@ def _load_config(path: Path) -> dict[str, Any]:
     try:
         config = json.loads(file.read_bytes())
     except FileNotFoundError:
-        raise ExportError(f"{file}: missing, so this is no folder that PEFT saved.") from None
+        raise ExportError(f"{file}: missing, so PEFT did not save this folder.") from None
     except (OSError, ValueError, RecursionError) as error:
         raise ExportError(f"{file}: not JSON ({error}).") from None
     if not isinstance(config, dict):

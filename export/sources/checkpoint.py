@@ -138,11 +138,11 @@ def read_config(file: Path) -> dict[str, Any]:
     try:
         config = json.loads(file.read_bytes())
     except FileNotFoundError:
-        raise ExportError(f"{file.parent} has no config.json, so it is no checkpoint folder.") from None
+        raise ExportError(f"{file.parent} has no config.json, so it is not a checkpoint folder.") from None
     except (OSError, ValueError) as error:
         raise ExportError(f"{file} can't be read as JSON: {error}.") from None
     if not isinstance(config, dict):
-        raise ExportError(f"{file} is no JSON object, so it describes no model.")
+        raise ExportError(f"{file} is not a JSON object, so it doesn't describe a model.")
     return config
 
 
@@ -201,7 +201,9 @@ def weight_files(path: Path) -> list[Path]:
             try:
                 names = sorted(set(json.loads((path / index_name).read_bytes())["weight_map"].values()))
             except (ValueError, KeyError, AttributeError, TypeError):
-                raise ExportError(f"{path / index_name} is no index of weights; download it again.") from None
+                raise ExportError(
+                    f"{path / index_name} is not an index of weights; download it again."
+                ) from None
             for name in names:
                 if not (path / name).is_file():
                     raise ExportError(f"{path / name} is missing, though {index_name} lists it.")

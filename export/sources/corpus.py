@@ -79,7 +79,7 @@ def own_corpus(file: Path) -> Corpus:
     try:
         text = file.read_text("utf-8")
     except (OSError, UnicodeDecodeError) as error:
-        reason = error.strerror if isinstance(error, OSError) else "it is no UTF-8 text"
+        reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
         raise ExportError(f"{file} can't be read: {reason}.") from None
     if len(text.split()) < 100:
         raise ExportError(

@@ -154,10 +154,12 @@ def read_gguf_header(file: Path) -> GgufHeader:
     """
     size = file.stat().st_size
     if size < len(MAGIC):
-        raise ExportError(f"{file} has only {size} bytes, so it is no GGUF file; download it again.")
+        raise ExportError(f"{file} has only {size} bytes, so it is not a GGUF file; download it again.")
     with file.open("rb") as stream, mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ) as data:
         if data[: len(MAGIC)] != MAGIC:
-            raise ExportError(f"{file} doesn't begin with GGUF, so it is no GGUF file; check the download.")
+            raise ExportError(
+                f"{file} doesn't begin with GGUF, so it is not a GGUF file; check the download."
+            )
         try:
             header, end = _parse(_Cursor(data))
         except _Damaged as damage:
@@ -186,7 +188,7 @@ def _parse(cursor: _Cursor) -> tuple[GgufHeader, int]:
     tensors = tuple([_parse_tensor(cursor) for _ in range(tensor_count)])
     alignment = metadata.get("general.alignment", _DEFAULT_ALIGNMENT)
     if not isinstance(alignment, int) or alignment < 1:
-        raise _Damaged("its alignment is no positive number")
+        raise _Damaged("its alignment is not a positive number")
     start = -(-cursor.at // alignment) * alignment
     end = max((start + tensor.offset + tensor.bytes for tensor in tensors), default=cursor.at)
     return GgufHeader(metadata, tensors), end

@@ -72,7 +72,7 @@ def fetch_config(src: str) -> dict[str, Any]:
         info = HfApi().model_info(repo, revision=revision or None)
     sizes = {file.rfilename: 0 for file in info.siblings or ()}
     if "config.json" not in sizes:
-        raise ExportError(f"{src} has no config.json{_gguf_hint(sizes)}, so it is no checkpoint.")
+        raise ExportError(f"{src} has no config.json{_gguf_hint(sizes)}, so it is not a checkpoint.")
     with _hub_errors(src):
         file = hf_hub_download(repo, "config.json", revision=info.sha)
     return read_config(Path(file))
@@ -93,7 +93,7 @@ def fetch_checkpoint(
     sizes = {file.rfilename: file.size or 0 for file in info.siblings or ()}
     check_tokenizer_names(set(sizes), hub_id)
     if "config.json" not in sizes:
-        raise ExportError(f"{hub_id} has no config.json{_gguf_hint(sizes)}, so it is no checkpoint.")
+        raise ExportError(f"{hub_id} has no config.json{_gguf_hint(sizes)}, so it is not a checkpoint.")
     with _hub_errors(hub_id):
         small = snapshot_download(repo, revision=info.sha, allow_patterns=list(_SMALL))
     check_architecture(read_config(Path(small) / "config.json"), kind, hub_id)
@@ -129,7 +129,7 @@ def _hub_errors(hub_id: str) -> Iterator[None]:
     try:
         yield
     except errors.HFValidationError:
-        raise ExportError(f"{hub_id} doesn't exist here and is no hub id (owner/name).") from None
+        raise ExportError(f"{hub_id} doesn't exist here and is not a hub id (owner/name).") from None
     except errors.GatedRepoError:
         raise ExportError(
             f"{hub_id} asks for its terms to be accepted; do that on its page and log in."
@@ -144,7 +144,7 @@ def _hub_errors(hub_id: str) -> Iterator[None]:
         raise ExportError(f"{hub_id} can't be had from the hub: {str(error).splitlines()[0]}") from None
     except Exception as error:  # the HTTP client's own classes change with its major version
         raise ExportError(
-            f"{hub_id} is no local path and the hub can't be reached ({type(error).__name__}); "
+            f"{hub_id} is not a local path and the hub can't be reached ({type(error).__name__}); "
             "check the network or name a downloaded folder or .gguf file."
         ) from None
 

@@ -70,14 +70,14 @@ def pointing_fault(schema: Mapping[str, Any]) -> str | None:
     """Why a schema's fields can't be extracted by an encoder; None if they can."""
     for name, field in schema.get("properties", {}).items():
         if not isinstance(field, Mapping) or not (types_of(field) <= _SCALARS):
-            return f"The field {name!r} is no single text, number or truth value"
+            return f"The field {name!r} is not a single text, number or truth value"
         if {"string"} < types_of(field):
             return f"The field {name!r} may be a text or something else, and nobody could tell which"
         if not types_of(field) and not is_fixed(field):
             return f"The field {name!r} has no type of its own in the schema"
         fixed = field.get("enum", [field["const"]] if "const" in field else [])
         if any(value is not None and not isinstance(value, str | int | float | bool) for value in fixed):
-            return f"The field {name!r} is no single text, number or truth value"
+            return f"The field {name!r} is not a single text, number or truth value"
     return None if schema.get("properties") else "The schema names no fields"
 
 

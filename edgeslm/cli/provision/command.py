@@ -168,7 +168,7 @@ def run(arguments: argparse.Namespace) -> int:
 def _days(text: str) -> int:
     """An argparse type: a whole number of days that a certificate can be valid."""
     if not text.isdecimal() or not 1 <= int(text) <= 36_500:
-        raise argparse.ArgumentTypeError(f"{text} is no whole number of days from 1 to 36500")
+        raise argparse.ArgumentTypeError(f"{text} is not a whole number of days from 1 to 36500")
     return int(text)
 
 
@@ -179,14 +179,14 @@ def _amount(text: str) -> float:
     except ValueError:
         value = 0.0
     if not 0 < value <= 1e6:
-        raise argparse.ArgumentTypeError(f"{text} is no number above 0 and up to a million")
+        raise argparse.ArgumentTypeError(f"{text} is not a number above 0 and up to a million")
     return value
 
 
 def _count(text: str) -> int:
     """An argparse type: a whole number above 0."""
     if not (text.isascii() and text.isdecimal()) or not 1 <= int(text) <= 100_000_000:
-        raise argparse.ArgumentTypeError(f"{text} is no whole number above 0 and up to a hundred million")
+        raise argparse.ArgumentTypeError(f"{text} is not a whole number above 0 and up to a hundred million")
     return int(text)
 
 
@@ -329,7 +329,7 @@ def _site(arguments: argparse.Namespace) -> int:
         print_error(f"note: {sentence}")
     say(
         f"The site's broker needs {user}.conf in /etc/mosquitto/conf.d, and {user}.pem, {user}.key and "
-        f"{user}-hub.pem in {at}, all readable by its user: restart it. The hub's needs its access list made "
-        f"anew: edgeslm provision broker {folder} --include {folder / user}.acl, with those of other sites."
+        f"{user}-hub.pem in {at}, all readable by its user; restart it. Then recreate the access list of the "
+        f"hub's broker: edgeslm provision broker {folder} --include {folder / user}.acl, with the .acl files of other sites."
     )
     return 0

@@ -47,4 +47,4 @@ def _link(beside: Path, file: Path) -> None:
     try:
         file.hardlink_to(beside)  # fails if the file exists, unlike a rename
     except FileExistsError:
-        raise ProvisionError(f"{file} is there already; --force writes it anew") from None
+        raise ProvisionError(f"{file} is there already; --force overwrites it") from None

@@ -216,7 +216,7 @@ def load_reader(bundle: Bundle) -> Reader:
     """:param bundle: a reader bundle. :raises BundleError: its head is damaged."""
     section = bundle.manifest.head
     if section is None:
-        raise BundleError(f"{bundle.path}: has no head, so it is no reader")
+        raise BundleError(f"{bundle.path}: has no head, so it is not a reader")
     file = bundle.path / section.weights
     arrays, dimension = _read_arrays(file), _dimension(bundle)
     shapes: dict[str, tuple[int, ...]] = {"weight": (1, dimension), "bias": (1,)}

@@ -102,10 +102,10 @@ def open_package(file: BinaryIO, source: str, what: str) -> Iterator[Package]:
             yield Package(archive, source)
     except (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError):
         raise KnowledgeError(
-            f"{source} is no {what} that can be read; it may be damaged or locked with a password."
+            f"{source} can't be read as a {what}; it may be damaged or locked with a password."
         ) from None
     except (ParseError, RuntimeError, ValueError):  # encrypted members raise RuntimeError
-        raise KnowledgeError(f"{source} is no {what} that can be read; it may be damaged.") from None
+        raise KnowledgeError(f"{source} can't be read as a {what}; it may be damaged.") from None
 
 
 class _NamespaceStripper:

@@ -80,7 +80,7 @@ def read_pdf(file: BinaryIO, source: str, *, on_page: OnPage | None = None) -> D
             raise KnowledgeError(f"{source} is locked with a password; save a copy without one.") from None
         if error.err_code == FPDF_ERR_SECURITY:
             raise KnowledgeError(f"{source} is encrypted; save a copy that isn't.") from None
-        raise KnowledgeError(f"{source} is no PDF that can be read; it may be damaged.") from None
+        raise KnowledgeError(f"{source} can't be read as a PDF; it may be damaged.") from None
     if not any(line.strip() for lines in pages for line in lines):
         raise KnowledgeError(f"{source} has no text in it; if its pages are pictures, it needs OCR first.")
     builder = _build(_without_repeated(pages), outline)

@@ -81,7 +81,7 @@ def read_document(path: Path, source: str, *, on_page: OnPage | None = None) -> 
         if not path.exists():
             raise KnowledgeError(f"{source} is not there.")
         if not path.is_file():
-            raise KnowledgeError(f"{source} is no file.")
+            raise KnowledgeError(f"{source} is not a file.")
         if kind is None:
             known = ", ".join(SUFFIXES)
             raise KnowledgeError(
@@ -116,7 +116,7 @@ def check_size(path: Path, status: os.stat_result) -> None:
     if stat.S_ISDIR(status.st_mode) or find_kind(path) is None:
         return  # read_document reports these
     if not stat.S_ISREG(status.st_mode):
-        raise KnowledgeError(f"{path} is no file.")
+        raise KnowledgeError(f"{path} is not a file.")
     most = MAX_BYTES
     if find_kind(path) in _FROM_DISK:
         most = MAX_PACKED_BYTES if path.suffix.lower() == COMPRESSED else MAX_FILE_BYTES
@@ -184,7 +184,7 @@ def _decoded(content: bytes, source: str) -> str:
     else:
         text = _guessed(content, source)
     if len(_NO_TEXT.findall(text)) * 200 > len(text) or "\0" in text:
-        raise KnowledgeError(f"{source} is no text: it has control characters in it.")
+        raise KnowledgeError(f"{source} is not a text: it contains control characters.")
     return text
 
 

@@ -52,7 +52,7 @@ def read_table(text: str, source: str) -> Document:
         numbered = enumerate(_pairs(names, (*told, *rows)), start)
         return rows_document(source, "row", (("", number, pairs) for number, pairs in numbered))
     except csv.Error as error:
-        raise KnowledgeError(f"{source} is no CSV that can be read: {error}.") from None
+        raise KnowledgeError(f"{source} can't be read as CSV: {error}.") from None
 
 
 def read_json_lines(text: str, source: str) -> Document:
@@ -188,7 +188,7 @@ def _parse(text: str, source: str, where: str) -> Any:
     except RecursionError:
         raise KnowledgeError(f"{source}{where} is nested too deep.") from None
     except ValueError as error:  # also an integer of more than 4,300 digits
-        raise KnowledgeError(f"{source}{where} is no JSON that can be read: {error}.") from None
+        raise KnowledgeError(f"{source}{where} can't be read as JSON: {error}.") from None
 
 
 def _flat(value: Any, source: str) -> list[tuple[str, str]]:

@@ -97,7 +97,7 @@ def _read(text: str, source: str, *, has_main: bool) -> Document:
         page.give_up(_MOST_LEFT)
         page.close()
     except AssertionError as error:  # a declaration that the parser refuses
-        raise KnowledgeError(f"{source} is no HTML that can be read: {error}.") from None
+        raise KnowledgeError(f"{source} can't be read as HTML: {error}.") from None
     page.end_lines()
     first = page.builder.headings[0].title if page.builder.headings else ""
     return page.builder.document(source, page.title or first)

@@ -172,7 +172,7 @@ class _Reading:
         """The compared column, and the range of its items."""
         kind = CellKind.NUMBER if isinstance(value, Number) else CellKind.DATE
         if kind is CellKind.NUMBER and what.comparison in _TIMES and not self._years:
-            raise Unanswerable("a number is no time")
+            raise Unanswerable("a number is not a time")
         if what.measure is not None:
             return self._measured(what.measure), start, end
         if isinstance(before, Named) and self._columns[before.place].kind is kind:

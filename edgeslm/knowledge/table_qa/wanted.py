@@ -66,10 +66,10 @@ class Wanted:
         asked = self.named[0][1]
         column = self.columns[asked.place]
         if "when" in self.words and column.kind is not CellKind.DATE:
-            raise Unanswerable(f"{column.name} is no time")
+            raise Unanswerable(f"{column.name} is not a time")
         self._check_which(column)
         if "much" in self.words and column.kind is not CellKind.NUMBER:
-            raise Unanswerable(f"{column.name} is no amount")
+            raise Unanswerable(f"{column.name} is not an amount")
         return Query(None, asked.place, many=asked.plural or "list" in self.words)
 
     def count(self, operation: Operation) -> Query:
@@ -244,7 +244,7 @@ class Wanted:
         column, words = self.columns[named.place], self.names.all[named.place].words
         things = named.row and named.plural and not column.name.casefold().endswith("s")
         if things or words & NAMING:
-            raise Unanswerable(f"{column.name} is no amount")
+            raise Unanswerable(f"{column.name} is not an amount")
 
     def _check_extreme(self, named: Named, operation: Operation) -> None:
         """The highest temperature is neither that of ``temp_min`` nor the largest mean."""

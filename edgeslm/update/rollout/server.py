@@ -122,5 +122,5 @@ def _token(rollouts: Rollouts) -> dict[str, str]:
     except (OSError, ValueError) as error:
         raise RolloutError(f"rollouts.token_file: {rollouts.token_file} can't be read: {error}") from None
     if not first or not first.isascii() or not first.isprintable() or " " in first:
-        raise RolloutError(f"rollouts.token_file: the first line of {rollouts.token_file} is no token")
+        raise RolloutError(f"rollouts.token_file: the first line of {rollouts.token_file} is not a token")
     return {"Authorization": f"{SCHEMES[rollouts.token]} {first}"}

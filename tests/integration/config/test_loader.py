@@ -73,7 +73,7 @@ def test_what_strangers_send_needs_keys_or_a_word() -> None:
     assert problem.endswith("missing: list the public keys of those whose bundles may run here")
     (problem,) = problems(SMALL + "signing: {unsigned: accept, require_signature: true, keys: [/k]}\n")
     assert problem == (
-        "c.yaml:7: signing.unsigned: accept contradicts require_signature: true; take one of them out"
+        "c.yaml:7: signing.unsigned: accept contradicts require_signature: true; remove one of them"
     )
     (problem,) = problems(SMALL + "signing: {unsigned: perhaps}\n")
     assert problem == "c.yaml:7: signing.unsigned: must be one of accept, refuse"
@@ -91,7 +91,7 @@ def test_a_pool_serves_tasks_of_the_node_and_each_once() -> None:
     assert (pool.name, pool.tasks, pool.by) == ("hall", ("triage",), "share")
     assert problems(SMALL + "pool: {name: pool, tasks: [triage], by: luck}\n") == [
         "c.yaml:7: pool.by: must be one of share, dispatcher",
-        "c.yaml:7: pool.name: pool is no node's name, since pools have their topics there: choose another",
+        "c.yaml:7: pool.name: pool is reserved for pools' topics: choose another name",
     ]
     assert problems(SMALL + "pool: {name: hall, tasks: [triag, triage, triage]}\n") == [
         "c.yaml:7: pool.tasks[0]: no task is called 'triag': did you mean triage?",
@@ -113,7 +113,7 @@ def test_a_server_of_rollouts_is_asked_with_tls_and_names_models_that_are_here()
     short = "rollouts: {url: https://h, timeout_s: 300}\n" + ACCEPT
     assert problems(SMALL + short) == [
         "c.yaml:7: rollouts.timeout_s: must be more than updates.trial_s (300), or every bundle would be "
-        "taken back"
+        "rolled back"
     ]
     allowed = "rollouts: {url: http://h, allow_http: true}\n" + ACCEPT
     assert parse_config(SMALL + allowed).rollouts is not None
@@ -238,9 +238,7 @@ def test_an_unquoted_template_is_explained() -> None:
 
 @pytest.mark.parametrize("tag", ["!!python/object/apply:os.system [x]", "!secret x", "!!binary aGk="])
 def test_tags_are_refused(tag: str) -> None:
-    assert any(
-        "is not understood: take it out" in problem for problem in problems(SMALL + f"prefix: {tag}\n")
-    )
+    assert any("is not understood; remove it" in problem for problem in problems(SMALL + f"prefix: {tag}\n"))
 
 
 @pytest.mark.parametrize(
@@ -257,7 +255,7 @@ def test_tags_are_refused(tag: str) -> None:
         ('limits: {queue: "5"}', "limits.queue: must be a whole number, without quotes"),
         ("limits: {queue: true}", "limits.queue: must be a whole number"),
         ("limits: {queue: 70000}", "limits.queue: must be at most 65535"),
-        ("limits:", "limits: empty: give it a value, or take the key out"),
+        ("limits:", "limits: empty: give it a value, or remove the key"),
         ("limits: [1]", "limits: must be a mapping of keys to values"),
         ("routes: a", "routes: must be a list, as in [one, two]"),
         ("replies: ['a/#/b']", "replies[0]: has a # that is not a whole level at the end"),
@@ -266,7 +264,7 @@ def test_tags_are_refused(tag: str) -> None:
         ("prefix: $a", "prefix: begins with $"),
         ("prefix: 5", "prefix: must be a text: put it in quotes"),
         ("state_dir: [a]", "state_dir: must be a text"),
-        ('state_dir: "a\\0b"', "state_dir: holds a NUL character: take it out"),
+        ('state_dir: "a\\0b"', "state_dir: contains a NUL character; remove it"),
         ('prefix: "\\ud800"', "prefix: holds a character that can't be written as UTF-8"),
     ],
 )
@@ -363,7 +361,7 @@ def test_an_unset_variable_is_one_fault_beside_the_others(monkeypatch: pytest.Mo
     assert problems(SMALL.replace("press-hall-4", "${NODE}") + "log_level: loud\nprefix: '${a b}'\n") == [
         "c.yaml:1: node: the environment variable NODE is not set: set it",
         "c.yaml:7: log_level: must be one of debug, info, warning, error",
-        "c.yaml:8: prefix: ${a b} is no variable's name; a literal ${ is written $${",
+        "c.yaml:8: prefix: ${a b} is not a variable's name; a literal ${ is written $${",
     ]
 
 

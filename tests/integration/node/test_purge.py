@@ -168,7 +168,7 @@ def test_a_correction_that_comes_meanwhile_is_not_lost(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "why"),
     [
-        (["--older-than", "30"], "is no age"),
+        (["--older-than", "30"], "is not an age"),
         (["--older-than", "1d", "--id", "x"], "not allowed with"),
         ([], "one of the arguments --older-than --id is required"),
     ],

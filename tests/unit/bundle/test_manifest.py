@@ -128,7 +128,7 @@ def test_a_name_longer_than_the_file_system_takes(tmp_path: Path) -> None:
 @pytest.mark.parametrize("path", ["ops.so", "model", "run.py", "model.onnx.so", ".so", "a/b.SO", "x.pkl"])
 def test_a_file_that_no_bundle_has_is_refused(path: str) -> None:
     raw = json.dumps(manifest(files=[entry("model.onnx"), entry(path)])).encode()
-    with pytest.raises(BundleError, match=r"m: '.*' is no file of a bundle, whose names end in \.onnx"):
+    with pytest.raises(BundleError, match=r"m: '.*' is not a file of a bundle, whose names end in \.onnx"):
         parse_manifest(raw, "m")
 
 

@@ -102,8 +102,8 @@ def test_bytes_that_are_no_utf_8_are_kept_as_if_they_had_come_over_the_bus(
         ("fields", "x", "{}", "must be a JSON object that isn't empty"),
         ("say", "x", "y", "of kind generate, which isn't learned"),
         ("triage", " ", "critical", "must be a text that isn't empty"),
-        ("../x", "x", "critical", "'../x' is no task's name"),
-        ("a+b", "x", "critical", "'a+b' is no task's name"),
+        ("../x", "x", "critical", "'../x' is not a task's name"),
+        ("a+b", "x", "critical", "'a+b' is not a task's name"),
     ],
 )
 def test_what_cant_be_kept_is_one_sentence_and_status_1(

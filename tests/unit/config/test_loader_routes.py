@@ -58,7 +58,7 @@ def test_windows(value: object, window: Window) -> None:
         ({"last": 1}, "last must be"),
         ({"last": True}, "last must be"),
         ({"last": 5001}, "last must be"),
-        ({"last": 5, "most": 9}, "most means nothing"),
+        ({"last": 5, "most": 9}, "most has no effect"),
         ({"every": "soon"}, "every must be"),
         ({"every": "0 s"}, "every must be"),
         ({"every": "9999 h"}, "every must be"),

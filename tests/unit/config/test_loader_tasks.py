@@ -29,8 +29,8 @@ from tests.support.config_texts import SMALL, problems, with_task
         ),
         ({"kind": "search"}, "knowledge: missing: name what is searched"),
         ({"kind": "search", "knowledge": ["manual"]}, "knowledge[0]: no collection is called 'manual'"),
-        ({"kind": "search", "model": "small"}, "model: means nothing to search"),
-        ({"kind": "embed", "model": "small", "knowledge": ["a"]}, "knowledge: means nothing to embed"),
+        ({"kind": "search", "model": "small"}, "model: has no effect for search"),
+        ({"kind": "embed", "model": "small", "knowledge": ["a"]}, "knowledge: has no effect for embed"),
         ({"kind": "classify", "model": "small"}, "labels: missing"),
         ({"kind": "classify", "labels": ["a", "b"]}, "model: missing"),
         (
@@ -39,26 +39,26 @@ from tests.support.config_texts import SMALL, problems, with_task
         ),
         ({"kind": "classify", "model": "small", "labels": ["a"]}, "labels: needs at least two labels"),
         ({"kind": "classify", "model": "small", "labels": ["a", "a"]}, "labels: 'a' is there twice"),
-        ({"kind": "classify", "model": "small", "labels": ["a", " b"]}, "labels: ' b' is no label"),
+        ({"kind": "classify", "model": "small", "labels": ["a", " b"]}, "labels: ' b' is not a label"),
         (
             {"kind": "classify", "model": "small", "labels": {"a": 1, "b": ""}},
             "labels: the meaning of 'a' must",
         ),
         ({"kind": "classify", "model": "small", "labels": "a, b"}, "labels: must be a mapping"),
-        ({"kind": "generate", "model": "small", "labels": ["a", "b"]}, "labels: means nothing to generate"),
-        ({"kind": "embed", "model": "small", "instruction": "x"}, "instruction: means nothing to embed"),
+        ({"kind": "generate", "model": "small", "labels": ["a", "b"]}, "labels: has no effect for generate"),
+        ({"kind": "embed", "model": "small", "instruction": "x"}, "instruction: has no effect for embed"),
         (
             {"kind": "embed", "model": "small", "mode": "quote"},
-            "mode: means nothing to embed (only to answer)",
+            "mode: has no effect for embed (only for answer)",
         ),
-        ({"kind": "embed", "model": "small", "allow": ["stream"]}, "allow: stream means nothing to embed"),
+        ({"kind": "embed", "model": "small", "allow": ["stream"]}, "allow: stream has no effect for embed"),
         (
             {"kind": "generate", "learned": "/x"},
-            "learned: means nothing to generate (only to classify, extract)",
+            "learned: has no effect for generate (only for classify, extract)",
         ),
         ({"learned": "/x", "allow": ["labels"]}, "allow: labels can't be set by senders here"),
-        ({"kind": "embed", "model": "small", "adapter": "/x"}, "adapter: means nothing to embed"),
-        ({"learned": "/x", "adapter": "/y"}, "adapter: means nothing beside what was learned, unless"),
+        ({"kind": "embed", "model": "small", "adapter": "/x"}, "adapter: has no effect for embed"),
+        ({"learned": "/x", "adapter": "/y"}, "adapter: has no effect with learned, unless"),
         ({"kind": "generate", "model": "small", "allow": ["strem"]}, "allow[0]: must be one of max_tokens"),
         ({"kind": "generate", "model": "small", "threshold": 1.5}, "threshold: must be at most 1"),
         ({"kind": "generate", "model": "small", "top_p": 0}, "top_p: must be more than 0"),
@@ -140,15 +140,15 @@ LABELS = {"kind": "classify", "labels": ["a", "b"]}
     [
         (
             {"learned": "/x", "stop": ["."]},
-            "stop: means nothing to classify or extract (only to answer, summarize, generate): take it out",
+            "stop: has no effect for classify or extract (only for answer, summarize, generate); remove it",
         ),
         (
             {"learned": "/x", "allow": ["stream"]},
-            "allow: stream means nothing to classify; possible are priority, deadline_ms, labels",
+            "allow: stream has no effect for classify; possible are priority, deadline_ms, labels",
         ),
         (
             {"kind": "embed", "learned": "/x"},
-            "learned: means nothing to embed (only to classify, extract): take it out",
+            "learned: has no effect for embed (only for classify, extract); remove it",
         ),
         (
             {"kind": "extract", "learned": "/x", "schema": {"type": "array"}},
@@ -156,7 +156,7 @@ LABELS = {"kind": "classify", "labels": ["a", "b"]}
         ),
         (
             {"kind": "classify", "learned": "/x", "max_error": 0.1, "threshold": 0.5},
-            "threshold: max_error sets the threshold: take one of them out",
+            "threshold: max_error sets the threshold; remove one of them",
         ),
         (
             {**LABELS, "model": "small", "max_error": 0.1},
@@ -164,11 +164,11 @@ LABELS = {"kind": "classify", "labels": ["a", "b"]}
         ),
         (
             {"kind": "answer", "model": "small", "adapter": "/x", "max_error": 0.1},
-            "max_error: means nothing to answer (only to classify, extract): take it out",
+            "max_error: has no effect for answer (only for classify, extract); remove it",
         ),
         (
             {"kind": "extract", "learned": "/x", "max_error": 0.1, "threshold": 0.5},
-            "threshold: max_error sets the threshold: take one of them out",
+            "threshold: max_error sets the threshold; remove one of them",
         ),
         (
             {"kind": "extract", "model": "small", "schema": {"type": "object"}, "max_error": 0.1},
@@ -189,11 +189,11 @@ def test_a_fault_of_a_learned_task_says_what_to_change(task: dict[str, Any], pro
     [
         (
             {**LABELS, "learned": "/x", "stages": ["small"]},
-            "stages: learned is none of them: name it, or take learned out",
+            "stages: learned is none of them: name it, or remove learned",
         ),
         (
             {**LABELS, "model": "small", "stages": ["small"]},
-            "model: the stages name the models: take it out",
+            "model: the stages name the models; remove it",
         ),
         (
             {**LABELS, "stages": ["small", "small"]},
@@ -218,7 +218,7 @@ def test_a_fault_of_a_learned_task_says_what_to_change(task: dict[str, Any], pro
         ({**LABELS, "stages": ["smal"]}, "stages[0]: no model is called 'smal': did you mean small?"),
         (
             {"kind": "generate", "stages": ["small"]},
-            "stages: means nothing to generate (only to classify, extract): take it out",
+            "stages: has no effect for generate (only for classify, extract); remove it",
         ),
         ({**LABELS, "stages": "small"}, "stages: must be a list"),
         ({**LABELS, "stages": [f"m{number}" for number in range(9)]}, "stages: must have at most 8"),

@@ -277,7 +277,7 @@ def test_no_private_name_of_jinja2_is_used() -> None:
 
 def test_the_output_is_limited_but_a_large_payload_is_not_lost() -> None:
     assert len(filled("{{ payload }}", "x" * OUTPUT_LIMIT)) == OUTPUT_LIMIT
-    with pytest.raises(TemplateError, match=f"more than {OUTPUT_LIMIT} characters"):
+    with pytest.raises(TemplateError, match=f"exceeds {OUTPUT_LIMIT} characters"):
         filled("{{ payload }}{{ payload }}", "x" * OUTPUT_LIMIT)
 
 

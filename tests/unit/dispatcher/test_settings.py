@@ -43,7 +43,7 @@ def test_every_mistake_is_told_with_its_line() -> None:
     ]
     assert problems("") == ["config:1: file: empty: write at least pool and broker"]
     assert "password_file" in problems("pool: a\nbroker: {url: mqtt://h, password: x}\n")[0]
-    assert "pool is no node's name" in problems("pool: pool\nbroker: {url: mqtt://h}\n")[0]
+    assert "pool is reserved for pools' topics" in problems("pool: pool\nbroker: {url: mqtt://h}\n")[0]
 
 
 def test_the_schema_takes_what_is_taken(tmp_path: Path) -> None:

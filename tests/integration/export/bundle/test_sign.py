@@ -156,7 +156,7 @@ def test_for_programs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Non
 
 def test_no_key_is_made_for_what_is_no_bundle(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main.main(["sign", str(tmp_path), "--key", str(tmp_path / "a.key"), "--make-key"]) == 1
-    assert "this folder is no bundle" in capsys.readouterr().err
+    assert "this folder is not a bundle" in capsys.readouterr().err
     assert list(tmp_path.iterdir()) == []
 
 

@@ -115,7 +115,7 @@ def test_evaluate_prints_a_table_and_a_json_line(
 def test_a_wanted_error_is_a_share(given: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         main.main(["evaluate", "bundle", "rows.jsonl", "--max-error", given])
-    assert f"{given} is no number between 0 and 1" in capsys.readouterr().err
+    assert f"{given} is not a number between 0 and 1" in capsys.readouterr().err
 
 
 def test_the_likeness_is_a_row_a_text(capsys: pytest.CaptureFixture[str]) -> None:

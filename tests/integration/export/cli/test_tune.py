@@ -224,7 +224,7 @@ def test_what_nobody_can_point_at_is_written_by_a_decoder_and_that_is_said(tmp_p
     budget = for_fields(tmp_path, (), LISTS, announce=said.append, seconds=60.0)
     assert (budget.methods, budget.seconds) == (("lora",), 60.0)
     assert said == [
-        "The field 'machines' is no single text, number or truth value, so a decoder learns to write the "
+        "The field 'machines' is not a single text, number or truth value, so a decoder learns to write the "
         "fields."
     ]
 

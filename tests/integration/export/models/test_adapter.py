@@ -196,7 +196,7 @@ def test_a_folder_without_its_files_or_with_damaged_ones_is_refused(
     with pytest.raises(ExportError, match="not JSON"):
         export_adapter(lora, tmp_path / "out", base)
     (lora / CONFIG).unlink()
-    with pytest.raises(ExportError, match="no folder that PEFT saved"):
+    with pytest.raises(ExportError, match="PEFT did not save this folder"):
         export_adapter(lora, tmp_path / "out", base)
     with pytest.raises(ExportError, match="no such folder"):
         export_adapter(tmp_path / "none", tmp_path / "out", base)

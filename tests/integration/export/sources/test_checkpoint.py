@@ -56,7 +56,7 @@ def _remove(name: str) -> Callable[[Path], object]:
     [
         (_remove("config.json"), "no config.json"),
         (_edit("config.json", "{"), "can't be read as JSON"),
-        (_edit("config.json", "[]"), "no JSON object"),
+        (_edit("config.json", "[]"), "not a JSON object"),
         (
             _edit("config.json", {"architectures": ["MambaForCausalLM"]}),
             "architecture MambaForCausalLM, which can't",
@@ -82,7 +82,7 @@ def _remove(name: str) -> Callable[[Path], object]:
             _edit("model.safetensors.index.json", {"weight_map": {"w": "model-1.safetensors"}}),
             "is missing, though",
         ),
-        (_edit("model.safetensors.index.json", []), "no index of weights"),
+        (_edit("model.safetensors.index.json", []), "not an index of weights"),
     ],
 )
 def test_a_bad_folder_gets_one_sentence(folder: Path, spoil: Callable[[Path], object], sentence: str) -> None:

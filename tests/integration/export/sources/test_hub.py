@@ -144,7 +144,7 @@ def test_a_hub_id_without_a_network(
 ) -> None:
     done = run("model", "owner/tiny", tmp_path / "out", HF_HOME=str(tmp_path / "hub"), **environment)
     assert done.returncode == 1
-    assert "is no local path and the hub can't be reached" in done.stderr
+    assert "is not a local path and the hub can't be reached" in done.stderr
     assert done.stderr.count("\n") == 1
     assert json.dumps(done.stdout) == '""'
     assert not (tmp_path / "out").exists()

@@ -253,7 +253,7 @@ def test_values_that_cannot_be_found_are_told(bench: Bench) -> None:
 
 def test_fields_that_cannot_be_pointed_at_are_refused(bench: Bench) -> None:
     spec = make_field_spec([("M3 and M4", {"machines": ["M3", "M4"]})] * 3, {"machines": {"type": "array"}})
-    with pytest.raises(ExportError, match=r"'machines' is no single text, .*--method lora"):
+    with pytest.raises(ExportError, match=r"'machines' is not a single text, .*--method lora"):
         bench.way(spec)
 
 

@@ -174,7 +174,7 @@ def test_what_a_method_lacks_to_find_fields_is_named(
 @pytest.mark.parametrize(
     ("spec", "sentence"),
     [
-        (LISTS, "The field 'machines' is no single text, number or truth value"),
+        (LISTS, "The field 'machines' is not a single text, number or truth value"),
         (NOWHERE, "The values of the field 'machine' are in none of the texts; verbatim texts"),
     ],
     ids=["lists", "nowhere"],

@@ -308,4 +308,4 @@ def test_a_pipe_is_not_waited_for(collection: Collection, tmp_path: Path) -> Non
     os.mkfifo(tmp_path / "a.md")
     listener = Listener()
     add_files(collection, [tmp_path / "a.md"], listener=listener)
-    assert listener.broken[tmp_path / "a.md"].endswith("is no file.")
+    assert listener.broken[tmp_path / "a.md"].endswith("is not a file.")

@@ -85,10 +85,10 @@ def test_a_key_that_is_not_known_to_be_harmless_is_refused(path: str, value: Any
         ("model.decoder.filename", "/model.onnx", "names no .onnx file"),
         ("model.decoder.filename", "tokenizer.json", "names no .onnx file"),
         ("model.decoder.filename", ["model.onnx"], "names no .onnx file"),
-        ("model.decoder.inputs.past_key_names", "%s%n", "is no name of a tensor"),
-        ("model.decoder.inputs.past_key_names", "a.%d.%d", "is no name of a tensor"),
-        ("model.decoder.session_options.log_id", "../x", "is no plain word"),
-        ("model.decoder.session_options.log_id", '", "custom_ops_library": "x', "is no plain word"),
+        ("model.decoder.inputs.past_key_names", "%s%n", "is not the name of a tensor"),
+        ("model.decoder.inputs.past_key_names", "a.%d.%d", "is not the name of a tensor"),
+        ("model.decoder.session_options.log_id", "../x", "is not a plain word"),
+        ("model.decoder.session_options.log_id", '", "custom_ops_library": "x', "is not a plain word"),
         (
             "model.decoder.session_options.provider_options",
             [{"OpenVINO": {}}],
@@ -99,9 +99,9 @@ def test_a_key_that_is_not_known_to_be_harmless_is_refused(path: str, value: Any
             [{"cuda": {"user_compute_stream": "1"}}],
             "has the option 'user_compute_stream' of the provider cuda, which is not allowed",
         ),
-        ("model.decoder.session_options.provider_options", {"cuda": {}}, "is no list of providers"),
-        ("model.context_length", "8192", "is no number"),
-        ("model.eos_token_id", [[2]], "is no number"),
+        ("model.decoder.session_options.provider_options", {"cuda": {}}, "is not a list of providers"),
+        ("model.context_length", "8192", "is not a number"),
+        ("model.eos_token_id", [[2]], "is not a number"),
         ("search", [], "search is a list, where an object belongs"),
     ],
 )
@@ -156,6 +156,8 @@ def test_a_bundle_that_names_a_library_is_refused_before_the_runtime_loads(
         for data in [(bundle / name).read_bytes()]
     ]
     (bundle / "manifest.json").write_text(json.dumps({**manifest, "files": [*others, *changed]}))
-    wanted = "ops.so' is no file of a bundle" if library == "ops.so" else "custom_ops_library' is not allowed"
+    wanted = (
+        "ops.so' is not a file of a bundle" if library == "ops.so" else "custom_ops_library' is not allowed"
+    )
     with pytest.raises(BundleError, match=wanted):
         Decoder(bundle, 1)

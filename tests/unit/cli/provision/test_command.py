@@ -123,7 +123,7 @@ def test_site_needs_the_hub_s_keys_and_writes_what_both_brokers_need(
 
     assert run(*arguments) == 0, "nothing has changed"
     assert run(*arguments, "--up", "factory/+/label") == 1
-    assert "site-plant-a.conf is there already; --force writes it anew" in capsys.readouterr().err
+    assert "site-plant-a.conf is there already; --force overwrites it" in capsys.readouterr().err
     assert run(*arguments, "--up", "factory/+/label", "--force") == 0
     again = {file.name: file.read_bytes() for file in folder.glob("site-plant-a*")}
     assert {name for name in made if made[name] != again[name]} == {"site-plant-a.conf", "site-plant-a.acl"}

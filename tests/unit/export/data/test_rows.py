@@ -60,7 +60,7 @@ def test_a_csv_text_may_have_several_lines(tmp_path: Path) -> None:
         ("{", r"Row 2 is not JSON"),
         ("[1]", r"Row 2 is not a JSON object\."),
         ('{"label": "x"}', r"Row 2 has no text\."),
-        ('{"text": "a", "label": 3}', r"Row 2 has a label that is no string\."),
+        ('{"text": "a", "label": 3}', r"Row 2 has a label that is not a string\."),
         ('{"text": "  ", "label": "x"}', r"Row 2 has an empty text\."),
         ('{"text": "a", "label": "z"}', r"Row 2 has the label 'z', which is none of x, y\."),
     ],
@@ -331,7 +331,7 @@ def test_a_csv_may_have_a_column_of_times(tmp_path: Path) -> None:
 @pytest.mark.parametrize("at", ["yesterday", "12:30", 1772625600, True, [], "2026-13-01"])
 def test_a_correction_without_its_time_is_named(tmp_path: Path, at: Any) -> None:
     fields = json.dumps({"text": "a", "fields": {"b": 1}, "at": at})
-    sentence = r"Row 1 has an at that is no time \(2026-03-04T05:06:07\+00:00\), as a correction has it"
+    sentence = r"Row 1 has an at that is not a time \(2026-03-04T05:06:07\+00:00\), as a correction has it"
     for row in (_row("a", "x", at), fields):
         with pytest.raises(ExportError, match=sentence):
             load_answers(_jsonl(tmp_path, row))
@@ -400,10 +400,10 @@ def test_questions_with_the_places_of_their_answers(tmp_path: Path) -> None:
         ({"text": "b", "question": "a?"}, "has a question without an answer; write null where"),
         ({"text": "b", "question": "a?", "answer": "c"}, "has an answer that isn't in its text"),
         ({"text": "b", "question": "a?", "answer": "b", "start": 1}, "has an answer that isn't in its text"),
-        ({"text": "b", "question": "a?", "answer": "b", "start": "0"}, "has a start that is no place"),
-        ({"text": "b", "question": "a?", "answer": 3}, "has an answer that is no string"),
+        ({"text": "b", "question": "a?", "answer": "b", "start": "0"}, "has a start that is not a place"),
+        ({"text": "b", "question": "a?", "answer": 3}, "has an answer that is not a string"),
         ({"text": "b", "answer": "b"}, "has an answer and no question"),
-        ({"text": "b", "heading": []}, "has a heading that is no string"),
+        ({"text": "b", "heading": []}, "has a heading that is not a string"),
     ],
 )
 def test_what_is_wrong_with_a_question(tmp_path: Path, row: dict[str, Any], sentence: str) -> None:

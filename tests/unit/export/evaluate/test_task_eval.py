@@ -322,7 +322,7 @@ def test_a_row_that_does_not_fit_is_named(tmp_path: Path) -> None:
         ([*LABELLED, FIELDS[0]], "", "Row 4 has fields, and this file's first row has a label"),
         ([*FIELDS, LABELLED[0]], "", "Row 4 has a label, and this file's first row has fields"),
         ([{"text": "a", "fields": {}}], "", "Row 1 has empty fields"),
-        ([{"text": "a", "fields": 3}], "", "Row 1 has fields that are no JSON object"),
+        ([{"text": "a", "fields": 3}], "", "Row 1 has fields that are not a JSON object"),
         (
             [{"text": "a", "fields": {"x": [1]}}],
             "",
@@ -340,7 +340,7 @@ def test_a_row_that_does_not_fit_is_named(tmp_path: Path) -> None:
         (
             [{"text": "a", "label": "x\x07"}, {"text": "b", "label": "y"}],
             "",
-            r"the rows make no task: 'x\\x07' is no label",
+            r"the rows make no task: 'x\\x07' is not a label",
         ),
     ],
 )

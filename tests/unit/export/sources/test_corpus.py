@@ -83,7 +83,7 @@ def test_one_long_line_below_a_title_is_read_from_all_over(tmp_path: Path) -> No
     ("content", "sentence"),
     [
         (None, "can't be read: No such file"),
-        (b"\xff\xfe" * 400, "can't be read: it is no UTF-8 text"),
+        (b"\xff\xfe" * 400, "can't be read: it is not UTF-8 text"),
         (b"too short " * 40, "fewer than 100 words; name a longer text"),
         (b"", "fewer than 100 words"),
     ],

@@ -69,7 +69,7 @@ def test_noise_after_the_magic_is_read_or_refused(tmp_path: Path, tail: bytes) -
 
 @pytest.mark.parametrize("data", [b"", b"GG", b"not a gguf at all", b"<!doctype html>" * 10])
 def test_another_file_is_refused(tmp_path: Path, data: bytes) -> None:
-    with pytest.raises(ExportError, match="no GGUF file"):
+    with pytest.raises(ExportError, match="not a GGUF file"):
         read_gguf_header(_write(tmp_path, data))
 
 

@@ -209,4 +209,4 @@ def test_with_all_certainty_the_user_is_asked_about_the_rest(
 def test_a_confidence_is_from_0_to_1(given: str, order: Order, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         order("--sure", given)
-    assert f"{given} is no number from 0 to 1" in capsys.readouterr().err
+    assert f"{given} is not a number from 0 to 1" in capsys.readouterr().err

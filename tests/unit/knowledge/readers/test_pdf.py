@@ -115,9 +115,9 @@ def test_a_page_that_cannot_be_read_is_left_out_and_told(caplog: pytest.LogCaptu
 @pytest.mark.parametrize(
     ("content", "sentence"),
     [
-        (b"", "is no PDF that can be read"),
-        (b"%PDF-1.7\nnothing", "is no PDF that can be read"),
-        (make_pdf([["a"]])[:300], "is no PDF that can be read"),
+        (b"", "can't be read as a PDF"),
+        (b"%PDF-1.7\nnothing", "can't be read as a PDF"),
+        (make_pdf([["a"]])[:300], "can't be read as a PDF"),
         (make_pdf([["a"]], password="secret"), "is locked with a password; save a copy without one"),
         (make_pdf([[], []]), "has no text in it; if its pages are pictures, it needs OCR first"),
     ],

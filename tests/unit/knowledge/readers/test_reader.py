@@ -89,8 +89,8 @@ def test_a_broken_byte_in_utf_8_breaks_no_more(tmp_path: Path) -> None:
         ("a.txt", b"", "has no text in it."),
         ("a.md", b" \n\t", "has no text in it."),
         ("a.html", b"<script>a</script>", "has no text in it."),
-        ("a.txt", b"a\0b", "is no text: it has control characters in it."),
-        ("a.txt", bytes(range(1, 32)) * 9, "is no text: it has control characters in it."),
+        ("a.txt", b"a\0b", "is not a text: it contains control characters."),
+        ("a.txt", bytes(range(1, 32)) * 9, "is not a text: it contains control characters."),
         ("a.txt", b"\x81\x8d\x8f", "is not UTF-8, and it can't be told what else it is; save it as UTF-8."),
         ("a.txt.gz", b"no gzip", "is a damaged .gz file: Not a gzipped file (b'no')."),
         ("a.txt.gz", gzip.compress(b"text" * 99, mtime=0)[:-9], "is a damaged .gz file"),
@@ -105,7 +105,7 @@ def test_what_is_no_document_is_refused(tmp_path: Path, name: str, content: byte
 
 def test_what_is_no_file_is_refused(tmp_path: Path) -> None:
     (tmp_path / "b.txt").mkdir()
-    for name, sentence in (("a.txt", "is not there"), ("b.txt", "is no file")):
+    for name, sentence in (("a.txt", "is not there"), ("b.txt", "is not a file")):
         with pytest.raises(KnowledgeError, match=f"^x {sentence}"):
             read_document(tmp_path / name, "x")
 

@@ -60,7 +60,7 @@ def test_too_many_columns_are_refused() -> None:
 
 
 def test_a_cell_without_end_is_refused() -> None:
-    with pytest.raises(KnowledgeError, match=r"a\.csv is no CSV that can be read"):
+    with pytest.raises(KnowledgeError, match=r"a\.csv can't be read as CSV"):
         read_table('a,b\n"' + "x,\n" * 100_000, "a.csv")
 
 
@@ -96,11 +96,11 @@ def test_json(value: Any, text: str) -> None:
 @pytest.mark.parametrize(
     ("text", "sentence"),
     [
-        ("{", r"a\.json is no JSON that can be read: "),
+        ("{", r"a\.json can't be read as JSON: "),
         ("[" * 100_000, r"a\.json is nested too deep\."),
         ('{"a": ' * 30 + "1" + "}" * 30, r"a\.json is nested too deep; at most 20 levels"),
         (json.dumps({str(number): 1 for number in range(1001)}), r"an object of more than 1,000 values"),
-        ("1" * 5000, r"a\.json is no JSON that can be read: "),
+        ("1" * 5000, r"a\.json can't be read as JSON: "),
     ],
 )
 def test_json_that_is_refused(text: str, sentence: str) -> None:
@@ -109,7 +109,7 @@ def test_json_that_is_refused(text: str, sentence: str) -> None:
 
 
 def test_a_wrong_line_is_named() -> None:
-    with pytest.raises(KnowledgeError, match=r"a\.jsonl, line 2, is no JSON"):
+    with pytest.raises(KnowledgeError, match=r"a\.jsonl, line 2, can't be read as JSON"):
         read_json_lines('{"a": 1}\n{\n', "a.jsonl")
 
 
