@@ -330,6 +330,7 @@ def _site(arguments: argparse.Namespace) -> int:
     say(
         f"The site's broker needs {user}.conf in /etc/mosquitto/conf.d, and {user}.pem, {user}.key and "
         f"{user}-hub.pem in {at}, all readable by its user; restart it. Then recreate the access list of the "
-        f"hub's broker: edgeslm provision broker {folder} --include {folder / user}.acl, with the .acl files of other sites."
+        f"hub's broker: edgeslm provision broker {folder} --include {folder / user}.acl, with the .acl files "
+        "of other sites."
     )
     return 0
