@@ -67,7 +67,7 @@ class ErrorBody:
         return cls(error.code, str(error), error.retry_after_ms)
 
     def exception(self) -> RequestError:
-        """As an exception of its code's class; :class:`RequestError` for an unknown code."""
+        """The exception for this code, or :class:`RequestError` if the code is unknown."""
         return REQUEST_ERRORS.get(self.code, RequestError)(self.message, retry_after_ms=self.retry_after_ms)
 
 

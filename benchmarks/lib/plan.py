@@ -262,7 +262,7 @@ def compare(predicted: Sequence[float], measured: Sequence[float]) -> dict[str, 
 
 def table(result: dict[str, Any]) -> list[str]:
     board = result["board"]
-    busy = ", others computed meanwhile" if board["busy"] else ""
+    busy = ", other programs were running" if board["busy"] else ""
     lines = [
         f"{result['model']} {result['recipe']}, {result['prompt_tokens']} tokens of prompt, room for "
         f"{result['context']}; reads {board['read_gbs']:.1f} GB/s, {board['int4_gflops']:.0f} GFLOPS{busy}",

@@ -33,7 +33,7 @@ PREFILL_CHUNK = 128
 DECODE_EFFICIENCY = 0.85
 """Bandwidth of a layer's matrix products relative to one long product. Measured: 0.83 to 0.86."""
 LAYER_SECONDS = 15e-6
-"""Time per layer and token besides reading the weights."""
+"""Time per layer and token in addition to reading the weights."""
 MEETING_SECONDS = 45e-6
 """Thread synchronization per layer and token: 30 to 60 microseconds with two threads, measured on
 SmolLM2-135M and Qwen2.5-0.5B."""

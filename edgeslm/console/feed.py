@@ -82,7 +82,7 @@ class Feed:
         self._errors = 0
 
     def watch(self, request: Request) -> Seen:
-        """Adds a row for a request. :return: to be told when it begins and ends."""
+        """Adds a row for a request. :return: to notify when the request begins and ends."""
         self._number += 1
         row = _FeedRow(self._number, time.time(), request.task[:100], request.reply_to[:300])
         if self._keep_texts:

@@ -56,7 +56,7 @@ class NodeAdvice(BaseModel):
     power: Literal["performance", "balanced", "idle"]
     threads: Literal["auto"] | Annotated[int, Field(gt=0)]
     models_gb: float = Field(gt=0, allow_inf_nan=False)
-    """Memory for all models together; the system keeps half a gigabyte, more if other services run beside."""
+    """Memory for all models together; the system keeps half a gigabyte, more if other services run too."""
     models: tuple[str, ...]
     """Example models that fit in 4 bits with at least 20 tokens/s prefill and 5 tokens/s decode at 2048
     tokens, by the estimate of ``edgeslm.bundle.size_estimate``."""
@@ -78,7 +78,7 @@ _FIGURES = ("read_gbs", "int4_gflops", "int8_gflops")
 
 
 def boards_folder() -> Path:
-    """The folder of the profiles: inside the installed package, beside it in a checkout."""
+    """The folder of the profiles: inside the installed package, next to it in a checkout."""
     package = Path(__file__).resolve().parents[1]
     installed = package / "boards"
     return installed if installed.is_dir() else package.parent / "firmware-config" / "boards"

@@ -49,7 +49,7 @@ class Child:
 
     :param sends: frames to the child. :param takes: frames from it; a child that sends others is killed.
     :param on_message: gets each message; if it raises, the child is killed.
-    :param on_lost: called when the child has ended by itself or was killed for an invalid message, with how
+    :param on_lost: called when the child has ended on its own or was killed for an invalid message, with how
         (``signal 9``, ``exit status 1``).
     """
 

@@ -186,7 +186,7 @@ class _Visit:
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="edgeslm-probe", daemon=True)
         self._events: queue.Queue[tuple[str, Any]] = queue.Queue()
-        self.problem = Problem("The broker took the connection and then said nothing.", unanswered=True)
+        self.problem = Problem("The broker accepted the connection but did not respond.", unanswered=True)
 
     def __enter__(self) -> _Visit:
         self._thread.start()

@@ -82,7 +82,7 @@ class Deployment:
         await asyncio.gather(self.models.start(), self.library.start())
 
     async def start_models(self) -> None:
-        """Starts the models beside those of the running deployment. :raises BundleError: as :meth:`start`."""
+        """Starts models in addition to the running deployment's. :raises BundleError: as :meth:`start`."""
         await self._trust.check()
         await self.models.start()
 

@@ -111,7 +111,7 @@ class Service:
     async def replace(self, config: Config, *, check: SwitchCheck | None = None) -> None:
         """Switches to another configuration between two requests; running requests finish on the old one.
 
-        New models are loaded beside the old ones; identical models are shared. On failure the old deployment
+        New models are loaded next to the old ones; identical models are shared. On failure the old deployment
         stays. Name, broker, limits and state folder are not changed.
 
         :param check: called when the new deployment is loaded.
@@ -202,7 +202,7 @@ class Service:
 
 
 async def _without_model(task: Task, request: Request, failed: Result, code: str) -> Result:
-    """The task's result without a model, or ``failed``."""
+    """What the task can answer without its model; otherwise ``failed``."""
     try:
         told = await asyncio.to_thread(task.without_model, request)
     except Exception as error:  # possibly the earlier cause; no text is logged

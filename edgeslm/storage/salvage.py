@@ -1,8 +1,8 @@
 """Salvage: reads rows from a damaged SQLite file page by page, without SQLite.
 
 One bad page in a B-tree can make a table, or the whole file, unreadable for SQLite. Here no tree is followed:
-each table leaf page is read by itself, and the column types of a row tell its table. That finds all rows that
-SQLite can read, and those behind damaged pages. The write-ahead log is applied as SQLite does.
+each table leaf page is read separately, and the column types of a row tell its table. That finds all rows
+that SQLite can read, and those behind damaged pages. The write-ahead log is applied as SQLite does.
 (sqlite.org/fileformat2.html: 1.6 for leaf and overflow pages, 2.1 for records, 4 for the log.)
 
 A sender's text can't fake a leaf page: in an overflow page it follows a 4-byte page number, whose first byte

@@ -49,7 +49,7 @@ class Answer(Task):
         super().check_input(request)
         if not self.section.knowledge and not _context(request).strip():
             raise InvalidRequest(
-                f"task {self.name} answers from a text: send it as options.context beside the question"
+                f"task {self.name} answers from a text: send it as options.context with the question"
             )
 
     async def run(self, request: Request, ask: Ask, on_chunk: OnChunk | None) -> Outcome:

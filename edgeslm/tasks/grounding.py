@@ -26,7 +26,7 @@ CHARACTERS_PER_TOKEN: Final = 3.5
 MOST_QUOTED: Final = 600
 """Longest sentence quoted as a whole, in characters; a table without punctuation is one sentence."""
 LIKENESS: Final = 4.0
-"""Weight of a sentence's cosine to the question, beside the log of the reader's probability
+"""Weight of a sentence's cosine to the question, added to the log of the reader's probability
 (``benchmarks/LOG.md``). Tuned for MiniLM; encoders with more similar cosines need a higher one."""
 BUDGET: Final = 1200
 """Token budget of the passages shown to a model."""

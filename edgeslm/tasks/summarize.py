@@ -117,7 +117,7 @@ class Summarize(Task):
             return digest.told(check.statements(output.text))
 
     def _room(self, request: Request) -> int | None:
-        """Estimated tokens left for a text beside prompt and summary; None if unknown."""
+        """Estimated tokens left for a text next to prompt and summary; None if unknown."""
         if self.context_length is None:
             return None
         own = len(self.section.instruction or INSTRUCTION) + sum(
@@ -329,8 +329,8 @@ class _Reading:
         """
         if length < 2 * SHORTEST_PART:
             raise TooLong(
-                f"a part of {length} characters is too long for the model beside the prompt and max_tokens; "
-                "ask for less, or shorten the task's instruction and examples"
+                f"a part of {length} characters is too long for the model together with the prompt and "
+                "max_tokens; ask for less, or shorten the task's instruction and examples"
             )
         self._most = length // 2
 

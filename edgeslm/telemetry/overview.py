@@ -197,7 +197,7 @@ def screen(
     width = max(20, width)
     head = [paint(_cut(f"{title}   {_counted(nodes)}", width), "bold"), ""]
     if not nodes:
-        return [*head, _cut("No node has said anything yet.", width)]
+        return [*head, _cut("No messages from any node yet.", width)]
     sites = max((len(node.site) for node in nodes if node.site is not None), default=None)
     site_room = None if sites is None else min(max(sites, 4), _WIDEST_SITE, width // 4)
     site = "" if site_room is None else f"{'SITE':<{site_room}} "
@@ -315,7 +315,7 @@ def wrap(text: str, width: int) -> list[str]:
 
 
 def _columns(width: int, names: Sequence[str]) -> list[_Column]:
-    """The columns that fit beside the longest name, or its first 24 characters."""
+    """The columns that fit next to the longest name, or its first 24 characters."""
     kept = list(_COLUMNS)
     wanted = max([_NARROWEST, *(len(name) for name in names)])
     while len(kept) > 1 and sum(c.width + 1 for c in kept) + min(wanted, 24) > width:

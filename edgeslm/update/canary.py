@@ -40,7 +40,7 @@ class Canary:
     def why_bad(self, ends: int, counts: Counts) -> str:
         """The reason to roll back, as part of a sentence; empty: none."""
         if ends - self.ends >= MOST_ENDS:
-            return f"its engine ended {ends - self.ends} times by itself"
+            return f"its engine exited unexpectedly {ends - self.ends} times"
         now = _sum(self.tasks, counts)
         total = now.total() - self.results.total()
         bad = _bad(now) - _bad(self.results)

@@ -79,8 +79,8 @@ class Exchange(CommandFile):
         return command.model_copy(update={"older": False})  # only the operator may allow that
 
     def archive(self, name: str | None) -> IO[bytes]:
-        """Opens an archive in the process's folder. :raises BundleError: there is none of that name.
-        :raises OSError: the disk."""
+        """Opens an archive in the rollout client's folder. :raises BundleError: no such archive.
+        :raises OSError: it can't be read."""
         if name is None or not _NAME.fullmatch(name):
             raise BundleError("the rollout's process names no archive of its folder")
         return self._open(self.folder / FOLDER / name)

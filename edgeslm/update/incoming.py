@@ -83,7 +83,7 @@ class Incoming:
 
 
 def model_of(path: Path) -> str:
-    """``small`` for ``small``, ``small.tar`` and the like."""
+    """``small`` for ``small``, ``small.tar`` etc.."""
     for ending in ENDINGS:
         if path.name.endswith(ending):
             return path.name.removesuffix(ending)

@@ -69,7 +69,7 @@ def _why_no_key(error: Exception) -> str:
 
 
 def make_key(key: Path, passphrase: bytes | None = None) -> Path:
-    """Makes a key pair on the curve P-256: the private key in ``key`` (mode 600), the public key beside it.
+    """Makes a key pair on the curve P-256: the private key in ``key`` (mode 600), the public key next to it.
 
     :param passphrase: encrypts the private key.
     :return: the file of the public key.

@@ -29,7 +29,7 @@ _PARTIAL = re.compile(r"\.(?P<name>.+)\.(?P<pid>\d+)\.partial")
 
 @contextlib.contextmanager
 def staged(out: Path) -> Iterator[Path]:
-    """A staging folder beside ``out``, renamed to ``out`` at the end of the block, removed if it raises.
+    """A staging folder next to ``out``, renamed to ``out`` at the end of the block, removed if it raises.
 
     Leftovers of killed exports to the same ``out`` are removed first.
 

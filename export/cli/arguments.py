@@ -90,7 +90,7 @@ def questions_of(options: argparse.Namespace) -> list[QuestionRow]:
 
 def find_base(path: Path, *named: Path | None) -> Path:
     """The base bundle of the head or adapter in ``path``, by its digest: the first of those ``named`` that
-    fits, or else one beside ``path`` or among the starter's. A head with its own encoder is its own base.
+    fits, or else one next to ``path`` or among the starter's. A head with its own encoder is its own base.
 
     :raises ExportError: it isn't found. :raises BundleError: ``path`` isn't a bundle.
     """
@@ -111,4 +111,4 @@ def find_base(path: Path, *named: Path | None) -> Path:
                 return folder
         except EdgeslmError:
             continue
-    raise ExportError(f"The bundle that {path} was learned on isn't near it; name it with --base BUNDLE.")
+    raise ExportError(f"The bundle that {path} was trained on isn't next to it; name it with --base BUNDLE.")

@@ -137,7 +137,7 @@ def _parser() -> argparse.ArgumentParser:
                 "--release",
                 type=release,
                 metavar="N",
-                help="release number: a node that has accepted a higher one of the same name doesn't go back "
+                help="release number: a node that has accepted a higher one of the same name won't downgrade "
                 "automatically (default: 0)",
             )
         command.set_defaults(run=module.run, resumes=getattr(module, "RESUMES", False))

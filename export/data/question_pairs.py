@@ -22,7 +22,7 @@ def check_count(learned: int) -> None:
     """:raises ExportError: fewer than ``FEWEST`` answered questions."""
     if learned < FEWEST:
         raise ExportError(
-            f"There are {learned} answered questions beside those held out; at least {FEWEST} are needed."
+            f"There are {learned} answered questions besides those held out; at least {FEWEST} are needed."
         )
 
 

@@ -3,8 +3,9 @@
 When a device prepacks the bundle, it compares its own answers, to see whether its processor computes the same
 (``edgeslm.engine.prepack.golden``).
 
-The prompts are plain texts of this project, since they are distributed with every bundle. They aren't chats:
-some templates insert the date, and the same source must give the same bytes. Runs in a child process.
+The prompts are plain texts of this project, since they are distributed with every bundle. They don't use
+the chat template, since some templates insert the date and exports must be reproducible. Runs in a child
+process.
 """
 
 from __future__ import annotations

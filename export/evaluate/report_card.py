@@ -193,7 +193,7 @@ def stated(bundle: Bundle) -> dict[str, Any]:
 
 @dataclass(frozen=True, slots=True)
 class Required:
-    """What to measure beside size and speed.
+    """What to measure in addition to size and speed.
 
     ``data`` is a file of labelled rows. A decoder may take a ``task`` file with it; a learned task takes its
     ``base`` bundle, and optionally a ``max_error``. ``with_answers`` adds the answer to each row.

@@ -1,4 +1,4 @@
-"""External data: reads and appends tensors in the file beside a graph (``TensorProto.external_data``)."""
+"""External data: reads and appends tensors in the file next to a graph (``TensorProto.external_data``)."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def file_of(graph: Any) -> str:
 
 
 def content_of(folder: Path, tensor: Any) -> bytes:
-    """A tensor's bytes, from the graph or from the file beside it. :param folder: the graph's."""
+    """A tensor's bytes, from the graph or from the file next to it. :param folder: the graph's."""
     if not tensor.external_data:
         from onnx import numpy_helper
 

@@ -35,7 +35,7 @@ _SCALES: Final = 3
 """Index of the weights' scales among the inputs of an integer product."""
 
 Share = Callable[[str, "Floats"], Any]
-"""Returns the tensor with a name, after writing its values beside the graph if the name is new."""
+"""Returns the tensor with a name, after writing its values next to the graph if the name is new."""
 
 
 def fix_scales(folder: Path) -> None:

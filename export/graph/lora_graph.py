@@ -49,7 +49,7 @@ class Branch:
 
 
 def write_lora_graph(folder: Path) -> bool:
-    """Writes ``model_lora.onnx`` beside the plain graph of a bundle.
+    """Writes ``model_lora.onnx`` next to the plain graph of a bundle.
 
     :return: false, with nothing written, if the graph has no matrix product for an adapter.
     """

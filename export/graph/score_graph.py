@@ -30,7 +30,7 @@ _POSITIONS_PLACE, _BIAS_PLACE = 9, 10
 
 
 def write_score_graph(folder: Path) -> bool:
-    """Writes ``model_score.onnx`` beside the plain graph of a bundle.
+    """Writes ``model_score.onnx`` next to the plain graph of a bundle.
 
     :return: false, with nothing written, if the architecture doesn't allow it.
     """

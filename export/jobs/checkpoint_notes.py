@@ -43,7 +43,7 @@ class Notes:
 
 
 def sweep(folder: Path) -> None:
-    """Removes old notes beside ``folder`` whose names equal its own up to the last hyphen."""
+    """Removes old notes next to ``folder`` whose names equal its own up to the last hyphen."""
     kind, now = folder.name.rpartition("-")[0], time.time()
     for other in folder.parent.glob(f"{kind}-*") if kind else ():
         if other != folder and now - other.stat().st_mtime > FORGOTTEN_S:

@@ -28,7 +28,7 @@ _MODULES = ("Transformer", "Pooling", "Normalize")
 
 
 _LINKED = frozenset({".json", ".txt", ".model", ".vocab", ".jinja"})
-"""Suffixes of files that optimum's transformers reads beside weights: configurations and tokenizers."""
+"""Suffixes of files that optimum's transformers reads in addition to weights: configuration, tokenizer."""
 
 _BYTES_A_WEIGHT = 5
 """PyTorch's model and the graph, both float32, are in memory together for a moment."""

@@ -146,7 +146,7 @@ def _advice(rows: tuple[PlanRow, ...], board: Board, shape: Shape, tokens: int) 
             return f"Doesn't fit: {_gb(over)} too much even as {row.recipe}; --context {left} would fit."
         return (
             f"Doesn't fit: even as {row.recipe} it needs {_gb(row.expectation.memory_bytes)} and the board "
-            f"has {_gb(room)} beside the system; take a smaller model or a board with more memory."
+            f"has {_gb(room)} besides the system; take a smaller model or a board with more memory."
         )
     fast = max(fitting, key=lambda row: row.expectation.decode_tps)
     speed = fast.expectation.decode_tps
@@ -211,14 +211,14 @@ def plan_lines(plan: Plan) -> list[str]:
     room = board.memory_bytes - SYSTEM_BYTES
     words = {"read_gbs": "reading", "int4_gflops": "4 bits", "int8_gflops": "8 bits"}
     notes = [f"{words[figure]} estimated" for figure in board.estimated]
-    notes += ["others computed meanwhile, it can do more"] if board.busy else []
+    notes += ["other programs were running: real speed is higher"] if board.busy else []
     guessed = f" ({', '.join(notes)})" if notes else ""
     lines = [
         f"{plan.source}: {shape.architecture}, {shape.weights / 1e6:,.0f} million weights, "
         f"{shape.kv_bytes_per_token / 1024:.0f} KiB of cache a token",
         f"{board.name}: {board.title}",
         f"  reads {board.read_gbs:.1f} GB/s, computes {board.int4_gflops:.0f} (4 bits) and "
-        f"{board.int8_gflops:.0f} (8 bits) GFLOPS{guessed}; {_gb(room)} of memory beside the system",
+        f"{board.int8_gflops:.0f} (8 bits) GFLOPS{guessed}; {_gb(room)} of memory besides the system",
         "",
         f"{'recipe':12} {'file MB':>8} {'memory MB':>10} {'fits':>5} {'prefill tok/s':>14} "
         f"{'decode tok/s':>13}",

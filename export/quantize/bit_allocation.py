@@ -18,7 +18,7 @@ from edgeslm_export.quantize.formats import Format
 class Unit:
     """``parts`` are the matrices that share a format: name to (rows, columns).
 
-    ``loss`` is the estimated divergence, in nats a token, that each format adds by itself.
+    ``loss`` is the estimated divergence, in nats a token, that each format alone adds.
     """
 
     parts: Mapping[str, tuple[int, int]]

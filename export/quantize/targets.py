@@ -65,7 +65,7 @@ class BitSearch:
     The losses of single matrices don't add up exactly, and int8 activations lose something too. So the
     estimate is corrected: by a factor after one attempt, by a line through the last two after more.
 
-    :param overhead: estimated bytes of a bundle beside its matrices; the first attempt tells them exactly.
+    :param overhead: estimated bytes of a bundle besides its matrices; the first attempt tells them exactly.
     """
 
     units: Sequence[Unit]

@@ -110,7 +110,7 @@ def _tokenize(folder: Path, task: Mapping[str, Any], work: Path, config: Any) ->
 
 
 def _other_bytes(model: Any, folder: Path) -> dict[str, int]:
-    """Bytes of a bundle beside its matrices: small parameters and positions in float32, graph, tokenizer.
+    """Bytes of a bundle besides its matrices: small parameters and positions in float32, graph, tokenizer.
 
     :return: ``other_bytes``, an estimate that is some percent too high (the first build tells exactly), and
         ``other_bytes_least``, a lower bound.

@@ -2,7 +2,7 @@
 
 The encoder is saved as a checkpoint for ``encoder`` to export, and the head as layers that a device computes:
 a dense layer with tanh (the model's pooler or the head's own), if there is one, and a logit for whether the
-second text answers the first (Devlin et al. 2019; ``BertForSequenceClassification`` and the like in
+second text answers the first (Devlin et al. 2019; ``BertForSequenceClassification`` etc. in
 transformers).
 
 Runs in a child process (``python -m edgeslm_export.train.cross_encoder``).

@@ -276,7 +276,7 @@ def _losses_aside(training: Training, batch: int) -> torch.Tensor:
 def _batches(
     rows: Sequence[int], lengths: Sequence[int], schedule: Schedule, epoch: int
 ) -> Iterator[list[int]]:
-    """Row indices of each batch, shuffled anew in each epoch."""
+    """Row indices of each batch, reshuffled in each epoch."""
     shuffle, size = random.Random(f"{schedule.seed} {epoch}"), schedule.batch
     order = list(rows)
     shuffle.shuffle(order)

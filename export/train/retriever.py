@@ -151,7 +151,7 @@ def make_chunks(sources: Sequence[Sequence[Sought]]) -> list[list[Sought]]:
     return chunks
 
 
-# --- what it is worth --------------------------------------------------------------------------------
+# --- evaluation --------------------------------------------------------------------------------------
 
 
 def hits(

@@ -78,7 +78,7 @@ def _expectations(
         f" on {machine.cores} cores"
     )
     if machine.busy:
-        text += "; other programs computed meanwhile, it can do more"
+        text += "; other programs were running; real speed is higher"
     expected = {
         subject: expect(foot, machine, min(context, foot.shape.context_length))
         for subject, foot in known.items()

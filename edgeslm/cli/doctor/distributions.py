@@ -1,4 +1,4 @@
-"""Doctor checks of Python packages: extras that a configuration lacks, and packages that nothing uses.
+"""Doctor checks of Python packages: extras that a configuration lacks, and unused packages.
 
 Unused packages take disk space. A plain ``pip install`` brings some: tokenizers requires huggingface-hub,
 with two HTTP libraries, for downloads that no device makes. The lists in ``requirements/`` leave them out.
@@ -20,7 +20,7 @@ INSTALLERS = frozenset({OWN, "pip", "setuptools", "wheel", "uv"})
 NEVER_USED: Mapping[str, str] = {"tokenizers": "huggingface-hub"}
 """Requirements of a package for features that are never used here."""
 
-ADVICE = "an environment by requirements/device.txt has less (docs/getting-started/install.md)"
+ADVICE = "install from requirements/device.txt to avoid it (docs/getting-started/install.md)"
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +55,8 @@ def judge_distributions(installed: Iterable[Distribution]) -> list[Finding]:
     if not unused:
         return []
     size = megabytes(sum(map(_bytes, (found[name] for name in unused))))
-    text = f"{len(unused)} that nothing uses ({size}): {', '.join(unused)}"
+    packages = "package" if len(unused) == 1 else "packages"
+    text = f"{len(unused)} unused {packages} ({size}): {', '.join(unused)}"
     return [Finding("libraries", "ok", text, ADVICE)]
 
 

@@ -126,9 +126,9 @@ def plan_bridge(
 ) -> Bridge:
     """The bridge of a site whose nodes have these configurations.
 
-    ``up`` are filters sent up besides the nodes' states; ``results``: results of requests go up too; ``down``
-    are tasks, ``NODE/TASK``, for requests from the hub, whose replies go up. Nothing else from the hub
-    reaches topics of nodes, topics that routes read, or the filters of ``guard``.
+    ``up`` are filters sent up in addition to the nodes' states; ``results``: results of requests go up too;
+    ``down`` are tasks, ``NODE/TASK``, for requests from the hub, whose replies go up. Everything else from
+    the hub is blocked on nodes' topics, topics that routes read, and filters in ``guard``.
 
     :raises ProvisionError: an invalid name or filter, or one that would send requests or commands up.
     """

@@ -14,7 +14,7 @@ export class Live {
     this.paused = false;
     this.latency = new Chart($("latency"), {
       title: "Latency", words: ms, least: 10, onPoint: (moment) => this.sayLatency(moment),
-      lines: [{ key: "p95", name: "95 % within", className: "second" }, { key: "p50", name: "half within", className: "first" }],
+      lines: [{ key: "p95", name: "p95", className: "second" }, { key: "p50", name: "median", className: "first" }],
     });
     this.queue = new Chart($("queue"), {
       title: "Queue", words: (value) => Number(value.toFixed(1)).toString(), least: 4, onPoint: (moment) => this.sayQueue(moment),
@@ -60,12 +60,12 @@ export class Live {
       ["Answers/s", rate(health.answers_per_s && total(health.answers_per_s))],
       ["Waiting", health.queue ?? "–"],
       ["Running", health.in_flight ?? "–"],
-      ["Half within", ms(latency.p50)],
-      ["95 % within", ms(latency.p95)],
+      ["Median", ms(latency.p50)],
+      ["p95", ms(latency.p95)],
       ["Tokens/s", rate(health.tokens_per_s)],
       ["Memory", bytes(total(health.memory_bytes))],
       ["Temperature", typeof health.temperature_c !== "number" ? null : `${health.temperature_c.toFixed(0)} °C`],
-      ["Up", health.uptime_s === undefined ? "–" : duration(health.uptime_s)],
+      ["Uptime", health.uptime_s === undefined ? "–" : duration(health.uptime_s)],
     ].filter(([, value]) => value !== null);
     put($("tiles"), ...tiles.map(([name, value]) => el("div", {}, el("dt", {}, name), el("dd", {}, String(value)))));
   }
@@ -80,8 +80,8 @@ export class Live {
     const last = moment ?? [...this.moments].reverse().find((one) => one.p50 !== null) ?? null;
     const said = last === null ? "nothing answered yet" : [
       moment ? clock(moment.at) : "",
-      el("span", {}, el("span", { className: "first" }, "half within "), el("b", {}, ms(last.p50))),
-      el("span", {}, el("span", { className: "second" }, "95 % within "), el("b", {}, ms(last.p95)))];
+      el("span", {}, el("span", { className: "first" }, "median "), el("b", {}, ms(last.p50))),
+      el("span", {}, el("span", { className: "second" }, "p95 "), el("b", {}, ms(last.p95)))];
     put($("latency-now"), ...[said].flat());
   }
 

@@ -34,7 +34,7 @@ from edgeslm.messages import NORMAL_PRIORITY
 log = logging.getLogger("edgeslm.engine")
 
 STOP_GRACE_S = 5.0
-"""How long a worker may take to exit by itself."""
+"""How long a worker may take to exit on its own."""
 CANCEL_GRACE_S = 20.0
 """How long a worker may take to stop a cancelled call. A prefill can't be interrupted; a hang must be."""
 

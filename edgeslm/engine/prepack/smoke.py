@@ -1,8 +1,8 @@
 """Smoke test of a bundle on this machine, before it may serve.
 
 The bundle is loaded, its golden answers are compared (``golden``), and it runs a request. The CPU time of the
-request is compared with that of the bundle it would replace: absolute and wall-clock times mean nothing on a
-busy machine.
+request is compared with that of the bundle it would replace: absolute and wall-clock times are meaningless on
+a busy machine.
 
 The test is a job whose child is this module, so a crash, a hang or a lack of memory affects nothing else.
 """
@@ -84,8 +84,8 @@ async def smoke_test(
     memory = read_memory(root)
     if memory is not None and memory.available < needed:
         raise BundleError(
-            f"{bundle.path.name}: too large for this device: it takes {needed / 1e6:.0f} MB of memory beside "
-            f"the model that serves, and {memory.available / 1e6:.0f} MB are available"
+            f"{bundle.path.name}: too large for this device: it takes {needed / 1e6:.0f} MB of memory "
+            f"next to the serving model, and {memory.available / 1e6:.0f} MB are available"
         )
     order = _Order(
         bundle=bundle.path.resolve(),

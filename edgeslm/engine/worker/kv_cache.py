@@ -18,7 +18,7 @@ SLOT_STEP: Final = 256
 SLOT_BYTES: Final = 64_000_000
 """Memory budget of all idle slots; those in use may exceed it."""
 MOST_SLOTS: Final = 8
-"""A generator takes memory beside its cache, especially with a grammar."""
+"""A generator takes memory in addition to its cache, especially with a grammar."""
 WORTH_SHARING: Final = 16
 """Fewest shared tokens for which a slot is reused. A shorter prefix (the template's head) doesn't justify
 taking another task's slot, since a new slot costs about as much as computing 16 tokens."""

@@ -23,7 +23,7 @@ from edgeslm.storage.file_ownership import is_ours
 log = logging.getLogger("edgeslm.engine")
 
 FOLDER: Final = "beginnings"
-"""Folder beside the prepacked graphs."""
+"""Folder next to the prepacked graphs."""
 KEPT_BYTES: Final = 64_000_000
 """Budget of all files. Files unused since the start are evicted first. Those in use stay; otherwise tasks
 that don't all fit would evict one another at each start."""
@@ -62,7 +62,7 @@ class PrefixCache:
             return None
         digest = hashlib.sha256(content.data[_DIGEST_BYTES:]).digest()
         if digest != content[:_DIGEST_BYTES].tobytes():
-            log.warning("%s is damaged; it is read anew", file)
+            log.warning("%s is damaged; it is computed again", file)
             return None
         self._used.add(file)
         with contextlib.suppress(OSError):

@@ -150,17 +150,17 @@ def find_prepared(bundle: Bundle, graph: str, cache: Path) -> Prepared | None:
             _check_owner(folder / name, stat.S_IFREG)
         index = Index.model_validate_json((folder / INDEX).read_bytes())
         if index.machine != machine_key():
-            log.info("%s is for another processor or version; edgeslm prepare makes it anew", folder)
+            log.info("%s is for another processor or version; edgeslm prepare recreates it", folder)
             return None
         digests = {file.path: file.sha256 for file in index.files}
         found = {name: block_digest(folder / name) for name in names[1:]}
     except FileNotFoundError:
         return None
     except (OSError, ValidationError) as error:
-        log.warning("%s can't be used (%s); edgeslm prepare makes it anew", folder, type(error).__name__)
+        log.warning("%s can't be used (%s); edgeslm prepare recreates it", folder, type(error).__name__)
         return None
     if (index.bundle, index.graph, digests) != (bundle.digest, graph, found):
-        log.warning("%s is damaged; edgeslm prepare makes it anew", folder)
+        log.warning("%s is damaged; edgeslm prepare recreates it", folder)
         return None
     mark_used(folder)
     as_measured = index.cores == usable_cores()

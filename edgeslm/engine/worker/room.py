@@ -15,7 +15,7 @@ from edgeslm.hardware.board import read_memory
 RESERVE_BYTES: Final = 48_000_000
 """Kept free for prefill and for other processes."""
 GRAMMAR_BYTES: Final = 512_000_000
-"""Allowance for grammars, activations and the threads of a second session, beside caches and weights."""
+"""Allowance for grammars, activations and threads of a second session, in addition to caches and weights."""
 _FRESH_S: Final = 0.1
 _AMPLE: Final = 16
 """If this many times the need was free less than ``_FRESH_S`` ago, the check, which takes a while, is
@@ -54,7 +54,7 @@ def limit_memory(cache_bytes: int, weight_bytes: int, proc: Path = Path("/proc/s
     """Limits this process, its model loaded, to what requests may need, so that a runaway grammar ends it and
     no other process. Mapped files don't count.
 
-    :param cache_bytes: of a whole context. A scoring pass takes two beside that of a call it interrupts.
+    :param cache_bytes: of a whole context. A scoring pass takes two more than the call it interrupts.
     :param weight_bytes: of a second session of the same model.
     """
     with contextlib.suppress(OSError, ValueError, IndexError):

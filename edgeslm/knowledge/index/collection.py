@@ -253,8 +253,8 @@ class Collection:
             raise refusal(self.file, error) from None
         if busy:
             raise KnowledgeError(
-                f"{self.file} is being read: what was removed is gone from it, and may stay in "
-                "the file beside it until the next try"
+                f"{self.file} is being read: removed passages are deleted from it, but may stay in "
+                "its write-ahead log until the next attempt"
             )
 
     # --- vectors ------------------------------------------------------------------------------------
@@ -277,7 +277,7 @@ class Collection:
                     raise KnowledgeError(
                         f"{self.file} was embedded with another encoder, {there.path} "
                         f"({short_digest(there.digest)}); "
-                        "use that one, or embed all passages anew with --re-embed"
+                        "use that one, or embed all passages again with --re-embed"
                     )
                 db.execute("DELETE FROM vectors")
                 db.execute("UPDATE passages SET embedded = 0")

@@ -115,7 +115,7 @@ def open_database(file: Path, *, writes: bool) -> sqlite3.Connection:
 
 
 def _keep_private(file: Path) -> None:
-    """Creates a missing file with mode 0600, since it contains texts; SQLite gives the files beside it the
+    """Creates a missing file with mode 0600, since it contains texts; SQLite gives the files next to it the
     same mode. Fixes the mode of files from earlier versions."""
     try:
         # Only a new file: closing an existing one would drop this process's locks on it.
@@ -176,7 +176,7 @@ def transaction(db: sqlite3.Connection, file: Path, *, writes: bool) -> Iterator
 
 
 def _missing(file: Path) -> KnowledgeError:
-    return KnowledgeError(f"there is no collection {file}; edgeslm knowledge add {file} PATH makes one")
+    return KnowledgeError(f"there is no collection {file}; edgeslm knowledge add {file} PATH creates one")
 
 
 def refusal(file: Path, error: sqlite3.Error) -> KnowledgeError:

@@ -20,9 +20,9 @@ from edgeslm.knowledge.index.search import Found
 DEPTH: Final = 10
 """Number of passages that are rescored; the others keep their order."""
 SENTENCE: Final = 0.3
-"""Weight of the nearest sentence (relative to the best one), beside the score (``benchmarks/LOG.md``)."""
+"""Weight of the nearest sentence (relative to the best one), added to the score (``benchmarks/LOG.md``)."""
 READ: Final = 0.05
-"""Weight of the reader's probability, beside the score (``benchmarks/LOG.md``)."""
+"""Weight of the reader's probability, added to the score (``benchmarks/LOG.md``)."""
 MOST_SENTENCES: Final = 40
 """Sentences of a passage, at most; prose has fewer, lists of words may have more."""
 MOST_CHARACTERS: Final = 600

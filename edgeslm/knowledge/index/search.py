@@ -1,7 +1,7 @@
 """Hybrid search: combines word search (BM25) and semantic search (cosine) into one score.
 
 Both rankings cover the whole collection. The best of either are candidates, and both scores are computed for
-each. They are kept beside the combined score, since they decide whether a question can be answered.
+each. They are kept in addition to the combined score, since they decide whether a question can be answered.
 """
 
 from __future__ import annotations

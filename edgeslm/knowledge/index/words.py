@@ -119,7 +119,7 @@ def choose(db: sqlite3.Connection, counts: Mapping[str, int], passages: int, mos
         if _hits(db, together, room + 1) <= room:
             break
     else:
-        if choices:  # even all together are too common
+        if choices:  # even all common words together match too many passages
             together = ""
     if together:
         choices.append(f"({together})")

@@ -41,7 +41,7 @@ MOST_CHARACTERS: Final = 4 * MAX_CHARACTERS
 
 
 class ReadingError(KnowledgeError):
-    """The child was killed while reading a file, or exited by itself."""
+    """The child was killed while reading a file, or exited on its own."""
 
 
 def limits_of(path: Path, size: int, most_s: float = MOST_S) -> tuple[float, int]:

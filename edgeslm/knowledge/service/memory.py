@@ -64,7 +64,7 @@ def forget(collection: Collection, choice: Choice, *, dry_run: bool = False) -> 
 def _id_in(source: str, choice: Choice) -> str | None:
     """The id in a message's source, before the name that the node appended.
 
-    Topics and ids may contain blanks, so all splits are tried against ``choice``.
+    Topics and ids may contain spaces, so all splits are tried against ``choice``.
     """
     named = source.rpartition(" ")[0]
     parts = named.split(" ")

@@ -120,7 +120,7 @@ def _check_encoder(spec: CollectionSpec, collection: Collection) -> None:
     if tag is not None and spec.encoder is not None and tag.digest != spec.encoder.digest:
         raise KnowledgeError(
             f"knowledge.{spec.name}.encoder: {collection.file} was embedded with another encoder, "
-            f"{tag.path}; name that one, or embed all passages anew (edgeslm knowledge add --re-embed)"
+            f"{tag.path}; name that one, or embed all passages again (edgeslm knowledge add --re-embed)"
         )
 
 

@@ -13,4 +13,4 @@ def test_the_page_is_that_of_the_parsers() -> None:
         [sys.executable, ROOT / "scripts/commands.py"], capture_output=True, text=True, check=True
     )
     page = (ROOT / "docs/reference/commands.md").read_text("utf-8")
-    assert page == done.stdout, "scripts/commands.py >docs/reference/commands.md makes it anew"
+    assert page == done.stdout, "scripts/commands.py >docs/reference/commands.md recreates it"

@@ -73,7 +73,7 @@ def test_old_figures_are_told_with_their_age() -> None:
 
 
 def test_without_nodes_it_says_so() -> None:
-    assert drawn()[-1] == "No node has said anything yet."
+    assert drawn()[-1] == "No messages from any node yet."
 
 
 def test_where_not_all_fits_tasks_give_way_to_nodes_and_nodes_to_a_count() -> None:

@@ -19,7 +19,7 @@ def trial(**before: dict[str, int]) -> Canary:
     [
         (1, {}, ""),
         (2, {}, ""),
-        (3, {}, "its engine ended 2 times by itself"),
+        (3, {}, "its engine exited unexpectedly 2 times"),
         (1, {"say": {"ok": 10, "poisoned": 2}}, ""),
         (1, {"say": {"ok": 10, "poisoned": 3}}, "3 of 13 requests failed"),
         (1, {"say": {"ok": 90, "poisoned": 3}}, ""),

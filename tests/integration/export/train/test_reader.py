@@ -246,7 +246,7 @@ def test_texts_of_other_rows_have_strange_sentences_too() -> None:
 
 
 def test_few_questions_are_refused() -> None:
-    with pytest.raises(ExportError, match=r"There are 1\d answered questions beside those"):
+    with pytest.raises(ExportError, match=r"There are 1\d answered questions besides those"):
         make_training_set(questions(19))
 
 

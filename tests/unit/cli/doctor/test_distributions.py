@@ -53,7 +53,7 @@ def test_a_device_of_the_list_has_nothing_to_spare(tmp_path: Path) -> None:
 def test_what_comes_only_through_the_hub_is_named(tmp_path: Path) -> None:
     (finding,) = judge_distributions(install(tmp_path, DEVICE | HUB))
     assert (finding.subject, finding.level) == ("libraries", "ok")
-    assert finding.text == "5 that nothing uses (8 MB): anyio, httpx2, huggingface-hub, idna, tqdm"
+    assert finding.text == "5 unused packages (8 MB): anyio, httpx2, huggingface-hub, idna, tqdm"
     assert "requirements/device.txt" in finding.advice
 
 
@@ -78,7 +78,7 @@ def test_an_environment_of_others_is_none_of_our_business(
 
 def test_those_of_this_environment_are_read() -> None:
     for finding in judge_distributions(Probes().distributions()):
-        assert finding.level == "ok" and "that nothing uses" in finding.text
+        assert finding.level == "ok" and " unused package" in finding.text
 
 
 CONFIG = """

@@ -113,7 +113,7 @@ def test_another_processor_or_version_is_told(
     write_index(folder, bundle, machine="sha256:0")
     with caplog.at_level(logging.INFO):
         assert find(bundle, folder) is None
-    assert "is for another processor or version; edgeslm prepare makes it anew" in caplog.text
+    assert "is for another processor or version; edgeslm prepare recreates it" in caplog.text
 
 
 @pytest.mark.parametrize(
@@ -126,7 +126,7 @@ def test_what_is_not_of_the_bundle_is_damage(
 ) -> None:
     write_index(folder, bundle, **changes)
     assert find(bundle, folder) is None
-    assert "is damaged; edgeslm prepare makes it anew" in caplog.text
+    assert "is damaged; edgeslm prepare recreates it" in caplog.text
 
 
 @pytest.mark.parametrize("name", [GRAPH, WEIGHTS])

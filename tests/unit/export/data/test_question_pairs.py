@@ -45,5 +45,5 @@ def test_texts_that_say_the_same_and_not_more() -> None:
 
 def test_few_questions_are_refused() -> None:
     check_count(FEWEST)
-    with pytest.raises(ExportError, match="There are 19 answered questions beside those held out"):
+    with pytest.raises(ExportError, match="There are 19 answered questions besides those held out"):
         check_count(FEWEST - 1)
