@@ -1,8 +1,9 @@
 """README and getting-started: each command runs against the installed wheel, with a real broker and models.
 
-A page is followed from top to bottom as a reader would. ``Save as `FILE`:`` before a block writes the file, a
-``sh`` block is run command by command, and ``edgeslm run`` goes on in the background. What needs root, apt or
-a public network is in :data:`ELSEWHERE`, with the test that runs it; a command in neither place fails here.
+A page is followed from top to bottom as a reader would. ``Save as `FILE`:`` or ``Replace `FILE` with:``
+before a block writes the file, a ``sh`` block is run command by command, and ``edgeslm run`` goes on in the
+background. What needs root, apt or a public network is in :data:`ELSEWHERE`, with the test that runs it; a
+command in neither place fails here.
 """
 
 from __future__ import annotations
@@ -120,7 +121,7 @@ def steps_of(page: str) -> Iterator[Step]:
     text = (ROOT / page).read_text("utf-8")
     for block in re.finditer(r"(?ms)^( *)```([\w-]*)[^\n]*\n(.*?)^\1```", text):
         language, body = block[2], re.sub(rf"(?m)^{block[1]}", "", block[3])
-        saved = re.search(r"[Ss]ave as\s+`([\w./-]+)`:\s*\Z", text[: block.start()])
+        saved = re.search(r"(?:[Ss]ave as|Replace)\s+`([\w./-]+)`(?: with)?:\s*\Z", text[: block.start()])
         if saved:
             yield Step(saved[1], body)
         elif language == "sh":
