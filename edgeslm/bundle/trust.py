@@ -80,7 +80,7 @@ def check_bundles(
     """A verdict for each bundle; blocks for a second or more.
 
     :param command: runs the check's module; default: this Python.
-    :param timeout_s: beside the time to read the bundles.
+    :param timeout_s: in addition to the time to read the bundles.
     :raises BundleError: the check itself failed: out of memory, or a timeout.
     """
     with Job(MODULE, command=command) as job:

@@ -305,7 +305,7 @@ _UNITS = {
     "deg": "° degree degrees deg",
 }
 UNITS = {word: unit for unit, words in _UNITS.items() for word in words.split()}
-"""Spelling -> unit. ``deg`` is incomplete by itself."""
+"""Spelling -> unit. ``deg`` is incomplete on its own."""
 DEGREES = frozenset({"c", "f", "k", "deg"})
 """Possible meanings of ``degrees``."""
 MINUTES_OF = frozenset(map(alike, words_of("runtime downtime uptime duration time length delay wait")))
