@@ -70,7 +70,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--teacher-rows", type=int, default=2452, help="(default: %(default)s)")
-    parser.add_argument("--teacher", type=Path, help="an adapter that was taught with these rows already")
+    parser.add_argument("--teacher", type=Path, help="an adapter that was trained with these rows already")
     parser.add_argument("--minutes", type=float, help="of teaching the teacher")
     parser.add_argument("--from", dest="packages", type=Path, help="take the wheels from this folder")
     parser.add_argument("--json", action="store_true", help="only the JSON line")

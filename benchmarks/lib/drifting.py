@@ -73,7 +73,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--method", choices=("head", "encoder"), default="head")
-    parser.add_argument("--learned", type=Path, help="a task that was taught with the same rows already")
+    parser.add_argument("--learned", type=Path, help="a task that was trained with the same rows already")
     parser.add_argument("--from", dest="packages", type=Path, help="take the wheels from this folder")
     parser.add_argument("--json", action="store_true", help="only the JSON line")
     args = parser.parse_args(argv)

@@ -173,7 +173,7 @@ def main() -> None:
     parser.add_argument("--reader", type=Path, help="reads and points into the passages")
     parser.add_argument("--data", type=Path, default=STARTER / "data", help="where the SMS are (%(default)s)")
     parser.add_argument("--rows", type=int, default=200, help="messages that the head learns (%(default)s)")
-    parser.add_argument("--method", default="auto", help="how it is taught (%(default)s)")
+    parser.add_argument("--method", default="auto", help="how it is trained (%(default)s)")
     parser.add_argument(
         "--cache", type=Path, default=cache_folder() / "documents", help="keeps the documents (%(default)s)"
     )
