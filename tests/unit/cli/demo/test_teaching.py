@@ -12,27 +12,28 @@ import yaml
 from edgeslm.cli.demo.material import LabelledMessage
 from edgeslm.cli.demo.teaching import teach
 from edgeslm.errors import EdgeslmError
-from tests.support.missing import replace_package
 
 ROWS = [LabelledMessage("WIN £100", "spam"), LabelledMessage("ok lar", "ham")]
 
 
 def replace_export(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, code: str) -> None:
-    """``python -m edgeslm_export`` runs ``code``."""
-    replace_package(monkeypatch, tmp_path / "packages", "edgeslm_export", "")
-    (tmp_path / "packages/edgeslm_export/__main__.py").write_text(f"import json, sys\n{code}")
+    """The Python that runs ``-m edgeslm_export`` is a program that runs ``code``."""
+    program = tmp_path / "python"
+    program.write_text(f"#!{sys.executable}\nimport json, sys\n{code}\n")
+    program.chmod(0o755)
+    monkeypatch.setattr(sys, "executable", str(program))
 
 
 def test_it_calls_the_command_that_a_user_would(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     called = tmp_path / "called"
-    code = f"open({str(called)!r}, 'w').write(json.dumps([sys.flags.safe_path, *sys.argv[1:]]))"
+    code = f"open({str(called)!r}, 'w').write(json.dumps(sys.argv[1:]))"
     replace_export(monkeypatch, tmp_path, code + """; print('words\\n{"accuracy": 0.94}')""")
     trained = teach(tmp_path, "spam", {"ham": "", "spam": "advertising"}, ROWS, tmp_path / "encoder")
     assert (trained.task, trained.rows, trained.accuracy) == ("spam", 2, 0.94)
     assert trained.folder == tmp_path / "learned/spam"
-    no_working_directory, tune, description, data, out, *options = json.loads(called.read_text())
-    assert no_working_directory
-    assert (tune, out) == ("tune", str(trained.folder))
+    no_working_directory, _, module, tune, description, data, out, *options = json.loads(called.read_text())
+    assert no_working_directory == "-P"
+    assert (module, tune, out) == ("edgeslm_export", "tune", str(trained.folder))
     assert options == ["--encoder", str(tmp_path / "encoder"), "--json"]
     task = yaml.safe_load(Path(description).read_text())
     assert task == {"name": "spam", "kind": "classify", "labels": {"ham": "", "spam": "advertising"}}
