@@ -80,7 +80,7 @@ def test_a_file_damaged_while_it_runs_is_set_aside(file: Path) -> None:
 def test_what_was_written_outlives_kill_9(file: Path) -> None:
     script = (
         "import os, signal, sys\nfrom pathlib import Path\n"
-        "from tests.unit.storage.test_database import make\n_, journal = make(Path(sys.argv[1]))\n"
+        "from tests.integration.storage.test_database import make\n_, journal = make(Path(sys.argv[1]))\n"
         "journal.begin(b'k' * 16, 1)\njournal.finish(b'o' * 16, 1, b'answer')\n"
         "os.kill(os.getpid(), signal.SIGKILL)\n"
     )
