@@ -346,12 +346,17 @@ REPORT = '<testsuites><testsuite tests="3" failures="1" time="90"/></testsuites>
         ("unit -x", (f"{UNIT} -x",)),
         ("--sandbox -x", (f"{CORE} -x",)),
         ("tests/unit/mqtt", ("selected.xml tests/unit/mqtt",)),
+        ("--sandbox rest --share 1/1 -x", (".py -x",)),
     ],
 )
-@pytest.mark.parametrize("status", [0, 1])
+@pytest.mark.parametrize("status", [0, 1, 5])
 def test_the_tests_run_on_the_wheel_and_their_status_is_told(
     machine: Machine, arguments: str, ends: tuple[str, ...], status: int
 ) -> None:
+    for tier in ("core", "apps"):
+        (machine.clone / "tests/system" / tier).mkdir(parents=True)
+        (machine.clone / "tests/system" / tier / "test_some.py").touch()
+    (machine.clone / "tests/unit/mqtt").mkdir(parents=True)
     done, calls = run_tests(machine, arguments, status)
     assert done.returncode == status
     assert all(call.startswith("-P -m pytest -o pythonpath= -n ") for call in calls)
@@ -367,6 +372,14 @@ def test_shares_have_each_file_of_the_rest_once(machine: Machine) -> None:
     _, (call,) = run_tests(machine, "rest")
     assert sorted(files) == [word for word in call.split() if word.endswith(".py")]
     assert len(files) > 20 and not [file for file in files if re.search("/(core|arm|packages)/", file)]
+
+
+@pytest.mark.parametrize("share", ["half", "0/2", "3/2", "1/0", "/", ""])
+def test_a_share_that_is_none_is_refused(machine: Machine, share: str) -> None:
+    command = [str(machine.clone / "scripts" / "test"), "rest", "--share", share]
+    done = subprocess.run(command, env=machine.environment(), capture_output=True, text=True)
+    assert (done.returncode, machine.calls()) == (2, [])
+    assert "must be N/M with N from 1 to M" in done.stderr
 
 
 def test_the_report_has_a_line_for_each_tier(tmp_path: Path) -> None:
