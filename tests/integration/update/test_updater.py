@@ -237,7 +237,7 @@ def test_a_model_that_crashes_on_trial_is_taken_back(
         assert label_of(app, b"2") != before
         app.publish(f"{BASE}/req/say", "crash", correlation=b"3")
         said = wait_state(app, "FAILED")
-        assert "its engine ended 2 times" in said["updates"]["small"]["why"]
+        assert "its engine exited unexpectedly 2 times" in said["updates"]["small"]["why"]
         assert label_of(app, b"4") == before
 
 
