@@ -157,7 +157,7 @@ class Trust:
             return {}
         if not is_ours(status):
             log.warning(
-                "%s can be written by others and is not believed: signatures are checked again", self._record
+                "%s can be written by other users and is ignored: signatures are checked again", self._record
             )
             return {}
         if not isinstance(known, dict) or not all(isinstance(mark, str) for mark in known.values()):

@@ -134,7 +134,7 @@ def test_a_record_that_others_can_write_is_not_believed(
     node.record.chmod(0o666)
     with pytest.raises(BundleError, match="asked again"):
         node.start(signed, command=NO_CHILD)
-    assert "can be written by others" in caplog.text
+    assert "can be written by other users and is ignored" in caplog.text
     node.start(signed)
     node.start(signed, command=NO_CHILD)
 
