@@ -170,7 +170,8 @@ def make(bundle: Bundle, order: PrepackOrder, show: Progress) -> Index:
             return Index.model_validate_json((folder / INDEX).read_bytes())
         memory = read_memory(Path("/"))
         check_room(
-            *(bundle, cache),
+            bundle,
+            cache,
             free_bytes=shutil.disk_usage(cache).free,
             available_bytes=None if memory is None else memory.available,
             background=order.keep is not None,
