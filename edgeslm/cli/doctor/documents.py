@@ -10,7 +10,7 @@ from edgeslm.cli.doctor.finding import Finding
 from edgeslm.cli.doctor.probes import Probes
 from edgeslm.cli.screen import plural
 from edgeslm.config.loader import Config
-from edgeslm.config.schema import Knowledge, default_state_dir
+from edgeslm.config.schema import Knowledge
 from edgeslm.errors import KnowledgeError
 
 HOMES = ("/home", "/root", "/run/user")
@@ -68,7 +68,7 @@ def _is_in_home(path: Path) -> bool:
 
 
 def _paths(config: Config) -> Iterator[Path]:
-    if config.state_dir != default_state_dir():  # systemd sets another one for the service
+    if "state_dir" in config.model_fields_set:  # else systemd sets it for the service
         yield config.state_dir
     yield from config.bundles.values()
     yield from (task.learned for task in config.tasks.values() if task.learned is not None)

@@ -79,3 +79,13 @@ def test_the_default_state_folder_of_a_user_is_not_the_services(
     config = config_of(knowledge={"k": {"path": "/srv/k"}})
     assert str(config.state_dir).startswith("/home/pi/")
     assert judge_homes(config, Path("/etc/edgeslm/edgeslm.yaml"), Machine(tmp_path, service=True)) == []
+
+
+def test_a_state_folder_in_a_home_that_the_file_names_is_told_even_if_it_is_the_default(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("STATE_DIRECTORY")
+    monkeypatch.setenv("XDG_STATE_HOME", "/home/pi/.local/state")
+    config = config_of(knowledge={"k": {"path": "/srv/k"}}, state_dir="/home/pi/.local/state/edgeslm")
+    (finding,) = judge_homes(config, Path("/etc/edgeslm/edgeslm.yaml"), Machine(tmp_path, service=True))
+    assert finding.text.endswith(": /home/pi/.local/state/edgeslm")
