@@ -29,6 +29,9 @@ log = logging.getLogger("edgeslm.node")
 
 LEVELS = ("debug", "info", "warning", "error")
 
+_ALERTED = 5
+"""Most mistakes of a failed reload in the alert, which is part of the retained health message."""
+
 
 class AdministeredNode(Protocol):
     config: Config
@@ -103,9 +106,12 @@ class Admin(Extension):
             try:
                 changes = await self._take_up(await asyncio.to_thread(load_config, self._path))
             except EdgeslmError as error:
-                mistakes = "; ".join(str(error).splitlines())
-                self.problem = f"The reload failed, the old configuration stays: {without_paths(mistakes)}"
-                log.error("the reload failed, the old configuration stays: %s", mistakes)
+                mistakes = str(error).splitlines()
+                told = without_paths("; ".join(mistakes[:_ALERTED]))
+                if len(mistakes) > _ALERTED:
+                    told += f" (and {len(mistakes) - _ALERTED} more)"
+                self.problem = f"The reload failed, the old configuration stays: {told}"
+                log.error("the reload failed, the old configuration stays: %s", "; ".join(mistakes))
                 raise
             finally:
                 self._manager.ready("online")

@@ -155,6 +155,24 @@ def test_a_failed_reload_tells_every_mistake(tmp_path: Path, caplog: pytest.LogC
     assert str(tmp_path) not in admin.alerts[0]
 
 
+def test_the_alert_of_a_failed_reload_tells_five_mistakes_and_how_many_more(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    wrong = {f"wrong{number}": number for number in range(40)}
+    valid = {"node": "hall", "broker": {"url": "mqtt://localhost"}, "models": {"small": {"bundle": "/m"}}}
+    task = {"kind": "embed", "model": "small"}
+    file = write_configuration(tmp_path, {**valid, "tasks": {"vector": task}, **wrong})
+    node, presence = SimpleNamespace(config=None), SimpleNamespace(state="online")
+    admin = Admin(file, *cast(Any, (node, None, None, presence, ServiceManager())))
+    with caplog.at_level(logging.ERROR), pytest.raises(ConfigError) as failure:
+        asyncio.run(admin.reload())
+    (alert,) = admin.alerts
+    assert [name for name in wrong if f"{name}:" in alert] == [f"wrong{number}" for number in range(5)]
+    assert alert.endswith(f"(and {len(failure.value.problems) - 5} more)")
+    logged = caplog.records[-1].getMessage()
+    assert all(f"{name}:" in logged for name in wrong)
+
+
 def test_a_model_is_replaced_while_requests_are_answered(
     configuration: dict[str, Any], tmp_path: Path, app: App
 ) -> None:
