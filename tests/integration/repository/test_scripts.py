@@ -206,14 +206,18 @@ def test_checks_before_a_commit_are_those_of_make_check() -> None:
         (f"mqtt: {'x' * 66}", ""),
         (f"mqtt: {'x' * 67}", "72 characters"),
         (f"mqtt: {'ä' * 66}", ""),
+        ("\n\nmqtt: reconnect after a refused login", ""),
         ("", "area: what"),
     ],
 )
-def test_the_subject_of_a_commit(subject: str, refused: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("locale", ["C", "C.UTF-8"])
+def test_the_subject_of_a_commit(subject: str, refused: str, locale: str, tmp_path: Path) -> None:
     message = tmp_path / "message"
     message.write_text(f"# A comment\n{subject}\n\nThe reason.\n", encoding="utf-8")
     command = [ROOT / "scripts/commit-subject", message]
-    done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "LC_ALL": "C.UTF-8"})
+    done = subprocess.run(
+        command, capture_output=True, env={**os.environ, "LC_ALL": locale}, encoding="utf-8"
+    )
     assert done.returncode == (1 if refused else 0), done.stderr
     assert refused in done.stderr
 
