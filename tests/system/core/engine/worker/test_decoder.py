@@ -148,6 +148,41 @@ def test_a_request_without_memory_for_its_cache_is_refused_before(starter: Path,
         decoder.close()
 
 
+def test_requests_with_a_grammar_of_their_own_leave_an_instruction_its_slot(decoder: Decoder) -> None:
+    read = []
+    for message in ("one", "two"):
+        looks = Looks()
+        decoder.score(Score(chat(message, TRIAGE * 20), ("yes", "no")), looks)
+        read.append(looks.count)
+    for number in range(MOST_SLOTS + 2):
+        says(decoder, "x", 1, guide=Guide("regex", f"[a-z]{{{number + 1}}}"))
+    looks = Looks()
+    decoder.score(Score(chat("three", TRIAGE * 20), ("yes", "no")), looks)
+    assert looks.count == read[1] < read[0] / 2, "the instruction was computed again"
+
+
+# -- scores ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "labels",
+    [
+        LABELS,
+        ("warn", "warning", "warning light"),
+        ("a", "supercalifragilistic", "läuft über 😀"),
+        ("only",),
+        tuple(f"label {number}" for number in range(20)),
+    ],
+)
+def test_probabilities_sum_to_one(decoder: Decoder, labels: tuple[str, ...]) -> None:
+    output = decoder.score(Score(chat("The belt is burning"), labels))
+    assert len(output.probabilities) == len(labels)
+    assert math.isclose(sum(output.probabilities), 1, abs_tol=1e-6)
+    assert all(0 <= value <= 1 for value in output.probabilities)
+    assert output.cost.prompt_tokens > 20
+    assert output.cost.completion_tokens == 0
+
+
 def test_the_order_of_labels_doesnt_matter(decoder: Decoder) -> None:
     labels = ("warn", "warning", "critical", "critical now")
     there = decoder.score(Score(chat("Fire"), labels)).probabilities
