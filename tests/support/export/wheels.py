@@ -1,7 +1,9 @@
-"""Wheels that pip can download from a folder (``PIP_NO_INDEX``, ``PIP_FIND_LINKS``)."""
+"""Wheels and source packages that pip can download from a folder (``PIP_NO_INDEX``, ``PIP_FIND_LINKS``)."""
 
 from __future__ import annotations
 
+import io
+import tarfile
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -27,3 +29,23 @@ def write_wheel(file: Path, content: Mapping[str, bytes], date: Date) -> Path:
         for member, text in about.items():
             archive.writestr(zipfile.ZipInfo(f"{name}-{version}.dist-info/{member}", date), text)
     return file
+
+
+def write_sdist(file: Path, code: str) -> None:
+    """A source package that needs nothing else to be built, and runs ``code`` when pip looks into it.
+
+    :param file: its path; the name says project and version.
+    """
+    folder = file.name.removesuffix(".tar.gz")
+    name, version = folder.split("-")
+    backend = '[build-system]\nrequires = []\nbuild-backend = "backend"\nbackend-path = ["."]\n'
+    texts = {
+        "PKG-INFO": f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n",
+        "pyproject.toml": backend,
+        "backend.py": code,
+    }
+    with tarfile.open(file, "w:gz") as archive:
+        for member, text in texts.items():
+            entry = tarfile.TarInfo(f"{folder}/{member}")
+            entry.size = len(text.encode())
+            archive.addfile(entry, io.BytesIO(text.encode()))
