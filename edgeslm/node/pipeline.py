@@ -35,7 +35,7 @@ log = logging.getLogger("edgeslm.node")
 
 @dataclass(slots=True)
 class BrokerAndSpool:
-    """Acknowledges to the broker and deletes from the spool."""
+    """Acknowledges a message to the broker and deletes its copy from the spool."""
 
     bus: BusClient
     spool: Spool

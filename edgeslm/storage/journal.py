@@ -232,7 +232,7 @@ class Journal:
         self.pause(key)
 
     def blame(self, key: bytes, lost: int) -> None:
-        """Adds ``lost`` to the cost of a request, unless it was answered. Never fails."""
+        """Adds ``lost`` crash points to the entry of a request, unless it was answered. Never fails."""
         known = self.find(key)
         if known is None or known.result is None:
             self._keep(key, JournalEntry(lost + (known.lost if known else 0), None))

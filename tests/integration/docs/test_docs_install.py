@@ -69,4 +69,4 @@ def test_its_configuration_is_one() -> None:
 
 def test_what_it_says_of_the_sandbox_and_of_the_disk_is_so() -> None:
     assert "StateDirectory=edgeslm\n" in UNIT and "LogsDirectory=edgeslm\n" in UNIT
-    assert f"{WRITES} journal-like synced writes ({round(WRITES * len(BLOCK), -5) // 1000} kB)" in TEXT
+    assert f"{WRITES} synced writes of {len(BLOCK) // 1024} kB, like the journal's" in TEXT
