@@ -80,6 +80,7 @@ ELSEWHERE = {
     "journalctl -u edgeslm -f": UNIT,
     "sudo systemctl edit edgeslm": UNIT,
     "sudo systemctl reload edgeslm": "test_a_reload_takes_up_what_was_changed",
+    "sudo systemctl restart edgeslm": UNIT,
     "sudo -u edgeslm edgeslm purge ...": UNIT,
     f'echo "correct horse battery" | sudo install -m 600 /dev/stdin {CREDENTIALS}/password': UNIT,
     f"sudo install -m 600 site/board-1.key site/board-1.pem site/ca.pem {CREDENTIALS}/": UNIT,
