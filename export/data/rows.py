@@ -264,7 +264,7 @@ def _check_header(names: Sequence[str], file: Path, columns: Sequence[str]) -> N
 def _label_problem(row: dict[str, Any], labels: Collection[str], other: str = "") -> str | None:
     """What is wrong with a row, as the end of a sentence that begins with its number; None if nothing is.
 
-    :param other: a key that rows with a label may not have.
+    :param other: a key that rows with a label must not have.
     """
     if other and other in row:
         return f"has {other}, and this file's first row has a label; keep rows of one kind in a file"

@@ -247,7 +247,8 @@ class Wanted:
             raise Unanswerable(f"{column.name} is not an amount")
 
     def _check_extreme(self, named: Named, operation: Operation) -> None:
-        """The highest temperature is neither that of ``temp_min`` nor the largest mean."""
+        """Refuses a column named after another operation, unless the question has its whole name: the highest
+        temperature is not in ``temp_min``."""
         others = set(_EXTREMES.values()) - {_EXTREMES[operation]}
         if not named.whole and others & self.names.all[named.place].words:
             raise Unanswerable(f"{self.columns[named.place].name} is something else")

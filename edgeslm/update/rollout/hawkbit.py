@@ -249,7 +249,7 @@ class Hawkbit:
     # This device
 
     def resume(self) -> None:
-        """Reports that a job of an earlier process goes on. :raises OSError: the disk."""
+        """Reports that a job begun before a restart continues. :raises OSError: it can't be recorded."""
         job = self.book.job
         told = any(one.execution == "resumed" for one in self.book.record.reports)
         if job is not None and not job.is_over and not told:
