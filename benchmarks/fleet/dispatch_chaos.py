@@ -20,19 +20,15 @@ import argparse
 import itertools
 import json
 import math
-import os
-import platform
 import random
 import signal
 import subprocess
 import sys
-import tempfile
 import threading
 import time
 from collections import Counter
 from collections.abc import Sequence
 from functools import partial
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +38,7 @@ from benchmarks.lib.chaos_events import QUIET_S, Event, Happened, make_plan
 from benchmarks.lib.chaos_proxy import Proxy
 from benchmarks.lib.chaos_senders import KEEPALIVE_S, Ledger, Sender, Watcher, make_client, start_client
 from benchmarks.lib.chaos_victims import Broker
+from benchmarks.lib.reporting import print_card, print_verdict, work_folder
 from benchmarks.lib.simulated_nodes import Crowd, Plan
 from edgeslm.protocol.codec import Topics
 
@@ -333,30 +330,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = parser.parse_args(argv)
     if arguments.seed is None:
         arguments.seed = random.SystemRandom().randrange(2**31)
-    card = {
-        "cpus": len(os.sched_getaffinity(0)),
-        "machine": platform.machine(),
-        "python": platform.python_version(),
-        "edgeslm": version("edgeslm"),
-        "profile": arguments.profile,
-        "service_ms": SERVICE_MS,
-        "seed": arguments.seed,
-    }
-    print("  ".join(f"{key} {value}" for key, value in card.items()) + "\n", flush=True)
-    if arguments.keep:
-        arguments.keep.mkdir(parents=True)
-        counted = perform(arguments, arguments.keep.resolve())
-    else:
-        with tempfile.TemporaryDirectory(prefix="edgeslm-dispatch-") as folder:
-            counted = perform(arguments, Path(folder))
+    card = print_card(profile=arguments.profile, service_ms=SERVICE_MS, seed=arguments.seed)
+    with work_folder(arguments.keep, "edgeslm-dispatch-") as folder:
+        counted = perform(arguments, folder)
     print()
     for key, value in counted.items():
         print(f"{key:<26}{value!s}")
     wrong = verdict(counted, arguments.most_duplicates)
-    for sentence in wrong:
-        print(f"failed: {sentence} (seed {arguments.seed})", file=sys.stderr)
-    print(json.dumps({**card, **counted, "passed": not wrong}))
-    return int(bool(wrong))
+    return print_verdict(card, counted, wrong)
 
 
 if __name__ == "__main__":

@@ -14,8 +14,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
-import platform
 import random
 import subprocess
 import sys
@@ -23,7 +21,6 @@ import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Final
 
@@ -32,6 +29,7 @@ sys.path.append(str(Path(__file__).resolve().parents[2]))
 from benchmarks.lib.fleet_load import RateClient, poisson
 from benchmarks.lib.machine import processor
 from benchmarks.lib.namespaces import Namespaces
+from benchmarks.lib.reporting import print_card, print_verdict
 from benchmarks.lib.shipped import ShippedBroker
 from benchmarks.lib.simulated_nodes import TASK, Crowd, Plan
 from edgeslm.protocol.codec import Topics, encode_request
@@ -190,23 +188,16 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--flat", action="store_true", help="without namespaces")
     parser.add_argument("--seed", type=int, default=1)
     arguments = parser.parse_args(argv)
-    card = {
-        "processor": processor(),
-        "cpus": len(os.sched_getaffinity(0)),
-        "python": platform.python_version(),
-        "edgeslm": version("edgeslm"),
-        "namespaces": not arguments.flat,
-        "service_ms": arguments.service_ms,
-        "profile": arguments.profile,
-        "seed": arguments.seed,
-    }
-    print("  ".join(f"{key} {value}" for key, value in card.items()) + "\n", flush=True)
+    card = print_card(
+        processor=processor(),
+        namespaces=not arguments.flat,
+        service_ms=arguments.service_ms,
+        profile=arguments.profile,
+        seed=arguments.seed,
+    )
     found = measure(arguments)
     wrong = verdict(found)
-    for sentence in wrong:
-        print(f"failed: {sentence}", file=sys.stderr)
-    print(json.dumps({**card, **found, "passed": not wrong}))
-    return int(bool(wrong))
+    return print_verdict(card, found, wrong)
 
 
 if __name__ == "__main__":

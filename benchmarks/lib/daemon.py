@@ -14,7 +14,6 @@ import argparse
 import asyncio
 import json
 import os
-import platform
 import queue
 import shutil
 import signal
@@ -38,6 +37,7 @@ from paho.mqtt.enums import CallbackAPIVersion
 from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties
 
+from benchmarks.lib.reporting import print_card
 from edgeslm.bundle.manifest import load_bundle
 from edgeslm.cli.demo.broker import start_broker
 from edgeslm.engine.prepack.prepare import graph_of, prepare
@@ -210,16 +210,11 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--starts", type=int, default=3, help="cold starts to measure")
     arguments = parser.parse_args(argv)
 
-    card = {
-        "cpus": len(os.sched_getaffinity(0)),
-        "machine": platform.machine(),
-        "python": platform.python_version(),
-        "edgeslm": version("edgeslm"),
-        "onnxruntime-genai": version("onnxruntime-genai"),
-        "bundle": arguments.bundle.name,
-        "prepared": arguments.prepared,
-    }
-    print("  ".join(f"{key} {value}" for key, value in card.items()))
+    card = print_card(
+        **{"onnxruntime-genai": version("onnxruntime-genai")},
+        bundle=arguments.bundle.name,
+        prepared=arguments.prepared,
+    )
     figures: dict[str, Any] = {"in_flight": {}}
     with tempfile.TemporaryDirectory() as folder, start_broker(Path(folder)) as broker:
         port = broker.port

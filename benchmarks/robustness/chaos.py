@@ -22,19 +22,14 @@ from __future__ import annotations
 
 import argparse
 import itertools
-import json
 import math
-import os
-import platform
 import random
 import sys
-import tempfile
 import threading
 import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -45,6 +40,7 @@ from benchmarks.lib.chaos_proxy import Proxy
 from benchmarks.lib.chaos_senders import DROPPED, TOPICS, Ledger, Sender, Watcher, make_client, start_client
 from benchmarks.lib.chaos_surroundings import Clock, Disk
 from benchmarks.lib.chaos_victims import CLIENT_ID, Broker, NodeUnderTest
+from benchmarks.lib.reporting import print_card, print_verdict, work_folder
 
 SIDES = ("node", "broker")
 """Whose clock and disk there are."""
@@ -332,31 +328,19 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = parser.parse_args(argv)
     if arguments.seed is None:
         arguments.seed = random.SystemRandom().randrange(2**31)
-    card = {
-        "cpus": len(os.sched_getaffinity(0)),
-        "machine": platform.machine(),
-        "python": platform.python_version(),
-        "edgeslm": version("edgeslm"),
-        "engine": "real" if arguments.starter else "fake",
-        "profile": arguments.profile,
-        "repeating": arguments.repeat,
-        "seed": arguments.seed,
-    }
-    print("  ".join(f"{key} {value}" for key, value in card.items()) + "\n", flush=True)
+    card = print_card(
+        engine="real" if arguments.starter else "fake",
+        profile=arguments.profile,
+        repeating=arguments.repeat,
+        seed=arguments.seed,
+    )
     began = time.monotonic()
-    if arguments.keep:
-        arguments.keep.mkdir(parents=True)
-        counted = perform(arguments, arguments.keep.resolve())
-    else:
-        with tempfile.TemporaryDirectory(prefix="edgeslm-chaos-") as folder:
-            counted = perform(arguments, Path(folder))
+    with work_folder(arguments.keep, "edgeslm-chaos-") as folder:
+        counted = perform(arguments, folder)
     counted["seconds_in_all"] = round(time.monotonic() - began, 1)
     print_table(counted)
     wrong = verdict(counted, arguments.most_duplicates, repeating=arguments.repeat)
-    for sentence in wrong:
-        print(f"failed: {sentence} (seed {arguments.seed})", file=sys.stderr)
-    print(json.dumps({**card, **counted, "passed": not wrong}))
-    return int(bool(wrong))
+    return print_verdict(card, counted, wrong)
 
 
 if __name__ == "__main__":

@@ -14,7 +14,6 @@ import argparse
 import contextlib
 import json
 import os
-import platform
 import queue
 import signal
 import subprocess
@@ -38,6 +37,7 @@ from paho.mqtt.packettypes import PacketTypes
 from paho.mqtt.properties import Properties
 
 from benchmarks.lib.mixture import IN_FLIGHT, NODE, Plan, configuration, make_plans
+from benchmarks.lib.reporting import print_card
 from edgeslm.cli.demo.broker import start_broker
 from edgeslm.cli.demo.material import NOTES_TAUGHT
 from edgeslm.cli.demo.teaching import teach
@@ -279,14 +279,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--requests", type=int, default=1000)
     parser.add_argument("--bad", type=int, default=100, help="how many of them are bad")
     arguments = parser.parse_args(argv)
-    card = {
-        "cpus": len(os.sched_getaffinity(0)),
-        "machine": platform.machine(),
-        "python": platform.python_version(),
-        "edgeslm": version("edgeslm"),
-        "onnxruntime-genai": version("onnxruntime-genai"),
-    }
-    print("  ".join(f"{key} {value}" for key, value in card.items()) + "\n")
+    card = print_card(**{"onnxruntime-genai": version("onnxruntime-genai")})
     with tempfile.TemporaryDirectory(prefix="edgeslm-mixed-") as folder:
         figures, plans = measure(arguments, Path(folder))
     print_table(rows_of(plans))

@@ -15,8 +15,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
-import platform
 import signal
 import subprocess
 import sys
@@ -25,7 +23,6 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +33,7 @@ import yaml
 from benchmarks.lib.bus_path import broker, children, write_bundle
 from benchmarks.lib.chaos_proxy import Proxy
 from benchmarks.lib.paths import LIB
+from benchmarks.lib.reporting import print_card
 from benchmarks.lib.soak_load import NODE, TOPICS, Load
 from edgeslm.protocol.codec import parse_state
 
@@ -205,13 +203,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--cuts", type=int, default=20, help="of the daemon's connection")
     parser.add_argument("--folder", type=Path, default=Path(), help="where work files go")
     arguments = parser.parse_args(argv)
-    card = {
-        "cpus": len(os.sched_getaffinity(0)),
-        "machine": platform.machine(),
-        "python": platform.python_version(),
-        "edgeslm": version("edgeslm"),
-    }
-    print("  ".join(f"{key} {value}" for key, value in card.items()))
+    card = print_card()
     runs: dict[str, dict[str, Any]] = {}
     with tempfile.TemporaryDirectory(prefix="edgeslm-soak-", dir=arguments.folder) as work:
         folder = Path(work).resolve()

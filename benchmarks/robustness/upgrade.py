@@ -23,13 +23,11 @@ import argparse
 import hashlib
 import json
 import os
-import platform
 import random
 import shutil
 import sqlite3
 import subprocess
 import sys
-import tempfile
 import threading
 import time
 from collections import Counter
@@ -44,6 +42,7 @@ sys.path.append(str(Path(__file__).resolve().parents[2]))
 from benchmarks.lib.chaos_senders import NODE, TOPICS, Ledger, Watcher
 from benchmarks.lib.chaos_victims import START_S, Broker, NodeUnderTest, configuration
 from benchmarks.lib.fake_engine import write_bundle
+from benchmarks.lib.reporting import print_card, print_verdict, work_folder
 from benchmarks.lib.upgrade_load import ROUTES, TASKS, Notes, Repeater
 from benchmarks.lib.versions import FIRST, NoHistory, Version, this_version, unpack, version_in
 from edgeslm.storage.schema import SEALED_FORMAT
@@ -375,31 +374,20 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = parser.parse_args(argv)
     if arguments.seed is None:
         arguments.seed = random.SystemRandom().randrange(2**31)
-    card = {
-        "cpus": len(os.sched_getaffinity(0)),
-        "machine": platform.machine(),
-        "python": platform.python_version(),
-        "old": str(arguments.old or FIRST),
-        "profile": arguments.profile,
-        "durability": arguments.durability,
-        "seed": arguments.seed,
-    }
-    print("  ".join(f"{key} {value}" for key, value in card.items()) + "\n", flush=True)
+    card = print_card(
+        old=str(arguments.old or FIRST),
+        profile=arguments.profile,
+        durability=arguments.durability,
+        seed=arguments.seed,
+    )
     try:
-        if arguments.keep:
-            arguments.keep.mkdir(parents=True)
-            counted = perform(arguments, arguments.keep.resolve())
-        else:
-            with tempfile.TemporaryDirectory(prefix="edgeslm-upgrade-") as folder:
-                counted = perform(arguments, Path(folder).resolve())
+        with work_folder(arguments.keep, "edgeslm-upgrade-") as folder:
+            counted = perform(arguments, folder)
     except NoHistory as error:
         parser.error(f"{error}; --old names a folder with the old version")
     print_table(counted)
     wrong = verdict(counted, arguments.most_duplicates)
-    for sentence in wrong:
-        print(f"failed: {sentence} (seed {arguments.seed})", file=sys.stderr)
-    print(json.dumps({**card, **counted, "passed": not wrong}))
-    return int(bool(wrong))
+    return print_verdict(card, counted, wrong)
 
 
 if __name__ == "__main__":

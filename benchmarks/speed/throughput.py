@@ -18,7 +18,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import platform
 import pstats
 import re
 import signal
@@ -41,6 +40,7 @@ from benchmarks.lib.bare_client import BareClient, Run
 from benchmarks.lib.bus_path import broker, children, write_bundle
 from benchmarks.lib.paths import LIB
 from benchmarks.lib.processes import cpu_seconds
+from benchmarks.lib.reporting import print_card
 from edgeslm.protocol.codec import Topics, encode_request
 from edgeslm.telemetry.health import quantiles
 
@@ -228,14 +228,9 @@ def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
 def main(argv: Sequence[str] | None = None) -> None:
     arguments = parse_arguments(argv)
     mounts = Path("/proc/mounts").read_text()
-    card = {
-        "cpus": len(os.sched_getaffinity(0)),
-        "machine": platform.machine(),
-        "python": platform.python_version(),
-        "paho-mqtt": version("paho-mqtt"),
-        "file_system": file_system(arguments.folder.resolve(), mounts),
-    }
-    print("  ".join(f"{key} {value}" for key, value in card.items()))
+    card = print_card(
+        **{"paho-mqtt": version("paho-mqtt"), "file_system": file_system(arguments.folder.resolve(), mounts)}
+    )
     print("CPU seconds per 1,000 requests; bytes written to disk per request\n")
     print("".join(f"{name:>{width}}" for name, width in COLUMNS))
     runs = []

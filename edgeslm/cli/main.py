@@ -231,7 +231,8 @@ def _check(arguments: argparse.Namespace) -> int:
     if arguments.config is None:
         print_error("name the configuration file to check")
         return 2
-    config, notes = load_config(arguments.config), list[str]()
+    config = load_config(arguments.config)
+    notes: list[str] = []
     if arguments.connect:
         from edgeslm.config.yaml_source import read_document
         from edgeslm.mqtt.probe import probe_broker
