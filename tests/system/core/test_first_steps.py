@@ -2,7 +2,7 @@
 
 A page is followed from top to bottom as a reader would. ``Save as `FILE`:`` or ``Replace `FILE` with:``
 before a block writes the file, a ``sh`` block is run command by command, and ``edgeslm run`` goes on in the
-background. What needs root, apt or a public network is in :data:`ELSEWHERE`, with the test that runs it; a
+background. What needs root, apt or a public network is in :data:`ELSEWHERE`, with a test of what it does; a
 command in neither place fails here.
 """
 
