@@ -164,8 +164,8 @@ def test_a_signal_while_the_configuration_is_read(
     with subprocess.Popen([sys.executable, "-m", "edgeslm", command, str(tmp_path / "c.yaml")]) as process:
         pipe = opened_for_reading(tmp_path / "c.yaml", process)
         process.send_signal(number)
+        os.close(pipe)  # a signal just before the read would leave it waiting
         assert process.wait(WAIT_S) == status
-        os.close(pipe)
 
 
 def opened_for_reading(fifo: Path, process: subprocess.Popen[bytes]) -> int:
