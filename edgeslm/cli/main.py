@@ -86,6 +86,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except Exception as error:
+        if isinstance(error.__context__, KeyboardInterrupt):
+            return 130  # Condition.wait() fails so if the interrupt comes while it releases its lock
         if arguments.debug:
             raise
         lacking = isinstance(error, ImportError) and missing_extra(error, f"edgeslm {arguments.command_name}")

@@ -91,7 +91,8 @@ class Discovery:
         self._problem: Problem | None = None
         self._is_subscribed = False
         self._refused: str | None = None
-        self._heard_at = 0.0
+        self._retained_at = 0.0
+        """When the last retained message, or the acknowledgement of the subscription, arrived."""
         self._version = 0
         settings = ConnectionSettings(
             client_id=f"{prefix.replace('/', '-')}-top-{secrets.token_hex(8)}",
@@ -142,14 +143,19 @@ class Discovery:
             return self._changed.wait_for(lambda: self._version != version, timeout_s)
 
     def settle(self, timeout_s: float) -> None:
-        """Waits for the retained messages. MQTT doesn't mark the last one, so this waits for a pause.
+        """Waits for the retained messages. MQTT doesn't mark the last one, so this waits for a pause after a
+        retained message; other messages don't prolong it.
 
         :raises BrokerError: no connection within ``timeout_s``, or the broker refuses the subscription.
         """
         with self._changed:
             self._changed.wait_for(lambda: self._is_subscribed or self._problem or self._refused, timeout_s)
             self._check_heard()
-            while (left_s := self._heard_at + _CALM_S - time.monotonic()) > 0 and not self._is_complete():
+            give_up_at = time.monotonic() + timeout_s
+            while not self._is_complete():
+                left_s = min(self._retained_at + _CALM_S, give_up_at) - time.monotonic()
+                if left_s <= 0:
+                    break
                 self._changed.wait(left_s)
 
     def _check_heard(self) -> None:
@@ -173,7 +179,7 @@ class Discovery:
         if message.qos:
             link.ack(message.mid)
         if self._link is not None and matches(self._link, message.topic):
-            self._note_uplink(message.topic.split("/")[1], bytes(message.payload), message.retain)
+            self._note_uplink(message.topic.split("/")[1], bytes(message.payload), bool(message.retain))
             return
         base, _, kind = message.topic.rpartition("/")
         if kind not in KINDS or not any(matches(one, base) for one in self._bases):
@@ -196,7 +202,8 @@ class Discovery:
                 sighting = self._sightings.setdefault(key, Sighting(node, site=site))
                 sighting.documents[kind] = document
                 sighting.heard_at[kind] = time.time()
-            self._heard_at = time.monotonic()
+            if message.retain:
+                self._retained_at = time.monotonic()
             self._note()
 
     def _is_one_too_many(self, key: tuple[str, str]) -> bool:
@@ -213,8 +220,9 @@ class Discovery:
             elif there is None and len(self._uplinks) == self._most_nodes:
                 self._left_out = True
             elif there is None or there.is_up != (payload == b"1"):
-                self._uplinks[site] = Uplink(payload == b"1", time.time(), bool(retained))
-            self._heard_at = time.monotonic()
+                self._uplinks[site] = Uplink(payload == b"1", time.time(), retained)
+            if retained:
+                self._retained_at = time.monotonic()
             self._note()
 
     def acknowledged(self, link: BrokerLink, mid: int, reason: ReasonCode) -> None:
@@ -228,7 +236,7 @@ class Discovery:
                     f"The broker refuses the subscription to {self._bases[0]}/... "
                     f"({failures[0]}); its access list must allow it."
                 )
-            self._heard_at = time.monotonic()
+            self._retained_at = time.monotonic()
             self._note()
 
     def lost(self, problem: Problem) -> None:

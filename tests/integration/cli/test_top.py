@@ -16,6 +16,7 @@ from collections.abc import Iterator
 import pytest
 
 from edgeslm.cli.main import main
+from edgeslm.client.discovery import Discovery
 from tests.support.apps import WAIT_S, App
 from tests.support.brokers import Mosquitto, free_port
 
@@ -95,12 +96,25 @@ def test_a_site_that_is_cut_off_while_somebody_looks(broker: Mosquitto, sites: A
     terminal.seen = terminal.seen.partition("2 unreachable")[2]
     terminal.wait_for("yard")  # which stands below it
     assert re.search(r"plant +hall +unreachable since \d\d:\d\d:\d\d", terminal.seen)
-    assert terminal.interrupt() == 130
+    assert terminal.interrupt() == 130, terminal.seen
 
 
 def test_a_node_that_nobody_knows(broker: Mosquitto, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["top", "--broker", broker.url, "--once", "--node", "attic"]) == 1
     assert "has heard nothing of the node attic" in capsys.readouterr().err
+
+
+def test_an_interrupt_while_a_lock_is_released(
+    broker: Mosquitto, node: App, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def wait(discovery: Discovery, timeout_s: float) -> bool:
+        try:
+            raise KeyboardInterrupt
+        finally:
+            raise RuntimeError("cannot release un-acquired lock")
+
+    monkeypatch.setattr(Discovery, "wait", wait)
+    assert main(["top", "--broker", broker.url, "--json"]) == 130
 
 
 def test_no_broker(capsys: pytest.CaptureFixture[str]) -> None:

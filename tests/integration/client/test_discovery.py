@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -40,6 +42,26 @@ def test_it_hears_what_is_retained_and_what_comes(broker: Mosquitto) -> None:
             assert found[0].heard_at["health"] > 0
             app.publish(f"{BASE}/hall/health", {"queue": 2}, retain=True)
             until(discovery, lambda: discovery.sightings()[0].documents["health"] == {"queue": 2})
+
+
+def test_a_busy_broker_does_not_prolong_the_wait_for_what_is_retained(broker: Mosquitto) -> None:
+    done = threading.Event()
+
+    def publish() -> None:
+        with App(broker.port) as app:
+            while not done.wait(0.05):
+                app.publish(f"{BASE}/hall/health", {"queue": 1}, retain=True)
+
+    sender = threading.Thread(target=publish)
+    sender.start()
+    try:
+        with discovery_of(broker) as discovery:
+            started_at = time.monotonic()
+            discovery.settle(WAIT_S)
+            assert time.monotonic() - started_at < WAIT_S / 2
+    finally:
+        done.set()
+        sender.join(WAIT_S)
 
 
 def test_one_node_alone(broker: Mosquitto) -> None:
