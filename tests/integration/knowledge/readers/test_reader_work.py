@@ -30,6 +30,8 @@ FIRST, MOST = 20_000, 320_000
 TRIES = 5
 GROWTH = 2.5
 """Of the work at twice the size."""
+STEPS = 2
+"""Sizes at which the work may jump: a processor cache is full, or an unclosed tag becomes text."""
 
 
 def read_pages(text: str, source: str) -> Document:
@@ -161,7 +163,9 @@ def test_reading_takes_no_more_than_its_share_of_a_document_twice_as_large(name:
         if twice <= GROWTH * max(once, ENOUGH_S):
             break
         once, twice = min(once, work(read, shape(size))), min(twice, work(read, shape(2 * size)))
-    if twice > GROWTH * max(once, ENOUGH_S):  # a cache that is full makes a step, and only one
+    for _ in range(STEPS):
+        if twice <= GROWTH * max(once, ENOUGH_S):
+            break
         size, once = 2 * size, twice
         twice = min(work(read, shape(2 * size)) for _ in range(TRIES))
     assert twice <= GROWTH * max(once, ENOUGH_S), f"{size:,} characters: {once:.3f} s, twice: {twice:.3f} s"
