@@ -1,6 +1,6 @@
 """Kills of mosquitto under load: acknowledged messages that it forgets, by shipped configuration.
 
-    python benchmarks/robustness/kills.py broker [--kills 20] [--profiles strict balanced] [--seed 1]
+    python benchmarks/robustness/chaos.py broker [--kills 20] [--profiles strict balanced] [--seed 1]
 
 A client keeps QoS 1 messages in flight and notes which the broker acknowledged. The subscriber has a
 persistent session and behaves like a node:

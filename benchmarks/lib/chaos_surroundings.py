@@ -1,4 +1,4 @@
-"""Wall clock of a process, and the disk that it writes to, for ``chaos.py``."""
+"""Wall clock of a process, and the disk that it writes to, for ``chaos.py load``."""
 
 from __future__ import annotations
 

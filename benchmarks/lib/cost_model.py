@@ -1,6 +1,6 @@
 """Lower bound of a token's time, from its bytes and the memory bandwidth, and the measured time.
 
-    python benchmarks/speed/board.py token --bundle DIR [--threads 2] [--context 256] [--profile] [--json]
+    python benchmarks/speed/engine.py token --bundle DIR [--threads 2] [--context 256] [--profile] [--json]
 
 A token reads each weight once: all constants of the graph in the layout of the kernels (scales widened to
 float32), except tables of which it takes a row (embedding, angles of positions); and the KV cache. The bound

@@ -1,4 +1,4 @@
-"""Report of ``engine.py``: medians, paired ratios, the table and the JSON line."""
+"""Report of ``engine.py llama``: medians, paired ratios, the table and the JSON line."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Fleets that ``fleet.py`` simulates: by size and rate, by load, with failing nodes, with stale health.
+"""Fleets of ``capacity.py simulate``: by size and rate, by load, with failing nodes, with stale health.
 
 Each is a list of rows. Large rates are simulated for a shorter time, so that a row is a number of requests.
 """

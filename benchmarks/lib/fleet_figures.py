@@ -1,4 +1,4 @@
-"""Report of ``fleet.py``: tables, and charts as SVG."""
+"""Report of ``capacity.py``: tables, and charts as SVG."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """Kills of ``edgeslm knowledge add``: does the collection open, and is each document whole?
 
-    python benchmarks/robustness/kills.py collection [--kills 50] [--files 60] [--seed 1] [--bundle DIR]
+    python benchmarks/robustness/chaos.py collection [--kills 50] [--files 60] [--seed 1] [--bundle DIR]
 
 Before each run files are changed, added and removed; then the real command adds the folder with ``--sync``
 and is killed with SIGKILL at a random moment. The remains are checked without the project's code as well:

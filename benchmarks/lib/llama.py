@@ -1,8 +1,8 @@
-"""llama.cpp through llama-cpp-python: the baseline of ``engine.py`` and ``divergence.py``.
+"""llama.cpp through llama-cpp-python: the baseline of ``engine.py llama`` and ``divergence.py``.
 
 Set up for speed: a native build (as ``pip install llama-cpp-python`` makes it), weights mapped, batches of
 512, as many threads as the other side, flash attention as told. It calls the functions of the library,
-because the package's ``Llama`` class keeps every logit in Python. ``engine.py`` runs it as a child process;
+because the package's ``Llama`` class keeps every logit in Python. ``engine.py llama`` runs it as a child;
 by itself it also quantizes:
 
     python benchmarks/lib/llama.py quantize SOURCE.gguf OUT.gguf --type Q4_0
@@ -194,7 +194,7 @@ def serve(engine: Engine) -> None:
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description="llama.cpp's side of benchmarks/speed/engine.py.")
+    parser = argparse.ArgumentParser(description="llama.cpp's side of benchmarks/speed/engine.py llama.")
     commands = parser.add_subparsers(dest="command", required=True)
     making = commands.add_parser("quantize", help="make a smaller GGUF of another")
     making.add_argument("source", type=Path)

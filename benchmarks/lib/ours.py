@@ -1,4 +1,4 @@
-"""Child process of ``speed/engine.py``: a bundle behind the decoder of production.
+"""Child process of ``engine.py llama``: a bundle behind the decoder of production.
 
 Reads one JSON line for each run, ``{"system": ..., "text": ..., "fresh": n, "tokens": n}``, and answers
 with times. ``fresh`` is how many of the prompt's tokens the run before doesn't share: the engine keeps its
@@ -54,7 +54,7 @@ def serve(decoder: Decoder) -> None:
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description="edgeslm's side of benchmarks/speed/engine.py.")
+    parser = argparse.ArgumentParser(description="edgeslm's side of benchmarks/speed/engine.py llama.")
     parser.add_argument("bundle", type=Path)
     parser.add_argument("--threads", type=int, default=os.cpu_count() or 1)
     parser.add_argument("--prepared", type=Path, metavar="FOLDER", help="where it was prepared")

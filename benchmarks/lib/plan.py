@@ -1,6 +1,6 @@
 """Estimates of ``edgeslm-export plan`` against a full-size model with random weights, exported and run.
 
-    python benchmarks/speed/board.py plan [qwen2.5-0.5b phi-3-mini ...] [--threads N] [--work DIR]
+    python benchmarks/speed/engine.py plan [qwen2.5-0.5b phi-3-mini ...] [--threads N] [--work DIR]
 
 The checkpoint is written shard by shard in bfloat16, so that it needs the memory of one shard; its sizes are
 the published ones, its tokenizer is the family's own. Board and bundle are measured in turns; the result is

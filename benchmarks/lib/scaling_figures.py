@@ -1,4 +1,4 @@
-"""Report of ``scaling.py``: exponents, tables and the chart."""
+"""Report of ``engine.py scaling``: exponents, tables and the chart."""
 
 from __future__ import annotations
 

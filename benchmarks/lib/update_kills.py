@@ -1,6 +1,6 @@
 """Kills of a node while its model is replaced: does it come back, with a whole bundle, and answer?
 
-    python benchmarks/robustness/kills.py update BUNDLE [--kills 50] [--seed 1] [--json]
+    python benchmarks/robustness/chaos.py update BUNDLE [--kills 50] [--seed 1] [--json]
 
 Each time the real node starts with the real decoder, gets another bundle (the same weights under another
 name) in its watched folder, and is killed with SIGKILL, with its engines and tests, at a random moment

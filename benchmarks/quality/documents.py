@@ -1,7 +1,8 @@
-"""How often is an answer from documents right, declined or unsupported?
+"""How often is the right section found, and an answer from it right, declined or unsupported?
 
     python benchmarks/quality/documents.py COMMAND ...
 
+    search      shares of questions whose right section is first, or among the first three or five
     questions   125 questions to Debian's manuals: right section, verbatim quotes, false positives, risk curve
     check       checks the offsets of the answers, and counts the questions
     cases       contexts of the package fitz-gov that support an answer, contradict each other or lack one
@@ -23,6 +24,7 @@ sys.path.append(str(Path(__file__).resolve().parents[2]))
 from benchmarks.lib.commands import run_subcommand
 
 COMMANDS: Final = {
+    "search": "retrieval",
     "questions": "grounded",
     "check": "grounded_questions",
     "cases": "grounded_cases",

@@ -32,7 +32,7 @@ _SLOTS = "SELECT slot FROM documents d JOIN passages p ON p.document = d.id"
 class Weights:
     """Weights of the scores; only their ratios matter.
 
-    According to ``benchmarks/quality/retrieval.py``, 0.2 to 0.3 for words is equally good on all corpora.
+    ``benchmarks/quality/documents.py search``: 0.2 to 0.3 for words is equally good on all corpora.
     """
 
     words: float = 0.25

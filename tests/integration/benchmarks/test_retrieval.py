@@ -1,4 +1,4 @@
-"""benchmarks/quality/retrieval.py: questions are taken out of the passages, answers keep their place."""
+"""benchmarks/lib/retrieval.py: questions are taken out of the passages, answers keep their place."""
 
 from __future__ import annotations
 

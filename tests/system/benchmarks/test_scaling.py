@@ -1,4 +1,4 @@
-"""benchmarks/speed/scaling.py: the exponents of curves, the chart, and a small run with the real model."""
+"""benchmarks/lib/scaling.py: the exponents of curves, the chart, and a small run with the real model."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tests.support.benchmarks.scripts import load_scripts
 
 @pytest.fixture(scope="module")
 def scripts() -> dict[str, ModuleType]:
-    return load_scripts("scaling", "scaling_figures", "engine", "node_times", "turns", "ours", "cards")
+    return load_scripts("scaling", "scaling_figures", "engine_speed", "node_times", "turns", "ours", "cards")
 
 
 @pytest.mark.parametrize(

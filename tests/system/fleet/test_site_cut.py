@@ -1,6 +1,6 @@
 """A site without its hub: what is asked there is answered there, and what happened comes up afterwards.
 
-The counts are those of the short form of ``benchmarks/fleet/site_cut.py``.
+The counts are those of the short form of ``benchmarks/fleet/failures.py site``.
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ pytestmark = pytest.mark.e2e
 
 
 def test_a_cut_of_some_hundred_results_loses_none_and_a_killed_broker_one_at_most() -> None:
-    script = ROOT / "benchmarks/fleet/site_cut.py"
+    script = ROOT / "benchmarks/fleet/failures.py"
     arguments = ("--minutes", "0.5", "--restart-s", "1", "2", "--runs", "strict", "strict:kill", "balanced")
     done = subprocess.run(
-        [sys.executable, str(script), *arguments], capture_output=True, text=True, check=False
+        [sys.executable, str(script), "site", *arguments], capture_output=True, text=True, check=False
     )
     assert done.returncode == 0, done.stdout + done.stderr
     strict, killed, balanced = json.loads(done.stdout.splitlines()[-1])["runs"]

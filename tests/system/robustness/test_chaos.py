@@ -22,7 +22,7 @@ def chaos(*arguments: str) -> dict[str, object]:
     """The figures of a run that has passed."""
     script = ROOT / "benchmarks/robustness/chaos.py"
     done = subprocess.run(
-        [sys.executable, str(script), *arguments], capture_output=True, text=True, check=False
+        [sys.executable, str(script), "load", *arguments], capture_output=True, text=True, check=False
     )
     assert done.returncode == 0, done.stdout + done.stderr
     figures = json.loads(done.stdout.splitlines()[-1])

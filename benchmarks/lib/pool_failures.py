@@ -1,7 +1,7 @@
-"""Is a request lost when nodes and dispatchers of a pool fail?
+"""Requests lost or answered twice when nodes and dispatchers of a pool fail.
 
-    python benchmarks/fleet/dispatch_chaos.py --requests 5000 --events 40
-    python benchmarks/fleet/dispatch_chaos.py --requests 400 --events 8 --seed 1
+    python benchmarks/fleet/failures.py pool --requests 5000 --events 40
+    python benchmarks/fleet/failures.py pool --requests 400 --events 8 --seed 1
 
 Four real daemons with engines that take 25, 25, 100 and 100 ms, and two ``edgeslm dispatch``, one active and
 one standby, each behind a proxy that can reset connections or block them, on a real mosquitto with a shipped
@@ -31,8 +31,6 @@ from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
-
-sys.path.append(str(Path(__file__).resolve().parents[2]))
 
 from benchmarks.lib.chaos_events import QUIET_S, Event, Happened, make_plan
 from benchmarks.lib.chaos_proxy import Proxy
@@ -338,7 +336,3 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"{key:<26}{value!s}")
     wrong = verdict(counted, arguments.most_duplicates)
     return print_verdict(card, counted, wrong)
-
-
-if __name__ == "__main__":
-    sys.exit(main())

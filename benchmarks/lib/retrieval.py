@@ -1,6 +1,6 @@
-"""How often does a search find the right section first, or among the first three or five?
+"""Shares of questions whose right section a search finds first, or among the first three or five.
 
-    python benchmarks/quality/retrieval.py [--bundle DIR] [--reader DIR] [--cache DIR]
+    python benchmarks/quality/documents.py search [--bundle DIR] [--reader DIR] [--cache DIR]
 
 Three corpora of Debian's documents, all for development:
 
@@ -20,7 +20,6 @@ from __future__ import annotations
 
 import argparse
 import re
-import sys
 import tempfile
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -28,8 +27,6 @@ from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Final
-
-sys.path.append(str(Path(__file__).resolve().parents[2]))
 
 from edgeslm_export.evaluate.report_card import load_encoder
 from edgeslm_export.jobs.optimum_env import cache_folder
@@ -229,7 +226,3 @@ def main() -> None:
     args = parser.parse_args()
     about = {"reader": load_bundle(args.reader).digest} if args.reader else {}
     run_benchmark("retrieval", args, measure, bundle=load_bundle(args.bundle).digest, **about)
-
-
-if __name__ == "__main__":
-    main()

@@ -1,6 +1,7 @@
-"""How does latency grow with labels, input tokens and tasks on one model?
+"""Latency of one model by number of labels, input tokens and tasks.
 
-    python benchmarks/speed/scaling.py --bundle DIR [--threads 2] [--rounds 3] [--chart FILE] [--json]
+    python benchmarks/speed/engine.py scaling --bundle DIR [--threads 2] [--rounds 3] [--chart FILE]
+        [--json]
 
 - labels: 1 to 64, in groups of eight that share a prefix; scored in one pass by the prepared graph, and one
   by one
@@ -26,8 +27,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from statistics import median
 from typing import Any, Final
-
-sys.path.append(str(Path(__file__).resolve().parents[2]))
 
 import numpy as np
 
@@ -193,7 +192,3 @@ def main(argv: Sequence[str] | None = None) -> None:
     args = parser.parse_args(argv)
     name = f"{args.bundle.name} {short_digest(load_bundle(args.bundle).digest)}"
     run_benchmark("scaling", args, measure, bundle=name, load_before=round(os.getloadavg()[0], 2))
-
-
-if __name__ == "__main__":
-    main()

@@ -1,4 +1,4 @@
-"""benchmarks/speed/bundles.py without models: turns, ratios, the table, refusals."""
+"""benchmarks/lib/bundle_speeds.py without models: turns, ratios, the table, refusals."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ TURNS = load_scripts("turns")["turns"]
 
 @pytest.fixture(scope="module")
 def bundles() -> ModuleType:
-    return load_scripts("bundles")["bundles"]
+    return load_scripts("bundle_speeds")["bundle_speeds"]
 
 
 class Generator:
@@ -71,7 +71,7 @@ def test_a_table_says_faster_as_more_than_one(bundles: ModuleType) -> None:
 def test_what_is_no_bundle_is_refused(
     bundles: ModuleType, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr(sys, "argv", ["bundles.py", str(tmp_path), str(tmp_path)])
+    monkeypatch.setattr(sys, "argv", ["engine.py bundles", str(tmp_path), str(tmp_path)])
     with pytest.raises(SystemExit) as refusal:
         bundles.main()
     assert str(tmp_path) in str(refusal.value)

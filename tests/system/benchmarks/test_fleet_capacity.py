@@ -1,4 +1,4 @@
-"""benchmarks/fleet/fleet.py in short: a few nodes on a real broker at a small rate, and its counts."""
+"""benchmarks/lib/fleet_capacity.py in short: a few nodes on a real broker at a small rate, and its counts."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ SCRIPTS = (
     "fleet_model",
     "fleet_curves",
     "fleet_figures",
-    "fleet",
+    "fleet_capacity",
 )
 
 
@@ -41,7 +41,7 @@ def test_few_requests_to_few_nodes_are_all_answered_once(
     scripts: dict[str, ModuleType], tmp_path: Path, capsys: pytest.CaptureFixture[str], thin: bool
 ) -> None:
     arguments = "broker --nodes 3 --rates 0 20 --seconds 2 --service-ms 2 --processes 2 --folder"
-    scripts["fleet"].main([*arguments.split(), str(tmp_path), *(["--thin"] if thin else [])])
+    scripts["fleet_capacity"].main([*arguments.split(), str(tmp_path), *(["--thin"] if thin else [])])
     *_, last = capsys.readouterr().out.splitlines()
     idle, found = json.loads(last)["rows"]
     assert idle["rate"] == 0
@@ -73,8 +73,8 @@ def test_a_rate_holds_only_if_nothing_is_lost_refused_or_late(scripts: dict[str,
 def test_a_small_simulation_has_its_tables_its_json_and_its_charts(
     scripts: dict[str, ModuleType], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    arguments = "--broker-us 50 simulate --requests 300 --seconds 2 --sizes 10 100 --charts"
-    scripts["fleet"].main([*arguments.split(), str(tmp_path)])
+    arguments = "simulate --broker-us 50 --requests 300 --seconds 2 --sizes 10 100 --charts"
+    scripts["fleet_capacity"].main([*arguments.split(), str(tmp_path)])
     *lines, last = capsys.readouterr().out.splitlines()
     found = json.loads(last)
     assert found["broker_us"] == 50
@@ -89,7 +89,7 @@ def test_a_small_simulation_has_its_tables_its_json_and_its_charts(
 
 def test_real_and_simulated_figures_stand_side_by_side(scripts: dict[str, ModuleType]) -> None:
     real = {"rate": 9, "p50_ms": 10.0, "mean_ms": 11.0, "p99_ms": 20.0, "lost": 0, "cores": {"others": 0.5}}
-    row = scripts["fleet"].side_by_side("a", real, {"p50_ms": 9.0, "mean_ms": 10.0, "p99_ms": 15.0})
+    row = scripts["fleet_capacity"].side_by_side("a", real, {"p50_ms": 9.0, "mean_ms": 10.0, "p99_ms": 15.0})
     assert row["difference"] == "-25 %"
     line = scripts["fleet_figures"].line(row, scripts["fleet_figures"].COMPARED)
     assert line.split() == ["a", "9", "10", "9", "11", "10", "20", "15", "-25", "%"]

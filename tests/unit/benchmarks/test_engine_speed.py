@@ -1,4 +1,4 @@
-"""benchmarks/speed/engine.py without an engine: its arguments, its prompts, its figures."""
+"""benchmarks/lib/engine_speed.py without an engine: its arguments, its prompts, its figures."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tests.support.benchmarks.scripts import load_scripts
 
 @pytest.fixture(scope="module")
 def engine() -> ModuleType:
-    return load_scripts("engine")["engine"]
+    return load_scripts("engine_speed")["engine_speed"]
 
 
 def measured(engine: ModuleType, name: str, prefill: list[float], pss: float) -> object:

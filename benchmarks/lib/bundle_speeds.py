@@ -1,6 +1,6 @@
-"""Which of several bundles is faster, and by how much?
+"""Prefill and decode of several bundles, as ratios to the first.
 
-    python benchmarks/speed/bundles.py BASE BUNDLE... [--rounds 5] [--turns 3] [--threads 2] [--json]
+    python benchmarks/speed/engine.py bundles BASE BUNDLE... [--rounds 5] [--turns 3] [--threads 2] [--json]
 
 Each round is a process of its own that loads all bundles in random order, ``BASE`` twice: the ratio of
 ``BASE`` to itself is the error of the method. Bundles take turns, step by step. Speeds of prefill and decode

@@ -1,6 +1,6 @@
-"""Is a result lost when a site is cut off from its hub, and how long does it take to catch up?
+"""Results lost when a site is cut off from its hub, and the time to catch up.
 
-    python benchmarks/fleet/site_cut.py [--minutes 10] [--per-s 10] [--speed 30] [--runs strict ...]
+    python benchmarks/fleet/failures.py site [--minutes 10] [--per-s 10] [--speed 30] [--runs strict ...]
 
 Two real mosquittos with the files that ``edgeslm provision`` makes, TLS and access lists included, and a
 network between them that is cut (``lib/chaos_proxy.py``). A simulated node at the site publishes results at
@@ -45,8 +45,6 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
-
-sys.path.append(str(Path(__file__).resolve().parents[2]))
 
 import paho.mqtt.client as mqtt
 from paho.mqtt.enums import CallbackAPIVersion
@@ -421,7 +419,3 @@ def _most_lost(run: Run) -> int | None:
     if not run.is_killed:
         return 0
     return 1 if run.profile == "strict" and run.save_s is None else None
-
-
-if __name__ == "__main__":
-    sys.exit(main())

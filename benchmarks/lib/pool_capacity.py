@@ -1,6 +1,7 @@
-"""What throughput and latency does a pool have by shared subscription, and by ``edgeslm dispatch``?
+"""Throughput and latency of a pool: shared subscription against ``edgeslm dispatch``.
 
-    python benchmarks/fleet/pool.py [--service-ms 50,50,200,200] [--seconds 30] [--loads 0.35 0.7] [--flat]
+    python benchmarks/fleet/capacity.py pool [--service-ms 50,50,200,200] [--seconds 30] [--loads 0.35 0.7]
+        [--flat]
 
 Each node is a real daemon with an engine that takes a given time, in a network namespace of its own (veth
 pairs on a bridge; needs root); ``--flat`` runs them on the loopback interface. The broker is a real mosquitto
@@ -23,8 +24,6 @@ from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, Final
-
-sys.path.append(str(Path(__file__).resolve().parents[2]))
 
 from benchmarks.lib.fleet_load import RateClient, poisson
 from benchmarks.lib.machine import processor
@@ -198,7 +197,3 @@ def main(argv: Sequence[str] | None = None) -> int:
     found = measure(arguments)
     wrong = verdict(found)
     return print_verdict(card, found, wrong)
-
-
-if __name__ == "__main__":
-    sys.exit(main())

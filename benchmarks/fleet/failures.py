@@ -1,9 +1,9 @@
-"""How fast can a model be on this board, and which part of a token takes the time?
+"""What is lost when nodes, dispatchers or the network of a site fail?
 
-    python benchmarks/speed/board.py COMMAND ...
+    python benchmarks/fleet/failures.py COMMAND ...
 
-    token     bytes that a token reads, memory bandwidth, and tokens/s as a share of that bound; a profile
-    plan      the estimates of ``edgeslm-export plan`` against a full-size model with random weights
+    pool   nodes and dispatchers are killed, cut off or slowed down: requests lost or answered twice
+    site   a site is cut off from its hub: results lost, and the time to catch up
 
 Each command prints a table, then one JSON line. ``COMMAND --help`` lists its options.
 """
@@ -19,8 +19,8 @@ sys.path.append(str(Path(__file__).resolve().parents[2]))
 from benchmarks.lib.commands import run_subcommand
 
 COMMANDS: Final = {
-    "token": "cost_model",
-    "plan": "plan",
+    "pool": "pool_failures",
+    "site": "site_cut",
 }
 
 if __name__ == "__main__":

@@ -1,10 +1,10 @@
-"""How many nodes and requests a second does one broker carry, and which way of balancing fits?
+"""Nodes and requests a second that one broker carries, on real brokers and in a simulation.
 
-    python benchmarks/fleet/fleet.py broker [--nodes 200] [--rates 0 250 1000] [--seconds 15]
-                                            [--service-ms 30] [--way topics|share|dispatcher] [--thin]
-                                            [--processes 2]
-    python benchmarks/fleet/fleet.py compare [--seconds 20] [--absences]
-    python benchmarks/fleet/fleet.py simulate [--requests 60000] [--charts FOLDER]
+    python benchmarks/fleet/capacity.py broker [--nodes 200] [--rates 0 250 1000] [--seconds 15]
+                                               [--service-ms 30] [--way topics|share|dispatcher] [--thin]
+                                               [--processes 2]
+    python benchmarks/fleet/capacity.py compare [--seconds 20] [--absences]
+    python benchmarks/fleet/capacity.py simulate [--requests 60000] [--charts FOLDER]
 
 ``broker``: simulated nodes (real daemons whose engines take a given time) on a real mosquitto with shipped
 settings, and Poisson arrivals at a rate. With ``topics`` the client draws a node for each request; with
@@ -16,8 +16,9 @@ else is listed. A rate holds if nothing is lost or refused and 99 % are answered
 at the same times.
 
 ``simulate``: 10 to 10,000 nodes, 1 to 100,000 requests/s, three ways, failing nodes
-(``lib/fleet_curves.py``). ``--broker-us``, ``--dispatcher-us``, ``--hop-us`` and the like, before the
-command, set the costs.
+(``lib/fleet_curves.py``).
+
+``--broker-us``, ``--dispatcher-us``, ``--hop-us`` and the like set the costs of the simulation.
 
 Prints tables, then one JSON line.
 """
@@ -28,11 +29,9 @@ import argparse
 import json
 import os
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
-
-sys.path.append(str(Path(__file__).resolve().parents[2]))
+from typing import Any, Final
 
 from benchmarks.lib import fleet_curves
 from benchmarks.lib import fleet_figures as figures
@@ -41,6 +40,12 @@ from benchmarks.lib.fleet_load import LATE_S
 from benchmarks.lib.fleet_model import WAYS, Costs, Fleet, Setup
 from benchmarks.lib.machine import processor
 from benchmarks.lib.simulated_nodes import open_many_files
+
+Command = tuple[Callable[[argparse.Namespace], dict[str, Any]], Callable[[argparse.ArgumentParser], None]]
+"""What it does, and what adds its options."""
+
+COSTS: Final = ("broker", "dispatcher", "dispatcher_node", "dispatcher_wait", "hop")
+"""Costs of the simulation that are options, in microseconds."""
 
 COMPARED = (
     # name, nodes, service times in ms, ways, loads as a share of what the way can do, thin
@@ -61,7 +66,7 @@ def told(title: str, rows: Iterable[dict[str, Any]], columns: figures.Columns) -
     return kept
 
 
-def broker(args: argparse.Namespace, costs: Costs) -> dict[str, Any]:
+def broker(args: argparse.Namespace) -> dict[str, Any]:
     case = Case(
         args.nodes,
         tuple(args.rates),
@@ -79,8 +84,9 @@ def broker(args: argparse.Namespace, costs: Costs) -> dict[str, Any]:
     return {"rows": told(title, (figures.carried(row) for row, _ in carry(case)), figures.CARRIED)}
 
 
-def compare(args: argparse.Namespace, costs: Costs) -> dict[str, Any]:
+def compare(args: argparse.Namespace) -> dict[str, Any]:
     """Each case at a real broker, then the same requests, at the same times, in the simulation."""
+    costs = costs_of(args)
 
     def rows() -> Iterable[dict[str, Any]]:
         for name, nodes, service_ms, ways, loads, thin in COMPARED:
@@ -129,8 +135,8 @@ def side_by_side(case: str, real: dict[str, Any], simulated: dict[str, Any]) -> 
     }
 
 
-def simulate(args: argparse.Namespace, costs: Costs) -> dict[str, Any]:
-    most = args.requests
+def simulate(args: argparse.Namespace) -> dict[str, Any]:
+    most, costs = args.requests, costs_of(args)
     found = {
         "by_size": told(
             "Nodes of 30 and 120 ms, by size and rate",
@@ -160,62 +166,71 @@ def simulate(args: argparse.Namespace, costs: Costs) -> dict[str, Any]:
     return found
 
 
-def parse_arguments(argv: Sequence[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--broker-us", type=float, default=Costs().broker_s * 1e6)
-    parser.add_argument("--dispatcher-us", type=float, default=Costs().dispatcher_s * 1e6)
-    parser.add_argument("--dispatcher-node-us", type=float, default=Costs().dispatcher_node_s * 1e6)
-    parser.add_argument("--dispatcher-wait-us", type=float, default=Costs().dispatcher_wait_s * 1e6)
-    parser.add_argument("--hop-us", type=float, default=Costs().hop_s * 1e6)
-    commands = parser.add_subparsers(dest="command", required=True)
-    one, default = commands.add_parser("broker", help="what a real broker carries"), Case()
-    one.set_defaults(run=broker)
-    one.add_argument("--nodes", type=int, default=default.nodes)
-    one.add_argument("--rates", type=float, nargs="+", default=default.rates)
-    one.add_argument("--seconds", type=float, default=default.seconds, help="of each rate")
-    one.add_argument("--service-ms", type=float, nargs="+", default=default.service_ms)
-    one.add_argument("--way", choices=WAYS, default=default.way)
-    one.add_argument("--processes", type=int, default=default.processes, help="that the nodes share")
-    one.add_argument("--profile", choices=("balanced", "strict"), default=default.profile)
-    one.add_argument("--journal", choices=("full", "none"), default=default.journal)
-    one.add_argument("--thin", action="store_true", help="nodes that only answer: the broker's own bound")
-    one.add_argument("--seed", type=int, default=default.seed)
-    two = commands.add_parser("compare", help="the simulation beside a real broker")
-    two.set_defaults(run=compare)
-    two.add_argument("--seconds", type=float, default=20.0, help="of each case")
-    two.add_argument("--absences", action="store_true", help="instead: nodes that freeze for 12 s")
-    two.add_argument("--ways", nargs="+", choices=WAYS, default=WAYS)
-    for each in (one, two):
-        each.add_argument("--folder", type=Path, default=default.folder, help="on a disk (default: here)")
-    three = commands.add_parser("simulate", help="large fleets, and nodes that die")
-    three.set_defaults(run=simulate)
-    three.add_argument("--requests", type=int, default=60_000, help="of a row, in one cell")
-    three.add_argument("--seconds", type=float, default=300.0, help="of a row with deaths")
-    three.add_argument("--sizes", type=int, nargs="+", default=fleet_curves.SIZES)
-    three.add_argument("--charts", type=Path, help="a folder for SVG files")
-    return parser.parse_args(argv)
+def costs_of(args: argparse.Namespace) -> Costs:
+    return Costs(**{f"{name}_s": getattr(args, f"{name}_us") / 1e6 for name in COSTS})
+
+
+def add_broker_options(parser: argparse.ArgumentParser) -> None:
+    default = Case()
+    parser.add_argument("--nodes", type=int, default=default.nodes)
+    parser.add_argument("--rates", type=float, nargs="+", default=default.rates)
+    parser.add_argument("--seconds", type=float, default=default.seconds, help="of each rate")
+    parser.add_argument("--service-ms", type=float, nargs="+", default=default.service_ms)
+    parser.add_argument("--way", choices=WAYS, default=default.way)
+    parser.add_argument("--processes", type=int, default=default.processes, help="that the nodes share")
+    parser.add_argument("--profile", choices=("balanced", "strict"), default=default.profile)
+    parser.add_argument("--journal", choices=("full", "none"), default=default.journal)
+    parser.add_argument("--thin", action="store_true", help="nodes that only answer: the broker's own bound")
+    parser.add_argument("--seed", type=int, default=default.seed)
+    add_folder(parser)
+
+
+def add_compare_options(parser: argparse.ArgumentParser) -> None:
+    add_costs(parser)
+    parser.add_argument("--seconds", type=float, default=20.0, help="of each case")
+    parser.add_argument("--absences", action="store_true", help="instead: nodes that freeze for 12 s")
+    parser.add_argument("--ways", nargs="+", choices=WAYS, default=WAYS)
+    add_folder(parser)
+
+
+def add_simulate_options(parser: argparse.ArgumentParser) -> None:
+    add_costs(parser)
+    parser.add_argument("--requests", type=int, default=60_000, help="of a row, in one cell")
+    parser.add_argument("--seconds", type=float, default=300.0, help="of a row with deaths")
+    parser.add_argument("--sizes", type=int, nargs="+", default=fleet_curves.SIZES)
+    parser.add_argument("--charts", type=Path, help="a folder for SVG files")
+
+
+def add_costs(parser: argparse.ArgumentParser) -> None:
+    for name in COSTS:
+        default = getattr(Costs(), f"{name}_s") * 1e6
+        parser.add_argument(f"--{name.replace('_', '-')}-us", type=float, default=default)
+
+
+def add_folder(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--folder", type=Path, default=Case().folder, help="on a disk (default: here)")
+
+
+COMMANDS: Final[Mapping[str, Command]] = {
+    "broker": (broker, add_broker_options),
+    "compare": (compare, add_compare_options),
+    "simulate": (simulate, add_simulate_options),
+}
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    args = parse_arguments(argv)
+    name, *rest = sys.argv[1:] if argv is None else argv
+    run, add_options = COMMANDS[name]
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    add_options(parser)
+    args = parser.parse_args(rest)
     open_many_files()
-    told = {
-        "broker_us": args.broker_us,
-        "dispatcher_us": args.dispatcher_us,
-        "dispatcher_node_us": args.dispatcher_node_us,
-        "dispatcher_wait_us": args.dispatcher_wait_us,
-        "hop_us": args.hop_us,
-    }
-    costs = Costs(**{f"{name.removesuffix('_us')}_s": value / 1e6 for name, value in told.items()})
     card = {"cpus": len(os.sched_getaffinity(0)), "processor": processor()}
     print("  ".join(f"{key} {value}" for key, value in card.items()))
-    if args.command != "broker":
+    if name != "broker":
+        told = {f"{cost}_us": getattr(args, f"{cost}_us") for cost in COSTS}
         card |= told
         print("  ".join(f"{key} {value:g}" for key, value in told.items()))
-    print(json.dumps({"benchmark": f"fleet {args.command}", **card, **args.run(args, costs)}))
-
-
-if __name__ == "__main__":
-    main()
+    print(json.dumps({"benchmark": f"fleet {name}", **card, **run(args)}))
