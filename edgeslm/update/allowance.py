@@ -30,9 +30,9 @@ class Stopped(BundleError):
 
 class Allowance:
     """
-    :param folder: on the disk that needs room.
+    :param folder: folder that the bundle is written to.
     :param budget_bytes: largest size of one bundle, packed or unpacked.
-    :param stop: set from another thread to cancel.
+    :param stop: event that another thread sets to cancel the download.
     """
 
     def __init__(self, folder: Path, budget_bytes: int, stop: threading.Event, show: Show) -> None:
@@ -42,7 +42,7 @@ class Allowance:
         self.show = show
 
     def pour(self, read: IO[bytes] | Any, written: IO[bytes], done: int, size: int | None, what: str) -> int:
-        """Copies ``read`` to ``written``. :param done: bytes written before. :return: bytes written now."""
+        """Copies ``read`` to ``written``. :param done: bytes written earlier. :return: bytes in total."""
         # read1 returns what one network read brings: a slow sender must not delay a cancellation.
         some = getattr(read, "read1", read.read)
         while piece := some(PIECE):
@@ -54,7 +54,7 @@ class Allowance:
         return done
 
     def check_budget(self, size: int, what: str) -> None:
-        """:raises BundleError: ``size`` is above the budget."""
+        """:raises BundleError: the size is above the budget."""
         if size > self.budget_bytes:
             raise BundleError(
                 f"{what}: it has more than the {self.budget_bytes / 1e6:.0f} MB that a bundle may have "
@@ -62,7 +62,7 @@ class Allowance:
             )
 
     def check_room(self, size: int, what: str) -> None:
-        """:raises BundleError: ``size`` is above the budget or the free disk space."""
+        """:raises BundleError: the size is above the budget or the free disk space."""
         self.check_budget(size, what)
         self._folder.mkdir(parents=True, exist_ok=True)
         if size > (free := self.free_bytes(self._folder)):
@@ -77,7 +77,7 @@ class Allowance:
 
     @contextlib.contextmanager
     def stopping(self, job: Job) -> Iterator[None]:
-        """Stops the job from a watching thread if the download is cancelled inside the block."""
+        """Context manager: a thread stops ``job`` if the download is cancelled inside the block."""
         over = threading.Event()
 
         def watch() -> None:

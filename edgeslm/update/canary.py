@@ -9,12 +9,14 @@ from dataclasses import dataclass
 from typing import Final
 
 MOST_ENDS: Final = 2
-"""Engine crashes of a model on trial that roll it back."""
+"""Number of engine crashes at which a model on trial is rolled back."""
 BAD: Final = frozenset({"internal", "poisoned", "model_unavailable", "timeout", "no_memory"})
 """Error codes that a bad model can cause."""
 FEWEST_BAD: Final = 3
 MOST_BAD: Final = 0.2
-"""Share of bad results above which a model on trial is rolled back, if it is also twice the share before."""
+"""Share of failed results above which a model on trial is rolled back.
+
+The share must also be more than twice the share before the trial."""
 
 Counts = Mapping[str, Mapping[str, int]]
 """Number of results, by task and code."""
@@ -22,8 +24,8 @@ Counts = Mapping[str, Mapping[str, int]]
 
 @dataclass(slots=True)
 class Canary:
-    """``tasks`` are those that the model serves; ``ends`` and ``results`` count engine crashes and results
-    before the trial. ``next_look`` is when to retry a rollback that failed (monotonic seconds).
+    """``tasks``: the tasks that the model serves. ``ends`` and ``results``: numbers of engine crashes and of
+    results before the trial. ``next_look``: time to retry a failed rollback, in monotonic seconds.
     """
 
     digest: str
@@ -38,7 +40,7 @@ class Canary:
         return cls(digest, tuple(tasks), ends, _sum(tasks, counts), time.monotonic())
 
     def why_bad(self, ends: int, counts: Counts) -> str:
-        """The reason to roll back, as part of a sentence; empty: none."""
+        """The reason to roll back, as a clause; empty if there is none."""
         if ends - self.ends >= MOST_ENDS:
             return f"its engine exited unexpectedly {ends - self.ends} times"
         now = _sum(self.tasks, counts)

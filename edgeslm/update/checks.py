@@ -1,7 +1,8 @@
-"""Pre-activation check: the new model must get as many of the tasks' ``checks`` right as the active one.
+"""Pre-activation check: the new model must pass as many of the tasks' ``checks`` as the active model.
 
-Both models answer them while requests are served. Comparing with the active model allows for checks that no
-small model gets right. A task without ``checks`` gets one arbitrary message, to find a model that crashes.
+Both models answer the ``checks`` while the node serves requests. A check that no small model passes does no
+harm, since only the comparison counts. A task without ``checks`` gets one arbitrary message, which shows
+whether the model crashes.
 """
 
 from __future__ import annotations
@@ -22,9 +23,9 @@ _ANYTHING: Final = "Pump 3 is loud and its bearing is hot."
 
 
 async def check(model: str, old: Deployment, new: Deployment) -> None:
-    """Checks the model of ``new`` against that of ``old``.
+    """Compares a model in the deployment ``new`` with the same model in ``old``.
 
-    :raises BundleError: the new model gets fewer checks right, times out or crashes.
+    :raises BundleError: the new model passes fewer checks, times out or crashes.
     """
     right_before = right_now = asked = 0
     for task in new.tasks_of(model):
@@ -67,7 +68,7 @@ async def _answers(deployment: Deployment, task: str, examples: Sequence[Example
 
 
 def is_right(result: Mapping[str, Any], wanted: Any) -> bool:
-    """Whether a result matches: same label, all wanted fields equal, or the wanted text is contained."""
+    """Whether a result has the wanted label, all wanted fields, or contains the wanted text."""
     if isinstance(wanted, Mapping):
         fields = result.get("fields", {})
         return all(fields.get(name) == value for name, value in wanted.items())

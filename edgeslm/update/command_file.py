@@ -1,7 +1,6 @@
-"""The command file: passes commands of ``edgeslm models`` to the node on the same device and answers back.
-
-It needs no ``control.allow``: whoever can write to the state folder is the node's operator. A lock file shows
-whether the node runs.
+"""The command file: passes commands of ``edgeslm models`` to the node on this device, and its answers back.
+The commands need no ``control.allow``, since whoever can write to the state folder is the node's operator. A
+lock file shows whether the node runs.
 """
 
 from __future__ import annotations
@@ -29,7 +28,7 @@ LOCK_PAUSE_S: Final = 0.02
 
 
 class FileCommand(BaseModel):
-    """``digest`` is of the bundle to activate, ``older`` allows a lower release, ``file`` is to be staged."""
+    """``digest``: bundle to activate. ``older``: allows a lower release. ``file``: archive to stage."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -42,7 +41,7 @@ class FileCommand(BaseModel):
 
 
 class CommandFile:
-    """Both sides of the exchange, for one node."""
+    """The node's side and the sender's side of the exchange, for one node."""
 
     def __init__(self, state_dir: Path, node: str) -> None:
         folder = state_dir / FOLDER
@@ -54,7 +53,7 @@ class CommandFile:
 
     @contextlib.contextmanager
     def running(self) -> Iterator[None]:
-        """Holds the lock while the node runs. A command left by an earlier run is deleted."""
+        """Context manager: holds the lock while the node runs. Deletes a command left by an earlier run."""
         self._lock.parent.mkdir(parents=True, exist_ok=True)
         self._forget()
         descriptor = os.open(self._lock, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o644)
@@ -72,7 +71,7 @@ class CommandFile:
         self._command.unlink(missing_ok=True)
 
     def next(self) -> FileCommand | None:
-        """A new command, returned once; None: there is none."""
+        """The next command, returned only once; None if there is none."""
         try:
             with self._command.open("rb") as stream:
                 trusted = is_ours(os.fstat(stream.fileno()))
@@ -89,7 +88,7 @@ class CommandFile:
             return None
 
     def tell(self, command: FileCommand, outcome: dict[str, Any]) -> None:
-        """Writes the answer. :raises OSError: the disk."""
+        """Writes the answer to ``command``. :raises OSError: a disk error."""
         write_record(self._outcome, {"id": command.id, **outcome})
 
     # The command's side
@@ -116,9 +115,9 @@ class CommandFile:
         *,
         older: bool = False,
     ) -> dict[str, Any]:
-        """The node's answer. Waits while the node runs.
+        """Sends a command and waits for the node's answer.
 
-        :raises BundleError: the node ended first. :raises OSError: the command can't be written.
+        :raises BundleError: the node ended before it answered. :raises OSError: the command can't be written.
         """
         command = self.make(action, model, digest, older=older)
         while (found := self.heard(command)) is None:
@@ -152,7 +151,7 @@ class CommandFile:
         write_record(self._command, command.model_dump(exclude_defaults=True))
 
     def heard(self, command: FileCommand) -> dict[str, Any] | None:
-        """The node's answer; None: not yet."""
+        """The node's answer to ``command``; None if there is none yet."""
         with contextlib.suppress(OSError, ValueError):
             found = json.loads(self._outcome.read_text("utf-8"))
             if isinstance(found, dict) and found.get("id") == command.id:
@@ -160,7 +159,7 @@ class CommandFile:
         return None
 
     def withdraw(self, command: FileCommand) -> None:
-        """Deletes the command if the node hasn't read it. :raises OSError: the disk."""
+        """Deletes the command if the node hasn't read it."""
         with contextlib.suppress(OSError, ValidationError):
             if FileCommand.model_validate_json(self._command.read_bytes()).id == command.id:
                 self._command.unlink()

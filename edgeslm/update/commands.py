@@ -74,7 +74,7 @@ def describe(stored: Any) -> dict[str, Any]:
 
 
 def models_of(store: Store, config: Config) -> dict[str, Any]:
-    """Active and previous digest of each model; None: the configured bundle."""
+    """Digests of each model's active and previous bundles; both are None if the configured bundle is used."""
     found: dict[str, Any] = {}
     for name in config.models:
         entry = store.entry(name)

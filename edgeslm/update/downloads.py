@@ -1,6 +1,6 @@
-"""Resumable downloads: an interrupted one continues where it ended, even in another run.
+"""Resumable downloads: an interrupted download continues where it stopped, even after a restart.
 
-An allowance limits the size; redirects must stay on ``https://``.
+An :class:`Allowance` limits the size. Redirects must lead to an allowed scheme, by default ``https://``.
 """
 
 from __future__ import annotations
@@ -27,11 +27,11 @@ log = logging.getLogger("edgeslm.update")
 
 SILENT_S: Final = 30.0
 PAUSES_S: Final = (1.0, 5.0, 15.0, 60.0)
-"""Pauses between retries; they start over after a try that made progress."""
+"""Pauses between retries; after a try that received data, the first pause is next again."""
 NOT_YET_VALID: Final = 9
 """OpenSSL's ``X509_V_ERR_CERT_NOT_YET_VALID``."""
 HASHES: Final = ("sha256", "sha1", "md5")
-"""Strongest first; only the first one given is checked."""
+"""Hash algorithms, strongest first; only the strongest that the server announces is checked."""
 
 
 class Unreachable(BundleError):
@@ -40,7 +40,7 @@ class Unreachable(BundleError):
 
 @dataclass(frozen=True, slots=True)
 class ServerLogin:
-    """Credentials for a server. ``headers`` are sent to the first address only, not after a redirect."""
+    """Credentials for a server. ``headers`` are sent to the requested address only, not after a redirect."""
 
     headers: Mapping[str, str] = field(default_factory=dict)
     ca_file: Path | None = None
@@ -57,13 +57,13 @@ class ServerLogin:
 
 @dataclass(frozen=True, slots=True)
 class Promise:
-    """The announced ``size`` of a file in bytes, and its hexadecimal hashes by name."""
+    """Announced ``size`` of a file in bytes, and its ``hashes`` in hexadecimal, by algorithm."""
 
     size: int
     hashes: Mapping[str, str]
 
     def check(self, file: Path, what: str) -> None:
-        """:raises BundleError: size or hash differs. :raises OSError: the disk."""
+        """:raises BundleError: size or hash differs. :raises OSError: a disk error."""
         name = next(name for name in HASHES if name in self.hashes)
         if (size := file.stat().st_size) != self.size:
             raise BundleError(f"{what}: it has {size} bytes and should have {self.size}")
@@ -77,8 +77,8 @@ class Promise:
 
 class Download:
     """
-    :param within: addresses that redirects must stay below; empty: any.
-    :param schemes: allowed beginnings of addresses.
+    :param within: URL prefixes, one of which the target of a redirect must have; empty allows any target.
+    :param schemes: allowed URL schemes, such as ``https://``.
     """
 
     def __init__(
@@ -95,7 +95,7 @@ class Download:
         self._schemes = schemes
 
     def bring(self, url: str, file: Path) -> None:
-        """Downloads ``url`` to ``file``, which may hold the beginning already.
+        """Downloads ``url`` to ``file``, which may already hold the first part.
 
         :raises Unreachable: no answer, or the download broke off. :raises BundleError: the server refuses it,
             or it is too large.
@@ -128,7 +128,7 @@ class Download:
             self._allowance.wait(left.pop(0))
 
     def _fetch(self, url: str, file: Path) -> None:
-        """One try, from the end of the file if the server's copy is unchanged."""
+        """Tries once; resumes at the end of ``file`` if the server's copy is unchanged."""
         notes = file.with_suffix(".json")
         known = _read_notes(notes) if file.exists() else {}
         have = file.stat().st_size if known else 0
@@ -171,7 +171,7 @@ class Download:
 
 
 class _Redirections(urllib.request.HTTPRedirectHandler):
-    """Refuses redirects to other schemes, or out of the allowed addresses."""
+    """Refuses redirects to other schemes or outside the allowed URL prefixes."""
 
     def __init__(self, schemes: tuple[str, ...], within: tuple[str, ...]) -> None:
         self._schemes = schemes
@@ -196,7 +196,7 @@ def _read_notes(file: Path) -> dict[str, Any]:
 
 
 def _start_of(content_range: str | None) -> int | None:
-    """5 for ``bytes 5-9/10`` (RFC 9110, section 14.4)."""
+    """Offset of the first byte: 5 for ``bytes 5-9/10`` (RFC 9110, section 14.4)."""
     unit, _, rest = (content_range or "").partition(" ")
     start = rest.partition("-")[0]
     return int(start) if unit == "bytes" and start.isdecimal() else None

@@ -1,7 +1,7 @@
 """Rollout exchange: passes bundles and commands from a rollout process to a node that runs as another user.
 
-The process's folder has its command and archives; the node's folder has model states and answers. Each side
-can write only its own folder, and the node checks archives as if they came from a stranger.
+The rollout process's folder has its command and archives; the node's folder has the models' states and the
+answers. Each side can write only its own folder, and the node treats the archives as untrusted.
 """
 
 from __future__ import annotations
@@ -26,19 +26,22 @@ from edgeslm.update.store import FOLDER
 log = logging.getLogger("edgeslm.update")
 
 ANSWERS: Final = "rollouts"
-"""The node's folder, in its state folder."""
+"""Name of the folder for the node's answers, in its state folder."""
 MOST_BYTES: Final = 1_000_000
 _NAME: Final = re.compile(r"[A-Za-z0-9._-]{1,100}")
 _FOR_THE_GROUP: Final = 0o640
 
 
 def folder_beside(state_dir: Path) -> Path:
-    """The rollout process's folder."""
+    """The rollout process's folder, next to the node's state folder."""
     return state_dir.with_name(f"{state_dir.name}-hawkbit")
 
 
 class Exchange(CommandFile):
-    """Both sides, for one node. The process must be in the node's group."""
+    """The node's side and the rollout process's side, for one node.
+
+    The rollout process must belong to the node's group.
+    """
 
     def __init__(self, state_dir: Path, node: str) -> None:
         super().__init__(state_dir, node)
@@ -62,7 +65,10 @@ class Exchange(CommandFile):
         self.next()
 
     def next(self) -> FileCommand | None:
-        """A new command, returned once. The node can't delete the process's file."""
+        """The next command, returned only once; None if there is none.
+
+        The node remembers the command's id, since it can't delete the rollout process's file.
+        """
         try:
             with self._open(self._command) as stream:
                 command = FileCommand.model_validate_json(stream.read(65_536))
@@ -79,8 +85,11 @@ class Exchange(CommandFile):
         return command.model_copy(update={"older": False})  # only the operator may allow that
 
     def archive(self, name: str | None) -> IO[bytes]:
-        """Opens an archive in the rollout client's folder. :raises BundleError: no such archive.
-        :raises OSError: it can't be read."""
+        """Opens an archive in the rollout process's folder.
+
+        :raises BundleError: the name is invalid, or the file isn't trusted.
+        :raises OSError: the file can't be read.
+        """
         if name is None or not _NAME.fullmatch(name):
             raise BundleError("the rollout's process names no archive of its folder")
         return self._open(self.folder / FOLDER / name)
@@ -89,13 +98,13 @@ class Exchange(CommandFile):
         write_record(self._outcome, {"id": command.id, **outcome}, mode=_FOR_THE_GROUP)
 
     def tell_status(self, status: Mapping[str, Any]) -> None:
-        """Writes the models' state if it has changed. :raises OSError: the disk."""
+        """Writes the models' state if it has changed. :raises OSError: a disk error."""
         if status != self._told:
             write_record(self._status, status, mode=_FOR_THE_GROUP)
             self._told = status
 
     def _open(self, file: Path) -> IO[bytes]:
-        """:raises BundleError: another user could have written the file."""
+        """:raises BundleError: another user could have written the file, or it isn't a plain file."""
         for folder in (self.folder, self.folder.parent):
             if folder.stat().st_mode & 0o022:
                 raise BundleError(f"{folder}: can be written by other users and is ignored")
@@ -108,7 +117,7 @@ class Exchange(CommandFile):
     # The process's side
 
     def status(self) -> dict[str, Any]:
-        """The last state of the models that the node wrote; empty: none yet."""
+        """The models' state as the node last wrote it; empty if the node never did."""
         with contextlib.suppress(OSError, ValueError, RecursionError), self._status.open("rb") as stream:
             found = json.loads(stream.read(MOST_BYTES))
             if isinstance(found, dict):
@@ -119,6 +128,6 @@ class Exchange(CommandFile):
         write_record(self._command, command.model_dump(exclude_defaults=True), mode=_FOR_THE_GROUP)
 
     def offer(self, archive: Path) -> None:
-        """Makes an archive readable for the node. :raises OSError: the disk."""
+        """Makes an archive readable for the node. :raises OSError: a disk error."""
         archive.parent.chmod(0o750)
         archive.chmod(_FOR_THE_GROUP)

@@ -1,8 +1,9 @@
 """Watched folder of bundles: finds new bundles and archives, once they are copied completely.
 
-``<folder>/<model>`` is a bundle's folder, ``<folder>/<model>.tar``, ``.tar.gz`` or ``.tar.xz`` an archive.
-A copy counts as complete when two looks find the same. Each version is taken once, or twice if the node ended
-meanwhile (a power cut, perhaps). Blocking: called in a thread.
+A bundle is a folder ``<folder>/<model>`` or an archive with one of the ``ENDINGS``, such as
+``<folder>/<model>.tar``. A copy is complete when two scans in a row find the same names, sizes and times.
+Each version is installed once; if the node ends meanwhile, such as by a power cut, it tries a second time.
+The functions block and are called in a thread.
 """
 
 from __future__ import annotations
@@ -21,21 +22,21 @@ from edgeslm.storage.atomic_json import write_record
 ENDINGS: Final = (".tar", ".tar.gz", ".tgz", ".tar.xz")
 MOST_FILES: Final = 10_000
 MOST_BEGUN: Final = 2
-"""A bundle that ended the node this many times isn't taken again."""
+"""After this number of installations during which the node ended, a bundle isn't tried again."""
 
 
 class Incoming:
-    """:param record: file that records the versions taken."""
+    """:param record: file that records which versions were handled already."""
 
     def __init__(self, folder: Path, record: Path) -> None:
         self._folder = folder
         self._record = record
         self._last: dict[str, str] = {}
         self.problem: str | None = None
-        """Why the folder can't be read, as a sentence."""
+        """Why the folder can't be read, as a sentence; None if it can."""
 
     def look(self, models: Collection[str]) -> list[tuple[str, Path, str]]:
-        """New bundles: model, path, and a mark of the version for :meth:`begin` and :meth:`end`."""
+        """New bundles: model, path, and a hash of the version, which :meth:`begin` and :meth:`end` need."""
         self.problem = None
         present: dict[str, tuple[Path, str]] = {}
         try:
@@ -55,20 +56,20 @@ class Incoming:
         ]
 
     def begin(self, model: str, mark: str) -> None:
-        """Records that a bundle is being taken. :raises OSError: the disk."""
+        """Records the start of a bundle's installation. :raises OSError: a disk error."""
         taken = self._taken()
         begun = taken.get(model, {}).get(mark, 0) + 1
         write_record(self._record, {**taken, model: {mark: begun}})
 
     def end(self, model: str, mark: str, *, again: bool = False) -> None:
-        """Records that a bundle was taken, or, with ``again``, that it shall be taken again.
+        """Records the end of a bundle's installation.
 
-        :raises OSError: the disk.
+        :param again: whether to install the bundle again. :raises OSError: a disk error.
         """
         write_record(self._record, {**self._taken(), model: {mark: 0 if again else MOST_BEGUN}})
 
     def _taken(self) -> dict[str, dict[str, int]]:
-        """How often each model's bundle was begun, by its mark."""
+        """Number of installations started, by model and hash of the version."""
         try:
             found = json.loads(self._record.read_text("utf-8"))
         except (OSError, ValueError):
@@ -83,7 +84,7 @@ class Incoming:
 
 
 def model_of(path: Path) -> str:
-    """``small`` for ``small``, ``small.tar`` etc.."""
+    """The model's name: that of the file or folder without an archive's ending."""
     for ending in ENDINGS:
         if path.name.endswith(ending):
             return path.name.removesuffix(ending)
@@ -91,7 +92,7 @@ def model_of(path: Path) -> str:
 
 
 def _mark(path: Path) -> str | None:
-    """A hash of names, sizes and times; None: not a bundle yet."""
+    """A hash of the files' names, sizes and times; None if ``path`` isn't a bundle yet."""
     if path.is_dir():
         if not (path / "manifest.json").is_file():
             return None

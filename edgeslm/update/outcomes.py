@@ -1,7 +1,7 @@
 """Update outcomes: a file with the state and reason of each model's last update.
 
-The node writes it when an update is over; other processes on the device read it. The active bundle is in the
-store.
+The node writes the file when an update is over; other processes on the device read it. Which bundle is active
+is recorded in the store.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ from edgeslm.storage.file_ownership import is_ours
 log = logging.getLogger("edgeslm.update")
 
 State = Literal["IN_PROGRESS", "ON_TRIAL", "SUCCEEDED", "REJECTED", "FAILED"]
-"""Names as in fleet jobs. REJECTED: never served; FAILED: rolled back."""
+"""``REJECTED``: the new bundle never served requests. ``FAILED``: the new bundle was rolled back."""
 
 
 @dataclass(frozen=True, slots=True)
 class UpdateOutcome:
-    """The state of a model's update; ``why`` it failed, as a sentence."""
+    """The state of a model's update. ``why``: why the update failed, as a clause."""
 
     state: State
     step: str
@@ -46,7 +46,7 @@ class UpdateOutcomes:
         self._file = folder / f"verdicts-{node}.json"
 
     def write(self, model: str, figures: Mapping[str, str]) -> None:
-        """Writes a model's outcome; an error of the disk is only logged."""
+        """Writes a model's outcome; a disk error is only logged."""
         try:
             write_record(self._file, {**self._read(), model: dict(figures)})
         except OSError as error:
@@ -57,7 +57,7 @@ class UpdateOutcomes:
         return self._read()
 
     def why(self, model: str, digest: str) -> str:
-        """Why the model is not this bundle; empty: unknown."""
+        """Why the model doesn't use this bundle; empty if unknown."""
         said = self._read().get(model)
         if not isinstance(said, dict) or said.get("digest") not in (digest, ""):
             return ""  # an empty digest stands for a rollback at start

@@ -1,6 +1,6 @@
 """Downgrade protection: records the highest proven release of each bundle name and refuses lower ones.
 
-An old bundle stays validly signed, so a signature alone doesn't keep it from coming back.
+An old bundle's signature stays valid, so checking signatures doesn't prevent a downgrade.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ class Releases:
             )
 
     def note(self, bundle: Bundle) -> None:
-        """Records a proven release. :raises OSError: the disk."""
+        """Records the release of a proven bundle if it is the highest. :raises OSError: a disk error."""
         name, release = bundle.manifest.name, bundle.manifest.release or 0
         known = self._read()
         if release > known.get(name, 0):

@@ -12,7 +12,7 @@ SCHEME: Final = "https://"
 
 
 def check_source(source: str, allowed: tuple[str, ...]) -> None:
-    """:raises InvalidRequest: ``source`` is below none of the ``allowed`` folders and addresses."""
+    """:raises InvalidRequest: the source is in none of the allowed folders and addresses."""
     for start in allowed:
         if start.startswith(SCHEME):
             inside = source.startswith(start.rstrip("/") + "/") and ".." not in unquote(source)

@@ -1,7 +1,7 @@
 """Staging: brings a bundle into the store from a folder, an archive, or a resumable download.
 
-Downloads are written here, within the budget. Their content is untrusted and is read in a child process
-(``unpacking``).
+This process writes downloads to disk, within the budget. A child process (``unpacking``) reads their content,
+which is untrusted.
 """
 
 from __future__ import annotations
@@ -30,11 +30,11 @@ log = logging.getLogger("edgeslm.update")
 
 CHILD: Final = "edgeslm.update.unpacking"
 SLOWEST_BYTES_PER_S: Final = 1_000_000
-"""Of a busy SD card; each file is unpacked, read again and synced."""
+"""Assumed speed of a busy SD card, for the time limit: each file is unpacked, read again and synced."""
 MOST_PACKED: Final = 1100
 """Highest compression ratio; gzip's maximum is 1032."""
 MOST_KEPT: Final = 3
-"""Other partial downloads that are kept."""
+"""Number of partial downloads that are kept besides the current one."""
 KEPT_S: Final = 7 * 24 * 3600.0
 """How long a partial download is kept."""
 
@@ -47,9 +47,9 @@ class ChildLimits:
     """Limits of the child process."""
 
     memory_bytes: int = 200_000_000
-    """Above its start; files are streamed, whatever the bundle's size."""
+    """Memory that the child may add after its start; files are streamed, so their size doesn't matter."""
     least_s: float = 300.0
-    """Time for an empty bundle."""
+    """Time limit for an empty bundle; it grows with the bundle's size."""
 
 
 CHILD_LIMITS: Final = ChildLimits()
@@ -59,8 +59,8 @@ class Staging:
     """Brings bundles into a store.
 
     :param budget_bytes: largest size of one bundle, packed or unpacked.
-    :param within: addresses that redirects must stay below; empty: any.
-    :param stop: set from another thread to cancel.
+    :param within: URL prefixes, one of which the target of a redirect must have; empty allows any target.
+    :param stop: event that another thread sets to cancel.
     :param allow_http: whether addresses without TLS are allowed.
     """
 
@@ -86,7 +86,7 @@ class Staging:
 
     def bring(self, source: str, promise: Promise | None = None) -> Bundle:
         """
-        :param source: a folder, a ``.tar`` archive, compressed or not, or an archive's ``https://`` address.
+        :param source: a folder, a ``.tar`` archive (may be compressed), or an archive's ``https://`` address.
         :param promise: expected size and hashes of a download.
         :raises BundleError: the source can't be read, exceeds the budget, or isn't a complete bundle.
         """
@@ -104,7 +104,7 @@ class Staging:
             raise BundleError(f"{error.filename or source}: {error.strerror or error}") from None
 
     def take(self, archive: IO[bytes], name: str) -> Bundle:
-        """Brings in an open archive, whose file may belong to another user.
+        """Adds the bundle in an open archive to the store; the archive's file may belong to another user.
 
         :raises BundleError: as :meth:`bring`.
         """
@@ -114,9 +114,10 @@ class Staging:
             raise BundleError(f"{error.filename or name}: {error.strerror or error}") from None
 
     def fetch(self, url: str, promise: Promise | None, use: Callable[[IO[bytes], str], Brought]) -> Brought:
-        """Downloads a file, passes it with its name to ``use``, and removes it.
+        """Downloads a file, calls ``use`` with the open file and its name, and deletes the file.
 
-        :raises BundleError: as :meth:`bring`. :raises OSError: the disk.
+        :return: the value of ``use``.
+        :raises BundleError: as :meth:`bring`. :raises OSError: a disk error.
         """
         self._store.folder.mkdir(parents=True, exist_ok=True)
         file = self._store.folder / f".part-{hashlib.sha256(url.encode()).hexdigest()[:16]}"
@@ -150,7 +151,7 @@ class Staging:
     # The child process
 
     def _unpack(self, order: dict[str, Any], name: str, archive: IO[bytes] | None = None) -> Bundle:
-        """Unpacks in a child with limits of memory and time: a hostile archive ends only the child."""
+        """Unpacks in a child with limits of memory and time: a hostile archive harms only the child."""
         self._allowance.look()
         budget = self._allowance.budget_bytes
         order |= {"state_dir": str(self._store.folder.parent), "budget_bytes": budget, "name": name}
@@ -176,7 +177,7 @@ class Staging:
         return load_bundle(Path(said["path"]), said["digest"])
 
     def _delete_old(self, wanted: Path) -> None:
-        """Deletes partial downloads that are old or too many; a server may offer ever more."""
+        """Deletes old partial downloads, and all above ``MOST_KEPT``, since a server may offer any number."""
         parts = [file for file in self._store.folder.glob(".part-*") if file.suffix != ".json"]
         with contextlib.suppress(OSError):
             parts.sort(key=lambda file: file.stat().st_mtime, reverse=True)

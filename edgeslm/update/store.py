@@ -1,8 +1,8 @@
 """Bundle store: the bundles on this device, and a record of the active one of each model.
 
-A bundle is a folder in ``<state_dir>/updates``, named by its name and digest; it appears atomically. The
-record is replaced atomically: after a power cut it has the old bundle or the new one. The configuration file
-is never changed; if the user names another bundle there, that one takes precedence.
+A bundle is a folder ``<state_dir>/updates/<name>-<digest>``, which appears atomically. The record is replaced
+atomically, so that after a power cut it names the old bundle or the new one. The configuration file is never
+changed; if the user names another bundle there, that bundle takes precedence.
 """
 
 from __future__ import annotations
@@ -33,13 +33,13 @@ log = logging.getLogger("edgeslm.update")
 FOLDER: Final = "updates"
 DRAFT: Final = ".draft-"
 MOST_TRIES: Final = 2
-"""Starts of a model on trial; at the next one it is rolled back, since the node crashed in all of them."""
+"""After this many crashes of the node with a model on trial, the model is rolled back at the next start."""
 
 
 class StoreEntry(BaseModel):
-    """Digests of a model's ``active`` bundle, of the ``previous`` one, and of ``base``, the configured one.
+    """Digests of a model's bundles: ``active``, ``previous``, and ``base``, which the configuration names.
 
-    ``tries`` counts the starts of a model on trial; None: proven.
+    ``tries`` counts the node's starts with the active bundle on trial; None if the bundle is proven.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -59,7 +59,7 @@ class _Record(BaseModel):
 
 @dataclass(frozen=True, slots=True)
 class Stored:
-    """A bundle in the store; ``used_by`` are this node's models that have it as active or previous."""
+    """A bundle in the store. ``used_by``: this node's models whose active or previous bundle it is."""
 
     bundle: Bundle
     used_by: tuple[str, ...]
@@ -77,12 +77,12 @@ class Store:
         self._file = self.folder / f"active-{node}.json"
         self._releases = Releases(self.folder / f"releases-{node}.json")
         self.problems: dict[str, str] = {}
-        """By model: why its recorded bundle can't be used, as a sentence."""
+        """Models whose recorded bundle can't be used, with the reason as a sentence."""
 
     # Lookup
 
     def bundles(self) -> list[Stored]:
-        """All complete bundles, by name."""
+        """All complete bundles, sorted by name."""
         entries = self._read().models
         found = []
         for folder in sorted(self.folder.glob("*-*")):
@@ -115,7 +115,7 @@ class Store:
         return self._read().models.get(model)
 
     def settled(self, config: Config) -> Config:
-        """``config`` with the active bundle of each model; one that can't be used is skipped."""
+        """``config`` with each model's active bundle, or its previous one if the active can't be used."""
         self.problems.clear()
         models = dict(config.models)
         for name, entry in self._read().models.items():
@@ -140,7 +140,7 @@ class Store:
 
     @contextlib.contextmanager
     def draft(self) -> Iterator[Path]:
-        """A temporary folder for a new bundle. :raises OSError: the disk."""
+        """Context manager: a temporary folder for a new bundle. :raises OSError: a disk error."""
         self.folder.mkdir(parents=True, exist_ok=True)
         folder = self.folder / f"{DRAFT}{secrets.token_hex(4)}"
         folder.mkdir(mode=0o755)
@@ -155,7 +155,7 @@ class Store:
     def add(self, folder: Path) -> Bundle:
         """Moves a bundle from a draft into the store, after syncing it to disk.
 
-        :raises BundleError: a file is missing or damaged. :raises OSError: the disk.
+        :raises BundleError: a file is missing or damaged. :raises OSError: a disk error.
         """
         bundle = load_bundle(folder)
         verify_bundle(bundle)
@@ -174,8 +174,11 @@ class Store:
         return load_bundle(target, bundle.digest)
 
     def remove(self, digest: str, config: Config) -> Bundle:
-        """:raises BundleError: there is none, it is configured, or a model of some node has it as active,
-        previous or base bundle."""
+        """Deletes a bundle.
+
+        :raises BundleError: no bundle matches, the configuration names the bundle, or a model of any node has
+            it as active, previous or base bundle.
+        """
         bundle = self.find(digest)
         for what, path in config.bundles.items():
             if path.resolve() == bundle.path.resolve():
@@ -194,7 +197,7 @@ class Store:
         return bundle
 
     def clear(self) -> None:
-        """Deletes drafts of killed processes; those in use are locked and stay."""
+        """Deletes drafts of killed processes; drafts in use are locked and stay."""
         for folder in self.folder.glob(f"{DRAFT}*"):
             with contextlib.suppress(OSError):
                 lock = os.open(folder, os.O_RDONLY)
@@ -207,7 +210,7 @@ class Store:
     # The active bundles
 
     def activate(self, model: str, base: str, digest: str, *, on_trial: bool) -> None:
-        """:param base: digest of the configured bundle. :raises OSError: the disk."""
+        """:param base: digest of the configured bundle. :raises OSError: a disk error."""
         before = self.entry(model)
         previous = before.active if before is not None and before.base == base else base
         self._put(
@@ -215,21 +218,21 @@ class Store:
         )
 
     def check_release(self, bundle: Bundle) -> None:
-        """:raises BundleError: a higher release of this bundle was proven here."""
+        """:raises BundleError: a higher release of this bundle was proven on this node."""
         self._releases.check(bundle)
 
     def note_release(self, bundle: Bundle) -> None:
-        """Records the release of a proven bundle. :raises OSError: the disk."""
+        """Records the release of a proven bundle. :raises OSError: a disk error."""
         self._releases.note(bundle)
 
     def prove(self, model: str) -> None:
-        """Ends the trial of a model: it is proven."""
+        """Ends the trial of a model; its active bundle is proven."""
         entry = self.entry(model)
         if entry is not None:
             self._put(model, entry.model_copy(update={"tries": None}))
 
     def roll_back(self, model: str) -> str:
-        """Makes the previous bundle active. :return: its digest. :raises BundleError: there is none."""
+        """Activates the previous bundle. :return: its digest. :raises BundleError: no previous bundle."""
         entry = self.entry(model)
         if entry is None or entry.previous is None:
             raise BundleError(f"model {model} has nothing to go back to")
@@ -242,11 +245,11 @@ class Store:
         return entry.previous
 
     def restore(self, model: str, entry: StoreEntry | None) -> None:
-        """Puts back the entry from before a failed switch."""
+        """Restores the entry from before a failed switch; None deletes the model's entry."""
         self._put(model, entry)
 
     def begin_start(self) -> list[str]:
-        """Counts a start of all models on trial and rolls back those with too many.
+        """Counts a start for each model on trial, and rolls back models with too many starts.
 
         :return: names of the models rolled back.
         """
@@ -262,7 +265,7 @@ class Store:
         return gone
 
     def end_start(self) -> None:
-        """Uncounts the start, since the node stopped regularly. :raises OSError: the disk."""
+        """Takes the start off the count, since the node stopped normally. :raises OSError: a disk error."""
         for name, entry in self._read().models.items():
             if entry.tries:
                 self._put(name, entry.model_copy(update={"tries": entry.tries - 1}))
@@ -302,7 +305,7 @@ def _read(file: Path) -> _Record:
 
 
 def _tail(bundle: Bundle) -> str:
-    """The end of a bundle's folder name; folders with another end aren't the store's."""
+    """Suffix of a bundle's folder name; the store ignores folders with other suffixes."""
     return f"-{bundle.digest.removeprefix('sha256:')[:16]}"
 
 

@@ -1,8 +1,8 @@
 """Unpacking: reads an untrusted bundle from a folder or an archive into the store.
 
-Runs in a child process with limits (``python -m edgeslm.update.unpacking``), started by ``staging``. Bytes
-are counted against the budget as they are unpacked, since an archive's headers may lie. The store accepts the
-bundle once every file has its digest. Nothing in it is executed.
+The module runs in a child process with limits (``python -m edgeslm.update.unpacking``), which ``staging``
+starts. Bytes are counted against the budget as they are unpacked, since an archive's headers may be false.
+The store accepts a bundle only if the digest of each file is right. No content of a bundle is executed.
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ from edgeslm.update.allowance import PIECE, Allowance
 from edgeslm.update.store import Store
 
 MOST_ENTRIES: Final = 2 * MOST_FILES
-"""Files and folders of an archive; an empty folder takes disk space too."""
+"""Limit of files and folders in an archive, together; an empty folder takes disk space too."""
 MOST_NAME_BYTES: Final = 4096
-"""Limit of headers with the next member's name (POSIX ``pax``, GNU ``L``): the longest path. ``tarfile``
-needs quadratic time for some longer ones: 6 s for 64 kB."""
+"""Size limit of a header that holds the next member's name (POSIX ``pax``, GNU ``L``): the longest path of
+Linux. For some longer headers ``tarfile`` needs quadratic time, such as 6 s for 64 kB."""
 XZ_BYTES: Final = 70 << 20
 """Memory limit for decompressing ``.xz``; ``xz -9`` needs 65 MiB."""
 _XZ_BEGINS: Final = b"\xfd7zXZ\0"
@@ -36,7 +36,7 @@ _CONTENT: Final = (*tarfile.REGULAR_TYPES, tarfile.DIRTYPE)
 def copy_folder(folder: Path, store: Store, allowance: Allowance) -> Bundle:
     """Copies a bundle into the store.
 
-    :raises BundleError: it isn't complete, or exceeds the budget. :raises OSError: the disk.
+    :raises BundleError: the bundle isn't complete, or exceeds the budget. :raises OSError: a disk error.
     """
     bundle = load_bundle(folder)
     size = sum(entry.bytes for entry in bundle.manifest.files)
@@ -57,7 +57,7 @@ def unpack(archive: IO[bytes], name: str, store: Store, allowance: Allowance) ->
     """Unpacks a bundle into the store.
 
     :raises BundleError: the archive can't be unpacked, exceeds a limit, or has no complete bundle.
-    :raises OSError: the disk.
+    :raises OSError: a disk error.
     """
     with store.draft() as draft:
         inside = draft / "inside"
@@ -131,8 +131,10 @@ def _refuse_sparse(*_: object) -> NoReturn:
 
 
 class _Member(tarfile.TarInfo):
-    """Refuses names longer than a path can be, and sparse files: ``tarfile`` reads long names and maps of
-    sparse files into memory before it returns the member."""
+    """Refuses sparse files, and names that are longer than a path can be.
+
+    Before it returns such a member, ``tarfile`` reads the sparse file's map or the long name into memory.
+    """
 
     @classmethod
     def frombuf(cls, buf: bytes | bytearray, encoding: str, errors: str) -> Self:
@@ -148,7 +150,7 @@ class _Member(tarfile.TarInfo):
 
 
 def _opened(archive: IO[bytes]) -> tarfile.TarFile:
-    """Opens an archive by its magic number. ``tarfile`` itself would let an ``.xz`` claim any memory."""
+    """Opens an archive by its magic number. For ``.xz``, ``tarfile`` itself has no memory limit."""
     begins = archive.read(len(_XZ_BEGINS))
     archive.seek(0)
     if begins == _XZ_BEGINS:
@@ -161,14 +163,17 @@ def _opened(archive: IO[bytes]) -> tarfile.TarFile:
 
 
 class _Xz:
-    """An ``.xz`` stream, decompressed within a memory limit; without one the sender would choose it."""
+    """Decompresses an ``.xz`` stream within a memory limit, so that its header can't demand more."""
 
     def __init__(self, packed: IO[bytes]) -> None:
         self._packed = packed
         self._stream = _new_stream()
 
     def read(self, size: int) -> bytes:
-        """Up to ``size`` bytes; none at the end. :raises LZMAError: damaged, or above the memory limit."""
+        """Up to ``size`` bytes; empty at the end.
+
+        :raises LZMAError: the stream is damaged, or needs more memory than the limit.
+        """
         while True:
             piece = b""
             if self._stream.eof:  # another stream may follow, after zero padding
@@ -193,9 +198,9 @@ def _new_stream() -> LZMADecompressor:
 
 def take_in(order: dict[str, Any], progress: Progress) -> dict[str, str]:
     """
-    :param order: ``state_dir`` of the store and ``budget_bytes``; ``folder``, or ``archive``, a file
-        descriptor, with its ``name``.
-    :return: ``path`` and ``digest`` of the stored bundle, or ``error``, a sentence.
+    :param order: has ``state_dir``, ``budget_bytes``, ``name``, and either ``folder`` or ``archive``, a file
+        descriptor.
+    :return: a dict with ``path`` and ``digest`` of the stored bundle, or with ``error``, a sentence.
     """
     store = Store(Path(order["state_dir"]), "")
     allowance = Allowance(

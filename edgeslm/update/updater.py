@@ -6,8 +6,9 @@
       |           |                              |           |         |        |
       +-----------+------------------------------+-----------+         +--------+--> rolled back
 
-The active model serves until the switch. The new bundle is recorded on disk, on trial, before the switch: a
-node that crashes then continues the trial at its next start; after two crashes it returns to the old bundle.
+The active model serves until the switch. Before the switch, the new bundle is recorded on disk as on trial. A
+node that crashes during the trial continues the trial at its next start; after two crashes it returns to the
+old bundle.
 """
 
 from __future__ import annotations
@@ -57,14 +58,14 @@ class Reloader(Protocol):
     def config(self) -> Config: ...
     @property
     def alone(self) -> asyncio.Lock:
-        """The lock to hold from before the bundle is replaced."""
+        """Lock that the caller holds while it replaces the bundle and calls :meth:`serve_again`."""
 
     async def serve_again(self, check: SwitchCheck | None = None) -> None:
-        """:raises EdgeslmError: nothing has changed. See ``Service.replace``."""
+        """Redeploys, as ``Service.replace``. :raises EdgeslmError: it failed; nothing has changed."""
 
 
 class Updater(Extension):
-    """Updates of a node's models, one at a time, each step announced by ``presence``."""
+    """Updates a node's models, one at a time; ``presence`` announces each step."""
 
     def __init__(
         self, store: Store, reloader: Reloader, service: Service, meter: Meter, presence: Announces
@@ -81,14 +82,14 @@ class Updater(Extension):
         self._trials: dict[str, Canary] = {}
         self._incoming: Incoming | None = None
         self._stale: dict[str, str] = {}
-        """By model: digest to delete once the trial succeeds."""
+        """Models on trial, with the digest of the bundle to delete once the trial succeeds."""
         self._staged: list[str] = []
         """Digests of bundles staged by a rollout process."""
         self._looked = 0.0
         self._stop = threading.Event()
         self._update_outcomes = UpdateOutcomes(store.folder, reloader.config.node)
         self.outcomes: dict[str, UpdateOutcome] = {}
-        """The last update of each model."""
+        """Outcome of each model's last update."""
 
     @property
     def alerts(self) -> Sequence[str]:
@@ -109,7 +110,7 @@ class Updater(Extension):
 
     @contextlib.contextmanager
     def running(self) -> Iterator[None]:
-        """Shows other processes that the node runs, inside the block."""
+        """Context manager: inside the block, other processes can see that the node runs."""
         with contextlib.ExitStack() as seen:
             for file in filter(None, (self._command_file, self._exchange)):
                 seen.enter_context(file.running())
@@ -119,13 +120,13 @@ class Updater(Extension):
         self._work = asyncio.create_task(self._run())
 
     def close(self) -> None:
-        """Also cancels downloads in other threads."""
+        """Stops the updater, and cancels downloads in other threads."""
         self._stop.set()
         self._end_work()
 
     async def _run(self) -> None:
-        """Until cancelled: watches trials, the incoming folder, and commands of ``edgeslm models`` and of a
-        rollout process."""
+        """Runs until cancelled: watches trials, the incoming folder, and commands of ``edgeslm models`` and
+        of a rollout process."""
         if self._exchange is not None:
             self._staged = list(self._exchange.status().get("staged", ()))
         if (folder := self.config.updates.watch) is not None:
@@ -159,7 +160,7 @@ class Updater(Extension):
             await self._take_incoming(self._incoming)
 
     async def bring(self, source: str, within: Sequence[str] = ()) -> Bundle:
-        """Brings a bundle into the store without activating it.
+        """Adds a bundle to the store without activating it.
 
         :param within: see :class:`Staging`.
         :raises BundleError: see :class:`Staging`.
@@ -180,10 +181,10 @@ class Updater(Extension):
         )
 
     async def update(self, model: str, bundle: Bundle, *, older: bool = False) -> UpdateOutcome:
-        """Switches a model to a bundle of the store. Returns when it serves, on trial.
+        """Switches a model to a bundle of the store. Returns when the bundle serves requests, on trial.
 
-        :param older: whether its release may be lower than the highest proven one.
-        :raises InvalidRequest: there is no such model, or it is this bundle already.
+        :param older: whether the bundle's release may be lower than the highest proven release.
+        :raises InvalidRequest: there is no such model, or it uses this bundle already.
         :raises Busy: another update is running.
         :raises EdgeslmError: a check failed; the model is unchanged.
         """
@@ -241,7 +242,7 @@ class Updater(Extension):
         return self._note(model, "ON_TRIAL", bundle, step="watching")
 
     async def roll_back(self, model: str, why: str = "") -> str:
-        """Switches a model back to its previous bundle. :return: the digest that serves now.
+        """Switches a model back to its previous bundle. :return: digest of the bundle that serves now.
 
         :raises BundleError: there is no previous bundle, or it can't be loaded.
         """
@@ -276,7 +277,7 @@ class Updater(Extension):
             raise InvalidRequest(f"there is no model {model!r} here")
 
     async def _prepare(self, model: str, bundle: Bundle) -> None:
-        """Prepacks the weights before the switch, if there is disk space."""
+        """Prepacks the new bundle's weights before the switch, if there is disk space."""
         if bundle.manifest.model_kind != "decoder" or self.config.prepare != "auto":
             return
         graph = self._service.models.graph(model)
@@ -314,7 +315,8 @@ class Updater(Extension):
     # Trials
 
     def _begin_trial(self, model: str) -> None:
-        """Unless another bundle serves: the recorded one may be unusable, or the configuration changed."""
+        """Starts to watch a trial if the recorded bundle serves. Another bundle serves if the recorded one is
+        unusable or the configuration has changed."""
         models, entry = self._service.models, self._store.entry(model)
         if model in models.names and entry is not None and models.bundle(model).digest == entry.active:
             ends = models.losses.get(model, 0)
@@ -364,7 +366,7 @@ class Updater(Extension):
         await asyncio.to_thread(exchange.tell_status, status)
 
     async def _stage(self, command: FileCommand, exchange: CommandFile) -> dict[str, Any]:
-        """Stages the rollout process's archive and deletes the bundles that it staged before, if unused."""
+        """Stages an archive of the rollout process; deletes unused bundles of earlier archives."""
         if not isinstance(exchange, Exchange):
             raise InvalidRequest("only a rollout's process has archives")
         with exchange.archive(command.file) as archive:
@@ -429,7 +431,7 @@ class Updater(Extension):
                 incoming.end(model, mark, again=again)
 
     def note_taken_back(self, model: str, why: str) -> None:
-        """Records a rollback made during the start."""
+        """Records a rollback that the node made at its start."""
         why = without_paths(why)
         self.outcomes[model] = UpdateOutcome("FAILED", "starting", "what it was switched to", "", why)
         self._update_outcomes.write(model, self.outcomes[model].figures())

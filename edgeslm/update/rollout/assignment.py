@@ -22,10 +22,10 @@ MODEL_KEY: Final = "edgeslm.model"
 def parts_of(
     deployment: DeploymentBase, rollouts: Rollouts, models: Collection[str], budget_bytes: int
 ) -> tuple[Part, ...]:
-    """One part per module.
+    """One :class:`Part` per software module of the deployment.
 
-    :raises RolloutError: a module is for no model of this node, two are for the same, or an archive is
-        unusable. A rollout is done completely or not at all.
+    :raises RolloutError: a module's model isn't on this node, two modules have the same model, or an archive
+        is unusable. A rollout is installed completely or not at all.
     """
     found: dict[str, Part] = {}
     for chunk in deployment.deployment.chunks:

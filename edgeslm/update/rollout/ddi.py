@@ -1,8 +1,8 @@
 """hawkBit's Direct Device Integration API: parses the server's messages and encodes feedback. Pure.
 
-Written from the documentation of Eclipse hawkBit's DDI API v1 (its REST API reference, and the classes of
-``hawkbit-ddi-api``). Messages are untrusted: every field is checked, links must lead back to the server, and
-unknown fields are ignored.
+The implementation follows the documentation of Eclipse hawkBit's DDI API v1 (its REST API reference, and the
+classes of ``hawkbit-ddi-api``). Messages are untrusted: every field is checked, links must lead back to the
+server, and unknown fields are ignored.
 """
 
 from __future__ import annotations
@@ -18,14 +18,14 @@ from edgeslm.errors import InvalidRequest, RolloutError
 from edgeslm.protocol.strict_json import decode_text, encode_json, parse_json
 
 MOST_PARTS: Final = 32
-"""Limit for software modules of a deployment, and for files of a module."""
+"""Limit of software modules in a deployment, and of files in a module."""
 MOST_DETAILS: Final = 500
-"""Characters of a detail; hawkBit keeps 512."""
+"""Length limit of a detail in feedback, in characters; hawkBit keeps 512."""
 MOST_VALUE: Final = 128
-"""Characters of an attribute's name or value that hawkBit keeps."""
+"""Number of characters that hawkBit keeps of an attribute's name or value."""
 
 SET_SINCE_MS: Final = 1_700_000_000_000
-"""A clock below this was never set; no time is sent then, and the server uses its own."""
+"""A clock that shows less was never set; feedback then has no time, and the server uses its own clock."""
 
 Handling = Literal["skip", "attempt", "forced"]
 Execution = Literal[
@@ -95,11 +95,11 @@ class Artifact(_Said):
 
     @property
     def promised(self) -> dict[str, str]:
-        """Its hashes by name, in hexadecimal."""
+        """Hashes of the file in hexadecimal, by algorithm."""
         return {name: value for name, value in self.hashes if value}
 
     def url(self, *, allow_http: bool) -> str | None:
-        """The download address, with TLS if offered. Servers put either scheme under either link name."""
+        """The download address, with TLS if offered; either link may have either scheme."""
         offered = [link.href for link in (self.links.https, self.links.http) if link is not None]
         schemes = ("https://", "http://") if allow_http else ("https://",)
         return next((one for scheme in schemes for one in offered if one.startswith(scheme)), None)
@@ -121,7 +121,7 @@ class SoftwareModule(_Said):
     metadata: Annotated[tuple[_Metadata, ...], Field(max_length=256)] | None = None
 
     def says(self, key: str) -> str | None:
-        """The module's metadata for ``key``, as far as targets may see it."""
+        """The module's metadata value for ``key``; None if there is none that the server shows to devices."""
         return next((one.value for one in self.metadata or () if one.key == key), None)
 
 
@@ -133,7 +133,7 @@ class _Deployment(_Said):
 
 
 class DeploymentBase(_Said):
-    """An action: what to download, and whether to switch to it now."""
+    """An action: which modules to download, and whether to install them now."""
 
     id: Id
     deployment: _Deployment
@@ -166,7 +166,7 @@ Said = TypeVar("Said", bound=_Said)
 
 
 def parse(payload: bytes, what: type[Said]) -> Said:
-    """:raises RolloutError: the payload isn't a valid ``what``; the sentence names the field."""
+    """Parses a message of type ``what``. :raises RolloutError: it is invalid; the text names the field."""
     try:
         return what.model_validate(parse_json(decode_text(payload)))
     except InvalidRequest as error:
@@ -180,7 +180,7 @@ def parse(payload: bytes, what: type[Said]) -> Said:
 
 
 def same_server(href: str, base: str) -> bool:
-    """Whether a link leads to the server at ``base``, by scheme, host and port."""
+    """Whether a link has the same scheme, host and port as ``base``."""
     try:
         one, other = urlsplit(href), urlsplit(base)
         return _origin(one) == _origin(other) and "@" not in one.netloc
@@ -193,9 +193,9 @@ def _origin(parts: SplitResult) -> tuple[str, str | None, int | None]:
 
 
 def action_of(href: str) -> str:
-    """The action's id, the last part of a link's path.
+    """The action's id, which is the last part of the link's path.
 
-    :raises RolloutError: there is none.
+    :raises RolloutError: the link has no valid id.
     """
     try:
         name = urlsplit(href).path.rpartition("/")[2]
@@ -209,7 +209,7 @@ def action_of(href: str) -> str:
 def encode_feedback(
     action: str, execution: Execution, finished: Finished, details: tuple[str, ...], at_ms: int
 ) -> bytes:
-    """Feedback on an action. :param at_ms: its time, in milliseconds since 1970."""
+    """Feedback on an action. :param at_ms: time of the feedback, in milliseconds since 1970."""
     when = {"timestamp": at_ms} if at_ms >= SET_SINCE_MS else {}
     return encode_json(
         {
@@ -231,6 +231,6 @@ def encode_confirmation(details: tuple[str, ...]) -> bytes:
 
 
 def encode_attributes(data: Mapping[str, Any]) -> bytes:
-    """Attributes of the node; the server merges them with those from elsewhere."""
+    """A message with the node's attributes; the server keeps attributes that the message doesn't have."""
     cut = {name[:MOST_VALUE]: str(value)[:MOST_VALUE] for name, value in data.items()}
     return encode_json({"mode": "merge", "data": cut})

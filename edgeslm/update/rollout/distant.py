@@ -1,7 +1,7 @@
 """Rollout access to the models of a node that runs as another user, through the exchange folders.
 
-This process can't write the node's files. It hands over downloads as files, which the node checks and tests
-like any other bundle.
+The rollout process can't write the node's files. It passes downloads to the node as files, which the node
+checks and tests like any other bundle.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ def is_distant(config: Config) -> bool:
 
 
 def book_folder(config: Config) -> Path:
-    """Folder of the rollout's book."""
+    """Folder of the rollout's record on disk (:class:`Book`)."""
     own = folder_beside(config.state_dir)
     return Store(own if is_distant(config) else config.state_dir, config.node).folder
 
@@ -49,7 +49,7 @@ class DistantModels:
         self.config = config
         self._exchange = Exchange(config.state_dir, config.node)
         self.store = Store(self._exchange.folder, config.node)
-        """Holds downloads and the book."""
+        """Store in the rollout process's folder, for downloads and the :class:`Book`."""
 
     @property
     def is_node_running(self) -> bool:
@@ -77,7 +77,7 @@ class DistantModels:
         return Staging(self.store, budget_bytes=self.config.updates.budget_bytes, stop=stop, **how)
 
     def bring(self, staging: Staging, part: Part, stop: threading.Event) -> Brought:
-        """Downloads a part and hands it to the node.
+        """Downloads a part's bundle and passes it to the node.
 
         :raises BundleError: the download failed, or the node refuses it.
         """
@@ -106,11 +106,11 @@ class DistantModels:
             raise BundleError(f"{error.filename or part.url}: {error.strerror or error}") from None
 
     def stage(self, bring: Bring, part: Part, stop: threading.Event) -> tuple[Brought, bool]:
-        """Brings a part; the node has checked its signature then. :return: bundle, and True for new."""
+        """Brings a part's bundle to the node, which checks the signature. :return: the bundle, and True."""
         return bring(part, stop), True
 
     def forget(self, digest: str) -> None:
-        """Does nothing: the node deletes unused bundles itself when it stages the next."""
+        """Does nothing: the node deletes unused bundles itself when it stages the next bundle."""
 
     def roll_back(self, model: str) -> bool:
         """Does nothing: only the running node can roll back. :return: False."""
@@ -119,7 +119,7 @@ class DistantModels:
     def command(
         self, action: Literal["activate", "rollback"], model: str, digest: str | None = None
     ) -> FileCommand:
-        """:raises OSError: the disk."""
+        """:raises OSError: a disk error."""
         return self._exchange.make(action, model, digest)
 
     def heard(self, command: FileCommand) -> dict[str, Any] | None:

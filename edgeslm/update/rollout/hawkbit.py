@@ -1,7 +1,7 @@
 """hawkBit client: polls the server, runs its deployments and cancellations, and reports progress.
 
-The job's state is in the book, so this process may end at any time. Blocking. It is a process of its own,
-since the node itself doesn't connect to the internet and has no memory to spare.
+The job's state is on disk (:class:`Book`), so this process may end at any time. Blocking. The client is a
+separate process, since the node doesn't connect to the internet and has no memory to spare.
 """
 
 from __future__ import annotations
@@ -43,14 +43,14 @@ from edgeslm.update.rollout.state_machine import StateMachine, final_reports
 log = logging.getLogger("edgeslm.update")
 
 LOOK_EVERY_S: Final = 0.5
-"""Pause between looks at a running job."""
+"""Pause between checks of a running job."""
 POLL_S: Final = 300.0
-"""Default pause between polls, if neither server nor configuration sets one."""
+"""Pause between polls if neither the server nor the configuration sets one."""
 LEAST_POLL_S: Final = 1.0
 LONGEST_POLL_S: Final = 86_400.0
 FIRST_PAUSE_S: Final = 5.0
 LONGEST_PAUSE_S: Final = 300.0
-"""Exponential backoff after failed polls."""
+"""Upper limit of the exponential backoff after failed polls."""
 
 UNTOUCHED: Final = ("waiting", "downloading", "downloaded")
 """Steps in which no model has been changed yet."""
@@ -71,14 +71,14 @@ class Hawkbit:
         self.book = Book(self.models.store.folder, config.node, "hawkbit")
         self.work = StateMachine(self.book, self.models, self.bring, timeout_s=config.rollouts.timeout_s)
         self.next_poll = 0.0
-        """When the server is asked again, in monotonic seconds."""
+        """Time of the next poll, in monotonic seconds."""
         self.failures = 0
         """Failed polls in a row."""
         self._canceled: str | None = None
-        """Action whose cancellation is confirmed once it is undone."""
+        """Id of a cancelled action; the cancellation is confirmed once the action is undone."""
 
     def run(self, stop: threading.Event) -> None:
-        """Until ``stop`` is set."""
+        """Runs the client until ``stop`` is set."""
         self.resume()
         log.info("asking %s", self._server.base)
         while not stop.wait(self.turn()):
@@ -86,7 +86,7 @@ class Hawkbit:
         self.work.end_download()
 
     def turn(self) -> float:
-        """Does what can be done now. :return: seconds until the next call."""
+        """Continues the job, polls if it is time, and sends reports. :return: seconds until the next call."""
         busy = True
         try:
             busy = self.work.look()
@@ -129,7 +129,7 @@ class Hawkbit:
             )
 
     def _deliver(self) -> None:
-        """Sends pending reports in order; those that the server refuses are dropped."""
+        """Sends pending reports in order; reports that the server refuses are dropped."""
         while self.book.record.reports and not self.failures:
             report = self.book.record.reports[0]
             body = encode_feedback(
@@ -149,8 +149,8 @@ class Hawkbit:
             self.book.note_told(told)
 
     def attributes(self) -> Mapping[str, str]:
-        """Attributes of this node. goosebit reads ``sw_version`` as the installed version; without it, as
-        nothing installed."""
+        """Attributes of this node. The goosebit server reads the installed version from ``sw_version``;
+        without ``sw_version``, goosebit assumes that nothing is installed."""
         config = self._config
         found = {"edgeslm.version": __version__, "edgeslm.node": config.node}
         if board := board_name(Path("/")):
@@ -203,7 +203,7 @@ class Hawkbit:
         self.work.begin(job, _report_of(action, "scheduled", "QUEUED"))
 
     def _update_permissions(self, job: RolloutJob, deployment: DeploymentBase) -> None:
-        """Updates what the job may do: a maintenance window has opened, or the server forces it."""
+        """Updates what the job may do, such as after a maintenance window has opened."""
         allowed = (deployment.may_download, deployment.may_update)
         if (job.may_download, job.may_update) != allowed:
             changes = dict(zip(("may_download", "may_update"), allowed, strict=True))
@@ -249,14 +249,17 @@ class Hawkbit:
     # This device
 
     def resume(self) -> None:
-        """Reports that a job begun before a restart continues. :raises OSError: it can't be recorded."""
+        """Reports that a job from before a restart continues. :raises OSError: it can't be recorded."""
         job = self.book.job
         told = any(one.execution == "resumed" for one in self.book.record.reports)
         if job is not None and not job.is_over and not told:
             self.book.put(job, _report_of(job.id, "resumed", f"{job.state}, {job.step}"))
 
     def bring(self, part: Part, stop: threading.Event) -> Brought:
-        """Downloads a bundle with the login for its server. :raises BundleError: it can't be taken."""
+        """Downloads a part's bundle. Sends the login only to the rollout server.
+
+        :raises BundleError: the download failed, or the bundle is refused.
+        """
         ours = same_server(part.url, self._server.base)
         login = self._server.login if ours else ServerLogin(ca_file=self._rollouts.ca_file)
         parts = urlsplit(self._server.base)

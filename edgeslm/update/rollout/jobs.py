@@ -1,7 +1,7 @@
 """Rollout jobs: the target bundles of a server's deployment, its progress, and reports not sent yet.
 
 States are named like those of AWS IoT job executions (AWS IoT Core, "Jobs"). A job is one record on disk,
-replaced atomically before each step, so that it continues after a power cut.
+replaced atomically before each step, so that the job continues after a power cut.
 """
 
 from __future__ import annotations
@@ -27,11 +27,13 @@ log = logging.getLogger("edgeslm.update")
 State = Literal[
     "QUEUED", "IN_PROGRESS", "SUCCEEDED", "FAILED", "TIMED_OUT", "REJECTED", "REMOVED", "CANCELED"
 ]
-"""REJECTED: never served. FAILED: rolled back. REMOVED: no longer offered. CANCELED: by the server."""
+"""``REJECTED``: the bundle never served requests. ``FAILED``: the bundle was rolled back. ``REMOVED``: the
+server no longer offers the bundle. ``CANCELED``: the server cancelled the job."""
 OVER: Final = frozenset({"SUCCEEDED", "FAILED", "TIMED_OUT", "REJECTED", "REMOVED", "CANCELED"})
 
 Step = Literal["waiting", "downloading", "downloaded", "switching", "watching", "undoing", "done"]
-"""``downloaded`` may wait for a maintenance window, ``watching`` is the trial, ``undoing`` rolls back."""
+"""In ``downloaded`` a job may wait for a maintenance window; ``watching`` is the trial; ``undoing`` is the
+rollback."""
 MOST_REPORTS: Final = 64
 
 
@@ -40,9 +42,9 @@ class _Value(BaseModel):
 
 
 class Part(_Value):
-    """A bundle for a model. ``digest`` is set once the bundle is here; ``before`` is the model's digest
-    before the switch; ``brought``: the bundle was downloaded for this job; ``asked``: the node was asked to
-    switch and hasn't answered."""
+    """A bundle for a model. ``digest`` is set once the bundle is on the device. ``before`` is the digest of
+    the bundle that the model used before the switch. ``brought``: the bundle was downloaded for this job.
+    ``asked``: the node was asked to switch and hasn't answered."""
 
     model: str
     url: str = ""
@@ -61,8 +63,9 @@ class Part(_Value):
 
 
 class RolloutJob(_Value):
-    """``spent_s`` counts seconds in which the job could progress; the clock of a board may start in 1970.
-    ``end`` is the state after ``undoing``. ``version`` is the server's, empty if it has none."""
+    """``spent_s`` counts the seconds in which the job could progress, because a board's clock may start in
+    1970. ``end``: the state after the step ``undoing``. ``version``: the deployment's version on the server;
+    may be empty."""
 
     id: str
     version: str = ""
@@ -81,7 +84,7 @@ class RolloutJob(_Value):
 
     @property
     def waits_for_server(self) -> bool:
-        """Whether only the server can let it continue: its maintenance window is closed, for example."""
+        """Whether the job waits for the server's permission, for example for a maintenance window."""
         return (self.step == "waiting" and not self.may_download) or (
             self.step == "downloaded" and not self.may_update
         )
@@ -99,7 +102,7 @@ class Report(_Value):
 
 
 class Record(_Value):
-    """``told`` is a digest of the attributes sent last; ``version`` is that of the last job that switched
+    """``told``: digest of the attributes sent last. ``version``: version of the last job that switched
     models."""
 
     format: int = Field(default=1, ge=1, le=1)
@@ -111,9 +114,9 @@ class Record(_Value):
 
 @contextlib.contextmanager
 def alone(folder: Path, node: str, name: str) -> Iterator[None]:
-    """Locks the book, which only one process may write.
+    """Context manager: locks the :class:`Book`, which only one process may write.
 
-    :raises RolloutError: another process has it.
+    :raises RolloutError: another process has the lock.
     """
     folder.mkdir(parents=True, exist_ok=True)
     descriptor = os.open(folder / f"{name}-{node}.lock", os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600)
@@ -128,8 +131,7 @@ def alone(folder: Path, node: str, name: str) -> Iterator[None]:
 
 
 class Book:
-    """The record of one node, on disk.
-
+    """A node's rollout record on disk.
     :param folder: the store's folder. :param name: the client's name, such as ``hawkbit``.
     """
 
@@ -142,14 +144,14 @@ class Book:
         return self.record.job
 
     def put(self, job: RolloutJob | None, *reports: Report) -> None:
-        """Replaces the job and appends reports. :raises OSError: the disk; nothing has changed."""
+        """Replaces the job and appends reports. :raises OSError: a disk error; nothing has changed."""
         kept = (*self.record.reports, *reports)[-MOST_REPORTS:]
         switched = job is not None and job.state == "SUCCEEDED" and job.may_update
         version = job.version if job is not None and switched else self.record.version
         self.write(self.record.model_copy(update={"job": job, "reports": kept, "version": version}))
 
     def spend(self, seconds: float) -> RolloutJob | None:
-        """Adds to the job's time; written to disk with its next step."""
+        """Adds to the job's ``spent_s``, which is written to disk with the job's next step."""
         job = self.record.job
         if job is not None:
             job = job.model_copy(update={"spent_s": job.spent_s + seconds})
@@ -157,16 +159,16 @@ class Book:
         return job
 
     def drop_report(self, report: Report) -> None:
-        """Deletes a delivered report. :raises OSError: the disk."""
+        """Deletes a delivered report. :raises OSError: a disk error."""
         left = tuple(one for one in self.record.reports if one is not report)
         self.write(self.record.model_copy(update={"reports": left}))
 
     def note_told(self, told: str) -> None:
-        """Records the digest of the attributes sent. :raises OSError: the disk."""
+        """Records the digest of the attributes sent. :raises OSError: a disk error."""
         self.write(self.record.model_copy(update={"told": told}))
 
     def write(self, record: Record) -> None:
-        """Replaces the record. :raises OSError: the disk; nothing has changed."""
+        """Replaces the record. :raises OSError: a disk error; nothing has changed."""
         write_record(self.file, record.model_dump())
         self.record = record
 

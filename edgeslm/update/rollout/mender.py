@@ -1,8 +1,8 @@
 """Mender update module, protocol v3: the states in which Mender's client installs a bundle.
 
-Written from Mender's "Update modules v3 protocol". Each state is a process of its own; progress is in the
-book, so that the client can roll back after a power cut. Install waits until the node has switched, commit
-until the trial is over.
+The implementation follows Mender's "Update modules v3 protocol". Each state runs in a separate process. The
+progress is on disk (:class:`Book`), so that the client can roll back after a power cut. Install waits until
+the node has switched the model; commit waits until the trial is over.
 """
 
 from __future__ import annotations
@@ -27,12 +27,12 @@ MOST_BYTES: Final = 100_000
 LOOK_EVERY_S: Final = 0.2
 AWAY_S: Final = 60.0
 PATIENCE_S: Final = 3600.0
-"""Time limit for the node's tests, without the trial."""
+"""Time limit for the node's tests, not counting the trial."""
 JOB: Final = "mender"
 
 
 class Payload:
-    """The artifact in the client's folder. A context manager: the archive stays open inside the block.
+    """The artifact in the folder of Mender's client. As a context manager it keeps the archive open.
 
     :raises RolloutError: the artifact isn't one archive for one model.
     """
@@ -49,12 +49,12 @@ class Payload:
         self._open.close()
 
     def check(self) -> None:
-        """Checks the model's name, before the archive is downloaded."""
+        """Checks the model's name before the archive is downloaded."""
         if (model := self._named()) is not None:
             self._known(model)
 
     def archive(self) -> tuple[str, IO[bytes], str]:
-        """The model, the archive and its name."""
+        """The model's name, the open archive, and the archive's name."""
         files = self._folder / "files"
         found = sorted(files.iterdir()) if files.is_dir() else []
         if len(found) != 1 or not found[0].name.endswith(ENDINGS):
@@ -65,7 +65,7 @@ class Payload:
         return model, self._open.enter_context(found[0].open("rb")), found[0].name
 
     def _named(self) -> str | None:
-        """The model in the artifact's meta-data; None: not given."""
+        """The model in the artifact's meta-data; None if not given."""
         try:
             with (self._folder / "header/meta-data").open("rb") as stream:
                 text = stream.read(MOST_BYTES + 1)
@@ -94,7 +94,7 @@ class Module:
     """Mender's states for one node. Each method returns when its state is done.
 
     :param away_s: how long the node may be down during the switch or the trial.
-    :param look_every_s: pause between looks at the node.
+    :param look_every_s: pause between checks of the node's state.
     """
 
     def __init__(self, config: Config, *, away_s: float = AWAY_S, look_every_s: float = LOOK_EVERY_S) -> None:
@@ -107,8 +107,7 @@ class Module:
         self.book = Book(self._models.store.folder, config.node, JOB)
 
     def install(self, model: str, archive: IO[bytes], name: str) -> None:
-        """Root opens ``archive`` and then becomes the node's user.
-
+        """Installs an archive as the node's user; the caller has opened it as root.
         :raises RolloutError: the node refuses it; the model is unchanged.
         """
 
@@ -156,7 +155,7 @@ class Module:
         return StateMachine(self.book, self._models, bring or gone, timeout_s=timeout_s)
 
     def _drive(self, work: StateMachine, until: Step = "done") -> None:
-        """Works until the job is over or at step ``until``."""
+        """Continues the job until it is over or reaches the step ``until``."""
         seen = time.monotonic()
         while (job := self.book.job) is not None and not job.is_over and job.step != until:
             work.look()

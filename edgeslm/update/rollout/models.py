@@ -33,13 +33,13 @@ class Brought(Protocol):
 
 
 class Bring(Protocol):
-    """Brings a part's bundle; setting ``stop`` cancels."""
+    """Brings a part's bundle onto this device; setting ``stop`` cancels the download."""
 
     def __call__(self, part: Part, stop: threading.Event, /) -> Brought: ...
 
 
 class RolloutModels:
-    """The models of one node, which need not run."""
+    """The models of one node, which doesn't have to be running."""
 
     def __init__(self, config: Config) -> None:
         self.config = config
@@ -52,7 +52,7 @@ class RolloutModels:
         return self._command_file.is_node_running
 
     def digest(self, model: str) -> str | None:
-        """The model's digest by the record, else by the configuration; None: unknown."""
+        """Digest of the model's bundle, from the store's record or the configuration; None if unknown."""
         if model not in self.config.models:  # a job may be older than the configuration
             return None
         base = _digest(self.config.models[model].bundle)
@@ -60,27 +60,28 @@ class RolloutModels:
         return entry.active if entry is not None and base in (None, entry.base) else base
 
     def standing(self, model: str, digest: str) -> Standing:
-        """State of a bundle as this model."""
+        """Whether the model uses this bundle, and whether on trial."""
         if self.digest(model) != digest:
             return "other"
         entry = self.store.entry(model)
         return "on trial" if entry is not None and entry.tries is not None else "proved"
 
     def why(self, model: str, digest: str) -> str:
-        """Why the model is not this bundle; empty: unknown."""
+        """Why the model doesn't use this bundle; empty if unknown."""
         return self._update_outcomes.why(model, digest)
 
     def staging(self, stop: threading.Event | None = None, **how: Any) -> Staging:
         return Staging(self.store, budget_bytes=self.config.updates.budget_bytes, stop=stop, **how)
 
     def bring(self, staging: Staging, part: Part, stop: threading.Event) -> Brought:
-        """Downloads a part. :raises BundleError: see ``Staging``."""
+        """Downloads a part's bundle. :raises BundleError: see :meth:`Staging.bring`."""
         return staging.bring(part.url, part.promise)
 
     def stage(self, bring: Bring, part: Part, stop: threading.Event) -> tuple[Brought, bool]:
         """Brings a bundle onto this device and checks its signature, if the configuration requires one.
 
-        :return: the bundle, and whether it is new here. :raises BundleError: not available, or not trusted.
+        :return: the bundle, and whether it is new in the store.
+        :raises BundleError: the bundle isn't available or isn't trusted.
         """
         before = {one.bundle.digest for one in self.store.bundles()}
         bundle = bring(part, stop)
@@ -101,9 +102,9 @@ class RolloutModels:
             self.store.remove(digest, self.config)
 
     def roll_back(self, model: str) -> bool:
-        """Rolls back a model of a stopped node, if it has a previous bundle. :raises OSError: the disk.
+        """Rolls back a model of a stopped node, if the model has a previous bundle.
 
-        :return: True: done.
+        :return: True, since nothing is left to do. :raises OSError: a disk error.
         """
         with contextlib.suppress(BundleError):
             self.store.roll_back(model)
@@ -112,7 +113,7 @@ class RolloutModels:
     def command(
         self, action: Literal["activate", "rollback"], model: str, digest: str | None = None
     ) -> FileCommand:
-        """:raises BundleError: another command is pending. :raises OSError: the disk."""
+        """:raises BundleError: another command is pending. :raises OSError: a disk error."""
         return self._command_file.make(action, model, digest)
 
     def heard(self, command: FileCommand) -> dict[str, Any] | None:

@@ -1,6 +1,6 @@
 """HTTP client of a rollout server: login, one request at a time, answers with a size limit, no redirects.
 
-``ddi`` parses the answers.
+The module ``ddi`` parses the answers.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ MOST_BYTES: Final = 1_000_000
 """Size limit of an answer."""
 SILENT_S: Final = 30.0
 LONGEST_S: Final = 120.0
-"""Time limit of a whole answer, which might come a byte at a time."""
+"""Time limit of a whole answer, since a server might send it byte by byte."""
 SCHEMES: Final = {"target": "TargetToken", "gateway": "GatewayToken"}
-"""Schemes of hawkBit's header ``Authorization``."""
+"""Kind of token -> scheme in hawkBit's header ``Authorization``."""
 
 
 AGAIN: Final = frozenset({401, 403, 408, 425, 429})
@@ -31,13 +31,13 @@ AGAIN: Final = frozenset({401, 403, 408, 425, 429})
 
 
 class ServerRefused(RolloutError):
-    """The server refuses the request for good."""
+    """The server refuses the request, and a retry won't help."""
 
 
 class Server:
     """The DDI endpoint of one node.
 
-    :raises RolloutError: a file of the configuration can't be read.
+    :raises RolloutError: the file of a certificate, key or token can't be read.
     """
 
     def __init__(self, rollouts: Rollouts, node: str) -> None:
@@ -59,10 +59,10 @@ class Server:
         )
 
     def read(self, href: str = "") -> bytes:
-        """The body behind a link of the server; by default the poll.
+        """The body of the server's answer to a link of its own; without ``href``, to a poll.
 
-        :raises ServerRefused: the server refuses it.
-        :raises RolloutError: the server can't be reached, or the link leads to another one.
+        :raises ServerRefused: the server refuses the request.
+        :raises RolloutError: the server can't be reached, or the link leads to another server.
         """
         url = href or self.base
         if not same_server(url, self.base):
@@ -70,7 +70,7 @@ class Server:
         return self._ask("GET", url, None)
 
     def tell(self, path: str, body: bytes, method: str = "POST") -> None:
-        """Sends ``body``. :param path: below the node's address. :raises: as :meth:`read`."""
+        """Sends ``body``. :param path: path below the node's address. :raises: as :meth:`read`."""
         self._ask(method, f"{self.base}/{path}", body)
 
     def _ask(self, method: str, url: str, body: bytes | None) -> bytes:
@@ -114,7 +114,7 @@ def _read(answer: http.client.HTTPResponse) -> bytes:
 
 
 def _token(rollouts: Rollouts) -> dict[str, str]:
-    """:raises RolloutError: its file can't be read, or has no token."""
+    """Header with the token. :raises RolloutError: the token's file can't be read, or has no token."""
     if rollouts.token_file is None:
         return {}
     try:

@@ -6,7 +6,7 @@
                                                 |            |
                                                 +------------+---> undoing -> done
 
-:meth:`StateMachine.look` does what is possible now. Reports for the server are written to the book.
+:meth:`StateMachine.look` advances the job if possible. The :class:`Book` stores reports for the server.
 """
 
 from __future__ import annotations
@@ -27,9 +27,9 @@ from edgeslm.update.rollout.models import Bring, Brought, RolloutModels
 log = logging.getLogger("edgeslm.update")
 
 UNEXPLAINED_S: Final = 300.0
-"""Time that a node may need to reload the old bundle; only then it gives the reason of a rollback."""
+"""Timeout for the reason of a rollback; the node gives it only after it has reloaded the old bundle."""
 MOST_TRIES: Final = 3
-"""Times that a node may end while it tests a bundle."""
+"""Number of times that a node may end while it tests a bundle."""
 SILENT_S: Final = 3600.0
 AGAIN_S: Final = 60.0
 """Pause before a failed download is retried."""
@@ -38,8 +38,8 @@ AGAIN_S: Final = 60.0
 class StateMachine:
     """Works on one job at a time.
 
-    :param silent_s: timeout for a running node's answer. Then it is asked again: the answer was lost, on a
-        full disk or overwritten by that to another command.
+    :param silent_s: timeout for a running node's answer. After the timeout the command is sent again: the
+        answer was lost because the disk was full, or another command's answer overwrote it.
     """
 
     def __init__(
@@ -60,13 +60,13 @@ class StateMachine:
         self._thread: _StagingThread | None = None
         self._command: FileCommand | None = None
         self.looked_at = time.monotonic()
-        """The last :meth:`look`, in monotonic seconds."""
+        """Time of the last :meth:`look`, in monotonic seconds."""
         self.not_before = 0.0
-        """When a failed download is retried, in monotonic seconds."""
+        """Time of the next retry of a failed download, in monotonic seconds."""
         self._gone_since = 0.0
 
     def begin(self, job: RolloutJob, *reports: Report) -> None:
-        """Replaces the job. :raises OSError: the disk."""
+        """Replaces the job. :raises OSError: a disk error."""
         self.end_download()
         self._command = None
         self.not_before = 0.0
@@ -91,7 +91,7 @@ class StateMachine:
             self._thread = None
 
     def look(self) -> bool:
-        """Continues the job. :return: whether to call again soon. :raises OSError: the disk."""
+        """Continues the job. :return: whether to call again soon. :raises OSError: a disk error."""
         now = time.monotonic()
         passed, self.looked_at = now - self.looked_at, now
         if self._book.job is None or self._book.job.is_over:
@@ -205,7 +205,8 @@ class StateMachine:
         return True
 
     def _pending_answer(self) -> dict[str, Any] | None:
-        """The node's answer to the pending command. Drops the command if the node ended or timed out."""
+        """The node's answer to the pending command, or None. Drops the command if the node ended or timed
+        out."""
         if self._command is None:
             return None
         said = self._models.heard(self._command)
@@ -308,7 +309,7 @@ class StateMachine:
 
 
 def final_reports(job: RolloutJob) -> tuple[Report, ...]:
-    """Reports for the server on a finished job; none if the server removed or cancelled it."""
+    """Reports on a finished job; empty if the server removed or cancelled the job."""
     if job.state in ("REMOVED", "CANCELED"):
         return ()
     if job.state == "SUCCEEDED":
@@ -334,7 +335,7 @@ def _plain(why: str) -> str:
 
 
 class _StagingThread(threading.Thread):
-    """A thread that stages one part; ends with ``bundle`` or ``error``."""
+    """Thread that stages one part and sets ``bundle`` or ``error``."""
 
     def __init__(self, models: RolloutModels | DistantModels, bring: Bring, part: Part) -> None:
         super().__init__(name="rollout-download", daemon=True)
