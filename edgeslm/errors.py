@@ -28,7 +28,7 @@
         ├── TimedOut                 timeout
         ├── NoMemory                 no_memory
         ├── ModelUnavailable         model_unavailable
-        ├── Poisoned                 poisoned: crashed the engine more than once
+        ├── Poisoned                 poisoned: crashed or hung a process more than once
         └── InternalError            internal
 """
 
@@ -61,7 +61,7 @@ class TemplateError(EdgeslmError):
 
 
 class BundleError(EdgeslmError):
-    """A bundle can't be used; the sentence names the file."""
+    """A bundle can't be used; the error's text names the file."""
 
 
 class SelfTestError(BundleError):
@@ -69,7 +69,7 @@ class SelfTestError(BundleError):
 
 
 class KnowledgeError(EdgeslmError):
-    """A document can't be read, or a collection can't be used; the sentence names it."""
+    """A document can't be read, or a collection can't be used; the error's text names it."""
 
 
 class BrokerError(EdgeslmError):
@@ -85,7 +85,7 @@ class FeedbackError(EdgeslmError):
 
 
 class ProvisionError(EdgeslmError):
-    """Keys, certificates or an access list can't be created; the sentence names the file or the grant."""
+    """Keys, certificates or an access list can't be created; the error's text names the file or the grant."""
 
 
 class RolloutError(EdgeslmError):
@@ -97,7 +97,7 @@ class ProtocolError(EdgeslmError):
 
 
 class ShapeError(EdgeslmError):
-    """A model's config doesn't give its sizes."""
+    """A model's configuration file doesn't give the sizes of the model's layers."""
 
 
 class BoardError(EdgeslmError):
@@ -109,7 +109,7 @@ class ExportError(EdgeslmError):
 
 
 class RequestError(EdgeslmError):
-    """A request that is answered with an error result."""
+    """Failure of a request; the sender gets an error result."""
 
     code: ClassVar[str] = "internal"
 
@@ -131,13 +131,13 @@ class UnknownTask(RequestError):
 
 
 class TooLarge(RequestError):
-    """More bytes than the node or the broker accepts."""
+    """The message has more bytes than the node or the broker accepts."""
 
     code = "too_large"
 
 
 class TooLong(RequestError):
-    """More tokens than the model accepts, or an answer over the limit."""
+    """The input has more tokens than the model accepts, or the answer exceeds its limit."""
 
     code = "too_long"
 
@@ -161,7 +161,7 @@ class Cancelled(RequestError):
 
 
 class TimedOut(RequestError):
-    """The request ran into its time limit, or no result came in time."""
+    """The request exceeded its time limit, or no result came in time."""
 
     code = "timeout"
 
@@ -179,7 +179,7 @@ class ModelUnavailable(RequestError):
 
 
 class Poisoned(RequestError):
-    """The request crashed the engine more than once and isn't run again."""
+    """The request crashed or hung the engine or the node more than once and isn't run again."""
 
     code = "poisoned"
 
@@ -191,13 +191,14 @@ class InternalError(RequestError):
 
 
 PASSED_ON: Final = (ModelUnavailable, NoMemory, TooLong)
-"""Errors of one stage of a cascade: the request goes to the next stage."""
+"""Errors of a stage of a cascade after which the request goes to the next stage."""
 
 DISPENSABLE: Final = (ModelUnavailable, Poisoned, NoMemory, InternalError)
-"""Errors of an optional model, such as a reranker: the search goes on without it."""
+"""Errors of an optional model, such as a reranker, after which the search goes on without the model."""
 NO_ANSWER: Final = (TooLong, TimedOut, NoMemory, ModelUnavailable, InternalError)
-"""No model answered, and neither the request nor a cancel is the reason. Without Poisoned, which somebody has
-to investigate."""
+"""Errors that mean that no model answered a valid, uncancelled request.
+
+Poisoned is not among them, since somebody has to investigate it."""
 
 REQUEST_ERRORS: dict[str, type[RequestError]] = {
     cls.code: cls
@@ -228,7 +229,7 @@ def without_paths(sentence: str) -> str:
 def too_little_memory(error: Exception) -> str | None:
     """A sentence for users if ``error`` means out of memory, else None.
 
-    Threads, libraries and processes each report it differently.
+    Threads, libraries and processes each report a lack of memory differently.
     """
     text = str(error)
     if (

@@ -14,15 +14,15 @@ from edgeslm.errors import REQUEST_ERRORS, RequestError
 Status = Literal["ok", "abstained", "error"]
 
 NORMAL_PRIORITY = 5
-"""Default of requests, 0 to 9; higher goes first."""
+"""Default priority of requests; priorities are 0 to 9, and higher ones go first."""
 LEAST_PRIORITY = -1
-"""Priority of background work; below every request."""
+"""Priority of background work, which is below that of every request."""
 
 
 @dataclass(frozen=True, slots=True)
 class Trace:
-    """W3C Trace Context of a request: ``header`` goes out with the result, ``parent`` is the sender's span
-    (16 hexadecimal digits)."""
+    """W3C Trace Context of a request. ``header`` is sent with the result; ``parent`` is the id of the
+    sender's span (16 hexadecimal digits)."""
 
     header: str
     parent: str | None
@@ -33,8 +33,8 @@ class Request:
     """One request for one task.
 
     ``input`` is a text, or an object with ``messages``: a chat for ``generate``, log lines for ``summarize``.
-    ``id`` is returned in the result: the sender's (``named``) or a generated one. ``reply_to`` is the topic
-    of the result, ``correlation`` the MQTT 5 Correlation Data to return.
+    ``id`` is returned in the result. ``named``: the sender has set the id; else the id is generated.
+    ``reply_to`` is the topic of the result; ``correlation`` is the MQTT 5 Correlation Data to return.
     """
 
     task: str
@@ -48,10 +48,10 @@ class Request:
     received_at: float = 0.0
     expires_at: float | None = None
     sender: str | None = None
-    """Who sent it, as far as known; None: this node, for a route."""
+    """The sender, as far as known; None if this node made the request for a route."""
     trace: Trace | None = None
     pool: str | None = None
-    """The pool that it was sent to; None: this node."""
+    """The pool that the request was sent to; None if it was sent to this node."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,7 +107,7 @@ class Result:
 
 
 class Progress(str):
-    """A piece of a streamed answer without text: ``done`` of ``of`` steps are done."""
+    """A piece of a streamed answer that has no text but reports progress, as ``done`` of ``of`` steps."""
 
     done: int
     of: int
@@ -122,7 +122,7 @@ class Progress(str):
 class Chunk:
     """A piece of a streamed answer; ``seq`` counts from 0. Only the final result is guaranteed to arrive.
 
-    ``done`` of ``of`` parts of a long text are read; None: no progress report.
+    As a progress report, ``done`` of ``of`` parts of a long text are read; else both are None.
     """
 
     id: str
@@ -136,24 +136,24 @@ class Attempt(Protocol):
     """Records the progress of one request, to find the request that crashed or froze a process."""
 
     def compute(self) -> None:
-        """This process or an engine starts to work on it. :raises RequestError: it must not run."""
+        """Records that computing the request starts. :raises RequestError: the request must not run."""
         ...
 
     def wait(self) -> None:
-        """It stops computing and waits for its turn or a model."""
+        """Records that the request isn't being computed but waits in the queue or for a model."""
         ...
 
     def crash(self) -> None:
-        """The engine crashed while working on it; the request is retried on a new one."""
+        """Records that the engine crashed on the request, which is retried on a new engine."""
         ...
 
     def hang(self) -> None:
-        """The engine didn't stop working on it after its result was sent, and had to be killed."""
+        """Records that the engine kept computing after the result was sent and had to be killed."""
         ...
 
 
 class Turn:
-    """An :class:`Attempt` that records nothing; calls ``on_turn`` once, when the request's turn comes."""
+    """An :class:`Attempt` that records nothing; calls ``on_turn`` once, when the request leaves the queue."""
 
     def __init__(self, on_turn: Callable[[], None] | None = None) -> None:
         self.on_turn = on_turn

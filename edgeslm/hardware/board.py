@@ -1,7 +1,7 @@
 """Board facts: CPU, memory, temperature, throttling and clock, read from /proc and /sys.
 
 Functions take the root of the file system; tests pass a folder with another board's files. Containers and old
-kernels lack some of them: the value is then None or empty.
+kernels lack some of the files; the value is then None or empty.
 """
 
 from __future__ import annotations
@@ -30,19 +30,19 @@ ARM_CORES = {
     ("0x41", "0xd46"): "Cortex-A510",
     ("0x41", "0xd47"): "Cortex-A710",
 }
-"""(implementer, part) in /proc/cpuinfo -> name."""
+"""Implementer and part number in /proc/cpuinfo -> name of the core."""
 
 _FLAGS = {
     "x86": ("avx2", "fma", "avx_vnni", "avx512f", "avx512_vnni", "amx_int8"),
     "arm": ("asimd", "asimdhp", "asimddp", "i8mm", "sve"),
 }
 TIME_ERROR = 5
-"""What adjtimex(2) returns while the clock is not synchronised."""
+"""Value that adjtimex(2) returns while the clock is not synchronised."""
 
 
 @dataclass(frozen=True, slots=True)
 class Cpu:
-    """``family`` is ``x86``, ``arm`` or empty; ``features`` are those that int4 and int8 kernels use."""
+    """``family``: ``x86``, ``arm`` or empty. ``features``: CPU features that int4 and int8 kernels use."""
 
     family: str
     name: str
@@ -52,7 +52,7 @@ class Cpu:
 
 @dataclass(frozen=True, slots=True)
 class BoardMemory:
-    """Bytes; ``limit`` is the control group's, None without one. ``available`` respects it."""
+    """Memory in bytes. ``limit``: limit of the control group, or None. ``available`` is within the limit."""
 
     total: int
     available: int
@@ -87,7 +87,7 @@ def board_name(root: Path) -> str | None:
 
 
 def read_cpu(root: Path) -> Cpu:
-    """From /proc/cpuinfo."""
+    """The CPU, read from /proc/cpuinfo."""
     text = read_text(root / "proc/cpuinfo") or ""
     values: dict[str, list[str]] = {}
     for line in text.splitlines():
@@ -110,14 +110,14 @@ def read_cpu(root: Path) -> Cpu:
 
 
 def peak_rss_bytes() -> int:
-    """Peak resident memory of this process. ``getrusage`` would report the parent's peak if that is higher:
-    Linux passes it on over fork and exec."""
+    """Peak resident memory of this process. ``getrusage`` could report the parent's peak, which Linux passes
+    on over fork and exec."""
     found = re.search(r"VmHWM:\s+(\d+) kB", Path("/proc/self/status").read_text())
     return int(found[1]) * 1024 if found else 0
 
 
 def read_memory(root: Path) -> BoardMemory | None:
-    """From /proc/meminfo and this process's control groups."""
+    """Memory according to /proc/meminfo and this process's control groups."""
     text = read_text(root / "proc/meminfo") or ""
     values = {key: int(kilobytes) * 1024 for key, kilobytes in re.findall(r"(?m)^(\w+): +(\d+) kB", text)}
     total, available = values.get("MemTotal"), values.get("MemAvailable")
@@ -132,7 +132,7 @@ def read_memory(root: Path) -> BoardMemory | None:
 
 
 def _memory_limits(root: Path) -> list[tuple[int, int]]:
-    """(limit, used) in bytes of each control group of this process, cgroup v2 and v1."""
+    """Memory limit and usage in bytes of each control group of this process, for cgroup v2 and v1."""
     found = []
     for folder, version in _control_groups(root, "memory"):
         names = ("memory.max", "memory.current")
@@ -179,7 +179,7 @@ def _control_groups(root: Path, controller: str) -> list[tuple[Path, int]]:
 
 
 def temperature_c(root: Path) -> float | None:
-    """The hottest thermal zone, in degrees Celsius."""
+    """Temperature of the hottest thermal zone, in degrees Celsius."""
     zones = (root / "sys/class/thermal").glob("thermal_zone*/temp")
     readings = [reading / 1000 for zone in zones if (reading := _read_int(zone)) is not None]
     # Some zones report an impossible constant while their sensor is off.
@@ -187,7 +187,10 @@ def temperature_c(root: Path) -> float | None:
 
 
 class Throttling(NamedTuple):
-    """Under-voltage, and a CPU slowed down by it or by heat: since the boot, and now."""
+    """Whether the board had under-voltage, and whether heat or under-voltage slowed the CPU down.
+
+    The fields with ``_now`` are about this moment, the others about the time since the boot.
+    """
 
     low_voltage: bool
     low_voltage_now: bool
@@ -196,7 +199,7 @@ class Throttling(NamedTuple):
 
 
 def throttling(root: Path, firmware: Callable[[], str | None] = lambda: None) -> Throttling:
-    """Throttling as the kernel reports it; ``firmware`` is called where a Pi's kernel doesn't."""
+    """Throttling as the kernel reports it. If the kernel has no throttling bits, ``firmware`` is called."""
     low_voltage = heat = False
     for name in (root / "sys/class/hwmon").glob("hwmon*/name"):
         if read_text(name) == "rpi_volt":
@@ -218,7 +221,7 @@ def throttling(root: Path, firmware: Callable[[], str | None] = lambda: None) ->
 
 
 def ask_firmware() -> str | None:
-    """Throttling bits from ``vcgencmd``, in hex; None where that isn't installed or fails."""
+    """Throttling bits from ``vcgencmd``, in hex; None if ``vcgencmd`` isn't installed or fails."""
     with contextlib.suppress(OSError, subprocess.SubprocessError):
         command = ("vcgencmd", "get_throttled")
         done = subprocess.run(command, capture_output=True, text=True, timeout=5, check=True)
@@ -232,7 +235,7 @@ def governor(root: Path) -> str | None:
 
 
 def clock_synchronised() -> bool | None:
-    """Whether the clock is synchronised, from adjtimex(2); None where the call is missing."""
+    """Whether the clock is synchronised, according to adjtimex(2); None if that call isn't available."""
     try:
         adjtimex = ctypes.CDLL(None, use_errno=True).adjtimex
     except (OSError, AttributeError):
@@ -242,8 +245,10 @@ def clock_synchronised() -> bool | None:
 
 
 def busy_s(root: Path) -> float:
-    """CPU seconds that all processes used since the boot, on the cores this process may run on. From
-    /proc/stat; 0 if that can't be read."""
+    """CPU seconds that all processes used since the boot, on the cores that this process may run on.
+
+    Read from /proc/stat; 0 if that file can't be read.
+    """
     text = read_text(root / "proc/stat") or ""
     ticks = 0
     for number in os.sched_getaffinity(0):
@@ -255,5 +260,5 @@ def busy_s(root: Path) -> float:
 
 
 def usable_cores() -> int:
-    """Cores that this process may run on."""
+    """Number of cores that this process may run on."""
     return len(os.sched_getaffinity(0))

@@ -1,7 +1,7 @@
 """Board profiles: cores, memory, bandwidth and compute of known boards, with the source of each figure.
 
-The files are ``firmware-config/boards/*.yaml``, installed as ``edgeslm/boards``.
-``edgeslm.bundle.performance`` measures this machine instead.
+The profiles are the files ``firmware-config/boards/*.yaml``, installed as ``edgeslm/boards``. For the machine
+at hand, ``edgeslm.bundle.performance`` measures the figures instead.
 """
 
 from __future__ import annotations
@@ -22,8 +22,9 @@ THIS = "this"
 
 @dataclass(frozen=True, slots=True)
 class Board:
-    """``read_gbs``: memory bandwidth of all cores together, reading, GB/s. ``int4_gflops``, ``int8_gflops``:
-    matrix products of int8 activations with weights of 4 or 8 bits; a multiply-add counts as two."""
+    """``read_gbs``: bandwidth of memory reads by all cores together, in GB/s. ``int4_gflops`` and
+    ``int8_gflops``: speed of matrix products of int8 activations with weights of 4 or 8 bits, in GFLOP/s. A
+    multiply-add counts as two operations."""
 
     name: str
     title: str
@@ -35,7 +36,7 @@ class Board:
     estimated: tuple[str, ...] = ()
     """Names of the figures that are estimates."""
     busy: bool = False
-    """Other processes used the CPU during the measurement, so the figures are too low."""
+    """Whether other processes used the CPU during the measurement, so that the figures are too low."""
 
 
 class _Figure(BaseModel):
@@ -52,14 +53,15 @@ class NodeAdvice(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     names: tuple[str, ...]
-    """Prefixes of board or processor names in the kernel; empty: a generic profile."""
+    """Prefixes of board or processor names that the kernel reports; empty in a generic profile."""
     power: Literal["performance", "balanced", "idle"]
     threads: Literal["auto"] | Annotated[int, Field(gt=0)]
     models_gb: float = Field(gt=0, allow_inf_nan=False)
-    """Memory for all models together; the system keeps half a gigabyte, more if other services run too."""
+    """Memory for all models together, in GB; half a gigabyte, or more with other services, is left to the
+    system."""
     models: tuple[str, ...]
-    """Example models that fit in 4 bits with at least 20 tokens/s prefill and 5 tokens/s decode at 2048
-    tokens, by the estimate of ``edgeslm.bundle.size_estimate``."""
+    """Example models that fit at 4 bits and that reach 20 tokens/s prefill and 5 tokens/s decode at 2048
+    tokens, as estimated by ``edgeslm.bundle.size_estimate``."""
 
 
 class Profile(BaseModel):
@@ -78,7 +80,7 @@ _FIGURES = ("read_gbs", "int4_gflops", "int8_gflops")
 
 
 def boards_folder() -> Path:
-    """The folder of the profiles: inside the installed package, next to it in a checkout."""
+    """The folder of the profiles: inside the installed package, or next to the package in a checkout."""
     package = Path(__file__).resolve().parents[1]
     installed = package / "boards"
     return installed if installed.is_dir() else package.parent / "firmware-config" / "boards"
@@ -89,7 +91,7 @@ def board_names() -> list[str]:
 
 
 def load_board(name: str) -> Board:
-    """:raises BoardError: no profile of this name (the sentence lists the known ones), or an invalid one."""
+    """:raises BoardError: no profile has this name (the text lists the known names), or it is invalid."""
     names = board_names()
     if name not in names:
         known = ", ".join([*names, THIS])
@@ -122,8 +124,8 @@ def load_advice(name: str) -> NodeAdvice:
 def recognise(names: Sequence[str], family: str, memory_bytes: int) -> str | None:
     """The name of the largest profile that matches this board and fits its memory; None if there is none.
 
-    :param names: of the board and its processor, as the kernel reports them.
-    :param family: ``x86`` or ``arm``; a PC that no profile matches gets ``generic-x86``.
+    :param names: names of the board and its processor, as the kernel reports them.
+    :param family: the CPU's, ``x86`` or ``arm``; a PC that no profile matches gets ``generic-x86``.
     """
     found = [
         board

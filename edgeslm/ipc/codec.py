@@ -1,12 +1,12 @@
-"""Frames: serialization of typed messages between processes, by the annotations of frozen dataclasses.
+"""Frames: serialization of typed messages between processes, based on annotations of frozen dataclasses.
 
-A child's messages are untrusted: a malicious document or bundle may control it. Decoding builds only the
-annotated types; anything else raises :class:`FrameError`. A frame is the length of its JSON, the JSON, and
-the float32 numbers of its vectors. In the JSON, a dataclass is the list of its fields, a vector is its
+A child's messages are untrusted: a malicious document or bundle may control the child. Decoding builds only
+the annotated types; anything else raises :class:`FrameError`. A frame is the length of its JSON, the JSON,
+and the float32 numbers of its vectors. In the JSON, a dataclass is the list of its fields, a vector is its
 length, and a union member is its type's name and its value.
 
-Entry point: :class:`Frames`, one direction of a pipe. Used by ``engine.frames``, ``knowledge.service.frames``
-and ``console.wire``.
+Entry point: :class:`Frames`, one direction of a pipe. The modules ``engine.frames``,
+``knowledge.service.frames`` and ``console.wire`` use the codec.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ Vector = Annotated[Sequence[float], FLOAT32]
 _JSON_BYTES: Final = struct.Struct("!I")
 _NUMBER_BYTES: Final = 4
 _LARGEST: Final = 2**63
-"""Exclusive bound of integers."""
+"""Upper limit of integers, exclusive."""
 _SURROGATE: Final = re.compile("[\ud800-\udfff]")
 
 
@@ -50,12 +50,12 @@ class FrameError(ValueError):
 
 @dataclasses.dataclass(frozen=True)
 class Frames:
-    """One direction of a pipe.
+    """Codec for one direction of a pipe.
 
     :param carries: the message type: a dataclass, or a union of dataclasses.
     :param most_bytes: limit of a frame's size.
-    :param most_containers: limit of lists and objects in the JSON, which take 20 times their bytes in memory;
-        brackets in texts count too. None: no limit.
+    :param most_containers: limit of lists and objects in the JSON, which in memory take 20 times their bytes;
+        brackets in texts are counted too. None: no limit.
     """
 
     carries: Any
@@ -83,7 +83,7 @@ class Frames:
         return frame
 
     def decode(self, frame: bytes | bytearray) -> Any:
-        """:raises FrameError: invalid bytes; no other exception."""
+        """:raises FrameError: the bytes are invalid; no other exception is raised."""
         if not _JSON_BYTES.size <= len(frame) <= self.most_bytes:
             raise FrameError(f"a frame of {len(frame)} bytes")
         (size,) = _JSON_BYTES.unpack_from(frame)
@@ -113,7 +113,10 @@ class Frames:
 
 
 def frames_to_child(carries: Any) -> Frames:
-    """Frames from the node to a child, which trusts it. A frame can hold MQTT's largest message, 256 MB."""
+    """Frames from the node to a child; the child trusts the node.
+
+    A frame can hold MQTT's largest message, which has 256 MB.
+    """
     return Frames(carries, 1 << 29, most_containers=None)
 
 
@@ -250,7 +253,7 @@ _SIMPLE: dict[Any, _Form] = {
     Any: _Form(lambda value, _: value, lambda value, _: value),
     dict[str, Any]: _Form(_object, _object),
 }
-"""``Any`` is any JSON value; the receiver has to check it."""
+"""Codecs of the simple types. ``Any`` is any JSON value, which the receiver has to check."""
 
 
 # --- containers -------------------------------------------------------------------------------------
@@ -269,7 +272,7 @@ def _decode_all(decode: _Decode, value: Any, numbers: _Numbers) -> tuple[Any, ..
 
 
 def _row_form(forms: tuple[_Form, ...]) -> _Form:
-    """A tuple of fixed length."""
+    """Codec of a tuple with a fixed length."""
 
     def encode(value: Any, vectors: list[bytes]) -> list[Any]:
         if not isinstance(value, tuple) or len(value) != len(forms):
@@ -306,7 +309,7 @@ def _dataclass_form(kind: Any) -> _Form:
 
 
 def _union_form(kinds: tuple[Any, ...]) -> _Form:
-    """Members are tagged with their type's name; ``X | None`` needs no tag."""
+    """Codec of a union. Members are tagged with their type's name; ``X | None`` needs no tag."""
     members = [kind for kind in kinds if kind is not NoneType]
     is_optional = len(members) < len(kinds)
     if is_optional and len(members) == 1:

@@ -1,8 +1,8 @@
 """One-shot jobs: a child process takes an order, reports progress and returns one answer, as JSON lines.
 
-A crash, hang or memory exhaustion ends the job only. Untrusted input (archives, documents, manifests) is read
-in a job with memory and time limits. Computation such as weight prepacking is a job too, so that the parent
-loads no inference library. The parent's side blocks: an event loop uses :meth:`Job.in_thread`.
+A crash, a hang or a lack of memory ends only the job. Untrusted input (archives, documents, manifests) is
+read in a job with memory and time limits. Computation such as weight prepacking is a job too, so that the
+parent loads no inference library. The parent's side blocks; in an event loop, use :meth:`Job.in_thread`.
 """
 
 from __future__ import annotations
@@ -29,13 +29,14 @@ PYTHON: Final = (sys.executable, "-P", "-m")
 ANSWER_BYTES: Final = 1_000_000
 """Default limit of a line from a child."""
 MOST_CONTAINERS: Final = 1_000_000
-"""Limit of lists and objects in a line, which take 20 times their bytes in memory; brackets in texts count
-too."""
+"""Limit of lists and objects in a line, which in memory take 20 times their bytes.
+
+Brackets in texts are counted too."""
 _LOOK_EVERY_MS: Final = 200
 _PIECE: Final = 1 << 20
 _LAST_WORDS: Final = 300
 _ENDING_S: Final = 2.0
-"""Wait for the child to exit after its output has ended."""
+"""Time to wait for the child to exit after its output has ended."""
 
 Reason = Literal["memory", "time", "ended", "stopped"]
 P = ParamSpec("P")
@@ -43,19 +44,19 @@ T = TypeVar("T")
 
 
 class Progress(Protocol):
-    """Takes a progress report, a JSON value."""
+    """Receives a progress report, which is a JSON value."""
 
     def __call__(self, progress: Any, /) -> None: ...
 
 
 class OrderHandler(Protocol):
-    """Answers an order; both are JSON values."""
+    """Answers an order; order and answer are JSON values."""
 
     def __call__(self, order: Any, progress: Progress, /) -> Any: ...
 
 
 class JobError(Exception):
-    """A job gave no answer.
+    """A job returned no answer.
 
     :ivar reason: out of memory, timeout, unexpected exit, or stopped by the parent.
     :ivar status: exit status of the child, negative for a signal.
@@ -70,10 +71,10 @@ class JobError(Exception):
 
 
 class Job:
-    """One child process that takes one order after another. The first :meth:`ask` starts it.
+    """One child process that takes one order after another; the first :meth:`ask` starts the child.
 
-    :param module: run as ``python -m MODULE``; calls :func:`serve`.
-    :param command: runs the module; default: this Python.
+    :param module: module that the child runs as ``python -m MODULE``, and that calls :func:`serve`.
+    :param command: command that runs the module; by default this Python.
     :param files: descriptors of open files that the child inherits under the same numbers.
     :param answer_bytes: limit of a line from the child.
     :param runs_as: user and group of the child, without other groups; None: those of this process.
@@ -107,7 +108,7 @@ class Job:
         self.close()
 
     def close(self) -> None:
-        """Ends the child. Not while an :meth:`ask` runs."""
+        """Ends the child. Must not be called while an :meth:`ask` runs."""
         self.stop()
         self._reap()
 
@@ -120,14 +121,14 @@ class Job:
         threads: int = 1,
         on_progress: Progress = lambda progress: None,
     ) -> Any:
-        """Returns the child's answer; order and answer are JSON values. The next call replaces a failed
-        child.
+        """Returns the child's answer; order and answer are JSON values. After a failure, the next call starts
+        a new child.
 
         :param timeout_s: wall-clock limit; None: no limit.
         :param memory_bytes: address space that the child may add while it works on the order; None: no limit.
         :param threads: number of computing threads in the child; CPU time is limited to ``timeout_s`` for
             each.
-        :raises JobError: there is no answer.
+        :raises JobError: the child returned no answer.
         :raises OSError: the child can't be started.
         """
         child = self._started()
@@ -158,8 +159,7 @@ class Job:
             timer.cancel()
 
     async def in_thread(self, ask: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-        """Runs ``ask``, a function that calls :meth:`ask`, in a thread. Cancelling ends the child and the
-        thread."""
+        """Runs in a thread a function that calls :meth:`ask`. Cancelling ends the child and the thread."""
         import asyncio  # children don't need it
 
         asking = asyncio.ensure_future(asyncio.to_thread(ask, *args, **kwargs))
@@ -173,7 +173,7 @@ class Job:
             raise
 
     def stop(self) -> None:
-        """Ends the child, from any thread: a running :meth:`ask` and each later one raise JobError."""
+        """Ends the child; a running :meth:`ask` and each later call raise JobError. Thread-safe."""
         with self._lock:
             self._stopped = True
             child = self._child
@@ -224,7 +224,7 @@ class Job:
                 return message.get("answer")
 
     def _read_line(self, child: subprocess.Popen[bytes]) -> bytes:
-        """:raises EOFError: the child has ended, even if another process keeps its pipe open.
+        """:raises EOFError: the child has ended, or has to. Another process may still keep the pipe open.
         :raises ValueError: the line is too long.
         """
         assert child.stdout is not None  # noqa: S101  a pipe
@@ -249,7 +249,7 @@ class Job:
         return line
 
     def _reap(self) -> tuple[int, str]:
-        """Ends the child. :return: its exit status and its last words."""
+        """Ends the child. :return: its exit status, and the last line of its standard error."""
         with self._lock:
             child, self._child = self._child, None
         if child is None:
@@ -267,7 +267,7 @@ class Job:
 
 
 def _kill(child: subprocess.Popen[bytes]) -> None:
-    """Kills the child and its own children. Its pid names its group as long as it isn't reaped."""
+    """Kills the child and its own children. Until the child is reaped, its pid is the id of their group."""
     with contextlib.suppress(ProcessLookupError, PermissionError):
         if child.returncode is None:
             os.killpg(child.pid, signal.SIGKILL)
@@ -280,7 +280,7 @@ def _await_end(child: subprocess.Popen[bytes]) -> None:
 
 
 def _has_ended(child: subprocess.Popen[bytes]) -> bool:
-    """Without reaping it, which would free its pid for reuse."""
+    """Whether the child has ended. The child isn't reaped, which would free its pid for reuse."""
     try:
         return os.waitid(os.P_PID, child.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None
     except ChildProcessError:
@@ -317,8 +317,8 @@ def run_job(
 def serve(answer: OrderHandler) -> None:
     """Answers orders until standard input is closed, which ends the process even during an order.
 
-    :param answer: gets the order and a function that reports progress. Its exceptions end the process, except
-        ``MemoryError``, which is reported as the answer.
+    :param answer: gets the order and a function that reports progress. An exception in ``answer`` ends the
+        process, except ``MemoryError``, which is reported as the answer.
     """
     # systemd sends SIGTERM to all processes of a unit; this one is ended by its parent.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
@@ -352,7 +352,7 @@ def serve(answer: OrderHandler) -> None:
 def yield_processors(*, wholly: bool = True) -> None:
     """Lowers this process's CPU priority.
 
-    :param wholly: run only when the CPU is idle; else get a small share under load.
+    :param wholly: whether the process runs only when the CPU is idle; else it gets a small share under load.
     """
     with contextlib.suppress(OSError):  # a systemd unit may forbid it
         os.nice(19 if wholly else 5)
@@ -369,7 +369,7 @@ def _read_orders(orders: queue.SimpleQueue[bytes]) -> None:
 
 
 def _limit(cpu_s: float | None, memory_bytes: int | None) -> None:
-    """None: up to the hard limit."""
+    """Sets the limits for one order; None stands for the hard limit."""
     _, hard = resource.getrlimit(resource.RLIMIT_AS)
     _set_limit(resource.RLIMIT_AS, hard if memory_bytes is None else _address_space() + memory_bytes)
     # Ends code that never returns to the interpreter, even after the parent has died.

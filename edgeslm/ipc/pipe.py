@@ -1,8 +1,8 @@
-"""Pipe between parent and child process, both ends: frames with a length prefix.
+"""Both ends of a pipe between parent and child process, which carries frames with a length prefix.
 
-The parent's end (:class:`Link`) never blocks the event loop. It has to be asynchronous: during a prefill the
-binding holds the interpreter lock and the child reads nothing, and a stopped child may leave a frame half
-written. The child's end (:class:`Pipe`) blocks.
+The parent's end (:class:`Link`) never blocks the event loop. It has to be asynchronous for two reasons: a
+child reads nothing during a prefill, when its inference library holds the GIL, and a stopped child may leave
+a frame half written. The child's end (:class:`Pipe`) blocks.
 """
 
 from __future__ import annotations
@@ -26,13 +26,13 @@ _HEADER = struct.Struct("!I")
 
 @dataclass(frozen=True, slots=True)
 class Refused:
-    """The child can't work, for the reason in ``sentence``; its process ends or is unusable."""
+    """Message of a child that can't work. ``sentence``: the reason. The process ends or is unusable."""
 
     sentence: str
 
 
 class MessageHandler(Protocol):
-    """Takes a message from the other end. Its exceptions close the pipe."""
+    """Handles a message from the other end. An exception in the handler closes the pipe."""
 
     def __call__(self, message: Any, /) -> None: ...
 
@@ -40,9 +40,9 @@ class MessageHandler(Protocol):
 class Link(asyncio.Protocol):
     """Sends and receives messages over a stream socket.
 
-    :param on_message: gets each message. An exception of it closes the link, as invalid bytes do.
-    :param on_lost: called once when the other end has closed the link or sent something invalid; not after
-        :meth:`close`.
+    :param on_message: called with each message. Its exceptions close the link, and so do invalid bytes.
+    :param on_lost: called once when the other end has closed the link or sent something invalid; isn't called
+        after :meth:`close`.
     """
 
     def __init__(
@@ -58,7 +58,7 @@ class Link(asyncio.Protocol):
         """Whether the other end sent something invalid."""
 
     def send(self, message: Any) -> None:
-        """Never blocks. A message to a child that has ended is lost; ``on_lost`` follows.
+        """Never blocks. A message to a child that has ended is lost, and ``on_lost`` is called.
 
         :raises FrameError: the message has another type, or is too long; nothing was sent.
         """
@@ -115,9 +115,9 @@ class Link(asyncio.Protocol):
 
 
 class Pipe:
-    """The child's end. Any thread may send; one receives.
+    """The child's end. Any thread may send; only one thread may receive.
 
-    :param descriptor: of a connected stream socket; the pipe owns it from now on.
+    :param descriptor: descriptor of a connected stream socket, which the pipe closes.
     """
 
     def __init__(self, descriptor: int, sends: Frames, takes: Frames) -> None:
@@ -143,9 +143,9 @@ class Pipe:
     def receive(self) -> Any:
         """Waits for the next message.
 
-        :raises FrameError: invalid bytes.
+        :raises FrameError: the bytes are invalid.
         :raises EOFError: the other end is closed.
-        :raises OSError: the other end is closed, with unread data at either end.
+        :raises OSError: the other end was closed while either end had unread data.
         """
         (size,) = _HEADER.unpack(self._read(_HEADER.size))
         if size > self._takes.most_bytes:

@@ -1,7 +1,7 @@
 """Child processes that live long and exchange messages over a pipe: start, send, detect exits, stop.
 
-A child gets the descriptor of its pipe end as the first argument, and ends when the pipe is closed. Work with
-one order and one answer is a job (``ipc.job``).
+A child gets the descriptor of its pipe end as the first argument, and ends when the pipe is closed. For work
+with one order and one answer, use a job (``ipc.job``).
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ from edgeslm.ipc.pipe import Link, MessageHandler
 
 MOST_PAUSE_S: Final = 60.0
 CALM_S: Final = 300.0
-"""A child that lived this long started well: the backoff is reset."""
+"""After a child has run this long, the backoff between restarts is reset."""
 
 
 class LossHandler(Protocol):
-    """Called with how a child ended, such as ``signal 9``."""
+    """Called when a child has ended; ``how`` is a text such as ``signal 9``."""
 
     def __call__(self, how: str, /) -> None: ...
 
@@ -29,7 +29,7 @@ class LossHandler(Protocol):
 class RestartBackoff:
     """Exponential backoff between restarts of a child.
 
-    :param first_s: the first pause; each is twice the one before, up to ``MOST_PAUSE_S``.
+    :param first_s: the first pause; each later pause is twice as long as the last, up to ``MOST_PAUSE_S``.
     """
 
     def __init__(self, first_s: float) -> None:
@@ -37,7 +37,7 @@ class RestartBackoff:
         self._pause_s = first_s
 
     def next_s(self, lived_s: float = 0.0) -> float:
-        """Seconds to wait before the next start; the child that ended lived for ``lived_s``."""
+        """Seconds to wait before the next start; ``lived_s`` is how long the last child ran."""
         if lived_s > CALM_S:
             self._pause_s = self._first_s
         pause_s, self._pause_s = self._pause_s, min(MOST_PAUSE_S, 2 * self._pause_s)
@@ -47,10 +47,11 @@ class RestartBackoff:
 class Child:
     """One child process at a time, on one event loop.
 
-    :param sends: frames to the child. :param takes: frames from it; a child that sends others is killed.
-    :param on_message: gets each message; if it raises, the child is killed.
-    :param on_lost: called when the child has ended on its own or was killed for an invalid message, with how
-        (``signal 9``, ``exit status 1``).
+    :param sends: frames to the child.
+    :param takes: frames from the child; a child that sends other frames is killed.
+    :param on_message: called with each message; if it raises an exception, the child is killed.
+    :param on_lost: called when the child has ended on its own or was killed for an invalid message, with a
+        text such as ``signal 9`` or ``exit status 1``.
     """
 
     def __init__(
@@ -123,13 +124,14 @@ class Child:
             link.close()
 
     def kill(self) -> None:
-        """Kills a process that no longer answers; ``on_lost`` follows."""
+        """Kills a process that no longer answers; then ``on_lost`` is called."""
         if self._process is not None:
             self._process.kill()
 
     def bury(self) -> str:
-        """Closes the pipe, kills the process if it still runs, and returns how it ended. Doesn't wait: a
-        process that is already ending keeps its own status."""
+        """Closes the pipe, kills the process if it still runs, and returns how the process ended.
+
+        A process that has already ended keeps its own exit status."""
         self.close()
         process, self._process = self._process, None
         if process is None:
@@ -139,8 +141,8 @@ class Child:
         return f"signal {-status}" if status < 0 else f"exit status {status}"
 
     async def stop(self, grace_s: float) -> bool:
-        """Closes the pipe and waits for the process to end. :return: whether it had to be killed after
-        ``grace_s``."""
+        """Closes the pipe and waits for the process to end. :return: whether the process had to be killed
+        after ``grace_s``."""
         self.close()
         process, self._process = self._process, None
         if process is None:

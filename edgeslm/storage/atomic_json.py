@@ -9,10 +9,10 @@ from pathlib import Path
 
 
 def write_record(file: Path, value: object, *, mode: int = 0o600) -> None:
-    """Replaces a file atomically: it always has the old or the new content. Readable by its owner only.
+    """Writes a JSON file atomically: the file always has either the old or the new content.
 
-    :param mode: other permissions.
-    :raises OSError: it can't be written.
+    :param mode: permissions of the file; by default only its owner can read it.
+    :raises OSError: the file can't be written.
     """
     file.parent.mkdir(parents=True, exist_ok=True)
     draft = file.with_name(f".{file.name}.{secrets.token_hex(4)}")

@@ -1,14 +1,15 @@
 """SQLite database of journal, spool and windows: used by one daemon, rebuilt when it is damaged.
 
-Durability: a write survives the end of the process as soon as the call returns, since the kernel has it. A
-power cut may lose the last writes, but never the file: WAL with ``synchronous=NORMAL`` (sqlite.org/wal.html,
-section 3.2). :meth:`Database.synced` syncs its transaction to the disk before it returns.
+Durability: as soon as a write returns, it survives a crash of the process, since the kernel has the data. A
+power cut may lose the last writes but doesn't damage the file, which uses a write-ahead log (WAL) with
+``synchronous=NORMAL`` (sqlite.org/wal.html, section 3.2). :meth:`Database.synced` syncs its transaction to
+the disk before it returns.
 
-Its clock runs only while the node does, so that no jump of the wall clock can age an entry.
+The database's clock runs only while the node runs, so that entries don't age when the wall clock jumps.
 
-Deleted data is overwritten with zeros; :meth:`Database.scrub` also removes it from the write-ahead log. With
-a
-:class:`~edgeslm.storage.encryption.Seal`, texts are encrypted; request keys, times and topics are not.
+Deleted data is overwritten with zeros; :meth:`Database.scrub` also removes it from the write-ahead log. If
+there is a :class:`~edgeslm.storage.encryption.Seal`, texts are encrypted; request keys, times and topics
+aren't.
 """
 
 from __future__ import annotations
@@ -33,17 +34,17 @@ from edgeslm.storage.schema import FORMAT, MARK, PAGE_BYTES, SEALED, SEALED_FORM
 log = logging.getLogger("edgeslm.storage")
 
 WAL_PAGES = 4000
-"""Pages in the write-ahead log before a checkpoint, which syncs both files."""
+"""Number of pages in the write-ahead log that triggers a checkpoint, which syncs both files."""
 RETRY_S = 1.0
 """Pause after a failed write."""
 MEND_EVERY_S = 60.0
 """Pause after a failed rebuild of a damaged file."""
 _NO_FORMAT = 1000
-"""Format numbers from this one on are damage."""
+"""Format numbers from this number on are a sign of damage."""
 
 
 class Database:
-    """The database file; ``open`` creates it if missing. One thread at a time."""
+    """The database file; ``open`` creates it if missing. Only one thread at a time may use it."""
 
     def __init__(
         self, file: Path, *, seal: Seal | None = None, clock: Callable[[], float] = time.monotonic
@@ -56,17 +57,17 @@ class Database:
         self._db: sqlite3.Connection | None = None
         self._base = 0.0
         self.damage: str | None = None
-        """A sentence on damage found since the start, and what was saved."""
+        """Damage found since the start and the rows saved from it, as a sentence; None without damage."""
         self._failed_at: float | None = None
         self._unmended_at: float | None = None
         self._owed: tuple[str, tuple[Any, ...]] | None = None
         self._is_found_damaged = False
 
     def open(self) -> None:
-        """Opens the file. A damaged one is set aside, and its readable rows go into a new one.
+        """Opens the file. A damaged file is set aside, and its readable rows go into a new file.
 
         :raises JournalError: the folder isn't writable, another daemon uses the file, a later version wrote
-            it, or it is encrypted with another key. Then nothing was changed.
+            it, or it is encrypted with another key. The file is unchanged after such an error.
         """
         try:
             self.file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -98,7 +99,7 @@ class Database:
 
     @property
     def now(self) -> float:
-        """Seconds that nodes have run with this file, in total."""
+        """Total time that nodes have run with this file, in seconds."""
         return self._base + self.clock()
 
     @property
@@ -114,11 +115,11 @@ class Database:
         return self._db
 
     def read(self, statement: str, *values: Any) -> Any:
-        """The first row; None if there is none or it can't be read: at worst a request runs twice."""
+        """The first row; None if there is none or it can't be read, so that at worst a request runs twice."""
         return next(iter(self._rows(lambda: self.opened.execute(statement, values).fetchmany(1))), None)
 
     def all_rows(self, statement: str, *values: Any) -> list[Any]:
-        """All rows; the readable ones of a damaged file. Invalid UTF-8 is replaced."""
+        """All rows; of a damaged file, only the readable rows. Invalid UTF-8 is replaced."""
 
         def read() -> list[Any]:
             db = self.opened
@@ -152,14 +153,14 @@ class Database:
     def write(self, statement: str, *values: Any) -> int:
         """Runs a statement. :return: the number of the row inserted last.
 
-        :raises JournalError: it can't be written.
+        :raises JournalError: the file can't be written.
         """
         with self.writing() as db:
             return db.execute(statement, values).lastrowid or 0
 
     @contextmanager
     def writing(self) -> Iterator[sqlite3.Connection]:
-        """Turns database errors inside into JournalError.
+        """Context manager: turns database errors into JournalError.
 
         :raises JournalError: a write failed.
         """
@@ -175,16 +176,16 @@ class Database:
         self.problem = self._failed_at = None
 
     def write_first(self, statement: str, *values: Any) -> None:
-        """Writes before everything else: if it fails now, later writes wait until it succeeds."""
+        """Runs a statement that later writes depend on: if it fails, it is retried before the next write."""
         self._owed = statement, values
         with suppress(JournalError), self.writing():
             pass
 
     @contextmanager
     def synced(self) -> Iterator[sqlite3.Connection]:
-        """One transaction, synced to the disk when it ends.
+        """Context manager: one transaction, synced to the disk when it ends.
 
-        :raises JournalError: it can't be written.
+        :raises JournalError: the file can't be written.
         """
         with self.writing() as db:
             db.execute("PRAGMA synchronous = FULL")
@@ -203,11 +204,11 @@ class Database:
         return self._seal is not None
 
     def sealed(self, text: bytes, place: bytes) -> bytes:
-        """Encrypts a text if there is a key; ``place`` binds it to its row (``schema.place_of``)."""
+        """Encrypts a text if there is a key; ``place`` binds the text to its row (``schema.place_of``)."""
         return text if self._seal is None else self._seal.close(text, place)
 
     def unsealed(self, kept: bytes, place: bytes) -> bytes:
-        """Decrypts a text. :raises ValueError: it was changed, or belongs to another place."""
+        """Decrypts a text. :raises ValueError: the text was changed, or belongs to another row."""
         return kept if self._seal is None else self._seal.open(kept, place)
 
     def scrub(self) -> None:
@@ -216,7 +217,7 @@ class Database:
             self.opened.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
 
     def shrink(self) -> None:
-        """Rewrites the file without free pages. :raises JournalError: it can't be written."""
+        """Rewrites the file without free pages. :raises JournalError: the file can't be written."""
         with self.writing() as db:
             db.execute("VACUUM")
         self.scrub()
@@ -257,7 +258,7 @@ class Database:
 
     def _look_at_header(self) -> None:
         """:raises JournalError: a later version wrote the file.
-        :raises sqlite3.DatabaseError: its header is damaged. SQLite would report it as read-only.
+        :raises sqlite3.DatabaseError: the header is damaged; SQLite itself would report a read-only file.
         """
         for number, header in enumerate(soundness.headers(self.file)):
             if header[:16] != HEADER:
@@ -273,7 +274,7 @@ class Database:
                 )
 
     def _check_mark(self, db: sqlite3.Connection) -> bool:
-        """Whether the file has a mark. :raises JournalError: its key is missing or another one."""
+        """Whether the file has an encrypted mark. :raises JournalError: the key is missing or wrong."""
         row = db.execute("SELECT sealed FROM mark").fetchone()
         is_sealed = row is not None or db.execute("PRAGMA user_version").fetchone()[0] == SEALED_FORMAT
         or_remove = f"Or remove {self.file}, which loses stored answers and waiting messages."
@@ -292,7 +293,7 @@ class Database:
         return row is not None
 
     def _check_seal(self, db: sqlite3.Connection) -> None:
-        """Encrypts a plain file if there is a key. :raises JournalError: as :meth:`_check_mark`."""
+        """Encrypts an unencrypted file if there is a key. :raises JournalError: as :meth:`_check_mark`."""
         if not self._check_mark(db) and self._seal is not None:
             self._seal_all(db, self._seal)
 
@@ -337,10 +338,10 @@ class Database:
         return True
 
     def _renew(self, error: Exception) -> None:
-        """Replaces the damaged file by a new one with all readable rows.
+        """Replaces the damaged file by a new file with all readable rows.
 
-        :raises sqlite3.Error, OSError, JournalError: it can't be written, or the key doesn't fit; the damaged
-            file stays.
+        :raises sqlite3.Error, OSError, JournalError: the new file can't be written, or the key is wrong; the
+            damaged file stays.
         """
         self.close()
         salvaged = write_draft(self.file)
@@ -387,7 +388,7 @@ class Database:
 
 
 def _sealed_texts(db: sqlite3.Connection) -> Iterator[tuple[bytes, bytes]]:
-    """A sample of encrypted texts, each with its place."""
+    """A sample of encrypted texts, each with the associated data that binds it to its row."""
     for table, column, place in SEALED:
         query = f"SELECT {column}, {place} FROM {table} WHERE typeof({column}) = 'blob' LIMIT 20"
         for text, about in db.execute(query):
@@ -403,7 +404,7 @@ def _is_sealed(seal: Seal, text: bytes, place: bytes) -> bool:
 
 
 def journal_of(config: Config) -> Database:
-    """The database of a node, not opened yet. :raises JournalError: its key can't be used."""
+    """The database of a node, not opened yet. :raises JournalError: the key can't be used."""
     key_file = config.journal.key_file
     seal = load_seal(key_file) if key_file is not None else None
     return Database(config.state_dir / f"journal-{config.node}.sqlite", seal=seal)

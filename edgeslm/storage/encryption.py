@@ -1,7 +1,7 @@
 """Encryption at rest: AES-256-GCM (NIST SP 800-38D) for stored texts.
 
-Each text has a random 96-bit nonce, enough for 4 billion texts per key, and is bound to its place in the
-file, so that two can't be swapped. The ``cryptography`` package is imported with the first seal.
+Each text has a random 96-bit nonce, enough for 4 billion texts per key. Each text is bound to its row, so
+that two texts can't be swapped. The first :class:`Seal` imports the ``cryptography`` package.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ NONCE_BYTES = 12
 
 
 class Seal:
-    """Encrypts and decrypts with one key. :raises JournalError: the package isn't installed."""
+    """Encrypts and decrypts with one key. :raises JournalError: ``cryptography`` isn't installed."""
 
     def __init__(self, key: bytes) -> None:
         try:
@@ -35,7 +35,7 @@ class Seal:
         return nonce + sealed
 
     def open(self, sealed: bytes, place: bytes) -> bytes:
-        """Decrypts. :raises ValueError: another key, another place, or changed data."""
+        """Decrypts. :raises ValueError: the key is wrong, or the text was changed or moved to another row."""
         try:
             text: bytes = self._cipher.decrypt(sealed[:NONCE_BYTES], sealed[NONCE_BYTES:], place)
         except self._invalid:
@@ -44,9 +44,9 @@ class Seal:
 
 
 def load_seal(file: Path) -> Seal:
-    """Loads the key in ``file``: 32 bytes, or 64 hexadecimal digits.
+    """Loads a key file, which has 32 bytes or 64 hexadecimal digits.
 
-    :raises JournalError: it can't be read, isn't a key, or the package isn't installed.
+    :raises JournalError: the file can't be read or isn't a key, or ``cryptography`` isn't installed.
     """
     try:
         key = file.read_bytes()

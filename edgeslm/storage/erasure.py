@@ -1,6 +1,6 @@
 """Erasure: deletes messages from journal, spool and windows.
 
-Only while no daemon has the file open: it caches row numbers.
+No daemon may have the file open meanwhile, since a daemon caches row numbers.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ _ROWS = {
 def erase_messages(database: Database, choice: Choice, *, off_s: float, dry_run: bool) -> dict[str, int]:
     """Erases the messages that match ``choice``; no byte of them stays in the file.
 
-    :param off_s: how long the node has been off; its clock stood still meanwhile.
+    :param off_s: seconds since the node stopped, in which the database's clock stood still.
     :return: number of messages by table.
     :raises JournalError: the file can't be written; nothing was erased.
     """
@@ -44,7 +44,7 @@ def _fitting(database: Database, table: str, choice: Choice, off_s: float) -> It
 
 
 def _name(database: Database, table: str, kept: Any, about: Any, name: Any) -> str | None:
-    """The sender's id of a message."""
+    """The id that the sender gave a message; None if unknown."""
     if table == "windows":
         return str(name)
     try:

@@ -8,12 +8,14 @@ import math
 from dataclasses import dataclass
 
 UNKNOWN_AGE_S = math.inf
-"""Messages of unknown age count as old."""
+"""Age of messages whose age is unknown, so that they count as old."""
 
 
 @dataclass(frozen=True, slots=True)
 class Choice:
-    """Exactly one is set: seconds since a message arrived, or its id, with ``*`` as wildcard."""
+    """Selects messages by their age in seconds or by their id, which may have ``*`` as wildcard.
+
+    Exactly one of the two fields is set."""
 
     older_than_s: float | None = None
     id: str | None = None

@@ -1,8 +1,8 @@
 """Feedback store: corrections of results, stored on this device for the next ``edgeslm-export tune``.
 
-One JSON lines file per task, in the format that ``tune`` reads: ``{"text", "label"}`` or ``{"text",
-"fields"}``, with a time ``at``: in training data, the newest row of a text wins. Texts leave the device only
-if somebody copies the file.
+Each task has one JSON lines file in the format that ``tune`` reads. A row has the ``text``, the correct
+``label`` or ``fields``, and the time ``at``; of the rows with the same text, training uses the newest. Texts
+leave the device only if somebody copies the file.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ class Correction:
     label: str | None = None
     fields: Mapping[str, Any] | None = None
     id: str | None = None
-    """The request's id, if the feedback named it; for `edgeslm purge --id`."""
+    """The request's id, if the feedback gave one; `edgeslm purge --id` needs it."""
 
     def encode(self, now: datetime.datetime) -> bytes:
         answer = {"label": self.label} if self.fields is None else {"fields": dict(self.fields)}
@@ -44,7 +44,7 @@ class Correction:
 
 
 class FeedbackStore:
-    """The corrections below ``state_dir``. Several processes may write: a row is one append."""
+    """The corrections below ``state_dir``. Several processes may write, since a lock protects each file."""
 
     def __init__(self, state_dir: Path) -> None:
         self._folder = state_dir / FOLDER
@@ -53,7 +53,7 @@ class FeedbackStore:
         return self._folder / f"{task}.jsonl"
 
     def keep(self, correction: Correction) -> Path:
-        """Appends a row. :return: its file. :raises FeedbackError: it can't be written, or is full."""
+        """Appends a row. :return: the file. :raises FeedbackError: the file can't be written, or is full."""
         file = self.file(correction.task)
         row = correction.encode(datetime.datetime.now(datetime.UTC))
         try:
@@ -88,7 +88,7 @@ class FeedbackStore:
 
 
 def _locked(file: Path) -> int:
-    """Opens a file for appending, with a lock. Retries if :func:`_without` replaced the file meanwhile."""
+    """Opens a file for appending and locks it. Retries if :func:`_without` replaced the file meanwhile."""
     while True:
         descriptor = os.open(file, os.O_RDWR | os.O_APPEND | os.O_CREAT, 0o600)
         fcntl.flock(descriptor, fcntl.LOCK_EX)
@@ -131,7 +131,7 @@ def _fits(row: bytes, choice: Choice) -> bool:
 
 
 def _give_to_owner_of(state_dir: Path, *made: Path) -> None:
-    """Files created by root get the owner of the state folder; else the node could not write to them."""
+    """Gives files created by root to the owner of the state folder, so that the node can write to them."""
     if os.geteuid() == 0:
         owner = state_dir.stat()
         for path in made:

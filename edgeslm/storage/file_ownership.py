@@ -1,4 +1,4 @@
-"""File ownership: tells files that other users can write, which must not be trusted."""
+"""File ownership: detects files that other users can write and that must not be trusted."""
 
 from __future__ import annotations
 
@@ -14,9 +14,8 @@ def is_ours(status: os.stat_result) -> bool:
 
 
 def become_owner(state_dir: Path) -> None:
-    """If root, switches to the owner of the state folder: files there can't trick root, and new files belong
-    to the owner.
-
+    """Switches a process of root to the owner of the state folder, so that files there can't trick root and
+    new files belong to the owner.
     :raises EdgeslmError: the folder doesn't exist.
     """
     if os.geteuid():

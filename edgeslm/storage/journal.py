@@ -1,8 +1,8 @@
 """Journal: results and failed attempts of requests, kept over restarts.
 
-It deduplicates requests and stops poison messages. Unanswered requests stay in the broker's session, which is
-the source of truth for them. If a power cut loses the last entries, their requests are delivered and run
-again.
+The journal deduplicates requests and stops poison messages. Unanswered requests stay in the broker's session,
+which is the source of truth for them. If a power cut loses the last entries, the broker delivers their
+requests again, and the requests run again.
 """
 
 from __future__ import annotations
@@ -27,39 +27,39 @@ log = logging.getLogger("edgeslm.storage")
 PRUNE_EVERY = 1024
 """Rows written between two prunings."""
 PRUNE_ROWS = 4096
-"""Rows that one pruning removes at most, so that it stays short."""
+"""Limit of rows that one pruning removes, so that a pruning takes little time."""
 ROW_BYTES = 60
-"""Bytes of a row without its result."""
+"""Size of a row without its result, in bytes."""
 TIDY_S = 30.0, 600.0
-"""Bounds of the interval between two tidyings, which is a tenth of the window."""
+"""Lower and upper limit of the interval of :meth:`Journal.tidy`, which is a tenth of the window."""
 TRIES_S = 3600.0
 """Failed attempts are kept at least this long, so that a poison message can't crash the node for ever."""
 LOST_NODE = 2
-"""Cost of a crash of the node, in the unit of ``JournalEntry.lost``."""
+"""Crash points for a crash of the node (``JournalEntry.lost``)."""
 MOST_UNSAVED = 1024
-"""Entries kept in memory while the disk fails; beyond it the oldest are dropped."""
+"""Limit of entries kept in memory while the disk fails; above the limit, the oldest are dropped."""
 KEPT = 0.9
-"""Share of the limit that stays after pruning for size."""
+"""Size after a pruning because of size, as a fraction of ``limit_bytes``."""
 
 
 @dataclass(frozen=True, slots=True)
 class JournalEntry:
-    """A started request: ``lost`` counts the crashes it caused, weighted; ``result`` is its encoded
-    answer."""
+    """A started request. ``lost``: crash points, which count the crashes that the request caused.
+    ``result``: the encoded result; None if unanswered."""
 
     lost: int
     result: bytes | None
 
 
 def request_key(reply_to: str, name: bytes, task: str, payload: bytes) -> bytes:
-    """Deduplication key of a request; ``name`` is its Correlation Data or ``id``."""
+    """Deduplication key of a request; ``name`` is the request's Correlation Data or ``id``."""
     return _digest(b"request", reply_to.encode(), name, task.encode(), hashlib.sha256(payload).digest())
 
 
 def delivery_key(epoch: int, delivery: Delivery) -> bytes:
-    """Deduplication key of a message without id, within the broker's session ``epoch``.
+    """Deduplication key of a message without id; ``epoch`` is the number of the broker's session.
 
-    The packet identifier names a message until it is acknowledged (MQTT 5 section 2.2.1), so an equal key
+    A packet identifier is reused once its message is acknowledged (MQTT 5 section 2.2.1), so an equal key
     means a duplicate only if DUP is set.
     """
     return _digest(
@@ -72,7 +72,7 @@ def delivery_key(epoch: int, delivery: Delivery) -> bytes:
 
 
 def reader_key(key: bytes, reader: str) -> bytes:
-    """Key of the message ``key`` for one of the routes that read it."""
+    """Deduplication key of a message for the route ``reader``; ``key`` is the key of the message itself."""
     return _digest(b"reader", key, reader.encode())
 
 
@@ -88,14 +88,14 @@ _SIZE = "coalesce(length(result), 0)"
 
 
 def row_bytes(result: int) -> int:
-    """Bytes in the file of a row whose result has ``result`` bytes: whole pages."""
+    """Bytes that a row with ``result`` bytes of result takes in the file, rounded up to whole pages."""
     return PAGE_BYTES * math.ceil((result + ROW_BYTES) / PAGE_BYTES)
 
 
 class _Index:
-    """Key -> row number, at 16 bytes each; a dict would take ten times that.
+    """Maps keys to row numbers, with 16 bytes per entry; a dict would take ten times as much memory.
 
-    In memory, since an index in the file would write a random page for each request.
+    The index isn't in the file, where each request would write to a random page of the index.
     """
 
     def __init__(self) -> None:
@@ -115,7 +115,7 @@ class _Index:
             rows.insert(place, row)
 
     def drop_up_to(self, last: int) -> None:
-        """Removes the rows up to ``last``."""
+        """Removes the entries of all rows up to number ``last``."""
         for bucket, rows in enumerate(self._rows):
             kept = [place for place, row in enumerate(rows) if row > last]
             if len(kept) < len(rows):
@@ -136,7 +136,7 @@ class Journal:
     be written.
 
     Rows are appended at the end and removed at the start; the newest row of a key counts. Without
-    ``keeps_results`` only failed attempts are stored, no texts: a repeated request runs again.
+    ``keeps_results`` only failed attempts are stored and no texts, so a repeated request runs again.
     """
 
     def __init__(
@@ -155,7 +155,7 @@ class Journal:
         self._changes = -1
 
     def open(self) -> None:
-        """Loads the index. Requests that were running when the last process ended are blamed for it.
+        """Loads the index. Requests that were running when the last process ended get crash points.
 
         :raises JournalError: the file of running marks can't be used.
         """
@@ -183,7 +183,7 @@ class Journal:
             self._marks = None
 
     def find(self, key: bytes) -> JournalEntry | None:
-        """The entry of a request; None if unknown or older than the window."""
+        """The entry of a request; None if there is none, or if its result is older than the window."""
         if (unsaved := self._unsaved.get(key)) is not None:
             return unsaved
         if (row := self._index.get(key)) is None:
@@ -203,9 +203,9 @@ class Journal:
             return None
 
     def begin(self, key: bytes, lost: int = 0) -> None:
-        """Marks a request as running; ``lost`` is its cost so far.
+        """Marks a request as running; ``lost`` is the number of its crash points so far.
 
-        :raises JournalError: nothing can be written now, so it must not run.
+        :raises JournalError: nothing can be written now, so the request must not run.
         """
         if self._database.problem is not None or self._unsaved:
             self._retry()
@@ -221,7 +221,7 @@ class Journal:
             self._marks.clear(key)
 
     def finish(self, key: bytes, lost: int, result: bytes | None) -> None:
-        """Stores the result of a request, or only its cost if ``result`` is None.
+        """Stores the result of a request, or only its crash points if ``result`` is None.
 
         Never fails: entries that can't be written stay in memory.
         """
@@ -250,7 +250,7 @@ class Journal:
                 del self._unsaved[next(iter(self._unsaved))]
 
     def forget(self, key: bytes) -> None:
-        """Drops the entry of ``key``, because its packet identifier was reused for another message."""
+        """Drops the entry of a key whose packet identifier was reused for another message."""
         if self.find(key) is not None:
             self.finish(key, 0, None)
 
@@ -261,8 +261,9 @@ class Journal:
                 self._retry()
 
     def tidy(self) -> None:
-        """Removes entries older than the window from the file, and deleted data from its log. Call it often;
-        it does nothing until its interval has passed."""
+        """Removes entries older than the window from the file, and deleted data from the write-ahead log.
+
+        Callers call it often; a call does nothing until the interval (``TIDY_S``) has passed."""
         least, most = TIDY_S
         if self._database.now - self._tidied_at < max(least, min(self._window_s / 10, most)):
             return
@@ -277,14 +278,14 @@ class Journal:
 
     @property
     def epoch(self) -> int:
-        """Number of the broker's session; 0 before the first."""
+        """Number of the broker's session; 0 before the first session."""
         if self._epoch is None:
             row = self._database.read("SELECT epoch FROM session")
             self._epoch = int(row[0]) if row else 0
         return self._epoch
 
     def begin_session(self) -> None:
-        """The broker has started a new session: packet identifiers start again."""
+        """Records that the broker has started a new session, which reuses packet identifiers."""
         self._epoch = self.epoch + 1
         # Stored before any message of this session: else the next session would reuse its keys.
         self._database.write_first("UPDATE session SET epoch = ?", self._epoch)
@@ -311,7 +312,7 @@ class Journal:
                 self._prune()
 
     def _retry(self) -> None:
-        """:raises JournalError: too early, or it failed again."""
+        """Writes the unsaved entries. :raises JournalError: it is too early, or a write failed again."""
         if self._database.is_resting:
             raise JournalError(self._database.problem or "The journal can't be written.")
         with suppress(sqlite3.Error):

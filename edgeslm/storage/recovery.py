@@ -1,7 +1,7 @@
 """Recovery: copies messages from a damaged journal back into the journal of a stopped node.
 
-Each damaged copy has a list of rows that the journal already took from it. They are skipped, since they may
-be answered. So a second run adds nothing, unless more rows are readable by then.
+A damaged copy has a list of the rows that the journal already took from it. Recovery skips these rows, since
+their messages may be answered. A second run adds nothing unless more rows have become readable.
 """
 
 from __future__ import annotations
@@ -20,8 +20,9 @@ from edgeslm.storage.set_aside import read_taken, write_taken
 
 @dataclass(frozen=True, slots=True)
 class Recovered:
-    """Result for one file: messages fed back by table; ``known``: skipped, the journal has or had them;
-    ``unreadable`` pages and rows; ``sealed``: encrypted with another key."""
+    """Result for one damaged file. ``fed``: number of messages added to the journal, by table. ``known``:
+    messages skipped because the journal has or had them. ``unreadable``: unreadable pages and rows.
+    ``sealed``: messages encrypted with another key."""
 
     fed: dict[str, int]
     known: int
@@ -30,7 +31,7 @@ class Recovered:
 
 
 def feed_back(database: Database, copy: Path, *, dry_run: bool = False) -> Recovered:
-    """Adds the messages of ``copy`` that the journal never had, with their age in the copy.
+    """Adds the messages of ``copy`` that the journal never had, with the ages that they have in the copy.
 
     :raises JournalError: the journal can't be written; nothing was added.
     :raises OSError: the copy can't be read, or its list can't be written.
@@ -80,7 +81,7 @@ def _age(columns: Columns) -> float:
 
 
 def _seal(database: Database, table: str, columns: Columns, *, is_sealed: bool) -> bool:
-    """Encrypts or keeps the text as this journal requires; False if it can't be read."""
+    """Encrypts a row's text if this journal is encrypted; False if the text can't be read."""
     column = MESSAGES[table]
     text, place = columns[column], place_of(table, str(columns["topic"]))
     raw = text.encode() if isinstance(text, str) else text

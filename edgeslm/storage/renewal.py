@@ -42,7 +42,7 @@ COLUMNS = {
 }
 """Columns of each table in file order, without the row number."""
 MESSAGES = {"spool": "payload", "windows": "text"}
-"""Tables of acknowledged, unanswered messages -> column of the text."""
+"""Table with acknowledged but unanswered messages -> column of the message's text."""
 _DEFAULTS: dict[str, tuple[type, Value]] = {
     "retain": (int, 0),
     "size": (int, 0),
@@ -51,18 +51,18 @@ _DEFAULTS: dict[str, tuple[type, Value]] = {
     "correlation": (bytes, None),
     "expiry_s": (int, None),
 }
-"""Columns of the spool: required type, and the default for a damaged value."""
+"""Column of the spool -> required type, and the value that replaces a damaged value."""
 _HIGHEST = 1 << 53
-"""Higher row numbers are damage; keeping one would leave no numbers above it."""
+"""Limit of row numbers. A higher number is damage; if it were kept, new rows might get no number above it."""
 _LOCK_AT, _LOCK_BYTES = 0x40000000, 512
-"""The byte range that SQLite locks (its ``os.h``: PENDING_BYTE to SHARED_SIZE)."""
+"""The byte range that SQLite locks (from PENDING_BYTE through SHARED_SIZE in its ``os.h``)."""
 
 Columns = dict[str, Value]
 
 
 @dataclass
 class Salvaged:
-    """What was read from a damaged journal. ``taken``: row numbers of the tables in ``MESSAGES``."""
+    """Content read from a damaged journal. ``taken``: numbers of the rows saved, by table of ``MESSAGES``."""
 
     version: int | None = None
     taken: dict[str, list[int]] = field(default_factory=lambda: {table: [] for table in MESSAGES})
@@ -79,10 +79,10 @@ class Salvaged:
 
 @contextmanager
 def damaged_file(file: Path) -> Iterator[DamagedFile]:
-    """Opens a journal's file exclusively.
+    """Context manager: opens a journal's file exclusively.
 
-    :raises sqlite3.OperationalError: another process uses it.
-    :raises OSError: it can't be read.
+    :raises sqlite3.OperationalError: another process uses the file.
+    :raises OSError: the file can't be read.
     """
     descriptor = os.open(file, os.O_RDWR | os.O_CLOEXEC)
     try:
@@ -98,7 +98,8 @@ def damaged_file(file: Path) -> Iterator[DamagedFile]:
 
 
 def messages_of(damaged: DamagedFile, salvaged: Salvaged) -> Iterator[tuple[str, int, Columns]]:
-    """Yields the rows of ``MESSAGES``, repaired; everything else except answers goes into ``salvaged``."""
+    """Yields repaired rows of the tables in ``MESSAGES``; other data, except answers, goes into
+    ``salvaged``."""
     salvaged.version = damaged.user_version
     at = 0.0
     for table, (number, values) in damaged.rows():
@@ -116,9 +117,9 @@ def messages_of(damaged: DamagedFile, salvaged: Salvaged) -> Iterator[tuple[str,
 
 
 def write_draft(file: Path) -> Salvaged:
-    """Writes and syncs the draft of a new journal.
+    """Writes and syncs the draft of a new journal from the readable rows of ``file``.
 
-    :raises sqlite3.Error, OSError: it can't be written, or the file is in use.
+    :raises sqlite3.Error, OSError: the draft can't be written, or ``file`` is in use.
     """
     with damaged_file(file) as damaged:
         draft = draft_of(file)
@@ -186,7 +187,7 @@ def _take_answers(db: sqlite3.Connection, damaged: DamagedFile, salvaged: Salvag
 
 
 def _put(db: sqlite3.Connection, table: str, number: int, columns: Columns) -> bool:
-    """Inserts a row with its number; False if that is taken or invalid."""
+    """Inserts a row under its old number; False if the number is taken or invalid."""
     if not 0 < number < _HIGHEST:
         return False
     insert = f"INSERT OR IGNORE INTO {table} (id, {', '.join(columns)}) VALUES (?{', ?' * len(columns)})"
@@ -200,7 +201,7 @@ def _put(db: sqlite3.Connection, table: str, number: int, columns: Columns) -> b
 
 
 def add_row(db: sqlite3.Connection, table: str, columns: Columns) -> None:
-    """Inserts a row with a new number, and without its key if another row has it."""
+    """Inserts a row under a new number, and without its key if another row has the same key."""
     if columns["key"] and db.execute(f"SELECT 1 FROM {table} WHERE key = ?", (columns["key"],)).fetchone():
         columns = {**columns, "key": None}
     insert = f"INSERT INTO {table} ({', '.join(columns)}) VALUES (?{', ?' * (len(columns) - 1)})"

@@ -1,7 +1,7 @@
-"""Running marks: the requests being computed now, in a memory-mapped file that survives a killed process.
+"""Running marks: a memory-mapped file that records which requests are being computed and survives a crash.
 
-A write to memory per request instead of one to the disk. A power cut may lose the marks; then no request is
-blamed for it.
+A request costs one write to memory instead of one to the disk. A power cut may lose the marks; then no
+request gets crash points for the power cut.
 """
 
 from __future__ import annotations
@@ -12,13 +12,13 @@ from pathlib import Path
 
 KEY_BYTES = 16
 SLOTS = 64
-"""Requests that can be marked at a time; further ones run unmarked."""
+"""Number of requests that can be marked at a time; further requests run unmarked."""
 _FREE = bytes(KEY_BYTES)
 
 
 class RunningMarks:
-    """The marks in ``file``, which is created if missing. ``left``: keys that were marked when the last
-    process ended.
+    """The marks in ``file``, which is created if missing. ``left``: keys of the requests that were running
+    when the last process ended.
 
     :raises OSError: the file can't be created.
     """

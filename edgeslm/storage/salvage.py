@@ -1,12 +1,13 @@
 """Salvage: reads rows from a damaged SQLite file page by page, without SQLite.
 
-One bad page in a B-tree can make a table, or the whole file, unreadable for SQLite. Here no tree is followed:
-each table leaf page is read separately, and the column types of a row tell its table. That finds all rows
-that SQLite can read, and those behind damaged pages. The write-ahead log is applied as SQLite does.
-(sqlite.org/fileformat2.html: 1.6 for leaf and overflow pages, 2.1 for records, 4 for the log.)
+One bad page in a B-tree can make a table, or the whole file, unreadable for SQLite. This module doesn't
+follow the tree: it reads each table leaf page separately and recognizes a row's table by the types of the
+columns. So it finds the rows that SQLite can read and also those below damaged pages. It applies the
+write-ahead log as SQLite does. The format is described in sqlite.org/fileformat2.html, sections 1.6 (leaf and
+overflow pages), 2.1 (records) and 4 (log).
 
-A sender's text can't fake a leaf page: in an overflow page it follows a 4-byte page number, whose first byte
-is 13 only in files above 100 GB.
+A sender's text can't fake a leaf page, which begins with the byte 13. Texts are in overflow pages, which
+begin with a 4-byte page number, and its first byte is 13 only in files above 100 GB.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from typing import Self
 
 Value = int | float | str | bytes | None
 Row = tuple[int, tuple[Value, ...]]
-"""Row number, and the columns in order."""
+"""Row number, and the values of the columns in order."""
 Kind = tuple[type, ...]
 """Types that a column may hold."""
 
@@ -31,7 +32,7 @@ _FRAME_HEADER_BYTES = 24
 _WAL_MAGIC = {0x377F0682: "<", 0x377F0683: ">"}
 _INTEGER_BYTES = {1: 1, 2: 2, 3: 3, 4: 4, 5: 6, 6: 8}
 NUMBER: Kind = (type(None),)
-"""The column of the row number, which is stored as NULL."""
+"""Type of the column with the row number, which SQLite stores as NULL."""
 INTEGER: Kind = (int,)
 TEXT: Kind = (str,)
 BLOB: Kind = (bytes,)
@@ -176,7 +177,7 @@ def _fits(values: tuple[Value, ...], kinds: tuple[Kind, ...]) -> bool:
 
 
 def _varint(data: bytes, at: int) -> tuple[int, int]:
-    """The varint at ``at``, and the offset after it. :raises IndexError: beyond the end."""
+    """The varint at ``at``, and the offset after it. :raises IndexError: the data ends too early."""
     value = 0
     for place in range(at, at + 8):
         byte = data[place]
@@ -187,7 +188,7 @@ def _varint(data: bytes, at: int) -> tuple[int, int]:
 
 
 def _record(data: bytes) -> tuple[Value, ...]:
-    """Decodes a record. :raises ValueError, IndexError, struct.error: it isn't one."""
+    """Decodes a record. :raises ValueError, IndexError, struct.error: the data isn't a record."""
     end, at = _varint(data, 0)
     kinds = []
     while at < end:

@@ -1,16 +1,18 @@
-"""SQL schema of the journal's file, and the places that encrypted texts are bound to."""
+"""SQL schema of the journal's file, and the associated data that binds encrypted texts to their rows."""
 
 from __future__ import annotations
 
 FORMAT = 1
 SEALED_FORMAT = 2
-"""The same with encrypted texts; versions without encryption refuse the file."""
+"""Format of a file with encrypted texts; versions of edgeslm without encryption refuse such a file."""
 MARK = b"edgeslm"
-"""Known text, stored encrypted, to check the key."""
+"""Known text that is stored encrypted, to check whether the key is right."""
 PAGE_BYTES = 512
-"""Each change writes whole pages; small ones reduce the wear of SD cards (a row has about 400 bytes)."""
+"""Each change writes whole pages; small pages reduce the wear of SD cards (a row has about 400 bytes)."""
 CLOCK_END_S = 1e9
-"""30 years of running. A later time is damage, and would make all other entries look old."""
+"""Limit of the database's clock, 30 years of running.
+
+A later time in a row is damage; if it were kept, all other entries would look old."""
 
 TABLES = """
 CREATE TABLE IF NOT EXISTS session (epoch INTEGER NOT NULL);
@@ -50,7 +52,7 @@ CREATE TABLE IF NOT EXISTS mark (sealed BLOB NOT NULL);
 """
 
 SEALED = (("requests", "result", "key"), ("spool", "payload", "topic"), ("windows", "text", "topic"))
-"""Table, column of the text, and the column that its place is made of."""
+"""Table, column of the encrypted text, and column that is the ``about`` of :func:`place_of`."""
 
 
 def place_of(table: str, about: bytes | str) -> bytes:

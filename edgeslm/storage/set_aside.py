@@ -1,7 +1,7 @@
 """Damaged journals set aside: numbered copies, never overwritten, each with its write-ahead log.
 
-Replacing a damaged journal takes several steps. A power cut may interrupt them anywhere; :func:`finish`
-completes them at the next start.
+Replacing a damaged journal takes several steps. If a power cut interrupts the replacement at any step,
+:func:`finish` completes it at the next start.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ from edgeslm.storage.atomic_json import sync, write_record
 log = logging.getLogger("edgeslm.storage")
 
 MOST = 8
-"""Limit of copies; beyond it the oldest is removed, else a failing disk would fill up."""
+"""Limit of copies; above it the oldest is removed, since copies would fill up a failing disk."""
 _COPY = re.compile(r"\.damaged(?:-(\d+))?")
 
 Taken = Mapping[str, list[int]]
-"""Table -> row numbers of a copy that the journal has or had."""
+"""Table -> numbers of the copy's rows that the journal has or had."""
 
 
 def draft_of(journal: Path) -> Path:
@@ -31,7 +31,7 @@ def draft_of(journal: Path) -> Path:
 
 
 def copies(journal: Path) -> list[Path]:
-    """Copies of this journal, oldest first. Version 0.1.0 had only one, named ``.damaged``."""
+    """Copies of this journal, oldest first. Version 0.1.0 had only one copy, with the suffix ``.damaged``."""
     found = [file for file in journal.parent.glob(f"{journal.stem}.damaged*") if _COPY.fullmatch(file.suffix)]
     return sorted(found, key=_number)
 
@@ -44,7 +44,7 @@ def files_of(copy: Path) -> Iterator[Path]:
 
 
 def replace(journal: Path, taken: Taken) -> Path:
-    """Sets the journal aside and replaces it by the finished draft. :return: the copy.
+    """Renames the damaged journal to a copy, and the finished draft to the journal. :return: the copy.
 
     :raises OSError: the disk failed; nothing is lost.
     """
@@ -82,7 +82,7 @@ def _number(copy: Path) -> int:
 
 
 def read_taken(copy: Path) -> dict[str, set[int]]:
-    """The list of a copy; empty if there is none (version 0.1.0) or it can't be read."""
+    """Rows already taken from a copy; empty if their list can't be read or is missing (version 0.1.0)."""
     with suppress(OSError, ValueError, TypeError, AttributeError):
         found = json.loads(_taken_file(copy).read_text())
         return {table: set(map(int, numbers)) for table, numbers in found.items()}
@@ -90,7 +90,7 @@ def read_taken(copy: Path) -> dict[str, set[int]]:
 
 
 def write_taken(copy: Path, taken: Mapping[str, list[int]]) -> None:
-    """:raises OSError: it can't be written."""
+    """:raises OSError: the list can't be written."""
     write_record(_taken_file(copy), {table: sorted(numbers) for table, numbers in taken.items()})
 
 

@@ -19,24 +19,25 @@ HEADER_BYTES = 100
 CHECK_S = 2.0
 """Time limit of the check at the start."""
 _MESSAGES = ("integrity_check(spool)", "integrity_check(windows)")
-"""With their indexes: a message missing from an index would never be found."""
+"""Checks of the tables of messages and of their indexes: a message missing from an index is never found."""
 _READ_FAULTS = {
     sqlite3.SQLITE_IOERR_READ,
     sqlite3.SQLITE_IOERR_SHORT_READ,
     sqlite3.SQLITE_IOERR_CORRUPTFS,
     sqlite3.SQLITE_IOERR_DATA,
 }
-"""Errors of a disk that doesn't return what was written."""
+"""SQLite's error codes if the disk doesn't return the data that was written."""
 
 
 def has_log(file: Path) -> bool:
-    """Whether the last process didn't close the file."""
+    """Whether the last process ended without closing the file."""
     log_file = Path(f"{file}-wal")
     return log_file.exists() and log_file.stat().st_size > 0
 
 
 def headers(file: Path) -> Iterator[bytes]:
-    """Database headers, 100 bytes each: the file's own, then those in its log, uncommitted ones too.
+    """Database headers of 100 bytes: first that of the file, then those in the write-ahead log, also
+    uncommitted ones.
 
     :raises OSError: the disk failed.
     """
@@ -68,7 +69,7 @@ def last_time(db: sqlite3.Connection) -> float:
 def check(db: sqlite3.Connection, *, all_of_it: bool) -> None:
     """Checks the B-trees within ``CHECK_S``: messages with their indexes, then the rest.
 
-    :raises sqlite3.DatabaseError: one is damaged.
+    :raises sqlite3.DatabaseError: a B-tree is damaged.
     """
     end = time.monotonic() + CHECK_S
     db.set_progress_handler(lambda: time.monotonic() > end, 10_000)
@@ -86,7 +87,7 @@ def check(db: sqlite3.Connection, *, all_of_it: bool) -> None:
 
 
 def check_tables(db: sqlite3.Connection) -> None:
-    """:raises sqlite3.DatabaseError: a table is missing or differs; it would be created again, empty."""
+    """:raises sqlite3.DatabaseError: a table has another schema, or is missing and would be created empty."""
     with closing(sqlite3.connect(":memory:")) as fresh:
         fresh.executescript(TABLES)
         query = "SELECT name, sql FROM sqlite_master WHERE type = 'table' AND name != 'mark'"

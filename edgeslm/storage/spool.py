@@ -1,7 +1,7 @@
 """Spool: messages stored on disk until they are answered, in case the broker loses them.
 
-With ``durability: spool``, every message is stored before it is acknowledged. Otherwise only those that the
-node holds when the connection breaks: a broker that was killed may come back without them.
+With ``durability: spool``, every message is stored before it is acknowledged. Otherwise messages are stored
+only when the connection breaks while the node holds them, since a killed broker may come back without them.
 """
 
 from __future__ import annotations
@@ -47,8 +47,8 @@ class Spool:
     def add(self, deliveries: Sequence[tuple[Delivery, bytes | None]]) -> list[int]:
         """Stores messages, each with its deduplication key or None, in one synced transaction.
 
-        :return: their numbers; a redelivery isn't stored twice and gets the number of the first.
-        :raises JournalError: they can't be written, so they must not be acknowledged.
+        :return: the messages' numbers; a redelivery isn't stored again and gets the first delivery's number.
+        :raises JournalError: the messages can't be written, so they must not be acknowledged.
         """
         if self._database.is_resting:
             raise JournalError(self._database.problem or "The journal can't be written.")
@@ -80,9 +80,9 @@ class Spool:
         return int(row.lastrowid or 0)
 
     def next(self, after: int) -> Spooled | None:
-        """The oldest message after number ``after``, its expiry reduced by its time in the spool.
+        """The oldest message after number ``after``, with its expiry reduced by its time in the spool.
 
-        Unreadable messages, such as after a bit flip, are skipped, so that they don't block the others.
+        Messages that can't be read, such as after a bit flip, are skipped, so that they don't block others.
         """
         while (found := self._database.read("SELECT min(id) FROM spool WHERE id > ?", after)) and found[0]:
             after = int(found[0])
@@ -117,6 +117,6 @@ class Spool:
         return Spooled(number, key, delivery)
 
     def remove(self, number: int) -> None:
-        """Removes an answered message. If that can't be written, it is answered again later."""
+        """Removes an answered message. If the disk fails, the message stays and is answered again later."""
         with suppress(JournalError):
             self._database.write("DELETE FROM spool WHERE id = ?", number)

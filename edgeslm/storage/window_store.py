@@ -18,20 +18,20 @@ from edgeslm.storage.schema import place_of
 log = logging.getLogger("edgeslm.storage")
 
 WindowName = tuple[str, str]
-"""Route, and topic of its digest."""
+"""Name of the route, and topic of its digest."""
 
 
 @dataclass(frozen=True, slots=True)
 class Gathered:
-    """A message of a window. ``id`` names it in the digest; ``received`` is wall-clock seconds, for
-    display."""
+    """A message of a window. ``id`` identifies the message in the digest. ``received``: time of arrival in
+    wall-clock seconds, for display."""
 
     window: WindowName
     id: str
     text: str
     received: float
     key: bytes | None = None
-    """Deduplication key of redeliveries, which have ``is_again`` set; None: never redelivered."""
+    """Deduplication key for redeliveries, which have ``is_again`` set; None if never redelivered."""
     is_again: bool = False
 
     @property
@@ -42,9 +42,9 @@ class Gathered:
 
 @dataclass(frozen=True, slots=True)
 class StoredMessage:
-    """Summary of a stored window; ``batch`` is 0 while it is open, else its number.
+    """Summary of a stored window; ``batch`` is 0 while the window is open, else the window's number.
 
-    ``age_s``: time since its first message, while the node ran.
+    ``age_s``: time since the window's first message, counted only while the node ran.
     """
 
     window: WindowName
@@ -55,15 +55,15 @@ class StoredMessage:
 
 
 class Windows:
-    """The windows in ``database``, which must be open. One thread at a time."""
+    """The windows in ``database``, which must be open. Only one thread at a time may use them."""
 
     def __init__(self, database: Database) -> None:
         self._database = database
 
     def add(self, messages: Sequence[Gathered]) -> list[bool]:
-        """Stores messages in one synced transaction. :return: for each, whether it is new.
+        """Stores messages in one synced transaction. :return: for each message, whether it is new.
 
-        :raises JournalError: they can't be written, so they must not be acknowledged.
+        :raises JournalError: the messages can't be written, so they must not be acknowledged.
         """
         if self._database.is_resting:
             raise JournalError(self._database.problem or "The journal can't be written.")
@@ -117,9 +117,10 @@ class Windows:
         ]
 
     def complete(self, window: WindowName) -> int:
-        """Closes a window; later messages belong to the next. :return: its batch number, 0 if empty.
+        """Closes a window; later messages belong to the next window.
 
-        :raises JournalError: it can't be written.
+        :return: batch number of the closed window; 0 if it is empty.
+        :raises JournalError: the file can't be written.
         """
         with self._database.synced() as db:
             where = "route = ? AND topic = ? AND batch = 0"
@@ -142,11 +143,12 @@ class Windows:
         ]
 
     def forget(self, window: WindowName, batch: int) -> None:
-        """Removes the texts of a window whose digest is published, and all windows before it.
+        """Removes the texts of a window whose digest is published, and all earlier published windows.
 
-        Its keys stay until the next window, for messages whose acknowledgement was lost.
+        The window's keys stay until the next window is published, to recognize messages whose acknowledgement
+        was lost.
 
-        :raises JournalError: it can't be written; the digest will be published again.
+        :raises JournalError: the file can't be written; the digest will be published again.
         """
         with self._database.writing() as db:
             where = "WHERE route = ? AND topic = ? AND"
@@ -154,5 +156,5 @@ class Windows:
             db.execute(f"UPDATE windows SET text = NULL, name = '' {where} batch = ?", (*window, batch))
 
     def forget_route(self, route: str) -> None:
-        """Removes all windows of a route. :raises JournalError: it can't be written."""
+        """Removes all windows of a route. :raises JournalError: the file can't be written."""
         self._database.write("DELETE FROM windows WHERE route = ?", route)
