@@ -42,7 +42,7 @@ TIME_ERROR = 5
 
 @dataclass(frozen=True, slots=True)
 class Cpu:
-    """``family``: ``x86``, ``arm`` or empty. ``features``: CPU features that int4 and int8 kernels use."""
+    """``family`` is ``x86``, ``arm`` or empty; ``features`` are features that int4 and int8 kernels use."""
 
     family: str
     name: str
@@ -52,7 +52,7 @@ class Cpu:
 
 @dataclass(frozen=True, slots=True)
 class BoardMemory:
-    """Memory in bytes. ``limit``: limit of the control group, or None. ``available`` is within the limit."""
+    """Memory in bytes. ``limit`` is the control group's limit, or None. ``available`` is within the limit."""
 
     total: int
     available: int

@@ -91,7 +91,8 @@ def board_names() -> list[str]:
 
 
 def load_board(name: str) -> Board:
-    """:raises BoardError: no profile has this name (the text lists the known names), or it is invalid."""
+    """:raises BoardError: no profile has this name (the text lists the known names), or the profile is
+    invalid."""
     names = board_names()
     if name not in names:
         known = ", ".join([*names, THIS])
@@ -125,7 +126,7 @@ def recognise(names: Sequence[str], family: str, memory_bytes: int) -> str | Non
     """The name of the largest profile that matches this board and fits its memory; None if there is none.
 
     :param names: names of the board and its processor, as the kernel reports them.
-    :param family: the CPU's, ``x86`` or ``arm``; a PC that no profile matches gets ``generic-x86``.
+    :param family: family of the CPU, ``x86`` or ``arm``; a PC that no profile matches gets ``generic-x86``.
     """
     found = [
         board

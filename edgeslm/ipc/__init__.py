@@ -1,1 +1,1 @@
-"""Child processes: long-lived ones that exchange typed messages, and one-shot jobs within limits."""
+"""Child processes: long-lived ones that exchange typed messages, and one-shot jobs with limited resources."""

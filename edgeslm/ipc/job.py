@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import Any, Final, Literal, ParamSpec, Protocol, Self, TypeVar
 
 PYTHON: Final = (sys.executable, "-P", "-m")
-"""-P keeps the working directory off the module path, so that no file of a bundle can be imported."""
+"""The option -P keeps the working directory off the module path, so that no file of a bundle is imported."""
 ANSWER_BYTES: Final = 1_000_000
 """Default limit of a line from a child."""
 MOST_CONTAINERS: Final = 1_000_000
@@ -224,7 +224,7 @@ class Job:
                 return message.get("answer")
 
     def _read_line(self, child: subprocess.Popen[bytes]) -> bytes:
-        """:raises EOFError: the child has ended, or has to. Another process may still keep the pipe open.
+        """:raises EOFError: the child has ended or is stopped, even if another process keeps the pipe open.
         :raises ValueError: the line is too long.
         """
         assert child.stdout is not None  # noqa: S101  a pipe
@@ -267,7 +267,8 @@ class Job:
 
 
 def _kill(child: subprocess.Popen[bytes]) -> None:
-    """Kills the child and its own children. Until the child is reaped, its pid is the id of their group."""
+    """Kills the child and its own children. The child's pid is the id of the process group until the child is
+    reaped."""
     with contextlib.suppress(ProcessLookupError, PermissionError):
         if child.returncode is None:
             os.killpg(child.pid, signal.SIGKILL)
@@ -280,7 +281,7 @@ def _await_end(child: subprocess.Popen[bytes]) -> None:
 
 
 def _has_ended(child: subprocess.Popen[bytes]) -> bool:
-    """Whether the child has ended. The child isn't reaped, which would free its pid for reuse."""
+    """Whether the child has ended. Doesn't reap the child, since that would free the pid for reuse."""
     try:
         return os.waitid(os.P_PID, child.pid, os.WEXITED | os.WNOHANG | os.WNOWAIT) is not None
     except ChildProcessError:

@@ -1,6 +1,6 @@
 """Both ends of a pipe between parent and child process, which carries frames with a length prefix.
 
-The parent's end (:class:`Link`) never blocks the event loop. It has to be asynchronous for two reasons: a
+The parent's end (:class:`Link`) never blocks the event loop. Blocking would stop the loop in two cases: a
 child reads nothing during a prefill, when its inference library holds the GIL, and a stopped child may leave
 a frame half written. The child's end (:class:`Pipe`) blocks.
 """
@@ -40,8 +40,8 @@ class MessageHandler(Protocol):
 class Link(asyncio.Protocol):
     """Sends and receives messages over a stream socket.
 
-    :param on_message: called with each message. Its exceptions close the link, and so do invalid bytes.
-    :param on_lost: called once when the other end has closed the link or sent something invalid; isn't called
+    :param on_message: called with each message; an exception closes the link, and so do invalid bytes.
+    :param on_lost: called once when the other end has closed the link or sent something invalid, but not
         after :meth:`close`.
     """
 

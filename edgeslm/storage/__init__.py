@@ -1,1 +1,1 @@
-"""Storage of a node: SQLite journal, spool, window store, feedback, encryption, atomic files."""
+"""Storage: SQLite journal, spool, window store, feedback, encryption, atomic files."""

@@ -1,4 +1,4 @@
-"""Atomic JSON files: small records, replaced in one step that survives a power cut."""
+"""Atomic JSON files: small records, replaced in one step, so that a power cut can't leave half a file."""
 
 from __future__ import annotations
 

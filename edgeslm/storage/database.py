@@ -1,4 +1,4 @@
-"""SQLite database of journal, spool and windows: used by one daemon, rebuilt when it is damaged.
+"""SQLite database of journal, spool and windows: used by one daemon, and rebuilt when it is damaged.
 
 Durability: as soon as a write returns, it survives a crash of the process, since the kernel has the data. A
 power cut may lose the last writes but doesn't damage the file, which uses a write-ahead log (WAL) with
@@ -57,7 +57,7 @@ class Database:
         self._db: sqlite3.Connection | None = None
         self._base = 0.0
         self.damage: str | None = None
-        """Damage found since the start and the rows saved from it, as a sentence; None without damage."""
+        """Sentence about the damage found since the start and the rows saved; None without damage."""
         self._failed_at: float | None = None
         self._unmended_at: float | None = None
         self._owed: tuple[str, tuple[Any, ...]] | None = None
@@ -115,7 +115,8 @@ class Database:
         return self._db
 
     def read(self, statement: str, *values: Any) -> Any:
-        """The first row; None if there is none or it can't be read, so that at worst a request runs twice."""
+        """The first row; None if there is none or the file can't be read. At worst a request then runs
+        twice."""
         return next(iter(self._rows(lambda: self.opened.execute(statement, values).fetchmany(1))), None)
 
     def all_rows(self, statement: str, *values: Any) -> list[Any]:
@@ -274,7 +275,7 @@ class Database:
                 )
 
     def _check_mark(self, db: sqlite3.Connection) -> bool:
-        """Whether the file has an encrypted mark. :raises JournalError: the key is missing or wrong."""
+        """Whether the file has the encrypted ``MARK``. :raises JournalError: the key is missing or wrong."""
         row = db.execute("SELECT sealed FROM mark").fetchone()
         is_sealed = row is not None or db.execute("PRAGMA user_version").fetchone()[0] == SEALED_FORMAT
         or_remove = f"Or remove {self.file}, which loses stored answers and waiting messages."

@@ -16,7 +16,10 @@ NONCE_BYTES = 12
 
 
 class Seal:
-    """Encrypts and decrypts with one key. :raises JournalError: ``cryptography`` isn't installed."""
+    """Encrypts and decrypts with one key.
+
+    :raises JournalError: the ``cryptography`` package isn't installed.
+    """
 
     def __init__(self, key: bytes) -> None:
         try:

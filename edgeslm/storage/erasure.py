@@ -1,6 +1,6 @@
 """Erasure: deletes messages from journal, spool and windows.
 
-No daemon may have the file open meanwhile, since a daemon caches row numbers.
+No daemon may have the file open during an erasure, since a daemon caches row numbers.
 """
 
 from __future__ import annotations

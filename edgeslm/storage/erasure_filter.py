@@ -8,7 +8,7 @@ import math
 from dataclasses import dataclass
 
 UNKNOWN_AGE_S = math.inf
-"""Age of messages whose age is unknown, so that they count as old."""
+"""Age assumed for messages of unknown age, so that they count as old."""
 
 
 @dataclass(frozen=True, slots=True)

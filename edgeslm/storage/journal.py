@@ -31,7 +31,7 @@ PRUNE_ROWS = 4096
 ROW_BYTES = 60
 """Size of a row without its result, in bytes."""
 TIDY_S = 30.0, 600.0
-"""Lower and upper limit of the interval of :meth:`Journal.tidy`, which is a tenth of the window."""
+"""Lower and upper limit of the interval between cleanups (:meth:`Journal.tidy`), a tenth of the window."""
 TRIES_S = 3600.0
 """Failed attempts are kept at least this long, so that a poison message can't crash the node for ever."""
 LOST_NODE = 2
@@ -39,7 +39,7 @@ LOST_NODE = 2
 MOST_UNSAVED = 1024
 """Limit of entries kept in memory while the disk fails; above the limit, the oldest are dropped."""
 KEPT = 0.9
-"""Size after a pruning because of size, as a fraction of ``limit_bytes``."""
+"""Fraction of ``limit_bytes`` to which a journal above that limit is pruned."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,14 +88,14 @@ _SIZE = "coalesce(length(result), 0)"
 
 
 def row_bytes(result: int) -> int:
-    """Bytes that a row with ``result`` bytes of result takes in the file, rounded up to whole pages."""
+    """Size in the file of a row whose result has ``result`` bytes, rounded up to whole pages."""
     return PAGE_BYTES * math.ceil((result + ROW_BYTES) / PAGE_BYTES)
 
 
 class _Index:
     """Maps keys to row numbers, with 16 bytes per entry; a dict would take ten times as much memory.
 
-    The index isn't in the file, where each request would write to a random page of the index.
+    The index is only in memory; in the file, each request would write to a random page of the index.
     """
 
     def __init__(self) -> None:
@@ -232,7 +232,7 @@ class Journal:
         self.pause(key)
 
     def blame(self, key: bytes, lost: int) -> None:
-        """Adds ``lost`` crash points to the entry of a request, unless it was answered. Never fails."""
+        """Adds ``lost`` crash points to a request's entry, unless the request was answered. Never fails."""
         known = self.find(key)
         if known is None or known.result is None:
             self._keep(key, JournalEntry(lost + (known.lost if known else 0), None))

@@ -1,4 +1,4 @@
-"""Renewal: rebuilds a journal from the readable rows of a damaged one, with their row numbers.
+"""Renewal: rebuilds a journal from the readable rows of a damaged one, which keep their row numbers.
 
 Messages in spool and windows come first, since they may exist nowhere else. Answers are a cache and are left
 out if the disk is full. The damaged file isn't changed.

@@ -2,12 +2,12 @@
 
 One bad page in a B-tree can make a table, or the whole file, unreadable for SQLite. This module doesn't
 follow the tree: it reads each table leaf page separately and recognizes a row's table by the types of the
-columns. So it finds the rows that SQLite can read and also those below damaged pages. It applies the
-write-ahead log as SQLite does. The format is described in sqlite.org/fileformat2.html, sections 1.6 (leaf and
-overflow pages), 2.1 (records) and 4 (log).
+columns. This finds all rows that SQLite can read, and also rows below damaged pages of the tree. The
+write-ahead log is applied as SQLite does it. The format is described in sqlite.org/fileformat2.html, sections
+1.6 (leaf and overflow pages), 2.1 (records) and 4 (log).
 
-A sender's text can't fake a leaf page, which begins with the byte 13. Texts are in overflow pages, which
-begin with a 4-byte page number, and its first byte is 13 only in files above 100 GB.
+A leaf page begins with the byte 13, which a sender's text can't fake: an overflow page, which holds text,
+begins with a 4-byte page number, whose first byte is 13 only in files above 100 GB.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ ANY: Kind = (object,)
 
 
 class DamagedFile:
-    """An SQLite file with its write-ahead log. No other process may have it open.
+    """An SQLite file with its write-ahead log. No other process may have the file open.
 
     ``shapes``: table -> types of its columns, by which rows are recognized. ``unreadable`` counts unreadable
     pages and damaged rows.

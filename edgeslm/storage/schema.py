@@ -52,7 +52,7 @@ CREATE TABLE IF NOT EXISTS mark (sealed BLOB NOT NULL);
 """
 
 SEALED = (("requests", "result", "key"), ("spool", "payload", "topic"), ("windows", "text", "topic"))
-"""Table, column of the encrypted text, and column that is the ``about`` of :func:`place_of`."""
+"""Table, column of the encrypted text, and column whose value is passed to :func:`place_of`."""
 
 
 def place_of(table: str, about: bytes | str) -> bytes:

@@ -18,7 +18,7 @@ from edgeslm.storage.atomic_json import sync, write_record
 log = logging.getLogger("edgeslm.storage")
 
 MOST = 8
-"""Limit of copies; above it the oldest is removed, since copies would fill up a failing disk."""
+"""Limit of copies; above it the oldest is removed, so that a failing disk doesn't fill up with copies."""
 _COPY = re.compile(r"\.damaged(?:-(\d+))?")
 
 Taken = Mapping[str, list[int]]

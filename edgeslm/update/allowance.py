@@ -72,7 +72,7 @@ class Allowance:
 
     @staticmethod
     def free_bytes(folder: Path) -> int:
-        """Free bytes on the folder's disk, less the reserve."""
+        """Free bytes on the folder's disk, minus ``RESERVE_BYTES``."""
         return max(0, shutil.disk_usage(folder).free - RESERVE_BYTES)
 
     @contextlib.contextmanager

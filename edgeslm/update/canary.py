@@ -16,7 +16,7 @@ FEWEST_BAD: Final = 3
 MOST_BAD: Final = 0.2
 """Share of failed results above which a model on trial is rolled back.
 
-The share must also be more than twice the share before the trial."""
+For a rollback, the share must also be more than twice that before the trial."""
 
 Counts = Mapping[str, Mapping[str, int]]
 """Number of results, by task and code."""

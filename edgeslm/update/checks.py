@@ -68,7 +68,7 @@ async def _answers(deployment: Deployment, task: str, examples: Sequence[Example
 
 
 def is_right(result: Mapping[str, Any], wanted: Any) -> bool:
-    """Whether a result has the wanted label, all wanted fields, or contains the wanted text."""
+    """Whether a result has the wanted label or all wanted fields, or contains the wanted text."""
     if isinstance(wanted, Mapping):
         fields = result.get("fields", {})
         return all(fields.get(name) == value for name, value in wanted.items())

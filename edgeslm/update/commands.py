@@ -15,7 +15,7 @@ from edgeslm.update.updater import Updater
 
 
 def handlers_of(updater: Updater, store: Store) -> dict[str, Handler]:
-    """Handlers by command name."""
+    """Command handlers, by the command's name."""
 
     async def list_all(arguments: Mapping[str, Any]) -> dict[str, Any]:
         only(arguments)

@@ -27,7 +27,7 @@ log = logging.getLogger("edgeslm.update")
 
 SILENT_S: Final = 30.0
 PAUSES_S: Final = (1.0, 5.0, 15.0, 60.0)
-"""Pauses between retries; after a try that received data, the first pause is next again."""
+"""Pauses between retries; after an attempt that received data, the pauses start over."""
 NOT_YET_VALID: Final = 9
 """OpenSSL's ``X509_V_ERR_CERT_NOT_YET_VALID``."""
 HASHES: Final = ("sha256", "sha1", "md5")
@@ -57,7 +57,7 @@ class ServerLogin:
 
 @dataclass(frozen=True, slots=True)
 class Promise:
-    """Announced ``size`` of a file in bytes, and its ``hashes`` in hexadecimal, by algorithm."""
+    """Announced size of a file in bytes, and its hashes in hexadecimal, by algorithm."""
 
     size: int
     hashes: Mapping[str, str]
@@ -77,7 +77,7 @@ class Promise:
 
 class Download:
     """
-    :param within: URL prefixes, one of which the target of a redirect must have; empty allows any target.
+    :param within: allowed URL prefixes of the targets of redirects; if empty, all targets are allowed.
     :param schemes: allowed URL schemes, such as ``https://``.
     """
 
@@ -196,7 +196,7 @@ def _read_notes(file: Path) -> dict[str, Any]:
 
 
 def _start_of(content_range: str | None) -> int | None:
-    """Offset of the first byte: 5 for ``bytes 5-9/10`` (RFC 9110, section 14.4)."""
+    """Start of a content range, such as 5 in ``bytes 5-9/10`` (RFC 9110, section 14.4)."""
     unit, _, rest = (content_range or "").partition(" ")
     start = rest.partition("-")[0]
     return int(start) if unit == "bytes" and start.isdecimal() else None

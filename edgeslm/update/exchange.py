@@ -26,7 +26,7 @@ from edgeslm.update.store import FOLDER
 log = logging.getLogger("edgeslm.update")
 
 ANSWERS: Final = "rollouts"
-"""Name of the folder for the node's answers, in its state folder."""
+"""Name of the folder for the node's answers, within the node's state folder."""
 MOST_BYTES: Final = 1_000_000
 _NAME: Final = re.compile(r"[A-Za-z0-9._-]{1,100}")
 _FOR_THE_GROUP: Final = 0o640
@@ -117,7 +117,7 @@ class Exchange(CommandFile):
     # The process's side
 
     def status(self) -> dict[str, Any]:
-        """The models' state as the node last wrote it; empty if the node never did."""
+        """The models' state as the node last wrote it; empty if the node hasn't written it."""
         with contextlib.suppress(OSError, ValueError, RecursionError), self._status.open("rb") as stream:
             found = json.loads(stream.read(MOST_BYTES))
             if isinstance(found, dict):

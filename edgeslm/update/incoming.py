@@ -2,7 +2,7 @@
 
 A bundle is a folder ``<folder>/<model>`` or an archive with one of the ``ENDINGS``, such as
 ``<folder>/<model>.tar``. A copy is complete when two scans in a row find the same names, sizes and times.
-Each version is installed once; if the node ends meanwhile, such as by a power cut, it tries a second time.
+Each version is installed once; if a power cut or crash ends the node meanwhile, the node tries once more.
 The functions block and are called in a thread.
 """
 
@@ -22,7 +22,7 @@ from edgeslm.storage.atomic_json import write_record
 ENDINGS: Final = (".tar", ".tar.gz", ".tgz", ".tar.xz")
 MOST_FILES: Final = 10_000
 MOST_BEGUN: Final = 2
-"""After this number of installations during which the node ended, a bundle isn't tried again."""
+"""Limit of attempts to install a bundle if the node ended during each attempt."""
 
 
 class Incoming:
@@ -84,7 +84,7 @@ class Incoming:
 
 
 def model_of(path: Path) -> str:
-    """The model's name: that of the file or folder without an archive's ending."""
+    """The model's name, which is the name of the file or folder without an archive's suffix."""
     for ending in ENDINGS:
         if path.name.endswith(ending):
             return path.name.removesuffix(ending)

@@ -1,7 +1,7 @@
 """Update outcomes: a file with the state and reason of each model's last update.
 
-The node writes the file when an update is over; other processes on the device read it. Which bundle is active
-is recorded in the store.
+The node writes the file when an update is over; other processes on the device read it. The store records
+which bundle is active.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ State = Literal["IN_PROGRESS", "ON_TRIAL", "SUCCEEDED", "REJECTED", "FAILED"]
 
 @dataclass(frozen=True, slots=True)
 class UpdateOutcome:
-    """The state of a model's update. ``why``: why the update failed, as a clause."""
+    """The state of a model's update. ``why``: the reason if the update failed, as a clause."""
 
     state: State
     step: str

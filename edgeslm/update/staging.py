@@ -1,7 +1,7 @@
 """Staging: brings a bundle into the store from a folder, an archive, or a resumable download.
 
-This process writes downloads to disk, within the budget. A child process (``unpacking``) reads their content,
-which is untrusted.
+The parent process writes downloads to disk, within the budget. A child process (``unpacking``) reads the
+downloads, which are untrusted.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ log = logging.getLogger("edgeslm.update")
 
 CHILD: Final = "edgeslm.update.unpacking"
 SLOWEST_BYTES_PER_S: Final = 1_000_000
-"""Assumed speed of a busy SD card, for the time limit: each file is unpacked, read again and synced."""
+"""Speed assumed for the time limit, that of a busy SD card: each file is unpacked, read again and synced."""
 MOST_PACKED: Final = 1100
 """Highest compression ratio; gzip's maximum is 1032."""
 MOST_KEPT: Final = 3
@@ -49,7 +49,7 @@ class ChildLimits:
     memory_bytes: int = 200_000_000
     """Memory that the child may add after its start; files are streamed, so their size doesn't matter."""
     least_s: float = 300.0
-    """Time limit for an empty bundle; it grows with the bundle's size."""
+    """Time limit for an empty bundle; larger bundles get more time."""
 
 
 CHILD_LIMITS: Final = ChildLimits()
@@ -59,7 +59,7 @@ class Staging:
     """Brings bundles into a store.
 
     :param budget_bytes: largest size of one bundle, packed or unpacked.
-    :param within: URL prefixes, one of which the target of a redirect must have; empty allows any target.
+    :param within: allowed URL prefixes of the targets of redirects; if empty, all targets are allowed.
     :param stop: event that another thread sets to cancel.
     :param allow_http: whether addresses without TLS are allowed.
     """
@@ -177,7 +177,7 @@ class Staging:
         return load_bundle(Path(said["path"]), said["digest"])
 
     def _delete_old(self, wanted: Path) -> None:
-        """Deletes old partial downloads, and all above ``MOST_KEPT``, since a server may offer any number."""
+        """Deletes partial downloads that are older than ``KEPT_S`` or in excess of ``MOST_KEPT``."""
         parts = [file for file in self._store.folder.glob(".part-*") if file.suffix != ".json"]
         with contextlib.suppress(OSError):
             parts.sort(key=lambda file: file.stat().st_mtime, reverse=True)

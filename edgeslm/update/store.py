@@ -1,4 +1,4 @@
-"""Bundle store: the bundles on this device, and a record of the active one of each model.
+"""Bundle store: the bundles on this device, and a record of each model's active bundle.
 
 A bundle is a folder ``<state_dir>/updates/<name>-<digest>``, which appears atomically. The record is replaced
 atomically, so that after a power cut it names the old bundle or the new one. The configuration file is never
@@ -37,7 +37,7 @@ MOST_TRIES: Final = 2
 
 
 class StoreEntry(BaseModel):
-    """Digests of a model's bundles: ``active``, ``previous``, and ``base``, which the configuration names.
+    """Digests of a model's active bundle, its previous bundle, and ``base``, the bundle in the configuration.
 
     ``tries`` counts the node's starts with the active bundle on trial; None if the bundle is proven.
     """
@@ -59,7 +59,7 @@ class _Record(BaseModel):
 
 @dataclass(frozen=True, slots=True)
 class Stored:
-    """A bundle in the store. ``used_by``: this node's models whose active or previous bundle it is."""
+    """A bundle in the store. ``used_by``: this node's models that have the bundle as active or previous."""
 
     bundle: Bundle
     used_by: tuple[str, ...]
@@ -232,7 +232,7 @@ class Store:
             self._put(model, entry.model_copy(update={"tries": None}))
 
     def roll_back(self, model: str) -> str:
-        """Activates the previous bundle. :return: its digest. :raises BundleError: no previous bundle."""
+        """Activates the previous bundle. :return: its digest. :raises BundleError: there isn't any."""
         entry = self.entry(model)
         if entry is None or entry.previous is None:
             raise BundleError(f"model {model} has nothing to go back to")
@@ -265,7 +265,10 @@ class Store:
         return gone
 
     def end_start(self) -> None:
-        """Takes the start off the count, since the node stopped normally. :raises OSError: a disk error."""
+        """Reverts the count of :meth:`begin_start`, since the node stopped normally.
+
+        :raises OSError: a disk error.
+        """
         for name, entry in self._read().models.items():
             if entry.tries:
                 self._put(name, entry.model_copy(update={"tries": entry.tries - 1}))

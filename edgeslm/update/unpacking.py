@@ -22,10 +22,10 @@ from edgeslm.update.allowance import PIECE, Allowance
 from edgeslm.update.store import Store
 
 MOST_ENTRIES: Final = 2 * MOST_FILES
-"""Limit of files and folders in an archive, together; an empty folder takes disk space too."""
+"""Limit of the number of files and folders in an archive; an empty folder takes disk space too."""
 MOST_NAME_BYTES: Final = 4096
-"""Size limit of a header that holds the next member's name (POSIX ``pax``, GNU ``L``): the longest path of
-Linux. For some longer headers ``tarfile`` needs quadratic time, such as 6 s for 64 kB."""
+"""Size limit of a header with the next member's name (POSIX ``pax``, GNU ``L``), equal to Linux's longest
+path. For some longer headers ``tarfile`` needs quadratic time, such as 6 s for 64 kB."""
 XZ_BYTES: Final = 70 << 20
 """Memory limit for decompressing ``.xz``; ``xz -9`` needs 65 MiB."""
 _XZ_BEGINS: Final = b"\xfd7zXZ\0"

@@ -61,7 +61,10 @@ class Reloader(Protocol):
         """Lock that the caller holds while it replaces the bundle and calls :meth:`serve_again`."""
 
     async def serve_again(self, check: SwitchCheck | None = None) -> None:
-        """Redeploys, as ``Service.replace``. :raises EdgeslmError: it failed; nothing has changed."""
+        """Redeploys the configuration with ``Service.replace``.
+
+        :raises EdgeslmError: the deployment failed; nothing has changed.
+        """
 
 
 class Updater(Extension):

@@ -121,7 +121,7 @@ class SoftwareModule(_Said):
     metadata: Annotated[tuple[_Metadata, ...], Field(max_length=256)] | None = None
 
     def says(self, key: str) -> str | None:
-        """The module's metadata value for ``key``; None if there is none that the server shows to devices."""
+        """Value of the module's metadata ``key``; None if the server doesn't send it to devices."""
         return next((one.value for one in self.metadata or () if one.key == key), None)
 
 
@@ -231,6 +231,6 @@ def encode_confirmation(details: tuple[str, ...]) -> bytes:
 
 
 def encode_attributes(data: Mapping[str, Any]) -> bytes:
-    """A message with the node's attributes; the server keeps attributes that the message doesn't have."""
+    """A message with the node's attributes; the server keeps all attributes that aren't in the message."""
     cut = {name[:MOST_VALUE]: str(value)[:MOST_VALUE] for name, value in data.items()}
     return encode_json({"mode": "merge", "data": cut})

@@ -1,7 +1,7 @@
 """Rollout access to the models of a node that runs as another user, through the exchange folders.
 
-The rollout process can't write the node's files. It passes downloads to the node as files, which the node
-checks and tests like any other bundle.
+The rollout process can't write the node's files. The process passes downloads to the node as files, which the
+node checks and tests like any other bundle.
 """
 
 from __future__ import annotations
@@ -106,14 +106,17 @@ class DistantModels:
             raise BundleError(f"{error.filename or part.url}: {error.strerror or error}") from None
 
     def stage(self, bring: Bring, part: Part, stop: threading.Event) -> tuple[Brought, bool]:
-        """Brings a part's bundle to the node, which checks the signature. :return: the bundle, and True."""
+        """Brings a part's bundle to the node, which checks the signature.
+
+        :return: the bundle, and True, since each bundle counts as new.
+        """
         return bring(part, stop), True
 
     def forget(self, digest: str) -> None:
         """Does nothing: the node deletes unused bundles itself when it stages the next bundle."""
 
     def roll_back(self, model: str) -> bool:
-        """Does nothing: only the running node can roll back. :return: False."""
+        """Does nothing: only the running node can roll back. :return: always False."""
         return False
 
     def command(

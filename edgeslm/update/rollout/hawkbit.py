@@ -73,7 +73,7 @@ class Hawkbit:
         self.next_poll = 0.0
         """Time of the next poll, in monotonic seconds."""
         self.failures = 0
-        """Failed polls in a row."""
+        """Number of failed polls in a row."""
         self._canceled: str | None = None
         """Id of a cancelled action; the cancellation is confirmed once the action is undone."""
 

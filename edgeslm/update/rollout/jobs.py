@@ -63,9 +63,9 @@ class Part(_Value):
 
 
 class RolloutJob(_Value):
-    """``spent_s`` counts the seconds in which the job could progress, because a board's clock may start in
-    1970. ``end``: the state after the step ``undoing``. ``version``: the deployment's version on the server;
-    may be empty."""
+    """``spent_s`` counts the seconds in which the job could progress; dates aren't used, because a board's
+    clock may start in 1970. ``end``: the state after the step ``undoing``. ``version``: the deployment's
+    version on the server; may be empty."""
 
     id: str
     version: str = ""

@@ -91,7 +91,7 @@ class Payload:
 
 
 class Module:
-    """Mender's states for one node. Each method returns when its state is done.
+    """The states of Mender's protocol for one node, one per method. A method returns when its state is done.
 
     :param away_s: how long the node may be down during the switch or the trial.
     :param look_every_s: pause between checks of the node's state.
@@ -107,7 +107,7 @@ class Module:
         self.book = Book(self._models.store.folder, config.node, JOB)
 
     def install(self, model: str, archive: IO[bytes], name: str) -> None:
-        """Installs an archive as the node's user; the caller has opened it as root.
+        """Installs an archive as the node's user; the caller has opened the archive as root.
         :raises RolloutError: the node refuses it; the model is unchanged.
         """
 

@@ -60,7 +60,7 @@ class RolloutModels:
         return entry.active if entry is not None and base in (None, entry.base) else base
 
     def standing(self, model: str, digest: str) -> Standing:
-        """Whether the model uses this bundle, and whether on trial."""
+        """Whether the model uses this bundle, and whether the bundle is on trial."""
         if self.digest(model) != digest:
             return "other"
         entry = self.store.entry(model)
@@ -104,7 +104,7 @@ class RolloutModels:
     def roll_back(self, model: str) -> bool:
         """Rolls back a model of a stopped node, if the model has a previous bundle.
 
-        :return: True, since nothing is left to do. :raises OSError: a disk error.
+        :return: always True, since nothing is left to do. :raises OSError: a disk error.
         """
         with contextlib.suppress(BundleError):
             self.store.roll_back(model)

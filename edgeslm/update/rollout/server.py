@@ -59,8 +59,7 @@ class Server:
         )
 
     def read(self, href: str = "") -> bytes:
-        """The body of the server's answer to a link of its own; without ``href``, to a poll.
-
+        """Requests a link of the server, or polls the server without ``href``. :return: the answer's body.
         :raises ServerRefused: the server refuses the request.
         :raises RolloutError: the server can't be reached, or the link leads to another server.
         """

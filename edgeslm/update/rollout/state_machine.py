@@ -27,7 +27,7 @@ from edgeslm.update.rollout.models import Bring, Brought, RolloutModels
 log = logging.getLogger("edgeslm.update")
 
 UNEXPLAINED_S: Final = 300.0
-"""Timeout for the reason of a rollback; the node gives it only after it has reloaded the old bundle."""
+"""Timeout for the reason of a rollback, which the node gives only after reloading the old bundle."""
 MOST_TRIES: Final = 3
 """Number of times that a node may end while it tests a bundle."""
 SILENT_S: Final = 3600.0
