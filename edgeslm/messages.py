@@ -1,6 +1,7 @@
 """Requests and results as values: a request comes in, chunks and one result go out.
 
-``protocol.codec`` converts both from and to JSON. Times ending in ``_at`` are ``time.monotonic()`` seconds.
+``protocol.codec`` converts requests and results from and to JSON. Times ending in ``_at`` are
+``time.monotonic()`` seconds.
 """
 
 from __future__ import annotations

@@ -189,7 +189,7 @@ def temperature_c(root: Path) -> float | None:
 class Throttling(NamedTuple):
     """Whether the board had under-voltage, and whether heat or under-voltage slowed the CPU down.
 
-    The fields with ``_now`` are about this moment, the others about the time since the boot.
+    Fields with ``_now`` are about this moment, others about the time since the boot.
     """
 
     low_voltage: bool

@@ -5,8 +5,7 @@ the annotated types; anything else raises :class:`FrameError`. A frame is the le
 and the float32 numbers of its vectors. In the JSON, a dataclass is the list of its fields, a vector is its
 length, and a union member is its type's name and its value.
 
-Entry point: :class:`Frames`, one direction of a pipe. The modules ``engine.frames``,
-``knowledge.service.frames`` and ``console.wire`` use the codec.
+Entry point: :class:`Frames`, one direction of a pipe.
 """
 
 from __future__ import annotations

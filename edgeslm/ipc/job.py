@@ -73,7 +73,7 @@ class JobError(Exception):
 class Job:
     """One child process that takes one order after another; the first :meth:`ask` starts the child.
 
-    :param module: module that the child runs as ``python -m MODULE``, and that calls :func:`serve`.
+    :param module: module that the child runs as ``python -m MODULE``; calls :func:`serve`.
     :param command: command that runs the module; by default this Python.
     :param files: descriptors of open files that the child inherits under the same numbers.
     :param answer_bytes: limit of a line from the child.

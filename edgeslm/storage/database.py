@@ -115,8 +115,7 @@ class Database:
         return self._db
 
     def read(self, statement: str, *values: Any) -> Any:
-        """The first row; None if there is none or the file can't be read. At worst a request then runs
-        twice."""
+        """The first row; None if there is none or it can't be read (at worst, a request runs twice)."""
         return next(iter(self._rows(lambda: self.opened.execute(statement, values).fetchmany(1))), None)
 
     def all_rows(self, statement: str, *values: Any) -> list[Any]:

@@ -2,7 +2,7 @@
 
 The journal deduplicates requests and stops poison messages. Unanswered requests stay in the broker's session,
 which is the source of truth for them. If a power cut loses the last entries, the broker delivers their
-requests again, and the requests run again.
+requests again.
 """
 
 from __future__ import annotations

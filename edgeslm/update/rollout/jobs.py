@@ -43,8 +43,8 @@ class _Value(BaseModel):
 
 class Part(_Value):
     """A bundle for a model. ``digest`` is set once the bundle is on the device. ``before`` is the digest of
-    the bundle that the model used before the switch. ``brought``: the bundle was downloaded for this job.
-    ``asked``: the node was asked to switch and hasn't answered."""
+    the bundle that the model used before the switch. ``brought``: whether the bundle was downloaded for
+    this job. ``asked``: whether the node was asked to switch and hasn't answered."""
 
     model: str
     url: str = ""

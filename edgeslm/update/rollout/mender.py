@@ -32,7 +32,7 @@ JOB: Final = "mender"
 
 
 class Payload:
-    """The artifact in the folder of Mender's client. As a context manager it keeps the archive open.
+    """The artifact in the folder of Mender's client; a context manager that keeps the archive open.
 
     :raises RolloutError: the artifact isn't one archive for one model.
     """
