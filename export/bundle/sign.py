@@ -1,7 +1,7 @@
-"""Bundle signing by OpenSSF model signing with a private key, offline; also makes such keys.
+"""Bundle signing: signs bundles offline with a private key (OpenSSF model signing), and makes key pairs.
 
 The signature, ``model.sig``, covers every other file of the bundle; devices check it (``bundle.trust``). Only
-the library's key method is used: no certificates, no Sigstore service.
+plain keys are used: no certificates and no Sigstore service.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ def sign_bundle(folder: Path, key: Path, passphrase: bytes | None = None) -> Bun
 
 
 def _put(file: Path, data: bytes) -> None:
-    """Writes atomically, so that a full disk doesn't destroy an earlier signature."""
+    """Writes the file atomically, so that a full disk doesn't destroy an earlier signature."""
     draft = file.with_name(f".{file.name}.draft")
     try:
         try:
@@ -58,7 +58,7 @@ def _put(file: Path, data: bytes) -> None:
 
 
 def _why_no_key(error: Exception) -> str:
-    """The fault of a key, from the exception of cryptography."""
+    """Why a key can't be used, in words, for an exception of the library cryptography."""
     if isinstance(error, TypeError) and "not given" in str(error):
         return "the key has a passphrase; name a file with it in --passphrase-file"
     if isinstance(error, TypeError):

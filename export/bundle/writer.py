@@ -21,7 +21,8 @@ from edgeslm.bundle.manifest import MANIFEST, REPORT, SIGNATURE, FileEntry, Mani
 from edgeslm.errors import ExportError
 
 UNDATED = "1970-01-01T00:00:00Z"
-"""``created`` of a bundle whose source has no date. File dates don't count: a copy changes them."""
+"""``created`` of a bundle whose source has no date. The dates of its files aren't used, since copying changes
+them."""
 
 _release: ContextVar[int | None] = ContextVar("release", default=None)
 _PARTIAL = re.compile(r"\.(?P<name>.+)\.(?P<pid>\d+)\.partial")
@@ -68,7 +69,8 @@ def _sweep(parent: Path, name: str) -> None:
 
 
 def created_at(revised: str) -> str:
-    """UTC time of a bundle: ``SOURCE_DATE_EPOCH`` (reproducible-builds.org), else the source's revision date.
+    """A bundle's creation time in UTC: ``SOURCE_DATE_EPOCH`` (reproducible-builds.org), else the source's
+    revision date.
 
     :raises ExportError: the variable isn't a number.
     """
@@ -87,13 +89,14 @@ def runtime_versions(*packages: str) -> dict[str, str]:
 
 
 def write_report(folder: Path, report: Mapping[str, Any]) -> None:
-    """Writes ``report.json``. The digest covers it, so it must not depend on date or machine load."""
+    """Writes ``report.json``. The bundle's digest covers the report, so the report must not depend on date or
+    machine load."""
     (folder / REPORT).write_text(json.dumps(report, indent=2, ensure_ascii=False) + "\n")
 
 
 @contextlib.contextmanager
 def releasing(number: int) -> Iterator[None]:
-    """Manifests written within the block get the ``release`` ``number``."""
+    """Sets the release number of all manifests that are written within the block."""
     before = _release.set(number)
     try:
         yield
@@ -102,7 +105,7 @@ def releasing(number: int) -> Iterator[None]:
 
 
 def write_manifest(folder: Path, fields: Mapping[str, Any]) -> Manifest:
-    """Lists and digests every file of ``folder`` and writes ``manifest.json``.
+    """Writes ``manifest.json``, with the path, size and digest of every file of ``folder``.
 
     :param fields: the manifest without ``files``.
     """

@@ -67,7 +67,7 @@ def add_source(command: argparse.ArgumentParser) -> None:
 
 
 def add_questions(command: argparse.ArgumentParser, words: str) -> None:
-    """Adds ``--questions``, with the help ``words``, and ``--minutes``."""
+    """Adds the options ``--questions``, with the help text ``words``, and ``--minutes``."""
     command.add_argument("--questions", type=Path, metavar="DATA", help=words)
     command.add_argument(
         "--minutes", type=positive, default=0.0, help="most minutes of training (default: no limit)"
@@ -75,9 +75,9 @@ def add_questions(command: argparse.ArgumentParser, words: str) -> None:
 
 
 def questions_of(options: argparse.Namespace) -> list[QuestionRow]:
-    """The rows of ``--questions``; none without it.
+    """The rows of the file that ``--questions`` names; an empty list without that option.
 
-    :raises ExportError: the file can't be read, or ``--minutes`` is given without it.
+    :raises ExportError: the file can't be read, or ``--minutes`` is given without ``--questions``.
     """
     from edgeslm_export.data.rows import load_questions
 
@@ -89,10 +89,10 @@ def questions_of(options: argparse.Namespace) -> list[QuestionRow]:
 
 
 def find_base(path: Path, *named: Path | None) -> Path:
-    """The base bundle of the head or adapter in ``path``, by its digest: the first of those ``named`` that
-    fits, or else one next to ``path`` or among the starter's. A head with its own encoder is its own base.
+    """Finds the base bundle of the head or adapter in ``path`` by its digest: first among ``named``, then
+    near ``path``, then in the starter's folder. A head with its own encoder is its own base.
 
-    :raises ExportError: it isn't found. :raises BundleError: ``path`` isn't a bundle.
+    :raises ExportError: no base was found. :raises BundleError: ``path`` isn't a bundle.
     """
     from edgeslm_export.starter import default_folder
 

@@ -81,7 +81,7 @@ def _sure(text: str) -> float:
 
 
 def run(options: argparse.Namespace) -> None:
-    """Labels texts by the teacher, trains the student, and prints the evaluation of both."""
+    """Labels the texts with the teacher, trains the student, and prints the evaluation of both."""
     from edgeslm_export.bundle.writer import check_absent
     from edgeslm_export.data.rows import bare_text, counted, load_rows, load_texts
     from edgeslm_export.evaluate.task_eval import check_answers
@@ -136,7 +136,8 @@ def run(options: argparse.Namespace) -> None:
 
 
 def _teacher(options: argparse.Namespace, work: Path, budget: Budget) -> Teacher:
-    """Finds or exports the teacher. :raises ExportError: not a bundle, or a source that can't be exported."""
+    """Finds or exports the teacher. :raises ExportError: the teacher is neither a trained task nor a decoder,
+    or can't be exported."""
     from edgeslm_export.sources.hub import resolve_source
     from edgeslm_export.train.distill import Teacher, export_teacher
 
@@ -153,9 +154,9 @@ def _teacher(options: argparse.Namespace, work: Path, budget: Budget) -> Teacher
 
 
 def ask_label(text: str, labels: Sequence[str], guess: str) -> str | None:
-    """Asks on the terminal until the answer is a label, its number, or empty (None).
+    """Asks on the terminal until the answer is a label or a label's number; an empty answer gives None.
 
-    :raises EOFError: Ctrl-D, or the terminal is gone.
+    :raises EOFError: the user typed Ctrl-D, or the terminal was closed.
     """
     keys = "Enter drops it, Ctrl-D all that follow"
     numbered = "  ".join(f"{number} {label}" for number, label in enumerate(labels, 1))
@@ -175,7 +176,7 @@ def ask_label(text: str, labels: Sequence[str], guess: str) -> str | None:
 
 
 def texts_digest(texts: Sequence[str]) -> str:
-    """SHA-256 of texts in their order."""
+    """SHA-256 of the list of texts."""
     return hashlib.sha256("\n".join(map(json.dumps, texts)).encode()).hexdigest()
 
 

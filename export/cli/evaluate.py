@@ -110,7 +110,8 @@ def _origin(options: argparse.Namespace, bar: Bar) -> Origin | None:
 
 
 def _corpora(options: argparse.Namespace, bar: Bar) -> list[Corpus]:
-    """The public text and the user's own; only the latter if the former can't be downloaded."""
+    """The public corpus and the user's own text; only the user's text if the public corpus can't be
+    downloaded."""
     from edgeslm_export.sources.corpus import own_corpus, public_corpus
     from edgeslm_export.sources.wheel_data import Packages
 

@@ -11,11 +11,13 @@ from typing import Any
 _DELAY_S = 2.0
 _TICK_S = 0.5
 LINE_S = 60.0
-"""Seconds between lines without a terminal, so that a log shows that the command doesn't hang."""
+"""Seconds between progress lines where there is no terminal; in a log they show that the command doesn't
+hang."""
 
 
 class Bar:
-    """Shows the calls of ``subprocess_job.OnProgress``, on a terminal with tqdm."""
+    """Progress callback (``subprocess_job.OnProgress``) that draws a tqdm bar on a terminal and prints lines
+    elsewhere."""
 
     def __init__(self, line_s: float = LINE_S) -> None:
         """:param line_s: seconds between lines where there is no terminal."""

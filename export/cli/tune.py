@@ -66,7 +66,7 @@ def add_arguments(command: argparse.ArgumentParser) -> None:
 
 
 def add_budget(command: argparse.ArgumentParser, usual: str) -> None:
-    """Adds the options of methods and time. :param usual: the default method."""
+    """Adds ``--method`` and ``--minutes``. :param usual: the default method."""
     command.add_argument(
         "--method",
         action="append",
@@ -224,7 +224,7 @@ def _print_coverage(report: dict[str, Any]) -> None:
 
 
 def make_budget(options: argparse.Namespace, bar: Bar) -> Budget:
-    """The budget of --method, --minutes and --debug."""
+    """The training budget that ``--method``, ``--minutes`` and ``--debug`` set."""
     methods = options.method or [options.usual_method]
     return Budget(
         methods=() if AUTO in methods else tuple(dict.fromkeys(methods)),
@@ -236,9 +236,10 @@ def make_budget(options: argparse.Namespace, bar: Bar) -> Budget:
 
 
 def for_fields(task: Task, rows: Sequence[FieldsRow], budget: Budget) -> Budget:
-    """The budget for an extract task: fields that an encoder can't extract need a decoder.
+    """The budget for an extract task: only ``lora`` if no method is named and an encoder can't extract the
+    fields.
 
-    :raises ExportError: a method that can't extract fields.
+    :raises ExportError: recalls are given, or a method that can't extract fields.
     """
     from edgeslm_export.evaluate.task_eval import schema_of
     from edgeslm_export.train.field_spec import pointing_fault
@@ -255,7 +256,7 @@ def for_fields(task: Task, rows: Sequence[FieldsRow], budget: Budget) -> Budget:
 
 
 def find_inputs(options: argparse.Namespace, budget: Budget) -> Inputs:
-    """The named models to train on, or the starter's, which are made if missing.
+    """The models to train on: those that the user named, or the starter's, which are made if missing.
 
     :raises ExportError: a model that the wanted method needs isn't named or can't be made.
     """

@@ -1,9 +1,9 @@
 """Data audit: finds faults of labelled rows before training.
 
-Duplicates and contradictions; labels with too few rows, or that differ in case only; rows in another
-language; texts that leak their label or are too long; label errors, found by confident learning (Northcutt et
-al. 2021, the library cleanlab) on held-out predictions (``label_noise``). Every finding names its rows; the
-user decides what is dropped.
+It reports duplicate and contradictory rows, labels with too few rows, labels that differ only in case, rows
+in another language, texts that leak their label, texts that are too long, and label errors. Label errors are
+found by confident learning (Northcutt et al. 2021, the library cleanlab) on held-out predictions
+(``label_noise``). Every finding names its rows; the user decides which rows are dropped.
 """
 
 from __future__ import annotations
@@ -36,9 +36,9 @@ DROPPABLE: Final = ("repeats", "conflicts", "languages", LABELS, "tested")
 _FEW: Final = 8
 _SURE_OF_LANGUAGE: Final = 0.9
 _LANGUAGE_CHARS: Final = 25
-"""The language of shorter texts can't be told."""
+"""Characters that a text needs for its language to be detected."""
 _ONE_LANGUAGE: Final = 0.8
-"""Other languages are reported only if this share of the rows is in one language."""
+"""Rows in other languages are reported only if at least this share of the rows is in one language."""
 _GIVEN_AWAY: Final = 0.95
 _OFTEN: Final = 0.2
 """A word leaks a label only if this share of the label's rows contains it."""
@@ -58,7 +58,7 @@ class AuditFinding:
 
 
 def can_find_label_errors() -> bool:
-    """Whether cleanlab, of the extra ``teach``, is installed."""
+    """Whether the library cleanlab (extra ``teach``) is installed."""
     return importlib.util.find_spec("cleanlab") is not None
 
 
@@ -77,8 +77,8 @@ def audit_rows(rows: Rows, tested: Collection[str] = ()) -> list[AuditFinding]:
 def long_rows(counts: Sequence[int], limit: int) -> list[AuditFinding]:
     """Rows that are longer than the model's context: one finding or none.
 
-    ``--clean`` can't drop them: their beginning is trained on. A device refuses such messages unless the task
-    sets ``overflow``.
+    ``--clean`` can't drop these rows: training uses their beginning. A device refuses such messages unless
+    the task sets ``overflow``.
 
     :param counts: [rows], tokens of each row. :param limit: most tokens that the model reads.
     """
@@ -123,7 +123,7 @@ def without(rows: Rows, findings: Sequence[AuditFinding]) -> list[Row]:
 
 
 def _replaced(rows: Rows) -> Iterator[AuditFinding]:
-    """Reported because it happens unasked: these rows of the file are not trained on."""
+    """Rows that a later correction of the same text has replaced, so that they are not trained on."""
     gone = tuple(sorted(number for row in rows for number in row.replaced))
     if gone:
         what = f"{counted(len(gone), 'row is', 'rows are')} replaced by later corrections of the same text"
@@ -131,7 +131,7 @@ def _replaced(rows: Rows) -> Iterator[AuditFinding]:
 
 
 def find_duplicates(rows: Rows) -> Iterator[AuditFinding]:
-    """Of duplicates the first row stays; of contradictory rows none can be trusted."""
+    """Repeats of an earlier row, and all rows that have the same text as another row but contradict it."""
     again: list[int] = []
     against: list[int] = []
     for indices in equal_texts([row.text for row in rows]):

@@ -11,10 +11,10 @@ from edgeslm_export.data.rows import QuestionRow, bare_text
 from edgeslm.errors import ExportError
 
 FEWEST: Final = 20
-"""Answered questions that training needs, without the held-out ones."""
+"""Minimum number of answered questions for training, not counting the held-out ones."""
 _ONE_IN: Final = 10
 _ALIKE: Final = 0.6
-"""Two texts count as the same above this share of common words."""
+"""Share of common words above which two texts count as overlapping or nearly equal."""
 _WORD: Final = re.compile(r"\w+")
 
 
@@ -33,7 +33,7 @@ def is_aside(row: QuestionRow) -> bool:
 
 
 def source_of(row: QuestionRow) -> str:
-    """The row's source; its text if it names none."""
+    """The row's source, or the row's text if it names no source."""
     return row.source or row.text
 
 

@@ -29,14 +29,14 @@ _SHOWN: Final = 10
 
 
 class HeldOutLabels(Protocol):
-    """Held-out predictions: indices of the rows that have one, their true labels and the probability of each
-    label [rows, labels]."""
+    """Predicts held-out labels: returns the indices of the rows with a prediction, their true labels and the
+    probability of each label [rows, labels]."""
 
     def __call__(self, rows: Sequence[LabelledRow], /) -> tuple[Any, Any, Any]: ...
 
 
 class TokenLengths(Protocol):
-    """Counts the tokens of each text; also gives the model's limit."""
+    """Counts tokens: returns the number of tokens of each text, and the model's context length."""
 
     def __call__(self, texts: Sequence[str], /) -> tuple[Sequence[int], int]: ...
 
@@ -50,13 +50,14 @@ def review_rows(
     held_out: HeldOutLabels | None = None,
     lengths: TokenLengths | None = None,
 ) -> tuple[Rows, list[dict[str, Any]]]:
-    """Reports the findings and drops the rows of those that ``clean`` names.
+    """Reports the findings, and drops the rows of the findings whose kind is in ``clean``.
 
     :param clean: kinds of findings, ALL, or ASK to ask about each.
-    :param tested: texts of the test set. :param held_out: given if label errors are to be found.
-    :param lengths: given if a device refuses texts that are longer than the model reads.
-    :return: the rows that are left, and the findings for a report, with ``dropped``.
-    :raises ExportError: nobody can be asked, or no row is left.
+    :param tested: texts of the test set. :param held_out: if given, label errors are looked for too.
+    :param lengths: if given, rows that are longer than the model's context are reported too.
+    :return: the rows that are left, and the findings for a report, each with whether its rows were
+        ``dropped``.
+    :raises ExportError: ASK is given without a terminal, or no row is left.
     """
     if ASK in clean and not sys.stdin.isatty():
         raise ExportError(f"Nobody can be asked here: name what --clean drops ({', '.join(CHOICES)}).")

@@ -1,4 +1,4 @@
-"""Labelled rows of a JSON Lines or CSV file; all faulty rows are reported at once, by number.
+"""Labelled rows: reads a JSON Lines or CSV file and reports all faulty rows at once, by number.
 
 A row with the time ``at`` is a correction, written by ``edgeslm feedback``: it replaces rows with the same
 text.
@@ -21,7 +21,8 @@ from edgeslm.errors import ExportError
 
 _MOST_SHOWN = 10
 _LONGEST_SHOWN = 40
-"""Characters of a column's name: the first line of a file that isn't CSV may be the whole file."""
+"""Maximum characters of a column's name in an error message: in a file that isn't CSV, the first line may be
+the whole file."""
 _FIELDS = ("text", "label")
 _TIME = "at"
 _A_TIME = "2026-03-04T05:06:07+00:00"
@@ -34,7 +35,8 @@ _SURROGATE_ESCAPE = re.compile(r"\\u[dD][89a-fA-F]")
 
 @dataclass(frozen=True, slots=True)
 class LabelledRow:
-    """``number`` is the row's line in the file (in a CSV, its last line), from 1.
+    """``number`` is the number of the row's line in the file, from 1; of a CSV row with several lines, the
+    last one's.
 
     ``at`` is the time of a correction; ``replaced`` are the numbers of the rows that it replaces.
     """
@@ -48,7 +50,7 @@ class LabelledRow:
 
 @dataclass(frozen=True, slots=True)
 class FieldsRow:
-    """The same for extraction: ``fields`` should be found in the text."""
+    """A row for extraction: like ``LabelledRow``, with the ``fields`` that should be found in the text."""
 
     number: int
     text: str
@@ -74,11 +76,12 @@ Answer = TypeVar("Answer", LabelledRow, FieldsRow)
 
 
 def load_rows(file: Path, labels: Collection[str] = ()) -> list[LabelledRow]:
-    """Rows ``{"text": ..., "label": ...}`` of ``.csv`` or JSON Lines, labels stripped.
+    """Rows ``{"text": ..., "label": ...}`` of a ``.csv`` or JSON Lines file; labels are stripped of spaces.
 
-    :param labels: the labels that are allowed; empty: any.
-    :return: the rows, corrections applied: the last correction replaces other rows with its text.
-    :raises ExportError: every problem found, one sentence a line, each with its row.
+    :param labels: the allowed labels; if empty, all are allowed.
+    :return: the rows, where the latest correction of a text replaces all other rows with that text.
+    :raises ExportError: rows are faulty; the message has a line for each of the first problems, with the
+        row's number.
     """
     rows = _check_rows(file, _read_rows(file), lambda row: _label_problem(row, labels))
     return _apply_corrections([_labelled_row(*row) for row in rows])
@@ -110,8 +113,9 @@ def load_texts(file: Path) -> list[str]:
 def load_questions(file: Path) -> list[QuestionRow]:
     """Rows ``{"text": ..., "question": ..., "answer": words of the text, or null}``, JSON Lines.
 
-    Optional: the ``heading`` above the text, its ``source``, and ``start``, the answer's first character if
-    its words occur several times. A text without a question serves as a negative for other questions.
+    Optional keys are the ``heading`` above the text, its ``source``, and ``start``, the index of the answer's
+    first character, if the answer occurs several times in the text. A text without a question serves as a
+    negative for other questions.
 
     :raises ExportError: as ``load_rows``, and for an answer that isn't in its text.
     """
@@ -119,7 +123,7 @@ def load_questions(file: Path) -> list[QuestionRow]:
 
 
 def bare_text(text: str) -> str:
-    """The text casefolded and with single spaces; texts are duplicates if these are equal."""
+    """The text, casefolded and with single spaces. Texts are duplicates if their bare texts are equal."""
     return " ".join(text.split()).casefold()
 
 
@@ -139,7 +143,8 @@ def counted(number: int, one: str, many: str) -> str:
 def _apply_corrections(rows: list[Answer]) -> list[Answer]:
     """The latest correction of a text replaces all other rows with that text.
 
-    Of two with the same time the lower one in the file is later: corrections are appended.
+    Of two corrections with the same time, the lower one in the file is the later one, since corrections are
+    appended.
     """
     said: dict[int, Answer] = {}
     gone: set[int] = set()
@@ -154,7 +159,8 @@ def _apply_corrections(rows: list[Answer]) -> list[Answer]:
 
 
 def _read_rows(file: Path, columns: Sequence[str] = _FIELDS) -> Iterator[tuple[int, dict[str, Any] | str]]:
-    """Row numbers, each with its row or what is wrong with it. :param columns: that a CSV must have."""
+    """Each row's number, with the row or with what is wrong with it. :param columns: columns that a CSV must
+    have."""
     try:
         content = file.read_text("utf-8-sig")
     except OSError as error:
@@ -186,7 +192,7 @@ def _check_rows(
 
 
 def refuse_rows(file: Path, problems: list[str]) -> None:
-    """:raises ExportError: there are problems; it names the first ten and counts the rest."""
+    """:raises ExportError: there are problems; the message has the first ten and the number of the others."""
     if problems:
         more = len(problems) - _MOST_SHOWN
         rest = [f"{counted(more, 'more row has', 'more rows have')} problems."] if more > 0 else []
@@ -262,7 +268,8 @@ def _check_header(names: Sequence[str], file: Path, columns: Sequence[str]) -> N
 
 
 def _label_problem(row: dict[str, Any], labels: Collection[str], other: str = "") -> str | None:
-    """What is wrong with a row, as the end of a sentence that begins with its number; None if nothing is.
+    """What is wrong with a row, as the end of a sentence that begins with the row's number; None if it is
+    valid.
 
     :param other: a key that rows with a label must not have.
     """
@@ -340,9 +347,9 @@ def _time_problem(row: dict[str, Any]) -> str | None:
 
 
 def _time(value: object) -> datetime | None:
-    """The time of a correction; None for other rows. Without a time zone it is UTC.
+    """The time of a correction; None for other rows. A time without a time zone is taken as UTC.
 
-    :raises ValueError: not a time.
+    :raises ValueError: the value isn't a time.
     """
     if value is None:
         return None
