@@ -35,8 +35,8 @@ _SURROGATE_ESCAPE = re.compile(r"\\u[dD][89a-fA-F]")
 
 @dataclass(frozen=True, slots=True)
 class LabelledRow:
-    """``number`` is the number of the row's line in the file, from 1; of a CSV row with several lines, the
-    last one's.
+    """``number`` is the number of the row's line in the file, from 1. A CSV row of several lines has the
+    number of its last line.
 
     ``at`` is the time of a correction; ``replaced`` are the numbers of the rows that it replaces.
     """

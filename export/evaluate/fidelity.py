@@ -1,8 +1,8 @@
 """Fidelity: compares a quantized decoder's token distributions with the float model's, on the same tokens.
 
 The figures are those of llama.cpp's ``llama-perplexity --kl-divergence``: Kullback-Leibler divergence of each
-position's next-token distribution (natural logarithm), how often both have the same most likely token, and
-the ratio of perplexities. ``bundle_logits`` reads tokens through onnxruntime-genai in pieces of the same
+position's next-token distribution (natural logarithm), how often both models have the same most likely token,
+and the ratio of perplexities. ``bundle_logits`` reads tokens through onnxruntime-genai in pieces of the same
 length as the engine.
 """
 
@@ -32,15 +32,16 @@ from edgeslm_export.jobs.subprocess_job import Reporter
 Logits = npt.NDArray[np.floating[Any]]
 
 _PIECE = 128
-"""Tokens in a forward pass, as in the engine's prefill: single tokens use other kernels."""
+"""Tokens in a forward pass, as in the engine's prefill. Single tokens would use other kernels."""
 
 _ROWS = 256
-"""Positions compared at a time: with a large vocabulary a position takes 1 MB in float64."""
+"""Positions compared at a time, to limit memory: with a large vocabulary, one position takes 1 MB in
+float64."""
 
 
 @dataclass(slots=True)
 class Comparison:
-    """Running sums over positions: ``add`` sequences, then take ``figures``."""
+    """Comparison of two models' logits: call ``add`` for each sequence, then ``figures``."""
 
     divergences: list[npt.NDArray[np.float64]] = field(default_factory=list)
     excess: list[npt.NDArray[np.float64]] = field(default_factory=list)
@@ -98,10 +99,11 @@ def bundle_logits(
 ) -> Iterator[Logits]:
     """Logits [tokens, vocabulary] float32 of each sequence, computed with an empty cache.
 
-    A bundle's graph computes the last positions only, so a copy for all of them is used (``every_position``).
+    A bundle's graph computes the logits of the last positions only, so a copy of the graph that computes all
+    positions is used (``every_position``).
 
     :param scratch: a folder to work in; by default the bundle's parent.
-    :param part: which branch of a joined graph (``decode_graph``).
+    :param part: the branch to use of a joined graph (``decode_graph``).
     """
     import onnxruntime_genai as og
 
@@ -129,7 +131,7 @@ def every_position(folder: Path, scratch: Path, part: str = READS) -> Iterator[P
     """A copy of a model folder in ``scratch`` whose graph computes the logits of all positions; the weights
     are linked.
 
-    :param part: which branch of a joined graph (``decode_graph``).
+    :param part: the branch to use of a joined graph (``decode_graph``).
     """
     import onnx
 
@@ -149,8 +151,9 @@ def every_position(folder: Path, scratch: Path, part: str = READS) -> Iterator[P
 
 
 def measure(task: dict[str, Any], reporter: Reporter) -> dict[str, Any]:
-    """The child's step: compares ``bundle`` (its ``part``), or the file ``gguf`` in llama.cpp, with
-    ``reference.npy`` on the tokens ``evaluation.npy`` in the folder ``work``. :return: ``figures``."""
+    """Runs in the child process: computes the logits of ``bundle`` (of its branch ``part``), or of the file
+    ``gguf`` in llama.cpp, for the tokens ``evaluation.npy`` in the folder ``work``, and compares them with
+    ``reference.npy``. :return: ``figures``."""
     work = Path(task["work"])
     sequences = np.load(work / "evaluation.npy")
     reference = np.load(work / "reference.npy", mmap_mode="r")

@@ -1,7 +1,7 @@
 """Golden answers: records a finished decoder's answers to eight prompts and stores them in its bundle.
 
-When a device prepacks the bundle, it compares its own answers, to see whether its processor computes the same
-(``edgeslm.engine.prepack.golden``).
+When a device prepacks the bundle, it compares its own answers with these, to see whether its processor
+computes the same (``edgeslm.engine.prepack.golden``).
 
 The prompts are plain texts of this project, since they are distributed with every bundle. They don't use
 the chat template, since some templates insert the date and exports must be reproducible. Runs in a child
@@ -34,7 +34,7 @@ TEXTS = (
 
 
 def record_answers(task: dict[str, Any], reporter: Reporter) -> dict[str, Any]:
-    """The child's step: writes ``golden.json`` into the otherwise complete folder ``bundle``.
+    """Runs in the child process: writes ``golden.json`` into the otherwise complete folder ``bundle``.
 
     :raises ExportError: the bundle computes numbers that aren't finite.
     :raises BundleError: its tokenizer can't be read.

@@ -1,6 +1,6 @@
 """llama.cpp baseline: computes a GGUF file's logits on given tokens, if llama-cpp-python is installed.
 
-Uses the library's low-level functions, default settings (half-precision cache) and flash attention.
+It uses the library's low-level functions, default settings (half-precision cache) and flash attention.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 NAME = "llama.cpp"
 _BATCH = 512
-"""Tokens in a step: llama.cpp's default."""
+"""Tokens that llama.cpp decodes in one call; its default."""
 
 
 def is_installed() -> bool:
@@ -61,7 +61,8 @@ def gguf_logits(
 
 
 def _step(llama: Any, context: Any, ids: Sequence[int], at: int, vocabulary: int) -> npt.NDArray[np.float32]:
-    """Appends ``ids`` at position ``at``. :return: their logits [tokens, vocabulary], a copy."""
+    """Decodes the tokens ``ids`` from position ``at`` on. :return: their logits [tokens, vocabulary], a
+    copy."""
     import numpy as np
 
     batch = llama.llama_batch_init(len(ids), 0, 1)

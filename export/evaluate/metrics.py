@@ -21,11 +21,11 @@ _TAIL = 0.025
 
 
 def share_interval(hits: Sequence[bool] | npt.NDArray[np.bool_]) -> tuple[float, float]:
-    """The 95 % confidence interval of the share of true rows: percentile bootstrap (Efron 1979) with
-    ``RESAMPLES`` draws and a fixed seed.
+    """The 95 % confidence interval of the share of true values in ``hits``: percentile bootstrap (Efron 1979)
+    with ``RESAMPLES`` draws and a fixed seed.
 
-    If all rows are equal, the bootstrap's interval is empty and the exact binomial bound is used (Clopper and
-    Pearson 1934): ten right of ten aren't certainty.
+    If all values are equal, the bootstrap's interval has no width, so the exact binomial bound is used
+    instead (Clopper and Pearson 1934): ten hits of ten don't prove certainty.
     """
     values = np.asarray(hits, float)
     rows = len(values)
@@ -41,7 +41,7 @@ def share_interval(hits: Sequence[bool] | npt.NDArray[np.bool_]) -> tuple[float,
 
 
 def share(hits: Sequence[bool] | npt.NDArray[np.bool_]) -> dict[str, Any]:
-    """``share`` of the true rows with its 95 % ``interval``, rounded for a report."""
+    """The ``share`` of true values in ``hits`` with its 95 % ``interval``, rounded for a report."""
     return {
         "share": round(float(np.mean(hits)), 4),
         "interval": [round(end, 4) for end in share_interval(hits)],
@@ -60,7 +60,7 @@ def calibration_error(confidence: Floats, right: npt.NDArray[np.bool_]) -> float
 
 
 def softmax(logits: Floats) -> Floats:
-    """Rows [n, labels] that sum to 1."""
+    """Softmax of each row of logits [n, labels]."""
     exp = np.exp(logits - logits.max(axis=1, keepdims=True))
     return np.asarray(exp / exp.sum(axis=1, keepdims=True))
 
@@ -97,8 +97,9 @@ def fit_temperature(logits: Floats, truth: Integers) -> float:
     """Temperature scaling (Guo et al. 2017, section 4.2): the temperature with the least cross-entropy of
     ``softmax(logits / temperature)``, between 0.05 and 20.
 
-    The target probability of the true label is 1 - 1 / (n + 2) (Platt 1999, section 2.2). With 1, a few rows
-    that are all right would drive the temperature to its minimum and make every answer certain.
+    The target probability of the true label is 1 - 1 / (n + 2) (Platt 1999, section 2.2). With a target of 1,
+    a few rows that are all predicted correctly would drive the temperature to its minimum, which makes every
+    answer certain.
     """
     from scipy.optimize import minimize_scalar
     from scipy.special import logsumexp

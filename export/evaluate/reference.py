@@ -1,8 +1,8 @@
 """Reference comparison: measures a decoder bundle against its float model by the figures of ``fidelity``.
 
 The ``study`` step of ``quantize.worker`` computes the float model's logits, as in an export; ``study_task``
-makes its task for both. Whether bundle and source belong together is checked after that step, since the
-shapes of a GGUF file aren't known before.
+makes the step's task for exports and comparisons. After that step it checks whether bundle and source belong
+together, since the shapes of a GGUF file aren't known before.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from edgeslm.errors import ExportError
 
 EVALUATION_TOKENS = 4_096
 REFERENCE_BYTES = 1_000_000_000
-"""Limit of the float model's logits on disk: with a large vocabulary fewer tokens are measured."""
+"""Maximum size on disk of the float model's logits; with a large vocabulary, fewer tokens are measured."""
 UNQUANTIZED = {"F32", "F16", "BF16"}
 
 
@@ -48,10 +48,11 @@ def study_task(
     formats: Sequence[Format] = (),
     find_exact: bool = False,
 ) -> dict[str, Any]:
-    """The task of the ``study`` step: checkpoint, tokens, the float model's logits.
+    """The task for the ``study`` step of ``quantize.worker``.
 
-    :param formats: if any, gradients are measured, and the loss of embedding and head in each format.
-    :param find_exact: look for matrices that are quantized in the source.
+    :param formats: if given, the step measures gradients, and the loss of embedding and head in each of these
+        formats.
+    :param find_exact: whether to look for matrices that the source already stores quantized.
     """
     return {
         "step": "study",
@@ -80,10 +81,11 @@ def compare(
     on_progress: OnProgress | None = None,
     debug: bool = False,
 ) -> list[dict[str, Any]]:
-    """Compares a bundle with its float model on each corpus; with a GGUF file and llama.cpp, that too.
+    """Compares a bundle with its float model on each corpus, and also a GGUF source in llama.cpp if that is
+    installed.
 
-    :return: for each text its name as ``text`` and the figures of ``fidelity.Comparison``; rows of llama.cpp
-        and of the branch for single tokens have ``engine``.
+    :return: a row for each comparison: the corpus's name as ``text`` and the figures of
+        ``fidelity.Comparison``; rows for llama.cpp and for the branch for single tokens also have ``engine``.
     :raises ExportError: the bundle was made from another model, or a step failed.
     """
     _check_architecture(bundle, origin)

@@ -1,8 +1,8 @@
 """Report card: measures a bundle's size, speed and memory, its accuracy, and its fidelity to the float model.
 
-Uses the engine of devices, in a child process (``edgeslm_export.evaluate.report_card``): so peak memory is
-the bundle's, and a crash becomes a one-sentence error. ``task_eval`` evaluates labelled rows, ``reference``
-compares with the float model.
+The engine of devices runs in a child process (``edgeslm_export.evaluate.report_card``), so that peak memory
+is the bundle's alone and a crash becomes a one-sentence error. ``task_eval`` evaluates labelled rows,
+``reference`` compares with the float model.
 """
 
 from __future__ import annotations
@@ -57,10 +57,10 @@ def measure_bundle(
 ) -> dict[str, Any]:
     """Loads a decoder or encoder bundle in a new process and measures it.
 
-    :param threads: of the inference; by default ``default_threads()``.
+    :param threads: threads for inference; by default ``default_threads()``.
     :return: ``load_ms``, ``peak_rss_bytes``, ``threads``; for a decoder ``prompt_tokens``, ``prefill_tps``,
         ``decode_tps`` and ``sample``; for an encoder ``texts_per_s``, ``ms_per_text``.
-    :raises ExportError: it doesn't load or doesn't work.
+    :raises ExportError: the bundle doesn't load or doesn't work.
     """
     return _in_child({"step": "measure"}, folder, threads, "loading the bundle", on_progress, debug)
 
@@ -96,7 +96,7 @@ def measure_adapter(
     """Loads a base with an adapter bundle in a new process and runs it with and without the adapter.
 
     :return: ``load_ms``, ``peak_rss_bytes``, ``threads`` and ``sample``.
-    :raises ExportError: they don't load, or compute numbers that aren't finite.
+    :raises ExportError: the bundles don't load, or compute numbers that aren't finite.
     """
     task = {"step": "measure", "adapter": str(adapter.resolve())}
     return _in_child(task, base, None, "loading the adapter", on_progress, debug)
@@ -115,10 +115,11 @@ def evaluate_learned(
 ) -> dict[str, Any]:
     """Evaluates a learned task (a head or an adapter) on labelled rows, through the engine.
 
-    :param base: the encoder or decoder that it adds to; for a head with its own encoder the bundle itself.
-    :param max_error: of the rows that it answers; it abstains from the others.
+    :param base: the bundle that the head or adapter extends; for a head with its own encoder, the bundle
+        itself.
+    :param max_error: the error rate allowed among answered rows; the task abstains from the other rows.
     :raises ExportError: the bundle has no learned task, or rows don't fit its kind or labels.
-    :raises ConfigError: its calibration can't guarantee ``max_error``.
+    :raises ConfigError: the task's calibration can't guarantee ``max_error``.
     """
     from edgeslm_export.evaluate.task_eval import Exam
 
@@ -145,14 +146,14 @@ def evaluate_learned(
 
 
 def load_encoder(path: Path, threads: int | None = None) -> Encoder:
-    """Loads the engine's encoder. :raises BundleError: not an encoder's bundle, or damaged."""
+    """Loads the engine's encoder. :raises BundleError: the bundle isn't an encoder's, or is damaged."""
     from edgeslm.engine.worker.encoder import Encoder
 
     return Encoder(path, threads or default_threads())
 
 
 def embed_texts(encoder: Encoder, texts: Sequence[str]) -> npt.NDArray[np.float32]:
-    """Vectors [texts, dimension] float32; of texts longer than the context only the beginning counts."""
+    """Vectors [texts, dimension] float32; texts longer than the context are truncated."""
     vectors, _, _ = encoder.embed(texts, "head")
     return vectors
 
@@ -177,7 +178,8 @@ def size_report(bundle: Bundle) -> dict[str, Any]:
 
 
 def stated(bundle: Bundle) -> dict[str, Any]:
-    """Fidelity as stated in the bundle's own report card; without the source it can't be measured again.
+    """Fidelity as stated in the bundle's own report card, since it can't be measured again without the
+    source.
 
     :return: any of ``stated`` (a decoder's fidelity), ``golden``, ``cosine_to_float`` and ``rank_agreement``.
     """
@@ -195,9 +197,9 @@ def stated(bundle: Bundle) -> dict[str, Any]:
 class Required:
     """What to measure in addition to size and speed.
 
-    ``data`` is a file of labelled rows. A decoder may take a ``task`` file with it; a learned task takes its
-    ``base`` bundle, and optionally a ``max_error``. ``with_answers`` adds the answer to each row.
-    ``reference`` is a decoder's float model, compared on each of ``corpora``.
+    ``data`` is a file of labelled rows. For a decoder, a ``task`` file may come with the rows; a learned task
+    needs its ``base`` bundle, and may have a ``max_error``. ``with_answers`` adds the answer to each row to
+    the report. ``reference`` is the float model with which a decoder is compared on each of ``corpora``.
     """
 
     data: Path | None = None
@@ -219,8 +221,8 @@ def evaluate_bundle(
 ) -> dict[str, Any]:
     """The report card of a bundle of any kind.
 
-    :raises ExportError: this kind of bundle can't give what is wanted, or a head lacks rows or encoder.
-    :raises BundleError: a damaged bundle.
+    :raises ExportError: ``wanted`` doesn't fit this kind of bundle, or a trained task lacks its rows or base.
+        :raises BundleError: the bundle is damaged.
     """
     bundle = load_bundle(path)
     kind = bundle.manifest.kind
@@ -254,7 +256,7 @@ def check_wanted(bundle: Bundle, data: Path | None, task: Path | None, *, compar
     """Checks an evaluation's options before anything slow starts.
 
     :param compared: whether a float model is given.
-    :raises ExportError: an option that doesn't fit this kind of bundle, or a missing file.
+    :raises ExportError: an option doesn't fit this kind of bundle, or a file is missing.
     """
     kind = bundle.manifest.kind
     what = f"{bundle.path} is a bundle of kind {kind}"

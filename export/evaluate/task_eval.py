@@ -36,7 +36,7 @@ _TYPES = {str: "string", int: "number", float: "number", bool: "boolean"}
 
 @dataclass(frozen=True, slots=True)
 class Exam:
-    """An evaluation: ``section`` is the task as configured; all rows are of its kind.
+    """An evaluation: ``section`` is the task's configuration, and all rows are of the task's kind.
 
     ``bundle`` is the head or adapter of a learned task. ``with_answers`` adds the answers to the report.
     """
@@ -48,7 +48,7 @@ class Exam:
     with_answers: bool = False
 
     def encode(self) -> dict[str, Any]:
-        """As plain data, for a child process."""
+        """The evaluation as plain data (JSON), for a child process."""
         section = self.section.model_dump(mode="json", by_alias=True, exclude_unset=True)
         answers = [row.label if isinstance(row, LabelledRow) else row.fields for row in self.rows]
         rows = [[row.number, row.text, answer] for row, answer in zip(self.rows, answers, strict=True)]
@@ -71,11 +71,11 @@ class Exam:
 
 
 def make_exam(data: Path, rows: Rows, task_file: Path | None) -> Exam:
-    """:param task_file: one entry of ``tasks:`` with its ``name``. What it leaves out (labels, schema) is
-        derived from the rows; without a file, the whole task.
+    """:param task_file: a file with one entry of ``tasks:``, including its ``name``. Labels or schema that
+    the file leaves out are derived from the rows; without a file, the whole task is.
 
-    :raises ConfigError: an invalid task.
-    :raises ExportError: rows that don't fit it.
+    :raises ConfigError: the task is invalid.
+    :raises ExportError: the rows don't fit the task.
     """
     labelled = isinstance(rows[0], LabelledRow)
     kind: Kind = "classify" if labelled else "extract"
@@ -114,8 +114,8 @@ def take_exam(
     """Runs every row through the task.
 
     :return: ``task``, ``rows``, ``ms_per_row`` (prompt, engine and parsing, after a warm-up), and the figures
-        of its kind: those of ``accuracy_report``, or of ``fields_report``.
-    :raises ExportError: a row that can't be given to the model.
+        for the task's kind: those of ``accuracy_report`` or ``fields_report``.
+    :raises ExportError: the model can't take a row.
     """
     import asyncio
 
@@ -142,7 +142,8 @@ async def _take(exam: Exam, ask: Ask, on_progress: OnProgress) -> dict[str, Any]
 
 
 async def _outcome(task: Task, row: LabelledRow | FieldsRow, ask: Ask) -> Outcome | None:
-    """None if the task itself failed, for example when ``max_tokens`` cut its JSON."""
+    """The task's outcome for a row; None if the task itself failed, for example because ``max_tokens`` cut
+    its JSON."""
 
     async def asked(call: Any, on_chunk: Any = None) -> Any:
         try:
@@ -157,7 +158,7 @@ async def _outcome(task: Task, row: LabelledRow | FieldsRow, ask: Ask) -> Outcom
 
 
 def _answers(outcomes: Sequence[Outcome | None]) -> list[dict[str, Any] | None]:
-    """Results as a node would publish them; None if there is none."""
+    """Results as a node would publish them; None for rows without a result."""
     return [None if outcome is None else dict(outcome.result) for outcome in outcomes]
 
 
@@ -195,7 +196,8 @@ def fields_report(
     found: Sequence[Any], wanted: Sequence[Mapping[str, Any]], schema: Mapping[str, Any]
 ) -> dict[str, Any]:
     """``valid`` (share of outputs that fit the schema) and ``exact`` (share of rows with every field right),
-    with their intervals, ``f1``, and ``fields``. :param found: the fields of each row, or None."""
+    with their intervals, ``f1``, and ``fields``. :param found: the extracted fields of each row; None where
+    extraction failed."""
     import jsonschema
 
     check = jsonschema.Draft202012Validator(dict(schema))
@@ -220,8 +222,8 @@ _COUNTS = ("rows", "found", "hits")
 
 
 def _field_report(name: str, found: Sequence[Any], wanted: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """Counts: ``rows`` that have the field, ``found`` that got a value, ``hits`` that got the right one; and
-    the rates derived from them."""
+    """Numbers of ``rows`` that have the field, of values ``found`` and of ``hits`` (right values), and the
+    rates derived from these numbers."""
     given = [got.get(name) if isinstance(got, dict) else None for got in found]
     there = [row.get(name) for row in wanted]
     right = share(
@@ -279,14 +281,15 @@ def _answered(outcomes: Sequence[Outcome | None], right: Any, threshold: float) 
 
 
 def all_same(found: Any, wanted: Mapping[str, Any]) -> bool:
-    """Whether every field is right, with none missing and none too many."""
+    """Whether the extracted fields equal the wanted ones, with no field missing and none added."""
     return isinstance(found, Mapping) and all(
         _same(found.get(name), wanted.get(name)) for name in {*found, *wanted}
     )
 
 
 def _same(found: Any, wanted: Any) -> bool:
-    """Equality of JSON values: 81 is 81.0; 1 isn't true; space around a text is ignored."""
+    """Whether two JSON values are equal: 81 equals 81.0, 1 doesn't equal true, and spaces around a text are
+    ignored."""
     if isinstance(found, bool) or isinstance(wanted, bool):
         return found is wanted
     if isinstance(found, str) and isinstance(wanted, str):
@@ -307,7 +310,8 @@ def _from_rows(rows: Rows) -> dict[str, Any]:
 
 
 def _defaults(rows: Rows, task_file: Path) -> dict[str, Any]:
-    """``_from_rows`` for a task's file, or nothing where that fails: the file may have its own."""
+    """Labels or schema derived from the rows, for a task's file that has none; empty if they can't be
+    derived."""
     try:
         return _from_rows(rows)
     except ExportError:
@@ -334,9 +338,9 @@ def schema_of(rows: Sequence[FieldsRow]) -> dict[str, Any]:
 def check_answers(
     data: Path, rows: Rows, known: Collection[str], schema: Mapping[str, Any] | None = None
 ) -> None:
-    """:param known: labels or fields of the task. :param schema: which the rows' fields must fit.
+    """:param known: labels or fields of the task. :param schema: JSON schema that the rows' fields must fit.
 
-    :raises ExportError: rows that don't fit, by number.
+    :raises ExportError: rows don't fit; the message has their numbers.
     """
     from jsonschema import Draft202012Validator
 
@@ -355,7 +359,8 @@ def check_answers(
 
 
 def without_nulls(fields: Mapping[str, Any], schema: Mapping[str, Any]) -> dict[str, Any]:
-    """A row's fields without nulls, which mean a missing field, except where the schema allows null."""
+    """A row's fields without those that are null: null means that the field is missing, unless the schema
+    allows null."""
     return {name: value for name, value in fields.items() if value is not None or _may_be_null(schema, name)}
 
 

@@ -1,12 +1,13 @@
-"""Graph builder: child process that runs onnxruntime-genai's builder on codes instead of float weights.
+"""Graph builder: child process that runs onnxruntime-genai's builder on quantized codes.
 
 ``python -m edgeslm_export.graph.builder_worker`` with a task on standard input (see ``subprocess_job``):
 ``work`` (with ``checkpoint/`` and ``codes/``, see ``quantize.worker``), ``formats`` (name of a matrix: bits
 and group size), ``options`` of the builder and the folder ``out``. Only this module imports the builder.
 
-The builder splits, fuses and reorders rows of matrices, depending on the model family. To follow the rows, it
-is given a model whose matrices hold only their row numbers (a view of one column, so they take little
-memory). Where it writes a matrix product, the numbers that arrive tell which codes belong there.
+The builder splits, fuses and reorders rows of matrices, depending on the model family. To track the rows,
+this module gives the builder a model whose matrices hold only row numbers (a view of one column, so they take
+little memory). When the builder writes a matrix product, the row numbers in its matrix tell which codes
+belong to it.
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ from edgeslm_export.sources.checkpoint import read_config
 
 _LAYER = re.compile(r"Reading layer (\d+)")
 _ACCURACY_LEVEL = 4
-"""Computes with int8 activations, the fast path on CPUs."""
+"""Accuracy level of ``MatMulNBits`` that computes with int8 activations, the fast path on CPUs."""
 
 
 class _Watcher(io.TextIOBase):
@@ -141,7 +142,8 @@ class _Rows:
         self._firsts = np.array(list(self._starts.values()))
 
     def numbered(self, name: str, columns: int) -> Any:
-        """A tensor [rows, columns] with the row's number in all its columns, in memory for one column."""
+        """A tensor [rows, columns] that has each row's number in all columns but takes the memory of one
+        column."""
         import torch
 
         start, count = self._starts[name], len(self._codes[name].codes)
@@ -169,7 +171,8 @@ class _Rows:
 
 
 def _numbered_model(folder: Path, rows: _Rows) -> Any:
-    """The checkpoint's model with its small parameters and numbered rows in place of matrices."""
+    """The checkpoint's model with its small parameters, and with row numbers instead of the matrices'
+    weights."""
     import torch
     from edgeslm_export.sources.layer_reader import LayeredModel
 
@@ -227,7 +230,8 @@ def _write_matrix(model: Any, matrix: Quantized, name: str) -> tuple[str, str]:
 
 
 def _write_embedding(model: Any, own: Quantized | None, head: Quantized, basename: str) -> str:
-    """Writes a ``GatherBlockQuantized`` node on the embedding's own codes, or on the head's if tied."""
+    """Writes a ``GatherBlockQuantized`` node on the embedding's own codes, or on the head's if the embedding
+    is tied to it."""
     import onnx_ir as ir
 
     matrix = own or head

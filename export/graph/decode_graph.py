@@ -3,12 +3,13 @@
 Prompts are computed fastest by integer products (``matmul_by_row``), single tokens by the weights with the
 fewest bytes. The bundle's plain graph may therefore hold two branches, chosen by the number of tokens as in
 optimum's merged decoders: ``READS`` for prompts and for draft tokens of speculation, ``WRITES`` for a single
-next token. Both have the same inputs and share the KV cache.
+next token. Both branches have the same inputs and share the KV cache.
 
-Weights stay outside of the branches, equal ones once. For weights inside a branch the runtime keeps the bytes
-of the file in memory besides its own layout, and it refuses a file with several hard links. The graph that
-scores labels gets the branch ``WRITES`` too, though it never runs it: the order of prepacked weights depends
-on their names, and both graphs share one prepacked file. The graph for adapters is ``READS`` only.
+Weights are stored outside of the branches, and weights that the branches share are stored once. For weights
+inside a branch, the runtime would keep the bytes of the file in memory besides its own layout, and would
+refuse a file with several hard links. The graph that scores labels gets the branch ``WRITES`` too, though it
+never runs that branch: the order of prepacked weights depends on their names, and the plain and the scoring
+graph share one prepacked file. The graph for adapters has the nodes of ``READS`` only.
 """
 
 from __future__ import annotations
@@ -24,14 +25,14 @@ READS, WRITES = "reads", "writes"
 PLAIN: Final = "model.onnx"
 _CHOICE: Final = "/several_tokens"
 _MORE_THAN: Final = {PLAIN: 1, SCORE: 0}
-"""A graph takes the branch ``READS`` for more tokens than this."""
+"""For each graph, the number of tokens above which it runs the branch ``READS``."""
 
 
 def join(folder: Path, writing: Path) -> None:
-    """Joins the plain and the scoring graph in ``folder``, each as ``READS``, with the plain graph in
-    ``writing`` as ``WRITES``. Both folders hold models of onnxruntime-genai's builder.
+    """Adds the plain graph in ``writing`` as the branch ``WRITES`` to the plain and the scoring graph in
+    ``folder``, which become the branch ``READS``. Both folders hold models of onnxruntime-genai's builder.
 
-    :raises ValueError: their inputs or outputs differ.
+    :raises ValueError: the graphs' inputs or outputs differ.
     """
     import onnx
 
@@ -71,7 +72,8 @@ def keep_part(graph: Any, part: str) -> None:
 
 
 def _choose(reads: Any, writes: Any, least: int) -> None:
-    """Turns ``reads`` into the joined graph. :param writes: has other names, except for shared values."""
+    """Turns ``reads`` into the joined graph. :param writes: the other graph; the two have different names
+    except for shared values."""
     import numpy as np
     from onnx import helper, numpy_helper
 
@@ -146,7 +148,8 @@ def _prefix(writes: Any, shared: set[str]) -> None:
 
 
 def _share(folder: Path, reads: Any, writing: Path, writes: Any) -> set[str]:
-    """Drops constants of ``writes`` that ``reads`` has too; appends the others to the weights of ``reads``.
+    """Drops constants of ``writes`` that ``reads`` has too, and appends its other weights to the file of
+    ``reads``.
 
     :return: names of the shared constants.
     """

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 class EncoderRecipe:
     """``stored`` is the recipe's name in manifests, ``bits`` the size of a weight.
 
-    An export fails if a text's cosine to the float model is below ``lowest_cosine``.
+    An export fails if the cosine of a text's vector to the float model's is below ``lowest_cosine``.
     """
 
     summary: str

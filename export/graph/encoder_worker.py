@@ -1,10 +1,11 @@
 """Encoder quantization: child process that makes the weights of an encoder's ONNX graph int8.
 
 ``python -m edgeslm_export.graph.encoder_worker`` with the files ``source`` and ``out`` (see
-``subprocess_job``). onnxruntime's dynamic quantization uses one activation range for all tokens, so that a
-single large token makes all others coarse. Here each token's row is divided by its largest number before a
-product and multiplied by it after: every row then uses the whole range (as in LLM.int8(), Dettmers et al.
-2022, and ZeroQuant's token-wise quantization), at the cost of a few small operations.
+``subprocess_job``). onnxruntime's dynamic quantization uses one activation range for all tokens, so that one
+token with large activations leaves few steps for all others. Here each token's row is divided by its largest
+magnitude before a product, and the result is multiplied by that magnitude: every row then uses the whole
+range (as in LLM.int8(), Dettmers et al. 2022, and ZeroQuant's token-wise quantization), at the cost of a few
+small operations.
 """
 
 from __future__ import annotations
@@ -17,10 +18,11 @@ from edgeslm_export.graph.onnx_edit import replace
 from edgeslm_export.jobs.subprocess_job import Reporter
 
 _LEAST_ROWS = 64
-"""Smaller tables (token types) stay in float: there is nothing to save."""
+"""Rows that an embedding table needs to be quantized: quantizing smaller tables (token types) would save
+nothing."""
 
 _TINY = 1e-9
-"""Stands in for the largest number of a row of zeros."""
+"""Least divisor of a row, which avoids a division by zero for a row of zeros."""
 
 
 def quantize(task: dict[str, Any], reporter: Reporter) -> dict[str, Any]:
@@ -51,7 +53,7 @@ def quantize(task: dict[str, Any], reporter: Reporter) -> dict[str, Any]:
 
 
 def quantize_tables(model: Any) -> None:
-    """Makes embedding tables (only read by Gather) int8 with a scale for each row."""
+    """Quantizes embedding tables (those that only Gather reads) to int8, with a scale for each row."""
     import numpy as np
     from onnx import TensorProto, helper, numpy_helper
 
@@ -88,7 +90,8 @@ def quantize_tables(model: Any) -> None:
 
 
 def scale_rows(model: Any) -> None:
-    """Divides each row by its largest number before a product with weights, and multiplies it after."""
+    """Divides each row by its largest magnitude before a product with weights, and multiplies the result by
+    it."""
     import numpy as np
     from onnx import helper, numpy_helper
 

@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     import numpy.typing as npt
 
 _PAGE: Final = 4096
-"""Alignment of tensors of at least a page, which are memory-mapped."""
+"""Alignment in bytes of tensors that are at least this large, since these are memory-mapped."""
 _LINE: Final = 64
 
 
@@ -21,7 +21,7 @@ def file_of(graph: Any) -> str:
 
 
 def content_of(folder: Path, tensor: Any) -> bytes:
-    """A tensor's bytes, from the graph or from the file next to it. :param folder: the graph's."""
+    """A tensor's bytes, from the graph or from the file next to it. :param folder: the graph's folder."""
     if not tensor.external_data:
         from onnx import numpy_helper
 
@@ -34,7 +34,7 @@ def content_of(folder: Path, tensor: Any) -> bytes:
 
 
 def values_of(folder: Path, tensor: Any) -> npt.NDArray[Any]:
-    """A tensor as an array, like ``content_of``."""
+    """A tensor's values as an array; parameters as for ``content_of``."""
     import numpy as np
     from onnx import helper
 

@@ -1,10 +1,10 @@
 """Fixed activation scales: reduces integer products to two nodes where one scale serves all tokens.
 
-Of the nodes that ``matmul_by_row`` writes around an integer product, most compute scales of single tokens. A
-message of a few words spends more time in them than in the norms. Where calibration found that one scale
-serves all tokens, the plain and the scoring graph use it, as in SmoothQuant's static variant (Xiao et al.
-2023, arXiv 2211.10438). Smoothing factors are folded into an earlier multiplication: a norm's weights, or the
-scales of the product that computes the gated values.
+Most of the nodes that ``matmul_by_row`` writes around an integer product compute a scale for each token. For
+a message of a few words, these nodes take more time than the norms. Where calibration found that one scale
+serves all tokens, the plain and the scoring graph use that scale, as in SmoothQuant's static variant (Xiao et
+al. 2023, arXiv 2211.10438). Smoothing factors are folded into an earlier multiplication: a norm's weights, or
+the scales of the product that computes the gated values.
 
 The graph for adapters isn't changed: adapters may produce larger activations than calibration saw.
 """
@@ -30,16 +30,18 @@ if TYPE_CHECKING:
 
 _GRAPHS: Final = ("model.onnx", SCORE)
 _NORM_WEIGHTS: Final = {"SimplifiedLayerNormalization": 1, "SkipSimplifiedLayerNormalization": 2}
-"""Index of the weights among a norm's inputs. Norms with a bias are missing: it would need smoothing too."""
+"""Index of the weights among a norm's inputs. Norms with a bias aren't listed, since the bias would need
+smoothing too."""
 _SCALES: Final = 3
 """Index of the weights' scales among the inputs of an integer product."""
 
 Share = Callable[[str, "Floats"], Any]
-"""Returns the tensor with a name, after writing its values next to the graph if the name is new."""
+"""Function that returns the tensor of a name; if the name is new, it first writes the values next to the
+graph."""
 
 
 def fix_scales(folder: Path) -> None:
-    """Changes the graphs in a bundle's folder and appends new weights to their file."""
+    """Applies fixed scales to the graphs in a bundle's folder, and appends new weights to their data file."""
     import numpy as np
     import onnx
     from onnx import numpy_helper
@@ -114,7 +116,8 @@ class _Smoothing:
         return maker.op_type == "Mul" and any(self._scale(part, wanted) for part in reversed(maker.input))
 
     def _scale(self, part: str, factors: Floats) -> bool:
-        """Scales ``part``, an integer product or a part of it. :return: false if it isn't, or is shared."""
+        """Scales ``part``, an integer product or a part of one. :return: false if ``part`` is neither, or if
+        several nodes read it."""
         import numpy as np
 
         maker = makers_of(self._graph).get(part)

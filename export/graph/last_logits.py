@@ -2,10 +2,10 @@
 
 onnxruntime-genai's n-gram speculation (prompt lookup, Saxena 2023, github.com/apoorvumang/
 prompt-lookup-decoding) drafts the tokens that followed the same n-gram before and keeps those that the model
-confirms. It needs the logits of each draft token, from a graph that declares logits for every token. The
-logits of a whole prompt would take a third of its time, so the graph computes those of the last ``ROWS``
-tokens, from the last layer's products on, and puts zeros before them, which nothing reads. Works on graphs
-that the builder made with ``prune_lm_head``.
+confirms. Speculation needs the logits of each draft token, from a graph that declares logits for every token.
+Computing the logits of all tokens would take a third of a prompt's time. So the graph computes only the last
+``ROWS`` tokens, from the last layer's products on, and pads the other tokens' logits with zeros, which
+nothing reads. It works on graphs that the builder made with ``prune_lm_head``.
 """
 
 from __future__ import annotations
@@ -20,13 +20,15 @@ from edgeslm_export.graph.prune_lm_head import cut_earlier, pruned_values, renam
 ROWS: Final = 9
 """Rows of logits in a pass: a token and eight draft tokens after it."""
 MOST_VOCABULARY: Final = 160_000
-"""The zeros of a 64-token piece then take 41 MB; more would have to be counted as memory of the model."""
+"""Largest vocabulary for which logits are padded: the zeros of a 64-token piece then take 41 MB, and more
+would have to be counted as memory of the model."""
 _NAME: Final = "/lm_head/last"
 _BOUNDS: Final = {"first": -ROWS, "end": 1 << 62, "axis": 1, "none": 0}
 
 
 def keep_last_logits(folder: Path) -> bool:
-    """Changes a bundle's plain graph and sets ``max_draft_tokens`` in ``genai_config.json``.
+    """Makes a bundle's plain graph compute the last logits, and sets ``max_draft_tokens`` in
+    ``genai_config.json``.
 
     :return: false, with nothing changed, if the head isn't pruned, the vocabulary is too large, or the cache
         is a sliding window, with which the runtime doesn't speculate.
@@ -47,7 +49,7 @@ def keep_last_logits(folder: Path) -> bool:
 
 
 def widen_head(graph: Any) -> bool:
-    """Changes the graph in place. :return: false if it can't be changed."""
+    """Makes the head compute the last ``ROWS`` tokens, in place. :return: false if the head isn't pruned."""
     from onnx import helper
 
     kept, few = f"{_NAME}/Slice/output_0", f"{_NAME}/logits"
@@ -87,7 +89,8 @@ def widen_head(graph: Any) -> bool:
 
 
 def compute_every_token(graph: Any) -> None:
-    """Makes the head of a plain graph (pruned, widened or neither) compute all tokens, in place."""
+    """Makes the head of a plain graph compute all tokens, in place, whether the head is pruned, widened or
+    neither."""
     if (hidden := pruned_values(graph)) is not None:
         replace_pruning(graph, hidden, "sequence_length")
         return

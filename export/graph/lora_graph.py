@@ -1,10 +1,10 @@
 """LoRA graph: a copy of a decoder's graph with a low-rank branch at each matrix product, for adapters.
 
-``model_lora.onnx`` reads the same ``model.onnx.data`` as ``model.onnx``, so it adds the size of its nodes
-and no weights. For each product ``x W`` of a layer it computes ``x A B`` and adds it (LoRA,
-arXiv:2106.09685). A and B are graph inputs, by default empty (rank 0); an adapter supplies them. Works on
+``model_lora.onnx`` reads the same ``model.onnx.data`` as ``model.onnx``, so a bundle grows by the graph's
+nodes only, not by weights. For each product ``x W`` of a layer it computes ``x A B`` and adds it (LoRA,
+arXiv:2106.09685). A and B are graph inputs, by default empty (rank 0); an adapter supplies them. It works on
 graphs of onnxruntime-genai's builder, float or quantized (``MatMul``, ``MatMulNBits`` or ``matmul_by_row``),
-by the names of their nodes.
+and finds the products by the names of their nodes.
 """
 
 from __future__ import annotations
@@ -29,7 +29,8 @@ class Branch:
     layer: int
     block: str
     matrix: str
-    """``q_proj`` for example; or products packed into one: ``qkv_proj``, ``gate_up_proj``."""
+    """Name of the matrix, for example ``q_proj``, or of matrices packed into one: ``qkv_proj``,
+    ``gate_up_proj``."""
     inputs: int
     outputs: int
 
@@ -44,7 +45,7 @@ class Branch:
 
     @property
     def b(self) -> str:
-        """Name of the graph input B, float32 [rank, outputs], scaled."""
+        """Name of the graph input B, float32 [rank, outputs], multiplied by the LoRA's scale."""
         return f"{self.path}.lora_B"
 
 
@@ -75,9 +76,9 @@ def load_branches(graph: Path) -> list[Branch]:
 def add_branches(model: Any) -> list[Branch]:
     """Adds a branch to each matrix product of the layers of ``model`` (an ``onnx.ModelProto``), in place.
 
-    Three nodes a product, packed ones included: each costs about a microsecond a token, which matters for
+    Each product, packed or not, gets three nodes. A node costs about a microsecond a token, which matters for
     small models. An empty B has one column instead of ``outputs``, so that an unused branch adds one zero a
-    token, not a whole row of them.
+    token instead of a whole row of zeros.
     """
     from onnx import TensorProto, helper
 
@@ -111,8 +112,8 @@ def add_branches(model: Any) -> list[Branch]:
 
 @dataclass(frozen=True, slots=True)
 class Product:
-    """A layer's matrix product: its input ``source``, the node with the weights, and the ``last`` node, which
-    differs from that only in products by row."""
+    """A layer's matrix product: its input ``source``, the node with the weights (``weighing``), and the
+    ``last`` node, which is a different node only in products by row."""
 
     source: str
     weighing: Any

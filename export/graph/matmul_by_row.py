@@ -1,11 +1,12 @@
 """Integer matrix product, with a scale for each row of the weights and for each token: writes its nodes.
 
 ``MatMulIntegerToFloat`` is two to four times as fast as ``MatMulNBits`` for the few tokens of a message
-(``benchmarks/LOG.md``), but takes one scale for all activations. So each token's numbers are divided by the
-largest of them before, and the product is multiplied by it after (as in LLM.int8(), Dettmers et al. 2022,
-arXiv 2208.07339, and ZeroQuant's token-wise quantization). A token's result doesn't depend on other tokens.
-Inputs are smoothed first if the matrix has smoothing factors (SmoothQuant, Xiao et al. 2023, arXiv
-2211.10438). Where one scale serves all tokens, the node that makes codes notes it for ``fixed_scales``.
+(``benchmarks/LOG.md``), but takes one scale for all activations. So each token's numbers are divided by their
+largest magnitude before the product, and the result is multiplied by that magnitude (as in LLM.int8(),
+Dettmers et al. 2022, arXiv 2208.07339, and ZeroQuant's token-wise quantization). A token's result doesn't
+depend on other tokens. Inputs are smoothed first if the matrix has smoothing factors (SmoothQuant, Xiao et
+al. 2023, arXiv 2211.10438). Where one scale serves all tokens, the node that makes codes has the largest
+magnitude in its metadata, for ``fixed_scales``.
 """
 
 from __future__ import annotations
@@ -24,7 +25,8 @@ BY_ROW: Final = "ByRow"
 """Suffix of the name of a product's last node."""
 INTEGERS: Final = "MatMulIntegerToFloat"
 REACH: Final = "edgeslm.reach"
-"""Metadata key of the node that makes codes: the largest magnitude, if one scale serves all tokens."""
+"""Metadata key for the largest magnitude of the input, on the node that makes codes, if one scale serves all
+tokens."""
 _PRODUCT: Final = "Integers"
 _SMOOTH: Final = "Smooth"
 _SHARES: Final = "Shares"
@@ -36,10 +38,11 @@ _LAST_AXIS: Final = "/model/constants/INT64/[-1]"
 def write_product_by_row(
     model: Any, matrix: Quantized, name: str, source: str, sequence: str, output: str | None
 ) -> str:
-    """Adds the nodes to a model of onnxruntime-genai's builder. :return: the name of the last one.
+    """Adds the product's nodes to a model of onnxruntime-genai's builder. :return: the name of the last node.
 
     :param source: the input's name; products with the same input share the nodes that make its codes.
-    :param sequence: name of its token dimension. :param output: the product's name; default: derived.
+    :param sequence: name of the input's token dimension. :param output: name of the result; by default
+        derived from ``name``.
     """
     import numpy as np
 
@@ -112,7 +115,8 @@ def smooths(node: Any) -> bool:
 
 
 def write_scales(model: Any, scales: npt.NDArray[np.float16], name: str) -> str:
-    """Writes float16 scales with a Cast to the kernels' float32, which the runtime folds at loading."""
+    """Writes float16 scales and a Cast to float32 for the kernels; the runtime folds the Cast when it loads
+    the graph."""
     import onnx_ir as ir
 
     model.make_initializer(scales, f"{name}.float16")
@@ -134,7 +138,7 @@ def _add(
     dtype: Any = None,
     **attributes: Any,
 ) -> str:
-    """Adds a node. :return: the name of its value."""
+    """Adds a node. :return: the name of its output."""
     output = output or f"{name}/output_0"
     model.make_node(kind, inputs=inputs, outputs=[output], name=name, **attributes)
     model.make_value(output, dtype or model.io_dtype, shape=shape)

@@ -14,7 +14,8 @@ def replace(
 ) -> None:
     """Replaces the graph's nodes and, if given, its initializers and value shapes.
 
-    All are copied first: they may be the graph's own, which clearing its lists destroys.
+    The new values are copied first: they may be the graph's own, which are destroyed when its lists are
+    cleared.
     """
     lists = (graph.node, nodes), (graph.initializer, constants), (graph.value_info, infos)
     copied = [

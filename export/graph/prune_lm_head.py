@@ -1,7 +1,8 @@
 """Head pruning: finds and replaces the nodes by which onnxruntime-genai's builder keeps the last token only.
 
 With ``prune_lm_head`` the builder writes a Gather of the last position and an Unsqueeze before the head's
-product. A replacement can move before the last layer's products: after its attention tokens are independent.
+product. A replacement can move ahead of the last layer's products, since tokens are independent after the
+last attention.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ _PRUNING: Final = "/lm_head/prune/"
 
 
 def pruned_values(graph: Any) -> str | None:
-    """Name of the value, of all tokens, that the pruning nodes read; None if the head isn't pruned."""
+    """Name of the value with all tokens that the pruning nodes read; None if the head isn't pruned."""
     pruning = [node for node in graph.node if _PRUNING in node.name]
     made = {output for node in pruning for output in node.output}
     hidden = {node.input[0] for node in pruning} - made
@@ -26,7 +27,7 @@ def replace_pruning(graph: Any, kept: str, tokens: str, makers: Sequence[Any] = 
     """Replaces the pruning nodes of a graph, in place.
 
     :param kept: the value that the head reads instead, [1, ``tokens``, size].
-    :param tokens: name of that dimension.
+    :param tokens: name of the token dimension of ``kept``.
     :param makers: the nodes that compute ``kept`` from ``pruned_values``.
     """
     pruning = [node for node in graph.node if _PRUNING in node.name]
@@ -45,11 +46,12 @@ def replace_pruning(graph: Any, kept: str, tokens: str, makers: Sequence[Any] = 
 
 
 def cut_earlier(graph: Any, cut: str) -> None:
-    """Moves the node ``cut``, which selects tokens, from after the last layer to after its attention, in
-    place: it then selects from attention's output and from the residual that bypasses it. Does nothing
-    without a known attention node.
+    """Moves the node ``cut``, which selects tokens, from the end of the last layer to just after that layer's
+    attention, in place. There it selects from the attention's output and from the residual that bypasses it.
+    Does nothing if no attention node is found.
 
-    Shapes of the values in between are dropped: they would be wrong, and the runtime plans memory by them.
+    The recorded shapes of the values in between are dropped: they would be wrong, and the runtime plans
+    memory by them.
     """
     attention = [node for node in graph.node if node.op_type == "GroupQueryAttention"]
     (old,) = [node for node in graph.node if node.name == cut]

@@ -2,10 +2,10 @@
 
 ``model_score.onnx`` reads the same ``model.onnx.data`` as ``model.onnx``. Its additional inputs give each
 token's position, an attention mask (``GroupQueryAttention``'s inputs ``position_ids`` and ``attention_bias``,
-which the builder leaves empty), the positions at which logits are wanted and, if the embedding is tied, for
-which tokens. So all labels are branches after one message, computed in one pass (tree attention, as in
-SpecInfer, Miao et al. 2023, arXiv 2305.09781), and the head computes only the labels' tokens. Works on graphs
-of onnxruntime-genai's builder; ``edgeslm.engine.worker.scorer`` runs it.
+which the builder leaves empty), the positions at which logits are wanted and, if the embedding is tied, the
+tokens whose logits are wanted. So all labels are branches after one message, computed in one pass (tree
+attention, as in SpecInfer, Miao et al. 2023, arXiv 2305.09781), and the head computes only the labels'
+tokens. Works on graphs of onnxruntime-genai's builder; ``edgeslm.engine.worker.scorer`` runs it.
 """
 
 from __future__ import annotations
@@ -22,11 +22,13 @@ POSITIONS, BIAS, WANTED = "position_ids", "attention_bias", "logit_positions"
 """Additional inputs: int64 [1, tokens], float32 [1, 1, tokens, all tokens], int64 [wanted]; the logits are
 [1, wanted, vocabulary]."""
 WORDS = "logit_tokens"
-"""Input with a tied embedding, int64 [words]: unless it is empty, the logits are [1, wanted, words]."""
+"""Additional input if the embedding is tied, int64 [words]: tokens. Unless it is empty, the logits are [1,
+wanted, words]."""
 
 _ATTENTION: Final = "GroupQueryAttention"
 _POSITIONS_PLACE, _BIAS_PLACE = 9, 10
-"""Indices of both among the node's inputs (onnxruntime's ContribOperators.md)."""
+"""Indices of positions and bias among the inputs of ``GroupQueryAttention`` (onnxruntime's
+ContribOperators.md)."""
 
 
 def write_score_graph(folder: Path) -> bool:
@@ -44,11 +46,9 @@ def write_score_graph(folder: Path) -> bool:
 
 
 def open_branches(graph: Any) -> bool:
-    """Changes the graph in place.
-
-    :return: false, with nothing changed, if a layer has windowed attention (tokens of other branches would
-        count as neighbours), if the graph switches between two by the number of tokens (Phi-3's LongRoPE), or
-        if its head isn't pruned.
+    """Adds the inputs for scoring to the graph, in place. :return: false, with nothing changed, if a layer
+    has windowed attention (tokens of other branches would count as neighbours), if the graph switches between
+    two branches by the number of tokens (Phi-3's LongRoPE), or if its head isn't pruned.
     """
     if any(node.op_type == "If" for node in graph.node):
         return False
@@ -80,11 +80,12 @@ def open_branches(graph: Any) -> bool:
 
 
 def _choose_words(graph: Any) -> None:
-    """Makes a tied head multiply only with the embeddings of ``WORDS``, if there are any.
+    """Makes a head that is tied to the embedding compute only the tokens in ``WORDS``, unless that input is
+    empty.
 
     The input is rounded as the head rounds it (``MatMulNBits``, accuracy level 4: 8 bits, a scale for each
-    group), so that both paths give a label the same score. The whole head stays in the graph as a branch: the
-    prepacked weights are then the plain graph's, and both share one file.
+    group), so that both paths give a label the same score. The whole head stays in the graph as a branch, so
+    that the prepacked weights are the plain graph's and both graphs share one file.
     """
     from onnx import TensorProto, helper
 
@@ -138,7 +139,7 @@ def _choose_words(graph: Any) -> None:
 
 
 def _round_as_head(hidden: str, group: int, size: int) -> list[Any]:
-    """Nodes that compute ``words/read`` from ``hidden``: rounded to 8-bit codes, a scale for each group."""
+    """Nodes that round ``hidden`` to 8-bit codes with a scale for each group, as ``words/read``."""
     import numpy as np
     from onnx import numpy_helper
 
