@@ -100,7 +100,7 @@ def similarity(expected: Floats, found: Floats) -> dict[str, Any]:
 
 
 def _spearman(wanted: Floats, got: Floats) -> Floats:
-    """Rank correlation of each row [n]; float cosines have no ties that matter."""
+    """Spearman's rank correlation of each row [n]; ties are ignored, since float cosines hardly have any."""
     import numpy as np
 
     ranks = [np.argsort(np.argsort(each, axis=1), axis=1).astype(np.float64) for each in (wanted, got)]

@@ -9,11 +9,12 @@ from pathlib import Path
 from typing import Any, Final
 
 FORGOTTEN_S: Final = 30 * 24 * 3600.0
-"""Age after which notes are removed: the command won't be resumed any more."""
+"""Age in seconds after which notes are removed, since their command will hardly be resumed."""
 
 
 class Notes:
-    """A folder of JSON files, one for each finished step. ``remove`` deletes it when the command is done."""
+    """A folder of JSON files, one for each finished step. ``remove`` deletes the folder when the command is
+    done."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -21,7 +22,7 @@ class Notes:
         folder.mkdir(parents=True, exist_ok=True)
 
     def load(self, name: str) -> dict[str, Any] | None:
-        """The saved step ``name``; None if it is missing or can't be read."""
+        """The saved result of the step ``name``; None if it is missing or can't be read."""
         try:
             found: dict[str, Any] = json.loads((self.folder / f"{name}.json").read_bytes())
         except (OSError, ValueError):
@@ -43,7 +44,7 @@ class Notes:
 
 
 def sweep(folder: Path) -> None:
-    """Removes old notes next to ``folder`` whose names equal its own up to the last hyphen."""
+    """Removes old folders of notes next to ``folder`` that have the same name up to the last hyphen."""
     kind, now = folder.name.rpartition("-")[0], time.time()
     for other in folder.parent.glob(f"{kind}-*") if kind else ():
         if other != folder and now - other.stat().st_mtime > FORGOTTEN_S:

@@ -1,8 +1,8 @@
 """Virtual environment of optimum, made once in the cache.
 
 onnxruntime-genai's builder needs transformers 5 and optimum-onnx pins transformers below 4.58, so one
-environment can't hold both. The second one links the large packages of the first (torch alone is up to 3 GB)
-and installs only what differs.
+environment can't hold both. Optimum's environment links the large packages of the export's environment (torch
+alone is up to 3 GB) and installs only packages that differ.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ LIST = Path(__file__).parents[1] / "optimum.txt"
 ``scripts/lock``."""
 
 BORROWED = ("torch", "onnx", "onnxruntime", "numpy")
-"""Packages that are linked from this environment, with their dependencies."""
+"""Packages that are linked from the export's environment, with their dependencies."""
 
 DOWNLOAD = "about 35 MB"
 
@@ -44,9 +44,9 @@ def cache_folder() -> Path:
 def optimum_python(announce: Announce, *, packages: Path = LIST, debug: bool = False) -> Path:
     """The interpreter of optimum's environment, which is created if it is missing or incomplete.
 
-    :param announce: gets a sentence before anything is downloaded. :param packages: the packages that
-        differ, as pip's requirements with hashes.
-    :raises ExportError: it can't be created; the next call starts again.
+    :param announce: called with a sentence for the user before anything is downloaded. :param packages: the
+        packages that differ, as pip's requirements with hashes.
+    :raises ExportError: the environment can't be created; the next call starts again.
     """
     borrowed = borrowed_distributions()
     folder = cache_folder() / f"optimum-{_key(borrowed, packages)}"
@@ -104,10 +104,11 @@ def _key(borrowed: dict[str, Distribution], packages: Path) -> str:
 
 
 def _link_packages(borrowed: dict[str, Distribution], folder: Path) -> None:
-    """Links the top entries of each distribution into the folder ``lent`` and adds that to the new
+    """Links the top entries of each distribution into the folder ``lent`` and adds this folder to the new
     environment's path.
 
-    It is outside of site-packages: pip then sees the packages as installed and never removes their files.
+    The folder is outside of site-packages, so that pip sees the packages as installed but never removes their
+    files.
     """
     lent = folder / "lent"
     lent.mkdir()

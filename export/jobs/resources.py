@@ -13,15 +13,16 @@ from edgeslm.errors import ExportError
 _FOLDER_BYTES_A_WEIGHT = 2
 _GGUF_BYTES_A_WEIGHT = 6
 _MEASURING_BYTES_A_WEIGHT = 5
-"""Measuring sensitivity holds all weights in float32, the activations of a sequence (about a byte a weight,
-more in small models) and the head's errors in each format."""
+"""Memory for measuring sensitivity: all weights in float32, the activations of a sequence (about a byte a
+weight, more in small models) and the head's errors in each format."""
 LIBRARIES_BYTES = 700_000_000
 
 
 def available_memory() -> int:
     """Available memory and swap in bytes, or what a container's limit leaves if that is less.
 
-    ``MemAvailable`` and ``SwapFree`` of /proc/meminfo; ``memory.max`` minus ``memory.current`` of cgroup v2.
+    Reads ``MemAvailable`` and ``SwapFree`` of /proc/meminfo, and ``memory.max`` and ``memory.current`` of
+    cgroup v2.
     """
     fields: dict[str, int] = {}
     for line in Path("/proc/meminfo").read_text().splitlines():
@@ -42,8 +43,9 @@ def available_memory() -> int:
 def bytes_a_weight(*, gguf: bool, measured: bool = False) -> int:
     """Peak memory of an export, in bytes a weight.
 
-    A folder is read layer by layer; all its codes, a byte a weight, are in memory when the graph is written.
-    transformers dequantizes a GGUF as a whole. ``measured``: gradients are computed too.
+    A checkpoint folder is read layer by layer, but all quantized codes, a byte a weight, are in memory when
+    the graph is written. transformers dequantizes a GGUF as a whole. With ``measured``, gradients are
+    computed too.
     """
     read = _GGUF_BYTES_A_WEIGHT if gguf else _FOLDER_BYTES_A_WEIGHT
     return max(read, _MEASURING_BYTES_A_WEIGHT) if measured else read
@@ -52,7 +54,7 @@ def bytes_a_weight(*, gguf: bool, measured: bool = False) -> int:
 def check_resources(
     weights: int, disk_bytes: int, folder: Path, memory_a_weight: int, hint: str = ""
 ) -> None:
-    """:param weights: number of parameters. :param disk_bytes: to be written below ``folder``.
+    """:param weights: number of parameters. :param disk_bytes: bytes to be written below ``folder``.
     :param hint: advice to add before "use a larger machine".
 
     :raises ExportError: too little disk or memory, with the numbers.

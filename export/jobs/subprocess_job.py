@@ -1,6 +1,6 @@
 """Subprocess jobs: starts a child process for a heavy step, relays its progress and reads its result.
 
-The command's own process stays free of torch and the builder: it refuses bad sources in a fraction of a
+The command's own process doesn't import torch or the builder, so it refuses bad sources in a fraction of a
 second, hides what libraries print, and survives a step that runs out of memory.
 
 A child gets its task as JSON on standard input. It writes JSON lines on standard output: ``{"progress":
@@ -32,13 +32,13 @@ class OnProgress(Protocol):
 
 
 class Announce(Protocol):
-    """Gets a sentence for the user."""
+    """Callback that shows the user a sentence."""
 
     def __call__(self, sentence: str, /) -> None: ...
 
 
 class ChildStep(Protocol):
-    """The work of a child: computes a result from its task, both JSON values."""
+    """Function that a child runs: computes a result from a task; both are JSON objects."""
 
     def __call__(self, task: dict[str, Any], reporter: Reporter, /) -> dict[str, Any]: ...
 
@@ -60,7 +60,8 @@ _PR_SET_PDEATHSIG = 1
 """From linux/prctl.h."""
 
 OFFLINE = {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_OFFLINE": "1"}
-"""For children that read local files: without it transformers asks the hub about some local tokenizers."""
+"""Environment variables for children that read local files only; without them, transformers asks the hub
+about some local tokenizers."""
 
 
 def run_child(
@@ -75,9 +76,9 @@ def run_child(
     """Runs ``command`` with ``task`` as JSON on its standard input.
 
     :param what: the step, as the subject of a sentence ("the conversion").
-    :param debug: let the libraries print to standard error.
+    :param debug: whether the libraries may print to standard error.
     :return: the child's result.
-    :raises ExportError: the error that the child reported, or how it ended.
+    :raises ExportError: the child reported an error, which is the message, or it ended without a result.
     """
     with tempfile.TemporaryFile() as log:
         child = subprocess.Popen(
@@ -109,9 +110,9 @@ def run_module(
     on_progress: OnProgress | None = None,
     debug: bool = False,
 ) -> dict[str, Any]:
-    """``run_child`` for a module of this package, which reads local files only.
+    """Runs a module of this package as ``run_child`` does; the module reads local files only.
 
-    -P keeps the working directory off the module path: it may be a downloaded folder.
+    The option -P keeps the working directory off the module path, since that may be a downloaded folder.
     """
     command = [sys.executable, "-P", "-m", f"edgeslm_export.{module}"]
     return run_child(command, task, what, on_progress=on_progress, debug=debug, environment=OFFLINE)
@@ -161,7 +162,8 @@ def _failure(what: str, status: int, log: IO[bytes], debug: bool) -> str:
 
 
 class Reporter:
-    """The child's side: writes messages to standard output; what libraries print goes to standard error."""
+    """The child's side of a job: writes messages to standard output, and sends what libraries print to
+    standard error."""
 
     def __init__(self) -> None:
         _end_with_parent()
@@ -192,6 +194,7 @@ class Reporter:
 
 
 def _end_with_parent() -> None:
-    """Has Linux kill this process when its parent dies, even by SIGKILL: no orphan works on for hours."""
+    """Makes Linux kill this process when its parent dies, even by SIGKILL, so that no orphan runs on for
+    hours."""
     if sys.platform == "linux":
         ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)

@@ -107,8 +107,8 @@ def check_base(lora: Lora, base: Bundle, branches: Sequence[Branch]) -> None:
 def arrange(lora: Lora, branches: Sequence[Branch], head_sizes: Mapping[str, int]) -> dict[str, Floats]:
     """Graph inputs by name, for the branches that the adapter adds to.
 
-    Modules packed into one product share a branch: their A are concatenated, and B [sum of ranks, all
-    outputs] is block-diagonal. A pair for a packed module stays one.
+    Modules packed into one product share a branch: their matrices A are concatenated, and the branch's B [sum
+    of ranks, all outputs] is block-diagonal. A pair that was trained for a packed module stays one pair.
 
     :param head_sizes: outputs of ``q_proj``, ``k_proj`` and ``v_proj``.
     :raises ExportError: shapes differ from the base's.
@@ -175,7 +175,7 @@ def _offsets(parts: Sequence[str], widths: Mapping[str, int]) -> dict[str, slice
 
 
 def write_adapter(values: Mapping[str, Floats], file: Path) -> None:
-    """Writes onnxruntime's adapter format, which devices memory-map."""
+    """Writes the matrices in onnxruntime's adapter format, which devices memory-map."""
     import onnxruntime
 
     # The format holds pointers only: the values must live until the file is written.
@@ -190,7 +190,7 @@ def write_adapter(values: Mapping[str, Floats], file: Path) -> None:
 def load_base(base: Bundle) -> list[Branch]:
     """The branches of a base to which an adapter can add.
 
-    :raises ExportError: it isn't a decoder, or has no graph for adapters.
+    :raises ExportError: the base isn't a decoder, or has no graph for adapters.
     """
     manifest = base.manifest
     if manifest.kind != "decoder":
@@ -201,7 +201,7 @@ def load_base(base: Bundle) -> list[Branch]:
 
 
 def head_sizes(base: Bundle) -> dict[str, int]:
-    """Outputs of ``q_proj``, ``k_proj`` and ``v_proj``, all heads together."""
+    """Number of outputs of ``q_proj``, ``k_proj`` and ``v_proj``, all heads together."""
     decoder = json.loads((base.path / "genai_config.json").read_bytes())["model"]["decoder"]
     size = int(decoder["head_size"])
     queries, keys = int(decoder["num_attention_heads"]) * size, int(decoder["num_key_value_heads"]) * size

@@ -1,8 +1,8 @@
 """Decoder export: quantizes a source, allocates bits, builds and measures graphs, and writes the bundle.
 
 Steps that need torch or the inference library run in child processes (``quantize.worker``,
-``builder_worker``, ``fidelity``, ``report_card``). This module runs them in order, decides by their results
-and writes the manifest.
+``builder_worker``, ``fidelity``, ``report_card``). This module runs the steps in order, decides by their
+results and writes the manifest.
 """
 
 from __future__ import annotations
@@ -132,8 +132,8 @@ def memory_a_weight(recipe: Recipe, *, gguf: bool) -> tuple[int, str]:
 
 @dataclass(frozen=True, slots=True)
 class _Built:
-    """A placement that was built: its model folder and fidelity; ``written`` has the formats for single
-    tokens, if they differ."""
+    """A placement that was built, with its model folder and fidelity. ``written`` has the formats for
+    decoding single tokens, if these differ."""
 
     attempt: Candidate
     folder: Path
@@ -185,7 +185,7 @@ class _Work:
         )
 
     def by_rule(self) -> _Built:
-        """Builds a recipe that doesn't measure."""
+        """Builds the model by a recipe that doesn't measure sensitivity."""
         shapes, recipe = self._found["matrices"], self._order.recipe
         formats = formats_by_rule(recipe, shapes, self._found["layers"])
         written = written_formats(recipe, formats)
@@ -216,7 +216,8 @@ class _Work:
         return best
 
     def _take_over(self, formats: dict[str, Format]) -> None:
-        """Keeps the source's own formats where they have no more bits than wanted."""
+        """Replaces formats by those in which the source is already quantized, where these have no more
+        bits."""
         for unit in units_of(formats):
             exact = self._exact_format(unit)
             wanted = formats[unit[0]]
@@ -247,7 +248,8 @@ class _Work:
         return made
 
     def _exact_format(self, unit: tuple[str, ...]) -> Format | None:
-        """The format in which the source stores all of a unit; None if it differs or is float."""
+        """The format in which the source stores all matrices of a unit; None if their formats differ or are
+        float."""
         own = {self._exact.get(name) for name in unit}
         return own.pop() if len(own) == 1 else None
 
@@ -291,7 +293,7 @@ class _Work:
         return replace(built, written=formats, written_fidelity=fidelity)
 
     def report(self, built: _Built) -> dict[str, Any]:
-        """The report card without sizes; only figures that are the same each time."""
+        """The report card without sizes. It has only figures that are the same in each export of a source."""
         recipe, corpus = self._order.recipe, self._order.corpus
         card: dict[str, Any] = {
             "recipe": recipe.name,
@@ -360,7 +362,8 @@ def _manifest_fields(
 
 
 def _weight_groups(formats: Mapping[str, Format]) -> list[dict[str, Any]]:
-    """The manifest's list: matrices whose format isn't the most frequent one, then ``*`` for the rest."""
+    """The manifest's list of formats: matrices whose format isn't the most frequent one, then ``*`` for the
+    rest."""
     (common, _), *_ = Counter(formats.values()).most_common()
     named = [(name, form) for name, form in sorted(formats.items()) if form != common]
     return [

@@ -31,7 +31,8 @@ _LINKED = frozenset({".json", ".txt", ".model", ".vocab", ".jinja"})
 """Suffixes of files that optimum's transformers reads in addition to weights: configuration, tokenizer."""
 
 _BYTES_A_WEIGHT = 5
-"""PyTorch's model and the graph, both float32, are in memory together for a moment."""
+"""Low estimate of an export's memory in bytes a weight: PyTorch's model and the graph, both float32, are in
+memory together for a moment."""
 
 
 def export_encoder(
@@ -45,7 +46,7 @@ def export_encoder(
 ) -> tuple[Manifest, dict[str, Any]]:
     """Makes the bundle ``out`` from ``origin``.
 
-    :param announce: gets a sentence before something is downloaded.
+    :param announce: called with a sentence for the user before something is downloaded.
     :param recipe: a key of ``RECIPES``.
     :return: its manifest, and measurements of the finished bundle: speed and similarity to the float model.
     :raises ExportError: a step failed; nothing is left behind.
@@ -132,11 +133,12 @@ def _quantize(source: Path, out: Path, on_progress: OnProgress | None, debug: bo
 def read_pooling(folder: Path) -> tuple[EncoderSection, int]:
     """A checkpoint's pooling and context length.
 
-    From sentence-transformers' ``modules.json``, pooling ``config.json`` and ``sentence_bert_config.json``;
-    a plain encoder gets mean pooling, normalized. ``config_sentence_transformers.json`` has the prefixes that
-    some models expect before a text ("query: ").
+    Both come from sentence-transformers' ``modules.json``, pooling ``config.json`` and
+    ``sentence_bert_config.json``; a plain encoder gets normalized mean pooling.
+    ``config_sentence_transformers.json`` has the prefixes that some models expect before a text ("query: ").
 
-    :raises ExportError: pooling other than by mean or first token, or a layer after it.
+    :raises ExportError: the checkpoint pools neither by mean nor by first token, or has another layer after
+        the pooling.
     """
     config = read_config(folder / "config.json")
     modules = _optional_json(folder / "modules.json")
@@ -181,7 +183,8 @@ def _prompts(folder: Path) -> dict[str, str] | None:
 def link_checkpoint(
     source: Path, folder: Path, on_progress: OnProgress | None = None, debug: bool = False
 ) -> Path:
-    """Makes a copy of a checkpoint for optimum's older transformers, out of links, without pickles.
+    """Makes a copy of a checkpoint for optimum's older transformers. The copy has links to the files, and no
+    pickles.
 
     Weights that may be pickles are converted to safetensors. The tokenizer class of transformers 5 gets its
     older name.
@@ -214,8 +217,8 @@ def _optional_json(file: Path) -> Any:
 
 
 def _save_tokenizer(source: Path, exported: Path, stage: Path) -> None:
-    """Writes the checkpoint's own ``tokenizer.json``, if it has one, without its padding and truncation: the
-    engine decides both."""
+    """Writes the checkpoint's own ``tokenizer.json``, if it has one, without its padding and truncation,
+    since the engine decides both."""
     own = source / "tokenizer.json"
     tokenizer = json.loads((own if own.is_file() else exported / "tokenizer.json").read_bytes())
     tokenizer["truncation"] = tokenizer["padding"] = None
@@ -225,7 +228,8 @@ def _save_tokenizer(source: Path, exported: Path, stage: Path) -> None:
 
 
 def _report(origin: Origin, stage: Path, recipe: EncoderRecipe, reference: bytes) -> dict[str, Any]:
-    """The report, with the similarity to the float model's vectors. :raises ExportError: it is too low."""
+    """The report, with the similarity to the float model's vectors. :raises ExportError: the similarity is
+    too low."""
     import io
 
     import numpy as np

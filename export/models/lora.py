@@ -47,7 +47,7 @@ _REFUSED: dict[str, tuple[Any, str]] = {
     "monteclora_config": (None, "sampled matrices (MonteCLoRA)"),
     "megatron_config": (None, "layers of Megatron"),
 }
-"""Features that a pair of matrices can't express."""
+"""Features of adapters that a pair of low-rank matrices can't express."""
 
 _CHANGES_BASE = ("pissa", "olora", "corda", "loftq", "lora_ga")
 """Initializations that change the base's own weights."""
@@ -69,15 +69,15 @@ class Pair:
 
 @dataclass(frozen=True, slots=True)
 class Lora:
-    """A LoRA folder, read."""
+    """Contents of a LoRA folder."""
 
     path: Path
     pairs: Mapping[tuple[int, str, str], Pair]
-    """Layer, block (``self_attn`` or ``mlp``) and matrix (``q_proj``) to its pair."""
+    """Pairs by layer, block (``self_attn`` or ``mlp``) and matrix (such as ``q_proj``)."""
     base: str
-    """The base's name at training time."""
+    """The base model's name at training time."""
     architecture: str
-    """The base's class, if PEFT stored it; else ""."""
+    """The base model's class, if PEFT stored it; else ""."""
 
     @property
     def rank(self) -> int:
@@ -163,7 +163,8 @@ def _load_halves(file: Path) -> dict[tuple[int, str, str], tuple[str, dict[str, 
 
 
 def _tensors(file: Path) -> Iterator[tuple[str, Floats]]:
-    """Names and float32 values. Doesn't import torch, which is slow; numpy has no bfloat16."""
+    """Names and float32 values of a file's tensors. Converts bfloat16, which numpy lacks, without importing
+    torch, which is slow."""
     import numpy as np
     from safetensors import SafetensorError, deserialize
 
@@ -187,7 +188,8 @@ def _tensors(file: Path) -> Iterator[tuple[str, Floats]]:
 
 
 def _scale(config: Mapping[str, Any], module: str, rank: int, path: Path) -> float:
-    """``alpha / r``, or ``alpha / sqrt(r)`` for rank-stabilized LoRA (arXiv:2312.03732), as in PEFT."""
+    """A pair's scale: ``alpha / r``, or ``alpha / sqrt(r)`` for rank-stabilized LoRA (arXiv:2312.03732), as
+    in PEFT."""
     wanted = _pattern_value(config.get("rank_pattern") or {}, module, config.get("r"))
     alpha = _pattern_value(config.get("alpha_pattern") or {}, module, config.get("lora_alpha"))
     if wanted != rank or not isinstance(alpha, int | float):
@@ -198,7 +200,8 @@ def _scale(config: Mapping[str, Any], module: str, rank: int, path: Path) -> flo
 
 
 def _pattern_value(pattern: Mapping[str, Any], module: str, default: Any) -> Any:
-    """A module's value by PEFT's rule (``get_pattern_key``): that of the first key its name ends with."""
+    """A module's value by PEFT's rule (``get_pattern_key``): the value of the first key that matches the end
+    of the module's name."""
     for key, value in pattern.items():
         if re.match(rf"(.*\.)?({key})$", module):
             return value

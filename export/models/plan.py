@@ -1,7 +1,7 @@
 """Export plan: estimates a model's size, memory and speed on a board before anything large is downloaded.
 
 Only ``config.json`` is downloaded or read, or a GGUF file's header. ``bundle.size_estimate`` does the
-arithmetic; this module finds the config, translates recipes and words the advice.
+arithmetic; this module finds the config, translates recipes and writes the advice.
 """
 
 from __future__ import annotations
@@ -114,7 +114,8 @@ def formats_of(recipe: Recipe) -> tuple[Formats, Formats | None]:
 def make_plan(
     src: str, shape: Shape, board: Board, recipes: Sequence[str], context: int | None = None
 ) -> Plan:
-    """:param recipes: names; none: all. :param context: tokens; default: 2048 or the model's limit.
+    """Estimates each recipe on a board. :param recipes: names of recipes; if empty, all. :param context:
+    context length in tokens; by default 2048 or the model's limit.
 
     :raises ExportError: an unknown recipe, or a context above the model's limit.
     """

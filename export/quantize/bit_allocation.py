@@ -1,9 +1,9 @@
 """Bit allocation: chooses a format for each matrix, spending bytes where they reduce divergence most.
 
-A unit is a matrix, or several that the graph fuses into one. Each format gives it a divergence and a size.
-Starting from the smallest formats, the upgrade that removes most divergence per byte is made, until the
-budget is used up or the divergence is low enough: the greedy solution of a multiple-choice knapsack over each
-unit's lower convex hull (Sinha and Zoltners 1979). Pure Python.
+A unit is a matrix, or several that the graph fuses into one. Each format gives a unit a divergence and a
+size. The allocation starts from the smallest formats and repeats the upgrade that removes most divergence per
+byte, until the budget is used up or the divergence is low enough. This is the greedy solution of a
+multiple-choice knapsack over each unit's lower convex hull (Sinha and Zoltners 1979). Pure Python.
 """
 
 from __future__ import annotations

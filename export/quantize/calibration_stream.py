@@ -1,5 +1,5 @@
-"""Calibration activations: passes calibration tokens through a model layer by layer and collects what each
-matrix reads."""
+"""Calibration activations: passes calibration tokens through a model layer by layer and collects the inputs
+of each matrix."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from edgeslm_export.quantize.recipe import VALUES
 from edgeslm_export.sources.corpus import BATCH
 
 MEASURED_EVERY = 4
-"""Sensitivity is measured on every fourth sequence: a mean needs fewer tokens than a Hessian."""
+"""Sensitivity is measured on every fourth sequence: its mean needs fewer tokens than GPTQ's Hessian."""
 _SEEN_EVERY = 16
 """Every sixteenth token is kept as a sample of a matrix's inputs."""
 
@@ -47,7 +47,7 @@ class CalibrationStream:
         self.hidden = self.model.run(number, self.hidden, self._calls)
 
     def stages(self, number: int, matrices: Mapping[str, Any]) -> list[dict[str, Any]]:
-        """The layer's matrices in order of use, grouped by input: matrices of a stage read the same one."""
+        """The layer's matrices in order of use, grouped by input: matrices of a stage read the same input."""
         order: list[tuple[str, int]] = []
         keep = []  # a freed input's address could be used again
 
@@ -84,8 +84,8 @@ class CalibrationStream:
 
         For value projections the first token of a sequence weighs as much as all others together, because it
         is an attention sink (Xiao et al. 2023, arXiv 2309.17453): in SmolLM2-135M it has 95 % of the squared
-        gradient of most layers' values. With the weight of one token, GPTQ makes its value worse than
-        rounding does.
+        gradient of most layers' values. If the first token weighed no more than the others, GPTQ would make
+        its value worse than rounding does.
         """
         import torch
 

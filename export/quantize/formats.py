@@ -9,13 +9,15 @@ from dataclasses import dataclass
 from typing import Final
 
 STEPS: Final = 127
-"""Activation codes on each side of the zero point, which is 128: the x86 kernels take unsigned codes."""
+"""Activation codes on each side of the zero point. The zero point is 128, since the x86 kernels take unsigned
+codes."""
 
 SCALE_BYTES = 2
-"""Scales are stored as float16; the kernels take float32, so loading a graph widens them."""
+"""Bytes of a scale. Scales are stored as float16; the kernels take float32, so loading a graph widens the
+scales."""
 
 ROW = 0
-"""The group size that means a whole row: one scale for each output."""
+"""Value of ``group_size`` that means a whole row: one scale for each output."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,8 +42,8 @@ class Format:
 
     @property
     def _range_bits(self) -> int:
-        """7 of 8 bits in integer products, so that the sum of two products can't saturate the 16-bit
-        accumulators of x86 processors without VNNI."""
+        """Bits of a code's range: 7 of 8 in integer products, so that the sum of two products can't saturate
+        the 16-bit accumulators of x86 processors without VNNI."""
         return self.bits - 1 if self.by_row else self.bits
 
     def width(self, columns: int) -> int:

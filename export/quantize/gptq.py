@@ -1,9 +1,10 @@
 """GPTQ: quantizes one matrix to codes and scales, by rounding or by GPTQ with coordinate descent.
 
 GPTQ (Frantar et al. 2022, arXiv 2210.17323) rounds the columns one after another and spreads each column's
-error over those that are still float, so that the product with the calibration inputs changes least. Columns
-are processed by the Hessian's diagonal, largest first. The groups' scales are fixed before, so the runtime
-needs no permutation. Each scale is the candidate of lowest error, weighted by the Hessian's diagonal.
+error over the columns that are still float, so that the product with the calibration inputs changes least.
+Columns are processed in the order of the Hessian's diagonal, largest first. The groups' scales are fixed
+before GPTQ, so the runtime needs no permutation. Each scale is the candidate with the lowest error, weighted
+by the Hessian's diagonal.
 
 Then the result is refined: least squares find the best scales for the codes (a small system for each row),
 and one sweep of coordinate descent improves the codes (QuantEase, Behdin et al. 2023, arXiv 2309.01885). This
@@ -26,25 +27,28 @@ if TYPE_CHECKING:
     import torch
 
 DAMPING = 0.01
-"""Share of its mean diagonal that is added to the Hessian's diagonal, as in the paper."""
+"""Share of the Hessian's mean diagonal that is added to its diagonal, as in the paper."""
 _CANDIDATES = 8
 _SMALLEST = 0.75
-"""The smallest candidate, as a share of the scale that just covers the group."""
+"""The smallest candidate scale, as a share of the scale that just covers the group."""
 _BLOCK = 128
 _BLOCK_WEIGHTS = 262_144
-"""Weights processed at a time: fits the CPU cache, and copies of a head's matrix wouldn't fit memory."""
+"""Weights processed at a time: such a block fits the CPU cache, and copies of a whole head wouldn't fit
+memory."""
 _BLOCK_SYSTEMS = 1 << 24
-"""The same for the refit's systems: reading the Hessian for each block costs more than cache misses."""
+"""Numbers processed at a time in the refit's systems: reading the Hessian for smaller blocks would cost more
+than the cache misses of large ones."""
 _MOST_DAMPED = 8
 _RIDGE = 1e-4
 """Ridge penalty on changes of scales in the refit, as a share of the system's mean diagonal."""
 _LEAST_SHARE = 0.05
 """Lower bound of channel magnitudes in smoothing, as a share of their median. Without it a channel that is
-nearly silent in calibration gets a huge factor, and a token that uses it loses all precision elsewhere."""
+nearly silent in calibration gets a huge factor, and a token that uses this channel loses all precision in
+other channels."""
 _MOST_NOISE = 0.006
-"""Most noise energy that rounding by one scale for all tokens may add, as a share of a typical token's
-products. In SmolLM2-135M matrices that read norms or attention stay below, most that read gated values don't
-(``benchmarks/LOG.md``)."""
+"""Maximum noise energy that rounding by one scale for all tokens may add, as a share of a typical token's
+products. In SmolLM2-135M, matrices that read norms or attention stay below this limit, and most that read
+gated values exceed it (``benchmarks/LOG.md``)."""
 _TINY = 1e-7
 """Smallest scale: float16's smallest subnormal is 6e-8."""
 
@@ -66,7 +70,8 @@ def round_to_nearest(weight: torch.Tensor, form: Format) -> Quantized:
 
 class Smoothing:
     """SmoothQuant (Xiao et al. 2023, arXiv 2211.10438), strength 0.5: inputs are divided by ``factors``
-    [columns], and the matrices that read them multiplied by them, before both become integers.
+    [columns], and the matrices that read these inputs are multiplied by ``factors``, before both are rounded
+    to integers.
 
     :param largest: [columns], the largest magnitude of each channel over the calibration inputs.
     :param weights: the matrices, each [rows, columns].
@@ -83,7 +88,7 @@ class Smoothing:
 def find_reach(
     tokens: torch.Tensor, weights: Sequence[torch.Tensor], smoothing: Smoothing | None = None
 ) -> float | None:
-    """The largest magnitude of the (smoothed) inputs, if one scale for it serves all tokens; else None.
+    """The largest magnitude of the (smoothed) inputs, if one scale serves all tokens; else None.
 
     One scale serves where tokens are alike, as after norms and attention. Where a few are far larger than the
     others (massive activations: Sun et al. 2024, arXiv 2402.17762), it would leave most tokens few codes.

@@ -14,16 +14,16 @@ import numpy.typing as npt
 from edgeslm_export.quantize.formats import Format
 
 _PROBED = 8
-"""Rows that are tried before the whole matrix."""
+"""Rows that ``recover`` tries before the whole matrix."""
 
 
 @dataclass(frozen=True, slots=True)
 class Quantized:
     """``codes`` int8 [rows, columns], ``scales`` float16 [rows, groups].
 
-    ``smoothing``, float32 [columns]: inputs are divided by it, and the codes are of the matrix whose columns
-    were multiplied by it. ``reach``: the largest magnitude of the smoothed inputs, if one scale serves all
-    tokens.
+    Inputs are divided by ``smoothing``, float32 [columns], and the codes are those of the matrix after its
+    columns were multiplied by ``smoothing``. ``reach`` is the largest magnitude of the smoothed inputs, if
+    one scale serves all tokens.
     """
 
     codes: npt.NDArray[np.int8]
@@ -33,10 +33,10 @@ class Quantized:
     reach: float | None = None
 
     def pack(self) -> npt.NDArray[np.uint8]:
-        """Codes as [rows, groups, bytes of a group], for formats in groups.
+        """Codes as [rows, groups, bytes of a group], for formats with a scale for each group.
 
-        Offset by half the range; 4-bit codes two a byte, the first in the low bits: the layout of input ``B``
-        of ``MatMulNBits`` (onnxruntime's ContribOperators.md).
+        Codes are offset by half the range, and a byte has two 4-bit codes, the first one in the low bits.
+        This is the layout of input ``B`` of ``MatMulNBits`` (onnxruntime's ContribOperators.md).
         """
         rows, columns = self.codes.shape
         form = self.format

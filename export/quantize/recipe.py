@@ -105,7 +105,7 @@ RECIPES: dict[str, Recipe] = {
 
 DEFAULT_RECIPE = "auto"
 DEFAULT_MAX_KL = 0.05
-"""Target of ``auto`` if none is given, in nats a token: less than llama.cpp's Q4_K_M loses on SmolLM2."""
+"""Default of the divergence that ``auto`` allows, in nats a token; llama.cpp's Q4_K_M has more on SmolLM2."""
 
 HEAD, EMBEDDING = "lm_head", "model.embed_tokens"
 """Names of the output head and of an embedding that isn't tied to it."""
@@ -116,8 +116,8 @@ VALUES = ("v_proj", "qkv_proj")
 """Matrices that compute values, alone or together with queries and keys."""
 
 ATTENDED = ("o_proj", "dense")
-"""Matrices that read attention's output. It isn't smoothed: the KV cache lies between it and any weights that
-could take the factors, and a separate node would cost more than smoothing gains."""
+"""Matrices that read attention's output. This output isn't smoothed: the KV cache lies between it and any
+weights that could take the factors, and a separate node would cost more than smoothing gains."""
 
 _LAYER = re.compile(r"model\.layers\.(\d+)\.(.+)")
 
@@ -137,8 +137,9 @@ def builder_options(recipe: Recipe, names: Iterable[str]) -> dict[str, str]:
     peak memory. ``fuse_mlp_gate_up`` fuses two matrices that read the same input, if the MLP has a gate (the
     builder fails on Nemotron, which has none). ``windowed_kv_cache`` is off: onnxruntime-genai 0.18 makes the
     cache of a windowed layer no longer than the request, and the kernel refuses a cache that is shorter than
-    the window; also, only a whole cache can be rewound anywhere. ``builder_worker`` sets ``block_size`` and
-    ``accuracy_level`` for each product; here they stand for what the builder derives from them.
+    the window; also, only a cache of full length can be rewound to any token. ``builder_worker`` sets
+    ``block_size`` and ``accuracy_level`` for each product; their values here are for what else the builder
+    derives from them.
     """
     return {
         "accuracy_level": "4",
@@ -160,7 +161,7 @@ def units_of(names: Iterable[str]) -> list[tuple[str, ...]]:
 
 
 def formats_by_rule(recipe: Recipe, names: Iterable[str], layers: int) -> dict[str, Format]:
-    """The formats of a recipe that doesn't measure.
+    """The formats of a recipe that doesn't measure sensitivity.
 
     The rule is llama.cpp's for Q4_K_M (``use_more_bits`` in llama-quant.cpp): more bits for the MLP's
     down-projection and the value projection, in the first and last eighth of the layers and every third layer
@@ -190,8 +191,8 @@ def _format_by_rule(recipe: Recipe, unit: tuple[str, ...], layers: int) -> Forma
 
 
 def choices_of(recipe: Recipe, name: str, columns: int) -> list[Format]:
-    """The formats that a measured recipe may choose for a matrix; later layers are calibrated with the first.
-    Larger groups that save no bytes with ``columns`` columns are left out."""
+    """The formats that a measured recipe may choose for a matrix; the calibration of later layers uses the
+    first one. Larger groups are left out if they save no bytes with ``columns`` columns."""
     useful: list[Format] = []
     for form in sorted(recipe.choices, key=lambda form: (form.bits, form.group_size)):
         finer = [other for other in useful if other.bits == form.bits]

@@ -1,15 +1,16 @@
 """Sensitivity: estimates the divergence that quantizing each matrix adds, from one pass of gradients.
 
-Second order in the error (the Fisher information is the Hessian of the divergence at the float model): let
-``g`` be the gradient of ``log p(y)`` at a matrix's output, with ``y`` drawn from the model, and ``d`` the
-output's error. The matrix then adds ``E[(g . d)^2] / 2`` nats a token (Kirkpatrick et al. 2017, section 2.1;
-for quantization Kim et al. 2023, arXiv 2306.07629). Errors at different positions are taken as independent.
+The estimate is of second order in the error: the Fisher information is the Hessian of the divergence at the
+float model. Let ``g`` be the gradient of ``log p(y)`` at a matrix's output, with ``y`` drawn from the model,
+and ``d`` the output's error. The matrix then adds ``E[(g . d)^2] / 2`` nats a token (Kirkpatrick et al. 2017,
+section 2.1; for quantization Kim et al. 2023, arXiv 2306.07629). Errors at different positions are taken as
+independent.
 
-Inside the layers ``d`` is known only after calibration, when the gradients are gone. Only the length of ``g``
-at each token is kept, and ``(g . d)^2`` is approximated by ``|g|^2 |d|^2 / rows``, as for unrelated
-directions: within 10 % of the exact sum for most matrices of SmolLM2-135M, 0.7 times for queries, up to 1.9
-times for keys. For embedding and head, whose gradients do have a direction, the sum is exact. The backward
-pass computes gradients of activations only; the whole model has to fit in memory.
+Inside the layers ``d`` is known only after calibration, when the gradients are no longer in memory. So only
+the length of ``g`` at each token is kept, and ``(g . d)^2`` is approximated by ``|g|^2 |d|^2 / rows``, as for
+unrelated directions. In SmolLM2-135M this is within 10 % of the exact sum for most matrices, 0.7 times the
+sum for queries, and up to 1.9 times the sum for keys. For embedding and head, ``g`` is kept and the sum is
+exact. The backward pass computes gradients of activations only; the whole model has to fit in memory.
 """
 
 from __future__ import annotations
@@ -26,7 +27,8 @@ from edgeslm_export.quantize.recipe import EMBEDDING, HEAD
 from edgeslm_export.sources.layer_reader import LayeredModel
 
 _SEQUENCES = 1
-"""At a time: a backward pass keeps the activations of all layers and several copies of the logits."""
+"""Sequences in a backward pass, which keeps the activations of all layers and several copies of the
+logits."""
 _SEED = 0
 
 Losses = dict[str, dict[Format, float]]
@@ -44,7 +46,7 @@ class Sensitivity:
 def measure_sensitivity(
     model: LayeredModel, ids: torch.Tensor, formats: Sequence[Format], on_progress: OnProgress
 ) -> Sensitivity:
-    """Measures on ``ids`` [sequences, tokens]. Loads all layers; they stay loaded."""
+    """Measures sensitivity on ``ids`` [sequences, tokens]. Loads all layers, which stay loaded."""
     for number in range(len(model.layers)):
         model.load_layer(number)
     embedding, head = model.model.model.embed_tokens, model.model.lm_head
@@ -93,7 +95,7 @@ def _inside(model: LayeredModel) -> Iterable[tuple[str, torch.nn.Module]]:
 def _note_length(
     lengths: list[torch.Tensor], _: torch.nn.Module, __: tuple[torch.Tensor, ...], output: torch.Tensor
 ) -> None:
-    """Forward hook: each backward pass then appends squared gradient lengths [sequences, tokens]."""
+    """Forward hook that makes each backward pass append squared gradient lengths [sequences, tokens]."""
     output.register_hook(lambda gradient: lengths.append(gradient.square().sum(dim=-1)))
 
 
@@ -105,7 +107,7 @@ def _draw(logits: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
 
 
 def _errors(weight: torch.Tensor, formats: Sequence[Format]) -> dict[Format, torch.Tensor]:
-    """Rounding errors by format, in bfloat16: precise enough and half the memory."""
+    """Rounding errors by format, in bfloat16, which is precise enough and takes half the memory."""
     return {
         form: (torch.from_numpy(round_to_nearest(weight, form).weights()) - weight).bfloat16()
         for form in formats

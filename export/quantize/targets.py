@@ -1,6 +1,6 @@
 """Export targets: limits on divergence and size, and the search for the smallest export that meets them.
 
-Pure Python: it proposes placements, ``decoder`` builds them.
+Pure Python. This module proposes placements; ``decoder`` builds them.
 """
 
 from __future__ import annotations
@@ -14,15 +14,15 @@ from edgeslm_export.quantize.formats import Format
 from edgeslm.errors import ExportError
 
 _AIM = 0.97
-"""Share of the allowed divergence that is aimed at, since estimates are off by a few percent."""
+"""Share of the allowed divergence that the search aims at, since estimates are off by a few percent."""
 _NEAR = 0.93
-"""The search ends with a divergence between this share of the allowed one and all of it."""
+"""The search ends when the divergence is between this share of the allowed divergence and all of it."""
 MOST_ATTEMPTS = 4
 
 
 @dataclass(frozen=True, slots=True)
 class Goal:
-    """``max_kl`` in nats a token, ``max_bytes`` of the whole bundle; infinite: no limit."""
+    """``max_kl`` in nats a token, ``max_bytes`` of the whole bundle; infinity means no limit."""
 
     max_kl: float = float("inf")
     max_bytes: float = float("inf")
@@ -41,7 +41,8 @@ class Goal:
             )
 
     def check_least(self, least: int) -> None:
-        """:param least: bytes of the smallest possible bundle. :raises ExportError: more than allowed."""
+        """:param least: bytes of the smallest possible bundle. :raises ExportError: ``least`` is more than
+        allowed."""
         if least > self.max_bytes:
             raise ExportError(
                 f"The smallest bundle of this model has some {least:,} bytes and --max-bytes allows "
@@ -63,9 +64,11 @@ class BitSearch:
     """Proposes placements until one is as small as the goal allows.
 
     The losses of single matrices don't add up exactly, and int8 activations lose something too. So the
-    estimate is corrected: by a factor after one attempt, by a line through the last two after more.
+    estimate is corrected: by a factor after one attempt, and by a line through the last two attempts after
+    several.
 
-    :param overhead: estimated bytes of a bundle besides its matrices; the first attempt tells them exactly.
+    :param overhead: estimated bytes of a bundle besides its matrices; the first attempt gives their exact
+        number.
     """
 
     units: Sequence[Unit]
@@ -115,7 +118,7 @@ class BitSearch:
         return _NEAR * self.goal.max_kl <= last.kl <= self.goal.max_kl
 
     def best(self) -> Candidate:
-        """The smallest attempt that meets the goal, else the nearest one."""
+        """The smallest attempt that meets the goal, else the one that comes nearest to it."""
         reached = [a for a in self.attempts if a.kl <= self.goal.max_kl and a.size <= self.goal.max_bytes]
         if reached:
             return min(reached, key=lambda attempt: attempt.size)

@@ -30,11 +30,11 @@ from edgeslm.errors import ExportError
 TOP = "top"
 """The file in ``codes/`` with embedding and head."""
 _LAYER_BYTES = 36_000
-"""Nodes and names of one layer in all three graphs."""
+"""Bytes of the nodes and names of one layer, in all three graphs together."""
 _REPORT_BYTES = 40_000
-"""Manifest, report card and golden answers, at most."""
+"""Maximum bytes of manifest, report card and golden answers."""
 _EXACT = (Format(4, 32), Format(8, 32))
-"""Formats that are recovered from the weights: ggml's Q4_0 and Q8_0."""
+"""Formats of a source that are recovered from its weights: ggml's Q4_0 and Q8_0."""
 _GRADIENTS = "gradients.npz"
 
 
@@ -42,7 +42,7 @@ _GRADIENTS = "gradients.npz"
 
 
 def study(task: dict[str, Any], reporter: Reporter) -> dict[str, Any]:
-    """Writes checkpoint, tokens and reference logits; an existing checkpoint is used again.
+    """Writes checkpoint, tokens and reference logits; an existing checkpoint is reused.
 
     :return: ``matrices`` (name: rows, columns), ``layers``, ``exact`` (matrices that already are in one of
         ``_EXACT``: name to format), sizes, and, if the task has ``formats``, ``losses`` of embedding and head
@@ -112,8 +112,8 @@ def _tokenize(folder: Path, task: Mapping[str, Any], work: Path, config: Any) ->
 def _other_bytes(model: Any, folder: Path) -> dict[str, int]:
     """Bytes of a bundle besides its matrices: small parameters and positions in float32, graph, tokenizer.
 
-    :return: ``other_bytes``, an estimate that is some percent too high (the first build tells exactly), and
-        ``other_bytes_least``, a lower bound.
+    :return: ``other_bytes``, an estimate that is some percent too high (the first build gives the exact
+        number), and ``other_bytes_least``, a lower bound.
     """
     large = {id(module.weight) for module in model.matrices().values()}
     large.add(id(model.model.model.embed_tokens.weight))
@@ -140,7 +140,7 @@ def _weights_of(folder: Path) -> set[str]:
 def _write_reference(model: Any, work: Path, most_bytes: int, reporter: Reporter) -> None:
     """Writes the float model's logits [sequences * length, vocabulary], computed layer by layer.
 
-    As many sequences as fit ``most_bytes``, at least one; ``evaluation.npy`` is cut to them.
+    Writes as many sequences as fit ``most_bytes``, at least one, and cuts ``evaluation.npy`` to these.
     """
     import torch
 
@@ -215,8 +215,8 @@ def _measure_losses(
 
 
 def quantize(task: dict[str, Any], reporter: Reporter) -> dict[str, Any]:
-    """Writes ``codes/``: each matrix in each of its ``formats``. With ``compensate`` GPTQ calibrates a layer
-    on the outputs of the quantized layers before it, in the first format of each matrix.
+    """Writes ``codes/``: each matrix in each of its ``formats``. With ``compensate``, GPTQ calibrates a layer
+    on the outputs of the quantized layers before it, in which each matrix has its first format.
 
     :return: ``losses`` of the layers' matrices (name: a list of [bits, group size, nats a token]), if
         gradients were measured.
@@ -279,7 +279,7 @@ Made = dict[tuple[str, Format], Quantized]
 
 
 def _source_codes(weight: Any, form: Format, exact: Format | None) -> Quantized | None:
-    """The source's own codes, if it has this format."""
+    """The source's own codes of a matrix, if the source stores it in the format ``form``; else None."""
     return recover(weight.detach().numpy(), form) if form == exact else None
 
 
