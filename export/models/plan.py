@@ -114,9 +114,10 @@ def formats_of(recipe: Recipe) -> tuple[Formats, Formats | None]:
 def make_plan(
     src: str, shape: Shape, board: Board, recipes: Sequence[str], context: int | None = None
 ) -> Plan:
-    """Estimates each recipe on a board. :param recipes: names of recipes; if empty, all. :param context:
-    context length in tokens; by default 2048 or the model's limit.
+    """Estimates each recipe on a board.
 
+    :param recipes: names of recipes; if empty, all.
+    :param context: context length in tokens; by default 2048 or the model's limit.
     :raises ExportError: an unknown recipe, or a context above the model's limit.
     """
     if context is not None and context > shape.context_length:

@@ -88,14 +88,15 @@ class Smoothing:
 def find_reach(
     tokens: torch.Tensor, weights: Sequence[torch.Tensor], smoothing: Smoothing | None = None
 ) -> float | None:
-    """The largest magnitude of the (smoothed) inputs, if one scale serves all tokens; else None.
+    """The largest magnitude of the (smoothed) inputs, if one scale can serve all tokens; else None.
 
-    One scale serves where tokens are alike, as after norms and attention. Where a few are far larger than the
-    others (massive activations: Sun et al. 2024, arXiv 2402.17762), it would leave most tokens few codes.
-    Therefore the rounding noise in a typical token's products is limited.
+    One scale serves where all tokens have similar magnitudes, as after norms and attention. Where a few
+    tokens are far larger than the others (massive activations: Sun et al. 2024, arXiv 2402.17762), one scale
+    would leave few codes for the others. Therefore the rounding noise in a typical token's products is
+    limited.
 
-    :param tokens: [tokens, columns], a sample of about a thousand; larger inputs are clipped on the device.
-    :param weights: the matrices that read them, each [rows, columns].
+    :param tokens: [tokens, columns], a sample of about a thousand inputs; a device clips larger inputs.
+    :param weights: the matrices that read these inputs, each [rows, columns].
     """
     import torch
 
@@ -113,7 +114,7 @@ def _bounded(largest: torch.Tensor) -> torch.Tensor:
 
 
 class InputStatistics:
-    """Second moments of the calibration inputs, by which the matrices that read them are quantized.
+    """Second moments of the calibration inputs, for quantizing the matrices that read these inputs.
 
     :param hessian: [columns, columns] float32, the sum of ``x x^T`` over the calibration inputs ``x``.
     :raises ExportError: the Hessian isn't finite.
@@ -162,7 +163,7 @@ class InputStatistics:
         return Quantized(codes.to(torch.int8).numpy(), scales.to(torch.float16).numpy(), form)
 
     def codes_of(self, weight: torch.Tensor, scales: torch.Tensor, form: Format) -> torch.Tensor:
-        """Codes [rows, columns], whole numbers in float32."""
+        """GPTQ's codes [rows, columns], whole numbers in float32."""
         import torch
 
         columns = weight.shape[1]
@@ -241,7 +242,7 @@ class InputStatistics:
 def find_scales(weight: torch.Tensor, form: Format, importance: torch.Tensor | None) -> torch.Tensor:
     """Scales [rows, groups], float32 with float16 values.
 
-    :param importance: [columns], weights of the columns' squared errors; None: equal.
+    :param importance: [columns], weights of the columns' squared errors; None for equal weights.
     """
     import torch
 
@@ -251,7 +252,7 @@ def find_scales(weight: torch.Tensor, form: Format, importance: torch.Tensor | N
 def _row_blocks(weight: torch.Tensor, numbers: int | None = None, most: int = _BLOCK_WEIGHTS) -> list[slice]:
     """Slices of rows with at most ``most`` numbers each.
 
-    :param numbers: numbers a row takes; default: its columns.
+    :param numbers: numbers that a row takes; by default its columns.
     """
     rows = max(1, most // (numbers or weight.shape[1]))
     return [slice(start, start + rows) for start in range(0, weight.shape[0], rows)]
@@ -282,7 +283,7 @@ def _find_scales(weight: torch.Tensor, form: Format, importance: torch.Tensor | 
 
 
 def _grouped(weight: torch.Tensor, form: Format) -> torch.Tensor:
-    """[rows, groups, group size], padded with zeros."""
+    """The weights as [rows, groups, group size], padded with zeros."""
     import torch
 
     rows, columns = weight.shape

@@ -100,7 +100,7 @@ def examine_local(path: Path, kind: Kind, source: Source | None = None, revised:
 
     :param source: recorded as the origin; by default the name of the folder or file, with a digest of its
         weights as the revision.
-    :raises ExportError: the source's fault, in one sentence.
+    :raises ExportError: the source can't be exported; the message says why in one sentence.
     """
     if path.is_dir():
         return examine_folder(path, kind, source, revised)
@@ -147,7 +147,8 @@ def read_config(file: Path) -> dict[str, Any]:
 
 
 def check_architecture(config: dict[str, Any], kind: Kind, where: str) -> str:
-    """:return: the transformers class. :raises ExportError: none, or one that can't be exported.
+    """:return: the transformers class. :raises ExportError: ``config`` names no class, or one that can't be
+    exported.
 
     :param where: the source, as error messages name it.
     """
@@ -177,7 +178,8 @@ def check_architecture(config: dict[str, Any], kind: Kind, where: str) -> str:
 
 
 def check_tokenizer_names(names: set[str], where: str) -> None:
-    """:param names: the checkpoint's files. :raises ExportError: none is a tokenizer."""
+    """:param names: names of the checkpoint's files. :raises ExportError: none of the files is a
+    tokenizer."""
     if not names.intersection(_TOKENIZER_FILES):
         raise ExportError(
             f"{where} has no tokenizer (tokenizer.json or tokenizer.model); add the model's own."
@@ -277,7 +279,8 @@ def _examine_gguf(file: Path, source: Source | None, revised: str) -> Origin:
 
 
 def _gguf_problems(header: GgufHeader) -> Iterator[str]:
-    """Why a GGUF file can't be exported, each as the end of a sentence that begins with its name."""
+    """Reasons why a GGUF file can't be exported, each as the end of a sentence that begins with the file's
+    name."""
     name = header.metadata.get("general.architecture")
     if name not in GGUF_ARCHITECTURES:
         listed = ", ".join(GGUF_ARCHITECTURES)

@@ -1,8 +1,8 @@
 """Corpora for calibration and evaluation: WikiText-2 or the user's own text, cut into token sequences.
 
-WikiText-2 in its raw form (Merity et al. 2016, arXiv 1609.07843) is what llama.cpp's figures are usually
-measured on. Calibration uses its training set, evaluation its test set. The last fifth of the user's own file
-is held out for evaluation.
+llama.cpp's figures are usually measured on WikiText-2 in its raw form (Merity et al. 2016, arXiv 1609.07843).
+Calibration uses its training set, evaluation its test set. The last fifth of the user's own file is held out
+for evaluation.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ BATCH = 8
 
 _PIECES = {"train": 96, "test": 24}
 PIECE_LETTERS = 5000
-"""About 1,100 tokens of English: at least one sequence with any tokenizer."""
+"""Characters of a piece of text, about 1,100 tokens of English: enough for a sequence with any tokenizer."""
 _OWN_ASIDE = 0.2
 _CHAT_EVERY = 3
 """One calibration sequence in three is a conversation, so that a chat model's special tokens occur."""
@@ -46,7 +46,8 @@ _CHAT_EVERY = 3
 
 @dataclass(frozen=True, slots=True)
 class Corpus:
-    """Texts for calibration and for evaluation. ``name`` stands in reports; an own file's has a digest."""
+    """Texts for calibration and for evaluation. ``name`` is for reports; it includes a digest if the text is
+    a file of the user."""
 
     name: str
     calibration: tuple[str, ...]
@@ -72,9 +73,9 @@ def public_corpus(packages: Packages, package: Package = WIKITEXT) -> Corpus:
 
 
 def own_corpus(file: Path) -> Corpus:
-    """The user's text file: the last fifth is for evaluation, the rest for calibration.
+    """Corpus of the user's text file: the last fifth is for evaluation, the rest for calibration.
 
-    :raises ExportError: it can't be read, or is too short.
+    :raises ExportError: the file can't be read, or is too short.
     """
     try:
         text = file.read_text("utf-8")
@@ -92,7 +93,7 @@ def own_corpus(file: Path) -> Corpus:
 
 
 def _detokenize(raw: str) -> str:
-    """Undoes WikiText's tokenization marks, so that it reads like ordinary text."""
+    """Undoes WikiText's tokenization marks, so that the text reads like ordinary text."""
     for mark, plain in ((" @-@ ", "-"), (" @,@ ", ","), (" @.@ ", ".")):
         raw = raw.replace(mark, plain)
     for sign in (",", ".", ";", ":", ")", "'s", "'t", "?", "!"):
@@ -101,7 +102,7 @@ def _detokenize(raw: str) -> str:
 
 
 def spread_pieces(text: str, pieces: int) -> tuple[str, ...]:
-    """Pieces spread over the text, each starting at a line; a short text is one piece."""
+    """Pieces spread over the text, each beginning at a line's start; a short text is one piece."""
     if len(text) <= pieces * PIECE_LETTERS:
         pieces = max(1, len(text) // PIECE_LETTERS)
     step = len(text) // pieces
@@ -112,8 +113,8 @@ def spread_pieces(text: str, pieces: int) -> tuple[str, ...]:
 
 
 def _start_near(text: str, at: int, most: int) -> int:
-    """The first start of a line within ``most`` characters after ``at``; else of a word; else ``at``: text
-    from a PDF or a data dump may have no line ends."""
+    """Position of the first line start within ``most`` characters after ``at``, else of the first word start,
+    else ``at`` itself: text from a PDF or a data dump may have no line ends."""
     for sign in ("\n", " "):
         if (found := text.find(sign, at, at + most)) >= 0:
             return found + 1
@@ -125,10 +126,10 @@ def token_rows(
 ) -> list[list[int]]:
     """Sequences of ``length`` token ids spread over ``texts``: ``tokens`` in total, fewer if the texts end.
 
-    Each begins with the tokenizer's start tokens. Texts that are too short for one sequence give one shorter
-    sequence.
+    Each sequence begins with the tokenizer's start tokens. Texts that are too short for one sequence give one
+    shorter sequence.
 
-    :param chats: make a third of them conversations by the chat template.
+    :param chats: whether to make a third of the sequences conversations, by the chat template.
     """
     start = text_start(tokenizer)
     wanted = -(-tokens // length)
@@ -153,7 +154,7 @@ def token_rows(
 
 
 class _CorpusReader:
-    """Cuts one text into sequences, one at a time; tokenizes it at the first ``take``."""
+    """Cuts one text into sequences, one at a time; the text is tokenized at the first ``take``."""
 
     def __init__(self, tokenizer: Any, text: str, start: list[int], length: int) -> None:
         self._tokenizer, self._text, self._start, self._length = tokenizer, text, start, length
@@ -169,8 +170,9 @@ class _CorpusReader:
         return not self.opened or self._taken < len(self._plain)
 
     def take(self, talk: bool) -> list[list[int]]:
-        """The next sequence, if there is one; with ``talk`` as part of a conversation, while that lasts. No
-        part of the text is returned twice."""
+        """The next sequence, in a list that is empty at the end of the text. With ``talk`` the sequence is
+        part of a conversation, if enough of the conversation is left. No part of the text is returned
+        twice."""
         if not self.opened:
             body = self._tokenizer(self._text, add_special_tokens=False).input_ids
             self._plain = _cut(body, self._start, self._length)
@@ -196,7 +198,7 @@ def _cut(body: list[int], start: list[int], length: int) -> list[list[int]]:
 
 
 def conversation(tokenizer: Any, text: str) -> list[int]:
-    """Token ids of the text as a chat: its paragraphs are turns of user and assistant."""
+    """Token ids of the text as a chat, in which its paragraphs are turns of user and assistant."""
     parts = [part.strip() for part in text.split("\n") if len(part.strip()) > 40]
     parts = parts[: len(parts) // 2 * 2] or [text[: len(text) // 2], text[len(text) // 2 :]]
     turns = [{"role": ("user", "assistant")[n % 2], "content": part} for n, part in enumerate(parts)]

@@ -77,7 +77,7 @@ class GgufTensor:
     kind: str
     """ggml's name of the type: ``Q4_1``."""
     shape: tuple[int, ...]
-    """Fastest dimension first, as ggml writes it."""
+    """Dimensions, the fastest-varying one first, as in ggml."""
     offset: int
     """Bytes from the start of the data section."""
     bytes: int
@@ -97,7 +97,7 @@ class GgufHeader:
 
 
 class _Damaged(Exception):
-    """The bytes contradict the format."""
+    """Raised if the bytes contradict the format."""
 
 
 class _Cursor:

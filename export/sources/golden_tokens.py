@@ -1,9 +1,9 @@
 """Golden tokens: checks that a bundle's tokenizer and chat template give the same tokens as its source's.
 
-``record`` runs in the child that reads the source and stores what its tokenizer makes of fixed texts and
-chats; ``compare`` reads the finished bundle as a device does and counts the differences. The reference is the
-source's ``tokenizer.json`` or GGUF header if it has one: transformers 5 rebuilds some tokenizers from their
-class and silently drops what their files say otherwise.
+``record`` runs in the child that reads the source, and stores the tokens that the source's tokenizer gives
+for fixed texts and chats. ``compare`` tokenizes these with the finished bundle, as a device does, and counts
+the differences. The reference is the source's ``tokenizer.json`` or GGUF header if it has one: transformers 5
+rebuilds some tokenizers from their class and silently ignores settings in their files that differ.
 """
 
 from __future__ import annotations
@@ -96,7 +96,8 @@ TEXTS = (
     "<|endoftext|><|user|>hi<|end|><|assistant|>",
     "<|begin_of_text|><|eot_id|> <|im_end |> < |im_end|> <think></think>",
 )
-"""Texts whose token ids (special tokens parsed, and read as plain text) and decoded form must be equal."""
+"""Texts for which source and bundle must give the same token ids, both with special tokens parsed and with
+special tokens read as plain text, and the same decoded form."""
 
 Chat = tuple[tuple[str, str], ...]
 
@@ -134,9 +135,9 @@ _SHOWN = 40
 class GoldenComparison:
     """Result of ``compare``.
 
-    ``problems`` are parts of a sentence, with numbers. ``differing`` counts texts and chats.
+    ``problems`` are clauses for an error message, with numbers. ``differing`` counts texts and chats.
     ``encoded_apart`` counts chats whose text is right but whose ids differ from those of the whole string: a
-    device encodes messages separately, so no token spans two of them. That isn't a failure.
+    device encodes messages separately, so no token spans two of them. Such a difference isn't a failure.
     """
 
     problems: tuple[str, ...]
@@ -162,8 +163,8 @@ def record(tokenizer: Any, source: Path) -> dict[str, Any]:
     :param tokenizer: transformers' tokenizer of the source; it renders the chats.
     :param source: the checkpoint folder or GGUF file.
     :return: ``texts`` (``ids``; ``spelled``: ids with special tokens read as plain text; ``decoded``),
-        ``chats`` (``rendered`` and ``ids``, or ``None`` if the template refuses), ``tokens`` (by id) and
-        ``merges`` (number and digest).
+        ``chats`` (``rendered`` and ``ids``, or ``None`` if the template refuses the chat), ``tokens`` (by id)
+        and ``merges`` (number and digest).
     """
     from tokenizers import Tokenizer
 
@@ -181,7 +182,7 @@ def record(tokenizer: Any, source: Path) -> dict[str, Any]:
 
 
 def write_record(tokenizer: Any, source: Path, work: Path) -> None:
-    """Writes ``record`` to ``golden.json`` in the folder ``work``."""
+    """Writes the result of ``record`` to ``golden.json`` in the folder ``work``."""
     (work / FILE).write_text(json.dumps(record(tokenizer, source)))
 
 
@@ -215,7 +216,7 @@ def check(work: Path, bundle: Path) -> dict[str, int]:
     """Checks ``bundle`` against the record in the folder ``work``.
 
     :return: the figures for ``report.json``.
-    :raises ExportError: they differ; the message has the numbers.
+    :raises ExportError: the tokens differ; the message has the numbers.
     """
     compared = compare(json.loads((work / FILE).read_bytes()), bundle)
     if compared.problems:
@@ -290,8 +291,9 @@ def _chat_problem(chat: ChatTokenizer, turns: Chat, expected: Mapping[str, Any] 
 
 
 def _apart(chat: ChatTokenizer, turns: Chat, expected: Sequence[int]) -> str:
-    """``same``: the device's ids of a chat are the source's; ``apart``: others, of the same text;
-    ``changed``: the text differs. Spaces are ignored, since SentencePiece begins a text with one."""
+    """Compares a device's token ids of a chat with the source's: ``same`` if the ids are equal, ``apart`` if
+    only their text is equal, ``changed`` if the text differs. Spaces are ignored, since SentencePiece begins
+    a text with one."""
     from edgeslm.engine.calls import Prompt, Text, Turn
 
     if not all(content for _, content in turns):

@@ -45,10 +45,11 @@ def resolve_source(
 ) -> Origin:
     """Resolves a command's SRC: a folder, a ``.gguf`` file or a hub id (``[owner/]name[@revision]``).
 
-    :param announce: gets a sentence before something large is downloaded.
-    :param memory_a_weight: bytes that the export will need: a model that is too large isn't downloaded.
+    :param announce: called with a sentence for the user before something large is downloaded.
+    :param memory_a_weight: bytes of memory that the export will need for each weight; a model that needs too
+        much isn't downloaded.
     :param hint: see ``check_resources``.
-    :raises ExportError: it can't be exported, and what to change.
+    :raises ExportError: the source can't be exported; the message says what to change.
     """
     path = Path(src).expanduser()
     if path.exists():
@@ -123,7 +124,7 @@ def fetch_checkpoint(
 
 @contextlib.contextmanager
 def _hub_errors(hub_id: str) -> Iterator[None]:
-    """Turns the hub's errors into sentences."""
+    """Turns errors of the hub into ``ExportError`` with a sentence for the user."""
     from huggingface_hub import errors
 
     try:

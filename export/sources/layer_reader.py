@@ -1,8 +1,8 @@
 """Layer-wise checkpoint reader: runs a model that is larger than memory, one layer at a time.
 
-The model's own transformers classes compute; their parameters stay on torch's meta device until a layer is
-``borrowed``. A layer's other arguments (positions, masks; Gemma's layers differ) are recorded once from the
-model's own forward pass.
+The model's own transformers classes do the computation; their parameters stay on torch's meta device until a
+layer is ``borrowed``. A layer's other arguments (positions, masks; Gemma's layers differ) are recorded once
+from the model's own forward pass.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ class LayeredModel:
     ``model`` is the transformers model: norms, embedding and head in float32, its decoder ``layers`` on
     the meta device. Without ``matrices`` only small parameters are ever loaded.
 
-    :raises ExportError: weights are missing or not finite, here and whenever a layer is loaded.
+    :raises ExportError: weights are missing or not finite; also raised whenever a layer is loaded.
     """
 
     def __init__(self, folder: Path, *, matrices: bool = True) -> None:
@@ -80,7 +80,8 @@ class LayeredModel:
         }
 
     def embed(self, ids: torch.Tensor) -> torch.Tensor:
-        """The first layer's input, [sequences, tokens, width], from the model itself: Gemma scales it."""
+        """The first layer's input, [sequences, tokens, width], from the model itself, since Gemma scales the
+        embeddings."""
         return self._until_layers(ids)[0]
 
     def calls(self, ids: torch.Tensor) -> list[dict[str, Any]]:
@@ -102,7 +103,7 @@ class LayeredModel:
 
     @contextlib.contextmanager
     def _replaced(self, forward: Callable[..., torch.Tensor]) -> Iterator[None]:
-        """All layers compute ``forward`` during the block."""
+        """Makes all layers compute ``forward`` within the block."""
         originals = [layer.forward for layer in self.layers]
         for layer in self.layers:
             layer.forward = forward
@@ -124,8 +125,8 @@ class LayeredModel:
     def logits(self, hidden: torch.Tensor) -> torch.Tensor:
         """Logits of the last layer's output: final norm, head, and the family's own steps (Gemma's cap).
 
-        Computed by the model's own forward pass with layers that return ``hidden``: the name of the final
-        norm differs between families.
+        The model's own forward pass computes them, with layers that return ``hidden``, since the name of the
+        final norm differs between model families.
         """
         ids = torch.zeros(hidden.shape[:2], dtype=torch.long)
         with self._replaced(lambda *_, **__: hidden), torch.inference_mode():
@@ -161,7 +162,7 @@ class _Tensors:
                 self._where.update(torch.load(file, map_location="cpu", weights_only=True, mmap=True))
 
     def load(self, name: str) -> torch.Tensor:
-        """A copy in float32."""
+        """A copy of the tensor in float32."""
         if name not in self._where:
             raise ExportError(f"The checkpoint has no weights {name}; download it again.")
         where = self._where[name]

@@ -27,7 +27,7 @@ def make_checkpoint(source: Path, architecture: str, folder: Path) -> Any:
     Weights of a folder are linked; those of a GGUF are dequantized to float32. Tied embeddings stay tied.
 
     :return: transformers' tokenizer of the source.
-    :raises ExportError: weights that aren't finite, or a tokenizer that can't become a ``tokenizer.json``.
+    :raises ExportError: weights aren't finite, or the tokenizer can't be converted to a ``tokenizer.json``.
     """
     folder.mkdir(parents=True)
     tokenizer = _from_gguf(source, architecture, folder) if source.is_file() else _from_folder(source, folder)
@@ -41,8 +41,8 @@ def make_checkpoint(source: Path, architecture: str, folder: Path) -> Any:
 def own_tokenizer_file(tokenizer: Any, source: Path) -> Path | None:
     """The source's ``tokenizer.json``, if it has every token of transformers' tokenizer.
 
-    The publisher tested this file. transformers 5 doesn't read all of it: it rebuilds tokenizers of known
-    classes (Qwen2, Gemma, GPT-2) from the vocabulary, with the class's own normalizer.
+    This file is the one that the publisher tested. transformers 5 doesn't read all of it: it rebuilds
+    tokenizers of known classes (Qwen2, Gemma, GPT-2) from the vocabulary, with the class's own normalizer.
     """
     from tokenizers import Tokenizer
 
@@ -100,8 +100,8 @@ def _from_gguf(source: Path, architecture: str, folder: Path) -> Any:
 
 
 def _cache_gguf() -> None:
-    """Caches two functions of ``gguf``: transformers opens the file for each step and builds the same map of
-    names for each module, half of the time of reading a small model."""
+    """Caches two functions of ``gguf``. Otherwise transformers opens the file for each step and builds the
+    same map of names for each module, which takes half of the time of reading a small model."""
     import gguf
 
     for name in ("GGUFReader", "get_tensor_name_map"):

@@ -39,7 +39,7 @@ class Package:
 class Packages:
     """Downloader of packages.
 
-    :param announce: gets a sentence before a download.
+    :param announce: called with a sentence for the user before a download.
     :param folder: a folder with the wheels, used instead of a package index.
     """
 
@@ -53,9 +53,9 @@ class Packages:
         return Unpacked(package, self)
 
     def fetch(self, package: Package) -> Path:
-        """The wheel of ``package``: from ``folder``, the cache, or downloaded.
+        """The file of the package's wheel, from ``folder`` or the cache, or else downloaded.
 
-        :raises ExportError: it can't be downloaded, or its digest differs.
+        :raises ExportError: the wheel can't be downloaded, or its digest differs.
         """
         for folder in (self.folder, cache_folder() / "downloads"):
             if folder is not None and (wheel := folder / package.wheel).is_file():
@@ -74,7 +74,8 @@ class Packages:
         return downloads / package.wheel
 
     def _download(self, package: Package, downloads: Path) -> None:
-        """``pip download`` in hash-checking mode: pip itself refuses a file with another digest."""
+        """Runs ``pip download`` in hash-checking mode, in which pip itself refuses a file with another
+        digest."""
         with tempfile.TemporaryDirectory(dir=downloads) as work:
             pinned = Path(work) / "requirements.txt"
             pinned.write_text(f"{package.requirement} --hash=sha256:{package.wheel_sha256}\n")
@@ -103,7 +104,7 @@ class Packages:
     def _watch(self, command: list[str], work: Path, package: Package) -> tuple[int, str]:
         """Runs pip and reports progress by the size of TMPDIR, where pip keeps what it downloads.
 
-        :return: its exit status and output.
+        :return: pip's exit status and output.
         """
         with tempfile.TemporaryFile() as log:
             output = None if self.debug else log
@@ -134,7 +135,8 @@ def _size_of(folder: Path) -> int:
 
 
 class Unpacked:
-    """A package's files in a temporary folder. Without an error the cached wheel is removed with it."""
+    """A package's files in a temporary folder. After the block the folder is removed and, if there was no
+    error, the cached wheel too."""
 
     def __init__(self, package: Package, packages: Packages) -> None:
         self._package, self._packages = package, packages

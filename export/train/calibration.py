@@ -1,8 +1,8 @@
 """Confidence calibration: fits a calibration on held-out rows; ``bundle.calibration`` applies it on a device.
 
-Scores are calibrated by a temperature, or by an affine map for each label if that has less loss; confidence
-by isotonic regression on the margin if there are enough rows. A risk curve gives the error rate at each
-threshold. The calibration itself is evaluated by cross-validation.
+Scores are calibrated by a temperature, or by an affine map for each label if that has a lower loss.
+Confidence is calibrated by isotonic regression on the margin if there are enough rows. A risk curve gives the
+error rate at each threshold. The calibration itself is evaluated by cross-validation.
 """
 
 from __future__ import annotations
@@ -29,27 +29,28 @@ Monotonic = tuple[tuple[float, ...], tuple[float, ...]]
 _PARTS: Final = 5
 _SEED: Final = 0
 _ROWS_A_LABEL: Final = 20
-"""With fewer rows an affine map for each label would overfit."""
+"""Rows that each label needs for affine maps; with fewer rows, an affine map for each label would overfit."""
 _ROWS_FOR_MARGINS: Final = 200
 _KNOTS: Final = 20
 _POINTS: Final = 100
 """Points of the risk curve."""
 _CERTAINTY: Final = 0.8
-"""Confidence that the true error at a threshold isn't above that of the risk curve."""
+"""Confidence that the true error at a threshold isn't above the risk curve's error."""
 _LEAST_SHARE: Final = 1e-6
 _SCALE: Final = (1e-6, 1e-5, 1e-4, 1e-3, 0.01, 0.03, 0.1, 0.3)
 _DIGITS: Final = 1e6
 _ROUNDS: Final = 20
 _STEP: Final = 1e-4
-"""Breaks ties in favour of the label that leans; larger than rounding errors."""
+"""Addition to a label's offset that breaks ties in favour of the label; it is larger than rounding errors."""
 _MOST_LEAN: Final = 20.0
 _PRIOR_ROWS: Final = 4.0
-"""Weight of the prior that an affine map equals the temperature, in rows."""
+"""Weight, in rows, of the prior that an affine map is the same as the temperature."""
 
 
 @dataclass(frozen=True, slots=True)
 class Fitted:
-    """``calibration`` is fitted on all rows that aren't doubted; ``verdicts`` come from cross-validation."""
+    """``calibration`` is fitted on all rows whose label isn't doubted; ``verdicts`` come from
+    cross-validation."""
 
     calibration: Calibration
     verdicts: Sequence[Verdict]
@@ -63,8 +64,8 @@ def fit_calibration(
 ) -> Fitted:
     """Fits a classifier's calibration.
 
-    :param log_probabilities: [rows, labels], of the model. :param truth: [rows], indices of labels.
-    :param doubted: [rows], whether the true label is probably wrong: such rows aren't fitted on.
+    :param log_probabilities: the model's, [rows, labels]. :param truth: [rows], indices of labels.
+    :param doubted: [rows], whether a row's label is probably wrong; such rows aren't used for fitting.
     :param recalls: wanted recall by index of the label.
     """
     import numpy as np
@@ -98,8 +99,8 @@ def fit_calibration(
 def fit_confidence(shares: Floats, right: Bools) -> tuple[Calibration, Floats]:
     """Fits the confidence of an extract task from the probability (``shares`` [rows]) of its answers.
 
-    A logistic function of its logit (Platt 1999), or isotonic regression if there are enough rows and its
-    Brier score is better.
+    The confidence is a logistic function of the probability's logit (Platt 1999), or isotonic regression if
+    there are enough rows and the Brier score of isotonic regression is better.
 
     :return: the calibration, and the cross-validated confidence of each row.
     """
@@ -137,13 +138,14 @@ def _cross_validate_confidences(
 
 
 def _isotonic_from_zero(shares: Floats, right: Bools) -> Monotonic:
-    """Isotonic regression with a knot near 0 at 0: an answer far below all rows is hardly ever right."""
+    """Isotonic regression with another knot: a confidence near 0 at probability 0, since an answer that is
+    far less probable than those of all rows is hardly ever right."""
     knots, heights = _isotonic(shares, right)
     return ((0.0, *knots), (1 / (len(right) + 2), *heights)) if knots[0] > 0 else (knots, heights)
 
 
 def _logistic(shares: Floats, right: Bools) -> Monotonic:
-    """Logistic regression, at a few knots, never 0 or 1."""
+    """Logistic regression, evaluated at a few knots; the values are never 0 or 1."""
     import numpy as np
     from scipy.special import logit
     from sklearn.linear_model import LogisticRegression
@@ -173,8 +175,8 @@ def log_softmax(logits: Floats) -> Floats:
 def risk_curve(confidence: Floats, right: Bools) -> tuple[RiskPoint, ...]:
     """Error rate and coverage at each threshold; ``confidence`` and ``right`` are [rows].
 
-    The error is its one-sided 80 % upper confidence bound (Clopper and Pearson 1934): ten right of ten don't
-    prove zero errors, and of a hundred thresholds some look better than they are.
+    The error is the one-sided 80 % upper confidence bound of the error rate (Clopper and Pearson 1934): ten
+    right answers of ten don't prove zero errors, and of a hundred thresholds some look better than they are.
     """
     import numpy as np
     from scipy.stats import beta
@@ -250,10 +252,10 @@ def _fit(
 
 
 def fit_recall_offsets(log_scores: Floats, truth: Integers, recalls: Mapping[int, float]) -> Floats:
-    """Log-score offsets [labels] that lower a label's threshold until it has the wanted recall.
+    """Offsets [labels] that are added to log-scores, so that labels have the wanted recall.
 
-    Label-conditional conformal prediction (Vovk 2012): the offset is the quantile, over the label's rows, of
-    what a row needs to be found. It holds however well the scores are calibrated.
+    Label-conditional conformal prediction (Vovk 2012): the offset is a quantile, over the label's rows, of
+    the offset with which a row gets its label. The recall is reached even if the scores are badly calibrated.
 
     :param log_scores: [rows, labels].
     """
@@ -270,7 +272,8 @@ def fit_recall_offsets(log_scores: Floats, truth: Integers, recalls: Mapping[int
 
 
 def _fit_affine(log_probabilities: Floats, truth: Integers, scale: float) -> tuple[Floats, Floats]:
-    """The scales and biases of ``softmax(scale * log p + bias)`` with least loss; prior: ``scale`` and 0."""
+    """The scales and biases of ``softmax(scale * log p + bias)`` with least loss; their prior is ``scale``
+    and 0."""
     import numpy as np
     from scipy.optimize import minimize
     from scipy.special import log_softmax as library
@@ -292,7 +295,7 @@ def _fit_affine(log_probabilities: Floats, truth: Integers, scale: float) -> tup
 
 
 def _isotonic(margins: Floats, right: Bools) -> Monotonic:
-    """Isotonic regression, at a few knots, never 0 or 1."""
+    """Isotonic regression, evaluated at a few knots; the values are never 0 or 1."""
     import numpy as np
     from sklearn.isotonic import IsotonicRegression
 

@@ -2,8 +2,8 @@
 
 The cosine of two texts' vectors is trained towards 1 for equal labels and 0 for different ones, so a few rows
 make many pairs (Tunstall et al. 2022, "Efficient few-shot learning without prompts"). Afterwards a classifier
-is trained on the embeddings that a device computes. ``encoder_finetune`` trains on labels directly, for more
-rows; ``loop`` has the training loop.
+is trained on the embeddings that a device computes. With more rows, ``encoder_finetune`` trains on labels
+directly. ``loop`` has the training loop.
 
 Runs in a child process (``python -m edgeslm_export.train.contrastive``).
 """
@@ -29,7 +29,8 @@ if TYPE_CHECKING:
 
 PAIRS: Final = Schedule(epochs=1, batch=16, rate=2e-5)
 MOST_PAIRS: Final = 3200
-"""Limits the time. 50 rows of six labels make about 2,100 pairs; a larger limit was not measured."""
+"""Maximum number of pairs, to limit the time. 50 rows of six labels make about 2,100 pairs; a larger limit
+was not measured."""
 _WHAT = "training the encoder by pairs"
 
 
@@ -52,7 +53,7 @@ def train_contrastive(
 
 
 def run(task: dict[str, Any], reporter: Reporter) -> dict[str, Any]:
-    """The child's step; the task is that of ``train_contrastive``."""
+    """Runs in the child process, with the task of ``train_contrastive``."""
     import torch
     import transformers
 

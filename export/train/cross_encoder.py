@@ -25,7 +25,7 @@ def take_apart(
 ) -> None:
     """Writes the encoder of the checkpoint folder ``source``, with ``LAYER``, to ``out``.
 
-    :raises ExportError: it can't be loaded, has several labels, or has an unknown head.
+    :raises ExportError: the checkpoint can't be loaded, has several labels, or has an unknown head.
     """
     task = {"source": str(source), "out": str(out)}
     run_module("train.cross_encoder", task, "reading the cross-encoder", on_progress=on_progress, debug=debug)
@@ -35,7 +35,7 @@ def take_apart(
 
 
 def run(task: dict[str, Any], reporter: Reporter) -> dict[str, Any]:
-    """The child's step; the task is that of ``take_apart``."""
+    """Runs in the child process, with the task of ``take_apart``."""
     import torch
     import transformers
 
@@ -59,7 +59,8 @@ def run(task: dict[str, Any], reporter: Reporter) -> dict[str, Any]:
 
 
 def _layers(model: Any) -> dict[str, Any]:
-    """``weight`` [1, dimension], ``bias`` [1], and ``dense`` [dimension, dimension] with ``dense_bias``."""
+    """The head's ``weight`` [1, dimension] and ``bias`` [1], and its dense layer's ``dense`` [dimension,
+    dimension] and ``dense_bias``, if there is one."""
     head, pooler = model.classifier, getattr(model.base_model, "pooler", None)
     dense, last = (head.dense, head.out_proj) if hasattr(head, "out_proj") else (None, head)
     if dense is None and pooler is not None:

@@ -1,11 +1,11 @@
 """Cross-encoder training: trains an encoder to predict whether a text answers a question, and where.
 
 Question and text go through the encoder together, and a logistic regression on the first token's vector gives
-the probability that the text answers (Nogueira and Cho 2019, "Passage re-ranking with BERT"). A question is
-trained with all its texts at once: each is classified alone, and the answering text must also beat the
-others, which can't be learned from the question alone. A second layer predicts the answer's span (Devlin et
-al. 2019, section 4.3). Spans carry more information than labels, so fewer questions are enough; on a device
-the span is what is quoted. ``loop`` has the training loop.
+the probability that the text answers (Nogueira and Cho 2019, "Passage re-ranking with BERT"). All texts of a
+question are trained at once. Each text is classified alone, and the answering text must also score higher
+than the others, which can't be learned from the question alone. A second layer predicts the answer's span
+(Devlin et al. 2019, section 4.3). Spans carry more information than labels, so fewer questions are enough; a
+device quotes the span. ``loop`` has the training loop.
 
 Runs in a child process (``python -m edgeslm_export.train.cross_encoder_training``).
 """
@@ -54,7 +54,7 @@ class PairText:
     answers: bool
     place: tuple[int, int] | None = None
     is_own: bool = True
-    """Whether it belongs to the question or to another one."""
+    """Whether the text belongs to this question; otherwise it belongs to another one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,8 +83,9 @@ def train_reader(job: TrainingJob, length: int, asked: Sequence[Asked]) -> dict[
 
 @dataclass(frozen=True, slots=True)
 class PairRow:
-    """A question with one text. ``kinds``: token type ids. ``stands``: 1 for the text's tokens. ``place``:
-    the answer's first and last token, (0, 0) if there is none, None if unknown."""
+    """A question with one text. ``kinds`` are token type ids, and ``stands`` is 1 for the text's tokens.
+    ``place`` is the answer's first and last token: (0, 0) if there is no answer, None if they aren't
+    known."""
 
     tokens: Sequence[int]
     kinds: Sequence[int]
@@ -94,7 +95,7 @@ class PairRow:
 
 
 def run(task: dict[str, Any], reporter: Reporter) -> dict[str, Any]:
-    """The child's step; the task is that of ``train_reader``."""
+    """Runs in the child process, with the task of ``train_reader``."""
     import torch
     import transformers
 
@@ -135,7 +136,7 @@ def run(task: dict[str, Any], reporter: Reporter) -> dict[str, Any]:
 
 
 def make_pair_row(tokenizer: Any, question: str, text: PairText, length: int) -> PairRow | None:
-    """Truncates question and text as a device does. None if the answer was cut off."""
+    """Tokenizes a question with a text, both truncated as on a device. None if the answer was cut off."""
     alone = tokenizer(question, add_special_tokens=False, return_offsets_mapping=True).offset_mapping
     most = length // QUESTION_SHARE
     encoded = tokenizer(

@@ -1,8 +1,8 @@
 """Decoder methods: train a LoRA adapter for a task on the weights of the bundle that will carry it.
 
-``lora`` trains with the base in float32, ``qlora`` with the base in four bits, an eighth of the memory. The
-adapter is evaluated with the quantized bundle, row by row, as on a device. ``classify`` and ``extract``
-differ only in their token rows.
+``lora`` trains with the base in float32, ``qlora`` with the base in four bits, which takes an eighth of the
+memory. The adapter is evaluated with the quantized bundle, row by row, as on a device. ``classify`` and
+``extract`` differ only in how rows become token rows.
 """
 
 from __future__ import annotations
@@ -58,21 +58,23 @@ if TYPE_CHECKING:
     Integers = npt.NDArray[np.int64]
 
 RANK: Final = 12
-"""8 MB for SmolLM2-135M: packed products share one branch, with three times as many columns."""
+"""Rank of adapters, which then take 8 MB for SmolLM2-135M: packed products share one branch, with three times
+as many columns."""
 _RATE: Final = 8e-4
 _BATCH: Final = 32
 _SMALL_BATCH: Final = 8
 _ROWS_FOR_LARGE_BATCH: Final = 1000
 _BYTES_A_WEIGHT: Final = {"lora": 7, "qlora": 3}
-"""The base in float32, or in four bits with some parts in float; and activations."""
+"""Memory of a training in bytes a weight: the base in float32, or in four bits with some parts in float, and
+activations."""
 
 
 @dataclass(frozen=True, slots=True)
 class AdapterTask:
     """The task of an adapter: ``learned`` is its manifest entry, ``section`` the task in evaluations.
 
-    ``encode`` turns rows, given by index, into token rows, None for those that are too long. ``rows`` are for
-    evaluation.
+    ``encode`` turns rows, given by their indices, into token rows; None for rows that are too long. ``rows``
+    are for evaluation.
     """
 
     learned: Mapping[str, Any]
@@ -107,7 +109,8 @@ class AdapterTrainer:
     def teach(
         self, rows: Integers, name: str, schedule: Schedule, aside: Sequence[int] = ()
     ) -> tuple[Path, dict[str, Any]]:
-        """Trains on ``rows``; ``aside`` are those for validation. :return: the LoRA folder, and figures."""
+        """Trains on ``rows``; ``aside`` has the positions in ``rows`` of rows for validation. :return: the
+        LoRA folder, and figures."""
         out = self._work / f"lora-{name}"
         encoded = self._task.encode(self._encoder, rows)
         kept = [number for number, row in enumerate(encoded) if row is not None]
@@ -159,7 +162,7 @@ class AdapterTrainer:
         return arrange(lora, self._branches, head_sizes(self.base))
 
     def _planned_bundle(self) -> Bundle:
-        """The future bundle, as far as a task needs it."""
+        """A placeholder for the future bundle, with the fields that a task needs."""
         manifest = Manifest.model_validate(
             {
                 "name": "-",
@@ -240,7 +243,7 @@ class DecoderMethod:
 
 
 def schedule_for(rows: int) -> Schedule:
-    """About 250 steps, in 2 to 12 epochs."""
+    """Schedule of about 250 steps, in 2 to 12 epochs."""
     batch = _BATCH if rows >= _ROWS_FOR_LARGE_BATCH else _SMALL_BATCH
     return Schedule(min(12, max(2, -(-250 * batch // rows))), batch, _RATE)
 
@@ -277,7 +280,8 @@ def field_adapter_task(
     texts: Sequence[str],
     fields: Sequence[Mapping[str, Any]],
 ) -> AdapterTask:
-    """An extract task: ``section`` has its schema, and whether strings must be verbatim in the message."""
+    """``AdapterTask`` of an extract task. ``section`` has the task's schema, and whether strings must be
+    verbatim in the message."""
     section = section.model_copy(update={"overflow": "head"})
 
     def encode(encoder: RowEncoder, rows: Integers) -> Sequence[TokenRow | None]:

@@ -1,7 +1,7 @@
 """Dequantized model: puts a decoder bundle's dequantized weights into its transformers model.
 
-Adapters are then trained on the weights that a device runs, including the quantization error. Finds the
-graph's quantized products by their nodes' names; other weights stay as in the model.
+Adapters are then trained on the weights that a device runs, including the quantization error. The graph's
+quantized products are found by their nodes' names; other weights stay as in the model.
 """
 
 from __future__ import annotations
@@ -29,11 +29,11 @@ if TYPE_CHECKING:
 
 _BLOCKS = {"attn": "self_attn", "mlp": "mlp"}
 _MOST_CHANGED = 0.5
-"""Most relative error of a matrix: four bits cause less than 0.2, another model about 1."""
+"""Maximum relative error of a matrix: four bits cause errors below 0.2, another model's weights about 1."""
 
 
 def fill_stored(model: Any, bundle: Path) -> int:
-    """Replaces the matrices of ``model``'s layers by those of the bundle. :return: their number.
+    """Replaces the matrices of ``model``'s layers by those of the bundle. :return: the number of matrices.
 
     :raises ExportError: the bundle was made from another model.
     """
@@ -70,7 +70,7 @@ def _is_near(stored: Floats, own: Floats) -> bool:
 
 
 def _parts(bundle: Path) -> Iterator[tuple[str, Floats]]:
-    """Each matrix, unpacked: its name in the checkpoint without ``.weight``, and its values."""
+    """Each matrix, dequantized: its name in the checkpoint without ``.weight``, and its values."""
     import onnx
 
     loaded = load_bundle(bundle)

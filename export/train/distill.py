@@ -2,8 +2,8 @@
 
 The teacher is a learned task's bundle, a decoder with an instruction, or a decoder's checkpoint, which is
 exported first. It gives each text a probability for every label (soft labels); the user is asked about
-uncertain texts, or they are dropped. Teacher and student, and for comparison a student of equally many hand
-labels, are evaluated on labelled rows that none of them was trained on. Answers of teacher and user are
+uncertain texts, or they are dropped. Teacher and student, and for comparison a student trained on as many
+hand labels, are evaluated on labelled rows that none of them was trained on. Answers of teacher and user are
 saved, so that an interrupted command resumes.
 """
 
@@ -38,14 +38,14 @@ from edgeslm.errors import ExportError
 
 _FEWEST = 20
 _RECIPE = "int8"
-"""For a teacher's checkpoint: close to float, and needs no calibration text."""
+"""Recipe for exporting a teacher's checkpoint: it is close to float, and needs no calibration text."""
 
 BLOCK = 500
 """Texts labelled between two saves. The teacher is loaded again for each block, which takes seconds."""
 _USER_LABELS = "typed.jsonl"
 
 Answer = Mapping[str, Any] | None
-"""A result of classify; None if there is none."""
+"""Result of a classify task; None if the task failed."""
 
 
 class AskUser(Protocol):
@@ -60,7 +60,8 @@ class AskUser(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Examinee:
-    """A bundle to evaluate, with the ``base`` of a head or an adapter, else its own folder as ``base``."""
+    """A bundle to evaluate. ``base`` is the base bundle of a head or an adapter, else the bundle's own
+    folder."""
 
     bundle: Bundle
     base: Path
@@ -73,8 +74,8 @@ class Examinee:
 
 @dataclass(frozen=True, slots=True)
 class Teacher(Examinee):
-    """``bundle`` has the learned task or is a decoder; ``revision`` is its checkpoint's, if it was exported
-    for this purpose."""
+    """``bundle`` has the learned task or is a decoder; ``revision`` is the revision of the decoder's
+    checkpoint, if the checkpoint was exported to be the teacher."""
 
     revision: str = ""
 
@@ -83,7 +84,7 @@ class Teacher(Examinee):
         return self.bundle.manifest.learned is not None
 
     def exam(self, task: Task, rows: Sequence[LabelledRow], *, with_answers: bool = False) -> Exam:
-        """The evaluation by which this teacher labels or is tested on rows."""
+        """The evaluation in which this teacher labels rows or is tested on them."""
         if self.is_taught:
             section = TaskSection.model_validate({"kind": "classify", "overflow": "head"})
             return Exam(task.name, section, rows, self.bundle.path, with_answers=with_answers)
@@ -96,9 +97,9 @@ class Teacher(Examinee):
 
 @dataclass(frozen=True, slots=True)
 class PseudoLabelled:
-    """Texts with soft labels, ``shares`` [texts, labels]. Counts: ``dropped`` uncertain texts, ``asked``
-    texts that the user labelled, and in ``left_out`` the texts of each label that is too rare to be
-    learned."""
+    """Texts with soft labels, ``shares`` [texts, labels]. ``dropped`` counts texts that were dropped as
+    uncertain, ``asked`` texts that the user labelled, and ``left_out`` the texts of each label that is too
+    rare to be learned."""
 
     texts: list[str]
     shares: list[list[float]]
@@ -126,7 +127,7 @@ def labels_of(teacher: Teacher, task: Task) -> tuple[str, ...]:
 
 
 def find_notes(teacher: Teacher, task: Task, texts: Sequence[str]) -> Notes:
-    """Saved answers for the same texts, task and teacher, with any ``--sure``."""
+    """Saved answers for the same texts, task and teacher, whatever ``--sure`` was."""
     asked = teacher.exam(task, []).encode()["section"]
     who = teacher.revision or teacher.bundle.digest
     order = [__version__, who, task.name, asked, list(texts)]
@@ -144,11 +145,12 @@ def ask_teacher(
     ask_user: AskUser | None = None,
     block: int = BLOCK,
 ) -> PseudoLabelled:
-    """Labels each different text by the teacher. Saved answers are used again; saved answers of the user
-    always count, even if the teacher is certain.
+    """Labels each distinct text with the teacher. Saved answers are reused. A saved answer of the user
+    replaces the teacher's, even if the teacher is certain.
 
-    :param sure: confidence below which a text is dropped, or the user asked.
-    :param notes: of this teacher, task and texts. :param block: texts labelled between two saves.
+    :param sure: confidence below which a text is dropped, or the user is asked.
+    :param notes: saved answers for this teacher, task and texts. :param block: texts labelled between two
+        saves.
     :raises ExportError: too few texts or labels are left.
     """
     labels = labels_of(teacher, task)
@@ -212,7 +214,8 @@ def _answers(
 
 
 def _part_of(on_progress: OnProgress | None, before: int, rows: int, of: int) -> OnProgress | None:
-    """Scales the progress of a block of ``rows`` to all texts, ``before`` of which are done."""
+    """Progress callback for a block of ``rows`` texts: scales its progress to all texts, ``before`` of which
+    are done."""
     if on_progress is None:
         return None
     return lambda done, total, what: on_progress(before + done * rows // max(1, total), of, what)
@@ -242,7 +245,8 @@ def _save_user_label(file: Path, place: int, label: str | None) -> None:
 
 
 def _without_rare(said: PseudoLabelled, budget: Budget) -> PseudoLabelled:
-    """Removes labels with fewer than ``FEWEST_ROWS`` texts, and those texts; renormalizes the shares.
+    """Removes labels with fewer than ``FEWEST_ROWS`` texts and the texts of these labels, and renormalizes
+    the shares.
 
     :raises ExportError: too few labels or texts are left.
     """
@@ -278,7 +282,8 @@ def _counted(labels: Mapping[str, int]) -> str:
 def distil(
     task: Task, said: PseudoLabelled, source: Source, out: Path, inputs: Inputs, budget: Budget
 ) -> tuple[Manifest, dict[str, Any]]:
-    """Trains the student ``out``. Its report's accuracy is agreement with the teacher on held-out texts.
+    """Trains the student and writes its bundle ``out``. The accuracy in its report is its agreement with the
+    teacher on held-out texts.
 
     :raises ExportError: as ``tune``.
     """
@@ -302,8 +307,8 @@ def compare(
     *,
     learned_from: int,
 ) -> list[dict[str, Any]]:
-    """Evaluates teacher, student, and a student of at most ``learned_from`` hand labels on ``test``. Rows
-    whose label a student wasn't trained on count as errors.
+    """Evaluates teacher, student, and a student that is trained on at most ``learned_from`` hand labels, on
+    ``test``. Rows whose label a student wasn't trained on count as errors.
 
     :return: for each ``who``, the number of hand ``labels`` it was trained on, and the test's figures.
     """
@@ -324,8 +329,8 @@ def compare(
 
 
 def _examine_student(student: Examinee, test: Sequence[LabelledRow], budget: Budget) -> dict[str, Any]:
-    """``evaluate_learned`` for rows that may have labels the student doesn't know: those count as errors, as
-    they would be on a device."""
+    """``evaluate_learned`` for rows that may have labels the student doesn't know: such rows count as errors,
+    as they would be on a device."""
     import numpy as np
     from edgeslm_export.evaluate.metrics import calibration_error, share
 
@@ -356,7 +361,7 @@ def _examine_student(student: Examinee, test: Sequence[LabelledRow], budget: Bud
 def _hand_spec(
     task: Task, rows: Sequence[LabelledRow], budget: Budget
 ) -> tuple[Task, Sequence[LabelledRow]] | None:
-    """Task and rows for a student of hand labels, without labels that have too few rows.
+    """Task and rows for a student that is trained on hand labels, without labels that have too few rows.
 
     :return: None, with an announcement, if fewer than two labels are left.
     """
