@@ -80,7 +80,7 @@ def long_rows(counts: Sequence[int], limit: int) -> list[AuditFinding]:
     ``--clean`` can't drop these rows: training uses their beginning. A device refuses such messages unless
     the task sets ``overflow``.
 
-    :param counts: [rows], tokens of each row. :param limit: most tokens that the model reads.
+    :param counts: [rows], tokens of each row. :param limit: maximum tokens that the model reads.
     """
     indices = tuple(index for index, count in enumerate(counts) if count > limit)
     if not indices:

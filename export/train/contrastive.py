@@ -39,7 +39,7 @@ def train_contrastive(
 ) -> dict[str, Any]:
     """Trains an encoder on pairs of texts; ``job.schedule`` counts pairs as rows.
 
-    :param section: the encoder's pooling. :param length: most tokens of a text.
+    :param section: the encoder's pooling. :param length: maximum tokens of a text.
     :param truth: [texts], the index of each text's label.
     :return: figures of ``run_training``, and ``peak_rss`` in bytes.
     :raises ExportError: the checkpoint can't be loaded, its numbers are no longer finite, or the time was too

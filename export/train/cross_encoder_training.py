@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     import torch
 
 LONGEST = 224
-"""Most tokens of question and text together; enough for most passages."""
+"""Maximum tokens of question and text together; enough for most passages."""
 _PLACES = 0.5
 """Weight of the span loss, relative to that of the classification."""
 _LAYER_RATES = 8.0
@@ -68,7 +68,7 @@ class Asked:
 def train_reader(job: TrainingJob, length: int, asked: Sequence[Asked]) -> dict[str, Any]:
     """Trains an encoder and its layers, which are written to ``LAYER`` in ``job.out``.
 
-    :param length: most tokens of question and text together.
+    :param length: maximum tokens of question and text together.
     :return: figures of ``run_training``, the ``temperature`` fitted on the validation rows (1 without any),
         and ``peak_rss`` in bytes.
     :raises ExportError: the checkpoint can't be loaded, its tokenizer gives no offsets, its numbers are no

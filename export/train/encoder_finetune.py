@@ -1,8 +1,8 @@
 """Encoder fine-tuning: trains an encoder and a linear layer on labelled texts, in PyTorch.
 
-Trains what a device computes: the pooled vector, normalized if the bundle does that, times the layer's
-weights. The loss is cross-entropy with the labels or with a teacher's soft labels (Devlin et al. 2019; Hinton
-et al. 2015). ``loop`` has the training loop and early stopping.
+The model is what a device computes: the pooled vector, normalized if the bundle normalizes vectors, times the
+layer's weights. The loss is cross-entropy with the labels or with a teacher's soft labels (Devlin et al.
+2019; Hinton et al. 2015). ``loop`` has the training loop and early stopping.
 
 Runs in a child process (``python -m edgeslm_export.train.encoder_finetune``).
 """
@@ -30,18 +30,19 @@ if TYPE_CHECKING:
 LAYER = "layer.npz"
 """File in a trained checkpoint with ``weight`` [labels, dimension] and ``bias`` [labels], float32."""
 LONGEST = 256
-"""Most tokens of a text in training, or the model's context if shorter; a device reads more."""
+"""Maximum tokens of a text in training, or the model's context if that is shorter; a device reads longer
+texts."""
 
 WHAT = "training the encoder"
 LAYER_RATE = 1e-3
 UNIT_SCALE = 16.0
 """Factor for normalized vectors: logits of unit vectors would be too close to each other."""
 _SMALL = (".json", ".txt", ".model")
-"""Suffixes of a checkpoint's files without weights."""
+"""Suffixes of the files in a checkpoint that have no weights."""
 
 
 def schedule_for(rows: int) -> Schedule:
-    """About 300 steps, in 5 to 20 epochs."""
+    """Schedule of about 300 steps, in 5 to 20 epochs."""
     batch = 16 if rows < 1000 else 32
     epochs = min(20, max(5, -(-300 * batch // rows)))
     return Schedule(epochs, batch, rate=1e-4)
@@ -57,7 +58,7 @@ def train_encoder(
 ) -> dict[str, Any]:
     """Trains an encoder and a layer, which is written to ``LAYER`` in ``job.out``.
 
-    :param section: the encoder's pooling. :param length: most tokens of a text.
+    :param section: the encoder's pooling. :param length: maximum tokens of a text.
     :param truth: [texts], indices below ``labels``; or [texts, labels], probabilities.
     :return: figures of ``run_training``, and ``peak_rss`` in bytes.
     :raises ExportError: the checkpoint can't be loaded, its numbers are no longer finite, or the time was too
@@ -86,7 +87,7 @@ def load_layer(taught: Path) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.fl
 
 
 def run(task: dict[str, Any], reporter: Reporter) -> dict[str, Any]:
-    """The child's step; the task is that of ``train_encoder``."""
+    """Runs in the child process, with the task of ``train_encoder``."""
     import torch
     import transformers
 
@@ -121,7 +122,7 @@ def run(task: dict[str, Any], reporter: Reporter) -> dict[str, Any]:
 
 
 class Classifier:
-    """The encoder and ``layer``, which is applied to the vector times ``scale``."""
+    """The encoder with a linear ``layer``, which is applied to the pooled vector times ``scale``."""
 
     def __init__(self, model: Any, labels: int, pooling: str, normalize: bool) -> None:
         import torch
@@ -131,7 +132,7 @@ class Classifier:
         self.layer = torch.nn.Linear(model.config.hidden_size, labels)
 
     def logits(self, tokens: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-        """Logits [rows, labels]. :param tokens: and ``mask``, [rows, longest]."""
+        """Logits [rows, labels], for ``tokens`` and ``mask``, both [rows, longest]."""
         import torch
 
         hidden = self.model(input_ids=tokens, attention_mask=mask).last_hidden_state

@@ -49,16 +49,18 @@ if TYPE_CHECKING:
     Integers = npt.NDArray[np.int64]
 
 ROWS_FOR_LABELS: Final = 250
-"""With fewer rows an encoder is trained on pairs instead of labels. Measured: pairs with 50 rows, labels with
-1,000; not where they cross."""
+"""With fewer rows an encoder is trained on pairs instead of labels. Pairs were better with 50 rows and labels
+with 1,000; the crossover was not measured."""
 WEIGHTS: Final = "head.npz"
 _STRENGTH: Final = 30.0
-"""Regularization (C) of the classifier after training on pairs, which has separated the embeddings."""
+"""Inverse regularization strength (scikit-learn's C) of the classifier after training on pairs, which
+separates the embeddings."""
 _MOST_CENTROIDS: Final = 64
 _ROWS_A_CENTROID: Final = 8
 _ROWS_FOR_CENTROIDS: Final = 2000
 BYTES_A_WEIGHT: Final = 20
-"""Weights, gradients and AdamW's two moments in float32, and activations."""
+"""Memory of a training in bytes a weight: weights, gradients and AdamW's two moments in float32, and
+activations."""
 ENCODER_FIELDS: Final = ("architecture", "quantization", "context_length", "graphs", "encoder")
 
 
@@ -116,7 +118,8 @@ class FineTunedEncoder(abc.ABC):
         self._epochs = 0
 
     def _try_folds(self) -> list[dict[str, Any]]:
-        """The results of all folds, each with its ``epochs``; saved ones aren't trained again."""
+        """The results of all folds, each with its ``epochs``; folds with saved results aren't trained
+        again."""
         found = []
         for number, (train, test) in enumerate(self._folds):
             name = f"{ENCODER}-{number}"
@@ -140,9 +143,10 @@ class FineTunedEncoder(abc.ABC):
         return [self._texts[row] for row in rows.tolist()]
 
     def _job(self, name: str, rows: Integers, schedule: Schedule, aside: Sequence[int]) -> TrainingJob:
-        """The job that trains on ``rows``, with its share of the time. :param aside: rows for validation.
+        """The job that trains on ``rows``, with its share of the time limit. :param aside: rows for
+        validation.
 
-        :raises ExportError: this machine is too small for it.
+        :raises ExportError: this machine has too little memory or disk.
         """
         seconds = self._budget.seconds * len(rows) / self._rows_taught
         check_resources(self._origin.weights, self._origin.weights * 20, self._work, BYTES_A_WEIGHT)
@@ -157,7 +161,7 @@ class FineTunedEncoder(abc.ABC):
         )
 
     def _head_fields(self, fields: Mapping[str, Any]) -> dict[str, Any]:
-        """A head's manifest fields, from those of ``fill_finetuned``."""
+        """A head's manifest fields, from the fields that ``fill_finetuned`` returned."""
         source = self._origin.source
         return {
             **{key: fields[key] for key in ENCODER_FIELDS},
@@ -234,7 +238,7 @@ class EncoderMethod(FineTunedEncoder):
     ) -> tuple[dict[str, Any], tuple[Floats, Floats], dict[str, Any]]:
         """Fine-tunes the checkpoint on ``rows`` and writes an encoder's bundle to ``folder``.
 
-        :param aside: rows among them for validation.
+        :param aside: positions in ``rows`` of rows for validation.
         :return: its manifest's fields, ``weight`` and ``bias`` of the layer, and figures of the training.
         """
         spec, truth, texts = self._spec, self._spec.truth[rows], self._texts_of(rows)
@@ -256,7 +260,7 @@ class EncoderMethod(FineTunedEncoder):
 
 
 def centroids_of_texts(encoder: Encoder, texts: Sequence[str]) -> Floats:
-    """Centroids of training texts; of many texts a sample."""
+    """Centroids of training texts, or of a sample if there are many texts."""
     import numpy as np
 
     some = np.random.default_rng(0).permutation(len(texts))[:_ROWS_FOR_CENTROIDS]
@@ -264,7 +268,7 @@ def centroids_of_texts(encoder: Encoder, texts: Sequence[str]) -> Floats:
 
 
 def centroids_of(vectors: Floats) -> Floats:
-    """Centroids of ``vectors`` [rows, dimension] by k-means, unit vectors [groups, dimension]."""
+    """Centroids of ``vectors`` [rows, dimension] by k-means, as unit vectors [groups, dimension]."""
     import numpy as np
     from sklearn.cluster import KMeans
     from threadpoolctl import threadpool_limits

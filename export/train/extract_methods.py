@@ -69,7 +69,8 @@ class FieldTrial:
 
     @property
     def losses(self) -> Floats:
-        """1 for each row with a wrong field: a written answer has no probability."""
+        """1 for each row with a wrong field, else 0, since an answer that a decoder writes has no
+        probability."""
         return (~self.right).astype(float)
 
 
@@ -162,7 +163,7 @@ class PointerMethod(FineTunedEncoder):
     ) -> tuple[dict[str, Any], Floats, dict[str, Any]]:
         """Fine-tunes the checkpoint on ``rows`` and writes a head's files to ``folder``.
 
-        :param aside: rows among them for validation.
+        :param aside: positions in ``rows`` of rows for validation.
         :return: its manifest's fields, the centroids of the training texts, and figures of the training.
         """
         texts = self._texts_of(rows)
@@ -177,7 +178,7 @@ class PointerMethod(FineTunedEncoder):
         return fields, centroids, said
 
     def _announce_what_cant_be_found(self) -> None:
-        """Announces values that aren't in their text and too rare to be learned as a class."""
+        """Announces values that aren't in their text and are too rare to be learned as a class."""
         for number, field in enumerate(self._fields):
             lost = sum(row[number].option is None for row in self._aims)
             if lost:

@@ -26,7 +26,7 @@ _SCALARS: Final = frozenset({"string", "integer", "number", "boolean"})
 _FEWEST_OF_VALUE: Final = 3
 """Rows that a value needs to become a class, unless the schema fixes it."""
 _ROOM: Final = 2
-"""A span may be this many times as long as the longest in the rows."""
+"""Maximum length of a span, as a multiple of the longest span in the rows."""
 _LEAST_ROOM: Final = 20
 
 
@@ -59,8 +59,8 @@ class FieldSpec:
 
 @dataclass(frozen=True, slots=True)
 class Aim:
-    """Training target of a row's field: ``option``, the index of the field's class, None if nothing is
-    learned from the row; ``places``, all spans of its value."""
+    """Training target of a row's field. ``option`` is the index of the field's class, None if nothing is
+    learned from the row. ``places`` are all spans of the field's value."""
 
     option: int | None
     places: Sequence[Place] = ()
@@ -82,7 +82,7 @@ def pointing_fault(schema: Mapping[str, Any]) -> str | None:
 
 
 def plan_fields(spec: FieldSpec) -> list[LearnedField]:
-    """Spans and classes of each field of the schema.
+    """How each field of the schema is extracted: whether it has spans, and its classes.
 
     :raises ExportError: a field that an encoder can't extract, or whose values can't be learned.
     """

@@ -15,8 +15,8 @@ from edgeslm_export.train.loop import Schedule
 class TrainingJob:
     """Trains the checkpoint folder ``source`` and writes the result to ``out``.
 
-    :param aside: rows for validation. :param state: file of an interrupted run's state.
-    :param debug: let the libraries print to standard error.
+    :param aside: indices of rows for validation. :param state: file from which an interrupted run resumes.
+    :param debug: whether the libraries may print to standard error.
     """
 
     source: Path
@@ -45,7 +45,7 @@ class TrainingJob:
 
 
 def open_job(task: Mapping[str, Any], reporter: Reporter) -> TrainingJob:
-    """Rebuilds the job in the child process and sets the schedule's seed."""
+    """Rebuilds the job in the child process and seeds torch by the schedule."""
     import torch
     import transformers
 

@@ -1,8 +1,8 @@
 """Label noise: held-out predictions of each row's label, for finding label errors.
 
-Averages the log-probabilities of two different classifiers: a head on an encoder's vectors, and logistic
-regression on words and word pairs. They seldom make the same mistake, so far fewer correct labels are
-reported (figures in ``benchmarks/LOG.md``).
+It averages the log-probabilities of two different classifiers: a head on an encoder's vectors, and logistic
+regression on words and word pairs. The two seldom make the same mistake, so far fewer correct labels are
+reported as errors (figures in ``benchmarks/LOG.md``).
 """
 
 from __future__ import annotations
@@ -31,14 +31,15 @@ _STRENGTH: Final = 10.0
 _STRENGTH_OF_WORDS: Final = 20.0
 """Inverse regularization strengths (scikit-learn's C)."""
 _MOST_WORDS: Final = 50_000
-"""The most frequent words and pairs; the classifier has this many weights for each label."""
+"""Number of the most frequent words and word pairs to use; the classifier has this many weights for each
+label."""
 _WORD: Final = r"\w+|[^\w\s]"
 
 
 def held_out_labels(
     bundle: Path, rows: Sequence[LabelledRow], labels: Sequence[str]
 ) -> tuple[Integers, Integers, Floats]:
-    """:param bundle: an encoder's.
+    """:param bundle: an encoder's bundle.
     :return: indices of the rows with a prediction, their true labels, and probabilities [rows, labels].
     """
     import numpy as np

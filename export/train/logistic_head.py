@@ -1,7 +1,7 @@
 """Logistic head: multinomial logistic regression on a frozen encoder's embeddings.
 
-Stratified cross-validation chooses the regularization; its out-of-fold predictions serve calibration and the
-comparison of methods.
+Stratified cross-validation chooses the regularization; its out-of-fold predictions are used for calibration
+and to compare methods.
 """
 
 from __future__ import annotations
@@ -28,13 +28,13 @@ STRENGTHS = (1.0, 3.0, 10.0, 30.0, 100.0, 300.0)
 FOLDS = 5
 _SEED = 0
 _LEAST_SHARE = 0.01
-"""Smaller soft labels are ignored."""
+"""Lower bound of a soft label; smaller ones are ignored."""
 
 
 @dataclass(frozen=True, slots=True)
 class Learned:
-    """``weight`` [labels, dimension], ``bias`` [labels]; ``logits`` [held, labels], out of fold, for the rows
-    ``held``."""
+    """A trained head: ``weight`` [labels, dimension], ``bias`` [labels], and out-of-fold ``logits`` [held,
+    labels] of the rows ``held``."""
 
     weight: npt.NDArray[np.float32]
     bias: npt.NDArray[np.float32]
@@ -49,10 +49,10 @@ def split_folds(
     """Stratified folds, deterministic.
 
     Equal texts (``bare_text``) are in the same fold, so that no test text was trained on. Every training set
-    has all labels; rows without which it would lack one aren't tested.
+    has all labels; rows without which a training set would lack a label aren't tested.
 
     :param truth: [rows], indices below ``labels``, each at least twice. :param texts: [rows].
-    :param doubted: rows that are tested but never trained on; each label has others.
+    :param doubted: rows that are tested but never trained on; each label also has rows that aren't doubted.
     """
     import numpy as np
     from sklearn.model_selection import StratifiedKFold
@@ -92,7 +92,7 @@ def learn(
 
     :param vectors: [rows, dimension]. :param truth: [rows], indices below ``labels``.
     :param folds: see ``split_folds``. :param shares: [rows, labels], soft labels.
-    :param rows: indices of rows for the final fit; default: all.
+    :param rows: indices of rows for the final fit; by default all.
     """
     import numpy as np
     from edgeslm_export.evaluate.metrics import fit_temperature, softmax
@@ -127,10 +127,11 @@ def fit_layer(
     labels: int,
     shares: Floats | None = None,
 ) -> tuple[Floats, Floats]:
-    """Fits on all rows; with ``shares`` each row counts for every label, weighted by its share.
+    """Fits a logistic regression. With ``shares`` each row counts for every label, weighted by the label's
+    share.
 
     :param strength: scikit-learn's C.
-    :return: weight [labels, dimension] and bias [labels], also for two labels.
+    :return: weight [labels, dimension] and bias [labels], even for two labels.
     """
     import numpy as np
     from sklearn.linear_model import LogisticRegression

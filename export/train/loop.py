@@ -1,8 +1,8 @@
 """Training loop for all models: AdamW (Loshchilov and Hutter 2019) with warm-up and linear decay.
 
 It stops early when the validation loss no longer falls (Prechelt 1998), and resumes interrupted runs. With a
-time budget the learning rate decays by the clock, so that it reaches zero even if the time ends first. Rows
-are passed by index.
+time budget the learning rate decays by the clock, so that it reaches zero even if the time ends before the
+last epoch. Rows are passed as indices.
 """
 
 from __future__ import annotations
@@ -28,24 +28,26 @@ _WARM_UP = 0.1
 _DECAY = 0.01
 _MOST_NORM = 1.0
 _BUCKET = 16
-"""Batches whose rows are sorted by length together, which reduces padding."""
+"""Number of batches whose rows are sorted by length together, which reduces padding."""
 _PATIENCE = 2
-"""Epochs in a row that may be worse than the best one."""
+"""Training stops after this many epochs in a row that are worse than the best one."""
 _LEAST = 0.5
-"""Share of the first epoch that must be done when the time is over; with less the model isn't useful."""
+"""Share of the first epoch that must be done when the time is over; a model that was trained less isn't
+useful."""
 _FROZEN = 2
-"""Layers that are frozen, at most half of them."""
+"""Number of layers that are frozen, but at most half of a model's layers."""
 _BFLOAT16_FLAGS = frozenset({"avx512_bf16", "amx_bf16", "bf16"})
 """CPU flags for bfloat16, on x86 and ARM."""
 NOTED_S = 300.0
-"""Most seconds lost by an interruption. A saved state has some hundred megabytes."""
+"""Seconds between two saved states, which is the most that an interruption loses. A saved state has some
+hundred megabytes."""
 TEMPERATURES = (1.0, 1.25, 1.5, 2.0, 2.5, 3.0, 4.0)
 """Temperatures tried for the validation loss; see ``Training.losses_by_temperature``."""
 
 
 @dataclass(frozen=True, slots=True)
 class Schedule:
-    """Length and learning rate of a training. ``seconds`` 0: no time limit."""
+    """Length and learning rate of a training. ``seconds`` is the time limit; 0 means none."""
 
     epochs: int
     batch: int
@@ -54,12 +56,12 @@ class Schedule:
     seed: int = 0
 
     def limited(self, epochs: int, seconds: float) -> Schedule:
-        """The same with a time limit and another number of epochs; ``epochs`` 0: unchanged."""
+        """This schedule with a time limit and another number of epochs; ``epochs`` 0 keeps the number."""
         return replace(self, epochs=epochs or self.epochs, seconds=seconds)
 
 
 class BatchLoss(Protocol):
-    """The loss of rows, given by index."""
+    """Function that computes the loss of rows, given by their indices."""
 
     def __call__(self, batch: Sequence[int], /) -> torch.Tensor: ...
 
@@ -70,12 +72,13 @@ class Training:
 
     :param model: switched to training mode, and to evaluation mode for validation.
     :param lengths: tokens of each row. :param loss: mean loss of rows.
-    :param aside: rows for validation; none: all epochs are run.
+    :param aside: indices of rows for validation; without any, all epochs are run.
     :param what: the step in words, for progress and errors.
-    :param state: file of an interrupted run's state; an existing one is resumed.
-    :param losses_by_temperature: validation losses at ``TEMPERATURES``, [temperatures, rows]; the best
-        temperature counts. Models become overconfident long before their accuracy falls (Guo et al. 2017,
-        section 3), and confidence is calibrated afterwards. Without it ``loss`` counts.
+    :param state: file for the run's state; if it exists, the interrupted run resumes.
+    :param losses_by_temperature: validation losses at ``TEMPERATURES``, [temperatures, rows]; the losses at
+        the best temperature are compared. The reason is that models become overconfident long before their
+        accuracy falls (Guo et al. 2017, section 3), and confidence is calibrated afterwards. By default
+        values of ``loss`` are compared.
     """
 
     model: torch.nn.Module
@@ -87,14 +90,14 @@ class Training:
     state: Path | None = None
     losses_by_temperature: BatchLoss | None = None
     most_tokens: int | None = None
-    """Tokens in a pass, padding included; a larger batch is split (gradient accumulation)."""
+    """Maximum tokens in a pass, padding included; a larger batch is split (gradient accumulation)."""
     noted_s: float = NOTED_S
     """Seconds between two saved states within an epoch."""
 
 
 def run_training(training: Training, schedule: Schedule, reporter: Reporter) -> dict[str, Any]:
-    """Trains. The final parameters are those of the best epoch, or the last ones if the time ended within an
-    epoch.
+    """Trains a model. The final parameters are those of the best epoch, or the last ones if the time ended
+    within an epoch.
 
     :return: ``epochs`` that were run, the ``best_epoch`` (from 1; 0 if the time ended within an epoch), the
         last batch's ``loss``, and ``loss_aside``, the validation loss of the best epoch.
@@ -170,8 +173,8 @@ def run_training(training: Training, schedule: Schedule, reporter: Reporter) -> 
 
 
 def freeze_lowest(model: Any) -> None:
-    """Freezes an encoder's embeddings and lowest layers and turns dropout off: few questions can't improve
-    word meanings, and a third of the time is saved."""
+    """Freezes an encoder's embeddings and lowest layers and turns dropout off. This saves a third of the
+    time, and few questions can't improve word meanings anyway."""
     import torch
 
     stacks = [module for module in model.modules() if isinstance(module, torch.nn.ModuleList)]
@@ -185,7 +188,8 @@ def freeze_lowest(model: Any) -> None:
 
 
 def has_bfloat16() -> bool:
-    """Whether this processor has bfloat16 instructions, three times as fast; others emulate them."""
+    """Whether this processor has bfloat16 instructions, which are three times as fast; other processors
+    emulate bfloat16."""
     try:
         known = Path("/proc/cpuinfo").read_text()
     except OSError:
@@ -194,7 +198,8 @@ def has_bfloat16() -> bool:
 
 
 def reproducible(figures: Mapping[str, Any]) -> dict[str, Any]:
-    """The figures that are the same each time, for a report: the same input must give the same bundle."""
+    """The figures that are the same each time, for a report, since the same input must give the same
+    bundle."""
     return {key: value for key, value in figures.items() if key != "peak_rss"}
 
 
@@ -219,8 +224,8 @@ def _check_finite(loss: float, what: str) -> None:
 class BestEpoch:
     """The parameters of the last epoch that isn't worse than the best one.
 
-    Worse means by more than the standard error of the difference: few validation rows can't tell epochs
-    apart, and longer training helps on other rows.
+    An epoch is worse if its loss is higher by more than the standard error of the difference: few validation
+    rows can't tell epochs apart, and longer training helps on other rows.
     """
 
     def __init__(self, weights: Sequence[torch.nn.Parameter]) -> None:
@@ -230,7 +235,7 @@ class BestEpoch:
         self.values: list[torch.Tensor] = []
         self.epoch = 0
         self.losses = torch.zeros(0)
-        """[rows], of the epoch with the lowest mean."""
+        """Validation losses [rows] of the epoch with the lowest mean."""
 
     def see(self, epoch: int, losses: torch.Tensor) -> None:
         if not self.epoch or losses.mean() < self.losses.mean():
@@ -252,7 +257,8 @@ class BestEpoch:
 
 
 def _is_worse(differences: torch.Tensor) -> bool:
-    """Whether their mean exceeds its standard error; for a single one, whether it exceeds 0."""
+    """Whether the mean of ``differences`` exceeds its standard error; a single difference only has to exceed
+    0."""
     spread = float(differences.std()) if len(differences) > 1 else 0.0
     return float(differences.mean()) > spread / math.sqrt(len(differences))
 

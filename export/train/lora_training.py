@@ -1,10 +1,10 @@
 """LoRA training: trains low-rank matrices for a decoder on prompts and answers, with PEFT (Hu et al. 2021).
 
-The base is frozen: in float32, or with its bundle's dequantized weights (``stored``), so that the adapter
-compensates for quantization errors too, or in four bits of bitsandbytes (QLoRA, Dettmers et al. 2023), an
-eighth of the memory. The loss is that of the device's task: at each token of an answer the cross-entropy
-among the tokens allowed there, which are those of the label tree for ``classify`` and the whole vocabulary
-for generated text.
+The base is frozen. Its weights are in float32, or the bundle's dequantized weights (``stored``), so that the
+adapter compensates for quantization errors too, or four-bit weights of bitsandbytes (QLoRA, Dettmers et al.
+2023), which take an eighth of the memory. The loss is that of the device's task: at each token of an answer
+the cross-entropy among the tokens allowed there, which are those of the label tree for ``classify`` and the
+whole vocabulary for generated text.
 
 Runs in a child process (``edgeslm_export.train.lora_training``).
 """
@@ -30,22 +30,23 @@ if TYPE_CHECKING:
     import torch
 
 _PASS_TOKENS = 2048
-"""Activations take about 2.2 MB a token with 135 M parameters: 32 long messages took 18 GB."""
+"""Maximum tokens in a pass: activations take about 2.2 MB a token with 135 M parameters, and 32 long messages
+took 18 GB."""
 Base = Literal["float", "stored", "nf4"]
 
 MISSING = "Training a decoder needs the package peft: pip install 'edgeslm[teach]'."
 MISSING_4_BITS = "A base in four bits needs the package bitsandbytes: pip install 'edgeslm[qlora]'."
 _WHAT = "training the decoder"
 _TARGETS = ("q_proj", "k_proj", "v_proj", "o_proj", "qkv_proj")
-"""Matrices of attention, under the names of all model families."""
+"""Matrices of attention, by their names in all model families."""
 
 
 @dataclass(frozen=True, slots=True)
 class TokenRow:
     """``prompt`` and ``answer`` as token ids.
 
-    ``steps``: for each token of the answer, the allowed tokens and their target probabilities. None: the
-    target is the answer's token among the whole vocabulary.
+    ``steps`` has, for each token of the answer, the allowed tokens and their target probabilities. If it is
+    None, the target is the answer's token among the whole vocabulary.
     """
 
     prompt: Sequence[int]
@@ -62,12 +63,12 @@ class AdapterShape:
 
 
 def can_train_adapters() -> bool:
-    """Whether PEFT, of the extra ``teach``, is installed."""
+    """Whether the library PEFT (extra ``teach``) is installed."""
     return importlib.util.find_spec("peft") is not None
 
 
 def check_installed(base: Base) -> None:
-    """:raises ExportError: the library of an extra is missing."""
+    """:raises ExportError: a library that the training needs is missing."""
     if not can_train_adapters():
         raise ExportError(MISSING)
     if base == "nf4" and importlib.util.find_spec("bitsandbytes") is None:
@@ -98,7 +99,7 @@ def train_decoder(
 
 
 def run(task: dict[str, Any], reporter: Reporter) -> dict[str, Any]:
-    """The child's step; the task is that of ``train_decoder``."""
+    """Runs in the child process, with the task of ``train_decoder``."""
     from edgeslm_export.sources.normalize import make_checkpoint
     from peft import LoraConfig, get_peft_model
 

@@ -53,7 +53,7 @@ def make_methods(
 def make_field_methods(
     inputs: Inputs, spec: FieldSpec, budget: Budget, notes: Notes, work: Path
 ) -> list[Method[FieldTrial]]:
-    """The same for an extract task.
+    """The methods to try for an extract task; see ``make_methods``.
 
     :raises ExportError: as ``make_methods``, or an encoder can't extract the fields and no other method is
         possible.

@@ -1,12 +1,13 @@
 """Reader training: a cross-encoder bundle that predicts how likely a passage answers a question.
 
-Made from an encoder and question pairs, or from a trained cross-encoder. Training pairs of an answered
-question are its text, and the same text without the answering sentence: such contrast sets (Gardner et al.
-2020, "Evaluating models' local decision boundaries via contrast sets") teach what an answer is, whereas
-unanswerable questions can be recognized by their wording. To most texts a distracting sentence is added,
-which answers another question or is an injected instruction. Half of the questions also get the most similar
-other text of the file, as a search would return it. Each question is used with short and with long texts. A
-tenth of the sources is held out, and the bundle is evaluated on them through the graph that a device runs.
+It is made from an encoder and question pairs, or from a trained cross-encoder. An answered question is
+trained with its text, and with the same text without the answering sentence. Such contrast sets (Gardner et
+al. 2020, "Evaluating models' local decision boundaries via contrast sets") teach what an answer is, whereas
+unanswerable questions can be recognized by their wording. Most texts get a distracting sentence, which
+answers another question or is an injected instruction. Half of the answered questions also get the most
+similar other text of the file, as a search would return it. Each question is used with short and with long
+texts. A tenth of the sources is held out, and the bundle is evaluated on them through the graph that a device
+runs.
 """
 
 from __future__ import annotations
@@ -61,9 +62,10 @@ BATCH: Final = 12
 """Questions in a batch, with two or three texts each."""
 RATE: Final = 1e-4
 _MOST_CUT: Final = 0.6
-"""Most of a text that may be removed with the answer: a shorter rest would be too different."""
+"""Maximum share of a text that may be removed with the answer: a shorter rest would differ too much from the
+text."""
 _MOST_ORDERED: Final = 3
-"""Most words in the answer that an injected instruction demands."""
+"""Maximum words in the answer that an injected instruction demands."""
 _SOUGHT: Final = 40
 _QUESTION: Final = "How often is the press oiled?"
 _CLS: Final = [
@@ -80,8 +82,8 @@ def export_reader(
     The training state is saved in the cache folder from time to time; an interrupted command resumes.
 
     :return: its manifest, figures of the training, and areas under the ROC curve on held-out sources:
-        ``near``, of texts with their answers against the same texts without; ``other``, of texts with answers
-        against those of other rows.
+        ``near`` compares texts that have the answer with the same texts without it; ``other`` compares texts
+        that have the answer with texts of other rows.
     :raises ExportError: too few questions, or a step failed; nothing is left behind.
     """
     asked, aside = make_training_set(rows)
@@ -114,7 +116,7 @@ def export_cross_encoder(origin: Origin, out: Path, budget: Budget) -> tuple[Man
     """Makes the bundle ``out`` from a trained cross-encoder.
 
     :return: its manifest, and the similarity of its vectors to the float model's.
-    :raises ExportError: it has more than one output, or a step failed; nothing is left behind.
+    :raises ExportError: the cross-encoder has more than one output, or a step failed; nothing is left behind.
     """
     with staged(out) as stage, tempfile.TemporaryDirectory(prefix="reader-") as name:
         taken = Path(name) / "encoder"
@@ -162,7 +164,7 @@ def pool_by_first_token(folder: Path) -> None:
 
 @cache
 def load_orders() -> tuple[str, ...]:
-    """Injected instructions to answer ``{word}``, some of them to ``{question}``."""
+    """Injected instructions that demand the answer ``{word}``; some of them name the ``{question}``."""
     return tuple(files("edgeslm_export").joinpath("orders.txt").read_text(encoding="utf-8").splitlines())
 
 
@@ -173,9 +175,9 @@ class Mix:
     :param lengths: ranges of words: each question gets a short text, like an ingested message, and a long
         one, like a document's passage.
     :param distracted: share of texts that get a distracting sentence.
-    :param ordered: share of these sentences that are injected instructions; the others answer another
-        question.
-    :param compared: share of answered questions that get another text too.
+    :param ordered: share of the distracting sentences that are injected instructions; the others answer
+        another question.
+    :param compared: share of answered questions that also get a text of another row.
     :param orders: the injected instructions, see ``load_orders``.
     """
 
@@ -187,8 +189,8 @@ class Mix:
 
 
 def make_training_set(rows: Sequence[QuestionRow], mix: Mix | None = None) -> tuple[list[Asked], list[int]]:
-    """Questions with their texts, and the indices of the held-out ones. The first text is the question's own;
-    a training question occurs once for each of the mix's ``lengths``.
+    """Questions with their texts, and the indices of the held-out ones. A question's first text is its own; a
+    training question occurs once for each of the mix's ``lengths``.
 
     :raises ExportError: fewer than ``FEWEST`` answered questions.
     """
@@ -225,8 +227,8 @@ def _asked(whole: QuestionRow, own: Sequence[QuestionRow], beside: Sequence[Ques
 
 
 def _with_and_without(row: QuestionRow, words: int, chance: random.Random, mix: Mix) -> list[QuestionRow]:
-    """At most ``words`` around the answer, and equally many without it, if it can be removed; otherwise the
-    length would give the answer away."""
+    """The row cropped to about ``words`` around the answer and, if the answer can be removed, a row of equal
+    length without it. With unequal lengths, the length would give the answer away."""
     rest = _cut(row)
     if not rest:
         return [cropped(row, words, chance)]
@@ -237,7 +239,7 @@ def _with_and_without(row: QuestionRow, words: int, chance: random.Random, mix: 
 
 
 def _cut(row: QuestionRow) -> list[QuestionRow]:
-    """The row without its answer; empty if that can't be removed."""
+    """The row without its answer, in a list that is empty if the answer can't be removed."""
     text = without_answer(row)
     return [] if text is None else [replace(row, text=text, answer=None)]
 
@@ -246,10 +248,8 @@ def _with_distractor(
     row: QuestionRow, whole: QuestionRow, strangers: Sequence[QuestionRow], chance: random.Random, mix: Mix
 ) -> QuestionRow:
     """Adds a distracting sentence to some texts: an injected instruction, or the answer to a question of
-    another source than ``whole``, whose question is asked.
-
-    Without them the reader would learn that the sentence which stands out is the answer, and anyone who can
-    write into a document could decide what is quoted.
+    another source than ``whole``. Without such sentences the reader would learn that the sentence which
+    stands out is the answer, and anyone who can write into a document could decide what is quoted.
     """
     stranger = chance.choice(strangers)
     if chance.random() >= mix.distracted or source_of(stranger) == source_of(whole):
@@ -266,7 +266,7 @@ def _with_distractor(
 
 
 def with_sentence(row: QuestionRow, sentence: str, chance: random.Random) -> QuestionRow:
-    """Inserts a sentence before, after or between those of the text, but not within the answer."""
+    """Inserts a sentence before, after or between the sentences of the text, but not within the answer."""
     start, end = row.answer or (0, 0)
     borders = [0, *(last for _, last in split_sentences(row.text))]
     at = chance.choice([border for border in borders if not start < border < end])
@@ -284,7 +284,8 @@ def _answering(row: QuestionRow) -> list[Place]:
 
 
 def cropped(row: QuestionRow, words: int, chance: random.Random) -> QuestionRow:
-    """Crops to whole sentences, about ``words`` in total, around the answer or a random sentence."""
+    """Crops a row's text to whole sentences, about ``words`` in total, around the answer or a random
+    sentence."""
     places = split_sentences(row.text)
     if not places:
         return row
@@ -331,9 +332,9 @@ def find_others(
 ) -> list[list[QuestionRow]]:
     """For each question at most one text of another row, the most similar one by TF-IDF.
 
-    Only a ``share`` of answered questions gets one. It is from a training source for a training
-    question and from a held-out source for a held-out one, and doesn't resemble the question's own text or
-    contain the answer's words.
+    Only a ``share`` of answered questions gets a text. A training question gets it from a training source, a
+    held-out question from a held-out source. The text doesn't resemble the question's own text or contain the
+    answer's words.
     """
     import numpy as np
     from sklearn.feature_extraction.text import TfidfVectorizer

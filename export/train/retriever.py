@@ -1,8 +1,8 @@
 """Retriever training: fine-tunes an encoder so that questions are near the texts that answer them.
 
 Negatives include other texts of the same source, so that passages of one subject are told apart. A tenth of
-the sources is held out. Reported is how often their questions find their own texts among all texts of these
-sources, before and after training.
+the sources is held out. The report says how often held-out questions find their own texts among all held-out
+texts, before and after training.
 """
 
 from __future__ import annotations
@@ -40,13 +40,13 @@ BATCH: Final = 8
 """Chunks in a batch: about sixty texts, with which each question is compared."""
 RATE: Final = 3e-5
 LONGEST: Final = 160
-"""Most tokens of a text in training; enough for most passages."""
+"""Maximum tokens of a text in training; enough for most passages."""
 _A_CHUNK: Final = 8
-"""Texts with questions in a chunk, of one source."""
+"""Maximum texts with questions in a chunk; all texts of a chunk are from one source."""
 _BESIDE: Final = 3
-"""Texts without questions in a chunk, of the same source."""
+"""Maximum texts without questions in a chunk, from the same source."""
 _MOST_QUESTIONS: Final = 4
-"""Questions of a text; more add nothing."""
+"""Maximum questions of a text; training on more has no effect."""
 _AT_ONCE: Final = 200
 """Texts between two progress reports."""
 
@@ -57,8 +57,8 @@ def export_retriever(
     """Fine-tunes the encoder ``origin`` and makes the bundle ``out`` from it.
 
     :param recipe: a key of ``encoder_recipe.RECIPES``.
-    :return: its manifest, figures of the training, and, ``before`` and ``after`` it, the share of held-out
-        questions that find their own text first (``hit_1``) or among the first three (``hit_3``).
+    :return: its manifest, figures of the training, and, ``before`` and ``after`` training, the share of
+        held-out questions that find their own text first (``hit_1``) or among the first three (``hit_3``).
     :raises ExportError: too few questions, or a step failed; nothing is left behind.
     """
     texts = gather([row for row in rows if not is_aside(row)])
@@ -106,7 +106,7 @@ def _fill(origin: Origin, folder: Path, recipe: str, budget: Budget) -> tuple[di
 def gather(rows: Sequence[QuestionRow]) -> list[list[Sought]]:
     """The texts of each source with the questions that they answer.
 
-    Texts share a ``kin`` if they are of one source and nearly the same, or answer the same question: it
+    Texts share a ``kin`` if they are of one source and nearly the same, or answer the same question, since it
     doesn't matter which of them is found.
     """
     sources: dict[str, dict[str, list[str]]] = defaultdict(dict)
@@ -132,7 +132,7 @@ def gather(rows: Sequence[QuestionRow]) -> list[list[Sought]]:
 
 
 def make_chunks(sources: Sequence[Sequence[Sought]]) -> list[list[Sought]]:
-    """Groups texts with questions by source and adds some texts of it without questions."""
+    """Groups texts with questions by source and adds some of the source's texts without questions."""
     chance = random.Random(0)
     chunks = []
     for texts in sources:
@@ -194,7 +194,7 @@ def answer_ranks(
     own: Sequence[int],
     kin: Sequence[int],
 ) -> npt.NDArray[np.int64]:
-    """Rank of each question's own kin, [questions], from 0."""
+    """Rank of each question's own kin among all kins, [questions], from 0."""
     import numpy as np
 
     order = np.argsort(kin, kind="stable")

@@ -1,8 +1,8 @@
 """Contrastive training of a retriever: moves questions' vectors towards those of the texts that answer them.
 
-A batch has texts of several sources. All of them, except those of its own text's kin, are in-batch negatives
-of a question (Karpukhin et al. 2020, "Dense passage retrieval for open-domain question answering", section
-3.2). ``loop`` has the training loop.
+A batch has texts of several sources. In-batch negatives of a question are all texts of the batch except those
+with the same kin as the question's own text (Karpukhin et al. 2020, "Dense passage retrieval for open-domain
+question answering", section 3.2). ``loop`` has the training loop.
 
 Runs in a child process (``python -m edgeslm_export.train.retriever_training``).
 """
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 _TEMPERATURE = 0.05
 """Softmax temperature of cosines, as in sentence-transformers (scale 20)."""
 _LONGEST_QUESTION = 40
-"""Most tokens of a question; longer ones name their subject before."""
+"""Maximum tokens of a question; longer questions name their subject within these tokens."""
 _NEVER = -1e4
 _WHAT = "training the encoder to search"
 
@@ -43,7 +43,7 @@ class Sought:
 
 
 Chunk = Sequence[Sought]
-"""Texts of one source: hard negatives for each other."""
+"""Texts of one source, which are hard negatives for each other's questions."""
 
 
 def train_retriever(
@@ -51,7 +51,7 @@ def train_retriever(
 ) -> dict[str, Any]:
     """Trains an encoder; the batch of ``job.schedule`` counts chunks.
 
-    :param section: the encoder's pooling. :param length: most tokens of a text.
+    :param section: the encoder's pooling. :param length: maximum tokens of a text.
     :return: figures of ``run_training``, and ``peak_rss`` in bytes.
     :raises ExportError: the checkpoint can't be loaded, its numbers are no longer finite, or the time was too
         short.
@@ -65,7 +65,7 @@ def train_retriever(
 
 
 def run(task: dict[str, Any], reporter: Reporter) -> dict[str, Any]:
-    """The child's step; the task is that of ``train_retriever``."""
+    """Runs in the child process, with the task of ``train_retriever``."""
     import torch
     import transformers
 
@@ -129,7 +129,7 @@ class RetrieverModel:
         return pooled(hidden.float(), mask, self._pooling, normalize=True)
 
     def loss(self, texts: Sequence[TokenText]) -> torch.Tensor:
-        """Cross-entropy of each question's own text among all texts."""
+        """Cross-entropy of each question's own text among all texts, without others of the same kin."""
         import torch
 
         asked = [(number, question) for number, text in enumerate(texts) for question in text.questions]

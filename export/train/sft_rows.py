@@ -20,11 +20,11 @@ from edgeslm.tasks import Task
 from edgeslm.tasks.extract import encode_fields
 
 LONGEST = 512
-"""Most tokens of a prompt; longer rows are left out."""
+"""Maximum tokens of a prompt; longer rows are left out."""
 
 
 class _Asked(Exception):
-    """Carries the task's call out of its run."""
+    """Raised to pass the engine call of a task out of the task's run."""
 
     def __init__(self, call: Call) -> None:
         self.call = call
@@ -94,8 +94,8 @@ class RowEncoder:
 
 
 def _label_row(prompt: list[int], paths: Sequence[Sequence[int]], shares: Sequence[float]) -> TokenRow:
-    """The path of the most likely label in the label tree: at each of its tokens the possible tokens, each
-    with the total target probability of the labels that continue with it."""
+    """The token row of the most likely label's path in the label tree. Each step has the possible tokens,
+    each with the total target probability of the labels that continue with this token."""
     answer = max(zip(shares, paths, strict=True), key=lambda pair: pair[0])[1]
     steps = []
     for depth, _ in enumerate(answer):

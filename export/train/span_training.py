@@ -2,8 +2,8 @@
 
 A layer on the text's vector classifies each field (missing, a span of the message, or one of its learned
 values). A layer on each token's vector predicts where a field starts and ends and which tokens it covers. If
-a value occurs several times, any of its spans is right: the loss is that of their summed probability (Clark
-and Gardner 2018, section 3). ``loop`` has the training loop.
+a value occurs several times, any of its spans is right, and the loss is that of the spans' summed probability
+(Clark and Gardner 2018, section 3). ``loop`` has the training loop.
 
 Runs in a child process (``python -m edgeslm_export.train.span_training``).
 """
@@ -46,8 +46,8 @@ def train_spans(
 ) -> dict[str, Any]:
     """Trains an encoder and its layers, which are written to ``LAYER`` in ``job.out``.
 
-    :param section: the encoder's pooling. :param length: most tokens of a text.
-    :param options: number of classes of each field. :param aims: [texts][fields].
+    :param section: the encoder's pooling. :param length: maximum tokens of a text.
+    :param options: number of classes of each field. :param aims: training targets, [texts][fields].
     :return: figures of ``run_training``, and ``unreadable`` [fields]: number of texts whose span couldn't be
         trained on, since it starts or ends within a token or was cut off.
     :raises ExportError: the checkpoint can't be loaded, its tokenizer gives no offsets, or its numbers are no
@@ -65,7 +65,7 @@ def train_spans(
 
 
 def load_arrays(taught: Path) -> dict[str, npt.NDArray[np.float32]]:
-    """``ARRAYS`` of a trained checkpoint, as in a head's weights file."""
+    """The arrays ``ARRAYS`` of a trained checkpoint, as in a head's weights file."""
     import numpy as np
 
     with np.load(taught / LAYER, allow_pickle=False) as arrays:
@@ -77,8 +77,9 @@ def load_arrays(taught: Path) -> dict[str, npt.NDArray[np.float32]]:
 
 @dataclass(frozen=True, slots=True)
 class SpanRow:
-    """``tokens``, and in ``stands`` whether each is part of the text; ``options`` [fields], -1: not trained
-    on; ``places`` by field: first and last token of each span."""
+    """A text's ``tokens``; ``stands`` tells for each token whether it is part of the text. ``options``
+    [fields] are class indices, -1 for fields that aren't trained on. ``places`` has the first and last token
+    of each span, by field."""
 
     tokens: Sequence[int]
     stands: Sequence[bool]
@@ -87,7 +88,7 @@ class SpanRow:
 
 
 def run(task: dict[str, Any], reporter: Reporter) -> dict[str, Any]:
-    """The child's step; the task is that of ``train_spans``."""
+    """Runs in the child process, with the task of ``train_spans``."""
     import torch
     import transformers
 
@@ -138,7 +139,8 @@ def make_span_row(tokenizer: Any, text: str, length: int, aims: Sequence[Any]) -
 
 
 class SpanHead:
-    """The encoder and both layers; that of the classes is applied to the vector times ``_scale``."""
+    """The encoder with both layers; the layer of the classes is applied to the pooled vector times
+    ``_scale``."""
 
     def __init__(self, model: Any, options: Sequence[int], pooling: str, *, normalize: bool) -> None:
         import torch

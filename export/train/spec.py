@@ -29,12 +29,12 @@ LORA: Final = "lora"
 QLORA: Final = "qlora"
 METHODS: Final = (HEAD, ENCODER, LORA, QLORA)
 ENOUGH_TESTED: Final = 500
-"""Test rows that are enough for methods that train for minutes: further folds aren't tried. An error of 0.02
-can't be guaranteed with fewer than some hundred."""
+"""Test rows that are enough for methods that train for minutes: further folds aren't tried. An error rate of
+0.02 can't be guaranteed with fewer than some hundred test rows."""
 ENOUGH_TESTED_SLOWLY: Final = 100
-"""The same for methods that may train for an hour."""
+"""Test rows that are enough for methods that may train for an hour."""
 SURE: Final = 0.6
-"""Default of the teacher's confidence from which its label is used."""
+"""Default of the confidence that a teacher needs for its label to be used."""
 _QUANTILES: Final = 51
 _LEAST_LIKELY: Final = 1e-3
 """Lower bound of a true label's probability in losses, so that one row doesn't outweigh all others."""
@@ -56,8 +56,8 @@ class Inputs:
 
 @dataclass(frozen=True, slots=True)
 class Budget:
-    """Limits and outputs of a training: ``methods`` to try (of METHODS; none: all possible ones), ``seconds``
-    for each (0: no limit), and ``recalls``, the wanted recall of labels."""
+    """Limits and outputs of a training: ``methods`` to try (of ``METHODS``; if empty, all possible ones),
+    ``seconds`` for each (0 for no limit), and ``recalls``, the wanted recall of labels."""
 
     methods: tuple[str, ...] = ()
     seconds: float = 0.0
@@ -77,8 +77,8 @@ class TaskSpec:
 
     ``truth`` [rows] are indices of ``labels``; ``shares`` [rows, labels] are a teacher's soft labels.
     ``instruction`` is for decoders. ``doubted`` are rows whose label is probably wrong: they aren't trained
-    or calibrated on, but count for accuracy, which would otherwise be that of the easy rows. ``recalls``:
-    wanted recall by index of the label.
+    or calibrated on, but they count for accuracy, which would otherwise be measured on the easy rows only.
+    ``recalls`` has the wanted recall by index of the label.
     """
 
     name: str
@@ -103,9 +103,9 @@ class TaskSpec:
 class Trial:
     """A method's results on the held-out rows ``held``.
 
-    ``right`` [held]: whether a device's answer would be right. ``losses`` [held]: negative log-probability of
-    the true label. ``fitted``: the calibration. ``distances`` [held]: from the training rows; empty for
-    methods without vectors. ``figures``: for the report.
+    ``right`` [held] tells whether a device's answer would be right. ``losses`` [held] are negative
+    log-probabilities of the true labels. ``fitted`` has the calibration. ``distances`` [held] are distances
+    from the training rows; empty for methods without vectors. ``figures`` are for the report.
     """
 
     method: str
@@ -123,8 +123,9 @@ AnyTrial = TypeVar("AnyTrial", bound="Tried", covariant=True)
 
 
 class Tried(Protocol):
-    """What trials of classify and extract tasks share, for comparing methods: for each row of ``held``
-    whether the answer is ``right`` and its loss; ``texts_per_s`` through the device's engine."""
+    """Attributes for comparing methods that trials of classify and extract tasks both have: for each row of
+    ``held``, whether the answer is ``right`` and its loss; and ``texts_per_s`` through the device's
+    engine."""
 
     @property
     def method(self) -> str: ...
@@ -209,7 +210,7 @@ def drift_reference(
 def folds_to_try(
     folds: Sequence[tuple[Integers, Integers]], enough: int = ENOUGH_TESTED
 ) -> Sequence[tuple[Integers, Integers]]:
-    """The first folds that together test ``enough`` rows, or all."""
+    """The first folds that together test ``enough`` rows, or all folds."""
     tested = 0
     for number, (_, test) in enumerate(folds, 1):
         tested += len(test)
@@ -219,12 +220,14 @@ def folds_to_try(
 
 
 def epochs_to_take(best: Sequence[int]) -> int:
-    """Epochs for the final training: the mean best epoch of the folds; 0 if the time limit ended one."""
+    """Epochs for the final training: the mean best epoch of the folds; 0 if the time limit ended the training
+    of a fold."""
     return 0 if 0 in best else round(sum(best) / len(best))
 
 
 def rows_aside(texts: Sequence[str]) -> list[int]:
-    """Indices of rows for early stopping, equal texts together; none of fewer than ``_ROWS_TO_WATCH``."""
+    """Indices of rows for early stopping, which include all or none of equal texts; empty if there are fewer
+    than ``_ROWS_TO_WATCH`` rows."""
     import numpy as np
 
     if len(texts) < _ROWS_TO_WATCH:

@@ -1,10 +1,10 @@
 """Task training: trains a task on labelled messages by several methods and keeps the best on held-out rows.
 
-``head`` trains a classifier on a frozen encoder's embeddings: seconds, and several tasks share one encoder.
-``encoder`` fine-tunes the encoder on labels or spans: minutes, more accurate, but each task has its own
-encoder. ``lora`` and ``qlora`` train an adapter for a decoder, which also writes fields: minutes to hours.
-Methods are evaluated through the graph that a device runs, and their confidence is calibrated on the same
-held-out rows.
+``head`` trains a classifier on a frozen encoder's embeddings. It takes seconds, and several tasks can share
+one encoder. ``encoder`` fine-tunes the encoder on labels or spans. It takes minutes and is more accurate, but
+each task has its own encoder. ``lora`` and ``qlora`` train an adapter for a decoder, which can also write
+fields. They take minutes to hours. Methods are evaluated through the graph that a device runs, and their
+confidence is calibrated on the same held-out rows.
 """
 
 from __future__ import annotations
@@ -52,16 +52,18 @@ FEWEST_ROWS: Final = 2
 """Rows that each label needs: one for training and one for testing."""
 FEWEST_FIELD_ROWS: Final = 10
 RISKS: Final = (0.05, 0.02, 0.01)
-"""Error rates whose coverage the report shows."""
+"""Error rates for which the report shows the coverage."""
 _MUCH_SLOWER: Final = 4
-"""Factor. A fine-tuned encoder is as fast as before, a decoder a hundred times slower."""
+"""Factor above which a method counts as much slower: a fine-tuned encoder is as fast as before, a decoder a
+hundred times slower."""
 _PARTS: Final = 5
 _MADE: Final = "bundle"
 
 
 @dataclass(frozen=True, slots=True)
 class Task:
-    """The task of TASK.yaml. ``labels`` is empty if the rows decide; ``section`` is the whole entry."""
+    """The task of TASK.yaml. ``labels`` is empty if the labels are those of the rows; ``section`` is the
+    whole entry."""
 
     name: str
     section: TaskSection
@@ -79,8 +81,8 @@ class Task:
 def load_task(file: Path) -> Task:
     """Reads one entry of ``tasks:`` with its ``name``; keys such as ``learned`` or ``threshold`` are ignored.
 
-    :raises ConfigError: not such an entry.
-    :raises ExportError: a task of a kind that can't be trained.
+    :raises ConfigError: the file has no such entry.
+    :raises ExportError: the task is of a kind that can't be trained.
     """
     ignored = ("learned", "adapter", "max_error", "threshold", "examples")
     name, section = loader.load_task(file, None, {"learned": "-"}, ignored)
@@ -153,8 +155,8 @@ def learn(
     budget: Budget,
     doubted: Collection[int] = (),
 ) -> tuple[Manifest, dict[str, Any]]:
-    """``tune`` for rows in memory. :param name: of the rows, for the manifest. :param doubted: numbers of
-    rows that aren't trained on."""
+    """Does the same as ``tune``, for rows in memory. :param name: name of the rows, for the manifest. :param
+    doubted: numbers of rows that aren't trained on."""
     source = Source(id=name, revision=f"sha256:{_digest(rows)}")
     if isinstance(rows[0], FieldsRow):
         fields = [row for row in rows if isinstance(row, FieldsRow)]
@@ -325,7 +327,7 @@ def _finish(
 
 
 def _notes_folder(what: Sequence[Any], inputs: Inputs, budget: Budget) -> Path:
-    """The folder of notes for exactly this training, so that the same command resumes."""
+    """The folder for saved results of exactly this training, so that the same command resumes."""
     on = [load_bundle(folder).digest for folder in (inputs.bundle, inputs.base) if folder is not None]
     on += [origin.source.revision for origin in (inputs.checkpoint, inputs.decoder) if origin is not None]
     order = [__version__, what, on, list(budget.methods), budget.seconds]
@@ -335,7 +337,8 @@ def _notes_folder(what: Sequence[Any], inputs: Inputs, budget: Budget) -> Path:
 def try_methods(
     methods: Sequence[Method[AnyTrial]], budget: Budget
 ) -> list[tuple[Method[AnyTrial], AnyTrial]]:
-    """Tries each method. One that fails is left out with an announcement, unless it is the last chance."""
+    """Tries each method. A method that fails is left out with an announcement, unless it is the last one and
+    none has succeeded."""
     tried: list[tuple[Method[AnyTrial], AnyTrial]] = []
     for number, method in enumerate(methods, 1):
         try:
@@ -350,8 +353,8 @@ def try_methods(
 def write_best(
     tried: Sequence[tuple[Method[AnyTrial], AnyTrial]], budget: Budget, work: Path
 ) -> tuple[AnyTrial, dict[str, Any]]:
-    """Writes the best trial's bundle, or the first one's if that fails, into a folder of its own, since the
-    manifest lists all files. :return: the trial, and the manifest's fields."""
+    """Writes the best trial's bundle, or the first trial's bundle if that fails, into a folder of its own,
+    since the manifest lists all files of the folder. :return: the trial, and the manifest's fields."""
     best = choose([trial for _, trial in tried])
     method, made = next(method for method, trial in tried if trial is best), work / _MADE
     made.mkdir()
@@ -368,10 +371,11 @@ def write_best(
 
 
 def choose(trials: Sequence[AnyTrial]) -> AnyTrial:
-    """The best trial: a later one replaces an earlier one if it is better on the rows that both held out.
+    """The best trial: a later trial replaces an earlier one if it is better on the rows that both held out.
 
-    Better means more right answers, or as many and less loss, which shows differences with few rows. A method
-    that is much slower on a device must be better by more than one standard error of the difference.
+    Better means more right answers, or as many and a lower loss; the loss shows differences even with few
+    rows. A method that is much slower on a device must be better by more than one standard error of the
+    difference.
     """
     import numpy as np
 
@@ -417,7 +421,7 @@ def _coverage(calibration: Calibration) -> dict[str, float | None]:
 
 
 def _report(trials: Sequence[Trial], best: Trial, calibration: Calibration, spec: TaskSpec) -> dict[str, Any]:
-    """The report: figures of the chosen method, and of each method those for comparison."""
+    """The report: figures of the chosen method and, for comparison, some figures of each method."""
     compared = ("accuracy", "interval", "calibration_error")
     return {
         "method": best.method,
