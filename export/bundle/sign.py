@@ -58,7 +58,7 @@ def _put(file: Path, data: bytes) -> None:
 
 
 def _why_no_key(error: Exception) -> str:
-    """Why a key can't be used, in words, for an exception of the library cryptography."""
+    """Says why a key can't be used, from the exception of the library cryptography."""
     if isinstance(error, TypeError) and "not given" in str(error):
         return "the key has a passphrase; name a file with it in --passphrase-file"
     if isinstance(error, TypeError):

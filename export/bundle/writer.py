@@ -21,8 +21,7 @@ from edgeslm.bundle.manifest import MANIFEST, REPORT, SIGNATURE, FileEntry, Mani
 from edgeslm.errors import ExportError
 
 UNDATED = "1970-01-01T00:00:00Z"
-"""``created`` of a bundle whose source has no date. The dates of its files aren't used, since copying changes
-them."""
+"""``created`` of a bundle whose source has no date. File dates aren't used, since copying changes them."""
 
 _release: ContextVar[int | None] = ContextVar("release", default=None)
 _PARTIAL = re.compile(r"\.(?P<name>.+)\.(?P<pid>\d+)\.partial")
@@ -30,7 +29,8 @@ _PARTIAL = re.compile(r"\.(?P<name>.+)\.(?P<pid>\d+)\.partial")
 
 @contextlib.contextmanager
 def staged(out: Path) -> Iterator[Path]:
-    """A staging folder next to ``out``, renamed to ``out`` at the end of the block, removed if it raises.
+    """A staging folder next to ``out``, renamed to ``out`` at the end of the block, or removed if the block
+    raises.
 
     Leftovers of killed exports to the same ``out`` are removed first.
 

@@ -1,8 +1,8 @@
 """Data audit: finds faults of labelled rows before training.
 
-It reports duplicate and contradictory rows, labels with too few rows, labels that differ only in case, rows
-in another language, texts that leak their label, texts that are too long, and label errors. Label errors are
-found by confident learning (Northcutt et al. 2021, the library cleanlab) on held-out predictions
+The audit reports duplicate and contradictory rows, labels with too few rows, labels that differ only in case,
+rows in another language, texts that leak their label, texts that are too long, and label errors. Label errors
+are found by confident learning (Northcutt et al. 2021, the library cleanlab) on held-out predictions
 (``label_noise``). Every finding names its rows; the user decides which rows are dropped.
 """
 
@@ -123,7 +123,8 @@ def without(rows: Rows, findings: Sequence[AuditFinding]) -> list[Row]:
 
 
 def _replaced(rows: Rows) -> Iterator[AuditFinding]:
-    """Rows that a later correction of the same text has replaced, so that they are not trained on."""
+    """Rows of the file that aren't trained on, since later corrections of the same text have replaced
+    them."""
     gone = tuple(sorted(number for row in rows for number in row.replaced))
     if gone:
         what = f"{counted(len(gone), 'row is', 'rows are')} replaced by later corrections of the same text"

@@ -1,6 +1,6 @@
 """llama.cpp baseline: computes a GGUF file's logits on given tokens, if llama-cpp-python is installed.
 
-It uses the library's low-level functions, default settings (half-precision cache) and flash attention.
+Uses the library's low-level functions, default settings (half-precision cache) and flash attention.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 NAME = "llama.cpp"
 _BATCH = 512
-"""Tokens that llama.cpp decodes in one call; its default."""
+"""Tokens that llama.cpp decodes in one call by default."""
 
 
 def is_installed() -> bool:

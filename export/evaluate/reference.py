@@ -1,8 +1,8 @@
 """Reference comparison: measures a decoder bundle against its float model by the figures of ``fidelity``.
 
 The ``study`` step of ``quantize.worker`` computes the float model's logits, as in an export; ``study_task``
-makes the step's task for exports and comparisons. After that step it checks whether bundle and source belong
-together, since the shapes of a GGUF file aren't known before.
+makes the step's task for exports and comparisons. Whether bundle and source belong together is checked after
+the ``study`` step, since the shapes of a GGUF file aren't known earlier.
 """
 
 from __future__ import annotations
@@ -81,8 +81,8 @@ def compare(
     on_progress: OnProgress | None = None,
     debug: bool = False,
 ) -> list[dict[str, Any]]:
-    """Compares a bundle with its float model on each corpus, and also a GGUF source in llama.cpp if that is
-    installed.
+    """Compares a bundle with its float model on each corpus, and also a GGUF source in llama.cpp if llama.cpp
+    is installed.
 
     :return: a row for each comparison: the corpus's name as ``text`` and the figures of
         ``fidelity.Comparison``; rows for llama.cpp and for the branch for single tokens also have ``engine``.

@@ -6,8 +6,8 @@ and group size), ``options`` of the builder and the folder ``out``. Only this mo
 
 The builder splits, fuses and reorders rows of matrices, depending on the model family. To track the rows,
 this module gives the builder a model whose matrices hold only row numbers (a view of one column, so they take
-little memory). When the builder writes a matrix product, the row numbers in its matrix tell which codes
-belong to it.
+little memory). When the builder writes a matrix product, the row numbers in the product's matrix tell which
+codes belong there.
 """
 
 from __future__ import annotations

@@ -5,7 +5,7 @@ prompt-lookup-decoding) drafts the tokens that followed the same n-gram before a
 confirms. Speculation needs the logits of each draft token, from a graph that declares logits for every token.
 Computing the logits of all tokens would take a third of a prompt's time. So the graph computes only the last
 ``ROWS`` tokens, from the last layer's products on, and pads the other tokens' logits with zeros, which
-nothing reads. It works on graphs that the builder made with ``prune_lm_head``.
+nothing reads. Works on graphs that the builder made with ``prune_lm_head``.
 """
 
 from __future__ import annotations

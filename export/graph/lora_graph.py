@@ -1,10 +1,10 @@
 """LoRA graph: a copy of a decoder's graph with a low-rank branch at each matrix product, for adapters.
 
 ``model_lora.onnx`` reads the same ``model.onnx.data`` as ``model.onnx``, so a bundle grows by the graph's
-nodes only, not by weights. For each product ``x W`` of a layer it computes ``x A B`` and adds it (LoRA,
-arXiv:2106.09685). A and B are graph inputs, by default empty (rank 0); an adapter supplies them. It works on
-graphs of onnxruntime-genai's builder, float or quantized (``MatMul``, ``MatMulNBits`` or ``matmul_by_row``),
-and finds the products by the names of their nodes.
+nodes only, not by weights. For each product ``x W`` of a layer the graph computes ``x A B`` and adds the two
+(LoRA, arXiv:2106.09685). A and B are graph inputs, by default empty (rank 0); an adapter supplies them. Works
+on graphs of onnxruntime-genai's builder, float or quantized (``MatMul``, ``MatMulNBits`` or
+``matmul_by_row``), and finds the products by the names of their nodes.
 """
 
 from __future__ import annotations

@@ -47,8 +47,8 @@ def replace_pruning(graph: Any, kept: str, tokens: str, makers: Sequence[Any] = 
 
 def cut_earlier(graph: Any, cut: str) -> None:
     """Moves the node ``cut``, which selects tokens, from the end of the last layer to just after that layer's
-    attention, in place. There it selects from the attention's output and from the residual that bypasses it.
-    Does nothing if no attention node is found.
+    attention, in place. ``cut`` then selects from the attention's output and from the residual that bypasses
+    the attention. Does nothing if no attention node is found.
 
     The recorded shapes of the values in between are dropped: they would be wrong, and the runtime plans
     memory by them.

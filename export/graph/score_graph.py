@@ -1,11 +1,12 @@
 """Scoring graph: a copy of a decoder's graph that scores all labels of a message in one pass.
 
-``model_score.onnx`` reads the same ``model.onnx.data`` as ``model.onnx``. Its additional inputs give each
-token's position, an attention mask (``GroupQueryAttention``'s inputs ``position_ids`` and ``attention_bias``,
-which the builder leaves empty), the positions at which logits are wanted and, if the embedding is tied, the
-tokens whose logits are wanted. So all labels are branches after one message, computed in one pass (tree
-attention, as in SpecInfer, Miao et al. 2023, arXiv 2305.09781), and the head computes only the labels'
-tokens. Works on graphs of onnxruntime-genai's builder; ``edgeslm.engine.worker.scorer`` runs it.
+``model_score.onnx`` reads the same ``model.onnx.data`` as ``model.onnx``. The scoring graph's additional
+inputs give each token's position, an attention mask (``GroupQueryAttention``'s inputs ``position_ids`` and
+``attention_bias``, which the builder leaves empty), the positions at which logits are wanted and, if the
+embedding is tied, the tokens whose logits are wanted. So all labels are branches after one message, computed
+in one pass (tree attention, as in SpecInfer, Miao et al. 2023, arXiv 2305.09781), and the head computes only
+the labels' tokens. Works on graphs of onnxruntime-genai's builder; ``edgeslm.engine.worker.scorer`` runs the
+scoring graph.
 """
 
 from __future__ import annotations
@@ -22,8 +23,8 @@ POSITIONS, BIAS, WANTED = "position_ids", "attention_bias", "logit_positions"
 """Additional inputs: int64 [1, tokens], float32 [1, 1, tokens, all tokens], int64 [wanted]; the logits are
 [1, wanted, vocabulary]."""
 WORDS = "logit_tokens"
-"""Additional input if the embedding is tied, int64 [words]: tokens. Unless it is empty, the logits are [1,
-wanted, words]."""
+"""Additional input if the embedding is tied, int64 [words]: the tokens whose logits are wanted. Unless
+``WORDS`` is empty, the logits are [1, wanted, words]."""
 
 _ATTENTION: Final = "GroupQueryAttention"
 _POSITIONS_PLACE, _BIAS_PLACE = 9, 10
@@ -83,9 +84,9 @@ def _choose_words(graph: Any) -> None:
     """Makes a head that is tied to the embedding compute only the tokens in ``WORDS``, unless that input is
     empty.
 
-    The input is rounded as the head rounds it (``MatMulNBits``, accuracy level 4: 8 bits, a scale for each
-    group), so that both paths give a label the same score. The whole head stays in the graph as a branch, so
-    that the prepacked weights are the plain graph's and both graphs share one file.
+    The head's input is rounded as by the head itself (``MatMulNBits``, accuracy level 4: 8 bits, a scale for
+    each group), so that both paths give a label the same score. The whole head stays in the graph as a
+    branch, so that plain and scoring graph have the same prepacked weights and share one file.
     """
     from onnx import TensorProto, helper
 

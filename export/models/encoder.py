@@ -133,7 +133,7 @@ def _quantize(source: Path, out: Path, on_progress: OnProgress | None, debug: bo
 def read_pooling(folder: Path) -> tuple[EncoderSection, int]:
     """A checkpoint's pooling and context length.
 
-    Both come from sentence-transformers' ``modules.json``, pooling ``config.json`` and
+    Pooling and context length come from sentence-transformers' ``modules.json``, pooling ``config.json`` and
     ``sentence_bert_config.json``; a plain encoder gets normalized mean pooling.
     ``config_sentence_transformers.json`` has the prefixes that some models expect before a text ("query: ").
 
@@ -186,8 +186,8 @@ def link_checkpoint(
     """Makes a copy of a checkpoint for optimum's older transformers. The copy has links to the files, and no
     pickles.
 
-    Weights that may be pickles are converted to safetensors. The tokenizer class of transformers 5 gets its
-    older name.
+    Weights that may be pickles are converted to safetensors. The copy names the tokenizer class of
+    transformers 5 by its older name.
     """
     folder.mkdir()
     weights = weight_files(source)

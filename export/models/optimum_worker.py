@@ -1,8 +1,8 @@
 """Optimum worker: exports an encoder to float ONNX and computes reference vectors, in optimum's environment.
 
-Run by path with ``python -I``; this package isn't installed there, so nothing of it can be imported. The task
-is JSON on standard input: ``source``, ``out``, ``pooling``, ``normalize``, ``context_length``, ``texts``.
-Messages are those of ``subprocess_job``.
+The worker is run by its path with ``python -I`` and imports nothing of edgeslm_export, which optimum's
+environment doesn't have. The task is JSON on standard input: ``source``, ``out``, ``pooling``, ``normalize``,
+``context_length``, ``texts``. Messages are those of ``subprocess_job``.
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 
 A unit is a matrix, or several that the graph fuses into one. Each format gives a unit a divergence and a
 size. The allocation starts from the smallest formats and repeats the upgrade that removes most divergence per
-byte, until the budget is used up or the divergence is low enough. This is the greedy solution of a
+byte, until the budget is used up or the divergence is low enough. The result is the greedy solution of a
 multiple-choice knapsack over each unit's lower convex hull (Sinha and Zoltners 1979). Pure Python.
 """
 

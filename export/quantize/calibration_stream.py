@@ -19,7 +19,8 @@ _SEEN_EVERY = 16
 
 @dataclass(frozen=True, slots=True)
 class Moments:
-    """Statistics of a stage's inputs ``x`` over the calibration tokens.
+    """Statistics, over the calibration tokens, of the inputs ``x`` of a stage: of matrices that read the same
+    input.
 
     ``products`` is the sum of ``x x^T`` [columns, columns], ``largest`` the largest magnitude of each column,
     ``tokens`` a sample [tokens, columns] that has the first token of each sequence. ``inputs`` [tokens,
@@ -85,7 +86,7 @@ class CalibrationStream:
         For value projections the first token of a sequence weighs as much as all others together, because it
         is an attention sink (Xiao et al. 2023, arXiv 2309.17453): in SmolLM2-135M it has 95 % of the squared
         gradient of most layers' values. If the first token weighed no more than the others, GPTQ would make
-        its value worse than rounding does.
+        that token's value worse than rounding does.
         """
         import torch
 

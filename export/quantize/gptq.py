@@ -7,8 +7,8 @@ before GPTQ, so the runtime needs no permutation. Each scale is the candidate wi
 by the Hessian's diagonal.
 
 Then the result is refined: least squares find the best scales for the codes (a small system for each row),
-and one sweep of coordinate descent improves the codes (QuantEase, Behdin et al. 2023, arXiv 2309.01885). This
-removes another seven percent of the error and takes about as long as GPTQ.
+and one sweep of coordinate descent improves the codes (QuantEase, Behdin et al. 2023, arXiv 2309.01885). The
+refinement removes another seven percent of the error and takes about as long as GPTQ.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     import torch
 
 DAMPING = 0.01
-"""Share of the Hessian's mean diagonal that is added to its diagonal, as in the paper."""
+"""Share of the Hessian's mean diagonal that is added to its diagonal, as in the GPTQ paper."""
 _CANDIDATES = 8
 _SMALLEST = 0.75
 """The smallest candidate scale, as a share of the scale that just covers the group."""
@@ -42,9 +42,9 @@ _MOST_DAMPED = 8
 _RIDGE = 1e-4
 """Ridge penalty on changes of scales in the refit, as a share of the system's mean diagonal."""
 _LEAST_SHARE = 0.05
-"""Lower bound of channel magnitudes in smoothing, as a share of their median. Without it a channel that is
-nearly silent in calibration gets a huge factor, and a token that uses this channel loses all precision in
-other channels."""
+"""Lower bound of channel magnitudes in smoothing, as a share of their median. Without this bound, a channel
+that is nearly silent in calibration gets a huge factor, and a token that uses this channel loses all
+precision in other channels."""
 _MOST_NOISE = 0.006
 """Maximum noise energy that rounding by one scale for all tokens may add, as a share of a typical token's
 products. In SmolLM2-135M, matrices that read norms or attention stay below this limit, and most that read
@@ -215,7 +215,7 @@ class InputStatistics:
     def _descend(
         self, weight: torch.Tensor, codes: torch.Tensor, scales: torch.Tensor, form: Format
     ) -> torch.Tensor:
-        """One sweep of coordinate descent: the best codes of each column while the others stay."""
+        """One sweep of coordinate descent: the best codes of each column while all other columns stay."""
         import torch
 
         columns = weight.shape[1]

@@ -105,7 +105,8 @@ RECIPES: dict[str, Recipe] = {
 
 DEFAULT_RECIPE = "auto"
 DEFAULT_MAX_KL = 0.05
-"""Default of the divergence that ``auto`` allows, in nats a token; llama.cpp's Q4_K_M has more on SmolLM2."""
+"""Default of the divergence that ``auto`` allows, in nats a token; that of llama.cpp's Q4_K_M is larger on
+SmolLM2."""
 
 HEAD, EMBEDDING = "lm_head", "model.embed_tokens"
 """Names of the output head and of an embedding that isn't tied to it."""
@@ -116,8 +117,9 @@ VALUES = ("v_proj", "qkv_proj")
 """Matrices that compute values, alone or together with queries and keys."""
 
 ATTENDED = ("o_proj", "dense")
-"""Matrices that read attention's output. This output isn't smoothed: the KV cache lies between it and any
-weights that could take the factors, and a separate node would cost more than smoothing gains."""
+"""Matrices that read attention's output. Attention's output isn't smoothed: the KV cache lies between this
+output and any weights that could take the factors, and a separate node would cost more than smoothing
+gains."""
 
 _LAYER = re.compile(r"model\.layers\.(\d+)\.(.+)")
 
@@ -138,8 +140,8 @@ def builder_options(recipe: Recipe, names: Iterable[str]) -> dict[str, str]:
     builder fails on Nemotron, which has none). ``windowed_kv_cache`` is off: onnxruntime-genai 0.18 makes the
     cache of a windowed layer no longer than the request, and the kernel refuses a cache that is shorter than
     the window; also, only a cache of full length can be rewound to any token. ``builder_worker`` sets
-    ``block_size`` and ``accuracy_level`` for each product; their values here are for what else the builder
-    derives from them.
+    ``block_size`` and ``accuracy_level`` for each product; the values here are only for other settings that
+    the builder derives from these.
     """
     return {
         "accuracy_level": "4",

@@ -8,10 +8,10 @@ independent.
 
 Inside the layers ``d`` is known only after calibration, when the gradients are no longer in memory. So only
 the length of ``g`` at each token is kept, and ``(g . d)^2`` is approximated by ``|g|^2 |d|^2 / rows``, as for
-unrelated directions. In SmolLM2-135M this is within 10 % of the exact sum for most matrices, 0.7 times the
-sum for queries, and up to 1.9 times the sum for keys. For embedding and head, where this approximation would
-be poor, the sum is exact. The backward pass computes gradients of activations only; the whole model has to
-fit in memory.
+unrelated directions. In SmolLM2-135M this approximation is within 10 % of the exact sum for most matrices,
+0.7 times the sum for queries, and up to 1.9 times the sum for keys. For embedding and head, whose gradients
+have a preferred direction, the sum is exact. The backward pass computes gradients of activations only; the
+whole model has to fit in memory.
 """
 
 from __future__ import annotations

@@ -1,9 +1,10 @@
 """Golden tokens: checks that a bundle's tokenizer and chat template give the same tokens as its source's.
 
 ``record`` runs in the child that reads the source, and stores the tokens that the source's tokenizer gives
-for fixed texts and chats. ``compare`` tokenizes these with the finished bundle, as a device does, and counts
-the differences. The reference is the source's ``tokenizer.json`` or GGUF header if it has one: transformers 5
-rebuilds some tokenizers from their class and silently ignores settings in their files that differ.
+for fixed texts and chats. ``compare`` tokenizes the same texts and chats with the finished bundle, as a
+device does, and counts the differences. The reference is the source's ``tokenizer.json`` or GGUF header if it
+has one: transformers 5 rebuilds some tokenizers from their class and silently ignores settings in their files
+that differ.
 """
 
 from __future__ import annotations
@@ -135,9 +136,10 @@ _SHOWN = 40
 class GoldenComparison:
     """Result of ``compare``.
 
-    ``problems`` are clauses for an error message, with numbers. ``differing`` counts texts and chats.
-    ``encoded_apart`` counts chats whose text is right but whose ids differ from those of the whole string: a
-    device encodes messages separately, so no token spans two of them. Such a difference isn't a failure.
+    ``problems`` are clauses for an error message, with numbers. ``differing`` counts differing texts and
+    chats. ``encoded_apart`` counts chats whose text is right but whose ids differ from those of the whole
+    string. Differing ids are no failure: a device encodes messages separately, so no token spans two
+    messages.
     """
 
     problems: tuple[str, ...]

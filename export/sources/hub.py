@@ -1,7 +1,7 @@
 """Model hub access: downloads checkpoints and resolves a command's SRC.
 
-The only module that talks to a hub. It downloads small files first, so that models which can't be exported
-are refused early, and announces large downloads.
+No other module talks to a hub. Small files are downloaded first, so that models which can't be exported are
+refused early. Large downloads are announced.
 """
 
 from __future__ import annotations

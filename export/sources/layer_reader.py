@@ -125,8 +125,8 @@ class LayeredModel:
     def logits(self, hidden: torch.Tensor) -> torch.Tensor:
         """Logits of the last layer's output: final norm, head, and the family's own steps (Gemma's cap).
 
-        The model's own forward pass computes them, with layers that return ``hidden``, since the name of the
-        final norm differs between model families.
+        The model's own forward pass computes the logits, with layers that return ``hidden``, since the name
+        of the final norm differs between model families.
         """
         ids = torch.zeros(hidden.shape[:2], dtype=torch.long)
         with self._replaced(lambda *_, **__: hidden), torch.inference_mode():

@@ -23,7 +23,7 @@ from edgeslm.errors import ExportError
 def take_apart(
     source: Path, out: Path, *, on_progress: OnProgress | None = None, debug: bool = False
 ) -> None:
-    """Writes the encoder of the checkpoint folder ``source``, with ``LAYER``, to ``out``.
+    """Writes the encoder of the checkpoint folder ``source``, and the head's layers as ``LAYER``, to ``out``.
 
     :raises ExportError: the checkpoint can't be loaded, has several labels, or has an unknown head.
     """

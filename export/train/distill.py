@@ -1,10 +1,10 @@
 """Distillation: trains a student on a teacher's labels for unlabelled messages (Hinton et al. 2015).
 
 The teacher is a learned task's bundle, a decoder with an instruction, or a decoder's checkpoint, which is
-exported first. It gives each text a probability for every label (soft labels); the user is asked about
-uncertain texts, or they are dropped. Teacher and student, and for comparison a student trained on as many
-hand labels, are evaluated on labelled rows that none of them was trained on. Answers of teacher and user are
-saved, so that an interrupted command resumes.
+exported first. The teacher gives each text a probability for every label (soft labels). Uncertain texts are
+dropped, or the user is asked for their label. Teacher and student, and for comparison a student trained on as
+many hand labels, are evaluated on labelled rows that none of them was trained on. Answers of teacher and user
+are saved, so that an interrupted command resumes.
 """
 
 from __future__ import annotations
@@ -239,7 +239,8 @@ def _load_user_labels(file: Path, texts: int, labels: Sequence[str]) -> dict[int
 
 
 def _save_user_label(file: Path, place: int, label: str | None) -> None:
-    """Appends a label. The line end comes first, so that an incomplete last line doesn't spoil this one."""
+    """Appends a label. A line end is written before the label, so that an incomplete last line doesn't spoil
+    the new one."""
     with file.open("a", encoding="utf-8") as stream:
         stream.write("\n" + json.dumps([place, label]))
 
@@ -282,8 +283,8 @@ def _counted(labels: Mapping[str, int]) -> str:
 def distil(
     task: Task, said: PseudoLabelled, source: Source, out: Path, inputs: Inputs, budget: Budget
 ) -> tuple[Manifest, dict[str, Any]]:
-    """Trains the student and writes its bundle ``out``. The accuracy in its report is its agreement with the
-    teacher on held-out texts.
+    """Trains the student and writes its bundle ``out``. The report's accuracy is the student's agreement with
+    the teacher on held-out texts.
 
     :raises ExportError: as ``tune``.
     """

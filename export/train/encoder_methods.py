@@ -1,7 +1,7 @@
 """Encoder methods: train a head on a frozen encoder, or fine-tune the encoder too.
 
-A fine-tuned encoder is part of its task's bundle. With few rows it is trained on pairs (``contrastive``),
-with more on labels (``encoder_finetune``).
+A fine-tuned encoder is part of its task's bundle. With few rows an encoder is trained on pairs
+(``contrastive``), with more rows on labels (``encoder_finetune``).
 """
 
 from __future__ import annotations

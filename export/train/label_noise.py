@@ -1,8 +1,8 @@
 """Label noise: held-out predictions of each row's label, for finding label errors.
 
-It averages the log-probabilities of two different classifiers: a head on an encoder's vectors, and logistic
-regression on words and word pairs. The two seldom make the same mistake, so far fewer correct labels are
-reported as errors (figures in ``benchmarks/LOG.md``).
+Averages the log-probabilities of two different classifiers: a head on an encoder's vectors, and logistic
+regression on words and word pairs. The two classifiers seldom make the same mistake, so far fewer correct
+labels are reported as errors (figures in ``benchmarks/LOG.md``).
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """Training loop for all models: AdamW (Loshchilov and Hutter 2019) with warm-up and linear decay.
 
-It stops early when the validation loss no longer falls (Prechelt 1998), and resumes interrupted runs. With a
-time budget the learning rate decays by the clock, so that it reaches zero even if the time ends before the
-last epoch. Rows are passed as indices.
+Training stops early when the validation loss no longer falls (Prechelt 1998), and an interrupted run resumes.
+With a time budget the learning rate decays by the clock, so that it reaches zero even if the time ends before
+the last epoch. Rows are passed as indices.
 """
 
 from __future__ import annotations
@@ -76,9 +76,8 @@ class Training:
     :param what: the step in words, for progress and errors.
     :param state: file for the run's state; if it exists, the interrupted run resumes.
     :param losses_by_temperature: validation losses at ``TEMPERATURES``, [temperatures, rows]; the losses at
-        the best temperature are compared. The reason is that models become overconfident long before their
-        accuracy falls (Guo et al. 2017, section 3), and confidence is calibrated afterwards. By default
-        values of ``loss`` are compared.
+        the best temperature are used, since models become overconfident long before their accuracy falls (Guo
+        et al. 2017, section 3) and confidence is calibrated afterwards. By default ``loss`` is used.
     """
 
     model: torch.nn.Module
@@ -173,8 +172,8 @@ def run_training(training: Training, schedule: Schedule, reporter: Reporter) -> 
 
 
 def freeze_lowest(model: Any) -> None:
-    """Freezes an encoder's embeddings and lowest layers and turns dropout off. This saves a third of the
-    time, and few questions can't improve word meanings anyway."""
+    """Freezes an encoder's embeddings and lowest layers and turns dropout off. Freezing saves a third of the
+    time, and few questions can't improve word meanings."""
     import torch
 
     stacks = [module for module in model.modules() if isinstance(module, torch.nn.ModuleList)]

@@ -1,6 +1,6 @@
 """LoRA training: trains low-rank matrices for a decoder on prompts and answers, with PEFT (Hu et al. 2021).
 
-The base is frozen. Its weights are in float32, or the bundle's dequantized weights (``stored``), so that the
+The base's weights are frozen: float32 weights, or the bundle's dequantized weights (``stored``), so that the
 adapter compensates for quantization errors too, or four-bit weights of bitsandbytes (QLoRA, Dettmers et al.
 2023), which take an eighth of the memory. The loss is that of the device's task: at each token of an answer
 the cross-entropy among the tokens allowed there, which are those of the label tree for ``classify`` and the
@@ -45,8 +45,8 @@ _TARGETS = ("q_proj", "k_proj", "v_proj", "o_proj", "qkv_proj")
 class TokenRow:
     """``prompt`` and ``answer`` as token ids.
 
-    ``steps`` has, for each token of the answer, the allowed tokens and their target probabilities. If it is
-    None, the target is the answer's token among the whole vocabulary.
+    ``steps`` has, for each token of the answer, the allowed tokens and their target probabilities. If
+    ``steps`` is None, the target is the answer's token among the whole vocabulary.
     """
 
     prompt: Sequence[int]

@@ -1,10 +1,10 @@
 """Reader training: a cross-encoder bundle that predicts how likely a passage answers a question.
 
-It is made from an encoder and question pairs, or from a trained cross-encoder. An answered question is
-trained with its text, and with the same text without the answering sentence. Such contrast sets (Gardner et
-al. 2020, "Evaluating models' local decision boundaries via contrast sets") teach what an answer is, whereas
-unanswerable questions can be recognized by their wording. Most texts get a distracting sentence, which
-answers another question or is an injected instruction. Half of the answered questions also get the most
+The bundle is made from an encoder and question pairs, or from a trained cross-encoder. An answered question
+is trained with its text, and with the same text without the answering sentence. Such contrast sets (Gardner
+et al. 2020, "Evaluating models' local decision boundaries via contrast sets") teach what an answer is,
+whereas unanswerable questions can be recognized by their wording. Most texts get a distracting sentence,
+which answers another question or is an injected instruction. Half of the answered questions also get the most
 similar other text of the file, as a search would return it. Each question is used with short and with long
 texts. A tenth of the sources is held out, and the bundle is evaluated on them through the graph that a device
 runs.

@@ -46,7 +46,7 @@ _A_CHUNK: Final = 8
 _BESIDE: Final = 3
 """Maximum texts without questions in a chunk, from the same source."""
 _MOST_QUESTIONS: Final = 4
-"""Maximum questions of a text; training on more has no effect."""
+"""Maximum questions of a text to train on; more don't help."""
 _AT_ONCE: Final = 200
 """Texts between two progress reports."""
 

@@ -123,7 +123,7 @@ AnyTrial = TypeVar("AnyTrial", bound="Tried", covariant=True)
 
 
 class Tried(Protocol):
-    """Attributes for comparing methods that trials of classify and extract tasks both have: for each row of
+    """Results by which methods are compared, in trials of classify and of extract tasks: for each row of
     ``held``, whether the answer is ``right`` and its loss; and ``texts_per_s`` through the device's
     engine."""
 

@@ -1,10 +1,10 @@
 """Task training: trains a task on labelled messages by several methods and keeps the best on held-out rows.
 
-``head`` trains a classifier on a frozen encoder's embeddings. It takes seconds, and several tasks can share
-one encoder. ``encoder`` fine-tunes the encoder on labels or spans. It takes minutes and is more accurate, but
-each task has its own encoder. ``lora`` and ``qlora`` train an adapter for a decoder, which can also write
-fields. They take minutes to hours. Methods are evaluated through the graph that a device runs, and their
-confidence is calibrated on the same held-out rows.
+``head`` trains a classifier on a frozen encoder's embeddings, which takes seconds, and several tasks can
+share one encoder. ``encoder`` fine-tunes the encoder on labels or spans, which takes minutes and is more
+accurate, but each task has its own encoder. ``lora`` and ``qlora`` train an adapter for a decoder, which
+takes minutes to hours; a decoder can also write fields. Methods are evaluated through the graph that a device
+runs, and their confidence is calibrated on the same held-out rows.
 """
 
 from __future__ import annotations
