@@ -11,8 +11,7 @@ from typing import Any
 _DELAY_S = 2.0
 _TICK_S = 0.5
 LINE_S = 60.0
-"""Seconds between progress lines where there is no terminal; in a log they show that the command doesn't
-hang."""
+"""Seconds between progress lines where there is no terminal."""
 
 
 class Bar:

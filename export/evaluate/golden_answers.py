@@ -1,7 +1,7 @@
 """Golden answers: records a finished decoder's answers to eight prompts and stores them in its bundle.
 
 A device that prepacks the bundle compares its own answers with the golden answers, to see whether its
-processor computes the same (``edgeslm.engine.prepack.golden``).
+processor computes the same answers (``edgeslm.engine.prepack.golden``).
 
 The prompts are plain texts of this project, since they are distributed with every bundle. The prompts don't
 use the chat template, since some templates insert the date and exports must be reproducible. Runs in a child

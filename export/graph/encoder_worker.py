@@ -2,10 +2,9 @@
 
 ``python -m edgeslm_export.graph.encoder_worker`` with the files ``source`` and ``out`` (see
 ``subprocess_job``). onnxruntime's dynamic quantization uses one activation range for all tokens, so that one
-token with large activations leaves few steps for all others. Here each token's row is divided by its largest
-magnitude before a product, and the result is multiplied by that magnitude: every row then uses the whole
-range (as in LLM.int8(), Dettmers et al. 2022, and ZeroQuant's token-wise quantization), at the cost of a few
-small operations.
+token with large activations leaves few steps for all others. This module divides each token's row by its
+largest magnitude before a product and multiplies the result by that magnitude, so that every row uses the
+whole range (see ``matmul_by_row``), at the cost of a few small operations.
 """
 
 from __future__ import annotations
@@ -22,7 +21,7 @@ _LEAST_ROWS = 64
 nothing."""
 
 _TINY = 1e-9
-"""Least divisor of a row, which avoids a division by zero for a row of zeros."""
+"""Minimum divisor of a row, so that a row of zeros isn't divided by zero."""
 
 
 def quantize(task: dict[str, Any], reporter: Reporter) -> dict[str, Any]:

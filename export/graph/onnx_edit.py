@@ -34,6 +34,6 @@ def makers_of(graph: Any) -> dict[str, Any]:
 
 
 def read_by(node: Any) -> set[str]:
-    """Names of the values that a node reads, those in its branches included."""
+    """Names of the values that a node and the nodes in its branches read."""
     inner = (other for attribute in node.attribute for other in attribute.g.node)
     return set(node.input).union(*map(read_by, inner))

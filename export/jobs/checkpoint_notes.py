@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, Final
 
 FORGOTTEN_S: Final = 30 * 24 * 3600.0
-"""Age in seconds after which notes are removed, since their command will hardly be resumed."""
+"""Age in seconds after which notes are removed."""
 
 
 class Notes:

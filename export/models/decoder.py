@@ -293,7 +293,8 @@ class _Work:
         return replace(built, written=formats, written_fidelity=fidelity)
 
     def report(self, built: _Built) -> dict[str, Any]:
-        """The report card without sizes. It has only figures that are the same in each export of a source."""
+        """The report card without sizes, with only those figures that are the same in each export of a
+        source."""
         recipe, corpus = self._order.recipe, self._order.corpus
         card: dict[str, Any] = {
             "recipe": recipe.name,

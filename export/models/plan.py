@@ -102,7 +102,8 @@ def gguf_config(header: GgufHeader, where: str) -> dict[str, Any]:
 
 
 def formats_of(recipe: Recipe) -> tuple[Formats, Formats | None]:
-    """A recipe's formats by weight group, and those of its separate weights for single tokens, if any."""
+    """A recipe's formats by weight group, and the formats of its separate weights for single tokens, if
+    any."""
     head = WeightFormat(recipe.head.bits, recipe.head.group_size)
     top = {HEAD: head, EMBEDDING: head}
     formats = {REST: WeightFormat(recipe.average_bits, recipe.group_size), **top}

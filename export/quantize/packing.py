@@ -36,8 +36,8 @@ class Quantized:
     def pack(self) -> npt.NDArray[np.uint8]:
         """Codes as [rows, groups, bytes of a group], for formats with a scale for each group.
 
-        Codes are offset by half the range, and a byte has two 4-bit codes, the first one in the low bits.
-        This is the layout of input ``B`` of ``MatMulNBits`` (onnxruntime's ContribOperators.md).
+        Codes are offset by half the range, and a byte has two 4-bit codes, the first one in the low bits. The
+        layout is that of input ``B`` of ``MatMulNBits`` (onnxruntime's ContribOperators.md).
         """
         rows, columns = self.codes.shape
         form = self.format

@@ -18,9 +18,9 @@ Placing = Literal["same", "rule", "measured"]
 class Recipe:
     """How the matrices of a decoder are stored.
 
-    ``smallest`` is the format of the layers' matrices, ``head`` that of output head and embedding (one matrix
-    if they are tied). ``placing`` says which matrices get ``better`` instead: none (``same``), or those of a
-    fixed rule (``rule``). With ``measured``, bit allocation picks each format from ``choices``.
+    ``smallest`` is the format of the layers' matrices, ``head`` the format of output head and embedding (one
+    matrix if they are tied). ``placing`` says which matrices get ``better`` instead: none (``same``), or
+    those of a fixed rule (``rule``). With ``measured``, bit allocation picks each format from ``choices``.
     ``calibrated`` recipes use GPTQ, the others round to the nearest code. ``written`` is the format of the
     layers' matrices for decoding, if a separate graph computes single tokens (``decode_graph``).
     """
@@ -105,8 +105,8 @@ RECIPES: dict[str, Recipe] = {
 
 DEFAULT_RECIPE = "auto"
 DEFAULT_MAX_KL = 0.05
-"""Default of the divergence that ``auto`` allows, in nats a token; that of llama.cpp's Q4_K_M is larger on
-SmolLM2."""
+"""Default of the divergence that ``auto`` allows, in nats a token; less than the divergence of llama.cpp's
+Q4_K_M on SmolLM2."""
 
 HEAD, EMBEDDING = "lm_head", "model.embed_tokens"
 """Names of the output head and of an embedding that isn't tied to it."""

@@ -64,8 +64,7 @@ class BitSearch:
     """Proposes placements until one is as small as the goal allows.
 
     The losses of single matrices don't add up exactly, and int8 activations lose something too. So the
-    estimate is corrected: by a factor after one attempt, and by a line through the last two attempts after
-    several.
+    estimate is corrected: by a factor after the first attempt, later by a line through the last two attempts.
 
     :param overhead: estimated bytes of a bundle besides its matrices; the first attempt gives their exact
         number.

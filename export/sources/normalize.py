@@ -41,7 +41,7 @@ def make_checkpoint(source: Path, architecture: str, folder: Path) -> Any:
 def own_tokenizer_file(tokenizer: Any, source: Path) -> Path | None:
     """The source's ``tokenizer.json``, if it has every token of transformers' tokenizer.
 
-    This file is the one that the publisher tested. transformers 5 doesn't read all of it: it rebuilds
+    The publisher tested ``tokenizer.json``. transformers 5 doesn't read the whole file: it rebuilds
     tokenizers of known classes (Qwen2, Gemma, GPT-2) from the vocabulary, with the class's own normalizer.
     """
     from tokenizers import Tokenizer
@@ -100,8 +100,8 @@ def _from_gguf(source: Path, architecture: str, folder: Path) -> Any:
 
 
 def _cache_gguf() -> None:
-    """Caches two functions of ``gguf``. Otherwise transformers opens the file for each step and builds the
-    same map of names for each module, which takes half of the time of reading a small model."""
+    """Caches two functions of ``gguf``. Without caches, transformers opens the file for each step and builds
+    the same map of names for each module, which takes half of the time of reading a small model."""
     import gguf
 
     for name in ("GGUFReader", "get_tensor_name_map"):

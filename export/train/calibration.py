@@ -138,8 +138,8 @@ def _cross_validate_confidences(
 
 
 def _isotonic_from_zero(shares: Floats, right: Bools) -> Monotonic:
-    """Isotonic regression with another knot: a confidence near 0 at probability 0, since an answer that is
-    far less probable than those of all rows is hardly ever right."""
+    """Isotonic regression with an extra knot of almost no confidence at probability 0: an answer that is far
+    less probable than any in the rows is hardly ever right."""
     knots, heights = _isotonic(shares, right)
     return ((0.0, *knots), (1 / (len(right) + 2), *heights)) if knots[0] > 0 else (knots, heights)
 
@@ -272,8 +272,8 @@ def fit_recall_offsets(log_scores: Floats, truth: Integers, recalls: Mapping[int
 
 
 def _fit_affine(log_probabilities: Floats, truth: Integers, scale: float) -> tuple[Floats, Floats]:
-    """The scales and biases of ``softmax(scale * log p + bias)`` with least loss; their prior is ``scale``
-    and 0."""
+    """The scales and biases of ``softmax(scale * log p + bias)`` with least loss; by their prior, scales are
+    ``scale`` and biases 0."""
     import numpy as np
     from scipy.optimize import minimize
     from scipy.special import log_softmax as library

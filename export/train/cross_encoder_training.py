@@ -5,7 +5,7 @@ the probability that the text answers (Nogueira and Cho 2019, "Passage re-rankin
 question are trained at once. Each text is classified alone, and the answering text must also score higher
 than the others, which can't be learned from the question alone. A second layer predicts the answer's span
 (Devlin et al. 2019, section 4.3). Spans carry more information than labels, so fewer questions are enough; a
-device quotes the span. ``loop`` has the training loop.
+device quotes the span.
 
 Runs in a child process (``python -m edgeslm_export.train.cross_encoder_training``).
 """

@@ -74,7 +74,7 @@ class AdapterTask:
     """The task of an adapter: ``learned`` is its manifest entry, ``section`` the task in evaluations.
 
     ``encode`` turns rows, given by their indices, into token rows; None for rows that are too long. ``rows``
-    are for evaluation.
+    are the rows for evaluation.
     """
 
     learned: Mapping[str, Any]

@@ -33,7 +33,7 @@ _MOST_CHANGED = 0.5
 
 
 def fill_stored(model: Any, bundle: Path) -> int:
-    """Replaces the matrices of ``model``'s layers by those of the bundle. :return: the number of matrices.
+    """Replaces the matrices of ``model``'s layers by the bundle's matrices. :return: the number of matrices.
 
     :raises ExportError: the bundle was made from another model.
     """

@@ -308,8 +308,8 @@ def compare(
     *,
     learned_from: int,
 ) -> list[dict[str, Any]]:
-    """Evaluates teacher, student, and a student that is trained on at most ``learned_from`` hand labels, on
-    ``test``. Rows whose label a student wasn't trained on count as errors.
+    """Evaluates on ``test``: the teacher, the student, and a student trained on at most ``learned_from`` hand
+    labels. Rows whose label a student wasn't trained on count as errors.
 
     :return: for each ``who``, the number of hand ``labels`` it was trained on, and the test's figures.
     """

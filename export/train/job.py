@@ -45,7 +45,7 @@ class TrainingJob:
 
 
 def open_job(task: Mapping[str, Any], reporter: Reporter) -> TrainingJob:
-    """Rebuilds the job in the child process and seeds torch by the schedule."""
+    """Rebuilds the job in the child process and sets torch's seed from the schedule."""
     import torch
     import transformers
 

@@ -1,8 +1,8 @@
-"""Contrastive training of a retriever: moves questions' vectors towards those of the texts that answer them.
+"""Contrastive training of a retriever: moves questions' vectors towards those of answering texts.
 
 A batch has texts of several sources. In-batch negatives of a question are all texts of the batch except those
 with the same kin as the question's own text (Karpukhin et al. 2020, "Dense passage retrieval for open-domain
-question answering", section 3.2). ``loop`` has the training loop.
+question answering", section 3.2).
 
 Runs in a child process (``python -m edgeslm_export.train.retriever_training``).
 """

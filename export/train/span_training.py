@@ -2,8 +2,8 @@
 
 A layer on the text's vector classifies each field (missing, a span of the message, or one of its learned
 values). A layer on each token's vector predicts where a field starts and ends and which tokens it covers. If
-a value occurs several times, any of its spans is right, and the loss is that of the spans' summed probability
-(Clark and Gardner 2018, section 3). ``loop`` has the training loop.
+a value occurs several times, any of its spans is right, and the loss is computed from the spans' summed
+probability (Clark and Gardner 2018, section 3).
 
 Runs in a child process (``python -m edgeslm_export.train.span_training``).
 """

@@ -62,8 +62,8 @@ _MADE: Final = "bundle"
 
 @dataclass(frozen=True, slots=True)
 class Task:
-    """The task of TASK.yaml. ``labels`` is empty if the labels are those of the rows; ``section`` is the
-    whole entry."""
+    """The task of TASK.yaml. ``labels`` is empty if the labels come from the rows; ``section`` is the whole
+    entry."""
 
     name: str
     section: TaskSection
