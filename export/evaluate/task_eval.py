@@ -72,7 +72,7 @@ class Exam:
 
 def make_exam(data: Path, rows: Rows, task_file: Path | None) -> Exam:
     """:param task_file: a file with one entry of ``tasks:``, including its ``name``. Labels or schema that
-    the file leaves out are derived from the rows; without a file, the whole task is.
+    the file leaves out are derived from the rows. Without a file, the whole task is derived from them.
 
     :raises ConfigError: the task is invalid.
     :raises ExportError: the rows don't fit the task.

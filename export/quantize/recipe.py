@@ -125,7 +125,7 @@ _LAYER = re.compile(r"model\.layers\.(\d+)\.(.+)")
 
 
 def find_recipe(name: str) -> Recipe:
-    """:raises ExportError: an unknown name."""
+    """:raises ExportError: there is no recipe with this name."""
     try:
         return RECIPES[name]
     except KeyError:

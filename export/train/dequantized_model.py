@@ -29,7 +29,8 @@ if TYPE_CHECKING:
 
 _BLOCKS = {"attn": "self_attn", "mlp": "mlp"}
 _MOST_CHANGED = 0.5
-"""Maximum relative error of a matrix: four bits cause errors below 0.2, another model's weights about 1."""
+"""Maximum relative error of a matrix: four-bit quantization causes less than 0.2, weights of another model
+about 1."""
 
 
 def fill_stored(model: Any, bundle: Path) -> int:
