@@ -1,9 +1,7 @@
 """Engine calls: the requests that tasks send to a model worker, and its outputs.
 
 Text from outside is always wrapped in ``Text``. The worker encodes it with special tokens disabled, so a
-message that contains ``<
-im_end
->`` stays plain text.
+message that contains ``<|im_end|>`` stays plain text.
 """
 
 from __future__ import annotations
@@ -19,19 +17,19 @@ from edgeslm.ipc.codec import Vector
 from edgeslm.messages import Truncated
 
 Overflow = Literal["error", "head", "tail", "middle"]
-"""What to keep of a text that is too long: nothing (an error), its head, its tail, or both ends without the
-middle."""
+"""Which part of a text is kept if the text is too long: none (the call fails), the head, the tail, or both
+ends without the middle."""
 Power = Literal["performance", "balanced", "idle"]
-"""How engine threads wait for work (``waiting``)."""
+"""How the engine's CPU threads wait for work, by spinning or sleeping (``worker.waiting``)."""
 BALANCED: Power = "balanced"
 """The default."""
 Device = Literal["cpu", "cuda"]
 
 ANY = "-"
-"""Placeholder on the worker's command line: any digest, or no cache."""
+"""Placeholder on the worker's command line; it accepts any digest, or disables the cache."""
 
 Adapters = Mapping[Path, str | None]
-"""Adapter bundle folder -> required digest, None for any."""
+"""Folder of an adapter bundle -> the digest that the bundle must have, or None to accept any."""
 
 NO_ADAPTERS: Adapters = MappingProxyType({})
 
@@ -49,15 +47,15 @@ class OnHang(Protocol):
 
 
 class IsCancelled(Protocol):
-    """Polled between two steps of a call: whether it was cancelled."""
+    """Polled between two steps of a call; returns whether the call was cancelled."""
 
     def __call__(self) -> bool: ...
 
 
 @dataclass(frozen=True, slots=True)
 class Hardware:
-    """What a model runs on: CPU ``threads`` of each worker (0 chooses the fastest number), device, and number
-    of workers."""
+    """What a model runs on, which is the number of CPU ``threads`` of each worker (0 chooses the fastest
+    number), the device, and the number of workers."""
 
     threads: int = 0
     device: Device = "cpu"
@@ -66,7 +64,8 @@ class Hardware:
 
 @dataclass(frozen=True, slots=True)
 class Text:
-    """Text from outside. ``cut`` marks the one text of a prompt, at most, that ``overflow`` may shorten."""
+    """Text from outside. ``cut`` allows ``overflow`` to shorten the text; at most one text of a prompt may
+    have it."""
 
     value: str
     cut: bool = False
@@ -74,7 +73,7 @@ class Text:
 
 @dataclass(frozen=True, slots=True)
 class Turn:
-    """One chat message: fixed strings and texts from outside."""
+    """One chat message, composed of fixed strings and texts from outside."""
 
     role: Literal["system", "user", "assistant"]
     parts: tuple[str | Text, ...]
@@ -82,10 +81,10 @@ class Turn:
 
 @dataclass(frozen=True, slots=True)
 class Prompt:
-    """A chat up to the model's turn.
+    """The messages of a chat, before the model's answer.
 
-    The system turn, if any, comes first. If the chat template has no system role, the worker merges it into
-    the first user turn.
+    The system message, if any, comes first. If the chat template has no system role, the worker merges the
+    system message into the first user message.
     """
 
     turns: tuple[Turn, ...]
@@ -102,7 +101,8 @@ class Guide:
 
 @dataclass(frozen=True, slots=True)
 class Sampling:
-    """``temperature`` 0 is greedy. ``seed`` makes sampling repeatable on one machine."""
+    """Sampling parameters. With ``temperature`` 0, decoding is greedy. ``seed`` makes sampling repeatable on
+    one machine."""
 
     temperature: float = 0.0
     top_p: float = 1.0
@@ -128,8 +128,8 @@ class Generate:
 
 @dataclass(frozen=True, slots=True)
 class Score:
-    """Probability of each label as the model's complete answer; nothing is decoded. ``only_read``: the call
-    only warms the prefix cache."""
+    """Compute the probability of each label as the model's complete answer, without decoding. With
+    ``only_read``, the call only warms the prefix cache."""
 
     prompt: Prompt
     labels: tuple[str, ...]
@@ -147,9 +147,10 @@ class Embed:
 
 @dataclass(frozen=True, slots=True)
 class Classify:
-    """Probability of each label by a learned head (in the folder ``head``) on the encoder's embedding.
+    """Compute the probability of each label with a learned head on the encoder's embedding of the text.
 
-    ``digest``: the required digest of the head's bundle, None for any.
+    ``head`` is the folder of the head's bundle; ``digest`` is the digest that this bundle must have, None for
+    any.
     """
 
     text: str
@@ -160,7 +161,8 @@ class Classify:
 
 @dataclass(frozen=True, slots=True)
 class Point:
-    """Fields of a learned extract task: spans found by the head in the folder ``head``."""
+    """Extract the fields of a learned task with the head in the folder ``head``, which finds spans of the
+    text."""
 
     text: str
     head: str
@@ -170,8 +172,8 @@ class Point:
 
 @dataclass(frozen=True, slots=True)
 class Read:
-    """For each text, the probability that it answers the question, and where. Needs a reader
-    (cross-encoder)."""
+    """Compute for each text the probability that it answers the question, and the spans that do. The model
+    must be a reader (cross-encoder)."""
 
     question: str
     texts: tuple[str, ...]
@@ -183,7 +185,7 @@ Call = Generate | Score | Embed | Classify | Point | Read
 @dataclass(frozen=True, slots=True)
 class Pointed:
     """One field of a learned extract task: the probability of each option, in order, and the most likely
-    spans in the message (character offsets with their share of all spans)."""
+    spans in the message, as character offsets with a probability."""
 
     options: tuple[float, ...]
     places: tuple[Run, ...] = ()
@@ -211,11 +213,11 @@ class Cost:
 class Output:
     """The result of a call; the kind of call decides which fields are set.
 
-    ``text`` and ``finish_reason`` (``stop`` or ``length``): Generate. ``probabilities``: Score and Classify,
-    in the order of the labels, summing to 1; Read, one for each text. ``places``: Read, the most likely
-    answer spans of each text, best first; empty if the reader finds no spans. ``distance``: Classify and
-    Point, cosine distance (0 to 2) of the text from the head's training data. ``fields``: Point. ``vectors``:
-    Embed.
+    ``Generate`` sets ``text`` and ``finish_reason`` (``stop`` or ``length``). ``Score`` and ``Classify`` set
+    ``probabilities`` in the order of the labels, summing to 1; ``Read`` sets one probability for each text.
+    ``Read`` also sets ``places``, the most likely answer spans of each text, best first; they are empty if
+    the reader isn't trained for spans. ``Classify`` and ``Point`` set ``distance``, the cosine distance (0 to
+    2) of the text from the head's training data. ``Point`` sets ``fields``, and ``Embed`` sets ``vectors``.
     """
 
     cost: Cost = Cost()
@@ -238,4 +240,4 @@ class EngineInfo:
     threads: int
     load_ms: float
     prepared: bool = False
-    """Whether it uses prepacked weights (``prepack``)."""
+    """Whether the worker uses prepacked weights (``prepack``)."""

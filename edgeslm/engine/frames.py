@@ -1,7 +1,7 @@
 """Engine frames: the messages between a node and a worker process.
 
-The worker first sends ``Ready``, or ``Refused`` if the model can't be loaded. It answers each ``Start`` with
-any number of ``Chunk`` and one ``Done`` or ``Failed``.
+The worker first sends ``Ready``, or ``Refused`` if the model can't be loaded. For each ``Start`` it sends any
+number of ``Chunk`` frames, then one ``Done`` or ``Failed``.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ class Done:
 
 @dataclass(frozen=True, slots=True)
 class Failed:
-    """A call failed; ``code`` is the error code of the request."""
+    """A call failed; ``code`` is the wire code of the error (``edgeslm.errors``)."""
 
     number: int
     code: str
@@ -66,4 +66,5 @@ EngineMessage = Ready | Refused | Chunk | Done | Failed
 
 TO_ENGINE: Final = frames_to_child(Start | Cancel)
 FROM_ENGINE: Final = Frames(EngineMessage, 8 << 20)
-"""Largest frame, in bytes: vectors of a few thousand texts, or 65,536 tokens."""
+"""Frames from the worker, of at most 8 MiB, which is enough for the vectors of a few thousand texts or a text
+of 65,536 tokens."""

@@ -1,6 +1,7 @@
 """Inference libraries: which distributions provide them, and whether they load.
 
-Importing a library on a CPU that lacks an instruction kills the process, so a child process tries it.
+On a CPU that lacks an instruction of a library, importing the library kills the process. So a child process
+tests the import.
 """
 
 from __future__ import annotations
@@ -18,9 +19,10 @@ LIBRARIES: Final[Mapping[str, tuple[str, ...]]] = {
     "onnxruntime": ("onnxruntime", "onnxruntime-gpu"),
     GENAI: ("onnxruntime-genai", "onnxruntime-genai-cuda"),
 }
-"""Module -> the distributions that provide it, for the CPU or with CUDA; only one is installed."""
+"""Module -> the distributions that provide it, one for the CPU and one with CUDA; only one of them is
+installed."""
 TIMEOUT_S: Final = 120
-"""Longest import, in seconds."""
+"""Time limit of an import, in seconds."""
 
 
 def installed(module: str) -> str:
@@ -39,9 +41,9 @@ def installed(module: str) -> str:
 def import_in_child(module: str) -> bool:
     """Imports a library in a child process, with its telemetry off.
 
-    :return: whether it was built with CUDA, which only onnxruntime-genai reports. Loading a model shows
-        whether a GPU and a driver are present.
-    :raises JobError: it doesn't load, or hangs.
+    :return: whether the library was built with CUDA; always false for onnxruntime, which doesn't report this.
+        Whether a GPU and a driver are present is only known after loading a model.
+    :raises JobError: the import fails or hangs.
     """
     return bool(run_job("edgeslm.engine.libraries", module, timeout_s=TIMEOUT_S, memory_bytes=None))
 

@@ -1,1 +1,1 @@
-"""The parent's side of worker processes: one handle each, and teams of several."""
+"""The parent's side of worker processes: a handle for each worker, and teams of several workers."""

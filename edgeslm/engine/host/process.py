@@ -34,9 +34,10 @@ from edgeslm.messages import NORMAL_PRIORITY
 log = logging.getLogger("edgeslm.engine")
 
 STOP_GRACE_S = 5.0
-"""How long a worker may take to exit on its own."""
+"""Seconds that a worker has to exit on its own before it is killed."""
 CANCEL_GRACE_S = 20.0
-"""How long a worker may take to stop a cancelled call. A prefill can't be interrupted; a hang must be."""
+"""Seconds that a worker has to stop a cancelled call before it is killed. A forward pass can't be
+interrupted, so the worker needs some time."""
 
 
 class EngineCrashed(ModelUnavailable):
@@ -50,12 +51,14 @@ class _Pending:
 
 
 class EngineProcess:
-    """One worker process with one loaded model. Belongs to one event loop.
+    """One worker process with one loaded model. Each instance must be used in a single event loop.
 
-    :param threads: 0 takes the number that was fastest at prepacking, else every usable CPU.
-    :param power: how threads wait for work. :param device: what computes the model.
+    :param threads: number of CPU threads; 0 uses the number that was fastest at prepacking, or else one per
+        usable CPU.
+    :param power: how CPU threads wait for work.
+    :param device: device that computes the model.
     :param cache: folder of prepacked bundles.
-    :param digest: required digest of the bundle, None for any; the worker refuses another bundle.
+    :param digest: digest that the bundle must have, None for any; the worker refuses other bundles.
     :param adapters: adapter bundles that calls may name, with their required digests.
     """
 
@@ -79,7 +82,7 @@ class EngineProcess:
         self.digest = digest
         self.info: EngineInfo | None = None
         self.losses = 0
-        """How often a worker exited unexpectedly."""
+        """Number of times that the worker exited unexpectedly."""
         self._threads = threads
         self._power: Power = power
         self._device: Device = device
@@ -108,13 +111,13 @@ class EngineProcess:
 
     @property
     def ready(self) -> bool:
-        """Alive, and its model loaded."""
+        """Whether the worker is alive and its model is loaded."""
         is_loaded = self._ready is not None and self._ready.done() and self._ready.exception() is None
         return self.alive and is_loaded
 
     @property
     def complete(self) -> bool:
-        """Whether all workers are alive."""
+        """Whether all workers are alive, of which there is only one here."""
         return self.alive
 
     @property
@@ -124,15 +127,16 @@ class EngineProcess:
 
     @property
     def takes_prepared(self) -> bool:
-        """Whether a start uses prepacked weights: on the CPU, unless it crashed with them."""
+        """Whether a start uses prepacked weights if there are any; false on a GPU, without a cache, and after
+        a crash while loading."""
         return self._cache is not None and self._device == "cpu"
 
     async def start(self) -> EngineInfo:
         """Starts the worker and waits until its model is loaded.
 
         :raises BundleError: the worker refuses the bundle.
-        :raises EngineCrashed: it ended while loading.
-        :raises ModelUnavailable: it can't be started, or is stopped meanwhile.
+        :raises EngineCrashed: the worker exited while loading.
+        :raises ModelUnavailable: the process can't be started, or was stopped while loading.
         """
         try:
             await self._child.start(
@@ -168,11 +172,11 @@ class EngineProcess:
         """Runs one call.
 
         Queued calls run in order of arrival. A call with a higher ``priority`` than the running one runs
-        between two of its steps. Cancelling the awaiting task cancels the call between two tokens; if the
-        worker hangs instead, it is killed and ``on_hang`` called.
+        between two of its steps. Cancelling the task that awaits this method cancels the call between two
+        steps. If the worker doesn't stop the call in time, it is killed and ``on_hang`` is called.
 
-        :raises RequestError: as the worker reports; :class:`EngineCrashed` if it exited meanwhile, and
-            :class:`InternalError` for a call that can't be sent.
+        :raises RequestError: the error that the worker reports; :class:`EngineCrashed` if the worker exits
+            during the call, :class:`InternalError` if the call can't be sent.
         """
         if not self.alive:
             raise EngineCrashed(f"the engine of {self.bundle.name} is not running")
@@ -196,7 +200,8 @@ class EngineProcess:
             self._pending.pop(number, None)
 
     async def stop(self) -> None:
-        """Closes the pipe, which ends the worker; kills it after ``stop_grace_s``."""
+        """Closes the pipe, which makes the worker exit; kills the worker if it is still alive after
+        ``stop_grace_s``."""
         pid = self.pid
         self._fail(ModelUnavailable("the engine is being stopped"))
         if await self._child.stop(self.stop_grace_s):
@@ -254,7 +259,7 @@ class EngineProcess:
                 pending.future.set_exception(kind(said.sentence))
 
     def _settle(self, number: int) -> None:
-        """Forgets a call that has its result, even if it was cancelled."""
+        """Removes the state of a call whose result has arrived, even if the call was cancelled."""
         self._unanswered.pop(number, None)
         self._on_hang.pop(number, None)
         if (timer := self._abandoned.pop(number, None)) is not None:
@@ -274,7 +279,7 @@ class EngineProcess:
         self._fail(EngineCrashed(f"the engine of {self.bundle.name} ended unexpectedly ({reason})"))
 
     def _fail(self, error: Exception) -> None:
-        """Fails everything that waits for the worker with ``error``."""
+        """Raises ``error`` in all calls that wait for the worker, and in a start that isn't complete."""
         for timer in self._abandoned.values():
             timer.cancel()
         self._abandoned.clear()

@@ -1,7 +1,8 @@
-"""Engine team: several workers of one model behind one handle; each call goes to the least loaded.
+"""Engine team: several workers of one model behind one handle; each call goes to the least loaded worker.
 
-Threads of one worker synchronise after each graph node. Workers with one thread each never do, so they have a
-higher throughput under load and a higher latency per message (``benchmarks/LOG.md``).
+The threads of one worker synchronise after each node of the graph. Several workers with one thread each don't
+synchronise, so they have a higher throughput under load, but a higher latency per message
+(``benchmarks/LOG.md``).
 """
 
 from __future__ import annotations
@@ -28,7 +29,8 @@ from edgeslm.messages import NORMAL_PRIORITY
 
 
 class EngineTeam:
-    """Replaces an ``EngineProcess``; all ``members`` load the same bundle on the same hardware."""
+    """Several workers with the interface of one ``EngineProcess``; all ``members`` load the same bundle on
+    the same hardware."""
 
     def __init__(self, members: Sequence[EngineProcess]) -> None:
         self._members = tuple(members)
@@ -53,7 +55,8 @@ class EngineTeam:
 
     @property
     def info(self) -> EngineInfo | None:
-        """The least capable worker's: ``prepared`` only if all are."""
+        """Description of the loaded model; ``prepared`` is true only if all workers use prepacked weights.
+        None until all workers have loaded the model."""
         infos = [member.info for member in self._members]
         return None if None in infos else min(infos, key=lambda info: bool(info and info.prepared))
 
@@ -66,8 +69,8 @@ class EngineTeam:
         return sum(member.losses for member in self._members)
 
     async def start(self) -> EngineInfo:
-        """Starts all workers that aren't alive, concurrently (``EngineProcess.start``). If one fails, the
-        others stay."""
+        """Starts all workers that aren't alive, concurrently (``EngineProcess.start``). If one fails to
+        start, the error is raised and the other workers keep running."""
         missing = [member for member in self._members if not member.alive]
         started = await asyncio.gather(*(member.start() for member in missing), return_exceptions=True)
         for outcome in started:
@@ -85,7 +88,8 @@ class EngineTeam:
         priority: int = NORMAL_PRIORITY,
         on_hang: OnHang | None = None,
     ) -> Output:
-        """See ``EngineProcess.call``. A call with ``only_read`` goes to all workers, to warm each cache."""
+        """See ``EngineProcess.call``. A call with ``only_read`` goes to all workers, to warm the cache of
+        each."""
         ready = [member for member in self._members if member.ready] or self._members
         if isinstance(call, Generate | Score) and call.only_read:
             outputs = await asyncio.gather(*(member.call(call, None, priority) for member in ready))
@@ -100,7 +104,8 @@ class EngineTeam:
 def make_engine(
     bundle: Bundle, hardware: Hardware, adapters: Adapters, *, power: Power, cache: Path, log_level: str
 ) -> EngineProcess | EngineTeam:
-    """One worker, or a team if ``hardware`` asks for several. Parameters: see ``EngineProcess``."""
+    """Creates one worker, or a team if ``hardware`` names several workers. Parameters: see
+    ``EngineProcess``."""
 
     def make() -> EngineProcess:
         return EngineProcess(

@@ -1,2 +1,1 @@
-"""Weight prepacking for this machine, and the tests that a prepacked bundle must pass: golden answers, smoke
-test."""
+"""Weight prepacking for this machine, and tests of bundles on this machine: golden answers and smoke test."""

@@ -1,9 +1,10 @@
-"""Board benchmark: memory bandwidth and speed of quantized matrix products. A job of ``measure_board``.
+"""Board benchmark: memory bandwidth and speed of quantized matrix products. The function ``measure_board``
+runs this module as a job.
 
-Each of the two products (``MatMulNBits``, int8 activations) runs for about a second. One row times weights
-larger than any cache is bound by memory, like decoding; many rows times weights that fit the cache are bound
-by arithmetic, like prefill. The order is the number of threads. ``edgeslm.bundle.size_estimate`` applies the
-results to models.
+Each product (``MatMulNBits`` with int8 activations) is repeated for 0.4 s, with one thread and with several.
+A product of one row with weights larger than any cache is limited by memory bandwidth, like decoding. A
+product of many rows with weights that fit into the cache is limited by arithmetic, like prefill. The job's
+input is the number of threads. ``edgeslm.bundle.size_estimate`` applies the results to models.
 
 The ONNX graph is encoded here by hand, since devices have no ``onnx`` package.
 """
@@ -29,7 +30,8 @@ from edgeslm.ipc.job import serve
 GROUP_SIZE = 64
 _ROWS, _WIDE, _NARROW = 2048, 8192, 2048
 _MATRICES = 8
-"""2048 x 8192 at 4 bits each: 75 MB, more than the caches of the supported boards."""
+"""Number of matrices of 2048 x 8192 weights at 4 bits; together they have 75 MB, more than the caches of the
+supported boards."""
 _FLOAT, _UINT8, _INT = 1, 2, 2  # TensorProto.FLOAT, .UINT8, AttributeProto.INT
 
 
@@ -51,19 +53,20 @@ def _block(field: int, *parts: bytes) -> bytes:
 
 
 def _tensor(name: str, kind: int, values: npt.NDArray[Any]) -> bytes:
-    """TensorProto: dims 1, data_type 2, name 8, raw_data 9."""
+    """Encodes a TensorProto with its fields dims (number 1), data_type (2), name (8) and raw_data (9)."""
     dims = b"".join(_number(1, size) for size in values.shape)
     return b"".join((dims, _number(2, kind), _block(8, name.encode()), _block(9, values.tobytes())))
 
 
 def _value(name: str, width: int) -> bytes:
-    """ValueInfoProto of a float tensor [rows, width]."""
+    """Encodes the ValueInfoProto of a float tensor [rows, width]."""
     shape = _block(1, _block(2, b"rows")) + _block(1, _number(1, width))
     return _block(1, name.encode()) + _block(2, _block(1, _number(1, _FLOAT) + _block(2, shape)))
 
 
 def encode_product(rows: int, columns: int, bits: int, count: int) -> bytes:
-    """An ONNX model: ``count`` independent products of ``x`` [m, rows] float32 with quantized matrices."""
+    """Encodes an ONNX model that computes ``count`` independent products of ``x`` [m, rows] (float32) with
+    quantized matrices."""
     groups, parts = rows // GROUP_SIZE, []
     random = np.random.default_rng(7)
     settings = {"K": rows, "N": columns, "bits": bits, "block_size": GROUP_SIZE, "accuracy_level": 4}
@@ -100,9 +103,9 @@ def _product(
 
 
 def best_seconds(run: Callable[[], object], threads: int, budget_s: float) -> float:
-    """The shortest run within the budget, of at least three: disturbances only make runs longer.
+    """Seconds of the shortest of at least three runs within the budget; other load only makes runs longer.
 
-    With one thread it is this thread's CPU time, which hardly depends on other load.
+    With one thread, the CPU time of this thread is measured, which hardly depends on other load.
     """
     clock = time.thread_time if threads == 1 else time.perf_counter
     run()
@@ -116,7 +119,8 @@ def best_seconds(run: Callable[[], object], threads: int, budget_s: float) -> fl
 
 
 def figures(threads: int, budget_s: float) -> dict[str, float]:
-    """``read_gbs``, ``int4_gflops`` and ``int8_gflops`` with ``threads`` threads, in three budgets."""
+    """Measures ``read_gbs``, ``int4_gflops`` and ``int8_gflops`` with ``threads`` threads, each within
+    ``budget_s``."""
     found = {}
     seconds = best_seconds(_product(_ROWS, _WIDE, 4, _MATRICES, 1, threads), threads, budget_s)
     found["read_gbs"] = _MATRICES * _ROWS * _WIDE * (4 / 8 + 4 / GROUP_SIZE) / seconds / 1e9
@@ -128,10 +132,10 @@ def figures(threads: int, budget_s: float) -> dict[str, float]:
 
 
 def measure(threads: int, budget_s: float = 0.4) -> dict[str, Any]:
-    """The figures of this machine with up to ``threads`` threads, and whether it was ``busy``.
+    """The figures of this machine with up to ``threads`` threads, and whether the machine was ``busy``.
 
-    Other load slows threads that synchronise most. Several threads that are slower than one show such load,
-    so the result is never below that of one thread.
+    Other load slows down threads that synchronise with each other most. If several threads are slower than
+    one, the machine counts as busy, and the figure of one thread is returned.
     """
     alone = figures(1, budget_s)
     together = figures(threads, budget_s) if threads > 1 else alone

@@ -1,8 +1,9 @@
-"""Golden answers: a decoder's recorded outputs for a few prompts, to check that it computes the same here.
+"""Golden answers: a decoder's recorded outputs for a few prompts, to check that it computes the same on this
+machine.
 
-Exact numbers differ between CPUs: activations are rounded to 8 bits in other groups, and sums have another
-order. So next-token distributions are compared. Each prompt is prefilled except for its last token, which is
-decoded alone, so that both the prefill and the decode kernels are tested.
+Exact numbers differ between CPUs, since kernels round activations to 8 bits in different groups and add in
+different orders. So the check compares next-token distributions. Each prompt is prefilled except for its last
+token, which is decoded alone, so that both the prefill and the decode kernels are tested.
 """
 
 from __future__ import annotations
@@ -22,17 +23,19 @@ if TYPE_CHECKING:
 
 FILE: Final = "golden.json"
 MOST_APART: Final = 0.1
-"""Largest allowed divergence from the build machine's answer, in nats. Six times that of correct kernels:
-SmolLM2-135M differs by up to 0.017 between AVX-512 VNNI and AVX2, and by up to 0.010 between 8-bit and float
-activations. Weights with 64 KB of zeros give 0.11, with 4 KB of noise more than 4."""
+"""Largest allowed divergence from the build machine's answer, in nats. The limit is six times the divergence
+of correct kernels. SmolLM2-135M differs by up to 0.017 between AVX-512 VNNI and AVX2, and by up to 0.010
+between 8-bit and float activations. Damaged weights with 64 KB of zeros give a divergence of 0.11, with 4 KB
+of noise more than 4."""
 _KEPT: Final = 32
-"""Most likely tokens kept of an answer; all others are merged into one."""
+"""Number of most likely tokens that an answer records; the probabilities of all other tokens are summed."""
 _LEAST: Final = 1e-9
-"""Smallest probability of the merged tokens, against rounding to zero."""
+"""Lower limit of the summed probability of all other tokens, which could be rounded to zero."""
 
 
 class GoldenAnswer(BaseModel):
-    """``log_probs`` of the most likely next ``tokens`` after the prompt ``ids``, in nats."""
+    """The most likely next ``tokens`` after the prompt ``ids``, and their log-probabilities ``log_probs`` in
+    nats."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 

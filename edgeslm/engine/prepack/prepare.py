@@ -1,15 +1,15 @@
 """Weight prepacking of a decoder bundle: stores its weights in the layout of this CPU's kernels.
 
-Without it, onnxruntime reorders quantized weights at each start and keeps the copy in private memory. With
-the option ``save_external_prepacked_constant_initializers`` it writes the copy to a file and maps that
-instead: the system can evict the pages, and several workers share them. The original weights are still read,
-to match them to the file's parts.
+Without prepacking, onnxruntime reorders quantized weights at each start and keeps the copy in private memory.
+With the option ``save_external_prepacked_constant_initializers`` it writes the copy to a file and maps the
+file into memory, so the system can evict the pages and several workers share them. A start still reads the
+original weights, to match them to the parts of the file.
 
-The result fits one CPU and one version of the libraries. It is stored under their key in a cache below the
-state folder; the bundle itself is not changed. ``trial`` tests it first.
+The result fits one CPU model and one version of the libraries, which its index records. It is stored in a
+cache below the state folder; the bundle itself is not changed. ``trial`` tests the result before it is kept.
 
-The work runs in a job whose child is this module. Only the child loads the libraries and writes, as the owner
-of the state folder.
+The work runs in a child process (a job) that executes this module. Only the child loads the libraries and
+writes files, as the owner of the state folder.
 """
 
 from __future__ import annotations
@@ -49,11 +49,11 @@ from edgeslm.ipc.job import PYTHON, Job, JobError, Progress, serve, yield_proces
 
 MODULE: Final = "edgeslm.engine.prepack.prepare"
 _ROOM: Final = 6
-"""Free disk needed, as a multiple of the weights: the result holds both layouts, and each graph is written
-twice for a moment."""
+"""Free disk space needed, as a multiple of the size of the weights. The result holds both layouts, and each
+graph is written twice for a moment."""
 _MEMORY: Final = 4
-"""Available memory needed for background prepacking, as a multiple of the weights: slightly more than half is
-private, the rest is mapped."""
+"""Available memory needed for background prepacking, as a multiple of the size of the weights. Slightly more
+than half of it is private memory, the rest is mapped files."""
 _SHARE: Final = 0.25
 """Largest share of the free disk that background prepacking may take."""
 _UNUSED_S: Final = 30 * 24 * 3600.0
@@ -61,9 +61,9 @@ _UNUSED_S: Final = 30 * 24 * 3600.0
 
 
 def graph_of(bundle: Bundle, *, adapters: bool) -> str:
-    """The graph that an engine loads, for calls with or without ``adapters``.
+    """The graph file that an engine loads for calls with or without ``adapters``.
 
-    :raises BundleError: there is none.
+    :raises BundleError: the bundle has no such graph, or isn't a decoder.
     """
     graph = bundle.manifest.graphs.for_calls(adapters=adapters)
     if bundle.manifest.kind != "decoder" or graph is None:
@@ -81,17 +81,18 @@ async def prepare(
     keep: Collection[str] = (),
     command: Sequence[str] = PYTHON,
 ) -> Index:
-    """Prepacks a bundle, replacing an earlier result; running engines keep what they have mapped. Cancelling
-    ends the job at once.
+    """Prepacks a bundle and replaces an earlier result; running engines keep the files that they have mapped.
+    Cancelling ends the job at once.
 
-    As root, the job runs as the owner of the state folder. The result must belong to that user, who must not
-    be able to redirect writes of root.
+    If the caller is root, the job runs as the owner of the state folder. The result must belong to that user,
+    and the user must not be able to redirect root's writes.
 
     :param background: run in the background: use idle CPU time and at most a quarter of the free disk, and
         remove results that were unused for a month, except those of bundles whose digests are in ``keep``.
-    :param command: runs the child's module instead of this Python.
-    :raises SelfTestError: the golden answers differ from the build machine's.
-    :raises BundleError: the bundle is damaged, the result computes other numbers, or it can't be written.
+    :param command: command line that runs the child's module; the default is this Python.
+    :raises SelfTestError: this machine's answers differ from the golden answers of the build machine.
+    :raises BundleError: the bundle is damaged, the prepacked graph computes other numbers, or the result
+        can't be written.
     """
     if not state_dir.is_dir() and os.geteuid() == 0:
         raise BundleError(f"{state_dir}: missing; start the node once, or make it for the node's user")
@@ -128,7 +129,7 @@ async def prepare(
 
 @contextlib.contextmanager
 def _terminal_progress(*, background: bool) -> Iterator[Progress]:
-    """Shows each step on the terminal's current line, if a user waits there."""
+    """Shows the current step on one line of the terminal, unless the job runs in the background."""
     if background or not sys.stderr.isatty():
         yield lambda step: None
         return
@@ -146,7 +147,8 @@ def _terminal_progress(*, background: bool) -> Iterator[Progress]:
 
 
 class PrepackOrder(BaseModel):
-    """The job's input. ``keep`` is None if a user waits for the result."""
+    """The job's input. ``keep`` lists the digests of bundles whose results are never removed; None if a user
+    waits for the result."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -221,7 +223,8 @@ def _entry(file: Path) -> FileEntry:
 
 @contextlib.contextmanager
 def _cache_lock(cache: Path, show: Progress) -> Iterator[None]:
-    """Holds the cache's lock: two jobs would need twice the disk and disturb each other's timings."""
+    """Holds the cache's lock, since two jobs at a time would need twice the disk space and disturb each
+    other's timings."""
     descriptor = os.open(cache / "lock", os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600)
     try:
         try:
@@ -235,8 +238,8 @@ def _cache_lock(cache: Path, show: Progress) -> Iterator[None]:
 
 
 def _remove_stale(cache: Path, keep: Collection[str] | None) -> None:
-    """Removes leftovers of killed jobs and, except for the bundles ``keep``, results that were unused for a
-    month. Nodes that share this state folder may still use newer ones."""
+    """Removes leftovers of killed jobs and results that were unused for a month, except those of the bundles
+    in ``keep``. Other nodes that share this state folder may still use newer results."""
     for left in cache.glob(".*"):
         shutil.rmtree(left, ignore_errors=True)
     if keep is None:
@@ -255,9 +258,11 @@ def check_room(
     available_bytes: int | None = None,
     background: bool = False,
 ) -> None:
-    """:param free_bytes: of the cache's disk.
-    :param available_bytes: memory; None if the system doesn't tell.
-    :raises BundleError: the disk is too small, or in the background the memory.
+    """Checks that there is room for prepacking a bundle.
+
+    :param free_bytes: free space on the cache's disk.
+    :param available_bytes: available memory, checked only for background prepacking; None if unknown.
+    :raises BundleError: the disk space or the memory is too small.
     """
     weights = sum(file.bytes for file in bundle.manifest.weights)
     needed = _ROOM * weights
@@ -287,8 +292,8 @@ def _write(graph: Path, stage: Path) -> None:
 
 
 def _write_score(bundle: Bundle, stage: Path) -> None:
-    """Prepacks the graph that scores labels, if its weights and scores are the same, so that it maps the same
-    file. Without it, labels are scored one after the other."""
+    """Prepacks the graph that scores labels. It is kept only if its prepacked weights are the same, so that
+    it maps the same file, and its scores don't change. Without it, labels are scored branch by branch."""
     if bundle.manifest.graphs.score is None:
         return
     apart = stage / "score"
@@ -317,7 +322,7 @@ def _sync(folder: Path) -> None:
 
 
 def _answer(told: Any, progress: Progress) -> dict[str, Any]:
-    """The index, or ``{"error": ...}``."""
+    """Runs the job; returns the fields of the index, or ``{"error": ...}``."""
     order = PrepackOrder.model_validate(told)
     if order.keep is not None:
         yield_processors()

@@ -1,10 +1,11 @@
 """Smoke test of a bundle on this machine, before it may serve.
 
-The bundle is loaded, its golden answers are compared (``golden``), and it runs a request. The CPU time of the
-request is compared with that of the bundle it would replace: absolute and wall-clock times are meaningless on
-a busy machine.
+The test loads the bundle, compares its golden answers (``golden``) and runs a request. It compares the CPU
+time of the request with that of the bundle to be replaced, since absolute times and wall-clock times are
+meaningless on a busy machine.
 
-The test is a job whose child is this module, so a crash, a hang or a lack of memory affects nothing else.
+The test runs in a child process (a job) that executes this module, so a crash, a hang or a lack of memory
+affects nothing else.
 """
 
 from __future__ import annotations
@@ -27,11 +28,12 @@ from edgeslm.ipc.job import PYTHON, Job, JobError, Progress, serve, yield_proces
 
 MODULE: Final = "edgeslm.engine.prepack.smoke"
 TIMEOUT_S: Final = 300.0
-"""Generous, for a board with a busy CPU."""
+"""Time limit of the test in seconds, besides the time to read the files; it is generous, since the CPU may be
+busy."""
 SLOWEST_BYTES_PER_S: Final = 5_000_000
-"""A busy SD card; the files are read twice."""
+"""Assumed speed of a busy SD card, with an allowance for reading the files twice."""
 _TOKENS: Final = 512
-"""Tokens of a request that must fit into memory."""
+"""Number of tokens of the request for which memory must be available."""
 _TEXTS: Final = (
     "All quiet on line 2.",
     "Spindle 3 of press 4 smells of burnt oil, and its guard door is open.",
@@ -40,8 +42,9 @@ _ROUNDS: Final = 20
 
 
 class Smoke(BaseModel):
-    """Results of a smoke test: ``divergences`` of the golden answers in nats, ``request_s`` CPU seconds of a
-    request, ``beside_s`` the same of the bundle it would replace, ``peak_bytes`` of memory."""
+    """Results of a smoke test. ``divergences`` from the golden answers are in nats. ``request_s`` is the CPU
+    time of a request in seconds, ``beside_s`` the same for the bundle to be replaced. ``peak_bytes`` is the
+    peak memory."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -71,14 +74,14 @@ async def smoke_test(
     root: Path = Path("/"),
     timeout_s: float = TIMEOUT_S,
 ) -> Smoke:
-    """Runs the test: some seconds at low priority. Cancelling ends it at once.
+    """Runs the test, which takes some seconds at low priority. Cancelling ends it at once.
 
-    :param beside: the bundle to be replaced, if of the same kind. :param slowest: how many times as long a
-        request may take as with ``beside``.
-    :param adapters: whether calls name adapters, which need another graph of a decoder.
+    :param beside: the bundle to be replaced, if any.
+    :param slowest: largest allowed CPU time of a request, as a multiple of that with ``beside``.
+    :param adapters: whether calls name adapters; if so, the decoder's graph for adapters is tested.
     :param workers: number of workers that will serve; all must fit into memory.
-    :param command: runs the child's module instead of this Python.
-    :raises BundleError: why the bundle may not serve.
+    :param command: command line that runs the child's module; the default is this Python.
+    :raises BundleError: the bundle fails the test; the sentence gives the reason.
     """
     needed = workers * memory_need(bundle.manifest, _TOKENS) + RESERVE_BYTES
     memory = read_memory(root)
@@ -150,7 +153,7 @@ def _test(order: _Order) -> Smoke:
 
 
 def _request_s(bundle: Bundle, adapters: bool) -> float:
-    """CPU seconds of a request: the minimum of a few."""
+    """CPU seconds of a request, as the minimum of a few runs."""
     if bundle.manifest.model_kind == "decoder":
         from edgeslm.engine.prepack.trial import time_request
 
@@ -174,7 +177,7 @@ def _request_s(bundle: Bundle, adapters: bool) -> float:
 
 
 def _answer(told: Any, progress: Progress) -> dict[str, Any]:
-    """The results, or ``{"error": ...}``."""
+    """Runs the job; returns the fields of ``Smoke``, or ``{"error": ...}``."""
     order = _Order.model_validate(told)
     yield_processors(wholly=False)
     try:

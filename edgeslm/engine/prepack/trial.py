@@ -1,6 +1,7 @@
 """Prepack trial: tests a prepacked bundle before it is kept, and finds the fastest number of threads.
 
-It must compute the same as the bundle here, and match the golden answers of the build machine.
+A prepacked bundle must compute the same as the original on this machine, and match the golden answers of the
+build machine.
 """
 
 from __future__ import annotations
@@ -22,26 +23,28 @@ if TYPE_CHECKING:
     import numpy.typing as npt
 
 CLOSE: Final = 1e-3
-"""Largest allowed difference, relative to the largest logit: the kernels and the numbers are the same."""
+"""Largest allowed difference between logits, relative to the largest logit; it is small, since both graphs
+use the same kernels and weights."""
 _ROUNDS: Final = 3
 _WORTH: Final = 0.95
-"""More threads must take at most this share of the time of fewer, since they cost power and CPU time."""
+"""A larger number of threads is chosen only if it takes less than this share of the time, since more threads
+cost power and CPU time."""
 _DISTURBED: Final = 0.1
-"""Largest CPU share of other processes for the timings to count."""
+"""Largest CPU share of other processes with which timings are valid."""
 
 
 class Seconds(NamedTuple):
-    """Seconds for a typical request: prefill of its ``prompt``, and the whole ``request``."""
+    """Seconds that the prefill (``prompt``) and the whole of a typical ``request`` take."""
 
     prompt: float
     request: float
 
 
 def check_same(bundle: Bundle, graph: str, prepacked: str) -> None:
-    """Compares the logits of a prompt and two decode steps, which use different kernels, of two graphs (paths
-    relative to the bundle).
+    """Compares the logits of two graphs after a prompt and after two decode steps, since prefill and decoding
+    use different kernels. The paths of the graphs are relative to the bundle.
 
-    :raises BundleError: they differ.
+    :raises BundleError: the logits differ.
     """
     wanted = _logits(bundle, graph)
     check_error(bundle, relative_error(_logits(bundle, prepacked), wanted))
@@ -56,9 +59,10 @@ def check_error(bundle: Bundle, error: float) -> None:
 
 
 def test_itself(bundle: Bundle, prepacked: str) -> tuple[float, ...]:
-    """Divergence of each golden answer from the build machine's, in nats; empty if the bundle has none.
+    """Divergence of this machine's answers from the golden answers of the build machine, in nats; empty if
+    the bundle has none.
 
-    :raises SelfTestError: one is too large.
+    :raises SelfTestError: a divergence is too large.
     """
     golden = load_golden(bundle)
     if golden is None:
@@ -83,7 +87,8 @@ def has_same_scores(bundle: Bundle, prepacked: Path) -> bool:
 
 
 def time_threads(bundle: Bundle, prepacked: str) -> dict[int, Seconds]:
-    """Times of a request by number of threads; empty if other processes were busy meanwhile."""
+    """Number of threads -> times of a request; empty if other processes used the CPU during the
+    measurement."""
     began, others = time.perf_counter(), _others_s()
     seconds = {threads: time_request(bundle, prepacked, threads) for threads in _choices()}
     took_s = time.perf_counter() - began
@@ -91,12 +96,15 @@ def time_threads(bundle: Bundle, prepacked: str) -> dict[int, Seconds]:
 
 
 def is_disturbed(others_s: float, took_s: float, cores: int) -> bool:
-    """:param others_s: CPU seconds of other processes in ``took_s`` seconds."""
+    """Whether other processes used too much CPU time for valid timings.
+
+    :param others_s: CPU seconds that other processes used within ``took_s`` seconds.
+    """
     return others_s > _DISTURBED * took_s * cores
 
 
 def fastest(seconds: dict[int, float]) -> int:
-    """The smallest number of threads that more threads don't beat clearly (``_WORTH``)."""
+    """The number of threads to use; a larger number is chosen only if it is clearly faster (``_WORTH``)."""
     best, *others = sorted(seconds)
     for threads in others:
         if seconds[threads] < _WORTH * seconds[best]:
@@ -105,7 +113,7 @@ def fastest(seconds: dict[int, float]) -> int:
 
 
 def _others_s() -> float:
-    """CPU seconds that other processes used; only differences are meaningful."""
+    """CPU seconds that other processes used; only the difference between two calls is meaningful."""
     own = os.times()
     return busy_s(Path("/")) - own.user - own.system
 
@@ -116,7 +124,7 @@ def _choices() -> list[int]:
 
 
 def relative_error(found: npt.NDArray[np.float64], wanted: npt.NDArray[np.float64]) -> float:
-    """Largest difference, relative to the largest number."""
+    """Largest difference of two arrays, relative to the largest absolute value in ``wanted``."""
     import numpy as np
 
     return float(np.abs(found - wanted).max() / np.abs(wanted).max())
@@ -148,7 +156,7 @@ def _logits(bundle: Bundle, graph: str) -> npt.NDArray[np.float64]:
 
 
 def time_request(bundle: Bundle, prepacked: str, threads: int, *, of_processor: bool = False) -> Seconds:
-    """Times of a request: the minimum of a few runs.
+    """Times of a request, as the minimum of a few runs.
 
     :param of_processor: measure CPU time instead of wall-clock time.
     """

@@ -13,11 +13,11 @@ from edgeslm.errors import BundleError, InternalError
 
 
 class LoadedAdapters:
-    """Adapter bundles on one base, loaded.
+    """The loaded adapter bundles of one base model.
 
     :param model: the ``onnxruntime_genai.Model`` of the base's graph ``adapters``.
     :param adapters: folder -> the digest that its bundle must have, None for any.
-    :raises BundleError: not an adapter bundle, damaged, or made for another base.
+    :raises BundleError: a bundle isn't an adapter, is damaged, or was made for another base.
     """
 
     def __init__(self, model: Any, base: Bundle, adapters: Adapters) -> None:
@@ -35,7 +35,7 @@ class LoadedAdapters:
             self._names.add(str(path))
 
     def activate(self, generator: Any, name: str) -> None:
-        """Makes a new generator use an adapter; ``name`` is its folder as listed."""
+        """Makes a new generator use an adapter; ``name`` is the adapter's folder."""
         if name not in self._names:
             raise InternalError(f"the adapter {name} was not loaded with this model")
         generator.set_active_adapter(self._loaded, name)

@@ -1,8 +1,8 @@
 """Decoder: generation and label scoring on onnxruntime-genai.
 
-A call takes the KV slot that shares the longest prefix with its prompt (``kv_cache``) and appends the rest.
-Slots have room for a number of tokens, not for the whole context, since the runtime allocates and zeroes the
-cache up to ``max_length``.
+A call takes the KV slot that shares the longest prefix with its prompt (``kv_cache``) and appends the rest of
+the prompt. Slots are sized for the request, not for the whole context, since the runtime allocates and zeroes
+the cache up to ``max_length``.
 """
 
 from __future__ import annotations
@@ -56,26 +56,30 @@ if TYPE_CHECKING:
 log = logging.getLogger("edgeslm.engine")
 
 PREFILL_PIECE = 64
-"""Prompt tokens between two checks for cancellation: 0.1 s with a 135 M model on two slow cores."""
+"""Prompt tokens between two checks for cancellation; they take 0.1 s with a model of 135 M parameters on two
+slow cores."""
 _PIECE_S = 0.08
-"""If prefill of ``PROMPT_TOKENS`` at once was measured to take at most this many seconds, pieces have that
-size: 20 % faster, with identical results (``benchmarks/LOG.md``)."""
+"""If the measured prefill of ``PROMPT_TOKENS`` tokens took at most this many seconds, pieces have that many
+tokens. Such pieces are 20 % faster and give identical results (``benchmarks/LOG.md``)."""
 _PIECE_VOCABULARY = 80_000
-"""Largest vocabulary for such pieces with a graph that outputs zeros as logits of all tokens but the last
-(``graph.last_logits`` of export): a larger one needs more memory than is accounted for."""
+"""Largest vocabulary for pieces of ``PROMPT_TOKENS`` tokens if the graph outputs logits for all tokens, most
+of them zeros (``graph.last_logits`` of export). With a larger vocabulary, the logits take more memory than
+the reserve."""
 
 MOST_DRAFTS = 8
 DRAFT_WORDS = 3
-"""N-gram speculative decoding under a grammar: proposes up to eight tokens that followed the same last three
-before. Constrained output is mostly copied (``benchmarks/LOG.md``); free text is not, and gets no faster. Nor
-does JSON of bundles with separate decode weights, where one token costs half as much as two."""
+"""Number of tokens that n-gram speculative decoding matches; it proposes up to ``MOST_DRAFTS`` tokens that
+followed the same tokens earlier. It is used with a grammar, since constrained output is mostly copied
+(``benchmarks/LOG.md``). Free text gets no faster, nor does JSON of bundles with separate decode weights,
+where one token costs half as much as two."""
 
 
 def pieces(count: int, most: int) -> Iterator[tuple[int, int]]:
-    """Start and end of each piece of a prompt of ``count`` tokens, of at most ``most``.
+    """Splits a prompt of ``count`` tokens into pieces of at most ``most`` tokens; yields start and end of
+    each.
 
-    The last piece has at least two tokens, since a single one takes the decode kernel, which rounds
-    differently.
+    The last piece has at least two tokens, since the runtime computes a single token with the decode kernel,
+    which rounds differently.
     """
     start = 0
     while start < count:
@@ -86,14 +90,16 @@ def pieces(count: int, most: int) -> Iterator[tuple[int, int]]:
 
 
 class Decoder:
-    """One decoder bundle, loaded; ``digest`` is its required digest.
+    """A loaded decoder bundle.
 
-    :param adapters: adapter bundles that calls may name. With any, the graph that takes adapters is loaded,
+    :param digest: digest that the bundle must have, None for any.
+    :param adapters: adapter bundles that calls may name. If there are any, the graph for adapters is loaded,
         which is slightly slower.
-    :param threads: 0 takes the number that was fastest at prepacking, else all.
+    :param threads: number of CPU threads; 0 uses the number that was fastest at prepacking, or else one per
+        usable CPU.
     :param prepared: the prepacked graph of this bundle, if any.
-    :param root: of the system's files that tell the free memory.
-    :raises BundleError: a bundle of another kind, or one that the runtime can't load.
+    :param root: root folder of the system files that report the free memory.
+    :raises BundleError: the bundle isn't a decoder, or the runtime can't load it.
     """
 
     def __init__(
@@ -147,7 +153,7 @@ class Decoder:
 
     @property
     def prepared(self) -> bool:
-        """Whether it uses prepacked weights."""
+        """Whether the decoder uses prepacked weights."""
         return self._prepared is not None
 
     @property
@@ -172,7 +178,7 @@ class Decoder:
         self._one_pass.forget()
 
     def close(self) -> None:
-        """Frees the generators before the model, or the runtime complains at exit."""
+        """Frees the generators before the model; otherwise the runtime reports an error at exit."""
         self.forget()
         self._one_pass.close()
         del self._adapters, self._model
@@ -183,11 +189,11 @@ class Decoder:
         emit: OnText = lambda text: None,
         cancelled: IsCancelled = lambda: False,
     ) -> Output:
-        """Decodes; ``emit`` gets the text in pieces if the call asks for a stream.
+        """Generates text; if the call asks for a stream, ``emit`` is called with each piece of the text.
 
         :raises TooLong: the prompt and ``max_tokens`` don't fit the context.
         :raises InvalidRequest: the grammar can't be compiled.
-        :raises Cancelled: ``cancelled`` became true between two tokens.
+        :raises Cancelled: the call was cancelled between two tokens.
         """
         if call.max_tokens >= self.context_length:
             raise TooLong(
@@ -219,7 +225,7 @@ class Decoder:
         )
 
     def _key_of(self, call: Generate, room: int) -> SlotKey:
-        """:param room: free tokens of the context."""
+        """:param room: number of context tokens that prompt and answer leave free."""
         drafts = forced = 0
         if call.guide is not None:
             is_worth = call.guide.kind != "json_schema" or not self._writes_apart
@@ -229,10 +235,11 @@ class Decoder:
         return SlotKey(call.guide, penalty, call.adapter, drafts, forced if forced <= room else 0)
 
     def score(self, call: Score, cancelled: IsCancelled = lambda: False) -> Output:
-        """Probability of each label if the answer is one of them (``labels``).
+        """Computes the probability of each label, given that the answer is one of the labels.
 
-        With a prepacked ``score`` graph, all labels take one forward pass (``scorer``). Without it, labels
-        that differ in their first token take one pass, and each deeper branch of the label tree one more.
+        With a prepacked ``score`` graph, all labels take one forward pass (``scorer``). Without this graph,
+        labels that differ in their first token take one pass, and each deeper branch of the label tree
+        (``labels``) takes one more.
 
         :raises TooLong: the prompt doesn't fit the context.
         """
@@ -268,8 +275,8 @@ class Decoder:
     def _scorer_for(self, call: Score, prompt: Encoded, tree: Branch) -> Scorer | None:
         """The one-pass scorer, if it is available and faster.
 
-        Only a prepacked graph shares the weights in memory; any other would load them twice. There is none
-        for adapters.
+        A prepacked graph is required, since it shares the weights in memory; any other graph would load them
+        twice. There is no scorer for adapters.
         """
         if call.adapter is not None or self._prepared is None or self._prepared.score is None:
             return None
@@ -307,7 +314,8 @@ class Decoder:
     ) -> KvSlot:
         """A slot whose cache holds exactly ``ids`` and has room for ``length`` tokens.
 
-        The call owns it until it is put back, since another call may run between two steps of this one.
+        The slot belongs to the call until the call puts it back, since another call may run between two
+        steps.
         """
         if length > self.context_length:
             raise TooLong(f"{length} tokens are needed and the model's context has {self.context_length}")
@@ -325,7 +333,7 @@ class Decoder:
         return slot
 
     def _prefill(self, slot: KvSlot, ids: Sequence[int], cancelled: IsCancelled) -> None:
-        """Appends tokens in pieces, so that a long prompt can be cancelled."""
+        """Appends tokens to the slot's cache in pieces, so that a long prompt can be cancelled."""
         for start, end in pieces(len(ids), self._piece):
             if cancelled():
                 raise Cancelled("cancelled while its prompt was read")
@@ -403,7 +411,8 @@ class Decoder:
         scores: list[float],
         cancelled: IsCancelled,
     ) -> None:
-        """Adds up log-probabilities below ``node``, whose path ends the slot's cache of ``length`` tokens."""
+        """Adds up the log-probabilities of the labels below ``node``; the first ``length`` tokens in the
+        slot's cache are the prompt and the path to ``node``."""
         if cancelled():
             raise Cancelled("cancelled while it was running")
         shares = node.log_shares(_last_logits(slot.generator), self._end_ids)

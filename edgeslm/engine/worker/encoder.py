@@ -36,9 +36,10 @@ Floats = npt.NDArray[np.float32]
 
 
 class Encoder:
-    """One encoder bundle, or a head with its own encoder, loaded; ``digest`` is its required digest.
+    """A loaded encoder bundle, or a loaded head with its own encoder.
 
-    :raises BundleError: a bundle without an encoder, or one that onnxruntime can't load.
+    :param digest: digest that the bundle must have, None for any.
+    :raises BundleError: the bundle has no encoder, or onnxruntime can't load it.
     """
 
     def __init__(
@@ -79,11 +80,11 @@ class Encoder:
             ) from None
 
     def embed(self, texts: Sequence[str], overflow: Overflow) -> tuple[Floats, int, Truncated | None]:
-        """Vectors [n, dimension] float32, the number of tokens, and the last truncation.
+        """Returns the vectors [n, dimension] (float32), the total number of tokens, and the last truncation.
 
-        Each text is a pass of its own. Int8 models take the activation range from the whole batch, so a
-        text's vector would depend on the others (measured: cosine down to 0.96 to itself), and on two cores a
-        batch is no faster.
+        Each text takes a separate forward pass. In a batch, int8 models compute the activation range over all
+        texts, so a text's vector would depend on the other texts (measured: a cosine as low as 0.96 with its
+        own vector). On two cores, batches are no faster either.
         """
         ids, truncated = [], None
         for text in texts:
@@ -96,7 +97,7 @@ class Encoder:
         return vectors, sum(map(len, ids)), truncated
 
     def run(self, call: Embed | Classify | Point | Read) -> Output:
-        """:raises RequestError: reported to the client."""
+        """:raises RequestError: the error to report to the client."""
         match call:
             case Embed():
                 return self.run_embed(call)
@@ -128,8 +129,8 @@ class Encoder:
         )
 
     def read_tokens(self, text: str, overflow: Overflow) -> tuple[Floats, list[Place], Truncated | None]:
-        """Vectors [tokens, dimension] of the text that was kept, and the character span of each token;
-        special tokens have empty spans."""
+        """Returns the vectors [tokens, dimension] of the text after truncation, the character span of each
+        token (empty for special tokens), and the truncation."""
         ids, offsets, truncated = self.encode(text, overflow)
         return self._forward(ids), offsets, truncated
 
@@ -159,9 +160,9 @@ class Encoder:
         return Output(cost=Cost(prompt_tokens=tokens), probabilities=tuple(found), places=tuple(places))
 
     def encode_pair(self, question: str, text: str) -> tuple[list[int], list[int], list[Place]]:
-        """Token ids of both texts with special tokens, the segment of each (0 or 1), and its span in ``text``
-        (empty for the question). What doesn't fit is cut from the ends: first the question beyond a quarter
-        of the context, then the text."""
+        """Returns the token ids of question and text with special tokens, the segment of each token (0 or 1),
+        and its span in ``text`` (empty for the question). The question is cut to a quarter of the context;
+        then the text is cut to what is left of the context."""
         encoding = self._tokenizer.encode(question, text)
         ids, kinds, parts = encoding.ids, encoding.type_ids, encoding.sequence_ids
         asked = [place for place, part in enumerate(parts) if part == 0]
@@ -174,8 +175,8 @@ class Encoder:
         return [ids[at] for at in order], [kinds[at] for at in order], [offsets[at] for at in order]
 
     def encode(self, text: str, overflow: Overflow) -> tuple[list[int], list[Place], Truncated | None]:
-        """Token ids that were kept, between the encoder's special tokens ([CLS], [SEP]), and the span of
-        each."""
+        """Returns the token ids after truncation, within the encoder's special tokens ([CLS], [SEP]), the
+        character span of each token, and the truncation."""
         encoding = self._tokenizer.encode(text)
         frame = encoding.special_tokens_mask
         bare = [place for place, special in enumerate(frame) if not special]
@@ -186,7 +187,8 @@ class Encoder:
         return [ids[at] for at in order], [offsets[at] for at in order], truncated
 
     def _forward(self, ids: Sequence[int], kinds: Sequence[int] | None = None) -> Floats:
-        """Vectors [tokens, dimension]; ``kinds`` are the segments (0 or 1) of a text pair."""
+        """Runs one forward pass; returns vectors [tokens, dimension]. ``kinds`` are the segments (0 or 1) of
+        a text pair."""
         tokens = np.array([ids], np.int64)
         feed = {
             "input_ids": tokens,
@@ -197,7 +199,7 @@ class Encoder:
         return np.asarray(hidden, np.float32)
 
     def _pooled(self, hidden: Floats) -> Floats:
-        """Pools the token vectors to one."""
+        """Pools the vectors of all tokens into one vector."""
         vector = hidden[0] if self._section.pooling == "cls" else hidden.mean(axis=0)
         if self._section.normalize:
             vector = vector / max(float(np.linalg.norm(vector)), 1e-12)

@@ -11,7 +11,8 @@ from edgeslm.engine.calls import Guide
 MOST_FORCED: Final = 256
 """Largest number of consecutive forced tokens for which a cache gets extra room."""
 _SCALAR: Final = {"null": 4, "boolean": 5, "integer": 24, "number": 24, "string": 2}
-"""Longest value that can be forced, in characters: bounds may leave one number; of a string, the quotes."""
+"""JSON type -> longest value that a schema can force, in characters. Bounds may leave a single number; of a
+string, only the quotes can be forced."""
 _HARMLESS: Final = frozenset(
     {"type", "title", "description", "default", "examples", "x-guidance", "$schema", "$id"}
     | {"minLength", "maxLength", "minItems", "maxItems"}
@@ -19,15 +20,17 @@ _HARMLESS: Final = frozenset(
 """Schema keys that force nothing by themselves."""
 _BOUNDS: Final = frozenset({"minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum"})
 _LARGEST: Final = 10**15
-"""Larger numbers are written out in full, as are those with an exponent: 1e300 has 301 digits."""
+"""Bounds of this magnitude have no estimate of the forced length, since a grammar writes large numbers in
+full. For example, 1e300 has 301 digits."""
 
 
 def runtime_grammar(guide: Guide) -> tuple[str, str]:
-    """Kind and source for the runtime: with non-ASCII text, the same grammar without forced tokens.
+    """Kind and source of the grammar for the runtime; forced tokens are disabled if the source has non-ASCII
+    text.
 
-    llguidance tokenizes what a grammar forces, and genai passes U+FFFD for half a character, so the forced
-    token breaks the grammar ("doesn't satisfy the grammar; forced bytes"). ASCII grammars keep forcing, since
-    it saves steps.
+    The library llguidance tokenizes the text that a grammar forces. For a token that is only part of a
+    character, genai passes U+FFFD, so the forced token breaks the grammar ("doesn't satisfy the grammar;
+    forced bytes"). ASCII grammars keep forced tokens, since they save steps.
     """
     if _can_force(guide):
         return guide.kind, guide.source
@@ -38,10 +41,10 @@ def runtime_grammar(guide: Guide) -> tuple[str, str]:
 
 
 def longest_forced(guide: Guide) -> int:
-    """Upper bound of consecutive tokens without a choice; 0 if unknown.
+    """Upper bound of consecutive forced tokens, for which the grammar leaves no choice; 0 if unknown.
 
-    The runtime appends them without checking the end of its buffers (0.18: ``Generator::ComputeLogits``). So
-    there must be room for them, or forcing must be disabled.
+    The runtime appends forced tokens without checking the end of its buffers (``Generator::ComputeLogits`` in
+    0.18). So there must be room for these tokens, or forcing must be disabled.
     """
     if guide.kind != "json_schema" or not _can_force(guide):
         return 0
@@ -57,9 +60,11 @@ def _can_force(guide: Guide) -> bool:
 
 
 def _forced(schema: Any) -> int | None:
-    """Upper bound of the characters that a schema can force; a token has at least one.
+    """Upper bound of the characters that a schema can force, and so of the forced tokens; each has at least
+    one character.
 
-    None if unknown: patterns, references, merged schemas, and names that are required but not described.
+    The result is None if the bound is unknown, as for patterns, references, merged schemas, and required
+    properties that aren't described.
     """
     if not isinstance(schema, Mapping):
         return 0 if schema is False else _SCALAR["number"]
@@ -86,7 +91,7 @@ def _forced(schema: Any) -> int | None:
 
 
 def _is_harmless(key: str, value: Any, schema: Mapping[str, Any], kinds: Any) -> bool:
-    """Whether a schema key forces nothing that isn't counted elsewhere."""
+    """Whether a schema key forces no characters besides those that are counted for other keys."""
     if key == "required":
         return set(value) <= set(schema.get("properties", ()))
     if key == "additionalProperties":

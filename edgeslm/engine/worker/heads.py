@@ -18,15 +18,17 @@ from edgeslm.errors import BundleError
 Floats = npt.NDArray[np.float32]
 
 STARTS, ENDS, INSIDE = range(3)
-"""Scores of each token for each field: the order of ``place_weight``."""
+"""Indices of a token's scores, in the order of ``place_weight``, as the first, last or inner token of a
+span."""
 _MOST_PLACES: Final = 16
-"""Spans returned for each field; the most likely one may not fit its schema."""
+"""Largest number of spans returned for each field; there are several, since the most likely one may not fit
+the field's schema."""
 _MOST_TOKENS: Final = 256
 """Longest span in tokens, as in training."""
 _MOST_ANSWER: Final = 64
 """Longest answer span of a reader in tokens; answers in the training data are hardly longer."""
 _MOST_ODDS: Final = 50.0
-"""Largest log-odds; beyond it the probability is 0 or 1 to all digits."""
+"""Limit to which log-odds are clipped; beyond it, the probability is 0 or 1 to all digits."""
 _LEAST_SHARE: Final = 1e-4
 """Smallest probability of the option "value in the message" for which spans are searched."""
 
@@ -54,19 +56,19 @@ class Head(_WithCentroids):
         self._bias = bias
 
     def probabilities(self, vectors: Floats) -> Floats:
-        """[n, dimension] -> [n, labels], rows summing to 1."""
+        """Label probabilities [n, labels] of vectors [n, dimension]; each row sums to 1."""
         return _softmax(vectors @ self._weight.T + self._bias)
 
 
 class Pointer(_WithCentroids):
     """Field extraction: the options of each field, and spans scored by their first, last and inner tokens.
 
-    The score of a span is the sum of its start and end scores (Devlin et al. 2019, section 4.2) and the score
-    of each token to be inside. Without the latter, a value that occurs twice gives one span from the first
-    occurrence to the second.
+    The score of a span is the sum of the start score of its first token, the end score of its last token
+    (Devlin et al., 2019, section 4.2) and the inside scores of all its tokens. Without inside scores, a value
+    that occurs twice would give one span from the first occurrence to the second.
 
-    :param weight: [options of all fields, dimension] with ``bias``.
-    :param place_weight: [fields, 3, dimension] with ``place_bias`` [fields, 3].
+    :param weight: weights [options of all fields, dimension] of the options, with ``bias``.
+    :param place_weight: weights [fields, 3, dimension] of the span scores, with ``place_bias`` [fields, 3].
     """
 
     def __init__(
@@ -85,8 +87,11 @@ class Pointer(_WithCentroids):
         self._place_weight, self._place_bias = place_weight, place_bias
 
     def point(self, hidden: Floats, vector: Floats, offsets: Sequence[Place]) -> tuple[Pointed, ...]:
-        """:param hidden: [tokens, dimension]. :param vector: [dimension], of the whole text.
-        :param offsets: [tokens], character spans; empty for special tokens.
+        """Finds the options and spans of all fields.
+
+        :param hidden: vectors [tokens, dimension] of the tokens.
+        :param vector: vector [dimension] of the whole text.
+        :param offsets: character span of each token; empty for special tokens.
         """
         logits = self._weight @ vector + self._bias
         tokens = [place for place, (start, end) in enumerate(offsets) if start < end]
@@ -105,9 +110,10 @@ class Pointer(_WithCentroids):
 
 
 def likeliest_places(scores: Floats, offsets: Sequence[Place], longest: int) -> tuple[Run, ...]:
-    """Token spans as character spans with their share, best first.
+    """The most likely spans as character offsets with their probability among all spans, best first.
 
-    :param scores: [tokens, 3], see ``STARTS``. :param longest: characters of a span, at most.
+    :param scores: scores [tokens, 3] in the order of ``STARTS``, ``ENDS`` and ``INSIDE``.
+    :param longest: largest length of a span in characters.
     """
     count = len(scores)
     starts, ends = np.array(offsets, np.int64).T
@@ -132,11 +138,13 @@ def likeliest_places(scores: Floats, offsets: Sequence[Place], longest: int) -> 
 
 
 class Reader:
-    """Reader (cross-encoder head): whether a text answers a question, and where, if trained for spans.
+    """Reader (cross-encoder head), which finds whether a text answers a question and, if trained for spans,
+    which part of it does.
 
-    :param weight: [1, dimension] with ``bias`` [1]. :param dense: [dimension, dimension] with ``dense_bias``,
-        a tanh layer before the regression.
-    :param place_weight: [2, dimension] with ``place_bias`` [2]: scores of first and last tokens.
+    :param weight: weights [1, dimension] of a logistic regression, with ``bias`` [1].
+    :param dense: weights [dimension, dimension] of a tanh layer before the regression, with ``dense_bias``.
+    :param place_weight: weights [2, dimension] of the scores of first and last tokens, with ``place_bias``
+        [2].
     """
 
     def __init__(
@@ -153,19 +161,19 @@ class Reader:
         self._places = None if place_weight is None or place_bias is None else (place_weight, place_bias)
 
     def probability(self, vector: Floats) -> float:
-        """:param vector: [dimension]"""
+        """Probability that the text answers the question; ``vector`` [dimension] is that of the text pair."""
         if self._dense is not None:
             vector = np.tanh(self._dense[0] @ vector + self._dense[1])
         odds = float(self._weight[0] @ vector + self._bias[0])
         return float(1 / (1 + np.exp(-min(_MOST_ODDS, max(-_MOST_ODDS, odds)))))
 
     def places(self, hidden: Floats, offsets: Sequence[Place]) -> tuple[Run, ...]:
-        """Answer spans, each a start with its most likely end and its probability, best first; empty if not
-        trained for spans. The probabilities sum to less than 1: the rest is that of no answer, which the
-        first token represents (Devlin et al. 2019, section 4.3).
+        """Answer spans, best first; each is a start with the start's probability and its most likely end.
+        There are none if the reader isn't trained for spans. The probabilities sum to less than 1. The rest
+        is the probability of no answer, which the first token represents (Devlin et al., 2019, section 4.3).
 
-        :param hidden: [tokens, dimension].
-        :param offsets: [tokens], character spans; empty for the question and special tokens.
+        :param hidden: vectors [tokens, dimension] of the tokens.
+        :param offsets: character span of each token; empty for the question and special tokens.
         """
         tokens = [token for token, (start, end) in enumerate(offsets) if start < end]
         if self._places is None or not tokens:
@@ -188,7 +196,8 @@ class Reader:
 
 
 def load_head(path: Path, encoder: Bundle, digest: str | None = None) -> Head:
-    """:raises BundleError: not a head, damaged, trained on another encoder, or of another digest."""
+    """:raises BundleError: the bundle isn't a head, is damaged, was trained on another encoder, or has
+    another digest."""
     learned, file, arrays = _load(path, encoder, digest)
     dimension = _dimension(encoder)
     shapes = {"weight": (len(learned.labels), dimension), "bias": (len(learned.labels),)}
@@ -251,7 +260,7 @@ def _read_arrays(file: Path) -> Mapping[str, Floats]:
 
 
 def _check(file: Path, arrays: Mapping[str, Floats], shapes: Mapping[str, tuple[int, ...]]) -> None:
-    """:raises BundleError: wrong shapes, or numbers that aren't finite."""
+    """:raises BundleError: an array has the wrong shape, or a number isn't finite."""
     for name, shape in shapes.items():
         found = arrays[name].shape if name in arrays else "none"
         if found != shape:
@@ -268,7 +277,7 @@ def _dimension(encoder: Bundle) -> int:
 
 
 def _softmax(logits: Floats) -> Floats:
-    """Sums to 1 along the last dimension."""
+    """Probabilities that sum to 1 along the last dimension."""
     exp = np.exp(logits - logits.max(axis=-1, keepdims=True))
     return np.asarray(exp / exp.sum(axis=-1, keepdims=True), np.float32)
 

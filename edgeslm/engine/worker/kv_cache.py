@@ -1,7 +1,8 @@
-"""KV-cache slots: generators kept warm so that shared prompt prefixes are computed once.
+"""KV-cache slots: generators that are kept with their caches, so that shared prompt prefixes are computed
+once.
 
-All prompts of a task begin with its fixed instruction. A slot that shares this prefix is rewound to where the
-next prompt differs.
+All prompts of a task begin with its fixed instruction. A slot that holds this prefix is rewound to the first
+token that differs in the next prompt.
 """
 
 from __future__ import annotations
@@ -14,20 +15,23 @@ from typing import Any, Final, NamedTuple
 from edgeslm.engine.calls import Guide, Sampling
 
 SLOT_STEP: Final = 256
-"""Slot sizes are rounded up to a multiple of this many tokens, so that similar requests share one."""
+"""Slot sizes are rounded up to a multiple of this many tokens, so that similar requests share a slot."""
 SLOT_BYTES: Final = 64_000_000
-"""Memory budget of all idle slots; those in use may exceed it."""
+"""Memory budget of all idle slots; slots in use don't count."""
 MOST_SLOTS: Final = 8
-"""A generator takes memory in addition to its cache, especially with a grammar."""
+"""Largest number of idle slots, since a generator takes memory in addition to its cache, especially with a
+grammar."""
 WORTH_SHARING: Final = 16
-"""Fewest shared tokens for which a slot is reused. A shorter prefix (the template's head) doesn't justify
-taking another task's slot, since a new slot costs about as much as computing 16 tokens."""
+"""Fewest shared tokens for which a slot is reused. A shorter prefix, such as the start of the chat template,
+doesn't justify taking another task's slot, since a new slot costs about as much as computing 16 tokens."""
 _PHI3_SWITCH: Final = 4096
-"""Phi-3's LongRoPE changes its factors after this many tokens, so a cache can't be rewound across it."""
+"""Number of tokens after which Phi-3's LongRoPE changes its factors; a cache can't be rewound across this
+point."""
 
 
 class SlotKey(NamedTuple):
-    """What is fixed for a generator or affects its cache."""
+    """Settings that are fixed for a generator or affect its cache; a slot is reused only for equal
+    settings."""
 
     guide: Guide | None = None
     repetition_penalty: float = Sampling().repetition_penalty
@@ -35,7 +39,7 @@ class SlotKey(NamedTuple):
     drafts: int = 0
     """Largest number of draft tokens in a step."""
     forced: int = 0
-    """Forced tokens in a step for which there is room; 0 disables forcing."""
+    """Number of forced tokens in a step for which the cache has room; 0 disables forcing."""
 
 
 @dataclass(slots=True, eq=False)
@@ -51,10 +55,10 @@ class KvSlot:
 
 
 class SlotPool:
-    """Idle slots. A call takes one out and puts it back when it is done.
+    """Pool of idle slots. A call takes a slot out and puts it back when the call is done.
 
-    :param kv_bytes: bytes of the cache for each token. :param rewind_limit: longest cache, in tokens, that
-        can be rewound.
+    :param kv_bytes: bytes of the cache for each token.
+    :param rewind_limit: longest cache, in tokens, that can be rewound.
     """
 
     def __init__(
@@ -76,7 +80,7 @@ class SlotPool:
 
     @property
     def tokens(self) -> int:
-        """Total capacity of the caches."""
+        """Total capacity of the caches of idle slots, in tokens."""
         return sum(slot.max_length for slot in self._slots)
 
     def clear(self) -> None:
@@ -86,9 +90,11 @@ class SlotPool:
         self._slots.append(slot)
 
     def take(self, ids: Sequence[int], length: int, key: SlotKey) -> tuple[int, KvSlot | None]:
-        """The slot that shares the longest prefix with ``ids``, rewound to its end, and the prefix length.
+        """Takes the slot that shares the longest prefix with ``ids`` and rewinds it to the end of this
+        prefix.
 
-        (0, None) if no slot with room for ``length`` tokens shares enough.
+        :return: the prefix length and the slot; (0, None) if no slot with room for ``length`` tokens shares
+            enough tokens.
         """
         fitting = [slot for slot in self._slots if slot.key == key and slot.max_length >= length]
         shared, slot = max(
@@ -102,10 +108,11 @@ class SlotPool:
         return shared, slot
 
     def make_room(self, max_length: int) -> None:
-        """Evicts slots until one of ``max_length`` tokens fits the budget: first the oldest that was never
-        reused, else the oldest.
+        """Evicts slots until a new slot of ``max_length`` tokens fits the budget. The oldest slot that was
+        never reused is evicted first; if all were reused, the oldest slot.
 
-        So requests with a grammar of their own evict each other's slots, not a task's instruction.
+        So requests with their own grammars evict each other's slots, but not the slot with a task's
+        instruction.
         """
         while self._slots:
             total = max_length + self.tokens
@@ -114,12 +121,12 @@ class SlotPool:
             self._slots.remove(next((slot for slot in self._slots if not slot.reused), self._slots[0]))
 
     def _reusable(self, slot: KvSlot, ids: Sequence[int]) -> int:
-        """How many leading tokens of the slot's cache can be reused for ``ids``.
+        """Number of leading tokens of the slot's cache that can be reused for ``ids``.
 
-        Only prefilled tokens count, and at least two are left to append, since a step of one token takes the
-        decode kernel, which rounds differently. With AVX2, prefill in pieces of two or more tokens is
-        identical to the bit, so the same request gets the same answer whatever came before. With AVX-512 few
-        rows are summed in another order (measured: label probabilities move by 0.02).
+        Only prefilled tokens count. At least two tokens are left to append, since the runtime computes a
+        single token with the decode kernel, which rounds differently. With AVX2, prefill in pieces of two or
+        more tokens is identical to the bit, so the answer to a request doesn't depend on earlier requests.
+        With AVX-512, short pieces are summed in another order (measured: label probabilities change by 0.02).
         """
         if max(len(slot.tokens), len(ids)) > self._rewind_limit:
             return 0
@@ -131,14 +138,15 @@ class SlotPool:
 
 
 def rounded(length: int, context_length: int) -> int:
-    """Slot size, in tokens, to hold ``length``."""
+    """Size, in tokens, of a slot that holds ``length`` tokens."""
     return min(-(-length // SLOT_STEP) * SLOT_STEP, context_length)
 
 
 def rewind_limit(settings: dict[str, Any], context_length: int) -> int:
-    """Longest cache, in tokens, that can be rewound: the context, the sliding window, or Phi-3's switch.
+    """Longest cache, in tokens, that can be rewound; limited by the context, the sliding window and
+    ``_PHI3_SWITCH``.
 
-    :param settings: ``model`` of ``genai_config.json``.
+    :param settings: section ``model`` of ``genai_config.json``.
     """
     window = settings.get("decoder", {}).get("sliding_window") or {}
     limits = [context_length, window.get("window_size") or context_length]

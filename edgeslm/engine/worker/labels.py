@@ -1,8 +1,8 @@
-"""Label tree: labels as a trie of tokens, and the distribution over them.
+"""Label tree: a trie of the labels' tokens, and the probability distribution over the labels.
 
-At each branch the next-token probabilities are restricted to its children and normalised; a label's
-probability is the product along its path. This equals the distribution of constrained decoding, without
-decoding.
+At each branch, the next-token probabilities are restricted to the children of the branch and normalised. A
+label's probability is the product along its path. The result equals the distribution of constrained decoding,
+but nothing is decoded.
 """
 
 from __future__ import annotations
@@ -14,7 +14,8 @@ import numpy as np
 import numpy.typing as npt
 
 END = -1
-"""Stands for all end tokens. It ends each path, so that no label is a prefix of another."""
+"""Placeholder for all end tokens. Each path ends with this placeholder, so that no label is a prefix of
+another."""
 
 
 @dataclass(slots=True, eq=False)
@@ -28,22 +29,24 @@ class Branch:
         return max((1 + child.depth() for child in self.children.values()), default=0)
 
     def rows(self) -> int:
-        """Tokens that one pass over all branches computes after the message: those followed by a choice."""
+        """Number of label tokens that a pass over all branches computes, which are those followed by a
+        choice."""
         return sum(len(path) + below.rows() for _, path, below in self.edges() if below.children)
 
     def is_branched(self) -> bool:
-        """Whether a choice follows another."""
+        """Whether the tree has a choice below its first choice."""
         return any(below.children for _, _, below in self.edges())
 
     def tokens(self, end_ids: Iterable[int]) -> set[int]:
-        """All tokens whose logits are needed."""
+        """Ids of all tokens whose logits are needed to score the labels."""
         own = {token for token in self.children if token != END}
         if END in self.children:
             own |= set(end_ids)
         return own.union(*(below.tokens(end_ids) for _, _, below in self.edges()))
 
     def edges(self) -> Iterator[tuple[int, tuple[int, ...], Branch]]:
-        """The edges to the next choices or labels: number of the child, tokens, and node reached."""
+        """Yields the edges to the next choices or labels, each with the number of the child, the tokens along
+        the edge, and the node at its end."""
         for place, (token, child) in enumerate(self.children.items()):
             path = [token]
             while len(child.children) == 1:
@@ -54,7 +57,10 @@ class Branch:
     def log_shares(
         self, logits: Mapping[int, float] | npt.NDArray[np.float64], end_ids: Iterable[int]
     ) -> npt.NDArray[np.float64]:
-        """Log-probabilities of the children, in order. :param logits: of each token in ``tokens``."""
+        """Log-probabilities of the children, in order.
+
+        :param logits: logit of each token that ``tokens`` returns.
+        """
         # A model may end its turn with any of its end tokens (Gemma-2 and Qwen2.5 have two).
         ends = np.logaddexp.reduce([logits[end] for end in sorted(end_ids)]) if END in self.children else 0.0
         own = np.array([ends if token == END else logits[token] for token in self.children])

@@ -20,16 +20,16 @@ from edgeslm.errors import BundleError, NoMemory
 
 @dataclass(frozen=True, slots=True)
 class Loader:
-    """Device, and how CPU threads wait for work."""
+    """Loads models on one device, with the setting of how CPU threads wait for work."""
 
     power: Power = BALANCED
     device: Device = "cpu"
 
     def load(self, bundle: Path, graph: str, threads: int) -> Any:
-        """An onnxruntime-genai model. The runtime raises RuntimeError and others.
+        """Loads an onnxruntime-genai model. The runtime raises RuntimeError and other errors.
 
-        :param graph: path relative to the bundle, also of a prepacked graph (``../...``); empty for the one
-            that ``genai_config.json`` names.
+        :param graph: path of the graph relative to the bundle, which for a prepacked graph leads outside
+            (``../...``); empty for the graph that ``genai_config.json`` names.
         :raises BundleError: the installed runtime doesn't support the device.
         """
         if self.device == "cuda" and not og.is_cuda_available():
@@ -49,7 +49,7 @@ class Loader:
 
 
 PLAIN: Final = Loader()
-"""On the CPU, balanced."""
+"""Loader for the CPU, with the power setting ``balanced``."""
 
 
 def engine_error(error: Exception) -> Exception:

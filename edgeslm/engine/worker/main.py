@@ -1,9 +1,9 @@
-"""The worker process: one per loaded model. Calls arrive over a pipe (``edgeslm.engine.frames``), chunks and
-outputs go back.
+"""Worker process, one per loaded model. Calls arrive over a pipe (``edgeslm.engine.frames``); chunks and
+outputs are sent back.
 
-It is a process because onnxruntime-genai holds the interpreter lock for a whole prefill (measured: a 10 ms
-ticker got one tick in 0.52 s), and because a crash or an out-of-memory kill then ends one model and not the
-broker connection. It exits when the pipe closes, even in the middle of a call.
+A separate process is needed because onnxruntime-genai holds the interpreter lock for a whole prefill
+(measured: a 10 ms ticker got one tick in 0.52 s). A crash or an out-of-memory kill then ends one model, but
+not the broker connection. The worker exits when the pipe closes, even in the middle of a call.
 """
 
 from __future__ import annotations
@@ -84,8 +84,7 @@ class _Inbox:
         return number in self._cancelled
 
     def forget(self, number: int) -> None:
-        """Removes a finished call, and cancellations that came too late: lower numbers that are neither
-        running nor queued."""
+        """Removes a finished call, and cancellations that arrived after their calls had finished."""
         with self._arrival:
             self._running.remove(number)
             live = {*self._running, *(entry.number for entry in self._waiting)}
@@ -114,9 +113,11 @@ class _Inbox:
 
 
 class Engine:
-    """One loaded model, a decoder or an encoder; ``digest`` is the bundle's required digest.
+    """One loaded model, which is a decoder or an encoder.
 
-    :param threads: 0 chooses the fastest number. :param cache: folder of prepacked bundles.
+    :param threads: number of CPU threads; 0 chooses the fastest number.
+    :param digest: digest that the bundle must have, None for any.
+    :param cache: folder of prepacked bundles.
     :raises BundleError: the bundle can't be loaded, or not on this device.
     """
 
@@ -169,14 +170,17 @@ class Engine:
         self.kind, self._manifest, self._device = kind, bundle.manifest, device
 
     def limit_memory(self) -> None:
-        """Limits this process's memory to what calls may need. On a GPU the driver's share is unknown."""
+        """Limits the memory of a decoder's process to what calls may need. There is no limit on a GPU, since
+        the driver's share is unknown."""
         if self._decoder is not None and self._device == "cpu":
             cache_bytes = self.context_length * self._manifest.kv_bytes_per_token
             limit_memory(cache_bytes, sum(file.bytes for file in self._manifest.weights))
 
     def run(self, call: Call, emit: OnText, cancelled: IsCancelled) -> Output:
-        """:param cancelled: polled between two steps; may run another call meanwhile.
-        :raises RequestError: reported to the client.
+        """Runs a call on the loaded model.
+
+        :param cancelled: function polled between two steps; it may run another call before it returns.
+        :raises RequestError: the error to report to the client.
         """
         if isinstance(call, (Generate, Score)):
             if self._decoder is None:
@@ -200,7 +204,7 @@ class Engine:
 def serve(pipe: Pipe, arguments: Sequence[str]) -> None:
     """Loads the bundle, reports it ready, and answers calls until the pipe closes.
 
-    :param arguments: of the command line, see :func:`main`.
+    :param arguments: arguments of the command line (:func:`main`).
     """
     inbox = _Inbox(pipe)
     inbox.start()
@@ -236,7 +240,7 @@ def _load(arguments: Sequence[str]) -> Engine:
 
 
 def _answer(engine: Engine, inbox: _Inbox, pipe: Pipe, entry: Start) -> None:
-    """Runs a call; more urgent ones run between two of its steps."""
+    """Runs a call and sends its result; calls of higher priority run between two of its steps."""
 
     def is_cancelled() -> bool:
         while (urgent := inbox.more_urgent(entry.priority)) is not None:
@@ -278,7 +282,8 @@ def main(argv: list[str]) -> None:
     """``python -m edgeslm.engine.worker.main FD BUNDLE THREADS LOG_LEVEL POWER DEVICE CACHE DIGEST [ADAPTER
     DIGEST]...``
 
-    Started by ``process``. ``ANY`` as a DIGEST accepts any bundle, as CACHE means none.
+    The worker is started by ``edgeslm.engine.host.process``. ``ANY`` as a DIGEST accepts any bundle; as CACHE
+    it disables prepacked weights.
     """
     # Ctrl-C and systemd's SIGTERM reach the whole group; the parent drains first and then closes the pipe.
     signal.signal(signal.SIGINT, signal.SIG_IGN)

@@ -1,8 +1,8 @@
 """One-pass scoring: when to use the score graph, and when to load it (``scorer``).
 
-Labels that differ in their first token need only one pass anyway, so they never wait for the graph. Loading
-starts in a thread with the second call, so that it doesn't slow down the first message after a start, or at
-warm-up.
+Labels that differ in their first token need only one pass anyway, so their calls never wait for the graph.
+For them, a thread loads the graph from the second call on, so that the first message after a start isn't
+slowed down. Warm-up and calls with other labels load the graph at once and wait.
 """
 
 from __future__ import annotations
@@ -18,14 +18,16 @@ if TYPE_CHECKING:
     from edgeslm.engine.worker.scorer import Scorer
 
 MOST_ROWS: Final = 2 * PIECE
-"""Most branch tokens in a pass: attention grows with their square, and a pass can't be cancelled."""
+"""Largest number of branch tokens in a pass; it is limited, since the cost of attention is quadratic and a
+pass can't be cancelled."""
 MOST_TOKENS: Final = 8 * PIECE
-"""Longest message: each piece copies the cache, so beyond this length scoring branch by branch is faster."""
+"""Longest message, in tokens, for which one pass is used. Each piece copies the cache, so beyond this length
+scoring branch by branch is faster."""
 
 
 def fits(prompt: Encoded, tree: Branch, context_length: int) -> bool:
-    """Whether these labels on this message can be scored in one pass. The kernel counts branch tokens as if
-    they were consecutive."""
+    """Whether these labels on this message can be scored in one pass. All branch tokens count towards the
+    context length, since the kernel counts them as if they were consecutive."""
     return (
         tree.rows() <= MOST_ROWS
         and len(prompt.ids) - prompt.fixed <= MOST_TOKENS
@@ -34,7 +36,10 @@ def fits(prompt: Encoded, tree: Branch, context_length: int) -> bool:
 
 
 class OnePass:
-    """:param load: loads the scorer in a fraction of a second, or raises BundleError."""
+    """Loads the scorer when it is worthwhile.
+
+    :param load: function that loads the scorer in a fraction of a second, or raises BundleError.
+    """
 
     def __init__(self, load: Callable[[], Scorer]) -> None:
         self._load = load
@@ -50,9 +55,10 @@ class OnePass:
         return loading.result()
 
     def find(self, *, waits: bool) -> Scorer | None:
-        """The scorer; None while it is loading.
+        """The scorer; None while it isn't loaded.
 
-        :param waits: wait for it. :raises BundleError: it can't be loaded (only if ``waits``).
+        :param waits: wait until the scorer is loaded.
+        :raises BundleError: the scorer can't be loaded (only if ``waits``).
         """
         is_wanted, self._is_second = waits or self._is_second, True
         has_failed = self._loading is not None and self._loading.done() and self.scorer is None

@@ -8,9 +8,9 @@ from edgeslm.messages import Truncated
 
 
 def fit(ids: list[int], room: int, overflow: Overflow) -> tuple[list[int], Truncated | None]:
-    """Truncates ``ids`` to ``room`` tokens as ``overflow`` says; returns shorter ones unchanged.
+    """Truncates ``ids`` to ``room`` tokens as ``overflow`` says; returns a shorter list unchanged.
 
-    :raises TooLong: with ``error``, or if there is no room at all.
+    :raises TooLong: the list is too long and ``overflow`` is ``error``, or there is no room at all.
     """
     if len(ids) <= room:
         return ids, None

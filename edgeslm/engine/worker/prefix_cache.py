@@ -1,7 +1,7 @@
 """Prefix cache: keys and values of tasks' prompt prefixes, on disk for the next start.
 
-A file holds the keys and values of all layers for some tokens, after their SHA-256. It lies in the folder of
-the prepacked bundle (``prepared``), so it belongs to this bundle, CPU and library version.
+Each file holds a SHA-256 digest, then the keys and values of all layers for the tokens of one prefix. It lies
+in the folder of the prepacked bundle (``prepared``), so it is valid for one bundle, CPU and library version.
 """
 
 from __future__ import annotations
@@ -23,10 +23,10 @@ from edgeslm.storage.file_ownership import is_ours
 log = logging.getLogger("edgeslm.engine")
 
 FOLDER: Final = "beginnings"
-"""Folder next to the prepacked graphs."""
+"""Name of the folder of the cache, next to the prepacked graphs."""
 KEPT_BYTES: Final = 64_000_000
-"""Budget of all files. Files unused since the start are evicted first. Those in use stay; otherwise tasks
-that don't all fit would evict one another at each start."""
+"""Largest total size of all files. The oldest files that were unused since the start are evicted. Files in
+use are never evicted; otherwise tasks whose prefixes don't all fit would evict one another at each start."""
 _DIGEST_BYTES: Final = 32
 
 Floats = npt.NDArray[np.float32]
@@ -35,7 +35,8 @@ Floats = npt.NDArray[np.float32]
 class PrefixCache:
     """Stored prefixes of one graph.
 
-    :param folder: created on the first write. :param caches: arrays of a prefix, [heads, tokens, size] each.
+    :param folder: folder of the files; it is created on the first write.
+    :param caches: number of arrays [heads, tokens, size] in a prefix.
     """
 
     def __init__(
@@ -47,8 +48,8 @@ class PrefixCache:
         self._used: set[Path] = set()
 
     def find(self, tokens: Sequence[int]) -> Floats | None:
-        """Memory-mapped [caches, 1, heads, tokens, size]; None if missing, damaged or not owned by the
-        node."""
+        """The keys and values of a prefix as a memory-mapped array [caches, 1, heads, tokens, size]; None if
+        the file is missing, damaged or not owned by the node's user."""
         file = self._file_of(tokens)
         shape = (self._caches, 1, self._heads, len(tokens), self._size)
         try:
@@ -70,8 +71,8 @@ class PrefixCache:
         return content[_DIGEST_BYTES:].view(np.float32).reshape(shape)
 
     def keep(self, tokens: Sequence[int], values: Sequence[Floats]) -> None:
-        """Writes a prefix, if it is new and there is room. A write error is not fatal: it is computed again
-        at the next start."""
+        """Writes a prefix, if it is new and there is room. A write error is not fatal, since the prefix is
+        then computed again at the next start."""
         file = self._file_of(tokens)
         if file in self._used:
             return
@@ -89,7 +90,8 @@ class PrefixCache:
                 fresh.unlink(missing_ok=True)
 
     def _make_room(self, needed: int) -> bool:
-        """Evicts old files. Two workers may do so at once."""
+        """Evicts old files; returns whether ``needed`` bytes fit. Two workers may do this at the same
+        time."""
         found = {}
         for file in self._folder.iterdir():
             with contextlib.suppress(FileNotFoundError):

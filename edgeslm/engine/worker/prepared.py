@@ -1,6 +1,7 @@
-"""Prepacked bundles: found in the cache, and used only if undamaged and written by the node's user.
+"""Prepacked bundles in the cache, which are used only if undamaged and written by the node's user.
 
-``prepare`` makes them. They fit one CPU and one version of the libraries, which the index names.
+The module ``prepare`` creates prepacked bundles. Each fits one CPU model and one version of the libraries,
+which its index records.
 """
 
 from __future__ import annotations
@@ -29,12 +30,13 @@ from edgeslm.storage.file_ownership import is_ours
 log = logging.getLogger("edgeslm.engine")
 
 CACHE: Final = "prepared"
-"""Folder below the state folder."""
+"""Name of the folder of the cache, below the state folder."""
 INDEX: Final = "prepared.json"
 GRAPH: Final = "model.onnx"
 WEIGHTS: Final = "model.onnx.data"
 SCORE: Final = "score.onnx"
-"""The bundle's graph ``score`` on the same weights, if those are identical."""
+"""File of the prepacked graph ``score``; it exists only if this graph has the same prepacked weights as the
+main graph."""
 _OF_PROCESSOR: Final = (
     *("model name", "flags"),
     *("Features", "CPU implementer", "CPU variant", "CPU part"),
@@ -42,7 +44,7 @@ _OF_PROCESSOR: Final = (
 )
 """Keys of /proc/cpuinfo that decide the choice of kernels, on x86, ARM and RISC-V."""
 PROMPT_TOKENS, NEW_TOKENS = 128, 16
-"""Tokens of the request that ``threads`` are measured with."""
+"""Number of prompt tokens and new tokens of the request with which numbers of threads are compared."""
 BLOCK_BYTES: Final = 2**24
 """Block size of ``block_digest``; another size gives other digests."""
 
@@ -50,10 +52,10 @@ BLOCK_BYTES: Final = 2**24
 class Index(BaseModel):
     """Content of ``prepared.json``.
 
-    By number of threads, ``seconds`` are of a typical request and ``prompt_seconds`` of its prefill; both are
-    empty if the machine was too busy to measure. ``threads`` were the fastest of ``cores`` usable ones, or
-    all if unknown. ``divergences`` of the golden answers are in nats. ``files`` have digests of
-    ``block_digest``.
+    For each number of threads, ``seconds`` has the time of a typical request and ``prompt_seconds`` the time
+    of its prefill; both are empty if the machine was too busy to measure. ``threads`` is the fastest number
+    of threads on ``cores`` usable cores, or equals ``cores`` if nothing was measured. ``divergences`` from
+    the golden answers are in nats. The digests in ``files`` are computed by ``block_digest``.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -70,7 +72,7 @@ class Index(BaseModel):
     files: tuple[FileEntry, ...]
 
     def render(self) -> str:
-        """Text for the terminal."""
+        """Formats the index for the terminal."""
         lines = [f"{sum(file.bytes for file in self.files) / 1e6:.0f} MB for this processor"]
         for threads, seconds in sorted(self.seconds.items()):
             request = f"{PROMPT_TOKENS} prompt tokens and {NEW_TOKENS} new ones"
@@ -90,8 +92,9 @@ class Index(BaseModel):
 
 @dataclass(frozen=True, slots=True)
 class Prepared:
-    """``graph`` replaces the bundle's graph, ``score`` its ``score``. ``threads`` is the fastest number, 0 if
-    unknown; ``prompt_seconds`` is the prefill time of ``PROMPT_TOKENS`` by number of threads."""
+    """Prepacked files to load. ``graph`` replaces the bundle's main graph, ``score`` the bundle's graph
+    ``score``. ``threads`` is the fastest number of threads, 0 if unknown. For each number of threads,
+    ``prompt_seconds`` has the prefill time of ``PROMPT_TOKENS`` tokens."""
 
     graph: Path
     threads: int
@@ -99,12 +102,12 @@ class Prepared:
     prompt_seconds: Mapping[int, float] = field(default_factory=dict)
 
     def seen_from(self, bundle: Path) -> str:
-        """Path relative to the bundle, as the runtime expects it."""
+        """Path of the graph relative to the bundle, as the runtime expects it."""
         return os.path.relpath(self.graph.resolve(), bundle.resolve())
 
 
 def machine_key(root: Path = Path("/")) -> str:
-    """Digest of what the layout of prepacked weights depends on: the CPU and the libraries."""
+    """Digest of the CPU and the library versions, on which the layout of prepacked weights depends."""
     lines = (read_text(root / "proc/cpuinfo") or "").splitlines()
     processor = sorted({line for line in lines if line.partition("\t")[0].strip(": ") in _OF_PROCESSOR})
     versions = [installed(module) for module in LIBRARIES]
@@ -113,7 +116,8 @@ def machine_key(root: Path = Path("/")) -> str:
 
 
 def folder_of(bundle: Bundle, graph: str, cache: Path) -> Path:
-    """Folder of a bundle's prepacked graph. Results for another machine are overwritten."""
+    """Folder of a bundle's prepacked graph. It is the same for all machines, so a result for another machine
+    is overwritten."""
     return cache / f"{folder_start(bundle.digest)}{graph.replace('/', '-')}"
 
 
@@ -125,9 +129,9 @@ def folder_start(digest: str) -> str:
 def block_digest(file: Path, block_bytes: int = BLOCK_BYTES) -> str:
     """SHA-256 (hex) of the SHA-256 digests of the file's blocks.
 
-    Each core hashes blocks. The file is mapped, since reading in pieces takes the interpreter lock each time,
-    which the thread importing libraries holds at start. A disk error then kills the process, which is
-    restarted without the prepacked files.
+    All cores hash blocks in parallel. The file is mapped into memory, since each call that reads a piece
+    would need the interpreter lock, which another thread holds while it imports libraries at start. With a
+    mapped file, a disk error kills the process; the node then restarts it without the prepacked files.
     """
     with file.open("rb") as stream, ThreadPoolExecutor(usable_cores()) as pool:
         if not os.fstat(stream.fileno()).st_size:  # an empty file can't be mapped
@@ -140,8 +144,8 @@ def block_digest(file: Path, block_bytes: int = BLOCK_BYTES) -> str:
 
 
 def find_prepared(bundle: Bundle, graph: str, cache: Path) -> Prepared | None:
-    """The prepacked ``graph`` of the bundle for this machine, if present, undamaged and writable by nobody
-    else."""
+    """The prepacked ``graph`` of the bundle for this machine, if it is present, undamaged and writable only
+    by the node's user."""
     folder = folder_of(bundle, graph, cache)
     try:
         _check_owner(folder, stat.S_IFDIR)
@@ -179,7 +183,7 @@ def mark_used(folder: Path) -> None:
 
 
 def _check_owner(path: Path, kind: int) -> None:
-    """:raises OSError: wrong file type, or writable by others."""
+    """:raises OSError: the file has the wrong type, or others can write it."""
     status = path.lstat()
     if stat.S_IFMT(status.st_mode) != kind or not is_ours(status):
         raise PermissionError(f"{path} can be written by others")

@@ -1,9 +1,10 @@
 """Prompt encoding: chat template and tokenizer; text from outside can't inject special tokens.
 
-The chat template is rendered as transformers does (``chat_template_utils._compile_jinja_template``: Jinja2's
-immutable sandbox, trimmed blocks, ``raise_exception`` and ``strftime_now``). Texts from outside are rendered
-as placeholders and encoded separately with special tokens disabled. So a message can't end its turn or begin
-another one, and the ids before it are always the same, so that the engine can reuse its cache.
+The chat template is rendered as in transformers (``chat_template_utils._compile_jinja_template``), in
+Jinja2's immutable sandbox with trimmed blocks, ``raise_exception`` and ``strftime_now``. Texts from outside
+are rendered as placeholders and encoded separately with special tokens disabled. So a text can't end its chat
+message or begin another one. The token ids before the text are always the same, so the engine can reuse its
+cache.
 """
 
 from __future__ import annotations
@@ -28,16 +29,17 @@ from edgeslm.errors import BundleError, InvalidRequest, TooLong
 from edgeslm.messages import Truncated
 
 PIECE: Final = 64
-"""Tokens of a long message in one step, so that it can be cancelled; more on machines that are fast
-enough."""
+"""Number of tokens of a long message that one step computes, so that the call can be cancelled between steps;
+fast machines use larger steps."""
 
 _HOLE = "\ue000{}\ue001"
-"""A placeholder of private-use characters, which no template contains."""
+"""Placeholder for a text, made of private-use characters, which no template contains."""
 _HOLES = re.compile("\ue000(\\d+)\ue001")
 
 
 class _Generation(jinja2.ext.Extension):
-    """``{% generation %}`` marks the assistant's words for training; its body is kept unchanged."""
+    """Jinja2 tag ``{% generation %}``, which marks the assistant's text for training; its body is rendered
+    unchanged."""
 
     tags = {"generation"}  # noqa: RUF012  (declared so by Jinja2)
 
@@ -72,7 +74,7 @@ def _read_json(file: Path) -> dict[str, Any]:
 
 
 def load_tokenizer(folder: Path) -> Tokenizer:
-    """:raises BundleError: naming the file."""
+    """:raises BundleError: the file can't be loaded; the sentence names it."""
     file = folder / "tokenizer.json"
     try:
         tokenizer = Tokenizer.from_file(str(file))
@@ -84,8 +86,8 @@ def load_tokenizer(folder: Path) -> Tokenizer:
 
 
 class Encoded(NamedTuple):
-    """Token ids of a prompt, its truncation, and ``fixed``: the number of ids before the message, which are
-    the same in all prompts of a task."""
+    """Token ids of a prompt, and its truncation. ``fixed`` is the number of ids before the message; these ids
+    are the same in all prompts of a task."""
 
     ids: list[int]
     truncated: Truncated | None
@@ -121,7 +123,7 @@ class ChatTokenizer:
         self._encode_fixed = lru_cache(maxsize=256)(self._encode_special)
 
     def render(self, turns: Sequence[dict[str, str]]) -> str:
-        """The chat as one string, up to the model's turn."""
+        """The chat as one string, up to the start of the model's answer."""
         return self._template.render(
             messages=turns, add_generation_prompt=True, enable_thinking=False, tools=None, **self._special
         )
@@ -133,10 +135,10 @@ class ChatTokenizer:
         return ids
 
     def encode(self, prompt: Prompt, room: int) -> Encoded:
-        """The whole prompt in at most ``room`` tokens.
+        """Encodes a whole prompt in at most ``room`` tokens.
 
-        :raises TooLong: it doesn't fit and ``overflow`` forbids truncation.
-        :raises InvalidRequest: the model's template refuses the order of turns.
+        :raises TooLong: the prompt doesn't fit, even with the truncation that its ``overflow`` allows.
+        :raises InvalidRequest: the model's chat template refuses the messages.
         """
         texts: list[Text] = []
         messages = [
@@ -174,7 +176,8 @@ class ChatTokenizer:
         return tuple(self.tokenizer.encode(piece, add_special_tokens=False).ids)
 
     def _renders_system_role(self) -> bool:
-        """Some templates (Gemma-2) refuse a system turn, some old ones ignore it."""
+        """Whether the chat template renders a system message. Some templates (Gemma-2) refuse system
+        messages, and some old templates ignore them."""
         probe = [{"role": "system", "content": _HOLE.format(0)}, {"role": "user", "content": _HOLE.format(1)}]
         try:
             return _HOLE.format(0) in self.render(probe)
@@ -189,7 +192,8 @@ class ChatTokenizer:
 
 
 def _fill(turn: Turn, texts: list[Text]) -> str:
-    """The turn's content with a placeholder for each text; appends the texts to ``texts``."""
+    """The content of a chat message with a placeholder for each text from outside; appends these texts to
+    ``texts``."""
     content = []
     for part in turn.parts:
         if isinstance(part, Text) or _HOLES.search(part):

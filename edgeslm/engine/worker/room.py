@@ -13,16 +13,17 @@ from edgeslm.errors import NoMemory
 from edgeslm.hardware.board import read_memory
 
 RESERVE_BYTES: Final = 48_000_000
-"""Kept free for prefill and for other processes."""
+"""Bytes of memory that are kept free for prefill and for other processes."""
 GRAMMAR_BYTES: Final = 512_000_000
-"""Allowance for grammars, activations and threads of a second session, in addition to caches and weights."""
+"""Memory limit for grammars, activations and the threads of a second session, in addition to caches and
+weights."""
 _FRESH_S: Final = 0.1
 _AMPLE: Final = 16
-"""If this many times the need was free less than ``_FRESH_S`` ago, the check, which takes a while, is
-skipped."""
+"""Factor for skipping the check, which takes a while. The check is skipped if this many times the needed
+memory was free less than ``_FRESH_S`` seconds ago."""
 
 _seen: dict[Path, tuple[float, float]] = {}
-"""Root -> time of the last check, and bytes that were free."""
+"""Root folder of the system files -> time of the last check, and bytes that were free then."""
 
 
 class Caches(Protocol):
@@ -33,9 +34,10 @@ class Caches(Protocol):
 def check_room(needed: int, what: str, caches: Caches, root: Path = Path("/")) -> None:
     """Checks that memory is free for a piece of work.
 
-    :param needed: bytes. :param what: the subject of the error's sentence.
-    :param caches: dropped if memory is short.
-    :raises NoMemory: with the numbers.
+    :param needed: bytes that the work needs.
+    :param what: name of the work, as the subject of the error's sentence.
+    :param caches: caches to drop if memory is short.
+    :raises NoMemory: too little memory is free; the sentence gives the numbers.
     """
     now = time.monotonic()
     at, free = _seen.get(root, (-math.inf, 0.0))
@@ -51,11 +53,12 @@ def check_room(needed: int, what: str, caches: Caches, root: Path = Path("/")) -
 
 
 def limit_memory(cache_bytes: int, weight_bytes: int, proc: Path = Path("/proc/self")) -> None:
-    """Limits this process, its model loaded, to what requests may need, so that a runaway grammar ends it and
-    no other process. Mapped files don't count.
+    """Limits the memory of this process, which has loaded its model, to what requests may need. So a runaway
+    grammar ends only this process. Mapped files don't count.
 
-    :param cache_bytes: of a whole context. A scoring pass takes two more than the call it interrupts.
-    :param weight_bytes: of a second session of the same model.
+    :param cache_bytes: size of the KV cache of a whole context. A scoring pass takes two caches in addition
+        to that of the call that it interrupts.
+    :param weight_bytes: size of the weights that a second session of the same model loads.
     """
     with contextlib.suppress(OSError, ValueError, IndexError):
         pages = int((proc / "statm").read_text("ascii").split()[5])

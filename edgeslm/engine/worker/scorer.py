@@ -1,9 +1,9 @@
 """One-pass label scorer: all labels of a classification in one forward pass, on plain onnxruntime.
 
-The KV cache of a task's fixed prefix (instruction, labels, examples) is computed once and kept. A pass then
-computes the message and, as branches, the label tokens that are followed by a choice; each attends only to
-its own branch (tree attention as in SpecInfer, Miao et al. 2023, arXiv 2305.09781). The graph is the bundle's
-``score`` (``graph.score_graph`` of export).
+The KV cache of a task's fixed prefix (instruction, labels, examples) is computed once and kept. One forward
+pass then computes the message and, as branches, the label tokens that are followed by a choice. Each label
+token attends only to the prompt and its own branch (tree attention as in SpecInfer, Miao et al., 2023, arXiv
+2305.09781). The graph is the bundle's ``score`` (``graph.score_graph`` of export).
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from edgeslm.engine.worker.waiting import set_waiting
 from edgeslm.errors import BundleError, Cancelled
 
 KEPT_BYTES: Final = 64_000_000
-"""Memory budget of all prefix caches; the one in use may exceed it."""
+"""Memory budget of all prefix caches; the cache in use may exceed it."""
 _MASKED: Final = -1e9
 """Attention bias of masked positions."""
 
@@ -44,10 +44,10 @@ Cache = list[Any]
 class Scorer:
     """The score graph of one bundle, loaded.
 
-    :param settings: ``model`` of the bundle's ``genai_config.json``. :param piece: tokens in one prefill
-        step.
-    :param on_disk: folder of the prefix cache. :param kept_bytes: memory of all prefix caches; the one in use
-        may exceed it.
+    :param settings: section ``model`` of the bundle's ``genai_config.json``.
+    :param piece: number of tokens in one prefill step.
+    :param on_disk: folder of the prefix cache.
+    :param kept_bytes: memory budget of all prefix caches; the cache in use may exceed it.
     :raises BundleError: onnxruntime can't load it.
     """
 
@@ -103,9 +103,9 @@ class Scorer:
     ) -> dict[int, float]:
         """Log-probabilities by label number.
 
-        :param keeps: store the prompt's prefix on disk. Only for tasks' own prompts: a request's labels must
-            not be stored.
-        :raises Cancelled: ``cancelled`` became true before the last pass.
+        :param keeps: store the prompt's fixed prefix on disk. This is only for prompts of the task itself,
+            since labels from a request must not be stored.
+        :raises Cancelled: the call was cancelled before the last pass.
         :raises NoMemory: the runtime could not allocate memory.
         """
         ids = prompt.ids
@@ -144,7 +144,7 @@ class Scorer:
         return cache
 
     def _read(self, tokens: tuple[int, ...], cancelled: IsCancelled) -> Cache:
-        """The cache from disk, or computed."""
+        """The KV cache of a prefix, read from disk or else computed."""
         found = self._prefix_cache.find(tokens) if self._prefix_cache is not None and tokens else None
         if found is not None:
             return [ort.OrtValue.ortvalue_from_numpy(value) for value in found]
@@ -154,7 +154,7 @@ class Scorer:
         return cache
 
     def _extended(self, cache: Cache, length: int, tokens: Sequence[int], cancelled: IsCancelled) -> Cache:
-        """:param length: tokens in ``cache``."""
+        """:param length: number of tokens in ``cache``."""
         if cancelled():
             raise Cancelled("cancelled while its prompt was read")
         rows = PassRows(length)
@@ -179,7 +179,7 @@ class Scorer:
 
 @dataclass(slots=True)
 class PassRows:
-    """The tokens of a pass after ``length`` cached ones: ids, positions and attention mask."""
+    """Tokens that a pass computes after ``length`` cached tokens, with ids, positions and attention mask."""
 
     length: int
     tokens: list[int] = field(default_factory=list)
@@ -189,8 +189,10 @@ class PassRows:
     wanted: list[int] = field(default_factory=list)
 
     def add_message(self, tokens: Sequence[int], tree: Branch) -> list[tuple[Branch, int]]:
-        """Adds the message and its branches. :return: each choice with the index of its logits, the root
-        first."""
+        """Adds the message and the branches of the label tree.
+
+        :return: each choice with the index of its logits, the root first.
+        """
         last = self.add_tokens(tokens)
         choices = []
         waiting = [(tree, last)]
@@ -204,7 +206,11 @@ class PassRows:
         return choices
 
     def add_tokens(self, tokens: Sequence[int], behind: int | None = None) -> int:
-        """:param behind: the row that precedes them; None: the cached tokens. :return: the last row."""
+        """Adds tokens as consecutive rows.
+
+        :param behind: row that precedes the tokens; None if the cached tokens precede them.
+        :return: the last row.
+        """
         before: tuple[int, ...] = () if behind is None else self.seen[behind]
         position = self.length if behind is None else self.positions[behind] + 1
         for offset, token in enumerate(tokens):

@@ -11,7 +11,8 @@ from edgeslm.engine.calls import OnText
 
 
 class Transcript:
-    """Decodes token ids piece by piece up to a stop string; holds back text that may become one."""
+    """Decodes token ids piece by piece up to a stop string; holds back text that may be the beginning of a
+    stop string."""
 
     def __init__(self, tokenizer: Tokenizer, stop: Sequence[str], emit: OnText | None) -> None:
         self._tokenizer = tokenizer
@@ -27,7 +28,8 @@ class Transcript:
         return len(self._ids)
 
     def add(self, token: int) -> bool:
-        """Adds a token; true when a stop string is complete. ``text`` ends before it."""
+        """Adds a token; returns true when a stop string is complete. ``text`` then ends before the stop
+        string."""
         self._ids.append(token)
         piece = self._stream.step(self._tokenizer, token)
         if not piece:
@@ -46,7 +48,7 @@ class Transcript:
         self._send(len(self.text))
 
     def _held_back(self) -> int:
-        """Length of the longest end of the text that begins a stop string."""
+        """Length of the longest suffix of the text that is the beginning of a stop string."""
         longest = max(map(len, self._stop), default=1) - 1
         for length in range(min(longest, len(self.text)), 0, -1):
             tail = self.text[-length:]

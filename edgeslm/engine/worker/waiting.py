@@ -1,7 +1,8 @@
 """Thread spinning: the session options for each ``power`` setting, i.e. how threads wait for work.
 
 Between two nodes of a graph, threads are idle for a few microseconds. If they sleep at once, waking up costs
-a third of the speed; if they spin, they take CPU time from others. Both libraries take these options.
+a third of the speed; if they spin, they take CPU time from other processes. Both inference libraries have
+these options.
 """
 
 from __future__ import annotations
@@ -20,6 +21,6 @@ WAITING: Final[Mapping[Power, Mapping[str, str]]] = {
 
 
 def set_waiting(options: Any, power: Power) -> None:
-    """Applies them to plain onnxruntime's ``SessionOptions``."""
+    """Applies the entries of ``WAITING`` to the ``SessionOptions`` of plain onnxruntime."""
     for key, value in WAITING[power].items():
         options.add_session_config_entry(key, value)
