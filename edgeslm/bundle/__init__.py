@@ -1,4 +1,4 @@
 """Model bundles: manifest, calibration, signature, trust, size and speed estimates.
 
-The contract between the build machine and a device.
+This package is the contract between the build machine and a device.
 """

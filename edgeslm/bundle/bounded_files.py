@@ -1,7 +1,7 @@
 """Bundle files: allowed file types, and size limits of files that are read into memory.
 
-Bundles are untrusted. Only file types that the runtime reads are allowed, so no libraries; sizes are checked
-before reading.
+Bundles are untrusted. Only file types that the runtime reads are allowed, so a bundle can't contain
+libraries. Sizes are checked before reading.
 """
 
 from __future__ import annotations
@@ -13,9 +13,9 @@ from edgeslm.errors import BundleError
 
 MOST_FILES: Final = 1000
 DEEPEST: Final = 16
-"""Path levels, including the file."""
+"""Largest number of levels in a file's path, including the file name."""
 MOST_VALUES: Final = 50_000
-"""JSON values in a manifest: parsed, it takes many times the memory of its text."""
+"""Largest number of JSON values in a manifest, since parsed JSON takes many times the memory of its text."""
 MANIFEST_BYTES: Final = 1_000_000
 LARGEST_BYTES: Final = {
     ".onnx": None,  # weights, memory-mapped
@@ -28,7 +28,7 @@ LARGEST_BYTES: Final = {
     ".model": 16_000_000,  # SentencePiece
     ".txt": 16_000_000,  # vocabulary and merges
 }
-"""Allowed file suffix -> size limit; None: only the bundle's limit."""
+"""Allowed file suffix -> largest size in bytes, or None for no limit of its own."""
 _SMALL: Final = {
     "genai_config.json": MANIFEST_BYTES,
     "config.json": MANIFEST_BYTES,
@@ -37,11 +37,11 @@ _SMALL: Final = {
     "golden.json": 4_000_000,
     "tokenizer_config.json": 16_000_000,
 }
-"""Lower limits of files with known names."""
+"""File name -> largest size in bytes, where it is smaller than that for the suffix."""
 
 
 def file_fault(path: str, size: int) -> str | None:
-    """What is wrong with a file of a bundle, by its manifest entry; None if valid."""
+    """What is wrong with the path or size of a file in a manifest; None if valid."""
     name = path.rpartition("/")[2]
     ending = Path(name).suffix
     if ending not in LARGEST_BYTES:
@@ -54,7 +54,11 @@ def file_fault(path: str, size: int) -> str | None:
 
 
 def read_whole(file: Path, most: int) -> bytes:
-    """Reads a file. :raises OSError: it can't be read. :raises BundleError: more than ``most`` bytes."""
+    """Reads a whole file.
+
+    :raises OSError: the file can't be read.
+    :raises BundleError: the file has more than ``most`` bytes.
+    """
     with file.open("rb") as stream:
         raw = stream.read(most + 1)
     if len(raw) > most:
@@ -63,7 +67,7 @@ def read_whole(file: Path, most: int) -> bytes:
 
 
 def count_values(data: Any, most: int) -> int:
-    """Number of values in parsed JSON, including containers; stops soon after ``most``."""
+    """Number of values in parsed JSON, including objects and lists; the count stops soon after ``most``."""
     found, left = 0, [data]
     while left and found <= most:
         found += 1

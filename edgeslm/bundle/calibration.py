@@ -1,16 +1,16 @@
 """Confidence calibration (temperature, affine, isotonic) and selective prediction: when to abstain.
 
-``edgeslm-export tune`` fits the parameters on held-out rows; the device applies them:
+``edgeslm-export tune`` fits the parameters on held-out rows; the device applies them. Scores are
+``softmax(scale * log p + bias)``, with a temperature or an affine map for each label (Guo et al., 2017,
+section 4.2). The confidence is the highest score, or a monotonic function of the margin between the two
+highest scores, fitted by isotonic regression (Zadrozny and Elkan, 2002).
 
-- scores are ``softmax(scale * log p + bias)``, a temperature or an affine map for each label (Guo et al.
-  2017, section 4.2);
-- the confidence is the highest score, or a monotonic function of the margin between the two highest, fitted
-  by isotonic regression (Zadrozny and Elkan 2002);
-- cost-sensitive decision: the predicted label has the highest ``log score + lean``. A positive lean makes a
-  label more likely to be predicted: fewer misses, more false positives; scores don't change (Elkan 2001);
-- a maximum error rate sets the threshold below which a result is abstained (Geifman and El-Yaniv 2017).
+The predicted label has the highest ``log score + lean``, which makes decisions cost-sensitive (Elkan, 2001).
+A positive lean makes a label more likely to be predicted, with fewer misses and more false positives; scores
+don't change. A maximum error rate determines the confidence threshold below which the model abstains (Geifman
+and El-Yaniv, 2017).
 
-Pure arithmetic.
+The module has only pure arithmetic.
 """
 
 from __future__ import annotations
@@ -31,7 +31,8 @@ class _Section(BaseModel):
 
 
 class RiskPoint(_Section):
-    """At this ``threshold``, the share ``coverage`` is answered, with the error rate ``error``."""
+    """Coverage and error rate at one confidence threshold. With this ``threshold``, the share ``coverage`` of
+    all rows is answered, and the share ``error`` of these answers is wrong."""
 
     threshold: float = Field(ge=0, le=1)
     error: float = Field(ge=0, le=1)
@@ -39,10 +40,12 @@ class RiskPoint(_Section):
 
 
 class Calibration(_Section):
-    """Fitted parameters. ``scale`` and ``bias`` have a number for each label; empty for tasks without labels.
+    """Fitted parameters. ``scale`` and ``bias`` have a number for each label; they are empty for tasks
+    without labels.
 
     ``leans`` has a number for each label, or is empty. ``margins`` and ``confidences`` are the knots of the
-    monotonic function; empty: the highest score is the confidence. ``risk`` is ordered by threshold.
+    monotonic function; if they are empty, the highest score is the confidence. ``risk`` is ordered by
+    threshold.
     """
 
     scale: tuple[float, ...]
@@ -69,8 +72,8 @@ class Calibration(_Section):
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """``scores`` sum to 1; ``best`` is the index of the predicted label (the highest score plus lean);
-    ``confidence`` estimates how often it is right."""
+    """Calibrated prediction. ``scores`` sum to 1; ``best`` is the index of the predicted label, which has the
+    highest score plus lean; ``confidence`` estimates the probability that this label is right."""
 
     scores: tuple[float, ...]
     best: int
@@ -78,7 +81,8 @@ class Verdict:
 
 
 def judge(probabilities: Sequence[float], calibration: Calibration | None) -> Verdict:
-    """Calibrates a model's probabilities and picks a label; without a calibration they are used as they are.
+    """Calibrates a model's probabilities and predicts a label; without a calibration, the probabilities are
+    used unchanged.
 
     :param probabilities: two or more, summing to 1.
     """
@@ -93,7 +97,8 @@ def judge(probabilities: Sequence[float], calibration: Calibration | None) -> Ve
 
 
 def margin_of(scores: Sequence[float], best: int) -> float:
-    """Score of the predicted label minus the highest other; negative if its lean decided."""
+    """Score of the predicted label minus the highest score of the other labels; negative if the label was
+    predicted due to its lean."""
     return scores[best] - max(score for place, score in enumerate(scores) if place != best)
 
 
@@ -105,9 +110,10 @@ def sure(share: float, calibration: Calibration | None) -> float:
 
 
 def without_bias(probabilities: Sequence[float], biases: Sequence[float]) -> tuple[float, ...]:
-    """Removes an untrained model's label bias: contextual calibration (Zhao et al. 2021).
+    """Removes the label bias of a model without training, by contextual calibration (Zhao et al., 2021).
 
-    :param biases: probabilities for a content-free message, by which those of the message are divided.
+    :param biases: label probabilities for a message without content; the message's probabilities are divided
+        by them.
     """
     shares = [
         probability / max(bias, LEAST_PROBABILITY)
@@ -118,7 +124,8 @@ def without_bias(probabilities: Sequence[float], biases: Sequence[float]) -> tup
 
 
 def find_threshold(calibration: Calibration, max_error: float) -> RiskPoint | None:
-    """The point with the highest coverage whose error is at most ``max_error``; None if there is none."""
+    """The point with the highest coverage among those with an error of at most ``max_error``; None if there
+    is no such point."""
     possible = [point for point in calibration.risk if point.error <= max_error]
     return max(possible, key=lambda point: point.coverage, default=None)
 

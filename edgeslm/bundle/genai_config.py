@@ -1,8 +1,8 @@
 """Allow-list for ``genai_config.json``: the keys that a bundle may pass to onnxruntime-genai.
 
-The runtime reads the file itself, and some of its keys load libraries, write files or name paths. So only
-harmless keys are allowed: those that its model builder writes for decoders on a CPU, and a few others. Its
-parser uses both values of a duplicate key, so duplicates are refused too.
+The runtime reads the file itself, and some keys load libraries, write files or name paths. So only harmless
+keys are allowed: those that the runtime's model builder writes for decoders on a CPU, and a few others. The
+runtime's parser uses both values of a duplicate key, so duplicate keys are refused too.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ FILE: Final = "genai_config.json"
 
 
 class KeyCheck(Protocol):
-    """What is wrong with a value, in a bundle with these files; None if valid."""
+    """Returns what is wrong with a key's value, or None if valid; ``files`` are the files of the bundle."""
 
     def __call__(self, value: Any, files: Collection[str], /) -> str | None: ...
 
@@ -28,7 +28,8 @@ Keys = Mapping[str, "KeyCheck | Keys"]
 _MOST_ITEMS: Final = 4096
 _WORD: Final = re.compile(r"[A-Za-z0-9_.:/-]{1,200}")
 _TENSOR: Final = re.compile(r"[A-Za-z0-9_.:/-]{0,100}(?:%d[A-Za-z0-9_.:/-]{0,100})?")
-"""The runtime passes these to ``snprintf`` with a layer's number."""
+"""Allowed tensor names. The runtime passes them to ``snprintf`` with a layer's number, so only one ``%d`` is
+allowed."""
 _SHOWN: Final = 60
 
 
@@ -139,7 +140,7 @@ KEYS: Final[Keys] = {
     "search": dict.fromkeys(_SEARCH, _number),
     "speculative": {"max_draft_tokens": _number},
 }
-"""Allowed keys, each with the check of its value."""
+"""Allowed keys, each with the function that checks its value."""
 
 
 def check_genai_config(raw: bytes, files: Collection[str], where: str) -> None:

@@ -15,7 +15,8 @@ _FLOAT_BITS: Final = 32
 
 
 def describe(bundle: Bundle, signature: str | None = None) -> dict[str, Any]:
-    """Manifest, report card and memory need as plain data; ``signature`` describes the signature.
+    """Manifest, report card and memory need of a bundle as plain data; ``signature`` is a description of the
+    signature.
 
     :raises BundleError: the report card isn't a JSON object.
     """
@@ -106,7 +107,7 @@ def _format_of(group: dict[str, Any]) -> str:
 
 
 def _learned_rows(learned: dict[str, Any]) -> list[tuple[str, str]]:
-    """Rows on the task that a bundle was trained for."""
+    """Rows that describe the task that a bundle was trained for."""
     answers = ", ".join(learned.get("labels") or learned.get("output_schema", {}).get("properties", ()))
     kind = learned["kind"]
     return [
@@ -117,7 +118,7 @@ def _learned_rows(learned: dict[str, Any]) -> list[tuple[str, str]]:
 
 
 def card_rows(card: dict[str, Any]) -> list[tuple[str, str]]:
-    """A report card as (name, value) pairs: known keys in words, others as JSON."""
+    """A report card as pairs of name and value; known keys are formatted as text, others as JSON."""
     rows: list[tuple[str, str]] = []
     said, rest = _known(card)
     for name, sentences in said:
@@ -143,7 +144,7 @@ def _card_lines(card: dict[str, Any]) -> list[str]:
 
 
 def _known(card: dict[str, Any]) -> tuple[list[tuple[str, list[str]]], dict[str, Any]]:
-    """Known keys of a report card as (name, sentences), and the remaining keys."""
+    """Known keys of a report card as pairs of name and sentences, and the remaining keys."""
     known: list[tuple[str, list[str]]] = []
     rest = dict(card)
     for name, keys, sentences in _CARD:
@@ -203,7 +204,8 @@ _CARD: tuple[tuple[str, tuple[str, ...], Callable[[dict[str, Any]], list[str]]],
     ),
     ("accuracy", ("accuracy", "interval"), _accuracy),
 )
-"""Known parts of a report card in display order: name, keys, sentences."""
+"""Known parts of a report card in display order, each with its name, its keys, and a function that formats
+them as sentences."""
 
 
 def _report_lines(report: Any, indent: str) -> list[str]:

@@ -14,8 +14,9 @@ class Section(BaseModel):
 
 
 class DriftReference(Section):
-    """Reference for drift detection, from the test rows: equally spaced quantiles (minimum to maximum) of
-    their distance to the training rows and of their confidence, and the share of each predicted label."""
+    """Reference for drift detection, computed on the test rows. ``distances`` (to the training rows) and
+    ``confidences`` are equally spaced quantiles from minimum to maximum; ``labels`` are the shares of the
+    predicted labels."""
 
     distances: tuple[float, ...] = ()
     confidences: tuple[float, ...]
@@ -23,8 +24,9 @@ class DriftReference(Section):
 
 
 class LearnedField(Section):
-    """A field that a head extracts. Its options, in order: no value, if ``optional``; a span of the message,
-    if ``longest`` (its maximum length in characters) is set; and each of ``values``."""
+    """A field that a head extracts. The head chooses among options in this order: no value, if ``optional``;
+    a span of the message, if ``longest`` (the span's maximum length in characters) is set; and each of
+    ``values``."""
 
     name: str = Field(min_length=1)
     optional: bool
@@ -33,12 +35,12 @@ class LearnedField(Section):
 
     @property
     def place_option(self) -> int | None:
-        """Index of the option "a span of the message"; None if there is none."""
+        """Index of the option "a span of the message"; None if the field doesn't have this option."""
         return int(self.optional) if self.longest else None
 
     @property
     def first_value(self) -> int:
-        """Index of the first option in ``values``."""
+        """Index of the option for the first of ``values``."""
         return int(self.optional) + bool(self.longest)
 
     @property
@@ -65,7 +67,7 @@ class LearnedSection(Section):
     reference: DriftReference | None = None
 
     def fault(self, *, has_head: bool) -> str | None:
-        """What is inconsistent; None if valid."""
+        """What is inconsistent in this section; None if valid."""
         if self.kind == "extract":
             return self._fields_fault(has_head)
         if len(set(self.labels)) != len(self.labels) or len(self.labels) < 2:

@@ -1,9 +1,9 @@
 """Bundle manifest: the format of bundles, which ``edgeslm-export`` writes and a device runs.
 
 A bundle is an immutable folder: ``manifest.json``, the model, its tokenizer files and ``report.json``. The
-manifest lists every other file with size and SHA-256, so its digest identifies the bundle. Only ``model.sig``
-isn't listed, since it signs the manifest. This module loads and verifies bundles and estimates their memory;
-``signature`` checks signatures.
+manifest lists the other files with size and SHA-256, so its digest identifies the bundle. Only ``model.sig``
+isn't listed, since this file signs the manifest. This module loads and verifies bundles and estimates their
+memory; ``signature`` checks signatures.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ Kind = Literal["decoder", "encoder", "adapter", "head"]
 
 
 class FileEntry(Section):
-    """A file of the bundle; ``path`` is relative, inside the folder, with forward slashes."""
+    """A file of the bundle; ``path`` is relative to the bundle's folder, with forward slashes."""
 
     path: str
     bytes: int = Field(ge=0)
@@ -58,7 +58,8 @@ class Source(Section):
 
 
 class WeightGroup(Section):
-    """Bits and group size of the weights whose name matches ``group`` (``*``: all others)."""
+    """Bits and group size of the weights that ``group`` names; ``*`` stands for all weights that aren't
+    listed."""
 
     group: str
     bits: int
@@ -85,14 +86,14 @@ class Graphs(Section):
 
 
 QUESTION_SHARE = 4
-"""A question takes at most 1/QUESTION_SHARE of a reader's context."""
+"""A question takes at most the context length of a reader, divided by this number."""
 
 
 class EncoderSection(Section):
     """How an encoder's token vectors become one vector.
 
-    ``prompts``: purpose -> prefix that the model was trained with, such as ``{"query": "query: "}``; callers
-    add it to the text.
+    ``prompts`` maps a purpose, such as ``query``, to the prefix with which the model was trained; callers add
+    this prefix to the text.
     """
 
     dimension: int
@@ -102,13 +103,13 @@ class EncoderSection(Section):
 
 
 class HeadSection(Section):
-    """A linear head on the embeddings of an encoder, in another bundle or in this one.
+    """A linear head on the embeddings of an encoder, which is in another bundle or in this one.
 
-    ``weights`` names an ``.npz`` with ``weight`` [labels, dimension] and ``bias`` [labels], float32;
-    uncalibrated probabilities are ``softmax(weight @ x + bias)``. For ``extract``, the rows are the options
-    of all fields, one field after another; ``place_weight`` [fields, 3, dimension] and ``place_bias``
-    [fields, 3] score for each token whether a field starts, ends and lies there. Optional ``centroids``
-    [groups, dimension] are unit vectors of clusters of the training rows.
+    ``weights`` names an ``.npz`` file with ``weight`` [labels, dimension] and ``bias`` [labels] in float32;
+    uncalibrated probabilities are ``softmax(weight @ x + bias)``. For ``extract``, the rows of ``weight`` are
+    the options of all fields, one field after another. Then ``place_weight`` [fields, 3, dimension] and
+    ``place_bias`` [fields, 3] score for each token whether a field's span starts, ends or continues there.
+    The optional ``centroids`` [groups, dimension] are unit vectors of clusters of the training rows.
     """
 
     encoder: str | None = Field(
@@ -125,7 +126,8 @@ class HeadSection(Section):
 class AdapterSection(Section):
     """LoRA matrices for the graph ``adapters`` of one decoder bundle.
 
-    ``weights`` names an ``.onnx_adapter`` file: scaled float32 matrices, named like the graph's inputs.
+    ``weights`` names an ``.onnx_adapter`` file with scaled float32 matrices, which have the names of the
+    graph's inputs.
     """
 
     base: str = Field(description="digest of the decoder bundle, sha256:<hex>")
@@ -166,17 +168,18 @@ class Manifest(Section):
 
     @property
     def is_reader(self) -> bool:
-        """Whether it is a reader: scores how likely a text answers a question."""
+        """Whether the model is a reader, which scores how likely a text answers a question."""
         return self.head is not None and self.head.reads == "pairs"
 
     @property
     def embeds(self) -> bool:
-        """Whether it computes embeddings of texts; a reader's vectors are of pairs."""
+        """Whether the model computes embeddings of texts; a reader doesn't, since its vectors are those of
+        text pairs."""
         return self.model_kind == "encoder" and not self.is_reader
 
     @property
     def model_kind(self) -> Literal["decoder", "encoder"] | None:
-        """The kind of model that an engine can load; None if it only extends another bundle."""
+        """The kind of model that an engine can load; None if this bundle only extends another one."""
         if self.kind in ("decoder", "encoder"):
             return self.kind
         brings_its_own = self.kind == "head" and self.head is not None and self.head.encoder is None
@@ -194,12 +197,12 @@ class Bundle:
 
     @property
     def weight_bytes(self) -> int:
-        """Bytes of all listed files."""
+        """Total size of all listed files in bytes."""
         return sum(f.bytes for f in self.manifest.files)
 
 
 def short_digest(digest: str) -> str:
-    """The first twelve hex digits, for results and display."""
+    """The digest shortened to twelve hex digits, for results and display."""
     return digest[: len("sha256:") + 12]
 
 
@@ -207,12 +210,13 @@ def load_bundle(path: Path, digest: str | None = None) -> Bundle:
     """Loads the manifest and checks that the folder holds exactly the listed files, with these sizes, as
     plain files.
 
-    Unlisted files are refused: they have no digest, and tokenizer loaders read files by name. Links are
-    refused: their targets may change; only the folder itself may be one. The runtime's settings must pass
-    ``edgeslm.bundle.genai_config``, since the runtime can load code.
+    Unlisted files are refused, since they have no digest and tokenizer loaders read files by name. Links are
+    refused, since their targets may change; only the folder itself may be a link. The file
+    ``genai_config.json`` must pass ``edgeslm.bundle.genai_config``, since its settings can make the runtime
+    load code.
 
-    :param digest: the expected digest; None: any.
-    :raises BundleError: with a sentence that names the file.
+    :param digest: digest that the bundle must have, None for any.
+    :raises BundleError: a check failed; the sentence names the file.
     """
     manifest_path = path / MANIFEST
     try:
@@ -270,9 +274,9 @@ def _check_plain(file: Path, status: os.stat_result) -> None:
 
 
 def _walk(folder: Path, inside: str = "") -> Iterator[tuple[str, os.stat_result]]:
-    """Yields everything below ``folder`` except folders, by its path in the bundle; follows no links.
+    """Yields the path and status of everything below ``folder`` except folders; doesn't follow links.
 
-    :raises BundleError: a folder can't be read, or they are nested too deep.
+    :raises BundleError: a folder can't be read, or folders are nested too deep.
     """
     if inside.count("/") >= DEEPEST:
         raise BundleError(f"{folder / inside}: deeper than the {DEEPEST} levels that a bundle may have")
@@ -292,7 +296,8 @@ def _walk(folder: Path, inside: str = "") -> Iterator[tuple[str, os.stat_result]
 def check_adapter(adapter: Bundle, base: Bundle) -> Bundle:
     """Returns ``adapter`` if it belongs to the decoder bundle ``base``.
 
-    :raises BundleError: it isn't an adapter, has another base, or the base has no graph for adapters.
+    :raises BundleError: ``adapter`` isn't an adapter or has another base, or the base has no graph for
+        adapters.
     """
     if adapter.manifest.adapter is None:
         raise BundleError(
@@ -314,8 +319,8 @@ def check_adapter(adapter: Bundle, base: Bundle) -> Bundle:
 def parse_manifest(raw: bytes, where: str) -> Manifest:
     """Parses and validates a manifest.
 
-    :raises BundleError: not JSON, too large, an unknown format or field, a path outside the folder, an
-        unlisted file in use, or a file type that isn't allowed.
+    :raises BundleError: the manifest isn't JSON, is too large, has an unknown format or field, or names a
+        path outside the folder, an unlisted file or a file type that isn't allowed.
     """
     try:
         data = json.loads(raw) if len(raw) <= MANIFEST_BYTES else None
@@ -389,7 +394,7 @@ def _files_in_use(manifest: Manifest) -> list[str]:
 
 
 def file_digest(file: Path) -> str:
-    """SHA-256 of a file in hex, read in pieces."""
+    """SHA-256 of a file in hex; the file is read in pieces."""
     with file.open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
@@ -398,7 +403,7 @@ def verify_bundle(bundle: Bundle, but: Collection[FileEntry] = ()) -> None:
     """Compares every file with its digest.
 
     :param but: files to skip.
-    :raises BundleError: names the first file that differs.
+    :raises BundleError: a file differs; the sentence names the first one.
     """
     for entry in bundle.manifest.files:
         if entry in but:
@@ -415,9 +420,9 @@ def verify_bundle(bundle: Bundle, but: Collection[FileEntry] = ()) -> None:
 
 
 def memory_need(manifest: Manifest, tokens: int) -> int:
-    """Estimated bytes of a loaded model with a cache of ``tokens``, from its file sizes.
+    """Estimated memory in bytes of a loaded model with a cache of ``tokens`` tokens, from its file sizes.
 
-    ``edgeslm.bundle.performance`` is more accurate if the model's shape is known.
+    The estimate of ``edgeslm.bundle.performance`` is more accurate if the model's shape is known.
     """
     weights = sum(f.bytes for f in manifest.weights)
     tokenizer = sum(f.bytes for f in manifest.files if f.path == "tokenizer.json")

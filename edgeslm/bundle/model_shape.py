@@ -1,6 +1,7 @@
 """Model shape: sizes and number of weights of a decoder, from its published ``config.json``.
 
-Includes what the model families don't write there. Pure. ``size_estimate`` computes bytes and speed.
+The module adds properties of the model families that aren't in ``config.json``. It has only pure functions;
+``size_estimate`` computes bytes and speed.
 """
 
 from __future__ import annotations
@@ -19,8 +20,9 @@ HEAD = "head"
 class Family:
     """Properties of a model family that aren't in its config but in transformers' ``modeling_*.py``.
 
-    ``qkv_bias`` None: the config's ``attention_bias``. ``own_head_dim`` and ``own_kv_heads``: the key is
-    required, because its default is only in that code.
+    If ``qkv_bias`` is None, the config's ``attention_bias`` applies. With ``own_head_dim`` or
+    ``own_kv_heads``, the config must have the key (``head_dim`` or ``num_key_value_heads``), because its
+    default is only in that code.
     """
 
     tied: bool = False
@@ -31,8 +33,8 @@ class Family:
     own_head_dim: bool = False
     own_kv_heads: bool = False
     window_every: int = 0
-    """Without ``layer_types``: each n-th layer has full attention, the others a window. 0: no windows; -1:
-    all layers have one."""
+    """Interval of the layers with full attention if the config has no ``layer_types``; the layers between
+    have a window. With 0, there are no windows; with -1, all layers have a window."""
 
 
 FAMILIES: Mapping[str, Family] = {
@@ -53,7 +55,7 @@ FAMILIES: Mapping[str, Family] = {
 
 @dataclass(frozen=True, slots=True)
 class Matrix:
-    """``count`` matrices of one kind, each [rows, columns]; quantization groups run along the columns."""
+    """A number (``count``) of equal matrices [rows, columns]; a quantization group is part of a row."""
 
     group: str
     rows: int
@@ -67,7 +69,8 @@ class Matrix:
 
 @dataclass(frozen=True, slots=True)
 class Shape:
-    """Sizes of a decoder. ``windowed_layers`` attend to ``window`` tokens, the others to all."""
+    """Sizes of a decoder. There are ``windowed_layers`` layers that attend to the last ``window`` tokens; the
+    other layers attend to all tokens."""
 
     architecture: str
     layers: int
@@ -88,10 +91,11 @@ class Shape:
     windowed_layers: int = 0
     rotary_dim: int = 0
     short_context: int = 0
-    """Phi-3's LongRoPE: rows of the short position table."""
+    """Number of rows in the short position table of Phi-3's LongRoPE; 0 for other models."""
 
     def matrices(self) -> tuple[Matrix, ...]:
-        """All weight matrices of a forward pass. The exporter fuses q, k and v, and gate and up."""
+        """All weight matrices of a forward pass. The exporter fuses the matrices q, k and v, and also gate
+        and up."""
         width = self.heads * self.head_dim
         joined = width + 2 * self.kv_heads * self.head_dim
         return (
@@ -103,7 +107,8 @@ class Shape:
         )
 
     def weights_by_group(self) -> dict[str, int]:
-        """Weights per group, as stored in a checkpoint: a tied head has none."""
+        """Number of weights per group, as stored in a checkpoint; a head that is tied to the embedding has
+        none."""
         groups = {matrix.group: matrix.weights for matrix in self.matrices()}
         groups[EMBEDDING] = self.vocab * self.hidden
         if self.tied:
@@ -124,7 +129,8 @@ class Shape:
 
     @property
     def kv_bytes_per_token(self) -> int:
-        """KV cache bytes per token: float32, all layers. The engine caches windowed layers in full."""
+        """Bytes of the float32 KV cache of all layers per token. The engine caches layers with a window in
+        full, too."""
         return 2 * self.layers * self.kv_heads * self.head_dim * 4
 
 
@@ -156,9 +162,11 @@ class _ShapeReader:
 
 
 def read_shape(config: Mapping[str, Any], where: str = "config.json") -> Shape:
-    """:param config: a published ``config.json``. :param where: its name in error messages.
+    """Reads the shape of a model from its config.
 
-    :raises ShapeError: an unknown architecture, a missing key or an invalid value.
+    :param config: content of a published ``config.json``.
+    :param where: name of the file in error messages.
+    :raises ShapeError: the architecture is unknown, a key is missing, or a value is invalid.
     """
     names = config.get("architectures")
     name = names[0] if isinstance(names, list) and names else None
@@ -208,7 +216,7 @@ def read_shape(config: Mapping[str, Any], where: str = "config.json") -> Shape:
 
 
 def _windows(config: Mapping[str, Any], family: Family, layers: int, read: _ShapeReader) -> tuple[int, int]:
-    """(window in tokens, number of layers with it)."""
+    """The attention window in tokens, and the number of layers that have it."""
     off = config.get("sliding_window") is None or config.get("use_sliding_window") is False
     if off:
         return 0, 0

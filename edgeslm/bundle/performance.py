@@ -1,6 +1,6 @@
 """Performance estimate of a bundle on this board, from a measurement of the board and the bundle's shape.
 
-Provides the inputs of ``size_estimate`` on a device; the build machine uses the same arithmetic.
+The module provides the inputs of ``size_estimate`` on a device; the build machine uses the same arithmetic.
 """
 
 from __future__ import annotations
@@ -36,7 +36,8 @@ MEASURE_TIMEOUT_S = 60
 
 @dataclass(frozen=True, slots=True)
 class Expectation:
-    """At ``context`` tokens: memory of the engine process, prefill and decode speed in tokens/s."""
+    """Memory of the engine process, and prefill and decode speed in tokens/s, with a context of ``context``
+    tokens."""
 
     context: int
     memory_bytes: int
@@ -58,7 +59,7 @@ def measure_board(
 ) -> Board:
     """Measures this machine in a child process; takes 2 to 3 seconds.
 
-    :param threads: default: one per core that this process may use.
+    :param threads: number of threads; the default is one per core that this process may use.
     :raises BoardError: the measurement failed.
     """
     threads = threads or hardware.usable_cores()
@@ -89,9 +90,10 @@ def _how_it_ended(status: int) -> str:
 
 
 def bundle_footprint(bundle: Bundle) -> Footprint | None:
-    """The footprint by manifest, ``genai_config.json`` and report card; None if they lack something.
+    """The footprint of a bundle, from its manifest, ``genai_config.json`` and report card; None if a value is
+    missing.
 
-    The width of the MLP isn't in them; it is computed from the number of weights.
+    None of these files has the width of the MLP; it is computed from the number of weights.
     """
     try:
         settings = json.loads((bundle.path / "genai_config.json").read_text("utf-8"))["model"]
@@ -120,8 +122,8 @@ _GROUPS = {
 
 
 def _formats(groups: Sequence[WeightGroup], layers: int) -> Formats:
-    """Average bits of each weight group over its layers; layers that aren't listed have the format of
-    ``*``."""
+    """Storage format of each weight group, with the average bits of its layers; layers that aren't listed
+    have the format of ``*``."""
     rest = next((WeightFormat(g.bits, g.group_size) for g in groups if g.group == REST), FLOAT)
     listed: dict[str, dict[str, float]] = {}
     for group in groups:

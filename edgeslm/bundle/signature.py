@@ -1,12 +1,13 @@
 """Signature check: parses ``model.sig`` and verifies that a trusted key signed this bundle.
 
-The format is OpenSSF model signing with a key: a Sigstore bundle with a DSSE envelope with an in-toto
-statement of the SHA-256 of every file. The library ``model-signing`` signs on the build machine; whatever it
-refuses is refused here. The only primitive in use is ECDSA verification by ``cryptography``.
+The format is OpenSSF model signing with a key. A Sigstore bundle contains a DSSE envelope, which contains an
+in-toto statement with the SHA-256 of every file. The library ``model-signing`` signs on the build machine;
+signatures that this library refuses are refused here, too. The only cryptographic primitive in use is ECDSA
+verification by ``cryptography``.
 
-Signatures and bundles are untrusted, so ``trust`` runs the check as a job (``edgeslm.ipc.job``). The order is
-``{"bundles": [...], "keys": [...]}``; the answer is a list with the fields of a :class:`SignatureVerdict` for
-each bundle.
+Signatures and bundles are untrusted, so ``trust`` runs the check as a job (``edgeslm.ipc.job``). The job's
+input is ``{"bundles": [...], "keys": [...]}``; its output is a list with the fields of a
+:class:`SignatureVerdict` for each bundle.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ from edgeslm.errors import BundleError
 from edgeslm.ipc.job import Progress, serve
 
 LARGEST_BYTES = 4_000_000
-"""Limit of a signature file, which has about 200 bytes for each file of a bundle."""
+"""Largest size of a signature file, which has about 200 bytes for each file of the bundle."""
 _PREDICATE: Final = "https://model_signing/signature/v1.0"
 _PAYLOAD_TYPE: Final = "application/vnd.in-toto+json"
 _HASH_OF_CURVE: Final = {"secp256r1": "SHA256", "secp384r1": "SHA384", "secp521r1": "SHA512"}
@@ -39,9 +40,9 @@ Status = Literal["signed", "unsigned", "refused", "unverifiable"]
 class SignatureVerdict:
     """Result of the check of one bundle.
 
-    ``signed``: ``key`` is the file of the signing key, ``bundle`` and ``signature`` are the ``sha256:<hex>``
-    of the checked manifest and ``model.sig``. Otherwise ``sentence`` says why not; ``unverifiable``:
-    ``cryptography`` is missing.
+    If ``status`` is ``signed``, then ``key`` is the file of the signing key, and ``bundle`` and ``signature``
+    are the digests (``sha256:<hex>``) of the checked manifest and of ``model.sig``. Otherwise ``sentence``
+    gives the reason. The status ``unverifiable`` means that the package ``cryptography`` is missing.
     """
 
     status: Status
@@ -55,10 +56,10 @@ class SignatureVerdict:
 class SignedStatement:
     """The parsed content of a signature; untrusted until verified.
 
-    ``digests``: path in the bundle -> SHA-256 in hex. ``ignored``: files and folders that the signer left
-    out. ``root``: SHA-256 in hex of the concatenated digests. ``key``: SHA-256 in hex of the public key as
-    PEM, in openssl's format; old signatures may lack it. ``payload`` is the signed statement, ``signature``
-    (DER) its signature.
+    ``digests`` maps paths in the bundle to SHA-256 digests in hex. ``ignored`` lists files and folders that
+    the signer left out. ``root`` is the SHA-256 (hex) of the concatenated digests. ``key`` is the SHA-256
+    (hex) of the public key as PEM in openssl's format; old signatures may lack it. ``payload`` is the signed
+    statement, ``signature`` its signature in DER format.
     """
 
     digests: dict[str, str]
@@ -70,7 +71,7 @@ class SignedStatement:
 
 
 class _Outer(BaseModel):
-    """Parts of the Sigstore bundle. They aren't signed, so unknown fields are refused."""
+    """Base of the parts of the Sigstore bundle. These parts aren't signed, so unknown fields are refused."""
 
     model_config = ConfigDict(strict=True, extra="forbid", alias_generator=to_camel)
 
@@ -93,7 +94,8 @@ class _PublicKey(_Outer):
 
 
 class _Material(_Outer):
-    """A public key. Certificates and transparency logs, other methods of signing, are refused."""
+    """Verification material, which must be a public key. Certificates and transparency logs belong to other
+    signing methods and are refused."""
 
     public_key: _PublicKey
     x509_certificate_chain: None = None
@@ -110,7 +112,7 @@ class _SigstoreBundle(_Outer):
 
 
 class _Inner(BaseModel):
-    """Parts of the statement. By the specification, verifiers ignore unknown fields."""
+    """Base of the parts of the in-toto statement. By the specification, verifiers ignore unknown fields."""
 
     model_config = ConfigDict(strict=True)
 
@@ -150,7 +152,10 @@ class _InTotoStatement(_Inner):
 
 
 def parse_statement(raw: bytes, where: str) -> SignedStatement:
-    """Parses ``model.sig``. :raises BundleError: no signature of model signing, or an unsupported method."""
+    """Parses ``model.sig``.
+
+    :raises BundleError: the file isn't a signature of model signing, or uses an unsupported method.
+    """
     try:
         outer = _SigstoreBundle.model_validate(json.loads(raw.decode()))
         (first, *_) = outer.dsse_envelope.signatures
@@ -186,8 +191,8 @@ def parse_statement(raw: bytes, where: str) -> SignedStatement:
 def read_signature(folder: Path) -> bytes:
     """Reads ``model.sig``.
 
-    :raises FileNotFoundError: the bundle has none.
-    :raises BundleError: it can't be read or is too large.
+    :raises FileNotFoundError: the bundle has no signature.
+    :raises BundleError: the file can't be read or is too large.
     """
     file = folder / SIGNATURE
     try:
@@ -230,7 +235,7 @@ def check_bundle(folder: Path, keys: Sequence[Path]) -> SignatureVerdict:
 def _signer(statement: SignedStatement, keys: Sequence[Path], file: Path) -> Path:
     """The key that signed the statement.
 
-    :raises BundleError: none of them did, or one can't be used.
+    :raises BundleError: none of the keys signed it, or a key can't be used.
     """
     for key in keys:
         public_key, digest = _load_key(key)
@@ -246,7 +251,10 @@ def _signer(statement: SignedStatement, keys: Sequence[Path], file: Path) -> Pat
 
 
 def _load_key(file: Path) -> tuple[Any, str]:
-    """A public key, and the SHA-256 in hex of it as PEM. :raises BundleError: it can't be used."""
+    """Loads a public key; returns the key and the SHA-256 (hex) of its PEM format.
+
+    :raises BundleError: the key can't be used.
+    """
     from cryptography.exceptions import UnsupportedAlgorithm
     from cryptography.hazmat.primitives import serialization
     from cryptography.hazmat.primitives.asymmetric import ec
@@ -277,8 +285,8 @@ def _is_signature(key: Any, statement: SignedStatement) -> bool:
 
 
 def _pre_authentication_encoding(payload: bytes) -> bytes:
-    """The signed bytes: type and content with their lengths, which makes them unambiguous (DSSE 1.0,
-    "PAE")."""
+    """The bytes that were signed, which are type and content with their lengths ("PAE" in DSSE 1.0); the
+    lengths make the encoding unambiguous."""
     return b"DSSEv1 %d %b %d %b" % (len(_PAYLOAD_TYPE), _PAYLOAD_TYPE.encode(), len(payload), payload)
 
 
@@ -295,7 +303,7 @@ def _check_root(statement: SignedStatement, file: Path) -> None:
 def _compare(bundle: Bundle, statement: SignedStatement) -> None:
     """Checks that manifest, signature and files agree, and that every file is signed.
 
-    :raises BundleError: names the files that differ.
+    :raises BundleError: files differ or aren't signed; the sentence names them.
     """
     listed = {MANIFEST: bundle.digest.removeprefix("sha256:")}
     listed |= {entry.path: entry.sha256 for entry in bundle.manifest.files}

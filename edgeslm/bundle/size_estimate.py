@@ -1,8 +1,9 @@
 """Size estimate: predicted file size, memory and speed of a decoder. Pure.
 
-A ``Shape`` and the storage formats of its matrices give a ``Footprint``; with a board's figures, that gives
-memory and tokens/s for a context. Efficiencies were measured with onnxruntime 1.32 on x86-64 with AVX-512
-(CPU time of one thread, which other load hardly changes); checks: ``docs/operations/boards.md``.
+A ``Shape`` and the storage formats of its matrices give a ``Footprint``. A footprint and a board's figures
+give memory and tokens/s for a context. The efficiencies below were measured with onnxruntime 1.32 on x86-64
+with AVX-512, as CPU time of one thread, which other load hardly changes. The page
+``docs/operations/boards.md`` compares predictions with measurements.
 """
 
 from __future__ import annotations
@@ -19,38 +20,44 @@ REST = "*"
 """Key in ``Formats`` for all groups that aren't listed."""
 
 RUNTIME_BYTES = 100_000_000
-"""Python, the two libraries and the peak while loading (SmolLM2-135M: 44 MB before a model, 24 MB of code and
-buffers after; loading peaks a few tens of MB above)."""
+"""Memory of Python, the two libraries and the peak while loading. With SmolLM2-135M, there are 44 MB before
+the model is loaded, 24 MB of code and buffers after, and a few tens of MB more at the peak."""
 TOKENIZER_BYTES_A_TOKEN = 350
-"""Memory of the tokenizer: Qwen2.5 49 MB for 151,936 tokens, SmolLM2 16 MB for 49,152."""
+"""Memory of the tokenizer per token of the vocabulary, measured as 49 MB for the 151,936 tokens of Qwen2.5
+and 16 MB for the 49,152 tokens of SmolLM2."""
 TOKENIZER_FILE_BYTES_A_TOKEN = 90
-"""tokenizer.json: 72 (SmolLM2), 76 (Qwen2.5), 112 (Mistral), 134 (Gemma) bytes per token."""
+"""Size of ``tokenizer.json`` per token of the vocabulary, measured as 72 bytes (SmolLM2), 76 (Qwen2.5), 112
+(Mistral) and 134 (Gemma)."""
 GRAPH_BYTES_A_LAYER = 28_500
-"""The three graphs (generate, adapters, score) without weights; twice as much with the recipe w8a8."""
+"""Size per layer of the three graphs (generate, adapters, score) without weights; they are twice as large
+with the recipe w8a8."""
 PREFILL_CHUNK = 128
-"""Prompt tokens per forward pass: larger chunks need more memory (24 MB at 512) and aren't faster."""
+"""Number of prompt tokens per forward pass; larger chunks need more memory (24 MB for 512 tokens) and aren't
+faster."""
 
 DECODE_EFFICIENCY = 0.85
-"""Bandwidth of a layer's matrix products relative to one long product. Measured: 0.83 to 0.86."""
+"""Memory bandwidth of a layer's matrix products relative to one long product, measured as 0.83 to 0.86."""
 LAYER_SECONDS = 15e-6
-"""Time per layer and token in addition to reading the weights."""
+"""Decode time per layer and token, in addition to reading the weights."""
 MEETING_SECONDS = 45e-6
-"""Thread synchronization per layer and token: 30 to 60 microseconds with two threads, measured on
+"""Time of thread synchronization per layer and token, measured as 30 to 60 microseconds with two threads on
 SmolLM2-135M and Qwen2.5-0.5B."""
 DECODE_ATTENTION = 0.1
 """Speed of float32 attention over the cache for one new token, relative to ``int4_gflops``."""
 PREFILL_ATTENTION = 0.45
-"""The same for the tokens of a prompt."""
+"""Speed of float32 attention for the tokens of a prompt, relative to ``int4_gflops``."""
 ELEMENT_OPERATIONS = 250
-"""Cost of one value in norms, activations and requantization, in operations of a matrix product."""
+"""Cost of one value in norms, activations and requantization, as a number of operations of a matrix
+product."""
 VECTOR_COMPUTE = 0.7
-"""Share of the compute that a matrix-vector product reaches (272 of 382 GFLOPS, group 128)."""
+"""Share of the board's compute speed that a matrix-vector product reaches (272 of 382 GFLOPS with groups of
+128)."""
 
 
 @dataclass(frozen=True, slots=True)
 class WeightFormat:
-    """Storage format of matrices: ``bits`` per weight (an average if mixed, 32 for float), in groups of
-    ``group_size`` (0: a row is a group).
+    """Storage format of matrices, with ``bits`` per weight (an average if mixed, 32 for float) and a scale
+    for each group of ``group_size`` weights (0 if a row is a group).
 
     Scales take two bytes in the file and four in memory.
     """
@@ -61,8 +68,8 @@ class WeightFormat:
     zero_points: bool = False
 
     def stored_bytes(self, matrix: Matrix) -> int:
-        """Bytes in the file: codes, scales and, if asymmetric, zero points of ``bits`` each, packed by
-        row."""
+        """Bytes in the file, for quantized weights, scales and, if asymmetric, zero points of ``bits`` each,
+        packed by row."""
         if self.bits == 32:
             return matrix.weights * FLOAT_BYTES
         groups, width = self._groups(matrix)
@@ -72,23 +79,24 @@ class WeightFormat:
         return matrix.rows * row * matrix.count
 
     def resident_bytes(self, matrix: Matrix) -> int:
-        """Bytes after loading: the repacked copy has codes, a scale and a sum for each group (MLAS,
-        ``qnbitgemm.h``); the float32 scales stay too. Measured on Qwen2.5-0.5B int4: 44 bytes per 64
-        weights."""
+        """Bytes after loading. The repacked copy has the quantized weights, and a scale and a sum for each
+        group (MLAS, ``qnbitgemm.h``); the float32 scales are kept, too. For Qwen2.5-0.5B in int4, 44 bytes
+        per 64 weights were measured."""
         if self.bits == 32:
             return matrix.weights * FLOAT_BYTES
         groups, width = self._groups(matrix)
         return int(matrix.rows * groups * (width * self.bits / 8 + 3 * FLOAT_BYTES) * matrix.count)
 
     def _groups(self, matrix: Matrix) -> tuple[int, int]:
-        """Groups per row, with the last one padded, and columns per group."""
+        """Number of groups per row, the last of which is padded, and number of columns per group."""
         width = self.group_size or matrix.columns
         return math.ceil(matrix.columns / width), width
 
 
 FLOAT = WeightFormat(32)
 Formats = Mapping[str, WeightFormat]
-"""Weight group (``Matrix.group`` or ``embedding``) -> format; ``*``: all others."""
+"""Weight group (``Matrix.group`` or ``embedding``) -> storage format; ``*`` stands for all groups that aren't
+listed."""
 
 
 def format_of(formats: Formats, group: str) -> WeightFormat:
@@ -97,28 +105,30 @@ def format_of(formats: Formats, group: str) -> WeightFormat:
 
 @dataclass(frozen=True, slots=True)
 class Footprint:
-    """Bytes of a decoder: in its files, read per token, and in memory without a cache."""
+    """Bytes of a decoder: the size of its files, the bytes that each token reads, and the memory without a
+    cache."""
 
     shape: Shape
     formats: Formats
     written: Formats
-    """Formats of the decode weights: ``formats``, or separate ones."""
+    """Storage formats of the weights for decoding, which are the same as ``formats`` or separate ones."""
     weight_bytes: int
-    """``model.onnx.data``."""
+    """Size of ``model.onnx.data``."""
     file_bytes: int
-    """The whole bundle."""
+    """Size of the whole bundle."""
     prompt_bytes: int
-    """Read for each chunk of a prompt: all matrices and the head."""
+    """Bytes of all matrices, including the head, that each chunk of a prompt reads."""
     token_bytes: int
-    """The same for each decoded token."""
+    """Bytes of all matrices, including the head, that each decoded token reads."""
     resident_bytes: int
-    """Weights after loading, tokenizer and runtime."""
+    """Memory of the weights after loading, the tokenizer and the runtime."""
 
 
 def footprint(shape: Shape, formats: Formats, written: Formats | None = None) -> Footprint:
-    """A tied embedding is stored once, with its head; any other has the format of ``embedding``.
+    """Computes the footprint of a decoder. An embedding that is tied to the head is stored only once, with
+    the head; any other has the format of ``embedding``.
 
-    :param written: formats of separate decode weights; the head is stored once and repacked twice.
+    :param written: formats of separate decode weights; the head is stored once but repacked twice.
     """
     matrices = shape.matrices()
     stored = sum(format_of(formats, m.group).stored_bytes(m) for m in matrices)
@@ -155,9 +165,10 @@ def footprint(shape: Shape, formats: Formats, written: Formats | None = None) ->
 
 
 def memory_bytes(foot: Footprint, tokens: int) -> int:
-    """Memory of the engine process for ``tokens``: weights, cache and a chunk's activations.
+    """Memory of the engine process for ``tokens`` tokens, which is that of the weights, the cache and a
+    chunk's activations.
 
-    The cache is allocated in full, even for windowed layers (``slide_key_value_cache`` is off for CPUs).
+    The cache is allocated in full, even for layers with a window (``slide_key_value_cache`` is off for CPUs).
     """
     shape = foot.shape
     values = 10 * shape.hidden + 4 * shape.inner
@@ -165,22 +176,24 @@ def memory_bytes(foot: Footprint, tokens: int) -> int:
 
 
 def rough_memory_bytes(weight_bytes: int, tokenizer_bytes: int, cache_bytes: int) -> int:
-    """The same for a bundle with unknown shape, from its file sizes.
+    """Memory of the engine process for a bundle with unknown shape, from its file sizes.
 
-    Counts weights 1.5 times: repacked ones take 22 % more than in the file, and a shared embedding is kept
-    twice. SmolLM2-135M with 512 tokens: 258 MB, measured 241 to 278; Qwen2.5-0.5B: 595 MB, measured 611.
+    Weights count 1.5 times, since repacked weights take 22 % more than in the file and a shared embedding is
+    kept twice. With 512 tokens, the estimate is 258 MB for SmolLM2-135M (measured: 241 to 278 MB) and 595 MB
+    for Qwen2.5-0.5B (measured: 611 MB).
     """
     return weight_bytes * 3 // 2 + tokenizer_bytes * 9 // 2 + cache_bytes + RUNTIME_BYTES
 
 
 def _operation_seconds(formats: Formats, board: Board, group: str, operations: float) -> float:
-    """Seconds at the rate for 4 bits, for 8, or for a mixture by the average bits."""
+    """Seconds that operations take at the board's speed for 4 bits, for 8 bits, or for a mixture according to
+    the average bits."""
     eight = min(max((format_of(formats, group).bits - 4) / 4, 0.0), 1.0)
     return operations * ((1 - eight) / board.int4_gflops + eight / board.int8_gflops) / 1e9
 
 
 def _reach(shape: Shape, tokens: float) -> float:
-    """Tokens attended to, summed over the layers."""
+    """Number of tokens to which a token attends, summed over the layers."""
     near = min(tokens, shape.window) if shape.window else tokens
     return (shape.layers - shape.windowed_layers) * tokens + shape.windowed_layers * near
 
@@ -191,9 +204,10 @@ def _attention_seconds(shape: Shape, board: Board, tokens: float, share: float) 
 
 
 def decode_tps(foot: Footprint, board: Board, context: int) -> float:
-    """Decode speed in tokens/s after ``context`` tokens: each token reads all matrices and the cache.
+    """Decode speed in tokens/s after ``context`` tokens; each token reads all matrices and the cache.
 
-    Roofline model (Williams et al., 2009, doi:10.1145/1498765.1498785) of matrix-vector products.
+    The estimate is a roofline model of matrix-vector products (Williams et al., 2009,
+    doi:10.1145/1498765.1498785).
     """
     shape = foot.shape
     reading = foot.token_bytes / (board.read_gbs * 1e9 * DECODE_EFFICIENCY)
@@ -207,7 +221,8 @@ def decode_tps(foot: Footprint, board: Board, context: int) -> float:
 
 
 def prefill_tps(foot: Footprint, board: Board, tokens: int) -> float:
-    """Prefill speed in tokens/s of a prompt of ``tokens``, in chunks; the head is computed once per chunk."""
+    """Prefill speed in tokens/s of a prompt of ``tokens`` tokens, computed in chunks; the head is computed
+    once per chunk."""
     shape = foot.shape
     seconds = 0.0
     for matrix in shape.matrices():

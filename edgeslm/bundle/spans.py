@@ -1,6 +1,6 @@
 """Spans: character ranges of field values in a message, for training rows and requests alike. Pure.
 
-Finds the spans of a value, and reads the value of a span as a JSON type.
+The functions find the spans of a value, and read the text of a span as a value of a JSON type.
 """
 
 from __future__ import annotations
@@ -14,36 +14,37 @@ from typing import Any, Final
 NUMBER: Final = re.compile(
     r"(?<![\w.,])[-+\u2212]?\d+(?:\.\d+|,(?!\d{3}(?!\d))\d+)?(?![.,]?\d)(?!e[-+]?\d)", re.IGNORECASE
 )
-"""Matches nothing in ``M3`` or ``v2.0``, no part of ``192.0.2.1`` or ``1e5``, and not ``1,234``, which is
-ambiguous. The hyphen in ``press-4`` isn't a sign."""
+"""Pattern of a number in a text. It doesn't match in ``M3``, ``v2.0``, ``192.0.2.1`` or ``1e5``, nor in
+``1,234``, which is ambiguous. The hyphen in ``press-4`` isn't matched as a sign."""
 _UNSPACED: Final = (
     "\u0e00-\u0eff\u1000-\u11ff\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff\uac00-\ud7a3\uf900-\ufaff"
 )
-"""Thai, Lao, Burmese, Khmer, Japanese and Chinese don't separate words by spaces, and Korean attaches
-particles: a word may end between any two letters."""
+"""Letters between which a word may end. Thai, Lao, Burmese, Khmer, Japanese and Chinese don't separate words
+by spaces, and Korean attaches particles to words."""
 _LETTER: Final = rf"[^\W{_UNSPACED}]"
 _INSIDE_WORD: Final = re.compile(rf"{_LETTER}{{2}}")
 _NUMERIC: Final = frozenset({"integer", "number"})
 
 Place = tuple[int, int]
-"""Character offsets: start, and end (exclusive)."""
+"""Start and end of a span as character offsets; the end is exclusive."""
 Run = tuple[int, int, float]
-"""A place and its score: its probability among all token runs, or a cosine."""
+"""Start and end of a span, and a score, which is a probability among all spans or a cosine."""
 
 
 def types_of(field: Mapping[str, Any] | bool) -> frozenset[str]:
-    """The JSON types in a field's schema, without ``null``. A schema may be a boolean."""
+    """The JSON types in a field's schema, without ``null``. A schema may also be a boolean, which names no
+    types."""
     named = () if isinstance(field, bool) else field.get("type", ())
     return frozenset({named} if isinstance(named, str) else named) - {"null"}
 
 
 def is_fixed(field: Mapping[str, Any] | bool) -> bool:
-    """Whether a field's schema lists its values."""
+    """Whether a field's schema lists the allowed values."""
     return not isinstance(field, bool) and bool(field.keys() & {"enum", "const"})
 
 
 def find_places(message: str, value: Any, types: Collection[str]) -> list[Place]:
-    """All places of ``value`` in the message, as whole words or as a number."""
+    """All spans of the message that contain ``value``, as whole words or as a number."""
     if isinstance(value, str):
         bare = value.strip()
         found = re.finditer(re.escape(bare), message) if bare else ()
@@ -55,13 +56,14 @@ def find_places(message: str, value: Any, types: Collection[str]) -> list[Place]
 
 
 def is_whole(message: str, start: int, end: int) -> bool:
-    """Whether a place starts and ends at word boundaries."""
+    """Whether a span starts and ends at word boundaries."""
     edges = (message[max(0, edge - 1) : edge + 1] for edge in (start, end))
     return not any(_INSIDE_WORD.fullmatch(edge) for edge in edges)
 
 
 def read_place(message: str, place: Place, types: Collection[str]) -> str | int | float | None:
-    """The text at a place as a value of one of ``types``; None if it isn't one, or cuts a word or number."""
+    """The text of a span as a value of one of ``types``; None if the text isn't such a value, or is part of a
+    word or number."""
     start, end = place
     if "string" in types:
         return message[start:end] if is_whole(message, start, end) else None

@@ -1,7 +1,8 @@
 """Bundle trust: which bundles this node may run. All bundles are loaded through this module.
 
 A job (``edgeslm.bundle.signature``) checks each combination of manifest, signature and key once; the result
-is recorded. The engine verifies the files by the checked manifest's digest at every load.
+is recorded on disk. At every load, the engine compares the manifest with the checked digest, and the files
+with the manifest.
 """
 
 from __future__ import annotations
@@ -28,16 +29,18 @@ MODULE = "edgeslm.bundle.signature"
 RECORD = "signatures.json"
 NOT_SIGNED = "not signed"
 REMEMBERED = 256
-"""Bundles in the record; beyond it the oldest are dropped."""
+"""Largest number of bundles in the record; beyond it, the oldest are removed."""
 TIMEOUT_S = 120.0
 SLOWEST_BYTES_PER_S = 5_000_000
-"""A busy SD card; each file is read once."""
+"""Assumed reading speed of a busy SD card; each file is read once."""
 MEMORY_BYTES = 400_000_000
-"""Enough for the largest signature and manifest; files are read in pieces."""
+"""Memory limit of the job, which is enough for the largest signature and manifest; files are read in
+pieces."""
 
 
 def _bytes_below(folder: Path) -> int:
-    """Bytes that the check will read. Skips unreadable files: the check reports them."""
+    """Number of bytes that the check will read. Unreadable files are skipped here, since the check reports
+    them."""
     total = 0
     for file in folder.rglob("*"):
         with contextlib.suppress(OSError):
@@ -53,7 +56,10 @@ def _ask(
     timeout_s: float = TIMEOUT_S,
     memory_bytes: int = MEMORY_BYTES,
 ) -> list[SignatureVerdict]:
-    """A verdict for each bundle. :raises BundleError: the check itself failed."""
+    """Returns a verdict for each bundle.
+
+    :raises BundleError: the check itself failed.
+    """
     order = {"bundles": list(map(str, bundles)), "keys": list(map(str, keys))}
     timeout_s += sum(map(_bytes_below, bundles)) / SLOWEST_BYTES_PER_S
     try:
@@ -77,11 +83,11 @@ def check_bundles(
     timeout_s: float = TIMEOUT_S,
     memory_bytes: int = MEMORY_BYTES,
 ) -> list[SignatureVerdict]:
-    """A verdict for each bundle; blocks for a second or more.
+    """Returns a verdict for each bundle; blocks for a second or more.
 
-    :param command: runs the check's module; default: this Python.
-    :param timeout_s: in addition to the time to read the bundles.
-    :raises BundleError: the check itself failed: out of memory, or a timeout.
+    :param command: command line that runs the check's module; the default is this Python.
+    :param timeout_s: time limit, in addition to the time to read the bundles.
+    :raises BundleError: the check itself failed, for example by a lack of memory or a timeout.
     """
     with Job(MODULE, command=command) as job:
         return _ask(job, bundles, keys, timeout_s=timeout_s, memory_bytes=memory_bytes)
@@ -100,9 +106,9 @@ def describe_signature(bundle: Path) -> str:
 
 
 class Trust:
-    """Loads bundles; :meth:`check` must pass before any of them runs.
+    """Loads bundles; :meth:`check` must pass before any of these bundles runs.
 
-    :param state_dir: folder of the record of checked signatures.
+    :param state_dir: folder that contains the record of checked signatures.
     """
 
     def __init__(self, signing: Signing, state_dir: Path, *, command: Sequence[str] = PYTHON) -> None:
@@ -112,7 +118,10 @@ class Trust:
         self._loaded: list[Bundle] = []
 
     def load(self, path: Path) -> Bundle:
-        """Loads a bundle. :raises BundleError: as ``load_bundle``."""
+        """Loads a bundle.
+
+        :raises BundleError: see ``load_bundle``.
+        """
         bundle = load_bundle(path)
         self._loaded.append(bundle)
         return bundle
@@ -120,7 +129,7 @@ class Trust:
     async def check(self) -> None:
         """Checks that every bundle loaded so far is signed, if signatures are required.
 
-        :raises BundleError: one isn't, or the check failed; the sentence names the file.
+        :raises BundleError: a bundle isn't signed, or the check failed; the sentence names the file.
         """
         if not self._signing.refuses:
             return
@@ -148,7 +157,8 @@ class Trust:
             raise BundleError("; ".join(refused) + " (unsigned bundles are refused: signing.unsigned)")
 
     def _remembered(self) -> dict[str, str]:
-        """Manifest digest -> mark; empty if other users can write the record."""
+        """The record as manifest digest -> mark; empty if other users can write the record. A mark names the
+        signature and the key."""
         try:
             with self._record.open("rb") as stream:
                 status = os.fstat(stream.fileno())
@@ -179,7 +189,8 @@ def _mark(signature: str, key: str) -> str:
 
 
 def _marks(bundle: Bundle, keys: dict[str, Path]) -> set[str]:
-    """The marks that a bundle has if it was verified with its current signature and one of ``keys``."""
+    """The marks that the record may have for a bundle that was verified with its current signature and one of
+    ``keys``."""
     try:
         signature = f"sha256:{file_digest(bundle.path / SIGNATURE)}"
     except OSError:
