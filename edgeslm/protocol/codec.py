@@ -1,6 +1,6 @@
-"""Wire codec: MQTT payloads <-> the values of ``edgeslm.messages``.
+"""Wire codec: conversion between MQTT payloads and the values of ``edgeslm.messages``.
 
-Protocol version 1 (``docs/reference/mqtt.md``). Pure. The JSON field names are here and in
+Protocol version 1 (``docs/reference/mqtt.md``). Pure. The JSON field names are defined here and in
 ``request_options``. Parsing any bytes gives a value or an error of ``edgeslm.errors``.
 """
 
@@ -51,7 +51,8 @@ __all__ = [
 MAX_ID_CHARACTERS = 256
 MAX_CORRELATION_BYTES = 256
 MAX_REPLY_TOPIC_BYTES = 1024
-"""Both limits are small because each piece of a streamed answer repeats them."""
+"""Largest size of a reply topic. Reply topic and Correlation Data have small limits, because each piece of a
+streamed answer repeats both."""
 DIGITS = 6
 """Decimal places of probabilities and vectors on the wire."""
 
@@ -62,9 +63,9 @@ _FIELDS = ("input", "id", "reply_to", "options", "protocol")
 
 @dataclass(frozen=True, slots=True)
 class Rejected:
-    """An invalid message on a request topic: the error, and where to send it.
+    """An invalid message on a request topic, with the error and the topic to send it to.
 
-    ``reply_to`` is always a topic that may be published to.
+    ``reply_to`` is always a topic to which this node may publish.
     """
 
     task: str
@@ -77,7 +78,7 @@ class Rejected:
 
 @dataclass(frozen=True, slots=True)
 class Cancel:
-    """Which request to cancel: by the sender's ``id``, or by its MQTT 5 Correlation Data."""
+    """The request to cancel, named by the ``id`` that its sender chose, or by its MQTT 5 Correlation Data."""
 
     id: str | None = None
     correlation: bytes | None = None
@@ -90,7 +91,7 @@ class Cancel:
 
 @dataclass(frozen=True, slots=True)
 class State:
-    """The life-cycle state of a node; each start of the daemon has another ``boot_id``."""
+    """The life-cycle state of a node; each start of the daemon has a new ``boot_id``."""
 
     state: StateName
     boot_id: str
@@ -106,7 +107,7 @@ def error_result(id: str, task: str, error: RequestError) -> Result:
 
 @dataclass(slots=True)
 class _Sender:
-    """Where to answer, as far as the request has been parsed."""
+    """Id and topic for the answer, as far as the request has been parsed."""
 
     id: str = ""
     named: bool = False
@@ -122,9 +123,9 @@ def parse_request(
 
     ``allowed_replies`` are topic filters; ``packet_limit`` is in bytes.
 
-    Response Topic wins over ``reply_to``. The result's id is the ``id`` field, else the Correlation Data,
-    else generated. If the reply topic is invalid, the error goes to ``<base>/res/<task>``. Doesn't check that
-    the task exists and accepts these options.
+    The Response Topic takes precedence over ``reply_to``. The result's id is the ``id`` field, or else the
+    Correlation Data, or else generated. If the reply topic is invalid, the error goes to
+    ``<base>/res/<task>``. The function doesn't check that the task exists and accepts these options.
     """
     sender = _Sender(secrets.token_hex(8), reply_to=topics.result(task))
     correlation, response_topic = delivery.correlation, delivery.response_topic
@@ -187,7 +188,8 @@ def _parse_fields(text: str) -> dict[str, Any]:
 def _read_sender(
     sender: _Sender, topics: Topics, allowed: Iterable[str], *, has_response_topic: bool
 ) -> None:
-    """Sets ``id`` and ``reply_to`` of the sender; checks both before it raises."""
+    """Sets ``id`` and ``reply_to`` of the sender; both are checked before an error is raised, so that the
+    error can be sent."""
     problem: InvalidRequest | None = None
     reply_to = sender.fields.get("reply_to")
     if not has_response_topic and isinstance(reply_to, str):
@@ -245,7 +247,8 @@ def _make_request(
 
 
 def _correlation_id(correlation: bytes) -> str:
-    """Correlation Data as a result's id: the text if printable, else hexadecimal digits."""
+    """Converts Correlation Data to a result's id, which is the text if printable, or else hexadecimal
+    digits."""
     try:
         text = correlation.decode()
     except UnicodeDecodeError:
@@ -260,7 +263,8 @@ def encode_request(
     id: str | None = None,
     reply_to: str | None = None,
 ) -> bytes:
-    """A request. ``id`` and ``reply_to`` are for MQTT 3.1.1; MQTT 5 has properties for both."""
+    """Encodes a request. The fields ``id`` and ``reply_to`` are for MQTT 3.1.1, since MQTT 5 has properties
+    for both."""
     fields = {"input": input, "id": id, "reply_to": reply_to, "options": options or None}
     return encode_json({name: value for name, value in fields.items() if value is not None})
 
@@ -270,9 +274,10 @@ def encode_cancel(id: str) -> bytes:
 
 
 def parse_cancel(payload: bytes, correlation: bytes | None = None) -> Cancel:
-    """Parses a message on ``<base>/cancel``. Correlation Data wins over ``id`` and allows an empty payload.
+    """Parses a message on ``<base>/cancel``. Correlation Data takes precedence over ``id``; with it, the
+    payload may be empty.
 
-    :raises InvalidRequest: it names no request.
+    :raises InvalidRequest: the message names no request.
     """
     if correlation:
         return Cancel(correlation=correlation)
@@ -287,7 +292,8 @@ def parse_cancel(payload: bytes, correlation: bytes | None = None) -> Cancel:
 
 
 def encode_result(result: Result) -> bytes:
-    """A result as UTF-8 JSON. Probabilities and vectors get 6 decimals, milliseconds one.
+    """Encodes a result as UTF-8 JSON. Probabilities and vectors get 6 decimals; times in milliseconds get
+    one.
 
     Infinity and NaN become null; a lone surrogate becomes U+FFFD.
     """
@@ -310,8 +316,8 @@ def encode_result(result: Result) -> bytes:
 
 
 def _round_result(result: Mapping[str, Any]) -> dict[str, Any]:
-    """Rounds probabilities and vectors, by field name. Extracted values come from the text and aren't
-    rounded."""
+    """Rounds probabilities and vectors, which are found by field name. Extracted values come from the text
+    and aren't rounded."""
     rounded = dict(result)
     for name in ("confidence", "score"):
         if isinstance(rounded.get(name), float):
@@ -332,7 +338,7 @@ def _rounded(value: float, digits: int) -> float | None:
 def parse_result(payload: bytes) -> Result:
     """Parses a result; ignores unknown fields.
 
-    :raises ProtocolError: it isn't a result.
+    :raises ProtocolError: the payload isn't a result.
     """
     fields = _parse_object(payload, "result")
     status, result, error = fields.get("status"), fields.get("result"), fields.get("error")
@@ -369,7 +375,7 @@ def _numbers(value: Any) -> dict[str, float]:
 
 
 def _counts(value: Any) -> dict[str, int]:
-    """Numbers as integers, without those beyond 64 bits, such as 1e308."""
+    """The numbers of an object as integers; numbers beyond 64 bits, such as 1e308, are left out."""
     return {name: int(n) for name, n in _numbers(value).items() if abs(n) < 2**63}
 
 
@@ -386,7 +392,10 @@ def encode_chunk(chunk: Chunk) -> bytes:
 
 
 def parse_chunk(payload: bytes) -> Chunk:
-    """Parses a piece of a streamed answer. :raises ProtocolError: it isn't one."""
+    """Parses a piece of a streamed answer.
+
+    :raises ProtocolError: the payload isn't a piece of an answer.
+    """
     fields = _parse_object(payload, "chunk")
     id_, seq, text = fields.get("id"), fields.get("seq"), fields.get("text")
     if not isinstance(id_, str) or not isinstance(text, str) or not isinstance(seq, int) or seq is True:
@@ -404,7 +413,10 @@ def encode_state(state: StateName, boot_id: str) -> bytes:
 
 
 def parse_state(payload: bytes) -> State:
-    """Parses the retained state of a node. :raises ProtocolError: it isn't one."""
+    """Parses the retained state of a node.
+
+    :raises ProtocolError: the payload isn't a state.
+    """
     fields = _parse_object(payload, "state")
     if fields.get("state") not in _STATES or not isinstance(fields.get("boot_id"), str):
         raise ProtocolError(f"The message isn't a node's state: one of {', '.join(_STATES)}, and a boot_id.")
@@ -412,14 +424,14 @@ def parse_state(payload: bytes) -> State:
 
 
 def encode_dead(*, id: str, task: str, reply_to: str, error: ErrorBody) -> bytes:
-    """A dead letter for ``<base>/dead``, without the request's text."""
+    """Encodes a dead letter for ``<base>/dead``, which doesn't contain the request's text."""
     return encode_json(
         {"id": id, "task": task, "reply_to": reply_to, "reason": error.code, "message": error.message}
     )
 
 
 def encode_document(fields: Mapping[str, Any]) -> bytes:
-    """``info`` or ``health`` as JSON with finite numbers."""
+    """Encodes ``info`` or ``health`` as JSON; numbers that aren't finite become null."""
     return encode_json(fields)
 
 

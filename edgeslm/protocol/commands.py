@@ -18,12 +18,12 @@ MOST_BYTES: Final = 64 * 1024
 LONGEST_ID: Final = 256
 
 Handler = Callable[[Mapping[str, Any]], Awaitable[Mapping[str, Any]]]
-"""Runs a command: arguments -> result."""
+"""Function that runs a command with its arguments and returns the result."""
 
 
 @dataclass(frozen=True, slots=True)
 class Command:
-    """``name`` is the end of its topic, such as ``models/stage``."""
+    """A control command; ``name`` is the end of the command's topic, such as ``models/stage``."""
 
     name: str
     arguments: Mapping[str, Any]
@@ -32,7 +32,7 @@ class Command:
 
 
 def parse_command(name: str, payload: bytes, correlation: bytes | None = None) -> Command:
-    """:raises InvalidRequest: too long, or not a valid JSON object."""
+    """:raises InvalidRequest: the payload is too long, or isn't a valid JSON object."""
     if len(payload) > MOST_BYTES:
         raise InvalidRequest(f"A command has {MOST_BYTES} bytes at most.")
     text = decode_text(payload)
@@ -50,7 +50,7 @@ def parse_command(name: str, payload: bytes, correlation: bytes | None = None) -
 def encode_answer(
     name: str, id: str | None, *, result: Mapping[str, Any] | None = None, error: ErrorBody | None = None
 ) -> bytes:
-    """The answer to a command: ``result`` on success, else ``error``."""
+    """Encodes the answer to a command, which has ``result`` on success and ``error`` otherwise."""
     answer: dict[str, Any] = {} if id is None else {"id": id}
     answer["command"] = name
     if error is None:
@@ -68,7 +68,7 @@ def only(arguments: Mapping[str, Any], *names: str) -> None:
 
 
 def text_argument(arguments: Mapping[str, Any], name: str) -> str:
-    """:raises InvalidRequest: it is missing, blank or not a string."""
+    """:raises InvalidRequest: the argument is missing, blank or not a string."""
     value = arguments.get(name)
     if not isinstance(value, str) or not value.strip():
         raise InvalidRequest(f"The command needs {name!r}, a text.")

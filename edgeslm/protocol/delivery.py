@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Final
 
 PACKET_OVERHEAD_BYTES: Final = 32
-"""Allowance for a PUBLISH packet's header, lengths and properties, without strings and payload."""
+"""Allowance for the header, lengths and properties of a PUBLISH packet, without its strings and payload."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -15,10 +15,10 @@ class Delivery:
     """A message from the broker.
 
     ``size`` is the payload's size in bytes, even if ``payload`` was dropped because it is over the limit.
-    ``expiry_s`` is the remaining Message Expiry Interval; ``received_at`` is monotonic seconds.
-    ``generation`` numbers the connection, ``mid`` the message in it. ``identifiers`` are the Subscription
-    Identifiers of this copy; empty if there are none or the broker doesn't support them. ``traceparent`` is
-    the User Property of that name, unchecked.
+    ``expiry_s`` is the remaining Message Expiry Interval; ``received_at`` is a time of the monotonic clock in
+    seconds. ``generation`` is the number of the connection, and ``mid`` the id of the message in this
+    connection. ``identifiers`` are the Subscription Identifiers of this copy of the message, if the broker
+    supports them. ``traceparent`` is the User Property of that name, which isn't validated.
     """
 
     topic: str
@@ -38,7 +38,7 @@ class Delivery:
 
     @classmethod
     def local(cls, payload: bytes, *, correlation: bytes | None = None) -> Delivery:
-        """A delivery received now, without a topic and connection."""
+        """Creates a delivery that is received now, without a topic or a connection."""
         now = time.monotonic()
         return cls("", payload, 0, False, False, None, correlation, None, 0, 0, len(payload), now)
 
@@ -69,10 +69,11 @@ class OutgoingMessage:
 class Subscription:
     """A topic filter to subscribe to.
 
-    ``retained`` asks for retained messages when the subscription is new; ``every_time`` also on each
-    reconnect. By default neither: a message retained on a request topic would run at every reconnect.
-    ``identifier`` (1 to 268,435,455) comes back with each message; a broker may send a message once per
-    matching filter (MQTT 5 section 3.3.4). If the broker refuses an ``optional`` one, nothing is logged.
+    With ``retained``, the broker sends retained messages when the subscription is new; with ``every_time``,
+    also after each reconnect. By default the broker sends none, since a message retained on a request topic
+    would run at every reconnect. The broker returns ``identifier`` (1 to 268,435,455) with each message,
+    which it may send once for each matching filter (MQTT 5 section 3.3.4). If the broker refuses an
+    ``optional`` subscription, nothing is logged.
     """
 
     filter: str

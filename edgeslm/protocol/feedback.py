@@ -1,4 +1,5 @@
-"""Feedback messages on ``<base>/feedback``: ``{"task", "input" or "id", "label" or "fields"}``. Pure."""
+"""Feedback messages on ``<base>/feedback``, with the fields ``{"task", "input" or "id", "label" or
+"fields"}``. Pure."""
 
 from __future__ import annotations
 
@@ -12,7 +13,7 @@ from edgeslm.protocol.strict_json import decode_text, encode_json, parse_json
 
 @dataclass(frozen=True, slots=True)
 class Feedback:
-    """The correct ``label`` or ``fields`` for ``input``, or for the request ``id``."""
+    """The correct ``label`` or ``fields`` for the text ``input``, or for the request with this ``id``."""
 
     task: str
     input: str | None = None
@@ -22,7 +23,7 @@ class Feedback:
 
 
 def encode_feedback(feedback: Feedback) -> bytes:
-    """:raises InvalidRequest: a node would refuse it."""
+    """:raises InvalidRequest: a node would refuse this feedback."""
     fields = {
         "task": feedback.task,
         "input": feedback.input,
@@ -36,7 +37,7 @@ def encode_feedback(feedback: Feedback) -> bytes:
 
 
 def parse_feedback(payload: bytes) -> Feedback:
-    """:raises InvalidRequest: it isn't a valid feedback object."""
+    """:raises InvalidRequest: the payload isn't a valid feedback object."""
     value = parse_json(decode_text(payload))
     if not isinstance(value, dict):
         raise InvalidRequest("A feedback message is a JSON object.")

@@ -16,17 +16,19 @@ from edgeslm.protocol.strict_json import shown
 MAX_LABELS = 100
 MAX_STOPS = 16
 MAX_PATTERN = 256
-"""Characters; short, since each document's name is matched against it."""
+"""Largest length of a pattern in characters; it is short, since the name of each document is matched against
+the pattern."""
 MAX_DEADLINE_MS = 7 * 24 * 3600 * 1000
 LATEST = 10_000_000_000
-"""Seconds since 1970: the year 2286. Refuses times in milliseconds."""
+"""Latest time in seconds since 1970, which is in the year 2286. The limit refuses times in milliseconds."""
 
 
 @dataclass(frozen=True, slots=True)
 class Option:
-    """One option: ``wanted`` completes "must be ..."; ``schema`` is the same as JSON Schema.
+    """A request option. ``wanted`` completes the error message "must be ..."; ``schema`` is the same rule as
+    JSON Schema.
 
-    ``read`` normalizes a value; None means invalid.
+    ``read`` normalizes a value, or returns None if the value is invalid.
     """
 
     name: str
@@ -182,10 +184,10 @@ OPTIONS: dict[str, Option] = {
 def read_options(values: Any) -> dict[str, Any]:
     """Validates and normalizes the options of a request.
 
-    ``stop`` becomes a list, ``labels`` a dict of names and descriptions ("" by default), integers ints and
-    numbers floats.
+    ``stop`` becomes a list, and ``labels`` a dict of names and descriptions ("" by default). Integers become
+    ``int``, and other numbers ``float``.
 
-    :raises InvalidRequest: names the first invalid option.
+    :raises InvalidRequest: an option is invalid; the sentence names the first one.
     """
     if not isinstance(values, dict):
         raise InvalidRequest('"options" must be an object, such as {"max_tokens": 64}.')

@@ -13,14 +13,18 @@ from edgeslm.errors import InvalidRequest
 
 MAX_DEPTH = 32
 MAX_CONTAINERS = 10_000
-"""Objects and lists in one message: a megabyte of ``[],[],`` would block the event loop for a second."""
+"""Largest number of objects and lists in one message, since a megabyte of ``[],[],`` would block the event
+loop for a second."""
 
 _SURROGATE = re.compile("[\ud800-\udfff]")
 _SURROGATE_ESCAPE = re.compile(r"\\u[dD][89a-fA-F]")
 
 
 def decode_text(payload: bytes) -> str:
-    """Decodes UTF-8. :raises InvalidRequest: invalid UTF-8, with the position."""
+    """Decodes UTF-8.
+
+    :raises InvalidRequest: the payload isn't UTF-8; the sentence gives the position.
+    """
     try:
         return payload.decode()
     except UnicodeDecodeError as error:
@@ -104,7 +108,7 @@ _ENCODER = json.JSONEncoder(ensure_ascii=False, allow_nan=False, default=dict)
 
 
 def encode_json(value: Mapping[str, Any]) -> bytes:
-    """Strict UTF-8 JSON: infinity and NaN become null, a lone surrogate U+FFFD."""
+    """Encodes strict UTF-8 JSON; infinity and NaN become null, and a lone surrogate becomes U+FFFD."""
     try:
         text = _ENCODER.encode(value)
     except ValueError:
@@ -124,5 +128,5 @@ def _finite(value: Any) -> Any:
 
 
 def shown(text: str, most: int = 40) -> str:
-    """An untrusted name for use in a message: quoted and shortened to ``most`` characters."""
+    """An untrusted name for use in a message, quoted and shortened to ``most`` characters."""
     return repr(text if len(text) <= most else text[:most] + "...")

@@ -1,6 +1,7 @@
 """Topic names and filters: validation, matching and overlap by MQTT 5, section 4.7.
 
-Faults are returned as sentences, so that the configuration can collect them and a request can raise them.
+The checks return faults as text, so that the configuration can collect them and the parser of a request can
+raise them.
 """
 
 from __future__ import annotations
@@ -13,37 +14,39 @@ DEFAULT_PREFIX = "edgeslm"
 """Default first level of every node's topics."""
 
 MAX_TOPIC_BYTES = 65535
-"""Longest UTF-8 string in MQTT 5, section 1.5.4."""
+"""Largest size of a UTF-8 string in MQTT 5, section 1.5.4, and so of a topic."""
 
 MAX_LEVELS = 200
-"""mosquitto disconnects a client that uses a deeper topic, or characters that MQTT 5, section 1.5.4, advises
-against. Such a message would be resent after each reconnect and keep the node offline for good."""
+"""Largest number of levels in a topic. The broker mosquitto disconnects a client that uses a topic with more
+levels, or with characters that MQTT 5, section 1.5.4, advises against. A message with such a topic would be
+sent again after each reconnect, and the node would never stay online."""
 
 NODE_CHANNELS = ("state", "info", "health", "req", "res", "event", "dead", "cancel", "feedback", "ctl")
-"""First levels below a node's base topic in protocol version 1."""
+"""Topic levels directly below a node's base topic in protocol version 1."""
 
 SITES = "site"
 """First level of topics bridged from other brokers: on the hub, a site's topics are below
 ``site/<name>/``."""
 
 _PLAIN_NAME = re.compile(r"[\w.-]{1,64}(/[\w.-]{1,64}){0,20}", re.ASCII)
-"""Fast path: nearly all names match and are valid. Each request is checked more than once."""
+"""Pattern for a fast check, since each request is checked more than once. Nearly all topic names match, and
+all names that match are valid."""
 
 _UNWANTED = re.compile(
     "[\x00-\x1f\x7f-\x9f\ufdd0-\ufdef"
     + "".join(chr(plane << 16 | last) for plane in range(17) for last in (0xFFFE, 0xFFFF))
     + "]"
 )
-"""Control characters and Unicode noncharacters."""
+"""Matches a control character or a Unicode noncharacter."""
 
 
 def base_topic(prefix: str, node: str) -> str:
-    """The base topic of a node; all its topics are below."""
+    """The base topic of a node; all topics of the node are below it."""
     return f"{prefix}/v1/{node}"
 
 
 def site_topic(site: str, topic: str) -> str:
-    """The topic on the hub for a topic of a site's broker."""
+    """The topic on the hub's broker that corresponds to ``topic`` on a site's broker."""
     return f"{SITES}/{site}/{topic}"
 
 
@@ -54,15 +57,16 @@ def site_fault(name: str) -> str | None:
 
 
 def link_topic(site: str) -> str:
-    """The retained topic that says whether the hub is connected to a site: ``1`` or ``0``."""
+    """The topic of the retained message that says whether the hub is connected to a site, with the payload
+    ``1`` or ``0``."""
     return site_topic(site, "link")
 
 
 def topic_name_fault(topic: str) -> str | None:
     """What is wrong with a topic to publish to, as the end of a sentence; None if valid.
 
-    Stricter than MQTT: an empty level, a leading ``$`` and control characters are refused. In topics built
-    from data they are nearly always a mistake or an attack.
+    The check is stricter than MQTT, since it refuses an empty level, a leading ``$`` and control characters.
+    In topics built from data, these are nearly always a mistake or an attack.
     """
     if _PLAIN_NAME.fullmatch(topic):
         return None
@@ -114,7 +118,8 @@ def _text_fault(text: str) -> str | None:
 def matches(topic_filter: str, topic: str) -> bool:
     """Whether ``topic`` matches ``topic_filter``.
 
-    ``a/#`` also matches ``a`` (4.7.1.2); a leading wildcard never matches ``$...`` (4.7.2).
+    By MQTT 5, ``a/#`` also matches ``a`` (section 4.7.1.2), and a leading wildcard never matches a topic that
+    begins with ``$`` (section 4.7.2).
     """
     if topic.startswith("$") and topic_filter[:1] in ("+", "#"):
         return False
@@ -130,8 +135,8 @@ def matches(topic_filter: str, topic: str) -> bool:
 def overlap(one: Sequence[str], other: Sequence[str]) -> bool:
     """Whether some topic matches both patterns.
 
-    A pattern is a list of levels, such as ``topic_filter.split("/")``: ``+`` stands for one level, and ``#``,
-    at any position, for zero or more.
+    A pattern is a list of levels, such as ``topic_filter.split("/")``. In a pattern, ``+`` stands for one
+    level, and ``#`` for zero or more levels at any position.
     """
     for first, second in ((one, other), (other, one)):
         if first and first[0].startswith("$") and second and second[0] in ("+", "#"):
@@ -157,6 +162,7 @@ def overlap(one: Sequence[str], other: Sequence[str]) -> bool:
 def subscription_identifier(topic_filter: str) -> int:
     """Subscription Identifier of a filter, 1 to 268,435,455 (MQTT 5 section 3.8.2.1.2), stable over restarts.
 
-    Messages queued in the broker's session carry the identifiers of the previous start.
+    The identifier must be stable, since messages queued in the broker's session carry the identifiers of the
+    previous start.
     """
     return zlib.crc32(topic_filter.encode()) % 268_435_455 + 1

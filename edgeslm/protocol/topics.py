@@ -10,17 +10,17 @@ from edgeslm.protocol.strict_json import shown
 from edgeslm.protocol.topic_filters import DEFAULT_PREFIX, base_topic, matches, topic_name_fault
 
 BROKER_DROPPED = "$SYS/broker/publish/messages/dropped"
-"""mosquitto's count of messages dropped since its start, for all clients together: an integer as text,
-retained, published when it changes (every ``sys_interval``, 10 s). Other brokers lack it, or forbid reading
-it."""
+"""Topic on which mosquitto publishes how many messages it has dropped since its start, for all clients
+together. The payload is an integer as text. It is retained, and published every ``sys_interval`` (10 s) if it
+has changed. Other brokers lack this topic, or forbid reading it."""
 
 
 POOL = "pool/"
-"""Prefix of a pool's name in place of the node's name; no node may be called ``pool``."""
+"""Prefix of a pool's name in topics, where it replaces a node's name; no node may be called ``pool``."""
 
 DISPATCH = ".dispatch"
-"""The level after the task in reply topics that a dispatcher gives to nodes; no login name begins with a
-dot."""
+"""Topic level after the task in the reply topics that a dispatcher gives to nodes. It differs from any login
+name, since none begins with a dot."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +40,7 @@ class Topics:
         return self.node.removeprefix(POOL) if self.node.startswith(POOL) else None
 
     def shared(self, topic: str) -> str:
-        """The shared subscription of the pool's members to ``topic``."""
+        """Topic filter of the shared subscription to ``topic`` by the members of the pool."""
         return f"$share/{self.pool}/{topic}"
 
     @property
@@ -105,10 +105,11 @@ class Topics:
         return f"{reply_topic}/stream"
 
     def takes_results(self, topic: str) -> bool:
-        """False for a topic below ``<prefix>/v1`` that isn't for this node's results.
+        """Whether this node may send results to ``topic``; false for topics below ``<prefix>/v1`` that have
+        another purpose.
 
-        A result on another node's ``req`` or ``cancel`` topic would be a command sent in this node's name. On
-        a reply topic that a dispatcher gave to another node, it would count as that node's answer.
+        A result on another node's ``req`` or ``cancel`` topic would be a command sent in this node's name. A
+        result on a reply topic that a dispatcher gave to another node would count as that node's answer.
         """
         head = base_topic(self.prefix, "")
         if not topic.startswith(head):
@@ -120,16 +121,16 @@ class Topics:
 
 
 def check_topic_name(topic: str) -> None:
-    """:raises InvalidRequest: a client can't publish to ``topic``, with the reason."""
+    """:raises InvalidRequest: a client can't publish to ``topic``; the sentence gives the reason."""
     fault = topic_name_fault(topic)
     if fault:
         raise InvalidRequest(f"The topic {shown(topic, 100)} {fault}.")
 
 
 def check_reply_topic(topic: str, topics: Topics, allowed: Iterable[str]) -> None:
-    """Checks a reply topic; ``allowed`` are the filters in ``replies`` of the configuration.
+    """Checks a reply topic; ``allowed`` are the topic filters under ``replies`` in the configuration.
 
-    :raises InvalidRequest: results may not be sent to ``topic``, with the reason.
+    :raises InvalidRequest: results may not be sent to ``topic``; the sentence gives the reason.
     """
     # The stream topic too, since it is longer: a streamed answer must not fail where the result would pass.
     fault = topic_name_fault(topic) or topic_name_fault(topics.stream(topic))
@@ -142,7 +143,8 @@ def check_reply_topic(topic: str, topics: Topics, allowed: Iterable[str]) -> Non
 
 
 def sender_of(reply_to: str, topics: Topics) -> str:
-    """The sender by its reply topic: the level after the task in a result topic, else the whole topic.
+    """Name of a sender, from its reply topic. The name is the level after the task in a result topic, or else
+    the whole topic.
 
     Senders without a reply topic share the name "".
     """

@@ -1,7 +1,7 @@
 """Protocol versions: adjacent versions are compatible.
 
-A reader ignores unknown fields of a newer version. Versions two apart may give names another meaning: they
-are refused with a sentence. Pure.
+A reader ignores unknown fields of a newer version. Versions that differ by two or more may use the same names
+with other meanings, so they are refused. Pure.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from edgeslm.errors import InvalidRequest
 
 PROTOCOL_VERSION: Final = 1
 TOLERATED: Final = 1
-"""Largest difference of compatible protocol versions."""
+"""Largest difference between compatible protocol versions."""
 
 
 def is_spoken(protocol: int) -> bool:
@@ -39,7 +39,7 @@ def why_not_spoken(who: str, info: Mapping[str, Any]) -> str | None:
 def is_newer(protocol: object) -> bool:
     """Whether a request with this ``protocol`` may have fields unknown to this version.
 
-    :raises InvalidRequest: no protocol version, or an incompatible one.
+    :raises InvalidRequest: ``protocol`` isn't a protocol version, or is incompatible.
     """
     if not isinstance(protocol, int) or isinstance(protocol, bool):
         raise InvalidRequest('"protocol" must be a whole number, the version of the protocol.')

@@ -1,2 +1,2 @@
-"""Request processing without a bus: scheduler, quotas, model pool, deployment, cascade, escalation,
+"""Request processing without MQTT: scheduler, quotas, model pool, deployment, cascade, escalation,
 warm-up."""

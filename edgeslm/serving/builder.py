@@ -1,6 +1,6 @@
 """Deployment builder: turns a configuration and its bundles into models, collections, tasks and stages.
 
-Reads bundles and starts nothing. Reports all problems at once.
+The builder reads bundles but starts nothing. It reports all problems at once.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ def build_deployment(
     """Builds the deployment of a configuration.
 
     :param running: the current deployment; identical parts are shared with it.
-    :param make_process: creates engines instead of :func:`make_engine`.
+    :param make_process: function that creates engines, instead of :func:`make_engine`.
     :raises ConfigError: bundles can't be read, or tasks, collections and bundles don't fit together.
     """
     builder = _Builder(config, running)
@@ -80,8 +80,8 @@ def _make_models(
 def _make_watches(
     bindings: Mapping[str, Sequence[StageBinding]], running: Deployment | None
 ) -> dict[str, DriftWatch]:
-    """Drift watches by task, for its first stage: later stages see only uncertain messages, which always
-    differ from the training data. Tasks with an unchanged bundle keep their watch."""
+    """Task name -> drift watch of its first stage. Later stages have no watch, since they see only uncertain
+    messages, which always differ from the training data. Tasks with an unchanged bundle keep their watch."""
     found = {}
     for name, (first, *_) in bindings.items():
         learned, bundle = first.task.learned, first.task.bundle
@@ -110,7 +110,8 @@ class _Builder:
         self.bundles = named | _own_encoders(self._learned, named)
         self._is_whole = len(named) == len(models)
         self.library = self._make_library(running)
-        """None if an encoder or reader can't be read, or doesn't fit."""
+        """The node's collections; None if the bundle of an encoder or reader can't be read or is of the wrong
+        kind."""
 
     def _load(self, key: str, paths: Mapping[str, str | Path | None]) -> dict[str, Bundle]:
         found = {}
@@ -156,7 +157,7 @@ class _Builder:
         return not unread and is_taught and (not section.adapter or name in self._adapters)
 
     def _bind(self, name: str, section: TaskSection) -> tuple[StageBinding, ...]:
-        """:raises ConfigError: a stage and its bundle don't fit."""
+        """:raises ConfigError: a stage and its bundle don't fit together."""
         own = section.model_copy(update={"stages": ()})
         if section.stages and section.learned:
             own = own.model_copy(update=_shared(section, self._learned[name]))
@@ -234,19 +235,21 @@ class _Builder:
         return StageBinding(stage, task, model, adapter)
 
     def _find(self, digest: str) -> str | None:
-        """The model whose bundle has this digest."""
+        """Name of the model whose bundle has this digest; None if there is no such model."""
         return next((name for name, bundle in self.bundles.items() if bundle.digest == digest), None)
 
 
 def _threads(model: ModelSection) -> int:
-    """0 chooses the best number for a single worker; several share the cores."""
+    """Number of threads of each worker. With ``auto``, 0 chooses the best number for a single worker; several
+    workers share the cores."""
     if model.threads != "auto":
         return model.threads
     return 0 if model.workers == 1 else max(1, usable_cores() // model.workers)
 
 
 def _own_encoders(learned: Mapping[str, Bundle], named: Mapping[str, Bundle]) -> dict[str, Bundle]:
-    """Encoders that learned tasks bring along, each folder once, without those that are named models."""
+    """Bundles of learned tasks that have their own encoder, each folder once, except those that are also in
+    ``named``."""
     found: dict[str, Bundle] = {}
     known = {bundle.path.resolve() for bundle in named.values()}
     for name, bundle in learned.items():
@@ -257,7 +260,8 @@ def _own_encoders(learned: Mapping[str, Bundle], named: Mapping[str, Bundle]) ->
 
 
 def _shared(section: TaskSection, learned: Bundle) -> dict[str, Any]:
-    """Settings that the other stages take from the learned one, unless the section has its own."""
+    """Settings that the other stages of a task take from the learned stage, unless the task's section has its
+    own."""
     taught = learned.manifest.learned
     if taught is None:
         return {}

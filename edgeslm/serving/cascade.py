@@ -1,7 +1,7 @@
 """Cascade: asks the stages of a task in order until one is confident.
 
-This is cheap if the first stage is fast and usually right. If no stage is confident, the last answer is
-returned as ``abstained``. A stage that fails (out of memory, text too long) passes on to the next.
+A cascade is cheap if the first stage is fast and usually right. If no stage is confident, the last answer is
+returned as ``abstained``. If a stage fails (out of memory, text too long), the next stage is asked.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ log = logging.getLogger("edgeslm.serving")
 
 @dataclass(frozen=True, slots=True)
 class StageAnswer:
-    """``model``: label of the model in results."""
+    """The answer of one stage; ``model`` is the model's label in results."""
 
     outcome: Outcome
     model: str | None
@@ -33,7 +33,8 @@ class Stage:
 
 
 async def run_stages(stages: Sequence[Stage], request: Request) -> StageAnswer:
-    """The first answer that isn't ``abstained``, else the last one, with the total cost of all stages asked.
+    """Returns the first answer that isn't ``abstained``, or else the last answer, with the total cost of all
+    stages that answered.
 
     :raises RequestError: no stage could answer.
     """

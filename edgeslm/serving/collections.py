@@ -1,4 +1,4 @@
-"""Collections of a node: searched in a process of their own, embedded by the node's encoders."""
+"""Collections of a node: a separate process searches them, and the node's encoders embed their passages."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ if TYPE_CHECKING:
 log = logging.getLogger("edgeslm.serving")
 
 AT_ONCE = 4
-"""Passages in one encoder call, which a question may have to wait for."""
+"""Number of passages in one encoder call; it is small, since a question may have to wait for such a call."""
 
 
 class Collections:
-    """Searches and remembers, once started.
+    """Searches collections and adds messages to them, once started.
 
-    :param bundles: of the node's models, by name.
-    :param remembered: names of the collections that routes remember messages in.
+    :param bundles: model name -> bundle, for the node's models.
+    :param remembered: names of the collections to which routes add messages.
     :raises ConfigError: an encoder or reader is of the wrong kind.
     """
 
@@ -73,7 +73,7 @@ class Collections:
             specs,
             {name: (section.encoder, section.reader, section.tables) for name, section in sections.items()},
         )
-        """Identifies what is searched and indexed: collections with equal plans are shared on a reload."""
+        """Describes what is searched and indexed; on a reload, collections with equal plans are shared."""
         self._specs = specs
         self._log_level = log_level
         self._process = self._make_process() if specs else None
@@ -83,7 +83,7 @@ class Collections:
         return KnowledgeProcess(self._specs, embed=self._embed_added, log_level=self._log_level)
 
     def use(self, models: ModelPool) -> None:
-        """Sets the models that embed and read."""
+        """Sets the pool of the encoders and readers to use."""
         self._models = models
 
     @property
@@ -97,7 +97,10 @@ class Collections:
         return [] if self._process is None else self._process.problems
 
     async def start(self) -> None:
-        """Call :meth:`use` first. :raises KnowledgeError: a collection can't be used."""
+        """Starts the knowledge process; :meth:`use` must be called before.
+
+        :raises KnowledgeError: a collection can't be used.
+        """
         if self._process is not None:
             if self._was_stopped:
                 self._process, self._was_stopped = self._make_process(), False
@@ -118,12 +121,12 @@ class Collections:
         only: Filter = EVERYTHING,
         by_sentence: bool = False,
     ) -> Sequence[Found]:
-        """The ``k`` best passages of some collections, best first; by word search only if the encoder is
-        unavailable.
+        """The ``k`` best passages of some collections, best first. If the encoder is unavailable, only word
+        search is used.
 
-        :param only: which documents to search.
-        :param by_sentence: rerank the first ones by their sentences, and by the reader if there is one.
-        :raises RequestError: they can't be searched.
+        :param only: filter of the documents to search.
+        :param by_sentence: rerank the best passages by their sentences, and with the reader if there is one.
+        :raises RequestError: the collections can't be searched.
         """
         section = self._sections[collections[0]]  # all share one encoder and reader
         encoder = section.encoder
@@ -149,8 +152,8 @@ class Collections:
     async def _read(
         self, reader: str, question: str, found: Sequence[Found], priority: int
     ) -> Sequence[Found]:
-        """Reranks by the reader, a few passages in each call. If it is unavailable, keeps the order: any
-        answer is better than none."""
+        """Reranks passages with the reader, a few in each call. If the reader is unavailable, the order is
+        kept, since any answer is better than none."""
         texts, likely, places = readable(found), list[float](), list[Sequence[Run]]()
         try:
             for begin in range(0, len(texts), AT_ONCE):
@@ -166,10 +169,10 @@ class Collections:
     async def compute(
         self, question: str, collections: Sequence[str], only: Filter = EVERYTHING
     ) -> TableAnswer | None:
-        """The answer of some collections' tables; None if there is none, or several. Skips collections
-        without ``tables``.
+        """The answer computed from the tables of some collections; None if there is no answer, or more than
+        one. Collections without ``tables`` are skipped.
 
-        :raises RequestError: they can't be read.
+        :raises RequestError: the collections can't be read.
         """
         asked = tuple(name for name in collections if self._sections[name].tables)
         if not asked:
@@ -180,9 +183,9 @@ class Collections:
             raise ModelUnavailable(str(error)) from None
 
     async def remember(self, collection: str, memory: Memory) -> None:
-        """Returns when the message is on disk.
+        """Adds a message to a collection; returns when the message is on disk.
 
-        :raises KnowledgeError: it can't be written.
+        :raises KnowledgeError: the message can't be written.
         """
         await self._opened.remember(collection, memory)
 
@@ -199,8 +202,8 @@ class Collections:
         return EncoderTag(bundle.digest, str(bundle.path))
 
     async def _embed_added(self, collection: str, texts: Sequence[str]) -> Any:
-        """Embeds passages at the lowest priority, a few in each call, since a question can't interrupt the
-        encoder."""
+        """Embeds passages at the lowest priority, a few in each call, since a question can't interrupt a call
+        of the encoder."""
         encoder = self._sections[collection].encoder
         if encoder is None:
             raise KnowledgeError(f"{collection} has no encoder")
@@ -212,7 +215,7 @@ class Collections:
     async def _embed_or_not(
         self, encoder: str, texts: Sequence[str], priority: int
     ) -> Sequence[Sequence[float]] | None:
-        """None if the encoder is unavailable, which is logged."""
+        """Embeds texts; if the encoder is unavailable, logs a warning and returns None."""
         try:
             return await self._embed(encoder, texts, priority) if texts else ()
         except DISPENSABLE as error:

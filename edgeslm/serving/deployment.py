@@ -1,7 +1,7 @@
 """Deployment: the bundles, models, tasks and stages of one configuration.
 
-A node has one at a time. A new one takes over between two requests (``service``) and shares what is the same:
-loaded engines, the knowledge process, drift statistics.
+A node has one deployment at a time. A new deployment takes over between two requests (``service``) and shares
+identical parts with the old one: loaded engines, the knowledge process, drift statistics.
 """
 
 from __future__ import annotations
@@ -29,12 +29,12 @@ from edgeslm.telemetry.drift import DriftWatch
 
 @dataclass(frozen=True, slots=True)
 class StageBinding:
-    """One stage of a task: the task in this stage's variant, its model and adapter."""
+    """One stage of a task, with the variant of the task for this stage, the model and the adapter."""
 
     name: str
     task: Task
     model: str | None
-    """None for word search, which needs no model."""
+    """Name of the stage's model; None for word search, which needs no model."""
     adapter: Bundle | None
 
     def through_adapter(self, call: Call) -> Call:
@@ -65,7 +65,7 @@ class Deployment:
         self.bindings = bindings
         self.watches = watches
         self.tasks = {name: stages[0].task for name, stages in bindings.items()}
-        """Task name -> first stage's task, which checks requests and describes results."""
+        """Task name -> task of the first stage, which checks requests and describes results."""
         self.targets = {
             name: Target.of(section.stages or (section.escalate or "",), self.tasks[name])
             for name, section in config.tasks.items()
@@ -82,12 +82,15 @@ class Deployment:
         await asyncio.gather(self.models.start(), self.library.start())
 
     async def start_models(self) -> None:
-        """Starts models in addition to the running deployment's. :raises BundleError: as :meth:`start`."""
+        """Starts the models but not the collections, next to a running deployment.
+
+        :raises BundleError: see :meth:`start`.
+        """
         await self._trust.check()
         await self.models.start()
 
     async def stop(self, beside: Collection[Deployment] = ()) -> None:
-        """Stops everything that no deployment in ``beside`` shares."""
+        """Stops all parts that aren't shared with a deployment in ``beside``."""
         if all(other.library is not self.library for other in beside):
             await self.library.stop()  # before the models, since it uses an encoder
         await self.models.stop([other.models for other in beside])
@@ -113,7 +116,7 @@ class Deployment:
         await self._is_idle.wait()
 
     def tasks_of(self, model: str) -> list[str]:
-        """The tasks that use a model in a stage, or to embed or read their collections."""
+        """The tasks that use a model, either in a stage or as the encoder or reader of their collections."""
         read = {name for name, one in self.config.knowledge.items() if model in (one.encoder, one.reader)}
         return [
             name
@@ -123,11 +126,11 @@ class Deployment:
         ]
 
     def adapter_of(self, task: str) -> Bundle | None:
-        """The first stage's adapter."""
+        """Adapter of a task's first stage; None if there is none."""
         return self.bindings[task][0].adapter
 
     def model_of(self, task: str) -> str | None:
-        """The first stage's model, if any."""
+        """Name of the model of a task's first stage; None if there is none."""
         return self.bindings[task][0].model
 
     def stages_of(self, task: str) -> tuple[str, ...]:
@@ -135,7 +138,7 @@ class Deployment:
         return (*(binding.name for binding in self.bindings[task]), *([target.stage] if target else ()))
 
     async def run(self, request: Request, on_chunk: OnChunk | None, attempt: Attempt | None) -> Result:
-        """:raises RequestError: why there is no result."""
+        """:raises RequestError: no stage could answer, or the task doesn't exist any more."""
         if request.task not in self.bindings:  # a reload removed it while the request waited
             raise UnknownTask(f"there is no task {request.task!r} here any more")
         started = time.monotonic()

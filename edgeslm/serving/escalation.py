@@ -1,7 +1,7 @@
 """Escalation: asks another node, as the last stage, if no stage on this node is confident.
 
-Waiting for another node takes no slot of the scheduler. If it can't be reached or doesn't answer, the result
-found here stands, as ``abstained``.
+Waiting for another node takes no slot of the scheduler. If the other node can't be reached or doesn't answer,
+the result of this node is returned.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ class OtherNodes(Protocol):
     async def ask(
         self, node: str, task: str, text: str, timeout_s: float, options: Mapping[str, Any]
     ) -> Result:
-        """:raises EdgeslmError: no answer in time."""
+        """:raises EdgeslmError: the other node doesn't answer in time."""
         ...
 
     async def close(self) -> None: ...
@@ -40,7 +40,7 @@ _PASSED_ON = frozenset(error.code for error in PASSED_ON)
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """Another node's task, and ``own``, the task here that its result is for."""
+    """A task of another node; ``own`` is the task of this node that passes requests to it."""
 
     node: str
     task: str
@@ -48,7 +48,7 @@ class Target:
 
     @classmethod
     def of(cls, stages: tuple[str, ...], own: Task) -> Target | None:
-        """The target of a task's stages, if the last one is on another node."""
+        """The target of a task with these stages; None if the last stage isn't on another node."""
         if not stages or not stages[-1].startswith(NODE_STAGE):
             return None
         node, _, name = stages[-1].removeprefix(NODE_STAGE).partition("/")
@@ -60,7 +60,7 @@ class Target:
 
 
 class Escalation:
-    """Asks other nodes, if configured. Waiting requests can be cancelled."""
+    """Passes requests to other nodes, if configured. Requests that wait for another node can be cancelled."""
 
     def __init__(self, timeout_s: float, nodes: OtherNodes | None = None) -> None:
         self._timeout_s = timeout_s
@@ -69,14 +69,15 @@ class Escalation:
         self._cancelled: set[asyncio.Future[Result]] = set()
 
     def is_wanted(self, result: Result) -> bool:
-        """Whether another node should be asked after this result. Contradicting documents are for a person to
-        resolve: a larger model would pick a side."""
+        """Whether another node should be asked after this result. If documents contradict each other, no
+        other node is asked: a larger model would choose one of the documents, but a person has to resolve the
+        conflict."""
         if self._nodes is None or (result.result or {}).get("conflict"):
             return False
         return result.status == "abstained" or (result.error is not None and result.error.code in _PASSED_ON)
 
     async def ask(self, target: Target, request: Request, found: Result) -> Result:
-        """The other node's answer, or ``found``."""
+        """Returns the other node's answer, or ``found`` if there is no usable answer."""
         now = time.monotonic()
         until = min((request.received_at or now) + self._timeout_s, request.expires_at or math.inf)
         left_s = until - now
@@ -118,7 +119,10 @@ class Escalation:
             await self._nodes.close()
 
     def cancel(self, matches: Callable[[Request], bool]) -> int:
-        """Cancels requests that wait for another node. :return: their number."""
+        """Cancels the matching requests that wait for another node.
+
+        :return: the number of these requests.
+        """
         chosen = [asking for asking, request in self._waiting.items() if matches(request)]
         for asking in chosen:
             self._cancelled.add(asking)
@@ -127,7 +131,7 @@ class Escalation:
 
 
 def _merge(target: Target, request: Request, found: Result, answer: Result, asked_at: float) -> Result:
-    """The other node's answer as the result of this request, with the times and tokens of both."""
+    """Makes the other node's answer the result of this request, with the times and tokens of both nodes."""
     times = {key: found.timings_ms.get(key, 0.0) for key in ("queue", "prefill", "decode")}
     for key in times:
         times[key] += answer.timings_ms.get(key, 0.0)

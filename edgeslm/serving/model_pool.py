@@ -29,17 +29,18 @@ class MakeProcess(Protocol):
 
 
 ATTEMPTS = 2
-"""Attempts of a request whose engine crashes; after the last one the request counts as the cause."""
+"""Number of attempts of a request whose engine crashes; after the last attempt, the request counts as the
+cause of the crash."""
 
 
 AGAIN_S = 10.0
-"""Seconds before another attempt to start a missing worker of a team."""
+"""Seconds between two attempts to start a missing worker of a team."""
 
 
 @dataclass(slots=True, eq=False)
 class _Model:
-    """``calls``: running and waiting calls. ``retry_at``: time of the loop's clock before which a missing
-    worker is not started again."""
+    """A model and its engine. ``calls`` is the number of running and waiting calls. A missing worker is not
+    started again before ``retry_at``, a time of the event loop's clock."""
 
     bundle: Bundle
     process: EngineProcess | EngineTeam
@@ -52,22 +53,22 @@ class _Model:
     timer: asyncio.TimerHandle | None = None
     retry_at: float = 0.0
     retry_lock: asyncio.Lock = field(default_factory=asyncio.Lock)
-    """Held by a retry: if the engine crashes again, no other call can be the cause."""
+    """Lock that a retried call holds, so that no other call can be the cause if the engine crashes again."""
 
     def is_of(self, bundle: Bundle, hardware: Hardware, adapters: Adapters) -> bool:
-        """Whether it has the same bundle, hardware and adapters."""
+        """Whether this model has the given bundle, hardware and adapters."""
         own = self.bundle.path, self.bundle.digest, self.hardware, dict(self.adapters)
         return own == (bundle.path, bundle.digest, hardware, dict(adapters))
 
 
 class ModelPool:
-    """Named models, loaded together, and restarted when their process exits.
+    """Named models that are loaded together; a model whose process exits is restarted for the next call.
 
-    :param bundles: name -> bundle; the engine refuses any other.
-    :param hardware: name -> hardware; the default is the fastest number of threads.
-    :param keep_alive_s: name -> seconds without a call after which a model is unloaded.
-    :param adapters: name -> adapter bundles that calls may name, with their digests.
-    :param make_process: creates an engine from bundle, hardware and adapters.
+    :param bundles: model name -> bundle; the engine refuses any other bundle.
+    :param hardware: model name -> hardware; the default is the CPU with the fastest number of threads.
+    :param keep_alive_s: model name -> seconds without a call after which the model is unloaded.
+    :param adapters: model name -> adapter bundles that calls may name, with their digests.
+    :param make_process: function that creates an engine from bundle, hardware and adapters.
     :param running: the current models; identical ones are shared.
     """
 
@@ -102,34 +103,34 @@ class ModelPool:
         return self._models[name].bundle
 
     def label(self, name: str) -> str:
-        """Label of a model in results: ``small@sha256:1f3a...``."""
+        """Label of a model in results, such as ``small@sha256:1f3a...``."""
         return f"{name}@{short_digest(self.bundle(name).digest)}"
 
     def graph(self, name: str) -> str | None:
-        """The graph that its engine loads; None for an encoder."""
+        """The graph that a model's engine loads; None for an encoder."""
         return self._models[name].graph
 
     def is_loaded(self, name: str) -> bool:
         return self._models[name].process.alive
 
     def is_prepared(self, name: str) -> bool:
-        """Whether its engine uses, or last used, prepacked weights."""
+        """Whether a model's engine uses prepacked weights, or used them when it was last loaded."""
         info = self._models[name].process.info
         return info is not None and info.prepared
 
     def can_be_prepared(self, name: str) -> bool:
-        """Whether its engine supports prepacked weights and has none."""
+        """Whether a model's engine supports prepacked weights but was loaded without them."""
         model = self._models[name]
         has_none = model.process.info is not None and not model.process.info.prepared
         return has_none and model.graph is not None and model.process.takes_prepared
 
     def find(self, digest: str) -> str | None:
-        """The model whose bundle has this digest."""
+        """Name of the model whose bundle has this digest; None if there is no such model."""
         return next((name for name, model in self._models.items() if model.bundle.digest == digest), None)
 
     @property
     def pids(self) -> dict[str, int]:
-        """Model name -> process id; further workers are ``small#2`` and so on."""
+        """Model name -> process id; further workers of a model are named ``small#2`` and so on."""
         return {
             name if number == 1 else f"{name}#{number}": pid
             for name, model in self._models.items()
@@ -145,7 +146,7 @@ class ModelPool:
         """Loads all models concurrently. An engine that exits while loading is started once more.
 
         :raises BundleError: an engine refuses its bundle.
-        :raises EngineCrashed: an engine exited while loading.
+        :raises EngineCrashed: an engine exited twice while loading.
         """
         await asyncio.gather(*(self._load(model) for model in self._models.values()))
         for name in self._models:
@@ -166,11 +167,11 @@ class ModelPool:
         attempt: Attempt | None = None,
         priority: int = NORMAL_PRIORITY,
     ) -> Output:
-        """Runs one engine call; waits for a loading model, and retries once after a crash.
+        """Runs one engine call; waits while the model is loading, and retries the call once after a crash.
 
         :raises Poisoned: the engine crashed each time.
         :raises ModelUnavailable: the engine can't be restarted, or the node is stopping.
-        :raises RequestError: reported by the engine.
+        :raises RequestError: the error that the engine reports.
         """
         model = self._models[name]
         with self._in_use(name):
@@ -191,8 +192,8 @@ class ModelPool:
 
     @asynccontextmanager
     async def _turn(self, model: _Model, attempt: int) -> AsyncIterator[None]:
-        """Waits for the engine. A retry has it exclusively: only one of the calls that ran during a crash is
-        the cause, and the others must not be blamed."""
+        """Waits until a call may use the engine. A retried call has the engine exclusively, since only one of
+        the calls that ran during a crash is its cause, and the other calls must not be blamed."""
         try:
             if attempt > 1:
                 async with model.retry_lock:
@@ -210,11 +211,12 @@ class ModelPool:
         yield
 
     async def renew(self, name: str) -> bool:
-        """Restarts an idle engine, to use newly prepacked weights; new calls wait.
+        """Restarts an idle engine, so that it uses new prepacked weights; new calls wait.
 
-        :return: false, without a restart, if calls run or wait. An unloaded model stays so.
-        :raises EngineCrashed: the restart failed; the next call tries again.
-        :raises BundleError: likewise.
+        :return: false if calls run or wait, so that the engine can't be restarted. An unloaded model stays
+            unloaded.
+        :raises EngineCrashed: the engine exited while loading; the next call starts it again.
+        :raises BundleError: the engine refuses its bundle.
         """
         model = self._models[name]
         if model.calls:
@@ -227,7 +229,7 @@ class ModelPool:
         return True
 
     async def stop(self, beside: Collection[ModelPool] = ()) -> None:
-        """Stops all engines except those shared with ``beside``; running and new calls fail."""
+        """Stops all engines except those shared with the pools in ``beside``; running and new calls fail."""
         self._stopped = True
         shared = [model for other in beside for model in other._models.values()]  # noqa: SLF001  another of the same class
         models = [model for model in self._models.values() if model not in shared]
@@ -241,7 +243,7 @@ class ModelPool:
         await asyncio.gather(*(model.process.stop() for model in models))
 
     async def _ensure(self, model: _Model) -> None:
-        """Starts the model's process unless it runs; concurrent callers share one start."""
+        """Starts the model's engine unless it is running; concurrent callers share one start."""
         stays = model.unloading is None or model.unloading.done()
         is_settled = stays and (model.starting is None or model.starting.done())
         if model.process.complete and is_settled:

@@ -1,7 +1,7 @@
 """Background prepacking: prepacks decoders for this machine while the node is idle.
 
-A child process does the work at low priority (``engine.prepack``), once in a daemon's life. If it fails, the
-problem is reported and the model keeps running without it.
+A child process does the work at low priority (``engine.prepack``). If it fails, the problem is reported and
+the model keeps running without prepacked weights.
 """
 
 from __future__ import annotations
@@ -25,12 +25,12 @@ MARK_EVERY_S: Final = 24 * 3600.0
 
 @dataclass(frozen=True, slots=True)
 class QuietTimes:
-    """Idle seconds that prepacking waits for."""
+    """Seconds that the node must be idle before prepacking goes on."""
 
     first_s: float = 10.0
-    """After a start, since queued requests come first."""
+    """Idle time after a start, since queued requests come first."""
     next_s: float = 5.0
-    """Before an engine is restarted, or the next model is prepacked."""
+    """Idle time before an engine is restarted, or the next model is prepacked."""
 
 
 QUIET: Final = QuietTimes()
@@ -41,11 +41,11 @@ class IdleNode(Protocol):
         """Seconds since the node last had work."""
 
     async def renewed(self) -> None:
-        """Called when an engine runs on prepacked weights."""
+        """Called after an engine was restarted with prepacked weights."""
 
 
 class Prepacker:
-    """Prepacks the decoders of ``models`` that need it."""
+    """Prepacks those decoders of ``models`` that have no prepacked weights."""
 
     def __init__(self, models: ModelPool, state_dir: Path, node: IdleNode, quiet: QuietTimes = QUIET) -> None:
         self._quiet = quiet
@@ -53,10 +53,11 @@ class Prepacker:
         self._state_dir = state_dir
         self._node = node
         self.problems: list[str] = []
-        """Models that failed the self-test, as sentences for users."""
+        """Sentences for users about models that failed the self-test."""
 
     async def run(self) -> None:
-        """Prepacks what is missing, then marks what is used. Cancelling ends the child at once."""
+        """Prepacks decoders that have no prepacked weights, then marks the weights in use once a day.
+        Cancelling ends the child process at once."""
         await self._until_idle(self._quiet.first_s)
         same: dict[tuple[str, str | None], list[str]] = {}
         for name in self._models.names:
@@ -76,7 +77,10 @@ class Prepacker:
             await asyncio.sleep(quiet_s - idle_s)
 
     async def _make(self, names: Sequence[str]) -> bool:
-        """Prepacks for models of one bundle. :return: success."""
+        """Prepacks the bundle that the models ``names`` share.
+
+        :return: whether prepacking succeeded.
+        """
         bundle, graph = self._models.bundle(names[0]), self._models.graph(names[0]) or ""
         log.info("%s is being prepared for this machine", bundle.path)
         keep = [self._models.bundle(name).digest for name in self._models.names]
@@ -102,8 +106,8 @@ class Prepacker:
         await self._node.renewed()
 
     def _mark_used(self) -> None:
-        """Marks prepacked weights as used: engines do so only when loading, and other nodes with this state
-        folder remove what seems unused."""
+        """Marks prepacked weights as used. Engines mark them only when loading, and other nodes with the same
+        state folder remove weights that seem unused."""
         for name in self._models.names:
             graph = self._models.graph(name)
             if graph is not None and self._models.is_prepared(name):

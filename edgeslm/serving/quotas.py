@@ -1,7 +1,7 @@
 """Client quotas: fair share of the queue, and a rate limit (token bucket) for each client.
 
-MQTT doesn't reveal client names, so a client is identified by its reply topic: two programs that share one
-count as one client, and a program that changes it counts as many.
+MQTT doesn't reveal client names, so a client is identified by its reply topic. Two programs that share a
+reply topic count as one client, and a program that changes its reply topic counts as several.
 """
 
 from __future__ import annotations
@@ -18,7 +18,8 @@ from edgeslm.errors import Busy
 OTHERS_S = 60.0
 """Seconds after another client's request during which a client is limited to its share of the queue."""
 MOST_SENDERS = 1024
-"""Most clients remembered; a forgotten client starts afresh."""
+"""Largest number of clients with an account. The account that was unused for longest is dropped first; its
+client then starts with a full quota."""
 
 
 @dataclass(slots=True)
@@ -26,16 +27,17 @@ class _Account:
     held: int = 0
     asked_at: float = 0.0
     tokens: float = 0.0
-    """Remaining tokens; below 0 the client must wait."""
+    """Remaining tokens; at 0 or less, the client must wait."""
     filled_at: float = 0.0
 
 
 class ClientQuotas:
-    """``queue``: requests of one client held at a time while others ask, too. ``tokens_per_min``: tokens read
-    and written for it in a minute (None for no limit).
+    """Limits for each client. While other clients send requests, too, a client may have ``queue`` requests
+    waiting or running. ``tokens_per_min`` is the number of prompt and completion tokens that a client may use
+    in a minute (None for no limit).
 
-    The empty name stands for all clients without a reply topic, such as sensors, which would not hear a
-    refusal. Together they are limited to ``nameless_queue`` (None for no limit).
+    The empty name stands for all clients without a reply topic, such as sensors, which would not receive a
+    rejection. Together these clients may have ``nameless_queue`` requests (None for no limit).
     """
 
     def __init__(
@@ -52,9 +54,10 @@ class ClientQuotas:
         self._accounts: OrderedDict[bytes, _Account] = OrderedDict()
 
     def admit(self, sender: str, wait_s: Callable[[], float]) -> None:
-        """Counts a request until :meth:`settle`. ``wait_s``, which scans the queue, estimates its duration.
+        """Admits a request, which counts until :meth:`settle`. To reject a request, ``wait_s`` is called,
+        which scans the queue and returns its estimated duration in seconds.
 
-        :raises Busy: the client has used its share.
+        :raises Busy: the client has used up its share of the queue or its tokens.
         """
         now = time.monotonic()
         account = self._account(sender, now)
@@ -74,7 +77,7 @@ class ClientQuotas:
         account.held += 1
 
     def settle(self, sender: str, usage: Mapping[str, int]) -> None:
-        """Ends an admitted request."""
+        """Ends an admitted request and subtracts the tokens of ``usage``."""
         account = self._account(sender, time.monotonic())
         account.held = max(0, account.held - 1)
         account.tokens -= sum(usage.values())

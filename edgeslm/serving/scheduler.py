@@ -1,7 +1,7 @@
 """Scheduler: the only request queue, with admission and backpressure, priorities, deadlines, timeouts and
 cancellation.
 
-The function that runs a request is passed in. Every request ends with exactly one result.
+The constructor gets the function that runs a request. Every request ends with exactly one result.
 """
 
 from __future__ import annotations
@@ -28,16 +28,17 @@ Run = Callable[[Request, OnChunk | None, Attempt | None], Awaitable[Result]]
 WHILE_RUNNING = "cancelled while it was running"
 
 FIRST_GUESS_S = 0.5
-"""Assumed seconds of a request, for ``retry_after_ms``, before one of its task was measured."""
+"""Assumed duration of a request in seconds, used for ``retry_after_ms`` until a request of the same task was
+measured."""
 
 MOST_PASSED_OVER = 8
-"""Requests that may overtake the oldest one, or interrupt a running one. So high priorities delay low ones,
-but don't starve them."""
+"""Number of requests that may overtake the oldest waiting request, or interrupt a running one. So requests of
+high priority delay those of low priority, but don't starve them."""
 
 
 @dataclass(order=True, slots=True)
 class _Job:
-    """Ordered by priority, then expiry, then arrival."""
+    """A waiting or running request; jobs are ordered by priority, then expiry, then arrival."""
 
     rank: tuple[int, float, int]
     request: Request = field(compare=False)
@@ -57,7 +58,7 @@ class Scheduler:
     """Runs up to ``slots`` requests at a time, with up to ``limit`` waiting.
 
     ``slots`` is 1 unless a model has more workers. One more request may start if its priority is above that
-    of all running ones: the engine interleaves it (``engine.worker``).
+    of all running requests, since the engine runs it between two of their steps (``engine.worker``).
     """
 
     def __init__(
@@ -72,10 +73,10 @@ class Scheduler:
         self._run = run
         self._quotas = quotas
         self.limit = limit
-        """Most waiting requests."""
+        """Largest number of waiting requests."""
         self._timeout_s = timeout_s
         self.slots = slots
-        """Most running requests."""
+        """Largest number of running requests."""
         self._waiting: list[_Job] = []
         self._arrived: deque[_Job] = deque()
         self._running: dict[asyncio.Task[None], _Job] = {}
@@ -85,7 +86,7 @@ class Scheduler:
         self._paused = False
         self._service_s: dict[str, float] = {}
         self.moved_at = time.monotonic()
-        """Time of the last progress: a request started or finished, or a piece of text."""
+        """Time of the last progress, which is the start or end of a request, or a piece of streamed text."""
 
     @property
     def waiting(self) -> int:
@@ -98,7 +99,7 @@ class Scheduler:
 
     @property
     def wait_s(self) -> float:
-        """Estimated duration of the queue in seconds, from earlier requests."""
+        """Estimated seconds until all waiting requests are done, from the durations of earlier requests."""
         return sum(self._guess_s(job.request, FIRST_GUESS_S) for job in self._waiting) / self.slots
 
     @property
@@ -110,7 +111,7 @@ class Scheduler:
     ) -> Result:
         """Queues and runs a request; request errors are results, never exceptions.
 
-        ``attempt`` is told when it starts, and what ``run`` reports.
+        The start of the request is recorded in ``attempt``, which is also passed to ``run``.
         """
         number = next(self._arrivals)
         rank = (-request.priority, request.expires_at or math.inf, number)
@@ -143,7 +144,7 @@ class Scheduler:
                 expiry.cancel()
 
     def _admit(self, request: Request, rank: tuple[int, float, int]) -> None:
-        """:raises RequestError: it would wait in vain."""
+        """:raises RequestError: the queue is full, or the request would expire before its result."""
         now = time.monotonic()
         if request.expires_at is not None and request.expires_at <= now:
             raise Expired("it had expired when it arrived")
@@ -164,7 +165,8 @@ class Scheduler:
             raise Busy(message, retry_after_ms=math.ceil(wait_s * 1000))
 
     def _is_hopeless(self, request: Request, now: float) -> bool:
-        """Whether it would expire while running, by half of the usual time, since texts vary."""
+        """Whether a request would expire while it runs. Only half of the usual duration is assumed, since
+        texts vary."""
         guess_s = self._guess_s(request)
         if request.expires_at is None or now + guess_s / 2 <= request.expires_at:
             return False
@@ -173,11 +175,12 @@ class Scheduler:
         return True
 
     def _guess_s(self, request: Request, unknown_s: float = 0.0) -> float:
-        """Estimated seconds of a request, from earlier ones of its task."""
+        """Estimated duration of a request in seconds, from earlier requests of its task."""
         return self._service_s.get(request.task, unknown_s)
 
     def pause(self) -> None:
-        """Holds back waiting requests; this time doesn't count as running time."""
+        """Starts no more requests until :meth:`resume`. The pause doesn't count towards the timeout of
+        waiting requests."""
         self._paused = True
 
     def resume(self) -> None:
@@ -186,14 +189,17 @@ class Scheduler:
         self._fill_slots()
 
     def cancel(self, matches: Callable[[Request], bool]) -> int:
-        """Cancels all waiting and running requests that match. :return: their number."""
+        """Cancels all waiting and running requests that match.
+
+        :return: the number of these requests.
+        """
         chosen = [job for job in self._jobs.values() if matches(job.request) and not job.result.done()]
         for job in chosen:
             self._cancel(job)
         return len(chosen)
 
     async def drain(self, limit_s: float) -> bool:
-        """Waits until all requests are done; false after ``limit_s``."""
+        """Waits until all requests are done; returns false if that takes longer than ``limit_s``."""
         futures = [job.result for job in self._jobs.values()]
         if not futures:
             return True
@@ -207,7 +213,7 @@ class Scheduler:
             self._give_up(job, Cancelled("cancelled while it was waiting"))
 
     def _expire(self, job: _Job) -> None:
-        """Ends a waiting request; a running one has its own timeout."""
+        """Ends a request that expired while waiting; a running request has its own timeout."""
         if not job.begun:
             waited_s = time.monotonic() - job.request.received_at
             self._give_up(job, Expired(f"it expired after waiting {waited_s:.1f} s"))
@@ -233,8 +239,8 @@ class Scheduler:
             self._running[job.work] = job
 
     def _is_urgent(self, job: _Job) -> bool:
-        """Whether its priority is above that of all running requests, none of which was interrupted too
-        often."""
+        """Whether the job's priority is above that of all running requests, and none of these was interrupted
+        too often."""
         running = self._running.values()
         return all(
             job.request.priority > other.request.priority and other.interruptions < MOST_PASSED_OVER
@@ -265,7 +271,7 @@ class Scheduler:
             self._fill_slots()
 
     async def _result_of(self, job: _Job) -> Result | None:
-        """None if the job was cancelled before it began."""
+        """Runs a job and returns its result; None if the job had already ended while waiting."""
         now = time.monotonic()
         request = job.request
         self.moved_at = now
@@ -302,7 +308,7 @@ class Scheduler:
         return result
 
     def _watch_progress(self, on_chunk: OnChunk | None) -> OnChunk | None:
-        """Counts pieces of text as progress."""
+        """Wraps ``on_chunk`` so that each piece of streamed text counts as progress."""
         if on_chunk is None:
             return None
 
@@ -326,7 +332,7 @@ def _internal(request: Request, error: Exception) -> InternalError:
 
 
 def error_result(request: Request, error: RequestError) -> Result:
-    """An error as a result."""
+    """A result that reports ``error``."""
     total_ms = (time.monotonic() - request.received_at) * 1000 if request.received_at else 0.0
     return Result(
         request.id, request.task, "error", error=ErrorBody.of(error), timings_ms={"total": total_ms}

@@ -1,7 +1,8 @@
-"""Service: requests in, results out; a deployment behind the scheduler, without a bus.
+"""Service: answers requests with a deployment behind the scheduler, without MQTT.
 
-The daemon connects it to a broker, ``edgeslm try`` to a terminal. A reload may happen while requests arrive:
-each is served by the old or the new deployment, and none is lost.
+The daemon connects the service to a broker, and ``edgeslm try`` connects it to a terminal. If the
+configuration is reloaded while requests arrive, each request is served by the old or the new deployment, and
+none is lost.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ _NO_ANSWER = frozenset(error.code for error in NO_ANSWER)
 
 
 class SwitchCheck(Protocol):
-    """Checks a deployment that is to take over; an exception keeps the old one."""
+    """Checks a new deployment before it replaces the old one; an exception keeps the old deployment."""
 
     async def __call__(self, old: Deployment, new: Deployment, /) -> None: ...
 
@@ -38,8 +39,8 @@ class SwitchCheck(Protocol):
 class Service:
     """Serves one configuration, once :meth:`start` has loaded its models.
 
-    :param nodes: the nodes that tasks escalate to; without any, results found here stand.
-    :param make_process: see :func:`build_deployment`, also for what is raised.
+    :param nodes: sends requests to other nodes for escalation; with None, no request is escalated.
+    :param make_process: see :func:`build_deployment`, which also documents the errors.
     """
 
     def __init__(
@@ -79,7 +80,7 @@ class Service:
 
     @property
     def tasks(self) -> Mapping[str, Task]:
-        """Task name -> first stage's task, which checks requests and describes results."""
+        """Task name -> task of the first stage, which checks requests and describes results."""
         return self._now.tasks
 
     async def start(self) -> None:
@@ -89,8 +90,10 @@ class Service:
         await self._now.start()
 
     async def start_over(self, config: Config) -> None:
-        """Starts another configuration after a failed start. :raises EdgeslmError: why it can't be
-        started."""
+        """Starts another configuration after a failed start.
+
+        :raises EdgeslmError: the configuration can't be started; the sentence gives the reason.
+        """
         await self._now.stop()
         self._now = build_deployment(config, make_process=self._make_process)
         await self._now.start()
@@ -112,10 +115,11 @@ class Service:
         """Switches to another configuration between two requests; running requests finish on the old one.
 
         New models are loaded next to the old ones; identical models are shared. On failure the old deployment
-        stays. Name, broker, limits and state folder are not changed.
+        stays in use. A changed name, broker, limit or state folder has no effect.
 
         :param check: called when the new deployment is loaded.
-        :raises BundleError: as :meth:`start`. :raises ConfigError: as the constructor.
+        :raises BundleError: see :meth:`start`.
+        :raises ConfigError: see :func:`build_deployment`.
         :raises ModelUnavailable: an engine exits while loading.
         :raises KnowledgeError: a collection can't be used.
         """
@@ -143,8 +147,8 @@ class Service:
             retiring.add_done_callback(self._retiring.discard)
 
     async def _switch_collections(self, old: Deployment, new: Deployment) -> None:
-        """Two processes must not write to one collection, so requests wait while the new one replaces the
-        old."""
+        """Replaces the knowledge process. Requests wait until the new process runs, since two processes must
+        not write to the same collection."""
         self.scheduler.pause()
         try:
             await old.until_idle()
@@ -197,12 +201,15 @@ class Service:
         return await self._now.run(request, on_chunk, attempt)
 
     def cancel(self, matches: Callable[[Request], bool]) -> int:
-        """Cancels all requests that match. :return: their number."""
+        """Cancels all requests that match.
+
+        :return: the number of these requests.
+        """
         return self.scheduler.cancel(matches) + self.escalation.cancel(matches)
 
 
 async def _without_model(task: Task, request: Request, failed: Result, code: str) -> Result:
-    """What the task can answer without its model; otherwise ``failed``."""
+    """The result that the task can give without its model; ``failed`` if there is none."""
     try:
         told = await asyncio.to_thread(task.without_model, request)
     except Exception as error:  # possibly the earlier cause; no text is logged
@@ -215,11 +222,12 @@ async def _without_model(task: Task, request: Request, failed: Result, code: str
 
 
 def _most_requests(config: Config) -> int:
-    """Messages in flight are limited already; one that several routes read is several requests."""
+    """Largest number of waiting requests. The number of messages in flight is limited elsewhere, but a
+    message that several routes read becomes several requests."""
     limits = config.limits
     return (limits.queue + limits.qos0_queue) * max(1, len(config.routes))
 
 
 def _slots(config: Config) -> int:
-    """Concurrent requests: the workers of the largest team."""
+    """Number of requests that may run at a time, which is the number of workers of the largest team."""
     return max((model.workers for model in config.models.values()), default=1)

@@ -1,6 +1,7 @@
 """Warm-up: prepares models while the node is idle, so that first requests are fast.
 
-Prefills prompt prefixes, and prepacks decoders (``prepare``). Restarts after a reload.
+The warm-up prefills prompt prefixes, then prepacks decoders (``prepare``). It starts again after the
+configuration was reloaded.
 """
 
 from __future__ import annotations
@@ -26,20 +27,20 @@ from edgeslm.telemetry.extension import Announces, Extension
 log = logging.getLogger("edgeslm.serving")
 
 WARM_AFTER_S: Final = 0.5
-"""Idle seconds before prompt prefixes are prefilled."""
+"""Seconds that the node must be idle before prompt prefixes are prefilled."""
 
 
 _ANY_TEXT: Final = "."
-"""Placeholder for the message; only the prompt before it matters."""
+"""Placeholder for the message, since only the prompt before the message matters."""
 
 
 class _WarmError(Exception):
-    """Ends a task after its prompt was prefilled."""
+    """Raised to end a task after its prompt was prefilled."""
 
 
 async def warm(deployment: Deployment) -> None:
     """Prefills the prompt prefix of each task in its decoders, at the lowest priority, so that the first
-    request needn't wait."""
+    request doesn't have to wait."""
     models = deployment.models
     for name, bindings in deployment.bindings.items():
         for binding in bindings:
@@ -71,7 +72,8 @@ async def _warm(deployment: Deployment, name: str, binding: StageBinding, model:
 
 
 class WarmUp(Extension):
-    """Runs while the node is idle; announces engines that run on prepacked weights."""
+    """Runs the warm-up while the node is idle; publishes the node's info when an engine uses prepacked
+    weights."""
 
     def __init__(self, service: Service, presence: Announces, quiet: QuietTimes = QUIET) -> None:
         self._quiet = quiet
@@ -81,7 +83,7 @@ class WarmUp(Extension):
 
     @property
     def alerts(self) -> Sequence[str]:
-        """Models that failed the self-test."""
+        """Sentences about models that failed the self-test."""
         return () if self._prepacker is None else self._prepacker.problems
 
     async def start(self) -> None:
@@ -117,6 +119,6 @@ class WarmUp(Extension):
             log.debug("warm-up", exc_info=True)
 
     async def renewed(self) -> None:
-        """Called when an engine runs on prepacked weights."""
+        """Called after an engine was restarted with prepacked weights."""
         self._presence.announce_info()
         await warm(self._service.deployment)
