@@ -1,8 +1,8 @@
 """Allow-list for ``genai_config.json``: the keys that a bundle may pass to onnxruntime-genai.
 
-The runtime reads the file itself, and some keys load libraries, write files or name paths. So only harmless
-keys are allowed: those that the runtime's model builder writes for decoders on a CPU, and a few others. The
-runtime's parser uses both values of a duplicate key, so duplicate keys are refused too.
+The runtime reads the file itself, and some keys load libraries, write files or name paths. Therefore only
+harmless keys are allowed: those that the runtime's model builder writes for decoders on a CPU, and a few
+others. The runtime's parser uses both values of a duplicate key, so duplicate keys are refused too.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
 """Bundle manifest: the format of bundles, which ``edgeslm-export`` writes and a device runs.
 
-A bundle is an immutable folder: ``manifest.json``, the model, its tokenizer files and ``report.json``. The
-manifest lists the other files with size and SHA-256, so its digest identifies the bundle. Only ``model.sig``
-isn't listed, since this file signs the manifest. This module loads and verifies bundles and estimates their
-memory; ``signature`` checks signatures.
+A bundle is an immutable folder with ``manifest.json``, the model, its tokenizer files and ``report.json``.
+The manifest lists the other files with size and SHA-256, so its digest identifies the bundle. The manifest
+doesn't list ``model.sig``, since this file signs the manifest. This module loads and verifies bundles and
+estimates their memory; ``signature`` checks signatures.
 """
 
 from __future__ import annotations
@@ -73,7 +73,7 @@ class Quantization(Section):
 
 
 class Graphs(Section):
-    """ONNX files by purpose."""
+    """The ONNX files of a bundle, by purpose."""
 
     generate: str | None = None
     score: str | None = None
@@ -107,9 +107,10 @@ class HeadSection(Section):
 
     ``weights`` names an ``.npz`` file with ``weight`` [labels, dimension] and ``bias`` [labels] in float32;
     uncalibrated probabilities are ``softmax(weight @ x + bias)``. For ``extract``, the rows of ``weight`` are
-    the options of all fields, one field after another. Then ``place_weight`` [fields, 3, dimension] and
-    ``place_bias`` [fields, 3] score for each token whether a field's span starts, ends or continues there.
-    The optional ``centroids`` [groups, dimension] are unit vectors of clusters of the training rows.
+    the options of all fields, one field after another. For ``extract`` there are also ``place_weight``
+    [fields, 3, dimension] and ``place_bias`` [fields, 3], which score for each token whether a field's span
+    starts, ends or continues there. The optional ``centroids`` [groups, dimension] are unit vectors of
+    clusters of the training rows.
     """
 
     encoder: str | None = Field(
@@ -163,7 +164,7 @@ class Manifest(Section):
 
     @property
     def weights(self) -> tuple[FileEntry, ...]:
-        """Graph and weight files."""
+        """The graph files and weight files."""
         return tuple(entry for entry in self.files if entry.path.endswith((".onnx", ".data")))
 
     @property
@@ -207,8 +208,8 @@ def short_digest(digest: str) -> str:
 
 
 def load_bundle(path: Path, digest: str | None = None) -> Bundle:
-    """Loads the manifest and checks that the folder holds exactly the listed files, with these sizes, as
-    plain files.
+    """Loads the manifest and checks that the folder holds exactly the listed files, as plain files with the
+    listed sizes.
 
     Unlisted files are refused, since they have no digest and tokenizer loaders read files by name. Links are
     refused, since their targets may change; only the folder itself may be a link. The file

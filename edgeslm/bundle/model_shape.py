@@ -1,6 +1,6 @@
 """Model shape: sizes and number of weights of a decoder, from its published ``config.json``.
 
-The module adds properties of the model families that aren't in ``config.json``. It has only pure functions;
+The module adds properties of the model families that aren't in ``config.json``. Pure. The module
 ``size_estimate`` computes bytes and speed.
 """
 

@@ -71,7 +71,8 @@ class SignedStatement:
 
 
 class _Outer(BaseModel):
-    """Base of the parts of the Sigstore bundle. These parts aren't signed, so unknown fields are refused."""
+    """Base of the parts of the Sigstore bundle. The Sigstore bundle itself isn't signed, so unknown fields
+    are refused."""
 
     model_config = ConfigDict(strict=True, extra="forbid", alias_generator=to_camel)
 
@@ -210,7 +211,7 @@ def read_signature(folder: Path) -> bytes:
 def check_bundle(folder: Path, keys: Sequence[Path]) -> SignatureVerdict:
     """Checks that the bundle is intact and signed by one of ``keys`` (files of public keys in PEM).
 
-    :raises ModuleNotFoundError: ``cryptography`` is missing.
+    :raises ModuleNotFoundError: the package ``cryptography`` is missing.
     """
     file = folder / SIGNATURE
     try:

@@ -139,7 +139,7 @@ class Score:
 
 @dataclass(frozen=True, slots=True)
 class Embed:
-    """One vector for each text."""
+    """Compute one embedding vector for each text."""
 
     texts: tuple[str, ...]
     overflow: Overflow = "error"

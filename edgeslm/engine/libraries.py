@@ -1,7 +1,7 @@
 """Inference libraries: which distributions provide them, and whether they load.
 
-On a CPU that lacks an instruction of a library, importing the library kills the process. So a child process
-tests the import.
+Importing a library that uses instructions which the CPU lacks kills the process, so a child process tests the
+import.
 """
 
 from __future__ import annotations

@@ -72,7 +72,7 @@ class Subscription:
     With ``retained``, the broker sends retained messages when the subscription is new; with ``every_time``,
     also after each reconnect. By default the broker sends none, since a message retained on a request topic
     would run at every reconnect. The broker returns ``identifier`` (1 to 268,435,455) with each message,
-    which it may send once for each matching filter (MQTT 5 section 3.3.4). If the broker refuses an
+    since it may send a message once for each matching filter (MQTT 5 section 3.3.4). If the broker refuses an
     ``optional`` subscription, nothing is logged.
     """
 

@@ -25,8 +25,8 @@ LATEST = 10_000_000_000
 
 @dataclass(frozen=True, slots=True)
 class Option:
-    """A request option. ``wanted`` completes the error message "must be ..."; ``schema`` is the same rule as
-    JSON Schema.
+    """A request option. ``wanted`` completes the error message "must be ..."; ``schema`` expresses the same
+    rule as JSON Schema.
 
     ``read`` normalizes a value, or returns None if the value is invalid.
     """

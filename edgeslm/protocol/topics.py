@@ -11,16 +11,16 @@ from edgeslm.protocol.topic_filters import DEFAULT_PREFIX, base_topic, matches, 
 
 BROKER_DROPPED = "$SYS/broker/publish/messages/dropped"
 """Topic on which mosquitto publishes how many messages it has dropped since its start, for all clients
-together. The payload is an integer as text. It is retained, and published every ``sys_interval`` (10 s) if it
-has changed. Other brokers lack this topic, or forbid reading it."""
+together. The payload is an integer as text. The message is retained, and published every ``sys_interval`` (10
+s) if the number has changed. Other brokers lack this topic, or forbid reading it."""
 
 
 POOL = "pool/"
 """Prefix of a pool's name in topics, where it replaces a node's name; no node may be called ``pool``."""
 
 DISPATCH = ".dispatch"
-"""Topic level after the task in the reply topics that a dispatcher gives to nodes. It differs from any login
-name, since none begins with a dot."""
+"""Topic level after the task in the reply topics that a dispatcher gives to nodes. The level differs from any
+login name, since no login name begins with a dot."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,7 +146,7 @@ def sender_of(reply_to: str, topics: Topics) -> str:
     """Name of a sender, from its reply topic. The name is the level after the task in a result topic, or else
     the whole topic.
 
-    Senders without a reply topic share the name "".
+    All senders without a reply topic have the empty name.
     """
     head = f"{topics.base}/res/"
     if not reply_to.startswith(head):

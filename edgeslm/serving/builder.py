@@ -1,6 +1,6 @@
 """Deployment builder: turns a configuration and its bundles into models, collections, tasks and stages.
 
-The builder reads bundles but starts nothing. It reports all problems at once.
+The builder reads bundles but doesn't start any process. All problems are reported at once.
 """
 
 from __future__ import annotations

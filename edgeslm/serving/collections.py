@@ -88,7 +88,7 @@ class Collections:
 
     @property
     def pids(self) -> dict[str, int]:
-        """Process ids, for the memory in ``health``."""
+        """Process id of the knowledge process, by name, for the memory that ``health`` reports."""
         pid = None if self._process is None else self._process.pid
         return {} if pid is None else {"knowledge": pid}
 

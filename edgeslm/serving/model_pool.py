@@ -21,7 +21,7 @@ log = logging.getLogger("edgeslm.serving")
 
 
 class MakeProcess(Protocol):
-    """Creates the engine of a bundle and its adapters."""
+    """Creates the engine of a bundle, with its adapters."""
 
     def __call__(
         self, bundle: Bundle, hardware: Hardware, adapters: Adapters, /
@@ -69,7 +69,7 @@ class ModelPool:
     :param keep_alive_s: model name -> seconds without a call after which the model is unloaded.
     :param adapters: model name -> adapter bundles that calls may name, with their digests.
     :param make_process: function that creates an engine from bundle, hardware and adapters.
-    :param running: the current models; identical ones are shared.
+    :param running: the current models; identical models are shared.
     """
 
     def __init__(

@@ -32,8 +32,8 @@ class _Account:
 
 
 class ClientQuotas:
-    """Limits for each client. While other clients send requests, too, a client may have ``queue`` requests
-    waiting or running. ``tokens_per_min`` is the number of prompt and completion tokens that a client may use
+    """Limits for each client. A client may have ``queue`` requests waiting or running while other clients
+    also send requests. ``tokens_per_min`` is the number of prompt and completion tokens that a client may use
     in a minute (None for no limit).
 
     The empty name stands for all clients without a reply topic, such as sensors, which would not receive a

@@ -32,8 +32,8 @@ FIRST_GUESS_S = 0.5
 measured."""
 
 MOST_PASSED_OVER = 8
-"""Number of requests that may overtake the oldest waiting request, or interrupt a running one. So requests of
-high priority delay those of low priority, but don't starve them."""
+"""Number of requests that may overtake the oldest waiting request, or interrupt a running one. With this
+limit, requests of high priority delay requests of low priority, but don't starve them."""
 
 
 @dataclass(order=True, slots=True)
@@ -58,7 +58,7 @@ class Scheduler:
     """Runs up to ``slots`` requests at a time, with up to ``limit`` waiting.
 
     ``slots`` is 1 unless a model has more workers. One more request may start if its priority is above that
-    of all running requests, since the engine runs it between two of their steps (``engine.worker``).
+    of all running requests, since the engine interrupts these between two steps (``engine.worker``).
     """
 
     def __init__(

@@ -115,7 +115,7 @@ class Service:
         """Switches to another configuration between two requests; running requests finish on the old one.
 
         New models are loaded next to the old ones; identical models are shared. On failure the old deployment
-        stays in use. A changed name, broker, limit or state folder has no effect.
+        stays in use. Changes of the name, broker, limits or state folder aren't applied; they need a restart.
 
         :param check: called when the new deployment is loaded.
         :raises BundleError: see :meth:`start`.

@@ -1,6 +1,6 @@
 """Warm-up: prepares models while the node is idle, so that first requests are fast.
 
-The warm-up prefills prompt prefixes, then prepacks decoders (``prepare``). It starts again after the
+The warm-up prefills prompt prefixes, then prepacks decoders (``prepare``). The warm-up starts again after the
 configuration was reloaded.
 """
 
@@ -100,7 +100,7 @@ class WarmUp(Extension):
         self._work = asyncio.create_task(self._run())
 
     def idle_s(self) -> float:
-        """Seconds since the node last had work while online."""
+        """Seconds for which the node has been online and without work."""
         scheduler = self._service.scheduler
         has_work = self._presence.state != "online" or scheduler.waiting or scheduler.in_flight
         return 0.0 if has_work else time.monotonic() - scheduler.moved_at

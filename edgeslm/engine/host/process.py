@@ -36,8 +36,8 @@ log = logging.getLogger("edgeslm.engine")
 STOP_GRACE_S = 5.0
 """Seconds that a worker has to exit on its own before it is killed."""
 CANCEL_GRACE_S = 20.0
-"""Seconds that a worker has to stop a cancelled call before it is killed. A forward pass can't be
-interrupted, so the worker needs some time."""
+"""Seconds that a worker has to stop a cancelled call before it is killed. A worker can't interrupt a forward
+pass, so it needs some time."""
 
 
 class EngineCrashed(ModelUnavailable):
@@ -122,7 +122,7 @@ class EngineProcess:
 
     @property
     def unanswered(self) -> int:
-        """Calls that are queued or running in the worker, cancelled ones included."""
+        """Number of calls that are queued or running in the worker, including cancelled calls."""
         return len(self._unanswered)
 
     @property
@@ -171,9 +171,10 @@ class EngineProcess:
     ) -> Output:
         """Runs one call.
 
-        Queued calls run in order of arrival. A call with a higher ``priority`` than the running one runs
-        between two of its steps. Cancelling the task that awaits this method cancels the call between two
-        steps. If the worker doesn't stop the call in time, it is killed and ``on_hang`` is called.
+        Queued calls run in order of arrival. A call with a higher ``priority`` than the running call
+        interrupts that call between two steps. Cancelling the task that awaits this method cancels the call
+        between two steps. If the worker doesn't stop the call in time, it is killed and ``on_hang`` is
+        called.
 
         :raises RequestError: the error that the worker reports; :class:`EngineCrashed` if the worker exits
             during the call, :class:`InternalError` if the call can't be sent.

@@ -56,7 +56,7 @@ class EngineTeam:
     @property
     def info(self) -> EngineInfo | None:
         """Description of the loaded model; ``prepared`` is true only if all workers use prepacked weights.
-        None until all workers have loaded the model."""
+        The description is None until all workers have loaded the model."""
         infos = [member.info for member in self._members]
         return None if None in infos else min(infos, key=lambda info: bool(info and info.prepared))
 

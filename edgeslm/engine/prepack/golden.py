@@ -1,9 +1,9 @@
 """Golden answers: a decoder's recorded outputs for a few prompts, to check that it computes the same on this
 machine.
 
-Exact numbers differ between CPUs, since kernels round activations to 8 bits in different groups and add in
-different orders. So the check compares next-token distributions. Each prompt is prefilled except for its last
-token, which is decoded alone, so that both the prefill and the decode kernels are tested.
+Exact logits differ between CPUs, since kernels round activations to 8 bits in different groups and add in
+different orders. The check therefore compares next-token distributions. Each prompt is prefilled except for
+its last token, which is decoded alone, so that both the prefill and the decode kernels are tested.
 """
 
 from __future__ import annotations

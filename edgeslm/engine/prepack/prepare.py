@@ -5,8 +5,9 @@ With the option ``save_external_prepacked_constant_initializers`` it writes the 
 file into memory, so the system can evict the pages and several workers share them. A start still reads the
 original weights, to match them to the parts of the file.
 
-The result fits one CPU model and one version of the libraries, which its index records. It is stored in a
-cache below the state folder; the bundle itself is not changed. ``trial`` tests the result before it is kept.
+The prepacked bundle fits one CPU model and one version of the libraries, which its index records. The
+prepacked bundle is stored in a cache below the state folder; the original bundle is not changed. The module
+``trial`` tests the result before it is kept.
 
 The work runs in a child process (a job) that executes this module. Only the child loads the libraries and
 writes files, as the owner of the state folder.
@@ -57,7 +58,8 @@ than half of it is private memory, the rest is mapped files."""
 _SHARE: Final = 0.25
 """Largest share of the free disk that background prepacking may take."""
 _UNUSED_S: Final = 30 * 24 * 3600.0
-"""Seconds after which an unused result is removed if the node's configuration doesn't name its bundle."""
+"""Seconds after which an unused prepacked bundle is removed if the node's configuration doesn't name the
+original bundle."""
 
 
 def graph_of(bundle: Bundle, *, adapters: bool) -> str:
@@ -84,8 +86,8 @@ async def prepare(
     """Prepacks a bundle and replaces an earlier result; running engines keep the files that they have mapped.
     Cancelling ends the job at once.
 
-    If the caller is root, the job runs as the owner of the state folder. The result must belong to that user,
-    and the user must not be able to redirect root's writes.
+    If the caller is root, the job runs as the owner of the state folder. The prepacked files must belong to
+    this owner, who must not be able to redirect root's writes.
 
     :param background: run in the background: use idle CPU time and at most a quarter of the free disk, and
         remove results that were unused for a month, except those of bundles whose digests are in ``keep``.
@@ -292,8 +294,9 @@ def _write(graph: Path, stage: Path) -> None:
 
 
 def _write_score(bundle: Bundle, stage: Path) -> None:
-    """Prepacks the graph that scores labels. It is kept only if its prepacked weights are the same, so that
-    it maps the same file, and its scores don't change. Without it, labels are scored branch by branch."""
+    """Prepacks the graph that scores labels. The result is kept only if its weights equal those of the main
+    graph, so that both map one file, and if its scores are right. Without this graph, labels are scored
+    branch by branch."""
     if bundle.manifest.graphs.score is None:
         return
     apart = stage / "score"

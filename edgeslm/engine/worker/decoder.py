@@ -60,7 +60,8 @@ PREFILL_PIECE = 64
 slow cores."""
 _PIECE_S = 0.08
 """If the measured prefill of ``PROMPT_TOKENS`` tokens took at most this many seconds, pieces have that many
-tokens. Such pieces are 20 % faster and give identical results (``benchmarks/LOG.md``)."""
+tokens. Pieces of this size are 20 % faster than those of ``PREFILL_PIECE``, with identical results
+(``benchmarks/LOG.md``)."""
 _PIECE_VOCABULARY = 80_000
 """Largest vocabulary for pieces of ``PROMPT_TOKENS`` tokens if the graph outputs logits for all tokens, most
 of them zeros (``graph.last_logits`` of export). With a larger vocabulary, the logits take more memory than
@@ -68,10 +69,10 @@ the reserve."""
 
 MOST_DRAFTS = 8
 DRAFT_WORDS = 3
-"""Number of tokens that n-gram speculative decoding matches; it proposes up to ``MOST_DRAFTS`` tokens that
-followed the same tokens earlier. It is used with a grammar, since constrained output is mostly copied
-(``benchmarks/LOG.md``). Free text gets no faster, nor does JSON of bundles with separate decode weights,
-where one token costs half as much as two."""
+"""Number of tokens that n-gram speculative decoding matches; the decoder proposes up to ``MOST_DRAFTS``
+tokens that followed these tokens earlier. Only decoding with a grammar proposes tokens, since constrained
+output is mostly copied (``benchmarks/LOG.md``). Free text gets no faster, nor does JSON of bundles with
+separate decode weights, where one token costs half as much as two."""
 
 
 def pieces(count: int, most: int) -> Iterator[tuple[int, int]]:
@@ -93,7 +94,7 @@ class Decoder:
     """A loaded decoder bundle.
 
     :param digest: digest that the bundle must have, None for any.
-    :param adapters: adapter bundles that calls may name. If there are any, the graph for adapters is loaded,
+    :param adapters: adapter bundles that calls may name. With any adapters, the graph for adapters is loaded,
         which is slightly slower.
     :param threads: number of CPU threads; 0 uses the number that was fastest at prepacking, or else one per
         usable CPU.
@@ -276,7 +277,7 @@ class Decoder:
         """The one-pass scorer, if it is available and faster.
 
         A prepacked graph is required, since it shares the weights in memory; any other graph would load them
-        twice. There is no scorer for adapters.
+        twice. Calls with an adapter have no scorer.
         """
         if call.adapter is not None or self._prepared is None or self._prepared.score is None:
             return None

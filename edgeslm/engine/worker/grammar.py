@@ -17,7 +17,7 @@ _HARMLESS: Final = frozenset(
     {"type", "title", "description", "default", "examples", "x-guidance", "$schema", "$id"}
     | {"minLength", "maxLength", "minItems", "maxItems"}
 )
-"""Schema keys that force nothing by themselves."""
+"""Schema keys that don't force any characters by themselves."""
 _BOUNDS: Final = frozenset({"minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum"})
 _LARGEST: Final = 10**15
 """Bounds of this magnitude have no estimate of the forced length, since a grammar writes large numbers in
@@ -44,7 +44,7 @@ def longest_forced(guide: Guide) -> int:
     """Upper bound of consecutive forced tokens, for which the grammar leaves no choice; 0 if unknown.
 
     The runtime appends forced tokens without checking the end of its buffers (``Generator::ComputeLogits`` in
-    0.18). So there must be room for these tokens, or forcing must be disabled.
+    0.18). The cache must therefore have room for the forced tokens, or forcing must be disabled.
     """
     if guide.kind != "json_schema" or not _can_force(guide):
         return 0

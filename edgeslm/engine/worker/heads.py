@@ -34,7 +34,7 @@ _LEAST_SHARE: Final = 1e-4
 
 
 class _WithCentroids:
-    """Distance to the centroids of the training data, for both kinds of heads."""
+    """Base of both kinds of heads, with the distance of a text to the centroids of the training data."""
 
     def __init__(self, centroids: Floats | None) -> None:
         self._centroids = centroids
@@ -168,9 +168,10 @@ class Reader:
         return float(1 / (1 + np.exp(-min(_MOST_ODDS, max(-_MOST_ODDS, odds)))))
 
     def places(self, hidden: Floats, offsets: Sequence[Place]) -> tuple[Run, ...]:
-        """Answer spans, best first; each is a start with the start's probability and its most likely end.
-        There are none if the reader isn't trained for spans. The probabilities sum to less than 1. The rest
-        is the probability of no answer, which the first token represents (Devlin et al., 2019, section 4.3).
+        """Answer spans, best first; each is a start with the start's probability and its most likely end. A
+        reader that isn't trained for spans gives no answer spans. The probabilities sum to less than 1. The
+        rest is the probability of no answer, which the first token represents (Devlin et al., 2019, section
+        4.3).
 
         :param hidden: vectors [tokens, dimension] of the tokens.
         :param offsets: character span of each token; empty for the question and special tokens.
@@ -206,7 +207,7 @@ def load_head(path: Path, encoder: Bundle, digest: str | None = None) -> Head:
 
 
 def load_pointer(path: Path, encoder: Bundle, digest: str | None = None) -> Pointer:
-    """:raises BundleError: as ``load_head``."""
+    """:raises BundleError: see ``load_head``."""
     learned, file, arrays = _load(path, encoder, digest)
     dimension = _dimension(encoder)
     options, count = sum(field.options for field in learned.fields), len(learned.fields)

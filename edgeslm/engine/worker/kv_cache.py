@@ -37,9 +37,9 @@ class SlotKey(NamedTuple):
     repetition_penalty: float = Sampling().repetition_penalty
     adapter: str | None = None
     drafts: int = 0
-    """Largest number of draft tokens in a step."""
+    """Largest number of draft tokens in a decoding step."""
     forced: int = 0
-    """Number of forced tokens in a step for which the cache has room; 0 disables forcing."""
+    """Number of forced tokens in a decoding step for which the cache has room; 0 disables forcing."""
 
 
 @dataclass(slots=True, eq=False)
@@ -111,8 +111,8 @@ class SlotPool:
         """Evicts slots until a new slot of ``max_length`` tokens fits the budget. The oldest slot that was
         never reused is evicted first; if all were reused, the oldest slot.
 
-        So requests with their own grammars evict each other's slots, but not the slot with a task's
-        instruction.
+        With this order, requests with their own grammars evict each other's slots, but not the slot with a
+        task's instruction.
         """
         while self._slots:
             total = max_length + self.tokens
@@ -123,7 +123,7 @@ class SlotPool:
     def _reusable(self, slot: KvSlot, ids: Sequence[int]) -> int:
         """Number of leading tokens of the slot's cache that can be reused for ``ids``.
 
-        Only prefilled tokens count. At least two tokens are left to append, since the runtime computes a
+        Only prefilled tokens are reused. At least two tokens are left to append, since the runtime computes a
         single token with the decode kernel, which rounds differently. With AVX2, prefill in pieces of two or
         more tokens is identical to the bit, so the answer to a request doesn't depend on earlier requests.
         With AVX-512, short pieces are summed in another order (measured: label probabilities change by 0.02).

@@ -14,8 +14,8 @@ import numpy as np
 import numpy.typing as npt
 
 END = -1
-"""Placeholder for all end tokens. Each path ends with this placeholder, so that no label is a prefix of
-another."""
+"""Placeholder for all end tokens. Each path in the tree ends with this placeholder, so that no label is a
+prefix of another."""
 
 
 @dataclass(slots=True, eq=False)

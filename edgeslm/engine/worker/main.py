@@ -54,7 +54,7 @@ log = logging.getLogger("edgeslm.engine")
 
 
 class _Inbox:
-    """Queue of calls and set of cancelled ones, filled by a thread that reads the pipe."""
+    """Queue of calls and set of cancelled calls, filled by a thread that reads the pipe."""
 
     def __init__(self, pipe: Pipe) -> None:
         self._pipe = pipe
@@ -170,8 +170,8 @@ class Engine:
         self.kind, self._manifest, self._device = kind, bundle.manifest, device
 
     def limit_memory(self) -> None:
-        """Limits the memory of a decoder's process to what calls may need. There is no limit on a GPU, since
-        the driver's share is unknown."""
+        """Limits the memory of a decoder's process to what calls may need. On a GPU the memory isn't limited,
+        since the driver's share is unknown."""
         if self._decoder is not None and self._device == "cpu":
             cache_bytes = self.context_length * self._manifest.kv_bytes_per_token
             limit_memory(cache_bytes, sum(file.bytes for file in self._manifest.weights))

@@ -1,8 +1,8 @@
 """One-pass scoring: when to use the score graph, and when to load it (``scorer``).
 
 Labels that differ in their first token need only one pass anyway, so their calls never wait for the graph.
-For them, a thread loads the graph from the second call on, so that the first message after a start isn't
-slowed down. Warm-up and calls with other labels load the graph at once and wait.
+For such labels, the second call starts a thread that loads the graph, so that the first message after a start
+isn't slowed down. Warm-up and calls with other labels load the graph at once and wait.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ MOST_ROWS: Final = 2 * PIECE
 """Largest number of branch tokens in a pass; it is limited, since the cost of attention is quadratic and a
 pass can't be cancelled."""
 MOST_TOKENS: Final = 8 * PIECE
-"""Longest message, in tokens, for which one pass is used. Each piece copies the cache, so beyond this length
-scoring branch by branch is faster."""
+"""Longest message, in tokens, for which one pass is used. Each piece of the message copies the cache, so
+scoring branch by branch is faster for longer messages."""
 
 
 def fits(prompt: Encoded, tree: Branch, context_length: int) -> bool:
@@ -74,7 +74,7 @@ class OnePass:
             scorer.forget()
 
     def close(self) -> None:
-        """Waits for a pending load."""
+        """Waits until a pending load of the scorer is done."""
         if self._loading is not None:
             self._loading.exception()
             self._loading = None

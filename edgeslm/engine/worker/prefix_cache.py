@@ -1,7 +1,8 @@
 """Prefix cache: keys and values of tasks' prompt prefixes, on disk for the next start.
 
-Each file holds a SHA-256 digest, then the keys and values of all layers for the tokens of one prefix. It lies
-in the folder of the prepacked bundle (``prepared``), so it is valid for one bundle, CPU and library version.
+Each file holds a SHA-256 digest, then the keys and values of all layers for the tokens of one prefix. The
+files lie in the folder of the prepacked bundle (``prepared``), so they are valid for one bundle, CPU and
+library version.
 """
 
 from __future__ import annotations
@@ -90,7 +91,7 @@ class PrefixCache:
                 fresh.unlink(missing_ok=True)
 
     def _make_room(self, needed: int) -> bool:
-        """Evicts old files; returns whether ``needed`` bytes fit. Two workers may do this at the same
+        """Evicts old files; returns whether ``needed`` bytes fit. Two workers may evict files at the same
         time."""
         found = {}
         for file in self._folder.iterdir():

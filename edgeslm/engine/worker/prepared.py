@@ -1,7 +1,7 @@
 """Prepacked bundles in the cache, which are used only if undamaged and written by the node's user.
 
-The module ``prepare`` creates prepacked bundles. Each fits one CPU model and one version of the libraries,
-which its index records.
+The module ``prepare`` creates prepacked bundles. A prepacked bundle fits one CPU model and one version of the
+libraries, which its index records.
 """
 
 from __future__ import annotations
@@ -116,13 +116,13 @@ def machine_key(root: Path = Path("/")) -> str:
 
 
 def folder_of(bundle: Bundle, graph: str, cache: Path) -> Path:
-    """Folder of a bundle's prepacked graph. It is the same for all machines, so a result for another machine
-    is overwritten."""
+    """Folder of a bundle's prepacked graph. The folder's name doesn't depend on the machine, so a result for
+    another machine is overwritten."""
     return cache / f"{folder_start(bundle.digest)}{graph.replace('/', '-')}"
 
 
 def folder_start(digest: str) -> str:
-    """Prefix of the folder names of a bundle."""
+    """Prefix of the names of all folders that hold prepacked graphs of a bundle."""
     return f"{digest.removeprefix('sha256:')[:24]}-"
 
 

@@ -2,9 +2,9 @@
 
 The chat template is rendered as in transformers (``chat_template_utils._compile_jinja_template``), in
 Jinja2's immutable sandbox with trimmed blocks, ``raise_exception`` and ``strftime_now``. Texts from outside
-are rendered as placeholders and encoded separately with special tokens disabled. So a text can't end its chat
-message or begin another one. The token ids before the text are always the same, so the engine can reuse its
-cache.
+are rendered as placeholders and encoded separately with special tokens disabled. A text therefore can't end
+its chat message or begin another message. The token ids before the text are always the same, so the engine
+can reuse its cache.
 """
 
 from __future__ import annotations
@@ -129,7 +129,7 @@ class ChatTokenizer:
         )
 
     def encode_text(self, text: str) -> list[int]:
-        """Ids of a text from outside; special tokens in it are encoded as plain text."""
+        """Token ids of a text from outside; special tokens in the text are encoded as plain text."""
         self.tokenizer.encode_special_tokens = True
         ids: list[int] = self.tokenizer.encode(text, add_special_tokens=False).ids
         return ids

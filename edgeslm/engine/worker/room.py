@@ -1,4 +1,4 @@
-"""Memory check before a request starts: a lack of memory is an error, not a killed process."""
+"""Memory check before a request starts, so that a lack of memory is an error instead of a killed process."""
 
 from __future__ import annotations
 
@@ -53,8 +53,8 @@ def check_room(needed: int, what: str, caches: Caches, root: Path = Path("/")) -
 
 
 def limit_memory(cache_bytes: int, weight_bytes: int, proc: Path = Path("/proc/self")) -> None:
-    """Limits the memory of this process, which has loaded its model, to what requests may need. So a runaway
-    grammar ends only this process. Mapped files don't count.
+    """Limits the memory of this process, which has loaded its model, to what requests may need. A runaway
+    grammar then ends only this process. Memory-mapped files don't count towards the limit.
 
     :param cache_bytes: size of the KV cache of a whole context. A scoring pass takes two caches in addition
         to that of the call that it interrupts.

@@ -42,13 +42,13 @@ Cache = list[Any]
 
 
 class Scorer:
-    """The score graph of one bundle, loaded.
+    """The loaded score graph of one bundle.
 
     :param settings: section ``model`` of the bundle's ``genai_config.json``.
     :param piece: number of tokens in one prefill step.
     :param on_disk: folder of the prefix cache.
     :param kept_bytes: memory budget of all prefix caches; the cache in use may exceed it.
-    :raises BundleError: onnxruntime can't load it.
+    :raises BundleError: onnxruntime can't load the graph.
     """
 
     def __init__(
@@ -103,7 +103,7 @@ class Scorer:
     ) -> dict[int, float]:
         """Log-probabilities by label number.
 
-        :param keeps: store the prompt's fixed prefix on disk. This is only for prompts of the task itself,
+        :param keeps: store the prompt's fixed prefix on disk. Set this only for prompts of the task itself,
             since labels from a request must not be stored.
         :raises Cancelled: the call was cancelled before the last pass.
         :raises NoMemory: the runtime could not allocate memory.
@@ -185,7 +185,7 @@ class PassRows:
     tokens: list[int] = field(default_factory=list)
     positions: list[int] = field(default_factory=list)
     seen: list[tuple[int, ...]] = field(default_factory=list)
-    """For each row, the rows it attends to, itself included."""
+    """For each row, the rows to which it attends, including itself."""
     wanted: list[int] = field(default_factory=list)
 
     def add_message(self, tokens: Sequence[int], tree: Branch) -> list[tuple[Branch, int]]:
@@ -221,7 +221,7 @@ class PassRows:
         return len(self.tokens) - 1
 
     def inputs(self) -> dict[str, npt.NDArray[Any]]:
-        """The inputs of the graph."""
+        """The inputs of the score graph for this pass."""
         count = len(self.tokens)
         sees = np.zeros((count, count), bool)
         places = np.fromiter(chain.from_iterable(self.seen), np.int64)
