@@ -297,7 +297,7 @@ def _walk(folder: Path, inside: str = "") -> Iterator[tuple[str, os.stat_result]
 def check_adapter(adapter: Bundle, base: Bundle) -> Bundle:
     """Returns ``adapter`` if it belongs to the decoder bundle ``base``.
 
-    :raises BundleError: ``adapter`` isn't an adapter or has another base, or the base has no graph for
+    :raises BundleError: the bundle isn't an adapter or has another base, or the base has no graph for
         adapters.
     """
     if adapter.manifest.adapter is None:

@@ -22,7 +22,7 @@ class Family:
 
     If ``qkv_bias`` is None, the config's ``attention_bias`` applies. With ``own_head_dim`` or
     ``own_kv_heads``, the config must have the key (``head_dim`` or ``num_key_value_heads``), because its
-    default is only in that code.
+    default is only in the code of transformers.
     """
 
     tied: bool = False

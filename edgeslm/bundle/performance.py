@@ -93,7 +93,7 @@ def bundle_footprint(bundle: Bundle) -> Footprint | None:
     """The footprint of a bundle, from its manifest, ``genai_config.json`` and report card; None if a value is
     missing.
 
-    The width of the MLP isn't in these files; it is computed from the number of weights.
+    The width of the MLP, which none of these files has, is computed from the number of weights.
     """
     try:
         settings = json.loads((bundle.path / "genai_config.json").read_text("utf-8"))["model"]

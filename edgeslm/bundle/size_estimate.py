@@ -179,8 +179,8 @@ def rough_memory_bytes(weight_bytes: int, tokenizer_bytes: int, cache_bytes: int
     """Memory of the engine process for a bundle with unknown shape, from its file sizes.
 
     Weights count 1.5 times, since repacked weights take 22 % more than in the file and a shared embedding is
-    kept twice. With 512 tokens, the estimate is 258 MB for SmolLM2-135M (measured: 241 to 278 MB) and 595 MB
-    for Qwen2.5-0.5B (measured: 611 MB).
+    kept twice. With 512 tokens, the estimate is 258 MB for SmolLM2-135M (241 to 278 MB were measured) and 595
+    MB for Qwen2.5-0.5B (611 MB were measured).
     """
     return weight_bytes * 3 // 2 + tokenizer_bytes * 9 // 2 + cache_bytes + RUNTIME_BYTES
 

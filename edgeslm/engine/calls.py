@@ -1,7 +1,7 @@
 """Engine calls: the requests that tasks send to a model worker, and its outputs.
 
-Text from outside is always wrapped in ``Text``. The worker encodes it with special tokens disabled, so a
-message that contains ``<|im_end|>`` stays plain text.
+Text from outside is always wrapped in ``Text``. The worker encodes such text with special tokens disabled, so
+a message that contains ``<|im_end|>`` stays plain text.
 """
 
 from __future__ import annotations
@@ -172,8 +172,8 @@ class Point:
 
 @dataclass(frozen=True, slots=True)
 class Read:
-    """Compute for each text the probability that it answers the question, and the spans that do. The model
-    must be a reader (cross-encoder)."""
+    """Compute for each text the probability that it answers the question, and the spans that answer it. The
+    model must be a reader (cross-encoder)."""
 
     question: str
     texts: tuple[str, ...]

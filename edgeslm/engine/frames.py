@@ -1,7 +1,7 @@
 """Engine frames: the messages between a node and a worker process.
 
-The worker first sends ``Ready``, or ``Refused`` if the model can't be loaded. For each ``Start`` it sends any
-number of ``Chunk`` frames, then one ``Done`` or ``Failed``.
+The worker first sends ``Ready``, or ``Refused`` if the model can't be loaded. For each ``Start``, the worker
+sends any number of ``Chunk`` frames, then one ``Done`` or ``Failed``.
 """
 
 from __future__ import annotations

@@ -39,7 +39,7 @@ def why_not_spoken(who: str, info: Mapping[str, Any]) -> str | None:
 def is_newer(protocol: object) -> bool:
     """Whether a request with this ``protocol`` may have fields unknown to this version.
 
-    :raises InvalidRequest: ``protocol`` isn't a protocol version, or is incompatible.
+    :raises InvalidRequest: the value isn't a protocol version, or the version is incompatible.
     """
     if not isinstance(protocol, int) or isinstance(protocol, bool):
         raise InvalidRequest('"protocol" must be a whole number, the version of the protocol.')

@@ -1,7 +1,7 @@
 """Background prepacking: prepacks decoders for this machine while the node is idle.
 
-A child process does the work at low priority (``engine.prepack``). If it fails, the problem is reported and
-the model keeps running without prepacked weights.
+A child process does the work at low priority (``engine.prepack``). If prepacking fails, the problem is
+reported and the model keeps running without prepacked weights.
 """
 
 from __future__ import annotations
@@ -106,8 +106,8 @@ class Prepacker:
         await self._node.renewed()
 
     def _mark_used(self) -> None:
-        """Marks prepacked weights as used. Engines mark them only when loading, and other nodes with the same
-        state folder remove weights that seem unused."""
+        """Marks prepacked weights as used. Engines mark weights only when loading, and other nodes with the
+        same state folder remove weights that seem unused."""
         for name in self._models.names:
             graph = self._models.graph(name)
             if graph is not None and self._models.is_prepared(name):

@@ -1,9 +1,9 @@
 """Weight prepacking of a decoder bundle: stores its weights in the layout of this CPU's kernels.
 
 Without prepacking, onnxruntime reorders quantized weights at each start and keeps the copy in private memory.
-With the option ``save_external_prepacked_constant_initializers`` it writes the copy to a file and maps the
-file into memory, so the system can evict the pages and several workers share them. A start still reads the
-original weights, to match them to the parts of the file.
+With the option ``save_external_prepacked_constant_initializers`` onnxruntime writes the copy to a file and
+maps the file into memory, so the system can evict the pages and several workers share them. A start still
+reads the original weights, to match them to the parts of the file.
 
 The prepacked bundle fits one CPU model and one version of the libraries, which its index records. The
 prepacked bundle is stored in a cache below the state folder; the original bundle is not changed. The module
@@ -54,7 +54,7 @@ _ROOM: Final = 6
 graph is written twice for a moment."""
 _MEMORY: Final = 4
 """Available memory needed for background prepacking, as a multiple of the size of the weights. Slightly more
-than half of it is private memory, the rest is mapped files."""
+than half of this memory is private, the rest is mapped files."""
 _SHARE: Final = 0.25
 """Largest share of the free disk that background prepacking may take."""
 _UNUSED_S: Final = 30 * 24 * 3600.0

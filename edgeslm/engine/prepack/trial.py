@@ -27,8 +27,8 @@ CLOSE: Final = 1e-3
 use the same kernels and weights."""
 _ROUNDS: Final = 3
 _WORTH: Final = 0.95
-"""A larger number of threads is chosen only if it takes less than this share of the time, since more threads
-cost power and CPU time."""
+"""A larger number of threads is chosen only if it takes less than this share of the time of a smaller number,
+since threads cost power and CPU time."""
 _DISTURBED: Final = 0.1
 """Largest CPU share of other processes with which timings are valid."""
 
@@ -98,7 +98,7 @@ def time_threads(bundle: Bundle, prepacked: str) -> dict[int, Seconds]:
 def is_disturbed(others_s: float, took_s: float, cores: int) -> bool:
     """Whether other processes used too much CPU time for valid timings.
 
-    :param others_s: CPU seconds that other processes used within ``took_s`` seconds.
+    :param others_s: seconds of CPU time that other processes used within ``took_s`` seconds.
     """
     return others_s > _DISTURBED * took_s * cores
 

@@ -1,7 +1,7 @@
 """Thread spinning: the session options for each ``power`` setting, i.e. how threads wait for work.
 
-Between two nodes of a graph, threads are idle for a few microseconds. If they sleep at once, waking up costs
-a third of the speed; if they spin, they take CPU time from other processes. Both onnxruntime and
+Between two nodes of a graph, threads are idle for a few microseconds. If the threads sleep at once, waking up
+costs a third of the speed; if they spin, they take CPU time from other processes. Both onnxruntime and
 onnxruntime-genai have these options.
 """
 
