@@ -404,7 +404,7 @@ def verify_bundle(bundle: Bundle, but: Collection[FileEntry] = ()) -> None:
     """Compares every file with its digest.
 
     :param but: files to skip.
-    :raises BundleError: a file differs; the sentence names the first one.
+    :raises BundleError: a file differs; the sentence names the first such file.
     """
     for entry in bundle.manifest.files:
         if entry in but:

@@ -55,7 +55,7 @@ FAMILIES: Mapping[str, Family] = {
 
 @dataclass(frozen=True, slots=True)
 class Matrix:
-    """A number (``count``) of equal matrices [rows, columns]; a quantization group is part of a row."""
+    """``count`` matrices of equal size [rows, columns]; each quantization group is part of a row."""
 
     group: str
     rows: int

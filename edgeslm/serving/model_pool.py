@@ -65,7 +65,7 @@ class ModelPool:
     """Named models that are loaded together; a model whose process exits is restarted for the next call.
 
     :param bundles: model name -> bundle; the engine refuses any other bundle.
-    :param hardware: model name -> hardware; the default is the CPU with the fastest number of threads.
+    :param hardware: model name -> hardware; by default, the CPU with the fastest number of threads.
     :param keep_alive_s: model name -> seconds without a call after which the model is unloaded.
     :param adapters: model name -> adapter bundles that calls may name, with their digests.
     :param make_process: function that creates an engine from bundle, hardware and adapters.

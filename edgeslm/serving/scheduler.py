@@ -111,7 +111,7 @@ class Scheduler:
     ) -> Result:
         """Queues and runs a request; request errors are results, never exceptions.
 
-        The start of the request is recorded in ``attempt``, which is also passed to ``run``.
+        ``attempt`` records when the request starts, and is also passed to the function that runs the request.
         """
         number = next(self._arrivals)
         rank = (-request.priority, request.expires_at or math.inf, number)
