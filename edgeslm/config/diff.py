@@ -10,14 +10,15 @@ from edgeslm.config.schema import Config
 RELOADABLE: Final = frozenset(
     {"models", "tasks", "knowledge", "routes", "pool", "replies", "signing", "prepare", "log_level"}
 )
-"""Keys that a running node can reload; changes of all others require a restart."""
+"""Keys that a running node can reload; changes of all other keys require a restart."""
 
 
 @dataclass(frozen=True, slots=True)
 class Changes:
     """Changed keys, such as ``limits`` or ``tasks.triage``.
 
-    A running node applies those in ``reloadable``; those in ``restart_required`` apply at its next start.
+    A running node applies changes of the keys in ``reloadable``. Changes of the keys in ``restart_required``
+    apply at its next start.
     """
 
     reloadable: tuple[str, ...]

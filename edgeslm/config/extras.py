@@ -14,7 +14,7 @@ EXTRAS: Mapping[str, str] = {
     "opentelemetry": "tracing",
     "amqtt": "demo-broker",
 }
-"""Import name -> extra. The build machine's libraries are named where they are imported."""
+"""Import name -> extra. Libraries of ``export/`` aren't listed here."""
 
 
 def missing_extra(error: ImportError, what: str) -> str | None:

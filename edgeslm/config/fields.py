@@ -1,6 +1,6 @@
 """Field types of the configuration: parsing of single values, with a sentence for invalid ones.
 
-Pure: a value, or ValueError. ``edgeslm.config.schema`` has the keys.
+Pure: each parser returns a value or raises ValueError. The keys are defined in ``edgeslm.config.schema``.
 """
 
 from __future__ import annotations
@@ -46,7 +46,8 @@ def node_name(value: str) -> str:
 
 
 def stage_name(value: str) -> str:
-    """Checks the form of ``node:NODE/TASK``; ``edgeslm.config.validation`` checks all other names."""
+    """Checks the form of a stage ``node:NODE/TASK``. Stages without ``node:`` are checked in
+    ``edgeslm.config.validation``."""
     if value.startswith("node:"):
         node, slash, task = value.removeprefix("node:").partition("/")
         try:
@@ -130,8 +131,8 @@ _LONGEST_S = 7 * 24 * 3600
 
 @dataclass(frozen=True, slots=True)
 class Window:
-    """A window of up to ``most`` messages. It closes after ``last`` messages, ``every_s`` seconds after the
-    first, or when a message arrives on a topic that matches ``on``."""
+    """A window of up to ``most`` messages. The window closes after ``last`` messages, ``every_s`` seconds
+    after its first message, or when a message arrives on a topic that matches ``on``."""
 
     last: int | None = None
     every_s: float | None = None
@@ -173,7 +174,7 @@ def _duration(value: Any) -> float:
 
 
 def broker_url(value: str) -> str:
-    """Error sentences never quote the address: it may contain a password."""
+    """Checks a broker URL. Error messages never quote the URL, since it may contain a password."""
     try:
         parts = urlsplit(value)
         port = parts.port
@@ -191,7 +192,7 @@ def broker_url(value: str) -> str:
 
 
 def http_url(value: str) -> str:
-    """An HTTP address without user, password or query, which could be secrets."""
+    """Checks an HTTP URL. It must not contain a user, password or query, which could be secrets."""
     try:
         parts = urlsplit(value)
         _ = parts.port

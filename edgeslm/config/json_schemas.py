@@ -1,7 +1,8 @@
 """JSON Schemas of ``extract`` tasks: checks of the schema, cost limits, and validation of values.
 
-A schema comes from the configuration or, if allowed, from a sender. Its regular expressions are matched in
-linear time. Keywords that could make the engine build an automaton of gigabytes are limited.
+A schema comes from the configuration or, if allowed, from a sender. Regular expressions in a schema are
+matched in linear time. Values of keywords that could make the engine build an automaton of gigabytes are
+limited.
 """
 
 from __future__ import annotations
@@ -23,32 +24,34 @@ if TYPE_CHECKING:
 Fault = tuple[Path, str]
 
 MOST_MULTIPLES: Final = 10_000
-"""Limit of the sum of all ``multipleOf``, written without decimal point, and of the least common multiple of
-those that apply to one value: the engine's automaton has a state for each remainder. Measured with
-onnxruntime-genai 0.18 on a busy machine: 9,973 cost next to nothing, 99,991 2 s and 26 MB, 988,027 8 s and
-210 MB, forty times 9,900 12 s and 125 MB."""
+"""Limit of the sum of all different ``multipleOf`` values in a schema, and of the least common multiple of
+the ``multipleOf`` values that apply to one JSON value. Values count without their decimal point. The engine's
+automaton has a state for each remainder. Measured with onnxruntime-genai 0.18 on a busy machine: a
+``multipleOf`` of 9,973 takes almost no time, 99,991 takes 2 s and 26 MB, 988,027 takes 8 s and 210 MB, and
+forty fields with 9,900 each take 12 s and 125 MB."""
 MOST_ITEMS: Final = 1_000
-"""Largest ``minItems``: the grammar lists each item. 100,000 cost 23 MB, ten million 3 GB."""
+"""Largest ``minItems``: the grammar lists each item. A ``minItems`` of 100,000 takes 23 MB, ten million take
+3 GB."""
 PATTERN_SIZE: Final = 40_000
-"""Limit of the compiled regular expressions of a sender's schema, in units of 100 bytes."""
+"""Limit of the total compiled size of the regular expressions in a sender's schema, in units of 100 bytes."""
 
 _COMBINING: Final = frozenset({"anyOf", "oneOf", "$ref"})
 _CONSTRAINING: Final = frozenset(
     {"multipleOf", "properties", "items", "prefixItems", "additionalProperties", "patternProperties"}
 )
 _LITERAL: Final = frozenset({"enum", "const", "default", "examples"})
-"""Keywords that hold values instead of schemas."""
+"""Keywords that contain JSON values instead of subschemas."""
 _NAMED: Final = frozenset({"properties", "patternProperties", "$defs", "definitions", "dependentSchemas"})
-"""Keywords whose keys are names instead of keywords."""
+"""Keywords that contain objects with names instead of keywords as keys."""
 _OLD_DIALECT: Final = re.compile(r"draft-0[34]")
-"""Drafts in which ``$id`` is called ``id``."""
+"""Drafts of JSON Schema in which ``$id`` is called ``id``."""
 _UNFOLLOWED: Final = ("unevaluatedProperties", "unevaluatedItems", "$dynamicRef")
 
 
 def schema_faults(path: Path, schema: dict[str, Any], pattern_size: float = math.inf) -> Iterator[Fault]:
     """What is wrong with a schema: not JSON Schema, not an object with named fields, or too expensive.
 
-    :param pattern_size: limit of its regular expressions together, in units of 100 bytes.
+    :param pattern_size: limit of the total compiled size of its regular expressions, in units of 100 bytes.
     """
     from jsonschema import Draft202012Validator  # lazy: only needed for extract tasks
 
@@ -77,7 +80,8 @@ def _children(schema: Any) -> Iterable[tuple[Any, Any]]:
 
 
 def pattern_faults(path: Path, schema: Any, most: float = math.inf) -> Iterator[Fault]:
-    """Regular expressions that can't be matched in linear time, or are too large, alone or together."""
+    """Faults of the regular expressions in a schema: one can't be matched in linear time or is too large, or
+    their total compiled size exceeds ``most``, in units of 100 bytes."""
     size = 0
     for place, pattern in _patterns(path, schema):
         size += compiled_size(pattern)
@@ -104,7 +108,7 @@ def _cost_faults(
 ) -> Iterator[Fault]:
     """Numbers that would make the engine's grammar too large, and keywords that it doesn't support.
 
-    :param has_names: whether the keys of ``schema`` are names of schemas.
+    :param has_names: whether the keys of ``schema`` are names of subschemas instead of keywords.
     """
     if isinstance(schema, dict) and not has_names:
         if (least := schema.get("minItems")) is not None and _is_above(least, MOST_ITEMS):
@@ -128,7 +132,7 @@ def _is_above(value: Any, most: int) -> bool:
 
 
 def _unit(schema: Mapping[str, Any]) -> int | None:
-    """``multipleOf`` without its decimal point; None if there is none."""
+    """The value of ``multipleOf`` without its decimal point; None if the schema has no ``multipleOf``."""
     value = schema.get("multipleOf")
     if isinstance(value, bool) or not isinstance(value, int | float):
         return None
@@ -148,7 +152,7 @@ def _combines(schema: Mapping[str, Any]) -> bool:
 
 
 def _units(schema: Any, root: dict[str, Any], seen: set[int]) -> set[int]:
-    """The units of all ``multipleOf`` that a subschema contains or refers to."""
+    """The ``multipleOf`` values, without decimal points, that a subschema contains or refers to."""
     if id(schema) in seen:
         return set()
     seen.add(id(schema))
@@ -173,7 +177,7 @@ def _reference_faults(path: Path, schema: Any, root: dict[str, Any]) -> Iterator
 
 
 def target_of(reference: str, root: Any) -> Any:
-    """The schema that a reference points to; None if there is none."""
+    """The subschema that a reference points to; None if the reference points to nothing."""
     if reference == "#":
         return root
     if not reference.startswith("#/") or "%" in reference:  # other libraries decode %XX
@@ -197,7 +201,7 @@ def target_of(reference: str, root: Any) -> Any:
 
 
 def make_validator(schema: Mapping[str, Any]) -> Validator:
-    """A validator of values that takes time linear in the value."""
+    """A validator that takes time linear in the size of the value."""
     return _validator_class()(dict(schema))  # type: ignore[no-any-return]
 
 
@@ -215,7 +219,8 @@ def _validator_class() -> Any:
 
 @cache
 def _schema_validator_class() -> Any:
-    """For checking schemas: the regular expressions of the metaschema are safe."""
+    """The validator class for checking schemas. It needs no linear-time matching, since the regular
+    expressions of the metaschema are safe."""
     return _extended({"uniqueItems": _check_unique_items})
 
 

@@ -1,7 +1,7 @@
-"""Configuration loader: YAML text -> a frozen ``Config``, or every problem in it with its line.
+"""Configuration loader: YAML text -> a frozen ``Config``, or every problem in the text with its line number.
 
-Reads only the file. ``edgeslm doctor`` and the daemon's start check folders, broker and models.
-``edgeslm.config.schema`` has the sections.
+The loader reads only the configuration file. Folders, broker and models are checked by ``edgeslm doctor`` and
+at the daemon's start. The sections are defined in ``edgeslm.config.schema``.
 """
 
 from __future__ import annotations
@@ -36,7 +36,8 @@ __all__ = [
 ]
 
 _DEPTH: dict[str | int, int] = {"broker": 2, "models": 3, "tasks": 3, "knowledge": 3, "routes": 3}
-"""Depth at which an invalid key is removed, so that the rest can be validated."""
+"""Top-level key -> length of the path that is removed for an invalid key below it, so that the rest can be
+validated."""
 
 
 _INSTEAD: dict[str | int, tuple[str, ...]] = {
@@ -51,7 +52,7 @@ _INSTEAD: dict[str | int, tuple[str, ...]] = {
 
 
 def load_config(path: Path) -> Config:
-    """Loads a configuration file. Relative paths in it are relative to its folder.
+    """Loads a configuration file. Relative paths in the file are relative to its folder.
 
     :raises ConfigError: every problem as ``file:line: key: sentence``.
     """
@@ -64,11 +65,12 @@ def load_task(
 ) -> tuple[str, Task]:
     """Loads a task file of the build machine: one entry of ``tasks:`` with a ``name``.
 
-    ``model`` and ``stages`` are ignored: the command names the model.
+    ``model`` and ``stages`` are ignored, since the model is given on the command line.
 
-    :param kind: default kind; a task of another kind is an error. None: any kind that can be learned, or
-        none.
-    :param defaults: values of keys that the task may leave out.
+    :param kind: default kind, for a task without one. With None, the task may go without a kind. The caller
+        has to check the kind of the result.
+    :param defaults: values of missing keys, used if the task's kind is the default kind (or, without a
+        default kind, can be trained).
     :param ignored: further keys to ignore.
     :raises ConfigError: every problem as ``file:line: key: sentence``.
     """
@@ -99,10 +101,10 @@ def load_task(
 
 
 def parse_config(text: str, where: str = "config", folder: Path | None = None) -> Config:
-    """Parses a configuration; ``where`` is the file's name in problems.
+    """Parses a configuration. ``where`` is the file name that error messages begin with.
 
-    Relative paths are relative to ``folder``; None leaves them as they are. ``${VAR}`` is replaced from the
-    process's environment.
+    Relative paths are relative to ``folder``; None leaves them as they are. ``${VAR}`` is replaced by the
+    environment variable ``VAR``.
 
     :raises ConfigError: every problem as ``file:line: key: sentence``, ordered by line.
     """
@@ -114,7 +116,7 @@ def parse_config(text: str, where: str = "config", folder: Path | None = None) -
 
 
 def config_schema() -> dict[str, Any]:
-    """JSON Schema (draft 2020-12) of the file, for editors and ``edgeslm check --schema``."""
+    """JSON Schema (draft 2020-12) of the configuration file, for editors and ``edgeslm check --schema``."""
     schema = Config.model_json_schema(by_alias=True)
     return {
         "$schema": "https://json-schema.org/draft/2020-12/schema",
@@ -124,7 +126,8 @@ def config_schema() -> dict[str, Any]:
 
 
 def _validate(read: YamlDocument, folder: Path | None) -> Config | None:
-    """Appends to ``read.problems``; returns None if a section is invalid."""
+    """Validates each section, then rules across sections. Problems are appended to ``read.problems``; the
+    result is None if a section is invalid."""
     config, faults = _sections(read.data, folder)
     sound, indices = config, list(range(len(config.routes) if config else 0))
     if config is None:
@@ -146,8 +149,8 @@ def _validate(read: YamlDocument, folder: Path | None) -> Config | None:
 
 
 def _follows(path: yaml_source.Path, broken: yaml_source.Path) -> bool:
-    """Whether a fault may be a consequence of another: one path contains the other, or a key seems missing
-    because its replacement was removed as invalid."""
+    """Whether a fault at ``path`` may be a consequence of a fault at ``broken``: one path contains the other,
+    or the key at ``path`` seems missing because a key that can replace it was removed as invalid."""
     instead = _INSTEAD.get(path[2], ()) if path[:1] == ("tasks",) and len(path) == 3 else ()
     return _related(path, broken) or any(_related((*path[:2], key), broken) for key in instead)
 
@@ -181,8 +184,8 @@ def _keys(value: Any) -> frozenset[str]:
 def _without(data: dict[str, Any], broken: list[yaml_source.Path]) -> tuple[dict[str, Any], list[int]]:
     """The data without its invalid keys, and the original positions of the remaining routes.
 
-    Placeholders fill required keys, so that the rest can be validated. Faults caused by placeholders lie
-    within paths that are already reported.
+    Placeholders fill required keys, so that the rest can be validated. A placeholder causes faults only in
+    paths that are reported as invalid anyway.
     """
     gone = {path[: _DEPTH.get(path[0], 1)] for path in broken}
     rest = {key: value for key, value in data.items() if (key,) not in gone}

@@ -1,7 +1,8 @@
 """Regular expressions in schemas, matched in linear time by Rust's ``regex``, which comes with pydantic.
 
-Expressions come from the configuration or a sender; Python's ``re`` takes exponential time on some
-(``^(a|a)*$``). Look-around and backreferences aren't linear and are refused, as in the engine's grammars.
+Expressions come from the configuration or a sender. Python's ``re`` takes exponential time for some
+expressions, such as ``^(a|a)*$``. Look-around and backreferences can't be matched in linear time and are
+refused, as in the engine's grammars.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from typing import Annotated, Final
 from pydantic import ConfigDict, StringConstraints, TypeAdapter
 
 KEPT: Final = 4
-"""Compiled expressions to cache; each may take megabytes."""
+"""Number of compiled expressions in the cache; each may take megabytes."""
 _LINEAR: Final = ConfigDict(regex_engine="rust-regex", strict=True)
 _COUNT: Final = re.compile(r"\{(\d{1,9})(?:(,)(\d{0,9}))?\}")
 _PREFIX: Final = re.compile(r"\?(?:P?<\w{1,100}>|[a-zA-Z-]{0,10}:)")
@@ -25,14 +26,15 @@ _CLASS: Final = 10
 
 
 class PatternError(ValueError):
-    """An unsupported regular expression; the text is the end of a sentence."""
+    """An unsupported regular expression. The message is the second half of a sentence, which the caller
+    begins."""
 
 
 @lru_cache(KEPT)
 def make_matcher(pattern: str) -> Callable[[str], bool]:
     """A function that tells whether a text contains a match.
 
-    :raises PatternError: invalid, too large, or not matchable in linear time.
+    :raises PatternError: the expression is invalid, too large, or can't be matched in linear time.
     """
     text = Annotated[str, StringConstraints(pattern=pattern)]
     try:
@@ -50,7 +52,7 @@ def _reason(words: str) -> str:
 
 def compiled_size(pattern: str) -> int:
     """Estimates an expression's compiled size in units of 100 bytes: repetitions are expanded, and a class
-    such as ``\\w`` has hundreds of ranges. Undefined for an invalid expression."""
+    such as ``\\w`` has hundreds of ranges. The result for an invalid expression is undefined."""
     sums, last = [0], 0
     place = 0
     while place < len(pattern):
@@ -88,14 +90,14 @@ def compiled_size(pattern: str) -> int:
 
 
 def _escape(pattern: str, place: int) -> tuple[int, int]:
-    """Length and size of an escape sequence."""
+    """Length in characters and compiled size of an escape sequence."""
     letter = pattern[place + 1 : place + 2]
     found = _BRACES.match(pattern, place + 2) if letter in ("p", "P", "x", "u", "U") else None
     return 2 + (len(found[0]) if found else 0), _SIZES.get(letter, _CHARACTER)
 
 
 def _class(pattern: str, start: int) -> tuple[int, int]:
-    """Length and size of a character class; classes may be nested."""
+    """Length in characters and compiled size of a character class; classes may be nested."""
     depth, size, place = 0, _CLASS, start
     while place < len(pattern):
         letter = pattern[place]

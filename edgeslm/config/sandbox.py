@@ -1,7 +1,7 @@
 """Template sandbox: Jinja2's sandbox, restricted to what route templates need, with limits of work and time.
 
 No payload (a long list, a huge number, a key called ``items``) may make a template hang, fill the memory or
-reach Python. ``edgeslm.config.templates`` has the templates.
+reach Python's internals. Templates are defined in ``edgeslm.config.templates``.
 """
 
 from __future__ import annotations
@@ -25,18 +25,18 @@ from jinja2.visitor import NodeTransformer
 from edgeslm.errors import TemplateError
 
 MAX_STEPS = 1_000
-"""Iterations of all ``for`` loops of a template together."""
+"""Limit of the total iterations of all ``for`` loops of a template."""
 MAX_WORK = 4_000_000
-"""Limit of characters that all filters, operators and captured blocks of a template process together; a list
-item counts as ten."""
+"""Limit of the characters that all filters, operators and captured blocks of a template process in total; a
+list item counts as ten characters."""
 MAX_SECONDS = 1.0
-"""CPU time of a run: limits what steps and work don't measure, such as searching each item of a list in
-another."""
+"""Limit of the CPU time of one rendering, in seconds. It covers work that the other limits don't measure,
+such as searching one list for each item of another list."""
 TICK_ITEMS = 64
 """List items between two checks of the clock."""
 
 MAX_NUMBER_BITS = 1024
-"""Larger integers aren't multiplied."""
+"""Limit of the operands of ``*``, ``**`` and ``%``, in bits."""
 
 _REFUSED = (
     nodes.Include,
@@ -121,14 +121,14 @@ def _ticking(values: Iterable[Any]) -> Iterator[Any]:
 
 
 def _size(value: Any) -> int:
-    """Expected work of a filter: a list item takes about as long as ten characters."""
+    """Expected work for a value, in characters; a list item takes about as long as ten characters."""
     if isinstance(value, str):
         return len(value)
     return 10 * len(value) if isinstance(value, list | tuple | dict) else 1
 
 
 def _charged(work: Callable[..., Any], *, one_by_one: bool = False) -> Callable[..., Any]:
-    """The filter ``work``, charged for the size of its arguments."""
+    """The filter ``work`` in a wrapper that charges the size of its arguments to the budget."""
 
     @wraps(work)
     def filter_(*args: Any, **kwargs: Any) -> Any:
@@ -168,7 +168,8 @@ def _tojson(value: Any) -> str:
 
 
 def _spend_on_json(value: Any) -> None:
-    """Charges for each part of a value before it is serialized: a list may hold one long text many times."""
+    """Charges each part of a value to the budget before the value is serialized, since a list may contain the
+    same long text many times."""
     left = [value]
     while left:
         part = left.pop()
@@ -194,14 +195,15 @@ def _concat(values: Iterable[Any]) -> str:
 
 
 def _capture(value: Any) -> str:
-    """Output of ``{{ }}`` inside a captured block, which is kept in memory."""
+    """The output of ``{{ }}`` inside a captured block, charged to the budget, since captured blocks are kept
+    in memory."""
     text = value if isinstance(value, str) else plain_text(value)
     _spend(len(text))
     return text
 
 
 def _capture_text(characters: int) -> str:
-    """Charges for the template's own text that follows in a captured block."""
+    """Charges the literal text that follows in a captured block to the budget; renders nothing."""
     _spend(characters)
     return ""
 
@@ -223,10 +225,11 @@ _INNER = {
 
 
 class _Charging(NodeTransformer):
-    """Refuses forbidden nodes and charges the rest: loops by iteration, texts by length.
+    """Refuses forbidden nodes of a template and makes the other nodes charge their work: loops by iteration,
+    texts by length.
 
-    Jinja2 has no hook for ``~`` and the texts of ``{% set %}`` and ``{% filter %}`` blocks, so they become
-    filters.
+    Jinja2 has no hook for ``~`` and for the texts of ``{% set %}`` and ``{% filter %}`` blocks, so this class
+    rewrites them as filters.
     """
 
     def __init__(self, environment: Sandbox) -> None:
@@ -314,7 +317,8 @@ def _why_missing(owner: Any, name: object) -> str:
 
 
 class Sandbox(ImmutableSandboxedEnvironment):
-    """No globals, no loaders, no dangerous filters. ``finalize`` formats the value of ``{{ }}``.
+    """Jinja2's sandbox without globals, loaders and dangerous filters. ``finalize`` formats the value of ``{{
+    }}``.
 
     Templates are compiled from the tree of :meth:`read`, never from their source.
     """
@@ -352,7 +356,7 @@ class Sandbox(ImmutableSandboxedEnvironment):
         return self.undefined(obj=obj, name=attribute)
 
     def wrap_str_format(self, value: Any) -> None:
-        """Disables ``str.format``: its widths could come from a payload."""
+        """Disables ``str.format``, since a payload could set a huge field width."""
         return
 
     def call(self, __context: Context, __obj: Any, *args: Any, **kwargs: Any) -> Any:
@@ -404,13 +408,14 @@ _ESCAPES = (
     "{% include 'x' %}",
     "{% macro m() %}{% endmacro %}",
 )
-"""Templates that must be refused, or exceed a budget of 1,000 characters and 1,000 iterations."""
+"""Templates that the sandbox must refuse, or that must exceed a budget of 1,000 characters and 1,000
+iterations."""
 
 
 @cache
 def prove_limits() -> None:
-    """Tests once that the installed Jinja2 calls the hooks that enforce the limits: another version might
-    not, and templates would run without limits.
+    """Tests once that the installed Jinja2 calls the hooks that enforce the limits. If a version of Jinja2
+    didn't call them, templates would run without limits.
 
     :raises TemplateError: the limits don't work.
     """

@@ -46,7 +46,7 @@ from edgeslm.config.task_kinds import ALLOWED, Kind, Option
 from edgeslm.protocol.topic_filters import DEFAULT_PREFIX, base_topic
 
 MAX_ROUTES = 256
-"""The search for loops compares each route with each other."""
+"""Limit of routes, since the search for loops compares every pair of routes."""
 
 LEARNED = "learned"
 """Stage name of a task's learned bundle."""
@@ -303,7 +303,7 @@ def _default_replies(data: dict[str, Any]) -> tuple[str, ...]:
 
 
 def default_state_dir() -> Path:
-    """``$STATE_DIRECTORY`` (from systemd; the first if several), else the XDG state folder."""
+    """The first folder in ``$STATE_DIRECTORY``, which systemd sets; without it, the XDG state folder."""
     if folder := os.environ.get("STATE_DIRECTORY", "").split(":")[0]:
         return Path(folder)
     if (folder := os.environ.get("XDG_STATE_HOME", "")).startswith("/"):
@@ -404,7 +404,7 @@ class Config(Section):
 
     @property
     def bundles(self) -> dict[str, Path]:
-        """Every bundle in the file, by its use, such as ``model NAME``."""
+        """Use of a bundle, such as ``model NAME`` -> its path, for every bundle in the configuration."""
         models = {f"model {name}": model.bundle for name, model in self.models.items()}
         learned = {f"task {name}": task.learned for name, task in self.tasks.items() if task.learned}
         adapters = {
@@ -414,10 +414,10 @@ class Config(Section):
 
     @property
     def base(self) -> str:
-        """The base topic of this node; all its topics are below."""
+        """The base topic of this node, the prefix of all its topics."""
         return base_topic(self.prefix, self.node)
 
     @property
     def pool_requests(self) -> list[str]:
-        """Topic filter of requests to its pool, as levels; empty without a pool."""
+        """Levels of the topic filter of requests to the node's pool; empty without a pool."""
         return [*base_topic(self.prefix, "pool").split("/"), self.pool.name, "req", "+"] if self.pool else []

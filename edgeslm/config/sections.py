@@ -169,7 +169,7 @@ class Updates(Section):
 
     @property
     def are_from_afar(self) -> bool:
-        """Whether bundles are downloaded."""
+        """Whether the node may download bundles."""
         return any(source.startswith("https://") for source in self.sources)
 
 
@@ -239,11 +239,11 @@ class Signing(Section):
 
     @property
     def refuses(self) -> bool:
-        """Whether a bundle needs a signature."""
+        """Whether bundles without a trusted signature are refused."""
         return self.require_signature or self.unsigned == "refuse"
 
     def settled(self, *, strangers: bool) -> Signing:
-        """With the default of ``unsigned`` filled in.
+        """This section with the default of ``unsigned`` filled in.
 
         :param strangers: whether bundles come over the network.
         """
@@ -264,7 +264,7 @@ class Signing(Section):
 
 
 class Journal(Section):
-    """What is stored of requests until they are answered, and for deduplication."""
+    """What the journal stores of requests, until they are answered and for deduplication."""
 
     keep: Literal["full", "none"] = Field(
         default="full",
@@ -359,7 +359,7 @@ class Console(Section):
 
     @property
     def is_local(self) -> bool:
-        """Whether it listens on loopback only."""
+        """Whether the console listens on loopback only."""
         host, _ = self.address
         try:
             return host == "localhost" or ip_address(host).is_loopback
@@ -368,5 +368,5 @@ class Console(Section):
 
     @property
     def is_secure(self) -> bool:
-        """Whether browsers connect by TLS."""
+        """Whether browsers connect with TLS."""
         return self.https or self.cert_file is not None

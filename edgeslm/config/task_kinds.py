@@ -52,4 +52,4 @@ POSSIBLE: Mapping[Kind, tuple[Option, ...]] = {
     "answer": (*ALLOWED["answer"], "knowledge"),
     "search": (*ALLOWED["search"], "knowledge"),
 }
-"""The options that apply to a kind: those that ``allow`` may list."""
+"""The options that apply to a kind; a task's ``allow`` may list only these."""

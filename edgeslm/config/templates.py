@@ -1,8 +1,8 @@
 """Route templates: the task's input (`input`), the result's topic (`to`) and a condition (`when`).
 
 The configuration's templates are trusted; the payloads are not. So templates run in Jinja2's immutable
-sandbox with few filters and methods, limits of steps, work, time and output, and a payload can't add topic
-levels.
+sandbox with few filters and methods, and with limits of steps, work, time and output. A payload can't add
+levels to a topic.
 """
 
 from __future__ import annotations
@@ -25,13 +25,13 @@ OUTPUT_LIMIT = 1_048_576
 """Longest output of a template, in characters."""
 
 HOLDS = "1"
-"""Output of a condition's template if it is true."""
+"""Output of a condition's template if the condition is true."""
 
 VARIABLES = ("payload", "topic", "topic_name")
 
 
 class TopicName(str):
-    """The whole topic of a message: in templates that use ``payload``, the only value that may hold
+    """The whole topic of a message. In a ``to`` template that uses ``payload``, no other value may contain
     slashes."""
 
     __slots__ = ()
@@ -50,7 +50,7 @@ class Scope:
 
 
 def read_scope(topic: str, text: str) -> Scope:
-    """``payload`` is the parsed JSON, or the text itself if it isn't JSON."""
+    """The scope of a message: ``payload`` is the parsed JSON, or the text itself if it isn't JSON."""
     try:
         payload = json.loads(text, parse_constant=_no_number)
     except (ValueError, RecursionError):
@@ -70,7 +70,7 @@ class Template:
             self.compiled = environment.from_string(tree)
 
     def __call__(self, scope: Scope) -> str:
-        """Renders the template. :raises TemplateError: it doesn't fit the message."""
+        """Renders the template. :raises TemplateError: the template doesn't fit the message."""
         parts: list[str] = []
         length = 0
         with _rendering():
@@ -86,7 +86,8 @@ class TopicTemplate(Template):
     """A template of a topic."""
 
     def __call__(self, scope: Scope) -> str:
-        """:raises TemplateError: it doesn't fit the message, or the topic is invalid."""
+        """Renders the topic. :raises TemplateError: the template doesn't fit the message, or the topic is
+        invalid."""
         topic = super().__call__(scope)
         if fault := topic_name_fault(topic):
             raise TemplateError(f"the topic {_short(topic)} {fault}")
@@ -146,7 +147,7 @@ def _slashed(tree: nodes.Node) -> frozenset[str]:
 def make_condition(source: str) -> RouteCondition:
     """Compiles a ``when`` condition. ``{{ }}`` around the whole expression is optional.
 
-    :raises TemplateError: it isn't an expression, or doesn't compile.
+    :raises TemplateError: ``source`` isn't a single expression, or doesn't compile.
     """
     expression = source.strip()
     if found := re.fullmatch(r"\{\{(.*)\}\}", expression, re.DOTALL):
@@ -171,8 +172,8 @@ def _is_one_condition(tree: nodes.Template) -> bool:
 def topic_pattern(source: str, source_filter: str) -> list[str]:
     """A pattern of all topics that a `to` template can render for messages that match ``source_filter``.
 
-    For ``topic_filters.overlap``: ``+`` stands for one level, ``#`` for any number. It may match more topics
-    than the template can render, never fewer.
+    The pattern is for ``topic_filters.overlap``: ``+`` stands for one level, ``#`` for any number. The
+    pattern may match more topics than the template can render, but never fewer.
 
     :raises TemplateError: the template doesn't compile, or renders only invalid topics.
     """
@@ -193,7 +194,7 @@ def topic_pattern(source: str, source_filter: str) -> list[str]:
 
 
 def _possible(node: nodes.Node, filter_levels: list[str], guarded: bool) -> tuple[str, ...]:
-    """Pattern levels of what one ``{{ }}`` can render."""
+    """Levels of a pattern that matches every output of one ``{{ }}``."""
     if isinstance(node, nodes.Name) and node.name == "topic_name":
         return tuple(filter_levels)
     if isinstance(node, nodes.Getitem) and isinstance(node.node, nodes.Name) and node.node.name == "topic":
@@ -207,9 +208,11 @@ def _possible(node: nodes.Node, filter_levels: list[str], guarded: bool) -> tupl
 
 
 def _levels(pieces: list[str | tuple[str, ...]]) -> list[str]:
-    """Joins literal text and patterns of templates, split at the slashes of the literal text.
+    """Joins literal texts and patterns of ``{{ }}`` into topic levels, which are split at the slashes of the
+    literal texts.
 
-    A level that mixes both becomes ``+``, and ``+/#`` if the template may add levels.
+    A level with both a literal text and a pattern becomes ``+``, or ``+/#`` if the pattern may match several
+    levels.
     """
     levels: list[str] = []
     run: list[str | tuple[str, ...]] = []
@@ -272,7 +275,7 @@ def _compiling() -> Iterator[None]:
 
 @contextmanager
 def _rendering() -> Iterator[None]:
-    """A new budget; every exception while rendering becomes a ``TemplateError``."""
+    """Sets a new budget, and turns every exception while rendering into a ``TemplateError``."""
     try:
         with spending():
             yield

@@ -36,12 +36,12 @@ _KEYS: dict[Kind, frozenset[str]] = {
     "embed": frozenset(),
     "search": frozenset({"knowledge", "passages"}),
 }
-"""The keys that apply to each kind, besides those of all kinds."""
+"""Kind -> keys that apply to it, besides the keys that apply to all kinds."""
 _COMMON = frozenset({"kind", "model", "threshold", "overflow", "allow", "checks"})
 
 
 UNKNOWN_FILTER = "$-"
-"""Placeholder for an invalid ``from``; no route publishes there."""
+"""Placeholder for an invalid ``from``; no route publishes to a matching topic."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,13 +52,14 @@ class Names:
     tasks: frozenset[str]
     knowledge: frozenset[str] = frozenset()
     unsound: frozenset[str] = frozenset()
-    """Collections with faults of their own, whose encoder and reader may be unknown."""
+    """Collections with faults in their own section, so that their encoder and reader may be unknown."""
 
 
 def inconsistencies(config: Config, names: Names, route_indices: Sequence[int]) -> Iterator[Fault]:
     """Every fault, with the path of the key to change.
 
-    ``route_indices`` are the positions of ``config.routes`` in the file; invalid routes were removed.
+    ``route_indices`` are the positions of ``config.routes`` in the file, from which invalid routes were
+    removed.
     """
     yield from _broker_faults(config.broker)
     if config.console is not None:
@@ -357,7 +358,8 @@ def _template_faults(path: Path, route: Route) -> Iterator[Fault]:
 
 
 def _output(route: Route, base: str) -> list[str] | str:
-    """Levels of a route's output topic, with wildcards for templates; or the fault as a sentence."""
+    """Levels of a route's output topic, with wildcards for templates; if the topic is invalid, an error
+    sentence."""
     from edgeslm.config import templates
 
     if route.to is None:
@@ -377,7 +379,7 @@ def _output(route: Route, base: str) -> list[str] | str:
 def _loops(
     routes: Sequence[Route], indices: Sequence[int], outputs: list[list[str] | None]
 ) -> Iterator[Fault]:
-    """Cycles in which each route reads the output of the one before."""
+    """Cycles of routes, in which each route reads the output of the previous route."""
     feeds = [
         [reader for reader, route in enumerate(routes) if output and overlap(output, route.source.split("/"))]
         for output in outputs
@@ -398,7 +400,7 @@ def _loops(
 
 
 def _cycle(start: int, feeds: list[list[int]]) -> list[int] | None:
-    """The shortest path from a route back to itself, breadth first."""
+    """The shortest path from a route back to itself, by breadth-first search; None if there is none."""
     paths = [[start]]
     seen: set[int] = set()
     for path in paths:

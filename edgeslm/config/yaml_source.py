@@ -60,7 +60,7 @@ class YamlDocument:
 
 
 def key_name(path: Path) -> str:
-    """``("routes", 0, "from")`` -> ``routes[0].from``; the top is ``file``."""
+    """``("routes", 0, "from")`` -> ``routes[0].from``; the empty path -> ``file``."""
     name = ""
     for part in path:
         if isinstance(part, str) and not (part.isprintable() and len(part) <= 80):
@@ -70,14 +70,15 @@ def key_name(path: Path) -> str:
 
 
 class _Loader(yaml.SafeLoader):
-    """A subclass, so that emptying its table of plain scalars doesn't change PyYAML's."""
+    """PyYAML's loader without implicit types of plain scalars. It is a subclass so that PyYAML's own table
+    stays unchanged."""
 
     yaml_implicit_resolvers: dict[Any, Any] = {}  # noqa: RUF012 - PyYAML's own shape
 
 
 def read_document(text: str, least: str = "node, broker and tasks") -> YamlDocument:
-    """Parses YAML; never raises, faults are in ``problems``. ``least`` lists the required keys, for the error
-    on an empty file."""
+    """Parses YAML. Never raises: faults are in the ``problems`` of the result. ``least`` lists the required
+    keys, for the error on an empty file."""
     document = YamlDocument()
     if len(text.encode(errors="replace")) > MAX_BYTES:
         document.note(1, (), f"longer than {MAX_BYTES} bytes, the most that is read")
@@ -127,7 +128,7 @@ def _syntax_fault(error: yaml.MarkedYAMLError, text: str, line: int) -> str:
 
 
 class _YamlReader:
-    """Walks the node tree once; builds data, records lines and problems."""
+    """Walks PyYAML's node tree once: builds the data, and records lines and problems."""
 
     def __init__(self, document: YamlDocument) -> None:
         self._document = document
