@@ -30,12 +30,14 @@ log = logging.getLogger("edgeslm.node")
 LEVELS = ("debug", "info", "warning", "error")
 
 _ALERTED = 5
-"""Most mistakes of a failed reload in the alert, which is part of the retained health message."""
+"""Maximum number of errors that the alert about a failed reload lists, since the alert is part of the
+retained health message."""
 
 
 class AdministeredNode(Protocol):
     config: Config
-    """As in the file; bundles of the update store may run in place of those it names."""
+    """The configuration in the file. The node may run bundles of the update store instead of the bundles in
+    the configuration."""
 
     def take_up(self, config: Config) -> None:
         """Switches to ``config``, whose models are loaded already."""
@@ -44,7 +46,7 @@ class AdministeredNode(Protocol):
 
 
 class Admin(Extension):
-    """``path`` is the configuration file; None: the node was started without one and can't reload."""
+    """Administration commands. ``path`` is the configuration file; with None, the node can't reload."""
 
     def __init__(
         self,
@@ -63,7 +65,7 @@ class Admin(Extension):
         self._manager = manager
         self._started = time.monotonic()
         self.alone = asyncio.Lock()
-        """Held while the node switches to another configuration or bundle."""
+        """Lock that is held while the node switches to another configuration or bundle."""
 
     @property
     def config(self) -> Config:
@@ -91,11 +93,11 @@ class Admin(Extension):
         }
 
     async def reload(self) -> Changes:
-        """Reads the file again and applies what changed.
+        """Reads the configuration file again and applies the changes.
 
         :raises Busy: the node is not online.
-        :raises ConfigError: the file is invalid, or a change needs a restart. Nothing is applied.
-        :raises EdgeslmError: a model or collection can't be loaded. The node keeps its configuration.
+        :raises ConfigError: the file is invalid, or a change needs a restart; no change is applied.
+        :raises EdgeslmError: a model or collection can't be loaded; the node keeps its configuration.
         """
         if self._path is None:
             raise ConfigError(["this node was started without a configuration file"])
@@ -120,8 +122,8 @@ class Admin(Extension):
             return changes
 
     async def serve_again(self, check: SwitchCheck | None = None) -> None:
-        """Redeploys the current configuration after one of its bundles was replaced. The caller holds
-        :attr:`alone`.
+        """Redeploys the current configuration after one of its bundles was replaced. The caller must hold the
+        lock :attr:`alone`.
 
         :param check: see ``Service.replace``. :raises EdgeslmError: see :meth:`reload`.
         """

@@ -1,4 +1,5 @@
-"""The attempt log: marks a request while it is computed; at the retry limit it is a poison message."""
+"""The attempt log: marks a request in the journal while it is computed, and counts crashes. A request at the
+retry limit is a poison message."""
 
 from __future__ import annotations
 
@@ -7,18 +8,20 @@ from edgeslm.messages import Result, Turn
 from edgeslm.storage.journal import LOST_NODE, Journal, JournalEntry
 
 LOST_ENGINE = 1
-"""Points for a crashed engine; a crashed node or a hung engine counts ``LOST_NODE``."""
+"""Points for a crash of the engine; a crash of the node or a hung engine counts ``LOST_NODE`` points."""
 MOST_LOST = 2 * LOST_NODE
-"""Retry limit in points: two crashes of the node, or three of engine and node together."""
+"""Retry limit in points: for example two crashes of the node, or one crash of the node and two of the
+engine."""
 TRANSIENT = frozenset({"busy", "expired", "internal", "model_unavailable", "no_memory"})
-"""Errors that a retry may fix; the journal does not keep them as the answer."""
+"""Error codes that a retry may fix; such results are not stored in the journal."""
 FULL_DISK_RETRY_MS = 5000
 
 
 class AttemptLog(Turn):
-    """The attempts at one request; ``lost`` counts the points of crashes so far.
+    """The attempts at one request; ``lost`` is the number of points so far.
 
-    :param key: the request's journal key; None: nothing is recorded. :param known: its journal entry, if any.
+    :param key: the request's journal key; with None, nothing is recorded.
+    :param known: the journal entry of the request, if any.
     """
 
     def __init__(self, journal: Journal, key: bytes | None, known: JournalEntry | None) -> None:
@@ -29,7 +32,8 @@ class AttemptLog(Turn):
         self._is_marked = False
 
     def compute(self) -> None:
-        """:raises RequestError: the retry limit is reached, or the journal can't be written."""
+        """Marks the request as running. :raises RequestError: the retry limit is reached, or the journal
+        can't be written."""
         if self._is_marked:
             return
         if self.lost >= MOST_LOST:
@@ -66,7 +70,8 @@ class AttemptLog(Turn):
             self.withdraw()
 
     def withdraw(self) -> None:
-        """Takes back the points of this run: the node itself cancelled it."""
+        """Takes back the points of this attempt, which the node cancelled or which ended with a transient
+        error."""
         if self.key is not None and self.lost > self._before:
             self._journal.finish(self.key, self._before, None)
         else:

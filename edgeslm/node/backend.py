@@ -48,7 +48,8 @@ class NodeBackend:
     async def answer(
         self, request: Request, attempt: AttemptLog, held: InFlight | None = None
     ) -> tuple[Result, bytes]:
-        """The result and its payload. Without ``held`` (routes) a request is never refused as busy."""
+        """The result and its encoded payload. ``held`` is the request's message; if it has a ``refusal``, the
+        result is ``busy``. Requests of routes have no ``held``."""
         feed, result = self.observers.feed, None
         onlooker = feed.watch(request) if feed is not None else None
         if onlooker is not None:
@@ -76,7 +77,7 @@ class NodeBackend:
         self.service.cancel(lambda request: request.pool == pool and cancel.means(request))
 
     def note(self, what: str, request: Request | Rejected, result: Result | None, size: int | None) -> None:
-        """Adds an audit entry; it has metadata only, no text of the request."""
+        """Adds an entry with metadata to the audit log, without any text of the request."""
         task = self.service.tasks.get(request.task)
         self.observers.audit.note(
             what,

@@ -1,8 +1,8 @@
 """The control API: runs commands that come over MQTT and publishes their answers.
 
-Off unless ``control.allow`` names commands. A retained command is ignored, since the broker would repeat it
-at every start. A command runs at most once: sent while the node is offline it waits at the broker;
-interrupted by a stop it is not retried.
+The control API is off unless ``control.allow`` names commands. A retained command is ignored, since the
+broker would repeat it at every start. A command runs at most once. A command sent while the node is offline
+waits at the broker; a command interrupted by a stop is not retried.
 """
 
 from __future__ import annotations
@@ -27,7 +27,8 @@ MOST_RUNNING: Final = 4
 
 
 class ControlApi(Extension):
-    """``handlers`` by command name; only those whose first topic level is in ``allowed`` are served."""
+    """Runs commands by ``handlers``, a mapping from command name to function. Only commands whose first topic
+    level is in ``allowed`` are served."""
 
     def __init__(
         self,
@@ -52,7 +53,8 @@ class ControlApi(Extension):
         return [Subscription(topic) for topic in self._names]
 
     def on_message(self, delivery: Delivery) -> bool:
-        """Acknowledges before running: some commands take minutes, and MQTT acknowledges in order."""
+        """Acknowledges a command before running it: some commands take minutes, and MQTT requires
+        acknowledgements in order."""
         self._audit.note("command", topic=delivery.topic, bytes=delivery.size)
         if not self._closed:  # unacknowledged, so the broker delivers it at the next start
             self._take(delivery)

@@ -54,18 +54,19 @@ if TYPE_CHECKING:
 log = logging.getLogger("edgeslm.node")
 
 KEEP_AFTER_S = 1.0
-"""A message unanswered for this long is copied to the spool."""
+"""Seconds after which an unanswered message is copied to the spool."""
 
 
 @dataclass(frozen=True, slots=True)
 class Waits:
-    """Waits of a daemon, in seconds."""
+    """Intervals and time limits of a daemon, in seconds."""
 
     health_every_s: float = 30.0
     drain_limit_s: float = 30.0
-    """How long a stop waits for running requests; the rest are delivered again at the next start."""
+    """How long a stopping daemon waits for running requests. The broker delivers unfinished requests again at
+    the next start."""
     announce_s: float = ANNOUNCE_S
-    """How long a change of state waits for the broker's acknowledgement."""
+    """How long the daemon waits for the broker's acknowledgement of a state message."""
     quiet: QuietTimes = QUIET
 
 
@@ -75,7 +76,7 @@ WAITS = Waits()
 async def run(config: Config, path: Path | None = None) -> int:
     """Runs a node until SIGTERM or SIGINT and returns the exit status. SIGHUP reloads the file ``path``.
 
-    :raises EdgeslmError: the node can't start, or can't go on.
+    :raises EdgeslmError: the node can't start, or stops because of a fatal error.
     """
     give_back_large_buffers()
     store = Store(config.state_dir, config.node)
@@ -179,7 +180,7 @@ class Daemon:
         return ConsoleHost(self.config.console, self.config, self.service, self, self._audit)
 
     def _make_extensions(self) -> Iterator[Extension]:
-        """Those that the configuration enables; modules of the others aren't imported."""
+        """The extensions that the configuration enables. Modules of disabled extensions aren't imported."""
         config, presence = self.config, self._presence
         yield WarmUp(self.service, presence, self._waits.quiet)
         if config.control.allow:
@@ -219,7 +220,7 @@ class Daemon:
         self._pipeline.close(is_leaving=True)
 
     async def run(self) -> None:
-        """Connects, loads models, serves until a stop or a fatal error, then drains."""
+        """Connects, loads models, serves requests until a stop or a fatal error, then drains."""
         with self.updater.running():
             await self._run()
 
@@ -313,7 +314,8 @@ class Daemon:
             self._store.end_start()
 
     def connected(self) -> None:
-        """After every CONNACK: subscribes and republishes retained messages, which a new broker lacks."""
+        """Called after every CONNACK: subscribes, and republishes retained messages, since the broker may
+        have lost them."""
         if not self.bus.resumed:
             if self._journal.epoch:
                 self._losses.lose_session()
@@ -358,7 +360,7 @@ class Daemon:
         )
 
     def health(self) -> dict[str, Any]:
-        """The health message, a JSON object. It has no text of any request."""
+        """The health message, a JSON object without any text of requests."""
         scheduler, watches = self.service.scheduler, self.service.deployment.watches
         figures, pids = self.meter.figures(), dict(self.service.deployment.pids)
         figures["dropped"]["qos0"] = self.bus.dropped

@@ -1,6 +1,6 @@
 """Deduplication: a request that arrives twice is computed once (idempotent) and answered twice.
 
-Running requests are known here (single flight); answered ones are in the journal.
+This module tracks running requests (single flight); answered requests are in the journal.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from edgeslm.storage.journal import Journal, JournalEntry, request_key
 
 
 def journal_key(request: Request, held: InFlight, task: str, topics: Topics) -> bytes | None:
-    """The key that a request and its repeats share; None: it can't be deduplicated."""
+    """The journal key of a request and its repeats; None if the request can't be deduplicated."""
     if not request.named:
         return held.key
     name = request.correlation
@@ -27,7 +27,8 @@ def journal_key(request: Request, held: InFlight, task: str, topics: Topics) -> 
 
 
 def find_known(journal: Journal, request: Request, held: InFlight, key: bytes | None) -> JournalEntry | None:
-    """The request's journal entry. One without id or correlation is a repeat only if MQTT's DUP is set."""
+    """The request's journal entry. A request without id and Correlation Data counts as a repeat only if
+    MQTT's DUP flag is set."""
     return journal.find(key) if key is not None and (request.named or held.delivery.dup) else None
 
 
@@ -38,7 +39,8 @@ class SingleFlight:
         self._running: dict[bytes, asyncio.Future[None]] = {}
 
     def running(self, key: bytes | None) -> asyncio.Future[None] | None:
-        """A future that ends with the running request of this key; None: there is none."""
+        """A future that is done when the running request with this key has finished; None if no such request
+        is running."""
         return None if key is None else self._running.get(key)
 
     @contextmanager

@@ -24,11 +24,13 @@ from edgeslm.telemetry.health import Meter
 log = logging.getLogger("edgeslm.node")
 
 REMEMBERED = 256
-"""Number of requests whose text is kept for a correction by id."""
+"""Number of requests whose text is kept for corrections by request id."""
 MOST_WAITING = 64
-"""Corrections waiting to be written; beyond that QoS 0 ones, which have no flow control, are dropped."""
+"""Limit of corrections that wait to be written. Beyond it, corrections at QoS 0 are dropped, since QoS 0 has
+no flow control."""
 LONGEST = 4096
-"""Longest text kept, in characters; corrections of longer ones must send it."""
+"""Length of the longest text that is kept, in characters. A correction for a longer text must contain the
+text."""
 
 
 class Corrections:
@@ -42,7 +44,7 @@ class Corrections:
         self._waiting = 0
 
     def remember(self, request: Request) -> None:
-        """Keeps the request's text for a correction by id."""
+        """Keeps the request's text for corrections by request id."""
         # Names of unknown tasks may have any length: they must not fill the memory.
         if request.task not in self._service.tasks:
             return
@@ -60,7 +62,8 @@ class Corrections:
         return self._waiting >= MOST_WAITING
 
     async def take(self, payload: bytes, *, retained: bool = False) -> None:
-        """Stores the correction in a message of the feedback topic. Retained ones are rejected."""
+        """Stores the correction in the payload of a feedback message. Corrections in retained messages are
+        rejected."""
         self._waiting += 1
         try:
             if retained:
@@ -94,7 +97,7 @@ class Corrections:
 
 
 def fields_fault(schema: Mapping[str, Any] | None, fields: Mapping[str, Any]) -> str | None:
-    """Why ``fields`` don't fit ``schema``, at most 200 characters; None: they fit."""
+    """Why ``fields`` don't fit ``schema``, in at most 200 characters; None if they fit."""
     known = (schema or {}).get("properties", {})
     if unknown := sorted(set(fields) - set(known)):
         return f"it has no field {unknown[0]!r}"

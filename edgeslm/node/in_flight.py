@@ -1,6 +1,7 @@
-"""Messages in flight: acknowledged to the broker when their work is done.
+"""Messages in flight, which are acknowledged to the broker when their work is done.
 
-Done means answered or reported dead. Cancelled work is neither: the broker delivers its message again.
+The work on a message is done when the message is answered or reported dead. If the work is cancelled, the
+message stays unacknowledged, and the broker delivers it again.
 """
 
 from __future__ import annotations
@@ -26,19 +27,22 @@ from edgeslm.telemetry.health import Meter
 log = logging.getLogger("edgeslm.node")
 
 MOST_REFUSED = 4
-"""QoS 0 requests beyond ``qos0_queue`` are answered ``busy``; beyond this many times that, dropped."""
+"""QoS 0 requests beyond ``qos0_queue`` are answered ``busy``. QoS 0 requests beyond this multiple of
+``qos0_queue`` are dropped."""
 NO_MEMORY_S = 0.5
-"""Pause before a retry after MemoryError."""
+"""Pause before a retry after a MemoryError, in seconds."""
 
 
 @dataclass(slots=True, eq=False)
 class InFlight:
-    """A message that isn't acknowledged yet. ``epoch`` numbers the broker session it came in.
+    """A message that isn't acknowledged yet. ``epoch`` is the number of the broker session that delivered the
+    message.
 
-    ``addressee`` is the node or pool and the task that a request was sent to. ``left`` counts parts of the
-    work that still run; ``spooled`` is the message's number in the spool. ``refusal`` is the reason to answer
-    ``busy``. ``is_request`` is false for messages that get no answer; ``is_broken_off`` is true once a part
-    was cancelled. ``receipt`` is the delivery that brought the answer, acknowledged together with it.
+    ``addressee`` is the node or pool and the task that a request was sent to. ``left`` counts the parts of
+    the work that still run. ``spooled`` is the message's number in the spool. ``refusal`` is the reason to
+    answer ``busy``. ``is_request`` is false for messages that get no answer. ``is_broken_off`` is true once a
+    part of the work was cancelled. ``receipt`` is a node's answer to a dispatcher, which is acknowledged
+    together with the request.
     """
 
     delivery: Delivery
@@ -54,7 +58,7 @@ class InFlight:
 
     @property
     def qos0(self) -> bool:
-        """Whether it came at QoS 0. Spooled messages are durable whatever their QoS is now."""
+        """Whether the message came at QoS 0 and isn't in the spool."""
         return not self.delivery.qos and self.spooled is None
 
     @property
@@ -73,14 +77,15 @@ class InFlight:
 
 
 class Acknowledger(Protocol):
-    """Keeps messages until they are acknowledged: the broker, the spool."""
+    """Acknowledges messages to the broker and the spool, which keep them until then."""
 
     def acknowledge(self, held: InFlight) -> None: ...
 
 
 @dataclass(slots=True)
 class Admission:
-    """The messages in flight. ``publisher`` and ``meter`` report those that failed by a bug."""
+    """The messages in flight. ``publisher`` and ``meter`` report messages whose work failed because of a
+    bug."""
 
     limits: Limits
     acknowledger: Acknowledger
@@ -112,7 +117,7 @@ class Admission:
         return True
 
     def _why_full(self, held: InFlight) -> str | None:
-        """Why a message exceeds the limits, as part of a sentence; None: there is room."""
+        """Why a message exceeds the limits, as part of a sentence; None if there is room."""
         limits = self.limits
         if held.qos0 and self.qos0 >= limits.qos0_queue:
             return f"{self.qos0} messages of QoS 0 are waiting, which is the limit; send at QoS 1"
@@ -121,9 +126,9 @@ class Admission:
         return None
 
     def admit(self, held: InFlight, *work: Coroutine[Any, Any, None]) -> list[asyncio.Task[None]]:
-        """Takes a message and starts the parts of its work, each inside :meth:`hold`.
+        """Adds a message and starts the parts of its work, each of which runs inside :meth:`hold`.
 
-        They start at once, so that no later message overtakes this one on the way to the queue.
+        The parts start at once, so that no later message reaches the queue first.
         """
         if held.is_request and held.spooled is None:
             held.refusal = self._why_full(held)
@@ -137,8 +142,9 @@ class Admission:
 
     @asynccontextmanager
     async def hold(self, held: InFlight) -> AsyncIterator[None]:
-        """Encloses one part of the work on a message. After the last part the message is acknowledged, even
-        if one failed: acknowledgements are in order, so a missing one would block all later ones."""
+        """Encloses one part of the work on a message. The message is acknowledged after the last part, even
+        if a part failed: acknowledgements go out in order, so a missing acknowledgement would block all later
+        ones."""
         try:
             try:
                 yield
@@ -169,7 +175,7 @@ class Admission:
         return len(self._tasks)
 
     def abandon(self) -> None:
-        """Cancels what still runs; it is not answered."""
+        """Cancels all running work; its messages stay unacknowledged."""
         for task in self._tasks:
             task.cancel()
 
@@ -181,7 +187,7 @@ class Admission:
             self.acknowledger.acknowledge(held)
 
     async def _give_up(self, held: InFlight, error: Exception) -> None:
-        """Reports the message dead before it is acknowledged; retries while memory is short."""
+        """Reports a message dead before it is acknowledged. Retries while memory is short."""
         while True:
             try:
                 await self._report(held, error)
@@ -190,7 +196,7 @@ class Admission:
                 await asyncio.sleep(NO_MEMORY_S)
 
     async def _report(self, held: InFlight, error: Exception) -> None:
-        """Publishes a dead letter, and for a request an error result too."""
+        """Publishes a dead letter, and for a request also an error result."""
         delivery = held.delivery
         why = InternalError(f"the node failed on it ({type(error).__name__})")
         if held.addressee is None:

@@ -1,4 +1,4 @@
-"""Node info, published on ``<base>/info``: version, tasks, routes, models, limits. No secrets or paths."""
+"""Node info, published on ``<base>/info``: version, tasks, routes, models, limits; no secrets or paths."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """Peers: clients of other nodes at the same broker, for tasks that escalate.
 
-There is one connection per node, opened at the first request with this node's login.
+Each peer has one connection, which is opened for the first request to it and uses this node's login.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 CONNECT_TIMEOUT_S = 5.0
 NO_OPTIONS: Final[Mapping[str, Any]] = MappingProxyType({})
 _AWAY = ("stopped", "offline")
-"""States in which a node can't answer; a request would only wait at the broker."""
+"""States in which a node can't answer, so that a request would only wait at the broker."""
 
 
 class Peers:
@@ -65,7 +65,8 @@ class Peers:
                 await asyncio.to_thread(opened.close)
 
     async def _client(self, node: str, timeout_s: float) -> Client:
-        """The client of a node. Callers share its opening, so a timeout of one doesn't cancel it."""
+        """The client of a node. Concurrent callers share one attempt to connect, which goes on even if one
+        caller times out."""
         if self._is_closed:
             raise BrokerError("this node is stopping")
         opening = self._clients.get(node)

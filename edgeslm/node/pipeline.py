@@ -1,7 +1,7 @@
 """The pipeline: passes each incoming message to the request handler, the router or the feedback.
 
-A message is acknowledged last, so the broker keeps it until then. When the connection breaks, unanswered
-messages are copied to the spool, since a broker that was killed may have lost them.
+A message is acknowledged only after the work on it, so the broker keeps it until then. When the connection
+breaks, unanswered messages are copied to the spool, since a broker that was killed may have lost them.
 """
 
 from __future__ import annotations
@@ -93,28 +93,30 @@ class Pipeline:
         ]
 
     def take_up(self, config: Config) -> None:
-        """Switches routes, pool and reply topics for later messages; running ones are unaffected."""
+        """Switches routes, pool and reply topics for later messages; messages in flight are unaffected."""
         self._config = config
         self._membership.take_up(config.pool)
         self._handler.replies = (*config.replies, *self._membership.replies)
         self._router.take_up(config)
 
     def open(self) -> None:
-        """Resumes with what the spool and the windows hold."""
+        """Resumes work on the messages in the spool and in the windows."""
         self._membership.open()
         self._router.open()
         self._feed()
 
     def close(self, *, is_leaving: bool = False) -> None:
-        """Ignores later messages; unacknowledged, they are delivered again at the next start.
+        """Ignores later messages. They stay unacknowledged, so the broker delivers them again at the next
+        start.
 
-        ``is_leaving``: requests to the pool are still served, since no other member would get them.
+        With ``is_leaving``, the node still serves pool requests that the broker has assigned to it, since no
+        other member gets them.
         """
         self._closed, self._is_leaving = True, is_leaving and bool(self._membership.subscriptions)
         self._router.close()
 
     async def drain(self, limit_s: float) -> int:
-        """Waits for running messages. :return: how many are left after ``limit_s``."""
+        """Waits for running work. :return: number of tasks that still run after ``limit_s``."""
         return await self._admission.drain(limit_s)
 
     @property
@@ -123,7 +125,7 @@ class Pipeline:
         return len(self._admission) > 0
 
     def abandon(self) -> None:
-        """Cancels what still runs; broker and spool keep it for the next start."""
+        """Cancels all running work; broker and spool keep the messages for the next start."""
         self.close()
         self._admission.abandon()
 
@@ -158,8 +160,8 @@ class Pipeline:
     def keep(self, older_than_s: float = 0.0) -> None:
         """Copies unanswered requests older than ``older_than_s`` to the spool.
 
-        A killed broker may restart without the messages it had delivered (mosquitto does). If the node
-        crashed too, they would be lost.
+        A killed broker may restart without the messages it had delivered; mosquitto does. If the node also
+        crashed, requests without a copy would be lost.
         """
         if self._config.journal.keep == "none":
             return
@@ -198,7 +200,7 @@ class Pipeline:
         self._feed()
 
     def _feed(self) -> None:
-        """Takes messages from the spool while there is room."""
+        """Takes messages from the spool while the limits of messages in flight allow it."""
         in_flight = {held.spooled for held in self._admission}
         while self._admission.has_room and (not self._closed or self._is_leaving):
             spooled = self._spool.next(self._last_spooled)

@@ -1,7 +1,8 @@
 """Pool membership: a node's shared subscriptions to its pool, and the addressee of each message.
 
 The broker keeps subscriptions in the node's session, even to pools that the node has left; requests would
-pile up there unread. So a small file records every filter subscribed to, and old ones are unsubscribed.
+pile up there unread. So a small file records every filter that the node subscribes to, and the node
+unsubscribes from filters of former pools.
 """
 
 from __future__ import annotations
@@ -19,9 +20,10 @@ log = logging.getLogger("edgeslm.node")
 
 
 class Membership:
-    """``own`` are the node's topics; ``file`` records the filters of its pools, past ones included.
+    """``own`` are the node's topics; ``file`` records the filters of its pools, including former pools.
 
-    The node subscribes from :meth:`join` on; the session of a killed node stays subscribed meanwhile.
+    The node subscribes only after :meth:`join`. If the node was killed, its session at the broker has stayed
+    subscribed.
     """
 
     def __init__(self, own: Topics, pool: Pool | None, file: Path) -> None:
@@ -34,7 +36,7 @@ class Membership:
         self._note(pool)
 
     def open(self) -> None:
-        """Reads the file; a damaged one is ignored."""
+        """Reads the file; a damaged file is ignored."""
         try:
             recorded = json.loads(self._file.read_bytes())
         except (OSError, ValueError, RecursionError):
@@ -45,7 +47,7 @@ class Membership:
                 self._pools.setdefault(name, Topics.of_pool(name, self._own.prefix))
 
     def take_up(self, pool: Pool | None) -> None:
-        """Switches to ``pool``; requests already sent by the old one are still served."""
+        """Switches to ``pool``; requests that came through the former pool are still served."""
         self._pool = pool
         self._note(pool)
         if self._is_in:
@@ -71,7 +73,8 @@ class Membership:
 
     @property
     def replies(self) -> list[str]:
-        """Reply topics that the pool's dispatcher uses; allowed in addition to ``replies``."""
+        """Filters of the reply topics of the pool's dispatcher, which are allowed in addition to the
+        configured ``replies``."""
         pool = self._pool
         if pool is None or pool.by != "dispatcher":
             return []
@@ -84,7 +87,8 @@ class Membership:
         return [one for filters in self._recorded.values() for one in filters if one not in wanted]
 
     def addressee(self, topic: str) -> tuple[Topics, str] | None:
-        """The topics of the node or pool that a request was sent to, and its task; None: not a request."""
+        """The topics of the node or pool that a request was sent to, and the task; None if ``topic`` is not a
+        request topic."""
         if (task := self._own.task_of(topic)) is not None:
             return self._own, task
         for topics in self._pools.values():
@@ -96,7 +100,7 @@ class Membership:
         return any(topics.task_of(topic) is not None for topics in self._pools.values())
 
     def cancelled(self, topic: str) -> Topics | None:
-        """Topics of the node or pool whose requests ``topic`` cancels; None: not a cancel topic."""
+        """Topics of the node or pool whose cancel topic is ``topic``; None if it is not a cancel topic."""
         return next((one for one in (self._own, *self._pools.values()) if topic == one.cancel), None)
 
     @property
@@ -113,7 +117,8 @@ class Membership:
             self._pools.setdefault(pool.name, Topics.of_pool(pool.name, self._own.prefix))
 
     def _record(self) -> None:
-        """Writes the filters before the node subscribes, so that a crash in between loses none."""
+        """Writes the filters to the file before the node subscribes, so that a crash in between loses no
+        filter."""
         if self._pool is None:
             return
         known = self._recorded.setdefault(self._pool.name, [])

@@ -34,7 +34,7 @@ def purge(
     """Erases messages that match ``choice``; opens and closes ``journals`` itself.
 
     :return: number of messages, by place.
-    :raises EdgeslmError: a file can't be used, or a node uses it. Then no journal has changed.
+    :raises EdgeslmError: a file can't be used. If a node uses a journal, nothing has been erased.
     """
     erased = dict.fromkeys(PLACES, 0)
     opened: list[tuple[Database, float]] = []

@@ -34,7 +34,7 @@ log = logging.getLogger("edgeslm.node")
 
 
 class Backend(Protocol):
-    """Computes answers. :meth:`accept` sees each valid request, :meth:`note` each outcome.
+    """Computes answers. :meth:`accept` is called for each valid request, :meth:`note` for each outcome.
 
     :meth:`answer` also encodes the result, counts it, and journals it unless the error is transient.
     """
@@ -49,7 +49,7 @@ class Backend(Protocol):
 
 @dataclass(slots=True)
 class RequestHandler:
-    """``replies`` are filters of the allowed reply topics; payloads have at most ``packet_bytes``."""
+    """``replies`` are filters of the allowed reply topics. ``packet_bytes`` is the limit of a payload."""
 
     backend: Backend
     admission: Admission
@@ -62,7 +62,8 @@ class RequestHandler:
     _single_flight: SingleFlight = field(default_factory=SingleFlight, init=False)
 
     async def handle(self, held: InFlight, topics: Topics, task: str) -> None:
-        """Returns when the broker has the result, or it was given up; the request is acknowledged then."""
+        """Handles a request, from parsing to acknowledgement. Returns when the broker has acknowledged the
+        result, or the result was given up."""
         held.addressee = topics, task
         async with self.admission.hold(held):
             delivery = held.delivery
@@ -107,7 +108,8 @@ class RequestHandler:
                 await self.publisher.send(request, result, payload)
 
     async def cancel(self, held: InFlight, pool: str | None) -> None:
-        """Runs as a task, so that a request that came just before has reached the scheduler."""
+        """Cancels a request. Runs as an asyncio task, so that a request that arrived just before its cancel
+        message has already reached the scheduler."""
         async with self.admission.hold(held):
             delivery = held.delivery
             try:

@@ -1,7 +1,7 @@
 """Ingest: stores messages of routes as searchable documents of a collection.
 
-A message is acknowledged once it is on disk. A full disk must not block later messages: after the last retry
-a message is given up and counted.
+A message is acknowledged once it is stored on disk. A full disk must not block later messages: after the last
+retry a message is given up and counted.
 """
 
 from __future__ import annotations
@@ -24,14 +24,14 @@ from edgeslm.telemetry.health import Meter
 log = logging.getLogger("edgeslm.node")
 
 LONGEST_ID = 64
-"""Characters of the message's own id used in the document's source."""
+"""Maximum number of characters of a message's own id in the source of its document."""
 PAUSES_S = (0.5, 2.0, 5.0, 15.0)
 
 
 @dataclass(slots=True)
 class Ingest:
-    """``service`` has the collections; ``meter`` counts messages given up. ``pauses_s`` are the pauses
-    between retries."""
+    """``service`` has the collections; ``meter`` counts messages that are given up. ``pauses_s`` are the
+    pauses between retries."""
 
     service: Service
     meter: Meter
@@ -40,8 +40,8 @@ class Ingest:
     async def keep(
         self, route: Route, delivery: Delivery, text: str, key: bytes | None, id: str | None = None
     ) -> None:
-        """Returns when the message is stored or given up. A redelivery, with the same ``key``, is stored
-        once. ``id`` is the message's own, if it has one."""
+        """Returns when the message is stored or given up. A redelivered message has the same ``key`` and is
+        stored only once. ``id`` is the id in the message's payload, if any."""
         if route.remember is None:
             return
         if delivery.retain:  # the broker brings it again with each connection

@@ -1,7 +1,7 @@
 """A route's rules: which messages become work, and which results are published.
 
-Pure: no clock, no bus, no engine. Anybody may publish anything on a watched topic, so an unusable message is
-a ``Skip``, never an exception: a reason to count and a sentence for the log.
+Pure: no clock, no bus, no engine. Anybody may publish anything on a watched topic, so an unusable message
+raises no exception. Instead it becomes a ``Skip`` with a reason for the metrics and a sentence for the log.
 """
 
 from __future__ import annotations
@@ -20,20 +20,22 @@ from edgeslm.messages import Result, Trace
 from edgeslm.protocol.topic_filters import matches
 
 Reason = Literal["retained", "not_text", "empty", "condition", "rate", "template", "own_topic", "poisoned"]
-"""Why a message was skipped, in this order: retained copy; not UTF-8; no text; ``when`` is false; above
-``max_rate``; a template doesn't fit the payload; the output topic belongs to the node; the message crashed or
-froze the node more than once."""
+"""Why a message was skipped, in the order of the names: retained copy; not UTF-8; no text; ``when`` is false;
+above ``max_rate``; a template doesn't fit the payload; the output topic belongs to the node; the message
+crashed or froze the node more than once."""
 
 REMEMBERED_TOPICS = 1_000
-"""Output topics whose last result ``on_change`` keeps; the least recently used is dropped first."""
+"""Number of output topics whose last result is kept for ``on_change``; the least recently used topic is
+dropped first."""
 
 LONGEST_ID = 256
-"""Characters of a message's own id that are kept."""
+"""Maximum number of characters of a message's own id; the rest is cut off."""
 
 
 @dataclass(frozen=True, slots=True)
 class Skip:
-    """A message that is ignored. ``sentence`` may quote a topic or a field's name, never the message."""
+    """A message that is ignored. ``sentence`` may quote a topic or the name of a field, but never the
+    message."""
 
     reason: Reason
     sentence: str
@@ -41,8 +43,8 @@ class Skip:
 
 @dataclass(frozen=True, slots=True)
 class RouteWork:
-    """A message for a task, and how to publish the result; without a task it is only ingested. ``id`` is
-    the payload's own id, if any; ``trace`` the trace that the result continues."""
+    """A message for a task, and how to publish the result; without a task, the message is only ingested.
+    ``id`` is the id in the payload, if any. ``trace`` is the trace that the result continues."""
 
     task: str | None
     input: str
@@ -56,7 +58,8 @@ class RouteWork:
 class RouteReader:
     """One route of the configuration. ``base`` is the node's base topic.
 
-    Call :meth:`consider` with a message, run the ``RouteWork``, ask :meth:`wants` before publishing.
+    Call :meth:`consider` with each message, run the ``RouteWork`` that it returns, and publish the result
+    only if :meth:`wants` is true.
     """
 
     def __init__(self, route: Route, base: str) -> None:
@@ -73,7 +76,7 @@ class RouteReader:
         return matches(self.route.source, topic)
 
     def consider(self, topic: str, payload: bytes, retained: bool, now: float) -> RouteWork | Skip:
-        """The work for a message, or why there is none; ``now`` in seconds of any monotonic clock."""
+        """The work for a message, or the reason to skip it. ``now`` is in seconds of any monotonic clock."""
         if retained and not self.route.accept_retained:
             return Skip("retained", "a retained message; set accept_retained to read those too")
         try:
@@ -105,7 +108,8 @@ class RouteReader:
         return RouteWork(self.route.task, "", topic, self.route.qos, self.route.retain)
 
     def wants(self, work: RouteWork, result: Result) -> bool:
-        """Whether to publish ``result``. With ``on_change`` it must differ from the last on that topic."""
+        """Whether to publish ``result``. With ``on_change``, it must differ from the last result on its
+        topic."""
         if not self.route.on_change:
             return True
         digest = hashlib.blake2b(_content(result).encode(), digest_size=16).digest()

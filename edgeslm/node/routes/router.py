@@ -48,7 +48,7 @@ class Router:
         self._ingest = Ingest(backend.service, self._meter)
         self._single_flight = SingleFlight()
         self._queues: dict[str, TicketQueue] = defaultdict(TicketQueue)
-        """Order of the messages of each route's windows."""
+        """Route name -> queue that keeps the messages for the route's windows in order."""
         self._base = Topics(config.node, config.prefix).base
         self._routes = [RouteReader(route, self._base) for route in config.routes]
         self._answers = RouteAnswers(self._routes, backend, journal)
@@ -56,7 +56,7 @@ class Router:
 
     @property
     def subscriptions(self) -> list[Subscription]:
-        """One per filter, with retained messages if a route accepts them."""
+        """One subscription per filter, with retained messages if a route accepts them."""
         wanted: dict[str, bool] = {}
         for route in self._routes:
             source, window = route.route.source, route.route.window
@@ -73,7 +73,7 @@ class Router:
         return {route.name: route.route.window for route in self._routes if route.route.window is not None}
 
     def take_up(self, config: Config) -> None:
-        """Switches to the routes of ``config``; unchanged ones keep their rate limits and last results."""
+        """Switches to the routes of ``config``; unchanged routes keep their rate limits and last results."""
         before = self._routes
         self._routes = [
             next((reader for reader in before if reader.route == route), None)
@@ -84,7 +84,7 @@ class Router:
         self._aggregator.take_up(self._windows)
 
     def open(self) -> None:
-        """Restores the windows on disk."""
+        """Restores the windows from disk."""
         self._aggregator.open()
 
     def close(self) -> None:
@@ -146,7 +146,8 @@ class Router:
                 await self._answers.answer(route, work, work.input, key, at, is_again=again, waits=waits)
 
     async def _consider(self, route: RouteReader, delivery: Delivery, key: bytes | None) -> RouteWork | Skip:
-        """Fills the route's templates, unless this message crashed or froze the node there before."""
+        """Renders the route's templates, unless rendering them for this message crashed or froze the node too
+        often before."""
         key = None if key is None else reader_key(key, "templates")
         known = self._journal.find(key) if key is not None and delivery.dup else None
         attempts = AttemptLog(self._journal, key, known)
@@ -183,9 +184,12 @@ class RouteAnswers:
         is_again: bool,
         waits: bool,
     ) -> None:
-        """Returns when the broker has the result, or it needn't be published.
+        """Answers a message. Returns when the broker has acknowledged the result, or the result needn't be
+        published.
 
-        :param key: journal key; it is looked up if ``is_again``. :param waits: retry while the node is busy.
+        :param key: journal key.
+        :param is_again: whether to look up ``key`` in the journal first.
+        :param waits: whether to retry while the node is busy.
         """
         known = self.journal.find(key) if key is not None and is_again else None
         payload = known.result if known is not None else None
@@ -242,7 +246,7 @@ class Ticket:
             await asyncio.wait([self._before])
 
     def leave(self) -> None:
-        """A ticket that gives up while waiting still blocks later ones until the earlier ones have left."""
+        """Gives up the place. If earlier tickets haven't left yet, later tickets still wait for them."""
         if self._before is None or self._before.done():
             self._open()
         else:
@@ -254,9 +258,9 @@ class Ticket:
 
 
 class TicketQueue:
-    """Keeps messages and window ends in order of arrival, though ingest takes some longer.
+    """Keeps messages and window ends in order of arrival, although ingest takes longer for some messages.
 
-    Messages that are ready together go on together, so that one sync writes many.
+    Messages that are ready at the same time go on together, so that one sync of the disk writes many of them.
     """
 
     def __init__(self) -> None:
@@ -275,7 +279,8 @@ class TicketQueue:
 def brings(delivery: Delivery, source: str) -> bool:
     """Whether a message was delivered for the filter ``source``.
 
-    A broker may send one copy per matching filter; each copy is for the routes of its filter only.
+    A broker may send one copy of a message per matching filter. Each copy is only for the routes with that
+    filter.
     """
     if not matches(source, delivery.topic):
         return False

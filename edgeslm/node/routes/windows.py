@@ -1,8 +1,9 @@
-"""Window aggregation (tumbling windows): collects a route's messages on disk and digests each window.
+"""Window aggregation (tumbling windows): collects a route's messages on disk and makes a digest of each
+window.
 
-A window begins with its first message and is complete by count, by time, or when a message arrives on its
-``on`` topic. Then its digest is published, and the next message begins another. A route has one window per
-output topic. Messages that a window has no room for are dropped and counted.
+A window begins with its first message. It is complete after a number of messages, after a time, or when a
+message arrives on its ``on`` topic. Then its digest is published, and the next message begins another window.
+A route has one window per output topic. Messages for which a window has no room are dropped and counted.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ from edgeslm.telemetry.health import Meter
 log = logging.getLogger("edgeslm.node")
 
 DROPPED: Final = "window"
-"""Metric label of messages that a window had no room for."""
+"""Metric label of messages for which a window had no room."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,24 +35,25 @@ class WindowLimits:
     """Limits of open windows."""
 
     most_bytes: int = 1 << 20
-    """Bytes of the messages of one window."""
+    """Limit of the messages of one window, in bytes."""
     all_bytes: int = 16 << 20
-    """Bytes of all windows together."""
+    """Limit of the messages of all windows together, in bytes."""
     most_open: int = 100
-    """Open windows per route; payloads choose the output topics, so their number needs a limit."""
+    """Limit of open windows per route. Payloads can choose the output topics, so the number of windows needs
+    a limit."""
     retry_s: float = 1.0
-    """Pause before a failed write is retried."""
+    """Pause before a failed write is retried, in seconds."""
 
 
 class Digester(Protocol):
-    """Makes and publishes the digest of the messages of ``batch`` for ``topic``."""
+    """Makes a digest of the messages of ``batch`` and publishes it on ``topic``."""
 
     async def digest(self, name: str, topic: str, messages: Mapping[str, Any], batch: int) -> None: ...
 
 
 @dataclass(slots=True)
 class _OpenWindow:
-    """A window that is being filled. ``dropped`` restarts at 0 with the node."""
+    """A window that is being filled. ``dropped`` counts dropped messages since the start of the node."""
 
     count: int = 0
     size: int = 0
@@ -94,8 +96,8 @@ class WindowAggregator:
         self._complete_if_full(stored.window)
 
     def take_up(self, windows: Mapping[str, Window]) -> None:
-        """Switches to ``windows``. An open window continues under its route's new settings; if the route has
-        none any more, its messages are deleted."""
+        """Switches to ``windows``. An open window continues with the new settings of its route. If the route
+        has no window settings any more, the messages of the window are deleted."""
         self._write()
         gone = [route for route in self.windows if route not in windows]
         changed = [route for route, window in self.windows.items() if windows.get(route, window) != window]
@@ -133,10 +135,11 @@ class WindowAggregator:
     async def add(
         self, route: str, work: RouteWork, topic: str, received: float, key: bytes | None, *, is_again: bool
     ) -> None:
-        """Returns when the message is on disk, or dropped.
+        """Adds a message to its window. Returns when the message is on disk or dropped.
 
-        :param topic: its input topic. :param received: in seconds since the epoch.
-        :param key: recognizes a redelivery; None: the message came at QoS 0 and is dropped if a write fails.
+        :param topic: the message's input topic. :param received: time of receipt in seconds since the epoch.
+        :param key: identifies a redelivered message. None for a message at QoS 0, which is dropped if a write
+            fails.
         """
         if route not in self.windows:  # removed by a reload meanwhile
             self.meter.drop(DROPPED)
@@ -158,7 +161,7 @@ class WindowAggregator:
         await written
 
     async def complete(self, route: str) -> None:
-        """Completes a route's open windows; returns when that is on disk."""
+        """Completes a route's open windows; returns when the change is on disk."""
         self._write()
         for name in [name for name in self._open if name[0] == route]:
             while not self._complete(name):
@@ -184,7 +187,7 @@ class WindowAggregator:
         return False
 
     def _count_with_arrivals(self, name: WindowName) -> int:
-        """Messages of a window, including those waiting to be written."""
+        """Number of messages of a window, including dropped messages and messages that wait to be written."""
         window = self._open.get(name, _OpenWindow())
         return window.count + window.dropped + sum(1 for one, _ in self._arrivals if one.window == name)
 
@@ -236,7 +239,7 @@ class WindowAggregator:
             asyncio.get_running_loop().call_later(self.limits.retry_s, self._complete_or_retry, name)
 
     def _complete(self, name: WindowName) -> bool:
-        """:return: False if the disk refuses the write; try again."""
+        """:return: False if the write failed and has to be retried."""
         try:
             batch = self.store.complete(name)
         except JournalError:
@@ -267,7 +270,7 @@ def _valid_text(text: str) -> str:
 
 
 def _with_ids(gathered: list[Gathered]) -> list[dict[str, str]]:
-    """The messages as an input of ``summarize``. Equal ids get a number, as in ``id#2``."""
+    """The messages as an input of ``summarize``. A repeated id gets a number, as in ``id#2``."""
     seen: Counter[str] = Counter()
     messages = []
     for one in gathered:
