@@ -1,9 +1,10 @@
 """The acknowledgement log: answered requests whose acknowledgement waits for an earlier request.
 
 Acknowledgements go out in the order of receipt (MQTT-4.6.0-2), so one request on a slow node may hold back a
-whole window of answered ones. If the dispatcher ends now, the broker delivers them again to the next one;
-without this log their clients would get each result twice. The log is a memory-mapped file, which survives a
-kill, and is published to the standby. After a power cut results may be sent twice; no request is lost.
+whole window of answered ones. If the dispatcher ends at that moment, the broker delivers the answered
+requests again to the next dispatcher. Without this log, clients would then get each result twice. The log is
+a memory-mapped file, which survives a kill, and is published to the standby. After a power cut, results may
+be sent twice, but no request is lost.
 """
 
 from __future__ import annotations
@@ -27,17 +28,19 @@ from edgeslm.storage.running_marks import KEY_BYTES
 log = logging.getLogger("edgeslm.dispatcher")
 
 TELL_S: Final = 0.02
-"""Answers within this time are published as one message."""
+"""Seconds for which answered requests are collected before they are published to the standby in one
+message."""
 
 
 def name_of(delivery: Delivery) -> bytes:
-    """A key of a message in the pool's session, equal on every machine. It includes the Correlation Data,
-    since packet identifiers and texts may repeat."""
+    """The key of a message in the pool's session, which is the same on every machine. The key depends on the
+    Correlation Data too, since packet identifiers and texts may repeat."""
     return reader_key(delivery_key(0, delivery), (delivery.correlation or b"").hex())
 
 
 class Answered:
-    """Keys of the last ``most`` answered requests, in ``file``; only in memory if it can't be created."""
+    """Keys of the last ``most`` answered requests, stored in ``file``, or only in memory if the file can't be
+    created."""
 
     def __init__(self, file: Path, most: int) -> None:
         self._most = most
@@ -84,13 +87,13 @@ class Answered:
             self._write(slot, key)
 
     def discard(self, key: bytes) -> None:
-        """Forgets a key, which now names another message."""
+        """Removes a key that now belongs to another message."""
         slot = self._slots.pop(key, None)
         if slot is not None:
             self._write(slot, bytes(KEY_BYTES))
 
     def clear(self) -> None:
-        """Forgets all keys: the broker has a new session."""
+        """Removes all keys, since the broker has a new session."""
         for key in list(self._slots):
             self.discard(key)
 
@@ -101,10 +104,10 @@ class Answered:
 
 @dataclass(slots=True)
 class PoolAcks:
-    """Acknowledges requests in the pool's session, and the nodes' answers in the other one.
+    """Acknowledges requests in the session with clients, and answers in the session with nodes.
 
-    Acknowledgements that must wait are recorded and, while this dispatcher ``leads``, published to the
-    standby.
+    Acknowledgements that must wait are recorded in the log and, while this dispatcher ``leads``, published to
+    the standby.
     """
 
     pool: BusClient
@@ -136,7 +139,7 @@ class PoolAcks:
         return name_of(delivery) in self.answered
 
     def forget(self) -> None:
-        """The broker has a new session."""
+        """Clears the log here and at the standby, since the broker has a new session."""
         self.answered.clear()
         self.pool.publish(OutgoingMessage(self.topics.answered, b"", 0))
 
@@ -151,7 +154,7 @@ def encode_keys(keys: Iterable[bytes]) -> bytes:
 
 
 def parse_keys(payload: bytes) -> list[bytes]:
-    """The keys in a message of :func:`encode_keys`; empty if it isn't one."""
+    """The keys in a message that :func:`encode_keys` made; empty for an invalid message."""
     if len(payload) % KEY_BYTES:
         return []
     keys = (payload[at : at + KEY_BYTES] for at in range(0, len(payload), KEY_BYTES))

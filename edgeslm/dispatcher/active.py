@@ -1,8 +1,8 @@
 """The active dispatcher: receives the pool's requests in one MQTT session and the nodes' answers in another.
 
-In a single session a full window of unacknowledged requests would block the answers to them, since
+In a single session, a full window of unacknowledged requests would block their own answers, since
 acknowledgements go out in the order of receipt. A request and its answer are acknowledged after the result is
-published, so that a successor gets both again.
+published, so that after a crash the next dispatcher gets both again.
 """
 
 from __future__ import annotations
@@ -40,12 +40,13 @@ log = logging.getLogger("edgeslm.dispatcher")
 TICK_S: Final = 0.1
 HEALTH_EVERY_S: Final = 30.0
 DRAIN_LIMIT_S: Final = 5.0
-"""How long a stop waits for answers; the next dispatcher gets the rest."""
+"""Seconds that a stopping dispatcher waits for answers; the next dispatcher gets the unanswered requests."""
 CONNECT_S: Final = 10.0
 
 
 class ActiveDispatcher:
-    """One term as leader, from taking the pool's session to its loss or a stop; ``boot_id`` is its name."""
+    """One term as leader. It begins when this dispatcher takes the pool's session and ends when the
+    dispatcher loses the session or stops. ``boot_id`` identifies the term."""
 
     def __init__(
         self,
@@ -232,7 +233,7 @@ class ActiveDispatcher:
             self._say_lease()
 
     def disconnected(self) -> None:
-        """Checks the lease before reconnecting: another dispatcher may have taken over."""
+        """Checks the lease before reconnecting, since another dispatcher may have taken over."""
         if not self._connections or self._is_closed:
             return
         for bus in (self.pool, self.nodes.bus):
@@ -254,7 +255,7 @@ class ActiveDispatcher:
             self._give_way()
 
     def _give_way(self) -> None:
-        """Drops all requests: another dispatcher has them now."""
+        """Drops all requests, since another dispatcher has them now."""
         if not self._is_closed:
             log.warning("another dispatcher has taken over meanwhile")
             self._is_closed = True

@@ -24,13 +24,15 @@ from edgeslm.telemetry.health import Meter
 log = logging.getLogger("edgeslm.dispatcher")
 
 RETURN_S: Final = 1.0
-"""How long a redelivered request waits for an answer that may be on its way already."""
+"""Seconds that a redelivered request waits for an answer that may be on its way already."""
 OWN_KEPT: Final = frozenset({"cancelled", "poisoned"})
-"""The dispatcher's own errors that are journaled. After others a repeat runs again: members come and go."""
+"""Codes of the dispatcher's own errors that are stored in the journal. After any other of its errors a
+repeated request runs again, since the members may have changed."""
 
 
 class PoolBackend:
-    """Publishes a node's answer as the pool's; both messages are acknowledged together."""
+    """Returns a node's answer as the pool's answer; the request and the node's answer are acknowledged
+    together."""
 
     def __init__(self, settings: DispatcherSettings, nodes: NodeSide, journal: Journal, meter: Meter) -> None:
         limits = settings.limits
@@ -42,7 +44,7 @@ class PoolBackend:
         self._meter = meter
 
     def accept(self, request: Request) -> None:
-        """Does nothing: a pool takes no corrections."""
+        """Does nothing, since a pool takes no corrections."""
 
     async def answer(self, request: Request, attempt: AttemptLog, held: InFlight) -> tuple[Result, bytes]:
         order = ForwardedRequest(
@@ -101,7 +103,8 @@ class PoolBackend:
 
 
 def _identity(request: Request, held: InFlight, key: bytes | None) -> bytes:
-    """A key that is the same after a restart, so that a node recognizes the repeat and resends its answer."""
+    """A key of the request that is the same after a restart of the dispatcher, so that a node recognizes the
+    repeated request and resends its answer."""
     if request.named and key is not None:
         return key
     # Without the session's number, which differs between machines.
@@ -109,8 +112,9 @@ def _identity(request: Request, held: InFlight, key: bytes | None) -> bytes:
 
 
 def as_the_pools(request: Request, result: Result, payload: bytes, now: float) -> tuple[Result, bytes]:
-    """Turns a node's result into the pool's. ``payload`` is the node's encoded result; unknown fields of a
-    newer node stay. Time spent waiting for the node and on the way counts as queue time."""
+    """Turns a node's result into the pool's result. ``payload`` is the node's encoded result; fields that
+    only newer nodes have are kept. The time of waiting for the node and of transmission counts as queue
+    time."""
     timings = dict(result.timings_ms)
     if "total" in timings:
         total = (now - request.received_at) * 1000

@@ -1,7 +1,7 @@
 """Forwarding: assigns requests to nodes, handles their answers, and retries elsewhere on errors and timeouts.
 
-Pure but for the futures of the requests: sending and the clock are passed in. Call :meth:`Forwarder.tick` a
-few times a second.
+Pure except for the futures of the requests: the caller passes in the clock and an object that sends messages.
+Call :meth:`Forwarder.tick` a few times a second.
 """
 
 from __future__ import annotations
@@ -25,29 +25,32 @@ log = logging.getLogger("edgeslm.dispatcher")
 MOST_ENDS: Final = 3
 """Retry limit: a request during which this many nodes crashed is a poison message."""
 REFUSED_S: Final = 5.0
-"""How long a node that refused a request isn't asked for it again."""
+"""Seconds until a node that refused a request may get the same request again."""
 LONGEST_PAUSE_S: Final = 5.0
-"""Longest pause before a busy node is asked again."""
+"""Longest pause before a busy node gets requests again, in seconds."""
 SILENT_S: Final = 10.0
-"""How long a stuck node gets no requests; then it gets one as a probe."""
+"""Seconds for which a stuck node gets no requests; after that, the node gets one request as a probe."""
 CANCEL_S: Final = 5.0
-"""Timeout for a node to confirm a cancellation."""
+"""Timeout for a node's confirmation of a cancellation, in seconds."""
 SETTLE_S: Final = 5.0
-"""Time after connecting within which all retained messages of nodes have arrived."""
+"""Seconds after connecting within which all retained messages of nodes are expected to arrive."""
 RETRY_MS: Final = 2000
 LEAD_S: Final = 0.05
-"""Minimum of queued work at a node, within its window."""
+"""A node gets more than two requests at a time only while the work queued at it takes less than this many
+seconds."""
 LEAST_LEFT: Final = 0.1
-"""Remaining share assumed for a request beyond its usual time, so that a late node doesn't look idle."""
+"""Fraction of a request's expected time that counts as remaining when the request is overdue, so that a late
+node doesn't look idle."""
 HEALTH_S: Final = 45.0
-"""Time over which the queue length in a node's last health message fades to 0; it comes every 30 s."""
+"""Seconds over which the weight of the queue length in a node's last health message falls to 0. A node
+publishes health messages every 30 s."""
 
 ELSEWHERE = frozenset({"unknown_task", "model_unavailable", "no_memory", "internal"})
-"""Errors after which another node is tried."""
+"""Error codes after which another node is tried."""
 
 
 class Nodes(Protocol):
-    """Sends to nodes; :meth:`ended` hears of a request whose node crashed."""
+    """Sends messages to nodes; :meth:`ended` is called for a request whose node crashed."""
 
     def forward(self, order: ForwardedRequest, node: str) -> None: ...
     def withdraw(self, order: ForwardedRequest, node: str) -> None: ...
@@ -55,7 +58,8 @@ class Nodes(Protocol):
 
 
 class Forwarder:
-    """Keeps at most ``window`` requests at one node. An order is a :class:`ForwardedRequest`."""
+    """Forwards requests, at most ``window`` at a time to one node. An order is a
+    :class:`ForwardedRequest`."""
 
     def __init__(
         self,
@@ -74,13 +78,14 @@ class Forwarder:
         self._pauses: dict[str, float] = {}
         self._silent: dict[str, float] = {}
         self._others: dict[str, tuple[int, float]] = {}
-        """Requests of other clients in a node's last health message, and the time it came."""
+        """Node -> number of requests of other clients in its last health message, and the time when the
+        message arrived."""
         self._count = 0
         self._has_settled = False
         self.waiting = DispatchQueue()
         self.throughput = Throughput()
         self.connected_at = clock()
-        """Time of the last subscription to the nodes' messages."""
+        """Time of the last connect, at which the dispatcher subscribed to the nodes' messages."""
         self.counts: Counter[str] = Counter({"late": 0, "elsewhere": 0, "overdue": 0})
 
     def submit(self, order: ForwardedRequest) -> None:
@@ -97,7 +102,7 @@ class Forwarder:
         self.pump()
 
     def repeat(self) -> None:
-        """Sends every forwarded order again, since it may be lost; nodes deduplicate."""
+        """Sends every forwarded order again, since the orders may be lost; nodes deduplicate them."""
         for node, load in self._loads.items():
             for order in load:
                 self._nodes.forward(order, node)
@@ -156,7 +161,8 @@ class Forwarder:
     def answer(
         self, node: str, correlation: bytes, result: Result, payload: bytes
     ) -> ForwardedRequest | None:
-        """Handles a node's result. :return: its order; None: unknown, or answered by another node before."""
+        """Handles a node's result. :return: the order of the result; None if the order is unknown or another
+        node has answered it before."""
         now = self._clock()
         self._silent.pop(node, None)
         order = self._orders.get(correlation)
@@ -193,7 +199,8 @@ class Forwarder:
         return order
 
     def piece(self, node: str, correlation: bytes, chunk: Chunk) -> Request | None:
-        """Handles a chunk of a streamed answer. :return: the request to pass it on for; None: drop it."""
+        """Handles a chunk of a streamed answer. :return: the request whose client gets the chunk; None if the
+        chunk has to be dropped."""
         self._silent.pop(node, None)
         order = self._orders.get(correlation)
         if order is None or chunk.seq <= order.highest_seq or not order.request.options.get("stream"):
@@ -205,7 +212,8 @@ class Forwarder:
         return order.request
 
     def undelivered(self, order: ForwardedRequest, node: str, error: RequestError | None) -> None:
-        """Handles a failed publish to a node; ``error`` is permanent, None means try again."""
+        """Handles a failed publish to a node. ``error`` is the reason of a permanent failure; with None, a
+        retry may succeed."""
         if order.at.pop(node, None) is None:
             return
         self._loads[node].pop(order, None)
@@ -226,8 +234,8 @@ class Forwarder:
                 self._nodes.withdraw(order, node)
 
     def refuse_stranded(self) -> None:
-        """Refuses queued orders that no online node can do. Call it when they hold back too many
-        acknowledgements: a full window blocks all requests."""
+        """Refuses queued orders whose task no online node serves. Call it when such orders hold back too many
+        acknowledgements, since a full window of unacknowledged requests blocks all others."""
         if self._clock() - self.connected_at <= SETTLE_S:
             return
         for order in list(self.waiting):
@@ -237,7 +245,7 @@ class Forwarder:
                 self._give_up(order, Busy(why, retry_after_ms=RETRY_MS))
 
     def tick(self) -> None:
-        """Handles timeouts and the ends of pauses."""
+        """Handles timeouts and pauses that have ended."""
         now = self._clock()
         self._has_settled = now - self.connected_at > SETTLE_S and bool(self._members.known)
         for order in list(self._orders.values()):
@@ -373,7 +381,7 @@ class Forwarder:
 
     @staticmethod
     def _nearest(ready: list[ForwardedRequest], position: int, node: str) -> ForwardedRequest | None:
-        """The order at ``position``, or the nearest one that may go to the node."""
+        """The order at ``position``, or else the nearest order that may go to the node."""
         for order in [*ready[position:], *reversed(ready[:position])]:
             if node not in order.at and node not in order.refusals:
                 return order

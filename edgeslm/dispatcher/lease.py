@@ -1,8 +1,8 @@
 """The lease: leader election among the dispatchers of a pool, by a retained message.
 
-Clocks of machines differ, so the standby measures by its own clock how long ago it last received the lease. A
-retained lease counts from its arrival, however old it is. The broker decides in the end: the pool has one
-session, and the last dispatcher to connect owns it. Pure.
+Clocks of machines differ, so the standby measures by its own clock how long ago it last received the lease.
+The time of a retained lease counts from its arrival, however old the message is. The broker decides in the
+end: the pool has one session, and the last dispatcher to connect owns it. Pure.
 """
 
 from __future__ import annotations
@@ -16,16 +16,18 @@ from edgeslm.protocol.strict_json import decode_text
 
 LONGEST_S = 3600.0
 QUIET_S = 1.5
-"""Silence after which the broker has no retained lease."""
+"""Seconds without a message after which the broker is assumed to have no retained lease."""
 FORGOTTEN_S = 15.0
-"""Longest time for the leader to repeat a lease that the broker has lost."""
+"""Longest time that the leader gets to publish its lease again after the broker has lost it, in seconds."""
 RETURN_S = 2.0
-"""Time for the leader to reconnect after its connection broke; a reset takes a second."""
+"""Seconds that the leader gets to reconnect after its connection broke. After a connection reset, a reconnect
+takes about a second."""
 
 
 @dataclass(frozen=True, slots=True)
 class Word:
-    """A lease message: holder (None: free), its name, and the seconds until it expires."""
+    """A lease message: the id of the leader's term (None if the lease is free), the name of its dispatcher,
+    and the seconds until the lease expires."""
 
     holder: str | None
     name: str
@@ -33,12 +35,13 @@ class Word:
 
 
 def encode_lease(holder: str | None, name: str, for_s: float) -> bytes:
-    """``holder`` identifies one term of the dispatcher ``name``; ``for_s``: seconds to expiry."""
+    """``holder`` identifies one term of the dispatcher ``name``; ``for_s`` are the seconds until the lease
+    expires."""
     return encode_document({"holder": holder, "name": name, "for_s": for_s})
 
 
 def parse_lease(payload: bytes) -> Word | None:
-    """None for an invalid or empty message."""
+    """Parses a lease message; None if it is invalid or empty."""
     try:
         document = parse_json(decode_text(payload))
     except InvalidRequest:
@@ -52,8 +55,9 @@ def parse_lease(payload: bytes) -> Word | None:
 
 
 class Lease:
-    """The lease as a standby sees it. ``name`` is this dispatcher's. ``is_first``: it hasn't led since its
-    start, so a lease of its name is left from the run before and is free."""
+    """The lease as a standby sees it. ``name`` is the name of this dispatcher. ``is_first`` means that this
+    dispatcher hasn't led since its start, so that a lease in its name is from an earlier run and counts as
+    free."""
 
     def __init__(self, name: str, *, is_first: bool) -> None:
         self._name = name
@@ -63,12 +67,12 @@ class Lease:
         self._quiet_s = QUIET_S
 
     def listen(self, now: float) -> None:
-        """Call after subscribing: a retained lease arrives at once. A restarted broker may have lost it, so
-        the leader gets time to reconnect."""
+        """Call it after subscribing to the lease; a retained lease arrives at once. If none arrives, a
+        restarted broker may have lost it, so the leader gets time to reconnect."""
         self._free_at = min(self._free_at, now + self._quiet_s)
 
     def lose(self) -> None:
-        """Call when the connection breaks: the lease is unknown then."""
+        """Call it when the connection breaks: from then on the lease is unknown."""
         self._free_at = self._gone_at = math.inf
 
     def hear(self, payload: bytes, now: float) -> None:
@@ -91,5 +95,5 @@ class Lease:
             self._gone_at = math.inf
 
     def wait_s(self, now: float) -> float:
-        """Seconds until the lease may be taken; 0: now."""
+        """Seconds until this dispatcher may take the lease; 0 if it may do so now."""
         return max(0.0, min(self._free_at, self._gone_at) - now)

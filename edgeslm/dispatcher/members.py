@@ -1,6 +1,6 @@
 """Pool members: states and tasks of nodes, from their state, info and health messages.
 
-Pure. Messages come from the bus and are checked in every detail.
+Pure. Messages may come from any client of the broker, so every field is checked.
 """
 
 from __future__ import annotations
@@ -15,14 +15,15 @@ from edgeslm.protocol.strict_json import decode_text, parse_json
 from edgeslm.protocol.versions import PROTOCOL_VERSION, is_spoken
 
 MOST_NODES = 20_000
-"""Nodes kept, those of other pools included, at half a kilobyte each; faked ones must not fill the memory."""
+"""Limit of known nodes, including nodes of other pools, so that faked nodes can't fill the memory. A node
+takes about half a kilobyte."""
 MOST_MEMBERS = 1000
 MOST_PROBLEMS = 20
 STATE_CHARACTERS = 16
 MOST_TASKS = 256
 News = Literal["ended", "left", "ready", "changed"]
-"""What a message of a node means: it crashed or lost its connection (``ended``), stops or drains (``left``),
-came online (``ready``), or changed its tasks (``changed``)."""
+"""What a message of a node means: the node crashed or lost its connection (``ended``), stopped or is draining
+(``left``), came online (``ready``), or changed its tasks (``changed``)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,9 +37,9 @@ class Offer:
 
 @dataclass(slots=True)
 class Node:
-    """What is known of a node. ``offers`` is empty unless it is a member; ``why_not`` is the reason if it
-    names the pool but isn't one; ``wrong`` the reasons for tasks left out; ``busy`` counts queued and running
-    requests in its last health message."""
+    """What is known of a node. ``offers`` are the tasks that a member serves. ``why_not`` is the reason why a
+    node that names the pool isn't a member. ``wrong`` has the reason for each task of a member that is left
+    out. ``busy`` counts queued and running requests in the node's last health message."""
 
     state: str = "unknown"
     offers: dict[str, Offer] = field(default_factory=dict)
@@ -48,20 +49,21 @@ class Node:
 
 
 class Members:
-    """The members of the pool ``pool``. ``wanted`` has the pool's tasks and what each requires of a node;
-    None: all tasks of the members."""
+    """The members of the pool ``pool``. ``wanted`` has the pool's tasks and what each task requires of a
+    node; with None, the pool has all tasks of its members."""
 
     def __init__(self, pool: str, wanted: Mapping[str, Wanted] | None) -> None:
         self._pool = pool
         self._wanted = wanted
         self._nodes: dict[str, Node] = {}
         self._ours: dict[str, Node] = {}
-        """Those that name the pool."""
+        """Nodes whose info message names the pool."""
         self.version = 0
         """Increases whenever members, their states or offers may have changed."""
 
     def hear(self, name: str, kind: str, payload: bytes) -> News | None:
-        """Handles a retained message; an empty one means that it was deleted at the broker."""
+        """Handles a retained message of a node; an empty payload means that the message was deleted at the
+        broker."""
         try:
             document = parse_json(decode_text(payload)) if payload else {}
         except InvalidRequest:
@@ -128,7 +130,7 @@ class Members:
 
     @property
     def problems(self) -> list[str]:
-        """Why nodes that name the pool, or tasks of members, are left out; as sentences."""
+        """Sentences that say why nodes that name the pool, or tasks of members, are left out."""
         found = []
         for name, node in sorted(self._ours.items()):
             if node.why_not:

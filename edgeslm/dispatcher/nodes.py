@@ -26,18 +26,19 @@ from edgeslm.telemetry.health import Meter
 log = logging.getLogger("edgeslm.dispatcher")
 
 EARLY_S: Final = 2.0
-"""How long after the first connection an answer without its request is held. Not longer: its missing
-acknowledgement holds back later answers."""
+"""Seconds after the first connect during which an answer is held if its request hasn't arrived yet. The time
+is short, since the missing acknowledgement of a held answer holds back later answers."""
 MOST_EARLY: Final = 1000
 ANSWERS: Final = 1000
-"""Most unacknowledged answers of nodes."""
+"""Limit of unacknowledged answers of nodes."""
 WITHDRAW_EXPIRY_S: Final = 600
 ANSWER_BYTES: Final = 4 * 1024 * 1024
-"""Size limit of a node's message."""
+"""Size limit of a node's message, in bytes."""
 
 
 class NodeSide:
-    """``clients`` publishes chunks to clients; ``meter`` counts invalid messages."""
+    """The session with the nodes. ``clients`` publishes chunks to clients; ``meter`` counts invalid
+    messages."""
 
     def __init__(
         self,
@@ -77,7 +78,7 @@ class NodeSide:
             self._take_answer(*early)
 
     def tick(self) -> None:
-        """Call it a few times a second."""
+        """Handles timeouts; call it a few times a second."""
         self.forwarder.tick()
         if self._early and time.monotonic() > (self._early_until or 0.0):
             early, self._early = self._early, {}
@@ -117,7 +118,7 @@ class NodeSide:
         )
 
     def ended(self, order: ForwardedRequest) -> None:
-        """Records in the journal that a request crashed a node, so that a restart keeps the count."""
+        """Records in the journal how many nodes a request has crashed, so that a restart keeps the count."""
         if order.key is not None:
             self._journal.finish(order.key, order.ends, None)
 

@@ -1,9 +1,10 @@
 """The load-balancing policy: a request goes to the node that will finish it first, busy nodes included.
 
 A slow node gets a request only if the faster nodes, with their queues, would finish it later (the slow-server
-problem: Lin and Kumar, IEEE Trans. Automatic Control 29(8), 1984). If the faster nodes will finish
-``position`` queued requests before the slow node finishes one, the slow node gets the request behind those.
-So no queued request is delayed, and no node is idle while it could finish a request first. Pure.
+problem; Lin and Kumar, IEEE Transactions on Automatic Control, 1984). If the faster nodes will finish
+``position`` queued requests before the slow node finishes one, the slow node gets the request that follows
+them in the queue. So no queued request is delayed, and no node is idle while it could finish a request first.
+Pure.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from dataclasses import dataclass
 @dataclass(frozen=True, slots=True)
 class Candidate:
     """A node that serves the task. ``ready_s``: seconds until its queue is empty. ``service_s``: seconds per
-    request; None: unknown, so the node gets a request at once to measure it."""
+    request; if it is None, the node gets a request at once to measure it."""
 
     node: str
     ready_s: float
@@ -29,8 +30,8 @@ class Candidate:
 
 
 def choose(waiting: int, candidates: Sequence[Candidate]) -> tuple[int, Candidate] | None:
-    """The position of a request among the ``waiting`` ones, and the node that gets it; None: all should
-    wait."""
+    """The position of a request among the ``waiting`` requests, and the node that gets it; None if all
+    requests should wait."""
     free = [one for one in candidates if one.has_room]
     if not waiting or not free:
         return None

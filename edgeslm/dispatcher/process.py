@@ -23,7 +23,8 @@ from edgeslm.telemetry.systemd import ServiceManager
 log = logging.getLogger("edgeslm.dispatcher")
 
 HOLD_OFF_S = 3.0
-"""Pause of a dispatcher that lost the leadership, in which its successor takes the lease."""
+"""Seconds that a dispatcher pauses after it has lost the leadership, so that its successor can take the
+lease."""
 STOP_S = 15.0
 LEAST_ANSWERED = 1024
 
@@ -31,7 +32,7 @@ LEAST_ANSWERED = 1024
 async def run(settings: DispatcherSettings) -> int:
     """Runs a dispatcher until SIGTERM or SIGINT and returns the exit status.
 
-    :raises EdgeslmError: it can't start, or can't go on.
+    :raises EdgeslmError: the dispatcher can't start, or stops because of a fatal error.
     """
     dispatcher = Dispatcher(settings)
     loop = asyncio.get_running_loop()
@@ -48,7 +49,7 @@ class Dispatcher:
         self.settings = settings
         self.meter = Meter()
         self.work: ActiveDispatcher | None = None
-        """None in standby."""
+        """The active dispatcher; None in standby."""
         self.terms = 0
         self._manager = ServiceManager()
         self._standby: Standby | None = None
@@ -70,7 +71,7 @@ class Dispatcher:
         self._stopping.set()
 
     async def run(self) -> None:
-        """Runs until a stop is requested or a fatal error."""
+        """Runs until a stop is requested or a fatal error occurs."""
         self._database.open()
         watching = asyncio.create_task(self._manager.watch(self._fault))
         self._answered = Answered(
@@ -88,7 +89,7 @@ class Dispatcher:
             self._database.close()
 
     async def _wait_for_turn(self, hold_off_s: float) -> bool:
-        """Standby. :return: True: become active; False: stop."""
+        """Waits in standby. :return: True to become active, False to stop."""
         self._standby = Standby(self.settings, self._client_id, self._answered, is_first=not self.terms)
         self._manager.ready("standby")
         waiting = asyncio.create_task(self._standby.wait(hold_off_s))
@@ -105,7 +106,7 @@ class Dispatcher:
             self._standby = None
 
     async def _work(self) -> bool:
-        """One term as leader. :return: True: stop; False: back to standby."""
+        """Leads the pool for one term. :return: True to stop, False to go back to standby."""
         self.terms += 1
         self.work = ActiveDispatcher(
             self.settings,

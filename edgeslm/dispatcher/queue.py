@@ -15,12 +15,13 @@ from edgeslm.protocol.delivery import Delivery
 from edgeslm.storage.journal import reader_key
 
 Answer = tuple[Result, bytes | None]
-"""A result, and its encoding if it comes from a node."""
+"""A result, and its encoded payload if the result comes from a node."""
 
 
 @dataclass(slots=True)
 class Sending:
-    """A request at a node; ``patience_at``: when it counts as stuck; ``service_s``: its expected time."""
+    """A request that was sent to a node. ``patience_at`` is the time from which the request counts as
+    overdue; ``service_s`` is its expected time."""
 
     sent_at: float
     patience_at: float
@@ -29,11 +30,12 @@ class Sending:
 
 @dataclass(slots=True, eq=False)
 class ForwardedRequest:
-    """A request with its state in the dispatcher ("order").
+    """A request with its state in the dispatcher, called an order in names and texts.
 
-    ``identity`` identifies it to nodes, also after a restart; ``key`` is its journal key. ``ends`` counts
-    nodes that crashed while they had it. ``at``: nodes that have it; ``left_at``: nodes that may still have
-    it; ``refusals``: nodes that can't do it, and until when. ``not_before``: earliest time to send it.
+    ``identity`` identifies the request to nodes and stays the same after a restart; ``key`` is its journal
+    key. ``ends`` counts the nodes that crashed while they had the request. ``at`` are the nodes that have the
+    request; ``left_at`` are offline nodes that may still have it. ``refusals`` maps nodes that refused the
+    request to the end of their pause. ``not_before`` is the earliest time to send the request.
     """
 
     request: Request
@@ -54,11 +56,12 @@ class ForwardedRequest:
     refusals: dict[str, float] = field(default_factory=dict)
     refused: Answer | None = None
     receipt: Delivery | None = None
-    """The delivery that brought the answer, acknowledged once the answer is passed on."""
+    """The MQTT delivery of the answer, which is acknowledged once the answer is passed on."""
 
     @property
     def correlation(self) -> bytes:
-        """Correlation Data for nodes. ``variant`` changes it, for a node that remembers cancelling it."""
+        """Correlation Data for nodes. ``variant`` changes the Correlation Data, for a node that has already
+        cancelled the order."""
         return reader_key(self.identity, f"again {self.variant}") if self.variant else self.identity
 
     @property
@@ -76,7 +79,7 @@ class ForwardedRequest:
 
 
 class DispatchQueue:
-    """Requests without a node, per task, sorted by rank."""
+    """Requests that wait for a node, per task, sorted by rank."""
 
     def __init__(self) -> None:
         self._queues: dict[str, list[tuple[tuple[float, float, int], ForwardedRequest]]] = {}

@@ -14,11 +14,11 @@ from edgeslm.protocol.codec import PROTOCOL_VERSION
 from edgeslm.telemetry.health import memory_bytes
 
 TOLD = ("kind", "options", "result_schema")
-"""Entries of a node's task that also hold for the pool."""
+"""Keys of a task in a node's info message that the pool's info message repeats."""
 
 
 def describe(settings: DispatcherSettings, members: Members, boot_id: str) -> dict[str, Any]:
-    """The pool's info message: like a node's, with the tasks of all members."""
+    """The pool's info message: like the info message of a node, with the tasks of all members."""
     clients = PoolTopics(settings.pool, settings.prefix).clients
     return {
         "version": __version__,
@@ -47,7 +47,7 @@ def health(
     session_lost: int,
     alerts: Sequence[str],
 ) -> dict[str, Any]:
-    """The pool's health message. ``figures`` are the meter's."""
+    """The pool's health message. ``figures`` are the counts and times of the dispatcher's ``Meter``."""
     forwarder, members = nodes.forwarder, nodes.members
     return {
         "state": state,

@@ -21,7 +21,7 @@ from edgeslm.protocol.topic_filters import DEFAULT_PREFIX
 
 LEAST_KEYS = "pool and broker"
 PAUSES_S = (0.5, 5.0)
-"""First and longest pause between reconnects."""
+"""First and longest pause between reconnects, in seconds."""
 
 
 def _own_name() -> str:
@@ -46,7 +46,7 @@ class Wanted(Section):
 
 
 class DispatchLimits(Limits):
-    """Limits of the dispatcher: a node's, and the window per node."""
+    """Limits of the dispatcher: the same limits as a node has, and the window per node."""
 
     node_queue: int = Field(
         default=4, ge=1, le=256, description="Requests given to one node at a time; the others wait here"
@@ -108,7 +108,7 @@ _SECTIONS: Mapping[str, type[Section]] = {
 
 
 def load_settings(path: Path) -> DispatcherSettings:
-    """Reads a file. Relative paths in it are taken from its folder.
+    """Loads a dispatcher's configuration file. Relative paths in the file are relative to its folder.
 
     :raises ConfigError: with every problem found as ``file:line: key: sentence``.
     """
@@ -125,7 +125,8 @@ def parse_settings(text: str, where: str = "config", folder: Path | None = None)
 
 
 def settings_schema() -> dict[str, Any]:
-    """JSON Schema (draft 2020-12) of the file, for editors and ``edgeslm dispatch --schema``."""
+    """JSON Schema (draft 2020-12) of the dispatcher's configuration file, for editors and ``edgeslm dispatch
+    --schema``."""
     schema = DispatcherSettings.model_json_schema(by_alias=True)
     return {
         "$schema": "https://json-schema.org/draft/2020-12/schema",

@@ -1,7 +1,7 @@
 """Standby dispatcher: waits until the active dispatcher's lease expires.
 
-:func:`look` reads the lease once, for an active dispatcher whose connection broke: another may have taken
-    over.
+:func:`look` reads the lease once, for an active dispatcher whose connection broke, since another dispatcher
+may have taken over.
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ from edgeslm.mqtt.client import BusClient, BusListener, Subscription
 from edgeslm.protocol.delivery import Delivery
 
 JITTER_S = 0.5
-"""Random delay, so that several standbys don't take over at once."""
+"""Longest random delay in seconds, so that several standbys don't take over at the same time."""
 
 
 async def look(settings: DispatcherSettings, client_id: str) -> Word | None:
-    """The retained lease, once the broker can be reached; None: there is none.
+    """Waits until the broker can be reached, and returns the retained lease; None if there is none.
 
     :raises BrokerError: the broker refuses the connection for good.
     """
@@ -50,7 +50,7 @@ async def look(settings: DispatcherSettings, client_id: str) -> Word | None:
 
 
 class _Look(BusListener):
-    """``heard`` becomes the retained lease."""
+    """Reads the retained lease into the future ``heard``."""
 
     def __init__(self, settings: DispatcherSettings, client_id: str) -> None:
         self._topic = PoolTopics(settings.pool, settings.prefix).lease
@@ -69,7 +69,7 @@ class _Look(BusListener):
 
 
 def _separate_client(settings: DispatcherSettings, client_id: str, listener: BusListener) -> BusClient:
-    """A client without a persistent session, besides the pool's."""
+    """An MQTT client without a persistent session, in addition to the client of the pool's session."""
     return BusClient(
         settings.broker,
         listener,
@@ -82,8 +82,8 @@ def _separate_client(settings: DispatcherSettings, client_id: str, listener: Bus
 
 
 class Standby:
-    """``client_id`` is the pool session's, from which this connection derives its own. ``answered`` gets the
-    active dispatcher's acknowledgement log."""
+    """``client_id`` is the client id of the pool's session; this connection adds a suffix to it. ``answered``
+    gets the active dispatcher's acknowledgement log."""
 
     def __init__(
         self, settings: DispatcherSettings, client_id: str, answered: Answered, *, is_first: bool
@@ -95,7 +95,8 @@ class Standby:
         self.bus = _separate_client(settings, client_id, self)
 
     async def wait(self, hold_off_s: float = 0.0) -> None:
-        """Returns when the lease is free, after ``hold_off_s`` seconds at the earliest. Can be cancelled.
+        """Returns when the lease is free, after ``hold_off_s`` seconds at the earliest. This wait can be
+        cancelled.
 
         :raises BrokerError: the broker refuses the connection for good, or lacks MQTT 5.
         """

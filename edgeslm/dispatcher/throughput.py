@@ -1,4 +1,5 @@
-"""Throughput of each node and task, measured from answers; for load balancing and to detect stuck nodes.
+"""Throughput of each node and task, measured from answers. It is used for load balancing and to detect stuck
+nodes.
 
 Mean and deviation are moving averages like TCP's round-trip estimate (RFC 6298, section 2). Pure.
 """
@@ -10,11 +11,12 @@ from typing import Final
 
 LEAST_PATIENCE_S: Final = 2.0
 FIRST_PATIENCE_S: Final = 10.0
-"""For a node that has never answered the task: it may have to load a model."""
+"""Seconds without an answer after which a node counts as stuck that has never answered the task. The node may
+have to load a model first."""
 PATIENCE: Final = 4.0
 """Multiple of the expected time after which a node counts as stuck."""
 MEMORY_S: Final = 120.0
-"""Age after which a measurement is discarded: a throttled node may have cooled down."""
+"""Age in seconds after which a measurement is discarded, since a throttled node may have cooled down."""
 
 
 @dataclass(slots=True)
@@ -43,12 +45,13 @@ class Throughput:
         known.at = now
 
     def forget(self, node: str) -> None:
-        """Discards a node's measurements: after a restart it may have another model or machine."""
+        """Discards a node's measurements, since after a restart the node may have another model or
+        machine."""
         for key in [key for key in self._known if key[0] == node]:
             del self._known[key]
 
     def service_s(self, node: str, task: str, now: float) -> float | None:
-        """Seconds per request; None: unknown, measure it."""
+        """Seconds per request; None if there is no recent measurement."""
         known = self._known.get((node, task))
         return None if known is None or now - known.at > MEMORY_S else max(known.service_s, 1e-4)
 
@@ -61,7 +64,7 @@ class Throughput:
         return max(LEAST_PATIENCE_S, PATIENCE * expected_s, PATIENCE * usual_s)
 
     def figures(self, node: str) -> dict[str, float]:
-        """Milliseconds per request, by task."""
+        """Task -> milliseconds per request at a node."""
         return {
             task: round(1000 * speed.service_s, 1)
             for (name, task), speed in self._known.items()

@@ -1,4 +1,4 @@
-"""Topics of a pool's dispatcher: a node's topics for clients, and one reply topic per node.
+"""Topics of a pool's dispatcher: the same topics for clients as a node has, and one reply topic per node.
 
 Pure.
 """
@@ -17,7 +17,7 @@ _NODE = re.compile(r"(?!pool$)[a-z0-9-]{1,64}")
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """A reply topic, parsed: ``node`` answers ``task``, with a result or a chunk of one."""
+    """A parsed reply topic, on which ``node`` answers ``task`` with a result or a chunk of a result."""
 
     task: str
     node: str
@@ -26,8 +26,8 @@ class Reply:
 
 @dataclass(frozen=True, slots=True)
 class PoolTopics:
-    """Topics of the pool ``pool``. All its dispatchers use the same reply topics, so that a successor gets
-    pending answers."""
+    """Topics of the pool ``pool``. All dispatchers of the pool use the same reply topics, so that the next
+    active dispatcher gets pending answers."""
 
     pool: str
     prefix: str = DEFAULT_PREFIX
@@ -43,8 +43,8 @@ class PoolTopics:
 
     @property
     def answered(self) -> str:
-        """The active dispatcher publishes its acknowledgement log here for the standby; an empty message
-        clears it."""
+        """The topic on which the active dispatcher publishes its acknowledgement log to the standby. An empty
+        message clears the log."""
         return f"{self.clients.base}/answered"
 
     def node(self, name: str) -> Topics:
@@ -55,7 +55,8 @@ class PoolTopics:
         return f"{base_topic(self.prefix, '+')}/{kind}"
 
     def reply(self, task: str, node: str) -> str:
-        """The reply topic of a node; one per node shows who answered."""
+        """The reply topic for a node's answers. Each node has its own reply topic, which shows which node has
+        answered."""
         return f"{self.clients.result(task)}/{DISPATCH}/{node}"
 
     @property
@@ -75,7 +76,7 @@ class PoolTopics:
         return Reply(task, node, is_piece) if is_piece or rest == ["", ""] else None
 
     def read_word(self, topic: str) -> tuple[str, str] | None:
-        """Node and kind of a topic that matches :meth:`node_filter`; None: another topic."""
+        """Node and kind of a topic that matches :meth:`node_filter`; None for another topic."""
         head = base_topic(self.prefix, "")
         node, _, kind = topic[len(head) :].partition("/")
         said = topic.startswith(head) and kind in KINDS and _NODE.fullmatch(node)
