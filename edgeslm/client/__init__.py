@@ -1,4 +1,4 @@
-"""Client for apps: ``from edgeslm.client import Client``. Its only dependency is paho-mqtt."""
+"""Client for apps: ``from edgeslm.client import Client``. The client's only dependency is paho-mqtt."""
 
 from edgeslm.client.client import Client, Options
 from edgeslm.client.stream import Stream

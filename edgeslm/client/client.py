@@ -10,7 +10,7 @@ and in asyncio::
     async with Client("mqtt://broker.local", "press-hall-4") as client:
         result = await client.request_async("triage", "Spindle 3 smells of burnt oil")
 
-Its only dependency is paho-mqtt. Thread-safe. More examples: ``docs/guides/apps.md``.
+The client's only dependency is paho-mqtt. Thread-safe. More examples: ``docs/guides/apps.md``.
 """
 
 from __future__ import annotations
@@ -49,7 +49,8 @@ class OnChunk(Protocol):
 
 
 class Options(TypedDict, total=False):
-    """Options of a request, typed for editors and type checkers. ``info`` lists those a task accepts.
+    """Options of a request, typed for editors and type checkers. The ``info`` message of a node lists the
+    options that each task accepts.
 
     >>> Options(max_tokens=64, temperature=0)
     {'max_tokens': 64, 'temperature': 0}
@@ -79,12 +80,13 @@ class Client:
 
     The broker keeps the session for ``session_expiry_s`` after a broken connection, so that no result is
     lost. A request is resent until its result arrives: after each reconnect, when the node was busy, and
-    after ``repeat_after_s`` seconds without a result, doubling up to 30 s. Nodes deduplicate requests. A
-    caller that stops waiting, by an exception, a cancelled asyncio task or a timeout, cancels the request on
-    the node.
+    after ``repeat_after_s`` seconds without a result, an interval that doubles up to 30 s. Nodes deduplicate
+    requests. When a caller stops waiting, because of an exception, a cancelled asyncio task or a timeout, the
+    client cancels the request on the node.
 
-    Each client has its own reply topic. With ``name``, it is below ``<base>/res/<task>/<name>/``; use the
-    login name if the broker has an access list (``edgeslm provision acl``).
+    Each client has its own reply topic. With ``name``, the reply topic is below
+    ``<base>/res/<task>/<name>/``. If the broker has an access list (``edgeslm provision acl``), set ``name``
+    to the login name.
     """
 
     def __init__(
@@ -142,7 +144,7 @@ class Client:
         await asyncio.to_thread(self.close)
 
     def open(self) -> None:
-        """Connects. :raises BrokerError: the first attempt failed."""
+        """Connects to the broker. :raises BrokerError: the first attempt failed."""
         address = self._url
         if isinstance(address, str):
             password = read_password(self._password_file) or self._login.password
@@ -165,7 +167,8 @@ class Client:
 
     @property
     def node_state(self) -> str | None:
-        """The node's last state (``online``, ``offline`` ...); None if it has published none.
+        """The last state that the node has published, such as ``online`` or ``offline``; None if there is
+        none.
 
         For a pool, the state of its dispatcher, if it has one.
         """
@@ -182,9 +185,10 @@ class Client:
     ) -> Result:
         """Sends a request, with retries, and waits up to ``timeout`` seconds for its result.
 
-        Error results are returned too: check ``status``, or call ``Result.unwrap``, which raises. ``busy`` is
-        returned only if the retry would be after the timeout. ``on_chunk`` requests streaming and is called
-        in this thread with each piece of text; pieces may be missing, the result is complete.
+        Error results are returned too: check ``status``, or call ``Result.unwrap``, which raises. A ``busy``
+        result is returned only if the retry would be after the timeout. With ``on_chunk``, the answer is
+        streamed, and ``on_chunk`` is called in the calling thread with each piece of text. Pieces may be
+        missing; the result is complete.
 
         >>> client.request("triage", "Spindle 3 smells of burnt oil").unwrap()["label"]
         'critical'
@@ -210,7 +214,8 @@ class Client:
         timeout: float = 60.0,
         on_chunk: OnChunk | None = None,
     ) -> Result:
-        """Like :meth:`request`, for asyncio: uses no thread; ``on_chunk`` is called in the event loop."""
+        """Like :meth:`request`, for asyncio. Uses no additional thread; ``on_chunk`` is called in the event
+        loop."""
         with self._stream(task, input, options, timeout, streams=on_chunk is not None) as stream:
             async for chunk in stream:
                 if on_chunk is not None:
@@ -225,7 +230,7 @@ class Client:
         *,
         timeout: float = 60.0,
     ) -> Stream:
-        """Sends a request with a streamed answer; iterate it with ``for`` or ``async for``.
+        """Sends a request with a streamed answer; iterate the stream with ``for`` or ``async for``.
 
         >>> with client.stream("chat", "What does E42 mean?") as answer:
         ...     for chunk in answer:
@@ -233,16 +238,18 @@ class Client:
         ...     print(f"({answer.result.status})")
         What does E42 mean? (ok)
 
-        Iterating sends the request and raises as :meth:`request` does. Leaving early cancels it on the node.
+        Iterating sends the request and raises as :meth:`request` does. Leaving the loop early cancels the
+        request on the node.
         """
         return self._stream(task, input, options, timeout, streams=True)
 
     def listen(self, *channels: str, topics: Sequence[str] = (), timeout: float | None = None) -> Listening:
         """Subscribes to topics of a node; iterate the messages with ``for`` or ``async for``.
 
-        ``channels`` are topics below the node's base topic, with wildcards: ``state``, ``info``, ``health``,
-        ``event/ROUTE`` or ``event/+``, ``dead``, ``res/TASK``. ``topics`` are full topics or filters, such as
-        the ``to`` of a route. After ``timeout`` seconds without a message, iterating raises TimedOut.
+        ``channels`` are topics or filters below the node's base topic, such as ``state``, ``info``,
+        ``health``, ``event/ROUTE``, ``event/+``, ``dead`` or ``res/TASK``. ``topics`` are full topics or
+        filters, such as the ``to`` of a route. After ``timeout`` seconds without a message, iterating raises
+        TimedOut.
 
         >>> with client.listen("state", timeout=10) as said:
         ...     print(next(iter(said)).json()["state"])
@@ -274,14 +281,15 @@ class Client:
     ) -> None:
         """Sends the correct answer for ``input``, or for the request ``id``; the node stores it.
 
-        Returns after the broker's acknowledgement. The node doesn't answer; it counts failures in ``health``.
+        Returns after the broker's acknowledgement. The node sends no answer; it counts rejected corrections
+        in ``health``.
 
         >>> client.feedback("triage", input="Spindle 3 smells of burnt oil", label="critical")
 
-        :raises InvalidRequest: not exactly one of ``input`` and ``id``, and of ``label`` and ``fields``; or
-            the client is a pool's: each node stores its own feedback.
+        :raises InvalidRequest: ``input`` and ``id`` are both given or both missing, or ``label`` and
+            ``fields`` are; or the client is for a pool, where each node stores its own feedback.
         :raises TimedOut: no acknowledgement by the broker in time.
-        :raises BrokerError: the broker refused it, or no node is subscribed.
+        :raises BrokerError: the broker refused the message, or no node is subscribed.
         """
         note = self._note(Feedback(task, input, id, label, fields), timeout)
         inbox = ThreadQueue()

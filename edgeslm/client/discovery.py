@@ -1,7 +1,7 @@
 """Discovery of nodes: subscribes to their retained ``state``, ``info`` and ``health``.
 
-At a hub it finds the nodes of sites, and whether each site is connected. Keeps the last document of each kind
-for each node; publishes nothing.
+At the broker of a hub, it finds the nodes of sites, and whether each site is connected. Discovery keeps the
+last document of each kind for each node, and publishes nothing.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ KINDS = ("state", "info", "health")
 MOST_NODES = 10_000
 _DOCUMENT_BYTES = 1024 * 1024
 _CALM_S = 0.5
-"""After this long without a message, all retained messages count as received."""
+"""Seconds without a message after which all retained messages count as received."""
 
 
 ALL_SITES = "+"
@@ -38,8 +38,8 @@ ALL_SITES = "+"
 
 @dataclass(frozen=True, slots=True)
 class Uplink:
-    """Whether a site is connected to its hub, and since when (``time.time()``). ``since_before``: since
-    earlier, at an unknown time."""
+    """Whether a site is connected to its hub, and since when (``time.time()``). With ``since_before``, the
+    state began at an unknown time before ``since``."""
 
     is_up: bool
     since: float
@@ -48,9 +48,11 @@ class Uplink:
 
 @dataclass(slots=True)
 class Sighting:
-    """The last documents of a node, and when each arrived (``time.time()``; a retained one may be older).
+    """The last documents of a node, and when each arrived (``time.time()``). A retained document may be older
+    than its arrival.
 
-    A dispatcher's are those of ``pool/NAME``. ``site`` is None for a node of the broker itself.
+    For a pool's dispatcher, ``node`` is ``pool/NAME``. ``site`` is None for a node that is connected to this
+    broker directly.
     """
 
     node: str
@@ -60,10 +62,11 @@ class Sighting:
 
 
 class Discovery:
-    """A connection that only subscribes. ``node`` None: all nodes below ``prefix``. Thread-safe.
+    """A connection that only subscribes. With ``node`` None, it finds all nodes below ``prefix``.
+    Thread-safe.
 
-    ``site`` None: nodes of this broker. A name or ``ALL_SITES``: nodes of sites, on a hub's broker;
-    ``prefix`` is then the site's.
+    With ``site`` None, it finds nodes of this broker. With the name of a site or ``ALL_SITES``, it finds
+    nodes of sites at the broker of a hub; ``prefix`` is then the prefix of the nodes at the site.
 
     :param most_nodes: limit of nodes to keep, so that a flood of fake nodes can't fill the memory.
     """
@@ -118,7 +121,7 @@ class Discovery:
 
     @property
     def shortfall(self) -> str | None:
-        """A sentence if there are more nodes than the limit."""
+        """A warning if there are more nodes than the limit, else None."""
         if not self._left_out:
             return None
         return f"More than {self._most_nodes} nodes are at this broker; the others are left out."
@@ -132,7 +135,7 @@ class Discovery:
             ]
 
     def uplinks(self) -> dict[str, Uplink]:
-        """Site -> its connection to the hub, for sites that have reported it."""
+        """Site -> its connection to the hub, for sites that have reported their connection."""
         with self._changed:
             return dict(sorted(self._uplinks.items()))
 
@@ -143,8 +146,8 @@ class Discovery:
             return self._changed.wait_for(lambda: self._version != version, timeout_s)
 
     def settle(self, timeout_s: float) -> None:
-        """Waits for the retained messages. MQTT doesn't mark the last one, so this waits for a pause after a
-        retained message; other messages don't prolong it.
+        """Waits for the retained messages. MQTT doesn't mark the last retained message, so this method waits
+        for a pause after a retained message; other messages don't prolong the pause.
 
         :raises BrokerError: no connection within ``timeout_s``, or the broker refuses the subscription.
         """

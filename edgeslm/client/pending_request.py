@@ -1,4 +1,4 @@
-"""Pending requests and messages: retries until the result, or the broker's acknowledgement. Pure.
+"""Pending requests and messages: retries until the result or the broker's acknowledgement arrives. Pure.
 
 Nodes deduplicate, so a retry is cheap, while a missing retry may lose a request. The same bytes are resent
 after each reconnect, after a growing interval without a result, and when the node was busy. Only a result, a
@@ -23,24 +23,26 @@ from edgeslm.protocol.topics import Topics
 log = logging.getLogger("edgeslm.client")
 
 FIRST_INTERVAL_S = 5.0
-"""Wait for a result before the first retry; doubles with each retry."""
+"""Seconds without a result before the first retry; the interval doubles with each retry."""
 
 LONGEST_INTERVAL_S = 30.0
 
 NOBODY_INTERVAL_S = 2.0
-"""Retry interval while no node is subscribed. Short: the broker answers at once."""
+"""Retry interval in seconds while no node is subscribed. The interval is short, since the broker then reports
+at once that nobody is subscribed."""
 
 LONGEST_EXPIRY_S = 2**32 - 1
-"""Message Expiry Interval has four bytes (MQTT 5 section 3.3.2.3.3)."""
+"""Largest Message Expiry Interval, which has four bytes (MQTT 5 section 3.3.2.3.3)."""
 
 JITTER = 0.25
 """Relative jitter of intervals, so that the apps of a site don't retry all at once."""
 
 NOBODY_LISTENS = 0x10
-"""PUBACK "No matching subscribers" (MQTT 5 section 3.4.2.1)."""
+"""PUBACK reason code "No matching subscribers" (MQTT 5 section 3.4.2.1)."""
 
 TRANSIENT = frozenset({0x91, 0x97})
-"""PUBACK: Packet Identifier in use, Quota exceeded. A retry can't help with other failures."""
+"""PUBACK reason codes "Packet Identifier in use" and "Quota exceeded". After any other failure, a retry can't
+help."""
 
 
 # Events of a request. ``generation`` counts the connections.
@@ -48,7 +50,7 @@ TRANSIENT = frozenset({0x91, 0x97})
 
 @dataclass(frozen=True, slots=True)
 class Ready:
-    """The reply topic is subscribed on a connection: the request may be sent."""
+    """The reply topic is subscribed on the current connection, so the request may be sent."""
 
     generation: int
 
@@ -71,12 +73,12 @@ class Acknowledged:
 
 @dataclass(frozen=True, slots=True)
 class Room:
-    """The broker's Receive Maximum allows another message."""
+    """The broker's Receive Maximum allows one more message in flight."""
 
 
 @dataclass(frozen=True, slots=True)
 class NodeUp:
-    """The node's state is online; it has subscribed before."""
+    """The node's state is online, which means that the node has subscribed to its topics."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,7 +93,7 @@ class Piece:
 
 @dataclass(frozen=True, slots=True)
 class Heard:
-    """A message of a subscription. ``retained``: it is from before the subscription."""
+    """A message of a subscription. ``retained``: the message was published before the subscription."""
 
     topic: str
     payload: bytes = field(repr=False)
@@ -100,7 +102,7 @@ class Heard:
 
 @dataclass(frozen=True, slots=True)
 class Failed:
-    """A permanent failure: client closed, subscription refused, stream closed."""
+    """A permanent failure: the client or stream was closed, or the subscription was refused."""
 
     error: EdgeslmError
 
@@ -109,17 +111,17 @@ Event = Ready | Lost | Acknowledged | Room | NodeUp | Answered | Piece | Heard |
 
 
 class Sender(Protocol):
-    """The connection, as a request sees it."""
+    """The part of a connection that a request uses."""
 
     node_state: str | None
-    """The node's last state."""
+    """The last state that the node has published."""
 
     def send(self, outgoing: OutgoingMessage) -> int | None:
         """Publishes a message. :return: the connection's generation; None if it can't be sent now."""
 
 
 def named(node: str) -> str:
-    """For sentences: ``the node 'hall'`` or ``the pool 'triage'``."""
+    """A node or pool in a message, such as ``the node 'hall'`` or ``the pool 'triage'``."""
     pool = Topics(node).pool
     return f"the node {node!r}" if pool is None else f"the pool {pool!r}"
 
@@ -131,11 +133,12 @@ def nobody(node: str) -> str:
 
 class PendingRequest:
     """State machine of a request. After :meth:`begin`, call :meth:`advance` for each event, and after
-    :meth:`wait_s`.
+    :meth:`wait_s` seconds without an event.
 
     ``outgoing`` is resent unchanged except for its expiry: nodes deduplicate by its content. ``chunks``
-    collects pieces with a ``seq`` above the highest so far, so that no text comes twice if the node runs the
-    request again; the caller removes them. Times are ``time.monotonic()`` seconds.
+    collects only pieces whose ``seq`` is above the highest so far, so that no text comes twice if the node
+    runs the request again. The caller removes the pieces that it has read. Times are ``time.monotonic()``
+    seconds.
     """
 
     def __init__(

@@ -23,7 +23,8 @@ class ThreadQueue:
         self._events.put(event)
 
     def take(self, wait_s: float | None) -> Event | None:
-        """The oldest event; None if none came within ``wait_s`` seconds. ``wait_s`` None: waits for ever."""
+        """The oldest event; None if none came within ``wait_s`` seconds. With ``wait_s`` None, this method
+        waits for ever."""
         try:
             return self._events.get(timeout=wait_s)
         except queue.Empty:
@@ -31,7 +32,7 @@ class ThreadQueue:
 
 
 class LoopQueue:
-    """For the event loop in which it is created."""
+    """An event queue for the asyncio loop in which it is created."""
 
     def __init__(self) -> None:
         self._loop = asyncio.get_running_loop()

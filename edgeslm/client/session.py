@@ -1,7 +1,7 @@
 """Client session: dispatches messages and acknowledgements to the requests that wait for them.
 
-Subscribes to the reply topics on every connection, and respects the broker's Receive Maximum. Shared by the
-network thread and the callers. ``pending_request`` decides on retries.
+Subscribes to the reply topics on every connection, and respects the broker's Receive Maximum. A session is
+shared by the network thread and the callers' threads. Retries are decided in ``pending_request``.
 """
 
 from __future__ import annotations
@@ -57,9 +57,9 @@ class Inbox(Protocol):
 
 
 class ClientSession:
-    """The ``Listener`` of an app's network thread; ``name`` ends its reply topics.
+    """The ``Listener`` of an app's network thread. ``name`` is the end of its reply topics.
 
-    Never holds its lock while it calls the link: paho calls back with its own locks held.
+    The session never holds its lock while it calls the link, since paho holds its own locks during callbacks.
     """
 
     def __init__(self, topics: Topics, name: str) -> None:
@@ -90,7 +90,8 @@ class ClientSession:
     # For the callers' threads
 
     def wait_connected(self, timeout_s: float) -> None:
-        """Waits for the first connection. :raises BrokerError: why there is none."""
+        """Waits for the first connection. :raises BrokerError: there is no connection; the message has the
+        reason."""
         with self._changed:
             self._changed.wait_for(lambda: self._link or self._problem, timeout_s)
             link, problem = self._link, self._problem
@@ -110,9 +111,10 @@ class ClientSession:
         return f"{self._topics.result(task)}/{self._name}"
 
     def enlist(self, task: str, outgoing: OutgoingMessage, inbox: Inbox) -> None:
-        """Registers ``inbox`` for the events of a message; the first is ``Ready`` or ``Lost``.
+        """Registers ``inbox`` for the events of a message. The first event is ``Ready``, ``Lost`` or
+        ``Failed``.
 
-        A message without Response Topic gets no answer. Each has its own Correlation Data.
+        A message without Response Topic gets no answer. Each message has its own Correlation Data.
         """
         reply_to = outgoing.response_topic
         with self._changed:
@@ -148,7 +150,7 @@ class ClientSession:
     def listen(self, filters: Sequence[str], key: bytes, inbox: Inbox) -> None:
         """Registers ``inbox`` for messages on ``filters``; it gets ``Ready`` for each confirmed filter.
 
-        Retained messages come again on each connection, also for existing subscriptions.
+        The broker sends retained messages again on each connection, even for existing subscriptions.
         """
         with self._changed:
             link, generation = self._link, self._generation
@@ -188,15 +190,15 @@ class ClientSession:
             link.unsubscribe(unwanted)
 
     def close(self, error: BrokerError) -> None:
-        """Fails all registered inboxes, and those registered from now on."""
+        """Sends ``error`` to all registered inboxes, and to each inbox that is registered later."""
         with self._changed:
             self._closed = Failed(error)
             for inbox in self._inboxes.values():
                 inbox(self._closed)
 
     def send(self, outgoing: OutgoingMessage) -> int | None:
-        """Publishes a message. :return: the connection's generation; None if it can't be sent now: ``Ready``
-        or ``Room`` follows.
+        """Publishes a message. :return: the connection's generation; None if the message can't be sent now.
+        Then an event ``Ready`` or ``Room`` follows.
 
         :raises TooLarge: the packet is too large for the broker.
         """
@@ -270,7 +272,7 @@ class ClientSession:
         self._offer_room()
 
     def _offer_room(self) -> None:
-        """Wakes waiting requests in FIFO order, as many as the Receive Maximum allows."""
+        """Wakes as many waiting requests as the Receive Maximum allows, in FIFO order."""
         for _ in range(min(self._flow.room, len(self._want_room))):
             self._tell(self._want_room.popleft(), Room())
 

@@ -1,6 +1,6 @@
-"""Streamed answers: pieces of text, then the result. For threads and asyncio.
+"""Streamed answers: pieces of text, then the result. They work with threads and with asyncio.
 
-Leaving early cancels the request on the node. ``pending_request`` decides on retries.
+Leaving the loop early cancels the request on the node. Retries are decided in ``pending_request``.
 """
 
 from __future__ import annotations
@@ -19,11 +19,12 @@ _CLOSED = "The stream was closed before the answer was complete."
 
 
 class Stream:
-    """Iterate it once, with ``for`` or ``async for``, to get the pieces; then read ``result``.
+    """A streamed answer. Iterate it once, with ``for`` or ``async for``, to get the pieces; then read
+    ``result``.
 
-    Iterating sends the request and starts its timeout. Pieces may be missing; the result is complete. Raises
-    what :meth:`edgeslm.client.Client.request` raises. A ``with`` or ``async with`` statement closes it at the
-    end.
+    Iterating sends the request and starts its timeout. Pieces may be missing; the result is complete.
+    Iterating raises the same errors as :meth:`edgeslm.client.Client.request`. A ``with`` or ``async with``
+    statement closes the stream at its end.
     """
 
     def __init__(self, session: ClientSession, task: str, cancel_topic: str, pending: PendingRequest) -> None:
@@ -41,13 +42,13 @@ class Stream:
 
     @property
     def result(self) -> Result:
-        """The complete answer. :raises EdgeslmError: it isn't there yet."""
+        """The complete answer. :raises EdgeslmError: the answer isn't complete yet."""
         if self._result is None:
             raise EdgeslmError("The answer isn't here yet; iterate to the end of the stream first.")
         return self._result
 
     def close(self) -> None:
-        """Cancels the request on the node, from any thread; iterating raises Cancelled."""
+        """Cancels the request on the node; a loop over the stream raises Cancelled. Thread-safe."""
         self._end()
         if self._result is None and self._inbox is not None:
             self._inbox(Failed(Cancelled(_CLOSED)))
@@ -96,7 +97,7 @@ class Stream:
             self._session.enlist(self._task, self._pending.outgoing, inbox)
 
     def _advance(self, event: Event | None) -> bool:
-        """Whether the result is there."""
+        """Handles an event. :return: whether the result has arrived."""
         with self._sending:
             if self._over.is_set():
                 raise Cancelled(_CLOSED)

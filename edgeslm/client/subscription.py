@@ -17,38 +17,40 @@ from edgeslm.protocol.codec import parse_result
 from edgeslm.protocol.strict_json import decode_text, parse_json
 
 MOST_WAITING = 10_000
-"""Queue limit of a subscription; further messages are counted as missed."""
+"""Limit of messages in the queue of a subscription; further messages are counted as missed."""
 
 AnyInbox = TypeVar("AnyInbox", ThreadQueue, LoopQueue)
 
 
 @dataclass(frozen=True, slots=True)
 class News:
-    """A message of a subscription. ``retained``: it may be old."""
+    """A message of a subscription. ``retained``: the message may be outdated, since the broker stored it."""
 
     topic: str
     payload: bytes = field(repr=False)
     retained: bool
 
     def json(self) -> Any:
-        """The parsed payload. :raises ProtocolError: it isn't JSON."""
+        """The parsed payload. :raises ProtocolError: the payload isn't JSON."""
         try:
             return parse_json(decode_text(self.payload))
         except InvalidRequest as error:
             raise ProtocolError(f"The message on {self.topic} is not JSON. {error}") from None
 
     def result(self) -> Result:
-        """The payload as a result. :raises ProtocolError: it isn't one."""
+        """The payload as a result. :raises ProtocolError: the payload isn't a result."""
         return parse_result(self.payload)
 
 
 class Listening:
-    """Iterate it with ``for`` or ``async for`` to get messages until it or the client is closed.
+    """A subscription. Iterate it with ``for`` or ``async for`` to get messages, until it or the client is
+    closed.
 
-    A ``with`` (or ``async with``) statement subscribes at its start; otherwise the iteration does. It
-    survives broken connections; messages published meanwhile arrive if the broker keeps the session.
-    Iterating raises TimedOut after ``timeout_s`` seconds without a message, and BrokerError if the broker
-    refuses. ``missed`` counts messages dropped because the queue was full.
+    A ``with`` or ``async with`` statement subscribes at its start; without one, the iteration subscribes. The
+    subscription survives broken connections. Messages published during an interruption arrive if the broker
+    keeps the session. Iterating raises TimedOut after ``timeout_s`` seconds without a message, and
+    BrokerError if the broker refuses the subscription. ``missed`` counts messages dropped because the queue
+    was full.
     """
 
     def __init__(

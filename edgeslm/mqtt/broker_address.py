@@ -1,4 +1,4 @@
-"""Broker address and login: URL, user name, password and TLS files. Reads only files."""
+"""Broker address and login (URL, user name, password, TLS files). Reads only files."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ PORTS = {"mqtt": 1883, "mqtts": 8883}
 class Login:
     """Credentials of a client, and its trusted certificates. ``repr`` hides the password.
 
-    ``ca_file`` None: the system's certificate authorities. ``cert_file`` and ``key_file`` are the client
-    certificate for mutual TLS.
+    With ``ca_file`` None, the system's certificate authorities are trusted. ``cert_file`` and ``key_file``
+    are the client certificate for mutual TLS.
     """
 
     username: str | None = None
@@ -59,7 +59,7 @@ class BrokerAddress:
 
     @classmethod
     def parse(cls, url: str, login: Login = Login()) -> BrokerAddress:
-        """Parses ``mqtt[s]://[user[:password]@]host[:port]``; ``login`` wins over the URL.
+        """Parses ``mqtt[s]://[user[:password]@]host[:port]``; ``login`` overrides the URL.
 
         :raises BrokerError: the URL is invalid.
         """
@@ -77,13 +77,13 @@ class BrokerAddress:
 
     @classmethod
     def of(cls, section: Broker) -> BrokerAddress:
-        """The address in a configuration's ``broker`` section. :raises BrokerError: as :meth:`Login.of`."""
+        """The address in a configuration's ``broker`` section. :raises BrokerError: see :meth:`Login.of`."""
         return cls(section.host, section.port, section.tls, Login.of(section))
 
     def tls_context(self) -> ssl.SSLContext | None:
         """The TLS settings; None for a connection without TLS.
 
-        :raises BrokerError: names the file that can't be used.
+        :raises BrokerError: a file can't be used; the message names it.
         """
         if not self.tls:
             return None
@@ -108,20 +108,22 @@ class BrokerAddress:
 
 
 def read_password(file: Path | None) -> str | None:
-    """The first line of a file. :raises BrokerError: it can't be read or is empty."""
+    """The password in the first line of a file. :raises BrokerError: the file can't be read, or the line is
+    empty."""
     return None if file is None else _read_line(file, "password")
 
 
 def client_id_of(config: Config) -> str:
-    """The client id of a node. :raises BrokerError: its file can't be read or is empty."""
+    """The client id of a node. :raises BrokerError: the client id file can't be read or is empty."""
     file = config.broker.client_id_file
     return f"{config.prefix}-{config.node}" if file is None else _read_line(file, "client id")
 
 
 def pool_client_id(broker: Broker, prefix: str, pool: str) -> str:
-    """The client id of a pool's dispatcher. Contains a dot, as no node's default client id does.
+    """The client id of a pool's dispatcher. The default has a dot after the prefix, so that it differs from
+    every node's default client id.
 
-    :raises BrokerError: its file can't be read or is empty.
+    :raises BrokerError: the client id file can't be read or is empty.
     """
     file = broker.client_id_file
     return f"{prefix}-pool.{pool}" if file is None else _read_line(file, "client id")

@@ -1,7 +1,7 @@
-"""Buffered socket: reads and writes large pieces, because paho reads byte by byte.
+"""Buffered socket: reads and writes large blocks, because paho reads byte by byte.
 
-Each system call releases the interpreter lock. With the network thread and the event loop both busy, getting
-it back costs more than the call.
+Each system call releases the interpreter lock. If the network thread and the event loop are both busy,
+getting the lock back costs more than the call.
 """
 
 from __future__ import annotations
@@ -13,13 +13,15 @@ from edgeslm.mqtt.publish_filter import PublishFilter
 
 READ_BYTES = 64 * 1024
 UNSENT_BYTES = 64 * 1024
-"""Write buffer until :meth:`BufferedSocket.flush`; when full, the socket behaves like a full one."""
+"""Size of the write buffer in bytes. If the buffer is full, :meth:`BufferedSocket.send` raises
+BlockingIOError."""
 
 
 class BufferedSocket:
-    """Wraps a socket, for one thread. All methods except ``flush`` and ``cut`` work like a socket's.
+    """Wraps a socket for use in one thread. All methods except ``flush`` and ``cut`` work like the methods of
+    a socket.
 
-    :param incoming: filters received data; may hold some back.
+    :param incoming: filter of received data, which holds back incomplete packets.
     """
 
     def __init__(self, sock: socket.socket, incoming: PublishFilter | None = None) -> None:
@@ -89,7 +91,7 @@ class BufferedSocket:
             return
 
     def close(self) -> None:
-        """Flushes, since the buffer may hold a DISCONNECT, and closes. Never waits."""
+        """Flushes the buffer, which may contain a DISCONNECT, and closes the socket. Never waits."""
         try:
             self.flush()
         except OSError:
@@ -98,7 +100,7 @@ class BufferedSocket:
             self._socket.close()
 
     def cut(self) -> None:
-        """Closes the socket without flushing and drops buffered input."""
+        """Closes the socket without flushing, and drops buffered input."""
         self._received = memoryview(b"")
         self._unsent.clear()
         self._socket.close()

@@ -1,8 +1,9 @@
-"""MQTT client of the daemon, for the asyncio loop: deliveries in, publishes and acknowledgements out.
+"""MQTT client of the daemon, for the asyncio loop: receives messages, and sends messages and
+acknowledgements.
 
-Guarantees at-least-once delivery: a persistent session, acknowledgements in the order of receipt and only on
-the connection that brought the message, resending after a reconnect, and no more in flight than the broker
-allows. The caller deduplicates deliveries.
+Guarantees at-least-once delivery. It uses a persistent session and resends messages after a reconnect. It
+acknowledges in the order of receipt, and only on the connection that brought the message. It has no more
+messages in flight than the broker allows. The caller deduplicates deliveries.
 """
 
 from __future__ import annotations
@@ -55,7 +56,8 @@ class BusListener(Protocol):
     """Callbacks of the connection, called in the event loop."""
 
     def connected(self) -> None:
-        """After each CONNACK. Subscribe and publish retained messages here; the broker may have lost both."""
+        """After each CONNACK. Subscribe and publish retained messages here, since the broker may have lost
+        both."""
 
     def delivered(self, delivery: Delivery) -> None:
         """Called for each message."""
@@ -69,7 +71,7 @@ class BusClient:
     """A connection that reconnects until :meth:`stop` or a permanent failure.
 
     ``queue`` is the Receive Maximum, the limit of unacknowledged QoS 1 deliveries. ``packet_bytes`` is the
-    largest payload to pass on. ``pauses_s`` are the first and the longest reconnect pause.
+    size of the largest payload to pass on. ``pauses_s`` are the first and the longest reconnect pause.
     """
 
     def __init__(
@@ -97,7 +99,7 @@ class BusClient:
         self._listener = listener
         self._pauses_s = pauses_s
         self.may_connect = threading.Event()
-        """While cleared, no new connection is made. Read on the network thread."""
+        """While this event is cleared, no new connection is made. The network thread reads it."""
         self.may_connect.set()
         self._outbox = Outbox(OUTBOX_BYTES)
         self._bridge: LoopBridge | None = None
@@ -118,7 +120,7 @@ class BusClient:
         self._unsent_dropped = 0
 
     async def start(self) -> None:
-        """Starts connecting and returns. :raises BrokerError: the password file can't be read."""
+        """Starts to connect, and returns at once. :raises BrokerError: the password file can't be read."""
         loop = self._loop = asyncio.get_running_loop()
         self._failed = loop.create_future()
         self._failed.add_done_callback(_mark_retrieved)
@@ -150,14 +152,14 @@ class BusClient:
 
     @property
     def failed(self) -> asyncio.Future[None]:
-        """Raises BrokerError on a permanent failure: no MQTT 5, or SessionTakenOver by another client with
-        the same client id."""
+        """A future that raises BrokerError on a permanent failure, or SessionTakenOver if another client with
+        the same client id took over the session."""
         return self._failed
 
     @property
     def shortcomings(self) -> list[str]:
-        """Sentences about features that the broker of the last connection lacks, and certificates that expire
-        soon."""
+        """Warnings about features that the broker of the last connection lacks, and about certificates that
+        expire soon."""
         return [*self._shortcomings, *ending_soon(self._broker)]
 
     @property
@@ -191,20 +193,20 @@ class BusClient:
 
     @property
     def is_held_up(self) -> bool:
-        """Whether half of the Receive Maximum (the node's or the broker's) is done and only waits for an
-        earlier delivery to be acknowledged."""
+        """Whether finished deliveries that wait for the acknowledgement of an earlier delivery fill half of
+        the Receive Maximum (the smaller of the node's and the broker's)."""
         its = self._welcome.receive_maximum if self._welcome is not None else 65535
         return len(self._acked) >= min(self._settings.receive_maximum, its) / 2
 
     @property
     def waiting_bytes(self) -> int:
-        """Bytes that the broker hasn't acknowledged yet."""
+        """Bytes of outgoing messages that the broker hasn't acknowledged yet."""
         return self._outbox.bytes
 
     # Out
 
     def subscribe(self, subscriptions: Iterable[str | Subscription]) -> None:
-        """Subscribes on this connection; call it from ``connected``. A plain filter gets QoS 1.
+        """Subscribes on this connection; call it from ``connected``. A filter that is a string gets QoS 1.
 
         A refused subscription is logged as an error, unless it is optional.
         """
@@ -227,12 +229,13 @@ class BusClient:
             self._unwanted.clear()
 
     def publish(self, message: OutgoingMessage) -> asyncio.Future[None]:
-        """Publishes; the future is done when the broker has acknowledged the message.
+        """Publishes a message. The returned future is done when the broker has acknowledged the message.
 
         The future raises BrokerError if the broker refuses the message, the topic is invalid, the message is
-        too large or the outbox is full. Without a connection QoS 1 is queued: a newer retained message
-        replaces a queued one, and an expired message counts as done. QoS 0 is done at once, and dropped
-        without a connection. QoS 2 is resent after a reconnect like QoS 1: at least once.
+        too large or the outbox is full. Without a connection, QoS 1 messages are queued. A newer retained
+        message replaces a queued retained message of its topic, and an expired message counts as done. A QoS
+        0 message is done at once; without a connection, it is dropped. A QoS 2 message is resent after a
+        reconnect like a QoS 1 message, so it may arrive more than once.
         """
         done: asyncio.Future[None] = self._loop.create_future()
         expires_at = time.monotonic() + message.expiry_s if message.expiry_s is not None else None
@@ -255,11 +258,12 @@ class BusClient:
     def ack(self, delivery: Delivery) -> bool:
         """Acknowledges a delivery as soon as all earlier ones are acknowledged.
 
-        MQTT 5 [MQTT-4.6.0-2] requires PUBACKs in the order of receipt. Does nothing for QoS 0, or for a
-        message of an earlier connection: the broker resends it, and its packet identifier may be in use
-        again.
+        MQTT 5 [MQTT-4.6.0-2] requires PUBACKs in the order of receipt. Does nothing for a QoS 0 message, nor
+        for a message of an earlier connection: the broker resends such a message, and its packet identifier
+        may be in use again.
 
-        :return: False if it waits for earlier ones or will be resent.
+        :return: False if the acknowledgement waits for earlier deliveries, or if the broker will resend the
+            message.
         """
         if delivery.qos == 0:
             return True

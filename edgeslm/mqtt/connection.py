@@ -1,7 +1,7 @@
-"""Network thread: keeps a connection to the broker, by MQTT 5, or by 3.1.1 as fallback.
+"""Network thread: keeps a connection to the broker, with MQTT 5, or with MQTT 3.1.1 as a fallback.
 
-Each connection has a new paho client, so that no state of an old one leaks, above all no packet identifiers.
-Stores no messages; events go to a ``Listener`` on the network thread.
+Each connection has a new paho client, so that no state of an old connection is reused, in particular no
+packet identifiers. No messages are stored here; a ``Listener`` gets all events, on the network thread.
 """
 
 from __future__ import annotations
@@ -57,16 +57,17 @@ log = logging.getLogger("edgeslm.mqtt")
 ANSWER_S = 10.0
 
 MQTT_311_IN_FLIGHT = 20
-"""Messages in flight with MQTT 3.1.1, which has no Receive Maximum; mosquitto's default."""
+"""Limit of messages in flight with MQTT 3.1.1, which has no Receive Maximum. The value is mosquitto's
+default."""
 
 PATIENCE = 4
-"""A connection that lasted this many first pauses counts as a success: the backoff is reset."""
+"""Multiple of the first pause. A connection that lasted longer counts as a success and resets the backoff."""
 
 PAUSES_S = (0.5, 15.0)
-"""First and longest reconnect pause of an app."""
+"""First and longest reconnect pause of an app, in seconds."""
 
 SESSION_EXPIRY_S = 7 * 24 * 3600
-"""How long the broker keeps requests for an offline node."""
+"""Seconds for which the broker keeps requests for an offline node."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,7 +82,7 @@ class Will:
 class ConnectionSettings:
     """Parameters of each CONNECT; sizes in bytes.
 
-    ``keeps_session`` False ends the session on a clean disconnect, but not on a broken connection.
+    With ``keeps_session`` False, a clean disconnect ends the session, but a broken connection doesn't.
     ``answer_s`` is the timeout for the broker's CONNACK, and for a clean disconnect.
     """
 
@@ -319,7 +320,8 @@ class BrokerLink:
 
 
 def _retain_handling(subscription: Subscription) -> int:
-    """MQTT 5 section 3.8.3.1: send retained messages 0 always, 1 if the subscription is new, 2 never."""
+    """The Retain Handling of a subscription (MQTT 5 section 3.8.3.1): the broker sends retained messages
+    always (0), only if the subscription is new (1), or never (2)."""
     if subscription.every_time:
         return 0
     return 1 if subscription.retained else 2
@@ -328,7 +330,7 @@ def _retain_handling(subscription: Subscription) -> int:
 def read_welcome(
     session_present: bool, granted: Properties | None, asked: ConnectionSettings, *, mqtt5: bool = True
 ) -> Welcome:
-    """The properties of a CONNACK, with the specification's defaults; MQTT 3.1.1 has none."""
+    """The properties of a CONNACK, with the specification's defaults. MQTT 3.1.1 has no properties."""
     return Welcome(
         mqtt5=mqtt5,
         session_present=session_present,
@@ -345,8 +347,8 @@ def read_welcome(
 class Network:
     """Reconnects until :meth:`stop`.
 
-    :param pauses_s: first and longest pause between attempts; exponential with jitter.
-    :param may_connect: each attempt except the first waits until this is set.
+    :param pauses_s: first and longest pause between attempts; the pauses grow exponentially, with jitter.
+    :param may_connect: each attempt except the first waits until this event is set.
     """
 
     def __init__(

@@ -1,6 +1,6 @@
-"""Connection diagnostics: sentences that say what is wrong with a broker or connection, and what to change.
+"""Connection diagnostics: messages that say what is wrong with a broker or connection, and what to change.
 
-For the daemon, ``edgeslm check --connect`` and the client for apps. Pure.
+They are used by the daemon, ``edgeslm check --connect`` and the client for apps. Pure.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ UNSUPPORTED_VERSION = 0x84
 RETAIN_NOT_SUPPORTED = 0x9A
 LOGIN_REFUSED = (0x86, 0x87, 0x8C)
 PACKET_REFUSED = (0x81, 0x82, 0x90, 0x95, 0x99, 0x9B)
-"""Reason codes of a broker that disconnects because of a packet: resending it would fail again."""
+"""Reason codes of a DISCONNECT because of a packet; resending the packet would fail again."""
 
 
 class SessionTakenOver(BrokerError):
@@ -31,9 +31,9 @@ class SessionTakenOver(BrokerError):
 class Problem:
     """Why there is no connection.
 
-    ``packet_refused``: the broker disconnected because of a packet. ``unanswered``: it closed the connection
-    without an answer. ``version_refused``: it doesn't support the MQTT version. ``fatal``: a retry can't
-    help. ``taken_over``: another client has taken over the session.
+    ``packet_refused``: the broker disconnected because of a packet. ``unanswered``: the broker didn't answer
+    CONNECT. ``version_refused``: the broker doesn't support the MQTT version. ``fatal``: a retry can't help.
+    ``taken_over``: another client has taken over the session.
     """
 
     sentence: str
@@ -121,7 +121,7 @@ def refusal(address: BrokerAddress, reason: ReasonCode) -> Problem:
 
 
 def silent_refusal(address: BrokerAddress) -> Problem:
-    """A broker that closed the connection instead of answering CONNECT."""
+    """The problem that the broker closed the connection instead of answering CONNECT."""
     # With TLS 1.3, a missing client certificate is refused only after the client's handshake is complete.
     wants = ", and does it want a client certificate (cert_file and key_file)" if address.tls else ""
     sentence = f"The broker at {address} hung up without an answer; does it speak MQTT 5{wants}?"
@@ -142,12 +142,13 @@ def hang_up(address: BrokerAddress, reason: ReasonCode) -> Problem:
 
 
 def no_mqtt_5(address: BrokerAddress) -> Problem:
-    """As for a CONNACK with Unsupported Protocol Version, for brokers that just close the connection."""
+    """The problem that a broker lacks MQTT 5, for brokers that close the connection instead of sending a
+    CONNACK with Unsupported Protocol Version."""
     return refusal(address, ReasonCode(PacketTypes.CONNACK, identifier=UNSUPPORTED_VERSION))
 
 
 def shortcomings(welcome: Welcome, *, session_expiry_s: int, packet_limit: int) -> list[str]:
-    """Sentences about features that a node needs and a connected broker lacks."""
+    """Warnings about features that a node needs and a connected broker lacks."""
     found = []
     if not welcome.mqtt5:
         found.append(
@@ -187,7 +188,7 @@ def shortcomings(welcome: Welcome, *, session_expiry_s: int, packet_limit: int) 
 
 
 def reservations(welcome: Welcome, *, queue: int) -> list[str]:
-    """Sentences about limits of speed, and about settings that a client can't see."""
+    """Notes about limits of speed, and about settings of the broker that a client can't see."""
     found = []
     if welcome.mqtt5 and welcome.receive_maximum < queue:
         found.append(

@@ -1,7 +1,7 @@
 """Flow control: messages in flight to the broker, limited by its Receive Maximum (MQTT 5 section 4.9).
 
-Also finds the message that makes a broker disconnect: after the first time, only one message is in flight at
-a time, so the next disconnect identifies it. Pure, without locks.
+It also finds a message that makes the broker disconnect: after the first such disconnect, only one message is
+in flight at a time, so the next disconnect identifies the message. Pure, without locks.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ T = TypeVar("T")
 
 
 class FlowControl(Generic[T]):
-    """Items in flight by packet identifier; ``receive_maximum`` is that of the current connection.
+    """Items in flight by packet identifier; ``receive_maximum`` is the limit on the current connection.
 
     ``reserved`` counts items being published that have no packet identifier yet.
     """
@@ -48,20 +48,23 @@ class FlowControl(Generic[T]):
         return self._in_flight.pop(mid)
 
     def hung_up(self) -> list[T]:
-        """The broker disconnected because of a packet. :return: the item that caused it; empty if unknown.
+        """Call it after the broker disconnected because of a packet. :return: the item that caused the
+        disconnect; empty if unknown.
 
-        The first time, a QoS 0 message or a subscription may be the cause.
+        After the first such disconnect the cause is unknown: it may also be a QoS 0 message or a
+        subscription.
         """
         guilty = list(self._in_flight.values()) if self._one_at_a_time else []
         self._one_at_a_time = True
         return guilty
 
     def passed(self) -> None:
-        """Everything queued when the broker disconnected is delivered: back to the full Receive Maximum."""
+        """Call it when everything that was queued at the disconnect is delivered: the full Receive Maximum
+        applies again."""
         self._one_at_a_time = False
 
     def clear(self) -> list[T]:
-        """Empties it after a disconnect. :return: the items in flight, oldest first."""
+        """Removes all items after a disconnect. :return: the items that were in flight, oldest first."""
         items = list(self._in_flight.values())
         self._in_flight.clear()
         self.reserved = 0

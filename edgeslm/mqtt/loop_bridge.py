@@ -1,8 +1,8 @@
-"""Loop bridge: passes what the network thread receives to the asyncio loop.
+"""Loop bridge: passes events from the network thread to the asyncio loop.
 
 The network thread must not do slow work (keep-alives would be late and the broker would publish the will) and
-must not raise (that would end it). It applies backpressure: while the loop can't keep up, it pauses reading,
-so that a flood of large messages waits in the broker instead of in memory.
+must not raise (that would end it). While the loop can't keep up, the network thread pauses reading
+(backpressure), so that a flood of large messages waits in the broker instead of in memory.
 """
 
 from __future__ import annotations
@@ -25,13 +25,13 @@ if TYPE_CHECKING:
     from edgeslm.mqtt.connection import BrokerLink
 
 BRIDGE_BYTES = 8 * 1024 * 1024
-"""Payload bytes waiting for the loop at which the network thread pauses reading."""
+"""Limit of payload bytes that wait for the loop; above it, the network thread pauses reading."""
 
 BRIDGE_WAIT_S = 1.0
 
 
 class Receiver(Protocol):
-    """Called in the event loop, in network order."""
+    """Callbacks in the event loop, called in the order of the network events."""
 
     def link_up(self, generation: int, link: BrokerLink, welcome: Welcome) -> None: ...
     def delivered(self, delivery: Delivery) -> None: ...
@@ -43,7 +43,7 @@ class Receiver(Protocol):
 class LoopBridge:
     """The ``Listener`` of the network thread. At most ``most_qos0`` QoS 0 messages wait for the loop.
 
-    :param wait_s: longest pause of reading.
+    :param wait_s: longest pause of reading, in seconds.
     """
 
     def __init__(
@@ -70,7 +70,7 @@ class LoopBridge:
         self.dropped = 0
 
     def close(self) -> None:
-        """Passes nothing on from now on."""
+        """Drops all events from now on."""
         with self._room:
             self._is_closed = True
             self._room.notify_all()
@@ -137,7 +137,8 @@ class LoopBridge:
         )
 
     def _post(self, call: Callable[..., None], *values: object) -> None:
-        """Wakes the loop once for all events until it runs: waking costs more than the rest."""
+        """Queues an event for the loop. The loop is woken only once for all events until it runs, since
+        waking it costs more than everything else."""
         if self._is_closed:
             return
         self._mail.append((call, values))

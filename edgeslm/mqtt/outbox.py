@@ -29,7 +29,8 @@ class NeverFits(BrokerError):
 
 @dataclass(slots=True, eq=False)
 class Parcel:
-    """A message in the outbox. ``done`` are the callers' futures; ``expires_at`` is monotonic seconds.
+    """A message in the outbox. ``done`` are the callers' futures; ``expires_at`` is in seconds of
+    ``time.monotonic()``.
 
     ``namesakes`` counts QoS 0 messages that got the same packet identifier while this one was in flight;
     ``size`` is in bytes.
@@ -45,11 +46,12 @@ class Parcel:
         self.size = self.message.packet_bytes
 
     def expiry_s(self, now: float) -> int | None:
-        """Remaining seconds until it expires, rounded up; 0 if expired."""
+        """Remaining seconds until the message expires, rounded up; 0 if it has expired, None if it never
+        does."""
         return None if self.expires_at is None else max(0, math.ceil(self.expires_at - now))
 
     def settle(self, error: BrokerError | None = None) -> None:
-        """Resolves the futures, with ``error`` if given."""
+        """Resolves the futures, with ``error`` if it isn't None."""
         if error:
             log.debug("not published: %s", error)
         for future in self.done:
@@ -75,11 +77,11 @@ class Outbox:
         return len(self._queue) + len(self.flow)
 
     def add(self, parcel: Parcel) -> None:
-        """Queues a message. A retained one replaces a queued one of the same topic: after hours offline there
-        is one ``health`` to send instead of hundreds.
+        """Queues a message. A retained message replaces a queued retained message of the same topic, so that
+        after hours offline there is one ``health`` message to send instead of hundreds.
 
         :raises OutboxFull: there is no room now.
-        :raises NeverFits: it exceeds the limit alone.
+        :raises NeverFits: the message alone exceeds the limit.
         """
         if parcel.size > self._limit_bytes:
             raise NeverFits(
@@ -110,7 +112,7 @@ class Outbox:
         return parcel
 
     def put_back(self, parcel: Parcel) -> None:
-        """Returns a message to the head of the queue. A newer retained one no longer replaces it."""
+        """Returns a message to the head of the queue. A newer retained message no longer replaces it."""
         self._queue.appendleft(parcel)
 
     def drop(self, parcel: Parcel, error: BrokerError | None = None) -> None:
@@ -119,11 +121,11 @@ class Outbox:
         parcel.settle(error)
 
     def landed(self, mid: int, error: BrokerError | None = None) -> None:
-        """The broker acknowledged a message, or refused it with ``error``."""
+        """Removes a message that the broker has acknowledged, or refused with ``error``."""
         self.drop(self.flow.acknowledged(mid), error)
 
     def land_all(self, guilty: Sequence[Parcel] = (), error: BrokerError | None = None) -> None:
-        """After a disconnect: requeues messages in flight at the head, in order.
+        """Call it after a disconnect: puts the messages in flight back at the head of the queue, in order.
 
         :param guilty: messages that made the broker disconnect; they fail with ``error``.
         """

@@ -20,17 +20,18 @@ if TYPE_CHECKING:
     from paho.mqtt.client import SocketLike
 
 TURN_S = 0.2
-"""Longest wait of the network thread when idle."""
+"""Longest wait of the idle network thread, in seconds."""
 
 READING_S = 0.05
-"""Longest time it reads before it writes, while the broker sends without a pause."""
+"""Longest time that the network thread reads before it writes, while the broker sends without a pause; in
+seconds."""
 
 GATHER_RATE = 300
 """Messages per second above which reads are batched."""
 GATHER_S = 0.002
-"""Delay before a batch."""
+"""Delay before each batched read, in seconds."""
 GATHER_LOOK_S = 0.1
-"""Interval of measuring the rate."""
+"""Interval at which the message rate is measured, in seconds."""
 
 
 class Alarm:
@@ -58,10 +59,11 @@ class Alarm:
 
 
 class Pace:
-    """Batches messages under load, by a short delay before each turn.
+    """Batches messages under load, by a short delay before each iteration of the network loop.
 
-    A turn per packet would take the interpreter lock from the event loop each time. At low load nothing is
-    delayed: a message that isn't acknowledged when the connection breaks is delivered twice.
+    An iteration per packet would take the interpreter lock from the event loop for each packet. At low load
+    nothing is delayed, since a delay makes it likelier that the connection breaks before a message is
+    acknowledged, and such a message is delivered twice.
     """
 
     def __init__(self) -> None:
@@ -70,7 +72,7 @@ class Pace:
         self._gathers = False
 
     def keep(self, received: int) -> None:
-        """Waits if under load; ``received`` counts messages since the connection was made."""
+        """Waits for a short time under load. ``received`` counts messages since the connection was made."""
         now = time.monotonic()
         if (since_s := now - self._looked_at) > GATHER_LOOK_S:
             self._gathers = received - self._received > GATHER_RATE * since_s
@@ -82,7 +84,7 @@ class Pace:
 def turn(client: Client, alarm: Alarm) -> MQTTErrorCode:
     """One iteration of the network loop: like paho's ``loop``, but for many packets at a time.
 
-    Waits for the socket or the alarm. For one thread; error codes are those of ``loop``.
+    Waits for the socket or the alarm. Not thread-safe. The error codes are the same as those of ``loop``.
     """
     sock = cast(BufferedSocket, client.socket())
     writes = [sock] if client.want_write() or sock.unsent else []
@@ -108,13 +110,14 @@ def turn(client: Client, alarm: Alarm) -> MQTTErrorCode:
 
 
 class SocketContext:
-    """Wraps paho's sockets. Posing as an ``ssl.SSLContext`` is paho's only public way to replace its socket.
+    """Wraps paho's sockets. It poses as an ``ssl.SSLContext``, since that is the only public way to replace
+    paho's socket.
 
-    :param tls: does TLS and checks the broker's name; None for a connection without TLS.
+    :param tls: context for TLS, which also checks the broker's name; None for a connection without TLS.
     """
 
     check_hostname = True
-    """Keeps paho from checking the name itself."""
+    """Keeps paho from checking the broker's name itself."""
 
     def __init__(self, tls: ssl.SSLContext | None, *, mqtt5: bool) -> None:
         self._tls = tls
@@ -131,7 +134,7 @@ class SocketContext:
 
 
 def wrap_sockets(client: Client, tls: ssl.SSLContext | None, *, mqtt5: bool) -> None:
-    """Makes the client use a ``BufferedSocket``, with a filter of PUBLISH packets for MQTT 5."""
+    """Makes the client use a ``BufferedSocket``; with MQTT 5, the socket also filters PUBLISH packets."""
     client.tls_set_context(cast(ssl.SSLContext, SocketContext(tls, mqtt5=mqtt5)))
 
 
@@ -144,7 +147,7 @@ def cut(client: Client) -> None:
 
 
 def make_properties(packet_type: int, **values: Any) -> Properties:
-    """MQTT 5 properties by paho's names; None values are left out."""
+    """MQTT 5 properties, with ``values`` by paho's property names; None values are left out."""
     properties = Properties(packet_type)  # type: ignore[no-untyped-call]
     for name, value in values.items():
         if value is not None:

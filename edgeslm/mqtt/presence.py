@@ -1,6 +1,6 @@
 """Presence: the retained ``state``, ``info`` and ``health`` of a node.
 
-Published again after each connect, since the broker may have lost them.
+These messages are published again after each connect, since the broker may have lost them.
 """
 
 from __future__ import annotations
@@ -22,14 +22,14 @@ ANNOUNCE_S: Final = 5.0
 
 
 class StatusSource(Protocol):
-    """Current ``info`` and ``health``."""
+    """Source of the current ``info`` and ``health`` documents."""
 
     def info(self) -> Mapping[str, Any]: ...
     def health(self) -> Mapping[str, Any]: ...
 
 
 class Presence:
-    """:param announce_s: how long a change of state waits for the broker's acknowledgement."""
+    """:param announce_s: seconds that a change of state waits for the broker's acknowledgement."""
 
     def __init__(
         self,
@@ -49,8 +49,8 @@ class Presence:
         self.state: StateName = "starting"
 
     async def change(self, state: StateName) -> None:
-        """Publishes a new state; returns after the acknowledgement or a timeout. Offline, the next connection
-        publishes it."""
+        """Publishes a new state; returns after the acknowledgement or a timeout. Without a connection, the
+        state is published after the next connect."""
         self.state = state
         if self._bus.connected:
             with contextlib.suppress(TimeoutError):  # the broker may be unreachable: go on

@@ -1,6 +1,6 @@
 """Broker probe for ``edgeslm check --connect``: tests login, required features and latency.
 
-Uses its own client id, so that a running node isn't disturbed, and leaves nothing at the broker.
+The probe uses its own client id, so that a running node isn't disturbed, and leaves nothing at the broker.
 """
 
 from __future__ import annotations
@@ -31,17 +31,18 @@ if TYPE_CHECKING:
     from edgeslm.config.loader import Config
 
 ROUND_TRIPS = 40
-"""Enough to see delayed ACKs: Linux acknowledges about the first 16 packets of a connection at once."""
+"""Number of round trips, enough to see delayed ACKs: Linux acknowledges about the first 16 packets of a
+connection at once."""
 
 NAGLE_MS = 30.0
-"""Latency beyond the network's that indicates Nagle's algorithm with delayed ACKs (40 ms)."""
+"""Latency in addition to the network's that indicates Nagle's algorithm with delayed ACKs (40 ms)."""
 
 
 @dataclass(slots=True)
 class Probe:
     """Result of a probe. ``problems`` keep a node from working; ``notes`` are informational.
 
-    ``latency_ms`` is the median round trip to another client; None if it wasn't measured.
+    ``latency_ms`` is the median round trip to another client; None if the latency wasn't measured.
     """
 
     problems: list[str] = field(default_factory=list)
@@ -101,7 +102,7 @@ def _subscribe(visit: _Visit, filters: Sequence[str], probe: Probe) -> None:
 def _measure(visit: _Visit, echo: _Visit, topics: Topics, probe: Probe) -> None:
     """Measures round trips to ``echo`` and back, like a request and its result.
 
-    Uses unused result topics, so that a running node doesn't see requests.
+    The messages go to new result topics, so that a running node gets no requests.
     """
     name = f"check-{secrets.token_hex(4)}"
     there, back = topics.result(name), f"{topics.result(name)}/back"
@@ -146,7 +147,8 @@ def _network_ms(address: BrokerAddress) -> float | None:
 
 
 def _refused(address: BrokerAddress, settings: ConnectionSettings, problem: Problem) -> Problem:
-    """Old brokers close an MQTT 5 connection without an answer; if MQTT 3.1.1 works then, it is one."""
+    """The problem of a refused connection. A broker that doesn't answer MQTT 5 but accepts MQTT 3.1.1 is an
+    old broker."""
     return no_mqtt_5(address) if problem.unanswered and _takes_mqtt_311(address, settings) else problem
 
 
@@ -197,18 +199,20 @@ class _Visit:
         self._thread.join(self._answer_s)
 
     def welcome(self) -> Welcome | None:
-        """Values of the CONNACK; None, with ``problem`` set, if the connection was refused."""
+        """Values of the CONNACK. If the connection was refused, the result is None and ``problem`` is set."""
         welcome: Welcome | None = self._next("welcomed")
         return welcome
 
     def subscribe(self, filters: Sequence[str]) -> Sequence[str | None]:
-        """Subscribes; returns the refusal of each filter, None if accepted."""
+        """Subscribes to ``filters``. :return: for each filter, the refusal, or None if the filter was
+        accepted."""
         self._link.subscribe([Subscription(one) for one in filters])
         failures: Sequence[str | None] | None = self._next("subscribed")
         return failures if failures is not None else [self.problem.sentence] * len(filters)
 
     def send(self, topic: str, payload: bytes) -> str | None:
-        """Publishes a message and waits for the acknowledgement; a sentence if refused."""
+        """Publishes a message and waits for the acknowledgement. :return: an error message if the broker
+        refused it."""
         self._link.publish(OutgoingMessage(topic, payload))
         reason: ReasonCode | None = self._next("acknowledged")
         if reason is None:
@@ -218,7 +222,7 @@ class _Visit:
         return None
 
     def take(self, topic: str) -> str | None:
-        """Waits for a message; a sentence if none arrives."""
+        """Waits for a message. :return: an error message if none arrives."""
         message: MQTTMessage | None = self._next("received")
         if message is None:
             return f"A message published to {topic} didn't arrive. {self.problem.sentence}"

@@ -1,10 +1,10 @@
 """PUBLISH filter: removes unused string properties from incoming MQTT 5 packets. Pure.
 
-paho validates every string of a packet and disconnects on U+FEFF, which MQTT allows (MQTT-1.5.4-3) and
-mosquitto passes on. The broker then redelivers the message on the next connection: one such message would
-keep a node offline for good. So the filter removes User Properties other than ``traceparent``, the Content
-Type and the Payload Format Indicator before paho parses them. A Response Topic that paho would reject becomes
-empty, which is invalid for a request.
+paho validates every string of a packet and disconnects on the character U+FEFF, which MQTT allows
+(MQTT-1.5.4-3) and mosquitto passes on. The broker then redelivers the message on the next connection, so that
+one such message would keep a node offline for good. So before paho parses a packet, the filter removes the
+Content Type, the Payload Format Indicator, and all User Properties except ``traceparent``. A Response Topic
+that paho would reject becomes empty, which is invalid for a request.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import Final
 
 PUBLISH: Final = 0x30
 KIND: Final = 0xF0
-"""Packet type bits of a packet's first byte (MQTT 5 section 2.1.2)."""
+"""Mask of the packet type in a packet's first byte (MQTT 5 section 2.1.2)."""
 
 PAYLOAD_FORMAT_INDICATOR: Final = 0x01
 MESSAGE_EXPIRY_INTERVAL: Final = 0x02
@@ -24,10 +24,10 @@ CORRELATION_DATA: Final = 0x09
 SUBSCRIPTION_IDENTIFIER: Final = 0x0B
 TOPIC_ALIAS: Final = 0x23
 USER_PROPERTY: Final = 0x26
-"""All properties that a PUBLISH may have (MQTT 5 section 2.2.2.2)."""
+"""These constants are all the properties that a PUBLISH may have (MQTT 5 section 2.2.2.2)."""
 
 TRACEPARENT: Final = "traceparent"
-"""The only User Property in use: W3C Trace Context for MQTT."""
+"""Name of the only User Property in use, from W3C Trace Context for MQTT."""
 
 _FIXED_BYTES: Final = {PAYLOAD_FORMAT_INDICATOR: 1, MESSAGE_EXPIRY_INTERVAL: 4, TOPIC_ALIAS: 2}
 _SHORT: Final = struct.Struct("!H")
@@ -41,7 +41,7 @@ class PublishFilter:
         self._rest = bytearray()
 
     def feed(self, data: bytes) -> bytes:
-        """:return: the packets that ``data`` completes; empty if there is none yet."""
+        """:return: the filtered packets that ``data`` completes; empty if no packet is complete yet."""
         self._rest += data
         passed: list[bytes] = []
         at = 0
@@ -67,7 +67,7 @@ class PublishFilter:
 
 
 def filter_publish(packet: bytes, body_at: int) -> bytes:
-    """The filtered packet; a malformed one unchanged, for paho to refuse.
+    """The filtered packet. A malformed packet is returned unchanged, so that paho refuses it.
 
     :param body_at: offset of the packet's variable header.
     """
@@ -86,7 +86,7 @@ def filter_publish(packet: bytes, body_at: int) -> bytes:
 
 
 def _filter_properties(packet: bytes, at: int, end: int) -> bytes | None:
-    """The properties to keep; None if all are kept. :raises ValueError: they are malformed."""
+    """The properties to keep; None if all are kept. :raises ValueError: the properties are malformed."""
     kept: list[bytes] = []
     is_changed = has_traceparent = False
     while at < end:
@@ -126,7 +126,7 @@ def _is_traceparent(user_property: bytes) -> bool:
 
 
 def _is_readable(text: bytes) -> bool:
-    """Whether paho accepts it as a string."""
+    """Whether paho accepts ``text`` as a string."""
     try:
         decoded = text.decode()
     except UnicodeDecodeError:
@@ -135,7 +135,7 @@ def _is_readable(text: bytes) -> bool:
 
 
 def _read_variable(data: bytes | bytearray, at: int) -> tuple[int, int]:
-    """A Variable Byte Integer and its end. :raises IndexError: it is incomplete."""
+    """A Variable Byte Integer and the offset of its end. :raises IndexError: the integer is incomplete."""
     value, shift = data[at] & 127, 7
     while data[at] > 127:
         if shift == 28:

@@ -1,4 +1,5 @@
-"""Publisher: sends results at QoS 1 when the outbox has room, and dead letters for failed ones."""
+"""Publisher: sends results at QoS 1 when the outbox has room, and dead letters for messages that failed for
+good."""
 
 from __future__ import annotations
 
@@ -18,11 +19,11 @@ from edgeslm.protocol.delivery import OutgoingMessage
 log = logging.getLogger("edgeslm.mqtt")
 
 ROOM_S = 0.2
-"""Retry interval while the outbox is full."""
+"""Retry interval while the outbox is full, in seconds."""
 
 
 class Publisher:
-    """Calls return when the broker has acknowledged the message, or it is dropped."""
+    """Publishing methods return when the broker has acknowledged the message, or the message was dropped."""
 
     def __init__(self, bus: BusClient, topics: Topics) -> None:
         self._bus = bus
@@ -36,7 +37,7 @@ class Publisher:
             await self.report_dead(request, result.error)
 
     async def resend(self, request: Request | Rejected, payload: bytes) -> None:
-        """Publishes an encoded result."""
+        """Publishes an encoded result; sends a dead letter if the broker refuses it."""
         expiry_s = None
         if isinstance(request, Request) and request.expires_at is not None:
             expiry_s = max(1, math.ceil(request.expires_at - time.monotonic()))
@@ -60,8 +61,8 @@ class Publisher:
     async def publish(self, message: OutgoingMessage) -> None:
         """Publishes a message, and waits for room in the outbox if the broker is slow.
 
-        :raises NeverFits: it is larger than the outbox.
-        :raises BrokerError: the broker refuses it, or it can't be published.
+        :raises NeverFits: the message is larger than the outbox.
+        :raises BrokerError: the broker refuses the message, or the message can't be published.
         """
         while True:
             try:
@@ -78,7 +79,8 @@ class Publisher:
             log.error("request %s is given up and can't be reported dead: %s", request.id, failure)
 
     def chunks_of(self, request: Request) -> Callable[[str], None] | None:
-        """A function that publishes the pieces of a streamed answer; None if not requested."""
+        """A function that publishes the pieces of a streamed answer; None if the request doesn't ask for
+        streaming."""
         if not request.options.get("stream"):
             return None
         count = 0

@@ -1,8 +1,9 @@
-"""MQTT version probe: tells an old broker from one that just failed to answer MQTT 5.
+"""MQTT version probe: distinguishes a broker without MQTT 5 from a broker that didn't answer for another
+reason.
 
-Some old brokers don't answer an MQTT 5 CONNECT. Neither does a broker that is killed, frozen or cut off at
-that moment. If a node then fell back to MQTT 3.1.1, it would lose Response Topic and Correlation Data, and
-answer the requests of its session on the wrong topics.
+Some old brokers don't answer an MQTT 5 CONNECT. A broker that is killed, frozen or cut off at that moment
+doesn't answer either. If a node fell back to MQTT 3.1.1 in that case, it would lose Response Topic and
+Correlation Data, and answer the requests of its session on the wrong topics.
 """
 
 from __future__ import annotations
@@ -18,15 +19,17 @@ from edgeslm.errors import BrokerError
 from edgeslm.mqtt.broker_address import BrokerAddress
 
 ASK_S = 3.0
-"""Short: the MQTT 5 attempt follows right after an answer to MQTT 3.1.1."""
+"""Timeout of an answer in seconds. It is short, since the MQTT 5 attempt follows right after an answer to
+MQTT 3.1.1."""
 
 
 def is_old_broker(address: BrokerAddress, *, ask_s: float = ASK_S) -> bool:
-    """Whether the broker answers MQTT 3.1.1 and, right after that, not MQTT 5.
+    """Whether the broker answers an MQTT 3.1.1 CONNECT, but not an MQTT 5 CONNECT right after it.
 
-    Uses random client ids and leaves no session. Blocks for a few seconds, plus the time to connect.
+    The probe uses random client ids and leaves no session. It blocks for a few seconds, plus the time to
+    connect.
 
-    :param ask_s: timeout of an answer.
+    :param ask_s: timeout of an answer in seconds.
     """
     return _answers(address, MQTTProtocolVersion.MQTTv311, ask_s) and not _answers(
         address, MQTTProtocolVersion.MQTTv5, ask_s
@@ -34,7 +37,7 @@ def is_old_broker(address: BrokerAddress, *, ask_s: float = ASK_S) -> bool:
 
 
 def _answers(address: BrokerAddress, protocol: MQTTProtocolVersion, ask_s: float) -> bool:
-    """Whether the broker answers at all; a refusal counts."""
+    """Whether the broker answers a CONNECT with this protocol version; a refusal counts as an answer."""
     answers: list[Any] = []
     client = Client(
         CallbackAPIVersion.VERSION2,
