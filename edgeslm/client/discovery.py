@@ -1,7 +1,7 @@
 """Discovery of nodes: subscribes to their retained ``state``, ``info`` and ``health``.
 
-At the broker of a hub, it finds the nodes of sites, and whether each site is connected. Discovery keeps the
-last document of each kind for each node, and publishes nothing.
+At the broker of a hub, discovery finds the nodes of sites, and whether each site is connected. Discovery
+keeps the last document of each kind for each node. Nothing is published.
 """
 
 from __future__ import annotations
@@ -62,11 +62,11 @@ class Sighting:
 
 
 class Discovery:
-    """A connection that only subscribes. With ``node`` None, it finds all nodes below ``prefix``.
+    """A connection that only subscribes. With ``node`` None, all nodes below ``prefix`` are found.
     Thread-safe.
 
-    With ``site`` None, it finds nodes of this broker. With the name of a site or ``ALL_SITES``, it finds
-    nodes of sites at the broker of a hub; ``prefix`` is then the prefix of the nodes at the site.
+    With ``site`` None, the nodes of this broker are found. With the name of a site or ``ALL_SITES``, the
+    nodes of sites are found at the broker of a hub; ``prefix`` is then the prefix of the nodes at the site.
 
     :param most_nodes: limit of nodes to keep, so that a flood of fake nodes can't fill the memory.
     """
@@ -140,7 +140,7 @@ class Discovery:
             return dict(sorted(self._uplinks.items()))
 
     def wait(self, timeout_s: float) -> bool:
-        """Waits for a change, at most ``timeout_s``. :return: whether there was one."""
+        """Waits for a change, at most ``timeout_s``. :return: whether there was a change."""
         with self._changed:
             version = self._version
             return self._changed.wait_for(lambda: self._version != version, timeout_s)

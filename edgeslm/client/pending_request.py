@@ -173,7 +173,7 @@ class PendingRequest:
         self._until, self._next_at = now + self._timeout_s, now
 
     def wait_s(self, now: float) -> float:
-        """Seconds until it wants to be advanced without an event."""
+        """Seconds until :meth:`advance` must be called, even without an event."""
         return max(0.0, min(self._next_at, self._until) - now)
 
     def abandon(self, cancel_topic: str, now: float) -> None:
@@ -185,10 +185,11 @@ class PendingRequest:
             self._sender.send(OutgoingMessage(cancel_topic, b"", correlation=correlation, expiry_s=left_s))
 
     def advance(self, event: Event | None, now: float) -> Result | None:
-        """Handles an event and sends the request if it is due. :return: the result, once it is there.
+        """Handles an event and sends the request if it is due. :return: the result, or None if it hasn't
+        arrived yet.
 
         :raises TimedOut: no result came in time.
-        :raises BrokerError: a refusal, no subscribed node, or the client was closed.
+        :raises BrokerError: the message was refused, no node is subscribed, or the client was closed.
         :raises ProtocolError: the answer isn't a result.
         :raises TooLarge: the packet is too large for the broker.
         """
@@ -315,7 +316,8 @@ class PendingRequest:
 
 
 class PendingMessage:
-    """A message without an answer; resent until acknowledged. Used like a :class:`PendingRequest`."""
+    """A message that gets no answer, and is resent until the broker has acknowledged it. Its methods are used
+    like the methods of :class:`PendingRequest`."""
 
     def __init__(
         self, outgoing: OutgoingMessage, sender: Sender, *, node: str, now: float, timeout_s: float
@@ -328,14 +330,15 @@ class PendingMessage:
         self._next_at = math.inf
 
     def wait_s(self, now: float) -> float:
-        """Seconds until it wants to be advanced without an event."""
+        """Seconds until :meth:`advance` must be called, even without an event."""
         return max(0.0, min(self._next_at, self._until) - now)
 
     def advance(self, event: Event | None, now: float) -> bool | None:
-        """Handles an event and sends the message if it is due. :return: True once acknowledged.
+        """Handles an event and sends the message if it is due. :return: true once the broker has acknowledged
+        the message.
 
         :raises TimedOut: no acknowledgement in time.
-        :raises BrokerError: a refusal, no subscribed node, or the client was closed.
+        :raises BrokerError: the message was refused, no node is subscribed, or the client was closed.
         """
         match event:
             case Acknowledged(reason, name):

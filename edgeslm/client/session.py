@@ -1,7 +1,7 @@
 """Client session: dispatches messages and acknowledgements to the requests that wait for them.
 
-Subscribes to the reply topics on every connection, and respects the broker's Receive Maximum. A session is
-shared by the network thread and the callers' threads. Retries are decided in ``pending_request``.
+The session subscribes to the reply topics on every connection, and respects the broker's Receive Maximum. A
+session is shared by the network thread and the callers' threads. Retries are decided in ``pending_request``.
 """
 
 from __future__ import annotations
@@ -51,13 +51,13 @@ NO_MQTT_5 = Problem(
 
 
 class Inbox(Protocol):
-    """Takes an event. Thread-safe; never blocks or raises."""
+    """Takes an event. An inbox is thread-safe and never blocks or raises."""
 
     def __call__(self, event: Event, /) -> None: ...
 
 
 class ClientSession:
-    """The ``Listener`` of an app's network thread. ``name`` is the end of its reply topics.
+    """The ``Listener`` of an app's network thread. ``name`` is the end of the session's reply topics.
 
     The session never holds its lock while it calls the link, since paho holds its own locks during callbacks.
     """
@@ -197,8 +197,8 @@ class ClientSession:
                 inbox(self._closed)
 
     def send(self, outgoing: OutgoingMessage) -> int | None:
-        """Publishes a message. :return: the connection's generation; None if the message can't be sent now.
-        Then an event ``Ready`` or ``Room`` follows.
+        """Publishes a message. :return: the connection's generation; None if the message can't be sent now,
+        in which case an event ``Ready`` or ``Room`` follows.
 
         :raises TooLarge: the packet is too large for the broker.
         """

@@ -1,4 +1,4 @@
-"""Streamed answers: pieces of text, then the result. They work with threads and with asyncio.
+"""Streamed answers, for threads and asyncio: pieces of text, then the result.
 
 Leaving the loop early cancels the request on the node. Retries are decided in ``pending_request``.
 """

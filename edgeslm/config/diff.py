@@ -18,7 +18,7 @@ class Changes:
     """Changed keys, such as ``limits`` or ``tasks.triage``.
 
     A running node applies changes of the keys in ``reloadable``. Changes of the keys in ``restart_required``
-    apply at its next start.
+    apply at the node's next start.
     """
 
     reloadable: tuple[str, ...]

@@ -67,8 +67,8 @@ def load_task(
 
     ``model`` and ``stages`` are ignored, since the model is given on the command line.
 
-    :param kind: default kind, for a task without one. With None, the task may go without a kind. The caller
-        has to check the kind of the result.
+    :param kind: default kind, for a task without one; None if the task may have no kind. The caller has to
+        check the kind of the returned task.
     :param defaults: values of missing keys, used if the task's kind is the default kind (or, without a
         default kind, can be trained).
     :param ignored: further keys to ignore.
@@ -126,8 +126,8 @@ def config_schema() -> dict[str, Any]:
 
 
 def _validate(read: YamlDocument, folder: Path | None) -> Config | None:
-    """Validates each section, then rules across sections. Problems are appended to ``read.problems``; the
-    result is None if a section is invalid."""
+    """Validates each section, then the rules that span sections. Problems are appended to ``read.problems``;
+    the result is None if a section is invalid."""
     config, faults = _sections(read.data, folder)
     sound, indices = config, list(range(len(config.routes) if config else 0))
     if config is None:

@@ -26,7 +26,7 @@ _CLASS: Final = 10
 
 
 class PatternError(ValueError):
-    """An unsupported regular expression. The message is the second half of a sentence, which the caller
+    """An unsupported regular expression. The error message is the second half of a sentence, which the caller
     begins."""
 
 
@@ -52,7 +52,7 @@ def _reason(words: str) -> str:
 
 def compiled_size(pattern: str) -> int:
     """Estimates an expression's compiled size in units of 100 bytes: repetitions are expanded, and a class
-    such as ``\\w`` has hundreds of ranges. The result for an invalid expression is undefined."""
+    such as ``\\w`` has hundreds of ranges. The size of an invalid expression is undefined."""
     sums, last = [0], 0
     place = 0
     while place < len(pattern):

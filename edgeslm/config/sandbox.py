@@ -30,8 +30,8 @@ MAX_WORK = 4_000_000
 """Limit of the characters that all filters, operators and captured blocks of a template process in total; a
 list item counts as ten characters."""
 MAX_SECONDS = 1.0
-"""Limit of the CPU time of one rendering, in seconds. It covers work that the other limits don't measure,
-such as searching one list for each item of another list."""
+"""Limit of the CPU time of one rendering, in seconds. The time limit covers work that the other limits don't
+measure, such as searching one list for each item of another list."""
 TICK_ITEMS = 64
 """List items between two checks of the clock."""
 
@@ -320,7 +320,7 @@ class Sandbox(ImmutableSandboxedEnvironment):
     """Jinja2's sandbox without globals, loaders and dangerous filters. ``finalize`` formats the value of ``{{
     }}``.
 
-    Templates are compiled from the tree of :meth:`read`, never from their source.
+    Templates are compiled from the tree that :meth:`read` returns, never from their source.
     """
 
     intercepted_binops = frozenset({"*", "**", "%", "+"})
@@ -415,7 +415,7 @@ iterations."""
 @cache
 def prove_limits() -> None:
     """Tests once that the installed Jinja2 calls the hooks that enforce the limits. If a version of Jinja2
-    didn't call them, templates would run without limits.
+    didn't call these hooks, templates would run without limits.
 
     :raises TemplateError: the limits don't work.
     """

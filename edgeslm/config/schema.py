@@ -303,7 +303,8 @@ def _default_replies(data: dict[str, Any]) -> tuple[str, ...]:
 
 
 def default_state_dir() -> Path:
-    """The first folder in ``$STATE_DIRECTORY``, which systemd sets; without it, the XDG state folder."""
+    """The first folder in ``$STATE_DIRECTORY``, which systemd sets; if the variable is unset, the XDG state
+    folder."""
     if folder := os.environ.get("STATE_DIRECTORY", "").split(":")[0]:
         return Path(folder)
     if (folder := os.environ.get("XDG_STATE_HOME", "")).startswith("/"):
@@ -404,7 +405,7 @@ class Config(Section):
 
     @property
     def bundles(self) -> dict[str, Path]:
-        """Use of a bundle, such as ``model NAME`` -> its path, for every bundle in the configuration."""
+        """Use -> path of every bundle in the configuration. An example of a use is ``model NAME``."""
         models = {f"model {name}": model.bundle for name, model in self.models.items()}
         learned = {f"task {name}": task.learned for name, task in self.tasks.items() if task.learned}
         adapters = {

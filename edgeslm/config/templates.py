@@ -1,6 +1,6 @@
 """Route templates: the task's input (`input`), the result's topic (`to`) and a condition (`when`).
 
-The configuration's templates are trusted; the payloads are not. So templates run in Jinja2's immutable
+The configuration's templates are trusted; the payloads are not. Templates therefore run in Jinja2's immutable
 sandbox with few filters and methods, and with limits of steps, work, time and output. A payload can't add
 levels to a topic.
 """
@@ -50,7 +50,8 @@ class Scope:
 
 
 def read_scope(topic: str, text: str) -> Scope:
-    """The scope of a message: ``payload`` is the parsed JSON, or the text itself if it isn't JSON."""
+    """Parses a message for templates. The ``payload`` of the scope is the parsed JSON, or the text itself if
+    the text isn't JSON."""
     try:
         payload = json.loads(text, parse_constant=_no_number)
     except (ValueError, RecursionError):
@@ -147,7 +148,7 @@ def _slashed(tree: nodes.Node) -> frozenset[str]:
 def make_condition(source: str) -> RouteCondition:
     """Compiles a ``when`` condition. ``{{ }}`` around the whole expression is optional.
 
-    :raises TemplateError: ``source`` isn't a single expression, or doesn't compile.
+    :raises TemplateError: the source isn't a single expression, or doesn't compile.
     """
     expression = source.strip()
     if found := re.fullmatch(r"\{\{(.*)\}\}", expression, re.DOTALL):
@@ -172,8 +173,9 @@ def _is_one_condition(tree: nodes.Template) -> bool:
 def topic_pattern(source: str, source_filter: str) -> list[str]:
     """A pattern of all topics that a `to` template can render for messages that match ``source_filter``.
 
-    The pattern is for ``topic_filters.overlap``: ``+`` stands for one level, ``#`` for any number. The
-    pattern may match more topics than the template can render, but never fewer.
+    In the pattern, ``+`` stands for one level and ``#`` for any number of levels, as in
+    ``topic_filters.overlap``. The pattern may match more topics than the template can render, but never
+    fewer.
 
     :raises TemplateError: the template doesn't compile, or renders only invalid topics.
     """

@@ -46,7 +46,7 @@ UNKNOWN_FILTER = "$-"
 
 @dataclass(frozen=True, slots=True)
 class Names:
-    """All names in the file, including those of invalid entries."""
+    """All names in the file, including names of invalid entries."""
 
     models: frozenset[str]
     tasks: frozenset[str]

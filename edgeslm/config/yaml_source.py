@@ -42,7 +42,7 @@ class YamlProblem:
 
 @dataclass(slots=True)
 class YamlDocument:
-    """The parsed document. ``data`` holds whatever could be parsed."""
+    """The parsed document. ``data`` is the part of the document that could be parsed."""
 
     data: Any = None
     lines: dict[Path, int] = field(default_factory=dict)
@@ -70,8 +70,8 @@ def key_name(path: Path) -> str:
 
 
 class _Loader(yaml.SafeLoader):
-    """PyYAML's loader without implicit types of plain scalars. It is a subclass so that PyYAML's own table
-    stays unchanged."""
+    """PyYAML's loader without implicit types of plain scalars; a subclass, so that PyYAML's own table stays
+    unchanged."""
 
     yaml_implicit_resolvers: dict[Any, Any] = {}  # noqa: RUF012 - PyYAML's own shape
 

@@ -1,10 +1,10 @@
 """The acknowledgement log: answered requests whose acknowledgement waits for an earlier request.
 
 Acknowledgements go out in the order of receipt (MQTT-4.6.0-2), so one request on a slow node may hold back a
-whole window of answered ones. If the dispatcher ends at that moment, the broker delivers the answered
-requests again to the next dispatcher. Without this log, clients would then get each result twice. The log is
-a memory-mapped file, which survives a kill, and is published to the standby. After a power cut, results may
-be sent twice, but no request is lost.
+whole window of answered requests. If the dispatcher ends while acknowledgements wait, the broker delivers the
+answered requests again to the next dispatcher. Without this log, clients would then get each result twice.
+The log is a memory-mapped file, which survives a kill, and is published to the standby. After a power cut,
+results may be sent twice, but no request is lost.
 """
 
 from __future__ import annotations

@@ -45,7 +45,7 @@ CONNECT_S: Final = 10.0
 
 
 class ActiveDispatcher:
-    """One term as leader. It begins when this dispatcher takes the pool's session and ends when the
+    """One term as leader. A term begins when this dispatcher takes the pool's session and ends when the
     dispatcher loses the session or stops. ``boot_id`` identifies the term."""
 
     def __init__(

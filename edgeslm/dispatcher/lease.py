@@ -67,8 +67,8 @@ class Lease:
         self._quiet_s = QUIET_S
 
     def listen(self, now: float) -> None:
-        """Call it after subscribing to the lease; a retained lease arrives at once. If none arrives, a
-        restarted broker may have lost it, so the leader gets time to reconnect."""
+        """Call it after subscribing to the lease; a retained lease arrives at once. If no lease arrives, a
+        restarted broker may have lost the lease, so the leader gets time to reconnect."""
         self._free_at = min(self._free_at, now + self._quiet_s)
 
     def lose(self) -> None:

@@ -54,7 +54,7 @@ class DispatchLimits(Limits):
 
 
 class DispatcherSettings(Section):
-    """The whole file of a dispatcher."""
+    """The whole configuration file of a dispatcher."""
 
     pool: Annotated[str, AfterValidator(node_name)] = Field(
         description="Name of the pool: `a-z`, `0-9` and `-`"

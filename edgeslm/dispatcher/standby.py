@@ -95,7 +95,7 @@ class Standby:
         self.bus = _separate_client(settings, client_id, self)
 
     async def wait(self, hold_off_s: float = 0.0) -> None:
-        """Returns when the lease is free, after ``hold_off_s`` seconds at the earliest. This wait can be
+        """Returns when the lease is free, after ``hold_off_s`` seconds at the earliest. The call can be
         cancelled.
 
         :raises BrokerError: the broker refuses the connection for good, or lacks MQTT 5.

@@ -1,5 +1,4 @@
-"""Throughput of each node and task, measured from answers. It is used for load balancing and to detect stuck
-nodes.
+"""Throughput of each node and task, measured from answers, for load balancing and to detect stuck nodes.
 
 Mean and deviation are moving averages like TCP's round-trip estimate (RFC 6298, section 2). Pure.
 """
@@ -11,8 +10,8 @@ from typing import Final
 
 LEAST_PATIENCE_S: Final = 2.0
 FIRST_PATIENCE_S: Final = 10.0
-"""Seconds without an answer after which a node counts as stuck that has never answered the task. The node may
-have to load a model first."""
+"""Seconds without an answer after which a node counts as stuck if it has never answered the task. Such a node
+may have to load a model first."""
 PATIENCE: Final = 4.0
 """Multiple of the expected time after which a node counts as stuck."""
 MEMORY_S: Final = 120.0

@@ -1,7 +1,7 @@
 """Certificate expiry: warnings before the certificates of a node expire.
 
-Parses the validity field of X.509 (RFC 5280, section 4.1.2.5), which the standard library doesn't read from
-files.
+This module parses the validity field of X.509 (RFC 5280, section 4.1.2.5), which the standard library doesn't
+read from files.
 """
 
 from __future__ import annotations

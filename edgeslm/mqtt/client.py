@@ -1,9 +1,9 @@
 """MQTT client of the daemon, for the asyncio loop: receives messages, and sends messages and
 acknowledgements.
 
-Guarantees at-least-once delivery. It uses a persistent session and resends messages after a reconnect. It
-acknowledges in the order of receipt, and only on the connection that brought the message. It has no more
-messages in flight than the broker allows. The caller deduplicates deliveries.
+Guarantees at-least-once delivery. The client uses a persistent session and resends messages after a
+reconnect. Messages are acknowledged in the order of receipt, and only on the connection that brought them.
+The number of messages in flight stays within the broker's limit. The caller deduplicates deliveries.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ log = logging.getLogger("edgeslm.mqtt")
 
 ANSWERABLE_BYTES = 16 * 1024 * 1024
 """Packets up to this size are received even if the node's limit is lower, so that their senders get
-``too_large``. The broker silently drops larger ones (MQTT 5 section 3.1.2.11.4)."""
+``too_large``. The broker silently drops larger packets (MQTT 5 section 3.1.2.11.4)."""
 
 UNSENT_BYTES = 1024 * 1024
 """Limit of unsent QoS 0 data; beyond it, pieces of streamed answers are dropped."""
@@ -99,7 +99,7 @@ class BusClient:
         self._listener = listener
         self._pauses_s = pauses_s
         self.may_connect = threading.Event()
-        """While this event is cleared, no new connection is made. The network thread reads it."""
+        """While this event is cleared, no new connection is made. The network thread reads this event."""
         self.may_connect.set()
         self._outbox = Outbox(OUTBOX_BYTES)
         self._bridge: LoopBridge | None = None
@@ -208,7 +208,7 @@ class BusClient:
     def subscribe(self, subscriptions: Iterable[str | Subscription]) -> None:
         """Subscribes on this connection; call it from ``connected``. A filter that is a string gets QoS 1.
 
-        A refused subscription is logged as an error, unless it is optional.
+        A refused subscription is logged as an error, unless the subscription is optional.
         """
         packets: dict[int | None, list[Subscription]] = {}
         takes_identifiers = self._welcome is not None and self._welcome.identifiers_available
@@ -256,7 +256,7 @@ class BusClient:
         return done
 
     def ack(self, delivery: Delivery) -> bool:
-        """Acknowledges a delivery as soon as all earlier ones are acknowledged.
+        """Acknowledges a delivery as soon as all earlier deliveries are acknowledged.
 
         MQTT 5 [MQTT-4.6.0-2] requires PUBACKs in the order of receipt. Does nothing for a QoS 0 message, nor
         for a message of an earlier connection: the broker resends such a message, and its packet identifier

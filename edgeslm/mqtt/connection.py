@@ -61,7 +61,7 @@ MQTT_311_IN_FLIGHT = 20
 default."""
 
 PATIENCE = 4
-"""Multiple of the first pause. A connection that lasted longer counts as a success and resets the backoff."""
+"""Multiple of the first pause: a connection that lasted longer counts as a success and resets the backoff."""
 
 PAUSES_S = (0.5, 15.0)
 """First and longest reconnect pause of an app, in seconds."""
@@ -102,11 +102,11 @@ class Sent(Protocol):
     mid: int
 
     def is_published(self) -> bool:
-        """For QoS 0: whether it was sent or lost."""
+        """Whether a message at QoS 0 was sent or lost."""
 
 
 class Listener(Protocol):
-    """Called on the network thread; must return at once and never raise."""
+    """Callbacks on the network thread, which must return at once and never raise."""
 
     def welcomed(self, link: BrokerLink, welcome: Welcome) -> None: ...
     def received(self, link: BrokerLink, message: MQTTMessage) -> None: ...
@@ -149,7 +149,7 @@ class BrokerLink:
         return self._problem or problem
 
     def publish(self, message: OutgoingMessage) -> Sent | None:
-        """Passes a message to the network thread; None if it can't be sent now."""
+        """Passes a message to the network thread; None if the message can't be sent now."""
         properties = self._properties(
             PacketTypes.PUBLISH,
             MessageExpiryInterval=message.expiry_s,
@@ -172,7 +172,7 @@ class BrokerLink:
             log.debug("an acknowledgement came too late for its connection")
 
     def subscribe(self, subscriptions: Sequence[Subscription]) -> int | None:
-        """Subscribes in one packet; returns its packet identifier, or None if it can't be sent now.
+        """Subscribes in one packet; returns its packet identifier, or None if the packet can't be sent now.
 
         A packet holds one Subscription Identifier: that of the first subscription.
         """

@@ -1,7 +1,7 @@
 """Flow control: messages in flight to the broker, limited by its Receive Maximum (MQTT 5 section 4.9).
 
-It also finds a message that makes the broker disconnect: after the first such disconnect, only one message is
-in flight at a time, so the next disconnect identifies the message. Pure, without locks.
+Flow control also finds a message that makes the broker disconnect: after the first such disconnect, only one
+message is in flight at a time, so the next disconnect identifies the message. Pure, without locks.
 """
 
 from __future__ import annotations

@@ -110,8 +110,8 @@ def turn(client: Client, alarm: Alarm) -> MQTTErrorCode:
 
 
 class SocketContext:
-    """Wraps paho's sockets. It poses as an ``ssl.SSLContext``, since that is the only public way to replace
-    paho's socket.
+    """Wraps paho's sockets. This class poses as an ``ssl.SSLContext``, since paho has no other public way to
+    replace its socket.
 
     :param tls: context for TLS, which also checks the broker's name; None for a connection without TLS.
     """

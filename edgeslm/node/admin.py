@@ -1,7 +1,7 @@
 """Administration of a running node: ping, log level, reload, drain.
 
-A reload is all or nothing: the file is read and checked, new models are loaded next to the running ones, and
-the node switches over between two requests. A failure before the switch changes nothing.
+A reload is all or nothing: the file is read and checked, new models are loaded next to the running models,
+and the node switches over between two requests. A failure before the switch changes nothing.
 """
 
 from __future__ import annotations

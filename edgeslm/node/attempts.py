@@ -13,7 +13,7 @@ MOST_LOST = 2 * LOST_NODE
 """Retry limit in points: for example two crashes of the node, or one crash of the node and two of the
 engine."""
 TRANSIENT = frozenset({"busy", "expired", "internal", "model_unavailable", "no_memory"})
-"""Error codes that a retry may fix; such results are not stored in the journal."""
+"""Error codes that a retry may fix; results with such a code are not stored in the journal."""
 FULL_DISK_RETRY_MS = 5000
 
 

@@ -1,7 +1,7 @@
 """Feedback: receives corrections over MQTT, checks them against their task and stores them on this device.
 
 A correction may give the id of its request instead of the text: the texts of the last 256 requests are kept
-in memory. Corrections get no answer; rejected ones are counted and logged.
+in memory. Corrections get no answer; rejected corrections are counted and logged.
 """
 
 from __future__ import annotations
@@ -26,15 +26,15 @@ log = logging.getLogger("edgeslm.node")
 REMEMBERED = 256
 """Number of requests whose text is kept for corrections by request id."""
 MOST_WAITING = 64
-"""Limit of corrections that wait to be written. Beyond it, corrections at QoS 0 are dropped, since QoS 0 has
-no flow control."""
+"""Limit of corrections that wait to be written. Beyond this limit, corrections at QoS 0 are dropped, since
+QoS 0 has no flow control."""
 LONGEST = 4096
 """Length of the longest text that is kept, in characters. A correction for a longer text must contain the
 text."""
 
 
 class Corrections:
-    """Corrections for the tasks of ``service``; ``meter`` counts the rejected ones."""
+    """Corrections for the tasks of ``service``; ``meter`` counts the rejected corrections."""
 
     def __init__(self, store: FeedbackStore, service: HasTasks, meter: Meter) -> None:
         self._store = store

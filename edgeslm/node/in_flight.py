@@ -70,7 +70,7 @@ class InFlight:
 
     @property
     def key(self) -> bytes | None:
-        """Journal key of a message without id or correlation; None at QoS 0."""
+        """Journal key of a message without id or Correlation Data; None for a QoS 0 message."""
         if self.name is None and not self.qos0:
             self.name = delivery_key(self.epoch, self.delivery)
         return self.name

@@ -106,8 +106,8 @@ class Pipeline:
         self._feed()
 
     def close(self, *, is_leaving: bool = False) -> None:
-        """Ignores later messages. They stay unacknowledged, so the broker delivers them again at the next
-        start.
+        """Ignores later messages, which stay unacknowledged, so that the broker delivers them again at the
+        next start.
 
         With ``is_leaving``, the node still serves pool requests that the broker has assigned to it, since no
         other member gets them.

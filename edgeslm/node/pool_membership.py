@@ -22,8 +22,8 @@ log = logging.getLogger("edgeslm.node")
 class Membership:
     """``own`` are the node's topics; ``file`` records the filters of its pools, including former pools.
 
-    The node subscribes only after :meth:`join`. If the node was killed, its session at the broker has stayed
-    subscribed.
+    The node subscribes only after :meth:`join`. After a kill of the node, the node's session at the broker is
+    still subscribed.
     """
 
     def __init__(self, own: Topics, pool: Pool | None, file: Path) -> None:

@@ -34,7 +34,8 @@ def purge(
     """Erases messages that match ``choice``; opens and closes ``journals`` itself.
 
     :return: number of messages, by place.
-    :raises EdgeslmError: a file can't be used. If a node uses a journal, nothing has been erased.
+    :raises EdgeslmError: a file can't be used, or a running node uses one of the journals (then nothing has
+        been erased).
     """
     erased = dict.fromkeys(PLACES, 0)
     opened: list[tuple[Database, float]] = []

@@ -1,7 +1,7 @@
 """A route's rules: which messages become work, and which results are published.
 
 Pure: no clock, no bus, no engine. Anybody may publish anything on a watched topic, so an unusable message
-raises no exception. Instead it becomes a ``Skip`` with a reason for the metrics and a sentence for the log.
+becomes a ``Skip``, with a reason for the metrics and a sentence for the log, instead of an exception.
 """
 
 from __future__ import annotations
@@ -108,7 +108,7 @@ class RouteReader:
         return RouteWork(self.route.task, "", topic, self.route.qos, self.route.retain)
 
     def wants(self, work: RouteWork, result: Result) -> bool:
-        """Whether to publish ``result``. With ``on_change``, it must differ from the last result on its
+        """Whether to publish ``result``. With ``on_change``, a result must differ from the last result on its
         topic."""
         if not self.route.on_change:
             return True

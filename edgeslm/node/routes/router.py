@@ -279,7 +279,7 @@ class TicketQueue:
 def brings(delivery: Delivery, source: str) -> bool:
     """Whether a message was delivered for the filter ``source``.
 
-    A broker may send one copy of a message per matching filter. Each copy is only for the routes with that
+    A broker may send one copy of a message per matching filter, and each copy is only for the routes with its
     filter.
     """
     if not matches(source, delivery.topic):

@@ -1,9 +1,10 @@
 """Window aggregation (tumbling windows): collects a route's messages on disk and makes a digest of each
 window.
 
-A window begins with its first message. It is complete after a number of messages, after a time, or when a
-message arrives on its ``on`` topic. Then its digest is published, and the next message begins another window.
-A route has one window per output topic. Messages for which a window has no room are dropped and counted.
+A window begins with its first message, and is complete after a number of messages, after a time, or when a
+message arrives on its ``on`` topic. The digest of a complete window is published, and the next message begins
+another window. A route has one window per output topic. Messages for which a window has no room are dropped
+and counted.
 """
 
 from __future__ import annotations
@@ -138,7 +139,7 @@ class WindowAggregator:
         """Adds a message to its window. Returns when the message is on disk or dropped.
 
         :param topic: the message's input topic. :param received: time of receipt in seconds since the epoch.
-        :param key: identifies a redelivered message. None for a message at QoS 0, which is dropped if a write
+        :param key: identifies a redelivered message; None for a message at QoS 0, which is dropped if a write
             fails.
         """
         if route not in self.windows:  # removed by a reload meanwhile
@@ -239,7 +240,7 @@ class WindowAggregator:
             asyncio.get_running_loop().call_later(self.limits.retry_s, self._complete_or_retry, name)
 
     def _complete(self, name: WindowName) -> bool:
-        """:return: False if the write failed and has to be retried."""
+        """Completes a window. :return: whether the write succeeded; if it didn't, the caller has to retry."""
         try:
             batch = self.store.complete(name)
         except JournalError:
