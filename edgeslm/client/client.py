@@ -170,7 +170,7 @@ class Client:
         """The last state that the node has published, such as ``online`` or ``offline``; None if there is
         none.
 
-        For a pool, the state of its dispatcher, if it has one.
+        For a pool, this is the state of the pool's dispatcher, if there is one.
         """
         return self._session.node_state
 
@@ -286,8 +286,8 @@ class Client:
 
         >>> client.feedback("triage", input="Spindle 3 smells of burnt oil", label="critical")
 
-        :raises InvalidRequest: ``input`` and ``id`` are both given or both missing, or ``label`` and
-            ``fields`` are; or the client is for a pool, where each node stores its own feedback.
+        :raises InvalidRequest: not exactly one of ``input`` and ``id`` is given, or not exactly one of
+            ``label`` and ``fields``, or the client is for a pool, where each node stores its own feedback.
         :raises TimedOut: no acknowledgement by the broker in time.
         :raises BrokerError: the broker refused the message, or no node is subscribed.
         """

@@ -316,8 +316,8 @@ class PendingRequest:
 
 
 class PendingMessage:
-    """A message that gets no answer, and is resent until the broker has acknowledged it. Its methods are used
-    like the methods of :class:`PendingRequest`."""
+    """A message that gets no answer, and is resent until the broker has acknowledged it. This class is used
+    like :class:`PendingRequest`."""
 
     def __init__(
         self, outgoing: OutgoingMessage, sender: Sender, *, node: str, now: float, timeout_s: float

@@ -1,4 +1,4 @@
-"""Field types of the configuration: parsing of single values, with a sentence for invalid ones.
+"""Field types of the configuration: parsers of single values, with an error message for invalid values.
 
 Pure: each parser returns a value or raises ValueError. The keys are defined in ``edgeslm.config.schema``.
 """

@@ -278,7 +278,7 @@ def _check_unique_items(validator: Any, wanted: Any, value: Any, schema: Any) ->
 
 
 def _plain(value: Any) -> Any:
-    """Normalizes values that JSON Schema treats as equal: 1.0 becomes 1."""
+    """Normalizes values that JSON Schema treats as equal, such as 1.0 to 1."""
     if isinstance(value, dict):
         return {key: _plain(item) for key, item in value.items()}
     if isinstance(value, list):

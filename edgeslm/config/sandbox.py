@@ -33,7 +33,7 @@ MAX_SECONDS = 1.0
 """Limit of the CPU time of one rendering, in seconds. The time limit covers work that the other limits don't
 measure, such as searching one list for each item of another list."""
 TICK_ITEMS = 64
-"""List items between two checks of the clock."""
+"""Number of list items that a filter processes between two checks of the clock."""
 
 MAX_NUMBER_BITS = 1024
 """Limit of the operands of ``*``, ``**`` and ``%``, in bits."""
@@ -340,7 +340,7 @@ class Sandbox(ImmutableSandboxedEnvironment):
         return tree
 
     def getattr(self, obj: Any, attribute: str) -> Any:
-        """Prefers a field of the payload to a method of the same name (``items``)."""
+        """Prefers a field of the payload to a method of the same name, such as ``items``."""
         if isinstance(obj, dict) and attribute in obj:
             return obj[attribute]
         return super().getattr(obj, attribute)
@@ -381,7 +381,7 @@ class Sandbox(ImmutableSandboxedEnvironment):
 
 
 def plain_text(value: Any) -> str:
-    """A value as text: JSON, but strings without quotes."""
+    """A value as JSON text, except that strings have no quotes."""
     if isinstance(value, Undefined | str):
         return str(value)  # Undefined raises here, with its name
     if isinstance(value, list | tuple | dict):

@@ -51,7 +51,7 @@ MAX_ROUTES = 256
 LEARNED = "learned"
 """Stage name of a task's learned bundle."""
 NODE_STAGE = "node:"
-"""Prefix of a stage that is another node's task: ``node:NODE/TASK``."""
+"""Prefix of a stage ``node:NODE/TASK``, which is a task of another node."""
 
 Overflow = Literal["error", "head", "tail", "middle"]
 Power = Literal["performance", "balanced", "idle"]

@@ -116,7 +116,8 @@ class Limits(Section):
 
     @property
     def qos0_queue(self) -> int:
-        """Limit of QoS 0 messages held at a time, in addition to ``queue``: QoS 0 has no flow control."""
+        """Limit of QoS 0 messages held at a time, in addition to ``queue``, since QoS 0 has no flow
+        control."""
         return max(1, self.queue // 4)
 
 

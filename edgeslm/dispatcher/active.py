@@ -1,4 +1,5 @@
-"""The active dispatcher: receives the pool's requests in one MQTT session and the nodes' answers in another.
+"""The active dispatcher: receives the pool's requests in one MQTT session, and the nodes' answers in another
+session.
 
 In a single session, a full window of unacknowledged requests would block their own answers, since
 acknowledgements go out in the order of receipt. A request and its answer are acknowledged after the result is

@@ -58,7 +58,7 @@ class Nodes(Protocol):
 
 
 class Forwarder:
-    """Forwards requests, at most ``window`` at a time to one node. An order is a
+    """Forwards requests, at most ``window`` at a time to one node. In names, an order is a
     :class:`ForwardedRequest`."""
 
     def __init__(
@@ -89,7 +89,7 @@ class Forwarder:
         self.counts: Counter[str] = Counter({"late": 0, "elsewhere": 0, "overdue": 0})
 
     def submit(self, order: ForwardedRequest) -> None:
-        """Queues an order; its future gets the answer."""
+        """Queues a request; the request's future gets the answer."""
         self._count += 1
         order.number = self._count
         while order.correlation in self._orders:  # left from a session that the broker has lost
@@ -102,13 +102,13 @@ class Forwarder:
         self.pump()
 
     def repeat(self) -> None:
-        """Sends every forwarded order again, since the orders may be lost; nodes deduplicate them."""
+        """Sends every forwarded request again, since requests may be lost; nodes deduplicate them."""
         for node, load in self._loads.items():
             for order in load:
                 self._nodes.forward(order, node)
 
     def drop(self, order: ForwardedRequest) -> None:
-        """Forgets an order; nodes may still run it."""
+        """Forgets a request; nodes may still run it."""
         self._orders.pop(order.correlation, None)
         self.waiting.remove(order)
         for node in order.at:
@@ -116,7 +116,7 @@ class Forwarder:
 
     @property
     def in_flight(self) -> int:
-        """Number of orders at nodes."""
+        """Number of requests at nodes."""
         return len({id(order) for load in self._loads.values() for order in load})
 
     def load(self, node: str) -> int:
@@ -161,8 +161,8 @@ class Forwarder:
     def answer(
         self, node: str, correlation: bytes, result: Result, payload: bytes
     ) -> ForwardedRequest | None:
-        """Handles a node's result. :return: the order of the result; None if the order is unknown or another
-        node has answered it before."""
+        """Handles a node's result. :return: the request of the result; None if the request is unknown or
+        another node has answered it before."""
         now = self._clock()
         self._silent.pop(node, None)
         order = self._orders.get(correlation)
@@ -234,8 +234,8 @@ class Forwarder:
                 self._nodes.withdraw(order, node)
 
     def refuse_stranded(self) -> None:
-        """Refuses queued orders whose task no online node serves. Call it when such orders hold back too many
-        acknowledgements, since a full window of unacknowledged requests blocks all others."""
+        """Refuses queued requests whose task no online node serves. Call it when such requests hold back too
+        many acknowledgements, since a full window of unacknowledged requests blocks all others."""
         if self._clock() - self.connected_at <= SETTLE_S:
             return
         for order in list(self.waiting):
@@ -262,7 +262,7 @@ class Forwarder:
     # Ends of orders
 
     def _check_limits(self, order: ForwardedRequest, now: float) -> None:
-        """Ends an order that has expired or timed out."""
+        """Ends a request that has expired or timed out."""
         expires_at = order.request.expires_at
         if expires_at is not None and now >= expires_at:
             self._give_up(order, Expired("The time in which its sender wanted it has passed."))
@@ -301,7 +301,7 @@ class Forwarder:
         order.settle(answer)
 
     def _put_back(self, order: ForwardedRequest) -> None:
-        """Queues an order again, for another node or a later time."""
+        """Queues a request again, for another node or a later time."""
         if order.is_cancelled:
             self._give_up(order, Cancelled("It was cancelled."))
         elif not order.at:
@@ -341,7 +341,7 @@ class Forwarder:
     # Assignment
 
     def pump(self) -> None:
-        """Sends queued orders to nodes, by the load-balancing policy."""
+        """Sends queued requests to nodes, by the load-balancing policy."""
         now = self._clock()
         for task in self.waiting.tasks():
             ready = [order for order in self.waiting.of(task) if order.not_before <= now]
@@ -381,7 +381,7 @@ class Forwarder:
 
     @staticmethod
     def _nearest(ready: list[ForwardedRequest], position: int, node: str) -> ForwardedRequest | None:
-        """The order at ``position``, or else the nearest order that may go to the node."""
+        """The request at ``position``, or else the nearest request in the queue that may go to the node."""
         for order in [*ready[position:], *reversed(ready[:position])]:
             if node not in order.at and node not in order.refusals:
                 return order

@@ -119,12 +119,12 @@ class Members:
         return name in self._nodes and bool(self._nodes[name].offers)
 
     def models(self, task: str) -> set[str]:
-        """Digests of the models that serve a task at members."""
+        """Digests of the models with which members serve a task."""
         offers = [node.offers[task] for node in self._ours.values() if task in node.offers]
         return {offer.model for offer in offers if offer.model}
 
     def busy(self, name: str) -> int:
-        """Requests queued or running at a node, by its last health message."""
+        """Number of requests queued or running at a node, according to its last health message."""
         node = self._nodes.get(name)
         return 0 if node is None else node.busy
 

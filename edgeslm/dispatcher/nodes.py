@@ -71,7 +71,7 @@ class NodeSide:
         )
 
     def submit(self, order: ForwardedRequest) -> None:
-        """Queues an order; its future gets the answer."""
+        """Queues a request; the request's future gets the answer."""
         early = self._early.pop(order.correlation, None)
         self.forwarder.submit(order)
         if early is not None:
@@ -86,7 +86,7 @@ class NodeSide:
                 self.bus.ack(delivery)
 
     def forward(self, order: ForwardedRequest, node: str) -> None:
-        """Sends an order to a node."""
+        """Sends a request to a node."""
         request, expiry_s = order.request, None
         if request.expires_at is not None:
             expiry_s = max(1, math.ceil(request.expires_at - time.monotonic()))
@@ -111,7 +111,7 @@ class NodeSide:
         sent.add_done_callback(told)
 
     def withdraw(self, order: ForwardedRequest, node: str) -> None:
-        """Cancels an order at a node."""
+        """Cancels a request at a node."""
         topic = self._topics.node(node).cancel
         self.bus.publish(
             OutgoingMessage(topic, b"", correlation=order.correlation, expiry_s=WITHDRAW_EXPIRY_S)

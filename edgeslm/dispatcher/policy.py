@@ -3,8 +3,8 @@
 A slow node gets a request only if the faster nodes, with their queues, would finish it later (the slow-server
 problem; Lin and Kumar, IEEE Transactions on Automatic Control, 1984). If the faster nodes will finish
 ``position`` queued requests before the slow node finishes one, the slow node gets the request that follows
-them in the queue. So no queued request is delayed, and no node is idle while it could finish a request first.
-Pure.
+them in the queue. With this policy, no queued request is delayed, and no node is idle while it could finish a
+request first. Pure.
 """
 
 from __future__ import annotations

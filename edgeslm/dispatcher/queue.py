@@ -61,7 +61,7 @@ class ForwardedRequest:
     @property
     def correlation(self) -> bytes:
         """Correlation Data for nodes. ``variant`` changes the Correlation Data, for a node that has already
-        cancelled the order."""
+        cancelled the request."""
         return reader_key(self.identity, f"again {self.variant}") if self.variant else self.identity
 
     @property

@@ -193,8 +193,8 @@ class BusClient:
 
     @property
     def is_held_up(self) -> bool:
-        """Whether finished deliveries that wait for the acknowledgement of an earlier delivery fill half of
-        the Receive Maximum (the smaller of the node's and the broker's)."""
+        """Whether finished deliveries whose acknowledgement waits for an earlier delivery fill half of the
+        Receive Maximum. The smaller Receive Maximum of node and broker counts."""
         its = self._welcome.receive_maximum if self._welcome is not None else 65535
         return len(self._acked) >= min(self._settings.receive_maximum, its) / 2
 
@@ -262,7 +262,7 @@ class BusClient:
         for a message of an earlier connection: the broker resends such a message, and its packet identifier
         may be in use again.
 
-        :return: False if the acknowledgement waits for earlier deliveries, or if the broker will resend the
+        :return: false if the acknowledgement waits for earlier deliveries, or if the broker will resend the
             message.
         """
         if delivery.qos == 0:

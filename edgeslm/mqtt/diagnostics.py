@@ -48,8 +48,8 @@ class Problem:
 class Welcome:
     """Values granted in a CONNACK (MQTT 5 section 3.2.2.3).
 
-    ``maximum_packet_size`` is in bytes, None without limit; ``session_expiry_s`` is the granted value, which
-    may be below the requested one.
+    ``maximum_packet_size`` is in bytes, or None if there is no limit; ``session_expiry_s`` is the granted
+    value, which may be below the requested one.
     """
 
     session_present: bool
@@ -188,7 +188,7 @@ def shortcomings(welcome: Welcome, *, session_expiry_s: int, packet_limit: int) 
 
 
 def reservations(welcome: Welcome, *, queue: int) -> list[str]:
-    """Notes about limits of speed, and about settings of the broker that a client can't see."""
+    """Notes about settings of the broker that limit speed, or that a client can't see."""
     found = []
     if welcome.mqtt5 and welcome.receive_maximum < queue:
         found.append(

@@ -138,7 +138,7 @@ class LoopBridge:
 
     def _post(self, call: Callable[..., None], *values: object) -> None:
         """Queues an event for the loop. The loop is woken only once for all events until it runs, since
-        waking it costs more than everything else."""
+        waking the loop costs more than everything else here."""
         if self._is_closed:
             return
         self._mail.append((call, values))

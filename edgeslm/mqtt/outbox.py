@@ -32,7 +32,7 @@ class Parcel:
     """A message in the outbox. ``done`` are the callers' futures; ``expires_at`` is in seconds of
     ``time.monotonic()``.
 
-    ``namesakes`` counts QoS 0 messages that got the same packet identifier while this one was in flight;
+    ``namesakes`` counts QoS 0 messages that got the same packet identifier while this message was in flight;
     ``size`` is in bytes.
     """
 

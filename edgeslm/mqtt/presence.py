@@ -68,7 +68,7 @@ class Presence:
         await self.change("online")
 
     def announce(self) -> None:
-        """Publishes everything after a connect."""
+        """Publishes ``state``, ``info`` and ``health`` after a connect."""
         self._begin(self._topics.state, encode_state(self.state, self._boot_id))
         self._begin(self._topics.info, encode_document(self._source.info()))
         self._begin(self._topics.health, encode_document(self._source.health()))

@@ -31,11 +31,11 @@ if TYPE_CHECKING:
     from edgeslm.config.loader import Config
 
 ROUND_TRIPS = 40
-"""Number of round trips, enough to see delayed ACKs: Linux acknowledges about the first 16 packets of a
-connection at once."""
+"""Number of round trips, enough to see delayed ACKs, since Linux acknowledges about the first 16 packets of a
+connection immediately."""
 
 NAGLE_MS = 30.0
-"""Latency in addition to the network's that indicates Nagle's algorithm with delayed ACKs (40 ms)."""
+"""Latency in ms, without that of the network, which indicates Nagle's algorithm with delayed ACKs (40 ms)."""
 
 
 @dataclass(slots=True)

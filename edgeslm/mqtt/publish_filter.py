@@ -2,9 +2,9 @@
 
 paho validates every string of a packet and disconnects on the character U+FEFF, which MQTT allows
 (MQTT-1.5.4-3) and mosquitto passes on. The broker then redelivers the message on the next connection, so that
-one such message would keep a node offline for good. So before paho parses a packet, the filter removes the
-Content Type, the Payload Format Indicator, and all User Properties except ``traceparent``. A Response Topic
-that paho would reject becomes empty, which is invalid for a request.
+one such message would keep a node offline for good. Before paho parses a packet, the filter therefore removes
+the Content Type, the Payload Format Indicator, and all User Properties except ``traceparent``. A Response
+Topic that paho would reject becomes empty, which is invalid for a request.
 """
 
 from __future__ import annotations

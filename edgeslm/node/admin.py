@@ -72,7 +72,8 @@ class Admin(Extension):
         return self._node.config
 
     def request_reload(self) -> None:
-        """Reloads in the background (SIGHUP). A failure is logged and becomes an alert."""
+        """Reloads the configuration in the background, for SIGHUP. A failure is logged and becomes an
+        alert."""
         if self._work is None or self._work.done():
             self._work = asyncio.create_task(self._reload_alone())
 

@@ -72,7 +72,7 @@ class ControlApi(Extension):
         task.add_done_callback(self._running.discard)
 
     def close(self) -> None:
-        """Accepts no more commands and cancels the running ones."""
+        """Accepts no more commands, and cancels running commands."""
         self._closed = True
         for task in self._running:
             if not task.cancelling():

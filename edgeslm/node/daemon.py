@@ -93,7 +93,7 @@ async def run(config: Config, path: Path | None = None) -> int:
 
 
 def make_service(config: Config, make_process: MakeProcess | None = None) -> Service:
-    """A service that can escalate to other nodes."""
+    """A service that can escalate requests to other nodes."""
     nodes = Peers(config.broker, config.prefix, config.node)
     return Service(config, nodes=nodes, make_process=make_process)
 

@@ -33,7 +33,7 @@ def find_known(journal: Journal, request: Request, held: InFlight, key: bytes | 
 
 
 class SingleFlight:
-    """Running requests by key; repeats wait for the first to finish."""
+    """Running requests by key; a repeat waits until the running request has finished."""
 
     def __init__(self) -> None:
         self._running: dict[bytes, asyncio.Future[None]] = {}

@@ -93,7 +93,7 @@ class Admission:
     meter: Meter
     bytes: int = 0
     qos0: int = 0
-    """Requests in flight that came at QoS 0."""
+    """Number of requests in flight that came at QoS 0."""
     _held: dict[InFlight, None] = field(default_factory=dict, init=False)
     _tasks: set[asyncio.Task[None]] = field(default_factory=set, init=False)
 
@@ -109,7 +109,7 @@ class Admission:
         return len(self._held) < self.limits.queue and self.bytes < self.limits.queue_bytes
 
     def is_flood(self, delivery: Delivery) -> bool:
-        """Whether to drop the message without a ``busy`` answer: QoS 0 has no flow control, and answers
+        """Whether to drop the message without a ``busy`` answer, since QoS 0 has no flow control, and answers
         take memory too."""
         if delivery.qos or self.qos0 < MOST_REFUSED * self.limits.qos0_queue:
             return False

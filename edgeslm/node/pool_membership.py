@@ -22,8 +22,8 @@ log = logging.getLogger("edgeslm.node")
 class Membership:
     """``own`` are the node's topics; ``file`` records the filters of its pools, including former pools.
 
-    The node subscribes only after :meth:`join`. After a kill of the node, the node's session at the broker is
-    still subscribed.
+    The node subscribes only after :meth:`join`. If the node was killed, the broker still has the
+    subscriptions of its session.
     """
 
     def __init__(self, own: Topics, pool: Pool | None, file: Path) -> None:
