@@ -167,10 +167,9 @@ class Client:
 
     @property
     def node_state(self) -> str | None:
-        """The last state that the node has published, such as ``online`` or ``offline``; None if there is
-        none.
+        """The node's last published state, such as ``online`` or ``offline``; None if there is none.
 
-        For a pool, this is the state of the pool's dispatcher, if there is one.
+        For a pool, this is the state of its dispatcher, if there is one.
         """
         return self._session.node_state
 
@@ -187,8 +186,8 @@ class Client:
 
         Error results are returned too: check ``status``, or call ``Result.unwrap``, which raises. A ``busy``
         result is returned only if the retry would be after the timeout. With ``on_chunk``, the answer is
-        streamed, and ``on_chunk`` is called in the calling thread with each piece of text. Pieces may be
-        missing; the result is complete.
+        streamed: ``on_chunk`` is called in the calling thread with each piece of text. Pieces may be missing;
+        the result is complete.
 
         >>> client.request("triage", "Spindle 3 smells of burnt oil").unwrap()["label"]
         'critical'

@@ -65,8 +65,8 @@ class Discovery:
     """A connection that only subscribes. With ``node`` None, all nodes below ``prefix`` are found.
     Thread-safe.
 
-    With ``site`` None, the nodes of this broker are found. With the name of a site or ``ALL_SITES``, the
-    nodes of sites are found at the broker of a hub; ``prefix`` is then the prefix of the nodes at the site.
+    With ``site`` None, the nodes of this broker are found. With a site's name or ``ALL_SITES``, the nodes of
+    sites are found at the broker of a hub; ``prefix`` is then the prefix at the sites.
 
     :param most_nodes: limit of nodes to keep, so that a flood of fake nodes can't fill the memory.
     """

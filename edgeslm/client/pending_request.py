@@ -28,8 +28,8 @@ FIRST_INTERVAL_S = 5.0
 LONGEST_INTERVAL_S = 30.0
 
 NOBODY_INTERVAL_S = 2.0
-"""Retry interval in seconds while no node is subscribed. The interval is short, since the broker then reports
-at once that nobody is subscribed."""
+"""Retry interval while no node is subscribed. The interval is short, since the broker reports this at
+once."""
 
 LONGEST_EXPIRY_S = 2**32 - 1
 """Largest Message Expiry Interval, which has four bytes (MQTT 5 section 3.3.2.3.3)."""
@@ -78,7 +78,7 @@ class Room:
 
 @dataclass(frozen=True, slots=True)
 class NodeUp:
-    """The node's state is online, which means that the node has subscribed to its topics."""
+    """The node's state is online: the node has subscribed to its topics."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -316,8 +316,7 @@ class PendingRequest:
 
 
 class PendingMessage:
-    """A message that gets no answer, and is resent until the broker has acknowledged it. This class is used
-    like :class:`PendingRequest`."""
+    """A message that gets no answer and is resent until acknowledged; used like a :class:`PendingRequest`."""
 
     def __init__(
         self, outgoing: OutgoingMessage, sender: Sender, *, node: str, now: float, timeout_s: float

@@ -1,7 +1,7 @@
 """Client session: dispatches messages and acknowledgements to the requests that wait for them.
 
-The session subscribes to the reply topics on every connection, and respects the broker's Receive Maximum. A
-session is shared by the network thread and the callers' threads. Retries are decided in ``pending_request``.
+A session subscribes to the reply topics on every connection, and respects the broker's Receive Maximum. The
+network thread and the callers share it. Retries are decided in ``pending_request``.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ class Inbox(Protocol):
 class ClientSession:
     """The ``Listener`` of an app's network thread. ``name`` is the end of the session's reply topics.
 
-    The session never holds its lock while it calls the link, since paho holds its own locks during callbacks.
+    The session's lock is never held during calls of the link, since paho holds locks of its own in callbacks.
     """
 
     def __init__(self, topics: Topics, name: str) -> None:
@@ -90,8 +90,7 @@ class ClientSession:
     # For the callers' threads
 
     def wait_connected(self, timeout_s: float) -> None:
-        """Waits for the first connection. :raises BrokerError: there is no connection; the message has the
-        reason."""
+        """Waits for the first connection. :raises BrokerError: there is none; the message has the reason."""
         with self._changed:
             self._changed.wait_for(lambda: self._link or self._problem, timeout_s)
             link, problem = self._link, self._problem
@@ -197,8 +196,8 @@ class ClientSession:
                 inbox(self._closed)
 
     def send(self, outgoing: OutgoingMessage) -> int | None:
-        """Publishes a message. :return: the connection's generation; None if the message can't be sent now,
-        in which case an event ``Ready`` or ``Room`` follows.
+        """Publishes a message. :return: the connection's generation; None if the message can't be sent before
+        the next ``Ready`` or ``Room``.
 
         :raises TooLarge: the packet is too large for the broker.
         """

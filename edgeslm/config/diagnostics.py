@@ -14,7 +14,7 @@ from edgeslm.errors import ConfigError
 
 
 def read_text(path: Path) -> str:
-    """Reads a file as UTF-8 text. :raises ConfigError: the file can't be read or isn't UTF-8."""
+    """:raises ConfigError: the file can't be read or isn't UTF-8."""
     try:
         with path.open("rb") as stream:
             raw = stream.read(yaml_source.MAX_BYTES + 1)
@@ -38,8 +38,8 @@ def problems_of(read: YamlDocument, where: str) -> ConfigError:
 
 
 def sentence_of(entry: Any, path: yaml_source.Path, section: type[Section]) -> str:
-    """A pydantic error as a sentence that says what to change. ``section`` is the section that contains the
-    key. The sentence never quotes a value of the ``broker`` section."""
+    """A pydantic error as a sentence that says what to change. ``section`` is the section of the key. The
+    sentence never quotes a value of the ``broker`` section."""
     kind, context, value = entry["type"], entry.get("ctx") or {}, entry.get("input")
     if kind == "missing":
         return "missing: add it"

@@ -17,8 +17,8 @@ RELOADABLE: Final = frozenset(
 class Changes:
     """Changed keys, such as ``limits`` or ``tasks.triage``.
 
-    A running node applies changes of the keys in ``reloadable``. Changes of the keys in ``restart_required``
-    apply at the node's next start.
+    A running node applies changes of ``reloadable`` keys; changes of ``restart_required`` keys wait for its
+    next start.
     """
 
     reloadable: tuple[str, ...]

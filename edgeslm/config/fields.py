@@ -192,7 +192,7 @@ def broker_url(value: str) -> str:
 
 
 def http_url(value: str) -> str:
-    """Checks an HTTP URL, which must not contain a user, password or query, since these could be secrets."""
+    """Checks an HTTP URL. User, password and query are refused, since they could be secrets."""
     try:
         parts = urlsplit(value)
         _ = parts.port

@@ -25,10 +25,10 @@ Fault = tuple[Path, str]
 
 MOST_MULTIPLES: Final = 10_000
 """Limit of the sum of all different ``multipleOf`` values in a schema, and of the least common multiple of
-the ``multipleOf`` values that apply to one JSON value. Each ``multipleOf`` counts without its decimal point,
-as 25 for 0.25. The engine's automaton has a state for each remainder. Measured with onnxruntime-genai 0.18 on
-a busy machine: a ``multipleOf`` of 9,973 takes almost no time, 99,991 takes 2 s and 26 MB, 988,027 takes 8 s
-and 210 MB, and forty fields with 9,900 each take 12 s and 125 MB."""
+the ``multipleOf`` values that apply to one JSON value. Decimal points are removed first: 0.25 counts as 25.
+The engine's automaton has a state for each remainder. Measured with onnxruntime-genai 0.18 on a busy machine:
+a ``multipleOf`` of 9,973 takes almost no time, 99,991 takes 2 s and 26 MB, 988,027 takes 8 s and 210 MB,
+forty times 9,900 takes 12 s and 125 MB."""
 MOST_ITEMS: Final = 1_000
 """Largest ``minItems``: the grammar lists each item. A ``minItems`` of 100,000 takes 23 MB, ten million take
 3 GB."""
@@ -42,18 +42,16 @@ _CONSTRAINING: Final = frozenset(
 _LITERAL: Final = frozenset({"enum", "const", "default", "examples"})
 """Keywords that contain JSON values instead of subschemas."""
 _NAMED: Final = frozenset({"properties", "patternProperties", "$defs", "definitions", "dependentSchemas"})
-"""Keywords whose value is an object with names as keys, such as names of properties."""
+"""Keywords whose value is an object with free names as keys."""
 _OLD_DIALECT: Final = re.compile(r"draft-0[34]")
 """Drafts of JSON Schema in which ``$id`` is called ``id``."""
 _UNFOLLOWED: Final = ("unevaluatedProperties", "unevaluatedItems", "$dynamicRef")
 
 
 def schema_faults(path: Path, schema: dict[str, Any], pattern_size: float = math.inf) -> Iterator[Fault]:
-    """What is wrong with a schema: it isn't JSON Schema, isn't for an object with named fields, or is too
-    expensive.
+    """Faults of a schema that isn't JSON Schema, isn't for an object with named fields, or is too expensive.
 
-    :param pattern_size: limit of the total compiled size of the schema's regular expressions, in units of 100
-        bytes.
+    :param pattern_size: limit of the total size of the schema's regular expressions, in units of 100 bytes.
     """
     from jsonschema import Draft202012Validator  # lazy: only needed for extract tasks
 
@@ -82,8 +80,8 @@ def _children(schema: Any) -> Iterable[tuple[Any, Any]]:
 
 
 def pattern_faults(path: Path, schema: Any, most: float = math.inf) -> Iterator[Fault]:
-    """Faults of the regular expressions in a schema: an expression can't be matched in linear time or is too
-    large, or the total compiled size exceeds ``most``, in units of 100 bytes."""
+    """Regular expressions that can't be matched in linear time or are too large, alone or in total. ``most``
+    is the limit of the total compiled size, in units of 100 bytes."""
     size = 0
     for place, pattern in _patterns(path, schema):
         size += compiled_size(pattern)
@@ -221,8 +219,8 @@ def _validator_class() -> Any:
 
 @cache
 def _schema_validator_class() -> Any:
-    """The validator class for checking schemas, without linear-time matching, since the regular expressions
-    of the metaschema are safe."""
+    """Validator class for schemas, without linear-time matching, since the metaschema's expressions are
+    safe."""
     return _extended({"uniqueItems": _check_unique_items})
 
 

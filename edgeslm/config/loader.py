@@ -1,7 +1,7 @@
 """Configuration loader: YAML text -> a frozen ``Config``, or every problem in the text with its line number.
 
-The loader reads only the configuration file. Folders, broker and models are checked by ``edgeslm doctor`` and
-at the daemon's start. The sections are defined in ``edgeslm.config.schema``.
+Only the file is read: ``edgeslm doctor`` and the daemon check folders, broker and models. The sections are
+defined in ``edgeslm.config.schema``.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ __all__ = [
 ]
 
 _DEPTH: dict[str | int, int] = {"broker": 2, "models": 3, "tasks": 3, "knowledge": 3, "routes": 3}
-"""Top-level key -> length of the path that is removed for an invalid key below it, so that the rest can be
+"""Top-level key -> length of the path that is removed for an invalid key, so that the rest can be
 validated."""
 
 
@@ -69,8 +69,8 @@ def load_task(
 
     :param kind: default kind, for a task without one; None if the task may have no kind. The caller has to
         check the kind of the returned task.
-    :param defaults: values of missing keys, used if the task's kind is the default kind (or, without a
-        default kind, can be trained).
+    :param defaults: values of missing keys, for tasks of the default kind (or, without one, of a kind that
+        can be trained).
     :param ignored: further keys to ignore.
     :raises ConfigError: every problem as ``file:line: key: sentence``.
     """
@@ -126,8 +126,7 @@ def config_schema() -> dict[str, Any]:
 
 
 def _validate(read: YamlDocument, folder: Path | None) -> Config | None:
-    """Validates each section, then the rules that span sections. Problems are appended to ``read.problems``;
-    the result is None if a section is invalid."""
+    """Validates the sections, and appends faults to ``read.problems``; None if a section is invalid."""
     config, faults = _sections(read.data, folder)
     sound, indices = config, list(range(len(config.routes) if config else 0))
     if config is None:
@@ -149,8 +148,8 @@ def _validate(read: YamlDocument, folder: Path | None) -> Config | None:
 
 
 def _follows(path: yaml_source.Path, broken: yaml_source.Path) -> bool:
-    """Whether a fault at ``path`` may be a consequence of a fault at ``broken``: one path contains the other,
-    or the key at ``path`` seems missing because a key that can replace it was removed as invalid."""
+    """Whether a fault at ``path`` may result from a fault at ``broken``: one path contains the other, or the
+    key at ``path`` seems missing because a key that can replace it was removed as invalid."""
     instead = _INSTEAD.get(path[2], ()) if path[:1] == ("tasks",) and len(path) == 3 else ()
     return _related(path, broken) or any(_related((*path[:2], key), broken) for key in instead)
 

@@ -26,8 +26,7 @@ _CLASS: Final = 10
 
 
 class PatternError(ValueError):
-    """An unsupported regular expression. The error message is the second half of a sentence, which the caller
-    begins."""
+    """An unsupported regular expression. The message completes a sentence that the caller begins."""
 
 
 @lru_cache(KEPT)

@@ -30,10 +30,10 @@ MAX_WORK = 4_000_000
 """Limit of the characters that all filters, operators and captured blocks of a template process in total; a
 list item counts as ten characters."""
 MAX_SECONDS = 1.0
-"""Limit of the CPU time of one rendering, in seconds. The time limit covers work that the other limits don't
-measure, such as searching one list for each item of another list."""
+"""Limit of the CPU time of one rendering, for work that the other limits don't measure, such as searching one
+list for each item of another."""
 TICK_ITEMS = 64
-"""Number of list items that a filter processes between two checks of the clock."""
+"""Number of list items between two checks of the clock."""
 
 MAX_NUMBER_BITS = 1024
 """Limit of the operands of ``*``, ``**`` and ``%``, in bits."""
@@ -128,7 +128,7 @@ def _size(value: Any) -> int:
 
 
 def _charged(work: Callable[..., Any], *, one_by_one: bool = False) -> Callable[..., Any]:
-    """The filter ``work`` in a wrapper that charges the size of its arguments to the budget."""
+    """Makes the filter ``work`` charge the size of its arguments."""
 
     @wraps(work)
     def filter_(*args: Any, **kwargs: Any) -> Any:
@@ -168,8 +168,7 @@ def _tojson(value: Any) -> str:
 
 
 def _spend_on_json(value: Any) -> None:
-    """Charges each part of a value to the budget before the value is serialized, since a list may contain the
-    same long text many times."""
+    """Charges each part of a value before serialization: a list may contain the same long text many times."""
     left = [value]
     while left:
         part = left.pop()
@@ -195,15 +194,14 @@ def _concat(values: Iterable[Any]) -> str:
 
 
 def _capture(value: Any) -> str:
-    """The output of ``{{ }}`` inside a captured block, charged to the budget, since captured blocks are kept
-    in memory."""
+    """The output of ``{{ }}`` inside a captured block, charged since it is kept in memory."""
     text = value if isinstance(value, str) else plain_text(value)
     _spend(len(text))
     return text
 
 
 def _capture_text(characters: int) -> str:
-    """Charges the literal text that follows in a captured block to the budget; renders nothing."""
+    """Charges the literal text that follows in a captured block."""
     _spend(characters)
     return ""
 
@@ -225,8 +223,7 @@ _INNER = {
 
 
 class _Charging(NodeTransformer):
-    """Refuses forbidden nodes of a template and makes the other nodes charge their work: loops by iteration,
-    texts by length.
+    """Refuses forbidden nodes and makes the others charge their work: loops by iteration, texts by length.
 
     Jinja2 has no hook for ``~`` and for the texts of ``{% set %}`` and ``{% filter %}`` blocks, so this class
     rewrites them as filters.
@@ -408,8 +405,7 @@ _ESCAPES = (
     "{% include 'x' %}",
     "{% macro m() %}{% endmacro %}",
 )
-"""Templates that the sandbox must refuse, or that must exceed a budget of 1,000 characters and 1,000
-iterations."""
+"""Templates that must be refused, or that must exceed a budget of 1,000 characters and 1,000 iterations."""
 
 
 @cache

@@ -405,7 +405,7 @@ class Config(Section):
 
     @property
     def bundles(self) -> dict[str, Path]:
-        """Use -> path of every bundle in the configuration. An example of a use is ``model NAME``."""
+        """Use, such as ``model NAME`` -> path of the bundle, for every bundle in the configuration."""
         models = {f"model {name}": model.bundle for name, model in self.models.items()}
         learned = {f"task {name}": task.learned for name, task in self.tasks.items() if task.learned}
         adapters = {

@@ -253,8 +253,7 @@ class Signing(Section):
         return self.model_copy(update={"unsigned": "refuse"})
 
     def fault(self, *, strangers: bool) -> tuple[str, str] | None:
-        """The key that contradicts other keys of the section, and the problem; None if the section is
-        valid."""
+        """The key that contradicts the other keys, and the problem; None if the section is valid."""
         if self.require_signature and self.unsigned == "accept":
             return "unsigned", "accept contradicts require_signature: true; remove one of them"
         if not self.refuses or self.keys:

@@ -50,8 +50,7 @@ class Scope:
 
 
 def read_scope(topic: str, text: str) -> Scope:
-    """Parses a message for templates. The ``payload`` of the scope is the parsed JSON, or the text itself if
-    the text isn't JSON."""
+    """A message for templates; its ``payload`` is the parsed JSON, or the text itself if it isn't JSON."""
     try:
         payload = json.loads(text, parse_constant=_no_number)
     except (ValueError, RecursionError):
@@ -210,8 +209,8 @@ def _possible(node: nodes.Node, filter_levels: list[str], guarded: bool) -> tupl
 
 
 def _levels(pieces: list[str | tuple[str, ...]]) -> list[str]:
-    """Joins literal texts and patterns of ``{{ }}`` into topic levels, which are split at the slashes of the
-    literal texts.
+    """Joins literal texts and patterns of ``{{ }}`` into topic levels, split at the slashes of the literal
+    texts.
 
     A level with both a literal text and a pattern becomes ``+``, or ``+/#`` if the pattern may match several
     levels.

@@ -28,13 +28,12 @@ from edgeslm.storage.running_marks import KEY_BYTES
 log = logging.getLogger("edgeslm.dispatcher")
 
 TELL_S: Final = 0.02
-"""Seconds for which answered requests are collected before they are published to the standby in one
-message."""
+"""Seconds for which answered requests are collected into one message to the standby."""
 
 
 def name_of(delivery: Delivery) -> bytes:
-    """The key of a message in the pool's session, which is the same on every machine. The key depends on the
-    Correlation Data too, since packet identifiers and texts may repeat."""
+    """A key of a message in the pool's session, equal on every machine. The key includes the Correlation
+    Data, since packet identifiers and texts may repeat."""
     return reader_key(delivery_key(0, delivery), (delivery.correlation or b"").hex())
 
 
@@ -139,7 +138,7 @@ class PoolAcks:
         return name_of(delivery) in self.answered
 
     def forget(self) -> None:
-        """Clears the log here and at the standby, since the broker has a new session."""
+        """Clears the log, also at the standby, since the broker has a new session."""
         self.answered.clear()
         self.pool.publish(OutgoingMessage(self.topics.answered, b"", 0))
 

@@ -27,23 +27,22 @@ MOST_ENDS: Final = 3
 REFUSED_S: Final = 5.0
 """Seconds until a node that refused a request may get the same request again."""
 LONGEST_PAUSE_S: Final = 5.0
-"""Longest pause before a busy node gets requests again, in seconds."""
+"""Longest pause before a busy node gets requests again."""
 SILENT_S: Final = 10.0
 """Seconds for which a stuck node gets no requests; after that, the node gets one request as a probe."""
 CANCEL_S: Final = 5.0
-"""Timeout for a node's confirmation of a cancellation, in seconds."""
+"""Timeout for a node's confirmation of a cancellation."""
 SETTLE_S: Final = 5.0
 """Seconds after connecting within which all retained messages of nodes are expected to arrive."""
 RETRY_MS: Final = 2000
 LEAD_S: Final = 0.05
-"""A node gets more than two requests at a time only while the work queued at it takes less than this many
-seconds."""
+"""A node gets more than two requests at a time only while its queued work takes less than this time."""
 LEAST_LEFT: Final = 0.1
 """Fraction of a request's expected time that counts as remaining when the request is overdue, so that a late
 node doesn't look idle."""
 HEALTH_S: Final = 45.0
-"""Seconds over which the weight of the queue length in a node's last health message falls to 0. A node
-publishes health messages every 30 s."""
+"""Seconds over which the queue length in a node's last health message loses its weight. Nodes publish health
+every 30 s."""
 
 ELSEWHERE = frozenset({"unknown_task", "model_unavailable", "no_memory", "internal"})
 """Error codes after which another node is tried."""

@@ -18,10 +18,9 @@ LONGEST_S = 3600.0
 QUIET_S = 1.5
 """Seconds without a message after which the broker is assumed to have no retained lease."""
 FORGOTTEN_S = 15.0
-"""Longest time that the leader gets to publish its lease again after the broker has lost it, in seconds."""
+"""Longest time that the leader gets to publish its lease again after the broker has lost it."""
 RETURN_S = 2.0
-"""Seconds that the leader gets to reconnect after its connection broke. After a connection reset, a reconnect
-takes about a second."""
+"""Seconds that the leader gets to reconnect after its connection broke; after a reset it takes one second."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,9 +54,8 @@ def parse_lease(payload: bytes) -> Word | None:
 
 
 class Lease:
-    """The lease as a standby sees it. ``name`` is the name of this dispatcher. ``is_first`` means that this
-    dispatcher hasn't led since its start, so that a lease in its name is from an earlier run and counts as
-    free."""
+    """The lease as a standby sees it. ``name`` is the name of this dispatcher. With ``is_first``, it hasn't
+    led since its start: a lease in its name is from an earlier run and counts as free."""
 
     def __init__(self, name: str, *, is_first: bool) -> None:
         self._name = name
@@ -67,8 +65,8 @@ class Lease:
         self._quiet_s = QUIET_S
 
     def listen(self, now: float) -> None:
-        """Call it after subscribing to the lease; a retained lease arrives at once. If no lease arrives, a
-        restarted broker may have lost the lease, so the leader gets time to reconnect."""
+        """Call it after subscribing to the lease. A retained lease arrives at once, but a restarted broker
+        may have lost the lease, so the leader gets time to reconnect."""
         self._free_at = min(self._free_at, now + self._quiet_s)
 
     def lose(self) -> None:

@@ -26,8 +26,8 @@ from edgeslm.telemetry.health import Meter
 log = logging.getLogger("edgeslm.dispatcher")
 
 EARLY_S: Final = 2.0
-"""Seconds after the first connect during which an answer is held if its request hasn't arrived yet. The time
-is short, since the missing acknowledgement of a held answer holds back later answers."""
+"""Seconds after the first connect during which an answer waits for its request. The time is short, since the
+missing acknowledgement of the answer holds back later answers."""
 MOST_EARLY: Final = 1000
 ANSWERS: Final = 1000
 """Limit of unacknowledged answers of nodes."""

@@ -17,8 +17,7 @@ from dataclasses import dataclass
 @dataclass(frozen=True, slots=True)
 class Candidate:
     """A node that serves the task. ``ready_s`` are the seconds until the node's queue is empty. ``service_s``
-    are the seconds per request; a node whose ``service_s`` is unknown (None) gets a request at once to
-    measure it."""
+    are the seconds per request; if unknown (None), the node gets a request at once to measure it."""
 
     node: str
     ready_s: float

@@ -89,7 +89,7 @@ class Dispatcher:
             self._database.close()
 
     async def _wait_for_turn(self, hold_off_s: float) -> bool:
-        """Waits in standby. :return: whether to become active; if not, the process stops."""
+        """Waits in standby. :return: whether to become active; false to stop."""
         self._standby = Standby(self.settings, self._client_id, self._answered, is_first=not self.terms)
         self._manager.ready("standby")
         waiting = asyncio.create_task(self._standby.wait(hold_off_s))
@@ -106,8 +106,7 @@ class Dispatcher:
             self._standby = None
 
     async def _work(self) -> bool:
-        """Leads the pool for one term. :return: whether the process stops; if not, the dispatcher goes back
-        to standby."""
+        """Leads the pool for one term. :return: whether to stop; false to go back to standby."""
         self.terms += 1
         self.work = ActiveDispatcher(
             self.settings,

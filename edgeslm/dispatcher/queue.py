@@ -30,12 +30,12 @@ class Sending:
 
 @dataclass(slots=True, eq=False)
 class ForwardedRequest:
-    """A request with its state in the dispatcher, called an order in names and texts.
+    """A request with its state in the dispatcher, called an order in names.
 
     ``identity`` identifies the request to nodes and stays the same after a restart; ``key`` is its journal
     key. ``ends`` counts the nodes that crashed while they had the request. ``at`` are the nodes that have the
-    request; ``left_at`` are offline nodes that may still have the request. ``refusals`` maps nodes that
-    refused the request to the end of their pause. ``not_before`` is the earliest time to send the request.
+    request; ``left_at`` are lost nodes that may still have it. ``refusals`` maps nodes that can't run the
+    request to the time of the next attempt. ``not_before`` is the earliest time to send the request.
     """
 
     request: Request

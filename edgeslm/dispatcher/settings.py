@@ -21,7 +21,7 @@ from edgeslm.protocol.topic_filters import DEFAULT_PREFIX
 
 LEAST_KEYS = "pool and broker"
 PAUSES_S = (0.5, 5.0)
-"""First and longest pause between reconnects, in seconds."""
+"""First and longest pause between reconnects."""
 
 
 def _own_name() -> str:

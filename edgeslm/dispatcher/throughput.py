@@ -10,8 +10,8 @@ from typing import Final
 
 LEAST_PATIENCE_S: Final = 2.0
 FIRST_PATIENCE_S: Final = 10.0
-"""Seconds without an answer after which a node counts as stuck if it has never answered the task. Such a node
-may have to load a model first."""
+"""Seconds after which a node that has never answered the task counts as stuck; it may have to load a model
+first."""
 PATIENCE: Final = 4.0
 """Multiple of the expected time after which a node counts as stuck."""
 MEMORY_S: Final = 120.0

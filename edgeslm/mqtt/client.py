@@ -71,7 +71,7 @@ class BusClient:
     """A connection that reconnects until :meth:`stop` or a permanent failure.
 
     ``queue`` is the Receive Maximum, the limit of unacknowledged QoS 1 deliveries. ``packet_bytes`` is the
-    size of the largest payload to pass on. ``pauses_s`` are the first and the longest reconnect pause.
+    largest payload size to pass on. ``pauses_s`` are the first and the longest reconnect pause.
     """
 
     def __init__(
@@ -232,10 +232,10 @@ class BusClient:
         """Publishes a message. The returned future is done when the broker has acknowledged the message.
 
         The future raises BrokerError if the broker refuses the message, the topic is invalid, the message is
-        too large or the outbox is full. Without a connection, QoS 1 messages are queued. A newer retained
-        message replaces a queued retained message of its topic, and an expired message counts as done. A QoS
-        0 message is done at once; without a connection, it is dropped. A QoS 2 message is resent after a
-        reconnect like a QoS 1 message, so it may arrive more than once.
+        too large or the outbox is full. Without a connection, QoS 1 messages are queued: a newer retained
+        message replaces a queued one of its topic, and an expired message counts as done. A QoS 0 message is
+        done at once; without a connection, it is dropped. A QoS 2 message is resent like a QoS 1 message, so
+        it may arrive more than once.
         """
         done: asyncio.Future[None] = self._loop.create_future()
         expires_at = time.monotonic() + message.expiry_s if message.expiry_s is not None else None
@@ -258,12 +258,11 @@ class BusClient:
     def ack(self, delivery: Delivery) -> bool:
         """Acknowledges a delivery as soon as all earlier deliveries are acknowledged.
 
-        MQTT 5 [MQTT-4.6.0-2] requires PUBACKs in the order of receipt. Does nothing for a QoS 0 message, nor
-        for a message of an earlier connection: the broker resends such a message, and its packet identifier
+        MQTT 5 [MQTT-4.6.0-2] requires PUBACKs in the order of receipt. Does nothing for QoS 0. Messages of an
+        earlier connection are not acknowledged either: the broker resends them, and their packet identifiers
         may be in use again.
 
-        :return: false if the acknowledgement waits for earlier deliveries, or if the broker will resend the
-            message.
+        :return: false if the acknowledgement has to wait, or the broker will resend the message.
         """
         if delivery.qos == 0:
             return True

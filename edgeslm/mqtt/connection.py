@@ -1,7 +1,7 @@
 """Network thread: keeps a connection to the broker, with MQTT 5, or with MQTT 3.1.1 as a fallback.
 
 Each connection has a new paho client, so that no state of an old connection is reused, in particular no
-packet identifiers. No messages are stored here; a ``Listener`` gets all events, on the network thread.
+packet identifiers. No messages are stored here: a ``Listener`` gets all events on the network thread.
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ PATIENCE = 4
 """Multiple of the first pause: a connection that lasted longer counts as a success and resets the backoff."""
 
 PAUSES_S = (0.5, 15.0)
-"""First and longest reconnect pause of an app, in seconds."""
+"""First and longest reconnect pause of an app."""
 
 SESSION_EXPIRY_S = 7 * 24 * 3600
 """Seconds for which the broker keeps requests for an offline node."""
@@ -320,8 +320,8 @@ class BrokerLink:
 
 
 def _retain_handling(subscription: Subscription) -> int:
-    """The Retain Handling of a subscription (MQTT 5 section 3.8.3.1): the broker sends retained messages
-    always (0), only if the subscription is new (1), or never (2)."""
+    """Retain Handling (MQTT 5 section 3.8.3.1): the broker sends retained messages always (0), only for new
+    subscriptions (1), or never (2)."""
     if subscription.every_time:
         return 0
     return 1 if subscription.retained else 2

@@ -142,8 +142,8 @@ def hang_up(address: BrokerAddress, reason: ReasonCode) -> Problem:
 
 
 def no_mqtt_5(address: BrokerAddress) -> Problem:
-    """The problem that a broker lacks MQTT 5, for brokers that close the connection instead of sending a
-    CONNACK with Unsupported Protocol Version."""
+    """The same problem as for a CONNACK with Unsupported Protocol Version, for brokers that close the
+    connection instead."""
     return refusal(address, ReasonCode(PacketTypes.CONNACK, identifier=UNSUPPORTED_VERSION))
 
 

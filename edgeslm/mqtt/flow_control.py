@@ -51,8 +51,7 @@ class FlowControl(Generic[T]):
         """Call it after the broker disconnected because of a packet. :return: the item that caused the
         disconnect; empty if unknown.
 
-        After the first such disconnect the cause is unknown: it may also be a QoS 0 message or a
-        subscription.
+        The cause of the first disconnect is unknown: it may also be a QoS 0 message or a subscription.
         """
         guilty = list(self._in_flight.values()) if self._one_at_a_time else []
         self._one_at_a_time = True

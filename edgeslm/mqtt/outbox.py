@@ -46,8 +46,7 @@ class Parcel:
         self.size = self.message.packet_bytes
 
     def expiry_s(self, now: float) -> int | None:
-        """Remaining seconds until the message expires, rounded up; 0 if it has expired, None if it never
-        does."""
+        """Seconds until the message expires, rounded up; 0 if it has expired, None if it never expires."""
         return None if self.expires_at is None else max(0, math.ceil(self.expires_at - now))
 
     def settle(self, error: BrokerError | None = None) -> None:

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from paho.mqtt.client import SocketLike
 
 TURN_S = 0.2
-"""Longest wait of the idle network thread, in seconds."""
+"""Longest wait of the idle network thread."""
 
 READING_S = 0.05
 """Longest time that the network thread reads before it writes, while the broker sends without a pause; in
@@ -29,9 +29,9 @@ seconds."""
 GATHER_RATE = 300
 """Messages per second above which reads are batched."""
 GATHER_S = 0.002
-"""Delay before each batched read, in seconds."""
+"""Delay before each batched read."""
 GATHER_LOOK_S = 0.1
-"""Interval at which the message rate is measured, in seconds."""
+"""Interval at which the message rate is measured."""
 
 
 class Alarm:
@@ -61,9 +61,8 @@ class Alarm:
 class Pace:
     """Batches messages under load, by a short delay before each iteration of the network loop.
 
-    An iteration per packet would take the interpreter lock from the event loop for each packet. At low load
-    nothing is delayed, since a delay makes it likelier that the connection breaks before a message is
-    acknowledged, and such a message is delivered twice.
+    An iteration per packet would take the interpreter lock from the event loop each time. At low load nothing
+    is delayed, since a message that isn't acknowledged when the connection breaks is delivered twice.
     """
 
     def __init__(self) -> None:
@@ -110,8 +109,7 @@ def turn(client: Client, alarm: Alarm) -> MQTTErrorCode:
 
 
 class SocketContext:
-    """Wraps paho's sockets. This class poses as an ``ssl.SSLContext``, since paho has no other public way to
-    replace its socket.
+    """Wraps paho's sockets. Posing as an ``ssl.SSLContext`` is the only public way to replace paho's socket.
 
     :param tls: context for TLS, which also checks the broker's name; None for a connection without TLS.
     """

@@ -204,8 +204,7 @@ class _Visit:
         return welcome
 
     def subscribe(self, filters: Sequence[str]) -> Sequence[str | None]:
-        """Subscribes to ``filters``. :return: for each filter, the refusal, or None if the filter was
-        accepted."""
+        """Subscribes to ``filters``. :return: the refusal of each filter, or None if accepted."""
         self._link.subscribe([Subscription(one) for one in filters])
         failures: Sequence[str | None] | None = self._next("subscribed")
         return failures if failures is not None else [self.problem.sentence] * len(filters)

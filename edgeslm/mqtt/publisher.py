@@ -19,7 +19,7 @@ from edgeslm.protocol.delivery import OutgoingMessage
 log = logging.getLogger("edgeslm.mqtt")
 
 ROOM_S = 0.2
-"""Retry interval while the outbox is full, in seconds."""
+"""Retry interval while the outbox is full."""
 
 
 class Publisher:

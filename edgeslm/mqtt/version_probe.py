@@ -19,15 +19,13 @@ from edgeslm.errors import BrokerError
 from edgeslm.mqtt.broker_address import BrokerAddress
 
 ASK_S = 3.0
-"""Timeout of an answer in seconds. This timeout is short, since the MQTT 5 attempt follows right after an
-answer to MQTT 3.1.1."""
+"""Timeout of an answer; short, since the MQTT 5 attempt follows right after an answer to MQTT 3.1.1."""
 
 
 def is_old_broker(address: BrokerAddress, *, ask_s: float = ASK_S) -> bool:
     """Whether the broker answers an MQTT 3.1.1 CONNECT, but not an MQTT 5 CONNECT right after it.
 
-    The probe uses random client ids and leaves no session. The call blocks for a few seconds, plus the time
-    to connect.
+    The probe uses random client ids, leaves no session, and takes a few seconds plus the time to connect.
 
     :param ask_s: timeout of an answer in seconds.
     """

@@ -70,8 +70,7 @@ class AttemptLog(Turn):
             self.withdraw()
 
     def withdraw(self) -> None:
-        """Takes back the points of this attempt, which the node cancelled or which ended with a transient
-        error."""
+        """Takes back the points of this attempt, after a cancellation by the node or a transient error."""
         if self.key is not None and self.lost > self._before:
             self._journal.finish(self.key, self._before, None)
         else:

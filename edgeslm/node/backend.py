@@ -48,8 +48,8 @@ class NodeBackend:
     async def answer(
         self, request: Request, attempt: AttemptLog, held: InFlight | None = None
     ) -> tuple[Result, bytes]:
-        """The result and its encoded payload. ``held`` is the request's message; if it has a ``refusal``, the
-        result is ``busy``. Requests of routes have no ``held``."""
+        """The result and its encoded payload. A request is refused as ``busy`` if its message ``held`` has a
+        ``refusal``; routes pass no ``held``."""
         feed, result = self.observers.feed, None
         onlooker = feed.watch(request) if feed is not None else None
         if onlooker is not None:

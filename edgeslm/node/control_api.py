@@ -27,8 +27,8 @@ MOST_RUNNING: Final = 4
 
 
 class ControlApi(Extension):
-    """Runs commands by ``handlers``, a mapping from command name to function. Only commands whose first topic
-    level is in ``allowed`` are served."""
+    """``handlers`` maps command names to functions; only commands whose first topic level is in ``allowed``
+    are served."""
 
     def __init__(
         self,

@@ -39,8 +39,7 @@ class SingleFlight:
         self._running: dict[bytes, asyncio.Future[None]] = {}
 
     def running(self, key: bytes | None) -> asyncio.Future[None] | None:
-        """A future that is done when the running request with this key has finished; None if no such request
-        is running."""
+        """A future that is done when the running request with this key ends; None if no such request runs."""
         return None if key is None else self._running.get(key)
 
     @contextmanager

@@ -26,8 +26,8 @@ log = logging.getLogger("edgeslm.node")
 REMEMBERED = 256
 """Number of requests whose text is kept for corrections by request id."""
 MOST_WAITING = 64
-"""Limit of corrections that wait to be written. Beyond this limit, corrections at QoS 0 are dropped, since
-QoS 0 has no flow control."""
+"""Limit of corrections that wait to be written. Corrections at QoS 0, which has no flow control, are dropped
+beyond this limit."""
 LONGEST = 4096
 """Length of the longest text that is kept, in characters. A correction for a longer text must contain the
 text."""

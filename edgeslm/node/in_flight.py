@@ -1,7 +1,7 @@
-"""Messages in flight, which are acknowledged to the broker when their work is done.
+"""Messages in flight, which are acknowledged to the broker when they are done.
 
-The work on a message is done when the message is answered or reported dead. If the work is cancelled, the
-message stays unacknowledged, and the broker delivers it again.
+A message is done once it is answered or reported dead. After cancelled work, the broker delivers the message
+again.
 """
 
 from __future__ import annotations
@@ -30,13 +30,12 @@ MOST_REFUSED = 4
 """QoS 0 requests beyond ``qos0_queue`` are answered ``busy``. QoS 0 requests beyond this multiple of
 ``qos0_queue`` are dropped."""
 NO_MEMORY_S = 0.5
-"""Pause before a retry after a MemoryError, in seconds."""
+"""Pause before a retry after a MemoryError."""
 
 
 @dataclass(slots=True, eq=False)
 class InFlight:
-    """A message that isn't acknowledged yet. ``epoch`` is the number of the broker session that delivered the
-    message.
+    """A message that isn't acknowledged yet. ``epoch`` is the number of its broker session.
 
     ``addressee`` is the node or pool and the task that a request was sent to. ``left`` counts the parts of
     the work that still run. ``spooled`` is the message's number in the spool. ``refusal`` is the reason to

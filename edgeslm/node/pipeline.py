@@ -109,8 +109,8 @@ class Pipeline:
         """Ignores later messages, which stay unacknowledged, so that the broker delivers them again at the
         next start.
 
-        With ``is_leaving``, the node still serves pool requests that the broker has assigned to it, since no
-        other member gets them.
+        With ``is_leaving``, requests to the pool are still served, since the broker sends them to no other
+        member.
         """
         self._closed, self._is_leaving = True, is_leaving and bool(self._membership.subscriptions)
         self._router.close()

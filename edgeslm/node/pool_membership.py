@@ -1,8 +1,7 @@
 """Pool membership: a node's shared subscriptions to its pool, and the addressee of each message.
 
 The broker keeps subscriptions in the node's session, even to pools that the node has left; requests would
-pile up there unread. So a small file records every filter that the node subscribes to, and the node
-unsubscribes from filters of former pools.
+pile up there unread. So a small file records all subscribed filters, and the node unsubscribes from old ones.
 """
 
 from __future__ import annotations
@@ -73,8 +72,8 @@ class Membership:
 
     @property
     def replies(self) -> list[str]:
-        """Filters of the reply topics of the pool's dispatcher, which are allowed in addition to the
-        configured ``replies``."""
+        """Filters of the dispatcher's reply topics, which are allowed in addition to the configured
+        ``replies``."""
         pool = self._pool
         if pool is None or pool.by != "dispatcher":
             return []

@@ -108,8 +108,8 @@ class RequestHandler:
                 await self.publisher.send(request, result, payload)
 
     async def cancel(self, held: InFlight, pool: str | None) -> None:
-        """Cancels a request. Runs as an asyncio task, so that a request that arrived just before its cancel
-        message has already reached the scheduler."""
+        """Cancels a request. Runs as a task, so that a request that arrived just before has reached the
+        scheduler."""
         async with self.admission.hold(held):
             delivery = held.delivery
             try:

@@ -48,7 +48,7 @@ class Router:
         self._ingest = Ingest(backend.service, self._meter)
         self._single_flight = SingleFlight()
         self._queues: dict[str, TicketQueue] = defaultdict(TicketQueue)
-        """Route name -> queue that keeps the messages for the route's windows in order."""
+        """Route name -> queue that keeps the order of messages for windows."""
         self._base = Topics(config.node, config.prefix).base
         self._routes = [RouteReader(route, self._base) for route in config.routes]
         self._answers = RouteAnswers(self._routes, backend, journal)
@@ -258,9 +258,9 @@ class Ticket:
 
 
 class TicketQueue:
-    """Keeps messages and window ends in order of arrival, although ingest takes longer for some messages.
+    """Keeps messages and window ends in order of arrival, even if ingest takes longer for some.
 
-    Messages that are ready at the same time go on together, so that one sync of the disk writes many of them.
+    Messages that are ready together go on together, so that one disk sync writes many of them.
     """
 
     def __init__(self) -> None:

@@ -43,7 +43,7 @@ class WindowLimits:
     """Limit of open windows per route. Payloads can choose the output topics, so the number of windows needs
     a limit."""
     retry_s: float = 1.0
-    """Pause before a failed write is retried, in seconds."""
+    """Pause before a failed write is retried."""
 
 
 class Digester(Protocol):
@@ -188,7 +188,7 @@ class WindowAggregator:
         return False
 
     def _count_with_arrivals(self, name: WindowName) -> int:
-        """Number of messages of a window, including dropped messages and messages that wait to be written."""
+        """Messages of a window, including dropped messages and messages that wait to be written."""
         window = self._open.get(name, _OpenWindow())
         return window.count + window.dropped + sum(1 for one, _ in self._arrivals if one.window == name)
 
@@ -240,7 +240,7 @@ class WindowAggregator:
             asyncio.get_running_loop().call_later(self.limits.retry_s, self._complete_or_retry, name)
 
     def _complete(self, name: WindowName) -> bool:
-        """Completes a window. :return: whether the write succeeded; if it didn't, the caller has to retry."""
+        """Completes a window. :return: whether the write succeeded; if not, the caller retries."""
         try:
             batch = self.store.complete(name)
         except JournalError:
