@@ -30,7 +30,7 @@ KINDS = ("state", "info", "health")
 MOST_NODES = 10_000
 _DOCUMENT_BYTES = 1024 * 1024
 _CALM_S = 0.5
-"""Seconds without a message after which all retained messages count as received."""
+"""Seconds without a retained message after which all retained messages count as received."""
 
 
 ALL_SITES = "+"
@@ -95,7 +95,7 @@ class Discovery:
         self._is_subscribed = False
         self._refused: str | None = None
         self._retained_at = 0.0
-        """When the last retained message, or the acknowledgement of the subscription, arrived."""
+        """Time at which the last retained message, or the acknowledgement of the subscription, arrived."""
         self._version = 0
         settings = ConnectionSettings(
             client_id=f"{prefix.replace('/', '-')}-top-{secrets.token_hex(8)}",
