@@ -28,8 +28,8 @@ FIRST_INTERVAL_S = 5.0
 LONGEST_INTERVAL_S = 30.0
 
 NOBODY_INTERVAL_S = 2.0
-"""Retry interval while no node is subscribed. The interval is short, since the broker reports this at
-once."""
+"""Retry interval while no node is subscribed. The interval is short, since the broker reports missing
+subscribers at once."""
 
 LONGEST_EXPIRY_S = 2**32 - 1
 """Largest Message Expiry Interval, which has four bytes (MQTT 5 section 3.3.2.3.3)."""
@@ -288,8 +288,8 @@ class PendingRequest:
         elif not self._nobody_listens:
             self._was_accepted = True
         elif self._was_accepted or self._sender.node_state not in (None, "stopped"):
-            # The broker was killed and lost the node's session; the node will reconnect. So will an `offline`
-            # one: after a suspend, a broker may publish wills of old connections.
+            # The broker was killed and lost the node's session; the node will reconnect. An `offline` node
+            # will too: after a suspend, a broker may publish wills of old connections.
             self._next_at = now + NOBODY_INTERVAL_S * random.uniform(1 - JITTER, 1 + JITTER)
         else:
             is_node = Topics(self._node).pool is None

@@ -1,7 +1,7 @@
 """Client session: dispatches messages and acknowledgements to the requests that wait for them.
 
 A session subscribes to the reply topics on every connection, and respects the broker's Receive Maximum. The
-network thread and the callers share it. Retries are decided in ``pending_request``.
+network thread and the callers share one session. Retries are decided in ``pending_request``.
 """
 
 from __future__ import annotations
@@ -90,7 +90,8 @@ class ClientSession:
     # For the callers' threads
 
     def wait_connected(self, timeout_s: float) -> None:
-        """Waits for the first connection. :raises BrokerError: there is none; the message has the reason."""
+        """Waits for the first connection. :raises BrokerError: there is no connection; the message has the
+        reason."""
         with self._changed:
             self._changed.wait_for(lambda: self._link or self._problem, timeout_s)
             link, problem = self._link, self._problem
@@ -196,8 +197,8 @@ class ClientSession:
                 inbox(self._closed)
 
     def send(self, outgoing: OutgoingMessage) -> int | None:
-        """Publishes a message. :return: the connection's generation; None if the message can't be sent before
-        the next ``Ready`` or ``Room``.
+        """Publishes a message. :return: the connection's generation; None if the caller must wait for the
+        next event ``Ready`` or ``Room``.
 
         :raises TooLarge: the packet is too large for the broker.
         """

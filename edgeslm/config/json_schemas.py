@@ -25,10 +25,10 @@ Fault = tuple[Path, str]
 
 MOST_MULTIPLES: Final = 10_000
 """Limit of the sum of all different ``multipleOf`` values in a schema, and of the least common multiple of
-the ``multipleOf`` values that apply to one JSON value. Decimal points are removed first: 0.25 counts as 25.
-The engine's automaton has a state for each remainder. Measured with onnxruntime-genai 0.18 on a busy machine:
-a ``multipleOf`` of 9,973 takes almost no time, 99,991 takes 2 s and 26 MB, 988,027 takes 8 s and 210 MB,
-forty times 9,900 takes 12 s and 125 MB."""
+the ``multipleOf`` values that apply to one JSON value. Decimal points are removed first, so that 0.25 counts
+as 25. The engine's automaton has a state for each remainder. Measured with onnxruntime-genai 0.18 on a busy
+machine: a ``multipleOf`` of 9,973 takes almost no time, 99,991 takes 2 s and 26 MB, 988,027 takes 8 s and 210
+MB, forty times 9,900 takes 12 s and 125 MB."""
 MOST_ITEMS: Final = 1_000
 """Largest ``minItems``: the grammar lists each item. A ``minItems`` of 100,000 takes 23 MB, ten million take
 3 GB."""
@@ -42,7 +42,7 @@ _CONSTRAINING: Final = frozenset(
 _LITERAL: Final = frozenset({"enum", "const", "default", "examples"})
 """Keywords that contain JSON values instead of subschemas."""
 _NAMED: Final = frozenset({"properties", "patternProperties", "$defs", "definitions", "dependentSchemas"})
-"""Keywords whose value is an object with free names as keys."""
+"""Keywords whose value is an object with arbitrary names as keys."""
 _OLD_DIALECT: Final = re.compile(r"draft-0[34]")
 """Drafts of JSON Schema in which ``$id`` is called ``id``."""
 _UNFOLLOWED: Final = ("unevaluatedProperties", "unevaluatedItems", "$dynamicRef")
@@ -219,8 +219,8 @@ def _validator_class() -> Any:
 
 @cache
 def _schema_validator_class() -> Any:
-    """Validator class for schemas, without linear-time matching, since the metaschema's expressions are
-    safe."""
+    """Validator class for schemas, without linear-time matching, since the metaschema's regular expressions
+    are safe."""
     return _extended({"uniqueItems": _check_unique_items})
 
 

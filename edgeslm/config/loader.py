@@ -1,7 +1,7 @@
 """Configuration loader: YAML text -> a frozen ``Config``, or every problem in the text with its line number.
 
-Only the file is read: ``edgeslm doctor`` and the daemon check folders, broker and models. The sections are
-defined in ``edgeslm.config.schema``.
+The loader reads only the file; ``edgeslm doctor`` and the daemon check folders, broker and models. The
+sections are defined in ``edgeslm.config.schema``.
 """
 
 from __future__ import annotations
@@ -69,8 +69,8 @@ def load_task(
 
     :param kind: default kind, for a task without one; None if the task may have no kind. The caller has to
         check the kind of the returned task.
-    :param defaults: values of missing keys, for tasks of the default kind (or, without one, of a kind that
-        can be trained).
+    :param defaults: values of missing keys, for tasks of the default kind (or, without a default kind, of a
+        kind that can be trained).
     :param ignored: further keys to ignore.
     :raises ConfigError: every problem as ``file:line: key: sentence``.
     """

@@ -128,7 +128,7 @@ def _size(value: Any) -> int:
 
 
 def _charged(work: Callable[..., Any], *, one_by_one: bool = False) -> Callable[..., Any]:
-    """Makes the filter ``work`` charge the size of its arguments."""
+    """Makes the filter ``work`` charge the size of its arguments to the budget."""
 
     @wraps(work)
     def filter_(*args: Any, **kwargs: Any) -> Any:
@@ -168,7 +168,7 @@ def _tojson(value: Any) -> str:
 
 
 def _spend_on_json(value: Any) -> None:
-    """Charges each part of a value before serialization: a list may contain the same long text many times."""
+    """Charges the budget for each part of a value: a list may contain the same long text many times."""
     left = [value]
     while left:
         part = left.pop()
@@ -194,14 +194,15 @@ def _concat(values: Iterable[Any]) -> str:
 
 
 def _capture(value: Any) -> str:
-    """The output of ``{{ }}`` inside a captured block, charged since it is kept in memory."""
+    """The output of ``{{ }}`` inside a captured block, charged to the budget, since the block is kept in
+    memory."""
     text = value if isinstance(value, str) else plain_text(value)
     _spend(len(text))
     return text
 
 
 def _capture_text(characters: int) -> str:
-    """Charges the literal text that follows in a captured block."""
+    """Charges the budget for literal text that follows in a captured block."""
     _spend(characters)
     return ""
 
@@ -223,7 +224,7 @@ _INNER = {
 
 
 class _Charging(NodeTransformer):
-    """Refuses forbidden nodes and makes the others charge their work: loops by iteration, texts by length.
+    """Refuses forbidden nodes and makes other nodes charge the budget: loops by iteration, texts by length.
 
     Jinja2 has no hook for ``~`` and for the texts of ``{% set %}`` and ``{% filter %}`` blocks, so this class
     rewrites them as filters.

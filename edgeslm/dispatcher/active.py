@@ -264,7 +264,7 @@ class ActiveDispatcher:
             self._admission.abandon()
             self.yielded.set()
 
-    # What is said of it
+    # Status messages
 
     @property
     def alerts(self) -> list[str]:

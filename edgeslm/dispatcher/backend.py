@@ -26,8 +26,8 @@ log = logging.getLogger("edgeslm.dispatcher")
 RETURN_S: Final = 1.0
 """Seconds that a redelivered request waits for an answer that may be on its way already."""
 OWN_KEPT: Final = frozenset({"cancelled", "poisoned"})
-"""Codes of the dispatcher's own errors that are journaled. After its other errors, a repeated request runs
-again, since nodes join and leave."""
+"""Codes of the dispatcher's own errors that are journaled. After other errors of the dispatcher, a repeated
+request runs again, since nodes join and leave."""
 
 
 class PoolBackend:

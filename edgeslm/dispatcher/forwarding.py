@@ -42,7 +42,7 @@ LEAST_LEFT: Final = 0.1
 node doesn't look idle."""
 HEALTH_S: Final = 45.0
 """Seconds over which the queue length in a node's last health message loses its weight. Nodes publish health
-every 30 s."""
+messages every 30 s."""
 
 ELSEWHERE = frozenset({"unknown_task", "model_unavailable", "no_memory", "internal"})
 """Error codes after which another node is tried."""
@@ -142,7 +142,7 @@ class Forwarder:
             self._silent.pop(node, None)
         if news not in ("ended", "left"):
             return
-        # A draining node answers what it has begun; its next start returns the rest.
+        # A draining node answers running requests; it returns the others at its next start.
         if news == "left" and self._members.known.get(node) == "draining":
             return
         self.throughput.forget(node)
@@ -180,7 +180,7 @@ class Forwarder:
             self._pauses[node] = now + pause_s
             self._put_back(order)
         elif code == "cancelled" and not order.is_cancelled:
-            # The order was withdrawn from this node before, which remembers that: use another correlation,
+            # The node remembers that this order was withdrawn from it before: use another correlation,
             # unless another node has the order under this one.
             if not order.at:
                 del self._orders[order.correlation]
@@ -373,7 +373,7 @@ class Forwarder:
             ready_s += max(0.0, sum(sending.service_s for sending in load.values()) - begun_s)
         others, heard_at = self._others.get(node, (0, now))
         ready_s += others * max(0.0, 1 - (now - heard_at) / HEALTH_S) * (service_s or 0.0)
-        # One queued order bridges the network delay, except for very short ones. Others wait here, where
+        # One queued order bridges the network delay, except for very short orders. Others wait here, where
         # they can still go to another node.
         has_room = len(load) < room and (len(load) < 2 or ready_s < LEAD_S)
         return Candidate(node, ready_s, service_s, has_room and node not in self._pauses)

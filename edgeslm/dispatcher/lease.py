@@ -20,7 +20,8 @@ QUIET_S = 1.5
 FORGOTTEN_S = 15.0
 """Longest time that the leader gets to publish its lease again after the broker has lost it."""
 RETURN_S = 2.0
-"""Seconds that the leader gets to reconnect after its connection broke; after a reset it takes one second."""
+"""Seconds that the leader gets to reconnect after its connection broke; reconnecting after a reset takes one
+second."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,8 +55,8 @@ def parse_lease(payload: bytes) -> Word | None:
 
 
 class Lease:
-    """The lease as a standby sees it. ``name`` is the name of this dispatcher. With ``is_first``, it hasn't
-    led since its start: a lease in its name is from an earlier run and counts as free."""
+    """The lease as a standby sees it. ``name`` is the name of this dispatcher. With ``is_first``, this
+    dispatcher hasn't led since its start: a lease in its name is from an earlier run and counts as free."""
 
     def __init__(self, name: str, *, is_first: bool) -> None:
         self._name = name

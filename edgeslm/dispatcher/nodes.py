@@ -126,7 +126,7 @@ class NodeSide:
         self.forwarder.connected_at = time.monotonic()
         self.bus.subscribe([self._topics.replies_filter, Subscription(self._topics.pieces_filter, qos=0)])
         for kind in KINDS:
-            # Retained messages each time: QoS 0 ones sent while we were away were dropped.
+            # Retained messages each time: QoS 0 messages were dropped while the connection was down.
             said = Subscription(self._topics.node_filter(kind), qos=int(kind != "health"), every_time=True)
             self.bus.subscribe([said])
         if self._early_until is None:  # the first connection: requests may come after their answers

@@ -55,7 +55,7 @@ class PoolTopics:
         return f"{base_topic(self.prefix, '+')}/{kind}"
 
     def reply(self, task: str, node: str) -> str:
-        """The reply topic for a node's answers; since each node has its own, it shows which node has
+        """The reply topic for a node's answers. Each node has its own topic, which shows which node has
         answered."""
         return f"{self.clients.result(task)}/{DISPATCH}/{node}"
 

@@ -194,7 +194,7 @@ class BusClient:
     @property
     def is_held_up(self) -> bool:
         """Whether finished deliveries whose acknowledgement waits for an earlier delivery fill half of the
-        Receive Maximum. The smaller Receive Maximum of node and broker counts."""
+        Receive Maximum. The smaller of the node's and the broker's Receive Maximum applies."""
         its = self._welcome.receive_maximum if self._welcome is not None else 65535
         return len(self._acked) >= min(self._settings.receive_maximum, its) / 2
 
@@ -232,10 +232,10 @@ class BusClient:
         """Publishes a message. The returned future is done when the broker has acknowledged the message.
 
         The future raises BrokerError if the broker refuses the message, the topic is invalid, the message is
-        too large or the outbox is full. Without a connection, QoS 1 messages are queued: a newer retained
-        message replaces a queued one of its topic, and an expired message counts as done. A QoS 0 message is
-        done at once; without a connection, it is dropped. A QoS 2 message is resent like a QoS 1 message, so
-        it may arrive more than once.
+        too large or the outbox is full. Without a connection, QoS 1 messages are queued; a newer retained
+        message replaces a queued message of its topic, and an expired message counts as done. A QoS 0 message
+        is done at once; without a connection, it is dropped. A QoS 2 message is resent like a QoS 1 message,
+        so it may arrive more than once.
         """
         done: asyncio.Future[None] = self._loop.create_future()
         expires_at = time.monotonic() + message.expiry_s if message.expiry_s is not None else None

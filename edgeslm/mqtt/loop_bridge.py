@@ -137,8 +137,8 @@ class LoopBridge:
         )
 
     def _post(self, call: Callable[..., None], *values: object) -> None:
-        """Queues an event. The loop is woken once for all events until it runs, since waking the loop costs
-        the most."""
+        """Queues an event. The loop is woken once for all events until it runs, since waking the loop is
+        expensive."""
         if self._is_closed:
             return
         self._mail.append((call, values))

@@ -62,7 +62,8 @@ class Pace:
     """Batches messages under load, by a short delay before each iteration of the network loop.
 
     An iteration per packet would take the interpreter lock from the event loop each time. At low load nothing
-    is delayed, since a message that isn't acknowledged when the connection breaks is delivered twice.
+    is delayed, since a delayed acknowledgement may be lost with the connection, and the message is then
+    delivered twice.
     """
 
     def __init__(self) -> None:

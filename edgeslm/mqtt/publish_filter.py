@@ -24,7 +24,7 @@ CORRELATION_DATA: Final = 0x09
 SUBSCRIPTION_IDENTIFIER: Final = 0x0B
 TOPIC_ALIAS: Final = 0x23
 USER_PROPERTY: Final = 0x26
-"""These constants are all the properties that a PUBLISH may have (MQTT 5 section 2.2.2.2)."""
+"""This and the constants above are all the properties that a PUBLISH may have (MQTT 5 section 2.2.2.2)."""
 
 TRACEPARENT: Final = "traceparent"
 """Name of the only User Property in use, from W3C Trace Context for MQTT."""

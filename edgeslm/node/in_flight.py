@@ -1,7 +1,7 @@
 """Messages in flight, which are acknowledged to the broker when they are done.
 
-A message is done once it is answered or reported dead. After cancelled work, the broker delivers the message
-again.
+A message is done once it is answered or reported dead. If the work on a message is cancelled, the broker
+delivers the message again.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ NO_MEMORY_S = 0.5
 
 @dataclass(slots=True, eq=False)
 class InFlight:
-    """A message that isn't acknowledged yet. ``epoch`` is the number of its broker session.
+    """A message that isn't acknowledged yet. ``epoch`` is the number of the message's broker session.
 
     ``addressee`` is the node or pool and the task that a request was sent to. ``left`` counts the parts of
     the work that still run. ``spooled`` is the message's number in the spool. ``refusal`` is the reason to
