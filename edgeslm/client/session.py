@@ -290,10 +290,13 @@ class ClientSession:
         with self._changed:
             self._generation += 1
             generation = self._generation
+        # First, so that a node whose protocol version is incompatible gets no request.
+        self._subscribe(link, generation, self._topics.state)
+        with self._changed:
             self._link, self._problem = link, None
             self._packet_limit = welcome.maximum_packet_size
             self._flow.receive_maximum = welcome.receive_maximum
-            reply_topics = list(self._filters)
+            reply_topics = [one for one in self._filters if one != self._topics.state]
             for correlation in self._askers.get(None, ()):
                 self._tell(correlation, Ready(generation))
             self._changed.notify_all()

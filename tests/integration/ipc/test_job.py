@@ -211,7 +211,7 @@ def cpu_limit(job: Job, threads: int) -> list[int]:
 @pytest.mark.parametrize(("order", "nice", "is_idle"), [("yield", 19, True), ("yield a part", 5, False)])
 def test_a_job_yields_the_processors_to_others(job: Job, order: str, nice: int, is_idle: bool) -> None:
     with job:
-        assert ask(job, order) == [nice, is_idle]
+        assert ask(job, order) == [min(os.nice(0) + nice, 19), is_idle]
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can be another user")

@@ -140,6 +140,25 @@ def test_a_letter_goes_when_its_reply_topic_is_confirmed(session: ClientSession,
     assert two.take() == [Ready(1)] and len(link.subscribed) == 2
 
 
+def test_state_and_info_are_subscribed_before_any_request_can_be_sent() -> None:
+    session = ClientSession(TOPICS, "app")
+    connected: list[bool] = []
+
+    class Watched(FakeLink):
+        def subscribe(self, subscriptions: Sequence[Subscription]) -> int | None:
+            try:
+                session.wait_connected(0.0)
+                connected.append(True)
+            except BrokerError:
+                connected.append(False)
+            return super().subscribe(subscriptions)
+
+    link = Watched(session)
+    session.welcomed(link, welcome())
+    assert (connected, link.subscribed) == ([False], {1: [TOPICS.state, TOPICS.info]})
+    session.wait_connected(0.0)
+
+
 def test_subscriptions_are_renewed_on_each_connection_before_anything_is_sent(session: ClientSession) -> None:
     link = connect(session, at_once=True)
     one = Waiter(session)
