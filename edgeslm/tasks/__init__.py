@@ -1,6 +1,6 @@
-"""Tasks: one module for each kind; a request becomes engine calls, and their output a result.
+"""Tasks, one module per kind: each turns a request into engine calls, and their output into a result.
 
-A task is independent of MQTT, queues and processes; the engine is one async function.
+A task doesn't depend on MQTT, queues or processes; it calls the engine through one async function, ``Ask``.
 """
 
 from __future__ import annotations
@@ -38,9 +38,10 @@ def make_task(
 ) -> Task:
     """Creates the task that ``section`` describes.
 
-    :param bundle: the trained head or adapter, which supplies what the section leaves out.
-    :param documents: the collections. :param context_length: context of its model, in tokens.
-    :raises ConfigError: the section contradicts the bundle.
+    :param bundle: the trained head or adapter; its manifest supplies keys that ``section`` leaves out.
+    :param documents: the node's collections.
+    :param context_length: context length of the task's model, in tokens.
+    :raises ConfigError: the section lacks a key or contradicts the bundle.
     """
     learned = None if bundle is None else bundle.manifest.learned
     if learned is not None:
@@ -58,7 +59,10 @@ def make_task(
 
 
 def _completed(name: str, section: TaskSection, learned: LearnedSection) -> TaskSection:
-    """The section completed from the bundle; it may repeat what was trained, but not contradict it."""
+    """The section with missing keys filled in from the bundle's trained task.
+
+    :raises ConfigError: the section contradicts the trained task.
+    """
     if section.kind not in (None, learned.kind):
         raise ConfigError(
             [f"tasks.{name}.kind: {section.kind}, but the trained task is of kind {learned.kind}"]

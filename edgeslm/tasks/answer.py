@@ -1,9 +1,9 @@
 """``answer``: answers a question from a context in the request, or from collections.
 
-In mode ``quote`` a grammar forces the answer to be a run of words of the source text; in mode ``compose`` the
-model writes freely, and only sentences that a passage supports are kept. Over collections, search scores
-decide whether the question is answered (``grounding``); the model only picks the quote. Contradicting
-passages are returned instead of an answer.
+In mode ``quote`` a grammar forces the model to copy consecutive words of the source text. In mode ``compose``
+the model writes freely; if it answers from collections, sentences that no passage supports are dropped.
+Search scores, not the model, decide whether collections can answer a question (``grounding``). If passages
+contradict each other, the result is ``abstained`` and has the passages.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 INSTRUCTION: Final = "Read this text and answer the question."
 
 SOURCE: Final = "context"
-"""Source name in citations of a context from the request."""
+"""Source name in citations of the request's context."""
 
 
 class Answer(Task):
@@ -86,7 +86,10 @@ class Answer(Task):
         return Outcome.of(output, {"text": text, "citations": citations}, abstained=quoting and not citations)
 
     def _call(self, request: Request, shown: Sequence[str | Text], quoted: str | None = None) -> Generate:
-        """The engine call over the ``shown`` text; with ``quoted``, the output is a quote of that text."""
+        """The engine call that answers the question from the ``shown`` text.
+
+        If ``quoted`` is given, a grammar makes the output a quote of ``quoted``.
+        """
         # A single turn: small models answer better with the instruction next to the text.
         parts = (
             self.section.instruction or INSTRUCTION,
@@ -190,7 +193,7 @@ def _context(request: Request) -> str:
 
 
 def _read_by(request: Request, found: Mapping[str, Any]) -> Sequence[Mapping[str, Any]]:
-    """The passages sent to another node: the context of the request, or the passages found here."""
+    """The passages sent to another node: the request's context, or the passages that this node found."""
     context = _context(request)
     if context.strip():
         return [{"source": SOURCE, "text": context, "start": 0}]
@@ -199,8 +202,10 @@ def _read_by(request: Request, found: Mapping[str, Any]) -> Sequence[Mapping[str
 
 
 def _without_marks(text: str, passages: Sequence[Found]) -> str:
-    """Removes citation marks such as ``[2]``, which refer to the numbers in ``_shown``. Keeps those that a
-    passage contains (``P[2]``) or whose number is out of range."""
+    """Removes citation marks such as ``[2]``, which cite the passages as numbered by ``_shown``.
+
+    Marks that a passage contains (``P[2]``) or whose number is out of range are kept.
+    """
 
     def drop(mark: re.Match[str]) -> str:
         numbers = [int(number) for number in mark["numbers"].split(",")]
@@ -213,8 +218,10 @@ def _without_marks(text: str, passages: Sequence[Found]) -> str:
 
 
 def _shown(passages: Sequence[Found]) -> list[str | Text]:
-    """Passages as shown to the model, numbered if there are several. Their text is data: nothing in it can
-    end the turn."""
+    """Passages as shown to the model, numbered if there are several.
+
+    Their text is passed as ``Text``, so nothing in it can end the chat turn.
+    """
     parts: list[str | Text] = []
     for number, passage in enumerate(passages, 1):
         parts += [f"[{number}] " if len(passages) > 1 else "", Text(sources_of(passage)), "\n\n"]

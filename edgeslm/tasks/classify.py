@@ -1,6 +1,7 @@
-"""``classify``: a probability for each label; no text is decoded.
+"""``classify``: gives each label a probability, without decoding text.
 
-Two methods: a head trained on encoder embeddings, or the decoder's distribution over the labels.
+The probabilities come from a head trained on encoder embeddings, or from a decoder's distribution over the
+labels.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from edgeslm.messages import Request
 from edgeslm.tasks.task import PROBABILITY, Ask, OnChunk, Outcome, Task, object_schema, threshold_of
 
 CONTENT_FREE = ("N/A", "[MASK]", "-")
-"""Messages without content, which show the model's label bias (Zhao et al. 2021, section 4)."""
+"""Messages without content, used to measure the model's label bias (Zhao et al., 2021, section 4)."""
 MOST_BIASES = 16
 INSTRUCTION = "Which label fits the message?"
 
@@ -28,7 +29,7 @@ class Classify(Task):
     def set_up(self) -> None:
         self._calibration = None if self.learned is None else self.learned.calibration
         self.threshold = threshold_of(self.name, self.section, self._calibration)
-        """Lowest confidence of an ``ok`` result; below it the result is ``abstained``."""
+        """Confidence below which a result is ``abstained`` instead of ``ok``."""
         self._biases: dict[tuple[tuple[str, str], ...], tuple[float, ...]] = {}
 
     def check(self, request: Request) -> None:
@@ -62,7 +63,7 @@ class Classify(Task):
         return result.get("label") in (self.section.labels or ())
 
     async def _bias(self, request: Request, meanings: dict[str, str], ask: Ask) -> tuple[float, ...]:
-        """The model's label probabilities for content-free messages, cached by label set."""
+        """The model's mean label probabilities for content-free messages, cached per set of labels."""
         labels, key = tuple(meanings), tuple(meanings.items())
         if key not in self._biases:
             asked = [

@@ -1,7 +1,8 @@
-"""Contradictions between passages: different numbers, names, or yes and no in answer to one question.
+"""Contradictions: passages that answer a question with different numbers, different names, or yes and no.
 
-Two sentences of different passages contradict each other if they share most words, and differ in the number
-of the same unit, in a name, or in polarity. Paraphrases are not detected.
+Two sentences of different passages contradict each other if they share many words but differ in the number
+before the same unit, in a name, or in polarity (one affirms, the other denies). Contradictions that
+use different words are not detected.
 """
 
 from __future__ import annotations
@@ -18,14 +19,17 @@ from edgeslm.knowledge.index.search import Found
 from edgeslm.tasks.support import FUNCTION_WORDS, content_words
 
 ALIKE: Final = 0.4
-"""Smallest word overlap of two sentences (values aside) whose numbers are compared."""
+"""Least word overlap (Jaccard index, without values) at which the numbers of two sentences are compared."""
 CLOSE: Final = 0.5
-"""The same for names and polarity, which are weaker evidence than numbers."""
+"""Least word overlap at which the names and the polarity of two sentences are compared.
+
+This limit is higher than :data:`ALIKE` because names and polarity are weaker evidence than numbers.
+"""
 ASKED: Final = 0.5
-"""Smallest share of the question's words that a sentence must have, its heading included."""
+"""Least share of the question's words that a sentence and its heading must contain to be compared."""
 
 Side = tuple[Found, int, int]
-"""A sentence of a passage: start and end in ``text``."""
+"""A sentence: its passage, and its start and end in the passage's ``text``."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +41,7 @@ class Conflict:
 def find_conflict(question: str, passages: Sequence[Found]) -> Conflict | None:
     """The first two sentences that contradict each other about the question.
 
-    Sentences of the same section are not compared: several values there belong to several things.
+    Sentences of the same section are not compared, since different values there belong to different things.
     """
     asked = _words(question)
     subjects = frozenset(_subjects(question))
@@ -53,18 +57,18 @@ def find_conflict(question: str, passages: Sequence[Found]) -> Conflict | None:
 
 @dataclass(frozen=True, slots=True)
 class _Statement:
-    """A sentence as sets of words. Values in the question are not values of the sentence."""
+    """A sentence as sets of words. ``numbers`` and ``names`` leave out those that the question contains."""
 
     side: Side
     words: frozenset[str]
-    """Including its heading's, without values."""
+    """Content words of the sentence and its heading, without numbers and names."""
     numbers: frozenset[tuple[str, str]]
-    """With the word each number counts: ``("40", "hour")``."""
+    """Numbers, each with the word that it counts, such as ``("40", "hour")``."""
     names: frozenset[str]
     subjects: frozenset[tuple[str, str]]
-    """Numbered things, also in its heading: ``("press", "4")``."""
+    """Numbered things in the sentence or its heading, such as ``("press", "4")``."""
     poles: frozenset[tuple[int, int]]
-    """Antonyms it contains: number of the pair, and side."""
+    """Antonyms in the sentence or its heading: index of the pair in ``_OPPOSITES``, and side (0 or 1)."""
     denies: bool
 
 
@@ -90,7 +94,7 @@ def _statements(asked: frozenset[str], passage: Found) -> Iterator[_Statement]:
 
 
 def _is_about_others(asked: frozenset[tuple[str, str]], one: _Statement, other: _Statement) -> bool:
-    """Whether the question names press 4, and one sentence only another press."""
+    """Whether a sentence has another subject: the question names press 4, the sentence only press 5."""
     kinds = {kind for kind, _ in asked}
     return any(
         not asked & side.subjects and any(kind in kinds for kind, _ in side.subjects) for side in (one, other)
@@ -115,7 +119,7 @@ def _contradict(one: _Statement, other: _Statement) -> bool:
 
 
 def _words(text: str) -> frozenset[str]:
-    """Lower-case content words; names are recognised by case elsewhere."""
+    """Content words in lower case, so that capitalised words are treated like others."""
     return frozenset(content_words(text.casefold()))
 
 
@@ -134,9 +138,9 @@ def _numbers(text: str) -> Iterator[tuple[str, str]]:
 
 _NUMBER: Final = re.compile(r"([$€£]\s?)?(?<![\w.-])(\d[\d,]*(?:\.\d+)?)\s*(%|[^\W\d_]+)?")
 _SUBJECT: Final = re.compile(r"\b([^\W\d_]{1,40})[ -]?(\d{1,6})\b(?![.,]\d)")
-"""Matches ``P7``, ``X-200``, ``press 4``."""
+"""Matches a numbered thing, such as ``P7``, ``X-200`` or ``press 4``."""
 _NAME: Final = re.compile(r"(?<=[\w,;] )[A-Z]\w+")
-"""A capitalised word inside a sentence."""
+"""Matches a capitalised word that doesn't begin a sentence."""
 _NEGATION: Final = re.compile(
     r"\b(?:not?|never|none|nor|neither|without|cannot|unable|lacks?|fails? to|failed to)\b|n['’]t\b",
     re.IGNORECASE,

@@ -1,6 +1,6 @@
 """Message digest: groups messages by content and counts them, without a model.
 
-The model only writes the summary text, which must be supported by the groups (points).
+A model only writes the summary text, which the groups (points) must support.
 """
 
 from __future__ import annotations
@@ -15,20 +15,23 @@ from edgeslm.tasks.statements import Statement, join
 from edgeslm.tasks.support import Evidence, content_words
 
 MOST_POINTS: Final = 20
-"""Most points in a result; the other messages are counted together."""
+"""Most points in a result; messages of further points are only counted, in ``others``."""
 TOLD_POINTS: Final = 3
-"""Points in the text if the model's is unsupported."""
+"""Points listed in the summary text if no sentence of the model is usable."""
 FEWEST: Final = 3
-"""Fewest content words of an informative sentence."""
+"""Fewest different content words in a sentence of the model that is kept."""
 POINT_CHARACTERS: Final = 300
-"""Longest text of a point."""
+"""Longest text of a point, in characters."""
 _FIELDS: Final = ("id", "text", "at")
 
 
 @dataclass(frozen=True, slots=True)
 class Messages:
-    """``at``: times as text, for readers of the result. ``dropped``: number of messages that were not
-    kept."""
+    """Messages to summarise.
+
+    ``at``: time of each message as its sender wrote it; empty if unknown. ``dropped``: number of further
+    messages, whose text was not kept.
+    """
 
     ids: tuple[str, ...]
     texts: tuple[str, ...]
@@ -37,9 +40,9 @@ class Messages:
 
 
 def read_messages(value: Mapping[str, Any]) -> Messages:
-    """The messages of an input object. Without an id, a message gets its number, from 1.
+    """The messages of an input object. A message without an id gets its number, counted from 1, as its id.
 
-    :raises InvalidRequest: it isn't ``{"messages": [{"id", "text", "at"}, ...], "dropped": n}``.
+    :raises InvalidRequest: the object isn't ``{"messages": [{"id", "text", "at"}, ...], "dropped": n}``.
     """
     found = value.get("messages")
     dropped = value.get("dropped", 0)
@@ -68,14 +71,14 @@ class Digest:
 
     @property
     def evidence(self) -> tuple[Evidence, Sequence[str]]:
-        """The points as sources of evidence, with their names."""
+        """Evidence whose sources are the points of the result, and the names of these sources."""
         told = self._texts[:MOST_POINTS]
         return Evidence(told), [f"points[{number}]" for number in range(len(told))]
 
     def shown(self, most: int) -> str:
-        """Input for the model, at most ``most`` characters: the points, most frequent first, without counts.
+        """Input for the model, about ``most`` characters: the points, most frequent first, without counts.
 
-        Models mix up numbers; the result gets the counts from here.
+        Counts are left out because models mix up numbers; the result has the true counts anyway.
         """
         lines: list[str] = []
         for text in self._texts[:MOST_POINTS]:
@@ -86,11 +89,11 @@ class Digest:
         return "\n".join(lines)
 
     def told(self, said: Iterable[Statement]) -> list[Statement]:
-        """Drops statements that only repeat a pattern, or a word or two of one."""
+        """Drops statements that contain the mask ``*``, or fewer than :data:`FEWEST` content words."""
         return [one for one in said if HIDDEN not in one.text and len(set(content_words(one.text))) >= FEWEST]
 
     def result(self, said: Sequence[Statement]) -> dict[str, Any]:
-        """The result; ``said`` are supported statements of the model."""
+        """The result of the request; ``said`` are the statements of the model that the points support."""
         messages, points = self._messages, self._points
         told = points[:MOST_POINTS]
         total = len(messages.ids)

@@ -1,4 +1,4 @@
-"""``embed``: a text's embedding."""
+"""``embed``: computes the embedding of a text."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""``extract``: fields of a message, by a JSON schema.
+"""``extract``: extracts from a message the fields that a JSON schema defines.
 
-Two methods: a decoder writes JSON under a grammar that enforces the schema, or a head trained on an encoder
-finds spans.
+Either a decoder writes JSON under a grammar that enforces the schema, or a head trained on an encoder picks
+spans of the message and values from training.
 """
 
 from __future__ import annotations
@@ -31,25 +31,28 @@ if TYPE_CHECKING:
 INSTRUCTION = "Read the message and write its fields as JSON."
 
 STRING_CHARS = 200
-"""Limit of strings without ``maxLength``. A weak model may continue an open string forever."""
+"""Longest string, in characters, even if ``maxLength`` is higher or missing.
+
+Without a limit, a weak model may never end a string.
+"""
 ARRAY_ITEMS = 16
-"""Limit of arrays without ``maxItems``."""
+"""Most items of an array, even if ``maxItems`` is higher or missing."""
 TIGHT_STRING_CHARS = 24
 TIGHT_ARRAY_ITEMS = 4
-"""Limits for a second attempt, if the first reached ``max_tokens`` before its JSON was complete."""
+"""The ``TIGHT_`` limits apply to the retry after a JSON output that ``max_tokens`` cut off."""
 SCHEMA_CHARS = 20_000
-"""Largest schema in a request, in characters: checking one blocks the event loop."""
+"""Largest schema in a request, in characters; limited because checking a schema blocks the event loop."""
 SCHEMA_PARTS = 500
-"""Most mappings in such a schema, each of which is checked."""
+"""Most JSON objects within the schema of a request, each of which is checked."""
 PHRASE_WORDS = 8
-"""Longest run of words for a ``verbatim`` string."""
+"""Most consecutive words in a candidate for a ``verbatim`` string."""
 BRACKETS = "\"'`()[]{}<>,;"
 PIECE = r"[^\s\"'`()\[\]{}<>,;=|&:/@!?]+"
-"""A part of a word between separators."""
+"""Pattern of a piece: a part of a word between separators."""
 _WITH_PARTS = frozenset({"properties", "items", "prefixItems", "anyOf", "oneOf", "allOf", "$ref"})
-"""Keys of a subschema whose parts define the allowed values."""
+"""Keys under which a subschema has nested subschemas that define the allowed values."""
 MOST_PIECES = 12
-"""Most pieces of one word."""
+"""Most pieces of one word that are combined into candidates."""
 MOST_PHRASES = 1000
 
 
@@ -59,7 +62,7 @@ class Extract(Task):
     def set_up(self) -> None:
         self._calibration = None if self.learned is None else self.learned.calibration
         self.threshold = threshold_of(self.name, self.section, self._calibration) if self.is_head else 0.0
-        """Lowest confidence of an ``ok`` result; decoded text has none."""
+        """Confidence below which a head's result is ``abstained``; 0 for a decoder, which gives none."""
         self._readers: Sequence[FieldReader] = ()
         if self.is_head and self.learned is not None:
             schema = self.section.output_schema or {}
@@ -129,7 +132,7 @@ class Extract(Task):
         return make_validator(self.section.output_schema or {})
 
     async def _point(self, message: str, ask: Ask, head: Bundle) -> Outcome:
-        """Runs the head. Required fields without a valid value are omitted, and the result is
+        """Runs the head. If a required field has no valid value, the field is omitted and the result is
         ``abstained``."""
         output = await ask(Point(message, str(head.path), self.section.overflow, head.digest))
         fields: dict[str, Any] = {}
@@ -158,7 +161,7 @@ class Extract(Task):
     async def _fields(
         self, request: Request, ask: Ask, message: str, schema: Mapping[str, Any]
     ) -> tuple[Any, Output]:
-        """The parsed fields; None if ``max_tokens`` was reached before the JSON was complete."""
+        """The decoded fields, and the engine's output. Fields are None if ``max_tokens`` cut the JSON off."""
         prompt = Prompt(
             self.turns(self._instruction(request, schema), Text(message, cut=True)),
             overflow=self.section.overflow,
@@ -187,16 +190,16 @@ class Extract(Task):
 
 
 def _open_texts(fields: Mapping[str, Any], schema: Mapping[str, Any]) -> Iterator[str]:
-    """String fields that their schema doesn't fix."""
+    """Values of string fields, except of fields whose schema lists the allowed values."""
     for name, value in fields.items():
         if isinstance(value, str) and not is_fixed(schema.get("properties", {}).get(name, {})):
             yield value
 
 
 def check_schema(schema: Mapping[str, Any]) -> None:
-    """Checks a request's schema; valid schemas that the engine doesn't support are refused by the engine.
+    """Checks a request's schema. The engine itself refuses valid schemas that it doesn't support.
 
-    :raises InvalidRequest: not a JSON Schema of named fields.
+    :raises InvalidRequest: the schema is too large, or isn't a JSON Schema of named fields.
     """
     try:
         if len(json.dumps(schema)) > SCHEMA_CHARS or sum(1 for _ in _mappings(schema)) > SCHEMA_PARTS:
@@ -219,14 +222,15 @@ def _mappings(value: Any) -> Iterator[Any]:
 
 
 def encode_fields(fields: Any) -> str:
-    """JSON in the grammar's format, without spaces, so that examples and outputs are alike."""
+    """JSON without spaces, the format that the grammar enforces, so that examples look like outputs."""
     return json.dumps(fields, ensure_ascii=False, separators=(",", ":"))
 
 
 def bounded(schema: Any, string_chars: int, array_items: int, words: Sequence[str] | None = None) -> Any:
-    """A copy of the schema in which all strings and arrays are bounded.
+    """A copy of a schema that limits the length of all strings and arrays.
 
-    With ``words``, strings are limited to these, or empty if none fits; ``enum`` and ``const`` are kept.
+    If ``words`` is given, a string must be one of the words that fit its subschema, or empty if none fits.
+    Strings with ``enum`` or ``const`` keep their values.
     """
     schema = copy.deepcopy(schema)
     parts = _parts(schema)
@@ -248,12 +252,12 @@ def bounded(schema: Any, string_chars: int, array_items: int, words: Sequence[st
 
 
 def _may_be_text(node: Mapping[str, Any], kinds: set[str]) -> bool:
-    """Whether a subschema allows strings: by its type, or by naming neither types nor parts."""
+    """Whether a subschema allows strings: its type does, or it has neither a type nor nested subschemas."""
     return "string" in kinds or (not kinds and not node.keys() & _WITH_PARTS)
 
 
 def _restrict_strings(node: dict[str, Any], kinds: set[str], words: Sequence[str], string_chars: int) -> None:
-    """Limits the strings of a subschema to the ``words`` that fit it; null stays allowed."""
+    """Restricts the strings of a subschema to the ``words`` that fit it; other types stay allowed."""
     least, most = node.get("minLength", 0), min(node.get("maxLength", string_chars), string_chars)
     matches = make_matcher(node.get("pattern", ""))
     fitting = [word for word in words if least <= len(word) <= most and matches(word)] or [""]
@@ -265,10 +269,11 @@ def _restrict_strings(node: dict[str, Any], kinds: set[str], words: Sequence[str
 
 
 def phrases(message: str) -> list[str]:
-    """Candidates for a ``verbatim`` string: words without punctuation, their pieces between separators
-    (``rhost=192.0.2.1`` has three), and runs of up to :data:`PHRASE_WORDS` words.
+    """Candidates for a ``verbatim`` string.
 
-    Long messages get shorter runs, to keep within :data:`MOST_PHRASES`.
+    Candidates are words without punctuation, pieces of words (``rhost`` and ``192.0.2.1`` of
+    ``rhost=192.0.2.1``), and up to :data:`PHRASE_WORDS` consecutive words. A long message gets fewer
+    kinds of candidates and shorter ones, so that there are at most :data:`MOST_PHRASES`.
     """
     words = [match.span() for match in re.finditer(r"\S+", message)]
     trimmed = [_trim(message, start, end) for start, end in words]
@@ -282,7 +287,7 @@ def phrases(message: str) -> list[str]:
 
 
 def _runs(message: str, words: Sequence[tuple[int, int]], longest: int) -> Iterator[dict[str, None]]:
-    """Single words, then runs of two words, and so on."""
+    """Yields the single words, then every two consecutive words, and so on up to ``longest`` words."""
     for length in range(1, longest + 1):
         yield {
             message[first[0] : last[1]]: None
@@ -292,7 +297,7 @@ def _runs(message: str, words: Sequence[tuple[int, int]], longest: int) -> Itera
 
 
 def _pieces(message: str, words: Sequence[tuple[int, int]]) -> dict[str, None]:
-    """Parts of words, from the start of one piece to the end of another."""
+    """Words and their parts; a part is one piece, or several consecutive pieces with their separators."""
     found: dict[str, None] = {}
     for start, end in words:
         word = message[start:end]
@@ -304,7 +309,7 @@ def _pieces(message: str, words: Sequence[tuple[int, int]]) -> dict[str, None]:
 
 
 def _trim(message: str, start: int, end: int) -> tuple[int, int]:
-    """A word's offsets without surrounding punctuation; a word of punctuation only is kept."""
+    """Start and end of a word without surrounding punctuation; a word of only punctuation stays whole."""
     bare = message[start:end].strip(BRACKETS + ":.!?")
     if not bare:
         return start, end
@@ -313,7 +318,10 @@ def _trim(message: str, start: int, end: int) -> tuple[int, int]:
 
 
 def _parts(schema: Any) -> set[int]:
-    """Ids of subschemas that together describe one object; none of them may be closed by itself."""
+    """Ids (``id()``) of subschemas that describe one object together with others.
+
+    Such a subschema must not forbid additional properties, since another subschema may define them.
+    """
     parts: set[int] = set()
     for node in _nodes(schema):
         combined = [node[key] for key in ("allOf", "anyOf", "oneOf") if key in node]
@@ -348,7 +356,7 @@ def _nodes(schema: Any) -> Iterator[dict[str, Any]]:
 def find_spans(fields: Any, message: str) -> dict[str, dict[str, int]]:
     """Positions of string fields in the message: dotted path -> character offsets.
 
-    The first occurrence counts; strings that don't occur have no span.
+    A span is the first occurrence of the string; strings that don't occur in the message have no span.
     """
     spans: dict[str, dict[str, int]] = {}
 

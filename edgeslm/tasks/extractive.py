@@ -1,8 +1,8 @@
 """Extractive summary: selects the most central sentences of a text.
 
 A sentence's score is the cosine of its word counts to those of the text, plus a bonus for an early position,
-as in MEAD (Radev et al. 2004, section 3). Words of a selected sentence count less for the next one (SumBasic,
-Nenkova and Vanderwende 2005).
+as in MEAD (Radev et al., 2004, section 3). Words of a selected sentence get a lower weight when the next
+sentence is selected (SumBasic, Nenkova and Vanderwende 2005).
 """
 
 from __future__ import annotations
@@ -15,20 +15,25 @@ from edgeslm.knowledge.documents.sentences import split_sentences
 from edgeslm.tasks.support import content_words
 
 MOST_SENTENCES = 2_000
-"""Most sentences scored: about a hundred pages, in a few hundredths of a second."""
+"""Most sentences of a text that are scored. This limit is about a hundred pages, scored in less than 0.1 s."""
 LEAD = 2.0
 """Weight of the position bonus, tuned on package descriptions."""
 FEWEST_WORDS = 3
-"""Fewest content words; a shorter sentence is often a greeting or title, and used only if there are no
-others."""
+"""Fewest content words of a selected sentence, unless all sentences have fewer.
+
+A shorter sentence is often a greeting or a title.
+"""
 SAID = 0.25
-"""Factor for words of a selected sentence."""
+"""Factor that reduces the weight of a word each time a sentence that contains it is selected."""
 LONGEST = 400
-"""Longest sentence in characters; a longer one is often a table or log."""
+"""Longest selected sentence, in characters, unless all are longer; a longer one is often a table or log."""
 
 
 def best_sentences(text: str, *, most: int = 2) -> list[tuple[int, int]]:
-    """Start and end of up to ``most`` sentences, in text order; the first ones if none has content words."""
+    """Start and end of the most central sentences, at most ``most`` of them, in text order.
+
+    If no sentence has content words, the first sentences are returned.
+    """
     spans = split_sentences(text)[:MOST_SENTENCES]
     spans = [span for span in spans if span[1] - span[0] <= LONGEST] or spans
     best = central([text[slice(*span)] for span in spans], most=most, lead=LEAD)
@@ -36,9 +41,9 @@ def best_sentences(text: str, *, most: int = 2) -> list[tuple[int, int]]:
 
 
 def central(sentences: Sequence[str], *, most: int, lead: float = 0.0) -> list[int]:
-    """Numbers of up to ``most`` central sentences, in order.
+    """Indexes of the most central sentences, at most ``most`` of them, in ascending order.
 
-    :param lead: position bonus of the first sentence, relative to the best score; it falls to 0 for the last.
+    :param lead: position bonus of the first sentence, relative to the best score; later sentences get less.
     """
     words = {number: Counter(found) for number, one in enumerate(sentences) if (found := content_words(one))}
     words = {number: found for number, found in words.items() if len(found) >= FEWEST_WORDS} or words

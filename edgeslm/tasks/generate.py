@@ -1,4 +1,4 @@
-"""``generate``: free text from a prompt or a chat."""
+"""``generate``: writes free text for a prompt or a chat."""
 
 from __future__ import annotations
 
@@ -36,9 +36,9 @@ class GenerateText(Task):
         return object_schema({"text": {"type": "string"}, "finish_reason": {"enum": ["stop", "length"]}})
 
     def _chat(self, request: Request) -> tuple[Turn, ...]:
-        """The chat, with the task's instruction first.
+        """The chat of a request, after the task's instruction.
 
-        :raises InvalidRequest: an object that is not ``{"messages": [{"role", "content"}, ...]}``.
+        :raises InvalidRequest: the input isn't a text or ``{"messages": [{"role", "content"}, ...]}``.
         """
         own = (Turn("system", (self.section.instruction,)),) if self.section.instruction else ()
         if isinstance(request.input, str):

@@ -1,7 +1,8 @@
 """Grounding gate: decides by search scores whether collections can answer a question.
 
-A logistic model of the scores of the best passage, alone and compared with the others, gives the confidence
-that it is from the right section. No score depends on the size of the collection.
+A logistic model estimates the probability that the best passage is from the right section. The model's
+features are scores of the best passage, alone and compared with the other passages. No feature depends on the size of the
+collection.
 """
 
 from __future__ import annotations
@@ -24,18 +25,20 @@ from edgeslm.tasks.support import content_words
 
 CHARACTERS_PER_TOKEN: Final = 3.5
 MOST_QUOTED: Final = 600
-"""Longest sentence quoted as a whole, in characters; a table without punctuation is one sentence."""
+"""Longest sentence quoted whole, in characters; a longer one may be a table without punctuation."""
 LIKENESS: Final = 4.0
-"""Weight of a sentence's cosine to the question, added to the log of the reader's probability
-(``benchmarks/LOG.md``). Tuned for MiniLM; encoders with more similar cosines need a higher one."""
+"""Weight of a sentence's cosine to the question, relative to the log of the reader's probability.
+
+The weight was tuned for MiniLM (``benchmarks/LOG.md``); encoders whose cosines differ less need a higher one.
+"""
 BUDGET: Final = 1200
-"""Token budget of the passages shown to a model."""
+"""Most tokens of the passages shown to a model."""
 
 
 PROSE: Final = 7
-"""Cells with at least this many words are prose."""
+"""Table cells with at least this many words count as prose."""
 SENTENCE: Final = 4
-"""The same for cells that end like a sentence; ``Bolt & Co.`` is shorter."""
+"""Table cells that end like a sentence count as prose with at least this many words."""
 _ENDS: Final = (".", "?", "!")
 _FIGURE: Final = re.compile(r"(?:\W*|[A-Z]{3} )\d")
 _WORD: Final = re.compile(r"\S+")
@@ -43,7 +46,7 @@ _WORD: Final = re.compile(r"\S+")
 
 @dataclass(frozen=True, slots=True)
 class Gate:
-    """Coefficients of a logistic model by feature, and the confidence threshold for an answer."""
+    """A logistic model: weights of its features, and the confidence from which a question is answered."""
 
     intercept: float
     weights: Mapping[str, float]
@@ -71,12 +74,14 @@ GATE: Final = Gate(
 WORDS_GATE: Final = Gate(
     -1.86, {"coverage": 2.08, "matched": 0.37, "coverage_margin": 2.04, "agreement": 1.71}, 0.36
 )
-"""For passages without vectors."""
+"""The gate for passages without embedding vectors."""
 
 
 READ_GATE: Final = Gate(0.36, {"read": 0.54, "coverage_margin": 3.34}, 0.39)
-"""For passages scored by a reader trained as in ``benchmarks/LOG.md``. The other features don't distinguish
-answers from passages on the same topic, and are left out."""
+"""The gate for passages scored by a reader model, trained as ``benchmarks/LOG.md`` describes.
+
+The gate leaves out the other features, since they don't distinguish answers from passages on the same topic.
+"""
 
 
 def gate_for(found: Sequence[Found]) -> Gate:
@@ -91,25 +96,25 @@ def confidence(question: str, found: Sequence[Found]) -> float:
 
 
 MOST_MARGIN: Final = 0.3
-"""Larger margins carry no more information."""
+"""Upper limit of both margin features; larger margins carry no more information."""
 SUREST: Final = 1e-3
-"""The reader's probability is clipped to this distance from 0 and 1."""
+"""The reader's probability is clipped to the range from this value to 1 minus this value."""
 ALONE: Final = 0.1
-"""Typical margin, used if there is only one passage, so that it has no effect."""
+"""Margin assumed if only one passage was found: a typical value, so that it has no effect."""
 
 
 def figures_of(question: str, found: Sequence[Found]) -> dict[str, float]:
-    """Features of the gate.
+    """Features of the gate's logistic model.
 
-    - ``cosine``, ``sentence``: of the best passage, and of its sentence nearest to the question; each
-      replaces the other if that is unknown.
-    - ``coverage``: share of the question's words that it contains.
-    - ``matched``: log of the number of the question's words that it contains: all of many words are stronger
-      evidence than all of few.
-    - ``margin``, ``coverage_margin``: its score minus the next one's, and its coverage minus the best of the
-      others; up to :data:`MOST_MARGIN`.
-    - ``agreement``: share of the rankings (cosine, sentence, BM25, coverage) that it leads.
-    - ``read``: log-odds of the reader's probability; 0 without one.
+    ``cosine``: cosine of the best passage to the question, or ``sentence`` if unknown.
+    ``sentence``: cosine of its nearest sentence to the question, or ``cosine`` if unknown.
+    ``coverage``: share of the question's words that the best passage contains.
+    ``matched``: log of 1 plus the number of these words, since matching all of many words proves more than
+    matching all of few.
+    ``margin``: score of the best passage minus the next passage's, up to :data:`MOST_MARGIN`.
+    ``coverage_margin``: coverage of the best passage minus the highest other, up to :data:`MOST_MARGIN`.
+    ``agreement``: share of the rankings (cosine, sentence, BM25, coverage) that the best passage leads.
+    ``read``: log-odds of the reader's probability; 0 without a reader.
     """
     words = dict.fromkeys(parse_words(question), 1.0)
     coverage = shares([sources_of(passage) for passage in found], words)
@@ -140,7 +145,7 @@ def _log_odds(likely: float | None) -> float:
 
 
 def fitting(passages: Sequence[Found], budget: int = BUDGET) -> list[Found]:
-    """The best passages within a token budget, at least one."""
+    """The best passages that fit into ``budget`` tokens, at least one."""
     kept: list[Found] = []
     left = budget * CHARACTERS_PER_TOKEN
     for passage in passages:
@@ -152,9 +157,10 @@ def fitting(passages: Sequence[Found], budget: int = BUDGET) -> list[Found]:
 
 
 def is_of_figures(passage: Found) -> bool:
-    """Whether a passage is a table row of numbers or dates without prose (``questions.csv`` has prose).
+    """Whether a passage is a table row that has numbers or dates but no prose.
 
-    Such a row resembles the question without answering it: tables are answered by computing, or not at all.
+    Such a row may resemble a question without answering it. Questions about such tables are answered by
+    computing, or not at all.
     """
     if find_kind(Path(passage.source)) not in TABULAR:
         return False
@@ -163,7 +169,7 @@ def is_of_figures(passage: Found) -> bool:
 
 
 def _is_figure(value: str) -> bool:
-    """A number with its prefix (``$4.50``, ``EUR 4.50``), or a date; not a code (``E12``)."""
+    """Whether a cell begins with a number (``$4.50``, ``EUR 4.50``) or is a date, unlike a code (``E12``)."""
     return _FIGURE.match(value) is not None or parse_moment(value) is not None
 
 
@@ -173,7 +179,7 @@ def _is_prose(value: str) -> bool:
 
 
 def sources_of(passage: Found) -> str:
-    """A passage with its heading."""
+    """A passage's text below its heading."""
     return with_heading(passage.heading, passage.text)
 
 
@@ -183,7 +189,9 @@ def with_heading(heading: str, text: str) -> str:
 
 def quotable(question: str, passage: Found) -> Place:
     """The part of a passage that can be quoted: the sentence nearest to the question and its two neighbours.
-    The model reads the rest as context."""
+
+    The model also reads the rest of the passage, as context.
+    """
     places = split_sentences(passage.text)
     if not places:
         return 0, len(passage.text)
@@ -192,12 +200,16 @@ def quotable(question: str, passage: Found) -> Place:
 
 
 def pointed_at(passage: Found) -> Place | None:
-    """The sentence in which most of the reader's answer spans begin, with what its colon introduces; None
-    without spans. Of a very long sentence, only the part around the best span.
+    """Start and end of the sentence that most likely has the answer; None if the reader found no spans.
 
-    A span's start and end are predicted independently, so the best span may cross sentences. The cosine to
-    the question counts, too: text injected into a document to be quoted is rarely similar to the question,
-    unless its author knew it. A sentence without a cosine gets the mean of the others.
+    A sentence's score combines its cosine to the question with the probability of the answer spans that begin
+    in the sentence. The end of a span is ignored: it is predicted independently of the start, so a span may
+    cross sentences. The cosine protects from text that was injected into a document in order to be quoted.
+    Injected text is rarely similar to the question, unless its author knew the question. A sentence whose
+    cosine is unknown gets the mean cosine of the others.
+
+    If the sentence ends with a colon, the sentence or list that follows is included. A very long sentence is
+    cut to the part around the best span.
     """
     places = split_sentences(passage.text)
     cosines = {(start, end): cosine for start, end, cosine in passage.sentences}
@@ -216,7 +228,7 @@ def pointed_at(passage: Found) -> Place | None:
 
 
 def _around(passage: Found, start: int, end: int) -> Place:
-    """Whole words of a long sentence around the best span that begins in it."""
+    """Start and end of the whole words around the best span that begins in a long sentence."""
     first, last, _ = next(run for run in passage.pointed if start <= run[0] < end)
     beside = max(0, MOST_QUOTED - (last - first)) // 2
     begin, stop = max(start, first - beside), min(end, last + beside)
@@ -226,7 +238,7 @@ def _around(passage: Found, start: int, end: int) -> Place:
 
 
 def _announced(text: str, places: Sequence[Place]) -> int:
-    """End of the first sentence, including the sentence or list that its colon introduces."""
+    """End of the first sentence, or of the sentence or list that follows if the first ends with a colon."""
     (start, end), *rest = places
     if not rest or not text[start:end].endswith(":"):
         return end
@@ -240,7 +252,7 @@ def _announced(text: str, places: Sequence[Place]) -> int:
 
 
 def most_like(sentence: str, text: str) -> Place:
-    """The sentence of a text that shares most words with ``sentence``."""
+    """Start and end of the sentence of ``text`` that shares most content words with ``sentence``."""
     wanted = set(content_words(sentence))
     return max(
         split_sentences(text),

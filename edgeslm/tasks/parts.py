@@ -7,13 +7,13 @@ import re
 from edgeslm.knowledge.documents.sentences import PARAGRAPH, SENTENCE_END
 
 _BORDERS = (PARAGRAPH, SENTENCE_END, re.compile(r"\n"), re.compile(r"\s+"))
-"""Preferred boundaries: paragraphs, sentences, lines, words."""
+"""Patterns of the boundaries of parts, preferred ones first: paragraphs, sentences, lines, words."""
 
 
 def split_parts(text: str, most: int) -> list[tuple[int, int]]:
-    """Start and end of parts of at most ``most`` characters, without surrounding blanks.
+    """Start and end of each part: at most ``most`` characters, without surrounding whitespace.
 
-    Each part, except the last, has at least half of that, so that there are few.
+    Each part except the last has at least about half of ``most``, so that there are few parts.
     """
     spans = []
     start = 0
@@ -28,7 +28,7 @@ def split_parts(text: str, most: int) -> list[tuple[int, int]]:
 
 
 def _border(text: str, first: int, last: int) -> int:
-    """The last preferred boundary between two offsets; ``last`` if there is none."""
+    """Last boundary of the most preferred kind between ``first`` and ``last``; ``last`` if there is none."""
     for pattern in _BORDERS:
         ends = [match.end() for match in pattern.finditer(text, first, last) if match.end() > first]
         if ends:

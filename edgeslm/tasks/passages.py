@@ -1,4 +1,4 @@
-"""Passages in results, and citations of them: the format shared by searches, answers and other nodes."""
+"""Format of passages and citations in results, shared by search tasks, answer tasks and other nodes."""
 
 from __future__ import annotations
 
@@ -45,9 +45,9 @@ def encode_passages(found: Sequence[Found]) -> list[dict[str, Any]]:
 
 
 def cite(passage: Mapping[str, Any], start: int, end: int) -> dict[str, Any]:
-    """A citation of characters ``start`` to ``end`` of a passage, with offsets in the document.
+    """A citation of characters ``start`` to ``end`` of a passage, with offsets converted to the document's.
 
-    A context from the request has no id and no heading.
+    A citation of the request's context has no ``id`` and no ``heading``.
     """
     return {
         "source": passage["source"],
@@ -59,7 +59,7 @@ def cite(passage: Mapping[str, Any], start: int, end: int) -> dict[str, Any]:
 
 
 def keep_proven(text: str, passages: Sequence[Mapping[str, Any]]) -> tuple[str, list[dict[str, Any]]]:
-    """The sentences of a text that passages support, and citations of the supporting sentences."""
+    """The sentences of ``text`` that a passage supports, and citations of the supporting sentences."""
     evidence = Evidence(with_heading(one.get("heading", ""), one["text"]) for one in passages)
     kept: list[str] = []
     citations: list[dict[str, Any]] = []

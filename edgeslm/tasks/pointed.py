@@ -1,7 +1,7 @@
-"""Field values of a trained extract task, from a head's options and spans.
+"""Field values of a trained extract task, read from the head's output: options and spans.
 
-The most likely option that fits the field's schema wins: missing, a value from training, or a span of the
-message.
+A field's options are: no value, each value from training, and a span of the message. The most likely option
+that fits the field's schema is chosen.
 """
 
 from __future__ import annotations
@@ -21,8 +21,11 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class PointedField:
-    """``is_there``: whether the field is present (its value may be null). ``share``: the head's probability.
-    ``place``: the span it was read from, or where a trained value occurs."""
+    """A field's value as found by a head.
+
+    ``is_there``: whether the field is present (its value may be null). ``share``: the head's probability of
+    the value. ``place``: the span that the value was read from, or where a value from training occurs.
+    """
 
     value: Any
     share: float
@@ -31,8 +34,10 @@ class PointedField:
 
 
 class FieldReader:
-    """Reads one field; ``number`` is its index in the head, ``types`` are the JSON types that a span is
-    parsed as."""
+    """Reads one field from a head's output.
+
+    ``number``: index of the field in the head. ``types``: the JSON types that a span may be parsed as.
+    """
 
     def __init__(
         self,
@@ -50,7 +55,10 @@ class FieldReader:
         self._fits = [check.is_valid(value) for value in field.values]
 
     def read(self, message: str, pointed: Pointed) -> PointedField | None:
-        """The most likely valid value, summed over all options that give it; None if none is valid."""
+        """The most likely valid value; None if no value is valid.
+
+        The probabilities of options with the same value are added.
+        """
         answers: dict[tuple[bool, bool, Any], PointedField] = {}
         for option in range(len(pointed.options)):
             if (found := self._as_option(option, message, pointed)) is not None:
@@ -81,8 +89,10 @@ class FieldReader:
         return PointedField(value, share)
 
     def _in_message(self, message: str, pointed: Pointed, share: float) -> PointedField | None:
-        """The most likely valid value in the message; spans with the same value are added up, and the best
-        one is its place."""
+        """The most likely valid value in the message.
+
+        The probabilities of spans with the same value are added; the most likely span becomes the place.
+        """
         values: dict[Any, tuple[float, Place]] = {}
         for start, end, likely in pointed.places:  # best first
             value = read_place(message, (start, end), self._types)
@@ -98,7 +108,7 @@ class FieldReader:
 def make_readers(learned: LearnedSection, schema: Mapping[str, Any], *, verbatim: bool) -> list[FieldReader]:
     """A reader for each property of ``schema``, in order; other trained fields are ignored.
 
-    :param verbatim: strings not fixed by the schema must occur in the message.
+    :param verbatim: whether strings must occur in the message, unless the schema lists the allowed values.
     """
     whole = make_validator(schema)
     numbers = {field.name: number for number, field in enumerate(learned.fields)}

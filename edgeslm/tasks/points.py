@@ -1,9 +1,10 @@
 """Message clustering: groups messages that say the same; the groups are the points of a digest.
 
-Variable parts (times, addresses, numbers, quoted text) are masked, as in log parsers (Drain, He et al. 2017,
+Variable parts (times, addresses, numbers, quoted text) are masked, as in log parsers (Drain, He et al., 2017,
 section 3.B). Messages with equal word counts are then split at the position with the fewest distinct words,
-as in IPLoM (Makanju et al. 2009, section 3.2), until only positions with many words differ, which are
-parameters. The result doesn't depend on the order of messages, and each message is in exactly one group.
+as in IPLoM (Makanju et al., 2009, section 3.2). Splitting ends when messages of a group differ only at
+positions with many distinct words, which are parameters. The result doesn't depend on the order of messages,
+and each message is in exactly one group.
 """
 
 from __future__ import annotations
@@ -16,11 +17,11 @@ from dataclasses import dataclass
 from typing import Final
 
 WORDS: Final = 40
-"""Words of a message that are compared; the rest is ignored."""
+"""Most words of a message that are compared; the rest of a longer message is ignored."""
 HIDDEN: Final = "*"
-"""Stands for words that differ within a group."""
+"""Mask that replaces variable parts of a message, and words that differ within a group."""
 FEWEST_VALUES: Final = 3
-"""Fewest distinct words of a parameter position."""
+"""Fewest distinct words that messages of a group must have at a position to make it a parameter."""
 LEAST_ALIKE: Final = 0.5
 """Smallest share of unmasked words that all messages of a group have in common (Drain's ``st``)."""
 
@@ -48,7 +49,11 @@ _MASKED: Final = re.compile(
 
 @dataclass(frozen=True, slots=True)
 class SummaryPoint:
-    """The common text of the messages with these ``numbers`` (from 0, in order); ``*`` where they differ."""
+    """A group of messages.
+
+    ``text``: the words that the messages share, with ``*`` where they differ. ``numbers``: indexes of the
+    messages, ascending.
+    """
 
     text: str
     numbers: tuple[int, ...]
@@ -59,7 +64,10 @@ class SummaryPoint:
 
 
 def make_points(messages: Sequence[str]) -> list[SummaryPoint]:
-    """Each message is in exactly one point. Most frequent first, then by first message."""
+    """Groups messages into points; each message is in exactly one point.
+
+    :return: the points, those with most messages first, then in the order of their first message.
+    """
     rows = [_read(message) for message in messages]
     by_length: dict[int, list[int]] = defaultdict(list)
     for number, row in enumerate(rows):
@@ -75,7 +83,7 @@ def mask(word: str) -> str:
 
 
 _Row = list[tuple[str, str]]
-"""The words of a message: original and masked."""
+"""The words of a message: pairs of an original and a masked word."""
 
 
 def _read(message: str) -> _Row:
@@ -89,7 +97,7 @@ def _read(message: str) -> _Row:
 
 
 def _parted(numbers: list[int], rows: Sequence[_Row]) -> list[list[int]]:
-    """Splits messages with equal word counts into groups."""
+    """Splits messages with equal word counts into groups; ``numbers`` are their indexes."""
     columns = [
         Counter(rows[number][place][1] for number in numbers) for place in range(len(rows[numbers[0]]))
     ]
@@ -109,7 +117,7 @@ def _parted(numbers: list[int], rows: Sequence[_Row]) -> list[list[int]]:
 
 
 def _text(rows: Sequence[_Row]) -> str:
-    """The common text of messages, masked where necessary."""
+    """The words that messages share, with the mask ``*`` where they differ."""
     words = []
     for column in zip(*rows, strict=True):
         if len({word for word, _ in column}) == 1:

@@ -1,4 +1,4 @@
-"""Quote grammar: restricts a decoder to runs of words of a text, and finds them in it."""
+"""Quote grammar: restricts a decoder to consecutive words of a text, and finds the quote in the text."""
 
 from __future__ import annotations
 
@@ -8,17 +8,18 @@ from edgeslm.engine.calls import Guide
 
 
 def quote_guide(text: str) -> Guide:
-    """A grammar of all runs of words of a text (llguidance, ``substring_words``).
+    """A grammar that allows any consecutive words of a text (``substring_words`` of llguidance).
 
-    Whitespace is that of the text, so that the output occurs in it verbatim.
+    The output keeps the whitespace of the text, so it occurs in the text verbatim.
     """
     return Guide("lark_grammar", "start: QUOTE\nQUOTE: %regex " + json.dumps({"substring_words": text}))
 
 
 def find_quote(written: str, text: str) -> tuple[int, int] | None:
-    """Character offsets of the output in the text.
+    """Character offsets, in the text, of the quote that the model wrote.
 
-    None if it is blank or doesn't occur: a stop string or ``max_tokens`` may leave half a character.
+    The result is None if the output is blank or doesn't occur in the text, since a stop string or
+    ``max_tokens`` may cut a character in half.
     """
     quote = written.strip()
     start = text.find(quote) if quote else -1

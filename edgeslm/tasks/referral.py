@@ -1,6 +1,6 @@
-"""Referral: sends a question with the passages found here to another node, and maps its citations back.
+"""Referral: sends a question and the passages found here to another node, and converts its citations.
 
-The other node gets an ordinary request with a context. Its citations are offsets in this context, which are
+The other node gets an ordinary request with a context, and cites offsets in this context. These offsets are
 converted to the source and offsets of the original documents.
 """
 
@@ -12,20 +12,20 @@ from typing import Any, Final
 from edgeslm.tasks.passages import cite, keep_proven
 
 CONTEXT: Final = "context"
-"""Source name of citations of a context."""
+"""Source name in citations of a request's context."""
 _BETWEEN: Final = "\n\n"
 
 
 def refer(passages: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """Options of the request to the other node; empty without passages."""
+    """Options of the request to the other node; empty if there are no passages."""
     return {"context": _BETWEEN.join(one["text"] for one in passages)} if passages else {}
 
 
 def bring_back(passages: Sequence[Mapping[str, Any]], answer: Mapping[str, Any]) -> dict[str, Any] | None:
     """The other node's answer with citations of documents; None if it has no valid citation.
 
-    A valid citation occurs in the passages, or is of the other node's own documents. If the answer is not a
-    quote of them, as from a node in mode ``compose``, only sentences that a passage supports are kept.
+    A citation is valid if its quote occurs in the passages, or if it cites the other node's own documents. If
+    the answer isn't a quote, as in mode ``compose``, only sentences that a passage supports are kept.
     """
     text, cited = answer.get("text"), answer.get("citations")
     if not isinstance(text, str) or not text.strip() or not isinstance(cited, list):

@@ -1,4 +1,4 @@
-"""``search``: the passages that match a question."""
+"""``search``: finds the passages that match a question."""
 
 from __future__ import annotations
 

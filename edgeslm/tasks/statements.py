@@ -1,4 +1,4 @@
-"""Statements: the sentences of a model's output, filtered by whether a source supports them."""
+"""Statements: sentences of a model's output that a source supports."""
 
 from __future__ import annotations
 
@@ -21,7 +21,8 @@ _ENDS = (".", "!", "?", "…", "。", "！", "？", '"', "”", "’", ")")
 class Statement:
     """A sentence and the names of the sources that support it.
 
-    ``gap``: the whitespace before it. ``is_extract``: copied from its source instead of written by a model.
+    ``gap``: whitespace before the sentence. ``is_extract``: whether the sentence was copied from its source
+    instead of written by a model.
     """
 
     text: str
@@ -34,7 +35,7 @@ class Statement:
 class Check:
     """Checks sentences against sources. Up to ``together`` sources may support a sentence jointly.
 
-    ``among``: numbers of the sources to use, None for all. Unless ``is_strict``, every sentence passes.
+    ``among``: indexes of the sources to use; None for all. If ``is_strict`` is false, every sentence passes.
     """
 
     evidence: Evidence
@@ -44,7 +45,10 @@ class Check:
     is_strict: bool = True
 
     def support(self, sentence: str) -> tuple[str, ...] | None:
-        """Names of the supporting sources, in order; None if unsupported."""
+        """Names of the sources that support a sentence, in source order; None if the sentence doesn't pass.
+
+        A sentence that passes without support gets the names of all sources.
+        """
         support = self.evidence.support(sentence, together=self.together, among=self.among)
         numbers: Iterable[int] = sorted(support.sources)
         if not support:
@@ -54,7 +58,7 @@ class Check:
         return tuple(self.names[number] for number in numbers)
 
     def statements(self, text: str) -> Iterator[Statement]:
-        """The sentences of ``text`` that pass, without repetitions."""
+        """Yields the sentences of ``text`` that pass the check, without repetitions."""
         said: set[str] = set()
         place = 0
         for start, end in split_sentences(text):
@@ -67,10 +71,10 @@ class Check:
 
 
 def extract(text: str, *, most: int = 2, limit: int = 2_000, offset: int = 0) -> list[Statement]:
-    """The best sentences of ``text``, as statements that are their own source.
+    """The most central sentences of ``text``; the source of each is its own position in the input.
 
-    :param limit: total characters; a longer first sentence is cut between words.
-    :param offset: position of ``text`` in the named source.
+    :param limit: most characters of all sentences; a first sentence that is longer is cut between words.
+    :param offset: position of ``text`` in the input.
     """
     found: list[Statement] = []
     for start, end in best_sentences(text, most=most):
@@ -85,17 +89,17 @@ def extract(text: str, *, most: int = 2, limit: int = 2_000, offset: int = 0) ->
 
 
 def gist_of(sentence: str) -> str:
-    """Normalised sentence for comparison: no case or extra whitespace."""
+    """A sentence normalised for comparison: lower case and single spaces."""
     return " ".join(sentence.casefold().split())
 
 
 def name_of(start: int, end: int) -> str:
-    """Name of a part of the input in results."""
+    """Name that results use for a part of the input, such as ``input[0:120]``."""
     return f"input[{start}:{end}]"
 
 
 def without_rest(text: str, finish_reason: str) -> str:
-    """Drops an incomplete last sentence after ``max_tokens``, unless it is the only one."""
+    """Drops the last sentence if ``max_tokens`` cut it off, unless it is the only sentence."""
     if finish_reason != "length" or text.rstrip().endswith(_ENDS):
         return text
     spans = split_sentences(text)
@@ -124,7 +128,7 @@ class SentenceStream:
             self._emit(join(list(self._check.statements(self._text[: spans[-2][1]]))))
 
     def finish(self, text: str) -> None:
-        """Streams the rest of the final ``text``."""
+        """Streams the part of the final ``text`` that was not streamed yet."""
         self._emit(text)
 
     def _emit(self, text: str) -> None:

@@ -1,9 +1,9 @@
-"""``summarize``: a summary of a text, or of many messages, in a few sentences that the source supports.
+"""``summarize``: summarises a text, or many messages, in a few sentences that the source supports.
 
-A text longer than the model's context is summarised in parts, and the part summaries again, in several rounds
-if necessary. Parts missing from the result are covered by the most central of their summaries. Unsupported
-sentences are dropped; if none is left, sentences of the text are extracted. Messages are grouped and counted
-first (``digest``).
+A text longer than the model's context is split into parts. The summaries of the parts are summarised again,
+in several rounds if necessary. If the result omits some parts, the most central of their summaries are
+appended. Sentences that the source doesn't support are dropped; if no sentence is left, sentences of the text
+are extracted. Messages are grouped and counted first (``digest``).
 """
 
 from __future__ import annotations
@@ -37,22 +37,31 @@ INSTRUCTION: Final = "Summarize the text in one or two short sentences."
 DIGEST_INSTRUCTION: Final = "Say in one or two short sentences what these messages are about."
 
 PART_TOKENS: Final = 1024
-"""Most tokens of a part: small models summarise short texts in more detail, and use less memory."""
+"""Most tokens of a part. Small models summarise short texts in more detail, and use less memory for them."""
 CHARACTERS_PER_TOKEN: Final = 4
-"""Typical for English prose. The parent has no tokenizer; if the estimate is wrong, the engine reports it."""
+"""Estimate for English prose, used because the daemon has no tokenizer.
+
+If a text has more tokens than estimated, the engine reports it (``TooLong``).
+"""
 MOST_PER_TOKEN: Final = 6
-"""Optimistic estimate: a text above it is not tried in one piece."""
+"""Optimistic estimate of the characters per token.
+
+A text that exceeds the model's context even by this estimate is split at once.
+"""
 PROMPT_TOKENS: Final = 64
-"""Tokens of the chat around instruction and text."""
+"""Tokens of the chat template, besides the instruction and the text."""
 NOTE_TOKENS: Final = 80
-"""Most tokens of a part's summary: small models use all they get, and long texts have many parts."""
+"""Most tokens of a part's summary. Small models use all tokens they get, and long texts have many parts."""
 SHORTEST_PART: Final = 400
-"""Shortest part, in characters, to which a part that is too long is split."""
+"""Shortest part, in characters. If a part is too long for the model, parts are halved down to this length."""
 TOGETHER: Final = 3
-"""Parts that may support a sentence jointly."""
+"""Most parts that may support a sentence jointly."""
 PARTS_A_SENTENCE: Final = 3
-"""A long text gets at least one sentence for this many parts, unless the task has its own instruction: a
-small model writes one or two sentences for any text."""
+"""The summary of a long text has about one sentence for this many parts.
+
+Small models write one or two sentences for any text, so sentences of part summaries are appended. A task with
+its own instruction is exempt.
+"""
 MOST_EXTRACTS: Final = 3
 """Most extracted sentences that replace a model's output."""
 
@@ -62,7 +71,7 @@ class Summarize(Task):
 
     def set_up(self) -> None:
         self._in_parts = "overflow" not in self.section.model_fields_set
-        """Whether long texts are split: unless the task sets ``overflow``."""
+        """Whether long texts are split; false if the task sets ``overflow``."""
 
     def check_input(self, request: Request) -> None:
         if isinstance(request.input, str):
@@ -86,7 +95,7 @@ class Summarize(Task):
         return writer.outcome(result, abstained=not text)
 
     def without_model(self, request: Request) -> Mapping[str, Any] | None:
-        """The digest without the model's text, so that gathered messages are not lost."""
+        """The digest of messages, without a model's text, so that gathered messages are not lost."""
         if isinstance(request.input, str):
             return None
         return Digest(read_messages(request.input)).result([])
@@ -103,7 +112,7 @@ class Summarize(Task):
         return await _Reading(text, self._part_characters(request), writer, self.section.grounded).summary()
 
     async def _wording(self, digest: Digest, request: Request, writer: _Writer) -> list[Statement]:
-        """The model's sentences about the points, as far as those support them."""
+        """The model's sentences about the points that the points support."""
         check = Check(*digest.evidence, TOGETHER, is_strict=self.section.grounded)
         most = self._part_characters(request)
         while True:
@@ -117,7 +126,7 @@ class Summarize(Task):
             return digest.told(check.statements(output.text))
 
     def _room(self, request: Request) -> int | None:
-        """Estimated tokens left for a text next to prompt and summary; None if unknown."""
+        """Estimated tokens that prompt and summary leave for a text; None without a known context length."""
         if self.context_length is None:
             return None
         own = len(self.section.instruction or INSTRUCTION) + sum(
@@ -139,7 +148,7 @@ class Summarize(Task):
 
 
 class _Writer:
-    """The engine calls of one request, and their total cost."""
+    """Makes the engine calls of one request and adds up their cost."""
 
     def __init__(self, task: Summarize, request: Request, ask: Ask, on_chunk: OnChunk | None) -> None:
         self._task = task
@@ -159,7 +168,7 @@ class _Writer:
         *,
         most: int | None = None,
     ) -> Output:
-        """The model's summary of a text, in ``max_tokens`` or ``most`` tokens.
+        """The model's summary of a text, in at most ``max_tokens`` tokens, and at most ``most`` if given.
 
         :raises TooLong: the text has too many tokens.
         """
@@ -180,7 +189,7 @@ class _Writer:
         return replace(output, text=without_rest(output.text, output.finish_reason))
 
     async def say(self, text: str, check: Check) -> list[Statement]:
-        """The supported sentences of the model's summary, also streamed."""
+        """Sentences of the model's summary that pass ``check``; they are also streamed, if requested."""
         stream = None if self._on_chunk is None else SentenceStream(check, self._on_chunk)
         output = await self.write(text, on_chunk=None if stream is None else stream.feed)
         statements = list(check.statements(output.text))
@@ -189,7 +198,7 @@ class _Writer:
         return statements
 
     def append(self, said: list[Statement], more: list[Statement]) -> list[Statement]:
-        """Streams statements after the model's. :return: both."""
+        """Streams the statements ``more`` after those already ``said``. :return: all of them."""
         statements = [*said, *more]
         if self._on_chunk is not None and more:
             self._on_chunk(join(statements)[len(join(said)) :])
@@ -206,13 +215,13 @@ class _Writer:
         return self._task.section.instruction is not None
 
     def replace_with(self, statements: list[Statement]) -> list[Statement]:
-        """Streams statements that replace the model's."""
+        """Streams statements that replace the model's, and returns them."""
         if self._on_chunk is not None and statements:
             self._on_chunk(join(statements))
         return statements
 
     def extract(self, text: str, offset: int = 0) -> list[Statement]:
-        """Extracted sentences instead of the model's: at most as many, and within the length limit."""
+        """Sentences extracted from ``text``: at most as many as the model wrote, within the length limit."""
         return extract(text, most=self.wanted, limit=self.limit, offset=offset)
 
     def report_progress(self, done: int, of: int) -> None:
@@ -229,9 +238,9 @@ class _Writer:
 class _Reading:
     """Map-reduce summary of one long text in parts of up to ``most`` characters.
 
-    Each part is summarised (map), then the summaries in groups, until they fit one call (reduce). A part's
-    summary must be supported by that part, other sentences by up to three parts. For parts that the result
-    doesn't cover, the most central summaries are appended.
+    Each part is summarised (map). The summaries are then summarised in groups until they fit one call
+    (reduce). A part must support its own summary; up to three parts may support later summaries. For
+    parts that the result doesn't cover, the most central of their summaries are appended.
     """
 
     def __init__(self, text: str, most: int, writer: _Writer, is_strict: bool) -> None:
@@ -241,11 +250,11 @@ class _Reading:
         self._evidence = Evidence()
         self._names: list[str] = []
         self._firsts: list[tuple[str, Statement]] = []
-        """Name of each part, with its first statement."""
+        """Name of each part, and the first statement about the part."""
         self._check = Check(self._evidence, self._names, TOGETHER, is_strict=is_strict)
 
     async def summary(self) -> list[Statement]:
-        """:raises TooLong: even a short part is too long."""
+        """The statements of the summary. :raises TooLong: even the shortest part is too long."""
         notes = await self._read()
         while len(notes) > 1 and len(self._names) > 1:
             shown = "\n".join(note.text for note in notes)
@@ -262,7 +271,7 @@ class _Reading:
         return self._with_uncovered(self._writer.replace_with(notes))
 
     def _with_uncovered(self, said: list[Statement]) -> list[Statement]:
-        """Appends statements of parts that are not covered, up to a length for the number of parts."""
+        """Appends statements about parts that ``said`` omits, as many as the number of parts demands."""
         most = -(-len(self._names) // PARTS_A_SENTENCE) - len(said)
         if most <= 0 or self._writer.has_instruction:
             return said
@@ -306,7 +315,7 @@ class _Reading:
         return notes
 
     async def _shorter(self, notes: list[Statement], shown: str) -> list[Statement]:
-        """Summaries of groups of notes, or the best notes if those aren't much shorter."""
+        """Summaries of groups of ``notes``, or the best notes if the summaries aren't much shorter."""
         said: list[Statement] = []
         for start, end in split_parts(shown, self._most):
             try:
@@ -325,7 +334,7 @@ class _Reading:
     def _halve(self, length: int) -> None:
         """Halves the part size after a part of ``length`` characters was too long.
 
-        :raises TooLong: parts are already short; this also ends a lack of memory.
+        :raises TooLong: the parts can't get shorter; this also ends the retries when memory is short.
         """
         if length < 2 * SHORTEST_PART:
             raise TooLong(

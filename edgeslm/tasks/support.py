@@ -1,10 +1,10 @@
-"""Support check: whether a source text supports a sentence, by comparing words; no model.
+"""Support check: decides by comparing words, without a model, whether a source text supports a sentence.
 
-A sentence is supported if one source contains all of its numbers and names and most of its other content
-words, with each number near one of the same words. This is precision against the source, as ROUGE measures it
-against a summary (Lin 2004), strict about what small models invent first: names and numbers (Kryscinski et
-al. 2020, section 3.1, swap them to make false claims). It ignores meaning: "A calls B" is supported by "B
-calls A".
+A sentence is supported if the source contains all of its numbers and names and most of its other content
+words. Each number must be near one of the sentence's other words in the source. The measure is word
+precision against the source; ROUGE (Lin, 2004) compares with a reference summary instead. The check is strict
+about names and numbers, because small models most often get these wrong (Kryscinski et al., 2020, section
+3.1, swap them to make false claims). The check ignores word order, so "B calls A" supports "A calls B".
 """
 
 from __future__ import annotations
@@ -21,11 +21,11 @@ from typing import Final
 from edgeslm.knowledge.documents.sentences import split_sentences
 
 LEAST_SHARE: Final = 0.7
-"""Share of a sentence's content words that its source must have."""
+"""Least share of a sentence's content words that its source must contain."""
 NEAR_WORDS: Final = 12
-"""Most words between a number and one of the sentence's other words."""
+"""Longest distance, in words, between a number and another word of the sentence in the source."""
 STEM_CHARACTERS: Final = 6
-"""Stems are compared up to this length: configure, configuration."""
+"""Length to which stems are cut, so that "configure" and "configuration" match."""
 
 _SPACE: Final = re.compile(r"\s+")
 FUNCTION_WORDS: Final = frozenset(
@@ -55,7 +55,7 @@ _WORD: Final = re.compile(
     r"|[^\W_]+(?:['’\-_./:@+][^\W_]+)*"
 )
 _NUMBER: Final = re.compile(r"(\d++(?:[.,:]\d++)*+)([^\W\d_]*)")
-"""A number and its unit."""
+"""Matches a number and its unit."""
 _GROUPED: Final = re.compile(r"\b\d{1,3}(?:,\d{3})+\b")
 _PARTS: Final = re.compile(r"[\-_./:@+]")
 _COMPOUND: Final = re.compile(r"[-/]")
@@ -63,10 +63,10 @@ _COMPOUND: Final = re.compile(r"[-/]")
 
 @dataclass(frozen=True, slots=True)
 class Support:
-    """The evidence for a sentence; true if it is sufficient.
+    """How far sources support a sentence; the object is true if the support is sufficient.
 
-    ``sources``: numbers of the supporting sources, best first. ``share``: share of the content words they
-    contain. ``missing``: the other content words.
+    ``sources``: indexes of the supporting sources, best first. ``share``: share of the sentence's content
+    words that these sources contain. ``missing``: content words that they don't contain.
     """
 
     supported: bool
@@ -80,14 +80,14 @@ class Support:
 
 @dataclass(frozen=True, slots=True)
 class _Source:
-    """``places``: word positions of each key. ``starts``: word positions of the sentences."""
+    """A source text. ``places``: word positions of each key. ``starts``: where each sentence begins."""
 
     places: dict[str, array[int]]
     starts: array[int]
 
 
 class Evidence:
-    """Sources, indexed once to check many sentences."""
+    """Source texts, indexed once to check many sentences."""
 
     def __init__(self, sources: Iterable[str] = ()) -> None:
         self._sources: list[_Source] = []
@@ -109,10 +109,11 @@ class Evidence:
         self._sources.append(read)
 
     def support(self, sentence: str, *, together: int = 1, among: Sequence[int] | None = None) -> Support:
-        """The evidence from the best source, or jointly from up to ``together`` sources.
+        """The support of a sentence by the best source, or by up to ``together`` sources jointly.
 
         A sentence without content words is not supported.
-        :param among: numbers of the sources to use, in order of addition; None for all.
+
+        :param among: indexes of the sources to use, in the order in which they were added; None for all.
         """
         among = range(len(self)) if among is None else among
         words = [word for part in _read(sentence) for word in part if word.is_content]
@@ -134,7 +135,7 @@ class Evidence:
         return Support(is_enough, tuple(chosen), share, tuple(word.text for word in left))
 
     def _denies(self, number: int, words: Sequence[_Word]) -> bool:
-        """Whether the source negates the sentence, which has no negation itself."""
+        """Whether the source negates a sentence that contains no negation."""
         source = self._sources[number]
         if "not" not in source.places or any("not" in word.needs for word in words):
             return False
@@ -149,7 +150,7 @@ class Evidence:
         return 2 * most >= len(words) and all(part in nots for part, count in counts.items() if count == most)
 
     def _fit(self, left: Sequence[_Word], words: Sequence[_Word], number: int) -> float:
-        """Number of words that a source has; a required word outweighs all others."""
+        """Number of words in ``left`` that a source contains; a required word outweighs all others."""
         found = [word for word in left if self._has(number, word, words)]
         return sum(len(words) if word.must_be_there else 1 for word in found)
 
@@ -170,20 +171,23 @@ def _has_near(places: array[int], here: int) -> bool:
 
 
 def content_words(text: str) -> list[str]:
-    """Content words, normalised: no case, no endings."""
+    """Content words of a text, normalised: lower case, without endings."""
     return [word.needs[0] for part in _read(text) for word in part if word.is_content]
 
 
 @dataclass(frozen=True, slots=True)
 class _Word:
-    """``keys``: lookup keys of a word in a source. ``needs``: keys that a sentence's word requires there."""
+    """A normalised word. ``keys``: keys under which a source indexes the word.
+
+    ``needs``: keys that a source must have if a sentence contains the word.
+    """
 
     text: str
     keys: tuple[str, ...]
     needs: tuple[str, ...]
     is_content: bool = True
     is_bound: bool = False
-    """Whether it is meaningless alone: a number or negation."""
+    """Whether the word means little alone, like a number or a negation."""
     must_be_there: bool = False
 
 
@@ -196,7 +200,7 @@ def _read(text: str) -> Iterator[list[_Word]]:
 
 @lru_cache(maxsize=8192)
 def _word(text: str, is_first: bool) -> _Word:
-    """:param is_first: first word of a sentence, so that its capital is no sign of a name."""
+    """:param is_first: whether the word begins a sentence, where a capital letter doesn't mark a name."""
     plain = text.casefold().replace("’", "'")
     if plain in _NEGATIONS or plain.endswith("n't"):
         return _Word(text, ("not",), ("not",), is_bound=True, must_be_there=True)
@@ -226,7 +230,7 @@ def _name(plain: str) -> str:
 
 
 def _stem(plain: str) -> str:
-    """Light stemmer (Harman 1991; Porter 1980, step 1b)."""
+    """Stem of a word, by a light stemmer (Harman 1991; Porter 1980, step 1b)."""
     if not plain.isalpha() or not plain.isascii():
         return plain
     if plain.endswith("s") and not plain.endswith(("ss", "us", "is")) and len(plain) > 3:

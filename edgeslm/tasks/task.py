@@ -1,4 +1,4 @@
-"""Task: the base class of all kinds; request options override the task's defaults."""
+"""Base class of all kinds of task; a request's options override the task's defaults."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ PROBABILITY: Final[Mapping[str, Any]] = {"type": "number", "minimum": 0, "maximu
 
 
 def object_schema(required: dict[str, Any], optional: Mapping[str, Any] | None = None) -> dict[str, Any]:
-    """JSON Schema of an object with these properties."""
+    """JSON Schema of an object with these required and optional properties."""
     return {"type": "object", "properties": {**required, **(optional or {})}, "required": list(required)}
 
 
@@ -60,22 +60,22 @@ class Documents(Protocol):
         """The ``k`` best passages of the named collections, best first.
 
         :param only: which documents to search.
-        :param by_sentence: rerank the first ones by their sentences, and by a reader if there is one.
+        :param by_sentence: rerank the best passages by their sentences, and by a reader model if it exists.
         """
         ...
 
     async def compute(
         self, question: str, collections: Sequence[str], only: Filter = EVERYTHING
     ) -> TableAnswer | None:
-        """The answer of the collections' tables; None if there is none, or several."""
+        """The answer computed from the collections' tables; None if there is no answer or more than one."""
         ...
 
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """A result without what the scheduler adds (queue time, model).
+    """A task's result, before the scheduler adds the queue time and the model's name.
 
-    ``distance``: how far the message is from the task's training data, if known.
+    ``distance``: distance of the message from the task's training data; None if unknown.
     """
 
     status: Literal["ok", "abstained"]
@@ -91,10 +91,11 @@ class Outcome:
 
 
 class Task(ABC):
-    """One entry of ``tasks:``, ready to run.
+    """A configured task (one entry of ``tasks:``), ready to run.
 
-    :param bundle: the trained head or adapter. :param documents: the collections.
-    :param context_length: context of its model, in tokens.
+    :param bundle: the trained head or adapter.
+    :param documents: the node's collections.
+    :param context_length: context length of the task's model, in tokens.
     """
 
     kind: ClassVar[str]
@@ -115,47 +116,47 @@ class Task(ABC):
         self.set_up()
 
     def set_up(self) -> None:  # noqa: B027  most kinds add nothing
-        """Kind-specific set-up. :raises ConfigError: an inconsistent section."""
+        """Sets up what only this kind needs. :raises ConfigError: the section is inconsistent."""
 
     @property
     def learned(self) -> LearnedSection | None:
-        """The training data's section in the bundle; None for a task that was not trained."""
+        """The ``learned`` section of the bundle's manifest; None for a task that was not trained."""
         return None if self.bundle is None else self.bundle.manifest.learned
 
     @property
     def stage(self) -> str | None:
-        """Name of the stage in results."""
+        """Name of the task's stage in results: the model's name, or ``learned`` for a trained task."""
         return LEARNED if self.section.learned else self.section.model
 
     @property
     def is_head(self) -> bool:
-        """Whether it runs on an encoder."""
+        """Whether the task runs a trained head on an encoder."""
         return self.bundle is not None and self.bundle.manifest.head is not None
 
     @abstractmethod
     async def run(self, request: Request, ask: Ask, on_chunk: OnChunk | None) -> Outcome:
-        """:raises RequestError: reported to the client."""
+        """Computes the result. :raises RequestError: an error that becomes the client's result."""
 
     @abstractmethod
     def result_schema(self) -> dict[str, Any]:
-        """JSON Schema of ``result``, published in ``info``."""
+        """JSON Schema of the task's results, which the node publishes in its ``info`` message."""
 
     def is_answer(self, result: Mapping[str, Any], message: str) -> bool:
         """Whether another node's result is valid for this task."""
         return True
 
     def refer(self, request: Request, found: Mapping[str, Any]) -> Mapping[str, Any]:
-        """Options for a request to another node, given the result found here."""
+        """Options of the request to another node, derived from ``found``, this node's own result."""
         return {}
 
     def bring_back(
         self, request: Request, found: Mapping[str, Any], answer: Mapping[str, Any]
     ) -> Mapping[str, Any] | None:
-        """Converts another node's result to one of this task; None if it is unusable."""
+        """Converts another node's result to a result of this task; None if it is unusable."""
         return answer
 
     def without_model(self, request: Request) -> Mapping[str, Any] | None:
-        """A result that needs no model, if all models failed; None if there is none. May take seconds."""
+        """A result without a model, for use if all models fail; None if there is none. May take seconds."""
         return None
 
     def check(self, request: Request) -> None:
@@ -180,33 +181,33 @@ class Task(ABC):
         self.text(request)
 
     def collections(self, request: Request) -> Sequence[str]:
-        """The task's collections, or those of them that the request names."""
+        """Names of the collections to search: those that the request names, or all of the task's."""
         names: Sequence[str] = request.options.get("knowledge", self.section.knowledge)
         return names
 
     def only(self, request: Request) -> Filter:
-        """Which documents the request asks for."""
+        """Filter for the documents to search, from the request's options."""
         return Filter(**self.narrowed(request))
 
     def narrowed(self, request: Request) -> dict[str, Any]:
-        """The options of the filter."""
+        """Options of the request that restrict the documents to search."""
         return {name: request.options[name] for name in NARROWING if name in request.options}
 
     @property
     def opened(self) -> Documents:
-        """:raises InternalError: there are no collections."""
+        """The node's collections. :raises InternalError: there are none."""
         if self._documents is None:
             raise InternalError(f"task {self.name} has nothing to look in")
         return self._documents
 
     def text(self, request: Request) -> str:
-        """The input as text; only ``generate`` and ``summarize`` accept objects."""
+        """The request's input. :raises InvalidRequest: the input is an object instead of a text."""
         if not isinstance(request.input, str):
             raise InvalidRequest(f"task {self.name} takes a text as its input, not an object")
         return request.input
 
     def option(self, request: Request, name: str) -> Any:
-        """The request's value, else the task's."""
+        """Value of an option: from the request if it sets the option, otherwise from the task."""
         if name in request.options:
             return request.options[name]
         return getattr(self.section, name)
@@ -220,9 +221,9 @@ class Task(ABC):
         )
 
     def turns(self, instruction: tuple[str | Text, ...], *user: str | Text) -> tuple[Turn, ...]:
-        """The instruction, the examples as earlier turns, and the user's turn.
+        """Chat turns of a prompt: the instruction, the examples as earlier turns, and the user's input.
 
-        Parts from a request are ``Text``, in the instruction, too.
+        Parts that come from a request are ``Text``, also within the instruction.
         """
         shown: list[Turn] = []
         for example in self.section.examples:
@@ -231,14 +232,14 @@ class Task(ABC):
         return (Turn("system", instruction), *shown, Turn("user", user))
 
     def encode_example(self, output: Any) -> str:
-        """An example's output in the format the model writes."""
+        """Output of an example, in the format that the model should write."""
         return str(output)
 
 
 def threshold_of(name: str, section: TaskSection, calibration: Calibration | None) -> float:
-    """Lowest confidence of an ``ok`` result.
+    """Confidence below which a result is ``abstained`` instead of ``ok``.
 
-    :raises ConfigError: the calibration can't guarantee the wanted error.
+    :raises ConfigError: the calibration can't guarantee the task's ``max_error``.
     """
     wanted = section.max_error
     if wanted is None:
