@@ -1,8 +1,8 @@
 """Grounding gate: decides by search scores whether collections can answer a question.
 
 A logistic model estimates the probability that the best passage is from the right section. The model's
-features are scores of the best passage, alone and compared with the other passages. No feature depends on the size of the
-collection.
+features are scores of the best passage, alone and compared with the other passages. No feature depends on
+the size of the collection.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
-"""Alerts of lost messages: sentences in ``health`` for an hour after the broker lost messages or a session.
+"""Alerts about losses: sentences in ``health`` for an hour after the broker lost messages or a session.
 
-Other alerts come from the parts of a node, for as long as their condition lasts.
+Other parts of a node raise other alerts, which last as long as their condition.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from edgeslm.protocol.topics import BROKER_DROPPED
 from edgeslm.telemetry.extension import Extension
 
 TOLD_S = 3600.0
-"""How long an alert stays."""
+"""How long an alert stays in ``health``."""
 
 _ROOM = (
     "requests may be among them. Raise its limits for queued messages (mosquitto: max_queued_messages and "
@@ -24,9 +24,9 @@ _ROOM = (
 
 
 class Growth:
-    """The growth of an external counter; a counter that falls was reset to 0.
+    """Measures the growth of an external counter. A counter that falls is assumed to have been reset to 0.
 
-    ``before`` is its first value, ``total`` its growth since then.
+    ``before`` is the counter's first value, ``total`` the growth since then.
     """
 
     def __init__(self) -> None:
@@ -36,7 +36,7 @@ class Growth:
         self._steps: deque[tuple[float, int]] = deque(maxlen=1000)
 
     def see(self, value: int) -> int:
-        """Takes the counter's value. :return: its growth since the last call."""
+        """Records the counter's value. :return: the growth since the last call."""
         if self._last is None:
             self.before = self._last = value
             return 0
@@ -54,7 +54,10 @@ class Growth:
 
 
 _SUBSCRIPTIONS: Final = (Subscription(BROKER_DROPPED, qos=0, every_time=True, optional=True),)
-"""Every time: only the retained count shows what the broker dropped while the node was offline."""
+"""``every_time`` requests the retained count after each connect.
+
+Only this count shows what the broker dropped while the node was offline.
+"""
 
 
 class BrokerLosses(Extension):
@@ -72,7 +75,7 @@ class BrokerLosses(Extension):
 
     @property
     def broker_dropped(self) -> int:
-        """Messages that the broker has dropped since this node first saw its count."""
+        """Number of messages that the broker has dropped since the node first received the broker's count."""
         return self._dropped.total
 
     def lose_session(self) -> None:
@@ -87,9 +90,9 @@ class BrokerLosses(Extension):
         return {"broker_dropped": self.broker_dropped, "session_lost": self.session_lost}
 
     def see_broker_dropped(self, payload: bytes) -> int:
-        """Takes the broker's count of dropped messages, a number as text. :return: its growth.
+        """Records the broker's count of dropped messages. :return: the growth of the count.
 
-        Anything else is ignored, since the payload isn't ours.
+        The payload is a decimal number. Other payloads are ignored, since the broker may use another format.
         """
         if len(payload) > 20 or not payload.isdigit():
             return 0

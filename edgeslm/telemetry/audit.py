@@ -1,8 +1,8 @@
 """Audit log: one JSON line per request with time, task, client and status, without texts.
 
-Each line is a single write; the file is append-only and rotated by size. On a full disk requests are still
-answered: lost lines are counted and reported in ``health``. A client is known by its reply topic and id,
-which it chose itself.
+Each line is a single write; the file is append-only and rotated by size. If the disk is full, requests are
+still answered; lost lines are counted and reported in ``health``. Clients are
+identified by reply topic and request id, which they choose themselves.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ LONGEST = 256
 
 
 class AuditLog:
-    """Writes the log of one node; does nothing without a file in ``section``."""
+    """Writes the log of one node; does nothing if ``section`` names no file."""
 
     def __init__(self, section: Audit) -> None:
         self._file = section.file
@@ -38,7 +38,7 @@ class AuditLog:
 
     @property
     def problem(self) -> str | None:
-        """A sentence while lines can't be written, else None."""
+        """An alert as a sentence while lines can't be written, else None."""
         if self._problem is None:
             return None
         return f"The audit log can't be written ({self._problem}): {self.lost} lines are lost so far."

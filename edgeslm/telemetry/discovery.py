@@ -1,10 +1,10 @@
 """MQTT discovery for Home Assistant: builds one retained message per entity of a node.
 
-Topics are ``<prefix>/<component>/<node>/<entity>/config``, which every version understands; device messages
-need 2024.11. An empty message removes an entity. Pure.
+Topics are ``<prefix>/<component>/<node>/<entity>/config``, which every version of Home Assistant understands;
+discovery messages for whole devices need version 2024.11. An empty message removes an entity. Pure.
 
-Fields: https://www.home-assistant.io/integrations/mqtt/#mqtt-discovery, and the pages of sensor.mqtt and
-binary_sensor.mqtt.
+The fields are documented at https://www.home-assistant.io/integrations/mqtt/#mqtt-discovery, and on the pages
+of ``sensor.mqtt`` and ``binary_sensor.mqtt``.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ _VALUES = {
     "embed": "value_json.status",
     "search": "r.passages | count",
 }
-"""State of an entity for a result ``r`` with status ``ok``, by kind; Home Assistant allows 255 characters."""
+"""Template of the state for an ``ok`` result ``r``, by kind of task; Home Assistant allows 255 characters."""
 _WHOLE_TEXT = "text=(r.text | default('', true))[:4000]"
 _SOURCES = "sources=r.{} | default([]) | map(attribute='source') | list"
 _ATTRIBUTES = {
@@ -48,19 +48,19 @@ _IS_AVAILABLE = "{{ 'online' if value_json.state in ['online', 'draining'] else 
 
 
 def status_topic(prefix: str) -> str:
-    """Topic on which Home Assistant publishes ``online``, by default."""
+    """Default topic on which Home Assistant publishes ``online`` when it starts."""
     return f"{prefix}/status"
 
 
 def entity_filter(prefix: str, base: str) -> str:
-    """Filter of all discovery messages of a node, which its login must be allowed to write."""
+    """Topic filter of a node's discovery messages; the node's login must be allowed to publish them."""
     return f"{prefix}/+/{_node_id(base)}/+/config"
 
 
 def announcements(config: Config, kinds: Mapping[str, str]) -> dict[str, dict[str, Any]]:
     """A node's discovery messages by topic; empty without ``discovery.prefix``.
 
-    :param kinds: kind of each task.
+    :param kinds: kind of each task, by name.
     """
     prefix = config.discovery.prefix
     if prefix is None:
@@ -89,7 +89,7 @@ def announcements(config: Config, kinds: Mapping[str, str]) -> dict[str, dict[st
 
 
 _Entity = tuple[str, str, dict[str, Any]]
-"""Component, id within the node, own fields."""
+"""Component of an entity, its id within the node, and its own discovery fields."""
 
 
 def _entities(config: Config, kinds: Mapping[str, str]) -> Iterator[_Entity]:
@@ -105,7 +105,7 @@ def _entities(config: Config, kinds: Mapping[str, str]) -> Iterator[_Entity]:
 
 
 def _results(task: str, kind: str, name: str, topic: str) -> dict[str, Any]:
-    """Fields of an entity that shows the results on a topic or filter.
+    """Discovery fields of an entity that shows the results on a topic or topic filter.
 
     Messages that aren't results of the task leave the state unchanged.
     """
@@ -125,7 +125,7 @@ def _results(task: str, kind: str, name: str, topic: str) -> dict[str, Any]:
 
 
 def route_filter(base: str, route: Route) -> str:
-    """The narrowest filter that covers all result topics of a route."""
+    """The narrowest topic filter that matches all result topics of a route."""
     if route.to is None:
         return f"{base}/event/{route.name}"
     levels = topic_pattern(route.to, route.source)
@@ -192,13 +192,15 @@ def _unit(unit: str, device_class: str | None = None) -> dict[str, Any]:
 
 
 def _node_id(base: str) -> str:
-    """The node's id in Home Assistant; unique at a broker, since node names have no ``_``."""
+    """The node's id in Home Assistant; unique per broker, since node names contain no ``_``."""
     prefix, _, node = base.rpartition("/v1/")
     return f"{_slug(prefix)}_{node}"
 
 
 def _slug(name: str) -> str:
-    """``name`` with letters, digits, ``_`` and ``-`` only, as its topics need. A checksum keeps changed names
-    distinct."""
+    """``name`` with only letters, digits, ``_`` and ``-``, as Home Assistant's topics require.
+
+    A name whose characters were replaced gets a checksum, so that different names stay different.
+    """
     plain = re.sub(r"[^a-zA-Z0-9_-]", "_", name)
     return plain if plain == name else f"{plain}_{zlib.crc32(name.encode()):08x}"

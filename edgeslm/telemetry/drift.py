@@ -1,8 +1,8 @@
-"""Drift detection: compares a task's recent messages with the rows it was tested on in training.
+"""Drift detection: compares a task's recent messages with the test rows from its training.
 
-Three statistics: distance to the training data and confidence, by the one-sided Kolmogorov-Smirnov statistic
-(only greater distance and lower confidence count), and the labels given, by the total variation distance.
-Stores numbers, no texts. Pure.
+Distance to the training data and confidence are compared by the one-sided Kolmogorov-Smirnov statistic; only
+greater distance and lower confidence count. Predicted labels are compared by the total variation distance.
+Only numbers are stored, no texts. Pure.
 """
 
 from __future__ import annotations
@@ -16,22 +16,25 @@ from typing import Any
 from edgeslm.bundle.learned_task import DriftReference
 
 WINDOW = 200
-"""Messages compared, the last ones."""
+"""Number of recent messages that are compared with the test rows."""
 FEWEST = 50
-"""Fewest messages for a comparison."""
+"""Fewest messages that are enough for a comparison."""
 EVERY = 10
-"""Messages between two comparisons; each sorts the window."""
+"""Messages between two comparisons, since each comparison sorts all messages of the window."""
 _MOST = {"distance": 0.3, "confidence": 0.3, "labels": 0.5}
-"""Thresholds of drift. For 200 messages without drift, 0.3 is exceeded once in 10^15 times by chance; the
-margin is for bursts of similar messages."""
+"""Thresholds of drift, by statistic.
+
+Without drift, a statistic of 200 messages exceeds 0.3 by chance in one of 10^15 cases. The thresholds are
+this high in order to tolerate bursts of similar messages.
+"""
 _CHANCE = 2.6
-"""Without drift, a statistic of n messages exceeds this over the root of n once in 10^6 times."""
+"""Without drift, a statistic of n messages exceeds ``_CHANCE / sqrt(n)`` in one of 10^6 cases."""
 _BACK = 0.8
-"""Hysteresis: drift ends below this share of the threshold."""
+"""Hysteresis: drift ends when all statistics fall below this share of their thresholds."""
 
 
 class DriftWatch:
-    """Detects drift of one task; ``labels`` are in the order of the reference's shares."""
+    """Detects drift of one task; ``labels`` are in the order of ``reference.labels``, their shares."""
 
     def __init__(self, reference: DriftReference, labels: Sequence[str]) -> None:
         self._reference = reference
@@ -54,7 +57,10 @@ class DriftWatch:
             self._compare()
 
     def figures(self) -> Mapping[str, Any]:
-        """``moved``, the number of ``messages``, and the statistics: 0: like the test rows, 1: unlike."""
+        """``moved`` (whether there is drift), the number of ``messages``, and each statistic.
+
+        A statistic of 0 means that messages are like the test rows, 1 that they are completely different.
+        """
         rounded = {name: round(value, 3) for name, value in self._statistics.items()}
         return {"moved": self.moved, "messages": len(self._given), **rounded}
 
@@ -69,7 +75,7 @@ class DriftWatch:
         return [words[name] for name, value in self._statistics.items() if value > self._limit(name) * _BACK]
 
     def sentence(self, task: str) -> str | None:
-        """An alert; None without drift."""
+        """The alert about drift, as a sentence; None without drift."""
         if not self.moved:
             return None
         return (
@@ -96,8 +102,10 @@ class DriftWatch:
         return max(_MOST[name], by_chance)
 
     def _expected_label_shift(self) -> float:
-        """Upper bound of the label shift by chance without drift: a count's mean deviation is at most its
-        standard deviation."""
+        """Upper bound of the mean label shift that chance causes without drift.
+
+        The mean deviation of a label's count is at most its standard deviation.
+        """
         total = len(self._given)
         return sum(math.sqrt(share * (1 - share) / total) for share in self._reference.labels) / 2
 
@@ -109,7 +117,7 @@ class DriftWatch:
 
 def excess(values: Sequence[float], quantiles: Sequence[float]) -> float:
     """One-sided Kolmogorov-Smirnov statistic, 0 to 1: how far ``values`` lie above the distribution with
-    these ``quantiles``. It is the largest difference of the two distribution functions.
+    these ``quantiles``. The statistic is the largest difference of the two distribution functions.
     """
     ranked, lead = sorted(values), 0.0
     for value in dict.fromkeys(ranked):

@@ -1,6 +1,6 @@
 """Extensions: optional parts of a node, created when the configuration enables them.
 
-The daemon starts and stops them, passes messages on their topics, and collects their ``health`` entries.
+The daemon starts and stops extensions, passes them messages of their topics, and collects their ``health``.
 Extensions don't depend on each other.
 """
 
@@ -15,10 +15,10 @@ from edgeslm.protocol.delivery import Delivery, Subscription
 
 
 class Extension:
-    """Base class with hooks of the daemon's life cycle; by default they do nothing."""
+    """Base class with hooks of the daemon's life cycle; by default the hooks do nothing."""
 
     problem: str | None = None
-    """An alert, as a sentence."""
+    """An alert, as a sentence; None if there is no problem."""
     _work: asyncio.Task[Any] | None = None
     """Background task, cancelled by :meth:`stop`."""
 
@@ -32,7 +32,7 @@ class Extension:
         """Called after the switch to another configuration."""
 
     def close(self) -> None:
-        """Called before the node drains: begin nothing new."""
+        """Called before the node drains; the extension must not begin new work."""
 
     async def stop(self) -> None:
         """Ends everything; also called after a failed start."""
@@ -48,15 +48,17 @@ class Extension:
 
     @property
     def subscriptions(self) -> Sequence[Subscription]:
-        """Topics without wildcards, constant."""
+        """Subscriptions to topics without wildcards; they never change."""
         return ()
 
     def connected(self) -> None:
-        """Called after every CONNACK: the broker may have lost retained messages."""
+        """Called after every CONNACK, since the broker may have lost retained messages."""
 
     def on_message(self, delivery: Delivery) -> bool:
-        """Called for a message on one of its topics. :return: whether it acknowledges the message itself;
-        else routes get it too."""
+        """Called for a message on one of the extension's topics.
+
+        :return: whether the extension acknowledges the message; if not, routes get the message, too.
+        """
         return False
 
     @property
@@ -65,30 +67,30 @@ class Extension:
 
     @property
     def pids(self) -> Mapping[str, int]:
-        """Its child processes, by purpose."""
+        """Process ids of the extension's child processes, by purpose."""
         return {}
 
     def health(self) -> Mapping[str, Any]:
-        """Its entries in the health message."""
+        """The extension's entries in the health message."""
         return {}
 
 
 class HasTasks(Protocol):
-    """Has tasks, which may change while the node runs."""
+    """An object with tasks, which may change while the node runs."""
 
     @property
     def tasks(self) -> Mapping[str, Any]: ...
 
 
 class Documented(Protocol):
-    """Has a node's health and info messages."""
+    """An object that provides a node's health and info messages."""
 
     def health(self) -> dict[str, Any]: ...
     def info(self) -> dict[str, Any]: ...
 
 
 class Announces(Protocol):
-    """Publishes a node's state, info and health."""
+    """An object that publishes a node's state, info and health."""
 
     @property
     def state(self) -> str: ...

@@ -1,7 +1,7 @@
 """Fleet inventory (``edgeslm fleet list``), from the retained messages of nodes and pools.
 
-Pure. Messages are untrusted and may be of another version: invalid fields are left out, unknown ones ignored,
-control characters removed.
+Pure. Messages are untrusted and may come from other versions. Invalid fields are left out, unknown fields are
+ignored, and control characters are removed.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ POOL = "pool/"
 _MOST = 64
 _MOST_MEMBERS = 1000
 _DIGEST = 12
-"""Digits of a digest in the table; the JSON has all."""
+"""Number of digits that the table shows of a digest; the JSON output has all of them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,7 +30,7 @@ class FleetModel:
 
 @dataclass(frozen=True, slots=True)
 class FleetNode:
-    """A node or a pool's dispatcher. None: unknown."""
+    """A node, or the dispatcher of a pool. Attributes that are None are unknown."""
 
     name: str
     kind: str
@@ -38,13 +38,13 @@ class FleetNode:
     state: str
     is_up: bool
     age_s: float | None
-    """Seconds since its last health message, by its own clock."""
+    """Age of the last health message in seconds, by the timestamp of the node's own clock."""
     is_stale: bool
-    """Online, but without a recent health message."""
+    """Whether the node is online but has sent no health message recently."""
     version: str | None
     protocol: int | None
     skew: str | None
-    """Why this version can't read its messages, as a sentence."""
+    """Why this version of edgeslm can't read the node's messages, as a sentence."""
     site: str | None
     models: tuple[FleetModel, ...]
     pool: Mapping[str, Any] | None
@@ -54,12 +54,12 @@ class FleetNode:
     queue: int | None
     in_flight: int | None
     requests: int | None
-    """Results since its start, errors included."""
+    """Number of results since the node's start, errors included."""
     alerts: tuple[str, ...]
     members: Mapping[str, str] = field(default_factory=dict)
-    """State of each pool member, by a dispatcher."""
+    """For a dispatcher: the state of each member of its pool."""
     unreachable: bool = False
-    """Its site is cut off from the hub; the figures are old."""
+    """Whether the node's site is cut off from the hub, so that the figures are old."""
 
     @property
     def needs_a_look(self) -> bool:
@@ -76,8 +76,11 @@ def entry_of(
     site: str | None = None,
     unreachable: bool = False,
 ) -> FleetNode:
-    """``documents`` are a node's retained messages by kind; ``now`` is ``time.time()``. ``unreachable``: its
-    site is cut off."""
+    """The inventory entry of a node or dispatcher.
+
+    ``documents`` are the node's retained messages by kind; ``now`` is ``time.time()``. ``unreachable``:
+    whether the node's site is cut off.
+    """
     info, health = documents.get("info", {}), documents.get("health", {})
     figures = figures_of(name, documents, {}, now)
     dispatches = name.startswith(POOL)
@@ -111,7 +114,7 @@ def entry_of(
 
 
 def _age_s(at: Any, now: float) -> float | None:
-    """None also if the board's clock is ahead or was never set."""
+    """Seconds since ``at``; None if it isn't a time, or if the board's clock is ahead or was never set."""
     if not isinstance(at, int | float) or isinstance(at, bool) or not 1e9 < at <= now + STALE_S:
         return None
     return round(max(0.0, now - at), 1)
@@ -151,7 +154,7 @@ def _text(value: Any) -> str | None:
 
 @dataclass(frozen=True, slots=True)
 class Difference:
-    """A model whose bundle differs between nodes, with the nodes of each digest."""
+    """A model whose bundle differs between nodes, and the names of the nodes with each digest."""
 
     model: str
     digests: Mapping[str, tuple[str, ...]]
@@ -186,7 +189,7 @@ def _order(version: str) -> tuple[int, ...]:
 
 
 def inventory(entries: Sequence[FleetNode]) -> dict[str, Any]:
-    """The document of ``--json``."""
+    """The document that ``edgeslm fleet list --json`` prints."""
     return {
         "nodes": [_plain_entry(one) for one in entries],
         "differences": [asdict(one) for one in differences(entries)],
@@ -210,7 +213,7 @@ _STATE, _AGE, _VERSION, _POOL, _QUEUE, _RUN, _REQUESTS = 8, 6, 9, 10, 5, 3, 8
 
 
 def table(entries: Sequence[FleetNode], *, width: int, title: str, paint: Painter) -> list[str]:
-    """Lines of at most ``width`` columns: a row per node, below it its models and alerts."""
+    """Lines of at most ``width`` columns: one row per node, followed by the node's models and alerts."""
     width = max(_NARROWEST, width)
     lines = [paint(f"{title}   {_counted(entries)}"[:width], "bold"), ""]
     fixed = _STATE + _AGE + _VERSION + _POOL + _QUEUE + _RUN + _REQUESTS + 7
@@ -269,7 +272,7 @@ def _row(cells: Sequence[str], room: int) -> str:
 
 
 def _cell(text: str, width: int) -> str:
-    """A negative width aligns right."""
+    """``text`` cut or padded to ``width`` columns; a negative width aligns it right."""
     room = abs(width)
     text = text if len(text) <= room else text[: room - 1] + "…"
     return f"{text:>{room}}" if width < 0 else f"{text:<{room}}"

@@ -17,19 +17,19 @@ from edgeslm.messages import Result
 from edgeslm.telemetry.extension import HasTasks
 
 WINDOW = 1000
-"""Latencies kept for the quantiles."""
+"""Number of latencies kept for the quantiles over all tasks."""
 TASK_WINDOW = 200
-"""Latencies kept per task."""
+"""Number of latencies kept for the quantiles of each task."""
 BUCKETS_S = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0)
-"""Upper bounds of each task's latency histogram, in seconds; the last bucket has none."""
+"""Upper bounds of each task's latency histogram, in seconds; the last bucket has no bound."""
 PHASES = ("queue", "prefill", "decode", "total")
 OTHER = "other"
-"""Stands for unknown tasks, whose names clients choose without limit."""
+"""Name under which all unknown tasks are counted, since clients may send any number of names."""
 RATE_WINDOW_S = 60.0
 
 
 class _TaskMeter:
-    """Counts of one task since the start; latencies without errors."""
+    """Figures of one task since the node's start; errors are results, but have no latency or tokens."""
 
     def __init__(self) -> None:
         self.results: Counter[str] = Counter()
@@ -62,10 +62,10 @@ class _TaskMeter:
 
 
 class Meter:
-    """Counts results; latency quantiles of the last :data:`WINDOW`, answers and tokens per second over a
-    minute.
+    """Counts results, and measures latencies and answers and tokens per second.
 
-    Tasks unknown to ``node`` are counted together as :data:`OTHER`; without ``node`` each by its name.
+    Latency quantiles cover the last :data:`WINDOW` answers; rates cover the last minute. Tasks that ``node``
+    doesn't know are counted together as :data:`OTHER`. Without ``node``, each task is counted by its name.
     """
 
     def __init__(self, node: HasTasks | None = None) -> None:
@@ -80,12 +80,12 @@ class Meter:
 
     @property
     def statuses(self) -> Counter[str]:
-        """Results of all tasks, by status and, for errors, by code."""
+        """Number of results of all tasks, by status or error code."""
         return sum((task.results for task in self._tasks.values()), Counter())
 
     @property
     def counts(self) -> dict[str, Counter[str]]:
-        """Results by task, then by status or error code."""
+        """Number of results by task, then by status or error code."""
         return {name: task.results for name, task in self._tasks.items()}
 
     def count(self, result: Result) -> None:
@@ -134,7 +134,7 @@ def quantiles(values: Iterable[float]) -> dict[str, float]:
 
 
 def memory_bytes(pids: Mapping[str, int], proc: Path = Path("/proc")) -> dict[str, int]:
-    """Resident bytes by process name; ``daemon`` is this process. Ended ones are left out."""
+    """Resident bytes by process name; ``daemon`` is this process. Processes that have ended are left out."""
     return {
         name: rss for name, pid in {"daemon": os.getpid(), **pids}.items() if (rss := _rss(proc / str(pid)))
     }
@@ -149,5 +149,5 @@ def _rss(process: Path) -> int:
 
 
 def temperature_c(root: Path = Path("/")) -> float | None:
-    """The hottest of the kernel's thermal zones; None: there are none."""
+    """Temperature of the kernel's hottest thermal zone; None if there are no zones."""
     return board.temperature_c(root)

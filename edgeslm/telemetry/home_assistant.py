@@ -1,6 +1,6 @@
 """Home Assistant: publishes discovery messages and withdraws those of removed tasks.
 
-Topics are recorded in a file before they are published, so that a later start can withdraw them too.
+Topics of messages are recorded in a file before they are published, so that a later start can withdraw them.
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ PAUSE_S = 1.0
 
 
 class Announcer(Extension):
-    """Announces the tasks of ``service`` and the node itself.
+    """Announces the tasks of ``service`` and the node itself to Home Assistant.
 
-    :param record: file with the topics announced.
-    :param pause_s: pause between two announcements: anybody who may write to Home Assistant's status topic
-        can trigger one.
+    :param record: file with the topics of published discovery messages.
+    :param pause_s: pause between two announcements, since anybody who may publish on Home Assistant's status
+        topic can trigger an announcement.
     """
 
     def __init__(
@@ -65,7 +65,7 @@ class Announcer(Extension):
         return False  # a route may read it too
 
     def announce(self) -> None:
-        """Announces everything again soon, or after a running announcement."""
+        """Starts a new announcement of everything, at once or after the one that is running."""
         self._again = True
         if self._work is None or self._work.done():
             self._work = asyncio.create_task(self._run())

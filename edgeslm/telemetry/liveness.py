@@ -1,6 +1,6 @@
 """Liveness by progress: a node is alive while its network thread runs and its requests advance.
 
-Pure. The event loop needs no check, since the caller runs in it.
+Pure. The event loop is not checked, since the caller runs in it.
 """
 
 from __future__ import annotations
@@ -8,9 +8,9 @@ from __future__ import annotations
 import time
 
 NETWORK_SILENT_S = 60.0
-"""Limit for the network thread without progress; connecting takes 20 s, more with a slow name server."""
+"""Longest time of the network thread without progress; connecting takes 20 s, or more with slow DNS."""
 MARGIN_S = 30.0
-"""Added to the longest step, for a busy machine and the time between two checks."""
+"""Time added to ``longest_step_s``, for a busy machine and the time between two checks."""
 
 
 class Liveness:
@@ -23,11 +23,11 @@ class Liveness:
     def fault(
         self, *, network_alive: bool, network_silent_s: float, unfinished: int, moved_at: float
     ) -> str | None:
-        """Why the node is not alive, as a sentence; None: it is. Call it every few seconds.
+        """Why the node is not alive, as a sentence; None if it is alive. Call it every few seconds.
 
-        ``unfinished`` counts queued and running requests; ``moved_at`` is the time of the last progress
-        (begun, finished, a chunk of an answer), in monotonic seconds. A request to an idle node counts from
-        the last call, so calls must be closer together than :data:`MARGIN_S`.
+        ``unfinished`` counts queued and running requests; ``moved_at`` is when a request last made progress
+        (began, finished or produced a chunk), in monotonic seconds. On an idle node, a new request's time
+        counts from the last call of this method, so calls must be closer together than :data:`MARGIN_S`.
         """
         now = time.monotonic()
         self._moved_at = max(self._moved_at, now if not unfinished else moved_at)

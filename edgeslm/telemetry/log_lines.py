@@ -14,7 +14,7 @@ _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066
 
 
 class LineFormatter(logging.Formatter):
-    """Escapes control characters as Python does, ``\\n`` or ``\\x1b``. Tracebacks keep their lines."""
+    """Escapes control characters as in Python, such as ``\\n`` or ``\\x1b``. Tracebacks keep their lines."""
 
     def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802  # the library's name
         return one_line(super().formatMessage(record))
@@ -25,7 +25,7 @@ class LineFormatter(logging.Formatter):
 
 
 def printable(text: str) -> str:
-    """``text`` for a terminal: keeps lines and tabs, escapes other control characters."""
+    """``text`` for a terminal: line breaks and tabs stay, other control characters are escaped."""
     return "\n".join("\t".join(map(one_line, line.split("\t"))) for line in text.split("\n"))
 
 

@@ -1,8 +1,8 @@
 """Prometheus metrics: the figures of ``health`` in Prometheus's format.
 
-:data:`METRICS` lists all of them; :func:`exposition` writes the text for a scraper. Nothing is counted here,
-    so Prometheus and ``health`` can't differ. Labels are names from the configuration and codes of the
-    protocol, never something that a client chooses. Pure.
+:data:`METRICS` lists all metrics; :func:`exposition` writes the text for a scraper. This module doesn't count
+anything itself, so Prometheus and ``health`` can't differ. Label values are names from the configuration and
+codes of the protocol; clients can't choose them. Pure.
 """
 
 from __future__ import annotations
@@ -15,17 +15,18 @@ from edgeslm import __version__
 
 Health = Mapping[str, Any]
 Samples = Iterator[tuple[tuple[str, ...], Any]]
-"""Label values with a number; for a histogram, with counts per bound and the sum."""
+"""Pairs of label values and a number; for a histogram, the number is replaced by counts and their sum."""
 
 STATES = ("starting", "online", "draining", "stopped")
 
 
 @dataclass(frozen=True, slots=True)
 class Metric:
-    """``name`` is without the suffixes of a histogram's parts.
+    """A metric. ``name`` excludes the suffixes ``_bucket``, ``_sum`` and ``_count`` of a histogram.
 
-    ``key`` is its key in :func:`figures_of`: a number without ``labels``, numbers by one label, or by task
-    and a second label, limited to ``only``. Missing figures are left out.
+    ``key`` is the key of the metric's figures in :func:`figures_of`. Without labels, the figures are a
+    number; with one label, numbers by label value; with two, numbers by task and label value. If ``only`` is
+    given, only these values of the second label are read. Missing figures are left out.
     """
 
     name: str
@@ -49,7 +50,7 @@ class Metric:
 
 
 def figures_of(health: Health) -> dict[str, Any]:
-    """``health`` with a key for each metric."""
+    """``health``, with the keys added that :data:`METRICS` need."""
     tasks = health.get("tasks", {})
     return {
         **health,
@@ -136,9 +137,10 @@ METRICS = (
 
 
 def exposition(health: Health, accept: str = "") -> tuple[bytes, str]:
-    """The text and its content type: OpenMetrics if ``accept`` asks for it, else Prometheus's own format.
+    """The metrics as text, and the content type.
 
-    :param accept: header of a scraper's request.
+    :param accept: the ``Accept`` header of the scraper's request. If it asks for OpenMetrics, the text has
+        this format, else Prometheus's own.
     """
     from prometheus_client.exposition import choose_encoder  # costs 1 MB of memory
 
@@ -147,7 +149,7 @@ def exposition(health: Health, accept: str = "") -> tuple[bytes, str]:
 
 
 class _Sample:
-    """``health`` with the registry interface of the library's encoders."""
+    """Makes ``health`` look like a registry of ``prometheus_client``, which the library's encoders read."""
 
     def __init__(self, health: Health) -> None:
         self._figures = figures_of(health)

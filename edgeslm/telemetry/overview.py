@@ -1,6 +1,6 @@
-"""Live overview (``edgeslm top``): turns the messages of nodes into figures, and those into terminal lines.
+"""Live overview (``edgeslm top``): turns messages of nodes into figures, and figures into terminal lines.
 
-Pure. Messages are untrusted: invalid fields are left out, control characters removed.
+Pure. Messages are untrusted: invalid fields are left out, and control characters are removed.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 STALE_S = 90.0
-"""Health comes every 30 seconds; older figures are shown with their age."""
+"""Age above which figures are shown with their age; nodes publish health every 30 seconds."""
 _MOST_NAMES = 64
 _PALETTE = {"good": "32", "busy": "33", "bad": "31", "dim": "2", "bold": "1"}
 _STATE_STYLES = {"online": "good", "starting": "busy", "draining": "busy"}
@@ -20,10 +20,11 @@ _STATE_STYLES = {"online": "good", "starting": "busy", "draining": "busy"}
 
 @dataclass(frozen=True, slots=True)
 class NodeFigures:
-    """Figures of one node; None: unknown. ``age_s`` is the age of its health message.
+    """Figures of one node; None means unknown. ``age_s`` is the age of the node's health message.
 
-    ``site`` is None for a node of the broker itself. If its site is cut off, ``unreachable_since`` is when
-    that was heard (``time.time()``); ``since_before``: it was cut off before we began to listen.
+    ``site`` is None for a node that uses this broker itself. ``unreachable_since`` is when the site was
+    reported to be cut off (``time.time()``), or None; ``since_before`` is true if the site was already cut
+    off when the program began to listen.
     """
 
     node: str
@@ -61,8 +62,11 @@ class NodeFigures:
 def figures_of(
     node: str, documents: Mapping[str, Mapping[str, Any]], heard_at: Mapping[str, float], now: float
 ) -> NodeFigures:
-    """``documents`` are a node's messages by kind: ``state``, ``info``, ``health``; ``heard_at`` and ``now``
-    are in seconds."""
+    """The figures of a node.
+
+    ``documents`` has the node's messages by kind (``state``, ``info``, ``health``), ``heard_at`` when they
+    were received; these times and ``now`` are in seconds of the same clock.
+    """
     info, health = documents.get("info", {}), documents.get("health", {})
     tasks, alerts = info.get("tasks"), health.get("alerts")
     return NodeFigures(
@@ -94,7 +98,7 @@ def figures_of(
 
 
 def plain(text: str) -> str:
-    """One line of printable characters."""
+    """``text`` as one line of printable characters, at most 2000."""
     return "".join(c if c.isprintable() else " " for c in text)[:2000]
 
 
@@ -119,7 +123,7 @@ def _numbers(value: Any) -> dict[str, float]:
 
 
 def duration(seconds: float | None) -> str:
-    """``42 s``, ``3 min``, ``5 h``, ``12 d``."""
+    """A duration in a readable unit, such as ``42 s``, ``3 min``, ``5 h`` or ``12 d``."""
     if seconds is None:
         return "-"
     for size, unit in ((86_400, "d"), (3600, "h"), (60, "min")):
@@ -153,7 +157,7 @@ def _count(value: int | None) -> str:
 
 @dataclass(frozen=True, slots=True)
 class _Column:
-    """On a narrow terminal columns are dropped by ``keep``, the lowest first."""
+    """A column. On a narrow terminal, the columns with the lowest ``keep`` are dropped first."""
 
     title: str
     width: int
@@ -178,7 +182,7 @@ _WIDEST_SITE = 20
 
 
 class Painter:
-    """Adds terminal styles, or none if ``coloured`` is false."""
+    """Adds terminal styles to a text, unless ``coloured`` is false."""
 
     def __init__(self, coloured: bool) -> None:
         self._coloured = coloured
@@ -190,9 +194,10 @@ class Painter:
 def screen(
     nodes: Sequence[NodeFigures], *, width: int, height: int | None, title: str, paint: Painter
 ) -> list[str]:
-    """The lines of one screen, at most ``width`` columns wide; ``height`` None: unlimited.
+    """The lines of one screen: at most ``width`` columns and, unless None, at most ``height`` lines.
 
-    If not all lines fit, the tasks are left out first, then alerts, then the last nodes, which are counted.
+    If not all lines fit, tasks are left out first, then alerts, then the last nodes. In that case a last
+    line says how many lines are missing.
     """
     width = max(20, width)
     head = [paint(_cut(f"{title}   {_counted(nodes)}", width), "bold"), ""]
@@ -235,7 +240,7 @@ def _counted(nodes: Sequence[NodeFigures]) -> str:
 
 
 def _unreachable(node: NodeFigures) -> str:
-    """Since when a node is unreachable: local time, with the date unless today."""
+    """Since when a node is unreachable, as text: the local time, and the date if it isn't today."""
     since = time.localtime(node.unreachable_since)
     today = time.localtime()[:3] == since[:3]
     said = time.strftime("%H:%M:%S" if today else "%Y-%m-%d %H:%M", since)
@@ -249,7 +254,7 @@ def paint_row(
     paint: Painter,
     site_room: int | None = None,
 ) -> str:
-    """``site_room``: width of the site column; None: no such column."""
+    """The table row of a node. ``site_room``: width of the site column; None omits the column."""
     site = "" if site_room is None else f"{_cut(node.site or '', site_room):<{site_room}} "
     left = width - len(site)
     if node.unreachable_since is not None:  # its figures are old
@@ -310,12 +315,12 @@ def _alerts(node: NodeFigures, width: int, paint: Painter) -> list[str]:
 
 
 def wrap(text: str, width: int) -> list[str]:
-    """An indented sentence, wrapped."""
+    """``text`` indented, and wrapped to ``width`` columns."""
     return textwrap.wrap(text, width, initial_indent="  ", subsequent_indent="    ")
 
 
 def _columns(width: int, names: Sequence[str]) -> list[_Column]:
-    """The columns that fit next to the longest name, or its first 24 characters."""
+    """The columns that fit next to the longest node name, of which at most 24 characters count."""
     kept = list(_COLUMNS)
     wanted = max([_NARROWEST, *(len(name) for name in names)])
     while len(kept) > 1 and sum(c.width + 1 for c in kept) + min(wanted, 24) > width:

@@ -1,8 +1,7 @@
-"""Metrics endpoint for Prometheus: ``GET /metrics`` over HTTP/1.1, on the event loop.
+"""Metrics endpoint for Prometheus: serves ``GET /metrics`` over HTTP/1.1, on the event loop.
 
-A slow or faulty scraper affects only its own connection: each has limits of time and size, and connections
-beyond
-:data:`CONNECTIONS` are closed at once. Figures are cached for a second.
+A slow or faulty scraper affects only its own connection, since each connection has limits of time and size.
+Connections beyond :data:`CONNECTIONS` are closed at once. Responses are cached for a second.
 """
 
 from __future__ import annotations
@@ -22,17 +21,17 @@ CONNECTIONS = 8
 """Most concurrent connections; Prometheus needs one."""
 PATIENCE_S = 5.0
 MOST_BYTES = 8192
-"""Size limit of a request's head."""
+"""Size limit of a request's head, in bytes."""
 FRESH_S = 1.0
 
 OPENMETRICS = "application/openmetrics-text; version=1.0.0"
 
 
 class ScrapeEndpoint(Extension):
-    """Listens on ``address``, host and port, from :meth:`start` to :meth:`stop`.
+    """Listens on ``address`` (host and port) from :meth:`start` to :meth:`stop`.
 
-    :param patience_s: timeout for receiving a request, and again for sending its answer.
-    :param fresh_s: how long an answer is cached.
+    :param patience_s: timeout for receiving a request, and also for sending the response.
+    :param fresh_s: how long a response is cached.
     """
 
     def __init__(
@@ -53,11 +52,11 @@ class ScrapeEndpoint(Extension):
 
     @property
     def port(self) -> int | None:
-        """The port it listens on, else None."""
+        """The port that the endpoint listens on; None if it doesn't listen."""
         return self._server.sockets[0].getsockname()[1] if self._server and self._server.sockets else None
 
     async def start(self) -> None:
-        """Listens; a failure only sets :attr:`problem`, since the node can serve without metrics."""
+        """Begins to listen; a failure only sets :attr:`problem`, since the node can serve without metrics."""
         host, port = self._address
         try:
             self._server = await asyncio.start_server(self._accept, host, port, limit=MOST_BYTES)
@@ -84,7 +83,7 @@ class ScrapeEndpoint(Extension):
         task.add_done_callback(self._serving.discard)
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        """Serves one request; the connection is closed then."""
+        """Serves one request, then closes the connection."""
         try:
             async with asyncio.timeout(self._patience_s):
                 head = await reader.readuntil(b"\r\n\r\n")

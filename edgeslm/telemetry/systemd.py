@@ -1,7 +1,7 @@
 """systemd notifications (sd_notify(3)): ready, watchdog, stopping, status.
 
-Without a service manager every call does nothing. No call raises or blocks: a message that can't be sent goes
-with the next. :mod:`edgeslm.telemetry.liveness` decides whether the node is alive.
+If systemd didn't start the process, all calls do nothing. No call raises or blocks; a notification that can't
+be sent is sent with the next one. :mod:`edgeslm.telemetry.liveness` decides whether the node is alive.
 """
 
 from __future__ import annotations
@@ -17,13 +17,13 @@ log = logging.getLogger("edgeslm.telemetry")
 
 LOOK_S = 10.0
 START_LIMIT_S = 900.0
-"""Reading 4 GB from a slow SD card takes minutes."""
+"""How long a start may extend systemd's timeout; reading 4 GB from a slow SD card takes minutes."""
 
 
 class ServiceManager:
-    """systemd, if it started this process with ``Type=notify``; else false.
+    """Notifies systemd, if it started this process with ``Type=notify``; otherwise the object is false.
 
-    ``watchdog_s`` is the watchdog's interval in seconds; None: no watchdog.
+    ``watchdog_s`` is the watchdog's interval in seconds; None without a watchdog.
     """
 
     def __init__(self, environment: Mapping[str, str] = os.environ) -> None:
@@ -39,7 +39,7 @@ class ServiceManager:
         return bool(self._address)
 
     def ready(self, status: str) -> None:
-        """The start is over: later units may start, and the watchdog becomes active."""
+        """Reports that the start is over, so that systemd starts later units and activates the watchdog."""
         self._is_starting = False
         self._status = status
         self._say(READY="1", STATUS=status)
@@ -50,11 +50,11 @@ class ServiceManager:
         self._say(STATUS=status)
 
     def reloading(self) -> None:
-        """A reload has begun (``Type=notify-reload``); :meth:`ready` ends it."""
+        """Reports that a reload has begun (``Type=notify-reload``); :meth:`ready` reports its end."""
         self._say(RELOADING="1", MONOTONIC_USEC=str(time.clock_gettime_ns(time.CLOCK_MONOTONIC) // 1000))
 
     def stopping(self, status: str, *, within_s: float) -> None:
-        """The stop has begun and may take ``within_s`` seconds, even if the unit allows less."""
+        """Reports that the stop has begun and may take ``within_s`` seconds, even if the unit allows less."""
         self._is_starting = False
         self._status = status
         self._say(STOPPING="1", STATUS=status, EXTEND_TIMEOUT_USEC=_usec(within_s))
@@ -72,11 +72,11 @@ class ServiceManager:
     ) -> None:
         """Feeds the watchdog while ``fault`` returns None, and extends systemd's timeout during the start.
 
-        Runs in the event loop, so that a stuck loop doesn't feed it. ``fault`` returns a sentence if the
-        service is not alive; it is logged and shown by ``systemctl status``.
+        Runs in the event loop, so that a stuck loop stops feeding the watchdog. If the service is not alive,
+        ``fault`` returns a sentence, which is logged and shown by ``systemctl status``.
 
-        :param look_s: longest pause between two checks; a short watchdog shortens it.
-        :param start_limit_s: time for which a start extends systemd's timeout.
+        :param look_s: longest pause between two checks; a short watchdog interval shortens the pause.
+        :param start_limit_s: how long a start may extend systemd's timeout.
         """
         pause_s = min(look_s, self.watchdog_s / 3 if self.watchdog_s else look_s)
         give_up_at = time.monotonic() + start_limit_s
@@ -111,7 +111,10 @@ class ServiceManager:
 
 
 def _watchdog_s(environment: Mapping[str, str]) -> float | None:
-    """As sd_watchdog_enabled(3): the variables may be inherited and meant for the parent process."""
+    """Interval of the watchdog, determined as in sd_watchdog_enabled(3); None without a watchdog.
+
+    Inherited variables that are meant for another process are ignored.
+    """
     usec, pid = environment.get("WATCHDOG_USEC", ""), environment.get("WATCHDOG_PID", str(os.getpid()))
     meant = usec.isdecimal() and int(usec) > 0 and pid == str(os.getpid())
     return int(usec) / 1e6 if meant else None

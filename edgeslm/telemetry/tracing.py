@@ -1,8 +1,8 @@
 """OpenTelemetry traces: spans for queue, prefill and decode of each request, sent over OTLP/HTTP.
 
-A request with a ``traceparent`` (W3C Trace Context) continues the client's trace; others begin a new one, of
-which a share is sampled. Spans are built from the result's timings and contain no text, topic or client's id.
-If the collector is down, only spans are lost.
+A request with a ``traceparent`` (W3C Trace Context) continues the client's trace. Other requests begin new
+traces, of which a configured share is sampled. Spans are built from the timings of the result and don't
+contain texts, topics or client ids. If the collector is down, spans are lost, but requests are not affected.
 """
 
 from __future__ import annotations
@@ -31,20 +31,20 @@ log = logging.getLogger("edgeslm.telemetry")
 
 PHASES = ("queue", "prefill", "decode")
 QUEUE = 2048
-"""Most spans waiting for the collector; more are dropped."""
+"""Most spans waiting for the collector; further spans are dropped."""
 TIMEOUT_S = 5.0
 """Timeout for sending a batch."""
 STOP_S = 2.0
-"""Timeout for sending the rest at the end."""
+"""Timeout for sending the remaining spans when the node stops."""
 
 _HEADER = re.compile(r"00-(?!0{32})([0-9a-f]{32})-(?!0{16})([0-9a-f]{16})-([0-9a-f]{2})")
 _SAMPLED = 1
 
 
 class Tracer(Extension):
-    """Sends spans to the configured collector; without one, trace contexts are only passed on.
+    """Sends spans to the configured collector. Without a collector, trace contexts are only passed on.
 
-    :param service: has the known tasks; names of others, chosen by clients, are not sent.
+    :param service: has the node's tasks. Names of other tasks, which clients choose, are not sent.
     """
 
     def __init__(self, section: Tracing, node: str, service: HasTasks | None = None) -> None:
@@ -56,7 +56,7 @@ class Tracer(Extension):
         self._resource: Resource | None = None
 
     async def start(self) -> None:
-        """Loads the exporter; a failure only sets :attr:`problem`: the node can serve without traces."""
+        """Loads the exporter; a failure only sets :attr:`problem`, since traces are not essential."""
         if self._endpoint is None:
             return
         try:
@@ -71,8 +71,10 @@ class Tracer(Extension):
         self._resource = Resource.create(facts)
 
     async def stop(self) -> None:
-        """Sends remaining spans, for at most :data:`STOP_S`. A collector that hangs must not delay the exit,
-        so the thread is not joined."""
+        """Sends the remaining spans for at most :data:`STOP_S`.
+
+        The sending thread is not joined, since a collector that hangs must not delay the exit.
+        """
         processor, self._processor = self._processor, None
         if processor is None:
             return
@@ -91,7 +93,7 @@ class Tracer(Extension):
                 await ended.wait()
 
     def _make_processor(self, endpoint: str) -> SpanProcessor:
-        """:raises ImportError: the extra isn't installed."""
+        """The processor that sends the spans. :raises ImportError: the extra ``tracing`` isn't installed."""
         from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
         from opentelemetry.sdk.trace.export import BatchSpanProcessor
 
@@ -105,14 +107,14 @@ class Tracer(Extension):
         )
 
     def tell(self, taken: bool) -> None:
-        """Reports whether a batch was sent; called from the sending thread. A failure is logged once."""
+        """Updates :attr:`problem` after a batch, in the sending thread. Repeated failures are logged once."""
         problem = None if taken else f"The collector at {self._endpoint} doesn't take the node's traces."
         if problem and not self.problem:
             log.warning("%s", problem)
         self.problem = problem
 
     def trace(self, header: str | None) -> Trace | None:
-        """The trace of a request with this ``traceparent`` header, which is untrusted; None: no trace."""
+        """The trace of a request with this untrusted ``traceparent`` header; None if it has no trace."""
         found = _HEADER.fullmatch(header) if header is not None else None
         if self._processor is None:
             return Trace(found[0], None) if found else None
@@ -127,7 +129,7 @@ class Tracer(Extension):
     def record(self, request: Request, result: Result) -> None:
         """Queues the spans of an answered request; never raises.
 
-        A ``busy`` result gets none, since a route retries with the same request.
+        A ``busy`` result gets no spans, since a route retries the same request.
         """
         if self._processor is None or request.trace is None:
             return
@@ -141,8 +143,10 @@ class Tracer(Extension):
             log.debug("a trace is not sent", exc_info=True)
 
     def _spans(self, trace: Trace, name: str, result: Result) -> list[Any]:
-        """The request's span with one child per phase, end to end: the result has only sums, even if phases
-        alternated."""
+        """The request's span and one child span per phase.
+
+        Child spans follow each other without gaps, since the result only has the total time of each phase.
+        """
         from opentelemetry.sdk.trace import ReadableSpan
         from opentelemetry.sdk.util.instrumentation import InstrumentationScope
         from opentelemetry.trace import SpanContext, SpanKind, Status, StatusCode, TraceFlags
