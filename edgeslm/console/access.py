@@ -1,8 +1,9 @@
 """Console access control: token, sessions, rate limit of sign-ins, allowed hosts and origins.
 
-It follows OWASP's cheat sheets on sessions and cross-site request forgery: the session cookie is hidden from
-scripts, and changes need the page's own origin and a CSRF token. A Host that is a name must be one of ours,
-against DNS rebinding; an IP address can't be rebound. Pure but for the clock.
+The module follows OWASP's cheat sheets on sessions and cross-site request forgery. Scripts can't read the
+session cookie, and requests that change something need the console's own origin and a CSRF token. Against DNS
+rebinding, a name in the ``Host`` header must be one of the console's names; IP addresses can't be rebound.
+Pure but for the clock.
 """
 
 from __future__ import annotations
@@ -19,11 +20,11 @@ from ipaddress import ip_address
 from urllib.parse import urlsplit
 
 FEWEST_CHARACTERS = 16
-"""Shortest token; a shorter one could be guessed."""
+"""Shortest token, in characters; a shorter one could be guessed."""
 SESSION_S = 12 * 3600.0
 MOST_SESSIONS = 32
 ATTEMPTS = 5
-"""Wrong tokens per minute and address."""
+"""Most wrong tokens per minute from one address."""
 ATTEMPTS_OF_ALL = 30
 WINDOW_S = 60.0
 _MOST_ADDRESSES = 1000
@@ -31,14 +32,14 @@ _MOST_ADDRESSES = 1000
 
 @dataclass(frozen=True, slots=True)
 class Session:
-    """``csrf`` is the CSRF token, which only the page can read."""
+    """A browser's session; ``csrf`` is its CSRF token, which only the console's page can read."""
 
     csrf: str = field(repr=False)
     ends_at: float
 
 
 class TooManyAttempts(Exception):
-    """``wait_s``: seconds until the next attempt is allowed."""
+    """Too many wrong tokens; ``wait_s`` is the time until the next attempt is allowed."""
 
     def __init__(self, wait_s: int) -> None:
         self.wait_s = wait_s
@@ -85,9 +86,9 @@ class Access:
         return visit is not None and hmac.compare_digest(_digest(given), _digest(self.pass_of(visit)))
 
     def sign_in(self, token: str, address: str) -> str | None:
-        """The secret of a new session; None if the token is wrong.
+        """Begins a session and returns its secret; None if the token is wrong.
 
-        :raises TooManyAttempts: the rate limit is reached; even a right token is refused.
+        :raises TooManyAttempts: the rate limit is reached; then even the right token is refused.
         """
         self._check_attempts(address)
         if not hmac.compare_digest(_digest(token), self._token):
@@ -101,7 +102,7 @@ class Access:
         return secret
 
     def session(self, secret: str | None) -> Session | None:
-        """The session of a cookie; None: unknown or expired."""
+        """The session with the secret of a cookie; None if it is unknown or has expired."""
         if not secret:
             return None
         session = self._sessions.get(_digest(secret))
@@ -140,7 +141,7 @@ class Access:
 
 
 def _digest(text: str) -> bytes:
-    """Digests have equal length, so that a constant-time comparison doesn't leak the length either."""
+    """SHA-256 digest. Digests have equal length, so comparing them doesn't reveal a secret's length."""
     return hashlib.sha256(text.encode("utf-8", "surrogatepass")).digest()
 
 

@@ -1,6 +1,6 @@
 """Console feed: the node's last requests, and figures for the charts.
 
-A request costs two calls and a row of a ring buffer. Texts are kept only if ``keep_texts`` is set.
+Each request takes a few calls and one row of a ring buffer. Texts are kept only if ``keep_texts`` is set.
 """
 
 from __future__ import annotations
@@ -15,11 +15,11 @@ from edgeslm.messages import Request, Result
 from edgeslm.telemetry.health import quantiles
 
 ROWS = 200
-"""Requests kept."""
+"""Number of requests that are kept."""
 MOST_LATENCIES = 1000
-"""Latencies kept between two ticks; quantiles of a busier node use the first ones."""
+"""Most latencies kept between two ticks; on a busier node, quantiles use only the first latencies."""
 TEXT_CHARACTERS = 4000
-"""Characters kept of a text."""
+"""Most characters kept of a text."""
 
 
 @dataclass(slots=True)
@@ -52,7 +52,7 @@ class _FeedRow:
 
 
 class Seen:
-    """Follows one request."""
+    """Records the progress of one request in the feed."""
 
     __slots__ = ("_feed", "_row")
 
@@ -61,16 +61,16 @@ class Seen:
         self._row = row
 
     def begun(self) -> None:
-        """The request starts to run."""
+        """Called when the request starts to run."""
         self._feed.begin(self._row)
 
     def ended(self, result: Result | None) -> None:
-        """``result`` None: the request was cancelled by a stop."""
+        """Called when the request has ended; ``result`` is None if the node's stop cancelled it."""
         self._feed.end(self._row, result)
 
 
 class Feed:
-    """``keep_texts`` keeps the beginnings of inputs and results for :meth:`text`."""
+    """Last requests of a node; if ``keep_texts`` is set, also the beginnings of their inputs and results."""
 
     def __init__(self, *, keep_texts: bool = False) -> None:
         self._keep_texts = keep_texts
@@ -82,7 +82,7 @@ class Feed:
         self._errors = 0
 
     def watch(self, request: Request) -> Seen:
-        """Adds a row for a request. :return: to notify when the request begins and ends."""
+        """Adds a row for a request. :return: the object to call when the request begins and ends."""
         self._number += 1
         row = _FeedRow(self._number, time.time(), request.task[:100], request.reply_to[:300])
         if self._keep_texts:
@@ -96,12 +96,12 @@ class Feed:
         return [row.shown() for row in self._rows]
 
     def take_changed(self) -> list[dict[str, Any]]:
-        """Rows changed since the last call, at most the last 200."""
+        """Rows that changed since the last call: at most 200, those that changed last."""
         changed, self._changed = self._changed, {}
         return [row.shown() for row in changed.values()]
 
     def take_moment(self) -> dict[str, Any]:
-        """Since the last call: counts ``answered`` and ``errors``, latencies ``p50`` and ``p95`` in ms."""
+        """Figures since the last call: ``answered``, ``errors``, and latencies ``p50`` and ``p95`` in ms."""
         latencies, self._latencies_ms = self._latencies_ms, []
         found = quantiles(latencies)
         moment = {
@@ -114,7 +114,7 @@ class Feed:
         return moment
 
     def text(self, number: int) -> tuple[str | None, str | None]:
-        """Input and result of a row; None: not kept."""
+        """Input and result of the request in a row; None if they were not kept."""
         row = next((row for row in self._rows if row.number == number), None)
         return (row.input, row.output) if row is not None else (None, None)
 

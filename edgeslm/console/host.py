@@ -1,7 +1,7 @@
-"""Console host, the node's side: sends figures to the console and runs the requests of its form.
+"""Console host, in the daemon: sends figures to the console process and runs requests from its form.
 
-Chart figures go out every two seconds, everything else only while a browser is connected. Requests of the
-form have the lowest priority and pass the same checks as others.
+Figures for the charts are sent every two seconds, other data only while a browser is connected. Requests from
+the form have the lowest priority and pass the same checks as other requests.
 """
 
 from __future__ import annotations
@@ -42,15 +42,15 @@ log = logging.getLogger("edgeslm.console")
 
 TICK_S = 2.0
 EVERY = {"health": 2, "info": 5, "models": 5, "collections": 15}
-"""Ticks between two updates of a part, while a browser is connected."""
+"""Number of ticks between two updates of each part, while a browser is connected."""
 MOST_ASKS = 4
 SAID_ABOVE = ("kind", "recipe", "weights", "weight_bytes")
-"""Entries of a report card that the bundle's description repeats."""
+"""Entries of a report card that are left out, since the bundle's description has them."""
 LOWEST_PRIORITY = 0
 
 
 class ConsoleHost(Extension):
-    """``node`` gives health and info, read only while a browser is connected.
+    """``node`` provides health and info, which are read only while a browser is connected.
 
     :raises ConfigError: the console's packages or its token are missing.
     """
@@ -97,14 +97,14 @@ class ConsoleHost(Extension):
 
     @property
     def url(self) -> str | None:
-        """The console's address while it listens, else None."""
+        """URL of the console while it listens, else None."""
         return self._process.url
 
     async def start(self) -> None:
         self._work = asyncio.create_task(self._run())
 
     async def _run(self) -> None:
-        """Keeps the console running and fed until cancelled."""
+        """Keeps the console running, and sends it updates, until cancelled."""
         keeping = asyncio.create_task(self._process.run())
         try:
             while True:
@@ -187,7 +187,7 @@ class ConsoleHost(Extension):
         return found
 
     def _collections(self) -> dict[str, Any]:
-        """Collections with their sizes. Reads files: run it in a thread."""
+        """Collections with their sizes. Must run in a thread, since it reads files."""
         config, found = self._service.deployment.config, {}
         for name, section in config.knowledge.items():
             documents = passages = None
@@ -256,7 +256,7 @@ class ConsoleHost(Extension):
 
 
 def _count(path: Path) -> tuple[int, int]:
-    """Documents and passages of a collection. :raises KnowledgeError: it can't be read."""
+    """Number of documents and passages in a collection. :raises KnowledgeError: it can't be read."""
     db = open_database(find_collection(path), writes=False)
     with contextlib.closing(db):
         documents, passages = (

@@ -1,7 +1,7 @@
-"""The node's handle on the console process: starts it, sends to it, restarts it when it ends.
+"""Console process, as controlled by the node: starts and restarts the process, and sends it messages.
 
-Messages that a full pipe can't take are dropped, so that the console never delays the node. Imports no web
-server.
+When the pipe is full, messages are dropped, so that the console never delays the node. The web server's
+packages are not imported here.
 """
 
 from __future__ import annotations
@@ -27,13 +27,13 @@ log = logging.getLogger("edgeslm.console")
 
 COMMAND: tuple[str, ...] = (*PYTHON, "edgeslm.console.worker")
 MOST_BACKLOG_BYTES = 512 * 1024
-"""Unread bytes in the pipe above which messages are dropped."""
+"""Limit of unread bytes in the pipe, above which messages are dropped."""
 STOP_GRACE_S = 2.0
 AGAIN_S = 2.0
 
 
 def read_token(section: Console, state_dir: Path) -> str:
-    """The sign-in token; without ``console.token_file`` one is created at the first start.
+    """The sign-in token; without ``console.token_file``, a token is created at the first start.
 
     :raises ConfigError: the file can't be read, or the token is too short.
     """
@@ -59,23 +59,23 @@ def read_token(section: Console, state_dir: Path) -> str:
 
 
 def check_installed() -> None:
-    """:raises ConfigError: the web server isn't installed."""
+    """Checks the console's packages. :raises ConfigError: the web server isn't installed."""
     if any(importlib.util.find_spec(name) is None for name in ("starlette", "uvicorn")):
         raise ConfigError(["console: needs more packages: pip install 'edgeslm[api]'"])
 
 
 class ConsoleListener(Protocol):
     def begun(self) -> None:
-        """A new process has started and needs all data."""
+        """Called when a new console process has started, which needs all data."""
 
     def heard(self, said: Ask | Look | Viewers) -> None:
-        """A message of the process."""
+        """Called with a message from the console process."""
 
 
 class ConsoleProcess:
-    """Lives on one event loop.
+    """Keeps a console process running; must be used in one event loop.
 
-    :param settings: first message to the process.
+    :param settings: fields of the first message to the process.
     :param again_s: pause before the first restart.
     """
 
@@ -97,7 +97,7 @@ class ConsoleProcess:
         self._over = asyncio.Event()
         self._problem: str | None = None
         self.url: str | None = None
-        """The console's address while it listens, else None."""
+        """URL of the console while it listens, else None."""
         self.viewers = 0
 
     @property
@@ -106,11 +106,11 @@ class ConsoleProcess:
 
     @property
     def problem(self) -> str | None:
-        """Why there is no console, as a sentence."""
+        """Why the console doesn't run, as a sentence; None if there is no problem."""
         return f"The console doesn't run: {self._problem}." if self._problem else None
 
     async def run(self) -> None:
-        """Keeps it running until cancelled."""
+        """Keeps the console process running until cancelled."""
         backoff, loop = RestartBackoff(self._again_s), asyncio.get_running_loop()
         while True:
             self._over.clear()
@@ -126,7 +126,7 @@ class ConsoleProcess:
             await asyncio.sleep(backoff.next_s(loop.time() - started_at))
 
     def send(self, kind: str, **fields: Any) -> bool:
-        """:return: False if the message was dropped, because the pipe is full."""
+        """Sends a message to the process. :return: False if it was dropped because the pipe is full."""
         if self._child.backlog_bytes > MOST_BACKLOG_BYTES:
             return False
         self._child.send({"kind": kind, **fields})

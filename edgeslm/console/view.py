@@ -1,7 +1,7 @@
-"""Console view: the node's data in the console process, and what each browser hasn't seen of it yet.
+"""Console view: the node's data in the console process, and which of it is new to each browser.
 
-Its size is bounded: the last requests, 15 minutes of figures, the last value of each part. A slow browser
-gets the newest data, not a backlog.
+The view has the last requests, 15 minutes of figures, and the last value of each part, so its size is
+bounded. A slow browser gets the newest data, not a backlog.
 """
 
 from __future__ import annotations
@@ -12,20 +12,20 @@ from dataclasses import dataclass
 from typing import Any
 
 MOMENTS = 450
-"""Figures kept, two seconds apart."""
+"""Number of ticks whose figures are kept; a tick is two seconds."""
 ROWS = 200
 
 
 @dataclass(slots=True)
 class Cursor:
-    """How much one browser has seen."""
+    """How much of the view one browser has received."""
 
     version: int = 0
     moment: int = 0
 
 
 class View:
-    """Lives on one event loop."""
+    """Data of the node for browsers; must be used in one event loop."""
 
     def __init__(self) -> None:
         self._version = 0
@@ -36,7 +36,7 @@ class View:
         self._waiting: set[asyncio.Future[None]] = set()
 
     def take(self, message: dict[str, Any]) -> None:
-        """A message of the node: ``tick``, ``rows`` or ``told``."""
+        """Adds the data of a message from the node, of kind ``tick``, ``rows`` or ``told``."""
         self._version += 1
         if message["kind"] == "tick":
             self._moment += 1
@@ -53,7 +53,7 @@ class View:
                 future.set_result(None)
 
     def news(self, cursor: Cursor) -> dict[str, Any]:
-        """What the browser at ``cursor`` hasn't seen; everything for a new cursor. Moves the cursor."""
+        """Data that is new to the browser with ``cursor``, or all data for a new cursor. Moves the cursor."""
         rows = [row for version, row in self._rows.values() if version > cursor.version]
         unseen = min(self._moment - cursor.moment, len(self._moments))
         news: dict[str, Any] = {}
@@ -68,7 +68,7 @@ class View:
         return news
 
     async def changed(self, cursor: Cursor, timeout_s: float) -> None:
-        """Returns when there is news, or after ``timeout_s``."""
+        """Waits until there is new data for the browser with ``cursor``, or until ``timeout_s`` is over."""
         if cursor.version != self._version:
             return
         future = asyncio.get_running_loop().create_future()

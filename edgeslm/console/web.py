@@ -1,6 +1,6 @@
-"""The console's web application: pages, event stream and JSON API, all but the sign-in page behind a session.
+"""The console's web application: pages, event stream and JSON API; all but the sign-in page need a session.
 
-Data comes from a ``View``; requests of the form go to an ``AskedNode``.
+Data comes from a ``View``; requests from the page's form go to an ``AskedNode``.
 """
 
 from __future__ import annotations
@@ -47,11 +47,11 @@ PUBLIC = ("/login", "/static/style.css", "/static/icon.svg")
 """Paths served without a session."""
 MOST_STREAMS = 16
 MOST_ASKS = 2
-"""Concurrent requests of the form."""
+"""Most requests from the page's form that run at a time."""
 BODY_BYTES = 3 * INPUT_BYTES
 BODY_S = 10.0
 BEAT_S = 15.0
-"""Interval of keep-alives on a stream without news; the session is checked at each, too."""
+"""Interval of keep-alives on a stream without news; each keep-alive also checks the session."""
 TAKE_S = 30.0
 """Timeout for a browser to accept one event."""
 _TYPES = {"html": "text/html", "css": "text/css", "js": "text/javascript", "svg": "image/svg+xml"}
@@ -66,7 +66,7 @@ class _File:
 
 
 class Refusal(Exception):
-    """An error response: a status and a sentence."""
+    """An error response: a status code and a sentence."""
 
     def __init__(self, status: int, sentence: str, headers: Mapping[str, str] | None = None) -> None:
         super().__init__(sentence)
@@ -129,14 +129,14 @@ class Guard:
 
 
 class AskedNode(Protocol):
-    """The node, as the web application needs it."""
+    """What the web application needs of the node."""
 
     async def ask(self, task: str, text: str, options: dict[str, Any]) -> dict[str, Any]:
-        """The result, as it would be published."""
+        """Runs a request and returns the result, as it would be published."""
         ...
 
     async def text(self, row: int) -> dict[str, Any]:
-        """Input and result of a request."""
+        """Input and result of the request with number ``row``."""
         ...
 
     def note_viewers(self, count: int) -> None:
@@ -144,7 +144,7 @@ class AskedNode(Protocol):
 
 
 class EventStream(Response):
-    """Server-sent events for one browser; each event waits until the one before was accepted."""
+    """Server-sent events for one browser; each event waits until the browser accepted the previous one."""
 
     def __init__(self, web: Web, view: View, first: Mapping[str, Any], cookie: str | None) -> None:
         super().__init__()
@@ -198,7 +198,7 @@ async def _gone(receive: Receive) -> None:
 class Web:
     """The web application.
 
-    :param texts: whether browsers may ask for a request's texts.
+    :param texts: whether browsers may read the input and result of requests.
     """
 
     def __init__(self, access: Access, view: View, node: AskedNode, *, secure: bool, texts: bool) -> None:
@@ -335,7 +335,7 @@ class Web:
 
 
 async def _body(request: Request, most: int) -> bytes:
-    """:raises Refusal: the body is longer than ``most`` bytes, or too slow."""
+    """The body of a request. :raises Refusal: it is longer than ``most`` bytes, or arrives too slowly."""
     body = b""
     with contextlib.suppress(TimeoutError):
         async with asyncio.timeout(BODY_S):

@@ -1,10 +1,11 @@
 """Console messages on the pipe between the node and the console process.
 
 The console process faces untrusted browsers, so the node accepts only typed messages from it. The first is
-``Listening``, or ``Refused`` if the web server can't start. The node sends JSON objects with ``kind``:
-``settings`` (first), ``tick`` (``moment``: figures of the last two seconds), ``rows`` (changed requests),
-``told`` (``part`` of the node that changed, and its ``value``), ``answer`` (``number``, ``result``), ``text``
-(``number``, ``input``, ``output``).
+``Listening``, or ``Refused`` if the web server can't start.
+
+The node sends JSON objects whose ``kind`` is ``settings`` (sent first), ``tick`` (``moment`` has the figures
+of two seconds), ``rows`` (requests that changed), ``told`` (``part`` of the node that changed, and its
+``value``), ``answer`` (``number``, ``result``) or ``text`` (``number``, ``input``, ``output``).
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from edgeslm.ipc.codec import Frames, frames_to_child
 from edgeslm.ipc.pipe import Refused
 
 INPUT_BYTES = 32 * 1024
-"""Longest input of the form."""
+"""Longest input that the page's form may send."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +36,7 @@ class Viewers:
 
 @dataclass(frozen=True, slots=True)
 class Ask:
-    """A request of the form; ``options`` are unchecked, as the browser sent them."""
+    """A request from the page's form; ``options`` are unchecked, as the browser sent them."""
 
     number: int
     task: str
@@ -45,7 +46,7 @@ class Ask:
 
 @dataclass(frozen=True, slots=True)
 class Look:
-    """Asks for the texts of a row."""
+    """Asks for the input and result of the request in a row."""
 
     number: int
     row: int
@@ -55,4 +56,4 @@ Said = Listening | Refused | Viewers | Ask | Look
 
 TO_CONSOLE: Final = frames_to_child(Any)
 FROM_CONSOLE: Final = Frames(Said, 256 * 1024, most_containers=10_000)
-"""The longest is one ``Ask``, escaped."""
+"""The longest message is an ``Ask`` whose input is escaped in JSON."""

@@ -1,7 +1,7 @@
 """The console process: runs the web server, connected to the node by a pipe.
 
-A separate process keeps slow or hostile browsers away from the node, and costs its memory only where there is
-a console. It ends when the pipe closes.
+A separate process keeps slow or hostile browsers away from the node, and takes memory only if there is a
+console. The process ends when the pipe closes.
 """
 
 from __future__ import annotations
@@ -34,18 +34,18 @@ MOST_CONNECTIONS = 64
 HEADER_BYTES = 16 * 1024
 IDLE_S = 15.0
 MARGIN_S = 10.0
-"""Added to a request's timeout for the way through the pipe."""
+"""Time added to a request's timeout, for its transfer through the pipe."""
 
 
 class ConsoleServer(uvicorn.Server):
-    """Doesn't handle signals: the node closes the pipe to stop it."""
+    """A web server that handles no signals, since the node closes the pipe to stop it."""
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
         yield
 
     async def hang_up_on_idlers(self, idle_s: float = IDLE_S) -> None:
-        """Closes connections without a request for ``idle_s``; uvicorn would wait for a slow one for ever."""
+        """Closes connections that are idle for ``idle_s``, since uvicorn would wait forever for slow ones."""
         silent: dict[Any, Any] = {}
         while True:
             await asyncio.sleep(idle_s)
@@ -58,7 +58,7 @@ class ConsoleServer(uvicorn.Server):
 
 
 class Worker:
-    """One run of the console."""
+    """The console process, with its web server, view and pipe."""
 
     def __init__(self) -> None:
         self._view = View()
@@ -186,7 +186,7 @@ async def _run(descriptor: int) -> None:
 
 
 def main(argv: list[str]) -> None:
-    """``python -m edgeslm.console.worker FD LOG_LEVEL``; started by ``process``."""
+    """Entry point: ``process`` starts ``python -m edgeslm.console.worker FD LOG_LEVEL``."""
     # Ctrl-C and systemd's SIGTERM reach the whole group: the parent drains first and then closes the pipe.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)

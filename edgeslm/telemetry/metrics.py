@@ -15,7 +15,7 @@ from edgeslm import __version__
 
 Health = Mapping[str, Any]
 Samples = Iterator[tuple[tuple[str, ...], Any]]
-"""Pairs of label values and a number; for a histogram, the number is replaced by counts and their sum."""
+"""Pairs of label values and a number; for a histogram, counts per bound and the sum replace the number."""
 
 STATES = ("starting", "online", "draining", "stopped")
 
