@@ -34,7 +34,7 @@ class AddingProgress(IntakeListener):
         print_error(sentence)
 
     def begin_missing(self, passages: int) -> None:
-        """From now on, ``passages`` older passages without a vector are embedded."""
+        """Called before ``passages`` older passages without a vector are embedded."""
         self._embedded, self._missing = 0, passages
 
     def embed(self, embedding: Embed, texts: Sequence[str]) -> Sequence[Sequence[float]]:

@@ -14,9 +14,9 @@ from edgeslm.errors import BundleError
 
 
 class Embedding:
-    """Starts the engine with the first text and stops it at the end of the ``with`` block.
+    """Starts the engine with the first text, and stops it at the end of the ``with`` block.
 
-    :raises BundleError: ``path`` is not an encoder bundle.
+    :raises BundleError: the bundle at ``path`` is not an encoder.
     """
 
     def __init__(self, path: Path) -> None:
@@ -36,7 +36,7 @@ class Embedding:
         self._runner.close()
 
     def __call__(self, texts: Sequence[str]) -> Sequence[Sequence[float]]:
-        """One vector per text, of (dimensions) floats; a text that is too long is cut at the end.
+        """One vector of (dimensions) floats per text; a text that is too long is cut at the end.
 
         :raises EdgeslmError: the engine can't be started, or crashed.
         """

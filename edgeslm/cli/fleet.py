@@ -78,7 +78,7 @@ def _is_of(entry: FleetNode, pool: str) -> bool:
 
 
 def _heard(arguments: argparse.Namespace) -> list[FleetNode]:
-    """:raises BrokerError: the broker can't be reached or forbids reading, or there is no such node."""
+    """All nodes. :raises BrokerError: the broker can't be reached or forbids reading, or a node is missing."""
     from edgeslm.telemetry.fleet import entry_of
 
     address = address_of(arguments)

@@ -88,7 +88,7 @@ def _time(text: str) -> float:
 
 
 def _end(text: str) -> float:
-    """Like :func:`_time`, but a day means its end."""
+    """An argparse type like :func:`_time`, but a day stands for the end of the day."""
     try:
         day = datetime.combine(date.fromisoformat(text), time.max)
     except ValueError:
@@ -213,7 +213,7 @@ def _tag(embedding: Embedding) -> EncoderTag:
 
 
 def _remembered(tag: EncoderTag) -> Embedding:
-    """The collection's encoder, from its recorded path. :raises KnowledgeError: it isn't there any more."""
+    """The collection's encoder, from its recorded path. :raises KnowledgeError: it is no longer there."""
     try:
         embedding = _named(Path(tag.path))
     except BundleError as error:
@@ -224,7 +224,10 @@ def _remembered(tag: EncoderTag) -> Embedding:
 
 
 def _for_questions(collection: Collection, path: Path | None) -> Embedding | None:
-    """The collection's encoder; None: keyword search only, which is printed if the encoder is missing."""
+    """The collection's encoder; None if only keyword search is possible.
+
+    If the recorded encoder is missing, a message says so.
+    """
     tag = collection.encoder
     if tag is None:
         return None
@@ -255,7 +258,7 @@ def _told(totals: Totals) -> str:
 
 
 def _page(number: int, found: Found) -> str:
-    """A passage for people to read, with its own line breaks."""
+    """A passage formatted for people to read, with its own line breaks."""
     width = min(110, shutil.get_terminal_size().columns)
     where = f"{found.source}: {found.heading}" if found.heading else found.source
     head = f"{number}. {where} ({found.score:.2f}, characters {found.start} to {found.end})"

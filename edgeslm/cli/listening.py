@@ -1,4 +1,4 @@
-"""Broker options of commands: address and login, and for listening commands the nodes to show."""
+"""Command-line options for the broker: address and login, and which nodes to show."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from edgeslm.mqtt.broker_address import BrokerAddress
 
 PATIENCE_S = 15.0
-"""Timeout of the first connection; later outages may last any time."""
+"""Timeout of the first connection; after that, outages may last any time."""
 
 
 def add_broker_arguments(command: argparse.ArgumentParser) -> None:
@@ -38,14 +38,17 @@ def add_listening_arguments(command: argparse.ArgumentParser) -> None:
 
 
 def address_of(arguments: argparse.Namespace) -> BrokerAddress:
-    """:raises BrokerError: the address is invalid, or a file of the login can't be read."""
+    """Address and login. :raises BrokerError: the address is invalid, or a login file can't be read."""
     from edgeslm.mqtt.broker_address import BrokerAddress, Login
 
     return BrokerAddress.parse(arguments.broker, Login.of(arguments))
 
 
 def discovery_of(arguments: argparse.Namespace, address: BrokerAddress, node: str | None = None) -> Discovery:
-    """A discovery, not started yet; ``node`` None: of all nodes. :raises BrokerError: invalid --site."""
+    """A discovery of ``node``, or of all nodes if None; it must be started.
+
+    :raises BrokerError: the value of ``--site`` is invalid.
+    """
     from edgeslm.client.discovery import Discovery
     from edgeslm.telemetry.overview import plain
 
@@ -55,7 +58,7 @@ def discovery_of(arguments: argparse.Namespace, address: BrokerAddress, node: st
 
 
 def nothing_heard(arguments: argparse.Namespace, address: BrokerAddress) -> BrokerError:
-    """The error for a node, or all nodes, that can't be found."""
+    """The error to raise if the wanted node, or any node, wasn't found."""
     from edgeslm.telemetry.overview import plain
 
     who = "any node" if arguments.node is None else f"the node {plain(arguments.node)}"

@@ -1,4 +1,4 @@
-"""The command ``edgeslm``: parses arguments and runs a command, which does its heavy imports itself."""
+"""The command ``edgeslm``: parses arguments and runs a command. Commands import large modules themselves."""
 
 from __future__ import annotations
 
@@ -53,15 +53,15 @@ COMMANDS: Mapping[str, ModuleType] = {
     "top": top,
     "fleet": fleet,
 }
-"""Commands with a module of their own."""
+"""Commands that have their own module."""
 
 
 MOST_SECONDS = 7 * 24 * 3600
-"""Longest timeout of a request: the time that a broker keeps it for an offline node."""
+"""Longest timeout of a request: the time for which brokers keep the request for an offline node."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Runs a command. :return: its exit status; a failure prints one sentence on standard error, status 1."""
+    """Runs a command. :return: the exit status; a failure prints one sentence on standard error, and is 1."""
     try:
         arguments = _parser().parse_args(argv)
     except SystemExit as end:
@@ -267,7 +267,7 @@ def _try(arguments: argparse.Namespace) -> int:
 
 
 async def _try_all(config: Config, task: str, inputs: Iterator[bytes], options: dict[str, Any]) -> int:
-    """Prints one result line per input, as the daemon would answer; exit status 1 if any is an error."""
+    """Prints the result of each input, as the daemon would publish it. :return: 1 if any failed, else 0."""
     from edgeslm.protocol.codec import Rejected, encode_result, error_result
     from edgeslm.serving.service import Service
     from edgeslm.update.store import Store
@@ -294,7 +294,7 @@ async def _try_all(config: Config, task: str, inputs: Iterator[bytes], options: 
 def _parse_input(
     config: Config, task: str, text: bytes, options: dict[str, Any], number: int
 ) -> Request | Rejected:
-    """Parses an input as a request from MQTT; ``number`` becomes its id."""
+    """Parses an input as if it were a request from MQTT; ``number`` becomes the request's id."""
     from edgeslm.protocol.codec import Topics, encode_request, parse_request
     from edgeslm.protocol.delivery import Delivery
 

@@ -1,4 +1,4 @@
-"""Subcommands such as ``edgeslm models list``: parsers with the same help and options."""
+"""Parsers of commands and subcommands (``edgeslm models list``), with uniform help and options."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ Act = Callable[..., Any]
 def add_parser(
     parts: argparse._SubParsersAction[argparse.ArgumentParser], name: str, about: str, example: str
 ) -> argparse.ArgumentParser:
-    """:param about: what the command does, as a clause in lower case."""
+    """Adds a command's parser. :param about: what the command does, as a clause in lower case."""
     return parts.add_parser(
         name,
         help=about,
@@ -26,7 +26,7 @@ def add_parser(
 def add_part(
     parts: argparse._SubParsersAction[argparse.ArgumentParser], name: str, act: Act, about: str, example: str
 ) -> argparse.ArgumentParser:
-    """A subcommand's parser, which sets ``arguments.act`` to ``act``."""
+    """Adds a subcommand's parser, which sets ``arguments.act`` to ``act``."""
     part = add_parser(parts, name, about, example)
     # Suppressed, or its default would override a --debug before the subcommand.
     part.add_argument("--debug", action="store_true", default=argparse.SUPPRESS, help=argparse.SUPPRESS)

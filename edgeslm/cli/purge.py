@@ -70,7 +70,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _age(text: str) -> float:
-    """An argparse type: a time such as 30d, in seconds."""
+    """An argparse type: an age such as 30d, converted to seconds."""
     found = re.fullmatch(r"(\d+(?:\.\d+)?) *(s|min|h|d|w)", text)
     if not found:
         raise argparse.ArgumentTypeError(f"{text!r} is not an age: write 30d, 12h, 90min or 45s")

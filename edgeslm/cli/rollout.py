@@ -22,7 +22,7 @@ SUMMARY = "update models from a rollout server: hawkBit, Mender"
 EXAMPLE = "edgeslm rollout hawkbit /etc/edgeslm/edgeslm.yaml"
 
 UNDOING = ("ArtifactRollback", "ArtifactFailure", "Cleanup")
-"""Mender's states after a failure."""
+"""States that Mender runs after a failed update."""
 
 
 def add_arguments(command: argparse.ArgumentParser) -> None:

@@ -11,7 +11,7 @@ from types import TracebackType
 from edgeslm.telemetry.log_lines import printable
 
 DELAY_S = 2.0
-"""Shorter work gets no progress bar."""
+"""Work that is shorter than this gets no progress bar."""
 TICK_S = 0.1
 _BAR = 24
 
@@ -27,13 +27,15 @@ def say(text: str) -> None:
 
 
 def plural(count: int, noun: str) -> str:
-    """``1 document``, ``2 documents``."""
+    """A count with its noun, such as ``1 document`` or ``2 documents``."""
     return f"{count:,} {noun}{'' if count == 1 else 's'}"
 
 
 class ProgressLine:
-    """A progress bar on standard error, on terminals only, once work takes longer than two seconds. A timer
-    draws it then, since the first of many steps may be the long one."""
+    """A progress bar on standard error, shown on terminals when work takes longer than two seconds.
+
+    A timer draws the bar, since the first of many steps may be the one that takes long.
+    """
 
     def __init__(self) -> None:
         self._shows = sys.stderr.isatty()
@@ -66,7 +68,7 @@ class ProgressLine:
                 self._late.start()
 
     def clear(self) -> None:
-        """Removes the bar; call it before printing anything else."""
+        """Removes the bar; must be called before anything else is printed."""
         with self._drawing:
             if self._late is not None:
                 self._late.cancel()

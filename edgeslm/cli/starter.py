@@ -1,4 +1,4 @@
-"""The starter folder: default folder for the bundles of ``edgeslm-export starter``."""
+"""The starter folder: default folder of the bundles that ``edgeslm-export starter`` makes."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""``edgeslm top``: shows one node, all nodes of a broker, or of all sites of a hub, live in the terminal."""
+"""``edgeslm top``: shows one node, all nodes of a broker, or those of a hub's sites, live in the terminal."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ SUMMARY = "show nodes of a broker, or of all sites of a hub, live"
 EXAMPLE = "edgeslm top --broker mqtt://broker.local --node press-hall-4"
 
 REDRAW_S = 1.0
-"""Redraw interval without messages, since figures show their age."""
+"""Interval of redraws while no messages arrive, since the age of figures is shown."""
 
 
 def add_arguments(command: argparse.ArgumentParser) -> None:
@@ -50,7 +50,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _watch(discovery: Discovery, arguments: argparse.Namespace, broker: str) -> None:
-    """Runs until interrupted: redraws on a terminal; elsewhere prints after each change."""
+    """Shows the nodes until interrupted: redraws the screen of a terminal, or prints after each change."""
     if arguments.json or not sys.stdout.isatty() or os.environ.get("TERM") == "dumb":
         while True:
             say(_render(discovery, arguments, broker, None))
@@ -67,7 +67,7 @@ def _watch(discovery: Discovery, arguments: argparse.Namespace, broker: str) -> 
 
 @contextmanager
 def _whole_terminal() -> Iterator[None]:
-    """Switches to the terminal's alternate screen without a cursor, and back at the end."""
+    """Switches to the terminal's alternate screen, without a cursor, and switches back at the end."""
     sys.stdout.write("\x1b[?1049h\x1b[?25l")
     try:
         yield

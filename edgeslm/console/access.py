@@ -3,7 +3,7 @@
 The module follows OWASP's cheat sheets on sessions and cross-site request forgery. Scripts can't read the
 session cookie, and requests that change something need the console's own origin and a CSRF token. Against DNS
 rebinding, a name in the ``Host`` header must be one of the console's names; IP addresses can't be rebound.
-Pure but for the clock.
+Pure but for clock and random numbers.
 """
 
 from __future__ import annotations
@@ -141,7 +141,7 @@ class Access:
 
 
 def _digest(text: str) -> bytes:
-    """SHA-256 digest. Digests have equal length, so comparing them doesn't reveal a secret's length."""
+    """SHA-256 digest. All digests have equal length, so comparing them doesn't reveal a secret's length."""
     return hashlib.sha256(text.encode("utf-8", "surrogatepass")).digest()
 
 

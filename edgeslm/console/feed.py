@@ -101,7 +101,7 @@ class Feed:
         return [row.shown() for row in changed.values()]
 
     def take_moment(self) -> dict[str, Any]:
-        """Figures since the last call: ``answered``, ``errors``, and latencies ``p50`` and ``p95`` in ms."""
+        """Figures since the last call, namely ``answered``, ``errors``, and ``p50`` and ``p95`` in ms."""
         latencies, self._latencies_ms = self._latencies_ms, []
         found = quantiles(latencies)
         moment = {

@@ -126,7 +126,7 @@ class ConsoleProcess:
             await asyncio.sleep(backoff.next_s(loop.time() - started_at))
 
     def send(self, kind: str, **fields: Any) -> bool:
-        """Sends a message to the process. :return: False if it was dropped because the pipe is full."""
+        """Sends a message to the process. :return: whether it was sent; it is dropped if the pipe is full."""
         if self._child.backlog_bytes > MOST_BACKLOG_BYTES:
             return False
         self._child.send({"kind": kind, **fields})

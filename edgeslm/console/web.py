@@ -129,7 +129,7 @@ class Guard:
 
 
 class AskedNode(Protocol):
-    """What the web application needs of the node."""
+    """Interface of the node for the web application."""
 
     async def ask(self, task: str, text: str, options: dict[str, Any]) -> dict[str, Any]:
         """Runs a request and returns the result, as it would be published."""

@@ -1,7 +1,7 @@
 """Console messages on the pipe between the node and the console process.
 
-The console process faces untrusted browsers, so the node accepts only typed messages from it. The first is
-``Listening``, or ``Refused`` if the web server can't start.
+The console process faces untrusted browsers, so the node accepts only typed messages from it. Its first
+message is ``Listening``, or ``Refused`` if the web server can't start.
 
 The node sends JSON objects whose ``kind`` is ``settings`` (sent first), ``tick`` (``moment`` has the figures
 of two seconds), ``rows`` (requests that changed), ``told`` (``part`` of the node that changed, and its

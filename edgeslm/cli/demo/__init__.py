@@ -1,6 +1,7 @@
 """``edgeslm demo``: trains two tasks, starts broker and daemon, and sends real messages through them.
 
-It shows messages on topics, and the labels and fields that come back. All figures are measured in this run.
+The demo shows messages on topics, and the labels and fields that the node returns. All figures are measured
+during the run.
 """
 
 from __future__ import annotations
@@ -42,12 +43,13 @@ DECODER = "smollm2-135m-int4"
 ENCODER = "minilm-l6-int8"
 
 SHOWN = 10
-"""Messages shown one by one; the rest of a larger set is only counted."""
+"""Most messages of a set that are shown one by one; the rest is only counted."""
 
 
 def demo(bundle: Path | None, *, short: bool = False) -> int:
-    """Runs the demo with ``bundle``'s starter folder; ``short``: a few messages of each kind.
+    """Runs the demo with the starter folder that has ``bundle``, or with the default folder.
 
+    :param short: sends only a few messages of each kind.
     :return: the exit status.
     :raises EdgeslmError: a bundle is missing, or a step failed.
     """

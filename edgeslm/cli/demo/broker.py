@@ -36,7 +36,7 @@ plugins:
 
 @dataclass(frozen=True, slots=True)
 class DemoBroker:
-    """A running broker. ``keeps_messages``: acknowledged messages aren't lost."""
+    """A running broker. ``keeps_messages``: whether the broker keeps all messages that it acknowledges."""
 
     name: str
     port: int
@@ -49,9 +49,9 @@ class DemoBroker:
 
 @contextmanager
 def start_broker(folder: Path) -> Iterator[DemoBroker]:
-    """Starts mosquitto if installed, else amqtt; its files are in ``folder``.
+    """Starts mosquitto if installed, else amqtt; the broker's files are in ``folder``.
 
-    :raises BrokerError: neither is installed, or it doesn't start.
+    :raises BrokerError: neither broker is installed, or the broker doesn't start.
     """
     port = free_port()
     mosquitto = shutil.which("mosquitto", path=f"{os.environ.get('PATH', '')}:/usr/sbin:/usr/local/sbin")

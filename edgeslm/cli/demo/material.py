@@ -1,7 +1,7 @@
 """Demo data: real messages from the starter folder, and a few written for the demo.
 
-The SMS come from a public spam collection, the sshd lines from fail2ban's test logs, where a comment before
-each line names its host. Operator notes and questions were written for the demo.
+The SMS come from a public spam collection. The sshd lines come from fail2ban's test logs, where a comment
+before each line names the host. Operator notes and questions were written for the demo.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ class Extent:
 
 
 SHORT = Extent(sms=20, untaught=2, reports=4, logins=2, questions=2, request_timeout_s=1200.0)
-"""For boards on which the full demo would take hours."""
+"""Extent of the demo for boards on which the full demo would take hours."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,7 +48,7 @@ class LabelledMessage:
 
 
 def load_sms(data: Path, taught: int = TAUGHT) -> tuple[list[LabelledMessage], list[LabelledMessage]]:
-    """``taught`` training messages and :data:`HELD_ASIDE` test messages."""
+    """Loads SMS: ``taught`` messages for training and :data:`HELD_ASIDE` messages for the test."""
     file = data / "sms-spam.csv"
     labels: dict[str, str] = {}
     try:
@@ -68,7 +68,7 @@ def load_sms(data: Path, taught: int = TAUGHT) -> tuple[list[LabelledMessage], l
 
 
 def load_logins(data: Path, count: int) -> list[LabelledMessage]:
-    """``count`` sshd lines that contain their host; none if the starter folder has no log."""
+    """Loads ``count`` sshd log lines that contain their host; none if the starter folder has no log."""
     file = data / "sshd.log"
     if not file.exists():
         return []
@@ -100,7 +100,10 @@ CHOSEN_ON = frozenset(
         *("d8de17af", "dfdabc91", "e2838eb1", "e7165282", "f2835c8b", "fb86c658"),
     }
 )
-"""Lines used to choose instruction and examples (first digits of SHA-256); excluded from the test."""
+"""First digits of the SHA-256 of log lines that were used to choose the instruction and the examples.
+
+These lines are excluded from the demo.
+"""
 
 LOGIN_EXAMPLES: Sequence[tuple[str, str]] = (
     (
@@ -179,9 +182,10 @@ SENSORS: Sequence[tuple[dict[str, object], str]] = (
     ({"machine": "saw-1", "oil_c": 55.6, "note": "cut is slightly off, blade may be blunt"}, "warning"),
     ({"machine": "oven-2", "oil_c": 64.9, "note": "worker collapsed next to the oven"}, "critical"),
 )
-"""Payloads as a machine would publish them, and the label of the note; one note is empty.
+"""Payloads as machines would publish them, each with the label of its note; one note is empty.
 
-Written after the training notes, before any model was run on them, and never changed."""
+The payloads were written after the training notes, before any model was run on them, and never changed.
+"""
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,7 +13,7 @@ EXPECTED = 18
 
 
 class Screen:
-    """Writes to standard output; colours and the progress line only on a terminal."""
+    """Writes to standard output; uses colours and a progress line only on a terminal."""
 
     def __init__(self) -> None:
         self._terminal = sys.stdout.isatty()
@@ -66,6 +66,6 @@ class Screen:
 
 
 def _cut(text: str, room: int) -> str:
-    """One line of printable characters, at most ``room`` of them."""
+    """``text`` as one line of at most ``room`` printable characters."""
     plain = "".join(c if c.isprintable() else " " for c in text)
     return plain if len(plain) <= room else plain[: room - 1] + "…"

@@ -19,7 +19,7 @@ from edgeslm.errors import EdgeslmError
 
 @dataclass(frozen=True, slots=True)
 class TrainedTask:
-    """A trained task: folder of the head, number of rows, seconds, cross-validated accuracy."""
+    """A trained task: folder of its head, number of rows, training time, and cross-validated accuracy."""
 
     task: str
     folder: Path
@@ -31,7 +31,7 @@ class TrainedTask:
 def teach(
     folder: Path, task: str, labels: Mapping[str, str], rows: Sequence[LabelledMessage], encoder: Path
 ) -> TrainedTask:
-    """Trains ``task`` on ``rows``; the result goes below ``folder``.
+    """Trains ``task`` on ``rows`` and stores its head below ``folder``.
 
     :raises EdgeslmError: training isn't installed here, or failed.
     """

@@ -21,12 +21,12 @@ from edgeslm.messages import Result
 from edgeslm.protocol.codec import Topics, encode_request, parse_result, parse_state
 
 IN_FLIGHT = 16
-"""Messages in flight to measure throughput; latency is measured with one."""
+"""Messages in flight to measure throughput; latency is measured with one message in flight."""
 
 
 @dataclass(frozen=True, slots=True)
 class DemoAnswer:
-    """A result as in the table: label, confidence, and milliseconds from publish to result."""
+    """A result shown in the table: label, confidence, and milliseconds from publish to result."""
 
     number: int
     label: str
@@ -35,9 +35,9 @@ class DemoAnswer:
 
 
 class Traffic:
-    """An MQTT 3.1.1 client with ids in JSON, which works with every broker.
+    """An MQTT 3.1.1 client that sends ids in JSON, so it works with every broker.
 
-    It waits ``patience_s`` seconds for each result.
+    ``patience_s`` is the timeout for each result.
     """
 
     def __init__(self, url: str, node: str, *, patience_s: float) -> None:
@@ -59,7 +59,7 @@ class Traffic:
 
     @staticmethod
     def wait_online(url: str, node: str, process: subprocess.Popen[bytes]) -> None:
-        """Returns when the node is online. :raises EdgeslmError: it ended, or isn't online after a minute."""
+        """Waits until the node is online. :raises EdgeslmError: it ended, or isn't online after a minute."""
         online = threading.Event()
         topics = Topics(node)
 
@@ -91,8 +91,8 @@ class Traffic:
     ) -> Iterator[DemoAnswer]:
         """Publishes messages for a route and yields their results in order.
 
-        ``output`` is the result's topic: ``{}`` stands for the message's topic, other names for fields of its
-        payload.
+        ``output`` is a template of the result's topic, in which ``{}`` stands for the message's topic, and
+        names stand for fields of its payload.
         """
         return self._exchange(
             [
@@ -123,7 +123,7 @@ class Traffic:
     ) -> Iterator[DemoAnswer]:
         """Keeps ``in_flight`` messages in flight; results may arrive in any order and are yielded in order.
 
-        :param messages: result key (id or topic), topic and payload of each.
+        :param messages: key of the result (request id or topic), topic and payload of each message.
         """
         sent: list[float] = []
         waiting: dict[str, list[int]] = {}
@@ -163,7 +163,7 @@ class Traffic:
 
 
 def _client(url: str) -> mqtt.Client:
-    """A connected client. :raises BrokerError: the broker can't be reached."""
+    """A connected MQTT client. :raises BrokerError: the broker can't be reached."""
     parts = urlsplit(url)
     client = mqtt.Client(CallbackAPIVersion.VERSION2)
     client.max_inflight_messages_set(IN_FLIGHT)

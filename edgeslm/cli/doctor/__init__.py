@@ -1,8 +1,8 @@
 """``edgeslm doctor``: checks hardware, software, models and broker, with advice for each problem.
 
-Facts come from ``probes`` and ``hardware.board``; the other modules judge them, one subject each. Inference
-libraries are imported in a child process, since an instruction that the CPU lacks kills the importing
-process.
+Facts come from ``probes`` and ``hardware.board``; each of the other modules judges one subject. Inference
+libraries are imported in a child process, since an instruction that the CPU lacks ends the process that
+imports them.
 """
 
 from __future__ import annotations
@@ -42,10 +42,13 @@ def examine(
     context: int = TOKENS,
     file: Path | None = None,
 ) -> list[Finding]:
-    """Runs every check once; takes some seconds, to load libraries and to ask the broker.
+    """Runs every check once. This takes some seconds, to load libraries and to connect to the broker.
 
-    Memory and speed are estimated for the bundles of ``config``, read from ``file``, and for ``bundles``; if
-    there are none, for those of the starter folder. ``context`` is in tokens.
+    Memory and speed are estimated for ``bundles`` and for the bundles of ``config``; without any, for those
+    of the starter folder.
+
+    :param context: context length for the estimates, in tokens.
+    :param file: the file that ``config`` was read from.
     """
     root = probes.root
     findings = [judge_board(root), *judge_profile(root), *judge_cpu(root), *judge_memory(root)]

@@ -16,7 +16,7 @@ from edgeslm.errors import BoardError, BundleError
 from edgeslm.hardware import board
 
 MEASURING_BYTES = 400 * MB
-"""Memory needed to measure the board's speed, for two seconds."""
+"""Memory that a measurement of the board's speed needs for two seconds."""
 
 
 def judge_bundles(
@@ -61,7 +61,10 @@ def judge_bundles(
 def _expectations(
     models: Mapping[str, Bundle], probes: Probes, memory: board.BoardMemory | None, context: int
 ) -> tuple[list[Finding], dict[str, Expectation]]:
-    """Expected speed of each model; the board is measured only if some model's shape is known."""
+    """Findings on speed, and the expected speed of each model.
+
+    The board is measured only if the shape of at least one model is known.
+    """
     prints = {subject: bundle_footprint(bundle) for subject, bundle in models.items()}
     known = {subject: foot for subject, foot in prints.items() if foot is not None}
     if not known:
@@ -108,7 +111,7 @@ def _fits(
 
 
 def judge_signatures(config: Config) -> list[Finding]:
-    """Checks signatures as the daemon does at its start, without cached results."""
+    """Checks signatures as the daemon does at its start, but without cached results."""
     signing = config.signing
     if not signing.keys:
         described = {name: describe_signature(path) for name, path in config.bundles.items()}

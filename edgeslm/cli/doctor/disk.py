@@ -13,11 +13,14 @@ from edgeslm.config.loader import Config
 from edgeslm.config.schema import default_state_dir
 
 SLOW_MS = 50.0
-"""A rule of thumb: good SD cards take 5 to 20 ms per synced write, worn ones 100 and more, SSDs a few."""
+"""Time of a synced write above which a disk is slow.
+
+Good SD cards take 5 to 20 ms, worn SD cards 100 ms or more, and SSDs a few milliseconds.
+"""
 
 
 def judge_writes(config: Config | None, probes: Probes) -> list[Finding]:
-    """Time of synced writes; no finding if the folder doesn't exist yet or can't be written."""
+    """Judges the time of synced writes; no finding if the folder doesn't exist yet or isn't writable."""
     folder = config.state_dir if config is not None else default_state_dir()
     if not folder.is_dir() or not os.access(folder, os.W_OK):
         return []
@@ -47,7 +50,7 @@ def judge_disk(config: Config | None) -> Finding:
 
 
 def judge_free(free: int, folder: Path, *, is_writable: bool) -> Finding:
-    """:param free: bytes."""
+    """Judges the free space. :param free: free space in bytes."""
     text = f"{megabytes(free)} free for {folder}"
     if free < 100 * MB:
         return Finding("disk", "bad", text, "make room: the daemon can't keep its state")

@@ -1,7 +1,8 @@
 """Doctor checks of Python packages: extras that a configuration lacks, and unused packages.
 
-Unused packages take disk space. A plain ``pip install`` brings some: tokenizers requires huggingface-hub,
-with two HTTP libraries, for downloads that no device makes. The lists in ``requirements/`` leave them out.
+Unused packages take disk space. A plain ``pip install`` installs some: tokenizers requires huggingface-hub,
+with two HTTP libraries, for downloads that devices never make. The lists in ``requirements/`` leave these
+packages out.
 """
 
 from __future__ import annotations
@@ -18,14 +19,14 @@ from edgeslm.config.loader import Config
 OWN = "edgeslm"
 INSTALLERS = frozenset({OWN, "pip", "setuptools", "wheel", "uv"})
 NEVER_USED: Mapping[str, str] = {"tokenizers": "huggingface-hub"}
-"""Requirements of a package for features that are never used here."""
+"""Requirements of packages, by package, for features that edgeslm never uses."""
 
 ADVICE = "install from requirements/device.txt to avoid it (docs/getting-started/install.md)"
 
 
 @dataclass(frozen=True, slots=True)
 class Need:
-    """A requirement: package, its extras, and the extra that requires it; "": always required."""
+    """A required package with extras; ``extra`` is the extra that requires it, empty if always required."""
 
     name: str
     extras: frozenset[str] = frozenset()
@@ -33,7 +34,7 @@ class Need:
 
 
 def judge_extras(config: Config) -> list[Finding]:
-    """Sections of ``config`` whose extra isn't installed; for signatures see :mod:`.bundles`."""
+    """Finds sections of ``config`` whose extra isn't installed; :mod:`.bundles` does so for signatures."""
     wanted: list[tuple[str, bool, str, tuple[str, ...], Level]] = [
         ("console", config.console is not None, "api", ("starlette", "uvicorn"), "bad"),
         ("journal.key_file", config.journal.key_file is not None, "encrypt", ("cryptography",), "bad"),
@@ -61,7 +62,7 @@ def judge_distributions(installed: Iterable[Distribution]) -> list[Finding]:
 
 
 def used(installed: Mapping[str, Distribution]) -> set[str]:
-    """Installed packages that this one and its installed extras need, directly or not."""
+    """Installed packages that edgeslm and its installed extras need, directly or indirectly."""
     own = needs(installed[OWN])
     names, waiting = {OWN}, [Need(OWN, frozenset(_extras(own, installed)))]
     seen = set()
@@ -80,7 +81,7 @@ def used(installed: Mapping[str, Distribution]) -> set[str]:
 
 
 def _extras(own: Collection[Need], installed: Mapping[str, Distribution]) -> set[str]:
-    """Extras of this package that are completely installed, without those made only of other extras."""
+    """Extras of edgeslm that are completely installed, except those that consist only of other extras."""
     whole = set()
     for extra in {need.extra for need in own} - {""}:
         names = {need.name for need in own if need.extra == extra and need.name != OWN}
@@ -90,7 +91,7 @@ def _extras(own: Collection[Need], installed: Mapping[str, Distribution]) -> set
 
 
 def needs(distribution: Distribution) -> list[Need]:
-    """The package's requirements, for any Python and machine."""
+    """Requirements of a package, for all versions of Python and all machines."""
     found = []
     for line in distribution.requires or ():
         requirement, _, marker = line.partition(";")
@@ -104,7 +105,7 @@ def needs(distribution: Distribution) -> list[Need]:
 
 
 def canonical(name: str) -> str:
-    """A package's or extra's normalized name (PEP 503)."""
+    """Normalized name of a package or extra (PEP 503)."""
     return re.sub(r"[-_.]+", "-", name).lower()
 
 

@@ -18,7 +18,7 @@ HOMES = ("/home", "/root", "/run/user")
 
 
 def judge_collections(config: Config) -> list[Finding]:
-    """A finding per collection, and per watched path that can't be read."""
+    """A finding for each collection, and for each watched path that can't be read."""
     findings = []
     filled = {route.remember for route in config.routes if route.remember}
     for name, section in config.knowledge.items():
@@ -34,7 +34,7 @@ def judge_collections(config: Config) -> list[Finding]:
 
 
 def _collection(subject: str, section: Knowledge, *, made: bool) -> Finding:
-    """:param made: the node creates the collection if it doesn't exist."""
+    """Checks one collection. :param made: whether the node creates the collection if it doesn't exist."""
     from edgeslm.knowledge.index.collection import Collection  # lazy: few configurations have any
     from edgeslm.knowledge.index.database import find_collection
 
@@ -53,7 +53,10 @@ def _collection(subject: str, section: Knowledge, *, made: bool) -> Finding:
 
 
 def judge_homes(config: Config, file: Path | None, probes: Probes) -> list[Finding]:
-    """Paths that the service's sandbox hides. A configuration ``file`` in a home is for ``edgeslm run``."""
+    """Finds configured paths that the sandbox of the service hides.
+
+    Nothing is checked if ``file`` is in a home folder, since such a configuration is for ``edgeslm run``.
+    """
     if not probes.has_service() or (file is not None and _is_in_home(file.absolute())):
         return []
     hidden = [str(path) for path in _paths(config) if _is_in_home(path)]

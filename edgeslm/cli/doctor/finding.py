@@ -16,7 +16,7 @@ DAEMON_BYTES = 60 * MB
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """The result of one check. ``advice`` says what to do; empty: nothing."""
+    """The result of one check. ``advice`` says what to do; it is empty if there is nothing to do."""
 
     subject: str
     level: Level
@@ -25,7 +25,7 @@ class Finding:
 
 
 def render(findings: Sequence[Finding], colour: bool | None = None) -> str:
-    """One line per finding, with its advice below. Colours on a terminal, unless NO_COLOR is set."""
+    """One line per finding, with its advice below. Terminals get colours unless NO_COLOR is set."""
     if colour is None:
         colour = sys.stdout.isatty() and "NO_COLOR" not in os.environ
     colours = {"ok": "\x1b[32m", "warn": "\x1b[33m", "bad": "\x1b[31m"}

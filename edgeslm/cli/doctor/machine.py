@@ -1,4 +1,4 @@
-"""Doctor checks of the machine: CPU, memory, temperature, power supply and clock."""
+"""Doctor checks of the machine's CPU, memory, temperature, power supply and clock."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from edgeslm.hardware import board
 from edgeslm.hardware.board_profiles import load_advice, recognise
 
 SMALLEST_MODEL_BYTES = 300 * MB
-"""Peak memory of SmolLM2-135M in int4."""
+"""Peak memory of SmolLM2-135M in int4, the smallest model."""
 DAY_S = 86_400.0
 
 
@@ -23,7 +23,7 @@ def judge_board(root: Path) -> Finding:
 
 
 def judge_profile(root: Path) -> list[Finding]:
-    """Settings of this board's profile; no finding if it has none."""
+    """A finding with the settings of the board's profile; none if the board has no profile."""
     memory, cpu = board.read_memory(root), board.read_cpu(root)
     names = [name for name in (board.board_name(root), cpu.name) if name]
     profile = recognise(names, cpu.family, memory.total) if memory is not None else None
@@ -100,7 +100,7 @@ def judge_heat(probes: Probes) -> list[Finding]:
 
 
 def judge_clock(probes: Probes) -> Finding:
-    """Boards without a battery start with the time of their last shutdown, or in 1970."""
+    """Judges the clock. Boards without a battery start with the time of their last shutdown, or in 1970."""
     installed = Path(__file__).stat().st_mtime
     if (now := probes.now()) < installed - DAY_S:
         text = f"says {time.strftime('%-d %B %Y', time.gmtime(now))}, before this program was installed"

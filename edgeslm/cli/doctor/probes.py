@@ -22,14 +22,14 @@ if TYPE_CHECKING:
     from edgeslm.mqtt.probe import Probe
 
 WRITES = 24
-"""Most synced writes to time; fewer if they take longer than :data:`MEASURING_S` together."""
+"""Most synced writes that are timed; fewer are timed if all of them take over :data:`MEASURING_S`."""
 SERVICE = "systemd/system/edgeslm.service.d/10-edgeslm.conf"
 BLOCK = b"\0" * 4096
 MEASURING_S = 3.0
 
 
 class Probes:
-    """Measures at each call, without a cache. ``root`` contains /proc and /sys."""
+    """Measures again at each call, without a cache. ``root`` is the folder with ``proc`` and ``sys``."""
 
     root = Path("/")
 
@@ -47,21 +47,24 @@ class Probes:
         return board.ask_firmware()
 
     def measure_board(self) -> Board:
-        """The board's speed. :raises BoardError: it can't be measured."""
+        """The board's speed. :raises BoardError: the speed can't be measured."""
         return measure_board()
 
     def distributions(self) -> Iterable[Distribution]:
-        """Packages of the virtual environment; empty outside one, where other programs use them too."""
+        """Packages of the virtual environment.
+
+        Outside one, the result is empty, since other programs may use the packages, too.
+        """
         if sys.prefix == sys.base_prefix:
             return ()
         return (one for one in distributions() if Path(str(one.locate_file(""))).is_relative_to(sys.prefix))
 
     def load_library(self, module: str) -> bool:
-        """Whether a library has CUDA. :raises JobError: it doesn't load."""
+        """Whether a library supports CUDA. :raises JobError: the library doesn't load."""
         return import_in_child(module)
 
     def ask_broker(self, config: Config) -> Probe:
-        """Tests the broker. :raises EdgeslmError: it doesn't answer."""
+        """Tests the broker. :raises EdgeslmError: the broker doesn't answer."""
         from edgeslm.mqtt.probe import probe_broker  # lazy: only with a configuration
 
         return probe_broker(config)
@@ -75,9 +78,9 @@ class Probes:
         return list(dict.fromkeys(str(address[0]).partition("%")[0] for *_, address in found))
 
     def measure_writes(self, folder: Path) -> list[float]:
-        """Milliseconds of each small synced write, like those of the journal.
+        """Times small synced writes, like those of the journal. :return: milliseconds of each write.
 
-        Writes at most 100 kB within a few seconds to an unnamed file, of which nothing is left.
+        At most 100 kB are written to a temporary file within a few seconds.
 
         :raises OSError: the folder can't be written.
         """

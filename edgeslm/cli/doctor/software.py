@@ -1,4 +1,4 @@
-"""Doctor checks of Python and the libraries: installed, and loading on this CPU."""
+"""Doctor checks of Python and the libraries: whether they are installed, and load on this CPU."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def judge_python() -> Finding:
 
 
 def judge_libraries(probes: Probes, wanting: Sequence[str]) -> list[Finding]:
-    """:param wanting: models configured for CUDA."""
+    """Checks inference libraries. :param wanting: names of the models configured for CUDA."""
     findings = []
     for module, (name, *_) in LIBRARIES.items():
         try:

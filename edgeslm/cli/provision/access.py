@@ -1,7 +1,7 @@
 """Broker access list (mosquitto): derives the topics that each client may use from the nodes' configurations.
 
-A node may use the topics that its configuration needs, an app those it was given; mosquitto forbids the rest.
-Pure.
+A node may use the topics that its configuration needs; an app may use the topics that it was given. All other
+topics are forbidden. Pure.
 """
 
 from __future__ import annotations
@@ -22,14 +22,14 @@ from edgeslm.telemetry.discovery import entity_filter, route_filter
 Access = Literal["read", "write", "readwrite"]
 
 COMMANDS = ("req/+", "cancel", "feedback", "ctl/#")
-"""Topics below a node's base that clients write to."""
+"""Topic filters below a node's base topic that clients publish to."""
 _ANY_OTHER = "~"
-"""Stands for any unnamed node; not a valid node name."""
+"""Placeholder for any other node; it is not a valid node name."""
 
 
 @dataclass(frozen=True, slots=True)
 class Grant:
-    """A topic filter and the access allowed to it; ``why`` becomes a comment in the list."""
+    """A topic filter and the access allowed to it; ``why`` becomes a comment in the access list."""
 
     access: Access
     filter: str
@@ -41,7 +41,7 @@ class Grant:
 
 @dataclass(frozen=True, slots=True)
 class User:
-    """A client of the broker. Its name is its login, from its certificate."""
+    """A client of the broker. ``name`` is the client's login, which the broker takes from its certificate."""
 
     name: str
     grants: tuple[Grant, ...]
@@ -51,7 +51,7 @@ class User:
 
 
 def node_user(config: Config) -> User:
-    """The access that a node needs; its login is the node's name."""
+    """The access that a node needs; the node's name is its login."""
     topics = Topics(config.node, config.prefix)
     grants = [*_own(topics, config), *_member(config), *_routes(topics, config), *_peers(config)]
     return User(config.node, _merged(grants))
@@ -84,7 +84,7 @@ def _replies(config: Config) -> Iterator[Grant]:
 
 
 def _member(config: Config) -> Iterator[Grant]:
-    """Access to its pool. For a shared subscription the broker checks the filter after the group."""
+    """Access of a pool's member. For shared subscriptions the broker checks the filter without the group."""
     if config.pool is not None and config.pool.by == "share":
         topics, why = (
             Topics.of_pool(config.pool.name, config.prefix),
@@ -142,7 +142,7 @@ def _pool_task(text: str, nodes: Mapping[str, Config]) -> tuple[Topics, str]:
 
 
 def _levels(command: str) -> str:
-    """Topic levels of a command; ``models`` stands for several."""
+    """Topic levels of a command; ``models`` stands for several commands."""
     return "models/+" if command == "models" else command
 
 
@@ -167,7 +167,7 @@ def _peers(config: Config) -> Iterator[Grant]:
 
 
 def _asking(topics: Topics, task: str, name: str, why: str) -> Iterator[Grant]:
-    """Access that a client ``name`` needs for requests to a node's task (``edgeslm.client``)."""
+    """Access that the client ``name`` needs to send requests to a node's task (``edgeslm.client``)."""
     yield Grant("write", topics.request(task), why)
     yield Grant("read", f"{topics.result(task)}/{name}/#", why)
     yield Grant("read", topics.state, why)
@@ -177,11 +177,16 @@ def _asking(topics: Topics, task: str, name: str, why: str) -> Iterator[Grant]:
 def app_user(text: str, configs: Sequence[Config]) -> User:
     """An app and its grants, from ``NAME:GRANT,GRANT``.
 
-    A grant is a task for requests, ``NODE/TASK``, or ``TASK`` if there is one configuration; ``cancel=NODE``,
-    ``feedback=NODE`` and ``health=NODE``; ``control=NODE/COMMAND``, which the node must allow;
-    ``results=NODE/TASK``, the results of requests without a reply topic; ``read=FILTER`` and
-    ``write=FILTER``; ``pool=POOL/TASK``, a task of a pool, and ``cancel=pool/POOL``; ``dispatcher=POOL`` for
-    its dispatcher. Its own replies arrive below ``<base>/res/<task>/<NAME>/``, which no other app may read.
+    ``NODE/TASK`` allows requests to a task; with a single configuration, ``TASK`` is enough.
+    ``pool=POOL/TASK`` allows requests to a task of a pool.
+    ``cancel=NODE`` and ``cancel=pool/POOL`` allow the app to cancel requests.
+    ``feedback=NODE`` and ``health=NODE`` allow corrections, and reading the health message.
+    ``control=NODE/COMMAND`` allows a command, which the node must allow, too.
+    ``results=NODE/TASK`` allows reading the results of requests without a reply topic.
+    ``read=FILTER`` and ``write=FILTER`` allow any other topics.
+    ``dispatcher=POOL`` allows what the dispatcher of a pool needs.
+
+    The app's own replies arrive below ``<base>/res/<task>/<NAME>/``, which no other app may read.
 
     :raises ProvisionError: the text is invalid, or names an unknown node or task.
     """
@@ -263,7 +268,7 @@ def _merged(grants: Iterable[Grant]) -> tuple[Grant, ...]:
 def too_wide(user: User, prefix: str) -> list[Grant]:
     """Grants that cover the requests or commands of any node.
 
-    For example, a route whose ``to`` is all template needs a filter of all topics.
+    For example, a route whose ``to`` is only a template needs a filter that matches all topics.
     """
     asked = [[*prefix.split("/"), "v1", _ANY_OTHER, *command.split("/")] for command in COMMANDS]
     return [grant for grant in user.grants if any(overlap(grant.filter.split("/"), one) for one in asked)]
@@ -272,7 +277,7 @@ def too_wide(user: User, prefix: str) -> list[Grant]:
 def render(users: Sequence[User]) -> str:
     """The text of mosquitto's ``acl_file``.
 
-    :raises ProvisionError: two users have one name, or a filter can't stand in such a file.
+    :raises ProvisionError: two users have the same name, or a filter isn't valid in this file.
     """
     lines = [
         "# Topics of each client. Made by `edgeslm provision`; make it again after a configuration changes.",

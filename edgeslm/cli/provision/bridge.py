@@ -1,7 +1,7 @@
 """Bridge from a site's broker to its hub: topics sent up, topics allowed down, access list at the hub.
 
-One table of topics gives mosquitto's ``connection`` (version 2.0) for the site's broker and the access list
-of its user at the hub. At the hub a site's topics are below ``site/<name>/``. Pure.
+One list of topics yields both the bridge settings of the site's broker (mosquitto 2.0) and the access list of
+the bridge's login at the hub. At the hub, a site's topics are below ``site/<name>/``. Pure.
 """
 
 from __future__ import annotations
@@ -30,18 +30,18 @@ from edgeslm.protocol.topics import Topics
 from edgeslm.telemetry.discovery import route_filter
 
 KEEPALIVE_S = 30
-"""The hub notices a dead connection after one and a half times that."""
+"""Keep-alive interval; the hub detects a dead connection after one and a half intervals."""
 RESTART_S = (5, 60)
-"""mosquitto reconnects after a random time, which grows from the first to the second."""
+"""Shortest and longest delay before mosquitto reconnects; the delay is random and grows."""
 PER_S = 1.0
 HOURS = 8.0
 MESSAGE_BYTES = 1024
 LEAST_QUEUED = 10_000, 64 * 1024 * 1024
-"""Limits of the shipped configurations (messages, bytes); a bridge never lowers them."""
+"""Queue limits of the shipped configurations (messages, bytes), which a bridge never lowers."""
 MOST_QUEUED = 10_000_000
 
 ASIDE = "from-hub/"
-"""Prefix at the site for unwanted messages of the hub; no client may read it."""
+"""Topic prefix at the site that receives unwanted messages of the hub; no client may read it."""
 _GUARDS = f"what a hub that was taken over sends to these topics goes to {ASIDE}"
 
 _DOCUMENTS = ("state", "info", "health")
@@ -50,10 +50,11 @@ _RESULTS = ("res/#", "pool/+/res/#")
 
 @dataclass(frozen=True, slots=True)
 class Mapping:
-    """One line ``topic``: maps ``filter`` at the site to ``site/<name>/`` plus the filter at the hub.
+    """One ``topic`` line of a bridge, which maps ``filter`` at the site to ``site/<name>/<filter>`` at the
+    hub.
 
-    ``is_same``: the topic is the same on both sides, as for reply topics of requests from the hub. A guard
-    diverts unwanted messages of the hub on ``filter`` to ``from-hub/``.
+    ``is_same``: whether the topic is the same at site and hub, as for reply topics of requests from the hub.
+    ``is_guard``: whether the line diverts unwanted messages of the hub on ``filter`` to ``from-hub/``.
     """
 
     filter: str
@@ -68,8 +69,8 @@ class Mapping:
 class BridgeQueue:
     """Size of the site's queue while the hub can't be reached.
 
-    ``per_s`` messages per second of ``message_bytes`` each, for ``hours``; ``save_s`` is the seconds between
-    two saves to disk, None: as in the broker's profile.
+    The queue has room for ``per_s`` messages per second of ``message_bytes`` each, for ``hours``. ``save_s``
+    is the time between two saves to disk; None leaves the setting of the broker's profile.
     """
 
     per_s: float = PER_S
@@ -79,7 +80,7 @@ class BridgeQueue:
 
     @property
     def messages(self) -> int:
-        """Length of the queue. :raises ProvisionError: too long for a broker's memory."""
+        """Length of the queue, in messages. :raises ProvisionError: it is too long for a broker's memory."""
         wanted = math.ceil(self.per_s * self.hours * 3600)
         if wanted > MOST_QUEUED:
             raise ProvisionError(
@@ -95,7 +96,7 @@ class BridgeQueue:
 
 @dataclass(frozen=True, slots=True)
 class Bridge:
-    """A site and its hub."""
+    """The bridge between a site and its hub."""
 
     site: str
     hub: BrokerAddress
@@ -103,7 +104,7 @@ class Bridge:
 
     @property
     def user(self) -> str:
-        """Its login at the hub, from its certificate."""
+        """The bridge's login at the hub, which is the name in its certificate."""
         return bridge_user(self.site)
 
     def at_hub(self, mapping: Mapping) -> str:
@@ -126,11 +127,11 @@ def plan_bridge(
 ) -> Bridge:
     """The bridge of a site whose nodes have these configurations.
 
-    ``up`` are filters sent up in addition to the nodes' states; ``results``: results of requests go up too;
-    ``down`` are tasks, ``NODE/TASK``, for requests from the hub, whose replies go up. Everything else from
-    the hub is blocked on nodes' topics, topics that routes read, and filters in ``guard``.
-
-    :raises ProvisionError: an invalid name or filter, or one that would send requests or commands up.
+    :param up: topic filters that are sent to the hub, in addition to messages of the nodes themselves.
+    :param results: whether results of requests are sent to the hub.
+    :param down: tasks (``NODE/TASK``) that accept requests from the hub; the replies are sent to the hub.
+    :param guard: filters on which other messages of the hub are blocked, as on topics of nodes and routes.
+    :raises ProvisionError: a name or filter is invalid, or would send requests or commands to the hub.
     """
     if fault := site_fault(site):
         raise ProvisionError(f"--site {site}: a site's name {fault}")
@@ -204,9 +205,10 @@ def _down(site: str, configs: Sequence[Config], tasks: Sequence[str]) -> Iterato
 def _guards(
     down: Sequence[str], prefixes: Sequence[str], configs: Sequence[Config], named: Sequence[str]
 ) -> Iterator[Mapping]:
-    """Guards, since mosquitto 2.0 trusts a bridge: messages of the hub bypass the access list.
+    """Guards against messages of the hub, which bypass the access list since mosquitto 2.0 trusts bridges.
 
-    ``down`` are the topics at the hub that may come down; a guard that matches one would duplicate it.
+    ``down`` are the topics at the hub whose messages are accepted; a guard on such a topic would duplicate
+    the messages.
     """
     guarded = [f"{prefix}/#" for prefix in prefixes]
     for one in named:
@@ -227,7 +229,7 @@ def _guards(
 
 
 def _sources(route: Route) -> Iterator[str]:
-    """Filters that a route reads, in a form that a bridge can map."""
+    """Topic filters that a route reads, with ``+`` for levels that a bridge can't map."""
     for source in (route.source, route.window.on if route.window is not None else None):
         if source is not None:
             yield "/".join("+" if _has_space(level) else level for level in source.split("/"))
@@ -264,7 +266,7 @@ def _check_up(one: str, prefixes: Sequence[str], topics: Sequence[Mapping]) -> N
 
 
 def unsent(bridge: Bridge, configs: Sequence[Config]) -> list[str]:
-    """Notes on routes, as sentences: results that stay at the site or repeat, inputs without a guard."""
+    """Notes on routes whose results stay at the site or are repeated, or whose input has no guard."""
     said = []
     down = [bridge.at_hub(one) for one in bridge.topics if one.direction == "in" and not one.is_guard]
     for config in configs:
@@ -292,7 +294,7 @@ def unsent(bridge: Bridge, configs: Sequence[Config]) -> list[str]:
 
 
 def hub_access(bridge: Bridge) -> User:
-    """The access of the site's bridge at the hub."""
+    """The access that the site's bridge needs at the hub."""
     grants = [Grant("write", link_topic(bridge.site), "whether the site is connected")]
     for mapping in bridge.topics:
         if mapping.is_guard:
@@ -348,9 +350,9 @@ autosave_interval {save_s}
 
 
 def bridge_settings(bridge: Bridge, folder: Path, client_id: str, waiting: BridgeQueue) -> str:
-    """The bridge's part of the site's ``mosquitto.conf``; ``folder`` has certificate and key.
+    """The bridge's part of the site's ``mosquitto.conf``; ``folder`` has its certificate and key.
 
-    :raises ProvisionError: the folder's path isn't valid in that file.
+    :raises ProvisionError: the path of ``folder`` isn't valid in that file.
     """
     if not str(folder).isprintable() or str(folder) != str(folder).strip():
         raise ProvisionError(f"the folder {str(folder)!r} can't stand in mosquitto's configuration")
@@ -384,7 +386,7 @@ def bridge_settings(bridge: Bridge, folder: Path, client_id: str, waiting: Bridg
 
 
 def _prefixes(bridge: Bridge, mapping: Mapping) -> str:
-    """Local and remote prefix of a ``topic`` line."""
+    """Local and remote topic prefix at the end of a ``topic`` line."""
     if mapping.is_guard:
         return f' {ASIDE} ""'
     return "" if mapping.is_same else f' "" {site_topic(bridge.site, "")}'

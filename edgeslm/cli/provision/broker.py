@@ -19,7 +19,7 @@ listener 1883
 password_file /etc/mosquitto/edgeslm.passwd
 allow_anonymous false
 """
-"""The login of the profiles, which :data:`_MUTUAL_TLS` replaces."""
+"""Login settings in the profiles, which :data:`_MUTUAL_TLS` replaces."""
 _MUTUAL_TLS = """\
 # Clients need a certificate of this site's authority; the name in it is their login.
 listener {port}
@@ -49,7 +49,7 @@ def profile_text(name: str) -> str:
 def broker_settings(profile: str, folder: Path, port: int = 8883) -> str:
     """A complete ``mosquitto.conf`` for a broker with keys and access list in ``folder``.
 
-    :raises ProvisionError: the profile was changed.
+    :raises ProvisionError: the profile lacks the login settings to replace.
     """
     text = profile_text(profile)
     if text.count(_LOGIN) != 1:

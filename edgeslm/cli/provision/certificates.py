@@ -1,8 +1,8 @@
 """Certificate authority in a folder: signs certificates for the broker and each client.
 
-Keys are on the curve P-256. Each certificate has one purpose: the broker's can't log in as a client, a
-client's can't pass for the broker (RFC 5280, section 4.2.1.12). Uses the package ``cryptography``, imported
-when needed, so that only this process writes keys.
+Keys are on the curve P-256. Each certificate has one purpose: the broker's certificate can't be used to log
+in as a client, and a client's certificate can't identify a broker (RFC 5280, section 4.2.1.12). Keys are made
+in this process by the package ``cryptography``, which is imported when needed.
 """
 
 from __future__ import annotations
@@ -26,10 +26,10 @@ if TYPE_CHECKING:
 AUTHORITY = "ca"
 BROKER = "broker"
 AUTHORITY_DAYS = 7300
-"""Twenty years, since replacing it means a visit to every device."""
+"""Validity of the authority: twenty years, since replacing it means a visit to every device."""
 DAYS = 825
 SLACK = datetime.timedelta(days=1)
-"""Certificates are valid from a day ago, for boards whose clock is slow."""
+"""Certificates are valid from a day before they are made, for boards whose clock is slow."""
 
 _HOST = re.compile(r"(?=.{1,253}$)[A-Za-z0-9]([A-Za-z0-9-]*[A-Za-z0-9])?(\.[A-Za-z0-9-]+)*")
 
@@ -38,7 +38,7 @@ _Extensions = list[tuple[Any, bool]]
 
 @dataclass(frozen=True, slots=True)
 class Made:
-    """A certificate, and whether it was made, kept or renewed. ``ends`` is its last day."""
+    """A certificate, and whether it was made, kept or renewed. ``ends`` is its last valid day."""
 
     name: str
     file: Path
@@ -67,8 +67,9 @@ def make_client_id(folder: Path, node: str, *, replace: bool = False) -> Path:
 class KeyFolder:
     """The authority and its certificates in ``folder``, as ``NAME.pem`` and ``NAME.key``.
 
-    Existing ones are kept. ``force`` replaces the requested ones, never the authority. ``renew_within_days``
-    renews all certificates that end that soon, with the same key, so that no secret has to be copied again.
+    Existing files are kept. ``force`` replaces the requested keys and certificates, but never the authority.
+    ``renew_within_days`` renews all certificates that end within this time, with the same keys, so that no
+    secret has to be copied again.
     """
 
     def __init__(
@@ -89,7 +90,7 @@ class KeyFolder:
             self._renew_by = self._now + datetime.timedelta(days=renew_within_days)
 
     def make(self, broker_hosts: Sequence[str], clients: Sequence[str]) -> list[Made]:
-        """Makes the authority, the broker's certificate if it has hosts, and those of clients.
+        """Makes the authority, the broker's certificate if it has hosts, and the certificates of ``clients``.
 
         :raises ProvisionError: an invalid name, unreadable or unwritable files, or a missing library.
         """
@@ -205,7 +206,7 @@ class KeyFolder:
     # --- files --------------------------------------------------------------------------------------
 
     def _load(self, name: str) -> tuple[ec.EllipticCurvePrivateKey | None, x509.Certificate | None]:
-        """Key and certificate; a key alone was left by an interrupted run and is used."""
+        """Key and certificate, or None. A key alone, left by an interrupted run, is used."""
         from cryptography import x509
         from cryptography.hazmat.primitives import serialization
 
@@ -254,7 +255,7 @@ class KeyFolder:
 
 
 def check_client_name(name: str) -> None:
-    """:raises ProvisionError: not a valid client name, which is the login and part of topics."""
+    """Checks a client's name, which is its login and a topic level. :raises ProvisionError: it is invalid."""
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_-]{0,63}", name):
         raise ProvisionError(f"{name!r} can't be a client's name: use letters, digits, - and _, at most 64")
     if name in (AUTHORITY, BROKER):
@@ -262,7 +263,7 @@ def check_client_name(name: str) -> None:
 
 
 def check_library() -> None:
-    """:raises ProvisionError: the package ``cryptography`` isn't installed."""
+    """Checks that keys can be made. :raises ProvisionError: the package ``cryptography`` isn't installed."""
     try:
         import cryptography
     except ImportError:
@@ -290,7 +291,7 @@ def _host(text: str) -> x509.GeneralName:
 
 
 def check_host(text: str) -> None:
-    """:raises ProvisionError: ``text`` is neither an IP address nor a host name."""
+    """Checks a host. :raises ProvisionError: the text is neither an IP address nor a host name."""
     try:
         ipaddress.ip_address(text)
         is_address = "%" not in text  # an IPv6 zone may have any characters

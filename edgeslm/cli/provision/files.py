@@ -12,7 +12,7 @@ from edgeslm.errors import ProvisionError
 def write_private(file: Path, content: bytes, *, replace: bool = False) -> None:
     """Writes a file of mode 0600, synced to disk.
 
-    :raises ProvisionError: it can't be written, or exists and ``replace`` is false.
+    :raises ProvisionError: the file can't be written, or exists and ``replace`` is false.
     """
     try:
         file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -34,7 +34,7 @@ def write_private(file: Path, content: bytes, *, replace: bool = False) -> None:
 
 
 def keep_private(file: Path, content: bytes, *, replace: bool = False) -> None:
-    """Like :func:`write_private`, but leaves a file with the same content alone."""
+    """Like :func:`write_private`, but leaves a file alone that already has this content."""
     try:
         if file.read_bytes() == content:
             return
