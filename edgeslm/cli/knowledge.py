@@ -80,7 +80,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _time(text: str) -> float:
-    """An argparse type: a local day or time, as seconds since 1970."""
+    """An argparse type: a local day or time, converted to seconds since 1970."""
     try:
         return datetime.fromisoformat(text).timestamp()
     except (ValueError, OverflowError, OSError):

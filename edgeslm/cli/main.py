@@ -61,7 +61,7 @@ MOST_SECONDS = 7 * 24 * 3600
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Runs a command. :return: the exit status; a failure prints one sentence on standard error, and is 1."""
+    """Runs a command. :return: the exit status, which is 1 after a failure; a failure prints one sentence."""
     try:
         arguments = _parser().parse_args(argv)
     except SystemExit as end:
@@ -267,7 +267,7 @@ def _try(arguments: argparse.Namespace) -> int:
 
 
 async def _try_all(config: Config, task: str, inputs: Iterator[bytes], options: dict[str, Any]) -> int:
-    """Prints the result of each input, as the daemon would publish it. :return: 1 if any failed, else 0."""
+    """Prints the result of each input as the daemon would publish it. :return: status 1 if any failed."""
     from edgeslm.protocol.codec import Rejected, encode_result, error_result
     from edgeslm.serving.service import Service
     from edgeslm.update.store import Store

@@ -22,7 +22,7 @@ def print_error(sentence: str) -> None:
 
 
 def say(text: str) -> None:
-    """Prints a line of output and flushes it, for readers of a pipe."""
+    """Prints a line of output and flushes it, so that the reader of a pipe gets it at once."""
     print(text, flush=True)  # noqa: T201
 
 

@@ -128,7 +128,7 @@ class ConsoleHost(Extension):
         self._process.send("rows", rows=self.feed.rows())
 
     async def _tick(self) -> None:
-        """Sends the figures of a tick; or, when a browser has just connected, everything at once."""
+        """Sends the figures of a tick, or all data at once if a browser has just connected."""
         scheduler, process = self._service.scheduler, self._process
         has_come = self._has_come.is_set()
         self._has_come.clear()

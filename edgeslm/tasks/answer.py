@@ -3,7 +3,7 @@
 In mode ``quote`` a grammar forces the model to copy consecutive words of the source text. In mode ``compose``
 the model writes freely; if it answers from collections, sentences that no passage supports are dropped.
 Search scores, not the model, decide whether collections can answer a question (``grounding``). If passages
-contradict each other, the result is ``abstained`` and has the passages.
+contradict each other, the result is ``abstained`` and contains the passages.
 """
 
 from __future__ import annotations
@@ -220,7 +220,7 @@ def _without_marks(text: str, passages: Sequence[Found]) -> str:
 def _shown(passages: Sequence[Found]) -> list[str | Text]:
     """Passages as shown to the model, numbered if there are several.
 
-    Their text is passed as ``Text``, so nothing in it can end the chat turn.
+    The text of passages is passed as ``Text``, so nothing in it can end the chat turn.
     """
     parts: list[str | Text] = []
     for number, passage in enumerate(passages, 1):

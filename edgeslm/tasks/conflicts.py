@@ -19,7 +19,10 @@ from edgeslm.knowledge.index.search import Found
 from edgeslm.tasks.support import FUNCTION_WORDS, content_words
 
 ALIKE: Final = 0.4
-"""Least word overlap (Jaccard index, without values) at which the numbers of two sentences are compared."""
+"""Least word overlap at which the numbers of two sentences are compared.
+
+The overlap is the Jaccard index of the words, without numbers and names.
+"""
 CLOSE: Final = 0.5
 """Least word overlap at which the names and the polarity of two sentences are compared.
 

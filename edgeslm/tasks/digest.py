@@ -17,9 +17,9 @@ from edgeslm.tasks.support import Evidence, content_words
 MOST_POINTS: Final = 20
 """Most points in a result; messages of further points are only counted, in ``others``."""
 TOLD_POINTS: Final = 3
-"""Points listed in the summary text if no sentence of the model is usable."""
+"""Number of points listed in the summary text if no sentence of the model is usable."""
 FEWEST: Final = 3
-"""Fewest different content words in a sentence of the model that is kept."""
+"""Fewest different content words of a model's sentence; sentences with fewer words are dropped."""
 POINT_CHARACTERS: Final = 300
 """Longest text of a point, in characters."""
 _FIELDS: Final = ("id", "text", "at")

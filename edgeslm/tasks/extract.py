@@ -318,7 +318,8 @@ def _trim(message: str, start: int, end: int) -> tuple[int, int]:
 
 
 def _parts(schema: Any) -> set[int]:
-    """Ids (``id()``) of subschemas that describe one object together with others.
+    """Ids (``id()``) of subschemas that are combined by ``allOf``, ``anyOf`` or ``oneOf`` to describe one
+    object.
 
     Such a subschema must not forbid additional properties, since another subschema may define them.
     """

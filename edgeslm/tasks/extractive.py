@@ -15,7 +15,7 @@ from edgeslm.knowledge.documents.sentences import split_sentences
 from edgeslm.tasks.support import content_words
 
 MOST_SENTENCES = 2_000
-"""Most sentences of a text that are scored. This many are about a hundred pages, and take less than 0.1 s."""
+"""Most sentences of a text that are scored: about a hundred pages, scored in less than 0.1 s."""
 LEAD = 2.0
 """Weight of the position bonus, tuned on package descriptions."""
 FEWEST_WORDS = 3

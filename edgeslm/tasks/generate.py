@@ -36,7 +36,7 @@ class GenerateText(Task):
         return object_schema({"text": {"type": "string"}, "finish_reason": {"enum": ["stop", "length"]}})
 
     def _chat(self, request: Request) -> tuple[Turn, ...]:
-        """The chat of a request, after the task's instruction.
+        """Chat turns: the task's instruction, if it has one, and the request's input.
 
         :raises InvalidRequest: the input isn't a text or ``{"messages": [{"role", "content"}, ...]}``.
         """

@@ -106,11 +106,11 @@ ALONE: Final = 0.1
 def figures_of(question: str, found: Sequence[Found]) -> dict[str, float]:
     """Features of the gate's logistic model.
 
-    ``cosine``: cosine of the best passage to the question, or ``sentence`` if unknown.
-    ``sentence``: cosine of its nearest sentence to the question, or ``cosine`` if unknown.
+    ``cosine``: cosine of the best passage to the question; if unknown, the value of ``sentence``.
+    ``sentence``: highest cosine of the best passage's sentences; if unknown, the value of ``cosine``.
     ``coverage``: share of the question's words that the best passage contains.
-    ``matched``: log of 1 plus the number of these words, since matching all of many words proves more than
-    matching all of few.
+    ``matched``: log of 1 plus the number of question words in the best passage, since a match of all words
+    proves more for a long question than for a short one.
     ``margin``: score of the best passage minus the next passage's, up to :data:`MOST_MARGIN`.
     ``coverage_margin``: coverage of the best passage minus the highest other, up to :data:`MOST_MARGIN`.
     ``agreement``: share of the rankings (cosine, sentence, BM25, coverage) that the best passage leads.
@@ -204,7 +204,7 @@ def pointed_at(passage: Found) -> Place | None:
 
     A sentence's score combines its cosine to the question with the probability of the answer spans that begin
     in the sentence. The end of a span is ignored: it is predicted independently of the start, so a span may
-    cross sentences. The cosine protects from text that was injected into a document in order to be quoted.
+    cross sentences. The cosine protects against text that was injected into a document in order to be quoted.
     Injected text is rarely similar to the question, unless its author knew the question. A sentence whose
     cosine is unknown gets the mean cosine of the others.
 

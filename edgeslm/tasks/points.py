@@ -21,7 +21,7 @@ WORDS: Final = 40
 HIDDEN: Final = "*"
 """Mask that replaces variable parts of a message, and words that differ within a group."""
 FEWEST_VALUES: Final = 3
-"""Fewest distinct words that messages of a group must have at a position to make it a parameter."""
+"""A position in a group's messages is a parameter only if at least this many distinct words occur there."""
 LEAST_ALIKE: Final = 0.5
 """Smallest share of unmasked words that all messages of a group have in common (Drain's ``st``)."""
 

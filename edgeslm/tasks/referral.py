@@ -1,7 +1,7 @@
 """Referral: sends a question and the passages found here to another node, and converts its citations.
 
-The other node gets an ordinary request with a context, and cites offsets in this context. These offsets are
-converted to the source and offsets of the original documents.
+The other node gets an ordinary request with a context, and cites offsets in this context. Its citations are
+converted to sources and offsets of the original documents.
 """
 
 from __future__ import annotations

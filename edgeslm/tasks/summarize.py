@@ -239,8 +239,8 @@ class _Reading:
     """Map-reduce summary of one long text in parts of up to ``most`` characters.
 
     Each part is summarised (map). The summaries are then summarised in groups until they fit one call
-    (reduce). A part must support its own summary; up to three parts may support later summaries. For
-    parts that the result doesn't cover, the most central of their summaries are appended.
+    (reduce). Sentences of a part's summary must be supported by that part, later sentences by up to three
+    parts together. For parts that the result doesn't cover, the most central of their summaries are appended.
     """
 
     def __init__(self, text: str, most: int, writer: _Writer, is_strict: bool) -> None:

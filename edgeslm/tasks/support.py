@@ -66,7 +66,7 @@ class Support:
     """How far sources support a sentence; the object is true if the support is sufficient.
 
     ``sources``: indexes of the supporting sources, best first. ``share``: share of the sentence's content
-    words that these sources contain. ``missing``: content words that they don't contain.
+    words that the supporting sources contain. ``missing``: the other content words of the sentence.
     """
 
     supported: bool
@@ -192,7 +192,7 @@ class _Word:
 
 
 def _read(text: str) -> Iterator[list[_Word]]:
-    """The words of each sentence."""
+    """Yields the words of each sentence of ``text``."""
     for start, end in split_sentences(text):
         found = [match[0] for match in _WORD.finditer(text, start, end)]
         yield [_word(word, place == 0) for place, word in enumerate(found)]
@@ -200,7 +200,10 @@ def _read(text: str) -> Iterator[list[_Word]]:
 
 @lru_cache(maxsize=8192)
 def _word(text: str, is_first: bool) -> _Word:
-    """:param is_first: whether the word begins a sentence, where a capital letter doesn't mark a name."""
+    """Normalises a word.
+
+    :param is_first: whether the word begins a sentence, where a capital letter doesn't mark a name.
+    """
     plain = text.casefold().replace("’", "'")
     if plain in _NEGATIONS or plain.endswith("n't"):
         return _Word(text, ("not",), ("not",), is_bound=True, must_be_there=True)

@@ -1,1 +1,1 @@
-"""Health, metrics, traces, alerts, audit, drift, Home Assistant discovery."""
+"""Telemetry: health, metrics, traces, alerts, audit log, drift, Home Assistant discovery."""

@@ -20,7 +20,7 @@ WINDOW = 200
 FEWEST = 50
 """Fewest messages that are enough for a comparison."""
 EVERY = 10
-"""Messages between two comparisons, since each comparison sorts all messages of the window."""
+"""Number of messages between two comparisons; more comparisons would be slow, since each sorts the window."""
 _MOST = {"distance": 0.3, "confidence": 0.3, "labels": 0.5}
 """Thresholds of drift, by statistic.
 

@@ -35,7 +35,7 @@ class Extension:
         """Called before the node drains; the extension must not begin new work."""
 
     async def stop(self) -> None:
-        """Ends everything; also called after a failed start."""
+        """Ends all work of the extension; also called after a failed start."""
         self.close()
         self._end_work()
         if self._work is not None:

@@ -38,7 +38,7 @@ class FleetNode:
     state: str
     is_up: bool
     age_s: float | None
-    """Age of the last health message in seconds, by the timestamp of the node's own clock."""
+    """Age of the last health message in seconds, computed from the timestamp in the message."""
     is_stale: bool
     """Whether the node is online but has sent no health message recently."""
     version: str | None

@@ -64,8 +64,8 @@ def figures_of(
 ) -> NodeFigures:
     """The figures of a node.
 
-    ``documents`` has the node's messages by kind (``state``, ``info``, ``health``), ``heard_at`` when they
-    were received; these times and ``now`` are in seconds of the same clock.
+    ``documents`` has the node's messages by kind (``state``, ``info``, ``health``). ``heard_at`` has the time
+    in seconds at which each message was received, by the same clock as ``now``.
     """
     info, health = documents.get("info", {}), documents.get("health", {})
     tasks, alerts = info.get("tasks"), health.get("alerts")
@@ -98,7 +98,7 @@ def figures_of(
 
 
 def plain(text: str) -> str:
-    """``text`` as one line of printable characters, at most 2000."""
+    """``text`` as one line of at most 2000 printable characters."""
     return "".join(c if c.isprintable() else " " for c in text)[:2000]
 
 

@@ -21,7 +21,7 @@ START_LIMIT_S = 900.0
 
 
 class ServiceManager:
-    """Notifies systemd, if it started this process with ``Type=notify``; otherwise the object is false.
+    """Notifies systemd, if it started this process with ``Type=notify``; otherwise this object is false.
 
     ``watchdog_s`` is the watchdog's interval in seconds; None without a watchdog.
     """

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from edgeslm.mqtt.probe import Probe
 
 WRITES = 24
-"""Most synced writes that are timed; fewer are timed if all of them take over :data:`MEASURING_S`."""
+"""Most synced writes that are timed; timing ends after :data:`MEASURING_S` in any case."""
 SERVICE = "systemd/system/edgeslm.service.d/10-edgeslm.conf"
 BLOCK = b"\0" * 4096
 MEASURING_S = 3.0

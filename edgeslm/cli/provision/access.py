@@ -180,7 +180,7 @@ def app_user(text: str, configs: Sequence[Config]) -> User:
     ``NODE/TASK`` allows requests to a task; with a single configuration, ``TASK`` is enough.
     ``pool=POOL/TASK`` allows requests to a task of a pool.
     ``cancel=NODE`` and ``cancel=pool/POOL`` allow the app to cancel requests.
-    ``feedback=NODE`` and ``health=NODE`` allow corrections, and reading the health message.
+    ``feedback=NODE`` allows sending corrections, and ``health=NODE`` reading the health message.
     ``control=NODE/COMMAND`` allows a command, which the node must allow, too.
     ``results=NODE/TASK`` allows reading the results of requests without a reply topic.
     ``read=FILTER`` and ``write=FILTER`` allow any other topics.

@@ -32,7 +32,7 @@ from edgeslm.telemetry.discovery import route_filter
 KEEPALIVE_S = 30
 """Keep-alive interval; the hub detects a dead connection after one and a half intervals."""
 RESTART_S = (5, 60)
-"""Shortest and longest delay before mosquitto reconnects; the delay is random and grows."""
+"""Shortest and longest delay before mosquitto reconnects; the delay is random and grows with each attempt."""
 PER_S = 1.0
 HOURS = 8.0
 MESSAGE_BYTES = 1024
@@ -130,7 +130,7 @@ def plan_bridge(
     :param up: topic filters that are sent to the hub, in addition to messages of the nodes themselves.
     :param results: whether results of requests are sent to the hub.
     :param down: tasks (``NODE/TASK``) that accept requests from the hub; the replies are sent to the hub.
-    :param guard: filters on which other messages of the hub are blocked, as on topics of nodes and routes.
+    :param guard: filters on which messages of the hub are blocked, besides topics of nodes and routes.
     :raises ProvisionError: a name or filter is invalid, or would send requests or commands to the hub.
     """
     if fault := site_fault(site):

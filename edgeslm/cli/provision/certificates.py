@@ -206,7 +206,7 @@ class KeyFolder:
     # --- files --------------------------------------------------------------------------------------
 
     def _load(self, name: str) -> tuple[ec.EllipticCurvePrivateKey | None, x509.Certificate | None]:
-        """Key and certificate, or None. A key alone, left by an interrupted run, is used."""
+        """Key and certificate, or None for a missing one. A key that an interrupted run left is used."""
         from cryptography import x509
         from cryptography.hazmat.primitives import serialization
 
