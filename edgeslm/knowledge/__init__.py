@@ -1,1 +1,1 @@
-"""Document collections: files become passages that are searched by words and by meaning."""
+"""Document collections: files become passages, which are searched by words and by meaning."""

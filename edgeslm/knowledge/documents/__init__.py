@@ -1,1 +1,1 @@
-"""Document values: passages, sentences, tables, dates. No files, no index."""
+"""Document values: passages, sentences, tables and dates, without file access or index."""

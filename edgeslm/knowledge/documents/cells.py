@@ -1,7 +1,8 @@
-"""Table cells: rows and columns as values, with the type of each column.
+"""Table cells: the rows and columns of a table, with the type of each column.
 
 Cells keep their original text; the column's type says how to parse it. A column is numeric only if all its
-cells are: with one typing error it is text, which is searched but not computed with.
+filled cells are numbers. A column of numbers with one typing error is text: it is searched, but not used in
+calculations.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from enum import StrEnum
 from edgeslm.knowledge.documents.dates import DAY_FIRST, ISO, MONTH_FIRST, offset_of, parse_moment
 
 MAX_CELLS = 500_000
-"""Largest table, about 50 MB while it is read; a larger one is searched as text only."""
+"""Maximum number of cells in a table, about 50 MB of memory; a larger table is searched as text only."""
 
 
 class CellKind(StrEnum):
@@ -29,43 +30,45 @@ class CellKind(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Column:
-    """``form``: the notation of its cells: :data:`COMMA` for numbers, an order of ``dates`` for dates."""
+    """A column of a table. ``form`` is the notation of its numbers (:data:`COMMA` or "") or dates (an order
+    of day and month)."""
 
     name: str
     kind: CellKind = CellKind.TEXT
     form: str = ""
     unit: str = ""
-    """The unit of all its numbers (``4 bar``)."""
+    """Unit that all numbers share, such as ``bar`` in ``4 bar``."""
     first: str = ""
     last: str = ""
-    """For dates: the first and the last."""
+    """Earliest (``first``) and latest (``last``) date of a date column."""
     unique: bool = False
-    """For text: all cells differ and none is empty."""
+    """Whether all cells of a text column differ, with none empty."""
     decimals: int | None = None
-    """For numbers in a collection: most digits after the point; None if too long for 64 bits."""
+    """Maximum decimal places in a stored numeric column; None if its numbers don't fit into 64 bits."""
 
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """``number`` is what readers see. ``start`` and ``end`` are offsets in the document's text."""
+    """A row of a table. ``number`` is the number of the row, line or item in the file, counted across all
+    sheets of a workbook. ``start`` and ``end`` are offsets in the document's text."""
 
     number: int
     start: int
     end: int
     cells: tuple[str, ...]
-    """One for each column; "" if empty."""
+    """Text of each column's cell; "" for an empty cell."""
 
 
 @dataclass(frozen=True, slots=True)
 class Table:
-    """A table. No row has more cells than columns."""
+    """Columns and rows of a table. No row has more cells than there are columns."""
 
     columns: tuple[Column, ...]
     rows: tuple[Row, ...]
 
 
 COMMA = ","
-"""The decimal mark, if it is a comma instead of a point."""
+"""Notation of numbers with a decimal comma."""
 
 _NUMBER = re.compile(
     r"(?P<sign>[-+−]?)(?P<before>[€$£]?)\s?(?P<digits>\d{1,30}(?:[.,'  ]\d{1,30}){0,9}|\.\d{1,30})"
@@ -77,9 +80,9 @@ _GROUPS = {
     COMMA: re.compile(r"(?P<whole>[1-9]\d{0,2}(?:[. ' ]\d{3})+|\d+)?(?P<fraction>,\d+)?"),
 }
 _PLAIN = re.compile(r"-?[0-9]{1,15}(?:\.[0-9]{1,15})?")
-"""Numbers that can be parsed without the full pattern."""
+"""Numbers that can be parsed without the slower pattern ``_NUMBER``."""
 _UNCLEAR = re.compile(r"\d{1,3},\d{3}")
-"""With a comma, thousands or decimals; with a point, always decimals."""
+"""Numbers such as ``1,234``, whose comma may separate thousands or decimals."""
 _LONGEST_NUMBER = 60
 BLANKS = frozenset({"-", "--", "–", "—", "?", "n/a", "na", "nan", "nil", "null", "none"})
 """Placeholders for a missing number, date or boolean."""
@@ -87,7 +90,7 @@ _BOOLEANS = {**dict.fromkeys(("true", "yes"), True), **dict.fromkeys(("false", "
 
 
 def parse_number(cell: str, form: str = "") -> Decimal | None:
-    """The exact number in a cell, without its unit; None if it isn't a number.
+    """The exact number in a cell, without its unit; None if the cell isn't a number.
 
     :param form: with :data:`COMMA`, ``1,5`` is one and a half; otherwise a comma separates thousands.
     """
@@ -116,7 +119,7 @@ class ColumnInference:
         self._cells = 0
         self._forms = {"", COMMA}
         self._clear = False
-        """An unambiguous number was seen."""
+        """Whether a number was seen that only one notation can parse."""
         self._unclear = False
         self._units: set[str] = set()
         self._orders = {ISO, DAY_FIRST, MONTH_FIRST}
@@ -136,7 +139,7 @@ class ColumnInference:
             self._add_date(cell)
 
     def column(self) -> Column:
-        """The type after all cells."""
+        """The column, with the type that fits all added cells."""
         if not self._cells:
             return Column(self.name)
         if CellKind.BOOLEAN in self._kinds:
@@ -184,7 +187,10 @@ class ColumnInference:
 
 
 def make_table(names: Sequence[str], rows: Iterable[Row]) -> Table:
-    """:param rows: each as long as ``names``."""
+    """Infers the types of columns. Placeholders (:data:`BLANKS`) become empty cells, except in text columns.
+
+    :param rows: rows with one cell for each name.
+    """
     kept = tuple(rows)
     inferences = [ColumnInference(name) for name in names]
     for row in kept:

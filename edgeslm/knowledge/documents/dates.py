@@ -1,8 +1,8 @@
 """Date parsing: dates in table cells and questions.
 
-A date is the prefix of an ISO 8601 text, as far as it is known: ``2026``, ``2026-03``, ``2026-03-01``,
-``2026-03-01T14:30``. A less exact date is a prefix of all dates it covers, and texts of equal length sort by
-time. UTC offsets are dropped, since all dates of a column have the same one.
+Dates are ISO 8601 strings of different precision, from ``2026`` to ``2026-03-01T14:30``. A less precise date
+is a prefix of all dates that it covers. Strings of equal length sort by time. UTC offsets are dropped, since
+all dates of a column have the same offset.
 """
 
 from __future__ import annotations
@@ -28,10 +28,10 @@ _YEAR = r"(?P<year>(?:19|20)\d{2})\b(?![-/.:]\d)"
 _TIME = r"(?P<hour>\d{1,2}):(?P<minute>\d{2})(?::(?P<second>\d{2})(?:[.,]\d{1,9})?)?"
 _OFFSET = r"\s?(?P<offset>Z|UTC|[+-]\d{2}:?\d{2})?"
 _OLDEST_OF_TWO_DIGITS = 69
-"""``69`` is 1969 and ``68`` is 2068, as in POSIX strptime."""
+"""Two-digit years from this number on are 19xx, smaller numbers are 20xx, as in POSIX strptime."""
 
 ISO, DAY_FIRST, MONTH_FIRST = "iso", "dmy", "mdy"
-"""Order of day and month in a column; :data:`ISO` for all unambiguous notations."""
+"""Order of day and month in ``03/04/2026``; :data:`ISO` stands for all unambiguous notations."""
 
 _CELLS = tuple(
     re.compile(pattern, re.IGNORECASE)
@@ -48,14 +48,15 @@ _SLASHED = re.compile(
     rf"(?:,? {_TIME.replace('<second>', '<seconds>')})?"
 )
 _MOST_CELLS = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}(?:[T ][0-9]{2}:[0-9]{2}(?::[0-9]{2})?)?")
-"""The most frequent notations, parsed fast: a large table has a hundred thousand."""
+"""The most frequent notations, which are parsed fast, since a large table has a hundred thousand dates."""
 _LONGEST_CELL = 40
 
 
 def parse_moment(cell: str, form: str = ISO) -> str | None:
-    """A cell's date; None if it isn't one.
+    """Date in a cell, as an ISO 8601 string; None if the cell isn't a date.
 
-    :param form: the order in ``03/04/2026``: :data:`DAY_FIRST`, :data:`MONTH_FIRST`, or :data:`ISO` for none.
+    :param form: how to read ``03/04/2026``: :data:`DAY_FIRST`, :data:`MONTH_FIRST`, or :data:`ISO` to reject
+        it.
     """
     if len(cell) > _LONGEST_CELL:
         return None
@@ -77,7 +78,7 @@ def parse_moment(cell: str, form: str = ISO) -> str | None:
 
 
 def offset_of(cell: str) -> str:
-    """UTC offset of a date; "" if it has none."""
+    """UTC offset at the end of a date, such as ``+02:00``; "" if the date has none."""
     found = re.search(r"(?:\d|\s)(Z|UTC|[+-]\d{2}:?\d{2})$", cell) if ":" in cell else None
     return found[1] if found else ""
 
@@ -89,7 +90,7 @@ class DateMention:
     start: int
     end: int
     moment: str
-    """As exact as given. Without a year it begins with ``--``: ``--03``, ``--03-01``."""
+    """The date, as precise as in the question. A date without a year looks like ``--03`` or ``--03-01``."""
 
 
 _SAID = tuple(
@@ -110,14 +111,14 @@ _CLOCK = re.compile(
     r"(?<![\w.:])(?P<hour>\d{1,2}):(?P<minute>\d{2})\b(?![:.]?\d)(?!\s*[ap]\.?m\b)", re.IGNORECASE
 )
 _WORDS_TOO = frozenset({"may", "march", "mar", "sep", "dec", "jan", "jun", "sept"})
-"""Month names that are other words in lower case, unless ``in`` or similar precedes them."""
+"""Month names that are also other words; in lower case, they are months only after a word such as ``in``."""
 _MONTH_FOLLOWS = re.compile(r"\b(?:in|of|since|until|during|before|after|and|for|last)\s+$", re.IGNORECASE)
 
 
 def find_moments(question: str) -> list[DateMention]:
-    """The dates in a question, without overlaps; the ambiguous ``03/04/2026`` is skipped.
+    """Dates in a question, without overlaps. An ambiguous date such as ``03/04/2026`` is skipped.
 
-    A time of day is merged with the only day, wherever it is.
+    The only day and the only time of day in a question are merged, even if they are apart.
     """
     taken: list[tuple[int, int]] = []
     found: list[DateMention] = []
@@ -155,7 +156,7 @@ def _is_month(question: str, match: re.Match[str]) -> bool:
 
 
 def _put_together(parts: dict[str, str | None]) -> str | None:
-    """Joins the parts of a date; None if the calendar has no such day."""
+    """Builds an ISO 8601 string from the parts of a date; None if there is no such day or time."""
     year, month = parts.get("year"), parts.get("month")
     if year is not None and len(year) == 2:
         year = f"{'19' if int(year) >= _OLDEST_OF_TWO_DIGITS else '20'}{year}"

@@ -7,7 +7,7 @@ from pathlib import Path
 
 
 class Kind(Enum):
-    """The values are shown to users."""
+    """A supported file format; its value is shown to users."""
 
     TEXT = "plain text"
     MARKDOWN = "Markdown"
@@ -23,13 +23,13 @@ class Kind(Enum):
 
 
 TABULAR = frozenset({Kind.CSV, Kind.JSON_LINES, Kind.JSON, Kind.XLSX})
-"""Kinds with rows that can be computed with."""
+"""Formats with rows, from which answers can be computed."""
 
 OFFICE = frozenset({Kind.DOCX, Kind.XLSX, Kind.PPTX})
-"""ZIP files: their text is compressed, and pictures make them large."""
+"""ZIP formats, whose text is compressed and whose pictures make files large."""
 
 CELLS = "; "
-"""Separator of cells in a row's text: ``column: value; column: value``."""
+"""Separator of cells in a row's text, as in ``column: value; column: value``."""
 
 SUFFIXES = {
     ".txt": Kind.TEXT,
@@ -57,11 +57,11 @@ COMPRESSED = ".gz"
 
 
 def find_kind(path: Path) -> Kind | None:
-    """Kind by file name, also of a compressed file; None if unsupported."""
+    """Format of a file by its name, with or without ``.gz``; None if unsupported."""
     return SUFFIXES.get(plain_suffix(path))
 
 
 def plain_suffix(path: Path) -> str:
-    """Lower-case suffix, without ``.gz``."""
+    """Suffix of a file name in lower case, ignoring ``.gz``."""
     suffix = path.suffix.lower()
     return Path(path.stem).suffix.lower() if suffix == COMPRESSED else suffix

@@ -1,4 +1,4 @@
-"""Documents as values, and splitting into passages."""
+"""Document passages: the parts of a document as values, and splitting a text into passages."""
 
 from __future__ import annotations
 
@@ -12,59 +12,61 @@ from edgeslm.knowledge.documents.cells import Table
 from edgeslm.knowledge.documents.sentences import SENTENCE_END
 
 WORDS = 150
-"""Default limit of a passage: with headings it stays below the 256 tokens that MiniLM reads."""
+"""Default maximum of words in a passage; such a passage, with headings, stays below MiniLM's limit of 256
+tokens."""
 MAX_CHARACTERS = 16 << 20
-"""Limit of a document, some 10,000 pages."""
+"""Maximum length of a document in characters, about 10,000 pages."""
 LONGEST_TITLE = 200
-"""Longest title in characters; a longer line is text."""
+"""Maximum length of a title in characters; a longer line counts as text."""
 
 DEEPEST = 20
-"""Deepest heading level: each passage carries the titles above it."""
+"""Deepest heading level, limited since each passage stores the titles above it."""
 MAX_HEADINGS = 200_000
 
 
 @dataclass(frozen=True, slots=True)
 class Heading:
-    """A section of a document. ``level`` counts from 1, the topmost."""
+    """The heading of a section. ``level`` 1 is the topmost."""
 
     level: int
     title: str
     start: int
-    """Start of the section in ``Document.text``: its heading's line."""
+    """Offset in ``Document.text`` of the section, which begins with the heading's line."""
     body: int = 0
-    """Start of the text below the title; at or before ``start`` if the title has no line of its own."""
+    """Offset of the text below the title; ``start`` or less if the title has no line of its own."""
 
 
 @dataclass(frozen=True, slots=True)
 class Document:
-    """One file as plain text. All offsets are in characters of ``text``."""
+    """A file or message as plain text. All offsets count characters of ``text``."""
 
     source: str
-    """The name it is cited by: the path within the added folder, or the file's name."""
+    """Name under which the document is cited: the path within the added folder, the file's name, or a
+    message's topic and name."""
     title: str
     text: str
-    """Plain text and Markdown are unchanged; of other kinds, the extracted text."""
+    """Full text: unchanged for plain text, Markdown and reStructuredText, extracted for other formats."""
     headings: tuple[Heading, ...] = ()
     """Ordered by ``start``."""
     table: Table | None = None
-    """The table that the text was made from, if any; answers can be computed from it."""
+    """Table that the text was made from, for computing answers."""
 
 
 @dataclass(frozen=True, slots=True)
 class Passage:
-    """A part of a document: ``document.text[start:end] == text``."""
+    """A part of a document, with ``document.text[start:end] == text``."""
 
     number: int
-    """Counts from 0."""
+    """Position among the document's passages, from 0."""
     heading: tuple[str, ...]
-    """The titles above it, the topmost first."""
+    """Titles of the sections that contain the passage, the topmost first."""
     text: str
     start: int
     end: int
 
 
 def check_headings(source: str, count: int) -> None:
-    """:raises KnowledgeError: too many for a document."""
+    """:raises KnowledgeError: ``count`` exceeds :data:`MAX_HEADINGS`."""
     if count > MAX_HEADINGS:
         raise KnowledgeError(
             f"{source} has more than {MAX_HEADINGS:,} sections or rows; part it into several files."
@@ -72,24 +74,26 @@ def check_headings(source: str, count: int) -> None:
 
 
 def check_length(source: str, characters: int) -> None:
-    """:raises KnowledgeError: too long for a document."""
+    """:raises KnowledgeError: ``characters`` exceeds :data:`MAX_CHARACTERS`."""
     if characters > MAX_CHARACTERS:
         raise KnowledgeError(f"{source} has more than {MAX_CHARACTERS >> 20} MiB of text; part it.")
 
 
 # Costs of splitting a text at a place. Each additional passage costs about 1.
 _LABEL = 0.5
-"""After a line that introduces the next block: one with a colon, or a lone label (``Note``)."""
+"""Cost of splitting after a line that introduces the next block: a line with a colon, or a short label
+(``Note``)."""
 _INDENTED = 0.5
-"""Before a block indented more than its section: a list, a sample, or its continuation."""
+"""Extra cost of splitting before a block that is indented more than its section, such as a list or a code
+sample."""
 _ITEM = 0.3
 _SENTENCE = 1.0
 _ROW = 0.6
-"""After a rule, as between the rows of plain-text tables."""
+"""Cost of splitting after a ruled line, as between the rows of a plain-text table."""
 _SHORT_LINE = 1.2
-"""After a line with room for the next word: its line break is intended."""
+"""Cost of splitting after a line with room for the next word, whose line break is therefore intended."""
 _LAST_LINE = 0.3
-"""The same at the end of a sentence: probably the end of a paragraph."""
+"""Cost of splitting after a short line that ends a sentence, and therefore probably a paragraph."""
 _FENCED = 1.5
 _LINE = 3.0
 _CLAUSE = 4.0
@@ -98,20 +102,21 @@ _CHARACTER = 9.0
 
 _MOST_ATOMS = 40
 _AT_ONCE = 1000
-"""Bounds of the search for one passage, and for a section of more than about 20,000 words."""
+"""Limits of the search for the best split: atoms in a passage (``_MOST_ATOMS``), and atoms optimised together
+(``_AT_ONCE``, about 20,000 words)."""
 _SHORTEST = 40
-"""Shortest part of a block, in characters."""
+"""Minimum number of characters between two places where a block may be split."""
 _FAR = 10_000
-"""A column further right than any text."""
+"""Indentation in characters that no line of text reaches."""
 
 _PIECES_PER_WORD = 1.33
-"""Tokens of an English word, including its share of punctuation."""
+"""Tokens in an average English word, including its share of punctuation."""
 _PIECE = re.compile(r"[^\W\d_]{1,6}|\d{1,3}|([^\w\s]|_)\1{0,99}+")
-"""Approximates the word pieces of a tokenizer on squeezed text; rarely counts too few."""
+"""Approximates a tokenizer's word pieces in a text from :func:`squeeze`; rarely counts too few."""
 _RUN = re.compile(r"([^\w\s]|_)\1{3,}+")
 
 _BLOCK = re.compile(r"\S[^\n]{0,65535}+(?:\n[^\S\n]*+\S[^\n]{0,65535}+){0,999}+")
-"""Lines up to an empty one. Very long ones are split, to bound memory."""
+"""A block: lines up to the next empty line. Very long lines and blocks are split, to limit memory."""
 _FENCE = re.compile(r"^ {0,3}(?:```|~~~)", re.MULTILINE)
 _ITEM_MARK = r"(?:[-*+•·o–]|\(?(?:\d{1,3}|[A-Za-z])[.)])[^\S\n]+(?=\S)"
 _ITEM_START = re.compile(rf"\n(?=[^\S\n]*{_ITEM_MARK})")
@@ -123,11 +128,11 @@ _NUMBER = re.compile(
     r"(?:(?:chapter|appendix|section|part)\s+)?(?:[\dA-Z]{1,3}(?:\.\d{1,3})*\.?|[ivxIVX]+\.)\s+"
 )
 _LEADER = re.compile(r"(?:(?:\.\s?){4,}|…{2,})\s*(?:\d+|[ivxlc]+)$")
-"""Dot leaders in a table of contents, with the page number."""
+"""Dot leader and page number in a table of contents."""
 _TAIL = 80
-"""Characters at a line's end that are searched for leaders."""
+"""Number of characters at a line's end that are searched for a dot leader."""
 _LONGEST_ENTRY = 3 * LONGEST_TITLE
-"""Longest entry of a table of contents, in characters, with number and leader."""
+"""Longest entry of a table of contents in characters, including number and dot leader."""
 _PAGE = re.compile(r"\s\d{1,4}$")
 _JUMP = re.compile(r"\s*(?:[-*+]|\d+\.)\s+\[[^\]]*\]\(#[^)]*\)\s*")
 """A Markdown list item with only a link within the page."""
@@ -140,7 +145,7 @@ CONTENTS = re.compile(
 
 
 def split(document: Document, *, words: int = WORDS) -> list[Passage]:
-    """Passages in document order, without overlaps, each with at most about ``words`` words.
+    """Splits a document into passages in order, without overlaps, each with at most about ``words`` words.
 
     No passage crosses a heading. Only whitespace, headings and tables of contents are left out.
     """
@@ -155,15 +160,17 @@ def split(document: Document, *, words: int = WORDS) -> list[Passage]:
 
 
 def squeeze(text: str) -> str:
-    """A passage as an encoder reads it: runs of whitespace are one blank, rules one character.
+    """Compacts a text for an encoder: a run of whitespace becomes one blank, a rule (``-----``) one
+    character.
 
-    Tokens are counted in this form, since a plain-text table has many more otherwise.
+    Tokens are counted in this form, since a plain-text table would otherwise have many more.
     """
     return _RUN.sub(r"\1", _SPACE.sub(" ", text)).strip()
 
 
 def _sections(document: Document) -> Iterator[tuple[tuple[str, ...], int, int]]:
-    """Path, start and end of each section's body; of an empty section, its heading."""
+    """Yields the titles, start and end of each section's body; of an empty section, the heading is the
+    body."""
     text, headings = document.text, document.headings
     yield (), 0, headings[0].start if headings else len(text)
     above: list[Heading] = []
@@ -179,9 +186,9 @@ def _sections(document: Document) -> Iterator[tuple[tuple[str, ...], int, int]]:
 
 
 def _regions(text: str, start: int, end: int, titles: set[str], announced: bool) -> Iterator[tuple[int, int]]:
-    """The text between tables of contents.
+    """Yields start and end of the text between tables of contents.
 
-    :param announced: the title says that the section begins with one.
+    :param announced: whether the section's title announces a table of contents.
     """
     for block in _BLOCK.finditer(text, start, end):
         if _is_contents(block[0], titles, announced):
@@ -193,14 +200,14 @@ def _regions(text: str, start: int, end: int, titles: set[str], announced: bool)
 
 
 def _normalized(title: str) -> str:
-    """Normalised title for comparison: no number, case or extra whitespace."""
+    """A title without its number, case and extra whitespace, for comparison."""
     return _SPACE.sub(" ", _NUMBER.sub("", title.strip(), count=1)).strip(" .").casefold()
 
 
 def _is_contents(block: str, titles: set[str], announced: bool) -> bool:
     """Whether a block is a table of contents.
 
-    :param announced: its title says so, which makes the check more lenient.
+    :param announced: whether the section's title announces one, which makes the check more lenient.
     """
     lines = [line.strip() for line in block.splitlines()]
     if announced and 2 * sum(bool(_NUMBER.match(line)) or _is_title(line, titles) for line in lines) >= len(
@@ -224,7 +231,7 @@ def _is_contents(block: str, titles: set[str], announced: bool) -> bool:
 
 
 def _is_title(entry: str, titles: set[str]) -> bool:
-    """Whether an entry is a section's title, possibly with its page."""
+    """Whether an entry is the title of a section, possibly followed by a page number."""
     if len(entry) <= _LONGEST_ENTRY and _normalized(entry) in titles:
         return True
     return _normalized(_PAGE.sub("", entry[-LONGEST_TITLE:])) in titles
@@ -232,27 +239,27 @@ def _is_title(entry: str, titles: set[str]) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class _Atom:
-    """An unsplittable part of a text."""
+    """A part of a text that is not split further."""
 
     start: int
     end: int
     pieces: int
     cost: float
-    """Cost of splitting before it."""
+    """Cost of splitting the text before this atom."""
 
 
 def _passage_spans(text: str, start: int, end: int, most: float) -> Iterator[tuple[int, int]]:
-    """Starts and ends of passages with at most ``most`` tokens."""
+    """Starts and ends of passages with at most ``most`` tokens each."""
     atoms = _atoms(text, start, end, most)
     while some := list(islice(atoms, _AT_ONCE)):
         yield from _cheapest(some, most)
 
 
 def _cheapest(atoms: list[_Atom], most: float) -> Iterator[tuple[int, int]]:
-    """The cheapest partition of atoms, by dynamic programming from the end.
+    """Groups atoms into passages at the lowest total cost, by dynamic programming from the end.
 
-    A passage costs 1 plus the square of its fill level, which favours few passages of equal size; each border
-    adds its own cost.
+    A passage costs 1 plus the square of its fill level, which favours few passages of equal size. The cost of
+    each split is added.
     """
     sizes = [(atom.pieces / most) for atom in atoms]
     costs = [*(1 + atom.cost for atom in atoms[1:]), 1.0]
@@ -291,7 +298,7 @@ def _atoms(text: str, start: int, end: int, most: float) -> Iterator[_Atom]:
 
 
 def _cost_between(before: str, block: str) -> float:
-    """Cost of splitting between two blocks, without their indents."""
+    """Cost of splitting between two blocks, ignoring their indentation."""
     if not before or before[-1] in ".!?。！？":
         return 0.0
     if before[-1] == ":":
@@ -302,7 +309,7 @@ def _cost_between(before: str, block: str) -> float:
 
 
 def _borders(text: str, start: int, end: int) -> dict[int, float]:
-    """Where a block may be split, with the costs."""
+    """Offsets where a block may be split, each with its cost."""
     lines = text[start:end].split("\n")
     width = max(map(len, lines))
     borders: dict[int, float] = {}
@@ -326,7 +333,7 @@ def _borders(text: str, start: int, end: int) -> dict[int, float]:
 
 
 def _block_atoms(text: str, borders: dict[int, float], end: int, most: float) -> Iterator[_Atom]:
-    """The atoms of a block; those that are too large are split further."""
+    """Atoms of a block. Parts with more than ``most`` tokens are split further."""
     for start, after in pairwise([*sorted(borders), end]):
         pieces = _count(text, start, after)
         if pieces > most:

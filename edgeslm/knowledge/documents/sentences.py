@@ -1,4 +1,4 @@
-"""Sentence splitting: the one rule for search, quotes, checks and summaries."""
+"""Sentence splitting: one implementation for search, quotes, checks and summaries."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Final
 from edgeslm.bundle.spans import Place
 
 _LOWER: Final = "".join(letter for letter in map(chr, range(0x530)) if letter.islower())
-"""Latin, Greek and Cyrillic lower case; letters without case may begin a sentence."""
+"""Lower-case Latin, Greek and Cyrillic letters, which can't begin a sentence, unlike letters without case."""
 SENTENCE_END: Final = re.compile(
     r"(?<=[.!?])(?<!\b[A-Za-z]\.)(?<!\be\.g\.)(?<!\bi\.e\.)(?<!\betc\.)(?<!\bcf\.)(?<!\bvs\.)(?<!\bNo\.)"
     rf"(?<!\bDr\.)[\"'”’)\]]*+\s++(?=[\"'“‘(\[]*+[^\W\d_{_LOWER}])|[。！？]++[\"'”’」』）)]*+"
@@ -18,14 +18,14 @@ PARAGRAPH: Final = re.compile(r"\n[^\S\n]*\n\s*")
 _SIGN: Final = r"(?:[-*+•–]|\d{1,3}[.)])"
 _MARK: Final = rf"[^\S\n]*{_SIGN}[^\S\n]"
 ITEM: Final = re.compile(_MARK)
-"""Start of a list item."""
+"""Bullet or number of a list item."""
 _ITEM: Final = re.compile(rf"\n(?={_MARK})")
 _SIGN_ALONE: Final = re.compile(_SIGN)
 
 
 def split_sentences(text: str) -> list[Place]:
-    """Spans of sentences, without surrounding blanks. List items, with their marks, and paragraphs also end a
-    sentence."""
+    """Spans of sentences, without surrounding whitespace. A list item or paragraph also ends a sentence. The
+    bullet or number of a list item belongs to its first sentence."""
     borders = {0, len(text)}
     for pattern in (SENTENCE_END, PARAGRAPH, _ITEM):
         borders.update(match.end() for match in pattern.finditer(text))

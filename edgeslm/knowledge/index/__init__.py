@@ -1,1 +1,1 @@
-"""Index of a collection: passages, words (BM25), vectors, search and reranking, in one SQLite file."""
+"""Collection index: passages, words (BM25) and vectors in one SQLite file, with search and reranking."""

@@ -1,7 +1,7 @@
 """Collection: documents and their passages in one SQLite file.
 
 A document is added, changed or removed in one transaction. Unchanged passages keep their id, their slot in
-the index and their vector. The embedding function is passed in.
+the index and their vector. The caller passes in the embedding function.
 """
 
 from __future__ import annotations
@@ -28,28 +28,28 @@ from edgeslm.knowledge.index.fair_lock import FairLock
 from edgeslm.knowledge.index.table_store import drop_table, put_table
 
 BATCH = 32
-"""Passages in one call of :data:`Embed`."""
+"""Number of passages in one call of :class:`Embed`."""
 BETWEEN = " > "
-"""Separator of the titles in a heading."""
+"""Separator between the section titles in a passage's stored heading."""
 
 _BOTH = "passages p JOIN documents d ON d.id = p.document"
 _INDEXED = f"p.slot, d.title || char(10) || p.heading, p.text FROM {_BOTH} WHERE p.slot = ?"
-"""Indexed text of a passage: document title and heading, and text."""
+"""SQL for the indexed text of a passage: document title and heading, and the passage's text."""
 
 
 @dataclass(frozen=True, slots=True)
 class DocumentOrigin:
-    """Where a document comes from, and how to detect changes."""
+    """Where a document comes from, with the data that reveals changes."""
 
     digest: str
     size: int
     """Bytes."""
     mtime: float
-    """Seconds since 1970: a file's modification time, or a message's arrival."""
+    """Modification time of a file, or arrival time of a message, in seconds since 1970."""
     file: str | None = None
-    """Absolute path; None for messages."""
+    """Absolute path; None for a message, or if the path isn't valid Unicode."""
     expires: float | None = None
-    """Expiry time in seconds since 1970."""
+    """Expiry time in seconds since 1970; None if the document doesn't expire."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,10 +65,10 @@ class StoredDocument:
 
 @dataclass(frozen=True, slots=True)
 class Kept:
-    """A stored passage. ``start`` and ``end`` are character offsets in the document."""
+    """A stored passage. ``start`` and ``end`` are character offsets in the document's text."""
 
     id: str
-    """Hash of source and content, so that it is stable across updates."""
+    """Hash of source and content, so that an unchanged passage keeps its id when the document is updated."""
     source: str
     heading: str
     text: str
@@ -78,21 +78,22 @@ class Kept:
 
 @dataclass(frozen=True, slots=True)
 class EncoderTag:
-    """The encoder of a collection's vectors: its bundle's digest and last known path."""
+    """The encoder that computed a collection's vectors: its bundle's digest and last known path."""
 
     digest: str
     path: str
 
 
 class Embed(Protocol):
-    """Texts to vectors of equal length. Truncates long texts; exceptions pass through."""
+    """Function that embeds texts as vectors of equal length. Long texts are truncated; exceptions reach the
+    caller."""
 
     def __call__(self, texts: Sequence[str], /) -> Sequence[Sequence[float]]: ...
 
 
 class Collection:
-    """One file, created with ``writes`` if missing. For one thread at a time; threads of a process that write
-    to the same file share a ``lock``."""
+    """A collection in one SQLite file. With ``writes``, a missing file is created. Only one thread at a time
+    may use the object. Threads of a process that write to the same file share a ``lock``."""
 
     def __init__(self, path: Path, *, writes: bool = False, lock: FairLock | None = None) -> None:
         self.file = find_collection(path)
@@ -100,7 +101,7 @@ class Collection:
         self._lock = lock or FairLock()
         self._db: sqlite3.Connection | None = None
         self._encoder: str | None = None
-        """Digest of the encoder that this object's vectors come from."""
+        """Digest of the encoder whose vectors this object writes."""
 
     def open(self) -> None:
         """:raises KnowledgeError: see :func:`open_database`."""
@@ -125,7 +126,7 @@ class Collection:
 
     @contextmanager
     def together(self) -> Iterator[None]:
-        """All changes inside are one transaction, synced to disk once at its end."""
+        """A context that makes all changes in one transaction, synced to disk once at its end."""
         self._opened.execute("PRAGMA synchronous = FULL")
         try:
             with self._writing():
@@ -147,7 +148,7 @@ class Collection:
             return [(source, Path(file)) for source, file in rows]
 
     def sources(self, pattern: str) -> list[str]:
-        """The document with this exact source; if there is none, those matching the glob pattern."""
+        """Sources that equal ``pattern`` or, if there are none, match it as a glob pattern."""
         with self.reading() as db:
             for how in ("=", "GLOB"):
                 rows = db.execute(f"SELECT source FROM documents WHERE source {how} ?", (pattern,)).fetchall()
@@ -172,10 +173,10 @@ class Collection:
     ) -> int:
         """Adds or updates a document. :return: number of new passages.
 
-        Vectors are computed before the transaction, so that other writers wait only for the write. Without
-        ``embed``, new passages are found by word search only, until :meth:`embed_missing`.
+        Vectors are computed before the transaction, so that other writers don't wait for the encoder. Without
+        ``embed``, new passages are found by word search only, until :meth:`embed_missing` embeds them.
 
-        :raises KnowledgeError: it can't be written; the collection is unchanged.
+        :raises KnowledgeError: the document can't be written; the collection is unchanged.
         """
         ids = list(_ids(document, passages))
         with self.reading() as db:
@@ -209,7 +210,7 @@ class Collection:
         return len(new)
 
     def refresh(self, source: str, origin: DocumentOrigin) -> None:
-        """Updates the origin of an unchanged document."""
+        """Updates the stored origin of a document whose content is unchanged."""
         with self._writing() as db:
             db.execute(
                 "UPDATE documents SET digest = ?, size = ?, mtime = ?, file = ?, expires = ? "
@@ -218,7 +219,7 @@ class Collection:
             )
 
     def remove(self, source: str) -> bool:
-        """:return: whether it existed."""
+        """Removes a document. :return: whether it existed."""
         with self._writing() as db:
             self._drop(db, _slots(db, source).values())
             for (key,) in db.execute("SELECT id FROM documents WHERE source = ?", (source,)).fetchall():
@@ -226,9 +227,9 @@ class Collection:
             return bool(db.execute("DELETE FROM documents WHERE source = ?", (source,)).rowcount)
 
     def remove_expired(self, now: float | None = None, *, most: int = -1) -> int:
-        """Removes expired documents in one transaction, at most ``most`` (all if negative).
+        """Removes at most ``most`` expired documents (all if negative) in one transaction.
 
-        :return: number of documents.
+        :return: number of removed documents.
         """
         wanted = (now if now is not None else time.time(), most)
         with self.reading() as db:
@@ -238,9 +239,10 @@ class Collection:
             return sum(self.remove(source) for (source,) in db.execute(_EXPIRED, wanted).fetchall())
 
     def shrink(self) -> None:
-        """Erases removed text from the file: from the word index, which only marks it, and from free pages.
+        """Erases removed text from the file: from free pages, and from the word index, which only marks it as
+        deleted.
 
-        :raises KnowledgeError: it can't be written now.
+        :raises KnowledgeError: the file can't be written now.
         """
         db = self._opened
         try:
@@ -268,7 +270,7 @@ class Collection:
     def use_encoder(self, tag: EncoderTag, *, replace: bool = False) -> None:
         """Sets the encoder. With ``replace``, vectors of another encoder are dropped.
 
-        :raises KnowledgeError: there are vectors of another encoder.
+        :raises KnowledgeError: the collection has another encoder, and ``replace`` is false.
         """
         with self._writing() as db:
             there = self.encoder
@@ -373,7 +375,7 @@ _BEYOND = (
     "SELECT ifnull(max(slot) + 1, 0) FROM (SELECT max(slot) AS slot FROM passages "
     "UNION ALL SELECT max(slot) FROM free_slots)"
 )
-"""The first slot never used."""
+"""SQL for the first slot that was never used."""
 _EXPIRED = "SELECT source FROM documents WHERE expires <= ? LIMIT ?"
 _ENTRIES = (
     "SELECT source, title, digest, size, mtime, file, expires, added, count(p.slot) "
@@ -382,7 +384,7 @@ _ENTRIES = (
 
 
 def count_passages(db: sqlite3.Connection) -> int:
-    """Number of passages, without a full scan as in SQLite's count."""
+    """Number of passages, without the full scan that SQLite's ``count`` needs."""
     (free,) = db.execute("SELECT count(*) FROM free_slots").fetchone()
     return int(db.execute(_BEYOND).fetchone()[0]) - int(free)
 
@@ -393,7 +395,7 @@ def _entry(row: tuple[str, str, str, int, float, str | None, float | None, float
 
 
 def _ids(document: Document, passages: Sequence[Passage]) -> Iterator[str]:
-    """Ids by source and content; repeated content is numbered."""
+    """Ids of passages, by source and content. Passages with the same content get different ids."""
     seen: Counter[str] = Counter()
     for passage in passages:
         content = json.dumps([document.source, document.title, passage.heading, passage.text])
@@ -402,24 +404,24 @@ def _ids(document: Document, passages: Sequence[Passage]) -> Iterator[str]:
 
 
 def _to_embed(title: str, heading: str, text: str) -> str:
-    """Text to embed. Title and headings are part of the meaning: with them, MiniLM ranks the right section of
-    the Debian FAQ first for 49 % of questions instead of 45 %."""
+    """Text to embed. With title and headings, MiniLM ranks the right section of the Debian FAQ first for 49 %
+    of questions instead of 45 %."""
     return squeeze("\n".join((title, heading, text)))
 
 
 def _encoded(texts: Sequence[str], embed: Embed) -> list[bytes]:
-    """Encoded vectors of the texts, in order."""
+    """Vectors of the texts in order, as encoded by ``vectors.encode``."""
     batches = (texts[begin : begin + BATCH] for begin in range(0, len(texts), BATCH))
     return [code for batch in batches for code in vectors.encode(embed(batch))]
 
 
 def _slots(db: sqlite3.Connection, source: str) -> dict[str, int]:
-    """Passage id -> slot, for a document."""
+    """Slots of a document's passages, by passage id."""
     return dict(db.execute(f"SELECT p.id, p.slot FROM {_BOTH} WHERE d.source = ?", (source,)))
 
 
 def _put_document(db: sqlite3.Connection, document: Document, origin: DocumentOrigin) -> int:
-    """Inserts or updates a document's row. :return: its key."""
+    """Inserts or updates a document's row. :return: primary key of the row."""
     row = (
         *(document.source, document.title, origin.digest, origin.size, origin.mtime),
         *(origin.file, time.time(), origin.expires),
@@ -436,7 +438,7 @@ def _put_document(db: sqlite3.Connection, document: Document, origin: DocumentOr
 
 
 def _free_slots(db: sqlite3.Connection, wanted: int) -> Iterator[int]:
-    """``wanted`` free slots, reusing freed ones first."""
+    """Takes ``wanted`` free slots; slots of removed passages are reused first."""
     (beyond,) = db.execute(_BEYOND).fetchone()
     again = db.execute("SELECT slot FROM free_slots ORDER BY slot LIMIT ?", (wanted,)).fetchall()
     db.executemany("DELETE FROM free_slots WHERE slot = ?", again)

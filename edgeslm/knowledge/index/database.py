@@ -1,8 +1,8 @@
 """Collection database: finds, creates, opens and checks the SQLite file, and explains SQLite's errors.
 
-Transactions are atomic even if the process is killed, and others can read meanwhile. A power cut may lose the
-last transactions, but does not damage the file (WAL with ``synchronous=NORMAL``, sqlite.org/wal.html, section
-3.2); the sources can be added again.
+Transactions are atomic even if the process is killed, and other processes can read meanwhile. A power cut may
+lose the last transactions, but doesn't damage the file (WAL with ``synchronous=NORMAL``, sqlite.org/wal.html,
+section 3.2). Lost documents can be added again.
 """
 
 from __future__ import annotations
@@ -23,19 +23,20 @@ from edgeslm.knowledge.index.table_store import SCHEMA, upgrade_tables
 SUFFIX = ".sqlite"
 SUFFIXES = (SUFFIX, ".sqlite3", ".db")
 APPLICATION_ID = 0x65534B42
-"""``eSKB`` in the file's header, so that file(1) and other programs can identify it."""
+"""Application id ``eSKB`` in the file's header, by which file(1) and other programs recognise a
+collection."""
 FORMAT = 3
-"""Format that is written. Format 1 has no tables, format 2 no cell values. Both can be read, and are upgraded
-when opened for writing."""
+"""Format of files that are written. Format 1 has no tables, and format 2 has tables without parsed values.
+Formats 1 and 2 can be read, and are upgraded when a file is opened for writing."""
 OLDEST_SQLITE = (3, 34, 0)
-"""The version in Debian 11, the oldest tested."""
+"""Minimum SQLite version: that of Debian 11, the oldest system tested."""
 WAIT_S = 10.0
 """Seconds to wait for another writer, which holds the lock for one transaction (one document)."""
 WAL_BYTES = 8_000_000
-"""Limit of the WAL file kept after a large document."""
+"""Maximum size of the WAL file that is kept after a large document."""
 
 TOKENIZER = "porter unicode61 remove_diacritics 2"
-"""Removes English word endings, and accents in any language. See ``benchmarks/LOG.md`` for other
+"""Removes English word endings, and accents in any language. ``benchmarks/LOG.md`` compares other
 tokenizers."""
 
 _TABLES = f"""
@@ -81,7 +82,7 @@ PRAGMA user_version = {FORMAT};
 
 
 def find_collection(path: Path) -> Path:
-    """The collection's file, which may not exist; the suffix ``.sqlite`` is optional."""
+    """File of a collection, which may not exist yet. The suffix ``.sqlite`` is optional."""
     if path.suffix in SUFFIXES or path.is_file():
         return path
     return path.with_name(path.name + SUFFIX)
@@ -90,7 +91,7 @@ def find_collection(path: Path) -> Path:
 def open_database(file: Path, *, writes: bool) -> sqlite3.Connection:
     """Opens a collection; with ``writes``, creates it if missing.
 
-    :raises KnowledgeError: missing, not a collection, unusable, or SQLite is too old.
+    :raises KnowledgeError: the file is missing, unusable or not a collection, or SQLite is too old.
     """
     _check_sqlite()
     if writes and _is_shipped(file):
@@ -115,8 +116,8 @@ def open_database(file: Path, *, writes: bool) -> sqlite3.Connection:
 
 
 def _keep_private(file: Path) -> None:
-    """Creates a missing file with mode 0600, since it contains texts; SQLite gives the files next to it the
-    same mode. Fixes the mode of files from earlier versions."""
+    """Creates a missing file with mode 0600, since it will contain private texts; SQLite gives the WAL files
+    the same mode. Files of earlier versions, with mode 0644, are changed to 0600."""
     try:
         # Only a new file: closing an existing one would drop this process's locks on it.
         os.close(os.open(file, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600))
@@ -136,7 +137,7 @@ def write_copy(file: Path, out: Path) -> None:
 
     The copy has no WAL file, no removed text, and no paths of this machine.
 
-    :raises KnowledgeError: it can't be read, or the copy can't be written.
+    :raises KnowledgeError: the collection can't be read, or the copy can't be written.
     """
     try:
         with closing(open_database(file, writes=False)) as db:
@@ -159,9 +160,9 @@ def write_copy(file: Path, out: Path) -> None:
 
 @contextmanager
 def transaction(db: sqlite3.Connection, file: Path, *, writes: bool) -> Iterator[None]:
-    """A transaction: all changes or none; all reads see the same snapshot.
+    """A transaction writes all changes or none, and all its reads see the same snapshot.
 
-    :raises KnowledgeError: SQLite reported an error.
+    :raises KnowledgeError: for an SQLite error.
     """
     try:
         db.execute("BEGIN IMMEDIATE" if writes else "BEGIN")
@@ -180,7 +181,7 @@ def _missing(file: Path) -> KnowledgeError:
 
 
 def refusal(file: Path, error: sqlite3.Error) -> KnowledgeError:
-    """Converts an SQLite error to a sentence for users."""
+    """Converts an SQLite error to a ``KnowledgeError`` with a sentence for users."""
     code = getattr(error, "sqlite_errorcode", sqlite3.SQLITE_ERROR) & 0xFF  # the upper bits are a detail
     match code:
         case sqlite3.SQLITE_BUSY | sqlite3.SQLITE_LOCKED:
@@ -217,8 +218,9 @@ def _is_shipped(file: Path) -> bool:
 
 
 def _address(file: Path, writes: bool) -> str:
-    """The URI to open. An immutable file needs no locks and no WAL file. Readers open others read-write if
-    possible, since the last one then removes the WAL file, unlike with ``mode=ro``."""
+    """SQLite URI of a collection. For reading, a file in a bundle or read-only folder is opened as immutable,
+    without locks and WAL file. Other files are opened read-write if permitted, since the last connection to
+    close then removes the WAL file, unlike with ``mode=ro``."""
     log = Path(f"{file}-wal")
     has_log = log.exists() and log.stat().st_size > 0
     if writes:
@@ -261,8 +263,9 @@ def _set_up(db: sqlite3.Connection, file: Path, writes: bool) -> None:
 
 
 def _upgrade(db: sqlite3.Connection) -> None:
-    """Adds the tables schema, or cell values. From format 1, digests of tabular documents are cleared, so
-    that the next ``add`` reads them again, without changing their passages."""
+    """Upgrades a collection. A file of format 2 gets the parsed values of table cells. A file of format 1
+    gets the schema of tables, and the digests of its tabular documents are cleared: the next ``add`` reads
+    these documents again, without changing their passages."""
     version = db.execute("PRAGMA user_version").fetchone()[0]  # another process may have upgraded it
     if version == 2:
         upgrade_tables(db)

@@ -1,7 +1,7 @@
-"""Fair lock: threads of one process write to a collection in the order they asked.
+"""Fair lock: threads of one process write to a collection in the order of their requests.
 
 SQLite waits for another writer by polling for some seconds, so a thread that writes all the time would starve
-the others.
+other threads.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from types import TracebackType
 
 
 class FairLock:
-    """A lock granted in order of request."""
+    """A lock that is granted in the order of the requests."""
 
     def __init__(self) -> None:
         self._changed = threading.Condition()

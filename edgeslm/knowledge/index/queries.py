@@ -16,15 +16,15 @@ EVERYTHING: Final = Filter()
 
 
 Value = str | int | float
-"""A value in a table's answer: numbers as numbers, texts and dates as written."""
+"""A value in an answer from a table: a number, or a text or date as written in the cell."""
 
 
 @dataclass(frozen=True, slots=True)
 class CollectionSpec:
     """Configuration of one collection.
 
-    ``watch``: files and folders to keep it up to date with. ``writes``: messages are remembered in it.
-    ``encoder``: None for word search only.
+    ``watch`` lists the files and folders that the collection follows. ``writes`` allows storing messages.
+    ``encoder`` is None for word search only.
     """
 
     name: str
@@ -35,13 +35,13 @@ class CollectionSpec:
 
     @property
     def is_kept(self) -> bool:
-        """Whether the node writes to it."""
+        """Whether the node writes to the collection."""
         return self.writes or bool(self.watch)
 
 
 @dataclass(frozen=True, slots=True)
 class Query:
-    """A question to collections that share an encoder; ``vector`` is the question's embedding."""
+    """A question to collections that share an encoder. ``vector`` is the question's embedding."""
 
     collections: tuple[str, ...]
     question: str
@@ -52,25 +52,27 @@ class Query:
 
 @dataclass(frozen=True, slots=True)
 class Memory:
-    """A message to remember. Topic and ``name`` identify it, so a redelivery replaces it."""
+    """A message to store. ``topic`` and ``name`` identify the message, so a redelivery replaces the stored
+    copy."""
 
     topic: str
     name: str
     text: str
     at: float
-    """Time of arrival, in seconds since 1970."""
+    """Arrival time in seconds since 1970."""
     keep_s: float | None = None
-    """Lifetime in seconds; None for no expiry."""
+    """Lifetime in seconds; None if the message doesn't expire."""
 
     @property
     def source(self) -> str:
-        """The name it is cited by."""
+        """Name under which the message is cited."""
         return f"{self.topic} {self.name}"
 
 
 @dataclass(frozen=True, slots=True)
 class Citation:
-    """A row that an answer comes from. ``quote`` is a passage at these offsets of the document."""
+    """A table row that an answer comes from. ``quote`` is a passage of the row, from ``start`` to ``end`` in
+    the document."""
 
     source: str
     quote: str
@@ -85,17 +87,17 @@ class TableAnswer:
     """An answer computed from a table."""
 
     text: str
-    """The interpreted question and the values: ``temp_max where date is 2012-07-04: 22.8``."""
+    """The interpreted question and the values, as in ``status where order is A7: shipped``."""
     values: tuple[Value, ...]
     source: str
     citations: tuple[Citation, ...]
-    """The first rows it comes from, see ``query.MOST_CITED``."""
+    """The first rows that the answer comes from, at most ``query.MOST_CITED``."""
     matched: int
-    """Number of rows it comes from."""
+    """Number of rows that the answer comes from."""
 
 
 def encode_spec(spec: CollectionSpec) -> str:
-    """JSON for the command line."""
+    """JSON for the command line of the knowledge process."""
     encoder = None if spec.encoder is None else [spec.encoder.digest, spec.encoder.path]
     return json.dumps(
         {

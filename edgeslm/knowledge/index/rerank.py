@@ -1,8 +1,8 @@
-"""Reranking: rescores the passages found, by their nearest sentence and by a reader (cross-encoder).
+"""Reranking: rescores found passages by their nearest sentence, and by a reader (cross-encoder).
 
-A passage covers several topics and its vector is their mean, while an answer is often one sentence. So the
-sentences of the first passages, about fifty short texts, are embedded with the question. The caller embeds
-and reads.
+A passage covers several topics, and its vector is their mean, while an answer is often one sentence. So the
+sentences of the first passages, about fifty short texts, are compared with the question. The caller runs the
+encoder and the reader.
 """
 
 from __future__ import annotations
@@ -20,20 +20,21 @@ from edgeslm.knowledge.index.search import Found
 DEPTH: Final = 10
 """Number of passages that are rescored; the others keep their order."""
 SENTENCE: Final = 0.3
-"""Weight of the nearest sentence (relative to the best one), added to the score (``benchmarks/LOG.md``)."""
+"""Weight in the score of the nearest sentence's cosine, relative to the best passage's; see
+``benchmarks/LOG.md``."""
 READ: Final = 0.05
-"""Weight of the reader's probability, added to the score (``benchmarks/LOG.md``)."""
+"""Weight of the reader's probability in the score; see ``benchmarks/LOG.md``."""
 MOST_SENTENCES: Final = 40
-"""Sentences of a passage, at most; prose has fewer, lists of words may have more."""
+"""Maximum number of sentences embedded for a passage; prose has fewer, lists of words may have more."""
 MOST_CHARACTERS: Final = 600
-"""Embedded characters of a sentence; a table without punctuation is one long sentence."""
+"""Maximum number of characters embedded for a sentence; a table without punctuation is one long sentence."""
 
 _SPACE: Final = re.compile(r"\s+")
 _WORD: Final = re.compile(r"\S+")
 
 
 def sentences(found: Sequence[Found]) -> list[list[str]]:
-    """The sentences of the first passages, as texts to embed."""
+    """Sentences of the first :data:`DEPTH` passages, as texts to embed."""
     return [
         [_squeezed(passage.text[slice(*place)]) for place in _places(passage)] for passage in found[:DEPTH]
     ]
@@ -42,9 +43,9 @@ def sentences(found: Sequence[Found]) -> list[list[str]]:
 def rerank(
     found: Sequence[Found], question: Sequence[float], vectors: Sequence[Sequence[Sequence[float]]]
 ) -> list[Found]:
-    """The passages, reordered, with ``sentences`` set.
+    """Reorders passages by a score that includes their nearest sentence; sets ``Found.sentences``.
 
-    :param question: its unit vector.
+    :param question: unit vector of the question.
     :param vectors: unit vector of each sentence of each passage, in the order of :func:`sentences`.
     """
     seen = [
@@ -64,14 +65,15 @@ def rerank(
 
 
 def readable(found: Sequence[Found]) -> list[str]:
-    """The first passages with their headings, as input for a reader."""
+    """The first :data:`DEPTH` passages with their headings, as input for a reader."""
     return [_above(passage) + _SPACE.sub(" ", passage.text).strip() for passage in found[:DEPTH]]
 
 
 def reread(found: Sequence[Found], read: Sequence[float], places: Sequence[Sequence[Run]]) -> list[Found]:
-    """The passages, reordered, with ``read`` and ``pointed`` set.
+    """Reorders passages by a score that includes the reader's probability; sets ``Found.read`` and
+    ``Found.pointed``.
 
-    :param read: probability of each of the first passages to answer the question.
+    :param read: for each of the first passages, the probability that it answers the question.
     :param places: answer spans in each :func:`readable` text; empty if the reader finds no spans.
     """
     seen = [
@@ -91,7 +93,7 @@ def _above(passage: Found) -> str:
 
 
 def _runs_in(passage: Found, runs: Sequence[Run]) -> tuple[Run, ...]:
-    """Maps spans of the readable text to the passage's text; drops those in the heading."""
+    """Maps spans of a :func:`readable` text to the passage's text; drops spans in the heading."""
     origins: list[int] = []
     for word in _WORD.finditer(passage.text if runs else ""):
         origins += range(word.start(), word.end() + 1)  # and the blank after it
@@ -104,7 +106,7 @@ def _runs_in(passage: Found, runs: Sequence[Run]) -> tuple[Run, ...]:
 
 
 def _ordered(found: Sequence[Found], seen: list[Found]) -> list[Found]:
-    """Rescored passages by score, then the others, with margins."""
+    """Sorts the rescored passages by score, appends the other passages, and computes all margins."""
     seen.sort(key=lambda passage: -passage.score)
     # The others come after, so their scores must not be higher.
     rest = [replace(one, score=min(one.score, seen[-1].score)) for one in found[len(seen) :]]

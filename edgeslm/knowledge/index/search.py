@@ -1,7 +1,7 @@
 """Hybrid search: combines word search (BM25) and semantic search (cosine) into one score.
 
-Both rankings cover the whole collection. The best of either are candidates, and both scores are computed for
-each. They are kept in addition to the combined score, since they decide whether a question can be answered.
+Both searches cover the whole collection. The best passages of either search are candidates, which get both
+scores. Results keep both scores, which decide whether a question can be answered.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     import sqlite3
 
 CANDIDATES = 50
-"""Candidates from each ranking, unless ``k`` is larger."""
+"""Number of candidates from each search, unless ``k`` is larger."""
 
 _SLOTS = "SELECT slot FROM documents d JOIN passages p ON p.document = d.id"
 
@@ -32,21 +32,21 @@ _SLOTS = "SELECT slot FROM documents d JOIN passages p ON p.document = d.id"
 class Weights:
     """Weights of the scores; only their ratios matter.
 
-    ``benchmarks/quality/documents.py search``: 0.2 to 0.3 for words is equally good on all corpora.
+    In ``benchmarks/quality/documents.py search``, 0.2 to 0.3 is equally good for ``words`` on all corpora.
     """
 
     words: float = 0.25
     meaning: float = 0.75
     heading: float = 0.05
-    """For the share of the question's words in the heading."""
+    """Weight of the share of the question's words that are in the heading."""
     heading_word: float = 2.0
-    """BM25 weight of a word in a heading; in the text it is 1."""
+    """BM25 weight of a word in the heading; a word in the text has weight 1."""
 
 
 @dataclass(frozen=True, slots=True)
 class Filter:
-    """Which documents to search. ``sources`` is a glob pattern (``manuals/*.md``); times are seconds since
-    1970 and apply to ``DocumentOrigin.mtime``."""
+    """Selects the documents to search. ``sources`` is a glob pattern such as ``manuals/*.md``. ``since`` and
+    ``until`` limit ``DocumentOrigin.mtime``, in seconds since 1970."""
 
     sources: str | None = None
     since: float | None = None
@@ -55,35 +55,35 @@ class Filter:
 
 @dataclass(frozen=True, slots=True)
 class Found(Kept):
-    """A passage found, with its scores."""
+    """A passage found by a search, with its scores."""
 
     score: float
-    """0 to 1; comparable only among passages of the same question."""
+    """Combined score, 0 to 1; comparable only among passages of the same question."""
     bm25: float
-    """0 if it contains none of the scored words."""
+    """BM25 score; 0 if word search didn't match the passage."""
     cosine: float | None
-    """None if the passage or the question has no vector."""
+    """Cosine of passage and question; None if either has no vector."""
     overlap: float
-    """Share of the question's words it contains, heading included, weighted by rarity: 0 to 1."""
+    """Share (0 to 1) of the question's words that the passage or its heading contains, weighted by rarity."""
     margin: float
-    """Difference to the next passage's score."""
+    """Difference between this passage's score and the next passage's."""
     collection: str = ""
-    """Name of its collection."""
+    """Name of the passage's collection."""
     sentences: tuple[Run, ...] = ()
-    """Spans of the first sentences with their cosine to the question; empty before ``rerank``."""
+    """Spans of the first sentences, with their cosine to the question; empty before reranking."""
     read: float | None = None
-    """Probability that it answers the question, by a reader (``rerank``); None without one."""
+    """Probability that the passage answers the question; None without a reader."""
     pointed: tuple[Run, ...] = ()
-    """Answer spans in ``text``, by a reader that finds spans."""
+    """Answer spans in ``text``; empty without a reader that finds spans."""
 
     @property
     def sentence(self) -> float | None:
-        """Cosine of the nearest sentence; None before ``rerank``."""
+        """Cosine of the sentence nearest to the question; None before reranking."""
         return max((cosine for *_, cosine in self.sentences), default=None)
 
     @property
     def nearest(self) -> tuple[int, int] | None:
-        """Span of that sentence in ``text``."""
+        """Span of the sentence nearest to the question; None before reranking."""
         if not self.sentences:
             return None
         start, end, _ = max(self.sentences, key=itemgetter(2))
@@ -92,8 +92,8 @@ class Found(Kept):
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """A collection to search. ``vector`` is the question's embedding by its encoder; None for word search
-    only."""
+    """A collection to search. ``vector`` is the question's embedding by the collection's encoder; None for
+    word search only."""
 
     collection: Collection
     vector: Sequence[float] | None = None
@@ -110,7 +110,7 @@ def search(
     only: Filter = Filter(),
     now: float | None = None,
 ) -> list[Found]:
-    """The ``k`` best passages, best first. Without ``embed``, word search only.
+    """The ``k`` best passages, best first. Without ``embed``, only words are searched.
 
     :param embed: the encoder that the collection was embedded with.
     :raises KnowledgeError: the collection can't be read.
@@ -130,7 +130,7 @@ def search_all(
 ) -> list[Found]:
     """Searches several collections and ranks their candidates together.
 
-    :raises KnowledgeError: one of them can't be read.
+    :raises KnowledgeError: a collection can't be read.
     """
     now = time.time() if now is None else now
     candidates: list[_Candidate] = []
@@ -160,7 +160,7 @@ def search_all(
 
 
 def _overlaps(chosen: Sequence[_Candidate]) -> list[float]:
-    """Share of the question's words in each candidate, computed by collection."""
+    """Share of the question's words in each candidate, with the word weights of its collection."""
     overlaps = [0.0] * len(chosen)
     for place in {one.place for one in chosen}:
         numbers = [number for number, one in enumerate(chosen) if one.place == place]
@@ -176,7 +176,7 @@ class _Candidate:
     bm25: float
     cosine: float | None
     heading: float
-    """Share of the question's words in the heading."""
+    """Share of the question's words in the title and heading."""
     word_weights: Mapping[str, float]
     """Weight of each word of the question in this collection."""
     place: str
@@ -185,7 +185,7 @@ class _Candidate:
 def _candidates(
     place: Place, words: Sequence[str], most: int, weights: Weights, only: Filter, now: float
 ) -> list[_Candidate]:
-    """The best of one collection by either score, with both scores."""
+    """The best passages of one collection by BM25 or cosine, with both scores."""
     with place.collection.reading() as db:
         passages = count_passages(db)
         allowed = _allowed(db, only, now)
@@ -204,7 +204,7 @@ def _candidates(
 
 
 def neighbours(collection: Collection, id: str, *, before: int = 1, after: int = 1) -> list[Kept]:
-    """The surrounding passages of the same section, in document order; empty if the passage is gone."""
+    """Passages around the passage ``id`` in its section, in document order; empty if that passage is gone."""
     with collection.reading() as db:
         rows = db.execute(
             'SELECT n.id, d.source, n.heading, n.text, n.start, n."end" FROM passages p '
@@ -217,7 +217,7 @@ def neighbours(collection: Collection, id: str, *, before: int = 1, after: int =
 
 
 def widened(collection: Collection, found: Found, count: int) -> Found:
-    """The passage, extended by up to ``count`` neighbours on each side in its section, separated by blank
+    """The passage, extended by up to ``count`` passages of its section on each side, separated by blank
     lines."""
     parts = sorted(
         [found, *neighbours(collection, found.id, before=count, after=count)], key=attrgetter("start")
@@ -229,13 +229,13 @@ def widened(collection: Collection, found: Found, count: int) -> Found:
 def fuse(
     bm25: Sequence[float], cosines: Sequence[float | None], headings: Sequence[float], weights: Weights
 ) -> list[float]:
-    """Combined score, 0 to 1, of each candidate: the weighted mean of its scores, each divided by the best
-    one.
+    """Combined score of each candidate, 0 to 1: the weighted mean of its scores, each divided by the best
+    candidate's.
 
     Scaling starts at 0, not at the lowest score, so that the number of candidates doesn't matter (Bruch et
-    al., An Analysis of Fusion Functions for Hybrid Retrieval, TOIS 2023). A score that no candidate has is
-    ignored. A passage without a vector, such as a new message, gets the mean cosine of the others, so that it
-    is not penalised.
+    al., An Analysis of Fusion Functions for Hybrid Retrieval, TOIS 2023). A score that is 0 for all
+    candidates is ignored. A passage without a vector, such as a new message, gets the mean cosine of the
+    other candidates, so that it is not penalised.
     """
     known = [max(0.0, cosine) for cosine in cosines if cosine is not None]
     usual = fmean(known) if known else 0.0
@@ -267,7 +267,7 @@ class _PassageRow:
 
 
 def _rows(db: sqlite3.Connection, slots: Sequence[int]) -> list[_PassageRow]:
-    """In the order of ``slots``, which must be sorted."""
+    """The passages in ``slots``, in the same order; ``slots`` must be sorted."""
     marks = ", ".join("?" * len(slots))
     rows = db.execute(
         'SELECT d.title, p.id, d.source, p.heading, p.text, p.start, p."end" FROM passages p '
@@ -284,7 +284,8 @@ def _nearest(
     allowed: bytearray | None,
     also: Iterable[int],
 ) -> dict[int, float]:
-    """Slot -> cosine of the ``most`` nearest passages, and of those in ``also`` that have vectors."""
+    """Cosines, by slot, of the ``most`` nearest passages and of the passages in ``also`` that have
+    vectors."""
     (dimension,) = db.execute("SELECT dimension FROM about").fetchone()
     if dimension is None:
         return {}
@@ -301,7 +302,7 @@ def _nearest(
 
 
 def _allowed(db: sqlite3.Connection, only: Filter, now: float) -> bytearray | None:
-    """By slot, whether the passage may be found; None for all."""
+    """For each slot, 1 if its passage may be found, else 0; None if all passages may be found."""
     slots = int(db.execute("SELECT ifnull(max(slot) + 1, 0) FROM passages").fetchone()[0])
     expired = db.execute(f"{_SLOTS} WHERE expires <= ?", (now,)).fetchall()
     if only == Filter():

@@ -1,8 +1,8 @@
-"""Table store: tables of a collection, in its SQLite file.
+"""Table store: the tables of a collection, in its SQLite file.
 
-Rows are lists of cells as written. Their parsed values, which SQLite compares and sums, are stored
-:data:`WIDTH` columns to a row. Each distinct text is also stored under its key, to look up the cells that a
-question names.
+``table_rows`` has the cells as written. ``table_values`` has the parsed values, which SQLite compares and
+sums. ``table_texts`` has each distinct text under its normalised key, to look up the cells that a question
+names.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ from edgeslm.knowledge.documents.dates import parse_moment
 from edgeslm.knowledge.index.table_terms import LONGEST_KEY, key_of
 
 WIDTH = 8
-"""Columns in one row of ``table_values``. A wider table has several parts."""
+"""Number of columns in one row of ``table_values``. A wider table has several parts."""
 _DIGITS = 18
-"""Most digits of an integer in SQLite."""
+"""Maximum number of digits of an integer in SQLite."""
 _VALUES = f"""table_values (
     document INTEGER NOT NULL,
     part INTEGER NOT NULL,
@@ -31,9 +31,10 @@ _VALUES = f"""table_values (
     {", ".join(f"v{place}, w{place} INTEGER" for place in range(WIDTH))},
     PRIMARY KEY (document, part, number)
 ) WITHOUT ROWID"""
-"""For each cell its value ``v``, and ``w``, which numbers different spellings of a value; NULL if empty. A
-number is an integer in units of ``10 ** -Column.decimals``, or a text if that is None; a date is a text, a
-boolean 1 or 0, and of a text the first ``LONGEST_KEY + 1`` characters are stored."""
+"""SQL definition of the parsed values. For each cell, ``v`` is the value, and ``w`` distinguishes spellings
+of equal values; both are NULL for an empty cell. A number is stored as an integer in units of ``10 **
+-Column.decimals``, or as text if ``decimals`` is None. A date is stored as text, a boolean as 1 or 0. Of a
+text, only the first ``LONGEST_KEY + 1`` characters are stored."""
 SCHEMA = f"""
 CREATE TABLE tables (document INTEGER PRIMARY KEY, columns TEXT NOT NULL);
 CREATE TABLE table_rows (
@@ -53,9 +54,9 @@ CREATE TABLE table_texts (
 ) WITHOUT ROWID;
 CREATE TABLE {_VALUES};
 """
-"""What format 3 adds to format 1. Format 2 has no values."""
+"""Tables that format 3 adds to format 1; format 2 lacks ``table_values``."""
 _AT_ONCE = 500
-"""Keys in one statement."""
+"""Maximum number of keys in one SQL statement."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +69,7 @@ class KeptTable:
 
 
 def put_table(db: sqlite3.Connection, document: int, table: Table | None) -> None:
-    """Replaces a document's table; call inside a transaction."""
+    """Replaces a document's table, or removes it; call inside a transaction."""
     drop_table(db, document)
     if table is None:
         return
@@ -100,7 +101,7 @@ def put_table(db: sqlite3.Connection, document: int, table: Table | None) -> Non
 
 
 def upgrade_tables(db: sqlite3.Connection) -> None:
-    """Adds cell values to the tables of format 2; call inside a transaction."""
+    """Adds parsed values to the tables of format 2; call inside a transaction."""
     db.execute(f"CREATE TABLE {_VALUES}")
     for document, text in db.execute("SELECT document, columns FROM tables").fetchall():
         columns = _put_values(db, document, _columns(text), list(read_rows(db, document)))
@@ -109,8 +110,8 @@ def upgrade_tables(db: sqlite3.Connection) -> None:
 
 @contextmanager
 def with_values(db: sqlite3.Connection, table: KeptTable, places: Iterable[int]) -> Iterator[KeptTable]:
-    """The table with the values of some columns in ``table_values``. For a read-only file of format 2 they
-    are computed temporarily."""
+    """Provides ``table_values`` for some columns. A read-only file of format 2 has no values, so the values
+    are computed into a temporary SQL table."""
     if _format(db) > 2:
         yield table
         return
@@ -132,7 +133,9 @@ def _put_values(
     rows: Sequence[Row],
     places: frozenset[int] | None = None,
 ) -> tuple[Column, ...]:
-    """:param places: the columns needed; None for all.
+    """Inserts the parsed cells into ``table_values``.
+
+    :param places: indices of the columns to parse; None for all.
     :return: the columns, with ``decimals`` set.
     """
     found: list[Column] = []
@@ -166,7 +169,8 @@ def _put_values(
 
 
 def _read_cells(column: Column, cells: Iterable[str]) -> tuple[Column, dict[str, tuple[int | str, int]]]:
-    """Distinct cells of a column -> value and number of its spelling."""
+    """Parses the distinct cells of a column. Returns the column with ``decimals`` set, and value and spelling
+    number of each cell."""
     read: dict[str, Decimal | str | bool] = {
         cell: value for cell in dict.fromkeys(cells) if cell and (value := _parse(column, cell)) is not None
     }
@@ -207,7 +211,7 @@ def drop_table(db: sqlite3.Connection, document: int) -> None:
 def read_tables(
     db: sqlite3.Connection, *, sources: str | None, since: float | None, until: float | None, now: float
 ) -> list[KeptTable]:
-    """Tables of documents that haven't expired, sorted by source; empty for format 1."""
+    """Tables of documents that haven't expired, sorted by source; empty for a file of format 1."""
     if _format(db) < 2:
         return []
     rows = db.execute(
@@ -220,7 +224,7 @@ def read_tables(
 
 
 def find_cells(db: sqlite3.Connection, document: int, keys: Iterable[str]) -> dict[str, dict[int, set[str]]]:
-    """Key -> column -> cells, for the given keys."""
+    """Cells with the given normalised keys, as key -> column index -> cells."""
     found: dict[str, dict[int, set[str]]] = {}
     wanted = sorted(set(keys))
     for begin in range(0, len(wanted), _AT_ONCE):
@@ -235,7 +239,7 @@ def find_cells(db: sqlite3.Connection, document: int, keys: Iterable[str]) -> di
 
 
 def read_rows(db: sqlite3.Connection, document: int, numbers: Sequence[int] | None = None) -> Iterator[Row]:
-    """Rows in order, one at a time. :param numbers: row numbers, up to a few hundred; None for all."""
+    """Yields rows in order. :param numbers: row numbers, up to a few hundred; None for all rows."""
     some = "" if numbers is None else f" AND number IN ({', '.join('?' * len(numbers))})"
     for number, start, end, cells in db.execute(
         f'SELECT number, start, "end", cells FROM table_rows WHERE document = ?{some} ORDER BY number',
@@ -247,7 +251,7 @@ def read_rows(db: sqlite3.Connection, document: int, numbers: Sequence[int] | No
 def passages_of(
     db: sqlite3.Connection, document: int, rows: Sequence[Row]
 ) -> list[list[tuple[str, int, int, str, str]]]:
-    """The passages of each row: text, start, end, id and heading. A long row has several."""
+    """Passages of each row, as text, start, end, id and heading. A long row has several passages."""
     (last,) = db.execute("SELECT max(number) FROM passages WHERE document = ?", (document,)).fetchone()
     count = 0 if last is None else last + 1
 

@@ -11,14 +11,14 @@ from dataclasses import dataclass
 from enum import Enum
 
 LONGEST_KEY = 80
-"""Longest cell, in characters, that can be named in a question."""
+"""Maximum length of a cell that a question can name, in characters."""
 
 _WORD = re.compile(r"\d+(?:[.,]\d+)*|[^\W\d_]+")
 _CAMEL = re.compile(r"(?<=[a-z])(?=[A-Z])")
 
 
 class Operation(Enum):
-    """How the selected rows are aggregated."""
+    """How a query aggregates the selected rows."""
 
     COUNT = "count"
     DISTINCT = "different"
@@ -43,7 +43,7 @@ class Comparator(Enum):
 
 
 def fold(text: str) -> str:
-    """Removes case and accents."""
+    """Converts a text to lower case without accents."""
     if text.isascii():
         return text.lower()
     return "".join(
@@ -52,7 +52,7 @@ def fold(text: str) -> str:
 
 
 def parse_name(text: str) -> list[str]:
-    """Words of a column's or file's name: ``pressBar_max`` has three."""
+    """Splits a column's or file's name into words, also before capitals, as in ``pressBar_max``."""
     return _WORD.findall(fold(_CAMEL.sub(" ", text)))
 
 
@@ -61,12 +61,13 @@ def words_of(text: str) -> frozenset[str]:
 
 
 def key_of(text: str) -> str:
-    """Normalised text for matching cells with questions: folded singular words; "" if there are none."""
+    """Normalised text for matching cells with questions: singular words without case and accents; "" if there
+    are none."""
     return " ".join(map(singular, _WORD.findall(fold(text))))
 
 
 def singular(word: str) -> str:
-    """Removes a plural ending. Used for cells, so that ``Billings`` is not ``Bill``."""
+    """Removes a plural ending. Cells don't use :func:`stem`, so that ``Billings`` doesn't match ``Bill``."""
     if len(word) > 4 and word.endswith("ies"):
         return word[:-3] + "y"
     if len(word) > 4 and word.endswith(("sses", "shes", "ches", "xes", "zes")):
@@ -75,7 +76,7 @@ def singular(word: str) -> str:
 
 
 def stem(word: str) -> str:
-    """Removes plural, past and ``-ing`` endings. Used for column names."""
+    """Removes plural, past and ``-ing`` endings from a word of a column name."""
     word = singular(word)
     for ending in ("ing", "ed"):
         rest = word[: -len(ending)]
@@ -103,16 +104,16 @@ SAME = {
     **dict.fromkeys(("kilometres", "kilometers", "kilometre", "kilometer"), "km"),
     **dict.fromkeys(("address", "addresses"), "addr"),
 }
-"""Word -> its abbreviation in column names. Only abbreviations and variants, no synonyms."""
+"""Maps words to their abbreviations in column names; synonyms are not included."""
 
 
 def alike(word: str) -> str:
-    """Normalised form for comparing words of column names and questions."""
+    """Normalised form of a word, for comparing column names with questions."""
     return stem(SAME.get(word, word))
 
 
 GENERIC = frozenset({"code", "id", "name", "number", "date", "value", "time", "key", "label", "title"})
-"""Last words of names that state only a type: ``order_id``, ``start date``."""
+"""Last words of column names that state only a type, as in ``order_id`` or ``start date``."""
 
 FUNCTION = words_of(
     "a an the of in on at for from to into onto with within during is are was were be been being am do does "
@@ -121,21 +122,21 @@ FUNCTION = words_of(
     "need look and as s so hi hello thanks thank let say says said see their they them he she his her any "
     "all also exactly like know"
 )
-"""Words without meaning for a query. Excludes ``not``, ``or``, ``per``, ``each``, ``by``, ``other`` and
-``than``: a question with one of these that isn't understood is not answered."""
+"""Function words, which are ignored in a question. ``not``, ``or``, ``per``, ``each``, ``by``, ``other`` and
+``than`` are excluded: a question in which such a word isn't understood is not answered."""
 NEUTRAL = words_of(
     "recorded measured listed noted observed given reported registered shown reached occurred happened value "
     "reading table data list file dataset sheet spreadsheet csv ever"
 )
-"""Further such words, unless a column has that name."""
+"""Further words that are ignored in a question, unless a column has that name."""
 
 COUNTING = frozenset({"most", "fewest", "least"})
-"""Of something with several rows, these ask for their sum or their number."""
+"""Superlatives that may ask for the sum or number of an item's rows, instead of one cell."""
 TOTALS = ("total", "totals", "sum", "grand total", "subtotal", "average", "mean")
-"""Cells that mark a row of totals."""
+"""Texts of cells that mark a row of totals."""
 
 INTRODUCING = frozenset({"code", "id", "number", "name", "key", "called", "named"})
-"""Words without meaning before a cell: ``the part called V-12``, ``the code CHF``."""
+"""Words that are ignored before a cell's text, as in ``the part called V-12``."""
 
 _PHRASES = {
     Operation.COUNT: "how many, number of, the number of, total number of, count",
@@ -180,17 +181,17 @@ _BEHIND = {
     Comparator.AT_MOST: "or less, or below, or lower, or fewer, or under, or earlier",
 }
 BEHIND = {phrase: each for each, listed in _BEHIND.items() for phrase in listed.split(", ")}
-"""Comparisons that follow their value."""
+"""Comparisons that follow their value, as in ``5 bar or more``."""
 EMPTY_COMPARISONS = frozenset({"since", "until", "till"})
-"""Words ignored if no value follows: ``since when``."""
+"""Comparisons that are ignored if no value follows, as in ``since when``."""
 
 
 @dataclass(frozen=True, slots=True)
 class Measure:
-    """An adjective of measure: the dimensions it measures, and its direction."""
+    """What an adjective such as ``hottest`` measures, and whether it means the largest or smallest value."""
 
     dimensions: frozenset[str]
-    """Words of column names, normalised by :func:`alike`."""
+    """Words of column names for what is measured, normalised by :func:`alike`."""
     most: Operation
 
 
@@ -248,7 +249,7 @@ COMPARATIVES: dict[str, Measure] = {
     "less expensive": Measure(_PRICE, Operation.SMALLEST),
     **_measure("louder", "noise loudness", Operation.LARGEST),
 }
-"""Comparisons when followed by ``than``."""
+"""Adjectives that are comparisons if ``than`` follows."""
 
 _UNITS = {
     "c": "c celsius centigrade °c",
@@ -305,14 +306,14 @@ _UNITS = {
     "deg": "° degree degrees deg",
 }
 UNITS = {word: unit for unit, words in _UNITS.items() for word in words.split()}
-"""Spelling -> unit. ``deg`` is incomplete on its own."""
+"""Units by their spelling. ``deg`` may mean any unit in :data:`DEGREES`."""
 DEGREES = frozenset({"c", "f", "k", "deg"})
-"""Possible meanings of ``degrees``."""
+"""Units that the word ``degrees`` may mean."""
 MINUTES_OF = frozenset(map(alike, words_of("runtime downtime uptime duration time length delay wait")))
-"""With these words, ``_min`` is a unit; otherwise it is the minimum."""
+"""Words of column names that make the ending ``_min`` mean minutes instead of minimum."""
 
 DAYS = frozenset({"day", "days", "date", "dates"})
-"""Names of a row, if there is one for each day."""
+"""Words for the rows of a table with one row per day."""
 ROWS = words_of("row rows entry entries record records item items line lines readings values")
 NAMING = frozenset(map(alike, ("id", "number", "code", "year", "zip", "phone", "index")))
 """Words of columns whose numbers are identifiers, which have no sum."""
@@ -326,8 +327,8 @@ STATES = frozenset(
     )
 )
 STATE_UNITS = words_of("c f k deg pct bar mbar psi pa kpa mpa hpa v mv a ma hz khz rpm db ppm mph kmh")
-"""Names and units of momentary values, which are compared but not summed."""
+"""Units of momentary values, which are compared but not summed (``STATES`` has their names)."""
 LABELS = ("name", "title", "label", "id")
-"""Columns that name a row, best first."""
+"""Columns that identify a row, in order of preference."""
 DENIALS = frozenset({"not", "t", "without", "except", "excluding", "never", "neither", "nor", "no", "none"})
-"""Negations. They are not supported, so a question with one is not answered."""
+"""Negations, which are not supported: a question with a negation is not answered."""

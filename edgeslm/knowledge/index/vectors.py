@@ -1,8 +1,8 @@
 """Vector store of a collection: int8 vectors with a scale, in blocks.
 
-Each passage has a slot number. Slots are written in place, so that a new message costs only a page or two. A
-search scans all blocks, one at a time: there is no index to maintain, and it takes four bytes of memory for
-each passage. numpy is imported inside functions, since the parent process must never load it.
+Each passage has a slot number. Slots are written in place, so that a new message writes only a page or two. A
+search scans all blocks, one at a time: there is no index to maintain, and a search takes four bytes of memory
+per passage. The parent process must never load numpy, so numpy is imported inside functions.
 """
 
 from __future__ import annotations
@@ -22,15 +22,16 @@ if TYPE_CHECKING:
     Floats = npt.NDArray[np.float32]
 
 SLOTS = 256
-"""Slots in a block. At 384 dimensions its floats are 400 kB, which fits a core's cache."""
+"""Number of slots in a block. At 384 dimensions, a block's floats are 400 kB, which fit into a core's
+cache."""
 SCALE_BYTES = 4
 
 
 def encode(vectors: Sequence[Sequence[float]]) -> list[bytes]:
-    """Each vector as int8 codes (-127 to 127) and a float32 scale; their product with a unit vector is the
-    cosine.
+    """Encodes each vector as int8 codes (-127 to 127) and a float32 scale. Codes times scale are a unit
+    vector, so that dot products are cosines.
 
-    :raises KnowledgeError: numbers that aren't finite.
+    :raises KnowledgeError: a vector has numbers that aren't finite.
     """
     import numpy as np
 
@@ -60,12 +61,12 @@ def write(db: sqlite3.Connection, slots: Mapping[int, bytes]) -> None:
 
 
 def clear(db: sqlite3.Connection, dimension: int, slots: Iterable[int]) -> None:
-    """Clears slots; call inside a transaction."""
+    """Clears slots, so that searches skip them; call inside a transaction."""
     write(db, dict.fromkeys(slots, bytes(dimension + SCALE_BYTES)))
 
 
 def cosines(db: sqlite3.Connection, dimension: int, query: Sequence[float]) -> Floats:
-    """Cosine of ``query`` to each slot's vector, by slot; -inf for empty slots."""
+    """Cosine of ``query`` and each slot's vector, by slot number; -inf for empty slots."""
     import numpy as np
 
     record = np.dtype([("code", np.int8, (dimension,)), ("scale", "<f4")])

@@ -1,7 +1,7 @@
-"""Word search: BM25 on FTS5's index, with bounded work.
+"""Word search with BM25 on FTS5's index, with bounded work.
 
-BM25 costs about 2 us for each passage, since FTS5 looks up its length. So the question's rarest words select
-the passages to score; common words distinguish them least.
+BM25 takes about 2 us for each passage, since FTS5 looks up the passage's length. So only passages with the
+question's rarest words are scored; common words distinguish passages least.
 """
 
 from __future__ import annotations
@@ -16,13 +16,13 @@ from contextlib import closing
 from edgeslm.knowledge.index.database import TOKENIZER
 
 MOST_WORDS = 64
-"""Most words of a question that are searched; a question may be a long message."""
+"""Maximum number of words that are searched, since a question may be a long message."""
 MOST_CHARACTERS = 20_000
-"""Most characters of a question that are parsed."""
+"""Maximum number of characters of a question that are parsed."""
 MOST_ROWS = 2500
-"""Most passages scored, which takes 5 ms; in a smaller collection, all are."""
+"""Maximum number of passages that are scored, which takes 5 ms."""
 MOST_COUNTED = 4 * MOST_ROWS
-"""Hits beyond this number are not counted."""
+"""Maximum number of passages that are counted for a word."""
 
 _WORD = re.compile(r"[^\W_]+(?:[-_./:@+'’]+[^\W_]+)*")
 _PARTS = re.compile(r"[\W_]+")
@@ -34,13 +34,13 @@ FUNCTION_WORDS = frozenset(
         "would you your"
     )
 )
-"""English function words. BM25 takes them for rare if few passages contain questions. Excludes ``will``, an
-MQTT term."""
+"""English function words, which are not searched. BM25 would take question words for rare if few passages
+contain questions. ``will`` is excluded, since it is an MQTT term."""
 
 
 def parse_words(question: str) -> tuple[str, ...]:
-    """Distinct words of a question. Compounds such as ``mosquitto_pub`` and ``sources.list`` are words, and
-    so are their parts, so that a match of the compound scores higher.
+    """Distinct words of a question. Compounds such as ``mosquitto_pub`` and ``sources.list`` are included
+    whole and in parts, so that a match of the whole scores higher.
 
     :data:`FUNCTION_WORDS` are dropped, unless they are in capitals (``CAN``, ``IT``) or there are no others.
     """
@@ -61,13 +61,14 @@ def _parse(question: str, without: AbstractSet[str]) -> tuple[str, ...]:
 
 
 def count(db: sqlite3.Connection, words: Sequence[str]) -> dict[str, int]:
-    """Number of passages with each word, up to :data:`MOST_COUNTED`; words without hits are omitted."""
+    """Number of passages that contain each word, up to :data:`MOST_COUNTED`; words without hits are
+    omitted."""
     counts = {word: _hits(db, _quoted(word), MOST_COUNTED) for word in words}
     return {word: hits for word, hits in counts.items() if hits}
 
 
 def weigh(counts: Mapping[str, int], passages: int) -> dict[str, float]:
-    """Inverse document frequency of each word as in BM25, kept above 0."""
+    """Inverse document frequency of each word, as in BM25 but always above 0."""
     return {word: math.log1p((passages - hits + 0.5) / (hits + 0.5)) for word, hits in counts.items()}
 
 
@@ -82,8 +83,8 @@ def score(
 ) -> dict[int, float]:
     """BM25 score of matching passages, by slot; higher is better.
 
-    :param allowed: by slot, whether the passage may be found; None for all.
-    :param heading_word: weight of a word in a heading; in the text it is 1.
+    :param allowed: for each slot, 1 if its passage may be found; None if all may be found.
+    :param heading_word: weight of a word in a heading; a word in the text has weight 1.
     :param most_rows: approximate limit of scored passages, see :func:`choose`.
     """
     statement = "SELECT rowid, -bm25(words, ?, 1.0) FROM words WHERE words MATCH ?"
@@ -97,11 +98,11 @@ def score(
 
 
 def choose(db: sqlite3.Connection, counts: Mapping[str, int], passages: int, most_rows: int) -> str:
-    """The FTS5 expression that selects the passages to score: those with a rare word, or with several common
-    ones.
+    """FTS5 expression that selects the passages to score: those with a rare word, or with several common
+    words.
 
-    Words in more than half of the passages have no weight in BM25. They are used only if there are no others,
-    and so are words too common to be counted.
+    A word in more than half of the passages has no weight in BM25. Words without weight, and words too common
+    to be counted, are used only if the question has no others.
     """
     rarest = sorted(counts, key=lambda word: (counts[word], word))
     most = min(MOST_COUNTED - 1, passages // 2)
@@ -127,7 +128,7 @@ def choose(db: sqlite3.Connection, counts: Mapping[str, int], passages: int, mos
 
 
 def shares(texts: Sequence[str], weights: Mapping[str, float]) -> list[float]:
-    """Share of the words, by weight, that each text contains: 0 to 1. Words match as in the index."""
+    """Share (0 to 1) of the words, by weight, that each text contains. Words match as in the index."""
     total = sum(weights.values())
     got = [0.0] * len(texts)
     if not total or not texts:
@@ -149,5 +150,5 @@ def _hits(db: sqlite3.Connection, expression: str, most: int) -> int:
 
 
 def _quoted(word: str) -> str:
-    """An FTS5 string literal."""
+    """A word as an FTS5 string literal."""
     return '"' + word.replace('"', '""') + '"'

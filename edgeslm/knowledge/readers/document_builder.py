@@ -11,18 +11,18 @@ _SPACE = re.compile(r"\s+")
 
 
 class DocumentBuilder:
-    """Growing text with headings. An empty line separates blocks."""
+    """Builds a document from text and headings. An empty line separates blocks."""
 
     def __init__(self) -> None:
         self.headings: list[Heading] = []
         self._parts: list[str] = []
         self._length = 0
         self._above: list[Heading] = []
-        """The headings above the current position."""
+        """Headings of the sections that contain the current position."""
         self._next: Heading | None = None
 
     def heading(self, level: int, title: str) -> None:
-        """A title on its own line. An empty title is ignored, a very long one is a paragraph."""
+        """Adds a title on its own line. An empty title is ignored, a very long title becomes a paragraph."""
         level = min(level, DEEPEST)
         title = _SPACE.sub(" ", title).strip()
         if len(title) > LONGEST_TITLE:
@@ -37,17 +37,18 @@ class DocumentBuilder:
         self._next = Heading(min(level, DEEPEST), " ".join(title.split())[:LONGEST_TITLE], 0)
 
     def leave(self, level: int) -> None:
-        """Continues the section above those of ``level`` and deeper."""
+        """Ends sections of ``level`` and deeper, so that the next text belongs to the section above them."""
         above = [heading for heading in self._above if heading.level < min(level, DEEPEST)]
         if above and above != self._above:
             self._next = above[-1]
 
     def paragraph(self, text: str) -> None:
-        """Running text; each run of whitespace becomes one blank."""
+        """Adds running text; each run of whitespace becomes one blank."""
         self.lines(_SPACE.sub(" ", text).strip())
 
     def lines(self, text: str) -> None:
-        """Text whose line breaks are kept: samples, lists, tables. Empty text is ignored."""
+        """Adds text and keeps its line breaks, as for code samples, lists and tables. Empty text is
+        ignored."""
         text = "\n".join(line.rstrip() for line in text.split("\n")).strip("\n")
         if not text:
             return
@@ -57,7 +58,7 @@ class DocumentBuilder:
         self._write(text)
 
     def document(self, source: str, title: str) -> Document:
-        """:param title: title of the document; "" uses the file's name."""
+        """:param title: title of the document; if empty, the file's name is used."""
         parts, headings = "".join(self._parts), tuple(self.headings)
         return Document(source, title or PurePath(source).name, parts, headings)
 

@@ -13,17 +13,17 @@ from edgeslm.knowledge.readers.document_builder import DocumentBuilder
 from edgeslm.knowledge.readers.office import Attributes, Handler, open_package
 
 _MOST_BASES = 20
-"""Longest chain of styles based on others."""
+"""Longest chain of styles that are based on each other."""
 _NO_LEVEL = 9
 """Outline level of running text; Word counts levels from 0."""
 _SKIPPED = frozenset({"Fallback", "del", "moveFrom"})
-"""Copies for old programs, and deleted or moved text."""
+"""Skipped elements: copies for old programs, and deleted or moved text."""
 
 
 def read_docx(file: BinaryIO, source: str) -> Document:
-    """The title is the file's, or that of a paragraph with the style Title.
+    """The title comes from the file's properties, or from a paragraph with the style Title.
 
-    :raises KnowledgeError: damaged, encrypted, or over a limit.
+    :raises KnowledgeError: the file is damaged, encrypted, or over a limit.
     """
     with open_package(file, source, "Word document") as package:
         part = package.main_part("word/document.xml")
@@ -38,7 +38,8 @@ def read_docx(file: BinaryIO, source: str) -> Document:
 
 
 class _Styles(Handler):
-    """Which styles are headings: by outline level, or by the English name that all languages share."""
+    """Collects the styles of headings, titles and list items. A heading's style has an outline level or the
+    English name that Word uses in all languages."""
 
     def __init__(self) -> None:
         self._levels: dict[str, int] = {}
@@ -69,7 +70,7 @@ class _Styles(Handler):
         return any(one in self._items for one in self._based(style))
 
     def _based(self, style: str) -> Iterator[str]:
-        """The style and the styles it is based on."""
+        """Yields the style, then the styles that it is based on."""
         for _ in range(_MOST_BASES):
             yield style
             style = self._bases.get(style, "")
@@ -87,7 +88,7 @@ class _Paragraph:
 
 
 class _Body(Handler):
-    """Writes each paragraph when it ends; in a table, to its cell."""
+    """Writes each paragraph when it ends: to the current table cell, or to the document."""
 
     def __init__(self, styles: _Styles, source: str) -> None:
         self.builder = DocumentBuilder()
@@ -95,7 +96,7 @@ class _Body(Handler):
         self._styles = styles
         self._source = source
         self._open: list[_Paragraph] = []
-        """Several if a paragraph contains a text box."""
+        """Open paragraphs: several if a paragraph contains a text box."""
         self._is_text = False
         self._skipped = 0
         self._tables = 0
@@ -161,7 +162,7 @@ class _Body(Handler):
             self._open[-1].text.append(text)
 
     def end_lines(self) -> None:
-        """Writes the current list or table."""
+        """Writes the current list or table to the document."""
         lines, self._lines = self._lines, []
         self.builder.lines("\n".join(lines))
 

@@ -1,7 +1,8 @@
-"""Limited reading: reads files in a child process, with limits of time and memory by file size.
+"""Limited reading: reads files in a child process, whose time and memory limits depend on the file size.
 
-A file that makes a reader hang, crash or use all memory ends only the child
-(``edgeslm.knowledge.readers.read_worker``). Searches don't wait for it, since it has its own interpreter.
+If a file makes a reader hang, crash or use all memory, only the child process ends
+(``edgeslm.knowledge.readers.read_worker``). Searches don't wait for the child, since it has its own
+interpreter.
 """
 
 from __future__ import annotations
@@ -23,29 +24,29 @@ MODULE: Final = "edgeslm.knowledge.readers.read_worker"
 # Measured on a server of 2026: at most 1.1 s for a MB of text or PDF, 40 s for ten thousand pages. A small
 # board takes ten times as long.
 MOST_S: Final = 600.0
-"""Longest time for one file."""
+"""Maximum time to read one file, in seconds."""
 _LEAST_S: Final = 30.0
 _BYTES_PER_S: Final = 50_000
 MOST_MEMORY_BYTES: Final = 1_000_000_000
 _LEAST_MEMORY_BYTES: Final = 128_000_000
-"""The libraries and the fonts of a small PDF take 25 MB."""
+"""Minimum memory limit; libraries and the fonts of a small PDF take 25 MB."""
 _MEMORY_FACTOR: Final = 32
-"""Memory as a multiple of the file size. A table takes 14 times its size, a text 7, and four times that with
-one emoji."""
+"""Memory limit as a multiple of the file size. A table takes 14 times its size, a text 7 times; one emoji
+quadruples a text's memory."""
 _UNPACKED: Final = 10
-"""Assumed compression ratio of packed files."""
+"""Assumed compression ratio of Office and ``.gz`` files."""
 _ANSWER_BYTES: Final = 64_000_000
-"""Longest line of progress: a row of a table."""
+"""Maximum length of a progress message, which may be a whole row of a table."""
 MOST_CHARACTERS: Final = 4 * MAX_CHARACTERS
-"""Most characters of passages and cells accepted from the child."""
+"""Maximum number of characters of passages and cells that are accepted from the child."""
 
 
 class ReadingError(KnowledgeError):
-    """The child was killed while reading a file, or exited on its own."""
+    """The child was killed while it read a file, or exited on its own."""
 
 
 def limits_of(path: Path, size: int, most_s: float = MOST_S) -> tuple[float, int]:
-    """Time in seconds and memory in bytes for a file of ``size`` bytes."""
+    """Time limit in seconds and memory limit in bytes for a file of ``size`` bytes."""
     kind = find_kind(path)
     if kind in OFFICE or (path.suffix.lower() == COMPRESSED and kind is not Kind.PDF):
         size = min(size * _UNPACKED, MAX_CHARACTERS)
@@ -54,17 +55,18 @@ def limits_of(path: Path, size: int, most_s: float = MOST_S) -> tuple[float, int
 
 
 class ReadingListener:
-    """Callbacks for reading progress; the default ignores them."""
+    """Callbacks for reading progress; by default, they do nothing."""
 
     def on_part(self, source: str, part: str) -> None:
-        """Called for parts of a large file: ``page 12 of 400``."""
+        """Called with the progress in a large file, such as ``page 12 of 400``."""
 
 
 class Reading:
-    """A child process that reads many files. Use as a context manager; it starts with the first file."""
+    """A child process that reads many files. Use as a context manager; the process starts with the first
+    file."""
 
     most_s = MOST_S
-    """Longest time for one file."""
+    """Maximum time to read one file, in seconds."""
 
     def __init__(self) -> None:
         self._job = Job(MODULE, command=COMMAND, answer_bytes=_ANSWER_BYTES)
@@ -110,7 +112,7 @@ class Reading:
 
 
 class Content:
-    """Collects a document from the child's progress messages, which come in small pieces."""
+    """Collects a document from the child's progress messages, each with a small part."""
 
     def __init__(
         self, source: str, listener: ReadingListener, most_characters: int = MOST_CHARACTERS
@@ -123,7 +125,7 @@ class Content:
         self._characters = 0
 
     def take(self, said: Any) -> None:
-        """:raises ValueError: a malformed message."""
+        """:raises ValueError: the message is malformed."""
         try:
             match said:
                 case {"passages": passages}:

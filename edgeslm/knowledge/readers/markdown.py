@@ -1,4 +1,4 @@
-"""Markdown reader: ATX and setext headings (CommonMark 4.2 and 4.3) outside of code."""
+"""Markdown reader: finds ATX and setext headings (CommonMark 4.2 and 4.3) outside of code blocks."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ _HASHES = re.compile(r" {0,3}(#{1,6})(?:[ \t]+(.*?))??(?:[ \t]+#+)?[ \t]*\r?")
 _UNDERLINE = re.compile(r" {0,3}(=+|-+)[ \t]*\r?")
 _TAG = re.compile(r" {0,3}<h([1-6])[^>]*>(.*?)</h\1>\s*", re.IGNORECASE)
 _NO_TITLE = re.compile(r"\s*(?:$|[-*+>|]\s|\d+[.)]\s| {4}|\t|```|~~~|<)")
-"""Lines that an underline does not make a title: lists, tables and quotes."""
+"""Lines that are no title even if underlined: list items, table rows and quotes."""
 _FRONT_MATTER = re.compile(r"---[ \t]*\r?\n.*?\r?\n(?:---|\.\.\.)[ \t]*(?:\r?\n|\Z)", re.DOTALL)
 _FRONT_TITLE = re.compile(r"^title:(.*)$", re.MULTILINE)
 _MARKUP = re.compile(r"!?\[([^\]]*)\](?:\([^)]*\)|\[[^\]]*\])|<[^>]+>|(\*\*|__|`|\*)(?=\S)(.+?)(?<=\S)\2")
 
 
 def read_markdown(text: str, source: str) -> Document:
-    """Keeps the text unchanged."""
+    """Finds headings; the text stays unchanged."""
     front = _FRONT_MATTER.match(text)
     headings = tuple(_headings(text, front.end() if front else 0))
     title = _front_title(text, front.end()) if front else ""
@@ -30,7 +30,7 @@ def read_markdown(text: str, source: str) -> Document:
 
 
 def _front_title(text: str, end: int) -> str:
-    """The first title that is not empty, without its quotes."""
+    """The first title in the front matter that is not empty, without its quotes."""
     titles = (found[1].strip() for found in _FRONT_TITLE.finditer(text, 0, end))
     title = next(filter(None, titles), "")
     is_quoted = len(title) > 2 and title[0] == title[-1] and title[0] in "\"'"

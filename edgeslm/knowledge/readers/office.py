@@ -18,31 +18,31 @@ from xml.etree.ElementTree import ParseError, XMLParser
 from edgeslm.errors import KnowledgeError
 
 MAX_XML_BYTES = 256 << 20
-"""Limit of all XML read from a file, unpacked."""
+"""Maximum size of all XML that is read from a file, decompressed."""
 MAX_PARTS = 20_000
 MAX_DEPTH = 200
-"""Limit of nested elements."""
+"""Maximum nesting depth of XML elements."""
 _CHUNK = 1 << 16
 
 Attributes = Mapping[str, str]
 
 
 class Handler:
-    """Receives a part's elements in order, with names and attributes without namespaces. The default ignores
-    them."""
+    """Receives the XML elements of a part in order; names have no namespaces. By default, the methods do
+    nothing."""
 
     def start(self, name: str, attributes: Attributes) -> None:
-        """Start of an element."""
+        """Called when an element starts."""
 
     def end(self, name: str) -> None:
-        """End of an element."""
+        """Called when an element ends."""
 
     def data(self, text: str) -> None:
-        """A piece of text."""
+        """Called with a piece of text."""
 
 
 class Package:
-    """An open package. ``source`` is its name in error messages."""
+    """An open Office file. ``source`` is the file's name in error messages."""
 
     def __init__(self, archive: zipfile.ZipFile, source: str) -> None:
         self._archive = archive
@@ -51,9 +51,9 @@ class Package:
         self.source = source
 
     def read(self, part: str, handler: Handler) -> None:
-        """Feeds a part to ``handler``; a missing part is empty.
+        """Streams a part to ``handler``; a missing part counts as empty.
 
-        :raises KnowledgeError: too large when unpacked, has a document type, or nested too deeply.
+        :raises KnowledgeError: the part is too large, has a document type, or is nested too deeply.
         """
         if part not in self._names:
             return
@@ -68,19 +68,19 @@ class Package:
         parser.close()
 
     def relations(self, part: str) -> dict[str, tuple[str, str]]:
-        """Relations of a part: id -> (type, target)."""
+        """Relationships of a part, as id -> (type, target)."""
         folder, name = posixpath.split(part)
         found = _Relations(folder)
         self.read(f"{folder}/_rels/{name}.rels".lstrip("/"), found)
         return found.targets
 
     def main_part(self, otherwise: str) -> str:
-        """The part with the main document."""
+        """The part with the main document; ``otherwise`` if the file names none."""
         parts = [target for kind, target in self.relations("").values() if kind == "officeDocument"]
         return parts[0] if parts else otherwise
 
     def title(self) -> str:
-        """Title in the file's properties; "" if none."""
+        """Title in the file's properties; "" if there is none."""
         found = Texts({"title"})
         self.read("docProps/core.xml", found)
         return " ".join("".join(found.texts[0]).split()) if found.texts else ""
@@ -88,10 +88,10 @@ class Package:
 
 @contextmanager
 def open_package(file: BinaryIO, source: str, what: str) -> Iterator[Package]:
-    """Opens a package.
+    """Opens an Office file.
 
     :param what: the kind of file, for error messages.
-    :raises KnowledgeError: damaged, encrypted, or not such a file.
+    :raises KnowledgeError: the file is damaged, encrypted, or no Office file.
     """
     try:
         with zipfile.ZipFile(file) as archive:
@@ -109,7 +109,7 @@ def open_package(file: BinaryIO, source: str, what: str) -> Iterator[Package]:
 
 
 class _NamespaceStripper:
-    """Parser target that removes namespaces."""
+    """XML parser target that removes namespaces."""
 
     def __init__(self, handler: Handler, source: str) -> None:
         self._handler = handler
@@ -133,7 +133,7 @@ class _NamespaceStripper:
         self._handler.end(tag.rpartition("}")[2])
 
     def close(self) -> None:
-        """Required by the parser."""
+        """Does nothing, but the XML parser requires this method."""
 
 
 class Texts(Handler):
@@ -141,7 +141,7 @@ class Texts(Handler):
 
     def __init__(self, wanted: set[str]) -> None:
         self.texts: list[list[str]] = []
-        """Text of each element, in pieces."""
+        """Text of each element, as a list of pieces."""
         self._wanted = wanted
         self._is_in = False
 

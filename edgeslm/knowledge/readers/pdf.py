@@ -1,4 +1,4 @@
-"""PDF reader on PDFium: sections from the outline, or one for each page without an outline.
+"""PDF reader on PDFium: sections come from the outline; without an outline, each page is a section.
 
 Running headers and footers are removed, and words hyphenated at line ends are joined. Scanned pages have no
 text; OCR is left to other programs.
@@ -26,22 +26,24 @@ log = logging.getLogger("edgeslm.knowledge")
 MAX_PAGES = 10_000
 _JOINED_AT, _SOFT_HYPHEN = "\ufffe", "\xad"
 _BEYOND = 1e7
-"""Points; outside of any page."""
+"""Coordinate outside of any page, in points."""
 _EDGE_LINES = 2
 _REPEATED = 0.4
-"""Share of pages on which the same first or last line, digits aside, counts as a running header or footer."""
+"""Minimum share of pages on which a running header or footer appears, digits aside."""
 _DIGITS = re.compile(r"\d+|\b[ivxlc]+\b")
 _LABEL = re.compile(r"(?:(?:chapter|appendix|part|section)\s+)?[\dA-Z]{1,3}(?:\.\d{1,3})*\.?", re.IGNORECASE)
 """A section number on its own line."""
 _CAPITALS = "CHAPTER"
-"""Represents any header in capitals, which names the chapter."""
+"""Stands for any line in capitals when lines are compared, since a header in capitals changes with the
+chapter."""
 _PARTED = re.compile(r"(?<!\w)(\w++)-\n(\w+)")
 _WORD = re.compile(r"\w+(?:-\w+)*")
 _TITLE_LINES = 3
 _MOST_TITLES = 100
-"""Most titles searched for on a page; further outline entries become sections without a title line."""
+"""Maximum number of titles searched for on a page; further outline entries become sections without a title
+line."""
 _LONGEST_NUMBER = 12
-"""Letters and digits allowed before a title: ``Chapter 12``, ``3.1.12``."""
+"""Maximum number of letters and digits before a title, as in ``Chapter 12`` or ``3.1.12``."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,15 +56,15 @@ class _Entry:
 
 
 class OnPage(Protocol):
-    """Called with the current page number and the number of pages."""
+    """Callback for progress, with the current page number and the number of pages."""
 
     def __call__(self, page: int, pages: int, /) -> None: ...
 
 
 def read_pdf(file: BinaryIO, source: str, *, on_page: OnPage | None = None) -> Document:
-    """The title is the one in the file's metadata.
+    """The title comes from the file's metadata.
 
-    :raises KnowledgeError: damaged, encrypted, too many pages, or no text.
+    :raises KnowledgeError: the file is damaged or encrypted, has too many pages, or has no text.
     """
     import pypdfium2
     from pypdfium2.raw import FPDF_ERR_PASSWORD, FPDF_ERR_SECURITY
@@ -116,7 +118,7 @@ def _text(shown: PdfTextPage) -> str:
 
 
 def _lines(text: str) -> list[str]:
-    """Lines of a page. PDFium joins hyphenated words, with a mark instead of the hyphen."""
+    """Lines of a page. Words that PDFium joined at line ends are separated again, with a hyphen."""
     text = text.replace("\r\n", "\n").replace(_JOINED_AT, "-\n").replace(_SOFT_HYPHEN, "")
     return [line.rstrip() for line in text.split("\n")]
 
@@ -178,7 +180,7 @@ def _build(pages: list[list[str]], outline: list[_Entry]) -> DocumentBuilder:
 
 
 def _find_title(lines: list[str], begun: int, title: str) -> tuple[int, int] | None:
-    """The lines of a title, including a number before it."""
+    """Index of a title's first line, including a number before the title, and of the line after the title."""
     wanted = _letters(title)
     for after in range(begun + 1, len(lines) + 1):
         for first in range(after - 1, max(begun, after - _TITLE_LINES) - 1, -1):
@@ -194,7 +196,8 @@ def _letters(text: str) -> str:
 
 
 def _join_hyphenated(found: re.Match[str], words: set[str]) -> str:
-    """Joins a hyphenated word; keeps the hyphen only if the word has it elsewhere."""
+    """Joins a hyphenated word. The hyphen is kept if the word has a hyphen elsewhere, and before a capital or
+    digit."""
     whole, hyphened = found[1] + found[2], f"{found[1]}-{found[2]}"
     keeps = (hyphened in words and whole not in words) or not found[2][0].islower()
     return hyphened if keeps else whole

@@ -1,4 +1,4 @@
-"""Plain text and reStructuredText readers: headings that are underlined, numbered or set apart at the
+"""Plain text and reStructuredText readers: find headings that are underlined, numbered or set apart at the
 margin."""
 
 from __future__ import annotations
@@ -13,12 +13,12 @@ from edgeslm.knowledge.documents.passages import CONTENTS, LONGEST_TITLE, Docume
 
 _TITLE_LINES = 4
 _DEEPEST = 9
-"""Level of a table of contents, which may be in any section without ending it."""
+"""Level of a table of contents, so deep that it doesn't end the section around it."""
 _NEXT_NUMBERS = 5
-"""Largest step between section numbers: a few sections may be missing."""
+"""Maximum step between section numbers, since a few sections may be missing."""
 
 _RULE = re.compile(r"([=\-~^\"'`#*+.:_<>])\1{2,499}+")
-"""Underlines of titles: the common ones of reStructuredText."""
+"""Underline of a title, in characters common in reStructuredText."""
 _NUMBERED = re.compile(
     r"(?P<word>(?:Chapter|Appendix|Section|Part|Annex)\s+)?(?P<number>[1-9]\d?|[A-Z](?![^\W_]))"
     r"(?P<rest>(?:\.\d{1,3})*)(?P<mark>[.:)]?)\s+(?=\S)"
@@ -31,7 +31,7 @@ class _Line:
     text: str
     start: int
     end: int
-    """Including its line break."""
+    """End of the line, including its line break."""
 
     @property
     def indent(self) -> int:
@@ -39,7 +39,7 @@ class _Line:
 
 
 def read_plain_text(text: str, source: str) -> Document:
-    """Keeps the text unchanged."""
+    """Finds headings; the text stays unchanged."""
     lines = list(_lines(text))
     headings = [*_underlined(lines)]
     taken = {heading.start for heading in headings}
@@ -49,7 +49,7 @@ def read_plain_text(text: str, source: str) -> Document:
 
 
 def read_restructured_text(text: str, source: str) -> Document:
-    """Keeps the text unchanged; only underlined lines are headings."""
+    """Finds underlined headings; the text stays unchanged."""
     lines = list(_lines(text))
     headings = tuple(_underlined(lines))
     return Document(source, _title(lines, headings[:1], source), text, headings)
@@ -64,7 +64,7 @@ def _lines(text: str) -> Iterator[_Line]:
 
 
 def _title(lines: list[_Line], headings: list[Heading] | tuple[Heading, ...], source: str) -> str:
-    """The first line of text, if it can be a title; else the file's name."""
+    """The first line if it can be a title, otherwise the first heading or the file's name."""
     first = next(
         (line for line in lines if line.text.strip() and not _RULE.fullmatch(line.text.strip())), None
     )
@@ -78,7 +78,7 @@ def _title(lines: list[_Line], headings: list[Heading] | tuple[Heading, ...], so
 def _underlined(lines: list[_Line]) -> Iterator[Heading]:
     """Titles with an underline, and possibly an overline, as in docutils.
 
-    Each style of underline is a level, in order of appearance.
+    Each style of underline stands for a level, in order of appearance.
     """
     kinds: list[tuple[str, bool]] = []
     blank = _Line("", 0, 0)
@@ -102,8 +102,8 @@ def _underlined(lines: list[_Line]) -> Iterator[Heading]:
 
 
 def _set_apart(lines: list[_Line]) -> Iterator[Heading]:
-    """Headings at the margin between empty lines: with consecutive numbers or, if the text is indented,
-    without."""
+    """Headings at the margin between empty lines: with consecutive numbers, or without numbers if the text is
+    indented."""
     written = [line for line in lines if line.text.strip()]
     indented = sum(line.indent > 0 for line in written) > 0.6 * len(written)
     outline = _Outline()
@@ -128,7 +128,7 @@ def _set_apart(lines: list[_Line]) -> Iterator[Heading]:
 
 
 def _title_lines(lines: list[_Line], first: int) -> int:
-    """Number of lines up to an empty one, if they can be a title; else 0."""
+    """Number of lines up to the next empty line, if they can be a title; otherwise 0."""
     if first and lines[first - 1].text.strip():
         return 0
     count = length = 0
@@ -147,15 +147,15 @@ def _is_plain_title(title: str) -> bool:
 
 
 class _Outline:
-    """The last section number, to tell sections from numbered lists."""
+    """Remembers the last section number, to tell section titles from numbered lists."""
 
     def __init__(self) -> None:
         self._at: list[int] = []
 
     def level(self, title: str, sure: bool) -> int | None:
-        """The level of a title whose number continues the outline; None otherwise.
+        """Level of a title whose number continues the outline; None for other lines.
 
-        :param sure: the layout shows that it is a title; otherwise a single number may belong to a list.
+        :param sure: whether the layout shows a title; if not, a single number may belong to a list.
         """
         found = _NUMBERED.match(title)
         number = self._number(title)
@@ -167,7 +167,8 @@ class _Outline:
         return len(number)
 
     def would_begin(self, line: str) -> bool:
-        """Whether a line has a first section's number; unnumbered titles precede such lines."""
+        """Whether a line has the number of a first section, such as 2.1. An unnumbered title may precede such
+        a line."""
         number = self._number(line)
         return number is not None and number[-1] == 1
 

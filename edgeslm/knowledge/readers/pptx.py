@@ -10,13 +10,13 @@ from edgeslm.knowledge.readers.office import Attributes, Handler, Package, open_
 
 _TITLES = frozenset({"title", "ctrTitle"})
 _LEFT_OUT = frozenset({"sldNum", "dt", "ftr", "hdr", "sldImg"})
-"""Placeholders that are the same on each slide."""
+"""Placeholders that are left out, since they are the same on each slide."""
 
 
 def read_pptx(file: BinaryIO, source: str) -> Document:
-    """Slides in the order they are shown.
+    """Reads slides in the order in which they are shown.
 
-    :raises KnowledgeError: damaged, encrypted, or over a limit.
+    :raises KnowledgeError: the file is damaged, encrypted, or over a limit.
     """
     builder = DocumentBuilder()
     characters = 0
@@ -62,14 +62,14 @@ class _SlideOrder(Handler):
 
 
 class _Shapes(Handler):
-    """Paragraphs of a slide or of its notes; each table row is a line."""
+    """Paragraphs of a slide or of its notes; each table row becomes a line."""
 
     def __init__(self) -> None:
         self._title: list[str] = []
         self.lines: list[str] = []
         self.characters = 0
         self._place = ""
-        """Placeholder type of the current shape, if any."""
+        """Placeholder type of the current shape; "" if none."""
         self._text: list[str] = []
         self._is_text = False
         self._cells: list[list[str]] | None = None

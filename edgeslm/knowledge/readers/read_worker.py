@@ -1,8 +1,9 @@
 """Reading worker: the child process that reads files (``python -m edgeslm.knowledge.readers.read_worker``).
 
-An order is ``{"path", "source"}``. Progress is ``{"part": "page 12 of 400"}`` and ``{"log": sentence}``,
-then, in batches, ``{"passages": [[heading, text, start, end]...]}`` and ``{"rows": [[number, start, end,
-cells]...]}``. The answer is ``{"title", "columns"}``, or ``{"refused": sentence}``.
+An order has ``path`` and ``source``. While a file is read, progress messages have ``part``, such as ``page 12
+of 400``, or ``log``, a log message. Then ``passages`` (heading, text, start, end) and ``rows`` (number,
+start, end, cells) follow in batches. The answer has ``title`` and ``columns``, or ``refused`` with the reason
+if the file can't be read.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ TELL_EVERY_S = 0.2
 
 
 class _LogForwarder(logging.Handler):
-    """Sends log lines of readers to the parent's log."""
+    """Forwards log messages of readers to the parent process."""
 
     def __init__(self) -> None:
         super().__init__(logging.WARNING)
@@ -70,7 +71,7 @@ def answer(order: Any, progress: job.Progress, tell_every_s: float = TELL_EVERY_
 
 
 def _batches(items: Iterable[tuple[int, list[Any]]]) -> Iterator[list[list[Any]]]:
-    """:param items: each with its number of characters."""
+    """:param items: each with its number of characters in front."""
     some: list[list[Any]] = []
     room = AT_ONCE
     for size, item in items:

@@ -1,4 +1,4 @@
-"""File reader: converts a file of any supported kind to a document."""
+"""File reader: converts a file of any supported format to a document."""
 
 from __future__ import annotations
 
@@ -29,9 +29,10 @@ from edgeslm.knowledge.readers.web_page import read_web_page
 from edgeslm.knowledge.readers.xlsx import read_xlsx
 
 MAX_BYTES = MAX_CHARACTERS
-"""Limit of a text file, unpacked."""
+"""Maximum size of a text file after decompression."""
 MAX_PACKED_BYTES = 64 << 20
-"""Limit of a packed PDF or Office file, which pictures make large. Others are read from disk."""
+"""Maximum decompressed size of a PDF or Office file with the suffix ``.gz``. PDF and Office files without
+``.gz`` are read from disk."""
 MAX_FILE_BYTES = 4 << 30
 _FROM_DISK = OFFICE | {Kind.PDF}
 
@@ -57,24 +58,24 @@ _BYTE_ORDER_MARKS = (
     (codecs.BOM_UTF16_BE, "utf-16-be"),
 )
 _DECLARED = re.compile(rb"charset=[\"']?([\w-]{3,20})|coding:[ \t]*([\w-]{3,20})", re.IGNORECASE)
-"""Encoding declarations of HTML and Emacs."""
+"""Encoding declarations in the notation of HTML and Emacs."""
 _DECLARED_WITHIN = 2048
 _OLD_ENCODING = "cp1252"
-"""Encoding of old files without a declaration; a superset of ISO 8859-1."""
+"""Assumed encoding of old files that don't declare one; a superset of ISO 8859-1."""
 _NOT_ASCII = re.compile("[\x80-\U0010ffff]+")
 _NO_TEXT = re.compile("[\x00-\x08\x0e-\x1a\x1c-\x1f\x7f]")
-"""Control characters that texts don't contain; some contain ESC, for colours."""
+"""Control characters that texts don't contain. ESC is allowed, since some texts use it for colours."""
 _UNSTORABLE = str.maketrans(dict.fromkeys([0, *range(0xD800, 0xE000)], "\ufffd"))
-"""Characters that UTF-8 or the index rejects; replaced one by one, so that offsets stay valid."""
+"""Characters that UTF-8 or the index rejects, each replaced by one character, so that offsets stay valid."""
 
 
 def read_document(path: Path, source: str, *, on_page: OnPage | None = None) -> Document:
-    """The file as plain text with headings.
+    """Reads a file as plain text with headings.
 
-    :param source: the name that the document is cited by.
+    :param source: name under which the document is cited.
     :param on_page: called before each page of a PDF.
-    :raises KnowledgeError: one sentence that names ``source``: missing, unsupported, damaged, encrypted, too
-        large, or without text.
+    :raises KnowledgeError: the file is missing, unsupported, damaged, encrypted, too large, or without text.
+        The error message is one sentence that names ``source``.
     """
     kind = find_kind(path)
     try:
@@ -109,9 +110,9 @@ def read_document(path: Path, source: str, *, on_page: OnPage | None = None) -> 
 
 
 def check_size(path: Path, status: os.stat_result) -> None:
-    """Checks a file's size before it is read; a sparse file may claim terabytes.
+    """Checks a file's size before it is read, since a sparse file may claim terabytes.
 
-    :raises KnowledgeError: not a regular file, or too large.
+    :raises KnowledgeError: the path is not a regular file, or the file is too large.
     """
     if stat.S_ISDIR(status.st_mode) or find_kind(path) is None:
         return  # read_document reports these
@@ -125,7 +126,10 @@ def check_size(path: Path, status: os.stat_result) -> None:
 
 
 def check_document(document: Document) -> Document:
-    """:raises KnowledgeError: no text, or too much."""
+    """Replaces characters that can't be stored.
+
+    :raises KnowledgeError: the document has no text, or too much text, or too many headings.
+    """
     if not document.text.strip():
         raise KnowledgeError(f"{document.source} has no text in it.")
     if len(document.text) > MAX_CHARACTERS:
@@ -176,7 +180,7 @@ def _unpacked(file: BinaryIO, source: str, most: int) -> BytesIO:
 
 
 def _decoded(content: bytes, source: str) -> str:
-    """:raises KnowledgeError: not text, or of unknown encoding."""
+    """:raises KnowledgeError: the content is not text, or its encoding is unknown."""
     for mark, encoding in _BYTE_ORDER_MARKS:
         if content.startswith(mark):
             text = content[len(mark) :].decode(encoding, errors="replace")

@@ -1,4 +1,4 @@
-"""Document sources: finds the documents below paths, and the name each is cited by."""
+"""Document sources: finds the documents below some paths, and the names under which they are cited."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ from pathlib import Path
 from edgeslm.knowledge.documents.kinds import find_kind, plain_suffix
 
 _DEEPEST = 100
-"""Deepest folder: ``os.walk`` recurses for each level."""
+"""Maximum depth of folders, since ``os.walk`` may recurse for each level."""
 
 
 def find_files(paths: Iterable[Path], skipped: Counter[str] | None = None) -> Iterator[tuple[Path, str]]:
     """Yields each document once, with a unique source name.
 
-    A path that is not a folder is always included, even if it is missing or unsupported; reading it reports
-    why. Folders yield files of supported kinds, sorted, without hidden files and links that lead outside. The
-    source is the path within the folder, or the file's name, with more of its parent path if that name is
-    taken.
+    A path that is not a folder is always included, even if the file is missing or unsupported; reading the
+    file reports the reason. Folders yield files of supported formats, sorted, without hidden files and links
+    that lead outside. The source name is the path within the folder, or the file's name. If a name is taken,
+    parent folders are added to the name.
 
     :param skipped: counts skipped entries by reason (``.png``, ``hidden``, ``link``, ``unreadable``).
     """
@@ -38,7 +38,7 @@ def find_files(paths: Iterable[Path], skipped: Counter[str] | None = None) -> It
 
 
 def _files(folder: Path, skipped: Counter[str]) -> Iterator[tuple[Path, str]]:
-    """All files below a folder, with their relative paths."""
+    """Supported files below a folder, with their relative paths."""
 
     def unreadable(_error: OSError) -> None:
         skipped["unreadable"] += 1
@@ -77,12 +77,12 @@ def _reason_to_skip(file: Path, folder: Path) -> str | None:
 
 
 def _real(file: Path) -> Path:
-    """The link's target. Before Python 3.13, ``Path.resolve`` raises for a link to itself."""
+    """Path without links. Before Python 3.13, ``Path.resolve`` raises for a link to itself."""
     return Path(os.path.realpath(file))
 
 
 def _names(file: Path, inside: str) -> Iterator[str]:
-    """Names to try: the relative path, then with more parent folders, then with a number."""
+    """Source names to try: the relative path, then more of the parent folders, then a number at the end."""
     yield inside
     parts = file.absolute().as_posix().strip("/").split("/")
     for count in range(inside.count("/") + 2, len(parts) + 1):

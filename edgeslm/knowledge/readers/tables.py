@@ -1,7 +1,7 @@
 """Table readers (CSV, JSON): each row becomes a line ``column: value; column: value`` and a section.
 
-So a search finds a row by its content, and each value is next to its column's name. The cells are also kept
-as a table, so that answers can be computed from them.
+A search therefore finds a row by its content, with each value next to its column's name. The cells are also
+kept as a table, from which answers can be computed.
 """
 
 from __future__ import annotations
@@ -23,14 +23,14 @@ from edgeslm.knowledge.documents.kinds import CELLS
 from edgeslm.knowledge.documents.passages import MAX_CHARACTERS, Document, Heading, check_headings
 
 MAX_COLUMNS = 1000
-"""Columns of a table, or values of an object."""
+"""Maximum number of columns in a table, or of values in a JSON object."""
 MOST_EMPTY = 8
-"""Cells of a table for each value in the file. A sparser table is searched as text only, since its empty
-cells would cost more than its text."""
+"""Maximum number of cells for each value in the file. A sparser table is searched as text only, since its
+empty cells would take more memory than its text."""
 MAX_DEPTH = 20
-"""Limit of nested objects."""
+"""Maximum nesting depth of JSON objects."""
 _LONGEST_NAME = 80
-"""Longest column name in characters; it is repeated in every row."""
+"""Longest column name in characters, since each row repeats the name."""
 _LOOK_AT = 20
 """Number of rows used to detect the separator."""
 _YEAR = re.compile("(?:19|20)[0-9]{2}")
@@ -38,9 +38,9 @@ _SEPARATORS = ",;\t|"
 
 
 def read_table(text: str, source: str) -> Document:
-    """CSV with any common separator. A row's heading is its number in a spreadsheet.
+    """Reads CSV with any common separator. The heading of a row is the row's number in a spreadsheet.
 
-    :raises KnowledgeError: not CSV, or more columns than ``MAX_COLUMNS``.
+    :raises KnowledgeError: the text is not CSV, or has more columns than ``MAX_COLUMNS``.
     """
     try:
         rows = _rows(text, source, _separator(text))
@@ -56,16 +56,16 @@ def read_table(text: str, source: str) -> Document:
 
 
 def read_json_lines(text: str, source: str) -> Document:
-    """One JSON value per line. :raises KnowledgeError: a line isn't JSON, or is nested too deeply."""
+    """Reads one JSON value per line. :raises KnowledgeError: a line isn't JSON, or is nested too deeply."""
     numbered = ((number, line) for number, line in enumerate(text.split("\n"), 1) if line.strip())
     values = ((number, _parse(line, source, f", line {number},")) for number, line in numbered)
     return rows_document(source, "line", (("", number, _flat(value, source)) for number, value in values))
 
 
 def read_json(text: str, source: str) -> Document:
-    """A list of objects, or an object with exactly one such list; any other object is one row.
+    """Reads a list of objects, or an object with exactly one such list; any other object is one row.
 
-    :raises KnowledgeError: not JSON, or nested too deeply.
+    :raises KnowledgeError: the text is not JSON, or is nested too deeply.
     """
     value = _parse(text, source, "")
     if isinstance(value, dict):
@@ -82,8 +82,10 @@ def read_json(text: str, source: str) -> Document:
 def rows_document(
     source: str, word: str, rows: Iterable[tuple[str, int, Iterable[tuple[str, str]]]]
 ) -> Document:
-    """:param rows: section or "", number, and (column, value) pairs of each row. In the table, numbers
-    continue from section to section, so that they are unique."""
+    """:param word: the word before the number in a row's heading.
+    :param rows: section or "", number, and (column, value) pairs of each row. In the table, numbers continue
+        from section to section, so that they are unique.
+    """
     lines: list[str] = []
     headings: list[Heading] = []
     columns: dict[str, int] = {}
@@ -118,9 +120,9 @@ def rows_document(
 def _cells(
     pairs: Iterable[tuple[str, str]], columns: dict[str, int], shared: dict[str, str]
 ) -> tuple[str, ...]:
-    """Cells in column order; adds new columns. Values without a column name are dropped.
+    """Cells in column order. New columns are added to ``columns``; values without a column name are dropped.
 
-    :param shared: earlier values, so that repeated ones are stored once.
+    :param shared: earlier values, so that repeated values are stored once.
     """
     cells = [""] * len(columns)
     for name, value in pairs:
@@ -131,7 +133,7 @@ def _cells(
 
 
 def _table(names: list[str], rows: list[Row]) -> Table | None:
-    """None if the table is too large or empty."""
+    """The table; None if it is too large or empty."""
     if not rows or len(names) > MAX_COLUMNS or len(names) * len(rows) > MAX_CELLS:
         return None
     return make_table(
@@ -162,7 +164,8 @@ def _rows(text: str, source: str, separator: str) -> Iterator[list[str]]:
 
 
 def column_names(row: list[str]) -> list[str]:
-    """The first row, if it is a header: mostly filled, with distinct words or years; otherwise empty."""
+    """Column names in the first row, if it is a header (mostly filled, with distinct words or years);
+    otherwise empty."""
     there = [cell for cell in row if cell]
     if len(set(there)) < len(there) or 2 * len(there) < len(row) or all(map(_is_number, there)):
         return []
@@ -176,7 +179,7 @@ def _is_number(cell: str) -> bool:
 
 
 def _pairs(names: list[str], rows: Iterable[list[str]]) -> Iterator[Iterable[tuple[str, str]]]:
-    """Cells beyond the header have no name."""
+    """Pairs cells with column names; cells beyond the header get an empty name."""
     all_names = (*names, *[""] * MAX_COLUMNS)
     for row in rows:
         yield zip(all_names, row, strict=False)
@@ -192,7 +195,7 @@ def _parse(text: str, source: str, where: str) -> Any:
 
 
 def _flat(value: Any, source: str) -> list[tuple[str, str]]:
-    """An object's values with their paths: ``{"a": {"b": 1}}`` gives ``a.b: 1``."""
+    """An object's values with their paths, such as ``a.b`` for the key ``b`` of an object ``a``."""
     pairs: list[tuple[str, str]] = []
 
     def walk(names: tuple[str, ...], value: Any) -> None:
@@ -224,5 +227,5 @@ def _scalar(value: Any) -> str:
 
 
 def one_line(text: str) -> str:
-    """Replaces whitespace, line breaks included, by single blanks."""
+    """Replaces each run of whitespace, including line breaks, by one blank."""
     return " ".join(text.split())

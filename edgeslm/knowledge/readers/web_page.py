@@ -1,7 +1,7 @@
 """HTML reader: the readable text of a page, with headings, lists, tables and code samples.
 
-Tolerates unclosed and repeated end tags. Scripts, navigation and tables of contents are left out; if a page
-marks its main part, only that is read.
+Missing and repeated end tags are tolerated. Scripts, navigation and tables of contents are left out. If a
+page marks its main part, only that part is read.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ _LEFT_OUT_CLASSES = frozenset(
         *("mw-editsection", "noprint"),
     }
 )
-"""Class names of navigation in DocBook, Sphinx, MkDocs and MediaWiki."""
+"""Class names of navigation elements in DocBook, Sphinx, MkDocs and MediaWiki."""
 _PAGE_ITSELF = frozenset({"html", "body", "main", "article"})
 _VOID = frozenset(
     {
@@ -57,31 +57,32 @@ _BLOCKS = frozenset(
     }
 )
 _ENDS_A_ROW = frozenset({"table", "pre", "tr", "dt", *_HEADINGS})
-"""Tags whose start in a cell shows that the table is for layout."""
+"""Tags whose start in a cell shows that a table is used for layout."""
 _TERM_LEVEL = 7
-"""Heading level of a described option: below all HTML headings."""
+"""Heading level of a term in a definition list, such as an option: below all HTML headings."""
 _OPTION = re.compile(r"--?[\w?]")
 _TYPED = frozenset({"b", "strong", "code", "tt", "kbd", "samp", "var"})
-"""A described term that begins with one of these is a keyword."""
+"""If a term in a definition list begins with one of these tags, the term is a keyword."""
 _LAYOUT = frozenset({"head", "foot"})
-"""Tables of mandoc(1) with a manual page's name and section."""
+"""Classes of mandoc(1) tables that only show a manual page's name and section."""
 _MAIN = re.compile(r"<main[\s>]", re.IGNORECASE)
 _CONDITION = re.compile(r"<!\[(?!CDATA\[)[^>]{0,500}>")
 """Conditional comments of Word and old browsers, which break the parser."""
 _EMBEDDED = re.compile(r"data:[\w/+.-]{1,100};base64,[\w+/=]*+")
-"""Embedded pictures."""
+"""Pictures embedded in the page."""
 _CHUNK = 65_536
 _END_TAG = 20
 _MOST_WAITING = 262_144
 _MOST_LEFT = 10_000
-"""Most unclosed characters kept in the parser, and passed on at the end; its time grows with their square."""
+"""Maximum number of unparsed characters in the parser, during parsing (``_MOST_WAITING``) and at the end
+(``_MOST_LEFT``). The parser's time grows with the square of this number."""
 _SPACE = re.compile(r"\s+")
 
 
 def read_web_page(text: str, source: str) -> Document:
-    """The title is the page's.
+    """The title is the page's title or its first heading.
 
-    :raises KnowledgeError: the parser refuses it.
+    :raises KnowledgeError: the parser rejects the page.
     """
     text = _EMBEDDED.sub("", _CONDITION.sub("", "".join(_without_comments(text))))
     document = _read(text, source, has_main=_MAIN.search(text) is not None)
@@ -104,7 +105,7 @@ def _read(text: str, source: str, *, has_main: bool) -> Document:
 
 
 def _without_comments(text: str) -> Iterator[str]:
-    """An unclosed comment extends to the end."""
+    """Yields the text outside of comments. An unclosed comment extends to the end."""
     end = 0
     while (start := text.find("<!--", end)) >= 0:
         yield text[end:start]
@@ -114,7 +115,7 @@ def _without_comments(text: str) -> Iterator[str]:
 
 
 class _Page(HTMLParser):
-    """Collects text until a block ends, then writes it by its kind."""
+    """Collects text until a block ends, then writes the block according to its tag."""
 
     def __init__(self, *, has_main: bool) -> None:
         super().__init__(convert_charrefs=True)
@@ -122,17 +123,17 @@ class _Page(HTMLParser):
         self.title = ""
         self._main = 0 if has_main else 1
         self._skipped = ("", 0)
-        """The outermost skipped tag, and how many of its name are open."""
+        """The outermost skipped tag, and the number of open elements with this tag."""
         self._text: list[str] = []
         self._lines: list[str] = []
         """Lines of the current list or table."""
         self._cells: list[str] | None = None
         """Cells of the current row; None outside of rows."""
         self._lists: list[int] = []
-        """For each open list, the number of the next item; 0 if unnumbered."""
+        """For each open list, the number of its next item; 0 for a list without numbers."""
         self._mark = ""
         self._block = ""
-        """The tag of the current block, if it matters."""
+        """Tag of the current block if it needs special treatment, otherwise ""."""
         self._is_typed = False
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
@@ -171,7 +172,8 @@ class _Page(HTMLParser):
             self._text.append(data if self._block == "pre" else _SPACE.sub(" ", data))
 
     def give_up(self, most: int) -> None:
-        """Converts more than ``most`` characters that wait for an end tag to text; drops them in a script."""
+        """If more than ``most`` characters wait for an end tag, treats them as text; in a script, drops
+        them."""
         if len(self.rawdata) > most:
             waiting = self.rawdata
             self.rawdata = waiting[-_END_TAG:] if self.cdata_elem else waiting.replace("<", "&lt;")
@@ -211,7 +213,7 @@ class _Page(HTMLParser):
             self.builder.leave(_TERM_LEVEL)
 
     def _end_block(self) -> None:
-        """Writes the collected text as a block, or adds it to the current cell."""
+        """Writes the collected text as a block; in a table cell, only adds a blank."""
         if self._cells is not None:
             self._text.append(" ")
             return
@@ -258,7 +260,7 @@ class _Page(HTMLParser):
             self._cells = None
 
     def end_lines(self) -> None:
-        """Writes the current list or table."""
+        """Writes the current list or table to the document."""
         self._end_row()
         if self._text:
             self._end_block()

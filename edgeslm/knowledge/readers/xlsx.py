@@ -22,20 +22,20 @@ from edgeslm.knowledge.readers.tables import (
 )
 
 _SHEET = "sheet"
-"""Column with the sheet names."""
+"""Name of the column with the sheet names."""
 _PLACE = re.compile(r"([A-Z]{1,3})([0-9]{1,7})")
 _MOMENTS = frozenset({*range(14, 23), *range(27, 37), *range(45, 48), *range(50, 59)})
 """Built-in date and time formats (ISO/IEC 29500-1, 18.8.30)."""
 _SHARES = frozenset({9, 10})
 _QUOTED = re.compile(r'"[^"]*"|\\.|_.|\[[^\]]*\]')
-"""Literal text and colours in a format."""
+"""Literal text and colours in a number format."""
 _FIRST, _FIRST_1904 = datetime(1899, 12, 30), datetime(1904, 1, 1)
 _LAST_DAY = 2_958_465
-"""In the year 9999."""
+"""Serial number of the last day in the year 9999."""
 
 
 def read_xlsx(file: BinaryIO, source: str) -> Document:
-    """:raises KnowledgeError: damaged, encrypted, or over a limit."""
+    """:raises KnowledgeError: the file is damaged, encrypted, or over a limit."""
     with open_package(file, source, "workbook") as package:
         part = package.main_part("xl/workbook.xml")
         book = _Book()
@@ -57,7 +57,7 @@ def read_xlsx(file: BinaryIO, source: str) -> Document:
 
 
 def _named(rows: list[tuple[int, dict[int, str]]]) -> Iterator[tuple[int, list[tuple[str, str]]]]:
-    """Rows as (column name, value) pairs; the first row has the names, if it looks like a header."""
+    """Rows as (column name, value) pairs. If the first row looks like a header, it has the column names."""
     if not rows:
         return
     width = max(max(row) for _, row in rows) + 1
@@ -71,7 +71,7 @@ def _named(rows: list[tuple[int, dict[int, str]]]) -> Iterator[tuple[int, list[t
 class _Book(Handler):
     def __init__(self) -> None:
         self.sheets: list[tuple[str, str]] = []
-        """Name and relation of each visible sheet."""
+        """Name and relationship id of each visible sheet."""
         self.is_1904 = False
 
     def start(self, name: str, attributes: Attributes) -> None:
@@ -82,7 +82,7 @@ class _Book(Handler):
 
 
 class _Shared(Handler):
-    """Shared strings, without phonetic hints."""
+    """Shared strings of a workbook, without phonetic hints."""
 
     def __init__(self, source: str) -> None:
         self.strings: list[str] = []
@@ -112,7 +112,7 @@ class _Shared(Handler):
 
 
 class _CellStyles(Handler):
-    """Cell formats: date or time (``d``), percentage (``%``) or other ("")."""
+    """Formats of cell styles: date or time (``d``), percentage (``%``) or other ("")."""
 
     def __init__(self) -> None:
         self.formats: list[str] = []
@@ -142,7 +142,7 @@ class _CellStyles(Handler):
 
 
 class _Cells:
-    """Cell values as displayed text."""
+    """Converts stored values to text, with dates in ISO 8601 and percentages with ``%``."""
 
     def __init__(self, shared: list[str], formats: list[str], first: datetime) -> None:
         self._shared = shared
@@ -168,7 +168,7 @@ class _Cells:
         return f"{100 * number:.12g}%" if format_ == "%" else f"{number:.15g}"
 
     def _moment(self, days: float) -> str:
-        """ISO 8601: date, time, or both."""
+        """Converts a number of days to ISO 8601: date, time, or both."""
         at = self._first + timedelta(seconds=round(days * 86_400))
         if days < 1:
             return at.strftime("%H:%M:%S")
@@ -176,7 +176,7 @@ class _Cells:
 
 
 class _Sheet(Handler):
-    """Non-empty rows of a sheet: number, and values by column (from 0)."""
+    """Non-empty rows of a sheet: row number, and values by column index (from 0)."""
 
     def __init__(self, cells: _Cells, source: str, before: int) -> None:
         self.rows: list[tuple[int, dict[int, str]]] = []
@@ -226,7 +226,7 @@ def _is_short(number: str) -> bool:
 
 
 def _column(place: str, otherwise: int) -> int:
-    """Column number of ``BC7``, from 0."""
+    """Column index of a reference such as ``BC7``, from 0."""
     if (found := _PLACE.fullmatch(place)) is None:
         return otherwise
     column = 0

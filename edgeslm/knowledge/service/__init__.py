@@ -1,1 +1,1 @@
-"""The knowledge process: searches, watched folders, remembered messages, quarantine."""
+"""The knowledge process: searches, watched folders, stored messages, quarantine."""

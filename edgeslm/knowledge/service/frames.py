@@ -1,8 +1,8 @@
 """Knowledge frames: the messages between a node and its knowledge process.
 
-The process first sends ``Ready``, or ``Refused`` if a collection can't be used. It answers requests with
-``Passages``, ``Computed`` or ``Remembered``, or with ``Failed``. With ``Embed`` it asks the node for vectors,
-one request at a time.
+The process first sends ``Ready``, or ``Refused`` if a collection can't be used. The process answers requests
+with ``Passages``, ``Computed`` or ``Remembered``, or with ``Failed``. With ``Embed``, the process requests
+vectors from the node, one request at a time.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from edgeslm.knowledge.index.search import Found
 
 @dataclass(frozen=True, slots=True)
 class SearchPassages:
-    """Search for passages."""
+    """Request to search for passages."""
 
     number: int
     query: Query
@@ -26,7 +26,7 @@ class SearchPassages:
 
 @dataclass(frozen=True, slots=True)
 class Compute:
-    """Ask tables a question."""
+    """Request to answer a question from tables."""
 
     number: int
     query: Query
@@ -34,7 +34,7 @@ class Compute:
 
 @dataclass(frozen=True, slots=True)
 class Remember:
-    """Store a message in a collection."""
+    """Request to store a message in a collection."""
 
     number: int
     collection: str
@@ -43,7 +43,7 @@ class Remember:
 
 @dataclass(frozen=True, slots=True)
 class Vectors:
-    """The answer to ``Embed``; None if vectors are not available now."""
+    """The answer to ``Embed``; ``vectors`` is None if the encoder isn't available now."""
 
     number: int
     vectors: tuple[Vector, ...] | None
@@ -51,7 +51,7 @@ class Vectors:
 
 @dataclass(frozen=True, slots=True)
 class Ready:
-    """The collections are open."""
+    """Reports that the collections are open."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +64,7 @@ class Passages:
 
 @dataclass(frozen=True, slots=True)
 class Computed:
-    """The answer to ``Compute``; None if the tables have no answer."""
+    """The answer to ``Compute``; ``answer`` is None if the tables have no answer."""
 
     number: int
     answer: TableAnswer | None
@@ -72,14 +72,14 @@ class Computed:
 
 @dataclass(frozen=True, slots=True)
 class Remembered:
-    """A message is stored on disk."""
+    """The answer to ``Remember``: the message is stored on disk."""
 
     number: int
 
 
 @dataclass(frozen=True, slots=True)
 class Failed:
-    """A request failed."""
+    """The answer to a request that failed, with the reason."""
 
     number: int
     sentence: str
@@ -87,7 +87,7 @@ class Failed:
 
 @dataclass(frozen=True, slots=True)
 class Embed:
-    """Ask for the vectors of texts by the collection's encoder."""
+    """Request to embed texts with the collection's encoder."""
 
     number: int
     collection: str
@@ -96,7 +96,7 @@ class Embed:
 
 @dataclass(frozen=True, slots=True)
 class Trouble:
-    """Why a collection is not up to date; None when it is again."""
+    """Why a collection is not up to date; ``sentence`` is None once the collection is up to date again."""
 
     collection: str
     sentence: str | None
@@ -115,4 +115,4 @@ class Parent(Protocol):
 
 TO_COLLECTIONS: Final = frames_to_child(NodeMessage)
 FROM_COLLECTIONS: Final = Frames(WorkerMessage, 8 << 20)
-"""Largest frame, in bytes: a thousand passages of about 2,000 characters."""
+"""Frames of at most 8 MiB, enough for a thousand passages of about 2,000 characters."""

@@ -1,8 +1,9 @@
-"""Indexer: keeps collections up to date with watched folders, messages and missing vectors.
+"""Indexer: updates collections from watched folders and messages, and embeds passages without a vector.
 
-Each task has a thread, and so has the message queue of each collection, so that none waits for another: a
-message is acknowledged when it is on disk, a manual of a thousand pages takes minutes to read, and the
-encoder serves requests first. The threads take turns writing, a document or a batch at a time.
+Scans, embedding, and the messages of each collection have separate threads, so that none waits for another. A
+message is acknowledged once it is on disk, so it must not wait for a manual of a thousand pages, which takes
+minutes to read. Embedding waits while the encoder serves requests. The threads alternate in writing, one
+document or batch at a time.
 """
 
 from __future__ import annotations
@@ -35,13 +36,13 @@ log = logging.getLogger("edgeslm.knowledge")
 SWEEP_EVERY_S = 10.0
 """Seconds between two scans for changed and expired documents; more if a scan takes long (``SHARE``)."""
 SHARE = 20
-"""A pause is at least this many times as long as the scan before it, ..."""
+"""Minimum ratio of a pause to the duration of the scan before it."""
 LONGEST_PAUSE_S = 300.0
-"""... but no longer than this, since the first scan of a folder may take hours."""
+"""Maximum pause between scans in seconds, even if a scan took hours, as the first scan of a folder may."""
 SETTLED_S = 2.0
-"""A file that changed less than this many seconds ago may be incomplete."""
+"""Seconds to wait after a file's last change, since the file may be incomplete."""
 TOGETHER = 256
-"""Most messages stored or removed in one transaction."""
+"""Maximum number of messages stored or removed in one transaction."""
 
 _FileState = tuple[int, int, int]
 """A file's size, modification time and inode change time."""
@@ -49,12 +50,12 @@ _Wanted = tuple[int, Memory]
 
 
 def pause_s(took_s: float, least_s: float) -> float:
-    """Seconds between two scans, after one of ``took_s``."""
+    """Seconds to wait after a scan that took ``took_s`` seconds."""
     return max(least_s, min(LONGEST_PAUSE_S, SHARE * took_s))
 
 
 class Indexer:
-    """Maintains the collections in ``specs``."""
+    """Keeps the collections in ``specs`` up to date."""
 
     def __init__(
         self,
@@ -75,14 +76,14 @@ class Indexer:
         self._asked = 0
         self._watched: dict[str, _Watched] = {}
         self._troubles: dict[str, dict[str, Sequence[str]]] = defaultdict(dict)
-        """Collection -> task -> problems."""
+        """Problems as sentences, by collection and maintenance task."""
         self._reported: dict[str, str] = {}
         self._report_lock = threading.Lock()
 
     def make(self) -> None:
         """Creates missing collections, so that they can be searched.
 
-        :raises KnowledgeError: one can't be created or written.
+        :raises KnowledgeError: a collection can't be created or written.
         """
         for spec in self._specs:
             with Collection(spec.path, writes=True) as collection:
@@ -98,24 +99,24 @@ class Indexer:
             ).start()
 
     def remember(self, number: int, collection: str, memory: Memory) -> None:
-        """Thread-safe. Answered by ``Remembered`` or ``Failed``."""
+        """Queues a message; the node gets ``Remembered`` or ``Failed``. Thread-safe."""
         if (waiting := self._waiting.get(collection)) is not None:
             waiting.put((number, memory))
         else:
             self._parent.send(Failed(number, f"messages are not remembered in {collection}"))
 
     def take_vectors(self, vectors: Vectors) -> None:
-        """Thread-safe. The answer to ``Embed``."""
+        """Receives the answer to ``Embed``. Thread-safe."""
         self._vectors.put(vectors)
 
     def _open(self) -> OpenCollections:
-        """Collections for one thread."""
+        """Collections for use by one thread."""
         return OpenCollections({spec.name: spec.path for spec in self._specs}, self._locks)
 
     # --- messages -----------------------------------------------------------------------------------
 
     def _remember_all(self, name: str) -> None:
-        """Stores all waiting messages of a collection in one transaction."""
+        """Thread that stores the messages of a collection, all waiting messages in one transaction."""
         opened, waiting = self._open(), self._waiting[name]
         while True:
             wanted = [waiting.get()]
@@ -214,7 +215,7 @@ class Indexer:
 
 
 class _Watched(IntakeListener):
-    """A collection's watched files and their last known state."""
+    """The watched files of a collection and their last known state."""
 
     def __init__(self, spec: CollectionSpec, collection: Collection, settled_s: float) -> None:
         self.collection = collection
@@ -234,7 +235,7 @@ class _Watched(IntakeListener):
         self._broken[path] = sentence
 
     def scan(self, trouble: list[str]) -> None:
-        """Scans for changed and removed files."""
+        """Finds changed and removed files and updates the collection."""
         there = [path for path in self._watch if os.access(path, os.F_OK)]  # never raises
         for path in self._watch:
             if path not in there:  # an unplugged disk must not remove its documents
@@ -242,7 +243,7 @@ class _Watched(IntakeListener):
         skipped = Counter[str]()
         files = [path for path, _ in find_files(there, skipped)]
         self._log_skipped(skipped)
-        for path in there:  # nor must its empty mount point (``spares_empty``)
+        for path in there:  # an empty mount point must not either (``spares_empty``)
             is_empty = path.is_dir() and not any(file.is_relative_to(path) for file in files)
             if is_empty and any(file.is_relative_to(path.absolute()) for _, file in self.collection.files()):
                 trouble.append(f"the watched folder {path} is empty; its documents are kept")
@@ -265,7 +266,7 @@ class _Watched(IntakeListener):
         trouble += self._broken.values()
 
     def _log_skipped(self, skipped: Counter[str]) -> None:
-        """Logs each kind once."""
+        """Logs skipped files, each kind once."""
         if new := sorted(skipped.keys() - self._skipped):
             self._skipped.update(new)
             kinds = ", ".join(f"{skipped[kind]:,} {kind}" for kind in new)
@@ -285,7 +286,7 @@ class _Watched(IntakeListener):
 
 
 class _Upkeep(Protocol):
-    """A maintenance task. It adds problems, as sentences, to ``trouble``."""
+    """A maintenance task, which adds problems to ``trouble`` as sentences."""
 
     def __call__(self, spec: CollectionSpec, collection: Collection, trouble: list[str], /) -> None: ...
 

@@ -1,4 +1,4 @@
-"""Document intake: reads new and changed files; an unreadable one doesn't stop the others."""
+"""Document intake: reads new and changed files; an unreadable file doesn't stop the others."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from edgeslm.knowledge.service.quarantine import TRIES, Quarantine
 
 @dataclass(slots=True)
 class Totals:
-    """Counts of an intake."""
+    """Counts of the documents that :func:`add_files` handled."""
 
     added: int = 0
     changed: int = 0
@@ -29,27 +29,27 @@ class Totals:
     """Documents whose files were removed."""
     broken: int = 0
     passages: int = 0
-    """Passages of new and changed documents."""
+    """New passages of added and changed documents."""
     skipped: Counter[str] = field(default_factory=Counter)
-    """Other entries of folders, by reason."""
+    """Skipped entries of folders, by reason."""
 
     def figures(self) -> dict[str, Any]:
-        """All counts by name."""
+        """All counts by their names."""
         return {each.name: getattr(self, each.name) for each in fields(self)}
 
 
 class IntakeListener(ReadingListener):
-    """Selects files and receives progress. The default accepts all and ignores progress."""
+    """Selects files and receives progress; by default, accepts all files and does nothing else."""
 
     def wants(self, path: Path) -> bool:
         """Whether to read a file."""
         return True
 
     def on_file(self, source: str) -> None:
-        """Called before each file."""
+        """Called before each file is read."""
 
     def on_broken(self, path: Path, sentence: str) -> None:
-        """Called for an unreadable file; its earlier version stays."""
+        """Called for an unreadable file, whose earlier version stays in the collection."""
 
 
 SILENT: Final = IntakeListener()
@@ -67,12 +67,12 @@ def add_files(
 ) -> Totals:
     """Adds files and folders, each file in its own transaction.
 
-    A child process reads them. A file that reached a limit or crashed the child is tried once more after all
-    others, and then quarantined (``quarantine``).
+    A child process reads the files. A file that reaches a limit or crashes the child is tried once more after
+    all others, and quarantined after a second failure (``quarantine``).
 
-    :param sync: also remove documents below ``paths`` whose files are gone.
-    :param spares_empty: keep documents of an empty folder, which may be an unmounted disk.
-    :param again: also read quarantined files.
+    :param sync: whether to remove documents below ``paths`` whose files are gone.
+    :param spares_empty: whether to keep documents of an empty folder, which may be an unmounted disk.
+    :param again: whether to read quarantined files, too.
     :raises KnowledgeError: the collection can't be written; earlier documents are kept.
     """
     totals = Totals()
@@ -97,12 +97,12 @@ def add_files(
 
 
 class _RetryLaterError(Exception):
-    """First failure of a file, possibly by chance."""
+    """The first failure of a file, possibly by chance."""
 
 
 @dataclass(slots=True)
 class _Intake:
-    """Adds files one by one."""
+    """Adds files one by one to a collection."""
 
     collection: Collection
     reading: Reading
@@ -176,7 +176,7 @@ def _look_at(path: Path) -> DocumentOrigin:
 
 
 def _address(path: Path) -> str | None:
-    """Absolute path; None if it isn't valid Unicode."""
+    """Absolute path; None if the path isn't valid Unicode."""
     address = str(path.absolute())
     try:
         address.encode()
@@ -186,7 +186,7 @@ def _address(path: Path) -> str | None:
 
 
 def _refuse_namesake(known: StoredDocument | None, path: Path) -> None:
-    """A file of the same name in another folder is not a new version of this one."""
+    """:raises KnowledgeError: the document's source belongs to another file that still exists."""
     if known is None or known.origin.file is None:
         return
     other = Path(known.origin.file)
@@ -213,7 +213,7 @@ def _is_empty(folder: Path) -> bool:
 
 
 def _is_gone(file: Path) -> bool:
-    """An inaccessible file is not gone."""
+    """Whether a file was removed, not just inaccessible."""
     try:
         file.stat()
     except (FileNotFoundError, NotADirectoryError):

@@ -1,4 +1,4 @@
-"""Remembered messages: each is a document that expires."""
+"""Remembered messages: each message becomes a document that may expire."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ log = logging.getLogger("edgeslm.knowledge")
 
 
 def remember(collection: Collection, memories: Sequence[Memory]) -> int:
-    """Stores messages in one transaction with one sync, without vectors for now. A message that can't be
-    stored is logged, without its text.
+    """Stores messages in one transaction with one sync to disk; their vectors follow later. A message that
+    can't be stored is logged, without its text.
 
     :return: number of stored messages.
     :raises KnowledgeError: the collection can't be written; nothing is stored.
@@ -42,7 +42,7 @@ def remember(collection: Collection, memories: Sequence[Memory]) -> int:
 
 
 def forget(collection: Collection, choice: Choice, *, dry_run: bool = False) -> int:
-    """Erases matching messages so that no byte of them is left in the file.
+    """Erases messages that match ``choice``, so that no byte of them is left in the file.
 
     :return: number of messages.
     :raises KnowledgeError: the collection can't be written.
@@ -62,9 +62,9 @@ def forget(collection: Collection, choice: Choice, *, dry_run: bool = False) -> 
 
 
 def _id_in(source: str, choice: Choice) -> str | None:
-    """The id in a message's source, before the name that the node appended.
+    """The id in a message's source, which consists of topic, id, and a name that the node appended.
 
-    Topics and ids may contain spaces, so all splits are tried against ``choice``.
+    Topics and ids may contain spaces, so all ways to split the source are tried against ``choice``.
     """
     named = source.rpartition(" ")[0]
     parts = named.split(" ")

@@ -1,4 +1,4 @@
-"""Open collections: reopens a collection when its file was replaced."""
+"""Open collections: reopens a collection whose file was replaced."""
 
 from __future__ import annotations
 
@@ -11,9 +11,10 @@ from edgeslm.knowledge.index.fair_lock import FairLock
 
 
 class OpenCollections:
-    """Collections by name, for one thread.
+    """Collections by name, for use by one thread.
 
-    :param paths: name -> file. :param locks: name -> lock, see :class:`Collection`; None opens read-only.
+    :param paths: name -> file.
+    :param locks: name -> lock, see :class:`Collection`; None opens collections read-only.
     """
 
     def __init__(self, paths: Mapping[str, Path], locks: Mapping[str, FairLock] | None = None) -> None:
@@ -22,7 +23,7 @@ class OpenCollections:
         self._open: dict[str, tuple[Collection, tuple[int, int]]] = {}
 
     def get(self, name: str) -> Collection:
-        """:raises KnowledgeError: missing or unusable."""
+        """:raises KnowledgeError: the collection is missing or unusable."""
         opened = self._open.get(name)
         if opened is not None:
             if _identity(opened[0].file) == opened[1]:
@@ -35,13 +36,13 @@ class OpenCollections:
         return collection
 
     def close(self, name: str) -> None:
-        """Closes a collection until it is next used."""
+        """Closes a collection until its next use."""
         if (opened := self._open.pop(name, None)) is not None:
             opened[0].close()
 
 
 def _identity(file: Path) -> tuple[int, int]:
-    """Device and inode; zeros if missing."""
+    """Device and inode of a file; zeros if the file is missing."""
     with suppress(OSError):
         status = file.stat()
         return (status.st_dev, status.st_ino)

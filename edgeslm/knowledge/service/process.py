@@ -1,6 +1,6 @@
-"""Knowledge process handle: starts the process, sends it requests and notices when it dies.
+"""Knowledge process handle: starts the process, sends it requests, and restarts it if it dies.
 
-Imports neither numpy nor an engine; embedding is passed in.
+The module imports neither numpy nor an engine; the caller passes in the embedding function.
 """
 
 from __future__ import annotations
@@ -42,11 +42,12 @@ COMMAND: tuple[str, ...] = (*PYTHON, "edgeslm.knowledge.service.worker")
 STOP_GRACE_S = 5.0
 AGAIN_S = 1.0
 TRIES = 2
-"""Most attempts of a request: searches have no side effects, so one interrupted by a crash is repeated."""
+"""Maximum number of attempts for a request. A request interrupted by a crash is repeated, since requests are
+idempotent."""
 
 
 class EmbedTexts(Protocol):
-    """Embeds texts with a collection's encoder."""
+    """Function that embeds texts with a collection's encoder."""
 
     def __call__(self, collection: str, texts: Sequence[str], /) -> Awaitable[Sequence[Sequence[float]]]: ...
 
@@ -55,14 +56,14 @@ _Answer = TypeVar("_Answer", Passages, Computed, Remembered)
 
 
 class _EndedError(KnowledgeError):
-    """The process exited during the request."""
+    """The process exited during a request."""
 
 
 class KnowledgeProcess:
-    """One process for all collections of a node. Belongs to one event loop.
+    """One process for all collections of a node, used by one event loop.
 
     :param embed: embeds added passages; if it raises, embedding is retried later.
-    :param again_s: pause before the first restart of a crashed process, if it maintains collections.
+    :param again_s: seconds before the first restart of a crashed process that updates collections.
     """
 
     def __init__(
@@ -82,16 +83,16 @@ class KnowledgeProcess:
         self._child = Child(TO_COLLECTIONS, FROM_COLLECTIONS, self._handle, self._lost)
         self._ready: asyncio.Future[None] | None = None
         self._pending: dict[int, tuple[type, asyncio.Future[Any]]] = {}
-        """Number -> answer type and future."""
+        """Request number -> expected answer type and future."""
         self._number = 0
         self._troubles: dict[str, str] = {}
         self._starting = asyncio.Lock()
         self._tasks: set[asyncio.Task[None]] = set()
         self._embeds_for = 0
-        """Start count of the process whose texts are being embedded."""
+        """Start count of the process whose texts are being embedded; 0 if none are."""
         self._stopped = False
         self._ready_at: float | None = None
-        """Time of the loop's clock; None while no process is ready."""
+        """Time on the loop's clock when the process became ready; None while no process is ready."""
         self._backoff = RestartBackoff(again_s)
         self._again: asyncio.Task[None] | None = None
 
@@ -101,11 +102,11 @@ class KnowledgeProcess:
 
     @property
     def problems(self) -> list[str]:
-        """Why collections are not up to date, as sentences."""
+        """Sentences that say why collections are not up to date."""
         return [f"The collection {name}: {why}." for name, why in sorted(self._troubles.items())]
 
     async def start(self) -> None:
-        """Starts the process and waits until its collections are open; does nothing if it runs.
+        """Starts the process and waits until its collections are open; does nothing if the process runs.
 
         :raises KnowledgeError: a collection can't be used, or the process can't be started.
         """
@@ -138,7 +139,7 @@ class KnowledgeProcess:
     async def remember(self, collection: str, memory: Memory) -> None:
         """Returns when the message is on disk.
 
-        :raises KnowledgeError: it can't be written.
+        :raises KnowledgeError: the message can't be written.
         """
         await self._ask(Remembered, Remember(0, collection, memory))
 
@@ -150,7 +151,7 @@ class KnowledgeProcess:
         await self._child.stop(STOP_GRACE_S)  # safe to kill: an open transaction is rolled back
 
     async def _ask(self, answer: type[_Answer], asked: NodeMessage) -> _Answer:
-        """:param asked: without its number; each attempt gets its own."""
+        """:param asked: the request; each attempt gives it a new number."""
         attempt = 1
         while True:
             await self.start()
@@ -236,7 +237,7 @@ class KnowledgeProcess:
             self._again = self._begin(self._start_again(self._backoff.next_s(lived_s)))
 
     async def _start_again(self, pause_s: float) -> None:
-        """Retries until the process runs."""
+        """Tries to start the process until it runs."""
         while True:
             await asyncio.sleep(pause_s)
             try:
@@ -247,7 +248,7 @@ class KnowledgeProcess:
                 pause_s = self._backoff.next_s()
 
     def _fail(self, error: Exception) -> None:
-        """Fails everything that waits for the process with ``error``."""
+        """Raises ``error`` in every call that waits for the process."""
         waiting: list[asyncio.Future[Any]] = [future for _, future in self._pending.values()]
         if self._ready is not None:
             waiting.append(self._ready)

@@ -1,6 +1,7 @@
-"""Quarantine: files that reached a limit or crashed the reader are skipped, by content.
+"""Quarantine: skips files that reached a limit or crashed the reader.
 
-So neither a restart nor a new modification time reads them again, but new content does.
+Files are recognised by content: a restart or a new modification time doesn't make the node read a file again,
+but new content does.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from edgeslm.knowledge.documents.kinds import plain_suffix
 from edgeslm.knowledge.index.collection import Collection, DocumentOrigin
 
 TRIES: Final = 2
-"""Failures before a file is skipped; the first may be chance, such as a lack of memory."""
+"""Failures before a file is skipped; the first failure may be chance, such as a lack of memory."""
 MOST: Final = 1000
 
 # Created on demand: most collections never need it, and older versions ignore it.
@@ -30,13 +31,13 @@ CREATE TABLE IF NOT EXISTS quarantine (
 _OLDEST: Final = "SELECT digest, suffix FROM quarantine ORDER BY at DESC LIMIT -1 OFFSET ?"
 
 Key = tuple[str, str]
-"""Content digest, and the suffix that selects the reader."""
+"""Digest of a file's content, and the suffix that selects the reader."""
 
 
 class Quarantine:
     """The quarantine of an open collection.
 
-    :param most: number of entries kept, the newest.
+    :param most: maximum number of entries; the newest entries are kept.
     """
 
     def __init__(self, collection: Collection, most: int = MOST) -> None:
@@ -55,7 +56,7 @@ class Quarantine:
             return _tries(db, _key(path, origin)) if _is_there(db) else 0
 
     def note(self, path: Path, origin: DocumentOrigin) -> int:
-        """Records a failure on disk. :return: number of failures."""
+        """Records a failure on disk. :return: number of failures of this content."""
         with self._collection.together(), self._collection.reading() as db:
             db.execute(_TABLE)
             key = _key(path, origin)
@@ -65,7 +66,7 @@ class Quarantine:
             return tries
 
     def release(self, path: Path, origin: DocumentOrigin) -> None:
-        """Removes a file that was read successfully."""
+        """Removes a file from quarantine after it was read successfully."""
         if self.tries(path, origin):
             with self._collection.together(), self._collection.reading() as db:
                 db.execute("DELETE FROM quarantine WHERE digest = ? AND suffix = ?", _key(path, origin))

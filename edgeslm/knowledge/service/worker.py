@@ -1,8 +1,8 @@
-"""Knowledge worker: the process of a node's collections. One thread searches, others index.
+"""Knowledge worker: the process of a node's collections. One thread searches, other threads index.
 
-It is a process so that numpy and vectors stay out of the one with the broker connection. An engine of the
-node embeds texts, on request over the pipe (``frames``). It exits when the pipe closes, even in the middle of
-work, since transactions keep documents complete.
+A separate process keeps numpy and vectors out of the daemon. An engine of the node embeds texts, on request
+over the pipe (``frames``). The worker exits when the pipe closes, even in the middle of work, since
+transactions keep documents complete.
 """
 
 from __future__ import annotations
@@ -40,13 +40,13 @@ log = logging.getLogger("edgeslm.knowledge")
 
 
 class Mailbox:
-    """The pipe, for all threads; when it closes, the process exits."""
+    """The pipe to the node, for all threads. When the pipe closes, the process exits."""
 
     def __init__(self, pipe: Pipe) -> None:
         self._pipe = pipe
 
     def send(self, said: WorkerMessage) -> None:
-        """:raises FrameError: too long."""
+        """:raises FrameError: the message is too long."""
         try:
             self._pipe.send(said)
         except OSError:
@@ -61,7 +61,7 @@ class Mailbox:
 
 
 class Searcher:
-    """Read-only collections."""
+    """Answers requests from read-only collections."""
 
     def __init__(self, specs: Sequence[CollectionSpec]) -> None:
         self._encoders = {spec.name: spec.encoder for spec in specs}
@@ -81,7 +81,7 @@ class Searcher:
         return Passages(asked.number, tuple(search_all(places, query.question, k=query.k, only=query.only)))
 
     def _compute(self, asked: Compute) -> Computed:
-        """The tables' answer, if all collections with an answer agree."""
+        """The answer from tables; None if collections have different answers."""
         answers, query = [], asked.query
         for name in query.collections:
             answer = answer_from_tables(self.opened.get(name), query.question, only=query.only)
@@ -92,7 +92,7 @@ class Searcher:
 
 
 def serve(pipe: Pipe, specs: list[CollectionSpec]) -> None:
-    """Opens the collections, reports ready, and answers until the pipe closes."""
+    """Opens the collections, sends ``Ready``, and answers requests until the pipe closes."""
     mailbox = Mailbox(pipe)
     indexer = Indexer([spec for spec in specs if spec.is_kept], mailbox)
     searcher = Searcher(specs)
@@ -136,7 +136,7 @@ def _answer(mailbox: Mailbox, searcher: Searcher, asked: SearchPassages | Comput
 
 
 def main(argv: list[str]) -> None:
-    """``python -m edgeslm.knowledge.service.worker FD LOG_LEVEL SPEC...``; started by ``process``."""
+    """Runs ``python -m edgeslm.knowledge.service.worker FD LOG_LEVEL SPEC...``, which ``process`` starts."""
     # Ctrl-C and systemd's SIGTERM reach the whole group; the parent drains first and then closes the pipe.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)

@@ -1,7 +1,7 @@
-"""Table answers: computed from the cells that a question names, or none at all.
+"""Table answers: computed from table cells, without a language model.
 
-No model reads numbers. A question is answered if all its words are found in one table, as a column, a cell or
-an operation, and if all its readings give the same result. The answer states how it was read.
+A question is answered only if all its words are found in one table, as a column, a cell or an operation, and
+if all its readings (interpretations) give the same result. The answer states how the question was read.
 """
 
 from __future__ import annotations
@@ -36,29 +36,29 @@ from edgeslm.knowledge.table_qa.query import Condition, Query, Result, Unanswera
 from edgeslm.knowledge.table_qa.reading import find_queries, is_unit
 
 MOST_TABLES = 200
-"""Most tables asked; a larger collection needs a filter."""
+"""Maximum number of tables searched for an answer; a larger collection needs a filter."""
 MOST_CHARACTERS = 4000
-"""Longest answer, in characters."""
+"""Maximum length of an answer, in characters."""
 LONGEST_QUESTION = 1000
-"""Longest question in characters; a longer message is something else."""
+"""Longest question in characters; a longer message is not a question about a table."""
 MOST_QUERIES = 16
-"""Most readings of a question that are run on a table."""
+"""Maximum number of interpretations of a question that are run on a table."""
 LONGEST_S = 2.0
-"""Time limit of a question's queries in seconds, during which the process answers no other question."""
+"""Time limit for a question's queries in seconds; the process answers no other question meanwhile."""
 _BETWEEN_LOOKS = 10_000
 """SQLite VM steps between two checks of the time: at most a millisecond."""
 _ALL = Filter()
 _TOTALS = frozenset(map(key_of, TOTALS))
 _DECIMALS = 4
-"""Decimals of an average in the text."""
+"""Maximum decimal places of an average in the text."""
 
 
 def answer_from_tables(
     collection: Collection, question: str, *, only: Filter = _ALL, now: float | None = None
 ) -> TableAnswer | None:
-    """The tables' answer to a question; None if there is none, or several.
+    """The answer to a question from the tables of a collection; None if there is none, or several.
 
-    :param only: which documents' tables are asked.
+    :param only: selects the documents whose tables are used.
     :param now: current time in seconds since 1970, for expiry.
     :raises KnowledgeError: the collection can't be read.
     """
@@ -73,10 +73,10 @@ def ask_tables(
     now: float | None = None,
     longest_s: float = LONGEST_S,
 ) -> tuple[TableAnswer | None, dict[str, str]]:
-    """Like :func:`answer_from_tables`, with the reason why each table has no answer, by source; under "" the
-    reason for all.
+    """Like :func:`answer_from_tables`, but also returns why each table has no answer, by source. The source
+    "" stands for all tables.
 
-    :param longest_s: time limit of the queries.
+    :param longest_s: time limit of the queries in seconds.
     """
     reasons: dict[str, str] = {}
     if len(question) > LONGEST_QUESTION or not 0 < len(read_tokens(question)) <= MOST_WORDS:
@@ -115,7 +115,7 @@ def _ask_all(
 
 @contextmanager
 def _limited(db: sqlite3.Connection, longest_s: float) -> Iterator[None]:
-    """:raises TimeoutError: reads inside take longer than ``longest_s``."""
+    """:raises TimeoutError: reads inside take longer than ``longest_s`` seconds."""
     end = time.monotonic() + longest_s
     db.set_progress_handler(lambda: time.monotonic() > end, _BETWEEN_LOOKS)
     try:
@@ -129,8 +129,9 @@ def _limited(db: sqlite3.Connection, longest_s: float) -> Iterator[None]:
 
 
 def _answer(db: sqlite3.Connection, table: KeptTable, question: str, *, alone: bool) -> TableAnswer:
-    """:param alone: it is the only table, so that the question needn't name it.
-    :raises Unanswerable: this table has no answer; Unclear, if it has several.
+    """:param alone: whether this is the only table; if not, the question must name a part of this table.
+    :raises Unanswerable: the table has no answer.
+    :raises Unclear: the table has several answers.
     """
 
     def lookup(keys: Keys[str]) -> dict[str, dict[int, set[str]]]:
@@ -172,7 +173,7 @@ def _answer(db: sqlite3.Connection, table: KeptTable, question: str, *, alone: b
 
 
 def _is_of(meaning: Meaning, names: ColumnNames) -> bool:
-    """Whether it refers to this table specifically."""
+    """Whether a meaning refers to this table specifically."""
     if isinstance(meaning, Noun):
         return not meaning.bare and not meaning.days
     if isinstance(meaning, Unit):
@@ -185,7 +186,7 @@ def _is_of(meaning: Meaning, names: ColumnNames) -> bool:
 def _cite(
     db: sqlite3.Connection, table: KeptTable, column: Column | None, query: Query, rows: Sequence[Row]
 ) -> tuple[Citation, ...]:
-    """The passage of each row that contains the cell; a long row has several passages."""
+    """The passage of each row that contains the answer's cell; a long row has several passages."""
     citations = []
     for row, passages in zip(rows, passages_of(db, table.document, rows), strict=True):
         cell = "" if column is None or query.column is None else row.cells[query.column]
@@ -197,7 +198,7 @@ def _cite(
 
 
 def _render(query: Query, result: Result, columns: Sequence[Column]) -> str:
-    """The result as a sentence that states how the question was read."""
+    """The result as text that states how the question was interpreted."""
     column = None if query.column is None else columns[query.column]
     name = "rows" if column is None else column.name
     what = name if query.wanted in (None, Operation.COUNT) else f"{query.wanted.value} {name}"

@@ -1,7 +1,7 @@
 """Mentions: the columns, cells, operations, numbers and dates that a question may refer to.
 
-The longest match wins: ``temp max`` is a column before ``max`` is an operation. A mention may have several
-meanings, all of which are kept. If a word has no meaning, the table isn't asked.
+The longest match wins, so ``temp max`` is a column rather than an operation ``max``. A mention may have
+several meanings, all of which are kept. If a word has no meaning in a table, that table has no answer.
 """
 
 from __future__ import annotations
@@ -41,9 +41,9 @@ from edgeslm.knowledge.index.table_terms import (
 from edgeslm.knowledge.table_qa.names import read_names
 
 MOST_WORDS = 48
-"""Most words of a table question; a longer message asks something else."""
+"""Maximum number of words in a table question; a longer message is not a table question."""
 _LONGEST = 12
-"""Most words of a cell or a column's name in a question."""
+"""Maximum number of words that name a cell or column in a question."""
 
 _TOKEN = re.compile(
     r"(?P<own>(?<=\w)['’](?:s|d|m|re|ve|ll)\b)|(?:(?<![\w.,)])[-−](?=\d))?\d+(?:[.,]\d+)*|[^\W\d_]+|[%°€$£<>≥≤]"
@@ -51,7 +51,8 @@ _TOKEN = re.compile(
 _GROUPED = re.compile(r"-?[1-9]\d{0,2}(?:,\d{3})+(?:\.\d+)?")
 _PLAIN = re.compile(r"-?\d+(?:[.,]\d+)?")
 _SHORTEST_MISSPELT = 6
-"""Shortest misspelt operation that is corrected. Column names need more letters: a county is no country."""
+"""Minimum length of a misspelt operation that is corrected. Column names must be longer, since ``county`` is
+not ``country``."""
 _SHORTEST_NAME_MISSPELT = 9
 
 
@@ -60,7 +61,7 @@ class Token:
     """A word, number or sign of a question, at characters ``start`` to ``end``."""
 
     text: str
-    """Folded, with spelling corrected."""
+    """The word without case and accents, with corrected spelling."""
     raw: str
     start: int
     end: int
@@ -72,7 +73,8 @@ class Token:
 
 @dataclass(frozen=True, slots=True)
 class Named:
-    """A column. ``whole``: all words of its name were given. ``row``: the document has the same name."""
+    """A column that the question names. ``whole`` is true if the question has all words of the column's name.
+    ``row`` is true if the document's file name has the same word, which may then mean a row."""
 
     place: int
     whole: bool
@@ -82,7 +84,7 @@ class Named:
 
 @dataclass(frozen=True, slots=True)
 class Cells:
-    """All cells of a text column with the same key."""
+    """All cells of a text column with the same normalised key."""
 
     place: int
     cells: frozenset[str]
@@ -96,7 +98,7 @@ class Number:
 @dataclass(frozen=True, slots=True)
 class Date:
     moment: str
-    """In the format of ``parse_moment`` (``knowledge.documents.dates``)."""
+    """The date in the format of ``DateMention`` (``knowledge.documents.dates``)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -108,7 +110,7 @@ class Unit:
 class Asks:
     operation: Operation
     counting: bool = False
-    """See ``table_terms.COUNTING``."""
+    """Whether the word is in ``table_terms.COUNTING``."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,9 +118,9 @@ class Compares:
     comparison: Comparator
     measure: Measure | None = None
     empty: bool = False
-    """Ignored if no value follows."""
+    """Whether the comparison is ignored if no value follows."""
     behind: bool = False
-    """Follows its value."""
+    """Whether the comparison follows its value, as in ``5 bar or more``."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,7 +130,8 @@ class Superlative:
 
 @dataclass(frozen=True, slots=True)
 class Noun:
-    """A name for rows. ``days``: one row for each day. ``bare``: a general word such as "row"."""
+    """A word for rows. ``days`` is true for words such as ``day``, for a table with one row per day. ``bare``
+    is true for general words such as ``row``."""
 
     days: bool
     plural: bool
@@ -137,7 +140,7 @@ class Noun:
 
 @dataclass(frozen=True, slots=True)
 class Or:
-    """Between two values."""
+    """The word ``or`` between two values."""
 
 
 Meaning = Named | Cells | Number | Date | Unit | Asks | Compares | Superlative | Noun | Or
@@ -145,7 +148,7 @@ Meaning = Named | Cells | Number | Date | Unit | Asks | Compares | Superlative |
 
 @dataclass(frozen=True, slots=True)
 class Mention:
-    """Tokens ``first`` to ``last`` of the question, and their possible meanings."""
+    """Tokens ``first`` to ``last`` (exclusive) of the question, and their possible meanings."""
 
     first: int
     last: int
@@ -154,7 +157,7 @@ class Mention:
 
 
 class Lookup(Protocol):
-    """Looks up cells: key -> column -> cells."""
+    """Looks up cells by normalised key: key -> column index -> cells."""
 
     def __call__(self, keys: Collection[str], /) -> dict[str, dict[int, set[str]]]: ...
 
@@ -170,9 +173,9 @@ def read_tokens(question: str) -> list[Token]:
 def find_mentions(
     question: str, source: str, columns: Sequence[Column], lookup: Lookup
 ) -> tuple[list[Mention], list[str]]:
-    """Mentions of a question in a table, in order, and the words without meaning there.
+    """Mentions of a question in a table, in order, and the words without a meaning there.
 
-    :param source: the document's source, whose name may describe a row.
+    :param source: source of the document, whose file name may describe a row.
     """
     reader = _MentionReader(question, source, columns, lookup)
     mentions: list[Mention] = []
@@ -256,7 +259,7 @@ class _MentionReader:
             yield Or()
 
     def _may_be_unit(self, at: int) -> bool:
-        """A single letter is a unit only after a number, a sign or ``in``."""
+        """Whether a word may be a unit; a single letter is a unit only after a number, ``°`` or ``in``."""
         text = self.tokens[at].text
         if (len(text) > 1 and text not in FUNCTION and text != "min") or not text.isalpha():
             return True
@@ -291,13 +294,13 @@ class _MentionReader:
             yield Superlative(SUPERLATIVES[phrase])
 
     def _keys(self, first: int) -> Iterator[str]:
-        """Keys of all stretches from this token."""
+        """Normalised keys of all word sequences that begin with token ``first``."""
         words = [token.text for token in self.tokens[first : first + _LONGEST]]
         for last in range(len(words), 0, -1):
             yield _key(words[:last])
 
     def _find_dates(self) -> dict[tuple[int, int], str]:
-        """The question's dates by their tokens."""
+        """The question's dates, by their range of tokens."""
         starts = {token.start: place for place, token in enumerate(self.tokens)}
         ends = {token.end: place for place, token in enumerate(self.tokens, 1)}
         return {
@@ -338,11 +341,11 @@ _VOCABULARY = frozenset(word for word in _PHRASE_WORDS if len(word) >= _SHORTEST
 
 
 _NO_CELLS = DENIALS | {"or"}
-"""Words that are cells only in capitals: ``NO`` is Norway."""
+"""Words that name a cell only in capitals, such as ``NO`` for Norway."""
 
 
 def _key(words: Sequence[str]) -> str:
-    """Like ``table_terms.key_of``, without signs."""
+    """Like ``table_terms.key_of``, but without signs."""
     return " ".join(singular(bare) for word in words if (bare := word.lstrip("-−")) and bare[0].isalnum())
 
 
@@ -354,7 +357,7 @@ def _number(text: str) -> Decimal | None:
 
 
 def _is_near(one: str, other: str) -> bool:
-    """Edit distance 1, with transpositions (Damerau, 1964)."""
+    """Whether words have edit distance 1, with transpositions (Damerau, 1964)."""
     if abs(len(one) - len(other)) > 1 or one == other:
         return False
     start = 0

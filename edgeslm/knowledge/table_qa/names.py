@@ -1,8 +1,8 @@
-"""Column names: splits them into words and unit, and matches them with a question's words.
+"""Column names: splits names into words and unit, and matches them with a question's words.
 
-A question may shorten a name to its head word: ``release`` for ``release_date``, ``temperature`` for
-``oil_temp_c``. The head is the last word that isn't a unit, a type or an extreme. A question with additional
-words doesn't match: ``oil temperature`` isn't ``temp_c``.
+A question may shorten a name to its head word, such as ``release`` for ``release_date`` or ``temperature``
+for ``oil_temp_c``. The head is the last word that isn't a unit, a type (``date``) or an extreme (``max``). A
+question with additional words doesn't match, so ``oil temperature`` isn't ``temp_c``.
 """
 
 from __future__ import annotations
@@ -25,13 +25,13 @@ class Name:
     """The parsed name of a column."""
 
     words: frozenset[str]
-    """Normalised by ``table_terms.alike``, without the unit and function words."""
+    """Words normalised by ``table_terms.alike``, without the unit and function words."""
     whole: tuple[frozenset[str], ...]
-    """All words, with and without the unit."""
+    """All words of the name, with and without the unit."""
     head: str
-    """The required word; "" if none."""
+    """Head word, which a shortened name must contain; "" if there is none."""
     unit: str
-    """A unit of ``table_terms.UNITS``; "" if none."""
+    """Unit, as a value of ``table_terms.UNITS``; "" if there is none."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,13 +40,13 @@ class ColumnNames:
 
     all: tuple[Name, ...]
     words: frozenset[str]
-    """All words as written."""
+    """All words of the names, not normalised by ``table_terms.alike``."""
 
     def has(self, word: str) -> bool:
         return any(word in name.words for name in self.all)
 
     def find(self, words: frozenset[str]) -> Iterator[tuple[int, bool]]:
-        """The columns that match these words best, and whether they match completely."""
+        """Indices of the columns that match the words best, and whether they match completely."""
         levels = [_nearness(words, name) for name in self.all]
         best = max(levels, default=0)
         if best:
@@ -55,7 +55,7 @@ class ColumnNames:
                     yield place, level == _WHOLE
 
     def of(self, dimensions: frozenset[str]) -> list[int]:
-        """The columns that measure one of these dimensions."""
+        """Indices of the columns that measure one of the dimensions."""
         return [place for place, name in enumerate(self.all) if name.head in dimensions]
 
 
@@ -63,7 +63,7 @@ _WHOLE, _KIND, _PART = 3, 2, 1
 
 
 def _nearness(words: frozenset[str], name: Name) -> int:
-    """Match level; 0 for no match."""
+    """How well the words match a column's name (``_WHOLE``, ``_KIND``, ``_PART``, or 0 for no match)."""
     if words in name.whole:
         return _WHOLE
     kinds, others = words & _GENERIC, name.words & _GENERIC
@@ -94,7 +94,7 @@ def read_names(columns: Sequence[Column]) -> ColumnNames:
 
 
 def _without_unit(column: Column) -> tuple[list[str], str]:
-    """Normalised words of a name, and its unit."""
+    """Normalised words of a column's name without its unit, and the unit."""
     name, unit = column.name, UNITS.get(fold(column.unit), "")
     if (inside := _BRACKETS.search(name)) and (found := UNITS.get(fold(inside[1]).replace(" ", ""))):
         name, unit = name[: inside.start()], found

@@ -19,26 +19,26 @@ from edgeslm.knowledge.index.table_store import WIDTH, KeptTable, read_rows, wit
 from edgeslm.knowledge.index.table_terms import Comparator, Operation
 
 MOST_CITED = 20
-"""Most rows in a result; the first ones are kept."""
+"""Maximum number of rows in a result; the first rows are kept."""
 MOST_LISTED = 50
-"""Most distinct values in an answer."""
+"""Maximum number of distinct values in an answer."""
 MOST_TIES = 10
-"""Most rows that may share the largest value."""
+"""Maximum number of rows that may share the largest value."""
 MOST_VALUES = 500
-"""Most values in a condition, since SQLite limits the depth of expressions."""
+"""Maximum number of values in a condition, since SQLite limits the depth of expressions."""
 _FEW = 200
-"""Up to this many rows are selected by number, which needs no scan."""
+"""Maximum number of rows that are selected by number, which needs no scan."""
 _DIGITS = 60
 """Decimal precision of sums and averages."""
 _HALF = 10**9
-"""Sums are computed separately for the digits above and below this, to stay within 64 bits."""
+"""Quotients and remainders by this number are summed separately, to stay within 64 bits."""
 _MOST_INTEGER = 2**63 - 1
 _AFTER_DATES = "~"
-"""Sorts after any digit: ``2026-03~`` is after all of March."""
+"""Character that sorts after any digit, so that ``2026-03~`` is after all dates in March."""
 
 
 class Unanswerable(Exception):
-    """The table has no clear answer; ``str`` is the reason in a few words."""
+    """The table has no clear answer. The exception's text is the reason in a few words."""
 
 
 class Unclear(Unanswerable):
@@ -47,46 +47,48 @@ class Unclear(Unanswerable):
 
 @dataclass(frozen=True, slots=True)
 class Condition:
-    """A condition on a cell. Without a comparison, the cell must be one of ``values``."""
+    """A condition on the cells of a column. Without ``comparison``, a cell must be one of ``values``."""
 
     place: int
     values: tuple[str | bool | Decimal, ...]
-    """Cells of text, dates as given, numbers, or booleans."""
+    """Texts of cells, dates as in the question, numbers, or booleans."""
     comparison: Comparator | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Query:
-    """``wanted`` of ``column``, over the rows that satisfy all conditions."""
+    """Asks for ``wanted`` of ``column``, over the rows that satisfy all conditions."""
 
     wanted: Operation | None
-    """None for the cells themselves."""
+    """Operation; None for the cells themselves."""
     column: int | None
-    """None to count rows."""
+    """Index of the column; None to count rows."""
     conditions: tuple[Condition, ...] = ()
     by: int | None = None
-    """Select only the rows with the largest, or smallest, value in this column."""
+    """Column whose largest, or smallest, value selects the rows."""
     largest: bool = True
     many: bool = False
-    """Whether several distinct values are an answer."""
+    """Whether the answer may have several distinct values."""
     summed: bool = False
-    """With ``by``: the item with the largest row must also have the largest sum, since the question may mean
-    either."""
+    """Whether the item with the largest value in ``by`` must also have the largest sum, since the question
+    may mean either."""
 
 
 @dataclass(frozen=True, slots=True)
 class Result:
     values: tuple[Value, ...]
     rows: tuple[Row, ...]
-    """The rows it comes from, up to :data:`MOST_CITED`."""
+    """The rows that the values come from, at most :data:`MOST_CITED`."""
     matched: int
-    """Number of rows."""
+    """Number of rows that the values come from."""
     best: str = ""
-    """The largest cell of ``Query.by``."""
+    """Cell with the largest or smallest value, if the query asks for one."""
 
 
 def run_query(db: sqlite3.Connection, table: KeptTable, query: Query) -> Result:
-    """:raises Unanswerable: no row matches; Unclear, if rows differ."""
+    """:raises Unanswerable: no row matches.
+    :raises Unclear: the matching rows have different answers.
+    """
     used = (query.column, query.by, *(each.place for each in query.conditions))
     places = sorted({place for place in used if place is not None} or {0})
     with with_values(db, table, places) as table, localcontext(prec=_DIGITS):
@@ -194,17 +196,17 @@ class _Rows:
         return f"p{place // WIDTH}.v{place % WIDTH}" + (" COLLATE number" if is_text else "")
 
     def cell(self, place: int) -> str:
-        """SQL expressions that are equal for cells written the same."""
+        """SQL expressions that are equal for cells with the same spelling."""
         return f"{self.value(place)}, p{place // WIDTH}.w{place % WIDTH}"
 
     def first(self, by: int) -> list[int]:
-        """Number of the first row with each distinct cell."""
+        """Number of the first row with each distinct cell in column ``by``."""
         groups = self.select(f"min({self._number})", f"GROUP BY {self.cell(by)}")
         return sorted(number for (number,) in groups)
 
     def totals(self, place: int, by: int | None = None) -> list[tuple[int, Decimal, int]]:
-        """Count, sum and number of the first row, over the rows with a number, or over groups with the same
-        cell in ``by``."""
+        """Count, sum and number of the first row, over all rows with a number in column ``place``. With
+        ``by``, rows with the same cell in that column are grouped."""
         value, decimals = self.value(place), self.columns[place].decimals
         sums = f"sum({value} / {_HALF}), sum({value} % {_HALF})"
         if decimals is None:
@@ -244,7 +246,7 @@ def _compare(one: str, other: str) -> int:
 
 
 class _Total:
-    """SQL aggregate: sum of numbers stored as text."""
+    """SQL aggregate: sum of numbers that are stored as text."""
 
     def __init__(self) -> None:
         self._total = Decimal(0)
@@ -257,7 +259,7 @@ class _Total:
 
 
 def _range(column: Column, value: str | bool | Decimal) -> tuple[str | int, str | int]:
-    """First and last value of a column that equal the given one; the range is empty if none does."""
+    """First and last value of a column that equal the given value; the range is empty if none does."""
     if isinstance(value, Decimal):
         if column.decimals is None:
             return str(value), str(value)
@@ -273,7 +275,10 @@ def _bounded(number: int) -> int:
 
 
 def _keep_filled(place: int, rows: _Rows, reason: str) -> None:
-    """:raises Unanswerable: with the reason, if no row has a value there."""
+    """Keeps rows with a value in column ``place``.
+
+    :raises Unanswerable: there are none; the text is ``reason`` if there were rows before.
+    """
     filled = f"{rows.value(place)} IS NOT NULL"
     if not rows.select("1", f"AND {filled} LIMIT 1"):
         raise Unanswerable(reason if rows.select("1", "LIMIT 1") else "no row is like that")
@@ -315,7 +320,8 @@ _UP = (Operation.LARGEST, Operation.LATEST)
 
 
 def _keep_best(place: int, largest: bool, rows: _Rows) -> str:
-    """Keeps the rows with the largest, or smallest, value. :return: the first row's cell."""
+    """Keeps the rows with the largest, or smallest, value in a column. :return: the cell of the first such
+    row."""
     value = rows.value(place)
     _keep_filled(place, rows, f"no row like that has a {rows.columns[place].name}")
     ((best,),) = rows.select(f"{'max' if largest else 'min'}({value})")
@@ -325,7 +331,7 @@ def _keep_best(place: int, largest: bool, rows: _Rows) -> str:
 
 
 def _of_best(query: Query, place: int, by: int, rows: _Rows) -> Result:
-    """A cell of the rows with the largest value in another column."""
+    """The cells of a column in the rows with the largest, or smallest, value in another column."""
     column = rows.columns[place]
     totals = rows.totals(by, place) if query.summed else []
     best = _keep_best(by, query.largest, rows)

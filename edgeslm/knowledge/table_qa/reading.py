@@ -1,7 +1,8 @@
-"""Readings: combines the mentions of a question to queries on one table.
+"""Readings: combines the mentions of a question into queries on one table.
 
-Each mention must have a role: the value asked for, a condition, or a name for rows. A reading with an unused
-mention is dropped. The caller chooses between readings.
+A reading is one interpretation of the question. In a reading, each mention must have a role: the value asked
+for, a condition, or a word for rows. A reading with an unused mention is dropped. The caller chooses between
+readings.
 """
 
 from __future__ import annotations
@@ -34,7 +35,7 @@ from edgeslm.knowledge.table_qa.query import Condition, Query, Unanswerable, Unc
 from edgeslm.knowledge.table_qa.wanted import Item, Wanted, year_columns
 
 MOST_READINGS = 200
-"""Most readings; a question with more is too vague."""
+"""Maximum number of readings; a question with more is too vague."""
 
 _AUXILIARIES = words_of(
     "is are was were do does did has have had can could will would should am may might must"
@@ -46,7 +47,7 @@ _TIMES = (Comparator.AFTER, Comparator.BEFORE)
 
 @dataclass(slots=True)
 class _Parts:
-    """The parts of a reading so far; ``left`` are unused items."""
+    """The parts of a reading so far; ``left`` has the unused items."""
 
     left: list[Item]
     conditions: list[Condition] = field(default_factory=list)
@@ -58,7 +59,7 @@ def find_queries(
 ) -> tuple[list[Query], str]:
     """All queries that the mentions allow; if there are none, the reason.
 
-    :raises Unclear: more than :data:`MOST_READINGS`.
+    :raises Unclear: there are more than :data:`MOST_READINGS` readings.
     """
     words = [token.text for token in tokens]
     if words and words[0] in _AUXILIARIES and not _QUESTION_WORDS & set(words):
@@ -95,11 +96,11 @@ class _Reading:
     ) -> None:
         self._words, self._items, self._columns, self._names = words, items, columns, names
         self._date = date
-        """The column for dates that name none."""
+        """The column for dates if the question names no column for them."""
         self._years = year_columns(columns, names)
 
     def query(self) -> Query:
-        """:raises Unanswerable: not a question to this table."""
+        """:raises Unanswerable: the reading makes no sense for this table."""
         parts = _Parts(_comparisons_first(self._items))
         self._take_units(parts)
         self._take_comparisons(parts)
@@ -116,7 +117,7 @@ class _Reading:
     # --- conditions ---------------------------------------------------------------------------------
 
     def _take_units(self, parts: _Parts) -> None:
-        """Units that don't follow a number belong to the value asked for."""
+        """Collects units that don't follow a number; they belong to the value asked for."""
         kept: list[Item] = []
         for item in parts.left:
             if isinstance(item.what, Unit) and not (kept and isinstance(kept[-1].what, Number | Unit)):
@@ -169,7 +170,7 @@ class _Reading:
         start: int,
         end: int,
     ) -> tuple[int, int, int]:
-        """The compared column, and the range of its items."""
+        """The compared column, and the range of the comparison's items."""
         kind = CellKind.NUMBER if isinstance(value, Number) else CellKind.DATE
         if kind is CellKind.NUMBER and what.comparison in _TIMES and not self._years:
             raise Unanswerable("a number is not a time")
@@ -197,7 +198,7 @@ class _Reading:
         return places[0], start, end
 
     def _take_attached(self, parts: _Parts) -> None:
-        """Values next to their column: ``press 4``, ``released in 2015``, ``8 cylinders``."""
+        """Makes conditions of values next to their column, as in ``press 4`` or ``8 cylinders``."""
         at = 0
         while at + 1 < len(parts.left):
             one, other = parts.left[at], parts.left[at + 1]
@@ -218,7 +219,7 @@ class _Reading:
             del parts.left[at:end]
 
     def _attached(self, one: Meaning, other: Meaning) -> tuple[int, Meaning] | None:
-        """Column and value of two adjacent items; None if they aren't such a pair."""
+        """Column and value of two adjacent items; None if the items aren't such a pair."""
         if isinstance(one, Named) and self._is_value_of(other, one.place):
             return one.place, other
         if isinstance(one, Noun) and isinstance(other, Number) and not (one.days or one.bare):
@@ -238,7 +239,7 @@ class _Reading:
         )
 
     def _number_column(self) -> int | None:
-        """The column with the rows' numbers: ``order 1002``."""
+        """The column with the numbers of rows, as in ``order 1002``."""
         for word in _NUMBERS:
             for place, column in enumerate(self._columns):
                 if column.kind is CellKind.NUMBER and self._names.all[place].words == {word}:
@@ -246,7 +247,7 @@ class _Reading:
         return None
 
     def _further_values(self, parts: _Parts, at: int, place: int, values: list[Meaning]) -> int:
-        """Further values of the same column: ``in Norway and Sweden``, ``press 4 or 5``."""
+        """Adds further values of the same column, as in ``in Norway and Sweden`` or ``press 4 or 5``."""
         while at < len(parts.left):
             said_or = isinstance(parts.left[at].what, Or)
             follower = at + 1 if said_or else at
@@ -262,7 +263,7 @@ class _Reading:
         return at
 
     def _take_unattached(self, parts: _Parts) -> None:
-        """Cells and dates that don't follow a column's name."""
+        """Makes conditions of cells and dates that don't follow a column's name."""
         at = 0
         while at < len(parts.left):
             item = parts.left[at]
@@ -348,7 +349,7 @@ class _Reading:
         return replace(query, conditions=tuple(parts.conditions))
 
     def _operation(self, parts: _Parts) -> tuple[Operation | None, int, Measure | None]:
-        """The operation asked for, its position, and the measure that it implies."""
+        """The operation asked for, its position, and the measure of a superlative."""
         found: list[tuple[Operation, int, Measure | None]] = []
         for at, item in enumerate(parts.left):
             if isinstance(item.what, Asks):
@@ -363,7 +364,8 @@ class _Reading:
         return found[0] if found else (None, -1, None)
 
     def _measured(self, measure: Measure) -> int:
-        """The column that an adjective measures. Of several, "hottest" takes the one with "max"."""
+        """The column that an adjective measures. If several columns fit, ``hottest`` means the column with
+        ``max`` in its name."""
         places = [
             place
             for place in self._names.of(measure.dimensions)
@@ -378,12 +380,13 @@ class _Reading:
 
 
 def _tells_what_was_done(what: Cells) -> bool:
-    """Cells such as ``Shipped``: a date next to it may not be the row's date."""
+    """Whether cells name an action, such as ``Shipped``: a date next to such a cell may not be the row's
+    date."""
     return all(cell.casefold().endswith("ed") for cell in what.cells)
 
 
 def _comparisons_first(items: Sequence[Item]) -> list[Item]:
-    """Moves each comparison before its value: ``5 bar or more`` becomes ``at least 5 bar``."""
+    """Moves each comparison before its value, so that ``5 bar or more`` becomes ``at least 5 bar``."""
     turned: list[Item] = []
     for item in items:
         if isinstance(item.what, Compares) and item.what.behind:
@@ -395,16 +398,17 @@ def _comparisons_first(items: Sequence[Item]) -> list[Item]:
 
 
 def is_unit(said: str, unit: str) -> bool:
-    """Whether a given unit may be a column's; a column without one may be in degrees or percent."""
+    """Whether a unit in the question may be the unit of a column. A column without a unit may be in degrees
+    or percent."""
     if said == "deg":
         return unit in DEGREES or not unit
     return said == unit or (said == "pct" and not unit)
 
 
 def _within(said: str, column: Column, comparison: Comparator | None) -> str:
-    """The date as a value of the column, completed with the year; dates outside of its range are refused.
+    """Completes a date in the question with the column's year.
 
-    :raises Unanswerable: the column has no such date, or several.
+    :raises Unanswerable: the date is outside of the column's range, or the column has several years.
     """
     if said.startswith("--"):
         if column.first[:4] != column.last[:4]:

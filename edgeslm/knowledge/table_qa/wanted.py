@@ -1,4 +1,4 @@
-"""Wanted value: what a table question asks for, in one reading, once its conditions are known."""
+"""Wanted value: what a table question asks for in one reading, after its conditions were found."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ _EXTREMES = {
     Operation.AVERAGE: "avg",
     Operation.TOTAL: "total",
 }
-"""Words in a column's name that the question may express as an operation: ``highest temperature``."""
+"""Words in column names that a question may express as an operation, such as ``max`` as ``highest``."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,7 +104,8 @@ class Wanted:
         return Query(operation, named[0].place)
 
     def extreme(self, operation: Operation, at: int, measured: int | None, *, counting: bool) -> Query:
-        """:param measured: the column that the superlative itself measures."""
+        """:param measured: the column that a superlative such as ``hottest`` measures; None for other
+        words."""
         largest = operation is Operation.LARGEST
         others = list(self.named)
         by = measured
@@ -163,8 +164,8 @@ class Wanted:
     # --- parts of it --------------------------------------------------------------------------------
 
     def _row_asked(self, others: Sequence[tuple[int, Named]], at: int) -> int | None:
-        """The column that identifies the row with an extreme; None if the extreme value itself is asked
-        for."""
+        """The column that identifies the row with the extreme; None if the question asks for the extreme
+        value itself."""
         if len(others) > 1 or any(place > at + 1 for place, _ in others):
             raise Unanswerable("it asks for several columns")
         if others:
@@ -186,7 +187,8 @@ class Wanted:
         return None
 
     def _without_row(self, others: list[tuple[int, Named]], at: int) -> list[tuple[int, Named]]:
-        """Drops names that only identify the row with the extreme: ``the price of the heaviest part``."""
+        """Drops column names that only identify the row, as ``part`` in ``the price of the heaviest
+        part``."""
         if len(others) < 2:
             return others
         return [
@@ -207,16 +209,17 @@ class Wanted:
         return dates[0]
 
     def _only_time(self) -> int:
-        """The column of dates, or of years."""
+        """The only column of dates, or of years."""
         years = year_columns(self.columns, self.names)
         if len(years) == 1 and not any(column.kind is CellKind.DATE for column in self.columns):
             return years[0]
         return self._only_date()
 
     def _label(self, words: Sequence[str] = ()) -> int:
-        """The column that names rows.
+        """The text column that names the rows.
 
-        :param words: allowed names of the column; if empty, the first column with unique texts will do, too.
+        :param words: allowed names of the column; if empty, the first column with unique texts is allowed,
+            too.
         """
         texts = [place for place, column in enumerate(self.columns) if column.kind is CellKind.TEXT]
         for word in words or LABELS:
@@ -229,7 +232,7 @@ class Wanted:
         raise Unanswerable("no column says what its rows are called")
 
     def _check_which(self, column: Column) -> None:
-        """``Which release`` asks for a name, not for a date in a column of that name."""
+        """Refuses a column of dates if the question asks for a name, as with ``which release``."""
         words = set(self.words)
         if column.kind is CellKind.DATE and {"which", "who"} & words and not _TIME_WORDS & words:
             raise Unanswerable(f"{column.name} is a date")
@@ -240,15 +243,15 @@ class Wanted:
         return name.unit in STATE_UNITS or bool(name.words & STATES)
 
     def _check_amount(self, named: Named) -> None:
-        """Identifiers have no sum, and the highest number isn't the largest order."""
+        """Refuses identifiers, which have no sum; the highest order number isn't the largest order."""
         column, words = self.columns[named.place], self.names.all[named.place].words
         things = named.row and named.plural and not column.name.casefold().endswith("s")
         if things or words & NAMING:
             raise Unanswerable(f"{column.name} is not an amount")
 
     def _check_extreme(self, named: Named, operation: Operation) -> None:
-        """Refuses a column named after another operation, unless the question has its whole name: the highest
-        temperature is not in ``temp_min``."""
+        """Refuses a column named after another operation, unless the question has the column's whole name:
+        the highest temperature is not in ``temp_min``."""
         others = set(_EXTREMES.values()) - {_EXTREMES[operation]}
         if not named.whole and others & self.names.all[named.place].words:
             raise Unanswerable(f"{self.columns[named.place].name} is something else")
@@ -265,7 +268,7 @@ class Wanted:
 
 
 def year_columns(columns: Sequence[Column], names: ColumnNames) -> list[int]:
-    """Numeric columns of years."""
+    """Numeric columns whose name contains ``year``."""
     return [
         place
         for place, column in enumerate(columns)
