@@ -30,8 +30,8 @@ class CellKind(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Column:
-    """A column of a table. ``form`` is the notation of its numbers (:data:`COMMA` or "") or dates (an order
-    of day and month)."""
+    """A column of a table. For numbers, ``form`` is the notation (:data:`COMMA` or ""); for dates, the order
+    of day and month."""
 
     name: str
     kind: CellKind = CellKind.TEXT
@@ -44,7 +44,8 @@ class Column:
     unique: bool = False
     """Whether all cells of a text column differ, with none empty."""
     decimals: int | None = None
-    """Maximum decimal places in a stored numeric column; None if its numbers don't fit into 64 bits."""
+    """Maximum number of decimal places in a stored numeric column; None if the column's numbers don't fit
+    into 64 bits."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,7 +120,7 @@ class ColumnInference:
         self._cells = 0
         self._forms = {"", COMMA}
         self._clear = False
-        """Whether a number was seen that only one notation can parse."""
+        """Whether any cell has a number that only one notation can parse."""
         self._unclear = False
         self._units: set[str] = set()
         self._orders = {ISO, DAY_FIRST, MONTH_FIRST}
@@ -187,9 +188,10 @@ class ColumnInference:
 
 
 def make_table(names: Sequence[str], rows: Iterable[Row]) -> Table:
-    """Infers the types of columns. Placeholders (:data:`BLANKS`) become empty cells, except in text columns.
+    """Makes a table, and infers the type of each column. Placeholders (:data:`BLANKS`) become empty cells,
+    except in text columns.
 
-    :param rows: rows with one cell for each name.
+    :param rows: rows with one cell for each column name.
     """
     kept = tuple(rows)
     inferences = [ColumnInference(name) for name in names]

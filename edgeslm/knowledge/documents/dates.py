@@ -1,8 +1,8 @@
 """Date parsing: dates in table cells and questions.
 
 Dates are ISO 8601 strings of different precision, from ``2026`` to ``2026-03-01T14:30``. A less precise date
-is a prefix of all dates that it covers. Strings of equal length sort by time. UTC offsets are dropped, since
-all dates of a column have the same offset.
+is a prefix of all dates that it covers. For strings of equal length, alphabetical order is chronological
+order. UTC offsets are dropped, since all dates of a column have the same offset.
 """
 
 from __future__ import annotations
@@ -48,7 +48,8 @@ _SLASHED = re.compile(
     rf"(?:,? {_TIME.replace('<second>', '<seconds>')})?"
 )
 _MOST_CELLS = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}(?:[T ][0-9]{2}:[0-9]{2}(?::[0-9]{2})?)?")
-"""The most frequent notations, which are parsed fast, since a large table has a hundred thousand dates."""
+"""The most frequent notations of dates. They are parsed without the slower patterns, since a large table has
+a hundred thousand dates."""
 _LONGEST_CELL = 40
 
 
@@ -118,7 +119,8 @@ _MONTH_FOLLOWS = re.compile(r"\b(?:in|of|since|until|during|before|after|and|for
 def find_moments(question: str) -> list[DateMention]:
     """Dates in a question, without overlaps. An ambiguous date such as ``03/04/2026`` is skipped.
 
-    The only day and the only time of day in a question are merged, even if they are apart.
+    If a question has only one date and one time of day, the two are merged, even if other words are between
+    them.
     """
     taken: list[tuple[int, int]] = []
     found: list[DateMention] = []

@@ -26,7 +26,7 @@ TABULAR = frozenset({Kind.CSV, Kind.JSON_LINES, Kind.JSON, Kind.XLSX})
 """Formats with rows, from which answers can be computed."""
 
 OFFICE = frozenset({Kind.DOCX, Kind.XLSX, Kind.PPTX})
-"""ZIP formats, whose text is compressed and whose pictures make files large."""
+"""Formats based on ZIP files, which contain compressed text and possibly large pictures."""
 
 CELLS = "; "
 """Separator of cells in a row's text, as in ``column: value; column: value``."""

@@ -12,8 +12,8 @@ from edgeslm.knowledge.documents.cells import Table
 from edgeslm.knowledge.documents.sentences import SENTENCE_END
 
 WORDS = 150
-"""Default maximum of words in a passage; such a passage, with headings, stays below MiniLM's limit of 256
-tokens."""
+"""Default maximum number of words in a passage; a passage of this length, with headings, stays below MiniLM's
+limit of 256 tokens."""
 MAX_CHARACTERS = 16 << 20
 """Maximum length of a document in characters, about 10,000 pages."""
 LONGEST_TITLE = 200
@@ -33,7 +33,7 @@ class Heading:
     start: int
     """Offset in ``Document.text`` of the section, which begins with the heading's line."""
     body: int = 0
-    """Offset of the text below the title; ``start`` or less if the title has no line of its own."""
+    """Offset of the text below the title; ``start`` or less if the title is not part of the text."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,7 +89,7 @@ sample."""
 _ITEM = 0.3
 _SENTENCE = 1.0
 _ROW = 0.6
-"""Cost of splitting after a ruled line, as between the rows of a plain-text table."""
+"""Cost of splitting after a rule (``-----``), as between the rows of a plain-text table."""
 _SHORT_LINE = 1.2
 """Cost of splitting after a line with room for the next word, whose line break is therefore intended."""
 _LAST_LINE = 0.3
@@ -102,17 +102,18 @@ _CHARACTER = 9.0
 
 _MOST_ATOMS = 40
 _AT_ONCE = 1000
-"""Limits of the search for the best split: atoms in a passage (``_MOST_ATOMS``), and atoms optimised together
-(``_AT_ONCE``, about 20,000 words)."""
+"""Limits of the search for the best split: a passage has at most ``_MOST_ATOMS`` atoms (:class:`_Atom`), and
+``_AT_ONCE`` atoms, about 20,000 words, are optimised at a time."""
 _SHORTEST = 40
 """Minimum number of characters between two places where a block may be split."""
 _FAR = 10_000
-"""Indentation in characters that no line of text reaches."""
+"""A number of characters that is larger than the indentation of any line."""
 
 _PIECES_PER_WORD = 1.33
-"""Tokens in an average English word, including its share of punctuation."""
+"""Average number of tokens per English word, including punctuation."""
 _PIECE = re.compile(r"[^\W\d_]{1,6}|\d{1,3}|([^\w\s]|_)\1{0,99}+")
-"""Approximates a tokenizer's word pieces in a text from :func:`squeeze`; rarely counts too few."""
+"""Matches approximate the tokens of a text after :func:`squeeze`; there are rarely fewer matches than
+tokens."""
 _RUN = re.compile(r"([^\w\s]|_)\1{3,}+")
 
 _BLOCK = re.compile(r"\S[^\n]{0,65535}+(?:\n[^\S\n]*+\S[^\n]{0,65535}+){0,999}+")
@@ -169,8 +170,8 @@ def squeeze(text: str) -> str:
 
 
 def _sections(document: Document) -> Iterator[tuple[tuple[str, ...], int, int]]:
-    """Yields the titles, start and end of each section's body; of an empty section, the heading is the
-    body."""
+    """Yields the titles above each section's body, and the body's start and end. In an empty section, the
+    heading counts as body."""
     text, headings = document.text, document.headings
     yield (), 0, headings[0].start if headings else len(text)
     above: list[Heading] = []
@@ -186,7 +187,7 @@ def _sections(document: Document) -> Iterator[tuple[tuple[str, ...], int, int]]:
 
 
 def _regions(text: str, start: int, end: int, titles: set[str], announced: bool) -> Iterator[tuple[int, int]]:
-    """Yields start and end of the text between tables of contents.
+    """Yields start and end of each part of a text that is not a table of contents.
 
     :param announced: whether the section's title announces a table of contents.
     """
@@ -258,8 +259,8 @@ def _passage_spans(text: str, start: int, end: int, most: float) -> Iterator[tup
 def _cheapest(atoms: list[_Atom], most: float) -> Iterator[tuple[int, int]]:
     """Groups atoms into passages at the lowest total cost, by dynamic programming from the end.
 
-    A passage costs 1 plus the square of its fill level, which favours few passages of equal size. The cost of
-    each split is added.
+    A passage costs 1 plus the square of its fill level, which favours few passages of equal size. To this,
+    the cost of the split after the passage is added.
     """
     sizes = [(atom.pieces / most) for atom in atoms]
     costs = [*(1 + atom.cost for atom in atoms[1:]), 1.0]
@@ -333,7 +334,7 @@ def _borders(text: str, start: int, end: int) -> dict[int, float]:
 
 
 def _block_atoms(text: str, borders: dict[int, float], end: int, most: float) -> Iterator[_Atom]:
-    """Atoms of a block. Parts with more than ``most`` tokens are split further."""
+    """Splits a block into atoms. Parts with more than ``most`` tokens are split further."""
     for start, after in pairwise([*sorted(borders), end]):
         pieces = _count(text, start, after)
         if pieces > most:

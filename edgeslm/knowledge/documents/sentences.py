@@ -9,7 +9,8 @@ from typing import Final
 from edgeslm.bundle.spans import Place
 
 _LOWER: Final = "".join(letter for letter in map(chr, range(0x530)) if letter.islower())
-"""Lower-case Latin, Greek and Cyrillic letters, which can't begin a sentence, unlike letters without case."""
+"""Lower-case Latin, Greek and Cyrillic letters, with which no sentence begins. Letters of scripts without
+case may begin a sentence."""
 SENTENCE_END: Final = re.compile(
     r"(?<=[.!?])(?<!\b[A-Za-z]\.)(?<!\be\.g\.)(?<!\bi\.e\.)(?<!\betc\.)(?<!\bcf\.)(?<!\bvs\.)(?<!\bNo\.)"
     rf"(?<!\bDr\.)[\"'”’)\]]*+\s++(?=[\"'“‘(\[]*+[^\W\d_{_LOWER}])|[。！？]++[\"'”’」』）)]*+"
@@ -25,7 +26,7 @@ _SIGN_ALONE: Final = re.compile(_SIGN)
 
 def split_sentences(text: str) -> list[Place]:
     """Spans of sentences, without surrounding whitespace. A list item or paragraph also ends a sentence. The
-    bullet or number of a list item belongs to its first sentence."""
+    bullet or number of a list item is part of the item's first sentence."""
     borders = {0, len(text)}
     for pattern in (SENTENCE_END, PARAGRAPH, _ITEM):
         borders.update(match.end() for match in pattern.finditer(text))
