@@ -39,7 +39,7 @@ _INDEXED = f"p.slot, d.title || char(10) || p.heading, p.text FROM {_BOTH} WHERE
 
 @dataclass(frozen=True, slots=True)
 class DocumentOrigin:
-    """Where a document comes from, with the data that reveals changes."""
+    """Where a document comes from, and the digest, size and time that show whether it has changed."""
 
     digest: str
     size: int
@@ -78,7 +78,8 @@ class Kept:
 
 @dataclass(frozen=True, slots=True)
 class EncoderTag:
-    """The encoder that computed a collection's vectors: its bundle's digest and last known path."""
+    """The encoder that computed a collection's vectors: digest and last known path of the encoder's
+    bundle."""
 
     digest: str
     path: str
@@ -126,7 +127,7 @@ class Collection:
 
     @contextmanager
     def together(self) -> Iterator[None]:
-        """A context that makes all changes in one transaction, synced to disk once at its end."""
+        """A context whose changes are made in one transaction, which is synced to disk at the end."""
         self._opened.execute("PRAGMA synchronous = FULL")
         try:
             with self._writing():
@@ -160,7 +161,7 @@ class Collection:
         return self._find("source", source)
 
     def find_file(self, file: str) -> StoredDocument | None:
-        """The document that was read from ``file``, whatever its source."""
+        """The document that was read from the path ``file``, even if its source is another name."""
         return self._find("file", file)
 
     def put(
@@ -239,8 +240,8 @@ class Collection:
             return sum(self.remove(source) for (source,) in db.execute(_EXPIRED, wanted).fetchall())
 
     def shrink(self) -> None:
-        """Erases removed text from the file: from free pages, and from the word index, which only marks it as
-        deleted.
+        """Erases removed text from the file: from free pages, and from the word index, where removed words
+        are otherwise only marked as deleted.
 
         :raises KnowledgeError: the file can't be written now.
         """
@@ -268,7 +269,8 @@ class Collection:
         return None if digest is None else EncoderTag(digest, path)
 
     def use_encoder(self, tag: EncoderTag, *, replace: bool = False) -> None:
-        """Sets the encoder. With ``replace``, vectors of another encoder are dropped.
+        """Sets the encoder of the collection's vectors. With ``replace``, vectors of another encoder are
+        deleted.
 
         :raises KnowledgeError: the collection has another encoder, and ``replace`` is false.
         """
@@ -295,7 +297,8 @@ class Collection:
             return int(db.execute("SELECT count(*) FROM passages WHERE embedded = 0").fetchone()[0])
 
     def embed_missing(self, embed: Embed) -> int:
-        """Embeds passages without a vector, one transaction for each batch. :return: number of passages."""
+        """Embeds passages without a vector, one transaction for each batch. :return: number of embedded
+        passages."""
         done, after = 0, -1
         while True:
             with self.reading() as db:
@@ -395,7 +398,8 @@ def _entry(row: tuple[str, str, str, int, float, str | None, float | None, float
 
 
 def _ids(document: Document, passages: Sequence[Passage]) -> Iterator[str]:
-    """Ids of passages, by source and content. Passages with the same content get different ids."""
+    """Yields the id of each passage, a hash of source and content. A counter makes the ids of passages with
+    the same content differ."""
     seen: Counter[str] = Counter()
     for passage in passages:
         content = json.dumps([document.source, document.title, passage.heading, passage.text])

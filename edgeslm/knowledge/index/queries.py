@@ -97,7 +97,7 @@ class TableAnswer:
 
 
 def encode_spec(spec: CollectionSpec) -> str:
-    """JSON for the command line of the knowledge process."""
+    """Converts a collection's configuration to JSON, for the command line of the knowledge process."""
     encoder = None if spec.encoder is None else [spec.encoder.digest, spec.encoder.path]
     return json.dumps(
         {

@@ -20,8 +20,8 @@ from edgeslm.knowledge.index.search import Found
 DEPTH: Final = 10
 """Number of passages that are rescored; the others keep their order."""
 SENTENCE: Final = 0.3
-"""Weight in the score of the nearest sentence's cosine, relative to the best passage's; see
-``benchmarks/LOG.md``."""
+"""Weight of the sentence score, which is the nearest sentence's cosine divided by the highest such cosine of
+all passages; see ``benchmarks/LOG.md``."""
 READ: Final = 0.05
 """Weight of the reader's probability in the score; see ``benchmarks/LOG.md``."""
 MOST_SENTENCES: Final = 40
@@ -106,7 +106,8 @@ def _runs_in(passage: Found, runs: Sequence[Run]) -> tuple[Run, ...]:
 
 
 def _ordered(found: Sequence[Found], seen: list[Found]) -> list[Found]:
-    """Sorts the rescored passages by score, appends the other passages, and computes all margins."""
+    """Sorts the rescored passages by score, appends the other passages, and sets ``Found.margin`` of all
+    passages."""
     seen.sort(key=lambda passage: -passage.score)
     # The others come after, so their scores must not be higher.
     rest = [replace(one, score=min(one.score, seen[-1].score)) for one in found[len(seen) :]]

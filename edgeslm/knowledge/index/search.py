@@ -32,7 +32,8 @@ _SLOTS = "SELECT slot FROM documents d JOIN passages p ON p.document = d.id"
 class Weights:
     """Weights of the scores; only their ratios matter.
 
-    In ``benchmarks/quality/documents.py search``, 0.2 to 0.3 is equally good for ``words`` on all corpora.
+    In ``benchmarks/quality/documents.py search``, values of ``words`` from 0.2 to 0.3 give equally good
+    results on all corpora.
     """
 
     words: float = 0.25
@@ -70,7 +71,8 @@ class Found(Kept):
     collection: str = ""
     """Name of the passage's collection."""
     sentences: tuple[Run, ...] = ()
-    """Spans of the first sentences, with their cosine to the question; empty before reranking."""
+    """Spans of the passage's first sentences, each with its cosine to the question; empty before
+    reranking."""
     read: float | None = None
     """Probability that the passage answers the question; None without a reader."""
     pointed: tuple[Run, ...] = ()
@@ -128,7 +130,7 @@ def search_all(
     only: Filter = Filter(),
     now: float | None = None,
 ) -> list[Found]:
-    """Searches several collections and ranks their candidates together.
+    """Searches several collections and ranks all candidates in one list.
 
     :raises KnowledgeError: a collection can't be read.
     """
@@ -160,7 +162,8 @@ def search_all(
 
 
 def _overlaps(chosen: Sequence[_Candidate]) -> list[float]:
-    """Share of the question's words in each candidate, with the word weights of its collection."""
+    """For each candidate, the share of the question's words that it contains; words are weighted as in the
+    candidate's collection."""
     overlaps = [0.0] * len(chosen)
     for place in {one.place for one in chosen}:
         numbers = [number for number, one in enumerate(chosen) if one.place == place]
@@ -178,7 +181,7 @@ class _Candidate:
     heading: float
     """Share of the question's words in the title and heading."""
     word_weights: Mapping[str, float]
-    """Weight of each word of the question in this collection."""
+    """Weight of each word of the question in the candidate's collection."""
     place: str
 
 
@@ -262,7 +265,7 @@ class _PassageRow:
 
     @property
     def whole(self) -> str:
-        """All text that is searched for the question's words."""
+        """Title, heading and text, as one text in which the question's words are looked up."""
         return f"{self.title}\n{self.kept.heading}\n{self.kept.text}"
 
 

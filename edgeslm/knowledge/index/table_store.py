@@ -23,7 +23,7 @@ from edgeslm.knowledge.index.table_terms import LONGEST_KEY, key_of
 WIDTH = 8
 """Number of columns in one row of ``table_values``. A wider table has several parts."""
 _DIGITS = 18
-"""Maximum number of digits of an integer in SQLite."""
+"""Number of decimal digits that always fit into SQLite's 64-bit integers."""
 _VALUES = f"""table_values (
     document INTEGER NOT NULL,
     part INTEGER NOT NULL,
@@ -110,8 +110,8 @@ def upgrade_tables(db: sqlite3.Connection) -> None:
 
 @contextmanager
 def with_values(db: sqlite3.Connection, table: KeptTable, places: Iterable[int]) -> Iterator[KeptTable]:
-    """Provides ``table_values`` for some columns. A read-only file of format 2 has no values, so the values
-    are computed into a temporary SQL table."""
+    """A context in which ``table_values`` contains the columns ``places``. A file of format 2 that is read
+    has no parsed values, so these are computed and stored in a temporary SQL table."""
     if _format(db) > 2:
         yield table
         return
@@ -169,8 +169,8 @@ def _put_values(
 
 
 def _read_cells(column: Column, cells: Iterable[str]) -> tuple[Column, dict[str, tuple[int | str, int]]]:
-    """Parses the distinct cells of a column. Returns the column with ``decimals`` set, and value and spelling
-    number of each cell."""
+    """Parses the distinct cells of a column. Returns the column with ``decimals`` set, and for each cell its
+    value and a number for its spelling of that value."""
     read: dict[str, Decimal | str | bool] = {
         cell: value for cell in dict.fromkeys(cells) if cell and (value := _parse(column, cell)) is not None
     }

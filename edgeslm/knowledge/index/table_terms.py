@@ -131,7 +131,7 @@ NEUTRAL = words_of(
 """Further words that are ignored in a question, unless a column has that name."""
 
 COUNTING = frozenset({"most", "fewest", "least"})
-"""Superlatives that may ask for the sum or number of an item's rows, instead of one cell."""
+"""Superlatives that may refer to the sum or number of several rows, instead of the value of one cell."""
 TOTALS = ("total", "totals", "sum", "grand total", "subtotal", "average", "mean")
 """Texts of cells that mark a row of totals."""
 
@@ -313,10 +313,10 @@ MINUTES_OF = frozenset(map(alike, words_of("runtime downtime uptime duration tim
 """Words of column names that make the ending ``_min`` mean minutes instead of minimum."""
 
 DAYS = frozenset({"day", "days", "date", "dates"})
-"""Words for the rows of a table with one row per day."""
+"""Words that refer to rows, in a table with one row per day."""
 ROWS = words_of("row rows entry entries record records item items line lines readings values")
 NAMING = frozenset(map(alike, ("id", "number", "code", "year", "zip", "phone", "index")))
-"""Words of columns whose numbers are identifiers, which have no sum."""
+"""Words in the names of columns whose numbers are identifiers, which are not summed."""
 STATES = frozenset(
     map(
         alike,
@@ -327,8 +327,9 @@ STATES = frozenset(
     )
 )
 STATE_UNITS = words_of("c f k deg pct bar mbar psi pa kpa mpa hpa v mv a ma hz khz rpm db ppm mph kmh")
-"""Units of momentary values, which are compared but not summed (``STATES`` has their names)."""
+"""Units of momentary values, which are compared but not summed. :data:`STATES` has words for such values in
+column names."""
 LABELS = ("name", "title", "label", "id")
-"""Columns that identify a row, in order of preference."""
+"""Names of columns that identify a row, in order of preference."""
 DENIALS = frozenset({"not", "t", "without", "except", "excluding", "never", "neither", "nor", "no", "none"})
 """Negations, which are not supported: a question with a negation is not answered."""

@@ -31,7 +31,7 @@ def encode(vectors: Sequence[Sequence[float]]) -> list[bytes]:
     """Encodes each vector as int8 codes (-127 to 127) and a float32 scale. Codes times scale are a unit
     vector, so that dot products are cosines.
 
-    :raises KnowledgeError: a vector has numbers that aren't finite.
+    :raises KnowledgeError: a vector has a value that isn't finite.
     """
     import numpy as np
 

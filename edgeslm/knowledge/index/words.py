@@ -22,7 +22,7 @@ MOST_CHARACTERS = 20_000
 MOST_ROWS = 2500
 """Maximum number of passages that are scored, which takes 5 ms."""
 MOST_COUNTED = 4 * MOST_ROWS
-"""Maximum number of passages that are counted for a word."""
+"""Number at which counting the passages that contain a word stops."""
 
 _WORD = re.compile(r"[^\W_]+(?:[-_./:@+'’]+[^\W_]+)*")
 _PARTS = re.compile(r"[\W_]+")
@@ -34,8 +34,8 @@ FUNCTION_WORDS = frozenset(
         "would you your"
     )
 )
-"""English function words, which are not searched. BM25 would take question words for rare if few passages
-contain questions. ``will`` is excluded, since it is an MQTT term."""
+"""English function words, which are not searched. If few passages contain questions, BM25 would treat
+question words as rare, and therefore as important. ``will`` is excluded, since it is an MQTT term."""
 
 
 def parse_words(question: str) -> tuple[str, ...]:
@@ -128,7 +128,8 @@ def choose(db: sqlite3.Connection, counts: Mapping[str, int], passages: int, mos
 
 
 def shares(texts: Sequence[str], weights: Mapping[str, float]) -> list[float]:
-    """Share (0 to 1) of the words, by weight, that each text contains. Words match as in the index."""
+    """Share (0 to 1) of the words, by weight, that each text contains. Words match regardless of word endings
+    and accents, as in the index."""
     total = sum(weights.values())
     got = [0.0] * len(texts)
     if not total or not texts:
