@@ -38,8 +38,8 @@ def read_docx(file: BinaryIO, source: str) -> Document:
 
 
 class _Styles(Handler):
-    """Collects the styles of headings, titles and list items. A heading's style has an outline level or the
-    English name that Word uses in all languages."""
+    """Collects the styles of headings, titles and list items. The style of a heading has an outline level, or
+    a name such as ``heading 1``, which is English in all languages of Word."""
 
     def __init__(self) -> None:
         self._levels: dict[str, int] = {}

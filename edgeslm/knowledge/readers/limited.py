@@ -31,18 +31,18 @@ MOST_MEMORY_BYTES: Final = 1_000_000_000
 _LEAST_MEMORY_BYTES: Final = 128_000_000
 """Minimum memory limit; libraries and the fonts of a small PDF take 25 MB."""
 _MEMORY_FACTOR: Final = 32
-"""Memory limit as a multiple of the file size. A table takes 14 times its size, a text 7 times; one emoji
-quadruples a text's memory."""
+"""Memory limit as a multiple of the file size. Reading a table takes 14 times the file size, reading a text 7
+times. A single emoji quadruples a text's memory, since Python then uses four bytes for each character."""
 _UNPACKED: Final = 10
 """Assumed compression ratio of Office and ``.gz`` files."""
 _ANSWER_BYTES: Final = 64_000_000
-"""Maximum length of a progress message, which may be a whole row of a table."""
+"""Maximum length of a message from the child in bytes; a message may contain a whole row of a table."""
 MOST_CHARACTERS: Final = 4 * MAX_CHARACTERS
 """Maximum number of characters of passages and cells that are accepted from the child."""
 
 
 class ReadingError(KnowledgeError):
-    """The child was killed while it read a file, or exited on its own."""
+    """The child process was killed while it read a file, or exited on its own."""
 
 
 def limits_of(path: Path, size: int, most_s: float = MOST_S) -> tuple[float, int]:

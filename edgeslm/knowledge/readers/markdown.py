@@ -30,7 +30,7 @@ def read_markdown(text: str, source: str) -> Document:
 
 
 def _front_title(text: str, end: int) -> str:
-    """The first title in the front matter that is not empty, without its quotes."""
+    """The first non-empty title in the front matter, without quotes around it."""
     titles = (found[1].strip() for found in _FRONT_TITLE.finditer(text, 0, end))
     title = next(filter(None, titles), "")
     is_quoted = len(title) > 2 and title[0] == title[-1] and title[0] in "\"'"

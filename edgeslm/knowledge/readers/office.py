@@ -1,8 +1,8 @@
 """Office Open XML packages (ISO/IEC 29500): reads the XML parts of a ZIP file within limits, with the
 standard library only.
 
-A part is streamed to a handler, element by element. Names have no namespaces, so that the strict and the
-transitional form are read alike.
+A part is streamed to a handler, element by element. Namespaces are removed from names, so that files in the
+strict and in the transitional form are read alike.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ Attributes = Mapping[str, str]
 
 
 class Handler:
-    """Receives the XML elements of a part in order; names have no namespaces. By default, the methods do
+    """Receives the XML elements of a part in order, with names without namespaces. By default, the methods do
     nothing."""
 
     def start(self, name: str, attributes: Attributes) -> None:
@@ -91,7 +91,7 @@ def open_package(file: BinaryIO, source: str, what: str) -> Iterator[Package]:
     """Opens an Office file.
 
     :param what: the kind of file, for error messages.
-    :raises KnowledgeError: the file is damaged, encrypted, or no Office file.
+    :raises KnowledgeError: the file is damaged or encrypted, or is not an Office file.
     """
     try:
         with zipfile.ZipFile(file) as archive:

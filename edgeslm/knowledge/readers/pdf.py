@@ -29,13 +29,14 @@ _BEYOND = 1e7
 """Coordinate outside of any page, in points."""
 _EDGE_LINES = 2
 _REPEATED = 0.4
-"""Minimum share of pages on which a running header or footer appears, digits aside."""
+"""Minimum share of pages that must have the same line at the top or bottom, ignoring digits, so that the line
+counts as a running header or footer."""
 _DIGITS = re.compile(r"\d+|\b[ivxlc]+\b")
 _LABEL = re.compile(r"(?:(?:chapter|appendix|part|section)\s+)?[\dA-Z]{1,3}(?:\.\d{1,3})*\.?", re.IGNORECASE)
 """A section number on its own line."""
 _CAPITALS = "CHAPTER"
-"""Stands for any line in capitals when lines are compared, since a header in capitals changes with the
-chapter."""
+"""Replaces each line in capitals when lines are compared, since a running header in capitals is often the
+title of the chapter."""
 _PARTED = re.compile(r"(?<!\w)(\w++)-\n(\w+)")
 _WORD = re.compile(r"\w+(?:-\w+)*")
 _TITLE_LINES = 3
@@ -118,7 +119,7 @@ def _text(shown: PdfTextPage) -> str:
 
 
 def _lines(text: str) -> list[str]:
-    """Lines of a page. Words that PDFium joined at line ends are separated again, with a hyphen."""
+    """Lines of a page. PDFium joins words that are hyphenated at line ends; these words are split again."""
     text = text.replace("\r\n", "\n").replace(_JOINED_AT, "-\n").replace(_SOFT_HYPHEN, "")
     return [line.rstrip() for line in text.split("\n")]
 
@@ -180,7 +181,8 @@ def _build(pages: list[list[str]], outline: list[_Entry]) -> DocumentBuilder:
 
 
 def _find_title(lines: list[str], begun: int, title: str) -> tuple[int, int] | None:
-    """Index of a title's first line, including a number before the title, and of the line after the title."""
+    """Index of a title's first line, and of the line after the title; None if the title isn't found. A
+    section number before the title is part of it."""
     wanted = _letters(title)
     for after in range(begun + 1, len(lines) + 1):
         for first in range(after - 1, max(begun, after - _TITLE_LINES) - 1, -1):

@@ -102,8 +102,8 @@ def _underlined(lines: list[_Line]) -> Iterator[Heading]:
 
 
 def _set_apart(lines: list[_Line]) -> Iterator[Heading]:
-    """Headings at the margin between empty lines: with consecutive numbers, or without numbers if the text is
-    indented."""
+    """Headings at the left margin between empty lines. They have consecutive section numbers; if most lines
+    of the text are indented, a heading may also be unnumbered."""
     written = [line for line in lines if line.text.strip()]
     indented = sum(line.indent > 0 for line in written) > 0.6 * len(written)
     outline = _Outline()
@@ -167,8 +167,8 @@ class _Outline:
         return len(number)
 
     def would_begin(self, line: str) -> bool:
-        """Whether a line has the number of a first section, such as 2.1. An unnumbered title may precede such
-        a line."""
+        """Whether a line has the number of a chapter's first section, such as 2.1. The line before it may be
+        an unnumbered chapter title."""
         number = self._number(line)
         return number is not None and number[-1] == 1
 

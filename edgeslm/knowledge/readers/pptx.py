@@ -10,7 +10,7 @@ from edgeslm.knowledge.readers.office import Attributes, Handler, Package, open_
 
 _TITLES = frozenset({"title", "ctrTitle"})
 _LEFT_OUT = frozenset({"sldNum", "dt", "ftr", "hdr", "sldImg"})
-"""Placeholders that are left out, since they are the same on each slide."""
+"""Types of placeholders that are left out: slide number, date, footer, header and slide image."""
 
 
 def read_pptx(file: BinaryIO, source: str) -> Document:

@@ -1,9 +1,9 @@
 """Reading worker: the child process that reads files (``python -m edgeslm.knowledge.readers.read_worker``).
 
-An order has ``path`` and ``source``. While a file is read, progress messages have ``part``, such as ``page 12
-of 400``, or ``log``, a log message. Then ``passages`` (heading, text, start, end) and ``rows`` (number,
-start, end, cells) follow in batches. The answer has ``title`` and ``columns``, or ``refused`` with the reason
-if the file can't be read.
+An order from the parent process has ``path`` and ``source``. While a file is read, progress messages have
+``part``, such as ``page 12 of 400``, or ``log``, a log message. Then ``passages`` (heading, text, start, end)
+and ``rows`` (number, start, end, cells) follow in batches. The answer has ``title`` and ``columns``, or
+``refused`` with the reason if the file can't be read.
 """
 
 from __future__ import annotations
@@ -71,7 +71,7 @@ def answer(order: Any, progress: job.Progress, tell_every_s: float = TELL_EVERY_
 
 
 def _batches(items: Iterable[tuple[int, list[Any]]]) -> Iterator[list[list[Any]]]:
-    """:param items: each with its number of characters in front."""
+    """Groups items into batches. :param items: pairs of a number of characters and an item."""
     some: list[list[Any]] = []
     room = AT_ONCE
     for size, item in items:

@@ -21,7 +21,7 @@ def find_files(paths: Iterable[Path], skipped: Counter[str] | None = None) -> It
     that lead outside. The source name is the path within the folder, or the file's name. If a name is taken,
     parent folders are added to the name.
 
-    :param skipped: counts skipped entries by reason (``.png``, ``hidden``, ``link``, ``unreadable``).
+    :param skipped: counts skipped entries by reason, such as ``.png``, ``hidden`` or ``link``.
     """
     skipped = Counter() if skipped is None else skipped
     seen: set[Path] = set()
@@ -77,7 +77,8 @@ def _reason_to_skip(file: Path, folder: Path) -> str | None:
 
 
 def _real(file: Path) -> Path:
-    """Path without links. Before Python 3.13, ``Path.resolve`` raises for a link to itself."""
+    """Path without links. ``Path.resolve`` is not used, since before Python 3.13 it raises for a link to
+    itself."""
     return Path(os.path.realpath(file))
 
 

@@ -25,12 +25,12 @@ from edgeslm.knowledge.documents.passages import MAX_CHARACTERS, Document, Headi
 MAX_COLUMNS = 1000
 """Maximum number of columns in a table, or of values in a JSON object."""
 MOST_EMPTY = 8
-"""Maximum number of cells for each value in the file. A sparser table is searched as text only, since its
-empty cells would take more memory than its text."""
+"""Maximum ratio of a table's cells to the values in the file. A table with a larger ratio is searched as text
+only, since its empty cells would take more memory than its text."""
 MAX_DEPTH = 20
 """Maximum nesting depth of JSON objects."""
 _LONGEST_NAME = 80
-"""Longest column name in characters, since each row repeats the name."""
+"""Maximum length of a column name in characters, limited since each row repeats the name."""
 _LOOK_AT = 20
 """Number of rows used to detect the separator."""
 _YEAR = re.compile("(?:19|20)[0-9]{2}")
@@ -38,7 +38,8 @@ _SEPARATORS = ",;\t|"
 
 
 def read_table(text: str, source: str) -> Document:
-    """Reads CSV with any common separator. The heading of a row is the row's number in a spreadsheet.
+    """Reads CSV with any common separator. Each row's heading has the number that a spreadsheet shows for the
+    row, so the first row below a header is ``row 2``.
 
     :raises KnowledgeError: the text is not CSV, or has more columns than ``MAX_COLUMNS``.
     """
@@ -82,9 +83,9 @@ def read_json(text: str, source: str) -> Document:
 def rows_document(
     source: str, word: str, rows: Iterable[tuple[str, int, Iterable[tuple[str, str]]]]
 ) -> Document:
-    """:param word: the word before the number in a row's heading.
-    :param rows: section or "", number, and (column, value) pairs of each row. In the table, numbers continue
-        from section to section, so that they are unique.
+    """:param word: the word before the number in a row's heading, such as ``row``.
+    :param rows: for each row, its section or "", its number, and its (column, value) pairs. In the table, row
+        numbers continue from section to section, so that they are unique.
     """
     lines: list[str] = []
     headings: list[Heading] = []

@@ -74,8 +74,8 @@ _CHUNK = 65_536
 _END_TAG = 20
 _MOST_WAITING = 262_144
 _MOST_LEFT = 10_000
-"""Maximum number of unparsed characters in the parser, during parsing (``_MOST_WAITING``) and at the end
-(``_MOST_LEFT``). The parser's time grows with the square of this number."""
+"""Maximum number of characters that the parser may hold unparsed, during parsing (``_MOST_WAITING``) and at
+the end of the page (``_MOST_LEFT``). Parsing time grows with the square of this number."""
 _SPACE = re.compile(r"\s+")
 
 

@@ -57,7 +57,8 @@ def read_xlsx(file: BinaryIO, source: str) -> Document:
 
 
 def _named(rows: list[tuple[int, dict[int, str]]]) -> Iterator[tuple[int, list[tuple[str, str]]]]:
-    """Rows as (column name, value) pairs. If the first row looks like a header, it has the column names."""
+    """Yields the number and the (column name, value) pairs of each row. If the first row looks like a header,
+    its cells are the column names."""
     if not rows:
         return
     width = max(max(row) for _, row in rows) + 1
