@@ -116,7 +116,8 @@ class Indexer:
     # --- messages -----------------------------------------------------------------------------------
 
     def _remember_all(self, name: str) -> None:
-        """Thread that stores the messages of a collection, all waiting messages in one transaction."""
+        """Thread that stores the messages of a collection, up to :data:`TOGETHER` waiting messages in one
+        transaction."""
         opened, waiting = self._open(), self._waiting[name]
         while True:
             wanted = [waiting.get()]

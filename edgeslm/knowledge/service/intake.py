@@ -26,12 +26,12 @@ class Totals:
     changed: int = 0
     unchanged: int = 0
     removed: int = 0
-    """Documents whose files were removed."""
+    """Number of documents removed from the collection because their files are gone."""
     broken: int = 0
     passages: int = 0
-    """New passages of added and changed documents."""
+    """Number of new passages in added and changed documents."""
     skipped: Counter[str] = field(default_factory=Counter)
-    """Skipped entries of folders, by reason."""
+    """Number of skipped folder entries, by reason."""
 
     def figures(self) -> dict[str, Any]:
         """All counts by their names."""
@@ -97,7 +97,7 @@ def add_files(
 
 
 class _RetryLaterError(Exception):
-    """The first failure of a file, possibly by chance."""
+    """Reading a file failed for the first time, possibly by chance."""
 
 
 @dataclass(slots=True)

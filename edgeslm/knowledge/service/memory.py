@@ -44,7 +44,7 @@ def remember(collection: Collection, memories: Sequence[Memory]) -> int:
 def forget(collection: Collection, choice: Choice, *, dry_run: bool = False) -> int:
     """Erases messages that match ``choice``, so that no byte of them is left in the file.
 
-    :return: number of messages.
+    :return: number of messages that match ``choice``.
     :raises KnowledgeError: the collection can't be written.
     """
     now = time.time()
@@ -64,7 +64,7 @@ def forget(collection: Collection, choice: Choice, *, dry_run: bool = False) -> 
 def _id_in(source: str, choice: Choice) -> str | None:
     """The id in a message's source, which consists of topic, id, and a name that the node appended.
 
-    Topics and ids may contain spaces, so all ways to split the source are tried against ``choice``.
+    Topics and ids may contain spaces, so each possible id is compared with ``choice``.
     """
     named = source.rpartition(" ")[0]
     parts = named.split(" ")

@@ -89,7 +89,8 @@ class KnowledgeProcess:
         self._starting = asyncio.Lock()
         self._tasks: set[asyncio.Task[None]] = set()
         self._embeds_for = 0
-        """Start count of the process whose texts are being embedded; 0 if none are."""
+        """``Child.starts`` of the process whose texts are being embedded; 0 if no texts are being
+        embedded."""
         self._stopped = False
         self._ready_at: float | None = None
         """Time on the loop's clock when the process became ready; None while no process is ready."""

@@ -15,7 +15,8 @@ from edgeslm.knowledge.documents.kinds import plain_suffix
 from edgeslm.knowledge.index.collection import Collection, DocumentOrigin
 
 TRIES: Final = 2
-"""Failures before a file is skipped; the first failure may be chance, such as a lack of memory."""
+"""Number of failures after which a file is skipped; a single failure may be by chance, such as a lack of
+memory."""
 MOST: Final = 1000
 
 # Created on demand: most collections never need it, and older versions ignore it.

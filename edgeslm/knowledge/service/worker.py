@@ -1,8 +1,9 @@
-"""Knowledge worker: the process of a node's collections. One thread searches, other threads index.
+"""Knowledge worker: the process that searches and updates a node's collections. One thread searches, other
+threads index.
 
-A separate process keeps numpy and vectors out of the daemon. An engine of the node embeds texts, on request
-over the pipe (``frames``). The worker exits when the pipe closes, even in the middle of work, since
-transactions keep documents complete.
+A separate process keeps numpy and vectors out of the daemon. The worker asks the node over the pipe to embed
+texts with one of the node's engines (``frames``). The worker exits as soon as the pipe closes, even while it
+writes, since an interrupted transaction is rolled back.
 """
 
 from __future__ import annotations
