@@ -1,7 +1,8 @@
 """Table answers: computed from table cells, without a language model.
 
 A question is answered only if all its words are found in one table, as a column, a cell or an operation, and
-if all its readings (interpretations) give the same result. The answer states how the question was read.
+if all its readings (interpretations) give the same result. The answer states how the question was
+interpreted.
 """
 
 from __future__ import annotations
@@ -46,11 +47,11 @@ MOST_QUERIES = 16
 LONGEST_S = 2.0
 """Time limit for a question's queries in seconds; the process answers no other question meanwhile."""
 _BETWEEN_LOOKS = 10_000
-"""SQLite VM steps between two checks of the time: at most a millisecond."""
+"""Number of SQLite VM steps between two checks of the time limit; these steps take at most a millisecond."""
 _ALL = Filter()
 _TOTALS = frozenset(map(key_of, TOTALS))
 _DECIMALS = 4
-"""Maximum decimal places of an average in the text."""
+"""Maximum number of decimal places of an average in the text of an answer."""
 
 
 def answer_from_tables(
@@ -115,7 +116,7 @@ def _ask_all(
 
 @contextmanager
 def _limited(db: sqlite3.Connection, longest_s: float) -> Iterator[None]:
-    """:raises TimeoutError: reads inside take longer than ``longest_s`` seconds."""
+    """A context for queries. :raises TimeoutError: the queries take longer than ``longest_s`` seconds."""
     end = time.monotonic() + longest_s
     db.set_progress_handler(lambda: time.monotonic() > end, _BETWEEN_LOOKS)
     try:
@@ -186,7 +187,7 @@ def _is_of(meaning: Meaning, names: ColumnNames) -> bool:
 def _cite(
     db: sqlite3.Connection, table: KeptTable, column: Column | None, query: Query, rows: Sequence[Row]
 ) -> tuple[Citation, ...]:
-    """The passage of each row that contains the answer's cell; a long row has several passages."""
+    """For each row, the passage that contains the answer's cell; a long row has several passages."""
     citations = []
     for row, passages in zip(rows, passages_of(db, table.document, rows), strict=True):
         cell = "" if column is None or query.column is None else row.cells[query.column]

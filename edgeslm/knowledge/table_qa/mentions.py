@@ -51,14 +51,14 @@ _TOKEN = re.compile(
 _GROUPED = re.compile(r"-?[1-9]\d{0,2}(?:,\d{3})+(?:\.\d+)?")
 _PLAIN = re.compile(r"-?\d+(?:[.,]\d+)?")
 _SHORTEST_MISSPELT = 6
-"""Minimum length of a misspelt operation that is corrected. Column names must be longer, since ``county`` is
-not ``country``."""
+"""Minimum length of a word for an operation whose misspellings are corrected. Words of column names must be
+longer (``_SHORTEST_NAME_MISSPELT``), since ``county`` is not always a misspelt ``country``."""
 _SHORTEST_NAME_MISSPELT = 9
 
 
 @dataclass(frozen=True, slots=True)
 class Token:
-    """A word, number or sign of a question, at characters ``start`` to ``end``."""
+    """A word, number or symbol in a question, at characters ``start`` to ``end``."""
 
     text: str
     """The word without case and accents, with corrected spelling."""
@@ -74,7 +74,8 @@ class Token:
 @dataclass(frozen=True, slots=True)
 class Named:
     """A column that the question names. ``whole`` is true if the question has all words of the column's name.
-    ``row`` is true if the document's file name has the same word, which may then mean a row."""
+    ``row`` is true if the word is also in the document's file name, so that it may mean a row instead of the
+    column."""
 
     place: int
     whole: bool
@@ -130,8 +131,9 @@ class Superlative:
 
 @dataclass(frozen=True, slots=True)
 class Noun:
-    """A word for rows. ``days`` is true for words such as ``day``, for a table with one row per day. ``bare``
-    is true for general words such as ``row``."""
+    """A word that means rows of the table, such as ``press`` for a file ``presses.csv``. ``days`` is true for
+    words such as ``day``, which mean the rows of a table with one row per day. ``bare`` is true for general
+    words such as ``row``."""
 
     days: bool
     plural: bool
@@ -173,7 +175,7 @@ def read_tokens(question: str) -> list[Token]:
 def find_mentions(
     question: str, source: str, columns: Sequence[Column], lookup: Lookup
 ) -> tuple[list[Mention], list[str]]:
-    """Mentions of a question in a table, in order, and the words without a meaning there.
+    """Mentions in a question, in order, and the words of the question that have no meaning in the table.
 
     :param source: source of the document, whose file name may describe a row.
     """
@@ -345,7 +347,7 @@ _NO_CELLS = DENIALS | {"or"}
 
 
 def _key(words: Sequence[str]) -> str:
-    """Like ``table_terms.key_of``, but without signs."""
+    """Normalised key as from ``table_terms.key_of``, without minus signs and symbols."""
     return " ".join(singular(bare) for word in words if (bare := word.lstrip("-−")) and bare[0].isalnum())
 
 

@@ -27,7 +27,7 @@ class Name:
     words: frozenset[str]
     """Words normalised by ``table_terms.alike``, without the unit and function words."""
     whole: tuple[frozenset[str], ...]
-    """All words of the name, with and without the unit."""
+    """Two sets: the words of the whole name, and the words without the unit."""
     head: str
     """Head word, which a shortened name must contain; "" if there is none."""
     unit: str
@@ -55,7 +55,7 @@ class ColumnNames:
                     yield place, level == _WHOLE
 
     def of(self, dimensions: frozenset[str]) -> list[int]:
-        """Indices of the columns that measure one of the dimensions."""
+        """Indices of the columns whose head word is one of ``dimensions``."""
         return [place for place, name in enumerate(self.all) if name.head in dimensions]
 
 

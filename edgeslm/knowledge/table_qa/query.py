@@ -23,7 +23,7 @@ MOST_CITED = 20
 MOST_LISTED = 50
 """Maximum number of distinct values in an answer."""
 MOST_TIES = 10
-"""Maximum number of rows that may share the largest value."""
+"""Maximum number of rows that may share the largest or smallest value."""
 MOST_VALUES = 500
 """Maximum number of values in a condition, since SQLite limits the depth of expressions."""
 _FEW = 200
@@ -31,7 +31,8 @@ _FEW = 200
 _DIGITS = 60
 """Decimal precision of sums and averages."""
 _HALF = 10**9
-"""Quotients and remainders by this number are summed separately, to stay within 64 bits."""
+"""Numbers are divided by this number, and quotients and remainders are summed separately, so that no sum
+exceeds 64 bits."""
 _MOST_INTEGER = 2**63 - 1
 _AFTER_DATES = "~"
 """Character that sorts after any digit, so that ``2026-03~`` is after all dates in March."""
@@ -57,7 +58,8 @@ class Condition:
 
 @dataclass(frozen=True, slots=True)
 class Query:
-    """Asks for ``wanted`` of ``column``, over the rows that satisfy all conditions."""
+    """Asks for the result of operation ``wanted`` on ``column``, over the rows that satisfy all
+    conditions."""
 
     wanted: Operation | None
     """Operation; None for the cells themselves."""
@@ -70,8 +72,8 @@ class Query:
     many: bool = False
     """Whether the answer may have several distinct values."""
     summed: bool = False
-    """Whether the item with the largest value in ``by`` must also have the largest sum, since the question
-    may mean either."""
+    """Whether the largest value in ``by`` and the largest sum of ``by``, grouped by ``column``, must give the
+    same answer, since the question may mean either."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -196,17 +198,17 @@ class _Rows:
         return f"p{place // WIDTH}.v{place % WIDTH}" + (" COLLATE number" if is_text else "")
 
     def cell(self, place: int) -> str:
-        """SQL expressions that are equal for cells with the same spelling."""
+        """SQL expressions for value and spelling of a cell, to group cells with the same text."""
         return f"{self.value(place)}, p{place // WIDTH}.w{place % WIDTH}"
 
     def first(self, by: int) -> list[int]:
-        """Number of the first row with each distinct cell in column ``by``."""
+        """For each distinct cell in column ``by``, the number of the first row with that cell."""
         groups = self.select(f"min({self._number})", f"GROUP BY {self.cell(by)}")
         return sorted(number for (number,) in groups)
 
     def totals(self, place: int, by: int | None = None) -> list[tuple[int, Decimal, int]]:
-        """Count, sum and number of the first row, over all rows with a number in column ``place``. With
-        ``by``, rows with the same cell in that column are grouped."""
+        """Count and sum of the numbers in column ``place``, and number of the first row with such a number.
+        With ``by``, one result for each distinct cell in column ``by``."""
         value, decimals = self.value(place), self.columns[place].decimals
         sums = f"sum({value} / {_HALF}), sum({value} % {_HALF})"
         if decimals is None:
@@ -259,7 +261,8 @@ class _Total:
 
 
 def _range(column: Column, value: str | bool | Decimal) -> tuple[str | int, str | int]:
-    """First and last value of a column that equal the given value; the range is empty if none does."""
+    """Lower and upper bound of the stored values that match ``value``; the lower bound is above the upper
+    bound if no number can match."""
     if isinstance(value, Decimal):
         if column.decimals is None:
             return str(value), str(value)
@@ -277,7 +280,7 @@ def _bounded(number: int) -> int:
 def _keep_filled(place: int, rows: _Rows, reason: str) -> None:
     """Keeps rows with a value in column ``place``.
 
-    :raises Unanswerable: there are none; the text is ``reason`` if there were rows before.
+    :raises Unanswerable: no selected row has a value; the message is ``reason`` if any row was selected.
     """
     filled = f"{rows.value(place)} IS NOT NULL"
     if not rows.select("1", f"AND {filled} LIMIT 1"):

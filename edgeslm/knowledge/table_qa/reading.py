@@ -96,7 +96,7 @@ class _Reading:
     ) -> None:
         self._words, self._items, self._columns, self._names = words, items, columns, names
         self._date = date
-        """The column for dates if the question names no column for them."""
+        """Index of the column to which dates refer if the question names no column for them."""
         self._years = year_columns(columns, names)
 
     def query(self) -> Query:
@@ -170,7 +170,8 @@ class _Reading:
         start: int,
         end: int,
     ) -> tuple[int, int, int]:
-        """The compared column, and the range of the comparison's items."""
+        """Index of the compared column, and first and last (exclusive) index of the items that form the
+        comparison."""
         kind = CellKind.NUMBER if isinstance(value, Number) else CellKind.DATE
         if kind is CellKind.NUMBER and what.comparison in _TIMES and not self._years:
             raise Unanswerable("a number is not a time")
@@ -198,7 +199,7 @@ class _Reading:
         return places[0], start, end
 
     def _take_attached(self, parts: _Parts) -> None:
-        """Makes conditions of values next to their column, as in ``press 4`` or ``8 cylinders``."""
+        """Turns values next to a column's name into conditions, as in ``press 4`` or ``8 cylinders``."""
         at = 0
         while at + 1 < len(parts.left):
             one, other = parts.left[at], parts.left[at + 1]
@@ -239,7 +240,7 @@ class _Reading:
         )
 
     def _number_column(self) -> int | None:
-        """The column with the numbers of rows, as in ``order 1002``."""
+        """Index of the column that numbers the rows, for questions such as ``where is order 1002``."""
         for word in _NUMBERS:
             for place, column in enumerate(self._columns):
                 if column.kind is CellKind.NUMBER and self._names.all[place].words == {word}:
@@ -263,7 +264,7 @@ class _Reading:
         return at
 
     def _take_unattached(self, parts: _Parts) -> None:
-        """Makes conditions of cells and dates that don't follow a column's name."""
+        """Turns cells and dates that are not next to a column's name into conditions."""
         at = 0
         while at < len(parts.left):
             item = parts.left[at]
@@ -406,9 +407,11 @@ def is_unit(said: str, unit: str) -> bool:
 
 
 def _within(said: str, column: Column, comparison: Comparator | None) -> str:
-    """Completes a date in the question with the column's year.
+    """Completes a date with the column's year if the question states none, and checks that the date is in the
+    column's range.
 
-    :raises Unanswerable: the date is outside of the column's range, or the column has several years.
+    :raises Unanswerable: the date is outside of the column's range, or lacks a year while the column covers
+        several years.
     """
     if said.startswith("--"):
         if column.first[:4] != column.last[:4]:

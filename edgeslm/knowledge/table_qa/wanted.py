@@ -164,8 +164,8 @@ class Wanted:
     # --- parts of it --------------------------------------------------------------------------------
 
     def _row_asked(self, others: Sequence[tuple[int, Named]], at: int) -> int | None:
-        """The column that identifies the row with the extreme; None if the question asks for the extreme
-        value itself."""
+        """Index of the column whose cell is asked for in the row with the extreme value; None if the question
+        asks for the extreme value itself."""
         if len(others) > 1 or any(place > at + 1 for place, _ in others):
             raise Unanswerable("it asks for several columns")
         if others:
@@ -209,7 +209,7 @@ class Wanted:
         return dates[0]
 
     def _only_time(self) -> int:
-        """The only column of dates, or of years."""
+        """Index of the only date column; in a table without date columns, of the only year column."""
         years = year_columns(self.columns, self.names)
         if len(years) == 1 and not any(column.kind is CellKind.DATE for column in self.columns):
             return years[0]
@@ -218,8 +218,8 @@ class Wanted:
     def _label(self, words: Sequence[str] = ()) -> int:
         """The text column that names the rows.
 
-        :param words: allowed names of the column; if empty, the first column with unique texts is allowed,
-            too.
+        :param words: allowed names of the column; if empty, the names in ``LABELS`` and then any column with
+            unique texts are tried.
         """
         texts = [place for place, column in enumerate(self.columns) if column.kind is CellKind.TEXT]
         for word in words or LABELS:
@@ -243,7 +243,8 @@ class Wanted:
         return name.unit in STATE_UNITS or bool(name.words & STATES)
 
     def _check_amount(self, named: Named) -> None:
-        """Refuses identifiers, which have no sum; the highest order number isn't the largest order."""
+        """Refuses a column of identifiers, which have no sum; the highest order number isn't the largest
+        order."""
         column, words = self.columns[named.place], self.names.all[named.place].words
         things = named.row and named.plural and not column.name.casefold().endswith("s")
         if things or words & NAMING:
