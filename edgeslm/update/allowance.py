@@ -1,4 +1,4 @@
-"""Download allowance: limits the size of a bundle, counting bytes as they arrive."""
+"""Download allowance: limits the size of a bundle by counting its bytes as they arrive."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ RESERVE_BYTES: Final = 200_000_000
 
 
 class Show(Protocol):
-    """Reports progress: bytes so far, and the total if known."""
+    """Callback for progress: receives the number of bytes so far, and the total if it is known."""
 
     def __call__(self, done: int, of: int | None, /) -> None: ...
 
@@ -42,7 +42,8 @@ class Allowance:
         self.show = show
 
     def pour(self, read: IO[bytes] | Any, written: IO[bytes], done: int, size: int | None, what: str) -> int:
-        """Copies ``read`` to ``written``. :param done: bytes written earlier. :return: bytes in total."""
+        """Copies the stream ``read`` to the stream ``written``. :param done: number of bytes copied by
+        earlier calls. :return: ``done`` plus the bytes of this call."""
         # read1 returns what one network read brings: a slow sender must not delay a cancellation.
         some = getattr(read, "read1", read.read)
         while piece := some(PIECE):
@@ -54,7 +55,7 @@ class Allowance:
         return done
 
     def check_budget(self, size: int, what: str) -> None:
-        """:raises BundleError: the size is above the budget."""
+        """:raises BundleError: ``size`` is above the budget."""
         if size > self.budget_bytes:
             raise BundleError(
                 f"{what}: it has more than the {self.budget_bytes / 1e6:.0f} MB that a bundle may have "
@@ -62,7 +63,7 @@ class Allowance:
             )
 
     def check_room(self, size: int, what: str) -> None:
-        """:raises BundleError: the size is above the budget or the free disk space."""
+        """:raises BundleError: ``size`` is above the budget or the free disk space."""
         self.check_budget(size, what)
         self._folder.mkdir(parents=True, exist_ok=True)
         if size > (free := self.free_bytes(self._folder)):

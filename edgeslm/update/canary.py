@@ -16,16 +16,17 @@ FEWEST_BAD: Final = 3
 MOST_BAD: Final = 0.2
 """Share of failed results above which a model on trial is rolled back.
 
-For a rollback, the share must also be more than twice that before the trial."""
+A rollback also requires that this share is more than twice the share before the trial."""
 
 Counts = Mapping[str, Mapping[str, int]]
-"""Number of results, by task and code."""
+"""Number of results by task, then by status or error code."""
 
 
 @dataclass(slots=True)
 class Canary:
-    """``tasks``: the tasks that the model serves. ``ends`` and ``results``: numbers of engine crashes and of
-    results before the trial. ``next_look``: time to retry a failed rollback, in monotonic seconds.
+    """``tasks``: the tasks that the model serves. ``ends``: number of engine crashes before the trial.
+    ``results``: number of results before the trial, by status or error code. ``next_look``: time to retry a
+    failed rollback, in monotonic seconds.
     """
 
     digest: str

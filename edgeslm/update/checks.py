@@ -1,8 +1,8 @@
 """Pre-activation check: the new model must pass as many of the tasks' ``checks`` as the active model.
 
-Both models answer the ``checks`` while the node serves requests. A check that no small model passes does no
-harm, since only the comparison counts. A task without ``checks`` gets one arbitrary message, which shows
-whether the model crashes.
+Both models answer the ``checks`` while the node serves requests. A check that both models fail does no harm,
+since only the numbers of passed checks are compared. For a task without ``checks``, the new model answers one
+arbitrary message, which shows whether the model crashes.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ async def check(model: str, old: Deployment, new: Deployment) -> None:
 
 
 async def _answers(deployment: Deployment, task: str, examples: Sequence[Example]) -> list[bool]:
-    """Whether each example was answered correctly."""
+    """For each example, whether the deployment answered it correctly."""
     found = []
     options = {"context": _ANYTHING} if deployment.tasks[task].kind == "answer" else {}
     for number, example in enumerate(examples):

@@ -28,7 +28,8 @@ LOCK_PAUSE_S: Final = 0.02
 
 
 class FileCommand(BaseModel):
-    """``digest``: bundle to activate. ``older``: allows a lower release. ``file``: archive to stage."""
+    """``digest``: digest of the bundle to activate. ``older``: whether the bundle may have a lower release
+    than the highest proven one. ``file``: name of the archive to stage."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -41,7 +42,8 @@ class FileCommand(BaseModel):
 
 
 class CommandFile:
-    """The node's side and the sender's side of the exchange, for one node."""
+    """Passes commands to one node; has methods for the node and methods for the process that sends
+    commands."""
 
     def __init__(self, state_dir: Path, node: str) -> None:
         folder = state_dir / FOLDER

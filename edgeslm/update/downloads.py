@@ -1,6 +1,7 @@
 """Resumable downloads: an interrupted download continues where it stopped, even after a restart.
 
-An :class:`Allowance` limits the size. Redirects must lead to an allowed scheme, by default ``https://``.
+An :class:`Allowance` limits the size of a download. Redirects must lead to a URL with an allowed scheme, by
+default ``https://``.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ log = logging.getLogger("edgeslm.update")
 
 SILENT_S: Final = 30.0
 PAUSES_S: Final = (1.0, 5.0, 15.0, 60.0)
-"""Pauses between retries; after an attempt that received data, the pauses start over."""
+"""Pauses before the retries, in order. After an attempt that received data, the first pause is next."""
 NOT_YET_VALID: Final = 9
 """OpenSSL's ``X509_V_ERR_CERT_NOT_YET_VALID``."""
 HASHES: Final = ("sha256", "sha1", "md5")
@@ -35,7 +36,7 @@ HASHES: Final = ("sha256", "sha1", "md5")
 
 
 class Unreachable(BundleError):
-    """The download failed for now; the part received is kept for a later try."""
+    """The download failed, but a later attempt may succeed; the part received so far is kept."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +64,7 @@ class Promise:
     hashes: Mapping[str, str]
 
     def check(self, file: Path, what: str) -> None:
-        """:raises BundleError: size or hash differs. :raises OSError: a disk error."""
+        """:raises BundleError: the file has another size or hash. :raises OSError: a disk error."""
         name = next(name for name in HASHES if name in self.hashes)
         if (size := file.stat().st_size) != self.size:
             raise BundleError(f"{what}: it has {size} bytes and should have {self.size}")
@@ -77,7 +78,7 @@ class Promise:
 
 class Download:
     """
-    :param within: allowed URL prefixes of the targets of redirects; if empty, all targets are allowed.
+    :param within: URL prefixes to which redirects may lead; if empty, redirects may lead to any URL.
     :param schemes: allowed URL schemes, such as ``https://``.
     """
 
@@ -97,8 +98,8 @@ class Download:
     def bring(self, url: str, file: Path) -> None:
         """Downloads ``url`` to ``file``, which may already hold the first part.
 
-        :raises Unreachable: no answer, or the download broke off. :raises BundleError: the server refuses it,
-            or it is too large.
+        :raises Unreachable: the server doesn't answer, or the download broke off. :raises BundleError: the
+            server isn't trusted or refuses the request, or the file is too large.
         """
         left = list(PAUSES_S)
         while True:
@@ -128,7 +129,8 @@ class Download:
             self._allowance.wait(left.pop(0))
 
     def _fetch(self, url: str, file: Path) -> None:
-        """Tries once; resumes at the end of ``file`` if the server's copy is unchanged."""
+        """Makes one attempt to download ``url``; resumes at the end of ``file`` if the server's copy is
+        unchanged."""
         notes = file.with_suffix(".json")
         known = _read_notes(notes) if file.exists() else {}
         have = file.stat().st_size if known else 0

@@ -1,7 +1,8 @@
 """Rollout exchange: passes bundles and commands from a rollout process to a node that runs as another user.
 
-The rollout process's folder has its command and archives; the node's folder has the models' states and the
-answers. Each side can write only its own folder, and the node treats the archives as untrusted.
+The rollout process's folder has its command and archives; the node's folder has the status of each model and
+the answers to commands. Each process can write only to its own folder, and the node treats the archives as
+untrusted.
 """
 
 from __future__ import annotations
@@ -38,9 +39,9 @@ def folder_beside(state_dir: Path) -> Path:
 
 
 class Exchange(CommandFile):
-    """The node's side and the rollout process's side, for one node.
+    """Exchange between a node and its rollout process; has methods for both processes.
 
-    The rollout process must belong to the node's group.
+    The user of the rollout process must be in the node's group.
     """
 
     def __init__(self, state_dir: Path, node: str) -> None:
@@ -98,7 +99,8 @@ class Exchange(CommandFile):
         write_record(self._outcome, {"id": command.id, **outcome}, mode=_FOR_THE_GROUP)
 
     def tell_status(self, status: Mapping[str, Any]) -> None:
-        """Writes the models' state if it has changed. :raises OSError: a disk error."""
+        """Writes the models' status (bundles, trials, last updates) if it has changed. :raises OSError: a
+        disk error."""
         if status != self._told:
             write_record(self._status, status, mode=_FOR_THE_GROUP)
             self._told = status
@@ -117,7 +119,7 @@ class Exchange(CommandFile):
     # The process's side
 
     def status(self) -> dict[str, Any]:
-        """The models' state as the node last wrote it; empty if the node hasn't written it."""
+        """The models' status as the node last wrote it; empty if the node hasn't written any."""
         with contextlib.suppress(OSError, ValueError, RecursionError), self._status.open("rb") as stream:
             found = json.loads(stream.read(MOST_BYTES))
             if isinstance(found, dict):
@@ -128,6 +130,6 @@ class Exchange(CommandFile):
         write_record(self._command, command.model_dump(exclude_defaults=True), mode=_FOR_THE_GROUP)
 
     def offer(self, archive: Path) -> None:
-        """Makes an archive readable for the node. :raises OSError: a disk error."""
+        """Lets the node read an archive. :raises OSError: a disk error."""
         archive.parent.chmod(0o750)
         archive.chmod(_FOR_THE_GROUP)

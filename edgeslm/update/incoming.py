@@ -2,8 +2,8 @@
 
 A bundle is a folder ``<folder>/<model>`` or an archive with one of the ``ENDINGS``, such as
 ``<folder>/<model>.tar``. A copy is complete when two scans in a row find the same names, sizes and times.
-Each version is installed once; if a power cut or crash ends the node meanwhile, the node tries once more.
-The functions block and are called in a thread.
+Each version of a bundle is installed once; if the node ends during the installation, such as in a power cut,
+it tries once more. The functions block, so the event loop must call them in a thread.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ from edgeslm.storage.atomic_json import write_record
 ENDINGS: Final = (".tar", ".tar.gz", ".tgz", ".tar.xz")
 MOST_FILES: Final = 10_000
 MOST_BEGUN: Final = 2
-"""Limit of attempts to install a bundle if the node ended during each attempt."""
+"""Maximum number of attempts to install a version of a bundle, if the node ends during each attempt."""
 
 
 class Incoming:
-    """:param record: file that records which versions were handled already."""
+    """:param record: file that records which versions of bundles were installed or refused."""
 
     def __init__(self, folder: Path, record: Path) -> None:
         self._folder = folder
@@ -36,7 +36,8 @@ class Incoming:
         """Why the folder can't be read, as a sentence; None if it can."""
 
     def look(self, models: Collection[str]) -> list[tuple[str, Path, str]]:
-        """New bundles: model, path, and a hash of the version, which :meth:`begin` and :meth:`end` need."""
+        """New bundles, each with its model, its path, and a hash that identifies its version (``mark`` of
+        :meth:`begin` and :meth:`end`)."""
         self.problem = None
         present: dict[str, tuple[Path, str]] = {}
         try:
@@ -64,12 +65,13 @@ class Incoming:
     def end(self, model: str, mark: str, *, again: bool = False) -> None:
         """Records the end of a bundle's installation.
 
-        :param again: whether to install the bundle again. :raises OSError: a disk error.
+        :param again: whether :meth:`look` returns this version of the bundle again. :raises OSError: a disk
+            error.
         """
         write_record(self._record, {**self._taken(), model: {mark: 0 if again else MOST_BEGUN}})
 
     def _taken(self) -> dict[str, dict[str, int]]:
-        """Number of installations started, by model and hash of the version."""
+        """Number of installations started, by model and hash of the bundle's version."""
         try:
             found = json.loads(self._record.read_text("utf-8"))
         except (OSError, ValueError):

@@ -1,7 +1,7 @@
 """Update outcomes: a file with the state and reason of each model's last update.
 
-The node writes the file when an update is over; other processes on the device read it. The store records
-which bundle is active.
+The node writes the file when an update is over; other processes on the device read it. The file doesn't say
+which bundle is active: the store records that.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ class UpdateOutcomes:
         return self._read()
 
     def why(self, model: str, digest: str) -> str:
-        """Why the model doesn't use this bundle; empty if unknown."""
+        """Why the model's update to the bundle ``digest`` failed; empty if unknown."""
         said = self._read().get(model)
         if not isinstance(said, dict) or said.get("digest") not in (digest, ""):
             return ""  # an empty digest stands for a rollback at start

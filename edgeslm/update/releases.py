@@ -1,6 +1,7 @@
-"""Downgrade protection: records the highest proven release of each bundle name and refuses lower ones.
+"""Downgrade protection: for each bundle name, records the highest proven release and refuses lower releases.
 
-An old bundle's signature stays valid, so checking signatures doesn't prevent a downgrade.
+A release is proven once a bundle of this release is active and not on trial. An old bundle's signature stays
+valid, so checking signatures doesn't prevent a downgrade.
 """
 
 from __future__ import annotations

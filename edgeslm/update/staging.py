@@ -1,6 +1,6 @@
 """Staging: brings a bundle into the store from a folder, an archive, or a resumable download.
 
-The parent process writes downloads to disk, within the budget. A child process (``unpacking``) reads the
+The parent process writes downloads to disk, up to a size limit. A child process (``unpacking``) reads the
 downloads, which are untrusted.
 """
 
@@ -30,9 +30,10 @@ log = logging.getLogger("edgeslm.update")
 
 CHILD: Final = "edgeslm.update.unpacking"
 SLOWEST_BYTES_PER_S: Final = 1_000_000
-"""Speed assumed for the time limit, that of a busy SD card: each file is unpacked, read again and synced."""
+"""Speed from which the child's time limit is computed: that of a busy SD card, since the child writes each
+file, reads it again and syncs it."""
 MOST_PACKED: Final = 1100
-"""Highest compression ratio; gzip's maximum is 1032."""
+"""Compression ratio from which the child's time limit is computed; gzip's maximum is 1032."""
 MOST_KEPT: Final = 3
 """Number of partial downloads that are kept besides the current one."""
 KEPT_S: Final = 7 * 24 * 3600.0
@@ -47,7 +48,8 @@ class ChildLimits:
     """Limits of the child process."""
 
     memory_bytes: int = 200_000_000
-    """Memory that the child may add after its start; files are streamed, so their size doesn't matter."""
+    """Memory in bytes that the child may allocate after its start; it doesn't depend on file sizes, since
+    files are streamed."""
     least_s: float = 300.0
     """Time limit for an empty bundle; larger bundles get more time."""
 
@@ -59,8 +61,8 @@ class Staging:
     """Brings bundles into a store.
 
     :param budget_bytes: largest size of one bundle, packed or unpacked.
-    :param within: allowed URL prefixes of the targets of redirects; if empty, all targets are allowed.
-    :param stop: event that another thread sets to cancel.
+    :param within: URL prefixes to which redirects may lead; if empty, redirects may lead to any URL.
+    :param stop: event that another thread sets to cancel the staging.
     :param allow_http: whether addresses without TLS are allowed.
     """
 

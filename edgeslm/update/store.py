@@ -1,8 +1,9 @@
 """Bundle store: the bundles on this device, and a record of each model's active bundle.
 
-A bundle is a folder ``<state_dir>/updates/<name>-<digest>``, which appears atomically. The record is replaced
-atomically, so that after a power cut it names the old bundle or the new one. The configuration file is never
-changed; if the user names another bundle there, that bundle takes precedence.
+A bundle is a folder ``<state_dir>/updates/<name>-<digest>``, which is renamed to this name once it is
+complete. The record is replaced atomically, so that after a power cut it names the old bundle or the new one.
+The configuration file is never changed; if the user names another bundle in it, that bundle takes precedence
+over the record.
 """
 
 from __future__ import annotations
@@ -33,7 +34,8 @@ log = logging.getLogger("edgeslm.update")
 FOLDER: Final = "updates"
 DRAFT: Final = ".draft-"
 MOST_TRIES: Final = 2
-"""After this many crashes of the node with a model on trial, the model is rolled back at the next start."""
+"""Maximum number of starts of the node with a bundle on trial; if the node crashes after the last of them,
+the next start rolls the model back."""
 
 
 class StoreEntry(BaseModel):
@@ -59,7 +61,7 @@ class _Record(BaseModel):
 
 @dataclass(frozen=True, slots=True)
 class Stored:
-    """A bundle in the store. ``used_by``: this node's models that have the bundle as active or previous."""
+    """A bundle in the store. ``used_by``: this node's models whose active or previous bundle it is."""
 
     bundle: Bundle
     used_by: tuple[str, ...]
@@ -70,7 +72,7 @@ class Stored:
 
 
 class Store:
-    """The bundles of a state folder, with the record of one node."""
+    """The bundles in a state folder, and one node's record of its active bundles."""
 
     def __init__(self, state_dir: Path, node: str) -> None:
         self.folder = state_dir / FOLDER
@@ -115,7 +117,8 @@ class Store:
         return self._read().models.get(model)
 
     def settled(self, config: Config) -> Config:
-        """``config`` with each model's active bundle, or its previous one if the active can't be used."""
+        """A copy of ``config`` that names each model's active bundle, or the previous bundle if the active
+        one can't be used."""
         self.problems.clear()
         models = dict(config.models)
         for name, entry in self._read().models.items():
@@ -245,7 +248,8 @@ class Store:
         return entry.previous
 
     def restore(self, model: str, entry: StoreEntry | None) -> None:
-        """Restores the entry from before a failed switch; None deletes the model's entry."""
+        """Restores the entry that a model had before a failed switch; if ``entry`` is None, deletes the
+        model's entry."""
         self._put(model, entry)
 
     def begin_start(self) -> list[str]:
@@ -265,7 +269,7 @@ class Store:
         return gone
 
     def end_start(self) -> None:
-        """Reverts the count of :meth:`begin_start`, since the node stopped normally.
+        """Undoes the counting of :meth:`begin_start`; called when the node stops normally.
 
         :raises OSError: a disk error.
         """
@@ -275,7 +279,7 @@ class Store:
 
     @property
     def changed(self) -> list[str]:
-        """Models with an entry in the record."""
+        """Names of the models that have an entry in the record."""
         return list(self._read().models)
 
     @property

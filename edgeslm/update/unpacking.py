@@ -1,8 +1,9 @@
 """Unpacking: reads an untrusted bundle from a folder or an archive into the store.
 
 The module runs in a child process with limits (``python -m edgeslm.update.unpacking``), which ``staging``
-starts. Bytes are counted against the budget as they are unpacked, since an archive's headers may be false.
-The store accepts a bundle only if the digest of each file is right. No content of a bundle is executed.
+starts. The sizes of an archive's files are added up, and a file is unpacked only if the sum so far is within
+the budget. The store accepts a bundle only if the digest of each file is right. No content of a bundle is
+executed.
 """
 
 from __future__ import annotations
@@ -24,8 +25,8 @@ from edgeslm.update.store import Store
 MOST_ENTRIES: Final = 2 * MOST_FILES
 """Limit of the number of files and folders in an archive; an empty folder takes disk space too."""
 MOST_NAME_BYTES: Final = 4096
-"""Size limit of a header with the next member's name (POSIX ``pax``, GNU ``L``), equal to Linux's longest
-path. For some longer headers ``tarfile`` needs quadratic time, such as 6 s for 64 kB."""
+"""Size limit of a tar header that holds the next member's name (POSIX ``pax``, GNU ``L``); Linux allows no
+longer paths. For some longer headers ``tarfile`` needs quadratic time, such as 6 s for 64 kB."""
 XZ_BYTES: Final = 70 << 20
 """Memory limit for decompressing ``.xz``; ``xz -9`` needs 65 MiB."""
 _XZ_BEGINS: Final = b"\xfd7zXZ\0"
@@ -133,7 +134,7 @@ def _refuse_sparse(*_: object) -> NoReturn:
 class _Member(tarfile.TarInfo):
     """Refuses sparse files, and names that are longer than a path can be.
 
-    Before it returns such a member, ``tarfile`` reads the sparse file's map or the long name into memory.
+    ``tarfile`` itself would read a sparse file's map or a long name into memory before it returns the member.
     """
 
     @classmethod
@@ -150,7 +151,8 @@ class _Member(tarfile.TarInfo):
 
 
 def _opened(archive: IO[bytes]) -> tarfile.TarFile:
-    """Opens an archive by its magic number. For ``.xz``, ``tarfile`` itself has no memory limit."""
+    """Opens an archive, whose first bytes tell how it is compressed. :class:`_Xz` decompresses ``.xz``, for
+    which ``tarfile`` has no memory limit."""
     begins = archive.read(len(_XZ_BEGINS))
     archive.seek(0)
     if begins == _XZ_BEGINS:
@@ -163,7 +165,7 @@ def _opened(archive: IO[bytes]) -> tarfile.TarFile:
 
 
 class _Xz:
-    """Decompresses an ``.xz`` stream within a memory limit, so that its header can't demand more."""
+    """Decompresses an ``.xz`` stream; refuses a stream whose header demands more memory than ``XZ_BYTES``."""
 
     def __init__(self, packed: IO[bytes]) -> None:
         self._packed = packed
@@ -198,9 +200,10 @@ def _new_stream() -> LZMADecompressor:
 
 def take_in(order: dict[str, Any], progress: Progress) -> dict[str, str]:
     """
-    :param order: has ``state_dir``, ``budget_bytes``, ``name``, and either ``folder`` or ``archive``, a file
-        descriptor.
-    :return: a dict with ``path`` and ``digest`` of the stored bundle, or with ``error``, a sentence.
+    :param order: a dict with ``state_dir``, ``budget_bytes``, ``name``, and either ``folder``, a path, or
+        ``archive``, a file descriptor.
+    :return: a dict with the stored bundle's ``path`` and ``digest``, or a dict with an error message,
+        ``error``.
     """
     store = Store(Path(order["state_dir"]), "")
     allowance = Allowance(

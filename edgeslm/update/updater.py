@@ -1,4 +1,4 @@
-"""The updater: switches a model of a running node to another bundle and rolls back if it fails.
+"""The updater: switches a model of a running node to another bundle, and rolls back if the bundle fails.
 
 ::
 
@@ -6,9 +6,9 @@
       |           |                              |           |         |        |
       +-----------+------------------------------+-----------+         +--------+--> rolled back
 
-The active model serves until the switch. Before the switch, the new bundle is recorded on disk as on trial. A
-node that crashes during the trial continues the trial at its next start; after two crashes it returns to the
-old bundle.
+The old bundle serves requests until the switch. Before the switch, the new bundle is recorded on disk as on
+trial. A node that crashes during the trial continues the trial at its next start, up to two times; after a
+further crash, it returns to the old bundle.
 """
 
 from __future__ import annotations
@@ -85,7 +85,7 @@ class Updater(Extension):
         self._trials: dict[str, Canary] = {}
         self._incoming: Incoming | None = None
         self._stale: dict[str, str] = {}
-        """Models on trial, with the digest of the bundle to delete once the trial succeeds."""
+        """Model on trial -> digest of the bundle to delete once the trial succeeds."""
         self._staged: list[str] = []
         """Digests of bundles staged by a rollout process."""
         self._looked = 0.0
@@ -318,8 +318,8 @@ class Updater(Extension):
     # Trials
 
     def _begin_trial(self, model: str) -> None:
-        """Starts to watch a trial if the recorded bundle serves. Another bundle serves if the recorded one is
-        unusable or the configuration has changed."""
+        """Starts to watch a model's trial if the model uses the recorded bundle. The model uses another
+        bundle if the recorded bundle is unusable or the configuration has changed."""
         models, entry = self._service.models, self._store.entry(model)
         if model in models.names and entry is not None and models.bundle(model).digest == entry.active:
             ends = models.losses.get(model, 0)

@@ -1,7 +1,7 @@
 """Assignment: maps a rollout's software modules to models and downloads. Pure.
 
-A module's model is named by its metadata ``edgeslm.model``, else by ``rollouts.models`` of the configuration,
-else by the module's own name.
+A module's metadata ``edgeslm.model`` names the model. Without it, ``rollouts.models`` of the configuration
+maps the module's name to the model; by default, the model has the module's name.
 """
 
 from __future__ import annotations

@@ -25,7 +25,8 @@ MOST_VALUE: Final = 128
 """Number of characters that hawkBit keeps of an attribute's name or value."""
 
 SET_SINCE_MS: Final = 1_700_000_000_000
-"""A clock that shows less was never set; feedback then has no time, and the server uses its own clock."""
+"""Earliest plausible time. A clock that shows an earlier time was never set; feedback is then sent without a
+time, and the server uses the server's clock."""
 
 Handling = Literal["skip", "attempt", "forced"]
 Execution = Literal[
@@ -62,7 +63,8 @@ class _Links(_Said):
 
 
 class Poll(_Said):
-    """The answer to a poll: one link per pending action."""
+    """The server's answer to a poll, with links to what the node should do, such as a deployment or a
+    cancellation."""
 
     config: _Config = _Config()
     links: _Links = Field(default=_Links(), alias="_links")
@@ -99,7 +101,8 @@ class Artifact(_Said):
         return {name: value for name, value in self.hashes if value}
 
     def url(self, *, allow_http: bool) -> str | None:
-        """The download address, with TLS if offered; either link may have either scheme."""
+        """The download address, with TLS if the server offers it. Servers may put either scheme into either
+        of the two links."""
         offered = [link.href for link in (self.links.https, self.links.http) if link is not None]
         schemes = ("https://", "http://") if allow_http else ("https://",)
         return next((one for scheme in schemes for one in offered if one.startswith(scheme)), None)
@@ -133,7 +136,7 @@ class _Deployment(_Said):
 
 
 class DeploymentBase(_Said):
-    """An action: which modules to download, and whether to install them now."""
+    """A hawkBit action: which software modules to download, and whether to install them now."""
 
     id: Id
     deployment: _Deployment
@@ -149,7 +152,8 @@ class DeploymentBase(_Said):
 
     @property
     def may_update(self) -> bool:
-        """False outside a maintenance window, or if the server wants a download only."""
+        """Whether modules may be installed now: not outside a maintenance window, and not if the server wants
+        only a download."""
         return self.deployment.update != "skip" and self.deployment.window != "unavailable"
 
 
@@ -166,7 +170,8 @@ Said = TypeVar("Said", bound=_Said)
 
 
 def parse(payload: bytes, what: type[Said]) -> Said:
-    """Parses a message of type ``what``. :raises RolloutError: it is invalid; the text names the field."""
+    """Parses a message of type ``what``. :raises RolloutError: the message is invalid; the error's text names
+    the field."""
     try:
         return what.model_validate(parse_json(decode_text(payload)))
     except InvalidRequest as error:

@@ -108,7 +108,8 @@ class DistantModels:
     def stage(self, bring: Bring, part: Part, stop: threading.Event) -> tuple[Brought, bool]:
         """Brings a part's bundle to the node, which checks the signature.
 
-        :return: the bundle, and True, since each bundle counts as new.
+        :return: the bundle, and True: the rollout process can't see whether the bundle is new, so all bundles
+            count as new.
         """
         return bring(part, stop), True
 

@@ -53,7 +53,7 @@ LONGEST_PAUSE_S: Final = 300.0
 """Upper limit of the exponential backoff after failed polls."""
 
 UNTOUCHED: Final = ("waiting", "downloading", "downloaded")
-"""Steps in which no model has been changed yet."""
+"""Steps of a job before any model is changed."""
 
 
 class Hawkbit:
@@ -86,7 +86,8 @@ class Hawkbit:
         self.work.end_download()
 
     def turn(self) -> float:
-        """Continues the job, polls if it is time, and sends reports. :return: seconds until the next call."""
+        """Continues the job, polls the server if a poll is due, and sends reports. :return: seconds until the
+        next call."""
         busy = True
         try:
             busy = self.work.look()
@@ -203,7 +204,7 @@ class Hawkbit:
         self.work.begin(job, _report_of(action, "scheduled", "QUEUED"))
 
     def _update_permissions(self, job: RolloutJob, deployment: DeploymentBase) -> None:
-        """Updates what the job may do, such as after a maintenance window has opened."""
+        """Updates whether the job may download and install, such as when a maintenance window opens."""
         allowed = (deployment.may_download, deployment.may_update)
         if (job.may_download, job.may_update) != allowed:
             changes = dict(zip(("may_download", "may_update"), allowed, strict=True))
@@ -249,14 +250,15 @@ class Hawkbit:
     # This device
 
     def resume(self) -> None:
-        """Reports that a job from before a restart continues. :raises OSError: it can't be recorded."""
+        """Reports that a job from before a restart continues. :raises OSError: the report can't be
+        recorded."""
         job = self.book.job
         told = any(one.execution == "resumed" for one in self.book.record.reports)
         if job is not None and not job.is_over and not told:
             self.book.put(job, _report_of(job.id, "resumed", f"{job.state}, {job.step}"))
 
     def bring(self, part: Part, stop: threading.Event) -> Brought:
-        """Downloads a part's bundle. Sends the login only to the rollout server.
+        """Downloads a part's bundle. The credentials are sent only to the rollout server.
 
         :raises BundleError: the download failed, or the bundle is refused.
         """

@@ -32,8 +32,8 @@ server no longer offers the bundle. ``CANCELED``: the server cancelled the job."
 OVER: Final = frozenset({"SUCCEEDED", "FAILED", "TIMED_OUT", "REJECTED", "REMOVED", "CANCELED"})
 
 Step = Literal["waiting", "downloading", "downloaded", "switching", "watching", "undoing", "done"]
-"""In ``downloaded`` a job may wait for a maintenance window; ``watching`` is the trial; ``undoing`` is the
-rollback."""
+"""In the step ``downloaded``, a job may wait for a maintenance window; ``watching`` is the trial; ``undoing``
+is the rollback."""
 MOST_REPORTS: Final = 64
 
 
@@ -63,9 +63,9 @@ class Part(_Value):
 
 
 class RolloutJob(_Value):
-    """``spent_s`` counts the seconds in which the job could progress; dates aren't used, because a board's
-    clock may start in 1970. ``end``: the state after the step ``undoing``. ``version``: the deployment's
-    version on the server; may be empty."""
+    """``spent_s``: seconds that the job has run, not counting waits for the server's permission; it isn't
+    computed from dates, since a board's clock may start in 1970. ``end``: the job's state once the step
+    ``undoing`` is over. ``version``: the deployment's version on the server; may be empty."""
 
     id: str
     version: str = ""
@@ -151,7 +151,7 @@ class Book:
         self.write(self.record.model_copy(update={"job": job, "reports": kept, "version": version}))
 
     def spend(self, seconds: float) -> RolloutJob | None:
-        """Adds to the job's ``spent_s``, which is written to disk with the job's next step."""
+        """Adds ``seconds`` to the job's ``spent_s``, which is written to disk with the job's next step."""
         job = self.record.job
         if job is not None:
             job = job.model_copy(update={"spent_s": job.spent_s + seconds})

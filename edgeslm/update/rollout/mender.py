@@ -1,8 +1,9 @@
 """Mender update module, protocol v3: the states in which Mender's client installs a bundle.
 
 The implementation follows Mender's "Update modules v3 protocol". Each state runs in a separate process. The
-progress is on disk (:class:`Book`), so that the client can roll back after a power cut. Install waits until
-the node has switched the model; commit waits until the trial is over.
+progress is on disk (:class:`Book`), so that the client can roll back after a power cut. The state
+``ArtifactInstall`` lasts until the node has switched the model, and ``ArtifactCommit`` until the trial is
+over.
 """
 
 from __future__ import annotations
@@ -23,11 +24,11 @@ from edgeslm.update.rollout.models import Bring, RolloutModels
 from edgeslm.update.rollout.state_machine import StateMachine
 
 MOST_BYTES: Final = 100_000
-"""Size limit of ``meta-data``."""
+"""Size limit of the artifact's file ``meta-data``, in bytes."""
 LOOK_EVERY_S: Final = 0.2
 AWAY_S: Final = 60.0
 PATIENCE_S: Final = 3600.0
-"""Time limit for the node's tests, not counting the trial."""
+"""Time limit of an installation, in addition to the duration of the trial."""
 JOB: Final = "mender"
 
 
@@ -65,7 +66,7 @@ class Payload:
         return model, self._open.enter_context(found[0].open("rb")), found[0].name
 
     def _named(self) -> str | None:
-        """The model in the artifact's meta-data; None if not given."""
+        """The model that the artifact's ``meta-data`` names; None if it names none."""
         try:
             with (self._folder / "header/meta-data").open("rb") as stream:
                 text = stream.read(MOST_BYTES + 1)
@@ -91,7 +92,8 @@ class Payload:
 
 
 class Module:
-    """The states of Mender's protocol for one node, one per method. A method returns when its state is done.
+    """Runs the states of Mender's protocol for one node. Each method runs one state, and returns when the
+    state is over.
 
     :param away_s: how long the node may be down during the switch or the trial.
     :param look_every_s: pause between checks of the node's state.

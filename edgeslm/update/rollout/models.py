@@ -1,7 +1,7 @@
 """Rollout access to the models of a node on this device: their bundles, and commands to change them.
 
-Everything goes through the store and the command file, so that a rollout can't bypass the node's checks of
-signatures, tests and trial.
+Everything goes through the store and the command file, so that a rollout can't bypass the node's signature
+check, tests and trial.
 """
 
 from __future__ import annotations
@@ -67,7 +67,7 @@ class RolloutModels:
         return "on trial" if entry is not None and entry.tries is not None else "proved"
 
     def why(self, model: str, digest: str) -> str:
-        """Why the model doesn't use this bundle; empty if unknown."""
+        """Why the model's update to the bundle ``digest`` failed; empty if unknown."""
         return self._update_outcomes.why(model, digest)
 
     def staging(self, stop: threading.Event | None = None, **how: Any) -> Staging:

@@ -59,7 +59,8 @@ class Server:
         )
 
     def read(self, href: str = "") -> bytes:
-        """Requests a link of the server, or polls the server without ``href``. :return: the answer's body.
+        """Gets ``href``, a link that the server sent; if ``href`` is empty, polls the server. :return: the
+        answer's body.
         :raises ServerRefused: the server refuses the request.
         :raises RolloutError: the server can't be reached, or the link leads to another server.
         """
@@ -69,7 +70,8 @@ class Server:
         return self._ask("GET", url, None)
 
     def tell(self, path: str, body: bytes, method: str = "POST") -> None:
-        """Sends ``body``. :param path: path below the node's address. :raises: as :meth:`read`."""
+        """Sends ``body`` to the server. :param path: path relative to the node's URL on the server. :raises:
+        as :meth:`read`."""
         self._ask(method, f"{self.base}/{path}", body)
 
     def _ask(self, method: str, url: str, body: bytes | None) -> bytes:
@@ -113,7 +115,8 @@ def _read(answer: http.client.HTTPResponse) -> bytes:
 
 
 def _token(rollouts: Rollouts) -> dict[str, str]:
-    """Header with the token. :raises RolloutError: the token's file can't be read, or has no token."""
+    """The header ``Authorization`` with the token; empty if no token is configured. :raises RolloutError: the
+    token's file can't be read, or has no token."""
     if rollouts.token_file is None:
         return {}
     try:

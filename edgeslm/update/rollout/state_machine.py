@@ -27,9 +27,10 @@ from edgeslm.update.rollout.models import Bring, Brought, RolloutModels
 log = logging.getLogger("edgeslm.update")
 
 UNEXPLAINED_S: Final = 300.0
-"""Timeout for the reason of a rollback, which the node gives only after reloading the old bundle."""
+"""How long to wait until the node gives the reason for a rollback, which it does after reloading the old
+bundle."""
 MOST_TRIES: Final = 3
-"""Number of times that a node may end while it tests a bundle."""
+"""Maximum number of attempts to switch a model, if the node ends or doesn't answer during each attempt."""
 SILENT_S: Final = 3600.0
 AGAIN_S: Final = 60.0
 """Pause before a failed download is retried."""
@@ -38,8 +39,8 @@ AGAIN_S: Final = 60.0
 class StateMachine:
     """Works on one job at a time.
 
-    :param silent_s: timeout for a running node's answer. After the timeout the command is sent again: the
-        answer was lost because the disk was full, or another command's answer overwrote it.
+    :param silent_s: timeout for a running node's answer. After the timeout the command is sent again, since
+        the answer may have been lost: the disk was full, or another command's answer overwrote it.
     """
 
     def __init__(
