@@ -34,13 +34,14 @@ from edgeslm.storage.schema import FORMAT, MARK, PAGE_BYTES, SEALED, SEALED_FORM
 log = logging.getLogger("edgeslm.storage")
 
 WAL_PAGES = 4000
-"""Number of pages in the write-ahead log that triggers a checkpoint, which syncs both files."""
+"""Number of pages in the write-ahead log that triggers a checkpoint, which syncs the log and the database
+file."""
 RETRY_S = 1.0
 """Pause after a failed write."""
 MEND_EVERY_S = 60.0
 """Pause after a failed rebuild of a damaged file."""
 _NO_FORMAT = 1000
-"""Format numbers from this number on are a sign of damage."""
+"""Lowest format number that no version writes, so that it means a damaged header."""
 
 
 class Database:
@@ -53,11 +54,12 @@ class Database:
         self._seal = seal
         self.clock = clock
         self.problem: str | None = None
-        """Why nothing can be written now; None if it can."""
+        """Why the file can't be written now; None if it can."""
         self._db: sqlite3.Connection | None = None
         self._base = 0.0
         self.damage: str | None = None
-        """Sentence about the damage found since the start and the rows saved; None without damage."""
+        """Message for users about the damage found since the start and about the rescued rows; None if
+        nothing was damaged."""
         self._failed_at: float | None = None
         self._unmended_at: float | None = None
         self._owed: tuple[str, tuple[Any, ...]] | None = None
@@ -99,7 +101,7 @@ class Database:
 
     @property
     def now(self) -> float:
-        """Total time that nodes have run with this file, in seconds."""
+        """The database's clock: seconds for which nodes have run with this file in total."""
         return self._base + self.clock()
 
     @property
@@ -115,11 +117,13 @@ class Database:
         return self._db
 
     def read(self, statement: str, *values: Any) -> Any:
-        """The first row; None if there is none or it can't be read (at worst, a request runs twice)."""
+        """The first row of a query's result; None if there is none or it can't be read. An unreadable row at
+        worst makes a request run twice."""
         return next(iter(self._rows(lambda: self.opened.execute(statement, values).fetchmany(1))), None)
 
     def all_rows(self, statement: str, *values: Any) -> list[Any]:
-        """All rows; of a damaged file, only the readable rows. Invalid UTF-8 is replaced."""
+        """All rows of a query's result; a damaged file is rebuilt first, which keeps the readable rows.
+        Invalid UTF-8 is replaced."""
 
         def read() -> list[Any]:
             db = self.opened
@@ -144,14 +148,14 @@ class Database:
         return []
 
     def rows(self, statement: str, *values: Any) -> Iterator[Any]:
-        """Yields all rows; stops at a damaged page."""
+        """Yields the rows of a query's result; stops at a damaged page."""
         try:
             yield from self.opened.execute(statement, values)
         except sqlite3.Error as error:
             log.warning("the journal can't be read (%s)", error)
 
     def write(self, statement: str, *values: Any) -> int:
-        """Runs a statement. :return: the number of the row inserted last.
+        """Runs a statement. :return: row number of the last insertion.
 
         :raises JournalError: the file can't be written.
         """
@@ -212,7 +216,8 @@ class Database:
         return kept if self._seal is None else self._seal.open(kept, place)
 
     def scrub(self) -> None:
-        """Empties the write-ahead log, which may still hold deleted data. Syncs both files."""
+        """Empties the write-ahead log, which may still hold deleted data. Syncs the log and the database
+        file."""
         with suppress(sqlite3.Error):
             self.opened.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
 
@@ -258,7 +263,8 @@ class Database:
 
     def _look_at_header(self) -> None:
         """:raises JournalError: a later version wrote the file.
-        :raises sqlite3.DatabaseError: the header is damaged; SQLite itself would report a read-only file.
+        :raises sqlite3.DatabaseError: the header is damaged, for which SQLite itself would report a read-only
+            file.
         """
         for number, header in enumerate(soundness.headers(self.file)):
             if header[:16] != HEADER:

@@ -25,7 +25,8 @@ def erase_messages(database: Database, choice: Choice, *, off_s: float, dry_run:
 
     :param off_s: seconds since the node stopped, in which the database's clock stood still.
     :return: number of messages by table.
-    :raises JournalError: the file can't be written; nothing was erased.
+    :raises JournalError: the file can't be written: either nothing was erased, or bytes of erased messages
+        are still in the write-ahead log.
     """
     found = {table: list(_fitting(database, table, choice, off_s)) for table in _ROWS}
     if not dry_run:

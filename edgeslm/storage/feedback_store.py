@@ -22,7 +22,8 @@ from edgeslm.storage.erasure_filter import UNKNOWN_AGE_S, Choice, id_of
 
 FOLDER = "feedback"
 MOST_BYTES = 16_000_000
-"""Limit of a task's file, about 100,000 messages, so that a flood can't fill the disk."""
+"""Size limit of a task's file, enough for about 100,000 corrections, so that a flood of feedback can't fill
+the disk."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,7 +45,8 @@ class Correction:
 
 
 class FeedbackStore:
-    """The corrections below ``state_dir``. Several processes may write, since a lock protects each file."""
+    """The corrections stored in the folder ``state_dir``. Several processes may write, since a lock protects
+    each file."""
 
     def __init__(self, state_dir: Path) -> None:
         self._folder = state_dir / FOLDER
@@ -53,7 +55,8 @@ class FeedbackStore:
         return self._folder / f"{task}.jsonl"
 
     def keep(self, correction: Correction) -> Path:
-        """Appends a row. :return: the file. :raises FeedbackError: the file can't be written, or is full."""
+        """Appends a correction to the task's file. :return: the file. :raises FeedbackError: the file can't
+        be written, or is full."""
         file = self.file(correction.task)
         row = correction.encode(datetime.datetime.now(datetime.UTC))
         try:
@@ -82,8 +85,8 @@ class FeedbackStore:
         return file
 
     def erase(self, choice: Choice, *, dry_run: bool = False) -> int:
-        """Removes the rows that match. :return: their number. :raises FeedbackError: a file can't be
-        rewritten and is unchanged."""
+        """Removes the rows that match ``choice``. :return: the number of these rows. :raises FeedbackError: a
+        file can't be rewritten; that file is unchanged."""
         return sum(_without(file, choice, dry_run) for file in sorted(self._folder.glob("*.jsonl")))
 
 

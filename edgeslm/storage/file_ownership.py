@@ -14,8 +14,8 @@ def is_ours(status: os.stat_result) -> bool:
 
 
 def become_owner(state_dir: Path) -> None:
-    """Switches a process of root to the owner of the state folder, so that files there can't trick root and
-    new files belong to the owner.
+    """Switches a process that runs as root to the owner of the state folder, so that new files belong to the
+    owner and files in the folder can't trick root.
     :raises EdgeslmError: the folder doesn't exist.
     """
     if os.geteuid():

@@ -1,8 +1,8 @@
-"""Journal: results and failed attempts of requests, kept over restarts.
+"""Journal: results and failed attempts of requests, kept across restarts.
 
-The journal deduplicates requests and stops poison messages. Unanswered requests stay in the broker's session,
-which is the source of truth for them. If a power cut loses the last entries, the broker delivers their
-requests again.
+The journal deduplicates requests and stops poison messages, which crash the node or its engine each time.
+Unanswered requests stay in the broker's session, which is the source of truth for them. If a power cut loses
+the last entries, the broker delivers their requests again.
 """
 
 from __future__ import annotations
@@ -25,27 +25,29 @@ from edgeslm.storage.schema import PAGE_BYTES, place_of
 log = logging.getLogger("edgeslm.storage")
 
 PRUNE_EVERY = 1024
-"""Rows written between two prunings."""
+"""Number of rows written between two prunings, which remove old rows."""
 PRUNE_ROWS = 4096
-"""Limit of rows that one pruning removes, so that a pruning takes little time."""
+"""Maximum number of rows that one pruning removes, so that it takes little time."""
 ROW_BYTES = 60
 """Size of a row without its result, in bytes."""
 TIDY_S = 30.0, 600.0
-"""Lower and upper limit of the interval between cleanups (:meth:`Journal.tidy`), a tenth of the window."""
+"""Minimum and maximum interval between cleanups (:meth:`Journal.tidy`); between these limits, the interval is
+a tenth of the window ``window_s``."""
 TRIES_S = 3600.0
 """Failed attempts are kept at least this long, so that a poison message can't crash the node for ever."""
 LOST_NODE = 2
-"""Crash points for a crash of the node (``JournalEntry.lost``)."""
+"""Crash points of a request that was running when the node crashed (``JournalEntry.lost``)."""
 MOST_UNSAVED = 1024
-"""Limit of entries kept in memory while the disk fails; above the limit, the oldest are dropped."""
+"""Maximum number of entries kept in memory while the disk fails; above this number, the oldest are
+dropped."""
 KEPT = 0.9
 """Fraction of ``limit_bytes`` to which a journal above that limit is pruned."""
 
 
 @dataclass(frozen=True, slots=True)
 class JournalEntry:
-    """A started request. ``lost``: crash points, which count the crashes that the request caused.
-    ``result``: the encoded result; None if unanswered."""
+    """A started request. ``lost``: crash points, which grow with each crash while the request runs; at a
+    limit, the request isn't run again. ``result``: the encoded result; None if unanswered."""
 
     lost: int
     result: bytes | None
@@ -72,7 +74,8 @@ def delivery_key(epoch: int, delivery: Delivery) -> bytes:
 
 
 def reader_key(key: bytes, reader: str) -> bytes:
-    """Deduplication key of a message for the route ``reader``; ``key`` is the key of the message itself."""
+    """Deduplication key of a message that the route ``reader`` reads; ``key`` is the deduplication key of the
+    message itself."""
     return _digest(b"reader", key, reader.encode())
 
 
@@ -95,7 +98,7 @@ def row_bytes(result: int) -> int:
 class _Index:
     """Maps keys to row numbers, with 16 bytes per entry; a dict would take ten times as much memory.
 
-    The index is only in memory; in the file, each request would write to a random page of the index.
+    The index is only in memory: an index in the file would cost a write to a random page for each request.
     """
 
     def __init__(self) -> None:
@@ -136,7 +139,7 @@ class Journal:
     be written.
 
     Rows are appended at the end and removed at the start; the newest row of a key counts. Without
-    ``keeps_results`` only failed attempts are stored and no texts, so a repeated request runs again.
+    ``keeps_results``, the journal stores failed attempts but no results, so a repeated request runs again.
     """
 
     def __init__(
@@ -183,7 +186,7 @@ class Journal:
             self._marks = None
 
     def find(self, key: bytes) -> JournalEntry | None:
-        """The entry of a request; None if there is none, or if its result is older than the window."""
+        """The entry of a request; None if there is none, or if its result is older than ``window_s``."""
         if (unsaved := self._unsaved.get(key)) is not None:
             return unsaved
         if (row := self._index.get(key)) is None:
@@ -255,15 +258,15 @@ class Journal:
             self.finish(key, 0, None)
 
     def retry(self) -> None:
-        """Retries failed writes, after a pause."""
+        """Retries failed writes, unless the last failure was less than ``RETRY_S`` ago."""
         if self._database.problem is not None or self._unsaved:
             with suppress(JournalError):
                 self._retry()
 
     def tidy(self) -> None:
-        """Removes entries older than the window from the file, and deleted data from the write-ahead log.
+        """Removes entries older than ``window_s`` from the file, and deleted data from the write-ahead log.
 
-        Callers call it often; a call does nothing until the interval (``TIDY_S``) has passed."""
+        May be called often: a call does nothing until the interval (``TIDY_S``) has passed."""
         least, most = TIDY_S
         if self._database.now - self._tidied_at < max(least, min(self._window_s / 10, most)):
             return
@@ -312,7 +315,8 @@ class Journal:
                 self._prune()
 
     def _retry(self) -> None:
-        """Writes the unsaved entries. :raises JournalError: it is too early, or a write failed again."""
+        """Writes the unsaved entries. :raises JournalError: the last failure was less than ``RETRY_S`` ago,
+        or a write failed again."""
         if self._database.is_resting:
             raise JournalError(self._database.problem or "The journal can't be written.")
         with suppress(sqlite3.Error):
@@ -323,7 +327,7 @@ class Journal:
             del self._unsaved[key]
 
     def _prune(self) -> bool:
-        """Removes entries older than the window, and the oldest if the file is too large.
+        """Removes entries older than ``window_s``, and the oldest entries if the file is too large.
 
         :return: whether there may be more to remove.
         """
@@ -346,8 +350,9 @@ class Journal:
         return count == PRUNE_ROWS
 
     def _blank(self) -> None:
-        """Removes the texts of rows older than the window that can't be deleted yet, because older rows with
-        failed attempts are kept."""
+        """Removes results older than ``window_s`` from rows that :meth:`_prune` can't delete yet.
+
+        ``_prune`` deletes rows from the oldest on, and stops at a failed attempt that must be kept longer."""
         db = self._database.opened
         first = db.execute("SELECT at FROM requests ORDER BY id LIMIT 1").fetchone()
         if first is None or first[0] > self._oldest:

@@ -1,7 +1,8 @@
 """Recovery: copies messages from a damaged journal back into the journal of a stopped node.
 
-A damaged copy has a list of the rows that the journal already took from it. Recovery skips these rows, since
-their messages may be answered. A second run adds nothing unless more rows have become readable.
+Each copy of a damaged journal comes with a list of the rows that the journal already took from it. Recovery
+skips these rows, since their messages may already be answered. A second run adds nothing unless more rows
+have become readable.
 """
 
 from __future__ import annotations
@@ -21,8 +22,8 @@ from edgeslm.storage.set_aside import read_taken, write_taken
 @dataclass(frozen=True, slots=True)
 class Recovered:
     """Result for one damaged file. ``fed``: number of messages added to the journal, by table. ``known``:
-    messages skipped because the journal has or had them. ``unreadable``: unreadable pages and rows.
-    ``sealed``: messages encrypted with another key."""
+    number of messages skipped because the journal has or had them. ``unreadable``: number of unreadable pages
+    and rows. ``sealed``: number of messages encrypted with another key."""
 
     fed: dict[str, int]
     known: int
@@ -31,7 +32,8 @@ class Recovered:
 
 
 def feed_back(database: Database, copy: Path, *, dry_run: bool = False) -> Recovered:
-    """Adds the messages of ``copy`` that the journal never had, with the ages that they have in the copy.
+    """Adds the messages of ``copy`` that the journal never had. The newest of them counts as new; the others
+    keep their age relative to it.
 
     :raises JournalError: the journal can't be written; nothing was added.
     :raises OSError: the copy can't be read, or its list can't be written.

@@ -1,7 +1,7 @@
 """Renewal: rebuilds a journal from the readable rows of a damaged one, which keep their row numbers.
 
-Messages in spool and windows come first, since they may exist nowhere else. Answers are a cache and are left
-out if the disk is full. The damaged file isn't changed.
+Messages in the spool and in windows are copied first, since they may exist nowhere else. Answers are a cache
+and are left out if the disk is full. The damaged file isn't changed.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Running marks: a memory-mapped file that records which requests are being computed and survives a crash.
 
-A request costs one write to memory instead of one to the disk. A power cut may lose the marks; then no
-request gets crash points for the power cut.
+Marking a request costs a write to memory, not to the disk. A power cut may lose the marks; then no request is
+blamed for the power cut.
 """
 
 from __future__ import annotations

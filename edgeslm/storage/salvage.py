@@ -2,7 +2,7 @@
 
 One bad page in a B-tree can make a table, or the whole file, unreadable for SQLite. This module doesn't
 follow the tree: it reads each table leaf page separately and recognizes a row's table by the types of the
-columns. This finds all rows that SQLite can read, and also rows below damaged pages of the tree. The
+columns. So the module finds all rows that SQLite can read, and also rows below damaged pages of the tree. The
 write-ahead log is applied as SQLite does it. The format is described in sqlite.org/fileformat2.html, sections
 1.6 (leaf and overflow pages), 2.1 (records) and 4 (log).
 

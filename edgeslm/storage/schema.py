@@ -8,7 +8,8 @@ SEALED_FORMAT = 2
 MARK = b"edgeslm"
 """Known text that is stored encrypted, to check whether the key is right."""
 PAGE_BYTES = 512
-"""Each change writes whole pages; small pages reduce the wear of SD cards (a row has about 400 bytes)."""
+"""Page size of the database. Each change writes whole pages, so small pages reduce the wear of SD cards (a
+row has about 400 bytes)."""
 CLOCK_END_S = 1e9
 """Limit of the database's clock, 30 years of running.
 

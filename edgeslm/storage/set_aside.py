@@ -1,4 +1,4 @@
-"""Damaged journals set aside: numbered copies, never overwritten, each with its write-ahead log.
+"""Copies of damaged journals: numbered, never overwritten, each with the journal's write-ahead log.
 
 Replacing a damaged journal takes several steps. If a power cut interrupts the replacement at any step,
 :func:`finish` completes it at the next start.
@@ -18,7 +18,8 @@ from edgeslm.storage.atomic_json import sync, write_record
 log = logging.getLogger("edgeslm.storage")
 
 MOST = 8
-"""Limit of copies; above it the oldest is removed, so that a failing disk doesn't fill up with copies."""
+"""Maximum number of copies; above it, the oldest copy is removed, so that a failing disk doesn't fill up with
+copies."""
 _COPY = re.compile(r"\.damaged(?:-(\d+))?")
 
 Taken = Mapping[str, list[int]]
@@ -31,20 +32,22 @@ def draft_of(journal: Path) -> Path:
 
 
 def copies(journal: Path) -> list[Path]:
-    """Copies of this journal, oldest first. Version 0.1.0 had only one copy, with the suffix ``.damaged``."""
+    """Copies of this journal, oldest first. Version 0.1.0 of edgeslm kept only one copy, with the suffix
+    ``.damaged``."""
     found = [file for file in journal.parent.glob(f"{journal.stem}.damaged*") if _COPY.fullmatch(file.suffix)]
     return sorted(found, key=_number)
 
 
 def files_of(copy: Path) -> Iterator[Path]:
-    """The copy and its companion files."""
+    """Yields the files of a copy: the journal itself, its SQLite logs, and the list of rows taken from it."""
     for suffix in ("", "-wal", "-shm", ".taken"):
         if (file := copy.with_name(copy.name + suffix)).exists():
             yield file
 
 
 def replace(journal: Path, taken: Taken) -> Path:
-    """Renames the damaged journal to a copy, and the finished draft to the journal. :return: the copy.
+    """Renames the damaged journal to the name of a new copy, and the finished draft to the journal's name.
+    :return: the copy.
 
     :raises OSError: the disk failed; nothing is lost.
     """

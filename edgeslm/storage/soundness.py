@@ -19,7 +19,8 @@ HEADER_BYTES = 100
 CHECK_S = 2.0
 """Time limit of the check at the start."""
 _MESSAGES = ("integrity_check(spool)", "integrity_check(windows)")
-"""Checks of the tables of messages and of their indexes: a message missing from an index is never found."""
+"""Integrity checks of the tables that hold messages, and of these tables' indexes, since a message missing
+from an index is never found."""
 _READ_FAULTS = {
     sqlite3.SQLITE_IOERR_READ,
     sqlite3.SQLITE_IOERR_SHORT_READ,
@@ -36,8 +37,8 @@ def has_log(file: Path) -> bool:
 
 
 def headers(file: Path) -> Iterator[bytes]:
-    """Database headers of 100 bytes: first that of the file, then those in the write-ahead log, also
-    uncommitted ones.
+    """Yields database headers of 100 bytes each: the file's header, then the headers in the write-ahead log,
+    even those of uncommitted transactions.
 
     :raises OSError: the disk failed.
     """

@@ -26,7 +26,8 @@ _COLUMNS = "key, at, topic, payload, retain, response_topic, correlation, expiry
 
 @dataclass(frozen=True, slots=True)
 class Spooled:
-    """A stored message. ``id`` gives the order, and is the argument of :meth:`Spool.remove`."""
+    """A stored message. ``id``: number that gives the order of messages, and the argument of
+    :meth:`Spool.remove`."""
 
     id: int
     key: bytes | None

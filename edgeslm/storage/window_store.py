@@ -31,7 +31,8 @@ class Gathered:
     text: str
     received: float
     key: bytes | None = None
-    """Deduplication key for redeliveries, which have ``is_again`` set; None if never redelivered."""
+    """Deduplication key; None if the broker never redelivers the message. A redelivery has ``is_again``
+    set."""
     is_again: bool = False
 
     @property
