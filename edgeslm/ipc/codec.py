@@ -1,11 +1,11 @@
 """Frames: serialization of typed messages between processes, based on annotations of frozen dataclasses.
 
 A child's messages are untrusted: a malicious document or bundle may control the child. Decoding builds only
-the annotated types; anything else raises :class:`FrameError`. A frame is the length of its JSON, the JSON,
-and the float32 numbers of its vectors. In the JSON, a dataclass is the list of its fields, a vector is its
-length, and a union member is its type's name and its value.
+the annotated types; anything else raises :class:`FrameError`. A frame consists of the length of its JSON, the
+JSON, and the float32 values of all vectors. The JSON represents a dataclass by the list of its fields, a
+vector by its length, and a union member by the name of its type and its value.
 
-Entry point: :class:`Frames`, one direction of a pipe.
+Entry point: :class:`Frames`, the codec for one direction of a pipe.
 """
 
 from __future__ import annotations
@@ -34,12 +34,12 @@ from typing import (
 
 FLOAT32: Final = "float32"
 Vector = Annotated[Sequence[float], FLOAT32]
-"""Finite numbers, sent as float32 and decoded as a tuple."""
+"""Finite values, sent as float32 and decoded as a tuple."""
 
 _JSON_BYTES: Final = struct.Struct("!I")
 _NUMBER_BYTES: Final = 4
 _LARGEST: Final = 2**63
-"""Upper limit of integers, exclusive."""
+"""Exclusive upper limit of integers in a message."""
 _SURROGATE: Final = re.compile("[\ud800-\udfff]")
 
 
@@ -52,9 +52,9 @@ class Frames:
     """Codec for one direction of a pipe.
 
     :param carries: the message type: a dataclass, or a union of dataclasses.
-    :param most_bytes: limit of a frame's size.
-    :param most_containers: limit of lists and objects in the JSON, which in memory take 20 times their bytes;
-        brackets in texts are counted too. None: no limit.
+    :param most_bytes: size limit of a frame, in bytes.
+    :param most_containers: maximum number of lists and objects in the JSON, each of which takes 20 times as
+        much memory as its JSON text; brackets in texts are counted too. None: no limit.
     """
 
     carries: Any
@@ -120,7 +120,7 @@ def frames_to_child(carries: Any) -> Frames:
 
 
 class _Numbers:
-    """Reads the float32 numbers of a frame in order."""
+    """Reads the float32 values of a frame in order."""
 
     __slots__ = ("frame", "place")
 

@@ -27,9 +27,10 @@ from typing import Any, Final, Literal, ParamSpec, Protocol, Self, TypeVar
 PYTHON: Final = (sys.executable, "-P", "-m")
 """The option -P keeps the working directory off the module path, so that no file of a bundle is imported."""
 ANSWER_BYTES: Final = 1_000_000
-"""Default limit of a line from a child."""
+"""Default size limit of a line that a child sends."""
 MOST_CONTAINERS: Final = 1_000_000
-"""Limit of lists and objects in a line, which in memory take 20 times their bytes.
+"""Maximum number of lists and objects in a line, each of which takes 20 times as much memory as its JSON
+text.
 
 Brackets in texts are counted too."""
 _LOOK_EVERY_MS: Final = 200
@@ -73,11 +74,12 @@ class JobError(Exception):
 class Job:
     """One child process that takes one order after another; the first :meth:`ask` starts the child.
 
-    :param module: module that the child runs as ``python -m MODULE``; calls :func:`serve`.
-    :param command: command that runs the module; by default this Python.
+    :param module: module that the child runs as ``python -m MODULE``; it must call :func:`serve`.
+    :param command: command to which the module's name is appended; by default, this Python interpreter with
+        ``-m``.
     :param files: descriptors of open files that the child inherits under the same numbers.
-    :param answer_bytes: limit of a line from the child.
-    :param runs_as: user and group of the child, without other groups; None: those of this process.
+    :param answer_bytes: size limit of a line that the child sends.
+    :param runs_as: ids of the child's user and of its only group; None: the user and groups of this process.
     """
 
     def __init__(
@@ -126,8 +128,8 @@ class Job:
 
         :param timeout_s: wall-clock limit; None: no limit.
         :param memory_bytes: address space that the child may add while it works on the order; None: no limit.
-        :param threads: number of computing threads in the child; CPU time is limited to ``timeout_s`` for
-            each.
+        :param threads: number of computing threads in the child, whose CPU time is limited to this number
+            times ``timeout_s``.
         :raises JobError: the child returned no answer.
         :raises OSError: the child can't be started.
         """
@@ -159,7 +161,8 @@ class Job:
             timer.cancel()
 
     async def in_thread(self, ask: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
-        """Runs in a thread a function that calls :meth:`ask`. Cancelling ends the child and the thread."""
+        """Runs the function ``ask``, which calls :meth:`ask`, in a thread. A cancellation ends the child and
+        the thread."""
         import asyncio  # children don't need it
 
         asking = asyncio.ensure_future(asyncio.to_thread(ask, *args, **kwargs))
@@ -370,7 +373,7 @@ def _read_orders(orders: queue.SimpleQueue[bytes]) -> None:
 
 
 def _limit(cpu_s: float | None, memory_bytes: int | None) -> None:
-    """Sets the limits for one order; None stands for the hard limit."""
+    """Sets the limits of CPU time and memory for one order; None sets a limit to the process's hard limit."""
     _, hard = resource.getrlimit(resource.RLIMIT_AS)
     _set_limit(resource.RLIMIT_AS, hard if memory_bytes is None else _address_space() + memory_bytes)
     # Ends code that never returns to the interpreter, even after the parent has died.

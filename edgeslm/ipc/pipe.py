@@ -26,7 +26,8 @@ _HEADER = struct.Struct("!I")
 
 @dataclass(frozen=True, slots=True)
 class Refused:
-    """Message of a child that can't work. ``sentence``: the reason. The process ends or is unusable."""
+    """Message from a child that can't work. ``sentence``: the reason. After this message, the child ends or
+    is unusable."""
 
     sentence: str
 
@@ -41,7 +42,7 @@ class Link(asyncio.Protocol):
     """Sends and receives messages over a stream socket.
 
     :param on_message: called with each message; an exception closes the link, and so do invalid bytes.
-    :param on_lost: called once when the other end has closed the link or sent something invalid, but not
+    :param on_lost: called once when the other end has closed the link or sent an invalid message, but not
         after :meth:`close`.
     """
 
@@ -55,7 +56,7 @@ class Link(asyncio.Protocol):
         self._received = bytearray()
         self._closed = False
         self.is_broken = False
-        """Whether the other end sent something invalid."""
+        """Whether the other end sent an invalid message."""
 
     def send(self, message: Any) -> None:
         """Never blocks. A message to a child that has ended is lost, and ``on_lost`` is called.
@@ -67,7 +68,7 @@ class Link(asyncio.Protocol):
 
     @property
     def backlog_bytes(self) -> int:
-        """Bytes that the other end hasn't read yet."""
+        """Bytes that wait to be sent because the other end reads too slowly."""
         return self._transport.get_write_buffer_size()
 
     def close(self) -> None:

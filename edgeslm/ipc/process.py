@@ -48,7 +48,7 @@ class Child:
     """One child process at a time, on one event loop.
 
     :param sends: frames to the child.
-    :param takes: frames from the child; a child that sends other frames is killed.
+    :param takes: frames from the child; a child that sends anything else is killed.
     :param on_message: called with each message; if it raises an exception, the child is killed.
     :param on_lost: called when the child has ended on its own or was killed for an invalid message, with a
         text such as ``signal 9`` or ``exit status 1``.
@@ -68,7 +68,7 @@ class Child:
         self._process: subprocess.Popen[bytes] | None = None
         self._link: Link | None = None
         self.starts = 0
-        """Number of processes started so far; identifies the current one."""
+        """Number of processes started so far, which identifies the current process."""
 
     @property
     def pid(self) -> int | None:
@@ -81,7 +81,7 @@ class Child:
 
     @property
     def backlog_bytes(self) -> int:
-        """Bytes that the child hasn't read yet."""
+        """Bytes that wait to be sent because the child reads too slowly."""
         return self._link.backlog_bytes if self._link else 0
 
     async def start(
