@@ -42,7 +42,8 @@ TIME_ERROR = 5
 
 @dataclass(frozen=True, slots=True)
 class Cpu:
-    """``family`` is ``x86``, ``arm`` or empty; ``features`` are features that int4 and int8 kernels use."""
+    """``family`` is ``x86``, ``arm`` or empty; ``features`` are the CPU's instruction set extensions that
+    int4 and int8 kernels use."""
 
     family: str
     name: str
@@ -52,7 +53,8 @@ class Cpu:
 
 @dataclass(frozen=True, slots=True)
 class BoardMemory:
-    """Memory in bytes. ``limit`` is the control group's limit, or None. ``available`` is within the limit."""
+    """Memory in bytes. ``limit``: memory limit of the control groups; None without a limit. ``available``:
+    memory that can still be used within this limit."""
 
     total: int
     available: int
@@ -199,7 +201,8 @@ class Throttling(NamedTuple):
 
 
 def throttling(root: Path, firmware: Callable[[], str | None] = lambda: None) -> Throttling:
-    """Throttling as the kernel reports it. If the kernel has no throttling bits, ``firmware`` is called."""
+    """Throttling as the kernel reports it. If the kernel has no throttling bits, ``firmware`` returns them,
+    in hex."""
     low_voltage = heat = False
     for name in (root / "sys/class/hwmon").glob("hwmon*/name"):
         if read_text(name) == "rpi_volt":

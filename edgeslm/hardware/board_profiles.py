@@ -1,7 +1,7 @@
 """Board profiles: cores, memory, bandwidth and compute of known boards, with the source of each figure.
 
-The profiles are the files ``firmware-config/boards/*.yaml``, installed as ``edgeslm/boards``. For the machine
-at hand, ``edgeslm.bundle.performance`` measures the figures instead.
+The profiles are the files ``firmware-config/boards/*.yaml``, installed as ``edgeslm/boards``. The machine at
+hand needs no profile, since ``edgeslm.bundle.performance`` measures its figures.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from edgeslm.errors import BoardError
 
 THIS = "this"
-"""Board name that stands for this machine, which is measured."""
+"""Board name that stands for the machine at hand, whose figures are measured."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,8 +57,8 @@ class NodeAdvice(BaseModel):
     power: Literal["performance", "balanced", "idle"]
     threads: Literal["auto"] | Annotated[int, Field(gt=0)]
     models_gb: float = Field(gt=0, allow_inf_nan=False)
-    """Memory for all models together, in GB; half a gigabyte, or more with other services, is left to the
-    system."""
+    """Memory for all models in total, in GB. At least half a gigabyte is left to the system and to other
+    services."""
     models: tuple[str, ...]
     """Example models that fit at 4 bits and that reach 20 tokens/s prefill and 5 tokens/s decode at 2048
     tokens, as estimated by ``edgeslm.bundle.size_estimate``."""
@@ -111,7 +111,7 @@ def load_board(name: str) -> Board:
 
 
 def load_sources(name: str) -> dict[str, str]:
-    """Figure -> its source."""
+    """Name of a figure -> source of its value."""
     profile = read_profile(boards_folder() / f"{name}.yaml")
     return {figure: getattr(profile, figure).source for figure in _FIGURES}
 
@@ -123,7 +123,8 @@ def load_advice(name: str) -> NodeAdvice:
 
 
 def recognise(names: Sequence[str], family: str, memory_bytes: int) -> str | None:
-    """The name of the largest profile that matches this board and fits its memory; None if there is none.
+    """The name of the board's profile; None if there is none. If several profiles match the board's names,
+    the one with the most memory that the board has (with 20% tolerance) is chosen.
 
     :param names: names of the board and its processor, as the kernel reports them.
     :param family: family of the CPU, ``x86`` or ``arm``; a PC that no profile matches gets ``generic-x86``.
