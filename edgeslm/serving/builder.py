@@ -240,15 +240,15 @@ class _Builder:
 
 
 def _threads(model: ModelSection) -> int:
-    """Number of threads of each worker. With ``auto``, 0 chooses the best number for a single worker; several
-    workers share the cores."""
+    """Number of threads of each worker. With ``auto``, a single worker gets 0, for which the engine chooses
+    the best number; several workers get equal shares of the cores."""
     if model.threads != "auto":
         return model.threads
     return 0 if model.workers == 1 else max(1, usable_cores() // model.workers)
 
 
 def _own_encoders(learned: Mapping[str, Bundle], named: Mapping[str, Bundle]) -> dict[str, Bundle]:
-    """Bundles of learned tasks that have their own encoder, each folder once, except those that are also in
+    """Bundles of learned tasks that contain an encoder, without duplicates and without bundles in
     ``named``."""
     found: dict[str, Bundle] = {}
     known = {bundle.path.resolve() for bundle in named.values()}
@@ -260,8 +260,8 @@ def _own_encoders(learned: Mapping[str, Bundle], named: Mapping[str, Bundle]) ->
 
 
 def _shared(section: TaskSection, learned: Bundle) -> dict[str, Any]:
-    """Settings that the other stages of a task take from the learned stage, unless the task's section has its
-    own."""
+    """Settings that the other stages of a task take from the learned stage, unless the task's section of the
+    configuration sets them."""
     taught = learned.manifest.learned
     if taught is None:
         return {}

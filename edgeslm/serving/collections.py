@@ -83,12 +83,13 @@ class Collections:
         return KnowledgeProcess(self._specs, embed=self._embed_added, log_level=self._log_level)
 
     def use(self, models: ModelPool) -> None:
-        """Sets the pool of the encoders and readers to use."""
+        """Sets the model pool that runs the encoders and readers."""
         self._models = models
 
     @property
     def pids(self) -> dict[str, int]:
-        """Process id of the knowledge process, by name, for the memory that ``health`` reports."""
+        """The name ``knowledge`` -> id of the knowledge process, whose memory ``health`` reports; empty if it
+        doesn't run."""
         pid = None if self._process is None else self._process.pid
         return {} if pid is None else {"knowledge": pid}
 

@@ -29,7 +29,7 @@ from edgeslm.telemetry.drift import DriftWatch
 
 @dataclass(frozen=True, slots=True)
 class StageBinding:
-    """One stage of a task, with the variant of the task for this stage, the model and the adapter."""
+    """One stage of a task, with the stage's model, adapter and variant of the task."""
 
     name: str
     task: Task
@@ -65,7 +65,7 @@ class Deployment:
         self.bindings = bindings
         self.watches = watches
         self.tasks = {name: stages[0].task for name, stages in bindings.items()}
-        """Task name -> task of the first stage, which checks requests and describes results."""
+        """Task name -> the first stage's :class:`Task`, which checks requests and describes results."""
         self.targets = {
             name: Target.of(section.stages or (section.escalate or "",), self.tasks[name])
             for name, section in config.tasks.items()

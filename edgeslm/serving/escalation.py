@@ -77,7 +77,8 @@ class Escalation:
         return result.status == "abstained" or (result.error is not None and result.error.code in _PASSED_ON)
 
     async def ask(self, target: Target, request: Request, found: Result) -> Result:
-        """Returns the other node's answer, or ``found`` if there is no usable answer."""
+        """Returns the other node's answer, or ``found``, the result of this node, if there is no usable
+        answer."""
         now = time.monotonic()
         until = min((request.received_at or now) + self._timeout_s, request.expires_at or math.inf)
         left_s = until - now

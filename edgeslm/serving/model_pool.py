@@ -53,7 +53,8 @@ class _Model:
     timer: asyncio.TimerHandle | None = None
     retry_at: float = 0.0
     retry_lock: asyncio.Lock = field(default_factory=asyncio.Lock)
-    """Lock that a retried call holds, so that no other call can be the cause if the engine crashes again."""
+    """Lock that a retried call holds, so that no other call runs: if the engine crashes again, the retried
+    call is the cause."""
 
     def is_of(self, bundle: Bundle, hardware: Hardware, adapters: Adapters) -> bool:
         """Whether this model has the given bundle, hardware and adapters."""
@@ -64,7 +65,7 @@ class _Model:
 class ModelPool:
     """Named models that are loaded together; a model whose process exits is restarted for the next call.
 
-    :param bundles: model name -> bundle; the engine refuses any other bundle.
+    :param bundles: model name -> bundle; an engine refuses a bundle that was changed.
     :param hardware: model name -> hardware; by default, the CPU with the fastest number of threads.
     :param keep_alive_s: model name -> seconds without a call after which the model is unloaded.
     :param adapters: model name -> adapter bundles that calls may name, with their digests.
@@ -169,7 +170,7 @@ class ModelPool:
     ) -> Output:
         """Runs one engine call; waits while the model is loading, and retries the call once after a crash.
 
-        :raises Poisoned: the engine crashed each time.
+        :raises Poisoned: the engine crashed on each attempt.
         :raises ModelUnavailable: the engine can't be restarted, or the node is stopping.
         :raises RequestError: the error that the engine reports.
         """

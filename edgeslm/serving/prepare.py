@@ -28,7 +28,7 @@ class QuietTimes:
     """Seconds that the node must be idle before prepacking goes on."""
 
     first_s: float = 10.0
-    """Idle time after a start, since queued requests come first."""
+    """Idle time after the start of the node, since queued requests come first."""
     next_s: float = 5.0
     """Idle time before an engine is restarted, or the next model is prepacked."""
 
@@ -56,7 +56,7 @@ class Prepacker:
         """Sentences for users about models that failed the self-test."""
 
     async def run(self) -> None:
-        """Prepacks decoders that have no prepacked weights, then marks the weights in use once a day.
+        """Prepacks decoders that have no prepacked weights, then marks prepacked weights as used, once a day.
         Cancelling ends the child process at once."""
         await self._until_idle(self._quiet.first_s)
         same: dict[tuple[str, str | None], list[str]] = {}

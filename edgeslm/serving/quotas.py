@@ -18,7 +18,7 @@ from edgeslm.errors import Busy
 OTHERS_S = 60.0
 """Seconds after another client's request during which a client is limited to its share of the queue."""
 MOST_SENDERS = 1024
-"""Largest number of clients with an account. The account that was unused for longest is dropped first; its
+"""Maximum number of clients with an account. The account that was unused for longest is dropped first; its
 client then starts with a full quota."""
 
 
@@ -37,7 +37,8 @@ class ClientQuotas:
     in a minute (None for no limit).
 
     The empty name stands for all clients without a reply topic, such as sensors, which would not receive a
-    rejection. Together these clients may have ``nameless_queue`` requests (None for no limit).
+    rejection. In total, these clients may have ``nameless_queue`` requests waiting or running (None for no
+    limit).
     """
 
     def __init__(
@@ -54,8 +55,8 @@ class ClientQuotas:
         self._accounts: OrderedDict[bytes, _Account] = OrderedDict()
 
     def admit(self, sender: str, wait_s: Callable[[], float]) -> None:
-        """Admits a request, which counts until :meth:`settle`. To reject a request, ``wait_s`` is called,
-        which scans the queue and returns its estimated duration in seconds.
+        """Admits a request, which counts as waiting or running until :meth:`settle`. ``wait_s`` returns the
+        estimated wait in seconds; it is called only for a rejection, since it scans the queue.
 
         :raises Busy: the client has used up its share of the queue or its tokens.
         """

@@ -32,7 +32,7 @@ FIRST_GUESS_S = 0.5
 measured."""
 
 MOST_PASSED_OVER = 8
-"""Number of requests that may overtake the oldest waiting request, or interrupt a running one. With this
+"""Maximum number of requests that overtake the oldest waiting request, or interrupt a running one. With this
 limit, requests of high priority delay requests of low priority, but don't starve them."""
 
 
@@ -73,10 +73,10 @@ class Scheduler:
         self._run = run
         self._quotas = quotas
         self.limit = limit
-        """Largest number of waiting requests."""
+        """Maximum number of waiting requests."""
         self._timeout_s = timeout_s
         self.slots = slots
-        """Largest number of running requests."""
+        """Maximum number of requests that run at a time. An urgent request may run besides them."""
         self._waiting: list[_Job] = []
         self._arrived: deque[_Job] = deque()
         self._running: dict[asyncio.Task[None], _Job] = {}
@@ -93,7 +93,7 @@ class Scheduler:
         return len(self._waiting)
 
     def resize(self, *, limit: int, slots: int) -> None:
-        """Changes the limits; waiting requests may start at once."""
+        """Changes the maximum numbers of waiting and running requests; waiting requests may start at once."""
         self.limit, self.slots = limit, slots
         self._fill_slots()
 
@@ -144,7 +144,7 @@ class Scheduler:
                 expiry.cancel()
 
     def _admit(self, request: Request, rank: tuple[int, float, int]) -> None:
-        """:raises RequestError: the queue is full, or the request would expire before its result."""
+        """:raises RequestError: the queue is full, or the request would expire before its result is ready."""
         now = time.monotonic()
         if request.expires_at is not None and request.expires_at <= now:
             raise Expired("it had expired when it arrived")
@@ -166,7 +166,7 @@ class Scheduler:
 
     def _is_hopeless(self, request: Request, now: float) -> bool:
         """Whether a request would expire while it runs. Only half of the usual duration is assumed, since
-        texts vary."""
+        durations vary with the text."""
         guess_s = self._guess_s(request)
         if request.expires_at is None or now + guess_s / 2 <= request.expires_at:
             return False

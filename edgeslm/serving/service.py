@@ -1,4 +1,4 @@
-"""Service: answers requests with a deployment behind the scheduler, without MQTT.
+"""Service: queues requests and answers them with the current deployment, without MQTT.
 
 The daemon connects the service to a broker, and ``edgeslm try`` connects it to a terminal. If the
 configuration is reloaded while requests arrive, each request is served by the old or the new deployment, and
@@ -40,7 +40,7 @@ class Service:
     """Serves one configuration, once :meth:`start` has loaded its models.
 
     :param nodes: sends requests to other nodes for escalation; with None, no request is escalated.
-    :param make_process: see :func:`build_deployment`, which also documents the errors.
+    :param make_process: see :func:`build_deployment`. :raises ConfigError: see :func:`build_deployment`.
     """
 
     def __init__(
@@ -80,7 +80,7 @@ class Service:
 
     @property
     def tasks(self) -> Mapping[str, Task]:
-        """Task name -> task of the first stage, which checks requests and describes results."""
+        """Task name -> the first stage's :class:`Task`, which checks requests and describes results."""
         return self._now.tasks
 
     async def start(self) -> None:
@@ -92,7 +92,7 @@ class Service:
     async def start_over(self, config: Config) -> None:
         """Starts another configuration after a failed start.
 
-        :raises EdgeslmError: the configuration can't be started; the sentence gives the reason.
+        :raises EdgeslmError: the configuration can't be started; the error's text gives the reason.
         """
         await self._now.stop()
         self._now = build_deployment(config, make_process=self._make_process)
@@ -117,7 +117,7 @@ class Service:
         New models are loaded next to the old ones; identical models are shared. On failure the old deployment
         stays in use. Changes of the name, broker, limits or state folder aren't applied; they need a restart.
 
-        :param check: called when the new deployment is loaded.
+        :param check: called once the new models are loaded, before the switch.
         :raises BundleError: see :meth:`start`.
         :raises ConfigError: see :func:`build_deployment`.
         :raises ModelUnavailable: an engine exits while loading.
@@ -222,7 +222,7 @@ async def _without_model(task: Task, request: Request, failed: Result, code: str
 
 
 def _most_requests(config: Config) -> int:
-    """Largest number of waiting requests. The number of messages in flight is limited elsewhere, but a
+    """Maximum number of waiting requests. The number of messages in flight is limited elsewhere, but a
     message that several routes read becomes several requests."""
     limits = config.limits
     return (limits.queue + limits.qos0_queue) * max(1, len(config.routes))
