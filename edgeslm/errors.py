@@ -93,7 +93,7 @@ class RolloutError(EdgeslmError):
 
 
 class ProtocolError(EdgeslmError):
-    """A message is invalid on its topic, such as a result that can't be parsed."""
+    """A message isn't valid for its topic, such as a result that can't be parsed."""
 
 
 class ShapeError(EdgeslmError):
@@ -191,14 +191,14 @@ class InternalError(RequestError):
 
 
 PASSED_ON: Final = (ModelUnavailable, NoMemory, TooLong)
-"""Errors of a stage of a cascade after which the request goes to the next stage."""
+"""Errors of a stage after which a cascade asks the next stage."""
 
 DISPENSABLE: Final = (ModelUnavailable, Poisoned, NoMemory, InternalError)
 """Errors of an optional model, such as a reranker, after which the search goes on without the model."""
 NO_ANSWER: Final = (TooLong, TimedOut, NoMemory, ModelUnavailable, InternalError)
 """Errors that mean that no model answered a valid, uncancelled request.
 
-Poisoned is not among them, since somebody has to investigate it."""
+``Poisoned`` is not among them, since somebody has to investigate a poisoned request."""
 
 REQUEST_ERRORS: dict[str, type[RequestError]] = {
     cls.code: cls

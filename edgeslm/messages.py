@@ -1,4 +1,5 @@
-"""Requests and results as values: a request comes in, chunks and one result go out.
+"""Requests, chunks and results as dataclasses. Each request gets exactly one result, and chunks if it is
+streamed.
 
 ``protocol.codec`` converts requests and results from and to JSON. Times ending in ``_at`` are
 ``time.monotonic()`` seconds.
@@ -22,8 +23,8 @@ LEAST_PRIORITY = -1
 
 @dataclass(frozen=True, slots=True)
 class Trace:
-    """W3C Trace Context of a request. ``header`` is sent with the result; ``parent`` is the id of the
-    sender's span (16 hexadecimal digits)."""
+    """W3C Trace Context of a request. ``header``: the ``traceparent`` header, which is sent with the result;
+    ``parent`` is the id of the sender's span (16 hexadecimal digits)."""
 
     header: str
     parent: str | None
@@ -49,7 +50,8 @@ class Request:
     received_at: float = 0.0
     expires_at: float | None = None
     sender: str | None = None
-    """The sender, as far as known; None if this node made the request for a route."""
+    """The sender's name, taken from the reply topic; empty without a reply topic, and None if this node made
+    the request for a route."""
     trace: Trace | None = None
     pool: str | None = None
     """The pool that the request was sent to; None if it was sent to this node."""
@@ -123,7 +125,8 @@ class Progress(str):
 class Chunk:
     """A piece of a streamed answer; ``seq`` counts from 0. Only the final result is guaranteed to arrive.
 
-    As a progress report, ``done`` of ``of`` parts of a long text are read; else both are None.
+    In a progress report, ``done`` of ``of`` parts of a long text have been read; in other chunks, both are
+    None.
     """
 
     id: str
@@ -154,7 +157,8 @@ class Attempt(Protocol):
 
 
 class Turn:
-    """An :class:`Attempt` that records nothing; calls ``on_turn`` once, when the request leaves the queue."""
+    """An :class:`Attempt` that records nothing; calls ``on_turn`` once, when the request starts after waiting
+    in the queue."""
 
     def __init__(self, on_turn: Callable[[], None] | None = None) -> None:
         self.on_turn = on_turn
