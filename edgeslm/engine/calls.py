@@ -20,16 +20,18 @@ Overflow = Literal["error", "head", "tail", "middle"]
 """Which part of a text is kept if the text is too long: none (the call fails), the head, the tail, or both
 ends without the middle."""
 Power = Literal["performance", "balanced", "idle"]
-"""How the engine's CPU threads wait for work, by spinning or sleeping (``worker.waiting``)."""
+"""How long the engine's idle CPU threads spin before they sleep (``worker.waiting``)."""
 BALANCED: Power = "balanced"
 """The default."""
 Device = Literal["cpu", "cuda"]
 
 ANY = "-"
-"""Placeholder on the worker's command line; it accepts any digest, or disables the cache."""
+"""Placeholder for arguments of the worker: as a digest, it accepts any bundle; as the cache folder, it
+disables the cache."""
 
 Adapters = Mapping[Path, str | None]
-"""Folder of an adapter bundle -> the digest that the bundle must have, or None to accept any."""
+"""Maps the folder of each adapter bundle to the digest that the bundle must have, or to None to accept any
+digest."""
 
 NO_ADAPTERS: Adapters = MappingProxyType({})
 
@@ -54,8 +56,8 @@ class IsCancelled(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Hardware:
-    """What a model runs on, which is the number of CPU ``threads`` of each worker (0 chooses the fastest
-    number), the device, and the number of workers."""
+    """The resources of a model: the device, the number of workers, and the number of CPU ``threads`` of each
+    worker (0 chooses the fastest number)."""
 
     threads: int = 0
     device: Device = "cpu"
@@ -64,8 +66,8 @@ class Hardware:
 
 @dataclass(frozen=True, slots=True)
 class Text:
-    """Text from outside. ``cut`` allows ``overflow`` to shorten the text; at most one text of a prompt may
-    have it."""
+    """Text from outside. ``cut`` says whether the prompt's ``overflow`` may shorten the text; it may be true
+    for at most one text of a prompt."""
 
     value: str
     cut: bool = False
@@ -161,8 +163,8 @@ class Classify:
 
 @dataclass(frozen=True, slots=True)
 class Point:
-    """Extract the fields of a learned task with the head in the folder ``head``, which finds spans of the
-    text."""
+    """Extract the fields of a learned task from the text. ``head`` is the folder of the head's bundle;
+    ``digest`` is the digest that this bundle must have, None for any."""
 
     text: str
     head: str
@@ -184,8 +186,8 @@ Call = Generate | Score | Embed | Classify | Point | Read
 
 @dataclass(frozen=True, slots=True)
 class Pointed:
-    """One field of a learned extract task: the probability of each option, in order, and the most likely
-    spans in the message, as character offsets with a probability."""
+    """Result for one field of a learned extract task: the probability of each option of ``LearnedField``, in
+    the same order, and the most likely spans of the message, as character offsets with a probability."""
 
     options: tuple[float, ...]
     places: tuple[Run, ...] = ()

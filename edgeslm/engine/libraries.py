@@ -19,8 +19,8 @@ LIBRARIES: Final[Mapping[str, tuple[str, ...]]] = {
     "onnxruntime": ("onnxruntime", "onnxruntime-gpu"),
     GENAI: ("onnxruntime-genai", "onnxruntime-genai-cuda"),
 }
-"""Module -> the distributions that provide it, one for the CPU and one with CUDA; only one of them is
-installed."""
+"""Maps each module to the distributions that provide it, one for the CPU and one with CUDA; only one of the
+two is installed."""
 TIMEOUT_S: Final = 120
 """Time limit of an import, in seconds."""
 

@@ -117,7 +117,7 @@ class EngineProcess:
 
     @property
     def complete(self) -> bool:
-        """Whether all workers are alive, of which there is only one here."""
+        """Whether the worker is alive; for a team, whether all workers are alive."""
         return self.alive
 
     @property
@@ -127,8 +127,8 @@ class EngineProcess:
 
     @property
     def takes_prepared(self) -> bool:
-        """Whether a start uses prepacked weights if there are any; false on a GPU, without a cache, and after
-        a crash while loading."""
+        """Whether the next start uses prepacked weights, if the cache has them; false on a GPU, without a
+        cache, and after a crash while loading."""
         return self._cache is not None and self._device == "cpu"
 
     async def start(self) -> EngineInfo:
@@ -173,7 +173,7 @@ class EngineProcess:
 
         Queued calls run in order of arrival. A call with a higher ``priority`` than the running call
         interrupts that call between two steps. Cancelling the task that awaits this method cancels the call
-        between two steps. If the worker doesn't stop the call in time, it is killed and ``on_hang`` is
+        between two steps. A worker that doesn't stop a cancelled call in time is killed; then ``on_hang`` is
         called.
 
         :raises RequestError: the error that the worker reports; :class:`EngineCrashed` if the worker exits

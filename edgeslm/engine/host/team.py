@@ -1,7 +1,7 @@
 """Engine team: several workers of one model behind one handle; each call goes to the least loaded worker.
 
-The threads of one worker synchronise after each node of the graph. Several workers with one thread each don't
-synchronise, so they have a higher throughput under load, but a higher latency per message
+The threads of one worker synchronise after each operator of the model. Several workers with one thread each
+don't synchronise, so they have a higher throughput under load, but a higher latency per message
 (``benchmarks/LOG.md``).
 """
 

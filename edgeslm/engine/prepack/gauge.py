@@ -103,7 +103,8 @@ def _product(
 
 
 def best_seconds(run: Callable[[], object], threads: int, budget_s: float) -> float:
-    """Seconds of the shortest of at least three runs within the budget; other load only makes runs longer.
+    """Calls ``run`` repeatedly for ``budget_s`` seconds, at least three times, and returns the shortest time
+    in seconds; other load only makes calls longer.
 
     With one thread, the CPU time of this thread is measured, which hardly depends on other load.
     """
@@ -119,8 +120,8 @@ def best_seconds(run: Callable[[], object], threads: int, budget_s: float) -> fl
 
 
 def figures(threads: int, budget_s: float) -> dict[str, float]:
-    """Measures ``read_gbs``, ``int4_gflops`` and ``int8_gflops`` with ``threads`` threads, each within
-    ``budget_s``."""
+    """Measures the memory bandwidth (``read_gbs``) and the speed of matrix products with 4-bit and 8-bit
+    weights (``int4_gflops``, ``int8_gflops``), for ``budget_s`` seconds each."""
     found = {}
     seconds = best_seconds(_product(_ROWS, _WIDE, 4, _MATRICES, 1, threads), threads, budget_s)
     found["read_gbs"] = _MATRICES * _ROWS * _WIDE * (4 / 8 + 4 / GROUP_SIZE) / seconds / 1e9
@@ -132,10 +133,11 @@ def figures(threads: int, budget_s: float) -> dict[str, float]:
 
 
 def measure(threads: int, budget_s: float = 0.4) -> dict[str, Any]:
-    """The figures of this machine with up to ``threads`` threads, and whether the machine was ``busy``.
+    """Measures this machine with one thread and with ``threads`` threads; returns the better result of each
+    measurement, and whether the machine was ``busy``.
 
-    Other load slows down threads that synchronise with each other most. If several threads are slower than
-    one, the machine counts as busy, and the figure of one thread is returned.
+    Other load slows down several threads more than one thread, since they synchronise with each other. If
+    several threads are slower than one thread in any measurement, the machine counts as busy.
     """
     alone = figures(1, budget_s)
     together = figures(threads, budget_s) if threads > 1 else alone

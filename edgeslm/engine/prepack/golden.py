@@ -25,12 +25,13 @@ FILE: Final = "golden.json"
 MOST_APART: Final = 0.1
 """Largest allowed divergence from the build machine's answer, in nats. The limit is six times the divergence
 of correct kernels. SmolLM2-135M differs by up to 0.017 between AVX-512 VNNI and AVX2, and by up to 0.010
-between 8-bit and float activations. Damaged weights with 64 KB of zeros give a divergence of 0.11, with 4 KB
-of noise more than 4."""
+between 8-bit and float activations. Weights with 64 KB overwritten by zeros diverge by 0.11, weights with 4
+KB overwritten by noise by more than 4."""
 _KEPT: Final = 32
 """Number of most likely tokens that an answer records; the probabilities of all other tokens are summed."""
 _LEAST: Final = 1e-9
-"""Lower limit of the summed probability of all other tokens, which could be rounded to zero."""
+"""Lower limit of the summed probability of all other tokens, since its logarithm is needed and rounding could
+make the sum zero."""
 
 
 class GoldenAnswer(BaseModel):
@@ -50,7 +51,8 @@ class GoldenAnswer(BaseModel):
         return self
 
     def divergence(self, log_probs: Sequence[float]) -> float:
-        """Kullback-Leibler divergence of ``log_probs`` of the same tokens from this answer, in nats."""
+        """Kullback-Leibler divergence, in nats, between this answer and ``log_probs``, which a model gives
+        the same tokens on this machine."""
         pairs = [*zip(self.log_probs, log_probs, strict=True), (_rest(self.log_probs), _rest(log_probs))]
         return sum(math.exp(own) * (own - other) for own, other in pairs)
 

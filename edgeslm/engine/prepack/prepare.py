@@ -3,7 +3,7 @@
 Without prepacking, onnxruntime reorders quantized weights at each start and keeps the copy in private memory.
 With the option ``save_external_prepacked_constant_initializers`` onnxruntime writes the copy to a file and
 maps the file into memory, so the system can evict the pages and several workers share them. A start still
-reads the original weights, to match them to the parts of the file.
+reads the original weights, since onnxruntime uses them to find the prepacked weights in the file.
 
 The prepacked bundle fits one CPU model and one version of the libraries, which its index records. The
 prepacked bundle is stored in a cache below the state folder; the original bundle is not changed. The module
@@ -50,8 +50,8 @@ from edgeslm.ipc.job import PYTHON, Job, JobError, Progress, serve, yield_proces
 
 MODULE: Final = "edgeslm.engine.prepack.prepare"
 _ROOM: Final = 6
-"""Free disk space needed, as a multiple of the size of the weights. The result holds both layouts, and each
-graph is written twice for a moment."""
+"""Free disk space needed, as a multiple of the size of the weights. The result contains the original and the
+prepacked weights; while the graph ``score`` is prepacked, a second copy of both exists."""
 _MEMORY: Final = 4
 """Available memory needed for background prepacking, as a multiple of the size of the weights. Slightly more
 than half of this memory is private, the rest is mapped files."""
@@ -87,13 +87,13 @@ async def prepare(
     Cancelling ends the job at once.
 
     If the caller is root, the job runs as the owner of the state folder. The prepacked files must belong to
-    this owner, who must not be able to redirect root's writes.
+    this owner, and root must not write to a folder of another user, who could redirect the writes with links.
 
     :param background: run in the background: use idle CPU time and at most a quarter of the free disk, and
         remove results that were unused for a month, except those of bundles whose digests are in ``keep``.
     :param command: command line that runs the child's module; the default is this Python.
     :raises SelfTestError: this machine's answers differ from the golden answers of the build machine.
-    :raises BundleError: the bundle is damaged, the prepacked graph computes other numbers, or the result
+    :raises BundleError: the bundle is damaged, the prepacked graph gives different logits, or the result
         can't be written.
     """
     if not state_dir.is_dir() and os.geteuid() == 0:
@@ -149,8 +149,8 @@ def _terminal_progress(*, background: bool) -> Iterator[Progress]:
 
 
 class PrepackOrder(BaseModel):
-    """The job's input. ``keep`` lists the digests of bundles whose results are never removed; None if a user
-    waits for the result."""
+    """The job's input. ``keep`` lists the digests of bundles whose prepacked bundles must not be removed;
+    None if the job doesn't run in the background."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -294,9 +294,9 @@ def _write(graph: Path, stage: Path) -> None:
 
 
 def _write_score(bundle: Bundle, stage: Path) -> None:
-    """Prepacks the graph that scores labels. The result is kept only if its weights equal those of the main
-    graph, so that both map one file, and if its scores are right. Without this graph, labels are scored
-    branch by branch."""
+    """Prepacks the graph that scores labels. The prepacked graph is kept only if its weights file equals that
+    of the main graph, so that both graphs can share one file, and if it gives the right scores. Without this
+    graph, labels are scored branch by branch."""
     if bundle.manifest.graphs.score is None:
         return
     apart = stage / "score"

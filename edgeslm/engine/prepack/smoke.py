@@ -1,8 +1,8 @@
 """Smoke test of a bundle on this machine, before it may serve.
 
-The test loads the bundle, compares its golden answers (``golden``) and runs a request. The CPU time of the
-request is compared with that of the bundle to be replaced, since absolute times and wall-clock times are
-meaningless on a busy machine.
+The test loads the bundle, compares its answers with its golden answers (``golden``) and runs a request. The
+CPU time of the request is compared with that of the bundle to be replaced, since absolute times and
+wall-clock times are meaningless on a busy machine.
 
 The test runs in a child process (a job) that executes this module, so a crash, a hang or a lack of memory
 affects nothing else.
@@ -44,7 +44,7 @@ _ROUNDS: Final = 20
 class Smoke(BaseModel):
     """Results of a smoke test. ``divergences`` from the golden answers are in nats. ``request_s`` is the CPU
     time of a request in seconds, and ``beside_s`` that of a request to the bundle to be replaced.
-    ``peak_bytes`` is the peak memory."""
+    ``peak_bytes`` is the peak memory of the test's process."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 

@@ -27,14 +27,15 @@ CLOSE: Final = 1e-3
 use the same kernels and weights."""
 _ROUNDS: Final = 3
 _WORTH: Final = 0.95
-"""A larger number of threads is chosen only if it takes less than this share of the time of a smaller number,
+"""More threads are chosen only if a request then takes less than this share of its time with fewer threads,
 since threads cost power and CPU time."""
 _DISTURBED: Final = 0.1
-"""Largest CPU share of other processes with which timings are valid."""
+"""Timings are discarded if other processes used more than this share of the CPU time."""
 
 
 class Seconds(NamedTuple):
-    """Seconds that the prefill (``prompt``) and the whole of a typical ``request`` take."""
+    """Times of a typical request in seconds: ``prompt`` for the prefill, ``request`` for the whole
+    request."""
 
     prompt: float
     request: float
@@ -59,8 +60,8 @@ def check_error(bundle: Bundle, error: float) -> None:
 
 
 def test_itself(bundle: Bundle, prepacked: str) -> tuple[float, ...]:
-    """Divergence of this machine's answers from the golden answers of the build machine, in nats; empty if
-    the bundle has none.
+    """Divergence of each of this machine's answers from the build machine's golden answer, in nats; empty if
+    the bundle has no golden answers.
 
     :raises SelfTestError: a divergence is too large.
     """
@@ -87,8 +88,8 @@ def has_same_scores(bundle: Bundle, prepacked: Path) -> bool:
 
 
 def time_threads(bundle: Bundle, prepacked: str) -> dict[int, Seconds]:
-    """Number of threads -> times of a request; empty if other processes used the CPU during the
-    measurement."""
+    """Measures a request with different numbers of threads; returns the times by number of threads, or an
+    empty dict if other processes used too much CPU time."""
     began, others = time.perf_counter(), _others_s()
     seconds = {threads: time_request(bundle, prepacked, threads) for threads in _choices()}
     took_s = time.perf_counter() - began
@@ -124,7 +125,8 @@ def _choices() -> list[int]:
 
 
 def relative_error(found: npt.NDArray[np.float64], wanted: npt.NDArray[np.float64]) -> float:
-    """Largest difference of two arrays, relative to the largest absolute value in ``wanted``."""
+    """Largest absolute difference between the values of two arrays, relative to the largest absolute value in
+    ``wanted``."""
     import numpy as np
 
     return float(np.abs(found - wanted).max() / np.abs(wanted).max())
@@ -156,7 +158,7 @@ def _logits(bundle: Bundle, graph: str) -> npt.NDArray[np.float64]:
 
 
 def time_request(bundle: Bundle, prepacked: str, threads: int, *, of_processor: bool = False) -> Seconds:
-    """Times of a request, as the minimum of a few runs.
+    """Measures a typical request a few times; returns the shortest times.
 
     :param of_processor: measure CPU time instead of wall-clock time.
     """

@@ -1,5 +1,4 @@
-"""LoRA adapters of one loaded decoder: verified, memory-mapped, and selected by the folder that a call
-names."""
+"""LoRA adapters of one loaded decoder; a call names the folder of the adapter to use."""
 
 from __future__ import annotations
 

@@ -56,23 +56,24 @@ if TYPE_CHECKING:
 log = logging.getLogger("edgeslm.engine")
 
 PREFILL_PIECE = 64
-"""Prompt tokens between two checks for cancellation; they take 0.1 s with a model of 135 M parameters on two
-slow cores."""
+"""Number of prompt tokens computed between two checks for cancellation; a model of 135 M parameters takes 0.1
+s for them on two slow cores."""
 _PIECE_S = 0.08
-"""If the measured prefill of ``PROMPT_TOKENS`` tokens took at most this many seconds, pieces have that many
-tokens. Pieces of this size are 20 % faster than those of ``PREFILL_PIECE``, with identical results
+"""On machines that prefill ``PROMPT_TOKENS`` tokens within this many seconds, a piece has ``PROMPT_TOKENS``
+instead of ``PREFILL_PIECE`` tokens, which makes prefill 20 % faster with identical results
 (``benchmarks/LOG.md``)."""
 _PIECE_VOCABULARY = 80_000
-"""Largest vocabulary for pieces of ``PROMPT_TOKENS`` tokens if the graph outputs logits for all tokens, most
-of them zeros (``graph.last_logits`` of export). With a larger vocabulary, the logits take more memory than
-the reserve."""
+"""Largest vocabulary, in tokens, for pieces of ``PROMPT_TOKENS`` tokens if the graph outputs logits of all
+tokens of a piece (``edgeslm_export.graph.last_logits``). With a larger vocabulary, these logits would take
+more memory than ``room.RESERVE_BYTES``."""
 
 MOST_DRAFTS = 8
 DRAFT_WORDS = 3
-"""Number of tokens that n-gram speculative decoding matches; the decoder proposes up to ``MOST_DRAFTS``
-tokens that followed these tokens earlier. Only decoding with a grammar proposes tokens, since constrained
-output is mostly copied (``benchmarks/LOG.md``). Free text gets no faster, nor does JSON of bundles with
-separate decode weights, where one token costs half as much as two."""
+"""Number of last tokens that n-gram speculative decoding looks up in the text before them; where it finds
+them, the decoder drafts up to ``MOST_DRAFTS`` tokens that followed them. Only greedy decoding with a grammar
+uses drafts, since constrained output is mostly copied from the prompt (``benchmarks/LOG.md``). Drafts don't
+speed up free text, nor JSON from bundles with separate decode weights, where a step with two tokens takes
+twice as long as a step with one."""
 
 
 def pieces(count: int, most: int) -> Iterator[tuple[int, int]]:
@@ -276,8 +277,8 @@ class Decoder:
     def _scorer_for(self, call: Score, prompt: Encoded, tree: Branch) -> Scorer | None:
         """The one-pass scorer, if it is available and faster.
 
-        A prepacked graph is required, since it shares the weights in memory; any other graph would load them
-        twice. Calls with an adapter have no scorer.
+        The score graph must be prepacked, since a prepacked graph shares its weights with the main graph;
+        otherwise the weights would be loaded twice. Calls with an adapter have no scorer.
         """
         if call.adapter is not None or self._prepared is None or self._prepared.score is None:
             return None
@@ -313,10 +314,9 @@ class Decoder:
         sampling: Sampling,
         cancelled: IsCancelled,
     ) -> KvSlot:
-        """A slot whose cache holds exactly ``ids`` and has room for ``length`` tokens.
+        """Takes or creates a slot that can hold ``length`` tokens, and fills its cache with exactly ``ids``.
 
-        The slot belongs to the call until the call puts it back, since another call may run between two
-        steps.
+        The slot isn't in the pool while the call uses it, since another call may run between two steps.
         """
         if length > self.context_length:
             raise TooLong(f"{length} tokens are needed and the model's context has {self.context_length}")

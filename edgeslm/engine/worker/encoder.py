@@ -36,7 +36,7 @@ Floats = npt.NDArray[np.float32]
 
 
 class Encoder:
-    """A loaded encoder bundle, or a loaded head with its own encoder.
+    """A loaded encoder bundle, or a loaded head bundle that contains an encoder.
 
     :param digest: digest that the bundle must have, None for any.
     :raises BundleError: the bundle has no encoder, or onnxruntime can't load it.
@@ -80,11 +80,12 @@ class Encoder:
             ) from None
 
     def embed(self, texts: Sequence[str], overflow: Overflow) -> tuple[Floats, int, Truncated | None]:
-        """Returns the vectors [n, dimension] (float32), the total number of tokens, and the last truncation.
+        """Returns the vectors [n, dimension] (float32), the total number of tokens, and the truncation of the
+        last text that was truncated (None if none was).
 
         Each text takes a separate forward pass. In a batch, int8 models compute the activation range over all
-        texts, so a text's vector would depend on the other texts (measured: a cosine as low as 0.96 with its
-        own vector). On two cores, batches are no faster either.
+        texts, so a text's vector would depend on the other texts (measured: a cosine as low as 0.96 to the
+        vector computed without a batch). On two cores, batches are no faster either.
         """
         ids, truncated = [], None
         for text in texts:
@@ -175,7 +176,7 @@ class Encoder:
         return [ids[at] for at in order], [kinds[at] for at in order], [offsets[at] for at in order]
 
     def encode(self, text: str, overflow: Overflow) -> tuple[list[int], list[Place], Truncated | None]:
-        """Returns the token ids after truncation, within the encoder's special tokens ([CLS], [SEP]), the
+        """Returns the token ids after truncation, including special tokens such as [CLS] and [SEP], the
         character span of each token, and the truncation."""
         encoding = self._tokenizer.encode(text)
         frame = encoding.special_tokens_mask

@@ -9,10 +9,11 @@ from typing import Any, Final
 from edgeslm.engine.calls import Guide
 
 MOST_FORCED: Final = 256
-"""Largest number of consecutive forced tokens for which a cache gets extra room."""
+"""Largest number of consecutive forced tokens (tokens for which the grammar leaves no choice) for which a
+cache gets extra room; schemas that can force more get no forced tokens."""
 _SCALAR: Final = {"null": 4, "boolean": 5, "integer": 24, "number": 24, "string": 2}
-"""JSON type -> longest value that a schema can force, in characters. Bounds may leave a single number; of a
-string, only the quotes can be forced."""
+"""Maps each JSON type to the length, in characters, of the longest value that a schema can force. A minimum
+and a maximum can force a number; of a string, only the quotes can be forced."""
 _HARMLESS: Final = frozenset(
     {"type", "title", "description", "default", "examples", "x-guidance", "$schema", "$id"}
     | {"minLength", "maxLength", "minItems", "maxItems"}
@@ -20,13 +21,13 @@ _HARMLESS: Final = frozenset(
 """Schema keys that don't force any characters by themselves."""
 _BOUNDS: Final = frozenset({"minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum"})
 _LARGEST: Final = 10**15
-"""Bounds of this magnitude have no estimate of the forced length, since a grammar writes large numbers in
-full. For example, 1e300 has 301 digits."""
+"""If a schema has a bound of this magnitude or more, the number of forced characters isn't estimated, since a
+grammar writes large numbers in full (1e300 has 301 digits)."""
 
 
 def runtime_grammar(guide: Guide) -> tuple[str, str]:
-    """Kind and source of the grammar for the runtime; forced tokens are disabled if the source has non-ASCII
-    text.
+    """Converts a guide to the kind and source of a grammar for the runtime; if the source has non-ASCII text,
+    the grammar disables forced tokens.
 
     The library llguidance tokenizes the text that a grammar forces. For a token that is only part of a
     character, genai passes U+FFFD, so the forced token breaks the grammar ("doesn't satisfy the grammar;
@@ -41,10 +42,11 @@ def runtime_grammar(guide: Guide) -> tuple[str, str]:
 
 
 def longest_forced(guide: Guide) -> int:
-    """Upper bound of consecutive forced tokens, for which the grammar leaves no choice; 0 if unknown.
+    """Upper bound of the number of consecutive forced tokens; 0, which disables forcing, if the bound is
+    unknown or above ``MOST_FORCED``.
 
     The runtime appends forced tokens without checking the end of its buffers (``Generator::ComputeLogits`` in
-    0.18). The cache must therefore have room for the forced tokens, or forcing must be disabled.
+    0.18). Forcing is therefore disabled unless the cache has room for that many tokens.
     """
     if guide.kind != "json_schema" or not _can_force(guide):
         return 0
@@ -60,8 +62,8 @@ def _can_force(guide: Guide) -> bool:
 
 
 def _forced(schema: Any) -> int | None:
-    """Upper bound of the characters that a schema can force, and so of the forced tokens; each has at least
-    one character.
+    """Upper bound of the number of characters that a schema can force; it is also a bound of the number of
+    forced tokens, since each token has at least one character.
 
     The result is None if the bound is unknown, as for patterns, references, merged schemas, and required
     properties that aren't described.
@@ -91,7 +93,7 @@ def _forced(schema: Any) -> int | None:
 
 
 def _is_harmless(key: str, value: Any, schema: Mapping[str, Any], kinds: Any) -> bool:
-    """Whether a schema key forces no characters besides those that are counted for other keys."""
+    """Whether a schema key forces no characters, apart from those that ``_forced`` counts for other keys."""
     if key == "required":
         return set(value) <= set(schema.get("properties", ()))
     if key == "additionalProperties":

@@ -18,19 +18,20 @@ from edgeslm.errors import BundleError
 Floats = npt.NDArray[np.float32]
 
 STARTS, ENDS, INSIDE = range(3)
-"""Indices of a token's scores, in the order of ``place_weight``, as the first, last or inner token of a
-span."""
+"""Indices, in the order of ``place_weight``, of a token's three scores: for being the first, the last or an
+inner token of a span."""
 _MOST_PLACES: Final = 16
 """Largest number of spans returned for each field; there are several, since the most likely one may not fit
 the field's schema."""
 _MOST_TOKENS: Final = 256
 """Longest span in tokens, as in training."""
 _MOST_ANSWER: Final = 64
-"""Longest answer span of a reader in tokens; answers in the training data are hardly longer."""
+"""Longest answer span of a reader in tokens; answers in the training data are rarely longer."""
 _MOST_ODDS: Final = 50.0
-"""Limit to which log-odds are clipped; beyond it, the probability is 0 or 1 to all digits."""
+"""Log-odds are clipped to plus or minus this value, so that the exponential doesn't overflow; the probability
+is then practically 0 or 1."""
 _LEAST_SHARE: Final = 1e-4
-"""Smallest probability of the option "value in the message" for which spans are searched."""
+"""Spans of a field are searched only if the option "a span of the message" has at least this probability."""
 
 
 class _WithCentroids:
@@ -161,17 +162,18 @@ class Reader:
         self._places = None if place_weight is None or place_bias is None else (place_weight, place_bias)
 
     def probability(self, vector: Floats) -> float:
-        """Probability that the text answers the question; ``vector`` [dimension] is that of the text pair."""
+        """Probability that the text answers the question; ``vector`` [dimension] is the embedding of both as
+        a pair."""
         if self._dense is not None:
             vector = np.tanh(self._dense[0] @ vector + self._dense[1])
         odds = float(self._weight[0] @ vector + self._bias[0])
         return float(1 / (1 + np.exp(-min(_MOST_ODDS, max(-_MOST_ODDS, odds)))))
 
     def places(self, hidden: Floats, offsets: Sequence[Place]) -> tuple[Run, ...]:
-        """Answer spans, best first; each is a start with the start's probability and its most likely end. A
-        reader that isn't trained for spans gives no answer spans. The probabilities sum to less than 1. The
-        rest is the probability of no answer, which the first token represents (Devlin et al., 2019, section
-        4.3).
+        """Answer spans, best first. Each start gives one span, with the most likely end for this start; the
+        span's probability is that of all spans with this start. A reader that isn't trained for spans gives
+        no answer spans. The probabilities sum to less than 1. The rest is the probability of no answer, which
+        the first token represents (Devlin et al., 2019, section 4.3).
 
         :param hidden: vectors [tokens, dimension] of the tokens.
         :param offsets: character span of each token; empty for the question and special tokens.

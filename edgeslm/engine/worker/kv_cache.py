@@ -17,21 +17,22 @@ from edgeslm.engine.calls import Guide, Sampling
 SLOT_STEP: Final = 256
 """Slot sizes are rounded up to a multiple of this many tokens, so that similar requests share a slot."""
 SLOT_BYTES: Final = 64_000_000
-"""Memory budget of all idle slots; slots in use don't count."""
+"""Memory budget, in bytes, of all idle slots; slots in use don't count."""
 MOST_SLOTS: Final = 8
 """Largest number of idle slots, since a generator takes memory in addition to its cache, especially with a
 grammar."""
 WORTH_SHARING: Final = 16
-"""Fewest shared tokens for which a slot is reused. A shorter prefix, such as the start of the chat template,
-doesn't justify taking another task's slot, since a new slot costs about as much as computing 16 tokens."""
+"""A slot is reused only if it shares at least this many leading tokens with the prompt. A shorter prefix,
+such as the start of the chat template, doesn't justify taking another task's slot, since a new slot costs
+about as much as computing 16 tokens."""
 _PHI3_SWITCH: Final = 4096
 """Number of tokens after which Phi-3's LongRoPE changes its factors; a cache can't be rewound across this
 point."""
 
 
 class SlotKey(NamedTuple):
-    """Settings that are fixed for a generator or affect its cache; a slot is reused only for equal
-    settings."""
+    """Settings that a generator can't change later, or that affect its cache; a call reuses a slot only if
+    all settings are equal."""
 
     guide: Guide | None = None
     repetition_penalty: float = Sampling().repetition_penalty
@@ -39,7 +40,8 @@ class SlotKey(NamedTuple):
     drafts: int = 0
     """Largest number of draft tokens in a decoding step."""
     forced: int = 0
-    """Number of forced tokens in a decoding step for which the cache has room; 0 disables forcing."""
+    """Largest number of tokens that the grammar may force in a decoding step; the cache has extra room for
+    them; 0 disables forcing."""
 
 
 @dataclass(slots=True, eq=False)
@@ -111,8 +113,8 @@ class SlotPool:
         """Evicts slots until a new slot of ``max_length`` tokens fits the budget. The oldest slot that was
         never reused is evicted first; if all were reused, the oldest slot.
 
-        With this order, requests with their own grammars evict each other's slots, but not the slot with a
-        task's instruction.
+        With this order, slots with the grammar of a single request are evicted before the reused slot that
+        holds a task's instruction.
         """
         while self._slots:
             total = max_length + self.tokens
@@ -124,9 +126,10 @@ class SlotPool:
         """Number of leading tokens of the slot's cache that can be reused for ``ids``.
 
         Only prefilled tokens are reused. At least two tokens are left to append, since the runtime computes a
-        single token with the decode kernel, which rounds differently. With AVX2, prefill in pieces of two or
-        more tokens is identical to the bit, so the answer to a request doesn't depend on earlier requests.
-        With AVX-512, short pieces are summed in another order (measured: label probabilities change by 0.02).
+        single token with the decode kernel, which rounds differently. With AVX2, prefill gives bit-identical
+        results for all pieces of two or more tokens, so the answer to a request doesn't depend on earlier
+        requests. With AVX-512, short pieces are summed in another order (measured: label probabilities change
+        by 0.02).
         """
         if max(len(slot.tokens), len(ids)) > self._rewind_limit:
             return 0

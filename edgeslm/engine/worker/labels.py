@@ -1,8 +1,8 @@
 """Label tree: a trie of the labels' tokens, and the probability distribution over the labels.
 
 At each branch, the next-token probabilities are restricted to the children of the branch and normalised. A
-label's probability is the product along its path. The result equals the distribution of constrained decoding,
-but nothing is decoded.
+label's probability is the product of these probabilities along its path. The result equals the distribution
+of constrained decoding, but nothing is decoded.
 """
 
 from __future__ import annotations
@@ -20,7 +20,8 @@ prefix of another."""
 
 @dataclass(slots=True, eq=False)
 class Branch:
-    """A node of the label tree; ``label`` is the number of the label that ends here."""
+    """A node of the label tree; ``label`` is the index of the label that ends at this node, None if no label
+    does."""
 
     children: dict[int, Branch] = field(default_factory=dict)
     label: int | None = None
@@ -29,12 +30,12 @@ class Branch:
         return max((1 + child.depth() for child in self.children.values()), default=0)
 
     def rows(self) -> int:
-        """Number of label tokens that a pass over all branches computes, which are those followed by a
-        choice."""
+        """Number of label tokens that a pass over all branches computes: only tokens that lead to a further
+        choice are computed."""
         return sum(len(path) + below.rows() for _, path, below in self.edges() if below.children)
 
     def is_branched(self) -> bool:
-        """Whether the tree has a choice below its first choice."""
+        """Whether some labels share their first token, so that the tree has a choice below the root."""
         return any(below.children for _, _, below in self.edges())
 
     def tokens(self, end_ids: Iterable[int]) -> set[int]:
@@ -45,8 +46,8 @@ class Branch:
         return own.union(*(below.tokens(end_ids) for _, _, below in self.edges()))
 
     def edges(self) -> Iterator[tuple[int, tuple[int, ...], Branch]]:
-        """Yields the edges to the next choices or labels, each with the number of the child, the tokens along
-        the edge, and the node at its end."""
+        """For each child, yields its index, the tokens on the path to the next choice or to the end of a
+        label, and the node at the end of this path."""
         for place, (token, child) in enumerate(self.children.items()):
             path = [token]
             while len(child.children) == 1:
@@ -59,7 +60,7 @@ class Branch:
     ) -> npt.NDArray[np.float64]:
         """Log-probabilities of the children, in order.
 
-        :param logits: logit of each token that ``tokens`` returns.
+        :param logits: logits by token id, for at least the tokens returned by the method ``tokens``.
         """
         # A model may end its turn with any of its end tokens (Gemma-2 and Qwen2.5 have two).
         ends = np.logaddexp.reduce([logits[end] for end in sorted(end_ids)]) if END in self.children else 0.0

@@ -20,16 +20,17 @@ from edgeslm.errors import BundleError, NoMemory
 
 @dataclass(frozen=True, slots=True)
 class Loader:
-    """Loads models on one device, with the setting of how CPU threads wait for work."""
+    """Loads models on one device, with one ``power`` setting for idle CPU threads."""
 
     power: Power = BALANCED
     device: Device = "cpu"
 
     def load(self, bundle: Path, graph: str, threads: int) -> Any:
-        """Loads an onnxruntime-genai model. The runtime raises RuntimeError and other errors.
+        """Loads an onnxruntime-genai model. If the runtime can't load the model, it raises RuntimeError or
+        another error.
 
-        :param graph: path of the graph relative to the bundle, which for a prepacked graph leads outside
-            (``../...``); empty for the graph that ``genai_config.json`` names.
+        :param graph: path of the graph relative to the bundle's folder; a prepacked graph is outside this
+            folder (``../...``); empty for the graph that ``genai_config.json`` names.
         :raises BundleError: the installed runtime doesn't support the device.
         """
         if self.device == "cuda" and not og.is_cuda_available():

@@ -118,7 +118,7 @@ class Engine:
     :param threads: number of CPU threads; 0 chooses the fastest number.
     :param digest: digest that the bundle must have, None for any.
     :param cache: folder of prepacked bundles.
-    :raises BundleError: the bundle can't be loaded, or not on this device.
+    :raises BundleError: the bundle can't be loaded, or its model can't run on this device.
     """
 
     def __init__(

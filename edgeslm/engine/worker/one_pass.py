@@ -1,8 +1,9 @@
 """One-pass scoring: when to use the score graph, and when to load it (``scorer``).
 
-Labels that differ in their first token need only one pass anyway, so their calls never wait for the graph.
-For such labels, the second call starts a thread that loads the graph, so that the first message after a start
-isn't slowed down. Warm-up and calls with other labels load the graph at once and wait.
+If all labels differ in their first token, the main graph needs only one pass, too, so a call doesn't wait for
+the score graph: from the second call on, a thread loads the graph in the background, so that the first
+message after a start isn't slowed down. A warm-up, or a call with other labels, loads the graph and waits for
+it.
 """
 
 from __future__ import annotations
@@ -21,8 +22,8 @@ MOST_ROWS: Final = 2 * PIECE
 """Largest number of branch tokens in a pass; it is limited, since the cost of attention is quadratic and a
 pass can't be cancelled."""
 MOST_TOKENS: Final = 8 * PIECE
-"""Longest message, in tokens, for which one pass is used. Each piece of the message copies the cache, so
-scoring branch by branch is faster for longer messages."""
+"""Longest message, in tokens, for which one pass is used. The score graph copies the KV cache after each
+piece of the message, so the main graph, which scores branch by branch, is faster for longer messages."""
 
 
 def fits(prompt: Encoded, tree: Branch, context_length: int) -> bool:

@@ -26,8 +26,9 @@ log = logging.getLogger("edgeslm.engine")
 FOLDER: Final = "beginnings"
 """Name of the folder of the cache, next to the prepacked graphs."""
 KEPT_BYTES: Final = 64_000_000
-"""Largest total size of all files. The oldest files that were unused since the start are evicted. Files in
-use are never evicted; otherwise tasks whose prefixes don't all fit would evict one another at each start."""
+"""Largest total size of all files, in bytes. To make room, the oldest files are removed, except files that
+this worker has read or written since its start; otherwise tasks whose prefixes don't all fit would evict one
+another at each start."""
 _DIGEST_BYTES: Final = 32
 
 Floats = npt.NDArray[np.float32]

@@ -44,7 +44,8 @@ _OF_PROCESSOR: Final = (
 )
 """Keys of /proc/cpuinfo that decide the choice of kernels, on x86, ARM and RISC-V."""
 PROMPT_TOKENS, NEW_TOKENS = 128, 16
-"""Number of prompt tokens and new tokens of the request with which numbers of threads are compared."""
+"""Number of prompt tokens and generated tokens of the request that is measured to find the fastest number of
+threads."""
 BLOCK_BYTES: Final = 2**24
 """Block size of ``block_digest``; another size gives other digests."""
 

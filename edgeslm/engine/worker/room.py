@@ -15,15 +15,16 @@ from edgeslm.hardware.board import read_memory
 RESERVE_BYTES: Final = 48_000_000
 """Bytes of memory that are kept free for prefill and for other processes."""
 GRAMMAR_BYTES: Final = 512_000_000
-"""Memory limit for grammars, activations and the threads of a second session, in addition to caches and
-weights."""
+"""Part of the limit of ``limit_memory``: bytes allowed for grammars, activations, and the threads of the
+one-pass scorer. Caches and weights are allowed in addition."""
 _FRESH_S: Final = 0.1
 _AMPLE: Final = 16
-"""Factor for skipping the check, which takes a while. The check is skipped if this many times the needed
-memory was free less than ``_FRESH_S`` seconds ago."""
+"""Factor for skipping the check, since reading the system files takes time. The check is skipped if the last
+check was less than ``_FRESH_S`` seconds ago and found this many times the needed memory free."""
 
 _seen: dict[Path, tuple[float, float]] = {}
-"""Root folder of the system files -> time of the last check, and bytes that were free then."""
+"""Maps the root folder of the system files to the time of the last check and the number of bytes that were
+free."""
 
 
 class Caches(Protocol):
@@ -35,9 +36,9 @@ def check_room(needed: int, what: str, caches: Caches, root: Path = Path("/")) -
     """Checks that memory is free for a piece of work.
 
     :param needed: bytes that the work needs.
-    :param what: name of the work, as the subject of the error's sentence.
+    :param what: name of the work, which becomes the subject of the error message.
     :param caches: caches to drop if memory is short.
-    :raises NoMemory: too little memory is free; the sentence gives the numbers.
+    :raises NoMemory: too little memory is free; the message says how much is needed and how much is free.
     """
     now = time.monotonic()
     at, free = _seen.get(root, (-math.inf, 0.0))
@@ -56,9 +57,9 @@ def limit_memory(cache_bytes: int, weight_bytes: int, proc: Path = Path("/proc/s
     """Limits the memory of this process, which has loaded its model, to what requests may need. A runaway
     grammar then ends only this process. Memory-mapped files don't count towards the limit.
 
-    :param cache_bytes: size of the KV cache of a whole context. A scoring pass takes two caches in addition
-        to that of the call that it interrupts.
-    :param weight_bytes: size of the weights that a second session of the same model loads.
+    :param cache_bytes: size of a KV cache for the whole context. The limit allows three: two for a scoring
+        pass and one for the call that the pass interrupts.
+    :param weight_bytes: size of the model's weights, which the one-pass scorer may load again.
     """
     with contextlib.suppress(OSError, ValueError, IndexError):
         pages = int((proc / "statm").read_text("ascii").split()[5])

@@ -33,7 +33,7 @@ from edgeslm.engine.worker.waiting import set_waiting
 from edgeslm.errors import BundleError, Cancelled
 
 KEPT_BYTES: Final = 64_000_000
-"""Memory budget of all prefix caches; the cache in use may exceed it."""
+"""Memory budget in bytes for the KV caches of all prefixes; a single cache may be larger."""
 _MASKED: Final = -1e9
 """Attention bias of masked positions."""
 
@@ -47,7 +47,7 @@ class Scorer:
     :param settings: section ``model`` of the bundle's ``genai_config.json``.
     :param piece: number of tokens in one prefill step.
     :param on_disk: folder of the prefix cache.
-    :param kept_bytes: memory budget of all prefix caches; the cache in use may exceed it.
+    :param kept_bytes: memory budget in bytes for the KV caches of all prefixes; a single cache may be larger.
     :raises BundleError: onnxruntime can't load the graph.
     """
 
@@ -101,11 +101,11 @@ class Scorer:
         *,
         keeps: bool = False,
     ) -> dict[int, float]:
-        """Log-probabilities by label number.
+        """Computes the log-probability of each label; returns a dict from label index to log-probability.
 
         :param keeps: store the prompt's fixed prefix on disk. Set this only for prompts of the task itself,
             since labels from a request must not be stored.
-        :raises Cancelled: the call was cancelled before the last pass.
+        :raises Cancelled: the call was cancelled before its last forward pass.
         :raises NoMemory: the runtime could not allocate memory.
         """
         ids = prompt.ids
@@ -185,13 +185,13 @@ class PassRows:
     tokens: list[int] = field(default_factory=list)
     positions: list[int] = field(default_factory=list)
     seen: list[tuple[int, ...]] = field(default_factory=list)
-    """For each row, the rows to which it attends, including itself."""
+    """For each token, the indices of the tokens of this pass to which it attends, including itself."""
     wanted: list[int] = field(default_factory=list)
 
     def add_message(self, tokens: Sequence[int], tree: Branch) -> list[tuple[Branch, int]]:
         """Adds the message and the branches of the label tree.
 
-        :return: each choice with the index of its logits, the root first.
+        :return: each node of the tree with a choice and its row in the output logits, starting with the root.
         """
         last = self.add_tokens(tokens)
         choices = []

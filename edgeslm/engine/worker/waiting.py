@@ -1,8 +1,8 @@
 """Thread spinning: the session options for each ``power`` setting, i.e. how threads wait for work.
 
-Between two nodes of a graph, threads are idle for a few microseconds. If the threads sleep at once, waking up
-costs a third of the speed; if they spin, they take CPU time from other processes. Both onnxruntime and
-onnxruntime-genai have these options.
+Between two operators of a model, threads are idle for a few microseconds. If they sleep at once, inference
+loses a third of its speed to wake-ups; if they spin, they take CPU time from other processes. Both
+onnxruntime and onnxruntime-genai have these options.
 """
 
 from __future__ import annotations
@@ -17,7 +17,8 @@ WAITING: Final[Mapping[Power, Mapping[str, str]]] = {
     "balanced": {"session.intra_op.spin_duration_us": "1000"},
     "idle": {"session.intra_op.allow_spinning": "0"},
 }
-"""Power setting -> session configuration entries, whose values are strings, as onnxruntime-genai requires."""
+"""Maps each power setting to session configuration entries; their values are strings, as onnxruntime-genai
+requires."""
 
 
 def set_waiting(options: Any, power: Power) -> None:
