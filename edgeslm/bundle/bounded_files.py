@@ -28,7 +28,7 @@ LARGEST_BYTES: Final = {
     ".model": 16_000_000,  # SentencePiece
     ".txt": 16_000_000,  # vocabulary and merges
 }
-"""Allowed file suffix -> largest size in bytes, or None for no limit of its own."""
+"""Maps each allowed file suffix to the largest file size in bytes, or to None for no limit."""
 _SMALL: Final = {
     "genai_config.json": MANIFEST_BYTES,
     "config.json": MANIFEST_BYTES,
@@ -37,7 +37,8 @@ _SMALL: Final = {
     "golden.json": 4_000_000,
     "tokenizer_config.json": 16_000_000,
 }
-"""File name -> largest size in bytes, where it is smaller than that for the suffix."""
+"""Maps file names to the largest file size in bytes; these limits are stricter than those of
+``LARGEST_BYTES``."""
 
 
 def file_fault(path: str, size: int) -> str | None:

@@ -1,9 +1,10 @@
 """Confidence calibration (temperature, affine, isotonic) and selective prediction: when to abstain.
 
-``edgeslm-export tune`` fits the parameters on held-out rows; the device applies them. Scores are
-``softmax(scale * log p + bias)``, with a temperature or an affine map for each label (Guo et al., 2017,
-section 4.2). The confidence is the highest score, or a monotonic function of the margin between the two
-highest scores, fitted by isotonic regression (Zadrozny and Elkan, 2002).
+``edgeslm-export tune`` fits the parameters on held-out rows; the device applies them. The scores of the
+labels are ``softmax(scale * log p + bias)``, where ``p`` are the model's probabilities; the fit is one
+temperature, or a ``scale`` and ``bias`` for each label (Guo et al., 2017, section 4.2). The confidence is the
+score of the predicted label, or a monotonic function of the margin between this score and the highest other
+score, fitted by isotonic regression (Zadrozny and Elkan, 2002).
 
 The predicted label has the highest ``log score + lean``, which makes decisions cost-sensitive (Elkan, 2001).
 A positive lean makes a label more likely to be predicted, with fewer misses and more false positives; scores
@@ -40,12 +41,12 @@ class RiskPoint(_Section):
 
 
 class Calibration(_Section):
-    """Fitted parameters. ``scale`` and ``bias`` have a number for each label; they are empty for tasks
-    without labels.
+    """Fitted parameters. ``scale`` and ``bias`` have a value for each label; they are empty for tasks without
+    labels.
 
-    ``leans`` has a number for each label, or is empty. ``margins`` and ``confidences`` are the knots of the
-    monotonic function; if they are empty, the highest score is the confidence. ``risk`` is ordered by
-    threshold.
+    ``leans`` has a value for each label, or is empty. ``margins`` and ``confidences`` are the points of the
+    function that maps the margin to the confidence; if they are empty, the confidence is the score of the
+    predicted label. ``risk`` is ordered by threshold.
     """
 
     scale: tuple[float, ...]
@@ -84,7 +85,7 @@ def judge(probabilities: Sequence[float], calibration: Calibration | None) -> Ve
     """Calibrates a model's probabilities and predicts a label; without a calibration, the probabilities are
     used unchanged.
 
-    :param probabilities: two or more, summing to 1.
+    :param probabilities: the probabilities of two or more labels, which sum to 1.
     """
     scores = tuple(probabilities) if calibration is None else _scaled(probabilities, calibration)
     leans = () if calibration is None else calibration.leans
@@ -112,8 +113,8 @@ def sure(share: float, calibration: Calibration | None) -> float:
 def without_bias(probabilities: Sequence[float], biases: Sequence[float]) -> tuple[float, ...]:
     """Removes the label bias of a model without training, by contextual calibration (Zhao et al., 2021).
 
-    :param biases: label probabilities for a message without content; the message's probabilities are divided
-        by them.
+    :param biases: label probabilities that the model gives a message without content; ``probabilities`` are
+        divided by them and normalised.
     """
     shares = [
         probability / max(bias, LEAST_PROBABILITY)
@@ -142,7 +143,8 @@ def _scaled(probabilities: Sequence[float], calibration: Calibration) -> tuple[f
 
 
 def _interpolated(value: float, knots: Sequence[float], heights: Sequence[float]) -> float:
-    """Linear interpolation between knots, constant beyond them."""
+    """Interpolates linearly between the points (``knots``, ``heights``); outside the knots, returns the first
+    or last height."""
     at = bisect_right(knots, value)
     if at == 0:
         return heights[0]

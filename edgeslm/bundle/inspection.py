@@ -107,7 +107,7 @@ def _format_of(group: dict[str, Any]) -> str:
 
 
 def _learned_rows(learned: dict[str, Any]) -> list[tuple[str, str]]:
-    """Rows that describe the task that a bundle was trained for."""
+    """Pairs of name and value that describe the task that a bundle was trained for."""
     answers = ", ".join(learned.get("labels") or learned.get("output_schema", {}).get("properties", ()))
     kind = learned["kind"]
     return [

@@ -86,7 +86,7 @@ class Graphs(Section):
 
 
 QUESTION_SHARE = 4
-"""A question takes at most the context length of a reader, divided by this number."""
+"""A reader truncates a question to its context length divided by this number."""
 
 
 class EncoderSection(Section):
@@ -421,7 +421,8 @@ def verify_bundle(bundle: Bundle, but: Collection[FileEntry] = ()) -> None:
 
 
 def memory_need(manifest: Manifest, tokens: int) -> int:
-    """Estimated memory in bytes of a loaded model with a cache of ``tokens`` tokens, from its file sizes.
+    """Estimates, from the file sizes, how many bytes of memory a loaded model with a cache of ``tokens``
+    tokens needs.
 
     The estimate of ``edgeslm.bundle.performance`` is more accurate if the model's shape is known.
     """

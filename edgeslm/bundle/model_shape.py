@@ -1,7 +1,7 @@
 """Model shape: sizes and number of weights of a decoder, from its published ``config.json``.
 
 The module adds properties of the model families that aren't in ``config.json``. Pure. The module
-``size_estimate`` computes bytes and speed.
+``size_estimate`` computes file size, memory and speed from the shape.
 """
 
 from __future__ import annotations
@@ -33,8 +33,8 @@ class Family:
     own_head_dim: bool = False
     own_kv_heads: bool = False
     window_every: int = 0
-    """Interval of the layers with full attention if the config has no ``layer_types``; the layers between
-    have a window. With 0, there are no windows; with -1, all layers have a window."""
+    """If the config has no ``layer_types``, each ``window_every``-th layer has full attention, and the other
+    layers have an attention window. With 0, no layer has a window; with -1, all layers have a window."""
 
 
 FAMILIES: Mapping[str, Family] = {
@@ -107,8 +107,8 @@ class Shape:
         )
 
     def weights_by_group(self) -> dict[str, int]:
-        """Number of weights per group, as stored in a checkpoint; a head that is tied to the embedding has
-        none."""
+        """Number of weights per group, as stored in a checkpoint; 0 for a head that shares the weights of the
+        embedding."""
         groups = {matrix.group: matrix.weights for matrix in self.matrices()}
         groups[EMBEDDING] = self.vocab * self.hidden
         if self.tied:
@@ -129,8 +129,8 @@ class Shape:
 
     @property
     def kv_bytes_per_token(self) -> int:
-        """Bytes of the float32 KV cache of all layers per token. The engine caches layers with a window in
-        full, too."""
+        """Bytes of the float32 KV cache of all layers per token. The engine caches all tokens, even for
+        layers with an attention window."""
         return 2 * self.layers * self.kv_heads * self.head_dim * 4
 
 

@@ -118,12 +118,12 @@ _GROUPS = {
     "lm_head": HEAD,
     "embed_tokens": EMBEDDING,
 }
-"""Last part of a matrix's name in a manifest -> weight group."""
+"""Maps the last part of a matrix's name in a manifest to the weight group of the matrix."""
 
 
 def _formats(groups: Sequence[WeightGroup], layers: int) -> Formats:
-    """Storage format of each weight group, with the average bits of its layers; layers that aren't listed
-    have the format of ``*``."""
+    """Storage format of each weight group; its number of bits is the average over all layers, where layers
+    that aren't listed have the format of ``*``."""
     rest = next((WeightFormat(g.bits, g.group_size) for g in groups if g.group == REST), FLOAT)
     listed: dict[str, dict[str, float]] = {}
     for group in groups:

@@ -20,8 +20,8 @@ REST = "*"
 """Key in ``Formats`` for all groups that aren't listed."""
 
 RUNTIME_BYTES = 100_000_000
-"""Memory of Python, the two libraries and the peak while loading. With SmolLM2-135M, there are 44 MB before
-the model is loaded, 24 MB of code and buffers after, and a few tens of MB more at the peak."""
+"""Memory of Python, the two libraries and the peak while loading. With SmolLM2-135M, the process has 44 MB
+before the model is loaded; loading adds 24 MB of code and buffers, and a few tens of MB more at the peak."""
 TOKENIZER_BYTES_A_TOKEN = 350
 """Memory of the tokenizer per token of the vocabulary, measured as 49 MB for the 151,936 tokens of Qwen2.5
 and 16 MB for the 49,152 tokens of SmolLM2."""
@@ -29,14 +29,15 @@ TOKENIZER_FILE_BYTES_A_TOKEN = 90
 """Size of ``tokenizer.json`` per token of the vocabulary, measured as 72 bytes (SmolLM2), 76 (Qwen2.5), 112
 (Mistral) and 134 (Gemma)."""
 GRAPH_BYTES_A_LAYER = 28_500
-"""Size per layer of the three graphs (generate, adapters, score) without weights; they are twice as large
-with the recipe w8a8."""
+"""Total size, per layer, of the graph files for generate, adapters and score, without weights; with the
+recipe w8a8, they are twice as large."""
 PREFILL_CHUNK = 128
 """Number of prompt tokens per forward pass; larger chunks need more memory (24 MB for 512 tokens) and aren't
 faster."""
 
 DECODE_EFFICIENCY = 0.85
-"""Memory bandwidth of a layer's matrix products relative to one long product, measured as 0.83 to 0.86."""
+"""Memory bandwidth that the matrix products of a layer reach, as a share of the board's measured bandwidth
+(0.83 to 0.86 were measured)."""
 LAYER_SECONDS = 15e-6
 """Decode time per layer and token, in addition to reading the weights."""
 MEETING_SECONDS = 45e-6
@@ -47,11 +48,11 @@ DECODE_ATTENTION = 0.1
 PREFILL_ATTENTION = 0.45
 """Speed of float32 attention for the tokens of a prompt, relative to ``int4_gflops``."""
 ELEMENT_OPERATIONS = 250
-"""Cost of one value in norms, activations and requantization, as a number of operations of a matrix
+"""Cost of norms, activations and requantization per value, expressed as a number of operations of a matrix
 product."""
 VECTOR_COMPUTE = 0.7
-"""Share of the board's compute speed that a matrix-vector product reaches (272 of 382 GFLOPS with groups of
-128)."""
+"""Share of the board's compute speed that a matrix-vector product reaches (measured: 272 of 382 GFLOPS with
+groups of 128 weights)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,8 +69,8 @@ class WeightFormat:
     zero_points: bool = False
 
     def stored_bytes(self, matrix: Matrix) -> int:
-        """Bytes in the file, for quantized weights, scales and, if asymmetric, zero points of ``bits`` each,
-        packed by row."""
+        """Bytes of a matrix in the file: quantized weights, scales and, with ``zero_points``, a zero point of
+        ``bits`` bits for each group."""
         if self.bits == 32:
             return matrix.weights * FLOAT_BYTES
         groups, width = self._groups(matrix)
@@ -79,24 +80,24 @@ class WeightFormat:
         return matrix.rows * row * matrix.count
 
     def resident_bytes(self, matrix: Matrix) -> int:
-        """Bytes after loading. The repacked copy has the quantized weights, and a scale and a sum for each
-        group (MLAS, ``qnbitgemm.h``); the float32 scales are kept, too. For Qwen2.5-0.5B in int4, 44 bytes
-        per 64 weights were measured."""
+        """Bytes after loading. onnxruntime repacks the quantized weights, with a scale and a sum for each
+        group (MLAS, ``qnbitgemm.h``), and keeps the original scales in float32, too. For Qwen2.5-0.5B in
+        int4, 44 bytes per 64 weights were measured."""
         if self.bits == 32:
             return matrix.weights * FLOAT_BYTES
         groups, width = self._groups(matrix)
         return int(matrix.rows * groups * (width * self.bits / 8 + 3 * FLOAT_BYTES) * matrix.count)
 
     def _groups(self, matrix: Matrix) -> tuple[int, int]:
-        """Number of groups per row, the last of which is padded, and number of columns per group."""
+        """Number of groups per row, and number of columns per group; the last group of a row is padded."""
         width = self.group_size or matrix.columns
         return math.ceil(matrix.columns / width), width
 
 
 FLOAT = WeightFormat(32)
 Formats = Mapping[str, WeightFormat]
-"""Weight group (``Matrix.group`` or ``embedding``) -> storage format; ``*`` stands for all groups that aren't
-listed."""
+"""Maps each weight group (``Matrix.group`` or ``embedding``) to its storage format; ``*`` stands for all
+groups that aren't listed."""
 
 
 def format_of(formats: Formats, group: str) -> WeightFormat:
@@ -105,13 +106,14 @@ def format_of(formats: Formats, group: str) -> WeightFormat:
 
 @dataclass(frozen=True, slots=True)
 class Footprint:
-    """Bytes of a decoder: the size of its files, the bytes that each token reads, and the memory without a
+    """Sizes of a decoder in bytes: its files, the weights that a token reads, and the memory without a KV
     cache."""
 
     shape: Shape
     formats: Formats
     written: Formats
-    """Storage formats of the weights for decoding, which are the same as ``formats`` or separate ones."""
+    """Storage formats of the weights that decoding uses; equal to ``formats`` if there are no separate decode
+    weights."""
     weight_bytes: int
     """Size of ``model.onnx.data``."""
     file_bytes: int
@@ -121,12 +123,12 @@ class Footprint:
     token_bytes: int
     """Bytes of all matrices, including the head, that each decoded token reads."""
     resident_bytes: int
-    """Memory of the weights after loading, the tokenizer and the runtime."""
+    """Memory of the runtime, the tokenizer and the weights, after loading and without a KV cache."""
 
 
 def footprint(shape: Shape, formats: Formats, written: Formats | None = None) -> Footprint:
-    """Computes the footprint of a decoder. An embedding that is tied to the head is stored only once, with
-    the head; any other has the format of ``embedding``.
+    """Computes the footprint of a decoder. An embedding that is tied to the head is stored once, in the
+    format of the head; any other embedding has the format of the group ``embedding``.
 
     :param written: formats of separate decode weights; the head is stored once but repacked twice.
     """
@@ -165,8 +167,8 @@ def footprint(shape: Shape, formats: Formats, written: Formats | None = None) ->
 
 
 def memory_bytes(foot: Footprint, tokens: int) -> int:
-    """Memory of the engine process for ``tokens`` tokens, which is that of the weights, the cache and a
-    chunk's activations.
+    """Memory of the engine process: the runtime, the weights, a KV cache of ``tokens`` tokens, and the
+    activations of one prefill chunk.
 
     The cache is allocated in full, even for layers with a window (``slide_key_value_cache`` is off for CPUs).
     """
@@ -186,8 +188,8 @@ def rough_memory_bytes(weight_bytes: int, tokenizer_bytes: int, cache_bytes: int
 
 
 def _operation_seconds(formats: Formats, board: Board, group: str, operations: float) -> float:
-    """Seconds that operations take at the board's speed for 4 bits, for 8 bits, or for a mixture according to
-    the average bits."""
+    """Seconds that operations with a group's weights take on the board; for an average between 4 and 8 bits
+    per weight, interpolates between the times for 4 and 8 bits."""
     eight = min(max((format_of(formats, group).bits - 4) / 4, 0.0), 1.0)
     return operations * ((1 - eight) / board.int4_gflops + eight / board.int8_gflops) / 1e9
 

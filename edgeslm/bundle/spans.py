@@ -19,8 +19,8 @@ NUMBER: Final = re.compile(
 _UNSPACED: Final = (
     "\u0e00-\u0eff\u1000-\u11ff\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff\uac00-\ud7a3\uf900-\ufaff"
 )
-"""Letters between which a word may end. Thai, Lao, Burmese, Khmer, Japanese and Chinese don't separate words
-by spaces, and Korean attaches particles to words."""
+"""Letters of scripts in which a word may end between two letters, without a space. Thai, Lao, Burmese, Khmer,
+Japanese and Chinese don't separate words by spaces, and Korean attaches particles to words."""
 _LETTER: Final = rf"[^\W{_UNSPACED}]"
 _INSIDE_WORD: Final = re.compile(rf"{_LETTER}{{2}}")
 _NUMERIC: Final = frozenset({"integer", "number"})
@@ -28,7 +28,7 @@ _NUMERIC: Final = frozenset({"integer", "number"})
 Place = tuple[int, int]
 """Start and end of a span as character offsets; the end is exclusive."""
 Run = tuple[int, int, float]
-"""Start and end of a span, and a score, which is a probability among all spans or a cosine."""
+"""Start and end of a span, and its score: the span's probability, or a cosine."""
 
 
 def types_of(field: Mapping[str, Any] | bool) -> frozenset[str]:

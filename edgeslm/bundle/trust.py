@@ -29,7 +29,8 @@ MODULE = "edgeslm.bundle.signature"
 RECORD = "signatures.json"
 NOT_SIGNED = "not signed"
 REMEMBERED = 256
-"""Largest number of bundles in the record; beyond it, the oldest are removed."""
+"""Largest number of bundles in the record of verified signatures; if there are more, the oldest are
+removed."""
 TIMEOUT_S = 120.0
 SLOWEST_BYTES_PER_S = 5_000_000
 """Assumed reading speed of a busy SD card; each file is read once."""
@@ -157,8 +158,8 @@ class Trust:
             raise BundleError("; ".join(refused) + " (unsigned bundles are refused: signing.unsigned)")
 
     def _remembered(self) -> dict[str, str]:
-        """The record as manifest digest -> mark; empty if other users can write the record. A mark names the
-        signature and the key."""
+        """The record of verified signatures, which maps each manifest digest to the digests of the signature
+        and the key, in one string; empty if other users can write the record."""
         try:
             with self._record.open("rb") as stream:
                 status = os.fstat(stream.fileno())
@@ -189,8 +190,7 @@ def _mark(signature: str, key: str) -> str:
 
 
 def _marks(bundle: Bundle, keys: dict[str, Path]) -> set[str]:
-    """The marks that the record may have for a bundle that was verified with its current signature and one of
-    ``keys``."""
+    """The strings in the record that prove that one of ``keys`` verified the bundle's current signature."""
     try:
         signature = f"sha256:{file_digest(bundle.path / SIGNATURE)}"
     except OSError:
