@@ -125,7 +125,8 @@ def parse_request(
 
     The Response Topic takes precedence over ``reply_to``. The result's id is the ``id`` field, or else the
     Correlation Data, or else generated. If the reply topic is invalid, the error goes to
-    ``<base>/res/<task>``. The function doesn't check that the task exists and accepts these options.
+    ``<base>/res/<task>``. The function doesn't check whether the task exists and accepts the request's
+    options.
     """
     sender = _Sender(secrets.token_hex(8), reply_to=topics.result(task))
     correlation, response_topic = delivery.correlation, delivery.response_topic
@@ -263,8 +264,8 @@ def encode_request(
     id: str | None = None,
     reply_to: str | None = None,
 ) -> bytes:
-    """Encodes a request. The fields ``id`` and ``reply_to`` are for MQTT 3.1.1, since MQTT 5 has properties
-    for both."""
+    """Encodes a request. Only MQTT 3.1.1 needs ``id`` and ``reply_to``, since MQTT 5 has the properties
+    Correlation Data and Response Topic."""
     fields = {"input": input, "id": id, "reply_to": reply_to, "options": options or None}
     return encode_json({name: value for name, value in fields.items() if value is not None})
 
@@ -316,8 +317,8 @@ def encode_result(result: Result) -> bytes:
 
 
 def _round_result(result: Mapping[str, Any]) -> dict[str, Any]:
-    """Rounds probabilities and vectors, which are found by field name. Extracted values come from the text
-    and aren't rounded."""
+    """Rounds the probabilities and vectors in the fields ``confidence``, ``score``, ``scores`` and
+    ``vector``, in passages, too. Extracted values come from the text and aren't rounded."""
     rounded = dict(result)
     for name in ("confidence", "score"):
         if isinstance(rounded.get(name), float):
@@ -375,7 +376,8 @@ def _numbers(value: Any) -> dict[str, float]:
 
 
 def _counts(value: Any) -> dict[str, int]:
-    """The numbers of an object as integers; numbers beyond 64 bits, such as 1e308, are left out."""
+    """The numeric fields of a JSON object as integers; fields with other values, or with numbers beyond 64
+    bits such as 1e308, are left out."""
     return {name: int(n) for name, n in _numbers(value).items() if abs(n) < 2**63}
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Final
 
 PACKET_OVERHEAD_BYTES: Final = 32
-"""Allowance for the header, lengths and properties of a PUBLISH packet, without its strings and payload."""
+"""Upper bound of the size of a PUBLISH packet, without its strings and payload."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,7 +18,7 @@ class Delivery:
     ``expiry_s`` is the remaining Message Expiry Interval; ``received_at`` is a time of the monotonic clock in
     seconds. ``generation`` is the number of the connection, and ``mid`` the id of the message in this
     connection. ``identifiers`` are the Subscription Identifiers of this copy of the message, if the broker
-    supports them. ``traceparent`` is the User Property of that name, which isn't validated.
+    supports them. ``traceparent`` is the value of the User Property ``traceparent``, which isn't validated.
     """
 
     topic: str
@@ -46,7 +46,7 @@ class Delivery:
 @dataclass(frozen=True, slots=True)
 class OutgoingMessage:
     """A message to publish; ``repr`` hides its payload. ``expiry_s`` is the Message Expiry Interval. MQTT
-    3.1.1 can't carry ``response_topic`` and the fields after it."""
+    3.1.1 can't transmit ``response_topic``, ``correlation``, ``expiry_s`` and ``traceparent``."""
 
     topic: str
     payload: bytes = field(repr=False)
@@ -70,10 +70,11 @@ class Subscription:
     """A topic filter to subscribe to.
 
     With ``retained``, the broker sends retained messages when the subscription is new; with ``every_time``,
-    also after each reconnect. By default the broker sends none, since a message retained on a request topic
-    would run at every reconnect. The broker returns ``identifier`` (1 to 268,435,455) with each message,
-    since it may send a message once for each matching filter (MQTT 5 section 3.3.4). If the broker refuses an
-    ``optional`` subscription, nothing is logged.
+    also after each reconnect. By default the broker sends none, since a request that is retained would run
+    again after every reconnect. ``identifier`` is the Subscription Identifier (1 to 268,435,455), which the
+    broker adds to each message of this subscription, since a message that matches several filters may arrive
+    once for each (MQTT 5 section 3.3.4). If the broker refuses an ``optional`` subscription, nothing is
+    logged.
     """
 
     filter: str

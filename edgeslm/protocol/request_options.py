@@ -16,11 +16,12 @@ from edgeslm.protocol.strict_json import shown
 MAX_LABELS = 100
 MAX_STOPS = 16
 MAX_PATTERN = 256
-"""Largest length of a pattern in characters; it is short, since the name of each document is matched against
-the pattern."""
+"""Largest length, in characters, of the option ``sources``, a pattern; it is short, since the name of each
+document is matched against it."""
 MAX_DEADLINE_MS = 7 * 24 * 3600 * 1000
 LATEST = 10_000_000_000
-"""Latest time in seconds since 1970, which is in the year 2286. The limit refuses times in milliseconds."""
+"""Latest time in seconds since 1970, which is in the year 2286. With this limit, a time in milliseconds is
+refused."""
 
 
 @dataclass(frozen=True, slots=True)

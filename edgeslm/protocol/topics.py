@@ -19,8 +19,8 @@ POOL = "pool/"
 """Prefix of a pool's name in topics, where it replaces a node's name; no node may be called ``pool``."""
 
 DISPATCH = ".dispatch"
-"""Topic level after the task in the reply topics that a dispatcher gives to nodes. The level differs from any
-login name, since no login name begins with a dot."""
+"""Topic level after the task in the reply topics that a dispatcher gives to nodes. In other reply topics,
+this level is the login name of a client; no login name begins with a dot."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,7 +87,7 @@ class Topics:
         return f"{self.base}/req/{task}"
 
     def result(self, task: str) -> str:
-        """Topic of results whose request names no reply topic."""
+        """Topic of the result of a request that names no reply topic."""
         return f"{self.base}/res/{task}"
 
     def event(self, route: str) -> str:
