@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from edgeslm.config.sections import Broker
 
 PORTS = {"mqtt": 1883, "mqtts": 8883}
-"""Scheme -> default port."""
+"""Maps each URL scheme to its default port."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -42,14 +42,15 @@ __all__ = ["BusClient", "BusListener", "Delivery", "NeverFits", "OutboxFull", "S
 log = logging.getLogger("edgeslm.mqtt")
 
 ANSWERABLE_BYTES = 16 * 1024 * 1024
-"""Packets up to this size are received even if the node's limit is lower, so that their senders get
-``too_large``. The broker silently drops larger packets (MQTT 5 section 3.1.2.11.4)."""
+"""Lower limit of the Maximum Packet Size in CONNECT. The broker silently drops larger packets (MQTT 5 section
+3.1.2.11.4); with this size, a request over the node's limit arrives, and its sender gets ``too_large``."""
 
 UNSENT_BYTES = 1024 * 1024
-"""Limit of unsent QoS 0 data; beyond it, pieces of streamed answers are dropped."""
+"""Limit, in bytes, of unsent QoS 0 messages; above it, new QoS 0 messages, such as pieces of streamed
+answers, are dropped."""
 
 OUTBOX_BYTES = 16 * 1024 * 1024
-"""Limit of QoS 1 data that the broker hasn't acknowledged."""
+"""Limit, in bytes, of QoS 1 and 2 messages that are queued or that the broker hasn't acknowledged."""
 
 
 class BusListener(Protocol):
@@ -99,7 +100,7 @@ class BusClient:
         self._listener = listener
         self._pauses_s = pauses_s
         self.may_connect = threading.Event()
-        """While this event is cleared, no new connection is made. The network thread reads this event."""
+        """While this event is cleared, the network thread doesn't reconnect."""
         self.may_connect.set()
         self._outbox = Outbox(OUTBOX_BYTES)
         self._bridge: LoopBridge | None = None
@@ -193,8 +194,9 @@ class BusClient:
 
     @property
     def is_held_up(self) -> bool:
-        """Whether finished deliveries whose acknowledgement waits for an earlier delivery fill half of the
-        Receive Maximum. The smaller of the node's and the broker's Receive Maximum applies."""
+        """Whether at least half of the Receive Maximum is taken by finished deliveries that can't be
+        acknowledged yet, because an earlier delivery isn't finished. The smaller of the node's and the
+        broker's Receive Maximum applies."""
         its = self._welcome.receive_maximum if self._welcome is not None else 65535
         return len(self._acked) >= min(self._settings.receive_maximum, its) / 2
 

@@ -61,13 +61,14 @@ MQTT_311_IN_FLIGHT = 20
 default."""
 
 PATIENCE = 4
-"""Multiple of the first pause: a connection that lasted longer counts as a success and resets the backoff."""
+"""A connection that lasted longer than the first reconnect pause times this factor counts as a success and
+resets the backoff."""
 
 PAUSES_S = (0.5, 15.0)
-"""First and longest reconnect pause of an app."""
+"""First and longest pause, in seconds, before a client for apps reconnects."""
 
 SESSION_EXPIRY_S = 7 * 24 * 3600
-"""Seconds for which the broker keeps requests for an offline node."""
+"""Session Expiry Interval in seconds: how long the broker keeps requests for an offline node."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,7 +103,7 @@ class Sent(Protocol):
     mid: int
 
     def is_published(self) -> bool:
-        """Whether a message at QoS 0 was sent or lost."""
+        """Whether a QoS 0 message no longer waits in memory, since it was sent or lost."""
 
 
 class Listener(Protocol):

@@ -20,7 +20,8 @@ UNSUPPORTED_VERSION = 0x84
 RETAIN_NOT_SUPPORTED = 0x9A
 LOGIN_REFUSED = (0x86, 0x87, 0x8C)
 PACKET_REFUSED = (0x81, 0x82, 0x90, 0x95, 0x99, 0x9B)
-"""Reason codes of a DISCONNECT because of a packet; resending the packet would fail again."""
+"""Reason codes with which a broker disconnects because it refuses a packet; resending the packet would fail
+again."""
 
 
 class SessionTakenOver(BrokerError):
@@ -64,7 +65,7 @@ class Welcome:
 
 
 def connection_failure(address: BrokerAddress, error: Exception) -> Problem:
-    """Why a connection could not be opened or broke, from the exception."""
+    """Converts the exception of a connection that broke, or could not be opened, to a problem."""
     if isinstance(error, ssl.SSLCertVerificationError):
         return Problem(
             f"The certificate of the broker at {address} isn't trusted ({error.verify_message}); name the "
@@ -121,7 +122,7 @@ def refusal(address: BrokerAddress, reason: ReasonCode) -> Problem:
 
 
 def silent_refusal(address: BrokerAddress) -> Problem:
-    """The problem that the broker closed the connection instead of answering CONNECT."""
+    """The problem of a broker that closed the connection instead of answering CONNECT."""
     # With TLS 1.3, a missing client certificate is refused only after the client's handshake is complete.
     wants = ", and does it want a client certificate (cert_file and key_file)" if address.tls else ""
     sentence = f"The broker at {address} hung up without an answer; does it speak MQTT 5{wants}?"
@@ -142,8 +143,8 @@ def hang_up(address: BrokerAddress, reason: ReasonCode) -> Problem:
 
 
 def no_mqtt_5(address: BrokerAddress) -> Problem:
-    """The same problem as for a CONNACK with Unsupported Protocol Version, for brokers that close the
-    connection instead."""
+    """The problem of a broker without MQTT 5 that closes the connection instead of answering with the reason
+    code Unsupported Protocol Version."""
     return refusal(address, ReasonCode(PacketTypes.CONNACK, identifier=UNSUPPORTED_VERSION))
 
 

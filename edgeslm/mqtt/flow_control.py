@@ -48,8 +48,8 @@ class FlowControl(Generic[T]):
         return self._in_flight.pop(mid)
 
     def hung_up(self) -> list[T]:
-        """Call it after the broker disconnected because of a packet. :return: the item that caused the
-        disconnect; empty if unknown.
+        """Call this method after the broker disconnected because of a packet. :return: a list with the item
+        that caused the disconnect; empty if unknown.
 
         The cause of the first disconnect is unknown: it may also be a QoS 0 message or a subscription.
         """
@@ -58,7 +58,7 @@ class FlowControl(Generic[T]):
         return guilty
 
     def passed(self) -> None:
-        """Call it when everything that was queued at the disconnect is delivered: the full Receive Maximum
+        """Call this method when no item is queued or in flight any more; the full Receive Maximum then
         applies again."""
         self._one_at_a_time = False
 

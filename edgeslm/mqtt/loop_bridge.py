@@ -1,7 +1,7 @@
 """Loop bridge: passes events from the network thread to the asyncio loop.
 
-The network thread must not do slow work (keep-alives would be late and the broker would publish the will) and
-must not raise (that would end it). While the loop can't keep up, the network thread pauses reading
+Code on the network thread must not be slow, since late keep-alives make the broker publish the will, and must
+not raise, since an exception ends the thread. While the loop can't keep up, the network thread pauses reading
 (backpressure), so that a flood of large messages waits in the broker instead of in memory.
 """
 
@@ -137,8 +137,8 @@ class LoopBridge:
         )
 
     def _post(self, call: Callable[..., None], *values: object) -> None:
-        """Queues an event. The loop is woken once for all events until it runs, since waking the loop is
-        expensive."""
+        """Queues an event. Only the first event in the queue wakes the loop, since waking it is expensive;
+        the loop then takes all queued events."""
         if self._is_closed:
             return
         self._mail.append((call, values))

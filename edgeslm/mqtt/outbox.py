@@ -102,7 +102,8 @@ class Outbox:
             self._retained[topic] = parcel
 
     def take(self) -> Parcel | None:
-        """The next message to send; call ``flow.sent``, ``put_back`` or ``drop`` with it next."""
+        """Takes the next message from the queue; the caller must then pass the message to ``flow.sent``,
+        ``put_back`` or ``drop``."""
         if not self._queue:
             return None
         parcel = self._queue.popleft()
@@ -124,7 +125,8 @@ class Outbox:
         self.drop(self.flow.acknowledged(mid), error)
 
     def land_all(self, guilty: Sequence[Parcel] = (), error: BrokerError | None = None) -> None:
-        """Call it after a disconnect: puts the messages in flight back at the head of the queue, in order.
+        """Call this method after a disconnect: it puts the messages in flight back at the head of the queue,
+        in order.
 
         :param guilty: messages that made the broker disconnect; they fail with ``error``.
         """

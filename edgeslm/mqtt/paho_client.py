@@ -20,22 +20,23 @@ if TYPE_CHECKING:
     from paho.mqtt.client import SocketLike
 
 TURN_S = 0.2
-"""Longest wait of the idle network thread."""
+"""Longest time, in seconds, that the idle network thread waits for the socket or the alarm."""
 
 READING_S = 0.05
-"""Longest time that the network thread reads before it writes, while the broker sends without a pause; in
-seconds."""
+"""Longest time, in seconds, that the network thread reads before it writes, if the broker sends without a
+pause."""
 
 GATHER_RATE = 300
 """Messages per second above which reads are batched."""
 GATHER_S = 0.002
-"""Delay before each batched read."""
+"""Delay, in seconds, before each batched read."""
 GATHER_LOOK_S = 0.1
-"""Interval at which the message rate is measured."""
+"""Interval, in seconds, at which the message rate is measured."""
 
 
 class Alarm:
-    """Wakes a thread from ``select``. ``ring`` is thread-safe and never blocks, even after ``close``."""
+    """Wakes a thread that waits in ``select``. ``ring`` is thread-safe and never blocks, even after
+    ``close``."""
 
     def __init__(self) -> None:
         self._ours, self._theirs = socket.socketpair()
@@ -110,13 +111,14 @@ def turn(client: Client, alarm: Alarm) -> MQTTErrorCode:
 
 
 class SocketContext:
-    """Wraps paho's sockets. Posing as an ``ssl.SSLContext`` is the only public way to replace paho's socket.
+    """Wraps paho's sockets. paho uses the class like an ``ssl.SSLContext``, which is the only public way to
+    replace paho's socket.
 
     :param tls: context for TLS, which also checks the broker's name; None for a connection without TLS.
     """
 
     check_hostname = True
-    """Keeps paho from checking the broker's name itself."""
+    """True, so that paho doesn't check the broker's name itself."""
 
     def __init__(self, tls: ssl.SSLContext | None, *, mqtt5: bool) -> None:
         self._tls = tls

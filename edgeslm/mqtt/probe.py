@@ -35,7 +35,8 @@ ROUND_TRIPS = 40
 connection immediately."""
 
 NAGLE_MS = 30.0
-"""Latency in ms, without that of the network, which indicates Nagle's algorithm with delayed ACKs (40 ms)."""
+"""If the latency without the network's share exceeds this many milliseconds, the probe reports Nagle's
+algorithm at the broker, which waits for delayed ACKs (40 ms)."""
 
 
 @dataclass(slots=True)
@@ -147,8 +148,8 @@ def _network_ms(address: BrokerAddress) -> float | None:
 
 
 def _refused(address: BrokerAddress, settings: ConnectionSettings, problem: Problem) -> Problem:
-    """The problem of a refused connection. A broker that doesn't answer MQTT 5 but accepts MQTT 3.1.1 is an
-    old broker."""
+    """The problem to report for a refused connection. A broker that accepts MQTT 3.1.1, but doesn't answer an
+    MQTT 5 CONNECT, counts as a broker without MQTT 5."""
     return no_mqtt_5(address) if problem.unanswered and _takes_mqtt_311(address, settings) else problem
 
 
@@ -180,7 +181,7 @@ def _takes_mqtt_311(address: BrokerAddress, settings: ConnectionSettings) -> boo
 
 
 class _Visit:
-    """A short connection with blocking methods; the ``Listener`` of its link."""
+    """A short connection with blocking methods, and the ``Listener`` of its ``BrokerLink``."""
 
     def __init__(self, address: BrokerAddress, settings: ConnectionSettings) -> None:
         self._link = BrokerLink(address, settings, self)

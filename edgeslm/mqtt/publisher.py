@@ -19,7 +19,7 @@ from edgeslm.protocol.delivery import OutgoingMessage
 log = logging.getLogger("edgeslm.mqtt")
 
 ROOM_S = 0.2
-"""Retry interval while the outbox is full."""
+"""Seconds between attempts to publish while the outbox is full."""
 
 
 class Publisher:
@@ -30,8 +30,8 @@ class Publisher:
         self._topics = topics
 
     async def send(self, request: Request | Rejected, result: Result, payload: bytes) -> None:
-        """Publishes a result; sends a dead letter for a poisoned request, or if the broker refuses the
-        result."""
+        """Publishes a result; also sends a dead letter if the result's error code is ``poisoned``, or if the
+        broker refuses the result."""
         await self.resend(request, payload)
         if result.error is not None and result.error.code == "poisoned":
             await self.report_dead(request, result.error)

@@ -1,9 +1,10 @@
 """MQTT version probe: distinguishes a broker without MQTT 5 from a broker that didn't answer for another
 reason.
 
-Some old brokers don't answer an MQTT 5 CONNECT. A broker that is killed, frozen or cut off at that moment
-doesn't answer either. If a node fell back to MQTT 3.1.1 in that case, it would lose Response Topic and
-Correlation Data, and answer the requests of its session on the wrong topics.
+Some old brokers don't answer an MQTT 5 CONNECT. A broker with MQTT 5 that is killed, frozen or disconnected
+from the network during the CONNECT doesn't answer either. With such a broker, a fallback to MQTT 3.1.1 would
+lose Response Topic and Correlation Data, and the node would send the results of queued requests to the wrong
+topics.
 """
 
 from __future__ import annotations
@@ -19,7 +20,8 @@ from edgeslm.errors import BrokerError
 from edgeslm.mqtt.broker_address import BrokerAddress
 
 ASK_S = 3.0
-"""Timeout of an answer; short, since the MQTT 5 attempt follows right after an answer to MQTT 3.1.1."""
+"""Seconds to wait for the answer to a CONNECT. The timeout is short, since the broker has just answered an
+MQTT 3.1.1 CONNECT when the MQTT 5 CONNECT is sent."""
 
 
 def is_old_broker(address: BrokerAddress, *, ask_s: float = ASK_S) -> bool:
