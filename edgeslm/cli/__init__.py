@@ -1,1 +1,1 @@
-"""The command line: one module per command; ``main`` builds the parser."""
+"""The command line: ``main`` builds the parser; larger commands have their own modules."""

@@ -11,7 +11,10 @@ from edgeslm.knowledge.service.intake import IntakeListener
 
 
 class AddingProgress(IntakeListener):
-    """Shows progress over ``files`` files and reports those that can't be read."""
+    """Shows the progress of adding files, and reports files that can't be read.
+
+    ``files``: number of files to add.
+    """
 
     def __init__(self, progress: ProgressLine, files: int) -> None:
         self._progress = progress
@@ -34,7 +37,7 @@ class AddingProgress(IntakeListener):
         print_error(sentence)
 
     def begin_missing(self, passages: int) -> None:
-        """Called before ``passages`` older passages without a vector are embedded."""
+        """Called before stored passages that lack a vector are embedded; ``passages`` is their number."""
         self._embedded, self._missing = 0, passages
 
     def embed(self, embedding: Embed, texts: Sequence[str]) -> Sequence[Sequence[float]]:

@@ -36,7 +36,7 @@ class Embedding:
         self._runner.close()
 
     def __call__(self, texts: Sequence[str]) -> Sequence[Sequence[float]]:
-        """One vector of (dimensions) floats per text; a text that is too long is cut at the end.
+        """Embeds texts: returns one vector per text. The end of a text that is too long is cut off.
 
         :raises EdgeslmError: the engine can't be started, or crashed.
         """

@@ -52,7 +52,11 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _check_correction(config_file: Path, correction: Correction) -> Path:
-    """Checks a correction. :return: the state folder. :raises EdgeslmError: it doesn't fit the task."""
+    """Checks a correction.
+
+    :return: the state folder.
+    :raises EdgeslmError: the correction doesn't fit the task.
+    """
     from edgeslm.bundle.manifest import load_bundle
     from edgeslm.config.loader import load_config
     from edgeslm.errors import UnknownTask

@@ -78,7 +78,10 @@ def _is_of(entry: FleetNode, pool: str) -> bool:
 
 
 def _heard(arguments: argparse.Namespace) -> list[FleetNode]:
-    """All nodes. :raises BrokerError: the broker is unreachable or forbids reading, or a node is missing."""
+    """All nodes.
+
+    :raises BrokerError: the broker is unreachable or forbids reading, or no wanted node was found.
+    """
     from edgeslm.telemetry.fleet import entry_of
 
     address = address_of(arguments)

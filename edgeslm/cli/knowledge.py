@@ -88,7 +88,7 @@ def _time(text: str) -> float:
 
 
 def _end(text: str) -> float:
-    """An argparse type like :func:`_time`, but a day stands for the end of the day."""
+    """An argparse type like :func:`_time`, but a day without a time means the end of that day."""
     try:
         day = datetime.combine(date.fromisoformat(text), time.max)
     except ValueError:
@@ -213,7 +213,10 @@ def _tag(embedding: Embedding) -> EncoderTag:
 
 
 def _remembered(tag: EncoderTag) -> Embedding:
-    """The collection's encoder, from its recorded path. :raises KnowledgeError: it is no longer there."""
+    """The collection's encoder, from its recorded path.
+
+    :raises KnowledgeError: the path has no encoder, or another one.
+    """
     try:
         embedding = _named(Path(tag.path))
     except BundleError as error:
@@ -258,7 +261,7 @@ def _told(totals: Totals) -> str:
 
 
 def _page(number: int, found: Found) -> str:
-    """A passage formatted for people to read, with its own line breaks."""
+    """A passage as text for the terminal; the line breaks of the passage are kept."""
     width = min(110, shutil.get_terminal_size().columns)
     where = f"{found.source}: {found.heading}" if found.heading else found.source
     head = f"{number}. {where} ({found.score:.2f}, characters {found.start} to {found.end})"

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from edgeslm.mqtt.broker_address import BrokerAddress
 
 PATIENCE_S = 15.0
-"""Timeout of the first connection; after that, outages may last any time."""
+"""Timeout of the first connection, in seconds; later outages have no time limit."""
 
 
 def add_broker_arguments(command: argparse.ArgumentParser) -> None:
@@ -45,7 +45,7 @@ def address_of(arguments: argparse.Namespace) -> BrokerAddress:
 
 
 def discovery_of(arguments: argparse.Namespace, address: BrokerAddress, node: str | None = None) -> Discovery:
-    """A discovery of ``node``, or of all nodes if None; it must be started.
+    """A discovery of ``node``, or of all nodes if None; the caller must start the discovery.
 
     :raises BrokerError: the value of ``--site`` is invalid.
     """
@@ -58,7 +58,7 @@ def discovery_of(arguments: argparse.Namespace, address: BrokerAddress, node: st
 
 
 def nothing_heard(arguments: argparse.Namespace, address: BrokerAddress) -> BrokerError:
-    """The error to raise if the wanted node, or any node, wasn't found."""
+    """The error to raise if no node was found, or not the node that the arguments name."""
     from edgeslm.telemetry.overview import plain
 
     who = "any node" if arguments.node is None else f"the node {plain(arguments.node)}"

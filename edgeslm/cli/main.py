@@ -1,4 +1,7 @@
-"""The command ``edgeslm``: parses arguments and runs a command. Commands import large modules themselves."""
+"""The command ``edgeslm``: parses arguments and runs a command.
+
+Large modules are imported by the commands that need them.
+"""
 
 from __future__ import annotations
 
@@ -53,7 +56,7 @@ COMMANDS: Mapping[str, ModuleType] = {
     "top": top,
     "fleet": fleet,
 }
-"""Commands that have their own module."""
+"""Commands that have their own module; this module contains the others."""
 
 
 MOST_SECONDS = 7 * 24 * 3600

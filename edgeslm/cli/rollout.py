@@ -22,7 +22,7 @@ SUMMARY = "update models from a rollout server: hawkBit, Mender"
 EXAMPLE = "edgeslm rollout hawkbit /etc/edgeslm/edgeslm.yaml"
 
 UNDOING = ("ArtifactRollback", "ArtifactFailure", "Cleanup")
-"""States that Mender runs after a failed update."""
+"""Update-module states that Mender enters after a failed update."""
 
 
 def add_arguments(command: argparse.ArgumentParser) -> None:

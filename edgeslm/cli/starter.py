@@ -1,4 +1,4 @@
-"""The starter folder: default folder of the bundles that ``edgeslm-export starter`` makes."""
+"""The starter folder: the default folder in which ``edgeslm-export starter`` puts its bundles."""
 
 from __future__ import annotations
 

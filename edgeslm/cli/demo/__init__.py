@@ -43,11 +43,11 @@ DECODER = "smollm2-135m-int4"
 ENCODER = "minilm-l6-int8"
 
 SHOWN = 10
-"""Most messages of a set that are shown one by one; the rest is only counted."""
+"""Number of SMS that are shown one by one; the remaining SMS are only counted."""
 
 
 def demo(bundle: Path | None, *, short: bool = False) -> int:
-    """Runs the demo with the starter folder that has ``bundle``, or with the default folder.
+    """Runs the demo with the starter folder, or with the decoder ``bundle`` and the files next to it.
 
     :param short: sends only a few messages of each kind.
     :return: the exit status.

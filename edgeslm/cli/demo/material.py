@@ -48,7 +48,7 @@ class LabelledMessage:
 
 
 def load_sms(data: Path, taught: int = TAUGHT) -> tuple[list[LabelledMessage], list[LabelledMessage]]:
-    """Loads SMS: ``taught`` messages for training and :data:`HELD_ASIDE` messages for the test."""
+    """Loads SMS as two lists: ``taught`` messages for training, and :data:`HELD_ASIDE` test messages."""
     file = data / "sms-spam.csv"
     labels: dict[str, str] = {}
     try:
@@ -100,7 +100,7 @@ CHOSEN_ON = frozenset(
         *("d8de17af", "dfdabc91", "e2838eb1", "e7165282", "f2835c8b", "fb86c658"),
     }
 )
-"""First digits of the SHA-256 of log lines that were used to choose the instruction and the examples.
+"""First digits of the SHA-256 of log lines that were used to write the instruction and the examples.
 
 These lines are excluded from the demo.
 """
@@ -184,7 +184,8 @@ SENSORS: Sequence[tuple[dict[str, object], str]] = (
 )
 """Payloads as machines would publish them, each with the label of its note; one note is empty.
 
-The payloads were written after the training notes, before any model was run on them, and never changed.
+The payloads were written after the training notes and before any model was run on them, and not changed
+since.
 """
 
 

@@ -19,7 +19,7 @@ from edgeslm.errors import EdgeslmError
 
 @dataclass(frozen=True, slots=True)
 class TrainedTask:
-    """A trained task: folder of its head, number of rows, training time, and cross-validated accuracy."""
+    """A trained task: head folder, number of training rows, training time, cross-validated accuracy."""
 
     task: str
     folder: Path

@@ -21,7 +21,7 @@ from edgeslm.messages import Result
 from edgeslm.protocol.codec import Topics, encode_request, parse_result, parse_state
 
 IN_FLIGHT = 16
-"""Messages in flight to measure throughput; latency is measured with one message in flight."""
+"""Number of messages in flight while throughput is measured; latency is measured with one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +35,7 @@ class DemoAnswer:
 
 
 class Traffic:
-    """An MQTT 3.1.1 client that sends ids in JSON, so it works with every broker.
+    """An MQTT 3.1.1 client, for any broker; request ids and reply topics are sent in the JSON payload.
 
     ``patience_s`` is the timeout for each result.
     """
@@ -59,7 +59,10 @@ class Traffic:
 
     @staticmethod
     def wait_online(url: str, node: str, process: subprocess.Popen[bytes]) -> None:
-        """Waits until the node is online. :raises EdgeslmError: it ended, or isn't online after a minute."""
+        """Waits until the node is online.
+
+        :raises EdgeslmError: the node ended, or isn't online after a minute.
+        """
         online = threading.Event()
         topics = Topics(node)
 

@@ -1,8 +1,8 @@
 """``edgeslm doctor``: checks hardware, software, models and broker, with advice for each problem.
 
-Facts come from ``probes`` and ``hardware.board``; each of the other modules judges one subject. Inference
-libraries are imported in a child process, since an instruction that the CPU lacks ends the process that
-imports them.
+The modules ``probes`` and ``hardware.board`` measure the machine; each other module checks one subject.
+Inference libraries are imported in a child process, since a library may use an instruction that the CPU
+lacks, which would end the doctor.
 """
 
 from __future__ import annotations
@@ -44,8 +44,8 @@ def examine(
 ) -> list[Finding]:
     """Runs every check once. This takes some seconds, to load libraries and to connect to the broker.
 
-    Memory and speed are estimated for ``bundles`` and for the bundles of ``config``; without any, for those
-    of the starter folder.
+    Memory and speed are estimated for ``bundles`` and the bundles of ``config``; if there are none, for the
+    bundles in the starter folder.
 
     :param context: context length for the estimates, in tokens.
     :param file: the file that ``config`` was read from.

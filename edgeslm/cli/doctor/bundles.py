@@ -16,7 +16,7 @@ from edgeslm.errors import BoardError, BundleError
 from edgeslm.hardware import board
 
 MEASURING_BYTES = 400 * MB
-"""Memory that a measurement of the board's speed needs for two seconds."""
+"""Memory, in bytes, that is needed during the two seconds in which the board's speed is measured."""
 
 
 def judge_bundles(

@@ -59,7 +59,7 @@ ADDRESSES = [
         *("10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16", "fc00::/7"),
     )
 ]
-"""Networks that the service's systemd unit allows (IPAddressAllow=); a test compares list and unit."""
+"""Networks that the service's systemd unit allows (IPAddressAllow=); a test keeps both equal."""
 
 
 def judge_reach(config: Config, probes: Probes) -> list[Finding]:
@@ -86,6 +86,6 @@ def judge_reach(config: Config, probes: Probes) -> list[Finding]:
 
 
 def _out_of_reach(addresses: Sequence[str]) -> Sequence[str]:
-    """``addresses`` if the service can't reach any of them, else an empty list."""
+    """All ``addresses`` if the service can reach none of them, else an empty list."""
     read = [ipaddress.ip_address(text) for text in addresses]
     return [] if any(address in network for address in read for network in ADDRESSES) else addresses

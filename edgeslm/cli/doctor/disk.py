@@ -13,7 +13,7 @@ from edgeslm.config.loader import Config
 from edgeslm.config.schema import default_state_dir
 
 SLOW_MS = 50.0
-"""Time of a synced write above which a disk is slow.
+"""Duration of a synced write, in milliseconds, above which a disk counts as slow.
 
 Good SD cards take 5 to 20 ms, worn SD cards 100 ms or more, and SSDs a few milliseconds.
 """

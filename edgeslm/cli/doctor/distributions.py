@@ -1,8 +1,8 @@
 """Doctor checks of Python packages: extras that a configuration lacks, and unused packages.
 
-Unused packages take disk space. A plain ``pip install`` installs some: tokenizers requires huggingface-hub,
-with two HTTP libraries, for downloads that devices never make. The lists in ``requirements/`` leave these
-packages out.
+Unused packages take disk space. A plain ``pip install`` installs such packages: tokenizers requires
+huggingface-hub and its two HTTP libraries, for downloads that devices never make. The lists in
+``requirements/`` leave these packages out.
 """
 
 from __future__ import annotations
@@ -19,14 +19,17 @@ from edgeslm.config.loader import Config
 OWN = "edgeslm"
 INSTALLERS = frozenset({OWN, "pip", "setuptools", "wheel", "uv"})
 NEVER_USED: Mapping[str, str] = {"tokenizers": "huggingface-hub"}
-"""Requirements of packages, by package, for features that edgeslm never uses."""
+"""Maps a package to a requirement of it that edgeslm never uses."""
 
 ADVICE = "install from requirements/device.txt to avoid it (docs/getting-started/install.md)"
 
 
 @dataclass(frozen=True, slots=True)
 class Need:
-    """A required package with extras; ``extra`` is the extra that requires it, empty if always required."""
+    """A requirement: a package's name and wanted extras.
+
+    ``extra``: the extra under which the package is required; empty if it is always required.
+    """
 
     name: str
     extras: frozenset[str] = frozenset()
@@ -34,7 +37,10 @@ class Need:
 
 
 def judge_extras(config: Config) -> list[Finding]:
-    """Finds sections of ``config`` whose extra isn't installed; :mod:`.bundles` does so for signatures."""
+    """Finds sections of ``config`` whose extra isn't installed.
+
+    The extra for signatures is checked in :mod:`.bundles`.
+    """
     wanted: list[tuple[str, bool, str, tuple[str, ...], Level]] = [
         ("console", config.console is not None, "api", ("starlette", "uvicorn"), "bad"),
         ("journal.key_file", config.journal.key_file is not None, "encrypt", ("cryptography",), "bad"),
@@ -91,7 +97,7 @@ def _extras(own: Collection[Need], installed: Mapping[str, Distribution]) -> set
 
 
 def needs(distribution: Distribution) -> list[Need]:
-    """Requirements of a package, for all versions of Python and all machines."""
+    """All requirements of a package; conditions on the Python version or the platform are ignored."""
     found = []
     for line in distribution.requires or ():
         requirement, _, marker = line.partition(";")

@@ -18,7 +18,7 @@ HOMES = ("/home", "/root", "/run/user")
 
 
 def judge_collections(config: Config) -> list[Finding]:
-    """A finding for each collection, and for each watched path that can't be read."""
+    """Returns a finding for each collection, and one for each watched path that can't be read."""
     findings = []
     filled = {route.remember for route in config.routes if route.remember}
     for name, section in config.knowledge.items():

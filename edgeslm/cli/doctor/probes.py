@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from edgeslm.mqtt.probe import Probe
 
 WRITES = 24
-"""Most synced writes that are timed; timing ends after :data:`MEASURING_S` in any case."""
+"""Maximum number of synced writes that are timed; timing also ends after :data:`MEASURING_S` seconds."""
 SERVICE = "systemd/system/edgeslm.service.d/10-edgeslm.conf"
 BLOCK = b"\0" * 4096
 MEASURING_S = 3.0
@@ -53,7 +53,7 @@ class Probes:
     def distributions(self) -> Iterable[Distribution]:
         """Packages of the virtual environment.
 
-        Outside one, the result is empty, since other programs may use the packages, too.
+        Outside a virtual environment the result is empty, since other programs may use the packages, too.
         """
         if sys.prefix == sys.base_prefix:
             return ()

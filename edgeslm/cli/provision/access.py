@@ -22,7 +22,7 @@ from edgeslm.telemetry.discovery import entity_filter, route_filter
 Access = Literal["read", "write", "readwrite"]
 
 COMMANDS = ("req/+", "cancel", "feedback", "ctl/#")
-"""Topic filters below a node's base topic that clients publish to."""
+"""Topic filters, relative to a node's base topic, of the requests and commands that clients publish."""
 _ANY_OTHER = "~"
 """Placeholder for any other node; it is not a valid node name."""
 
@@ -142,7 +142,7 @@ def _pool_task(text: str, nodes: Mapping[str, Config]) -> tuple[Topics, str]:
 
 
 def _levels(command: str) -> str:
-    """Topic levels of a command; ``models`` stands for several commands."""
+    """Topic levels of a command; ``models`` is a group of commands, so it gets a wildcard."""
     return "models/+" if command == "models" else command
 
 

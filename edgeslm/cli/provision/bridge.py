@@ -54,7 +54,7 @@ class Mapping:
     hub.
 
     ``is_same``: whether the topic is the same at site and hub, as for reply topics of requests from the hub.
-    ``is_guard``: whether the line diverts unwanted messages of the hub on ``filter`` to ``from-hub/``.
+    ``is_guard``: whether the line diverts the hub's messages that match ``filter`` to ``from-hub/``.
     """
 
     filter: str
@@ -69,8 +69,8 @@ class Mapping:
 class BridgeQueue:
     """Size of the site's queue while the hub can't be reached.
 
-    The queue has room for ``per_s`` messages per second of ``message_bytes`` each, for ``hours``. ``save_s``
-    is the time between two saves to disk; None leaves the setting of the broker's profile.
+    The queue has room for ``hours`` hours of ``per_s`` messages per second, each of ``message_bytes`` bytes.
+    ``save_s`` is the time between two saves to disk; None leaves the setting of the broker's profile.
     """
 
     per_s: float = PER_S
@@ -80,7 +80,10 @@ class BridgeQueue:
 
     @property
     def messages(self) -> int:
-        """Length of the queue, in messages. :raises ProvisionError: it is too long for a broker's memory."""
+        """Length of the queue, in messages.
+
+        :raises ProvisionError: the queue is too long for a broker's memory.
+        """
         wanted = math.ceil(self.per_s * self.hours * 3600)
         if wanted > MOST_QUEUED:
             raise ProvisionError(
@@ -127,10 +130,12 @@ def plan_bridge(
 ) -> Bridge:
     """The bridge of a site whose nodes have these configurations.
 
-    :param up: topic filters that are sent to the hub, in addition to messages of the nodes themselves.
+    :param up: topic filters of further messages to send to the hub (state, info, health and events are always
+        sent).
     :param results: whether results of requests are sent to the hub.
     :param down: tasks (``NODE/TASK``) that accept requests from the hub; the replies are sent to the hub.
-    :param guard: filters on which messages of the hub are blocked, besides topics of nodes and routes.
+    :param guard: topic filters on which messages from the hub are blocked, besides topics of nodes and
+        routes.
     :raises ProvisionError: a name or filter is invalid, or would send requests or commands to the hub.
     """
     if fault := site_fault(site):
@@ -350,7 +355,7 @@ autosave_interval {save_s}
 
 
 def bridge_settings(bridge: Bridge, folder: Path, client_id: str, waiting: BridgeQueue) -> str:
-    """The bridge's part of the site's ``mosquitto.conf``; ``folder`` has its certificate and key.
+    """The bridge's part of the site's ``mosquitto.conf``; ``folder`` has the bridge's certificate and key.
 
     :raises ProvisionError: the path of ``folder`` isn't valid in that file.
     """

@@ -90,7 +90,8 @@ class KeyFolder:
             self._renew_by = self._now + datetime.timedelta(days=renew_within_days)
 
     def make(self, broker_hosts: Sequence[str], clients: Sequence[str]) -> list[Made]:
-        """Makes the authority, the broker's certificate if it has hosts, and the certificates of ``clients``.
+        """Makes the certificates of the authority, the broker (if ``broker_hosts`` isn't empty) and the
+        clients.
 
         :raises ProvisionError: an invalid name, unreadable or unwritable files, or a missing library.
         """
@@ -206,7 +207,10 @@ class KeyFolder:
     # --- files --------------------------------------------------------------------------------------
 
     def _load(self, name: str) -> tuple[ec.EllipticCurvePrivateKey | None, x509.Certificate | None]:
-        """Key and certificate, or None for a missing one. A key that an interrupted run left is used."""
+        """Key and certificate, or None for a missing one.
+
+        A key without a certificate, left by an interrupted run, is used.
+        """
         from cryptography import x509
         from cryptography.hazmat.primitives import serialization
 
