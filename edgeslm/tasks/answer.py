@@ -88,7 +88,7 @@ class Answer(Task):
     def _call(self, request: Request, shown: Sequence[str | Text], quoted: str | None = None) -> Generate:
         """The engine call that answers the question from the ``shown`` text.
 
-        If ``quoted`` is given, a grammar makes the output a quote of ``quoted``.
+        If ``quoted`` is given, a grammar restricts the output to consecutive words of ``quoted``.
         """
         # A single turn: small models answer better with the instruction next to the text.
         parts = (

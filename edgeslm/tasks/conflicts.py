@@ -1,4 +1,4 @@
-"""Contradictions: passages that answer a question with different numbers, different names, or yes and no.
+"""Contradictions: passages that answer a question with different numbers or names, or with yes and no.
 
 Two sentences of different passages contradict each other if they share many words but differ in the number
 before the same unit, in a name, or in polarity (one affirms, the other denies). Contradictions that
@@ -19,17 +19,17 @@ from edgeslm.knowledge.index.search import Found
 from edgeslm.tasks.support import FUNCTION_WORDS, content_words
 
 ALIKE: Final = 0.4
-"""Least word overlap at which the numbers of two sentences are compared.
+"""Minimum word overlap of two sentences for their numbers to be compared.
 
 The overlap is the Jaccard index of the words, without numbers and names.
 """
 CLOSE: Final = 0.5
-"""Least word overlap at which the names and the polarity of two sentences are compared.
+"""Minimum word overlap of two sentences for their names and polarity to be compared.
 
 This limit is higher than :data:`ALIKE` because names and polarity are weaker evidence than numbers.
 """
 ASKED: Final = 0.5
-"""Least share of the question's words that a sentence and its heading must contain to be compared."""
+"""Minimum share of the question's words in a sentence and its heading; other sentences are not compared."""
 
 Side = tuple[Found, int, int]
 """A sentence: its passage, and its start and end in the passage's ``text``."""
@@ -60,7 +60,7 @@ def find_conflict(question: str, passages: Sequence[Found]) -> Conflict | None:
 
 @dataclass(frozen=True, slots=True)
 class _Statement:
-    """A sentence as sets of words. ``numbers`` and ``names`` leave out those that the question contains."""
+    """A sentence as sets of words. ``numbers`` and ``names`` exclude numbers and names of the question."""
 
     side: Side
     words: frozenset[str]
@@ -71,7 +71,9 @@ class _Statement:
     subjects: frozenset[tuple[str, str]]
     """Numbered things in the sentence or its heading, such as ``("press", "4")``."""
     poles: frozenset[tuple[int, int]]
-    """Antonyms in the sentence or its heading: index of the pair in ``_OPPOSITES``, and side (0 or 1)."""
+    """Antonyms in the sentence or its heading: for each, its pair's index in ``_OPPOSITES`` and its place in
+    the pair.
+    """
     denies: bool
 
 

@@ -15,13 +15,13 @@ from edgeslm.tasks.statements import Statement, join
 from edgeslm.tasks.support import Evidence, content_words
 
 MOST_POINTS: Final = 20
-"""Most points in a result; messages of further points are only counted, in ``others``."""
+"""Maximum number of points in a result; the messages of all further points are counted in ``others``."""
 TOLD_POINTS: Final = 3
 """Number of points listed in the summary text if no sentence of the model is usable."""
 FEWEST: Final = 3
-"""Fewest different content words of a model's sentence; sentences with fewer words are dropped."""
+"""Minimum number of different content words in a model's sentence; shorter sentences are dropped."""
 POINT_CHARACTERS: Final = 300
-"""Longest text of a point, in characters."""
+"""Maximum length of a point's text, in characters."""
 _FIELDS: Final = ("id", "text", "at")
 
 

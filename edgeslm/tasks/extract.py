@@ -1,7 +1,7 @@
 """``extract``: extracts from a message the fields that a JSON schema defines.
 
 Either a decoder writes JSON under a grammar that enforces the schema, or a head trained on an encoder picks
-spans of the message and values from training.
+spans of the message and values seen in training.
 """
 
 from __future__ import annotations
@@ -31,28 +31,28 @@ if TYPE_CHECKING:
 INSTRUCTION = "Read the message and write its fields as JSON."
 
 STRING_CHARS = 200
-"""Longest string, in characters, even if ``maxLength`` is higher or missing.
+"""Maximum length of a string, in characters, even if ``maxLength`` is higher or missing.
 
 Without a limit, a weak model may never end a string.
 """
 ARRAY_ITEMS = 16
-"""Most items of an array, even if ``maxItems`` is higher or missing."""
+"""Maximum number of items of an array, even if ``maxItems`` is higher or missing."""
 TIGHT_STRING_CHARS = 24
 TIGHT_ARRAY_ITEMS = 4
 """The ``TIGHT_`` limits apply to the retry after a JSON output that ``max_tokens`` cut off."""
 SCHEMA_CHARS = 20_000
-"""Largest schema in a request, in characters; limited because checking a schema blocks the event loop."""
+"""Maximum size of a request's schema, in characters, since checking a schema blocks the event loop."""
 SCHEMA_PARTS = 500
-"""Most JSON objects within the schema of a request, each of which is checked."""
+"""Maximum number of JSON objects within a request's schema; each of them is checked."""
 PHRASE_WORDS = 8
-"""Most consecutive words in a candidate for a ``verbatim`` string."""
+"""Maximum number of consecutive words in a candidate for a ``verbatim`` string."""
 BRACKETS = "\"'`()[]{}<>,;"
 PIECE = r"[^\s\"'`()\[\]{}<>,;=|&:/@!?]+"
 """Pattern of a piece: a part of a word between separators."""
 _WITH_PARTS = frozenset({"properties", "items", "prefixItems", "anyOf", "oneOf", "allOf", "$ref"})
-"""Keys under which a subschema has nested subschemas that define the allowed values."""
+"""Keys of a subschema whose nested subschemas define its allowed values."""
 MOST_PIECES = 12
-"""Most pieces of one word that are combined into candidates."""
+"""Maximum number of pieces of one word that are combined into candidates."""
 MOST_PHRASES = 1000
 
 
@@ -62,7 +62,7 @@ class Extract(Task):
     def set_up(self) -> None:
         self._calibration = None if self.learned is None else self.learned.calibration
         self.threshold = threshold_of(self.name, self.section, self._calibration) if self.is_head else 0.0
-        """Confidence below which a head's result is ``abstained``; 0 for a decoder, which gives none."""
+        """Confidence below which a head's result is ``abstained``; 0 for a decoder, as it has none."""
         self._readers: Sequence[FieldReader] = ()
         if self.is_head and self.learned is not None:
             schema = self.section.output_schema or {}
@@ -197,7 +197,9 @@ def _open_texts(fields: Mapping[str, Any], schema: Mapping[str, Any]) -> Iterato
 
 
 def check_schema(schema: Mapping[str, Any]) -> None:
-    """Checks a request's schema. The engine itself refuses valid schemas that it doesn't support.
+    """Checks a request's schema.
+
+    A valid schema that the engine doesn't support is refused later, by the engine.
 
     :raises InvalidRequest: the schema is too large, or isn't a JSON Schema of named fields.
     """
@@ -227,10 +229,11 @@ def encode_fields(fields: Any) -> str:
 
 
 def bounded(schema: Any, string_chars: int, array_items: int, words: Sequence[str] | None = None) -> Any:
-    """A copy of a schema that limits the length of all strings and arrays.
+    """A copy of a schema that limits the length of strings and arrays.
 
-    If ``words`` is given, a string must be one of the words that fit its subschema, or empty if none fits.
-    Strings with ``enum`` or ``const`` keep their values.
+    If ``words`` is given, a string must be one of the words that fit its subschema, or empty if no word fits.
+    Otherwise, strings with a ``pattern`` or ``format`` are not limited. Values of ``enum`` and ``const`` stay
+    as they are.
     """
     schema = copy.deepcopy(schema)
     parts = _parts(schema)
@@ -272,8 +275,8 @@ def phrases(message: str) -> list[str]:
     """Candidates for a ``verbatim`` string.
 
     Candidates are words without punctuation, pieces of words (``rhost`` and ``192.0.2.1`` of
-    ``rhost=192.0.2.1``), and up to :data:`PHRASE_WORDS` consecutive words. A long message gets fewer
-    kinds of candidates and shorter ones, so that there are at most :data:`MOST_PHRASES`.
+    ``rhost=192.0.2.1``), and up to :data:`PHRASE_WORDS` consecutive words. A long message gets fewer kinds of
+    candidates, and shorter candidates, so that their number is at most :data:`MOST_PHRASES`.
     """
     words = [match.span() for match in re.finditer(r"\S+", message)]
     trimmed = [_trim(message, start, end) for start, end in words]

@@ -15,18 +15,21 @@ from edgeslm.knowledge.documents.sentences import split_sentences
 from edgeslm.tasks.support import content_words
 
 MOST_SENTENCES = 2_000
-"""Most sentences of a text that are scored: about a hundred pages, scored in less than 0.1 s."""
+"""Maximum number of sentences of a text that are scored: about a hundred pages, in less than 0.1 s."""
 LEAD = 2.0
 """Weight of the position bonus, tuned on package descriptions."""
 FEWEST_WORDS = 3
-"""Fewest content words of a selected sentence, unless all sentences have fewer.
+"""Minimum number of content words of a selected sentence, unless all sentences have fewer.
 
 A shorter sentence is often a greeting or a title.
 """
 SAID = 0.25
 """Factor that reduces the weight of a word each time a sentence that contains it is selected."""
 LONGEST = 400
-"""Longest selected sentence, in characters, unless all are longer; a longer one is often a table or log."""
+"""Maximum length of a selected sentence, in characters, unless all are longer.
+
+A longer sentence is often a table or log.
+"""
 
 
 def best_sentences(text: str, *, most: int = 2) -> list[tuple[int, int]]:

@@ -25,20 +25,21 @@ from edgeslm.tasks.support import content_words
 
 CHARACTERS_PER_TOKEN: Final = 3.5
 MOST_QUOTED: Final = 600
-"""Longest sentence quoted whole, in characters; a longer one may be a table without punctuation."""
+"""Maximum length of a sentence that is quoted whole, in characters; a longer one may be a table."""
 LIKENESS: Final = 4.0
 """Weight of a sentence's cosine to the question, relative to the log of the reader's probability.
 
-The weight was tuned for MiniLM (``benchmarks/LOG.md``); encoders whose cosines differ less need a higher one.
+The weight was tuned for MiniLM (``benchmarks/LOG.md``); encoders whose cosines differ less need a higher
+weight.
 """
 BUDGET: Final = 1200
-"""Most tokens of the passages shown to a model."""
+"""Maximum number of tokens, estimated from characters, of the passages shown to a model."""
 
 
 PROSE: Final = 7
 """Table cells with at least this many words count as prose."""
 SENTENCE: Final = 4
-"""Table cells that end like a sentence count as prose with at least this many words."""
+"""Table cells that end with ``.``, ``?`` or ``!`` count as prose even if they have only this many words."""
 _ENDS: Final = (".", "?", "!")
 _FIGURE: Final = re.compile(r"(?:\W*|[A-Z]{3} )\d")
 _WORD: Final = re.compile(r"\S+")
@@ -46,7 +47,7 @@ _WORD: Final = re.compile(r"\S+")
 
 @dataclass(frozen=True, slots=True)
 class Gate:
-    """A logistic model: weights of its features, and the confidence from which a question is answered."""
+    """A logistic model: weights of its features, and the minimum confidence for answering a question."""
 
     intercept: float
     weights: Mapping[str, float]
@@ -80,7 +81,7 @@ WORDS_GATE: Final = Gate(
 READ_GATE: Final = Gate(0.36, {"read": 0.54, "coverage_margin": 3.34}, 0.39)
 """The gate for passages scored by a reader model, trained as ``benchmarks/LOG.md`` describes.
 
-The gate leaves out the other features, since they don't distinguish answers from passages on the same topic.
+The gate has only two features, since the others don't distinguish answers from passages on the same topic.
 """
 
 
@@ -100,7 +101,7 @@ MOST_MARGIN: Final = 0.3
 SUREST: Final = 1e-3
 """The reader's probability is clipped to the range from this value to 1 minus this value."""
 ALONE: Final = 0.1
-"""Margin assumed if only one passage was found: a typical value, so that it has no effect."""
+"""Value of both margin features if only one passage was found: a typical, neutral margin."""
 
 
 def figures_of(question: str, found: Sequence[Found]) -> dict[str, float]:
@@ -112,8 +113,9 @@ def figures_of(question: str, found: Sequence[Found]) -> dict[str, float]:
     ``matched``: log of 1 plus the number of question words in the best passage, since a match of all words
     proves more for a long question than for a short one.
     ``margin``: score of the best passage minus the next passage's, up to :data:`MOST_MARGIN`.
-    ``coverage_margin``: coverage of the best passage minus the highest other, up to :data:`MOST_MARGIN`.
-    ``agreement``: share of the rankings (cosine, sentence, BM25, coverage) that the best passage leads.
+    ``coverage_margin``: coverage of the best passage minus the highest of the others, up to
+    :data:`MOST_MARGIN`.
+    ``agreement``: share of the rankings (cosine, sentence, BM25, coverage) where the best passage is first.
     ``read``: log-odds of the reader's probability; 0 without a reader.
     """
     words = dict.fromkeys(parse_words(question), 1.0)
@@ -145,7 +147,7 @@ def _log_odds(likely: float | None) -> float:
 
 
 def fitting(passages: Sequence[Found], budget: int = BUDGET) -> list[Found]:
-    """The best passages that fit into ``budget`` tokens, at least one."""
+    """The best passages that fit into ``budget`` tokens; at least one passage, even if it is too long."""
     kept: list[Found] = []
     left = budget * CHARACTERS_PER_TOKEN
     for passage in passages:
@@ -159,7 +161,7 @@ def fitting(passages: Sequence[Found], budget: int = BUDGET) -> list[Found]:
 def is_of_figures(passage: Found) -> bool:
     """Whether a passage is a table row that has numbers or dates but no prose.
 
-    Such a row may resemble a question without answering it. Questions about such tables are answered by
+    Such a row may resemble a question without answering it. Questions about tables of numbers are answered by
     computing, or not at all.
     """
     if find_kind(Path(passage.source)) not in TABULAR:
@@ -179,7 +181,7 @@ def _is_prose(value: str) -> bool:
 
 
 def sources_of(passage: Found) -> str:
-    """A passage's text below its heading."""
+    """A passage's heading, if it has one, and on the next line its text."""
     return with_heading(passage.heading, passage.text)
 
 
@@ -208,8 +210,8 @@ def pointed_at(passage: Found) -> Place | None:
     Injected text is rarely similar to the question, unless its author knew the question. A sentence whose
     cosine is unknown gets the mean cosine of the others.
 
-    If the sentence ends with a colon, the sentence or list that follows is included. A very long sentence is
-    cut to the part around the best span.
+    If the sentence ends with a colon, the sentence or list that follows is included. A sentence longer than
+    :data:`MOST_QUOTED` is cut to the part around the best span.
     """
     places = split_sentences(passage.text)
     cosines = {(start, end): cosine for start, end, cosine in passage.sentences}
@@ -228,7 +230,7 @@ def pointed_at(passage: Found) -> Place | None:
 
 
 def _around(passage: Found, start: int, end: int) -> Place:
-    """Start and end of the whole words around the best span that begins in a long sentence."""
+    """Start and end of an excerpt of a long sentence: whole words around the best span that begins in it."""
     first, last, _ = next(run for run in passage.pointed if start <= run[0] < end)
     beside = max(0, MOST_QUOTED - (last - first)) // 2
     begin, stop = max(start, first - beside), min(end, last + beside)

@@ -13,7 +13,7 @@ _BORDERS = (PARAGRAPH, SENTENCE_END, re.compile(r"\n"), re.compile(r"\s+"))
 def split_parts(text: str, most: int) -> list[tuple[int, int]]:
     """Start and end of each part: at most ``most`` characters, without surrounding whitespace.
 
-    Each part except the last has at least about half of ``most``, so that there are few parts.
+    Each part except the last is at least about ``most / 2`` characters long, so that there are few parts.
     """
     spans = []
     start = 0

@@ -1,7 +1,7 @@
 """Field values of a trained extract task, read from the head's output: options and spans.
 
-A field's options are: no value, each value from training, and a span of the message. The most likely option
-that fits the field's schema is chosen.
+A field's options are: no value, each value seen in training, and a span of the message. The most likely
+option that fits the field's schema is chosen.
 """
 
 from __future__ import annotations
@@ -24,7 +24,8 @@ class PointedField:
     """A field's value as found by a head.
 
     ``is_there``: whether the field is present (its value may be null). ``share``: the head's probability of
-    the value. ``place``: the span that the value was read from, or where a value from training occurs.
+    the value. ``place``: the span of the message from which the value was read, or in which a value seen in
+    training occurs.
     """
 
     value: Any

@@ -17,13 +17,13 @@ from dataclasses import dataclass
 from typing import Final
 
 WORDS: Final = 40
-"""Most words of a message that are compared; the rest of a longer message is ignored."""
+"""Maximum number of words of a message that are compared; further words are ignored."""
 HIDDEN: Final = "*"
 """Mask that replaces variable parts of a message, and words that differ within a group."""
 FEWEST_VALUES: Final = 3
 """A position in a group's messages is a parameter only if at least this many distinct words occur there."""
 LEAST_ALIKE: Final = 0.5
-"""Smallest share of unmasked words that all messages of a group have in common (Drain's ``st``)."""
+"""Minimum share of unmasked words that all messages of a group have in common (Drain's ``st``)."""
 
 _TIME = r"\d{1,2}:\d{2}(?::\d{2}(?:[.,]\d+)?)?"
 _STAMP = (
@@ -83,7 +83,7 @@ def mask(word: str) -> str:
 
 
 _Row = list[tuple[str, str]]
-"""The words of a message: pairs of an original and a masked word."""
+"""The words of a message: for each, the original word and the masked word."""
 
 
 def _read(message: str) -> _Row:

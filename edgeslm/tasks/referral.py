@@ -1,4 +1,4 @@
-"""Referral: sends a question and the passages found here to another node, and converts its citations.
+"""Referral: sends a question and this node's passages to another node, and converts the answer's citations.
 
 The other node gets an ordinary request with a context, and cites offsets in this context. Its citations are
 converted to sources and offsets of the original documents.

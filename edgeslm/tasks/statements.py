@@ -71,9 +71,10 @@ class Check:
 
 
 def extract(text: str, *, most: int = 2, limit: int = 2_000, offset: int = 0) -> list[Statement]:
-    """The most central sentences of ``text``; the source of each is its own position in the input.
+    """The most central sentences of ``text``; the source of each is the sentence's position in the input.
 
-    :param limit: most characters of all sentences; a first sentence that is longer is cut between words.
+    :param limit: maximum length of all sentences, in characters; if the first sentence is longer, it is cut
+        between words.
     :param offset: position of ``text`` in the input.
     """
     found: list[Statement] = []

@@ -1,9 +1,9 @@
 """``summarize``: summarises a text, or many messages, in a few sentences that the source supports.
 
 A text longer than the model's context is split into parts. The summaries of the parts are summarised again,
-in several rounds if necessary. If the result omits some parts, the most central of their summaries are
-appended. Sentences that the source doesn't support are dropped; if no sentence is left, sentences of the text
-are extracted. Messages are grouped and counted first (``digest``).
+in several rounds if necessary. If the result omits parts, sentences from their summaries are appended.
+Sentences that the source doesn't support are dropped; if no sentence is left, sentences of the text are
+extracted. Messages are grouped and counted first (``digest``).
 """
 
 from __future__ import annotations
@@ -37,7 +37,10 @@ INSTRUCTION: Final = "Summarize the text in one or two short sentences."
 DIGEST_INSTRUCTION: Final = "Say in one or two short sentences what these messages are about."
 
 PART_TOKENS: Final = 1024
-"""Most tokens of a part. Small models summarise short texts in more detail, and use less memory for them."""
+"""Maximum number of tokens of a part.
+
+Small models summarise short texts in more detail, and with less memory.
+"""
 CHARACTERS_PER_TOKEN: Final = 4
 """Estimate for English prose, used because the daemon has no tokenizer.
 
@@ -49,21 +52,27 @@ MOST_PER_TOKEN: Final = 6
 A text that exceeds the model's context even by this estimate is split at once.
 """
 PROMPT_TOKENS: Final = 64
-"""Tokens of the chat template, besides the instruction and the text."""
+"""Number of tokens assumed for the chat template, without the instruction and the text."""
 NOTE_TOKENS: Final = 80
-"""Most tokens of a part's summary. Small models use all tokens they get, and long texts have many parts."""
+"""Maximum number of tokens of a part's summary.
+
+The limit is low because small models use all tokens they get, and long texts have many parts.
+"""
 SHORTEST_PART: Final = 400
-"""Shortest part, in characters. If a part is too long for the model, parts are halved down to this length."""
+"""Minimum length of a part, in characters.
+
+If a part is too long for the model, the parts are halved, but not below this length.
+"""
 TOGETHER: Final = 3
-"""Most parts that may support a sentence jointly."""
+"""Maximum number of parts that may jointly support a sentence."""
 PARTS_A_SENTENCE: Final = 3
 """The summary of a long text has about one sentence for this many parts.
 
-Small models write one or two sentences for any text, so sentences of part summaries are appended. A task with
-its own instruction is exempt.
+Small models write one or two sentences for any text, so sentences of part summaries are appended. Nothing is
+appended if the task has its own instruction.
 """
 MOST_EXTRACTS: Final = 3
-"""Most extracted sentences that replace a model's output."""
+"""Maximum number of extracted sentences that replace a model's output."""
 
 
 class Summarize(Task):
@@ -95,7 +104,7 @@ class Summarize(Task):
         return writer.outcome(result, abstained=not text)
 
     def without_model(self, request: Request) -> Mapping[str, Any] | None:
-        """The digest of messages, without a model's text, so that gathered messages are not lost."""
+        """The digest of the request's messages, without a model's text, so that the messages are not lost."""
         if isinstance(request.input, str):
             return None
         return Digest(read_messages(request.input)).result([])
@@ -112,7 +121,7 @@ class Summarize(Task):
         return await _Reading(text, self._part_characters(request), writer, self.section.grounded).summary()
 
     async def _wording(self, digest: Digest, request: Request, writer: _Writer) -> list[Statement]:
-        """The model's sentences about the points that the points support."""
+        """The model's sentences about the digest's points, without sentences that no point supports."""
         check = Check(*digest.evidence, TOGETHER, is_strict=self.section.grounded)
         most = self._part_characters(request)
         while True:
@@ -168,7 +177,9 @@ class _Writer:
         *,
         most: int | None = None,
     ) -> Output:
-        """The model's summary of a text, in at most ``max_tokens`` tokens, and at most ``most`` if given.
+        """The model's summary of a text.
+
+        The summary has at most ``max_tokens`` tokens and, if ``most`` is given, at most ``most`` tokens.
 
         :raises TooLong: the text has too many tokens.
         """
@@ -215,7 +226,7 @@ class _Writer:
         return self._task.section.instruction is not None
 
     def replace_with(self, statements: list[Statement]) -> list[Statement]:
-        """Streams statements that replace the model's, and returns them."""
+        """Streams statements that replace the model's output, and returns these statements."""
         if self._on_chunk is not None and statements:
             self._on_chunk(join(statements))
         return statements
@@ -239,8 +250,9 @@ class _Reading:
     """Map-reduce summary of one long text in parts of up to ``most`` characters.
 
     Each part is summarised (map). The summaries are then summarised in groups until they fit one call
-    (reduce). Sentences of a part's summary must be supported by that part, later sentences by up to three
-    parts together. For parts that the result doesn't cover, the most central of their summaries are appended.
+    (reduce). A sentence in a part's summary must be supported by that part, a sentence in a summary of
+    summaries by up to :data:`TOGETHER` parts jointly. For parts that the result doesn't cover, sentences from
+    their summaries are appended.
     """
 
     def __init__(self, text: str, most: int, writer: _Writer, is_strict: bool) -> None:
@@ -271,7 +283,11 @@ class _Reading:
         return self._with_uncovered(self._writer.replace_with(notes))
 
     def _with_uncovered(self, said: list[Statement]) -> list[Statement]:
-        """Appends statements about parts that ``said`` omits, as many as the number of parts demands."""
+        """Appends statements about parts that ``said`` omits.
+
+        Statements are appended until there is one per :data:`PARTS_A_SENTENCE` parts, within the length
+        limit.
+        """
         most = -(-len(self._names) // PARTS_A_SENTENCE) - len(said)
         if most <= 0 or self._writer.has_instruction:
             return said
@@ -334,7 +350,7 @@ class _Reading:
     def _halve(self, length: int) -> None:
         """Halves the part size after a part of ``length`` characters was too long.
 
-        :raises TooLong: the parts can't get shorter; this also ends the retries when memory is short.
+        :raises TooLong: the parts can't get shorter; this error also ends the retries when memory is short.
         """
         if length < 2 * SHORTEST_PART:
             raise TooLong(

@@ -21,9 +21,9 @@ from typing import Final
 from edgeslm.knowledge.documents.sentences import split_sentences
 
 LEAST_SHARE: Final = 0.7
-"""Least share of a sentence's content words that its source must contain."""
+"""Minimum share of a sentence's content words that the source must contain."""
 NEAR_WORDS: Final = 12
-"""Longest distance, in words, between a number and another word of the sentence in the source."""
+"""Maximum distance in the source, in words, between a number and another word of the sentence."""
 STEM_CHARACTERS: Final = 6
 """Length to which stems are cut, so that "configure" and "configuration" match."""
 
@@ -80,7 +80,11 @@ class Support:
 
 @dataclass(frozen=True, slots=True)
 class _Source:
-    """A source text. ``places``: word positions of each key. ``starts``: where each sentence begins."""
+    """A source text.
+
+    ``places``: word positions of each key (normalised word). ``starts``: position of each sentence's first
+    word.
+    """
 
     places: dict[str, array[int]]
     starts: array[int]
@@ -150,7 +154,7 @@ class Evidence:
         return 2 * most >= len(words) and all(part in nots for part, count in counts.items() if count == most)
 
     def _fit(self, left: Sequence[_Word], words: Sequence[_Word], number: int) -> float:
-        """Number of words in ``left`` that a source contains; a required word outweighs all others."""
+        """Score of a source: how many words of ``left`` it contains; a required word outweighs all others."""
         found = [word for word in left if self._has(number, word, words)]
         return sum(len(words) if word.must_be_there else 1 for word in found)
 
@@ -179,7 +183,7 @@ def content_words(text: str) -> list[str]:
 class _Word:
     """A normalised word. ``keys``: keys under which a source indexes the word.
 
-    ``needs``: keys that a source must have if a sentence contains the word.
+    ``needs``: keys that a source must contain in order to support the word.
     """
 
     text: str

@@ -60,7 +60,7 @@ class Documents(Protocol):
         """The ``k`` best passages of the named collections, best first.
 
         :param only: which documents to search.
-        :param by_sentence: rerank the best passages by their sentences, and by a reader model if it exists.
+        :param by_sentence: rerank the best passages by their sentences, and by a reader model, if any.
         """
         ...
 
@@ -116,7 +116,7 @@ class Task(ABC):
         self.set_up()
 
     def set_up(self) -> None:  # noqa: B027  most kinds add nothing
-        """Sets up what only this kind needs. :raises ConfigError: the section is inconsistent."""
+        """Sets up what only this kind of task needs. :raises ConfigError: the section is inconsistent."""
 
     @property
     def learned(self) -> LearnedSection | None:
@@ -195,7 +195,7 @@ class Task(ABC):
 
     @property
     def opened(self) -> Documents:
-        """The node's collections. :raises InternalError: there are none."""
+        """The node's collections. :raises InternalError: the node has none."""
         if self._documents is None:
             raise InternalError(f"task {self.name} has nothing to look in")
         return self._documents
@@ -223,7 +223,8 @@ class Task(ABC):
     def turns(self, instruction: tuple[str | Text, ...], *user: str | Text) -> tuple[Turn, ...]:
         """Chat turns of a prompt: the instruction, the examples as earlier turns, and the user's input.
 
-        Parts that come from a request are ``Text``, also within the instruction.
+        Parts that come from a request must be ``Text``, even within the instruction, so that they can't end a
+        turn.
         """
         shown: list[Turn] = []
         for example in self.section.examples:
