@@ -1,9 +1,9 @@
 """Console access control: token, sessions, rate limit of sign-ins, allowed hosts and origins.
 
 The module follows OWASP's cheat sheets on sessions and cross-site request forgery. Scripts can't read the
-session cookie, and requests that change something need the console's own origin and a CSRF token. Against DNS
-rebinding, a name in the ``Host`` header must be one of the console's names; IP addresses can't be rebound.
-Pure but for clock and random numbers.
+session cookie, and requests that change something must come from a page of the console and carry a CSRF
+token. Against DNS rebinding, a name in the ``Host`` header must be one of the console's names; IP addresses
+can't be rebound. Apart from the clock and random numbers, the module uses nothing outside its arguments.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ from ipaddress import ip_address
 from urllib.parse import urlsplit
 
 FEWEST_CHARACTERS = 16
-"""Shortest token, in characters; a shorter one could be guessed."""
+"""Minimum length of the sign-in token, in characters; a shorter token could be guessed."""
 SESSION_S = 12 * 3600.0
 MOST_SESSIONS = 32
 ATTEMPTS = 5
-"""Most wrong tokens per minute from one address."""
+"""Maximum number of wrong tokens per minute from one address."""
 ATTEMPTS_OF_ALL = 30
 WINDOW_S = 60.0
 _MOST_ADDRESSES = 1000
@@ -102,7 +102,7 @@ class Access:
         return secret
 
     def session(self, secret: str | None) -> Session | None:
-        """The session with the secret of a cookie; None if it is unknown or has expired."""
+        """The session that belongs to a cookie's ``secret``; None if there is none, or it has expired."""
         if not secret:
             return None
         session = self._sessions.get(_digest(secret))

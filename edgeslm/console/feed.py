@@ -1,6 +1,7 @@
 """Console feed: the node's last requests, and figures for the charts.
 
-Each request takes a few calls and one row of a ring buffer. Texts are kept only if ``keep_texts`` is set.
+Each request is one row of a ring buffer. Texts of requests and results are kept only if ``keep_texts`` is
+set.
 """
 
 from __future__ import annotations
@@ -17,9 +18,9 @@ from edgeslm.telemetry.health import quantiles
 ROWS = 200
 """Number of requests that are kept."""
 MOST_LATENCIES = 1000
-"""Most latencies kept between two ticks; on a busier node, quantiles use only the first latencies."""
+"""Maximum number of latencies kept per interval of the charts; further latencies are ignored."""
 TEXT_CHARACTERS = 4000
-"""Most characters kept of a text."""
+"""Maximum length, in characters, of a text that is kept; the rest is cut off."""
 
 
 @dataclass(slots=True)
@@ -82,7 +83,10 @@ class Feed:
         self._errors = 0
 
     def watch(self, request: Request) -> Seen:
-        """Adds a row for a request. :return: the object to call when the request begins and ends."""
+        """Adds a row for a request.
+
+        :return: an object whose methods must be called when the request begins and ends.
+        """
         self._number += 1
         row = _FeedRow(self._number, time.time(), request.task[:100], request.reply_to[:300])
         if self._keep_texts:
@@ -96,12 +100,12 @@ class Feed:
         return [row.shown() for row in self._rows]
 
     def take_changed(self) -> list[dict[str, Any]]:
-        """Rows that changed since the last call: at most 200, those that changed last."""
+        """Rows that changed since the last call, but at most the last :data:`ROWS` of them."""
         changed, self._changed = self._changed, {}
         return [row.shown() for row in changed.values()]
 
     def take_moment(self) -> dict[str, Any]:
-        """Figures since the last call, namely ``answered``, ``errors``, and ``p50`` and ``p95`` in ms."""
+        """Figures since the last call: ``answered``, ``errors``, and the latencies ``p50`` and ``p95`` in ms."""
         latencies, self._latencies_ms = self._latencies_ms, []
         found = quantiles(latencies)
         moment = {
@@ -114,7 +118,7 @@ class Feed:
         return moment
 
     def text(self, number: int) -> tuple[str | None, str | None]:
-        """Input and result of the request in a row; None if they were not kept."""
+        """Input and result of the request with this number; None for each that was not kept."""
         row = next((row for row in self._rows if row.number == number), None)
         return (row.input, row.output) if row is not None else (None, None)
 

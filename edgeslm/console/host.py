@@ -42,10 +42,10 @@ log = logging.getLogger("edgeslm.console")
 
 TICK_S = 2.0
 EVERY = {"health": 2, "info": 5, "models": 5, "collections": 15}
-"""Number of ticks between two updates of each part, while a browser is connected."""
+"""Number of ticks between two updates of each part of the node's data, while a browser is connected."""
 MOST_ASKS = 4
 SAID_ABOVE = ("kind", "recipe", "weights", "weight_bytes")
-"""Entries of a report card that are left out, since the bundle's description has them."""
+"""Entries of a report card that are left out, since the console shows them as facts of the bundle."""
 LOWEST_PRIORITY = 0
 
 

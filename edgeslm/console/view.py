@@ -1,4 +1,4 @@
-"""Console view: the node's data in the console process, and which part is new to each browser.
+"""Console view: the node's data in the console process, and how much of it each browser has received.
 
 The view has the last requests, 15 minutes of figures, and the last value of each part, so its size is
 bounded. A slow browser gets the newest data, not a backlog.

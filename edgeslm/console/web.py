@@ -47,11 +47,11 @@ PUBLIC = ("/login", "/static/style.css", "/static/icon.svg")
 """Paths served without a session."""
 MOST_STREAMS = 16
 MOST_ASKS = 2
-"""Most requests from the page's form that run at a time."""
+"""Maximum number of requests from the page's form that run at a time."""
 BODY_BYTES = 3 * INPUT_BYTES
 BODY_S = 10.0
 BEAT_S = 15.0
-"""Interval of keep-alives on a stream without news; each keep-alive also checks the session."""
+"""Interval of keep-alives on an event stream without new data; each keep-alive also checks the session."""
 TAKE_S = 30.0
 """Timeout for a browser to accept one event."""
 _TYPES = {"html": "text/html", "css": "text/css", "js": "text/javascript", "svg": "image/svg+xml"}
@@ -75,7 +75,9 @@ class Refusal(Exception):
 
 
 class Guard:
-    """Middleware: refuses requests with a wrong host or without a session; adds HEADERS to every response."""
+    """Middleware: refuses requests with a wrong host or without a session; adds security headers to
+    responses.
+    """
 
     def __init__(self, app: ASGIApp, access: Access, cookie: str, *, secure: bool) -> None:
         self._app = app

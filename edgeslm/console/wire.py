@@ -1,11 +1,16 @@
 """Console messages on the pipe between the node and the console process.
 
-The console process faces untrusted browsers, so the node accepts only typed messages from it. Its first
-message is ``Listening``, or ``Refused`` if the web server can't start.
+The console process faces untrusted browsers, so the node accepts only typed messages from it. The first
+message of the console process is ``Listening``, or ``Refused`` if the web server can't start.
 
-The node sends JSON objects whose ``kind`` is ``settings`` (sent first), ``tick`` (``moment`` has the figures
-of two seconds), ``rows`` (requests that changed), ``told`` (``part`` of the node that changed, and its
-``value``), ``answer`` (``number``, ``result``) or ``text`` (``number``, ``input``, ``output``).
+The node sends JSON objects of these kinds (key ``kind``):
+
+- ``settings``: the settings of the console; always the first message.
+- ``tick``: ``moment`` has the figures of the last two seconds.
+- ``rows``: ``rows`` has the feed's rows that changed.
+- ``told``: ``value`` is the new value of the part ``part`` of the node's data.
+- ``answer``: ``result`` is the result of the request ``number``.
+- ``text``: ``input`` and ``output`` are the texts that the message ``number`` asked for.
 """
 
 from __future__ import annotations
@@ -17,7 +22,7 @@ from edgeslm.ipc.codec import Frames, frames_to_child
 from edgeslm.ipc.pipe import Refused
 
 INPUT_BYTES = 32 * 1024
-"""Longest input that the page's form may send."""
+"""Maximum length, in bytes, of an input that the page's form may send."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +51,7 @@ class Ask:
 
 @dataclass(frozen=True, slots=True)
 class Look:
-    """Asks for the input and result of the request in a row."""
+    """Asks for the input and result of the request in the feed's row ``row``."""
 
     number: int
     row: int
@@ -56,4 +61,4 @@ Said = Listening | Refused | Viewers | Ask | Look
 
 TO_CONSOLE: Final = frames_to_child(Any)
 FROM_CONSOLE: Final = Frames(Said, 256 * 1024, most_containers=10_000)
-"""The longest message is an ``Ask`` whose input is escaped in JSON."""
+"""The size limit leaves room for the longest message: an ``Ask`` whose input is escaped in JSON."""

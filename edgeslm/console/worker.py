@@ -45,7 +45,7 @@ class ConsoleServer(uvicorn.Server):
         yield
 
     async def hang_up_on_idlers(self, idle_s: float = IDLE_S) -> None:
-        """Closes connections that are idle for ``idle_s``, since uvicorn would wait forever for slow ones."""
+        """Closes connections that are idle for ``idle_s`` seconds; uvicorn would keep them open forever."""
         silent: dict[Any, Any] = {}
         while True:
             await asyncio.sleep(idle_s)
