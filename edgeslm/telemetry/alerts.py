@@ -1,6 +1,6 @@
 """Alerts about losses: sentences in ``health`` for an hour after the broker lost messages or a session.
 
-Other parts of a node raise other alerts, which last as long as their condition.
+Alerts of other modules last as long as the problem that they report.
 """
 
 from __future__ import annotations
@@ -56,12 +56,12 @@ class Growth:
 _SUBSCRIPTIONS: Final = (Subscription(BROKER_DROPPED, qos=0, every_time=True, optional=True),)
 """``every_time`` requests the retained count after each connect.
 
-Only this count shows what the broker dropped while the node was offline.
+Only the retained count shows how many messages the broker dropped while the node was offline.
 """
 
 
 class BrokerLosses(Extension):
-    """Counts dropped messages and lost sessions of the broker."""
+    """Counts messages that the broker dropped, and how often it lost the node's session."""
 
     subscriptions = _SUBSCRIPTIONS
 

@@ -1,8 +1,8 @@
 """Audit log: one JSON line per request with time, task, client and status, without texts.
 
-Each line is a single write; the file is append-only and rotated by size. If the disk is full, requests are
-still answered; lost lines are counted and reported in ``health``. Clients are
-identified by reply topic and request id, which they choose themselves.
+Each line is appended by a single write call; the file is rotated by size. If the disk is full, requests are
+still answered; lost lines are counted and reported in ``health``. Clients are identified by reply topic and
+request id, which they choose themselves.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from edgeslm.config.sections import Audit
 log = logging.getLogger("edgeslm.telemetry")
 
 LONGEST = 256
-"""Longest string chosen by a client, in characters; the rest is cut off."""
+"""Maximum length, in characters, of a string that a client chose; the rest is cut off."""
 
 
 class AuditLog:

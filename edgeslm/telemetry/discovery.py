@@ -28,7 +28,9 @@ _VALUES = {
     "embed": "value_json.status",
     "search": "r.passages | count",
 }
-"""Template of the state for an ``ok`` result ``r``, by kind of task; Home Assistant allows 255 characters."""
+"""Template of an entity's state for an ``ok`` result ``r``, by kind of task; states have up to 255
+characters.
+"""
 _WHOLE_TEXT = "text=(r.text | default('', true))[:4000]"
 _SOURCES = "sources=r.{} | default([]) | map(attribute='source') | list"
 _ATTRIBUTES = {
@@ -89,7 +91,7 @@ def announcements(config: Config, kinds: Mapping[str, str]) -> dict[str, dict[st
 
 
 _Entity = tuple[str, str, dict[str, Any]]
-"""Component of an entity, its id within the node, and its own discovery fields."""
+"""An entity: its Home Assistant component, its id within the node, and its discovery fields."""
 
 
 def _entities(config: Config, kinds: Mapping[str, str]) -> Iterator[_Entity]:
@@ -105,7 +107,7 @@ def _entities(config: Config, kinds: Mapping[str, str]) -> Iterator[_Entity]:
 
 
 def _results(task: str, kind: str, name: str, topic: str) -> dict[str, Any]:
-    """Discovery fields of an entity that shows the results on a topic or topic filter.
+    """Discovery fields of an entity that shows the results of a task on a topic or topic filter.
 
     Messages that aren't results of the task leave the state unchanged.
     """

@@ -1,8 +1,8 @@
-"""Drift detection: compares a task's recent messages with the test rows from its training.
+"""Drift detection: compares a task's recent messages with the test rows of its training data.
 
-Distance to the training data and confidence are compared by the one-sided Kolmogorov-Smirnov statistic; only
-greater distance and lower confidence count. Predicted labels are compared by the total variation distance.
-Only numbers are stored, no texts. Pure.
+The one-sided Kolmogorov-Smirnov statistic compares the confidences, and the distances to the training data;
+only lower confidences and greater distances count as drift. Predicted labels are compared by the total
+variation distance. Texts of messages are not stored. Pure.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from edgeslm.bundle.learned_task import DriftReference
 WINDOW = 200
 """Number of recent messages that are compared with the test rows."""
 FEWEST = 50
-"""Fewest messages that are enough for a comparison."""
+"""Minimum number of messages for a comparison."""
 EVERY = 10
 """Number of messages between two comparisons; more comparisons would be slow, since each sorts the window."""
 _MOST = {"distance": 0.3, "confidence": 0.3, "labels": 0.5}
@@ -34,7 +34,9 @@ _BACK = 0.8
 
 
 class DriftWatch:
-    """Detects drift of one task; ``labels`` are in the order of ``reference.labels``, their shares."""
+    """Detects drift of one task; ``labels``: the labels' names, in the order of their shares in
+    ``reference``.
+    """
 
     def __init__(self, reference: DriftReference, labels: Sequence[str]) -> None:
         self._reference = reference
@@ -57,9 +59,9 @@ class DriftWatch:
             self._compare()
 
     def figures(self) -> Mapping[str, Any]:
-        """``moved`` (whether there is drift), the number of ``messages``, and each statistic.
+        """A dict with ``moved`` (whether there is drift), ``messages`` (their number), and each statistic.
 
-        A statistic of 0 means that messages are like the test rows, 1 that they are completely different.
+        A statistic of 0 means that the messages are like the test rows, 1 that they are completely different.
         """
         rounded = {name: round(value, 3) for name, value in self._statistics.items()}
         return {"moved": self.moved, "messages": len(self._given), **rounded}

@@ -29,7 +29,7 @@ class Extension:
         """Called after the models are loaded, before the node goes online."""
 
     def take_up(self, config: Config) -> None:
-        """Called after the switch to another configuration."""
+        """Called after the node has switched to another configuration, ``config``."""
 
     def close(self) -> None:
         """Called before the node drains; the extension must not begin new work."""
@@ -52,7 +52,7 @@ class Extension:
         return ()
 
     def connected(self) -> None:
-        """Called after every CONNACK, since the broker may have lost retained messages."""
+        """Called after every CONNACK, to publish retained messages again, which the broker may have lost."""
 
     def on_message(self, delivery: Delivery) -> bool:
         """Called for a message on one of the extension's topics.

@@ -18,7 +18,7 @@ POOL = "pool/"
 _MOST = 64
 _MOST_MEMBERS = 1000
 _DIGEST = 12
-"""Number of digits that the table shows of a digest; the JSON output has all of them."""
+"""Number of hex digits of a digest that the table shows; the JSON output has the whole digest."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -62,7 +62,7 @@ class _TaskMeter:
 
 
 class Meter:
-    """Counts results, and measures latencies and answers and tokens per second.
+    """Counts results; measures latencies, answers per second and tokens per second.
 
     Latency quantiles cover the last :data:`WINDOW` answers; rates cover the last minute. Tasks that ``node``
     doesn't know are counted together as :data:`OTHER`. Without ``node``, each task is counted by its name.
@@ -126,7 +126,7 @@ class Meter:
 
 
 def quantiles(values: Iterable[float]) -> dict[str, float]:
-    """``p50``, ``p95`` and ``p99`` by the nearest-rank method; empty without values."""
+    """The quantiles ``p50``, ``p95`` and ``p99`` by the nearest-rank method; empty if there are no values."""
     ranked = sorted(values)
     if not ranked:
         return {}

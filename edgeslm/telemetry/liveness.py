@@ -8,7 +8,7 @@ from __future__ import annotations
 import time
 
 NETWORK_SILENT_S = 60.0
-"""Longest time of the network thread without progress; connecting takes 20 s, or more with slow DNS."""
+"""Maximum time without progress of the network thread, in seconds; connecting takes 20 s or more."""
 MARGIN_S = 30.0
 """Time added to ``longest_step_s``, for a busy machine and the time between two checks."""
 
@@ -26,8 +26,9 @@ class Liveness:
         """Why the node is not alive, as a sentence; None if it is alive. Call it every few seconds.
 
         ``unfinished`` counts queued and running requests; ``moved_at`` is when a request last made progress
-        (began, finished or produced a chunk), in monotonic seconds. On an idle node, a new request's time
-        counts from the last call of this method, so calls must be closer together than :data:`MARGIN_S`.
+        (began, finished or produced a chunk), in monotonic seconds. On an idle node, the time of a new
+        request counts from the last call of this method, so the interval between calls must be shorter than
+        :data:`MARGIN_S`.
         """
         now = time.monotonic()
         self._moved_at = max(self._moved_at, now if not unfinished else moved_at)

@@ -15,7 +15,7 @@ from edgeslm import __version__
 
 Health = Mapping[str, Any]
 Samples = Iterator[tuple[tuple[str, ...], Any]]
-"""Pairs of label values and a number; for a histogram, counts per bound and the sum replace the number."""
+"""Pairs of label values and a sample: a number, or for a histogram the count of each bucket and the sum."""
 
 STATES = ("starting", "online", "draining", "stopped")
 
@@ -24,9 +24,9 @@ STATES = ("starting", "online", "draining", "stopped")
 class Metric:
     """A metric. ``name`` excludes the suffixes ``_bucket``, ``_sum`` and ``_count`` of a histogram.
 
-    ``key`` is the key of the metric's figures in :func:`figures_of`. Without labels, the figures are a
-    number; with one label, numbers by label value; with two, numbers by task and label value. If ``only`` is
-    given, only these values of the second label are read. Missing figures are left out.
+    ``key`` is the key of the metric's figures in :func:`figures_of`. Without labels, the value under ``key``
+    is a number; with one label, a dict from label value to number; with two, such a dict per task. If
+    ``only`` is given, only these values of the second label are read. Missing figures are left out.
     """
 
     name: str

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 STALE_S = 90.0
-"""Age above which figures are shown with their age; nodes publish health every 30 seconds."""
+"""Figures older than this, in seconds, are shown with their age; nodes publish health every 30 seconds."""
 _MOST_NAMES = 64
 _PALETTE = {"good": "32", "busy": "33", "bad": "31", "dim": "2", "bold": "1"}
 _STATE_STYLES = {"online": "good", "starting": "busy", "draining": "busy"}
@@ -196,8 +196,8 @@ def screen(
 ) -> list[str]:
     """The lines of one screen: at most ``width`` columns and, unless None, at most ``height`` lines.
 
-    If not all lines fit, tasks are left out first, then alerts, then the last nodes. In that case a last
-    line says how many lines are missing.
+    If not all lines fit, tasks are left out first, then alerts, then the last nodes. If nodes are left out,
+    the last line says how many lines are missing.
     """
     width = max(20, width)
     head = [paint(_cut(f"{title}   {_counted(nodes)}", width), "bold"), ""]
@@ -240,7 +240,7 @@ def _counted(nodes: Sequence[NodeFigures]) -> str:
 
 
 def _unreachable(node: NodeFigures) -> str:
-    """Since when a node is unreachable, as text: the local time, and the date if it isn't today."""
+    """Since when a node is unreachable, as text: the local time, with the date if it was before today."""
     since = time.localtime(node.unreachable_since)
     today = time.localtime()[:3] == since[:3]
     said = time.strftime("%H:%M:%S" if today else "%Y-%m-%d %H:%M", since)

@@ -18,10 +18,10 @@ from edgeslm.telemetry.metrics import exposition
 log = logging.getLogger("edgeslm.telemetry")
 
 CONNECTIONS = 8
-"""Most concurrent connections; Prometheus needs one."""
+"""Maximum number of concurrent connections; Prometheus needs one."""
 PATIENCE_S = 5.0
 MOST_BYTES = 8192
-"""Size limit of a request's head, in bytes."""
+"""Maximum size of a request's line and headers, in bytes."""
 FRESH_S = 1.0
 
 OPENMETRICS = "application/openmetrics-text; version=1.0.0"

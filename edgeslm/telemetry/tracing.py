@@ -31,7 +31,7 @@ log = logging.getLogger("edgeslm.telemetry")
 
 PHASES = ("queue", "prefill", "decode")
 QUEUE = 2048
-"""Most spans waiting for the collector; further spans are dropped."""
+"""Maximum number of spans that wait to be sent to the collector; further spans are dropped."""
 TIMEOUT_S = 5.0
 """Timeout for sending a batch."""
 STOP_S = 2.0
@@ -44,7 +44,7 @@ _SAMPLED = 1
 class Tracer(Extension):
     """Sends spans to the configured collector. Without a collector, trace contexts are only passed on.
 
-    :param service: has the node's tasks. Names of other tasks, which clients choose, are not sent.
+    :param service: has the node's tasks. Unknown task names, which clients can choose freely, are not sent.
     """
 
     def __init__(self, section: Tracing, node: str, service: HasTasks | None = None) -> None:
@@ -114,7 +114,10 @@ class Tracer(Extension):
         self.problem = problem
 
     def trace(self, header: str | None) -> Trace | None:
-        """The trace of a request with this untrusted ``traceparent`` header; None if it has no trace."""
+        """The trace of a request with this untrusted ``traceparent`` header.
+
+        Without a valid header, a new trace begins; if there is no collector either, the result is None.
+        """
         found = _HEADER.fullmatch(header) if header is not None else None
         if self._processor is None:
             return Trace(found[0], None) if found else None
