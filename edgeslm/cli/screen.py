@@ -34,7 +34,7 @@ def plural(count: int, noun: str) -> str:
 class ProgressLine:
     """A progress bar on standard error, shown on terminals when work takes longer than two seconds.
 
-    A timer draws the bar, since the first of many steps may be the one that takes long.
+    A timer draws the bar, since even the first step may take long.
     """
 
     def __init__(self) -> None:

@@ -48,7 +48,7 @@ class LabelledMessage:
 
 
 def load_sms(data: Path, taught: int = TAUGHT) -> tuple[list[LabelledMessage], list[LabelledMessage]]:
-    """Loads SMS as two lists: ``taught`` messages for training, and :data:`HELD_ASIDE` test messages."""
+    """Loads ``taught`` SMS for training and :data:`HELD_ASIDE` SMS for the test, as two lists."""
     file = data / "sms-spam.csv"
     labels: dict[str, str] = {}
     try:
@@ -100,7 +100,7 @@ CHOSEN_ON = frozenset(
         *("d8de17af", "dfdabc91", "e2838eb1", "e7165282", "f2835c8b", "fb86c658"),
     }
 )
-"""First digits of the SHA-256 of log lines that were used to write the instruction and the examples.
+"""First digits of the SHA-256 of log lines that were used to choose the instruction and the examples.
 
 These lines are excluded from the demo.
 """

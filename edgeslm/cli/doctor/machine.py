@@ -100,7 +100,10 @@ def judge_heat(probes: Probes) -> list[Finding]:
 
 
 def judge_clock(probes: Probes) -> Finding:
-    """Judges the clock. Boards without a battery start with the time of their last shutdown, or in 1970."""
+    """Judges the clock.
+
+    Boards without a clock battery start with the time of their last shutdown, or in 1970.
+    """
     installed = Path(__file__).stat().st_mtime
     if (now := probes.now()) < installed - DAY_S:
         text = f"says {time.strftime('%-d %B %Y', time.gmtime(now))}, before this program was installed"

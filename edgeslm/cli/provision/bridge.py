@@ -210,7 +210,7 @@ def _down(site: str, configs: Sequence[Config], tasks: Sequence[str]) -> Iterato
 def _guards(
     down: Sequence[str], prefixes: Sequence[str], configs: Sequence[Config], named: Sequence[str]
 ) -> Iterator[Mapping]:
-    """Guards against messages of the hub, which bypass the access list since mosquitto 2.0 trusts bridges.
+    """Guards against messages from the hub; mosquitto 2.0 doesn't apply the access list to bridges.
 
     ``down`` are the topics at the hub whose messages are accepted; a guard on such a topic would duplicate
     the messages.
@@ -234,7 +234,7 @@ def _guards(
 
 
 def _sources(route: Route) -> Iterator[str]:
-    """Topic filters that a route reads, with ``+`` for levels that a bridge can't map."""
+    """Topic filters that a route reads, with ``+`` for levels with spaces, which a bridge can't map."""
     for source in (route.source, route.window.on if route.window is not None else None):
         if source is not None:
             yield "/".join("+" if _has_space(level) else level for level in source.split("/"))

@@ -34,7 +34,7 @@ def write_private(file: Path, content: bytes, *, replace: bool = False) -> None:
 
 
 def keep_private(file: Path, content: bytes, *, replace: bool = False) -> None:
-    """Like :func:`write_private`, but leaves a file alone that already has this content."""
+    """Like :func:`write_private`, but doesn't write a file that already has this content."""
     try:
         if file.read_bytes() == content:
             return
