@@ -68,8 +68,8 @@ TOGETHER: Final = 3
 PARTS_A_SENTENCE: Final = 3
 """The summary of a long text has about one sentence for this many parts.
 
-Small models write one or two sentences for any text, so sentences of part summaries are appended. Nothing is
-appended if the task has its own instruction.
+Small models write one or two sentences for any text, so sentences of part summaries are appended. No
+sentences are appended if the task has its own instruction.
 """
 MOST_EXTRACTS: Final = 3
 """Maximum number of extracted sentences that replace a model's output."""
@@ -135,7 +135,7 @@ class Summarize(Task):
             return digest.told(check.statements(output.text))
 
     def _room(self, request: Request) -> int | None:
-        """Estimated tokens that prompt and summary leave for a text; None without a known context length."""
+        """Estimated number of tokens left for the text; None if the context length is unknown."""
         if self.context_length is None:
             return None
         own = len(self.section.instruction or INSTRUCTION) + sum(
