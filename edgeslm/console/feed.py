@@ -105,7 +105,7 @@ class Feed:
         return [row.shown() for row in changed.values()]
 
     def take_moment(self) -> dict[str, Any]:
-        """Figures since the last call: ``answered``, ``errors``, and the latencies ``p50`` and ``p95`` in ms."""
+        """Figures since the last call, as ``answered``, ``errors``, ``p50`` and ``p95`` (latencies in ms)."""
         latencies, self._latencies_ms = self._latencies_ms, []
         found = quantiles(latencies)
         moment = {

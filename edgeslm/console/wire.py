@@ -3,14 +3,11 @@
 The console process faces untrusted browsers, so the node accepts only typed messages from it. The first
 message of the console process is ``Listening``, or ``Refused`` if the web server can't start.
 
-The node sends JSON objects of these kinds (key ``kind``):
-
-- ``settings``: the settings of the console; always the first message.
-- ``tick``: ``moment`` has the figures of the last two seconds.
-- ``rows``: ``rows`` has the feed's rows that changed.
-- ``told``: ``value`` is the new value of the part ``part`` of the node's data.
-- ``answer``: ``result`` is the result of the request ``number``.
-- ``text``: ``input`` and ``output`` are the texts that the message ``number`` asked for.
+The node sends JSON objects of six kinds (key ``kind``). ``settings`` is the first message and has the
+settings of the console. ``tick`` has the figures of the last two seconds (``moment``). ``rows`` has the
+requests that changed. ``told`` has the new ``value`` of a ``part`` of the node's data. ``answer`` has the
+``result`` of the ``Ask`` with this ``number``. ``text`` has the ``input`` and ``output`` for the ``Look``
+with this ``number``.
 """
 
 from __future__ import annotations
