@@ -54,7 +54,7 @@ class Growth:
 
 
 _SUBSCRIPTIONS: Final = (Subscription(BROKER_DROPPED, qos=0, every_time=True, optional=True),)
-"""``every_time`` requests the retained count after each connect.
+"""``every_time`` requests the broker's retained count of dropped messages after each connect.
 
 Only the retained count shows how many messages the broker dropped while the node was offline.
 """

@@ -25,7 +25,7 @@ _MOST = {"distance": 0.3, "confidence": 0.3, "labels": 0.5}
 """Thresholds of drift, by statistic.
 
 Without drift, a statistic of 200 messages exceeds 0.3 by chance in one of 10^15 cases. The thresholds are
-this high in order to tolerate bursts of similar messages.
+higher than chance requires, in order to tolerate bursts of similar messages.
 """
 _CHANCE = 2.6
 """Without drift, a statistic of n messages exceeds ``_CHANCE / sqrt(n)`` in one of 10^6 cases."""

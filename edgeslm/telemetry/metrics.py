@@ -50,7 +50,7 @@ class Metric:
 
 
 def figures_of(health: Health) -> dict[str, Any]:
-    """``health``, with the keys added that :data:`METRICS` need."""
+    """A copy of ``health`` with additional keys, which :data:`METRICS` use."""
     tasks = health.get("tasks", {})
     return {
         **health,

@@ -17,7 +17,7 @@ log = logging.getLogger("edgeslm.telemetry")
 
 LOOK_S = 10.0
 START_LIMIT_S = 900.0
-"""How long a start may extend systemd's timeout; reading 4 GB from a slow SD card takes minutes."""
+"""Maximum time for which the start extends systemd's timeout; reading 4 GB from an SD card takes minutes."""
 
 
 class ServiceManager:
