@@ -1,4 +1,5 @@
-"""Configuration diagnostics: YAML and pydantic errors as sentences that say what to change."""
+"""Configuration diagnostics: turns YAML and pydantic errors into messages that tell the user what to
+change."""
 
 from __future__ import annotations
 
@@ -31,15 +32,16 @@ def read_text(path: Path) -> str:
 
 
 def problems_of(read: YamlDocument, where: str) -> ConfigError:
-    """All problems as ``file:line: key: sentence``, ordered by line."""
+    """The error that lists all problems as ``file:line: key: sentence``, ordered by line."""
     problems = sorted(set(read.problems), key=lambda problem: (problem.line, key_name(problem.path)))
     lines = [f"{where}:{p.line}: {key_name(p.path)}: {p.sentence}" for p in problems]
     return ConfigError([line.replace("\n", " ") for line in lines])
 
 
 def sentence_of(entry: Any, path: yaml_source.Path, section: type[Section]) -> str:
-    """A pydantic error as a sentence that says what to change. ``section`` is the section of the key. The
-    sentence never quotes a value of the ``broker`` section."""
+    """Turns a pydantic error into a message that tells the user what to change. ``section`` is the
+    configuration section that contains the invalid key. The message never quotes a value of the ``broker``
+    section."""
     kind, context, value = entry["type"], entry.get("ctx") or {}, entry.get("input")
     if kind == "missing":
         return "missing: add it"

@@ -17,8 +17,8 @@ RELOADABLE: Final = frozenset(
 class Changes:
     """Changed keys, such as ``limits`` or ``tasks.triage``.
 
-    A running node applies changes of ``reloadable`` keys; changes of ``restart_required`` keys wait for the
-    node's next start.
+    A running node can apply changes of ``reloadable`` keys. Changes of ``restart_required`` keys take effect
+    only when the node starts again.
     """
 
     reloadable: tuple[str, ...]

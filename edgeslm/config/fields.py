@@ -123,9 +123,9 @@ def _rate(value: Any) -> Rate:
 
 
 MAX_WINDOW = 5_000
-"""Largest number of messages in a window."""
+"""Maximum value of a window's ``last`` and ``most``, in messages."""
 USUAL_WINDOW = 500
-"""Default number of messages in a window."""
+"""Default value of a window's ``most``, in messages."""
 _LONGEST_S = 7 * 24 * 3600
 
 

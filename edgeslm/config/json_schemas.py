@@ -1,8 +1,8 @@
 """JSON Schemas of ``extract`` tasks: checks of the schema, cost limits, and validation of values.
 
 A schema comes from the configuration or, if allowed, from a sender. Regular expressions in a schema are
-matched in linear time. Values of keywords that could make the engine build an automaton of gigabytes are
-limited.
+matched in linear time. Some keywords, such as ``multipleOf``, have maximum values, since the engine would
+build an automaton of gigabytes for larger values.
 """
 
 from __future__ import annotations
@@ -24,16 +24,17 @@ if TYPE_CHECKING:
 Fault = tuple[Path, str]
 
 MOST_MULTIPLES: Final = 10_000
-"""Limit of the sum of all different ``multipleOf`` values in a schema, and of the least common multiple of
-the ``multipleOf`` values that apply to one JSON value. Decimal points are removed first, so that 0.25 counts
-as 25. The engine's automaton has a state for each remainder. Measured with onnxruntime-genai 0.18 on a busy
-machine: a ``multipleOf`` of 9,973 takes almost no time, 99,991 takes 2 s and 26 MB, 988,027 takes 8 s and 210
-MB, forty times 9,900 takes 12 s and 125 MB."""
+"""Maximum sum of the different ``multipleOf`` values in a schema, and maximum least common multiple of the
+``multipleOf`` values that apply to the same JSON value. Decimal points are removed before the calculation, so
+that 0.25 counts as 25. The engine builds an automaton with a state for each remainder. The cost of building
+it, measured with onnxruntime-genai 0.18 on a busy machine: a ``multipleOf`` of 9,973 takes almost no time,
+99,991 takes 2 s and 26 MB, 988,027 takes 8 s and 210 MB, forty keywords of about 9,900 take 12 s and 125
+MB."""
 MOST_ITEMS: Final = 1_000
-"""Largest ``minItems``: the grammar lists each item. A ``minItems`` of 100,000 takes 23 MB, ten million take
-3 GB."""
+"""Maximum value of ``minItems``. The engine's grammar lists each item: with a ``minItems`` of 100,000 it
+takes 23 MB of memory, with ten million 3 GB."""
 PATTERN_SIZE: Final = 40_000
-"""Limit of the total compiled size of the regular expressions in a sender's schema, in units of 100 bytes."""
+"""Maximum total compiled size of the regular expressions in a sender's schema, in units of 100 bytes."""
 
 _COMBINING: Final = frozenset({"anyOf", "oneOf", "$ref"})
 _CONSTRAINING: Final = frozenset(
@@ -49,9 +50,11 @@ _UNFOLLOWED: Final = ("unevaluatedProperties", "unevaluatedItems", "$dynamicRef"
 
 
 def schema_faults(path: Path, schema: dict[str, Any], pattern_size: float = math.inf) -> Iterator[Fault]:
-    """Faults of a schema that isn't JSON Schema, isn't for an object with named fields, or is too expensive.
+    """Yields the faults of a schema: it isn't valid JSON Schema, its ``type`` isn't ``object``, or the engine
+    would need too much memory or time for it.
 
-    :param pattern_size: limit of the total size of the schema's regular expressions, in units of 100 bytes.
+    :param pattern_size: maximum total compiled size of the schema's regular expressions, in units of 100
+    bytes.
     """
     from jsonschema import Draft202012Validator  # lazy: only needed for extract tasks
 
@@ -80,8 +83,8 @@ def _children(schema: Any) -> Iterable[tuple[Any, Any]]:
 
 
 def pattern_faults(path: Path, schema: Any, most: float = math.inf) -> Iterator[Fault]:
-    """Regular expressions that can't be matched in linear time or are too large, alone or in total. ``most``
-    is the limit of the total compiled size, in units of 100 bytes."""
+    """Yields the faults of a schema's regular expressions: they can't be matched in linear time, or are too
+    large. ``most`` is the maximum total compiled size of all expressions, in units of 100 bytes."""
     size = 0
     for place, pattern in _patterns(path, schema):
         size += compiled_size(pattern)
@@ -106,7 +109,8 @@ def _patterns(path: Path, schema: Any) -> Iterator[tuple[Path, str]]:
 def _cost_faults(
     path: Path, schema: Any, root: dict[str, Any], *, has_names: bool = False
 ) -> Iterator[Fault]:
-    """Numbers that would make the engine's grammar too large, and keywords that the engine doesn't support.
+    """Yields keywords whose value would make the engine's grammar too large, and keywords that the engine
+    doesn't support.
 
     :param has_names: whether the keys of ``schema`` are names of subschemas instead of keywords.
     """
@@ -146,7 +150,7 @@ def _unit(schema: Mapping[str, Any]) -> int | None:
 
 
 def _combines(schema: Mapping[str, Any]) -> bool:
-    """Whether several subschemas apply to one value."""
+    """Whether several parts of ``schema`` can constrain the same JSON value."""
     alternatives = len(schema.keys() & _COMBINING)
     return "allOf" in schema or alternatives + bool(schema.keys() & _CONSTRAINING) > 1
 
@@ -201,7 +205,7 @@ def target_of(reference: str, root: Any) -> Any:
 
 
 def make_validator(schema: Mapping[str, Any]) -> Validator:
-    """A validator that takes time linear in the size of the value."""
+    """A JSON Schema validator whose run time is linear in the size of the checked value."""
     return _validator_class()(dict(schema))  # type: ignore[no-any-return]
 
 
@@ -219,8 +223,8 @@ def _validator_class() -> Any:
 
 @cache
 def _schema_validator_class() -> Any:
-    """Validator class for schemas, without linear-time matching, since the metaschema's regular expressions
-    are safe."""
+    """The validator class that checks schemas against the metaschema. It uses Python's ``re``, since the
+    metaschema's regular expressions can't take exponential time."""
     return _extended({"uniqueItems": _check_unique_items})
 
 

@@ -36,8 +36,8 @@ __all__ = [
 ]
 
 _DEPTH: dict[str | int, int] = {"broker": 2, "models": 3, "tasks": 3, "knowledge": 3, "routes": 3}
-"""Top-level key -> length of the path that is removed for an invalid key, so that the rest can be
-validated."""
+"""Top-level key -> number of levels in the path of the part that is removed if it contains an invalid value,
+so that the rest of the file can be validated. Example: ``tasks.triage.labels`` has 3 levels."""
 
 
 _INSTEAD: dict[str | int, tuple[str, ...]] = {
@@ -67,10 +67,10 @@ def load_task(
 
     ``model`` and ``stages`` are ignored, since the model is given on the command line.
 
-    :param kind: default kind, for a task without one; None if the task may have no kind. The caller has to
-        check the kind of the returned task.
-    :param defaults: values of missing keys, for tasks of the default kind (or, without a default kind, of a
-        kind that can be trained).
+    :param kind: kind of a task that names no kind; None if a task without a kind is allowed. The caller has
+        to check the kind of the returned task.
+    :param defaults: values of missing keys. They apply to a task of the default kind or, without a default
+        kind, to a task that has no kind or a kind that can be trained.
     :param ignored: further keys to ignore.
     :raises ConfigError: every problem as ``file:line: key: sentence``.
     """
@@ -126,7 +126,8 @@ def config_schema() -> dict[str, Any]:
 
 
 def _validate(read: YamlDocument, folder: Path | None) -> Config | None:
-    """Validates the sections, and appends faults to ``read.problems``; None if a section is invalid."""
+    """Validates the sections and appends every fault to ``read.problems``. Returns None if a section is
+    invalid."""
     config, faults = _sections(read.data, folder)
     sound, indices = config, list(range(len(config.routes) if config else 0))
     if config is None:
@@ -148,14 +149,15 @@ def _validate(read: YamlDocument, folder: Path | None) -> Config | None:
 
 
 def _follows(path: yaml_source.Path, broken: yaml_source.Path) -> bool:
-    """Whether a fault at ``path`` may result from a fault at ``broken``: one path contains the other, or the
-    key at ``path`` seems missing because a key that can replace it was removed as invalid."""
+    """Whether the fault at ``path`` may be only a consequence of the fault at ``broken``. This is so if one
+    path is a prefix of the other, or if the key at ``path`` is reported as missing because an invalid key
+    that can replace it was removed."""
     instead = _INSTEAD.get(path[2], ()) if path[:1] == ("tasks",) and len(path) == 3 else ()
     return _related(path, broken) or any(_related((*path[:2], key), broken) for key in instead)
 
 
 def _related(path: yaml_source.Path, other: yaml_source.Path) -> bool:
-    """Whether one path contains the other."""
+    """Whether one path is a prefix of the other."""
     shorter = min(len(path), len(other))
     return path[:shorter] == other[:shorter]
 
@@ -183,8 +185,8 @@ def _keys(value: Any) -> frozenset[str]:
 def _without(data: dict[str, Any], broken: list[yaml_source.Path]) -> tuple[dict[str, Any], list[int]]:
     """The data without its invalid keys, and the original positions of the remaining routes.
 
-    Placeholders fill required keys, so that the rest can be validated. A placeholder causes faults only in
-    paths that are reported as invalid anyway.
+    Missing required keys get placeholders, so that the rest can be validated. A placeholder can cause faults
+    only at paths that are already reported as invalid.
     """
     gone = {path[: _DEPTH.get(path[0], 1)] for path in broken}
     rest = {key: value for key, value in data.items() if (key,) not in gone}
@@ -222,7 +224,7 @@ def _sound_keys(section: Any, path: yaml_source.Path, gone: set[yaml_source.Path
 
 
 def _section_at(path: yaml_source.Path) -> type[Section]:
-    """The section class of a key; ``Config`` for top-level keys."""
+    """The section class that defines the key at ``path``; ``Config`` for top-level keys."""
     field = Config.model_fields.get(str(path[0])) if len(path) > 1 else None
     return next(_sections_in(field.annotation), Config) if field is not None else Config
 

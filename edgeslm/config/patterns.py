@@ -26,7 +26,8 @@ _CLASS: Final = 10
 
 
 class PatternError(ValueError):
-    """An unsupported regular expression. The message completes a sentence that the caller begins."""
+    """An unsupported regular expression. Its message is the second half of an error message; the caller adds
+    the first half."""
 
 
 @lru_cache(KEPT)
@@ -50,8 +51,9 @@ def _reason(words: str) -> str:
 
 
 def compiled_size(pattern: str) -> int:
-    """Estimates an expression's compiled size in units of 100 bytes: repetitions are expanded, and a class
-    such as ``\\w`` has hundreds of ranges. The size of an invalid expression is undefined."""
+    """Estimates an expression's compiled size in units of 100 bytes: a repetition counts as its copies, and a
+    character class such as ``\\w`` counts as hundreds of ranges. The size of an invalid expression is
+    undefined."""
     sums, last = [0], 0
     place = 0
     while place < len(pattern):
@@ -96,7 +98,7 @@ def _escape(pattern: str, place: int) -> tuple[int, int]:
 
 
 def _class(pattern: str, start: int) -> tuple[int, int]:
-    """Length in characters and compiled size of a character class; classes may be nested."""
+    """Length in characters and compiled size of a character class, which may contain other classes."""
     depth, size, place = 0, _CLASS, start
     while place < len(pattern):
         letter = pattern[place]

@@ -128,7 +128,7 @@ def _size(value: Any) -> int:
 
 
 def _charged(work: Callable[..., Any], *, one_by_one: bool = False) -> Callable[..., Any]:
-    """Makes the filter ``work`` charge the size of its arguments to the budget."""
+    """Wraps the filter ``work``: each call charges the size of its arguments to the budget."""
 
     @wraps(work)
     def filter_(*args: Any, **kwargs: Any) -> Any:
@@ -202,7 +202,7 @@ def _capture(value: Any) -> str:
 
 
 def _capture_text(characters: int) -> str:
-    """Charges the budget for literal text that follows in a captured block."""
+    """Charges the budget for the next literal text of a captured block."""
     _spend(characters)
     return ""
 
@@ -224,7 +224,8 @@ _INNER = {
 
 
 class _Charging(NodeTransformer):
-    """Refuses forbidden nodes and makes other nodes charge the budget: loops by iteration, texts by length.
+    """Refuses forbidden syntax nodes and makes the others charge the budget: a loop for each iteration, a
+    text for each character.
 
     Jinja2 has no hook for ``~`` and for the texts of ``{% set %}`` and ``{% filter %}`` blocks, so this class
     rewrites them as filters.

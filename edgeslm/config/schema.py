@@ -1,8 +1,8 @@
 """Configuration schema: name, type, default and description of every key.
 
 ``edgeslm.config.loader`` builds these frozen sections from YAML; tests compare
-``docs/reference/configuration.md`` with them. Keys are validated one by one here, and together in
-``edgeslm.config.validation``.
+``docs/reference/configuration.md`` with them. This module validates each key on its own;
+``edgeslm.config.validation`` checks that the keys fit each other.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ from edgeslm.config.task_kinds import ALLOWED, Kind, Option
 from edgeslm.protocol.topic_filters import DEFAULT_PREFIX, base_topic
 
 MAX_ROUTES = 256
-"""Limit of routes, since the search for loops compares every pair of routes."""
+"""Maximum number of routes, since the search for loops compares every pair of routes."""
 
 LEARNED = "learned"
 """Stage name of a task's learned bundle."""
@@ -405,7 +405,8 @@ class Config(Section):
 
     @property
     def bundles(self) -> dict[str, Path]:
-        """Use, such as ``model NAME`` -> path of the bundle, for every bundle in the configuration."""
+        """Every bundle in the configuration, as a mapping from its use, such as ``model NAME``, to its
+        path."""
         models = {f"model {name}": model.bundle for name, model in self.models.items()}
         learned = {f"task {name}": task.learned for name, task in self.tasks.items() if task.learned}
         adapters = {
@@ -420,5 +421,6 @@ class Config(Section):
 
     @property
     def pool_requests(self) -> list[str]:
-        """Levels of the topic filter of requests to the node's pool; empty without a pool."""
+        """Levels of the topic filter for requests to the node's pool; an empty list if the node has no
+        pool."""
         return [*base_topic(self.prefix, "pool").split("/"), self.pool.name, "req", "+"] if self.pool else []

@@ -33,7 +33,7 @@ class Section(BaseModel):
 
 
 class Broker(Section):
-    """The MQTT broker and the login. Secrets are in separate files."""
+    """Address of the MQTT broker, and the node's login. Passwords and keys are in separate files."""
 
     url: Annotated[str, AfterValidator(broker_url)] = Field(
         description="`mqtt://HOST[:PORT]`, or `mqtts://HOST[:PORT]` with TLS; default ports 1883 and 8883"
@@ -116,8 +116,8 @@ class Limits(Section):
 
     @property
     def qos0_queue(self) -> int:
-        """Limit of QoS 0 messages held at a time, in addition to ``queue``, since QoS 0 has no flow
-        control."""
+        """Maximum number of QoS 0 messages held at a time, in addition to the ``queue`` messages of higher
+        QoS. QoS 0 needs its own limit, since it has no flow control."""
         return max(1, self.queue // 4)
 
 
@@ -175,7 +175,8 @@ class Updates(Section):
 
 
 class Rollouts(Section):
-    """The rollout server that sends bundles to nodes: hawkBit, or another with its DDI API."""
+    """The rollout server that sends bundles to nodes: hawkBit, or another server that implements hawkBit's
+    DDI API."""
 
     url: Annotated[str, AfterValidator(http_url)] = Field(
         description="Address of the server, such as `https://hawkbit.plant.local`"
@@ -244,16 +245,16 @@ class Signing(Section):
         return self.require_signature or self.unsigned == "refuse"
 
     def settled(self, *, strangers: bool) -> Signing:
-        """This section with the default of ``unsigned`` filled in.
+        """This section, in which a missing ``unsigned`` is set to ``refuse`` if that is its default here.
 
-        :param strangers: whether bundles come over the network.
+        :param strangers: whether the node may get bundles over the network.
         """
         if self.unsigned is not None or not (self.require_signature or strangers):
             return self
         return self.model_copy(update={"unsigned": "refuse"})
 
     def fault(self, *, strangers: bool) -> tuple[str, str] | None:
-        """The key that contradicts the other keys, and the problem; None if the section is valid."""
+        """The key to change, and a message about the problem; None if the section is valid."""
         if self.require_signature and self.unsigned == "accept":
             return "unsigned", "accept contradicts require_signature: true; remove one of them"
         if not self.refuses or self.keys:
@@ -265,7 +266,7 @@ class Signing(Section):
 
 
 class Journal(Section):
-    """What the journal stores of requests, until they are answered and for deduplication."""
+    """What the journal stores of a request: until the request is answered, and later for deduplication."""
 
     keep: Literal["full", "none"] = Field(
         default="full",

@@ -22,7 +22,7 @@ from edgeslm.errors import TemplateError
 from edgeslm.protocol.topic_filters import topic_name_fault
 
 OUTPUT_LIMIT = 1_048_576
-"""Longest output of a template, in characters."""
+"""Maximum number of characters that a template may render."""
 
 HOLDS = "1"
 """Output of a condition's template if the condition is true."""
@@ -31,8 +31,8 @@ VARIABLES = ("payload", "topic", "topic_name")
 
 
 class TopicName(str):
-    """The whole topic of a message. In a ``to`` template that uses ``payload``, no other value may contain
-    slashes."""
+    """The whole topic of a message. In a ``to`` template that uses ``payload``, only values of this type and
+    the template's own texts may contain slashes."""
 
     __slots__ = ()
 
@@ -139,7 +139,7 @@ def _uses_payload(tree: nodes.Node) -> bool:
 
 
 def _slashed(tree: nodes.Node) -> frozenset[str]:
-    """Constants with a slash in the template's expressions."""
+    """The string constants in the template's expressions that contain a slash."""
     values = [constant.value for constant in tree.find_all(nodes.Const)]
     return frozenset(value for value in values if isinstance(value, str) and "/" in value)
 
@@ -162,7 +162,8 @@ def make_condition(source: str) -> RouteCondition:
 
 
 def _is_one_condition(tree: nodes.Template) -> bool:
-    """Whether the source is a single expression, without a ``%}`` that ends it early."""
+    """Whether the source of the condition is a single expression. A ``%}`` in the source would end the
+    expression early."""
     if len(tree.body) != 1 or not isinstance(branch := tree.body[0], nodes.If):
         return False
     written = [text.data for text in branch.find_all(nodes.TemplateData)]
@@ -195,7 +196,7 @@ def topic_pattern(source: str, source_filter: str) -> list[str]:
 
 
 def _possible(node: nodes.Node, filter_levels: list[str], guarded: bool) -> tuple[str, ...]:
-    """Levels of a pattern that matches every output of one ``{{ }}``."""
+    """Levels of a topic pattern that matches every possible output of one ``{{ }}``."""
     if isinstance(node, nodes.Name) and node.name == "topic_name":
         return tuple(filter_levels)
     if isinstance(node, nodes.Getitem) and isinstance(node.node, nodes.Name) and node.node.name == "topic":

@@ -41,7 +41,8 @@ _COMMON = frozenset({"kind", "model", "threshold", "overflow", "allow", "checks"
 
 
 UNKNOWN_FILTER = "$-"
-"""Placeholder for an invalid ``from``; no route publishes to a matching topic."""
+"""Placeholder for the ``from`` of a route whose own ``from`` is invalid; no route can publish on a topic that
+matches it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,14 +53,14 @@ class Names:
     tasks: frozenset[str]
     knowledge: frozenset[str] = frozenset()
     unsound: frozenset[str] = frozenset()
-    """Collections with faults in their own section, so that their encoder and reader may be unknown."""
+    """Names of collections whose section is invalid, so that their encoder and reader may be unknown."""
 
 
 def inconsistencies(config: Config, names: Names, route_indices: Sequence[int]) -> Iterator[Fault]:
-    """Every fault, with the path of the key to change.
+    """Yields every fault, with the path of the key to change.
 
-    ``route_indices`` are the positions of ``config.routes`` in the file, from which invalid routes were
-    removed.
+    ``route_indices`` has the position in the file of each route of ``config``, since ``config`` lacks the
+    invalid routes.
     """
     yield from _broker_faults(config.broker)
     if config.console is not None:
@@ -358,8 +359,8 @@ def _template_faults(path: Path, route: Route) -> Iterator[Fault]:
 
 
 def _output(route: Route, base: str) -> list[str] | str:
-    """Levels of a route's output topic, with wildcards for templates; if the topic is invalid, an error
-    sentence."""
+    """Levels of a route's output topic, with wildcards in place of templates. If the topic is invalid, an
+    error message."""
     from edgeslm.config import templates
 
     if route.to is None:
@@ -379,7 +380,7 @@ def _output(route: Route, base: str) -> list[str] | str:
 def _loops(
     routes: Sequence[Route], indices: Sequence[int], outputs: list[list[str] | None]
 ) -> Iterator[Fault]:
-    """Cycles of routes, in which each route reads the output of the previous route."""
+    """Yields a fault for each cycle of routes, in which each route reads the output of the previous route."""
     feeds = [
         [reader for reader, route in enumerate(routes) if output and overlap(output, route.source.split("/"))]
         for output in outputs

@@ -33,7 +33,8 @@ _TEXT_TAG = "tag:yaml.org,2002:str"
 
 @dataclass(frozen=True, slots=True)
 class YamlProblem:
-    """A problem: its position (lines count from 1) and a sentence that says what to change."""
+    """A problem in the file: its position (lines count from 1), and a message that tells the user what to
+    change."""
 
     line: int
     path: Path
@@ -77,8 +78,8 @@ class _Loader(yaml.SafeLoader):
 
 
 def read_document(text: str, least: str = "node, broker and tasks") -> YamlDocument:
-    """Parses YAML. Never raises: faults are in the ``problems`` of the result. ``least`` lists the required
-    keys, for the error on an empty file."""
+    """Parses YAML. Never raises: faults are in the ``problems`` of the result. ``least`` names the required
+    keys; it is part of the error message for an empty file."""
     document = YamlDocument()
     if len(text.encode(errors="replace")) > MAX_BYTES:
         document.note(1, (), f"longer than {MAX_BYTES} bytes, the most that is read")
