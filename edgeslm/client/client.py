@@ -76,13 +76,13 @@ class Options(TypedDict, total=False):
 
 class Client:
     """An app's connection to ``node``, or to the members of ``pool``, at the broker ``url``
-    (``mqtt[s]://[user[:password]@]host``, or an address with its login).
+    (``mqtt[s]://[user[:password]@]host``, or a ``BrokerAddress``, which includes the login).
 
     The broker keeps the session for ``session_expiry_s`` after a broken connection, so that no result is
     lost. A request is resent until its result arrives: after each reconnect, when the node was busy, and
-    after ``repeat_after_s`` seconds without a result, an interval that doubles up to 30 s. Nodes deduplicate
-    requests. When a caller stops waiting, because of an exception, a cancelled asyncio task or a timeout, the
-    client cancels the request on the node.
+    after ``repeat_after_s`` seconds without a result. This interval doubles with each retry, up to 30 s.
+    Nodes deduplicate requests. When a caller stops waiting, because of an exception, a cancelled asyncio task
+    or a timeout, the client cancels the request on the node.
 
     Each client has its own reply topic. With ``name``, the reply topic is below
     ``<base>/res/<task>/<name>/``. If the broker has an access list (``edgeslm provision acl``), set ``name``
@@ -144,7 +144,7 @@ class Client:
         await asyncio.to_thread(self.close)
 
     def open(self) -> None:
-        """Connects to the broker. :raises BrokerError: the first attempt failed."""
+        """Connects to the broker. :raises BrokerError: the first attempt to connect failed."""
         address = self._url
         if isinstance(address, str):
             password = read_password(self._password_file) or self._login.password
@@ -193,10 +193,10 @@ class Client:
         'critical'
 
         :raises TimedOut: no result came in time; the node won't start the request after that.
-        :raises BrokerError: the broker refuses the request; no node of that name is known to the broker, or
-            it has stopped; the client was closed.
+        :raises BrokerError: the broker refuses the request; no node of that name has connected to the broker,
+            or the node has stopped; the client was closed.
         :raises ProtocolError: the answer isn't a result, or the node's protocol version is incompatible.
-        :raises RequestError: the request can't be sent: an invalid task name, or too large for the broker.
+        :raises RequestError: the task name is invalid, or the request is too large for the broker.
         """
         with self._stream(task, input, options, timeout, streams=on_chunk is not None) as stream:
             for chunk in stream:

@@ -1,7 +1,8 @@
 """Discovery of nodes: subscribes to their retained ``state``, ``info`` and ``health``.
 
-At the broker of a hub, discovery finds the nodes of sites, and whether each site is connected. Discovery
-keeps the last document of each kind for each node. Nothing is published.
+At a hub, which is a broker that receives data from the brokers of sites, discovery finds the nodes of the
+sites and whether each site is connected. For each node, discovery keeps the last ``state``, ``info`` and
+``health``. Nothing is published.
 """
 
 from __future__ import annotations
@@ -48,8 +49,8 @@ class Uplink:
 
 @dataclass(slots=True)
 class Sighting:
-    """The last documents of a node, and when each arrived (``time.time()``). A retained document may be older
-    than its arrival.
+    """The last documents of a node, and when each arrived (``time.time()``). A retained document may have
+    been published long before it arrived.
 
     For a pool's dispatcher, ``node`` is ``pool/NAME``. ``site`` is None for a node that is connected to this
     broker directly.
@@ -65,10 +66,11 @@ class Discovery:
     """A connection that only subscribes. With ``node`` None, all nodes below ``prefix`` are found.
     Thread-safe.
 
-    With ``site`` None, the nodes of this broker are found. With a site's name or ``ALL_SITES``, the nodes of
-    sites are found at the broker of a hub; ``prefix`` is then the prefix at the sites.
+    With ``site`` None, the nodes of this broker are found. If ``site`` is a site's name or ``ALL_SITES``,
+    ``address`` must be the address of a hub, and the nodes of that site or of all sites are found; ``prefix``
+    is then the topic prefix that the sites use.
 
-    :param most_nodes: limit of nodes to keep, so that a flood of fake nodes can't fill the memory.
+    :param most_nodes: maximum number of nodes to keep, so that a flood of fake nodes can't fill the memory.
     """
 
     def __init__(
@@ -116,7 +118,7 @@ class Discovery:
 
     @property
     def problem(self) -> str | None:
-        """Why there is no connection now, as a sentence."""
+        """Why there is no connection to the broker now, as an error message; None if there is no problem."""
         return self._problem.sentence if self._problem else None
 
     @property
@@ -147,7 +149,7 @@ class Discovery:
 
     def settle(self, timeout_s: float) -> None:
         """Waits for the retained messages. MQTT doesn't mark the last retained message, so this method waits
-        for a pause after a retained message; other messages don't prolong the pause.
+        until no retained message has arrived for a short time; other messages don't prolong the wait.
 
         :raises BrokerError: no connection within ``timeout_s``, or the broker refuses the subscription.
         """

@@ -1,8 +1,8 @@
 """Pending requests and messages: retries until the result or the broker's acknowledgement arrives. Pure.
 
-Nodes deduplicate, so a retry is cheap, while a missing retry may lose a request. The same bytes are resent
-after each reconnect, after a growing interval without a result, and when the node was busy. Only a result, a
-refusal or the timeout ends a request.
+Nodes deduplicate, so a retry is cheap, while a missing retry may lose a request. A request is resent with the
+same payload after each reconnect, after a growing interval without a result, and when the node was busy. Only
+a result, a refusal or the timeout ends a request.
 """
 
 from __future__ import annotations
@@ -28,11 +28,11 @@ FIRST_INTERVAL_S = 5.0
 LONGEST_INTERVAL_S = 30.0
 
 NOBODY_INTERVAL_S = 2.0
-"""Retry interval while no node is subscribed. The interval is short, since the broker reports missing
-subscribers at once."""
+"""Seconds between retries while no node is subscribed. The interval is short, since the broker reports
+missing subscribers at once."""
 
 LONGEST_EXPIRY_S = 2**32 - 1
-"""Largest Message Expiry Interval, which has four bytes (MQTT 5 section 3.3.2.3.3)."""
+"""Maximum Message Expiry Interval in seconds: the property has four bytes (MQTT 5 section 3.3.2.3.3)."""
 
 JITTER = 0.25
 """Relative jitter of intervals, so that the apps of a site don't retry all at once."""
@@ -117,11 +117,13 @@ class Sender(Protocol):
     """The last state that the node has published."""
 
     def send(self, outgoing: OutgoingMessage) -> int | None:
-        """Publishes a message. :return: the connection's generation; None if it can't be sent now."""
+        """Publishes a message. :return: the number of the current connection, which events call
+        ``generation``; None if the message can't be sent now."""
 
 
 def named(node: str) -> str:
-    """A node or pool in a message, such as ``the node 'hall'`` or ``the pool 'triage'``."""
+    """The name of a node or pool in an error message, such as ``the node 'hall'`` or ``the pool
+    'triage'``."""
     pool = Topics(node).pool
     return f"the node {node!r}" if pool is None else f"the pool {pool!r}"
 
@@ -135,10 +137,10 @@ class PendingRequest:
     """State machine of a request. After :meth:`begin`, call :meth:`advance` for each event, and after
     :meth:`wait_s` seconds without an event.
 
-    ``outgoing`` is resent unchanged except for its expiry: nodes deduplicate by its content. ``chunks``
-    collects only pieces whose ``seq`` is above the highest so far, so that no text comes twice if the node
-    runs the request again. The caller removes the pieces that it has read. Times are ``time.monotonic()``
-    seconds.
+    ``outgoing`` is resent unchanged except for its expiry, since nodes recognize repeated requests by their
+    content. ``chunks`` collects only pieces whose ``seq`` is above the highest so far, so that no text comes
+    twice if the node runs the request again. The caller removes the pieces that it has read. Times are
+    ``time.monotonic()`` seconds.
     """
 
     def __init__(

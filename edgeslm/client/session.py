@@ -1,6 +1,6 @@
 """Client session: dispatches messages and acknowledgements to the requests that wait for them.
 
-A session subscribes to the reply topics on every connection, and respects the broker's Receive Maximum. The
+A session subscribes to the reply topics after every connect, and respects the broker's Receive Maximum. The
 network thread and the callers share one session. Retries are decided in ``pending_request``.
 """
 
@@ -57,9 +57,10 @@ class Inbox(Protocol):
 
 
 class ClientSession:
-    """The ``Listener`` of an app's network thread. ``name`` is the end of the session's reply topics.
+    """The ``Listener`` of an app's network thread. The session's reply topics end with ``name``.
 
-    The session's lock is never held during calls of the link, since paho holds locks of its own in callbacks.
+    The session never holds its lock while it calls the link. Otherwise there could be a deadlock, since paho
+    holds its own locks while it calls the session.
     """
 
     def __init__(self, topics: Topics, name: str) -> None:
@@ -90,8 +91,8 @@ class ClientSession:
     # For the callers' threads
 
     def wait_connected(self, timeout_s: float) -> None:
-        """Waits for the first connection. :raises BrokerError: there is no connection; the message has the
-        reason."""
+        """Waits for the first connection. :raises BrokerError: there is no connection; the error message says
+        why."""
         with self._changed:
             self._changed.wait_for(lambda: self._link or self._problem, timeout_s)
             link, problem = self._link, self._problem
@@ -114,7 +115,7 @@ class ClientSession:
         """Registers ``inbox`` for the events of a message. The first event is ``Ready``, ``Lost`` or
         ``Failed``.
 
-        A message without Response Topic gets no answer. Each message has its own Correlation Data.
+        A message without Response Topic gets no answer. Each message must have different Correlation Data.
         """
         reply_to = outgoing.response_topic
         with self._changed:
@@ -148,7 +149,8 @@ class ClientSession:
             self._offer_room()
 
     def listen(self, filters: Sequence[str], key: bytes, inbox: Inbox) -> None:
-        """Registers ``inbox`` for messages on ``filters``; it gets ``Ready`` for each confirmed filter.
+        """Registers ``inbox`` for messages on ``filters``; ``inbox`` gets the event ``Ready`` for each filter
+        that the broker has confirmed.
 
         The broker sends retained messages again on each connection, even for existing subscriptions.
         """
@@ -197,8 +199,8 @@ class ClientSession:
                 inbox(self._closed)
 
     def send(self, outgoing: OutgoingMessage) -> int | None:
-        """Publishes a message. :return: the connection's generation; None if the caller must wait for the
-        next event ``Ready`` or ``Room``.
+        """Publishes a message. :return: the number of the current connection, which events call
+        ``generation``; None if the caller must wait for the event ``Ready`` or ``Room``.
 
         :raises TooLarge: the packet is too large for the broker.
         """
@@ -329,7 +331,7 @@ class ClientSession:
                         inbox(NodeUp())
 
     def _hear_info(self, payload: bytes) -> None:
-        """Fails requests if the node's protocol version is incompatible."""
+        """Lets all requests fail if the node's protocol version is incompatible with the client's."""
         try:
             info = parse_json(decode_text(payload)) if payload else {}
         except InvalidRequest:

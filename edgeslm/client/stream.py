@@ -1,6 +1,7 @@
 """Streamed answers, for threads and asyncio: pieces of text, then the result.
 
-Leaving the loop early cancels the request on the node. Retries are decided in ``pending_request``.
+Leaving the loop over the pieces early cancels the request on the node. Retries are decided in
+``pending_request``.
 """
 
 from __future__ import annotations

@@ -17,14 +17,15 @@ from edgeslm.protocol.codec import parse_result
 from edgeslm.protocol.strict_json import decode_text, parse_json
 
 MOST_WAITING = 10_000
-"""Limit of messages in the queue of a subscription; further messages are counted as missed."""
+"""Maximum number of messages in the queue of a subscription; further messages are dropped and counted."""
 
 AnyInbox = TypeVar("AnyInbox", ThreadQueue, LoopQueue)
 
 
 @dataclass(frozen=True, slots=True)
 class News:
-    """A message of a subscription. ``retained``: the message may be outdated, since the broker stored it."""
+    """A message of a subscription. If ``retained`` is true, the broker had stored the message, so it may be
+    outdated."""
 
     topic: str
     payload: bytes = field(repr=False)
@@ -43,8 +44,8 @@ class News:
 
 
 class Listening:
-    """A subscription. Iterate it with ``for`` or ``async for`` to get messages, until it or the client is
-    closed.
+    """A subscription. Iterate it with ``for`` or ``async for`` to get messages, until the subscription or the
+    client is closed.
 
     A ``with`` or ``async with`` statement subscribes at its start; without one, the iteration subscribes. The
     subscription survives broken connections. Messages published during an interruption arrive if the broker
@@ -67,7 +68,7 @@ class Listening:
         self.missed = 0
 
     def close(self) -> None:
-        """Ends the iteration, from any thread."""
+        """Ends the iteration; any thread may call it."""
         self._is_closed = True
         self._session.stop_listening(self._key)
         if self._inbox is not None:

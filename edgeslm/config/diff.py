@@ -17,8 +17,8 @@ RELOADABLE: Final = frozenset(
 class Changes:
     """Changed keys, such as ``limits`` or ``tasks.triage``.
 
-    A running node can apply changes of ``reloadable`` keys. Changes of ``restart_required`` keys take effect
-    only when the node starts again.
+    A running node can apply changes of ``reloadable`` keys; it refuses a reload that changes
+    ``restart_required`` keys.
     """
 
     reloadable: tuple[str, ...]

@@ -53,8 +53,7 @@ def schema_faults(path: Path, schema: dict[str, Any], pattern_size: float = math
     """Yields the faults of a schema: it isn't valid JSON Schema, its ``type`` isn't ``object``, or the engine
     would need too much memory or time for it.
 
-    :param pattern_size: maximum total compiled size of the schema's regular expressions, in units of 100
-    bytes.
+    :param pattern_size: maximum total compiled size of the regular expressions, in units of 100 bytes.
     """
     from jsonschema import Draft202012Validator  # lazy: only needed for extract tasks
 

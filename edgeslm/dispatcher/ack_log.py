@@ -1,10 +1,10 @@
 """The acknowledgement log: answered requests whose acknowledgement waits for an earlier request.
 
-Acknowledgements go out in the order of receipt (MQTT-4.6.0-2), so one request on a slow node may hold back a
-whole window of answered requests. If the dispatcher ends while acknowledgements wait, the broker delivers the
-answered requests again to the next dispatcher. Without this log, clients would then get each result twice.
-The log is a memory-mapped file, which survives a kill, and is published to the standby. After a power cut,
-results may be sent twice, but no request is lost.
+Acknowledgements go out in the order of receipt (MQTT-4.6.0-2), so one unanswered request on a slow node may
+hold back the acknowledgements of many answered requests. If the dispatcher ends while acknowledgements wait,
+the broker delivers the answered requests again to the next dispatcher. Without this log, clients would then
+get each result twice. The log is a memory-mapped file, which survives a kill, and is published to the
+standby. After a power cut, results may be sent twice, but no request is lost.
 """
 
 from __future__ import annotations
@@ -32,8 +32,8 @@ TELL_S: Final = 0.02
 
 
 def name_of(delivery: Delivery) -> bytes:
-    """A key of a message in the pool's session, equal on every machine. The key includes the Correlation
-    Data, since packet identifiers and texts may repeat."""
+    """A key that identifies a message in the pool's session and is the same on every machine. The key
+    includes the Correlation Data, since packet identifiers and texts may repeat."""
     return reader_key(delivery_key(0, delivery), (delivery.correlation or b"").hex())
 
 
@@ -86,13 +86,13 @@ class Answered:
             self._write(slot, key)
 
     def discard(self, key: bytes) -> None:
-        """Removes a key that now belongs to another message."""
+        """Removes a key, since a new message has the same key."""
         slot = self._slots.pop(key, None)
         if slot is not None:
             self._write(slot, bytes(KEY_BYTES))
 
     def clear(self) -> None:
-        """Removes all keys, since the broker has a new session."""
+        """Removes all keys. In a new session, the broker doesn't deliver the answered requests again."""
         for key in list(self._slots):
             self.discard(key)
 
@@ -103,10 +103,10 @@ class Answered:
 
 @dataclass(slots=True)
 class PoolAcks:
-    """Acknowledges requests in the session with clients, and answers in the session with nodes.
+    """Acknowledges clients' requests in the pool's session, and nodes' answers in the session with the nodes.
 
-    Acknowledgements that must wait are recorded in the log and, while this dispatcher ``leads``, published to
-    the standby.
+    Acknowledgements that must wait for an earlier message are recorded in the log and, while this dispatcher
+    ``leads``, published to the standby.
     """
 
     pool: BusClient
@@ -131,14 +131,14 @@ class PoolAcks:
         self._untold.append(name)
 
     def is_answered(self, delivery: Delivery) -> bool:
-        """Whether this is a redelivery of an answered request."""
+        """Whether ``delivery`` is a redelivered request that was answered before."""
         if not delivery.dup:
             self.answered.discard(name_of(delivery))
             return False
         return name_of(delivery) in self.answered
 
     def forget(self) -> None:
-        """Clears the log, also at the standby, since the broker has a new session."""
+        """Clears the log, here and at the standby, since the broker has lost the session."""
         self.answered.clear()
         self.pool.publish(OutgoingMessage(self.topics.answered, b"", 0))
 

@@ -1,9 +1,9 @@
 """The active dispatcher: receives the pool's requests in one MQTT session, and the nodes' answers in another
 session.
 
-In a single session, a full window of unacknowledged requests would block their own answers, since
-acknowledgements go out in the order of receipt. A request and its answer are acknowledged after the result is
-published, so that after a crash the next dispatcher gets both again.
+In a single session, requests that wait for an answer could use up the Receive Maximum, so that the broker
+couldn't deliver the answers. A request and the node's answer are acknowledged after the result is published.
+After a crash, the broker therefore delivers both to the next dispatcher.
 """
 
 from __future__ import annotations
@@ -46,8 +46,8 @@ CONNECT_S: Final = 10.0
 
 
 class ActiveDispatcher:
-    """One term as leader. A term begins when this dispatcher takes the pool's session and ends when the
-    dispatcher loses the session or stops. ``boot_id`` identifies the term."""
+    """One term in which this dispatcher leads the pool. A term begins when this dispatcher takes the pool's
+    session and ends when the dispatcher loses the session or stops. ``boot_id`` identifies the term."""
 
     def __init__(
         self,
@@ -97,7 +97,8 @@ class ActiveDispatcher:
         self.presence = Presence(self.pool, self._clients, boot_id, self)
 
     async def run(self, stop: asyncio.Event) -> bool:
-        """Works until ``stop`` is set (returns True) or another dispatcher has taken over (False).
+        """Leads the pool until ``stop`` is set (returns True) or another dispatcher has taken over (returns
+        False).
 
         :raises BrokerError: the broker refuses the connection for good.
         """

@@ -24,10 +24,10 @@ from edgeslm.telemetry.health import Meter
 log = logging.getLogger("edgeslm.dispatcher")
 
 RETURN_S: Final = 1.0
-"""Seconds that a redelivered request waits for an answer that may be on its way already."""
+"""Seconds before a redelivered request is forwarded again, since a node's answer to it may arrive first."""
 OWN_KEPT: Final = frozenset({"cancelled", "poisoned"})
-"""Codes of the dispatcher's own errors that are journaled. After other errors of the dispatcher, a repeated
-request runs again, since nodes join and leave."""
+"""Error codes of the dispatcher itself whose results are stored in the journal. After other errors of the
+dispatcher, a repeated request runs again, since other nodes may have joined the pool."""
 
 
 class PoolBackend:
@@ -112,9 +112,9 @@ def _identity(request: Request, held: InFlight, key: bytes | None) -> bytes:
 
 
 def as_the_pools(request: Request, result: Result, payload: bytes, now: float) -> tuple[Result, bytes]:
-    """Turns a node's result into the pool's result. ``payload`` is the node's encoded result; fields that
-    only newer nodes have are kept. The time of waiting for the node and of transmission counts as queue
-    time."""
+    """Turns a node's result into the pool's result. ``payload`` is the node's encoded result; its fields that
+    this version doesn't know are kept. The time in which the request waited for the node or was transmitted
+    counts as queue time."""
     timings = dict(result.timings_ms)
     if "total" in timings:
         total = (now - request.received_at) * 1000

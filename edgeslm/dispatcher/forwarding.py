@@ -27,7 +27,7 @@ MOST_ENDS: Final = 3
 REFUSED_S: Final = 5.0
 """Seconds until a node that refused a request may get the same request again."""
 LONGEST_PAUSE_S: Final = 5.0
-"""Longest pause before a busy node gets requests again."""
+"""Maximum number of seconds before a busy node gets requests again."""
 SILENT_S: Final = 10.0
 """Seconds for which a stuck node gets no requests; after that, the node gets one request as a probe."""
 CANCEL_S: Final = 5.0
@@ -36,13 +36,14 @@ SETTLE_S: Final = 5.0
 """Seconds after connecting within which all retained messages of nodes are expected to arrive."""
 RETRY_MS: Final = 2000
 LEAD_S: Final = 0.05
-"""A node gets more than two requests at a time only while its queued work takes less than this time."""
+"""A node that has two requests or more gets another one only if its queued work takes less than this number
+of seconds."""
 LEAST_LEFT: Final = 0.1
-"""Fraction of a request's expected time that counts as remaining when the request is overdue, so that a late
-node doesn't look idle."""
+"""Minimum fraction of a running request's expected time that counts as remaining, so that a node doesn't look
+idle when its request takes longer than expected."""
 HEALTH_S: Final = 45.0
-"""Seconds over which the queue length in a node's last health message loses its weight. Nodes publish health
-messages every 30 s."""
+"""Seconds after which the queue length in a node's last health message is ignored; its weight decreases until
+then. Nodes publish health messages every 30 s."""
 
 ELSEWHERE = frozenset({"unknown_task", "model_unavailable", "no_memory", "internal"})
 """Error codes after which another node is tried."""
@@ -57,8 +58,8 @@ class Nodes(Protocol):
 
 
 class Forwarder:
-    """Forwards requests, at most ``window`` at a time to one node. In names, an order is a
-    :class:`ForwardedRequest`."""
+    """Forwards requests to nodes. A node has at most ``window`` requests at a time. Names in the code call a
+    :class:`ForwardedRequest` an order."""
 
     def __init__(
         self,
@@ -77,8 +78,8 @@ class Forwarder:
         self._pauses: dict[str, float] = {}
         self._silent: dict[str, float] = {}
         self._others: dict[str, tuple[int, float]] = {}
-        """Node -> number of requests of other clients in its last health message, and the time when the
-        message arrived."""
+        """Node -> number of requests that the node has from other clients, according to its last health
+        message, and the time when the message arrived."""
         self._count = 0
         self._has_settled = False
         self.waiting = DispatchQueue()
@@ -101,7 +102,8 @@ class Forwarder:
         self.pump()
 
     def repeat(self) -> None:
-        """Sends every forwarded request again, since requests may be lost; nodes deduplicate them."""
+        """Sends every unanswered request to its nodes again, since the broker may have lost the request or
+        its answer; nodes deduplicate requests."""
         for node, load in self._loads.items():
             for order in load:
                 self._nodes.forward(order, node)
@@ -115,7 +117,7 @@ class Forwarder:
 
     @property
     def in_flight(self) -> int:
-        """Number of requests at nodes."""
+        """Number of requests that were sent to nodes and aren't answered yet."""
         return len({id(order) for load in self._loads.values() for order in load})
 
     def load(self, node: str) -> int:
@@ -160,8 +162,8 @@ class Forwarder:
     def answer(
         self, node: str, correlation: bytes, result: Result, payload: bytes
     ) -> ForwardedRequest | None:
-        """Handles a node's result. :return: the request of the result; None if the request is unknown or
-        another node has answered it before."""
+        """Handles a node's result. :return: the request that the result belongs to; None if the request is
+        unknown, or another node has answered it already."""
         now = self._clock()
         self._silent.pop(node, None)
         order = self._orders.get(correlation)
@@ -234,7 +236,8 @@ class Forwarder:
 
     def refuse_stranded(self) -> None:
         """Refuses queued requests whose task no online node serves. Call it when such requests hold back too
-        many acknowledgements, since a full window of unacknowledged requests blocks all others."""
+        many acknowledgements: once unacknowledged requests use up the Receive Maximum, the broker delivers no
+        other requests."""
         if self._clock() - self.connected_at <= SETTLE_S:
             return
         for order in list(self.waiting):
@@ -244,7 +247,7 @@ class Forwarder:
                 self._give_up(order, Busy(why, retry_after_ms=RETRY_MS))
 
     def tick(self) -> None:
-        """Handles timeouts and pauses that have ended."""
+        """Handles requests that have timed out, stuck nodes, and pauses that are over."""
         now = self._clock()
         self._has_settled = now - self.connected_at > SETTLE_S and bool(self._members.known)
         for order in list(self._orders.values()):
@@ -261,7 +264,8 @@ class Forwarder:
     # Ends of orders
 
     def _check_limits(self, order: ForwardedRequest, now: float) -> None:
-        """Ends a request that has expired or timed out."""
+        """Ends a request that has expired or timed out, whose cancellation no node has confirmed in time, or
+        whose task no member serves."""
         expires_at = order.request.expires_at
         if expires_at is not None and now >= expires_at:
             self._give_up(order, Expired("The time in which its sender wanted it has passed."))
@@ -380,7 +384,8 @@ class Forwarder:
 
     @staticmethod
     def _nearest(ready: list[ForwardedRequest], position: int, node: str) -> ForwardedRequest | None:
-        """The request at ``position``, or else the nearest request in the queue that may go to the node."""
+        """The request at ``position`` in the queue ``ready`` or, if it can't go to the node, the nearest
+        request that can."""
         for order in [*ready[position:], *reversed(ready[:position])]:
             if node not in order.at and node not in order.refusals:
                 return order

@@ -1,8 +1,9 @@
 """The lease: leader election among the dispatchers of a pool, by a retained message.
 
 Clocks of machines differ, so the standby measures by its own clock how long ago it last received the lease.
-The time of a retained lease counts from its arrival, however old the message is. The broker decides in the
-end: the pool has one session, and the last dispatcher to connect owns it. Pure.
+The duration of a retained lease counts from its arrival, even if the broker has stored it for a long time. If
+two dispatchers believe that they lead, the broker decides: the pool has one session, and the last dispatcher
+to connect owns it. Pure.
 """
 
 from __future__ import annotations
@@ -18,7 +19,8 @@ LONGEST_S = 3600.0
 QUIET_S = 1.5
 """Seconds without a message after which the broker is assumed to have no retained lease."""
 FORGOTTEN_S = 15.0
-"""Longest time that the leader gets to publish its lease again after the broker has lost it."""
+"""Maximum number of seconds that the leader gets to publish its lease again after the broker has lost the
+lease."""
 RETURN_S = 2.0
 """Seconds that the leader gets to reconnect after its connection broke; reconnecting after a reset takes one
 second."""
@@ -26,8 +28,8 @@ second."""
 
 @dataclass(frozen=True, slots=True)
 class Word:
-    """A lease message: the id of the leader's term (None if the lease is free), the name of its dispatcher,
-    and the seconds until the lease expires."""
+    """A lease message: the id of the leader's term (None if the lease is free), the name of the leading
+    dispatcher, and the seconds until the lease expires."""
 
     holder: str | None
     name: str
@@ -55,8 +57,9 @@ def parse_lease(payload: bytes) -> Word | None:
 
 
 class Lease:
-    """The lease as a standby sees it. ``name`` is the name of this dispatcher. With ``is_first``, this
-    dispatcher hasn't led since its start: a lease in its name is from an earlier run and counts as free."""
+    """The lease as a standby sees it. ``name`` is the name of this dispatcher. ``is_first`` means that this
+    dispatcher hasn't led since its start. A lease with its name is then from an earlier run and counts as
+    free."""
 
     def __init__(self, name: str, *, is_first: bool) -> None:
         self._name = name

@@ -15,8 +15,8 @@ from edgeslm.protocol.strict_json import decode_text, parse_json
 from edgeslm.protocol.versions import PROTOCOL_VERSION, is_spoken
 
 MOST_NODES = 20_000
-"""Limit of known nodes, including nodes of other pools, so that faked nodes can't fill the memory. A node
-takes about half a kilobyte."""
+"""Maximum number of known nodes, including nodes of other pools, so that faked nodes can't fill the memory. A
+node takes about half a kilobyte of memory."""
 MOST_MEMBERS = 1000
 MOST_PROBLEMS = 20
 STATE_CHARACTERS = 16
@@ -37,9 +37,10 @@ class Offer:
 
 @dataclass(slots=True)
 class Node:
-    """What is known of a node. ``offers`` are the tasks that a member serves. ``why_not`` is the reason why a
-    node that names the pool isn't a member. ``wrong`` has the reason for each task of a member that is left
-    out. ``busy`` counts queued and running requests in the node's last health message."""
+    """What is known of a node. ``offers`` are the tasks that it serves for the pool. ``why_not`` is the
+    reason why the node isn't a member although its info message names the pool. ``wrong`` maps tasks that the
+    node doesn't get from the pool to the reason. ``busy`` is the number of queued and running requests in the
+    node's last health message."""
 
     state: str = "unknown"
     offers: dict[str, Offer] = field(default_factory=dict)
@@ -49,8 +50,8 @@ class Node:
 
 
 class Members:
-    """The members of the pool ``pool``. ``wanted`` has the pool's tasks and what each task requires of a
-    node; with None, the pool has all tasks of its members."""
+    """The members of the pool ``pool``. ``wanted`` maps each task of the pool to the requirements for nodes;
+    if it is None, the pool has all tasks that its members offer."""
 
     def __init__(self, pool: str, wanted: Mapping[str, Wanted] | None) -> None:
         self._pool = pool
@@ -107,7 +108,7 @@ class Members:
 
     @property
     def tasks(self) -> dict[str, Offer]:
-        """Every offered task, with the offer of the first member by name."""
+        """Every offered task, with the offer of the member whose name comes first in the alphabet."""
         found: dict[str, Offer] = {}
         for _, node in sorted(self._ours.items()):
             for task, offer in node.offers.items():
@@ -130,7 +131,8 @@ class Members:
 
     @property
     def problems(self) -> list[str]:
-        """Sentences that say why nodes that name the pool, or tasks of members, are left out."""
+        """Messages about nodes that name the pool but can't be members, and about tasks that a member doesn't
+        get."""
         found = []
         for name, node in sorted(self._ours.items()):
             if node.why_not:

@@ -26,11 +26,12 @@ from edgeslm.telemetry.health import Meter
 log = logging.getLogger("edgeslm.dispatcher")
 
 EARLY_S: Final = 2.0
-"""Seconds after the first connect during which an answer waits for its request. The time is short, since the
-missing acknowledgement of the answer holds back later answers."""
+"""Seconds after the first connect during which an answer to an unknown request is kept, since the broker may
+deliver the request later. The time is short, since an unacknowledged answer holds back the acknowledgements
+of later answers."""
 MOST_EARLY: Final = 1000
 ANSWERS: Final = 1000
-"""Limit of unacknowledged answers of nodes."""
+"""Maximum number of unacknowledged answers of nodes."""
 WITHDRAW_EXPIRY_S: Final = 600
 ANSWER_BYTES: Final = 4 * 1024 * 1024
 """Size limit of a node's message, in bytes."""

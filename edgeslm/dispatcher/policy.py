@@ -1,10 +1,11 @@
-"""The load-balancing policy: a request goes to the node that will finish it first, busy nodes included.
+"""The load-balancing policy: a request goes to the node that will finish it first, even if that node is still
+busy.
 
 A slow node gets a request only if the faster nodes, with their queues, would finish it later (the slow-server
-problem; Lin and Kumar, IEEE Transactions on Automatic Control, 1984). If the faster nodes will finish
-``position`` queued requests before the slow node finishes one, the slow node gets the request that follows
-them in the queue. With this policy, no queued request is delayed, and no node is idle while it could finish a
-request first. Pure.
+problem; Lin and Kumar, IEEE Transactions on Automatic Control, 1984). If the faster nodes will finish the
+first ``position`` requests in the queue before the slow node would finish one, the slow node gets the next
+request in the queue. With this policy, a slow node delays no request, and no node is idle while it could
+finish a request first. Pure.
 """
 
 from __future__ import annotations
@@ -17,7 +18,8 @@ from dataclasses import dataclass
 @dataclass(frozen=True, slots=True)
 class Candidate:
     """A node that serves the task. ``ready_s`` are the seconds until the node's queue is empty. ``service_s``
-    are the seconds per request; if unknown (None), the node gets a request at once to measure it."""
+    are the seconds that the node needs per request; if they are unknown (None), the node gets a request at
+    once, so that they can be measured."""
 
     node: str
     ready_s: float
@@ -30,8 +32,8 @@ class Candidate:
 
 
 def choose(waiting: int, candidates: Sequence[Candidate]) -> tuple[int, Candidate] | None:
-    """The position of a request among the ``waiting`` requests, and the node that gets it; None if all
-    requests should wait."""
+    """The position in the queue of the request to send next, and the node that gets it; None if all
+    ``waiting`` requests should wait."""
     free = [one for one in candidates if one.has_room]
     if not waiting or not free:
         return None

@@ -21,7 +21,7 @@ Answer = tuple[Result, bytes | None]
 @dataclass(slots=True)
 class Sending:
     """A request that was sent to a node. ``patience_at`` is the time from which the request counts as
-    overdue; ``service_s`` is its expected time."""
+    overdue; ``service_s`` are the seconds that the node is expected to need for it."""
 
     sent_at: float
     patience_at: float
@@ -30,12 +30,12 @@ class Sending:
 
 @dataclass(slots=True, eq=False)
 class ForwardedRequest:
-    """A request with its state in the dispatcher, called an order in names.
+    """A request with its state in the dispatcher. Names in the code call it an order.
 
     ``identity`` identifies the request to nodes and stays the same after a restart; ``key`` is its journal
     key. ``ends`` counts the nodes that crashed while they had the request. ``at`` are the nodes that have the
-    request; ``left_at`` are lost nodes that may still have it. ``refusals`` maps nodes that can't run the
-    request to the time of the next attempt. ``not_before`` is the earliest time to send the request.
+    request; ``left_at`` are nodes that went offline but may still have it. ``refusals`` maps nodes that can't
+    run the request to the time of the next attempt. ``not_before`` is the earliest time to send the request.
     """
 
     request: Request
@@ -60,8 +60,9 @@ class ForwardedRequest:
 
     @property
     def correlation(self) -> bytes:
-        """Correlation Data for nodes. ``variant`` changes the Correlation Data, for a node that has already
-        cancelled the request."""
+        """Correlation Data with which the request is sent to nodes. Another ``variant`` gives other
+        Correlation Data, since a node that has cancelled the request wouldn't run it with the old Correlation
+        Data."""
         return reader_key(self.identity, f"again {self.variant}") if self.variant else self.identity
 
     @property

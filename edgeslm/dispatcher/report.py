@@ -14,7 +14,7 @@ from edgeslm.protocol.codec import PROTOCOL_VERSION
 from edgeslm.telemetry.health import memory_bytes
 
 TOLD = ("kind", "options", "result_schema")
-"""Keys of a task in a node's info message that the pool's info message repeats."""
+"""Keys of a task that the pool's info message copies from a node's info message."""
 
 
 def describe(settings: DispatcherSettings, members: Members, boot_id: str) -> dict[str, Any]:

@@ -21,7 +21,7 @@ from edgeslm.protocol.topic_filters import DEFAULT_PREFIX
 
 LEAST_KEYS = "pool and broker"
 PAUSES_S = (0.5, 5.0)
-"""First and longest pause between reconnects."""
+"""First and longest pause between attempts to reconnect, in seconds."""
 
 
 def _own_name() -> str:
@@ -36,7 +36,7 @@ def _digest(value: str) -> str:
 
 
 class Wanted(Section):
-    """What a node must have to get a task's requests."""
+    """Requirements that a node must meet to get the requests of a task."""
 
     kind: Kind | None = Field(default=None, description="Kind that the task must be of at a node")
     model: Annotated[str, AfterValidator(_digest)] | None = Field(
@@ -46,7 +46,8 @@ class Wanted(Section):
 
 
 class DispatchLimits(Limits):
-    """Limits of the dispatcher: the same limits as a node has, and the window per node."""
+    """Limits of the dispatcher: the same limits as a node has, and the maximum number of requests per
+    node."""
 
     node_queue: int = Field(
         default=4, ge=1, le=256, description="Requests given to one node at a time; the others wait here"
@@ -136,7 +137,8 @@ def settings_schema() -> dict[str, Any]:
 
 
 def _validate(read: YamlDocument, folder: Path | None) -> DispatcherSettings | None:
-    """The settings; None after appending errors to ``read.problems``."""
+    """Validates the settings. If they are invalid, appends the errors to ``read.problems`` and returns
+    None."""
     try:
         return DispatcherSettings.model_validate_json(json.dumps(read.data), context={"folder": folder})
     except ValidationError as error:

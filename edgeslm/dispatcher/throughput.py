@@ -33,7 +33,8 @@ class Throughput:
         self._known: dict[tuple[str, str], _Speed] = {}
 
     def learn(self, node: str, task: str, *, service_s: float, answer_s: float, now: float) -> None:
-        """``service_s``: the node's computing time; ``answer_s``: total time until its answer."""
+        """Adds a measurement: the node computed for ``service_s`` seconds, and its answer arrived
+        ``answer_s`` seconds after the request was sent."""
         known = self._known.get((node, task))
         if known is None or now - known.at > MEMORY_S:
             self._known[node, task] = _Speed(service_s, answer_s, answer_s / 2, now)
@@ -44,8 +45,8 @@ class Throughput:
         known.at = now
 
     def forget(self, node: str) -> None:
-        """Discards a node's measurements, since after a restart the node may have another model or
-        machine."""
+        """Discards a node's measurements, since after a restart the node may have another model or run on
+        another machine."""
         for key in [key for key in self._known if key[0] == node]:
             del self._known[key]
 
@@ -55,7 +56,8 @@ class Throughput:
         return None if known is None or now - known.at > MEMORY_S else max(known.service_s, 1e-4)
 
     def patience_s(self, node: str, task: str, expected_s: float) -> float:
-        """Seconds without an answer after which a node with ``expected_s`` of work counts as stuck."""
+        """Seconds without an answer after which a node counts as stuck, if its work is expected to take
+        ``expected_s`` seconds."""
         known = self._known.get((node, task))
         if known is None:
             return FIRST_PATIENCE_S

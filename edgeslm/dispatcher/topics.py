@@ -51,7 +51,7 @@ class PoolTopics:
         return Topics(name, self.prefix)
 
     def node_filter(self, kind: str) -> str:
-        """Filter of all nodes' messages of one of :data:`KINDS`."""
+        """Topic filter for the messages of all nodes of one kind, such as ``health``."""
         return f"{base_topic(self.prefix, '+')}/{kind}"
 
     def reply(self, task: str, node: str) -> str:
@@ -76,7 +76,8 @@ class PoolTopics:
         return Reply(task, node, is_piece) if is_piece or rest == ["", ""] else None
 
     def read_word(self, topic: str) -> tuple[str, str] | None:
-        """Node and kind of a topic that matches :meth:`node_filter`; None for another topic."""
+        """The node and the kind of message in a topic that matches :meth:`node_filter`; None for any other
+        topic."""
         head = base_topic(self.prefix, "")
         node, _, kind = topic[len(head) :].partition("/")
         said = topic.startswith(head) and kind in KINDS and _NODE.fullmatch(node)

@@ -36,17 +36,18 @@ retained health message."""
 
 class AdministeredNode(Protocol):
     config: Config
-    """The configuration in the file. The node may run bundles of the update store instead of the bundles in
-    the configuration."""
+    """The configuration as read from the file. The node may run bundles of the update store instead of the
+    bundles that the file names."""
 
     def take_up(self, config: Config) -> None:
-        """Switches to ``config``, whose models are loaded already."""
+        """Switches to ``config``. The caller has already loaded its models."""
 
     def request_stop(self) -> None: ...
 
 
 class Admin(Extension):
-    """Administration commands. ``path`` is the configuration file; with None, the node can't reload."""
+    """Administration commands. ``path`` is the configuration file; if it is None, the node can't reload its
+    configuration."""
 
     def __init__(
         self,

@@ -1,5 +1,5 @@
-"""The attempt log: marks a request in the journal while it is computed, and counts crashes. A request at the
-retry limit is a poison message."""
+"""The attempt log: marks a request in the journal while it runs, and counts the crashes during the request in
+points. A request that has reached the retry limit is a poison message."""
 
 from __future__ import annotations
 
@@ -8,17 +8,18 @@ from edgeslm.messages import Result, Turn
 from edgeslm.storage.journal import LOST_NODE, Journal, JournalEntry
 
 LOST_ENGINE = 1
-"""Points for a crash of the engine; a crash of the node or a hung engine counts ``LOST_NODE`` points."""
+"""Points that a request gets for a crash of the engine. For a crash of the node or a hung engine, the request
+gets ``LOST_NODE`` points."""
 MOST_LOST = 2 * LOST_NODE
-"""Retry limit in points: for example two crashes of the node, or one crash of the node and two of the
-engine."""
+"""Points at which a request isn't retried any more: for example after two crashes of the node, or one crash
+of the node and two of the engine."""
 TRANSIENT = frozenset({"busy", "expired", "internal", "model_unavailable", "no_memory"})
 """Error codes that a retry may fix; results with such a code are not stored in the journal."""
 FULL_DISK_RETRY_MS = 5000
 
 
 class AttemptLog(Turn):
-    """The attempts at one request; ``lost`` is the number of points so far.
+    """The attempts to answer one request; ``lost`` is the number of points that the request has.
 
     :param key: the request's journal key; with None, nothing is recorded.
     :param known: the journal entry of the request, if any.
@@ -70,7 +71,8 @@ class AttemptLog(Turn):
             self.withdraw()
 
     def withdraw(self) -> None:
-        """Takes back the points of this attempt, after a cancellation by the node or a transient error."""
+        """Takes back the points that the request got in this attempt, since the node cancelled the request or
+        the error was transient."""
         if self.key is not None and self.lost > self._before:
             self._journal.finish(self.key, self._before, None)
         else:

@@ -35,7 +35,8 @@ class Observers:
 
 @dataclass(slots=True)
 class NodeBackend:
-    """Answers with ``service``; keeps texts of requests so that ``corrections`` can refer to them."""
+    """Answers requests with the engines of ``service``. ``corrections`` gets the text of each request, since
+    a later correction may give only the request's id."""
 
     service: Service
     publisher: Publisher
@@ -48,8 +49,8 @@ class NodeBackend:
     async def answer(
         self, request: Request, attempt: AttemptLog, held: InFlight | None = None
     ) -> tuple[Result, bytes]:
-        """The result and its encoded payload. A request is refused as ``busy`` if its message ``held`` has a
-        ``refusal``; routes pass no ``held``."""
+        """The result and its encoded payload. ``held`` is the request's message; if it has a ``refusal``, the
+        result is the error ``busy``. Routes pass no ``held``."""
         feed, result = self.observers.feed, None
         onlooker = feed.watch(request) if feed is not None else None
         if onlooker is not None:

@@ -27,8 +27,8 @@ MOST_RUNNING: Final = 4
 
 
 class ControlApi(Extension):
-    """``handlers`` maps command names to functions; only commands whose first topic level is in ``allowed``
-    are served."""
+    """``handlers`` maps command names to functions. A command is served only if the first level of its name,
+    such as ``models`` in ``models/activate``, is in ``allowed``."""
 
     def __init__(
         self,

@@ -99,7 +99,8 @@ def make_service(config: Config, make_process: MakeProcess | None = None) -> Ser
 
 
 def _begin_start(store: Store) -> list[str]:
-    """:return: models rolled back because the node crashed at every start with their new bundle."""
+    """:return: names of the models that were rolled back, since the node crashed at every start with their
+    new bundle."""
     store.clear()
     try:
         return store.begin_start()

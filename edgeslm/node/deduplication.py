@@ -16,7 +16,8 @@ from edgeslm.storage.journal import Journal, JournalEntry, request_key
 
 
 def journal_key(request: Request, held: InFlight, task: str, topics: Topics) -> bytes | None:
-    """The journal key of a request and its repeats; None if the request can't be deduplicated."""
+    """The key of a request in the journal, which its repeats share; None if the request can't be
+    deduplicated."""
     if not request.named:
         return held.key
     name = request.correlation

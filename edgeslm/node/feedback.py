@@ -26,11 +26,11 @@ log = logging.getLogger("edgeslm.node")
 REMEMBERED = 256
 """Number of requests whose text is kept for corrections by request id."""
 MOST_WAITING = 64
-"""Limit of corrections that wait to be written. Corrections at QoS 0, which has no flow control, are dropped
-beyond this limit."""
+"""Maximum number of corrections that wait to be written to disk. Further corrections are dropped if they come
+at QoS 0, which has no flow control."""
 LONGEST = 4096
-"""Length of the longest text that is kept, in characters. A correction for a longer text must contain the
-text."""
+"""Maximum length of a request's text that is kept, in characters. A correction of a request with a longer
+text must contain the text."""
 
 
 class Corrections:

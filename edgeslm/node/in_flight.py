@@ -27,21 +27,22 @@ from edgeslm.telemetry.health import Meter
 log = logging.getLogger("edgeslm.node")
 
 MOST_REFUSED = 4
-"""QoS 0 requests beyond ``qos0_queue`` are answered ``busy``. QoS 0 requests beyond this multiple of
-``qos0_queue`` are dropped."""
+"""Multiple of ``qos0_queue``. Once ``qos0_queue`` QoS 0 requests are in flight, further QoS 0 requests get
+the answer ``busy``; at this multiple of ``qos0_queue``, they are dropped."""
 NO_MEMORY_S = 0.5
 """Pause before a retry after a MemoryError."""
 
 
 @dataclass(slots=True, eq=False)
 class InFlight:
-    """A message that isn't acknowledged yet. ``epoch`` is the number of the message's broker session.
+    """A message that isn't acknowledged yet. ``epoch`` is the number of the broker session in which the
+    message arrived.
 
-    ``addressee`` is the node or pool and the task that a request was sent to. ``left`` counts the parts of
-    the work that still run. ``spooled`` is the message's number in the spool. ``refusal`` is the reason to
-    answer ``busy``. ``is_request`` is false for messages that get no answer. ``is_broken_off`` is true once a
-    part of the work was cancelled. ``receipt`` is a node's answer to a dispatcher, which is acknowledged
-    together with the request.
+    ``addressee`` has the topics of the node or pool that a request was sent to, and the task. ``left`` is the
+    number of coroutines that still work on the message. ``spooled`` is the message's number in the spool.
+    ``refusal`` is the reason to answer ``busy``. ``is_request`` is false for cancellations and corrections.
+    ``is_broken_off`` is true once one of the coroutines was cancelled. Only a dispatcher sets ``receipt``: it
+    is the node's answer to the request, and is acknowledged with the request.
     """
 
     delivery: Delivery
@@ -69,22 +70,23 @@ class InFlight:
 
     @property
     def key(self) -> bytes | None:
-        """Journal key of a message without id or Correlation Data; None for a QoS 0 message."""
+        """Key of the message in the journal, if the request has neither an id nor Correlation Data; None for
+        a QoS 0 message."""
         if self.name is None and not self.qos0:
             self.name = delivery_key(self.epoch, self.delivery)
         return self.name
 
 
 class Acknowledger(Protocol):
-    """Acknowledges messages to the broker and the spool, which keep them until then."""
+    """Acknowledges messages to the broker and the spool. Both keep a message until it is acknowledged."""
 
     def acknowledge(self, held: InFlight) -> None: ...
 
 
 @dataclass(slots=True)
 class Admission:
-    """The messages in flight. ``publisher`` and ``meter`` report messages whose work failed because of a
-    bug."""
+    """Keeps the messages in flight and their limits. A message that fails because of a bug is reported with
+    ``publisher`` and ``meter``."""
 
     limits: Limits
     acknowledger: Acknowledger
@@ -108,15 +110,15 @@ class Admission:
         return len(self._held) < self.limits.queue and self.bytes < self.limits.queue_bytes
 
     def is_flood(self, delivery: Delivery) -> bool:
-        """Whether to drop the message without a ``busy`` answer, since QoS 0 has no flow control, and answers
-        take memory too."""
+        """Whether to drop a QoS 0 message without a ``busy`` answer, because too many are in flight and
+        answers take memory too."""
         if delivery.qos or self.qos0 < MOST_REFUSED * self.limits.qos0_queue:
             return False
         self.meter.drop("busy")
         return True
 
     def _why_full(self, held: InFlight) -> str | None:
-        """Why a message exceeds the limits, as part of a sentence; None if there is room."""
+        """Why a message exceeds the limits, as text for an error message; None if it doesn't exceed them."""
         limits = self.limits
         if held.qos0 and self.qos0 >= limits.qos0_queue:
             return f"{self.qos0} messages of QoS 0 are waiting, which is the limit; send at QoS 1"
@@ -125,9 +127,9 @@ class Admission:
         return None
 
     def admit(self, held: InFlight, *work: Coroutine[Any, Any, None]) -> list[asyncio.Task[None]]:
-        """Adds a message and starts the parts of its work, each of which runs inside :meth:`hold`.
+        """Adds a message and starts the coroutines ``work``, each of which uses :meth:`hold`.
 
-        The parts start at once, so that no later message reaches the queue first.
+        The coroutines start at once, so that no later message reaches the queue before this message.
         """
         if held.is_request and held.spooled is None:
             held.refusal = self._why_full(held)
@@ -141,9 +143,10 @@ class Admission:
 
     @asynccontextmanager
     async def hold(self, held: InFlight) -> AsyncIterator[None]:
-        """Encloses one part of the work on a message. The message is acknowledged after the last part, even
-        if a part failed: acknowledgements go out in order, so a missing acknowledgement would block all later
-        ones."""
+        """Context of one of the coroutines that work on a message. When the last coroutine has ended, the
+        message is acknowledged, even if a coroutine failed: acknowledgements go out in order, so a missing
+        acknowledgement would block all later acknowledgements. If a coroutine was cancelled, the message
+        isn't acknowledged."""
         try:
             try:
                 yield
@@ -167,14 +170,14 @@ class Admission:
         return task
 
     async def drain(self, limit_s: float) -> int:
-        """Waits for running work. :return: tasks still running after ``limit_s``."""
+        """Waits for running work. :return: number of tasks that still run after ``limit_s`` seconds."""
         give_up_at = time.monotonic() + limit_s
         while self._tasks and (left_s := give_up_at - time.monotonic()) > 0:
             await asyncio.wait(set(self._tasks), timeout=left_s)
         return len(self._tasks)
 
     def abandon(self) -> None:
-        """Cancels all running work; its messages stay unacknowledged."""
+        """Cancels all running work; the messages in flight stay unacknowledged."""
         for task in self._tasks:
             task.cancel()
 

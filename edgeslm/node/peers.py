@@ -1,6 +1,6 @@
 """Peers: clients of other nodes at the same broker, for tasks that escalate.
 
-Each peer has one connection, which is opened for the first request to it and uses this node's login.
+The node opens one connection per peer, at the first request to the peer, and uses its own login.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ _AWAY = ("stopped", "offline")
 
 
 class Peers:
-    """Clients by node name. ``own_name`` is this node's name, part of the reply topics."""
+    """The clients, one per peer. ``own_name`` is the name of this node, which is part of the reply topics."""
 
     def __init__(
         self,

@@ -1,7 +1,8 @@
 """The pipeline: passes each incoming message to the request handler, the router or the feedback.
 
-A message is acknowledged only after the work on it, so the broker keeps it until then. When the connection
-breaks, unanswered messages are copied to the spool, since a broker that was killed may have lost them.
+A message is acknowledged when the work on it has ended or, with ``durability: spool``, when it is in the
+spool; the broker keeps it until then. Requests that aren't answered within a second, or when the connection
+breaks, are copied to the spool, since a broker that is killed may lose them.
 """
 
 from __future__ import annotations
@@ -83,7 +84,7 @@ class Pipeline:
 
     @property
     def subscriptions(self) -> list[str | Subscription]:
-        """Filters of requests, cancellations, feedback, pool and routes."""
+        """Topic filters for requests, cancellations and feedback, and those of the pool and the routes."""
         return [
             self._topics.requests_filter,
             self._topics.cancel,
@@ -109,8 +110,8 @@ class Pipeline:
         """Ignores later messages, which stay unacknowledged, so that the broker delivers them again at the
         next start.
 
-        With ``is_leaving``, requests to the pool are still served, since the broker sends them to no other
-        member.
+        With ``is_leaving``, the node still serves the pool's requests that reach it, since the broker doesn't
+        send them to another member.
         """
         self._closed, self._is_leaving = True, is_leaving and bool(self._membership.subscriptions)
         self._router.close()
@@ -160,8 +161,8 @@ class Pipeline:
     def keep(self, older_than_s: float = 0.0) -> None:
         """Copies unanswered requests older than ``older_than_s`` to the spool.
 
-        A killed broker may restart without the messages it had delivered; mosquitto does. If the node also
-        crashed, requests without a copy would be lost.
+        After a kill, a broker such as mosquitto restarts without the messages that it had delivered. If the
+        node crashes as well, requests without a copy in the spool are lost.
         """
         if self._config.journal.keep == "none":
             return
@@ -200,7 +201,7 @@ class Pipeline:
         self._feed()
 
     def _feed(self) -> None:
-        """Takes messages from the spool while the limits of messages in flight allow it."""
+        """Takes messages from the spool until a limit of the messages in flight is reached."""
         in_flight = {held.spooled for held in self._admission}
         while self._admission.has_room and (not self._closed or self._is_leaving):
             spooled = self._spool.next(self._last_spooled)

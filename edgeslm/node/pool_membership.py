@@ -20,10 +20,11 @@ log = logging.getLogger("edgeslm.node")
 
 
 class Membership:
-    """``own`` are the node's topics; ``file`` records the filters of its pools, including former pools.
+    """``own`` has the node's own topics; ``file`` records the topic filters of the node's current and former
+    pools.
 
-    The node subscribes only after :meth:`join`. If the node was killed, the broker still has the
-    subscriptions of its session.
+    The node subscribes to the pool's topics only after :meth:`join`. After a kill, however, the broker still
+    has the earlier subscriptions in the node's session.
     """
 
     def __init__(self, own: Topics, pool: Pool | None, file: Path) -> None:
@@ -47,7 +48,7 @@ class Membership:
                 self._pools.setdefault(name, Topics.of_pool(name, self._own.prefix))
 
     def take_up(self, pool: Pool | None) -> None:
-        """Switches to ``pool``; requests that came through the former pool are still served."""
+        """Switches to ``pool``; requests that were sent to the former pool are still served."""
         self._pool = pool
         self._note(pool)
         if self._is_in:
@@ -68,7 +69,8 @@ class Membership:
 
     @property
     def subscriptions(self) -> list[Subscription]:
-        """Shared subscriptions to requests, and the cancel topic that every member reads."""
+        """The shared subscriptions to the pool's requests, and the subscription to the pool's cancel topic,
+        which isn't shared: every member reads it."""
         return [Subscription(one) for one in self._filters] if self._is_in else []
 
     @property
@@ -82,7 +84,7 @@ class Membership:
 
     @property
     def left_over(self) -> list[str]:
-        """Filters of former pools and tasks that the broker's session may still have."""
+        """Topic filters of former pools and tasks to which the node's session may still be subscribed."""
         wanted = [] if self._has_left else self._filters
         return [one for filters in self._recorded.values() for one in filters if one not in wanted]
 
@@ -105,7 +107,8 @@ class Membership:
 
     @property
     def _filters(self) -> list[str]:
-        """One filter per task, since members may serve different tasks."""
+        """The pool's topic filters: one per task, since members may serve different tasks, and the cancel
+        topic."""
         pool = self._pool
         if pool is None or pool.by != "share":
             return []
@@ -117,8 +120,8 @@ class Membership:
             self._pools.setdefault(pool.name, Topics.of_pool(pool.name, self._own.prefix))
 
     def _record(self) -> None:
-        """Writes the filters to the file before the node subscribes, so that a crash in between loses no
-        filter."""
+        """Writes the filters to the file. The caller subscribes afterwards, so that the file has every
+        subscribed filter even after a crash."""
         if self._pool is None:
             return
         known = self._recorded.setdefault(self._pool.name, [])

@@ -1,7 +1,7 @@
-"""``edgeslm purge``: erases chosen messages from everything that a node stores.
+"""``edgeslm purge``: erases the messages that the user has chosen from all files in which a node stores them.
 
-Texts are in the journal (answers, spool, windows), in remembered passages and in corrections. Damaged
-journals that were set aside can't be searched and are deleted whole.
+A node stores texts of messages in the journal (answers, spool, windows), in remembered passages and in
+corrections. Damaged journals that were set aside can't be searched and are deleted whole.
 """
 
 from __future__ import annotations
@@ -33,7 +33,8 @@ def purge(
 ) -> dict[str, int]:
     """Erases messages that match ``choice``; opens and closes ``journals`` itself.
 
-    :return: number of messages, by place.
+    :return: number of matching messages for each of :data:`PLACES`; for ``damaged_files``, the number of
+    files.
     :raises EdgeslmError: a file can't be used, or a running node uses one of the journals (then nothing has
         been erased).
     """

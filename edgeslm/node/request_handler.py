@@ -34,7 +34,8 @@ log = logging.getLogger("edgeslm.node")
 
 
 class Backend(Protocol):
-    """Computes answers. :meth:`accept` is called for each valid request, :meth:`note` for each outcome.
+    """Computes answers. :meth:`accept` is called for each valid request, and :meth:`note` when a request was
+    rejected, repeated or answered.
 
     :meth:`answer` also encodes the result, counts it, and journals it unless the error is transient.
     """
@@ -49,7 +50,8 @@ class Backend(Protocol):
 
 @dataclass(slots=True)
 class RequestHandler:
-    """``replies`` are filters of the allowed reply topics. ``packet_bytes`` is the limit of a payload."""
+    """``replies`` are topic filters: a request's reply topic must match one of them. ``packet_bytes`` is the
+    maximum size of a request, in bytes."""
 
     backend: Backend
     admission: Admission
@@ -63,7 +65,7 @@ class RequestHandler:
 
     async def handle(self, held: InFlight, topics: Topics, task: str) -> None:
         """Handles a request, from parsing to acknowledgement. Returns when the broker has acknowledged the
-        result, or the result was given up."""
+        result or the result can't be sent."""
         held.addressee = topics, task
         async with self.admission.hold(held):
             delivery = held.delivery
@@ -108,8 +110,8 @@ class RequestHandler:
                 await self.publisher.send(request, result, payload)
 
     async def cancel(self, held: InFlight, pool: str | None) -> None:
-        """Cancels a request. Runs as a task, so that a request that arrived just before has reached the
-        scheduler."""
+        """Cancels a request. Runs as an asyncio task, as :meth:`handle` does, so that a request that arrived
+        just before the cancellation reaches the scheduler first."""
         async with self.admission.hold(held):
             delivery = held.delivery
             try:

@@ -1,7 +1,7 @@
 """Ingest: stores messages of routes as searchable documents of a collection.
 
-A message is acknowledged once it is stored on disk. A full disk must not block later messages: after the last
-retry a message is given up and counted.
+A message is acknowledged once it is stored on disk. A full disk must not block later messages: if the last
+retry fails, the message is dropped and counted.
 """
 
 from __future__ import annotations
@@ -24,14 +24,14 @@ from edgeslm.telemetry.health import Meter
 log = logging.getLogger("edgeslm.node")
 
 LONGEST_ID = 64
-"""Maximum number of characters of a message's own id in the source of its document."""
+"""Maximum number of characters of a message's id that become part of the document's source."""
 PAUSES_S = (0.5, 2.0, 5.0, 15.0)
 
 
 @dataclass(slots=True)
 class Ingest:
-    """``service`` has the collections; ``meter`` counts messages that are given up. ``pauses_s`` are the
-    pauses between retries."""
+    """``service`` has the collections; ``meter`` counts dropped messages. ``pauses_s`` are the pauses between
+    retries."""
 
     service: Service
     meter: Meter
@@ -40,7 +40,7 @@ class Ingest:
     async def keep(
         self, route: Route, delivery: Delivery, text: str, key: bytes | None, id: str | None = None
     ) -> None:
-        """Returns when the message is stored or given up. A redelivered message has the same ``key`` and is
+        """Returns when the message is stored or dropped. A redelivered message has the same ``key`` and is
         stored only once. ``id`` is the id in the message's payload, if any."""
         if route.remember is None:
             return

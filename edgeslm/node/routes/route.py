@@ -20,9 +20,10 @@ from edgeslm.messages import Result, Trace
 from edgeslm.protocol.topic_filters import matches
 
 Reason = Literal["retained", "not_text", "empty", "condition", "rate", "template", "own_topic", "poisoned"]
-"""Why a message was skipped, in the order of the names: retained copy; not UTF-8; no text; ``when`` is false;
-above ``max_rate``; a template doesn't fit the payload; the output topic belongs to the node; the message
-crashed or froze the node more than once."""
+"""Why a message was skipped: it is a retained message (``retained``), isn't UTF-8 (``not_text``) or has no
+text (``empty``); ``when`` is false (``condition``); the route has reached ``max_rate`` (``rate``); a template
+doesn't fit the payload (``template``); the output topic belongs to the node (``own_topic``); or the message
+crashed or froze the node more than once (``poisoned``)."""
 
 REMEMBERED_TOPICS = 1_000
 """Number of output topics whose last result is kept for ``on_change``; the least recently used topic is
@@ -34,8 +35,8 @@ LONGEST_ID = 256
 
 @dataclass(frozen=True, slots=True)
 class Skip:
-    """A message that is ignored. ``sentence`` may quote a topic or the name of a field, but never the
-    message."""
+    """A message that is ignored. ``sentence`` may quote a topic or the name of a field, but never the text of
+    the message."""
 
     reason: Reason
     sentence: str
@@ -44,7 +45,7 @@ class Skip:
 @dataclass(frozen=True, slots=True)
 class RouteWork:
     """A message for a task, and how to publish the result; without a task, the message is only ingested.
-    ``id`` is the id in the payload, if any. ``trace`` is the trace that the result continues."""
+    ``id`` is the id in the payload, if any. ``trace`` is the trace context that is sent with the result."""
 
     task: str | None
     input: str
@@ -104,7 +105,7 @@ class RouteReader:
         return replace(self.work_on(topic), input=read, id=_id_of(scope.payload))
 
     def work_on(self, topic: str) -> RouteWork:
-        """Work with an empty input whose result goes to ``topic``."""
+        """A ``RouteWork`` without input, whose result is published on ``topic``."""
         return RouteWork(self.route.task, "", topic, self.route.qos, self.route.retain)
 
     def wants(self, work: RouteWork, result: Result) -> bool:

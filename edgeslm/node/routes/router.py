@@ -91,7 +91,8 @@ class Router:
         self._aggregator.close()
 
     def work_on(self, held: InFlight) -> list[Coroutine[Any, Any, None]]:
-        """The work for a message, one coroutine per route."""
+        """The coroutines that handle a message: one for each route that reads the message, and one for each
+        route whose windows it completes."""
         delivery = held.delivery
         work = [self._serve(route, held) for route in self._routes if brings(delivery, route.route.source)]
         for route in self._routes:
@@ -146,8 +147,8 @@ class Router:
                 await self._answers.answer(route, work, work.input, key, at, is_again=again, waits=waits)
 
     async def _consider(self, route: RouteReader, delivery: Delivery, key: bytes | None) -> RouteWork | Skip:
-        """Renders the route's templates, unless rendering them for this message crashed or froze the node too
-        often before."""
+        """Renders the route's templates for a message. If earlier attempts crashed or froze the node too
+        often, the message is skipped."""
         key = None if key is None else reader_key(key, "templates")
         known = self._journal.find(key) if key is not None and delivery.dup else None
         attempts = AttemptLog(self._journal, key, known)
@@ -234,7 +235,7 @@ class RouteAnswers:
 
 
 class Ticket:
-    """The place of one message, or of one window's end, in a :class:`TicketQueue`."""
+    """The place in a :class:`TicketQueue` of a message, or of an event that completes windows."""
 
     def __init__(self, before: asyncio.Future[None] | None) -> None:
         self._before = before
@@ -246,7 +247,8 @@ class Ticket:
             await asyncio.wait([self._before])
 
     def leave(self) -> None:
-        """Gives up the place. If earlier tickets haven't left yet, later tickets still wait for them."""
+        """Gives up the place in the queue. If earlier tickets haven't left yet, later tickets still wait for
+        them."""
         if self._before is None or self._before.done():
             self._open()
         else:
@@ -258,9 +260,11 @@ class Ticket:
 
 
 class TicketQueue:
-    """Keeps messages and window ends in order of arrival, even if ingest takes longer for some.
+    """Keeps messages, and events that complete windows, in the order of arrival, even if the ingest of some
+    messages takes longer.
 
-    Messages that are ready together go on together, so that one disk sync writes many of them.
+    Messages that are ready at the same time leave the queue right after each other, so that one disk sync can
+    store many of them.
     """
 
     def __init__(self) -> None:
@@ -279,8 +283,8 @@ class TicketQueue:
 def brings(delivery: Delivery, source: str) -> bool:
     """Whether a message was delivered for the filter ``source``.
 
-    A broker may send one copy of a message per matching filter, and each copy is only for the routes with its
-    filter.
+    If several filters match, a broker may send a copy of the message for each filter. A copy is then only for
+    the routes with that filter.
     """
     if not matches(source, delivery.topic):
         return False

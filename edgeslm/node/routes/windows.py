@@ -36,25 +36,27 @@ class WindowLimits:
     """Limits of open windows."""
 
     most_bytes: int = 1 << 20
-    """Limit of the messages of one window, in bytes."""
+    """Maximum total size of the messages of one window, in bytes."""
     all_bytes: int = 16 << 20
-    """Limit of the messages of all windows together, in bytes."""
+    """Maximum total size of the messages of all windows, in bytes."""
     most_open: int = 100
-    """Limit of open windows per route. Payloads can choose the output topics, so the number of windows needs
-    a limit."""
+    """Maximum number of open windows per route. A limit is needed, since payloads can choose the output
+    topics."""
     retry_s: float = 1.0
     """Pause before a failed write is retried."""
 
 
 class Digester(Protocol):
-    """Makes a digest of the messages of ``batch`` and publishes it on ``topic``."""
+    """Makes a digest of ``messages`` and publishes it on ``topic``. ``name`` is the name of the route, and
+    ``batch`` the number of the window."""
 
     async def digest(self, name: str, topic: str, messages: Mapping[str, Any], batch: int) -> None: ...
 
 
 @dataclass(slots=True)
 class _OpenWindow:
-    """A window that is being filled. ``dropped`` counts dropped messages since the start of the node."""
+    """A window that is being filled. ``dropped`` is the number of the window's messages that were dropped
+    since the start of the node."""
 
     count: int = 0
     size: int = 0
@@ -64,7 +66,7 @@ class _OpenWindow:
 
 @dataclass(slots=True)
 class WindowAggregator:
-    """``windows`` has the settings of each route's windows, by route name."""
+    """``windows`` maps the name of a route to the settings of its windows."""
 
     store: Windows
     windows: Mapping[str, Window]
@@ -188,7 +190,7 @@ class WindowAggregator:
         return False
 
     def _count_with_arrivals(self, name: WindowName) -> int:
-        """Messages of a window, including dropped messages and messages that wait to be written."""
+        """Number of messages of a window, including dropped messages and messages that wait to be written."""
         window = self._open.get(name, _OpenWindow())
         return window.count + window.dropped + sum(1 for one, _ in self._arrivals if one.window == name)
 
@@ -271,7 +273,8 @@ def _valid_text(text: str) -> str:
 
 
 def _with_ids(gathered: list[Gathered]) -> list[dict[str, str]]:
-    """The messages as an input of ``summarize``. A repeated id gets a number, as in ``id#2``."""
+    """The messages as an input of ``summarize``. If several messages have the same id, a number is added to
+    it, as in ``id#2``."""
     seen: Counter[str] = Counter()
     messages = []
     for one in gathered:
