@@ -80,9 +80,9 @@ class Client:
 
     The broker keeps the session for ``session_expiry_s`` after a broken connection, so that no result is
     lost. A request is resent until its result arrives: after each reconnect, when the node was busy, and
-    after ``repeat_after_s`` seconds without a result. This interval doubles with each retry, up to 30 s.
-    Nodes deduplicate requests. When a caller stops waiting, because of an exception, a cancelled asyncio task
-    or a timeout, the client cancels the request on the node.
+    after ``repeat_after_s`` seconds without a result. The time before the next retry doubles with each retry,
+    up to 30 s. Nodes deduplicate requests. When a caller stops waiting, because of an exception, a cancelled
+    asyncio task or a timeout, the client cancels the request on the node.
 
     Each client has its own reply topic. With ``name``, the reply topic is below
     ``<base>/res/<task>/<name>/``. If the broker has an access list (``edgeslm provision acl``), set ``name``

@@ -1,7 +1,7 @@
 """Discovery of nodes: subscribes to their retained ``state``, ``info`` and ``health``.
 
-At a hub, which is a broker that receives data from the brokers of sites, discovery finds the nodes of the
-sites and whether each site is connected. For each node, discovery keeps the last ``state``, ``info`` and
+A hub is a broker that receives data from the brokers of several sites. At a hub, discovery finds the nodes of
+the sites, and whether each site is connected. For each node, discovery keeps the last ``state``, ``info`` and
 ``health``. Nothing is published.
 """
 

@@ -17,7 +17,8 @@ from edgeslm.protocol.codec import parse_result
 from edgeslm.protocol.strict_json import decode_text, parse_json
 
 MOST_WAITING = 10_000
-"""Maximum number of messages in the queue of a subscription; further messages are dropped and counted."""
+"""Maximum number of messages in the queue of a subscription; further messages are dropped and counted in
+``missed``."""
 
 AnyInbox = TypeVar("AnyInbox", ThreadQueue, LoopQueue)
 

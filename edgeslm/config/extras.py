@@ -1,4 +1,4 @@
-"""Package extras: which extra installs a missing library, for error messages."""
+"""Package extras: finds the extra that installs a missing library, for error messages."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ EXTRAS: Mapping[str, str] = {
 
 
 def missing_extra(error: ImportError, what: str) -> str | None:
-    """A sentence that names the missing extra; None if ``error`` has another cause."""
+    """An error message that names the missing extra; None if ``error`` has another cause."""
     extra = EXTRAS.get((error.name or "").partition(".")[0])
     if not isinstance(error, ModuleNotFoundError) or extra is None:
         return None

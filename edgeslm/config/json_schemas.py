@@ -222,8 +222,8 @@ def _validator_class() -> Any:
 
 @cache
 def _schema_validator_class() -> Any:
-    """The validator class that checks schemas against the metaschema. It uses Python's ``re``, since the
-    metaschema's regular expressions can't take exponential time."""
+    """The validator class that checks schemas against the metaschema. This class uses Python's ``re``, since
+    the metaschema's regular expressions can't take exponential time."""
     return _extended({"uniqueItems": _check_unique_items})
 
 

@@ -37,7 +37,8 @@ __all__ = [
 
 _DEPTH: dict[str | int, int] = {"broker": 2, "models": 3, "tasks": 3, "knowledge": 3, "routes": 3}
 """Top-level key -> number of levels in the path of the part that is removed if it contains an invalid value,
-so that the rest of the file can be validated. Example: ``tasks.triage.labels`` has 3 levels."""
+so that the rest of the file can be validated. For example, a path such as ``tasks.triage.labels`` has 3
+levels."""
 
 
 _INSTEAD: dict[str | int, tuple[str, ...]] = {
@@ -230,7 +231,7 @@ def _section_at(path: yaml_source.Path) -> type[Section]:
 
 
 def _sections_in(annotation: Any) -> Iterator[type[Section]]:
-    """Section classes in a type such as ``Mapping[Name, Model]``."""
+    """Yields the section classes in a type, such as ``Model`` in ``Mapping[Name, Model]``."""
     if isinstance(annotation, type) and issubclass(annotation, Section):
         yield annotation
     for part in get_args(annotation):

@@ -121,7 +121,7 @@ def _ticking(values: Iterable[Any]) -> Iterator[Any]:
 
 
 def _size(value: Any) -> int:
-    """Expected work for a value, in characters; a list item takes about as long as ten characters."""
+    """Estimated work for a value, in characters; a list item takes about as long as ten characters."""
     if isinstance(value, str):
         return len(value)
     return 10 * len(value) if isinstance(value, list | tuple | dict) else 1
@@ -224,8 +224,8 @@ _INNER = {
 
 
 class _Charging(NodeTransformer):
-    """Refuses forbidden syntax nodes and makes the others charge the budget: a loop for each iteration, a
-    text for each character.
+    """Refuses forbidden syntax nodes, and makes loops charge the budget for each iteration and texts for each
+    character.
 
     Jinja2 has no hook for ``~`` and for the texts of ``{% set %}`` and ``{% filter %}`` blocks, so this class
     rewrites them as filters.

@@ -135,7 +135,7 @@ class Control(Section):
 
 
 class Updates(Section):
-    """Updates of this node's models while it runs."""
+    """Updates of this node's models while the node runs."""
 
     watch: FilePath | None = Field(
         default=None,
@@ -245,7 +245,8 @@ class Signing(Section):
         return self.require_signature or self.unsigned == "refuse"
 
     def settled(self, *, strangers: bool) -> Signing:
-        """This section, in which a missing ``unsigned`` is set to ``refuse`` if that is its default here.
+        """This section. If ``unsigned`` is missing and its default is ``refuse``, the result has ``unsigned:
+        refuse``.
 
         :param strangers: whether the node may get bundles over the network.
         """

@@ -1,4 +1,4 @@
-"""Validation across keys of a configuration whose sections are each valid.
+"""Checks that the keys of a configuration fit each other, after each section was validated on its own.
 
 Finds unknown names, keys that don't apply to a kind, invalid JSON Schemas, templates that don't compile, and
 routes that form a loop. Pure: opens no file and no connection.
@@ -47,7 +47,8 @@ matches it."""
 
 @dataclass(frozen=True, slots=True)
 class Names:
-    """All names in the file, including names of invalid entries."""
+    """The names of all models, tasks and collections in the file, including invalid models, tasks and
+    collections."""
 
     models: frozenset[str]
     tasks: frozenset[str]

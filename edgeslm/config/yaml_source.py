@@ -71,8 +71,8 @@ def key_name(path: Path) -> str:
 
 
 class _Loader(yaml.SafeLoader):
-    """PyYAML's loader without implicit types of plain scalars; a subclass, so that PyYAML's own table stays
-    unchanged."""
+    """PyYAML's loader, except that plain scalars get no implicit types. It is a subclass, so that PyYAML's
+    own table of types stays unchanged."""
 
     yaml_implicit_resolvers: dict[Any, Any] = {}  # noqa: RUF012 - PyYAML's own shape
 

@@ -26,7 +26,7 @@ log = logging.getLogger("edgeslm.dispatcher")
 RETURN_S: Final = 1.0
 """Seconds before a redelivered request is forwarded again, since a node's answer to it may arrive first."""
 OWN_KEPT: Final = frozenset({"cancelled", "poisoned"})
-"""Error codes of the dispatcher itself whose results are stored in the journal. After other errors of the
+"""Error codes of the dispatcher's own error results that the journal stores. After other errors of the
 dispatcher, a repeated request runs again, since other nodes may have joined the pool."""
 
 

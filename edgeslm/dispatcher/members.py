@@ -37,7 +37,7 @@ class Offer:
 
 @dataclass(slots=True)
 class Node:
-    """What is known of a node. ``offers`` are the tasks that it serves for the pool. ``why_not`` is the
+    """What is known of a node. ``offers`` are the tasks that the node serves for the pool. ``why_not`` is the
     reason why the node isn't a member although its info message names the pool. ``wrong`` maps tasks that the
     node doesn't get from the pool to the reason. ``busy`` is the number of queued and running requests in the
     node's last health message."""

@@ -30,7 +30,7 @@ class Sending:
 
 @dataclass(slots=True, eq=False)
 class ForwardedRequest:
-    """A request with its state in the dispatcher. Names in the code call it an order.
+    """A request with its state in the dispatcher. Names in the code call a forwarded request an order.
 
     ``identity`` identifies the request to nodes and stays the same after a restart; ``key`` is its journal
     key. ``ends`` counts the nodes that crashed while they had the request. ``at`` are the nodes that have the

@@ -137,8 +137,8 @@ def settings_schema() -> dict[str, Any]:
 
 
 def _validate(read: YamlDocument, folder: Path | None) -> DispatcherSettings | None:
-    """Validates the settings. If they are invalid, appends the errors to ``read.problems`` and returns
-    None."""
+    """Validates the settings. If the settings are invalid, appends the errors to ``read.problems`` and
+    returns None."""
     try:
         return DispatcherSettings.model_validate_json(json.dumps(read.data), context={"folder": folder})
     except ValidationError as error:

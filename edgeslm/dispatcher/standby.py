@@ -82,8 +82,9 @@ def _separate_client(settings: DispatcherSettings, client_id: str, listener: Bus
 
 
 class Standby:
-    """Waits for the lease. The standby's client id is ``client_id``, the client id of the pool's session,
-    with a suffix. The standby copies the active dispatcher's acknowledgement log to ``answered``."""
+    """Waits for the lease. ``client_id`` is the client id of the pool's session; the standby connects with
+    the same client id plus a suffix. The standby copies the active dispatcher's acknowledgement log to
+    ``answered``."""
 
     def __init__(
         self, settings: DispatcherSettings, client_id: str, answered: Answered, *, is_first: bool

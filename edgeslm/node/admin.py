@@ -40,7 +40,7 @@ class AdministeredNode(Protocol):
     bundles that the file names."""
 
     def take_up(self, config: Config) -> None:
-        """Switches to ``config``. The caller has already loaded its models."""
+        """Switches to ``config``. The caller has already loaded the models of ``config``."""
 
     def request_stop(self) -> None: ...
 

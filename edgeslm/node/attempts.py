@@ -1,5 +1,5 @@
-"""The attempt log: marks a request in the journal while it runs, and counts the crashes during the request in
-points. A request that has reached the retry limit is a poison message."""
+"""The attempt log: marks a request in the journal while it runs, and gives the request points for crashes in
+that time. A request that has reached the retry limit is a poison message."""
 
 from __future__ import annotations
 

@@ -110,7 +110,7 @@ def _begin_start(store: Store) -> list[str]:
 
 
 class Daemon:
-    """One node on the bus."""
+    """One node, with its connection to the broker."""
 
     def __init__(
         self,

@@ -29,8 +29,8 @@ MOST_WAITING = 64
 """Maximum number of corrections that wait to be written to disk. Further corrections are dropped if they come
 at QoS 0, which has no flow control."""
 LONGEST = 4096
-"""Maximum length of a request's text that is kept, in characters. A correction of a request with a longer
-text must contain the text."""
+"""Maximum number of characters of a request's text; longer texts aren't kept. A correction of a request with
+a longer text must contain the text."""
 
 
 class Corrections:

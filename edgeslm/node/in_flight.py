@@ -110,8 +110,8 @@ class Admission:
         return len(self._held) < self.limits.queue and self.bytes < self.limits.queue_bytes
 
     def is_flood(self, delivery: Delivery) -> bool:
-        """Whether to drop a QoS 0 message without a ``busy`` answer, because too many are in flight and
-        answers take memory too."""
+        """Whether to drop a QoS 0 message without a ``busy`` answer, because too many QoS 0 messages are in
+        flight and answers take memory too."""
         if delivery.qos or self.qos0 < MOST_REFUSED * self.limits.qos0_queue:
             return False
         self.meter.drop("busy")
@@ -189,7 +189,8 @@ class Admission:
             self.acknowledger.acknowledge(held)
 
     async def _give_up(self, held: InFlight, error: Exception) -> None:
-        """Reports a message dead before it is acknowledged. Retries while memory is short."""
+        """Publishes a dead letter for a message before the message is acknowledged. Retries while memory is
+        short."""
         while True:
             try:
                 await self._report(held, error)

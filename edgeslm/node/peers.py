@@ -1,6 +1,7 @@
 """Peers: clients of other nodes at the same broker, for tasks that escalate.
 
-The node opens one connection per peer, at the first request to the peer, and uses its own login.
+The node opens one connection per peer, at the first request to the peer, and always logs in to the broker
+with its own login.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""The pipeline: passes each incoming message to the request handler, the router or the feedback.
+"""The pipeline: passes each incoming message to the request handler, the router or the store of corrections.
 
 A message is acknowledged when the work on it has ended or, with ``durability: spool``, when it is in the
-spool; the broker keeps it until then. Requests that aren't answered within a second, or when the connection
+spool; the broker keeps it until then. Requests that are unanswered after a second, or when the connection
 breaks, are copied to the spool, since a broker that is killed may lose them.
 """
 
