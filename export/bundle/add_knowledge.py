@@ -1,6 +1,6 @@
 """Collections in bundles: adds document collections to a bundle, so that they are shipped and signed with it.
 
-Devices open such a collection read-only (``edgeslm.knowledge.index.database``).
+Devices open a bundle's collections read-only (``edgeslm.knowledge.index.database``).
 """
 
 from __future__ import annotations
@@ -18,10 +18,11 @@ from edgeslm.knowledge.index.database import find_collection, write_copy
 
 
 def ship(bundle: Path, collections: Sequence[Path], out: Path) -> Bundle:
-    """Writes the bundle ``out``: a copy of ``bundle`` with ``collections``, each under its file's name.
+    """Writes the bundle ``out``: a copy of ``bundle`` with ``collections``, each of which keeps its file
+    name.
 
-    The copy is unsigned and has another digest, so adapters for ``bundle`` and vectors made with it don't fit
-    the copy.
+    The copy is unsigned, and its digest differs from that of ``bundle``. So adapters for ``bundle``, and
+    vectors that ``bundle`` computed, don't fit the copy.
 
     :raises BundleError: ``bundle`` isn't a bundle or is damaged.
     :raises KnowledgeError: a collection can't be read.

@@ -21,7 +21,8 @@ from edgeslm.bundle.manifest import MANIFEST, REPORT, SIGNATURE, FileEntry, Mani
 from edgeslm.errors import ExportError
 
 UNDATED = "1970-01-01T00:00:00Z"
-"""``created`` of a bundle whose source has no date. File dates aren't used, since copying changes them."""
+"""Value of ``created`` in the manifest of a bundle whose source has no date. File dates aren't used, since
+copying changes them."""
 
 _release: ContextVar[int | None] = ContextVar("release", default=None)
 _PARTIAL = re.compile(r"\.(?P<name>.+)\.(?P<pid>\d+)\.partial")

@@ -89,8 +89,9 @@ def questions_of(options: argparse.Namespace) -> list[QuestionRow]:
 
 
 def find_base(path: Path, *named: Path | None) -> Path:
-    """Finds the base bundle of the head or adapter in ``path`` by its digest: first among ``named``, then
-    near ``path``, then in the starter's folder. A head with its own encoder is its own base.
+    """Finds the base bundle of the head or adapter in ``path`` by its digest: first among ``named``, then in
+    the two folders above ``path``, then in the default folder of the command ``starter``. A head with its own
+    encoder is its own base.
 
     :raises ExportError: no base was found. :raises BundleError: ``path`` isn't a bundle.
     """

@@ -116,8 +116,8 @@ def print_fields(fields: Mapping[str, Mapping[str, Any]]) -> None:
 
 
 def print_fidelity(measured: Sequence[Mapping[str, Any]], stated: Mapping[str, Any] | None) -> None:
-    """Prints a decoder's divergence from its float model: a row for each text, then the figures that the
-    bundle's own report states."""
+    """Prints a decoder's divergence from its float model: a row for each text, then the figures in the
+    bundle's ``report.json``."""
     rows = [_fidelity_row(", ".join(filter(None, (row["text"], row.get("engine")))), row) for row in measured]
     if stated is not None:
         rows.append(_fidelity_row(f"{stated.get('text', 'a text')}, as its report.json says", stated))

@@ -239,7 +239,7 @@ def for_fields(task: Task, rows: Sequence[FieldsRow], budget: Budget) -> Budget:
     """The budget for an extract task: only ``lora`` if no method is named and an encoder can't extract the
     fields.
 
-    :raises ExportError: recalls are given, or a method that can't extract fields.
+    :raises ExportError: ``budget`` has wanted recalls, or the method ``head``, which can't extract fields.
     """
     from edgeslm_export.evaluate.task_eval import schema_of
     from edgeslm_export.train.field_spec import pointing_fault
@@ -256,7 +256,8 @@ def for_fields(task: Task, rows: Sequence[FieldsRow], budget: Budget) -> Budget:
 
 
 def find_inputs(options: argparse.Namespace, budget: Budget) -> Inputs:
-    """The models to train on: those that the user named, or the starter's, which are made if missing.
+    """The models to train on: those that the user named, else the default models (see the command
+    ``starter``), which are made if they are missing.
 
     :raises ExportError: a model that the wanted method needs isn't named or can't be made.
     """

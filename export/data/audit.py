@@ -36,7 +36,7 @@ DROPPABLE: Final = ("repeats", "conflicts", "languages", LABELS, "tested")
 _FEW: Final = 8
 _SURE_OF_LANGUAGE: Final = 0.9
 _LANGUAGE_CHARS: Final = 25
-"""Characters that a text needs for its language to be detected."""
+"""Minimum number of characters of a text for its language to be detected."""
 _ONE_LANGUAGE: Final = 0.8
 """Rows in other languages are reported only if at least this share of the rows is in one language."""
 _GIVEN_AWAY: Final = 0.95
@@ -47,9 +47,9 @@ _WORD: Final = re.compile(r"\w+")
 
 @dataclass(frozen=True, slots=True)
 class AuditFinding:
-    """``kind`` is one of DROPPABLE, ``corrected``, ``few``, ``case``, ``leakage`` or ``long``; ``rows`` are
-    indices of the rows concerned; ``sentence`` describes the finding; ``gone`` are numbers of rows that
-    corrections have replaced."""
+    """A fault of the data. ``kind`` is one of DROPPABLE, ``corrected``, ``few``, ``case``, ``leakage`` or
+    ``long``. ``rows`` are the indices of the rows concerned, and ``sentence`` describes the fault. ``gone``
+    are the numbers (``LabelledRow.number``) of rows that corrections have replaced."""
 
     kind: str
     rows: tuple[int, ...]
@@ -75,12 +75,13 @@ def audit_rows(rows: Rows, tested: Collection[str] = ()) -> list[AuditFinding]:
 
 
 def long_rows(counts: Sequence[int], limit: int) -> list[AuditFinding]:
-    """Rows that are longer than the model's context: one finding or none.
+    """At most one finding: the rows that are longer than the model's context.
 
-    ``--clean`` can't drop these rows: training uses their beginning. A device refuses such messages unless
-    the task sets ``overflow``.
+    ``--clean`` can't drop these rows: training uses their beginning. A device refuses messages of this length
+    unless the task sets ``overflow``.
 
-    :param counts: [rows], tokens of each row. :param limit: maximum tokens that the model reads.
+    :param counts: [rows], the number of tokens of each row. :param limit: maximum number of tokens that the
+        model reads.
     """
     indices = tuple(index for index, count in enumerate(counts) if count > limit)
     if not indices:
@@ -96,8 +97,8 @@ def long_rows(counts: Sequence[int], limit: int) -> list[AuditFinding]:
 def audit_labels(truth: Integers, probabilities: Floats) -> list[AuditFinding]:
     """Labels that are probably wrong, the most certain first.
 
-    :param truth: [rows], indices of labels. :param probabilities: [rows, labels], predicted by models that
-        were not trained on the row.
+    :param truth: [rows], the index of each row's label. :param probabilities: [rows, labels], predicted by
+        models that were not trained on the row.
     :raises ExportError: the library is missing.
     """
     try:

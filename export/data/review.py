@@ -29,8 +29,8 @@ _SHOWN: Final = 10
 
 
 class HeldOutLabels(Protocol):
-    """Predicts held-out labels: returns the indices of the rows with a prediction, their true labels and the
-    probability of each label [rows, labels]."""
+    """Predicts held-out labels: returns the indices of the rows with a prediction, the indices of their
+    labels and the probability of each label [rows, labels]."""
 
     def __call__(self, rows: Sequence[LabelledRow], /) -> tuple[Any, Any, Any]: ...
 

@@ -21,8 +21,8 @@ from edgeslm.errors import ExportError
 
 _MOST_SHOWN = 10
 _LONGEST_SHOWN = 40
-"""Maximum characters of a column's name in an error message: in a file that isn't CSV, the first line may be
-the whole file."""
+"""Maximum number of characters of a column's name that an error message shows: in a file that isn't CSV, the
+first line may be the whole file."""
 _FIELDS = ("text", "label")
 _TIME = "at"
 _A_TIME = "2026-03-04T05:06:07+00:00"
@@ -159,7 +159,7 @@ def _apply_corrections(rows: list[Answer]) -> list[Answer]:
 
 
 def _read_rows(file: Path, columns: Sequence[str] = _FIELDS) -> Iterator[tuple[int, dict[str, Any] | str]]:
-    """Each row's number, with the row or with what is wrong with it. :param columns: columns that a CSV must
+    """Each row's number, with the row or a description of its fault. :param columns: columns that a CSV must
     have."""
     try:
         content = file.read_text("utf-8-sig")

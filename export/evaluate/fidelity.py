@@ -2,8 +2,8 @@
 
 The figures are those of llama.cpp's ``llama-perplexity --kl-divergence``: Kullback-Leibler divergence of each
 position's next-token distribution (natural logarithm), how often both models have the same most likely token,
-and the ratio of perplexities. ``bundle_logits`` reads tokens through onnxruntime-genai in pieces of the same
-length as the engine.
+and the ratio of perplexities. ``bundle_logits`` passes tokens to onnxruntime-genai in pieces of the same
+length as those of the engine.
 """
 
 from __future__ import annotations
@@ -32,7 +32,8 @@ from edgeslm_export.jobs.subprocess_job import Reporter
 Logits = npt.NDArray[np.floating[Any]]
 
 _PIECE = 128
-"""Tokens in a forward pass, as in the engine's prefill. Single tokens would use other kernels."""
+"""Number of tokens in a forward pass, the same as in the engine's prefill: single tokens would use other
+kernels."""
 
 _ROWS = 256
 """Positions compared at a time, to limit memory: with a large vocabulary, one position takes 1 MB in
@@ -65,9 +66,10 @@ class Comparison:
             self.reference_nll -= float(p[at, following].sum())
 
     def figures(self) -> dict[str, Any]:
-        """``tokens``, ``kl_mean``, ``kl_p999``, ``same_top1``, ``perplexity`` of the bundle,
-        ``perplexity_ratio`` to the float model and its standard error ``perplexity_ratio_se`` (delta method
-        on paired differences)."""
+        """A dict: ``tokens`` (number of positions), ``kl_mean`` and ``kl_p999`` (mean and 99.9 % quantile of
+        the divergence), ``same_top1`` (share), the bundle's ``perplexity``, its ratio to the float model's
+        (``perplexity_ratio``), and that ratio's standard error ``perplexity_ratio_se`` (delta method on
+        paired differences)."""
         divergences, excess = np.concatenate(self.divergences), np.concatenate(self.excess)
         mean = float(excess.mean())
         ratio = math.exp(mean)
@@ -103,7 +105,7 @@ def bundle_logits(
     positions is used (``every_position``).
 
     :param scratch: a folder to work in; by default the bundle's parent.
-    :param part: the branch to use of a joined graph (``decode_graph``).
+    :param part: the branch to use if the graph has two (``decode_graph``).
     """
     import onnxruntime_genai as og
 
@@ -131,7 +133,7 @@ def every_position(folder: Path, scratch: Path, part: str = READS) -> Iterator[P
     """A copy of a model folder in ``scratch`` whose graph computes the logits of all positions; the weights
     are linked.
 
-    :param part: the branch to use of a joined graph (``decode_graph``).
+    :param part: the branch to use if the graph has two (``decode_graph``).
     """
     import onnx
 
@@ -151,9 +153,10 @@ def every_position(folder: Path, scratch: Path, part: str = READS) -> Iterator[P
 
 
 def measure(task: dict[str, Any], reporter: Reporter) -> dict[str, Any]:
-    """Runs in the child process: computes the logits of ``bundle`` (of its branch ``part``), or of the file
-    ``gguf`` in llama.cpp, for the tokens ``evaluation.npy`` in the folder ``work``, and compares them with
-    ``reference.npy``. :return: ``figures``."""
+    """Runs in the child process: computes logits for the tokens in ``evaluation.npy`` and compares them with
+    ``reference.npy``; both files are in the folder ``work``. The logits are those of ``bundle`` (of its
+    branch ``part``), or those that llama.cpp computes from the file ``gguf``. :return: the figures of
+    ``Comparison``."""
     work = Path(task["work"])
     sequences = np.load(work / "evaluation.npy")
     reference = np.load(work / "reference.npy", mmap_mode="r")

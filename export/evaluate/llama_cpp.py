@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 NAME = "llama.cpp"
 _BATCH = 512
-"""Tokens that llama.cpp decodes in one call by default."""
+"""Number of tokens that llama.cpp decodes in one call by default."""
 
 
 def is_installed() -> bool:
@@ -61,8 +61,8 @@ def gguf_logits(
 
 
 def _step(llama: Any, context: Any, ids: Sequence[int], at: int, vocabulary: int) -> npt.NDArray[np.float32]:
-    """Decodes the tokens ``ids`` from position ``at`` on. :return: their logits [tokens, vocabulary], a
-    copy."""
+    """Decodes the tokens ``ids``, the first of which is at position ``at``. :return: their logits [tokens,
+    vocabulary], a copy."""
     import numpy as np
 
     batch = llama.llama_batch_init(len(ids), 0, 1)

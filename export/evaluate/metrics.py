@@ -66,8 +66,9 @@ def softmax(logits: Floats) -> Floats:
 
 
 def accuracy_report(verdicts: Sequence[Verdict], truth: Integers, labels: Sequence[str]) -> dict[str, Any]:
-    """``rows``, ``accuracy``, ``interval`` (95 %, see ``share_interval``), ``majority`` (share of the most
-    frequent label), ``calibration_error`` and per label ``rows``, ``precision``, ``recall``.
+    """A dict with ``rows`` (their number), ``accuracy``, ``interval`` (95 %, see ``share_interval``),
+    ``majority`` (share of the most frequent label), ``calibration_error`` and per label ``rows``,
+    ``precision``, ``recall``.
 
     :param truth: [rows], indices into ``labels``.
     """

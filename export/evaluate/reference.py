@@ -1,8 +1,8 @@
-"""Reference comparison: measures a decoder bundle against its float model by the figures of ``fidelity``.
+"""Reference comparison: compares a decoder bundle with its float model, by the figures of ``fidelity``.
 
-The ``study`` step of ``quantize.worker`` computes the float model's logits, as in an export; ``study_task``
-makes the step's task for exports and comparisons. Whether bundle and source belong together is checked after
-the ``study`` step, since the shapes of a GGUF file aren't known earlier.
+The step ``study`` of ``quantize.worker`` computes the float model's logits, for exports as for comparisons;
+``study_task`` makes the task of this step. Only after this step is it checked whether the bundle was made
+from the source, since the shapes in a GGUF file aren't known earlier.
 """
 
 from __future__ import annotations
@@ -34,7 +34,8 @@ UNQUANTIZED = {"F32", "F16", "BF16"}
 
 
 def gguf_types(origin: Origin) -> dict[str, int]:
-    """Number of a GGUF's tensors by type, the most frequent first; empty for a folder."""
+    """Number of tensors of each type in a GGUF file, the most frequent type first; empty for a checkpoint
+    folder."""
     if not origin.is_gguf:
         return {}
     return dict(Counter(tensor.kind for tensor in read_gguf_header(origin.path).tensors).most_common())
@@ -50,8 +51,8 @@ def study_task(
 ) -> dict[str, Any]:
     """The task for the ``study`` step of ``quantize.worker``.
 
-    :param formats: if given, the step measures gradients, and the loss of embedding and head in each of these
-        formats.
+    :param formats: formats in which the step measures the loss of embedding and head; for all other matrices
+        it measures gradients. If empty, it measures neither.
     :param find_exact: whether to look for matrices that the source already stores quantized.
     """
     return {
@@ -84,8 +85,9 @@ def compare(
     """Compares a bundle with its float model on each corpus, and also a GGUF source in llama.cpp if llama.cpp
     is installed.
 
-    :return: a row for each comparison: the corpus's name as ``text`` and the figures of
-        ``fidelity.Comparison``; rows for llama.cpp and for the branch for single tokens also have ``engine``.
+    :return: a dict for each comparison, with the corpus's name as ``text`` and the figures of
+        ``fidelity.Comparison``; for llama.cpp, and for the branch for single tokens, the dict also has
+        ``engine``.
     :raises ExportError: the bundle was made from another model, or a step failed.
     """
     _check_architecture(bundle, origin)

@@ -1,7 +1,7 @@
 """Report card: measures a bundle's size, speed and memory, its accuracy, and its fidelity to the float model.
 
-The engine of devices runs in a child process (``edgeslm_export.evaluate.report_card``), so that peak memory
-is the bundle's alone and a crash becomes a one-sentence error. ``task_eval`` evaluates labelled rows,
+The engine that devices use runs in a child process (``edgeslm_export.evaluate.report_card``), so that peak
+memory is the bundle's alone and a crash becomes a one-sentence error. ``task_eval`` evaluates labelled rows,
 ``reference`` compares with the float model.
 """
 
@@ -58,8 +58,9 @@ def measure_bundle(
     """Loads a decoder or encoder bundle in a new process and measures it.
 
     :param threads: threads for inference; by default ``default_threads()``.
-    :return: ``load_ms``, ``peak_rss_bytes``, ``threads``; for a decoder ``prompt_tokens``, ``prefill_tps``,
-        ``decode_tps`` and ``sample``; for an encoder ``texts_per_s``, ``ms_per_text``.
+    :return: a dict with ``load_ms``, ``peak_rss_bytes`` and ``threads``; for a decoder also
+        ``prompt_tokens``, ``prefill_tps``, ``decode_tps`` and ``sample``; for an encoder also ``texts_per_s``
+        and ``ms_per_text``.
     :raises ExportError: the bundle doesn't load or doesn't work.
     """
     return _in_child({"step": "measure"}, folder, threads, "loading the bundle", on_progress, debug)
@@ -95,7 +96,7 @@ def measure_adapter(
 ) -> dict[str, Any]:
     """Loads a base with an adapter bundle in a new process and runs it with and without the adapter.
 
-    :return: ``load_ms``, ``peak_rss_bytes``, ``threads`` and ``sample``.
+    :return: a dict with ``load_ms``, ``peak_rss_bytes``, ``threads`` and ``sample``.
     :raises ExportError: the bundles don't load, or compute numbers that aren't finite.
     """
     task = {"step": "measure", "adapter": str(adapter.resolve())}
@@ -159,7 +160,7 @@ def embed_texts(encoder: Encoder, texts: Sequence[str]) -> npt.NDArray[np.float3
 
 
 def read_lengths(bundle: Path, texts: Sequence[str]) -> tuple[list[int], int]:
-    """Tokens of each text including special tokens, and the encoder's context length."""
+    """Number of tokens of each text, special tokens included, and the encoder's context length."""
     from edgeslm.engine.worker.prompt import load_tokenizer
 
     encoded = load_tokenizer(bundle).encode_batch(list(texts))
@@ -167,7 +168,8 @@ def read_lengths(bundle: Path, texts: Sequence[str]) -> tuple[list[int], int]:
 
 
 def size_report(bundle: Bundle) -> dict[str, Any]:
-    """Figures of the manifest: ``name``, ``kind``, ``digest`` and ``bytes`` of the weights."""
+    """A dict with the bundle's ``name``, ``kind`` and ``digest``, and the size of its weights in
+    ``bytes``."""
     manifest = bundle.manifest
     return {
         "name": manifest.name,
@@ -178,10 +180,11 @@ def size_report(bundle: Bundle) -> dict[str, Any]:
 
 
 def stated(bundle: Bundle) -> dict[str, Any]:
-    """Fidelity as stated in the bundle's own report card, since it can't be measured again without the
+    """Fidelity according to the report card in the bundle, since it can't be measured again without the
     source.
 
-    :return: any of ``stated`` (a decoder's fidelity), ``golden``, ``cosine_to_float`` and ``rank_agreement``.
+    :return: a dict with those of ``stated`` (a decoder's fidelity), ``golden``, ``cosine_to_float`` and
+        ``rank_agreement`` that the card has.
     """
     try:
         card = json.loads((bundle.path / REPORT).read_text("utf-8"))
@@ -197,7 +200,7 @@ def stated(bundle: Bundle) -> dict[str, Any]:
 class Required:
     """What to measure in addition to size and speed.
 
-    ``data`` is a file of labelled rows. For a decoder, a ``task`` file may come with the rows; a learned task
+    ``data`` is a file of labelled rows; a decoder may have a ``task`` file for these rows. A learned task
     needs its ``base`` bundle, and may have a ``max_error``. ``with_answers`` adds the answer to each row to
     the report. ``reference`` is the float model with which a decoder is compared on each of ``corpora``.
     """
@@ -255,7 +258,7 @@ def evaluate_bundle(
 def check_wanted(bundle: Bundle, data: Path | None, task: Path | None, *, compared: bool) -> None:
     """Checks an evaluation's options before anything slow starts.
 
-    :param compared: whether a float model is given.
+    :param compared: whether the bundle is to be compared with a float model.
     :raises ExportError: an option doesn't fit this kind of bundle, or a file is missing.
     """
     kind = bundle.manifest.kind

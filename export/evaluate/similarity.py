@@ -74,9 +74,10 @@ NEAREST = 5
 def similarity(expected: Floats, found: Floats) -> dict[str, Any]:
     """Compares ``found`` with ``expected``, both [texts, dimension] with more than ``NEAREST`` texts.
 
-    :return: ``cosine_to_float`` (``mean``, ``lowest``) and ``rank_agreement``: each text ranks the others by
-        cosine; ``spearman`` is the mean rank correlation (Spearman 1904), ``nearest`` the share of texts
-        with the same nearest neighbour, ``nearest_5`` the mean overlap of the five nearest.
+    :return: a dict with ``cosine_to_float`` (``mean``, ``lowest``) and ``rank_agreement``, for which each
+        text ranks the others by cosine: ``spearman`` is the mean rank correlation (Spearman 1904),
+        ``nearest`` the share of texts with the same nearest neighbour, ``nearest_5`` the mean overlap of the
+        five nearest.
     """
     import numpy as np
 

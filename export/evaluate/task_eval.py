@@ -48,7 +48,7 @@ class Exam:
     with_answers: bool = False
 
     def encode(self) -> dict[str, Any]:
-        """The evaluation as plain data (JSON), for a child process."""
+        """The evaluation as a JSON object, for a child process."""
         section = self.section.model_dump(mode="json", by_alias=True, exclude_unset=True)
         answers = [row.label if isinstance(row, LabelledRow) else row.fields for row in self.rows]
         rows = [[row.number, row.text, answer] for row, answer in zip(self.rows, answers, strict=True)]
@@ -71,8 +71,9 @@ class Exam:
 
 
 def make_exam(data: Path, rows: Rows, task_file: Path | None) -> Exam:
-    """:param task_file: a file with one entry of ``tasks:``, including its ``name``. Labels or schema that
-    the file leaves out are derived from the rows. Without a file, the whole task is derived from them.
+    """:param task_file: a file with one entry of a configuration's ``tasks:``, including its ``name``. Labels
+    or schema that the file leaves out are derived from the rows. Without a file, the whole task is derived
+    from the rows.
 
     :raises ConfigError: the task is invalid.
     :raises ExportError: the rows don't fit the task.
@@ -113,8 +114,8 @@ def take_exam(
 ) -> dict[str, Any]:
     """Runs every row through the task.
 
-    :return: ``task``, ``rows``, ``ms_per_row`` (prompt, engine and parsing, after a warm-up), and the figures
-        for the task's kind: those of ``accuracy_report`` or ``fields_report``.
+    :return: a dict with ``task``, ``rows`` (their number), ``ms_per_row`` (prompt, engine and parsing, after
+        a warm-up), and the figures for the task's kind: those of ``accuracy_report`` or ``fields_report``.
     :raises ExportError: the model can't take a row.
     """
     import asyncio
@@ -195,9 +196,9 @@ def _extracted(task: Task, rows: Rows, outcomes: Sequence[Outcome | None]) -> di
 def fields_report(
     found: Sequence[Any], wanted: Sequence[Mapping[str, Any]], schema: Mapping[str, Any]
 ) -> dict[str, Any]:
-    """``valid`` (share of outputs that fit the schema) and ``exact`` (share of rows with every field right),
-    with their intervals, ``f1``, and ``fields``. :param found: the extracted fields of each row; None where
-    extraction failed."""
+    """A dict with ``valid`` (share of outputs that fit the schema) and ``exact`` (share of rows with every
+    field right), both with their intervals, ``f1``, and ``fields`` (figures of each field). :param found: the
+    extracted fields of each row; None where extraction failed."""
     import jsonschema
 
     check = jsonschema.Draft202012Validator(dict(schema))
@@ -222,8 +223,8 @@ _COUNTS = ("rows", "found", "hits")
 
 
 def _field_report(name: str, found: Sequence[Any], wanted: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """Numbers of ``rows`` that have the field, of values ``found`` and of ``hits`` (right values), and the
-    rates derived from these numbers."""
+    """A field's figures: the number of ``rows`` that have the field, the number of values ``found``, the
+    number of ``hits`` (right values), and its accuracy, precision, recall and F1."""
     given = [got.get(name) if isinstance(got, dict) else None for got in found]
     there = [row.get(name) for row in wanted]
     right = share(
@@ -310,7 +311,7 @@ def _from_rows(rows: Rows) -> dict[str, Any]:
 
 
 def _defaults(rows: Rows, task_file: Path) -> dict[str, Any]:
-    """Labels or schema derived from the rows, for a task's file that has none; empty if they can't be
+    """Labels or schema derived from the rows, for a task file that has none; empty if they can't be
     derived."""
     try:
         return _from_rows(rows)

@@ -1,11 +1,12 @@
 """Graph builder: child process that runs onnxruntime-genai's builder on quantized codes.
 
-``python -m edgeslm_export.graph.builder_worker`` with a task on standard input (see ``subprocess_job``):
-``work`` (with ``checkpoint/`` and ``codes/``, see ``quantize.worker``), ``formats`` (name of a matrix: bits
-and group size), ``options`` of the builder and the folder ``out``. Only this module imports the builder.
+``python -m edgeslm_export.graph.builder_worker`` with a task on standard input (see ``subprocess_job``). The
+task has the folder ``work`` (with ``checkpoint/`` and ``codes/``, see ``quantize.worker``), ``formats`` (bits
+and group size by matrix name), the builder's ``options``, and the output folder ``out``. Only this module
+imports the builder.
 
 The builder splits, fuses and reorders rows of matrices, depending on the model family. To track the rows,
-this module gives the builder a model whose matrices hold only row numbers (a view of one column, so they take
+this module gives the builder a model whose matrices hold only row numbers (views of one column, which take
 little memory). When the builder writes a matrix product, the row numbers in the product's matrix tell which
 codes belong there.
 """
@@ -56,7 +57,7 @@ class _Watcher(io.TextIOBase):
 
 
 def build(task: dict[str, Any], reporter: Reporter) -> dict[str, Any]:
-    """Writes the graph to ``out``. :return: the number of ``layers``."""
+    """Writes the graph to ``out``. :return: a dict with ``layers``, the model's number of layers."""
     work, out = Path(task["work"]), Path(task["out"])
     reporter.progress(0, 10, "loading libraries")
     from onnxruntime_genai.models.builder import create_model, parse_extra_options
@@ -107,8 +108,9 @@ def _codes_for_weights(folder: Path, codes: dict[str, Quantized]) -> Iterator[No
 
 @contextlib.contextmanager
 def transformers4_rope() -> Iterator[None]:
-    """Converts Gemma 3's RoPE parameters for the builder, which expects those of transformers 4: one set, and
-    ``rope_local_base_freq`` for windowed layers. transformers 5 has a set for each type of layer."""
+    """Converts Gemma 3's RoPE parameters from the form of transformers 5, a set for each type of layer, to
+    that of transformers 4, which the builder expects: one set, and ``rope_local_base_freq`` for windowed
+    layers."""
     Model = importlib.import_module("builders.base").Model  # noqa: N806
     original = Model.make_config_init
 
@@ -171,8 +173,8 @@ class _Rows:
 
 
 def _numbered_model(folder: Path, rows: _Rows) -> Any:
-    """The checkpoint's model with its small parameters, and with row numbers instead of the matrices'
-    weights."""
+    """The checkpoint's model, with row numbers instead of the matrices' weights; its other, small parameters
+    are loaded."""
     import torch
     from edgeslm_export.sources.layer_reader import LayeredModel
 
@@ -230,8 +232,8 @@ def _write_matrix(model: Any, matrix: Quantized, name: str) -> tuple[str, str]:
 
 
 def _write_embedding(model: Any, own: Quantized | None, head: Quantized, basename: str) -> str:
-    """Writes a ``GatherBlockQuantized`` node on the embedding's own codes, or on the head's if the embedding
-    is tied to it."""
+    """Writes a ``GatherBlockQuantized`` node that reads the embedding's codes, or the head's codes if the
+    embedding is tied to the head."""
     import onnx_ir as ir
 
     matrix = own or head

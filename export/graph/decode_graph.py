@@ -1,15 +1,15 @@
 """Decode graph: joins a graph for prompts (prefill) with one for single tokens (decode) under an ONNX ``If``.
 
-Prompts are computed fastest by integer products (``matmul_by_row``), single tokens by the weights with the
-fewest bytes. The bundle's plain graph may therefore hold two branches, chosen by the number of tokens as in
-optimum's merged decoders: ``READS`` for prompts and for draft tokens of speculation, ``WRITES`` for a single
-next token. Both branches have the same inputs and share the KV cache.
+Prompts are computed fastest with integer products (``matmul_by_row``), single tokens with the weights that
+take the fewest bytes. A bundle's plain graph, ``model.onnx``, may therefore hold two branches, chosen by the
+number of tokens as in optimum's merged decoders: ``READS`` for prompts and for draft tokens of speculation,
+``WRITES`` for a single next token. Both branches have the same inputs and share the KV cache.
 
-Weights are stored outside of the branches, and weights that the branches share are stored once. For weights
-inside a branch, the runtime would keep the bytes of the file in memory besides its own layout, and would
-refuse a file with several hard links. The graph that scores labels gets the branch ``WRITES`` too, though it
-never runs that branch: the order of prepacked weights depends on their names, and the plain and the scoring
-graph share one prepacked file. The graph for adapters has the nodes of ``READS`` only.
+Weights are stored outside of the branches, and weights that the branches share are stored once. If weights
+were inside a branch, the runtime would keep the file's bytes in memory in addition to the prepacked weights,
+and would refuse a file with several hard links. The graph that scores labels gets the branch ``WRITES`` too,
+though it never runs that branch: the order of prepacked weights depends on their names, and the plain and the
+scoring graph share one prepacked file. The graph for adapters has the nodes of ``READS`` only.
 """
 
 from __future__ import annotations
@@ -72,8 +72,8 @@ def keep_part(graph: Any, part: str) -> None:
 
 
 def _choose(reads: Any, writes: Any, least: int) -> None:
-    """Turns ``reads`` into the joined graph. :param writes: the other graph; the two have different names
-    except for shared values."""
+    """Turns ``reads`` into the joined graph. :param writes: the graph for single tokens; only shared values
+    have the same name in both graphs."""
     import numpy as np
     from onnx import helper, numpy_helper
 
@@ -136,7 +136,7 @@ def _rename(graph: Any, names: dict[str, str]) -> None:
 
 
 def _prefix(writes: Any, shared: set[str]) -> None:
-    """Prefixes the names of nodes and values in ``writes`` that aren't shared."""
+    """Prefixes the names of those nodes and values in ``writes`` that aren't shared with the other graph."""
     same = shared | set(_names(writes.input))
     for node in writes.node:  # values computed from shared constants only are shared too
         if set(node.output) <= shared or (node.input and set(node.input) <= shared | {""}):
@@ -148,10 +148,10 @@ def _prefix(writes: Any, shared: set[str]) -> None:
 
 
 def _share(folder: Path, reads: Any, writing: Path, writes: Any) -> set[str]:
-    """Drops constants of ``writes`` that ``reads`` has too, and appends its other weights to the file of
-    ``reads``.
+    """Drops those initializers of ``writes`` that ``reads`` has too, and appends the other weights of
+    ``writes`` to the data file of ``reads``.
 
-    :return: names of the shared constants.
+    :return: names of the shared initializers and constants.
     """
     others = {tensor.name: tensor for tensor in reads.initializer}
     location = file_of(reads)

@@ -1,10 +1,10 @@
 """Encoder quantization: child process that makes the weights of an encoder's ONNX graph int8.
 
-``python -m edgeslm_export.graph.encoder_worker`` with the files ``source`` and ``out`` (see
-``subprocess_job``). onnxruntime's dynamic quantization uses one activation range for all tokens, so that one
-token with large activations leaves few steps for all others. This module divides each token's row by its
-largest magnitude before a product and multiplies the result by that magnitude, so that every row uses the
-whole range (see ``matmul_by_row``), at the cost of a few small operations.
+``python -m edgeslm_export.graph.encoder_worker`` with a task on standard input (see ``subprocess_job``): the
+files ``source`` and ``out``. onnxruntime's dynamic quantization uses one activation range for all tokens, so
+a single token with large activations leaves few quantization steps for the other tokens. This module divides
+each token's row by its largest magnitude before a product and multiplies the result by that magnitude, so
+that every row uses the whole range (see ``matmul_by_row``), at the cost of a few small operations.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ from edgeslm_export.graph.onnx_edit import replace
 from edgeslm_export.jobs.subprocess_job import Reporter
 
 _LEAST_ROWS = 64
-"""Rows that an embedding table needs to be quantized: quantizing smaller tables (token types) would save
-nothing."""
+"""Minimum number of rows of an embedding table for it to be quantized: quantizing smaller tables (token
+types) would save nothing."""
 
 _TINY = 1e-9
 """Minimum divisor of a row, so that a row of zeros isn't divided by zero."""
@@ -90,7 +90,7 @@ def quantize_tables(model: Any) -> None:
 
 def scale_rows(model: Any) -> None:
     """Divides each row by its largest magnitude before a product with weights, and multiplies the result by
-    it."""
+    that magnitude."""
     import numpy as np
     from onnx import helper, numpy_helper
 

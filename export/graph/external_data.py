@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     import numpy.typing as npt
 
 _PAGE: Final = 4096
-"""Alignment in bytes of tensors that are at least this large, since these are memory-mapped."""
+"""Page size in bytes: tensors of at least this size are aligned to pages, since they are memory-mapped."""
 _LINE: Final = 64
 
 

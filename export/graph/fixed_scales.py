@@ -1,10 +1,10 @@
-"""Fixed activation scales: reduces integer products to two nodes where one scale serves all tokens.
+"""Fixed activation scales: reduces an integer product to two nodes if one scale serves all tokens.
 
 Most of the nodes that ``matmul_by_row`` writes around an integer product compute a scale for each token. For
-a message of a few words, these nodes take more time than the norms. Where calibration found that one scale
-serves all tokens, the plain and the scoring graph use that scale, as in SmoothQuant's static variant (Xiao et
-al. 2023, arXiv 2211.10438). Smoothing factors are folded into an earlier multiplication: a norm's weights, or
-the scales of the product that computes the gated values.
+a message of a few words, these nodes take more time than the layer norms. Where calibration found that one
+scale serves all tokens, the plain and the scoring graph use that scale, as in SmoothQuant's static variant
+(Xiao et al. 2023, arXiv 2211.10438). Smoothing factors are folded into an earlier multiplication: a norm's
+weights, or the scales of the product that computes the gated values.
 
 The graph for adapters isn't changed: adapters may produce larger activations than calibration saw.
 """
@@ -36,8 +36,8 @@ _SCALES: Final = 3
 """Index of the weights' scales among the inputs of an integer product."""
 
 Share = Callable[[str, "Floats"], Any]
-"""Function that returns the tensor of a name; if the name is new, it first writes the values next to the
-graph."""
+"""Function that takes a tensor's name and values and returns the tensor; if the name is new, the function
+first appends the values to the graph's data file."""
 
 
 def fix_scales(folder: Path) -> None:
@@ -116,8 +116,9 @@ class _Smoothing:
         return maker.op_type == "Mul" and any(self._scale(part, wanted) for part in reversed(maker.input))
 
     def _scale(self, part: str, factors: Floats) -> bool:
-        """Scales ``part``, an integer product or a part of one. :return: false if ``part`` is neither, or if
-        several nodes read it."""
+        """Folds ``factors`` into the scales of the integer product whose output, or a part of it, is
+        ``part``. :return: false if no integer product computes ``part``, or if several nodes read
+        ``part``."""
         import numpy as np
 
         maker = makers_of(self._graph).get(part)

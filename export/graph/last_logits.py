@@ -20,8 +20,8 @@ from edgeslm_export.graph.prune_lm_head import cut_earlier, pruned_values, renam
 ROWS: Final = 9
 """Rows of logits in a pass: a token and eight draft tokens after it."""
 MOST_VOCABULARY: Final = 160_000
-"""Largest vocabulary for which logits are padded: the zeros of a 64-token piece then take 41 MB, and more
-would have to be counted as memory of the model."""
+"""Maximum vocabulary size for which logits are padded. With this vocabulary the zeros for 64 tokens take 41
+MB; more would have to be counted as memory of the model."""
 _NAME: Final = "/lm_head/last"
 _BOUNDS: Final = {"first": -ROWS, "end": 1 << 62, "axis": 1, "none": 0}
 
@@ -89,8 +89,8 @@ def widen_head(graph: Any) -> bool:
 
 
 def compute_every_token(graph: Any) -> None:
-    """Makes the head of a plain graph compute all tokens, in place, whether the head is pruned, widened or
-    neither."""
+    """Makes the head of a plain graph compute all tokens, in place, whether it computed one token (pruned),
+    the last ``ROWS`` tokens (``widen_head``) or all before."""
     if (hidden := pruned_values(graph)) is not None:
         replace_pruning(graph, hidden, "sequence_length")
         return

@@ -112,8 +112,9 @@ def add_branches(model: Any) -> list[Branch]:
 
 @dataclass(frozen=True, slots=True)
 class Product:
-    """A layer's matrix product: its input ``source``, the node with the weights (``weighing``), and the
-    ``last`` node, which is a different node only in products by row."""
+    """A layer's matrix product: its input ``source``, the node ``weighing``, which has the weights, and the
+    node ``last``, which computes the result. The two nodes can differ only in products of
+    ``matmul_by_row``."""
 
     source: str
     weighing: Any

@@ -1,12 +1,12 @@
 """Integer matrix product, with a scale for each row of the weights and for each token: writes its nodes.
 
 ``MatMulIntegerToFloat`` is two to four times as fast as ``MatMulNBits`` for the few tokens of a message
-(``benchmarks/LOG.md``), but takes one scale for all activations. So each token's numbers are divided by their
-largest magnitude before the product, and the result is multiplied by that magnitude (as in LLM.int8(),
+(``benchmarks/LOG.md``), but takes one scale for all activations. So each token's activations are divided by
+their largest magnitude before the product, and the result is multiplied by that magnitude (as in LLM.int8(),
 Dettmers et al. 2022, arXiv 2208.07339, and ZeroQuant's token-wise quantization). A token's result doesn't
 depend on other tokens. Inputs are smoothed first if the matrix has smoothing factors (SmoothQuant, Xiao et
-al. 2023, arXiv 2211.10438). Where one scale serves all tokens, the node that makes codes has the largest
-magnitude in its metadata, for ``fixed_scales``.
+al. 2023, arXiv 2211.10438). If one scale can serve all tokens, the metadata of the node that quantizes the
+input has the input's largest magnitude, for ``fixed_scales``.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ BY_ROW: Final = "ByRow"
 """Suffix of the name of a product's last node."""
 INTEGERS: Final = "MatMulIntegerToFloat"
 REACH: Final = "edgeslm.reach"
-"""Metadata key for the largest magnitude of the input, on the node that makes codes, if one scale serves all
-tokens."""
+"""Metadata key, on the node that quantizes the input, for the input's largest magnitude, if one scale can
+serve all tokens."""
 _PRODUCT: Final = "Integers"
 _SMOOTH: Final = "Smooth"
 _SHARES: Final = "Shares"
@@ -40,7 +40,7 @@ def write_product_by_row(
 ) -> str:
     """Adds the product's nodes to a model of onnxruntime-genai's builder. :return: the name of the last node.
 
-    :param source: the input's name; products with the same input share the nodes that make its codes.
+    :param source: the input's name; products with the same input share the nodes that quantize it.
     :param sequence: name of the input's token dimension. :param output: name of the result; by default
         derived from ``name``.
     """
@@ -59,8 +59,8 @@ def write_product_by_row(
 
 
 def _write_codes(model: Any, source: str, matrix: Quantized, sequence: str) -> tuple[str, str]:
-    """Adds the nodes for the input's codes and each token's largest number; the builder skips existing nodes.
-    :return: the names of both values."""
+    """Adds the nodes that compute the input's codes and each token's largest magnitude; the builder skips
+    existing nodes. :return: the names of these two values."""
     import numpy as np
     import onnx_ir as ir
 
@@ -102,7 +102,8 @@ def smoothing_of(codes: str, makers: Mapping[str, Any]) -> str | None:
 
 
 def smoothed_source(codes: str, makers: Mapping[str, Any]) -> str:
-    """The (smoothed) input of ``codes``, before its tokens are divided by their largest numbers."""
+    """The input that ``codes`` were made from, after smoothing (if any) and before each token is divided by
+    its largest magnitude."""
     read: str = makers[codes].input[0]
     shares: Any = makers.get(read)
     has_own_scales = shares is not None and shares.name.endswith(f"/{BY_ROW}/{_SHARES}")

@@ -1,8 +1,8 @@
 """Head pruning: finds and replaces the nodes by which onnxruntime-genai's builder keeps the last token only.
 
-With ``prune_lm_head`` the builder writes a Gather of the last position and an Unsqueeze before the head's
-product. A replacement can move ahead of the last layer's products, since tokens are independent after the
-last attention.
+With the option ``prune_lm_head`` the builder writes a Gather of the last position and an Unsqueeze before the
+head's product. A node that replaces them can be moved before the last layer's products, since tokens are
+independent after the last attention.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ _PRUNING: Final = "/lm_head/prune/"
 
 
 def pruned_values(graph: Any) -> str | None:
-    """Name of the value with all tokens that the pruning nodes read; None if the head isn't pruned."""
+    """Name of the value that the pruning nodes read, which has all tokens; None if the head isn't pruned."""
     pruning = [node for node in graph.node if _PRUNING in node.name]
     made = {output for node in pruning for output in node.output}
     hidden = {node.input[0] for node in pruning} - made

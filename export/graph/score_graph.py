@@ -3,10 +3,10 @@
 ``model_score.onnx`` reads the same ``model.onnx.data`` as ``model.onnx``. The scoring graph's additional
 inputs give each token's position, an attention mask (``GroupQueryAttention``'s inputs ``position_ids`` and
 ``attention_bias``, which the builder leaves empty), the positions at which logits are wanted and, if the
-embedding is tied, the tokens whose logits are wanted. So all labels are branches after one message, computed
-in one pass (tree attention, as in SpecInfer, Miao et al. 2023, arXiv 2305.09781), and the head computes only
-the labels' tokens. Works on graphs of onnxruntime-genai's builder; ``edgeslm.engine.worker.scorer`` runs the
-scoring graph.
+embedding is tied, the tokens whose logits are wanted. So one pass computes the message and, as branches after
+it, all labels (tree attention, as in SpecInfer, Miao et al. 2023, arXiv 2305.09781), and the head computes
+logits only for the labels' tokens. Works on graphs of onnxruntime-genai's builder;
+``edgeslm.engine.worker.scorer`` runs the scoring graph.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ def write_score_graph(folder: Path) -> bool:
 
 def open_branches(graph: Any) -> bool:
     """Adds the inputs for scoring to the graph, in place. :return: false, with nothing changed, if a layer
-    has windowed attention (tokens of other branches would count as neighbours), if the graph switches between
+    has windowed attention (the window would count tokens of other branches), if the graph switches between
     two branches by the number of tokens (Phi-3's LongRoPE), or if its head isn't pruned.
     """
     if any(node.op_type == "If" for node in graph.node):
@@ -84,9 +84,9 @@ def _choose_words(graph: Any) -> None:
     """Makes a head that is tied to the embedding compute only the tokens in ``WORDS``, unless that input is
     empty.
 
-    The head's input is rounded as by the head itself (``MatMulNBits``, accuracy level 4: 8 bits, a scale for
-    each group), so that both paths give a label the same score. The whole head stays in the graph as a
-    branch, so that plain and scoring graph have the same prepacked weights and share one file.
+    The head's input is rounded as ``MatMulNBits`` rounds it in the whole head (accuracy level 4: 8 bits, a
+    scale for each group), so that both paths give a label the same score. The whole head stays in the graph
+    as a branch, so that plain and scoring graph have the same prepacked weights and share one file.
     """
     from onnx import TensorProto, helper
 
@@ -140,7 +140,8 @@ def _choose_words(graph: Any) -> None:
 
 
 def _round_as_head(hidden: str, group: int, size: int) -> list[Any]:
-    """Nodes that round ``hidden`` to 8-bit codes with a scale for each group, as ``words/read``."""
+    """Nodes that round ``hidden`` to 8-bit codes with a scale for each group; the rounded values are named
+    ``/lm_head/words/read``."""
     import numpy as np
     from onnx import numpy_helper
 

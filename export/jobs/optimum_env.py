@@ -2,7 +2,7 @@
 
 onnxruntime-genai's builder needs transformers 5 and optimum-onnx pins transformers below 4.58, so one
 environment can't hold both. Optimum's environment links the large packages of the export's environment (torch
-alone is up to 3 GB) and installs only packages that differ.
+alone is up to 3 GB) and installs only the packages in ``LIST``.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ from packaging.requirements import Requirement
 from edgeslm.errors import ExportError
 
 LIST = Path(__file__).parents[1] / "optimum.txt"
-"""The packages that differ, with hashes: pyproject.toml's group ``optimum`` and its dependencies, written by
-``scripts/lock``."""
+"""The packages that are installed, as pip's requirements with hashes: pyproject.toml's group ``optimum`` and
+its dependencies, written by ``scripts/lock``."""
 
 BORROWED = ("torch", "onnx", "onnxruntime", "numpy")
 """Packages that are linked from the export's environment, with their dependencies."""
@@ -44,8 +44,8 @@ def cache_folder() -> Path:
 def optimum_python(announce: Announce, *, packages: Path = LIST, debug: bool = False) -> Path:
     """The interpreter of optimum's environment, which is created if it is missing or incomplete.
 
-    :param announce: called with a sentence for the user before anything is downloaded. :param packages: the
-        packages that differ, as pip's requirements with hashes.
+    :param announce: called with a sentence for the user before anything is downloaded. :param packages: file
+        with the packages to install, as pip's requirements with hashes.
     :raises ExportError: the environment can't be created; the next call starts again.
     """
     borrowed = borrowed_distributions()

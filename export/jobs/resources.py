@@ -57,7 +57,7 @@ def check_resources(
     """:param weights: number of parameters. :param disk_bytes: bytes to be written below ``folder``.
     :param hint: advice to add before "use a larger machine".
 
-    :raises ExportError: too little disk or memory, with the numbers.
+    :raises ExportError: too little disk or memory; the message has the numbers.
     """
     free = shutil.disk_usage(folder).free
     if free < disk_bytes:

@@ -78,7 +78,8 @@ def run_child(
     :param what: the step, as the subject of a sentence ("the conversion").
     :param debug: whether the libraries may print to standard error.
     :return: the child's result.
-    :raises ExportError: the child reported an error, which is the message, or it ended without a result.
+    :raises ExportError: the child reported an error, whose sentence becomes the message, or ended without a
+        result.
     """
     with tempfile.TemporaryFile() as log:
         child = subprocess.Popen(
@@ -112,7 +113,7 @@ def run_module(
 ) -> dict[str, Any]:
     """Runs a module of this package as ``run_child`` does; the module reads local files only.
 
-    The option -P keeps the working directory off the module path, since that may be a downloaded folder.
+    Python's option -P keeps the working directory, which may be a downloaded folder, off the module path.
     """
     command = [sys.executable, "-P", "-m", f"edgeslm_export.{module}"]
     return run_child(command, task, what, on_progress=on_progress, debug=debug, environment=OFFLINE)

@@ -1,7 +1,7 @@
 """Adapter export: converts a PEFT LoRA into a bundle of kind ``adapter`` for one base bundle.
 
 The weights stay float32, in the shapes of the base's LoRA graph (``lora_graph``). The bundle names its base
-by digest and works with no other. ``lora`` reads the LoRA folder.
+bundle by digest and works with no other base. ``lora`` reads the LoRA folder.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 FILE = "adapter.onnx_adapter"
 
 PACKED = {"qkv_proj": ("q_proj", "k_proj", "v_proj"), "gate_up_proj": ("gate_proj", "up_proj")}
-"""Packed matrices and their parts in output order, as in graphs and some checkpoints."""
+"""Packed matrices, as in graphs and some checkpoints, each with its parts in the order of their outputs."""
 
 _BLOCKS = {"self_attn": "attn", "mlp": "mlp"}
 
@@ -83,7 +83,7 @@ def write_files(
 
 
 def check_base(lora: Lora, base: Bundle, branches: Sequence[Branch]) -> None:
-    """:raises ExportError: the base has other layers or another architecture."""
+    """:raises ExportError: the LoRA was trained on other layers or another architecture than the base's."""
     manifest = base.manifest
     if lora.architecture and lora.architecture != manifest.architecture:
         raise ExportError(
@@ -105,12 +105,13 @@ def check_base(lora: Lora, base: Bundle, branches: Sequence[Branch]) -> None:
 
 
 def arrange(lora: Lora, branches: Sequence[Branch], head_sizes: Mapping[str, int]) -> dict[str, Floats]:
-    """Graph inputs by name, for the branches that the adapter adds to.
+    """The adapter's matrices, by the names of the graph inputs that take them.
 
     Modules packed into one product share a branch: their matrices A are concatenated, and the branch's B [sum
-    of ranks, all outputs] is block-diagonal. A pair that was trained for a packed module stays one pair.
+    of ranks, all outputs] is block-diagonal. If a pair A, B was trained for a packed module, the pair isn't
+    split.
 
-    :param head_sizes: outputs of ``q_proj``, ``k_proj`` and ``v_proj``.
+    :param head_sizes: number of outputs of ``q_proj``, ``k_proj`` and ``v_proj``.
     :raises ExportError: shapes differ from the base's.
     """
     import numpy as np

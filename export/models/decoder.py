@@ -132,8 +132,8 @@ def memory_a_weight(recipe: Recipe, *, gguf: bool) -> tuple[int, str]:
 
 @dataclass(frozen=True, slots=True)
 class _Built:
-    """A placement that was built, with its model folder and fidelity. ``written`` has the formats for
-    decoding single tokens, if these differ."""
+    """A placement (a format for each matrix) that was built, with its model folder and fidelity. ``written``
+    has the formats for decoding single tokens, if they differ from the placement's."""
 
     attempt: Candidate
     folder: Path
@@ -216,7 +216,7 @@ class _Work:
         return best
 
     def _take_over(self, formats: dict[str, Format]) -> None:
-        """Replaces formats by those in which the source is already quantized, where these have no more
+        """Replaces each format by the one in which the source already stores the matrix, if that has no more
         bits."""
         for unit in units_of(formats):
             exact = self._exact_format(unit)
@@ -293,8 +293,8 @@ class _Work:
         return replace(built, written=formats, written_fidelity=fidelity)
 
     def report(self, built: _Built) -> dict[str, Any]:
-        """The report card without sizes, with only those figures that are the same in each export of a
-        source."""
+        """The report card without sizes. It has only figures that every export of the same source
+        reproduces."""
         recipe, corpus = self._order.recipe, self._order.corpus
         card: dict[str, Any] = {
             "recipe": recipe.name,
@@ -363,8 +363,8 @@ def _manifest_fields(
 
 
 def _weight_groups(formats: Mapping[str, Format]) -> list[dict[str, Any]]:
-    """The manifest's list of formats: matrices whose format isn't the most frequent one, then ``*`` for the
-    rest."""
+    """The manifest's list of formats: each matrix whose format isn't the most frequent one, then ``*`` with
+    the most frequent format."""
     (common, _), *_ = Counter(formats.values()).most_common()
     named = [(name, form) for name, form in sorted(formats.items()) if form != common]
     return [

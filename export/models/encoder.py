@@ -28,7 +28,8 @@ _MODULES = ("Transformer", "Pooling", "Normalize")
 
 
 _LINKED = frozenset({".json", ".txt", ".model", ".vocab", ".jinja"})
-"""Suffixes of files that optimum's transformers reads in addition to weights: configuration, tokenizer."""
+"""Suffixes of the files, besides weights, that ``link_checkpoint`` links for the older transformers that
+optimum uses: configuration and tokenizer."""
 
 _BYTES_A_WEIGHT = 5
 """Low estimate of an export's memory in bytes a weight: PyTorch's model and the graph, both float32, are in
@@ -133,9 +134,10 @@ def _quantize(source: Path, out: Path, on_progress: OnProgress | None, debug: bo
 def read_pooling(folder: Path) -> tuple[EncoderSection, int]:
     """A checkpoint's pooling and context length.
 
-    Pooling and context length come from sentence-transformers' ``modules.json``, pooling ``config.json`` and
-    ``sentence_bert_config.json``; a plain encoder gets normalized mean pooling.
-    ``config_sentence_transformers.json`` has the prefixes that some models expect before a text ("query: ").
+    Pooling and context length come from sentence-transformers' ``modules.json``, the pooling module's
+    ``config.json`` and ``sentence_bert_config.json``; an encoder without ``modules.json`` gets normalized
+    mean pooling. ``config_sentence_transformers.json`` has the prefixes that some models expect before a text
+    ("query: ").
 
     :raises ExportError: the checkpoint pools neither by mean nor by first token, or has another layer after
         the pooling.
@@ -217,8 +219,8 @@ def _optional_json(file: Path) -> Any:
 
 
 def _save_tokenizer(source: Path, exported: Path, stage: Path) -> None:
-    """Writes the checkpoint's own ``tokenizer.json``, if it has one, without its padding and truncation,
-    since the engine decides both."""
+    """Writes the checkpoint's ``tokenizer.json``, or else the exported one, without settings for padding and
+    truncation, since the engine decides both. Copies the exported configuration files."""
     own = source / "tokenizer.json"
     tokenizer = json.loads((own if own.is_file() else exported / "tokenizer.json").read_bytes())
     tokenizer["truncation"] = tokenizer["padding"] = None

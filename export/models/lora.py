@@ -50,12 +50,12 @@ _REFUSED: dict[str, tuple[Any, str]] = {
 """Features of adapters that a pair of low-rank matrices can't express."""
 
 _CHANGES_BASE = ("pissa", "olora", "corda", "loftq", "lora_ga")
-"""Initializations that change the base's own weights."""
+"""Initializations of LoRA that change the base model's weights."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Pair:
-    """One module's addition ``scale * B A x``: ``a`` float32 [rank, inputs], ``b`` float32
+    """The addition to one module's output, ``scale * B A x``: ``a`` float32 [rank, inputs], ``b`` float32
     [outputs, rank]."""
 
     a: Floats

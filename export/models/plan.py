@@ -31,7 +31,7 @@ SYSTEM_BYTES = 500_000_000
 
 @dataclass(frozen=True, slots=True)
 class PlanRow:
-    """One recipe on the board."""
+    """Estimates for one recipe on the board."""
 
     recipe: str
     file_bytes: int

@@ -18,7 +18,7 @@ from edgeslm_export.quantize.formats import Format
 class Unit:
     """``parts`` are the matrices that share a format: name to (rows, columns).
 
-    ``loss`` is the estimated divergence, in nats a token, that each format alone adds.
+    ``loss`` is the estimated divergence, in nats a token, that quantizing only this unit adds, by format.
     """
 
     parts: Mapping[str, tuple[int, int]]
@@ -30,7 +30,8 @@ class Unit:
 
 @dataclass(frozen=True, slots=True)
 class Placement:
-    """``formats`` by matrix name; ``bytes`` of all matrices; ``loss``, their estimated divergence."""
+    """A format for each matrix: ``formats`` by matrix name, the ``bytes`` of all matrices, and ``loss``, the
+    sum of the divergences that they are estimated to add."""
 
     formats: dict[str, Format]
     bytes: int
@@ -40,7 +41,8 @@ class Placement:
 def place(
     units: Sequence[Unit], *, most_bytes: float = float("inf"), enough: float = 0.0
 ) -> Placement | None:
-    """The smallest placement whose loss is at most ``enough``, or the best within ``most_bytes``.
+    """The smallest placement whose loss is at most ``enough``; if that takes more than ``most_bytes``, the
+    placement with the lowest loss within ``most_bytes``.
 
     :return: None if even the smallest formats are larger than ``most_bytes``.
     """

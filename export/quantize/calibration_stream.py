@@ -19,8 +19,8 @@ _SEEN_EVERY = 16
 
 @dataclass(frozen=True, slots=True)
 class Moments:
-    """Statistics, over the calibration tokens, of the inputs ``x`` of a stage: of matrices that read the same
-    input.
+    """Statistics of a stage's inputs ``x`` over the calibration tokens. A stage consists of the matrices of a
+    layer that read the same input.
 
     ``products`` is the sum of ``x x^T`` [columns, columns], ``largest`` the largest magnitude of each column,
     ``tokens`` a sample [tokens, columns] that has the first token of each sequence. ``inputs`` [tokens,
@@ -81,7 +81,7 @@ class CalibrationStream:
                 yield seen.pop()
 
     def moments(self, number: int, stage: Mapping[str, Any], *, keep: bool) -> Moments:
-        """Input statistics of a stage. :param keep: keep ``inputs`` too.
+        """Input statistics of a stage. :param keep: whether to keep ``inputs`` too.
 
         For value projections the first token of a sequence weighs as much as all others together, because it
         is an attention sink (Xiao et al. 2023, arXiv 2309.17453): in SmolLM2-135M it has 95 % of the squared

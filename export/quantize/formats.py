@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from typing import Final
 
 STEPS: Final = 127
-"""Activation codes on each side of the zero point. The zero point is 128, since the x86 kernels take unsigned
-codes."""
+"""Number of activation codes on each side of the zero point. The zero point is 128, since the x86 kernels
+take unsigned codes."""
 
 SCALE_BYTES = 2
 """Bytes of a scale. Scales are stored as float16; the kernels take float32, so loading a graph widens the
@@ -42,19 +42,19 @@ class Format:
 
     @property
     def _range_bits(self) -> int:
-        """Bits of a code's range: 7 of 8 in integer products, so that the sum of two products can't saturate
-        the 16-bit accumulators of x86 processors without VNNI."""
+        """Number of bits that codes use: 7 of 8 in integer products, so that the sum of two products can't
+        saturate the 16-bit accumulators of x86 processors without VNNI."""
         return self.bits - 1 if self.by_row else self.bits
 
     def width(self, columns: int) -> int:
-        """Columns in a group."""
+        """Number of columns in a group."""
         return columns if self.by_row else self.group_size
 
     def groups(self, columns: int) -> int:
-        """Groups in a row; the last one is padded."""
+        """Number of groups in a row; the last group is padded."""
         return -(-columns // self.width(columns))
 
     def bytes(self, rows: int, columns: int) -> int:
-        """Size of codes and scales."""
+        """Size of codes and scales in bytes."""
         groups = self.groups(columns)
         return rows * groups * (self.width(columns) * self.bits // 8 + SCALE_BYTES)

@@ -33,11 +33,11 @@ _SMALLEST = 0.75
 """The smallest candidate scale, as a share of the scale that just covers the group."""
 _BLOCK = 128
 _BLOCK_WEIGHTS = 262_144
-"""Weights processed at a time: such a block fits the CPU cache, and copies of a whole head wouldn't fit
-memory."""
+"""Number of weights processed at a time: a block of this size fits in the CPU cache, whereas copies of a
+whole head wouldn't fit in memory."""
 _BLOCK_SYSTEMS = 1 << 24
-"""Numbers processed at a time in the refit's systems: reading the Hessian for smaller blocks would cost more
-than the cache misses of large ones."""
+"""Number of values in the refit's linear systems that are solved at a time: with smaller blocks, reading the
+Hessian for each block would cost more than the cache misses of large blocks."""
 _MOST_DAMPED = 8
 _RIDGE = 1e-4
 """Ridge penalty on changes of scales in the refit, as a share of the system's mean diagonal."""
@@ -46,11 +46,12 @@ _LEAST_SHARE = 0.05
 that is nearly silent in calibration gets a huge factor, and a token that uses this channel loses all
 precision in other channels."""
 _MOST_NOISE = 0.006
-"""Maximum noise energy that rounding by one scale for all tokens may add, as a share of a typical token's
-products. In SmolLM2-135M, matrices that read norms or attention stay below this limit, and most that read
-gated values exceed it (``benchmarks/LOG.md``)."""
+"""Limit for quantizing activations with one scale for all tokens: the energy of the rounding noise in the
+matrix products, as a share of the products' energy for the median token. In SmolLM2-135M, matrices that read
+norms or attention stay below this limit, and most that read gated values exceed it
+(``benchmarks/LOG.md``)."""
 _TINY = 1e-7
-"""Smallest scale: float16's smallest subnormal is 6e-8."""
+"""Minimum scale; the smallest positive value of float16, a subnormal, is 6e-8."""
 
 
 def round_to_nearest(weight: torch.Tensor, form: Format) -> Quantized:
@@ -92,8 +93,8 @@ def find_reach(
 
     One scale serves where all tokens have similar magnitudes, as after norms and attention. Where a few
     tokens are far larger than the others (massive activations: Sun et al. 2024, arXiv 2402.17762), one scale
-    would leave few codes for the others. Therefore the rounding noise in a typical token's products is
-    limited.
+    would leave few codes for the others. So one scale is used only if its rounding noise is below a limit
+    (``_MOST_NOISE``).
 
     :param tokens: [tokens, columns], a sample of about a thousand inputs; a device clips larger inputs.
     :param weights: the matrices that read these inputs, each [rows, columns].
@@ -250,9 +251,9 @@ def find_scales(weight: torch.Tensor, form: Format, importance: torch.Tensor | N
 
 
 def _row_blocks(weight: torch.Tensor, numbers: int | None = None, most: int = _BLOCK_WEIGHTS) -> list[slice]:
-    """Slices of rows with at most ``most`` numbers each.
+    """Slices that split the rows into blocks of at most ``most`` values, but at least one row.
 
-    :param numbers: numbers that a row takes; by default its columns.
+    :param numbers: how many values a row counts for; by default the number of columns.
     """
     rows = max(1, most // (numbers or weight.shape[1]))
     return [slice(start, start + rows) for start in range(0, weight.shape[0], rows)]

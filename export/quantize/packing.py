@@ -15,7 +15,7 @@ import numpy.typing as npt
 from edgeslm_export.quantize.formats import Format
 
 _PROBED = 8
-"""Rows that ``recover`` tries before the whole matrix."""
+"""Number of rows that ``recover`` tries before the whole matrix."""
 
 
 @dataclass(frozen=True, slots=True)

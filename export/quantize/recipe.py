@@ -19,10 +19,11 @@ class Recipe:
     """How the matrices of a decoder are stored.
 
     ``smallest`` is the format of the layers' matrices, ``head`` the format of output head and embedding (one
-    matrix if they are tied). ``placing`` says which matrices get ``better`` instead: none (``same``), or
-    those of a fixed rule (``rule``). With ``measured``, bit allocation picks each format from ``choices``.
-    ``calibrated`` recipes use GPTQ, the others round to the nearest code. ``written`` is the format of the
-    layers' matrices for decoding, if a separate graph computes single tokens (``decode_graph``).
+    matrix if they are tied). ``placing`` says how the layers' matrices get their formats: all get
+    ``smallest`` (``same``), a fixed rule gives some of them ``better`` (``rule``), or bit allocation picks
+    each matrix's format from ``choices`` (``measured``). ``calibrated`` recipes use GPTQ, the others round to
+    the nearest code. ``written`` is the format of the layers' matrices for decoding, if a separate graph
+    computes single tokens (``decode_graph``).
     """
 
     name: str
@@ -38,7 +39,7 @@ class Recipe:
 
     @property
     def bits(self) -> int:
-        """Bits of most weights, for estimates before the model is known."""
+        """Number of bits of most weights, for estimates before the model is known."""
         return self.smallest.bits
 
     @property
@@ -105,8 +106,8 @@ RECIPES: dict[str, Recipe] = {
 
 DEFAULT_RECIPE = "auto"
 DEFAULT_MAX_KL = 0.05
-"""Default of the divergence that ``auto`` allows, in nats a token; less than the divergence of llama.cpp's
-Q4_K_M on SmolLM2."""
+"""Default for the maximum divergence of the recipe ``auto``, in nats a token. On SmolLM2, llama.cpp's Q4_K_M
+diverges more."""
 
 HEAD, EMBEDDING = "lm_head", "model.embed_tokens"
 """Names of the output head and of an embedding that isn't tied to it."""
@@ -139,9 +140,9 @@ def builder_options(recipe: Recipe, names: Iterable[str]) -> dict[str, str]:
     peak memory. ``fuse_mlp_gate_up`` fuses two matrices that read the same input, if the MLP has a gate (the
     builder fails on Nemotron, which has none). ``windowed_kv_cache`` is off: onnxruntime-genai 0.18 makes the
     cache of a windowed layer no longer than the request, and the kernel refuses a cache that is shorter than
-    the window; also, only a cache of full length can be rewound to any token. ``builder_worker`` sets
-    ``block_size`` and ``accuracy_level`` for each product; the values here are only for other settings that
-    the builder derives from these.
+    the window. Besides, only a cache of full length can be rewound to any token. ``builder_worker`` sets
+    ``block_size`` and ``accuracy_level`` for each product; the values here matter only for other settings
+    that the builder derives from them.
     """
     return {
         "accuracy_level": "4",
@@ -176,7 +177,8 @@ def formats_by_rule(recipe: Recipe, names: Iterable[str], layers: int) -> dict[s
 
 
 def written_formats(recipe: Recipe, formats: Mapping[str, Format]) -> dict[str, Format]:
-    """The formats for decoding single tokens: ``formats``, with the recipe's ``written`` for the layers."""
+    """The formats for decoding single tokens: ``formats``, but with the recipe's ``written``, if any, for the
+    layers' matrices."""
     own = recipe.written
     return {name: form if own is None or not _LAYER.match(name) else own for name, form in formats.items()}
 
@@ -193,8 +195,9 @@ def _format_by_rule(recipe: Recipe, unit: tuple[str, ...], layers: int) -> Forma
 
 
 def choices_of(recipe: Recipe, name: str, columns: int) -> list[Format]:
-    """The formats that a measured recipe may choose for a matrix; the calibration of later layers uses the
-    first one. Larger groups are left out if they save no bytes with ``columns`` columns."""
+    """The formats that a measured recipe may choose for a matrix. While later layers are calibrated, the
+    matrix has the first of them. Larger groups are left out if they save no bytes with ``columns``
+    columns."""
     useful: list[Format] = []
     for form in sorted(recipe.choices, key=lambda form: (form.bits, form.group_size)):
         finer = [other for other in useful if other.bits == form.bits]

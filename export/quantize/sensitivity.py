@@ -28,7 +28,7 @@ from edgeslm_export.quantize.recipe import EMBEDDING, HEAD
 from edgeslm_export.sources.layer_reader import LayeredModel
 
 _SEQUENCES = 1
-"""Sequences in a backward pass, which keeps the activations of all layers and several copies of the
+"""Number of sequences in a backward pass, which keeps the activations of all layers and several copies of the
 logits."""
 _SEED = 0
 
@@ -83,7 +83,7 @@ def added_divergence(inputs: torch.Tensor, error: torch.Tensor, gradient: torch.
     """The divergence that a matrix adds, in nats a token.
 
     :param inputs: [tokens, columns]. :param error: [rows, columns], quantized minus float weights.
-    :param gradient: [tokens], of ``Sensitivity.gradients``.
+    :param gradient: [tokens], the matrix's squared gradient lengths from ``Sensitivity.gradients``.
     """
     lengths = (inputs @ error.T).square_().sum(dim=1)
     return float(lengths @ gradient) / float(2 * error.shape[0] * len(inputs))
@@ -101,14 +101,16 @@ def _note_length(
 
 
 def _draw(logits: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
-    """Samples a token for each row [rows, vocabulary]; several times as fast as ``torch.multinomial``."""
+    """Samples a token from each row of ``logits`` [rows, vocabulary], several times as fast as
+    ``torch.multinomial``."""
     below = logits.softmax(dim=1).cumsum_(dim=1)
     at = torch.rand(len(logits), 1, generator=generator) * below[:, -1:]
     return torch.searchsorted(below, at)[:, 0].clamp_(max=logits.shape[1] - 1)
 
 
 def _errors(weight: torch.Tensor, formats: Sequence[Format]) -> dict[Format, torch.Tensor]:
-    """Rounding errors by format, in bfloat16, which is precise enough and takes half the memory."""
+    """Rounding errors by format, in bfloat16, which is precise enough and takes half the memory of
+    float32."""
     return {
         form: (torch.from_numpy(round_to_nearest(weight, form).weights()) - weight).bfloat16()
         for form in formats

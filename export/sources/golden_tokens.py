@@ -2,9 +2,9 @@
 
 ``record`` runs in the child that reads the source, and stores the tokens that the source's tokenizer gives
 for fixed texts and chats. ``compare`` tokenizes the same texts and chats with the finished bundle, as a
-device does, and counts the differences. The reference is the source's ``tokenizer.json`` or GGUF header if it
-has one: transformers 5 rebuilds some tokenizers from their class and silently ignores settings in their files
-that differ.
+device does, and counts the differences. The reference is the source's ``tokenizer.json`` or GGUF header if
+there is one, since transformers 5 rebuilds some tokenizers from their class and silently ignores settings of
+the files that differ from the class's.
 """
 
 from __future__ import annotations
@@ -97,8 +97,8 @@ TEXTS = (
     "<|endoftext|><|user|>hi<|end|><|assistant|>",
     "<|begin_of_text|><|eot_id|> <|im_end |> < |im_end|> <think></think>",
 )
-"""Texts for which source and bundle must give the same token ids, both with special tokens parsed and with
-special tokens read as plain text, and the same decoded form."""
+"""Texts for which source and bundle must give the same token ids, whether special tokens are parsed or read
+as plain text, and the same decoded text."""
 
 Chat = tuple[tuple[str, str], ...]
 
@@ -137,8 +137,8 @@ class GoldenComparison:
     """Result of ``compare``.
 
     ``problems`` are clauses for an error message, with numbers. ``differing`` counts differing texts and
-    chats. ``encoded_apart`` counts chats whose text is right but whose ids differ from those of the whole
-    string. Differing ids are no failure: a device encodes messages separately, so no token spans two
+    chats. ``encoded_apart`` counts chats that a device encodes to the right text, but to other ids than those
+    of the whole string. That is no failure: a device encodes messages separately, so no token spans two
     messages.
     """
 
@@ -164,9 +164,9 @@ def record(tokenizer: Any, source: Path) -> dict[str, Any]:
 
     :param tokenizer: transformers' tokenizer of the source; it renders the chats.
     :param source: the checkpoint folder or GGUF file.
-    :return: ``texts`` (``ids``; ``spelled``: ids with special tokens read as plain text; ``decoded``),
-        ``chats`` (``rendered`` and ``ids``, or ``None`` if the template refuses the chat), ``tokens`` (by id)
-        and ``merges`` (number and digest).
+    :return: a dict with ``texts`` (for each its ``ids``, ``spelled``, the ids with special tokens read as
+        plain text, and its ``decoded`` text), ``chats`` (for each its ``rendered`` text and ``ids``, or
+        ``None`` if the template refuses the chat), ``tokens`` (by id) and ``merges`` (number and digest).
     """
     from tokenizers import Tokenizer
 
@@ -199,7 +199,8 @@ def _render_source(tokenizer: Any, chat: Chat) -> str | None:
 
 
 def _vocabulary_of(bare: Any, written: str | bytes, source: Path) -> dict[str, Any]:
-    """``tokens`` and ``merges``; a GGUF's are read from the file, not through transformers."""
+    """A dict with ``tokens`` and ``merges``; those of a GGUF are read from the file, not through
+    transformers."""
     tokens, merges = _tokens(bare), _merges(written)
     if source.is_file():
         import gguf

