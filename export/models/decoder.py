@@ -217,7 +217,7 @@ class _Work:
 
     def _take_over(self, formats: dict[str, Format]) -> None:
         """Replaces each format by the one in which the source already stores the matrix, if that has no more
-        bits."""
+        bits. Formats with a scale for each row stay."""
         for unit in units_of(formats):
             exact = self._exact_format(unit)
             wanted = formats[unit[0]]

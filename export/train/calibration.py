@@ -29,28 +29,28 @@ Monotonic = tuple[tuple[float, ...], tuple[float, ...]]
 _PARTS: Final = 5
 _SEED: Final = 0
 _ROWS_A_LABEL: Final = 20
-"""Rows that each label needs for affine maps; with fewer rows, an affine map for each label would overfit."""
+"""Minimum number of rows of each label for fitting affine maps; with fewer rows they would overfit."""
 _ROWS_FOR_MARGINS: Final = 200
 _KNOTS: Final = 20
 _POINTS: Final = 100
-"""Points of the risk curve."""
+"""Maximum number of points of the risk curve."""
 _CERTAINTY: Final = 0.8
-"""Confidence that the true error at a threshold isn't above the risk curve's error."""
+"""Confidence level of the risk curve, whose errors are upper bounds of the true error rate."""
 _LEAST_SHARE: Final = 1e-6
 _SCALE: Final = (1e-6, 1e-5, 1e-4, 1e-3, 0.01, 0.03, 0.1, 0.3)
 _DIGITS: Final = 1e6
 _ROUNDS: Final = 20
 _STEP: Final = 1e-4
-"""Addition to a label's offset that breaks ties in favour of the label; it is larger than rounding errors."""
+"""Added to a label's offset, so that ties are decided in favour of the label; larger than rounding errors."""
 _MOST_LEAN: Final = 20.0
 _PRIOR_ROWS: Final = 4.0
-"""Weight, in rows, of the prior that an affine map is the same as the temperature."""
+"""Weight, in rows, of the prior that pulls affine maps towards plain scaling by the temperature."""
 
 
 @dataclass(frozen=True, slots=True)
 class Fitted:
-    """``calibration`` is fitted on all rows whose label isn't doubted; ``verdicts`` come from
-    cross-validation."""
+    """``calibration`` is fitted on all rows whose label isn't doubted; ``verdicts`` are the results of all
+    rows, cross-validated if there are enough rows."""
 
     calibration: Calibration
     verdicts: Sequence[Verdict]
@@ -64,7 +64,8 @@ def fit_calibration(
 ) -> Fitted:
     """Fits a classifier's calibration.
 
-    :param log_probabilities: the model's, [rows, labels]. :param truth: [rows], indices of labels.
+    :param log_probabilities: [rows, labels], the model's predictions. :param truth: [rows], the index of each
+        row's label.
     :param doubted: [rows], whether a row's label is probably wrong; such rows aren't used for fitting.
     :param recalls: wanted recall by index of the label.
     """
@@ -272,8 +273,8 @@ def fit_recall_offsets(log_scores: Floats, truth: Integers, recalls: Mapping[int
 
 
 def _fit_affine(log_probabilities: Floats, truth: Integers, scale: float) -> tuple[Floats, Floats]:
-    """The scales and biases of ``softmax(scale * log p + bias)`` with least loss; by their prior, scales are
-    ``scale`` and biases 0."""
+    """The scales and biases of ``softmax(scale * log p + bias)`` with the lowest loss; a prior pulls scales
+    towards ``scale`` and biases towards 0."""
     import numpy as np
     from scipy.optimize import minimize
     from scipy.special import log_softmax as library

@@ -37,11 +37,11 @@ _WHAT = "training the encoder by pairs"
 def train_contrastive(
     job: TrainingJob, section: EncoderSection, length: int, texts: Sequence[str], truth: Sequence[int]
 ) -> dict[str, Any]:
-    """Trains an encoder on pairs of texts; ``job.schedule`` counts pairs as rows.
+    """Trains an encoder on pairs of texts; the batch size in ``job.schedule`` is a number of pairs.
 
-    :param section: the encoder's pooling. :param length: maximum tokens of a text.
+    :param section: the encoder's pooling. :param length: maximum number of tokens of a text.
     :param truth: [texts], the index of each text's label.
-    :return: figures of ``run_training``, and ``peak_rss`` in bytes.
+    :return: the figures of ``run_training``, and ``peak_rss``, the peak memory in bytes.
     :raises ExportError: the checkpoint can't be loaded, its numbers are no longer finite, or the time was too
         short for half of the pairs.
     """

@@ -1,4 +1,5 @@
-"""Cross-encoder import: splits a trained cross-encoder (such as sentence-transformers' for MS MARCO).
+"""Cross-encoder import: splits a trained cross-encoder (such as one of sentence-transformers for MS MARCO)
+into encoder and head.
 
 The encoder is saved as a checkpoint for ``encoder`` to export, and the head as layers that a device computes:
 a dense layer with tanh (the model's pooler or the head's own), if there is one, and a logit for whether the
@@ -59,8 +60,8 @@ def run(task: dict[str, Any], reporter: Reporter) -> dict[str, Any]:
 
 
 def _layers(model: Any) -> dict[str, Any]:
-    """The head's ``weight`` [1, dimension] and ``bias`` [1], and its dense layer's ``dense`` [dimension,
-    dimension] and ``dense_bias``, if there is one."""
+    """A dict with the head's ``weight`` [1, dimension] and ``bias`` [1]; if the head has a dense layer, also
+    that layer's weights ``dense`` [dimension, dimension] and bias ``dense_bias``."""
     head, pooler = model.classifier, getattr(model.base_model, "pooler", None)
     dense, last = (head.dense, head.out_proj) if hasattr(head, "out_proj") else (None, head)
     if dense is None and pooler is not None:

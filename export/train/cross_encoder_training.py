@@ -2,7 +2,7 @@
 
 Question and text go through the encoder together, and a logistic regression on the first token's vector gives
 the probability that the text answers (Nogueira and Cho 2019, "Passage re-ranking with BERT"). All texts of a
-question are trained at once. Each text is classified alone, and the answering text must also score higher
+question are in the same batch. Each text is classified alone, and the answering text must also score higher
 than the others, which can't be learned from the question alone. A second layer predicts the answer's span
 (Devlin et al. 2019, section 4.3). Spans carry more information than labels, so fewer questions are enough; a
 device quotes the span.
@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     import torch
 
 LONGEST = 224
-"""Maximum tokens of question and text together; enough for most passages."""
+"""Maximum number of tokens of question and text together; enough for most passages."""
 _PLACES = 0.5
 """Weight of the span loss, relative to that of the classification."""
 _LAYER_RATES = 8.0
@@ -54,7 +54,7 @@ class PairText:
     answers: bool
     place: tuple[int, int] | None = None
     is_own: bool = True
-    """Whether the text belongs to this question; otherwise it belongs to another one."""
+    """Whether the text comes from the question's row; otherwise it comes from another row."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,9 +68,9 @@ class Asked:
 def train_reader(job: TrainingJob, length: int, asked: Sequence[Asked]) -> dict[str, Any]:
     """Trains an encoder and its layers, which are written to ``LAYER`` in ``job.out``.
 
-    :param length: maximum tokens of question and text together.
-    :return: figures of ``run_training``, the ``temperature`` fitted on the validation rows (1 without any),
-        and ``peak_rss`` in bytes.
+    :param length: maximum number of tokens of question and text together.
+    :return: the figures of ``run_training``, the ``temperature`` fitted on the validation rows (1 if there
+        are none), and ``peak_rss``, the peak memory in bytes.
     :raises ExportError: the checkpoint can't be loaded, its tokenizer gives no offsets, its numbers are no
         longer finite, or the time was too short.
     """
@@ -214,7 +214,8 @@ class CrossEncoder:
         return loss + torch.stack(compared).mean() if compared else loss
 
     def losses_by_temperature(self, groups: Sequence[Sequence[PairRow]]) -> torch.Tensor:
-        """Mean classification loss [temperatures, groups]."""
+        """Mean classification loss of each group (the rows of a question) at each temperature, [temperatures,
+        groups]."""
         import torch
 
         rows = [row for group in groups for row in group]

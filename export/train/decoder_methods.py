@@ -58,8 +58,8 @@ if TYPE_CHECKING:
     Integers = npt.NDArray[np.int64]
 
 RANK: Final = 12
-"""Rank of adapters, which then take 8 MB for SmolLM2-135M: packed products share one branch, with three times
-as many columns."""
+"""Rank of adapters. With it an adapter for SmolLM2-135M takes 8 MB: the packed product of queries, keys and
+values has one branch, with three times this rank."""
 _RATE: Final = 8e-4
 _BATCH: Final = 32
 _SMALL_BATCH: Final = 8
@@ -71,10 +71,11 @@ activations."""
 
 @dataclass(frozen=True, slots=True)
 class AdapterTask:
-    """The task of an adapter: ``learned`` is its manifest entry, ``section`` the task in evaluations.
+    """The task of an adapter: ``learned`` is the manifest's entry for the task, ``section`` the task's
+    configuration in evaluations.
 
-    ``encode`` turns rows, given by their indices, into token rows; None for rows that are too long. ``rows``
-    are the rows for evaluation.
+    ``encode`` turns rows, given by their indices, into token rows, with None in place of rows that are too
+    long. ``rows`` are the rows for evaluation.
     """
 
     learned: Mapping[str, Any]
@@ -109,8 +110,8 @@ class AdapterTrainer:
     def teach(
         self, rows: Integers, name: str, schedule: Schedule, aside: Sequence[int] = ()
     ) -> tuple[Path, dict[str, Any]]:
-        """Trains on ``rows``; ``aside`` has the positions in ``rows`` of rows for validation. :return: the
-        LoRA folder, and figures."""
+        """Trains on ``rows``; ``aside`` are the indices in ``rows`` of the rows for validation. :return: the
+        LoRA folder, and figures of the training."""
         out = self._work / f"lora-{name}"
         encoded = self._task.encode(self._encoder, rows)
         kept = [number for number, row in enumerate(encoded) if row is not None]
@@ -134,7 +135,8 @@ class AdapterTrainer:
         return out, said
 
     def ask(self, folder: Path, rows: Integers) -> dict[str, Any]:
-        """Evaluates base and LoRA on rows. :return: the report of ``take_exam``, with ``answers``."""
+        """Evaluates the base with the LoRA on rows. :return: the report of ``take_exam``, with
+        ``answers``."""
         with tempfile.TemporaryDirectory(dir=self._work) as name:
             adapter = Path(name) / "adapter"
             adapter.mkdir()
@@ -162,7 +164,8 @@ class AdapterTrainer:
         return arrange(lora, self._branches, head_sizes(self.base))
 
     def _planned_bundle(self) -> Bundle:
-        """A placeholder for the future bundle, with the fields that a task needs."""
+        """A placeholder for the adapter's bundle, which isn't made yet, with the manifest's fields that a
+        task needs."""
         manifest = Manifest.model_validate(
             {
                 "name": "-",

@@ -41,7 +41,8 @@ _RECIPE = "int8"
 """Recipe for exporting a teacher's checkpoint: it is close to float, and needs no calibration text."""
 
 BLOCK = 500
-"""Texts labelled between two saves. The teacher is loaded again for each block, which takes seconds."""
+"""Number of texts that are labelled between two saves. The teacher is loaded again for each block, which
+takes seconds."""
 _USER_LABELS = "typed.jsonl"
 
 Answer = Mapping[str, Any] | None
@@ -127,7 +128,8 @@ def labels_of(teacher: Teacher, task: Task) -> tuple[str, ...]:
 
 
 def find_notes(teacher: Teacher, task: Task, texts: Sequence[str]) -> Notes:
-    """Saved answers for the same texts, task and teacher, whatever ``--sure`` was."""
+    """The folder of saved answers for these texts, this task and this teacher; it doesn't depend on
+    ``--sure``."""
     asked = teacher.exam(task, []).encode()["section"]
     who = teacher.revision or teacher.bundle.digest
     order = [__version__, who, task.name, asked, list(texts)]
@@ -149,8 +151,8 @@ def ask_teacher(
     replaces the teacher's, even if the teacher is certain.
 
     :param sure: confidence below which a text is dropped, or the user is asked.
-    :param notes: saved answers for this teacher, task and texts. :param block: texts labelled between two
-        saves.
+    :param notes: saved answers for this teacher, task and texts. :param block: number of texts that are
+        labelled between two saves.
     :raises ExportError: too few texts or labels are left.
     """
     labels = labels_of(teacher, task)
@@ -214,8 +216,8 @@ def _answers(
 
 
 def _part_of(on_progress: OnProgress | None, before: int, rows: int, of: int) -> OnProgress | None:
-    """Progress callback for a block of ``rows`` texts: scales its progress to all texts, ``before`` of which
-    are done."""
+    """Progress callback for a block of ``rows`` texts: converts the block's progress to that of all texts, of
+    which ``before`` are done already."""
     if on_progress is None:
         return None
     return lambda done, total, what: on_progress(before + done * rows // max(1, total), of, what)
@@ -311,7 +313,9 @@ def compare(
     """Evaluates on ``test``: the teacher, the student, and a student trained on at most ``learned_from`` hand
     labels. Rows whose label a student wasn't trained on count as errors.
 
-    :return: for each ``who``, the number of hand ``labels`` it was trained on, and the test's figures.
+    :return: a dict for each model: ``who`` (teacher, student, or student of hand labels), ``labels`` (number
+        of labelled rows that it was trained on; 0 for the student, which has the teacher's labels), its
+        results on ``test``, and its speed and size.
     """
     learned = teacher.bundle.manifest.learned
     exam = teacher.exam(task, test)

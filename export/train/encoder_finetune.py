@@ -30,15 +30,15 @@ if TYPE_CHECKING:
 LAYER = "layer.npz"
 """File in a trained checkpoint with ``weight`` [labels, dimension] and ``bias`` [labels], float32."""
 LONGEST = 256
-"""Maximum tokens of a text in training, or the model's context if that is shorter; a device reads longer
-texts."""
+"""Maximum number of tokens of a text in training, unless the model's context is shorter. On a device, texts
+may be longer."""
 
 WHAT = "training the encoder"
 LAYER_RATE = 1e-3
 UNIT_SCALE = 16.0
 """Factor for normalized vectors: logits of unit vectors would be too close to each other."""
 _SMALL = (".json", ".txt", ".model")
-"""Suffixes of the files in a checkpoint that have no weights."""
+"""Suffixes of a checkpoint's files other than weights."""
 
 
 def schedule_for(rows: int) -> Schedule:
@@ -58,9 +58,9 @@ def train_encoder(
 ) -> dict[str, Any]:
     """Trains an encoder and a layer, which is written to ``LAYER`` in ``job.out``.
 
-    :param section: the encoder's pooling. :param length: maximum tokens of a text.
+    :param section: the encoder's pooling. :param length: maximum number of tokens of a text.
     :param truth: [texts], indices below ``labels``; or [texts, labels], probabilities.
-    :return: figures of ``run_training``, and ``peak_rss`` in bytes.
+    :return: the figures of ``run_training``, and ``peak_rss``, the peak memory in bytes.
     :raises ExportError: the checkpoint can't be loaded, its numbers are no longer finite, or the time was too
         short for half an epoch.
     """

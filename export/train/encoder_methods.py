@@ -49,12 +49,12 @@ if TYPE_CHECKING:
     Integers = npt.NDArray[np.int64]
 
 ROWS_FOR_LABELS: Final = 250
-"""With fewer rows an encoder is trained on pairs instead of labels. Pairs were better with 50 rows and labels
-with 1,000; the crossover was not measured."""
+"""Minimum number of rows for training an encoder on labels; with fewer rows it is trained on pairs. Pairs
+were better with 50 rows and labels with 1,000; the crossover was not measured."""
 WEIGHTS: Final = "head.npz"
 _STRENGTH: Final = 30.0
-"""Inverse regularization strength (scikit-learn's C) of the classifier after training on pairs, which
-separates the embeddings."""
+"""Inverse regularization strength (scikit-learn's C) of the classifier that is fitted after training on
+pairs, which has separated the embeddings of different labels."""
 _MOST_CENTROIDS: Final = 64
 _ROWS_A_CENTROID: Final = 8
 _ROWS_FOR_CENTROIDS: Final = 2000
@@ -118,8 +118,8 @@ class FineTunedEncoder(abc.ABC):
         self._epochs = 0
 
     def _try_folds(self) -> list[dict[str, Any]]:
-        """The results of all folds, each with its ``epochs``; folds with saved results aren't trained
-        again."""
+        """The results of all folds, each a dict with ``epochs``, the fold's best epoch; folds with saved
+        results aren't trained again."""
         found = []
         for number, (train, test) in enumerate(self._folds):
             name = f"{ENCODER}-{number}"
@@ -143,8 +143,8 @@ class FineTunedEncoder(abc.ABC):
         return [self._texts[row] for row in rows.tolist()]
 
     def _job(self, name: str, rows: Integers, schedule: Schedule, aside: Sequence[int]) -> TrainingJob:
-        """The job that trains on ``rows``, with its share of the time limit. :param aside: rows for
-        validation.
+        """The job that trains on ``rows``, with its share of the time limit. :param aside: indices in
+        ``rows`` of the rows for validation.
 
         :raises ExportError: this machine has too little memory or disk.
         """
@@ -176,7 +176,7 @@ class FineTunedEncoder(abc.ABC):
 def fill_finetuned(taught: Path, origin: Origin, folder: Path, budget: Budget) -> dict[str, Any]:
     """Writes an encoder's bundle to ``folder`` from the checkpoint ``taught``, fine-tuned from ``origin``.
 
-    :return: its manifest's fields, with the ``report`` on its similarity to the float model.
+    :return: the bundle's manifest fields, and ``report``, the bundle's similarity to the float model.
     """
     fields, likeness = fill_encoder(
         examine_local(taught, "encoder", origin.source),
@@ -238,8 +238,8 @@ class EncoderMethod(FineTunedEncoder):
     ) -> tuple[dict[str, Any], tuple[Floats, Floats], dict[str, Any]]:
         """Fine-tunes the checkpoint on ``rows`` and writes an encoder's bundle to ``folder``.
 
-        :param aside: positions in ``rows`` of rows for validation.
-        :return: its manifest's fields, ``weight`` and ``bias`` of the layer, and figures of the training.
+        :param aside: indices in ``rows`` of the rows for validation.
+        :return: the bundle's manifest fields, weight and bias of the layer, and figures of the training.
         """
         spec, truth, texts = self._spec, self._spec.truth[rows], self._texts_of(rows)
         job = self._job(name, rows, PAIRS if self._by_pairs else schedule_for(len(spec.texts)), aside)

@@ -78,7 +78,7 @@ class PointerMethod(FineTunedEncoder):
     """Fine-tunes an encoder with layers that extract spans."""
 
     def __init__(self, origin: Origin, spec: FieldSpec, budget: Budget, notes: Notes, work: Path) -> None:
-        """:raises ExportError: a field that spans can't express."""
+        """:raises ExportError: an encoder can't extract one of the fields."""
         super().__init__(origin, spec, budget, notes, work)
         self._spec, self._fields = spec, plan_fields(spec)
         schemas = spec.schema["properties"]
@@ -163,8 +163,9 @@ class PointerMethod(FineTunedEncoder):
     ) -> tuple[dict[str, Any], Floats, dict[str, Any]]:
         """Fine-tunes the checkpoint on ``rows`` and writes a head's files to ``folder``.
 
-        :param aside: positions in ``rows`` of rows for validation.
-        :return: its manifest's fields, the centroids of the training texts, and figures of the training.
+        :param aside: indices in ``rows`` of the rows for validation.
+        :return: the bundle's manifest fields, the centroids of the training texts, and figures of the
+            training.
         """
         texts = self._texts_of(rows)
         job = self._job(name, rows, schedule_for(len(self._texts)), aside)

@@ -24,7 +24,8 @@ if TYPE_CHECKING:
 
 _SCALARS: Final = frozenset({"string", "integer", "number", "boolean"})
 _FEWEST_OF_VALUE: Final = 3
-"""Rows that a value needs to become a class, unless the schema fixes it."""
+"""Minimum number of rows with a value for the value to become a class, unless the schema fixes the field's
+values."""
 _ROOM: Final = 2
 """Maximum length of a span, as a multiple of the longest span in the rows."""
 _LEAST_ROOM: Final = 20

@@ -31,8 +31,8 @@ _STRENGTH: Final = 10.0
 _STRENGTH_OF_WORDS: Final = 20.0
 """Inverse regularization strengths (scikit-learn's C)."""
 _MOST_WORDS: Final = 50_000
-"""Number of the most frequent words and word pairs to use; the classifier has this many weights for each
-label."""
+"""Maximum number of words and word pairs, the most frequent ones, that the classifier uses; it has a weight
+for each of them and each label."""
 _WORD: Final = r"\w+|[^\w\s]"
 
 
@@ -40,7 +40,8 @@ def held_out_labels(
     bundle: Path, rows: Sequence[LabelledRow], labels: Sequence[str]
 ) -> tuple[Integers, Integers, Floats]:
     """:param bundle: an encoder's bundle.
-    :return: indices of the rows with a prediction, their true labels, and probabilities [rows, labels].
+    :return: indices of the rows with a prediction, the indices of their labels, and probabilities [rows,
+        labels].
     """
     import numpy as np
 

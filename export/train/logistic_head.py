@@ -28,7 +28,7 @@ STRENGTHS = (1.0, 3.0, 10.0, 30.0, 100.0, 300.0)
 FOLDS = 5
 _SEED = 0
 _LEAST_SHARE = 0.01
-"""Lower bound of a soft label; smaller ones are ignored."""
+"""Minimum probability of a soft label; labels with a lower one are ignored."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +51,7 @@ def split_folds(
     Equal texts (``bare_text``) are in the same fold, so that no test text was trained on. Every training set
     has all labels; rows without which a training set would lack a label aren't tested.
 
-    :param truth: [rows], indices below ``labels``, each at least twice. :param texts: [rows].
+    :param truth: [rows], label indices below ``labels``, each at least twice. :param texts: [rows].
     :param doubted: rows that are tested but never trained on; each label also has rows that aren't doubted.
     """
     import numpy as np
@@ -88,10 +88,10 @@ def learn(
     strengths: Sequence[float] = STRENGTHS,
     rows: Integers | None = None,
 ) -> Learned:
-    """Chooses the strength by the calibrated out-of-fold loss, then fits on all rows.
+    """Chooses the regularization strength with the lowest calibrated out-of-fold loss, then fits on all rows.
 
-    :param vectors: [rows, dimension]. :param truth: [rows], indices below ``labels``.
-    :param folds: see ``split_folds``. :param shares: [rows, labels], soft labels.
+    :param vectors: [rows, dimension]. :param truth: [rows], label indices below ``labels``. :param folds: see
+        ``split_folds``. :param shares: [rows, labels], soft labels.
     :param rows: indices of rows for the final fit; by default all.
     """
     import numpy as np

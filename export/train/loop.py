@@ -28,7 +28,8 @@ _WARM_UP = 0.1
 _DECAY = 0.01
 _MOST_NORM = 1.0
 _BUCKET = 16
-"""Number of batches whose rows are sorted by length together, which reduces padding."""
+"""Number of batches that are formed together: their rows are sorted by length first, which reduces
+padding."""
 _PATIENCE = 2
 """Training stops after this many epochs in a row that are worse than the best one."""
 _LEAST = 0.5
@@ -39,7 +40,7 @@ _FROZEN = 2
 _BFLOAT16_FLAGS = frozenset({"avx512_bf16", "amx_bf16", "bf16"})
 """CPU flags for bfloat16, on x86 and ARM."""
 NOTED_S = 300.0
-"""Seconds between two saved states, which is the most that an interruption loses. A saved state has some
+"""Seconds between two saved states, so that an interruption loses no more than this. A saved state takes some
 hundred megabytes."""
 TEMPERATURES = (1.0, 1.25, 1.5, 2.0, 2.5, 3.0, 4.0)
 """Temperatures tried for the validation loss; see ``Training.losses_by_temperature``."""
@@ -71,7 +72,7 @@ class Training:
     """A training: ``parameters`` with their learning rates, and the loss.
 
     :param model: switched to training mode, and to evaluation mode for validation.
-    :param lengths: tokens of each row. :param loss: mean loss of rows.
+    :param lengths: number of tokens of each row. :param loss: mean loss of rows.
     :param aside: indices of rows for validation; without any, all epochs are run.
     :param what: the step in words, for progress and errors.
     :param state: file for the run's state; if it exists, the interrupted run resumes.
@@ -89,7 +90,8 @@ class Training:
     state: Path | None = None
     losses_by_temperature: BatchLoss | None = None
     most_tokens: int | None = None
-    """Maximum tokens in a pass, padding included; a larger batch is split (gradient accumulation)."""
+    """Maximum number of tokens in a pass, padding included; a larger batch is split (gradient
+    accumulation)."""
     noted_s: float = NOTED_S
     """Seconds between two saved states within an epoch."""
 
@@ -98,8 +100,9 @@ def run_training(training: Training, schedule: Schedule, reporter: Reporter) -> 
     """Trains a model. The final parameters are those of the best epoch, or the last ones if the time ended
     within an epoch.
 
-    :return: ``epochs`` that were run, the ``best_epoch`` (from 1; 0 if the time ended within an epoch), the
-        last batch's ``loss``, and ``loss_aside``, the validation loss of the best epoch.
+    :return: a dict with ``epochs``, the number of epochs that were run, ``best_epoch`` (from 1; 0 if the time
+        ended within an epoch), ``loss``, that of the last batch, and, with validation rows, ``loss_aside``,
+        the lowest mean validation loss of an epoch.
     :raises ExportError: the loss is no longer finite, or the time was too short for half an epoch.
     """
     import torch
@@ -173,7 +176,7 @@ def run_training(training: Training, schedule: Schedule, reporter: Reporter) -> 
 
 def freeze_lowest(model: Any) -> None:
     """Freezes an encoder's embeddings and lowest layers and turns dropout off. Freezing saves a third of the
-    time, and few questions can't improve word meanings."""
+    time, and the few questions of a training set can't improve what these layers know about words."""
     import torch
 
     stacks = [module for module in model.modules() if isinstance(module, torch.nn.ModuleList)]
@@ -197,13 +200,13 @@ def has_bfloat16() -> bool:
 
 
 def reproducible(figures: Mapping[str, Any]) -> dict[str, Any]:
-    """The figures that are the same each time, for a report, since the same input must give the same
-    bundle."""
+    """The figures that every run reproduces, for a report, since the same input must give the same bundle."""
     return {key: value for key, value in figures.items() if key != "peak_rss"}
 
 
 def passes(batch: Sequence[int], lengths: Sequence[int], most_tokens: int | None) -> list[Sequence[int]]:
-    """Splits a batch into passes of at most ``most_tokens`` with padding, but at least one row each."""
+    """Splits a batch into passes of at most ``most_tokens`` tokens, padding included; a pass has at least one
+    row."""
     if most_tokens is None:
         return [batch]
     parts: list[list[int]] = []

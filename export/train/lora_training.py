@@ -30,8 +30,8 @@ if TYPE_CHECKING:
     import torch
 
 _PASS_TOKENS = 2048
-"""Maximum tokens in a pass: activations take about 2.2 MB a token with 135 M parameters, and 32 long messages
-took 18 GB."""
+"""Maximum number of tokens in a pass: with 135 M parameters activations take about 2.2 MB a token, and a pass
+of 32 long messages took 18 GB."""
 Base = Literal["float", "stored", "nf4"]
 
 MISSING = "Training a decoder needs the package peft: pip install 'edgeslm[teach]'."
@@ -56,7 +56,7 @@ class TokenRow:
 
 @dataclass(frozen=True, slots=True)
 class AdapterShape:
-    """The adapter's rank, and the base weights for training."""
+    """The adapter's rank, and ``base``, the kind of base weights to train with."""
 
     rank: int
     base: Base = "stored"
@@ -82,7 +82,7 @@ def train_decoder(
 
     :param architecture: the checkpoint's transformers class. :param bundle: the base bundle, whose weights
         are used if ``shape.base`` is ``stored``.
-    :return: figures of ``run_training``, and ``peak_rss`` in bytes.
+    :return: the figures of ``run_training``, and ``peak_rss``, the peak memory in bytes.
     :raises ExportError: a library is missing, or the checkpoint can't be loaded or trained.
     """
     check_installed(shape.base)

@@ -32,8 +32,8 @@ NEEDS: Final = {
 def make_methods(
     inputs: Inputs, spec: TaskSpec, budget: Budget, notes: Notes, work: Path
 ) -> list[Method[Trial]]:
-    """The methods to try: the wanted ones, or all but ``qlora``, which does the same as ``lora`` in less
-    memory.
+    """The methods to try: those that the budget names, or by default all but ``qlora``, which does the same
+    as ``lora`` in less memory.
 
     :raises ExportError: the inputs don't allow a wanted method.
     """

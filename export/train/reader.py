@@ -59,13 +59,13 @@ if TYPE_CHECKING:
 
 EPOCHS: Final = 2
 BATCH: Final = 12
-"""Questions in a batch, with two or three texts each."""
+"""Number of questions in a batch; most have two or three texts."""
 RATE: Final = 1e-4
 _MOST_CUT: Final = 0.6
-"""Maximum share of a text that may be removed with the answer: a shorter rest would differ too much from the
-text."""
+"""Maximum share of a text that may be removed with the answer: a shorter remainder would differ too much from
+the text."""
 _MOST_ORDERED: Final = 3
-"""Maximum words in the answer that an injected instruction demands."""
+"""Maximum number of words in the answer that an injected instruction demands."""
 _SOUGHT: Final = 40
 _QUESTION: Final = "How often is the press oiled?"
 _CLS: Final = [
@@ -189,8 +189,8 @@ class Mix:
 
 
 def make_training_set(rows: Sequence[QuestionRow], mix: Mix | None = None) -> tuple[list[Asked], list[int]]:
-    """Questions with their texts, and the indices of the held-out ones. A question's first text is its own; a
-    training question occurs once for each of the mix's ``lengths``.
+    """Questions with their texts, and the indices of the held-out ones. A question's first text is that of
+    its own row; a training question occurs once for each of the mix's ``lengths``.
 
     :raises ExportError: fewer than ``FEWEST`` answered questions.
     """
@@ -239,7 +239,7 @@ def _with_and_without(row: QuestionRow, words: int, chance: random.Random, mix: 
 
 
 def _cut(row: QuestionRow) -> list[QuestionRow]:
-    """The row without its answer, in a list that is empty if the answer can't be removed."""
+    """A list with the row without its answer; empty if the answer can't be removed."""
     text = without_answer(row)
     return [] if text is None else [replace(row, text=text, answer=None)]
 
@@ -332,9 +332,9 @@ def find_others(
 ) -> list[list[QuestionRow]]:
     """For each question at most one text of another row, the most similar one by TF-IDF.
 
-    Only a ``share`` of answered questions gets a text. A training question gets it from a training source, a
-    held-out question from a held-out source. The text doesn't resemble the question's own text or contain the
-    answer's words.
+    Only a ``share`` of the answered questions get a text. A training question gets a text of a training
+    source, a held-out question one of a held-out source. The text doesn't resemble the question's own text or
+    contain the answer's words.
     """
     import numpy as np
     from sklearn.feature_extraction.text import TfidfVectorizer

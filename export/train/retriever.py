@@ -37,18 +37,18 @@ if TYPE_CHECKING:
 
 EPOCHS: Final = 1
 BATCH: Final = 8
-"""Chunks in a batch: about sixty texts, with which each question is compared."""
+"""Number of chunks in a batch: about sixty texts, with all of which each question is compared."""
 RATE: Final = 3e-5
 LONGEST: Final = 160
-"""Maximum tokens of a text in training; enough for most passages."""
+"""Maximum number of tokens of a text in training; enough for most passages."""
 _A_CHUNK: Final = 8
-"""Maximum texts with questions in a chunk; all texts of a chunk are from one source."""
+"""Maximum number of texts with questions in a chunk; all texts of a chunk are from one source."""
 _BESIDE: Final = 3
-"""Maximum texts without questions in a chunk, from the same source."""
+"""Maximum number of texts without questions in a chunk, from the same source as the others."""
 _MOST_QUESTIONS: Final = 4
-"""Maximum questions of a text to train on; more don't help."""
+"""Maximum number of questions of a text to train on; more questions don't help."""
 _AT_ONCE: Final = 200
-"""Texts between two progress reports."""
+"""Number of texts between two progress reports."""
 
 
 def export_retriever(
@@ -106,8 +106,8 @@ def _fill(origin: Origin, folder: Path, recipe: str, budget: Budget) -> tuple[di
 def gather(rows: Sequence[QuestionRow]) -> list[list[Sought]]:
     """The texts of each source with the questions that they answer.
 
-    Texts share a ``kin`` if they are of one source and nearly the same, or answer the same question, since it
-    doesn't matter which of them is found.
+    Texts of the same ``kin`` (the number of a group) count as equal: those of one source that are nearly the
+    same, and those that answer the same question. It doesn't matter which of them a search finds.
     """
     sources: dict[str, dict[str, list[str]]] = defaultdict(dict)
     for row in rows:
@@ -157,8 +157,8 @@ def make_chunks(sources: Sequence[Sequence[Sought]]) -> list[list[Sought]]:
 def hits(
     bundle: Path, sources: Sequence[Sequence[Sought]], on_progress: OnProgress | None = None
 ) -> dict[str, Any] | None:
-    """``hit_1`` and ``hit_3`` (see ``export_retriever``) over all ``questions``; a text of the same kin
-    counts as a hit. None without questions."""
+    """A dict with ``questions`` (their number), ``hit_1`` and ``hit_3`` (see ``export_retriever``); a text of
+    the same kin as the question's own text counts as a hit. None without questions."""
     texts = [text for own in sources for text in own]
     asked = [(question, text.kin) for text in texts for question in text.questions]
     if not asked:
@@ -194,7 +194,7 @@ def answer_ranks(
     own: Sequence[int],
     kin: Sequence[int],
 ) -> npt.NDArray[np.int64]:
-    """Rank of each question's own kin among all kins, [questions], from 0."""
+    """Rank of each question's own kin (group of equal texts) among all kins, [questions], from 0."""
     import numpy as np
 
     order = np.argsort(kin, kind="stable")

@@ -1,8 +1,8 @@
 """Contrastive training of a retriever: moves questions' vectors towards those of answering texts.
 
 A batch has texts of several sources. In-batch negatives of a question are all texts of the batch except those
-with the same kin as the question's own text (Karpukhin et al. 2020, "Dense passage retrieval for open-domain
-question answering", section 3.2).
+that count as equal to the question's own text (same ``kin``) (Karpukhin et al. 2020, "Dense passage retrieval
+for open-domain question answering", section 3.2).
 
 Runs in a child process (``python -m edgeslm_export.train.retriever_training``).
 """
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 _TEMPERATURE = 0.05
 """Softmax temperature of cosines, as in sentence-transformers (scale 20)."""
 _LONGEST_QUESTION = 40
-"""Maximum tokens of a question; longer questions name their subject within these tokens."""
+"""Maximum number of tokens of a question; longer questions name their subject within these tokens."""
 _NEVER = -1e4
 _WHAT = "training the encoder to search"
 
@@ -49,10 +49,10 @@ Chunk = Sequence[Sought]
 def train_retriever(
     job: TrainingJob, section: EncoderSection, length: int, chunks: Sequence[Chunk]
 ) -> dict[str, Any]:
-    """Trains an encoder; the batch of ``job.schedule`` counts chunks.
+    """Trains an encoder; the batch size in ``job.schedule`` is a number of chunks.
 
-    :param section: the encoder's pooling. :param length: maximum tokens of a text.
-    :return: figures of ``run_training``, and ``peak_rss`` in bytes.
+    :param section: the encoder's pooling. :param length: maximum number of tokens of a text.
+    :return: the figures of ``run_training``, and ``peak_rss``, the peak memory in bytes.
     :raises ExportError: the checkpoint can't be loaded, its numbers are no longer finite, or the time was too
         short.
     """
@@ -129,7 +129,7 @@ class RetrieverModel:
         return pooled(hidden.float(), mask, self._pooling, normalize=True)
 
     def loss(self, texts: Sequence[TokenText]) -> torch.Tensor:
-        """Cross-entropy of each question's own text among all texts, without others of the same kin."""
+        """Cross-entropy of each question's own text among all texts, without other texts of the same kin."""
         import torch
 
         asked = [(number, question) for number, text in enumerate(texts) for question in text.questions]

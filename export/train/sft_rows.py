@@ -20,11 +20,11 @@ from edgeslm.tasks import Task
 from edgeslm.tasks.extract import encode_fields
 
 LONGEST = 512
-"""Maximum tokens of a prompt; longer rows are left out."""
+"""Maximum number of tokens of a prompt; rows with a longer prompt are left out."""
 
 
 class _Asked(Exception):
-    """Raised to pass the engine call of a task out of the task's run."""
+    """Raised where a task calls the engine: it ends the task's run and passes the call to the caller."""
 
     def __init__(self, call: Call) -> None:
         self.call = call

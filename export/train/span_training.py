@@ -46,10 +46,10 @@ def train_spans(
 ) -> dict[str, Any]:
     """Trains an encoder and its layers, which are written to ``LAYER`` in ``job.out``.
 
-    :param section: the encoder's pooling. :param length: maximum tokens of a text.
+    :param section: the encoder's pooling. :param length: maximum number of tokens of a text.
     :param options: number of classes of each field. :param aims: training targets, [texts][fields].
-    :return: figures of ``run_training``, and ``unreadable`` [fields]: number of texts whose span couldn't be
-        trained on, since it starts or ends within a token or was cut off.
+    :return: the figures of ``run_training``, and ``unreadable`` [fields], the number of texts whose span
+        couldn't be trained on, since it starts or ends within a token or was cut off.
     :raises ExportError: the checkpoint can't be loaded, its tokenizer gives no offsets, or its numbers are no
         longer finite.
     """
@@ -139,8 +139,8 @@ def make_span_row(tokenizer: Any, text: str, length: int, aims: Sequence[Any]) -
 
 
 class SpanHead:
-    """The encoder with both layers; the layer of the classes is applied to the pooled vector times
-    ``_scale``."""
+    """The encoder with a layer for classes, which is applied to the pooled vector times ``_scale``, and a
+    layer for spans."""
 
     def __init__(self, model: Any, options: Sequence[int], pooling: str, *, normalize: bool) -> None:
         import torch
@@ -197,7 +197,9 @@ class SpanHead:
 def _place_losses(
     places: torch.Tensor, rows: Sequence[SpanRow], pairs: Sequence[tuple[int, int]]
 ) -> torch.Tensor:
-    """Span losses [pairs]. :param places: [rows, longest, fields, 3]. :param pairs: (row, field)."""
+    """The span loss of each pair, [pairs]. :param places: logits of each token being a span's first or last
+    token or within it, [rows, longest, fields, 3]. :param pairs: indices (row, field) where there is a
+    span."""
     import torch
 
     longest = places.shape[1]

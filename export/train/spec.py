@@ -29,12 +29,12 @@ LORA: Final = "lora"
 QLORA: Final = "qlora"
 METHODS: Final = (HEAD, ENCODER, LORA, QLORA)
 ENOUGH_TESTED: Final = 500
-"""Test rows that are enough for methods that train for minutes: further folds aren't tried. An error rate of
-0.02 can't be guaranteed with fewer than some hundred test rows."""
+"""Number of test rows that is enough for methods that train for minutes: then no further folds are tried. An
+error rate of 0.02 can't be guaranteed with fewer than some hundred test rows."""
 ENOUGH_TESTED_SLOWLY: Final = 100
-"""Test rows that are enough for methods that may train for an hour."""
+"""Number of test rows that is enough for methods that may train for an hour."""
 SURE: Final = 0.6
-"""Default of the confidence that a teacher needs for its label to be used."""
+"""Default for the minimum confidence of a teacher's label to be used."""
 _QUANTILES: Final = 51
 _LEAST_LIKELY: Final = 1e-3
 """Lower bound of a true label's probability in losses, so that one row doesn't outweigh all others."""
@@ -189,7 +189,7 @@ def make_trial(
 def drift_reference(
     distances: Sequence[float], confidences: Sequence[float], answers: Sequence[int] = (), labels: int = 0
 ) -> dict[str, Any]:
-    """Reference for drift detection on devices: ``edgeslm.bundle.manifest.DriftReference``.
+    """Reference for drift detection on devices, in the form of ``edgeslm.bundle.manifest.DriftReference``.
 
     :param answers: predicted labels of the rows, as indices below ``labels``.
     """

@@ -49,13 +49,13 @@ if TYPE_CHECKING:
     Integers = npt.NDArray[np.int64]
 
 FEWEST_ROWS: Final = 2
-"""Rows that each label needs: one for training and one for testing."""
+"""Minimum number of rows of each label: one for training and one for testing."""
 FEWEST_FIELD_ROWS: Final = 10
 RISKS: Final = (0.05, 0.02, 0.01)
 """Error rates for which the report shows the coverage."""
 _MUCH_SLOWER: Final = 4
-"""Factor above which a method counts as much slower: a fine-tuned encoder is as fast as before, a decoder a
-hundred times slower."""
+"""A method counts as much slower if it takes more than this many times as long as another. A fine-tuned
+encoder is as fast as the original, a decoder a hundred times slower."""
 _PARTS: Final = 5
 _MADE: Final = "bundle"
 
@@ -314,7 +314,7 @@ def _finish(
     learned: Mapping[str, Any],
     report: Mapping[str, Any],
 ) -> Manifest:
-    """Writes report and manifest; the licence is the trained model's."""
+    """Writes report and manifest; the bundle's licence is that of the trained model."""
     write_report(stage, report)
     whole = {
         "name": f"{name}-{fields['kind']}",
