@@ -217,7 +217,7 @@ def _print_table(report: dict[str, Any], columns: Sequence[str], figure: str) ->
 
 
 def _print_coverage(report: dict[str, Any]) -> None:
-    """Prints the coverage at each error rate."""
+    """Prints the coverage (share of answered messages) at each error rate."""
     for wanted, share in report.get("coverage", {}).items():
         least = f"not reachable: lowest guaranteed error rate is {report.get('least_error', 1):.3f}"
         print_line(f"{f'max_error: {wanted}':<29}{least if share is None else f'answers {share:.1%}'}")

@@ -133,7 +133,8 @@ def _replaced(rows: Rows) -> Iterator[AuditFinding]:
 
 
 def find_duplicates(rows: Rows) -> Iterator[AuditFinding]:
-    """Repeats of an earlier row, and all rows that have the same text as another row but contradict it."""
+    """Rows that repeat an earlier row, and all rows that have the same text as another row but another label
+    or other fields."""
     again: list[int] = []
     against: list[int] = []
     for indices in equal_texts([row.text for row in rows]):

@@ -176,7 +176,7 @@ def _check_rows(
     found: Iterable[tuple[int, dict[str, Any] | str]],
     problem_of: Callable[[dict[str, Any]], str | None],
 ) -> list[tuple[int, dict[str, Any]]]:
-    """The rows, all checked by ``problem_of``. :raises ExportError: faulty rows, or no rows."""
+    """Checks all rows with ``problem_of`` and returns them. :raises ExportError: faulty rows, or no rows."""
     rows = []
     problems: list[str] = []
     for number, value in found:

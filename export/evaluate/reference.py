@@ -132,7 +132,8 @@ def _check_architecture(bundle: Bundle, origin: Origin) -> None:
 
 
 def _check_shapes(bundle: Bundle, origin: Origin, found: Mapping[str, Any], checkpoint: Path) -> None:
-    """Compares layers, width and every token of the vocabulary. :param found: the result of ``study``."""
+    """Compares the number of layers, the width and the vocabulary of bundle and source. :param found: the
+    result of ``study``."""
     model = json.loads((bundle.path / "genai_config.json").read_bytes())["model"]
     rows, width = found["matrices"]["lm_head"]
     shapes = (

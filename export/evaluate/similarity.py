@@ -66,7 +66,7 @@ TEXTS = (
     "rain is expected in the evening, wind from the west",
     "The weather tomorrow: sunny, 24 degrees.",
 )
-"""Texts like those on devices, many with a near neighbour among the others."""
+"""Texts like those that devices embed, many with a near neighbour among the others."""
 
 NEAREST = 5
 

@@ -116,9 +116,9 @@ class _Smoothing:
         return maker.op_type == "Mul" and any(self._scale(part, wanted) for part in reversed(maker.input))
 
     def _scale(self, part: str, factors: Floats) -> bool:
-        """Folds ``factors`` into the scales of the integer product whose output, or a part of it, is
-        ``part``. :return: false if no integer product computes ``part``, or if several nodes read
-        ``part``."""
+        """Folds ``factors`` into the scales of the integer product that computes ``part``, as its output or
+        as a part of its output. :return: false if no integer product computes ``part``, or if several nodes
+        read ``part``."""
         import numpy as np
 
         maker = makers_of(self._graph).get(part)

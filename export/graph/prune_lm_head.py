@@ -26,7 +26,7 @@ def pruned_values(graph: Any) -> str | None:
 def replace_pruning(graph: Any, kept: str, tokens: str, makers: Sequence[Any] = ()) -> None:
     """Replaces the pruning nodes of a graph, in place.
 
-    :param kept: the value that the head reads instead, [1, ``tokens``, size].
+    :param kept: the value that the head reads instead of the pruned one, [1, ``tokens``, size].
     :param tokens: name of the token dimension of ``kept``.
     :param makers: the nodes that compute ``kept`` from ``pruned_values``.
     """

@@ -198,9 +198,10 @@ class _Work:
         return built if written == formats else self._join(built, written)
 
     def search(self) -> _Built:
-        """Quantizes in all formats, then builds placements until one is as small as the goal allows.
+        """Quantizes all matrices in all formats, then builds placements until one is as small as the goal
+        allows.
 
-        :return: the best one.
+        :return: the best build.
         """
         search = BitSearch(self._units(), self._order.goal, self._found["other_bytes"])
         best: _Built | None = None
@@ -217,7 +218,7 @@ class _Work:
 
     def _take_over(self, formats: dict[str, Format]) -> None:
         """Replaces each format by the one in which the source already stores the matrix, if that has no more
-        bits. Formats with a scale for each row stay."""
+        bits. Formats with a scale for each row aren't replaced."""
         for unit in units_of(formats):
             exact = self._exact_format(unit)
             wanted = formats[unit[0]]

@@ -24,7 +24,7 @@ from edgeslm.hardware.board_profiles import Board
 
 DEFAULT_CONTEXT = 2048
 SLOW_TPS = 3
-"""Tokens/s below which generated text is too slow for people who wait."""
+"""Minimum speed, in tokens/s, of generated text that people wait for."""
 SYSTEM_BYTES = 500_000_000
 """Memory of a board that the system and the daemon use."""
 

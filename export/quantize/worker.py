@@ -1,8 +1,8 @@
 """Quantization worker: child process that studies a source, or quantizes it into codes and scales.
 
-``python -m edgeslm_export.quantize.worker`` with a task on standard input (see ``subprocess_job``); its
-``step`` is ``study`` or ``quantize``. A measured recipe quantizes each matrix in every format it may get;
-``decoder`` then allocates bits by the measured losses. All files are in a work folder: ``checkpoint/``
+``python -m edgeslm_export.quantize.worker`` with a task on standard input (see ``subprocess_job``); the
+task's ``step`` is ``study`` or ``quantize``. A measured recipe quantizes each matrix in every format it may
+get; ``decoder`` then allocates bits by the measured losses. All files are in a work folder: ``checkpoint/``
 (``normalize``), ``calibration.npy`` and ``evaluation.npy`` (token ids), ``reference.npy`` (the float model's
 logits, float16), ``gradients.npz`` (``sensitivity``), ``codes/`` (a file for each layer: ``codes`` int8,
 ``scales`` float16; for matrices with a scale for each row also ``smoothing`` float32 and ``reach``, if

@@ -41,8 +41,9 @@ def make_checkpoint(source: Path, architecture: str, folder: Path) -> Any:
 def own_tokenizer_file(tokenizer: Any, source: Path) -> Path | None:
     """The source's ``tokenizer.json``, if it has every token of transformers' tokenizer.
 
-    The publisher tested ``tokenizer.json``. transformers 5 doesn't read the whole file: it rebuilds
-    tokenizers of known classes (Qwen2, Gemma, GPT-2) from the vocabulary, with the class's own normalizer.
+    The file is preferred since the publisher tested it, whereas transformers 5 doesn't read the whole file:
+    it rebuilds tokenizers of known classes (Qwen2, Gemma, GPT-2) from the vocabulary, with the class's own
+    normalizer.
     """
     from tokenizers import Tokenizer
 

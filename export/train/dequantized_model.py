@@ -71,7 +71,7 @@ def _is_near(stored: Floats, own: Floats) -> bool:
 
 
 def _parts(bundle: Path) -> Iterator[tuple[str, Floats]]:
-    """Each matrix, dequantized: its name in the checkpoint without ``.weight``, and its values."""
+    """Each matrix's name in the checkpoint, without ``.weight``, and its dequantized values."""
     import onnx
 
     loaded = load_bundle(bundle)

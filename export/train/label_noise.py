@@ -58,7 +58,8 @@ def held_out_labels(
 
 
 def _shares_by_words(texts: Sequence[str], truth: Integers, folds: Sequence[Fold]) -> Floats:
-    """Held-out probabilities [tested, labels], fold after fold; each training set has all labels."""
+    """Held-out probabilities [tested, labels], in the order of the folds; each training set has all
+    labels."""
     import numpy as np
     from sklearn.feature_extraction.text import TfidfVectorizer
     from sklearn.linear_model import LogisticRegression

@@ -36,7 +36,7 @@ _LEAST = 0.5
 """Share of the first epoch that must be done when the time is over; a model that was trained less isn't
 useful."""
 _FROZEN = 2
-"""Number of layers that are frozen, but at most half of a model's layers."""
+"""Number of the lowest layers that are frozen; never more than half of a model's layers."""
 _BFLOAT16_FLAGS = frozenset({"avx512_bf16", "amx_bf16", "bf16"})
 """CPU flags for bfloat16, on x86 and ARM."""
 NOTED_S = 300.0

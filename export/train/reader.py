@@ -307,7 +307,7 @@ def cropped(row: QuestionRow, words: int, chance: random.Random) -> QuestionRow:
 
 
 def _place(row: QuestionRow) -> tuple[int, int] | None:
-    """The answer's span in the text with its heading."""
+    """The answer's span in the text that begins with its heading."""
     if row.answer is None:
         return None
     shift = len(with_heading(row.heading, row.text)) - len(row.text)

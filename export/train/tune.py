@@ -353,8 +353,9 @@ def try_methods(
 def write_best(
     tried: Sequence[tuple[Method[AnyTrial], AnyTrial]], budget: Budget, work: Path
 ) -> tuple[AnyTrial, dict[str, Any]]:
-    """Writes the best trial's bundle, or the first trial's bundle if that fails, into a folder of its own,
-    since the manifest lists all files of the folder. :return: the trial, and the manifest's fields."""
+    """Writes the best trial's bundle, or the first trial's bundle if writing the best one fails, into a
+    folder of its own, since the manifest lists all files of the folder. :return: the trial, and the
+    manifest's fields."""
     best = choose([trial for _, trial in tried])
     method, made = next(method for method, trial in tried if trial is best), work / _MADE
     made.mkdir()
