@@ -18,7 +18,7 @@ from edgeslm_export.graph.onnx_edit import replace
 from edgeslm_export.graph.prune_lm_head import cut_earlier, pruned_values, rename_tokens, replace_pruning
 
 ROWS: Final = 9
-"""Rows of logits in a pass: a token and eight draft tokens after it."""
+"""Number of rows of logits in a pass: a token and eight draft tokens after it."""
 MOST_VOCABULARY: Final = 160_000
 """Maximum vocabulary size for which logits are padded. With this vocabulary the zeros for 64 tokens take 41
 MB; more would have to be counted as memory of the model."""

@@ -72,7 +72,7 @@ def write_bundle(
 def write_files(
     folder: Path, lora: Lora, base: Bundle, values: Mapping[str, Floats]
 ) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Writes the matrices. :return: the manifest's fields for them, and the report."""
+    """Writes the matrices. :return: the manifest's fields for the matrices, and the report."""
     write_adapter(values, folder / FILE)
     return {
         "kind": "adapter",

@@ -141,7 +141,8 @@ class InputStatistics:
         self._hessian.diagonal().add_(DAMPING * self._diagonal.mean())
 
     def compensate(self, weight: torch.Tensor, form: Format) -> Quantized:
-        """Quantizes by GPTQ, refit and descent. :param weight: [rows, columns] float32."""
+        """Quantizes a matrix by GPTQ, then refits its scales and improves its codes by coordinate descent.
+        :param weight: [rows, columns] float32."""
         if self._smoothing is None:
             return self._compensate(weight.clone(), form)
         factors = self._smoothing.factors

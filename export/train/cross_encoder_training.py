@@ -84,7 +84,7 @@ def train_reader(job: TrainingJob, length: int, asked: Sequence[Asked]) -> dict[
 @dataclass(frozen=True, slots=True)
 class PairRow:
     """A question with one text. ``kinds`` are token type ids, and ``stands`` is 1 for the text's tokens.
-    ``place`` is the answer's first and last token: (0, 0) if there is no answer, None if they aren't
+    ``place`` is the answer's first and last token: (0, 0) if there is no answer, None if the tokens aren't
     known."""
 
     tokens: Sequence[int]

@@ -78,7 +78,8 @@ class Training:
     :param state: file for the run's state; if it exists, the interrupted run resumes.
     :param losses_by_temperature: validation losses at ``TEMPERATURES``, [temperatures, rows]; the losses at
         the best temperature are used, since models become overconfident long before their accuracy falls (Guo
-        et al. 2017, section 3) and confidence is calibrated afterwards. By default ``loss`` is used.
+        et al. 2017, section 3) and confidence is calibrated afterwards. By default ``loss`` is the validation
+        loss.
     """
 
     model: torch.nn.Module
@@ -100,9 +101,8 @@ def run_training(training: Training, schedule: Schedule, reporter: Reporter) -> 
     """Trains a model. The final parameters are those of the best epoch, or the last ones if the time ended
     within an epoch.
 
-    :return: a dict with ``epochs``, the number of epochs that were run, ``best_epoch`` (from 1; 0 if the time
-        ended within an epoch), ``loss``, that of the last batch, and, with validation rows, ``loss_aside``,
-        the lowest mean validation loss of an epoch.
+    :return: a dict with ``epochs`` (how many were run), ``best_epoch`` (from 1; 0 if the time ended within an
+        epoch), ``loss`` (of the last batch) and, with validation, ``loss_aside`` (lowest validation loss).
     :raises ExportError: the loss is no longer finite, or the time was too short for half an epoch.
     """
     import torch
