@@ -91,7 +91,7 @@ _SENTENCE = 1.0
 _ROW = 0.6
 """Cost of splitting after a rule (``-----``), as between the rows of a plain-text table."""
 _SHORT_LINE = 1.2
-"""Cost of splitting after a line with room for the next word, whose line break is therefore intended."""
+"""Cost of splitting after a short line, which its author broke although the next word would have fitted."""
 _LAST_LINE = 0.3
 """Cost of splitting after a short line that ends a sentence, and therefore probably a paragraph."""
 _FENCED = 1.5
