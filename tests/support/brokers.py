@@ -92,9 +92,16 @@ class Mosquitto:
 
     def _end(self, how: str) -> None:
         process, self._process = self._process, None
-        if process is not None:
-            getattr(process, how)()
-            process.wait(timeout=START_S)
+        if process is None:
+            return
+        give_up_at = time.monotonic() + START_S
+        while process.returncode is None:
+            getattr(process, how)()  # again and again: mosquitto loses a SIGTERM that comes while it starts
+            try:
+                process.wait(timeout=1.0)
+            except subprocess.TimeoutExpired:
+                if time.monotonic() > give_up_at:
+                    raise
 
 
 def shipped_lines(profile: str, folder: Path) -> str:
