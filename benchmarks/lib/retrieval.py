@@ -199,7 +199,7 @@ def measure(args: argparse.Namespace, say: Say) -> dict[str, Any]:
     reader = load_encoder(args.reader) if args.reader else None
     rows: list[dict[str, Any]] = []
     hits = "".join(f"{f'hit@{most}':>8}" for most in AT)
-    say(f"{'corpus':>10}{'questions':>11}{'passages':>10}{'by':>9}{hits}")
+    say(f"{'corpus':>10}{'questions':>11}{'passages':>10}{'by':>11}{hits}")
     with (
         tempfile.TemporaryDirectory(prefix="edgeslm-retrieval-") as name,
         Embedding(args.bundle) as embedding,
@@ -208,7 +208,7 @@ def measure(args: argparse.Namespace, say: Say) -> dict[str, Any]:
             row = measure_corpus(corpus, embedding, Path(name) / f"{corpus.name}.sqlite", reader)
             rows.append(row)
             for way in (*WAYS, *(LOOKS if reader else LOOKS[:1])):
-                cells = f"{row['corpus']:>10}{row['questions']:>11}{row['passages']:>10}{way:>9}"
+                cells = f"{row['corpus']:>10}{row['questions']:>11}{row['passages']:>10}{way:>11}"
                 say(cells + "".join(f"{share:>8.3f}" for share in row[way]))
     return {"retrieval": rows}
 
