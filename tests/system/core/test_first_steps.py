@@ -90,6 +90,7 @@ ELSEWHERE = {
     "mkdir bundles": COMPOSE,
     "cp -r ../../.edgeslm/starter/smollm2-135m-int4 bundles/": COMPOSE,
     "podman compose up --build": COMPOSE,
+    "sudo systemctl stop mosquitto": COMPOSE,
     "scp -r firmware-config/home-assistant/blueprints root@homeassistant.local:/config/": (
         "test_the_blueprint_acts_once_for_each_message"
     ),
