@@ -1,1 +1,1 @@
-"""Document values: passages, sentences, tables and dates, without file access or index."""
+"""Document data: passages, sentences, tables and dates. The package reads no files and uses no index."""

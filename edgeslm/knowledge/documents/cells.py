@@ -30,8 +30,8 @@ class CellKind(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Column:
-    """A column of a table. For numbers, ``form`` is the notation (:data:`COMMA` or ""); for dates, the order
-    of day and month."""
+    """A column of a table. In a numeric column, ``form`` is :data:`COMMA` for a decimal comma and "" for a
+    decimal point. In a date column, ``form`` is the order of day and month."""
 
     name: str
     kind: CellKind = CellKind.TEXT
@@ -120,7 +120,7 @@ class ColumnInference:
         self._cells = 0
         self._forms = {"", COMMA}
         self._clear = False
-        """Whether any cell has a number that only one notation can parse."""
+        """Whether any cell has a number that is valid in only one of the two notations."""
         self._unclear = False
         self._units: set[str] = set()
         self._orders = {ISO, DAY_FIRST, MONTH_FIRST}

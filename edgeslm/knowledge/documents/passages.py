@@ -1,4 +1,4 @@
-"""Document passages: the parts of a document as values, and splitting a text into passages."""
+"""Document passages: data classes for documents and passages, and a function that splits documents."""
 
 from __future__ import annotations
 
@@ -20,7 +20,8 @@ LONGEST_TITLE = 200
 """Maximum length of a title in characters; a longer line counts as text."""
 
 DEEPEST = 20
-"""Deepest heading level, limited since each passage stores the titles above it."""
+"""Maximum heading level, limited since each passage stores the titles above it; deeper headings get this
+level."""
 MAX_HEADINGS = 200_000
 
 
@@ -33,7 +34,7 @@ class Heading:
     start: int
     """Offset in ``Document.text`` of the section, which begins with the heading's line."""
     body: int = 0
-    """Offset of the text below the title; ``start`` or less if the title is not part of the text."""
+    """Offset of the text below the title; at most ``start`` if the title is not in ``Document.text``."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,8 +113,8 @@ _FAR = 10_000
 _PIECES_PER_WORD = 1.33
 """Average number of tokens per English word, including punctuation."""
 _PIECE = re.compile(r"[^\W\d_]{1,6}|\d{1,3}|([^\w\s]|_)\1{0,99}+")
-"""Matches approximate the tokens of a text after :func:`squeeze`; there are rarely fewer matches than
-tokens."""
+"""Pattern for counting tokens approximately: in a text after :func:`squeeze`, the pattern rarely has fewer
+matches than the text has tokens."""
 _RUN = re.compile(r"([^\w\s]|_)\1{3,}+")
 
 _BLOCK = re.compile(r"\S[^\n]{0,65535}+(?:\n[^\S\n]*+\S[^\n]{0,65535}+){0,999}+")
@@ -133,10 +134,10 @@ _LEADER = re.compile(r"(?:(?:\.\s?){4,}|…{2,})\s*(?:\d+|[ivxlc]+)$")
 _TAIL = 80
 """Number of characters at a line's end that are searched for a dot leader."""
 _LONGEST_ENTRY = 3 * LONGEST_TITLE
-"""Longest entry of a table of contents in characters, including number and dot leader."""
+"""Maximum length of an entry in a table of contents, in characters, including number and dot leader."""
 _PAGE = re.compile(r"\s\d{1,4}$")
 _JUMP = re.compile(r"\s*(?:[-*+]|\d+\.)\s+\[[^\]]*\]\(#[^)]*\)\s*")
-"""A Markdown list item with only a link within the page."""
+"""A Markdown list item that consists only of a link to a place in the same page."""
 CONTENTS = re.compile(
     r"table of contents|list of (?:tables|figures|examples|equations|illustrations)|inhaltsverzeichnis"
     r"|(?:tabellen|abbildungs)verzeichnis|table des matières|índice de contenidos",

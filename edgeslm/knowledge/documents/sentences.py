@@ -25,8 +25,8 @@ _SIGN_ALONE: Final = re.compile(_SIGN)
 
 
 def split_sentences(text: str) -> list[Place]:
-    """Spans of sentences, without surrounding whitespace. A list item or paragraph also ends a sentence. The
-    bullet or number of a list item is part of the item's first sentence."""
+    """Spans of sentences, without surrounding whitespace. A sentence also ends where a list item begins or a
+    paragraph ends. The bullet or number of a list item is part of the item's first sentence."""
     borders = {0, len(text)}
     for pattern in (SENTENCE_END, PARAGRAPH, _ITEM):
         borders.update(match.end() for match in pattern.finditer(text))

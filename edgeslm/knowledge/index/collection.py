@@ -228,7 +228,7 @@ class Collection:
             return bool(db.execute("DELETE FROM documents WHERE source = ?", (source,)).rowcount)
 
     def remove_expired(self, now: float | None = None, *, most: int = -1) -> int:
-        """Removes at most ``most`` expired documents (all if negative) in one transaction.
+        """Removes at most ``most`` expired documents in one transaction; a negative ``most`` removes all.
 
         :return: number of removed documents.
         """

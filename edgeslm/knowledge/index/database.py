@@ -26,8 +26,8 @@ APPLICATION_ID = 0x65534B42
 """Application id ``eSKB`` in the file's header, by which file(1) and other programs recognise a
 collection."""
 FORMAT = 3
-"""Format version of new files. Format 1 has no tables, and format 2 has tables without parsed values. Files
-of both formats can be read, and are upgraded when they are opened for writing."""
+"""Format version of new files. Format 1 doesn't store the tables of documents; format 2 stores these tables
+without parsed values. Files of both formats can be read, and are upgraded when opened for writing."""
 OLDEST_SQLITE = (3, 34, 0)
 """Minimum SQLite version: that of Debian 11, the oldest system tested."""
 WAIT_S = 10.0
@@ -219,8 +219,8 @@ def _is_shipped(file: Path) -> bool:
 
 def _address(file: Path, writes: bool) -> str:
     """SQLite URI of a collection. For reading, a file in a bundle or read-only folder is opened as immutable,
-    without locks and WAL file. Other files are opened read-write if permitted, since the last connection
-    removes the WAL file when it closes, unless it was opened with ``mode=ro``."""
+    without locks, unless its WAL file has data. Other files are opened read-write if permitted: the last
+    connection to close removes the WAL file, but not if that connection was opened with ``mode=ro``."""
     log = Path(f"{file}-wal")
     has_log = log.exists() and log.stat().st_size > 0
     if writes:
@@ -265,7 +265,7 @@ def _set_up(db: sqlite3.Connection, file: Path, writes: bool) -> None:
 def _upgrade(db: sqlite3.Connection) -> None:
     """Upgrades a collection. A file of format 2 gets the parsed values of table cells. In a file of format 1,
     the SQL tables for rows and cells are created, and the digests of tabular documents are cleared, so that
-    the next ``add`` reads these documents again. Their passages stay unchanged."""
+    the next ``add`` reads these documents again. The upgrade doesn't change passages."""
     version = db.execute("PRAGMA user_version").fetchone()[0]  # another process may have upgraded it
     if version == 2:
         upgrade_tables(db)

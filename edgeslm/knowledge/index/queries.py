@@ -91,7 +91,7 @@ class TableAnswer:
     values: tuple[Value, ...]
     source: str
     citations: tuple[Citation, ...]
-    """The first rows that the answer comes from, at most ``query.MOST_CITED``."""
+    """The first rows that the answer comes from: at most ``query.MOST_CITED`` rows."""
     matched: int
     """Number of rows that the answer comes from."""
 

@@ -1,7 +1,7 @@
 """Reranking: rescores found passages by their nearest sentence, and by a reader (cross-encoder).
 
-A passage covers several topics, and its vector is their mean, while an answer is often one sentence. So the
-sentences of the first passages, about fifty short texts, are compared with the question. The caller runs the
+A passage's vector is the mean of the passage's topics, while an answer is often one sentence. So the
+sentences of the best passages, about fifty short texts, are compared with the question. The caller runs the
 encoder and the reader.
 """
 
@@ -18,10 +18,10 @@ from edgeslm.knowledge.documents.sentences import split_sentences
 from edgeslm.knowledge.index.search import Found
 
 DEPTH: Final = 10
-"""Number of passages that are rescored; the others keep their order."""
+"""Number of passages, best first, that are rescored; the passages after them keep their order."""
 SENTENCE: Final = 0.3
-"""Weight of the sentence score, which is the nearest sentence's cosine divided by the highest such cosine of
-all passages; see ``benchmarks/LOG.md``."""
+"""Weight of a passage's sentence score: the highest cosine of its sentences, divided by the highest cosine of
+all rescored passages' sentences; see ``benchmarks/LOG.md``."""
 READ: Final = 0.05
 """Weight of the reader's probability in the score; see ``benchmarks/LOG.md``."""
 MOST_SENTENCES: Final = 40

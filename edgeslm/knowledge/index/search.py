@@ -1,7 +1,7 @@
 """Hybrid search: combines word search (BM25) and semantic search (cosine) into one score.
 
 Both searches cover the whole collection. The best passages of either search are candidates, which get both
-scores. Results keep both scores, which decide whether a question can be answered.
+scores. Results keep both scores, by which the caller decides whether a question can be answered.
 """
 
 from __future__ import annotations
@@ -232,13 +232,14 @@ def widened(collection: Collection, found: Found, count: int) -> Found:
 def fuse(
     bm25: Sequence[float], cosines: Sequence[float | None], headings: Sequence[float], weights: Weights
 ) -> list[float]:
-    """Combined score of each candidate, 0 to 1: the weighted mean of its scores, each divided by the best
-    candidate's.
+    """Combined score of each candidate, 0 to 1: the weighted mean of BM25 score, cosine, and share of the
+    question's words in the heading.
 
-    Scaling starts at 0, not at the lowest score, so that the number of candidates doesn't matter (Bruch et
-    al., An Analysis of Fusion Functions for Hybrid Retrieval, TOIS 2023). A score that is 0 for all
-    candidates is ignored. A passage without a vector, such as a new message, gets the mean cosine of the
-    other candidates, so that it is not penalised.
+    BM25 score and cosine are first divided by the highest value of all candidates. Scaling starts at 0, not
+    at the lowest score, so that the number of candidates doesn't matter (Bruch et al., An Analysis of Fusion
+    Functions for Hybrid Retrieval, TOIS 2023). A BM25 score or cosine that is 0 for all candidates is
+    ignored. A passage without a vector, such as a new message, gets the mean cosine of the other candidates,
+    so that it is not penalised.
     """
     known = [max(0.0, cosine) for cosine in cosines if cosine is not None]
     usual = fmean(known) if known else 0.0
@@ -287,7 +288,7 @@ def _nearest(
     allowed: bytearray | None,
     also: Iterable[int],
 ) -> dict[int, float]:
-    """Cosines, by slot, of the ``most`` nearest passages and of the passages in ``also`` that have
+    """Cosines, by slot, of the nearest passages, up to ``most``, and of those passages in ``also`` that have
     vectors."""
     (dimension,) = db.execute("SELECT dimension FROM about").fetchone()
     if dimension is None:

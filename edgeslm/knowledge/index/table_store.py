@@ -21,7 +21,7 @@ from edgeslm.knowledge.documents.dates import parse_moment
 from edgeslm.knowledge.index.table_terms import LONGEST_KEY, key_of
 
 WIDTH = 8
-"""Number of columns in one row of ``table_values``. A wider table has several parts."""
+"""Number of columns in one row of ``table_values``. A table with more columns is split into several parts."""
 _DIGITS = 18
 """Number of decimal digits that always fit into SQLite's 64-bit integers."""
 _VALUES = f"""table_values (
@@ -31,10 +31,10 @@ _VALUES = f"""table_values (
     {", ".join(f"v{place}, w{place} INTEGER" for place in range(WIDTH))},
     PRIMARY KEY (document, part, number)
 ) WITHOUT ROWID"""
-"""SQL definition of the parsed values. For each cell, ``v`` is the value, and ``w`` distinguishes spellings
-of equal values; both are NULL for an empty cell. A number is stored as an integer in units of ``10 **
--Column.decimals``, or as text if ``decimals`` is None. A date is stored as text, a boolean as 1 or 0. Of a
-text, only the first ``LONGEST_KEY + 1`` characters are stored."""
+"""SQL definition of the table of parsed values. For each cell, ``v`` is the value, and ``w`` distinguishes
+spellings of equal values; both are NULL for an empty cell. A number is stored as an integer in units of
+``10 ** -Column.decimals``, or as text if ``decimals`` is None. A date is stored as text, a boolean as 1 or 0.
+Of a text, only the first ``LONGEST_KEY + 1`` characters are stored."""
 SCHEMA = f"""
 CREATE TABLE tables (document INTEGER PRIMARY KEY, columns TEXT NOT NULL);
 CREATE TABLE table_rows (
@@ -54,7 +54,7 @@ CREATE TABLE table_texts (
 ) WITHOUT ROWID;
 CREATE TABLE {_VALUES};
 """
-"""Tables that format 3 adds to format 1; format 2 lacks ``table_values``."""
+"""SQL tables that format 3 adds to format 1; format 2 has these tables except ``table_values``."""
 _AT_ONCE = 500
 """Maximum number of keys in one SQL statement."""
 
@@ -69,7 +69,7 @@ class KeptTable:
 
 
 def put_table(db: sqlite3.Connection, document: int, table: Table | None) -> None:
-    """Replaces a document's table, or removes it; call inside a transaction."""
+    """Replaces a document's table, or removes it if ``table`` is None; call inside a transaction."""
     drop_table(db, document)
     if table is None:
         return
@@ -110,8 +110,8 @@ def upgrade_tables(db: sqlite3.Connection) -> None:
 
 @contextmanager
 def with_values(db: sqlite3.Connection, table: KeptTable, places: Iterable[int]) -> Iterator[KeptTable]:
-    """A context in which ``table_values`` contains the columns ``places``. A file of format 2 that is read
-    has no parsed values, so these are computed and stored in a temporary SQL table."""
+    """A context in which ``table_values`` contains the columns ``places``. A file of format 2 opened for
+    reading has no parsed values, so these values are computed and stored in a temporary SQL table."""
     if _format(db) > 2:
         yield table
         return
@@ -170,7 +170,7 @@ def _put_values(
 
 def _read_cells(column: Column, cells: Iterable[str]) -> tuple[Column, dict[str, tuple[int | str, int]]]:
     """Parses the distinct cells of a column. Returns the column with ``decimals`` set, and for each cell its
-    value and a number for its spelling of that value."""
+    value and a number that distinguishes cells with equal values but different spellings."""
     read: dict[str, Decimal | str | bool] = {
         cell: value for cell in dict.fromkeys(cells) if cell and (value := _parse(column, cell)) is not None
     }

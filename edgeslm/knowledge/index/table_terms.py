@@ -104,7 +104,7 @@ SAME = {
     **dict.fromkeys(("kilometres", "kilometers", "kilometre", "kilometer"), "km"),
     **dict.fromkeys(("address", "addresses"), "addr"),
 }
-"""Maps words to their abbreviations in column names; synonyms are not included."""
+"""Maps words to the form for comparison, usually an abbreviation, such as ``temperature`` to ``temp``."""
 
 
 def alike(word: str) -> str:

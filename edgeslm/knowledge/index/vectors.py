@@ -2,7 +2,7 @@
 
 Each passage has a slot number. Slots are written in place, so that a new message writes only a page or two. A
 search scans all blocks, one at a time: there is no index to maintain, and a search takes four bytes of memory
-per passage. The parent process must never load numpy, so numpy is imported inside functions.
+per passage. The daemon must never load numpy, so numpy is imported inside functions.
 """
 
 from __future__ import annotations
@@ -28,8 +28,8 @@ SCALE_BYTES = 4
 
 
 def encode(vectors: Sequence[Sequence[float]]) -> list[bytes]:
-    """Encodes each vector as int8 codes (-127 to 127) and a float32 scale. Codes times scale are a unit
-    vector, so that dot products are cosines.
+    """Encodes each vector as int8 codes (-127 to 127) and a float32 scale. The codes multiplied by the
+    scale form a unit vector, so that dot products are cosines.
 
     :raises KnowledgeError: a vector has a value that isn't finite.
     """

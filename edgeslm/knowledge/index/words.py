@@ -22,7 +22,7 @@ MOST_CHARACTERS = 20_000
 MOST_ROWS = 2500
 """Maximum number of passages that are scored, which takes 5 ms."""
 MOST_COUNTED = 4 * MOST_ROWS
-"""Number at which counting the passages that contain a word stops."""
+"""Counting the passages that contain a word stops at this number."""
 
 _WORD = re.compile(r"[^\W_]+(?:[-_./:@+'’]+[^\W_]+)*")
 _PARTS = re.compile(r"[\W_]+")
@@ -85,7 +85,7 @@ def score(
 
     :param allowed: for each slot, 1 if its passage may be found; None if all may be found.
     :param heading_word: weight of a word in a heading; a word in the text has weight 1.
-    :param most_rows: approximate limit of scored passages, see :func:`choose`.
+    :param most_rows: approximate maximum number of passages to score, see :func:`choose`.
     """
     statement = "SELECT rowid, -bm25(words, ?, 1.0) FROM words WHERE words MATCH ?"
     if allowed is not None:

@@ -13,7 +13,7 @@ from edgeslm.knowledge.readers.document_builder import DocumentBuilder
 from edgeslm.knowledge.readers.office import Attributes, Handler, open_package
 
 _MOST_BASES = 20
-"""Longest chain of styles that are based on each other."""
+"""Maximum length of a chain of styles that are based on each other."""
 _NO_LEVEL = 9
 """Outline level of running text; Word counts levels from 0."""
 _SKIPPED = frozenset({"Fallback", "del", "moveFrom"})

@@ -29,16 +29,17 @@ _LEAST_S: Final = 30.0
 _BYTES_PER_S: Final = 50_000
 MOST_MEMORY_BYTES: Final = 1_000_000_000
 _LEAST_MEMORY_BYTES: Final = 128_000_000
-"""Minimum memory limit; libraries and the fonts of a small PDF take 25 MB."""
+"""Memory limit for an empty file; libraries and the fonts of a small PDF take 25 MB."""
 _MEMORY_FACTOR: Final = 32
-"""Memory limit as a multiple of the file size. Reading a table takes 14 times the file size, reading a text 7
-times. A single emoji quadruples a text's memory, since Python then uses four bytes for each character."""
+"""Bytes added to the memory limit for each byte of the file. Reading a table takes 14 times the file size,
+reading a text 7 times. A single emoji quadruples a text's memory, since Python then uses four bytes for each
+character."""
 _UNPACKED: Final = 10
 """Assumed compression ratio of Office and ``.gz`` files."""
 _ANSWER_BYTES: Final = 64_000_000
 """Maximum length of a message from the child in bytes; a message may contain a whole row of a table."""
 MOST_CHARACTERS: Final = 4 * MAX_CHARACTERS
-"""Maximum number of characters of passages and cells that are accepted from the child."""
+"""Maximum total length, in characters, of the passages and cells accepted from the child for a document."""
 
 
 class ReadingError(KnowledgeError):
@@ -112,7 +113,7 @@ class Reading:
 
 
 class Content:
-    """Collects a document from the child's progress messages, each with a small part."""
+    """Builds a document from the child's messages; forwards the child's progress and log messages."""
 
     def __init__(
         self, source: str, listener: ReadingListener, most_characters: int = MOST_CHARACTERS

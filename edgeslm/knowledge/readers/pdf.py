@@ -35,8 +35,8 @@ _DIGITS = re.compile(r"\d+|\b[ivxlc]+\b")
 _LABEL = re.compile(r"(?:(?:chapter|appendix|part|section)\s+)?[\dA-Z]{1,3}(?:\.\d{1,3})*\.?", re.IGNORECASE)
 """A section number on its own line."""
 _CAPITALS = "CHAPTER"
-"""Replaces each line in capitals when lines are compared, since a running header in capitals is often the
-title of the chapter."""
+"""Placeholder for any line in capitals when lines are compared, since a running header in capitals is often
+the title of the chapter, which changes."""
 _PARTED = re.compile(r"(?<!\w)(\w++)-\n(\w+)")
 _WORD = re.compile(r"\w+(?:-\w+)*")
 _TITLE_LINES = 3
@@ -198,8 +198,8 @@ def _letters(text: str) -> str:
 
 
 def _join_hyphenated(found: re.Match[str], words: set[str]) -> str:
-    """Joins a hyphenated word. The hyphen is kept if the word has a hyphen elsewhere, and before a capital or
-    digit."""
+    """Joins a hyphenated word. The hyphen is kept before a capital or digit, and if the word occurs elsewhere
+    with a hyphen but nowhere without."""
     whole, hyphened = found[1] + found[2], f"{found[1]}-{found[2]}"
     keeps = (hyphened in words and whole not in words) or not found[2][0].islower()
     return hyphened if keeps else whole

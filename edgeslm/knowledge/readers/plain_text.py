@@ -13,7 +13,7 @@ from edgeslm.knowledge.documents.passages import CONTENTS, LONGEST_TITLE, Docume
 
 _TITLE_LINES = 4
 _DEEPEST = 9
-"""Level of a table of contents, so deep that it doesn't end the section around it."""
+"""Level of the heading of a table of contents, so deep that the heading doesn't end the section around it."""
 _NEXT_NUMBERS = 5
 """Maximum step between section numbers, since a few sections may be missing."""
 

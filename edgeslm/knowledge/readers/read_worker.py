@@ -1,6 +1,6 @@
 """Reading worker: the child process that reads files (``python -m edgeslm.knowledge.readers.read_worker``).
 
-An order from the parent process has ``path`` and ``source``. While a file is read, progress messages have
+A request from the parent process has ``path`` and ``source``. While a file is read, progress messages have
 ``part``, such as ``page 12 of 400``, or ``log``, a log message. Then ``passages`` (heading, text, start, end)
 and ``rows`` (number, start, end, cells) follow in batches. The answer has ``title`` and ``columns``, or
 ``refused`` with the reason if the file can't be read.

@@ -36,7 +36,7 @@ log = logging.getLogger("edgeslm.knowledge")
 SWEEP_EVERY_S = 10.0
 """Seconds between two scans for changed and expired documents; more if a scan takes long (``SHARE``)."""
 SHARE = 20
-"""Minimum ratio of a pause to the duration of the scan before it."""
+"""Ratio of a pause to the duration of the scan before it, within the limits of a pause."""
 LONGEST_PAUSE_S = 300.0
 """Maximum pause between scans in seconds, even if a scan took hours, as the first scan of a folder may."""
 SETTLED_S = 2.0
@@ -267,7 +267,7 @@ class _Watched(IntakeListener):
         trouble += self._broken.values()
 
     def _log_skipped(self, skipped: Counter[str]) -> None:
-        """Logs skipped files, each kind once."""
+        """Logs the number of skipped files of each kind, once per kind."""
         if new := sorted(skipped.keys() - self._skipped):
             self._skipped.update(new)
             kinds = ", ".join(f"{skipped[kind]:,} {kind}" for kind in new)

@@ -89,8 +89,8 @@ class KnowledgeProcess:
         self._starting = asyncio.Lock()
         self._tasks: set[asyncio.Task[None]] = set()
         self._embeds_for = 0
-        """``Child.starts`` of the process whose texts are being embedded; 0 if no texts are being
-        embedded."""
+        """Start count (``Child.starts``) of the process that requested the embedding in progress; 0 if no
+        embedding is in progress."""
         self._stopped = False
         self._ready_at: float | None = None
         """Time on the loop's clock when the process became ready; None while no process is ready."""
@@ -238,7 +238,7 @@ class KnowledgeProcess:
             self._again = self._begin(self._start_again(self._backoff.next_s(lived_s)))
 
     async def _start_again(self, pause_s: float) -> None:
-        """Tries to start the process until it runs."""
+        """Starts the process after ``pause_s``; retries until the process runs."""
         while True:
             await asyncio.sleep(pause_s)
             try:

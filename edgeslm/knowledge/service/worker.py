@@ -41,7 +41,7 @@ log = logging.getLogger("edgeslm.knowledge")
 
 
 class Mailbox:
-    """The pipe to the node, for all threads. When the pipe closes, the process exits."""
+    """The pipe to the node, shared by all threads. When the pipe closes, the process exits."""
 
     def __init__(self, pipe: Pipe) -> None:
         self._pipe = pipe

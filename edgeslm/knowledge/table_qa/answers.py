@@ -41,7 +41,7 @@ MOST_TABLES = 200
 MOST_CHARACTERS = 4000
 """Maximum length of an answer, in characters."""
 LONGEST_QUESTION = 1000
-"""Longest question in characters; a longer message is not a question about a table."""
+"""Maximum length of a question in characters; a longer message is not a question about a table."""
 MOST_QUERIES = 16
 """Maximum number of interpretations of a question that are run on a table."""
 LONGEST_S = 2.0
@@ -116,7 +116,8 @@ def _ask_all(
 
 @contextmanager
 def _limited(db: sqlite3.Connection, longest_s: float) -> Iterator[None]:
-    """A context for queries. :raises TimeoutError: the queries take longer than ``longest_s`` seconds."""
+    """A context that interrupts queries at the time limit. :raises TimeoutError: the queries take longer
+    than ``longest_s`` seconds."""
     end = time.monotonic() + longest_s
     db.set_progress_handler(lambda: time.monotonic() > end, _BETWEEN_LOOKS)
     try:
@@ -174,7 +175,7 @@ def _answer(db: sqlite3.Connection, table: KeptTable, question: str, *, alone: b
 
 
 def _is_of(meaning: Meaning, names: ColumnNames) -> bool:
-    """Whether a meaning refers to this table specifically."""
+    """Whether one meaning of a mention refers to this table specifically, rather than to any table."""
     if isinstance(meaning, Noun):
         return not meaning.bare and not meaning.days
     if isinstance(meaning, Unit):

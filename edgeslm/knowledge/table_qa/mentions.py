@@ -74,8 +74,8 @@ class Token:
 @dataclass(frozen=True, slots=True)
 class Named:
     """A column that the question names. ``whole`` is true if the question has all words of the column's name.
-    ``row`` is true if the word is also in the document's file name, so that it may mean a row instead of the
-    column."""
+    ``row`` is true if the word is also in the document's file name, so that the word may mean a row instead
+    of the column."""
 
     place: int
     whole: bool

@@ -46,7 +46,7 @@ class ColumnNames:
         return any(word in name.words for name in self.all)
 
     def find(self, words: frozenset[str]) -> Iterator[tuple[int, bool]]:
-        """Indices of the columns that match the words best, and whether they match completely."""
+        """Yields the index of each best matching column, and whether the column's name matches completely."""
         levels = [_nearness(words, name) for name in self.all]
         best = max(levels, default=0)
         if best:

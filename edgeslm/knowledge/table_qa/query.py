@@ -27,7 +27,7 @@ MOST_TIES = 10
 MOST_VALUES = 500
 """Maximum number of values in a condition, since SQLite limits the depth of expressions."""
 _FEW = 200
-"""Maximum number of rows that are selected by number, which needs no scan."""
+"""Maximum number of rows that are selected by row number, which needs no scan."""
 _DIGITS = 60
 """Decimal precision of sums and averages."""
 _HALF = 10**9
@@ -72,8 +72,8 @@ class Query:
     many: bool = False
     """Whether the answer may have several distinct values."""
     summed: bool = False
-    """Whether the largest value in ``by`` and the largest sum of ``by``, grouped by ``column``, must give the
-    same answer, since the question may mean either."""
+    """Whether the question may mean the largest value in ``by`` or the largest sum of ``by`` for a cell of
+    ``column``; there is an answer only if both give the same cells."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,7 +121,7 @@ def value_of(column: Column, cell: str) -> Value:
 
 
 def plain(number: Decimal) -> int | float:
-    """A 64-bit integer if possible, otherwise a float."""
+    """Converts a decimal to a 64-bit integer if possible, otherwise to a float."""
     is_whole = abs(number) < 2**63 and number == number.to_integral_value()
     return int(number) if is_whole else float(number)
 
@@ -161,7 +161,7 @@ class _Rows:
         self._values += values
 
     def settle(self) -> None:
-        """Selects rows by number if there are few, so that later queries need no scan."""
+        """Selects rows by row number if there are at most ``_FEW``, so that later queries need no scan."""
         numbers = [number for (number,) in self.select(self._number, f"LIMIT {_FEW + 1}")]
         if len(numbers) <= _FEW:
             self._where = f"{self._document_part} AND {self._number} IN ({', '.join(map(str, numbers))})"
@@ -280,7 +280,7 @@ def _bounded(number: int) -> int:
 def _keep_filled(place: int, rows: _Rows, reason: str) -> None:
     """Keeps rows with a value in column ``place``.
 
-    :raises Unanswerable: no selected row has a value; the message is ``reason`` if any row was selected.
+    :raises Unanswerable: no row is selected, or no selected row has a value, which ``reason`` describes.
     """
     filled = f"{rows.value(place)} IS NOT NULL"
     if not rows.select("1", f"AND {filled} LIMIT 1"):

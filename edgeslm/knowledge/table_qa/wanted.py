@@ -1,4 +1,4 @@
-"""Wanted value: what a table question asks for in one reading, after its conditions were found."""
+"""Wanted value: what a table question asks for in one reading, once the reading's conditions are known."""
 
 from __future__ import annotations
 
@@ -196,7 +196,7 @@ class Wanted:
         ]
 
     def _noun(self) -> tuple[bool, bool]:
-        """Whether the rows asked for are days, and whether there may be several."""
+        """Whether the rows asked for are days, and whether the question's noun for these rows is plural."""
         nouns = [item.what for item in self.left if isinstance(item.what, Noun)]
         if not nouns:
             raise Unanswerable("it doesn't say what is asked for")
