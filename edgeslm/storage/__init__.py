@@ -1,1 +1,1 @@
-"""Storage: SQLite journal, spool, window store, feedback, encryption, atomic files."""
+"""Storage on the node's disk: SQLite journal, spool, window store, feedback, encryption, atomic files."""

@@ -41,7 +41,7 @@ RETRY_S = 1.0
 MEND_EVERY_S = 60.0
 """Pause after a failed rebuild of a damaged file."""
 _NO_FORMAT = 1000
-"""Lowest format number that no version writes, so that it means a damaged header."""
+"""No version writes a format number this high, so this number or a higher number means a damaged header."""
 
 
 class Database:
@@ -280,7 +280,8 @@ class Database:
                 )
 
     def _check_mark(self, db: sqlite3.Connection) -> bool:
-        """Whether the file has the encrypted ``MARK``. :raises JournalError: the key is missing or wrong."""
+        """Whether the file has the encrypted text ``MARK``, which shows whether the key is right. :raises
+        JournalError: the key is missing or wrong."""
         row = db.execute("SELECT sealed FROM mark").fetchone()
         is_sealed = row is not None or db.execute("PRAGMA user_version").fetchone()[0] == SEALED_FORMAT
         or_remove = f"Or remove {self.file}, which loses stored answers and waiting messages."

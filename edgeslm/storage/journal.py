@@ -36,7 +36,8 @@ a tenth of the window ``window_s``."""
 TRIES_S = 3600.0
 """Failed attempts are kept at least this long, so that a poison message can't crash the node for ever."""
 LOST_NODE = 2
-"""Crash points of a request that was running when the node crashed (``JournalEntry.lost``)."""
+"""Crash points that a request gets if the node crashes or the engine hangs while the request runs
+(``JournalEntry.lost``)."""
 MOST_UNSAVED = 1024
 """Maximum number of entries kept in memory while the disk fails; above this number, the oldest are
 dropped."""
@@ -46,8 +47,8 @@ KEPT = 0.9
 
 @dataclass(frozen=True, slots=True)
 class JournalEntry:
-    """A started request. ``lost``: crash points, which grow with each crash while the request runs; at a
-    limit, the request isn't run again. ``result``: the encoded result; None if unanswered."""
+    """A started request. ``lost``: number of crash points. A request gets crash points for each crash while
+    it runs; with too many, it isn't run again. ``result``: the encoded result; None if unanswered."""
 
     lost: int
     result: bytes | None
@@ -158,7 +159,7 @@ class Journal:
         self._changes = -1
 
     def open(self) -> None:
-        """Loads the index. Requests that were running when the last process ended get crash points.
+        """Loads the index. Requests that were running when the last process ended get ``LOST_NODE`` points.
 
         :raises JournalError: the file of running marks can't be used.
         """

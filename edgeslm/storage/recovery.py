@@ -32,8 +32,8 @@ class Recovered:
 
 
 def feed_back(database: Database, copy: Path, *, dry_run: bool = False) -> Recovered:
-    """Adds the messages of ``copy`` that the journal never had. The newest of them counts as new; the others
-    keep their age relative to it.
+    """Adds the messages of ``copy`` that the journal never had. The newest of these messages gets the age 0,
+    and the others keep their age difference to the newest.
 
     :raises JournalError: the journal can't be written; nothing was added.
     :raises OSError: the copy can't be read, or its list can't be written.

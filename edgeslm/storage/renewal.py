@@ -53,7 +53,8 @@ _DEFAULTS: dict[str, tuple[type, Value]] = {
 }
 """Column of the spool -> required type, and the value that replaces a damaged value."""
 _HIGHEST = 1 << 53
-"""Limit of row numbers. A higher number is damage; if it were kept, new rows might get no number above it."""
+"""Limit of row numbers. A row with a higher number is damaged; if the number were kept, SQLite might have no
+higher number for new rows."""
 _LOCK_AT, _LOCK_BYTES = 0x40000000, 512
 """The byte range that SQLite locks (from PENDING_BYTE through SHARED_SIZE in its ``os.h``)."""
 

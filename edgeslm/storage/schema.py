@@ -13,7 +13,7 @@ row has about 400 bytes)."""
 CLOCK_END_S = 1e9
 """Limit of the database's clock, 30 years of running.
 
-A later time in a row is damage; if it were kept, all other entries would look old."""
+A row with a later time is damaged; if the time were kept, all other entries would look old."""
 
 TABLES = """
 CREATE TABLE IF NOT EXISTS session (epoch INTEGER NOT NULL);

@@ -27,7 +27,7 @@ Taken = Mapping[str, list[int]]
 
 
 def draft_of(journal: Path) -> Path:
-    """The draft of the journal that replaces a damaged one."""
+    """Path of the draft of a new journal, which will replace the damaged ``journal``."""
     return journal.with_suffix(".salvaged")
 
 

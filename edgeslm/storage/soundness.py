@@ -1,4 +1,4 @@
-"""Integrity checks of a journal's file, at the start and after errors."""
+"""Integrity checks of a journal's file, when the file is opened and after errors."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ log = logging.getLogger("edgeslm.storage")
 
 HEADER_BYTES = 100
 CHECK_S = 2.0
-"""Time limit of the check at the start."""
+"""Time limit of the integrity check when the file is opened."""
 _MESSAGES = ("integrity_check(spool)", "integrity_check(windows)")
 """Integrity checks of the tables that hold messages, and of these tables' indexes, since a message missing
 from an index is never found."""
@@ -27,7 +27,7 @@ _READ_FAULTS = {
     sqlite3.SQLITE_IOERR_CORRUPTFS,
     sqlite3.SQLITE_IOERR_DATA,
 }
-"""SQLite's error codes if the disk doesn't return the data that was written."""
+"""SQLite's error codes for a disk that doesn't return the data that was written."""
 
 
 def has_log(file: Path) -> bool:
