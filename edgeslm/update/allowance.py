@@ -31,7 +31,7 @@ class Stopped(BundleError):
 class Allowance:
     """
     :param folder: folder that the bundle is written to.
-    :param budget_bytes: largest size of one bundle, packed or unpacked.
+    :param budget_bytes: maximum size of one bundle, packed or unpacked.
     :param stop: event that another thread sets to cancel the download.
     """
 

@@ -14,9 +14,10 @@ BAD: Final = frozenset({"internal", "poisoned", "model_unavailable", "timeout", 
 """Error codes that a bad model can cause."""
 FEWEST_BAD: Final = 3
 MOST_BAD: Final = 0.2
-"""Share of failed results above which a model on trial is rolled back.
+"""Share of results with an error code in :data:`BAD` above which a model on trial is rolled back.
 
-A rollback also requires that this share is more than twice the share before the trial."""
+A rollback also requires at least ``FEWEST_BAD`` such results, and more than twice the share before the
+trial."""
 
 Counts = Mapping[str, Mapping[str, int]]
 """Number of results by task, then by status or error code."""

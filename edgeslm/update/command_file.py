@@ -29,7 +29,7 @@ LOCK_PAUSE_S: Final = 0.02
 
 class FileCommand(BaseModel):
     """``digest``: digest of the bundle to activate. ``older``: whether the bundle may have a lower release
-    than the highest proven one. ``file``: name of the archive to stage."""
+    than the highest proven release. ``file``: name of the archive to stage."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 

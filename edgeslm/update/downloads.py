@@ -28,7 +28,7 @@ log = logging.getLogger("edgeslm.update")
 
 SILENT_S: Final = 30.0
 PAUSES_S: Final = (1.0, 5.0, 15.0, 60.0)
-"""Pauses before the retries, in order. After an attempt that received data, the first pause is next."""
+"""Pauses before the retries, in order. After an attempt that received data, the first pause is used again."""
 NOT_YET_VALID: Final = 9
 """OpenSSL's ``X509_V_ERR_CERT_NOT_YET_VALID``."""
 HASHES: Final = ("sha256", "sha1", "md5")
@@ -98,8 +98,8 @@ class Download:
     def bring(self, url: str, file: Path) -> None:
         """Downloads ``url`` to ``file``, which may already hold the first part.
 
-        :raises Unreachable: the server doesn't answer, or the download broke off. :raises BundleError: the
-            server isn't trusted or refuses the request, or the file is too large.
+        :raises Unreachable: the server doesn't answer, or the download broke off.
+        :raises BundleError: the server isn't trusted or refuses the request, or the file is too large.
         """
         left = list(PAUSES_S)
         while True:

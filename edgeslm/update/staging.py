@@ -60,7 +60,7 @@ CHILD_LIMITS: Final = ChildLimits()
 class Staging:
     """Brings bundles into a store.
 
-    :param budget_bytes: largest size of one bundle, packed or unpacked.
+    :param budget_bytes: maximum size of one bundle, packed or unpacked.
     :param within: URL prefixes to which redirects may lead; if empty, redirects may lead to any URL.
     :param stop: event that another thread sets to cancel the staging.
     :param allow_http: whether addresses without TLS are allowed.

@@ -61,7 +61,8 @@ class _Record(BaseModel):
 
 @dataclass(frozen=True, slots=True)
 class Stored:
-    """A bundle in the store. ``used_by``: this node's models whose active or previous bundle it is."""
+    """A bundle in the store. ``used_by``: this node's models that have the bundle as active or previous
+    bundle."""
 
     bundle: Bundle
     used_by: tuple[str, ...]
@@ -235,7 +236,8 @@ class Store:
             self._put(model, entry.model_copy(update={"tries": None}))
 
     def roll_back(self, model: str) -> str:
-        """Activates the previous bundle. :return: its digest. :raises BundleError: there isn't any."""
+        """Activates the previous bundle. :return: its digest. :raises BundleError: there is no
+        previous bundle."""
         entry = self.entry(model)
         if entry is None or entry.previous is None:
             raise BundleError(f"model {model} has nothing to go back to")

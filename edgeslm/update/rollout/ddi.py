@@ -18,9 +18,9 @@ from edgeslm.errors import InvalidRequest, RolloutError
 from edgeslm.protocol.strict_json import decode_text, encode_json, parse_json
 
 MOST_PARTS: Final = 32
-"""Limit of software modules in a deployment, and of files in a module."""
+"""Maximum number of software modules in a deployment, and of files in a module."""
 MOST_DETAILS: Final = 500
-"""Length limit of a detail in feedback, in characters; hawkBit keeps 512."""
+"""Maximum length of a detail in feedback, in characters; hawkBit keeps 512 characters."""
 MOST_VALUE: Final = 128
 """Number of characters that hawkBit keeps of an attribute's name or value."""
 
@@ -152,7 +152,7 @@ class DeploymentBase(_Said):
 
     @property
     def may_update(self) -> bool:
-        """Whether modules may be installed now: not outside a maintenance window, and not if the server wants
+        """Whether modules may be installed now; false outside a maintenance window, and if the server wants
         only a download."""
         return self.deployment.update != "skip" and self.deployment.window != "unavailable"
 

@@ -204,7 +204,7 @@ class Hawkbit:
         self.work.begin(job, _report_of(action, "scheduled", "QUEUED"))
 
     def _update_permissions(self, job: RolloutJob, deployment: DeploymentBase) -> None:
-        """Updates whether the job may download and install, such as when a maintenance window opens."""
+        """Updates whether the job may download and install, for example after a maintenance window opened."""
         allowed = (deployment.may_download, deployment.may_update)
         if (job.may_download, job.may_update) != allowed:
             changes = dict(zip(("may_download", "may_update"), allowed, strict=True))

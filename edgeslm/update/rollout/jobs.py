@@ -1,4 +1,4 @@
-"""Rollout jobs: the target bundles of a server's deployment, its progress, and reports not sent yet.
+"""Rollout jobs: the target bundles of a server's deployment, the job's progress, and unsent reports.
 
 States are named like those of AWS IoT job executions (AWS IoT Core, "Jobs"). A job is one record on disk,
 replaced atomically before each step, so that the job continues after a power cut.

@@ -67,7 +67,7 @@ class StateMachine:
         self._gone_since = 0.0
 
     def begin(self, job: RolloutJob, *reports: Report) -> None:
-        """Replaces the job. :raises OSError: a disk error."""
+        """Replaces the current job by ``job``. :raises OSError: a disk error."""
         self.end_download()
         self._command = None
         self.not_before = 0.0
