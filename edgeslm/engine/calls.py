@@ -1,7 +1,7 @@
 """Engine calls: the requests that tasks send to a model worker, and its outputs.
 
-Text from outside is always wrapped in ``Text``. The worker encodes such text with special tokens disabled, so
-a message that contains ``<|im_end|>`` stays plain text.
+Untrusted text, such as a message or a document, is always wrapped in ``Text``. The worker encodes untrusted
+text with special tokens disabled, so a message that contains ``<|im_end|>`` stays plain text.
 """
 
 from __future__ import annotations
@@ -66,8 +66,8 @@ class Hardware:
 
 @dataclass(frozen=True, slots=True)
 class Text:
-    """Text from outside. ``cut`` says whether the prompt's ``overflow`` may shorten the text; it may be true
-    for at most one text of a prompt."""
+    """Untrusted text. ``cut`` says whether the prompt's ``overflow`` may shorten the text; it may be true for
+    at most one text of a prompt."""
 
     value: str
     cut: bool = False
@@ -75,7 +75,7 @@ class Text:
 
 @dataclass(frozen=True, slots=True)
 class Turn:
-    """One chat message, composed of fixed strings and texts from outside."""
+    """One chat message, composed of fixed strings and untrusted texts."""
 
     role: Literal["system", "user", "assistant"]
     parts: tuple[str | Text, ...]
@@ -149,7 +149,7 @@ class Embed:
 
 @dataclass(frozen=True, slots=True)
 class Classify:
-    """Compute the probability of each label with a learned head on the encoder's embedding of the text.
+    """Compute the probability of each label with a trained head on the encoder's embedding of the text.
 
     ``head`` is the folder of the head's bundle; ``digest`` is the digest that this bundle must have, None for
     any.
@@ -163,8 +163,8 @@ class Classify:
 
 @dataclass(frozen=True, slots=True)
 class Point:
-    """Extract the fields of a learned task from the text. ``head`` is the folder of the head's bundle;
-    ``digest`` is the digest that this bundle must have, None for any."""
+    """Extract from the text the fields that the head was trained for. ``head`` is the folder of the head's
+    bundle; ``digest`` is the digest that this bundle must have, None for any."""
 
     text: str
     head: str
@@ -186,8 +186,9 @@ Call = Generate | Score | Embed | Classify | Point | Read
 
 @dataclass(frozen=True, slots=True)
 class Pointed:
-    """Result for one field of a learned extract task: the probability of each option of ``LearnedField``, in
-    the same order, and the most likely spans of the message, as character offsets with a probability."""
+    """Result for one field that a head extracts: the probability of each option, in the order that
+    ``LearnedField`` describes, and the most likely spans of the message, as character offsets with a
+    probability."""
 
     options: tuple[float, ...]
     places: tuple[Run, ...] = ()

@@ -28,7 +28,7 @@ TIMEOUT_S: Final = 120
 def installed(module: str) -> str:
     """``NAME VERSION`` of the distribution that provides a module.
 
-    :raises PackageNotFoundError: none is installed.
+    :raises PackageNotFoundError: no distribution that provides the module is installed.
     """
     for name in LIBRARIES[module]:
         try:

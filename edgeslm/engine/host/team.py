@@ -104,7 +104,7 @@ class EngineTeam:
 def make_engine(
     bundle: Bundle, hardware: Hardware, adapters: Adapters, *, power: Power, cache: Path, log_level: str
 ) -> EngineProcess | EngineTeam:
-    """Creates one worker, or a team if ``hardware`` names several workers. Parameters: see
+    """Creates one worker, or a team if ``hardware`` requires several workers. Parameters: see
     ``EngineProcess``."""
 
     def make() -> EngineProcess:

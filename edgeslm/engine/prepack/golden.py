@@ -1,5 +1,5 @@
-"""Golden answers: a decoder's recorded outputs for a few prompts, to check that it computes the same on this
-machine.
+"""Golden answers: the outputs of a decoder for a few prompts, recorded on the build machine, to check that
+the decoder computes correctly on this machine.
 
 Exact logits differ between CPUs, since kernels round activations to 8 bits in different groups and add in
 different orders. The check therefore compares next-token distributions. Each prompt is prefilled except for
@@ -51,8 +51,8 @@ class GoldenAnswer(BaseModel):
         return self
 
     def divergence(self, log_probs: Sequence[float]) -> float:
-        """Kullback-Leibler divergence, in nats, between this answer and ``log_probs``, which a model gives
-        the same tokens on this machine."""
+        """Kullback-Leibler divergence, in nats, of this answer from ``log_probs``, the log-probabilities that
+        a model on this machine gives the same tokens."""
         pairs = [*zip(self.log_probs, log_probs, strict=True), (_rest(self.log_probs), _rest(log_probs))]
         return sum(math.exp(own) * (own - other) for own, other in pairs)
 

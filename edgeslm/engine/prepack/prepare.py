@@ -1,16 +1,16 @@
 """Weight prepacking of a decoder bundle: stores its weights in the layout of this CPU's kernels.
 
-Without prepacking, onnxruntime reorders quantized weights at each start and keeps the copy in private memory.
-With the option ``save_external_prepacked_constant_initializers`` onnxruntime writes the copy to a file and
-maps the file into memory, so the system can evict the pages and several workers share them. A start still
+Without prepacking, onnxruntime makes a reordered copy of the quantized weights in private memory at each
+start. With the option ``save_external_prepacked_constant_initializers`` onnxruntime writes the copy to a file
+and maps the file into memory, so the system can evict the pages and several workers share them. A start still
 reads the original weights, since onnxruntime uses them to find the prepacked weights in the file.
 
 The prepacked bundle fits one CPU model and one version of the libraries, which its index records. The
 prepacked bundle is stored in a cache below the state folder; the original bundle is not changed. The module
 ``trial`` tests the result before it is kept.
 
-The work runs in a child process (a job) that executes this module. Only the child loads the libraries and
-writes files, as the owner of the state folder.
+Prepacking runs in a child process (a job) that executes this module. Only the child loads the inference
+libraries and writes files; it runs as the owner of the state folder.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ _MEMORY: Final = 4
 """Available memory needed for background prepacking, as a multiple of the size of the weights. Slightly more
 than half of this memory is private, the rest is mapped files."""
 _SHARE: Final = 0.25
-"""Largest share of the free disk that background prepacking may take."""
+"""Largest share of the free disk space that background prepacking may take."""
 _UNUSED_S: Final = 30 * 24 * 3600.0
 """Seconds after which an unused prepacked bundle is removed if the node's configuration doesn't name the
 original bundle."""
@@ -89,8 +89,9 @@ async def prepare(
     If the caller is root, the job runs as the owner of the state folder. The prepacked files must belong to
     this owner, and root must not write to a folder of another user, who could redirect the writes with links.
 
-    :param background: run in the background: use idle CPU time and at most a quarter of the free disk, and
-        remove results that were unused for a month, except those of bundles whose digests are in ``keep``.
+    :param background: run in the background: use idle CPU time and at most a quarter of the free disk space,
+        and remove results that were unused for a month, except those of bundles whose digests are in
+        ``keep``.
     :param command: command line that runs the child's module; the default is this Python.
     :raises SelfTestError: this machine's answers differ from the golden answers of the build machine.
     :raises BundleError: the bundle is damaged, the prepacked graph gives different logits, or the result
@@ -296,7 +297,7 @@ def _write(graph: Path, stage: Path) -> None:
 def _write_score(bundle: Bundle, stage: Path) -> None:
     """Prepacks the graph that scores labels. The prepacked graph is kept only if its weights file equals that
     of the main graph, so that both graphs can share one file, and if it gives the right scores. Without this
-    graph, labels are scored branch by branch."""
+    graph, the main graph scores the labels, one branch of the label tree at a time."""
     if bundle.manifest.graphs.score is None:
         return
     apart = stage / "score"

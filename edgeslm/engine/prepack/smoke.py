@@ -28,12 +28,13 @@ from edgeslm.ipc.job import PYTHON, Job, JobError, Progress, serve, yield_proces
 
 MODULE: Final = "edgeslm.engine.prepack.smoke"
 TIMEOUT_S: Final = 300.0
-"""Time limit of the test in seconds, besides the time to read the files; it is generous, since the CPU may be
-busy."""
+"""Time limit of the test in seconds, in addition to the time to read the files; the limit is generous, since
+the CPU may be busy."""
 SLOWEST_BYTES_PER_S: Final = 5_000_000
-"""Assumed speed of a busy SD card, with an allowance for reading the files twice."""
+"""Assumed reading speed of a busy SD card, in bytes per second; it is set low, since the files are read
+twice."""
 _TOKENS: Final = 512
-"""Number of tokens of the request for which memory must be available."""
+"""Number of tokens in the KV cache, for the estimate of the memory that must be available."""
 _TEXTS: Final = (
     "All quiet on line 2.",
     "Spindle 3 of press 4 smells of burnt oil, and its guard door is open.",
@@ -77,11 +78,12 @@ async def smoke_test(
     """Runs the test, which takes some seconds at low priority. Cancelling ends it at once.
 
     :param beside: the bundle to be replaced, if any.
-    :param slowest: largest allowed CPU time of a request, as a multiple of that with ``beside``.
+    :param slowest: largest allowed CPU time of a request, as a multiple of the CPU time that a request to
+        ``beside`` takes.
     :param adapters: whether calls name adapters; if so, the decoder's graph for adapters is tested.
     :param workers: number of workers that will serve; all must fit into memory.
     :param command: command line that runs the child's module; the default is this Python.
-    :raises BundleError: the bundle fails the test; the sentence gives the reason.
+    :raises BundleError: the bundle fails the test; the error's text gives the reason.
     """
     needed = workers * memory_need(bundle.manifest, _TOKENS) + RESERVE_BYTES
     memory = read_memory(root)

@@ -27,8 +27,8 @@ CLOSE: Final = 1e-3
 use the same kernels and weights."""
 _ROUNDS: Final = 3
 _WORTH: Final = 0.95
-"""More threads are chosen only if a request then takes less than this share of its time with fewer threads,
-since threads cost power and CPU time."""
+"""More threads are chosen only if a request then takes less than this share of the time that it takes with
+fewer threads, since threads cost power and CPU time."""
 _DISTURBED: Final = 0.1
 """Timings are discarded if other processes used more than this share of the CPU time."""
 

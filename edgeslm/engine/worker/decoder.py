@@ -63,17 +63,17 @@ _PIECE_S = 0.08
 instead of ``PREFILL_PIECE`` tokens, which makes prefill 20 % faster with identical results
 (``benchmarks/LOG.md``)."""
 _PIECE_VOCABULARY = 80_000
-"""Largest vocabulary, in tokens, for pieces of ``PROMPT_TOKENS`` tokens if the graph outputs logits of all
-tokens of a piece (``edgeslm_export.graph.last_logits``). With a larger vocabulary, these logits would take
-more memory than ``room.RESERVE_BYTES``."""
+"""If the graph outputs the logits of all tokens of a piece (``edgeslm_export.graph.last_logits``), a piece
+has ``PROMPT_TOKENS`` tokens only if the vocabulary has at most this many tokens. With a larger vocabulary,
+these logits would take more memory than ``room.RESERVE_BYTES``."""
 
 MOST_DRAFTS = 8
 DRAFT_WORDS = 3
-"""Number of last tokens that n-gram speculative decoding looks up in the text before them; where it finds
-them, the decoder drafts up to ``MOST_DRAFTS`` tokens that followed them. Only greedy decoding with a grammar
-uses drafts, since constrained output is mostly copied from the prompt (``benchmarks/LOG.md``). Drafts don't
-speed up free text, nor JSON from bundles with separate decode weights, where a step with two tokens takes
-twice as long as a step with one."""
+"""Number of tokens that n-gram speculative decoding matches: if the last tokens occur earlier in the text,
+too, the decoder drafts up to ``MOST_DRAFTS`` tokens that followed them there. Only greedy decoding with a
+grammar uses drafts, since constrained output is mostly copied from the prompt (``benchmarks/LOG.md``). Drafts
+don't speed up free text, nor JSON from bundles with separate decode weights, where a step with two tokens
+takes twice as long as a step with one."""
 
 
 def pieces(count: int, most: int) -> Iterator[tuple[int, int]]:
@@ -95,8 +95,8 @@ class Decoder:
     """A loaded decoder bundle.
 
     :param digest: digest that the bundle must have, None for any.
-    :param adapters: adapter bundles that calls may name. With any adapters, the graph for adapters is loaded,
-        which is slightly slower.
+    :param adapters: adapter bundles that calls may name. If there are any, the decoder loads the graph for
+        adapters, which is slightly slower.
     :param threads: number of CPU threads; 0 uses the number that was fastest at prepacking, or else one per
         usable CPU.
     :param prepared: the prepacked graph of this bundle, if any.

@@ -1,4 +1,4 @@
-"""Encoder: embeddings and learned heads on plain onnxruntime."""
+"""Encoder: embeddings and trained heads on plain onnxruntime."""
 
 from __future__ import annotations
 
@@ -85,7 +85,7 @@ class Encoder:
 
         Each text takes a separate forward pass. In a batch, int8 models compute the activation range over all
         texts, so a text's vector would depend on the other texts (measured: a cosine as low as 0.96 to the
-        vector computed without a batch). On two cores, batches are no faster either.
+        vector computed without a batch). Besides, batches weren't faster than single texts on two cores.
         """
         ids, truncated = [], None
         for text in texts:

@@ -30,8 +30,8 @@ def runtime_grammar(guide: Guide) -> tuple[str, str]:
     the grammar disables forced tokens.
 
     The library llguidance tokenizes the text that a grammar forces. For a token that is only part of a
-    character, genai passes U+FFFD, so the forced token breaks the grammar ("doesn't satisfy the grammar;
-    forced bytes"). ASCII grammars keep forced tokens, since they save steps.
+    character, onnxruntime-genai gives llguidance U+FFFD, so the forced token breaks the grammar ("doesn't
+    satisfy the grammar; forced bytes"). ASCII grammars keep forced tokens, since they save steps.
     """
     if _can_force(guide):
         return guide.kind, guide.source
@@ -46,7 +46,7 @@ def longest_forced(guide: Guide) -> int:
     unknown or above ``MOST_FORCED``.
 
     The runtime appends forced tokens without checking the end of its buffers (``Generator::ComputeLogits`` in
-    0.18). Forcing is therefore disabled unless the cache has room for that many tokens.
+    0.18). Forcing is therefore disabled unless the cache has room for as many tokens as the upper bound.
     """
     if guide.kind != "json_schema" or not _can_force(guide):
         return 0

@@ -1,4 +1,4 @@
-"""Learned heads on an encoder: labels from a text's vector, and field spans from token vectors."""
+"""Trained heads on an encoder: labels from a text's vector, and field spans from token vectors."""
 
 from __future__ import annotations
 
@@ -24,9 +24,10 @@ _MOST_PLACES: Final = 16
 """Largest number of spans returned for each field; there are several, since the most likely one may not fit
 the field's schema."""
 _MOST_TOKENS: Final = 256
-"""Longest span in tokens, as in training."""
+"""Maximum length of a span in tokens, which is also the maximum length of a training text."""
 _MOST_ANSWER: Final = 64
-"""Longest answer span of a reader in tokens; answers in the training data are rarely longer."""
+"""Maximum length, in tokens, of an answer span of a reader; answers in the training data are rarely
+longer."""
 _MOST_ODDS: Final = 50.0
 """Log-odds are clipped to plus or minus this value, so that the exponential doesn't overflow; the probability
 is then practically 0 or 1."""
@@ -114,7 +115,7 @@ def likeliest_places(scores: Floats, offsets: Sequence[Place], longest: int) -> 
     """The most likely spans as character offsets with their probability among all spans, best first.
 
     :param scores: scores [tokens, 3] in the order of ``STARTS``, ``ENDS`` and ``INSIDE``.
-    :param longest: largest length of a span in characters.
+    :param longest: maximum length of a span in characters.
     """
     count = len(scores)
     starts, ends = np.array(offsets, np.int64).T
@@ -172,8 +173,8 @@ class Reader:
     def places(self, hidden: Floats, offsets: Sequence[Place]) -> tuple[Run, ...]:
         """Answer spans, best first. Each start gives one span, with the most likely end for this start; the
         span's probability is that of all spans with this start. A reader that isn't trained for spans gives
-        no answer spans. The probabilities sum to less than 1. The rest is the probability of no answer, which
-        the first token represents (Devlin et al., 2019, section 4.3).
+        no answer spans. The probabilities of the spans sum to less than 1; the rest is the probability of no
+        answer, which the first token represents (Devlin et al., 2019, section 4.3).
 
         :param hidden: vectors [tokens, dimension] of the tokens.
         :param offsets: character span of each token; empty for the question and special tokens.

@@ -58,7 +58,7 @@ class Branch:
     def log_shares(
         self, logits: Mapping[int, float] | npt.NDArray[np.float64], end_ids: Iterable[int]
     ) -> npt.NDArray[np.float64]:
-        """Log-probabilities of the children, in order.
+        """Log-probabilities of the children, in the order of ``children``.
 
         :param logits: logits by token id, for at least the tokens returned by the method ``tokens``.
         """

@@ -171,7 +171,7 @@ class Engine:
 
     def limit_memory(self) -> None:
         """Limits the memory of a decoder's process to what calls may need. On a GPU the memory isn't limited,
-        since the driver's share is unknown."""
+        since it is unknown how much memory the GPU driver takes."""
         if self._decoder is not None and self._device == "cpu":
             cache_bytes = self.context_length * self._manifest.kv_bytes_per_token
             limit_memory(cache_bytes, sum(file.bytes for file in self._manifest.weights))

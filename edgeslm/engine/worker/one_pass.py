@@ -1,9 +1,9 @@
 """One-pass scoring: when to use the score graph, and when to load it (``scorer``).
 
 If all labels differ in their first token, the main graph needs only one pass, too, so a call doesn't wait for
-the score graph: from the second call on, a thread loads the graph in the background, so that the first
-message after a start isn't slowed down. A warm-up, or a call with other labels, loads the graph and waits for
-it.
+the score graph. The second call starts a thread that loads the graph in the background; the first call
+doesn't, since loading would slow down the first message after a start. A warm-up, or a call with labels that
+share their first token, loads the graph and waits for it.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ piece of the message, so the main graph, which scores branch by branch, is faste
 
 
 def fits(prompt: Encoded, tree: Branch, context_length: int) -> bool:
-    """Whether these labels on this message can be scored in one pass. All branch tokens count towards the
+    """Whether the labels can be scored in one pass for this message. All branch tokens count towards the
     context length, since the kernel counts them as if they were consecutive."""
     return (
         tree.rows() <= MOST_ROWS

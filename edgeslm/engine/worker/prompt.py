@@ -1,10 +1,10 @@
-"""Prompt encoding: chat template and tokenizer; text from outside can't inject special tokens.
+"""Prompt encoding: chat template and tokenizer; untrusted text can't inject special tokens.
 
 The chat template is rendered as in transformers (``chat_template_utils._compile_jinja_template``), in
-Jinja2's immutable sandbox with trimmed blocks, ``raise_exception`` and ``strftime_now``. Texts from outside
-are rendered as placeholders and encoded separately with special tokens disabled. A text therefore can't end
-its chat message or begin another message. The token ids before the text are always the same, so the engine
-can reuse its cache.
+Jinja2's immutable sandbox with trimmed blocks, ``raise_exception`` and ``strftime_now``. Untrusted texts are
+rendered as placeholders and encoded separately with special tokens disabled. A text therefore can't end its
+chat message or begin another message. The token ids before the text are always the same, so the engine can
+reuse its cache.
 """
 
 from __future__ import annotations
@@ -74,7 +74,7 @@ def _read_json(file: Path) -> dict[str, Any]:
 
 
 def load_tokenizer(folder: Path) -> Tokenizer:
-    """:raises BundleError: the file can't be loaded; the sentence names it."""
+    """:raises BundleError: the file can't be loaded; the error's text names it."""
     file = folder / "tokenizer.json"
     try:
         tokenizer = Tokenizer.from_file(str(file))
@@ -129,7 +129,7 @@ class ChatTokenizer:
         )
 
     def encode_text(self, text: str) -> list[int]:
-        """Token ids of a text from outside; special tokens in the text are encoded as plain text."""
+        """Token ids of an untrusted text; special tokens in the text are encoded as plain text."""
         self.tokenizer.encode_special_tokens = True
         ids: list[int] = self.tokenizer.encode(text, add_special_tokens=False).ids
         return ids
@@ -192,7 +192,7 @@ class ChatTokenizer:
 
 
 def _fill(turn: Turn, texts: list[Text]) -> str:
-    """The content of a chat message with a placeholder for each text from outside; appends these texts to
+    """The content of a chat message with a placeholder for each untrusted text; appends these texts to
     ``texts``."""
     content = []
     for part in turn.parts:

@@ -19,8 +19,8 @@ GRAMMAR_BYTES: Final = 512_000_000
 one-pass scorer. Caches and weights are allowed in addition."""
 _FRESH_S: Final = 0.1
 _AMPLE: Final = 16
-"""Factor for skipping the check, since reading the system files takes time. The check is skipped if the last
-check was less than ``_FRESH_S`` seconds ago and found this many times the needed memory free."""
+"""The memory check is skipped if the last check was less than ``_FRESH_S`` seconds ago and found this many
+times the needed memory free, since reading the system files takes time."""
 
 _seen: dict[Path, tuple[float, float]] = {}
 """Maps the root folder of the system files to the time of the last check and the number of bytes that were
@@ -57,8 +57,8 @@ def limit_memory(cache_bytes: int, weight_bytes: int, proc: Path = Path("/proc/s
     """Limits the memory of this process, which has loaded its model, to what requests may need. A runaway
     grammar then ends only this process. Memory-mapped files don't count towards the limit.
 
-    :param cache_bytes: size of a KV cache for the whole context. The limit allows three: two for a scoring
-        pass and one for the call that the pass interrupts.
+    :param cache_bytes: size of a KV cache for the whole context. The limit allows three such caches: two for
+        a scoring pass and one for the call that the pass interrupts.
     :param weight_bytes: size of the model's weights, which the one-pass scorer may load again.
     """
     with contextlib.suppress(OSError, ValueError, IndexError):

@@ -3,7 +3,7 @@
 The KV cache of a task's fixed prefix (instruction, labels, examples) is computed once and kept. One forward
 pass then computes the message and, as branches, the label tokens that are followed by a choice. Each label
 token attends only to the prompt and its own branch (tree attention as in SpecInfer, Miao et al., 2023, arXiv
-2305.09781). The graph is the bundle's ``score`` (``graph.score_graph`` of export).
+2305.09781). The graph is the bundle's ``score`` (``edgeslm_export.graph.score_graph``).
 """
 
 from __future__ import annotations
