@@ -147,7 +147,7 @@ def check_genai_config(raw: bytes, files: Collection[str], where: str) -> None:
     """
     :param files: the paths that the manifest lists.
     :param where: the file's name in error messages.
-    :raises BundleError: invalid JSON, or a key or value that isn't allowed; the sentence names the key.
+    :raises BundleError: invalid JSON, or a key or value that isn't allowed; the error's text names the key.
     """
     try:
         config = json.loads(raw.decode("utf-8"), object_pairs_hook=_object, parse_constant=_no_constant)

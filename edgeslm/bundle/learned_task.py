@@ -1,4 +1,4 @@
-"""Learned task of a head or adapter: its labels or fields, and its calibration."""
+"""Learned task, for which a head or adapter was trained: the task's labels or fields, and the calibration."""
 
 from __future__ import annotations
 

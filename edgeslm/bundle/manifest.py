@@ -217,7 +217,7 @@ def load_bundle(path: Path, digest: str | None = None) -> Bundle:
     load code.
 
     :param digest: digest that the bundle must have, None for any.
-    :raises BundleError: a check failed; the sentence names the file.
+    :raises BundleError: a check failed; the error's text names the file.
     """
     manifest_path = path / MANIFEST
     try:
@@ -404,7 +404,7 @@ def verify_bundle(bundle: Bundle, but: Collection[FileEntry] = ()) -> None:
     """Compares every file with its digest.
 
     :param but: files to skip.
-    :raises BundleError: a file differs; the sentence names the first such file.
+    :raises BundleError: a file differs; the error's text names the first such file.
     """
     for entry in bundle.manifest.files:
         if entry in but:

@@ -28,7 +28,7 @@ from edgeslm.errors import BundleError
 from edgeslm.ipc.job import Progress, serve
 
 LARGEST_BYTES = 4_000_000
-"""Largest size of a signature file, which has about 200 bytes for each file of the bundle."""
+"""Maximum size of a signature file in bytes; the file has about 200 bytes for each file of the bundle."""
 _PREDICATE: Final = "https://model_signing/signature/v1.0"
 _PAYLOAD_TYPE: Final = "application/vnd.in-toto+json"
 _HASH_OF_CURVE: Final = {"secp256r1": "SHA256", "secp384r1": "SHA384", "secp521r1": "SHA512"}
@@ -304,7 +304,7 @@ def _check_root(statement: SignedStatement, file: Path) -> None:
 def _compare(bundle: Bundle, statement: SignedStatement) -> None:
     """Checks that manifest, signature and files agree, and that every file is signed.
 
-    :raises BundleError: files differ or aren't signed; the sentence names them.
+    :raises BundleError: files differ or aren't signed; the error's text names them.
     """
     listed = {MANIFEST: bundle.digest.removeprefix("sha256:")}
     listed |= {entry.path: entry.sha256 for entry in bundle.manifest.files}

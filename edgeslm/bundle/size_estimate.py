@@ -20,8 +20,9 @@ REST = "*"
 """Key in ``Formats`` for all groups that aren't listed."""
 
 RUNTIME_BYTES = 100_000_000
-"""Memory of Python, the two libraries and the peak while loading. With SmolLM2-135M, the process has 44 MB
-before the model is loaded; loading adds 24 MB of code and buffers, and a few tens of MB more at the peak."""
+"""Bytes of memory that Python and the two libraries take, including the peak while loading. With
+SmolLM2-135M, the process has 44 MB before the model is loaded; loading adds 24 MB of code and buffers, and a
+few tens of MB more at the peak."""
 TOKENIZER_BYTES_A_TOKEN = 350
 """Memory of the tokenizer per token of the vocabulary, measured as 49 MB for the 151,936 tokens of Qwen2.5
 and 16 MB for the 49,152 tokens of SmolLM2."""
@@ -39,10 +40,10 @@ DECODE_EFFICIENCY = 0.85
 """Memory bandwidth that the matrix products of a layer reach, as a share of the board's measured bandwidth
 (0.83 to 0.86 were measured)."""
 LAYER_SECONDS = 15e-6
-"""Decode time per layer and token, in addition to reading the weights."""
+"""Decode time in seconds per layer and token, in addition to the time to read the weights."""
 MEETING_SECONDS = 45e-6
-"""Time of thread synchronization per layer and token, measured as 30 to 60 microseconds with two threads on
-SmolLM2-135M and Qwen2.5-0.5B."""
+"""Time of thread synchronization in seconds per layer and token, measured as 30 to 60 microseconds with two
+threads on SmolLM2-135M and Qwen2.5-0.5B."""
 DECODE_ATTENTION = 0.1
 """Speed of float32 attention over the cache for one new token, relative to ``int4_gflops``."""
 PREFILL_ATTENTION = 0.45
@@ -51,8 +52,8 @@ ELEMENT_OPERATIONS = 250
 """Cost of norms, activations and requantization per value, expressed as a number of operations of a matrix
 product."""
 VECTOR_COMPUTE = 0.7
-"""Share of the board's compute speed that a matrix-vector product reaches (measured: 272 of 382 GFLOPS with
-groups of 128 weights)."""
+"""Share of the board's compute speed that a matrix-vector product reaches; 272 of 382 GFLOPS were measured
+with groups of 128 weights."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,8 +107,8 @@ def format_of(formats: Formats, group: str) -> WeightFormat:
 
 @dataclass(frozen=True, slots=True)
 class Footprint:
-    """Sizes of a decoder in bytes: its files, the weights that a token reads, and the memory without a KV
-    cache."""
+    """Sizes of a decoder in bytes: its files, the weights that are read for each token, and the memory
+    without a KV cache."""
 
     shape: Shape
     formats: Formats
@@ -119,9 +120,9 @@ class Footprint:
     file_bytes: int
     """Size of the whole bundle."""
     prompt_bytes: int
-    """Bytes of all matrices, including the head, that each chunk of a prompt reads."""
+    """Bytes of all matrices, including the head, that prefill reads for each chunk of a prompt."""
     token_bytes: int
-    """Bytes of all matrices, including the head, that each decoded token reads."""
+    """Bytes of all matrices, including the head, that decoding reads for each token."""
     resident_bytes: int
     """Memory of the runtime, the tokenizer and the weights, after loading and without a KV cache."""
 
@@ -206,7 +207,7 @@ def _attention_seconds(shape: Shape, board: Board, tokens: float, share: float) 
 
 
 def decode_tps(foot: Footprint, board: Board, context: int) -> float:
-    """Decode speed in tokens/s after ``context`` tokens; each token reads all matrices and the cache.
+    """Decode speed in tokens/s after ``context`` tokens; all matrices and the cache are read for each token.
 
     The estimate is a roofline model of matrix-vector products (Williams et al., 2009,
     doi:10.1145/1498765.1498785).

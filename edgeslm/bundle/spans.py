@@ -14,8 +14,8 @@ from typing import Any, Final
 NUMBER: Final = re.compile(
     r"(?<![\w.,])[-+\u2212]?\d+(?:\.\d+|,(?!\d{3}(?!\d))\d+)?(?![.,]?\d)(?!e[-+]?\d)", re.IGNORECASE
 )
-"""Pattern of a number in a text. The pattern doesn't match anything in ``M3``, ``v2.0``, ``192.0.2.1``,
-``1e5`` or ``1,234``, which is ambiguous. The hyphen in ``press-4`` isn't matched as a sign."""
+"""Pattern of a number in a text. The pattern doesn't match anything in ``M3``, ``v2.0``, ``192.0.2.1`` or
+``1e5``, nor in ``1,234``, which is ambiguous. The hyphen in ``press-4`` isn't matched as a sign."""
 _UNSPACED: Final = (
     "\u0e00-\u0eff\u1000-\u11ff\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff\uac00-\ud7a3\uf900-\ufaff"
 )
@@ -28,7 +28,8 @@ _NUMERIC: Final = frozenset({"integer", "number"})
 Place = tuple[int, int]
 """Start and end of a span as character offsets; the end is exclusive."""
 Run = tuple[int, int, float]
-"""Start and end of a span, and its score: the span's probability, or a cosine."""
+"""Start and end of a span, and its score: the span's probability, or the cosine of a sentence to the
+question."""
 
 
 def types_of(field: Mapping[str, Any] | bool) -> frozenset[str]:

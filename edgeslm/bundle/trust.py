@@ -130,7 +130,7 @@ class Trust:
     async def check(self) -> None:
         """Checks that every bundle loaded so far is signed, if signatures are required.
 
-        :raises BundleError: a bundle isn't signed, or the check failed; the sentence names the file.
+        :raises BundleError: a bundle isn't signed, or the check failed; the error's text names the file.
         """
         if not self._signing.refuses:
             return
