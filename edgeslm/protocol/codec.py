@@ -51,8 +51,8 @@ __all__ = [
 MAX_ID_CHARACTERS = 256
 MAX_CORRELATION_BYTES = 256
 MAX_REPLY_TOPIC_BYTES = 1024
-"""Largest size of a reply topic. Reply topic and Correlation Data have small limits, because each piece of a
-streamed answer repeats both."""
+"""Maximum size of a reply topic in bytes. Reply topic and Correlation Data have small limits, because each
+piece of a streamed answer repeats both."""
 DIGITS = 6
 """Decimal places of probabilities and vectors on the wire."""
 
@@ -78,7 +78,8 @@ class Rejected:
 
 @dataclass(frozen=True, slots=True)
 class Cancel:
-    """The request to cancel, named by the ``id`` that its sender chose, or by its MQTT 5 Correlation Data."""
+    """The request to cancel, identified by the ``id`` that the request's sender chose, or by the request's
+    MQTT 5 Correlation Data."""
 
     id: str | None = None
     correlation: bytes | None = None
@@ -107,7 +108,7 @@ def error_result(id: str, task: str, error: RequestError) -> Result:
 
 @dataclass(slots=True)
 class _Sender:
-    """Id and topic for the answer, as far as the request has been parsed."""
+    """Id and topic for the answer; fields of the request that aren't parsed yet have default values."""
 
     id: str = ""
     named: bool = False
@@ -119,12 +120,12 @@ class _Sender:
 def parse_request(
     delivery: Delivery, *, task: str, topics: Topics, allowed_replies: Iterable[str], packet_limit: int
 ) -> Request | Rejected:
-    """Parses a message on ``<base>/req/<task>``; an invalid one gives a :class:`Rejected`.
+    """Parses a message on ``<base>/req/<task>``; returns a :class:`Rejected` if the message is invalid.
 
     ``allowed_replies`` are topic filters; ``packet_limit`` is in bytes.
 
     The Response Topic takes precedence over ``reply_to``. The result's id is the ``id`` field, or else the
-    Correlation Data, or else generated. If the reply topic is invalid, the error goes to
+    Correlation Data, or else a random id. If the reply topic is invalid, the error goes to
     ``<base>/res/<task>``. The function doesn't check whether the task exists and accepts the request's
     options.
     """
@@ -426,7 +427,7 @@ def parse_state(payload: bytes) -> State:
 
 
 def encode_dead(*, id: str, task: str, reply_to: str, error: ErrorBody) -> bytes:
-    """Encodes a dead letter for ``<base>/dead``, which doesn't contain the request's text."""
+    """Encodes a dead letter for ``<base>/dead``; the letter doesn't contain the request's text."""
     return encode_json(
         {"id": id, "task": task, "reply_to": reply_to, "reason": error.code, "message": error.message}
     )

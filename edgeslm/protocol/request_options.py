@@ -16,12 +16,12 @@ from edgeslm.protocol.strict_json import shown
 MAX_LABELS = 100
 MAX_STOPS = 16
 MAX_PATTERN = 256
-"""Largest length, in characters, of the option ``sources``, a pattern; it is short, since the name of each
-document is matched against it."""
+"""Maximum length, in characters, of the pattern in the option ``sources``; the limit is low, since the name
+of each document is matched against the pattern."""
 MAX_DEADLINE_MS = 7 * 24 * 3600 * 1000
 LATEST = 10_000_000_000
-"""Latest time in seconds since 1970, which is in the year 2286. With this limit, a time in milliseconds is
-refused."""
+"""Latest time, in seconds since 1970, that ``since`` and ``until`` accept; it is in the year 2286. With this
+limit, a time in milliseconds is refused."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -188,7 +188,7 @@ def read_options(values: Any) -> dict[str, Any]:
     ``stop`` becomes a list, and ``labels`` a dict of names and descriptions ("" by default). Integers become
     ``int``, and other numbers ``float``.
 
-    :raises InvalidRequest: an option is invalid; the sentence names the first one.
+    :raises InvalidRequest: an option is invalid; the error's text names the first invalid option.
     """
     if not isinstance(values, dict):
         raise InvalidRequest('"options" must be an object, such as {"max_tokens": 64}.')

@@ -23,7 +23,7 @@ _SURROGATE_ESCAPE = re.compile(r"\\u[dD][89a-fA-F]")
 def decode_text(payload: bytes) -> str:
     """Decodes UTF-8.
 
-    :raises InvalidRequest: the payload isn't UTF-8; the sentence gives the position.
+    :raises InvalidRequest: the payload isn't UTF-8; the error's text gives the position.
     """
     try:
         return payload.decode()

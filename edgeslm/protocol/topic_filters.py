@@ -14,7 +14,7 @@ DEFAULT_PREFIX = "edgeslm"
 """Default first level of every node's topics."""
 
 MAX_TOPIC_BYTES = 65535
-"""Largest size of a UTF-8 string in MQTT 5, section 1.5.4, and so of a topic."""
+"""Maximum size of a topic in bytes, which MQTT 5, section 1.5.4, sets for all UTF-8 strings."""
 
 MAX_LEVELS = 200
 """Largest number of levels in a topic. The broker mosquitto disconnects a client that uses a topic with more

@@ -121,7 +121,7 @@ class Topics:
 
 
 def check_topic_name(topic: str) -> None:
-    """:raises InvalidRequest: a client can't publish to ``topic``; the sentence gives the reason."""
+    """:raises InvalidRequest: a client can't publish to ``topic``; the error's text gives the reason."""
     fault = topic_name_fault(topic)
     if fault:
         raise InvalidRequest(f"The topic {shown(topic, 100)} {fault}.")
@@ -130,7 +130,7 @@ def check_topic_name(topic: str) -> None:
 def check_reply_topic(topic: str, topics: Topics, allowed: Iterable[str]) -> None:
     """Checks a reply topic; ``allowed`` are the topic filters under ``replies`` in the configuration.
 
-    :raises InvalidRequest: results may not be sent to ``topic``; the sentence gives the reason.
+    :raises InvalidRequest: results may not be sent to ``topic``; the error's text gives the reason.
     """
     # The stream topic too, since it is longer: a streamed answer must not fail where the result would pass.
     fault = topic_name_fault(topic) or topic_name_fault(topics.stream(topic))
