@@ -72,7 +72,8 @@ class BusClient:
     """A connection that reconnects until :meth:`stop` or a permanent failure.
 
     ``queue`` is the Receive Maximum, the limit of unacknowledged QoS 1 deliveries. ``packet_bytes`` is the
-    largest payload size to pass on. ``pauses_s`` are the first and the longest reconnect pause.
+    maximum payload size; the listener gets a message with a larger payload without the payload. ``pauses_s``
+    are the first and the longest reconnect pause.
     """
 
     def __init__(
@@ -208,7 +209,8 @@ class BusClient:
     # Out
 
     def subscribe(self, subscriptions: Iterable[str | Subscription]) -> None:
-        """Subscribes on this connection; call it from ``connected``. A filter that is a string gets QoS 1.
+        """Subscribes on this connection; call this method from ``connected``. A filter that is a string gets
+        QoS 1.
 
         A refused subscription is logged as an error, unless the subscription is optional.
         """

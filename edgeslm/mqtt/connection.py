@@ -117,7 +117,8 @@ class Listener(Protocol):
 
 
 class BrokerLink:
-    """One connection. ``run`` blocks; ``publish``, ``ack``, ``[un]subscribe`` and ``close`` are thread-safe.
+    """One connection to a broker. The method ``run`` blocks; ``publish``, ``ack``, ``[un]subscribe`` and
+    ``close`` are thread-safe.
 
     :raises BrokerError: a TLS file can't be used.
     """
@@ -150,7 +151,7 @@ class BrokerLink:
         return self._problem or problem
 
     def publish(self, message: OutgoingMessage) -> Sent | None:
-        """Passes a message to the network thread; None if the message can't be sent now."""
+        """Passes a message to the network thread; returns None if the message can't be sent now."""
         properties = self._properties(
             PacketTypes.PUBLISH,
             MessageExpiryInterval=message.expiry_s,

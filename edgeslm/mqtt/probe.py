@@ -35,7 +35,7 @@ ROUND_TRIPS = 40
 connection immediately."""
 
 NAGLE_MS = 30.0
-"""If the latency without the network's share exceeds this many milliseconds, the probe reports Nagle's
+"""If the latency minus four network round trips exceeds this many milliseconds, the probe reports Nagle's
 algorithm at the broker, which waits for delayed ACKs (40 ms)."""
 
 
@@ -101,7 +101,8 @@ def _subscribe(visit: _Visit, filters: Sequence[str], probe: Probe) -> None:
 
 
 def _measure(visit: _Visit, echo: _Visit, topics: Topics, probe: Probe) -> None:
-    """Measures round trips to ``echo`` and back, like a request and its result.
+    """Measures round trips from the connection ``visit`` to the connection ``echo`` and back, like those of a
+    request and its result.
 
     The messages go to new result topics, so that a running node gets no requests.
     """

@@ -1,4 +1,4 @@
-"""PUBLISH filter: removes unused string properties from incoming MQTT 5 packets. Pure.
+"""PUBLISH filter: removes unused string properties from incoming MQTT 5 packets. The module does no I/O.
 
 paho validates every string of a packet and disconnects if a string contains the character U+FEFF, although
 MQTT allows this character (MQTT-1.5.4-3) and mosquitto forwards it. The broker then redelivers the message on
