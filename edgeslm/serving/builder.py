@@ -80,8 +80,9 @@ def _make_models(
 def _make_watches(
     bindings: Mapping[str, Sequence[StageBinding]], running: Deployment | None
 ) -> dict[str, DriftWatch]:
-    """Task name -> drift watch of its first stage. Later stages have no watch, since they see only uncertain
-    messages, which always differ from the training data. Tasks with an unchanged bundle keep their watch."""
+    """Maps each task name to the watch that detects drift in the task's first stage. Later stages have no
+    watch, since they see only uncertain messages, which always differ from the training data. Tasks with an
+    unchanged bundle keep their watch."""
     found = {}
     for name, (first, *_) in bindings.items():
         learned, bundle = first.task.learned, first.task.bundle
@@ -248,8 +249,7 @@ def _threads(model: ModelSection) -> int:
 
 
 def _own_encoders(learned: Mapping[str, Bundle], named: Mapping[str, Bundle]) -> dict[str, Bundle]:
-    """Bundles of learned tasks that contain an encoder, without duplicates and without bundles in
-    ``named``."""
+    """Bundles in ``learned`` that contain an encoder, without duplicates and without bundles in ``named``."""
     found: dict[str, Bundle] = {}
     known = {bundle.path.resolve() for bundle in named.values()}
     for name, bundle in learned.items():
@@ -260,8 +260,8 @@ def _own_encoders(learned: Mapping[str, Bundle], named: Mapping[str, Bundle]) ->
 
 
 def _shared(section: TaskSection, learned: Bundle) -> dict[str, Any]:
-    """Settings that the other stages of a task take from the learned stage, unless the task's section of the
-    configuration sets them."""
+    """Settings that the other stages of a task take from the ``learned`` bundle, unless the task's section of
+    the configuration sets them."""
     taught = learned.manifest.learned
     if taught is None:
         return {}

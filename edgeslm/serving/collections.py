@@ -25,7 +25,8 @@ if TYPE_CHECKING:
 log = logging.getLogger("edgeslm.serving")
 
 AT_ONCE = 4
-"""Number of passages in one encoder call; it is small, since a question may have to wait for such a call."""
+"""Number of passages in one encoder call; the number is small, since a question may have to wait until a call
+is done."""
 
 
 class Collections:

@@ -29,7 +29,7 @@ from edgeslm.telemetry.drift import DriftWatch
 
 @dataclass(frozen=True, slots=True)
 class StageBinding:
-    """One stage of a task, with the stage's model, adapter and variant of the task."""
+    """One stage of a task: the task with the settings of this stage, and the stage's model and adapter."""
 
     name: str
     task: Task

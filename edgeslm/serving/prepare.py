@@ -25,10 +25,10 @@ MARK_EVERY_S: Final = 24 * 3600.0
 
 @dataclass(frozen=True, slots=True)
 class QuietTimes:
-    """Seconds that the node must be idle before prepacking goes on."""
+    """Seconds that the node must be idle before prepacking starts or continues."""
 
     first_s: float = 10.0
-    """Idle time after the start of the node, since queued requests come first."""
+    """Idle time before prepacking starts, so that requests queued at the start of the node come first."""
     next_s: float = 5.0
     """Idle time before an engine is restarted, or the next model is prepacked."""
 

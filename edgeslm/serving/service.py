@@ -222,8 +222,8 @@ async def _without_model(task: Task, request: Request, failed: Result, code: str
 
 
 def _most_requests(config: Config) -> int:
-    """Maximum number of waiting requests. The number of messages in flight is limited elsewhere, but a
-    message that several routes read becomes several requests."""
+    """Maximum number of waiting requests. ``edgeslm.node.in_flight`` limits the number of messages in flight,
+    but a message that several routes read becomes several requests."""
     limits = config.limits
     return (limits.queue + limits.qos0_queue) * max(1, len(config.routes))
 
