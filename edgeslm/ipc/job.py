@@ -37,7 +37,7 @@ _LOOK_EVERY_MS: Final = 200
 _PIECE: Final = 1 << 20
 _LAST_WORDS: Final = 300
 _ENDING_S: Final = 2.0
-"""Time to wait for the child to exit after its output has ended."""
+"""Seconds to wait for the child to exit after its output has ended."""
 
 Reason = Literal["memory", "time", "ended", "stopped"]
 P = ParamSpec("P")

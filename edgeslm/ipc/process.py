@@ -1,4 +1,4 @@
-"""Child processes that live long and exchange messages over a pipe: start, send, detect exits, stop.
+"""Long-lived child processes that exchange messages over a pipe: start, send, detect exits, stop.
 
 A child gets the descriptor of its pipe end as the first argument, and ends when the pipe is closed. For work
 with one order and one answer, use a job (``ipc.job``).
