@@ -123,8 +123,9 @@ def load_advice(name: str) -> NodeAdvice:
 
 
 def recognise(names: Sequence[str], family: str, memory_bytes: int) -> str | None:
-    """The name of the board's profile; None if there is none. If several profiles match the board's names,
-    the one with the most memory that the board has (with 20% tolerance) is chosen.
+    """The name of the board's profile; None if there is none. A profile matches by the board's names, and
+    only if the board has the profile's memory (with a tolerance of 20%); of several matching profiles, the
+    one with the most memory is chosen.
 
     :param names: names of the board and its processor, as the kernel reports them.
     :param family: family of the CPU, ``x86`` or ``arm``; a PC that no profile matches gets ``generic-x86``.

@@ -8,7 +8,7 @@ import ctypes
 
 def give_back_large_buffers() -> None:
     """Sets malloc's mmap threshold to a constant. By default, glibc raises the threshold: after one message
-    of 10 MB, buffers for the next ones come from the heap, which stays large (mallopt(3),
+    of 10 MB, it takes buffers for later messages from the heap, which then stays large (mallopt(3),
     M_MMAP_THRESHOLD)."""
     with contextlib.suppress(OSError, AttributeError):  # another C library
         ctypes.CDLL(None).mallopt(-3, 128 * 1024)
