@@ -1,5 +1,5 @@
-"""Requests, chunks and results as dataclasses. Each request gets exactly one result, and chunks if it is
-streamed.
+"""Requests, chunks and results as dataclasses. Each request gets exactly one result, and also chunks if the
+answer is streamed.
 
 ``protocol.codec`` converts requests and results from and to JSON. Times ending in ``_at`` are
 ``time.monotonic()`` seconds.
@@ -76,7 +76,7 @@ class ErrorBody:
 
 @dataclass(frozen=True, slots=True)
 class Truncated:
-    """The input was cut: the first ``kept`` of ``of`` tokens were read."""
+    """The input was truncated: ``kept`` of its ``of`` tokens were read."""
 
     kept: int
     of: int
