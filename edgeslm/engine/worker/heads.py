@@ -171,10 +171,10 @@ class Reader:
         return float(1 / (1 + np.exp(-min(_MOST_ODDS, max(-_MOST_ODDS, odds)))))
 
     def places(self, hidden: Floats, offsets: Sequence[Place]) -> tuple[Run, ...]:
-        """Answer spans, best first. Each start gives one span, with the most likely end for this start; the
-        span's probability is that of all spans with this start. A reader that isn't trained for spans gives
-        no answer spans. The probabilities of the spans sum to less than 1; the rest is the probability of no
-        answer, which the first token represents (Devlin et al., 2019, section 4.3).
+        """Answer spans, best first. Each start token gives one span, with the most likely end for this start;
+        the span's probability is that of all spans with this start. A reader that isn't trained for spans
+        gives no answer spans. The probabilities of the spans sum to less than 1; the rest is the probability
+        of no answer, which the first token represents (Devlin et al., 2019, section 4.3).
 
         :param hidden: vectors [tokens, dimension] of the tokens.
         :param offsets: character span of each token; empty for the question and special tokens.

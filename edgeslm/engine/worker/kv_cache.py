@@ -1,8 +1,8 @@
 """KV-cache slots: generators that are kept with their caches, so that shared prompt prefixes are computed
 once.
 
-All prompts of a task begin with its fixed instruction. A slot that holds this prefix is rewound to the first
-token that differs in the next prompt.
+All prompts of a task begin with the task's fixed instruction. A slot that holds the instruction is rewound to
+the first token that differs in the next prompt.
 """
 
 from __future__ import annotations

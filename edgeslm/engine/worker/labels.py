@@ -1,8 +1,8 @@
 """Label tree: a trie of the labels' tokens, and the probability distribution over the labels.
 
 At each branch, the next-token probabilities are restricted to the children of the branch and normalised. A
-label's probability is the product of these probabilities along its path. The result equals the distribution
-of constrained decoding, but nothing is decoded.
+label's probability is the product of the normalised probabilities along the label's path. The result equals
+the distribution of constrained decoding, but nothing is decoded.
 """
 
 from __future__ import annotations

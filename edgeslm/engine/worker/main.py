@@ -2,8 +2,9 @@
 outputs are sent back.
 
 A separate process is needed because onnxruntime-genai holds the interpreter lock for a whole prefill
-(measured: a 10 ms ticker got one tick in 0.52 s). A crash or an out-of-memory kill then ends one model, but
-not the broker connection. The worker exits when the pipe closes, even in the middle of a call.
+(measured: a 10 ms ticker got one tick in 0.52 s). With a process for each model, a crash or an out-of-memory
+kill ends one model, but not the broker connection. The worker exits when the pipe closes, even in the middle
+of a call.
 """
 
 from __future__ import annotations

@@ -19,8 +19,8 @@ if TYPE_CHECKING:
     from edgeslm.engine.worker.scorer import Scorer
 
 MOST_ROWS: Final = 2 * PIECE
-"""Largest number of branch tokens in a pass; it is limited, since the cost of attention is quadratic and a
-pass can't be cancelled."""
+"""Maximum number of branch tokens in a pass; the number is limited, since the cost of attention is quadratic
+and a pass can't be cancelled."""
 MOST_TOKENS: Final = 8 * PIECE
 """Longest message, in tokens, for which one pass is used. The score graph copies the KV cache after each
 piece of the message, so the main graph, which scores branch by branch, is faster for longer messages."""

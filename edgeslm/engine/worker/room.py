@@ -54,8 +54,8 @@ def check_room(needed: int, what: str, caches: Caches, root: Path = Path("/")) -
 
 
 def limit_memory(cache_bytes: int, weight_bytes: int, proc: Path = Path("/proc/self")) -> None:
-    """Limits the memory of this process, which has loaded its model, to what requests may need. A runaway
-    grammar then ends only this process. Memory-mapped files don't count towards the limit.
+    """Limits the memory of this process, which has loaded its model, to what requests may need. With the
+    limit, a runaway grammar ends only this process. Memory-mapped files don't count towards the limit.
 
     :param cache_bytes: size of a KV cache for the whole context. The limit allows three such caches: two for
         a scoring pass and one for the call that the pass interrupts.

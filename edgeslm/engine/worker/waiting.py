@@ -1,8 +1,8 @@
 """Thread spinning: the session options for each ``power`` setting, i.e. how threads wait for work.
 
-Between two operators of a model, threads are idle for a few microseconds. If they sleep at once, inference
-loses a third of its speed to wake-ups; if they spin, they take CPU time from other processes. Both
-onnxruntime and onnxruntime-genai have these options.
+Between two operators of a model, threads are idle for a few microseconds. If idle threads sleep at once,
+inference loses a third of its speed to wake-ups; if they spin, they take CPU time from other processes. Both
+onnxruntime and onnxruntime-genai have session options for spinning.
 """
 
 from __future__ import annotations
