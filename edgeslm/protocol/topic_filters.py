@@ -18,8 +18,8 @@ MAX_TOPIC_BYTES = 65535
 
 MAX_LEVELS = 200
 """Largest number of levels in a topic. The broker mosquitto disconnects a client that uses a topic with more
-levels, or with characters that MQTT 5, section 1.5.4, advises against. A message with such a topic would be
-sent again after each reconnect, and the node would never stay online."""
+levels, or with characters that MQTT 5, section 1.5.4, advises against. A message with a topic that the broker
+refuses would be sent again after each reconnect, and the node would never stay online."""
 
 NODE_CHANNELS = ("state", "info", "health", "req", "res", "event", "dead", "cancel", "feedback", "ctl")
 """Topic levels directly below a node's base topic in protocol version 1."""
@@ -65,8 +65,9 @@ def link_topic(site: str) -> str:
 def topic_name_fault(topic: str) -> str | None:
     """What is wrong with a topic to publish to, as the end of a sentence; None if valid.
 
-    The check is stricter than MQTT, since it refuses an empty level, a leading ``$`` and control characters.
-    In topics built from data, these are nearly always a mistake or an attack.
+    The check is stricter than MQTT: it also refuses an empty level, a leading ``$`` and control characters.
+    In a topic built from data, an empty level, a leading ``$`` or a control character is nearly always a
+    mistake or an attack.
     """
     if _PLAIN_NAME.fullmatch(topic):
         return None
