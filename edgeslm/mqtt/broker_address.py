@@ -120,8 +120,8 @@ def client_id_of(config: Config) -> str:
 
 
 def pool_client_id(broker: Broker, prefix: str, pool: str) -> str:
-    """The client id of a pool's dispatcher. The default contains a dot, so that it differs from the client
-    ids of nodes.
+    """The client id of a pool's dispatcher. The default client id contains a dot, so that it differs from the
+    client ids of nodes.
 
     :raises BrokerError: the client id file can't be read or is empty.
     """

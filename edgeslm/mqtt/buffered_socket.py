@@ -1,7 +1,7 @@
 """Buffered socket: reads and writes large blocks, because paho reads byte by byte.
 
 Each system call releases the interpreter lock. If the network thread and the event loop are both busy,
-getting the lock back costs more than the call.
+getting the lock back costs more than the system call.
 """
 
 from __future__ import annotations

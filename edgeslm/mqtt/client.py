@@ -42,8 +42,9 @@ __all__ = ["BusClient", "BusListener", "Delivery", "NeverFits", "OutboxFull", "S
 log = logging.getLogger("edgeslm.mqtt")
 
 ANSWERABLE_BYTES = 16 * 1024 * 1024
-"""Lower limit of the Maximum Packet Size in CONNECT. The broker silently drops larger packets (MQTT 5 section
-3.1.2.11.4); with this size, a request over the node's limit arrives, and its sender gets ``too_large``."""
+"""Lower limit of the Maximum Packet Size in CONNECT. The broker silently drops packets above the Maximum
+Packet Size (MQTT 5 section 3.1.2.11.4); with this lower limit, a request over the node's limit arrives, and
+its sender gets ``too_large``."""
 
 UNSENT_BYTES = 1024 * 1024
 """Limit, in bytes, of unsent QoS 0 messages; above it, new QoS 0 messages, such as pieces of streamed

@@ -1,6 +1,6 @@
 """Connection diagnostics: messages that say what is wrong with a broker or connection, and what to change.
 
-These messages are used by the daemon, ``edgeslm check --connect`` and the client for apps. Pure.
+The diagnostic messages are used by the daemon, ``edgeslm check --connect`` and the client for apps. Pure.
 """
 
 from __future__ import annotations

@@ -85,7 +85,8 @@ class Pace:
 def turn(client: Client, alarm: Alarm) -> MQTTErrorCode:
     """One iteration of the network loop: like paho's ``loop``, but for many packets at a time.
 
-    Waits for the socket or the alarm. Not thread-safe. The error codes are the same as those of ``loop``.
+    Waits for the socket or the alarm. Not thread-safe. The error codes are the same as those of paho's
+    ``loop``.
     """
     sock = cast(BufferedSocket, client.socket())
     writes = [sock] if client.want_write() or sock.unsent else []
@@ -148,7 +149,7 @@ def cut(client: Client) -> None:
 
 
 def make_properties(packet_type: int, **values: Any) -> Properties:
-    """MQTT 5 properties, with ``values`` by paho's property names; None values are left out."""
+    """MQTT 5 properties; ``values`` maps paho's property names to values, and None values are left out."""
     properties = Properties(packet_type)  # type: ignore[no-untyped-call]
     for name, value in values.items():
         if value is not None:

@@ -1,6 +1,6 @@
 """Presence: the retained ``state``, ``info`` and ``health`` of a node.
 
-These messages are published again after each connect, since the broker may have lost them.
+Presence messages are published again after each connect, since the broker may have lost them.
 """
 
 from __future__ import annotations

@@ -2,9 +2,9 @@
 
 paho validates every string of a packet and disconnects if a string contains the character U+FEFF, although
 MQTT allows this character (MQTT-1.5.4-3) and mosquitto forwards it. The broker then redelivers the message on
-the next connection, so that one such message would keep a node offline for good. Before paho parses a packet,
-the filter therefore removes the Content Type, the Payload Format Indicator, and all User Properties except
-``traceparent``. A Response Topic that paho would reject becomes empty, which is invalid for a request.
+the next connection, so that one message with U+FEFF would keep a node offline for good. Before paho parses a
+packet, the filter therefore removes the Content Type, the Payload Format Indicator, and all User Properties
+except ``traceparent``. A Response Topic that paho would reject becomes empty, which is invalid for a request.
 """
 
 from __future__ import annotations

@@ -2,9 +2,9 @@
 reason.
 
 Some old brokers don't answer an MQTT 5 CONNECT. A broker with MQTT 5 that is killed, frozen or disconnected
-from the network during the CONNECT doesn't answer either. With such a broker, a fallback to MQTT 3.1.1 would
-lose Response Topic and Correlation Data, and the node would send the results of queued requests to the wrong
-topics.
+from the network during the CONNECT doesn't answer either. With a broker that has MQTT 5, a fallback to MQTT
+3.1.1 would lose Response Topic and Correlation Data, and the node would send the results of queued requests
+to the wrong topics.
 """
 
 from __future__ import annotations
