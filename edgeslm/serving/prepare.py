@@ -1,7 +1,7 @@
 """Background prepacking: prepacks decoders for this machine while the node is idle.
 
-A child process does the work at low priority (``engine.prepack``). If prepacking fails, the problem is
-reported and the model keeps running without prepacked weights.
+A child process prepacks at low priority (``engine.prepack``). If prepacking fails, the problem is reported
+and the model keeps running without prepacked weights.
 """
 
 from __future__ import annotations

@@ -37,8 +37,8 @@ class ClientQuotas:
     in a minute (None for no limit).
 
     The empty name stands for all clients without a reply topic, such as sensors, which would not receive a
-    rejection. In total, these clients may have ``nameless_queue`` requests waiting or running (None for no
-    limit).
+    rejection. All clients without a reply topic together may have ``nameless_queue`` requests waiting or
+    running (None for no limit).
     """
 
     def __init__(

@@ -76,7 +76,7 @@ class Scheduler:
         """Maximum number of waiting requests."""
         self._timeout_s = timeout_s
         self.slots = slots
-        """Maximum number of requests that run at a time. An urgent request may run besides them."""
+        """Maximum number of requests that run at a time. One urgent request may run in addition."""
         self._waiting: list[_Job] = []
         self._arrived: deque[_Job] = deque()
         self._running: dict[asyncio.Task[None], _Job] = {}
