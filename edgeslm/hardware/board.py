@@ -250,7 +250,7 @@ def clock_synchronised() -> bool | None:
 def busy_s(root: Path) -> float:
     """CPU seconds that all processes used since the boot, on the cores that this process may run on.
 
-    Read from /proc/stat; 0 if that file can't be read.
+    The value is read from /proc/stat; 0 if that file can't be read.
     """
     text = read_text(root / "proc/stat") or ""
     ticks = 0
