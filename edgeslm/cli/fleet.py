@@ -78,9 +78,10 @@ def _is_of(entry: FleetNode, pool: str) -> bool:
 
 
 def _heard(arguments: argparse.Namespace) -> list[FleetNode]:
-    """All nodes.
+    """Finds all nodes, also those that the command doesn't list.
 
-    :raises BrokerError: the broker is unreachable or forbids reading, or no wanted node was found.
+    :raises BrokerError: the broker is unreachable or refuses the subscription, or the node that the user
+        named (or, without a name, any node) was not found.
     """
     from edgeslm.telemetry.fleet import entry_of
 

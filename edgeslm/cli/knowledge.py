@@ -213,9 +213,9 @@ def _tag(embedding: Embedding) -> EncoderTag:
 
 
 def _remembered(tag: EncoderTag) -> Embedding:
-    """The collection's encoder, from its recorded path.
+    """Loads the collection's encoder from the path that the collection has recorded.
 
-    :raises KnowledgeError: the path has no encoder, or another one.
+    :raises KnowledgeError: there is no encoder at this path, or a different encoder.
     """
     try:
         embedding = _named(Path(tag.path))

@@ -58,7 +58,8 @@ def discovery_of(arguments: argparse.Namespace, address: BrokerAddress, node: st
 
 
 def nothing_heard(arguments: argparse.Namespace, address: BrokerAddress) -> BrokerError:
-    """The error to raise if no node was found, or not the node that the arguments name."""
+    """Makes the error to raise if the node that ``arguments`` name (or, without a name, any node) was not
+    found."""
     from edgeslm.telemetry.overview import plain
 
     who = "any node" if arguments.node is None else f"the node {plain(arguments.node)}"

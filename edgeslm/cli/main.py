@@ -270,7 +270,8 @@ def _try(arguments: argparse.Namespace) -> int:
 
 
 async def _try_all(config: Config, task: str, inputs: Iterator[bytes], options: dict[str, Any]) -> int:
-    """Prints the result of each input as the daemon would publish it. :return: status 1 if any failed."""
+    """Prints the result of each input as the daemon would publish it. :return: the exit status, which is 1 if
+    any result is an error."""
     from edgeslm.protocol.codec import Rejected, encode_result, error_result
     from edgeslm.serving.service import Service
     from edgeslm.update.store import Store

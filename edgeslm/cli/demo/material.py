@@ -68,7 +68,8 @@ def load_sms(data: Path, taught: int = TAUGHT) -> tuple[list[LabelledMessage], l
 
 
 def load_logins(data: Path, count: int) -> list[LabelledMessage]:
-    """Loads ``count`` sshd log lines that contain their host; none if the starter folder has no log."""
+    """Loads up to ``count`` sshd log lines, each with the name or address of the remote host, which the line
+    contains; empty if the starter folder has no log."""
     file = data / "sshd.log"
     if not file.exists():
         return []
@@ -100,7 +101,8 @@ CHOSEN_ON = frozenset(
         *("d8de17af", "dfdabc91", "e2838eb1", "e7165282", "f2835c8b", "fb86c658"),
     }
 )
-"""First digits of the SHA-256 of log lines that were used to choose the instruction and the examples.
+"""First 8 hex digits of the SHA-256 of each log line that was used to choose the prompt's instruction and
+few-shot examples.
 
 These lines are excluded from the demo.
 """
@@ -182,10 +184,11 @@ SENSORS: Sequence[tuple[dict[str, object], str]] = (
     ({"machine": "saw-1", "oil_c": 55.6, "note": "cut is slightly off, blade may be blunt"}, "warning"),
     ({"machine": "oven-2", "oil_c": 64.9, "note": "worker collapsed next to the oven"}, "critical"),
 )
-"""Payloads as machines would publish them, each with the label of its note; one note is empty.
+"""Simulated payloads of machines, each with the correct label of the payload's ``note``. One note is empty,
+and so is its label.
 
-The payloads were written after the training notes and before any model was run on them, and not changed
-since.
+The payloads were written after the training notes and before any model was run on the payloads. They have not
+been changed since.
 """
 
 

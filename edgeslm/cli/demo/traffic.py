@@ -94,8 +94,8 @@ class Traffic:
     ) -> Iterator[DemoAnswer]:
         """Publishes messages for a route and yields their results in order.
 
-        ``output`` is a template of the result's topic, in which ``{}`` stands for the message's topic, and
-        names stand for fields of its payload.
+        ``output`` is a format string of the result's topic: ``{}`` stands for the message's topic, and
+        ``{name}`` for the field ``name`` of the message's payload.
         """
         return self._exchange(
             [
@@ -126,7 +126,8 @@ class Traffic:
     ) -> Iterator[DemoAnswer]:
         """Keeps ``in_flight`` messages in flight; results may arrive in any order and are yielded in order.
 
-        :param messages: key of the result (request id or topic), topic and payload of each message.
+        :param messages: for each message, a tuple of three: the key by which its result is found (the request
+            id or the result's topic), the message's topic, and its payload.
         """
         sent: list[float] = []
         waiting: dict[str, list[int]] = {}

@@ -1,8 +1,8 @@
 """Doctor checks of Python packages: extras that a configuration lacks, and unused packages.
 
-Unused packages take disk space. A plain ``pip install`` installs such packages: tokenizers requires
-huggingface-hub and its two HTTP libraries, for downloads that devices never make. The lists in
-``requirements/`` leave these packages out.
+Unused packages take disk space. A plain ``pip install`` installs some unused packages: tokenizers requires
+huggingface-hub and two HTTP libraries for downloads, but devices never use tokenizers to download anything.
+The lists in ``requirements/`` leave unused packages out.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from edgeslm.config.loader import Config
 OWN = "edgeslm"
 INSTALLERS = frozenset({OWN, "pip", "setuptools", "wheel", "uv"})
 NEVER_USED: Mapping[str, str] = {"tokenizers": "huggingface-hub"}
-"""Maps a package to a requirement of it that edgeslm never uses."""
+"""Package -> a dependency of this package that edgeslm never uses."""
 
 ADVICE = "install from requirements/device.txt to avoid it (docs/getting-started/install.md)"
 

@@ -55,7 +55,8 @@ def _collection(subject: str, section: Knowledge, *, made: bool) -> Finding:
 def judge_homes(config: Config, file: Path | None, probes: Probes) -> list[Finding]:
     """Finds configured paths that the sandbox of the service hides.
 
-    Nothing is checked if ``file`` is in a home folder, since such a configuration is for ``edgeslm run``.
+    Nothing is checked if the configuration ``file`` is in a home folder, since such a file is used with
+    ``edgeslm run`` and not by the service.
     """
     if not probes.has_service() or (file is not None and _is_in_home(file.absolute())):
         return []

@@ -29,12 +29,12 @@ MEASURING_S = 3.0
 
 
 class Probes:
-    """Measures again at each call, without a cache. ``root`` is the folder with ``proc`` and ``sys``."""
+    """Measures at each call; nothing is cached. ``root`` is the folder that contains ``proc`` and ``sys``."""
 
     root = Path("/")
 
     def has_service(self) -> bool:
-        """Whether edgeslm.service is installed, with its sandbox."""
+        """Whether the systemd unit edgeslm.service, which has a sandbox, is installed."""
         return any((self.root / place / SERVICE).exists() for place in ("usr/lib", "usr/local/lib", "etc"))
 
     def now(self) -> float:

@@ -84,7 +84,8 @@ def _replies(config: Config) -> Iterator[Grant]:
 
 
 def _member(config: Config) -> Iterator[Grant]:
-    """Access of a pool's member. For shared subscriptions the broker checks the filter without the group."""
+    """Access of a pool's member. For a shared subscription, the broker checks only the topic filter after
+    ``$share/<group>/``."""
     if config.pool is not None and config.pool.by == "share":
         topics, why = (
             Topics.of_pool(config.pool.name, config.prefix),
@@ -178,13 +179,12 @@ def app_user(text: str, configs: Sequence[Config]) -> User:
     """An app and its grants, from ``NAME:GRANT,GRANT``.
 
     ``NODE/TASK`` allows requests to a task; with a single configuration, ``TASK`` is enough.
-    ``pool=POOL/TASK`` allows requests to a task of a pool.
-    ``cancel=NODE`` and ``cancel=pool/POOL`` allow the app to cancel requests.
-    ``feedback=NODE`` allows sending corrections, and ``health=NODE`` reading the health message.
-    ``control=NODE/COMMAND`` allows a command, which the node must allow, too.
-    ``results=NODE/TASK`` allows reading the results of requests without a reply topic.
-    ``read=FILTER`` and ``write=FILTER`` allow any other topics.
-    ``dispatcher=POOL`` allows what the dispatcher of a pool needs.
+    ``pool=POOL/TASK`` allows requests to a task of a pool. ``cancel=NODE`` and ``cancel=pool/POOL`` allow the
+    app to cancel requests. ``feedback=NODE`` allows sending corrections, and ``health=NODE`` reading the
+    health message. ``control=NODE/COMMAND`` allows a command, which the node must allow, too.
+    ``results=NODE/TASK`` allows reading the results of requests without a reply topic. ``read=FILTER`` and
+    ``write=FILTER`` allow reading and writing any topics that match ``FILTER``. ``dispatcher=POOL`` allows
+    the topics that the dispatcher of a pool needs.
 
     The app's own replies arrive below ``<base>/res/<task>/<NAME>/``, which no other app may read.
 
@@ -268,7 +268,8 @@ def _merged(grants: Iterable[Grant]) -> tuple[Grant, ...]:
 def too_wide(user: User, prefix: str) -> list[Grant]:
     """Grants that cover the requests or commands of any node.
 
-    For example, a route whose ``to`` is only a template needs a filter that matches all topics.
+    For example, a route whose ``to`` consists of only a template may publish on any topic, so its grant
+    covers all topics, including those of requests.
     """
     asked = [[*prefix.split("/"), "v1", _ANY_OTHER, *command.split("/")] for command in COMMANDS]
     return [grant for grant in user.grants if any(overlap(grant.filter.split("/"), one) for one in asked)]

@@ -210,10 +210,11 @@ def _down(site: str, configs: Sequence[Config], tasks: Sequence[str]) -> Iterato
 def _guards(
     down: Sequence[str], prefixes: Sequence[str], configs: Sequence[Config], named: Sequence[str]
 ) -> Iterator[Mapping]:
-    """Guards against messages from the hub; mosquitto 2.0 doesn't apply the access list to bridges.
+    """Yields mappings that divert unwanted messages of the hub (guards), since mosquitto 2.0 doesn't apply
+    the access list to bridges.
 
-    ``down`` are the topics at the hub whose messages are accepted; a guard on such a topic would duplicate
-    the messages.
+    ``down`` are the topics on which messages from the hub are accepted; a guard on one of these topics would
+    duplicate the messages.
     """
     guarded = [f"{prefix}/#" for prefix in prefixes]
     for one in named:
@@ -234,7 +235,8 @@ def _guards(
 
 
 def _sources(route: Route) -> Iterator[str]:
-    """Topic filters that a route reads, with ``+`` for levels with spaces, which a bridge can't map."""
+    """Topic filters that a route reads. A level that contains spaces is replaced by ``+``, since mosquitto's
+    bridge settings don't allow spaces in topics."""
     for source in (route.source, route.window.on if route.window is not None else None):
         if source is not None:
             yield "/".join("+" if _has_space(level) else level for level in source.split("/"))
@@ -271,7 +273,8 @@ def _check_up(one: str, prefixes: Sequence[str], topics: Sequence[Mapping]) -> N
 
 
 def unsent(bridge: Bridge, configs: Sequence[Config]) -> list[str]:
-    """Notes on routes whose results stay at the site or are repeated, or whose input has no guard."""
+    """Warnings about routes whose results aren't sent to the hub, whose retained results may reach the hub
+    repeatedly, or on whose input topics the hub may publish."""
     said = []
     down = [bridge.at_hub(one) for one in bridge.topics if one.direction == "in" and not one.is_guard]
     for config in configs:

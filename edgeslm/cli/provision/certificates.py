@@ -207,9 +207,10 @@ class KeyFolder:
     # --- files --------------------------------------------------------------------------------------
 
     def _load(self, name: str) -> tuple[ec.EllipticCurvePrivateKey | None, x509.Certificate | None]:
-        """Key and certificate, or None for a missing one.
+        """Loads a key and its certificate. Both are None if neither file exists; the certificate is None if
+        only the key exists.
 
-        A key without a certificate, left by an interrupted run, is used.
+        A key without a certificate, which an interrupted run may have left, is used for the new certificate.
         """
         from cryptography import x509
         from cryptography.hazmat.primitives import serialization
