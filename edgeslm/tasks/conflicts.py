@@ -71,8 +71,8 @@ class _Statement:
     subjects: frozenset[tuple[str, str]]
     """Numbered things in the sentence or its heading, such as ``("press", "4")``."""
     poles: frozenset[tuple[int, int]]
-    """Antonyms in the sentence or its heading: for each, its pair's index in ``_OPPOSITES`` and its place in
-    the pair.
+    """Words of the sentence or its heading that are in ``_OPPOSITES``: for each word, the index of the pair
+    of opposites, and the word's side of the pair (0 or 1).
     """
     denies: bool
 
@@ -99,7 +99,8 @@ def _statements(asked: frozenset[str], passage: Found) -> Iterator[_Statement]:
 
 
 def _is_about_others(asked: frozenset[tuple[str, str]], one: _Statement, other: _Statement) -> bool:
-    """Whether a sentence has another subject: the question names press 4, the sentence only press 5."""
+    """Whether one of the two sentences is about another thing than the question: for example, the question
+    names press 4, and the sentence names only press 5."""
     kinds = {kind for kind, _ in asked}
     return any(
         not asked & side.subjects and any(kind in kinds for kind, _ in side.subjects) for side in (one, other)

@@ -1,6 +1,6 @@
 """Message digest: groups messages by content and counts them, without a model.
 
-A model only writes the summary text, which the groups (points) must support.
+A model writes only the summary text; sentences that no group (point) supports are dropped.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ MOST_POINTS: Final = 20
 TOLD_POINTS: Final = 3
 """Number of points listed in the summary text if no sentence of the model is usable."""
 FEWEST: Final = 3
-"""Minimum number of different content words in a model's sentence; shorter sentences are dropped."""
+"""Minimum number of different content words in a model's sentence; sentences with fewer words are dropped."""
 POINT_CHARACTERS: Final = 300
 """Maximum length of a point's text, in characters."""
 _FIELDS: Final = ("id", "text", "at")
@@ -71,7 +71,8 @@ class Digest:
 
     @property
     def evidence(self) -> tuple[Evidence, Sequence[str]]:
-        """Evidence whose sources are the points of the result, and the names of these sources."""
+        """The texts of the result's points, as sources for the support check, and the names of these
+        sources."""
         told = self._texts[:MOST_POINTS]
         return Evidence(told), [f"points[{number}]" for number in range(len(told))]
 

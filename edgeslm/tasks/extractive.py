@@ -15,7 +15,8 @@ from edgeslm.knowledge.documents.sentences import split_sentences
 from edgeslm.tasks.support import content_words
 
 MOST_SENTENCES = 2_000
-"""Maximum number of sentences of a text that are scored: about a hundred pages, in less than 0.1 s."""
+"""Maximum number of sentences of a text that are scored. This many sentences fill about a hundred pages, and
+scoring them takes less than 0.1 s."""
 LEAD = 2.0
 """Weight of the position bonus, tuned on package descriptions."""
 FEWEST_WORDS = 3

@@ -25,9 +25,10 @@ from edgeslm.tasks.support import content_words
 
 CHARACTERS_PER_TOKEN: Final = 3.5
 MOST_QUOTED: Final = 600
-"""Maximum length of a sentence that is quoted whole, in characters; a longer one may be a table."""
+"""Maximum length, in characters, of a sentence that is quoted whole; a longer sentence may be a table."""
 LIKENESS: Final = 4.0
-"""Weight of a sentence's cosine to the question, relative to the log of the reader's probability.
+"""Weight of a sentence's cosine similarity to the question, relative to the log of the probability that the
+reader model gives the sentence.
 
 The weight was tuned for MiniLM (``benchmarks/LOG.md``); encoders whose cosines differ less need a higher
 weight.

@@ -45,7 +45,8 @@ def encode_passages(found: Sequence[Found]) -> list[dict[str, Any]]:
 
 
 def cite(passage: Mapping[str, Any], start: int, end: int) -> dict[str, Any]:
-    """A citation of characters ``start`` to ``end`` of a passage; its offsets refer to the whole document.
+    """A citation of characters ``start`` to ``end`` of a passage. The offsets in the citation count from the
+    start of the whole document.
 
     A citation of the request's context has no ``id`` and no ``heading``.
     """

@@ -92,7 +92,8 @@ class FieldReader:
     def _in_message(self, message: str, pointed: Pointed, share: float) -> PointedField | None:
         """The most likely valid value in the message.
 
-        The probabilities of spans with the same value are added; the most likely span becomes the place.
+        The probabilities of spans with the same value are added. The most likely of these spans becomes the
+        field's ``place``.
         """
         values: dict[Any, tuple[float, Place]] = {}
         for start, end, likely in pointed.places:  # best first

@@ -66,7 +66,8 @@ class SummaryPoint:
 def make_points(messages: Sequence[str]) -> list[SummaryPoint]:
     """Groups messages into points; each message is in exactly one point.
 
-    :return: the points, those with most messages first, then in the order of their first message.
+    :return: the points, sorted by their number of messages (largest first), and points of equal size by their
+        first message.
     """
     rows = [_read(message) for message in messages]
     by_length: dict[int, list[int]] = defaultdict(list)

@@ -1,7 +1,7 @@
 """Referral: sends a question and this node's passages to another node, and converts the answer's citations.
 
-The other node gets an ordinary request with a context, and cites offsets in this context. Its citations are
-converted to sources and offsets of the original documents.
+The other node gets an ordinary request with a context, and cites offsets in this context. This module
+converts the citations to sources and offsets of the original documents.
 """
 
 from __future__ import annotations
@@ -22,7 +22,8 @@ def refer(passages: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
 
 
 def bring_back(passages: Sequence[Mapping[str, Any]], answer: Mapping[str, Any]) -> dict[str, Any] | None:
-    """The other node's answer with citations of documents; None if it has no valid citation.
+    """The other node's answer, with its citations converted to citations of documents; None if the answer has
+    no valid citation.
 
     A citation is valid if its quote occurs in the passages, or if it cites the other node's own documents. If
     the answer isn't a quote, as in mode ``compose``, only sentences that a passage supports are kept.

@@ -217,7 +217,7 @@ class _Writer:
 
     @property
     def limit(self) -> int:
-        """Approximate limit of the result, in characters."""
+        """Approximate maximum length of the result, in characters."""
         return int(self._task.option(self._request, "max_tokens")) * CHARACTERS_PER_TOKEN
 
     @property
@@ -348,9 +348,11 @@ class _Reading:
         return [(start + a, start + b) for a, b in split_parts(self._text[start:], self._most)]
 
     def _halve(self, length: int) -> None:
-        """Halves the part size after a part of ``length`` characters was too long.
+        """Sets the part size to half of ``length``, after the model could not process a text of ``length``
+        characters.
 
-        :raises TooLong: the parts can't get shorter; this error also ends the retries when memory is short.
+        :raises TooLong: ``length`` is too short to be halved. The cause may also be a lack of memory, since
+            the part size is then halved, too.
         """
         if length < 2 * SHORTEST_PART:
             raise TooLong(

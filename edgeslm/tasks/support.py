@@ -40,7 +40,7 @@ FUNCTION_WORDS: Final = frozenset(
         "were what when where whether which while who whom whose why will with within would you your"
     )
 )
-"""English function words. Words of other languages count as content."""
+"""English function words. Function words of other languages are treated as content words."""
 _NEGATIONS: Final = frozenset({"no", "not", "never", "none", "nothing", "nobody", "without", "cannot"})
 _NUMBERS: Final = {
     word: str(number)
@@ -66,7 +66,8 @@ class Support:
     """How far sources support a sentence; the object is true if the support is sufficient.
 
     ``sources``: indexes of the supporting sources, best first. ``share``: share of the sentence's content
-    words that the supporting sources contain. ``missing``: the other content words of the sentence.
+    words that the supporting sources contain. ``missing``: content words of the sentence that the supporting
+    sources don't contain.
     """
 
     supported: bool

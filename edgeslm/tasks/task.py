@@ -181,7 +181,8 @@ class Task(ABC):
         self.text(request)
 
     def collections(self, request: Request) -> Sequence[str]:
-        """Names of the collections to search: those that the request names, or all of the task's."""
+        """Names of the collections to search: the collections that the request names, or else all collections
+        of the task."""
         names: Sequence[str] = request.options.get("knowledge", self.section.knowledge)
         return names
 
