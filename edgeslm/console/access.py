@@ -3,7 +3,7 @@
 The module follows OWASP's cheat sheets on sessions and cross-site request forgery. Scripts can't read the
 session cookie, and requests that change something must come from a page of the console and carry a CSRF
 token. Against DNS rebinding, a name in the ``Host`` header must be one of the console's names; IP addresses
-can't be rebound. Apart from the clock and random numbers, the module uses nothing outside its arguments.
+can't be rebound. Apart from reading the clock and random numbers, the module does no input or output.
 """
 
 from __future__ import annotations

@@ -105,7 +105,8 @@ class Feed:
         return [row.shown() for row in changed.values()]
 
     def take_moment(self) -> dict[str, Any]:
-        """Figures since the last call, as ``answered``, ``errors``, ``p50`` and ``p95`` (latencies in ms)."""
+        """A dict with figures since the last call: ``answered`` (number of answers), ``errors`` (number of
+        error results), ``p50`` and ``p95`` (quantiles of latency, in milliseconds)."""
         latencies, self._latencies_ms = self._latencies_ms, []
         found = quantiles(latencies)
         moment = {

@@ -42,7 +42,8 @@ log = logging.getLogger("edgeslm.console")
 
 TICK_S = 2.0
 EVERY = {"health": 2, "info": 5, "models": 5, "collections": 15}
-"""Number of ticks between two updates of each part of the node's data, while a browser is connected."""
+"""Part of the node's data -> number of ticks between two updates of this part while a browser is
+connected."""
 MOST_ASKS = 4
 SAID_ABOVE = ("kind", "recipe", "weights", "weight_bytes")
 """Entries of a report card that are left out, since the console shows them as facts of the bundle."""

@@ -66,7 +66,7 @@ def check_installed() -> None:
 
 class ConsoleListener(Protocol):
     def begun(self) -> None:
-        """Called when a new console process has started, since it needs all data."""
+        """Called when a new console process has started; the process then needs all data."""
 
     def heard(self, said: Ask | Look | Viewers) -> None:
         """Called with a message from the console process."""
