@@ -59,7 +59,8 @@ class DriftWatch:
             self._compare()
 
     def figures(self) -> Mapping[str, Any]:
-        """A dict with ``moved`` (whether there is drift), ``messages`` (their number), and each statistic.
+        """A dict with ``moved`` (whether there is drift), ``messages`` (number of messages in the window),
+        and the value of each statistic by its name.
 
         A statistic of 0 means that the messages are like the test rows, 1 that they are completely different.
         """

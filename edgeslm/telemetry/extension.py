@@ -48,7 +48,7 @@ class Extension:
 
     @property
     def subscriptions(self) -> Sequence[Subscription]:
-        """Subscriptions to topics without wildcards; they never change."""
+        """The extension's subscriptions, to topics without wildcards. The subscriptions never change."""
         return ()
 
     def connected(self) -> None:

@@ -14,7 +14,8 @@ _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066
 
 
 class LineFormatter(logging.Formatter):
-    """Escapes control characters as in Python, such as ``\\n`` or ``\\x1b``. Tracebacks keep their lines."""
+    """Escapes control characters as in Python, such as ``\\n`` or ``\\x1b``. Tracebacks keep their line
+    breaks."""
 
     def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802  # the library's name
         return one_line(super().formatMessage(record))

@@ -24,9 +24,11 @@ STATES = ("starting", "online", "draining", "stopped")
 class Metric:
     """A metric. ``name`` excludes the suffixes ``_bucket``, ``_sum`` and ``_count`` of a histogram.
 
-    ``key`` is the key of the metric's figures in :func:`figures_of`. Without labels, the value under ``key``
-    is a number; with one label, a dict from label value to number; with two, such a dict per task. If
-    ``only`` is given, only these values of the second label are read. Missing figures are left out.
+    ``key`` is the key of the metric's value in the dict that :func:`figures_of` returns. For a metric without
+    labels, the value is a number; for a metric with one label, it is a dict from label value to sample. A
+    metric with two labels has such a dict for each task. If ``only`` is given, samples with other values of
+    the second label are ignored. A metric without labels, or with one label, is left out if its value is
+    missing.
     """
 
     name: str
@@ -139,8 +141,8 @@ METRICS = (
 def exposition(health: Health, accept: str = "") -> tuple[bytes, str]:
     """The metrics as text, and the content type.
 
-    :param accept: the ``Accept`` header of the scraper's request. If it asks for OpenMetrics, the text has
-        this format, else Prometheus's own.
+    :param accept: the ``Accept`` header of the scraper's request. If the header asks for the OpenMetrics
+        format, the text is in that format, otherwise in Prometheus's text format.
     """
     from prometheus_client.exposition import choose_encoder  # costs 1 MB of memory
 

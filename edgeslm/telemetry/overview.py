@@ -22,9 +22,9 @@ _STATE_STYLES = {"online": "good", "starting": "busy", "draining": "busy"}
 class NodeFigures:
     """Figures of one node; None means unknown. ``age_s`` is the age of the node's health message.
 
-    ``site`` is None for a node that uses this broker itself. ``unreachable_since`` is when the site was
-    reported to be cut off (``time.time()``), or None; ``since_before`` is true if the site was already cut
-    off when the program began to listen.
+    ``site`` is None for a node that is connected to this broker directly. ``unreachable_since`` is when the
+    site was reported to be cut off (``time.time()``), or None; ``since_before`` is true if the site was
+    already cut off when the program began to listen.
     """
 
     node: str

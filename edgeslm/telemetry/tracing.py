@@ -116,7 +116,7 @@ class Tracer(Extension):
     def trace(self, header: str | None) -> Trace | None:
         """The trace of a request with this untrusted ``traceparent`` header.
 
-        Without a valid header, a new trace begins; if there is no collector either, the result is None.
+        Without a valid header, a new trace begins if there is a collector; otherwise the result is None.
         """
         found = _HEADER.fullmatch(header) if header is not None else None
         if self._processor is None:
