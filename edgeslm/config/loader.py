@@ -36,9 +36,9 @@ __all__ = [
 ]
 
 _DEPTH: dict[str | int, int] = {"broker": 2, "models": 3, "tasks": 3, "knowledge": 3, "routes": 3}
-"""Top-level key -> number of levels in the path of the part that is removed if it contains an invalid value,
-so that the rest of the file can be validated. For example, a path such as ``tasks.triage.labels`` has 3
-levels."""
+"""Top-level key -> number of levels at which the path of an invalid value is cut. The part of the file at the
+shortened path is removed, so that the rest can be validated: with 3 levels, an invalid value in
+``tasks.triage.labels`` removes all ``labels`` of the task. The default is 1."""
 
 
 _INSTEAD: dict[str | int, tuple[str, ...]] = {
@@ -68,10 +68,10 @@ def load_task(
 
     ``model`` and ``stages`` are ignored, since the model is given on the command line.
 
-    :param kind: kind of a task that names no kind; None if a task without a kind is allowed. The caller has
+    :param kind: kind of the task if the file names no kind; None allows a task without a kind. The caller has
         to check the kind of the returned task.
-    :param defaults: values of missing keys. They apply to a task of the default kind or, without a default
-        kind, to a task that has no kind or a kind that can be trained.
+    :param defaults: values of missing keys. The defaults are used only for a task of kind ``kind`` or, if
+        ``kind`` is None, for a task without a kind or of a kind that can be trained.
     :param ignored: further keys to ignore.
     :raises ConfigError: every problem as ``file:line: key: sentence``.
     """
@@ -150,9 +150,9 @@ def _validate(read: YamlDocument, folder: Path | None) -> Config | None:
 
 
 def _follows(path: yaml_source.Path, broken: yaml_source.Path) -> bool:
-    """Whether the fault at ``path`` may be only a consequence of the fault at ``broken``. This is so if one
-    path is a prefix of the other, or if the key at ``path`` is reported as missing because an invalid key
-    that can replace it was removed."""
+    """Whether the fault at ``path`` may be only a consequence of the fault at ``broken``. The result is true
+    if one path is a prefix of the other, or if the key at ``path`` is reported as missing because an invalid
+    key that can replace it was removed."""
     instead = _INSTEAD.get(path[2], ()) if path[:1] == ("tasks",) and len(path) == 3 else ()
     return _related(path, broken) or any(_related((*path[:2], key), broken) for key in instead)
 

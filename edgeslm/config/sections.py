@@ -245,8 +245,8 @@ class Signing(Section):
         return self.require_signature or self.unsigned == "refuse"
 
     def settled(self, *, strangers: bool) -> Signing:
-        """This section. If ``unsigned`` is missing and its default is ``refuse``, the result has ``unsigned:
-        refuse``.
+        """This section with its default made explicit: if ``unsigned`` is missing, and ``require_signature``
+        or ``strangers`` is true, the result has ``unsigned: refuse``; otherwise the section is unchanged.
 
         :param strangers: whether the node may get bundles over the network.
         """
@@ -267,7 +267,8 @@ class Signing(Section):
 
 
 class Journal(Section):
-    """What the journal stores of a request: until the request is answered, and later for deduplication."""
+    """What the journal stores of a request until it is answered, and what it stores afterwards for
+    deduplication."""
 
     keep: Literal["full", "none"] = Field(
         default="full",

@@ -360,8 +360,8 @@ def _template_faults(path: Path, route: Route) -> Iterator[Fault]:
 
 
 def _output(route: Route, base: str) -> list[str] | str:
-    """Levels of a route's output topic, with wildcards in place of templates. If the topic is invalid, an
-    error message."""
+    """The levels of a route's output topic, with wildcards in place of templates, or an error message if the
+    topic is invalid."""
     from edgeslm.config import templates
 
     if route.to is None:
