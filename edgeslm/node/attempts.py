@@ -1,5 +1,6 @@
-"""The attempt log: marks a request in the journal while it runs, and gives the request points for crashes in
-that time. A request that has reached the retry limit is a poison message."""
+"""The attempt log: marks a request in the journal while it runs, and counts crashes in that time as crash
+points of the request. A request that has reached the limit of crash points is a poison message and isn't
+retried."""
 
 from __future__ import annotations
 
@@ -8,18 +9,18 @@ from edgeslm.messages import Result, Turn
 from edgeslm.storage.journal import LOST_NODE, Journal, JournalEntry
 
 LOST_ENGINE = 1
-"""Points that a request gets for a crash of the engine. For a crash of the node or a hung engine, the request
-gets ``LOST_NODE`` points."""
+"""Number of crash points that a request gets if the engine crashes while the request runs. For a crash of the
+node or a hung engine, the request gets ``LOST_NODE`` crash points."""
 MOST_LOST = 2 * LOST_NODE
-"""Points at which a request isn't retried any more: for example after two crashes of the node, or one crash
-of the node and two of the engine."""
+"""Number of crash points from which a request isn't retried any more: for example after two crashes of the
+node, or after one crash of the node and two of the engine."""
 TRANSIENT = frozenset({"busy", "expired", "internal", "model_unavailable", "no_memory"})
 """Error codes that a retry may fix; results with such a code are not stored in the journal."""
 FULL_DISK_RETRY_MS = 5000
 
 
 class AttemptLog(Turn):
-    """The attempts to answer one request; ``lost`` is the number of points that the request has.
+    """The attempts to answer one request; ``lost`` is the number of crash points of the request.
 
     :param key: the request's journal key; with None, nothing is recorded.
     :param known: the journal entry of the request, if any.
@@ -33,8 +34,8 @@ class AttemptLog(Turn):
         self._is_marked = False
 
     def compute(self) -> None:
-        """Marks the request as running. :raises RequestError: the retry limit is reached, or the journal
-        can't be written."""
+        """Marks the request as running. :raises RequestError: the request has reached the limit of crash
+        points, or the journal can't be written."""
         if self._is_marked:
             return
         if self.lost >= MOST_LOST:
@@ -71,8 +72,8 @@ class AttemptLog(Turn):
             self.withdraw()
 
     def withdraw(self) -> None:
-        """Takes back the points that the request got in this attempt, since the node cancelled the request or
-        the error was transient."""
+        """Removes the crash points that the request got in this attempt; called if the request was cancelled
+        or ended with a transient error."""
         if self.key is not None and self.lost > self._before:
             self._journal.finish(self.key, self._before, None)
         else:

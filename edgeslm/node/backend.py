@@ -49,8 +49,8 @@ class NodeBackend:
     async def answer(
         self, request: Request, attempt: AttemptLog, held: InFlight | None = None
     ) -> tuple[Result, bytes]:
-        """The result and its encoded payload. ``held`` is the request's message; if it has a ``refusal``, the
-        result is the error ``busy``. Routes pass no ``held``."""
+        """The result and its encoded payload. ``held`` is the MQTT message of the request, or None if a route
+        made the request. If ``held`` has a ``refusal``, the result is the error ``busy``."""
         feed, result = self.observers.feed, None
         onlooker = feed.watch(request) if feed is not None else None
         if onlooker is not None:

@@ -78,7 +78,8 @@ class InFlight:
 
 
 class Acknowledger(Protocol):
-    """Acknowledges messages to the broker and the spool. Both keep a message until it is acknowledged."""
+    """Acknowledges messages to the broker and the spool. Broker and spool keep a message until it is
+    acknowledged."""
 
     def acknowledge(self, held: InFlight) -> None: ...
 
@@ -143,10 +144,10 @@ class Admission:
 
     @asynccontextmanager
     async def hold(self, held: InFlight) -> AsyncIterator[None]:
-        """Context of one of the coroutines that work on a message. When the last coroutine has ended, the
-        message is acknowledged, even if a coroutine failed: acknowledgements go out in order, so a missing
-        acknowledgement would block all later acknowledgements. If a coroutine was cancelled, the message
-        isn't acknowledged."""
+        """Context manager in which each coroutine works on its message. When the last coroutine has ended,
+        the message is acknowledged, even if a coroutine failed: acknowledgements go out in order, so a
+        missing acknowledgement would block all later acknowledgements. If a coroutine was cancelled, the
+        message isn't acknowledged."""
         try:
             try:
                 yield

@@ -1,8 +1,8 @@
 """Pool membership: a node's shared subscriptions to its pool, and the addressee of each message.
 
-The broker keeps subscriptions in the node's session, even to pools that the node has left; requests would
-pile up there unread. Therefore a small file records all subscribed filters, and the node unsubscribes from
-old filters.
+The broker keeps a node's subscriptions in the node's session, even subscriptions to pools that the node has
+left; requests to these pools would pile up in the session. Therefore a small file records all subscribed
+filters, and the node unsubscribes from old filters.
 """
 
 from __future__ import annotations

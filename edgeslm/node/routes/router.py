@@ -235,7 +235,7 @@ class RouteAnswers:
 
 
 class Ticket:
-    """The place in a :class:`TicketQueue` of a message, or of an event that completes windows."""
+    """The place of a message, or of an event that completes windows, in a :class:`TicketQueue`."""
 
     def __init__(self, before: asyncio.Future[None] | None) -> None:
         self._before = before
