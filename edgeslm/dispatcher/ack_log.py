@@ -92,7 +92,8 @@ class Answered:
             self._write(slot, bytes(KEY_BYTES))
 
     def clear(self) -> None:
-        """Removes all keys. In a new session, the broker doesn't deliver the answered requests again."""
+        """Removes all keys, for a new session, in which the broker doesn't deliver the answered requests
+        again."""
         for key in list(self._slots):
             self.discard(key)
 

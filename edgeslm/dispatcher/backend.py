@@ -112,9 +112,9 @@ def _identity(request: Request, held: InFlight, key: bytes | None) -> bytes:
 
 
 def as_the_pools(request: Request, result: Result, payload: bytes, now: float) -> tuple[Result, bytes]:
-    """Turns a node's result into the pool's result. ``payload`` is the node's encoded result; its fields that
-    this version doesn't know are kept. The time in which the request waited for the node or was transmitted
-    counts as queue time."""
+    """Turns a node's result into the pool's result. ``payload`` is the node's encoded result; fields of the
+    result that this version doesn't know are kept. The time in which the request waited for the node or was
+    transmitted counts as queue time."""
     timings = dict(result.timings_ms)
     if "total" in timings:
         total = (now - request.received_at) * 1000

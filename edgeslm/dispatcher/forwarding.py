@@ -42,8 +42,8 @@ LEAST_LEFT: Final = 0.1
 """Minimum fraction of a running request's expected time that counts as remaining, so that a node doesn't look
 idle when its request takes longer than expected."""
 HEALTH_S: Final = 45.0
-"""Seconds after which the queue length in a node's last health message is ignored; its weight decreases until
-then. Nodes publish health messages every 30 s."""
+"""Age in seconds at which a node's health message is ignored for load balancing. Until then, the weight of
+the number of requests in the message decreases to 0. Nodes publish health messages every 30 s."""
 
 ELSEWHERE = frozenset({"unknown_task", "model_unavailable", "no_memory", "internal"})
 """Error codes after which another node is tried."""

@@ -38,9 +38,9 @@ class Offer:
 @dataclass(slots=True)
 class Node:
     """What is known of a node. ``offers`` are the tasks that the node serves for the pool. ``why_not`` is the
-    reason why the node isn't a member although its info message names the pool. ``wrong`` maps tasks that the
-    node doesn't get from the pool to the reason. ``busy`` is the number of queued and running requests in the
-    node's last health message."""
+    reason why the node isn't a member although its info message names the pool. ``wrong`` has the tasks for
+    which the node gets no requests from the pool, each with the reason. ``busy`` is the number of queued and
+    running requests in the node's last health message."""
 
     state: str = "unknown"
     offers: dict[str, Offer] = field(default_factory=dict)
@@ -131,8 +131,8 @@ class Members:
 
     @property
     def problems(self) -> list[str]:
-        """Messages about nodes that name the pool but can't be members, and about tasks that a member doesn't
-        get."""
+        """Messages about nodes that name the pool but can't be members, and about tasks for which a node gets
+        no requests."""
         found = []
         for name, node in sorted(self._ours.items()):
             if node.why_not:

@@ -21,7 +21,7 @@ Answer = tuple[Result, bytes | None]
 @dataclass(slots=True)
 class Sending:
     """A request that was sent to a node. ``patience_at`` is the time from which the request counts as
-    overdue; ``service_s`` are the seconds that the node is expected to need for it."""
+    overdue; ``service_s`` is the time in seconds that the node is expected to need for the request."""
 
     sent_at: float
     patience_at: float
@@ -34,8 +34,9 @@ class ForwardedRequest:
 
     ``identity`` identifies the request to nodes and stays the same after a restart; ``key`` is its journal
     key. ``ends`` counts the nodes that crashed while they had the request. ``at`` are the nodes that have the
-    request; ``left_at`` are nodes that went offline but may still have it. ``refusals`` maps nodes that can't
-    run the request to the time of the next attempt. ``not_before`` is the earliest time to send the request.
+    request; ``left_at`` are nodes that went offline but may still have it. ``refusals`` has the nodes that
+    can't run the request now, each with the time of the next attempt. ``not_before`` is the earliest time to
+    send the request.
     """
 
     request: Request

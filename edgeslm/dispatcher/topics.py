@@ -51,7 +51,7 @@ class PoolTopics:
         return Topics(name, self.prefix)
 
     def node_filter(self, kind: str) -> str:
-        """Topic filter for the messages of all nodes of one kind, such as ``health``."""
+        """Topic filter for messages of the given kind, such as ``health``, from all nodes."""
         return f"{base_topic(self.prefix, '+')}/{kind}"
 
     def reply(self, task: str, node: str) -> str:
