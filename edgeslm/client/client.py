@@ -78,8 +78,8 @@ class Client:
     """An app's connection to ``node``, or to the members of ``pool``, at the broker ``url``
     (``mqtt[s]://[user[:password]@]host``, or a ``BrokerAddress``, which includes the login).
 
-    The broker keeps the session for ``session_expiry_s`` after a broken connection, so that no result is
-    lost. A request is resent until its result arrives: after each reconnect, when the node was busy, and
+    If the connection breaks, the broker keeps the session for ``session_expiry_s`` seconds, so that no result
+    is lost. A request is resent until its result arrives: after each reconnect, when the node was busy, and
     after ``repeat_after_s`` seconds without a result. The time before the next retry doubles with each retry,
     up to 30 s. Nodes deduplicate requests. When a caller stops waiting, because of an exception, a cancelled
     asyncio task or a timeout, the client cancels the request on the node.

@@ -111,7 +111,7 @@ Event = Ready | Lost | Acknowledged | Room | NodeUp | Answered | Piece | Heard |
 
 
 class Sender(Protocol):
-    """The part of a connection that a request uses."""
+    """Interface of the connection over which requests are sent."""
 
     node_state: str | None
     """The last state that the node has published."""

@@ -331,7 +331,7 @@ class ClientSession:
                         inbox(NodeUp())
 
     def _hear_info(self, payload: bytes) -> None:
-        """Lets all requests fail if the node's protocol version is incompatible with the client's."""
+        """Fails all requests if the node's protocol version is incompatible with the client's."""
         try:
             info = parse_json(decode_text(payload)) if payload else {}
         except InvalidRequest:
