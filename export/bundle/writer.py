@@ -1,6 +1,6 @@
 """Bundle writer: builds a bundle in a staging folder, writes its manifest, then renames it into place.
 
-No incomplete bundle ever has the final name. The same source and recipe give the same bytes.
+A folder with the bundle's final name is always complete. The same source and recipe give the same bytes.
 """
 
 from __future__ import annotations

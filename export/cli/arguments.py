@@ -67,7 +67,7 @@ def add_source(command: argparse.ArgumentParser) -> None:
 
 
 def add_questions(command: argparse.ArgumentParser, words: str) -> None:
-    """Adds the options ``--questions``, with the help text ``words``, and ``--minutes``."""
+    """Adds the options ``--questions``, whose help text is ``words``, and ``--minutes``."""
     command.add_argument("--questions", type=Path, metavar="DATA", help=words)
     command.add_argument(
         "--minutes", type=positive, default=0.0, help="most minutes of training (default: no limit)"

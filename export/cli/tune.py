@@ -140,7 +140,8 @@ def run(options: argparse.Namespace) -> None:
 def _review_rows(
     task: Task, rows: Rows, inputs: Inputs, options: argparse.Namespace, say: Announce
 ) -> tuple[Rows, list[dict[str, Any]]]:
-    """The rows that the user keeps, and the findings. Finding label errors needs an encoder bundle."""
+    """The rows that the user keeps, and the data audit's findings. Finding label errors needs an encoder
+    bundle."""
     from edgeslm_export.data.audit import LABELS, MISSING, can_find_label_errors
     from edgeslm_export.evaluate.report_card import read_lengths
     from edgeslm_export.train.label_noise import held_out_labels
@@ -236,10 +237,11 @@ def make_budget(options: argparse.Namespace, bar: Bar) -> Budget:
 
 
 def for_fields(task: Task, rows: Sequence[FieldsRow], budget: Budget) -> Budget:
-    """The budget for an extract task: only ``lora`` if no method is named and an encoder can't extract the
-    fields.
+    """The training budget for an extract task. If the user names no method and an encoder can't extract the
+    fields, ``lora`` is the only method.
 
-    :raises ExportError: ``budget`` has wanted recalls, or the method ``head``, which can't extract fields.
+    :raises ExportError: ``budget`` sets recalls, which only labels have, or names the method ``head``, which
+        can't extract fields.
     """
     from edgeslm_export.evaluate.task_eval import schema_of
     from edgeslm_export.train.field_spec import pointing_fault

@@ -29,7 +29,8 @@ def add_arguments(command: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> None:
     """Checks the signature and prints the key that made it.
 
-    :raises BundleError: no ``--key`` made the signature, or a file differs from what was signed.
+    :raises BundleError: the signature was made by none of the keys in ``--key``, or a file was changed after
+        signing.
     """
     from edgeslm.bundle.trust import check_bundles
 

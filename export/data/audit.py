@@ -77,8 +77,8 @@ def audit_rows(rows: Rows, tested: Collection[str] = ()) -> list[AuditFinding]:
 def long_rows(counts: Sequence[int], limit: int) -> list[AuditFinding]:
     """At most one finding: the rows that are longer than the model's context.
 
-    ``--clean`` can't drop these rows: training uses their beginning. A device refuses messages of this length
-    unless the task sets ``overflow``.
+    ``--clean`` can't drop these rows: training uses their beginning. A device refuses messages that are
+    longer than the context, unless the task sets ``overflow``.
 
     :param counts: [rows], the number of tokens of each row. :param limit: maximum number of tokens that the
         model reads.
@@ -95,7 +95,7 @@ def long_rows(counts: Sequence[int], limit: int) -> list[AuditFinding]:
 
 
 def audit_labels(truth: Integers, probabilities: Floats) -> list[AuditFinding]:
-    """Labels that are probably wrong, the most certain first.
+    """At most one finding: the rows whose label is probably wrong, the most likely errors first.
 
     :param truth: [rows], the index of each row's label. :param probabilities: [rows, labels], predicted by
         models that were not trained on the row.

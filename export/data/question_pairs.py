@@ -27,7 +27,8 @@ def check_count(learned: int) -> None:
 
 
 def is_aside(row: QuestionRow) -> bool:
-    """Whether a row is held out, decided by its source: a source is trained on or tested with, never both."""
+    """Whether a row is held out. The row's source decides, so that no source is used for both training and
+    testing."""
     digest = hashlib.sha256(bare_text(source_of(row)).encode()).digest()
     return digest[0] % _ONE_IN == 0
 

@@ -118,7 +118,8 @@ def _where(numbers: Sequence[int]) -> str:
 
 
 def doubted(report: Sequence[dict[str, Any]]) -> list[int]:
-    """Numbers of the rows with wrong labels that the user excluded from training."""
+    """``LabelledRow.number`` of each row whose label is probably wrong and that the user excluded from
+    training."""
     return [
         number for found in report if found["kind"] == LABELS and found["dropped"] for number in found["rows"]
     ]

@@ -91,7 +91,7 @@ def load_answers(file: Path) -> list[LabelledRow] | list[FieldsRow]:
     """Rows that all have a ``label``, or all have ``fields`` (JSON Lines only); the first row decides.
 
     :return: as ``load_rows``.
-    :raises ExportError: as ``load_rows``, and for rows of the other kind.
+    :raises ExportError: as ``load_rows``, and if some rows have a label and others have fields.
     """
     found = list(_read_rows(file))
     first = next((value for _, value in found if isinstance(value, dict)), {})

@@ -46,14 +46,15 @@ class Comparison:
 
     divergences: list[npt.NDArray[np.float64]] = field(default_factory=list)
     excess: list[npt.NDArray[np.float64]] = field(default_factory=list)
-    """Negative log-likelihood of the next token, bundle minus reference."""
+    """For each predicted token, the bundle's negative log-likelihood minus the reference's."""
     reference_nll: float = 0.0
     same: int = 0
 
     def add(self, reference: Logits, logits: Logits, tokens: Sequence[int]) -> None:
         """Adds one sequence: logits [tokens, vocabulary] of both models, and its tokens.
 
-        A position's logits predict the next token, so the last position counts for the divergence only.
+        A position's logits predict the next token. The last position has no next token, so it counts for the
+        divergence only.
         """
         for start in range(0, len(tokens), _ROWS):
             rows = slice(start, start + _ROWS)

@@ -3,9 +3,8 @@
 A device that prepacks the bundle compares its own answers with the golden answers, to see whether its
 processor computes the same answers (``edgeslm.engine.prepack.golden``).
 
-The prompts are plain texts of this project, since they are distributed with every bundle. The prompts don't
-use the chat template, since some templates insert the date and exports must be reproducible. Runs in a child
-process.
+The prompts were written for this project, so every bundle may include them. The prompts don't use the chat
+template, since some templates insert the date and exports must be reproducible. Runs in a child process.
 """
 
 from __future__ import annotations
@@ -36,7 +35,7 @@ TEXTS = (
 def record_answers(task: dict[str, Any], reporter: Reporter) -> dict[str, Any]:
     """Runs in the child process: writes ``golden.json`` into the otherwise complete folder ``bundle``.
 
-    :raises ExportError: the bundle computes numbers that aren't finite.
+    :raises ExportError: the bundle computes values that aren't finite.
     :raises BundleError: its tokenizer can't be read.
     """
     from edgeslm.engine.prepack.golden import FILE, record

@@ -66,9 +66,9 @@ def softmax(logits: Floats) -> Floats:
 
 
 def accuracy_report(verdicts: Sequence[Verdict], truth: Integers, labels: Sequence[str]) -> dict[str, Any]:
-    """A dict with ``rows`` (their number), ``accuracy``, ``interval`` (95 %, see ``share_interval``),
-    ``majority`` (share of the most frequent label), ``calibration_error`` and per label ``rows``,
-    ``precision``, ``recall``.
+    """A dict with ``rows`` (number of rows), ``accuracy``, ``interval`` (the accuracy's 95 % confidence
+    interval), ``majority`` (share of the most frequent label), ``calibration_error``, and ``labels``: for
+    each label a dict with ``rows`` (number of rows), ``precision`` and ``recall``.
 
     :param truth: [rows], indices into ``labels``.
     """

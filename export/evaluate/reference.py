@@ -1,8 +1,8 @@
 """Reference comparison: compares a decoder bundle with its float model, by the figures of ``fidelity``.
 
-The step ``study`` of ``quantize.worker`` computes the float model's logits, for exports as for comparisons;
-``study_task`` makes the task of this step. Only after this step is it checked whether the bundle was made
-from the source, since the shapes in a GGUF file aren't known earlier.
+In exports and in comparisons, the step ``study`` of ``quantize.worker`` computes the float model's logits;
+``study_task`` makes the task of this step. After this step the shapes in a GGUF file are known, so only then
+does this module check whether the bundle was made from the source.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ def study_task(
     """The task for the ``study`` step of ``quantize.worker``.
 
     :param formats: formats in which the step measures the loss of embedding and head; for all other matrices
-        it measures gradients. If empty, it measures neither.
+        it measures gradients. If ``formats`` is empty, the step measures neither losses nor gradients.
     :param find_exact: whether to look for matrices that the source already stores quantized.
     """
     return {
@@ -85,9 +85,9 @@ def compare(
     """Compares a bundle with its float model on each corpus, and also a GGUF source in llama.cpp if llama.cpp
     is installed.
 
-    :return: a dict for each comparison, with the corpus's name as ``text`` and the figures of
-        ``fidelity.Comparison``; for llama.cpp, and for the branch for single tokens, the dict also has
-        ``engine``.
+    :return: a dict for each comparison, with ``text`` (the corpus's name) and the figures of
+        ``fidelity.Comparison``. If llama.cpp or the graph's branch for single tokens was measured, the dict
+        also has ``engine``, the name of what was measured.
     :raises ExportError: the bundle was made from another model, or a step failed.
     """
     _check_architecture(bundle, origin)

@@ -97,7 +97,7 @@ def measure_adapter(
     """Loads a base with an adapter bundle in a new process and runs it with and without the adapter.
 
     :return: a dict with ``load_ms``, ``peak_rss_bytes``, ``threads`` and ``sample``.
-    :raises ExportError: the bundles don't load, or compute numbers that aren't finite.
+    :raises ExportError: the bundles don't load, or they compute values that aren't finite.
     """
     task = {"step": "measure", "adapter": str(adapter.resolve())}
     return _in_child(task, base, None, "loading the adapter", on_progress, debug)
@@ -180,11 +180,10 @@ def size_report(bundle: Bundle) -> dict[str, Any]:
 
 
 def stated(bundle: Bundle) -> dict[str, Any]:
-    """Fidelity according to the report card in the bundle, since it can't be measured again without the
-    source.
+    """Fidelity figures from the bundle's ``report.json``, since measuring fidelity needs the source.
 
-    :return: a dict with those of ``stated`` (a decoder's fidelity), ``golden``, ``cosine_to_float`` and
-        ``rank_agreement`` that the card has.
+    :return: a dict with ``stated`` (a decoder's fidelity), ``golden``, ``cosine_to_float`` and
+        ``rank_agreement``, each only if ``report.json`` has it.
     """
     try:
         card = json.loads((bundle.path / REPORT).read_text("utf-8"))

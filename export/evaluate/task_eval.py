@@ -36,7 +36,8 @@ _TYPES = {str: "string", int: "number", float: "number", bool: "boolean"}
 
 @dataclass(frozen=True, slots=True)
 class Exam:
-    """An evaluation: ``section`` is the task's configuration, and all rows are of the task's kind.
+    """An evaluation of a task on labelled rows. ``section`` is the task's configuration, and ``rows`` have
+    labels or fields, depending on the task's kind.
 
     ``bundle`` is the head or adapter of a learned task. ``with_answers`` adds the answers to the report.
     """

@@ -29,8 +29,9 @@ _MORE_THAN: Final = {PLAIN: 1, SCORE: 0}
 
 
 def join(folder: Path, writing: Path) -> None:
-    """Adds the plain graph in ``writing`` as the branch ``WRITES`` to the plain and the scoring graph in
-    ``folder``, which become the branch ``READS``. Both folders hold models of onnxruntime-genai's builder.
+    """Joins the plain graph in ``writing``, as the branch ``WRITES``, with the plain and with the scoring
+    graph in ``folder``, each of which becomes the branch ``READS``. Both folders hold models of
+    onnxruntime-genai's builder.
 
     :raises ValueError: the graphs' inputs or outputs differ.
     """
@@ -53,7 +54,7 @@ def join(folder: Path, writing: Path) -> None:
 
 
 def keep_part(graph: Any, part: str) -> None:
-    """Reduces a joined graph to its branch ``part``, in place; other graphs stay as they are."""
+    """Reduces a joined graph to its branch ``part``, in place. A graph without branches stays unchanged."""
     (choice,) = [node for node in graph.node if node.name == _CHOICE] or [None]
     if choice is None:
         return

@@ -27,8 +27,8 @@ _TINY = 1e-9
 def quantize(task: dict[str, Any], reporter: Reporter) -> dict[str, Any]:
     """Writes the int8 form of the graph ``source`` to ``out``.
 
-    Weights of products have a scale for each output channel and seven bits of range, so that sums of int8
-    products can't saturate on CPUs without VNNI. Embedding tables have a scale for each row.
+    Weights of matrix products have a scale for each output channel and seven bits of range, so that sums of
+    int8 products can't saturate on CPUs without VNNI. Embedding tables have a scale for each row.
     """
     import onnx
     from onnxruntime.quantization import QuantType, quantize_dynamic

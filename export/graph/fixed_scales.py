@@ -30,8 +30,8 @@ if TYPE_CHECKING:
 
 _GRAPHS: Final = ("model.onnx", SCORE)
 _NORM_WEIGHTS: Final = {"SimplifiedLayerNormalization": 1, "SkipSimplifiedLayerNormalization": 2}
-"""Index of the weights among a norm's inputs. Norms with a bias aren't listed, since the bias would need
-smoothing too."""
+"""For each norm operator, the index of the weights among its inputs. Norms with a bias aren't listed, since
+the bias would need smoothing too."""
 _SCALES: Final = 3
 """Index of the weights' scales among the inputs of an integer product."""
 
@@ -116,8 +116,8 @@ class _Smoothing:
         return maker.op_type == "Mul" and any(self._scale(part, wanted) for part in reversed(maker.input))
 
     def _scale(self, part: str, factors: Floats) -> bool:
-        """Folds ``factors`` into the scales of the integer product that computes ``part``, as its output or
-        as a part of its output. :return: false if no integer product computes ``part``, or if several nodes
+        """Folds ``factors`` into the scales of the integer product whose output is ``part`` or is split into
+        ``part`` and other values. :return: false if no integer product computes ``part``, or if several nodes
         read ``part``."""
         import numpy as np
 

@@ -3,9 +3,9 @@
 onnxruntime-genai's n-gram speculation (prompt lookup, Saxena 2023, github.com/apoorvumang/
 prompt-lookup-decoding) drafts the tokens that followed the same n-gram before and keeps those that the model
 confirms. Speculation needs the logits of each draft token, from a graph that declares logits for every token.
-Computing the logits of all tokens would take a third of a prompt's time. So the graph computes only the last
-``ROWS`` tokens, from the last layer's products on, and pads the other tokens' logits with zeros, which
-nothing reads. Works on graphs that the builder made with ``prune_lm_head``.
+Computing the logits of all tokens would take a third of a prompt's time. So the graph computes the last
+layer's matrix products after its attention, and the logits, only for the last ``ROWS`` tokens. The other
+tokens get logits of zero, which nothing reads. Works on graphs that the builder made with ``prune_lm_head``.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ from edgeslm_export.graph.prune_lm_head import cut_earlier, pruned_values, renam
 ROWS: Final = 9
 """Number of rows of logits in a pass: a token and eight draft tokens after it."""
 MOST_VOCABULARY: Final = 160_000
-"""Maximum vocabulary size for which logits are padded. With this vocabulary the zeros for 64 tokens take 41
-MB; more would have to be counted as memory of the model."""
+"""Maximum vocabulary size for which logits are padded. With this vocabulary size the zeros for 64 tokens take
+41 MB. Estimates of the model's memory leave these zeros out, which would be wrong for larger vocabularies."""
 _NAME: Final = "/lm_head/last"
 _BOUNDS: Final = {"first": -ROWS, "end": 1 << 62, "axis": 1, "none": 0}
 
@@ -30,8 +30,8 @@ def keep_last_logits(folder: Path) -> bool:
     """Makes a bundle's plain graph compute the last logits, and sets ``max_draft_tokens`` in
     ``genai_config.json``.
 
-    :return: false, with nothing changed, if the head isn't pruned, the vocabulary is too large, or the cache
-        is a sliding window, with which the runtime doesn't speculate.
+    :return: false, with nothing changed, if the head isn't pruned, the vocabulary is too large, or the KV
+        cache is a sliding window, for which the runtime doesn't support speculation.
     """
     import onnx
 
@@ -89,8 +89,8 @@ def widen_head(graph: Any) -> bool:
 
 
 def compute_every_token(graph: Any) -> None:
-    """Makes the head of a plain graph compute all tokens, in place, whether it computed one token (pruned),
-    the last ``ROWS`` tokens (``widen_head``) or all before."""
+    """Changes a plain graph in place, so that its head computes the logits of all tokens. Before, the head
+    may compute one token (pruned), the last ``ROWS`` tokens (``widen_head``) or already all tokens."""
     if (hidden := pruned_values(graph)) is not None:
         replace_pruning(graph, hidden, "sequence_length")
         return

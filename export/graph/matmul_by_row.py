@@ -25,8 +25,8 @@ BY_ROW: Final = "ByRow"
 """Suffix of the name of a product's last node."""
 INTEGERS: Final = "MatMulIntegerToFloat"
 REACH: Final = "edgeslm.reach"
-"""Metadata key, on the node that quantizes the input, for the input's largest magnitude, if one scale can
-serve all tokens."""
+"""Metadata key of the input's largest magnitude. The node that quantizes the input has this key only if one
+scale can serve all tokens."""
 _PRODUCT: Final = "Integers"
 _SMOOTH: Final = "Smooth"
 _SHARES: Final = "Shares"

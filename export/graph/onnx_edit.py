@@ -14,8 +14,8 @@ def replace(
 ) -> None:
     """Replaces the graph's nodes and, if given, its initializers and value shapes.
 
-    The new values are copied first: they may be the graph's own, which are destroyed when its lists are
-    cleared.
+    The new nodes, initializers and shapes are copied first: some may belong to the graph, and clearing the
+    graph's lists destroys them.
     """
     lists = (graph.node, nodes), (graph.initializer, constants), (graph.value_info, infos)
     copied = [

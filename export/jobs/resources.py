@@ -13,8 +13,8 @@ from edgeslm.errors import ExportError
 _FOLDER_BYTES_A_WEIGHT = 2
 _GGUF_BYTES_A_WEIGHT = 6
 _MEASURING_BYTES_A_WEIGHT = 5
-"""Memory for measuring sensitivity: all weights in float32, the activations of a sequence (about a byte a
-weight, more in small models) and the head's errors in each format."""
+"""Bytes of memory for each weight while sensitivity is measured: all weights in float32, the activations of a
+sequence (about a byte a weight, more in small models) and the head's errors in each format."""
 LIBRARIES_BYTES = 700_000_000
 
 
@@ -57,7 +57,7 @@ def check_resources(
     """:param weights: number of parameters. :param disk_bytes: bytes to be written below ``folder``.
     :param hint: advice to add before "use a larger machine".
 
-    :raises ExportError: too little disk or memory; the message has the numbers.
+    :raises ExportError: too little disk or memory; the message says how much is free and how much is needed.
     """
     free = shutil.disk_usage(folder).free
     if free < disk_bytes:

@@ -134,7 +134,8 @@ def arrange(lora: Lora, branches: Sequence[Branch], head_sizes: Mapping[str, int
 
 
 def _blocks(lora: Lora, branch: Branch, head_sizes: Mapping[str, int]) -> list[tuple[Pair, slice, slice]]:
-    """The pairs that add to a branch, each with its slice of outputs in the pair's B and in the branch."""
+    """The LoRA pairs (A, B) that add to a branch. Each comes with two slices: the outputs to take from the
+    pair's B, and the branch's outputs to which they add."""
     parts = _parts(branch.matrix)
     widths = {
         part: head_sizes.get(part, branch.outputs // len(parts)) if len(parts) > 1 else branch.outputs
@@ -189,7 +190,7 @@ def write_adapter(values: Mapping[str, Floats], file: Path) -> None:
 
 
 def load_base(base: Bundle) -> list[Branch]:
-    """The branches of a base to which an adapter can add.
+    """The low-rank branches of a base bundle's graph for adapters.
 
     :raises ExportError: the base isn't a decoder, or has no graph for adapters.
     """

@@ -1,8 +1,8 @@
 """Decoder export: quantizes a source, allocates bits, builds and measures graphs, and writes the bundle.
 
 Steps that need torch or the inference library run in child processes (``quantize.worker``,
-``builder_worker``, ``fidelity``, ``report_card``). This module runs the steps in order, decides by their
-results and writes the manifest.
+``builder_worker``, ``fidelity``, ``report_card``). This module runs the steps in order, chooses each matrix's
+format from their results, and writes the manifest.
 """
 
 from __future__ import annotations
@@ -217,8 +217,8 @@ class _Work:
         return best
 
     def _take_over(self, formats: dict[str, Format]) -> None:
-        """Replaces each format by the one in which the source already stores the matrix, if that has no more
-        bits. Formats with a scale for each row aren't replaced."""
+        """Replaces a matrix's format by the format in which the source already stores the matrix, unless the
+        source's format has more bits. Formats with a scale for each row aren't replaced."""
         for unit in units_of(formats):
             exact = self._exact_format(unit)
             wanted = formats[unit[0]]

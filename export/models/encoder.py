@@ -28,8 +28,8 @@ _MODULES = ("Transformer", "Pooling", "Normalize")
 
 
 _LINKED = frozenset({".json", ".txt", ".model", ".vocab", ".jinja"})
-"""Suffixes of the files, besides weights, that ``link_checkpoint`` links for the older transformers that
-optimum uses: configuration and tokenizer."""
+"""Suffixes of configuration and tokenizer files, which ``link_checkpoint`` links in addition to the weights,
+for the older version of transformers that optimum uses."""
 
 _BYTES_A_WEIGHT = 5
 """Low estimate of an export's memory in bytes a weight: PyTorch's model and the graph, both float32, are in

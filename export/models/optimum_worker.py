@@ -2,7 +2,7 @@
 
 The worker is run by its path with ``python -I`` and imports nothing of edgeslm_export, which optimum's
 environment doesn't have. The task is JSON on standard input: ``source``, ``out``, ``pooling``, ``normalize``,
-``context_length``, ``texts``. Messages are those of ``subprocess_job``.
+``context_length``, ``texts``. The worker writes its progress and result in the format of ``subprocess_job``.
 """
 
 from __future__ import annotations

@@ -24,7 +24,7 @@ from edgeslm.hardware.board_profiles import Board
 
 DEFAULT_CONTEXT = 2048
 SLOW_TPS = 3
-"""Minimum speed, in tokens/s, of generated text that people wait for."""
+"""Speed, in tokens/s, below which the plan calls a model too slow for text that somebody waits for."""
 SYSTEM_BYTES = 500_000_000
 """Memory of a board that the system and the daemon use."""
 
@@ -102,8 +102,8 @@ def gguf_config(header: GgufHeader, where: str) -> dict[str, Any]:
 
 
 def formats_of(recipe: Recipe) -> tuple[Formats, Formats | None]:
-    """A recipe's formats by weight group, and the formats of its separate weights for single tokens, if
-    any."""
+    """A recipe's formats by weight group, and, if the recipe stores separate weights for decoding single
+    tokens, their formats by weight group; else None."""
     head = WeightFormat(recipe.head.bits, recipe.head.group_size)
     top = {HEAD: head, EMBEDDING: head}
     formats = {REST: WeightFormat(recipe.average_bits, recipe.group_size), **top}

@@ -36,8 +36,8 @@ _BLOCK_WEIGHTS = 262_144
 """Number of weights processed at a time: a block of this size fits in the CPU cache, whereas copies of a
 whole head wouldn't fit in memory."""
 _BLOCK_SYSTEMS = 1 << 24
-"""Number of values in the refit's linear systems that are solved at a time: with smaller blocks, reading the
-Hessian for each block would cost more than the cache misses of large blocks."""
+"""Number of matrix elements in the linear systems that the refit solves at a time. With smaller blocks,
+reading the Hessian for each block would cost more than the cache misses of large blocks."""
 _MOST_DAMPED = 8
 _RIDGE = 1e-4
 """Ridge penalty on changes of scales in the refit, as a share of the system's mean diagonal."""
@@ -46,10 +46,10 @@ _LEAST_SHARE = 0.05
 that is nearly silent in calibration gets a huge factor, and a token that uses this channel loses all
 precision in other channels."""
 _MOST_NOISE = 0.006
-"""Limit for quantizing activations with one scale for all tokens: the energy of the rounding noise in the
-matrix products, as a share of the products' energy for the median token. In SmolLM2-135M, matrices that read
-norms or attention stay below this limit, and most that read gated values exceed it
-(``benchmarks/LOG.md``)."""
+"""Activations get one scale for all tokens only if the rounding noise stays below this limit. The noise is
+the expected sum of squared errors in a token's matrix products, divided by the median over tokens of the
+products' sum of squares. In SmolLM2-135M the noise is below this limit for inputs that come from norms or
+attention, and above it for most inputs that come from gated MLP values (``benchmarks/LOG.md``)."""
 _TINY = 1e-7
 """Minimum scale; the smallest positive value of float16, a subnormal, is 6e-8."""
 
@@ -91,9 +91,9 @@ def find_reach(
 ) -> float | None:
     """The largest magnitude of the (smoothed) inputs, if one scale can serve all tokens; else None.
 
-    One scale serves where all tokens have similar magnitudes, as after norms and attention. Where a few
-    tokens are far larger than the others (massive activations: Sun et al. 2024, arXiv 2402.17762), one scale
-    would leave few codes for the others. So one scale is used only if its rounding noise is below a limit
+    One scale is enough if all tokens have similar magnitudes, as after norms and attention. If a few tokens
+    are far larger than the others (massive activations: Sun et al. 2024, arXiv 2402.17762), one scale would
+    leave few codes for the others. So one scale is used only if its rounding noise is below a limit
     (``_MOST_NOISE``).
 
     :param tokens: [tokens, columns], a sample of about a thousand inputs; a device clips larger inputs.
@@ -252,9 +252,9 @@ def find_scales(weight: torch.Tensor, form: Format, importance: torch.Tensor | N
 
 
 def _row_blocks(weight: torch.Tensor, numbers: int | None = None, most: int = _BLOCK_WEIGHTS) -> list[slice]:
-    """Slices that split the rows into blocks of at most ``most`` values, but at least one row.
+    """Slices that split the rows into blocks. A block has at most ``most`` values, but at least one row.
 
-    :param numbers: how many values a row counts for; by default the number of columns.
+    :param numbers: number of values that each row adds to a block; by default the number of columns.
     """
     rows = max(1, most // (numbers or weight.shape[1]))
     return [slice(start, start + rows) for start in range(0, weight.shape[0], rows)]

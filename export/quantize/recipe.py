@@ -115,7 +115,7 @@ FUSED = (("q_proj", "k_proj", "v_proj"), ("gate_proj", "up_proj"))
 """Matrices that read the same input and are fused in the graph: they share a format."""
 
 VALUES = ("v_proj", "qkv_proj")
-"""Matrices that compute values, alone or together with queries and keys."""
+"""Matrices that compute attention's values, alone or packed with queries and keys."""
 
 ATTENDED = ("o_proj", "dense")
 """Matrices that read attention's output. Attention's output isn't smoothed: the KV cache lies between this
@@ -195,9 +195,9 @@ def _format_by_rule(recipe: Recipe, unit: tuple[str, ...], layers: int) -> Forma
 
 
 def choices_of(recipe: Recipe, name: str, columns: int) -> list[Format]:
-    """The formats that a measured recipe may choose for a matrix. While later layers are calibrated, the
-    matrix has the first of them. Larger groups are left out if they save no bytes with ``columns``
-    columns."""
+    """The formats that a measured recipe may choose for a matrix with ``columns`` columns. Calibration of
+    later layers uses the matrix in the first of these formats. Formats with larger groups are left out if
+    they save no bytes."""
     useful: list[Format] = []
     for form in sorted(recipe.choices, key=lambda form: (form.bits, form.group_size)):
         finer = [other for other in useful if other.bits == form.bits]

@@ -7,11 +7,11 @@ section 2.1; for quantization Kim et al. 2023, arXiv 2306.07629). Errors at diff
 independent.
 
 Inside the layers ``d`` is known only after calibration, when the gradients are no longer in memory. So only
-the length of ``g`` at each token is kept, and ``(g . d)^2`` is approximated by ``|g|^2 |d|^2 / rows``, as for
-unrelated directions. In SmolLM2-135M this approximation is within 10 % of the exact sum for most matrices,
-0.7 times the sum for queries, and up to 1.9 times the sum for keys. For embedding and head, whose gradients
-have a preferred direction, the sum is exact. The backward pass computes gradients of activations only; the
-whole model has to fit in memory.
+the norm of ``g`` at each token is kept, and ``(g . d)^2`` is approximated by ``|g|^2 |d|^2 / rows``, its mean
+if the direction of ``d`` is random. In SmolLM2-135M this approximation is within 10 % of the exact sum for
+most matrices, 0.7 times the sum for queries, and up to 1.9 times the sum for keys. For embedding and head,
+whose gradients have a preferred direction, the sum is exact. The backward pass computes gradients of
+activations only; the whole model has to fit in memory.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ Losses = dict[str, dict[Format, float]]
 @dataclass(frozen=True, slots=True)
 class Sensitivity:
     """``losses`` of embedding and head, in nats a token by format; ``gradients`` of all other matrices by
-    name: [sequences, tokens], the squared length of the gradient at the matrix's output."""
+    name: [sequences, tokens], the squared norm of the gradient at the matrix's output."""
 
     losses: Losses
     gradients: dict[str, torch.Tensor]
@@ -83,7 +83,7 @@ def added_divergence(inputs: torch.Tensor, error: torch.Tensor, gradient: torch.
     """The divergence that a matrix adds, in nats a token.
 
     :param inputs: [tokens, columns]. :param error: [rows, columns], quantized minus float weights.
-    :param gradient: [tokens], the matrix's squared gradient lengths from ``Sensitivity.gradients``.
+    :param gradient: [tokens], the matrix's squared gradient norms from ``Sensitivity.gradients``.
     """
     lengths = (inputs @ error.T).square_().sum(dim=1)
     return float(lengths @ gradient) / float(2 * error.shape[0] * len(inputs))
@@ -96,7 +96,8 @@ def _inside(model: LayeredModel) -> Iterable[tuple[str, torch.nn.Module]]:
 def _note_length(
     lengths: list[torch.Tensor], _: torch.nn.Module, __: tuple[torch.Tensor, ...], output: torch.Tensor
 ) -> None:
-    """Forward hook that makes each backward pass append squared gradient lengths [sequences, tokens]."""
+    """Forward hook that makes each backward pass append the gradient's squared norm at each token,
+    [sequences, tokens]."""
     output.register_hook(lambda gradient: lengths.append(gradient.square().sum(dim=-1)))
 
 

@@ -29,7 +29,8 @@ class Goal:
     max_bytes: float = float("inf")
 
     def check(self, kl: float | None, size: int) -> None:
-        """:raises ExportError: the export misses the goal; the message has the numbers."""
+        """:raises ExportError: the export misses the goal; the message gives the size or divergence and its
+        limit."""
         if size > self.max_bytes:
             raise ExportError(
                 f"The bundle has {size:,} bytes and --max-bytes allows {self.max_bytes:,.0f}; "

@@ -45,10 +45,11 @@ _GRADIENTS = "gradients.npz"
 def study(task: dict[str, Any], reporter: Reporter) -> dict[str, Any]:
     """Writes checkpoint, tokens and reference logits; an existing checkpoint is reused.
 
-    :return: a dict with ``matrices`` (rows and columns by name), ``layers`` (their number), ``exact`` (by
-        name, the formats of matrices that the source stores in one of ``_EXACT``), sizes and
-        ``calibration_tokens``. If the task has ``formats``, the dict also has ``losses`` of embedding and
-        head (by name, a list of [bits, group size, nats a token]), and the model has to fit in memory.
+    :return: a dict with ``matrices`` (rows and columns by name), ``layers`` (number of layers), ``exact`` (by
+        name, the formats of matrices that the source stores in one of ``_EXACT``), ``calibration_tokens``
+        (number of tokens), ``report_bytes``, and the sizes of ``_other_bytes``. If the task has ``formats``,
+        the dict also has ``losses`` of embedding and head (by name, a list of [bits, group size, nats a
+        token]), and the model has to fit in memory.
     """
     from edgeslm_export.sources import golden_tokens
     from edgeslm_export.sources.normalize import make_checkpoint

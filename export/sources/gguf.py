@@ -85,7 +85,7 @@ class GgufTensor:
 
 @dataclass(frozen=True, slots=True)
 class GgufHeader:
-    """Metadata and tensor list. Of an array in the metadata only the length is kept."""
+    """Metadata and tensor list. Arrays in the metadata are reduced to their length."""
 
     metadata: dict[str, Any]
     tensors: tuple[GgufTensor, ...]

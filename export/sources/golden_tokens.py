@@ -97,8 +97,8 @@ TEXTS = (
     "<|endoftext|><|user|>hi<|end|><|assistant|>",
     "<|begin_of_text|><|eot_id|> <|im_end |> < |im_end|> <think></think>",
 )
-"""Texts for which source and bundle must give the same token ids, whether special tokens are parsed or read
-as plain text, and the same decoded text."""
+"""Texts for which source and bundle must give the same token ids, both with special tokens parsed and with
+special tokens read as plain text. The ids must also decode to the same text."""
 
 Chat = tuple[tuple[str, str], ...]
 
@@ -136,10 +136,10 @@ _SHOWN = 40
 class GoldenComparison:
     """Result of ``compare``.
 
-    ``problems`` are clauses for an error message, with numbers. ``differing`` counts differing texts and
-    chats. ``encoded_apart`` counts chats that a device encodes to the right text, but to other ids than those
-    of the whole string. That is no failure: a device encodes messages separately, so no token spans two
-    messages.
+    ``problems`` are clauses for an error message, which count the differences. ``differing`` counts differing
+    texts and chats. ``encoded_apart`` counts chats for which a device's token ids decode to the right text
+    but differ from the ids of the whole rendered chat. That is no failure: a device encodes messages
+    separately, so no token spans two messages.
     """
 
     problems: tuple[str, ...]
@@ -164,9 +164,10 @@ def record(tokenizer: Any, source: Path) -> dict[str, Any]:
 
     :param tokenizer: transformers' tokenizer of the source; it renders the chats.
     :param source: the checkpoint folder or GGUF file.
-    :return: a dict with ``texts`` (for each its ``ids``, ``spelled``, the ids with special tokens read as
-        plain text, and its ``decoded`` text), ``chats`` (for each its ``rendered`` text and ``ids``, or
-        ``None`` if the template refuses the chat), ``tokens`` (by id) and ``merges`` (number and digest).
+    :return: a dict with four keys. ``texts`` has a dict for each text: ``ids``, ``spelled`` (the ids if
+        special tokens are read as plain text) and ``decoded`` (the ids' text). ``chats`` has a dict for each
+        chat: ``rendered`` text and ``ids``; or None if the template refuses the chat. ``tokens`` has the
+        vocabulary by id, and ``merges`` the number and digest of the merges.
     """
     from tokenizers import Tokenizer
 
@@ -219,7 +220,7 @@ def check(work: Path, bundle: Path) -> dict[str, int]:
     """Checks ``bundle`` against the record in the folder ``work``.
 
     :return: the figures for ``report.json``.
-    :raises ExportError: the tokens differ; the message has the numbers.
+    :raises ExportError: the tokens differ; the message counts the differences.
     """
     compared = compare(json.loads((work / FILE).read_bytes()), bundle)
     if compared.problems:
@@ -295,8 +296,8 @@ def _chat_problem(chat: ChatTokenizer, turns: Chat, expected: Mapping[str, Any] 
 
 def _apart(chat: ChatTokenizer, turns: Chat, expected: Sequence[int]) -> str:
     """Compares a device's token ids of a chat with the source's: ``same`` if the ids are equal, ``apart`` if
-    only their text is equal, ``changed`` if the text differs. Spaces are ignored, since SentencePiece begins
-    a text with one."""
+    only their text is equal or the chat can't be compared, ``changed`` if the text differs. Spaces are
+    ignored, since SentencePiece begins a text with a space."""
     from edgeslm.engine.calls import Prompt, Text, Turn
 
     if not all(content for _, content in turns):

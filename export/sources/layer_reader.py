@@ -126,8 +126,8 @@ class LayeredModel:
     def logits(self, hidden: torch.Tensor) -> torch.Tensor:
         """Logits of the last layer's output: final norm, head, and the family's own steps (Gemma's cap).
 
-        The model's own forward pass computes the logits, with layers that return ``hidden``, since the name
-        of the final norm differs between model families.
+        The model's own forward pass computes the logits, with its layers replaced by a function that returns
+        ``hidden``. So this method needn't know the final norm's name, which differs between model families.
         """
         ids = torch.zeros(hidden.shape[:2], dtype=torch.long)
         with self._replaced(lambda *_, **__: hidden), torch.inference_mode():
@@ -136,7 +136,8 @@ class LayeredModel:
 
 
 def _cut(arguments: dict[str, Any], sequences: int) -> dict[str, Any]:
-    """Cuts arguments with a batch dimension to a smaller last batch."""
+    """Truncates arguments with a batch dimension to ``sequences``, since the last batch may be smaller than
+    the others."""
 
     def cut(value: Any) -> Any:
         if isinstance(value, tuple):

@@ -35,13 +35,13 @@ _KNOTS: Final = 20
 _POINTS: Final = 100
 """Maximum number of points of the risk curve."""
 _CERTAINTY: Final = 0.8
-"""Confidence level of the risk curve, whose errors are upper bounds of the true error rate."""
+"""Confidence level of the risk curve's errors, which are upper bounds of the true error rate."""
 _LEAST_SHARE: Final = 1e-6
 _SCALE: Final = (1e-6, 1e-5, 1e-4, 1e-3, 0.01, 0.03, 0.1, 0.3)
 _DIGITS: Final = 1e6
 _ROUNDS: Final = 20
 _STEP: Final = 1e-4
-"""Added to a label's offset, so that ties are decided in favour of the label; larger than rounding errors."""
+"""Amount added to a label's offset, so that the label wins ties; larger than rounding errors."""
 _MOST_LEAN: Final = 20.0
 _PRIOR_ROWS: Final = 4.0
 """Weight, in rows, of the prior that pulls affine maps towards plain scaling by the temperature."""
@@ -177,7 +177,8 @@ def risk_curve(confidence: Floats, right: Bools) -> tuple[RiskPoint, ...]:
     """Error rate and coverage at each threshold; ``confidence`` and ``right`` are [rows].
 
     The error is the one-sided 80 % upper confidence bound of the error rate (Clopper and Pearson 1934): ten
-    right answers of ten don't prove zero errors, and of a hundred thresholds some look better than they are.
+    right answers of ten don't prove an error rate of zero, and among a hundred thresholds some look good by
+    chance.
     """
     import numpy as np
     from scipy.stats import beta
@@ -255,8 +256,9 @@ def _fit(
 def fit_recall_offsets(log_scores: Floats, truth: Integers, recalls: Mapping[int, float]) -> Floats:
     """Offsets [labels] that are added to log-scores, so that labels have the wanted recall.
 
-    Label-conditional conformal prediction (Vovk 2012): the offset is a quantile, over the label's rows, of
-    the offset with which a row gets its label. The recall is reached even if the scores are badly calibrated.
+    Label-conditional conformal prediction (Vovk 2012): for each row of a label there is a smallest offset
+    with which the row is predicted as this label; the label's offset is a quantile of these row offsets. The
+    recall is reached even if the scores are badly calibrated.
 
     :param log_scores: [rows, labels].
     """

@@ -42,7 +42,7 @@ def train_contrastive(
     :param section: the encoder's pooling. :param length: maximum number of tokens of a text.
     :param truth: [texts], the index of each text's label.
     :return: the figures of ``run_training``, and ``peak_rss``, the peak memory in bytes.
-    :raises ExportError: the checkpoint can't be loaded, its numbers are no longer finite, or the time was too
+    :raises ExportError: the checkpoint can't be loaded, the loss is no longer finite, or the time was too
         short for half of the pairs.
     """
     data = {"pooling": section.pooling, "length": length, "texts": list(texts), "truth": list(truth)}

@@ -2,10 +2,10 @@
 
 Question and text go through the encoder together, and a logistic regression on the first token's vector gives
 the probability that the text answers (Nogueira and Cho 2019, "Passage re-ranking with BERT"). All texts of a
-question are in the same batch. Each text is classified alone, and the answering text must also score higher
-than the others, which can't be learned from the question alone. A second layer predicts the answer's span
-(Devlin et al. 2019, section 4.3). Spans carry more information than labels, so fewer questions are enough; a
-device quotes the span.
+question are in the same batch. One loss classifies each text alone. A second loss makes the answering text
+score higher than the question's other texts, which a model that reads only the question can't achieve. A
+second layer predicts the answer's span (Devlin et al. 2019, section 4.3). Spans carry more information than
+labels, so fewer questions are enough; a device quotes the span.
 
 Runs in a child process (``python -m edgeslm_export.train.cross_encoder_training``).
 """
@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 LONGEST = 224
 """Maximum number of tokens of question and text together; enough for most passages."""
 _PLACES = 0.5
-"""Weight of the span loss, relative to that of the classification."""
+"""Weight of the span loss in the total loss; all other losses have weight 1."""
 _LAYER_RATES = 8.0
 """Learning rate of the new layers, as a multiple of the pretrained encoder's."""
 _NOWHERE = -1e4
@@ -71,8 +71,8 @@ def train_reader(job: TrainingJob, length: int, asked: Sequence[Asked]) -> dict[
     :param length: maximum number of tokens of question and text together.
     :return: the figures of ``run_training``, the ``temperature`` fitted on the validation rows (1 if there
         are none), and ``peak_rss``, the peak memory in bytes.
-    :raises ExportError: the checkpoint can't be loaded, its tokenizer gives no offsets, its numbers are no
-        longer finite, or the time was too short.
+    :raises ExportError: the checkpoint can't be loaded, its tokenizer gives no offsets, the loss is no longer
+        finite, or the time was too short.
     """
     data = {"length": length, "asked": [asdict(one) for one in asked]}
     return job.run("cross_encoder_training", _WHAT, data)
@@ -84,8 +84,8 @@ def train_reader(job: TrainingJob, length: int, asked: Sequence[Asked]) -> dict[
 @dataclass(frozen=True, slots=True)
 class PairRow:
     """A question with one text. ``kinds`` are token type ids, and ``stands`` is 1 for the text's tokens.
-    ``place`` is the answer's first and last token: (0, 0) if there is no answer, None if the tokens aren't
-    known."""
+    ``place`` is the answer's first and last token: (0, 0) if there is no answer, None if the answer's span
+    isn't known."""
 
     tokens: Sequence[int]
     kinds: Sequence[int]

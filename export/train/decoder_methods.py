@@ -58,8 +58,8 @@ if TYPE_CHECKING:
     Integers = npt.NDArray[np.int64]
 
 RANK: Final = 12
-"""Rank of adapters. With it an adapter for SmolLM2-135M takes 8 MB: the packed product of queries, keys and
-values has one branch, with three times this rank."""
+"""Rank of adapters. With this rank an adapter for SmolLM2-135M takes 8 MB, since the packed product of
+queries, keys and values has a single low-rank branch with three times the rank."""
 _RATE: Final = 8e-4
 _BATCH: Final = 32
 _SMALL_BATCH: Final = 8

@@ -61,7 +61,7 @@ def train_encoder(
     :param section: the encoder's pooling. :param length: maximum number of tokens of a text.
     :param truth: [texts], indices below ``labels``; or [texts, labels], probabilities.
     :return: the figures of ``run_training``, and ``peak_rss``, the peak memory in bytes.
-    :raises ExportError: the checkpoint can't be loaded, its numbers are no longer finite, or the time was too
+    :raises ExportError: the checkpoint can't be loaded, the loss is no longer finite, or the time was too
         short for half an epoch.
     """
     data = {

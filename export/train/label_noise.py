@@ -29,10 +29,10 @@ if TYPE_CHECKING:
 
 _STRENGTH: Final = 10.0
 _STRENGTH_OF_WORDS: Final = 20.0
-"""Inverse regularization strengths (scikit-learn's C)."""
+"""Inverse regularization strengths (scikit-learn's C) of the head and of the classifier on words."""
 _MOST_WORDS: Final = 50_000
-"""Maximum number of words and word pairs, the most frequent ones, that the classifier uses; it has a weight
-for each of them and each label."""
+"""Maximum number of words and word pairs, the most frequent ones, that the classifier on words uses. The
+classifier has a weight for each combination of word (or pair) and label."""
 _WORD: Final = r"\w+|[^\w\s]"
 
 

@@ -51,7 +51,8 @@ def split_folds(
     Equal texts (``bare_text``) are in the same fold, so that no test text was trained on. Every training set
     has all labels; rows without which a training set would lack a label aren't tested.
 
-    :param truth: [rows], label indices below ``labels``, each at least twice. :param texts: [rows].
+    :param truth: [rows], each row's label as an index below ``labels``, the number of labels; each label has
+        at least two rows. :param texts: [rows].
     :param doubted: rows that are tested but never trained on; each label also has rows that aren't doubted.
     """
     import numpy as np

@@ -69,11 +69,11 @@ class BatchLoss(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Training:
-    """A training: ``parameters`` with their learning rates, and the loss.
+    """What to train: a model, the ``parameters`` to optimize with their learning rates, and the loss.
 
     :param model: switched to training mode, and to evaluation mode for validation.
     :param lengths: number of tokens of each row. :param loss: mean loss of rows.
-    :param aside: indices of rows for validation; without any, all epochs are run.
+    :param aside: indices of rows for validation; without validation rows, all epochs are run.
     :param what: the step in words, for progress and errors.
     :param state: file for the run's state; if it exists, the interrupted run resumes.
     :param losses_by_temperature: validation losses at ``TEMPERATURES``, [temperatures, rows]; the losses at
@@ -101,8 +101,8 @@ def run_training(training: Training, schedule: Schedule, reporter: Reporter) -> 
     """Trains a model. The final parameters are those of the best epoch, or the last ones if the time ended
     within an epoch.
 
-    :return: a dict with ``epochs`` (how many were run), ``best_epoch`` (from 1; 0 if the time ended within an
-        epoch), ``loss`` (of the last batch) and, with validation, ``loss_aside`` (lowest validation loss).
+    :return: a dict with ``epochs`` (number of epochs run), ``best_epoch`` (from 1; 0 if the time ended within
+        an epoch), ``loss`` (of the last batch) and, if validated, ``loss_aside`` (lowest validation loss).
     :raises ExportError: the loss is no longer finite, or the time was too short for half an epoch.
     """
     import torch

@@ -38,7 +38,7 @@ MISSING = "Training a decoder needs the package peft: pip install 'edgeslm[teach
 MISSING_4_BITS = "A base in four bits needs the package bitsandbytes: pip install 'edgeslm[qlora]'."
 _WHAT = "training the decoder"
 _TARGETS = ("q_proj", "k_proj", "v_proj", "o_proj", "qkv_proj")
-"""Matrices that the adapter adds to: those of attention, by their names in all model families."""
+"""Names of attention's matrices in all model families. The adapter adds to these matrices only."""
 
 
 @dataclass(frozen=True, slots=True)

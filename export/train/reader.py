@@ -81,9 +81,9 @@ def export_reader(
 
     The training state is saved in the cache folder from time to time; an interrupted command resumes.
 
-    :return: its manifest, figures of the training, and areas under the ROC curve on held-out sources:
-        ``near`` compares texts that have the answer with the same texts without it; ``other`` compares texts
-        that have the answer with texts of other rows.
+    :return: the bundle's manifest, figures of the training, and areas under the ROC curve on held-out
+        sources: ``near`` compares texts that have the answer with the same texts without it; ``other``
+        compares texts that have the answer with texts of other rows.
     :raises ExportError: too few questions, or a step failed; nothing is left behind.
     """
     asked, aside = make_training_set(rows)

@@ -46,7 +46,7 @@ _A_CHUNK: Final = 8
 _BESIDE: Final = 3
 """Maximum number of texts without questions in a chunk, from the same source as the others."""
 _MOST_QUESTIONS: Final = 4
-"""Maximum number of questions of a text to train on; more questions don't help."""
+"""Maximum number of training questions for each text; more questions don't help."""
 _AT_ONCE: Final = 200
 """Number of texts between two progress reports."""
 
@@ -106,8 +106,8 @@ def _fill(origin: Origin, folder: Path, recipe: str, budget: Budget) -> tuple[di
 def gather(rows: Sequence[QuestionRow]) -> list[list[Sought]]:
     """The texts of each source with the questions that they answer.
 
-    Texts of the same ``kin`` (the number of a group) count as equal: those of one source that are nearly the
-    same, and those that answer the same question. It doesn't matter which of them a search finds.
+    Each text gets ``kin``, the number of a group of texts that count as equal: a search may find any of them.
+    Texts count as equal if they are from one source and nearly the same, or if they answer the same question.
     """
     sources: dict[str, dict[str, list[str]]] = defaultdict(dict)
     for row in rows:
@@ -157,8 +157,8 @@ def make_chunks(sources: Sequence[Sequence[Sought]]) -> list[list[Sought]]:
 def hits(
     bundle: Path, sources: Sequence[Sequence[Sought]], on_progress: OnProgress | None = None
 ) -> dict[str, Any] | None:
-    """A dict with ``questions`` (their number), ``hit_1`` and ``hit_3`` (see ``export_retriever``); a text of
-    the same kin as the question's own text counts as a hit. None without questions."""
+    """A dict with ``questions`` (number of questions), ``hit_1`` and ``hit_3`` (see ``export_retriever``); a
+    text of the same kin as the question's own text counts as a hit. None without questions."""
     texts = [text for own in sources for text in own]
     asked = [(question, text.kin) for text in texts for question in text.questions]
     if not asked:

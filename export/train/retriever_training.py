@@ -53,7 +53,7 @@ def train_retriever(
 
     :param section: the encoder's pooling. :param length: maximum number of tokens of a text.
     :return: the figures of ``run_training``, and ``peak_rss``, the peak memory in bytes.
-    :raises ExportError: the checkpoint can't be loaded, its numbers are no longer finite, or the time was too
+    :raises ExportError: the checkpoint can't be loaded, the loss is no longer finite, or the time was too
         short.
     """
     chunked = [[asdict(text) for text in chunk] for chunk in chunks]

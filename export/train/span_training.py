@@ -50,7 +50,7 @@ def train_spans(
     :param options: number of classes of each field. :param aims: training targets, [texts][fields].
     :return: the figures of ``run_training``, and ``unreadable`` [fields], the number of texts whose span
         couldn't be trained on, since it starts or ends within a token or was cut off.
-    :raises ExportError: the checkpoint can't be loaded, its tokenizer gives no offsets, or its numbers are no
+    :raises ExportError: the checkpoint can't be loaded, its tokenizer gives no offsets, or the loss is no
         longer finite.
     """
     data = {

@@ -29,15 +29,16 @@ LORA: Final = "lora"
 QLORA: Final = "qlora"
 METHODS: Final = (HEAD, ENCODER, LORA, QLORA)
 ENOUGH_TESTED: Final = 500
-"""Number of test rows that is enough for methods that train for minutes: then no further folds are tried. An
-error rate of 0.02 can't be guaranteed with fewer than some hundred test rows."""
+"""Number of test rows after which no further folds are tried, for methods that train for minutes. An error
+rate of 0.02 can't be guaranteed with fewer than some hundred test rows."""
 ENOUGH_TESTED_SLOWLY: Final = 100
-"""Number of test rows that is enough for methods that may train for an hour."""
+"""Number of test rows after which no further folds are tried, for methods that may train for an hour."""
 SURE: Final = 0.6
-"""Default for the minimum confidence of a teacher's label to be used."""
+"""Default for the confidence below which a teacher's label isn't used."""
 _QUANTILES: Final = 51
 _LEAST_LIKELY: Final = 1e-3
-"""Lower bound of a true label's probability in losses, so that one row doesn't outweigh all others."""
+"""Lower bound that losses apply to the probability of the true label, so that one row doesn't outweigh all
+others."""
 _ROWS_TO_WATCH: Final = 250
 _ROWS_ASIDE: Final = 10
 """One of ten training rows is for early stopping, if there are at least ``_ROWS_TO_WATCH``."""
@@ -56,8 +57,9 @@ class Inputs:
 
 @dataclass(frozen=True, slots=True)
 class Budget:
-    """Limits and outputs of a training: ``methods`` to try (of ``METHODS``; if empty, all possible ones),
-    ``seconds`` for each (0 for no limit), and ``recalls``, the wanted recall of labels."""
+    """Limits of a training: ``methods`` to try (of ``METHODS``; if empty, all possible ones), ``seconds`` for
+    each (0 for no limit), and ``recalls``, the wanted recall of labels. ``announce`` and ``on_progress``
+    inform the user."""
 
     methods: tuple[str, ...] = ()
     seconds: float = 0.0
@@ -226,8 +228,8 @@ def epochs_to_take(best: Sequence[int]) -> int:
 
 
 def rows_aside(texts: Sequence[str]) -> list[int]:
-    """Indices of rows for early stopping, which include all or none of equal texts; empty if there are fewer
-    than ``_ROWS_TO_WATCH`` rows."""
+    """Indices of validation rows for early stopping. Rows with equal texts are either all included or all
+    excluded. Empty if there are fewer than ``_ROWS_TO_WATCH`` rows."""
     import numpy as np
 
     if len(texts) < _ROWS_TO_WATCH:

@@ -62,8 +62,8 @@ _MADE: Final = "bundle"
 
 @dataclass(frozen=True, slots=True)
 class Task:
-    """The task of TASK.yaml. ``labels`` is empty if the labels come from the rows; ``section`` is the whole
-    entry."""
+    """The task to train, read from the user's file TASK.yaml. ``labels`` is empty if the labels come from the
+    rows; ``section`` is the task's entry in the file."""
 
     name: str
     section: TaskSection
@@ -156,7 +156,7 @@ def learn(
     doubted: Collection[int] = (),
 ) -> tuple[Manifest, dict[str, Any]]:
     """Does the same as ``tune``, for rows in memory. :param name: name of the rows, for the manifest. :param
-    doubted: numbers of rows that aren't trained on."""
+    doubted: ``LabelledRow.number`` of each row that isn't trained on."""
     source = Source(id=name, revision=f"sha256:{_digest(rows)}")
     if isinstance(rows[0], FieldsRow):
         fields = [row for row in rows if isinstance(row, FieldsRow)]
@@ -171,7 +171,8 @@ def make_spec(
     doubted: Collection[int] = (),
     recalls: Mapping[str, float] = MappingProxyType({}),
 ) -> TaskSpec:
-    """:param doubted: numbers of rows that aren't trained on. :param recalls: wanted recall by label.
+    """:param doubted: ``LabelledRow.number`` of each row that isn't trained on. :param recalls: wanted recall
+    by label.
     :raises ExportError: a label in ``recalls`` isn't the task's.
     """
     import numpy as np
@@ -337,8 +338,8 @@ def _notes_folder(what: Sequence[Any], inputs: Inputs, budget: Budget) -> Path:
 def try_methods(
     methods: Sequence[Method[AnyTrial]], budget: Budget
 ) -> list[tuple[Method[AnyTrial], AnyTrial]]:
-    """Tries each method. A method that fails is left out with an announcement, unless it is the last one and
-    none has succeeded."""
+    """Tries each method. If a method fails, the user is told and the next method is tried; if no method
+    succeeds, the last method's error is raised."""
     tried: list[tuple[Method[AnyTrial], AnyTrial]] = []
     for number, method in enumerate(methods, 1):
         try:
@@ -353,9 +354,9 @@ def try_methods(
 def write_best(
     tried: Sequence[tuple[Method[AnyTrial], AnyTrial]], budget: Budget, work: Path
 ) -> tuple[AnyTrial, dict[str, Any]]:
-    """Writes the best trial's bundle, or the first trial's bundle if writing the best one fails, into a
-    folder of its own, since the manifest lists all files of the folder. :return: the trial, and the
-    manifest's fields."""
+    """Writes the best trial's bundle, or the first trial's bundle if writing the best trial's bundle fails,
+    into a new folder: the manifest lists all files of its folder, so the folder must have no other files.
+    :return: the trial, and the manifest's fields."""
     best = choose([trial for _, trial in tried])
     method, made = next(method for method, trial in tried if trial is best), work / _MADE
     made.mkdir()
