@@ -95,8 +95,8 @@ def accuracy_report(verdicts: Sequence[Verdict], truth: Integers, labels: Sequen
 
 
 def fit_temperature(logits: Floats, truth: Integers) -> float:
-    """Temperature scaling (Guo et al. 2017, section 4.2): the temperature with the least cross-entropy of
-    ``softmax(logits / temperature)``, between 0.05 and 20.
+    """Temperature scaling (Guo et al. 2017, section 4.2): the temperature between 0.05 and 20 for which
+    ``softmax(logits / temperature)`` has the lowest cross-entropy.
 
     The target probability of the true label is 1 - 1 / (n + 2) (Platt 1999, section 2.2). With a target of 1,
     a few rows that are all predicted correctly would drive the temperature to its minimum, which makes every

@@ -104,8 +104,8 @@ def _key(borrowed: dict[str, Distribution], packages: Path) -> str:
 
 
 def _link_packages(borrowed: dict[str, Distribution], folder: Path) -> None:
-    """Links the top entries of each distribution into the folder ``lent`` and adds this folder to the new
-    environment's path.
+    """Links the top-level files and folders of each distribution into the folder ``lent`` and adds this
+    folder to the new environment's path.
 
     The folder is outside of site-packages, so that pip sees the packages as installed but never removes their
     files.

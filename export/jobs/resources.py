@@ -44,8 +44,8 @@ def bytes_a_weight(*, gguf: bool, measured: bool = False) -> int:
     """Peak memory of an export, in bytes a weight.
 
     A checkpoint folder is read layer by layer, but all quantized codes, a byte a weight, are in memory when
-    the graph is written. transformers dequantizes a GGUF as a whole. With ``measured``, gradients are
-    computed too.
+    the graph is written. transformers dequantizes a GGUF as a whole. If ``measured`` is true, the export also
+    computes gradients.
     """
     read = _GGUF_BYTES_A_WEIGHT if gguf else _FOLDER_BYTES_A_WEIGHT
     return max(read, _MEASURING_BYTES_A_WEIGHT) if measured else read

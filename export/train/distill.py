@@ -111,7 +111,8 @@ class PseudoLabelled:
 
 
 def labels_of(teacher: Teacher, task: Task) -> tuple[str, ...]:
-    """:raises ExportError: teacher and task have different labels, or neither names any."""
+    """:raises ExportError: the teacher was trained for another task than classify, teacher and task name
+    different labels, or neither of them names labels."""
     learned = teacher.bundle.manifest.learned
     if learned is None:
         if not task.labels:
@@ -313,9 +314,9 @@ def compare(
     """Evaluates on ``test``: the teacher, the student, and a student trained on at most ``learned_from`` hand
     labels. Rows whose label a student wasn't trained on count as errors.
 
-    :return: a dict for each model: ``who`` (teacher, student, or student of hand labels), ``labels`` (number
-        of labelled rows that it was trained on; 0 for the student, which has the teacher's labels), its
-        results on ``test``, and its speed and size.
+    :return: a dict for each model: ``who`` (teacher, student, or student trained on hand labels), ``labels``
+        (number of labelled rows that it was trained on; 0 for the student, which has the teacher's labels),
+        its results on ``test``, and its speed and size.
     """
     learned = teacher.bundle.manifest.learned
     exam = teacher.exam(task, test)

@@ -2,7 +2,7 @@
 
 Training stops early when the validation loss no longer falls (Prechelt 1998), and an interrupted run resumes.
 With a time budget the learning rate decays by the clock, so that it reaches zero even if the time ends before
-the last epoch. Rows are passed as indices.
+the last epoch. The loss function gets rows as indices.
 """
 
 from __future__ import annotations

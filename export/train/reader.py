@@ -227,8 +227,9 @@ def _asked(whole: QuestionRow, own: Sequence[QuestionRow], beside: Sequence[Ques
 
 
 def _with_and_without(row: QuestionRow, words: int, chance: random.Random, mix: Mix) -> list[QuestionRow]:
-    """The row cropped to about ``words`` around the answer and, if the answer can be removed, a row of equal
-    length without it. With unequal lengths, the reader could recognize the answering text by its length."""
+    """The row cropped to about ``words`` words around the answer and, if the answer can be removed, a row of
+    equal length without it. With unequal lengths, the reader could recognize the answering text by its
+    length."""
     rest = _cut(row)
     if not rest:
         return [cropped(row, words, chance)]

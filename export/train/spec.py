@@ -107,7 +107,8 @@ class Trial:
 
     ``right`` [held] tells whether a device's answer would be right. ``losses`` [held] are negative
     log-probabilities of the true labels. ``fitted`` has the calibration. ``distances`` [held] are distances
-    from the training rows; empty for methods without vectors. ``figures`` are for the report.
+    from the training rows; empty for methods without vectors. ``figures`` are the method's figures in the
+    report.
     """
 
     method: str
