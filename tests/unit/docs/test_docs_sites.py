@@ -64,6 +64,6 @@ def test_what_goes_up_is_what_the_table_says() -> None:
 
 
 def test_its_figures_are_the_code_s() -> None:
-    assert f"{PER_S:g} message a second for {HOURS:g} hours of {MESSAGE_BYTES // 1024} KiB" in PAGE
-    assert f"{BridgeQueue().messages:,} messages" in PAGE
+    queue = f"{BridgeQueue().messages:,} messages of {MESSAGE_BYTES // 1024} KiB: "
+    assert f"{queue}{PER_S:g} message a second for {HOURS:g} hours" in " ".join(PAGE.split())
     assert f"after {RESTART_S[0]} to {RESTART_S[1]} s" in PAGE
