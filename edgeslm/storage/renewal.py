@@ -63,7 +63,8 @@ Columns = dict[str, Value]
 
 @dataclass
 class Salvaged:
-    """Content read from a damaged journal. ``taken``: numbers of the rows saved, by table of ``MESSAGES``."""
+    """Content read from a damaged journal. ``taken``: for each table in ``MESSAGES``, the row numbers, in the
+    damaged journal, of the rows that were saved."""
 
     version: int | None = None
     taken: dict[str, list[int]] = field(default_factory=lambda: {table: [] for table in MESSAGES})
