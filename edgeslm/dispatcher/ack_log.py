@@ -104,8 +104,8 @@ class Answered:
 
 @dataclass(slots=True)
 class PoolAcks:
-    """Acknowledges messages on the dispatcher's two MQTT sessions: clients' requests on ``pool``, nodes' answers on
-    ``nodes``.
+    """Acknowledges messages on the dispatcher's two MQTT sessions: clients' requests on ``pool``, nodes'
+    answers on ``nodes``.
 
     Acknowledgements that must wait for an earlier message are recorded in the log and, while this dispatcher
     ``leads``, published to the standby.

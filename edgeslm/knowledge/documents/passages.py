@@ -34,8 +34,8 @@ class Heading:
     start: int
     """Offset in ``Document.text`` of the section, which begins with the heading's line."""
     body: int = 0
-    """Offset of the text below the title. If the title is not in ``Document.text``, the section's text begins at
-    ``start``, and ``body`` is ``start`` or 0."""
+    """Offset of the text below the title. If the title is not in ``Document.text``, the section's text
+    begins at ``start``, and ``body`` is ``start`` or 0."""
 
 
 @dataclass(frozen=True, slots=True)
