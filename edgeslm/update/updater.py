@@ -6,9 +6,9 @@
       |           |                              |           |         |        |
       +-----------+------------------------------+-----------+         +--------+--> rolled back
 
-The old bundle serves requests until the switch. Before the switch, the new bundle is recorded on disk as on
-trial. A node that crashes during the trial continues the trial at its next start, up to two times; after a
-further crash, it returns to the old bundle.
+The old bundle serves requests until the switch. Before the switch, the node records on disk that the new
+bundle is on trial. A node that crashes during the trial continues the trial at its next start, up to two
+times; after a further crash, it returns to the old bundle.
 """
 
 from __future__ import annotations

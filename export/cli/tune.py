@@ -240,8 +240,8 @@ def for_fields(task: Task, rows: Sequence[FieldsRow], budget: Budget) -> Budget:
     """The training budget for an extract task. If the user names no method and an encoder can't extract the
     fields, ``lora`` is the only method.
 
-    :raises ExportError: ``budget`` sets recalls, which only labels have, or names the method ``head``, which
-        can't extract fields.
+    :raises ExportError: ``budget`` sets a wanted recall (``--recall``), which is for labels only, or selects
+        the method ``head``, which can't extract fields.
     """
     from edgeslm_export.evaluate.task_eval import schema_of
     from edgeslm_export.train.field_spec import pointing_fault

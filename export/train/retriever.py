@@ -57,8 +57,9 @@ def export_retriever(
     """Fine-tunes the encoder ``origin`` and makes the bundle ``out`` from it.
 
     :param recipe: a key of ``encoder_recipe.RECIPES``.
-    :return: its manifest, figures of the training, and, ``before`` and ``after`` training, the share of
-        held-out questions that find their own text first (``hit_1``) or among the first three (``hit_3``).
+    :return: the bundle's manifest, and a dict of figures from the training and of the bundle. Its keys
+        ``before`` and ``after`` (training) hold the share of held-out questions that find their own text
+        first (``hit_1``) or among the first three (``hit_3``).
     :raises ExportError: too few questions, or a step failed; nothing is left behind.
     """
     texts = gather([row for row in rows if not is_aside(row)])

@@ -77,9 +77,9 @@ def load_arrays(taught: Path) -> dict[str, npt.NDArray[np.float32]]:
 
 @dataclass(frozen=True, slots=True)
 class SpanRow:
-    """A text's ``tokens``; ``stands`` tells for each token whether it is part of the text. ``options``
-    [fields] are class indices, -1 for fields that aren't trained on. ``places`` has the first and last token
-    of each span, by field."""
+    """The ``tokens`` of a text. ``stands`` is False for tokens that cover no characters of the text, such as
+    special tokens and white space, which can't begin or end a span. ``options`` [fields] are class indices,
+    -1 for fields that aren't trained on. ``places`` has the first and last token of each span, by field."""
 
     tokens: Sequence[int]
     stands: Sequence[bool]
