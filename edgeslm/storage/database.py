@@ -2,8 +2,8 @@
 
 Durability: as soon as a write returns, it survives a crash of the process, since the kernel has the data. A
 power cut may lose the last writes but doesn't damage the file, which uses a write-ahead log (WAL) with
-``synchronous=NORMAL`` (sqlite.org/wal.html, section 3.2). :meth:`Database.synced` syncs its transaction to
-the disk before it returns.
+``synchronous=NORMAL`` (sqlite.org/wal.html, section 3.2). A transaction in the context
+:meth:`Database.synced` is synced to the disk when the context ends.
 
 The database's clock runs only while the node runs, so that entries don't age when the wall clock jumps.
 
@@ -41,7 +41,8 @@ RETRY_S = 1.0
 MEND_EVERY_S = 60.0
 """Pause after a failed rebuild of a damaged file."""
 _NO_FORMAT = 1000
-"""No version writes a format number this high, so this number or a higher number means a damaged header."""
+"""Lower bound of invalid format numbers. No version of edgeslm writes such a high number, so the header is
+damaged."""
 
 
 class Database:
@@ -58,15 +59,16 @@ class Database:
         self._db: sqlite3.Connection | None = None
         self._base = 0.0
         self.damage: str | None = None
-        """Message for users about the damage found since the start and about the rescued rows; None if
-        nothing was damaged."""
+        """Message for users about the damage that was found since the daemon started, and about the rescued
+        rows; None if nothing was damaged."""
         self._failed_at: float | None = None
         self._unmended_at: float | None = None
         self._owed: tuple[str, tuple[Any, ...]] | None = None
         self._is_found_damaged = False
 
     def open(self) -> None:
-        """Opens the file. A damaged file is set aside, and its readable rows go into a new file.
+        """Opens the file. A damaged file is renamed to a numbered copy, and its readable rows are written to
+        a new file.
 
         :raises JournalError: the folder isn't writable, another daemon uses the file, a later version wrote
             it, or it is encrypted with another key. The file is unchanged after such an error.
@@ -101,7 +103,7 @@ class Database:
 
     @property
     def now(self) -> float:
-        """The database's clock: seconds for which nodes have run with this file in total."""
+        """The database's clock: the total time, in seconds, that nodes have run with this file."""
         return self._base + self.clock()
 
     @property
@@ -122,7 +124,7 @@ class Database:
         return next(iter(self._rows(lambda: self.opened.execute(statement, values).fetchmany(1))), None)
 
     def all_rows(self, statement: str, *values: Any) -> list[Any]:
-        """All rows of a query's result; a damaged file is rebuilt first, which keeps the readable rows.
+        """All rows of a query's result. If the file is damaged, it is first rebuilt from the readable rows.
         Invalid UTF-8 is replaced."""
 
         def read() -> list[Any]:
@@ -263,8 +265,8 @@ class Database:
 
     def _look_at_header(self) -> None:
         """:raises JournalError: a later version wrote the file.
-        :raises sqlite3.DatabaseError: the header is damaged, for which SQLite itself would report a read-only
-            file.
+        :raises sqlite3.DatabaseError: the header is damaged in a way for which SQLite would wrongly report a
+            read-only file.
         """
         for number, header in enumerate(soundness.headers(self.file)):
             if header[:16] != HEADER:
@@ -300,7 +302,7 @@ class Database:
         return row is not None
 
     def _check_seal(self, db: sqlite3.Connection) -> None:
-        """Encrypts an unencrypted file if there is a key. :raises JournalError: as :meth:`_check_mark`."""
+        """Encrypts an unencrypted file if there is a key. :raises JournalError: see :meth:`_check_mark`."""
         if not self._check_mark(db) and self._seal is not None:
             self._seal_all(db, self._seal)
 

@@ -23,8 +23,8 @@ _ROWS = {
 def erase_messages(database: Database, choice: Choice, *, off_s: float, dry_run: bool) -> dict[str, int]:
     """Erases the messages that match ``choice``; no byte of them stays in the file.
 
-    :param off_s: seconds since the node stopped, in which the database's clock stood still.
-    :return: number of messages by table.
+    :param off_s: seconds since the node stopped; the database's clock doesn't count this time.
+    :return: number of matching messages in each table.
     :raises JournalError: the file can't be written: either nothing was erased, or bytes of erased messages
         are still in the write-ahead log.
     """

@@ -22,8 +22,8 @@ from edgeslm.storage.erasure_filter import UNKNOWN_AGE_S, Choice, id_of
 
 FOLDER = "feedback"
 MOST_BYTES = 16_000_000
-"""Size limit of a task's file, enough for about 100,000 corrections, so that a flood of feedback can't fill
-the disk."""
+"""Maximum size of a task's file in bytes, enough for about 100,000 corrections, so that a flood of feedback
+can't fill the disk."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,4 +1,4 @@
-"""File ownership: detects files that other users can write and that must not be trusted."""
+"""File ownership: detects files that other users can modify and that therefore must not be trusted."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ from edgeslm.errors import EdgeslmError
 
 
 def is_ours(status: os.stat_result) -> bool:
-    """Whether only root and this process's user can write the file with ``status``."""
+    """Whether only root and this process's user can write to a file; ``status`` is the result of ``os.stat``
+    for the file."""
     return not status.st_mode & 0o022 and status.st_uid in (0, os.geteuid())
 
 

@@ -42,13 +42,14 @@ MOST_UNSAVED = 1024
 """Maximum number of entries kept in memory while the disk fails; above this number, the oldest are
 dropped."""
 KEPT = 0.9
-"""Fraction of ``limit_bytes`` to which a journal above that limit is pruned."""
+"""If the journal is larger than ``limit_bytes``, it is pruned to this fraction of ``limit_bytes``."""
 
 
 @dataclass(frozen=True, slots=True)
 class JournalEntry:
     """A started request. ``lost``: number of crash points. A request gets crash points for each crash while
-    it runs; with too many, it isn't run again. ``result``: the encoded result; None if unanswered."""
+    it runs; a request with too many crash points isn't run again. ``result``: the encoded result; None if
+    unanswered."""
 
     lost: int
     result: bytes | None
@@ -75,8 +76,8 @@ def delivery_key(epoch: int, delivery: Delivery) -> bytes:
 
 
 def reader_key(key: bytes, reader: str) -> bytes:
-    """Deduplication key of a message that the route ``reader`` reads; ``key`` is the deduplication key of the
-    message itself."""
+    """Deduplication key of the work that one reader of a message, such as a route, does with this message.
+    ``key`` identifies the message, and ``reader`` the reader."""
     return _digest(b"reader", key, reader.encode())
 
 
@@ -139,8 +140,9 @@ class Journal:
     disk is full or broken, :meth:`begin` raises :class:`JournalError`; results stay in memory until they can
     be written.
 
-    Rows are appended at the end and removed at the start; the newest row of a key counts. Without
-    ``keeps_results``, the journal stores failed attempts but no results, so a repeated request runs again.
+    New rows are appended, and the oldest rows are removed first. If a key has several rows, the newest row is
+    valid. Without ``keeps_results``, the journal stores failed attempts but no results, so a repeated request
+    runs again.
     """
 
     def __init__(

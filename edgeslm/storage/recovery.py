@@ -1,8 +1,8 @@
 """Recovery: copies messages from a damaged journal back into the journal of a stopped node.
 
-Each copy of a damaged journal comes with a list of the rows that the journal already took from it. Recovery
-skips these rows, since their messages may already be answered. A second run adds nothing unless more rows
-have become readable.
+Each copy of a damaged journal comes with a list of the rows that were already transferred from this copy to
+the journal. Recovery skips these rows, since their messages may already be answered. A second run adds
+nothing unless more rows have become readable.
 """
 
 from __future__ import annotations
@@ -32,8 +32,8 @@ class Recovered:
 
 
 def feed_back(database: Database, copy: Path, *, dry_run: bool = False) -> Recovered:
-    """Adds the messages of ``copy`` that the journal never had. The newest of these messages gets the age 0,
-    and the others keep their age difference to the newest.
+    """Adds the messages of ``copy`` that the journal never had. The newest of these messages counts as just
+    received, and the others keep their age difference to the newest.
 
     :raises JournalError: the journal can't be written; nothing was added.
     :raises OSError: the copy can't be read, or its list can't be written.

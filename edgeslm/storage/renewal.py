@@ -1,4 +1,4 @@
-"""Renewal: rebuilds a journal from the readable rows of a damaged one, which keep their row numbers.
+"""Renewal: builds a new journal from the readable rows of a damaged journal. The rows keep their row numbers.
 
 Messages in the spool and in windows are copied first, since they may exist nowhere else. Answers are a cache
 and are left out if the disk is full. The damaged file isn't changed.
@@ -42,7 +42,7 @@ COLUMNS = {
 }
 """Columns of each table in file order, without the row number."""
 MESSAGES = {"spool": "payload", "windows": "text"}
-"""Table with acknowledged but unanswered messages -> column of the message's text."""
+"""For each table with acknowledged but unanswered messages: the column of the message's text."""
 _DEFAULTS: dict[str, tuple[type, Value]] = {
     "retain": (int, 0),
     "size": (int, 0),
@@ -51,7 +51,7 @@ _DEFAULTS: dict[str, tuple[type, Value]] = {
     "correlation": (bytes, None),
     "expiry_s": (int, None),
 }
-"""Column of the spool -> required type, and the value that replaces a damaged value."""
+"""For some columns of the spool: the required type, and the value that replaces a damaged value."""
 _HIGHEST = 1 << 53
 """Row numbers must be below this limit. A number at or above the limit is damaged and is not kept, since
 SQLite numbers new rows above the highest one and could run out of numbers."""
@@ -63,8 +63,8 @@ Columns = dict[str, Value]
 
 @dataclass
 class Salvaged:
-    """Content read from a damaged journal. ``taken``: for each table in ``MESSAGES``, the row numbers, in the
-    damaged journal, of the rows that were saved."""
+    """Content read from a damaged journal. ``taken``: for each table in ``MESSAGES``, the row numbers of the
+    rows that were copied from the damaged journal."""
 
     version: int | None = None
     taken: dict[str, list[int]] = field(default_factory=lambda: {table: [] for table in MESSAGES})
@@ -189,7 +189,7 @@ def _take_answers(db: sqlite3.Connection, damaged: DamagedFile, salvaged: Salvag
 
 
 def _put(db: sqlite3.Connection, table: str, number: int, columns: Columns) -> bool:
-    """Inserts a row under its old number; False if the number is taken or invalid."""
+    """Inserts a row with its old row number; False if the number is invalid or another row has it."""
     if not 0 < number < _HIGHEST:
         return False
     insert = f"INSERT OR IGNORE INTO {table} (id, {', '.join(columns)}) VALUES (?{', ?' * len(columns)})"
@@ -203,7 +203,8 @@ def _put(db: sqlite3.Connection, table: str, number: int, columns: Columns) -> b
 
 
 def add_row(db: sqlite3.Connection, table: str, columns: Columns) -> None:
-    """Inserts a row under a new number, and without its key if another row has the same key."""
+    """Inserts a row with a new row number. If another row has the same key, the new row is inserted without a
+    key."""
     if columns["key"] and db.execute(f"SELECT 1 FROM {table} WHERE key = ?", (columns["key"],)).fetchone():
         columns = {**columns, "key": None}
     insert = f"INSERT INTO {table} ({', '.join(columns)}) VALUES (?{', ?' * (len(columns) - 1)})"

@@ -3,8 +3,8 @@
 One bad page in a B-tree can make a table, or the whole file, unreadable for SQLite. This module doesn't
 follow the tree: it reads each table leaf page separately and recognizes a row's table by the types of the
 columns. So the module finds all rows that SQLite can read, and also rows below damaged pages of the tree. The
-write-ahead log is applied as SQLite does it. The format is described in sqlite.org/fileformat2.html, sections
-1.6 (leaf and overflow pages), 2.1 (records) and 4 (log).
+write-ahead log is applied in the same way as by SQLite. The format is described in
+sqlite.org/fileformat2.html, sections 1.6 (leaf and overflow pages), 2.1 (records) and 4 (log).
 
 A leaf page begins with the byte 13, which a sender's text can't fake: an overflow page, which holds text,
 begins with a 4-byte page number, whose first byte is 13 only in files above 100 GB.

@@ -53,7 +53,8 @@ CREATE TABLE IF NOT EXISTS mark (sealed BLOB NOT NULL);
 """
 
 SEALED = (("requests", "result", "key"), ("spool", "payload", "topic"), ("windows", "text", "topic"))
-"""Table, column of the encrypted text, and column whose value is passed to :func:`place_of`."""
+"""For each table with encrypted texts: the table's name, the column of the encrypted text, and the column
+whose value is passed to :func:`place_of`."""
 
 
 def place_of(table: str, about: bytes | str) -> bytes:

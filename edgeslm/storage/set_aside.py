@@ -23,7 +23,7 @@ copies."""
 _COPY = re.compile(r"\.damaged(?:-(\d+))?")
 
 Taken = Mapping[str, list[int]]
-"""Table -> numbers of the copy's rows that the journal has or had."""
+"""For each table, the numbers of the copy's rows whose content the journal has or had."""
 
 
 def draft_of(journal: Path) -> Path:
@@ -39,7 +39,8 @@ def copies(journal: Path) -> list[Path]:
 
 
 def files_of(copy: Path) -> Iterator[Path]:
-    """Yields the files of a copy: the journal itself, its SQLite logs, and the list of rows taken from it."""
+    """Yields the files of a copy: the journal itself, its SQLite logs, and the list of rows that were
+    transferred from the copy."""
     for suffix in ("", "-wal", "-shm", ".taken"):
         if (file := copy.with_name(copy.name + suffix)).exists():
             yield file
@@ -85,7 +86,8 @@ def _number(copy: Path) -> int:
 
 
 def read_taken(copy: Path) -> dict[str, set[int]]:
-    """Rows already taken from a copy; empty if their list can't be read or is missing (version 0.1.0)."""
+    """For each table, the numbers of the rows that were transferred from a copy; empty if the list of these
+    rows can't be read or is missing (version 0.1.0)."""
     with suppress(OSError, ValueError, TypeError, AttributeError):
         found = json.loads(_taken_file(copy).read_text())
         return {table: set(map(int, numbers)) for table, numbers in found.items()}

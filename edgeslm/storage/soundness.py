@@ -19,8 +19,8 @@ HEADER_BYTES = 100
 CHECK_S = 2.0
 """Time limit of the integrity check when the file is opened."""
 _MESSAGES = ("integrity_check(spool)", "integrity_check(windows)")
-"""Integrity checks of the tables that hold messages, and of these tables' indexes, since a message missing
-from an index is never found."""
+"""Integrity checks of the tables that hold messages. The checks include the tables' indexes, since a message
+missing from an index is never found."""
 _READ_FAULTS = {
     sqlite3.SQLITE_IOERR_READ,
     sqlite3.SQLITE_IOERR_SHORT_READ,

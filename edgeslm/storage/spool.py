@@ -26,8 +26,8 @@ _COLUMNS = "key, at, topic, payload, retain, response_topic, correlation, expiry
 
 @dataclass(frozen=True, slots=True)
 class Spooled:
-    """A stored message. ``id``: number that gives the order of messages, and the argument of
-    :meth:`Spool.remove`."""
+    """A stored message. ``id``: the message's number, which increases with each stored message and is the
+    argument of :meth:`Spool.remove`."""
 
     id: int
     key: bytes | None
@@ -35,7 +35,7 @@ class Spooled:
 
 
 class Spool:
-    """FIFO queue; ``limit_bytes`` limits the whole database file."""
+    """FIFO queue of messages. ``limit_bytes`` is the maximum size of the whole database file."""
 
     def __init__(self, database: Database, *, limit_bytes: int) -> None:
         self._database = database

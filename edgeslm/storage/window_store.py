@@ -31,8 +31,8 @@ class Gathered:
     text: str
     received: float
     key: bytes | None = None
-    """Deduplication key; None if the broker never redelivers the message. A redelivery has ``is_again``
-    set."""
+    """Deduplication key; None if the broker never redelivers the message. For a redelivery, ``is_again`` is
+    true."""
     is_again: bool = False
 
     @property

@@ -28,7 +28,8 @@ _YEAR = r"(?P<year>(?:19|20)\d{2})\b(?![-/.:]\d)"
 _TIME = r"(?P<hour>\d{1,2}):(?P<minute>\d{2})(?::(?P<second>\d{2})(?:[.,]\d{1,9})?)?"
 _OFFSET = r"\s?(?P<offset>Z|UTC|[+-]\d{2}:?\d{2})?"
 _OLDEST_OF_TWO_DIGITS = 69
-"""Two-digit years from this number on are 19xx, smaller numbers are 20xx, as in POSIX strptime."""
+"""The two-digit years from 69 to 99 mean 19xx, and the years from 00 to 68 mean 20xx, as in POSIX
+strptime."""
 
 ISO, DAY_FIRST, MONTH_FIRST = "iso", "dmy", "mdy"
 """Order of day and month in ``03/04/2026``; :data:`ISO` stands for all unambiguous notations."""
@@ -48,8 +49,8 @@ _SLASHED = re.compile(
     rf"(?:,? {_TIME.replace('<second>', '<seconds>')})?"
 )
 _MOST_CELLS = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}(?:[T ][0-9]{2}:[0-9]{2}(?::[0-9]{2})?)?")
-"""The most frequent notations of dates. They are parsed without the slower patterns, since a large table has
-a hundred thousand dates."""
+"""Pattern for the most frequent notations of dates. It is tried first, since the other patterns are slower
+and a large table may have a hundred thousand dates."""
 _LONGEST_CELL = 40
 
 
@@ -117,7 +118,8 @@ _MONTH_FOLLOWS = re.compile(r"\b(?:in|of|since|until|during|before|after|and|for
 
 
 def find_moments(question: str) -> list[DateMention]:
-    """Dates in a question, without overlaps. An ambiguous date such as ``03/04/2026`` is skipped.
+    """Finds the dates in a question; the found dates don't overlap. An ambiguous date such as ``03/04/2026``
+    is skipped.
 
     If a question has only one date and one time of day, the two are merged, even if other words are between
     them.

@@ -34,8 +34,8 @@ class Heading:
     start: int
     """Offset in ``Document.text`` of the section, which begins with the heading's line."""
     body: int = 0
-    """Offset of the text below the title. If the title is not in ``Document.text``, the section's text
-    begins at ``start``, and ``body`` is ``start`` or 0."""
+    """Offset of the text below the title. If the title is not in ``Document.text``, ``body`` is 0 or equal to
+    ``start``, and the section's text begins at ``start``."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +51,7 @@ class Document:
     headings: tuple[Heading, ...] = ()
     """Ordered by ``start``."""
     table: Table | None = None
-    """Table that the text was made from, for computing answers."""
+    """The table from which ``text`` was generated; answers are computed from this table."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,8 +104,8 @@ _CHARACTER = 9.0
 
 _MOST_ATOMS = 40
 _AT_ONCE = 1000
-"""Limits of the search for the best split: a passage has at most ``_MOST_ATOMS`` atoms (:class:`_Atom`), and
-``_AT_ONCE`` atoms, about 20,000 words, are optimised at a time."""
+"""Limits of the search for the best split. A passage has at most ``_MOST_ATOMS`` atoms (:class:`_Atom`). The
+search covers ``_AT_ONCE`` atoms at a time, about 20,000 words."""
 _SHORTEST = 40
 """Minimum number of characters between two places where a block may be split."""
 _FAR = 10_000
@@ -166,7 +166,8 @@ def squeeze(text: str) -> str:
     """Compacts a text for an encoder: a run of whitespace becomes one blank, a rule (``-----``) one
     character.
 
-    Tokens are counted in this form, since a plain-text table would otherwise have many more.
+    Passage lengths are limited by the number of tokens in the compacted text, since the whitespace and rules
+    of a plain-text table are many tokens.
     """
     return _RUN.sub(r"\1", _SPACE.sub(" ", text)).strip()
 
@@ -261,8 +262,8 @@ def _passage_spans(text: str, start: int, end: int, most: float) -> Iterator[tup
 def _cheapest(atoms: list[_Atom], most: float) -> Iterator[tuple[int, int]]:
     """Groups atoms into passages at the lowest total cost, by dynamic programming from the end.
 
-    A passage costs 1 plus the square of its fill level, which favours few passages of equal size. To this,
-    the cost of the split after the passage is added.
+    A passage costs 1 plus the square of its fill level, which favours few passages of equal size. The cost of
+    splitting after the passage is added to the passage's cost.
     """
     sizes = [(atom.pieces / most) for atom in atoms]
     costs = [*(1 + atom.cost for atom in atoms[1:]), 1.0]

@@ -1,7 +1,7 @@
 """Collection: documents and their passages in one SQLite file.
 
-A document is added, changed or removed in one transaction. Unchanged passages keep their id, their slot in
-the index and their vector. The caller passes in the embedding function.
+A document is added, changed or removed in one transaction. When a document changes, its unchanged passages
+keep their id, vector and slot (position in the vector store). The caller passes in the embedding function.
 """
 
 from __future__ import annotations
@@ -161,7 +161,7 @@ class Collection:
         return self._find("source", source)
 
     def find_file(self, file: str) -> StoredDocument | None:
-        """The document that was read from the path ``file``, even if its source is another name."""
+        """The document read from the path ``file``; the document's source may be another name."""
         return self._find("file", file)
 
     def put(
@@ -240,8 +240,8 @@ class Collection:
             return sum(self.remove(source) for (source,) in db.execute(_EXPIRED, wanted).fetchall())
 
     def shrink(self) -> None:
-        """Erases removed text from the file: from free pages, and from the word index, where removed words
-        are otherwise only marked as deleted.
+        """Erases the text of removed passages from the file. Until then, free pages may contain this text,
+        and the word index only marks its words as deleted.
 
         :raises KnowledgeError: the file can't be written now.
         """
@@ -378,7 +378,7 @@ _BEYOND = (
     "SELECT ifnull(max(slot) + 1, 0) FROM (SELECT max(slot) AS slot FROM passages "
     "UNION ALL SELECT max(slot) FROM free_slots)"
 )
-"""SQL for the first slot that was never used."""
+"""SQL query for the first slot of the vector store that was never used."""
 _EXPIRED = "SELECT source FROM documents WHERE expires <= ? LIMIT ?"
 _ENTRIES = (
     "SELECT source, title, digest, size, mtime, file, expires, added, count(p.slot) "
@@ -408,8 +408,8 @@ def _ids(document: Document, passages: Sequence[Passage]) -> Iterator[str]:
 
 
 def _to_embed(title: str, heading: str, text: str) -> str:
-    """Text to embed. With title and headings, MiniLM ranks the right section of the Debian FAQ first for 49 %
-    of questions instead of 45 %."""
+    """Text to embed: the passage with title and headings. Without them, MiniLM ranks the right section of the
+    Debian FAQ first for 45 % of questions instead of 49 %."""
     return squeeze("\n".join((title, heading, text)))
 
 
@@ -420,7 +420,7 @@ def _encoded(texts: Sequence[str], embed: Embed) -> list[bytes]:
 
 
 def _slots(db: sqlite3.Connection, source: str) -> dict[str, int]:
-    """Slots of a document's passages, by passage id."""
+    """The vector store's slots of a document's passages, by passage id."""
     return dict(db.execute(f"SELECT p.id, p.slot FROM {_BOTH} WHERE d.source = ?", (source,)))
 
 
@@ -442,7 +442,7 @@ def _put_document(db: sqlite3.Connection, document: Document, origin: DocumentOr
 
 
 def _free_slots(db: sqlite3.Connection, wanted: int) -> Iterator[int]:
-    """Takes ``wanted`` free slots; slots of removed passages are reused first."""
+    """Reserves ``wanted`` slots in the vector store; slots of removed passages are reused first."""
     (beyond,) = db.execute(_BEYOND).fetchone()
     again = db.execute("SELECT slot FROM free_slots ORDER BY slot LIMIT ?", (wanted,)).fetchall()
     db.executemany("DELETE FROM free_slots WHERE slot = ?", again)

@@ -33,7 +33,7 @@ OLDEST_SQLITE = (3, 34, 0)
 WAIT_S = 10.0
 """Seconds to wait for another writer, which holds the lock for one transaction (one document)."""
 WAL_BYTES = 8_000_000
-"""Maximum size in bytes to which the WAL file is truncated after a large document was written."""
+"""Size in bytes to which SQLite truncates a WAL file that has grown larger, such as after a long document."""
 
 TOKENIZER = "porter unicode61 remove_diacritics 2"
 """FTS5 tokenizer that ignores English word endings, and accents in any language. ``benchmarks/LOG.md``

@@ -1,8 +1,9 @@
-"""Reranking: rescores found passages by their nearest sentence, and by a reader (cross-encoder).
+"""Reranking: rescores found passages by the sentence nearest to the question, and by a reader
+(cross-encoder).
 
-A passage's vector is the mean of the passage's topics, while an answer is often one sentence. So the
-sentences of the best passages, about fifty short texts, are compared with the question. The caller runs the
-encoder and the reader.
+A passage's vector averages all topics of the passage, but the answer is often in one sentence. Therefore,
+each sentence of the best passages is compared with the question, in total about fifty sentences. The caller
+runs the encoder and the reader.
 """
 
 from __future__ import annotations
@@ -20,12 +21,15 @@ from edgeslm.knowledge.index.search import Found
 DEPTH: Final = 10
 """Number of passages, best first, that are rescored; the passages after them keep their order."""
 SENTENCE: Final = 0.3
-"""Weight of a passage's sentence score: the highest cosine of its sentences, divided by the highest cosine of
-all rescored passages' sentences; see ``benchmarks/LOG.md``."""
+"""Weight of a passage's sentence score; see ``benchmarks/LOG.md``. The sentence score is the highest cosine
+between a sentence of the passage and the question, divided by the highest such cosine in all rescored
+passages."""
 READ: Final = 0.05
-"""Weight of the reader's probability in the score; see ``benchmarks/LOG.md``."""
+"""Weight, in a passage's score, of the probability that the passage answers the question, according to the
+reader; see ``benchmarks/LOG.md``."""
 MOST_SENTENCES: Final = 40
-"""Maximum number of sentences embedded for a passage; prose has fewer, lists of words may have more."""
+"""Maximum number of sentences that are embedded for a passage. A passage of prose has fewer sentences; a list
+of words may have more."""
 MOST_CHARACTERS: Final = 600
 """Maximum number of characters embedded for a sentence; a table without punctuation is one long sentence."""
 
@@ -43,7 +47,8 @@ def sentences(found: Sequence[Found]) -> list[list[str]]:
 def rerank(
     found: Sequence[Found], question: Sequence[float], vectors: Sequence[Sequence[Sequence[float]]]
 ) -> list[Found]:
-    """Reorders passages by a score that includes their nearest sentence; sets ``Found.sentences``.
+    """Reorders passages by a score that includes how near each passage's best sentence is to the question.
+    Sets ``Found.sentences``.
 
     :param question: unit vector of the question.
     :param vectors: unit vector of each sentence of each passage, in the order of :func:`sentences`.
@@ -70,8 +75,8 @@ def readable(found: Sequence[Found]) -> list[str]:
 
 
 def reread(found: Sequence[Found], read: Sequence[float], places: Sequence[Sequence[Run]]) -> list[Found]:
-    """Reorders passages by a score that includes the reader's probability; sets ``Found.read`` and
-    ``Found.pointed``.
+    """Reorders passages by a score that includes the reader's probability that a passage answers the
+    question. Sets ``Found.read`` and ``Found.pointed``.
 
     :param read: for each of the first passages, the probability that it answers the question.
     :param places: answer spans in each :func:`readable` text; empty if the reader finds no spans.

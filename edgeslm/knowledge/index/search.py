@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     import sqlite3
 
 CANDIDATES = 50
-"""Number of candidates from each search, unless ``k`` is larger."""
+"""Number of candidates that word search and semantic search each return; ``k + 1`` if that is larger."""
 
 _SLOTS = "SELECT slot FROM documents d JOIN passages p ON p.document = d.id"
 
@@ -63,7 +63,7 @@ class Found(Kept):
     bm25: float
     """BM25 score; 0 if word search didn't match the passage."""
     cosine: float | None
-    """Cosine of passage and question; None if either has no vector."""
+    """Cosine of the passage's and the question's vector; None if one of the vectors is missing."""
     overlap: float
     """Share (0 to 1) of the question's words that the passage or its heading contains, weighted by rarity."""
     margin: float
@@ -179,7 +179,7 @@ class _Candidate:
     bm25: float
     cosine: float | None
     heading: float
-    """Share of the question's words in the title and heading."""
+    """Share of the question's words that the title and heading contain."""
     word_weights: Mapping[str, float]
     """Weight of each word of the question in the candidate's collection."""
     place: str
@@ -232,14 +232,14 @@ def widened(collection: Collection, found: Found, count: int) -> Found:
 def fuse(
     bm25: Sequence[float], cosines: Sequence[float | None], headings: Sequence[float], weights: Weights
 ) -> list[float]:
-    """Combined score of each candidate, 0 to 1: the weighted mean of BM25 score, cosine, and share of the
-    question's words in the heading.
+    """Combined score of each candidate, 0 to 1: the weighted mean of the BM25 score, the cosine, and the
+    share of the question's words that the heading contains.
 
-    BM25 score and cosine are first divided by the highest value of all candidates. Scaling starts at 0, not
-    at the lowest score, so that the number of candidates doesn't matter (Bruch et al., An Analysis of Fusion
-    Functions for Hybrid Retrieval, TOIS 2023). A BM25 score or cosine that is 0 for all candidates is
-    ignored. A passage without a vector, such as a new message, gets the mean cosine of the other candidates,
-    so that it is not penalised.
+    First, each BM25 score is divided by the highest BM25 score of all candidates, and each cosine by the
+    highest cosine. Scaling starts at 0, not at the lowest score, so that the number of candidates doesn't
+    matter (Bruch et al., An Analysis of Fusion Functions for Hybrid Retrieval, TOIS 2023). A BM25 score or
+    cosine that is 0 for all candidates is ignored. A passage without a vector, such as a new message, gets
+    the mean cosine of the other candidates, so that it is not penalised.
     """
     known = [max(0.0, cosine) for cosine in cosines if cosine is not None]
     usual = fmean(known) if known else 0.0
@@ -288,8 +288,8 @@ def _nearest(
     allowed: bytearray | None,
     also: Iterable[int],
 ) -> dict[int, float]:
-    """Cosines, by slot, of the nearest passages, up to ``most``, and of those passages in ``also`` that have
-    vectors."""
+    """Cosines, by slot, of the ``most`` nearest passages and of the passages in ``also``, without passages
+    that have no vector."""
     (dimension,) = db.execute("SELECT dimension FROM about").fetchone()
     if dimension is None:
         return {}

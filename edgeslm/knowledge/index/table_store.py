@@ -110,8 +110,9 @@ def upgrade_tables(db: sqlite3.Connection) -> None:
 
 @contextmanager
 def with_values(db: sqlite3.Connection, table: KeptTable, places: Iterable[int]) -> Iterator[KeptTable]:
-    """A context in which ``table_values`` contains the columns ``places``. A file of format 2 opened for
-    reading has no parsed values, so these values are computed and stored in a temporary SQL table."""
+    """A context in which ``table_values`` contains the parsed values of the columns with the indices
+    ``places``. A file of format 2 opened for reading has no parsed values, so these values are computed and
+    stored in a temporary SQL table."""
     if _format(db) > 2:
         yield table
         return
@@ -251,7 +252,8 @@ def read_rows(db: sqlite3.Connection, document: int, numbers: Sequence[int] | No
 def passages_of(
     db: sqlite3.Connection, document: int, rows: Sequence[Row]
 ) -> list[list[tuple[str, int, int, str, str]]]:
-    """Passages of each row, as text, start, end, id and heading. A long row has several passages."""
+    """The passages of each row. Each passage is a tuple of text, start, end, id and heading. A long row has
+    several passages."""
     (last,) = db.execute("SELECT max(number) FROM passages WHERE document = ?", (document,)).fetchone()
     count = 0 if last is None else last + 1
 

@@ -52,7 +52,8 @@ def fold(text: str) -> str:
 
 
 def parse_name(text: str) -> list[str]:
-    """Splits a column's or file's name into words, also before capitals, as in ``pressBar_max``."""
+    """Splits the name of a column or file into lower-case words; ``pressBar_max`` has the words ``press``,
+    ``bar`` and ``max``."""
     return _WORD.findall(fold(_CAMEL.sub(" ", text)))
 
 
@@ -61,8 +62,8 @@ def words_of(text: str) -> frozenset[str]:
 
 
 def key_of(text: str) -> str:
-    """Normalised text for matching cells with questions: singular words without case and accents; "" if there
-    are none."""
+    """Normalised text for matching cells with questions: singular words without case and accents; "" if the
+    text has no words."""
     return " ".join(map(singular, _WORD.findall(fold(text))))
 
 
@@ -104,7 +105,8 @@ SAME = {
     **dict.fromkeys(("kilometres", "kilometers", "kilometre", "kilometer"), "km"),
     **dict.fromkeys(("address", "addresses"), "addr"),
 }
-"""Maps words to the form for comparison, usually an abbreviation, such as ``temperature`` to ``temp``."""
+"""Maps a word to the form in which words are compared, usually an abbreviation: ``temp`` for
+``temperature``."""
 
 
 def alike(word: str) -> str:

@@ -1,8 +1,9 @@
 """Vector store of a collection: int8 vectors with a scale, in blocks.
 
-Each passage has a slot number. Slots are written in place, so that a new message writes only a page or two. A
-search scans all blocks, one at a time: there is no index to maintain, and a search takes four bytes of memory
-per passage. The daemon must never load numpy, so numpy is imported inside functions.
+Each passage has a slot number. Slots are written in place, so that storing a new message's vector writes only
+one or two database pages. A search scans all blocks, one at a time: there is no index to maintain, and a
+search takes four bytes of memory per passage. The daemon must never load numpy, so numpy is imported inside
+functions.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""Word search with BM25 on FTS5's index, with bounded work.
+"""Word search with BM25 on an FTS5 index; the search time is limited.
 
-BM25 takes about 2 us for each passage, since FTS5 looks up the passage's length. So only passages with the
-question's rarest words are scored; common words distinguish passages least.
+Computing the BM25 score of a passage takes about 2 microseconds, since FTS5 looks up the passage's length.
+Therefore, only passages with the question's rarest words are scored; common words distinguish passages least.
 """
 
 from __future__ import annotations

@@ -13,11 +13,12 @@ from edgeslm.knowledge.readers.document_builder import DocumentBuilder
 from edgeslm.knowledge.readers.office import Attributes, Handler, open_package
 
 _MOST_BASES = 20
-"""Maximum length of a chain of styles that are based on each other."""
+"""Maximum number of styles in a chain in which each style is based on the next style."""
 _NO_LEVEL = 9
 """Outline level of running text; Word counts levels from 0."""
 _SKIPPED = frozenset({"Fallback", "del", "moveFrom"})
-"""Skipped elements: copies for old programs, and deleted or moved text."""
+"""Elements that are skipped: ``Fallback`` repeats content for old programs, and the other elements contain
+deleted or moved text."""
 
 
 def read_docx(file: BinaryIO, source: str) -> Document:

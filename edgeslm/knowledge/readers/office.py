@@ -75,7 +75,8 @@ class Package:
         return found.targets
 
     def main_part(self, otherwise: str) -> str:
-        """The part with the main document; ``otherwise`` if the file names none."""
+        """Name of the part that contains the main document; ``otherwise`` if the file doesn't name a main
+        document."""
         parts = [target for kind, target in self.relations("").values() if kind == "officeDocument"]
         return parts[0] if parts else otherwise
 

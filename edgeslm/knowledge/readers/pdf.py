@@ -29,20 +29,20 @@ _BEYOND = 1e7
 """Coordinate outside of any page, in points."""
 _EDGE_LINES = 2
 _REPEATED = 0.4
-"""Minimum share of pages that must have the same line at the top or bottom, ignoring digits, so that the line
-counts as a running header or footer."""
+"""A line counts as a running header or footer if at least this share of the pages has the line at the top or
+bottom, ignoring digits."""
 _DIGITS = re.compile(r"\d+|\b[ivxlc]+\b")
 _LABEL = re.compile(r"(?:(?:chapter|appendix|part|section)\s+)?[\dA-Z]{1,3}(?:\.\d{1,3})*\.?", re.IGNORECASE)
 """A section number on its own line."""
 _CAPITALS = "CHAPTER"
-"""Placeholder for any line in capitals when lines are compared, since a running header in capitals is often
-the title of the chapter, which changes."""
+"""Placeholder for a line in capitals when the lines of several pages are compared. A running header in
+capitals is often the chapter's title, so different titles must count as the same line."""
 _PARTED = re.compile(r"(?<!\w)(\w++)-\n(\w+)")
 _WORD = re.compile(r"\w+(?:-\w+)*")
 _TITLE_LINES = 3
 _MOST_TITLES = 100
-"""Maximum number of titles searched for on a page; further outline entries become sections without a title
-line."""
+"""Maximum number of section titles that are searched for in the text of a page. Any further outline entry of
+the page becomes a section without a title line."""
 _LONGEST_NUMBER = 12
 """Maximum number of letters and digits before a title, as in ``Chapter 12`` or ``3.1.12``."""
 
@@ -182,7 +182,7 @@ def _build(pages: list[list[str]], outline: list[_Entry]) -> DocumentBuilder:
 
 def _find_title(lines: list[str], begun: int, title: str) -> tuple[int, int] | None:
     """Index of a title's first line, and of the line after the title; None if the title isn't found. A
-    section number before the title is part of it."""
+    section number before the title is part of the title."""
     wanted = _letters(title)
     for after in range(begun + 1, len(lines) + 1):
         for first in range(after - 1, max(begun, after - _TITLE_LINES) - 1, -1):
@@ -198,8 +198,8 @@ def _letters(text: str) -> str:
 
 
 def _join_hyphenated(found: re.Match[str], words: set[str]) -> str:
-    """Joins a hyphenated word. The hyphen is kept before a capital or digit, and if the word occurs elsewhere
-    with a hyphen but nowhere without."""
+    """Joins a hyphenated word. The hyphen is kept before a capital or digit. It is also kept if the word
+    occurs elsewhere with a hyphen but nowhere without a hyphen."""
     whole, hyphened = found[1] + found[2], f"{found[1]}-{found[2]}"
     keeps = (hyphened in words and whole not in words) or not found[2][0].islower()
     return hyphened if keeps else whole

@@ -15,7 +15,8 @@ _TITLE_LINES = 4
 _DEEPEST = 9
 """Level of the heading of a table of contents, so deep that the heading doesn't end the section around it."""
 _NEXT_NUMBERS = 5
-"""Maximum step between section numbers, since a few sections may be missing."""
+"""Maximum difference between the numbers of consecutive headings; above 1, since a few sections may be
+missing."""
 
 _RULE = re.compile(r"([=\-~^\"'`#*+.:_<>])\1{2,499}+")
 """Underline of a title, in characters common in reStructuredText."""

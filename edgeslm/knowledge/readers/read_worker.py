@@ -1,9 +1,10 @@
 """Reading worker: the child process that reads files (``python -m edgeslm.knowledge.readers.read_worker``).
 
-A request from the parent process has ``path`` and ``source``. While a file is read, progress messages have
-``part``, such as ``page 12 of 400``, or ``log``, a log message. Then ``passages`` (heading, text, start, end)
-and ``rows`` (number, start, end, cells) follow in batches. The answer has ``title`` and ``columns``, or
-``refused`` with the reason if the file can't be read.
+All messages are JSON objects. A request from the parent process has the keys ``path`` and ``source``. While a
+file is read, a progress message has either the key ``part``, with a value such as ``page 12 of 400``, or the
+key ``log``, with a log message. Then messages with batches of ``passages`` (heading, text, start, end) and
+``rows`` (number, start, end, cells) follow. The last message has the keys ``title`` and ``columns``. If the
+file can't be read, the last message has the key ``refused``, with the reason.
 """
 
 from __future__ import annotations
@@ -71,7 +72,7 @@ def answer(order: Any, progress: job.Progress, tell_every_s: float = TELL_EVERY_
 
 
 def _batches(items: Iterable[tuple[int, list[Any]]]) -> Iterator[list[list[Any]]]:
-    """Groups items into batches. :param items: pairs of a number of characters and an item."""
+    """Groups items into batches. :param items: pairs of an item's length in characters and the item."""
     some: list[list[Any]] = []
     room = AT_ONCE
     for size, item in items:

@@ -58,7 +58,7 @@ _BYTE_ORDER_MARKS = (
     (codecs.BOM_UTF16_BE, "utf-16-be"),
 )
 _DECLARED = re.compile(rb"charset=[\"']?([\w-]{3,20})|coding:[ \t]*([\w-]{3,20})", re.IGNORECASE)
-"""Encoding declarations in the notation of HTML and Emacs."""
+"""Pattern for a declaration of the text encoding, in the notation of HTML or Emacs."""
 _DECLARED_WITHIN = 2048
 _OLD_ENCODING = "cp1252"
 """Assumed encoding of old files that don't declare one; a superset of ISO 8859-1."""

@@ -18,8 +18,8 @@ def find_files(paths: Iterable[Path], skipped: Counter[str] | None = None) -> It
 
     A path that is not a folder is always included, even if the file is missing or unsupported; reading the
     file reports the reason. Folders yield files of supported formats, sorted, without hidden files and links
-    that lead outside. The source name is the path within the folder, or the file's name. If a name is taken,
-    parent folders are added to the name.
+    that lead outside. The source name is the path within the folder, or the file's name. If an earlier
+    document has this name, parent folders are added to the name.
 
     :param skipped: counts skipped entries by reason, such as ``.png``, ``hidden`` or ``link``.
     """
@@ -83,7 +83,8 @@ def _real(file: Path) -> Path:
 
 
 def _names(file: Path, inside: str) -> Iterator[str]:
-    """Source names to try: the relative path, then more of the parent folders, then a number at the end."""
+    """Yields the source names to try, in order: the relative path, the path with more and more parent
+    folders, and the relative path with a number at the end."""
     yield inside
     parts = file.absolute().as_posix().strip("/").split("/")
     for count in range(inside.count("/") + 2, len(parts) + 1):

@@ -1,7 +1,7 @@
 """Table readers (CSV, JSON): each row becomes a line ``column: value; column: value`` and a section.
 
-A search therefore finds a row by its content, with each value next to its column's name. The cells are also
-kept as a table, from which answers can be computed.
+A search therefore finds a row by its content, with each value next to its column's name. The document also
+has the cells as a table, from which answers can be computed.
 """
 
 from __future__ import annotations
@@ -165,8 +165,8 @@ def _rows(text: str, source: str, separator: str) -> Iterator[list[str]]:
 
 
 def column_names(row: list[str]) -> list[str]:
-    """Column names in the first row, if it is a header (mostly filled, with distinct words or years);
-    otherwise empty."""
+    """The column names in the first row if the row is a header, otherwise an empty list. In a header, at
+    least half of the cells are filled, and the filled cells are distinct words or years."""
     there = [cell for cell in row if cell]
     if len(set(there)) < len(there) or 2 * len(there) < len(row) or all(map(_is_number, there)):
         return []

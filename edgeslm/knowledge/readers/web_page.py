@@ -62,14 +62,14 @@ _TERM_LEVEL = 7
 """Heading level of a term in a definition list, such as an option: below all HTML headings."""
 _OPTION = re.compile(r"--?[\w?]")
 _TYPED = frozenset({"b", "strong", "code", "tt", "kbd", "samp", "var"})
-"""If a term in a definition list begins with one of these tags, the term is a keyword."""
+"""Tags that mark a keyword if a term in a definition list begins with them."""
 _LAYOUT = frozenset({"head", "foot"})
 """Classes of mandoc(1) tables that only show a manual page's name and section."""
 _MAIN = re.compile(r"<main[\s>]", re.IGNORECASE)
 _CONDITION = re.compile(r"<!\[(?!CDATA\[)[^>]{0,500}>")
 """Conditional comments of Word and old browsers, which break the parser."""
 _EMBEDDED = re.compile(r"data:[\w/+.-]{1,100};base64,[\w+/=]*+")
-"""Pictures embedded in the page."""
+"""Pattern for a picture that is embedded in the page as a data URI."""
 _CHUNK = 65_536
 _END_TAG = 20
 _MOST_WAITING = 262_144

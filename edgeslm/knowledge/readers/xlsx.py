@@ -83,7 +83,7 @@ class _Book(Handler):
 
 
 class _Shared(Handler):
-    """Shared strings of a workbook, without phonetic hints."""
+    """Reads a workbook's shared strings, without their phonetic hints."""
 
     def __init__(self, source: str) -> None:
         self.strings: list[str] = []
@@ -113,7 +113,8 @@ class _Shared(Handler):
 
 
 class _CellStyles(Handler):
-    """Formats of cell styles: date or time (``d``), percentage (``%``) or other ("")."""
+    """Reads which kind of value each cell style shows: date or time (``d``), percentage (``%``) or other
+    ("")."""
 
     def __init__(self) -> None:
         self.formats: list[str] = []
@@ -177,7 +178,7 @@ class _Cells:
 
 
 class _Sheet(Handler):
-    """Non-empty rows of a sheet: row number, and values by column index (from 0)."""
+    """Reads the non-empty rows of a sheet. Each row has a row number, and values by column index (from 0)."""
 
     def __init__(self, cells: _Cells, source: str, before: int) -> None:
         self.rows: list[tuple[int, dict[int, str]]] = []

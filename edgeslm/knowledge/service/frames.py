@@ -115,5 +115,5 @@ class Parent(Protocol):
 
 TO_COLLECTIONS: Final = frames_to_child(NodeMessage)
 FROM_COLLECTIONS: Final = Frames(WorkerMessage, 8 << 20)
-"""Frames from the knowledge process, of at most 8 MiB each, enough for a thousand passages of about 2,000
-characters."""
+"""Codec for messages from the knowledge process. A message has at most 8 MiB, enough for a thousand passages
+of about 2,000 characters."""

@@ -1,9 +1,9 @@
 """Indexer: updates collections from watched folders and messages, and embeds passages without a vector.
 
-Scans, embedding, and the messages of each collection have separate threads, so that none waits for another. A
-message is acknowledged once it is on disk, so it must not wait for a manual of a thousand pages, which takes
-minutes to read. Embedding waits while the encoder serves requests. The threads alternate in writing, one
-document or batch at a time.
+Separate threads scan folders, embed passages, and store the messages of each collection, so that no task
+waits for another task. A message is acknowledged once it is on disk, so it must not wait for a manual of a
+thousand pages, which takes minutes to read. Embedding waits while the encoder serves requests. The threads
+alternate in writing, one document or batch at a time.
 """
 
 from __future__ import annotations
@@ -36,7 +36,8 @@ log = logging.getLogger("edgeslm.knowledge")
 SWEEP_EVERY_S = 10.0
 """Seconds between two scans for changed and expired documents; more if a scan takes long (``SHARE``)."""
 SHARE = 20
-"""Ratio of a pause to the duration of the scan before it, within the limits of a pause."""
+"""Ratio of the pause after a scan to the duration of that scan. The pause is also limited: at least
+``SWEEP_EVERY_S`` and at most ``LONGEST_PAUSE_S``."""
 LONGEST_PAUSE_S = 300.0
 """Maximum pause between scans in seconds, even if a scan took hours, as the first scan of a folder may."""
 SETTLED_S = 2.0
@@ -110,7 +111,7 @@ class Indexer:
         self._vectors.put(vectors)
 
     def _open(self) -> OpenCollections:
-        """Collections for use by one thread."""
+        """Opens the collections for one thread."""
         return OpenCollections({spec.name: spec.path for spec in self._specs}, self._locks)
 
     # --- messages -----------------------------------------------------------------------------------

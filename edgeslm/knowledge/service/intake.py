@@ -67,8 +67,8 @@ def add_files(
 ) -> Totals:
     """Adds files and folders, each file in its own transaction.
 
-    A child process reads the files. A file that reaches a limit or crashes the child is tried once more after
-    all others, and quarantined after a second failure (``quarantine``).
+    A child process reads the files. A file that reaches a limit or crashes the child is read again after all
+    other files. After a second failure, the file is quarantined (module ``quarantine``).
 
     :param sync: whether to remove documents below ``paths`` whose files are gone.
     :param spares_empty: whether to keep documents of an empty folder, which may be an unmounted disk.

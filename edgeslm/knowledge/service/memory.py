@@ -18,8 +18,8 @@ log = logging.getLogger("edgeslm.knowledge")
 
 
 def remember(collection: Collection, memories: Sequence[Memory]) -> int:
-    """Stores messages in one transaction with one sync to disk; their vectors follow later. A message that
-    can't be stored is logged, without its text.
+    """Stores messages in one transaction with one sync to disk; their vectors are computed and stored later.
+    A message that can't be stored is logged, without its text.
 
     :return: number of stored messages.
     :raises KnowledgeError: the collection can't be written; nothing is stored.

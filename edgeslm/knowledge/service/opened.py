@@ -11,7 +11,7 @@ from edgeslm.knowledge.index.fair_lock import FairLock
 
 
 class OpenCollections:
-    """Collections by name, for use by one thread.
+    """Opens and caches collections by name, for use by one thread.
 
     :param paths: name -> file.
     :param locks: name -> lock, see :class:`Collection`; None opens collections read-only.

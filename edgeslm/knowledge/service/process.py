@@ -60,7 +60,7 @@ class _EndedError(KnowledgeError):
 
 
 class KnowledgeProcess:
-    """One process for all collections of a node, used by one event loop.
+    """Handle of the one process that serves all collections of a node; for use by one event loop.
 
     :param embed: embeds added passages; if it raises, embedding is retried later.
     :param again_s: seconds before the first restart of a crashed process that updates collections.

@@ -1,9 +1,9 @@
 """Knowledge worker: the process that searches and updates a node's collections. One thread searches, other
 threads index.
 
-A separate process keeps numpy and vectors out of the daemon. The worker asks the node over the pipe to embed
-texts with one of the node's engines (``frames``). The worker exits as soon as the pipe closes, even while it
-writes, since an interrupted transaction is rolled back.
+A separate process keeps numpy and vectors out of the daemon. To embed texts, the worker sends a request over
+the pipe to the node, which uses one of its engines. The messages are defined in the module ``frames``. When
+the pipe closes, the worker exits at once, even during a transaction, which SQLite then rolls back.
 """
 
 from __future__ import annotations

@@ -57,7 +57,8 @@ _DECIMALS = 4
 def answer_from_tables(
     collection: Collection, question: str, *, only: Filter = _ALL, now: float | None = None
 ) -> TableAnswer | None:
-    """The answer to a question from the tables of a collection; None if there is none, or several.
+    """The answer to a question from the tables of a collection; None if there is no answer, or if there are
+    several different answers.
 
     :param only: selects the documents whose tables are used.
     :param now: current time in seconds since 1970, for expiry.
@@ -74,8 +75,8 @@ def ask_tables(
     now: float | None = None,
     longest_s: float = LONGEST_S,
 ) -> tuple[TableAnswer | None, dict[str, str]]:
-    """Like :func:`answer_from_tables`, but also returns why each table has no answer, by source. The source
-    "" stands for all tables.
+    """Like :func:`answer_from_tables`, but also returns the reason why a table has no answer, by the table's
+    source. A reason with the source "" applies to all tables.
 
     :param longest_s: time limit of the queries in seconds.
     """
@@ -175,7 +176,7 @@ def _answer(db: sqlite3.Connection, table: KeptTable, question: str, *, alone: b
 
 
 def _is_of(meaning: Meaning, names: ColumnNames) -> bool:
-    """Whether one meaning of a mention refers to this table specifically, rather than to any table."""
+    """Whether a meaning refers to this table specifically; a word such as ``rows`` may refer to any table."""
     if isinstance(meaning, Noun):
         return not meaning.bare and not meaning.days
     if isinstance(meaning, Unit):

@@ -51,8 +51,9 @@ _TOKEN = re.compile(
 _GROUPED = re.compile(r"-?[1-9]\d{0,2}(?:,\d{3})+(?:\.\d+)?")
 _PLAIN = re.compile(r"-?\d+(?:[.,]\d+)?")
 _SHORTEST_MISSPELT = 6
-"""Minimum length of a word for an operation whose misspellings are corrected. Words of column names must be
-longer (``_SHORTEST_NAME_MISSPELT``), since ``county`` is not always a misspelt ``country``."""
+"""Minimum length of an operation's word, such as ``average``, for which misspellings are corrected. For the
+words of column names, the minimum is longer (``_SHORTEST_NAME_MISSPELT``), since ``county`` is not always a
+misspelt ``country``."""
 _SHORTEST_NAME_MISSPELT = 9
 
 

@@ -63,7 +63,8 @@ _WHOLE, _KIND, _PART = 3, 2, 1
 
 
 def _nearness(words: frozenset[str], name: Name) -> int:
-    """How well the words match a column's name (``_WHOLE``, ``_KIND``, ``_PART``, or 0 for no match)."""
+    """How well a question's words match a column's name: ``_WHOLE``, ``_KIND``, ``_PART``, or 0 for no
+    match."""
     if words in name.whole:
         return _WHOLE
     kinds, others = words & _GENERIC, name.words & _GENERIC

@@ -29,7 +29,7 @@ MOST_VALUES = 500
 _FEW = 200
 """Maximum number of rows that are selected by row number, which needs no scan."""
 _DIGITS = 60
-"""Decimal precision of sums and averages."""
+"""Number of significant decimal digits in sums and averages."""
 _HALF = 10**9
 """Numbers are divided by this number, and quotients and remainders are summed separately, so that no sum
 exceeds 64 bits."""
@@ -72,8 +72,8 @@ class Query:
     many: bool = False
     """Whether the answer may have several distinct values."""
     summed: bool = False
-    """Whether the question may mean the largest value in ``by`` or the largest sum of ``by`` for a cell of
-    ``column``; there is an answer only if both give the same cells."""
+    """Whether the question has two interpretations: the cell of ``column`` with the largest value in ``by``,
+    or the cell with the largest sum of ``by``. There is an answer only if both give the same cells."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -280,7 +280,8 @@ def _bounded(number: int) -> int:
 def _keep_filled(place: int, rows: _Rows, reason: str) -> None:
     """Keeps rows with a value in column ``place``.
 
-    :raises Unanswerable: no row is selected, or no selected row has a value, which ``reason`` describes.
+    :raises Unanswerable: no row is selected, or no selected row has a value in the column. In the second
+        case, the exception's text is ``reason``.
     """
     filled = f"{rows.value(place)} IS NOT NULL"
     if not rows.select("1", f"AND {filled} LIMIT 1"):

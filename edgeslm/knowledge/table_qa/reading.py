@@ -47,7 +47,7 @@ _TIMES = (Comparator.AFTER, Comparator.BEFORE)
 
 @dataclass(slots=True)
 class _Parts:
-    """The parts of a reading so far; ``left`` has the unused items."""
+    """The parts of a reading that were found so far; ``left`` has the items that have no role yet."""
 
     left: list[Item]
     conditions: list[Condition] = field(default_factory=list)
@@ -57,7 +57,7 @@ class _Parts:
 def find_queries(
     tokens: Sequence[Token], mentions: Sequence[Mention], columns: Sequence[Column], names: ColumnNames
 ) -> tuple[list[Query], str]:
-    """All queries that the mentions allow; if there are none, the reason.
+    """All queries that the mentions allow, and the reason to report if there are no queries.
 
     :raises Unclear: there are more than :data:`MOST_READINGS` readings.
     """
@@ -350,7 +350,8 @@ class _Reading:
         return replace(query, conditions=tuple(parts.conditions))
 
     def _operation(self, parts: _Parts) -> tuple[Operation | None, int, Measure | None]:
-        """The operation asked for, its position, and the measure of a superlative."""
+        """The operation asked for, its position among the items, and, if the operation is a superlative, its
+        measure."""
         found: list[tuple[Operation, int, Measure | None]] = []
         for at, item in enumerate(parts.left):
             if isinstance(item.what, Asks):
