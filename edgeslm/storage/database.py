@@ -41,8 +41,8 @@ RETRY_S = 1.0
 MEND_EVERY_S = 60.0
 """Pause after a failed rebuild of a damaged file."""
 _NO_FORMAT = 1000
-"""Lower bound of invalid format numbers. No version of edgeslm writes such a high number, so the header is
-damaged."""
+"""Lower bound of invalid format numbers. A number at or above this bound means a damaged header, since no
+version of edgeslm writes such a number."""
 
 
 class Database:
@@ -124,8 +124,8 @@ class Database:
         return next(iter(self._rows(lambda: self.opened.execute(statement, values).fetchmany(1))), None)
 
     def all_rows(self, statement: str, *values: Any) -> list[Any]:
-        """All rows of a query's result. If the file is damaged, it is first rebuilt from the readable rows.
-        Invalid UTF-8 is replaced."""
+        """All rows of a query's result. If the file is damaged, the file is first rebuilt from its readable
+        rows. Invalid UTF-8 is replaced."""
 
         def read() -> list[Any]:
             db = self.opened

@@ -1,7 +1,7 @@
 """Encryption at rest: AES-256-GCM (NIST SP 800-38D) for stored texts.
 
-Each text has a random 96-bit nonce, enough for 4 billion texts per key, and is bound to its row, so that two
-texts can't be swapped. The first :class:`Seal` imports the ``cryptography`` package.
+Each text has a random 96-bit nonce, which is safe for up to 4 billion texts per key. Each text is bound to
+its row, so that two texts can't be swapped. The first :class:`Seal` imports the ``cryptography`` package.
 """
 
 from __future__ import annotations

@@ -161,7 +161,8 @@ class Journal:
         self._changes = -1
 
     def open(self) -> None:
-        """Loads the index. Requests that were running when the last process ended get ``LOST_NODE`` points.
+        """Loads the index. Requests that were running when the last process ended get ``LOST_NODE`` crash
+        points.
 
         :raises JournalError: the file of running marks can't be used.
         """

@@ -17,7 +17,7 @@ log = logging.getLogger("edgeslm.storage")
 
 HEADER_BYTES = 100
 CHECK_S = 2.0
-"""Time limit of the integrity check when the file is opened."""
+"""Time limit, in seconds, of the integrity check when the file is opened."""
 _MESSAGES = ("integrity_check(spool)", "integrity_check(windows)")
 """Integrity checks of the tables that hold messages. The checks include the tables' indexes, since a message
 missing from an index is never found."""
@@ -61,14 +61,16 @@ def headers(file: Path) -> Iterator[bytes]:
 
 
 def last_time(db: sqlite3.Connection) -> float:
-    """The latest time in the tables. :raises sqlite3.DatabaseError: a table can't be read."""
+    """The latest valid time in the tables, in seconds of the database's clock. :raises sqlite3.DatabaseError:
+    a table can't be read."""
     every = " UNION ALL ".join(f"SELECT at FROM {table}" for table in ("requests", "spool", "windows"))
     (last,) = db.execute(f"SELECT max(at) FROM ({every}) WHERE at BETWEEN 0 AND {CLOCK_END_S}").fetchone()
     return float(last or 0.0)
 
 
 def check(db: sqlite3.Connection, *, all_of_it: bool) -> None:
-    """Checks the B-trees within ``CHECK_S``: messages with their indexes, then the rest.
+    """Checks B-trees for at most ``CHECK_S`` seconds: first the tables that hold messages, with their
+    indexes; then, if ``all_of_it`` is true, all other B-trees.
 
     :raises sqlite3.DatabaseError: a B-tree is damaged.
     """

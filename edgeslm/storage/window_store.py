@@ -146,8 +146,8 @@ class Windows:
     def forget(self, window: WindowName, batch: int) -> None:
         """Removes the texts of a window whose digest is published, and all earlier published windows.
 
-        The window's keys stay until the next window is published, to recognize messages whose acknowledgement
-        was lost.
+        The deduplication keys of the window's messages stay until the next window is published, to recognize
+        messages whose acknowledgement was lost.
 
         :raises JournalError: the file can't be written; the digest will be published again.
         """

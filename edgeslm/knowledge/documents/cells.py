@@ -1,8 +1,8 @@
 """Table cells: the rows and columns of a table, with the type of each column.
 
 Cells keep their original text; the column's type says how to parse it. A column is numeric only if all its
-filled cells are numbers. A typo in one cell therefore makes the whole column text, which is searched but not
-used in calculations.
+filled cells are numbers. A typo in one cell of a column of numbers makes the whole column text, which is
+searched but not used in calculations.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ from enum import StrEnum
 from edgeslm.knowledge.documents.dates import DAY_FIRST, ISO, MONTH_FIRST, offset_of, parse_moment
 
 MAX_CELLS = 500_000
-"""Maximum number of cells in a table from which answers are computed. These cells take about 50 MB of memory.
-A larger table is searched as text only."""
+"""Maximum number of cells in a table from which answers are computed. A table of this size takes about 50 MB
+of memory. A larger table is searched as text only."""
 
 
 class CellKind(StrEnum):

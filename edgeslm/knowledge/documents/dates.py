@@ -49,8 +49,8 @@ _SLASHED = re.compile(
     rf"(?:,? {_TIME.replace('<second>', '<seconds>')})?"
 )
 _MOST_CELLS = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}(?:[T ][0-9]{2}:[0-9]{2}(?::[0-9]{2})?)?")
-"""Pattern for the most frequent notations of dates. It is tried first, since the other patterns are slower
-and a large table may have a hundred thousand dates."""
+"""Pattern for the most frequent notations of dates. This pattern is tried first, since the other patterns are
+slower and a large table may have a hundred thousand dates."""
 _LONGEST_CELL = 40
 
 

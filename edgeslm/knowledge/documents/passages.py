@@ -167,7 +167,7 @@ def squeeze(text: str) -> str:
     character.
 
     Passage lengths are limited by the number of tokens in the compacted text, since the whitespace and rules
-    of a plain-text table are many tokens.
+    of a plain-text table would be many tokens.
     """
     return _RUN.sub(r"\1", _SPACE.sub(" ", text)).strip()
 
@@ -313,7 +313,7 @@ def _cost_between(before: str, block: str) -> float:
 
 
 def _borders(text: str, start: int, end: int) -> dict[int, float]:
-    """Offsets where a block may be split, each with its cost."""
+    """For each offset at which a block may be split, the cost of splitting the block there."""
     lines = text[start:end].split("\n")
     width = max(map(len, lines))
     borders: dict[int, float] = {}

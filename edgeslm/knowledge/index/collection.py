@@ -240,8 +240,8 @@ class Collection:
             return sum(self.remove(source) for (source,) in db.execute(_EXPIRED, wanted).fetchall())
 
     def shrink(self) -> None:
-        """Erases the text of removed passages from the file. Until then, free pages may contain this text,
-        and the word index only marks its words as deleted.
+        """Erases the text of removed passages from the file. Otherwise, removed text stays in free pages, and
+        in the word index, which only marks it as deleted.
 
         :raises KnowledgeError: the file can't be written now.
         """
@@ -408,8 +408,8 @@ def _ids(document: Document, passages: Sequence[Passage]) -> Iterator[str]:
 
 
 def _to_embed(title: str, heading: str, text: str) -> str:
-    """Text to embed: the passage with title and headings. Without them, MiniLM ranks the right section of the
-    Debian FAQ first for 45 % of questions instead of 49 %."""
+    """Text to embed: the passage with title and headings. Without title and headings, MiniLM ranks the right
+    section of the Debian FAQ first for 45 % of questions instead of 49 %."""
     return squeeze("\n".join((title, heading, text)))
 
 

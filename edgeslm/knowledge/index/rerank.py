@@ -25,8 +25,8 @@ SENTENCE: Final = 0.3
 between a sentence of the passage and the question, divided by the highest such cosine in all rescored
 passages."""
 READ: Final = 0.05
-"""Weight, in a passage's score, of the probability that the passage answers the question, according to the
-reader; see ``benchmarks/LOG.md``."""
+"""Weight, in a passage's score, of the reader's probability that the passage answers the question; see
+``benchmarks/LOG.md``."""
 MOST_SENTENCES: Final = 40
 """Maximum number of sentences that are embedded for a passage. A passage of prose has fewer sentences; a list
 of words may have more."""

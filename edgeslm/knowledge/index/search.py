@@ -23,7 +23,8 @@ if TYPE_CHECKING:
     import sqlite3
 
 CANDIDATES = 50
-"""Number of candidates that word search and semantic search each return; ``k + 1`` if that is larger."""
+"""Number of candidates that word search and semantic search each return, or ``k + 1`` if ``k + 1`` is
+larger."""
 
 _SLOTS = "SELECT slot FROM documents d JOIN passages p ON p.document = d.id"
 

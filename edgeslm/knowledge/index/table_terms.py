@@ -105,7 +105,7 @@ SAME = {
     **dict.fromkeys(("kilometres", "kilometers", "kilometre", "kilometer"), "km"),
     **dict.fromkeys(("address", "addresses"), "addr"),
 }
-"""Maps a word to the form in which words are compared, usually an abbreviation: ``temp`` for
+"""Maps a word to the form in which words are compared, usually an abbreviation, such as ``temp`` for
 ``temperature``."""
 
 

@@ -17,8 +17,8 @@ _MOST_BASES = 20
 _NO_LEVEL = 9
 """Outline level of running text; Word counts levels from 0."""
 _SKIPPED = frozenset({"Fallback", "del", "moveFrom"})
-"""Elements that are skipped: ``Fallback`` repeats content for old programs, and the other elements contain
-deleted or moved text."""
+"""Elements that are skipped, since ``Fallback`` repeats content for old programs, and the other elements
+contain deleted or moved text."""
 
 
 def read_docx(file: BinaryIO, source: str) -> Document:

@@ -29,10 +29,10 @@ _LEAST_S: Final = 30.0
 _BYTES_PER_S: Final = 50_000
 MOST_MEMORY_BYTES: Final = 1_000_000_000
 _LEAST_MEMORY_BYTES: Final = 128_000_000
-"""Memory limit for an empty file. Of this, 25 MB are for libraries and the fonts of a small PDF."""
+"""Memory limit for an empty file, of which 25 MB are for libraries and the fonts of a small PDF."""
 _MEMORY_FACTOR: Final = 32
-"""Bytes added to the memory limit for each byte of the file. Reading a table takes memory of 14 times the
-file size; reading a text takes 7 times the file size. A single emoji quadruples a text's memory, since Python
+"""Bytes added to the memory limit for each byte of the file. Reading a table takes 14 bytes of memory for
+each byte of the file; reading a text takes 7 bytes. A single emoji quadruples a text's memory, since Python
 then uses four bytes for each character."""
 _UNPACKED: Final = 10
 """Assumed compression ratio of Office and ``.gz`` files."""

@@ -198,8 +198,8 @@ def _letters(text: str) -> str:
 
 
 def _join_hyphenated(found: re.Match[str], words: set[str]) -> str:
-    """Joins a hyphenated word. The hyphen is kept before a capital or digit. It is also kept if the word
-    occurs elsewhere with a hyphen but nowhere without a hyphen."""
+    """Joins a hyphenated word. The hyphen is kept before a capital or digit. The hyphen is also kept if the
+    word occurs elsewhere with a hyphen but nowhere without a hyphen."""
     whole, hyphened = found[1] + found[2], f"{found[1]}-{found[2]}"
     keeps = (hyphened in words and whole not in words) or not found[2][0].islower()
     return hyphened if keeps else whole

@@ -79,7 +79,7 @@ def _title(lines: list[_Line], headings: list[Heading] | tuple[Heading, ...], so
 def _underlined(lines: list[_Line]) -> Iterator[Heading]:
     """Titles with an underline, and possibly an overline, as in docutils.
 
-    Each style of underline stands for a level, in order of appearance.
+    The style of the first underline stands for level 1, the next new style for level 2, and so on.
     """
     kinds: list[tuple[str, bool]] = []
     blank = _Line("", 0, 0)

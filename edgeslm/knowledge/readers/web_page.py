@@ -62,7 +62,7 @@ _TERM_LEVEL = 7
 """Heading level of a term in a definition list, such as an option: below all HTML headings."""
 _OPTION = re.compile(r"--?[\w?]")
 _TYPED = frozenset({"b", "strong", "code", "tt", "kbd", "samp", "var"})
-"""Tags that mark a keyword if a term in a definition list begins with them."""
+"""If a term in a definition list begins with one of these tags, the term is a keyword."""
 _LAYOUT = frozenset({"head", "foot"})
 """Classes of mandoc(1) tables that only show a manual page's name and section."""
 _MAIN = re.compile(r"<main[\s>]", re.IGNORECASE)

@@ -217,7 +217,7 @@ class Indexer:
 
 
 class _Watched(IntakeListener):
-    """The watched files of a collection and their last known state."""
+    """Tracks the last known state of a collection's watched files."""
 
     def __init__(self, spec: CollectionSpec, collection: Collection, settled_s: float) -> None:
         self.collection = collection

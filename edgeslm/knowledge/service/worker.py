@@ -2,8 +2,9 @@
 threads index.
 
 A separate process keeps numpy and vectors out of the daemon. To embed texts, the worker sends a request over
-the pipe to the node, which uses one of its engines. The messages are defined in the module ``frames``. When
-the pipe closes, the worker exits at once, even during a transaction, which SQLite then rolls back.
+the pipe to the node, which uses one of its engines. The messages between worker and node are defined in the
+module ``frames``. When the pipe closes, the worker exits at once, even during a transaction, which SQLite
+then rolls back.
 """
 
 from __future__ import annotations

@@ -52,7 +52,7 @@ _GROUPED = re.compile(r"-?[1-9]\d{0,2}(?:,\d{3})+(?:\.\d+)?")
 _PLAIN = re.compile(r"-?\d+(?:[.,]\d+)?")
 _SHORTEST_MISSPELT = 6
 """Minimum length of an operation's word, such as ``average``, for which misspellings are corrected. For the
-words of column names, the minimum is longer (``_SHORTEST_NAME_MISSPELT``), since ``county`` is not always a
+words of column names, the minimum is higher (``_SHORTEST_NAME_MISSPELT``), since ``county`` is not always a
 misspelt ``country``."""
 _SHORTEST_NAME_MISSPELT = 9
 

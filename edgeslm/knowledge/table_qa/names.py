@@ -1,8 +1,8 @@
 """Column names: splits names into words and unit, and matches them with a question's words.
 
 A question may shorten a name to its head word, such as ``release`` for ``release_date`` or ``temperature``
-for ``oil_temp_c``. The head is the last word that isn't a unit, a type (``date``) or an extreme (``max``). A
-question with additional words doesn't match, so ``oil temperature`` isn't ``temp_c``.
+for ``oil_temp_c``. The head is the last word that isn't a unit, a type (``date``) or an extreme (``max``).
+Words that are not in a column's name prevent a match, so ``oil temperature`` doesn't match ``temp_c``.
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ _WHOLE, _KIND, _PART = 3, 2, 1
 
 
 def _nearness(words: frozenset[str], name: Name) -> int:
-    """How well a question's words match a column's name: ``_WHOLE``, ``_KIND``, ``_PART``, or 0 for no
+    """How well a question's words match a column's name, as ``_WHOLE``, ``_KIND``, ``_PART``, or 0 for no
     match."""
     if words in name.whole:
         return _WHOLE

@@ -280,8 +280,8 @@ def _bounded(number: int) -> int:
 def _keep_filled(place: int, rows: _Rows, reason: str) -> None:
     """Keeps rows with a value in column ``place``.
 
-    :raises Unanswerable: no row is selected, or no selected row has a value in the column. In the second
-        case, the exception's text is ``reason``.
+    :raises Unanswerable: no row is selected, or no selected row has a value in the column; ``reason`` is the
+        exception's text if the values are missing.
     """
     filled = f"{rows.value(place)} IS NOT NULL"
     if not rows.select("1", f"AND {filled} LIMIT 1"):

@@ -366,8 +366,8 @@ class _Reading:
         return found[0] if found else (None, -1, None)
 
     def _measured(self, measure: Measure) -> int:
-        """The column that an adjective measures. If several columns fit, ``hottest`` means the column with
-        ``max`` in its name."""
+        """Index of the column that an adjective measures. If several columns fit, ``hottest`` means the
+        column with ``max`` in its name."""
         places = [
             place
             for place in self._names.of(measure.dimensions)

@@ -216,7 +216,7 @@ class Wanted:
         return self._only_date()
 
     def _label(self, words: Sequence[str] = ()) -> int:
-        """The text column that names the rows.
+        """Index of the text column whose cells name the rows.
 
         :param words: allowed names of the column; if empty, the names in ``LABELS`` and then any column with
             unique texts are tried.
