@@ -1,6 +1,6 @@
 """Inference engines: the only package that imports onnxruntime or onnxruntime_genai.
 
-Importing the package itself imports neither library. The parent process uses ``calls``, ``frames`` and
+Importing ``edgeslm.engine`` itself imports neither library. The parent process uses ``calls``, ``frames`` and
 ``host``; ``worker`` runs in a separate process for each model, ``prepack`` in short-lived child processes
 (jobs).
 """

@@ -26,8 +26,8 @@ BALANCED: Power = "balanced"
 Device = Literal["cpu", "cuda"]
 
 ANY = "-"
-"""Placeholder for arguments of the worker: as a digest, it accepts any bundle; as the cache folder, it
-disables the cache."""
+"""Value of a worker argument that has no other value: as the digest, the worker accepts any bundle; as the
+cache folder, the worker uses no cache."""
 
 Adapters = Mapping[Path, str | None]
 """Maps the folder of each adapter bundle to the digest that the bundle must have, or to None to accept any
@@ -66,8 +66,8 @@ class Hardware:
 
 @dataclass(frozen=True, slots=True)
 class Text:
-    """Untrusted text. ``cut`` says whether the prompt's ``overflow`` may shorten the text; it may be true for
-    at most one text of a prompt."""
+    """Untrusted text. If ``cut`` is true, the worker may shorten the text to fit the prompt into the context;
+    the prompt's ``overflow`` says how. At most one text of a prompt may have ``cut``."""
 
     value: str
     cut: bool = False
@@ -151,8 +151,8 @@ class Embed:
 class Classify:
     """Compute the probability of each label with a trained head on the encoder's embedding of the text.
 
-    ``head`` is the folder of the head's bundle; ``digest`` is the digest that this bundle must have, None for
-    any.
+    ``head`` is the folder of the head's bundle, and ``digest`` the required digest of this bundle; None
+    accepts any bundle.
     """
 
     text: str
@@ -164,7 +164,7 @@ class Classify:
 @dataclass(frozen=True, slots=True)
 class Point:
     """Extract from the text the fields that the head was trained for. ``head`` is the folder of the head's
-    bundle; ``digest`` is the digest that this bundle must have, None for any."""
+    bundle, and ``digest`` the required digest of this bundle; None accepts any bundle."""
 
     text: str
     head: str
@@ -186,9 +186,9 @@ Call = Generate | Score | Embed | Classify | Point | Read
 
 @dataclass(frozen=True, slots=True)
 class Pointed:
-    """Result for one field that a head extracts: the probability of each option, in the order that
-    ``LearnedField`` describes, and the most likely spans of the message, as character offsets with a
-    probability."""
+    """Result for one field that a head extracts. ``options`` has the probability of each option, in the order
+    that ``LearnedField`` describes. ``places`` has the most likely spans of the message, each with its
+    character offsets and its probability."""
 
     options: tuple[float, ...]
     places: tuple[Run, ...] = ()
@@ -217,10 +217,11 @@ class Output:
     """The result of a call; the kind of call decides which fields are set.
 
     ``Generate`` sets ``text`` and ``finish_reason`` (``stop`` or ``length``). ``Score`` and ``Classify`` set
-    ``probabilities`` in the order of the labels, summing to 1; ``Read`` sets one probability for each text.
-    ``Read`` also sets ``places``, the most likely answer spans of each text, best first; they are empty if
-    the reader isn't trained for spans. ``Classify`` and ``Point`` set ``distance``, the cosine distance (0 to
-    2) of the text from the head's training data. ``Point`` sets ``fields``, and ``Embed`` sets ``vectors``.
+    ``probabilities`` to one probability for each label, in the order of the labels; these sum to 1. ``Read``
+    sets ``probabilities`` to one probability for each text. ``Read`` also sets ``places``, the most likely
+    answer spans of each text, best first; they are empty if the reader isn't trained for spans. ``Classify``
+    and ``Point`` set ``distance``, the cosine distance (0 to 2) of the text from the head's training data.
+    ``Point`` sets ``fields``, and ``Embed`` sets ``vectors``.
     """
 
     cost: Cost = Cost()

@@ -66,5 +66,5 @@ EngineMessage = Ready | Refused | Chunk | Done | Failed
 
 TO_ENGINE: Final = frames_to_child(Start | Cancel)
 FROM_ENGINE: Final = Frames(EngineMessage, 8 << 20)
-"""Frames from the worker, of at most 8 MiB, which is enough for the vectors of a few thousand texts or a text
-of 65,536 tokens."""
+"""Codec of the frames that a worker sends. A frame has at most 8 MiB, enough for the vectors of a few
+thousand texts or for a text of 65,536 tokens."""

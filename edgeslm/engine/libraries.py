@@ -26,7 +26,7 @@ TIMEOUT_S: Final = 120
 
 
 def installed(module: str) -> str:
-    """``NAME VERSION`` of the distribution that provides a module.
+    """Returns the name and version of the installed distribution that provides a module, as ``NAME VERSION``.
 
     :raises PackageNotFoundError: no distribution that provides the module is installed.
     """

@@ -53,12 +53,12 @@ class _Pending:
 class EngineProcess:
     """One worker process with one loaded model. Each instance must be used in a single event loop.
 
-    :param threads: number of CPU threads; 0 uses the number that was fastest at prepacking, or else one per
-        usable CPU.
+    :param threads: number of CPU threads; 0 means the number that was fastest when the bundle was prepacked
+        or, if the bundle isn't prepacked, one thread per usable CPU.
     :param power: how CPU threads wait for work.
     :param device: device that computes the model.
     :param cache: folder of prepacked bundles.
-    :param digest: digest that the bundle must have, None for any; the worker refuses other bundles.
+    :param digest: required digest of the bundle, which the worker checks; None accepts any bundle.
     :param adapters: adapter bundles that calls may name, with their required digests.
     """
 
@@ -127,8 +127,8 @@ class EngineProcess:
 
     @property
     def takes_prepared(self) -> bool:
-        """Whether the next start uses prepacked weights, if the cache has them; false on a GPU, without a
-        cache, and after a crash while loading."""
+        """Whether the next start looks for prepacked weights in the cache; false on a GPU, without a cache,
+        and after the worker crashed while loading the model."""
         return self._cache is not None and self._device == "cpu"
 
     async def start(self) -> EngineInfo:
@@ -280,7 +280,7 @@ class EngineProcess:
         self._fail(EngineCrashed(f"the engine of {self.bundle.name} ended unexpectedly ({reason})"))
 
     def _fail(self, error: Exception) -> None:
-        """Raises ``error`` in all calls that wait for the worker, and in a start that isn't complete."""
+        """Ends all calls that wait for the worker, and a start in progress, with ``error``."""
         for timer in self._abandoned.values():
             timer.cancel()
         self._abandoned.clear()

@@ -30,8 +30,8 @@ from edgeslm.ipc.job import serve
 GROUP_SIZE = 64
 _ROWS, _WIDE, _NARROW = 2048, 8192, 2048
 _MATRICES = 8
-"""Number of matrices of 2048 x 8192 weights at 4 bits; together they have 75 MB, more than the caches of the
-supported boards."""
+"""Number of weight matrices in the benchmark. Each has 2048 x 8192 weights of 4 bits; all matrices together
+take 75 MB, more than the CPU caches of the supported boards."""
 _FLOAT, _UINT8, _INT = 1, 2, 2  # TensorProto.FLOAT, .UINT8, AttributeProto.INT
 
 
@@ -104,9 +104,10 @@ def _product(
 
 def best_seconds(run: Callable[[], object], threads: int, budget_s: float) -> float:
     """Calls ``run`` repeatedly for ``budget_s`` seconds, at least three times, and returns the shortest time
-    in seconds; other load only makes calls longer.
+    in seconds. The shortest time is the most accurate, since other processes can only slow a call down.
 
-    With one thread, the CPU time of this thread is measured, which hardly depends on other load.
+    With one thread, the function measures the CPU time of this thread, which hardly depends on other
+    processes.
     """
     clock = time.thread_time if threads == 1 else time.perf_counter
     run()

@@ -23,12 +23,13 @@ if TYPE_CHECKING:
 
 FILE: Final = "golden.json"
 MOST_APART: Final = 0.1
-"""Largest allowed divergence from the build machine's answer, in nats. The limit is six times the divergence
-of correct kernels. SmolLM2-135M differs by up to 0.017 between AVX-512 VNNI and AVX2, and by up to 0.010
-between 8-bit and float activations. Weights with 64 KB overwritten by zeros diverge by 0.11, weights with 4
-KB overwritten by noise by more than 4."""
+"""Largest allowed divergence, in nats, of an answer from the build machine's answer. The limit is six times
+the largest divergence that correct kernels showed. The answers of SmolLM2-135M diverge by up to 0.017 nats
+between AVX-512 VNNI and AVX2, and by up to 0.010 nats between 8-bit and float activations. Damaged weights
+diverge more: by 0.11 nats if zeros overwrite 64 KB, and by more than 4 nats if noise overwrites 4 KB."""
 _KEPT: Final = 32
-"""Number of most likely tokens that an answer records; the probabilities of all other tokens are summed."""
+"""Number of tokens, the most likely first, whose probabilities an answer records; all other tokens count as
+one sum."""
 _LEAST: Final = 1e-9
 """Lower limit of the summed probability of all other tokens, since its logarithm is needed and rounding could
 make the sum zero."""
@@ -51,8 +52,8 @@ class GoldenAnswer(BaseModel):
         return self
 
     def divergence(self, log_probs: Sequence[float]) -> float:
-        """Kullback-Leibler divergence, in nats, of this answer from ``log_probs``, the log-probabilities that
-        a model on this machine gives the same tokens."""
+        """Kullback-Leibler divergence, in nats, between this answer and a model on this machine;
+        ``log_probs`` are the log-probabilities that the model assigns to the ``tokens`` of this answer."""
         pairs = [*zip(self.log_probs, log_probs, strict=True), (_rest(self.log_probs), _rest(log_probs))]
         return sum(math.exp(own) * (own - other) for own, other in pairs)
 

@@ -5,9 +5,9 @@ start. With the option ``save_external_prepacked_constant_initializers`` onnxrun
 and maps the file into memory, so the system can evict the pages and several workers share them. A start still
 reads the original weights, since onnxruntime uses them to find the prepacked weights in the file.
 
-The prepacked bundle fits one CPU model and one version of the libraries, which its index records. The
-prepacked bundle is stored in a cache below the state folder; the original bundle is not changed. The module
-``trial`` tests the result before it is kept.
+A prepacked bundle is valid for one CPU model and one version of the libraries; the file ``prepared.json`` in
+the bundle records both. The prepacked bundle is stored in a cache below the state folder; the original bundle
+is not changed. The module ``trial`` tests the result before it is kept.
 
 Prepacking runs in a child process (a job) that executes this module. Only the child loads the inference
 libraries and writes files; it runs as the owner of the state folder.
@@ -51,7 +51,7 @@ from edgeslm.ipc.job import PYTHON, Job, JobError, Progress, serve, yield_proces
 MODULE: Final = "edgeslm.engine.prepack.prepare"
 _ROOM: Final = 6
 """Free disk space needed, as a multiple of the size of the weights. The result contains the original and the
-prepacked weights; while the graph ``score`` is prepacked, a second copy of both exists."""
+prepacked weights; while the job prepacks the graph ``score``, the disk holds both sets of weights twice."""
 _MEMORY: Final = 4
 """Available memory needed for background prepacking, as a multiple of the size of the weights. Slightly more
 than half of this memory is private, the rest is mapped files."""
@@ -83,8 +83,8 @@ async def prepare(
     keep: Collection[str] = (),
     command: Sequence[str] = PYTHON,
 ) -> Index:
-    """Prepacks a bundle and replaces an earlier result; running engines keep the files that they have mapped.
-    Cancelling ends the job at once.
+    """Prepacks a bundle and replaces an older prepacked bundle; running engines continue to use the files
+    that they have mapped. Cancelling ends the job at once.
 
     If the caller is root, the job runs as the owner of the state folder. The prepacked files must belong to
     this owner, and root must not write to a folder of another user, who could redirect the writes with links.
@@ -241,8 +241,9 @@ def _cache_lock(cache: Path, show: Progress) -> Iterator[None]:
 
 
 def _remove_stale(cache: Path, keep: Collection[str] | None) -> None:
-    """Removes leftovers of killed jobs and results that were unused for a month, except those of the bundles
-    in ``keep``. Other nodes that share this state folder may still use newer results."""
+    """Removes the leftovers of killed jobs, and the prepacked bundles that were unused for a month, except
+    those of the bundles in ``keep``. More recently used prepacked bundles stay, since other nodes that share
+    this state folder may need them."""
     for left in cache.glob(".*"):
         shutil.rmtree(left, ignore_errors=True)
     if keep is None:

@@ -1,8 +1,8 @@
-"""Smoke test of a bundle on this machine, before it may serve.
+"""Smoke test of a bundle on this machine, before a node serves requests with the bundle.
 
 The test loads the bundle, compares its answers with its golden answers (``golden``) and runs a request. The
-CPU time of the request is compared with that of the bundle to be replaced, since absolute times and
-wall-clock times are meaningless on a busy machine.
+test compares the CPU time of the request with the CPU time of the same request to the current bundle, since
+absolute limits and wall-clock times are meaningless on a busy machine.
 
 The test runs in a child process (a job) that executes this module, so a crash, a hang or a lack of memory
 affects nothing else.
@@ -31,10 +31,10 @@ TIMEOUT_S: Final = 300.0
 """Time limit of the test in seconds, in addition to the time to read the files; the limit is generous, since
 the CPU may be busy."""
 SLOWEST_BYTES_PER_S: Final = 5_000_000
-"""Assumed reading speed of a busy SD card, in bytes per second; it is set low, since the files are read
+"""Assumed reading speed of a busy SD card, in bytes per second; a low value, since the test reads the files
 twice."""
 _TOKENS: Final = 512
-"""Number of tokens in the KV cache, for the estimate of the memory that must be available."""
+"""Number of tokens in the KV cache for which memory must be available before the test."""
 _TEXTS: Final = (
     "All quiet on line 2.",
     "Spindle 3 of press 4 smells of burnt oil, and its guard door is open.",
@@ -43,9 +43,9 @@ _ROUNDS: Final = 20
 
 
 class Smoke(BaseModel):
-    """Results of a smoke test. ``divergences`` from the golden answers are in nats. ``request_s`` is the CPU
-    time of a request in seconds, and ``beside_s`` that of a request to the bundle to be replaced.
-    ``peak_bytes`` is the peak memory of the test's process."""
+    """Results of a smoke test. ``divergences`` has the divergence from each golden answer in nats.
+    ``request_s`` is the CPU time of a request in seconds. ``beside_s`` is the CPU time of the same request to
+    the bundle to be replaced. ``peak_bytes`` is the peak memory of the test's process."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -80,8 +80,10 @@ async def smoke_test(
     :param beside: the bundle to be replaced, if any.
     :param slowest: largest allowed CPU time of a request, as a multiple of the CPU time that a request to
         ``beside`` takes.
-    :param adapters: whether calls name adapters; if so, the decoder's graph for adapters is tested.
-    :param workers: number of workers that will serve; all must fit into memory.
+    :param adapters: whether the node will use the bundle with adapters; if so, the test runs the decoder's
+        graph for adapters.
+    :param workers: number of workers that the node will start with this bundle; the memory must suffice for
+        all workers.
     :param command: command line that runs the child's module; the default is this Python.
     :raises BundleError: the bundle fails the test; the error's text gives the reason.
     """

@@ -27,15 +27,15 @@ CLOSE: Final = 1e-3
 use the same kernels and weights."""
 _ROUNDS: Final = 3
 _WORTH: Final = 0.95
-"""More threads are chosen only if a request then takes less than this share of the time that it takes with
+"""A larger number of threads is chosen only if the time of a request falls below this share of the time with
 fewer threads, since threads cost power and CPU time."""
 _DISTURBED: Final = 0.1
 """Timings are discarded if other processes used more than this share of the CPU time."""
 
 
 class Seconds(NamedTuple):
-    """Times of a typical request in seconds: ``prompt`` for the prefill, ``request`` for the whole
-    request."""
+    """Times of a typical request, in seconds. ``prompt`` is the time of the prefill, and ``request`` the time
+    of the whole request."""
 
     prompt: float
     request: float
@@ -60,8 +60,8 @@ def check_error(bundle: Bundle, error: float) -> None:
 
 
 def test_itself(bundle: Bundle, prepacked: str) -> tuple[float, ...]:
-    """Divergence of each of this machine's answers from the build machine's golden answer, in nats; empty if
-    the bundle has no golden answers.
+    """Compares this machine's answers with the golden answers of the build machine; returns one divergence in
+    nats for each golden answer.
 
     :raises SelfTestError: a divergence is too large.
     """
@@ -82,14 +82,14 @@ def test_itself(bundle: Bundle, prepacked: str) -> tuple[float, ...]:
 
 
 def has_same_scores(bundle: Bundle, prepacked: Path) -> bool:
-    """Whether a graph gives labels the same probabilities as the bundle's graph ``score``."""
+    """Whether a prepacked graph computes the same label probabilities as the bundle's graph ``score``."""
     wanted = _scores(bundle, bundle.path / (bundle.manifest.graphs.score or ""))
     return relative_error(_scores(bundle, prepacked), wanted) <= CLOSE
 
 
 def time_threads(bundle: Bundle, prepacked: str) -> dict[int, Seconds]:
-    """Measures a request with different numbers of threads; returns the times by number of threads, or an
-    empty dict if other processes used too much CPU time."""
+    """Measures a request with different numbers of threads; returns a dict from the number of threads to the
+    times. The dict is empty if other processes used too much CPU time."""
     began, others = time.perf_counter(), _others_s()
     seconds = {threads: time_request(bundle, prepacked, threads) for threads in _choices()}
     took_s = time.perf_counter() - began

@@ -14,9 +14,10 @@ from edgeslm.errors import BundleError, InternalError
 class LoadedAdapters:
     """The loaded adapter bundles of one base model.
 
-    :param model: the ``onnxruntime_genai.Model`` of the base's graph ``adapters``.
-    :param adapters: folder -> the digest that its bundle must have, None for any.
-    :raises BundleError: a bundle isn't an adapter, is damaged, or was made for another base.
+    :param model: the ``onnxruntime_genai.Model`` that was loaded from the base model's graph for adapters.
+    :param adapters: maps the folder of each adapter bundle to the required digest of this bundle; None
+        accepts any bundle.
+    :raises BundleError: a bundle isn't an adapter, is damaged, or was trained for another base model.
     """
 
     def __init__(self, model: Any, base: Bundle, adapters: Adapters) -> None:

@@ -60,7 +60,7 @@ PREFILL_PIECE = 64
 s for them on two slow cores."""
 _PIECE_S = 0.08
 """On machines that prefill ``PROMPT_TOKENS`` tokens within this many seconds, a piece has ``PROMPT_TOKENS``
-instead of ``PREFILL_PIECE`` tokens, which makes prefill 20 % faster with identical results
+instead of ``PREFILL_PIECE`` tokens, since larger pieces make prefill 20 % faster, with identical results
 (``benchmarks/LOG.md``)."""
 _PIECE_VOCABULARY = 80_000
 """If the graph outputs the logits of all tokens of a piece (``edgeslm_export.graph.last_logits``), a piece
@@ -69,11 +69,11 @@ these logits would take more memory than ``room.RESERVE_BYTES``."""
 
 MOST_DRAFTS = 8
 DRAFT_WORDS = 3
-"""Number of tokens that n-gram speculative decoding matches: if the last tokens occur earlier in the text,
-too, the decoder drafts up to ``MOST_DRAFTS`` tokens that followed them there. Only greedy decoding with a
-grammar uses drafts, since constrained output is mostly copied from the prompt (``benchmarks/LOG.md``). Drafts
-don't speed up free text, nor JSON from bundles with separate decode weights, where a step with two tokens
-takes twice as long as a step with one."""
+"""Length, in tokens, of the n-grams that speculative decoding looks up: if the last n-gram also occurs
+earlier in the text, the decoder drafts up to ``MOST_DRAFTS`` of the tokens that followed the earlier n-gram.
+Only greedy decoding with a grammar uses drafts, since constrained output is mostly copied from the prompt
+(``benchmarks/LOG.md``). Drafts don't speed up free text. They don't speed up JSON from bundles with separate
+decode weights either, since a step with two tokens then takes twice as long as a step with one token."""
 
 
 def pieces(count: int, most: int) -> Iterator[tuple[int, int]]:
@@ -94,11 +94,11 @@ def pieces(count: int, most: int) -> Iterator[tuple[int, int]]:
 class Decoder:
     """A loaded decoder bundle.
 
-    :param digest: digest that the bundle must have, None for any.
-    :param adapters: adapter bundles that calls may name. If there are any, the decoder loads the graph for
-        adapters, which is slightly slower.
-    :param threads: number of CPU threads; 0 uses the number that was fastest at prepacking, or else one per
-        usable CPU.
+    :param digest: required digest of the bundle; None accepts any bundle.
+    :param adapters: adapter bundles that calls may name. With adapters, the decoder loads the graph for
+        adapters, which is slightly slower than the main graph.
+    :param threads: number of CPU threads; 0 means the number that was fastest when the bundle was prepacked
+        or, if the bundle isn't prepacked, one thread per usable CPU.
     :param prepared: the prepacked graph of this bundle, if any.
     :param root: root folder of the system files that report the free memory.
     :raises BundleError: the bundle isn't a decoder, or the runtime can't load it.
@@ -412,8 +412,9 @@ class Decoder:
         scores: list[float],
         cancelled: IsCancelled,
     ) -> None:
-        """Adds up the log-probabilities of the labels below ``node``; the first ``length`` tokens in the
-        slot's cache are the prompt and the path to ``node``."""
+        """Computes the log-probability of each label below ``node`` and writes it to ``scores``; ``score`` is
+        the log-probability of ``node``. The first ``length`` tokens in the slot's cache are the prompt and
+        the path to ``node``."""
         if cancelled():
             raise Cancelled("cancelled while it was running")
         shares = node.log_shares(_last_logits(slot.generator), self._end_ids)
@@ -435,7 +436,8 @@ class Decoder:
 
 
 def _last_logits(generator: Any) -> npt.NDArray[np.float64]:
-    """Logits [vocabulary] after the last token; the graph may output [1, 1, vocabulary] or all positions."""
+    """Logits [vocabulary] after the last token; the graph may output only these logits, as [1, 1,
+    vocabulary], or the logits of all positions."""
     logits = np.asarray(generator.get_logits())
     last: npt.NDArray[np.float64] = logits.reshape(-1, logits.shape[-1])[-1].astype(np.float64)
     return last

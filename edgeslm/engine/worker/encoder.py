@@ -38,7 +38,7 @@ Floats = npt.NDArray[np.float32]
 class Encoder:
     """A loaded encoder bundle, or a loaded head bundle that contains an encoder.
 
-    :param digest: digest that the bundle must have, None for any.
+    :param digest: required digest of the bundle; None accepts any bundle.
     :raises BundleError: the bundle has no encoder, or onnxruntime can't load it.
     """
 
@@ -80,8 +80,8 @@ class Encoder:
             ) from None
 
     def embed(self, texts: Sequence[str], overflow: Overflow) -> tuple[Floats, int, Truncated | None]:
-        """Returns the vectors [n, dimension] (float32), the total number of tokens, and the truncation of the
-        last text that was truncated (None if none was).
+        """Returns the vectors [n, dimension] (float32), the total number of tokens, and the truncation: that
+        of the last truncated text, or None if no text was truncated.
 
         Each text takes a separate forward pass. In a batch, int8 models compute the activation range over all
         texts, so a text's vector would depend on the other texts (measured: a cosine as low as 0.96 to the
@@ -162,8 +162,8 @@ class Encoder:
 
     def encode_pair(self, question: str, text: str) -> tuple[list[int], list[int], list[Place]]:
         """Returns the token ids of question and text with special tokens, the segment of each token (0 or 1),
-        and its span in ``text`` (empty for the question). The question is cut to a quarter of the context;
-        then the text is cut to what is left of the context."""
+        and the span of each token in ``text`` (empty for the tokens of the question). The question is cut to
+        a quarter of the context; then the text is cut to what is left of the context."""
         encoding = self._tokenizer.encode(question, text)
         ids, kinds, parts = encoding.ids, encoding.type_ids, encoding.sequence_ids
         asked = [place for place, part in enumerate(parts) if part == 0]

@@ -9,11 +9,12 @@ from typing import Any, Final
 from edgeslm.engine.calls import Guide
 
 MOST_FORCED: Final = 256
-"""Largest number of consecutive forced tokens (tokens for which the grammar leaves no choice) for which a
-cache gets extra room; schemas that can force more get no forced tokens."""
+"""Maximum number of consecutive forced tokens, for which a cache gets extra room. A token is forced if the
+grammar leaves no choice. If a schema can force more consecutive tokens than this maximum, forcing is
+disabled."""
 _SCALAR: Final = {"null": 4, "boolean": 5, "integer": 24, "number": 24, "string": 2}
-"""Maps each JSON type to the length, in characters, of the longest value that a schema can force. A minimum
-and a maximum can force a number; of a string, only the quotes can be forced."""
+"""Maps each JSON type to the length, in characters, of the longest value that a schema can force. A schema
+can force a whole number, by its minimum and maximum, but only the quotes of a string."""
 _HARMLESS: Final = frozenset(
     {"type", "title", "description", "default", "examples", "x-guidance", "$schema", "$id"}
     | {"minLength", "maxLength", "minItems", "maxItems"}

@@ -36,13 +36,15 @@ _LEAST_SHARE: Final = 1e-4
 
 
 class _WithCentroids:
-    """Base of both kinds of heads, with the distance of a text to the centroids of the training data."""
+    """Base class of ``Head`` and ``Pointer``, which computes the distance of a text from the training
+    data."""
 
     def __init__(self, centroids: Floats | None) -> None:
         self._centroids = centroids
 
     def distance(self, vector: Floats) -> float | None:
-        """1 minus the cosine to the nearest centroid; None without centroids."""
+        """Cosine distance of a text's vector from the nearest centroid of the training data; None if the head
+        has no centroids."""
         if self._centroids is None:
             return None
         length = max(float(np.linalg.norm(vector)), 1e-12)
@@ -69,8 +71,10 @@ class Pointer(_WithCentroids):
     (Devlin et al., 2019, section 4.2) and the inside scores of all its tokens. Without inside scores, a value
     that occurs twice would give one span from the first occurrence to the second.
 
-    :param weight: weights [options of all fields, dimension] of the options, with ``bias``.
-    :param place_weight: weights [fields, 3, dimension] of the span scores, with ``place_bias`` [fields, 3].
+    :param weight: weights of the options, as an array [options of all fields, dimension]; ``bias`` has their
+        biases.
+    :param place_weight: weights of the span scores, as an array [fields, 3, dimension]; ``place_bias``
+        [fields, 3] has their biases.
     """
 
     def __init__(
@@ -112,7 +116,8 @@ class Pointer(_WithCentroids):
 
 
 def likeliest_places(scores: Floats, offsets: Sequence[Place], longest: int) -> tuple[Run, ...]:
-    """The most likely spans as character offsets with their probability among all spans, best first.
+    """Returns the most likely spans, best first, each with its character offsets and its probability; the
+    probabilities of all possible spans sum to 1.
 
     :param scores: scores [tokens, 3] in the order of ``STARTS``, ``ENDS`` and ``INSIDE``.
     :param longest: maximum length of a span in characters.
@@ -143,10 +148,11 @@ class Reader:
     """Reader (cross-encoder head), which finds whether a text answers a question and, if trained for spans,
     which part of it does.
 
-    :param weight: weights [1, dimension] of a logistic regression, with ``bias`` [1].
-    :param dense: weights [dimension, dimension] of a tanh layer before the regression, with ``dense_bias``.
-    :param place_weight: weights [2, dimension] of the scores of first and last tokens, with ``place_bias``
-        [2].
+    :param weight: weights of a logistic regression, as an array [1, dimension]; ``bias`` [1] is its bias.
+    :param dense: weights of a tanh layer before the regression, as an array [dimension, dimension];
+        ``dense_bias`` is its bias.
+    :param place_weight: weights of the scores for the first and the last token of a span, as an array [2,
+        dimension]; ``place_bias`` [2] has their biases.
     """
 
     def __init__(
@@ -171,10 +177,11 @@ class Reader:
         return float(1 / (1 + np.exp(-min(_MOST_ODDS, max(-_MOST_ODDS, odds)))))
 
     def places(self, hidden: Floats, offsets: Sequence[Place]) -> tuple[Run, ...]:
-        """Answer spans, best first. Each start token gives one span, with the most likely end for this start;
-        the span's probability is that of all spans with this start. A reader that isn't trained for spans
-        gives no answer spans. The probabilities of the spans sum to less than 1; the rest is the probability
-        of no answer, which the first token represents (Devlin et al., 2019, section 4.3).
+        """Answer spans, best first. Each start token gives one span, which ends at the most likely end token
+        for this start; the span's probability is the sum over all spans that begin at this start. A reader
+        that isn't trained for spans gives no answer spans. The probabilities of the spans sum to less than 1;
+        the rest is the probability of no answer, which the first token represents (Devlin et al., 2019,
+        section 4.3).
 
         :param hidden: vectors [tokens, dimension] of the tokens.
         :param offsets: character span of each token; empty for the question and special tokens.

@@ -2,9 +2,9 @@
 outputs are sent back.
 
 A separate process is needed because onnxruntime-genai holds the interpreter lock for a whole prefill
-(measured: a 10 ms ticker got one tick in 0.52 s). With a process for each model, a crash or an out-of-memory
-kill ends one model, but not the broker connection. The worker exits when the pipe closes, even in the middle
-of a call.
+(measured: a timer with a 10 ms interval fired only once in 0.52 s). With a process for each model, a crash or
+an out-of-memory kill ends one model, but not the broker connection. The worker exits when the pipe closes,
+even in the middle of a call.
 """
 
 from __future__ import annotations
@@ -117,7 +117,7 @@ class Engine:
     """One loaded model, which is a decoder or an encoder.
 
     :param threads: number of CPU threads; 0 chooses the fastest number.
-    :param digest: digest that the bundle must have, None for any.
+    :param digest: required digest of the bundle; None accepts any bundle.
     :param cache: folder of prepacked bundles.
     :raises BundleError: the bundle can't be loaded, or its model can't run on this device.
     """
@@ -171,8 +171,8 @@ class Engine:
         self.kind, self._manifest, self._device = kind, bundle.manifest, device
 
     def limit_memory(self) -> None:
-        """Limits the memory of a decoder's process to what calls may need. On a GPU the memory isn't limited,
-        since it is unknown how much memory the GPU driver takes."""
+        """Limits this process to the memory that calls of its decoder may need. On a GPU the memory isn't
+        limited, since it is unknown how much memory the GPU driver takes."""
         if self._decoder is not None and self._device == "cpu":
             cache_bytes = self.context_length * self._manifest.kv_bytes_per_token
             limit_memory(cache_bytes, sum(file.bytes for file in self._manifest.weights))

@@ -1,9 +1,9 @@
 """One-pass scoring: when to use the score graph, and when to load it (``scorer``).
 
-If all labels differ in their first token, the main graph needs only one pass, too, so a call doesn't wait for
-the score graph. The second call starts a thread that loads the graph in the background; the first call
-doesn't, since loading would slow down the first message after a start. A warm-up, or a call with labels that
-share their first token, loads the graph and waits for it.
+If all labels of a call differ in their first token, the main graph also scores them in one pass, so the call
+doesn't wait for the score graph. The worker's second scoring call starts a thread that loads the score graph
+in the background; the first call doesn't, since loading would slow down the first message after a start. A
+warm-up, or a call with labels that share their first token, loads the score graph and waits for it.
 """
 
 from __future__ import annotations
@@ -22,8 +22,9 @@ MOST_ROWS: Final = 2 * PIECE
 """Maximum number of branch tokens in a pass; the number is limited, since the cost of attention is quadratic
 and a pass can't be cancelled."""
 MOST_TOKENS: Final = 8 * PIECE
-"""Longest message, in tokens, for which one pass is used. The score graph copies the KV cache after each
-piece of the message, so the main graph, which scores branch by branch, is faster for longer messages."""
+"""Maximum length, in tokens, of a message whose labels are scored in one pass. The score graph copies the KV
+cache after each piece of the message, so the main graph, which scores branch by branch, is faster for longer
+messages."""
 
 
 def fits(prompt: Encoded, tree: Branch, context_length: int) -> bool:
@@ -37,7 +38,7 @@ def fits(prompt: Encoded, tree: Branch, context_length: int) -> bool:
 
 
 class OnePass:
-    """Loads the scorer when it is worthwhile.
+    """Loads the one-pass scorer, but only when calls benefit from it.
 
     :param load: function that loads the scorer in a fraction of a second, or raises BundleError.
     """

@@ -1,7 +1,7 @@
 """Prepacked bundles in the cache, which are used only if undamaged and written by the node's user.
 
-The module ``prepare`` creates prepacked bundles. A prepacked bundle fits one CPU model and one version of the
-libraries, which its index records.
+The module ``prepare`` creates prepacked bundles. A prepacked bundle is valid for one CPU model and one
+version of the libraries; the file ``prepared.json`` in the bundle records both.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ _OF_PROCESSOR: Final = (
     *("Features", "CPU implementer", "CPU variant", "CPU part"),
     *("isa", "uarch"),
 )
-"""Keys of /proc/cpuinfo that decide the choice of kernels, on x86, ARM and RISC-V."""
+"""Keys of /proc/cpuinfo whose values determine which kernels the runtime chooses, on x86, ARM and RISC-V."""
 PROMPT_TOKENS, NEW_TOKENS = 128, 16
 """Number of prompt tokens and generated tokens of the request that is measured to find the fastest number of
 threads."""
@@ -55,8 +55,8 @@ class Index(BaseModel):
 
     For each number of threads, ``seconds`` has the time of a typical request and ``prompt_seconds`` the time
     of its prefill; both are empty if the machine was too busy to measure. ``threads`` is the fastest number
-    of threads on ``cores`` usable cores, or equals ``cores`` if nothing was measured. ``divergences`` from
-    the golden answers are in nats. The digests in ``files`` are computed by ``block_digest``.
+    of threads on ``cores`` usable cores, or equals ``cores`` if nothing was measured. ``divergences`` has the
+    divergence from each golden answer in nats. The digests in ``files`` are computed by ``block_digest``.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -117,8 +117,8 @@ def machine_key(root: Path = Path("/")) -> str:
 
 
 def folder_of(bundle: Bundle, graph: str, cache: Path) -> Path:
-    """Folder of a bundle's prepacked graph. The folder's name doesn't depend on the machine, so a result for
-    another machine is overwritten."""
+    """Folder of a bundle's prepacked graph. The folder's name doesn't depend on the machine, so a prepacked
+    graph for another machine is overwritten."""
     return cache / f"{folder_start(bundle.digest)}{graph.replace('/', '-')}"
 
 

@@ -15,8 +15,8 @@ from edgeslm.hardware.board import read_memory
 RESERVE_BYTES: Final = 48_000_000
 """Bytes of memory that are kept free for prefill and for other processes."""
 GRAMMAR_BYTES: Final = 512_000_000
-"""Part of the limit of ``limit_memory``: bytes allowed for grammars, activations, and the threads of the
-one-pass scorer. Caches and weights are allowed in addition."""
+"""Number of bytes that ``limit_memory`` allows for grammars, activations, and the threads of the one-pass
+scorer. The caches and weights are allowed in addition."""
 _FRESH_S: Final = 0.1
 _AMPLE: Final = 16
 """The memory check is skipped if the last check was less than ``_FRESH_S`` seconds ago and found this many
@@ -57,8 +57,8 @@ def limit_memory(cache_bytes: int, weight_bytes: int, proc: Path = Path("/proc/s
     """Limits the memory of this process, which has loaded its model, to what requests may need. With the
     limit, a runaway grammar ends only this process. Memory-mapped files don't count towards the limit.
 
-    :param cache_bytes: size of a KV cache for the whole context. The limit allows three such caches: two for
-        a scoring pass and one for the call that the pass interrupts.
+    :param cache_bytes: size of a KV cache for the whole context. The memory limit allows three KV caches of
+        this size: two for a scoring pass, and one for the call that the pass interrupts.
     :param weight_bytes: size of the model's weights, which the one-pass scorer may load again.
     """
     with contextlib.suppress(OSError, ValueError, IndexError):

@@ -179,7 +179,8 @@ class Scorer:
 
 @dataclass(slots=True)
 class PassRows:
-    """Tokens that a pass computes after ``length`` cached tokens, with ids, positions and attention mask."""
+    """Tokens that a pass computes after ``length`` cached tokens: the ids, the positions and the attention
+    mask of these tokens."""
 
     length: int
     tokens: list[int] = field(default_factory=list)
@@ -191,7 +192,8 @@ class PassRows:
     def add_message(self, tokens: Sequence[int], tree: Branch) -> list[tuple[Branch, int]]:
         """Adds the message and the branches of the label tree.
 
-        :return: each node of the tree with a choice and its row in the output logits, starting with the root.
+        :return: a pair for each tree node that has children, the root first: the node, and the index of its
+            row in the output logits.
         """
         last = self.add_tokens(tokens)
         choices = []
@@ -208,8 +210,9 @@ class PassRows:
     def add_tokens(self, tokens: Sequence[int], behind: int | None = None) -> int:
         """Adds tokens as consecutive rows.
 
-        :param behind: row that precedes the tokens; None if the cached tokens precede them.
-        :return: the last row.
+        :param behind: index of the row that the first added token follows; None if it follows the cached
+            tokens.
+        :return: index of the last added row.
         """
         before: tuple[int, ...] = () if behind is None else self.seen[behind]
         position = self.length if behind is None else self.positions[behind] + 1
