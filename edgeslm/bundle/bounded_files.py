@@ -13,7 +13,7 @@ from edgeslm.errors import BundleError
 
 MOST_FILES: Final = 1000
 DEEPEST: Final = 16
-"""Largest number of levels in a file's path, including the file name."""
+"""Maximum number of levels in the path of a bundle's file; the file name counts as one level."""
 MOST_VALUES: Final = 50_000
 """Largest number of JSON values in a manifest, since parsed JSON takes many times the memory of its text."""
 MANIFEST_BYTES: Final = 1_000_000
@@ -68,7 +68,8 @@ def read_whole(file: Path, most: int) -> bytes:
 
 
 def count_values(data: Any, most: int) -> int:
-    """Number of values in parsed JSON, including objects and lists; the count stops soon after ``most``."""
+    """Number of values in parsed JSON, including objects and lists; counting stops as soon as the number
+    exceeds ``most``."""
     found, left = 0, [data]
     while left and found <= most:
         found += 1

@@ -1,17 +1,17 @@
 """Confidence calibration (temperature, affine, isotonic) and selective prediction: when to abstain.
 
 ``edgeslm-export tune`` fits the parameters on held-out rows; the device applies them. The scores of the
-labels are ``softmax(scale * log p + bias)``, where ``p`` are the model's probabilities; the fit is one
-temperature, or a ``scale`` and ``bias`` for each label (Guo et al., 2017, section 4.2). The confidence is the
-score of the predicted label, or a monotonic function of the margin between this score and the highest other
-score, fitted by isotonic regression (Zadrozny and Elkan, 2002).
+labels are ``softmax(scale * log p + bias)``, where ``p`` are the model's probabilities; ``tune`` fits either
+one temperature for all labels, or a ``scale`` and a ``bias`` for each label (Guo et al., 2017, section 4.2).
+The confidence is the score of the predicted label, or a monotonic function of the margin between this score
+and the highest other score, fitted by isotonic regression (Zadrozny and Elkan, 2002).
 
 The predicted label has the highest ``log score + lean``, which makes decisions cost-sensitive (Elkan, 2001).
-A positive lean makes a label more likely to be predicted, with fewer misses and more false positives; scores
-don't change. A maximum error rate determines the confidence threshold below which the model abstains (Geifman
-and El-Yaniv, 2017).
+A positive lean makes the model predict a label more often, so the label has fewer misses and more false
+positives; the scores don't change. A maximum error rate determines the confidence threshold below which the
+model abstains (Geifman and El-Yaniv, 2017).
 
-The module has only pure arithmetic.
+The functions of this module only compute; they do no I/O.
 """
 
 from __future__ import annotations
@@ -125,8 +125,8 @@ def without_bias(probabilities: Sequence[float], biases: Sequence[float]) -> tup
 
 
 def find_threshold(calibration: Calibration, max_error: float) -> RiskPoint | None:
-    """The point with the highest coverage among those with an error of at most ``max_error``; None if there
-    is no such point."""
+    """Returns the risk point that has the highest coverage among all points with an error of at most
+    ``max_error``; None if no point has so low an error."""
     possible = [point for point in calibration.risk if point.error <= max_error]
     return max(possible, key=lambda point: point.coverage, default=None)
 

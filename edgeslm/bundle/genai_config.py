@@ -28,8 +28,8 @@ Keys = Mapping[str, "KeyCheck | Keys"]
 _MOST_ITEMS: Final = 4096
 _WORD: Final = re.compile(r"[A-Za-z0-9_.:/-]{1,200}")
 _TENSOR: Final = re.compile(r"[A-Za-z0-9_.:/-]{0,100}(?:%d[A-Za-z0-9_.:/-]{0,100})?")
-"""Allowed tensor names, with at most one ``%d``, since the runtime passes the name to ``snprintf`` with a
-layer's number."""
+"""Pattern of the allowed tensor names. A name may contain ``%d`` once, since the runtime formats the name
+with ``snprintf`` and the number of a layer."""
 _SHOWN: Final = 60
 
 

@@ -10,7 +10,8 @@ from edgeslm.bundle.manifest import REPORT, Bundle, memory_need
 from edgeslm.errors import BundleError
 
 CONTEXTS = (512, 2048, 8192)
-"""Token counts for which the memory need is shown, up to the model's context length."""
+"""Context sizes, in tokens, for which the memory need is shown; sizes above the model's context length are
+left out."""
 _FLOAT_BITS: Final = 32
 
 
@@ -144,7 +145,8 @@ def _card_lines(card: dict[str, Any]) -> list[str]:
 
 
 def _known(card: dict[str, Any]) -> tuple[list[tuple[str, list[str]]], dict[str, Any]]:
-    """Known keys of a report card as pairs of name and sentences, and the remaining keys."""
+    """Splits a report card; returns the known keys as pairs of a name and sentences, and a dict of the
+    remaining keys."""
     known: list[tuple[str, list[str]]] = []
     rest = dict(card)
     for name, keys, sentences in _CARD:

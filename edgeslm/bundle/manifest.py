@@ -1,9 +1,9 @@
 """Bundle manifest: the format of bundles, which ``edgeslm-export`` writes and a device runs.
 
 A bundle is an immutable folder with ``manifest.json``, the model, its tokenizer files and ``report.json``.
-The manifest lists the other files with size and SHA-256, so its digest identifies the bundle. The manifest
-doesn't list ``model.sig``, since this file signs the manifest. This module loads and verifies bundles and
-estimates their memory; ``signature`` checks signatures.
+The manifest lists the size and the SHA-256 of every other file, so the digest of the manifest identifies the
+whole bundle. The manifest doesn't list ``model.sig``, since this file signs the manifest. This module loads
+and verifies bundles and estimates their memory; ``signature`` checks signatures.
 """
 
 from __future__ import annotations
@@ -103,14 +103,14 @@ class EncoderSection(Section):
 
 
 class HeadSection(Section):
-    """A linear head on the embeddings of an encoder, which is in another bundle or in this one.
+    """A linear head on the embeddings of an encoder; the encoder is in another bundle or in this bundle.
 
     ``weights`` names an ``.npz`` file with ``weight`` [labels, dimension] and ``bias`` [labels] in float32;
-    uncalibrated probabilities are ``softmax(weight @ x + bias)``. For ``extract``, the rows of ``weight`` are
-    the options of all fields, one field after another. For ``extract`` there are also ``place_weight``
-    [fields, 3, dimension] and ``place_bias`` [fields, 3], which score for each token whether a field's span
-    starts, ends or continues there. The optional ``centroids`` [groups, dimension] are unit vectors of
-    clusters of the training rows.
+    uncalibrated probabilities are ``softmax(weight @ x + bias)``. For the task ``extract``, each row of
+    ``weight`` is one option of a field; the rows of a field are adjacent. The file of an ``extract`` head
+    also has ``place_weight`` [fields, 3, dimension] and ``place_bias`` [fields, 3], which score for each
+    token whether a field's span starts, ends or continues there. The optional ``centroids`` [groups,
+    dimension] are unit vectors of clusters of the training rows.
     """
 
     encoder: str | None = Field(
@@ -203,7 +203,7 @@ class Bundle:
 
 
 def short_digest(digest: str) -> str:
-    """The digest shortened to twelve hex digits, for results and display."""
+    """Shortens a digest to its first twelve hex digits, for results and display."""
     return digest[: len("sha256:") + 12]
 
 
@@ -216,7 +216,7 @@ def load_bundle(path: Path, digest: str | None = None) -> Bundle:
     ``genai_config.json`` must pass ``edgeslm.bundle.genai_config``, since its settings can make the runtime
     load code.
 
-    :param digest: digest that the bundle must have, None for any.
+    :param digest: required digest of the bundle; None accepts any bundle.
     :raises BundleError: a check failed; the error's text names the file.
     """
     manifest_path = path / MANIFEST

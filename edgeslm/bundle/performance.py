@@ -1,6 +1,7 @@
 """Performance estimate of a bundle on this board, from a measurement of the board and the bundle's shape.
 
-The module provides the inputs of ``size_estimate`` on a device; the build machine uses the same arithmetic.
+On a device, this module collects the inputs of ``size_estimate``; the build machine uses the same functions
+of ``size_estimate``.
 """
 
 from __future__ import annotations
@@ -36,8 +37,8 @@ MEASURE_TIMEOUT_S = 60
 
 @dataclass(frozen=True, slots=True)
 class Expectation:
-    """Memory of the engine process, and prefill and decode speed in tokens/s, with a context of ``context``
-    tokens."""
+    """Expected performance with a context of ``context`` tokens: the memory of the engine process in bytes,
+    and the prefill and decode speeds in tokens/s."""
 
     context: int
     memory_bytes: int

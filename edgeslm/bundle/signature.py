@@ -71,8 +71,8 @@ class SignedStatement:
 
 
 class _Outer(BaseModel):
-    """Base of the parts of the Sigstore bundle. The Sigstore bundle itself isn't signed, so unknown fields
-    are refused."""
+    """Base class for the parts of the Sigstore bundle. The Sigstore bundle itself isn't signed, so unknown
+    fields are refused."""
 
     model_config = ConfigDict(strict=True, extra="forbid", alias_generator=to_camel)
 
@@ -113,7 +113,8 @@ class _SigstoreBundle(_Outer):
 
 
 class _Inner(BaseModel):
-    """Base of the parts of the in-toto statement. By the specification, verifiers ignore unknown fields."""
+    """Base class for the parts of the in-toto statement. By the specification, verifiers ignore unknown
+    fields."""
 
     model_config = ConfigDict(strict=True)
 

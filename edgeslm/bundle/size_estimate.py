@@ -1,9 +1,9 @@
 """Size estimate: predicted file size, memory and speed of a decoder. Pure.
 
-A ``Shape`` and the storage formats of its matrices give a ``Footprint``. A footprint and a board's figures
-give memory and tokens/s for a context. The efficiencies below were measured with onnxruntime 1.32 on x86-64
-with AVX-512, as CPU time of one thread, which other load hardly changes. The page
-``docs/operations/boards.md`` compares predictions with measurements.
+A ``Shape`` and the storage formats of its matrices give a ``Footprint``. A footprint and the benchmark
+results of a board give the memory need and the tokens/s for a context length. The efficiencies below were
+measured with onnxruntime 1.32 on x86-64 with AVX-512, as CPU time of one thread, which other load hardly
+changes. The page ``docs/operations/boards.md`` compares predictions with measurements.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ REST = "*"
 """Key in ``Formats`` for all groups that aren't listed."""
 
 RUNTIME_BYTES = 100_000_000
-"""Bytes of memory that Python and the two libraries take, including the peak while loading. With
+"""Bytes of memory that Python, onnxruntime and onnxruntime-genai take, including the peak while loading. With
 SmolLM2-135M, the process has 44 MB before the model is loaded; loading adds 24 MB of code and buffers, and a
 few tens of MB more at the peak."""
 TOKENIZER_BYTES_A_TOKEN = 350
@@ -58,8 +58,9 @@ with groups of 128 weights."""
 
 @dataclass(frozen=True, slots=True)
 class WeightFormat:
-    """Storage format of matrices, with ``bits`` per weight (an average if mixed, 32 for float) and a scale
-    for each group of ``group_size`` weights (0 if a row is a group).
+    """Storage format of matrices. ``bits`` is the number of bits per weight: an average if layers differ, 32
+    for float. Each group of ``group_size`` weights has a scale; with a ``group_size`` of 0, each row is one
+    group.
 
     Scales take two bytes in the file and four in memory.
     """
@@ -131,7 +132,8 @@ def footprint(shape: Shape, formats: Formats, written: Formats | None = None) ->
     """Computes the footprint of a decoder. An embedding that is tied to the head is stored once, in the
     format of the head; any other embedding has the format of the group ``embedding``.
 
-    :param written: formats of separate decode weights; the head is stored once but repacked twice.
+    :param written: formats of separate decode weights, if any. The file then holds the head once, but the
+        runtime repacks the head twice.
     """
     matrices = shape.matrices()
     stored = sum(format_of(formats, m.group).stored_bytes(m) for m in matrices)
@@ -181,16 +183,16 @@ def memory_bytes(foot: Footprint, tokens: int) -> int:
 def rough_memory_bytes(weight_bytes: int, tokenizer_bytes: int, cache_bytes: int) -> int:
     """Memory of the engine process for a bundle with unknown shape, from its file sizes.
 
-    Weights count 1.5 times, since repacked weights take 22 % more than in the file and a shared embedding is
-    kept twice. With 512 tokens, the estimate is 258 MB for SmolLM2-135M (241 to 278 MB were measured) and 595
-    MB for Qwen2.5-0.5B (611 MB were measured).
+    The estimate multiplies the size of the weights by 1.5, since repacked weights take 22 % more than in the
+    file and an embedding that is shared with the head is in memory twice. With 512 tokens, the estimate is
+    258 MB for SmolLM2-135M (241 to 278 MB were measured) and 595 MB for Qwen2.5-0.5B (611 MB were measured).
     """
     return weight_bytes * 3 // 2 + tokenizer_bytes * 9 // 2 + cache_bytes + RUNTIME_BYTES
 
 
 def _operation_seconds(formats: Formats, board: Board, group: str, operations: float) -> float:
-    """Seconds that operations with a group's weights take on the board; for an average between 4 and 8 bits
-    per weight, interpolates between the times for 4 and 8 bits."""
+    """Time in seconds that the board takes for ``operations`` with the weights of a group. For an average of
+    4 to 8 bits per weight, the function interpolates between the times for 4 and 8 bits."""
     eight = min(max((format_of(formats, group).bits - 4) / 4, 0.0), 1.0)
     return operations * ((1 - eight) / board.int4_gflops + eight / board.int8_gflops) / 1e9
 

@@ -81,7 +81,7 @@ def read_place(message: str, place: Place, types: Collection[str]) -> str | int 
 
 
 def bare_offsets(message: str, offsets: Iterable[Place]) -> Iterator[Place]:
-    """Token offsets without the space that some tokenizers include before a word."""
+    """Yields the token offsets, shortened by the spaces that some tokenizers include before a word."""
     for start, end in offsets:
         bare = message[start:end]
         left = len(bare) - len(bare.lstrip())

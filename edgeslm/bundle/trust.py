@@ -158,8 +158,8 @@ class Trust:
             raise BundleError("; ".join(refused) + " (unsigned bundles are refused: signing.unsigned)")
 
     def _remembered(self) -> dict[str, str]:
-        """The record of verified signatures, which maps each manifest digest to the digests of the signature
-        and the key, in one string; empty if other users can write the record."""
+        """The record of verified signatures, which maps each manifest digest to one string with the digests
+        of the signature and of the key. The result is empty if other users can write the record."""
         try:
             with self._record.open("rb") as stream:
                 status = os.fstat(stream.fileno())

@@ -59,7 +59,8 @@ class BrokerAddress:
 
     @classmethod
     def parse(cls, url: str, login: Login = Login()) -> BrokerAddress:
-        """Parses ``mqtt[s]://[user[:password]@]host[:port]``; ``login`` overrides the URL.
+        """Parses ``mqtt[s]://[user[:password]@]host[:port]``; the user name and password in ``login`` take
+        precedence over those in the URL.
 
         :raises BrokerError: the URL is invalid.
         """

@@ -40,7 +40,7 @@ class BufferedSocket:
         self._socket.settimeout(timeout_s)
 
     def do_handshake(self) -> None:
-        """TLS handshake; does nothing without TLS."""
+        """Performs the TLS handshake; does nothing without TLS."""
         if isinstance(self._socket, ssl.SSLSocket):
             self._socket.do_handshake()
 

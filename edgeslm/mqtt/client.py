@@ -2,8 +2,8 @@
 acknowledgements.
 
 Guarantees at-least-once delivery. The client uses a persistent session and resends messages after a
-reconnect. Messages are acknowledged in the order of receipt, and only on the connection that brought them.
-The number of messages in flight stays within the broker's limit. The caller deduplicates deliveries.
+reconnect. Messages are acknowledged in the order of receipt, and only on the connection on which they
+arrived. The number of messages in flight stays within the broker's limit. The caller deduplicates deliveries.
 """
 
 from __future__ import annotations
@@ -42,9 +42,9 @@ __all__ = ["BusClient", "BusListener", "Delivery", "NeverFits", "OutboxFull", "S
 log = logging.getLogger("edgeslm.mqtt")
 
 ANSWERABLE_BYTES = 16 * 1024 * 1024
-"""Lower limit of the Maximum Packet Size in CONNECT. The broker silently drops packets above the Maximum
-Packet Size (MQTT 5 section 3.1.2.11.4); with this lower limit, a request over the node's limit arrives, and
-its sender gets ``too_large``."""
+"""Minimum value, in bytes, of the Maximum Packet Size that the node sends in CONNECT. The broker silently
+drops packets above the Maximum Packet Size (MQTT 5 section 3.1.2.11.4). The minimum lets requests arrive that
+exceed the node's own size limit, so that the node can answer them with the error ``too_large``."""
 
 UNSENT_BYTES = 1024 * 1024
 """Limit, in bytes, of unsent QoS 0 messages; above it, new QoS 0 messages, such as pieces of streamed
@@ -58,14 +58,14 @@ class BusListener(Protocol):
     """Callbacks of the connection, called in the event loop."""
 
     def connected(self) -> None:
-        """After each CONNACK. Subscribe and publish retained messages here, since the broker may have lost
-        both."""
+        """Called after each CONNACK. Subscribe and publish retained messages in this method, since the broker
+        may have lost the subscriptions and messages."""
 
     def delivered(self, delivery: Delivery) -> None:
         """Called for each message."""
 
     def disconnected(self) -> None:
-        """A connection ended or could not be made."""
+        """Called when a connection ended or an attempt to connect failed."""
         return
 
 
@@ -73,8 +73,8 @@ class BusClient:
     """A connection that reconnects until :meth:`stop` or a permanent failure.
 
     ``queue`` is the Receive Maximum, the limit of unacknowledged QoS 1 deliveries. ``packet_bytes`` is the
-    maximum payload size; the listener gets a message with a larger payload without the payload. ``pauses_s``
-    are the first and the longest reconnect pause.
+    maximum payload size; if a message has a larger payload, the listener gets the message without its
+    payload. ``pauses_s`` are the first and the longest reconnect pause.
     """
 
     def __init__(
@@ -181,12 +181,14 @@ class BusClient:
 
     @property
     def network_silent_s(self) -> float:
-        """Seconds since the last iteration of the network thread's loop; connecting may take 20 s."""
+        """Seconds since the last iteration of the network thread's loop; a connection attempt may block the
+        loop for 20 s."""
         return self._network.silent_s if self._network is not None else 0.0
 
     @property
     def dropped(self) -> int:
-        """Count of QoS 0 messages dropped in both directions because one side was slow or offline."""
+        """Number of QoS 0 messages, sent or received, that were dropped because the broker or the node was
+        slow or offline."""
         return self._unsent_dropped + (self._bridge.dropped if self._bridge else 0)
 
     @property

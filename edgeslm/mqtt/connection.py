@@ -61,11 +61,11 @@ MQTT_311_IN_FLIGHT = 20
 default."""
 
 PATIENCE = 4
-"""A connection that lasted longer than the first reconnect pause times this factor counts as a success and
-resets the backoff."""
+"""Minimum duration of a successful connection, as a multiple of the first reconnect pause; a successful
+connection resets the backoff."""
 
 PAUSES_S = (0.5, 15.0)
-"""First and longest pause, in seconds, before a client for apps reconnects."""
+"""First and longest pause, in seconds, before the app client (``edgeslm.client``) reconnects."""
 
 SESSION_EXPIRY_S = 7 * 24 * 3600
 """Session Expiry Interval in seconds: how long the broker keeps requests for an offline node."""
@@ -81,7 +81,7 @@ class Will:
 
 @dataclass(frozen=True, slots=True)
 class ConnectionSettings:
-    """Parameters of each CONNECT; sizes in bytes.
+    """Parameters of each CONNECT. ``maximum_packet_size`` is in bytes.
 
     With ``keeps_session`` False, a clean disconnect ends the session, but a broken connection doesn't.
     ``answer_s`` is the timeout for the broker's CONNACK, and for a clean disconnect.
@@ -196,7 +196,8 @@ class BrokerLink:
             return None
 
     def unsubscribe(self, filters: Sequence[str]) -> None:
-        """Best effort: messages that still arrive are ignored."""
+        """Unsubscribes without waiting for the broker's answer; the caller ignores messages that still
+        arrive."""
         with contextlib.suppress(OSError):
             self._client.unsubscribe(list(filters))
 
@@ -377,7 +378,7 @@ class Network:
         self._thread.start()
 
     def stop(self, timeout_s: float) -> bool:
-        """Disconnects cleanly and waits for the thread to end. :return: whether it has ended."""
+        """Disconnects cleanly and waits for the thread to end. :return: whether the thread has ended."""
         self._stop.set()
         self._thread.join(timeout_s)
         return not self._thread.is_alive()
@@ -388,7 +389,8 @@ class Network:
 
     @property
     def silent_s(self) -> float:
-        """Seconds since the last iteration of the network thread's loop; connecting may take 20 s."""
+        """Seconds since the last iteration of the network thread's loop; a connection attempt may block the
+        loop for 20 s."""
         link = self._link
         return time.monotonic() - max(self._beat_at, link.beat_at if link else 0.0)
 
@@ -420,7 +422,8 @@ class Network:
             self._pause(failures)
 
     def _pause(self, failures: int) -> None:
-        """Exponential backoff with jitter, so that a fleet doesn't reconnect all at once."""
+        """Waits with exponential backoff and jitter, so that not all nodes reconnect to a broker at the same
+        time."""
         until = time.monotonic() + self._longest_pause(failures) * random.uniform(0.5, 1.0)
         while (left := until - time.monotonic()) > 0 or not self._is_allowed:
             if self._stop.wait(min(max(left, 0.05), 1.0)):

@@ -189,7 +189,8 @@ def shortcomings(welcome: Welcome, *, session_expiry_s: int, packet_limit: int) 
 
 
 def reservations(welcome: Welcome, *, queue: int) -> list[str]:
-    """Notes about settings of the broker that limit speed, or that a client can't see."""
+    """Notes about settings of the broker that limit the speed, and about settings that a client can't
+    check."""
     found = []
     if welcome.mqtt5 and welcome.receive_maximum < queue:
         found.append(

@@ -112,7 +112,8 @@ class Outbox:
         return parcel
 
     def put_back(self, parcel: Parcel) -> None:
-        """Returns a message to the head of the queue. A newer retained message no longer replaces it."""
+        """Puts a message that :meth:`take` returned back at the head of the queue. From now on, no newer
+        retained message replaces this message."""
         self._queue.appendleft(parcel)
 
     def drop(self, parcel: Parcel, error: BrokerError | None = None) -> None:

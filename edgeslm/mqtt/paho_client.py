@@ -20,7 +20,8 @@ if TYPE_CHECKING:
     from paho.mqtt.client import SocketLike
 
 TURN_S = 0.2
-"""Longest time, in seconds, that the idle network thread waits for the socket or the alarm."""
+"""Longest time, in seconds, that the idle network thread waits until the socket is ready or the ``Alarm``
+rings."""
 
 READING_S = 0.05
 """Longest time, in seconds, that the network thread reads before it writes, if the broker sends without a
@@ -62,9 +63,9 @@ class Alarm:
 class Pace:
     """Batches messages under load, by a short delay before each iteration of the network loop.
 
-    An iteration per packet would take the interpreter lock from the event loop each time. At low load nothing
-    is delayed, since a delayed acknowledgement may be lost with the connection, and the message is then
-    delivered twice.
+    Without batches, each packet would need an iteration of the network loop, which takes the interpreter lock
+    from the event loop. At low load nothing is delayed, since a delayed acknowledgement may be lost with the
+    connection, and the message is then delivered twice.
     """
 
     def __init__(self) -> None:

@@ -35,8 +35,9 @@ ROUND_TRIPS = 40
 connection immediately."""
 
 NAGLE_MS = 30.0
-"""If the latency minus four network round trips exceeds this many milliseconds, the probe reports Nagle's
-algorithm at the broker, which waits for delayed ACKs (40 ms)."""
+"""Threshold, in milliseconds, for the latency minus four network round trips. Above the threshold, the probe
+reports that the broker uses Nagle's algorithm, which delays small packets until a delayed ACK arrives (40
+ms)."""
 
 
 @dataclass(slots=True)
@@ -101,8 +102,8 @@ def _subscribe(visit: _Visit, filters: Sequence[str], probe: Probe) -> None:
 
 
 def _measure(visit: _Visit, echo: _Visit, topics: Topics, probe: Probe) -> None:
-    """Measures round trips from the connection ``visit`` to the connection ``echo`` and back, like those of a
-    request and its result.
+    """Measures round trips from the connection ``visit`` to the connection ``echo`` and back, like the round
+    trip of a request and its result.
 
     The messages go to new result topics, so that a running node gets no requests.
     """
@@ -213,7 +214,7 @@ class _Visit:
 
     def send(self, topic: str, payload: bytes) -> str | None:
         """Publishes a message and waits for the acknowledgement. :return: an error message if the broker
-        refused it."""
+        refused the message or didn't answer."""
         self._link.publish(OutgoingMessage(topic, payload))
         reason: ReasonCode | None = self._next("acknowledged")
         if reason is None:
@@ -223,7 +224,7 @@ class _Visit:
         return None
 
     def take(self, topic: str) -> str | None:
-        """Waits for a message. :return: an error message if none arrives."""
+        """Waits for a message. :return: an error message if no message arrives."""
         message: MQTTMessage | None = self._next("received")
         if message is None:
             return f"A message published to {topic} didn't arrive. {self.problem.sentence}"

@@ -108,7 +108,8 @@ def error_result(id: str, task: str, error: RequestError) -> Result:
 
 @dataclass(slots=True)
 class _Sender:
-    """Id and topic for the answer; fields of the request that aren't parsed yet have default values."""
+    """Id and reply topic of a request, for the answer. Until the request is parsed, the fields have default
+    values."""
 
     id: str = ""
     named: bool = False
@@ -190,8 +191,8 @@ def _parse_fields(text: str) -> dict[str, Any]:
 def _read_sender(
     sender: _Sender, topics: Topics, allowed: Iterable[str], *, has_response_topic: bool
 ) -> None:
-    """Sets ``id`` and ``reply_to`` of the sender; both are checked before an error is raised, so that the
-    error can be sent."""
+    """Sets ``id`` and ``reply_to`` of the sender; the function checks both before it raises an error, so that
+    the error can be sent to the right topic."""
     problem: InvalidRequest | None = None
     reply_to = sender.fields.get("reply_to")
     if not has_response_topic and isinstance(reply_to, str):
@@ -276,8 +277,8 @@ def encode_cancel(id: str) -> bytes:
 
 
 def parse_cancel(payload: bytes, correlation: bytes | None = None) -> Cancel:
-    """Parses a message on ``<base>/cancel``. Correlation Data takes precedence over ``id``; with it, the
-    payload may be empty.
+    """Parses a message on ``<base>/cancel``. Correlation Data takes precedence over ``id``; a message with
+    Correlation Data may have an empty payload.
 
     :raises InvalidRequest: the message names no request.
     """
@@ -294,8 +295,8 @@ def parse_cancel(payload: bytes, correlation: bytes | None = None) -> Cancel:
 
 
 def encode_result(result: Result) -> bytes:
-    """Encodes a result as UTF-8 JSON. Probabilities and vectors get 6 decimals; times in milliseconds get
-    one.
+    """Encodes a result as UTF-8 JSON. Probabilities and vectors are rounded to 6 decimals, and times in
+    milliseconds to one decimal.
 
     Infinity and NaN become null; a lone surrogate becomes U+FFFD.
     """
@@ -318,8 +319,8 @@ def encode_result(result: Result) -> bytes:
 
 
 def _round_result(result: Mapping[str, Any]) -> dict[str, Any]:
-    """Rounds the probabilities and vectors in the fields ``confidence``, ``score``, ``scores`` and
-    ``vector``, in passages, too. Extracted values come from the text and aren't rounded."""
+    """Rounds the probabilities and vectors in the fields ``confidence``, ``score``, ``scores`` and ``vector``
+    of a result and of its passages. Extracted values come from the text and aren't rounded."""
     rounded = dict(result)
     for name in ("confidence", "score"):
         if isinstance(rounded.get(name), float):
@@ -377,8 +378,8 @@ def _numbers(value: Any) -> dict[str, float]:
 
 
 def _counts(value: Any) -> dict[str, int]:
-    """The numeric fields of a JSON object as integers; fields with other values, or with numbers beyond 64
-    bits such as 1e308, are left out."""
+    """Returns the numeric fields of a JSON object as integers; leaves out fields with other values, and
+    numbers such as 1e308 that need more than 64 bits."""
     return {name: int(n) for name, n in _numbers(value).items() if abs(n) < 2**63}
 
 

@@ -70,11 +70,11 @@ class Subscription:
     """A topic filter to subscribe to.
 
     With ``retained``, the broker sends retained messages when the subscription is new; with ``every_time``,
-    also after each reconnect. By default the broker sends none, since a request that is retained would run
-    again after every reconnect. ``identifier`` is the Subscription Identifier (1 to 268,435,455), which the
-    broker adds to each message of this subscription. The identifier tells copies apart: a message that
-    matches several filters may arrive once for each filter (MQTT 5 section 3.3.4). If the broker refuses an
-    ``optional`` subscription, nothing is logged.
+    also after each reconnect. By default, the broker sends no retained messages, since a retained request
+    would run again after every reconnect. ``identifier`` is the Subscription Identifier (1 to 268,435,455),
+    which the broker adds to each message of this subscription. The identifier tells copies apart: a message
+    that matches several filters may arrive once for each filter (MQTT 5 section 3.3.4). If the broker refuses
+    an ``optional`` subscription, nothing is logged.
     """
 
     filter: str

@@ -25,12 +25,12 @@ NODE_CHANNELS = ("state", "info", "health", "req", "res", "event", "dead", "canc
 """Topic levels directly below a node's base topic in protocol version 1."""
 
 SITES = "site"
-"""First level of the topics that are bridged from a site's broker to the hub's broker, where they are below
-``site/<name>/``."""
+"""First level of the topics on the hub's broker that are bridged from a site's broker; these topics begin
+with ``site/<name>/``."""
 
 _PLAIN_NAME = re.compile(r"[\w.-]{1,64}(/[\w.-]{1,64}){0,20}", re.ASCII)
-"""Pattern for a fast check, since the topics of each request are checked more than once. Nearly all topic
-names match, and all names that match are valid."""
+"""Pattern that accepts most valid topic names and no invalid name. The match is faster than the full check,
+and the topics of each request are checked more than once."""
 
 _UNWANTED = re.compile(
     "[\x00-\x1f\x7f-\x9f\ufdd0-\ufdef"

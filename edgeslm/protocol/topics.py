@@ -19,8 +19,8 @@ POOL = "pool/"
 """Prefix of a pool's name in topics, where it replaces a node's name; no node may be called ``pool``."""
 
 DISPATCH = ".dispatch"
-"""Topic level after the task in the reply topics that a dispatcher gives to nodes. In other reply topics,
-this level is the login name of a client; no login name begins with a dot."""
+"""Topic level that follows the task in a reply topic, if a dispatcher sent the request to the node. In the
+reply topics of other clients, this level is the login name of the client; no login name begins with a dot."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,8 +143,8 @@ def check_reply_topic(topic: str, topics: Topics, allowed: Iterable[str]) -> Non
 
 
 def sender_of(reply_to: str, topics: Topics) -> str:
-    """Name of a sender, from its reply topic. The name is the level after the task in a result topic, or else
-    the whole topic.
+    """Derives the name of a request's sender from the reply topic. If this is a result topic of the node, the
+    name is the level after the task, otherwise the whole reply topic.
 
     All senders without a reply topic have the empty name.
     """

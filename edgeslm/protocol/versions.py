@@ -18,12 +18,13 @@ TOLERATED: Final = 1
 
 
 def is_spoken(protocol: int) -> bool:
-    """Whether ``protocol`` is compatible with this version."""
+    """Whether the protocol version ``protocol`` is compatible with ``PROTOCOL_VERSION``."""
     return abs(protocol - PROTOCOL_VERSION) <= TOLERATED
 
 
 def why_not_spoken(who: str, info: Mapping[str, Any]) -> str | None:
-    """Why a node with this ``info`` is incompatible, as a sentence; None if compatible or unknown."""
+    """Says, in a sentence, why the protocol version in a node's ``info`` is incompatible; None if the version
+    is compatible or unknown."""
     protocol = info.get("protocol")
     if not isinstance(protocol, int) or isinstance(protocol, bool) or is_spoken(protocol):
         return None

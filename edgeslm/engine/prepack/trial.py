@@ -61,7 +61,7 @@ def check_error(bundle: Bundle, error: float) -> None:
 
 def test_itself(bundle: Bundle, prepacked: str) -> tuple[float, ...]:
     """Compares this machine's answers with the golden answers of the build machine; returns one divergence in
-    nats for each golden answer.
+    nats for each golden answer, or an empty tuple if the bundle has no golden answers.
 
     :raises SelfTestError: a divergence is too large.
     """

@@ -22,8 +22,8 @@ MOST_ROWS: Final = 2 * PIECE
 """Maximum number of branch tokens in a pass; the number is limited, since the cost of attention is quadratic
 and a pass can't be cancelled."""
 MOST_TOKENS: Final = 8 * PIECE
-"""Maximum length, in tokens, of a message whose labels are scored in one pass. The score graph copies the KV
-cache after each piece of the message, so the main graph, which scores branch by branch, is faster for longer
+"""Maximum length, in tokens, of a message that the score graph handles. The score graph copies the KV cache
+after each piece of the message, so the main graph, which scores branch by branch, is faster for longer
 messages."""
 
 
