@@ -123,8 +123,8 @@ _GROUPS = {
 
 
 def _formats(groups: Sequence[WeightGroup], layers: int) -> Formats:
-    """Storage format of each weight group; its number of bits is the average over all layers, where layers
-    that aren't listed have the format of ``*``."""
+    """Returns the storage format of each weight group. The number of bits is the average over the layers of
+    the group; a layer that the manifest doesn't list has the format of ``*``."""
     rest = next((WeightFormat(g.bits, g.group_size) for g in groups if g.group == REST), FLOAT)
     listed: dict[str, dict[str, float]] = {}
     for group in groups:

@@ -82,9 +82,9 @@ class WeightFormat:
         return matrix.rows * row * matrix.count
 
     def resident_bytes(self, matrix: Matrix) -> int:
-        """Bytes after loading. onnxruntime repacks the quantized weights, with a scale and a sum for each
-        group (MLAS, ``qnbitgemm.h``), and keeps the original scales in float32, too. For Qwen2.5-0.5B in
-        int4, 44 bytes per 64 weights were measured."""
+        """Bytes of a matrix in memory after loading. onnxruntime repacks the quantized weights, with a scale
+        and a sum for each group (MLAS, ``qnbitgemm.h``), and keeps the original scales in float32, too. For
+        Qwen2.5-0.5B in int4, 44 bytes per 64 weights were measured."""
         if self.bits == 32:
             return matrix.weights * FLOAT_BYTES
         groups, width = self._groups(matrix)
@@ -132,8 +132,8 @@ def footprint(shape: Shape, formats: Formats, written: Formats | None = None) ->
     """Computes the footprint of a decoder. An embedding that is tied to the head is stored once, in the
     format of the head; any other embedding has the format of the group ``embedding``.
 
-    :param written: formats of separate decode weights, if any. The file then holds the head once, but the
-        runtime repacks the head twice.
+    :param written: formats of separate decode weights, if any. With separate decode weights, the file holds
+        the head once, but the runtime repacks the head twice.
     """
     matrices = shape.matrices()
     stored = sum(format_of(formats, m.group).stored_bytes(m) for m in matrices)

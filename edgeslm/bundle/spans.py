@@ -63,8 +63,8 @@ def is_whole(message: str, start: int, end: int) -> bool:
 
 
 def read_place(message: str, place: Place, types: Collection[str]) -> str | int | float | None:
-    """The text of a span as a value of one of ``types``; None if the text isn't such a value, or is part of a
-    word or number."""
+    """Converts the text of a span to a value of one of the JSON types in ``types``; returns None if the text
+    has none of these types, or is only part of a word or number."""
     start, end = place
     if "string" in types:
         return message[start:end] if is_whole(message, start, end) else None

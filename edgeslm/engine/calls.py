@@ -26,8 +26,8 @@ BALANCED: Power = "balanced"
 Device = Literal["cpu", "cuda"]
 
 ANY = "-"
-"""Value of a worker argument that has no other value: as the digest, the worker accepts any bundle; as the
-cache folder, the worker uses no cache."""
+"""Worker argument that stands for no value. If it is given as the digest, the worker accepts any bundle; if
+it is given as the cache folder, the worker uses no cache."""
 
 Adapters = Mapping[Path, str | None]
 """Maps the folder of each adapter bundle to the digest that the bundle must have, or to None to accept any
@@ -67,7 +67,7 @@ class Hardware:
 @dataclass(frozen=True, slots=True)
 class Text:
     """Untrusted text. If ``cut`` is true, the worker may shorten the text to fit the prompt into the context;
-    the prompt's ``overflow`` says how. At most one text of a prompt may have ``cut``."""
+    the prompt's ``overflow`` says how. In a prompt, ``cut`` may be true for at most one text."""
 
     value: str
     cut: bool = False
@@ -196,7 +196,7 @@ class Pointed:
 
 @dataclass(frozen=True, slots=True)
 class Cost:
-    """Time (milliseconds) and tokens that a call took in the worker."""
+    """Time in milliseconds, and number of tokens, that a call took in the worker."""
 
     prefill_ms: float = 0.0
     decode_ms: float = 0.0
@@ -217,11 +217,11 @@ class Output:
     """The result of a call; the kind of call decides which fields are set.
 
     ``Generate`` sets ``text`` and ``finish_reason`` (``stop`` or ``length``). ``Score`` and ``Classify`` set
-    ``probabilities`` to one probability for each label, in the order of the labels; these sum to 1. ``Read``
-    sets ``probabilities`` to one probability for each text. ``Read`` also sets ``places``, the most likely
-    answer spans of each text, best first; they are empty if the reader isn't trained for spans. ``Classify``
-    and ``Point`` set ``distance``, the cosine distance (0 to 2) of the text from the head's training data.
-    ``Point`` sets ``fields``, and ``Embed`` sets ``vectors``.
+    ``probabilities`` to one probability for each label, in the order of the labels; the probabilities sum to
+    1. ``Read`` sets ``probabilities`` to one probability for each text. ``Read`` also sets ``places``, the
+    most likely answer spans of each text, best first; they are empty if the reader isn't trained for spans.
+    ``Classify`` and ``Point`` set ``distance``, the cosine distance (0 to 2) of the text from the head's
+    training data. ``Point`` sets ``fields``, and ``Embed`` sets ``vectors``.
     """
 
     cost: Cost = Cost()

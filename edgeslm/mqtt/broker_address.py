@@ -36,7 +36,7 @@ class Login:
 
     @classmethod
     def of(cls, named: Broker | Namespace) -> Login:
-        """The login in a configuration's ``broker`` section, or in command-line arguments.
+        """Reads the login from a configuration's ``broker`` section, or from command-line arguments.
 
         :raises BrokerError: the password file can't be read or is empty.
         """

@@ -33,7 +33,7 @@ def ending_soon(broker: Broker, now: datetime.datetime | None = None) -> Iterato
 
 
 def end_of(file: Path) -> datetime.datetime | None:
-    """When the first certificate in a PEM file expires; None if it can't be read."""
+    """Returns when the first certificate in a PEM file expires; None if the certificate can't be read."""
     try:
         text = file.read_text("ascii", "replace")
         begin = text.index("-----BEGIN CERTIFICATE-----")

@@ -73,7 +73,7 @@ SESSION_EXPIRY_S = 7 * 24 * 3600
 
 @dataclass(frozen=True, slots=True)
 class Will:
-    """Last will: the broker publishes it, retained, at QoS 1, when the connection breaks."""
+    """Last will: a retained message that the broker publishes at QoS 1 when the connection breaks."""
 
     topic: str
     payload: bytes
@@ -174,7 +174,7 @@ class BrokerLink:
             log.debug("an acknowledgement came too late for its connection")
 
     def subscribe(self, subscriptions: Sequence[Subscription]) -> int | None:
-        """Subscribes in one packet; returns its packet identifier, or None if the packet can't be sent now.
+        """Sends one SUBSCRIBE packet; returns the packet identifier, or None if the packet can't be sent now.
 
         A packet holds one Subscription Identifier: that of the first subscription.
         """
@@ -333,7 +333,8 @@ def _retain_handling(subscription: Subscription) -> int:
 def read_welcome(
     session_present: bool, granted: Properties | None, asked: ConnectionSettings, *, mqtt5: bool = True
 ) -> Welcome:
-    """The properties of a CONNACK, with the specification's defaults. MQTT 3.1.1 has no properties."""
+    """Reads the properties of a CONNACK; missing properties get the defaults of the MQTT specification. A
+    CONNACK of MQTT 3.1.1 has no properties."""
     return Welcome(
         mqtt5=mqtt5,
         session_present=session_present,
@@ -422,8 +423,8 @@ class Network:
             self._pause(failures)
 
     def _pause(self, failures: int) -> None:
-        """Waits with exponential backoff and jitter, so that not all nodes reconnect to a broker at the same
-        time."""
+        """Waits with exponential backoff and jitter, so that not all clients reconnect to a broker at the
+        same time."""
         until = time.monotonic() + self._longest_pause(failures) * random.uniform(0.5, 1.0)
         while (left := until - time.monotonic()) > 0 or not self._is_allowed:
             if self._stop.wait(min(max(left, 0.05), 1.0)):

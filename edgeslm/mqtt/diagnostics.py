@@ -122,7 +122,7 @@ def refusal(address: BrokerAddress, reason: ReasonCode) -> Problem:
 
 
 def silent_refusal(address: BrokerAddress) -> Problem:
-    """The problem of a broker that closed the connection instead of answering CONNECT."""
+    """Returns the problem to report for a broker that closed the connection instead of answering CONNECT."""
     # With TLS 1.3, a missing client certificate is refused only after the client's handshake is complete.
     wants = ", and does it want a client certificate (cert_file and key_file)" if address.tls else ""
     sentence = f"The broker at {address} hung up without an answer; does it speak MQTT 5{wants}?"
@@ -143,8 +143,8 @@ def hang_up(address: BrokerAddress, reason: ReasonCode) -> Problem:
 
 
 def no_mqtt_5(address: BrokerAddress) -> Problem:
-    """The problem of a broker without MQTT 5 that closes the connection instead of answering with the reason
-    code Unsupported Protocol Version."""
+    """Returns the problem to report for a broker without MQTT 5 that closes the connection instead of
+    answering with the reason code Unsupported Protocol Version."""
     return refusal(address, ReasonCode(PacketTypes.CONNACK, identifier=UNSUPPORTED_VERSION))
 
 

@@ -12,7 +12,8 @@ T = TypeVar("T")
 
 
 class FlowControl(Generic[T]):
-    """Items in flight by packet identifier; ``receive_maximum`` is the limit on the current connection.
+    """Messages (items) in flight, by packet identifier. ``receive_maximum`` is the maximum number of items in
+    flight on the current connection.
 
     ``reserved`` counts items being published that have no packet identifier yet.
     """

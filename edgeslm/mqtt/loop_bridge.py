@@ -43,7 +43,7 @@ class Receiver(Protocol):
 class LoopBridge:
     """The ``Listener`` of the network thread. At most ``most_qos0`` QoS 0 messages wait for the loop.
 
-    :param wait_s: longest pause of reading, in seconds.
+    :param wait_s: longest time, in seconds, for which the network thread pauses reading.
     """
 
     def __init__(

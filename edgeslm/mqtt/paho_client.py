@@ -28,7 +28,7 @@ READING_S = 0.05
 pause."""
 
 GATHER_RATE = 300
-"""Messages per second above which reads are batched."""
+"""Number of received messages per second above which the network thread batches its reads."""
 GATHER_S = 0.002
 """Delay, in seconds, before each batched read."""
 GATHER_LOOK_S = 0.1
@@ -86,8 +86,8 @@ class Pace:
 def turn(client: Client, alarm: Alarm) -> MQTTErrorCode:
     """One iteration of the network loop: like paho's ``loop``, but for many packets at a time.
 
-    Waits for the socket or the alarm. Not thread-safe. The error codes are the same as those of paho's
-    ``loop``.
+    First waits until the socket is ready or the alarm rings. Not thread-safe. The error codes are the same as
+    those of paho's ``loop``.
     """
     sock = cast(BufferedSocket, client.socket())
     writes = [sock] if client.want_write() or sock.unsent else []

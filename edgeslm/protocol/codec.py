@@ -63,7 +63,7 @@ _FIELDS = ("input", "id", "reply_to", "options", "protocol")
 
 @dataclass(frozen=True, slots=True)
 class Rejected:
-    """An invalid message on a request topic, with the error and the topic to send it to.
+    """An invalid message on a request topic, with the error and the topic for the error.
 
     ``reply_to`` is always a topic to which this node may publish.
     """
@@ -108,8 +108,8 @@ def error_result(id: str, task: str, error: RequestError) -> Result:
 
 @dataclass(slots=True)
 class _Sender:
-    """Id and reply topic of a request, for the answer. Until the request is parsed, the fields have default
-    values."""
+    """Id and reply topic of the request that is being parsed, to which an error can be sent at any time.
+    Fields that aren't parsed yet have default values."""
 
     id: str = ""
     named: bool = False

@@ -38,7 +38,8 @@ class Delivery:
 
     @classmethod
     def local(cls, payload: bytes, *, correlation: bytes | None = None) -> Delivery:
-        """Creates a delivery that is received now, without a topic or a connection."""
+        """Creates a delivery with the current time as the time of receipt, without a topic or a
+        connection."""
         now = time.monotonic()
         return cls("", payload, 0, False, False, None, correlation, None, 0, 0, len(payload), now)
 

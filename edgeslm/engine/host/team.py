@@ -69,7 +69,7 @@ class EngineTeam:
         return sum(member.losses for member in self._members)
 
     async def start(self) -> EngineInfo:
-        """Starts all workers that aren't alive, concurrently (``EngineProcess.start``). If one fails to
+        """Starts all workers that aren't alive, concurrently (``EngineProcess.start``). If a worker fails to
         start, the error is raised and the other workers keep running."""
         missing = [member for member in self._members if not member.alive]
         started = await asyncio.gather(*(member.start() for member in missing), return_exceptions=True)

@@ -52,8 +52,8 @@ class GoldenAnswer(BaseModel):
         return self
 
     def divergence(self, log_probs: Sequence[float]) -> float:
-        """Kullback-Leibler divergence, in nats, between this answer and a model on this machine;
-        ``log_probs`` are the log-probabilities that the model assigns to the ``tokens`` of this answer."""
+        """Kullback-Leibler divergence, in nats, of a model on this machine from this answer; ``log_probs``
+        are the log-probabilities that the model assigns to the ``tokens`` of this answer."""
         pairs = [*zip(self.log_probs, log_probs, strict=True), (_rest(self.log_probs), _rest(log_probs))]
         return sum(math.exp(own) * (own - other) for own, other in pairs)
 
@@ -72,7 +72,7 @@ def _rest(log_probs: Sequence[float]) -> float:
 
 
 def load_golden(bundle: Bundle) -> Golden | None:
-    """The bundle's golden answers; None if it has none.
+    """Reads the golden answers of a bundle; returns None if the bundle has no golden answers.
 
     :raises BundleError: the file can't be read.
     """

@@ -7,7 +7,7 @@ reads the original weights, since onnxruntime uses them to find the prepacked we
 
 A prepacked bundle is valid for one CPU model and one version of the libraries; the file ``prepared.json`` in
 the bundle records both. The prepacked bundle is stored in a cache below the state folder; the original bundle
-is not changed. The module ``trial`` tests the result before it is kept.
+is not changed. The module ``trial`` tests the prepacked bundle before it goes into the cache.
 
 Prepacking runs in a child process (a job) that executes this module. Only the child loads the inference
 libraries and writes files; it runs as the owner of the state folder.
@@ -84,10 +84,11 @@ async def prepare(
     command: Sequence[str] = PYTHON,
 ) -> Index:
     """Prepacks a bundle and replaces an older prepacked bundle; running engines continue to use the files
-    that they have mapped. Cancelling ends the job at once.
+    that they have mapped. Cancelling the call ends the job at once.
 
     If the caller is root, the job runs as the owner of the state folder. The prepacked files must belong to
-    this owner, and root must not write to a folder of another user, who could redirect the writes with links.
+    the owner of the state folder. Besides, root must not write to a folder of another user, since this user
+    could redirect the writes with links.
 
     :param background: run in the background: use idle CPU time and at most a quarter of the free disk space,
         and remove results that were unused for a month, except those of bundles whose digests are in

@@ -43,9 +43,9 @@ _ROUNDS: Final = 20
 
 
 class Smoke(BaseModel):
-    """Results of a smoke test. ``divergences`` has the divergence from each golden answer in nats.
-    ``request_s`` is the CPU time of a request in seconds. ``beside_s`` is the CPU time of the same request to
-    the bundle to be replaced. ``peak_bytes`` is the peak memory of the test's process."""
+    """Results of a smoke test. ``divergences`` lists, in nats, how far the machine's answers diverge from the
+    golden answers. ``request_s`` is the CPU time of a request in seconds. ``beside_s`` is the CPU time of the
+    same request to the bundle to be replaced. ``peak_bytes`` is the peak memory of the test's process."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -75,7 +75,7 @@ async def smoke_test(
     root: Path = Path("/"),
     timeout_s: float = TIMEOUT_S,
 ) -> Smoke:
-    """Runs the test, which takes some seconds at low priority. Cancelling ends it at once.
+    """Runs the test, which takes some seconds at low priority. Cancelling the call ends the test at once.
 
     :param beside: the bundle to be replaced, if any.
     :param slowest: largest allowed CPU time of a request, as a multiple of the CPU time that a request to

@@ -1,4 +1,5 @@
-"""Prepack trial: tests a prepacked bundle before it is kept, and finds the fastest number of threads.
+"""Prepack trial: tests a prepacked bundle before it goes into the cache, and finds the fastest number of
+threads.
 
 A prepacked bundle must compute the same as the original on this machine, and match the golden answers of the
 build machine.

@@ -72,8 +72,9 @@ DRAFT_WORDS = 3
 """Length, in tokens, of the n-grams that speculative decoding looks up: if the last n-gram also occurs
 earlier in the text, the decoder drafts up to ``MOST_DRAFTS`` of the tokens that followed the earlier n-gram.
 Only greedy decoding with a grammar uses drafts, since constrained output is mostly copied from the prompt
-(``benchmarks/LOG.md``). Drafts don't speed up free text. They don't speed up JSON from bundles with separate
-decode weights either, since a step with two tokens then takes twice as long as a step with one token."""
+(``benchmarks/LOG.md``). Drafts don't speed up free text. Drafts don't speed up JSON from bundles with
+separate decode weights either, since with these bundles a step with two tokens takes twice as long as a step
+with one token."""
 
 
 def pieces(count: int, most: int) -> Iterator[tuple[int, int]]:

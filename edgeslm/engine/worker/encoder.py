@@ -162,8 +162,9 @@ class Encoder:
 
     def encode_pair(self, question: str, text: str) -> tuple[list[int], list[int], list[Place]]:
         """Returns the token ids of question and text with special tokens, the segment of each token (0 or 1),
-        and the span of each token in ``text`` (empty for the tokens of the question). The question is cut to
-        a quarter of the context; then the text is cut to what is left of the context."""
+        and the span of each token in ``text`` (empty for the tokens of the question). The question is
+        truncated to a quarter of the context length; then the text is truncated to the remaining context
+        length."""
         encoding = self._tokenizer.encode(question, text)
         ids, kinds, parts = encoding.ids, encoding.type_ids, encoding.sequence_ids
         asked = [place for place, part in enumerate(parts) if part == 0]

@@ -9,12 +9,13 @@ from typing import Any, Final
 from edgeslm.engine.calls import Guide
 
 MOST_FORCED: Final = 256
-"""Maximum number of consecutive forced tokens, for which a cache gets extra room. A token is forced if the
-grammar leaves no choice. If a schema can force more consecutive tokens than this maximum, forcing is
-disabled."""
+"""Maximum number of consecutive forced tokens; a cache gets extra room for at most this many tokens. A token
+is forced if the grammar leaves no choice. If a schema can force more consecutive tokens than this maximum,
+forcing is disabled."""
 _SCALAR: Final = {"null": 4, "boolean": 5, "integer": 24, "number": 24, "string": 2}
-"""Maps each JSON type to the length, in characters, of the longest value that a schema can force. A schema
-can force a whole number, by its minimum and maximum, but only the quotes of a string."""
+"""Maps each JSON type to the length, in characters, of the longest value that a schema can force. With a
+minimum and a maximum, a schema can force all characters of a number. Of a string, a schema can force only the
+two quotes."""
 _HARMLESS: Final = frozenset(
     {"type", "title", "description", "default", "examples", "x-guidance", "$schema", "$id"}
     | {"minLength", "maxLength", "minItems", "maxItems"}

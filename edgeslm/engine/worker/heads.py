@@ -65,7 +65,8 @@ class Head(_WithCentroids):
 
 
 class Pointer(_WithCentroids):
-    """Field extraction: the options of each field, and spans scored by their first, last and inner tokens.
+    """Head for field extraction, which scores the options of each field and, by their first, last and inner
+    tokens, the spans of the text.
 
     The score of a span is the sum of the start score of its first token, the end score of its last token
     (Devlin et al., 2019, section 4.2) and the inside scores of all its tokens. Without inside scores, a value
@@ -177,11 +178,11 @@ class Reader:
         return float(1 / (1 + np.exp(-min(_MOST_ODDS, max(-_MOST_ODDS, odds)))))
 
     def places(self, hidden: Floats, offsets: Sequence[Place]) -> tuple[Run, ...]:
-        """Answer spans, best first. Each start token gives one span, which ends at the most likely end token
-        for this start; the span's probability is the sum over all spans that begin at this start. A reader
-        that isn't trained for spans gives no answer spans. The probabilities of the spans sum to less than 1;
-        the rest is the probability of no answer, which the first token represents (Devlin et al., 2019,
-        section 4.3).
+        """Returns the answer spans, best first. Each start token gives one span, which ends at the most
+        likely end token for this start; the span's probability is the sum of the probabilities of all spans
+        that begin with this token. A reader that isn't trained for spans gives no answer spans. The
+        probabilities of the spans sum to less than 1; the rest is the probability of no answer, which the
+        first token represents (Devlin et al., 2019, section 4.3).
 
         :param hidden: vectors [tokens, dimension] of the tokens.
         :param offsets: character span of each token; empty for the question and special tokens.

@@ -26,9 +26,9 @@ log = logging.getLogger("edgeslm.engine")
 FOLDER: Final = "beginnings"
 """Name of the folder of the cache, next to the prepacked graphs."""
 KEPT_BYTES: Final = 64_000_000
-"""Largest total size of all files, in bytes. To make room, the oldest files are removed, except files that
-this worker has read or written since its start; otherwise tasks whose prefixes don't all fit would evict one
-another at each start."""
+"""Largest total size of all files, in bytes. To make room, the worker removes the oldest files, except the
+files that it has read or written since its start. Without this exception, tasks would evict one another's
+prefixes at each start if the cache is too small for all prefixes."""
 _DIGEST_BYTES: Final = 32
 
 Floats = npt.NDArray[np.float32]

@@ -47,7 +47,7 @@ PROMPT_TOKENS, NEW_TOKENS = 128, 16
 """Number of prompt tokens and generated tokens of the request that is measured to find the fastest number of
 threads."""
 BLOCK_BYTES: Final = 2**24
-"""Block size of ``block_digest``; another size gives other digests."""
+"""Size, in bytes, of the blocks that ``block_digest`` hashes; a different size would change the digests."""
 
 
 class Index(BaseModel):
@@ -55,8 +55,9 @@ class Index(BaseModel):
 
     For each number of threads, ``seconds`` has the time of a typical request and ``prompt_seconds`` the time
     of its prefill; both are empty if the machine was too busy to measure. ``threads`` is the fastest number
-    of threads on ``cores`` usable cores, or equals ``cores`` if nothing was measured. ``divergences`` has the
-    divergence from each golden answer in nats. The digests in ``files`` are computed by ``block_digest``.
+    of threads on ``cores`` usable cores, or equals ``cores`` if nothing was measured. ``divergences`` lists,
+    in nats, how far the machine's answers diverge from the golden answers. The digests in ``files`` are
+    computed by ``block_digest``.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")

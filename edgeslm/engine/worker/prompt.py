@@ -192,8 +192,8 @@ class ChatTokenizer:
 
 
 def _fill(turn: Turn, texts: list[Text]) -> str:
-    """The content of a chat message with a placeholder for each untrusted text; appends these texts to
-    ``texts``."""
+    """Returns the content of a chat message with a placeholder for each untrusted text; appends the untrusted
+    texts to ``texts``."""
     content = []
     for part in turn.parts:
         if isinstance(part, Text) or _HOLES.search(part):

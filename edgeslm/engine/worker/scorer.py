@@ -33,7 +33,8 @@ from edgeslm.engine.worker.waiting import set_waiting
 from edgeslm.errors import BundleError, Cancelled
 
 KEPT_BYTES: Final = 64_000_000
-"""Memory budget in bytes for the KV caches of all prefixes; a single cache may be larger."""
+"""Memory budget, in bytes, for the KV caches of all prefixes together; if there is only one cache, it may
+exceed the budget."""
 _MASKED: Final = -1e9
 """Attention bias of masked positions."""
 
@@ -47,7 +48,8 @@ class Scorer:
     :param settings: section ``model`` of the bundle's ``genai_config.json``.
     :param piece: number of tokens in one prefill step.
     :param on_disk: folder of the prefix cache.
-    :param kept_bytes: memory budget in bytes for the KV caches of all prefixes; a single cache may be larger.
+    :param kept_bytes: memory budget, in bytes, for the KV caches of all prefixes together; if there is only
+        one cache, it may exceed the budget.
     :raises BundleError: onnxruntime can't load the graph.
     """
 
