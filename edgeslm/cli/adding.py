@@ -37,7 +37,8 @@ class AddingProgress(IntakeListener):
         print_error(sentence)
 
     def begin_missing(self, passages: int) -> None:
-        """Called before stored passages that lack a vector are embedded; ``passages`` is their number."""
+        """Called before stored passages that lack a vector are embedded; ``passages`` is the number of these
+        passages."""
         self._embedded, self._missing = 0, passages
 
     def embed(self, embedding: Embed, texts: Sequence[str]) -> Sequence[Sequence[float]]:

@@ -78,10 +78,10 @@ def _is_of(entry: FleetNode, pool: str) -> bool:
 
 
 def _heard(arguments: argparse.Namespace) -> list[FleetNode]:
-    """Finds all nodes, also those that the command doesn't list.
+    """Finds all nodes, including nodes that the command's options exclude from the list.
 
-    :raises BrokerError: the broker is unreachable or refuses the subscription, or the node that the user
-        named (or, without a name, any node) was not found.
+    :raises BrokerError: the broker is unreachable or refuses the subscription; the node that the user named
+        was not found; or the user named no node and none was found.
     """
     from edgeslm.telemetry.fleet import entry_of
 

@@ -58,8 +58,8 @@ def discovery_of(arguments: argparse.Namespace, address: BrokerAddress, node: st
 
 
 def nothing_heard(arguments: argparse.Namespace, address: BrokerAddress) -> BrokerError:
-    """Makes the error to raise if the node that ``arguments`` name (or, without a name, any node) was not
-    found."""
+    """Makes the error for a node that was not found. If ``arguments`` name no node, the error says that no
+    node was found."""
     from edgeslm.telemetry.overview import plain
 
     who = "any node" if arguments.node is None else f"the node {plain(arguments.node)}"

@@ -11,7 +11,7 @@ from types import TracebackType
 from edgeslm.telemetry.log_lines import printable
 
 DELAY_S = 2.0
-"""Work that is shorter than this gets no progress bar."""
+"""A progress bar is shown only for work that takes longer than this many seconds."""
 TICK_S = 0.1
 _BAR = 24
 

@@ -24,7 +24,8 @@ SUMMARY = "show nodes of a broker, or of all sites of a hub, live"
 EXAMPLE = "edgeslm top --broker mqtt://broker.local --node press-hall-4"
 
 REDRAW_S = 1.0
-"""Interval of redraws while no messages arrive, since the age of figures is shown."""
+"""Seconds between two redraws while no messages arrive; each redraw updates the displayed age of the
+values."""
 
 
 def add_arguments(command: argparse.ArgumentParser) -> None:

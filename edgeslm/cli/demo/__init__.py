@@ -47,7 +47,8 @@ SHOWN = 10
 
 
 def demo(bundle: Path | None, *, short: bool = False) -> int:
-    """Runs the demo with the starter folder, or with the decoder ``bundle`` and the files next to it.
+    """Runs the demo with the bundles and data of the starter folder. If a decoder ``bundle`` is given, the
+    folder that contains it replaces the starter folder.
 
     :param short: sends only a few messages of each kind.
     :return: the exit status.
@@ -155,7 +156,7 @@ def _tasks(spam: TrainedTask, notes: TrainedTask) -> dict[str, Any]:
 
 @contextmanager
 def _daemon(folder: Path, broker: DemoBroker, sections: Mapping[str, Any]) -> Iterator[float]:
-    """Runs the daemon as a child process; yields the seconds until it was online."""
+    """Runs the daemon as a child process; yields how long the daemon took to go online, in seconds."""
     file = folder / "config.yaml"
     own = {"node": NODE, "broker": {"url": broker.url}, "state_dir": str(folder)}
     configuration = {**own, **sections, "prepare": "never", "log_level": "warning"}

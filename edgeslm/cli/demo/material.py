@@ -48,7 +48,8 @@ class LabelledMessage:
 
 
 def load_sms(data: Path, taught: int = TAUGHT) -> tuple[list[LabelledMessage], list[LabelledMessage]]:
-    """Loads ``taught`` SMS for training and :data:`HELD_ASIDE` SMS for the test, as two lists."""
+    """Loads two lists of SMS: ``taught`` messages for training, and :data:`HELD_ASIDE` messages for the
+    test."""
     file = data / "sms-spam.csv"
     labels: dict[str, str] = {}
     try:
@@ -68,8 +69,8 @@ def load_sms(data: Path, taught: int = TAUGHT) -> tuple[list[LabelledMessage], l
 
 
 def load_logins(data: Path, count: int) -> list[LabelledMessage]:
-    """Loads up to ``count`` sshd log lines, each with the name or address of the remote host, which the line
-    contains; empty if the starter folder has no log."""
+    """Loads up to ``count`` sshd log lines. The expected result of a line is the remote host's name or
+    address, as the line spells it. The list is empty if the starter folder has no log."""
     file = data / "sshd.log"
     if not file.exists():
         return []

@@ -21,7 +21,8 @@ from edgeslm.messages import Result
 from edgeslm.protocol.codec import Topics, encode_request, parse_result, parse_state
 
 IN_FLIGHT = 16
-"""Number of messages in flight while throughput is measured; latency is measured with one."""
+"""Number of messages in flight while throughput is measured; latency is measured with one message in
+flight."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,7 +93,7 @@ class Traffic:
     def through_route(
         self, messages: Sequence[tuple[str, Any]], output: str, in_flight: int = 1
     ) -> Iterator[DemoAnswer]:
-        """Publishes messages for a route and yields their results in order.
+        """Publishes messages for a route and yields the results in the order of the messages.
 
         ``output`` is a format string of the result's topic: ``{}`` stands for the message's topic, and
         ``{name}`` for the field ``name`` of the message's payload.
@@ -112,7 +113,7 @@ class Traffic:
         options: Sequence[Mapping[str, Any]] | None = None,
         in_flight: int = 1,
     ) -> Iterator[DemoAnswer]:
-        """Sends requests and yields their results in order."""
+        """Sends requests and yields the results in the order of the requests."""
         sent = []
         for number, text in enumerate(texts):
             id = f"{task}-{number}"
@@ -124,10 +125,11 @@ class Traffic:
     def _exchange(
         self, messages: Sequence[tuple[str, str, str | Mapping[str, Any]]], in_flight: int
     ) -> Iterator[DemoAnswer]:
-        """Keeps ``in_flight`` messages in flight; results may arrive in any order and are yielded in order.
+        """Keeps ``in_flight`` messages in flight. Results may arrive in any order; they are yielded in the
+        order of the messages.
 
-        :param messages: for each message, a tuple of three: the key by which its result is found (the request
-            id or the result's topic), the message's topic, and its payload.
+        :param messages: for each message, a tuple of a key, the message's topic, and its payload. The key is
+            the id of the request or the topic of the result; it tells which result belongs to the message.
         """
         sent: list[float] = []
         waiting: dict[str, list[int]] = {}

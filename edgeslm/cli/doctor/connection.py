@@ -59,11 +59,13 @@ ADDRESSES = [
         *("10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16", "fc00::/7"),
     )
 ]
-"""Networks that the service's systemd unit allows (IPAddressAllow=); a test keeps both equal."""
+"""Networks that the service's systemd unit allows (``IPAddressAllow=``). A test checks that this list equals
+the unit's list."""
 
 
 def judge_reach(config: Config, probes: Probes) -> list[Finding]:
-    """Whether the service, limited to private networks, can reach the broker and the name servers."""
+    """Returns findings if the service can't reach the broker or the name servers, because its systemd unit
+    allows only private networks."""
     if not probes.has_service():
         return []
     host, said = config.broker.host, []

@@ -19,7 +19,7 @@ from edgeslm.config.loader import Config
 OWN = "edgeslm"
 INSTALLERS = frozenset({OWN, "pip", "setuptools", "wheel", "uv"})
 NEVER_USED: Mapping[str, str] = {"tokenizers": "huggingface-hub"}
-"""Package -> a dependency of this package that edgeslm never uses."""
+"""Maps a package to one of its dependencies that edgeslm never uses."""
 
 ADVICE = "install from requirements/device.txt to avoid it (docs/getting-started/install.md)"
 

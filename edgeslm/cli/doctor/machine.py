@@ -102,7 +102,8 @@ def judge_heat(probes: Probes) -> list[Finding]:
 def judge_clock(probes: Probes) -> Finding:
     """Judges the clock.
 
-    Boards without a clock battery start with the time of their last shutdown, or in 1970.
+    The clock may be wrong: boards without a clock battery start with the time of their last shutdown, or in
+    1970.
     """
     installed = Path(__file__).stat().st_mtime
     if (now := probes.now()) < installed - DAY_S:

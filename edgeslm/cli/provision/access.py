@@ -1,6 +1,6 @@
 """Broker access list (mosquitto): derives the topics that each client may use from the nodes' configurations.
 
-A node may use the topics that its configuration needs; an app may use the topics that it was given. All other
+A node may use the topics that its configuration needs; an app may use the topics of its grants. All other
 topics are forbidden. Pure.
 """
 
@@ -178,13 +178,13 @@ def _asking(topics: Topics, task: str, name: str, why: str) -> Iterator[Grant]:
 def app_user(text: str, configs: Sequence[Config]) -> User:
     """An app and its grants, from ``NAME:GRANT,GRANT``.
 
-    ``NODE/TASK`` allows requests to a task; with a single configuration, ``TASK`` is enough.
+    ``NODE/TASK`` allows requests to a task; if only one node is configured, ``NODE/`` can be omitted.
     ``pool=POOL/TASK`` allows requests to a task of a pool. ``cancel=NODE`` and ``cancel=pool/POOL`` allow the
     app to cancel requests. ``feedback=NODE`` allows sending corrections, and ``health=NODE`` reading the
     health message. ``control=NODE/COMMAND`` allows a command, which the node must allow, too.
-    ``results=NODE/TASK`` allows reading the results of requests without a reply topic. ``read=FILTER`` and
-    ``write=FILTER`` allow reading and writing any topics that match ``FILTER``. ``dispatcher=POOL`` allows
-    the topics that the dispatcher of a pool needs.
+    ``results=NODE/TASK`` allows reading a task's results for requests that name no reply topic.
+    ``read=FILTER`` and ``write=FILTER`` allow reading and writing any topics that match ``FILTER``.
+    ``dispatcher=POOL`` allows the topics that the dispatcher of a pool needs.
 
     The app's own replies arrive below ``<base>/res/<task>/<NAME>/``, which no other app may read.
 
@@ -256,7 +256,8 @@ def _node(name: str, nodes: Mapping[str, Config]) -> Topics:
 
 
 def _merged(grants: Iterable[Grant]) -> tuple[Grant, ...]:
-    """One grant per filter, at its first position, with the accesses combined."""
+    """Merges grants with the same topic filter into one grant, which allows all that they allow. It takes the
+    position of the first of them."""
     merged: dict[str, Grant] = {}
     for grant in grants:
         there = merged.setdefault(grant.filter, grant)

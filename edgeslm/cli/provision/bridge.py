@@ -1,4 +1,5 @@
-"""Bridge from a site's broker to its hub: topics sent up, topics allowed down, access list at the hub.
+"""Bridge from a site's broker to its hub: topics sent to the hub, topics accepted from it, access list at the
+hub.
 
 One list of topics yields both the bridge settings of the site's broker (mosquitto 2.0) and the access list of
 the bridge's login at the hub. At the hub, a site's topics are below ``site/<name>/``. Pure.
@@ -41,7 +42,8 @@ LEAST_QUEUED = 10_000, 64 * 1024 * 1024
 MOST_QUEUED = 10_000_000
 
 ASIDE = "from-hub/"
-"""Topic prefix at the site that receives unwanted messages of the hub; no client may read it."""
+"""Topic prefix to which the site's broker diverts unwanted messages from the hub; no client may read these
+topics."""
 _GUARDS = f"what a hub that was taken over sends to these topics goes to {ASIDE}"
 
 _DOCUMENTS = ("state", "info", "health")
@@ -70,7 +72,7 @@ class BridgeQueue:
     """Size of the site's queue while the hub can't be reached.
 
     The queue has room for ``hours`` hours of ``per_s`` messages per second, each of ``message_bytes`` bytes.
-    ``save_s`` is the time between two saves to disk; None leaves the setting of the broker's profile.
+    ``save_s`` is the time between two saves to disk; None keeps the value in the broker's profile.
     """
 
     per_s: float = PER_S
@@ -128,14 +130,14 @@ def plan_bridge(
     down: Sequence[str] = (),
     guard: Sequence[str] = (),
 ) -> Bridge:
-    """The bridge of a site whose nodes have these configurations.
+    """Plans the bridge of a site. ``configs`` are the configurations of the site's nodes.
 
     :param up: topic filters of further messages to send to the hub (state, info, health and events are always
         sent).
     :param results: whether results of requests are sent to the hub.
     :param down: tasks (``NODE/TASK``) that accept requests from the hub; the replies are sent to the hub.
-    :param guard: topic filters on which messages from the hub are blocked, besides topics of nodes and
-        routes.
+    :param guard: topic filters on which messages from the hub are blocked. Topics of nodes and routes are
+        always blocked.
     :raises ProvisionError: a name or filter is invalid, or would send requests or commands to the hub.
     """
     if fault := site_fault(site):
