@@ -37,8 +37,7 @@ class AddingProgress(IntakeListener):
         print_error(sentence)
 
     def begin_missing(self, passages: int) -> None:
-        """Called before stored passages that lack a vector are embedded; ``passages`` is the number of these
-        passages."""
+        """Called before stored passages without a vector are embedded; ``passages`` is the number of them."""
         self._embedded, self._missing = 0, passages
 
     def embed(self, embedding: Embed, texts: Sequence[str]) -> Sequence[Sequence[float]]:

@@ -66,7 +66,8 @@ class Seen:
         self._feed.begin(self._row)
 
     def ended(self, result: Result | None) -> None:
-        """Called when the request has ended; ``result`` is None if the node's stop cancelled it."""
+        """Called when the request has ended; ``result`` is None if the request was cancelled because the node
+        stopped."""
         self._feed.end(self._row, result)
 
 
@@ -105,8 +106,8 @@ class Feed:
         return [row.shown() for row in changed.values()]
 
     def take_moment(self) -> dict[str, Any]:
-        """A dict with figures since the last call: ``answered`` (number of answers), ``errors`` (number of
-        error results), ``p50`` and ``p95`` (quantiles of latency, in milliseconds)."""
+        """A dict with values since the last call: the number of answers (``answered``), the number of error
+        results (``errors``), and two quantiles of latency in milliseconds (``p50``, ``p95``)."""
         latencies, self._latencies_ms = self._latencies_ms, []
         found = quantiles(latencies)
         moment = {
@@ -119,7 +120,7 @@ class Feed:
         return moment
 
     def text(self, number: int) -> tuple[str | None, str | None]:
-        """Input and result of the request with this number; None for each that was not kept."""
+        """Input and result of the request with this number; either is None if it was not kept."""
         row = next((row for row in self._rows if row.number == number), None)
         return (row.input, row.output) if row is not None else (None, None)
 

@@ -42,11 +42,12 @@ log = logging.getLogger("edgeslm.console")
 
 TICK_S = 2.0
 EVERY = {"health": 2, "info": 5, "models": 5, "collections": 15}
-"""Part of the node's data -> number of ticks between two updates of this part while a browser is
-connected."""
+"""Maps each part of the node's data to the number of ticks between two updates of this part, while a browser
+is connected. A tick is two seconds."""
 MOST_ASKS = 4
 SAID_ABOVE = ("kind", "recipe", "weights", "weight_bytes")
-"""Entries of a report card that are left out, since the console shows them as facts of the bundle."""
+"""Keys that are left out of a model's report card, since the console already shows their values with the
+bundle."""
 LOWEST_PRIORITY = 0
 
 
@@ -129,7 +130,8 @@ class ConsoleHost(Extension):
         self._process.send("rows", rows=self.feed.rows())
 
     async def _tick(self) -> None:
-        """Sends the figures of a tick, or all data at once if a browser has just connected."""
+        """Sends the figures since the last tick, or all data if a browser has just connected. Called every
+        two seconds."""
         scheduler, process = self._service.scheduler, self._process
         has_come = self._has_come.is_set()
         self._has_come.clear()

@@ -186,7 +186,8 @@ async def _run(descriptor: int) -> None:
 
 
 def main(argv: list[str]) -> None:
-    """Runs ``python -m edgeslm.console.worker FD LOG_LEVEL``, which ``process`` starts."""
+    """Entry point of ``python -m edgeslm.console.worker FD LOG_LEVEL``, which the module ``process``
+    starts."""
     # Ctrl-C and systemd's SIGTERM reach the whole group: the parent drains first and then closes the pipe.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)

@@ -71,8 +71,8 @@ class _Statement:
     subjects: frozenset[tuple[str, str]]
     """Numbered things in the sentence or its heading, such as ``("press", "4")``."""
     poles: frozenset[tuple[int, int]]
-    """Words of the sentence or its heading that are in ``_OPPOSITES``: for each word, the index of the pair
-    of opposites, and the word's side of the pair (0 or 1).
+    """Antonyms that occur in the sentence or its heading. Each is given by the index of its pair in
+    ``_OPPOSITES`` and by its index within the pair (0 or 1).
     """
     denies: bool
 

@@ -62,7 +62,8 @@ class Extract(Task):
     def set_up(self) -> None:
         self._calibration = None if self.learned is None else self.learned.calibration
         self.threshold = threshold_of(self.name, self.section, self._calibration) if self.is_head else 0.0
-        """Confidence below which a head's result is ``abstained``; 0 for a decoder, as it has none."""
+        """Confidence below which a head's result is ``abstained``; 0 for a decoder, whose results have no
+        confidence."""
         self._readers: Sequence[FieldReader] = ()
         if self.is_head and self.learned is not None:
             schema = self.section.output_schema or {}
@@ -232,8 +233,8 @@ def bounded(schema: Any, string_chars: int, array_items: int, words: Sequence[st
     """A copy of a schema that limits the length of strings and arrays.
 
     If ``words`` is given, a string must be one of the words that fit its subschema, or empty if no word fits.
-    Otherwise, strings with a ``pattern`` or ``format`` are not limited. Values of ``enum`` and ``const`` stay
-    as they are.
+    If ``words`` is None, the length of strings with a ``pattern`` or ``format`` is not limited. Values of
+    ``enum`` and ``const`` stay as they are.
     """
     schema = copy.deepcopy(schema)
     parts = _parts(schema)
@@ -275,8 +276,9 @@ def phrases(message: str) -> list[str]:
     """Candidates for a ``verbatim`` string.
 
     Candidates are words without punctuation, pieces of words (``rhost`` and ``192.0.2.1`` of
-    ``rhost=192.0.2.1``), and up to :data:`PHRASE_WORDS` consecutive words. A long message gets fewer kinds of
-    candidates, and shorter candidates, so that their number is at most :data:`MOST_PHRASES`.
+    ``rhost=192.0.2.1``), and up to :data:`PHRASE_WORDS` consecutive words. There are at most
+    :data:`MOST_PHRASES` candidates; for a long message, the candidates with the most words are left out
+    first.
     """
     words = [match.span() for match in re.finditer(r"\S+", message)]
     trimmed = [_trim(message, start, end) for start, end in words]

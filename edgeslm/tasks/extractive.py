@@ -1,8 +1,8 @@
 """Extractive summary: selects the most central sentences of a text.
 
-A sentence's score is the cosine of its word counts to those of the text, plus a bonus for an early position,
-as in MEAD (Radev et al., 2004, section 3). Words of a selected sentence get a lower weight when the next
-sentence is selected (SumBasic, Nenkova and Vanderwende 2005).
+A sentence's score is the cosine similarity between the word counts of the sentence and of the text, plus a
+bonus for an early position, as in MEAD (Radev et al., 2004, section 3). Words of a selected sentence get a
+lower weight when the next sentence is selected (SumBasic, Nenkova and Vanderwende 2005).
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ MOST_SENTENCES = 2_000
 """Maximum number of sentences of a text that are scored. This many sentences fill about a hundred pages, and
 scoring them takes less than 0.1 s."""
 LEAD = 2.0
-"""Weight of the position bonus, tuned on package descriptions."""
+"""Weight of the bonus for an early position, tuned on descriptions of software packages."""
 FEWEST_WORDS = 3
 """Minimum number of content words of a selected sentence, unless all sentences have fewer.
 
@@ -47,7 +47,8 @@ def best_sentences(text: str, *, most: int = 2) -> list[tuple[int, int]]:
 def central(sentences: Sequence[str], *, most: int, lead: float = 0.0) -> list[int]:
     """Indexes of the most central sentences, at most ``most`` of them, in ascending order.
 
-    :param lead: position bonus of the first sentence, relative to the best score; later sentences get less.
+    :param lead: position bonus of the first sentence, relative to the best score; later sentences get a
+        smaller bonus.
     """
     words = {number: Counter(found) for number, one in enumerate(sentences) if (found := content_words(one))}
     words = {number: found for number, found in words.items() if len(found) >= FEWEST_WORDS} or words

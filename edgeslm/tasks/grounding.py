@@ -1,8 +1,8 @@
 """Grounding gate: decides by search scores whether collections can answer a question.
 
-A logistic model estimates the probability that the best passage is from the right section. The model's
-features are scores of the best passage, alone and compared with the other passages. No feature depends on
-the size of the collection.
+A logistic model estimates the probability that the best passage is from the section that answers the
+question. The model's features are scores of the best passage, and comparisons with the scores of the other
+passages. No feature depends on the size of the collection.
 """
 
 from __future__ import annotations
@@ -30,8 +30,8 @@ LIKENESS: Final = 4.0
 """Weight of a sentence's cosine similarity to the question, relative to the log of the probability that the
 reader model gives the sentence.
 
-The weight was tuned for MiniLM (``benchmarks/LOG.md``); encoders whose cosines differ less need a higher
-weight.
+The weight was tuned for MiniLM (``benchmarks/LOG.md``); encoders whose cosines differ less between sentences
+need a higher weight.
 """
 BUDGET: Final = 1200
 """Maximum number of tokens, estimated from characters, of the passages shown to a model."""
@@ -93,7 +93,7 @@ def gate_for(found: Sequence[Found]) -> Gate:
 
 
 def confidence(question: str, found: Sequence[Found]) -> float:
-    """Probability that the best passage is from the right section."""
+    """Probability that the best passage is from the section that answers the question."""
     return gate_for(found).confidence(figures_of(question, found)) if found else 0.0
 
 
@@ -114,7 +114,7 @@ def figures_of(question: str, found: Sequence[Found]) -> dict[str, float]:
     ``matched``: log of 1 plus the number of question words in the best passage, since a match of all words
     proves more for a long question than for a short one.
     ``margin``: score of the best passage minus the next passage's, up to :data:`MOST_MARGIN`.
-    ``coverage_margin``: coverage of the best passage minus the highest of the others, up to
+    ``coverage_margin``: coverage of the best passage minus the highest coverage of the other passages, up to
     :data:`MOST_MARGIN`.
     ``agreement``: share of the rankings (cosine, sentence, BM25, coverage) where the best passage is first.
     ``read``: log-odds of the reader's probability; 0 without a reader.

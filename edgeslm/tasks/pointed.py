@@ -108,7 +108,7 @@ class FieldReader:
 
 
 def make_readers(learned: LearnedSection, schema: Mapping[str, Any], *, verbatim: bool) -> list[FieldReader]:
-    """A reader for each property of ``schema``, in order; other trained fields are ignored.
+    """A reader for each property of ``schema``, in order; trained fields that ``schema`` lacks are ignored.
 
     :param verbatim: whether strings must occur in the message, unless the schema lists the allowed values.
     """

@@ -18,8 +18,8 @@ def quote_guide(text: str) -> Guide:
 def find_quote(written: str, text: str) -> tuple[int, int] | None:
     """Character offsets, in the text, of the quote that the model wrote.
 
-    The result is None if the output is blank or doesn't occur in the text. The latter happens if a stop
-    string or ``max_tokens`` cuts a character in half.
+    The result is None if the output is blank or doesn't occur in the text. The output doesn't occur in the
+    text if a stop string or ``max_tokens`` cuts a character in half.
     """
     quote = written.strip()
     start = text.find(quote) if quote else -1

@@ -71,7 +71,8 @@ class Check:
 
 
 def extract(text: str, *, most: int = 2, limit: int = 2_000, offset: int = 0) -> list[Statement]:
-    """The most central sentences of ``text``; the source of each is the sentence's position in the input.
+    """The most central sentences of ``text``; the source of each sentence is its position in the request's
+    input, such as ``input[0:120]``.
 
     :param limit: maximum length of all sentences, in characters; if the first sentence is longer, it is cut
         between words.

@@ -39,7 +39,7 @@ DIGEST_INSTRUCTION: Final = "Say in one or two short sentences what these messag
 PART_TOKENS: Final = 1024
 """Maximum number of tokens of a part.
 
-Small models summarise short texts in more detail, and with less memory.
+Small models summarise short texts in more detail, and with less memory, than long texts.
 """
 CHARACTERS_PER_TOKEN: Final = 4
 """Estimate for English prose, used because the daemon has no tokenizer.
@@ -104,7 +104,8 @@ class Summarize(Task):
         return writer.outcome(result, abstained=not text)
 
     def without_model(self, request: Request) -> Mapping[str, Any] | None:
-        """The digest of the request's messages, without a model's text, so that the messages are not lost."""
+        """The digest of the request's messages, without a model's summary; None if the input is a text. The
+        digest is the result if all models fail, so that the messages are not lost."""
         if isinstance(request.input, str):
             return None
         return Digest(read_messages(request.input)).result([])
@@ -209,7 +210,7 @@ class _Writer:
         return statements
 
     def append(self, said: list[Statement], more: list[Statement]) -> list[Statement]:
-        """Streams the statements ``more`` after those already ``said``. :return: all of them."""
+        """Streams the statements ``more`` after those already ``said``. :return: all statements."""
         statements = [*said, *more]
         if self._on_chunk is not None and more:
             self._on_chunk(join(statements)[len(join(said)) :])
@@ -250,9 +251,9 @@ class _Reading:
     """Map-reduce summary of one long text in parts of up to ``most`` characters.
 
     Each part is summarised (map). The summaries are then summarised in groups until they fit one call
-    (reduce). A sentence in a part's summary must be supported by that part, a sentence in a summary of
-    summaries by up to :data:`TOGETHER` parts jointly. For parts that the result doesn't cover, sentences from
-    their summaries are appended.
+    (reduce). A sentence in a part's summary must be supported by that part. A sentence in a summary of
+    summaries must be supported by up to :data:`TOGETHER` parts jointly. For parts that the result doesn't
+    cover, sentences from their summaries are appended.
     """
 
     def __init__(self, text: str, most: int, writer: _Writer, is_strict: bool) -> None:
@@ -348,11 +349,10 @@ class _Reading:
         return [(start + a, start + b) for a, b in split_parts(self._text[start:], self._most)]
 
     def _halve(self, length: int) -> None:
-        """Sets the part size to half of ``length``, after the model could not process a text of ``length``
-        characters.
+        """Sets the part size to half of ``length``. Called if the model could not process a text of
+        ``length`` characters: the text was too long, or memory ran out.
 
-        :raises TooLong: ``length`` is too short to be halved. The cause may also be a lack of memory, since
-            the part size is then halved, too.
+        :raises TooLong: the text is too short to be halved.
         """
         if length < 2 * SHORTEST_PART:
             raise TooLong(

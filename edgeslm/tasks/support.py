@@ -1,10 +1,11 @@
 """Support check: decides by comparing words, without a model, whether a source text supports a sentence.
 
-A sentence is supported if the source contains all of its numbers and names and most of its other content
-words. Each number must be near one of the sentence's other words in the source. The measure is word
-precision against the source; ROUGE (Lin, 2004) compares with a reference summary instead. The check is strict
-about names and numbers, because small models most often get these wrong (Kryscinski et al., 2020, section
-3.1, swap them to make false claims). The check ignores word order, so "B calls A" supports "A calls B".
+A sentence is supported if the source contains all numbers and names of the sentence, and most of the
+sentence's other content words. Each number must be near one of the sentence's other words in the source. The
+measure is word precision against the source, whereas ROUGE (Lin, 2004) compares with a reference summary. The
+check is strict about names and numbers, because small models most often get these wrong. Kryscinski et al.
+(2020, section 3.1) swap names and numbers to make false claims. The check ignores word order, so "B calls A"
+supports "A calls B".
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Drift detection: compares a task's recent messages with the test rows of its training data.
+"""Drift detection: compares a task's recent messages with the test rows held out from training.
 
 The one-sided Kolmogorov-Smirnov statistic compares the confidences, and the distances to the training data;
 only lower confidences and greater distances count as drift. Predicted labels are compared by the total

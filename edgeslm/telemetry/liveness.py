@@ -10,7 +10,8 @@ import time
 NETWORK_SILENT_S = 60.0
 """Maximum time without progress of the network thread, in seconds; connecting takes 20 s or more."""
 MARGIN_S = 30.0
-"""Time added to ``longest_step_s``, for a busy machine and the time between two checks."""
+"""Seconds added to ``longest_step_s``, to allow for a busy machine and for the interval between two
+checks."""
 
 
 class Liveness:
@@ -26,9 +27,9 @@ class Liveness:
         """Why the node is not alive, as a sentence; None if it is alive. Call it every few seconds.
 
         ``unfinished`` counts queued and running requests; ``moved_at`` is when a request last made progress
-        (began, finished or produced a chunk), in monotonic seconds. On an idle node, the time of a new
-        request counts from the last call of this method, so the interval between calls must be shorter than
-        :data:`MARGIN_S`.
+        (began, finished or produced a chunk), in monotonic seconds. The time without progress of a request
+        that arrives at an idle node is counted from the last call before the request arrived, so the interval
+        between calls must be shorter than :data:`MARGIN_S`.
         """
         now = time.monotonic()
         self._moved_at = max(self._moved_at, now if not unfinished else moved_at)

@@ -320,7 +320,7 @@ def wrap(text: str, width: int) -> list[str]:
 
 
 def _columns(width: int, names: Sequence[str]) -> list[_Column]:
-    """The columns that fit next to the longest node name, of which at most 24 characters count."""
+    """The columns that fit next to the longest node name; a name longer than 24 characters counts as 24."""
     kept = list(_COLUMNS)
     wanted = max([_NARROWEST, *(len(name) for name in names)])
     while len(kept) > 1 and sum(c.width + 1 for c in kept) + min(wanted, 24) > width:

@@ -113,7 +113,7 @@ class ServiceManager:
 def _watchdog_s(environment: Mapping[str, str]) -> float | None:
     """Interval of the watchdog, determined as in sd_watchdog_enabled(3); None without a watchdog.
 
-    Inherited variables that are meant for another process are ignored.
+    Environment variables that systemd set for another process (``WATCHDOG_PID``) are ignored.
     """
     usec, pid = environment.get("WATCHDOG_USEC", ""), environment.get("WATCHDOG_PID", str(os.getpid()))
     meant = usec.isdecimal() and int(usec) > 0 and pid == str(os.getpid())

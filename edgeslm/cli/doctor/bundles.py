@@ -63,7 +63,7 @@ def _expectations(
 ) -> tuple[list[Finding], dict[str, Expectation]]:
     """Findings on speed, and the expected speed of each model.
 
-    The board's speed is measured only if the layer sizes of at least one model are known.
+    The board's speed is measured only if the dimensions of at least one model are known.
     """
     prints = {subject: bundle_footprint(bundle) for subject, bundle in models.items()}
     known = {subject: foot for subject, foot in prints.items() if foot is not None}

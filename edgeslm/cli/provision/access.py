@@ -178,10 +178,10 @@ def _asking(topics: Topics, task: str, name: str, why: str) -> Iterator[Grant]:
 def app_user(text: str, configs: Sequence[Config]) -> User:
     """An app and its grants, from ``NAME:GRANT,GRANT``.
 
-    ``NODE/TASK`` allows requests to a task; if only one node is configured, ``NODE/`` can be omitted.
-    ``pool=POOL/TASK`` allows requests to a task of a pool. ``cancel=NODE`` and ``cancel=pool/POOL`` allow the
-    app to cancel requests. ``feedback=NODE`` allows sending corrections, and ``health=NODE`` reading the
-    health message. ``control=NODE/COMMAND`` allows a command, which the node must allow, too.
+    ``NODE/TASK`` allows requests to a task; if there is only one node's configuration, ``NODE/`` can be
+    omitted. ``pool=POOL/TASK`` allows requests to a task of a pool. ``cancel=NODE`` and ``cancel=pool/POOL``
+    allow the app to cancel requests. ``feedback=NODE`` allows sending corrections, and ``health=NODE``
+    reading the health message. ``control=NODE/COMMAND`` allows a command, which the node must allow, too.
     ``results=NODE/TASK`` allows reading a task's results for requests that name no reply topic.
     ``read=FILTER`` and ``write=FILTER`` allow reading and writing any topics that match ``FILTER``.
     ``dispatcher=POOL`` allows the topics that the dispatcher of a pool needs.
@@ -256,8 +256,8 @@ def _node(name: str, nodes: Mapping[str, Config]) -> Topics:
 
 
 def _merged(grants: Iterable[Grant]) -> tuple[Grant, ...]:
-    """Merges grants with the same topic filter into one grant, which allows all that they allow. It takes the
-    position of the first of them."""
+    """Merges grants with the same topic filter into one grant, which has all their accesses and the position
+    of the first."""
     merged: dict[str, Grant] = {}
     for grant in grants:
         there = merged.setdefault(grant.filter, grant)

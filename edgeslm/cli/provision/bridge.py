@@ -1,5 +1,4 @@
-"""Bridge from a site's broker to its hub: topics sent to the hub, topics accepted from it, access list at the
-hub.
+"""Bridge from a site's broker to its hub: the topics sent in each direction, and the access list at the hub.
 
 One list of topics yields both the bridge settings of the site's broker (mosquitto 2.0) and the access list of
 the bridge's login at the hub. At the hub, a site's topics are below ``site/<name>/``. Pure.
@@ -136,8 +135,8 @@ def plan_bridge(
         sent).
     :param results: whether results of requests are sent to the hub.
     :param down: tasks (``NODE/TASK``) that accept requests from the hub; the replies are sent to the hub.
-    :param guard: topic filters on which messages from the hub are blocked. Topics of nodes and routes are
-        always blocked.
+    :param guard: topic filters on which messages from the hub are blocked, in addition to the topics of nodes
+        and routes.
     :raises ProvisionError: a name or filter is invalid, or would send requests or commands to the hub.
     """
     if fault := site_fault(site):
