@@ -130,7 +130,7 @@ class ConsoleHost(Extension):
         self._process.send("rows", rows=self.feed.rows())
 
     async def _tick(self) -> None:
-        """Sends the figures since the last tick, or all data if a browser has just connected. Called every
+        """Sends the chart data since the last tick, or all data if a browser has just connected. Called every
         two seconds."""
         scheduler, process = self._service.scheduler, self._process
         has_come = self._has_come.is_set()

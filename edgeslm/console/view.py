@@ -1,7 +1,7 @@
 """Console view: the node's data in the console process, and how much of it each browser has received.
 
-The view has the last requests, the charts' figures of the last 15 minutes, and the newest value of each part
-of the node's data, so its size is bounded. A slow browser gets the newest data, not a backlog.
+The view has the last requests, the chart data of the last 15 minutes, and the newest value of each part of
+the node's data, so its size is bounded. A slow browser gets the newest data, not a backlog.
 """
 
 from __future__ import annotations

@@ -260,8 +260,8 @@ def _own_encoders(learned: Mapping[str, Bundle], named: Mapping[str, Bundle]) ->
 
 
 def _shared(section: TaskSection, learned: Bundle) -> dict[str, Any]:
-    """Settings that the other stages of a task take from the ``learned`` bundle, unless the task's section of
-    the configuration sets them."""
+    """Settings of the ``learned`` bundle that apply to all stages of a task, unless the task's section of the
+    configuration sets them."""
     taught = learned.manifest.learned
     if taught is None:
         return {}

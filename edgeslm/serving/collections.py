@@ -89,8 +89,8 @@ class Collections:
 
     @property
     def pids(self) -> dict[str, int]:
-        """The name ``knowledge`` -> id of the knowledge process, whose memory ``health`` reports; empty if it
-        doesn't run."""
+        """Process id of the knowledge process under the key ``knowledge``, for the memory figures in
+        ``health``; empty if the process doesn't run."""
         pid = None if self._process is None else self._process.pid
         return {} if pid is None else {"knowledge": pid}
 

@@ -1,7 +1,7 @@
 """Deployment: the bundles, models, tasks and stages of one configuration.
 
-A node has one deployment at a time. A new deployment takes over between two requests (``service``) and shares
-identical parts with the old one: loaded engines, the knowledge process, drift statistics.
+A node has one deployment at a time. A new deployment replaces the old deployment between two requests. The
+two share identical parts: loaded engines, the knowledge process, drift statistics.
 """
 
 from __future__ import annotations

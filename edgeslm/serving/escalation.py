@@ -40,7 +40,7 @@ _PASSED_ON = frozenset(error.code for error in PASSED_ON)
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """A task of another node; ``own`` is the task of this node that passes requests to it."""
+    """A task of another node; ``own`` is the task of this node that passes requests to the other node."""
 
     node: str
     task: str

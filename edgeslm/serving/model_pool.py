@@ -66,7 +66,7 @@ class ModelPool:
     """Named models that are loaded together; a model whose process exits is restarted for the next call.
 
     :param bundles: model name -> bundle; an engine refuses a bundle that was changed.
-    :param hardware: model name -> hardware; by default, the CPU with the fastest number of threads.
+    :param hardware: model name -> hardware; by default, the CPU with the number of threads that is fastest.
     :param keep_alive_s: model name -> seconds without a call after which the model is unloaded.
     :param adapters: model name -> adapter bundles that calls may name, with their digests.
     :param make_process: function that creates an engine from bundle, hardware and adapters.
@@ -108,8 +108,8 @@ class ModelPool:
         return f"{name}@{short_digest(self.bundle(name).digest)}"
 
     def graph(self, name: str) -> str | None:
-        """Name of the ONNX file that a decoder's engine loads (with inputs for LoRA matrices if the model has
-        adapters); None if the model is an encoder."""
+        """Name of the ONNX file that a decoder's engine loads; None if the model is an encoder. If the model
+        has adapters, the file is the graph with inputs for LoRA matrices."""
         return self._models[name].graph
 
     def is_loaded(self, name: str) -> bool:

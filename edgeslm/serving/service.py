@@ -209,7 +209,7 @@ class Service:
 
 
 async def _without_model(task: Task, request: Request, failed: Result, code: str) -> Result:
-    """The result that the task can give without its model; ``failed`` if there is none."""
+    """The result that the task can give without its model; if there is none, the error result ``failed``."""
     try:
         told = await asyncio.to_thread(task.without_model, request)
     except Exception as error:  # possibly the earlier cause; no text is logged

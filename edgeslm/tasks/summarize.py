@@ -352,7 +352,7 @@ class _Reading:
         """Sets the part size to half of ``length``. Called if the model could not process a text of
         ``length`` characters: the text was too long, or memory ran out.
 
-        :raises TooLong: the text is too short to be halved.
+        :raises TooLong: the text is shorter than two parts of :data:`SHORTEST_PART` characters.
         """
         if length < 2 * SHORTEST_PART:
             raise TooLong(

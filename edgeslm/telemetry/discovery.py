@@ -28,8 +28,8 @@ _VALUES = {
     "embed": "value_json.status",
     "search": "r.passages | count",
 }
-"""Template of an entity's state for an ``ok`` result ``r``, by kind of task; states have up to 255
-characters.
+"""Maps a kind of task to the template of an entity's state; in the template, ``r`` is an ``ok`` result.
+States have up to 255 characters.
 """
 _WHOLE_TEXT = "text=(r.text | default('', true))[:4000]"
 _SOURCES = "sources=r.{} | default([]) | map(attribute='source') | list"

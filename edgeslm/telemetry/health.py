@@ -29,7 +29,8 @@ RATE_WINDOW_S = 60.0
 
 
 class _TaskMeter:
-    """Figures of one task since the node's start; errors are results, but have no latency or tokens."""
+    """Figures of one task since the node's start; an error counts as a result, but has no latency and no
+    tokens."""
 
     def __init__(self) -> None:
         self.results: Counter[str] = Counter()
@@ -100,7 +101,7 @@ class Meter:
         self._answered.append((time.monotonic(), task, sum(result.usage.values())))
 
     def drop(self, reason: str) -> None:
-        """Counts a message without a result, such as one above a route's rate limit."""
+        """Counts a message that gets no result, such as a message that exceeds a route's rate limit."""
         self.dropped[reason] += 1
 
     def figures(self) -> dict[str, Any]:

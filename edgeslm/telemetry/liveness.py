@@ -27,9 +27,9 @@ class Liveness:
         """Why the node is not alive, as a sentence; None if it is alive. Call it every few seconds.
 
         ``unfinished`` counts queued and running requests; ``moved_at`` is when a request last made progress
-        (began, finished or produced a chunk), in monotonic seconds. The time without progress of a request
-        that arrives at an idle node is counted from the last call before the request arrived, so the interval
-        between calls must be shorter than :data:`MARGIN_S`.
+        (began, finished or produced a chunk), in monotonic seconds. For a request that arrives at an idle
+        node, the time without progress is counted from the previous call of this method. The interval between
+        calls must therefore be shorter than :data:`MARGIN_S`.
         """
         now = time.monotonic()
         self._moved_at = max(self._moved_at, now if not unfinished else moved_at)

@@ -107,7 +107,8 @@ class Tracer(Extension):
         )
 
     def tell(self, taken: bool) -> None:
-        """Updates :attr:`problem` after a batch, in the sending thread. Repeated failures are logged once."""
+        """Updates :attr:`problem`; called in the sending thread after each batch. Repeated failures are
+        logged once."""
         problem = None if taken else f"The collector at {self._endpoint} doesn't take the node's traces."
         if problem and not self.problem:
             log.warning("%s", problem)

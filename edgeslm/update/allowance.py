@@ -43,7 +43,7 @@ class Allowance:
 
     def pour(self, read: IO[bytes] | Any, written: IO[bytes], done: int, size: int | None, what: str) -> int:
         """Copies the stream ``read`` to the stream ``written``. :param done: number of bytes copied by
-        earlier calls. :return: ``done`` plus the bytes of this call."""
+        earlier calls. :return: number of bytes copied by this call and the earlier calls."""
         # read1 returns what one network read brings: a slow sender must not delay a cancellation.
         some = getattr(read, "read1", read.read)
         while piece := some(PIECE):
@@ -55,7 +55,7 @@ class Allowance:
         return done
 
     def check_budget(self, size: int, what: str) -> None:
-        """:raises BundleError: ``size`` is above the budget."""
+        """:raises BundleError: the ``size`` in bytes is above the budget."""
         if size > self.budget_bytes:
             raise BundleError(
                 f"{what}: it has more than the {self.budget_bytes / 1e6:.0f} MB that a bundle may have "
@@ -63,7 +63,7 @@ class Allowance:
             )
 
     def check_room(self, size: int, what: str) -> None:
-        """:raises BundleError: ``size`` is above the budget or the free disk space."""
+        """:raises BundleError: the ``size`` in bytes is above the budget or the free disk space."""
         self.check_budget(size, what)
         self._folder.mkdir(parents=True, exist_ok=True)
         if size > (free := self.free_bytes(self._folder)):

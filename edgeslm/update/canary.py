@@ -25,9 +25,9 @@ Counts = Mapping[str, Mapping[str, int]]
 
 @dataclass(slots=True)
 class Canary:
-    """``tasks``: the tasks that the model serves. ``ends``: number of engine crashes before the trial.
-    ``results``: number of results before the trial, by status or error code. ``next_look``: time to retry a
-    failed rollback, in monotonic seconds.
+    """``tasks``: the tasks that the model serves. ``ends``: how often the model's engine had crashed before
+    the trial. ``results``: number of results before the trial, by status or error code. ``next_look``: time
+    to retry a failed rollback, in monotonic seconds.
     """
 
     digest: str

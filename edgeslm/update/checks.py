@@ -1,8 +1,9 @@
 """Pre-activation check: the new model must pass at least as many ``checks`` as the active model.
 
-Both models answer the ``checks`` of the tasks while the node serves requests. A check that both models fail
-does no harm, since only the numbers of passed checks are compared. For a task without ``checks``, the new
-model answers one arbitrary message, which shows whether the model crashes.
+A check is an example message with the right answer, listed under a task's ``checks``. Both models answer the
+checks while the node serves requests. A check that both models fail doesn't prevent the activation, since
+only the numbers of passed checks are compared. For a task without ``checks``, the new model answers one
+arbitrary message, which shows whether the model crashes.
 """
 
 from __future__ import annotations

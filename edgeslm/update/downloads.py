@@ -78,7 +78,8 @@ class Promise:
 
 class Download:
     """
-    :param within: URL prefixes to which redirects may lead; if empty, redirects may lead to any URL.
+    :param within: prefixes of the URLs to which redirects may lead; if empty, redirects may lead to any URL
+        with an allowed scheme.
     :param schemes: allowed URL schemes, such as ``https://``.
     """
 

@@ -25,7 +25,8 @@ class Releases:
         self._file = file
 
     def check(self, bundle: Bundle) -> None:
-        """:raises BundleError: the release is lower than the highest recorded for this name."""
+        """:raises BundleError: the bundle's release is lower than the highest release recorded for the
+        bundle's name."""
         name, release = bundle.manifest.name, bundle.manifest.release or 0
         highest = self._read().get(name, 0)
         if release < highest:
@@ -35,7 +36,8 @@ class Releases:
             )
 
     def note(self, bundle: Bundle) -> None:
-        """Records the release of a proven bundle if it is the highest. :raises OSError: a disk error."""
+        """Records the release of a proven bundle, unless a higher release is recorded. :raises OSError: a
+        disk error."""
         name, release = bundle.manifest.name, bundle.manifest.release or 0
         known = self._read()
         if release > known.get(name, 0):

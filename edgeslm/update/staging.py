@@ -30,10 +30,10 @@ log = logging.getLogger("edgeslm.update")
 
 CHILD: Final = "edgeslm.update.unpacking"
 SLOWEST_BYTES_PER_S: Final = 1_000_000
-"""Speed from which the child's time limit is computed: that of a busy SD card, since the child writes each
-file, reads it again and syncs it."""
+"""Speed of a busy SD card, from which the time limit of the child process is computed. The child writes each
+file, reads the file again and syncs it."""
 MOST_PACKED: Final = 1100
-"""Compression ratio from which the child's time limit is computed; gzip's maximum is 1032."""
+"""Compression ratio from which the time limit of the child process is computed; gzip's maximum is 1032."""
 MOST_KEPT: Final = 3
 """Number of partial downloads that are kept besides the current one."""
 KEPT_S: Final = 7 * 24 * 3600.0
@@ -48,8 +48,8 @@ class ChildLimits:
     """Limits of the child process."""
 
     memory_bytes: int = 200_000_000
-    """Memory in bytes that the child may allocate after its start; it doesn't depend on file sizes, since
-    files are streamed."""
+    """Number of bytes that the child may allocate after its start. The limit doesn't depend on file sizes,
+    since files are streamed."""
     least_s: float = 300.0
     """Time limit for an empty bundle; larger bundles get more time."""
 
@@ -61,7 +61,8 @@ class Staging:
     """Brings bundles into a store.
 
     :param budget_bytes: maximum size of one bundle, packed or unpacked.
-    :param within: URL prefixes to which redirects may lead; if empty, redirects may lead to any URL.
+    :param within: prefixes of the URLs to which redirects may lead; if empty, redirects may lead to any URL
+        with an allowed scheme.
     :param stop: event that another thread sets to cancel the staging.
     :param allow_http: whether addresses without TLS are allowed.
     """
@@ -153,7 +154,8 @@ class Staging:
     # The child process
 
     def _unpack(self, order: dict[str, Any], name: str, archive: IO[bytes] | None = None) -> Bundle:
-        """Unpacks in a child with limits of memory and time: a hostile archive harms only the child."""
+        """Unpacks a bundle in a child process with limited memory and time, so that a hostile archive harms
+        only the child."""
         self._allowance.look()
         budget = self._allowance.budget_bytes
         order |= {"state_dir": str(self._store.folder.parent), "budget_bytes": budget, "name": name}

@@ -39,7 +39,7 @@ the next start rolls the model back."""
 
 
 class StoreEntry(BaseModel):
-    """Digests of a model's active bundle, its previous bundle, and ``base``, the bundle in the configuration.
+    """Digests of a model's active bundle, previous bundle and configured bundle (``base``).
 
     ``tries`` counts the node's starts with the active bundle on trial; None if the bundle is proven.
     """

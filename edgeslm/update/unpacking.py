@@ -25,8 +25,9 @@ from edgeslm.update.store import Store
 MOST_ENTRIES: Final = 2 * MOST_FILES
 """Maximum number of files and folders in an archive; an empty folder takes disk space too."""
 MOST_NAME_BYTES: Final = 4096
-"""Size limit of a tar header that holds the next member's name (POSIX ``pax``, GNU ``L``); Linux
-doesn't allow longer paths. For some longer headers ``tarfile`` needs quadratic time: 6 s for 64 kB."""
+"""Maximum length, in bytes, of a tar header that holds the next member's name (POSIX ``pax``, GNU ``L``),
+which is also the maximum length of a path on Linux. With some longer headers, ``tarfile`` takes quadratic
+time, such as 6 s for 64 kB."""
 XZ_BYTES: Final = 70 << 20
 """Memory limit for decompressing ``.xz``; ``xz -9`` needs 65 MiB."""
 _XZ_BEGINS: Final = b"\xfd7zXZ\0"

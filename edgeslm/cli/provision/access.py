@@ -168,7 +168,8 @@ def _peers(config: Config) -> Iterator[Grant]:
 
 
 def _asking(topics: Topics, task: str, name: str, why: str) -> Iterator[Grant]:
-    """Access that the client ``name`` needs to send requests to a node's task (``edgeslm.client``)."""
+    """Access that a program with the login ``name`` needs to send requests to a node's task with
+    ``edgeslm.client``."""
     yield Grant("write", topics.request(task), why)
     yield Grant("read", f"{topics.result(task)}/{name}/#", why)
     yield Grant("read", topics.state, why)
@@ -178,7 +179,7 @@ def _asking(topics: Topics, task: str, name: str, why: str) -> Iterator[Grant]:
 def app_user(text: str, configs: Sequence[Config]) -> User:
     """An app and its grants, from ``NAME:GRANT,GRANT``.
 
-    ``NODE/TASK`` allows requests to a task; if there is only one node's configuration, ``NODE/`` can be
+    ``NODE/TASK`` allows requests to a task; if only one node's configuration is given, ``NODE/`` can be
     omitted. ``pool=POOL/TASK`` allows requests to a task of a pool. ``cancel=NODE`` and ``cancel=pool/POOL``
     allow the app to cancel requests. ``feedback=NODE`` allows sending corrections, and ``health=NODE``
     reading the health message. ``control=NODE/COMMAND`` allows a command, which the node must allow, too.

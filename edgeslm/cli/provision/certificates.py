@@ -38,7 +38,8 @@ _Extensions = list[tuple[Any, bool]]
 
 @dataclass(frozen=True, slots=True)
 class Made:
-    """A certificate, and whether it was made, kept or renewed. ``ends`` is its last valid day."""
+    """A certificate, and whether it was made, kept or renewed. ``ends`` is the certificate's last valid
+    day."""
 
     name: str
     file: Path

@@ -25,8 +25,8 @@ MOST_VALUE: Final = 128
 """Number of characters that hawkBit keeps of an attribute's name or value."""
 
 SET_SINCE_MS: Final = 1_700_000_000_000
-"""Earliest plausible time. A clock that shows an earlier time was never set; feedback is then sent without a
-time, and the server uses the server's clock."""
+"""Earliest plausible time, in milliseconds since 1970. If this board's clock shows an earlier time, the clock
+was never set: feedback is then sent without a time, and the server uses its own clock."""
 
 Handling = Literal["skip", "attempt", "forced"]
 Execution = Literal[
@@ -101,8 +101,8 @@ class Artifact(_Said):
         return {name: value for name, value in self.hashes if value}
 
     def url(self, *, allow_http: bool) -> str | None:
-        """The download address, with TLS if the server offers it. Servers may put either scheme into either
-        of the two links."""
+        """The download address, with TLS if the server offers it. Servers may put an ``http`` address into
+        the link named ``https``, and the reverse, so both links are examined."""
         offered = [link.href for link in (self.links.https, self.links.http) if link is not None]
         schemes = ("https://", "http://") if allow_http else ("https://",)
         return next((one for scheme in schemes for one in offered if one.startswith(scheme)), None)

@@ -1,4 +1,4 @@
-"""State machine of a rollout job: downloads bundles, has the node switch, waits for the trial, rolls back.
+"""State machine of a rollout job: downloads bundles, switches models, waits for trials, rolls back.
 
 ::
 
@@ -27,8 +27,8 @@ from edgeslm.update.rollout.models import Bring, Brought, RolloutModels
 log = logging.getLogger("edgeslm.update")
 
 UNEXPLAINED_S: Final = 300.0
-"""How long to wait until the node gives the reason for a rollback, which it does after reloading the old
-bundle."""
+"""How many seconds to wait for the reason of a rollback. The node gives the reason after it has reloaded the
+old bundle."""
 MOST_TRIES: Final = 3
 """Maximum number of attempts to switch a model, if the node ends or doesn't answer during each attempt."""
 SILENT_S: Final = 3600.0
