@@ -1,1 +1,2 @@
-"""The web console: a separate process that shows a node in the browser, fed through a pipe."""
+"""The web console: a separate process that shows a node in the browser and receives the node's data through a
+pipe."""

@@ -1,4 +1,5 @@
-"""Console host, in the daemon: sends figures to the console process and runs requests from its form.
+"""Console host, in the daemon: sends the node's data to the console, and runs requests from the console's
+form.
 
 Figures for the charts are sent every two seconds, other data only while a browser is connected. Requests from
 the form have the lowest priority and pass the same checks as other requests.

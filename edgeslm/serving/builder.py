@@ -241,8 +241,8 @@ class _Builder:
 
 
 def _threads(model: ModelSection) -> int:
-    """Number of threads of each worker. With ``auto``, a single worker gets 0, for which the engine chooses
-    the best number; several workers get equal shares of the cores."""
+    """Number of threads of each worker. If the configuration says ``auto``, a single worker gets 0, which
+    makes the engine choose the best number; several workers get equal shares of the cores."""
     if model.threads != "auto":
         return model.threads
     return 0 if model.workers == 1 else max(1, usable_cores() // model.workers)

@@ -1,4 +1,5 @@
-"""Collections of a node: a separate process searches them, and the node's encoders embed their passages."""
+"""Collections of a node: a separate process searches the collections, and the node's encoders embed the
+passages."""
 
 from __future__ import annotations
 
@@ -154,8 +155,8 @@ class Collections:
     async def _read(
         self, reader: str, question: str, found: Sequence[Found], priority: int
     ) -> Sequence[Found]:
-        """Reranks passages with the reader, a few in each call. If the reader is unavailable, the order is
-        kept, since any answer is better than none."""
+        """Reranks passages with the reader, a few in each call. If the reader is unavailable, the order of
+        the passages stays unchanged, since any answer is better than no answer."""
         texts, likely, places = readable(found), list[float](), list[Sequence[Run]]()
         try:
             for begin in range(0, len(texts), AT_ONCE):

@@ -132,7 +132,8 @@ class ModelPool:
 
     @property
     def pids(self) -> dict[str, int]:
-        """Model name -> process id; further workers of a model are named ``small#2`` and so on."""
+        """Maps the name of each model to a process id; further workers of a model ``small`` are named
+        ``small#2`` and so on."""
         return {
             name if number == 1 else f"{name}#{number}": pid
             for name, model in self._models.items()

@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 INSTRUCTION: Final = "Read this text and answer the question."
 
 SOURCE: Final = "context"
-"""Source name in citations of the request's context."""
+"""Value of ``source`` in a citation that cites the request's context."""
 
 
 class Answer(Task):

@@ -19,12 +19,13 @@ from edgeslm.knowledge.index.search import Found
 from edgeslm.tasks.support import FUNCTION_WORDS, content_words
 
 ALIKE: Final = 0.4
-"""Minimum word overlap of two sentences for their numbers to be compared.
+"""The numbers of two sentences are compared only if the word overlap of the sentences is at least this high.
 
 The overlap is the Jaccard index of the words, without numbers and names.
 """
 CLOSE: Final = 0.5
-"""Minimum word overlap of two sentences for their names and polarity to be compared.
+"""The names and polarity of two sentences are compared only if the word overlap of the sentences is at least
+this high.
 
 This limit is higher than :data:`ALIKE` because names and polarity are weaker evidence than numbers.
 """
@@ -71,8 +72,8 @@ class _Statement:
     subjects: frozenset[tuple[str, str]]
     """Numbered things in the sentence or its heading, such as ``("press", "4")``."""
     poles: frozenset[tuple[int, int]]
-    """Antonyms that occur in the sentence or its heading. Each is given by the index of its pair in
-    ``_OPPOSITES`` and by its index within the pair (0 or 1).
+    """Antonyms that occur in the sentence or its heading. A word is represented by the index of its pair in
+    ``_OPPOSITES`` and its index within the pair (0 or 1).
     """
     denies: bool
 

@@ -1,4 +1,4 @@
-"""Message digest: groups messages by content and counts them, without a model.
+"""Message digest: groups messages by content and counts the messages of each group, without a model.
 
 A model writes only the summary text; sentences that no group (point) supports are dropped.
 """

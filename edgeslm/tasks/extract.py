@@ -162,7 +162,8 @@ class Extract(Task):
     async def _fields(
         self, request: Request, ask: Ask, message: str, schema: Mapping[str, Any]
     ) -> tuple[Any, Output]:
-        """The decoded fields, and the engine's output. Fields are None if ``max_tokens`` cut the JSON off."""
+        """The decoded fields, and the engine's output. The fields are None if ``max_tokens`` cut off the JSON
+        output."""
         prompt = Prompt(
             self.turns(self._instruction(request, schema), Text(message, cut=True)),
             overflow=self.section.overflow,
@@ -326,7 +327,8 @@ def _parts(schema: Any) -> set[int]:
     """Ids (``id()``) of subschemas that are combined by ``allOf``, ``anyOf`` or ``oneOf`` to describe one
     object.
 
-    Such a subschema must not forbid additional properties, since another subschema may define them.
+    A subschema that is combined with others must not forbid additional properties, since another subschema
+    may define them.
     """
     parts: set[int] = set()
     for node in _nodes(schema):

@@ -22,7 +22,7 @@ LEAD = 2.0
 FEWEST_WORDS = 3
 """Minimum number of content words of a selected sentence, unless all sentences have fewer.
 
-A shorter sentence is often a greeting or a title.
+A sentence with fewer content words is often a greeting or a title.
 """
 SAID = 0.25
 """Factor that reduces the weight of a word each time a sentence that contains it is selected."""

@@ -162,8 +162,8 @@ def fitting(passages: Sequence[Found], budget: int = BUDGET) -> list[Found]:
 def is_of_figures(passage: Found) -> bool:
     """Whether a passage is a table row that has numbers or dates but no prose.
 
-    Such a row may resemble a question without answering it. Questions about tables of numbers are answered by
-    computing, or not at all.
+    A table row without prose may resemble a question without answering it. Questions about tables of numbers
+    are answered by computing, or not at all.
     """
     if find_kind(Path(passage.source)) not in TABULAR:
         return False
@@ -231,7 +231,8 @@ def pointed_at(passage: Found) -> Place | None:
 
 
 def _around(passage: Found, start: int, end: int) -> Place:
-    """Start and end of an excerpt of a long sentence: whole words around the best span that begins in it."""
+    """Start and end of an excerpt of a long sentence: whole words around the best span that begins in the
+    sentence."""
     first, last, _ = next(run for run in passage.pointed if start <= run[0] < end)
     beside = max(0, MOST_QUOTED - (last - first)) // 2
     begin, stop = max(start, first - beside), min(end, last + beside)

@@ -1,4 +1,4 @@
-"""Message clustering: groups messages that say the same; the groups are the points of a digest.
+"""Message clustering: groups messages with the same word pattern; the groups are the points of a digest.
 
 Variable parts (times, addresses, numbers, quoted text) are masked, as in log parsers (Drain, He et al., 2017,
 section 3.B). Messages with equal word counts are then split at the position with the fewest distinct words,

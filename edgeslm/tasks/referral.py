@@ -12,7 +12,7 @@ from typing import Any, Final
 from edgeslm.tasks.passages import cite, keep_proven
 
 CONTEXT: Final = "context"
-"""Source name in citations of a request's context."""
+"""Value of ``source`` in a citation that cites a request's context."""
 _BETWEEN: Final = "\n\n"
 
 

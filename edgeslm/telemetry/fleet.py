@@ -114,7 +114,8 @@ def entry_of(
 
 
 def _age_s(at: Any, now: float) -> float | None:
-    """Seconds since ``at``; None if it isn't a time, or if the board's clock is ahead or was never set."""
+    """Seconds since ``at``; None if ``at`` isn't a time, or if the clock of the node's board is ahead or was
+    never set."""
     if not isinstance(at, int | float) or isinstance(at, bool) or not 1e9 < at <= now + STALE_S:
         return None
     return round(max(0.0, now - at), 1)

@@ -1,6 +1,6 @@
 """Liveness by progress: a node is alive while its network thread runs and its requests advance.
 
-Pure. The event loop is not checked, since the caller runs in it.
+Pure. The event loop is not checked, since the caller runs in the event loop.
 """
 
 from __future__ import annotations

@@ -141,8 +141,8 @@ METRICS = (
 def exposition(health: Health, accept: str = "") -> tuple[bytes, str]:
     """The metrics as text, and the content type.
 
-    :param accept: the ``Accept`` header of the scraper's request. If the header asks for the OpenMetrics
-        format, the text is in that format, otherwise in Prometheus's text format.
+    :param accept: the ``Accept`` header of the scraper's request. If the ``Accept`` header asks for the
+        OpenMetrics format, the text is in that format, otherwise in Prometheus's text format.
     """
     from prometheus_client.exposition import choose_encoder  # costs 1 MB of memory
 

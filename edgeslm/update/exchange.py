@@ -1,8 +1,8 @@
 """Rollout exchange: passes bundles and commands from a rollout process to a node that runs as another user.
 
-The rollout process's folder has its command and archives; the node's folder has the status of each model and
-the answers to commands. Each process can write only to its own folder, and the node treats the archives as
-untrusted.
+The folder of the rollout process has the pending command and the archives; the node's folder has the status
+of each model and the answers to commands. Each process can write only to its own folder, and the node treats
+the archives as untrusted.
 """
 
 from __future__ import annotations
@@ -119,7 +119,7 @@ class Exchange(CommandFile):
     # The process's side
 
     def status(self) -> dict[str, Any]:
-        """The models' status as the node last wrote it; empty if the node hasn't written any."""
+        """The models' status as the node last wrote it; empty if the node hasn't written a status."""
         with contextlib.suppress(OSError, ValueError, RecursionError), self._status.open("rb") as stream:
             found = json.loads(stream.read(MOST_BYTES))
             if isinstance(found, dict):

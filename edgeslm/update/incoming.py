@@ -2,8 +2,8 @@
 
 A bundle is a folder ``<folder>/<model>`` or an archive with one of the ``ENDINGS``, such as
 ``<folder>/<model>.tar``. A copy is complete when two scans in a row find the same names, sizes and times.
-Each version of a bundle is installed once; if the node ends during the installation, such as in a power cut,
-it tries once more. The functions block, so the event loop must call them in a thread.
+Each version of a bundle is installed once. If the node ends during the installation, such as in a power cut,
+the installation is tried once more. The functions block, so the event loop must call them in a thread.
 """
 
 from __future__ import annotations

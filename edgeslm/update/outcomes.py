@@ -1,7 +1,7 @@
 """Update outcomes: a file with the state and reason of each model's last update.
 
 The node writes the file when an update is over; other processes on the device read it. The file doesn't say
-which bundle is active: the store records that.
+which bundle is active, since the store records the active bundle.
 """
 
 from __future__ import annotations

@@ -2,8 +2,8 @@
 
 A bundle is a folder ``<state_dir>/updates/<name>-<digest>``, which is renamed to this name once it is
 complete. The record is replaced atomically, so that after a power cut it names the old bundle or the new one.
-The configuration file is never changed; if the user names another bundle in it, that bundle takes precedence
-over the record.
+The configuration file is never changed; if the user names another bundle in the configuration, that bundle
+takes precedence over the record.
 """
 
 from __future__ import annotations

@@ -85,7 +85,7 @@ class Updater(Extension):
         self._trials: dict[str, Canary] = {}
         self._incoming: Incoming | None = None
         self._stale: dict[str, str] = {}
-        """Model on trial -> digest of the bundle to delete once the trial succeeds."""
+        """Maps a model on trial to the digest of the bundle to delete once the trial succeeds."""
         self._staged: list[str] = []
         """Digests of bundles staged by a rollout process."""
         self._looked = 0.0

@@ -1,4 +1,4 @@
-"""``edgeslm demo``: trains two tasks, starts broker and daemon, and sends real messages through them.
+"""``edgeslm demo``: trains two tasks, starts broker and daemon, and sends real messages to the tasks.
 
 The demo shows messages on topics, and the labels and fields that the node returns. All figures are measured
 during the run.

@@ -48,7 +48,7 @@ class LabelledMessage:
 
 
 def load_sms(data: Path, taught: int = TAUGHT) -> tuple[list[LabelledMessage], list[LabelledMessage]]:
-    """Loads two lists of SMS: ``taught`` messages for training, and :data:`HELD_ASIDE` messages for the
+    """Loads two lists of SMS, with ``taught`` messages for training and :data:`HELD_ASIDE` messages for the
     test."""
     file = data / "sms-spam.csv"
     labels: dict[str, str] = {}
@@ -105,7 +105,7 @@ CHOSEN_ON = frozenset(
 """First 8 hex digits of the SHA-256 of each log line that was used to choose the prompt's instruction and
 few-shot examples.
 
-These lines are excluded from the demo.
+The demo doesn't use these lines.
 """
 
 LOGIN_EXAMPLES: Sequence[tuple[str, str]] = (
@@ -188,8 +188,8 @@ SENSORS: Sequence[tuple[dict[str, object], str]] = (
 """Simulated payloads of machines, each with the correct label of the payload's ``note``. One note is empty,
 and so is its label.
 
-The payloads were written after the training notes and before any model was run on the payloads. They have not
-been changed since.
+The payloads were written after the training notes and before any model was run on the payloads. The payloads
+have not been changed since they were written.
 """
 
 

@@ -208,8 +208,8 @@ class KeyFolder:
     # --- files --------------------------------------------------------------------------------------
 
     def _load(self, name: str) -> tuple[ec.EllipticCurvePrivateKey | None, x509.Certificate | None]:
-        """Loads a key and its certificate. Both are None if neither file exists; the certificate is None if
-        only the key exists.
+        """Loads a key and its certificate. Key and certificate are None if neither file exists; the
+        certificate is None if only the key exists.
 
         A key without a certificate, which an interrupted run may have left, is used for the new certificate.
         """

@@ -1,7 +1,7 @@
 """Assignment: maps a rollout's software modules to models and downloads. Pure.
 
-A module's metadata ``edgeslm.model`` names the model. Without it, ``rollouts.models`` of the configuration
-maps the module's name to the model; by default, the model has the module's name.
+A module's metadata ``edgeslm.model`` names the model. For a module without this metadata, ``rollouts.models``
+of the configuration maps the module's name to the model; by default, the model has the module's name.
 """
 
 from __future__ import annotations

@@ -27,7 +27,8 @@ LOOK_EVERY_S: Final = 0.2
 
 
 def is_distant(config: Config) -> bool:
-    """Whether the node runs as another user, by the owner of its state folder."""
+    """Whether the node, whose user owns the state folder, runs as another user than this process; always
+    false for root."""
     return os.geteuid() != 0 and config.state_dir.is_dir() and config.state_dir.stat().st_uid != os.geteuid()
 
 

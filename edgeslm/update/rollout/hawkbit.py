@@ -45,7 +45,7 @@ log = logging.getLogger("edgeslm.update")
 LOOK_EVERY_S: Final = 0.5
 """Pause between checks of a running job."""
 POLL_S: Final = 300.0
-"""Pause between polls if neither the server nor the configuration sets one."""
+"""Pause between polls if neither the server nor the configuration sets a pause."""
 LEAST_POLL_S: Final = 1.0
 LONGEST_POLL_S: Final = 86_400.0
 FIRST_PAUSE_S: Final = 5.0

@@ -110,7 +110,7 @@ class Module:
 
     def install(self, model: str, archive: IO[bytes], name: str) -> None:
         """Installs an archive as the node's user; the caller has opened the archive as root.
-        :raises RolloutError: the node refuses it; the model is unchanged.
+        :raises RolloutError: the node refuses the archive; the model is unchanged.
         """
 
         def bring(part: Part, stop: threading.Event) -> Bundle:

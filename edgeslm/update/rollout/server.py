@@ -1,6 +1,6 @@
 """HTTP client of a rollout server: login, one request at a time, answers with a size limit, no redirects.
 
-The module ``ddi`` parses the answers.
+The module ``ddi`` parses the server's answers.
 """
 
 from __future__ import annotations

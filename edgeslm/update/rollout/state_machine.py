@@ -40,7 +40,7 @@ class StateMachine:
     """Works on one job at a time.
 
     :param silent_s: timeout for a running node's answer. After the timeout the command is sent again, since
-        the answer may have been lost: the disk was full, or another command's answer overwrote it.
+        the answer may have been lost if the disk was full or another command's answer overwrote it.
     """
 
     def __init__(
