@@ -1,2 +1,2 @@
-"""The web console: a separate process that shows a node in the browser and receives the node's data through a
-pipe."""
+"""The web console: a separate process that shows the data of a node, received through a pipe, in the
+browser."""

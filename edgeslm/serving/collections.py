@@ -1,5 +1,5 @@
-"""Collections of a node: a separate process searches the collections, and the node's encoders embed the
-passages."""
+"""Collections of a node: a separate process searches them; the node's encoders embed passages and
+questions."""
 
 from __future__ import annotations
 

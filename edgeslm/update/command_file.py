@@ -1,4 +1,4 @@
-"""The command file: passes commands of ``edgeslm models`` to the node on this device, and returns the node's
+"""The command file: passes commands of ``edgeslm models`` to this device's node, and returns the node's
 answers. The commands need no permission in ``control.allow``, since whoever can write to the state folder is
 the node's operator. A lock file shows whether the node runs.
 """

@@ -185,8 +185,8 @@ SENSORS: Sequence[tuple[dict[str, object], str]] = (
     ({"machine": "saw-1", "oil_c": 55.6, "note": "cut is slightly off, blade may be blunt"}, "warning"),
     ({"machine": "oven-2", "oil_c": 64.9, "note": "worker collapsed next to the oven"}, "critical"),
 )
-"""Simulated payloads of machines, each with the correct label of the payload's ``note``. One note is empty,
-and so is its label.
+"""Simulated payloads of machines, each with the correct label of the payload's ``note``. One payload has an
+empty note and an empty label.
 
 The payloads were written after the training notes and before any model was run on the payloads. The payloads
 have not been changed since they were written.

@@ -95,8 +95,8 @@ class Traffic:
     ) -> Iterator[DemoAnswer]:
         """Publishes messages for a route and yields the results in the order of the messages.
 
-        ``output`` is a format string of the result's topic: ``{}`` stands for the message's topic, and
-        ``{name}`` for the field ``name`` of the message's payload.
+        ``output`` is a format string of the result's topic, in which ``{}`` stands for the message's topic
+        and ``{name}`` for the field ``name`` of the message's payload.
         """
         return self._exchange(
             [
