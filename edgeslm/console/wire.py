@@ -58,5 +58,5 @@ Said = Listening | Refused | Viewers | Ask | Look
 
 TO_CONSOLE: Final = frames_to_child(Any)
 FROM_CONSOLE: Final = Frames(Said, 256 * 1024, most_containers=10_000)
-"""Message format from the console process to the node. The size limit leaves room for the longest message, an
-``Ask`` whose input is escaped in JSON."""
+"""Format of messages from the console process to the node. The size limit leaves room for the longest
+message, an ``Ask`` whose input is escaped in JSON."""

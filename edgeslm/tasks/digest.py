@@ -90,8 +90,8 @@ class Digest:
         return "\n".join(lines)
 
     def told(self, said: Iterable[Statement]) -> list[Statement]:
-        """Drops statements that contain ``*`` (which replaces variable words in points), and statements with
-        fewer than :data:`FEWEST` different content words."""
+        """Drops statements with fewer than :data:`FEWEST` different content words, and statements that
+        contain ``*``, the placeholder for variable words."""
         return [one for one in said if HIDDEN not in one.text and len(set(content_words(one.text))) >= FEWEST]
 
     def result(self, said: Sequence[Statement]) -> dict[str, Any]:

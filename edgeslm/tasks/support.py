@@ -3,9 +3,9 @@
 A sentence is supported if the source contains all numbers and names of the sentence, and most of the
 sentence's other content words. Each number must be near one of the sentence's other words in the source. The
 measure is word precision against the source, whereas ROUGE (Lin, 2004) compares with a reference summary. The
-check is strict about names and numbers, because small models most often get these wrong. Kryscinski et al.
-(2020, section 3.1) swap names and numbers to make false claims. The check ignores word order, so "B calls A"
-supports "A calls B".
+check is strict about names and numbers, because small models most often get these wrong; swapped names and
+numbers are typical false claims (Kryscinski et al., 2020, section 3.1). The check ignores word order, so "B
+calls A" supports "A calls B".
 """
 
 from __future__ import annotations

@@ -129,7 +129,7 @@ def plan_bridge(
     down: Sequence[str] = (),
     guard: Sequence[str] = (),
 ) -> Bridge:
-    """Plans the bridge of a site. ``configs`` are the configurations of the site's nodes.
+    """Plans the bridge of a site from ``configs``, the configurations of the site's nodes.
 
     :param up: topic filters of further messages to send to the hub (state, info, health and events are always
         sent).

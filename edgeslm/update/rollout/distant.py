@@ -27,8 +27,8 @@ LOOK_EVERY_S: Final = 0.2
 
 
 def is_distant(config: Config) -> bool:
-    """Whether the node, whose user owns the state folder, runs as another user than this process; always
-    false for root."""
+    """Whether the node runs as another user than this process, judged by the owner of the state folder;
+    always false for root."""
     return os.geteuid() != 0 and config.state_dir.is_dir() and config.state_dir.stat().st_uid != os.geteuid()
 
 
