@@ -1,1 +1,2 @@
-"""Configuration: YAML -> a frozen ``Config``. See ``loader``, ``schema`` and ``validation``."""
+"""Configuration: reads a YAML file into a frozen ``Config``. The main modules are ``loader``, ``schema`` and
+``validation``."""

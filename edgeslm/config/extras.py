@@ -14,7 +14,8 @@ EXTRAS: Mapping[str, str] = {
     "opentelemetry": "tracing",
     "amqtt": "demo-broker",
 }
-"""Import name -> extra. Libraries of ``export/`` aren't listed here."""
+"""Import name of a library -> extra that installs the library. The build machine's libraries aren't
+listed."""
 
 
 def missing_extra(error: ImportError, what: str) -> str | None:

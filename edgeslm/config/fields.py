@@ -131,8 +131,9 @@ _LONGEST_S = 7 * 24 * 3600
 
 @dataclass(frozen=True, slots=True)
 class Window:
-    """A window of up to ``most`` messages. The window closes after ``last`` messages, ``every_s`` seconds
-    after its first message, or when a message arrives on a topic that matches ``on``."""
+    """Settings of a route's windows. A window collects up to ``most`` messages. It closes after ``last``
+    messages, ``every_s`` seconds after its first message, or when a message arrives on a topic that matches
+    ``on``."""
 
     last: int | None = None
     every_s: float | None = None

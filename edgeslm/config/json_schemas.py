@@ -1,8 +1,8 @@
 """JSON Schemas of ``extract`` tasks: checks of the schema, cost limits, and validation of values.
 
 A schema comes from the configuration or, if allowed, from a sender. Regular expressions in a schema are
-matched in linear time. Some keywords, such as ``multipleOf``, have maximum values, since the engine would
-build an automaton of gigabytes for larger values.
+matched in linear time. Some keywords, such as ``multipleOf``, have maximum values, since for larger values
+the inference engine would build an automaton of several gigabytes.
 """
 
 from __future__ import annotations
@@ -26,13 +26,13 @@ Fault = tuple[Path, str]
 MOST_MULTIPLES: Final = 10_000
 """Maximum sum of the different ``multipleOf`` values in a schema, and maximum least common multiple of the
 ``multipleOf`` values that apply to the same JSON value. Decimal points are removed before the calculation, so
-that 0.25 counts as 25. The engine builds an automaton with a state for each remainder. The cost of building
-it, measured with onnxruntime-genai 0.18 on a busy machine: a ``multipleOf`` of 9,973 takes almost no time,
-99,991 takes 2 s and 26 MB, 988,027 takes 8 s and 210 MB, forty keywords of about 9,900 take 12 s and 125
-MB."""
+that 0.25 counts as 25. The limit is needed, since the inference engine builds an automaton with a state for
+each remainder. Cost of this automaton, measured with onnxruntime-genai 0.18 on a busy machine: almost no time
+for a ``multipleOf`` of 9,973; 2 s and 26 MB for 99,991; 8 s and 210 MB for 988,027; 12 s and 125 MB for a
+schema with forty different ``multipleOf`` values of about 9,900."""
 MOST_ITEMS: Final = 1_000
-"""Maximum value of ``minItems``. The engine's grammar lists each item: with a ``minItems`` of 100,000 it
-takes 23 MB of memory, with ten million 3 GB."""
+"""Maximum value of ``minItems``. The inference engine's grammar lists each item: for a ``minItems`` of
+100,000, the grammar takes 23 MB of memory; for ten million, it takes 3 GB."""
 PATTERN_SIZE: Final = 40_000
 """Maximum total compiled size of the regular expressions in a sender's schema, in units of 100 bytes."""
 

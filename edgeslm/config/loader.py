@@ -1,4 +1,5 @@
-"""Configuration loader: YAML text -> a frozen ``Config``, or every problem in the text with its line number.
+"""Configuration loader: parses YAML text into a frozen ``Config``, or reports every problem in the text with
+its line number.
 
 The loader reads only the file; ``edgeslm doctor`` and the daemon check folders, broker and models. The
 sections are defined in ``edgeslm.config.schema``.
@@ -36,9 +37,9 @@ __all__ = [
 ]
 
 _DEPTH: dict[str | int, int] = {"broker": 2, "models": 3, "tasks": 3, "knowledge": 3, "routes": 3}
-"""Top-level key -> number of levels at which the path of an invalid value is cut. The part of the file at the
-shortened path is removed, so that the rest can be validated: with 3 levels, an invalid value in
-``tasks.triage.labels`` removes all ``labels`` of the task. The default is 1."""
+"""Top-level key -> level at which invalid values are removed, so that the rest of the file can be validated.
+At level 3, an invalid label removes all of ``tasks.triage.labels``. For top-level keys that aren't listed,
+the level is 1."""
 
 
 _INSTEAD: dict[str | int, tuple[str, ...]] = {
@@ -53,9 +54,9 @@ _INSTEAD: dict[str | int, tuple[str, ...]] = {
 
 
 def load_config(path: Path) -> Config:
-    """Loads a configuration file. Relative paths in the file are relative to its folder.
+    """Loads a configuration file. A relative path in the file is relative to the file's folder.
 
-    :raises ConfigError: every problem as ``file:line: key: sentence``.
+    :raises ConfigError: the file is invalid; the error lists every problem as ``file:line: key: sentence``.
     """
     text = read_text(path)
     return parse_config(text, str(path), path.absolute().parent)
@@ -64,16 +65,17 @@ def load_config(path: Path) -> Config:
 def load_task(
     path: Path, kind: Kind | None, defaults: Mapping[str, Any], ignored: Collection[str] = ()
 ) -> tuple[str, Task]:
-    """Loads a task file of the build machine: one entry of ``tasks:`` with a ``name``.
+    """Loads a task file, which the build machine uses to train or evaluate a task. The file contains the keys
+    of one task, as in the section ``tasks`` of a node's configuration, and the task's ``name``.
 
     ``model`` and ``stages`` are ignored, since the model is given on the command line.
 
     :param kind: kind of the task if the file names no kind; None allows a task without a kind. The caller has
         to check the kind of the returned task.
-    :param defaults: values of missing keys. The defaults are used only for a task of kind ``kind`` or, if
-        ``kind`` is None, for a task without a kind or of a kind that can be trained.
+    :param defaults: values of missing keys. If ``kind`` is given, the defaults apply only to a task of this
+        kind. If ``kind`` is None, they apply only to a task without a kind or of a kind that can be trained.
     :param ignored: further keys to ignore.
-    :raises ConfigError: every problem as ``file:line: key: sentence``.
+    :raises ConfigError: the file is invalid; the error lists every problem as ``file:line: key: sentence``.
     """
     read = read_document(read_text(path))
     name, task = None, None
@@ -107,7 +109,8 @@ def parse_config(text: str, where: str = "config", folder: Path | None = None) -
     Relative paths are relative to ``folder``; None leaves them as they are. ``${VAR}`` is replaced by the
     environment variable ``VAR``.
 
-    :raises ConfigError: every problem as ``file:line: key: sentence``, ordered by line.
+    :raises ConfigError: the text is invalid; the error lists every problem as ``file:line: key: sentence``,
+        ordered by line.
     """
     read = read_document(text)
     config = _validate(read, folder) if isinstance(read.data, dict) else None
@@ -150,9 +153,9 @@ def _validate(read: YamlDocument, folder: Path | None) -> Config | None:
 
 
 def _follows(path: yaml_source.Path, broken: yaml_source.Path) -> bool:
-    """Whether the fault at ``path`` may be only a consequence of the fault at ``broken``. The result is true
-    if one path is a prefix of the other, or if the key at ``path`` is reported as missing because an invalid
-    key that can replace it was removed."""
+    """Whether the fault at ``path`` may be only a consequence of the fault at ``broken``. This is the case if
+    one path is a prefix of the other. It is also the case if a required key at ``path`` seems to be missing
+    only because an invalid key, which may replace the required key, was removed."""
     instead = _INSTEAD.get(path[2], ()) if path[:1] == ("tasks",) and len(path) == 3 else ()
     return _related(path, broken) or any(_related((*path[:2], key), broken) for key in instead)
 

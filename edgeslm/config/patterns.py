@@ -15,7 +15,7 @@ from typing import Annotated, Final
 from pydantic import ConfigDict, StringConstraints, TypeAdapter
 
 KEPT: Final = 4
-"""Number of compiled expressions in the cache; each may take megabytes."""
+"""Maximum number of compiled expressions in the cache; each expression may take megabytes of memory."""
 _LINEAR: Final = ConfigDict(regex_engine="rust-regex", strict=True)
 _COUNT: Final = re.compile(r"\{(\d{1,9})(?:(,)(\d{0,9}))?\}")
 _PREFIX: Final = re.compile(r"\?(?:P?<\w{1,100}>|[a-zA-Z-]{0,10}:)")
@@ -26,8 +26,8 @@ _CLASS: Final = 10
 
 
 class PatternError(ValueError):
-    """An unsupported regular expression. Its message is the second half of an error message; the caller adds
-    the first half."""
+    """An unsupported regular expression. The exception's text gives only the reason; the caller adds which
+    expression is invalid."""
 
 
 @lru_cache(KEPT)
@@ -51,9 +51,9 @@ def _reason(words: str) -> str:
 
 
 def compiled_size(pattern: str) -> int:
-    """Estimates an expression's compiled size in units of 100 bytes: a repetition counts as its copies, and a
-    character class such as ``\\w`` counts as hundreds of ranges. The size of an invalid expression is
-    undefined."""
+    """Estimates an expression's compiled size in units of 100 bytes. A repetition such as ``a{50}`` counts as
+    50 copies of the repeated expression, and a character class such as ``\\w`` as hundreds of ranges. For an
+    invalid expression, the result is meaningless."""
     sums, last = [0], 0
     place = 0
     while place < len(pattern):

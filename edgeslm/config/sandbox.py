@@ -66,7 +66,7 @@ _METHODS: dict[type, frozenset[str]] = {
 
 
 _ONE_BY_ONE = frozenset({"map", "reject", "rejectattr", "select", "selectattr", "sum", "unique"})
-"""Filters that may do much work for each item; the clock is checked between items."""
+"""Filters that may do much work for each list item, so that the time limit is checked between items."""
 
 
 class _Budget:
@@ -82,7 +82,7 @@ _budget: ContextVar[_Budget] = ContextVar("budget")
 
 @contextmanager
 def spending() -> Iterator[None]:
-    """A new budget for one run of a template."""
+    """Context manager that limits the work and time of the template that is rendered in its block."""
     token = _budget.set(_Budget())
     try:
         yield
@@ -224,8 +224,8 @@ _INNER = {
 
 
 class _Charging(NodeTransformer):
-    """Refuses forbidden syntax nodes, and makes loops charge the budget for each iteration and texts for each
-    character.
+    """Refuses forbidden syntax nodes. Inserts filters that charge the budget for each loop iteration and for
+    each character of a captured or concatenated text.
 
     Jinja2 has no hook for ``~`` and for the texts of ``{% set %}`` and ``{% filter %}`` blocks, so this class
     rewrites them as filters.

@@ -49,7 +49,7 @@ MAX_ROUTES = 256
 """Maximum number of routes, since the search for loops compares every pair of routes."""
 
 LEARNED = "learned"
-"""Stage name of a task's learned bundle."""
+"""Stage name of the bundle that a task's ``learned`` key names."""
 NODE_STAGE = "node:"
 """Prefix of a stage ``node:NODE/TASK``, which is a task of another node."""
 

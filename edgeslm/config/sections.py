@@ -116,8 +116,8 @@ class Limits(Section):
 
     @property
     def qos0_queue(self) -> int:
-        """Maximum number of QoS 0 messages held at a time, in addition to the ``queue`` messages of higher
-        QoS. QoS 0 needs its own limit, since it has no flow control."""
+        """Maximum number of QoS 0 requests in flight. They have a separate limit, since MQTT's flow control
+        applies only to messages with QoS 1 or 2."""
         return max(1, self.queue // 4)
 
 
@@ -135,7 +135,7 @@ class Control(Section):
 
 
 class Updates(Section):
-    """Updates of this node's models while the node runs."""
+    """Settings for replacing this node's models while the node runs."""
 
     watch: FilePath | None = Field(
         default=None,
@@ -245,8 +245,9 @@ class Signing(Section):
         return self.require_signature or self.unsigned == "refuse"
 
     def settled(self, *, strangers: bool) -> Signing:
-        """This section with its default made explicit: if ``unsigned`` is missing, and ``require_signature``
-        or ``strangers`` is true, the result has ``unsigned: refuse``; otherwise the section is unchanged.
+        """Returns this section with the default of ``unsigned`` filled in. If ``unsigned`` is missing, and
+        ``require_signature`` or ``strangers`` is true, ``unsigned`` becomes ``refuse``. Otherwise, the
+        section is unchanged.
 
         :param strangers: whether the node may get bundles over the network.
         """

@@ -116,8 +116,9 @@ def make_input(source: str) -> Template:
 def make_topic(source: str) -> TopicTemplate:
     """Compiles a ``to`` template.
 
-    If the template uses ``payload``, values with a slash are refused (except ``topic_name`` and texts of the
-    template itself), so that a payload can't add levels to the topic.
+    If the template uses ``payload``, rendering fails for a value that contains a slash, so that a payload
+    can't add levels to the topic. Slashes are allowed only in ``topic_name`` and in texts that the template
+    itself contains.
 
     :raises TemplateError: the template doesn't compile.
     """
@@ -277,7 +278,8 @@ def _compiling() -> Iterator[None]:
 
 @contextmanager
 def _rendering() -> Iterator[None]:
-    """Sets a new budget, and turns every exception while rendering into a ``TemplateError``."""
+    """Limits the work and time of rendering, and turns every exception during rendering into a
+    ``TemplateError``."""
     try:
         with spending():
             yield

@@ -54,14 +54,15 @@ class Names:
     tasks: frozenset[str]
     knowledge: frozenset[str] = frozenset()
     unsound: frozenset[str] = frozenset()
-    """Names of collections whose section is invalid, so that their encoder and reader may be unknown."""
+    """Names of collections whose section in the file is invalid. The models of such a collection may be
+    unknown."""
 
 
 def inconsistencies(config: Config, names: Names, route_indices: Sequence[int]) -> Iterator[Fault]:
     """Yields every fault, with the path of the key to change.
 
-    ``route_indices`` has the position in the file of each route of ``config``, since ``config`` lacks the
-    invalid routes.
+    ``route_indices`` contains, for each route of ``config``, the position of the route in the file. The two
+    positions differ if an invalid route was removed from ``config``.
     """
     yield from _broker_faults(config.broker)
     if config.console is not None:
