@@ -12,15 +12,15 @@ LOST_ENGINE = 1
 """Number of crash points that a request gets if the engine crashes while the request runs. For a crash of the
 node or a hung engine, the request gets ``LOST_NODE`` crash points."""
 MOST_LOST = 2 * LOST_NODE
-"""Number of crash points from which a request isn't retried any more: for example after two crashes of the
-node, or after one crash of the node and two of the engine."""
+"""A request that has this number of crash points isn't retried. A request reaches the limit, for example,
+after two crashes of the node, or after one crash of the node and two crashes of the engine."""
 TRANSIENT = frozenset({"busy", "expired", "internal", "model_unavailable", "no_memory"})
 """Error codes that a retry may fix; results with such a code are not stored in the journal."""
 FULL_DISK_RETRY_MS = 5000
 
 
 class AttemptLog(Turn):
-    """The attempts to answer one request; ``lost`` is the number of crash points of the request.
+    """Records the attempts to answer one request; ``lost`` is the request's number of crash points.
 
     :param key: the request's journal key; with None, nothing is recorded.
     :param known: the journal entry of the request, if any.

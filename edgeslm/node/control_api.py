@@ -2,7 +2,7 @@
 
 The control API is off unless ``control.allow`` names commands. A retained command is ignored, since the
 broker would repeat it at every start. A command runs at most once. A command sent while the node is offline
-waits at the broker; a command interrupted by a stop is not retried.
+waits at the broker; a command that was interrupted when the node stopped is not retried.
 """
 
 from __future__ import annotations

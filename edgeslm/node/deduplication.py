@@ -1,4 +1,4 @@
-"""Deduplication: a request that arrives twice is computed once (idempotent) and answered twice.
+"""Deduplication: if a request arrives twice, the node computes the answer once and sends it twice.
 
 This module tracks running requests (single flight); answered requests are in the journal.
 """
@@ -16,8 +16,8 @@ from edgeslm.storage.journal import Journal, JournalEntry, request_key
 
 
 def journal_key(request: Request, held: InFlight, task: str, topics: Topics) -> bytes | None:
-    """The key of a request in the journal, which its repeats share; None if the request can't be
-    deduplicated."""
+    """The key of a request in the journal; repeats of the request have the same key. None if the request
+    can't be deduplicated."""
     if not request.named:
         return held.key
     name = request.correlation
@@ -28,8 +28,8 @@ def journal_key(request: Request, held: InFlight, task: str, topics: Topics) -> 
 
 
 def find_known(journal: Journal, request: Request, held: InFlight, key: bytes | None) -> JournalEntry | None:
-    """The request's journal entry. A request without id and Correlation Data counts as a repeat only if
-    MQTT's DUP flag is set."""
+    """The journal entry of an earlier delivery of the request; None if there is no entry. A request without
+    id and Correlation Data counts as a repeat only if MQTT's DUP flag is set."""
     return journal.find(key) if key is not None and (request.named or held.delivery.dup) else None
 
 
@@ -45,7 +45,7 @@ class SingleFlight:
 
     @contextmanager
     def flight(self, key: bytes | None) -> Iterator[None]:
-        """Marks the request as running inside the block."""
+        """Context manager that marks the request as running."""
         if key is None:
             yield
             return

@@ -27,8 +27,8 @@ from edgeslm.telemetry.health import Meter
 log = logging.getLogger("edgeslm.node")
 
 MOST_REFUSED = 4
-"""Multiple of ``qos0_queue``. Once ``qos0_queue`` QoS 0 requests are in flight, further QoS 0 requests get
-the answer ``busy``; at this multiple of ``qos0_queue``, they are dropped."""
+"""The node drops QoS 0 messages while at least ``MOST_REFUSED * qos0_queue`` QoS 0 requests are in flight.
+While at least ``qos0_queue`` are in flight, the node answers further QoS 0 requests with ``busy``."""
 NO_MEMORY_S = 0.5
 """Pause before a retry after a MemoryError."""
 
@@ -38,11 +38,12 @@ class InFlight:
     """A message that isn't acknowledged yet. ``epoch`` is the number of the broker session in which the
     message arrived.
 
-    ``addressee`` has the topics of the node or pool that a request was sent to, and the task. ``left`` is the
-    number of coroutines that still work on the message. ``spooled`` is the message's number in the spool.
-    ``refusal`` is the reason to answer ``busy``. ``is_request`` is false for cancellations and corrections.
-    ``is_broken_off`` is true once one of the coroutines was cancelled. Only a dispatcher sets ``receipt``: it
-    is the node's answer to the request, and is acknowledged with the request.
+    For a request, ``addressee`` contains the task, and the topics of the node or pool to which the request
+    was sent. ``left`` is the number of coroutines that still work on the message. ``spooled`` is the
+    message's number in the spool. ``refusal`` is the reason to answer ``busy``. ``is_request`` is false for
+    cancellations and corrections. ``is_broken_off`` is true once one of the coroutines was cancelled.
+    ``receipt`` is used only in a dispatcher: it is the MQTT message with a node's answer to the request, and
+    is acknowledged together with the request.
     """
 
     delivery: Delivery
@@ -70,8 +71,8 @@ class InFlight:
 
     @property
     def key(self) -> bytes | None:
-        """Key of the message in the journal, if the request has neither an id nor Correlation Data; None for
-        a QoS 0 message."""
+        """A key that identifies the message after a redelivery; None for a QoS 0 message that isn't in the
+        spool. For a request without id and Correlation Data, this is also the journal key."""
         if self.name is None and not self.qos0:
             self.name = delivery_key(self.epoch, self.delivery)
         return self.name
@@ -86,8 +87,8 @@ class Acknowledger(Protocol):
 
 @dataclass(slots=True)
 class Admission:
-    """Keeps the messages in flight and their limits. A message that fails because of a bug is reported with
-    ``publisher`` and ``meter``."""
+    """Tracks the messages in flight and enforces limits of their number and size. A message that fails
+    because of a bug is reported with ``publisher`` and ``meter``."""
 
     limits: Limits
     acknowledger: Acknowledger
@@ -95,7 +96,7 @@ class Admission:
     meter: Meter
     bytes: int = 0
     qos0: int = 0
-    """Number of requests in flight that came at QoS 0."""
+    """Number of requests in flight that came at QoS 0 and aren't in the spool."""
     _held: dict[InFlight, None] = field(default_factory=dict, init=False)
     _tasks: set[asyncio.Task[None]] = field(default_factory=set, init=False)
 
@@ -144,8 +145,8 @@ class Admission:
 
     @asynccontextmanager
     async def hold(self, held: InFlight) -> AsyncIterator[None]:
-        """Context manager in which each coroutine works on its message. When the last coroutine has ended,
-        the message is acknowledged, even if a coroutine failed: acknowledgements go out in order, so a
+        """Each coroutine that works on a message has to use this context manager. When the last coroutine has
+        ended, the message is acknowledged, even if a coroutine failed: acknowledgements go out in order, so a
         missing acknowledgement would block all later acknowledgements. If a coroutine was cancelled, the
         message isn't acknowledged."""
         try:

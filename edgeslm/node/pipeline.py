@@ -84,7 +84,8 @@ class Pipeline:
 
     @property
     def subscriptions(self) -> list[str | Subscription]:
-        """Topic filters for requests, cancellations and feedback, and those of the pool and the routes."""
+        """Subscriptions to requests, cancellations and feedback, to the pool's topics, and to the topics that
+        routes watch."""
         return [
             self._topics.requests_filter,
             self._topics.cancel,
@@ -101,7 +102,8 @@ class Pipeline:
         self._router.take_up(config)
 
     def open(self) -> None:
-        """Resumes work on the messages in the spool and in the windows."""
+        """Resumes work on the messages that an earlier run of the node left in the spool and in the routes'
+        windows."""
         self._membership.open()
         self._router.open()
         self._feed()
@@ -161,8 +163,8 @@ class Pipeline:
     def keep(self, older_than_s: float = 0.0) -> None:
         """Copies unanswered requests older than ``older_than_s`` to the spool.
 
-        After a kill, a broker such as mosquitto restarts without the messages that it had delivered. If the
-        node crashes as well, requests without a copy in the spool are lost.
+        A broker such as mosquitto, if it is killed, may lose messages that it has delivered, even if they
+        aren't acknowledged yet. If the node crashes as well, requests without a copy in the spool are lost.
         """
         if self._config.journal.keep == "none":
             return

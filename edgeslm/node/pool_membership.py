@@ -20,8 +20,8 @@ log = logging.getLogger("edgeslm.node")
 
 
 class Membership:
-    """``own`` has the node's own topics; ``file`` records the topic filters of the node's current and former
-    pools.
+    """``own`` contains the topics of the node itself; ``file`` records the topic filters of the node's
+    current and former pools.
 
     The node subscribes to the pool's topics only after :meth:`join`. After a kill, however, the broker still
     has the earlier subscriptions in the node's session.
@@ -102,13 +102,14 @@ class Membership:
         return any(topics.task_of(topic) is not None for topics in self._pools.values())
 
     def cancelled(self, topic: str) -> Topics | None:
-        """Topics of the node or pool whose cancel topic is ``topic``; None if it is not a cancel topic."""
+        """All topics of the node or pool whose cancel topic is ``topic``; None if ``topic`` is not a cancel
+        topic."""
         return next((one for one in (self._own, *self._pools.values()) if topic == one.cancel), None)
 
     @property
     def _filters(self) -> list[str]:
-        """The pool's topic filters: one per task, since members may serve different tasks, and the cancel
-        topic."""
+        """The topic filters of the pool: the cancel topic, and one filter per task, since members may serve
+        different tasks."""
         pool = self._pool
         if pool is None or pool.by != "share":
             return []
@@ -120,8 +121,8 @@ class Membership:
             self._pools.setdefault(pool.name, Topics.of_pool(pool.name, self._own.prefix))
 
     def _record(self) -> None:
-        """Writes the filters to the file. The caller subscribes afterwards, so that the file has every
-        subscribed filter even after a crash."""
+        """Writes the filters to the file. The caller subscribes afterwards, so that even after a crash the
+        file contains every subscribed filter."""
         if self._pool is None:
             return
         known = self._recorded.setdefault(self._pool.name, [])

@@ -1,7 +1,8 @@
 """``edgeslm purge``: erases the messages that the user has chosen from all files in which a node stores them.
 
 A node stores texts of messages in the journal (answers, spool, windows), in remembered passages and in
-corrections. Damaged journals that were set aside can't be searched and are deleted whole.
+corrections. Journal files that the node renamed because they were damaged can't be searched and are deleted
+whole.
 """
 
 from __future__ import annotations
@@ -31,10 +32,10 @@ def purge(
     *,
     dry_run: bool = False,
 ) -> dict[str, int]:
-    """Erases messages that match ``choice``; opens and closes ``journals`` itself.
+    """Erases messages that match ``choice``. The function opens and closes ``journals``.
 
-    :return: number of matching messages for each of :data:`PLACES`; for ``damaged_files``, the number of
-    files.
+    :return: a dict that maps each of :data:`PLACES` to the number of matching messages, and the place
+        ``damaged_files`` to the number of damaged files.
     :raises EdgeslmError: a file can't be used, or a running node uses one of the journals (then nothing has
         been erased).
     """

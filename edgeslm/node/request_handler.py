@@ -110,8 +110,8 @@ class RequestHandler:
                 await self.publisher.send(request, result, payload)
 
     async def cancel(self, held: InFlight, pool: str | None) -> None:
-        """Cancels a request. Runs as an asyncio task, as :meth:`handle` does, so that a request that arrived
-        just before the cancellation reaches the scheduler first."""
+        """Cancels a request. Call it in an asyncio task, like :meth:`handle`: asyncio starts tasks in order,
+        so a request that arrived just before its cancellation reaches the scheduler first."""
         async with self.admission.hold(held):
             delivery = held.delivery
             try:

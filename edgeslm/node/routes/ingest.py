@@ -30,8 +30,8 @@ PAUSES_S = (0.5, 2.0, 5.0, 15.0)
 
 @dataclass(slots=True)
 class Ingest:
-    """``service`` has the collections; ``meter`` counts dropped messages. ``pauses_s`` are the pauses between
-    retries."""
+    """``service`` contains the collections; ``meter`` counts dropped messages. ``pauses_s`` are the pauses
+    between retries."""
 
     service: Service
     meter: Meter

@@ -35,7 +35,7 @@ log = logging.getLogger("edgeslm.node")
 
 
 class Router:
-    """The routes of ``config``."""
+    """Handles the messages that the routes of ``config`` watch."""
 
     def __init__(
         self, config: Config, backend: NodeBackend, admission: Admission, journal: Journal, windows: Windows
@@ -92,7 +92,7 @@ class Router:
 
     def work_on(self, held: InFlight) -> list[Coroutine[Any, Any, None]]:
         """The coroutines that handle a message: one for each route that reads the message, and one for each
-        route whose windows it completes."""
+        route whose windows the message completes."""
         delivery = held.delivery
         work = [self._serve(route, held) for route in self._routes if brings(delivery, route.route.source)]
         for route in self._routes:
@@ -168,7 +168,7 @@ class Router:
 
 @dataclass(slots=True)
 class RouteAnswers:
-    """Answers messages and windows of ``routes`` and publishes the results."""
+    """Runs the tasks of ``routes`` on messages and windows, and publishes the results."""
 
     routes: Sequence[RouteReader]
     backend: NodeBackend
@@ -185,8 +185,8 @@ class RouteAnswers:
         is_again: bool,
         waits: bool,
     ) -> None:
-        """Answers a message. Returns when the broker has acknowledged the result, or the result needn't be
-        published.
+        """Runs the route's task on a message or window. Returns when the broker has acknowledged the result,
+        or the result needn't be published.
 
         :param key: journal key.
         :param is_again: whether to look up ``key`` in the journal first.
@@ -212,7 +212,7 @@ class RouteAnswers:
         await self._publish(route, work, payload)
 
     async def digest(self, name: str, topic: str, messages: Mapping[str, Any], batch: int) -> None:
-        """Answers a complete window and publishes the result."""
+        """Runs the route's task on a complete window and publishes the result."""
         route = next((route for route in self.routes if route.name == name), None)
         if route is None:  # removed by a reload
             return
@@ -283,8 +283,8 @@ class TicketQueue:
 def brings(delivery: Delivery, source: str) -> bool:
     """Whether a message was delivered for the filter ``source``.
 
-    If several filters match, a broker may send a copy of the message for each filter. A copy is then only for
-    the routes with that filter.
+    If several filters match, a broker may send a copy of the message for each filter. Only the routes with
+    that filter handle the copy.
     """
     if not matches(source, delivery.topic):
         return False

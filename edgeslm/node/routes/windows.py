@@ -1,10 +1,10 @@
-"""Window aggregation (tumbling windows): collects a route's messages on disk and makes a digest of each
-window.
+"""Window aggregation (tumbling windows): collects a route's messages on disk and summarizes the messages of
+each window.
 
 A window begins with its first message, and is complete after a number of messages, after a time, or when a
-message arrives on its ``on`` topic. The digest of a complete window is published, and the next message begins
-another window. A route has one window per output topic. Messages for which a window has no room are dropped
-and counted.
+message arrives on its ``on`` topic. The summary of a complete window is published, and the next message
+begins another window. A route has one window per output topic. Messages for which a window has no room are
+dropped and counted.
 """
 
 from __future__ import annotations
@@ -47,8 +47,8 @@ class WindowLimits:
 
 
 class Digester(Protocol):
-    """Makes a digest of ``messages`` and publishes it on ``topic``. ``name`` is the name of the route, and
-    ``batch`` the number of the window."""
+    """Summarizes the ``messages`` of a window and publishes the summary on ``topic``. ``name`` is the name of
+    the route, and ``batch`` is a sequence number that identifies the window."""
 
     async def digest(self, name: str, topic: str, messages: Mapping[str, Any], batch: int) -> None: ...
 
@@ -273,8 +273,8 @@ def _valid_text(text: str) -> str:
 
 
 def _with_ids(gathered: list[Gathered]) -> list[dict[str, str]]:
-    """The messages as an input of ``summarize``. If several messages have the same id, a number is added to
-    it, as in ``id#2``."""
+    """The messages as an input of ``summarize``. If several messages have the same id, the second gets an id
+    such as ``id#2``, the third ``id#3``, and so on."""
     seen: Counter[str] = Counter()
     messages = []
     for one in gathered:
