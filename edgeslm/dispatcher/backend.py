@@ -1,4 +1,4 @@
-"""The pool's backend: forwards requests to the nodes of a pool and takes their answers."""
+"""The pool's backend: forwards requests to the nodes of a pool and returns the nodes' answers."""
 
 from __future__ import annotations
 

@@ -1,4 +1,5 @@
-"""Forwarding: assigns requests to nodes, handles their answers, and retries elsewhere on errors and timeouts.
+"""Forwarding: assigns requests to nodes, handles the nodes' answers, and retries on other nodes after errors
+and timeouts.
 
 Pure except for the futures of the requests: the caller passes in the clock and an object that sends messages.
 Call :meth:`Forwarder.tick` a few times a second.
@@ -36,14 +37,15 @@ SETTLE_S: Final = 5.0
 """Seconds after connecting within which all retained messages of nodes are expected to arrive."""
 RETRY_MS: Final = 2000
 LEAD_S: Final = 0.05
-"""A node that has two requests or more gets another one only if its queued work takes less than this number
-of seconds."""
+"""A node that already has two requests or more gets another request only if the node is expected to finish
+its requests within this number of seconds."""
 LEAST_LEFT: Final = 0.1
 """Minimum fraction of a running request's expected time that counts as remaining, so that a node doesn't look
 idle when its request takes longer than expected."""
 HEALTH_S: Final = 45.0
-"""Age in seconds at which a node's health message is ignored for load balancing. Until then, the weight of
-the number of requests in the message decreases to 0. Nodes publish health messages every 30 s."""
+"""Age in seconds at which load balancing ignores the number of requests in a node's health message. Up to
+this age, the weight of that number decreases linearly from 1 to 0. Nodes publish health messages every 30
+s."""
 
 ELSEWHERE = frozenset({"unknown_task", "model_unavailable", "no_memory", "internal"})
 """Error codes after which another node is tried."""
@@ -58,8 +60,8 @@ class Nodes(Protocol):
 
 
 class Forwarder:
-    """Forwards requests to nodes. A node has at most ``window`` requests at a time. Names in the code call a
-    :class:`ForwardedRequest` an order."""
+    """Forwards requests to nodes. A node has at most ``window`` requests at a time. Variables and parameters
+    for a :class:`ForwardedRequest` are called ``order``."""
 
     def __init__(
         self,

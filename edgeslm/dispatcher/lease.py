@@ -57,9 +57,9 @@ def parse_lease(payload: bytes) -> Word | None:
 
 
 class Lease:
-    """The lease as a standby sees it. ``name`` is the name of this dispatcher. ``is_first`` means that this
-    dispatcher hasn't led since its start. A lease with this dispatcher's name is then from an earlier run and
-    counts as free."""
+    """The lease as a standby sees it. ``name`` is the name of this dispatcher. ``is_first`` is true if this
+    dispatcher hasn't led since its start. In this case, a lease with this dispatcher's name is from an
+    earlier run and counts as free."""
 
     def __init__(self, name: str, *, is_first: bool) -> None:
         self._name = name

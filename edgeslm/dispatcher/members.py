@@ -28,7 +28,8 @@ News = Literal["ended", "left", "ready", "changed"]
 
 @dataclass(frozen=True, slots=True)
 class Offer:
-    """A task that a node serves for the pool: kind, model digest, and its entry in the node's info."""
+    """A task that a node serves for the pool. ``model`` is the digest of the task's model; ``document`` is
+    the task's entry in the node's info message."""
 
     kind: str
     model: str | None
@@ -38,9 +39,9 @@ class Offer:
 @dataclass(slots=True)
 class Node:
     """What is known of a node. ``offers`` are the tasks that the node serves for the pool. ``why_not`` is the
-    reason why the node isn't a member although its info message names the pool. ``wrong`` has the tasks for
-    which the node gets no requests from the pool, each with the reason. ``busy`` is the number of queued and
-    running requests in the node's last health message."""
+    reason why the node isn't a member although its info message names the pool. ``wrong`` maps tasks to the
+    reason why the node gets no requests for the task from the pool. ``busy`` is the number of queued and
+    running requests according to the node's last health message."""
 
     state: str = "unknown"
     offers: dict[str, Offer] = field(default_factory=dict)

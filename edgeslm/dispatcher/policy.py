@@ -2,10 +2,11 @@
 busy.
 
 A slow node gets a request only if the faster nodes, with their queues, would finish it later (the slow-server
-problem; Lin and Kumar, IEEE Transactions on Automatic Control, 1984). If the faster nodes will finish the
-first ``position`` requests in the queue before the slow node would finish one, the slow node gets the next
-request in the queue. With this policy, a slow node delays no request, and no node is idle while it could
-finish a request first. Pure.
+problem; Lin and Kumar, IEEE Transactions on Automatic Control, 1984). The policy calculates the number of
+queued requests that the faster nodes can finish before the slow node would finish one request. Those requests
+wait for the faster nodes, and the slow node gets the request after them in the queue. With this policy, a
+slow node delays no request, and a node is idle only if other nodes will finish every queued request earlier.
+Pure.
 """
 
 from __future__ import annotations
@@ -32,8 +33,8 @@ class Candidate:
 
 
 def choose(waiting: int, candidates: Sequence[Candidate]) -> tuple[int, Candidate] | None:
-    """The position in the queue of the request to send next, and the node that gets it; None if all
-    ``waiting`` requests should wait."""
+    """Chooses the request to send next, as a position in the queue, and the node that gets the request; None
+    if all ``waiting`` requests should wait."""
     free = [one for one in candidates if one.has_room]
     if not waiting or not free:
         return None

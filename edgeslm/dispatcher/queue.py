@@ -30,13 +30,14 @@ class Sending:
 
 @dataclass(slots=True, eq=False)
 class ForwardedRequest:
-    """A request with its state in the dispatcher. Names in the code call a forwarded request an order.
+    """A request with its state in the dispatcher. Variables and parameters for a forwarded request are called
+    ``order``.
 
     ``identity`` identifies the request to nodes and stays the same after a restart; ``key`` is its journal
-    key. ``ends`` counts the nodes that crashed while they had the request. ``at`` are the nodes that have the
-    request; ``left_at`` are nodes that went offline but may still have it. ``refusals`` has the nodes that
-    can't run the request now, each with the time of the next attempt. ``not_before`` is the earliest time to
-    send the request.
+    key. ``ends`` counts the nodes that crashed while they had the request. ``at`` contains the nodes that
+    have the request; ``left_at`` contains nodes that went offline but may still have the request.
+    ``refusals`` maps each node that can't run the request now to the time of the next attempt. ``not_before``
+    is the earliest time to send the request.
     """
 
     request: Request
@@ -61,9 +62,9 @@ class ForwardedRequest:
 
     @property
     def correlation(self) -> bytes:
-        """Correlation Data with which the request is sent to nodes. Another ``variant`` gives other
-        Correlation Data, since a node that has cancelled the request wouldn't run it with the old Correlation
-        Data."""
+        """Correlation Data with which the request is sent to nodes. A node that has cancelled the request
+        doesn't run it again with the same Correlation Data; the dispatcher then increases ``variant``, which
+        changes the Correlation Data."""
         return reader_key(self.identity, f"again {self.variant}") if self.variant else self.identity
 
     @property

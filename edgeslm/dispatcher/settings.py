@@ -109,15 +109,15 @@ _SECTIONS: Mapping[str, type[Section]] = {
 
 
 def load_settings(path: Path) -> DispatcherSettings:
-    """Loads a dispatcher's configuration file. Relative paths in the file are relative to its folder.
+    """Loads a dispatcher's configuration file. A relative path in the file is relative to the file's folder.
 
-    :raises ConfigError: with every problem found as ``file:line: key: sentence``.
+    :raises ConfigError: the file is invalid; the error lists every problem as ``file:line: key: sentence``.
     """
     return parse_settings(read_text(path), str(path), path.absolute().parent)
 
 
 def parse_settings(text: str, where: str = "config", folder: Path | None = None) -> DispatcherSettings:
-    """:raises ConfigError: with every problem found as ``file:line: key: sentence``."""
+    """:raises ConfigError: the text is invalid; the error lists every problem as ``file:line: key: sentence``."""
     read = read_document(text, LEAST_KEYS)
     settings = _validate(read, folder) if isinstance(read.data, dict) else None
     if settings is None or read.problems:

@@ -1,4 +1,4 @@
-"""Topics of a pool's dispatcher: the same topics for clients as a node has, and one reply topic per node.
+"""Topics of a pool's dispatcher: topics for clients, like the topics of a node, and one reply topic per node.
 
 Pure.
 """
