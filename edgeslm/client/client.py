@@ -75,8 +75,8 @@ class Options(TypedDict, total=False):
 
 
 class Client:
-    """An app's connection to ``node``, or to the members of ``pool``, at the broker ``url``
-    (``mqtt[s]://[user[:password]@]host``, or a ``BrokerAddress``, which includes the login).
+    """An app's connection to ``node``, or to the members of ``pool``. ``url`` is the address of the broker,
+    as ``mqtt[s]://[user[:password]@]host`` or as a ``BrokerAddress``, which includes the login.
 
     If the connection breaks, the broker keeps the session for ``session_expiry_s`` seconds, so that no result
     is lost. A request is resent until its result arrives: after each reconnect, when the node was busy, and

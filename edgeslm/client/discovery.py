@@ -1,8 +1,8 @@
 """Discovery of nodes: subscribes to their retained ``state``, ``info`` and ``health``.
 
 A hub is a broker that receives data from the brokers of several sites. At a hub, discovery finds the nodes of
-the sites, and whether each site is connected. For each node, discovery keeps the last ``state``, ``info`` and
-``health``. Nothing is published.
+the sites, and detects whether each site is connected. For each node, discovery keeps the last ``state``,
+``info`` and ``health``. Nothing is published.
 """
 
 from __future__ import annotations
@@ -39,8 +39,8 @@ ALL_SITES = "+"
 
 @dataclass(frozen=True, slots=True)
 class Uplink:
-    """Whether a site is connected to its hub, and since when (``time.time()``). With ``since_before``, the
-    state began at an unknown time before ``since``."""
+    """Whether a site is connected to its hub, and since when (``time.time()``). If ``since_before`` is true,
+    the site's state changed at an unknown time before ``since``."""
 
     is_up: bool
     since: float
@@ -49,8 +49,8 @@ class Uplink:
 
 @dataclass(slots=True)
 class Sighting:
-    """The last documents of a node, and when each arrived (``time.time()``). A retained document may have
-    been published long before it arrived.
+    """A node's last ``state``, ``info`` and ``health`` messages as parsed JSON, and the time at which each
+    message arrived (``time.time()``). A retained message may have been published long before it arrived.
 
     For a pool's dispatcher, ``node`` is ``pool/NAME``. ``site`` is None for a node that is connected to this
     broker directly.
@@ -63,8 +63,8 @@ class Sighting:
 
 
 class Discovery:
-    """A connection that only subscribes. With ``node`` None, all nodes below ``prefix`` are found.
-    Thread-safe.
+    """An MQTT connection that subscribes but never publishes. With ``node`` None, all nodes below ``prefix``
+    are found. Thread-safe.
 
     With ``site`` None, the nodes of this broker are found. If ``site`` is a site's name or ``ALL_SITES``,
     ``address`` must be the address of a hub, and the nodes of that site or of all sites are found; ``prefix``

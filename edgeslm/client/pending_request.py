@@ -1,8 +1,8 @@
 """Pending requests and messages: retries until the result or the broker's acknowledgement arrives. Pure.
 
-Nodes deduplicate, so a retry is cheap, while a missing retry may lose a request. A request is resent with the
-same payload after each reconnect, after a growing interval without a result, and when the node was busy. Only
-a result, a refusal or the timeout ends a request.
+Nodes deduplicate requests, so an unnecessary retry is cheap, while without retries requests may be lost. A
+request is resent with the same payload after each reconnect, after a growing interval without a result, and
+when the node was busy. Only a result, a refusal or the timeout ends a request.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ help."""
 
 @dataclass(frozen=True, slots=True)
 class Ready:
-    """The reply topic is subscribed on the current connection, so the request may be sent."""
+    """The client has subscribed to the reply topic on the current connection, so it may send the request."""
 
     generation: int
 
@@ -93,7 +93,8 @@ class Piece:
 
 @dataclass(frozen=True, slots=True)
 class Heard:
-    """A message of a subscription. ``retained``: the message was published before the subscription."""
+    """A message of a subscription. ``retained`` is true if the message was published before the
+    subscription."""
 
     topic: str
     payload: bytes = field(repr=False)
@@ -117,8 +118,8 @@ class Sender(Protocol):
     """The last state that the node has published."""
 
     def send(self, outgoing: OutgoingMessage) -> int | None:
-        """Publishes a message. :return: the number of the current connection, which events call
-        ``generation``; None if the message can't be sent now."""
+        """Publishes a message. :return: the number of the current connection (the ``generation`` of an
+        event); None if the message can't be sent now."""
 
 
 def named(node: str) -> str:

@@ -51,13 +51,14 @@ NO_MQTT_5 = Problem(
 
 
 class Inbox(Protocol):
-    """Takes an event. An inbox is thread-safe and never blocks or raises."""
+    """A function that receives the events of one request, message or subscription. It is thread-safe and
+    never blocks or raises."""
 
     def __call__(self, event: Event, /) -> None: ...
 
 
 class ClientSession:
-    """The ``Listener`` of an app's network thread. The session's reply topics end with ``name``.
+    """Receives the callbacks of an app's network thread. The session's reply topics end with ``name``.
 
     The session never holds its lock while it calls the link. Otherwise there could be a deadlock, since paho
     holds its own locks while it calls the session.
@@ -199,8 +200,8 @@ class ClientSession:
                 inbox(self._closed)
 
     def send(self, outgoing: OutgoingMessage) -> int | None:
-        """Publishes a message. :return: the number of the current connection, which events call
-        ``generation``; None if the caller must wait for the event ``Ready`` or ``Room``.
+        """Publishes a message. :return: the number of the current connection (the ``generation`` of an
+        event); None if the caller must wait for the event ``Ready`` or ``Room``.
 
         :raises TooLarge: the packet is too large for the broker.
         """
@@ -331,7 +332,7 @@ class ClientSession:
                         inbox(NodeUp())
 
     def _hear_info(self, payload: bytes) -> None:
-        """Fails all requests if the node's protocol version is incompatible with the client's."""
+        """Fails all requests if the node and the client have incompatible protocol versions."""
         try:
             info = parse_json(decode_text(payload)) if payload else {}
         except InvalidRequest:

@@ -48,11 +48,11 @@ class Listening:
     """A subscription. Iterate it with ``for`` or ``async for`` to get messages, until the subscription or the
     client is closed.
 
-    A ``with`` or ``async with`` statement subscribes at its start; without one, the iteration subscribes. The
-    subscription survives broken connections. Messages published during an interruption arrive if the broker
-    keeps the session. Iterating raises TimedOut after ``timeout_s`` seconds without a message, and
-    BrokerError if the broker refuses the subscription. ``missed`` counts messages dropped because the queue
-    was full.
+    A ``with`` or ``async with`` statement subscribes at its start; without such a statement, the client
+    subscribes when the iteration starts. The subscription survives broken connections. Messages published
+    during an interruption arrive if the broker keeps the session. Iterating raises TimedOut after
+    ``timeout_s`` seconds without a message, and BrokerError if the broker refuses the subscription.
+    ``missed`` counts messages dropped because the queue was full.
     """
 
     def __init__(
