@@ -34,7 +34,7 @@ from typing import (
 
 FLOAT32: Final = "float32"
 Vector = Annotated[Sequence[float], FLOAT32]
-"""Finite values, sent as float32 and decoded as a tuple."""
+"""A vector of finite numbers, which is sent as float32 and decoded as a tuple."""
 
 _JSON_BYTES: Final = struct.Struct("!I")
 _NUMBER_BYTES: Final = 4

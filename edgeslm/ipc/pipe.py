@@ -26,8 +26,8 @@ _HEADER = struct.Struct("!I")
 
 @dataclass(frozen=True, slots=True)
 class Refused:
-    """Message from a child that can't start its work; ``sentence`` gives the reason. After this message, the
-    child ends or is unusable."""
+    """Message from a child that can't start its work; ``sentence`` gives the reason. After it has sent this
+    message, the child ends or can't be used."""
 
     sentence: str
 

@@ -17,7 +17,7 @@ from edgeslm.ipc.pipe import Link, MessageHandler
 
 MOST_PAUSE_S: Final = 60.0
 CALM_S: Final = 300.0
-"""After a child has run this long, the backoff between restarts is reset."""
+"""After a child has run for more than this number of seconds, the pause before a restart is reset."""
 
 
 class LossHandler(Protocol):
@@ -131,7 +131,7 @@ class Child:
     def bury(self) -> str:
         """Closes the pipe, kills the process if it still runs, and returns how the process ended.
 
-        A process that has already ended keeps its own exit status."""
+        If the process has already ended, the result is the exit status or signal with which it ended."""
         self.close()
         process, self._process = self._process, None
         if process is None:
