@@ -53,8 +53,8 @@ class Cpu:
 
 @dataclass(frozen=True, slots=True)
 class BoardMemory:
-    """Memory in bytes. ``limit``: memory limit of the control groups; None without a limit. ``available``:
-    memory that can still be used within this limit."""
+    """Memory in bytes. ``limit`` is the memory limit of this process's control groups; None without a limit.
+    ``available`` is the memory that is still available, within the limit if there is one."""
 
     total: int
     available: int
@@ -201,8 +201,8 @@ class Throttling(NamedTuple):
 
 
 def throttling(root: Path, firmware: Callable[[], str | None] = lambda: None) -> Throttling:
-    """Throttling as the kernel reports it. If the kernel has no throttling bits, ``firmware`` returns them,
-    in hex."""
+    """Throttling as the kernel reports it. If the kernel lacks the file with the throttling bits, they are
+    read by calling ``firmware``, which returns them in hex."""
     low_voltage = heat = False
     for name in (root / "sys/class/hwmon").glob("hwmon*/name"):
         if read_text(name) == "rpi_volt":

@@ -1,7 +1,7 @@
 """Board profiles: cores, memory, bandwidth and compute of known boards, with the source of each figure.
 
-The profiles are the files ``firmware-config/boards/*.yaml``, installed as ``edgeslm/boards``. The machine at
-hand needs no profile, since ``edgeslm.bundle.performance`` measures its figures.
+The profiles are the files ``firmware-config/boards/*.yaml``, installed as ``edgeslm/boards``. The machine on
+which edgeslm runs needs no profile, since ``edgeslm.bundle.performance`` measures the machine.
 """
 
 from __future__ import annotations
@@ -17,7 +17,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from edgeslm.errors import BoardError
 
 THIS = "this"
-"""Board name that stands for the machine at hand, whose figures are measured."""
+"""Board name that stands for the machine on which edgeslm runs, which is measured instead of read from a
+profile."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,7 +35,7 @@ class Board:
     int4_gflops: float
     int8_gflops: float
     estimated: tuple[str, ...] = ()
-    """Names of the figures that are estimates."""
+    """Names of the fields whose values are estimates."""
     busy: bool = False
     """Whether other processes used the CPU during the measurement, so that the figures are too low."""
 
