@@ -69,7 +69,8 @@ class SelfTestError(BundleError):
 
 
 class KnowledgeError(EdgeslmError):
-    """A document can't be read, or a collection can't be used; the error's text names it."""
+    """A document can't be read, or a collection can't be used. The error's text names the document or
+    collection."""
 
 
 class BrokerError(EdgeslmError):

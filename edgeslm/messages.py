@@ -23,8 +23,8 @@ LEAST_PRIORITY = -1
 
 @dataclass(frozen=True, slots=True)
 class Trace:
-    """W3C Trace Context of a request. ``header``: the ``traceparent`` header, which is sent with the result;
-    ``parent`` is the id of the sender's span (16 hexadecimal digits)."""
+    """W3C Trace Context of a request. ``header`` is the ``traceparent`` header, which is sent with the
+    result; ``parent`` is the id of the sender's span (16 hexadecimal digits)."""
 
     header: str
     parent: str | None
@@ -35,8 +35,9 @@ class Request:
     """One request for one task.
 
     ``input`` is a text, or an object with ``messages``: a chat for ``generate``, log lines for ``summarize``.
-    ``id`` is returned in the result. ``named``: the sender has set the id; else the id is generated.
-    ``reply_to`` is the topic of the result; ``correlation`` is the MQTT 5 Correlation Data to return.
+    ``id`` is returned in the result. ``named`` is true if the sender has set the id; otherwise, the id was
+    generated. ``reply_to`` is the topic of the result; ``correlation`` is the MQTT 5 Correlation Data to
+    return.
     """
 
     task: str
@@ -76,7 +77,7 @@ class ErrorBody:
 
 @dataclass(frozen=True, slots=True)
 class Truncated:
-    """The input was truncated: ``kept`` of its ``of`` tokens were read."""
+    """The input was truncated: it has ``of`` tokens, of which the model read ``kept``."""
 
     kept: int
     of: int
@@ -110,7 +111,8 @@ class Result:
 
 
 class Progress(str):
-    """A piece of a streamed answer that has no text but reports progress, as ``done`` of ``of`` steps."""
+    """A piece of a streamed answer that has no text but reports progress: ``done`` steps are finished, and
+    ``of`` is the total number of steps."""
 
     done: int
     of: int
@@ -125,8 +127,8 @@ class Progress(str):
 class Chunk:
     """A piece of a streamed answer; ``seq`` counts from 0. Only the final result is guaranteed to arrive.
 
-    In a progress report, ``done`` of ``of`` parts of a long text have been read; in other chunks, both are
-    None.
+    In a progress report on a long text, ``done`` is the number of parts that have been read, and ``of`` the
+    total number of parts. In other chunks, ``done`` and ``of`` are None.
     """
 
     id: str
