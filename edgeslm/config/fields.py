@@ -1,6 +1,7 @@
 """Field types of the configuration: parsers of single values, with an error message for invalid values.
 
-Pure: each parser returns a value or raises ValueError. The keys are defined in ``edgeslm.config.schema``.
+The parsers are pure: each returns a value or raises ValueError. The keys are defined in
+``edgeslm.config.schema``.
 """
 
 from __future__ import annotations
@@ -97,7 +98,7 @@ def _labels(value: Any) -> Mapping[str, str]:
 
 @dataclass(frozen=True, slots=True)
 class Rate:
-    """At most ``count`` messages in any ``per_s`` seconds."""
+    """A rate limit: at most ``count`` messages in any ``per_s`` seconds."""
 
     count: int
     per_s: float

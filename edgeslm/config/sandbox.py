@@ -36,7 +36,7 @@ TICK_ITEMS = 64
 """Number of list items between two checks of the clock."""
 
 MAX_NUMBER_BITS = 1024
-"""Limit of the operands of ``*``, ``**`` and ``%``, in bits."""
+"""Maximum size of a number to which ``*``, ``**`` or ``%`` is applied, in bits."""
 
 _REFUSED = (
     nodes.Include,

@@ -140,7 +140,7 @@ def _uses_payload(tree: nodes.Node) -> bool:
 
 
 def _slashed(tree: nodes.Node) -> frozenset[str]:
-    """The string constants in the template's expressions that contain a slash."""
+    """Those string constants in the template's expressions that contain a slash."""
     values = [constant.value for constant in tree.find_all(nodes.Const)]
     return frozenset(value for value in values if isinstance(value, str) and "/" in value)
 

@@ -54,8 +54,8 @@ class Names:
     tasks: frozenset[str]
     knowledge: frozenset[str] = frozenset()
     unsound: frozenset[str] = frozenset()
-    """Names of collections whose section in the file is invalid. The models of such a collection may be
-    unknown."""
+    """Names of collections whose section in the file is invalid. The validator may not know which models such
+    a collection uses."""
 
 
 def inconsistencies(config: Config, names: Names, route_indices: Sequence[int]) -> Iterator[Fault]:

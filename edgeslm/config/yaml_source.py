@@ -1,4 +1,4 @@
-"""YAML source: text -> plain data with the line of every key, and all syntax problems.
+"""YAML source: parses a text into plain data, the line of every key, and a list of all syntax problems.
 
 A subset of YAML 1.1 without surprises: keys are always strings (a label ``yes`` stays ``yes``), only ``true``
 and ``false`` are booleans, only decimal numbers are numbers, tags are refused. Anchors, aliases and ``<<``
