@@ -34,7 +34,8 @@ def find_known(journal: Journal, request: Request, held: InFlight, key: bytes | 
 
 
 class SingleFlight:
-    """Running requests by key; a repeat waits until the running request has finished."""
+    """Tracks running requests by journal key, so that a repeated request can wait until the running request
+    has finished."""
 
     def __init__(self) -> None:
         self._running: dict[bytes, asyncio.Future[None]] = {}

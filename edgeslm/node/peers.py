@@ -27,7 +27,8 @@ _AWAY = ("stopped", "offline")
 
 
 class Peers:
-    """The clients, one per peer. ``own_name`` is the name of this node, which is part of the reply topics."""
+    """MQTT clients for other nodes, one client per node. ``own_name`` is the name of this node, which is part
+    of the reply topics."""
 
     def __init__(
         self,

@@ -1,7 +1,8 @@
 """A route's rules: which messages become work, and which results are published.
 
-Pure: no clock, no bus, no engine. Anybody may publish anything on a watched topic, so an unusable message
-becomes a ``Skip``, with a reason for the metrics and a sentence for the log, instead of an exception.
+The rules use no clock, no MQTT connection and no inference engine. Anybody may publish anything on a watched
+topic, so an unusable message becomes a ``Skip``, with a reason for the metrics and a sentence for the log,
+instead of an exception.
 """
 
 from __future__ import annotations

@@ -79,7 +79,7 @@ class WindowAggregator:
     _arrivals: list[tuple[Gathered, asyncio.Future[None]]] = field(default_factory=list, init=False)
 
     def open(self) -> None:
-        """Restores windows from disk: makes missing digests, sets timers."""
+        """Restores windows from disk: publishes missing summaries and starts the timers."""
         for stored in self.store.stored():
             if stored.window[0] in self.windows:
                 self._restore(stored)
@@ -130,7 +130,7 @@ class WindowAggregator:
             self._complete_if_full(name)
 
     def close(self) -> None:
-        """Stops the timers; windows stay open on disk."""
+        """Stops the timers. Open windows stay on disk, so that the next run of the node continues them."""
         for window in self._open.values():
             if window.timer is not None:
                 window.timer.cancel()
@@ -263,7 +263,7 @@ class WindowAggregator:
                 )
         finally:
             self._size -= size
-        with suppress(JournalError):  # the digest is published again after the next start
+        with suppress(JournalError):  # the summary is published again after the next start
             self.store.forget(name, batch)
 
 
