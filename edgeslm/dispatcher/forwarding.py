@@ -1,8 +1,8 @@
 """Forwarding: assigns requests to nodes, handles the nodes' answers, and retries on other nodes after errors
 and timeouts.
 
-Pure except for the futures of the requests: the caller passes in the clock and an object that sends messages.
-Call :meth:`Forwarder.tick` a few times a second.
+This module does no I/O: the caller passes in the clock and an object that sends messages. Call
+:meth:`Forwarder.tick` a few times a second.
 """
 
 from __future__ import annotations

@@ -22,8 +22,8 @@ FORGOTTEN_S = 15.0
 """Maximum number of seconds that the leader gets to publish its lease again after the broker has lost the
 lease."""
 RETURN_S = 2.0
-"""Seconds that the leader gets to reconnect after its connection broke; reconnecting after a reset takes one
-second."""
+"""Seconds that the leader gets to reconnect after its connection broke. This is long enough, since
+reconnecting after a TCP reset takes about a second."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +74,8 @@ class Lease:
         self._free_at = min(self._free_at, now + self._quiet_s)
 
     def lose(self) -> None:
-        """Call it when the connection breaks: from then on the lease is unknown."""
+        """Call it when the connection breaks: until the next lease message arrives, the standby doesn't know
+        who leads."""
         self._free_at = self._gone_at = math.inf
 
     def hear(self, payload: bytes, now: float) -> None:

@@ -117,7 +117,7 @@ def load_settings(path: Path) -> DispatcherSettings:
 
 
 def parse_settings(text: str, where: str = "config", folder: Path | None = None) -> DispatcherSettings:
-    """:raises ConfigError: the text is invalid; the error lists every problem as ``file:line: key: sentence``."""
+    """:raises ConfigError: invalid text; the error lists every problem as ``file:line: key: sentence``."""
     read = read_document(text, LEAST_KEYS)
     settings = _validate(read, folder) if isinstance(read.data, dict) else None
     if settings is None or read.problems:
