@@ -142,7 +142,7 @@ class Discovery:
             return dict(sorted(self._uplinks.items()))
 
     def wait(self, timeout_s: float) -> bool:
-        """Waits for a change, at most ``timeout_s``. :return: whether there was a change."""
+        """Waits up to ``timeout_s`` seconds for a change. :return: whether there was a change."""
         with self._changed:
             version = self._version
             return self._changed.wait_for(lambda: self._version != version, timeout_s)
