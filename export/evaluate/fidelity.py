@@ -2,8 +2,8 @@
 
 The figures are those of llama.cpp's ``llama-perplexity --kl-divergence``: Kullback-Leibler divergence of each
 position's next-token distribution (natural logarithm), how often both models have the same most likely token,
-and the ratio of perplexities. ``bundle_logits`` passes tokens to onnxruntime-genai in pieces of the same
-length as those of the engine.
+and the ratio of perplexities. ``bundle_logits`` passes tokens to onnxruntime-genai in pieces that are as long
+as the engine's prefill pieces.
 """
 
 from __future__ import annotations
@@ -32,12 +32,12 @@ from edgeslm_export.jobs.subprocess_job import Reporter
 Logits = npt.NDArray[np.floating[Any]]
 
 _PIECE = 128
-"""Number of tokens in a forward pass, the same as in the engine's prefill: single tokens would use other
-kernels."""
+"""Number of tokens in a forward pass, the same as in the engine's prefill. Passes with a single token would
+use other kernels."""
 
 _ROWS = 256
-"""Positions compared at a time, to limit memory: with a large vocabulary, one position takes 1 MB in
-float64."""
+"""Maximum number of positions compared at a time. The limit saves memory: with a large vocabulary, the logits
+of one position take 1 MB in float64."""
 
 
 @dataclass(slots=True)
@@ -67,10 +67,10 @@ class Comparison:
             self.reference_nll -= float(p[at, following].sum())
 
     def figures(self) -> dict[str, Any]:
-        """A dict: ``tokens`` (number of positions), ``kl_mean`` and ``kl_p999`` (mean and 99.9 % quantile of
-        the divergence), ``same_top1`` (share), the bundle's ``perplexity``, its ratio to the float model's
-        (``perplexity_ratio``), and that ratio's standard error ``perplexity_ratio_se`` (delta method on
-        paired differences)."""
+        """A dict with ``tokens`` (number of positions), ``kl_mean`` and ``kl_p999`` (mean and 99.9 % quantile
+        of the divergence), ``same_top1`` (share of positions with the same most likely token), ``perplexity``
+        (of the bundle), ``perplexity_ratio`` (bundle to float model), and ``perplexity_ratio_se`` (the
+        ratio's standard error by the delta method on paired differences)."""
         divergences, excess = np.concatenate(self.divergences), np.concatenate(self.excess)
         mean = float(excess.mean())
         ratio = math.exp(mean)

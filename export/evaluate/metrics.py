@@ -98,9 +98,9 @@ def fit_temperature(logits: Floats, truth: Integers) -> float:
     """Temperature scaling (Guo et al. 2017, section 4.2): the temperature between 0.05 and 20 for which
     ``softmax(logits / temperature)`` has the lowest cross-entropy.
 
-    The target probability of the true label is 1 - 1 / (n + 2) (Platt 1999, section 2.2). With a target of 1,
-    a few rows that are all predicted correctly would drive the temperature to its minimum, which makes every
-    answer certain.
+    The target probability of the true label is 1 - 1 / (n + 2) for n rows (Platt 1999, section 2.2). With a
+    target of 1, a few rows that are all predicted correctly would drive the temperature to its minimum, which
+    makes every answer certain.
     """
     from scipy.optimize import minimize_scalar
     from scipy.special import logsumexp

@@ -1,8 +1,8 @@
-"""Reference comparison: compares a decoder bundle with its float model, by the figures of ``fidelity``.
+"""Reference comparison: compares a decoder bundle with its float model, by the metrics of ``fidelity``.
 
-In exports and in comparisons, the step ``study`` of ``quantize.worker`` computes the float model's logits;
-``study_task`` makes the task of this step. After this step the shapes in a GGUF file are known, so only then
-does this module check whether the bundle was made from the source.
+The step ``study`` of ``quantize.worker`` computes the float model's logits; ``study_task`` makes the task of
+this step. This module checks after the step whether the bundle was made from the source, since the matrix
+shapes of a GGUF source are unknown before.
 """
 
 from __future__ import annotations
@@ -51,9 +51,9 @@ def study_task(
 ) -> dict[str, Any]:
     """The task for the ``study`` step of ``quantize.worker``.
 
-    :param formats: formats in which the step measures the loss of embedding and head; for all other matrices
-        it measures gradients. If ``formats`` is empty, the step measures neither losses nor gradients.
-    :param find_exact: whether to look for matrices that the source already stores quantized.
+    :param formats: formats in which the step measures the loss of embedding and head. For all other matrices
+        the step computes gradients. If ``formats`` is empty, it computes neither losses nor gradients.
+    :param find_exact: whether to find the matrices that are already quantized in the source.
     """
     return {
         "step": "study",

@@ -119,7 +119,7 @@ def evaluate_learned(
     :param base: the bundle that the head or adapter extends; for a head with its own encoder, the bundle
         itself.
     :param max_error: the error rate allowed among answered rows; the task abstains from the other rows.
-    :raises ExportError: the bundle has no learned task, or rows don't fit its kind or labels.
+    :raises ExportError: the bundle has no learned task, or the rows don't fit the task's kind or labels.
     :raises ConfigError: the task's calibration can't guarantee ``max_error``.
     """
     from edgeslm_export.evaluate.task_eval import Exam
@@ -160,7 +160,7 @@ def embed_texts(encoder: Encoder, texts: Sequence[str]) -> npt.NDArray[np.float3
 
 
 def read_lengths(bundle: Path, texts: Sequence[str]) -> tuple[list[int], int]:
-    """Number of tokens of each text, special tokens included, and the encoder's context length."""
+    """The number of tokens of each text, special tokens included; and the encoder's context length."""
     from edgeslm.engine.worker.prompt import load_tokenizer
 
     encoded = load_tokenizer(bundle).encode_batch(list(texts))
@@ -168,8 +168,7 @@ def read_lengths(bundle: Path, texts: Sequence[str]) -> tuple[list[int], int]:
 
 
 def size_report(bundle: Bundle) -> dict[str, Any]:
-    """A dict with the bundle's ``name``, ``kind`` and ``digest``, and the size of its weights in
-    ``bytes``."""
+    """A dict with the bundle's ``name``, ``kind``, ``digest`` and ``bytes`` (size of the weights)."""
     manifest = bundle.manifest
     return {
         "name": manifest.name,
@@ -199,9 +198,10 @@ def stated(bundle: Bundle) -> dict[str, Any]:
 class Required:
     """What to measure in addition to size and speed.
 
-    ``data`` is a file of labelled rows; a decoder may have a ``task`` file for these rows. A learned task
-    needs its ``base`` bundle, and may have a ``max_error``. ``with_answers`` adds the answer to each row to
-    the report. ``reference`` is the float model with which a decoder is compared on each of ``corpora``.
+    ``data`` is a file of labelled rows; for a decoder, ``task`` may name a task file for these rows. ``base``
+    is the base bundle, which a learned task needs, and ``max_error`` a learned task's allowed error rate.
+    ``with_answers`` adds the answer to each row to the report. ``reference`` is the float model with which a
+    decoder is compared on each of ``corpora``.
     """
 
     data: Path | None = None
@@ -224,7 +224,7 @@ def evaluate_bundle(
     """The report card of a bundle of any kind.
 
     :raises ExportError: ``wanted`` doesn't fit this kind of bundle, or a trained task lacks its rows or base.
-        :raises BundleError: the bundle is damaged.
+    :raises BundleError: the bundle is damaged.
     """
     bundle = load_bundle(path)
     kind = bundle.manifest.kind

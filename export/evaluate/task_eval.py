@@ -1,8 +1,8 @@
 """Task evaluation: runs labelled rows through a device's tasks and computes their accuracy.
 
 ``make_exam`` builds the task and checks the rows against it; ``take_exam`` runs row after row. Prompts,
-grammars and retries are those of ``edgeslm.tasks``; ``report_card`` supplies the engine as the function
-``ask``.
+grammars and retries are those of ``edgeslm.tasks``; ``report_card`` passes the function ``ask``, which calls
+the engine.
 """
 
 from __future__ import annotations
@@ -144,8 +144,8 @@ async def _take(exam: Exam, ask: Ask, on_progress: OnProgress) -> dict[str, Any]
 
 
 async def _outcome(task: Task, row: LabelledRow | FieldsRow, ask: Ask) -> Outcome | None:
-    """The task's outcome for a row; None if the task itself failed, for example because ``max_tokens`` cut
-    its JSON."""
+    """The task's outcome for a row; None if the task itself failed, for example because ``max_tokens``
+    truncated the JSON output."""
 
     async def asked(call: Any, on_chunk: Any = None) -> Any:
         try:
@@ -160,7 +160,7 @@ async def _outcome(task: Task, row: LabelledRow | FieldsRow, ask: Ask) -> Outcom
 
 
 def _answers(outcomes: Sequence[Outcome | None]) -> list[dict[str, Any] | None]:
-    """Results as a node would publish them; None for rows without a result."""
+    """The result of each row as a node would publish it; None for a row without a result."""
     return [None if outcome is None else dict(outcome.result) for outcome in outcomes]
 
 
@@ -197,9 +197,9 @@ def _extracted(task: Task, rows: Rows, outcomes: Sequence[Outcome | None]) -> di
 def fields_report(
     found: Sequence[Any], wanted: Sequence[Mapping[str, Any]], schema: Mapping[str, Any]
 ) -> dict[str, Any]:
-    """A dict with ``valid`` (share of outputs that fit the schema) and ``exact`` (share of rows with every
-    field right), both with their intervals, ``f1``, and ``fields`` (figures of each field). :param found: the
-    extracted fields of each row; None where extraction failed."""
+    """A dict with ``valid`` (share of outputs that fit the schema), ``exact`` (share of rows with every field
+    right), the confidence intervals of both shares, ``f1``, and ``fields`` (metrics of each field). :param
+    found: the extracted fields of each row; None where extraction failed."""
     import jsonschema
 
     check = jsonschema.Draft202012Validator(dict(schema))
@@ -224,8 +224,8 @@ _COUNTS = ("rows", "found", "hits")
 
 
 def _field_report(name: str, found: Sequence[Any], wanted: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """A field's figures: the number of ``rows`` that have the field, the number of values ``found``, the
-    number of ``hits`` (right values), and its accuracy, precision, recall and F1."""
+    """A dict with a field's metrics: ``rows`` (number of rows that have the field), ``found`` (number of
+    extracted values), ``hits`` (number of right values), and accuracy, precision, recall and F1."""
     given = [got.get(name) if isinstance(got, dict) else None for got in found]
     there = [row.get(name) for row in wanted]
     right = share(
@@ -250,14 +250,15 @@ def _field_report(name: str, found: Sequence[Any], wanted: Sequence[Mapping[str,
 
 
 def _f1(rows: int, found: int, hits: int) -> float:
-    """The harmonic mean of precision and recall; 1 if nothing was to be found and nothing was found."""
+    """The harmonic mean of precision and recall; 1 if no values were wanted and none were extracted."""
     return 2 * hits / (rows + found) if rows + found else 1.0
 
 
 def _confidence_report(
     task: Task, outcomes: Sequence[Outcome | None], whole: Sequence[bool]
 ) -> dict[str, Any]:
-    """Calibration error, if results have a confidence, and coverage, if there is a threshold."""
+    """A dict with the calibration error and, if the task has a threshold, the share of answered rows and
+    their accuracy. Empty if results have no confidence."""
     import numpy as np
 
     if not task.is_head:
@@ -312,8 +313,8 @@ def _from_rows(rows: Rows) -> dict[str, Any]:
 
 
 def _defaults(rows: Rows, task_file: Path) -> dict[str, Any]:
-    """Labels or schema derived from the rows, for a task file that has none; empty if they can't be
-    derived."""
+    """A dict with the labels or the schema derived from the rows, for a task file that has neither; empty if
+    the rows don't allow that."""
     try:
         return _from_rows(rows)
     except ExportError:
@@ -342,7 +343,7 @@ def check_answers(
 ) -> None:
     """:param known: labels or fields of the task. :param schema: JSON schema that the rows' fields must fit.
 
-    :raises ExportError: rows don't fit; the message has their numbers.
+    :raises ExportError: rows don't fit; the message lists the row numbers.
     """
     from jsonschema import Draft202012Validator
 

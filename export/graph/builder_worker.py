@@ -108,9 +108,9 @@ def _codes_for_weights(folder: Path, codes: dict[str, Quantized]) -> Iterator[No
 
 @contextlib.contextmanager
 def transformers4_rope() -> Iterator[None]:
-    """Converts Gemma 3's RoPE parameters from the form of transformers 5, a set for each type of layer, to
-    that of transformers 4, which the builder expects: one set, and ``rope_local_base_freq`` for windowed
-    layers."""
+    """Converts Gemma 3's RoPE parameters to the form of transformers 4, which the builder expects.
+    transformers 5 has a set of parameters for each type of layer; transformers 4 has one set, and
+    ``rope_local_base_freq`` for windowed layers."""
     Model = importlib.import_module("builders.base").Model  # noqa: N806
     original = Model.make_config_init
 
@@ -152,7 +152,7 @@ class _Rows:
         return torch.arange(start, start + count, dtype=torch.float32)[:, None].expand(count, columns)
 
     def find(self, weight: Any) -> Quantized:
-        """The codes of a matrix that the builder assembled from numbered rows."""
+        """The codes of a matrix that the builder assembled from rows of row numbers."""
         numbers = weight[:, 0].to("cpu").numpy().astype(np.int64)
         owners = np.searchsorted(self._firsts, numbers, side="right") - 1
         cuts = [0, *(np.flatnonzero(np.diff(owners)) + 1), len(numbers)]

@@ -29,9 +29,9 @@ _MORE_THAN: Final = {PLAIN: 1, SCORE: 0}
 
 
 def join(folder: Path, writing: Path) -> None:
-    """Joins the plain graph in ``writing``, as the branch ``WRITES``, with the plain and with the scoring
-    graph in ``folder``, each of which becomes the branch ``READS``. Both folders hold models of
-    onnxruntime-genai's builder.
+    """Joins the plain graph in ``writing`` to both graphs in ``folder``, the plain graph and the scoring
+    graph. In each joined graph, the graph from ``folder`` is the branch ``READS`` and the graph from
+    ``writing`` the branch ``WRITES``. Both folders hold models of onnxruntime-genai's builder.
 
     :raises ValueError: the graphs' inputs or outputs differ.
     """
@@ -73,8 +73,8 @@ def keep_part(graph: Any, part: str) -> None:
 
 
 def _choose(reads: Any, writes: Any, least: int) -> None:
-    """Turns ``reads`` into the joined graph. :param writes: the graph for single tokens; only shared values
-    have the same name in both graphs."""
+    """Turns the graph ``reads`` into the joined graph, in place. :param writes: the graph for single tokens;
+    only shared values have the same name in both graphs."""
     import numpy as np
     from onnx import helper, numpy_helper
 

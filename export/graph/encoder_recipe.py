@@ -9,7 +9,8 @@ from dataclasses import dataclass
 class EncoderRecipe:
     """``stored`` is the recipe's name in manifests, ``bits`` the size of a weight.
 
-    An export fails if the cosine of a text's vector to the float model's is below ``lowest_cosine``.
+    An export fails if the cosine between a text's vector and the float model's vector is below
+    ``lowest_cosine``.
     """
 
     summary: str

@@ -1,10 +1,10 @@
 """Fixed activation scales: reduces an integer product to two nodes if one scale serves all tokens.
 
 Most of the nodes that ``matmul_by_row`` writes around an integer product compute a scale for each token. For
-a message of a few words, these nodes take more time than the layer norms. Where calibration found that one
-scale serves all tokens, the plain and the scoring graph use that scale, as in SmoothQuant's static variant
-(Xiao et al. 2023, arXiv 2211.10438). Smoothing factors are folded into an earlier multiplication: a norm's
-weights, or the scales of the product that computes the gated values.
+a message of a few words, these nodes take more time than the layer norms. If calibration found that one scale
+serves all tokens, the plain and the scoring graph use that scale, as in SmoothQuant's static variant (Xiao et
+al. 2023, arXiv 2211.10438). Smoothing factors are folded into an earlier multiplication: a norm's weights, or
+the scales of the product that computes the gated values.
 
 The graph for adapters isn't changed: adapters may produce larger activations than calibration saw.
 """
@@ -41,7 +41,8 @@ first appends the values to the graph's data file."""
 
 
 def fix_scales(folder: Path) -> None:
-    """Applies fixed scales to the graphs in a bundle's folder, and appends new weights to their data file."""
+    """Applies fixed scales to the plain and the scoring graph in a bundle's folder, and appends new weights
+    to the graphs' data file."""
     import numpy as np
     import onnx
     from onnx import numpy_helper

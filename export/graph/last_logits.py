@@ -1,11 +1,12 @@
 """Last logits: makes a decoder's graph compute the logits of its last few tokens, for speculative decoding.
 
 onnxruntime-genai's n-gram speculation (prompt lookup, Saxena 2023, github.com/apoorvumang/
-prompt-lookup-decoding) drafts the tokens that followed the same n-gram before and keeps those that the model
-confirms. Speculation needs the logits of each draft token, from a graph that declares logits for every token.
-Computing the logits of all tokens would take a third of a prompt's time. So the graph computes the last
-layer's matrix products after its attention, and the logits, only for the last ``ROWS`` tokens. The other
-tokens get logits of zero, which nothing reads. Works on graphs that the builder made with ``prune_lm_head``.
+prompt-lookup-decoding) drafts the tokens that followed an earlier occurrence of the last n-gram, and accepts
+the draft tokens that the model confirms. Speculation needs the logits of each draft token, from a graph that
+declares logits for every token. Computing the logits of all tokens would take a third of a prompt's time. So
+everything after the last layer's attention (the layer's matrix products and the logits) is computed only for
+the last ``ROWS`` tokens. The other tokens get logits of zero, which nothing reads. Works on graphs that the
+builder made with ``prune_lm_head``.
 """
 
 from __future__ import annotations
@@ -18,10 +19,11 @@ from edgeslm_export.graph.onnx_edit import replace
 from edgeslm_export.graph.prune_lm_head import cut_earlier, pruned_values, rename_tokens, replace_pruning
 
 ROWS: Final = 9
-"""Number of rows of logits in a pass: a token and eight draft tokens after it."""
+"""Number of tokens for which a pass computes logits: a token and eight draft tokens after it."""
 MOST_VOCABULARY: Final = 160_000
-"""Maximum vocabulary size for which logits are padded. With this vocabulary size the zeros for 64 tokens take
-41 MB. Estimates of the model's memory leave these zeros out, which would be wrong for larger vocabularies."""
+"""Maximum vocabulary size for which logits are padded. Padding with zeros for 64 tokens takes 41 MB at this
+vocabulary size. Estimates of the model's memory ignore the padding, so larger vocabularies would make them
+wrong."""
 _NAME: Final = "/lm_head/last"
 _BOUNDS: Final = {"first": -ROWS, "end": 1 << 62, "axis": 1, "none": 0}
 
@@ -89,8 +91,9 @@ def widen_head(graph: Any) -> bool:
 
 
 def compute_every_token(graph: Any) -> None:
-    """Changes a plain graph in place, so that its head computes the logits of all tokens. Before, the head
-    may compute one token (pruned), the last ``ROWS`` tokens (``widen_head``) or already all tokens."""
+    """Changes a plain graph in place, so that its head computes the logits of all tokens. The head of the
+    given graph may compute one token (if it is pruned), the last ``ROWS`` tokens (after ``widen_head``) or
+    already all tokens."""
     if (hidden := pruned_values(graph)) is not None:
         replace_pruning(graph, hidden, "sequence_length")
         return

@@ -74,7 +74,8 @@ def load_branches(graph: Path) -> list[Branch]:
 
 
 def add_branches(model: Any) -> list[Branch]:
-    """Adds a branch to each matrix product of the layers of ``model`` (an ``onnx.ModelProto``), in place.
+    """Adds a low-rank branch to each matrix product in the layers of ``model`` (an ``onnx.ModelProto``), in
+    place.
 
     Each product, packed or not, gets three nodes. A node costs about a microsecond a token, which matters for
     small models. An empty B has one column instead of ``outputs``, so that an unused branch adds one zero a

@@ -1,12 +1,12 @@
-"""Integer matrix product, with a scale for each row of the weights and for each token: writes its nodes.
+"""Integer matrix products: writes ONNX nodes that use a scale for each row of weights and for each token.
 
 ``MatMulIntegerToFloat`` is two to four times as fast as ``MatMulNBits`` for the few tokens of a message
 (``benchmarks/LOG.md``), but takes one scale for all activations. So each token's activations are divided by
 their largest magnitude before the product, and the result is multiplied by that magnitude (as in LLM.int8(),
 Dettmers et al. 2022, arXiv 2208.07339, and ZeroQuant's token-wise quantization). A token's result doesn't
 depend on other tokens. Inputs are smoothed first if the matrix has smoothing factors (SmoothQuant, Xiao et
-al. 2023, arXiv 2211.10438). If one scale can serve all tokens, the metadata of the node that quantizes the
-input has the input's largest magnitude, for ``fixed_scales``.
+al. 2023, arXiv 2211.10438). If one scale can serve all tokens, the input's largest magnitude is stored in the
+metadata of the node that quantizes the input, where ``fixed_scales`` reads it.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ BY_ROW: Final = "ByRow"
 """Suffix of the name of a product's last node."""
 INTEGERS: Final = "MatMulIntegerToFloat"
 REACH: Final = "edgeslm.reach"
-"""Metadata key of the input's largest magnitude. The node that quantizes the input has this key only if one
-scale can serve all tokens."""
+"""Metadata key for the largest magnitude of a product's input. The node that quantizes the input has this key
+only if one scale can serve all tokens."""
 _PRODUCT: Final = "Integers"
 _SMOOTH: Final = "Smooth"
 _SHARES: Final = "Shares"
@@ -59,8 +59,8 @@ def write_product_by_row(
 
 
 def _write_codes(model: Any, source: str, matrix: Quantized, sequence: str) -> tuple[str, str]:
-    """Adds the nodes that compute the input's codes and each token's largest magnitude; the builder skips
-    existing nodes. :return: the names of these two values."""
+    """Adds the nodes that compute the input's codes and each token's largest magnitude. If an earlier product
+    with the same input added them, the builder skips them. :return: the names of these two values."""
     import numpy as np
     import onnx_ir as ir
 

@@ -26,7 +26,7 @@ def pruned_values(graph: Any) -> str | None:
 def replace_pruning(graph: Any, kept: str, tokens: str, makers: Sequence[Any] = ()) -> None:
     """Replaces the pruning nodes of a graph, in place.
 
-    :param kept: the value that the head reads instead of the pruned one, [1, ``tokens``, size].
+    :param kept: name of the value that the head reads after the replacement, [1, ``tokens``, size].
     :param tokens: name of the token dimension of ``kept``.
     :param makers: the nodes that compute ``kept`` from ``pruned_values``.
     """
@@ -50,8 +50,8 @@ def cut_earlier(graph: Any, cut: str) -> None:
     attention, in place. ``cut`` then selects from the attention's output and from the residual that bypasses
     the attention. Does nothing if no attention node is found.
 
-    The recorded shapes of the values in between are dropped: they would be wrong, and the runtime plans
-    memory by them.
+    The recorded shapes of the values between the two places are dropped: the shapes would be wrong, and the
+    runtime plans memory by them.
     """
     attention = [node for node in graph.node if node.op_type == "GroupQueryAttention"]
     (old,) = [node for node in graph.node if node.name == cut]

@@ -1,12 +1,12 @@
 """Scoring graph: a copy of a decoder's graph that scores all labels of a message in one pass.
 
-``model_score.onnx`` reads the same ``model.onnx.data`` as ``model.onnx``. The scoring graph's additional
-inputs give each token's position, an attention mask (``GroupQueryAttention``'s inputs ``position_ids`` and
-``attention_bias``, which the builder leaves empty), the positions at which logits are wanted and, if the
-embedding is tied, the tokens whose logits are wanted. So one pass computes the message and, as branches after
-it, all labels (tree attention, as in SpecInfer, Miao et al. 2023, arXiv 2305.09781), and the head computes
-logits only for the labels' tokens. Works on graphs of onnxruntime-genai's builder;
-``edgeslm.engine.worker.scorer`` runs the scoring graph.
+``model_score.onnx`` reads the same ``model.onnx.data`` as ``model.onnx``. The scoring graph has additional
+inputs: each token's position and an attention mask (the inputs ``position_ids`` and ``attention_bias`` of
+``GroupQueryAttention``, which the builder leaves empty), the positions at which logits are wanted and, if the
+embedding is tied, the tokens whose logits are wanted. With these inputs, one pass computes the message and
+all labels, which are branches after the message (tree attention, as in SpecInfer, Miao et al. 2023, arXiv
+2305.09781). The head computes logits only for the labels' tokens. Works on graphs of onnxruntime-genai's
+builder; ``edgeslm.engine.worker.scorer`` runs the scoring graph.
 """
 
 from __future__ import annotations

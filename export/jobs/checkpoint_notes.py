@@ -1,4 +1,4 @@
-"""Checkpoint notes: results of a command's finished steps on disk, so that an interrupted command resumes."""
+"""Checkpoint notes: saves results of a command's finished steps, so that an interrupted command resumes."""
 
 from __future__ import annotations
 
@@ -44,7 +44,8 @@ class Notes:
 
 
 def sweep(folder: Path) -> None:
-    """Removes old folders of notes next to ``folder`` that have the same name up to the last hyphen."""
+    """Removes old folders of notes next to ``folder`` whose names are equal to its name up to the last
+    hyphen."""
     kind, now = folder.name.rpartition("-")[0], time.time()
     for other in folder.parent.glob(f"{kind}-*") if kind else ():
         if other != folder and now - other.stat().st_mtime > FORGOTTEN_S:

@@ -13,13 +13,15 @@ from edgeslm.errors import ExportError
 _FOLDER_BYTES_A_WEIGHT = 2
 _GGUF_BYTES_A_WEIGHT = 6
 _MEASURING_BYTES_A_WEIGHT = 5
-"""Bytes of memory for each weight while sensitivity is measured: all weights in float32, the activations of a
-sequence (about a byte a weight, more in small models) and the head's errors in each format."""
+"""Memory that measuring sensitivity takes, in bytes a weight. The memory holds all weights in float32, the
+activations of one sequence (about a byte a weight, more in small models) and the head's rounding errors in
+each format."""
 LIBRARIES_BYTES = 700_000_000
 
 
 def available_memory() -> int:
-    """Available memory and swap in bytes, or what a container's limit leaves if that is less.
+    """Available memory and swap in bytes; in a container, at most the memory that the container's limit
+    leaves.
 
     Reads ``MemAvailable`` and ``SwapFree`` of /proc/meminfo, and ``memory.max`` and ``memory.current`` of
     cgroup v2.
@@ -43,9 +45,9 @@ def available_memory() -> int:
 def bytes_a_weight(*, gguf: bool, measured: bool = False) -> int:
     """Peak memory of an export, in bytes a weight.
 
-    A checkpoint folder is read layer by layer, but all quantized codes, a byte a weight, are in memory when
-    the graph is written. transformers dequantizes a GGUF as a whole. If ``measured`` is true, the export also
-    computes gradients.
+    A checkpoint folder is read layer by layer. All quantized codes, which take a byte a weight, are in memory
+    when the graph is written. transformers dequantizes a whole GGUF file at once. If ``measured`` is true,
+    the export also computes gradients.
     """
     read = _GGUF_BYTES_A_WEIGHT if gguf else _FOLDER_BYTES_A_WEIGHT
     return max(read, _MEASURING_BYTES_A_WEIGHT) if measured else read
