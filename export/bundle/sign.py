@@ -45,7 +45,7 @@ def sign_bundle(folder: Path, key: Path, passphrase: bytes | None = None) -> Bun
 
 
 def _put(file: Path, data: bytes) -> None:
-    """Writes the file atomically, so that a full disk doesn't destroy an earlier signature."""
+    """Writes a signature file atomically, so that a full disk doesn't destroy an earlier signature."""
     draft = file.with_name(f".{file.name}.draft")
     try:
         try:

@@ -1,9 +1,10 @@
 """Bit allocation: chooses a format for each matrix, spending bytes where they reduce divergence most.
 
-A unit is a matrix, or several that the graph fuses into one. Each format gives a unit a divergence and a
-size. The allocation starts from the smallest formats and repeats the upgrade that removes most divergence per
-byte, until the budget is used up or the divergence is low enough. The result is the greedy solution of a
-multiple-choice knapsack over each unit's lower convex hull (Sinha and Zoltners 1979). Pure Python.
+A unit is a matrix, or several that the graph fuses into one. In each format, a unit adds an estimated
+divergence and takes a number of bytes. The allocation starts from the smallest formats and repeats the
+upgrade that removes most divergence per byte, until the budget is used up or the divergence is low enough.
+The result is the greedy solution of a multiple-choice knapsack over each unit's lower convex hull (Sinha and
+Zoltners 1979). Pure Python.
 """
 
 from __future__ import annotations
@@ -16,9 +17,10 @@ from edgeslm_export.quantize.formats import Format
 
 @dataclass(frozen=True, slots=True)
 class Unit:
-    """``parts`` are the matrices that share a format: name to (rows, columns).
+    """``parts`` maps the names of the matrices that share a format to their shapes (rows, columns).
 
-    ``loss`` is the estimated divergence, in nats a token, that quantizing only this unit adds, by format.
+    ``loss`` maps each format to the estimated divergence, in nats a token, that quantizing only this unit
+    adds.
     """
 
     parts: Mapping[str, tuple[int, int]]
@@ -30,8 +32,8 @@ class Unit:
 
 @dataclass(frozen=True, slots=True)
 class Placement:
-    """A format for each matrix: ``formats`` by matrix name, the ``bytes`` of all matrices, and ``loss``, the
-    sum of the divergences that they are estimated to add."""
+    """A format for each matrix. ``formats`` are by matrix name, ``bytes`` is the total size of the matrices,
+    and ``loss`` the sum of the divergences that the matrices are estimated to add."""
 
     formats: dict[str, Format]
     bytes: int
@@ -41,8 +43,8 @@ class Placement:
 def place(
     units: Sequence[Unit], *, most_bytes: float = float("inf"), enough: float = 0.0
 ) -> Placement | None:
-    """The smallest placement whose loss is at most ``enough``; if that takes more than ``most_bytes``, the
-    placement with the lowest loss within ``most_bytes``.
+    """The smallest placement whose loss is at most ``enough``. If that placement is larger than
+    ``most_bytes``, the placement with the lowest loss that isn't larger.
 
     :return: None if even the smallest formats are larger than ``most_bytes``.
     """

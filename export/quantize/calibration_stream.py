@@ -12,7 +12,8 @@ from edgeslm_export.quantize.recipe import VALUES
 from edgeslm_export.sources.corpus import BATCH
 
 MEASURED_EVERY = 4
-"""Sensitivity is measured on every fourth sequence: its mean needs fewer tokens than GPTQ's Hessian."""
+"""Sensitivity is measured on every fourth sequence, since a mean loss needs fewer tokens than GPTQ's
+Hessian."""
 _SEEN_EVERY = 16
 """Every sixteenth token is kept as a sample of a matrix's inputs."""
 
@@ -24,7 +25,8 @@ class Moments:
 
     ``products`` is the sum of ``x x^T`` [columns, columns], ``largest`` the largest magnitude of each column,
     ``tokens`` a sample [tokens, columns] that has the first token of each sequence. ``inputs`` [tokens,
-    columns], if kept, are those of the sequences on which sensitivity is measured.
+    columns] are the inputs in the sequences on which sensitivity is measured; None unless ``moments`` was
+    called with ``keep``.
     """
 
     products: Any

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from typing import Final
 
 STEPS: Final = 127
-"""Number of activation codes on each side of the zero point. The zero point is 128, since the x86 kernels
-take unsigned codes."""
+"""Number of integer codes for activations on each side of the zero point. The zero point is 128, since the
+x86 kernels take unsigned codes."""
 
 SCALE_BYTES = 2
 """Bytes of a scale. Scales are stored as float16; the kernels take float32, so loading a graph widens the

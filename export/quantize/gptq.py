@@ -30,13 +30,14 @@ DAMPING = 0.01
 """Share of the Hessian's mean diagonal that is added to its diagonal, as in the GPTQ paper."""
 _CANDIDATES = 8
 _SMALLEST = 0.75
-"""The smallest candidate scale, as a share of the scale that just covers the group."""
+"""The smallest candidate scale, as a share of the scale with which the largest code represents the group's
+largest weight."""
 _BLOCK = 128
 _BLOCK_WEIGHTS = 262_144
 """Number of weights processed at a time: a block of this size fits in the CPU cache, whereas copies of a
 whole head wouldn't fit in memory."""
 _BLOCK_SYSTEMS = 1 << 24
-"""Number of matrix elements in the linear systems that the refit solves at a time. With smaller blocks,
+"""Total number of matrix elements in the linear systems that the refit solves at a time. With smaller blocks,
 reading the Hessian for each block would cost more than the cache misses of large blocks."""
 _MOST_DAMPED = 8
 _RIDGE = 1e-4
@@ -51,7 +52,7 @@ the expected sum of squared errors in a token's matrix products, divided by the 
 products' sum of squares. In SmolLM2-135M the noise is below this limit for inputs that come from norms or
 attention, and above it for most inputs that come from gated MLP values (``benchmarks/LOG.md``)."""
 _TINY = 1e-7
-"""Minimum scale; the smallest positive value of float16, a subnormal, is 6e-8."""
+"""Minimum scale. It is just above 6e-8, the smallest positive float16 value (a subnormal)."""
 
 
 def round_to_nearest(weight: torch.Tensor, form: Format) -> Quantized:
@@ -244,7 +245,7 @@ class InputStatistics:
 def find_scales(weight: torch.Tensor, form: Format, importance: torch.Tensor | None) -> torch.Tensor:
     """Scales [rows, groups], float32 with float16 values.
 
-    :param importance: [columns], weights of the columns' squared errors; None for equal weights.
+    :param importance: [columns], the weight of each column's squared error; None for equal weights.
     """
     import torch
 

@@ -15,7 +15,7 @@ import numpy.typing as npt
 from edgeslm_export.quantize.formats import Format
 
 _PROBED = 8
-"""Number of rows that ``recover`` tries before the whole matrix."""
+"""Number of rows that ``recover`` checks first, so that most other matrices fail early."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,11 +70,12 @@ def unpack(
 
 
 def recover(weights: npt.NDArray[np.float32], form: Format) -> Quantized | None:
-    """The codes and scales that give exactly ``weights``, or None if there are none.
+    """The codes and scales that represent ``weights`` exactly; None if the format can't represent them.
 
-    Keeps the blocks of a GGUF's Q4_0 and Q8_0 (ggml-common.h: one float16 scale for 32 signed codes) without
-    loss, whatever order a converter put the rows in. A group's scale is its largest weight divided by some
-    code: products of a float16 and a small integer are exact in float32.
+    For tensors of a GGUF in Q4_0 or Q8_0 (ggml-common.h: one float16 scale for 32 signed codes) this restores
+    the original codes, even if a converter reordered the rows. The scale of a group is found by dividing the
+    group's largest weight by each possible code, since products of a float16 and a small integer are exact in
+    float32.
     """
     rows, columns = weights.shape
     if columns % form.group_size or (rows > _PROBED and recover(weights[:_PROBED], form) is None):

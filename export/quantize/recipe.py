@@ -22,8 +22,8 @@ class Recipe:
     matrix if they are tied). ``placing`` says how the layers' matrices get their formats: all get
     ``smallest`` (``same``), a fixed rule gives some of them ``better`` (``rule``), or bit allocation picks
     each matrix's format from ``choices`` (``measured``). ``calibrated`` recipes use GPTQ, the others round to
-    the nearest code. ``written`` is the format of the layers' matrices for decoding, if a separate graph
-    computes single tokens (``decode_graph``).
+    the nearest code. ``written`` is the format of the layers' matrices in the separate graph for single
+    tokens, if the recipe has such a graph (``decode_graph``).
     """
 
     name: str
@@ -39,7 +39,7 @@ class Recipe:
 
     @property
     def bits(self) -> int:
-        """Number of bits of most weights, for estimates before the model is known."""
+        """Number of bits of most weights; used for estimates before the model is known."""
         return self.smallest.bits
 
     @property
@@ -118,9 +118,8 @@ VALUES = ("v_proj", "qkv_proj")
 """Matrices that compute attention's values, alone or packed with queries and keys."""
 
 ATTENDED = ("o_proj", "dense")
-"""Matrices that read attention's output. Attention's output isn't smoothed: the KV cache lies between this
-output and any weights that could take the factors, and a separate node would cost more than smoothing
-gains."""
+"""Matrices that read attention's output. Attention's output isn't smoothed: because of the KV cache, no
+earlier weights can absorb the smoothing factors, and a separate node would cost more than smoothing gains."""
 
 _LAYER = re.compile(r"model\.layers\.(\d+)\.(.+)")
 
@@ -136,13 +135,13 @@ def find_recipe(name: str) -> Recipe:
 def builder_options(recipe: Recipe, names: Iterable[str]) -> dict[str, str]:
     """The ``extra_options`` of onnxruntime-genai's builder for a model with the matrices ``names``.
 
-    ``prune_lm_head`` computes the logits of the last position only: a third more prefill speed at half the
-    peak memory. ``fuse_mlp_gate_up`` fuses two matrices that read the same input, if the MLP has a gate (the
-    builder fails on Nemotron, which has none). ``windowed_kv_cache`` is off: onnxruntime-genai 0.18 makes the
-    cache of a windowed layer no longer than the request, and the kernel refuses a cache that is shorter than
-    the window. Besides, only a cache of full length can be rewound to any token. ``builder_worker`` sets
-    ``block_size`` and ``accuracy_level`` for each product; the values here matter only for other settings
-    that the builder derives from them.
+    With ``prune_lm_head`` the graph computes the logits of the last position only, which makes prefill a
+    third faster and halves the peak memory. ``fuse_mlp_gate_up`` fuses two matrices that read the same input,
+    if the MLP has a gate (the builder fails on Nemotron, which has none). ``windowed_kv_cache`` is off:
+    onnxruntime-genai 0.18 makes the cache of a windowed layer no longer than the request, and the kernel
+    refuses a cache that is shorter than the window. A windowed cache also couldn't be rewound to any token.
+    ``builder_worker`` sets ``block_size`` and ``accuracy_level`` for each product; the values here matter
+    only for other settings that the builder derives from them.
     """
     return {
         "accuracy_level": "4",
@@ -154,7 +153,7 @@ def builder_options(recipe: Recipe, names: Iterable[str]) -> dict[str, str]:
 
 
 def units_of(names: Iterable[str]) -> list[tuple[str, ...]]:
-    """Names of matrices, grouped by those that share a format."""
+    """Names of matrices in groups; the matrices of a group share a format."""
     units: dict[str, list[str]] = {}
     for name in names:
         owner, _, own = name.rpartition(".")
@@ -195,8 +194,8 @@ def _format_by_rule(recipe: Recipe, unit: tuple[str, ...], layers: int) -> Forma
 
 
 def choices_of(recipe: Recipe, name: str, columns: int) -> list[Format]:
-    """The formats that a measured recipe may choose for a matrix with ``columns`` columns. Calibration of
-    later layers uses the matrix in the first of these formats. Formats with larger groups are left out if
+    """The formats that a measured recipe may choose for a matrix with ``columns`` columns. In the calibration
+    of later layers, the matrix has the first of these formats. Formats with larger groups are left out if
     they save no bytes."""
     useful: list[Format] = []
     for form in sorted(recipe.choices, key=lambda form: (form.bits, form.group_size)):

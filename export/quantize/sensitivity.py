@@ -3,8 +3,8 @@
 The estimate is of second order in the error: the Fisher information is the Hessian of the divergence at the
 float model. Let ``g`` be the gradient of ``log p(y)`` at a matrix's output, with ``y`` drawn from the model,
 and ``d`` the output's error. The matrix then adds ``E[(g . d)^2] / 2`` nats a token (Kirkpatrick et al. 2017,
-section 2.1; for quantization Kim et al. 2023, arXiv 2306.07629). Errors at different positions are taken as
-independent.
+section 2.1; for quantization Kim et al. 2023, arXiv 2306.07629). Errors at different positions are assumed to
+be independent.
 
 Inside the layers ``d`` is known only after calibration, when the gradients are no longer in memory. So only
 the norm of ``g`` at each token is kept, and ``(g . d)^2`` is approximated by ``|g|^2 |d|^2 / rows``, its mean
@@ -37,8 +37,8 @@ Losses = dict[str, dict[Format, float]]
 
 @dataclass(frozen=True, slots=True)
 class Sensitivity:
-    """``losses`` of embedding and head, in nats a token by format; ``gradients`` of all other matrices by
-    name: [sequences, tokens], the squared norm of the gradient at the matrix's output."""
+    """``losses`` are those of embedding and head, in nats a token by format. ``gradients`` has, for the name
+    of each other matrix, the squared norm of the gradient at the matrix's output, [sequences, tokens]."""
 
     losses: Losses
     gradients: dict[str, torch.Tensor]
@@ -96,8 +96,8 @@ def _inside(model: LayeredModel) -> Iterable[tuple[str, torch.nn.Module]]:
 def _note_length(
     lengths: list[torch.Tensor], _: torch.nn.Module, __: tuple[torch.Tensor, ...], output: torch.Tensor
 ) -> None:
-    """Forward hook that makes each backward pass append the gradient's squared norm at each token,
-    [sequences, tokens]."""
+    """Forward hook. It makes each backward pass append to ``lengths`` the squared norm of the output's
+    gradient at each token, [sequences, tokens]."""
     output.register_hook(lambda gradient: lengths.append(gradient.square().sum(dim=-1)))
 
 
@@ -110,8 +110,8 @@ def _draw(logits: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
 
 
 def _errors(weight: torch.Tensor, formats: Sequence[Format]) -> dict[Format, torch.Tensor]:
-    """Rounding errors by format, in bfloat16, which is precise enough and takes half the memory of
-    float32."""
+    """The matrix's rounding errors in each format. They are bfloat16, which is precise enough and takes half
+    the memory of float32."""
     return {
         form: (torch.from_numpy(round_to_nearest(weight, form).weights()) - weight).bfloat16()
         for form in formats
@@ -119,7 +119,7 @@ def _errors(weight: torch.Tensor, formats: Sequence[Format]) -> dict[Format, tor
 
 
 class _Meter:
-    """Sums ``(g . d)^2 / 2`` for one matrix and each format."""
+    """Sums ``(g . d)^2 / 2`` (see the module) over the tokens, for one matrix and each format."""
 
     def __init__(self, errors: dict[Format, torch.Tensor]) -> None:
         self._sums = dict.fromkeys(errors, 0.0)

@@ -43,8 +43,8 @@ class Goal:
             )
 
     def check_least(self, least: int) -> None:
-        """:param least: bytes of the smallest possible bundle. :raises ExportError: ``least`` is more than
-        allowed."""
+        """:param least: bytes of the smallest possible bundle. :raises ExportError: ``least`` exceeds the
+        maximum size."""
         if least > self.max_bytes:
             raise ExportError(
                 f"The smallest bundle of this model has some {least:,} bytes and --max-bytes allows "
@@ -121,7 +121,8 @@ class BitSearch:
         return _NEAR * self.goal.max_kl <= last.kl <= self.goal.max_kl
 
     def best(self) -> Candidate:
-        """The smallest attempt that meets the goal, else the one that comes nearest to it."""
+        """The smallest attempt that meets the goal. If no attempt does, the one with the lowest divergence,
+        preferably among those within the size limit."""
         reached = [a for a in self.attempts if a.kl <= self.goal.max_kl and a.size <= self.goal.max_bytes]
         if reached:
             return min(reached, key=lambda attempt: attempt.size)

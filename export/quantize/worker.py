@@ -1,12 +1,13 @@
 """Quantization worker: child process that studies a source, or quantizes it into codes and scales.
 
 ``python -m edgeslm_export.quantize.worker`` with a task on standard input (see ``subprocess_job``); the
-task's ``step`` is ``study`` or ``quantize``. A measured recipe quantizes each matrix in every format it may
-get; ``decoder`` then allocates bits by the measured losses. All files are in a work folder: ``checkpoint/``
-(``normalize``), ``calibration.npy`` and ``evaluation.npy`` (token ids), ``reference.npy`` (the float model's
-logits, float16), ``gradients.npz`` (``sensitivity``), ``codes/`` (a file for each layer: ``codes`` int8,
-``scales`` float16; for matrices with a scale for each row also ``smoothing`` float32 and ``reach``, if
-known).
+task's ``step`` is ``study`` or ``quantize``. For a recipe that measures sensitivity, the worker quantizes
+each matrix in every format that the recipe allows; ``decoder`` then allocates bits by the measured losses.
+All files are in a work folder: ``checkpoint/`` (``normalize``), ``calibration.npy`` and ``evaluation.npy``
+(token ids), ``reference.npy`` (the float model's logits, float16), ``gradients.npz`` (``sensitivity``),
+``codes/`` (a file for each layer). A file in ``codes/`` has ``codes`` int8 and ``scales`` float16 of each
+matrix and format; a matrix with a scale for each row may also have ``smoothing`` float32 and ``reach`` (see
+``packing.Quantized``).
 """
 
 from __future__ import annotations
@@ -29,13 +30,13 @@ from edgeslm_export.sources.corpus import BATCH
 from edgeslm.errors import ExportError
 
 TOP = "top"
-"""The file in ``codes/`` with embedding and head."""
+"""Name of the file in ``codes/`` that has the embedding and the head."""
 _LAYER_BYTES = 36_000
-"""Bytes of the nodes and names of one layer, in all three graphs together."""
+"""Bytes that one layer's nodes and names take in the plain, the scoring and the adapter graph together."""
 _REPORT_BYTES = 40_000
 """Maximum bytes of manifest, report card and golden answers."""
 _EXACT = (Format(4, 32), Format(8, 32))
-"""Formats of a source that are recovered from its weights: ggml's Q4_0 and Q8_0."""
+"""Source formats whose codes can be recovered from the float weights: ggml's Q4_0 and Q8_0."""
 _GRADIENTS = "gradients.npz"
 
 
@@ -45,11 +46,11 @@ _GRADIENTS = "gradients.npz"
 def study(task: dict[str, Any], reporter: Reporter) -> dict[str, Any]:
     """Writes checkpoint, tokens and reference logits; an existing checkpoint is reused.
 
-    :return: a dict with ``matrices`` (rows and columns by name), ``layers`` (number of layers), ``exact`` (by
-        name, the formats of matrices that the source stores in one of ``_EXACT``), ``calibration_tokens``
-        (number of tokens), ``report_bytes``, and the sizes of ``_other_bytes``. If the task has ``formats``,
-        the dict also has ``losses`` of embedding and head (by name, a list of [bits, group size, nats a
-        token]), and the model has to fit in memory.
+    :return: a dict with ``matrices`` (rows and columns by name), ``layers`` (number of layers), ``exact``
+        (formats by name, of the matrices that the source stores in one of ``_EXACT``), ``calibration_tokens``
+        (number of tokens), ``report_bytes`` (``_REPORT_BYTES``), and the result of ``_other_bytes``. If the
+        task has ``formats``, the dict also has ``losses`` of embedding and head (by name, a list of [bits,
+        group size, nats a token]), and the model has to fit in memory.
     """
     from edgeslm_export.sources import golden_tokens
     from edgeslm_export.sources.normalize import make_checkpoint
@@ -113,7 +114,8 @@ def _tokenize(folder: Path, task: Mapping[str, Any], work: Path, config: Any) ->
 
 
 def _other_bytes(model: Any, folder: Path) -> dict[str, int]:
-    """Bytes of a bundle besides its matrices: small parameters and positions in float32, graph, tokenizer.
+    """Size of everything in a bundle except its matrices: small parameters and positions in float32, graph,
+    tokenizer.
 
     :return: a dict with ``other_bytes``, an estimate that is a few percent too high (the first build gives
         the exact number), and ``other_bytes_least``, a lower bound.
@@ -169,7 +171,7 @@ def _write_reference(model: Any, work: Path, most_bytes: int, reporter: Reporter
 
 
 def _find_exact(model: Any) -> dict[str, list[int]]:
-    """Matrices whose weights are exactly in a format of ``_EXACT``, by name."""
+    """Formats by name, of the matrices whose weights a format of ``_EXACT`` represents exactly."""
     found = {}
     for name, weight in _weights(model):
         for form in _EXACT:
@@ -219,8 +221,9 @@ def _measure_losses(
 
 
 def quantize(task: dict[str, Any], reporter: Reporter) -> dict[str, Any]:
-    """Writes ``codes/``: each matrix in each of its ``formats``. With ``compensate``, GPTQ calibrates a layer
-    on the outputs of the quantized layers before it, in which each matrix has its first format.
+    """Writes ``codes/``: each matrix in each of its ``formats``. With ``compensate``, GPTQ quantizes each
+    layer; its calibration inputs are the outputs of the layers before, whose matrices are quantized in the
+    first of their formats.
 
     :return: a dict with ``losses`` of the layers' matrices (by name, a list of [bits, group size, nats a
         token]); ``losses`` is empty unless gradients were measured.
@@ -288,7 +291,8 @@ def _source_codes(weight: Any, form: Format, exact: Format | None) -> Quantized 
 
 
 def _first(made: Made, name: str, formats: Mapping[str, Sequence[Format]]) -> Any:
-    """The weights in a matrix's first format, with which later layers are calibrated."""
+    """The matrix dequantized from the first of its formats; later layers are calibrated with these
+    weights."""
     import torch
 
     return torch.from_numpy(made[name, formats[name][0]].weights())
@@ -318,8 +322,9 @@ def compensate_layer(
     gradients: Mapping[str, Any] | None,
     losses: dict[str, list[list[float]]],
 ) -> Made:
-    """Quantizes the matrices of a stage by GPTQ, replaces the model's weights by those in each matrix's first
-    format, and adds the loss of each format to ``losses``."""
+    """Quantizes the matrices of a stage (matrices that read the same input) by GPTQ and adds the loss of each
+    format to ``losses``. Replaces each matrix in the model by its dequantized weights in the first of its
+    formats."""
     import torch
     from edgeslm_export.quantize.gptq import InputStatistics, Smoothing, find_reach
     from edgeslm_export.quantize.sensitivity import added_divergence
@@ -358,7 +363,7 @@ def compensate_layer(
 
 
 def load_codes(folder: Path, formats: Mapping[str, Format]) -> Iterator[tuple[str, Quantized]]:
-    """Every matrix in ``codes/``, by name, in the format that ``formats`` gives it."""
+    """Every matrix in ``codes/``, by name, in the format that ``formats`` lists for it."""
     for file in sorted(folder.glob("*.npz")):
         with np.load(file, allow_pickle=False) as arrays:
             for name, form in formats.items():
