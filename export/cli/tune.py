@@ -258,8 +258,8 @@ def for_fields(task: Task, rows: Sequence[FieldsRow], budget: Budget) -> Budget:
 
 
 def find_inputs(options: argparse.Namespace, budget: Budget) -> Inputs:
-    """The models to train on: those that the user named, else the default models (see the command
-    ``starter``), which are made if they are missing.
+    """The models to train on: those that the user named, or by default the models of the command ``starter``,
+    which are made if they are missing.
 
     :raises ExportError: a model that the wanted method needs isn't named or can't be made.
     """

@@ -124,8 +124,8 @@ def without(rows: Rows, findings: Sequence[AuditFinding]) -> list[Row]:
 
 
 def _replaced(rows: Rows) -> Iterator[AuditFinding]:
-    """Rows of the file that aren't trained on, since later corrections of the same text have replaced
-    them."""
+    """At most one finding: the rows of the file that aren't trained on, since later corrections of the same
+    text have replaced them."""
     gone = tuple(sorted(number for row in rows for number in row.replaced))
     if gone:
         what = f"{counted(len(gone), 'row is', 'rows are')} replaced by later corrections of the same text"
@@ -186,7 +186,7 @@ def _case_variants(rows: Sequence[LabelledRow]) -> Iterator[AuditFinding]:
 
 
 def _leakage(rows: Sequence[LabelledRow]) -> Iterator[AuditFinding]:
-    """Words of a label's name that occur in its rows and hardly anywhere else: label leakage."""
+    """Label leakage: words of a label's name that occur in rows with the label and hardly in other rows."""
     where: dict[str, Counter[str]] = defaultdict(Counter)
     for row in rows:
         for word in set(_WORD.findall(row.text.casefold())):

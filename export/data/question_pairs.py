@@ -14,7 +14,7 @@ FEWEST: Final = 20
 """Minimum number of answered questions for training, not counting the held-out ones."""
 _ONE_IN: Final = 10
 _ALIKE: Final = 0.6
-"""Share of common words above which two texts count as overlapping or nearly equal."""
+"""Share of words in common above which two texts count as overlapping or nearly equal."""
 _WORD: Final = re.compile(r"\w+")
 
 

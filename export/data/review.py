@@ -50,13 +50,14 @@ def review_rows(
     held_out: HeldOutLabels | None = None,
     lengths: TokenLengths | None = None,
 ) -> tuple[Rows, list[dict[str, Any]]]:
-    """Reports the findings, and drops the rows of the findings whose kind is in ``clean``.
+    """Reports the findings, and drops the rows of the findings whose kind is in ``clean``. Rows with a label
+    error aren't dropped, since validation uses them; ``doubted`` lists those that training leaves out.
 
     :param clean: kinds of findings, ALL, or ASK to ask about each.
-    :param tested: texts of the test set. :param held_out: if given, label errors are looked for too.
+    :param tested: texts of the test set. :param held_out: if given, label errors are searched for too.
     :param lengths: if given, rows that are longer than the model's context are reported too.
-    :return: the rows that are left, and the findings for a report, each with whether its rows were
-        ``dropped``.
+    :return: the rows that are left, and the findings as dicts for a report, in which ``dropped`` is whether
+        the rows were dropped or, for label errors, excluded from training.
     :raises ExportError: ASK is given without a terminal, or no row is left.
     """
     if ASK in clean and not sys.stdin.isatty():

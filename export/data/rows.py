@@ -35,10 +35,11 @@ _SURROGATE_ESCAPE = re.compile(r"\\u[dD][89a-fA-F]")
 
 @dataclass(frozen=True, slots=True)
 class LabelledRow:
-    """``number`` is the number of the row's line in the file, from 1. A CSV row of several lines has the
-    number of its last line.
+    """``number`` is the number of the line in the file that has the row, from 1. A CSV row of several lines
+    has the number of its last line.
 
-    ``at`` is the time of a correction; ``replaced`` are the numbers of the rows that it replaces.
+    ``at`` is the time of a correction; ``replaced`` are the line numbers of the rows that the correction
+    replaces.
     """
 
     number: int
@@ -80,8 +81,8 @@ def load_rows(file: Path, labels: Collection[str] = ()) -> list[LabelledRow]:
 
     :param labels: the allowed labels; if empty, all are allowed.
     :return: the rows, where the latest correction of a text replaces all other rows with that text.
-    :raises ExportError: rows are faulty; the message has a line for each of the first problems, with the
-        row's number.
+    :raises ExportError: rows are faulty; the message lists the first faulty rows by number, each with its
+        fault.
     """
     rows = _check_rows(file, _read_rows(file), lambda row: _label_problem(row, labels))
     return _apply_corrections([_labelled_row(*row) for row in rows])
@@ -136,14 +137,14 @@ def equal_texts(texts: Sequence[str]) -> list[list[int]]:
 
 
 def counted(number: int, one: str, many: str) -> str:
-    """A number with its noun in singular or plural."""
+    """``number`` followed by its noun: ``one`` if the number is 1, else ``many``."""
     return f"{number} {one if number == 1 else many}"
 
 
 def _apply_corrections(rows: list[Answer]) -> list[Answer]:
     """The latest correction of a text replaces all other rows with that text.
 
-    Of two corrections with the same time, the lower one in the file is the later one, since corrections are
+    If two corrections have the same time, the second in the file counts as the later, since corrections are
     appended.
     """
     said: dict[int, Answer] = {}
@@ -268,8 +269,8 @@ def _check_header(names: Sequence[str], file: Path, columns: Sequence[str]) -> N
 
 
 def _label_problem(row: dict[str, Any], labels: Collection[str], other: str = "") -> str | None:
-    """What is wrong with a row, as the end of a sentence that begins with the row's number; None if it is
-    valid.
+    """What is wrong with a row, as the end of a sentence that begins with the row's number; None if the row
+    is valid.
 
     :param other: a key that rows with a label must not have.
     """

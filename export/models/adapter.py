@@ -29,7 +29,8 @@ if TYPE_CHECKING:
 FILE = "adapter.onnx_adapter"
 
 PACKED = {"qkv_proj": ("q_proj", "k_proj", "v_proj"), "gate_up_proj": ("gate_proj", "up_proj")}
-"""Packed matrices, as in graphs and some checkpoints, each with its parts in the order of their outputs."""
+"""Packed matrices, which graphs and some checkpoints have: the name of each, with the names of its parts in
+the order of their outputs."""
 
 _BLOCKS = {"self_attn": "attn", "mlp": "mlp"}
 
@@ -83,7 +84,8 @@ def write_files(
 
 
 def check_base(lora: Lora, base: Bundle, branches: Sequence[Branch]) -> None:
-    """:raises ExportError: the LoRA was trained on other layers or another architecture than the base's."""
+    """:raises ExportError: the LoRA was trained on layers that the base doesn't have, or on another
+    architecture."""
     manifest = base.manifest
     if lora.architecture and lora.architecture != manifest.architecture:
         raise ExportError(
@@ -134,8 +136,8 @@ def arrange(lora: Lora, branches: Sequence[Branch], head_sizes: Mapping[str, int
 
 
 def _blocks(lora: Lora, branch: Branch, head_sizes: Mapping[str, int]) -> list[tuple[Pair, slice, slice]]:
-    """The LoRA pairs (A, B) that add to a branch. Each comes with two slices: the outputs to take from the
-    pair's B, and the branch's outputs to which they add."""
+    """The LoRA pairs (A, B) that add to a branch. Each pair comes with two slices: a range of outputs of the
+    pair's B, and the branch's outputs to which this range adds."""
     parts = _parts(branch.matrix)
     widths = {
         part: head_sizes.get(part, branch.outputs // len(parts)) if len(parts) > 1 else branch.outputs

@@ -124,7 +124,8 @@ def export_model(
 
 
 def memory_a_weight(recipe: Recipe, *, gguf: bool) -> tuple[int, str]:
-    """Memory that ``recipe`` needs, in bytes a weight, and a hint for machines with too little."""
+    """Memory that ``recipe`` needs, in bytes a weight; and a hint for users whose machine has too little
+    memory."""
     measured = recipe.placing == "measured"
     hint = "take the recipe int4-mixed, which takes no gradients," if measured else ""
     return bytes_a_weight(gguf=gguf, measured=measured), hint
@@ -158,7 +159,8 @@ class _Work:
         return run_module(module, task, what, on_progress=self._on_progress, debug=self._debug)
 
     def study(self) -> None:
-        """Writes checkpoint, tokens and reference logits; finds the source's matrices and their losses."""
+        """Writes checkpoint, tokens and reference logits; finds the source's matrices and, if the recipe
+        measures sensitivity, the losses of embedding and head."""
         recipe, origin = self._order.recipe, self._origin
         self._quantized_as = gguf_types(origin)
         task = study_task(
@@ -294,8 +296,8 @@ class _Work:
         return replace(built, written=formats, written_fidelity=fidelity)
 
     def report(self, built: _Built) -> dict[str, Any]:
-        """The report card without sizes. It has only figures that every export of the same source
-        reproduces."""
+        """The report card of a build, without sizes. The report has only figures that every export of the
+        same source reproduces."""
         recipe, corpus = self._order.recipe, self._order.corpus
         card: dict[str, Any] = {
             "recipe": recipe.name,
@@ -323,7 +325,7 @@ class _Work:
 
 
 def _pairs(formats: Iterable[Format]) -> list[list[int]]:
-    """Formats as JSON for a task: [bits, group size]."""
+    """Formats as JSON for a child's task: a list [bits, group size] for each."""
     return [[form.bits, form.group_size] for form in formats]
 
 
@@ -338,8 +340,8 @@ def kv_bytes_per_token(config: dict[str, Any]) -> int:
 
 
 def _disk_need(origin: Origin, recipe: Recipe) -> int:
-    """Approximate bytes written: a GGUF's weights in float32, a byte for each weight and format, the graph,
-    the float model's logits."""
+    """Approximate disk space of an export in bytes: a GGUF's weights in float32, a byte for each weight in
+    each format, the graph, and the float model's logits."""
     checkpoint = origin.weights * 4 if origin.is_gguf else 0
     written = recipe.written.bits if recipe.written else 0
     codes = origin.weights * (max(1, len(recipe.choices)) + bool(written))

@@ -32,8 +32,8 @@ _LINKED = frozenset({".json", ".txt", ".model", ".vocab", ".jinja"})
 for the older version of transformers that optimum uses."""
 
 _BYTES_A_WEIGHT = 5
-"""Low estimate of an export's memory in bytes a weight: PyTorch's model and the graph, both float32, are in
-memory together for a moment."""
+"""Low estimate of an export's peak memory in bytes a weight: PyTorch's model and the graph, both float32, are
+in memory at the same time."""
 
 
 def export_encoder(
@@ -49,7 +49,8 @@ def export_encoder(
 
     :param announce: called with a sentence for the user before something is downloaded.
     :param recipe: a key of ``RECIPES``.
-    :return: its manifest, and measurements of the finished bundle: speed and similarity to the float model.
+    :return: the bundle's manifest, and measurements of the finished bundle: speed and similarity to the float
+        model.
     :raises ExportError: a step failed; nothing is left behind.
     """
     with staged(out) as stage:
@@ -185,11 +186,11 @@ def _prompts(folder: Path) -> dict[str, str] | None:
 def link_checkpoint(
     source: Path, folder: Path, on_progress: OnProgress | None = None, debug: bool = False
 ) -> Path:
-    """Makes a copy of a checkpoint for optimum's older transformers. The copy has links to the files, and no
-    pickles.
+    """Makes a copy of a checkpoint for the older version of transformers that optimum uses. The copy has
+    links to the files, and no pickles.
 
-    Weights that may be pickles are converted to safetensors. The copy names the tokenizer class of
-    transformers 5 by its older name.
+    Weights that may be pickles are converted to safetensors. In the copy, the tokenizer class of transformers
+    5 has the name that older versions know.
     """
     folder.mkdir()
     weights = weight_files(source)
@@ -219,8 +220,9 @@ def _optional_json(file: Path) -> Any:
 
 
 def _save_tokenizer(source: Path, exported: Path, stage: Path) -> None:
-    """Writes the checkpoint's ``tokenizer.json``, or else the exported one, without settings for padding and
-    truncation, since the engine decides both. Copies the exported configuration files."""
+    """Writes the checkpoint's ``tokenizer.json``; if there is none, the exported tokenizer. Settings for
+    padding and truncation are removed, since the engine decides both. Copies the exported configuration
+    files."""
     own = source / "tokenizer.json"
     tokenizer = json.loads((own if own.is_file() else exported / "tokenizer.json").read_bytes())
     tokenizer["truncation"] = tokenizer["padding"] = None

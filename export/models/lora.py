@@ -55,8 +55,8 @@ _CHANGES_BASE = ("pissa", "olora", "corda", "loftq", "lora_ga")
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Pair:
-    """The addition to one module's output, ``scale * B A x``: ``a`` float32 [rank, inputs], ``b`` float32
-    [outputs, rank]."""
+    """The low-rank matrices of one module, to whose output ``scale * B A x`` is added. ``a`` is float32
+    [rank, inputs], ``b`` float32 [outputs, rank]."""
 
     a: Floats
     b: Floats
@@ -200,8 +200,9 @@ def _scale(config: Mapping[str, Any], module: str, rank: int, path: Path) -> flo
 
 
 def _pattern_value(pattern: Mapping[str, Any], module: str, default: Any) -> Any:
-    """A module's value by PEFT's rule (``get_pattern_key``): the value of the first key that matches the end
-    of the module's name."""
+    """The value that ``pattern`` (PEFT's ``rank_pattern`` or ``alpha_pattern``) has for a module: that of the
+    first key that matches the end of the module's name, as in PEFT's ``get_pattern_key``. If no key matches,
+    ``default``."""
     for key, value in pattern.items():
         if re.match(rf"(.*\.)?({key})$", module):
             return value

@@ -102,8 +102,8 @@ def gguf_config(header: GgufHeader, where: str) -> dict[str, Any]:
 
 
 def formats_of(recipe: Recipe) -> tuple[Formats, Formats | None]:
-    """A recipe's formats by weight group, and, if the recipe stores separate weights for decoding single
-    tokens, their formats by weight group; else None."""
+    """A recipe's formats by weight group; and the formats of the separate weights for decoding single tokens,
+    None if the recipe has no such weights."""
     head = WeightFormat(recipe.head.bits, recipe.head.group_size)
     top = {HEAD: head, EMBEDDING: head}
     formats = {REST: WeightFormat(recipe.average_bits, recipe.group_size), **top}

@@ -1,7 +1,7 @@
 """Safetensors conversion: child process that converts PyTorch's weight files, which are pickles.
 
 ``python -m edgeslm_export.models.safe_weights`` with the checkpoint folder ``source`` and the file ``out``
-(see ``subprocess_job``). optimum's older transformers must not read pickles.
+(see ``subprocess_job``). The older transformers version in optimum's environment must not read pickles.
 """
 
 from __future__ import annotations

@@ -114,8 +114,9 @@ def spread_pieces(text: str, pieces: int) -> tuple[str, ...]:
 
 
 def _start_near(text: str, at: int, most: int) -> int:
-    """The first position within ``most`` characters after ``at`` where a line starts. If there is none, as in
-    text from a PDF or a data dump, the first position where a word starts, or else ``at``."""
+    """The first position within ``most`` characters after ``at`` where a line starts. If no line starts
+    there, as in text from a PDF or a data dump, the first position where a word starts; if no word does,
+    ``at``."""
     for sign in ("\n", " "):
         if (found := text.find(sign, at, at + most)) >= 0:
             return found + 1
@@ -131,7 +132,7 @@ def token_rows(
     Each sequence begins with the tokenizer's start tokens. Texts that together are too short for one sequence
     give one shorter sequence.
 
-    :param chats: whether to make a third of the sequences conversations, by the chat template.
+    :param chats: whether a third of the sequences are conversations, rendered with the chat template.
     """
     start = text_start(tokenizer)
     wanted = -(-tokens // length)
@@ -168,13 +169,13 @@ class _CorpusReader:
 
     @property
     def left(self) -> bool:
-        """Whether the text may have another sequence."""
+        """Whether ``take`` may return another sequence."""
         return not self.opened or self._taken < len(self._plain)
 
     def take(self, talk: bool) -> list[list[int]]:
-        """A list with the next sequence; empty at the end of the text. With ``talk`` the sequence is a part
-        of the text rendered as a conversation (``conversation``), if enough of it is left. No part of the
-        text is returned twice."""
+        """A list with the next sequence; empty at the end of the text. With ``talk`` the sequence comes from
+        the text rendered as a conversation (``conversation``), if enough of the conversation is left. The nth
+        call returns the nth sequence of the plain text or of the conversation."""
         if not self.opened:
             body = self._tokenizer(self._text, add_special_tokens=False).input_ids
             self._plain = _cut(body, self._start, self._length)
@@ -200,7 +201,7 @@ def _cut(body: list[int], start: list[int], length: int) -> list[list[int]]:
 
 
 def conversation(tokenizer: Any, text: str) -> list[int]:
-    """Token ids of the text as a chat, in which its paragraphs are turns of user and assistant."""
+    """Token ids of the text as a chat: the paragraphs are messages, by turns of user and assistant."""
     parts = [part.strip() for part in text.split("\n") if len(part.strip()) > 40]
     parts = parts[: len(parts) // 2 * 2] or [text[: len(text) // 2], text[len(text) // 2 :]]
     turns = [{"role": ("user", "assistant")[n % 2], "content": part} for n, part in enumerate(parts)]

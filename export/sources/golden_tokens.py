@@ -200,8 +200,8 @@ def _render_source(tokenizer: Any, chat: Chat) -> str | None:
 
 
 def _vocabulary_of(bare: Any, written: str | bytes, source: Path) -> dict[str, Any]:
-    """A dict with ``tokens`` and ``merges``; those of a GGUF are read from the file, not through
-    transformers."""
+    """A dict with ``tokens`` and ``merges`` (see ``record``). For a GGUF source, they are read from the file,
+    not through transformers."""
     tokens, merges = _tokens(bare), _merges(written)
     if source.is_file():
         import gguf
@@ -295,9 +295,9 @@ def _chat_problem(chat: ChatTokenizer, turns: Chat, expected: Mapping[str, Any] 
 
 
 def _apart(chat: ChatTokenizer, turns: Chat, expected: Sequence[int]) -> str:
-    """Compares a device's token ids of a chat with the source's: ``same`` if the ids are equal, ``apart`` if
-    only their text is equal or the chat can't be compared, ``changed`` if the text differs. Spaces are
-    ignored, since SentencePiece begins a text with a space."""
+    """Compares a device's token ids of a chat with the source's ids. Returns ``same`` if the ids are equal,
+    ``apart`` if only their text is equal or the chat can't be compared, and ``changed`` if the text differs.
+    Spaces are ignored, since SentencePiece begins a text with a space."""
     from edgeslm.engine.calls import Prompt, Text, Turn
 
     if not all(content for _, content in turns):
@@ -363,7 +363,7 @@ def _digest(merges: Sequence[Sequence[str]]) -> tuple[int, str]:
 
 
 def _parting(found: str, wanted: str) -> tuple[str, str]:
-    """Both strings from their first difference on, shortened."""
+    """The rest of both strings from their first difference on, shortened for a message."""
     at = next((i for i, (a, b) in enumerate(zip(found, wanted, strict=False)) if a != b), None)
     at = min(len(found), len(wanted)) if at is None else at
     return _short(found[at:]) if found[at:] else "nothing", _short(wanted[at:]) if wanted[at:] else "nothing"

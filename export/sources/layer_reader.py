@@ -1,8 +1,8 @@
 """Layer-wise checkpoint reader: runs a model that is larger than memory, one layer at a time.
 
-The model's own transformers classes do the computation; their parameters stay on torch's meta device until a
-layer is ``borrowed``. The arguments of each layer besides the hidden states (positions and masks, which
-differ between Gemma's layers) are recorded once from the model's own forward pass.
+The model's transformers classes do the computation. A layer's parameters stay on torch's meta device until
+the layer is ``borrowed``. Layers take arguments in addition to the hidden states: positions and masks, which
+differ between Gemma's layers. They are recorded once from the model's forward pass.
 """
 
 from __future__ import annotations
@@ -80,12 +80,12 @@ class LayeredModel:
         }
 
     def embed(self, ids: torch.Tensor) -> torch.Tensor:
-        """The first layer's input, [sequences, tokens, width], from the model itself, since Gemma scales the
-        embeddings."""
+        """The first layer's input, [sequences, tokens, width]. The model's forward pass computes it, since
+        Gemma scales the embeddings."""
         return self._until_layers(ids)[0]
 
     def calls(self, ids: torch.Tensor) -> list[dict[str, Any]]:
-        """The keyword arguments with which the model calls each layer, for a batch of the shape of
+        """The keyword arguments with which the model calls each layer, for a batch that has the shape of
         ``ids``."""
         return self._until_layers(ids)[1]
 

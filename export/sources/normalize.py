@@ -110,9 +110,9 @@ def _cache_gguf() -> None:
 
 
 def _split_digits(tokenizer: Any, source: Path) -> None:
-    """Restores the splitting of digits in SmolLM's tokenizers, which transformers drops.
+    """Makes SmolLM's tokenizers split numbers into digits, which transformers omits.
 
-    llama.cpp's ``smollm`` pre-tokenizer and the model's own ``tokenizer.json`` both have it.
+    llama.cpp's ``smollm`` pre-tokenizer and the model's own ``tokenizer.json`` both split digits.
     """
     if read_gguf_header(source).metadata.get("tokenizer.ggml.pre") != "smollm":
         return
@@ -124,7 +124,8 @@ def _split_digits(tokenizer: Any, source: Path) -> None:
 
 
 def _complete(config: dict[str, Any]) -> None:
-    """Adds a key that the builder requires: Phi-3's context length without RoPE scaling."""
+    """Adds a key that the builder requires for Phi-3 models without RoPE scaling: the original context
+    length."""
     rope = config.get("rope_scaling") or config.get("rope_parameters") or {}
     if config.get("model_type") == "phi3" and "long_factor" not in rope:
         config["original_max_position_embeddings"] = config.get("max_position_embeddings", 4096)
@@ -142,7 +143,7 @@ def _save_tokenizer(tokenizer: Any, folder: Path) -> None:
 
 
 def _name_turn_ends(tokenizer: Any, folder: Path) -> None:
-    """Lists every end-of-turn token in ``generation_config.json``, those already there first."""
+    """Adds every end-of-turn token to the end tokens that ``generation_config.json`` lists."""
     file = folder / "generation_config.json"
     generation = json.loads(file.read_bytes()) if file.is_file() else {}
     named = generation.get("eos_token_id", read_config(folder / "config.json").get("eos_token_id"))

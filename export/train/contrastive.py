@@ -29,8 +29,8 @@ if TYPE_CHECKING:
 
 PAIRS: Final = Schedule(epochs=1, batch=16, rate=2e-5)
 MOST_PAIRS: Final = 3200
-"""Maximum number of pairs, to limit the time. 50 rows of six labels make about 2,100 pairs; a larger limit
-was not measured."""
+"""Maximum number of pairs, which limits the training time. 50 rows of six labels make about 2,100 pairs; a
+larger limit was not measured."""
 _WHAT = "training the encoder by pairs"
 
 

@@ -1,10 +1,10 @@
 """Cross-encoder import: splits a trained cross-encoder (such as one of sentence-transformers for MS MARCO)
 into encoder and head.
 
-The encoder is saved as a checkpoint for ``encoder`` to export, and the head as layers that a device computes:
-a dense layer with tanh (the model's pooler or the head's own), if there is one, and a logit for whether the
-second text answers the first (Devlin et al. 2019; ``BertForSequenceClassification`` etc. in
-transformers).
+The encoder is saved as a checkpoint, which ``models.encoder`` exports. The head is saved as layers that a
+device computes: a dense layer with tanh (the model's pooler or a part of the head), if the model has one, and
+a layer whose logit says whether the second text answers the first (Devlin et al. 2019;
+``BertForSequenceClassification`` etc. in transformers).
 
 Runs in a child process (``python -m edgeslm_export.train.cross_encoder``).
 """

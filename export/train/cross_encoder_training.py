@@ -39,9 +39,9 @@ if TYPE_CHECKING:
 LONGEST = 224
 """Maximum number of tokens of question and text together; enough for most passages."""
 _PLACES = 0.5
-"""Weight of the span loss in the total loss; all other losses have weight 1."""
+"""Weight of the span loss in the total loss, in which the other losses have weight 1."""
 _LAYER_RATES = 8.0
-"""Learning rate of the new layers, as a multiple of the pretrained encoder's."""
+"""Learning rate of the new layers, as a multiple of the encoder's learning rate."""
 _NOWHERE = -1e4
 _WHAT = "training the reader"
 
@@ -83,9 +83,9 @@ def train_reader(job: TrainingJob, length: int, asked: Sequence[Asked]) -> dict[
 
 @dataclass(frozen=True, slots=True)
 class PairRow:
-    """A question with one text. ``kinds`` are token type ids, and ``stands`` is 1 for the text's tokens.
-    ``place`` is the answer's first and last token: (0, 0) if there is no answer, None if the answer's span
-    isn't known."""
+    """A question with one text. ``kinds`` are token type ids. ``stands`` is 1 for tokens of the text and 0
+    for all others. ``place`` is the answer's first and last token: (0, 0) if there is no answer, None if the
+    answer's span isn't known."""
 
     tokens: Sequence[int]
     kinds: Sequence[int]
@@ -136,7 +136,8 @@ def run(task: dict[str, Any], reporter: Reporter) -> dict[str, Any]:
 
 
 def make_pair_row(tokenizer: Any, question: str, text: PairText, length: int) -> PairRow | None:
-    """Tokenizes a question with a text, both truncated as on a device. None if the answer was cut off."""
+    """Tokenizes a question with a text, both truncated as on a device. None if truncation removed the
+    answer."""
     alone = tokenizer(question, add_special_tokens=False, return_offsets_mapping=True).offset_mapping
     most = length // QUESTION_SHARE
     encoded = tokenizer(
@@ -180,8 +181,8 @@ class CrossEncoder:
         return [*self._answers.parameters(), *self._places.parameters()]
 
     def _read(self, rows: Sequence[PairRow]) -> tuple[torch.Tensor, torch.Tensor]:
-        """Answer logits [rows], and logits [rows, longest, 2] of each token being the answer's first or last;
-        token 0 means no answer."""
+        """Logits [rows] of whether a text answers, and logits [rows, longest, 2] of each token being the
+        first or the last token of the answer. Token 0 stands for no answer."""
         import torch
 
         tokens, mask = padded([row.tokens for row in rows], self._padding)

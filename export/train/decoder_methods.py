@@ -65,8 +65,8 @@ _BATCH: Final = 32
 _SMALL_BATCH: Final = 8
 _ROWS_FOR_LARGE_BATCH: Final = 1000
 _BYTES_A_WEIGHT: Final = {"lora": 7, "qlora": 3}
-"""Memory of a training in bytes a weight: the base in float32, or in four bits with some parts in float, and
-activations."""
+"""Memory that a training takes, in bytes a weight of the base: the weights (float32 for ``lora``; four bits,
+with some parts in float, for ``qlora``) and the activations."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,8 +110,8 @@ class AdapterTrainer:
     def teach(
         self, rows: Integers, name: str, schedule: Schedule, aside: Sequence[int] = ()
     ) -> tuple[Path, dict[str, Any]]:
-        """Trains on ``rows``; ``aside`` are the indices in ``rows`` of the rows for validation. :return: the
-        LoRA folder, and figures of the training."""
+        """Trains an adapter on ``rows``; ``aside`` are the indices in ``rows`` of the validation rows.
+        :return: the LoRA folder, and figures of the training."""
         out = self._work / f"lora-{name}"
         encoded = self._task.encode(self._encoder, rows)
         kept = [number for number, row in enumerate(encoded) if row is not None]
@@ -135,8 +135,8 @@ class AdapterTrainer:
         return out, said
 
     def ask(self, folder: Path, rows: Integers) -> dict[str, Any]:
-        """Evaluates the base with the LoRA on rows. :return: the report of ``take_exam``, with
-        ``answers``."""
+        """Evaluates the base with the LoRA in ``folder`` on ``rows``. :return: the report of ``take_exam``,
+        with ``answers``."""
         with tempfile.TemporaryDirectory(dir=self._work) as name:
             adapter = Path(name) / "adapter"
             adapter.mkdir()
@@ -149,7 +149,8 @@ class AdapterTrainer:
             return examine_bundle(self.base.path, exam, on_progress=budget.on_progress, debug=budget.debug)
 
     def write(self, folder: Path, stage: Path) -> tuple[dict[str, Any], dict[str, Any]]:
-        """Writes the LoRA's files into ``stage``. :return: the manifest's fields and the report."""
+        """Writes the LoRA in ``folder`` as an adapter's files into ``stage``. :return: the manifest's fields
+        and the report."""
         fields, report = write_files(stage, load_lora(folder), self.base, self._arranged(folder))
         fields["licence"] = self.base.manifest.source.licence
         return fields, report
@@ -164,7 +165,7 @@ class AdapterTrainer:
         return arrange(lora, self._branches, head_sizes(self.base))
 
     def _planned_bundle(self) -> Bundle:
-        """A placeholder for the adapter's bundle, which isn't made yet, with the manifest's fields that a
+        """A placeholder for the adapter's bundle, which doesn't exist yet. Its manifest has the fields that a
         task needs."""
         manifest = Manifest.model_validate(
             {

@@ -38,7 +38,8 @@ from edgeslm.errors import ExportError
 
 _FEWEST = 20
 _RECIPE = "int8"
-"""Recipe for exporting a teacher's checkpoint: it is close to float, and needs no calibration text."""
+"""Recipe for exporting a teacher's checkpoint. The result is close to the float model, and the recipe needs
+no calibration text."""
 
 BLOCK = 500
 """Number of texts that are labelled between two saves. The teacher is loaded again for each block, which
@@ -75,8 +76,8 @@ class Examinee:
 
 @dataclass(frozen=True, slots=True)
 class Teacher(Examinee):
-    """``bundle`` has the learned task or is a decoder; ``revision`` is the revision of the decoder's
-    checkpoint, if the checkpoint was exported to be the teacher."""
+    """``bundle`` is a learned task's bundle or a decoder. If a checkpoint was exported to be the teacher,
+    ``revision`` is the checkpoint's revision."""
 
     revision: str = ""
 
@@ -85,7 +86,7 @@ class Teacher(Examinee):
         return self.bundle.manifest.learned is not None
 
     def exam(self, task: Task, rows: Sequence[LabelledRow], *, with_answers: bool = False) -> Exam:
-        """The evaluation in which this teacher labels rows or is tested on them."""
+        """The evaluation by which this teacher labels ``rows`` or is tested on them."""
         if self.is_taught:
             section = TaskSection.model_validate({"kind": "classify", "overflow": "head"})
             return Exam(task.name, section, rows, self.bundle.path, with_answers=with_answers)
@@ -129,7 +130,7 @@ def labels_of(teacher: Teacher, task: Task) -> tuple[str, ...]:
 
 
 def find_notes(teacher: Teacher, task: Task, texts: Sequence[str]) -> Notes:
-    """The folder of saved answers for these texts, this task and this teacher; it doesn't depend on
+    """The folder of saved answers for these texts, this task and this teacher. The folder doesn't depend on
     ``--sure``."""
     asked = teacher.exam(task, []).encode()["section"]
     who = teacher.revision or teacher.bundle.digest
@@ -148,8 +149,8 @@ def ask_teacher(
     ask_user: AskUser | None = None,
     block: int = BLOCK,
 ) -> PseudoLabelled:
-    """Labels each distinct text with the teacher. Saved answers are reused. A saved answer of the user
-    replaces the teacher's, even if the teacher is certain.
+    """Labels each distinct text with the teacher. Saved answers are reused. If a text has a saved label from
+    the user, that label replaces the teacher's answer, even if the teacher is certain.
 
     :param sure: confidence below which a text is dropped, or the user is asked.
     :param notes: saved answers for this teacher, task and texts. :param block: number of texts that are
@@ -242,8 +243,8 @@ def _load_user_labels(file: Path, texts: int, labels: Sequence[str]) -> dict[int
 
 
 def _save_user_label(file: Path, place: int, label: str | None) -> None:
-    """Appends a label. A line end is written before the label, so that an incomplete last line doesn't spoil
-    the new one."""
+    """Appends a label. A line end is written before the label, so that an incomplete last line doesn't damage
+    the new line."""
     with file.open("a", encoding="utf-8") as stream:
         stream.write("\n" + json.dumps([place, label]))
 
@@ -335,8 +336,8 @@ def compare(
 
 
 def _examine_student(student: Examinee, test: Sequence[LabelledRow], budget: Budget) -> dict[str, Any]:
-    """``evaluate_learned`` for rows that may have labels the student doesn't know: such rows count as errors,
-    as they would be on a device."""
+    """Calls ``evaluate_learned`` on rows that may have labels the student wasn't trained on. Such rows count
+    as errors, since a device would answer them wrongly."""
     import numpy as np
     from edgeslm_export.evaluate.metrics import calibration_error, share
 
@@ -369,7 +370,7 @@ def _hand_spec(
 ) -> tuple[Task, Sequence[LabelledRow]] | None:
     """Task and rows for a student that is trained on hand labels, without labels that have too few rows.
 
-    :return: None, with an announcement, if fewer than two labels are left.
+    :return: the task and the rows; None, after telling the user, if fewer than two labels are left.
     """
     counts = Counter(label for _, label in {(bare_text(row.text), row.label) for row in rows})
     names = task.labels or tuple(sorted(counts))

@@ -1,8 +1,8 @@
 """Encoder fine-tuning: trains an encoder and a linear layer on labelled texts, in PyTorch.
 
-The model is what a device computes: the pooled vector, normalized if the bundle normalizes vectors, times the
-layer's weights. The loss is cross-entropy with the labels or with a teacher's soft labels (Devlin et al.
-2019; Hinton et al. 2015).
+The model computes the same as a device: it multiplies the pooled vector, normalized if the bundle normalizes
+vectors, by the layer's weights. The loss is cross-entropy with the labels or with a teacher's soft labels
+(Devlin et al. 2019; Hinton et al. 2015).
 
 Runs in a child process (``python -m edgeslm_export.train.encoder_finetune``).
 """
@@ -36,9 +36,10 @@ may be longer."""
 WHAT = "training the encoder"
 LAYER_RATE = 1e-3
 UNIT_SCALE = 16.0
-"""Factor for normalized vectors: logits of unit vectors would be too close to each other."""
+"""Factor by which normalized vectors are multiplied: without it, their logits would be too close to each
+other."""
 _SMALL = (".json", ".txt", ".model")
-"""Suffixes of a checkpoint's files other than weights."""
+"""Suffixes of a checkpoint's small files: all files except the weights."""
 
 
 def schedule_for(rows: int) -> Schedule:

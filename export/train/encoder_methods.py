@@ -54,12 +54,12 @@ were better with 50 rows and labels with 1,000; the crossover was not measured."
 WEIGHTS: Final = "head.npz"
 _STRENGTH: Final = 30.0
 """Inverse regularization strength (scikit-learn's C) of the classifier that is fitted after training on
-pairs, which has separated the embeddings of different labels."""
+pairs. It is high because that training already separates the embeddings of different labels."""
 _MOST_CENTROIDS: Final = 64
 _ROWS_A_CENTROID: Final = 8
 _ROWS_FOR_CENTROIDS: Final = 2000
 BYTES_A_WEIGHT: Final = 20
-"""Memory of a training in bytes a weight: weights, gradients and AdamW's two moments in float32, and
+"""Memory that a training takes, in bytes a weight: weights, gradients and AdamW's two moments in float32, and
 activations."""
 ENCODER_FIELDS: Final = ("architecture", "quantization", "context_length", "graphs", "encoder")
 
@@ -118,7 +118,7 @@ class FineTunedEncoder(abc.ABC):
         self._epochs = 0
 
     def _try_folds(self) -> list[dict[str, Any]]:
-        """The results of all folds, each a dict with ``epochs``, the fold's best epoch; folds with saved
+        """The results of all folds as dicts, in which ``epochs`` is the fold's best epoch. Folds with saved
         results aren't trained again."""
         found = []
         for number, (train, test) in enumerate(self._folds):
@@ -143,8 +143,8 @@ class FineTunedEncoder(abc.ABC):
         return [self._texts[row] for row in rows.tolist()]
 
     def _job(self, name: str, rows: Integers, schedule: Schedule, aside: Sequence[int]) -> TrainingJob:
-        """The job that trains on ``rows``, with its share of the time limit. :param aside: indices in
-        ``rows`` of the rows for validation.
+        """The job that trains on ``rows``. Its time limit is a share of the method's time limit, in
+        proportion to the number of rows. :param aside: indices in ``rows`` of the rows for validation.
 
         :raises ExportError: this machine has too little memory or disk.
         """
@@ -161,7 +161,7 @@ class FineTunedEncoder(abc.ABC):
         )
 
     def _head_fields(self, fields: Mapping[str, Any]) -> dict[str, Any]:
-        """A head's manifest fields, from the fields that ``fill_finetuned`` returned."""
+        """The manifest fields of the head's bundle, made from the fields that ``fill_finetuned`` returned."""
         source = self._origin.source
         return {
             **{key: fields[key] for key in ENCODER_FIELDS},
@@ -281,7 +281,7 @@ def centroids_of(vectors: Floats) -> Floats:
 
 
 def distances_from(centroids: Floats, vectors: Floats) -> Floats:
-    """1 minus the cosine to the nearest centroid, [rows], as a device computes it."""
+    """Each row's distance from the nearest centroid, [rows], as a device computes it: 1 minus the cosine."""
     import numpy as np
 
     lengths = np.maximum(np.linalg.norm(vectors, axis=1), 1e-12)

@@ -56,8 +56,8 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class FieldTrial:
-    """A method's results on the held-out rows ``held``: ``right``, whether every field is right, and the
-    ``calibration``, if results have a confidence."""
+    """A method's results on the held-out rows ``held``. ``right`` [held] is whether every field of a row is
+    right; ``calibration`` is None if the method's results have no confidence."""
 
     method: str
     held: Integers
@@ -70,8 +70,8 @@ class FieldTrial:
 
     @property
     def losses(self) -> Floats:
-        """1 for each row with a wrong field, else 0, since an answer that a decoder writes has no
-        probability."""
+        """Loss of each row: 1 if a field is wrong, else 0. A loss from probabilities isn't possible, since an
+        answer that a decoder writes has no probability."""
         return (~self.right).astype(float)
 
 
@@ -180,7 +180,8 @@ class PointerMethod(FineTunedEncoder):
         return fields, centroids, said
 
     def _announce_what_cant_be_found(self) -> None:
-        """Announces values that aren't in their text and are too rare to be learned as a class."""
+        """Tells the user how many values of each field can't be learned, since they aren't in their text and
+        are no classes."""
         for number, field in enumerate(self._fields):
             lost = sum(row[number].option is None for row in self._aims)
             if lost:
@@ -191,7 +192,8 @@ class PointerMethod(FineTunedEncoder):
 
 
 class WriterMethod:
-    """Trains an adapter with which a decoder writes the fields; evaluated on the first fold only."""
+    """Trains an adapter with which a decoder writes the fields. The method is evaluated on the first fold
+    only."""
 
     def __init__(
         self,

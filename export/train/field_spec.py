@@ -24,8 +24,8 @@ if TYPE_CHECKING:
 
 _SCALARS: Final = frozenset({"string", "integer", "number", "boolean"})
 _FEWEST_OF_VALUE: Final = 3
-"""Minimum number of rows with a value for the value to become a class, unless the schema fixes the field's
-values."""
+"""Minimum number of rows that must have a value before it becomes a class; ignored if the schema fixes the
+field's values."""
 _ROOM: Final = 2
 """Maximum length of a span, as a multiple of the longest span in the rows."""
 _LEAST_ROOM: Final = 20
@@ -48,7 +48,7 @@ class FieldSpec:
 
     @property
     def learned(self) -> dict[str, Any]:
-        """The manifest's fields for the task that don't depend on the method."""
+        """Those manifest fields of the task that don't depend on the training method."""
         return {
             "task": self.name,
             "kind": "extract",
@@ -61,7 +61,7 @@ class FieldSpec:
 @dataclass(frozen=True, slots=True)
 class Aim:
     """Training target of a row's field. ``option`` is the index of the field's class, None if nothing is
-    learned from the row. ``places`` are all spans of the field's value."""
+    learned from the row. ``places`` are all spans of the text in which the field's value occurs."""
 
     option: int | None
     places: Sequence[Place] = ()
@@ -85,7 +85,7 @@ def pointing_fault(schema: Mapping[str, Any]) -> str | None:
 def plan_fields(spec: FieldSpec) -> list[LearnedField]:
     """How each field of the schema is extracted: whether it has spans, and its classes.
 
-    :raises ExportError: a field that an encoder can't extract, or whose values can't be learned.
+    :raises ExportError: an encoder can't extract one of the fields or learn its values.
     """
     if fault := pointing_fault(spec.schema):
         raise ExportError(f"{fault}; a decoder can learn to write it (--method lora).")

@@ -29,7 +29,8 @@ if TYPE_CHECKING:
 
 _STRENGTH: Final = 10.0
 _STRENGTH_OF_WORDS: Final = 20.0
-"""Inverse regularization strengths (scikit-learn's C) of the head and of the classifier on words."""
+"""Inverse regularization strength (scikit-learn's C) of the classifier on words; ``_STRENGTH`` is that of the
+head."""
 _MOST_WORDS: Final = 50_000
 """Maximum number of words and word pairs, the most frequent ones, that the classifier on words uses. The
 classifier has a weight for each combination of word (or pair) and label."""
@@ -58,8 +59,8 @@ def held_out_labels(
 
 
 def _shares_by_words(texts: Sequence[str], truth: Integers, folds: Sequence[Fold]) -> Floats:
-    """Held-out probabilities [tested, labels], in the order of the folds; each training set has all
-    labels."""
+    """Held-out probabilities [tested, labels] by the classifier on words, in the order of the folds. Each
+    fold's training set has all labels."""
     import numpy as np
     from sklearn.feature_extraction.text import TfidfVectorizer
     from sklearn.linear_model import LogisticRegression

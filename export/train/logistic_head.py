@@ -28,7 +28,7 @@ STRENGTHS = (1.0, 3.0, 10.0, 30.0, 100.0, 300.0)
 FOLDS = 5
 _SEED = 0
 _LEAST_SHARE = 0.01
-"""Minimum probability of a soft label; labels with a lower one are ignored."""
+"""Minimum probability of a soft label; labels with a lower probability are ignored."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,8 +48,8 @@ def split_folds(
 ) -> list[Fold]:
     """Stratified folds, deterministic.
 
-    Equal texts (``bare_text``) are in the same fold, so that no test text was trained on. Every training set
-    has all labels; rows without which a training set would lack a label aren't tested.
+    Splits rows into folds. Equal texts (``bare_text``) are in the same fold, so that no test text was trained
+    on. Every training set has all labels; rows without which a training set would lack a label aren't tested.
 
     :param truth: [rows], each row's label as an index below ``labels``, the number of labels; each label has
         at least two rows. :param texts: [rows].

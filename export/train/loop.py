@@ -28,13 +28,13 @@ _WARM_UP = 0.1
 _DECAY = 0.01
 _MOST_NORM = 1.0
 _BUCKET = 16
-"""Number of batches that are formed together: their rows are sorted by length first, which reduces
-padding."""
+"""Number of batches that are formed at a time. The rows for these batches are first sorted by length, which
+reduces padding."""
 _PATIENCE = 2
 """Training stops after this many epochs in a row that are worse than the best one."""
 _LEAST = 0.5
-"""Share of the first epoch that must be done when the time is over; a model that was trained less isn't
-useful."""
+"""Minimum share of the first epoch that must be done when the time limit ends training; a model that was
+trained less isn't useful."""
 _FROZEN = 2
 """Number of the lowest layers that are frozen; never more than half of a model's layers."""
 _BFLOAT16_FLAGS = frozenset({"avx512_bf16", "amx_bf16", "bf16"})
@@ -62,7 +62,7 @@ class Schedule:
 
 
 class BatchLoss(Protocol):
-    """Function that computes the loss of rows, given by their indices."""
+    """Function that computes the loss of the rows with the given indices."""
 
     def __call__(self, batch: Sequence[int], /) -> torch.Tensor: ...
 
@@ -200,7 +200,8 @@ def has_bfloat16() -> bool:
 
 
 def reproducible(figures: Mapping[str, Any]) -> dict[str, Any]:
-    """The figures that every run reproduces, for a report, since the same input must give the same bundle."""
+    """Those figures that every run reproduces. Only they may be in a bundle's report, since the same input
+    must give the same bundle."""
     return {key: value for key, value in figures.items() if key != "peak_rss"}
 
 
@@ -224,10 +225,10 @@ def _check_finite(loss: float, what: str) -> None:
 
 
 class BestEpoch:
-    """The parameters of the last epoch that isn't worse than the best one.
+    """The parameters of the last epoch that isn't worse than the epoch with the lowest loss.
 
-    An epoch is worse if its loss is higher by more than the standard error of the difference: few validation
-    rows can't tell epochs apart, and longer training helps on other rows.
+    An epoch is worse if its loss is higher by more than the standard error of the difference. With few
+    validation rows, smaller differences between epochs are chance, and longer training helps on other rows.
     """
 
     def __init__(self, weights: Sequence[torch.nn.Parameter]) -> None:
@@ -259,14 +260,15 @@ class BestEpoch:
 
 
 def _is_worse(differences: torch.Tensor) -> bool:
-    """Whether the mean of ``differences`` exceeds its standard error; a single difference only has to exceed
-    0."""
+    """Whether the mean of ``differences`` exceeds its standard error. If there is only one difference,
+    whether it exceeds 0."""
     spread = float(differences.std()) if len(differences) > 1 else 0.0
     return float(differences.mean()) > spread / math.sqrt(len(differences))
 
 
 def _losses_aside(training: Training, batch: int) -> torch.Tensor:
-    """Validation losses: [rows] at the best temperature, or [batches] without ``losses_by_temperature``."""
+    """Validation losses of the rows at the best temperature, [rows]; without ``losses_by_temperature``, those
+    of the batches, [batches]."""
     import torch
 
     training.model.eval()

@@ -59,13 +59,13 @@ if TYPE_CHECKING:
 
 EPOCHS: Final = 2
 BATCH: Final = 12
-"""Number of questions in a batch; most have two or three texts."""
+"""Number of questions in a batch. Most questions have two or three texts."""
 RATE: Final = 1e-4
 _MOST_CUT: Final = 0.6
-"""Maximum share of a text that may be removed with the answer: a shorter remainder would differ too much from
-the text."""
+"""Maximum share of a text that may be removed with the answer. If more is removed, the rest differs too much
+from the text."""
 _MOST_ORDERED: Final = 3
-"""Maximum number of words in the answer that an injected instruction demands."""
+"""Maximum number of words of the answer that an injected instruction demands."""
 _SOUGHT: Final = 40
 _QUESTION: Final = "How often is the press oiled?"
 _CLS: Final = [
@@ -107,7 +107,7 @@ def export_reader(
 
 
 def _digest(origin: Origin, asked: Sequence[Asked], schedule: Schedule) -> str:
-    """Identifies a training by model, data and schedule, so that the same command resumes."""
+    """Digest of model, data and schedule. It identifies a training, so that the same command resumes."""
     what = [origin.source.id, origin.source.revision, [asdict(one) for one in asked], asdict(schedule)]
     return hashlib.sha256(json.dumps(what).encode()).hexdigest()[:16]
 
@@ -115,7 +115,7 @@ def _digest(origin: Origin, asked: Sequence[Asked], schedule: Schedule) -> str:
 def export_cross_encoder(origin: Origin, out: Path, budget: Budget) -> tuple[Manifest, dict[str, Any]]:
     """Makes the bundle ``out`` from a trained cross-encoder.
 
-    :return: its manifest, and the similarity of its vectors to the float model's.
+    :return: the bundle's manifest, and the similarity of the bundle's vectors to the float model's vectors.
     :raises ExportError: the cross-encoder has more than one output, or a step failed; nothing is left behind.
     """
     with staged(out) as stage, tempfile.TemporaryDirectory(prefix="reader-") as name:
@@ -129,7 +129,8 @@ def export_cross_encoder(origin: Origin, out: Path, budget: Budget) -> tuple[Man
 
 
 def _fill(stage: Path, taught: Path, origin: Origin, budget: Budget) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Writes a bundle to ``stage`` from an encoder with its layers, with a provisional manifest.
+    """Writes a bundle with a provisional manifest to ``stage``, from the checkpoint ``taught`` of an encoder
+    with its layers.
 
     :return: the manifest's fields, and the report with the similarity to the float model.
     """
@@ -164,7 +165,8 @@ def pool_by_first_token(folder: Path) -> None:
 
 @cache
 def load_orders() -> tuple[str, ...]:
-    """Injected instructions that demand the answer ``{word}``; some of them name the ``{question}``."""
+    """Templates of injected instructions. The placeholder ``{word}`` is the answer that an instruction
+    demands; some templates also have the placeholder ``{question}``."""
     return tuple(files("edgeslm_export").joinpath("orders.txt").read_text(encoding="utf-8").splitlines())
 
 
@@ -172,8 +174,8 @@ def load_orders() -> tuple[str, ...]:
 class Mix:
     """Composition of the training texts.
 
-    :param lengths: ranges of words: each question gets a short text, like an ingested message, and a long
-        one, like a document's passage.
+    :param lengths: ranges of a text's number of words. By default each training question gets a short text,
+        like an ingested message, and a long text, like a document's passage.
     :param distracted: share of texts that get a distracting sentence.
     :param ordered: share of the distracting sentences that are injected instructions; the others answer
         another question.
@@ -189,8 +191,8 @@ class Mix:
 
 
 def make_training_set(rows: Sequence[QuestionRow], mix: Mix | None = None) -> tuple[list[Asked], list[int]]:
-    """Questions with their texts, and the indices of the held-out ones. A question's first text is that of
-    its own row; a training question occurs once for each of the mix's ``lengths``.
+    """Questions with their texts, and the indices of the held-out questions. The first text of a question
+    comes from the question's row. A training question occurs once for each range of ``mix.lengths``.
 
     :raises ExportError: fewer than ``FEWEST`` answered questions.
     """
@@ -218,7 +220,8 @@ def make_training_set(rows: Sequence[QuestionRow], mix: Mix | None = None) -> tu
 
 
 def _asked(whole: QuestionRow, own: Sequence[QuestionRow], beside: Sequence[QuestionRow]) -> Asked:
-    """The question of ``whole`` with its own texts and those of other rows, headings included."""
+    """The question of ``whole`` with the texts ``own`` from its row and ``beside`` from other rows, headings
+    included."""
     texts = [
         PairText(with_heading(row.heading, row.text), row.answer is not None, _place(row)) for row in own
     ]
@@ -227,9 +230,9 @@ def _asked(whole: QuestionRow, own: Sequence[QuestionRow], beside: Sequence[Ques
 
 
 def _with_and_without(row: QuestionRow, words: int, chance: random.Random, mix: Mix) -> list[QuestionRow]:
-    """The row cropped to about ``words`` words around the answer and, if the answer can be removed, a row of
-    equal length without it. With unequal lengths, the reader could recognize the answering text by its
-    length."""
+    """The row cropped to about ``words`` words around the answer and, if the answer can be removed, an
+    equally long row without the answer. With unequal lengths, the reader could recognize the answering text
+    by its length."""
     rest = _cut(row)
     if not rest:
         return [cropped(row, words, chance)]
@@ -240,7 +243,7 @@ def _with_and_without(row: QuestionRow, words: int, chance: random.Random, mix: 
 
 
 def _cut(row: QuestionRow) -> list[QuestionRow]:
-    """A list with the row without its answer; empty if the answer can't be removed."""
+    """A list with one row: ``row`` with the answer's sentences removed. Empty if they can't be removed."""
     text = without_answer(row)
     return [] if text is None else [replace(row, text=text, answer=None)]
 
@@ -308,7 +311,7 @@ def cropped(row: QuestionRow, words: int, chance: random.Random) -> QuestionRow:
 
 
 def _place(row: QuestionRow) -> tuple[int, int] | None:
-    """The answer's span in the text that begins with its heading."""
+    """The answer's span in the text with the heading in front; None if there is no answer."""
     if row.answer is None:
         return None
     shift = len(with_heading(row.heading, row.text)) - len(row.text)

@@ -37,7 +37,8 @@ if TYPE_CHECKING:
 
 EPOCHS: Final = 1
 BATCH: Final = 8
-"""Number of chunks in a batch: about sixty texts, with all of which each question is compared."""
+"""Number of chunks in a batch. A batch has about sixty texts, and each question is compared with all of
+them."""
 RATE: Final = 3e-5
 LONGEST: Final = 160
 """Maximum number of tokens of a text in training; enough for most passages."""
@@ -48,7 +49,7 @@ _BESIDE: Final = 3
 _MOST_QUESTIONS: Final = 4
 """Maximum number of training questions for each text; more questions don't help."""
 _AT_ONCE: Final = 200
-"""Number of texts between two progress reports."""
+"""Number of texts embedded between two progress reports."""
 
 
 def export_retriever(
@@ -57,9 +58,9 @@ def export_retriever(
     """Fine-tunes the encoder ``origin`` and makes the bundle ``out`` from it.
 
     :param recipe: a key of ``encoder_recipe.RECIPES``.
-    :return: the bundle's manifest, and a dict of figures from the training and of the bundle. Its keys
-        ``before`` and ``after`` (training) hold the share of held-out questions that find their own text
-        first (``hit_1``) or among the first three (``hit_3``).
+    :return: the bundle's manifest, and a dict of figures of the training and the bundle. In this dict,
+        ``before`` and ``after`` (training) hold the shares of held-out questions that find their own text
+        first (``hit_1``) or among the first three texts (``hit_3``).
     :raises ExportError: too few questions, or a step failed; nothing is left behind.
     """
     texts = gather([row for row in rows if not is_aside(row)])
@@ -133,7 +134,8 @@ def gather(rows: Sequence[QuestionRow]) -> list[list[Sought]]:
 
 
 def make_chunks(sources: Sequence[Sequence[Sought]]) -> list[list[Sought]]:
-    """Groups texts with questions by source and adds some of the source's texts without questions."""
+    """Groups texts that have questions into chunks by source, and adds to each chunk some texts of the source
+    that have no questions."""
     chance = random.Random(0)
     chunks = []
     for texts in sources:
@@ -158,8 +160,9 @@ def make_chunks(sources: Sequence[Sequence[Sought]]) -> list[list[Sought]]:
 def hits(
     bundle: Path, sources: Sequence[Sequence[Sought]], on_progress: OnProgress | None = None
 ) -> dict[str, Any] | None:
-    """A dict with ``questions`` (number of questions), ``hit_1`` and ``hit_3`` (see ``export_retriever``); a
-    text of the same kin as the question's own text counts as a hit. None without questions."""
+    """A dict with ``questions`` (number of questions), ``hit_1`` and ``hit_3`` (see ``export_retriever``), or
+    None if there are no questions. A text with the same ``kin`` as the question's own text counts as a
+    hit."""
     texts = [text for own in sources for text in own]
     asked = [(question, text.kin) for text in texts for question in text.questions]
     if not asked:

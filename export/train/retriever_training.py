@@ -1,8 +1,8 @@
 """Contrastive training of a retriever: moves questions' vectors towards those of answering texts.
 
-A batch has texts of several sources. In-batch negatives of a question are all texts of the batch except those
-that count as equal to the question's own text (same ``kin``) (Karpukhin et al. 2020, "Dense passage retrieval
-for open-domain question answering", section 3.2).
+A batch has texts of several sources. The negatives of a question are all texts of the batch, except texts
+with the same ``kin`` as the question's own text, which count as equal to it (in-batch negatives, Karpukhin et
+al. 2020, "Dense passage retrieval for open-domain question answering", section 3.2).
 
 Runs in a child process (``python -m edgeslm_export.train.retriever_training``).
 """
@@ -28,7 +28,8 @@ if TYPE_CHECKING:
 _TEMPERATURE = 0.05
 """Softmax temperature of cosines, as in sentence-transformers (scale 20)."""
 _LONGEST_QUESTION = 40
-"""Maximum number of tokens of a question; longer questions name their subject within these tokens."""
+"""Maximum number of tokens of a question in training; longer questions usually name their subject within
+these tokens."""
 _NEVER = -1e4
 _WHAT = "training the encoder to search"
 
@@ -129,7 +130,8 @@ class RetrieverModel:
         return pooled(hidden.float(), mask, self._pooling, normalize=True)
 
     def loss(self, texts: Sequence[TokenText]) -> torch.Tensor:
-        """Cross-entropy of each question's own text among all texts, without other texts of the same kin."""
+        """Cross-entropy of each question's own text among all texts of the batch, leaving out other texts
+        with the same ``kin``."""
         import torch
 
         asked = [(number, question) for number, text in enumerate(texts) for question in text.questions]

@@ -24,7 +24,8 @@ LONGEST = 512
 
 
 class _Asked(Exception):
-    """Raised where a task calls the engine: it ends the task's run and passes the call to the caller."""
+    """Raised when a task calls the engine. The exception ends the task's run and carries the call to the code
+    that started the run."""
 
     def __init__(self, call: Call) -> None:
         self.call = call
@@ -41,7 +42,7 @@ class RowEncoder:
     def label_rows(
         self, texts: Sequence[str], labels: Sequence[str], shares: Sequence[Sequence[float]]
     ) -> list[TokenRow | None]:
-        """Rows of a classify task; None for texts that are too long.
+        """Token rows of a classify task; None in place of texts that are too long.
 
         :param shares: [texts, labels], target probabilities.
         """
@@ -52,7 +53,7 @@ class RowEncoder:
         ]
 
     def field_rows(self, texts: Sequence[str], fields: Sequence[Mapping[str, Any]]) -> list[TokenRow | None]:
-        """Rows of an extract task; None for texts that are too long."""
+        """Token rows of an extract task; None in place of texts that are too long."""
         return [
             None
             if prompt is None
@@ -61,14 +62,15 @@ class RowEncoder:
         ]
 
     def text_rows(self, texts: Sequence[str], answers: Sequence[str]) -> list[TokenRow | None]:
-        """Rows of a task that generates text; None for texts that are too long."""
+        """Token rows of a task that generates text; None in place of texts that are too long."""
         return [
             None if prompt is None else TokenRow(prompt, [*self._chat.encode_text(answer), self._end])
             for prompt, answer in zip(self._prompts(texts), answers, strict=True)
         ]
 
     def _ordered(self, fields: Mapping[str, Any]) -> dict[str, Any]:
-        """Fields as the grammar writes them: in the schema's order, without optional nulls."""
+        """Fields as the task's grammar makes a device write them: in the schema's order, without nulls in
+        optional fields."""
         schema = self._task.section.output_schema or {}
         required = schema.get("required", ())
         order = [name for name in schema.get("properties", fields) if name in fields]
@@ -94,8 +96,9 @@ class RowEncoder:
 
 
 def _label_row(prompt: list[int], paths: Sequence[Sequence[int]], shares: Sequence[float]) -> TokenRow:
-    """The token row of the most likely label's path in the label tree. Each step has the possible tokens,
-    each with the total target probability of the labels that continue with this token."""
+    """The token row of the most likely label: its answer is the label's path in the label tree. Each step
+    lists the possible tokens; a token's target probability is the sum over the labels that continue with the
+    token."""
     answer = max(zip(shares, paths, strict=True), key=lambda pair: pair[0])[1]
     steps = []
     for depth, _ in enumerate(answer):

@@ -79,7 +79,8 @@ def load_arrays(taught: Path) -> dict[str, npt.NDArray[np.float32]]:
 class SpanRow:
     """The ``tokens`` of a text. ``stands`` is False for tokens that cover no characters of the text, such as
     special tokens and white space, which can't begin or end a span. ``options`` [fields] are class indices,
-    -1 for fields that aren't trained on. ``places`` has the first and last token of each span, by field."""
+    -1 for fields that aren't trained on. ``places`` maps a field's index to the first and last token of each
+    of its spans."""
 
     tokens: Sequence[int]
     stands: Sequence[bool]

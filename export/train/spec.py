@@ -29,8 +29,8 @@ LORA: Final = "lora"
 QLORA: Final = "qlora"
 METHODS: Final = (HEAD, ENCODER, LORA, QLORA)
 ENOUGH_TESTED: Final = 500
-"""Number of test rows after which no further folds are tried, for methods that train for minutes. An error
-rate of 0.02 can't be guaranteed with fewer than some hundred test rows."""
+"""Number of test rows after which no further folds are tried, for methods that train for minutes.
+Guaranteeing an error rate of 0.02 takes at least some hundred test rows."""
 ENOUGH_TESTED_SLOWLY: Final = 100
 """Number of test rows after which no further folds are tried, for methods that may train for an hour."""
 SURE: Final = 0.6
@@ -41,7 +41,8 @@ _LEAST_LIKELY: Final = 1e-3
 others."""
 _ROWS_TO_WATCH: Final = 250
 _ROWS_ASIDE: Final = 10
-"""One of ten training rows is for early stopping, if there are at least ``_ROWS_TO_WATCH``."""
+"""One in ten training rows is a validation row for early stopping, if there are at least ``_ROWS_TO_WATCH``
+training rows."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,9 +58,9 @@ class Inputs:
 
 @dataclass(frozen=True, slots=True)
 class Budget:
-    """Limits of a training: ``methods`` to try (of ``METHODS``; if empty, all possible ones), ``seconds`` for
-    each (0 for no limit), and ``recalls``, the wanted recall of labels. ``announce`` and ``on_progress``
-    inform the user."""
+    """Limits of a training: ``methods`` are those to try (if empty, all of ``METHODS`` that are possible),
+    ``seconds`` is the time limit for each method (0 for no limit), and ``recalls`` has the wanted recall of
+    labels. ``announce`` and ``on_progress`` inform the user."""
 
     methods: tuple[str, ...] = ()
     seconds: float = 0.0
@@ -78,9 +79,9 @@ class TaskSpec:
     """Training rows of a classify task, and the folds for evaluating methods.
 
     ``truth`` [rows] are indices of ``labels``; ``shares`` [rows, labels] are a teacher's soft labels.
-    ``instruction`` is for decoders. ``doubted`` are rows whose label is probably wrong: they aren't trained
-    or calibrated on, but they count for accuracy, which would otherwise be measured on the easy rows only.
-    ``recalls`` has the wanted recall by index of the label.
+    ``instruction`` is for decoders. ``doubted`` are rows whose label is probably wrong. Training and
+    calibration leave them out; accuracy includes them, since it would otherwise be measured on the easy rows
+    only. ``recalls`` has the wanted recall by index of the label.
     """
 
     name: str
@@ -105,7 +106,7 @@ class TaskSpec:
 class Trial:
     """A method's results on the held-out rows ``held``.
 
-    ``right`` [held] tells whether a device's answer would be right. ``losses`` [held] are negative
+    ``right`` [held] is whether a device's answer would be right. ``losses`` [held] are negative
     log-probabilities of the true labels. ``fitted`` has the calibration. ``distances`` [held] are distances
     from the training rows; empty for methods without vectors. ``figures`` are the method's figures in the
     report.
@@ -126,9 +127,9 @@ AnyTrial = TypeVar("AnyTrial", bound="Tried", covariant=True)
 
 
 class Tried(Protocol):
-    """Results by which methods are compared, in trials of classify and of extract tasks: for each row of
-    ``held``, whether the answer is ``right`` and its loss; and ``texts_per_s`` through the device's
-    engine."""
+    """Results by which methods are compared, in trials of classify and of extract tasks. ``right`` and
+    ``losses`` have, for each row of ``held``, whether the answer is right and its loss. ``texts_per_s`` is
+    measured with the device's engine."""
 
     @property
     def method(self) -> str: ...
@@ -152,7 +153,7 @@ class Method(Protocol[AnyTrial]):
     def try_out(self) -> AnyTrial: ...
 
     def write(self, stage: Path) -> dict[str, Any]:
-        """Trains on all rows and writes the bundle's files into an empty folder.
+        """Trains on all rows and writes the files of the task's bundle into an empty folder.
 
         :return: the method's fields of the manifest, with ``report`` and ``licence``.
         """
@@ -213,7 +214,8 @@ def drift_reference(
 def folds_to_try(
     folds: Sequence[tuple[Integers, Integers]], enough: int = ENOUGH_TESTED
 ) -> Sequence[tuple[Integers, Integers]]:
-    """The first folds that together test ``enough`` rows, or all folds."""
+    """As many of the first folds as have ``enough`` test rows in total; all folds if there are too few
+    rows."""
     tested = 0
     for number, (_, test) in enumerate(folds, 1):
         tested += len(test)
@@ -223,8 +225,8 @@ def folds_to_try(
 
 
 def epochs_to_take(best: Sequence[int]) -> int:
-    """Epochs for the final training: the mean best epoch of the folds; 0 if the time limit ended the training
-    of a fold."""
+    """Number of epochs for the final training: the mean best epoch of the folds, or 0 if the time limit ended
+    the training of a fold."""
     return 0 if 0 in best else round(sum(best) / len(best))
 
 

@@ -74,7 +74,7 @@ class Task:
 
     @property
     def instruction(self) -> str:
-        """The decoder's instruction in training and on the device; short, since every request has it."""
+        """The decoder's instruction in training and on the device. Every request has it, so it is short."""
         return self.section.instruction or self.name
 
 
@@ -94,7 +94,7 @@ def load_task(file: Path) -> Task:
 
 
 def read_rows(task: Task, data: Path) -> list[LabelledRow] | list[FieldsRow]:
-    """Reads the rows of a task. :raises ExportError: invalid rows, too few, or of another kind of task."""
+    """Reads the rows of a task. :raises ExportError: rows are invalid, too few, or not of the task's kind."""
     rows = load_answers(data)
     has_fields = isinstance(rows[0], FieldsRow)
     if task.section.kind is not None and has_fields != (task.section.kind == "extract"):
@@ -111,7 +111,7 @@ def read_rows(task: Task, data: Path) -> list[LabelledRow] | list[FieldsRow]:
 
 
 def check_rows(task: Task, rows: Sequence[LabelledRow | FieldsRow], data: Path) -> None:
-    """:raises ExportError: too few rows, or too few of a label."""
+    """:raises ExportError: too few rows, or too few rows of a label."""
     if any(isinstance(row, FieldsRow) for row in rows):
         if len(rows) < FEWEST_FIELD_ROWS:
             raise ExportError(f"{data} has {len(rows)} rows; at least {FEWEST_FIELD_ROWS} are needed.")
@@ -130,7 +130,7 @@ def check_rows(task: Task, rows: Sequence[LabelledRow | FieldsRow], data: Path) 
 
 
 def labels_of(task: Task, rows: Sequence[LabelledRow]) -> tuple[str, ...]:
-    """The task's labels, or else those of the rows."""
+    """The task's labels; if it has none, the labels of the rows."""
     return task.labels or tuple(sorted({row.label for row in rows}))
 
 
@@ -140,7 +140,7 @@ def tune(
     """Trains ``task`` on ``data`` and writes the bundle ``out``.
 
     :return: the manifest, and the report with ``texts_per_s`` and ``bytes`` of each method that was tried.
-    :raises ExportError: invalid rows, too few of a label, or a method that ``inputs`` don't allow.
+    :raises ExportError: invalid rows, too few rows of a label, or a method that ``inputs`` don't allow.
     :raises BundleError: an input isn't a bundle or is damaged.
     """
     return learn(task, read_rows(task, data), data.name, out, inputs, budget)
@@ -328,7 +328,7 @@ def _finish(
 
 
 def _notes_folder(what: Sequence[Any], inputs: Inputs, budget: Budget) -> Path:
-    """The folder for saved results of exactly this training, so that the same command resumes."""
+    """The folder for results of exactly this training, from which the same command resumes."""
     on = [load_bundle(folder).digest for folder in (inputs.bundle, inputs.base) if folder is not None]
     on += [origin.source.revision for origin in (inputs.checkpoint, inputs.decoder) if origin is not None]
     order = [__version__, what, on, list(budget.methods), budget.seconds]
@@ -375,8 +375,8 @@ def write_best(
 def choose(trials: Sequence[AnyTrial]) -> AnyTrial:
     """The best trial: a later trial replaces an earlier one if it is better on the rows that both held out.
 
-    Better means more right answers, or as many and a lower loss; the loss shows differences even with few
-    rows. A method that is much slower on a device must be better by more than one standard error of the
+    Better means more right answers, or equally many and a lower loss; the loss shows differences even with
+    few rows. A method that is much slower on a device must be better by more than one standard error of the
     difference.
     """
     import numpy as np
@@ -409,7 +409,7 @@ def _measurements(trials: Sequence[Trial] | Sequence[FieldTrial]) -> dict[str, A
 
 
 def _guarantees(calibration: Calibration | None) -> dict[str, Any]:
-    """Coverage at ``RISKS``, and the lowest error rate that the held-out rows can guarantee."""
+    """A dict: coverage at ``RISKS``, and the lowest error rate that the held-out rows can guarantee."""
     if calibration is None or not calibration.risk:
         return {}
     least = min(point.error for point in calibration.risk)
@@ -417,7 +417,7 @@ def _guarantees(calibration: Calibration | None) -> dict[str, Any]:
 
 
 def _coverage(calibration: Calibration) -> dict[str, float | None]:
-    """Coverage at each of ``RISKS``; None if the held-out rows can't guarantee that error rate."""
+    """Coverage at each error rate of ``RISKS``; None for a rate that the held-out rows can't guarantee."""
     points = {str(risk): find_threshold(calibration, risk) for risk in RISKS}
     return {risk: None if point is None else point.coverage for risk, point in points.items()}
 
