@@ -7,8 +7,8 @@ imports the builder.
 
 The builder splits, fuses and reorders rows of matrices, depending on the model family. To track the rows,
 this module gives the builder a model whose matrices hold only row numbers (views of one column, which take
-little memory). When the builder writes a matrix product, the row numbers in the product's matrix tell which
-codes belong there.
+little memory). When the builder writes a matrix product, the row numbers in the product's matrix determine
+which codes it writes.
 """
 
 from __future__ import annotations

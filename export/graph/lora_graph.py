@@ -113,9 +113,9 @@ def add_branches(model: Any) -> list[Branch]:
 
 @dataclass(frozen=True, slots=True)
 class Product:
-    """A layer's matrix product: its input ``source``, the node ``weighing``, which has the weights, and the
-    node ``last``, which computes the result. The two nodes can differ only in products of
-    ``matmul_by_row``."""
+    """A layer's matrix product. ``source`` is the input's name, ``weighing`` the node that has the weights,
+    and ``last`` the node that computes the result. ``weighing`` and ``last`` are the same node, except in
+    products of ``matmul_by_row``."""
 
     source: str
     weighing: Any

@@ -97,7 +97,8 @@ def find_reach(
     leave few codes for the others. So one scale is used only if its rounding noise is below a limit
     (``_MOST_NOISE``).
 
-    :param tokens: [tokens, columns], a sample of about a thousand inputs; a device clips larger inputs.
+    :param tokens: [tokens, columns], a sample of about a thousand inputs. A device clips inputs that exceed
+        the returned magnitude.
     :param weights: the matrices that read these inputs, each [rows, columns].
     """
     import torch

@@ -242,14 +242,14 @@ def _count_weights(file: Path) -> int:
 
 
 def _digest_of(files: list[Path]) -> str:
-    """``sha256:`` of the file, or of the digests of several files in order."""
+    """``sha256:`` and a digest: that of the only file, or that of the files' digests in order."""
     digests = [file_digest(file) for file in files]
     whole = digests[0] if len(digests) == 1 else hashlib.sha256("".join(digests).encode()).hexdigest()
     return f"sha256:{whole}"
 
 
 def _licence_of(path: Path) -> str:
-    """``license:`` of the model card (README's front matter), or ""."""
+    """The value of ``license:`` in the model card (the README's front matter); "" if there is none."""
     try:
         lines = (path / "README.md").read_text("utf-8", "replace").splitlines()
     except OSError:

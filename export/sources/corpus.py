@@ -103,7 +103,8 @@ def _detokenize(raw: str) -> str:
 
 
 def spread_pieces(text: str, pieces: int) -> tuple[str, ...]:
-    """Pieces spread over the text, each beginning at a line's start; a short text is one piece."""
+    """At most ``pieces`` pieces spread over the text. Each begins at the start of a line or word, if one is
+    near; a short text is one piece."""
     if len(text) <= pieces * PIECE_LETTERS:
         pieces = max(1, len(text) // PIECE_LETTERS)
     step = len(text) // pieces

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     Bools = npt.NDArray[np.bool_]
 
 Monotonic = tuple[tuple[float, ...], tuple[float, ...]]
-"""A monotonic function: knots and values."""
+"""A monotonic function: its knots, and its values at the knots."""
 
 _PARTS: Final = 5
 _SEED: Final = 0

@@ -1,8 +1,8 @@
-"""Decoder methods: train a LoRA adapter for a task on the weights of the bundle that will carry it.
+"""Decoder methods: train a task's LoRA adapter for a decoder bundle, on that bundle's weights.
 
 ``lora`` trains with the base in float32, ``qlora`` with the base in four bits, which takes an eighth of the
 memory. The adapter is evaluated with the quantized bundle, row by row, as on a device. ``classify`` and
-``extract`` differ only in how rows become token rows.
+``extract`` differ only in how labelled rows are converted to token rows.
 """
 
 from __future__ import annotations

@@ -2,9 +2,9 @@
 
 The teacher is a learned task's bundle, a decoder with an instruction, or a decoder's checkpoint, which is
 exported first. The teacher gives each text a probability for every label (soft labels). Uncertain texts are
-dropped, or the user is asked for their labels. Teacher and student, and for comparison a student trained on
-as many hand labels, are evaluated on labelled rows that none of them was trained on. Answers of teacher and
-user are saved, so that an interrupted command resumes.
+dropped, or the user is asked for their labels. Teacher and student are evaluated on labelled rows that
+neither was trained on. For comparison, a second student, trained on hand labels, is evaluated on the same
+rows. Answers of teacher and user are saved, so that an interrupted command resumes.
 """
 
 from __future__ import annotations

@@ -46,10 +46,10 @@ class Learned:
 def split_folds(
     truth: Integers, labels: int, texts: Sequence[str], doubted: Sequence[int] = ()
 ) -> list[Fold]:
-    """Stratified folds, deterministic.
+    """Splits rows into stratified folds; the same rows always give the same folds.
 
-    Splits rows into folds. Equal texts (``bare_text``) are in the same fold, so that no test text was trained
-    on. Every training set has all labels; rows without which a training set would lack a label aren't tested.
+    Equal texts (``bare_text``) are in the same fold, so that no test text was trained on. Every training set
+    has all labels; rows without which a training set would lack a label aren't tested.
 
     :param truth: [rows], each row's label as an index below ``labels``, the number of labels; each label has
         at least two rows. :param texts: [rows].

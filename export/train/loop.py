@@ -40,8 +40,8 @@ _FROZEN = 2
 _BFLOAT16_FLAGS = frozenset({"avx512_bf16", "amx_bf16", "bf16"})
 """CPU flags for bfloat16, on x86 and ARM."""
 NOTED_S = 300.0
-"""Seconds between two saved states, so that an interruption loses no more than this. A saved state takes some
-hundred megabytes."""
+"""Seconds between two saved states: the maximum training time that an interruption loses. A saved state takes
+some hundred megabytes."""
 TEMPERATURES = (1.0, 1.25, 1.5, 2.0, 2.5, 3.0, 4.0)
 """Temperatures tried for the validation loss; see ``Training.losses_by_temperature``."""
 
@@ -57,7 +57,8 @@ class Schedule:
     seed: int = 0
 
     def limited(self, epochs: int, seconds: float) -> Schedule:
-        """This schedule with a time limit and another number of epochs; ``epochs`` 0 keeps the number."""
+        """This schedule with a time limit and another number of epochs. If ``epochs`` is 0, the number
+        stays."""
         return replace(self, epochs=epochs or self.epochs, seconds=seconds)
 
 
@@ -176,7 +177,7 @@ def run_training(training: Training, schedule: Schedule, reporter: Reporter) -> 
 
 def freeze_lowest(model: Any) -> None:
     """Freezes an encoder's embeddings and lowest layers and turns dropout off. Freezing saves a third of the
-    time, and the few questions of a training set can't improve what these layers know about words."""
+    time, and a training set with few questions can't improve these layers."""
     import torch
 
     stacks = [module for module in model.modules() if isinstance(module, torch.nn.ModuleList)]

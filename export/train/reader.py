@@ -1,13 +1,14 @@
-"""Reader training: a cross-encoder bundle that predicts how likely a passage answers a question.
+"""Reader training: makes a cross-encoder bundle, which gives the probability that a passage answers a
+question.
 
-The bundle is made from an encoder and question pairs, or from a trained cross-encoder. An answered question
-is trained with its text, and with the same text without the answering sentence. Such contrast sets (Gardner
-et al. 2020, "Evaluating models' local decision boundaries via contrast sets") teach what an answer is,
-whereas unanswerable questions can be recognized by their wording. Most texts get a distracting sentence,
-which answers another question or is an injected instruction. Half of the answered questions also get the most
-similar other text of the file, as a search would return it. Each question is used with short and with long
-texts. A tenth of the sources is held out, and the bundle is evaluated on them through the graph that a device
-runs.
+The bundle is made from an encoder and question pairs, or from a trained cross-encoder. For each answered
+question, the reader is trained on the question's text and on the same text without the answering sentence.
+Such contrast sets (Gardner et al. 2020, "Evaluating models' local decision boundaries via contrast sets")
+teach what an answer is, whereas unanswerable questions can be recognized by their wording. Most texts get a
+distracting sentence, which answers another question or is an injected instruction. Half of the answered
+questions also get the most similar other text of the file, as a search would return it. Each question is used
+with short and with long texts. A tenth of the sources is held out, and the bundle is evaluated on them
+through the graph that a device runs.
 """
 
 from __future__ import annotations

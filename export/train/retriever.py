@@ -1,8 +1,8 @@
 """Retriever training: fine-tunes an encoder so that questions are near the texts that answer them.
 
-Negatives include other texts of the same source, so that passages of one subject are told apart. A tenth of
-the sources is held out. The report says how often held-out questions find their own texts among all held-out
-texts, before and after training.
+Negatives include other texts of the same source, so that the encoder learns to distinguish passages on one
+subject. A tenth of the sources is held out. The report says how often held-out questions find their own texts
+among all held-out texts, before and after training.
 """
 
 from __future__ import annotations

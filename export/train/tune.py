@@ -354,8 +354,8 @@ def try_methods(
 def write_best(
     tried: Sequence[tuple[Method[AnyTrial], AnyTrial]], budget: Budget, work: Path
 ) -> tuple[AnyTrial, dict[str, Any]]:
-    """Writes the best trial's bundle, or the first trial's bundle if writing the best trial's bundle fails,
-    into a new folder: the manifest lists all files of its folder, so the folder must have no other files.
+    """Writes the best trial's bundle into a new folder, since the manifest lists all files of the folder. If
+    that fails, writes the first trial's bundle.
     :return: the trial, and the manifest's fields."""
     best = choose([trial for _, trial in tried])
     method, made = next(method for method, trial in tried if trial is best), work / _MADE
