@@ -24,7 +24,7 @@ def ship(bundle: Path, collections: Sequence[Path], out: Path) -> Bundle:
     The copy is unsigned, and its digest differs from that of ``bundle``. So adapters for ``bundle``, and
     vectors that ``bundle`` computed, don't fit the copy.
 
-    :raises BundleError: ``bundle`` isn't a bundle or is damaged.
+    :raises BundleError: the folder ``bundle`` isn't a bundle or is damaged.
     :raises KnowledgeError: a collection can't be read.
     :raises ExportError: two files have the same name, or ``out`` exists; nothing is left behind.
     """

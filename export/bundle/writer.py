@@ -35,7 +35,7 @@ def staged(out: Path) -> Iterator[Path]:
 
     Leftovers of killed exports to the same ``out`` are removed first.
 
-    :raises ExportError: ``out`` exists, or its parent is a bundle or can't be written.
+    :raises ExportError: the folder ``out`` exists, or its parent is a bundle or can't be written.
     """
     check_absent(out)
     parent = out.resolve().parent
@@ -70,8 +70,8 @@ def _sweep(parent: Path, name: str) -> None:
 
 
 def created_at(revised: str) -> str:
-    """A bundle's creation time in UTC: ``SOURCE_DATE_EPOCH`` (reproducible-builds.org), else the source's
-    revision date.
+    """A bundle's creation time in UTC. It is the time in the variable ``SOURCE_DATE_EPOCH``
+    (reproducible-builds.org) or, without it, the source's revision date.
 
     :raises ExportError: the variable isn't a number.
     """

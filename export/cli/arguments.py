@@ -93,7 +93,7 @@ def find_base(path: Path, *named: Path | None) -> Path:
     the two folders above ``path``, then in the default folder of the command ``starter``. A head with its own
     encoder is its own base.
 
-    :raises ExportError: no base was found. :raises BundleError: ``path`` isn't a bundle.
+    :raises ExportError: no base was found. :raises BundleError: the folder ``path`` isn't a bundle.
     """
     from edgeslm_export.starter import default_folder
 

@@ -57,7 +57,7 @@ RELEASED = frozenset({"model", "encoder", "adapter", "reader", "tune", "distill"
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs one command.
 
-    :return: the exit status: 0 on success, 1 after a failure, 130 after Ctrl-C.
+    :return: the exit status, which is 0 on success, 1 after a failure, 130 after Ctrl-C.
     """
     os.environ.update(TELEMETRY_OFF)
     if not sys.stderr.isatty():

@@ -240,7 +240,7 @@ def for_fields(task: Task, rows: Sequence[FieldsRow], budget: Budget) -> Budget:
     """The training budget for an extract task. If the user names no method and an encoder can't extract the
     fields, ``lora`` is the only method.
 
-    :raises ExportError: ``budget`` sets a wanted recall (``--recall``), which is for labels only, or selects
+    :raises ExportError: the budget sets a wanted recall (``--recall``), which is for labels only, or selects
         the method ``head``, which can't extract fields.
     """
     from edgeslm_export.evaluate.task_eval import schema_of

@@ -2,7 +2,7 @@
 
 The audit reports duplicate and contradictory rows, labels with too few rows, labels that differ only in case,
 rows in another language, texts that leak their label, texts that are too long, and label errors. Label errors
-are found by confident learning (Northcutt et al. 2021, the library cleanlab) on held-out predictions
+are found by confident learning (Northcutt et al., 2021, the library cleanlab) on held-out predictions
 (``label_noise``). Every finding names its rows; the user decides which rows are dropped.
 """
 

@@ -58,7 +58,7 @@ def review_rows(
     :param lengths: if given, rows that are longer than the model's context are reported too.
     :return: the rows that are left, and the findings as dicts for a report, in which ``dropped`` is whether
         the rows were dropped or, for label errors, excluded from training.
-    :raises ExportError: ASK is given without a terminal, or no row is left.
+    :raises ExportError: the choice ASK is given without a terminal, or no row is left.
     """
     if ASK in clean and not sys.stdin.isatty():
         raise ExportError(f"Nobody can be asked here: name what --clean drops ({', '.join(CHOICES)}).")

@@ -137,7 +137,7 @@ def equal_texts(texts: Sequence[str]) -> list[list[int]]:
 
 
 def counted(number: int, one: str, many: str) -> str:
-    """``number`` followed by its noun: ``one`` if the number is 1, else ``many``."""
+    """``number`` followed by its noun, which is ``one`` if the number is 1, else ``many``."""
     return f"{number} {one if number == 1 else many}"
 
 

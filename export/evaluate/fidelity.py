@@ -1,9 +1,9 @@
 """Fidelity: compares a quantized decoder's token distributions with the float model's, on the same tokens.
 
-The figures are those of llama.cpp's ``llama-perplexity --kl-divergence``: Kullback-Leibler divergence of each
-position's next-token distribution (natural logarithm), how often both models have the same most likely token,
-and the ratio of perplexities. ``bundle_logits`` passes tokens to onnxruntime-genai in pieces that are as long
-as the engine's prefill pieces.
+The figures are those of llama.cpp's ``llama-perplexity --kl-divergence``, which are the Kullback-Leibler
+divergence of each position's next-token distribution (natural logarithm), how often both models have the same
+most likely token, and the ratio of perplexities. ``bundle_logits`` passes tokens to onnxruntime-genai in
+pieces that are as long as the engine's prefill pieces.
 """
 
 from __future__ import annotations

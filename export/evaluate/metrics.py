@@ -49,7 +49,7 @@ def share(hits: Sequence[bool] | npt.NDArray[np.bool_]) -> dict[str, Any]:
 
 
 def calibration_error(confidence: Floats, right: npt.NDArray[np.bool_]) -> float:
-    """Expected calibration error with ten equal bins of confidence (Guo et al. 2017, equation 3)."""
+    """Expected calibration error with ten equal bins of confidence (Guo et al., 2017, equation 3)."""
     bins = np.minimum((confidence * _BINS).astype(int), _BINS - 1)
     error = 0.0
     for number in range(_BINS):
@@ -95,7 +95,7 @@ def accuracy_report(verdicts: Sequence[Verdict], truth: Integers, labels: Sequen
 
 
 def fit_temperature(logits: Floats, truth: Integers) -> float:
-    """Temperature scaling (Guo et al. 2017, section 4.2): the temperature between 0.05 and 20 for which
+    """Temperature scaling (Guo et al., 2017, section 4.2): the temperature between 0.05 and 20 for which
     ``softmax(logits / temperature)`` has the lowest cross-entropy.
 
     The target probability of the true label is 1 - 1 / (n + 2) for n rows (Platt 1999, section 2.2). With a

@@ -223,7 +223,8 @@ def evaluate_bundle(
 ) -> dict[str, Any]:
     """The report card of a bundle of any kind.
 
-    :raises ExportError: ``wanted`` doesn't fit this kind of bundle, or a trained task lacks its rows or base.
+    :raises ExportError: the measurements ``wanted`` don't fit this kind of bundle, or a trained task lacks
+        its rows or base.
     :raises BundleError: the bundle is damaged.
     """
     bundle = load_bundle(path)

@@ -75,9 +75,10 @@ def similarity(expected: Floats, found: Floats) -> dict[str, Any]:
     """Compares ``found`` with ``expected``, both [texts, dimension] with more than ``NEAREST`` texts.
 
     :return: a dict with ``cosine_to_float`` (mean and lowest cosine of a text's two vectors) and
-        ``rank_agreement``. For rank agreement, all other texts are ranked by their cosine to each text:
-        ``spearman`` is the mean rank correlation (Spearman 1904), ``nearest`` the share of texts with the
-        same nearest neighbour, and ``nearest_5`` the mean overlap of the five nearest neighbours.
+        ``rank_agreement``. For rank agreement, all other texts are ranked by their cosine to each text. In
+        ``rank_agreement``, ``spearman`` is the mean rank correlation (Spearman 1904), ``nearest`` the share
+        of texts with the same nearest neighbour, and ``nearest_5`` the mean overlap of the five nearest
+        neighbours.
     """
     import numpy as np
 

@@ -224,8 +224,8 @@ _COUNTS = ("rows", "found", "hits")
 
 
 def _field_report(name: str, found: Sequence[Any], wanted: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """A dict with a field's metrics: ``rows`` (number of rows that have the field), ``found`` (number of
-    extracted values), ``hits`` (number of right values), and accuracy, precision, recall and F1."""
+    """A dict with a field's metrics, which are ``rows`` (number of rows that have the field), ``found``
+    (number of extracted values), ``hits`` (number of right values), accuracy, precision, recall and F1."""
     given = [got.get(name) if isinstance(got, dict) else None for got in found]
     there = [row.get(name) for row in wanted]
     right = share(
@@ -291,8 +291,8 @@ def all_same(found: Any, wanted: Mapping[str, Any]) -> bool:
 
 
 def _same(found: Any, wanted: Any) -> bool:
-    """Whether two JSON values are equal: 81 equals 81.0, 1 doesn't equal true, and spaces around a text are
-    ignored."""
+    """Whether two JSON values are equal. For example, 81 equals 81.0, but 1 doesn't equal true; spaces around
+    a text are ignored."""
     if isinstance(found, bool) or isinstance(wanted, bool):
         return found is wanted
     if isinstance(found, str) and isinstance(wanted, str):
@@ -341,7 +341,8 @@ def schema_of(rows: Sequence[FieldsRow]) -> dict[str, Any]:
 def check_answers(
     data: Path, rows: Rows, known: Collection[str], schema: Mapping[str, Any] | None = None
 ) -> None:
-    """:param known: labels or fields of the task. :param schema: JSON schema that the rows' fields must fit.
+    """:param known: labels or fields of the task. :param schema: the JSON schema that the rows' fields must
+    fit.
 
     :raises ExportError: rows don't fit; the message lists the row numbers.
     """

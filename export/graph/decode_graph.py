@@ -2,8 +2,9 @@
 
 Prompts are computed fastest with integer products (``matmul_by_row``), single tokens with the weights that
 take the fewest bytes. A bundle's plain graph, ``model.onnx``, may therefore hold two branches, chosen by the
-number of tokens as in optimum's merged decoders: ``READS`` for prompts and for draft tokens of speculation,
-``WRITES`` for a single next token. Both branches have the same inputs and share the KV cache.
+number of tokens as in optimum's merged decoders. The branch ``READS`` is for prompts and for draft tokens of
+speculation, the branch ``WRITES`` for a single next token. Both branches have the same inputs and share the
+KV cache.
 
 Weights are stored outside of the branches, and weights that the branches share are stored once. If weights
 were inside a branch, the runtime would keep the file's bytes in memory in addition to the prepacked weights,

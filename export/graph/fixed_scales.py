@@ -3,8 +3,8 @@
 Most of the nodes that ``matmul_by_row`` writes around an integer product compute a scale for each token. For
 a message of a few words, these nodes take more time than the layer norms. If calibration found that one scale
 serves all tokens, the plain and the scoring graph use that scale, as in SmoothQuant's static variant (Xiao et
-al. 2023, arXiv 2211.10438). Smoothing factors are folded into an earlier multiplication: a norm's weights, or
-the scales of the product that computes the gated values.
+al., 2023, arXiv 2211.10438). Smoothing factors are folded into an earlier multiplication: a norm's weights,
+or the scales of the product that computes the gated values.
 
 The graph for adapters isn't changed: adapters may produce larger activations than calibration saw.
 """

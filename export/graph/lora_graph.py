@@ -29,8 +29,8 @@ class Branch:
     layer: int
     block: str
     matrix: str
-    """Name of the matrix, for example ``q_proj``, or of matrices packed into one: ``qkv_proj``,
-    ``gate_up_proj``."""
+    """Name of the matrix, for example ``q_proj``, or of several matrices packed into one, for example
+    ``qkv_proj``."""
     inputs: int
     outputs: int
 

@@ -3,10 +3,10 @@
 ``MatMulIntegerToFloat`` is two to four times as fast as ``MatMulNBits`` for the few tokens of a message
 (``benchmarks/LOG.md``), but takes one scale for all activations. So each token's activations are divided by
 their largest magnitude before the product, and the result is multiplied by that magnitude (as in LLM.int8(),
-Dettmers et al. 2022, arXiv 2208.07339, and ZeroQuant's token-wise quantization). A token's result doesn't
+Dettmers et al., 2022, arXiv 2208.07339, and ZeroQuant's token-wise quantization). A token's result doesn't
 depend on other tokens. Inputs are smoothed first if the matrix has smoothing factors (SmoothQuant, Xiao et
-al. 2023, arXiv 2211.10438). If one scale can serve all tokens, the input's largest magnitude is stored in the
-metadata of the node that quantizes the input, where ``fixed_scales`` reads it.
+al., 2023, arXiv 2211.10438). If one scale can serve all tokens, the input's largest magnitude is stored in
+the metadata of the node that quantizes the input, where ``fixed_scales`` reads it.
 """
 
 from __future__ import annotations

@@ -4,7 +4,7 @@
 inputs: each token's position and an attention mask (the inputs ``position_ids`` and ``attention_bias`` of
 ``GroupQueryAttention``, which the builder leaves empty), the positions at which logits are wanted and, if the
 embedding is tied, the tokens whose logits are wanted. With these inputs, one pass computes the message and
-all labels, which are branches after the message (tree attention, as in SpecInfer, Miao et al. 2023, arXiv
+all labels, which are branches after the message (tree attention, as in SpecInfer, Miao et al., 2023, arXiv
 2305.09781). The head computes logits only for the labels' tokens. Works on graphs of onnxruntime-genai's
 builder; ``edgeslm.engine.worker.scorer`` runs the scoring graph.
 """
@@ -84,9 +84,9 @@ def _choose_words(graph: Any) -> None:
     """Makes a head that is tied to the embedding compute only the tokens in ``WORDS``, unless that input is
     empty.
 
-    The head's input is rounded as ``MatMulNBits`` rounds it in the whole head (accuracy level 4: 8 bits, a
-    scale for each group), so that both paths give a label the same score. The whole head stays in the graph
-    as a branch, so that plain and scoring graph have the same prepacked weights and share one file.
+    The head's input is rounded as ``MatMulNBits`` rounds it in the whole head (accuracy level 4, with 8 bits
+    and a scale for each group), so that both paths give a label the same score. The whole head stays in the
+    graph as a branch, so that plain and scoring graph have the same prepacked weights and share one file.
     """
     from onnx import TensorProto, helper
 

@@ -3,9 +3,9 @@
 The command's own process doesn't import torch or the builder, so it refuses bad sources in a fraction of a
 second, hides what libraries print, and survives a step that runs out of memory.
 
-A child gets its task as JSON on standard input. A child writes JSON lines on standard output: ``{"progress":
-[done, total, what]}``, and at the end ``{"result": {...}}`` or ``{"error": sentence}``. What libraries print
-goes to standard error.
+A child gets its task as JSON on standard input. A child writes JSON lines on standard output, which are
+``{"progress": [done, total, what]}``, and at the end ``{"result": {...}}`` or ``{"error": sentence}``. What
+libraries print goes to standard error.
 """
 
 from __future__ import annotations

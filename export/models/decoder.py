@@ -332,7 +332,7 @@ def _pairs(formats: Iterable[Format]) -> list[list[int]]:
 def kv_bytes_per_token(config: dict[str, Any]) -> int:
     """KV-cache bytes of a token in float32; an upper bound, since sliding-window layers need less.
 
-    :param config: ``model`` of ``genai_config.json``.
+    :param config: the value of ``model`` in ``genai_config.json``.
     """
     decoder = config["decoder"]
     per_layer = int(decoder["num_key_value_heads"]) * int(decoder["head_size"])

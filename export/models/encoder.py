@@ -32,8 +32,8 @@ _LINKED = frozenset({".json", ".txt", ".model", ".vocab", ".jinja"})
 for the older version of transformers that optimum uses."""
 
 _BYTES_A_WEIGHT = 5
-"""Low estimate of an export's peak memory in bytes a weight: PyTorch's model and the graph, both float32, are
-in memory at the same time."""
+"""Low estimate of an export's peak memory in bytes a weight. The memory holds PyTorch's model and the graph,
+both float32, at the same time."""
 
 
 def export_encoder(

@@ -1,8 +1,9 @@
 """Optimum worker: exports an encoder to float ONNX and computes reference vectors, in optimum's environment.
 
-The worker is run by its path with ``python -I`` and imports nothing of edgeslm_export, which optimum's
-environment doesn't have. The task is JSON on standard input: ``source``, ``out``, ``pooling``, ``normalize``,
-``context_length``, ``texts``. The worker writes its progress and result in the format of ``subprocess_job``.
+The worker is run by its path with ``python -I`` and imports nothing from edgeslm_export, since optimum's
+environment doesn't have that package. The task is a JSON object on standard input, with ``source``, ``out``,
+``pooling``, ``normalize``, ``context_length``, ``texts``. The worker writes its progress and result in the
+format of ``subprocess_job``.
 """
 
 from __future__ import annotations

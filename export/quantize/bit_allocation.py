@@ -46,7 +46,7 @@ def place(
     """The smallest placement whose loss is at most ``enough``. If that placement is larger than
     ``most_bytes``, the placement with the lowest loss that isn't larger.
 
-    :return: None if even the smallest formats are larger than ``most_bytes``.
+    :return: the placement; None if all placements are larger than ``most_bytes``.
     """
     ladders = [_ladder(unit) for unit in units]
     chosen = [0] * len(units)

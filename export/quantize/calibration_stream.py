@@ -86,9 +86,10 @@ class CalibrationStream:
         """Input statistics of a stage. :param keep: whether to keep ``inputs`` too.
 
         For value projections the first token of a sequence weighs as much as all others together, because it
-        is an attention sink (Xiao et al. 2023, arXiv 2309.17453): in most layers of SmolLM2-135M, 95 % of the
-        squared gradient of the value projection's output belongs to the first token. With equal weights for
-        all tokens, GPTQ would increase the error of the first token's value beyond that of plain rounding.
+        is an attention sink (Xiao et al., 2023, arXiv 2309.17453): in most layers of SmolLM2-135M, 95 % of
+        the squared gradient of the value projection's output belongs to the first token. With equal weights
+        for all tokens, GPTQ would increase the error of the first token's value beyond that of plain
+        rounding.
         """
         import torch
 

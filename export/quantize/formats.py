@@ -42,8 +42,8 @@ class Format:
 
     @property
     def _range_bits(self) -> int:
-        """Number of bits that codes use: 7 of 8 in integer products, so that the sum of two products can't
-        saturate the 16-bit accumulators of x86 processors without VNNI."""
+        """Number of bits that codes use. Integer products use only 7 of 8 bits, so that the sum of two
+        products can't saturate the 16-bit accumulators of x86 processors without VNNI."""
         return self.bits - 1 if self.by_row else self.bits
 
     def width(self, columns: int) -> int:

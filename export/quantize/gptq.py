@@ -1,13 +1,13 @@
 """GPTQ: quantizes one matrix to codes and scales, by rounding or by GPTQ with coordinate descent.
 
-GPTQ (Frantar et al. 2022, arXiv 2210.17323) rounds the columns one after another and spreads each column's
+GPTQ (Frantar et al., 2022, arXiv 2210.17323) rounds the columns one after another and spreads each column's
 error over the columns that are still float, so that the product with the calibration inputs changes least.
 Columns are processed in the order of the Hessian's diagonal, largest first. The groups' scales are fixed
 before GPTQ, so the runtime needs no permutation. Each scale is the candidate with the lowest error, weighted
 by the Hessian's diagonal.
 
 Then the result is refined: least squares find the best scales for the codes (a small system for each row),
-and one sweep of coordinate descent improves the codes (QuantEase, Behdin et al. 2023, arXiv 2309.01885). The
+and one sweep of coordinate descent improves the codes (QuantEase, Behdin et al., 2023, arXiv 2309.01885). The
 refinement removes another seven percent of the error and takes about as long as GPTQ.
 """
 
@@ -71,7 +71,7 @@ def round_to_nearest(weight: torch.Tensor, form: Format) -> Quantized:
 
 
 class Smoothing:
-    """SmoothQuant (Xiao et al. 2023, arXiv 2211.10438), strength 0.5: inputs are divided by ``factors``
+    """SmoothQuant (Xiao et al., 2023, arXiv 2211.10438), strength 0.5: inputs are divided by ``factors``
     [columns], and the matrices that read these inputs are multiplied by ``factors``, before both are rounded
     to integers.
 
@@ -93,7 +93,7 @@ def find_reach(
     """The largest magnitude of the (smoothed) inputs, if one scale can serve all tokens; else None.
 
     One scale is enough if all tokens have similar magnitudes, as after norms and attention. If a few tokens
-    are far larger than the others (massive activations: Sun et al. 2024, arXiv 2402.17762), one scale would
+    are far larger than the others (massive activations, Sun et al., 2024, arXiv 2402.17762), one scale would
     leave few codes for the others. So one scale is used only if its rounding noise is below a limit
     (``_MOST_NOISE``).
 

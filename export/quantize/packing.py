@@ -1,9 +1,9 @@
 """Packing of quantized matrices: codes and scales, and their byte layout in onnxruntime.
 
 A matrix [rows, columns] (outputs, inputs) is stored as integer codes and one float16 scale for each group of
-adjacent columns in a row: ``weight = code * scale``, codes from -2^(bits-1) to 2^(bits-1) - 1. Scales may be
-negative. There are no zero points, since ARM kernels don't take zero points and a tied embedding with zero
-points doesn't load.
+adjacent columns in a row. The weight is ``code * scale``, with codes from -2^(bits-1) to 2^(bits-1) - 1.
+Scales may be negative. There are no zero points, since ARM kernels don't take zero points and a tied
+embedding with zero points doesn't load.
 """
 
 from __future__ import annotations

@@ -2,9 +2,9 @@
 
 The estimate is of second order in the error: the Fisher information is the Hessian of the divergence at the
 float model. Let ``g`` be the gradient of ``log p(y)`` at a matrix's output, with ``y`` drawn from the model,
-and ``d`` the output's error. The matrix then adds ``E[(g . d)^2] / 2`` nats a token (Kirkpatrick et al. 2017,
-section 2.1; for quantization Kim et al. 2023, arXiv 2306.07629). Errors at different positions are assumed to
-be independent.
+and ``d`` the output's error. The matrix then adds ``E[(g . d)^2] / 2`` nats a token (Kirkpatrick et al.,
+2017, section 2.1; for quantization Kim et al., 2023, arXiv 2306.07629). Errors at different positions are
+assumed to be independent.
 
 Inside the layers ``d`` is known only after calibration, when the gradients are no longer in memory. So only
 the norm of ``g`` at each token is kept, and ``(g . d)^2`` is approximated by ``|g|^2 |d|^2 / rows``, its mean

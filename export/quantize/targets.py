@@ -22,8 +22,8 @@ MOST_ATTEMPTS = 4
 
 @dataclass(frozen=True, slots=True)
 class Goal:
-    """Limits of an export: ``max_kl``, the divergence in nats a token, and ``max_bytes``, the size of the
-    whole bundle. Infinity means no limit."""
+    """Limits of an export, which are ``max_kl`` for the divergence in nats a token, and ``max_bytes`` for the
+    size of the whole bundle. Infinity means no limit."""
 
     max_kl: float = float("inf")
     max_bytes: float = float("inf")
@@ -43,8 +43,8 @@ class Goal:
             )
 
     def check_least(self, least: int) -> None:
-        """:param least: bytes of the smallest possible bundle. :raises ExportError: ``least`` exceeds the
-        maximum size."""
+        """:param least: bytes of the smallest possible bundle. :raises ExportError: the size ``least``
+        exceeds the maximum size."""
         if least > self.max_bytes:
             raise ExportError(
                 f"The smallest bundle of this model has some {least:,} bytes and --max-bytes allows "
@@ -130,7 +130,7 @@ class BitSearch:
 
 
 def formats_in_use(formats: Sequence[Format]) -> dict[str, int]:
-    """Number of matrices by format, for a report: ``{"4 bits, groups of 32": 118, ...}``."""
+    """Number of matrices by format, for a report, for example ``{"4 bits, groups of 32": 118, ...}``."""
     counts: dict[str, int] = {}
     for form in sorted(formats, key=lambda form: (form.bits, form.group_size)):
         key = f"{form.bits} bits, " + ("by row" if form.by_row else f"groups of {form.group_size}")

@@ -3,11 +3,11 @@
 ``python -m edgeslm_export.quantize.worker`` with a task on standard input (see ``subprocess_job``); the
 task's ``step`` is ``study`` or ``quantize``. For a recipe that measures sensitivity, the worker quantizes
 each matrix in every format that the recipe allows; ``decoder`` then allocates bits by the measured losses.
-All files are in a work folder: ``checkpoint/`` (``normalize``), ``calibration.npy`` and ``evaluation.npy``
-(token ids), ``reference.npy`` (the float model's logits, float16), ``gradients.npz`` (``sensitivity``),
-``codes/`` (a file for each layer). A file in ``codes/`` has ``codes`` int8 and ``scales`` float16 of each
-matrix and format; a matrix with a scale for each row may also have ``smoothing`` float32 and ``reach`` (see
-``packing.Quantized``).
+All files are in a work folder, which has ``checkpoint/`` (``normalize``), ``calibration.npy`` and
+``evaluation.npy`` (token ids), ``reference.npy`` (the float model's logits, float16), ``gradients.npz``
+(``sensitivity``), ``codes/`` (a file for each layer). A file in ``codes/`` has ``codes`` int8 and ``scales``
+float16 of each matrix and format; a matrix with a scale for each row may also have ``smoothing`` float32 and
+``reach`` (see ``packing.Quantized``).
 """
 
 from __future__ import annotations

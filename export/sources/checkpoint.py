@@ -147,8 +147,8 @@ def read_config(file: Path) -> dict[str, Any]:
 
 
 def check_architecture(config: dict[str, Any], kind: Kind, where: str) -> str:
-    """:return: the transformers class. :raises ExportError: ``config`` names no class, or one that can't be
-    exported.
+    """:return: the transformers class. :raises ExportError: the config names no class, or a class that can't
+    be exported.
 
     :param where: the source, as error messages name it.
     """

@@ -1,8 +1,9 @@
-"""Corpora for calibration and evaluation: WikiText-2 or the user's own text, cut into token sequences.
+"""Corpora for calibration and evaluation, which are WikiText-2 or the user's own text, cut into token
+sequences.
 
-llama.cpp's figures are usually measured on WikiText-2 in its raw form (Merity et al. 2016, arXiv 1609.07843).
-Calibration uses WikiText-2's training set, evaluation its test set. The last fifth of the user's own file is
-held out for evaluation.
+llama.cpp's figures are usually measured on WikiText-2 in its raw form (Merity et al., 2016, arXiv
+1609.07843). Calibration uses WikiText-2's training set, evaluation its test set. The last fifth of the user's
+own file is held out for evaluation.
 """
 
 from __future__ import annotations

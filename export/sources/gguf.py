@@ -75,7 +75,7 @@ _BLOCKS = {
 class GgufTensor:
     name: str
     kind: str
-    """ggml's name of the type: ``Q4_1``."""
+    """ggml's name of the tensor's type, for example ``Q4_1``."""
     shape: tuple[int, ...]
     """Dimensions, the fastest-varying one first, as in ggml."""
     offset: int

@@ -164,10 +164,10 @@ def record(tokenizer: Any, source: Path) -> dict[str, Any]:
 
     :param tokenizer: transformers' tokenizer of the source; it renders the chats.
     :param source: the checkpoint folder or GGUF file.
-    :return: a dict with four keys. ``texts`` has a dict for each text: ``ids``, ``spelled`` (the ids if
+    :return: a dict with four keys. ``texts`` has a dict for each text, with ``ids``, ``spelled`` (the ids if
         special tokens are read as plain text) and ``decoded`` (the ids' text). ``chats`` has a dict for each
-        chat: ``rendered`` text and ``ids``; or None if the template refuses the chat. ``tokens`` has the
-        vocabulary by id, and ``merges`` the number and digest of the merges.
+        chat, with the ``rendered`` text and ``ids``, or None if the template refuses the chat. ``tokens`` has
+        the vocabulary by id, and ``merges`` the number and digest of the merges.
     """
     from tokenizers import Tokenizer
 

@@ -1,9 +1,9 @@
 """Contrastive fine-tuning (SetFit) of an encoder on pairs of few labelled texts, in PyTorch.
 
 The cosine of two texts' vectors is trained towards 1 for equal labels and 0 for different ones, so a few rows
-make many pairs (Tunstall et al. 2022, "Efficient few-shot learning without prompts"). Afterwards a classifier
-is trained on the embeddings that a device computes. With more rows, ``encoder_finetune`` trains on labels
-directly.
+make many pairs (Tunstall et al., 2022, "Efficient few-shot learning without prompts"). Afterwards a
+classifier is trained on the embeddings that a device computes. With more rows, ``encoder_finetune`` trains on
+labels directly.
 
 Runs in a child process (``python -m edgeslm_export.train.contrastive``).
 """

@@ -3,7 +3,7 @@ into encoder and head.
 
 The encoder is saved as a checkpoint, which ``models.encoder`` exports. The head is saved as layers that a
 device computes: a dense layer with tanh (the model's pooler or a part of the head), if the model has one, and
-a layer whose logit says whether the second text answers the first (Devlin et al. 2019;
+a layer whose logit says whether the second text answers the first (Devlin et al., 2019;
 ``BertForSequenceClassification`` etc. in transformers).
 
 Runs in a child process (``python -m edgeslm_export.train.cross_encoder``).

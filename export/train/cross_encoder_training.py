@@ -4,7 +4,7 @@ Question and text go through the encoder together, and a logistic regression on 
 the probability that the text answers (Nogueira and Cho 2019, "Passage re-ranking with BERT"). All texts of a
 question are in the same batch. One loss classifies each text alone. A second loss makes the answering text
 score higher than the question's other texts, which a model that reads only the question can't achieve. A
-second layer predicts the answer's span (Devlin et al. 2019, section 4.3). Spans carry more information than
+second layer predicts the answer's span (Devlin et al., 2019, section 4.3). Spans carry more information than
 labels, so fewer questions are enough; a device quotes the span.
 
 Runs in a child process (``python -m edgeslm_export.train.cross_encoder_training``).
@@ -84,8 +84,8 @@ def train_reader(job: TrainingJob, length: int, asked: Sequence[Asked]) -> dict[
 @dataclass(frozen=True, slots=True)
 class PairRow:
     """A question with one text. ``kinds`` are token type ids. ``stands`` is 1 for tokens of the text and 0
-    for all others. ``place`` is the answer's first and last token: (0, 0) if there is no answer, None if the
-    answer's span isn't known."""
+    for all others. ``place`` is the answer's first and last token, which is (0, 0) if there is no answer and
+    None if the answer's span isn't known."""
 
     tokens: Sequence[int]
     kinds: Sequence[int]

@@ -71,8 +71,8 @@ with some parts in float, for ``qlora``) and the activations."""
 
 @dataclass(frozen=True, slots=True)
 class AdapterTask:
-    """The task of an adapter: ``learned`` is the manifest's entry for the task, ``section`` the task's
-    configuration in evaluations.
+    """The task of an adapter. In it, ``learned`` is the manifest's entry for the task, and ``section`` the
+    task's configuration in evaluations.
 
     ``encode`` turns rows, given by their indices, into token rows, with None in place of rows that are too
     long. ``rows`` are the rows for evaluation.

@@ -1,4 +1,4 @@
-"""Distillation: trains a student on a teacher's labels for unlabelled messages (Hinton et al. 2015).
+"""Distillation: trains a student on a teacher's labels for unlabelled messages (Hinton et al., 2015).
 
 The teacher is a learned task's bundle, a decoder with an instruction, or a decoder's checkpoint, which is
 exported first. The teacher gives each text a probability for every label (soft labels). Uncertain texts are
@@ -315,9 +315,9 @@ def compare(
     """Evaluates on ``test``: the teacher, the student, and a student trained on at most ``learned_from`` hand
     labels. Rows whose label a student wasn't trained on count as errors.
 
-    :return: a dict for each model: ``who`` (teacher, student, or student trained on hand labels), ``labels``
-        (number of labelled rows that it was trained on; 0 for the student, which has the teacher's labels),
-        its results on ``test``, and its speed and size.
+    :return: a dict for each model, with ``who`` (teacher, student, or student trained on hand labels),
+        ``labels`` (number of labelled rows that it was trained on; 0 for the student, which has the teacher's
+        labels), its results on ``test``, and its speed and size.
     """
     learned = teacher.bundle.manifest.learned
     exam = teacher.exam(task, test)

@@ -2,7 +2,7 @@
 
 The model computes the same as a device: it multiplies the pooled vector, normalized if the bundle normalizes
 vectors, by the layer's weights. The loss is cross-entropy with the labels or with a teacher's soft labels
-(Devlin et al. 2019; Hinton et al. 2015).
+(Devlin et al., 2019; Hinton et al., 2015).
 
 Runs in a child process (``python -m edgeslm_export.train.encoder_finetune``).
 """

@@ -281,7 +281,8 @@ def centroids_of(vectors: Floats) -> Floats:
 
 
 def distances_from(centroids: Floats, vectors: Floats) -> Floats:
-    """Each row's distance from the nearest centroid, [rows], as a device computes it: 1 minus the cosine."""
+    """Each row's cosine distance (1 minus the cosine) from the nearest centroid, [rows], as a device computes
+    it."""
     import numpy as np
 
     lengths = np.maximum(np.linalg.norm(vectors, axis=1), 1e-12)

@@ -70,8 +70,8 @@ class FieldTrial:
 
     @property
     def losses(self) -> Floats:
-        """Loss of each row: 1 if a field is wrong, else 0. A loss from probabilities isn't possible, since an
-        answer that a decoder writes has no probability."""
+        """Loss of each row, which is 1 if a field is wrong, else 0. A loss from probabilities isn't possible,
+        since an answer that a decoder writes has no probability."""
         return (~self.right).astype(float)
 
 

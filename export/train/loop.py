@@ -1,4 +1,4 @@
-"""Training loop for all models: AdamW (Loshchilov and Hutter 2019) with warm-up and linear decay.
+"""Training loop for all models, with AdamW (Loshchilov and Hutter 2019), warm-up and linear decay.
 
 Training stops early when the validation loss no longer falls (Prechelt 1998), and an interrupted run resumes.
 With a time budget the learning rate decays by the clock, so that it reaches zero even if the time ends before
@@ -79,8 +79,8 @@ class Training:
     :param state: file for the run's state; if it exists, the interrupted run resumes.
     :param losses_by_temperature: validation losses at ``TEMPERATURES``, [temperatures, rows]; the losses at
         the best temperature are used, since models become overconfident long before their accuracy falls (Guo
-        et al. 2017, section 3) and confidence is calibrated afterwards. By default ``loss`` is the validation
-        loss.
+        et al., 2017, section 3) and confidence is calibrated afterwards. By default ``loss`` is the
+        validation loss.
     """
 
     model: torch.nn.Module

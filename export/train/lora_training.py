@@ -1,8 +1,8 @@
-"""LoRA training: trains low-rank matrices for a decoder on prompts and answers, with PEFT (Hu et al. 2021).
+"""LoRA training: trains low-rank matrices for a decoder on prompts and answers, with PEFT (Hu et al., 2021).
 
 The base's weights are frozen. There are three kinds of base weights: the checkpoint's float32 weights
 (``float``); the bundle's dequantized weights (``stored``), so that the adapter learns to compensate for
-quantization errors; and four-bit weights of bitsandbytes (``nf4``; QLoRA, Dettmers et al. 2023), which take
+quantization errors; and four-bit weights of bitsandbytes (``nf4``; QLoRA, Dettmers et al., 2023), which take
 an eighth of the memory. The loss is that of the device's task: at each token of an answer the cross-entropy
 among the tokens allowed there, which are those of the label tree for ``classify`` and the whole vocabulary
 for generated text.

@@ -3,7 +3,7 @@ question.
 
 The bundle is made from an encoder and question pairs, or from a trained cross-encoder. For each answered
 question, the reader is trained on the question's text and on the same text without the answering sentence.
-Such contrast sets (Gardner et al. 2020, "Evaluating models' local decision boundaries via contrast sets")
+Such contrast sets (Gardner et al., 2020, "Evaluating models' local decision boundaries via contrast sets")
 teach what an answer is, whereas unanswerable questions can be recognized by their wording. Most texts get a
 distracting sentence, which answers another question or is an injected instruction. Half of the answered
 questions also get the most similar other text of the file, as a search would return it. Each question is used
@@ -83,8 +83,8 @@ def export_reader(
     The training state is saved in the cache folder from time to time; an interrupted command resumes.
 
     :return: the bundle's manifest, figures of the training, and areas under the ROC curve on held-out
-        sources: ``near`` compares texts that have the answer with the same texts without it; ``other``
-        compares texts that have the answer with texts of other rows.
+        sources. The area ``near`` compares texts that have the answer with the same texts without it;
+        ``other`` compares texts that have the answer with texts of other rows.
     :raises ExportError: too few questions, or a step failed; nothing is left behind.
     """
     asked, aside = make_training_set(rows)
@@ -244,7 +244,8 @@ def _with_and_without(row: QuestionRow, words: int, chance: random.Random, mix: 
 
 
 def _cut(row: QuestionRow) -> list[QuestionRow]:
-    """A list with one row: ``row`` with the answer's sentences removed. Empty if they can't be removed."""
+    """A list with one row, which is ``row`` without the answer's sentences; empty if they can't be
+    removed."""
     text = without_answer(row)
     return [] if text is None else [replace(row, text=text, answer=None)]
 

@@ -2,7 +2,7 @@
 
 A batch has texts of several sources. The negatives of a question are all texts of the batch, except texts
 with the same ``kin`` as the question's own text, which count as equal to it (in-batch negatives, Karpukhin et
-al. 2020, "Dense passage retrieval for open-domain question answering", section 3.2).
+al., 2020, "Dense passage retrieval for open-domain question answering", section 3.2).
 
 Runs in a child process (``python -m edgeslm_export.train.retriever_training``).
 """

@@ -58,9 +58,9 @@ class Inputs:
 
 @dataclass(frozen=True, slots=True)
 class Budget:
-    """Limits of a training: ``methods`` are those to try (if empty, all of ``METHODS`` that are possible),
-    ``seconds`` is the time limit for each method (0 for no limit), and ``recalls`` has the wanted recall of
-    labels. ``announce`` and ``on_progress`` inform the user."""
+    """Limits of a training. The ``methods`` are those to try (if empty, all of ``METHODS`` that are
+    possible), ``seconds`` is the time limit for each method (0 for no limit), and ``recalls`` has the wanted
+    recall of labels. ``announce`` and ``on_progress`` inform the user."""
 
     methods: tuple[str, ...] = ()
     seconds: float = 0.0

@@ -156,7 +156,7 @@ def learn(
     doubted: Collection[int] = (),
 ) -> tuple[Manifest, dict[str, Any]]:
     """Does the same as ``tune``, for rows in memory. :param name: name of the rows, for the manifest. :param
-    doubted: ``LabelledRow.number`` of each row that isn't trained on."""
+    doubted: the ``number`` of each row that isn't trained on."""
     source = Source(id=name, revision=f"sha256:{_digest(rows)}")
     if isinstance(rows[0], FieldsRow):
         fields = [row for row in rows if isinstance(row, FieldsRow)]
@@ -171,8 +171,8 @@ def make_spec(
     doubted: Collection[int] = (),
     recalls: Mapping[str, float] = MappingProxyType({}),
 ) -> TaskSpec:
-    """:param doubted: ``LabelledRow.number`` of each row that isn't trained on. :param recalls: wanted recall
-    by label.
+    """:param doubted: the ``number`` of each row that isn't trained on. :param recalls: the wanted recall by
+    label.
     :raises ExportError: a label in ``recalls`` isn't the task's.
     """
     import numpy as np
