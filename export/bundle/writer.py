@@ -70,7 +70,7 @@ def _sweep(parent: Path, name: str) -> None:
 
 
 def created_at(revised: str) -> str:
-    """A bundle's creation time in UTC. It is the time in the variable ``SOURCE_DATE_EPOCH``
+    """A bundle's creation time in UTC: the time in the variable ``SOURCE_DATE_EPOCH``
     (reproducible-builds.org) or, without it, the source's revision date.
 
     :raises ExportError: the variable isn't a number.

@@ -2,7 +2,7 @@
 
 The step ``study`` of ``quantize.worker`` computes the float model's logits; ``study_task`` makes the task of
 this step. This module checks after the step whether the bundle was made from the source, since the matrix
-shapes of a GGUF source are unknown before.
+shapes of a GGUF source are unknown before the step.
 """
 
 from __future__ import annotations

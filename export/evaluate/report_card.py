@@ -179,7 +179,8 @@ def size_report(bundle: Bundle) -> dict[str, Any]:
 
 
 def stated(bundle: Bundle) -> dict[str, Any]:
-    """Fidelity figures from the bundle's ``report.json``, since measuring fidelity needs the source.
+    """Reads fidelity figures from the bundle's ``report.json``, since measuring fidelity would need the
+    source.
 
     :return: a dict with ``stated`` (a decoder's fidelity), ``golden``, ``cosine_to_float`` and
         ``rank_agreement``, each only if ``report.json`` has it.

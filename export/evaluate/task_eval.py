@@ -115,8 +115,9 @@ def take_exam(
 ) -> dict[str, Any]:
     """Runs every row through the task.
 
-    :return: a dict with ``task``, ``rows`` (their number), ``ms_per_row`` (prompt, engine and parsing, after
-        a warm-up), and the figures for the task's kind: those of ``accuracy_report`` or ``fields_report``.
+    :return: a dict with ``task``, ``rows`` (number of rows), ``ms_per_row`` (milliseconds for prompt, engine
+        and parsing, after a warm-up), and the figures for the task's kind: those of ``accuracy_report`` or
+        ``fields_report``.
     :raises ExportError: the model can't take a row.
     """
     import asyncio
@@ -258,7 +259,7 @@ def _confidence_report(
     task: Task, outcomes: Sequence[Outcome | None], whole: Sequence[bool]
 ) -> dict[str, Any]:
     """A dict with the calibration error and, if the task has a threshold, the share of answered rows and
-    their accuracy. Empty if results have no confidence."""
+    their accuracy. The dict is empty if results have no confidence."""
     import numpy as np
 
     if not task.is_head:

@@ -173,8 +173,8 @@ class _Rows:
 
 
 def _numbered_model(folder: Path, rows: _Rows) -> Any:
-    """The checkpoint's model, with row numbers instead of the matrices' weights; its other, small parameters
-    are loaded."""
+    """The checkpoint's model with row numbers in place of the matrices' weights; only the other, small
+    parameters are loaded."""
     import torch
     from edgeslm_export.sources.layer_reader import LayeredModel
 

@@ -45,7 +45,7 @@ class Branch:
 
     @property
     def b(self) -> str:
-        """Name of the graph input B, float32 [rank, outputs], multiplied by the LoRA's scale."""
+        """Name of the graph input B, float32 [rank, outputs], whose values include the LoRA's scale."""
         return f"{self.path}.lora_B"
 
 

@@ -20,8 +20,8 @@ from edgeslm_export.graph.prune_lm_head import cut_earlier, pruned_values, repla
 GRAPH: Final = "model_score.onnx"
 
 POSITIONS, BIAS, WANTED = "position_ids", "attention_bias", "logit_positions"
-"""Names of the additional inputs: int64 [1, tokens], float32 [1, 1, tokens, all tokens] and int64 [wanted].
-The graph's output is the logits [1, wanted, vocabulary]."""
+"""Names of the additional inputs. Their types and shapes are int64 [1, tokens], float32 [1, 1, tokens, all
+tokens] and int64 [wanted]. The graph's output is the logits [1, wanted, vocabulary]."""
 WORDS = "logit_tokens"
 """Name of a further input, int64 [words], which the graph has if the embedding is tied: the tokens whose
 logits are wanted. Unless this input is empty, the output is the logits [1, wanted, words]."""

@@ -25,8 +25,8 @@ from packaging.requirements import Requirement
 from edgeslm.errors import ExportError
 
 LIST = Path(__file__).parents[1] / "optimum.txt"
-"""Requirements file with hashes for pip, written by ``scripts/lock``. It lists the packages of the group
-``optimum`` in pyproject.toml and their dependencies."""
+"""Requirements file for pip, with hashes, written by ``scripts/lock``: the packages of the group ``optimum``
+in pyproject.toml, and their dependencies."""
 
 BORROWED = ("torch", "onnx", "onnxruntime", "numpy")
 """Packages that are linked from the export's environment, with their dependencies."""

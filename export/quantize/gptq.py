@@ -219,7 +219,8 @@ class InputStatistics:
     def _descend(
         self, weight: torch.Tensor, codes: torch.Tensor, scales: torch.Tensor, form: Format
     ) -> torch.Tensor:
-        """One sweep of coordinate descent: the best codes of each column while all other columns stay."""
+        """One sweep of coordinate descent, which finds the best codes of one column after another, with the
+        other columns fixed."""
         import torch
 
         columns = weight.shape[1]

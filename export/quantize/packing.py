@@ -15,7 +15,7 @@ import numpy.typing as npt
 from edgeslm_export.quantize.formats import Format
 
 _PROBED = 8
-"""Number of rows that ``recover`` checks first, so that most other matrices fail early."""
+"""Number of rows that ``recover`` checks first, so that most matrices in other formats are rejected early."""
 
 
 @dataclass(frozen=True, slots=True)

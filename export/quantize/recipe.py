@@ -176,7 +176,7 @@ def formats_by_rule(recipe: Recipe, names: Iterable[str], layers: int) -> dict[s
 
 
 def written_formats(recipe: Recipe, formats: Mapping[str, Format]) -> dict[str, Format]:
-    """The formats for decoding single tokens. They are ``formats``, except that the layers' matrices have the
+    """The formats for decoding single tokens: those in ``formats``, except that the layers' matrices have the
     recipe's format ``written``, if there is one."""
     own = recipe.written
     return {name: form if own is None or not _LAYER.match(name) else own for name, form in formats.items()}

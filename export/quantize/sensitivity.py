@@ -96,7 +96,7 @@ def _inside(model: LayeredModel) -> Iterable[tuple[str, torch.nn.Module]]:
 def _note_length(
     lengths: list[torch.Tensor], _: torch.nn.Module, __: tuple[torch.Tensor, ...], output: torch.Tensor
 ) -> None:
-    """Forward hook. It makes each backward pass append to ``lengths`` the squared norm of the output's
+    """A forward hook that makes each backward pass append to ``lengths`` the squared norm of the output's
     gradient at each token, [sequences, tokens]."""
     output.register_hook(lambda gradient: lengths.append(gradient.square().sum(dim=-1)))
 
@@ -110,8 +110,8 @@ def _draw(logits: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
 
 
 def _errors(weight: torch.Tensor, formats: Sequence[Format]) -> dict[Format, torch.Tensor]:
-    """The matrix's rounding errors in each format. They are bfloat16, which is precise enough and takes half
-    the memory of float32."""
+    """The matrix's rounding errors in each format, in bfloat16, which is precise enough and takes half the
+    memory of float32."""
     return {
         form: (torch.from_numpy(round_to_nearest(weight, form).weights()) - weight).bfloat16()
         for form in formats

@@ -121,8 +121,8 @@ class BitSearch:
         return _NEAR * self.goal.max_kl <= last.kl <= self.goal.max_kl
 
     def best(self) -> Candidate:
-        """The smallest attempt that meets the goal. If no attempt does, the one with the lowest divergence,
-        preferably among those within the size limit."""
+        """The smallest attempt that meets the goal. If no attempt meets it, the attempt with the lowest
+        divergence among those within the size limit, or else among all."""
         reached = [a for a in self.attempts if a.kl <= self.goal.max_kl and a.size <= self.goal.max_bytes]
         if reached:
             return min(reached, key=lambda attempt: attempt.size)

@@ -171,7 +171,8 @@ def _write_reference(model: Any, work: Path, most_bytes: int, reporter: Reporter
 
 
 def _find_exact(model: Any) -> dict[str, list[int]]:
-    """Formats by name, of the matrices whose weights a format of ``_EXACT`` represents exactly."""
+    """The format of each matrix whose weights a format of ``_EXACT`` represents exactly, by the matrix's
+    name."""
     found = {}
     for name, weight in _weights(model):
         for form in _EXACT:

@@ -74,7 +74,7 @@ class Task:
 
     @property
     def instruction(self) -> str:
-        """The decoder's instruction in training and on the device. Every request has it, so it is short."""
+        """The decoder's instruction in training and on the device; it is short, as every request has it."""
         return self.section.instruction or self.name
 
 
@@ -354,8 +354,8 @@ def try_methods(
 def write_best(
     tried: Sequence[tuple[Method[AnyTrial], AnyTrial]], budget: Budget, work: Path
 ) -> tuple[AnyTrial, dict[str, Any]]:
-    """Writes the best trial's bundle into a new folder, since the manifest lists all files of the folder. If
-    that fails, writes the first trial's bundle.
+    """Writes the best trial's bundle (if that fails, the first trial's bundle) into a new folder, since the
+    manifest lists all files of the folder.
     :return: the trial, and the manifest's fields."""
     best = choose([trial for _, trial in tried])
     method, made = next(method for method, trial in tried if trial is best), work / _MADE
