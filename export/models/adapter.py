@@ -40,7 +40,7 @@ def export_adapter(
 ) -> tuple[Manifest, dict[str, Any]]:
     """Makes the bundle ``out`` from the LoRA in ``folder`` for the decoder bundle ``base``.
 
-    :return: its manifest, and measurements of base and adapter together.
+    :return: the bundle's manifest, and measurements of base and adapter together.
     :raises ExportError: the folder can't be used, or doesn't fit the base; nothing is left behind.
     :raises BundleError: the base isn't a bundle or is damaged.
     """

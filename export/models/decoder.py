@@ -70,7 +70,7 @@ def export_model(
 ) -> tuple[Manifest, dict[str, Any]]:
     """Makes the bundle ``out`` from ``origin``.
 
-    :return: its manifest, and measurements of the finished bundle.
+    :return: the bundle's manifest, and measurements of the finished bundle.
     :raises ExportError: a step failed or the goal was missed; nothing is left behind.
     """
     created = created_at(origin.revised)
@@ -281,7 +281,7 @@ class _Work:
         )
 
     def _measure(self, folder: Path) -> dict[str, Any]:
-        """The fidelity figures; empty without a corpus."""
+        """A dict with the fidelity figures; empty without a corpus."""
         if self._order.corpus is None:
             return {}
         return self._run("evaluate.fidelity", "measuring the bundle", {"bundle": str(folder)})

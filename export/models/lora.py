@@ -202,7 +202,7 @@ def _scale(config: Mapping[str, Any], module: str, rank: int, path: Path) -> flo
 def _pattern_value(pattern: Mapping[str, Any], module: str, default: Any) -> Any:
     """The value that ``pattern`` (PEFT's ``rank_pattern`` or ``alpha_pattern``) has for a module: that of the
     first key that matches the end of the module's name, as in PEFT's ``get_pattern_key``. If no key matches,
-    ``default``."""
+    the value is ``default``."""
     for key, value in pattern.items():
         if re.match(rf"(.*\.)?({key})$", module):
             return value

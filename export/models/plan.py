@@ -1,7 +1,8 @@
 """Export plan: estimates a model's size, memory and speed on a board before anything large is downloaded.
 
-Only ``config.json`` is downloaded or read, or a GGUF file's header. ``bundle.size_estimate`` does the
-arithmetic; this module finds the config, translates recipes and writes the advice.
+Reads only ``config.json`` (which is downloaded for a hub id) or a GGUF file's header.
+``bundle.size_estimate`` does the arithmetic; this module finds the config, translates recipes and writes the
+advice.
 """
 
 from __future__ import annotations

@@ -104,8 +104,8 @@ def _detokenize(raw: str) -> str:
 
 
 def spread_pieces(text: str, pieces: int) -> tuple[str, ...]:
-    """At most ``pieces`` pieces spread over the text. Each begins at the start of a line or word, if one is
-    near; a short text is one piece."""
+    """At most ``pieces`` pieces spread over the text. Each piece begins at the start of a line or word, if
+    there is one nearby; a short text is one piece."""
     if len(text) <= pieces * PIECE_LETTERS:
         pieces = max(1, len(text) // PIECE_LETTERS)
     step = len(text) // pieces
@@ -116,9 +116,9 @@ def spread_pieces(text: str, pieces: int) -> tuple[str, ...]:
 
 
 def _start_near(text: str, at: int, most: int) -> int:
-    """The first position within ``most`` characters after ``at`` where a line starts. If no line starts
-    there, as in text from a PDF or a data dump, the first position where a word starts; if no word does,
-    ``at``."""
+    """The first position within ``most`` characters after ``at`` where a line starts. If no line starts in
+    this range, as in text from a PDF or a data dump, the first position where a word starts; if no word
+    starts there either, ``at``."""
     for sign in ("\n", " "):
         if (found := text.find(sign, at, at + most)) >= 0:
             return found + 1
@@ -203,7 +203,8 @@ def _cut(body: list[int], start: list[int], length: int) -> list[list[int]]:
 
 
 def conversation(tokenizer: Any, text: str) -> list[int]:
-    """Token ids of the text as a chat: the paragraphs are messages, by turns of user and assistant."""
+    """Token ids of the text as a chat: its paragraphs are alternately messages of the user and of the
+    assistant."""
     parts = [part.strip() for part in text.split("\n") if len(part.strip()) > 40]
     parts = parts[: len(parts) // 2 * 2] or [text[: len(text) // 2], text[len(text) // 2 :]]
     turns = [{"role": ("user", "assistant")[n % 2], "content": part} for n, part in enumerate(parts)]

@@ -79,13 +79,13 @@ class GgufTensor:
     shape: tuple[int, ...]
     """Dimensions, the fastest-varying one first, as in ggml."""
     offset: int
-    """Bytes from the start of the data section."""
+    """Offset in bytes from the start of the data section."""
     bytes: int
 
 
 @dataclass(frozen=True, slots=True)
 class GgufHeader:
-    """Metadata and tensor list. Arrays in the metadata are reduced to their length."""
+    """A GGUF file's metadata and tensor list. Arrays in the metadata are reduced to their length."""
 
     metadata: dict[str, Any]
     tensors: tuple[GgufTensor, ...]

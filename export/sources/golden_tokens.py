@@ -138,8 +138,8 @@ class GoldenComparison:
 
     ``problems`` are clauses for an error message, which count the differences. ``differing`` counts differing
     texts and chats. ``encoded_apart`` counts chats for which a device's token ids decode to the right text
-    but differ from the ids of the whole rendered chat. That is no failure: a device encodes messages
-    separately, so no token spans two messages.
+    but differ from the ids of the whole rendered chat. Chats that are ``encoded_apart`` are no failure: a
+    device encodes messages separately, so no token spans two messages.
     """
 
     problems: tuple[str, ...]

@@ -2,7 +2,7 @@
 
 The model's transformers classes do the computation. A layer's parameters stay on torch's meta device until
 the layer is ``borrowed``. Layers take arguments in addition to the hidden states: positions and masks, which
-differ between Gemma's layers. They are recorded once from the model's forward pass.
+differ between Gemma's layers. These arguments are recorded once from the model's forward pass.
 """
 
 from __future__ import annotations
@@ -80,7 +80,7 @@ class LayeredModel:
         }
 
     def embed(self, ids: torch.Tensor) -> torch.Tensor:
-        """The first layer's input, [sequences, tokens, width]. The model's forward pass computes it, since
+        """The first layer's input, [sequences, tokens, width], computed by the model's forward pass, since
         Gemma scales the embeddings."""
         return self._until_layers(ids)[0]
 

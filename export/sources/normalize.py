@@ -110,7 +110,7 @@ def _cache_gguf() -> None:
 
 
 def _split_digits(tokenizer: Any, source: Path) -> None:
-    """Makes SmolLM's tokenizers split numbers into digits, which transformers omits.
+    """Makes SmolLM's tokenizers split numbers into digits, a step that transformers omits.
 
     llama.cpp's ``smollm`` pre-tokenizer and the model's own ``tokenizer.json`` both split digits.
     """

@@ -71,8 +71,8 @@ with some parts in float, for ``qlora``) and the activations."""
 
 @dataclass(frozen=True, slots=True)
 class AdapterTask:
-    """The task of an adapter. In it, ``learned`` is the manifest's entry for the task, and ``section`` the
-    task's configuration in evaluations.
+    """The task of an adapter. ``learned`` is the manifest's entry for the task, and ``section`` the task's
+    configuration in evaluations.
 
     ``encode`` turns rows, given by their indices, into token rows, with None in place of rows that are too
     long. ``rows`` are the rows for evaluation.
@@ -165,7 +165,7 @@ class AdapterTrainer:
         return arrange(lora, self._branches, head_sizes(self.base))
 
     def _planned_bundle(self) -> Bundle:
-        """A placeholder for the adapter's bundle, which doesn't exist yet. Its manifest has the fields that a
+        """A placeholder for the adapter's bundle, which doesn't exist yet; its manifest has the fields that a
         task needs."""
         manifest = Manifest.model_validate(
             {

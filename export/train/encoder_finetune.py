@@ -36,8 +36,8 @@ may be longer."""
 WHAT = "training the encoder"
 LAYER_RATE = 1e-3
 UNIT_SCALE = 16.0
-"""Factor by which normalized vectors are multiplied: without it, their logits would be too close to each
-other."""
+"""Factor by which normalized vectors are multiplied: without the factor, the logits would be too close to
+each other."""
 _SMALL = (".json", ".txt", ".model")
 """Suffixes of a checkpoint's small files: all files except the weights."""
 

@@ -54,7 +54,8 @@ were better with 50 rows and labels with 1,000; the crossover was not measured."
 WEIGHTS: Final = "head.npz"
 _STRENGTH: Final = 30.0
 """Inverse regularization strength (scikit-learn's C) of the classifier that is fitted after training on
-pairs. It is high because that training already separates the embeddings of different labels."""
+pairs. Weak regularization is enough, since training on pairs already separates the embeddings of different
+labels."""
 _MOST_CENTROIDS: Final = 64
 _ROWS_A_CENTROID: Final = 8
 _ROWS_FOR_CENTROIDS: Final = 2000
@@ -143,7 +144,7 @@ class FineTunedEncoder(abc.ABC):
         return [self._texts[row] for row in rows.tolist()]
 
     def _job(self, name: str, rows: Integers, schedule: Schedule, aside: Sequence[int]) -> TrainingJob:
-        """The job that trains on ``rows``. Its time limit is a share of the method's time limit, in
+        """The job that trains on ``rows``. The job's time limit is a share of the method's time limit, in
         proportion to the number of rows. :param aside: indices in ``rows`` of the rows for validation.
 
         :raises ExportError: this machine has too little memory or disk.

@@ -1,8 +1,8 @@
 """Extraction methods: train a span-extracting encoder, or an adapter with which a decoder writes the fields.
 
-An encoder trains in a minute, answers in milliseconds, and its values are verbatim in the message; a decoder
-can fill in the fields of any schema. Methods are evaluated on held-out rows, through the graph that a device
-runs.
+An encoder is trained in a minute and answers in milliseconds, with values that are verbatim in the message. A
+decoder can fill in the fields of any schema. Methods are evaluated on held-out rows, through the graph that a
+device runs.
 """
 
 from __future__ import annotations

@@ -28,8 +28,7 @@ _WARM_UP = 0.1
 _DECAY = 0.01
 _MOST_NORM = 1.0
 _BUCKET = 16
-"""Number of batches that are formed at a time. The rows for these batches are first sorted by length, which
-reduces padding."""
+"""Number of batches that are formed at a time, from rows that were sorted by length to reduce padding."""
 _PATIENCE = 2
 """Training stops after this many epochs in a row that are worse than the best one."""
 _LEAST = 0.5
@@ -57,8 +56,8 @@ class Schedule:
     seed: int = 0
 
     def limited(self, epochs: int, seconds: float) -> Schedule:
-        """This schedule with a time limit and another number of epochs. If ``epochs`` is 0, the number
-        stays."""
+        """This schedule with a time limit and another number of epochs (the same number if ``epochs`` is
+        0)."""
         return replace(self, epochs=epochs or self.epochs, seconds=seconds)
 
 
@@ -201,7 +200,7 @@ def has_bfloat16() -> bool:
 
 
 def reproducible(figures: Mapping[str, Any]) -> dict[str, Any]:
-    """Those figures that every run reproduces. Only they may be in a bundle's report, since the same input
+    """Those figures that every run reproduces: only these may be in a bundle's report, since the same input
     must give the same bundle."""
     return {key: value for key, value in figures.items() if key != "peak_rss"}
 
@@ -229,7 +228,8 @@ class BestEpoch:
     """The parameters of the last epoch that isn't worse than the epoch with the lowest loss.
 
     An epoch is worse if its loss is higher by more than the standard error of the difference. With few
-    validation rows, smaller differences between epochs are chance, and longer training helps on other rows.
+    validation rows, smaller differences between epochs may be due to chance, and longer training helps on
+    rows that aren't in the validation set.
     """
 
     def __init__(self, weights: Sequence[torch.nn.Parameter]) -> None:
@@ -261,8 +261,8 @@ class BestEpoch:
 
 
 def _is_worse(differences: torch.Tensor) -> bool:
-    """Whether the mean of ``differences`` exceeds its standard error. If there is only one difference,
-    whether it exceeds 0."""
+    """Whether the mean of ``differences`` exceeds its standard error, which counts as 0 if there is only one
+    difference."""
     spread = float(differences.std()) if len(differences) > 1 else 0.0
     return float(differences.mean()) > spread / math.sqrt(len(differences))
 

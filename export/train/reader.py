@@ -63,8 +63,8 @@ BATCH: Final = 12
 """Number of questions in a batch. Most questions have two or three texts."""
 RATE: Final = 1e-4
 _MOST_CUT: Final = 0.6
-"""Maximum share of a text that may be removed with the answer. If more is removed, the rest differs too much
-from the text."""
+"""Maximum share of a text that may be removed with the answer. If more were removed, the rest would differ
+too much from the whole text."""
 _MOST_ORDERED: Final = 3
 """Maximum number of words of the answer that an injected instruction demands."""
 _SOUGHT: Final = 40
@@ -108,7 +108,7 @@ def export_reader(
 
 
 def _digest(origin: Origin, asked: Sequence[Asked], schedule: Schedule) -> str:
-    """Digest of model, data and schedule. It identifies a training, so that the same command resumes."""
+    """Digest of model, data and schedule, which identifies a training, so that the same command resumes."""
     what = [origin.source.id, origin.source.revision, [asdict(one) for one in asked], asdict(schedule)]
     return hashlib.sha256(json.dumps(what).encode()).hexdigest()[:16]
 

@@ -58,7 +58,7 @@ class Inputs:
 
 @dataclass(frozen=True, slots=True)
 class Budget:
-    """Limits of a training. The ``methods`` are those to try (if empty, all of ``METHODS`` that are
+    """Limits of a training. ``methods`` are the methods to try (if empty, all of ``METHODS`` that are
     possible), ``seconds`` is the time limit for each method (0 for no limit), and ``recalls`` has the wanted
     recall of labels. ``announce`` and ``on_progress`` inform the user."""
 
@@ -79,9 +79,9 @@ class TaskSpec:
     """Training rows of a classify task, and the folds for evaluating methods.
 
     ``truth`` [rows] are indices of ``labels``; ``shares`` [rows, labels] are a teacher's soft labels.
-    ``instruction`` is for decoders. ``doubted`` are rows whose label is probably wrong. Training and
-    calibration leave them out; accuracy includes them, since it would otherwise be measured on the easy rows
-    only. ``recalls`` has the wanted recall by index of the label.
+    ``instruction`` is for decoders. ``doubted`` are rows whose label is probably wrong, which training and
+    calibration leave out. The accuracy includes ``doubted`` rows, since it would otherwise be measured on the
+    easy rows only. ``recalls`` has the wanted recall by index of the label.
     """
 
     name: str
