@@ -1,9 +1,9 @@
 """Graph builder: child process that runs onnxruntime-genai's builder on quantized codes.
 
-``python -m edgeslm_export.graph.builder_worker`` with a task on standard input (see ``subprocess_job``). The
-task has the folder ``work`` (with ``checkpoint/`` and ``codes/``, see ``quantize.worker``), ``formats`` (bits
-and group size by matrix name), the builder's ``options``, and the output folder ``out``. Only this module
-imports the builder.
+Runs as ``python -m edgeslm_export.graph.builder_worker`` with a task on standard input (see
+``subprocess_job``). The task has the folder ``work`` (with ``checkpoint/`` and ``codes/``, see
+``quantize.worker``), ``formats`` (bits and group size by matrix name), the builder's ``options``, and the
+output folder ``out``. Only this module imports the builder.
 
 The builder splits, fuses and reorders rows of matrices, depending on the model family. To track the rows,
 this module gives the builder a model whose matrices hold only row numbers (views of one column, which take

@@ -1,10 +1,11 @@
 """Encoder quantization: child process that makes the weights of an encoder's ONNX graph int8.
 
-``python -m edgeslm_export.graph.encoder_worker`` with a task on standard input (see ``subprocess_job``): the
-files ``source`` and ``out``. onnxruntime's dynamic quantization uses one activation range for all tokens, so
-a single token with large activations leaves few quantization steps for the other tokens. This module divides
-each token's row by its largest magnitude before a product and multiplies the result by that magnitude (see
-``matmul_by_row``). So every row uses the whole range, at the cost of a few small operations.
+Runs as ``python -m edgeslm_export.graph.encoder_worker`` with a task on standard input (see
+``subprocess_job``), which has the files ``source`` and ``out``. onnxruntime's dynamic quantization uses one
+activation range for all tokens, so a single token with large activations leaves few quantization steps for
+the other tokens. This module divides each token's row by its largest magnitude before a product and
+multiplies the result by that magnitude (see ``matmul_by_row``). So every row uses the whole range, at the
+cost of a few small operations.
 """
 
 from __future__ import annotations

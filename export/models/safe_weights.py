@@ -1,7 +1,8 @@
 """Safetensors conversion: child process that converts PyTorch's weight files, which are pickles.
 
-``python -m edgeslm_export.models.safe_weights`` with the checkpoint folder ``source`` and the file ``out``
-(see ``subprocess_job``). The older transformers version in optimum's environment must not read pickles.
+Runs as ``python -m edgeslm_export.models.safe_weights``, with a task that has the checkpoint folder
+``source`` and the file ``out`` (see ``subprocess_job``). The older transformers version in optimum's
+environment must not read pickles.
 """
 
 from __future__ import annotations

@@ -121,7 +121,7 @@ class BitSearch:
         return _NEAR * self.goal.max_kl <= last.kl <= self.goal.max_kl
 
     def best(self) -> Candidate:
-        """The smallest attempt that meets the goal. If no attempt meets it, the attempt with the lowest
+        """The smallest attempt that meets the goal. If no attempt meets the goal, the attempt with the lowest
         divergence among those within the size limit, or else among all."""
         reached = [a for a in self.attempts if a.kl <= self.goal.max_kl and a.size <= self.goal.max_bytes]
         if reached:

@@ -1,7 +1,7 @@
 """Quantization worker: child process that studies a source, or quantizes it into codes and scales.
 
-``python -m edgeslm_export.quantize.worker`` with a task on standard input (see ``subprocess_job``); the
-task's ``step`` is ``study`` or ``quantize``. For a recipe that measures sensitivity, the worker quantizes
+Runs as ``python -m edgeslm_export.quantize.worker`` with a task on standard input (see ``subprocess_job``);
+the task's ``step`` is ``study`` or ``quantize``. For a recipe that measures sensitivity, the worker quantizes
 each matrix in every format that the recipe allows; ``decoder`` then allocates bits by the measured losses.
 All files are in a work folder, which has ``checkpoint/`` (``normalize``), ``calibration.npy`` and
 ``evaluation.npy`` (token ids), ``reference.npy`` (the float model's logits, float16), ``gradients.npz``

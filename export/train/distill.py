@@ -130,8 +130,8 @@ def labels_of(teacher: Teacher, task: Task) -> tuple[str, ...]:
 
 
 def find_notes(teacher: Teacher, task: Task, texts: Sequence[str]) -> Notes:
-    """The folder of saved answers for these texts, this task and this teacher. The folder doesn't depend on
-    ``--sure``."""
+    """The folder of saved answers for these texts, this task and this teacher. The folder is the same for
+    every value of ``--sure``."""
     asked = teacher.exam(task, []).encode()["section"]
     who = teacher.revision or teacher.bundle.digest
     order = [__version__, who, task.name, asked, list(texts)]
