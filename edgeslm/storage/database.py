@@ -218,8 +218,8 @@ class Database:
         return kept if self._seal is None else self._seal.open(kept, place)
 
     def scrub(self) -> None:
-        """Empties the write-ahead log, which may still hold deleted data. Syncs the log and the database
-        file."""
+        """Moves the write-ahead log into the database file and empties the log, which may still hold deleted
+        data. SQLite flushes both files to the disk (fsync)."""
         with suppress(sqlite3.Error):
             self.opened.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
 

@@ -108,9 +108,10 @@ class FieldReader:
 
 
 def make_readers(learned: LearnedSection, schema: Mapping[str, Any], *, verbatim: bool) -> list[FieldReader]:
-    """A reader for each property of ``schema``, in order; trained fields that ``schema`` lacks are ignored.
+    """A reader for each property of ``schema`` that is also a trained field, in the order of ``schema``.
 
-    :param verbatim: whether strings must occur in the message, unless the schema lists the allowed values.
+    :param verbatim: if true, a string is accepted only if it occurs in the message; fields whose schema lists
+        the allowed values are exempt.
     """
     whole = make_validator(schema)
     numbers = {field.name: number for number, field in enumerate(learned.fields)}

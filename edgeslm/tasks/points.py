@@ -64,10 +64,11 @@ class SummaryPoint:
 
 
 def make_points(messages: Sequence[str]) -> list[SummaryPoint]:
-    """Groups messages into points; each message is in exactly one point.
+    """Groups messages with the same word pattern. Each group is a point of the digest, and each message is in
+    exactly one group.
 
-    :return: the points, sorted by their number of messages (largest first), and points of equal size by their
-        first message.
+    :return: the points, those with the most messages first; points of equal size are in the order of their
+        first messages.
     """
     rows = [_read(message) for message in messages]
     by_length: dict[int, list[int]] = defaultdict(list)

@@ -201,8 +201,8 @@ class Required:
 
     ``data`` is a file of labelled rows; for a decoder, ``task`` may name a task file for these rows. ``base``
     is the base bundle, which a learned task needs, and ``max_error`` a learned task's allowed error rate.
-    ``with_answers`` adds the answer to each row to the report. ``reference`` is the float model with which a
-    decoder is compared on each of ``corpora``.
+    With ``with_answers``, the report includes a learned task's result for each row. ``reference`` is the
+    float model with which a decoder is compared on each of ``corpora``.
     """
 
     data: Path | None = None

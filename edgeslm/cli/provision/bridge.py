@@ -135,9 +135,11 @@ def plan_bridge(
         sent).
     :param results: whether results of requests are sent to the hub.
     :param down: tasks (``NODE/TASK``) that accept requests from the hub; the replies are sent to the hub.
-    :param guard: topic filters on which messages from the hub are blocked, in addition to the topics of nodes
-        and routes.
-    :raises ProvisionError: a name or filter is invalid, or would send requests or commands to the hub.
+    :param guard: further topic filters to protect: messages of the hub that match them don't arrive. The
+        topics of nodes, the source topics of routes and those of Home Assistant discovery are always
+        protected, except for requests to the tasks in ``down``.
+    :raises ProvisionError: a name or filter is invalid, a filter in ``up`` would send requests or commands to
+        the hub, or a filter in ``guard`` covers a topic of ``down``.
     """
     if fault := site_fault(site):
         raise ProvisionError(f"--site {site}: a site's name {fault}")

@@ -1,4 +1,5 @@
-"""One-pass scoring: when to use the score graph, and when to load it (``scorer``).
+"""One-pass scoring: decides when to load and use the score graph, with which ``scorer`` scores all labels of
+a call in one forward pass.
 
 If all labels of a call differ in their first token, the main graph also scores them in one pass, so the call
 doesn't wait for the score graph. The worker's second scoring call starts a thread that loads the score graph
