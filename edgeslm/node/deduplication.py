@@ -1,4 +1,5 @@
-"""Deduplication: if a request arrives twice, the node computes the answer once and sends it twice.
+"""Deduplication: if a request arrives twice, the node computes the answer once and sends it twice, so
+requests are idempotent.
 
 This module tracks running requests (single flight); answered requests are in the journal.
 """
