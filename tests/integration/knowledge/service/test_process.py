@@ -243,6 +243,7 @@ def test_one_that_could_not_be_opened_again_is_tried_once_more(spec: CollectionS
         async with running(replace(spec, watch=(folder,)), again_s=0.05) as process:
             pid = process.pid
             assert pid is not None
+            os.kill(pid, signal.SIGSTOP)  # it could make the file anew
             for name in (file, Path(f"{file}-wal"), Path(f"{file}-shm")):
                 name.unlink(missing_ok=True)
             file.mkdir()
