@@ -126,7 +126,13 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("--schema", action="store_true", help="print the JSON Schema of the file and exit")
 
     sub = add("demo", _demo, "run a complete demo on this machine, with real messages")
-    sub.add_argument("--bundle", type=Path, help="decoder bundle of a starter folder")
+    sub.add_argument("--bundle", type=Path, help="decoder bundle (default: that of the starter folder)")
+    sub.add_argument(
+        "--starter",
+        type=Path,
+        metavar="DIR",
+        help="starter folder with encoder and data (default: the folder that has the bundle)",
+    )
     sub.add_argument("--short", action="store_true", help="a few messages of each kind, for a slow board")
 
     sub = add("try", _try, "run one task without a broker")
@@ -254,7 +260,7 @@ def _check(arguments: argparse.Namespace) -> int:
 def _demo(arguments: argparse.Namespace) -> int:
     from edgeslm.cli.demo import demo
 
-    return demo(arguments.bundle, short=arguments.short)
+    return demo(arguments.bundle, arguments.starter, short=arguments.short)
 
 
 def _try(arguments: argparse.Namespace) -> int:

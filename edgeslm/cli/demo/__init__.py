@@ -46,15 +46,18 @@ SHOWN = 10
 """Number of SMS that are shown one by one; the remaining SMS are only counted."""
 
 
-def demo(bundle: Path | None, *, short: bool = False) -> int:
-    """Runs the demo with the bundles and data of the starter folder. If a decoder ``bundle`` is given, the
-    folder that contains it replaces the starter folder.
+def demo(bundle: Path | None, starter: Path | None = None, *, short: bool = False) -> int:
+    """Runs the demo.
 
+    :param bundle: the decoder; by default the starter folder's.
+    :param starter: the folder with the encoder and the data; by default the folder that contains ``bundle``,
+        or without ``bundle`` the user's starter folder.
     :param short: sends only a few messages of each kind.
     :return: the exit status.
     :raises EdgeslmError: a bundle is missing, or a step failed.
     """
-    starter = bundle.absolute().parent if bundle else starter_dir()
+    if starter is None:
+        starter = bundle.absolute().parent if bundle else starter_dir()
     decoder = bundle.absolute() if bundle else starter / DECODER
     for folder in (decoder, starter / ENCODER):
         if not (folder / "manifest.json").exists():
@@ -85,7 +88,7 @@ def _play(screen: Screen, folder: Path, decoder: Path, encoder: Path, data: Path
             f"(cross-validated accuracy {trained.accuracy:.2f})"
         )
     screen.title("Starting")
-    bundles = {"small": {"bundle": str(decoder)}, "encoder": {"bundle": str(encoder)}}
+    bundles = {"small": {"bundle": str(decoder)}, "encoder": {"bundle": str(encoder.absolute())}}
     with (
         start_broker(folder) as broker,
         _daemon(
@@ -105,7 +108,7 @@ def _play(screen: Screen, folder: Path, decoder: Path, encoder: Path, data: Path
             )
         with Traffic(broker.url, NODE, patience_s=extent.request_timeout_s) as traffic:
             rows = [
-                _spam(screen, traffic, aside[: extent.sms], extent.untaught),
+                _spam(screen, traffic, aside[: extent.sms], extent.untaught, decoder.name),
                 _sensors(screen, traffic, SENSORS[: extent.reports]),
                 _logins(screen, traffic, logins),
                 _questions(screen, traffic, QUESTIONS[: extent.questions]),
@@ -178,7 +181,7 @@ def _daemon(folder: Path, broker: DemoBroker, sections: Mapping[str, Any]) -> It
 
 
 def _spam(
-    screen: Screen, traffic: Traffic, aside: Sequence[LabelledMessage], most_untaught: int
+    screen: Screen, traffic: Traffic, aside: Sequence[LabelledMessage], most_untaught: int, decoder: str
 ) -> tuple[str, str, str]:
     screen.title(f"SMS through the route demo/sms/+ -> spam, {len(aside)} that it has not seen")
     screen.header()
@@ -206,7 +209,7 @@ def _spam(
     screen.clear()
     common = sum(row.label == "ham" for row in untaught)
     screen.line(
-        f"  the 135 M decoder alone, untrained: {guessed} of {len(untaught)} right; "
+        f"  the decoder alone ({decoder}), untrained: {guessed} of {len(untaught)} right; "
         f"always saying ham gets {common}"
     )
     return (

@@ -497,6 +497,34 @@ def brokerless(machine: Machine) -> Machine:
     return machine
 
 
+def test_the_demo_with_another_model(machine: Machine) -> None:
+    """Which is exported once."""
+    assert machine.setup("demo").returncode == 0
+    programs = machine.clone / ".venv/bin"
+    record = '#!/bin/sh\necho "${0##*/} $*" >>"$CALLS"\n'
+    (programs / "edgeslm").write_text(record)
+    (programs / "edgeslm-export").write_text(f'{record}mkdir -p "$3" && echo >"$3/manifest.json"\n')
+    for name in ("edgeslm", "edgeslm-export"):
+        (programs / name).chmod(0o755)
+
+    def demo(model: str) -> list[str]:
+        machine.calls()
+        environment = machine.environment(MODEL=model)
+        subprocess.run([machine.clone / "scripts/demo", "--short"], env=environment, check=True)
+        return machine.calls()
+
+    exported, shown = demo("owner/Tiny model@main")
+    bundle = exported.rpartition(" ")[2]
+    assert re.fullmatch(r"\.edgeslm/models/Tiny-model-main-\d+", bundle)
+    assert exported == f"edgeslm-export model owner/Tiny model@main {bundle}"
+    assert shown == f"edgeslm demo --bundle {bundle} --starter .edgeslm/starter --short"
+    assert demo("owner/Tiny model@main") == [shown]
+    assert demo(str(machine.clone / bundle)) == [shown.replace(bundle, str(machine.clone / bundle))]
+    assert demo("") == [
+        "edgeslm demo --bundle .edgeslm/starter/smollm2-135m-int4 --starter .edgeslm/starter --short"
+    ]
+
+
 def test_the_demo_of_a_user_without_mosquitto_takes_amqtt(brokerless: Machine) -> None:
     with_user(brokerless, 1000)
     assert brokerless.setup("demo").returncode == 0

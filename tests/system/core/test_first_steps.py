@@ -48,6 +48,7 @@ CREDENTIALS = "/etc/edgeslm/credentials"
 ELSEWHERE = {
     "make demo": DEMO,
     "make demo ARGS=--short": "test_the_short_demo_shows_some_of_everything",
+    "make demo MODEL=owner/name": "test_the_demo_with_another_model",
     "make bench-compare": "test_the_makefile_only_calls_scripts",
     "scripts/setup demo": SETUP,
     ". .venv/bin/activate": SETUP,
