@@ -20,8 +20,10 @@ from edgeslm.errors import ExportError
 # token that ends the text, which a chat model may never generate.
 _TURN_ENDS = ("<|im_end|>", "<end_of_turn>", "<|end|>", "<|eot_id|>", "<|end_of_turn|>", "<|end_of_role|>")
 
+SHARD_BYTES = 500_000_000
 
-def make_checkpoint(source: Path, architecture: str, folder: Path) -> Any:
+
+def make_checkpoint(source: Path, architecture: str, folder: Path, *, shard_bytes: int = SHARD_BYTES) -> Any:
     """Writes ``config.json``, ``generation_config.json``, the tokenizer and the weights into ``folder``.
 
     Weights of a folder are linked; those of a GGUF are dequantized to float32. Tied embeddings stay tied.
@@ -30,7 +32,11 @@ def make_checkpoint(source: Path, architecture: str, folder: Path) -> Any:
     :raises ExportError: weights aren't finite, or the tokenizer can't be converted to a ``tokenizer.json``.
     """
     folder.mkdir(parents=True)
-    tokenizer = _from_gguf(source, architecture, folder) if source.is_file() else _from_folder(source, folder)
+    tokenizer = (
+        _from_gguf(source, architecture, folder, shard_bytes)
+        if source.is_file()
+        else _from_folder(source, folder)
+    )
     _save_tokenizer(tokenizer, folder)
     if own := own_tokenizer_file(tokenizer, source):
         shutil.copyfile(own, folder / own.name)
@@ -70,10 +76,9 @@ def _from_folder(source: Path, folder: Path) -> Any:
     return AutoTokenizer.from_pretrained(source, local_files_only=True)
 
 
-def _from_gguf(source: Path, architecture: str, folder: Path) -> Any:
+def _from_gguf(source: Path, architecture: str, folder: Path, shard_bytes: int) -> Any:
     import torch
     import transformers
-    from safetensors.torch import save_file
 
     _cache_gguf()
     where: dict[str, Any] = {"gguf_file": source.name, "local_files_only": True}
@@ -82,15 +87,7 @@ def _from_gguf(source: Path, architecture: str, folder: Path) -> Any:
     config = transformers.AutoConfig.from_pretrained(source.parent, **where)
     model_class = getattr(transformers, architecture)
     model = model_class.from_pretrained(source.parent, config=config, dtype=torch.float32, **where)
-    state = {name: tensor.contiguous() for name, tensor in model.state_dict().items()}
-    if config.tie_word_embeddings:
-        state.pop("lm_head.weight", None)
-    for name, tensor in state.items():
-        if not torch.isfinite(tensor).all():
-            raise ExportError(
-                f"{source} is damaged: {name} holds numbers that aren't finite; download it again."
-            )
-    save_file(state, folder / "model.safetensors", metadata={"format": "pt"})
+    _save_finite(model, source, folder, shard_bytes)
     fields = config.to_dict()
     for key in ("quantization_config", "_name_or_path"):
         fields.pop(key, None)
@@ -98,6 +95,34 @@ def _from_gguf(source: Path, architecture: str, folder: Path) -> Any:
     _complete(fields)
     _write_json(folder / "config.json", fields)
     return tokenizer
+
+
+def _save_finite(model: Any, source: Path, folder: Path, shard_bytes: int) -> None:
+    """Writes the model's weights as safetensors, in shards, because saving copies all tensors of a file. Tied
+    embeddings are written once.
+
+    :raises ExportError: a weight isn't finite.
+    """
+    import torch
+    from huggingface_hub import split_torch_state_dict_into_shards
+    from safetensors.torch import save_file
+
+    state = {name: tensor.contiguous() for name, tensor in model.state_dict().items()}
+    if model.config.tie_word_embeddings:
+        state.pop("lm_head.weight", None)
+    for name, tensor in state.items():
+        if not torch.isfinite(tensor).all():
+            raise ExportError(
+                f"{source} is damaged: {name} holds numbers that aren't finite; download it again."
+            )
+    shards = split_torch_state_dict_into_shards(state, max_shard_size=shard_bytes)
+    for file, names in shards.filename_to_tensors.items():
+        save_file({name: state[name] for name in names}, folder / file, metadata={"format": "pt"})
+    if shards.is_sharded:
+        _write_json(
+            folder / "model.safetensors.index.json",
+            {"metadata": shards.metadata, "weight_map": shards.tensor_to_filename},
+        )
 
 
 def _cache_gguf() -> None:

@@ -183,17 +183,27 @@ def test_a_quantized_gguf_is_taken_over_and_the_report_says_so(taken_over: Path)
     assert report["formats"] == {"8 bits, groups of 32": 2 * 7 + 1}
 
 
-def test_a_dequantized_checkpoint_keeps_its_numbers_and_its_tie(tiny: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("shard_bytes", "shards"), [(10**9, "1"), (20_000, "several")])
+def test_a_dequantized_checkpoint_keeps_its_numbers_and_its_tie(
+    tiny: Path, tmp_path: Path, shard_bytes: int, shards: str
+) -> None:
     code = """
 import json, sys
 from pathlib import Path
 import gguf, numpy as np
 from safetensors.numpy import load_file
+from edgeslm_export.sources.layer_reader import LayeredModel
 from edgeslm_export.sources.normalize import make_checkpoint
 source, out = Path(sys.argv[1]), Path(sys.argv[2])
-make_checkpoint(source, "LlamaForCausalLM", out)
+make_checkpoint(source, "LlamaForCausalLM", out, shard_bytes=int(sys.argv[3]))
 tensors = {t.name: t for t in gguf.GGUFReader(source).tensors}
-weights = load_file(out / "model.safetensors")
+weights = {}
+files = sorted(out.glob("*.safetensors"))
+for file in files:
+    weights |= load_file(file)
+assert len(files) == 1 or (out / "model.safetensors.index.json").is_file()
+LayeredModel(out).load_layer(1)
+print(len(files))
 pairs = {"token_embd": "model.embed_tokens", "blk.1.ffn_down": "model.layers.1.mlp.down_proj"}
 for old, new in pairs.items():
     tensor = tensors[old + ".weight"]
@@ -203,9 +213,10 @@ assert "lm_head.weight" not in weights
 config = json.loads((out / "config.json").read_text())
 assert config["tie_word_embeddings"] is True and "quantization_config" not in config
 """
-    command = [sys.executable, "-c", code, str(tiny / "plain.gguf"), str(tmp_path / "out")]
+    command = [sys.executable, "-c", code, str(tiny / "plain.gguf"), str(tmp_path / "out"), str(shard_bytes)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr[-2000:]
+    assert (int(done.stdout.split()[-1]) > 1) == (shards == "several")
 
 
 def test_damaged_weights_are_noticed_and_nothing_is_left(tiny: Path, tmp_path: Path, run: Run) -> None:
