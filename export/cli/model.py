@@ -48,7 +48,7 @@ def add_arguments(command: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> None:
     """Makes a decoder bundle and prints its measurements."""
     from edgeslm_export.bundle.writer import check_absent
-    from edgeslm_export.models.decoder import ExportOrder, export_model, memory_a_weight
+    from edgeslm_export.models.decoder import ExportOrder, export_model
     from edgeslm_export.quantize.recipe import find_recipe
     from edgeslm_export.quantize.targets import Goal
     from edgeslm_export.sources.hub import resolve_source
@@ -62,8 +62,7 @@ def run(options: argparse.Namespace) -> None:
         max_bytes=float("inf") if options.max_bytes is None else options.max_bytes,
     )
     with Bar() as bar:
-        need, hint = memory_a_weight(recipe, gguf=False)
-        origin = resolve_source(options.src, "decoder", bar.say, memory_a_weight=need, hint=hint)
+        origin = resolve_source(options.src, "decoder", bar.say)
         corpus = _corpus(options, bar, needed=recipe.calibrated or goal.max_kl < float("inf"))
         manifest, measured = export_model(
             origin, options.out, ExportOrder(recipe, goal, corpus), on_progress=bar, debug=options.debug

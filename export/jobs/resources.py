@@ -12,10 +12,6 @@ from edgeslm.errors import ExportError
 
 _FOLDER_BYTES_A_WEIGHT = 2
 _GGUF_BYTES_A_WEIGHT = 6
-_MEASURING_BYTES_A_WEIGHT = 5
-"""Memory that measuring sensitivity takes, in bytes a weight. The memory holds all weights in float32, the
-activations of one sequence (about a byte a weight, more in small models) and the head's rounding errors in
-each format."""
 LIBRARIES_BYTES = 700_000_000
 
 
@@ -42,22 +38,17 @@ def available_memory() -> int:
     return available if limit == "max" else min(available, max(0, int(limit) - used))
 
 
-def bytes_a_weight(*, gguf: bool, measured: bool = False) -> int:
+def bytes_a_weight(*, gguf: bool) -> int:
     """Peak memory of an export, in bytes a weight.
 
     A checkpoint folder is read layer by layer. All quantized codes, which take a byte a weight, are in memory
-    when the graph is written. transformers dequantizes a whole GGUF file at once. If ``measured`` is true,
-    the export also computes gradients.
+    when the graph is written. transformers dequantizes a whole GGUF file at once.
     """
-    read = _GGUF_BYTES_A_WEIGHT if gguf else _FOLDER_BYTES_A_WEIGHT
-    return max(read, _MEASURING_BYTES_A_WEIGHT) if measured else read
+    return _GGUF_BYTES_A_WEIGHT if gguf else _FOLDER_BYTES_A_WEIGHT
 
 
-def check_resources(
-    weights: int, disk_bytes: int, folder: Path, memory_a_weight: int, hint: str = ""
-) -> None:
+def check_resources(weights: int, disk_bytes: int, folder: Path, memory_a_weight: int) -> None:
     """:param weights: number of parameters. :param disk_bytes: bytes to be written below ``folder``.
-    :param hint: advice to add before "use a larger machine".
 
     :raises ExportError: too little disk or memory; the message says how much is free and how much is needed.
     """
@@ -69,11 +60,10 @@ def check_resources(
         )
     need = LIBRARIES_BYTES + weights * memory_a_weight
     have = available_memory()
-    advice = f"{hint} or " if hint else ""
     if have < need:
         raise ExportError(
             f"This machine has {_gigabytes(have)} of memory available and exporting {weights / 1e9:.2f} "
-            f"billion weights needs about {_gigabytes(need)}; {advice}use a larger machine "
+            f"billion weights needs about {_gigabytes(need)}; use a larger machine "
             "or a smaller model."
         )
 

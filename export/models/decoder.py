@@ -81,8 +81,8 @@ def export_model(
             "name some with --calibration."
         )
     with staged(out) as stage:
-        need, hint = memory_a_weight(recipe, gguf=origin.is_gguf)
-        check_resources(origin.weights, _disk_need(origin, recipe), stage, need, hint)
+        need = bytes_a_weight(gguf=origin.is_gguf)
+        check_resources(origin.weights, _disk_need(origin, recipe), stage, need)
         with tempfile.TemporaryDirectory(prefix="work-", dir=stage) as name:
             work = _Work(Path(name), origin, order, on_progress, debug)
             work.study()
@@ -121,14 +121,6 @@ def export_model(
             order.goal.check(fidelity.get("kl_mean"), size)
         measured = measure_bundle(stage, on_progress=on_progress, debug=debug)
     return manifest, {**measured, **built.fidelity}
-
-
-def memory_a_weight(recipe: Recipe, *, gguf: bool) -> tuple[int, str]:
-    """Memory that ``recipe`` needs, in bytes a weight; and a hint for users whose machine has too little
-    memory."""
-    measured = recipe.placing == "measured"
-    hint = "take the recipe int4-mixed, which takes no gradients," if measured else ""
-    return bytes_a_weight(gguf=gguf, measured=measured), hint
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,6 +14,8 @@ from edgeslm_export.sources.corpus import BATCH
 MEASURED_EVERY = 4
 """Sensitivity is measured on every fourth sequence, since a mean loss needs fewer tokens than GPTQ's
 Hessian."""
+_BLOCK = 1024
+"""Number of columns in a block of the sum of products."""
 _SEEN_EVERY = 16
 """Every sixteenth token is kept as a sample of a matrix's inputs."""
 
@@ -110,8 +112,29 @@ class CalibrationStream:
                 batch = batch.clone()
                 batch[:, 0] *= batch.shape[1] ** 0.5
             flat = batch.reshape(-1, columns)
-            total.addmm_(flat.T, flat)
-        return Moments(total, largest, torch.cat(tokens), torch.cat(kept) if keep else None)
+            _add_products(total, flat)
+        return Moments(_mirrored(total), largest, torch.cat(tokens), torch.cat(kept) if keep else None)
+
+
+def _add_products(total: Any, inputs: Any) -> None:
+    """Adds ``inputs^T inputs`` to the blocks of ``total`` on and above the diagonal. The product is
+    symmetric, and torch lacks BLAS's routine for such products.
+
+    :param inputs: [tokens, columns].
+    """
+    columns = inputs.shape[1]
+    for start in range(0, columns, _BLOCK):
+        rows = slice(start, min(start + _BLOCK, columns))
+        total[rows, start:].addmm_(inputs[:, rows].T, inputs[:, start:])
+
+
+def _mirrored(total: Any) -> Any:
+    """``total`` with what is below the diagonal copied from above it, in place."""
+    columns = total.shape[1]
+    for start in range(0, columns, _BLOCK):
+        end = min(start + _BLOCK, columns)
+        total[end:, start:end] = total[start:end, end:].T
+    return total
 
 
 class _Seen(Exception):

@@ -11,25 +11,29 @@ the norm of ``g`` at each token is kept, and ``(g . d)^2`` is approximated by ``
 if the direction of ``d`` is random. In SmolLM2-135M this approximation is within 10 % of the exact sum for
 most matrices, 0.7 times the sum for queries, and up to 1.9 times the sum for keys. For embedding and head,
 whose gradients have a preferred direction, the sum is exact. The backward pass computes gradients of
-activations only; the whole model has to fit in memory.
+activations only, one layer at a time.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 import torch
 from edgeslm_export.jobs.subprocess_job import OnProgress
 from edgeslm_export.quantize.formats import Format
 from edgeslm_export.quantize.gptq import round_to_nearest
+from edgeslm_export.quantize.packing import Quantized
 from edgeslm_export.quantize.recipe import EMBEDDING, HEAD
 from edgeslm_export.sources.layer_reader import LayeredModel
 
 _SEQUENCES = 1
-"""Number of sequences in a backward pass, which keeps the activations of all layers and several copies of the
+"""Number of sequences per pass: a backward pass keeps the activations of a layer, or several copies of the
 logits."""
+_ROWS = 16_384
+"""Number of rows of embedding or head whose errors are in memory at a time."""
 _SEED = 0
 
 Losses = dict[str, dict[Format, float]]
@@ -47,36 +51,96 @@ class Sensitivity:
 def measure_sensitivity(
     model: LayeredModel, ids: torch.Tensor, formats: Sequence[Format], on_progress: OnProgress
 ) -> Sensitivity:
-    """Measures sensitivity on ``ids`` [sequences, tokens]. Loads all layers, which stay loaded."""
-    for number in range(len(model.layers)):
-        model.load_layer(number)
+    """Measures on ``ids`` [sequences, tokens].
+
+    Each layer is loaded twice: for the forward pass, which keeps the input of every layer, and for the
+    backward pass, which computes the layer again. So memory holds one layer, the embedding and the head.
+    """
     embedding, head = model.model.model.embed_tokens, model.model.lm_head
-    errors = _errors(head.weight, formats)
-    meters = {HEAD: _Meter(errors)}
-    meters[EMBEDDING] = _Meter(errors if model.tied else _errors(embedding.weight, formats))
-    lengths: dict[str, list[torch.Tensor]] = {name: [] for name in model.matrices() if name != HEAD}
-    handles = [
-        module.register_forward_hook(partial(_note_length, lengths[name])) for name, module in _inside(model)
-    ]
-    handles.append(head.register_forward_hook(meters[HEAD].watch))
+    heads = _quantized(head.weight, formats)
+    meters = {HEAD: _Meter(head.weight, heads)}
+    meters[EMBEDDING] = _Meter(
+        embedding.weight, heads if model.tied else _quantized(embedding.weight, formats)
+    )
+    layers, what = len(model.layers), "measuring sensitivity"
+    total = 2 * layers + len(ids)
+    with torch.no_grad():
+        inputs, calls = [model.embed(ids)], model.calls(ids[:_SEQUENCES])
+        for number in range(layers):
+            on_progress(number, total, what)
+            with model.borrowed(number):
+                inputs.append(_run(model, number, inputs[-1], calls))
+    gradient = _head_gradient(
+        model, inputs.pop(), meters[HEAD], lambda done: on_progress(layers + done, total, what)
+    )
+    lengths: dict[str, torch.Tensor] = {}
+    for number in reversed(range(layers)):
+        on_progress(total - 1 - number, total, what)
+        with model.borrowed(number):
+            gradient, found = _layer_gradient(model, number, inputs.pop(), gradient, calls)
+        lengths |= found
     scale = float(getattr(embedding, "scalar_embed_scale", 1.0))  # Gemma scales its embeddings
+    for row, sequence in enumerate(ids.split(_SEQUENCES)):
+        with torch.enable_grad():
+            embedded = embedding(sequence).detach().requires_grad_(True)
+            model.first_hidden(embedded).backward(gradient.split(_SEQUENCES)[row])
+        meters[EMBEDDING].meet_embedded(sequence, scale, embedded.grad)
+    losses = {name: meter.losses(ids.numel()) for name, meter in meters.items()}
+    return Sensitivity(losses, {name: lengths[name] for name in model.matrices() if name != HEAD})
+
+
+def _run(model: LayeredModel, number: int, hidden: torch.Tensor, calls: list[dict[str, Any]]) -> torch.Tensor:
+    return torch.cat([model.run(number, part, calls) for part in hidden.split(_SEQUENCES)])
+
+
+def _head_gradient(
+    model: LayeredModel, hidden: torch.Tensor, meter: _Meter, on_progress: Callable[[int], None]
+) -> torch.Tensor:
+    """Gradient of ``log p(y)`` at the last layer's output, with a token ``y`` drawn at each position."""
     generator = torch.Generator().manual_seed(_SEED)
-    batches = ids.split(_SEQUENCES)
+    gradients = []
+    handle = model.model.lm_head.register_forward_hook(meter.watch)
     try:
-        for step, batch in enumerate(batches):
-            on_progress(step, len(batches), "measuring sensitivity")
+        for step, part in enumerate(hidden.split(_SEQUENCES)):
+            on_progress(step)
+            part = part.detach().requires_grad_(True)
             with torch.enable_grad():
-                embedded = embedding(batch).detach().requires_grad_(True)
-                embedded.register_hook(partial(meters[EMBEDDING].meet_embedded, batch, scale))
-                logits = model.model(inputs_embeds=embedded, use_cache=False).logits.flatten(0, 1)
+                logits = model.logits(part).flatten(0, 1)
                 drawn = _draw(logits.detach(), generator)
                 torch.nn.functional.cross_entropy(logits, drawn, reduction="sum").backward()
-            del logits, embedded
+            gradients.append(part.grad)
+    finally:
+        handle.remove()
+    return torch.cat(gradients)
+
+
+def _layer_gradient(
+    model: LayeredModel,
+    number: int,
+    hidden: torch.Tensor,
+    gradient: torch.Tensor,
+    calls: list[dict[str, Any]],
+) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+    """The gradient at a borrowed layer's input ``hidden``, from that at its output; and for each of its
+    matrices the squared lengths [sequences, tokens] of the gradient at the matrix's output."""
+    prefix = f"model.layers.{number}."
+    lengths: dict[str, list[torch.Tensor]] = {}
+    handles = []
+    for name, module in model.matrices().items():
+        if name.startswith(prefix):
+            lengths[name] = []
+            handles.append(module.register_forward_hook(partial(_note_length, lengths[name])))
+    found = []
+    try:
+        for part, behind in zip(hidden.split(_SEQUENCES), gradient.split(_SEQUENCES), strict=True):
+            part = part.detach().requires_grad_(True)
+            with torch.enable_grad():
+                model.run(number, part, calls).backward(behind)
+            found.append(part.grad)
     finally:
         for handle in handles:
             handle.remove()
-    losses = {name: meter.losses(ids.numel()) for name, meter in meters.items()}
-    return Sensitivity(losses, {name: torch.cat(parts) for name, parts in lengths.items()})
+    return torch.cat(found), {name: torch.cat(parts) for name, parts in lengths.items()}
 
 
 def added_divergence(inputs: torch.Tensor, error: torch.Tensor, gradient: torch.Tensor) -> float:
@@ -87,10 +151,6 @@ def added_divergence(inputs: torch.Tensor, error: torch.Tensor, gradient: torch.
     """
     lengths = (inputs @ error.T).square_().sum(dim=1)
     return float(lengths @ gradient) / float(2 * error.shape[0] * len(inputs))
-
-
-def _inside(model: LayeredModel) -> Iterable[tuple[str, torch.nn.Module]]:
-    return ((name, module) for name, module in model.matrices().items() if name != HEAD)
 
 
 def _note_length(
@@ -109,35 +169,41 @@ def _draw(logits: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
     return torch.searchsorted(below, at)[:, 0].clamp_(max=logits.shape[1] - 1)
 
 
-def _errors(weight: torch.Tensor, formats: Sequence[Format]) -> dict[Format, torch.Tensor]:
-    """The matrix's rounding errors in each format, in bfloat16, which is precise enough and takes half the
-    memory of float32."""
-    return {
-        form: (torch.from_numpy(round_to_nearest(weight, form).weights()) - weight).bfloat16()
-        for form in formats
-    }
+def _quantized(weight: torch.Tensor, formats: Sequence[Format]) -> dict[Format, Quantized]:
+    return {form: round_to_nearest(weight, form) for form in formats}
 
 
 class _Meter:
-    """Sums ``(g . d)^2 / 2`` (see the module) over the tokens, for one matrix and each format."""
+    """Sums ``(g . d)^2 / 2`` (see the module) over the tokens, for one matrix and each format. The errors of
+    ``_ROWS`` rows are in memory at a time, since the errors of a large vocabulary take gigabytes."""
 
-    def __init__(self, errors: dict[Format, torch.Tensor]) -> None:
-        self._sums = dict.fromkeys(errors, 0.0)
-        self._errors = errors
+    def __init__(self, weight: torch.Tensor, quantized: dict[Format, Quantized]) -> None:
+        self._sums = dict.fromkeys(quantized, 0.0)
+        self._weight, self._quantized = weight, quantized
+
+    def _error(self, form: Format, rows: Any) -> torch.Tensor:
+        made = self._quantized[form]
+        part = Quantized(made.codes[rows], made.scales[rows], form)
+        return torch.from_numpy(part.weights()) - self._weight[rows]
 
     def watch(self, module: torch.nn.Module, inputs: tuple[torch.Tensor, ...], output: torch.Tensor) -> None:
         read = inputs[0].detach().flatten(0, -2)
 
         def meet(gradient: torch.Tensor) -> None:
             found = gradient.flatten(0, -2)
-            for form, error in self._errors.items():
-                self._sums[form] += float((found * (read @ error.float().T)).sum(dim=1).square().sum()) / 2
+            for form in self._sums:
+                total = torch.zeros(len(read))
+                for start in range(0, found.shape[1], _ROWS):
+                    rows = slice(start, start + _ROWS)
+                    total += (found[:, rows] * (read @ self._error(form, rows).T)).sum(dim=1)
+                self._sums[form] += float(total.square().sum()) / 2
 
         output.register_hook(meet)
 
     def meet_embedded(self, ids: torch.Tensor, scale: float, gradient: torch.Tensor) -> None:
-        for form, error in self._errors.items():
-            self._sums[form] += float((gradient * error[ids].float() * scale).sum(dim=2).square().sum()) / 2
+        for form in self._sums:
+            error = self._error(form, ids.flatten()).view(*ids.shape, -1)
+            self._sums[form] += float((gradient * error * scale).sum(dim=2).square().sum()) / 2
 
     def losses(self, tokens: int) -> dict[Format, float]:
         return {form: total / tokens for form, total in self._sums.items()}

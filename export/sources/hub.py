@@ -40,15 +40,12 @@ _SAFETENSORS = re.compile(r"model(-\d+-of-\d+)?\.safetensors(\.index\.json)?")
 _PYTORCH = re.compile(r"pytorch_model(-\d+-of-\d+)?\.bin(\.index\.json)?")
 
 
-def resolve_source(
-    src: str, kind: Kind, announce: Announce, *, memory_a_weight: int = 2, hint: str = ""
-) -> Origin:
+def resolve_source(src: str, kind: Kind, announce: Announce, *, memory_a_weight: int = 2) -> Origin:
     """Resolves a command's SRC: a folder, a ``.gguf`` file or a hub id (``[owner/]name[@revision]``).
 
     :param announce: called with a sentence for the user before something large is downloaded.
     :param memory_a_weight: bytes of memory that the export will need for each weight; a model that needs too
         much isn't downloaded.
-    :param hint: see ``check_resources``.
     :raises ExportError: the source can't be exported; the message says what to change.
     """
     path = Path(src).expanduser()
@@ -56,7 +53,7 @@ def resolve_source(
         return examine_local(path, kind)
     if path.suffix.lower() == ".gguf" or src.startswith((".", "/", "~")) or not _HUB_ID.fullmatch(src):
         raise ExportError(f"{src} doesn't exist; name a checkpoint folder, a .gguf file or a hub id.")
-    return fetch_checkpoint(src, kind, announce, memory_a_weight, hint)
+    return fetch_checkpoint(src, kind, announce, memory_a_weight)
 
 
 def fetch_config(src: str) -> dict[str, Any]:
@@ -79,9 +76,7 @@ def fetch_config(src: str) -> dict[str, Any]:
     return read_config(Path(file))
 
 
-def fetch_checkpoint(
-    hub_id: str, kind: Kind, announce: Announce, memory_a_weight: int = 2, hint: str = ""
-) -> Origin:
+def fetch_checkpoint(hub_id: str, kind: Kind, announce: Announce, memory_a_weight: int = 2) -> Origin:
     """Downloads a checkpoint into the hub's own cache; see ``resolve_source``.
 
     :raises ExportError: no network, no such model, no access, or nothing that can be exported.
@@ -113,7 +108,7 @@ def fetch_checkpoint(
     # The hub counts weights of safetensors only. Other files have at least a weight for four bytes.
     counted = getattr(getattr(info, "safetensors", None), "total", None)
     number = counted or sum(sizes[name] for name in weights) // 4
-    check_resources(number, total, cache, memory_a_weight, hint)
+    check_resources(number, total, cache, memory_a_weight)
     announce(f"Downloading {hub_id}: {len(wanted)} files, {total / 1e6:,.0f} MB at most.")
     with _hub_errors(hub_id):
         folder = snapshot_download(repo, revision=info.sha, allow_patterns=wanted)

@@ -98,7 +98,7 @@ class LayeredModel:
             recorded.append(arguments)
             return hidden
 
-        with self._replaced(passing), torch.inference_mode():
+        with self._replaced(passing), torch.no_grad():  # inference tensors can't be used in a backward pass
             self.model.model(input_ids=ids, use_cache=False)
         return first[0], recorded
 
@@ -130,9 +130,21 @@ class LayeredModel:
         ``hidden``. So this method needn't know the final norm's name, which differs between model families.
         """
         ids = torch.zeros(hidden.shape[:2], dtype=torch.long)
-        with self._replaced(lambda *_, **__: hidden), torch.inference_mode():
+        with self._replaced(lambda *_, **__: hidden):
             logits: torch.Tensor = self.model(input_ids=ids, use_cache=False).logits
         return logits
+
+    def first_hidden(self, embedded: torch.Tensor) -> torch.Tensor:
+        """The first layer's input for embeddings [sequences, tokens, width], with its gradient's graph."""
+        first: list[torch.Tensor] = []
+
+        def passing(hidden: torch.Tensor, *_: Any, **__: Any) -> torch.Tensor:
+            first.append(hidden)
+            return hidden
+
+        with self._replaced(passing):
+            self.model.model(inputs_embeds=embedded, use_cache=False)
+        return first[0]
 
 
 def _cut(arguments: dict[str, Any], sequences: int) -> dict[str, Any]:

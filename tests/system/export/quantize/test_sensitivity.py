@@ -37,7 +37,10 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> LayeredModel:
 def found(model: LayeredModel) -> Sensitivity:
     steps: list[tuple[int, int]] = []
     found = measure_sensitivity(model, IDS, FORMATS, lambda done, of, what: steps.append((done, of)))
-    assert steps == [(step, len(IDS)) for step in range(len(IDS))]
+    assert [done for done, _ in steps] == list(range(len(steps))) and {of for _, of in steps} == {len(steps)}
+    assert all(weight.is_meta for weight in model.layers.parameters()), "layers are freed"
+    for number in range(len(model.layers)):
+        model.load_layer(number)
     return found
 
 
@@ -83,6 +86,27 @@ def test_every_matrix_is_measured_the_embedding_too(model: LayeredModel, found: 
     assert found.losses.keys() | found.gradients.keys() == {*model.matrices(), EMBEDDING}
     assert all(lengths.shape == IDS.shape for lengths in found.gradients.values())
     assert all(loss[Format(8, 64)] < 0.05 * loss[Format(4, 32)] for loss in found.losses.values())
+
+
+def test_layer_by_layer_finds_the_gradients_of_the_whole_model(
+    model: LayeredModel, found: Sensitivity
+) -> None:
+    lengths: dict[str, torch.Tensor] = {}
+    name = "model.layers.0.mlp.down_proj"
+
+    def keep(_: torch.nn.Module, __: object, output: torch.Tensor) -> None:
+        output.register_hook(lambda gradient: lengths.update({name: gradient.square().sum(dim=-1)}))
+
+    handle = model.model.get_submodule(name).register_forward_hook(keep)
+    with torch.enable_grad():
+        embedded = model.model.model.embed_tokens(IDS[:1]).detach().requires_grad_(True)
+        logits = model.model(inputs_embeds=embedded).logits[0]
+        below = logits.detach().softmax(dim=1).cumsum(dim=1)
+        at = torch.rand(len(logits), 1, generator=torch.Generator().manual_seed(0)) * below[:, -1:]
+        drawn = torch.searchsorted(below, at)[:, 0].clamp_(max=logits.shape[1] - 1)
+        torch.nn.functional.cross_entropy(logits, drawn, reduction="sum").backward()
+    handle.remove()
+    torch.testing.assert_close(lengths[name], found.gradients[name][:1], rtol=1e-3, atol=1e-5)
 
 
 def test_the_same_tokens_give_the_same_losses(model: LayeredModel, found: Sensitivity) -> None:

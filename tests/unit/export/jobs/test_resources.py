@@ -35,11 +35,5 @@ def test_memory_is_a_plausible_number() -> None:
     assert 10_000_000 < resources.available_memory() < 10**14
 
 
-def test_what_else_could_be_done_is_said(tmp_path: Path, memory: Callable[[int], None]) -> None:
-    memory(2_000_000_000)
-    with pytest.raises(ExportError, match="GB; take a nap or use a larger machine or a smaller model"):
-        resources.check_resources(7_000_000_000, 0, tmp_path, 12, "take a nap")
-
-
 def test_a_folder_needs_less_than_a_gguf() -> None:
     assert resources.bytes_a_weight(gguf=False) < resources.bytes_a_weight(gguf=True)
