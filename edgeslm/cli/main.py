@@ -90,7 +90,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 0
     except Exception as error:
         if isinstance(error.__context__, KeyboardInterrupt):
-            return 130  # Condition.wait() fails so if the interrupt comes while it releases its lock
+            return 130  # Condition.wait() raises a RuntimeError if it is interrupted as it releases its lock
         if arguments.debug:
             raise
         lacking = isinstance(error, ImportError) and missing_extra(error, f"edgeslm {arguments.command_name}")

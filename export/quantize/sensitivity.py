@@ -27,10 +27,11 @@ from edgeslm_export.quantize.formats import Format
 from edgeslm_export.quantize.gptq import round_to_nearest
 from edgeslm_export.quantize.packing import Quantized
 from edgeslm_export.quantize.recipe import EMBEDDING, HEAD
+from edgeslm_export.sources.corpus import BATCH
 from edgeslm_export.sources.layer_reader import LayeredModel
 
 _SEQUENCES = 1
-"""Number of sequences per pass: a backward pass keeps the activations of a layer, or several copies of the
+"""Number of sequences per backward pass, which keeps the activations of a layer, or several copies of the
 logits."""
 _ROWS = 16_384
 """Number of rows of embedding or head whose errors are in memory at a time."""
@@ -65,11 +66,11 @@ def measure_sensitivity(
     layers, what = len(model.layers), "measuring sensitivity"
     total = 2 * layers + len(ids)
     with torch.no_grad():
-        inputs, calls = [model.embed(ids)], model.calls(ids[:_SEQUENCES])
+        inputs, calls = [model.embed(ids)], model.calls(ids[:BATCH])
         for number in range(layers):
             on_progress(number, total, what)
             with model.borrowed(number):
-                inputs.append(_run(model, number, inputs[-1], calls))
+                inputs.append(model.run(number, inputs[-1], calls))
     gradient = _head_gradient(
         model, inputs.pop(), meters[HEAD], lambda done: on_progress(layers + done, total, what)
     )
@@ -87,10 +88,6 @@ def measure_sensitivity(
         meters[EMBEDDING].meet_embedded(sequence, scale, embedded.grad)
     losses = {name: meter.losses(ids.numel()) for name, meter in meters.items()}
     return Sensitivity(losses, {name: lengths[name] for name in model.matrices() if name != HEAD})
-
-
-def _run(model: LayeredModel, number: int, hidden: torch.Tensor, calls: list[dict[str, Any]]) -> torch.Tensor:
-    return torch.cat([model.run(number, part, calls) for part in hidden.split(_SEQUENCES)])
 
 
 def _head_gradient(

@@ -82,14 +82,20 @@ class LayeredModel:
     def embed(self, ids: torch.Tensor) -> torch.Tensor:
         """The first layer's input, [sequences, tokens, width], computed by the model's forward pass, since
         Gemma scales the embeddings."""
-        return self._until_layers(ids)[0]
+        with torch.no_grad():  # inference tensors can't be used in a backward pass
+            return self._until_layers(input_ids=ids)[0]
 
     def calls(self, ids: torch.Tensor) -> list[dict[str, Any]]:
         """The keyword arguments with which the model calls each layer, for a batch that has the shape of
         ``ids``."""
-        return self._until_layers(ids)[1]
+        with torch.no_grad():
+            return self._until_layers(input_ids=ids)[1]
 
-    def _until_layers(self, ids: torch.Tensor) -> tuple[torch.Tensor, list[dict[str, Any]]]:
+    def first_hidden(self, embedded: torch.Tensor) -> torch.Tensor:
+        """The first layer's input for embeddings [sequences, tokens, width], with its gradient's graph."""
+        return self._until_layers(inputs_embeds=embedded)[0]
+
+    def _until_layers(self, **inputs: torch.Tensor) -> tuple[torch.Tensor, list[dict[str, Any]]]:
         first: list[torch.Tensor] = []
         recorded: list[dict[str, Any]] = []
 
@@ -98,8 +104,8 @@ class LayeredModel:
             recorded.append(arguments)
             return hidden
 
-        with self._replaced(passing), torch.no_grad():  # inference tensors can't be used in a backward pass
-            self.model.model(input_ids=ids, use_cache=False)
+        with self._replaced(passing):
+            self.model.model(**inputs, use_cache=False)
         return first[0], recorded
 
     @contextlib.contextmanager
@@ -133,18 +139,6 @@ class LayeredModel:
         with self._replaced(lambda *_, **__: hidden):
             logits: torch.Tensor = self.model(input_ids=ids, use_cache=False).logits
         return logits
-
-    def first_hidden(self, embedded: torch.Tensor) -> torch.Tensor:
-        """The first layer's input for embeddings [sequences, tokens, width], with its gradient's graph."""
-        first: list[torch.Tensor] = []
-
-        def passing(hidden: torch.Tensor, *_: Any, **__: Any) -> torch.Tensor:
-            first.append(hidden)
-            return hidden
-
-        with self._replaced(passing):
-            self.model.model(inputs_embeds=embedded, use_cache=False)
-        return first[0]
 
 
 def _cut(arguments: dict[str, Any], sequences: int) -> dict[str, Any]:
