@@ -41,7 +41,7 @@ class Member:
     package: str
     version: str
     path: str
-    """Inside the package, gzipped."""
+    """Inside the package, gzipped if it ends in ``.gz``."""
     sha256: str
     """Of the text, since that is what offsets count in: how it is compressed doesn't matter."""
 
@@ -115,8 +115,8 @@ class Question:
         return self.answers[0].document if self.answers else None
 
 
-def load_questions() -> list[Question]:
-    with FILE.open(encoding="utf-8") as file:
+def load_questions(path: Path = FILE) -> list[Question]:
+    with path.open(encoding="utf-8") as file:
         return [_parse_row(json.loads(line)) for line in file]
 
 
@@ -163,7 +163,8 @@ def keep_texts(package: str, unpacked: Path, cache: Path, members: Mapping[str, 
             continue
         text = unpacked / name
         try:
-            text.write_bytes(gzip.decompress((unpacked / member.path).read_bytes()))
+            content = (unpacked / member.path).read_bytes()
+            text.write_bytes(gzip.decompress(content) if member.path.endswith(".gz") else content)
         except (OSError, EOFError) as error:
             raise ExportError(f"Debian's package {package} has no {member.path} to read ({error}).") from None
         if not _has(unpacked, name, member):

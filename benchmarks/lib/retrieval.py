@@ -46,11 +46,12 @@ from edgeslm.knowledge.index.search import Found, Weights, search
 
 BUNDLE: Final = STARTER / "minilm-l6-int8"
 AT: Final = (1, 3, 5)
-WAYS: Final[Mapping[str, Weights]] = {
-    "words": Weights(words=1.0, meaning=0.0, heading=0.0),
-    "meaning": Weights(words=0.0, meaning=1.0, heading=0.0),
-    "fused": Weights(),
+WAYS: Final[Mapping[str, tuple[bool, Weights]]] = {
+    "words": (False, Weights(words=1.0, meaning=0.0, heading=0.0)),
+    "meaning": (True, Weights(words=0.0, meaning=1.0, heading=0.0)),
+    "fused": (True, Weights()),
 }
+"""Whether the question is embedded, and the weights."""
 LOOKS: Final = ("sentences", "reader")
 """The second looks that answers take (``second_look``)."""
 
@@ -153,7 +154,12 @@ def _without(text: str, title: str) -> str:
 
 
 def measure_corpus(
-    corpus: Corpus, embedding: Embedding, file: Path, reader: Encoder | None = None
+    corpus: Corpus,
+    embedding: Embedding,
+    file: Path,
+    reader: Encoder | None = None,
+    *,
+    ways: Mapping[str, tuple[bool, Weights]] = WAYS,
 ) -> dict[str, Any]:
     """Shares of questions with a right passage among the first, by way and number."""
     with Collection(file, writes=True) as collection:
@@ -161,15 +167,15 @@ def measure_corpus(
         for name, (document, passages) in corpus.documents.items():
             collection.put(document, passages, DocumentOrigin(name, 0, 0.0), embed=embedding)
         vectors = {one.question: embedding([one.question])[0] for one in corpus.asked}
-        ranks: dict[str, list[int]] = {way: [] for way in (*WAYS, *LOOKS)}
+        ranks: dict[str, list[int]] = {way: [] for way in (*ways, *LOOKS)}
         for one in corpus.asked:
-            for way, weights in WAYS.items():
+            for way, (embeds, weights) in ways.items():
                 found = search(
                     collection,
                     one.question,
                     k=max(AT),
                     weights=weights,
-                    embed=None if way == "words" else lambda texts: [vectors[text] for text in texts],
+                    embed=(lambda texts: [vectors[text] for text in texts]) if embeds else None,
                 )
                 ranks[way].append(rank(found, one.answers))
             for way in LOOKS if reader else LOOKS[:1]:

@@ -3,6 +3,7 @@
     python benchmarks/quality/documents.py COMMAND ...
 
     search      shares of questions whose right section is first, or among the first three or five
+    languages   the same shares for German and Spanish questions
     questions   125 questions to Debian's manuals: right section, verbatim quotes, false positives, risk curve
     check       checks the offsets of the answers, and counts the questions
     cases       contexts of the package fitz-gov that support an answer, contradict each other or lack one
@@ -25,6 +26,7 @@ from benchmarks.lib.commands import run_subcommand
 
 COMMANDS: Final = {
     "search": "retrieval",
+    "languages": "language_questions",
     "questions": "grounded",
     "check": "grounded_questions",
     "cases": "grounded_cases",

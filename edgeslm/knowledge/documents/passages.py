@@ -140,8 +140,11 @@ _PAGE = re.compile(r"\s\d{1,4}$")
 _JUMP = re.compile(r"\s*(?:[-*+]|\d+\.)\s+\[[^\]]*\]\(#[^)]*\)\s*")
 """A Markdown list item that consists only of a link to a place in the same page."""
 CONTENTS = re.compile(
-    r"table of contents|list of (?:tables|figures|examples|equations|illustrations)|inhaltsverzeichnis"
-    r"|(?:tabellen|abbildungs)verzeichnis|table des matières|índice de contenidos",
+    r"table of contents|list of (?:tables|figures|examples|equations|illustrations)"
+    r"|(?:inhalts|tabellen|abbildungs|beispiel)verzeichnis"
+    r"|(?:tabla|índice) de contenidos?|índice general"
+    r"|(?:lista|índice) de (?:tablas|figuras|ejemplos|ecuaciones)"
+    r"|table des matières|(?:liste|table) des (?:tableaux|figures|illustrations)|sommario|inhoudsopgave",
     re.IGNORECASE,
 )
 """Titles of tables of contents and similar lists."""

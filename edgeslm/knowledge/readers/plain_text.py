@@ -20,8 +20,16 @@ missing."""
 
 _RULE = re.compile(r"([=\-~^\"'`#*+.:_<>])\1{2,499}+")
 """Underline of a title, in characters common in reStructuredText."""
+_SECTION_WORDS = (
+    "Chapter|Appendix|Section|Part|Annex"
+    "|Kapitel|Anhang|Abschnitt|Teil|Anlage"
+    "|Capítulo|Apéndice|Sección|Parte|Anexo"
+    "|Chapitre|Annexe|Partie|Capitolo|Appendice|Sezione|Allegato|Apêndice|Seção|Secção"
+    "|Hoofdstuk|Bijlage|Deel|Bilaga|Avsnitt|Bilag|Vedlegg"
+)
+"""Words before a section number, in the languages of ``FUNCTION_WORDS``."""
 _NUMBERED = re.compile(
-    r"(?P<word>(?:Chapter|Appendix|Section|Part|Annex)\s+)?(?P<number>[1-9]\d?|[A-Z](?![^\W_]))"
+    rf"(?P<word>(?:{_SECTION_WORDS})\s+)?(?P<number>[1-9]\d?|[A-Z](?![^\W_]))"
     r"(?P<rest>(?:\.\d{1,3})*)(?P<mark>[.:)]?)\s+(?=\S)"
 )
 _LIST_MARK = re.compile(r"[-*+•·|>$#%]|\(?\w[.)] ")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -54,6 +55,13 @@ def test_numbered_titles_of_indented_text() -> None:
         (2, "1.2. What to do when a pump leaks?"),
         (1, "Chapter 2. Fans"),
     ]
+
+
+@pytest.mark.parametrize("word", ["Kapitel", "Capítulo", "Chapitre", "Capitolo", "Hoofdstuk"])
+def test_chapters_in_other_languages_have_sections(word: str) -> None:
+    text = f"{word} 1. A\n\n1.1. B\n\n{BODY}\n1.2. C\n\n{BODY}\n{word} 2. D\n\n2.1. E\n\n{BODY}"
+    found = [(heading.level, heading.title) for heading in read_plain_text(text, "a.txt").headings]
+    assert found == [(1, f"{word} 1. A"), (2, "1.1. B"), (2, "1.2. C"), (1, f"{word} 2. D"), (2, "2.1. E")]
 
 
 def test_the_style_of_an_rfc() -> None:
