@@ -6,15 +6,11 @@ keep their id, vector and slot (position in the vector store). The caller passes
 
 from __future__ import annotations
 
-import hashlib
-import json
 import sqlite3
 import time
-from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
-from itertools import chain
 from pathlib import Path
 from types import TracebackType
 from typing import Protocol
@@ -25,7 +21,16 @@ from edgeslm.knowledge.documents.passages import Document, Passage, squeeze
 from edgeslm.knowledge.index import vectors
 from edgeslm.knowledge.index.database import find_collection, open_database, refusal, transaction
 from edgeslm.knowledge.index.fair_lock import FairLock
+from edgeslm.knowledge.index.slots import free_slots, passage_ids, slots_of
 from edgeslm.knowledge.index.table_store import drop_table, put_table
+from edgeslm.knowledge.index.word_index import (
+    add_passages,
+    choose_language,
+    index_again,
+    next_to_index,
+    remove_passages,
+    set_language,
+)
 
 BATCH = 32
 """Number of passages in one call of :class:`Embed`."""
@@ -33,8 +38,6 @@ BETWEEN = " > "
 """Separator between the section titles in a passage's stored heading."""
 
 _BOTH = "passages p JOIN documents d ON d.id = p.document"
-_INDEXED = f"p.slot, d.title || char(10) || p.heading, p.text FROM {_BOTH} WHERE p.slot = ?"
-"""SQL for the indexed text of a passage: document title and heading, and the passage's text."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,12 +97,21 @@ class Embed(Protocol):
 
 class Collection:
     """A collection in one SQLite file. With ``writes``, a missing file is created. Only one thread at a time
-    may use the object. Threads of a process that write to the same file share a ``lock``."""
+    may use the object. Threads of a process that write to the same file share a ``lock``. ``language`` is the
+    language of the documents that are added; None detects the language of each document."""
 
-    def __init__(self, path: Path, *, writes: bool = False, lock: FairLock | None = None) -> None:
+    def __init__(
+        self,
+        path: Path,
+        *,
+        writes: bool = False,
+        lock: FairLock | None = None,
+        language: str | None = None,
+    ) -> None:
         self.file = find_collection(path)
         self._writes = writes
         self._lock = lock or FairLock()
+        self._language = language
         self._db: sqlite3.Connection | None = None
         self._encoder: str | None = None
         """Digest of the encoder whose vectors this object writes."""
@@ -179,19 +191,22 @@ class Collection:
 
         :raises KnowledgeError: the document can't be written; the collection is unchanged.
         """
-        ids = list(_ids(document, passages))
+        ids = list(passage_ids(document, passages))
         with self.reading() as db:
-            known = _slots(db, document.source)
+            known = slots_of(db, document.source)
         new = [n for n, id in enumerate(ids) if id not in known]
         texts = [_to_embed(document.title, BETWEEN.join(passages[n].heading), passages[n].text) for n in new]
         vectors_of = dict(zip((ids[n] for n in new), _encoded(texts, embed), strict=True)) if embed else {}
         with self._writing() as db:
-            known = _slots(db, document.source)  # again: another process may have changed it
+            known = slots_of(db, document.source)  # again: another process may have changed it
             staying = set(ids)
             self._drop(db, [slot for id, slot in known.items() if id not in staying])
             key = _put_document(db, document, origin)
+            language = choose_language(db, document.text, self._language)
+            added: list[int] = []
+            set_language(db, key, language)
             put_table(db, key, document.table)
-            free = _free_slots(db, sum(id not in known for id in ids))
+            free = free_slots(db, sum(id not in known for id in ids))
             for id, passage in zip(ids, passages, strict=True):
                 row = (passage.number, passage.start, passage.end)
                 if id in known:
@@ -200,15 +215,31 @@ class Collection:
                         (*row, known[id]),
                     )
                 else:
-                    known[id] = next(free)
+                    added.append(slot := next(free))
+                    known[id] = slot
                     heading = BETWEEN.join(passage.heading)
                     db.execute(
                         "INSERT INTO passages VALUES (?, ?, ?, ?, ?, ?, 0, ?, ?)",
-                        (known[id], id, key, *row, heading, passage.text),
+                        (slot, id, key, *row, heading, passage.text),
                     )
-                    db.execute(f"INSERT INTO words (rowid, heading, text) SELECT {_INDEXED}", (known[id],))
+            add_passages(db, added, language)
             self._write_codes(db, {known[id]: code for id, code in vectors_of.items()})
         return len(new)
+
+    def index_languages(self) -> int:
+        """Detects the languages of documents that an earlier version added, or another language was
+        configured for, and indexes their words again; one transaction for each document.
+
+        :return: number of documents.
+        """
+        done = 0
+        while True:
+            with self.reading() as db:
+                if (key := next_to_index(db, self._language)) is None:
+                    return done
+            with self._writing() as db:
+                index_again(db, key, self._language)
+            done += 1
 
     def refresh(self, source: str, origin: DocumentOrigin) -> None:
         """Updates the stored origin of a document whose content is unchanged."""
@@ -222,7 +253,7 @@ class Collection:
     def remove(self, source: str) -> bool:
         """Removes a document. :return: whether it existed."""
         with self._writing() as db:
-            self._drop(db, _slots(db, source).values())
+            self._drop(db, slots_of(db, source).values())
             for (key,) in db.execute("SELECT id FROM documents WHERE source = ?", (source,)).fetchall():
                 drop_table(db, key)
             return bool(db.execute("DELETE FROM documents WHERE source = ?", (source,)).rowcount)
@@ -366,7 +397,7 @@ class Collection:
     def _drop(self, db: sqlite3.Connection, slots: Iterable[int]) -> None:
         """Removes passages from all tables and frees their slots."""
         rows = [(slot,) for slot in slots]
-        db.executemany(f"INSERT INTO words (words, rowid, heading, text) SELECT 'delete', {_INDEXED}", rows)
+        remove_passages(db, (slot for (slot,) in rows))
         db.executemany("DELETE FROM passages WHERE slot = ?", rows)
         db.executemany("INSERT INTO free_slots VALUES (?)", rows)
         (dimension,) = db.execute("SELECT dimension FROM about").fetchone()
@@ -374,11 +405,6 @@ class Collection:
             vectors.clear(db, dimension, (slot for (slot,) in rows))
 
 
-_BEYOND = (
-    "SELECT ifnull(max(slot) + 1, 0) FROM (SELECT max(slot) AS slot FROM passages "
-    "UNION ALL SELECT max(slot) FROM free_slots)"
-)
-"""SQL query for the first slot of the vector store that was never used."""
 _EXPIRED = "SELECT source FROM documents WHERE expires <= ? LIMIT ?"
 _ENTRIES = (
     "SELECT source, title, digest, size, mtime, file, expires, added, count(p.slot) "
@@ -386,25 +412,9 @@ _ENTRIES = (
 )
 
 
-def count_passages(db: sqlite3.Connection) -> int:
-    """Number of passages, without the full scan that SQLite's ``count`` needs."""
-    (free,) = db.execute("SELECT count(*) FROM free_slots").fetchone()
-    return int(db.execute(_BEYOND).fetchone()[0]) - int(free)
-
-
 def _entry(row: tuple[str, str, str, int, float, str | None, float | None, float, int]) -> StoredDocument:
     source, title, digest, size, mtime, file, expires, added, passages = row
     return StoredDocument(source, title, DocumentOrigin(digest, size, mtime, file, expires), added, passages)
-
-
-def _ids(document: Document, passages: Sequence[Passage]) -> Iterator[str]:
-    """Yields the id of each passage, a hash of source and content. A counter makes the ids of passages with
-    the same content differ."""
-    seen: Counter[str] = Counter()
-    for passage in passages:
-        content = json.dumps([document.source, document.title, passage.heading, passage.text])
-        yield hashlib.sha256(f"{seen[content]} {content}".encode()).hexdigest()[:16]
-        seen[content] += 1
 
 
 def _to_embed(title: str, heading: str, text: str) -> str:
@@ -417,11 +427,6 @@ def _encoded(texts: Sequence[str], embed: Embed) -> list[bytes]:
     """Vectors of the texts in order, as encoded by ``vectors.encode``."""
     batches = (texts[begin : begin + BATCH] for begin in range(0, len(texts), BATCH))
     return [code for batch in batches for code in vectors.encode(embed(batch))]
-
-
-def _slots(db: sqlite3.Connection, source: str) -> dict[str, int]:
-    """The vector store's slots of a document's passages, by passage id."""
-    return dict(db.execute(f"SELECT p.id, p.slot FROM {_BOTH} WHERE d.source = ?", (source,)))
 
 
 def _put_document(db: sqlite3.Connection, document: Document, origin: DocumentOrigin) -> int:
@@ -439,11 +444,3 @@ def _put_document(db: sqlite3.Connection, document: Document, origin: DocumentOr
     )
     key: int = db.execute("SELECT id FROM documents WHERE source = ?", (document.source,)).fetchone()[0]
     return key
-
-
-def _free_slots(db: sqlite3.Connection, wanted: int) -> Iterator[int]:
-    """Reserves ``wanted`` slots in the vector store; slots of removed passages are reused first."""
-    (beyond,) = db.execute(_BEYOND).fetchone()
-    again = db.execute("SELECT slot FROM free_slots ORDER BY slot LIMIT ?", (wanted,)).fetchall()
-    db.executemany("DELETE FROM free_slots WHERE slot = ?", again)
-    return chain((slot for (slot,) in again), range(beyond, beyond + wanted - len(again)))

@@ -18,6 +18,7 @@ from urllib.parse import quote
 from edgeslm.bundle.manifest import MANIFEST
 from edgeslm.errors import KnowledgeError
 from edgeslm.knowledge.documents.kinds import TABULAR, find_kind
+from edgeslm.knowledge.index import word_index
 from edgeslm.knowledge.index.table_store import SCHEMA, upgrade_tables
 
 SUFFIX = ".sqlite"
@@ -25,9 +26,10 @@ SUFFIXES = (SUFFIX, ".sqlite3", ".db")
 APPLICATION_ID = 0x65534B42
 """Application id ``eSKB`` in the file's header, by which file(1) and other programs recognise a
 collection."""
-FORMAT = 3
+FORMAT = 4
 """Format version of new files. Format 1 doesn't store the tables of documents; format 2 stores these tables
-without parsed values. Files of both formats can be read, and are upgraded when opened for writing."""
+without parsed values, format 3 stores no languages. Files of all formats can be read, and are upgraded when
+opened for writing."""
 OLDEST_SQLITE = (3, 34, 0)
 """Minimum SQLite version: that of Debian 11, the oldest system tested."""
 WAIT_S = 10.0
@@ -37,7 +39,7 @@ WAL_BYTES = 8_000_000
 
 TOKENIZER = "porter unicode61 remove_diacritics 2"
 """FTS5 tokenizer that ignores English word endings, and accents in any language. ``benchmarks/LOG.md``
-compares other tokenizers."""
+compares other tokenizers. Words of other languages are stemmed before (module ``stems``)."""
 
 _TABLES = f"""
 CREATE TABLE about (
@@ -55,7 +57,8 @@ CREATE TABLE documents (
     mtime REAL NOT NULL,
     file TEXT,
     added REAL NOT NULL,
-    expires REAL
+    expires REAL,
+    language TEXT
 );
 CREATE INDEX documents_file ON documents (file) WHERE file IS NOT NULL;
 CREATE INDEX documents_expires ON documents (expires) WHERE expires IS NOT NULL;
@@ -76,6 +79,7 @@ CREATE TABLE free_slots (slot INTEGER PRIMARY KEY);
 CREATE TABLE vectors (block INTEGER PRIMARY KEY, slots BLOB NOT NULL);
 CREATE VIRTUAL TABLE words USING fts5 (heading, text, content = '', tokenize = '{TOKENIZER}');
 {SCHEMA.strip()}
+{word_index.SCHEMA.strip()}
 PRAGMA application_id = {APPLICATION_ID};
 PRAGMA user_version = {FORMAT};
 """
@@ -263,9 +267,10 @@ def _set_up(db: sqlite3.Connection, file: Path, writes: bool) -> None:
 
 
 def _upgrade(db: sqlite3.Connection) -> None:
-    """Upgrades a collection. A file of format 2 gets the parsed values of table cells. In a file of format 1,
-    the SQL tables for rows and cells are created, and the digests of tabular documents are cleared, so that
-    the next ``add`` reads these documents again. The upgrade doesn't change passages."""
+    """Upgrades a collection, without reading its passages. A file of format 2 gets the parsed values of table
+    cells. In a file of format 1, the SQL tables for rows and cells are created, and the digests of tabular
+    documents are cleared, so that the next ``add`` reads these documents again. Languages are detected later,
+    see ``Collection.index_languages``."""
     version = db.execute("PRAGMA user_version").fetchone()[0]  # another process may have upgraded it
     if version == 2:
         upgrade_tables(db)
@@ -275,6 +280,10 @@ def _upgrade(db: sqlite3.Connection) -> None:
         for document, source in db.execute("SELECT id, ifnull(file, source) FROM documents").fetchall():
             if find_kind(Path(source)) in TABULAR:
                 db.execute("UPDATE documents SET digest = '' WHERE id = ?", (document,))
+    if version < FORMAT:
+        db.execute("ALTER TABLE documents ADD COLUMN language TEXT")
+        for statement in word_index.SCHEMA.strip().split(";\n"):
+            db.execute(statement)
     db.execute(f"PRAGMA user_version = {FORMAT}")
 
 

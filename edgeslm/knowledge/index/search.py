@@ -16,7 +16,9 @@ from typing import TYPE_CHECKING
 
 from edgeslm.bundle.spans import Run
 from edgeslm.knowledge.index import vectors
-from edgeslm.knowledge.index.collection import Collection, Embed, Kept, count_passages
+from edgeslm.knowledge.index.collection import Collection, Embed, Kept
+from edgeslm.knowledge.index.slots import count_passages
+from edgeslm.knowledge.index.word_index import index_frequency, read_languages, read_stemmed
 from edgeslm.knowledge.index.words import count, parse_words, score, shares, weigh
 
 if TYPE_CHECKING:
@@ -138,7 +140,7 @@ def search_all(
     now = time.time() if now is None else now
     candidates: list[_Candidate] = []
     for place in places:
-        candidates += _candidates(place, parse_words(question), max(CANDIDATES, k + 1), weights, only, now)
+        candidates += _candidates(place, question, max(CANDIDATES, k + 1), weights, only, now)
     scores = fuse(
         [one.bm25 for one in candidates],
         [one.cosine for one in candidates],
@@ -187,10 +189,11 @@ class _Candidate:
 
 
 def _candidates(
-    place: Place, words: Sequence[str], most: int, weights: Weights, only: Filter, now: float
+    place: Place, question: str, most: int, weights: Weights, only: Filter, now: float
 ) -> list[_Candidate]:
     """The best passages of one collection by BM25 or cosine, with both scores."""
     with place.collection.reading() as db:
+        words = parse_words(question, read_languages(db), index_frequency(db))
         passages = count_passages(db)
         allowed = _allowed(db, only, now)
         counts = count(db, words)
@@ -200,7 +203,7 @@ def _candidates(
         slots = sorted({*best, *cosines})
         rows = _rows(db, slots)
     word_weights = weigh({**dict.fromkeys(words, 0), **counts}, passages)
-    headings = shares([f"{row.title}\n{row.kept.heading}" for row in rows], word_weights)
+    headings = shares([row.heading for row in rows], word_weights)
     return [
         _Candidate(row, bm25.get(slot, 0.0), cosines.get(slot), heading, word_weights, place.name)
         for slot, row, heading in zip(slots, rows, headings, strict=True)
@@ -262,24 +265,28 @@ def fuse(
 
 @dataclass(frozen=True, slots=True)
 class _PassageRow:
-    title: str
     kept: Kept
-
-    @property
-    def whole(self) -> str:
-        """Title, heading and text, as one text in which the question's words are looked up."""
-        return f"{self.title}\n{self.kept.heading}\n{self.kept.text}"
+    heading: str
+    """Title and heading as they were indexed."""
+    whole: str
+    """Title, heading and text as they were indexed, in which the question's words are looked up."""
 
 
 def _rows(db: sqlite3.Connection, slots: Sequence[int]) -> list[_PassageRow]:
     """The passages in ``slots``, in the same order; ``slots`` must be sorted."""
     marks = ", ".join("?" * len(slots))
+    stemmed = read_stemmed(db, slots)
     rows = db.execute(
-        'SELECT d.title, p.id, d.source, p.heading, p.text, p.start, p."end" FROM passages p '
+        'SELECT p.slot, d.title, p.id, d.source, p.heading, p.text, p.start, p."end" FROM passages p '
         f"JOIN documents d ON d.id = p.document WHERE p.slot IN ({marks}) ORDER BY p.slot",
         slots,
     )
-    return [_PassageRow(title, Kept(*rest)) for title, *rest in rows]
+    found: list[_PassageRow] = []
+    for slot, title, *rest in rows:
+        kept = Kept(*rest)
+        heading, text = stemmed.get(slot) or (f"{title}\n{kept.heading}", kept.text)
+        found.append(_PassageRow(kept, heading, f"{heading}\n{text}"))
+    return found
 
 
 def _nearest(

@@ -13,7 +13,11 @@ from collections.abc import Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from contextlib import closing
 
+from edgeslm.knowledge.documents.function_words import FUNCTION_WORDS
+from edgeslm.knowledge.documents.languages import ENGLISH
 from edgeslm.knowledge.index.database import TOKENIZER
+from edgeslm.knowledge.index.stems import CompoundSplitter, Frequency, stem_text
+from edgeslm.knowledge.index.word_index import PLAIN
 
 MOST_WORDS = 64
 """Maximum number of words that are searched, since a question may be a long message."""
@@ -24,27 +28,41 @@ MOST_ROWS = 2500
 MOST_COUNTED = 4 * MOST_ROWS
 """Counting the passages that contain a word stops at this number."""
 
+FORMS = "|"
+"""Separates the forms of a word whose stem differs between the collection's languages."""
+
 _WORD = re.compile(r"[^\W_]+(?:[-_./:@+'’]+[^\W_]+)*")
 _PARTS = re.compile(r"[\W_]+")
-FUNCTION_WORDS = frozenset(
-    _PARTS.split(
-        "a about all an and any are as at be been but by can could did do does for from had has have "
-        "how i if in into is it its just me my not of on or our out should so some than that the then "
-        "there these they this those to up was we were what when where which who whom whose why with "
-        "would you your"
-    )
-)
-"""English function words, which are not searched. If few passages contain questions, BM25 would treat
-question words as rare, and therefore as important. ``will`` is excluded, since it is an MQTT term."""
 
 
-def parse_words(question: str) -> tuple[str, ...]:
+def parse_words(
+    question: str, languages: Sequence[str] = (PLAIN,), frequency: Frequency | None = None
+) -> tuple[str, ...]:
     """Distinct words of a question. Compounds such as ``mosquitto_pub`` and ``sources.list`` are included
     whole and in parts, so that a match of the whole scores higher.
 
-    :data:`FUNCTION_WORDS` are dropped, unless they are in capitals (``CAN``, ``IT``) or there are no others.
+    Function words of English and of ``languages`` are dropped, unless they are in capitals (``CAN``, ``IT``)
+    or there are no others. If few passages contain questions, BM25 would treat question words as rare, and
+    therefore as important.
+
+    :param languages: see ``read_languages``. Of a word, the stems in all these languages are searched.
+    :param frequency: how often a stem occurs in the index, to split compounds such as ``Datenträger``.
     """
-    return _parse(question, FUNCTION_WORDS) or _parse(question, frozenset())
+    ignored = frozenset().union(*(FUNCTION_WORDS.get(language, ()) for language in (ENGLISH, *languages)))
+    words = _parse(question, ignored) or _parse(question, frozenset())
+    if tuple(languages) == (PLAIN,):
+        return words
+    found = dict.fromkeys(
+        FORMS.join(dict.fromkeys(_form(word, language) for language in languages)) for word in words
+    )
+    for language in languages:
+        splitter = CompoundSplitter(language, frequency or (lambda stem: 0))
+        found.update(dict.fromkeys(part for word in words for part in splitter.parts(word)))
+    return tuple(found)[:MOST_WORDS]
+
+
+def _form(word: str, language: str) -> str:
+    return word if language == PLAIN else stem_text(word, language)
 
 
 def _parse(question: str, without: AbstractSet[str]) -> tuple[str, ...]:
@@ -129,7 +147,7 @@ def choose(db: sqlite3.Connection, counts: Mapping[str, int], passages: int, mos
 
 def shares(texts: Sequence[str], weights: Mapping[str, float]) -> list[float]:
     """Share (0 to 1) of the words, by weight, that each text contains. Words match regardless of word endings
-    and accents, as in the index."""
+    and accents, as in the index. Texts in languages other than English must be stemmed."""
     total = sum(weights.values())
     got = [0.0] * len(texts)
     if not total or not texts:
@@ -151,5 +169,6 @@ def _hits(db: sqlite3.Connection, expression: str, most: int) -> int:
 
 
 def _quoted(word: str) -> str:
-    """A word as an FTS5 string literal."""
-    return '"' + word.replace('"', '""') + '"'
+    """A word as an FTS5 expression: a string literal, or several for its forms."""
+    literals = ['"' + form.replace('"', '""') + '"' for form in word.split(FORMS)]
+    return literals[0] if len(literals) == 1 else f"({' OR '.join(literals)})"

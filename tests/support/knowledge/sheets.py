@@ -47,9 +47,18 @@ def make_sheets(folder: Path, **texts: str) -> Collection:
     return collection
 
 
+def take_languages(db: sqlite3.Connection) -> None:
+    """Downgrades a collection of English documents to format 3, which stored no languages."""
+    db.execute("DROP INDEX documents_language")
+    db.execute("ALTER TABLE documents DROP COLUMN language")
+    db.execute("DROP TABLE stemmed")
+    db.execute("PRAGMA user_version = 3")
+
+
 def take_values(file: Path) -> None:
     """Downgrades a collection to format 2, which had no parsed values of cells."""
     with closing(sqlite3.connect(file)) as db:
+        take_languages(db)
         db.execute("DROP TABLE table_values")
         for document, text in db.execute("SELECT document, columns FROM tables").fetchall():
             columns = [

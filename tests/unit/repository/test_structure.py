@@ -51,6 +51,7 @@ ONLY_IN = {
     "numpy": {"engine", "knowledge"},
     "tokenizers": {"engine"},
     "pypdfium2": {"knowledge"},
+    "snowballstemmer": {"knowledge"},
     "cryptography": {"cli", "storage", "bundle"},  # provision, an encrypted journal, signatures in a job
     "starlette": {"console"},
     "uvicorn": {"console"},
@@ -59,7 +60,10 @@ ONLY_IN = {
 """Libraries that stay behind one door."""
 
 WORKER_ONLY = {"onnxruntime", "onnxruntime_genai", "numpy", "tokenizers"}
-WHEN_NEEDED = {"cryptography", "pypdfium2", "prometheus_client", "opentelemetry", "starlette", "uvicorn"}
+WHEN_NEEDED = {
+    *("cryptography", "pypdfium2", "prometheus_client", "opentelemetry", "starlette", "uvicorn"),
+    "snowballstemmer",
+}
 """10 MB of memory for what reads PDFs, five for traces, one for Prometheus; the console is a process."""
 BUILD_MACHINE_ONLY = {
     *("torch", "transformers", "onnx", "onnx_ir", "gguf", "accelerate", "sklearn", "optimum"),

@@ -123,7 +123,7 @@ def test_a_newer_format_is_refused(tmp_path: Path) -> None:
     file = make_collection(tmp_path / "manuals.sqlite")
     with closing(sqlite3.connect(file)) as db:
         db.execute("PRAGMA user_version = 99")
-    with pytest.raises(KnowledgeError, match="has format 99, this edgeslm reads up to 3"):
+    with pytest.raises(KnowledgeError, match="has format 99, this edgeslm reads up to 4"):
         open_database(file, writes=True)
 
 

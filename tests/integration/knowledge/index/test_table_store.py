@@ -19,7 +19,7 @@ from edgeslm.knowledge.index.table_store import KeptTable, find_cells, passages_
 from edgeslm.knowledge.index.table_terms import key_of
 from edgeslm.knowledge.service.intake import add_files
 from tests.support.knowledge.collection_samples import faults, make_origin
-from tests.support.knowledge.sheets import PARTS, PRESSES, ask, make_sheets, read, take_values
+from tests.support.knowledge.sheets import PARTS, PRESSES, ask, make_sheets, read, take_languages, take_values
 
 VALVE = key_of("valve v12")
 
@@ -187,6 +187,7 @@ def old(tmp_path: Path) -> Path:
     with closing(make_sheets(tmp_path, presses_csv=PRESSES, notes_txt="oil the press")) as collection:
         file = collection.file
     with closing(sqlite3.connect(file)) as db:
+        take_languages(db)
         for name in ("tables", "table_rows", "table_texts", "table_values"):
             db.execute(f"DROP TABLE {name}")
         db.execute("PRAGMA user_version = 1")
