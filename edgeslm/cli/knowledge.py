@@ -11,10 +11,11 @@ import textwrap
 from dataclasses import asdict
 from datetime import date, datetime, time
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, get_args
 
 from edgeslm.cli.parts import Act, add_part, whole_number
 from edgeslm.cli.screen import ProgressLine, plural, print_error, say
+from edgeslm.config.languages import Language
 from edgeslm.errors import BundleError, KnowledgeError
 
 if TYPE_CHECKING:
@@ -48,6 +49,12 @@ def add_arguments(command: argparse.ArgumentParser) -> None:
         help="encoder that embeds passages, for search by meaning",
     )
     sub.add_argument("--re-embed", action="store_true", help="embed everything again if the encoder differs")
+    sub.add_argument(
+        "--language",
+        choices=get_args(Language),
+        metavar="CODE",
+        help="language of the documents, such as de or es (default: detected for each document)",
+    )
     sub.add_argument("--sync", action="store_true", help="also remove documents whose files are gone")
     sub.add_argument(
         "--again",
@@ -105,13 +112,14 @@ def _add(arguments: argparse.Namespace) -> int:
     with contextlib.ExitStack() as stack:
         # First, so that a bad encoder leaves no empty collection behind.
         embedding = stack.enter_context(_named(arguments.encoder)) if arguments.encoder else None
-        collection = stack.enter_context(Collection(arguments.kb, writes=True))
+        collection = stack.enter_context(Collection(arguments.kb, writes=True, language=arguments.language))
         if embedding is not None:
             collection.use_encoder(_tag(embedding), replace=arguments.re_embed)
         elif collection.encoder is not None:
             embedding = stack.enter_context(_remembered(collection.encoder))
         else:
             print_error(f"without --encoder {collection.file} is searched by words alone")
+        collection.index_languages()
         files = sum(1 for _ in find_files(arguments.paths))
         adding = AddingProgress(stack.enter_context(ProgressLine()), files)
         embed = None if embedding is None else functools.partial(adding.embed, embedding)

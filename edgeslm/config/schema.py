@@ -27,6 +27,7 @@ from edgeslm.config.fields import (
     stage_name,
     topic_prefix,
 )
+from edgeslm.config.languages import Language
 from edgeslm.config.sections import (
     Audit,
     Broker,
@@ -220,6 +221,10 @@ class Knowledge(Section):
         default=(),
         max_length=64,
         description="Files and folders to keep in sync while the node runs",
+    )
+    language: Language | None = Field(
+        default=None,
+        description="Language of the documents as ISO 639-1 code; default: detected for each document",
     )
     tables: bool = Field(
         default=False,

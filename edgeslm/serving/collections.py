@@ -68,6 +68,7 @@ class Collections:
                 self._tag(section.encoder),
                 tuple(section.watch),
                 name in remembered,
+                section.language,
             )
             for name, section in sections.items()
         ]

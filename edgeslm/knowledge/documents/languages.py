@@ -35,9 +35,6 @@ STEMMERS: Final[Mapping[str, str]] = {
     "tr": "turkish",
 }
 """Names of the Snowball stemmers by ISO 639-1 code. English words are stemmed by SQLite."""
-LANGUAGES: Final = tuple(sorted({ENGLISH, *STEMMERS}))
-"""The languages that a collection's configuration may name."""
-
 _SAMPLE: Final = 20_000
 """Characters read at the start, in the middle and at the end of a text to detect its language."""
 _LEAST_WORDS: Final = 3

@@ -24,7 +24,7 @@ class CollectionSpec:
     """Configuration of one collection.
 
     ``watch`` lists the files and folders that the collection follows. ``writes`` allows storing messages.
-    ``encoder`` is None for word search only.
+    ``encoder`` is None for word search only. ``language`` is the language of the documents; None detects it.
     """
 
     name: str
@@ -32,6 +32,7 @@ class CollectionSpec:
     encoder: EncoderTag | None = None
     watch: tuple[Path, ...] = ()
     writes: bool = False
+    language: str | None = None
 
     @property
     def is_kept(self) -> bool:
@@ -106,6 +107,7 @@ def encode_spec(spec: CollectionSpec) -> str:
             "encoder": encoder,
             "watch": [str(path) for path in spec.watch],
             "writes": spec.writes,
+            "language": spec.language,
         }
     )
 
@@ -114,4 +116,6 @@ def parse_spec(text: str) -> CollectionSpec:
     value: Mapping[str, Any] = json.loads(text)
     encoder = None if value["encoder"] is None else EncoderTag(*value["encoder"])
     watch = tuple(Path(path) for path in value["watch"])
-    return CollectionSpec(value["name"], Path(value["path"]), encoder, watch, value["writes"])
+    return CollectionSpec(
+        value["name"], Path(value["path"]), encoder, watch, value["writes"], value["language"]
+    )

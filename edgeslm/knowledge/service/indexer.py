@@ -112,7 +112,11 @@ class Indexer:
 
     def _open(self) -> OpenCollections:
         """Opens the collections for one thread."""
-        return OpenCollections({spec.name: spec.path for spec in self._specs}, self._locks)
+        return OpenCollections(
+            {spec.name: spec.path for spec in self._specs},
+            self._locks,
+            {spec.name: spec.language for spec in self._specs},
+        )
 
     # --- messages -----------------------------------------------------------------------------------
 
@@ -158,6 +162,7 @@ class Indexer:
     def _sweep(self, spec: CollectionSpec, collection: Collection, trouble: list[str]) -> None:
         while collection.remove_expired(most=TOGETHER) == TOGETHER:
             pass
+        collection.index_languages()
         if spec.watch:
             watched = self._watched.get(spec.name)
             if watched is None or watched.collection is not collection:  # the file may have been replaced

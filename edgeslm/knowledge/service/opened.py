@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
+from types import MappingProxyType
 
 from edgeslm.knowledge.index.collection import Collection
 from edgeslm.knowledge.index.fair_lock import FairLock
@@ -15,11 +16,18 @@ class OpenCollections:
 
     :param paths: name -> file.
     :param locks: name -> lock, see :class:`Collection`; None opens collections read-only.
+    :param languages: name -> language of the documents that are added, if it is configured.
     """
 
-    def __init__(self, paths: Mapping[str, Path], locks: Mapping[str, FairLock] | None = None) -> None:
+    def __init__(
+        self,
+        paths: Mapping[str, Path],
+        locks: Mapping[str, FairLock] | None = None,
+        languages: Mapping[str, str | None] = MappingProxyType({}),
+    ) -> None:
         self._paths = paths
         self._locks = locks
+        self._languages = languages
         self._open: dict[str, tuple[Collection, tuple[int, int]]] = {}
 
     def get(self, name: str) -> Collection:
@@ -30,7 +38,9 @@ class OpenCollections:
                 return opened[0]
             self.close(name)
         lock = None if self._locks is None else self._locks[name]
-        collection = Collection(self._paths[name], writes=lock is not None, lock=lock)
+        collection = Collection(
+            self._paths[name], writes=lock is not None, lock=lock, language=self._languages.get(name)
+        )
         collection.open()
         self._open[name] = (collection, _identity(collection.file))
         return collection

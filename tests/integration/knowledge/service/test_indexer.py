@@ -8,7 +8,7 @@ import sqlite3
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import astuple, replace
 from functools import partial
 from pathlib import Path
@@ -29,6 +29,7 @@ from tests.support.knowledge.collection_samples import TAG, hash_embed, refusing
 from tests.support.knowledge.readers import bad_reader
 from tests.support.knowledge.readers.bad_reader import ReadWith
 from tests.support.knowledge.readers.bad_reader import read_with as read_with
+from tests.support.knowledge.sheets import take_languages
 
 LIMIT_S = 250.0
 _Said = TypeVar("_Said", Embed, Failed, Remembered, Trouble)
@@ -127,6 +128,28 @@ def test_a_folder_is_kept_up_to_date(tmp_path: Path, folder: Path, parent: Paren
     (folder / "lathe.txt").unlink()
     parent.until(lambda: found(spec, "oil") == [])
     assert parent.trouble is None
+
+
+def test_documents_of_an_earlier_version_are_indexed_by_their_language(
+    tmp_path: Path, folder: Path, parent: Parent
+) -> None:
+    (folder / "pumpe.txt").write_text("Das ist die Wartung der Pumpe.\n")
+    with Collection(tmp_path / "kb", writes=True, language="en") as collection:
+        add_files(collection, [folder])
+        file = collection.file
+    with closing(sqlite3.connect(file)) as db:
+        take_languages(db)
+    spec = CollectionSpec("manuals", tmp_path / "kb", watch=(folder,))
+    assert found(spec, "Wartungen") == []
+    start(parent, spec)
+    parent.until(lambda: found(spec, "Wartungen") == ["pumpe.txt"])
+
+
+def test_a_configured_language_is_that_of_all_documents(tmp_path: Path, folder: Path, parent: Parent) -> None:
+    (folder / "note.txt").write_text("Wartung")
+    spec = CollectionSpec("manuals", tmp_path / "kb", watch=(folder,), language="de")
+    start(parent, spec)
+    parent.until(lambda: found(spec, "Wartungen") == ["note.txt"])
 
 
 def _finds(spec: CollectionSpec, question: str, source: str) -> bool:

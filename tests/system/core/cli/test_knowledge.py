@@ -330,3 +330,13 @@ def test_a_file_that_was_given_up_is_read_when_it_is_asked_for(
     (tmp_path / "mended").touch()
     status, said, _ = run("add", tmp_path / "kb", manuals, "--again")
     assert status == 0 and "1 added" in said
+
+
+def test_a_language_can_be_named(run: Run, tmp_path: Path) -> None:
+    (tmp_path / "note.txt").write_text("Wartung\n")
+    assert run("add", "kb", "note.txt")[0] == 0
+    assert run("search", "kb", "Wartungen")[1] == "nothing found\n"
+    assert run("add", "kb", "note.txt", "--language", "de")[0] == 0
+    assert "note.txt" in run("search", "kb", "Wartungen")[1]
+    with pytest.raises(SystemExit):
+        run("add", "kb", "note.txt", "--language", "klingon")

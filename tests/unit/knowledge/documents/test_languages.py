@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from typing import get_args
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from edgeslm.config.languages import Language
 from edgeslm.knowledge.documents.function_words import FUNCTION_WORDS
-from edgeslm.knowledge.documents.languages import ENGLISH, LANGUAGES, STEMMERS, detect_language
+from edgeslm.knowledge.documents.languages import ENGLISH, STEMMERS, detect_language
 
 TEXTS = {
     "en": "Close the valve before you open the housing, and wait until the pump has stopped.",
@@ -41,7 +44,7 @@ def test_a_german_text_about_english_programs_is_german() -> None:
 
 
 def test_what_is_detected_can_be_stemmed() -> None:
-    assert set(FUNCTION_WORDS) <= set(LANGUAGES) and set(LANGUAGES) == {ENGLISH, *STEMMERS}
+    assert set(FUNCTION_WORDS) <= set(get_args(Language)) == {ENGLISH, *STEMMERS}
 
 
 @given(st.text())

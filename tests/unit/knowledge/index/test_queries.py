@@ -18,6 +18,7 @@ from edgeslm.knowledge.index.queries import CollectionSpec, encode_spec, parse_s
             "log", Path("a b"), EncoderTag("sha256:1", "/b"), (Path("/x y"), Path("ä")), writes=True
         ),
         CollectionSpec("manuals", Path("kb"), watch=(Path("/x"),)),
+        CollectionSpec("manuals", Path("kb"), language="de"),
     ],
 )
 def test_a_spec_comes_out_as_it_went_in(spec: CollectionSpec) -> None:
