@@ -11,9 +11,20 @@ from edgeslm.bundle.spans import Place
 _LOWER: Final = "".join(letter for letter in map(chr, range(0x530)) if letter.islower())
 """Lower-case Latin, Greek and Cyrillic letters, with which no sentence begins. Letters of scripts without
 case may begin a sentence."""
+_ABBREVIATIONS: Final = (
+    *("Abb", "Abs", "bspw", "bzw", "ca", "Dipl", "evtl", "ggf", "inkl", "Ing", "Kap", "Mio", "Mrd", "Nr"),
+    *("Prof", "sog", "vgl", "zzgl"),
+    *("Dra", "ej", "núm", "pág", "págs", "Sra", "Srta", "Ud", "Uds"),
+)
+"""German and Spanish abbreviations. None is an English word, which could end a sentence."""
+_NOT_ABBREVIATED: Final = "".join(
+    [rf"(?<!\b{re.escape(one)}\.)" for one in ("e.g", "i.e", "etc", "cf", "vs", "No", "Dr")]
+    + [rf"(?<!\b(?i:{one})\.)" for one in _ABBREVIATIONS]
+)
+_MONTHS: Final = "Januar|Jänner|Februar|März|April|Mai|Juni|Juli|August|September|Oktober|November|Dezember"
 SENTENCE_END: Final = re.compile(
-    r"(?<=[.!?])(?<!\b[A-Za-z]\.)(?<!\be\.g\.)(?<!\bi\.e\.)(?<!\betc\.)(?<!\bcf\.)(?<!\bvs\.)(?<!\bNo\.)"
-    rf"(?<!\bDr\.)[\"'”’)\]]*+\s++(?=[\"'“‘(\[]*+[^\W\d_{_LOWER}])|[。！？]++[\"'”’」』）)]*+"
+    rf"(?<=[.!?])(?<!\b[A-Za-z]\.){_NOT_ABBREVIATED}(?!(?<=\d\.)\s+(?:{_MONTHS})\b)[\"'”’)\]“»«›‹]*+\s++"
+    rf"(?=[\"'“‘(\[„‚»«›‹¿¡]*+[^\W\d_{_LOWER}])|[。！？]++[\"'”’」』）)]*+"
 )
 PARAGRAPH: Final = re.compile(r"\n[^\S\n]*\n\s*")
 _SIGN: Final = r"(?:[-*+•–]|\d{1,3}[.)])"

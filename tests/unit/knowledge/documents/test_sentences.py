@@ -23,6 +23,11 @@ def test_sentences_have_their_places() -> None:
     [
         ("Пресс смазывают раз в неделю.", "Это важно!"),
         ("Öl wechseln.", "Über 90 °C abschalten."),
+        ("Z. B. Pumpen, d.h. Motoren bzw. Ventile, ca. Ende 2024.", "Vgl. Abb. C und Nr. A4."),
+        ("Die Wartung war am 3. Oktober 2023.", "Sie dauerte bis zum 15. März."),
+        ("»Öffnen!«", "„Gut.“", "Er ging."),
+        ("¿Qué hago?", "¡Pare la bomba!", "¿Y luego?", "«Nada.»"),
+        ("La Sra. Gómez, p. ej. María, lee la pág. A3.", "Uds. Esperan."),
         ("机器每周加油。", "温度不得超过九十度。"),
         ("真的吗？！", "他说：“停机。”", "「每周加油。」"),
         ("Пресс см. разд. 3 и стр. 4.", "Жёлтый провод ca. über 90 °C."),
