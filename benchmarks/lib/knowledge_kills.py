@@ -148,6 +148,7 @@ def loose_parts(file: Path) -> list[str]:
             "both free and taken": slots & free,
             "neither free nor taken": (slots | free) ^ set(range(len(slots | free))),
             "not in the index, or there alone": slots ^ indexed,
+            "of stems without a passage": column("SELECT slot FROM stemmed") - slots,
             "with a vector and not said to have one, or the reverse": embedded ^ _slots_with_vectors(db),
             "of no document": column(
                 "SELECT slot FROM passages WHERE document NOT IN (SELECT id FROM documents)"
