@@ -26,7 +26,7 @@ from benchmarks.lib.commands import run_subcommand
 
 COMMANDS: Final = {
     "search": "retrieval",
-    "languages": "language_questions",
+    "languages": "languages",
     "questions": "grounded",
     "check": "grounded_questions",
     "cases": "grounded_cases",
