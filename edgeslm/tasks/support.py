@@ -19,7 +19,10 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Final
 
+from edgeslm.knowledge.documents.function_words import FUNCTION_WORDS as FUNCTION_WORDS_IN
+from edgeslm.knowledge.documents.languages import STEMMERS, detect_language
 from edgeslm.knowledge.documents.sentences import split_sentences
+from edgeslm.knowledge.index.stems import stem
 
 LEAST_SHARE: Final = 0.7
 """Minimum share of a sentence's content words that the source must contain."""
@@ -41,8 +44,14 @@ FUNCTION_WORDS: Final = frozenset(
         "were what when where whether which while who whom whose why will with within would you your"
     )
 )
-"""English function words. Function words of other languages are treated as content words."""
+"""English function words. Those of other languages are used for texts in which the language is detected."""
 _NEGATIONS: Final = frozenset({"no", "not", "never", "none", "nothing", "nobody", "without", "cannot"})
+_NEGATIONS_IN: Final = {
+    "de": frozenset(
+        {"nicht", "nie", "niemals", "kein", "keine", "keinem", "keinen", "keiner", "nichts", "ohne"}
+    ),
+    "es": frozenset({"no", "nunca", "jamás", "nada", "ningún", "ninguna", "ninguno", "sin", "tampoco"}),
+}
 _NUMBERS: Final = {
     word: str(number)
     for number, word in enumerate(
@@ -177,7 +186,8 @@ def _has_near(places: array[int], here: int) -> bool:
 
 
 def content_words(text: str) -> list[str]:
-    """Content words of a text, normalised: lower case, without endings."""
+    """Content words of a text, normalised: lower case, without endings. Function words and endings are those
+    of the text's language, if it can be detected; otherwise they are English."""
     return [word.needs[0] for part in _read(text) for word in part if word.is_content]
 
 
@@ -199,19 +209,23 @@ class _Word:
 
 def _read(text: str) -> Iterator[list[_Word]]:
     """Yields the words of each sentence of ``text``."""
+    language = detect_language(text)
+    language = language if language in STEMMERS else None
     for start, end in split_sentences(text):
         found = [match[0] for match in _WORD.finditer(text, start, end)]
-        yield [_word(word, place == 0) for place, word in enumerate(found)]
+        yield [_word(word, place == 0, language) for place, word in enumerate(found)]
 
 
 @lru_cache(maxsize=8192)
-def _word(text: str, is_first: bool) -> _Word:
+def _word(text: str, is_first: bool, language: str | None = None) -> _Word:
     """Normalises a word.
 
     :param is_first: whether the word begins a sentence, where a capital letter doesn't mark a name.
+    :param language: language with a Snowball stemmer; None for English.
     """
     plain = text.casefold().replace("’", "'")
-    if plain in _NEGATIONS or plain.endswith("n't"):
+    negations = _NEGATIONS if language is None else _NEGATIONS_IN.get(language, frozenset())
+    if plain in negations or (language is None and plain.endswith("n't")):
         return _Word(text, ("not",), ("not",), is_bound=True, must_be_there=True)
     if number := _NUMBER.fullmatch(_NUMBERS.get(plain, plain)):
         figure = _GROUPED.sub(lambda group: group[0].replace(",", ""), number[1])
@@ -220,12 +234,16 @@ def _word(text: str, is_first: bool) -> _Word:
     plain = plain.removesuffix("'s").removesuffix("'")
     parts = [part for part in _PARTS.split(plain) if part]
     known = dict.fromkeys(key for part in (plain, *parts) for key in _keys(part))
+    if language is not None:
+        known.update(dict.fromkeys(_stem_in(part, language) for part in (plain, *parts)))
+    function_words = FUNCTION_WORDS if language is None else FUNCTION_WORDS_IN.get(language, frozenset())
     # SmolLM2, GPU and sources.list are names anywhere, Berlin only inside a sentence.
     is_odd = not text[1:].islower() and re.search(r"[A-Z\d_@.:+]", text[1:]) is not None
-    is_name = plain not in FUNCTION_WORDS and (is_odd or (text[0].isupper() and not is_first))
-    is_content = is_name or not (plain in FUNCTION_WORDS or (len(plain) == 1 and plain.isascii()))
+    marks_names = not is_first and language != "de"  # German nouns have capitals, too
+    is_name = plain not in function_words and (is_odd or (text[0].isupper() and marks_names))
+    is_content = is_name or not (plain in function_words or (len(plain) == 1 and plain.isascii()))
     wanted = [part for part in _COMPOUND.split(plain) if part] or [plain]
-    needs = tuple(_name(part) if is_name else _stem(part) for part in wanted)
+    needs = tuple(_name(part) if is_name else _stem_in(part, language) for part in wanted)
     return _Word(text, tuple(known), needs, is_content, must_be_there=is_name)
 
 
@@ -236,6 +254,10 @@ def _keys(plain: str) -> tuple[str, str]:
 def _name(plain: str) -> str:
     """Normalised name: only a plural ending is removed."""
     return "=" + plain.removesuffix("s")
+
+
+def _stem_in(plain: str, language: str | None) -> str:
+    return _stem(plain) if language is None else stem(plain, language)[:STEM_CHARACTERS]
 
 
 def _stem(plain: str) -> str:

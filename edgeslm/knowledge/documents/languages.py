@@ -38,6 +38,7 @@ STEMMERS: Final[Mapping[str, str]] = {
 _SAMPLE: Final = 20_000
 """Characters read at the start, in the middle and at the end of a text to detect its language."""
 _LEAST_WORDS: Final = 3
+"""Minimum number of different function words."""
 _LEAST_SHARE: Final = 0.15
 """Minimum share of function words; in running text of the right language, their share is about 0.4."""
 _LETTERS: Final = re.compile(r"[^\W\d_]{2,}")
@@ -54,13 +55,15 @@ def detect_language(text: str) -> str | None:
     if len(text) > 3 * _SAMPLE:
         middle = len(text) // 2
         text = f"{text[:_SAMPLE]} {text[middle : middle + _SAMPLE]} {text[-_SAMPLE:]}"
-    count = 0
-    found = Counter[str]()
-    for match in _LETTERS.finditer(text):
-        count += 1
-        for language in _LANGUAGES_OF.get(match[0].casefold(), ()):
-            found[language] += 1
-    if not found:
+    words = Counter(match[0].casefold() for match in _LETTERS.finditer(text))
+    hits = Counter[str]()
+    different = Counter[str]()
+    for word in words.keys() & _LANGUAGES_OF.keys():
+        for language in _LANGUAGES_OF[word]:
+            hits[language] += words[word]
+            different[language] += 1
+    if not hits:
         return None
-    language, hits = max(found.items(), key=lambda item: (item[1], item[0] == ENGLISH, item[0]))
-    return language if hits >= _LEAST_WORDS and hits >= _LEAST_SHARE * count else None
+    language = max(hits, key=lambda one: (hits[one], one == ENGLISH, one))
+    is_sure = different[language] >= _LEAST_WORDS and hits[language] >= _LEAST_SHARE * words.total()
+    return language if is_sure else None

@@ -113,3 +113,51 @@ def test_every_text_with_content_supports_itself(text: str) -> None:
         support = supported(sentence, [sentence])
         assert support.share == (1.0 if content_words(sentence) else 0.0)
         assert not support.missing
+
+
+VALVES = (
+    "Die Sicherheitsventile der Presse werden jedes Jahr geprüft. Das Gehäuse darf nicht geöffnet werden, "
+    "solange die Pumpe läuft."
+)
+BOMBA = (
+    "Las válvulas de la bomba se comprueban cada año. No abra la carcasa mientras la bomba está en marcha."
+)
+
+
+@pytest.mark.parametrize(
+    ("sentence", "source"),
+    [
+        ("Das Sicherheitsventil einer Presse wird jedes Jahr geprüft.", VALVES),
+        ("Die Gehäuse dürfen nicht geöffnet werden, wenn die Pumpen laufen.", VALVES),
+        ("Se comprueba la válvula de la bomba cada año.", BOMBA),
+        ("No se debe abrir la carcasa de una bomba en marcha.", BOMBA),
+    ],
+)
+def test_a_sentence_in_another_language_is_supported_in_other_forms(sentence: str, source: str) -> None:
+    assert supported(sentence, [source])
+
+
+@pytest.mark.parametrize(
+    ("sentence", "source"),
+    [
+        ("Die Filter der Presse werden jede Woche getauscht.", VALVES),
+        ("Das Gehäuse darf geöffnet werden, solange die Pumpe läuft.", VALVES),
+        ("Los filtros del motor se cambian cada semana.", BOMBA),
+        ("Abra la carcasa mientras la bomba está en marcha.", BOMBA),
+    ],
+)
+def test_a_sentence_in_another_language_that_says_something_else_is_not(sentence: str, source: str) -> None:
+    assert not supported(sentence, [source])
+
+
+@pytest.mark.parametrize(
+    ("question", "words"),
+    [
+        ("Wie oft werden die Ventile der Presse geprüft?", ["oft", "ventil", "press", "gepruf"]),
+        ("¿Cuándo se comprueban las válvulas?", ["compru", "valvul"]),
+        ("How often are the valves checked?", ["often", "valv", "check"]),
+        ("Ventile prüfen", ["ventil", "prüfen"]),  # too short to tell
+    ],
+)
+def test_content_words_are_those_of_the_texts_language(question: str, words: list[str]) -> None:
+    assert content_words(question) == words
