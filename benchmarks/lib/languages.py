@@ -1,6 +1,6 @@
 """Shares of German and Spanish questions whose right section a search finds first, or among the first three.
 
-    python benchmarks/quality/documents.py languages [--half development] [--bundle DIR] [--cache DIR]
+    python benchmarks/quality/documents.py languages [--half development] [--words] [--bundle DIR] [--cache DIR]
 
 All documents of a language are searched together. A passage is right that overlaps an answer. ``words`` is a
 search without an encoder, ``fused`` one with the English encoder, and ``sentences`` the same, reranked.
@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, Final
 
@@ -57,14 +58,15 @@ def measure(args: argparse.Namespace, say: Say) -> dict[str, Any]:
         f"{'language':>10}{'questions':>11}{'passages':>10}{'by':>11}"
         + "".join(f"{f'hit@{n}':>8}" for n in AT)
     )
+    ways = {way: what for way, what in WAYS.items() if not (args.words and what[0])}
     with (
         tempfile.TemporaryDirectory(prefix="edgeslm-languages-") as name,
-        Embedding(args.bundle) as embedding,
+        nullcontext() if args.words else Embedding(args.bundle) as embedding,
     ):
         for corpus in make_corpora(questions, read_documents(texts, Path(name)), texts):
-            row = measure_corpus(corpus, embedding, Path(name) / f"{corpus.name}.sqlite", ways=WAYS)
+            row = measure_corpus(corpus, embedding, Path(name) / f"{corpus.name}.sqlite", ways=ways)
             rows.append(row)
-            for way in (*WAYS, "sentences"):
+            for way in ways if args.words else (*ways, "sentences"):
                 cells = f"{row['corpus']:>10}{row['questions']:>11}{row['passages']:>10}{way:>11}"
                 say(cells + "".join(f"{share:>8.3f}" for share in row[way]))
     return {"languages": rows}
@@ -75,6 +77,7 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--half", choices=(*HALVES, "both"), default="development")
+    parser.add_argument("--words", action="store_true", help="search without an encoder only")
     parser.add_argument("--bundle", type=Path, default=BUNDLE)
     parser.add_argument(
         "--cache", type=Path, default=cache_folder() / "documents", help="keeps the documents (%(default)s)"

@@ -155,18 +155,22 @@ def _without(text: str, title: str) -> str:
 
 def measure_corpus(
     corpus: Corpus,
-    embedding: Embedding,
+    embedding: Embedding | None,
     file: Path,
     reader: Encoder | None = None,
     *,
     ways: Mapping[str, tuple[bool, Weights]] = WAYS,
 ) -> dict[str, Any]:
-    """Shares of questions with a right passage among the first, by way and number."""
+    """Shares of questions with a right passage among the first, by way and number.
+
+    :param embedding: None if no way embeds the question.
+    """
     with Collection(file, writes=True) as collection:
-        collection.use_encoder(EncoderTag(embedding.bundle.digest, str(embedding.bundle.path)))
+        if embedding is not None:
+            collection.use_encoder(EncoderTag(embedding.bundle.digest, str(embedding.bundle.path)))
         for name, (document, passages) in corpus.documents.items():
             collection.put(document, passages, DocumentOrigin(name, 0, 0.0), embed=embedding)
-        vectors = {one.question: embedding([one.question])[0] for one in corpus.asked}
+        vectors = {one.question: embedding([one.question])[0] for one in corpus.asked if embedding}
         ranks: dict[str, list[int]] = {way: [] for way in (*ways, *LOOKS)}
         for one in corpus.asked:
             for way, (embeds, weights) in ways.items():
@@ -178,6 +182,8 @@ def measure_corpus(
                     embed=(lambda texts: [vectors[text] for text in texts]) if embeds else None,
                 )
                 ranks[way].append(rank(found, one.answers))
+            if embedding is None:
+                continue
             for way in LOOKS if reader else LOOKS[:1]:
                 found = search_twice(
                     collection, one.question, embedding, DEPTH, reader if way == LOOKS[1] else None
