@@ -1,6 +1,6 @@
 """Shares of German and Spanish questions whose right section a search finds first, or among the first three.
 
-    python benchmarks/quality/documents.py languages [--half development] [--words] [--bundle DIR] [--cache DIR]
+    python benchmarks/quality/documents.py languages [--half development] [--words] [--cache DIR]
 
 All documents of a language are searched together. A passage is right that overlaps an answer. ``words`` is a
 search without an encoder, ``fused`` one with the English encoder, and ``sentences`` the same, reranked.
