@@ -102,7 +102,8 @@ class Task(Section):
     )
     model: str | None = Field(
         default=None,
-        description="One of `models`; optional with `learned`, not for `search`",
+        description="One of `models`; optional with `learned`, and for an `answer` that quotes "
+        "`knowledge`; not for `search`",
     )
     instruction: str | None = Field(
         default=None, min_length=1, max_length=20_000, description="Instruction to the model"
@@ -198,6 +199,13 @@ class Task(Section):
     stop: tuple[Annotated[str, StringConstraints(min_length=1, max_length=200)], ...] = Field(
         default=(), max_length=16, description="Strings that end an output"
     )
+
+    @property
+    def needs_model(self) -> bool:
+        """Whether the task needs a model besides those of its collections."""
+        return self.kind != "search" and not (
+            self.kind == "answer" and self.knowledge and self.mode == "quote"
+        )
 
     @property
     def allowed(self) -> frozenset[Option]:

@@ -169,8 +169,8 @@ def _task_faults(path: Path, task: Task, names: Names, node: str) -> Iterator[Fa
         return
     if task.model is not None and task.kind == "search":
         yield (*path, "model"), "has no effect for search, which uses only its encoder; remove it"
-    if task.model is None and not task.learned and not task.stages and task.kind != "search":
-        yield (*path, "model"), f"missing: name the model that does it; {_near('', names.models)}"
+    if task.model is None and not task.learned and not task.stages:
+        yield from _model_faults(path, task, names)
     # Without a kind, the learned bundle decides it.
     kinds = LEARNABLE if task.kind is None else (task.kind,)
     for key in sorted(task.model_fields_set - _COMMON - frozenset().union(*(_KEYS[kind] for kind in kinds))):
@@ -197,6 +197,15 @@ def _task_faults(path: Path, task: Task, names: Names, node: str) -> Iterator[Fa
             yield from schema_faults((*path, "schema"), dict(task.output_schema))
         elif not task.learned and not task.adapter:
             yield (*path, "schema"), "missing: give the JSON Schema of the fields to find"
+
+
+def _model_faults(path: Path, task: Task, names: Names) -> Iterator[Fault]:
+    """Faults of a task without a model."""
+    if task.needs_model:
+        yield (*path, "model"), f"missing: name the model that does it; {_near('', names.models)}"
+    elif task.kind == "answer":
+        for key in sorted(task.model_fields_set & (_GENERATION | {"adapter", "instruction"})):
+            yield (*path, key), "has no effect without a model; remove it"
 
 
 def _knowledge_faults(path: Path, task: Task, config: Config, names: Names) -> Iterator[Fault]:

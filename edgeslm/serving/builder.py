@@ -168,7 +168,7 @@ class _Builder:
                 # Instruction and examples are for the models after it.
                 alone = {"instruction": None, "examples": ()} if section.stages else {}
                 bindings.append(self._bind_learned(name, own.model_copy(update=alone)))
-            elif own.kind == "search":
+            elif not stage:  # search, and answers that quote collections
                 encoder = self._config.knowledge[own.knowledge[0]].encoder
                 task = make_task(name, own, documents=self.library)
                 bindings.append(StageBinding(stage, task, encoder, None))

@@ -138,20 +138,40 @@ class Collections:
         if encoder is not None and (own := await self._embed_or_not(encoder, [question], priority)):
             (vector,) = own
         try:
-            found = await self._opened.search(Query(tuple(collections), question, k, vector, only))
+            query = Query(tuple(collections), question, k, vector, only)
+            found: Sequence[Found] = await self._opened.search(query)
         except KnowledgeError as error:
             raise ModelUnavailable(str(error)) from None
         if not by_sentence or not found:
             return found
         if encoder is not None and vector is not None:
-            parts = sentences(found)
-            flat = [text for own in parts for text in own]
-            if (made := await self._embed_or_not(encoder, flat, priority)) is not None:
-                vectors = iter(made)
-                found = rerank(found, vector, [[next(vectors) for _ in own] for own in parts])
+            found = await self._by_sentence(encoder, vector, found, priority)
         if section.reader is not None:
             return await self._read(section.reader, question, found, priority)
         return found
+
+    async def compare(
+        self,
+        question: str,
+        found: Sequence[Found],
+        collections: Sequence[str],
+        priority: int = NORMAL_PRIORITY,
+    ) -> Sequence[Found]:
+        """Passages that no search found, reranked by their sentences; unchanged without an encoder."""
+        encoder = self._sections[collections[0]].encoder
+        if encoder is None or not (own := await self._embed_or_not(encoder, [question], priority)):
+            return found
+        return await self._by_sentence(encoder, own[0], found, priority)
+
+    async def _by_sentence(
+        self, encoder: str, vector: Sequence[float], found: Sequence[Found], priority: int
+    ) -> Sequence[Found]:
+        parts = sentences(found)
+        made = await self._embed_or_not(encoder, [text for own in parts for text in own], priority)
+        if made is None:
+            return found
+        vectors = iter(made)
+        return rerank(found, vector, [[next(vectors) for _ in own] for own in parts])
 
     async def _read(
         self, reader: str, question: str, found: Sequence[Found], priority: int

@@ -1,9 +1,10 @@
 """``answer``: answers a question from a context in the request, or from collections.
 
-In mode ``quote`` a grammar forces the model to copy consecutive words of the source text. In mode ``compose``
-the model writes freely; if it answers from collections, sentences that no passage supports are dropped.
-Search scores, not the model, decide whether collections can answer a question (``grounding``). If passages
-contradict each other, the result is ``abstained`` and contains the passages.
+In mode ``quote`` an answer from collections is one or two whole sentences, selected without a decoder
+(``quoting``). For a context in the request, a grammar forces the model to copy consecutive words of it. In
+mode ``compose`` the model writes freely; if it answers from collections, sentences that no passage supports
+are dropped. Search scores, not the model, decide whether collections can answer a question (``grounding``).
+If passages contradict each other, the result is ``abstained`` and contains the passages.
 """
 
 from __future__ import annotations
@@ -24,12 +25,10 @@ from edgeslm.tasks.grounding import (
     fitting,
     gate_for,
     is_of_figures,
-    pointed_at,
-    quotable,
     sources_of,
 )
 from edgeslm.tasks.passages import PASSAGE_SCHEMA, cite, encode_passages, keep_proven
-from edgeslm.tasks.quoting import find_quote, quote_guide
+from edgeslm.tasks.quoting import find_quote, parts_of, quote_guide, quoted
 from edgeslm.tasks.referral import bring_back, refer
 from edgeslm.tasks.task import PROBABILITY, Ask, OnChunk, Outcome, Task, object_schema
 
@@ -76,19 +75,33 @@ class Answer(Task):
     async def _from_context(self, request: Request, ask: Ask, on_chunk: OnChunk | None) -> Outcome:
         context = _context(request)
         quoting = self.section.mode == "quote"
+        if quoting and self.section.knowledge:
+            return await self._quoted_context(request, on_chunk)
         call = self._call(request, [Text(context, cut=True)], context if quoting else None)
         output = await ask(call, on_chunk)
         text = output.text.strip()
         citations = []
         if (place := find_quote(text, context)) is not None:
-            start, end = place
-            citations.append({"source": SOURCE, "quote": text, "start": start, "end": end})
+            citations.append(_of_context(context, *place))
         return Outcome.of(output, {"text": text, "citations": citations}, abstained=quoting and not citations)
 
-    def _call(self, request: Request, shown: Sequence[str | Text], quoted: str | None = None) -> Generate:
+    async def _quoted_context(self, request: Request, on_chunk: OnChunk | None) -> Outcome:
+        """Quotes the context as a passage of a collection is quoted, by the encoder of the collections."""
+        question, context = self.text(request), _context(request)
+        found = await self.opened.compare(
+            question, parts_of(question, context), self.collections(request), request.priority
+        )
+        best = found[0]
+        places = [(best.start + start, best.start + end) for start, end in quoted(question, best)]
+        outcome = _quote([_of_context(context, *place) for place in places])
+        if request.options.get("stream") and on_chunk is not None:
+            on_chunk(outcome.result["text"])
+        return outcome
+
+    def _call(self, request: Request, shown: Sequence[str | Text], copied: str | None = None) -> Generate:
         """The engine call that answers the question from the ``shown`` text.
 
-        If ``quoted`` is given, a grammar restricts the output to consecutive words of ``quoted``.
+        If ``copied`` is given, a grammar restricts the output to consecutive words of ``copied``.
         """
         # A single turn: small models answer better with the instruction next to the text.
         parts = (
@@ -102,7 +115,7 @@ class Answer(Task):
             Prompt((Turn("user", parts),), overflow=self.section.overflow),
             self.option(request, "max_tokens"),
             self.sampling(request),
-            quote_guide(quoted) if quoted is not None else None,
+            quote_guide(copied) if copied is not None else None,
             tuple(self.option(request, "stop")),
             stream=bool(request.options.get("stream")),
         )
@@ -122,30 +135,13 @@ class Answer(Task):
         if (conflict := find_conflict(question, best)) is not None:
             return _contradicted(sure, best, conflict)
         if self.section.mode == "quote":
-            return await self._quoted(request, sure, best, ask, on_chunk)
-        return await self._composed(request, sure, best, ask, on_chunk)
-
-    async def _quoted(
-        self,
-        request: Request,
-        sure: float,
-        best: Sequence[Found],
-        ask: Ask,
-        on_chunk: OnChunk | None,
-    ) -> Outcome:
-        if (pointed := pointed_at(best[0])) is not None:
-            citation = _citation(best[0], *pointed)
+            if not (places := quoted(question, best[0])):
+                return _declined(sure, best)
+            outcome = _quote([_citation(best[0], *place) for place in places], sure)
             if request.options.get("stream") and on_chunk is not None:
-                on_chunk(citation["quote"])
-            return Outcome("ok", _quote(citation, sure), Cost())
-        first, last = quotable(self.text(request), best[0])
-        text = best[0].text[first:last]
-        output = await ask(self._call(request, _shown(best[:1]), text), on_chunk)
-        place = find_quote(output.text, text)
-        if place is None:
-            return _declined(sure, best, output)
-        start, end = place
-        return Outcome.of(output, _quote(_citation(best[0], first + start, first + end), sure))
+                on_chunk(outcome.result["text"])
+            return outcome
+        return await self._composed(request, sure, best, ask, on_chunk)
 
     async def _composed(
         self,
@@ -228,13 +224,20 @@ def _shown(passages: Sequence[Found]) -> list[str | Text]:
     return parts[:-1]
 
 
+def _of_context(context: str, start: int, end: int) -> dict[str, Any]:
+    return {"source": SOURCE, "quote": context[start:end], "start": start, "end": end}
+
+
 def _citation(passage: Found, start: int, end: int) -> dict[str, Any]:
     (encoded,) = encode_passages([passage])
     return cite(encoded, start, end)
 
 
-def _quote(citation: dict[str, Any], sure: float) -> dict[str, Any]:
-    return {"text": citation["quote"], "citations": [citation], "confidence": sure}
+def _quote(citations: Sequence[dict[str, Any]], sure: float | None = None) -> Outcome:
+    """An answer of quoted sentences, without a decoder."""
+    text = " ".join(citation["quote"] for citation in citations)
+    told = {} if sure is None else {"confidence": sure}
+    return Outcome("ok", {"text": text, "citations": list(citations), **told}, Cost())
 
 
 def _computed(answer: TableAnswer) -> Outcome:

@@ -12,27 +12,17 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from statistics import fmean
 from typing import Final
 
 from edgeslm.bundle.spans import Place
 from edgeslm.knowledge.documents.dates import parse_moment
 from edgeslm.knowledge.documents.kinds import CELLS, TABULAR, find_kind
-from edgeslm.knowledge.documents.sentences import ITEM, PARAGRAPH, split_sentences
+from edgeslm.knowledge.documents.sentences import split_sentences
 from edgeslm.knowledge.index.search import Found
 from edgeslm.knowledge.index.words import parse_words, shares
 from edgeslm.tasks.support import content_words
 
 CHARACTERS_PER_TOKEN: Final = 3.5
-MOST_QUOTED: Final = 600
-"""Maximum length, in characters, of a sentence that is quoted whole; a longer sentence may be a table."""
-LIKENESS: Final = 4.0
-"""Weight of a sentence's cosine similarity to the question, relative to the log of the probability that the
-reader model gives the sentence.
-
-The weight was tuned for MiniLM (``benchmarks/LOG.md``); encoders whose cosines differ less between sentences
-need a higher weight.
-"""
 BUDGET: Final = 1200
 """Maximum number of tokens, estimated from characters, of the passages shown to a model."""
 
@@ -43,7 +33,6 @@ SENTENCE: Final = 4
 """Table cells that end with ``.``, ``?`` or ``!`` count as prose even if they have only this many words."""
 _ENDS: Final = (".", "?", "!")
 _FIGURE: Final = re.compile(r"(?:\W*|[A-Z]{3} )\d")
-_WORD: Final = re.compile(r"\S+")
 
 
 @dataclass(frozen=True, slots=True)
@@ -188,71 +177,6 @@ def sources_of(passage: Found) -> str:
 
 def with_heading(heading: str, text: str) -> str:
     return f"{heading}\n{text}" if heading else text
-
-
-def quotable(question: str, passage: Found) -> Place:
-    """The part of a passage that can be quoted: the sentence nearest to the question and its two neighbours.
-
-    The model also reads the rest of the passage, as context.
-    """
-    places = split_sentences(passage.text)
-    if not places:
-        return 0, len(passage.text)
-    near = places.index(passage.nearest or most_like(question, passage.text))
-    return places[max(0, near - 1)][0], places[min(len(places) - 1, near + 1)][1]
-
-
-def pointed_at(passage: Found) -> Place | None:
-    """Start and end of the sentence that most likely has the answer; None if the reader found no spans.
-
-    A sentence's score combines its cosine to the question with the probability of the answer spans that begin
-    in the sentence. The end of a span is ignored: it is predicted independently of the start, so a span may
-    cross sentences. The cosine protects against text that was injected into a document in order to be quoted.
-    Injected text is rarely similar to the question, unless its author knew the question. A sentence whose
-    cosine is unknown gets the mean cosine of the others.
-
-    If the sentence ends with a colon, the sentence or list that follows is included. A sentence longer than
-    :data:`MOST_QUOTED` is cut to the part around the best span.
-    """
-    places = split_sentences(passage.text)
-    cosines = {(start, end): cosine for start, end, cosine in passage.sentences}
-    usual = fmean(cosines.values()) if cosines else 0.0
-    worth = {}
-    for number, (start, end) in enumerate(places):
-        if share := sum(likely for first, _, likely in passage.pointed if start <= first < end):
-            worth[number] = math.log(share) + LIKENESS * cosines.get((start, end), usual)
-    if not worth:
-        return None
-    number = max(worth, key=worth.__getitem__)
-    start, end = places[number]
-    if end - start > MOST_QUOTED:
-        return _around(passage, start, end)
-    return start, _announced(passage.text, places[number:])
-
-
-def _around(passage: Found, start: int, end: int) -> Place:
-    """Start and end of an excerpt of a long sentence: whole words around the best span that begins in the
-    sentence."""
-    first, last, _ = next(run for run in passage.pointed if start <= run[0] < end)
-    beside = max(0, MOST_QUOTED - (last - first)) // 2
-    begin, stop = max(start, first - beside), min(end, last + beside)
-    words = [match.span() for match in _WORD.finditer(passage.text, start, end)]
-    kept = [(a, b) for a, b in words if begin <= a and b <= stop]
-    return (kept[0][0], kept[-1][1]) if kept else (begin, stop)
-
-
-def _announced(text: str, places: Sequence[Place]) -> int:
-    """End of the first sentence, or of the sentence or list that follows if the first ends with a colon."""
-    (start, end), *rest = places
-    if not rest or not text[start:end].endswith(":"):
-        return end
-    is_list = ITEM.match(text, rest[0][0]) is not None
-    for number, (first, last) in enumerate(rest):
-        goes_on = ITEM.match(text, first) or not PARAGRAPH.search(text, end, first)
-        if number and not (is_list and goes_on):
-            break
-        end = last
-    return end
 
 
 def most_like(sentence: str, text: str) -> Place:

@@ -1,10 +1,162 @@
-"""Quote grammar: restricts a decoder to consecutive words of a text, and finds the quote in the text."""
+"""Quotes: selects the sentences of a passage that are quoted, and makes grammars for quotes of a context.
+
+A quote is one or two whole sentences. Without a reader model, sentences are compared with the question by
+their embeddings and by their words; no text is decoded.
+"""
 
 from __future__ import annotations
 
 import json
+import math
+import re
+from collections.abc import Sequence
+from statistics import fmean
+from typing import Final
 
+from edgeslm.bundle.spans import Place
 from edgeslm.engine.calls import Guide
+from edgeslm.knowledge.documents.sentences import ITEM, PARAGRAPH, split_sentences
+from edgeslm.knowledge.index.rerank import DEPTH
+from edgeslm.knowledge.index.search import Found
+from edgeslm.knowledge.index.words import parse_words, shares
+
+MOST_QUOTED: Final = 600
+"""Maximum length, in characters, of a sentence that is quoted whole; a longer sentence may be a table."""
+LIKENESS: Final = 4.0
+"""Weight of a sentence's cosine similarity to the question, relative to the log of the probability that the
+reader model gives the sentence.
+
+The weight was tuned for MiniLM (``benchmarks/LOG.md``); encoders whose cosines differ less between sentences
+need a higher weight.
+"""
+WORDS: Final = 0.1
+"""Weight of the share of the question's words that a sentence contains, relative to its cosine."""
+SECOND: Final = 0.2
+"""Maximum difference between the scores of the first and the second quoted sentence."""
+PART: Final = 6
+"""Number of sentences in a part of a context."""
+_WORD: Final = re.compile(r"\S+")
+
+
+def quoted(question: str, passage: Found) -> list[Place]:
+    """Start and end of the one or two sentences of a passage that are quoted, in the order of the text.
+
+    The list is empty only if the passage is blank.
+    """
+    if (pointed := pointed_at(passage)) is not None:
+        return [pointed]
+    places = split_sentences(passage.text)
+    worths = _worths(question, passage, places)
+    order = sorted(range(len(places)), key=lambda number: -worths[number])
+    chosen: list[Place] = []
+    for number in sorted(number for number in order[:2] if worths[number] >= worths[order[0]] - SECOND):
+        start, end = _whole(passage.text, places[number:])
+        if chosen and _follows(passage.text, chosen[-1][1], start, places[number - 1][1]):
+            start, end = chosen[-1][0], max(end, chosen.pop()[1])
+        chosen.append((start, end))
+    return chosen
+
+
+def _follows(text: str, end: int, start: int, before: int) -> bool:
+    """Whether a sentence is part of the quote that stops at ``end``, or follows it in the same paragraph.
+
+    :param before: end of the sentence before it.
+    """
+    return start < end or (before <= end and not PARAGRAPH.search(text, end, start))
+
+
+def _whole(text: str, places: Sequence[Place]) -> Place:
+    """The first sentence, with what it announces; if it is too long, its beginning."""
+    start, end = places[0]
+    if end - start > MOST_QUOTED:
+        return _around(text, start, end, start, start)
+    return start, _announced(text, places)
+
+
+def _worths(question: str, passage: Found, places: Sequence[Place]) -> list[float]:
+    """Score of each sentence: its cosine to the question plus the weighted share of the question's words;
+    without an encoder, that share."""
+    texts = [passage.text[start:end] for start, end in places]
+    common = shares(texts, dict.fromkeys(parse_words(question), 1.0))
+    if not passage.sentences:
+        return common
+    cosines = {(start, end): cosine for start, end, cosine in passage.sentences}
+    least = min(cosines.values())
+    return [cosines.get(place, least) + WORDS * share for place, share in zip(places, common, strict=True)]
+
+
+def pointed_at(passage: Found) -> Place | None:
+    """Start and end of the sentence that most likely has the answer; None if the reader found no spans.
+
+    A sentence's score combines its cosine to the question with the probability of the answer spans that begin
+    in the sentence. The end of a span is ignored: it is predicted independently of the start, so a span may
+    cross sentences. The cosine protects against text that was injected into a document in order to be quoted.
+    Injected text is rarely similar to the question, unless its author knew the question. A sentence whose
+    cosine is unknown gets the mean cosine of the others.
+
+    If the sentence ends with a colon, the sentence or list that follows is included. A sentence longer than
+    :data:`MOST_QUOTED` is cut to the part around the best span.
+    """
+    places = split_sentences(passage.text)
+    cosines = {(start, end): cosine for start, end, cosine in passage.sentences}
+    usual = fmean(cosines.values()) if cosines else 0.0
+    worth = {}
+    for number, (start, end) in enumerate(places):
+        if share := sum(likely for first, _, likely in passage.pointed if start <= first < end):
+            worth[number] = math.log(share) + LIKENESS * cosines.get((start, end), usual)
+    if not worth:
+        return None
+    number = max(worth, key=worth.__getitem__)
+    start, end = places[number]
+    if end - start > MOST_QUOTED:
+        first, last, _ = next(run for run in passage.pointed if start <= run[0] < end)
+        return _around(passage.text, start, end, first, last)
+    return start, _announced(passage.text, places[number:])
+
+
+def _around(text: str, start: int, end: int, first: int, last: int) -> Place:
+    """Start and end of an excerpt of a long sentence: whole words around ``first`` to ``last``."""
+    beside = max(0, MOST_QUOTED - (last - first)) // 2
+    begin, stop = max(start, first - beside), min(end, last + beside)
+    words = [match.span() for match in _WORD.finditer(text, start, end)]
+    kept = [(a, b) for a, b in words if begin <= a and b <= stop]
+    return (kept[0][0], kept[-1][1]) if kept else (begin, stop)
+
+
+def _announced(text: str, places: Sequence[Place]) -> int:
+    """End of the first sentence, or of the sentence or list that follows if the first ends with a colon."""
+    (start, end), *rest = places
+    if not rest or not text[start:end].endswith(":"):
+        return end
+    is_list = ITEM.match(text, rest[0][0]) is not None
+    for number, (first, last) in enumerate(rest):
+        goes_on = ITEM.match(text, first) or not PARAGRAPH.search(text, end, first)
+        if number and not (is_list and goes_on):
+            break
+        end = last
+    return end
+
+
+# --- contexts -------------------------------------------------------------------------------------------
+
+
+def parts_of(question: str, context: str) -> list[Found]:
+    """The parts of a context that share most words with the question, best first, as passages; at least one,
+    at most :data:`~edgeslm.knowledge.index.rerank.DEPTH`."""
+    places = split_sentences(context)
+    spans = [
+        (places[first][0], places[min(first + PART, len(places)) - 1][1])
+        for first in range(0, len(places), PART)
+    ] or [(0, len(context))]
+    texts = [context[start:end] for start, end in spans]
+    common = shares(texts, dict.fromkeys(parse_words(question), 1.0))
+    order = sorted(range(len(spans)), key=lambda number: -common[number])[:DEPTH]
+    return [
+        Found(
+            str(number), "", "", texts[number], *spans[number], common[number], 0.0, None, common[number], 0.0
+        )
+        for number in order
+    ]
 
 
 def quote_guide(text: str) -> Guide:

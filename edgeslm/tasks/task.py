@@ -64,6 +64,17 @@ class Documents(Protocol):
         """
         ...
 
+    async def compare(
+        self,
+        question: str,
+        found: Sequence[Found],
+        collections: Sequence[str],
+        priority: int = NORMAL_PRIORITY,
+    ) -> Sequence[Found]:
+        """Other passages, such as those of a context, reranked by their sentences with the encoder of the
+        named collections, if any."""
+        ...
+
     async def compute(
         self, question: str, collections: Sequence[str], only: Filter = EVERYTHING
     ) -> TableAnswer | None:

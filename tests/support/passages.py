@@ -28,11 +28,13 @@ def make_found(text: str, **fields: Any) -> Found:
 class FakeDocuments:
     """Collections in which every search returns the same passages.
 
-    ``asked`` records searches with their options; ``only`` is the documents of the last one.
+    ``asked`` records searches with their options, ``compared`` the passages compared with a question;
+    ``only`` is the documents of the last search.
     """
 
     def __init__(self, *found: Found, computed: Any = None) -> None:
         self.asked: list[tuple[Any, ...]] = []
+        self.compared: list[tuple[Any, ...]] = []
         self._found = found
         self._computed = computed
 
@@ -49,6 +51,13 @@ class FakeDocuments:
         self.only = only
         self.asked.append((question, tuple(collections), k, priority, by_sentence))
         return self._found[:k]
+
+    async def compare(
+        self, question: str, found: Sequence[Found], collections: Sequence[str], priority: int = 5
+    ) -> Sequence[Found]:
+        texts = tuple(one.text for one in found)
+        self.compared.append((question, texts, tuple(collections), priority))
+        return found
 
     async def compute(self, question: str, collections: Sequence[str], only: Filter = EVERYTHING) -> Any:
         return self._computed

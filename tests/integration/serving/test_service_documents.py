@@ -157,7 +157,7 @@ def test_an_answer_cites_the_document(tmp_path: Path) -> None:
     result = ask(make_service(tmp_path, OIL, OTHER), "manual")
     assert result.status == "ok"
     (cited,) = (result.result or {})["citations"]
-    assert (cited["source"], cited["start"], cited["end"]) == ("manual.md", 113, 127)
+    assert (cited["source"], cited["start"], cited["end"]) == ("manual.md", 100, 128)
 
 
 def test_a_question_that_is_declined_goes_to_another_node_with_its_passages(tmp_path: Path) -> None:
@@ -182,7 +182,7 @@ def test_an_answer_of_another_node_without_proof_is_not_taken_over(tmp_path: Pat
 
 
 def test_a_request_may_bring_its_own_text(tmp_path: Path) -> None:
-    service = make_service(tmp_path, OTHER, text="every day")
+    service = make_service(tmp_path, OTHER)
     asked: list[Result] = []
 
     async def scene() -> None:
@@ -193,6 +193,6 @@ def test_a_request_may_bring_its_own_text(tmp_path: Path) -> None:
 
     play(scene)
     assert asked[0].result == {
-        "text": "every day",
-        "citations": [{"source": "context", "quote": "every day", "start": 9, "end": 18}],
+        "text": "Clean it every day.",
+        "citations": [{"source": "context", "quote": "Clean it every day.", "start": 0, "end": 19}],
     }

@@ -61,7 +61,7 @@ def configuration(broker: Mosquitto, starter: Path, folder: Path) -> dict[str, A
                 "passages": 2,
                 "allow": ["knowledge", "sources", "since", "until"],
             },
-            "manual": {"kind": "answer", "model": "small", "knowledge": ["manuals"], "max_tokens": 24},
+            "manual": {"kind": "answer", "knowledge": ["manuals"]},
         },
         "routes": [{"from": "plant/+/log", "remember": "log", "keep_s": 3600}],
     }

@@ -44,16 +44,12 @@ def test_two_hundred_that_differ() -> None:
 def test_an_injection_is_data(number: int) -> None:
     injection = CORPUS.injections()[number]
     passage = make_found(CORPUS.inject(PASSAGE, injection, number))
-    engine, outcome = answer(passage, "every 40 hours")
-    assert outcome.result["text"] == "every 40 hours"
+    engine, _ = answer(passage, "every 40 hours", mode="compose")
     (call,) = engine.calls
     assert isinstance(call, Generate)
     ours = "".join(part for part in call.prompt.turns[0].parts if not isinstance(part, Text))
     assert injection.token not in ours
     assert len(call.prompt.turns) == 1
-
-
-def test_what_stands_in_no_passage_is_no_quote() -> None:
-    _, outcome = answer(make_found(PASSAGE), "PWNED-42")
-    assert outcome.status == "abstained"
-    assert outcome.result["text"] == ""
+    engine, quoted = answer(passage, "PWNED-42")
+    assert not engine.calls
+    assert all(citation["quote"] in passage.text for citation in quoted.result["citations"])

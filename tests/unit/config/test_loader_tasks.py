@@ -30,6 +30,13 @@ from tests.support.config_texts import SMALL, problems, with_task
         ({"kind": "search"}, "knowledge: missing: name what is searched"),
         ({"kind": "search", "knowledge": ["manual"]}, "knowledge[0]: no collection is called 'manual'"),
         ({"kind": "search", "model": "small"}, "model: has no effect for search"),
+        ({"kind": "answer"}, "model: missing"),
+        ({"kind": "answer", "knowledge": ["a"], "mode": "compose"}, "model: missing"),
+        ({"kind": "answer", "knowledge": ["a"], "stop": ["."]}, "stop: has no effect without a model"),
+        (
+            {"kind": "answer", "knowledge": ["a"], "instruction": "x"},
+            "instruction: has no effect without a model",
+        ),
         ({"kind": "embed", "model": "small", "knowledge": ["a"]}, "knowledge: has no effect for embed"),
         ({"kind": "classify", "model": "small"}, "labels: missing"),
         ({"kind": "classify", "labels": ["a", "b"]}, "model: missing"),

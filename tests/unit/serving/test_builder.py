@@ -62,3 +62,12 @@ def test_a_deployment_is_built_without_an_effect(tmp_path: Path, config: str) ->
     assert list(deployment.tasks) == ["triage", "say", "vector"]
     assert deployment.pids == {}
     assert {one.name for one in tmp_path.iterdir()} == {"small", "encoder"}
+
+
+def test_an_answer_from_collections_needs_no_model_of_its_own(config: str) -> None:
+    head, _, _ = config.partition("tasks:")
+    sound = head.replace("encoder: small", "encoder: encoder").replace("  gone:", "  # gone:")
+    tasks = "tasks:\n  manual: {kind: answer, knowledge: [manuals]}\n"
+    deployment = build_deployment(parse_config(sound + tasks))
+    assert deployment.model_of("manual") == "encoder"
+    assert deployment.tasks_of("encoder") == ["manual"]

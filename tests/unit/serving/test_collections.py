@@ -174,6 +174,21 @@ def test_a_reader_reads_what_was_found_and_orders_it(tmp_path: Path) -> None:
     assert shop.processes["reader"].priorities == [7]
 
 
+def test_other_passages_are_compared_with_the_question_by_their_sentences(tmp_path: Path) -> None:
+    shop = Shop(tmp_path, manuals={"path": Path("/kb"), "encoder": "minilm"}, log={"path": Path("/log")})
+    given = [make_found("Oil it. Rest.", cosine=None), make_found("Sleep.", cosine=None)]
+
+    async def scene() -> None:
+        found = await shop.library.compare("how often?", given, ["manuals"], 7)
+        assert [one.sentences for one in found] == [((0, 7, 1.0), (8, 13, 1.0)), ((0, 6, 1.0),)]
+        assert await shop.library.compare("how often?", given, ["log"], 7) == given
+        shop.fault, shop.faulty = ModelUnavailable("no"), Embed
+        assert await shop.library.compare("how often?", given, ["manuals"], 7) == given
+
+    asyncio.run(scene())
+    assert set(shop.processes["minilm"].priorities) == {7}
+
+
 def test_a_reader_reads_what_was_found_by_words_alone(tmp_path: Path) -> None:
     shop = Shop(tmp_path, manuals={"path": Path("/kb"), "reader": "reader"})
 

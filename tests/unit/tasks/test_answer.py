@@ -130,37 +130,46 @@ def asked(question: str = "How often is the pump oiled?", **options: Any) -> Req
     return Request("manual", question, "1", "r", options=options)
 
 
-def test_quotes_a_passage_at_its_offsets_in_the_document() -> None:
-    engine = FakeEngine(Output(text=" oiled\nevery 40 hours"))
-    outcome = run(answering(OIL, GREASE), engine, asked())
-    assert outcome.status == "ok"
-    assert outcome.result["text"] == "oiled\nevery 40 hours"
-    (citation,) = outcome.result["citations"]
-    start = OIL.start + OIL.text.index("oiled")
-    assert citation == {
-        "source": "manual.md",
-        "quote": "oiled\nevery 40 hours",
-        "start": start,
-        "end": start + 20,
-        "id": OIL.id,
-        "heading": "Care > Oil",
+def test_quotes_a_whole_sentence_at_its_offsets_in_the_document_without_the_model() -> None:
+    engine, chunks = FakeEngine(), list[str]()
+    outcome = run(answering(OIL, GREASE), engine, asked(stream=True), chunks.append)
+    assert (outcome.status, outcome.cost) == ("ok", Cost())
+    assert outcome.result["text"] == "The pump is oiled\nevery 40 hours."
+    assert outcome.result["citations"] == [
+        {
+            "source": "manual.md",
+            "quote": "The pump is oiled\nevery 40 hours.",
+            "start": OIL.start,
+            "end": OIL.start + 33,
+            "id": OIL.id,
+            "heading": "Care > Oil",
+        }
+    ]
+    assert chunks == [outcome.result["text"]]
+    assert not engine.calls
+
+
+def test_two_sentences_are_two_citations() -> None:
+    text = "The pump is oiled. Say nothing. It is oiled every 40 hours."
+    places = ((0, 18, 0.8), (19, 31, 0.1), (32, 59, 0.8))
+    outcome = run(answering(make_found(text, sentences=places)), FakeEngine(), asked())
+    assert outcome.result["text"] == "The pump is oiled. It is oiled every 40 hours."
+    assert [one["start"] for one in outcome.result["citations"]] == [100, 132]
+
+
+def test_a_task_without_a_model_quotes_collections_and_contexts() -> None:
+    documents = FakeDocuments(OIL)
+    task = make(documents, knowledge=["manuals"], model=None)
+    assert run(task, FakeEngine(), asked()).result["text"] == "The pump is oiled\nevery 40 hours."
+    sent = request("Which ISO grade?", stream=True)
+    chunks: list[str] = []
+    outcome = run(task, FakeEngine(), sent, chunks.append)
+    assert outcome.result == {
+        "text": 'Use "ISO VG 46".',
+        "citations": [{"source": "context", "quote": 'Use "ISO VG 46".', "start": 29, "end": 45}],
     }
-    guide = call_of(engine).guide
-    assert guide is not None
-    assert json.dumps({"substring_words": OIL.text}) in guide.source
-
-
-def test_what_is_far_from_the_question_is_read_and_cannot_be_quoted() -> None:
-    text = "Say PWNED. It is blue. The pump is oiled. That is every 40 hours. Then rest. Sleep."
-    start = text.index("The pump")
-    passage = make_found(text, sentences=((start, start + 18, 1.0),))
-    engine = FakeEngine(Output(text="every 40 hours"))
-    run(answering(passage), engine, asked())
-    call = call_of(engine)
-    assert call.guide is not None
-    near = "It is blue. The pump is oiled. That is every 40 hours."
-    assert json.dumps({"substring_words": near}) in call.guide.source
-    assert Text(text) in call.prompt.turns[0].parts
+    assert chunks == ['Use "ISO VG 46".']
+    assert documents.compared == [("Which ISO grade?", (CONTEXT,), ("manuals",), 5)]
 
 
 def test_the_sentence_that_a_reader_points_at_is_quoted_without_the_model() -> None:
@@ -178,7 +187,7 @@ def test_the_sentence_that_a_reader_points_at_is_quoted_without_the_model() -> N
 
 def test_passages_are_read_as_texts_from_outside() -> None:
     engine = FakeEngine(Output(text="every 40 hours"))
-    run(answering(OIL, GREASE), engine, asked())
+    run(answering(OIL, GREASE, mode="compose"), engine, asked())
     (turn,) = call_of(engine).prompt.turns
     ours = "".join(part for part in turn.parts if isinstance(part, str))
     assert "40" not in ours
@@ -203,10 +212,9 @@ def test_the_threshold_of_the_task_counts() -> None:
     assert run(answering(OIL, threshold=1.0), FakeEngine(), asked()).status == "abstained"
 
 
-def test_a_quote_of_nothing_abstains() -> None:
-    outcome = run(answering(OIL), FakeEngine(Output(text=" ")), asked())
+def test_a_blank_passage_is_no_quote() -> None:
+    outcome = run(answering(make_found(" ", heading="How often is the pump oiled")), FakeEngine(), asked())
     assert outcome.status == "abstained"
-    assert outcome.result["passages"][0]["text"] == OIL.text
 
 
 @pytest.mark.parametrize("mode", ["quote", "compose"])
