@@ -13,8 +13,8 @@ from pathlib import Path
 
 from edgeslm_export.evaluate.report_card import load_encoder
 
-from benchmarks.lib.grounded_questions import Question, Span, documents, load_questions
-from benchmarks.lib.read_documents import find_answer, read_documents
+from benchmarks.lib.grounded_questions import Question, Span
+from benchmarks.lib.question_sets import read_set
 from benchmarks.lib.second_look import search_twice
 from edgeslm.cli.embedding import Embedding
 from edgeslm.knowledge.documents.passages import Document, Passage, split
@@ -23,6 +23,7 @@ from edgeslm.knowledge.index.queries import EVERYTHING
 from edgeslm.knowledge.index.rerank import DEPTH
 from edgeslm.knowledge.index.search import Filter, Found
 from edgeslm.messages import NORMAL_PRIORITY
+from edgeslm.tasks.quoting import quoted
 
 Section = tuple[str, str]
 """A document and the titles above a passage."""
@@ -41,6 +42,17 @@ class Asked:
     @property
     def is_answerable(self) -> bool:
         return bool(self.answers)
+
+    def has_answer(self, source: str, start: int, end: int) -> bool:
+        """Whether these characters of a document are a part of an answer."""
+        return any(source == one.document and start < one.end and one.start < end for one in self.answers)
+
+    def is_quoted(self, passage: Found) -> bool:
+        """Whether the quote of a passage has a part of an answer."""
+        return any(
+            self.has_answer(passage.source, passage.start + start, passage.start + end)
+            for start, end in quoted(self.question.question, passage)
+        )
 
     def is_right(self, passage: Found) -> bool:
         """Whether a passage is of a section that answers the question."""
@@ -86,12 +98,18 @@ class FoundBefore:
 
 
 def search_all(
-    half: str, encoder: Path, cache: Path, *, k: int = DEPTH, reader: Path | None = None
+    half: str,
+    encoder: Path,
+    cache: Path,
+    *,
+    k: int = DEPTH,
+    reader: Path | None = None,
+    questions: str = "manuals",
 ) -> Ground:
-    """Every question of a half, searched in one collection of all documents."""
+    """Every question of a half of a set, searched in one collection of all documents of the set."""
     reads = None if reader is None else load_encoder(reader)
     with tempfile.TemporaryDirectory(prefix="edgeslm-grounded-") as name, Embedding(encoder) as embedding:
-        read, answers = read_answers(half, cache, Path(name))
+        read, answers = read_set(questions, half, cache, Path(name))
         passages = {source: split(document) for source, document in read.items()}
         with Collection(Path(name) / "all.sqlite", writes=True) as collection:
             collection.use_encoder(EncoderTag(embedding.bundle.digest, str(encoder)))
@@ -110,23 +128,10 @@ def search_all(
     return Ground(asked, read)
 
 
-def read_answers(
-    half: str, cache: Path, folder: Path
-) -> tuple[dict[str, Document], list[tuple[Question, list[Span]]]]:
-    """The documents as the product reads them, and the questions of a half with their answers in these."""
-    texts = documents(cache)
-    read = read_documents(texts, folder)
-    return read, [
-        (question, [find_answer(read[a.document], texts[a.document], a) for a in question.answers])
-        for question in load_questions()
-        if question.half == half
-    ]
-
-
 def answering_passages(half: str, cache: Path) -> list[tuple[str, Found]]:
     """Each answerable question with the first passage that answers it. Nothing is searched: figures are 0."""
     with tempfile.TemporaryDirectory(prefix="edgeslm-grounded-") as name:
-        read, answers = read_answers(half, cache, Path(name))
+        read, answers = read_set("manuals", half, cache, Path(name))
     passages = {source: split(document) for source, document in read.items()}
     made = []
     for question, spans in answers:

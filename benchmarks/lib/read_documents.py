@@ -58,7 +58,7 @@ def read_documents(texts: Mapping[str, str], folder: Path) -> dict[str, Document
     for name, text in texts.items():
         is_page = PAGE.fullmatch(Path(name).suffix) or text.startswith(('.\\"', "'\\\""))
         is_web = is_page or text.lstrip().startswith("<")
-        file = folder / f"{name}.{'html' if is_web else 'txt'}"
+        file = folder / (name if name.endswith(".html") else f"{name}.{'html' if is_web else 'txt'}")
         file.write_bytes(html_of(text.encode()) if is_page else text.encode())
         read[name] = read_document(file, name)
     return read

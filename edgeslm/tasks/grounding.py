@@ -1,8 +1,8 @@
 """Grounding gate: decides by search scores whether collections can answer a question.
 
-A logistic model estimates the probability that the best passage is from the section that answers the
-question. The model's features are scores of the best passage, and comparisons with the scores of the other
-passages. No feature depends on the size of the collection.
+A logistic model estimates the probability that the best sentences of the best passage answer the question.
+The model's features are scores of this passage and its sentences, and comparisons with the scores of the
+other passages. No feature depends on the size of the collection.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from edgeslm.knowledge.documents.kinds import CELLS, TABULAR, find_kind
 from edgeslm.knowledge.documents.sentences import split_sentences
 from edgeslm.knowledge.index.search import Found
 from edgeslm.knowledge.index.words import parse_words, shares
+from edgeslm.tasks.quoting import lead
 from edgeslm.tasks.support import content_words
 
 CHARACTERS_PER_TOKEN: Final = 3.5
@@ -37,38 +38,44 @@ _FIGURE: Final = re.compile(r"(?:\W*|[A-Z]{3} )\d")
 
 @dataclass(frozen=True, slots=True)
 class Gate:
-    """A logistic model: weights of its features, and the minimum confidence for answering a question."""
+    """A logistic model: weights of its features, and the minimum confidence for answering a question.
+
+    ``share``: share of quotes from the right section that have the answer, for a model that estimates the
+    probability of the section.
+    """
 
     intercept: float
     weights: Mapping[str, float]
     threshold: float
+    share: float = 1.0
 
     def confidence(self, figures: Mapping[str, float]) -> float:
         total = self.intercept + sum(weight * figures[name] for name, weight in self.weights.items())
-        return 1 / (1 + math.exp(-total))
+        return self.share / (1 + math.exp(-total))
 
 
 # Fitted by python benchmarks/quality/documents.py gate, on development data only.
 GATE: Final = Gate(
-    -3.68,
+    -4.93,
     {
-        "cosine": 2.55,
-        "sentence": 0.94,
-        "margin": 2.83,
-        "coverage": 1.48,
-        "matched": 0.26,
-        "coverage_margin": 1.82,
-        "agreement": 0.76,
+        "cosine": 1.68,
+        "sentence": 1.53,
+        "margin": 4.33,
+        "coverage": 1.06,
+        "matched": 0.57,
+        "coverage_margin": 1.75,
+        "agreement": 0.55,
+        "lead": 1.6,
     },
-    0.36,
+    0.22,
 )
 WORDS_GATE: Final = Gate(
-    -1.86, {"coverage": 2.08, "matched": 0.37, "coverage_margin": 2.04, "agreement": 1.71}, 0.36
+    -2.82, {"coverage": 1.1, "matched": 0.64, "coverage_margin": 1.57, "agreement": 1.88}, 0.18
 )
 """The gate for passages without embedding vectors."""
 
 
-READ_GATE: Final = Gate(0.36, {"read": 0.54, "coverage_margin": 3.34}, 0.39)
+READ_GATE: Final = Gate(0.36, {"read": 0.54, "coverage_margin": 3.34}, 0.31, share=0.8)
 """The gate for passages scored by a reader model, trained as ``benchmarks/LOG.md`` describes.
 
 The gate has only two features, since the others don't distinguish answers from passages on the same topic.
@@ -82,7 +89,7 @@ def gate_for(found: Sequence[Found]) -> Gate:
 
 
 def confidence(question: str, found: Sequence[Found]) -> float:
-    """Probability that the best passage is from the section that answers the question."""
+    """Probability that a quote of the best passage answers the question."""
     return gate_for(found).confidence(figures_of(question, found)) if found else 0.0
 
 
@@ -105,6 +112,7 @@ def figures_of(question: str, found: Sequence[Found]) -> dict[str, float]:
     ``margin``: score of the best passage minus the next passage's, up to :data:`MOST_MARGIN`.
     ``coverage_margin``: coverage of the best passage minus the highest coverage of the other passages, up to
     :data:`MOST_MARGIN`.
+    ``lead``: score of the best passage's best sentence, minus the mean score of its sentences.
     ``agreement``: share of the rankings (cosine, sentence, BM25, coverage) where the best passage is first.
     ``read``: log-odds of the reader's probability; 0 without a reader.
     """
@@ -125,6 +133,7 @@ def figures_of(question: str, found: Sequence[Found]) -> dict[str, float]:
         "margin": ALONE if is_alone else min(MOST_MARGIN, found[0].score - found[1].score),
         "coverage_margin": ALONE if is_alone else min(MOST_MARGIN, coverage[0] - max(coverage[1:])),
         "agreement": sum(0 < values[0] == max(values) for values in rankings) / len(rankings),
+        "lead": lead(question, found[0]),
         "read": _log_odds(found[0].read),
     }
 

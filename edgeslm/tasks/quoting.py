@@ -57,6 +57,12 @@ def quoted(question: str, passage: Found) -> list[Place]:
     return chosen
 
 
+def lead(question: str, passage: Found) -> float:
+    """Score of the passage's best sentence, minus the mean score of its sentences; 0 if it is blank."""
+    worths = _worths(question, passage, split_sentences(passage.text))
+    return max(worths) - fmean(worths) if worths else 0.0
+
+
 def _follows(text: str, end: int, start: int, before: int) -> bool:
     """Whether a sentence is part of the quote that stops at ``end``, or follows it in the same paragraph.
 

@@ -32,6 +32,23 @@ def test_confidence() -> None:
     assert 0 <= confidence(question, [bad]) < confidence(question, [good]) <= 1
 
 
+def test_confidence_is_that_of_the_quote() -> None:
+    """Of the same passage: where one sentence stands out, a quote of it is likelier to be right."""
+    text = "The pump is oiled every 40 hours. It is blue. Grease weekly."
+    places = [(0, 33), (34, 45), (46, len(text))]
+
+    def sure(*cosines: float) -> float:
+        sentences = tuple((*place, cosine) for place, cosine in zip(places, cosines, strict=True))
+        return confidence("How often?", [make_found(text, sentences=sentences)])
+
+    assert sure(0.7, 0.1, 0.1) > sure(0.7, 0.7, 0.7) > sure(0.1, 0.1, 0.1)
+
+
+def test_a_gate_of_the_section_counts_quotes_that_miss_the_answer() -> None:
+    found = make_found("The pump is oiled every 40 hours.", read=0.999)
+    assert confidence("pump", [found]) < READ_GATE.share < 1
+
+
 def test_the_sentence_that_says_it() -> None:
     text = "Use ISO VG 46. The pump is oiled every 40 hours. Grease weekly."
     start, end = most_like("Oil the pump every 40 hours", text)
