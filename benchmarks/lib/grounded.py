@@ -107,8 +107,8 @@ def answers_of(asked: Asked, ground: Ground) -> list[str]:
 
 
 def _is_in(citation: Mapping[str, Any], passage: Found) -> bool:
-    is_here = citation["source"] == passage.source and passage.start <= citation["start"]
-    return is_here and citation["end"] <= passage.end
+    start, end = int(citation["start"]), int(citation["end"])
+    return citation["source"] == passage.source and passage.start <= start and end <= passage.end
 
 
 def figures(answered: Sequence[Answered], threshold: float) -> dict[str, Any]:

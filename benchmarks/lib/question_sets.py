@@ -20,7 +20,7 @@ from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 from edgeslm_export.starter import fetch_debian
 
@@ -185,7 +185,7 @@ def span_of(document: Document, place: Place, answer: tuple[int, int]) -> Span:
     return Span(document.source, origins[answer[0]], origins[answer[1] - 1] + 1)
 
 
-SETS: Final[Mapping[str, Callable[[str, Path, Path], Any]]] = {
+SETS: Final[Mapping[str, Callable[[str, Path, Path], Read]]] = {
     "manuals": _read_manuals,
     "handbooks": _read_handbooks,
     "icecast": _read_icecast,

@@ -19,6 +19,7 @@ from edgeslm.knowledge.documents.sentences import ITEM, PARAGRAPH, split_sentenc
 from edgeslm.knowledge.index.rerank import DEPTH
 from edgeslm.knowledge.index.search import Found
 from edgeslm.knowledge.index.words import parse_words, shares
+from edgeslm.tasks.support import content_words
 
 MOST_QUOTED: Final = 600
 """Maximum length, in characters, of a sentence that is quoted whole; a longer sentence may be a table."""
@@ -33,9 +34,13 @@ WORDS: Final = 0.1
 """Weight of the share of the question's words that a sentence contains, relative to its cosine."""
 SECOND: Final = 0.2
 """Maximum difference between the scores of the first and the second quoted sentence."""
+FEWEST_WORDS: Final = 3
+"""Minimum number of content words of a sentence that doesn't end with a full stop; one with fewer is a title,
+which is quoted only if the passage has nothing else."""
 PART: Final = 6
 """Number of sentences in a part of a context."""
 _WORD: Final = re.compile(r"\S+")
+_ENDS: Final = re.compile(r"[.!?:。！？][\"'”’)\]」』）]*$")
 
 
 def quoted(question: str, passage: Found) -> list[Place]:
@@ -47,14 +52,23 @@ def quoted(question: str, passage: Found) -> list[Place]:
         return [pointed]
     places = split_sentences(passage.text)
     worths = _worths(question, passage, places)
-    order = sorted(range(len(places)), key=lambda number: -worths[number])
+    is_title = [_is_title(passage.text[start:end]) for start, end in places]
+    order = sorted(range(len(places)), key=lambda number: (is_title[number], -worths[number]))
     chosen: list[Place] = []
-    for number in sorted(number for number in order[:2] if worths[number] >= worths[order[0]] - SECOND):
+    for number in sorted(
+        number
+        for place, number in enumerate(order[:2])
+        if not place or (worths[number] >= worths[order[0]] - SECOND and not is_title[number])
+    ):
         start, end = _whole(passage.text, places[number:])
         if chosen and _follows(passage.text, chosen[-1][1], start, places[number - 1][1]):
             start, end = chosen[-1][0], max(end, chosen.pop()[1])
         chosen.append((start, end))
     return chosen
+
+
+def _is_title(sentence: str) -> bool:
+    return _ENDS.search(sentence) is None and len(content_words(sentence)) < FEWEST_WORDS
 
 
 def lead(question: str, passage: Found) -> float:

@@ -55,6 +55,12 @@ def test_words_of_the_question_count_beside_cosines_and_alone_without_an_encoder
     assert quotes("When is the pump oiled?", make_found(TEXT)) == ["The pump is oiled every 40 hours."]
 
 
+def test_a_title_is_quoted_only_where_nothing_else_stands() -> None:
+    text = "oil-interval\n\nThe pump is oiled every 40 hours."
+    assert quotes("?", seen(text, 0.9, 0.5)) == ["The pump is oiled every 40 hours."]
+    assert quotes("?", make_found("oil-interval")) == ["oil-interval"]
+
+
 def test_a_long_sentence_is_quoted_in_part_without_a_reader() -> None:
     (quote,) = quotes("cell3", make_found(" ".join(f"cell{number} |" for number in range(300))))
     assert quote.startswith("cell0 |") and len(quote) <= MOST_QUOTED
