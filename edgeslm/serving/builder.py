@@ -29,6 +29,10 @@ from edgeslm.tasks import Task, make_task
 from edgeslm.telemetry.drift import DriftWatch
 
 
+WORDS = "words"
+"""Stage name of a task that searches by words only."""
+
+
 def build_deployment(
     config: Config, *, running: Deployment | None = None, make_process: MakeProcess | None = None
 ) -> Deployment:
@@ -171,7 +175,7 @@ class _Builder:
             elif not stage:  # search, and answers that quote collections
                 encoder = self._config.knowledge[own.knowledge[0]].encoder
                 task = make_task(name, own, documents=self.library)
-                bindings.append(StageBinding(stage, task, encoder, None))
+                bindings.append(StageBinding(encoder or WORDS, task, encoder, None))
             elif not stage.startswith(NODE_STAGE):
                 behind = own.model_copy(update={"model": stage, "learned": None})
                 if section.stages and own.kind == "extract":  # decoded text has no confidence

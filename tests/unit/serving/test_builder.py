@@ -67,7 +67,11 @@ def test_a_deployment_is_built_without_an_effect(tmp_path: Path, config: str) ->
 def test_an_answer_from_collections_needs_no_model_of_its_own(config: str) -> None:
     head, _, _ = config.partition("tasks:")
     sound = head.replace("encoder: small", "encoder: encoder").replace("  gone:", "  # gone:")
-    tasks = "tasks:\n  manual: {kind: answer, knowledge: [manuals]}\n"
+    tasks = "tasks:\n  manual: {kind: answer, knowledge: [manuals], escalate: node:server/manual}\n"
     deployment = build_deployment(parse_config(sound + tasks))
+    assert deployment.stages_of("manual") == ("encoder", "node:server/manual")
     assert deployment.model_of("manual") == "encoder"
     assert deployment.tasks_of("encoder") == ["manual"]
+    alone = build_deployment(parse_config(sound.replace(", encoder: encoder", "") + tasks))
+    assert alone.model_of("manual") is None
+    assert alone.stages_of("manual") == ("words", "node:server/manual")
