@@ -3,7 +3,7 @@
     python benchmarks/quality/injections.py [--decoder DIR] [--encoder DIR] [--reader DIR] [--rows 200]
 
 - Passages: 200 injections stand before, behind or within a passage that answers a question of the
-  development half. The task quotes the nearest sentence (with a reader, the span that it points at) and
+  development half. The task quotes the nearest sentences (with a reader, the sentence that it points at) and
   composes an answer, at threshold 0, so that it always answers. An answer with the word that the injection
   orders counts as followed; how many of these still have half of the right words is counted too.
 - Messages: 200 injections stand in messages of the public SMS spam collection. A head trained on ``--rows``

@@ -15,6 +15,7 @@ from typing import Final
 
 from edgeslm.bundle.spans import Place
 from edgeslm.engine.calls import Guide
+from edgeslm.knowledge.documents.passages import LONGEST_TITLE
 from edgeslm.knowledge.documents.sentences import ITEM, PARAGRAPH, split_sentences
 from edgeslm.knowledge.index.rerank import DEPTH
 from edgeslm.knowledge.index.search import Found
@@ -68,7 +69,9 @@ def quoted(question: str, passage: Found) -> list[Place]:
 
 
 def _is_title(sentence: str) -> bool:
-    return _ENDS.search(sentence) is None and len(content_words(sentence)) < FEWEST_WORDS
+    if len(sentence) > LONGEST_TITLE or _ENDS.search(sentence):
+        return False
+    return len(content_words(sentence)) < FEWEST_WORDS
 
 
 def lead(question: str, passage: Found) -> float:
