@@ -28,7 +28,6 @@ from edgeslm.serving.model_pool import MakeProcess, ModelPool
 from edgeslm.tasks import Task, make_task
 from edgeslm.telemetry.drift import DriftWatch
 
-
 WORDS = "words"
 """Stage name of a task that searches by words only."""
 
