@@ -35,10 +35,11 @@ from edgeslm_export.quantize.recipe import (
     builder_options,
     choices_of,
     formats_by_rule,
+    left_by_gptq,
     units_of,
     written_formats,
 )
-from edgeslm_export.quantize.targets import BitSearch, Candidate, Goal, formats_in_use
+from edgeslm_export.quantize.targets import BitSearch, Candidate, Goal, formats_in_use, likely_formats
 from edgeslm_export.sources import golden_tokens
 from edgeslm_export.sources.checkpoint import Origin, bundle_name
 from edgeslm_export.sources.corpus import Corpus
@@ -192,12 +193,33 @@ class _Work:
         return built if written == formats else self._join(built, written)
 
     def search(self) -> _Built:
-        """Quantizes all matrices in all formats, then builds placements until one is as small as the goal
-        allows.
+        """Quantizes the matrices, then builds placements until one is as small as the goal allows. Only those
+        formats are calibrated that the goal makes likely by the losses of rounding; if they miss the goal,
+        all formats are.
 
         :return: the best build.
         """
-        search = BitSearch(self._units(), self._order.goal, self._found["other_bytes"])
+        goal, choices = self._order.goal, self._choices()
+        sizes = (
+            min(form.bytes(*self._found["matrices"][name]) for form in may) for name, may in choices.items()
+        )
+        goal.check_least(self._found["other_bytes_least"] + sum(sizes))
+        likely = likely_formats(self._units(choices, {}), goal, self._found["other_bytes"])
+        for name, forms in likely.items():
+            forms.extend(
+                form for form in (self._exact.get(name),) if form in choices[name] and form not in forms
+            )
+        best = self._search_among(likely)
+        if likely != choices and not goal.is_met(best.attempt.kl, best.attempt.size):
+            shutil.rmtree(best.folder)
+            best = self._search_among(choices)
+        goal.check(best.attempt.kl, best.attempt.size)
+        return best
+
+    def _search_among(self, choices: Mapping[str, Sequence[Format]]) -> _Built:
+        """Quantizes each matrix in the formats ``choices``, and builds placements."""
+        units = self._units(choices, self._quantize(choices)["losses"])
+        search = BitSearch(units, self._order.goal, self._found["other_bytes"])
         best: _Built | None = None
         while (placement := search.propose()) is not None:
             built = self.build(placement)
@@ -207,7 +229,6 @@ class _Work:
                 shutil.rmtree(worse.folder)
         if best is None:
             raise ExportError("No placement was proposed.")
-        self._order.goal.check(best.attempt.kl, best.attempt.size)
         return best
 
     def _take_over(self, formats: dict[str, Format]) -> None:
@@ -219,25 +240,32 @@ class _Work:
             if exact is not None and exact.bits <= wanted.bits and not wanted.by_row:
                 formats.update(dict.fromkeys(unit, exact))
 
-    def _units(self) -> list[Unit]:
+    def _choices(self) -> dict[str, list[Format]]:
+        """The formats that the recipe allows for each matrix, and the source's own format."""
         shapes = self._found["matrices"]
-        units = units_of(shapes)
         choices: dict[str, list[Format]] = {}
-        for names in units:
+        for names in units_of(shapes):
             may = choices_of(self._order.recipe, names[0], shapes[names[0]][1])
             exact = self._exact_format(names)
-            choices.update(dict.fromkeys(names, [*may, exact] if exact and exact not in may else may))
-        sizes = (min(form.bytes(*shapes[name]) for form in may) for name, may in choices.items())
-        self._order.goal.check_least(self._found["other_bytes_least"] + sum(sizes))
-        losses = {**self._found["losses"], **self._quantize(choices)["losses"]}
+            may = [*may, exact] if exact and exact not in may else may
+            choices.update({name: list(may) for name in names})
+        return choices
+
+    def _units(
+        self, choices: Mapping[str, Sequence[Format]], measured: Mapping[str, list[list[float]]]
+    ) -> list[Unit]:
+        """The units of matrices that share a format, with the loss of each of their ``choices``: the
+        ``measured`` loss where there is one, or else an estimate from the loss of rounding."""
+        shapes, rounded = self._found["matrices"], self._found["losses"]
         made = []
-        for names in units:
+        for names in units_of(shapes):
             total = dict.fromkeys(choices[names[0]], 0.0)
             for name in names:
-                for bits, group_size, loss in losses[name]:
+                share = 1.0 if name in measured else left_by_gptq(name)
+                for bits, group_size, loss in measured.get(name, rounded[name]):
                     if (form := Format(int(bits), int(group_size))) in total:
-                        total[form] += loss
-            if (exact := self._exact_format(names)) is not None:
+                        total[form] += loss * share
+            if (exact := self._exact_format(names)) is not None and exact in total:
                 total[exact] = 0.0
             made.append(Unit({name: tuple(shapes[name]) for name in names}, total))
         return made

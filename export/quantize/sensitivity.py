@@ -12,19 +12,21 @@ if the direction of ``d`` is random. In SmolLM2-135M this approximation is withi
 most matrices, 0.7 times the sum for queries, and up to 1.9 times the sum for keys. For embedding and head,
 whose gradients have a preferred direction, the sum is exact. The backward pass computes gradients of
 activations only, one layer at a time.
+
+The losses of rounding are estimated before calibration, so that only the formats that a placement may choose
+are calibrated. Errors of rounding are independent, so ``E[|g|^2 x^2]`` of each column is enough for them.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 import torch
 from edgeslm_export.jobs.subprocess_job import OnProgress
 from edgeslm_export.quantize.formats import Format
-from edgeslm_export.quantize.gptq import round_to_nearest
+from edgeslm_export.quantize.gptq import round_to_nearest, squared_errors
 from edgeslm_export.quantize.packing import Quantized
 from edgeslm_export.quantize.recipe import EMBEDDING, HEAD
 from edgeslm_export.sources.corpus import BATCH
@@ -42,8 +44,9 @@ Losses = dict[str, dict[Format, float]]
 
 @dataclass(frozen=True, slots=True)
 class Sensitivity:
-    """``losses`` are those of embedding and head, in nats a token by format. ``gradients`` has, for the name
-    of each other matrix, the squared norm of the gradient at the matrix's output, [sequences, tokens]."""
+    """``losses`` are in nats a token, by matrix and format: those of embedding and head, and those of
+    rounding for the layers' matrices. ``gradients`` has, for the name of each of the layers' matrices, the
+    squared norm of the gradient at the matrix's output, [sequences, tokens]."""
 
     losses: Losses
     gradients: dict[str, torch.Tensor]
@@ -74,20 +77,24 @@ def measure_sensitivity(
     gradient = _head_gradient(
         model, inputs.pop(), meters[HEAD], lambda done: on_progress(layers + done, total, what)
     )
-    lengths: dict[str, torch.Tensor] = {}
+    notes: dict[str, _Notes] = {}
+    losses: Losses = {}
     for number in reversed(range(layers)):
         on_progress(total - 1 - number, total, what)
         with model.borrowed(number):
             gradient, found = _layer_gradient(model, number, inputs.pop(), gradient, calls)
-        lengths |= found
+            for name, note in found.items():
+                losses[name] = note.rounding_losses(model.model.get_submodule(name).weight, formats)
+        notes |= found
     scale = float(getattr(embedding, "scalar_embed_scale", 1.0))  # Gemma scales its embeddings
     for row, sequence in enumerate(ids.split(_SEQUENCES)):
         with torch.enable_grad():
             embedded = embedding(sequence).detach().requires_grad_(True)
             model.first_hidden(embedded).backward(gradient.split(_SEQUENCES)[row])
         meters[EMBEDDING].meet_embedded(sequence, scale, embedded.grad)
-    losses = {name: meter.losses(ids.numel()) for name, meter in meters.items()}
-    return Sensitivity(losses, {name: lengths[name] for name in model.matrices() if name != HEAD})
+    losses |= {name: meter.losses(ids.numel()) for name, meter in meters.items()}
+    gradients = {name: torch.cat(notes[name].lengths) for name in model.matrices() if name != HEAD}
+    return Sensitivity(losses, gradients)
 
 
 def _head_gradient(
@@ -117,16 +124,16 @@ def _layer_gradient(
     hidden: torch.Tensor,
     gradient: torch.Tensor,
     calls: list[dict[str, Any]],
-) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
-    """The gradient at a borrowed layer's input ``hidden``, from that at its output; and for each of its
-    matrices the squared lengths [sequences, tokens] of the gradient at the matrix's output."""
+) -> tuple[torch.Tensor, dict[str, _Notes]]:
+    """The gradient at a borrowed layer's input ``hidden``, from that at its output; and notes on each of its
+    matrices."""
     prefix = f"model.layers.{number}."
-    lengths: dict[str, list[torch.Tensor]] = {}
+    notes: dict[str, _Notes] = {}
     handles = []
     for name, module in model.matrices().items():
         if name.startswith(prefix):
-            lengths[name] = []
-            handles.append(module.register_forward_hook(partial(_note_length, lengths[name])))
+            notes[name] = _Notes(module.weight.shape[1])
+            handles.append(module.register_forward_hook(notes[name].watch))
     found = []
     try:
         for part, behind in zip(hidden.split(_SEQUENCES), gradient.split(_SEQUENCES), strict=True):
@@ -137,7 +144,7 @@ def _layer_gradient(
     finally:
         for handle in handles:
             handle.remove()
-    return torch.cat(found), {name: torch.cat(parts) for name, parts in lengths.items()}
+    return torch.cat(found), notes
 
 
 def added_divergence(inputs: torch.Tensor, error: torch.Tensor, gradient: torch.Tensor) -> float:
@@ -150,14 +157,6 @@ def added_divergence(inputs: torch.Tensor, error: torch.Tensor, gradient: torch.
     return float(lengths @ gradient) / float(2 * error.shape[0] * len(inputs))
 
 
-def _note_length(
-    lengths: list[torch.Tensor], _: torch.nn.Module, __: tuple[torch.Tensor, ...], output: torch.Tensor
-) -> None:
-    """A forward hook that makes each backward pass append to ``lengths`` the squared norm of the output's
-    gradient at each token, [sequences, tokens]."""
-    output.register_hook(lambda gradient: lengths.append(gradient.square().sum(dim=-1)))
-
-
 def _draw(logits: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
     """Samples a token from each row of ``logits`` [rows, vocabulary], several times as fast as
     ``torch.multinomial``."""
@@ -168,6 +167,35 @@ def _draw(logits: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
 
 def _quantized(weight: torch.Tensor, formats: Sequence[Format]) -> dict[Format, Quantized]:
     return {form: round_to_nearest(weight, form) for form in formats}
+
+
+class _Notes:
+    """What the backward pass finds about a matrix with ``columns`` inputs. ``lengths`` has the squared norm
+    of the gradient at the matrix's output, [sequences, tokens], for each backward pass."""
+
+    def __init__(self, columns: int) -> None:
+        self.lengths: list[torch.Tensor] = []
+        self._weights = torch.zeros(columns)  # the sum over tokens of |g|^2 x^2
+
+    def watch(self, _: torch.nn.Module, inputs: tuple[torch.Tensor, ...], output: torch.Tensor) -> None:
+        """A forward hook; notes are taken in the backward pass."""
+        read = inputs[0].detach()
+
+        def note(gradient: torch.Tensor) -> None:
+            lengths = gradient.square().sum(dim=-1)
+            self.lengths.append(lengths)
+            self._weights += lengths.flatten() @ read.flatten(0, -2).square()
+
+        output.register_hook(note)
+
+    def rounding_losses(self, weight: torch.Tensor, formats: Sequence[Format]) -> dict[Format, float]:
+        """The loss of rounding the matrix to each format, in nats a token."""
+        tokens = sum(lengths.numel() for lengths in self.lengths)
+        return {
+            form: float(squared_errors(weight.detach(), form) @ self._weights)
+            / (2 * weight.shape[0] * tokens)
+            for form in formats
+        }
 
 
 class _Meter:

@@ -18,6 +18,12 @@ _AIM = 0.97
 _NEAR = 0.93
 """The search ends when the divergence is between this share of the allowed divergence and all of it."""
 MOST_ATTEMPTS = 4
+_LIKELY_LOSSES = (1.0, 0.7, 0.85, 1.2)
+"""Estimated losses at which a placement may have the divergence of the goal, as multiples of that divergence;
+the likeliest first."""
+_LIKELY_SIZES = (1.0, 0.9, 0.95, 1.05, 1.1)
+"""Sizes that the estimates may give to the matrices of the best bundle of a given size, as multiples of the
+size; the likeliest first."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +47,9 @@ class Goal:
                 f"The divergence from the float model is {kl:.4f} nats a token, where --max-kl allows "
                 f"{self.max_kl:g} ({size:,} bytes); allow more, or take a recipe with more bits."
             )
+
+    def is_met(self, kl: float, size: int) -> bool:
+        return kl <= self.max_kl and size <= self.max_bytes
 
     def check_least(self, least: int) -> None:
         """:param least: bytes of the smallest possible bundle. :raises ExportError: the size ``least``
@@ -127,6 +136,29 @@ class BitSearch:
         if reached:
             return min(reached, key=lambda attempt: attempt.size)
         return min(self.attempts, key=lambda attempt: (attempt.size > self.goal.max_bytes, attempt.kl))
+
+
+def likely_formats(units: Sequence[Unit], goal: Goal, overhead: int) -> dict[str, list[Format]]:
+    """The formats of each matrix in the placements that the search is likely to propose.
+
+    :param units: with losses estimated before calibration. :param overhead: as for ``BitSearch``.
+    :return: for each matrix its formats, that of the likeliest placement first.
+    """
+    placements = []
+    if goal.max_kl < float("inf"):
+        placements += [place(units, enough=goal.max_kl * loss) for loss in _LIKELY_LOSSES]
+    if goal.max_bytes < float("inf"):
+        least = sum(min(map(unit.bytes, unit.loss)) for unit in units)
+        room = goal.max_bytes - overhead
+        by_size = [place(units, most_bytes=max(least, room * size)) for size in _LIKELY_SIZES]
+        small_first = placements and placements[0] is not None and placements[0].bytes > room
+        placements = by_size + placements if small_first or not placements else placements + by_size
+    found: dict[str, list[Format]] = {}
+    for placement in placements:
+        for name, form in (placement.formats if placement else {}).items():
+            if form not in found.setdefault(name, []):
+                found[name].append(form)
+    return found
 
 
 def formats_in_use(formats: Sequence[Format]) -> dict[str, int]:
