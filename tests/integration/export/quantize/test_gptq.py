@@ -72,6 +72,19 @@ def test_descent_goes_on_from_gptq(columns: int) -> None:
     assert _loss(found, weight, hessian) < share * _loss(gptq, weight, hessian)
 
 
+@pytest.mark.parametrize("form", [*FORMATS, Format(8, ROW)], ids=str)
+def test_the_number_of_threads_changes_no_code(form: Format) -> None:
+    weight, x = _matrix(1100, 128), _inputs(600, 128, 20)  # more rows than a core quantizes at a time
+    made = []
+    for threads in (1, 2, 3):
+        torch.set_num_threads(threads)
+        found = InputStatistics(x.T @ x).compensate(weight, form), round_to_nearest(weight, form)
+        assert torch.get_num_threads() == threads
+        made.append([part for one in found for part in (one.codes, one.scales)])
+    torch.set_num_threads(1)
+    assert all(np.array_equal(*pair) for other in made[1:] for pair in zip(made[0], other, strict=True))
+
+
 WIDE = """
 import torch
 from edgeslm_export.quantize.formats import Format

@@ -6,11 +6,14 @@ import pytest
 from edgeslm_export.quantize.formats import ROW, Format
 from edgeslm_export.quantize.recipe import (
     DEFAULT_RECIPE,
+    EMBEDDING,
+    HEAD,
     RECIPES,
     builder_options,
     choices_of,
     find_recipe,
     formats_by_rule,
+    left_by_gptq,
     units_of,
 )
 
@@ -102,3 +105,11 @@ def test_a_measured_recipe_chooses_among_all_that_save_something() -> None:
 @pytest.mark.parametrize("name", ["lm_head", "model.embed_tokens"])
 def test_layers_are_calibrated_behind_an_embedding_of_eight_bits(name: str) -> None:
     assert choices_of(RECIPES["auto"], name, 576)[0] == RECIPES["auto"].head
+
+
+def test_gptq_leaves_a_share_by_kind_of_matrix_and_rounds_head_and_embedding() -> None:
+    layer = "model.layers.3."
+    shares = [left_by_gptq(layer + name) for name in ("self_attn.v_proj", "self_attn.o_proj", "mlp.up_proj")]
+    assert 0 < shares[0] < shares[1] < shares[2] < 1
+    assert left_by_gptq(layer + "self_attn.qkv_proj") == shares[0]
+    assert left_by_gptq(HEAD) == left_by_gptq(EMBEDDING) == 1

@@ -5,9 +5,16 @@ from __future__ import annotations
 import re
 
 import pytest
-from edgeslm_export.quantize.bit_allocation import Placement, Unit
+from edgeslm_export.quantize.bit_allocation import Placement, Unit, place
 from edgeslm_export.quantize.formats import Format
-from edgeslm_export.quantize.targets import MOST_ATTEMPTS, BitSearch, Candidate, Goal, formats_in_use
+from edgeslm_export.quantize.targets import (
+    MOST_ATTEMPTS,
+    BitSearch,
+    Candidate,
+    Goal,
+    formats_in_use,
+    likely_formats,
+)
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -111,6 +118,34 @@ def test_a_divergence_out_of_reach_ends_at_the_best_there_is() -> None:
     assert set(best.placement.formats.values()) == {EIGHT}
     with pytest.raises(ExportError, match=r"0\.0040 nats a token.*bytes"):
         goal.check(best.kl, best.size)
+
+
+@given(st.floats(0.8, 1.2), st.floats(0.02, 0.3))
+def test_likely_formats_suffice_where_the_estimates_are_near(factor: float, max_kl: float) -> None:
+    likely = likely_formats(UNITS, Goal(max_kl=max_kl), OVERHEAD)
+    measured = [Unit(unit.parts, {form: loss * factor for form, loss in unit.loss.items()}) for unit in UNITS]
+    few = [
+        Unit(unit.parts, {form: unit.loss[form] for name in unit.parts for form in likely[name]})
+        for unit in measured
+    ]
+    best, of_few = place(measured, enough=max_kl), place(few, enough=max_kl)
+    assert best is not None and of_few is not None
+    assert of_few.bytes <= 1.02 * best.bytes
+    assert of_few.loss <= max(max_kl, best.loss)
+
+
+@pytest.mark.parametrize("goal", [Goal(max_kl=0.1), Goal(max_bytes=SMALLEST + OVERHEAD + 20_000)], ids=str)
+def test_most_matrices_have_one_likely_format_the_likeliest_first(goal: Goal) -> None:
+    likely = likely_formats(UNITS, goal, OVERHEAD)
+    first = _searched(goal, FakeBuilder(1.0)).attempts[0].placement.formats
+    assert likely.keys() == first.keys()
+    assert sum(forms[0] == first[name] for name, forms in likely.items()) >= 38
+    assert sum(map(len, likely.values())) < 1.5 * len(likely)
+
+
+def test_a_size_below_the_estimate_of_the_smallest_still_has_formats() -> None:
+    likely = likely_formats(UNITS, Goal(max_bytes=1_000), OVERHEAD)
+    assert all(forms[0] == FOUR for forms in likely.values())
 
 
 def test_what_is_no_number_passes_no_gate() -> None:
