@@ -54,11 +54,13 @@ class Cpu:
 @dataclass(frozen=True, slots=True)
 class BoardMemory:
     """Memory in bytes. ``limit`` is the memory limit of this process's control groups; None without a limit.
-    ``available`` is the memory that is still available, within the limit if there is one."""
+    ``available`` is the memory that is still available, within the limit if there is one; ``swap`` is the
+    free swap space, as far as the control groups allow it."""
 
     total: int
     available: int
     limit: int | None
+    swap: int = 0
 
 
 def read_text(file: Path) -> str | None:
@@ -130,20 +132,53 @@ def read_memory(root: Path) -> BoardMemory | None:
         if ceiling < total:
             limit = min(ceiling, limit) if limit is not None else ceiling
             available = min(available, max(0, ceiling - used))
-    return BoardMemory(total, available, limit)
+    swap = min([values.get("SwapFree", 0), *_swap_limits(root)])
+    return BoardMemory(total, available, limit, swap)
+
+
+def _swap_limits(root: Path) -> list[int]:
+    """Bytes of swap space that each control group of this process may use."""
+    found = []
+    for folder, version in _control_groups(root, "memory"):
+        if version == 2:
+            limit, other = _read_int(folder / "memory.swap.max"), 0
+        else:  # memory and swap together
+            limit = _read_int(folder / "memory.memsw.limit_in_bytes")
+            other = _read_int(folder / "memory.limit_in_bytes") or 0
+        if limit is not None:
+            found.append(max(0, limit - other))
+    return found
 
 
 def _memory_limits(root: Path) -> list[tuple[int, int]]:
-    """Memory limit and usage in bytes of each control group of this process, for cgroup v2 and v1."""
+    """Memory limit and usage in bytes of each control group of this process, for cgroup v2 and v1. The usage
+    is without the page cache that the kernel reclaims before it refuses memory.
+
+    ``memory.high`` is a limit, too, since the kernel slows down a group above it until it hardly runs.
+    """
     found = []
     for folder, version in _control_groups(root, "memory"):
-        names = ("memory.max", "memory.current")
+        limits, usage = ["memory.max", "memory.high"], "memory.current"
         if version == 1:
-            names = ("memory.limit_in_bytes", "memory.usage_in_bytes")
-        limit = _read_int(folder / names[0])
-        if limit is not None:
-            found.append((limit, _read_int(folder / names[1]) or 0))
+            limits, usage = ["memory.limit_in_bytes"], "memory.usage_in_bytes"
+        for name in limits:
+            limit = _read_int(folder / name)
+            if limit is not None:
+                used = _read_int(folder / usage) or 0
+                found.append((limit, max(0, used - _reclaimable(folder, version))))
     return found
+
+
+def _reclaimable(folder: Path, version: int) -> int:
+    """Bytes of a control group's page cache that no process has mapped, such as bundles that were verified.
+
+    Mapped files are in use: they hold libraries and prepacked weights.
+    """
+    lines = re.findall(r"(?m)^(\w+) (\d+)$", read_text(folder / "memory.stat") or "")
+    values = {name: int(value) for name, value in lines}
+    prefix, mapped = ("", "file_mapped") if version == 2 else ("total_", "total_mapped_file")
+    cached = sum(values.get(f"{prefix}{kind}_file", 0) for kind in ("active", "inactive"))
+    return max(0, cached - values.get(mapped, 0))
 
 
 def cpu_quota(root: Path) -> float | None:

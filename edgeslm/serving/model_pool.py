@@ -6,16 +6,17 @@ import asyncio
 import logging
 from collections.abc import AsyncIterator, Collection, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager
-from dataclasses import dataclass, field
+from pathlib import Path
 from types import MappingProxyType
 from typing import Protocol
 
 from edgeslm.bundle.manifest import Bundle, short_digest
-from edgeslm.engine.calls import NO_ADAPTERS, Adapters, Call, Hardware, OnText, Output
+from edgeslm.engine.calls import NO_ADAPTERS, Adapters, Call, Hardware, OnHang, OnText, Output
 from edgeslm.engine.host.process import EngineCrashed, EngineProcess
 from edgeslm.engine.host.team import EngineTeam
-from edgeslm.errors import BundleError, ModelUnavailable, Poisoned
+from edgeslm.errors import BundleError, ModelUnavailable, NoMemory, Poisoned
 from edgeslm.messages import NORMAL_PRIORITY, Attempt
+from edgeslm.serving.memory_room import MemoryRoom, PooledModel
 
 log = logging.getLogger("edgeslm.serving")
 
@@ -37,31 +38,6 @@ AGAIN_S = 10.0
 """Seconds between two attempts to start a missing worker of a team."""
 
 
-@dataclass(slots=True, eq=False)
-class _Model:
-    """A model and its engine. ``calls`` is the number of running and waiting calls. A missing worker is not
-    started again before ``retry_at``, a time of the event loop's clock."""
-
-    bundle: Bundle
-    process: EngineProcess | EngineTeam
-    graph: str | None
-    hardware: Hardware
-    adapters: Adapters
-    calls: int = 0
-    starting: asyncio.Task[object] | None = None
-    unloading: asyncio.Task[None] | None = None
-    timer: asyncio.TimerHandle | None = None
-    retry_at: float = 0.0
-    retry_lock: asyncio.Lock = field(default_factory=asyncio.Lock)
-    """Lock that a retried call holds, so that no other call runs: if the engine crashes again, the retried
-    call is the cause."""
-
-    def is_of(self, bundle: Bundle, hardware: Hardware, adapters: Adapters) -> bool:
-        """Whether this model has the given bundle, hardware and adapters."""
-        own = self.bundle.path, self.bundle.digest, self.hardware, dict(self.adapters)
-        return own == (bundle.path, bundle.digest, hardware, dict(adapters))
-
-
 class ModelPool:
     """Named models that are loaded together; a model whose process exits is restarted for the next call.
 
@@ -71,6 +47,7 @@ class ModelPool:
     :param adapters: model name -> adapter bundles that calls may name, with their digests.
     :param make_process: function that creates an engine from bundle, hardware and adapters.
     :param running: the current models; identical models are shared.
+    :param root: root folder of the system files that report the free memory.
     """
 
     def __init__(
@@ -82,8 +59,10 @@ class ModelPool:
         adapters: Mapping[str, Adapters] = MappingProxyType({}),
         make_process: MakeProcess,
         running: ModelPool | None = None,
+        root: Path = Path("/"),
     ) -> None:
-        self._models: dict[str, _Model] = {}
+        self._room: MemoryRoom = MemoryRoom(root) if running is None else running._room  # noqa: SLF001  another of the same class
+        self._models: dict[str, PooledModel] = {}
         self._keep_alive_s = keep_alive_s
         for name, bundle in bundles.items():
             on, taken = hardware.get(name, Hardware()), adapters.get(name, NO_ADAPTERS)
@@ -93,7 +72,9 @@ class ModelPool:
                 continue
             process = make_process(bundle, on, taken)
             graph = bundle.manifest.graphs.for_calls(adapters=bool(taken))
-            self._models[name] = _Model(bundle, process, graph, on, taken)
+            may_unload = keep_alive_s.get(name) is not None
+            self._models[name] = PooledModel(bundle, process, graph, on, taken, may_unload)
+            self._room.add(self._models[name])
         self._stopped = False
 
     @property
@@ -146,20 +127,34 @@ class ModelPool:
         return {name: model.process.losses for name, model in self._models.items()}
 
     async def start(self) -> None:
-        """Loads all models concurrently. An engine that exits while loading is started once more.
+        """Loads all models, concurrently if there is memory for all. A model with ``keep_alive_s`` for which
+        there is no memory is loaded when it is first called. An engine that exits while loading is started
+        once more.
 
         :raises BundleError: an engine refuses its bundle.
         :raises EngineCrashed: an engine exited twice while loading.
+        :raises ModelUnavailable: there is too little memory for the models without ``keep_alive_s``.
         """
-        await asyncio.gather(*(self._load(model) for model in self._models.values()))
+        for name, model in self._models.items():
+            model.may_unload = self._keep_alive_s.get(name) is not None
+        models = list(self._models.values())
+        if self._room.holds(models):
+            await asyncio.gather(*(self._load(model) for model in models))
+        else:
+            for model in sorted(models, key=lambda one: one.may_unload):
+                if not model.may_unload or self._room.holds([model]):
+                    await self._load(model)
+                else:
+                    log.warning("%s is loaded when it is called: memory is short", model.bundle.path)
         for name in self._models:
             self._unload_later(name)
 
-    async def _load(self, model: _Model) -> None:
+    async def _load(self, model: PooledModel) -> None:
         try:
             await self._ensure(model)
         except EngineCrashed as error:  # possibly killed for lack of memory
             log.warning("%s; it is started once more", error)
+            await self._room.unload_idle(model)
             await self._ensure(model)
 
     async def ask(
@@ -179,39 +174,84 @@ class ModelPool:
         model = self._models[name]
         with self._in_use(name):
             for number in range(1, ATTEMPTS + 1):
-                if attempt is not None and (not model.process.ready or model.retry_lock.locked()):
+                if attempt is not None and self._must_wait(model):
                     attempt.wait()
                 async with self._turn(model, number):
                     if attempt is not None:
                         attempt.compute()
                     try:
                         on_hang = None if attempt is None else attempt.hang
-                        return await model.process.call(call, on_chunk, priority, on_hang)
+                        return await self._call(model, call, on_chunk, priority, on_hang)
                     except EngineCrashed:
                         log.warning("the engine of model %s crashed on a request (attempt %d)", name, number)
                         if attempt is not None and number < ATTEMPTS:
                             attempt.crash()
         raise Poisoned(f"the engine crashed {ATTEMPTS} times on this request; it is not tried again")
 
+    def _must_wait(self, model: PooledModel) -> bool:
+        return not model.process.ready or model.retry_lock.locked() or self._room.is_claimed(model)
+
+    async def _call(
+        self,
+        model: PooledModel,
+        call: Call,
+        on_chunk: OnText | None,
+        priority: int,
+        on_hang: OnHang | None,
+    ) -> Output:
+        """Runs a call in the engine. If the memory that is free isn't enough for the call, idle models are
+        unloaded first."""
+        try:
+            return await model.process.call(call, on_chunk, priority, on_hang)
+        except NoMemory:
+            if not await self._room.unload_idle(model):
+                raise
+        return await model.process.call(call, on_chunk, priority, on_hang)
+
     @asynccontextmanager
-    async def _turn(self, model: _Model, attempt: int) -> AsyncIterator[None]:
+    async def _turn(self, model: PooledModel, attempt: int) -> AsyncIterator[None]:
         """Waits until a call may use the engine. A retried call has the engine exclusively, since only one of
         the calls that ran during a crash is its cause, and the other calls must not be blamed."""
         try:
             if attempt > 1:
                 async with model.retry_lock:
-                    await self._load(model)
-                    yield
+                    await self._load_for_call(model)
+                    with self._computing(model):
+                        yield
                 return
             while True:
-                await self._load(model)
+                await self._load_for_call(model)
                 if not model.retry_lock.locked():
                     break
                 async with model.retry_lock:
                     pass
         except BundleError as error:  # changed or damaged since the start
             raise ModelUnavailable(str(error)) from None
-        yield
+        with self._computing(model):
+            yield
+
+    async def _load_for_call(self, model: PooledModel) -> None:
+        """Loads a model. While another model waits for this one's memory, and after this one was unloaded for
+        another, the call waits until it can be loaded again."""
+        while True:
+            while self._room.is_claimed(model):
+                await self._room.change()
+            model.loading += 1
+            try:
+                await self._load(model)
+            finally:
+                model.loading -= 1
+                self._room.notify()
+            if not model.is_unloaded:
+                return
+
+    @contextmanager
+    def _computing(self, model: PooledModel) -> Iterator[None]:
+        try:
+            with model.computing():
+                yield
+        finally:
+            self._room.notify()
 
     async def renew(self, name: str) -> bool:
         """Restarts an idle engine, so that it uses new prepacked weights; new calls wait.
@@ -225,8 +265,7 @@ class ModelPool:
         if model.calls:
             return False
         if model.process.alive:
-            _cancel_unload(model)
-            model.unloading = asyncio.create_task(model.process.stop())
+            model.unload()
             await self._load(model)
             self._unload_later(name)
         return True
@@ -240,12 +279,13 @@ class ModelPool:
         for start in starting:
             start.cancel()
         for model in models:
-            _cancel_unload(model)
+            model.cancel_timer()
         unloading = [model.unloading for model in models if model.unloading is not None]
         await asyncio.gather(*starting, *unloading, return_exceptions=True)
         await asyncio.gather(*(model.process.stop() for model in models))
+        self._room.remove(models)
 
-    async def _ensure(self, model: _Model) -> None:
+    async def _ensure(self, model: PooledModel) -> None:
         """Starts the model's engine unless it is running; concurrent callers share one start."""
         stays = model.unloading is None or model.unloading.done()
         is_settled = stays and (model.starting is None or model.starting.done())
@@ -265,7 +305,7 @@ class ModelPool:
                 raise ModelUnavailable("the node is stopping") from None
             raise
 
-    def _complete(self, model: _Model) -> None:
+    def _complete(self, model: PooledModel) -> None:
         """Starts the missing workers of a team in the background."""
         loop = asyncio.get_running_loop()
         if (model.starting is not None and not model.starting.done()) or loop.time() < model.retry_at:
@@ -279,16 +319,16 @@ class ModelPool:
         model.starting = asyncio.create_task(self._start(model))
         model.starting.add_done_callback(note)
 
-    async def _start(self, model: _Model) -> None:
+    async def _start(self, model: PooledModel) -> None:
         if model.unloading is not None:  # wait until its memory is free
             await model.unloading
-        await model.process.start()
+        await self._room.start(model)
 
     @contextmanager
     def _in_use(self, name: str) -> Iterator[None]:
         model = self._models[name]
         model.calls += 1
-        _cancel_unload(model)
+        model.cancel_timer()
         try:
             yield
         finally:
@@ -298,20 +338,13 @@ class ModelPool:
     def _unload_later(self, name: str) -> None:
         model, keep_alive_s = self._models[name], self._keep_alive_s.get(name)
         if not model.calls and not self._stopped:
-            _cancel_unload(model)
+            model.cancel_timer()
             if keep_alive_s is not None:
                 loop = asyncio.get_running_loop()
                 model.timer = loop.call_later(keep_alive_s, self._unload, model)
 
-    def _unload(self, model: _Model) -> None:
+    def _unload(self, model: PooledModel) -> None:
         model.timer = None
         if model.process.alive:
             log.info("%s is unloaded until it is asked again", model.bundle.path)
-            model.unloading = asyncio.create_task(model.process.stop())
-
-
-def _cancel_unload(model: _Model) -> None:
-    """Cancels a scheduled unload."""
-    if model.timer is not None:
-        model.timer.cancel()
-        model.timer = None
+            model.unload().add_done_callback(lambda _: self._room.notify())

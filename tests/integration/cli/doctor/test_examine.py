@@ -39,9 +39,7 @@ def test_an_n100(n100: Path) -> None:
     assert found["board"].text == "AZW MINI S"
     assert found["cpu"] == Finding("cpu", "ok", "Intel(R) N100, 4 cores, instructions: avx2, avx_vnni, fma")
     assert found["temperature"].text == "48 degrees Celsius"
-    assert found["profile"].text.startswith(
-        "n100: power balanced, threads auto, 15 GB for models; fit for it"
-    )
+    assert found["profile"].text == "n100: power balanced, threads auto, 15 GB for models"
     assert {finding.level for finding in found.values()} == {"ok"}
 
 
@@ -110,6 +108,45 @@ def test_limits_of_control_groups_version_1(n100: Path) -> None:
     assert memory is not None
     assert (memory.available, memory.limit) == (400_000_000, 1_000_000_000)
     assert board.cpu_quota(n100) == 0.5
+
+
+def test_the_page_cache_of_a_control_group_is_free_memory_unless_it_is_mapped(n100: Path) -> None:
+    put(n100, "proc/self/cgroup", "0::/node\n")
+    put(n100, "sys/fs/cgroup/node/memory.max", "1000000000\n")
+    put(n100, "sys/fs/cgroup/node/memory.current", "950000000\n")
+    stat = "anon 250000000\ninactive_file 400000000\nactive_file 300000000\nfile_mapped 200000000\n"
+    put(n100, "sys/fs/cgroup/node/memory.stat", stat)
+    memory = board.read_memory(n100)
+    assert memory is not None and memory.available == 550_000_000
+    put(n100, "sys/fs/cgroup/node/memory.high", "900000000\n")
+    memory = board.read_memory(n100)
+    assert memory is not None and (memory.available, memory.limit) == (450_000_000, 900_000_000)
+    put(n100, "proc/self/cgroup", "4:memory:/node\n")
+    put(n100, "sys/fs/cgroup/memory/node/memory.limit_in_bytes", "1000000000\n")
+    put(n100, "sys/fs/cgroup/memory/node/memory.usage_in_bytes", "950000000\n")
+    stat = "".join(f"inactive_file 7\ntotal_{line}\n" for line in stat.splitlines())
+    put(n100, "sys/fs/cgroup/memory/node/memory.stat", stat.replace("file_mapped", "mapped_file"))
+    memory = board.read_memory(n100)
+    assert memory is not None and memory.available == 550_000_000
+
+
+def test_swap_space_is_what_the_control_groups_leave_of_it(n100: Path) -> None:
+    with (n100 / "proc/meminfo").open("a") as file:
+        file.write("SwapTotal: 2000000 kB\nSwapFree: 1000000 kB\n")
+
+    def swap() -> int:
+        memory = board.read_memory(n100)
+        assert memory is not None
+        return memory.swap
+
+    assert swap() == 1_024_000_000
+    put(n100, "proc/self/cgroup", "0::/node\n")
+    put(n100, "sys/fs/cgroup/node/memory.swap.max", "300000000\n")
+    assert swap() == 300_000_000
+    put(n100, "proc/self/cgroup", "4:memory:/node\n")
+    put(n100, "sys/fs/cgroup/memory/node/memory.limit_in_bytes", "1000000000\n")
+    put(n100, "sys/fs/cgroup/memory/node/memory.memsw.limit_in_bytes", "1000000000\n")
+    assert swap() == 0
 
 
 def test_what_the_cores_have_computed_is_told_of_those_that_may_be_used(tmp_path: Path) -> None:
