@@ -165,7 +165,14 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument("bundles", type=Path, nargs="*", metavar="BUNDLE", help="estimate its memory and speed")
     sub.add_argument("--config", type=Path, help="also check this configuration")
     sub.add_argument(
-        "--context", type=whole_number, help="context length in tokens for the estimates (default: 2048)"
+        "--context",
+        type=whole_number,
+        help="context length in tokens for the estimates (default: 2048; with --use 8192)",
+    )
+    sub.add_argument(
+        "--use",
+        choices=("labels", "answers", "text"),
+        help="only propose a model for this use, with a table of models",
     )
     sub.add_argument("--json", action="store_true", help="print JSON")
 
@@ -414,6 +421,12 @@ def _doctor(arguments: argparse.Namespace) -> int:
     from edgeslm.cli.doctor import TOKENS, examine, render
     from edgeslm.config.loader import load_config
 
+    if arguments.use is not None:
+        from edgeslm.cli.doctor.proposal import render_proposal
+
+        text, found = render_proposal(arguments.use, arguments.context, is_json=arguments.json)
+        say(text)
+        return int(not found)
     config = load_config(arguments.config) if arguments.config else None
     findings = examine(config, arguments.bundles, context=arguments.context or TOKENS, file=arguments.config)
     if arguments.json:

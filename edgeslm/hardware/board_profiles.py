@@ -49,7 +49,7 @@ class _Figure(BaseModel):
 
 
 class NodeAdvice(BaseModel):
-    """Recommended ``power`` and ``threads`` of a node on this board, and the models that fit."""
+    """Recommended ``power`` and ``threads`` of a node on this board, and the memory for models."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -60,9 +60,6 @@ class NodeAdvice(BaseModel):
     models_gb: float = Field(gt=0, allow_inf_nan=False)
     """Memory for all models in total, in GB. At least half a gigabyte is left to the system and to other
     services."""
-    models: tuple[str, ...]
-    """Example models that fit at 4 bits and that reach 20 tokens/s prefill and 5 tokens/s decode at 2048
-    tokens, as estimated by ``edgeslm.bundle.size_estimate``."""
 
 
 class Profile(BaseModel):

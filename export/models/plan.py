@@ -17,6 +17,7 @@ from edgeslm_export.sources.checkpoint import GGUF_ARCHITECTURES, read_config
 from edgeslm_export.sources.gguf import GgufHeader, read_gguf_header
 from edgeslm_export.sources.hub import fetch_config
 
+from edgeslm.bundle import catalog
 from edgeslm.bundle.model_shape import EMBEDDING, HEAD, Shape, read_shape
 from edgeslm.bundle.performance import Expectation, expect
 from edgeslm.bundle.size_estimate import REST, Footprint, Formats, WeightFormat, footprint
@@ -26,7 +27,7 @@ from edgeslm.hardware.board_profiles import Board
 DEFAULT_CONTEXT = 2048
 SLOW_TPS = 3
 """Speed, in tokens/s, below which the plan calls a model too slow for text that somebody waits for."""
-SYSTEM_BYTES = 500_000_000
+SYSTEM_BYTES = catalog.SYSTEM_BYTES + catalog.DAEMON_BYTES
 """Memory of a board that the system and the daemon use."""
 
 

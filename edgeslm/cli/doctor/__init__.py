@@ -45,7 +45,8 @@ def examine(
     """Runs every check once. This takes some seconds, to load libraries and to connect to the broker.
 
     Memory and speed are estimated for ``bundles`` and the bundles of ``config``. If ``bundles`` and
-    ``config`` name no bundle, the estimates are for the bundles in the starter folder.
+    ``config`` name no bundle, the estimates are for the bundles in the starter folder, and a model of the
+    catalog is proposed.
 
     :param context: context length for the estimates, in tokens.
     :param file: the file that ``config`` was read from.

@@ -11,17 +11,18 @@ from typing import Literal
 Level = Literal["ok", "warn", "bad"]
 
 MB = 1_000_000
-DAEMON_BYTES = 60 * MB
 
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """The result of one check. ``advice`` says what to do; it is empty if there is nothing to do."""
+    """The result of one check. ``advice`` says what to do; it is empty if there is nothing to do.
+    ``commands`` are lines for a shell."""
 
     subject: str
     level: Level
     text: str
     advice: str = ""
+    commands: tuple[str, ...] = ()
 
 
 def render(findings: Sequence[Finding], colour: bool | None = None) -> str:
@@ -38,6 +39,7 @@ def render(findings: Sequence[Finding], colour: bool | None = None) -> str:
         lines.append(f"{mark}  {finding.subject:<{width}}  {finding.text}")
         if finding.advice:
             lines.append(f"      {'':<{width}}  -> {finding.advice}")
+        lines += [f"      {'':<{width}}  {command}" for command in finding.commands]
     count = {level: sum(finding.level == level for finding in findings) for level in colours}
     lines.append(f"{count['ok']} ok, {count['warn']} to look at, {count['bad']} bad")
     return "\n".join(lines)

@@ -5,7 +5,8 @@ from __future__ import annotations
 import time
 from pathlib import Path
 
-from edgeslm.cli.doctor.finding import DAEMON_BYTES, MB, Finding, Level, megabytes
+from edgeslm.bundle.catalog import DAEMON_BYTES
+from edgeslm.cli.doctor.finding import MB, Finding, Level, megabytes
 from edgeslm.cli.doctor.probes import Probes
 from edgeslm.hardware import board
 from edgeslm.hardware.board_profiles import load_advice, recognise
@@ -31,7 +32,7 @@ def judge_profile(root: Path) -> list[Finding]:
         return []
     advised = load_advice(profile)
     text = f"{profile}: power {advised.power}, threads {advised.threads}, {advised.models_gb:g} GB for models"
-    return [Finding("profile", "ok", f"{text}; fit for it in 4 bits: {', '.join(advised.models)}")]
+    return [Finding("profile", "ok", text)]
 
 
 def judge_cpu(root: Path) -> list[Finding]:

@@ -6,8 +6,6 @@ from pathlib import Path
 
 import pytest
 
-from edgeslm.bundle.model_shape import read_shape
-from edgeslm.bundle.size_estimate import WeightFormat, decode_tps, footprint, memory_bytes, prefill_tps
 from edgeslm.errors import BoardError
 from edgeslm.hardware.board_profiles import (
     board_names,
@@ -18,7 +16,6 @@ from edgeslm.hardware.board_profiles import (
     recognise,
 )
 from tests.support.paths import ROOT
-from tests.support.published_configs import PUBLISHED
 
 FIGURES = ("read_gbs", "int4_gflops", "int8_gflops")
 
@@ -52,17 +49,8 @@ def test_the_document_says_what_the_profile_says(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", board_names())
-def test_the_models_that_fit_are_those_that_the_arithmetic_says(name: str) -> None:
-    board, advice = load_board(name), load_advice(name)
-    assert advice.models_gb * 1e9 <= board.memory_bytes - 500_000_000
-    fit = []
-    for model, (config, _) in PUBLISHED.items():
-        foot = footprint(read_shape(config), {"*": WeightFormat(4, 64)})
-        need = memory_bytes(foot, 2048)
-        quick = prefill_tps(foot, board, 2048) >= 20 and decode_tps(foot, board, 2048) >= 5
-        if need <= advice.models_gb * 1e9 and quick:
-            fit.append((need, model))
-    assert list(advice.models) == [model for _, model in sorted(fit)]
+def test_half_a_gigabyte_is_left_to_the_system(name: str) -> None:
+    assert load_advice(name).models_gb * 1e9 <= load_board(name).memory_bytes - 500_000_000
 
 
 @pytest.mark.parametrize(
@@ -87,7 +75,7 @@ def test_boards_are_recognised(names: list[str], family: str, gigabytes: float, 
 def test_the_document_says_what_a_node_is_set_to(name: str) -> None:
     advice = load_advice(name)
     cells = (f"`{name}`", f"`{advice.power}`", f"`{advice.threads}`", f"{advice.models_gb:g} GB")
-    row = f"| {' | '.join(cells)} | {', '.join(advice.models)} |"
+    row = f"| {' | '.join(cells)} |"
     assert row in (ROOT / "docs/operations/boards.md").read_text("utf-8").splitlines()
 
 

@@ -13,7 +13,7 @@ from edgeslm.cli.doctor import Finding
 from edgeslm.config.loader import Config
 from edgeslm.config.sections import Signing
 from edgeslm.errors import BoardError
-from tests.support.boards import MACHINE, config_with, look, make_bundle
+from tests.support.boards import MACHINE, config_with, look, make_bundle, meminfo, put
 from tests.support.missing import KILLS, replace_package
 from tests.support.signers import Signer
 
@@ -28,10 +28,11 @@ def test_bundles_are_measured_against_the_memory(pi_4: Path, tmp_path: Path) -> 
         "bad",
         "bad",
     ]
-    assert found["bundle small"].text == "needs about 323 MB at 2048 tokens"
+    parts = "weights 86 MB, KV cache 94 MB, the rest 143 MB"
+    assert found["bundle small"].text == f"needs about 323 MB at 2048 tokens ({parts})"
     manifest = json.loads((small / "manifest.json").read_text())
     (small / "manifest.json").write_text(json.dumps({**manifest, "context_length": 64}))
-    assert look(pi_4, bundles=(small,))["bundle small"].text.endswith(" MB at 64 tokens")
+    assert " MB at 64 tokens (" in look(pi_4, bundles=(small,))["bundle small"].text
 
 
 def test_bundles_of_the_starter_folder_are_found(pi_4: Path, tmp_path: Path) -> None:
@@ -44,6 +45,23 @@ def test_models_of_a_configuration_must_fit_together(pi_4: Path, tmp_path: Path)
     found = look(pi_4, config)
     assert (found["model a"].level, found["model b"].level, found["all models"].level) == ("ok", "ok", "warn")
     assert found["broker"] == Finding("broker", "ok", "answers in 1 ms")
+
+
+def test_models_that_fit_in_turns_are_told(pi_4: Path, tmp_path: Path) -> None:
+    config = config_with({"a": make_bundle(tmp_path / "a", 420), "b": make_bundle(tmp_path / "b", 420)})
+    brief = {name: one.model_copy(update={"keep_alive_s": 600.0}) for name, one in config.models.items()}
+    finding = look(pi_4, config.model_copy(update={"models": brief}))["all models"]
+    assert finding.level == "ok"
+    assert finding.text == (
+        "need about 1.7 GB at 2048 tokens, with the daemon's 60 MB, more than is available now; "
+        "in turns (keep_alive_s) about 884 MB"
+    )
+    stays = {**brief, "a": config.models["a"]}
+    finding = look(pi_4, config.model_copy(update={"models": stays}))["all models"]
+    assert finding.level == "warn", "the one that stays and the other are all models"
+    put(pi_4, "proc/meminfo", meminfo(1200, 1000))
+    finding = look(pi_4, config.model_copy(update={"models": stays}))["all models"]
+    assert finding.level == "bad" and finding.text.endswith("; more than there is")
 
 
 def test_a_model_of_the_configuration_that_is_not_there(pi_4: Path, tmp_path: Path) -> None:
@@ -101,7 +119,9 @@ def test_a_known_model_is_told_with_its_speed(n100: Path, starter: Path) -> None
     found = look(n100, bundles=(starter / "smollm2-135m-int4",))
     assert found["speed"].text == "reads 15.0 GB/s, computes 200 GFLOPS with 4-bit weights on 4 cores"
     text = found["bundle smollm2-135m-int4"].text
-    assert re.fullmatch(r"needs about 3\d\d MB at 2048 tokens, reads \d+ and writes \d+ tokens/s there", text)
+    parts = r"\(weights 1\d\d MB, KV cache 94 MB, the rest \d+ MB\), \d+ MB at all 8192"
+    speeds = r"reads \d+ and writes \d+ tokens/s there"
+    assert re.fullmatch(rf"needs about 3\d\d MB at 2048 tokens {parts}, {speeds}", text)
 
 
 def test_a_busy_machine_is_told(n100: Path, starter: Path) -> None:
@@ -113,7 +133,7 @@ def test_a_board_that_can_not_be_measured_still_tells_the_memory(n100: Path, sta
     failed = BoardError("The speed of this machine can't be measured: no engine.")
     told = look(n100, bundles=(starter / "smollm2-135m-int4",), board=failed)
     assert told["speed"].level == "warn"
-    assert told["bundle smollm2-135m-int4"].text.endswith("at 2048 tokens")
+    assert told["bundle smollm2-135m-int4"].text.endswith("at all 8192")
 
 
 def test_a_board_short_of_memory_is_not_measured(n100: Path, starter: Path) -> None:
