@@ -13,7 +13,7 @@ from typing import Any, Final
 
 from edgeslm.bundle.model_shape import EMBEDDING, HEAD, Shape, read_shape
 from edgeslm.bundle.performance import Expectation, expect
-from edgeslm.bundle.size_estimate import REST, Footprint, Formats, WeightFormat, footprint
+from edgeslm.bundle.size_estimate import REST, Footprint, Formats, WeightFormat, footprint, memory_bytes
 from edgeslm.hardware.board_profiles import Board
 
 CONTEXT: Final = 8192
@@ -208,7 +208,7 @@ class Use:
 
 USES: Final[Mapping[str, Use]] = {
     "labels": Use("a label or a few fields of a short message", 80, 8, 2.0),
-    "answers": Use("an answer from five passages of a document", 800, 60, 15.0),
+    "answers": Use("an answer from five passages of a document", 800, 60, 20.0),
     "text": Use("free text, such as a summary", 1000, 250, 60.0),
 }
 USUAL: Final = "answers"
@@ -216,11 +216,13 @@ USUAL: Final = "answers"
 
 @dataclass(frozen=True, slots=True)
 class Candidate:
-    """A model on a board: ``expected`` is for ``expected.context`` tokens; ``need_bytes`` includes daemon and
-    encoder; ``seconds`` is the duration of a typical request of the use."""
+    """A model on a board. ``need_bytes`` is the memory with daemon, encoder and ``context`` tokens;
+    ``seconds`` is the duration of a typical request of the use, ``typical`` the speed with as many tokens as
+    this request reads."""
 
     model: KnownModel
-    expected: Expectation
+    context: int
+    typical: Expectation
     need_bytes: int
     fits: bool
     seconds: float
@@ -235,11 +237,12 @@ def rate(board: Board, room_bytes: int, use: Use, context: int = CONTEXT) -> lis
     """
     found = []
     for model in MODELS:
-        expected = expect(model.footprint, board, min(context, model.shape.context_length))
-        need = expected.memory_bytes + DAEMON_BYTES + ENCODER_BYTES
+        tokens = min(context, model.shape.context_length)
+        need = memory_bytes(model.footprint, tokens) + DAEMON_BYTES + ENCODER_BYTES
         typical = expect(model.footprint, board, use.read)
         seconds = use.read / typical.prefill_tps + use.written / typical.decode_tps
-        found.append(Candidate(model, expected, need, need <= room_bytes, seconds, seconds <= use.seconds))
+        is_fast = seconds <= use.seconds
+        found.append(Candidate(model, tokens, typical, need, need <= room_bytes, seconds, is_fast))
     return found
 
 
@@ -247,8 +250,6 @@ def choose(candidates: Sequence[Candidate], context: int = CONTEXT) -> Candidate
     """The largest model with an open licence that fits the memory, is fast enough and has the whole context;
     None if there is none."""
     suitable = [
-        one
-        for one in candidates
-        if one.model.is_open and one.fits and one.is_fast and one.expected.context == context
+        one for one in candidates if one.model.is_open and one.fits and one.is_fast and one.context == context
     ]
     return max(suitable, key=lambda one: one.model.weights, default=None)

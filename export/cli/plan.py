@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import argparse
+from pathlib import Path
 
 from edgeslm_export.cli.screen import print_json, print_line
 from edgeslm_export.quantize.recipe import RECIPES
 
+from edgeslm.errors import ExportError
 from edgeslm.hardware.board_profiles import THIS, board_names
 
 SUMMARY = "what size, memory and speed to expect on a board, before anything is downloaded"
@@ -17,7 +19,19 @@ def add_arguments(command: argparse.ArgumentParser) -> None:
     command.add_argument(
         "src",
         metavar="SRC",
+        nargs="?",
         help="hub id, checkpoint folder, config.json or .gguf file; nothing else is read",
+    )
+    command.add_argument(
+        "--table",
+        action="store_true",
+        help="instead of SRC: a Markdown table of common models on all known boards",
+    )
+    command.add_argument(
+        "--figures",
+        type=Path,
+        metavar="FILE",
+        help="JSON file with further columns of the table: column to model to measured value",
     )
     command.add_argument(
         "--board",
@@ -32,7 +46,7 @@ def add_arguments(command: argparse.ArgumentParser) -> None:
         "--context",
         type=_tokens,
         metavar="N",
-        help="tokens in the cache (default: 2048, or what the model has)",
+        help="tokens in the cache (default: 2048, or what the model has; with --table 8192)",
     )
 
 
@@ -43,7 +57,12 @@ def _tokens(text: str) -> int:
 
 
 def run(options: argparse.Namespace) -> None:
-    """Prints the estimates for each recipe."""
+    """Prints the estimates for each recipe, or the table of models."""
+    if options.table:
+        _print_table(options)
+        return
+    if options.src is None:
+        raise ExportError("Name a model (SRC), or ask for --table.")
     from edgeslm_export.models.plan import make_plan, plan_json, plan_lines, read_source
 
     from edgeslm.bundle.performance import measure_board
@@ -56,4 +75,19 @@ def run(options: argparse.Namespace) -> None:
         print_json(plan_json(plan))
         return
     for line in plan_lines(plan):
+        print_line(line)
+
+
+def _print_table(options: argparse.Namespace) -> None:
+    from edgeslm_export.models.choice_table import read_figures, table_lines
+
+    from edgeslm.bundle.catalog import CONTEXT
+    from edgeslm.hardware.board_profiles import load_board
+
+    if options.src is not None or options.recipe or options.json:
+        raise ExportError("--table takes no SRC, --recipe or --json.")
+    figures = {} if options.figures is None else read_figures(options.figures)
+    names = board_names() if options.board == THIS else [options.board]
+    boards = [load_board(name) for name in names]
+    for line in table_lines(boards, figures, context=options.context or CONTEXT):
         print_line(line)

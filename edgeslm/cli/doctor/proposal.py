@@ -67,11 +67,11 @@ def proposal_finding(proposal: Proposal) -> Finding:
             "take a smaller --context" if not smallest.fits else "take a head that edgeslm-export tune makes"
         )
         return Finding("proposal", "warn", f"no model of the catalog suits {proposal.use}: {reason}", advice)
-    model, expected = chosen.model, chosen.expected
+    model, typical = chosen.model, chosen.typical
     text = (
         f"{model.name} for {proposal.use}: takes {megabytes(chosen.need_bytes)} of {room} with daemon, a "
-        f"small encoder and {expected.context} tokens, reads {expected.prefill_tps:.0f} and writes "
-        f"{expected.decode_tps:.1f} tokens/s there; {use.summary} takes about {chosen.seconds:.1f} s"
+        f"small encoder and {chosen.context} tokens, reads {typical.prefill_tps:.0f} and writes "
+        f"{typical.decode_tps:.1f} tokens/s; {use.summary} takes about {chosen.seconds:.1f} s"
     )
     larger = next((one for one in proposal.candidates if _is_next(one, chosen)), None)
     if larger is not None:
@@ -94,8 +94,8 @@ def _is_next(one: Candidate, chosen: Candidate) -> bool:
 
 def _fault(one: Candidate, proposal: Proposal) -> str:
     """Why a model isn't proposed; empty if it could be."""
-    if one.expected.context < proposal.context:
-        return f"has a context of only {one.expected.context} tokens"
+    if one.context < proposal.context:
+        return f"has a context of only {one.context} tokens"
     if not one.fits:
         return f"needs {megabytes(one.need_bytes)}"
     if not one.is_fast:
@@ -132,8 +132,8 @@ def proposal_lines(proposal: Proposal) -> list[str]:
     for one in proposal.candidates:
         fault = "proposed" if one is proposal.chosen else _fault(one, proposal)
         lines.append(
-            f"{one.model.name:<16} {megabytes(one.need_bytes):>7} {one.expected.prefill_tps:>6.0f}/s "
-            f"{one.expected.decode_tps:>6.1f}/s {one.seconds:>6.1f}s  {fault}".rstrip()
+            f"{one.model.name:<16} {megabytes(one.need_bytes):>7} {one.typical.prefill_tps:>6.0f}/s "
+            f"{one.typical.decode_tps:>6.1f}/s {one.seconds:>6.1f}s  {fault}".rstrip()
         )
     return lines
 
@@ -151,11 +151,11 @@ def proposal_json(proposal: Proposal) -> dict[str, Any]:
                 "source": one.model.source,
                 "licence": one.model.licence,
                 "weights": one.model.weights,
-                "context": one.expected.context,
+                "context": one.context,
                 "need_bytes": one.need_bytes,
                 "fits": one.fits,
-                "prefill_tps": round(one.expected.prefill_tps, 1),
-                "decode_tps": round(one.expected.decode_tps, 1),
+                "prefill_tps": round(one.typical.prefill_tps, 1),
+                "decode_tps": round(one.typical.decode_tps, 1),
                 "seconds": round(one.seconds, 2),
                 "fault": _fault(one, proposal),
             }

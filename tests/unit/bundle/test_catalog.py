@@ -29,5 +29,5 @@ def test_the_formats_are_those_of_the_default_recipe() -> None:
 def test_a_model_with_a_short_context_is_rated_for_its_own_and_not_chosen() -> None:
     candidates = rate(load_board("generic-x86"), 64 * 10**9, USES[USUAL])
     phi = next(one for one in candidates if one.model.name == "Phi-3-mini-4k")
-    assert phi.expected.context == 4096
+    assert phi.context == 4096
     assert choose([phi]) is None and choose([phi], 4096) is (phi if phi.is_fast else None)

@@ -40,10 +40,10 @@ def test_what_is_proposed_fits_is_fast_and_free_to_use(tmp_path: Path, use: str)
     assert chosen is not None
     assert chosen.need_bytes <= proposal.room_bytes < 8e9
     assert chosen.seconds <= USES[use].seconds and chosen.model.is_open
-    assert chosen.expected.context == CONTEXT
+    assert chosen.context == CONTEXT
     larger = [one for one in proposal.candidates if one.model.weights > chosen.model.weights]
     for one in larger:
-        assert not (one.fits and one.is_fast and one.model.is_open and one.expected.context == CONTEXT)
+        assert not (one.fits and one.is_fast and one.model.is_open and one.context == CONTEXT)
 
 
 def test_it_says_why_and_how_to_get_it(tmp_path: Path) -> None:
