@@ -10,7 +10,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -36,8 +36,15 @@ class Asked:
 
 
 @contextmanager
-def node(url: str, folder: Path, parts: Mapping[str, Any], name: str = NODE) -> Iterator[None]:
-    """The daemon at a broker, with its configuration and its state in ``folder``."""
+def node(
+    url: str,
+    folder: Path,
+    parts: Mapping[str, Any],
+    name: str = NODE,
+    prefix: Callable[[Sequence[str]], Sequence[str]] = lambda command: command,
+) -> Iterator[None]:
+    """The daemon at a broker, with its configuration and its state in ``folder``; ``prefix`` changes its
+    command line."""
     config = {
         "node": name,
         "broker": {"url": url},
@@ -48,7 +55,7 @@ def node(url: str, folder: Path, parts: Mapping[str, Any], name: str = NODE) -> 
     }
     (folder / "config.yaml").write_text(yaml.safe_dump(config))
     command = [sys.executable, "-m", "edgeslm", "run", str(folder / "config.yaml")]
-    process = subprocess.Popen(command, stdin=subprocess.DEVNULL, env=dict(os.environ))
+    process = subprocess.Popen(prefix(command), stdin=subprocess.DEVNULL, env=dict(os.environ))
     try:
         yield
     finally:

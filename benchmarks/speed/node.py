@@ -4,6 +4,7 @@
 
     latency   milliseconds and memory that bus and daemon add to the engine; time to the first result
     parts     memory of console, metrics, Home Assistant discovery and tracing; page load of the console
+    limits    memory by part in a control group; models that take turns; deadlines with little processor time
     power     latency, tokens/s and processor time of each ``power``, and a node at rest
 
 Each command prints a table, then one JSON line. ``COMMAND --help`` lists its options.
@@ -22,6 +23,7 @@ from benchmarks.lib.commands import run_subcommand
 COMMANDS: Final = {
     "latency": "daemon",
     "parts": "extras",
+    "limits": "limits",
     "power": "power",
 }
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import math
 import os
 import re
 import subprocess
@@ -183,6 +184,11 @@ def _reclaimable(folder: Path, version: int) -> int:
 
 def cpu_quota(root: Path) -> float | None:
     """CPU quota of the control groups, in cores; None without a limit."""
+    return min((quota for quota, _ in _cpu_quotas(root)), default=None)
+
+
+def _cpu_quotas(root: Path) -> list[tuple[float, Path]]:
+    """Quota in cores and folder of each control group of this process that has a quota."""
     quotas = []
     for folder, version in _control_groups(root, "cpu"):
         if version == 2:
@@ -191,8 +197,25 @@ def cpu_quota(root: Path) -> float | None:
             quota = read_text(folder / "cpu.cfs_quota_us") or "-1"
             period = read_text(folder / "cpu.cfs_period_us") or ""
         if quota.isdecimal() and period.isdecimal() and int(period):
-            quotas.append(int(quota) / int(period))
-    return min(quotas, default=None)
+            quotas.append((int(quota) / int(period), folder))
+    return quotas
+
+
+class QuotaUse(NamedTuple):
+    """Number of periods of a CPU quota, and of those in which processes had to wait for the next one."""
+
+    cores: float
+    periods: int
+    throttled: int
+
+
+def quota_use(root: Path) -> QuotaUse | None:
+    """How often the smallest CPU quota of the control groups held this process up; None without a quota."""
+    quota = min(_cpu_quotas(root), default=None)
+    if quota is None:
+        return None
+    values = dict(re.findall(r"(?m)^(\w+) (\d+)$", read_text(quota[1] / "cpu.stat") or ""))
+    return QuotaUse(quota[0], int(values.get("nr_periods", 0)), int(values.get("nr_throttled", 0)))
 
 
 def _control_groups(root: Path, controller: str) -> list[tuple[Path, int]]:
@@ -297,6 +320,8 @@ def busy_s(root: Path) -> float:
     return ticks / os.sysconf("SC_CLK_TCK")
 
 
-def usable_cores() -> int:
-    """Number of cores that this process may run on."""
-    return len(os.sched_getaffinity(0))
+def usable_cores(root: Path = Path("/")) -> int:
+    """Number of cores that this process may run on, or that its CPU quota allows, rounded up. More threads
+    than that would use up the quota early in each period, and all of them would wait for the next one."""
+    cores, quota = len(os.sched_getaffinity(0)), cpu_quota(root)
+    return cores if quota is None else max(1, min(cores, math.ceil(quota)))

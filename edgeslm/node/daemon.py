@@ -37,7 +37,7 @@ from edgeslm.serving.service import Service
 from edgeslm.serving.warmup import WarmUp
 from edgeslm.storage.database import journal_of
 from edgeslm.storage.journal import Journal
-from edgeslm.telemetry.alerts import BrokerLosses
+from edgeslm.telemetry.alerts import BrokerLosses, CpuQuota
 from edgeslm.telemetry.audit import AuditLog
 from edgeslm.telemetry.extension import Extension
 from edgeslm.telemetry.health import Meter, memory_bytes, temperature_c
@@ -184,6 +184,7 @@ class Daemon:
         """The extensions that the configuration enables. Modules of disabled extensions aren't imported."""
         config, presence = self.config, self._presence
         yield WarmUp(self.service, presence, self._waits.quiet)
+        yield CpuQuota()
         if config.control.allow:
             handlers = {**self.admin.handlers, **handlers_of(self.updater, self._store)}
             yield ControlApi(self.bus, self.topics, self._audit, config.control.allow, handlers)

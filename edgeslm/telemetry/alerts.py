@@ -1,4 +1,5 @@
-"""Alerts about losses: sentences in ``health`` for an hour after the broker lost messages or a session.
+"""Alerts about events: sentences in ``health`` for an hour after the broker lost messages or a session, or
+while a CPU quota slows the node down.
 
 Alerts of other modules last as long as the problem that they report.
 """
@@ -8,8 +9,10 @@ from __future__ import annotations
 import time
 from collections import deque
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any, Final
 
+from edgeslm.hardware.board import quota_use
 from edgeslm.protocol.delivery import Delivery, Subscription
 from edgeslm.protocol.topics import BROKER_DROPPED
 from edgeslm.telemetry.extension import Extension
@@ -121,3 +124,40 @@ class BrokerLosses(Extension):
 
     def _has_just_looked(self) -> bool:
         return self._looked_at is not None and time.monotonic() - self._looked_at < TOLD_S
+
+
+THROTTLED: Final = 0.1
+"""Share of throttled periods above which there is an alert."""
+RECENT_S: Final = 300.0
+"""Time in seconds that the alert about a CPU quota looks back."""
+
+
+class CpuQuota(Extension):
+    """Observes how often the CPU quota of a control group holds the node up.
+
+    :param root: root folder of the system files.
+    """
+
+    def __init__(self, root: Path = Path("/")) -> None:
+        self._root = root
+        self._cores = 0.0
+        self._periods = Growth()
+        self._throttled = Growth()
+
+    def health(self) -> Mapping[str, Any]:
+        if (use := quota_use(self._root)) is not None:
+            self._cores = use.cores
+            self._periods.see(use.periods)
+            self._throttled.see(use.throttled)
+        return {}
+
+    @property
+    def alerts(self) -> Sequence[str]:
+        periods, throttled = self._periods.recent(RECENT_S), self._throttled.recent(RECENT_S)
+        if throttled <= THROTTLED * periods:
+            return ()
+        return [
+            f"In the last minutes a control group held the node up in {throttled / periods:.0%} of its "
+            f"periods: it allows {self._cores:.1f} cores, and requests may miss their deadlines. Raise "
+            "CPUQuota= of the unit or the container's limit, or take a smaller model."
+        ]

@@ -51,10 +51,11 @@ def judge_cpu(root: Path) -> list[Finding]:
     else:
         finding = Finding("cpu", "ok", text)
     findings = [finding]
-    quota, usable = board.cpu_quota(root), board.usable_cores()
+    quota, usable = board.cpu_quota(root), board.usable_cores(root)
     if quota is not None and quota < (cpu.cores or usable):
-        advice = "raise CPUQuota= of the unit or the container's limit, or set threads of the models to it"
-        findings.append(Finding("cpu limit", "warn", f"a control group allows {quota:.1f} cores", advice))
+        text = f"a control group allows {quota:.1f} cores; models with threads: auto use {usable}"
+        advice = "raise CPUQuota= of the unit or the container's limit, or allow requests more time"
+        findings.append(Finding("cpu limit", "warn", text, advice))
     if board.governor(root) == "powersave" and cpu.family == "arm":
         advice = "set the governor to schedutil, ondemand or performance"
         findings.append(Finding("governor", "warn", "powersave keeps the CPU at its lowest clock", advice))

@@ -1,8 +1,11 @@
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
-from edgeslm.telemetry.alerts import TOLD_S, BrokerLosses
+from edgeslm.telemetry.alerts import RECENT_S, TOLD_S, BrokerLosses, CpuQuota
+from tests.support.boards import put
 from tests.support.fakes import FakeClock
 
 pytestmark = pytest.mark.usefixtures("monotonic")
@@ -69,3 +72,22 @@ def test_a_lost_session_is_told_for_an_hour(clock: FakeClock) -> None:
     clock.now += TOLD_S + 1
     assert losses.alerts == []
     assert losses.health() == {"broker_dropped": 0, "session_lost": 2}
+
+
+def test_a_cpu_quota_that_holds_the_node_up_is_told_while_it_does(tmp_path: Path, clock: FakeClock) -> None:
+    quota = CpuQuota(tmp_path)
+
+    def see(periods: int, throttled: int) -> list[str]:
+        put(tmp_path, "sys/fs/cgroup/node/cpu.stat", f"nr_periods {periods}\nnr_throttled {throttled}\n")
+        assert quota.health() == {}
+        return list(quota.alerts)
+
+    assert see(0, 0) == [], "no quota"
+    put(tmp_path, "proc/self/cgroup", "0::/node\n")
+    put(tmp_path, "sys/fs/cgroup/node/cpu.max", "30000 100000\n")
+    assert see(1000, 900) == [], "before the node was there"
+    assert see(1300, 920) == []
+    (told,) = see(1600, 1150)
+    assert "in 42% of its periods: it allows 0.3 cores" in told
+    clock.now += RECENT_S + 1
+    assert see(1900, 1150) == []

@@ -94,7 +94,7 @@ def test_limits_of_control_groups_version_2(n100: Path) -> None:
     assert board.read_memory(n100) == board.BoardMemory(16_384_000_000, 200_000_000, 300_000_000)
     assert found["memory"].level == "bad"
     assert "MemoryMax" in found["memory"].advice
-    assert found["cpu limit"].text == "a control group allows 1.5 cores"
+    assert found["cpu limit"].text.startswith("a control group allows 1.5 cores; models with threads: auto ")
 
 
 def test_limits_of_control_groups_version_1(n100: Path) -> None:
@@ -108,6 +108,7 @@ def test_limits_of_control_groups_version_1(n100: Path) -> None:
     assert memory is not None
     assert (memory.available, memory.limit) == (400_000_000, 1_000_000_000)
     assert board.cpu_quota(n100) == 0.5
+    assert board.usable_cores(n100) == 1, "two threads would wait for each other's quota"
 
 
 def test_the_page_cache_of_a_control_group_is_free_memory_unless_it_is_mapped(n100: Path) -> None:
@@ -128,6 +129,17 @@ def test_the_page_cache_of_a_control_group_is_free_memory_unless_it_is_mapped(n1
     put(n100, "sys/fs/cgroup/memory/node/memory.stat", stat.replace("file_mapped", "mapped_file"))
     memory = board.read_memory(n100)
     assert memory is not None and memory.available == 550_000_000
+
+
+def test_how_often_a_quota_holds_up_is_that_of_the_smallest(n100: Path) -> None:
+    assert board.quota_use(n100) is None
+    put(n100, "proc/self/cgroup", "0::/a/b\n")
+    put(n100, "sys/fs/cgroup/a/cpu.max", "50000 100000\n")
+    put(n100, "sys/fs/cgroup/a/cpu.stat", "usage_usec 5\nnr_periods 200\nnr_throttled 60\n")
+    put(n100, "sys/fs/cgroup/a/b/cpu.max", "90000 100000\n")
+    assert board.quota_use(n100) == board.QuotaUse(0.5, 200, 60)
+    (n100 / "sys/fs/cgroup/a/cpu.stat").unlink()
+    assert board.quota_use(n100) == board.QuotaUse(0.5, 0, 0)
 
 
 def test_swap_space_is_what_the_control_groups_leave_of_it(n100: Path) -> None:
