@@ -35,7 +35,7 @@ _TRIAL_WORDS: Final = 100
 
 
 def configuration(args: argparse.Namespace) -> dict[str, Any]:
-    models: dict[str, Any] = {"small": {"bundle": str(args.bundle.resolve())}}
+    models: dict[str, Any] = {"small": {"bundle": str(args.bundle.resolve()), "threads": args.threads}}
     tasks: dict[str, Any] = {
         "triage": {"kind": "classify", "model": "small", "labels": _LABELS},
         "say": {"kind": "generate", "model": "small", "max_tokens": 4},
@@ -67,9 +67,13 @@ def _errors(answers: Sequence[Answered]) -> list[str]:
     return list({error.code: f"{error.code}: {error.message}" for error in errors}.values())
 
 
-def _full_prompt(trial: Answered, tokens: int) -> str:
-    per_word = trial.result.usage["prompt_tokens"] / _TRIAL_WORDS
-    return _words(int(tokens / per_word))
+def full_prompt(trials: Sequence[int], tokens: int) -> str:
+    """A text that makes a prompt of about ``tokens`` tokens.
+
+    :param trials: tokens of the prompts of ``_TRIAL_WORDS`` words and of twice as many.
+    """
+    per_word = (trials[1] - trials[0]) / _TRIAL_WORDS
+    return _words(int((tokens - trials[0]) / per_word) + _TRIAL_WORDS)
 
 
 def _words(count: int) -> str:
@@ -91,11 +95,13 @@ def _steps(args: argparse.Namespace, url: str, say: Say) -> Iterator[tuple[str, 
     short = [Ask("triage", text) for text in _MESSAGES]
     if args.encoder is not None:
         short += [Ask("vector", text) for text in _MESSAGES]
-    answers = asyncio.run(_ask(url, [*short, Ask("say", _words(_TRIAL_WORDS))]))
+    trials = [Ask("say", _words(count * _TRIAL_WORDS)) for count in (1, 2)]
+    answers = asyncio.run(_ask(url, [*short, *trials]))
     yield "short", _codes(answers)
     if args.context:
-        tokens = min(args.context, load_bundle(args.bundle).manifest.context_length) - 64
-        (full,) = asyncio.run(_ask(url, [Ask("say", _full_prompt(answers[-1], tokens))]))
+        tokens = min(args.context, load_bundle(args.bundle).manifest.context_length) - 16
+        counts = [one.result.usage["prompt_tokens"] for one in answers[-2:]]
+        (full,) = asyncio.run(_ask(url, [Ask("say", full_prompt(counts, tokens))]))
         yield "full", {**_codes([full]), **full.result.usage, "seconds": round(full.seconds, 1)}
         yield "full_errors", _errors([full])
     if args.other is not None:
@@ -154,6 +160,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument(
         "--cores", type=float, metavar="N", help="processor time in cores (default: no limit)"
     )
+    parser.add_argument("--threads", type=int, default="auto", help="of the decoder (default: %(default)s)")
     parser.add_argument("--context", type=int, default=0, metavar="TOKENS", help="fill so much (default: 0)")
     parser.add_argument("--deadline-s", type=float, nargs="*", default=[], metavar="S")
     parser.add_argument("--rounds", type=int, default=3, help="(default: %(default)s)")

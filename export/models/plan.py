@@ -234,4 +234,9 @@ def plan_lines(plan: Plan) -> list[str]:
             f"{row.recipe:12} {row.file_bytes / 1e6:8,.0f} {expected.memory_bytes / 1e6:10,.0f} "
             f"{'yes' if row.fits else 'NO':>5} {expected.prefill_tps:14,.0f} {expected.decode_tps:13,.1f}"
         )
-    return [*lines, "", f"Memory and speeds with {plan.context} tokens in the cache.", plan.advice]
+    cache = shape.kv_bytes_per_token * plan.context
+    note = (
+        f"Memory and speeds with {plan.context} tokens in the cache, which take {cache / 1e6:,.0f} MB; a "
+        f"small encoder takes {catalog.ENCODER_BYTES / 1e6:.0f} MB more."
+    )
+    return [*lines, "", note, plan.advice]
