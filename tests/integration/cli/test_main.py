@@ -462,6 +462,14 @@ def test_doctor_for_people_and_for_programs(edgeslm: Any) -> None:
     assert edgeslm("doctor").out.strip()
 
 
+def test_doctor_proposes_a_model_for_a_use(edgeslm: Any) -> None:
+    done = edgeslm("doctor", "--use", "labels", "--json")
+    data = json.loads(done.out)
+    assert data["use"] == "labels" and len(data["models"]) > 10
+    assert done.status == int(data["proposed"] is None)
+    assert edgeslm("doctor", "--use", "songs").status == 2
+
+
 def test_doctor_looks_at_bundles_that_are_named(edgeslm: Any, tmp_path: Path) -> None:
     done = edgeslm("doctor", str(tmp_path / "none"), "--context", "512")
     assert f"{tmp_path}/none: there is no such folder" in done.out
