@@ -35,7 +35,9 @@ _TRIAL_WORDS: Final = 100
 
 
 def configuration(args: argparse.Namespace) -> dict[str, Any]:
-    models: dict[str, Any] = {"small": {"bundle": str(args.bundle.resolve()), "threads": args.threads}}
+    models: dict[str, Any] = {
+        "small": {"bundle": str(args.bundle.resolve()), "threads": args.threads or "auto"}
+    }
     tasks: dict[str, Any] = {
         "triage": {"kind": "classify", "model": "small", "labels": _LABELS},
         "say": {"kind": "generate", "model": "small", "max_tokens": 4},
@@ -160,7 +162,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument(
         "--cores", type=float, metavar="N", help="processor time in cores (default: no limit)"
     )
-    parser.add_argument("--threads", type=int, default="auto", help="of the decoder (default: %(default)s)")
+    parser.add_argument("--threads", type=int, help="of the decoder (default: auto)")
     parser.add_argument("--context", type=int, default=0, metavar="TOKENS", help="fill so much (default: 0)")
     parser.add_argument("--deadline-s", type=float, nargs="*", default=[], metavar="S")
     parser.add_argument("--rounds", type=int, default=3, help="(default: %(default)s)")
