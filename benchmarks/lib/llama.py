@@ -138,6 +138,8 @@ class Engine:
         context.flash_attn_type = int(flash_attention)
         self._context = llama.llama_init_from_model(self._model, context)
         self._sampler = llama.llama_sampler_init_greedy()
+        self._vocabulary = llama.llama_vocab_n_tokens(llama.llama_model_get_vocab(self._model))
+        self._held: list[int] = []
 
     def run(self, ids: Sequence[int], count: int) -> dict[str, float]:
         """Milliseconds of the prompt with its first token, and of ``count - 1`` more."""
@@ -161,8 +163,25 @@ class Engine:
             "decode_tokens": count - 1,
         }
 
+    def logits(self, ids: Sequence[int]) -> npt.NDArray[np.float64]:
+        """Logits [vocabulary] after the last token; reads again only what the call before didn't begin
+        with."""
+        import numpy as np
+
+        same = 0
+        while same < min(len(ids) - 1, len(self._held)) and ids[same] == self._held[same]:
+            same += 1
+        memory = self._llama.llama_get_memory(self._context)
+        self._llama.llama_memory_seq_rm(memory, 0, same, -1)
+        for at in range(same, len(ids), BATCH):
+            self._decode(ids[at : at + BATCH])
+        self._held = list(ids)
+        last = self._llama.llama_get_logits_ith(self._context, -1)
+        return np.array(np.ctypeslib.as_array(last, (self._vocabulary,)), np.float64)
+
     def clear(self) -> None:
         """Empties the cache."""
+        self._held = []
         self._llama.llama_memory_clear(self._llama.llama_get_memory(self._context), True)
 
     def close(self) -> None:

@@ -5,6 +5,7 @@
     trec, sms   accuracy and calibration by number of rows: question types, spam
     house       intents and slots of sentences said to Home Assistant
     logs        hosts and failed logins in the log lines of fail2ban's tests
+    zero-shot   untrained decoders on five sets, batch-calibrated, against llama.cpp
     flips       share of wrong labels that are found, and the accuracy without them
     distill     a student trained on a teacher's labels, against one trained on hand labels
     cascade     requests/s and accuracy over MQTT: a decoder alone, and behind an encoder
@@ -28,6 +29,7 @@ COMMANDS: Final = {
     "sms": "teaching sms",
     "house": "skills house",
     "logs": "skills logs",
+    "zero-shot": "zero_shot",
     "flips": "flips",
     "distill": "distilling",
     "cascade": "cascading",

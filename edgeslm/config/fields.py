@@ -96,6 +96,17 @@ def _labels(value: Any) -> Mapping[str, str]:
     return {label: meaning or "" for label, meaning in value.items()}
 
 
+def _label_bias(value: Any) -> str | Mapping[str, float]:
+    if value in ("none", "contextual"):
+        return str(value)
+    if not isinstance(value, dict) or not value:
+        raise ValueError("must be none, contextual, or what edgeslm-export calibrate prints")
+    for label, share in value.items():
+        if isinstance(share, bool) or not isinstance(share, int | float) or not 0 < share <= 1:
+            raise ValueError(f"the share of {label!r} must be a number above 0 and at most 1")
+    return {str(label): float(share) for label, share in value.items()}
+
+
 @dataclass(frozen=True, slots=True)
 class Rate:
     """A rate limit: at most ``count`` messages in any ``per_s`` seconds."""
@@ -247,6 +258,22 @@ Labels = Annotated[
             "anyOf": [
                 {"type": "object", "additionalProperties": {"type": ["string", "null"]}, "minProperties": 2},
                 {"type": "array", "items": {"type": "string"}, "minItems": 2, "uniqueItems": True},
+            ]
+        }
+    ),
+]
+LabelBias = Annotated[
+    Literal["none", "contextual"] | Mapping[str, float],
+    PlainValidator(_label_bias),
+    WithJsonSchema(
+        {
+            "anyOf": [
+                {"enum": ["none", "contextual"]},
+                {
+                    "type": "object",
+                    "additionalProperties": {"type": "number", "exclusiveMinimum": 0, "maximum": 1},
+                    "minProperties": 2,
+                },
             ]
         }
     ),

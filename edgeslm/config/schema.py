@@ -17,6 +17,7 @@ from pydantic import AfterValidator, Field, StringConstraints, ValidationInfo, f
 from edgeslm.config.fields import (
     ExampleOutput,
     FilePath,
+    LabelBias,
     Labels,
     MaxRate,
     Name,
@@ -154,9 +155,10 @@ class Task(Section):
         description="Minimum confidence; below it the result is `abstained`. At 0, only results without a "
         "required learned field are",
     )
-    calibration: Literal["none", "contextual"] = Field(
+    calibration: LabelBias = Field(
         default="none",
-        description="`contextual` removes an untrained decoder's label bias; for `classify`",
+        description="Removes an untrained decoder's label bias: `contextual`, or the shares that "
+        "`edgeslm-export calibrate` prints; for `classify`",
     )
     max_error: float | None = Field(
         default=None,

@@ -190,6 +190,7 @@ def _task_faults(path: Path, task: Task, names: Names, node: str) -> Iterator[Fa
     if task.kind is None:
         return
     yield from _example_faults(path, task.kind, task)
+    yield from _label_bias_faults(path, task)
     if task.kind == "classify" and task.labels is None and not task.learned and not task.adapter:
         yield (*path, "labels"), "missing: list what to choose from, or give the folder of a learned head"
     elif task.kind == "extract":
@@ -296,6 +297,15 @@ def _example_faults(path: Path, kind: Kind, task: Task) -> Iterator[Fault]:
                 key,
                 f"{example.output!r} is none of the labels: {_near(example.output, frozenset(task.labels))}",
             )
+
+
+def _label_bias_faults(path: Path, task: Task) -> Iterator[Fault]:
+    if isinstance(task.calibration, str):
+        return
+    if task.labels is not None and set(task.calibration) != set(task.labels):
+        yield (*path, "calibration"), "must name each of the labels, and no others: measure it again"
+    if sum(stage != LEARNED and not stage.startswith(NODE_STAGE) for stage in task.stages) > 1:
+        yield (*path, "calibration"), "belongs to one model, and the stages name several: remove it"
 
 
 def _route_faults(config: Config, names: Names, indices: Sequence[int]) -> Iterator[Fault]:

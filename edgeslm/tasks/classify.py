@@ -47,8 +47,7 @@ class Classify(Task):
             meanings = self._meanings(request)
             labels = tuple(meanings)
             output = await ask(Score(self._prompt(request, meanings, message), labels))
-            if self.section.calibration == "contextual" and self.learned is None:
-                biases = await self._bias(request, meanings, ask)
+            if self.learned is None and (biases := await self._biases_of(request, meanings, ask)):
                 output = replace(output, probabilities=without_bias(output.probabilities, biases))
         verdict = judge(output.probabilities, self._calibration)
         result = {
@@ -61,6 +60,18 @@ class Classify(Task):
 
     def is_answer(self, result: Mapping[str, Any], message: str) -> bool:
         return result.get("label") in (self.section.labels or ())
+
+    async def _biases_of(
+        self, request: Request, meanings: dict[str, str], ask: Ask
+    ) -> tuple[float, ...] | None:
+        """The label biases that the task's ``calibration`` removes; None to remove none. Biases that were
+        measured in advance don't apply to labels that a request brings."""
+        calibration = self.section.calibration
+        if calibration == "contextual":
+            return await self._bias(request, meanings, ask)
+        if isinstance(calibration, str) or "labels" in request.options:
+            return None
+        return tuple(calibration[label] for label in meanings)
 
     async def _bias(self, request: Request, meanings: dict[str, str], ask: Ask) -> tuple[float, ...]:
         """The model's mean label probabilities for content-free messages, cached per set of labels."""

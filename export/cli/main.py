@@ -19,6 +19,7 @@ MISSING = "the package {} is missing; pip install 'edgeslm[export]' brings it."
 try:
     from edgeslm_export.cli import (
         adapter,
+        calibrate,
         distill,
         encoder,
         evaluate,
@@ -43,6 +44,7 @@ COMMANDS: Mapping[str, ModuleType] = {
     "reader": reader,
     "tune": tune,
     "distill": distill,
+    "calibrate": calibrate,
     "evaluate": evaluate,
     "ship": ship,
     "sign": sign,

@@ -52,6 +52,28 @@ from tests.support.config_texts import SMALL, problems, with_task
             "labels: the meaning of 'a' must",
         ),
         ({"kind": "classify", "model": "small", "labels": "a, b"}, "labels: must be a mapping"),
+        (
+            {"kind": "classify", "model": "small", "labels": ["a", "b"], "calibration": "batch"},
+            "calibration: must be none, contextual, or what edgeslm-export calibrate prints",
+        ),
+        (
+            {"kind": "classify", "model": "small", "labels": ["a", "b"], "calibration": {"a": 0.5, "b": 0}},
+            "calibration: the share of 'b' must be a number above 0",
+        ),
+        (
+            {"kind": "classify", "model": "small", "labels": ["a", "b"], "calibration": {"a": 0.5}},
+            "calibration: must name each of the labels",
+        ),
+        (
+            {
+                "kind": "classify",
+                "stages": ["small", "large"],
+                "threshold": 0.5,
+                "labels": ["a", "b"],
+                "calibration": {"a": 0.5, "b": 0.5},
+            },
+            "calibration: belongs to one model",
+        ),
         ({"kind": "generate", "model": "small", "labels": ["a", "b"]}, "labels: has no effect for generate"),
         ({"kind": "embed", "model": "small", "instruction": "x"}, "instruction: has no effect for embed"),
         (

@@ -12,6 +12,7 @@ from edgeslm.engine.calls import Classify, Cost, Output, Score, Text, Turn
 from edgeslm.errors import ConfigError, InvalidRequest
 from edgeslm.messages import Request, Truncated
 from edgeslm.tasks import Outcome, Task, make_task
+from edgeslm.tasks.classify import CONTENT_FREE
 from tests.support.fakes import FakeEngine
 from tests.support.taught import CLASSIFY, EXTRACT, RISK, adapter_bundle, calibration, head_bundle
 
@@ -138,6 +139,32 @@ def test_labels_of_the_sender_are_text_from_outside() -> None:
 def test_refusals(sent: Request, task: Task, words: str) -> None:
     with pytest.raises(InvalidRequest, match=words):
         task.check(sent)
+
+
+# -- label bias ------------------------------------------------------------------------------------
+
+
+def test_a_measured_label_bias_is_removed() -> None:
+    engine = FakeEngine(Output(probabilities=(0.6, 0.4)))
+    outcome = run(make(calibration={"critical": 0.2, "normal": 0.8}), engine)
+    assert outcome.result["label"] == "critical"
+    assert outcome.result["scores"] == pytest.approx({"normal": 3 / 11, "critical": 8 / 11})
+    assert len(engine.calls) == 1, "nothing is measured on the device"
+
+
+def test_a_measured_label_bias_is_not_that_of_other_labels() -> None:
+    engine = FakeEngine(Output(probabilities=(0.6, 0.4)))
+    task = make(calibration={"normal": 0.8, "critical": 0.2}, allow=["labels"])
+    assert run(task, engine, request(labels=["a", "b"])).result["scores"] == {"a": 0.6, "b": 0.4}
+
+
+def test_contextual_calibration_measures_the_bias_once() -> None:
+    biased = [Output(probabilities=(0.9, 0.1))] * len(CONTENT_FREE)
+    engine = FakeEngine(Output(probabilities=(0.6, 0.4)), *biased, Output(probabilities=(0.9, 0.1)))
+    task = make(calibration="contextual")
+    assert run(task, engine).result["label"] == "critical"
+    assert run(task, engine).result["scores"] == pytest.approx({"normal": 0.5, "critical": 0.5})
+    assert len(engine.calls) == 2 + len(CONTENT_FREE)
 
 
 # -- what was taught -------------------------------------------------------------------------------

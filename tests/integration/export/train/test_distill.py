@@ -163,6 +163,16 @@ def test_who_was_taught_nothing_is_asked_the_task_as_it_is(
     assert exam.make_task().learned is None
 
 
+def test_an_untaught_teacher_is_asked_without_its_label_bias(
+    decoder: Teacher, answered: Answered, notes: Notes
+) -> None:
+    fake = answered(in_turn)
+    told = task("spam", "ham", calibration={"spam": 0.8, "ham": 0.2})
+    ask_teacher(decoder, told, texts(20), notes, QUIET)
+    (exam,) = fake.exams
+    assert Exam.parse(json.loads(json.dumps(exam.encode()))).section.calibration == {"spam": 0.8, "ham": 0.2}
+
+
 def test_bytes_of_a_teacher_are_those_of_all_that_a_device_loads(head: Teacher, decoder: Teacher) -> None:
     base = load_bundle(head.base).weight_bytes
     assert base > 0

@@ -1,0 +1,117 @@
+"""Label bias of an untrained decoder, with fake answers: what is measured, printed and refused."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from edgeslm_export.cli import main
+from edgeslm_export.train.distill import Teacher
+from edgeslm_export.train.label_bias import MOST_TEXTS, label_bias, label_shares, measure_label_bias
+
+from edgeslm.config.loader import Task as TaskSection
+from edgeslm.config.loader import parse_config
+from edgeslm.errors import ExportError
+from tests.support.config_texts import SMALL
+from tests.support.export.fake_teachers import Answered, by_number, said, texts
+
+LABELS = {"spam": "advertising", "ham": "a message from a person"}
+
+
+def section(**fields: object) -> TaskSection:
+    whole = {"kind": "classify", "model": "small", "labels": LABELS, **fields}
+    return TaskSection.model_validate(whole, strict=False)
+
+
+def test_a_bias_is_the_mean_over_all_texts(decoder: Teacher, answered: Answered) -> None:
+    answered(lambda text: said(0.9) if text == "text 0" else said(0.1))
+    assert measure_label_bias("topic", section(), decoder.base, texts(16)) == {"spam": 0.15, "ham": 0.85}
+
+
+def test_the_decoder_is_asked_without_a_calibration(decoder: Teacher, answered: Answered) -> None:
+    fake = answered(by_number)
+    told = section(calibration={"spam": 0.9, "ham": 0.1}, instruction="Is it wanted?")
+    measure_label_bias("topic", told, decoder.base, texts(20))
+    (exam,) = fake.exams
+    assert exam.section.calibration == "none"
+    assert (exam.section.instruction, exam.section.labels) == ("Is it wanted?", LABELS)
+    assert [row.text for row in exam.rows] == texts(20)
+
+
+def test_a_text_counts_once_and_failures_do_not(decoder: Teacher, answered: Answered) -> None:
+    answered(lambda text: None if text == "text 1" else said(0.1))
+    found = measure_label_bias("topic", section(), decoder.base, [*texts(16), "TEXT  0"])
+    assert found == {"spam": 0.1, "ham": 0.9}
+
+
+def test_many_texts_are_sampled(decoder: Teacher, answered: Answered) -> None:
+    fake = answered(by_number)
+    measure_label_bias("topic", section(), decoder.base, texts(2 * MOST_TEXTS))
+    assert len(fake.exams[0].rows) == MOST_TEXTS
+
+
+def test_no_bias_is_zero() -> None:
+    assert 0 < label_bias([{"a": 0.0, "b": 1.0}], {"a": 0.5, "b": 0.5})["a"] < 1e-9
+
+
+def test_labels_that_are_expected_to_be_rare_stay_rare() -> None:
+    scores = [{"spam": 0.1, "ham": 0.9}] * 3 + [{"spam": 0.2, "ham": 0.8}]
+    assert label_bias(scores, {"spam": 0.5, "ham": 0.5}) == {"spam": 0.125, "ham": 0.875}
+    assert label_bias(scores, {"spam": 0.125, "ham": 0.875}) == {"spam": 0.5, "ham": 0.5}
+
+
+@pytest.mark.parametrize(
+    ("expected", "shares"),
+    [({}, (0.25,) * 4), ({"a": 0.7}, (0.7, 0.1, 0.1, 0.1)), (dict.fromkeys("abcd", 0.25), (0.25,) * 4)],
+)
+def test_labels_without_a_share_have_the_rest(expected: dict[str, float], shares: tuple[float, ...]) -> None:
+    assert tuple(label_shares("abcd", expected).values()) == pytest.approx(shares)
+
+
+@pytest.mark.parametrize(
+    ("expected", "problem"),
+    [
+        ({"e": 0.5}, "'e' is none of the labels a, b, c"),
+        ({"a": 0.5, "b": 0.5}, "sum to 1; the shares of all labels must sum to 1"),
+        ({"a": 0.6, "b": 0.6, "c": 0.1}, "sum to 1.3"),
+        ({"a": 0.1, "b": 0.1, "c": 0.1}, "sum to 0.3"),
+    ],
+)
+def test_shares_that_cant_be_are_refused(expected: dict[str, float], problem: str) -> None:
+    with pytest.raises(ExportError, match=problem):
+        label_shares("abc", expected)
+
+
+@pytest.mark.parametrize(
+    ("number", "fields", "problem"),
+    [
+        (15, {}, "15 different texts are too few; at least 16 are needed"),
+        (16, {"kind": "extract", "labels": None}, "must be of kind classify and list its labels"),
+    ],
+)
+def test_what_cant_be_measured_is_refused(
+    number: int, fields: dict[str, object], problem: str, decoder: Teacher
+) -> None:
+    with pytest.raises(ExportError, match=problem):
+        measure_label_bias("topic", section(**fields), decoder.base, texts(number))
+
+
+def test_a_trained_task_is_refused(head: Teacher) -> None:
+    with pytest.raises(ExportError, match="is not a decoder; trained tasks are calibrated by tune"):
+        measure_label_bias("topic", section(), head.bundle.path, texts(16))
+
+
+def test_the_command_prints_what_a_configuration_takes(
+    decoder: Teacher, answered: Answered, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    answered(by_number)
+    (tmp_path / "texts.jsonl").write_text("".join(json.dumps({"text": text}) + "\n" for text in texts(30)))
+    task = tmp_path / "task.yaml"
+    task.write_text("name: topic\nkind: classify\nlabels: [spam, ham]\ncalibration: contextual\n")
+    assert main.main(["calibrate", str(task), str(tmp_path / "texts.jsonl"), str(decoder.base)]) == 0
+    printed = capsys.readouterr().out
+    written = SMALL.replace("calm, urgent]}", f"spam, ham], {printed.strip()}}}")
+    assert parse_config(written).tasks["triage"].calibration == pytest.approx(
+        {"spam": 0.516667, "ham": 0.483333}
+    )

@@ -1,0 +1,61 @@
+"""benchmarks/lib/zero_shot.py and untaught.py: what counts as right, and which texts are drawn."""
+
+from __future__ import annotations
+
+from types import ModuleType
+from typing import Any
+
+import pytest
+
+from tests.support.benchmarks.scripts import load_scripts
+
+SCORES = [{"a": 0.6, "b": 0.4}, {"a": 0.9, "b": 0.1}]
+
+
+@pytest.fixture(scope="module")
+def scripts() -> dict[str, ModuleType]:
+    return load_scripts("untaught", "zero_shot")
+
+
+def test_a_bias_changes_what_is_right(scripts: dict[str, ModuleType]) -> None:
+    accuracy = scripts["zero_shot"].accuracy
+    assert accuracy(SCORES, ["b", "a"]) == 0.5
+    assert accuracy(SCORES, ["b", "a"], {"b": 0.25, "a": 0.75}) == 1.0
+
+
+@pytest.mark.parametrize(
+    ("written", "label"),
+    [("spam", "spam"), ("It is Ham, not spam.", "ham"), ("", None), ("no idea", None)],
+)
+def test_a_written_label_is_the_first_one(
+    scripts: dict[str, ModuleType], written: str, label: str | None
+) -> None:
+    assert scripts["zero_shot"].first_label(written, ["ham", "spam"]) == label
+
+
+@pytest.mark.parametrize(("intent", "label"), [("HassTurnOn", "turn_on"), ("HassNevermind", None)])
+def test_intents_that_have_no_label_are_left_out(
+    scripts: dict[str, ModuleType], intent: str, label: str | None
+) -> None:
+    assert scripts["untaught"].label_of(intent) == label
+
+
+def test_every_set_has_meanings_and_every_intent_a_known_label(scripts: dict[str, ModuleType]) -> None:
+    untaught = scripts["untaught"]
+    assert set(untaught.MEANINGS) == set(untaught.SETS)
+    intents = ("HassStartTimer", "HassMediaPause", "HassClimateSetTemperature", "HassLightSet")
+    assert {untaught.label_of(intent) for intent in intents} < set(untaught.MEANINGS["house"])
+
+
+def test_no_test_text_is_used_to_develop_or_to_calibrate(
+    scripts: dict[str, ModuleType], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    untaught = scripts["untaught"]
+    rows = [{"text": str(number % 350), "label": "ab"[number % 2]} for number in range(400)]
+    monkeypatch.setitem(untaught.MEANINGS, "x", {"a": "", "b": ""})
+    monkeypatch.setitem(untaught.LOADERS, "x", lambda packages: (rows, ()))
+    drawn: Any = untaught.load_untaught("x", None)
+    test = {row["text"] for row in drawn.test}
+    assert (len(drawn.test), len(drawn.development), len(drawn.unlabelled)) == (100, 100, 64)
+    assert not test & {row["text"] for row in drawn.development}
+    assert not test & set(drawn.unlabelled)
