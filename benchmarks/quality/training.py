@@ -6,6 +6,7 @@
     house       intents and slots of sentences said to Home Assistant
     logs        hosts and failed logins in the log lines of fail2ban's tests
     zero-shot   untrained decoders on five sets, batch-calibrated, against llama.cpp
+    fields      untrained decoders: log lines, and sentences said to Home Assistant
     flips       share of wrong labels that are found, and the accuracy without them
     distill     a student trained on a teacher's labels, against one trained on hand labels
     cascade     requests/s and accuracy over MQTT: a decoder alone, and behind an encoder
@@ -30,6 +31,7 @@ COMMANDS: Final = {
     "house": "skills house",
     "logs": "skills logs",
     "zero-shot": "zero_shot",
+    "fields": "untaught_fields",
     "flips": "flips",
     "distill": "distilling",
     "cascade": "cascading",

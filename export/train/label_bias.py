@@ -1,9 +1,9 @@
 """Label bias of an untrained decoder: batch calibration (Zhou et al., 2024, arXiv 2309.17249).
 
-The bias of a label is the mean probability that the decoder gives it over unlabelled messages, divided by the
-share of messages that are expected to have the label. A node divides the probabilities of each message by the
-biases (``bundle.calibration.without_bias``), which the configuration holds. Answers therefore don't depend on
-the messages that a node has seen before.
+A node divides the probabilities of each message by the biases of the labels, which the configuration holds
+(``bundle.calibration.without_bias``). The biases are such that the mean probability of each label over
+unlabelled messages is the share of messages that are expected to have this label (prior matching, Liusie et
+al., 2023, arXiv 2309.04992). Answers don't depend on the messages that a node has seen before.
 """
 
 from __future__ import annotations
@@ -28,6 +28,9 @@ FEWEST_TEXTS: Final = 16
 MOST_TEXTS: Final = 256
 """More texts are sampled: the mean hardly changes, and a decoder takes up to seconds for each."""
 _DIGITS: Final = 6
+_ROUNDS: Final = 200
+_STEP: Final = 0.5
+"""Exponent of each step of the fixed-point iteration; with 1 it can oscillate."""
 _ROUNDING: Final = 1e-6
 
 
@@ -84,6 +87,14 @@ def label_bias(scores: Sequence[Mapping[str, float]], shares: Mapping[str, float
 
     :param scores: label probabilities of each message. :param shares: expected share of each label.
     """
-    sums = {label: sum(of[label] for of in scores) / share for label, share in shares.items()}
-    total = sum(sums.values())
-    return {label: max(round(of / total, _DIGITS), LEAST_PROBABILITY) for label, of in sums.items()}
+    import numpy as np
+
+    probabilities = np.maximum([[of[label] for label in shares] for of in scores], LEAST_PROBABILITY)
+    expected = np.array(list(shares.values()))
+    bias = np.ones(len(expected))
+    for _ in range(_ROUNDS):
+        means = (probabilities / bias / (probabilities / bias).sum(axis=1, keepdims=True)).mean(axis=0)
+        bias *= (means / expected) ** _STEP
+        bias /= bias.sum()
+    rounded = (max(round(float(of), _DIGITS), LEAST_PROBABILITY) for of in bias)
+    return dict(zip(shares, rounded, strict=True))

@@ -10,11 +10,12 @@ from edgeslm_export.cli import main
 from edgeslm_export.train.distill import Teacher
 from edgeslm_export.train.label_bias import MOST_TEXTS, label_bias, label_shares, measure_label_bias
 
+from edgeslm.bundle.calibration import without_bias
 from edgeslm.config.loader import Task as TaskSection
 from edgeslm.config.loader import parse_config
 from edgeslm.errors import ExportError
 from tests.support.config_texts import SMALL
-from tests.support.export.fake_teachers import Answered, by_number, said, texts
+from tests.support.export.fake_teachers import Answered, by_number, number_of, said, texts
 
 LABELS = {"spam": "advertising", "ham": "a message from a person"}
 
@@ -24,9 +25,19 @@ def section(**fields: object) -> TaskSection:
     return TaskSection.model_validate(whole, strict=False)
 
 
-def test_a_bias_is_the_mean_over_all_texts(decoder: Teacher, answered: Answered) -> None:
-    answered(lambda text: said(0.9) if text == "text 0" else said(0.1))
-    assert measure_label_bias("topic", section(), decoder.base, texts(16)) == {"spam": 0.15, "ham": 0.85}
+def test_without_the_bias_labels_are_as_frequent_as_expected(decoder: Teacher, answered: Answered) -> None:
+    shares = [0.98, 0.9, 0.4, 0.1] * 4
+    answered(lambda text: said(shares[number_of(text)]))
+    for expected in (0.5, 0.2):
+        bias = measure_label_bias("topic", section(), decoder.base, texts(16), {"spam": expected})
+        assert sum(bias.values()) == pytest.approx(1)
+        rid = [without_bias((share, 1 - share), (bias["spam"], bias["ham"]))[0] for share in shares]
+        assert sum(rid) / len(rid) == pytest.approx(expected, abs=1e-4)
+
+
+def test_equal_answers_have_their_own_probabilities_as_bias() -> None:
+    assert label_bias([{"a": 0.9, "b": 0.1}] * 3, {"a": 0.5, "b": 0.5}) == {"a": 0.9, "b": 0.1}
+    assert label_bias([{"a": 0.9, "b": 0.1}] * 3, {"a": 0.9, "b": 0.1}) == {"a": 0.5, "b": 0.5}
 
 
 def test_the_decoder_is_asked_without_a_calibration(decoder: Teacher, answered: Answered) -> None:
@@ -42,7 +53,7 @@ def test_the_decoder_is_asked_without_a_calibration(decoder: Teacher, answered: 
 def test_a_text_counts_once_and_failures_do_not(decoder: Teacher, answered: Answered) -> None:
     answered(lambda text: None if text == "text 1" else said(0.1))
     found = measure_label_bias("topic", section(), decoder.base, [*texts(16), "TEXT  0"])
-    assert found == {"spam": 0.1, "ham": 0.9}
+    assert found == pytest.approx({"spam": 0.1, "ham": 0.9})
 
 
 def test_many_texts_are_sampled(decoder: Teacher, answered: Answered) -> None:
@@ -53,12 +64,6 @@ def test_many_texts_are_sampled(decoder: Teacher, answered: Answered) -> None:
 
 def test_no_bias_is_zero() -> None:
     assert 0 < label_bias([{"a": 0.0, "b": 1.0}], {"a": 0.5, "b": 0.5})["a"] < 1e-9
-
-
-def test_labels_that_are_expected_to_be_rare_stay_rare() -> None:
-    scores = [{"spam": 0.1, "ham": 0.9}] * 3 + [{"spam": 0.2, "ham": 0.8}]
-    assert label_bias(scores, {"spam": 0.5, "ham": 0.5}) == {"spam": 0.125, "ham": 0.875}
-    assert label_bias(scores, {"spam": 0.125, "ham": 0.875}) == {"spam": 0.5, "ham": 0.5}
 
 
 @pytest.mark.parametrize(
@@ -112,6 +117,7 @@ def test_the_command_prints_what_a_configuration_takes(
     assert main.main(["calibrate", str(task), str(tmp_path / "texts.jsonl"), str(decoder.base)]) == 0
     printed = capsys.readouterr().out
     written = SMALL.replace("calm, urgent]}", f"spam, ham], {printed.strip()}}}")
-    assert parse_config(written).tasks["triage"].calibration == pytest.approx(
-        {"spam": 0.516667, "ham": 0.483333}
-    )
+    found = parse_config(written).tasks["triage"].calibration
+    assert isinstance(found, dict)
+    assert set(found) == {"spam", "ham"}
+    assert sum(found.values()) == pytest.approx(1)
