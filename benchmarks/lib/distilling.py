@@ -1,16 +1,20 @@
 """Distillation: a student trained on a teacher's labels, its teacher, and a student of hand labels.
 
     python benchmarks/quality/training.py distill [--teacher-rows 2452] [--minutes 12]
+    python benchmarks/quality/training.py distill --untrained BUNDLE [--unlabelled 1000]
 
 TREC: the decoder's adapter is trained on the first rows; the encoder student is trained on the labels that
-the teacher gives to the other questions. All are tested on TREC's test through ``edgeslm-export tune`` and
-``distill``. Prints one JSON line last; ``--json`` prints that line alone.
+the teacher gives to the other questions. With ``--untrained`` the teacher is a decoder's bundle, which gets
+the meanings of the labels and is calibrated on unlabelled questions; no label is used to train anything. All
+are tested on TREC's test through ``edgeslm-export tune``, ``calibrate`` and ``distill``. Prints one JSON line
+last; ``--json`` prints that line alone.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import random
 import tempfile
 import time
 from collections.abc import Sequence
@@ -18,34 +22,46 @@ from pathlib import Path
 from typing import Any
 
 from edgeslm_export.sources.wheel_data import Packages
+from edgeslm_export.train.spec import SURE
 
 from benchmarks.lib.cards import Say, run_benchmark
 from benchmarks.lib.labelled import load_trec
 from benchmarks.lib.teaching import run_command, write_rows
+from benchmarks.lib.untaught import MEANINGS
 
 
 def measure(args: argparse.Namespace, say: Say) -> dict[str, Any]:
     trec = load_trec(Packages(say, folder=args.packages))
-    learned_from, rest = trec.draw(args.teacher_rows, 0)[0], trec.rows
+    learned_from, rest = [] if args.untrained else trec.draw(args.teacher_rows, 0)[0], list(trec.rows)
+    if args.unlabelled:
+        random.Random(0).shuffle(rest)
     texts = {row["text"] for row in learned_from}
-    unlabelled = [row for row in rest if row["text"] not in texts]
+    unlabelled = [row for row in rest if row["text"] not in texts][: args.unlabelled]
     with tempfile.TemporaryDirectory(prefix="distilling-") as name:
         work = Path(name)
-        labels = sorted({row["label"] for row in trec.rows})
-        (work / "task.yaml").write_text(f"name: trec\nkind: classify\nlabels: {json.dumps(labels)}\n")
+        labels = dict(MEANINGS["trec"]) if args.untrained else sorted({row["label"] for row in trec.rows})
+        task = f"name: trec\nkind: classify\nlabels: {json.dumps(labels)}\n"
+        (work / "task.yaml").write_text(task)
         write_rows(work / "rows.jsonl", learned_from)
         write_rows(work / "unlabelled.jsonl", [{"text": row["text"]} for row in unlabelled])
         write_rows(work / "hand.jsonl", unlabelled)
-        write_rows(work / "test.jsonl", trec.test)
-        teacher = args.teacher or work / "teacher"
+        write_rows(work / "test.jsonl", trec.test[: args.test])
+        teacher = args.untrained or args.teacher or work / "teacher"
         started = time.monotonic()
-        if args.teacher is None:
+        if args.untrained:
+            found = run_command("calibrate", work / "task.yaml", work / "unlabelled.jsonl", teacher)
+            say(f"label bias: {found['calibration']}")
+            (work / "task.yaml").write_text(f"{task}calibration: {json.dumps(found['calibration'])}\n")
+        elif args.teacher is None:
             minutes = ("--minutes", str(args.minutes)) if args.minutes else ()
             command = ("tune", work / "task.yaml", work / "rows.jsonl", teacher, "--method", "lora")
             say(f"teacher: {run_command(*command, *minutes)['accuracy']} expected")
         taught = time.monotonic()
         order = ("distill", work / "task.yaml", work / "unlabelled.jsonl", work / "student")
-        options = ("--teacher", teacher, "--test", work / "test.jsonl", "--hand", work / "hand.jsonl")
+        options: tuple[str | Path, ...] = ("--teacher", teacher, "--test", work / "test.jsonl")
+        options += ("--sure", str(args.sure))
+        options += () if args.untrained else ("--hand", work / "hand.jsonl")
+        options += ("--minutes", str(args.minutes)) if args.untrained and args.minutes else ()
         said = run_command(*order, *options)
         ended = time.monotonic()
     by_name = {of["who"]: of for of in said["compared"]}
@@ -71,7 +87,13 @@ def main(argv: Sequence[str] | None = None) -> None:
     )
     parser.add_argument("--teacher-rows", type=int, default=2452, help="(default: %(default)s)")
     parser.add_argument("--teacher", type=Path, help="an adapter that was trained with these rows already")
-    parser.add_argument("--minutes", type=float, help="of teaching the teacher")
+    parser.add_argument("--untrained", type=Path, metavar="BUNDLE", help="a decoder as the teacher")
+    parser.add_argument("--unlabelled", type=int, help="questions for the student (default: all others)")
+    parser.add_argument("--test", type=int, help="test questions (default: all)")
+    parser.add_argument("--sure", type=float, default=SURE, help="handed to distill (default: %(default)s)")
+    parser.add_argument(
+        "--minutes", type=float, help="of training the teacher, or an untrained one's student"
+    )
     parser.add_argument("--from", dest="packages", type=Path, help="take the wheels from this folder")
     parser.add_argument("--json", action="store_true", help="only the JSON line")
     args = parser.parse_args(argv)

@@ -63,10 +63,10 @@ def load_sshd() -> tuple[Rows, Rows]:
 def load_house() -> tuple[Rows, Rows]:
     """Sentences of the templates to train on for development, of the others for the test."""
     found = load_household(15)
-    return _sentences(found.train), _sentences(found.test)
+    return sentences(found.train), sentences(found.test)
 
 
-def _sentences(rows: Sequence[Mapping[str, Any]]) -> Rows:
+def sentences(rows: Sequence[Mapping[str, Any]]) -> Rows:
     found = []
     for row in rows:
         if (action := label_of(row["fields"]["intent"])) is not None:
