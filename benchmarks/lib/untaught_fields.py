@@ -34,7 +34,11 @@ SCHEMAS: Final[Mapping[str, Mapping[str, Any]]] = {
         "type": "object",
         "properties": {
             "failed": {"type": "boolean", "description": "whether a login or connection attempt was refused"},
-            "host": {"type": "string", "description": "address or name of the client that tried to log in"},
+            "host": {
+                "type": "string",
+                "pattern": r"^\S+$",
+                "description": "address or name of the client that tried to log in",
+            },
         },
         "required": ["failed"],
     },
