@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
+from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import numpy as np
 import pytest
 
+from edgeslm.engine.calls import Prompt, Score
+from edgeslm.engine.worker.prompt import Encoded
 from tests.support.benchmarks.scripts import load_scripts
 
 SCORES = [{"a": 0.6, "b": 0.4}, {"a": 0.9, "b": 0.1}]
@@ -21,6 +26,41 @@ def test_a_bias_changes_what_is_right(scripts: dict[str, ModuleType]) -> None:
     accuracy = scripts["zero_shot"].accuracy
     assert accuracy(SCORES, ["b", "a"]) == 0.5
     assert accuracy(SCORES, ["b", "a"], {"b": 0.25, "a": 0.75}) == 1.0
+
+
+class FakeEngine:
+    """In the place of llama.cpp: token 1 has three times the probability of any other token."""
+
+    def __init__(self, *_: object, **__: object) -> None:
+        self.asked: list[list[int]] = []
+
+    def logits(self, ids: list[int]) -> Any:
+        self.asked.append(list(ids))
+        return np.log(np.array([1.0, 3.0, 1.0, 1.0, 1.0]))
+
+
+class FakeChat:
+    def __init__(self, bundle: Path) -> None:
+        """Takes what the tokenizer of a bundle takes."""
+
+    def encode(self, prompt: Prompt, room: int) -> Encoded:
+        return Encoded([9, 9], None, 0)
+
+    def encode_text(self, text: str) -> list[int]:
+        return [int(letter) for letter in text]
+
+
+def test_llama_cpp_scores_labels_as_a_node_does(
+    scripts: dict[str, ModuleType], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    zero_shot = scripts["zero_shot"]
+    monkeypatch.setattr(zero_shot, "Engine", FakeEngine)
+    monkeypatch.setattr(zero_shot, "ChatTokenizer", FakeChat)
+    (tmp_path / "genai_config.json").write_text('{"model": {"eos_token_id": 4}}')
+    llama = zero_shot.LlamaLabels(tmp_path / "x.gguf", tmp_path, 1, writes=False)
+    found = asyncio.run(llama.ask(Score(Prompt(()), ("1", "23", "20"))))
+    assert found.probabilities == pytest.approx((0.75, 0.125, 0.125))
+    assert llama._engine.asked == [[9, 9], [9, 9, 2]], "a branch is read once"
 
 
 @pytest.mark.parametrize(
