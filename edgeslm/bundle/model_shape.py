@@ -14,6 +14,9 @@ from edgeslm.errors import ShapeError
 
 EMBEDDING = "embedding"
 HEAD = "head"
+FLOAT_BYTES = 4
+INT8_CACHE_BYTES = 64_000_000
+"""Size of a float32 KV cache for the whole context, in bytes, from which an export makes the cache int8."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,6 +95,8 @@ class Shape:
     rotary_dim: int = 0
     short_context: int = 0
     """Number of rows in the short position table of Phi-3's LongRoPE; 0 for other models."""
+    cache_item_bytes: int = FLOAT_BYTES
+    """Bytes of a number in the KV cache."""
 
     def matrices(self) -> tuple[Matrix, ...]:
         """All weight matrices of a forward pass. The exporter fuses the matrices q, k and v, and also gate
@@ -129,9 +134,9 @@ class Shape:
 
     @property
     def kv_bytes_per_token(self) -> int:
-        """Bytes of the float32 KV cache of all layers per token. The engine caches all tokens, even for
-        layers with an attention window."""
-        return 2 * self.layers * self.kv_heads * self.head_dim * 4
+        """Bytes of the KV cache of all layers per token. The engine caches all tokens, even for layers with
+        an attention window."""
+        return 2 * self.layers * self.kv_heads * self.head_dim * self.cache_item_bytes
 
 
 class _ShapeReader:
@@ -192,6 +197,7 @@ def read_shape(config: Mapping[str, Any], where: str = "config.json") -> Shape:
     bias = read.flag("attention_bias", False) if family.qkv_bias is None else family.qkv_bias
     scaled = config.get("rope_scaling") or config.get("rope_parameters") or {}
     long_rope = isinstance(scaled, dict) and "short_factor" in scaled
+    cache_values = 2 * layers * kv_heads * head_dim * context
     return Shape(
         architecture=str(name),
         layers=layers,
@@ -212,7 +218,17 @@ def read_shape(config: Mapping[str, Any], where: str = "config.json") -> Shape:
         windowed_layers=windowed,
         rotary_dim=_rotary_dim(config, head_dim),
         short_context=read.number("original_max_position_embeddings", 4096) if long_rope else 0,
+        cache_item_bytes=item_bytes_of_cache(cache_values, long_rope=long_rope),
     )
+
+
+def item_bytes_of_cache(values: int, *, long_rope: bool = False) -> int:
+    """Bytes of a number in the KV cache that an export makes: 1 (int8) if a float32 cache would be large,
+    otherwise 4. Graphs with LongRoPE, which choose between two position tables, keep float32.
+
+    :param values: number of keys and values that the cache of a whole context has.
+    """
+    return FLOAT_BYTES if long_rope or values * FLOAT_BYTES < INT8_CACHE_BYTES else 1
 
 
 def _windows(config: Mapping[str, Any], family: Family, layers: int, read: _ShapeReader) -> tuple[int, int]:

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from edgeslm.bundle.manifest import REPORT, Bundle, WeightGroup
-from edgeslm.bundle.model_shape import EMBEDDING, HEAD, Shape
+from edgeslm.bundle.model_shape import EMBEDDING, FLOAT_BYTES, HEAD, Shape
 from edgeslm.bundle.size_estimate import (
     FLOAT,
     REST,
@@ -152,6 +152,7 @@ def _shape(settings: Mapping[str, Any], weights: int, tied: bool, bundle: Bundle
     inner = ((weights - vocab * hidden * (2 - tied)) // layers - attention) // (3 * hidden)
     if inner < 1:
         return None
+    cached = 2 * layers * kv_heads * head_dim
     return Shape(
         architecture=bundle.manifest.architecture,
         layers=layers,
@@ -165,4 +166,5 @@ def _shape(settings: Mapping[str, Any], weights: int, tied: bool, bundle: Bundle
         context_length=bundle.manifest.context_length,
         window=window.get("window_size") or 0,
         windowed_layers=len(window.get("layers", ())),
+        cache_item_bytes=bundle.manifest.kv_bytes_per_token // cached or FLOAT_BYTES,
     )

@@ -12,10 +12,9 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from edgeslm.bundle.model_shape import EMBEDDING, HEAD, Matrix, Shape
+from edgeslm.bundle.model_shape import EMBEDDING, FLOAT_BYTES, HEAD, Matrix, Shape
 from edgeslm.hardware.board_profiles import Board
 
-FLOAT_BYTES = 4
 REST = "*"
 """Key in ``Formats`` for all groups that aren't listed."""
 

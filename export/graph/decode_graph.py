@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any, Final
 
 from edgeslm_export.graph.external_data import append, content_of, file_of
-from edgeslm_export.graph.onnx_edit import replace
+from edgeslm_export.graph.onnx_edit import read_by, replace
 from edgeslm_export.graph.score_graph import GRAPH as SCORE
 
 READS, WRITES = "reads", "writes"
@@ -60,11 +60,11 @@ def keep_part(graph: Any, part: str) -> None:
     if choice is None:
         return
     (branch,) = [attribute.g for attribute in choice.attribute if attribute.g.name == part]
-    used = {name for node in branch.node for name in node.input}
+    used = {name for node in branch.node for name in read_by(node)}
     outside: list[Any] = []
     for node in reversed(graph.node):
         if node is not choice and used & set(node.output):
-            used |= set(node.input)
+            used |= read_by(node)
             outside.insert(0, node)
     known = used | {name for node in branch.node for name in node.output}
     kept = [tensor for tensor in graph.initializer if tensor.name in used]

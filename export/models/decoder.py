@@ -21,6 +21,7 @@ from edgeslm_export.evaluate.reference import REFERENCE_BYTES, UNQUANTIZED, gguf
 from edgeslm_export.evaluate.report_card import measure_bundle
 from edgeslm_export.graph.decode_graph import WRITES, join
 from edgeslm_export.graph.fixed_scales import fix_scales
+from edgeslm_export.graph.int8_cache import RANGES, cache_item_bytes, quantize_cache
 from edgeslm_export.graph.last_logits import keep_last_logits
 from edgeslm_export.graph.lora_graph import GRAPH, write_lora_graph
 from edgeslm_export.graph.score_graph import GRAPH as SCORE_GRAPH
@@ -45,6 +46,7 @@ from edgeslm_export.sources.checkpoint import Origin, bundle_name
 from edgeslm_export.sources.corpus import Corpus
 
 from edgeslm.bundle.manifest import Manifest
+from edgeslm.bundle.model_shape import FLOAT_BYTES, item_bytes_of_cache
 from edgeslm.errors import ExportError
 
 _NEEDED = ("model.onnx", "genai_config.json", "tokenizer.json", "tokenizer_config.json")
@@ -103,6 +105,7 @@ def export_model(
         )
         config = json.loads((stage / "genai_config.json").read_bytes())["model"]
         fields = _manifest_fields(origin, recipe, built.attempt.placement.formats, config, created)
+        fields["kv_bytes_per_token"] = kv_bytes_per_token(config, cache_item_bytes(stage))
         if built.written:
             fields["quantization"]["written"] = _weight_groups(built.written)
         if (stage / GRAPH).is_file():
@@ -285,6 +288,7 @@ class _Work:
         keep_last_logits(folder)
         write_lora_graph(folder)
         fix_scales(folder)
+        self._quantize_cache(folder)
         self._golden = self._golden or golden_tokens.check(self._folder, folder)
         size = sum(file.stat().st_size for file in folder.iterdir()) + self._found["report_bytes"]
         fidelity = self._measure(folder)
@@ -300,6 +304,17 @@ class _Work:
             {"formats": pairs, "options": options, "out": str(folder)},
         )
 
+    def _quantize_cache(self, folder: Path, *, single: bool = False) -> None:
+        """Gives a model an int8 cache, unless a float32 cache is small. The scales are those of the first
+        build."""
+        config = json.loads((folder / "genai_config.json").read_bytes())["model"]
+        values = kv_bytes_per_token(config, 1) * int(config["context_length"])
+        if item_bytes_of_cache(values) == FLOAT_BYTES:
+            return
+        if not (self._folder / RANGES).exists():
+            self._run("evaluate.cache_ranges", "measuring keys and values", {"bundle": str(folder)})
+        quantize_cache(folder, self._folder / RANGES, single=single)
+
     def _measure(self, folder: Path) -> dict[str, Any]:
         """A dict with the fidelity figures; empty without a corpus."""
         if self._order.corpus is None:
@@ -310,6 +325,7 @@ class _Work:
         """Builds and measures a graph for single tokens and joins it to ``built``."""
         folder = self._folder / WRITES
         self._build_graph(folder, formats)
+        self._quantize_cache(folder, single=True)
         fidelity = self._measure(folder)
         join(built.folder, folder)
         shutil.rmtree(folder)
@@ -349,14 +365,15 @@ def _pairs(formats: Iterable[Format]) -> list[list[int]]:
     return [[form.bits, form.group_size] for form in formats]
 
 
-def kv_bytes_per_token(config: dict[str, Any]) -> int:
-    """KV-cache bytes of a token in float32; an upper bound, since sliding-window layers need less.
+def kv_bytes_per_token(config: dict[str, Any], item_bytes: int = FLOAT_BYTES) -> int:
+    """KV-cache bytes of a token; an upper bound, since sliding-window layers need less.
 
     :param config: the value of ``model`` in ``genai_config.json``.
+    :param item_bytes: bytes of a number in the cache.
     """
     decoder = config["decoder"]
     per_layer = int(decoder["num_key_value_heads"]) * int(decoder["head_size"])
-    return 2 * int(decoder["num_hidden_layers"]) * per_layer * 4
+    return 2 * int(decoder["num_hidden_layers"]) * per_layer * item_bytes
 
 
 def _disk_need(origin: Origin, recipe: Recipe) -> int:
@@ -378,7 +395,6 @@ def _manifest_fields(
         "source": origin.source,
         "quantization": {"recipe": recipe.name, "groups": _weight_groups(formats)},
         "context_length": int(config["context_length"]),
-        "kv_bytes_per_token": kv_bytes_per_token(config),
         "graphs": {"generate": "model.onnx"},
         "runtime": runtime_versions("onnxruntime", "onnxruntime-genai"),
         "created": created,

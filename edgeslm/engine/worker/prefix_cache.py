@@ -31,7 +31,7 @@ files that it has read or written since its start. Without this exception, tasks
 prefixes at each start if the cache is too small for all prefixes."""
 _DIGEST_BYTES: Final = 32
 
-Floats = npt.NDArray[np.float32]
+Values = npt.NDArray[np.float32] | npt.NDArray[np.int8]
 
 
 class PrefixCache:
@@ -39,17 +39,25 @@ class PrefixCache:
 
     :param folder: folder of the files; it is created on the first write.
     :param caches: number of arrays [heads, tokens, size] in a prefix.
+    :param kind: type of the numbers: float32, or int8 for codes.
     """
 
     def __init__(
-        self, folder: Path, caches: int, heads: int, size: int, *, kept_bytes: int = KEPT_BYTES
+        self,
+        folder: Path,
+        caches: int,
+        heads: int,
+        size: int,
+        kind: npt.DTypeLike = np.float32,
+        *,
+        kept_bytes: int = KEPT_BYTES,
     ) -> None:
         self._folder = folder
-        self._caches, self._heads, self._size = caches, heads, size
+        self._caches, self._heads, self._size, self._kind = caches, heads, size, np.dtype(kind)
         self._kept_bytes = kept_bytes
         self._used: set[Path] = set()
 
-    def find(self, tokens: Sequence[int]) -> Floats | None:
+    def find(self, tokens: Sequence[int]) -> Values | None:
         """The keys and values of a prefix as a memory-mapped array [caches, 1, heads, tokens, size]; None if
         the file is missing, damaged or not owned by the node's user."""
         file = self._file_of(tokens)
@@ -58,7 +66,7 @@ class PrefixCache:
             status = file.lstat()
             if not stat.S_ISREG(status.st_mode) or not is_ours(status):
                 return None
-            if status.st_size != _DIGEST_BYTES + 4 * int(np.prod(shape)):
+            if status.st_size != _DIGEST_BYTES + self._kind.itemsize * int(np.prod(shape)):
                 return None
             content = np.memmap(file, np.uint8, "r")
         except (OSError, ValueError):
@@ -70,15 +78,15 @@ class PrefixCache:
         self._used.add(file)
         with contextlib.suppress(OSError):
             os.utime(file)
-        return content[_DIGEST_BYTES:].view(np.float32).reshape(shape)
+        return content[_DIGEST_BYTES:].view(self._kind).reshape(shape)
 
-    def keep(self, tokens: Sequence[int], values: Sequence[Floats]) -> None:
+    def keep(self, tokens: Sequence[int], values: Sequence[Values]) -> None:
         """Writes a prefix, if it is new and there is room. A write error is not fatal, since the prefix is
         then computed again at the next start."""
         file = self._file_of(tokens)
         if file in self._used:
             return
-        content = np.ascontiguousarray(np.stack(values), np.float32).tobytes()
+        content = np.ascontiguousarray(np.stack(values), self._kind).tobytes()
         fresh = file.with_name(f".{file.name}.{os.getpid()}")
         try:
             self._folder.mkdir(mode=0o700, exist_ok=True)

@@ -80,13 +80,15 @@ class Scorer:
         layers = range(int(decoder["num_hidden_layers"]))
         self._past = [f"past_key_values.{n}.{what}" for n in layers for what in ("key", "value")]
         self._present = [f"present.{n}.{what}" for n in layers for what in ("key", "value")]
-        self._empty = ort.OrtValue.ortvalue_from_numpy(
-            np.zeros((1, int(decoder["num_key_value_heads"]), 0, int(decoder["head_size"])), np.float32)
+        heads, size = int(decoder["num_key_value_heads"]), int(decoder["head_size"])
+        inputs = {value.name: value.type for value in self._session.get_inputs()}
+        kind = np.dtype(np.int8 if inputs.get(self._past[0]) == "tensor(int8)" else np.float32)
+        self._empty = ort.OrtValue.ortvalue_from_numpy(np.zeros((1, heads, 0, size), kind))
+        self._takes_logit_tokens = "logit_tokens" in inputs
+        self._prefix_cache = (
+            None if on_disk is None else PrefixCache(on_disk, len(self._past), heads, size, kind)
         )
-        self._takes_logit_tokens = "logit_tokens" in {value.name for value in self._session.get_inputs()}
-        heads, size = self._empty.shape()[1], self._empty.shape()[3]
-        self._prefix_cache = None if on_disk is None else PrefixCache(on_disk, len(self._past), heads, size)
-        self._token_bytes = 2 * len(layers) * 4 * self._empty.shape()[1] * self._empty.shape()[3]
+        self._token_bytes = len(self._past) * heads * size * kind.itemsize
         self._end_ids = end_ids
         self._piece, self._kept_bytes = piece, kept_bytes
         self._kept: OrderedDict[tuple[int, ...], Cache] = OrderedDict()

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edgeslm.bundle.model_shape import FAMILIES, read_shape
+from edgeslm.bundle.model_shape import FAMILIES, INT8_CACHE_BYTES, read_shape
 from edgeslm.errors import ShapeError
 from tests.support.published_configs import PUBLISHED
 
@@ -26,10 +26,18 @@ def test_as_many_weights_as_published(name: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("name", "kibibytes"), [("Qwen2.5-0.5B", 24), ("SmolLM2-135M", 45), ("Phi-3-mini-4k", 768)]
+    ("name", "values"), [("Qwen2.5-0.5B", 6), ("SmolLM2-135M", 11.25), ("Phi-3-mini-4k", 192)]
 )
-def test_the_cache_of_a_token(name: str, kibibytes: int) -> None:
-    assert read_shape(PUBLISHED[name][0]).kv_bytes_per_token == kibibytes * 1024
+def test_the_cache_of_a_token(name: str, values: float) -> None:
+    """A byte for each of as many Ki values."""
+    assert read_shape(PUBLISHED[name][0]).kv_bytes_per_token == values * 1024
+
+
+def test_a_cache_that_is_small_in_float32_stays_float32() -> None:
+    whole = 2 * 24 * 2 * 64 * 4  # bytes of a token of Qwen2.5-0.5B
+    for tokens, item in ((INT8_CACHE_BYTES // whole, 4), (INT8_CACHE_BYTES // whole + 1, 1)):
+        shape = read_shape({**QWEN, "max_position_embeddings": tokens})
+        assert shape.kv_bytes_per_token == whole * item // 4
 
 
 def test_every_other_layer_of_gemma_2_has_a_window() -> None:
@@ -55,6 +63,7 @@ def test_long_rope_has_two_tables_of_positions() -> None:
         "rope_scaling": {"short_factor": [1.0], "type": "longrope"},
     }
     assert read_shape(long).short_context == 4096
+    assert read_shape(long).cache_item_bytes == 4
     assert read_shape(phi).short_context == 0
 
 

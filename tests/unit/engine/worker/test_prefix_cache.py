@@ -42,6 +42,19 @@ def test_what_was_kept_is_found_by_its_tokens(tmp_path: Path) -> None:
     assert on(tmp_path).find((5, 6)) is None
 
 
+def test_codes_take_a_byte_each(tmp_path: Path) -> None:
+    codes = [np.clip(values * 40, -127, 127).astype(np.int8) for values in make_values()]
+    folder = tmp_path / "beginnings"
+    PrefixCache(folder, CACHES, HEADS, SIZE, np.int8).keep(TOKENS, codes)
+    found = PrefixCache(folder, CACHES, HEADS, SIZE, np.int8).find(TOKENS)
+    assert found is not None
+    assert found.dtype == np.int8
+    assert np.array_equal(found, np.stack(codes))
+    (file,) = files(tmp_path)
+    assert file.stat().st_size == 32 + CACHES * HEADS * len(TOKENS) * SIZE
+    assert on(tmp_path).find(TOKENS) is None  # as floats
+
+
 def test_nothing_is_there_at_first(tmp_path: Path) -> None:
     assert on(tmp_path).find(TOKENS) is None
 
