@@ -1,0 +1,51 @@
+"""Time left: a progress callback for a job of several steps, which adds the estimated time that is left."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+
+from edgeslm_export.jobs.subprocess_job import OnProgress
+
+_AFTER_S = 20.0
+"""Seconds before the first estimate."""
+_LEAST_DONE = 0.02
+
+
+class TimeLeft:
+    """Passes progress on to another callback, with the time left for all steps.
+
+    :param shares: expected share of each step in the whole time, by name and in order.
+    """
+
+    def __init__(
+        self,
+        on_progress: OnProgress,
+        shares: Mapping[str, float],
+        *,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._on_progress, self._clock = on_progress, clock
+        whole = sum(shares.values())
+        self._shares = {step: share / whole for step, share in shares.items()}
+        self._start = clock()
+        self._before = self._share = 0.0
+
+    def begin(self, step: str) -> None:
+        """Starts a step. A step may start again."""
+        names = list(self._shares)
+        self._before = sum(self._shares[name] for name in names[: names.index(step)])
+        self._share = self._shares[step]
+
+    def __call__(self, done: int, total: int, what: str) -> None:
+        elapsed = self._clock() - self._start
+        part = self._before + self._share * min(1.0, done / max(1, total))
+        if elapsed >= _AFTER_S and part >= _LEAST_DONE:
+            what = f"{what}, about {_duration(elapsed * (1 - part) / part)} left"
+        self._on_progress(done, total, what)
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 90:
+        return f"{max(10, round(seconds, -1)):.0f} s"
+    return f"{seconds / 60:.0f} min"
