@@ -15,7 +15,7 @@ from edgeslm.errors import ShapeError
 EMBEDDING = "embedding"
 HEAD = "head"
 FLOAT_BYTES = 4
-INT8_CACHE_BYTES = 64_000_000
+INT8_CACHE_BYTES = 500_000_000
 """Size of a float32 KV cache for the whole context, in bytes, from which an export makes the cache int8."""
 
 
