@@ -121,6 +121,12 @@ def peak_rss_bytes() -> int:
     return int(found[1]) * 1024 if found else 0
 
 
+def resident_bytes(root: Path, pid: int) -> int:
+    """Resident memory of a process; 0 if it has ended."""
+    found = re.search(r"VmRSS:\s+(\d+) kB", read_text(root / f"proc/{pid}/status") or "")
+    return int(found[1]) * 1024 if found else 0
+
+
 def read_memory(root: Path) -> BoardMemory | None:
     """Memory according to /proc/meminfo and this process's control groups."""
     text = read_text(root / "proc/meminfo") or ""
@@ -138,11 +144,14 @@ def read_memory(root: Path) -> BoardMemory | None:
 
 
 def _swap_limits(root: Path) -> list[int]:
-    """Bytes of swap space that each control group of this process may use."""
+    """Bytes of swap space that each control group of this process may still use."""
     found = []
     for folder, version in _control_groups(root, "memory"):
         if version == 2:
-            limit, other = _read_int(folder / "memory.swap.max"), 0
+            limit, other = (
+                _read_int(folder / "memory.swap.max"),
+                _read_int(folder / "memory.swap.current") or 0,
+            )
         else:  # memory and swap together
             limit = _read_int(folder / "memory.memsw.limit_in_bytes")
             other = _read_int(folder / "memory.limit_in_bytes") or 0

@@ -27,7 +27,7 @@ from edgeslm.engine.host.process import EngineProcess
 from edgeslm.engine.host.team import EngineTeam
 from edgeslm.engine.worker.room import RESERVE_BYTES
 from edgeslm.errors import ModelUnavailable
-from edgeslm.hardware.board import read_memory
+from edgeslm.hardware.board import read_memory, resident_bytes
 
 log = logging.getLogger("edgeslm.serving")
 
@@ -174,7 +174,7 @@ class MemoryRoom:
         :raises ModelUnavailable: the memory isn't enough even without the models that may be unloaded.
         """
         needed = model.missing_bytes
-        if self._queue or needed > self._free():
+        if needed and (self._queue or needed > self._free()):
             with self._waiting(model):
                 await self._make(model, needed)
         self._loading[model] = needed
@@ -199,6 +199,8 @@ class MemoryRoom:
                 self.notify()
             elif self._loading or any(self._will_change(one) for one in others):
                 await self.change()
+            elif needed > self._free() + self._swap():
+                raise ModelUnavailable(self._refusal(model, needed))
             else:
                 return  # the rest is swap
 
@@ -238,8 +240,10 @@ class MemoryRoom:
         return 0 if memory is None else memory.swap
 
     def _held(self, models: Sequence[PooledModel]) -> int:
-        """Bytes that are free once these models are unloaded."""
-        loaded = sum(model.worker_bytes * len(model.process.pids) for model in models)
+        """Bytes that are free once these models are unloaded: what each worker holds, or at least the
+        estimate, which counts a short context."""
+        pids = [(model, pid) for model in models for pid in model.process.pids]
+        loaded = sum(max(model.worker_bytes, resident_bytes(self._root, pid)) for model, pid in pids)
         return loaded + sum(self._loading.values())
 
 

@@ -34,10 +34,12 @@ from edgeslm_export.quantize.formats import Format
 from edgeslm_export.quantize.recipe import (
     EMBEDDING,
     Recipe,
+    add_source_formats,
     builder_options,
     choices_of,
     formats_by_rule,
     left_by_gptq,
+    shared_format,
     units_of,
     written_formats,
 )
@@ -229,10 +231,7 @@ class _Work:
         )
         goal.check_least(self._found["other_bytes_least"] + sum(sizes))
         likely = likely_formats(self._units(choices, {}), goal, self._found["other_bytes"])
-        for name, forms in likely.items():
-            forms.extend(
-                form for form in (self._exact.get(name),) if form in choices[name] and form not in forms
-            )
+        add_source_formats(likely, self._exact)
         best = self._search_among(likely)
         if likely != choices and not goal.is_met(best.attempt.kl, best.attempt.size):
             shutil.rmtree(best.folder)
@@ -297,8 +296,7 @@ class _Work:
     def _exact_format(self, unit: tuple[str, ...]) -> Format | None:
         """The format in which the source stores all matrices of a unit; None if their formats differ or are
         float."""
-        own = {self._exact.get(name) for name in unit}
-        return own.pop() if len(own) == 1 else None
+        return shared_format(unit, self._exact)
 
     def build(self, placement: Placement) -> _Built:
         """Builds and measures a placement. The first build's tokenizer is checked too (``golden_tokens``)."""

@@ -203,6 +203,24 @@ def _format_by_rule(recipe: Recipe, unit: tuple[str, ...], layers: int) -> Forma
     return recipe.better if matters and own & {*VALUES, "down_proj"} else recipe.smallest
 
 
+def shared_format(unit: Iterable[str], formats: Mapping[str, Format]) -> Format | None:
+    """The format of all matrices of a unit; None if their formats differ or one has none."""
+    own = {formats.get(name) for name in unit}
+    return own.pop() if len(own) == 1 else None
+
+
+def add_source_formats(choices: Mapping[str, list[Format]], exact: Mapping[str, Format]) -> None:
+    """Adds the source's format to the choices of each unit whose matrices all have it in the source.
+
+    :param exact: formats of the matrices that the source stores quantized.
+    """
+    for unit in units_of(choices):
+        form = shared_format(unit, exact)
+        for name in unit:
+            if form is not None and form not in choices[name]:
+                choices[name].append(form)
+
+
 def choices_of(recipe: Recipe, name: str, columns: int) -> list[Format]:
     """The formats that a measured recipe may choose for a matrix with ``columns`` columns. In the calibration
     of later layers, the matrix has the first of these formats. Formats with larger groups are left out if

@@ -29,7 +29,12 @@ COMPOUNDING: Final[dict[str, tuple[str, ...]]] = {
 """Letters that may join the parts of a compound, by language."""
 SHORTEST_PART: Final = 4
 LONGEST_WORD: Final = 60
-"""Longer runs of letters are no words, and are not split."""
+"""Longer runs of letters are no words."""
+LONGEST_COMPOUND: Final = 40
+"""Longer words are not split."""
+MOST_SPLITS: Final = 100_000
+"""Number of places in the words of a document at which splits are tried, some seconds of processor time.
+Later words of the document are indexed by their stems alone."""
 
 _LETTERS: Final = re.compile(r"[^\W\d_]+")
 
@@ -84,6 +89,7 @@ class CompoundSplitter:
         self._letters = COMPOUNDING.get(language, ())
         self._ignored = FUNCTION_WORDS.get(language, frozenset())
         self._known: dict[str, tuple[str, ...]] = {}
+        self._tried = 0
 
     def parts(self, text: str) -> list[str]:
         """Stems of the parts of all compounds in a text, in order."""
@@ -91,7 +97,7 @@ class CompoundSplitter:
         return [part for word in words for part in self._split(word)]
 
     def _split(self, word: str) -> tuple[str, ...]:
-        if not self._letters or not 2 * SHORTEST_PART <= len(word) <= LONGEST_WORD:
+        if not self._letters or not 2 * SHORTEST_PART <= len(word) <= LONGEST_COMPOUND:
             return ()
         if word not in self._known:
             self._known[word] = tuple(
@@ -104,7 +110,10 @@ class CompoundSplitter:
     def _halves(self, word: str) -> tuple[str, ...]:
         """The two most frequent words that the compound consists of; empty if there are none."""
         best: tuple[tuple[int, int], tuple[str, ...]] = ((0, 0), ())
+        if self._tried >= MOST_SPLITS:
+            return ()
         for border in range(SHORTEST_PART, len(word) - SHORTEST_PART + 1):
+            self._tried += 1
             tail = word[border:]
             if tail in self._ignored or not (often := self._frequency(stem(tail, self._language))):
                 continue

@@ -41,6 +41,8 @@ def add_passages(db: sqlite3.Connection, slots: Sequence[int], language: str | N
     rows = [db.execute(f"SELECT {_INDEXED}", (slot,)).fetchone() for slot in slots]
     if language is None or language not in STEMMERS:
         db.executemany(_INSERT, rows)
+        # An earlier version may have removed a passage of this slot without its stems.
+        db.executemany("DELETE FROM stemmed WHERE slot = ?", [(slot,) for slot in slots])
         return
     splitter = CompoundSplitter(language, _frequency(db, rows, language))
     for slot, heading, text in rows:
@@ -49,7 +51,7 @@ def add_passages(db: sqlite3.Connection, slots: Sequence[int], language: str | N
             "\n".join([stem_text(one, language), *splitter.parts(one)]).strip() for one in (heading, text)
         ]
         db.execute(_INSERT, (slot, *stemmed))
-        db.execute("INSERT INTO stemmed VALUES (?, ?)", (slot, _packed(*stemmed)))
+        db.execute("INSERT OR REPLACE INTO stemmed VALUES (?, ?)", (slot, _packed(*stemmed)))
 
 
 def _frequency(db: sqlite3.Connection, rows: Sequence[tuple[int, str, str]], language: str) -> Frequency:

@@ -44,6 +44,7 @@ class Board:
         kept: Collection[str] = (),
         answer: Answer = answers,
         swap_mb: int = 0,
+        holds: float = 1.0,
         running: Board | None = None,
     ) -> None:
         self.root = folder
@@ -52,6 +53,7 @@ class Board:
         self.peak = 0
         self.room_bytes = int(room * ONE_BYTES) + RESERVE_BYTES
         self._answer, self._swap_mb = answer, swap_mb
+        self._each = int(holds * ONE_BYTES)
         bundles = {}
         for name in names:
             place = folder / name
@@ -97,7 +99,9 @@ class Board:
 
     def tell_memory(self) -> int:
         loaded = sum(process.alive for process in self.processes.values())
-        free_kb = max(0, self.room_bytes - loaded * ONE_BYTES) // 1024 + 1
+        free_kb = max(0, self.room_bytes - loaded * self._each) // 1024 + 1
+        for pid in {pid for process in self.processes.values() for pid in process.pids}:
+            put(self.root, f"proc/{pid}/status", f"VmRSS:\t{self._each // 1024} kB\n")
         text = f"MemTotal: 4000000 kB\nMemAvailable: {free_kb} kB\nSwapFree: {self._swap_mb * 1000} kB\n"
         put(self.root, "proc/meminfo", text)
         return loaded
@@ -105,6 +109,19 @@ class Board:
 
 def test_the_memory_of_a_model_is_estimated_from_its_bundle(tmp_path: Path) -> None:
     assert load_bytes(load_bundle(make_bundle(tmp_path / "a", 200))) == pytest.approx(ONE_BYTES, rel=0.01)
+
+
+def test_a_model_that_holds_more_than_its_estimate_makes_room(tmp_path: Path) -> None:
+    """With a long context it does: the other model was refused."""
+
+    async def run() -> None:
+        board = Board(tmp_path, "a", "b", room=1.4, holds=1.5)
+        for name in ("a", "b"):
+            assert await board.models.ask(name, CALL) == ANSWER
+        assert board.events == ["+a", "-a", "+b"]
+        await board.models.stop()
+
+    asyncio.run(run())
 
 
 def test_models_that_fit_are_loaded_together(tmp_path: Path) -> None:

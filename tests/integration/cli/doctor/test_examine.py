@@ -155,6 +155,8 @@ def test_swap_space_is_what_the_control_groups_leave_of_it(n100: Path) -> None:
     put(n100, "proc/self/cgroup", "0::/node\n")
     put(n100, "sys/fs/cgroup/node/memory.swap.max", "300000000\n")
     assert swap() == 300_000_000
+    put(n100, "sys/fs/cgroup/node/memory.swap.current", "200000000\n")
+    assert swap() == 100_000_000
     put(n100, "proc/self/cgroup", "4:memory:/node\n")
     put(n100, "sys/fs/cgroup/memory/node/memory.limit_in_bytes", "1000000000\n")
     put(n100, "sys/fs/cgroup/memory/node/memory.memsw.limit_in_bytes", "1000000000\n")

@@ -9,6 +9,7 @@ from edgeslm_export.quantize.recipe import (
     EMBEDDING,
     HEAD,
     RECIPES,
+    add_source_formats,
     builder_options,
     choices_of,
     find_recipe,
@@ -113,3 +114,15 @@ def test_gptq_leaves_a_share_by_kind_of_matrix_and_rounds_head_and_embedding() -
     assert 0 < shares[0] < shares[1] < shares[2] < 1
     assert left_by_gptq(layer + "self_attn.qkv_proj") == shares[0]
     assert left_by_gptq(HEAD) == left_by_gptq(EMBEDDING) == 1
+
+
+def test_a_source_format_is_a_choice_if_all_matrices_of_a_unit_have_it() -> None:
+    """A unit's matrices share a format, and only the query's was added."""
+    four, eight = Format(4, 32), Format(8, 64)
+    qkv = [f"model.layers.0.self_attn.{name}_proj" for name in "qkv"]
+    choices = {name: [eight] for name in qkv}
+    add_source_formats(choices, {qkv[0]: four})
+    assert choices == {name: [eight] for name in qkv}
+    add_source_formats(choices, dict.fromkeys(qkv, four))
+    add_source_formats(choices, dict.fromkeys(qkv, four))
+    assert choices == {name: [eight, four] for name in qkv}
