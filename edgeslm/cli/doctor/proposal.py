@@ -58,14 +58,14 @@ def proposal_finding(proposal: Proposal) -> Finding:
     room = megabytes(proposal.room_bytes)
     if chosen is None:
         smallest = min(proposal.candidates, key=lambda one: one.need_bytes)
-        reason = (
-            f"even {smallest.model.name} needs {megabytes(smallest.need_bytes)} and {room} are there"
-            if not smallest.fits
-            else f"{smallest.model.name} takes {smallest.seconds:.0f} s for {use.summary}"
-        )
-        advice = (
-            "take a smaller --context" if not smallest.fits else "take a head that edgeslm-export tune makes"
-        )
+        if smallest.context < proposal.context:
+            reason = f"{smallest.model.name} {_fault(smallest, proposal)}"
+        elif not smallest.fits:
+            reason = f"even {smallest.model.name} needs {megabytes(smallest.need_bytes)} and {room} are there"
+        else:
+            reason = f"{smallest.model.name} takes {smallest.seconds:.0f} s for {use.summary}"
+        is_long = smallest.context < proposal.context or not smallest.fits
+        advice = "take a smaller --context" if is_long else "take a head that edgeslm-export tune makes"
         return Finding("proposal", "warn", f"no model of the catalog suits {proposal.use}: {reason}", advice)
     model, typical = chosen.model, chosen.typical
     text = (

@@ -107,3 +107,10 @@ def test_the_table_for_people_and_for_programs(n100: Path) -> None:
     chosen = next(one for one in data["models"] if one["name"] == data["proposed"])
     assert (chosen["fits"], chosen["fault"]) == (True, "")
     assert len(data["commands"]) == 2
+
+
+def test_a_context_that_no_model_has_is_the_reason(tmp_path: Path) -> None:
+    """It said that the smallest model takes 0 s, and advised a head."""
+    finding = proposal_finding(proposed("pi5-4gb", "labels", tmp_path, 200_000))
+    assert "has a context of only" in finding.text
+    assert finding.advice == "take a smaller --context"
