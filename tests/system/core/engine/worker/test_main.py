@@ -176,7 +176,11 @@ def test_cuda_that_isnt_there_is_refused_and_what_was_prepared_is_not_looked_at(
 def test_an_engine_is_held_to_what_its_calls_need(starter: Path) -> None:
     """And has enough for one whose context is full, and that of a call in between."""
     prompt = Prompt((Turn("user", (Text("Which number?"),)),))
-    rest = {"type": "object", "x-guidance": {"whitespace_flexible": False}}
+    rest = {
+        "type": "object",
+        "additionalProperties": False,
+        "x-guidance": {"whitespace_flexible": False},
+    }
     schemas = [{**rest, "properties": {x: {"enum": [1, 2]}}, "required": [x]} for x in "ab"]
     calls = [Generate(prompt, 8000, guide=Guide("json_schema", json.dumps(schema))) for schema in schemas]
 
