@@ -61,7 +61,7 @@ def test_every_published_model_on_every_board(name: str, board: str) -> None:
 def test_what_fits_and_what_does_not() -> None:
     phi, small = (read_shape(PUBLISHED[name][0]) for name in ("Phi-3-mini-4k", "Qwen2.5-0.5B"))
     assert [row.fits for row in make_plan("q", small, PI5, ()).rows] == [True] * len(RECIPES)
-    tight = make_plan("p", phi, load_board("pi4-4gb"), ["int4"])
+    tight = make_plan("p", phi, load_board("pi4-4gb"), ["int4"], 4096)
     assert not tight.rows[0].fits
     assert "Doesn't fit" in tight.advice
     assert "--context" in tight.advice
@@ -81,7 +81,7 @@ def test_the_default_recipe_is_advised_where_it_fits_and_is_fast_enough() -> Non
 
 def test_a_context_that_the_advice_names_does_fit() -> None:
     phi, board = read_shape(PUBLISHED["Phi-3-mini-4k"][0]), load_board("pi4-4gb")
-    advice = make_plan("p", phi, board, ["int4"]).advice
+    advice = make_plan("p", phi, board, ["int4"], 4096).advice
     left = int(advice.partition("--context ")[2].split()[0])
     assert make_plan("p", phi, board, ["int4"], left).rows[0].fits
 
@@ -105,7 +105,7 @@ def test_the_command_prints_a_table(tmp_path: Path, capsys: pytest.CaptureFixtur
     source = write_config(tmp_path / "qwen", "Qwen2.5-0.5B")
     assert main(["plan", str(source), "--board", "pi5-8gb", "--context", "512"]) == 0
     out = capsys.readouterr().out
-    assert "Qwen2ForCausalLM, 494 million weights, 24 KiB of cache a token" in out
+    assert "Qwen2ForCausalLM, 494 million weights, 6 KiB of cache a token" in out
     assert "with 512 tokens in the cache" in out
     assert "\nint4 " in out and "\nint8 " in out
 
