@@ -41,7 +41,15 @@ def run(options: argparse.Namespace) -> None:
     name, section = load_task(options.task, "classify", {}, ("learned", "threshold", "calibration"))
     texts = load_texts(options.texts)
     with Bar() as bar:
-        bias = measure_label_bias(name, section, options.bundle, texts, on_progress=bar, debug=options.debug)
+        bias = measure_label_bias(
+            name,
+            section,
+            options.bundle,
+            texts,
+            dict(options.share),
+            on_progress=bar,
+            debug=options.debug,
+        )
     if options.json:
         print_json({"calibration": bias})
         return

@@ -121,3 +121,18 @@ def test_the_command_prints_what_a_configuration_takes(
     assert isinstance(found, dict)
     assert set(found) == {"spam", "ham"}
     assert sum(found.values()) == pytest.approx(1)
+
+
+def test_the_command_takes_the_shares_of_rare_labels(
+    decoder: Teacher, answered: Answered, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The option had no effect."""
+    answered(lambda text: said(0.4))
+    (tmp_path / "texts.jsonl").write_text("".join(json.dumps({"text": text}) + "\n" for text in texts(20)))
+    task = tmp_path / "task.yaml"
+    task.write_text("name: topic\nkind: classify\nlabels: [spam, ham]\n")
+    command = ["calibrate", str(task), str(tmp_path / "texts.jsonl"), str(decoder.base), "--json"]
+    for options, expected in (([], 0.5), (["--share", "spam=0.1"], 0.1)):
+        assert main.main([*command, *options]) == 0
+        bias = json.loads(capsys.readouterr().out)["calibration"]
+        assert without_bias((0.4, 0.6), (bias["spam"], bias["ham"]))[0] == pytest.approx(expected, abs=1e-4)
