@@ -61,7 +61,7 @@ def quoted(question: str, passage: Found) -> list[Place]:
         for place, number in enumerate(order[:2])
         if not place or (worths[number] >= worths[order[0]] - SECOND and not is_title[number])
     ):
-        start, end = _whole(passage.text, places[number:])
+        start, end = _whole(question, passage.text, places[number:])
         if chosen and _follows(passage.text, chosen[-1][1], start, places[number - 1][1]):
             start, end = chosen[-1][0], max(end, chosen.pop()[1])
         chosen.append((start, end))
@@ -88,19 +88,27 @@ def _follows(text: str, end: int, start: int, before: int) -> bool:
     return start < end or (before <= end and not PARAGRAPH.search(text, end, start))
 
 
-def _whole(text: str, places: Sequence[Place]) -> Place:
-    """The first sentence, with what it announces; if it is too long, its beginning."""
+def _whole(question: str, text: str, places: Sequence[Place]) -> Place:
+    """The first sentence, with what it announces; if it is too long, the excerpt with most of the question's
+    words."""
     start, end = places[0]
-    if end - start > MOST_QUOTED:
-        return _around(text, start, end, start, start)
-    return start, _announced(text, places)
+    if end - start <= MOST_QUOTED:
+        return start, _announced(text, places)
+    excerpts = [(at, min(at + MOST_QUOTED, end)) for at in range(start, end, MOST_QUOTED // 4)]
+    common = _shares(question, text, excerpts)
+    first, last = excerpts[common.index(max(common))]
+    return _around(text, start, end, first, last)
+
+
+def _shares(question: str, text: str, places: Sequence[Place]) -> list[float]:
+    """Share of the question's words in each place."""
+    return shares([text[start:end] for start, end in places], dict.fromkeys(parse_words(question), 1.0))
 
 
 def _worths(question: str, passage: Found, places: Sequence[Place]) -> list[float]:
     """Score of each sentence: its cosine to the question plus the weighted share of the question's words;
     without an encoder, that share."""
-    texts = [passage.text[start:end] for start, end in places]
-    common = shares(texts, dict.fromkeys(parse_words(question), 1.0))
+    common = _shares(question, passage.text, places)
     if not passage.sentences:
         return common
     cosines = {(start, end): cosine for start, end, cosine in passage.sentences}

@@ -61,6 +61,15 @@ def test_a_title_is_quoted_only_where_nothing_else_stands() -> None:
     assert quotes("?", make_found("oil-interval")) == ["oil-interval"]
 
 
+def test_the_part_of_a_long_sentence_that_is_quoted_has_the_words_of_the_question() -> None:
+    """It was the beginning, whatever the question."""
+    text = ", ".join([f"setting {number} is set by hand" for number in range(50)])
+    text += ", and the maximum pressure of the pump is 8.5 bar."
+    (found,) = quotes("What is the maximum pressure of the pump?", seen(text, 0.5))
+    assert found.endswith("the maximum pressure of the pump is 8.5 bar.")
+    assert len(found) <= MOST_QUOTED
+
+
 def test_a_long_sentence_is_quoted_in_part_without_a_reader() -> None:
     (quote,) = quotes("cell3", make_found(" ".join(f"cell{number} |" for number in range(300))))
     assert quote.startswith("cell0 |") and len(quote) <= MOST_QUOTED
