@@ -13,8 +13,9 @@ from pathlib import Path
 from typing import Any
 
 from edgeslm_export.quantize.recipe import DEFAULT_RECIPE, RECIPES, Recipe, find_recipe
+from edgeslm_export.sources import gguf
 from edgeslm_export.sources.checkpoint import GGUF_ARCHITECTURES, read_config
-from edgeslm_export.sources.gguf import GgufHeader, read_gguf_header
+from edgeslm_export.sources.gguf import GgufHeader, read_gguf_header, tied_copy
 from edgeslm_export.sources.hub import fetch_config
 
 from edgeslm.bundle import catalog
@@ -61,7 +62,10 @@ def read_source(src: str) -> Shape:
     if path.is_dir():
         return read_shape(_float_only(read_config(path / "config.json"), src), str(path / "config.json"))
     if path.suffix.lower() == ".gguf" and path.is_file():
-        return read_shape(gguf_config(read_gguf_header(path), src), src)
+        header = read_gguf_header(path)
+        config = gguf_config(header, src)
+        config["tie_word_embeddings"] |= tied_copy(path, header) is not None
+        return read_shape(config, src)
     if path.suffix.lower() == ".json" and path.is_file():
         return read_shape(_float_only(read_config(path), src), src)
     return read_shape(_float_only(fetch_config(src), src), f"config.json of {src}")
@@ -86,7 +90,7 @@ def gguf_config(header: GgufHeader, where: str) -> dict[str, Any]:
             f"{where} has the architecture {name!r}, which can't be exported; those that can: {known}."
         )
     shapes = {tensor.name: tensor.shape for tensor in header.tensors}
-    embedding = shapes.get("token_embd.weight", ())
+    embedding = shapes.get(gguf.EMBEDDING, ())
     config = {
         "architectures": [GGUF_ARCHITECTURES[name]],
         "hidden_size": meta.get(f"{name}.embedding_length"),
@@ -98,7 +102,7 @@ def gguf_config(header: GgufHeader, where: str) -> dict[str, Any]:
         "max_position_embeddings": meta.get(f"{name}.context_length"),
         "sliding_window": meta.get(f"{name}.attention.sliding_window"),
         "vocab_size": embedding[1] if len(embedding) == 2 else meta.get("tokenizer.ggml.tokens"),
-        "tie_word_embeddings": "output.weight" not in shapes,
+        "tie_word_embeddings": gguf.HEAD not in shapes,
     }
     return {key: value for key, value in config.items() if value is not None}
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from edgeslm_export.sources.checkpoint import read_config, weight_files
-from edgeslm_export.sources.gguf import read_gguf_header
+from edgeslm_export.sources.gguf import HEAD, read_gguf_header, tied_copy
 
 from edgeslm.errors import ExportError
 
@@ -26,7 +26,8 @@ SHARD_BYTES = 500_000_000
 def make_checkpoint(source: Path, architecture: str, folder: Path, *, shard_bytes: int = SHARD_BYTES) -> Any:
     """Writes ``config.json``, ``generation_config.json``, the tokenizer and the weights into ``folder``.
 
-    Weights of a folder are linked; those of a GGUF are dequantized to float32. Tied embeddings stay tied.
+    Weights of a folder are linked; those of a GGUF are dequantized to float32. Tied embeddings stay tied,
+    and two copies of one matrix become one.
 
     :return: transformers' tokenizer of the source.
     :raises ExportError: weights aren't finite, or the tokenizer can't be converted to a ``tokenizer.json``.
@@ -87,14 +88,28 @@ def _from_gguf(source: Path, architecture: str, folder: Path, shard_bytes: int) 
     config = transformers.AutoConfig.from_pretrained(source.parent, **where)
     model_class = getattr(transformers, architecture)
     model = model_class.from_pretrained(source.parent, config=config, dtype=torch.float32, **where)
+    _tie_copies(model, source)
     _save_finite(model, source, folder, shard_bytes)
-    fields = config.to_dict()
+    fields = model.config.to_dict()
     for key in ("quantization_config", "_name_or_path"):
         fields.pop(key, None)
     fields["architectures"] = [architecture]
     _complete(fields)
     _write_json(folder / "config.json", fields)
     return tokenizer
+
+
+def _tie_copies(model: Any, source: Path) -> None:
+    """Makes one matrix of embedding and head if the file holds two copies of it (``tied_copy``)."""
+    better = tied_copy(source, read_gguf_header(source))
+    if better is None:
+        return
+    head, embedding = model.get_output_embeddings(), model.get_input_embeddings()
+    if better == HEAD:
+        embedding.weight = head.weight
+    else:
+        head.weight = embedding.weight
+    model.config.tie_word_embeddings = True
 
 
 def _save_finite(model: Any, source: Path, folder: Path, shard_bytes: int) -> None:

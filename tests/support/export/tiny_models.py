@@ -80,8 +80,11 @@ def write_decoder(folder: Path, family: str, **settings: Any) -> None:
     tokenizer.save_pretrained(folder)
 
 
-def write_gguf(file: Path, kind: str) -> None:
-    """A Llama with all matrices quantized to ``kind``, a type of ggml."""
+def write_gguf(file: Path, kind: str, copy: str | None = None) -> None:
+    """A Llama with all matrices quantized to ``kind``, a type of ggml.
+
+    :param copy: the type of a second copy of the tied embedding, for the head.
+    """
     import gguf
     import numpy as np
     from gguf.quants import quantize
@@ -111,13 +114,19 @@ def write_gguf(file: Path, kind: str) -> None:
     writer.add_chat_template(CHATML)
     random = np.random.default_rng(7)
 
-    def matrix(name: str, rows: int, columns: int) -> None:
+    def matrix(name: str, rows: int, columns: int) -> Any:
         values = random.standard_normal((rows, columns), np.float32) * 0.05
+        add(name, values, kind)
+        return values
+
+    def add(name: str, values: Any, kind: str) -> None:
         ggml = gguf.GGMLQuantizationType[kind]
         writer.add_tensor(name, quantize(values, ggml), raw_dtype=ggml)
 
     width, inner = SHAPE["hidden_size"], SHAPE["intermediate_size"]
-    matrix("token_embd.weight", len(tokens), width)
+    embedding = matrix("token_embd.weight", len(tokens), width)
+    if copy:
+        add("output.weight", embedding, copy)
     writer.add_tensor("output_norm.weight", np.ones(width, np.float32))
     for layer in range(SHAPE["num_hidden_layers"]):
         for name, rows, columns in (

@@ -219,6 +219,31 @@ assert config["tie_word_embeddings"] is True and "quantization_config" not in co
     assert (int(done.stdout.split()[-1]) > 1) == (shards == "several")
 
 
+def test_two_copies_of_a_tied_embedding_become_the_better_one(tmp_path: Path) -> None:
+    code = """
+import json, sys
+from pathlib import Path
+import gguf, numpy as np
+from safetensors.numpy import load_file
+from edgeslm_export.models.plan import read_source
+from edgeslm_export.sources.normalize import make_checkpoint
+from tests.support.export.tiny_models import write_gguf
+source, out = Path(sys.argv[1]) / "twice.gguf", Path(sys.argv[1]) / "out"
+write_gguf(source, "Q4_0", "Q8_0")
+make_checkpoint(source, "LlamaForCausalLM", out)
+weights = load_file(out / "model.safetensors")
+head = next(t for t in gguf.GGUFReader(source).tensors if t.name == "output.weight")
+expected = gguf.quants.dequantize(head.data, head.tensor_type)
+assert np.array_equal(expected, weights["model.embed_tokens.weight"])
+assert "lm_head.weight" not in weights
+assert json.loads((out / "config.json").read_text())["tie_word_embeddings"] is True
+assert read_source(str(source)).tied
+"""
+    command = [sys.executable, "-c", code, str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-2000:]
+
+
 def test_damaged_weights_are_noticed_and_nothing_is_left(tiny: Path, tmp_path: Path, run: Run) -> None:
     source = tmp_path / "source.gguf"
     data = bytearray((tiny / "plain.gguf").read_bytes())

@@ -1,12 +1,14 @@
-"""The header of a GGUF: what a damaged file is told."""
+"""The header of a GGUF: what a damaged file is told, and which files have a tied embedding twice."""
 
 from __future__ import annotations
 
 import struct
 from pathlib import Path
 
+import gguf
+import numpy as np
 import pytest
-from edgeslm_export.sources.gguf import read_gguf_header
+from edgeslm_export.sources.gguf import EMBEDDING, HEAD, read_gguf_header, tied_copy
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -83,3 +85,41 @@ def test_missing_tensor_data_is_told_with_both_sizes(tmp_path: Path) -> None:
         ExportError, match=f"has {len(SAMPLE) - 5:,} bytes and its header speaks of {len(SAMPLE):,}"
     ):
         read_gguf_header(_write(tmp_path, SAMPLE[:-5]))
+
+
+def _with_head(folder: Path, embedding: str, head: str, *, tied: bool) -> Path:
+    """A file with an embedding and a head of 40 x 64, each quantized to a type of ggml."""
+    file = folder / "model.gguf"
+    writer = gguf.GGUFWriter(file, "llama")
+    random = np.random.default_rng(3)
+    values = random.standard_normal((40, 64), np.float32)
+    other = values if tied else random.standard_normal((40, 64), np.float32)
+    for name, matrix, kind in ((EMBEDDING, values, embedding), (HEAD, other, head)):
+        ggml = gguf.GGMLQuantizationType[kind]
+        writer.add_tensor(name, gguf.quants.quantize(matrix, ggml), raw_dtype=ggml)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    return file
+
+
+@pytest.mark.parametrize(
+    ("embedding", "head", "tied", "better"),
+    [
+        ("Q4_0", "Q8_0", True, HEAD),
+        ("F16", "Q8_0", True, EMBEDDING),
+        ("F32", "F32", True, HEAD),
+        ("Q8_0", "Q8_0", False, None),
+    ],
+)
+def test_two_copies_of_a_tied_embedding_are_found(
+    tmp_path: Path, embedding: str, head: str, tied: bool, better: str | None
+) -> None:
+    file = _with_head(tmp_path, embedding, head, tied=tied)
+    assert tied_copy(file, read_gguf_header(file)) == better
+
+
+def test_a_file_without_a_head_has_no_second_copy(tmp_path: Path) -> None:
+    file = _write(tmp_path, SAMPLE)
+    assert tied_copy(file, read_gguf_header(file)) is None
