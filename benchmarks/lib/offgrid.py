@@ -14,6 +14,8 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
+from edgeslm_export.sources.gguf import EMBEDDING, HEAD, read_gguf_header, tied_copy
+
 if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
@@ -84,12 +86,17 @@ def scales_of(gguf: Path) -> Scales:
 
 
 def write_floats(source: Path, out: Path, scales: Scales | None = None) -> None:
-    """Writes ``source`` dequantized to F32, moved by ``scales`` when there are any."""
+    """Writes ``source`` dequantized to F32, moved by ``scales`` when there are any. Of two copies of a tied
+    embedding the better one is written."""
     from gguf import GGUFReader
     from gguf.quants import dequantize
 
     reader = GGUFReader(source)
-    tensors = ((tensor.name, dequantize(tensor.data, tensor.tensor_type)) for tensor in reader.tensors)
+    stored = {tensor.name: tensor for tensor in reader.tensors}
+    if better := tied_copy(source, read_gguf_header(source)):
+        stored[EMBEDDING] = stored[better]
+        del stored[HEAD]
+    tensors = ((name, dequantize(tensor.data, tensor.tensor_type)) for name, tensor in stored.items())
     if scales:
         tensors = ((name, move(name, values, scales)) for name, values in tensors)
     _write(reader, tensors, out)

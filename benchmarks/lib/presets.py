@@ -32,7 +32,7 @@ from edgeslm_export.jobs.subprocess_job import OFFLINE, TELEMETRY_OFF
 from edgeslm_export.sources.checkpoint import examine_local
 from edgeslm_export.sources.wheel_data import Packages
 
-from benchmarks.lib import wikitext
+from benchmarks.lib import texts
 from benchmarks.lib.divergence import Measurement, Text, mapped_logits
 from benchmarks.lib.float_reference import FloatModel
 from benchmarks.lib.gemma import make_gemma
@@ -93,8 +93,8 @@ def read_text(run: Measurement, checkpoint: Path, tokens: int, work: Path) -> No
         checkpoint, work / "checkpoint", run.threads, examine_local(checkpoint, "decoder").architecture
     )
     start = model.start
-    body = wikitext.CHUNK - len(start)
-    sequences = wikitext.read_sequences(run.folder / "test.raw", model.encode, tokens, body)
+    body = texts.CHUNK - len(start)
+    sequences = texts.read_sequences(run.folder / texts.WIKITEXT, model.encode, tokens, body)
     chunks = [[*start, *sequence] for sequence in sequences]
     run.texts["wikitext"] = Text(chunks, mapped_logits(model, chunks, work / "wikitext.f32"))
 
@@ -102,7 +102,7 @@ def read_text(run: Measurement, checkpoint: Path, tokens: int, work: Path) -> No
 def measure(
     checkpoint: Path, work: Path, args: argparse.Namespace, say: Callable[[str], None]
 ) -> Measurement:
-    run = Measurement(args.folder, args.threads, say)
+    run = Measurement(args.folder, args.threads, say, checkpoint)
     with tempfile.TemporaryDirectory(prefix="run-", dir=work) as name:
         scratch = Path(name)
         say("Reading with the float model.")
@@ -147,7 +147,7 @@ def main() -> None:
 
     packages = Packages(say, folder=args.packages)
     try:
-        wikitext.fetch(args.folder, packages)
+        texts.fetch_wikitext(args.folder, packages)
         checkpoint = args.source or make_gemma(args.folder, packages)
         with contextlib.ExitStack() as stack:
             work = args.work or Path(

@@ -42,7 +42,7 @@ from benchmarks.lib.mixes import DEADLINES_S, MODEL, Messages, make_mixes, tasks
 from benchmarks.lib.paths import LIB
 from benchmarks.lib.processes import Memory, cpu_seconds, memory_of, processes_of
 from benchmarks.lib.served import NODE, node
-from benchmarks.lib.wikitext import fetch
+from benchmarks.lib.texts import fetch_wikitext
 from edgeslm.bundle.manifest import load_bundle, short_digest
 from edgeslm.cli.demo.broker import start_broker
 from edgeslm.client import Client
@@ -284,7 +284,7 @@ def measure(args: argparse.Namespace, say: Say) -> dict[str, Any]:
     chat = ChatTokenizer(bundle)
     with tempfile.TemporaryDirectory(prefix="compare-") as name:
         folder = Path(name)
-        fetch(folder, Packages(say))
+        fetch_wikitext(folder, Packages(say))
         article = (folder / "test.raw").read_text("utf-8")[:400_000]
         messages = Messages(args.starter / "data", article, chat.encode_text)
         job = {"threads": args.threads, "tasks": {t: baseline_task(t, s, chat) for t, s in tasks().items()}}

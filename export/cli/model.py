@@ -16,6 +16,7 @@ from edgeslm.errors import ExportError
 if TYPE_CHECKING:
     from edgeslm_export.sources.corpus import Corpus
 
+RESUMES = True
 SUMMARY = "a causal language model to a decoder bundle"
 EXAMPLE = "edgeslm-export model SmolLM2-135M-Instruct.Q4_1.gguf smollm2-135m --max-bytes 105000000"
 
@@ -41,7 +42,7 @@ def add_arguments(command: argparse.ArgumentParser) -> None:
         "--calibration",
         type=Path,
         metavar="FILE",
-        help="text to calibrate on, and its last fifth to measure with (default: WikiText-2, from a package)",
+        help="text to calibrate on, and its last fifth to measure with (default: from a package)",
     )
 
 

@@ -62,6 +62,7 @@ def study_task(
         "quantized_source": find_exact,
         "texts": {
             "calibration": corpus.calibration if corpus and calibration_tokens else (),
+            "conversations": corpus.conversations if corpus and calibration_tokens else (),
             "evaluation": corpus.evaluation if corpus else (),
         },
         "tokens": {

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import time
 from pathlib import Path
@@ -30,7 +31,9 @@ class Notes:
         return found
 
     def save(self, name: str, found: dict[str, Any]) -> None:
-        """Saves a step's result, atomically."""
+        """Saves a step's result, atomically and after everything that the step wrote: files that a note
+        speaks of are there after a power cut."""
+        os.sync()
         partial = self.folder / f"{name}.partial"
         partial.write_text(json.dumps(found), "utf-8")
         partial.replace(self.folder / f"{name}.json")

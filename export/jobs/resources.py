@@ -6,6 +6,7 @@ Estimates are low on purpose: an export that is refused would certainly have fai
 from __future__ import annotations
 
 import shutil
+import time
 from pathlib import Path
 
 from edgeslm.errors import ExportError
@@ -13,6 +14,7 @@ from edgeslm.errors import ExportError
 _FOLDER_BYTES_A_WEIGHT = 2
 _GGUF_BYTES_A_WEIGHT = 6
 LIBRARIES_BYTES = 700_000_000
+_PROBE_SIZE, _PROBES = 1024, 10
 
 
 def available_memory() -> int:
@@ -45,6 +47,18 @@ def bytes_a_weight(*, gguf: bool) -> int:
     when the graph is written. transformers dequantizes a whole GGUF file at once.
     """
     return _GGUF_BYTES_A_WEIGHT if gguf else _FOLDER_BYTES_A_WEIGHT
+
+
+def matmul_gflops() -> float:
+    """Measured speed of this machine at multiplying float32 matrices on all cores, in GFLOP/s."""
+    import numpy as np
+
+    matrix = np.ones((_PROBE_SIZE, _PROBE_SIZE), np.float32)
+    matrix @ matrix
+    start = time.perf_counter()
+    for _ in range(_PROBES):
+        matrix @ matrix
+    return 2e-9 * _PROBES * _PROBE_SIZE**3 / (time.perf_counter() - start)
 
 
 def check_resources(weights: int, disk_bytes: int, folder: Path, memory_a_weight: int) -> None:

@@ -30,6 +30,7 @@ class TimeLeft:
         self._shares = {step: share / whole for step, share in shares.items()}
         self._start = clock()
         self._before = self._share = 0.0
+        self._first: float | None = None
 
     def begin(self, step: str) -> None:
         """Starts a step. A step may start again."""
@@ -40,8 +41,11 @@ class TimeLeft:
     def __call__(self, done: int, total: int, what: str) -> None:
         elapsed = self._clock() - self._start
         part = self._before + self._share * min(1.0, done / max(1, total))
-        if elapsed >= _AFTER_S and part >= _LEAST_DONE:
-            what = f"{what}, about {_duration(elapsed * (1 - part) / part)} left"
+        if self._first is None:  # more than 0 if an interrupted job goes on
+            self._first = part
+        done_here = part - self._first
+        if elapsed >= _AFTER_S and done_here >= _LEAST_DONE:
+            what = f"{what}, about {_duration(elapsed * (1 - part) / done_here)} left"
         self._on_progress(done, total, what)
 
 

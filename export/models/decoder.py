@@ -7,12 +7,14 @@ format from their results, and writes the manifest.
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
+import hashlib
 import json
 import shutil
-import tempfile
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import astuple, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +28,7 @@ from edgeslm_export.graph.last_logits import keep_last_logits
 from edgeslm_export.graph.lora_graph import GRAPH, write_lora_graph
 from edgeslm_export.graph.score_graph import GRAPH as SCORE_GRAPH
 from edgeslm_export.graph.score_graph import write_score_graph
+from edgeslm_export.jobs.checkpoint_notes import Notes
 from edgeslm_export.jobs.resources import bytes_a_weight, check_resources
 from edgeslm_export.jobs.subprocess_job import OnProgress, run_module
 from edgeslm_export.jobs.time_left import TimeLeft
@@ -84,6 +87,9 @@ def export_model(
 ) -> tuple[Manifest, dict[str, Any]]:
     """Makes the bundle ``out`` from ``origin``.
 
+    An export that was interrupted or killed leaves a work folder next to ``out``. The same export goes on
+    from there.
+
     :return: the bundle's manifest, and measurements of the finished bundle.
     :raises ExportError: a step failed or the goal was missed; nothing is left behind.
     """
@@ -94,17 +100,16 @@ def export_model(
             f"The recipe {recipe.name} needs text to calibrate on and to measure with; "
             "name some with --calibration."
         )
-    with staged(out) as stage:
+    with staged(out) as stage, _work_folder(out, origin, order) as notes:
         need = bytes_a_weight(gguf=origin.is_gguf)
         check_resources(origin.weights, _disk_need(origin, recipe), stage, need)
-        with tempfile.TemporaryDirectory(prefix="work-", dir=stage) as name:
-            pace = TimeLeft(on_progress or _no_progress, _SHARES[_kind(recipe)])
-            work = _Work(Path(name), origin, order, pace, debug)
-            work.study()
-            built = work.search() if recipe.placing == "measured" else work.by_rule()
-            for file in sorted(built.folder.iterdir()):
-                file.rename(stage / file.name)
-            report = work.report(built)
+        pace = TimeLeft(on_progress or _no_progress, _SHARES[_kind(recipe)])
+        work = _Work(notes, origin, order, pace, debug)
+        work.study()
+        built = work.search() if recipe.placing == "measured" else work.by_rule()
+        for file in sorted(built.folder.iterdir()):
+            file.rename(stage / file.name)
+        report = work.report(built)
         pace.begin(_CHECK)
         for needed in _NEEDED:
             if not (stage / needed).is_file():
@@ -140,6 +145,33 @@ def export_model(
     return manifest, {**measured, **built.fidelity}
 
 
+@contextlib.contextmanager
+def _work_folder(out: Path, origin: Origin, order: ExportOrder) -> Iterator[Notes]:
+    """A work folder next to ``out``, with the notes of an interrupted export of the same order. It is removed
+    at the end of the block unless the block is interrupted.
+
+    :raises ExportError: another process exports to ``out``.
+    """
+    corpus = astuple(order.corpus) if order.corpus else None
+    versions = runtime_versions("edgeslm", "onnxruntime-genai", "torch", "transformers")
+    key = json.dumps([origin.source.model_dump(), str(order.recipe), corpus, versions])
+    digest = hashlib.sha256(key.encode()).hexdigest()[:16]
+    notes = Notes(out.resolve().parent / f".{out.name}.work-{digest}")
+    with (notes.folder / "lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise ExportError(f"Another process exports to {out}; wait for it.") from None
+        try:
+            yield notes
+        except KeyboardInterrupt:
+            raise
+        except BaseException:
+            notes.remove()
+            raise
+        notes.remove()
+
+
 def _no_progress(done: int, total: int, what: str) -> None:
     pass
 
@@ -165,9 +197,12 @@ class _Built:
 class _Work:
     """The steps from a source to a bundle's files, in a scratch folder."""
 
-    def __init__(self, folder: Path, origin: Origin, order: ExportOrder, pace: TimeLeft, debug: bool) -> None:
-        self._folder, self._origin, self._order = folder, origin, order
+    def __init__(self, notes: Notes, origin: Origin, order: ExportOrder, pace: TimeLeft, debug: bool) -> None:
+        self._notes, self._folder = notes, notes.folder
+        self._origin, self._order = origin, order
         self._pace, self._debug = pace, debug
+        for folder in self._folder.glob("bundle-*"):  # half built, of an interrupted export
+            shutil.rmtree(folder)
         self._made = 0
         self._golden: dict[str, int] = {}
 
@@ -188,7 +223,8 @@ class _Work:
             formats=recipe.choices,
             find_exact=bool(self._quantized_as.keys() - UNQUANTIZED),
         )
-        self._found = self._run("quantize.worker", "reading the source", task)
+        self._found = self._notes.load(_STUDY) or self._run("quantize.worker", "reading the source", task)
+        self._notes.save(_STUDY, self._found)
         self._exact = {name: Format(*pair) for name, pair in self._found["exact"].items()}
 
     def _quantize(self, formats: Mapping[str, Sequence[Format]]) -> dict[str, Any]:
@@ -371,7 +407,9 @@ class _Work:
             )
         if corpus is not None:
             if recipe.calibrated:
-                card["calibration"] = f"{corpus.name}, {self._found['calibration_tokens']:,} tokens"
+                card["calibration"] = (
+                    f"{corpus.calibration_name}, {self._found['calibration_tokens']:,} tokens"
+                )
             card["fidelity"] = {"text": corpus.name, **built.fidelity}
         if built.written:
             card["written"] = {"formats": formats_in_use(list(built.written.values()))}

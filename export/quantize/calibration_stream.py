@@ -37,40 +37,96 @@ class Moments:
     inputs: Any | None
 
 
+@dataclass(frozen=True, slots=True)
+class _Block:
+    """Attention or MLP of a layer. Its output is that of ``matrix``, alone or the first of a tuple with
+    ``others`` more values, which layers ignore."""
+
+    module: Any
+    matrix: Any
+    others: int
+    is_tuple: bool
+
+    @contextlib.contextmanager
+    def shortened(self, inputs: Any) -> Iterator[None]:
+        """Makes the block compute only its last matrix, from known inputs."""
+
+        def forward(*_: Any, **__: Any) -> Any:
+            output = self.matrix(inputs)
+            return (output, *[None] * self.others) if self.is_tuple else output
+
+        self.module.forward = forward
+        try:
+            yield
+        finally:
+            del self.module.forward
+
+
 class CalibrationStream:
     """Hidden states of the calibration tokens, advanced layer by layer.
 
-    :param ids: [sequences, tokens].
+    The inputs of a layer's matrices are computed stage by stage, since those of a later stage depend on the
+    matrices of earlier ones, which are quantized by then. Attention and MLP end with a matrix whose inputs
+    are kept, so that later stages needn't compute them again.
+
+    :param ids: [sequences, tokens]. :param hidden: the inputs of the layer to go on with; by default the
+        embeddings of the tokens.
     """
 
-    def __init__(self, model: Any, ids: Any) -> None:
+    def __init__(self, model: Any, ids: Any, hidden: Any | None = None) -> None:
         self.model = model
-        self.hidden = model.embed(ids)
+        self.hidden = model.embed(ids) if hidden is None else hidden
         self._calls = model.calls(ids[:BATCH])
+        self._ends: dict[str, _Block] = {}
+        self._known: dict[str, list[Any]] = {}
 
     def advance(self, number: int) -> None:
-        self.hidden = self.model.run(number, self.hidden, self._calls)
+        batches = self.hidden.split(BATCH)
+        self.hidden = None  # each batch is freed when its output is there
+        outputs = [self._run(number, at, batch) for at, batch in enumerate(batches)]
+        self.hidden = _joined(outputs)
+        self._known.clear()
+
+    def _run(self, number: int, at: int, batch: Any) -> Any:
+        """The layer's output for a batch; blocks whose last matrix has known inputs compute only that
+        matrix."""
+        with contextlib.ExitStack() as stack:
+            for name, inputs in self._known.items():
+                stack.enter_context(self._ends[name].shortened(inputs[at]))
+            return self.model.run(number, batch, self._calls)
 
     def stages(self, number: int, matrices: Mapping[str, Any]) -> list[dict[str, Any]]:
         """The layer's matrices in order of use, grouped by input: matrices of a stage read the same input."""
         order: list[tuple[str, int]] = []
-        keep = []  # a freed input's address could be used again
+        keep: list[Any] = []  # a freed input's address could be used again
+        last: dict[int, str] = {}  # the matrix that computed what is at an address
+        self._ends, self._known = {}, {}
 
         def note(name: str) -> Any:
-            def hook(_: Any, inputs: tuple[Any, ...]) -> None:
-                keep.append(inputs[0])
+            def hook(_: Any, inputs: tuple[Any, ...], output: Any) -> None:
+                keep.extend((inputs[0], output))
                 order.append((name, inputs[0].data_ptr()))
+                last[output.data_ptr()] = name
 
             return hook
 
-        with _hooked([part.register_forward_pre_hook(note(name)) for name, part in matrices.items()]):
+        def end(block: Any, _: Any, output: Any) -> None:
+            first, *rest = output if isinstance(output, tuple) else (output,)
+            name = last.get(first.data_ptr())
+            if name is not None:
+                self._ends[name] = _Block(block, matrices[name], len(rest), isinstance(output, tuple))
+
+        blocks = {name.rpartition(".")[0] for name in matrices}
+        handles = [part.register_forward_hook(note(name)) for name, part in matrices.items()]
+        handles += [self.model.model.get_submodule(name).register_forward_hook(end) for name in blocks]
+        with _hooked(handles):
             self.model.run(number, self.hidden[:1], self._calls)
         stages: dict[int, dict[str, Any]] = {}
         for name, address in order:
             stages.setdefault(address, {})[name] = matrices[name]
         return list(stages.values())
 
-    def inputs(self, number: int, matrix: Any) -> Iterator[Any]:
+    def inputs(self, number: int, name: str, matrix: Any) -> Iterator[Any]:
         """The inputs of a linear layer: [sequences, tokens, columns], in batches."""
         seen: list[Any] = []
 
@@ -78,11 +134,16 @@ class CalibrationStream:
             seen.append(inputs[0])
             raise _Seen
 
+        known = []
         with _hooked([matrix.register_forward_pre_hook(hook)]):
-            for batch in self.hidden.split(BATCH):
+            for at, batch in enumerate(self.hidden.split(BATCH)):
                 with contextlib.suppress(_Seen):
-                    self.model.run(number, batch, self._calls)
+                    self._run(number, at, batch)
+                if name in self._ends:
+                    known.append(seen[0])
                 yield seen.pop()
+        if known:
+            self._known[name] = known
 
     def moments(self, number: int, stage: Mapping[str, Any], *, keep: bool) -> Moments:
         """Input statistics of a stage. :param keep: whether to keep ``inputs`` too.
@@ -95,12 +156,12 @@ class CalibrationStream:
         """
         import torch
 
-        first, *_ = stage.values()
+        name, first = next(iter(stage.items()))
         columns = first.weight.shape[1]
         total, largest, at = torch.zeros(columns, columns), torch.zeros(columns), 0
         tokens: list[Any] = []
         kept: list[Any] = []
-        for batch in self.inputs(number, first):
+        for batch in self.inputs(number, name, first):
             if keep:
                 kept.extend(
                     batch[row].clone() for row in range(len(batch)) if (at + row) % MEASURED_EVERY == 0
@@ -135,6 +196,12 @@ def _mirrored(total: Any) -> Any:
         end = min(start + _BLOCK, columns)
         total[end:, start:end] = total[start:end, end:].T
     return total
+
+
+def _joined(batches: list[Any]) -> Any:
+    import torch
+
+    return torch.cat(batches)
 
 
 class _Seen(Exception):

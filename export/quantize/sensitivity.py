@@ -147,14 +147,30 @@ def _layer_gradient(
     return torch.cat(found), notes
 
 
-def added_divergence(inputs: torch.Tensor, error: torch.Tensor, gradient: torch.Tensor) -> float:
-    """The divergence that a matrix adds, in nats a token.
+class ErrorMeter:
+    """Measures the divergence that errors of one matrix add.
 
-    :param inputs: [tokens, columns]. :param error: [rows, columns], quantized minus float weights.
-    :param gradient: [tokens], the matrix's squared gradient norms from ``Sensitivity.gradients``.
+    :param inputs: [tokens, columns]. :param gradient: [tokens], the matrix's squared gradient norms from
+        ``Sensitivity.gradients``. :param errors: the number of errors that will be measured.
     """
-    lengths = (inputs @ error.T).square_().sum(dim=1)
-    return float(lengths @ gradient) / float(2 * error.shape[0] * len(inputs))
+
+    def __init__(self, inputs: torch.Tensor, gradient: torch.Tensor, rows: int, errors: int) -> None:
+        self._inputs, self._gradient = inputs, gradient
+        tokens, columns = inputs.shape
+        # With the weighted sum of x x^T, an error costs a product of columns x columns instead of tokens x
+        # columns for each row.
+        self._products: torch.Tensor | None = None
+        if columns * (tokens + errors * rows) < errors * rows * tokens:
+            self._products = inputs.T @ (inputs * gradient[:, None])
+
+    def divergence(self, error: torch.Tensor) -> float:
+        """In nats a token. :param error: [rows, columns], quantized minus float weights."""
+        if self._products is None:
+            lengths = (self._inputs @ error.T).square_().sum(dim=1)
+            total = lengths @ self._gradient
+        else:
+            total = (error @ self._products).mul_(error).sum()
+        return float(total) / float(2 * error.shape[0] * len(self._inputs))
 
 
 def _draw(logits: torch.Tensor, generator: torch.Generator) -> torch.Tensor:

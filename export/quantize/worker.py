@@ -12,7 +12,9 @@ float16 of each matrix and format; a matrix with a scale for each row may also h
 
 from __future__ import annotations
 
+import hashlib
 import os
+import shutil
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
@@ -20,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from edgeslm_export.jobs.checkpoint_notes import Notes
 from edgeslm_export.jobs.subprocess_job import Reporter
 from edgeslm_export.quantize.calibration_stream import MEASURED_EVERY, CalibrationStream
 from edgeslm_export.quantize.formats import Format
@@ -38,13 +41,16 @@ _REPORT_BYTES = 40_000
 _EXACT = (Format(4, 32), Format(8, 32))
 """Source formats whose codes can be recovered from the float weights: ggml's Q4_0 and Q8_0."""
 _GRADIENTS = "gradients.npz"
+_CHECKPOINT, _REFERENCE, _TASK, _LAYERS = "checkpoint", "reference", "task", "layers"
+"""Names of notes on finished steps."""
 
 
 # --- study -------------------------------------------------------------------------------------------
 
 
 def study(task: dict[str, Any], reporter: Reporter) -> dict[str, Any]:
-    """Writes checkpoint, tokens and reference logits; an existing checkpoint is reused.
+    """Writes checkpoint, tokens and reference logits. A checkpoint and logits of the same tokens that an
+    earlier run finished are reused.
 
     :return: a dict with ``matrices`` (rows and columns by name), ``layers`` (number of layers), ``exact``
         (formats by name, of the matrices that the source stores in one of ``_EXACT``), ``calibration_tokens``
@@ -57,10 +63,13 @@ def study(task: dict[str, Any], reporter: Reporter) -> dict[str, Any]:
 
     work = Path(task["work"])
     folder = work / "checkpoint"
+    notes = Notes(work)
     reporter.progress(0, 100, "reading the checkpoint")
-    if not folder.is_dir():
+    if notes.load(_CHECKPOINT) is None:
+        shutil.rmtree(folder, ignore_errors=True)
         tokenizer = make_checkpoint(Path(task["source"]), task["architecture"], folder)
         golden_tokens.write_record(tokenizer, Path(task["source"]), work)
+        notes.save(_CHECKPOINT, {})
     _set_threads()
     from edgeslm_export.sources.layer_reader import LayeredModel
 
@@ -70,7 +79,7 @@ def study(task: dict[str, Any], reporter: Reporter) -> dict[str, Any]:
         matrices[EMBEDDING] = list(model.model.model.embed_tokens.weight.shape)
     tokens = _tokenize(folder, task, work, model.config)
     if task["tokens"]["evaluation"]:
-        _write_reference(model, work, task["reference_bytes"], reporter)
+        _write_reference(model, work, task["reference_bytes"], notes, reporter)
     result: dict[str, Any] = {
         "matrices": matrices,
         "layers": len(model.layers),
@@ -92,16 +101,19 @@ def _tokenize(folder: Path, task: Mapping[str, Any], work: Path, config: Any) ->
 
     :return: the number of tokens in each file, by the file's name without ``.npy``.
     """
-    from edgeslm_export.sources.corpus import SEQUENCE, token_rows
+    from edgeslm_export.sources.corpus import SEQUENCE, calibration_rows, token_rows
     from transformers import AutoTokenizer
 
     tokenizer = AutoTokenizer.from_pretrained(folder)
     longest = min(SEQUENCE, config.max_position_embeddings)
     counts = {}
-    for part in ("calibration", "evaluation"):
-        chats = part == "calibration"
-        texts, tokens = task["texts"][part], task["tokens"][part]
-        rows = token_rows(tokenizer, texts, tokens, length=longest, chats=chats)
+    texts = task["texts"]
+    for part, tokens in task["tokens"].items():
+        if part == "calibration":
+            talks = texts["conversations"]
+            rows = calibration_rows(tokenizer, texts[part], talks, tokens, length=longest)
+        else:
+            rows = token_rows(tokenizer, texts[part], tokens, length=longest)
         length = len(rows[0]) if rows else 0
         if tokens and length < 2:  # perplexity needs a token and the next one
             raise ExportError(
@@ -142,7 +154,7 @@ def _weights_of(folder: Path) -> set[str]:
     return {file.name for file in weight_files(folder)}
 
 
-def _write_reference(model: Any, work: Path, most_bytes: int, reporter: Reporter) -> None:
+def _write_reference(model: Any, work: Path, most_bytes: int, notes: Notes, reporter: Reporter) -> None:
     """Writes the float model's logits [sequences * length, vocabulary], computed layer by layer.
 
     The file has as many sequences as fit in ``most_bytes`` bytes, at least one; all others are removed from
@@ -154,6 +166,9 @@ def _write_reference(model: Any, work: Path, most_bytes: int, reporter: Reporter
     row_bytes = 2 * evaluation.shape[1] * model.model.lm_head.weight.shape[0]
     evaluation = evaluation[: max(1, most_bytes // row_bytes)]
     np.save(work / "evaluation.npy", evaluation)
+    note = {"tokens": hashlib.sha256(evaluation.tobytes()).hexdigest()}
+    if notes.load(_REFERENCE) == note:
+        return
     ids = torch.from_numpy(evaluation).long()
     with torch.inference_mode():
         hidden, calls = model.embed(ids), model.calls(ids[:BATCH])
@@ -168,6 +183,7 @@ def _write_reference(model: Any, work: Path, most_bytes: int, reporter: Reporter
             length = ids.shape[1]
             out[row * length : (row + 1) * length] = model.logits(sequence[None])[0].to(torch.float16).numpy()
         out.flush()
+    notes.save(_REFERENCE, note)
 
 
 def _find_exact(model: Any) -> dict[str, list[int]]:
@@ -222,7 +238,8 @@ def _measure_losses(
 
 
 def quantize(task: dict[str, Any], reporter: Reporter) -> dict[str, Any]:
-    """Writes ``codes/``: each matrix in each of its ``formats``. With ``compensate``, GPTQ quantizes each
+    """Writes ``codes/``: each matrix in each of its ``formats``. An interrupted run of the same task goes on
+    after its last finished layer. With ``compensate``, GPTQ quantizes each
     layer; its calibration inputs are the outputs of the layers before, whose matrices are quantized in the
     first of their formats.
 
@@ -238,8 +255,8 @@ def quantize(task: dict[str, Any], reporter: Reporter) -> dict[str, Any]:
     formats = {name: [Format(*pair) for pair in pairs] for name, pairs in task["formats"].items()}
     exact = {name: Format(*pair) for name, pair in task["exact"].items()}
     codes = work / "codes"
-    codes.mkdir(exist_ok=True)
-    losses: dict[str, list[list[float]]] = {}
+    notes = _notes_of_codes(codes, task)
+    state = notes.load(_LAYERS) or {"done": 0, "losses": {}}
     model = LayeredModel(work / "checkpoint")
 
     def rounded(name: str, weight: Any) -> Made:
@@ -251,16 +268,22 @@ def quantize(task: dict[str, Any], reporter: Reporter) -> dict[str, Any]:
     with torch.inference_mode():
         top = {HEAD: model.model.lm_head, EMBEDDING: model.model.model.embed_tokens}
         made: Made = {}
-        for name in sorted(top.keys() & formats.keys()):
-            made |= rounded(name, top[name].weight)
-        _write(codes / TOP, made)
+        if not state["done"]:
+            for name in sorted(top.keys() & formats.keys()):
+                made |= rounded(name, top[name].weight)
+            _write(codes / TOP, made)
         if task["compensate"]:
-            read = EMBEDDING if EMBEDDING in formats else HEAD if model.tied else None
-            if read is not None:
-                model.model.model.embed_tokens.weight.copy_(_first(made, read, formats))
-            stream = CalibrationStream(model, torch.from_numpy(np.load(work / "calibration.npy")).long())
+            if state["done"]:
+                hidden = torch.from_numpy(np.load(_hidden_file(codes, state["done"])))
+            else:
+                read = EMBEDDING if EMBEDDING in formats else HEAD if model.tied else None
+                if read is not None:
+                    model.model.model.embed_tokens.weight.copy_(_first(made, read, formats))
+                hidden = None
+            ids = torch.from_numpy(np.load(work / "calibration.npy")).long()
+            stream = CalibrationStream(model, ids, hidden)
             gradients = dict(np.load(work / _GRADIENTS)) if (work / _GRADIENTS).is_file() else None
-        for number in range(len(model.layers)):
+        for number in range(state["done"], len(model.layers)):
             reporter.progress(number, len(model.layers), "quantizing")
             with model.borrowed(number) as layer:
                 prefix = f"model.layers.{number}."
@@ -269,17 +292,38 @@ def quantize(task: dict[str, Any], reporter: Reporter) -> dict[str, Any]:
                     for name in formats
                     if name.startswith(prefix)
                 }
+                made = {}
                 if task["compensate"]:
-                    made = {}
                     for stage in stream.stages(number, own):
-                        made |= compensate_layer(stream, number, stage, formats, exact, gradients, losses)
+                        made |= compensate_layer(
+                            stream, number, stage, formats, exact, gradients, state["losses"]
+                        )
                     stream.advance(number)
+                    np.save(_hidden_file(codes, number + 1), stream.hidden.numpy())
                 else:
-                    made = {}
                     for name, matrix in own.items():
                         made |= rounded(name, matrix.weight)
                 _write(codes / str(number), made)
-    return {"losses": losses}
+            state["done"] = number + 1
+            notes.save(_LAYERS, state)
+            _hidden_file(codes, number).unlink(missing_ok=True)
+    return {"losses": state["losses"]}
+
+
+def _notes_of_codes(folder: Path, task: Mapping[str, Any]) -> Notes:
+    """The notes of an interrupted quantization of the same task, or of none."""
+    task = {key: task[key] for key in ("formats", "exact", "compensate")}
+    notes = Notes(folder)
+    if notes.load(_TASK) != task:
+        notes.remove()
+        notes = Notes(folder)
+        notes.save(_TASK, task)
+    return notes
+
+
+def _hidden_file(codes: Path, layers: int) -> Path:
+    """Hidden states of the calibration tokens after a number of layers."""
+    return codes / f"hidden-{layers}.npy"
 
 
 Made = dict[tuple[str, Format], Quantized]
@@ -328,7 +372,7 @@ def compensate_layer(
     formats."""
     import torch
     from edgeslm_export.quantize.gptq import InputStatistics, Smoothing, find_reach
-    from edgeslm_export.quantize.sensitivity import added_divergence
+    from edgeslm_export.quantize.sensitivity import ErrorMeter
 
     wanted = [(name, form) for name in stage for form in formats[name]]
     made: Made = {}
@@ -354,10 +398,13 @@ def compensate_layer(
             matrix = calibrations[form.by_row].compensate(stage[name].weight, form)
             made[name, form] = replace(matrix, reach=reach) if form.by_row else matrix
         if gradients is not None:
-            for name, form in wanted:
-                error = torch.from_numpy(made[name, form].weights()) - stage[name].weight
-                loss = added_divergence(read, error, torch.from_numpy(gradients[name]).flatten())
-                losses.setdefault(name, []).append([form.bits, form.group_size, loss])
+            for name, matrix in stage.items():
+                gradient = torch.from_numpy(gradients[name]).flatten()
+                meter = ErrorMeter(read, gradient, len(matrix.weight), len(formats[name]))
+                for form in formats[name]:
+                    error = torch.from_numpy(made[name, form].weights()) - matrix.weight
+                    loss = meter.divergence(error)
+                    losses.setdefault(name, []).append([form.bits, form.group_size, loss])
     for name, matrix in stage.items():
         matrix.weight.copy_(_first(made, name, formats))
     return made

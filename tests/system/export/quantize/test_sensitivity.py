@@ -8,7 +8,7 @@ import torch
 from edgeslm_export.quantize.formats import Format
 from edgeslm_export.quantize.gptq import round_to_nearest
 from edgeslm_export.quantize.recipe import EMBEDDING, HEAD
-from edgeslm_export.quantize.sensitivity import Sensitivity, added_divergence, measure_sensitivity
+from edgeslm_export.quantize.sensitivity import ErrorMeter, Sensitivity, measure_sensitivity
 from edgeslm_export.sources.layer_reader import LayeredModel
 from scipy.stats import spearmanr
 
@@ -53,7 +53,8 @@ def _estimated(model: LayeredModel, found: Sensitivity, name: str, form: Format)
         model.model(IDS)
     handle.remove()
     error = torch.from_numpy(round_to_nearest(module.weight, form).weights()) - module.weight
-    return added_divergence(seen[0], error.detach(), found.gradients[name].flatten())
+    meter = ErrorMeter(seen[0], found.gradients[name].flatten(), len(error), 1)
+    return meter.divergence(error.detach())
 
 
 def _measured(model: LayeredModel, name: str, form: Format) -> float:
@@ -121,3 +122,14 @@ def test_the_same_tokens_give_the_same_losses(model: LayeredModel, found: Sensit
     again = measure_sensitivity(model, IDS, FORMATS, lambda *_: None)
     assert again.losses == found.losses
     assert all(torch.equal(again.gradients[name], found.gradients[name]) for name in found.gradients)
+
+
+@pytest.mark.parametrize(("rows", "columns"), [(32, 8), (2, 64)])
+def test_an_error_is_measured_in_the_cheaper_of_two_ways(rows: int, columns: int) -> None:
+    torch.manual_seed(3)
+    inputs, gradient = torch.randn(64, columns), torch.rand(64)
+    error = torch.randn(rows, columns)
+    meter = ErrorMeter(inputs, gradient, rows, errors=3)
+    assert (meter._products is not None) == (columns < rows)  # noqa: SLF001
+    expected = ((inputs @ error.T).square().sum(dim=1) * gradient).sum() / (2 * rows * 64)
+    assert meter.divergence(error) == pytest.approx(float(expected), rel=1e-5)

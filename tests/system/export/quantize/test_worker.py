@@ -20,6 +20,7 @@ import pytest
 import torch
 from edgeslm_export.evaluate import fidelity
 from edgeslm_export.quantize import worker as steps
+from edgeslm_export.quantize.calibration_stream import CalibrationStream
 from edgeslm_export.quantize.formats import ROW, Format
 from edgeslm_export.quantize.worker import load_codes, quantize, study
 from edgeslm_export.sources.layer_reader import LayeredModel
@@ -83,7 +84,7 @@ def _task(work: Path, source: Path, architecture: str, **more: Any) -> dict[str,
         "source": str(source),
         "architecture": architecture,
         "quantized_source": False,
-        "texts": {"calibration": [TEXT], "evaluation": [TEXT[:1500]]},
+        "texts": {"calibration": [[TEXT]], "conversations": [], "evaluation": [TEXT[:1500]]},
         "tokens": {"calibration": 1024, "evaluation": 256},
         "reference_bytes": 10**9,
         "formats": [],
@@ -254,6 +255,91 @@ def test_calibrated_codes_are_nearer_than_rounded_ones(works: dict[str, Path], t
             (work / "codes").rmdir()
             (tmp_path / "codes").rename(work / "codes")
     assert (compensated - expected).square().mean() < 0.8 * (rounded - expected).square().mean()
+
+
+class InterruptedReporter(FakeReporter):
+    """Ends a step at its second layer."""
+
+    def progress(self, done: int, total: int, what: str) -> None:
+        if done == 1:
+            raise KeyboardInterrupt
+
+
+class CountingReporter(FakeReporter):
+    def __init__(self) -> None:
+        self.layers: list[int] = []
+
+    def progress(self, done: int, total: int, what: str) -> None:
+        self.layers.append(done)
+
+
+def test_an_interrupted_quantization_goes_on_after_the_last_layer(tmp_path: Path) -> None:
+    source = _source("llama", tmp_path / "source", tie_word_embeddings=True)
+    task = _task(tmp_path, source, "LlamaForCausalLM", formats=[[4, 32], [8, 64]])
+    found = study(task, FakeReporter())  # type: ignore[arg-type]
+    formats = {name: [[4, 32], [8, 64]] for name in found["matrices"]}
+    order = {"work": str(tmp_path), "exact": {}, "compensate": True, "formats": formats}
+    with pytest.raises(KeyboardInterrupt):
+        quantize(order, InterruptedReporter())  # type: ignore[arg-type]
+    again = CountingReporter()
+    resumed = quantize(order, again)  # type: ignore[arg-type]
+    assert again.layers == [1]
+    kept = _arrays(tmp_path / "codes")
+    other = {**order, "formats": {name: [[4, 32]] for name in formats}}
+    whole = CountingReporter()
+    quantize(other, whole)  # type: ignore[arg-type]
+    assert whole.layers == [0, 1], "another task begins anew"
+    assert quantize(order, FakeReporter()) == resumed  # type: ignore[arg-type]
+    made = _arrays(tmp_path / "codes")
+    assert made.keys() == kept.keys()
+    assert all(np.array_equal(made[key], kept[key]) for key in made)
+
+
+def _arrays(codes: Path) -> dict[str, Any]:
+    return {
+        f"{file.name}/{key}": array
+        for file in sorted(codes.glob("*.npz"))
+        for key, array in np.load(file).items()
+    }
+
+
+def test_an_interrupted_study_keeps_checkpoint_and_logits(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from edgeslm_export.sources import normalize
+
+    source = _source("llama", tmp_path / "source", tie_word_embeddings=True)
+    task = _task(tmp_path, source, "LlamaForCausalLM")
+    first = study(task, FakeReporter())  # type: ignore[arg-type]
+    written = (tmp_path / "reference.npy").stat().st_mtime_ns
+    monkeypatch.setattr(normalize, "make_checkpoint", lambda *_: pytest.fail("made again"))
+    assert study(task, FakeReporter()) == first  # type: ignore[arg-type]
+    assert (tmp_path / "reference.npy").stat().st_mtime_ns == written
+    task["texts"]["evaluation"] = [TEXT[1500:3000]]
+    study(task, FakeReporter())  # type: ignore[arg-type]
+    assert (tmp_path / "reference.npy").stat().st_mtime_ns > written, "logits of another text"
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_blocks_with_known_inputs_are_not_computed_again(case: str, works: dict[str, Path]) -> None:
+    model = LayeredModel(works[case] / "checkpoint")
+    stream = CalibrationStream(model, torch.from_numpy(np.load(works[case] / "calibration.npy")).long())
+    with torch.inference_mode(), model.borrowed(0):
+        own = {
+            name: module for name, module in model.matrices().items() if name.startswith("model.layers.0.")
+        }
+        expected = model.run(0, stream.hidden, stream._calls)
+        stages = stream.stages(0, own)
+        for stage in stages:
+            name, matrix = next(iter(stage.items()))
+            before = torch.cat(list(stream.inputs(0, name, matrix)))
+            known, stream._known = stream._known, {}
+            assert torch.equal(torch.cat(list(stream.inputs(0, name, matrix))), before)
+            stream._known = known
+        assert len(stream._known) == 2, "attention and MLP"
+        stream.advance(0)
+        assert torch.equal(stream.hidden, expected)
+        assert "forward" not in vars(model.layers[0].mlp)
 
 
 @pytest.mark.parametrize("kind", ["Q8_0", "Q4_0"])

@@ -29,6 +29,8 @@ def _job(said: list[str]) -> tuple[TimeLeft, Clock]:
 
 def test_the_time_left_follows_from_the_share_that_is_done(said: list[str]) -> None:
     job, clock = _job(said)
+    job.begin("study")
+    job(0, 1, "reading")
     job.begin("quantize")
     clock.now += 120
     job(1, 3, "quantizing")  # 0.2 and a third of 0.6 are done
@@ -38,6 +40,7 @@ def test_the_time_left_follows_from_the_share_that_is_done(said: list[str]) -> N
     clock.now += 30
     job(1, 2, "measuring")
     assert said == [
+        "reading",
         "quantizing, about 3 min left",
         "quantizing, about 3 min left",
         "measuring, about 30 s left",
@@ -56,12 +59,14 @@ def test_the_first_seconds_have_no_estimate(said: list[str]) -> None:
 
 def test_a_step_may_start_again(said: list[str]) -> None:
     job, clock = _job(said)
+    job.begin("study")
+    job(0, 1, "reading")
     job.begin("build")
     clock.now += 80
     job(0, 1, "building")
     job.begin("quantize")
     job(0, 1, "quantizing")
-    assert said == ["building, about 20 s left", "quantizing, about 5 min left"]
+    assert said == ["reading", "building, about 20 s left", "quantizing, about 5 min left"]
 
 
 @given(st.sampled_from(list(SHARES)), st.integers(0, 10), st.integers(0, 10), st.floats(0, 1e6))
@@ -72,3 +77,12 @@ def test_any_progress_is_passed_on(step: str, done: int, total: int, elapsed: fl
     clock.now += elapsed
     job(done, total, "working")
     assert said[0].startswith("working")
+
+
+def test_what_an_interrupted_job_had_done_takes_no_time_again(said: list[str]) -> None:
+    job, clock = _job(said)
+    job.begin("quantize")
+    job(1, 2, "quantizing")  # half of the whole was done before
+    clock.now += 60
+    job(3, 4, "quantizing")
+    assert said == ["quantizing", "quantizing, about 2 min left"]
