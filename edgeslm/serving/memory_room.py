@@ -58,6 +58,8 @@ class PooledModel:
     """Whether the model is unloaded when another one needs its memory."""
     calls: int = 0
     loading: int = 0
+    waiting: int = 0
+    """Number of callers that wait for the engine to start."""
     running: int = 0
     used_at: float = 0.0
     is_unloaded: bool = False
@@ -159,6 +161,10 @@ class MemoryRoom:
         """Whether there is memory for all these models without unloading another one."""
         return sum(model.missing_bytes for model in models) <= self._free()
 
+    def is_waiting(self, model: PooledModel) -> bool:
+        """Whether a model waits for memory."""
+        return model in self._queue
+
     @contextmanager
     def _waiting(self, model: PooledModel) -> Iterator[None]:
         self._queue.append(model)
@@ -169,12 +175,15 @@ class MemoryRoom:
             self.notify()
 
     async def start(self, model: PooledModel) -> None:
-        """Starts a model's engine once there is memory for it.
+        """Starts a model's engine once there is memory for it. No other model is unloaded for further workers
+        of an engine that is ready.
 
         :raises ModelUnavailable: the memory isn't enough even without the models that may be unloaded.
         """
         needed = model.missing_bytes
-        if needed and (self._queue or needed > self._free()):
+        if needed and model.process.ready and needed > self._free():
+            raise ModelUnavailable(self._refusal(model, needed))
+        if needed and not model.process.ready and (self._queue or needed > self._free()):
             with self._waiting(model):
                 await self._make(model, needed)
         self._loading[model] = needed

@@ -298,12 +298,17 @@ class ModelPool:
             return
         if model.starting is None or model.starting.done():
             model.starting = asyncio.create_task(self._start(model))
+        model.waiting += 1
         try:
             await asyncio.shield(model.starting)
         except asyncio.CancelledError:
             if self._stopped:
                 raise ModelUnavailable("the node is stopping") from None
+            if model.waiting == 1 and self._room.is_waiting(model):
+                model.starting.cancel()  # or another model would be unloaded for a call that is over
             raise
+        finally:
+            model.waiting -= 1
 
     def _complete(self, model: PooledModel) -> None:
         """Starts the missing workers of a team in the background."""

@@ -13,7 +13,7 @@ from edgeslm.engine.calls import Adapters, Call, Embed, Hardware, Output
 from edgeslm.engine.host.process import EngineCrashed
 from edgeslm.engine.worker.room import RESERVE_BYTES
 from edgeslm.errors import ModelUnavailable, NoMemory
-from edgeslm.serving.memory_room import load_bytes
+from edgeslm.serving.memory_room import PooledModel, load_bytes
 from edgeslm.serving.model_pool import ModelPool
 from tests.support.boards import make_bundle, put
 from tests.support.fakes import FakeProcess
@@ -353,5 +353,52 @@ def test_stopping_ends_those_that_wait_for_memory(tmp_path: Path) -> None:
             await second
         first.cancel()
         assert "+b" not in board.events
+
+    asyncio.run(scene())
+
+
+def test_a_cancelled_call_unloads_no_other_model(tmp_path: Path) -> None:
+    """The other model was unloaded once it was idle, and the model of the cancelled call loaded."""
+    is_done = asyncio.Event()
+    asked = []
+
+    async def slow(name: str, call: Call) -> Output:
+        asked.append(name)
+        await is_done.wait()
+        return ANSWER
+
+    async def scene() -> None:
+        board = Board(tmp_path, "a", "b", room=1, answer=slow)
+        first = asyncio.create_task(board.models.ask("a", CALL))
+        await until(lambda: asked == ["a"])
+        others = [asyncio.create_task(board.models.ask("b", CALL)) for _ in range(2)]
+        await asyncio.sleep(MOMENT_S)
+        others[0].cancel()
+        await asyncio.sleep(MOMENT_S)
+        assert not others[1].done(), "one call still waits"
+        others[1].cancel()
+        await asyncio.wait(others)
+        is_done.set()
+        assert await first == ANSWER
+        assert await board.models.ask("a", CALL) == ANSWER
+        assert board.events == ["+a"]
+        assert await board.models.ask("b", CALL) == ANSWER
+        await board.models.stop()
+
+    asyncio.run(scene())
+
+
+def test_no_model_is_unloaded_for_a_further_worker(tmp_path: Path) -> None:
+    async def scene() -> None:
+        board = Board(tmp_path, "a", "b", room=2)
+        await board.models.start()
+        room = board.models._room  # noqa: SLF001
+        workers = PooledModel(
+            board.models.bundle("a"), board.processes["a"], None, Hardware(workers=2), {}, may_unload=True
+        )
+        with pytest.raises(ModelUnavailable, match="MB are free"):
+            await room.start(workers)
+        assert board.events == ["+a", "+b"]
+        await board.models.stop()
 
     asyncio.run(scene())
