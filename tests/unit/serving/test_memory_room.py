@@ -392,7 +392,7 @@ def test_no_model_is_unloaded_for_a_further_worker(tmp_path: Path) -> None:
     async def scene() -> None:
         board = Board(tmp_path, "a", "b", room=2)
         await board.models.start()
-        room = board.models._room  # noqa: SLF001
+        room = board.models._room
         workers = PooledModel(
             board.models.bundle("a"), board.processes["a"], None, Hardware(workers=2), {}, may_unload=True
         )

@@ -130,6 +130,6 @@ def test_an_error_is_measured_in_the_cheaper_of_two_ways(rows: int, columns: int
     inputs, gradient = torch.randn(64, columns), torch.rand(64)
     error = torch.randn(rows, columns)
     meter = ErrorMeter(inputs, gradient, rows, errors=3)
-    assert (meter._products is not None) == (columns < rows)  # noqa: SLF001
+    assert (meter._products is not None) == (columns < rows)
     expected = ((inputs @ error.T).square().sum(dim=1) * gradient).sum() / (2 * rows * 64)
     assert meter.divergence(error) == pytest.approx(float(expected), rel=1e-5)
