@@ -8,6 +8,7 @@ from __future__ import annotations
 import functools
 import json
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -81,13 +82,14 @@ def _from_gguf(source: Path, architecture: str, folder: Path, shard_bytes: int) 
     import torch
     import transformers
 
-    _cache_gguf()
+    release = _cache_gguf()
     where: dict[str, Any] = {"gguf_file": source.name, "local_files_only": True}
     tokenizer = transformers.PreTrainedTokenizerFast.from_pretrained(source.parent, **where)
     _split_digits(tokenizer, source)
     config = transformers.AutoConfig.from_pretrained(source.parent, **where)
     model_class = getattr(transformers, architecture)
     model = model_class.from_pretrained(source.parent, config=config, dtype=torch.float32, **where)
+    release()
     _tie_copies(model, source)
     _save_finite(model, source, folder, shard_bytes)
     fields = model.config.to_dict()
@@ -140,13 +142,23 @@ def _save_finite(model: Any, source: Path, folder: Path, shard_bytes: int) -> No
         )
 
 
-def _cache_gguf() -> None:
+def _cache_gguf() -> Callable[[], None]:
     """Caches two functions of ``gguf``. Without caches, transformers opens the file for each step and builds
-    the same map of names for each module, which takes half of the time of reading a small model."""
+    the same map of names for each module, which takes half of the time of reading a small model.
+
+    :return: a function that empties the caches, which hold the mapped file.
+    """
     import gguf
 
-    for name in ("GGUFReader", "get_tensor_name_map"):
-        setattr(gguf, name, functools.cache(getattr(gguf, name)))
+    cached = {name: functools.cache(getattr(gguf, name)) for name in ("GGUFReader", "get_tensor_name_map")}
+    for name, function in cached.items():
+        setattr(gguf, name, function)
+
+    def release() -> None:
+        for function in cached.values():
+            function.cache_clear()
+
+    return release
 
 
 def _split_digits(tokenizer: Any, source: Path) -> None:
