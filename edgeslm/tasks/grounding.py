@@ -19,7 +19,7 @@ from edgeslm.knowledge.documents.dates import parse_moment
 from edgeslm.knowledge.documents.kinds import CELLS, TABULAR, find_kind
 from edgeslm.knowledge.documents.sentences import split_sentences
 from edgeslm.knowledge.index.search import Found
-from edgeslm.knowledge.index.words import parse_words, shares
+from edgeslm.knowledge.index.words import parse_words, question_shares
 from edgeslm.tasks.quoting import lead
 from edgeslm.tasks.support import content_words
 
@@ -93,6 +93,17 @@ def confidence(question: str, found: Sequence[Found]) -> float:
     return gate_for(found).confidence(figures_of(question, found)) if found else 0.0
 
 
+def _coverage(question: str, found: Sequence[Found]) -> list[float]:
+    """Share of the question's words that each passage contains."""
+    values = [0.0] * len(found)
+    for language in {passage.language for passage in found}:
+        numbers = [number for number, passage in enumerate(found) if passage.language == language]
+        texts = [sources_of(found[number]) for number in numbers]
+        for number, share in zip(numbers, question_shares(question, texts, language), strict=True):
+            values[number] = share
+    return values
+
+
 MOST_MARGIN: Final = 0.3
 """Upper limit of both margin features; larger margins carry no more information."""
 SUREST: Final = 1e-3
@@ -116,8 +127,8 @@ def figures_of(question: str, found: Sequence[Found]) -> dict[str, float]:
     ``agreement``: share of the rankings (cosine, sentence, BM25, coverage) where the best passage is first.
     ``read``: log-odds of the reader's probability; 0 without a reader.
     """
-    words = dict.fromkeys(parse_words(question), 1.0)
-    coverage = shares([sources_of(passage) for passage in found], words)
+    words = parse_words(question, (found[0].language,))
+    coverage = _coverage(question, found)
     cosines = [(passage.sentence or 0.0) if passage.cosine is None else passage.cosine for passage in found]
     nearest = [
         cosine if passage.sentence is None else passage.sentence

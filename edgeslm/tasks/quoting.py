@@ -19,7 +19,7 @@ from edgeslm.knowledge.documents.passages import LONGEST_TITLE
 from edgeslm.knowledge.documents.sentences import ITEM, PARAGRAPH, split_sentences
 from edgeslm.knowledge.index.rerank import DEPTH
 from edgeslm.knowledge.index.search import Found
-from edgeslm.knowledge.index.words import parse_words, shares
+from edgeslm.knowledge.index.words import question_shares
 from edgeslm.tasks.support import content_words
 
 MOST_QUOTED: Final = 600
@@ -61,7 +61,7 @@ def quoted(question: str, passage: Found) -> list[Place]:
         for place, number in enumerate(order[:2])
         if not place or (worths[number] >= worths[order[0]] - SECOND and not is_title[number])
     ):
-        start, end = _whole(question, passage.text, places[number:])
+        start, end = _whole(question, passage, places[number:])
         if chosen and _follows(passage.text, chosen[-1][1], start, places[number - 1][1]):
             start, end = chosen[-1][0], max(end, chosen.pop()[1])
         chosen.append((start, end))
@@ -88,27 +88,27 @@ def _follows(text: str, end: int, start: int, before: int) -> bool:
     return start < end or (before <= end and not PARAGRAPH.search(text, end, start))
 
 
-def _whole(question: str, text: str, places: Sequence[Place]) -> Place:
+def _whole(question: str, passage: Found, places: Sequence[Place]) -> Place:
     """The first sentence, with what it announces; if it is too long, the excerpt with most of the question's
     words."""
-    start, end = places[0]
+    text, (start, end) = passage.text, places[0]
     if end - start <= MOST_QUOTED:
         return start, _announced(text, places)
     excerpts = [(at, min(at + MOST_QUOTED, end)) for at in range(start, end, MOST_QUOTED // 4)]
-    common = _shares(question, text, excerpts)
+    common = _shares(question, passage, excerpts)
     first, last = excerpts[common.index(max(common))]
     return _around(text, start, end, first, last)
 
 
-def _shares(question: str, text: str, places: Sequence[Place]) -> list[float]:
+def _shares(question: str, passage: Found, places: Sequence[Place]) -> list[float]:
     """Share of the question's words in each place."""
-    return shares([text[start:end] for start, end in places], dict.fromkeys(parse_words(question), 1.0))
+    return question_shares(question, [passage.text[start:end] for start, end in places], passage.language)
 
 
 def _worths(question: str, passage: Found, places: Sequence[Place]) -> list[float]:
     """Score of each sentence: its cosine to the question plus the weighted share of the question's words;
     without an encoder, that share."""
-    common = _shares(question, passage.text, places)
+    common = _shares(question, passage, places)
     if not passage.sentences:
         return common
     cosines = {(start, end): cosine for start, end, cosine in passage.sentences}
@@ -180,7 +180,7 @@ def parts_of(question: str, context: str) -> list[Found]:
         for first in range(0, len(places), PART)
     ] or [(0, len(context))]
     texts = [context[start:end] for start, end in spans]
-    common = shares(texts, dict.fromkeys(parse_words(question), 1.0))
+    common = question_shares(question, texts)
     order = sorted(range(len(spans)), key=lambda number: -common[number])[:DEPTH]
     return [
         Found(

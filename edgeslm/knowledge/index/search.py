@@ -18,7 +18,13 @@ from edgeslm.bundle.spans import Run
 from edgeslm.knowledge.index import vectors
 from edgeslm.knowledge.index.collection import Collection, Embed, Kept
 from edgeslm.knowledge.index.slots import count_passages
-from edgeslm.knowledge.index.word_index import index_frequency, read_languages, read_stemmed
+from edgeslm.knowledge.index.word_index import (
+    PLAIN,
+    index_frequency,
+    read_languages,
+    read_stem_languages,
+    read_stemmed,
+)
 from edgeslm.knowledge.index.words import count, parse_words, score, shares, weigh
 
 if TYPE_CHECKING:
@@ -80,6 +86,8 @@ class Found(Kept):
     """Probability that the passage answers the question; None without a reader."""
     pointed: tuple[Run, ...] = ()
     """Answer spans in ``text``; empty without a reader that finds spans."""
+    language: str = PLAIN
+    """Language whose stems the passage's words have in the index; :data:`PLAIN` if SQLite stems them."""
 
     @property
     def sentence(self) -> float | None:
@@ -159,6 +167,7 @@ def search_all(
             overlap=overlap,
             margin=scores[number] - next_score,
             collection=one.place,
+            language=one.row.language,
         )
         for one, number, next_score, overlap in zip(chosen, order, below, _overlaps(chosen), strict=False)
     ]
@@ -270,12 +279,13 @@ class _PassageRow:
     """Title and heading as they were indexed."""
     whole: str
     """Title, heading and text as they were indexed, in which the question's words are looked up."""
+    language: str
 
 
 def _rows(db: sqlite3.Connection, slots: Sequence[int]) -> list[_PassageRow]:
     """The passages in ``slots``, in the same order; ``slots`` must be sorted."""
     marks = ", ".join("?" * len(slots))
-    stemmed = read_stemmed(db, slots)
+    stemmed, languages = read_stemmed(db, slots), read_stem_languages(db, slots)
     rows = db.execute(
         'SELECT p.slot, d.title, p.id, d.source, p.heading, p.text, p.start, p."end" FROM passages p '
         f"JOIN documents d ON d.id = p.document WHERE p.slot IN ({marks}) ORDER BY p.slot",
@@ -285,7 +295,7 @@ def _rows(db: sqlite3.Connection, slots: Sequence[int]) -> list[_PassageRow]:
     for slot, title, *rest in rows:
         kept = Kept(*rest)
         heading, text = stemmed.get(slot) or (f"{title}\n{kept.heading}", kept.text)
-        found.append(_PassageRow(kept, heading, f"{heading}\n{text}"))
+        found.append(_PassageRow(kept, heading, f"{heading}\n{text}", languages.get(slot, PLAIN)))
     return found
 
 

@@ -164,3 +164,16 @@ def read_stemmed(db: sqlite3.Connection, slots: Sequence[int]) -> dict[int, tupl
     marks = ", ".join("?" * len(slots))
     rows = db.execute(f"SELECT slot, words FROM stemmed WHERE slot IN ({marks})", slots)
     return {slot: _unpacked(words) for slot, words in rows}
+
+
+def read_stem_languages(db: sqlite3.Connection, slots: Sequence[int]) -> dict[int, str]:
+    """Language of each passage, by slot, without those whose words SQLite stems."""
+    if db.execute("PRAGMA user_version").fetchone()[0] < FORMAT_WITH_LANGUAGES:
+        return {}
+    marks = ", ".join("?" * len(slots))
+    rows = db.execute(
+        "SELECT p.slot, d.language FROM passages p JOIN documents d ON d.id = p.document "
+        f"WHERE p.slot IN ({marks})",
+        slots,
+    )
+    return {slot: language for slot, language in rows if language in STEMMERS}

@@ -61,8 +61,9 @@ def parse_words(
     return tuple(found)[:MOST_WORDS]
 
 
-def _form(word: str, language: str) -> str:
-    return word if language == PLAIN else stem_text(word, language)
+def _form(text: str, language: str) -> str:
+    """A text with its words in the form in which the index has them."""
+    return text if language == PLAIN else stem_text(text, language)
 
 
 def _parse(question: str, without: AbstractSet[str]) -> tuple[str, ...]:
@@ -160,6 +161,15 @@ def shares(texts: Sequence[str], weights: Mapping[str, float]) -> list[float]:
             for (row,) in db.execute("SELECT rowid FROM words WHERE words MATCH ?", (_quoted(word),)):
                 got[row] += weight / total
     return got
+
+
+def question_shares(question: str, texts: Sequence[str], language: str = PLAIN) -> list[float]:
+    """Share (0 to 1) of the question's words that each text contains.
+
+    :param language: of the texts; :data:`PLAIN` if SQLite stems it.
+    """
+    words = dict.fromkeys(parse_words(question, (language,)), 1.0)
+    return shares([_form(text, language) for text in texts], words)
 
 
 def _hits(db: sqlite3.Connection, expression: str, most: int) -> int:

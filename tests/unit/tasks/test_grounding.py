@@ -71,3 +71,14 @@ def test_a_reader_that_is_sure_gives_numbers(likely: float) -> None:
     figures = figures_of("pump?", [make_found("The pump.", read=likely), make_found("Oil.", read=0.5)])
     assert 6 < abs(figures["read"]) < 10
     assert figures_of("pump?", [make_found("The pump.")])["read"] == 0
+
+
+def test_words_of_a_passage_count_by_the_stems_of_its_language() -> None:
+    """German words in another form were missing, so right passages were declined."""
+    texts = ("Wir prüfen die Ventile jährlich.", "Die Heizung ist rot.")
+    question = "Wie prüfe ich ein Ventil?"
+    german = figures_of(question, [make_found(text, language="de") for text in texts])
+    plain = figures_of(question, [make_found(text) for text in texts])
+    assert german["coverage"] == pytest.approx(1.0)
+    assert plain["coverage"] < 1.0
+    assert figures_of("Is the valve checked?", [make_found("Valves are checked.")])["coverage"] == 1.0
