@@ -202,7 +202,7 @@ def matrix_types(folder: Path) -> dict[str, int]:
     return by_frequency(kinds.values())
 
 
-def read_texts(run: Measurement, args: argparse.Namespace, work: Path) -> None:
+def read_texts(run: Measurement, args: argparse.Namespace, packages: Packages, work: Path) -> None:
     """Fills ``run.texts`` with the float model's logits, and measures importance if a type asks for it."""
     from benchmarks.lib.float_reference import FloatModel
 
@@ -218,7 +218,7 @@ def read_texts(run: Measurement, args: argparse.Namespace, work: Path) -> None:
     for name, chunks in sequences.items():
         run.texts[name] = Text(chunks, mapped_logits(model, chunks, work / f"{name}.f32"))
     if any(kind.endswith(IMPORTANCE) for kind in args.types):
-        corpus = public_corpus(Packages(run.say))
+        corpus = public_corpus(packages)
         rows = calibration_rows(model.tokenizer, corpus.calibration, corpus.conversations, CALIBRATION_TOKENS)
         importance = model.importance(rows)
         for copy in args.copies:
@@ -319,14 +319,15 @@ def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
 
 
 def measure(args: argparse.Namespace, folder: Path, source: Path, say: Say) -> None:
-    texts.fetch(folder, Packages(say, folder=args.packages))
+    packages = Packages(say, folder=args.packages)
+    texts.fetch(folder, packages)
     bundles = [which(bundle, folder, source) for bundle in args.bundles]
     if not llama.installed_version():
         args.types = []
         say(f"llama.cpp is not installed (pip install 'edgeslm[bench]' brings {llama.PACKAGE}): ours alone.")
     run = Measurement(folder, args.threads, say, source)
     with tempfile.TemporaryDirectory(prefix="run-", dir=folder) as work:
-        read_texts(run, args, Path(work))
+        read_texts(run, args, packages, Path(work))
         card = cost_card(args, run)
         for key, value in card.items():
             say(f"{key:>18}  {value}")
@@ -350,7 +351,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             print(text, flush=True)
 
     try:
-        source = args.source or starter.Maker(announce=say).model_origin().path
+        source = args.source or starter.Maker(say, packages=args.packages).model_origin().path
         folder = args.folder / source.stem.lower()
         make_weights(folder, source, args.copies)
         if args.weights:

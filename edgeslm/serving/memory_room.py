@@ -161,9 +161,9 @@ class MemoryRoom:
         """Whether there is memory for all these models without unloading another one."""
         return sum(model.missing_bytes for model in models) <= self._free()
 
-    def is_waiting(self, model: PooledModel) -> bool:
-        """Whether a model waits for memory."""
-        return model in self._queue
+    def is_loading(self, model: PooledModel) -> bool:
+        """Whether a model's engine is starting."""
+        return model in self._loading
 
     @contextmanager
     def _waiting(self, model: PooledModel) -> Iterator[None]:

@@ -304,8 +304,9 @@ class ModelPool:
         except asyncio.CancelledError:
             if self._stopped:
                 raise ModelUnavailable("the node is stopping") from None
-            if model.waiting == 1 and self._room.is_waiting(model):
+            if model.waiting == 1 and not self._room.is_loading(model) and model.starting is not None:
                 model.starting.cancel()  # or another model would be unloaded for a call that is over
+                model.starting = None  # a new call starts it again
             raise
         finally:
             model.waiting -= 1
@@ -326,7 +327,7 @@ class ModelPool:
 
     async def _start(self, model: PooledModel) -> None:
         if model.unloading is not None:  # wait until its memory is free
-            await model.unloading
+            await asyncio.shield(model.unloading)
         await self._room.start(model)
 
     @contextmanager

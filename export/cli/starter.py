@@ -9,6 +9,7 @@ from edgeslm_export.cli.progress import Bar
 from edgeslm_export.cli.screen import print_json, print_line
 from edgeslm_export.starter import PARTS, Maker, default_folder
 
+RESUMES = True
 SUMMARY = "a small model, a small encoder and demo data, from packages"
 EXAMPLE = "edgeslm-export starter ~/edgeslm-starter"
 

@@ -25,6 +25,10 @@ from typing import IO, Any, Protocol
 from edgeslm.errors import EdgeslmError, ExportError
 
 
+class ChildKilled(ExportError):
+    """A child was killed, for example for lack of memory. The same command may go on later."""
+
+
 class OnProgress(Protocol):
     """Progress callback: units done, units in total, and what is being done."""
 
@@ -100,7 +104,8 @@ def run_child(
             _close_pipes(child)
         if result is not None and status == 0:
             return result
-        raise ExportError(_failure(what, status, log, debug))
+        kind = ChildKilled if status < 0 else ExportError
+        raise kind(_failure(what, status, log, debug))
 
 
 def run_module(

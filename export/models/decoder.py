@@ -30,7 +30,7 @@ from edgeslm_export.graph.score_graph import GRAPH as SCORE_GRAPH
 from edgeslm_export.graph.score_graph import write_score_graph
 from edgeslm_export.jobs.checkpoint_notes import Notes
 from edgeslm_export.jobs.resources import bytes_a_weight, check_resources, matmul_gflops
-from edgeslm_export.jobs.subprocess_job import OnProgress, run_module
+from edgeslm_export.jobs.subprocess_job import ChildKilled, OnProgress, run_module
 from edgeslm_export.jobs.time_left import TimeLeft
 from edgeslm_export.quantize.bit_allocation import Placement, Unit
 from edgeslm_export.quantize.formats import Format
@@ -48,7 +48,7 @@ from edgeslm_export.quantize.recipe import (
 )
 from edgeslm_export.quantize.targets import BitSearch, Candidate, Goal, formats_in_use, likely_formats
 from edgeslm_export.sources import golden_tokens
-from edgeslm_export.sources.checkpoint import Origin, bundle_name
+from edgeslm_export.sources.checkpoint import Origin, bundle_name, weight_files
 from edgeslm_export.sources.corpus import Corpus
 
 from edgeslm.bundle.manifest import Manifest
@@ -59,6 +59,8 @@ _NEEDED = ("model.onnx", "genai_config.json", "tokenizer.json", "tokenizer_confi
 
 CALIBRATION_TOKENS = 16_384
 _STUDY, _QUANTIZE, _BUILD, _CHECK = "study", "quantize", "build", "check"
+_MISSED = "missed"
+"""Name of the note that the likely formats missed the goal."""
 _SHARES = {
     "measured": {_STUDY: 0.24, _QUANTIZE: 0.60, _BUILD: 0.12, _CHECK: 0.04},
     "calibrated": {_STUDY: 0.15, _QUANTIZE: 0.65, _BUILD: 0.15, _CHECK: 0.05},
@@ -103,9 +105,13 @@ def export_model(
             f"The recipe {recipe.name} needs text to calibrate on and to measure with; "
             "name some with --calibration."
         )
-    with staged(out) as stage, _work_folder(out, origin, order) as notes:
-        need = bytes_a_weight(gguf=origin.is_gguf)
-        check_resources(origin.weights, _disk_need(origin, recipe), stage, need)
+    folder = _work_path(out, origin, order)
+    with contextlib.ExitStack() as stack:
+        stage = stack.enter_context(staged(out))
+        done = sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
+        need = max(0, _disk_need(origin, recipe) - done)
+        check_resources(origin.weights, need, stage, bytes_a_weight(gguf=origin.is_gguf))
+        notes = stack.enter_context(_work_folder(folder, out))
         pace = TimeLeft(on_progress or _no_progress, _SHARES[_kind(recipe)])
         work = _Work(notes, origin, order, pace, debug)
         work.study()
@@ -148,31 +154,52 @@ def export_model(
     return manifest, {**measured, **built.fidelity}
 
 
-@contextlib.contextmanager
-def _work_folder(out: Path, origin: Origin, order: ExportOrder) -> Iterator[Notes]:
-    """A work folder next to ``out``, with the notes of an interrupted export of the same order. It is removed
-    at the end of the block unless the block is interrupted.
-
-    :raises ExportError: another process exports to ``out``.
-    """
+def _work_path(out: Path, origin: Origin, order: ExportOrder) -> Path:
+    """The work folder of an export, next to ``out``. Its name depends on all that the kept files depend
+    on."""
     corpus = astuple(order.corpus) if order.corpus else None
     versions = runtime_versions("edgeslm", "onnxruntime-genai", "torch", "transformers")
     key = json.dumps([origin.source.model_dump(), str(order.recipe), corpus, versions])
-    digest = hashlib.sha256(key.encode()).hexdigest()[:16]
-    notes = Notes(out.resolve().parent / f".{out.name}.work-{digest}")
-    with (notes.folder / "lock").open("w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise ExportError(f"Another process exports to {out}; wait for it.") from None
+    digest = hashlib.sha256(key.encode())
+    if not origin.is_gguf:  # the source's digest is that of the weights
+        weights = weight_files(origin.path)
+        for file in sorted(origin.path.iterdir()):
+            if file.is_file() and file not in weights:
+                digest.update(file.name.encode() + file.read_bytes())
+    return out.resolve().parent / f".{out.name}.work-{digest.hexdigest()[:16]}"
+
+
+@contextlib.contextmanager
+def _work_folder(folder: Path, out: Path) -> Iterator[Notes]:
+    """The notes of an interrupted export in ``folder``, or of a new one. At the end of the block the folder
+    is removed, unless the block or a child was interrupted, with those of other exports to ``out``.
+
+    :raises ExportError: another process makes the same export.
+    """
+    notes = Notes(folder)
+    with _locked(folder):
         try:
             yield notes
-        except KeyboardInterrupt:
+        except (KeyboardInterrupt, ChildKilled):
             raise
         except BaseException:
             notes.remove()
             raise
         notes.remove()
+    for other in out.resolve().parent.iterdir():
+        if other.name.startswith(f".{out.name}.work-"):
+            with contextlib.suppress(ExportError), _locked(other):
+                shutil.rmtree(other, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def _locked(folder: Path) -> Iterator[None]:
+    with (folder / "lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise ExportError(f"Another process makes this export in {folder}; wait for it.") from None
+        yield
 
 
 def expected_seconds(origin: Origin, recipe: Recipe) -> float:
@@ -209,7 +236,9 @@ class _Work:
         self._notes, self._folder = notes, notes.folder
         self._origin, self._order = origin, order
         self._pace, self._debug = pace, debug
-        for folder in self._folder.glob("bundle-*"):  # half built, of an interrupted export
+        # Of an interrupted export, which may have ended in the middle of writing them.
+        (self._folder / RANGES).unlink(missing_ok=True)
+        for folder in self._folder.glob("bundle-*"):
             shutil.rmtree(folder)
         self._made = 0
         self._golden: dict[str, int] = {}
@@ -276,8 +305,12 @@ class _Work:
         goal.check_least(self._found["other_bytes_least"] + sum(sizes))
         likely = likely_formats(self._units(choices, {}), goal, self._found["other_bytes"])
         add_source_formats(likely, self._exact)
+        missed = {"max_kl": goal.max_kl, "max_bytes": goal.max_bytes}
+        if self._notes.load(_MISSED) == missed:  # by an interrupted export
+            likely = choices
         best = self._search_among(likely)
         if likely != choices and not goal.is_met(best.attempt.kl, best.attempt.size):
+            self._notes.save(_MISSED, missed)
             shutil.rmtree(best.folder)
             best = self._search_among(choices)
         goal.check(best.attempt.kl, best.attempt.size)
@@ -447,7 +480,8 @@ def _disk_need(origin: Origin, recipe: Recipe) -> int:
     each format, the graph, and the float model's logits."""
     checkpoint = origin.weights * 4 if origin.is_gguf else 0
     written = recipe.written.bits if recipe.written else 0
-    codes = origin.weights * (max(1, len(recipe.choices)) + bool(written))
+    by_group = [form for form in recipe.choices if form.bits < 8]  # and one with 8 bits
+    codes = origin.weights * (1 + len(by_group) + bool(written))
     return checkpoint + origin.weights * (1 + recipe.bits + 2 * written) // 8 + codes + REFERENCE_BYTES
 
 

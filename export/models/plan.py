@@ -1,6 +1,6 @@
 """Export plan: estimates a model's size, memory and speed on a board before anything large is downloaded.
 
-Reads only ``config.json`` (which is downloaded for a hub id) or a GGUF file's header.
+Reads only ``config.json`` (which is downloaded for a hub id), or a GGUF file's header and some rows.
 ``bundle.size_estimate`` does the arithmetic; this module finds the config, translates recipes and writes the
 advice.
 """

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from edgeslm_export.sources.gguf import GgufHeader, read_gguf_header
+from edgeslm_export.sources.gguf import GgufHeader, read_gguf_header, tied_copy
 
 from edgeslm.bundle.manifest import Source, file_digest
 from edgeslm.errors import ExportError
@@ -275,7 +275,10 @@ def _examine_gguf(file: Path, source: Source | None, revised: str) -> Origin:
     if source is None:
         licence = str(header.metadata.get("general.license", ""))
         source = Source(id=file.name, revision=_digest_of([file]), licence=licence)
-    return Origin(file, GGUF_ARCHITECTURES[name], header.parameters, source, revised)
+    weights = header.parameters
+    if (copy := tied_copy(file, header)) is not None:
+        weights -= next(math.prod(tensor.shape) for tensor in header.tensors if tensor.name == copy)
+    return Origin(file, GGUF_ARCHITECTURES[name], weights, source, revised)
 
 
 def _gguf_problems(header: GgufHeader) -> Iterator[str]:

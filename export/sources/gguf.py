@@ -23,9 +23,11 @@ MAGIC = b"GGUF"
 EMBEDDING: Final = "token_embd.weight"
 HEAD: Final = "output.weight"
 _COMPARED_ROWS: Final = 256
-_MOST_DIFFERENCE: Final = 0.1
-"""Squared difference of two copies of a matrix, as a share of its sum of squares. Rounding to 4 bits changes
-some 0.005, to 2 bits 0.06; embedding and head that aren't tied differ by more than 1."""
+_EXACT_DIFFERENCE: Final = 1e-5
+_ROUNDED_DIFFERENCE: Final = 12.0
+"""Squared difference of two copies of a matrix, as a share of its sum of squares: at most the first number
+for float types, and the second one divided by 4 to the power of the bits for others. The error of uniform
+rounding is a quarter of it. Embedding and head that aren't tied differ by more than 1."""
 _DEFAULT_ALIGNMENT = 32
 _MOST_METADATA, _MOST_TENSORS, _MOST_NESTED = 100_000, 1_000_000, 4
 
@@ -124,7 +126,8 @@ def tied_copy(file: Path, header: GgufHeader) -> str | None:
     rows = range(0, count, max(1, count // _COMPARED_ROWS))
     one, other = (_read_rows(file, header, tensor, rows) for tensor in (embedding, head))
     difference, size = float(np.square(one - other).sum()), float(np.square(other).sum())
-    if not difference <= _MOST_DIFFERENCE * size:
+    bits = min(embedding.bytes, head.bytes) * 8 // math.prod(head.shape)
+    if not difference <= max(_EXACT_DIFFERENCE, _ROUNDED_DIFFERENCE / 4**bits) * size:
         return None
     return EMBEDDING if embedding.bytes > head.bytes else HEAD
 

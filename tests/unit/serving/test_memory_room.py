@@ -388,6 +388,31 @@ def test_a_cancelled_call_unloads_no_other_model(tmp_path: Path) -> None:
     asyncio.run(scene())
 
 
+def test_a_call_that_follows_a_cancelled_one_is_not_cancelled(tmp_path: Path) -> None:
+    """It waited for the start that was being cancelled."""
+    is_done = asyncio.Event()
+
+    async def slow(name: str, call: Call) -> Output:
+        if name == "a":
+            await is_done.wait()
+        return ANSWER
+
+    async def scene() -> None:
+        board = Board(tmp_path, "a", "b", room=1, answer=slow)
+        first = asyncio.create_task(board.models.ask("a", CALL))
+        await until(lambda: board.events == ["+a"])
+        cancelled = asyncio.create_task(board.models.ask("b", CALL))
+        await asyncio.sleep(MOMENT_S)
+        cancelled.cancel()
+        next_one = asyncio.create_task(board.models.ask("b", CALL))
+        await asyncio.sleep(MOMENT_S)
+        is_done.set()
+        assert [await first, await next_one] == [ANSWER] * 2
+        await board.models.stop()
+
+    asyncio.run(scene())
+
+
 def test_no_model_is_unloaded_for_a_further_worker(tmp_path: Path) -> None:
     async def scene() -> None:
         board = Board(tmp_path, "a", "b", room=2)

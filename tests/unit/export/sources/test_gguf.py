@@ -120,6 +120,21 @@ def test_two_copies_of_a_tied_embedding_are_found(
     assert tied_copy(file, read_gguf_header(file)) == better
 
 
+def test_a_head_that_was_trained_apart_is_kept(tmp_path: Path) -> None:
+    """Fine-tuning an untied copy of a tied head changes it by less than rounding to four bits does."""
+    file = tmp_path / "model.gguf"
+    writer = gguf.GGUFWriter(file, "llama")
+    random = np.random.default_rng(3)
+    values = random.standard_normal((40, 64), np.float32)
+    writer.add_tensor(EMBEDDING, values)
+    writer.add_tensor(HEAD, values + 0.05 * random.standard_normal((40, 64), np.float32))
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    assert tied_copy(file, read_gguf_header(file)) is None
+
+
 def test_a_file_without_a_head_has_no_second_copy(tmp_path: Path) -> None:
     file = _write(tmp_path, SAMPLE)
     assert tied_copy(file, read_gguf_header(file)) is None
