@@ -16,6 +16,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import astuple, dataclass, field, replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from edgeslm_export.bundle.writer import created_at, runtime_versions, staged, write_manifest, write_report
@@ -38,6 +39,7 @@ from edgeslm_export.quantize.recipe import (
     EMBEDDING,
     Recipe,
     add_source_formats,
+    add_spare_formats,
     builder_options,
     choices_of,
     formats_by_rule,
@@ -264,8 +266,12 @@ class _Work:
         self._notes.save(_STUDY, self._found)
         self._exact = {name: Format(*pair) for name, pair in self._found["exact"].items()}
 
-    def _quantize(self, formats: Mapping[str, Sequence[Format]]) -> dict[str, Any]:
-        """Quantizes every matrix in all of its ``formats``."""
+    def _quantize(
+        self,
+        formats: Mapping[str, Sequence[Format]],
+        spare: Mapping[str, Format] = MappingProxyType({}),
+    ) -> dict[str, Any]:
+        """Quantizes every matrix in all of its ``formats``, in its ``spare`` format by rounding."""
         self._pace.begin(_QUANTIZE)
         return self._run(
             "quantize.worker",
@@ -274,6 +280,7 @@ class _Work:
                 "step": "quantize",
                 "formats": {name: _pairs(several) for name, several in formats.items()},
                 "exact": self._found["exact"],
+                "spare": dict(zip(spare, _pairs(spare.values()), strict=True)),
                 "compensate": self._order.recipe.calibrated,
             },
         )
@@ -293,8 +300,9 @@ class _Work:
 
     def search(self) -> _Built:
         """Quantizes the matrices, then builds placements until one is as small as the goal allows. Only those
-        formats are calibrated that the goal makes likely by the losses of rounding; if they miss the goal,
-        all formats are.
+        formats are calibrated that the goal makes likely by the losses of rounding. A matrix that isn't
+        likely to have 8 bits is rounded to 8 bits as well, for the case that the goal needs more than that;
+        if the goal is missed all the same, all formats are calibrated.
 
         :return: the best build.
         """
@@ -304,11 +312,12 @@ class _Work:
         )
         goal.check_least(self._found["other_bytes_least"] + sum(sizes))
         likely = likely_formats(self._units(choices, {}), goal, self._found["other_bytes"])
+        spare = add_spare_formats(likely, choices)
         add_source_formats(likely, self._exact)
         missed = {"max_kl": goal.max_kl, "max_bytes": goal.max_bytes}
         if self._notes.load(_MISSED) == missed:  # by an interrupted export
-            likely = choices
-        best = self._search_among(likely)
+            likely, spare = choices, {}
+        best = self._search_among(likely, spare)
         if likely != choices and not goal.is_met(best.attempt.kl, best.attempt.size):
             self._notes.save(_MISSED, missed)
             shutil.rmtree(best.folder)
@@ -316,9 +325,13 @@ class _Work:
         goal.check(best.attempt.kl, best.attempt.size)
         return best
 
-    def _search_among(self, choices: Mapping[str, Sequence[Format]]) -> _Built:
+    def _search_among(
+        self,
+        choices: Mapping[str, Sequence[Format]],
+        spare: Mapping[str, Format] = MappingProxyType({}),
+    ) -> _Built:
         """Quantizes each matrix in the formats ``choices``, and builds placements."""
-        units = self._units(choices, self._quantize(choices)["losses"])
+        units = self._units(choices, self._quantize(choices, spare)["losses"])
         search = BitSearch(units, self._order.goal, self._found["other_bytes"])
         best: _Built | None = None
         while (placement := search.propose()) is not None:

@@ -31,6 +31,9 @@ _T = TypeVar("_T")
 
 DAMPING = 0.01
 """Share of the Hessian's mean diagonal that is added to its diagonal, as in the GPTQ paper."""
+_SHRINKAGE = 0.2
+"""Share by which the products of different inputs are reduced, since those of other texts differ from those
+of the calibration text (``benchmarks/LOG.md``)."""
 _CANDIDATES = 8
 _SMALLEST = 0.75
 """The smallest candidate scale, as a share of the scale with which the largest code represents the group's
@@ -179,12 +182,14 @@ class InputStatistics:
         if smoothing is not None:
             hessian = hessian / smoothing.factors[:, None] / smoothing.factors
         self._diagonal = hessian.diagonal().clone()
+        hessian = hessian * (1 - _SHRINKAGE)
+        hessian.diagonal().copy_(self._diagonal)
         self._unused = self._diagonal <= 0
         self._order = torch.argsort(self._diagonal, descending=True)
         ordered = hessian[self._order][:, self._order]
         self._inverse = _inverse_factor(ordered, self._unused[self._order])
         del ordered
-        self._hessian = hessian.clone()
+        self._hessian = hessian
         self._hessian.diagonal().add_(DAMPING * self._diagonal.mean())
 
     def compensate(self, weight: torch.Tensor, form: Format) -> Quantized:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -219,6 +219,22 @@ def add_source_formats(choices: Mapping[str, list[Format]], exact: Mapping[str, 
         for name in unit:
             if form is not None and form not in choices[name]:
                 choices[name].append(form)
+
+
+def add_spare_formats(
+    likely: Mapping[str, list[Format]], choices: Mapping[str, Sequence[Format]]
+) -> dict[str, Format]:
+    """Adds the largest of the ``choices`` to the likely formats of each matrix that lacks its bits.
+
+    :return: the added formats.
+    """
+    added = {}
+    for name, formats in likely.items():
+        largest = max(choices[name], key=lambda form: form.bits)
+        if all(form.bits < largest.bits for form in formats):
+            formats.append(largest)
+            added[name] = largest
+    return added
 
 
 def useful_formats(formats: Iterable[Format], columns: int) -> list[Format]:

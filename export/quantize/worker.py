@@ -19,6 +19,7 @@ import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -241,7 +242,7 @@ def quantize(task: dict[str, Any], reporter: Reporter) -> dict[str, Any]:
     """Writes ``codes/``: each matrix in each of its ``formats``. An interrupted run of the same task goes on
     after its last finished layer. With ``compensate``, GPTQ quantizes each
     layer; its calibration inputs are the outputs of the layers before, whose matrices are quantized in the
-    first of their formats.
+    first of their formats. The format ``spare`` of a matrix is rounded to.
 
     :return: a dict with ``losses`` of the layers' matrices (by name, a list of [bits, group size, nats a
         token]); ``losses`` is empty unless gradients were measured.
@@ -254,6 +255,7 @@ def quantize(task: dict[str, Any], reporter: Reporter) -> dict[str, Any]:
     work = Path(task["work"])
     formats = {name: [Format(*pair) for pair in pairs] for name, pairs in task["formats"].items()}
     exact = {name: Format(*pair) for name, pair in task["exact"].items()}
+    spare = {name: Format(*pair) for name, pair in task.get("spare", {}).items()}
     codes = work / "codes"
     notes = _notes_of_codes(codes, task)
     state = notes.load(_LAYERS) or {"done": 0, "losses": {}}
@@ -296,7 +298,7 @@ def quantize(task: dict[str, Any], reporter: Reporter) -> dict[str, Any]:
                 if task["compensate"]:
                     for stage in stream.stages(number, own):
                         made |= compensate_layer(
-                            stream, number, stage, formats, exact, gradients, state["losses"]
+                            stream, number, stage, formats, exact, gradients, state["losses"], spare
                         )
                     stream.advance(number)
                     np.save(_hidden_file(codes, number + 1), stream.hidden.numpy())
@@ -312,7 +314,7 @@ def quantize(task: dict[str, Any], reporter: Reporter) -> dict[str, Any]:
 
 def _notes_of_codes(folder: Path, task: Mapping[str, Any]) -> Notes:
     """The notes of an interrupted quantization of the same task, or of none."""
-    task = {key: task[key] for key in ("formats", "exact", "compensate")}
+    task = {key: task.get(key) for key in ("formats", "exact", "spare", "compensate")}
     notes = Notes(folder)
     if notes.load(_TASK) != task:
         notes.remove()
@@ -366,12 +368,13 @@ def compensate_layer(
     exact: Mapping[str, Format],
     gradients: Mapping[str, Any] | None,
     losses: dict[str, list[list[float]]],
+    spare: Mapping[str, Format] = MappingProxyType({}),
 ) -> Made:
-    """Quantizes the matrices of a stage (matrices that read the same input) by GPTQ and adds the loss of each
-    format to ``losses``. Replaces each matrix in the model by its dequantized weights in the first of its
-    formats."""
+    """Quantizes the matrices of a stage (matrices that read the same input) by GPTQ, in their ``spare``
+    formats by rounding, and adds the loss of each format to ``losses``. Replaces each matrix in the model by
+    its dequantized weights in the first of its formats."""
     import torch
-    from edgeslm_export.quantize.gptq import InputStatistics, Smoothing, find_reach
+    from edgeslm_export.quantize.gptq import InputStatistics, Smoothing, find_reach, round_to_nearest
     from edgeslm_export.quantize.sensitivity import ErrorMeter
 
     wanted = [(name, form) for name in stage for form in formats[name]]
@@ -391,10 +394,13 @@ def compensate_layer(
             reach = find_reach(moments.tokens, weights, smoothing)
         calibrations = {
             rows: InputStatistics(moments.products, smoothing if rows else None)
-            for rows in {form.by_row for _, form in missing}
+            for rows in {form.by_row for name, form in missing if form != spare.get(name)}
         }
         del moments  # the calibrations have their own
         for name, form in missing:
+            if form == spare.get(name):
+                made[name, form] = round_to_nearest(stage[name].weight, form)
+                continue
             matrix = calibrations[form.by_row].compensate(stage[name].weight, form)
             made[name, form] = replace(matrix, reach=reach) if form.by_row else matrix
         if gradients is not None:

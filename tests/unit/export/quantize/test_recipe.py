@@ -10,6 +10,7 @@ from edgeslm_export.quantize.recipe import (
     HEAD,
     RECIPES,
     add_source_formats,
+    add_spare_formats,
     builder_options,
     choices_of,
     find_recipe,
@@ -126,3 +127,11 @@ def test_a_source_format_is_a_choice_if_all_matrices_of_a_unit_have_it() -> None
     add_source_formats(choices, dict.fromkeys(qkv, four))
     add_source_formats(choices, dict.fromkeys(qkv, four))
     assert choices == {name: [eight, four] for name in qkv}
+
+
+def test_a_matrix_without_eight_bits_gets_them_in_reserve() -> None:
+    four, eight = Format(4, 32), Format(8, 128)
+    likely = {"a": [four], "b": [eight, four], "c": [four, Format(8, 32)]}
+    choices = {name: [four, Format(4, 64), eight] for name in likely}
+    assert add_spare_formats(likely, choices) == {"a": eight}
+    assert likely == {"a": [four, eight], "b": [eight, four], "c": [four, Format(8, 32)]}
