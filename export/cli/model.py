@@ -51,7 +51,8 @@ def add_arguments(command: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> None:
     """Makes a decoder bundle and prints its measurements."""
     from edgeslm_export.bundle.writer import check_absent
-    from edgeslm_export.models.decoder import ExportOrder, expected_seconds, export_model
+    from edgeslm_export.models.decoder import ExportOrder, export_model
+    from edgeslm_export.models.export_cost import expected_seconds
     from edgeslm_export.quantize.recipe import find_recipe
     from edgeslm_export.quantize.targets import Goal
     from edgeslm_export.sources.hub import resolve_source

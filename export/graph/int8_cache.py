@@ -27,6 +27,8 @@ from edgeslm_export.graph.onnx_edit import replace
 from edgeslm_export.graph.score_graph import GRAPH as SCORE
 from edgeslm_export.graph.score_graph import POSITIONS
 
+from edgeslm.bundle.model_shape import FLOAT_BYTES
+
 if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
@@ -82,6 +84,17 @@ def cache_item_bytes(folder: Path) -> int:
     graph = onnx.load(folder / "model.onnx", load_external_data=False).graph
     kinds = {value.type.tensor_type.elem_type for value in cache_inputs(graph)}
     return max(int(helper.tensor_dtype_to_np_dtype(kind).itemsize) for kind in kinds)
+
+
+def kv_bytes_per_token(config: dict[str, Any], item_bytes: int = FLOAT_BYTES) -> int:
+    """KV-cache bytes of a token; an upper bound, since sliding-window layers need less.
+
+    :param config: the value of ``model`` in ``genai_config.json``.
+    :param item_bytes: bytes of a number in the cache.
+    """
+    decoder = config["decoder"]
+    per_layer = int(decoder["num_key_value_heads"]) * int(decoder["head_size"])
+    return 2 * int(decoder["num_hidden_layers"]) * per_layer * item_bytes
 
 
 @dataclass(frozen=True, slots=True)

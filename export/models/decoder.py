@@ -8,31 +8,38 @@ format from their results, and writes the manifest.
 from __future__ import annotations
 
 import contextlib
-import fcntl
-import hashlib
 import json
 import shutil
-from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import astuple, dataclass, field, replace
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
 from edgeslm_export.bundle.writer import created_at, runtime_versions, staged, write_manifest, write_report
-from edgeslm_export.evaluate.reference import REFERENCE_BYTES, UNQUANTIZED, gguf_types, study_task
+from edgeslm_export.evaluate.reference import UNQUANTIZED, gguf_types, study_task
 from edgeslm_export.evaluate.report_card import measure_bundle
 from edgeslm_export.graph.decode_graph import WRITES, join
 from edgeslm_export.graph.fixed_scales import fix_scales
-from edgeslm_export.graph.int8_cache import RANGES, cache_item_bytes, quantize_cache
+from edgeslm_export.graph.int8_cache import RANGES, cache_item_bytes, kv_bytes_per_token, quantize_cache
 from edgeslm_export.graph.last_logits import keep_last_logits
 from edgeslm_export.graph.lora_graph import GRAPH, write_lora_graph
 from edgeslm_export.graph.score_graph import GRAPH as SCORE_GRAPH
 from edgeslm_export.graph.score_graph import write_score_graph
 from edgeslm_export.jobs.checkpoint_notes import Notes
-from edgeslm_export.jobs.resources import bytes_a_weight, check_resources, matmul_gflops
-from edgeslm_export.jobs.subprocess_job import ChildKilled, OnProgress, run_module
+from edgeslm_export.jobs.resources import bytes_a_weight, check_resources
+from edgeslm_export.jobs.subprocess_job import OnProgress, run_module
 from edgeslm_export.jobs.time_left import TimeLeft
+from edgeslm_export.jobs.work_folder import kept_work, work_path
+from edgeslm_export.models.export_cost import (
+    BUILD,
+    CHECK,
+    QUANTIZE,
+    SHARES,
+    STUDY,
+    disk_need,
+    kind_of,
+)
 from edgeslm_export.quantize.bit_allocation import Placement, Unit
 from edgeslm_export.quantize.formats import Format
 from edgeslm_export.quantize.recipe import (
@@ -48,7 +55,14 @@ from edgeslm_export.quantize.recipe import (
     units_of,
     written_formats,
 )
-from edgeslm_export.quantize.targets import BitSearch, Candidate, Goal, formats_in_use, likely_formats
+from edgeslm_export.quantize.targets import (
+    BitSearch,
+    Candidate,
+    Goal,
+    formats_in_use,
+    likely_formats,
+    weight_groups,
+)
 from edgeslm_export.sources import golden_tokens
 from edgeslm_export.sources.checkpoint import Origin, bundle_name, weight_files
 from edgeslm_export.sources.corpus import Corpus
@@ -60,19 +74,8 @@ from edgeslm.errors import ExportError
 _NEEDED = ("model.onnx", "genai_config.json", "tokenizer.json", "tokenizer_config.json")
 
 CALIBRATION_TOKENS = 16_384
-_STUDY, _QUANTIZE, _BUILD, _CHECK = "study", "quantize", "build", "check"
 _MISSED = "missed"
 """Name of the note that the likely formats missed the goal."""
-_SHARES = {
-    "measured": {_STUDY: 0.24, _QUANTIZE: 0.60, _BUILD: 0.12, _CHECK: 0.04},
-    "calibrated": {_STUDY: 0.15, _QUANTIZE: 0.65, _BUILD: 0.15, _CHECK: 0.05},
-    "rounded": {_STUDY: 0.3, _QUANTIZE: 0.2, _BUILD: 0.4, _CHECK: 0.1},
-}
-"""Expected share of each step in the time of an export: of a recipe that measures sensitivity (as ``auto``
-took for Qwen2.5-Coder-0.5B), of another recipe with calibration, and of a recipe that rounds."""
-_OPERATIONS = {"measured": 120_000, "calibrated": 90_000, "rounded": 40_000}
-"""Time of an export for each weight, as the number of float operations that a matrix product computes in that
-time."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,17 +114,17 @@ def export_model(
     with contextlib.ExitStack() as stack:
         stage = stack.enter_context(staged(out))
         done = sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
-        need = max(0, _disk_need(origin, recipe) - done)
+        need = max(0, disk_need(origin, recipe) - done)
         check_resources(origin.weights, need, stage, bytes_a_weight(gguf=origin.is_gguf))
-        notes = stack.enter_context(_work_folder(folder, out))
-        pace = TimeLeft(on_progress or _no_progress, _SHARES[_kind(recipe)])
+        notes = stack.enter_context(kept_work(folder, out))
+        pace = TimeLeft(on_progress or _no_progress, SHARES[kind_of(recipe)])
         work = _Work(notes, origin, order, pace, debug)
         work.study()
         built = work.search() if recipe.placing == "measured" else work.by_rule()
         for file in sorted(built.folder.iterdir()):
             file.rename(stage / file.name)
         report = work.report(built)
-        pace.begin(_CHECK)
+        pace.begin(CHECK)
         for needed in _NEEDED:
             if not (stage / needed).is_file():
                 raise ExportError(f"The conversion wrote no {needed}; run it again with --debug.")
@@ -136,7 +139,7 @@ def export_model(
         fields = _manifest_fields(origin, recipe, built.attempt.placement.formats, config, created)
         fields["kv_bytes_per_token"] = kv_bytes_per_token(config, cache_item_bytes(stage))
         if built.written:
-            fields["quantization"]["written"] = _weight_groups(built.written)
+            fields["quantization"]["written"] = weight_groups(built.written)
         if (stage / GRAPH).is_file():
             fields["graphs"]["adapters"] = GRAPH
         if (stage / SCORE_GRAPH).is_file():
@@ -157,66 +160,20 @@ def export_model(
 
 
 def _work_path(out: Path, origin: Origin, order: ExportOrder) -> Path:
-    """The work folder of an export, next to ``out``. Its name depends on all that the kept files depend
-    on."""
+    """The work folder of an export. Its name depends on all that the kept files depend on."""
     corpus = astuple(order.corpus) if order.corpus else None
     versions = runtime_versions("edgeslm", "onnxruntime-genai", "torch", "transformers")
-    key = json.dumps([origin.source.model_dump(), str(order.recipe), corpus, versions])
-    digest = hashlib.sha256(key.encode())
+    key = json.dumps([origin.source.model_dump(), str(order.recipe), corpus, versions]).encode()
     if not origin.is_gguf:  # the source's digest is that of the weights
         weights = weight_files(origin.path)
         for file in sorted(origin.path.iterdir()):
             if file.is_file() and file not in weights:
-                digest.update(file.name.encode() + file.read_bytes())
-    return out.resolve().parent / f".{out.name}.work-{digest.hexdigest()[:16]}"
-
-
-@contextlib.contextmanager
-def _work_folder(folder: Path, out: Path) -> Iterator[Notes]:
-    """The notes of an interrupted export in ``folder``, or of a new one. At the end of the block the folder
-    is removed, unless the block or a child was interrupted, with those of other exports to ``out``.
-
-    :raises ExportError: another process makes the same export.
-    """
-    notes = Notes(folder)
-    with _locked(folder):
-        try:
-            yield notes
-        except (KeyboardInterrupt, ChildKilled):
-            raise
-        except BaseException:
-            notes.remove()
-            raise
-        notes.remove()
-    for other in out.resolve().parent.iterdir():
-        if other.name.startswith(f".{out.name}.work-"):
-            with contextlib.suppress(ExportError), _locked(other):
-                shutil.rmtree(other, ignore_errors=True)
-
-
-@contextlib.contextmanager
-def _locked(folder: Path) -> Iterator[None]:
-    with (folder / "lock").open("w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise ExportError(f"Another process makes this export in {folder}; wait for it.") from None
-        yield
-
-
-def expected_seconds(origin: Origin, recipe: Recipe) -> float:
-    """Rough estimate of the time of an export on this machine."""
-    return origin.weights * _OPERATIONS[_kind(recipe)] / (matmul_gflops() * 1e9)
+                key += file.name.encode() + file.read_bytes()
+    return work_path(out, key)
 
 
 def _no_progress(done: int, total: int, what: str) -> None:
     pass
-
-
-def _kind(recipe: Recipe) -> str:
-    if recipe.placing == "measured":
-        return "measured"
-    return "calibrated" if recipe.calibrated else "rounded"
 
 
 @dataclass(frozen=True, slots=True)
@@ -252,7 +209,7 @@ class _Work:
     def study(self) -> None:
         """Writes checkpoint, tokens and reference logits; finds the source's matrices and, if the recipe
         measures sensitivity, the losses of embedding and head."""
-        self._pace.begin(_STUDY)
+        self._pace.begin(STUDY)
         recipe, origin = self._order.recipe, self._origin
         self._quantized_as = gguf_types(origin)
         task = study_task(
@@ -262,8 +219,8 @@ class _Work:
             formats=recipe.choices,
             find_exact=bool(self._quantized_as.keys() - UNQUANTIZED),
         )
-        self._found = self._notes.load(_STUDY) or self._run("quantize.worker", "reading the source", task)
-        self._notes.save(_STUDY, self._found)
+        self._found = self._notes.load(STUDY) or self._run("quantize.worker", "reading the source", task)
+        self._notes.save(STUDY, self._found)
         self._exact = {name: Format(*pair) for name, pair in self._found["exact"].items()}
 
     def _quantize(
@@ -272,7 +229,7 @@ class _Work:
         spare: Mapping[str, Format] = MappingProxyType({}),
     ) -> dict[str, Any]:
         """Quantizes every matrix in all of its ``formats``, in its ``spare`` format by rounding."""
-        self._pace.begin(_QUANTIZE)
+        self._pace.begin(QUANTIZE)
         return self._run(
             "quantize.worker",
             "quantizing",
@@ -390,7 +347,7 @@ class _Work:
 
     def build(self, placement: Placement) -> _Built:
         """Builds and measures a placement. The first build's tokenizer is checked too (``golden_tokens``)."""
-        self._pace.begin(_BUILD)
+        self._pace.begin(BUILD)
         self._made += 1
         folder = self._folder / f"bundle-{self._made}"
         self._build_graph(folder, placement.formats)
@@ -477,27 +434,6 @@ def _pairs(formats: Iterable[Format]) -> list[list[int]]:
     return [[form.bits, form.group_size] for form in formats]
 
 
-def kv_bytes_per_token(config: dict[str, Any], item_bytes: int = FLOAT_BYTES) -> int:
-    """KV-cache bytes of a token; an upper bound, since sliding-window layers need less.
-
-    :param config: the value of ``model`` in ``genai_config.json``.
-    :param item_bytes: bytes of a number in the cache.
-    """
-    decoder = config["decoder"]
-    per_layer = int(decoder["num_key_value_heads"]) * int(decoder["head_size"])
-    return 2 * int(decoder["num_hidden_layers"]) * per_layer * item_bytes
-
-
-def _disk_need(origin: Origin, recipe: Recipe) -> int:
-    """Approximate disk space of an export in bytes: a GGUF's weights in float32, a byte for each weight in
-    each format, the graph, and the float model's logits."""
-    checkpoint = origin.weights * 4 if origin.is_gguf else 0
-    written = recipe.written.bits if recipe.written else 0
-    by_group = [form for form in recipe.choices if form.bits < 8]  # and one with 8 bits
-    codes = origin.weights * (1 + len(by_group) + bool(written))
-    return checkpoint + origin.weights * (1 + recipe.bits + 2 * written) // 8 + codes + REFERENCE_BYTES
-
-
 def _manifest_fields(
     origin: Origin, recipe: Recipe, formats: Mapping[str, Format], config: dict[str, Any], created: str
 ) -> dict[str, Any]:
@@ -506,20 +442,9 @@ def _manifest_fields(
         "kind": "decoder",
         "architecture": origin.architecture,
         "source": origin.source,
-        "quantization": {"recipe": recipe.name, "groups": _weight_groups(formats)},
+        "quantization": {"recipe": recipe.name, "groups": weight_groups(formats)},
         "context_length": int(config["context_length"]),
         "graphs": {"generate": "model.onnx"},
         "runtime": runtime_versions("onnxruntime", "onnxruntime-genai"),
         "created": created,
     }
-
-
-def _weight_groups(formats: Mapping[str, Format]) -> list[dict[str, Any]]:
-    """The manifest's list of formats: each matrix whose format isn't the most frequent one, then ``*`` with
-    the most frequent format."""
-    (common, _), *_ = Counter(formats.values()).most_common()
-    named = [(name, form) for name, form in sorted(formats.items()) if form != common]
-    return [
-        {"group": name, "bits": form.bits, "group_size": form.group_size}
-        for name, form in [*named, ("*", common)]
-    ]

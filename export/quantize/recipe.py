@@ -98,7 +98,7 @@ RECIPES: dict[str, Recipe] = {
             head=Format(8, 64),
             average_bits=4.8,
             placing="measured",
-            choices=(Format(4, 32), Format(4, 64), Format(4, 128), Format(8, 64), Format(8, 128)),
+            choices=(Format(4, 32), Format(4, 64), Format(4, 128), Format(8, 64)),
             calibrated=True,
         ),
     )
@@ -237,23 +237,14 @@ def add_spare_formats(
     return added
 
 
-def useful_formats(formats: Iterable[Format], columns: int) -> list[Format]:
-    """The formats that are worth considering for a matrix with ``columns`` columns, by bits and group
-    size. Formats with larger groups are left out if they save no bytes. With 8 bits the loss is small with
-    any groups, so only the largest groups are considered, with which kernels are fastest."""
+def choices_of(recipe: Recipe, name: str, columns: int) -> list[Format]:
+    """The formats that a measured recipe may choose for a matrix with ``columns`` columns. In the calibration
+    of later layers, the matrix has the first of these formats. Formats with larger groups are left out if
+    they save no bytes."""
     useful: list[Format] = []
-    for form in sorted(formats, key=lambda form: (form.bits, form.group_size)):
+    for form in sorted(recipe.choices, key=lambda form: (form.bits, form.group_size)):
         finer = [other for other in useful if other.bits == form.bits]
         if all(form.bytes(1, columns) < other.bytes(1, columns) for other in finer):
             useful.append(form)
-    large = [form for form in useful if form.bits == 8][-1:]
-    return [form for form in useful if form.bits != 8] + large
-
-
-def choices_of(recipe: Recipe, name: str, columns: int) -> list[Format]:
-    """The formats that a measured recipe may choose for a matrix with ``columns`` columns. In the calibration
-    of later layers, the matrix has the first of these formats."""
-    useful = useful_formats(recipe.choices, columns)
-    usual = recipe.head if name in (HEAD, EMBEDDING) else recipe.smallest
-    first = next(form for form in useful if form.bits == usual.bits)
+    first = recipe.head if name in (HEAD, EMBEDDING) else recipe.smallest
     return sorted(useful, key=lambda form: form != first)

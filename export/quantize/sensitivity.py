@@ -28,7 +28,7 @@ from edgeslm_export.jobs.subprocess_job import OnProgress
 from edgeslm_export.quantize.formats import Format
 from edgeslm_export.quantize.gptq import round_to_nearest, squared_errors
 from edgeslm_export.quantize.packing import Quantized
-from edgeslm_export.quantize.recipe import EMBEDDING, HEAD, useful_formats
+from edgeslm_export.quantize.recipe import EMBEDDING, HEAD
 from edgeslm_export.sources.corpus import BATCH
 from edgeslm_export.sources.layer_reader import LayeredModel
 
@@ -182,7 +182,7 @@ def _draw(logits: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
 
 
 def _quantized(weight: torch.Tensor, formats: Sequence[Format]) -> dict[Format, Quantized]:
-    return {form: round_to_nearest(weight, form) for form in useful_formats(formats, weight.shape[1])}
+    return {form: round_to_nearest(weight, form) for form in formats}
 
 
 class _Notes:
@@ -210,7 +210,7 @@ class _Notes:
         return {
             form: float(squared_errors(weight.detach(), form) @ self._weights)
             / (2 * weight.shape[0] * tokens)
-            for form in useful_formats(formats, weight.shape[1])
+            for form in formats
         }
 
 

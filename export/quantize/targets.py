@@ -5,8 +5,10 @@ Pure Python. This module proposes placements (a format for each matrix); ``decod
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 from edgeslm_export.quantize.bit_allocation import Placement, Unit, place
 from edgeslm_export.quantize.formats import Format
@@ -168,3 +170,14 @@ def formats_in_use(formats: Sequence[Format]) -> dict[str, int]:
         key = f"{form.bits} bits, " + ("by row" if form.by_row else f"groups of {form.group_size}")
         counts[key] = counts.get(key, 0) + 1
     return counts
+
+
+def weight_groups(formats: Mapping[str, Format]) -> list[dict[str, Any]]:
+    """The manifest's list of formats: each matrix whose format isn't the most frequent one, then ``*`` with
+    the most frequent format."""
+    (common, _), *_ = Counter(formats.values()).most_common()
+    named = [(name, form) for name, form in sorted(formats.items()) if form != common]
+    return [
+        {"group": name, "bits": form.bits, "group_size": form.group_size}
+        for name, form in [*named, ("*", common)]
+    ]

@@ -14,7 +14,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from edgeslm_export.models.decoder import ExportOrder, export_model, kv_bytes_per_token
+from edgeslm_export.graph.int8_cache import kv_bytes_per_token
+from edgeslm_export.models.decoder import ExportOrder, export_model
 from edgeslm_export.quantize.recipe import find_recipe
 from edgeslm_export.quantize.targets import Goal
 from edgeslm_export.sources.checkpoint import examine_local

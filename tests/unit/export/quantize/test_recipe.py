@@ -95,13 +95,13 @@ def test_recipes_without_a_rule_store_all_alike(name: str) -> None:
 
 
 def test_a_measured_recipe_chooses_among_all_that_save_something() -> None:
-    four, eight = [Format(4, size) for size in (32, 64, 128)], Format(8, 128)
+    four, eight = [Format(4, size) for size in (32, 64, 128)], Format(8, 64)
     assert choices_of(RECIPES["auto"], "model.layers.0.mlp.down_proj", 1536) == [*four, eight]
     assert choices_of(RECIPES["auto"], "model.layers.0.mlp.up_proj", 576) == [
         *four[:2],
-        Format(8, 64),
+        eight,
     ]  # 5 * 128 > 576
-    assert choices_of(RECIPES["auto"], "model.layers.0.mlp.up_proj", 32) == [four[0], Format(8, 64)]
+    assert choices_of(RECIPES["auto"], "model.layers.0.mlp.up_proj", 32) == [four[0], eight]
 
 
 @pytest.mark.parametrize("name", ["lm_head", "model.embed_tokens"])
