@@ -1,12 +1,12 @@
 """Quantization loss of bundles and of llama.cpp's files of the same weights, on the same tokens.
 
     python benchmarks/quality/quantization.py bundles --weights
-    edgeslm-export model ~/.cache/edgeslm/quality/smollm2-135m-instruct/moved-7.f32.gguf OUT
+    edgeslm-export model MOVED.gguf OUT
     python benchmarks/quality/quantization.py bundles BUNDLE... [--source GGUF] [--tokens 4096] [--json]
 
 The weights are the starter's, or those of another GGUF (``--source``), and a copy that computes the same but
-lies off the 4-bit grid (``lib/offgrid.py``). ``--weights`` writes both as GGUFs to export, and stops. A
-bundle of either is known by its manifest, or named (``moved=BUNDLE``). The texts are three kinds
+lies off the 4-bit grid (``lib/offgrid.py``). ``--weights`` writes both as GGUFs to export, prints where, and
+stops. A bundle of either is known by its manifest, or named (``moved=BUNDLE``). The texts are three kinds
 (``lib/texts.py``) and, with ``--text``, the beginning of another file; the reference is one float model
 (``lib/float_reference.py``). llama.cpp with unquantized weights is a row too: its divergence is the error of
 the comparison, and above a bound the run ends. The importance matrix is measured on the tokens on which our

@@ -14,7 +14,7 @@ from edgeslm.errors import ExportError
 _FOLDER_BYTES_A_WEIGHT = 2
 _GGUF_BYTES_A_WEIGHT = 6
 LIBRARIES_BYTES = 700_000_000
-_PROBE_SIZE, _PROBES = 1024, 12
+_PROBE_SIZE, _PROBES = 1024, 5
 
 
 def available_memory() -> int:

@@ -40,7 +40,7 @@ def kept_work(folder: Path, out: Path) -> Iterator[Notes]:
         notes.remove()
     for other in out.resolve().parent.iterdir():
         if other.name.startswith(f".{out.name}.work-"):
-            with contextlib.suppress(ExportError), _locked(other):
+            with contextlib.suppress(ExportError, OSError), _locked(other):
                 shutil.rmtree(other, ignore_errors=True)
 
 

@@ -64,7 +64,7 @@ from edgeslm_export.quantize.targets import (
     weight_groups,
 )
 from edgeslm_export.sources import golden_tokens
-from edgeslm_export.sources.checkpoint import Origin, bundle_name, weight_files
+from edgeslm_export.sources.checkpoint import SETTINGS, Origin, bundle_name
 from edgeslm_export.sources.corpus import Corpus
 
 from edgeslm.bundle.manifest import Manifest
@@ -165,9 +165,8 @@ def _work_path(out: Path, origin: Origin, order: ExportOrder) -> Path:
     versions = runtime_versions("edgeslm", "onnxruntime-genai", "torch", "transformers")
     key = json.dumps([origin.source.model_dump(), str(order.recipe), corpus, versions]).encode()
     if not origin.is_gguf:  # the source's digest is that of the weights
-        weights = weight_files(origin.path)
         for file in sorted(origin.path.iterdir()):
-            if file.is_file() and file not in weights:
+            if file.suffix in SETTINGS and file.is_file():
                 key += file.name.encode() + file.read_bytes()
     return work_path(out, key)
 

@@ -239,10 +239,10 @@ def _measure_losses(
 
 
 def quantize(task: dict[str, Any], reporter: Reporter) -> dict[str, Any]:
-    """Writes ``codes/``: each matrix in each of its ``formats``. An interrupted run of the same task goes on
-    after its last finished layer. With ``compensate``, GPTQ quantizes each
+    """Writes ``codes/``: each matrix in each of its ``formats``. With ``compensate``, GPTQ quantizes each
     layer; its calibration inputs are the outputs of the layers before, whose matrices are quantized in the
-    first of their formats. The format ``spare`` of a matrix is rounded to.
+    first of their formats. A matrix is only rounded to its ``spare`` format. An interrupted run of the same
+    task goes on after its last finished layer.
 
     :return: a dict with ``losses`` of the layers' matrices (by name, a list of [bits, group size, nats a
         token]); ``losses`` is empty unless gradients were measured.

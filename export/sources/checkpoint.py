@@ -72,6 +72,8 @@ READERS = tuple(
 )
 """Cross-encoders: architectures with a classification head that the export can read."""
 _TOKENIZER_FILES = ("tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt", "spiece.model")
+SETTINGS = (".json", ".jinja", ".model", ".txt")
+"""Suffixes of a checkpoint's configuration, chat template and tokenizer."""
 _SUFFIX = re.compile(r"For\w+$|Model$")
 _GGUF_QUANTIZATION = re.compile(r"[-._](q\d\w*|iq\d\w*|f16|f32|bf16|fp16|tq\d\w*)$", re.IGNORECASE)
 

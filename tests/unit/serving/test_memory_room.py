@@ -32,6 +32,17 @@ async def answers(name: str, call: Call) -> Output:
     return ANSWER
 
 
+def held_by(event: asyncio.Event, asked: list[str]) -> Answer:
+    """Answers once the event is set; notes which models were asked."""
+
+    async def answer(name: str, call: Call) -> Output:
+        asked.append(name)
+        await event.wait()
+        return ANSWER
+
+    return answer
+
+
 class Board:
     """A board with memory for ``room`` models, and models of equal size. ``peak`` is the largest number of
     models that were in memory at once."""
@@ -150,15 +161,10 @@ def test_two_models_that_do_not_fit_together_change_places(tmp_path: Path) -> No
 
 def test_a_model_that_computes_finishes_before_it_is_unloaded(tmp_path: Path) -> None:
     is_done = asyncio.Event()
-    asked = []
-
-    async def slow(name: str, call: Call) -> Output:
-        asked.append(name)
-        await is_done.wait()
-        return ANSWER
+    asked: list[str] = []
 
     async def scene() -> None:
-        board = Board(tmp_path, "a", "b", room=1, answer=slow)
+        board = Board(tmp_path, "a", "b", room=1, answer=held_by(is_done, asked))
         first = asyncio.create_task(board.models.ask("a", CALL))
         await until(lambda: asked == ["a"])
         others = [asyncio.create_task(board.models.ask("b", CALL)) for _ in range(3)]
@@ -360,15 +366,10 @@ def test_stopping_ends_those_that_wait_for_memory(tmp_path: Path) -> None:
 def test_a_cancelled_call_unloads_no_other_model(tmp_path: Path) -> None:
     """The other model was unloaded once it was idle, and the model of the cancelled call loaded."""
     is_done = asyncio.Event()
-    asked = []
-
-    async def slow(name: str, call: Call) -> Output:
-        asked.append(name)
-        await is_done.wait()
-        return ANSWER
+    asked: list[str] = []
 
     async def scene() -> None:
-        board = Board(tmp_path, "a", "b", room=1, answer=slow)
+        board = Board(tmp_path, "a", "b", room=1, answer=held_by(is_done, asked))
         first = asyncio.create_task(board.models.ask("a", CALL))
         await until(lambda: asked == ["a"])
         others = [asyncio.create_task(board.models.ask("b", CALL)) for _ in range(2)]
