@@ -20,6 +20,8 @@ Option = Literal[
     "deadline_ms",
     "labels",
     "schema",
+    "tools",
+    "tool_choice",
     "knowledge",
     "context",
     "sources",
@@ -50,6 +52,7 @@ POSSIBLE: Mapping[Kind, tuple[Option, ...]] = {
     "classify": (*ALLOWED["classify"], "labels"),
     "extract": (*ALLOWED["extract"], "schema"),
     "answer": (*ALLOWED["answer"], "knowledge"),
+    "generate": (*ALLOWED["generate"], "schema", "tools", "tool_choice"),
     "search": (*ALLOWED["search"], "knowledge"),
 }
 """The options that apply to a kind; a task's ``allow`` may list only these."""

@@ -6,6 +6,7 @@ The configuration (``allow``) decides which options a task accepts.
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -15,6 +16,9 @@ from edgeslm.protocol.strict_json import shown
 
 MAX_LABELS = 100
 MAX_STOPS = 16
+MAX_TOOLS = 64
+TOOL_NAME = "[A-Za-z0-9_.-]{1,64}"
+"""Pattern of a tool's name, which is OpenAI's with a point."""
 MAX_PATTERN = 256
 """Maximum length, in characters, of the pattern in the option ``sources``; the limit is low, since the name
 of each document is matched against the pattern."""
@@ -86,8 +90,32 @@ def _read_labels(value: Any) -> dict[str, str] | None:
     return labels if len(names) >= 2 and _names(names, MAX_LABELS) else None
 
 
+def _read_tools(value: Any) -> list[dict[str, Any]] | None:
+    if not isinstance(value, list) or not 1 <= len(value) <= MAX_TOOLS:
+        return None
+    for tool in value:
+        if not isinstance(tool, dict) or not {"name"} <= tool.keys() <= {"name", "description", "parameters"}:
+            return None
+        if not isinstance(tool["name"], str) or not re.fullmatch(TOOL_NAME, tool["name"]):
+            return None
+        parameters = tool.get("parameters", {})
+        if not isinstance(tool.get("description", ""), str) or not isinstance(parameters, dict):
+            return None
+    return value
+
+
 _TIMES = "only files changed, and messages received, at"
 _STRING = {"type": "string", "minLength": 1}
+_TOOL = {
+    "type": "object",
+    "properties": {
+        "name": {"type": "string", "pattern": f"^{TOOL_NAME}$"},
+        "description": {"type": "string"},
+        "parameters": {"type": "object"},
+    },
+    "required": ["name"],
+    "additionalProperties": False,
+}
 
 OPTIONS: dict[str, Option] = {
     option.name: option
@@ -151,9 +179,24 @@ OPTIONS: dict[str, Option] = {
         Option(
             "schema",
             "an object that is a JSON Schema",
-            "extract: the JSON Schema of the fields",
+            "extract, generate: the JSON Schema of the fields, or of the text",
             {"type": "object", "minProperties": 1},
             lambda value: value if isinstance(value, dict) and value else None,
+        ),
+        Option(
+            "tools",
+            f"a list of 1 to {MAX_TOOLS} tools, each with `name`, and if you like "
+            "`description` and `parameters`, a JSON Schema of type object",
+            "generate: the functions that the model may call",
+            {"type": "array", "items": _TOOL, "minItems": 1, "maxItems": MAX_TOOLS},
+            _read_tools,
+        ),
+        Option(
+            "tool_choice",
+            "`auto`, `none`, `required` or the name of one of the tools",
+            "generate: whether the model calls a tool, and which",
+            {"type": "string", "pattern": f"^{TOOL_NAME}$"},
+            lambda value: value if isinstance(value, str) and re.fullmatch(TOOL_NAME, value) else None,
         ),
         Option(
             "knowledge",

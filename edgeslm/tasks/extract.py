@@ -198,8 +198,8 @@ def _open_texts(fields: Mapping[str, Any], schema: Mapping[str, Any]) -> Iterato
             yield value
 
 
-def check_schema(schema: Mapping[str, Any]) -> None:
-    """Checks a request's schema.
+def check_schema(schema: Mapping[str, Any], where: str = "options.schema") -> None:
+    """Checks a request's schema; ``where`` names it in the error's text.
 
     A valid schema that the engine doesn't support is refused later, by the engine.
 
@@ -214,7 +214,7 @@ def check_schema(schema: Mapping[str, Any]) -> None:
         fault = ((), "nested too deeply")
     if fault is not None:
         path, sentence = fault
-        raise InvalidRequest(f"options.schema: {'.'.join(map(str, path)) or 'the schema'}: {sentence}")
+        raise InvalidRequest(f"{where}: {'.'.join(map(str, path)) or 'the schema'}: {sentence}")
 
 
 def _mappings(value: Any) -> Iterator[Any]:

@@ -30,6 +30,8 @@ GOOD: list[tuple[str, Any, Any]] = [
     ("labels", ["a", "b"], {"a": "", "b": ""}),
     ("labels", {"a": "all is well", "b": ""}, {"a": "all is well", "b": ""}),
     ("schema", {"type": "object"}, {"type": "object"}),
+    ("tools", [{"name": "turn_on"}], [{"name": "turn_on"}]),
+    ("tool_choice", "required", "required"),
     ("knowledge", ["manuals"], ["manuals"]),
     ("context", "a text", "a text"),
     ("sources", "press/*", "press/*"),
@@ -37,6 +39,14 @@ GOOD: list[tuple[str, Any, Any]] = [
     ("until", 0.5, 0.5),
 ]
 BAD: list[tuple[str, Any]] = [
+    ("tools", []),
+    ("tools", {"name": "turn_on"}),
+    ("tools", [{"name": "turn on"}]),
+    ("tools", [{"name": "a", "type": "function"}]),
+    ("tools", [{"name": "a", "parameters": "none"}]),
+    ("tools", [{"description": "a"}]),
+    ("tool_choice", ""),
+    ("tool_choice", {"name": "a"}),
     ("max_tokens", 0),
     ("max_tokens", 65537),
     ("max_tokens", 1.5),
@@ -111,9 +121,10 @@ def test_the_schema_takes_what_is_taken(name: str, value: Any) -> None:
 
 def test_every_option_of_the_contract_is_there() -> None:
     contract = (
-        "max_tokens temperature top_p repetition_penalty stop seed stream priority deadline_ms labels schema"
+        "max_tokens temperature top_p repetition_penalty stop seed stream priority deadline_ms labels schema "
+        "tools tool_choice knowledge context sources since until"
     )
-    assert set(OPTIONS) == {*contract.split(), "knowledge", "context", "sources", "since", "until"}
+    assert set(OPTIONS) == set(contract.split())
 
 
 def test_an_unknown_option_is_refused_with_the_known_ones() -> None:

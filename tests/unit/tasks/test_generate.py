@@ -72,8 +72,13 @@ def test_a_chat_behind_the_tasks_instruction() -> None:
         ({"messages": []}, "last message must be"),
         ({"messages": ["Hi"]}, "message 1 must have role and content"),
         ({"messages": [{"role": "user"}]}, "message 1 must have role and content"),
-        ({"messages": [{"role": "user", "content": "x", "name": "y"}]}, "and nothing else"),
-        (chat(("user", "x"), ("tool", "x")), "message 2: role must be one of system, user, assistant"),
+        ({"messages": [{"role": "user", "content": "x", "name": "y"}]}, "message 1 of role user may"),
+        (
+            {"messages": [{"role": "user", "content": "", "tool_calls": []}]},
+            "message 1 of role user may",
+        ),
+        ({"messages": [{"role": "assistant", "content": "", "tool_calls": ["x"]}]}, "message 1: tool_calls"),
+        (chat(("user", "x"), ("judge", "x")), "message 2: role must be one of system, user, assistant"),
         (chat(([], "x")), "message 1: role must be"),
         (chat((None, "x")), "message 1: role must be"),
         (chat(("user", None)), "message 1: content must be a text"),
@@ -89,9 +94,25 @@ def test_what_is_no_chat(sent: Any, words: str) -> None:
         make().check(request(sent))
 
 
-def test_a_system_message_beside_the_tasks_own() -> None:
-    with pytest.raises(InvalidRequest, match="has its own instruction"):
-        make(instruction="Be brief.").check(request(chat(("system", "x"), ("user", "y"))))
+def test_a_system_message_comes_after_the_tasks_own() -> None:
+    turns = turns_of(make(instruction="Be brief."), chat(("system", "x"), ("user", "y")))
+    assert turns[0] == Turn("system", ("Be brief.", "\n\n", Text("x")))
+
+
+def test_results_of_tools_are_one_message_of_the_user() -> None:
+    call = {"name": "turn_on", "arguments": {"device": "light"}}
+    messages = [
+        {"role": "user", "content": "On!"},
+        {"role": "assistant", "content": "", "tool_calls": [call]},
+        {"role": "tool", "content": "done"},
+        {"role": "tool", "content": "really"},
+        {"role": "user", "content": "Thanks"},
+    ]
+    turns = turns_of(make(), {"messages": messages})
+    assert [turn.role for turn in turns] == ["user", "assistant", "user"]
+    shown = Text('{"name": "turn_on", "arguments": {"device": "light"}}')
+    assert turns[1].parts == ("<tool_call>\n", shown, "\n</tool_call>")
+    assert [part.value for part in turns[2].parts if isinstance(part, Text)] == ["done", "really", "Thanks"]
 
 
 def test_options_that_are_not_allowed() -> None:
