@@ -17,6 +17,9 @@ Status = Literal["ok", "abstained", "error"]
 
 NORMAL_PRIORITY = 5
 """Default priority of requests; priorities are 0 to 9, and higher ones go first."""
+DIRECT = "#api/"
+"""Start of the reply topic of requests that came over HTTP, before the client's name. No MQTT topic begins
+like this."""
 LEAST_PRIORITY = -1
 """Priority of background work, which is below that of every request."""
 
@@ -56,6 +59,11 @@ class Request:
     trace: Trace | None = None
     pool: str | None = None
     """The pool that the request was sent to; None if it was sent to this node."""
+
+    @property
+    def is_direct(self) -> bool:
+        """Whether the request came over HTTP instead of MQTT."""
+        return self.reply_to.startswith(DIRECT)
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,6 +5,7 @@
     latency   milliseconds and memory that bus and daemon add to the engine; time to the first result
     parts     memory of console, metrics, Home Assistant discovery and tracing; page load of the console
     limits    memory by part in a control group; models that take turns; deadlines with little processor time
+    http      latency of the HTTP API beside MQTT, and memory of its process
     power     latency, tokens/s and processor time of each ``power``, and a node at rest
 
 Each command prints a table, then one JSON line. ``COMMAND --help`` lists its options.
@@ -25,6 +26,7 @@ COMMANDS: Final = {
     "parts": "extras",
     "limits": "limits",
     "power": "power",
+    "http": "http_latency",
 }
 
 if __name__ == "__main__":

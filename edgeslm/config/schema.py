@@ -30,6 +30,7 @@ from edgeslm.config.fields import (
 )
 from edgeslm.config.languages import Language
 from edgeslm.config.sections import (
+    Api,
     Audit,
     Broker,
     Console,
@@ -370,6 +371,7 @@ class Config(Section):
     audit: Audit = Field(default=Audit(), description="Audit log, without texts")
     metrics: Metrics = Field(default=Metrics(), description="Metrics for Prometheus")
     console: Console | None = Field(default=None, description="The web console; off without this section")
+    api: Api | None = Field(default=None, description="The HTTP API; off without this section")
     tracing: Tracing = Field(default=Tracing(), description="OpenTelemetry traces")
     power: Power = Field(
         default="balanced",

@@ -333,7 +333,39 @@ class Metrics(Section):
         return listen_address(self.listen) if self.listen is not None else None
 
 
-class Console(Section):
+class WebServer(Section):
+    """An HTTP server of the node, which listens beyond loopback only with TLS."""
+
+    listen: ListenAddress
+    hosts: tuple[Annotated[str, AfterValidator(host_name)], ...] = Field(
+        default=(),
+        max_length=32,
+        description="Host names that clients may use, besides `localhost` and IP addresses",
+    )
+    cert_file: FilePath | None = Field(default=None, description="Certificate (PEM) for TLS")
+    key_file: FilePath | None = Field(default=None, description="Key (PEM, no passphrase) of `cert_file`")
+    https: bool = Field(default=False, description="A TLS proxy stands in front")
+
+    @property
+    def address(self) -> tuple[str, int]:
+        return listen_address(self.listen)
+
+    @property
+    def is_local(self) -> bool:
+        """Whether the server listens on loopback only."""
+        host, _ = self.address
+        try:
+            return host == "localhost" or ip_address(host).is_loopback
+        except ValueError:
+            return False
+
+    @property
+    def is_secure(self) -> bool:
+        """Whether clients connect with TLS."""
+        return self.https or self.cert_file is not None
+
+
+class Console(WebServer):
     """The web console and its access control."""
 
     listen: ListenAddress = Field(
@@ -349,29 +381,21 @@ class Console(Section):
         default=False,
         description="Lets signed-in users see texts of single requests, which are then kept in memory",
     )
-    hosts: tuple[Annotated[str, AfterValidator(host_name)], ...] = Field(
-        default=(),
-        max_length=32,
-        description="Host names that browsers may use, besides `localhost` and IP addresses",
+
+
+class Api(WebServer):
+    """The HTTP API in the dialects of OpenAI and Ollama, and its access control."""
+
+    listen: ListenAddress = Field(
+        default="127.0.0.1:8481",
+        description="Port on 127.0.0.1, or `HOST:PORT`; addresses beyond loopback need TLS",
     )
-    cert_file: FilePath | None = Field(default=None, description="Certificate (PEM) for TLS")
-    key_file: FilePath | None = Field(default=None, description="Key (PEM, no passphrase) of `cert_file`")
-    https: bool = Field(default=False, description="A TLS proxy stands in front")
-
-    @property
-    def address(self) -> tuple[str, int]:
-        return listen_address(self.listen)
-
-    @property
-    def is_local(self) -> bool:
-        """Whether the console listens on loopback only."""
-        host, _ = self.address
-        try:
-            return host == "localhost" or ip_address(host).is_loopback
-        except ValueError:
-            return False
-
-    @property
-    def is_secure(self) -> bool:
-        """Whether browsers connect with TLS."""
-        return self.https or self.cert_file is not None
+    tokens: FilePath | None = Field(
+        default=None,
+        description="File with a line `NAME TOKEN` for each client; default: `api-tokens` in `state_dir`, "
+        "created with one token at the first start",
+    )
+    anonymous: bool = Field(default=False, description="Takes requests without a token too; on loopback only")
+    models: bool = Field(
+        default=True, description="Offers each of `models` as `model:NAME`, besides the tasks"
+    )

@@ -16,11 +16,9 @@ import time
 from collections import OrderedDict, deque
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from ipaddress import ip_address
-from urllib.parse import urlsplit
 
-FEWEST_CHARACTERS = 16
-"""Minimum length of the sign-in token, in characters; a shorter token could be guessed."""
+from edgeslm.web.hosts import is_own_host
+
 SESSION_S = 12 * 3600.0
 MOST_SESSIONS = 32
 ATTEMPTS = 5
@@ -57,7 +55,7 @@ class Access:
     ) -> None:
         self._token = _digest(token)
         self._key = secrets.token_bytes(32)
-        self._hosts = frozenset(hosts) | {"localhost"}
+        self._hosts = frozenset(hosts)
         self._scheme = "https" if secure else "http"
         self._sessions: OrderedDict[bytes, Session] = OrderedDict()
         self._failures: OrderedDict[str, deque[float]] = OrderedDict()
@@ -65,14 +63,7 @@ class Access:
 
     def is_our_host(self, header: str) -> bool:
         """Whether a Host header names this console."""
-        try:
-            parts = urlsplit(f"//{header}")
-            host, _ = parts.hostname or "", parts.port
-        except ValueError:
-            return False
-        if parts.netloc != header or "@" in header or parts.path or parts.query:
-            return False
-        return host in self._hosts or _is_address(host)
+        return is_own_host(header, self._hosts)
 
     def is_our_page(self, origin: str | None, host: str) -> bool:
         """Whether a request that changes something comes from a page of this console."""
@@ -143,11 +134,3 @@ class Access:
 def _digest(text: str) -> bytes:
     """SHA-256 digest. All digests have equal length, so comparing them doesn't reveal a secret's length."""
     return hashlib.sha256(text.encode("utf-8", "surrogatepass")).digest()
-
-
-def _is_address(host: str) -> bool:
-    try:
-        ip_address(host)
-    except ValueError:
-        return False
-    return True

@@ -21,9 +21,8 @@ from edgeslm.bundle.inspection import card_rows, describe
 from edgeslm.config.loader import Config
 from edgeslm.config.sections import Console
 from edgeslm.console.feed import Feed
-from edgeslm.console.process import ConsoleProcess, check_installed, read_token
-from edgeslm.console.wire import INPUT_BYTES, Ask, Look, Viewers
-from edgeslm.errors import BundleError, Busy, InternalError, KnowledgeError
+from edgeslm.console.wire import FROM_CONSOLE, INPUT_BYTES, Ask, Look, Viewers
+from edgeslm.errors import BundleError, Busy, ConfigError, InternalError, KnowledgeError
 from edgeslm.knowledge.index.database import find_collection, open_database
 from edgeslm.messages import Turn
 from edgeslm.protocol.codec import (
@@ -38,6 +37,13 @@ from edgeslm.protocol.delivery import Delivery
 from edgeslm.serving.service import Service
 from edgeslm.telemetry.audit import AuditLog
 from edgeslm.telemetry.extension import Documented, Extension
+from edgeslm.web.process import (
+    FEWEST_CHARACTERS,
+    WebProcess,
+    check_installed,
+    make_token,
+    server_settings,
+)
 
 log = logging.getLogger("edgeslm.console")
 
@@ -61,8 +67,7 @@ class ConsoleHost(Extension):
     def __init__(
         self, section: Console, config: Config, service: Service, node: Documented, audit: AuditLog
     ) -> None:
-        check_installed()
-        host, port = section.address
+        check_installed("console")
         self.feed = Feed(keep_texts=section.texts)
         self._config = config
         self._service = service
@@ -73,17 +78,15 @@ class ConsoleHost(Extension):
         self._asks: set[asyncio.Task[None]] = set()
         self._ticks = 0
         self._has_come = asyncio.Event()
-        self._process = ConsoleProcess(
+        self._viewers = 0
+        self._process = WebProcess(
+            "console",
+            "edgeslm.console.worker",
+            FROM_CONSOLE,
             {
+                **server_settings(section),
                 "token": read_token(section, config.state_dir),
-                "listen": section.listen,
-                "host": "127.0.0.1" if host == "localhost" else host,
-                "port": port,
-                "hosts": list(section.hosts),
-                "secure": section.is_secure,
                 "texts": section.texts,
-                "cert_file": str(section.cert_file) if section.cert_file else None,
-                "key_file": str(section.key_file) if section.key_file else None,
                 "timeout_s": config.limits.request_timeout_s,
             },
             self,
@@ -145,7 +148,7 @@ class ConsoleHost(Extension):
             }
             if not process.send("tick", moment=moment):
                 return  # the console is behind: skip this tick
-        if not process.viewers:
+        if not self._viewers:
             return
         if rows := self.feed.take_changed():
             process.send("rows", rows=rows)
@@ -214,8 +217,13 @@ class ConsoleHost(Extension):
         elif isinstance(said, Look):
             read, wrote = self.feed.text(said.row)
             self._process.send("text", number=said.number, input=read, output=wrote)
-        elif self._process.viewers:
-            self._has_come.set()
+        else:
+            self._viewers = said.count
+            if said.count:
+                self._has_come.set()
+
+    def lost(self) -> None:
+        self._viewers = 0
 
     def _begin(self, work: Coroutine[Any, Any, None]) -> None:
         task = asyncio.get_running_loop().create_task(work)
@@ -257,6 +265,25 @@ class ConsoleHost(Extension):
             code=result.error.code if result.error is not None else None,
         )
         self._process.send("answer", number=number, result=json.loads(encode_result(result)))
+
+
+def read_token(section: Console, state_dir: Path) -> str:
+    """The sign-in token; without ``console.token_file``, a token is created at the first start.
+
+    :raises ConfigError: the file can't be read, or the token is too short.
+    """
+    file = section.token_file or state_dir / "console-token"
+    where = f"console.token_file: {file}"
+    try:
+        if section.token_file is None and make_token(file):
+            log.info("the token to sign in to the console with is in %s", file)
+        token = file.read_text("utf-8").split("\n", 1)[0].strip()
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError([f"{where} can't be read: {getattr(error, 'strerror', None) or error}"]) from None
+    if len(token) < FEWEST_CHARACTERS:
+        how = "in its first line, which `openssl rand -hex 20` makes"
+        raise ConfigError([f"{where} needs a token of {FEWEST_CHARACTERS} characters or more {how}"])
+    return token
 
 
 def _count(path: Path) -> tuple[int, int]:

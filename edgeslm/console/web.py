@@ -6,7 +6,6 @@ Data comes from a ``View``; requests from the page's form go to an ``AskedNode``
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import gzip
 import hashlib
 import json
@@ -28,6 +27,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from edgeslm.console.access import Access, Session, TooManyAttempts
 from edgeslm.console.view import Cursor, View
 from edgeslm.console.wire import INPUT_BYTES
+from edgeslm.web.server import Refusal, read_body
 
 log = logging.getLogger("edgeslm.console")
 
@@ -49,7 +49,6 @@ MOST_STREAMS = 16
 MOST_ASKS = 2
 """Maximum number of requests from the page's form that run at a time."""
 BODY_BYTES = 3 * INPUT_BYTES
-BODY_S = 10.0
 BEAT_S = 15.0
 """Interval of keep-alives on an event stream without new data; each keep-alive also checks the session."""
 TAKE_S = 30.0
@@ -63,15 +62,6 @@ class _File:
     packed: bytes
     tag: str
     media_type: str
-
-
-class Refusal(Exception):
-    """An error response: a status code and a sentence."""
-
-    def __init__(self, status: int, sentence: str, headers: Mapping[str, str] | None = None) -> None:
-        super().__init__(sentence)
-        self.status = status
-        self.headers = headers
 
 
 class Guard:
@@ -240,7 +230,7 @@ class Web:
             if request.state.session is not None:
                 return RedirectResponse("/", 303)
             return self._login_page("", 200)
-        fields = parse_qs((await _body(request, 4096)).decode("utf-8", "replace"))
+        fields = parse_qs((await read_body(request, 4096)).decode("utf-8", "replace"))
         token, given = ((fields.get(name) or [""])[0].strip() for name in ("token", "csrf_token"))
         if not self._access.is_pass(given, request.cookies.get(f"{self._cookie}-visit")):
             return self._login_page("The page was out of date; try again.", 403)
@@ -287,7 +277,7 @@ class Web:
         if request.headers.get("content-type", "").partition(";")[0].strip() != "application/json":
             raise Refusal(415, "Send JSON.")
         try:
-            asked = json.loads(await _body(request, BODY_BYTES))
+            asked = json.loads(await read_body(request, BODY_BYTES))
         except (ValueError, RecursionError):
             raise Refusal(400, "This isn't JSON.") from None
         task, text, options = (
@@ -334,19 +324,6 @@ class Web:
         if "gzip" in Headers(scope=request.scope).get("accept-encoding", ""):
             headers["Content-Encoding"], body = "gzip", file.packed
         return Response(body, headers=headers, media_type=file.media_type)
-
-
-async def _body(request: Request, most: int) -> bytes:
-    """The body of a request. :raises Refusal: it is longer than ``most`` bytes, or arrives too slowly."""
-    body = b""
-    with contextlib.suppress(TimeoutError):
-        async with asyncio.timeout(BODY_S):
-            async for piece in request.stream():
-                body += piece
-                if len(body) > most:
-                    raise Refusal(413, f"This is longer than {most} bytes.")
-            return body
-    raise Refusal(408, "This takes too long.")
 
 
 async def _refused(request: Request, error: Exception) -> Response:

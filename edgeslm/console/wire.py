@@ -15,18 +15,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Final
 
-from edgeslm.ipc.codec import Frames, frames_to_child
+from edgeslm.ipc.codec import Frames
 from edgeslm.ipc.pipe import Refused
+from edgeslm.web.wire import Listening
 
 INPUT_BYTES = 32 * 1024
 """Maximum length, in bytes, of an input that the page's form may send."""
-
-
-@dataclass(frozen=True, slots=True)
-class Listening:
-    """The web server listens at ``url``."""
-
-    url: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +50,6 @@ class Look:
 
 Said = Listening | Refused | Viewers | Ask | Look
 
-TO_CONSOLE: Final = frames_to_child(Any)
 FROM_CONSOLE: Final = Frames(Said, 256 * 1024, most_containers=10_000)
 """Format of messages from the console process to the node. The size limit leaves room for the longest
 message, an ``Ask`` whose input is escaped in JSON."""

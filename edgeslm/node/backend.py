@@ -14,6 +14,7 @@ from edgeslm.node.attempts import AttemptLog
 from edgeslm.node.feedback import Corrections
 from edgeslm.node.in_flight import InFlight
 from edgeslm.protocol.codec import Cancel, Rejected, encode_result, error_result
+from edgeslm.serving.scheduler import OnChunk
 from edgeslm.serving.service import Service
 from edgeslm.telemetry.audit import AuditLog
 from edgeslm.telemetry.health import Meter
@@ -47,18 +48,24 @@ class NodeBackend:
         self.corrections.remember(request)
 
     async def answer(
-        self, request: Request, attempt: AttemptLog, held: InFlight | None = None
+        self,
+        request: Request,
+        attempt: AttemptLog,
+        held: InFlight | None = None,
+        on_chunk: OnChunk | None = None,
     ) -> tuple[Result, bytes]:
-        """The result and its encoded payload. ``held`` is the MQTT message of the request, or None if a route
-        made the request. If ``held`` has a ``refusal``, the result is the error ``busy``."""
+        """The result and its encoded payload. ``held`` is the MQTT message of the request, or None if the
+        request came over HTTP or from a route. If ``held`` has a ``refusal``, the result is the error
+        ``busy``. Pieces of a streamed answer go to ``on_chunk``, if given, or else to the broker."""
         feed, result = self.observers.feed, None
         onlooker = feed.watch(request) if feed is not None else None
         if onlooker is not None:
             attempt.on_turn = onlooker.begun
         try:
             if held is None or held.refusal is None:
-                chunks = self.publisher.chunks_of(request)
-                result = await self.service.submit(request, chunks, attempt)
+                result = await self.service.submit(
+                    request, on_chunk or self.publisher.chunks_of(request), attempt
+                )
             else:
                 busy = Busy(held.refusal, retry_after_ms=math.ceil(self.service.scheduler.wait_s * 1000))
                 result = error_result(request.id, request.task, busy)

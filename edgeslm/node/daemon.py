@@ -199,6 +199,10 @@ class Daemon:
             yield Announcer(record, config, self.service, presence)
         if self._console is not None:
             yield self._console
+        if config.api is not None:
+            from edgeslm.api.host import ApiHost
+
+            yield ApiHost(config.api, config, self.service, self._pipeline.direct)
 
     def take_up(self, config: Config) -> None:
         """Switches routes, subscriptions and published info to ``config``."""

@@ -17,6 +17,7 @@ from edgeslm.errors import JournalError
 from edgeslm.mqtt.client import BusClient, Subscription
 from edgeslm.mqtt.publisher import Publisher
 from edgeslm.node.backend import NodeBackend, Observers
+from edgeslm.node.direct_requests import DirectRequests
 from edgeslm.node.feedback import Corrections
 from edgeslm.node.in_flight import Admission, InFlight
 from edgeslm.node.pool_membership import Membership
@@ -72,6 +73,8 @@ class Pipeline:
         self._admission = Admission(config.limits, BrokerAndSpool(bus, self._spool), publisher, meter)
         self._corrections = Corrections(FeedbackStore(config.state_dir), service, meter)
         backend = NodeBackend(service, publisher, observers, self._corrections)
+        self.direct = DirectRequests(backend, journal)
+        """Answers requests of the HTTP API."""
         replies, limit = (*config.replies, *membership.replies), config.limits.packet_bytes
         self._handler = RequestHandler(
             backend, self._admission, publisher, journal, meter, observers.tracer, replies, limit
@@ -131,6 +134,7 @@ class Pipeline:
         """Cancels all running work; broker and spool keep the messages for the next start."""
         self.close()
         self._admission.abandon()
+        self.direct.abandon()
 
     # In
 

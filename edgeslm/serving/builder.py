@@ -17,6 +17,7 @@ from edgeslm.config.loader import LEARNABLE, Config
 from edgeslm.config.loader import Task as TaskSection
 from edgeslm.config.schema import LEARNED, NODE_STAGE
 from edgeslm.config.schema import Model as ModelSection
+from edgeslm.config.task_kinds import POSSIBLE, Kind
 from edgeslm.engine.calls import Hardware
 from edgeslm.engine.host.team import make_engine
 from edgeslm.engine.worker.prepared import CACHE
@@ -28,6 +29,8 @@ from edgeslm.serving.model_pool import MakeProcess, ModelPool
 from edgeslm.tasks import Task, make_task
 from edgeslm.telemetry.drift import DriftWatch
 
+DIRECT_TOKENS = 512
+"""Maximum of new tokens of a request to ``model:NAME`` that names none."""
 WORDS = "words"
 """Stage name of a task that searches by words only."""
 
@@ -42,14 +45,14 @@ def build_deployment(
     :raises ConfigError: bundles can't be read, or tasks, collections and bundles don't fit together.
     """
     builder = _Builder(config, running)
-    bindings = builder.bind_tasks()
+    bindings, direct = builder.bind_tasks(), builder.bind_models()
     if builder.problems or builder.library is None:
         raise ConfigError(builder.problems)
     models = _make_models(config, builder.bundles, bindings, running, make_process)
     if running is None or builder.library is not running.library:
         builder.library.use(models)  # a shared library keeps the running models
     watches = _make_watches(bindings, running)
-    return Deployment(config, builder.trust, models, builder.library, bindings, watches)
+    return Deployment(config, builder.trust, models, builder.library, bindings, watches, direct)
 
 
 def _make_models(
@@ -152,6 +155,21 @@ class _Builder:
                     found[name] = self._bind(name, section)
             except ConfigError as error:
                 self.problems += error.problems
+        return found
+
+    def bind_models(self) -> dict[str, tuple[StageBinding, ...]]:
+        """The tasks ``model:NAME`` of the HTTP API, if it offers models. A reader has none."""
+        found: dict[str, tuple[StageBinding, ...]] = {}
+        api = self._config.api
+        if api is None or not api.models:
+            return {}
+        for name in self._config.models.keys() & self.bundles.keys():
+            manifest = self.bundles[name].manifest
+            if manifest.is_reader:
+                continue
+            kind: Kind = "generate" if manifest.model_kind == "decoder" else "embed"
+            section = TaskSection(kind=kind, model=name, allow=POSSIBLE[kind], max_tokens=DIRECT_TOKENS)
+            found[f"model:{name}"] = (self._bind_model(f"model:{name}", section),)
         return found
 
     def _is_read(self, name: str, section: TaskSection) -> bool:

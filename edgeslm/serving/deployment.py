@@ -47,6 +47,7 @@ class Deployment:
     """Models, tasks and collections of one configuration, loaded by :meth:`start`.
 
     :param bindings: the stages of each task. :param watches: drift watches, by task.
+    :param direct: bindings of ``model:NAME``, which only the HTTP API may use.
     """
 
     def __init__(
@@ -57,6 +58,7 @@ class Deployment:
         library: Collections,
         bindings: Mapping[str, Sequence[StageBinding]],
         watches: Mapping[str, DriftWatch],
+        direct: Mapping[str, Sequence[StageBinding]],
     ) -> None:
         self.config = config
         self._trust = trust
@@ -64,6 +66,9 @@ class Deployment:
         self.library = library
         self.bindings = bindings
         self.watches = watches
+        self._direct = direct
+        self.direct_tasks = {name: stages[0].task for name, stages in direct.items()}
+        """The tasks ``model:NAME`` of the HTTP API: text by a decoder, embeddings by an encoder."""
         self.tasks = {name: stages[0].task for name, stages in bindings.items()}
         """Task name -> the first stage's :class:`Task`, which checks requests and describes results."""
         self.targets = {
@@ -115,6 +120,12 @@ class Deployment:
         """Waits until no request is running."""
         await self._is_idle.wait()
 
+    def task_for(self, request: Request) -> Task | None:
+        """The task that a request names; None if there is none, or if it is only for other senders."""
+        if (task := self.tasks.get(request.task)) is not None:
+            return task
+        return self.direct_tasks.get(request.task) if request.is_direct else None
+
     def tasks_of(self, model: str) -> list[str]:
         """The tasks that use a model, either in a stage or as the encoder or reader of their collections."""
         read = {name for name, one in self.config.knowledge.items() if model in (one.encoder, one.reader)}
@@ -139,7 +150,8 @@ class Deployment:
 
     async def run(self, request: Request, on_chunk: OnChunk | None, attempt: Attempt | None) -> Result:
         """:raises RequestError: no stage could answer, or the task doesn't exist any more."""
-        if request.task not in self.bindings:  # a reload removed it while the request waited
+        stages = self.bindings.get(request.task) or self._direct.get(request.task)
+        if stages is None:  # a reload removed it while the request waited
             raise UnknownTask(f"there is no task {request.task!r} here any more")
         started = time.monotonic()
 
@@ -150,7 +162,7 @@ class Deployment:
             return Stage(binding.name, ask)
 
         with self._in_use():
-            answer = await run_stages([stage_of(binding) for binding in self.bindings[request.task]], request)
+            answer = await run_stages([stage_of(binding) for binding in stages], request)
         return _result(request, answer, started)
 
     async def _ask_binding(

@@ -176,10 +176,12 @@ class Service:
     ) -> Result:
         """Returns exactly one result; invalid requests are rejected before they are queued."""
         asked = self._now
-        task = asked.tasks.get(request.task)
+        task = asked.task_for(request)
         try:
             if task is None:
-                names = ", ".join(sorted(asked.tasks))
+                names = ", ".join(
+                    sorted({**asked.tasks, **(asked.direct_tasks if request.is_direct else {})})
+                )
                 raise UnknownTask(f"there is no task {request.task!r} here; there are: {names}")
             if attempt is not None:
                 attempt.compute()
@@ -190,7 +192,7 @@ class Service:
             if attempt is not None:
                 attempt.wait()
         result = await self.scheduler.submit(request, on_chunk, attempt)
-        target = asked.targets[request.task]
+        target = asked.targets.get(request.task)
         if target is not None and self.escalation.is_wanted(result):
             result = await self.escalation.ask(target, request, result)
         if result.error is not None and result.error.code in _NO_ANSWER:

@@ -235,6 +235,10 @@ class Node:
         """That of the daemon."""
         return next(one for one in self.daemon.extensions if isinstance(one, kind))
 
+    def run(self, call: Callable[..., object], *arguments: object) -> None:
+        """Calls a function in the daemon's loop, and doesn't wait for it."""
+        self._loop.call_soon_threadsafe(call, *arguments)
+
     def request_stop(self) -> None:
         self._loop.call_soon_threadsafe(self.daemon.request_stop)
 

@@ -43,6 +43,7 @@ def judge_extras(config: Config) -> list[Finding]:
     """
     wanted: list[tuple[str, bool, str, tuple[str, ...], Level]] = [
         ("console", config.console is not None, "api", ("starlette", "uvicorn"), "bad"),
+        ("api", config.api is not None, "api", ("starlette", "uvicorn"), "bad"),
         ("journal.key_file", config.journal.key_file is not None, "encrypt", ("cryptography",), "bad"),
         ("tracing", config.tracing.endpoint is not None, "tracing", ("opentelemetry",), "warn"),
     ]

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import os
+import stat
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from edgeslm.console.host import ConsoleHost
+from edgeslm.config.sections import Console
+from edgeslm.console.host import ConsoleHost, read_token
 from edgeslm.errors import ConfigError
 from tests.support.apps import App
 from tests.support.brokers import Mosquitto
@@ -92,3 +94,23 @@ def test_a_missing_token_is_told_at_the_start(broker: Mosquitto, tmp_path: Path)
         Node(tmp_path, configuration),
     ):
         pass
+
+
+def test_a_token_is_made_once_and_for_its_owner_alone(tmp_path: Path) -> None:
+    token = read_token(Console(), tmp_path / "state")
+    assert len(token) >= 32
+    assert read_token(Console(), tmp_path / "state") == token
+    assert stat.S_IMODE((tmp_path / "state/console-token").stat().st_mode) == 0o600
+
+
+def test_a_token_that_could_be_guessed_is_refused(tmp_path: Path) -> None:
+    file = tmp_path / "token"
+    section = Console(token_file=file)
+    with pytest.raises(ConfigError, match=r"console\.token_file.*can't be read: No such file"):
+        read_token(section, tmp_path)
+    for text in ("", "short\n", "\n" + "a" * 40):
+        file.write_text(text)
+        with pytest.raises(ConfigError, match="16 characters or more"):
+            read_token(section, tmp_path)
+    file.write_text("a" * 16 + "\nmore\n")
+    assert read_token(section, tmp_path) == "a" * 16

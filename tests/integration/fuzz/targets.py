@@ -12,7 +12,8 @@ import json
 import shutil
 import sys
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from importlib import import_module
 from pathlib import Path
@@ -320,6 +321,59 @@ def make_frames(module: str, direction: str) -> Callable[[], Run]:
     return make
 
 
+# --- from clients of the HTTP API ------------------------------------------------------------------------
+
+
+def make_bodies() -> Run:
+    from edgeslm.api import ollama, openai
+    from edgeslm.api.node import Offered, Question
+    from edgeslm.config.task_kinds import POSSIBLE
+    from edgeslm.errors import InvalidRequest
+    from edgeslm.protocol.codec import Topics, encode_request, parse_request
+    from edgeslm.protocol.delivery import Delivery
+    from edgeslm.protocol.strict_json import decode_text, parse_json
+    from edgeslm.web.server import Refusal
+
+    def questions(body: dict[str, object]) -> Iterator[Question]:
+        for kind, options in POSSIBLE.items():
+            offered = Offered(kind, kind, frozenset(options), {})
+            with suppress(Refusal):
+                yield openai.read_chat(body, offered).question
+            with suppress(Refusal):
+                yield from openai.read_embeddings(body, offered).questions
+            with suppress(Refusal):
+                yield ollama.read_chat(body, offered).question
+            with suppress(Refusal):
+                yield ollama.read_generate({"prompt": "x", **body}, offered).question
+            with suppress(Refusal):
+                yield from ollama.read_embed(body, offered, is_old=False).questions
+
+    def run(data: bytes) -> None:
+        try:
+            body = parse_json(decode_text(data))
+        except InvalidRequest:
+            return
+        if isinstance(body, dict):
+            for question in questions(body):
+                payload = encode_request(question.input, options=question.options)
+                delivery = Delivery.local(payload)
+                topics, task = Topics("hall"), question.task
+                parse_request(delivery, task=task, topics=topics, allowed_replies=(), packet_limit=1 << 20)
+
+    return run
+
+
+def make_tokens() -> Run:
+    from edgeslm.api.tokens import parse_tokens
+    from edgeslm.errors import ConfigError
+
+    def run(data: bytes) -> None:
+        with suppress(ConfigError):
+            parse_tokens(text(data), "file")
+
+    return run
+
+
 TARGETS: dict[str, Target] = {
     "packets": Target(make_packets),
     "protocol": Target(make_protocol),
@@ -350,4 +404,7 @@ TARGETS: dict[str, Target] = {
     "frames of the engine": Target(make_frames("edgeslm.engine.frames", "FROM_ENGINE")),
     "frames of the collections": Target(make_frames("edgeslm.knowledge.service.frames", "FROM_COLLECTIONS")),
     "frames of the console": Target(make_frames("edgeslm.console.wire", "FROM_CONSOLE")),
+    "bodies of the API": Target(make_bodies),
+    "tokens of the API": Target(make_tokens),
+    "frames of the API": Target(make_frames("edgeslm.api.wire", "FROM_API")),
 }

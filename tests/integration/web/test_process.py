@@ -2,47 +2,26 @@ from __future__ import annotations
 
 import asyncio
 import os
-import stat
 import struct
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from edgeslm.config.sections import Console
-from edgeslm.console.process import ConsoleProcess, check_installed, read_token
-from edgeslm.console.wire import FROM_CONSOLE, TO_CONSOLE, Ask, Look, Viewers
+from edgeslm.console.wire import FROM_CONSOLE, Viewers
 from edgeslm.errors import ConfigError
 from edgeslm.ipc.codec import FrameError
+from edgeslm.web.process import TO_WEB, WebProcess, check_installed
 from tests.support.brokers import free_port
-from tests.support.console.settings import settings_for
-
-
-def test_a_token_is_made_once_and_for_its_owner_alone(tmp_path: Path) -> None:
-    token = read_token(Console(), tmp_path / "state")
-    assert len(token) >= 32
-    assert read_token(Console(), tmp_path / "state") == token
-    assert stat.S_IMODE((tmp_path / "state/console-token").stat().st_mode) == 0o600
-
-
-def test_a_token_that_could_be_guessed_is_refused(tmp_path: Path) -> None:
-    file = tmp_path / "token"
-    section = Console(token_file=file)
-    with pytest.raises(ConfigError, match=r"console\.token_file.*can't be read: No such file"):
-        read_token(section, tmp_path)
-    for text in ("", "short\n", "\n" + "a" * 40):
-        file.write_text(text)
-        with pytest.raises(ConfigError, match="16 characters or more"):
-            read_token(section, tmp_path)
-    file.write_text("a" * 16 + "\nmore\n")
-    assert read_token(section, tmp_path) == "a" * 16
+from tests.support.web_settings import settings_for
 
 
 def test_missing_packages_are_told(monkeypatch: pytest.MonkeyPatch) -> None:
-    check_installed()
+    check_installed("api")
     monkeypatch.setitem(sys.modules, "starlette", None)
-    with pytest.raises(ConfigError, match=r"pip install 'edgeslm\[api\]'"):
-        check_installed()
+    with pytest.raises(ConfigError, match=r"api: .*pip install 'edgeslm\[api\]'"):
+        check_installed("api")
 
 
 def test_nothing_but_messages_is_read_from_the_console() -> None:
@@ -51,22 +30,30 @@ def test_nothing_but_messages_is_read_from_the_console() -> None:
         with pytest.raises(FrameError):
             FROM_CONSOLE.decode(struct.pack("!I", len(data)) + data)
     told = {"text": "ä\ud800", "part": [1, None]}
-    assert TO_CONSOLE.decode(TO_CONSOLE.encode(told)) == told
+    assert TO_WEB.decode(TO_WEB.encode(told)) == told
 
 
 class FakeListener:
     def begun(self) -> None:
         pass
 
-    def heard(self, said: Ask | Look | Viewers) -> None:
+    def heard(self, said: object) -> None:
         pass
+
+    def lost(self) -> None:
+        pass
+
+
+def make_process(settings: dict[str, Any], listener: FakeListener, **more: Any) -> WebProcess:
+    return WebProcess("console", "edgeslm.console.worker", FROM_CONSOLE, settings, listener, **more)
 
 
 HOSTILE = """
 import os, pickle, sys, time
 from edgeslm.ipc.pipe import Pipe
 from edgeslm.console.wire import *
-pipe = Pipe(int(sys.argv[1]), FROM_CONSOLE, TO_CONSOLE)
+from edgeslm.web.process import TO_WEB
+pipe = Pipe(int(sys.argv[1]), FROM_CONSOLE, TO_WEB)
 if os.path.exists({flag!r}):
     pipe.send(Listening("http://again"))
 else:
@@ -89,13 +76,13 @@ def test_a_hostile_console_is_replaced(tmp_path: Path, act: str) -> None:
     script = HOSTILE.format(flag=str(tmp_path / "flag"), act=act)
 
     async def scenario() -> None:
-        console = ConsoleProcess({}, FakeListener(), command=(sys.executable, "-c", script), again_s=0.01)
+        console = make_process({}, FakeListener(), command=(sys.executable, "-c", script), again_s=0.01)
         await run_until(console, lambda: console.url == "http://again")
 
     asyncio.run(scenario())
 
 
-async def run_until(console: ConsoleProcess, holds: object) -> None:
+async def run_until(console: WebProcess, holds: object) -> None:
     running = asyncio.create_task(console.run())
     try:
         async with asyncio.timeout(60):
@@ -110,7 +97,7 @@ def test_a_port_that_is_taken_is_a_problem_and_no_end() -> None:
     async def scenario() -> None:
         port = free_port()
         server = await asyncio.start_server(lambda reader, writer: None, "127.0.0.1", port)
-        console = ConsoleProcess(settings_for(port), FakeListener())
+        console = make_process(settings_for(port), FakeListener())
         await run_until(console, lambda: console.problem)
         assert console.problem == f"The console doesn't run: 127.0.0.1:{port}: Address already in use."
         server.close()
@@ -125,7 +112,7 @@ def test_a_process_that_ends_is_started_again() -> None:
         def begun(self) -> None:
             starts.append(console.pid)
 
-    console = ConsoleProcess(settings_for(free_port()), Notes(), again_s=0.01)
+    console = make_process(settings_for(free_port()), Notes(), again_s=0.01)
 
     async def scenario() -> None:
 
@@ -145,7 +132,7 @@ def test_one_that_is_behind_is_told_nothing_more() -> None:
     reads_nothing = ("sh", "-c", "sleep 60")
 
     async def scenario() -> None:
-        console = ConsoleProcess(settings_for(1), FakeListener(), command=reads_nothing)
+        console = make_process(settings_for(1), FakeListener(), command=reads_nothing)
         running = asyncio.create_task(console.run())
         async with asyncio.timeout(60):
             while console.send("rows", rows=["x" * 10_000]):

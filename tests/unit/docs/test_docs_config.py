@@ -15,6 +15,7 @@ from edgeslm.config.loader import config_schema, parse_config
 from edgeslm.config.sandbox import Sandbox
 from edgeslm.config.schema import Config, Example, Knowledge, Model, Pool, Route, Task
 from edgeslm.config.sections import (
+    Api,
     Audit,
     Broker,
     Console,
@@ -57,6 +58,7 @@ SECTIONS: dict[str, type[Section]] = {
     "updates": Updates,
     "rollouts": Rollouts,
     "console": Console,
+    "api": Api,
 }
 REQUIRED: dict[str, dict[str, Any]] = {
     "The file": {
@@ -82,6 +84,7 @@ REQUIRED: dict[str, dict[str, Any]] = {
     "updates": {},
     "rollouts": {"url": "https://hawkbit"},
     "console": {},
+    "api": {},
 }
 TYPES = {"string": "text", "integer": "whole number", "number": "number", "boolean": "true or false"}
 

@@ -26,7 +26,8 @@ LAYERS = (
     {"engine", "knowledge"},
     {"tasks"},
     {"serving"},
-    {"update", "console"},
+    {"web"},
+    {"update", "console", "api"},
     {"node"},
     {"dispatcher"},
     {"cli"},
@@ -42,7 +43,7 @@ INNER_LAYERS = {
 """Packages within a package, likewise; "" is its own modules."""
 
 BUS = {"mqtt", "client"}
-NO_BUS = {"ipc", "engine", "knowledge", "telemetry", "tasks", "serving", "console"}
+NO_BUS = {"ipc", "engine", "knowledge", "telemetry", "tasks", "serving", "web", "console", "api"}
 """What computes knows no bus: requests and results are values."""
 
 ONLY_IN = {
@@ -53,8 +54,8 @@ ONLY_IN = {
     "pypdfium2": {"knowledge"},
     "snowballstemmer": {"knowledge"},
     "cryptography": {"cli", "storage", "bundle"},  # provision, an encrypted journal, signatures in a job
-    "starlette": {"console"},
-    "uvicorn": {"console"},
+    "starlette": {"web", "console", "api"},
+    "uvicorn": {"web"},
     "paho": {"mqtt", "client", "cli"},  # the demo plays the sensors and apps of others
 }
 """Libraries that stay behind one door."""
@@ -357,7 +358,9 @@ CHILDREN = (
         "edgeslm.engine.worker",
         "edgeslm.engine.prepack",
         "edgeslm.knowledge",
+        "edgeslm.web.server",
         "edgeslm.console",
+        *(f"edgeslm.api.{name}" for name in ("dialect", "node", "ollama", "openai", "web", "worker")),
         "edgeslm.cli",
     ),
     *("edgeslm.bundle.signature", "edgeslm.__main__"),

@@ -1,0 +1,31 @@
+"""Host names of a web server. Pure.
+
+Against DNS rebinding, a name in the ``Host`` header must be one of the server's names; IP addresses can't be
+rebound.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from ipaddress import ip_address
+from urllib.parse import urlsplit
+
+
+def is_own_host(header: str, names: Collection[str]) -> bool:
+    """Whether a Host header names this server: ``localhost``, an IP address, or one of ``names``."""
+    try:
+        parts = urlsplit(f"//{header}")
+        host, _ = parts.hostname or "", parts.port
+    except ValueError:
+        return False
+    if parts.netloc != header or "@" in header or parts.path or parts.query:
+        return False
+    return host == "localhost" or host in names or _is_address(host)
+
+
+def _is_address(host: str) -> bool:
+    try:
+        ip_address(host)
+    except ValueError:
+        return False
+    return True

@@ -1,0 +1,141 @@
+"""Web server of a child process: uvicorn with limits, for one ASGI application."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import signal
+import socket
+from collections.abc import Callable, Coroutine, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import uvicorn
+from starlette.requests import Request
+from starlette.types import ASGIApp
+
+from edgeslm.ipc.pipe import Refused
+from edgeslm.telemetry.log_lines import set_up_logging
+from edgeslm.web.wire import Listening
+
+MOST_CONNECTIONS = 64
+HEADER_BYTES = 16 * 1024
+IDLE_S = 15.0
+BODY_S = 10.0
+
+
+class Refusal(Exception):
+    """An error response: a status code and a sentence."""
+
+    def __init__(self, status: int, sentence: str, headers: Mapping[str, str] | None = None) -> None:
+        super().__init__(sentence)
+        self.status = status
+        self.headers = headers
+
+
+async def read_body(request: Request, most: int) -> bytes:
+    """The body of a request. :raises Refusal: it is longer than ``most`` bytes, or arrives too slowly."""
+    body = bytearray()
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(BODY_S):
+            async for piece in request.stream():
+                body += piece
+                if len(body) > most:
+                    raise Refusal(413, f"This is longer than {most} bytes.")
+            return bytes(body)
+    raise Refusal(408, "This takes too long.")
+
+
+class Server(uvicorn.Server):
+    """A web server that handles no signals, since the node closes the pipe to stop it."""
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        yield
+
+    async def hang_up_on_idlers(self, idle_s: float = IDLE_S) -> None:
+        """Closes connections that are idle for ``idle_s`` seconds; uvicorn would keep them open forever."""
+        silent: dict[Any, Any] = {}
+        while True:
+            await asyncio.sleep(idle_s)
+            seen = {one: getattr(one, "cycle", None) for one in self.server_state.connections}
+            idle = {one: cycle for one, cycle in seen.items() if cycle is None or cycle.response_complete}
+            for one, cycle in idle.items():
+                if one in silent and silent[one] is cycle and one.transport is not None:
+                    one.transport.abort()
+            silent = idle
+
+
+async def serve(
+    app: ASGIApp,
+    settings: Mapping[str, Any],
+    say: Callable[[Listening | Refused], None],
+    *,
+    connections: int = MOST_CONNECTIONS,
+) -> None:
+    """Serves ``app`` until cancelled. ``settings`` are those of ``process.server_settings``; ``say`` tells
+    the node where the server listens, or why it can't."""
+    try:
+        listener = listen(settings["host"], settings["port"], connections)
+        server = Server(_config(app, settings, connections))
+        server.config.load()
+    except (OSError, ValueError) as error:
+        reason = (error.strerror if isinstance(error, OSError) else None) or str(error)
+        reason = reason.partition(" (while attempting")[0]  # that part repeats the address
+        say(Refused(f"{settings['listen']}: {reason}"))
+        return
+    port = listener.getsockname()[1]
+    scheme = "https" if settings["cert_file"] else "http"
+    host = f"[{settings['host']}]" if ":" in settings["host"] else settings["host"]
+    say(Listening(f"{scheme}://{host}:{port}"))
+    tidying = asyncio.create_task(server.hang_up_on_idlers())
+    try:
+        await server.serve(sockets=[listener])
+    finally:
+        tidying.cancel()
+
+
+def run_worker(argv: list[str], run: Callable[[int], Coroutine[Any, Any, None]]) -> None:
+    """Entry point of ``python -m MODULE FD LOG_LEVEL``, which ``process`` starts. ``run`` gets the descriptor
+    of the pipe."""
+    # Ctrl-C and systemd's SIGTERM reach the whole group: the parent drains first and then closes the pipe.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    set_up_logging(argv[1])
+    logging.getLogger("uvicorn").setLevel("WARNING")
+    asyncio.run(run(int(argv[0])))
+    os._exit(0)  # open streams need no clean end
+
+
+def listen(host: str, port: int, connections: int) -> socket.socket:
+    """:raises OSError: the address can't be used."""
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    listener = socket.create_server((host, port), family=family, backlog=connections)
+    # Connections inherit it. asyncio sets it only for sockets whose protocol number is given; without it,
+    # Nagle's algorithm and delayed acknowledgements delay a streamed answer by 40 ms.
+    listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    return listener
+
+
+def _config(app: ASGIApp, settings: Mapping[str, Any], connections: int) -> uvicorn.Config:
+    cert_file, key_file = settings["cert_file"], settings["key_file"]
+    return uvicorn.Config(
+        app,
+        loop="asyncio",
+        http="h11",
+        ws="none",
+        lifespan="off",
+        log_config=None,
+        access_log=False,
+        proxy_headers=False,
+        server_header=False,
+        limit_concurrency=connections,
+        timeout_keep_alive=int(IDLE_S),
+        timeout_graceful_shutdown=1,
+        h11_max_incomplete_event_size=HEADER_BYTES,
+        ssl_certfile=Path(cert_file) if cert_file else None,
+        ssl_keyfile=Path(key_file) if key_file else None,
+        ssl_keyfile_password="",  # keeps OpenSSL from asking for one
+    )

@@ -1,0 +1,92 @@
+"""The HTTP API as an attacker meets it, over loopback against a real node with fake engines."""
+
+from __future__ import annotations
+
+import socket
+import time
+from pathlib import Path
+
+import pytest
+
+from edgeslm.web.server import HEADER_BYTES
+from tests.support.apis import TOKENS, ApiClient, api_node, client_of
+from tests.support.brokers import Mosquitto
+from tests.support.nodes import Node
+
+PATHS = ["/v1/models", "/v1/models/triage", "/api/tags", "/api/version", "/nothing"]
+POSTS = ["/v1/chat/completions", "/v1/embeddings", "/api/chat", "/api/generate", "/api/show", "/api/embed"]
+
+
+def test_no_path_without_a_token(node: Node) -> None:
+    stranger = client_of(node, None)
+    assert stranger.ask("/").text == "edgeslm is running"
+    wrong = ["", "Bearer", f"Basic {TOKENS['app']}", f"Bearer {TOKENS['app'][:-1]}", "Bearer \xe9"]
+    for path in PATHS + POSTS:
+        body: dict[str, str] | None = {} if path in POSTS else None
+        assert stranger.ask(path, body).status == 401
+        for authorization in wrong:
+            reply = stranger.ask(path, body, authorization=authorization)
+            assert (reply.status, reply.headers["www-authenticate"]) == (401, "Bearer")
+
+
+def test_pages_of_other_sites_are_refused(api: ApiClient) -> None:
+    host = f"127.0.0.1:{api.port}"
+    assert api.ask("/v1/models", origin=f"http://{host}", sec_fetch_site="same-origin").status == 200
+    for headers in (
+        {"origin": "https://evil.example"},
+        {"origin": "null"},
+        {"origin": f"https://{host}"},
+        {"sec_fetch_site": "cross-site"},
+        {"sec_fetch_site": "same-site"},
+    ):
+        assert api.ask("/v1/models", **headers).status == 403
+    for name in ("evil.example", f"{host}.evil.example", "a@localhost", ""):
+        assert api.ask("/v1/models", host=name).status == 421
+    assert "access-control-allow-origin" not in api.ask("/v1/models").headers
+
+
+def test_a_client_has_its_tasks_alone(node: Node) -> None:
+    few = client_of(node, "few")
+    assert [one["id"] for one in few.ask("/v1/models").json["data"]] == ["triage"]
+    assert few.chat("triage", "critical").status == 200
+    for name in ("say", "model:small"):
+        reply = few.chat(name, "Hi")
+        assert (reply.status, reply.json["error"]["code"]) == (404, "model_not_found")
+    assert few.ask("/v1/models/say").status == 404
+    assert few.ask("/api/show", {"model": "say"}).status == 404
+
+
+def test_bodies_and_headers_are_bounded(api: ApiClient) -> None:
+    assert api.ask("/v1/chat/completions", b"x" * 5_000_000).status == 413
+    with pytest.raises(ConnectionError):  # uvicorn answers while the headers are still being sent
+        reply = api.ask("/v1/models", x_long="x" * (64 * HEADER_BYTES))
+        assert reply.status in (400, 431)
+        raise ConnectionError
+
+
+def test_a_slow_body_is_given_up(api: ApiClient) -> None:
+    lines = [
+        "POST /v1/chat/completions HTTP/1.1",
+        "Host: localhost",
+        f"Authorization: Bearer {api.token}",
+        "Content-Length: 100",
+    ]
+    with socket.create_connection(("127.0.0.1", api.port), 60) as connection:
+        connection.sendall("\r\n".join([*lines, "", "{"]).encode())
+        started = time.monotonic()
+        assert b" 408 " in connection.recv(100)
+        assert 5 < time.monotonic() - started < 30
+
+
+def test_without_a_token_where_the_owner_allows_it(broker: Mosquitto, tmp_path: Path) -> None:
+    with api_node(tmp_path, broker.url, api={"anonymous": True}) as node:
+        stranger = client_of(node, None)
+        assert stranger.chat("triage", "critical").status == 200
+        assert stranger.ask("/v1/models", authorization="Bearer wrong-token-012345").status == 401
+
+
+def test_models_can_be_left_out(broker: Mosquitto, tmp_path: Path) -> None:
+    with api_node(tmp_path, broker.url, api={"models": False}) as node:
+        api = client_of(node)
+        assert not [one for one in api.ask("/v1/models").json["data"] if one["id"].startswith("model:")]
+        assert api.chat("model:small", "Hi").status == 404

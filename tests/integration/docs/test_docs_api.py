@@ -1,0 +1,97 @@
+"""docs/guides/api.md: its commands and programs run against a node with fake engines."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import yaml
+
+from edgeslm.api.dialect import MOST_TEXTS
+from edgeslm.api.host import MOST_REQUESTS
+from edgeslm.api.node import MOST_OF_CLIENT
+from edgeslm.api.tokens import parse_tokens
+from edgeslm.api.wire import BODY_BYTES
+from edgeslm.config.sections import Api
+from edgeslm.web.server import BODY_S, HEADER_BYTES, IDLE_S, MOST_CONNECTIONS
+from tests.support.apis import ApiClient, api_node, client_of
+from tests.support.brokers import Mosquitto
+from tests.support.nodes import Node
+from tests.support.paths import ROOT
+
+TEXT = (ROOT / "docs/guides/api.md").read_text("utf-8")
+
+
+def blocks(kind: str) -> list[str]:
+    return re.findall(rf"(?ms)^```{kind}\n(.*?)^```", TEXT)
+
+
+@pytest.fixture(scope="module")
+def node(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Node]:
+    broker = Mosquitto(tmp_path_factory.mktemp("broker"))
+    broker.start()
+    with api_node(tmp_path_factory.mktemp("node"), broker.url) as node:
+        yield node
+    broker.stop()
+
+
+def run(node: Node, block: str, *command: str) -> str:
+    api = client_of(node)
+    block = block.replace("http://127.0.0.1:8481", api.url)
+    block = re.sub("(?m)^TOKEN=.*", f"TOKEN={api.token}", block)
+    done = subprocess.run([*command, block], capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+@pytest.mark.parametrize("block", blocks("python"))
+def test_its_programs_run(node: Node, block: str) -> None:
+    said = run(node, f"TOKEN = {client_of(node).token!r}\n{block}", sys.executable, "-c")
+    assert "normal" in said or json.loads(said) == {"machine": "press-4"}
+
+
+@pytest.mark.parametrize("block", blocks("sh"))
+def test_its_commands_run(node: Node, block: str) -> None:
+    said = run(node, block if "TOKEN=" in block else f"TOKEN=\n{block}", "sh", "-euc")
+    assert '"content":"normal"' in said
+
+
+def test_its_sections_are_valid() -> None:
+    for block in blocks("yaml"):
+        Api.model_validate(yaml.safe_load(block)["api"], strict=False)
+    (file,) = blocks("text")
+    assert [(one.name, one.tasks) for one in parse_tokens(file, "file")] == [
+        ("home-assistant", ("assist", "model:small")),
+        ("node-red", None),
+    ]
+
+
+def test_its_paths_are_those_of_the_code(node: Node) -> None:
+    api: ApiClient = client_of(node)
+    paths = set(re.findall(r"`(?:GET |POST )?(/(?:v1|api)/[a-z/]+)", TEXT))
+    assert len(paths) == 12
+    for path in paths:
+        assert api.ask(path.rstrip("/")).status in (200, 405)
+
+
+def test_its_limits_are_those_of_the_code() -> None:
+    words = " ".join(TEXT.split())
+    for sentence in (
+        f"{MOST_CONNECTIONS} connections, {MOST_REQUESTS} requests of all clients, {MOST_OF_CLIENT} of one",
+        f"a body has at most {BODY_BYTES >> 20} MB",
+        f"a header {HEADER_BYTES >> 10} kB",
+        f"idle for {IDLE_S:.0f} to {2 * IDLE_S:.0f} seconds",
+        f"longer than {BODY_S:.0f} seconds",
+        f"up to {MOST_TEXTS} texts",
+    ):
+        assert sentence in words, sentence
+
+
+def test_its_pictures_and_links_are_there() -> None:
+    for name in re.findall(r"\]\(([^)#]+\.md)", TEXT):
+        assert (Path(ROOT) / "docs/guides" / name).resolve().is_file()
