@@ -185,6 +185,7 @@ def tools_of(body: Mapping[str, Any]) -> list[dict[str, Any]]:
 
 def question_of(offered: Offered, messages: list[dict[str, Any]], options: Mapping[str, Any]) -> Question:
     """A request to a task: the whole chat for ``generate``, the last message of the user for other kinds.
+    Half of the model's context is left to the chat, whatever maximum of new tokens the request has.
 
     :raises Refusal: the task can't answer a chat.
     """
@@ -197,6 +198,12 @@ def question_of(offered: Offered, messages: list[dict[str, Any]], options: Mappi
         raise refuse(f"{offered.name} makes embeddings; ask it at the path for embeddings.")
     if "stream" not in offered.options:
         kept.pop("stream", None)
+    if "tools" not in offered.options and kept.get("tool_choice", "auto") in ("auto", "none"):
+        kept.pop("tools", None)  # no model has to call one
+        kept.pop("tool_choice", None)
+    length = offered.about.get("context_length")
+    if length and "max_tokens" in kept:
+        kept["max_tokens"] = max(1, min(kept["max_tokens"], length // 2))
     if offered.kind != "generate":
         pass
     elif len(messages) == 1 and messages[0]["role"] == "user":

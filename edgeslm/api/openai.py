@@ -274,8 +274,8 @@ class ChatStream:
         """The rest of the text, and the last events."""
         events = b""
         if told.calls:
-            calls = [{"index": number, **_call(call)} for number, call in enumerate(told.calls)]
-            events += self._event({"tool_calls": calls})
+            for number, call in enumerate(told.calls):  # some clients read only the first call of an event
+                events += self._event({"tool_calls": [{"index": number, **_call(call)}]})
         elif told.text.startswith(self._sent) and (rest := told.text[len(self._sent) :]):
             events += self._event({"content": rest})
         last: dict[str, Any] = {}

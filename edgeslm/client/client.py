@@ -67,6 +67,8 @@ class Options(TypedDict, total=False):
     deadline_ms: int
     labels: list[str] | dict[str, str]
     schema: Mapping[str, Any]
+    tools: list[Mapping[str, Any]]
+    tool_choice: str
     knowledge: list[str]
     context: str
     sources: str

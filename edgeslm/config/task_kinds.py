@@ -41,7 +41,7 @@ ALLOWED: Mapping[Kind, tuple[Option, ...]] = {
     "extract": (*_COMMON, *_SAMPLING),
     "answer": (*_COMMON, *_TEXT, "context", *NARROWING),
     "summarize": (*_COMMON, *_TEXT),
-    "generate": (*_COMMON, *_TEXT),
+    "generate": (*_COMMON, *_TEXT, "schema", "tools", "tool_choice"),
     "embed": _COMMON,
     "search": (*_COMMON, *NARROWING),
 }
@@ -52,7 +52,6 @@ POSSIBLE: Mapping[Kind, tuple[Option, ...]] = {
     "classify": (*ALLOWED["classify"], "labels"),
     "extract": (*ALLOWED["extract"], "schema"),
     "answer": (*ALLOWED["answer"], "knowledge"),
-    "generate": (*ALLOWED["generate"], "schema", "tools", "tool_choice"),
     "search": (*ALLOWED["search"], "knowledge"),
 }
 """The options that apply to a kind; a task's ``allow`` may list only these."""

@@ -44,7 +44,13 @@ class GenerateText(Task):
         cost = None
         if tools and choice != "none":
             call, cost = await choose_call(prompt, tools, choice, ask, max_tokens, sampling)
-            if call is not None and not _was_made(call.name, call.arguments, request.input):
+            if call is not None and call.arguments is None:
+                return Outcome("ok", {"text": "", "finish_reason": "length"}, cost)
+            if (
+                call is not None
+                and call.arguments is not None
+                and not _was_made(call.name, call.arguments, request.input)
+            ):
                 called = {"name": call.name, "arguments": dict(call.arguments)}
                 result = {"text": "", "finish_reason": "tool_calls", "tool_calls": [called]}
                 return Outcome("ok", result, cost)

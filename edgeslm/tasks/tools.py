@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from edgeslm.engine.calls import Cost, Generate, Guide, Prompt, Sampling, Score, Text, Turn
-from edgeslm.errors import InvalidRequest, TooLong
+from edgeslm.errors import InvalidRequest
 from edgeslm.tasks.extract import (
     ARRAY_ITEMS,
     STRING_CHARS,
@@ -35,10 +35,10 @@ _CHOOSE_ONE = "\n\nWhich function answers this message? Answer with its name and
 
 @dataclass(frozen=True, slots=True)
 class ToolCall:
-    """A call that the model chose."""
+    """A call that the model chose; ``arguments`` are None if they were cut off."""
 
     name: str
-    arguments: Mapping[str, Any]
+    arguments: Mapping[str, Any] | None
 
 
 def check_tools(tools: Sequence[Mapping[str, Any]], choice: str) -> None:
@@ -72,9 +72,8 @@ async def choose_call(
     max_tokens: int,
     sampling: Sampling,
 ) -> tuple[ToolCall | None, Cost]:
-    """The function that the model calls, and the cost; None if it answers in words. ``prompt`` has the tools.
-
-    :raises TooLong: the arguments don't fit ``max_tokens``.
+    """The function that the model calls, None if it answers in words, and the cost. ``prompt`` has the tools.
+    If the arguments don't fit ``max_tokens``, the call has none.
     """
     names = [tool["name"] for tool in tools]
     name, cost = (choice, Cost()) if choice in names else await _choose_name(prompt, names, choice, ask)
@@ -92,7 +91,7 @@ async def choose_call(
             return ToolCall(name, json.loads(output.text)), cost
         except ValueError:
             continue
-    raise TooLong(f"the arguments of {name} don't fit {max_tokens} tokens; raise max_tokens")
+    return ToolCall(name, None), cost
 
 
 async def _choose_name(prompt: Prompt, names: Sequence[str], choice: str, ask: Ask) -> tuple[str, Cost]:
