@@ -66,6 +66,8 @@ class Told:
             return f"Not sure enough: {self.result['label']} with a confidence of {sure:.2f}."
         if "fields" in self.result:
             return "Not sure enough of the fields."
+        if "finish_reason" in self.result:
+            return "Not sure what to do."
         return "The documents don't answer this."
 
     @property

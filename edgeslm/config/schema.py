@@ -145,6 +145,13 @@ class Task(Section):
     passages: int = Field(
         default=5, ge=1, le=50, description="Passages that `search` returns, and that an `answer` may use"
     )
+    reply: str | None = Field(
+        default=None,
+        min_length=1,
+        max_length=1000,
+        description="What `generate` with `learned` answers to a tool's result, unless it is an error; by "
+        "default, a model of `stages` words it",
+    )
     escalate: Annotated[str, AfterValidator(stage_name)] | None = Field(
         default=None,
         description="`node:NODE/TASK`: another node's task for questions without an answer here",

@@ -32,7 +32,8 @@ _KEYS: dict[Kind, frozenset[str]] = {
     "answer": frozenset({"instruction", "mode", "adapter", "knowledge", "passages", "escalate"})
     | _GENERATION,
     "summarize": frozenset({"instruction", "examples", "adapter", "grounded"}) | _GENERATION,
-    "generate": frozenset({"instruction", "examples", "adapter"}) | _GENERATION,
+    "generate": frozenset({"instruction", "examples", "adapter", "learned", "max_error", "stages", "reply"})
+    | _GENERATION,
     "embed": frozenset(),
     "search": frozenset({"knowledge", "passages"}),
 }
@@ -255,7 +256,7 @@ def _learned_faults(path: Path, task: Task) -> Iterator[Fault]:
         )
     if task.learned and "labels" in (task.allow or ()):
         yield (*path, "allow"), "labels can't be set by senders here: the trained task has its own"
-    if task.max_error is not None and task.kind in (None, *LEARNABLE):
+    if task.max_error is not None and task.kind in (None, "generate", *LEARNABLE):
         if task.threshold:
             yield (*path, "threshold"), "max_error sets the threshold; remove one of them"
         elif not (task.learned or task.adapter):
@@ -266,6 +267,11 @@ def _learned_faults(path: Path, task: Task) -> Iterator[Fault]:
 
 
 def _stage_faults(path: Path, task: Task, names: Names, node: str) -> Iterator[Fault]:
+    if task.kind == "generate":
+        if task.stages and task.stages[0] != LEARNED:
+            yield (*path, "stages"), f"of generate begin with {LEARNED}, which calls tools: name it first"
+        if task.reply is not None and not task.learned:
+            yield (*path, "reply"), "has no effect without learned; remove it"
     if task.stages and task.learned and LEARNED not in task.stages:
         yield (*path, "stages"), f"{LEARNED} is none of them: name it, or remove learned"
     if len(task.stages) > 1 and not task.threshold and task.max_error is None:

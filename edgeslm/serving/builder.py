@@ -195,7 +195,7 @@ class _Builder:
                 bindings.append(StageBinding(encoder or WORDS, task, encoder, None))
             elif not stage.startswith(NODE_STAGE):
                 behind = own.model_copy(update={"model": stage, "learned": None})
-                if section.stages and own.kind == "extract":  # decoded text has no confidence
+                if section.stages and own.kind in ("extract", "generate"):  # decoded text has no confidence
                     behind = behind.model_copy(update={"max_error": None, "threshold": 0.0})
                 bindings.append(self._bind_model(name, behind))
         self._check_stages(name, section, bindings)
@@ -203,8 +203,9 @@ class _Builder:
 
     def _check_stages(self, name: str, section: TaskSection, bindings: Sequence[StageBinding]) -> None:
         where = f"tasks.{name}.stages"
-        if section.stages and any(binding.task.kind not in LEARNABLE for binding in bindings):
-            raise ConfigError([f"{where}: are for {' and '.join(LEARNABLE)} only; remove them"])
+        kinds = (*LEARNABLE, "generate")
+        if section.stages and any(binding.task.kind not in kinds for binding in bindings):
+            raise ConfigError([f"{where}: are for {' and '.join(kinds)} only; remove them"])
         for binding, behind in zip(bindings, section.stages[1:], strict=False):
             if binding.task.kind == "extract" and not binding.task.is_head:
                 raise ConfigError(
@@ -284,7 +285,7 @@ def _shared(section: TaskSection, learned: Bundle) -> dict[str, Any]:
     """Settings of the ``learned`` bundle that apply to all stages of a task, unless the task's section of the
     configuration sets them."""
     taught = learned.manifest.learned
-    if taught is None:
+    if taught is None or section.kind == "generate":
         return {}
     return {
         "kind": section.kind or taught.kind,

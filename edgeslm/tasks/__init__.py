@@ -13,6 +13,7 @@ from edgeslm.bundle.manifest import Bundle
 from edgeslm.config.loader import Task as TaskSection
 from edgeslm.errors import ConfigError
 from edgeslm.tasks.answer import Answer
+from edgeslm.tasks.call_by_head import CallByHead
 from edgeslm.tasks.classify import Classify
 from edgeslm.tasks.embed import EmbedText
 from edgeslm.tasks.extract import Extract
@@ -44,6 +45,12 @@ def make_task(
     :raises ConfigError: the section lacks a key or contradicts the bundle.
     """
     learned = None if bundle is None else bundle.manifest.learned
+    if bundle is not None and learned is not None and section.kind == "generate":
+        if bundle.manifest.head is None or learned.kind != "extract":
+            raise ConfigError([f"tasks.{name}.learned: generate takes a trained head of kind extract"])
+        head = section.model_copy(update={"kind": "extract", "allow": None, "reply": None})
+        finder = make_task(name, head, bundle, context_length=context_length)
+        return CallByHead(name, section, bundle, documents, context_length, finder=finder)
     if learned is not None:
         section = _completed(name, section, learned)
     if section.kind is None:

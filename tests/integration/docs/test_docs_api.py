@@ -17,7 +17,7 @@ from edgeslm.api.host import MOST_REQUESTS
 from edgeslm.api.node import MOST_OF_CLIENT
 from edgeslm.api.tokens import parse_tokens
 from edgeslm.api.wire import BODY_BYTES
-from edgeslm.config.sections import Api
+from edgeslm.config.loader import parse_config
 from edgeslm.web.server import BODY_S, HEADER_BYTES, IDLE_S, MOST_CONNECTIONS
 from tests.support.apis import ApiClient, api_node, client_of
 from tests.support.brokers import Mosquitto
@@ -63,7 +63,11 @@ def test_its_commands_run(node: Node, block: str) -> None:
 
 def test_its_sections_are_valid() -> None:
     for block in blocks("yaml"):
-        Api.model_validate(yaml.safe_load(block)["api"], strict=False)
+        parts = yaml.safe_load(block)
+        base = {"node": "n", "broker": {"url": "mqtt://localhost"}, "models": {"small": {"bundle": "/b"}}}
+        parse_config(
+            yaml.safe_dump({**base, "tasks": {"t": {"kind": "generate", "model": "small"}}, **parts})
+        )
     (file,) = blocks("text")
     assert [(one.name, one.tasks) for one in parse_tokens(file, "file")] == [
         ("home-assistant", ("assist", "model:small")),

@@ -82,8 +82,8 @@ from tests.support.config_texts import SMALL, problems, with_task
         ),
         ({"kind": "embed", "model": "small", "allow": ["stream"]}, "allow: stream has no effect for embed"),
         (
-            {"kind": "generate", "learned": "/x"},
-            "learned: has no effect for generate (only for classify, extract)",
+            {"kind": "summarize", "model": "small", "learned": "/x"},
+            "learned: has no effect for summarize (only for classify, extract, generate)",
         ),
         ({"learned": "/x", "allow": ["labels"]}, "allow: labels can't be set by senders here"),
         ({"kind": "embed", "model": "small", "adapter": "/x"}, "adapter: has no effect for embed"),
@@ -177,7 +177,7 @@ LABELS = {"kind": "classify", "labels": ["a", "b"]}
         ),
         (
             {"kind": "embed", "learned": "/x"},
-            "learned: has no effect for embed (only for classify, extract); remove it",
+            "learned: has no effect for embed (only for classify, extract, generate); remove it",
         ),
         (
             {"kind": "extract", "learned": "/x", "schema": {"type": "array"}},
@@ -193,7 +193,7 @@ LABELS = {"kind": "classify", "labels": ["a", "b"]}
         ),
         (
             {"kind": "answer", "model": "small", "adapter": "/x", "max_error": 0.1},
-            "max_error: has no effect for answer (only for classify, extract); remove it",
+            "max_error: has no effect for answer (only for classify, extract, generate); remove it",
         ),
         (
             {"kind": "extract", "learned": "/x", "max_error": 0.1, "threshold": 0.5},
@@ -247,7 +247,7 @@ def test_a_fault_of_a_learned_task_says_what_to_change(task: dict[str, Any], pro
         ({**LABELS, "stages": ["smal"]}, "stages[0]: no model is called 'smal': did you mean small?"),
         (
             {"kind": "generate", "stages": ["small"]},
-            "stages: has no effect for generate (only for classify, extract); remove it",
+            "stages: of generate begin with learned, which calls tools: name it first",
         ),
         ({**LABELS, "stages": "small"}, "stages: must be a list"),
         ({**LABELS, "stages": [f"m{number}" for number in range(9)]}, "stages: must have at most 8"),

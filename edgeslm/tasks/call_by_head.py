@@ -1,0 +1,117 @@
+"""Tool calls by a trained head, in milliseconds: the first stage of a ``generate`` task with ``learned``.
+
+The head finds the fields of the user's message. The field ``intent`` names a tool, and the other fields are
+its arguments. If the head isn't sure, or its fields fit none of the request's tools, the outcome is
+``abstained``, and the next stage, a decoder or another node, answers.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+from edgeslm.config.json_schemas import make_validator
+from edgeslm.engine.calls import Cost
+from edgeslm.messages import Request
+from edgeslm.tasks.generate import GenerateText
+from edgeslm.tasks.task import PROBABILITY, Ask, OnChunk, Outcome, Task
+
+if TYPE_CHECKING:
+    from edgeslm.bundle.manifest import Bundle
+    from edgeslm.config.loader import Task as TaskSection
+    from edgeslm.tasks.task import Documents
+
+INTENT = "intent"
+"""The field that names the tool."""
+
+
+class CallByHead(GenerateText):
+    """:param finder: the ``extract`` task of the head."""
+
+    def __init__(
+        self,
+        name: str,
+        section: TaskSection,
+        bundle: Bundle | None,
+        documents: Documents | None,
+        context_length: int | None,
+        *,
+        finder: Task,
+    ) -> None:
+        super().__init__(name, section, bundle, documents, context_length)
+        self._finder = finder
+
+    async def run(self, request: Request, ask: Ask, on_chunk: OnChunk | None) -> Outcome:
+        tools = request.options.get("tools", ())
+        message = last_message(request)
+        if message["role"] == "tool":
+            if self.section.reply is None or is_failure(message["content"]):
+                return _unsure(Cost())
+            told = {"text": self.section.reply, "finish_reason": "stop", "confidence": 1.0}
+            return Outcome("ok", told, Cost())
+        if not tools or request.options.get("tool_choice") == "none":
+            return _unsure(Cost())
+        found = await self._finder.run(replace(request, input=message["content"], options={}), ask, None)
+        call = call_of(found.result["fields"], tools, request.options.get("tool_choice", "auto"))
+        if found.status != "ok" or call is None:
+            return replace(_unsure(found.cost), distance=found.distance)
+        return replace(
+            found,
+            result={
+                "text": "",
+                "finish_reason": "tool_calls",
+                "tool_calls": [call],
+                "confidence": found.result["confidence"],
+            },
+        )
+
+    def result_schema(self) -> dict[str, Any]:
+        schema = super().result_schema()
+        return {**schema, "properties": {**schema["properties"], "confidence": PROBABILITY}}
+
+
+def _unsure(cost: Cost) -> Outcome:
+    return Outcome("abstained", {"text": "", "finish_reason": "stop", "confidence": 0.0}, cost)
+
+
+def last_message(request: Request) -> Mapping[str, Any]:
+    """The last message of the chat."""
+    if isinstance(request.input, str):
+        return {"role": "user", "content": request.input}
+    message: Mapping[str, Any] = request.input["messages"][-1]
+    return message
+
+
+def is_failure(content: str) -> bool:
+    """Whether a tool's result is an error: a JSON object with an ``error``, as programs send it."""
+    try:
+        told = json.loads(content)
+    except ValueError:
+        return False
+    return isinstance(told, dict) and bool(told.get("error"))
+
+
+def call_of(
+    fields: Mapping[str, Any], tools: Sequence[Mapping[str, Any]], choice: str
+) -> dict[str, Any] | None:
+    """The call of a tool with a head's fields; None if no tool has this name, or its schema doesn't allow the
+    arguments. A value may stand for a list of one."""
+    named = {tool["name"]: tool for tool in tools if choice in ("auto", "required", tool["name"])}
+    tool = named.get(str(fields.get(INTENT)))
+    if tool is None:
+        return None
+    schema = tool.get("parameters") or {"type": "object", "properties": {}}
+    properties = schema.get("properties", {})
+    arguments = {}
+    for name, value in fields.items():
+        if name == INTENT or value is None:
+            continue
+        if name not in properties:
+            return None
+        is_list = properties[name].get("type") == "array" and not isinstance(value, list)
+        arguments[name] = [value] if is_list else value
+    if not make_validator(schema).is_valid(arguments):
+        return None
+    return {"name": tool["name"], "arguments": arguments}
