@@ -46,7 +46,12 @@ class Peers:
         self._is_closed = False
 
     async def ask(
-        self, node: str, task: str, text: str, timeout_s: float, options: Mapping[str, Any] = NO_OPTIONS
+        self,
+        node: str,
+        task: str,
+        input: str | Mapping[str, Any],
+        timeout_s: float,
+        options: Mapping[str, Any] = NO_OPTIONS,
     ) -> Result:
         """The other node's result, which may be an error result.
 
@@ -57,7 +62,7 @@ class Peers:
         if client.node_state in _AWAY:
             raise BrokerError(f"the node {node} is {client.node_state}")
         left_s = max(0.0, give_up_at - time.monotonic())
-        return await client.request_async(task, text, options or None, timeout=left_s)
+        return await client.request_async(task, input, options or None, timeout=left_s)
 
     async def close(self) -> None:
         self._is_closed = True

@@ -27,7 +27,12 @@ class OtherNodes(Protocol):
     """Sends requests to other nodes."""
 
     async def ask(
-        self, node: str, task: str, text: str, timeout_s: float, options: Mapping[str, Any]
+        self,
+        node: str,
+        task: str,
+        input: str | Mapping[str, Any],
+        timeout_s: float,
+        options: Mapping[str, Any],
     ) -> Result:
         """:raises EdgeslmError: the other node doesn't answer in time."""
         ...
@@ -82,9 +87,7 @@ class Escalation:
         now = time.monotonic()
         until = min((request.received_at or now) + self._timeout_s, request.expires_at or math.inf)
         left_s = until - now
-        if self._nodes is None or left_s <= 0 or not isinstance(request.input, str):
-            return found
-        if request.options.keys() & {"labels", "schema"}:  # the other node has its own
+        if self._nodes is None or left_s <= 0 or not target.own.may_refer(request):
             return found
         here = found.result or {}
         options = target.own.refer(request, here)
@@ -110,7 +113,8 @@ class Escalation:
             log.warning("task %s: %s answers with an error: %s", request.task, target.stage, code)
             return found
         brought = target.own.bring_back(request, here, answer.result or {})
-        if brought is None or not target.own.is_answer(brought, request.input):
+        message = request.input if isinstance(request.input, str) else ""
+        if brought is None or not target.own.is_answer(brought, message):
             log.warning("task %s: the result of %s doesn't fit this task", request.task, target.stage)
             return found
         return _merge(target, request, found, replace(answer, result=brought), now)

@@ -18,6 +18,8 @@ STRING_CHARS = 2000
 ARRAY_ITEMS = 64
 """Limits of strings and lists that have none in the request's schema, so that the JSON ends."""
 ROLES = ("system", "user", "assistant", "tool")
+OWN_OPTIONS = ("priority", "deadline_ms", "stream")
+"""Options that aren't passed to another node."""
 CALL = "<tool_call>"
 """Begins an earlier call in the chat, as Qwen, SmolLM and Hermes were trained; ends a text that the model
 writes."""
@@ -71,6 +73,23 @@ class GenerateText(Task):
             {"text": {"type": "string"}, "finish_reason": {"enum": ["stop", "length", "tool_calls"]}},
             {"tool_calls": {"type": "array", "items": call}} if "tools" in self.section.allowed else None,
         )
+
+    def may_refer(self, request: Request) -> bool:
+        return True
+
+    def refer(self, request: Request, found: Mapping[str, Any]) -> Mapping[str, Any]:
+        return {name: value for name, value in request.options.items() if name not in OWN_OPTIONS}
+
+    def bring_back(
+        self, request: Request, found: Mapping[str, Any], answer: Mapping[str, Any]
+    ) -> Mapping[str, Any] | None:
+        """The other node's text or calls; None if it calls a tool that the request doesn't have."""
+        names = {tool["name"] for tool in request.options.get("tools", ())}
+        calls = answer.get("tool_calls", [])
+        if not isinstance(answer.get("text"), str) or not isinstance(calls, list):
+            return None
+        is_sound = all(_is_call(call) and call["name"] in names for call in calls)
+        return answer if is_sound and (answer["text"] or calls) else None
 
     @staticmethod
     def _choice(request: Request) -> str:

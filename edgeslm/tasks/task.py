@@ -156,6 +156,10 @@ class Task(ABC):
         """Whether another node's result is valid for this task."""
         return True
 
+    def may_refer(self, request: Request) -> bool:
+        """Whether another node may be asked; it has its own labels and schema."""
+        return isinstance(request.input, str) and not request.options.keys() & {"labels", "schema"}
+
     def refer(self, request: Request, found: Mapping[str, Any]) -> Mapping[str, Any]:
         """Options of the request to another node, derived from ``found``, this node's own result."""
         return {}

@@ -22,7 +22,7 @@ from edgeslm.errors import (
 )
 from edgeslm.messages import ErrorBody, Request, Result, Truncated
 from edgeslm.serving.escalation import Escalation, Target
-from edgeslm.tasks import Outcome, Task
+from edgeslm.tasks import Outcome, Task, make_task
 from tests.support.services import play
 
 
@@ -75,15 +75,15 @@ class OtherNode:
     """Answers, raises, or keeps silent (None); ``asked`` is what it was asked."""
 
     def __init__(self, answer: Result | Exception | None = ANSWER) -> None:
-        self.asked: list[tuple[str, str, str, float]] = []
+        self.asked: list[tuple[str, str, Any, float]] = []
         self.given_up = 0
         self.was_asked = asyncio.Event()
         self._answer = answer
 
     async def ask(
-        self, node: str, task: str, text: str, timeout_s: float, options: Mapping[str, Any]
+        self, node: str, task: str, input: Any, timeout_s: float, options: Mapping[str, Any]
     ) -> Result:
-        self.asked.append((node, task, text, timeout_s))
+        self.asked.append((node, task, input, timeout_s))
         self.options = dict(options)
         self.was_asked.set()
         if self._answer is None:
@@ -359,3 +359,47 @@ def test_an_answer_that_is_of_no_use_leaves_what_was_found_here() -> None:
             return None
 
     assert asked(OtherNode(), target=target_of(Useless)) == UNSURE
+
+
+# -- chats and tool calls --------------------------------------------------------------------------
+
+CHAT = {"messages": [{"role": "user", "content": "On!"}]}
+TOOLS = [{"name": "turn_on"}]
+NOT_SURE = Result("7", "assist", "abstained", {"text": "", "finish_reason": "stop"})
+
+
+def of_generate() -> Target:
+    section = TaskSection(kind="generate", model="small")
+    return Target("hall-server", "assist", make_task("assist", section))
+
+
+def test_a_chat_goes_out_with_its_tools() -> None:
+    call = {"name": "turn_on", "arguments": {}}
+    node = OtherNode(
+        Result("1", "assist", "ok", {"text": "", "finish_reason": "tool_calls", "tool_calls": [call]})
+    )
+    sent = request(CHAT, options={"tools": TOOLS, "priority": 9, "stream": True})
+    result = asked(node, NOT_SURE, sent, of_generate())
+    assert result.result == {
+        "text": "",
+        "finish_reason": "tool_calls",
+        "tool_calls": [call],
+        "stage": "node:hall-server/assist",
+    }
+    assert node.asked[0][2] == CHAT
+    assert node.options == {"tools": TOOLS}
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        {"text": "", "tool_calls": [{"name": "explode", "arguments": {}}]},
+        {"text": "", "tool_calls": [{"name": "turn_on"}]},
+        {"text": "", "tool_calls": "turn_on"},
+        {"text": ""},
+        {"label": "on"},
+    ],
+)
+def test_a_call_of_another_tool_is_no_answer(answer: dict[str, Any]) -> None:
+    node = OtherNode(Result("1", "assist", "ok", answer))
+    assert asked(node, NOT_SURE, request(CHAT, options={"tools": TOOLS}), of_generate()) is NOT_SURE

@@ -101,9 +101,9 @@ class OtherNode:
         self._answer = answer
 
     async def ask(
-        self, node: str, task: str, text: str, timeout_s: float, options: Mapping[str, Any]
+        self, node: str, task: str, input: Any, timeout_s: float, options: Mapping[str, Any]
     ) -> Result:
-        self.asked.append((node, task, text, dict(options)))
+        self.asked.append((node, task, input, dict(options)))
         return Result("1", task, "ok", self._answer, model="large@sha256:1")
 
     async def close(self) -> None:
