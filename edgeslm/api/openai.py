@@ -186,7 +186,7 @@ def chat_completion(asked: Asked, told: Told) -> dict[str, Any]:
         **_head(asked, "chat.completion"),
         "choices": [choice],
         "usage": _usage(told),
-        "edgeslm": _more(told),
+        "edgeslm": details_of(told),
     }
 
 
@@ -198,7 +198,7 @@ def _message(told: Told) -> dict[str, Any]:
     message: dict[str, Any] = {"role": "assistant", "content": told.text, "refusal": told.refusal}
     if told.calls:
         message |= {"content": None, "tool_calls": [_call(call) for call in told.calls]}
-    if notes := _annotations(told):
+    if notes := annotations_of(told):
         message["annotations"] = notes
     return message
 
@@ -209,7 +209,7 @@ def _call(call: Mapping[str, Any]) -> dict[str, Any]:
     return {"id": f"call_{secrets.token_hex(12)}", "type": "function", "function": function}
 
 
-def _annotations(told: Told) -> list[dict[str, Any]]:
+def annotations_of(told: Told) -> list[dict[str, Any]]:
     """Citations of an answer. OpenAI has annotations of web pages alone: here, ``url`` is the document's
     name."""
     text, found = told.text, []
@@ -245,7 +245,7 @@ def _usage(told: Told) -> dict[str, int]:
     return {"prompt_tokens": prompt, "completion_tokens": completion, "total_tokens": prompt + completion}
 
 
-def _more(told: Told) -> dict[str, Any]:
+def details_of(told: Told) -> dict[str, Any]:
     """The result as over MQTT, without a text that the answer has already."""
     fields = {name: value for name, value in told.fields.items() if name not in ("usage", "result", "task")}
     kept = {
@@ -281,9 +281,9 @@ class ChatStream:
         last: dict[str, Any] = {}
         if told.refusal is not None:
             last["refusal"] = told.refusal
-        if notes := _annotations(told):
+        if notes := annotations_of(told):
             last["annotations"] = notes
-        more = {"edgeslm": _more(told)}
+        more = {"edgeslm": details_of(told)}
         logprobs = _logprobs(self._asked, told)
         events += self._event(last, finish_reason=_finish_reason(told), logprobs=logprobs, **more)
         if self._asked.with_usage:

@@ -15,7 +15,7 @@ from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from edgeslm import __version__
-from edgeslm.api import ollama, openai
+from edgeslm.api import ollama, openai, responses
 from edgeslm.api.dialect import STATUS, Told
 from edgeslm.api.node import Answer, Client, NodeLink, Question
 from edgeslm.errors import InvalidRequest
@@ -33,6 +33,9 @@ PUBLIC = ("/",)
 """Paths that need no token."""
 
 
+Writer = openai.ChatStream | responses.ResponseStream | ollama.TextStream
+
+
 def make_app(node: NodeLink, settings: Mapping[str, Any]) -> ASGIApp:
     """The ASGI application; ``settings`` are those of the API process."""
     api = Api(node, settings["body_bytes"])
@@ -41,6 +44,7 @@ def make_app(node: NodeLink, settings: Mapping[str, Any]) -> ASGIApp:
         Route("/v1/models", api.openai_models, methods=["GET"]),
         Route("/v1/models/{name:path}", api.openai_model, methods=["GET"]),
         Route("/v1/chat/completions", api.openai_chat, methods=["POST"]),
+        Route("/v1/responses", api.openai_response, methods=["POST"]),
         Route("/v1/embeddings", api.openai_embeddings, methods=["POST"]),
         Route("/api/version", api.ollama_version, methods=["GET"]),
         Route("/api/tags", api.ollama_tags, methods=["GET"]),
@@ -119,6 +123,14 @@ class Api:
         if asked.stream:
             return await Stream.begin(answer, openai.ChatStream(asked), "text/event-stream")
         return JSONResponse(openai.chat_completion(asked, await _result(answer)))
+
+    async def openai_response(self, request: Request) -> Response:
+        body = await self._object(request)
+        asked = responses.read(body, self._node.find(_client(request), body.get("model")))
+        answer = self._begin(request, asked.question)
+        if asked.stream:
+            return await Stream.begin(answer, responses.ResponseStream(asked), "text/event-stream")
+        return JSONResponse(responses.response(asked, await _result(answer)))
 
     async def openai_embeddings(self, request: Request) -> Response:
         body = await self._object(request)
@@ -249,7 +261,7 @@ class Stream(Response):
         self,
         first: str | dict[str, Any],
         answer: Answer,
-        writer: openai.ChatStream | ollama.TextStream,
+        writer: Writer,
         media_type: str,
     ) -> None:
         super().__init__()
@@ -262,7 +274,7 @@ class Stream(Response):
     async def begin(
         cls,
         answer: Answer,
-        writer: openai.ChatStream | ollama.TextStream,
+        writer: Writer,
         media_type: str,
     ) -> Stream:
         """Waits for the first piece, so that an error before it has its HTTP status.

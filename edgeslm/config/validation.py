@@ -11,8 +11,9 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from edgeslm.config.json_schemas import schema_faults
+from edgeslm.config.network_validation import network_faults
 from edgeslm.config.schema import LEARNED, NODE_STAGE, Config, Pool, Route, Task
-from edgeslm.config.sections import Api, Broker, Console, Rollouts, WebServer
+from edgeslm.config.sections import Rollouts
 from edgeslm.config.task_kinds import ALLOWED, LEARNABLE, POSSIBLE, Kind
 from edgeslm.config.yaml_source import Path
 from edgeslm.errors import TemplateError
@@ -65,11 +66,7 @@ def inconsistencies(config: Config, names: Names, route_indices: Sequence[int]) 
     ``route_indices`` contains, for each route of ``config``, the position of the route in the file. The two
     positions differ if an invalid route was removed from ``config``.
     """
-    yield from _broker_faults(config.broker)
-    if config.console is not None:
-        yield from _server_faults("console", config.console)
-    if config.api is not None:
-        yield from _api_faults(config.api, config.console)
+    yield from network_faults(config)
     strangers = config.rollouts is not None or config.updates.are_from_afar
     if fault := config.signing.fault(strangers=strangers):
         yield ("signing", fault[0]), fault[1]
@@ -112,40 +109,6 @@ def _journal_faults(config: Config) -> Iterator[Fault]:
             ("durability",),
             "spool keeps every message on this disk, and journal says none; remove one of them",
         )
-
-
-def _broker_faults(broker: Broker) -> Iterator[Fault]:
-    if broker.password_file and not broker.username:
-        yield ("broker", "username"), "missing: a password_file needs a username"
-    yield from _pair_faults("broker", broker)
-    for key in ("ca_file", "cert_file", "key_file"):
-        if getattr(broker, key) and not broker.tls:
-            yield ("broker", key), "certificates need TLS: let url begin with mqtts://"
-
-
-def _pair_faults(name: str, section: Broker | WebServer) -> Iterator[Fault]:
-    if section.cert_file and not section.key_file:
-        yield (name, "key_file"), "missing: cert_file needs the key that belongs to it"
-    if section.key_file and not section.cert_file:
-        yield (name, "cert_file"), "missing: key_file needs the certificate that belongs to it"
-
-
-def _server_faults(name: str, server: WebServer) -> Iterator[Fault]:
-    yield from _pair_faults(name, server)
-    if not (server.is_secure or server.is_local):
-        sentence = (
-            "without TLS the token can be read on the network: add cert_file and key_file, or https: true "
-            "if a TLS proxy stands in front"
-        )
-        yield (name, "listen"), sentence
-
-
-def _api_faults(api: Api, console: Console | None) -> Iterator[Fault]:
-    yield from _server_faults("api", api)
-    if api.anonymous and not api.is_local:
-        yield ("api", "anonymous"), "is for loopback alone; give clients on the network tokens"
-    if console is not None and api.address == console.address:
-        yield ("api", "listen"), "is the console's address; choose another port"
 
 
 def _rollout_faults(rollouts: Rollouts, trial_s: float, names: Names) -> Iterator[Fault]:

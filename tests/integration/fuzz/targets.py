@@ -325,7 +325,7 @@ def make_frames(module: str, direction: str) -> Callable[[], Run]:
 
 
 def make_bodies() -> Run:
-    from edgeslm.api import ollama, openai
+    from edgeslm.api import ollama, openai, responses
     from edgeslm.api.node import Offered, Question
     from edgeslm.config.task_kinds import POSSIBLE
     from edgeslm.errors import InvalidRequest
@@ -339,6 +339,8 @@ def make_bodies() -> Run:
             offered = Offered(kind, kind, frozenset(options), {})
             with suppress(Refusal):
                 yield openai.read_chat(body, offered).question
+            with suppress(Refusal):
+                yield responses.read(body, offered).question
             with suppress(Refusal):
                 yield from openai.read_embeddings(body, offered).questions
             with suppress(Refusal):

@@ -360,7 +360,10 @@ CHILDREN = (
         "edgeslm.knowledge",
         "edgeslm.web.server",
         "edgeslm.console",
-        *(f"edgeslm.api.{name}" for name in ("dialect", "node", "ollama", "openai", "web", "worker")),
+        *(
+            f"edgeslm.api.{name}"
+            for name in ("dialect", "node", "ollama", "openai", "responses", "web", "worker")
+        ),
         "edgeslm.cli",
     ),
     *("edgeslm.bundle.signature", "edgeslm.__main__"),
