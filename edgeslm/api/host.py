@@ -14,7 +14,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Protocol
 
-from edgeslm.api.tokens import ApiClient, parse_tokens
+from edgeslm.api.tokens import ANONYMOUS, ApiClient, parse_tokens
 from edgeslm.api.wire import BODY_BYTES, FROM_API, Leave, Submit
 from edgeslm.config.loader import Config
 from edgeslm.config.sections import Api
@@ -54,6 +54,9 @@ class ApiHost(Extension):
         self._answers = answers
         self._topics = Topics(config.node, config.prefix)
         self._clients = read_clients(section, config)
+        self._names = self._known()
+        """Names of clients that requests may have; those of removed tokens stay until the next start, since
+        their requests may be on the way."""
         self._running: dict[int, asyncio.Task[None]] = {}
         self._is_closed = False
         self._process = WebProcess(
@@ -108,7 +111,12 @@ class ApiHost(Extension):
             self.problem = f"The API keeps its former tokens: {error.problems[0]}."
         else:
             self.problem = None
+            self._names |= self._known()
         self._offer()
+
+    def _known(self) -> set[str]:
+        anonymous = {ANONYMOUS} if self._section.anonymous else set()
+        return {one.name for one in self._clients} | anonymous
 
     def begun(self) -> None:
         self._offer()
@@ -122,6 +130,8 @@ class ApiHost(Extension):
             if (task := self._running.get(said.number)) is not None:
                 task.cancel()
             return
+        if said.client not in self._names:
+            raise ValueError("a request of an unknown client")  # closes the pipe: the process is compromised
         task = asyncio.get_running_loop().create_task(self._answer(said))
         self._running[said.number] = task
         task.add_done_callback(lambda done: self._running.pop(said.number, None))

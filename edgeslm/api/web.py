@@ -6,6 +6,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Mapping
+from contextlib import aclosing
 from typing import Any
 
 from starlette.applications import Starlette
@@ -209,9 +210,10 @@ def _client(request: Request) -> Client:
 
 async def _result(answer: Answer) -> Told:
     """The result at the end of an answer. :raises Refusal: the result is an error."""
-    async for told in answer:
-        if not isinstance(told, str):
-            return told_or_refused(told)
+    async with aclosing(answer):
+        async for told in answer:
+            if not isinstance(told, str):
+                return told_or_refused(told)
     raise Refusal(502, "The node gave no result.")
 
 
@@ -281,9 +283,13 @@ class Stream(Response):
 
         :raises Refusal: the answer is an error.
         """
-        first = await anext(answer)
-        if not isinstance(first, str):
-            told_or_refused(first)
+        try:
+            first = await anext(answer)
+            if not isinstance(first, str):
+                told_or_refused(first)
+        except BaseException:
+            await answer.aclose()
+            raise
         return cls(first, answer, writer, media_type)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from edgeslm.api.host import ApiHost, read_clients
+from edgeslm.api.wire import Submit
 from edgeslm.config.loader import parse_config
 from edgeslm.config.sections import Api
 from edgeslm.errors import ConfigError
@@ -204,3 +205,10 @@ def test_what_is_no_section(section: str, words: str) -> None:
     with pytest.raises(ConfigError) as raised:
         parse_config(MINIMAL + f"console: {{}}\napi: {section}\n")
     assert any(words in problem for problem in raised.value.problems)
+
+
+def test_a_compromised_process_can_take_no_other_name(node: Node) -> None:
+    host = node.extension(ApiHost)
+    for name in ("nobody", "anonymous", "app/../x", ""):
+        with pytest.raises(ValueError, match="unknown client"):
+            host.heard(Submit(1, name, "triage", '{"input": "x"}', False))
