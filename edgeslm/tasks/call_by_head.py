@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from edgeslm.config.loader import Task as TaskSection
     from edgeslm.tasks.task import Documents
 
+PREFIX_END = "__"
+"""Ends the part of a tool's name that says where the tool is from, as in Home Assistant and MCP clients."""
 INTENT = "intent"
 """The field that names the tool."""
 
@@ -97,9 +99,13 @@ def call_of(
     fields: Mapping[str, Any], tools: Sequence[Mapping[str, Any]], choice: str
 ) -> dict[str, Any] | None:
     """The call of a tool with a head's fields; None if no tool has this name, or its schema doesn't allow the
-    arguments. A value may stand for a list of one."""
+    arguments. A tool's name may have a prefix, as in ``intent__HassTurnOn``. A value may stand for a list of
+    one, and digits for a number."""
+    intent = str(fields.get(INTENT))
     named = {tool["name"]: tool for tool in tools if choice in ("auto", "required", tool["name"])}
-    tool = named.get(str(fields.get(INTENT)))
+    tool = named.get(intent) or next(
+        (tool for name, tool in named.items() if name.rpartition(PREFIX_END)[2] == intent), None
+    )
     if tool is None:
         return None
     schema = tool.get("parameters") or {"type": "object", "properties": {}}
@@ -110,8 +116,19 @@ def call_of(
             continue
         if name not in properties:
             return None
-        is_list = properties[name].get("type") == "array" and not isinstance(value, list)
-        arguments[name] = [value] if is_list else value
+        arguments[name] = _fitted(value, properties[name].get("type"))
     if not make_validator(schema).is_valid(arguments):
         return None
     return {"name": tool["name"], "arguments": arguments}
+
+
+def _fitted(value: Any, kind: Any) -> Any:
+    """The value as the JSON type ``kind``, if it can be."""
+    if kind == "array" and not isinstance(value, list):
+        return [value]
+    if kind in ("integer", "number") and isinstance(value, str):
+        try:
+            return int(value) if kind == "integer" else float(value)
+        except ValueError:
+            return value
+    return value

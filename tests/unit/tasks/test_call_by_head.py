@@ -123,6 +123,16 @@ def test_a_value_for_a_list_is_a_list_of_one() -> None:
     assert call_of({"domain": "light"}, [tool], "auto") is None
 
 
+def test_a_name_may_have_a_prefix_and_digits_are_a_number() -> None:
+    properties = {"brightness": {"type": "integer", "maximum": 100}}
+    tool = {"name": "light__set", "parameters": {"type": "object", "properties": properties}}
+    call = {"name": "light__set", "arguments": {"brightness": 40}}
+    assert call_of({"intent": "set", "brightness": "40"}, [tool], "auto") == call
+    assert call_of({"intent": "set", "brightness": "400"}, [tool], "auto") is None
+    assert call_of({"intent": "set", "brightness": "bright"}, [tool], "auto") is None
+    assert call_of({"intent": "light"}, [tool], "auto") is None
+
+
 @pytest.mark.parametrize(
     ("content", "failed"),
     [
