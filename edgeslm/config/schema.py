@@ -149,8 +149,8 @@ class Task(Section):
         default=None,
         min_length=1,
         max_length=1000,
-        description="What `generate` with `learned` answers to a tool's result, unless it is an error; by "
-        "default, a model of `stages` words it",
+        description="What `generate` with `learned` answers to the result of its call, unless that is an "
+        "error; by default, a model of `stages` words it",
     )
     escalate: Annotated[str, AfterValidator(stage_name)] | None = Field(
         default=None,

@@ -46,28 +46,22 @@ class CallByHead(GenerateText):
         self._finder = finder
 
     async def run(self, request: Request, ask: Ask, on_chunk: OnChunk | None) -> Outcome:
-        tools = request.options.get("tools", ())
-        message = last_message(request)
-        if message["role"] == "tool":
-            if self.section.reply is None or is_failure(message["content"]):
-                return _unsure(Cost())
-            told = {"text": self.section.reply, "finish_reason": "stop", "confidence": 1.0}
-            return Outcome("ok", told, Cost())
-        if not tools or request.options.get("tool_choice") == "none":
+        tools, choice = request.options.get("tools", ()), request.options.get("tool_choice", "auto")
+        text, made, told = last_turn(request)
+        is_answered = bool(made)
+        if not tools or choice == "none" or (is_answered and self.section.reply is None):
             return _unsure(Cost())
-        found = await self._finder.run(replace(request, input=message["content"], options={}), ask, None)
-        call = call_of(found.result["fields"], tools, request.options.get("tool_choice", "auto"))
+        found = await self._finder.run(replace(request, input=text, options={}), ask, None)
+        call = call_of(found.result["fields"], tools, choice)
         if found.status != "ok" or call is None:
             return replace(_unsure(found.cost), distance=found.distance)
-        return replace(
-            found,
-            result={
-                "text": "",
-                "finish_reason": "tool_calls",
-                "tool_calls": [call],
-                "confidence": found.result["confidence"],
-            },
-        )
+        result: dict[str, Any] = {"text": "", "finish_reason": "tool_calls", "tool_calls": [call]}
+        if is_answered:
+            # The calls of other stages, and failures, are for them to word.
+            if made != [call] or any(map(is_failure, told)):
+                return _unsure(found.cost)
+            result = {"text": self.section.reply, "finish_reason": "stop"}
+        return replace(found, result={**result, "confidence": found.result["confidence"]})
 
     def result_schema(self) -> dict[str, Any]:
         schema = super().result_schema()
@@ -78,12 +72,19 @@ def _unsure(cost: Cost) -> Outcome:
     return Outcome("abstained", {"text": "", "finish_reason": "stop", "confidence": 0.0}, cost)
 
 
-def last_message(request: Request) -> Mapping[str, Any]:
-    """The last message of the chat."""
+def last_turn(request: Request) -> tuple[str, list[Any], list[str]]:
+    """The last text of the user, and the calls and results that follow it."""
     if isinstance(request.input, str):
-        return {"role": "user", "content": request.input}
-    message: Mapping[str, Any] = request.input["messages"][-1]
-    return message
+        return request.input, [], []
+    made: list[Any] = []
+    told: list[str] = []
+    for message in reversed(request.input["messages"]):
+        if message["role"] == "user":
+            return message["content"], made, told
+        if message["role"] == "tool":
+            told.append(message["content"])
+        made += message.get("tool_calls", ())
+    return "", made, told
 
 
 def is_failure(content: str) -> bool:

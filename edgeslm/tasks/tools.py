@@ -88,10 +88,18 @@ async def choose_call(
         output = await ask(Generate(_asking(prompt, asked), max_tokens, sampling, guide))
         cost += output.cost
         try:
-            return ToolCall(name, json.loads(output.text)), cost
+            return ToolCall(name, _without_empty(json.loads(output.text), schema)), cost
         except ValueError:
             continue
     return ToolCall(name, None), cost
+
+
+def _without_empty(arguments: dict[str, Any], schema: Mapping[str, Any]) -> dict[str, Any]:
+    """The arguments without optional ones that are empty: small models fill in all that a schema has."""
+    required = schema.get("required", ())
+    return {
+        name: value for name, value in arguments.items() if name in required or value not in ("", [], None)
+    }
 
 
 async def _choose_name(prompt: Prompt, names: Sequence[str], choice: str, ask: Ask) -> tuple[str, Cost]:

@@ -100,10 +100,18 @@ def chat(result: str) -> dict[str, Any]:
 
 
 def test_a_result_gets_the_reply_without_a_model() -> None:
-    outcome, engine = run(make(reply="Done."), sent=chat('{"data": {}, "error": null}'), tools=TOOLS)
-    assert (outcome.status, outcome.result["text"], engine.calls) == ("ok", "Done.", [])
-    for task, result in ((make(), "ok"), (make(reply="Done."), '{"error": "no such lamp"}')):
-        assert run(task, sent=chat(result), tools=TOOLS)[0].status == "abstained"
+    task, sound = make(reply="Done."), '{"data": {}, "error": null}'
+    outcome, _ = run(task, TURN_ON, LAMP, sent=chat(sound), tools=TOOLS)
+    assert (outcome.status, outcome.result["text"]) == ("ok", "Done.")
+    assert "tool_calls" not in outcome.result
+    for other, result in ((make(), "ok"), (task, '{"error": "no such lamp"}')):
+        assert run(other, TURN_ON, LAMP, sent=chat(result), tools=TOOLS)[0].status == "abstained"
+
+
+def test_results_of_calls_that_others_made_are_for_them_to_word() -> None:
+    task = make(reply="Done.")
+    assert run(task, UNSURE, LAMP, sent=chat("ok"), tools=TOOLS)[0].status == "abstained"
+    assert run(task, TURN_ON, Pointed((1.0,)), sent=chat("ok"), tools=TOOLS)[0].status == "abstained"
 
 
 def test_the_last_message_is_what_the_head_reads() -> None:

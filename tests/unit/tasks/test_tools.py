@@ -81,6 +81,15 @@ def test_a_call_is_chosen_by_labels_and_written_under_its_schema() -> None:
     assert [type(part) for part in system.parts if "turn_on" in str(part)] == [Text]
 
 
+def test_optional_arguments_that_are_empty_are_left_out() -> None:
+    properties = {name: {"type": "string"} for name in ("name", "area")}
+    parameters = {"type": "object", "properties": properties, "required": ["name"]}
+    engine = Engine(text='{"name":"","area":""}')
+    tools = [{"name": "turn_on", "parameters": parameters}]
+    calls = run(engine, tools=tools, tool_choice="required").result["tool_calls"]
+    assert calls == [{"name": "turn_on", "arguments": {"name": ""}}]
+
+
 def test_a_tool_without_parameters_needs_no_writing() -> None:
     engine = Engine("weather")
     assert run(engine, tools=TOOLS).result["tool_calls"] == [{"name": "weather", "arguments": {}}]
