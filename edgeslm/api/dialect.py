@@ -26,6 +26,8 @@ STATUS: Mapping[str, int] = {
     "timeout": 504,
 }
 """HTTP status of each error code of the protocol."""
+NO_REPEAT = frozenset({"cancelled", "expired", "internal", "poisoned", "timeout"})
+"""Errors that a repeat wouldn't help: OpenAI's clients repeat by the HTTP status unless they are told."""
 SAMPLING = ("max_tokens", "temperature", "top_p", "repetition_penalty", "seed", "stop")
 """Options that are left out if the task doesn't let senders set them, since most programs always send
 some."""
@@ -83,6 +85,15 @@ class Told:
         if "text" in result:
             return str(result["text"])
         return _json(result)
+
+    def rest_after(self, sent: str) -> str:
+        """The end of the text, after what was streamed.
+
+        :raises Refusal: the text doesn't begin with this, as after a crash of the engine.
+        """
+        if not self.text.startswith(sent):
+            raise Refusal(502, "The engine ended in the middle, and the text is another one; ask again.")
+        return self.text[len(sent) :]
 
     @property
     def is_cut(self) -> bool:
@@ -144,10 +155,12 @@ def _content(number: int, item: Mapping[str, Any]) -> str:
         raise refuse(f"Message {number}: content must be a text or a list of parts.")
     texts = []
     for part in content:
-        if not isinstance(part, Mapping) or not isinstance(part.get("text"), str):
-            kind = part.get("type") if isinstance(part, Mapping) else None
-            raise refuse(f"Message {number} has a part of type {str(kind)[:40]!r}; only text can be read.")
-        texts.append(part["text"])
+        given = part if isinstance(part, Mapping) else {}
+        text = given.get("text", given.get("refusal"))
+        if not isinstance(text, str):
+            kind = str(given.get("type"))[:40]
+            raise refuse(f"Message {number} has a part of type {kind!r}; only text can be read.")
+        texts.append(text)
     return "\n".join(texts)
 
 
@@ -198,13 +211,13 @@ def question_of(offered: Offered, messages: list[dict[str, Any]], options: Mappi
     }
     if offered.kind == "embed":
         raise refuse(f"{offered.name} makes embeddings; ask it at the path for embeddings.")
-    if "stream" not in offered.options:
+    if offered.kind != "generate":  # the text of others may change until its end
         kept.pop("stream", None)
     if "tools" not in offered.options and kept.get("tool_choice", "auto") in ("auto", "none"):
         kept.pop("tools", None)  # no model has to call one
         kept.pop("tool_choice", None)
     length = offered.about.get("context_length")
-    if length and "max_tokens" in kept:
+    if length and isinstance(kept.get("max_tokens"), int):
         kept["max_tokens"] = max(1, min(kept["max_tokens"], length // 2))
     if offered.kind != "generate":
         pass

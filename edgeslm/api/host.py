@@ -18,7 +18,7 @@ from edgeslm.api.tokens import ANONYMOUS, ApiClient, parse_tokens
 from edgeslm.api.wire import BODY_BYTES, FROM_API, Leave, Submit
 from edgeslm.config.loader import Config
 from edgeslm.config.sections import Api
-from edgeslm.errors import Busy, ConfigError, ModelUnavailable
+from edgeslm.errors import Busy, ConfigError, InternalError, ModelUnavailable
 from edgeslm.messages import DIRECT, Request
 from edgeslm.protocol.codec import Rejected, Topics, encode_result, error_result, parse_request
 from edgeslm.protocol.delivery import Delivery
@@ -59,6 +59,8 @@ class ApiHost(Extension):
         their requests may be on the way."""
         self._running: dict[int, asyncio.Task[None]] = {}
         self._is_closed = False
+        self._process_number = 0
+        """Counts the API processes, so that no answer reaches the client of a later one."""
         self._process = WebProcess(
             "API",
             "edgeslm.api.worker",
@@ -100,18 +102,26 @@ class ApiHost(Extension):
                 task.cancel()
             await self._process.stop()
 
+    async def drain(self) -> None:
+        while self._running:
+            await asyncio.wait(set(self._running.values()))
+
     def close(self) -> None:
         self._is_closed = True
 
     def take_up(self, config: Config) -> None:
         self._config = config
+        self._offer()
+
+    def reloaded(self) -> None:
         try:
-            self._clients = read_clients(self._section, config)
+            self._clients = read_clients(self._section, self._config)
         except ConfigError as error:
             self.problem = f"The API keeps its former tokens: {error.problems[0]}."
-        else:
-            self.problem = None
-            self._names |= self._known()
+            log.error("the API keeps its former tokens: %s", error.problems[0])
+            return
+        self.problem = None
+        self._names |= self._known()
         self._offer()
 
     def _known(self) -> set[str]:
@@ -122,21 +132,50 @@ class ApiHost(Extension):
         self._offer()
 
     def lost(self) -> None:
+        self._process_number += 1
         for task in self._running.values():
             task.cancel()
+        self._running.clear()
 
     def heard(self, said: Submit | Leave) -> None:
         if isinstance(said, Leave):
             if (task := self._running.get(said.number)) is not None:
                 task.cancel()
             return
-        if said.client not in self._names:
-            raise ValueError("a request of an unknown client")  # closes the pipe: the process is compromised
-        task = asyncio.get_running_loop().create_task(self._answer(said))
+        if said.client not in self._names or said.number in self._running:
+            # The pipe closes: only a compromised process sends this.
+            raise ValueError("a request of an unknown client, or with the number of another one")
+        task = asyncio.get_running_loop().create_task(self._answer(said, self._process_number))
         self._running[said.number] = task
-        task.add_done_callback(lambda done: self._running.pop(said.number, None))
+        task.add_done_callback(lambda done: self._forget(said.number, done))
 
-    async def _answer(self, said: Submit) -> None:
+    def _forget(self, number: int, task: asyncio.Task[None]) -> None:
+        if self._running.get(number) is task:
+            del self._running[number]
+
+    async def _answer(self, said: Submit, process_number: int) -> None:
+        """Sends a result, unless the API process that asked has ended: the next one counts from 1 again."""
+
+        def stream(text: str) -> None:
+            if text and process_number == self._process_number:  # progress has no text
+                self._process.send("chunk", number=said.number, text=str(text))
+
+        try:
+            result = await self._result_of(said, stream)
+        except asyncio.CancelledError:
+            task = asyncio.current_task()
+            if task is not None and task.cancelling():
+                raise
+            result = encode_result(error_result("", said.task, _stopping()))  # its flight was cancelled
+        except Exception as error:  # a bug; the client still needs an answer
+            log.error("a request of the API failed: %s", type(error).__name__)
+            log.debug("a request of the API failed", exc_info=error)
+            why = InternalError(f"the node failed on it ({type(error).__name__})")
+            result = encode_result(error_result("", said.task, why))
+        if process_number == self._process_number:
+            self._send(said.number, result)
+
+    async def _result_of(self, said: Submit, stream: OnChunk) -> bytes:
         payload = said.payload.encode("utf-8", "surrogatepass")
         request = parse_request(
             Delivery.local(payload),
@@ -146,19 +185,12 @@ class ApiHost(Extension):
             packet_limit=self._config.limits.packet_bytes,
         )
         if isinstance(request, Rejected):
-            self._send(said.number, self._answers.reject(request, len(payload)))
-            return
+            return self._answers.reject(request, len(payload))
         if (refusal := self._refusal()) is not None:
-            self._send(said.number, encode_result(error_result(request.id, request.task, refusal)))
-            return
+            return encode_result(error_result(request.id, request.task, refusal))
         topic = DIRECT + said.client
         request = replace(request, reply_to=topic, sender=topic, named=said.is_named)
-
-        def stream(text: str) -> None:
-            if text:  # progress has none
-                self._process.send("chunk", number=said.number, text=str(text))
-
-        self._send(said.number, await self._answers.answer(request, payload, stream))
+        return await self._answers.answer(request, payload, stream)
 
     def _refusal(self) -> Busy | ModelUnavailable | None:
         if self._is_closed:
@@ -173,6 +205,11 @@ class ApiHost(Extension):
         self._process.send("result", number=number, result=json.loads(result), is_kept=True)
 
     def _offer(self) -> None:
+        deployment = self._service.deployment
+        known = {*deployment.tasks, *deployment.direct_tasks}
+        for client in self._clients:
+            if unknown := ", ".join(sorted(set(client.tasks or ()) - known)):
+                log.warning("api.tokens: %s may use %s, which isn't here", client.name, unknown)
         self._process.send(
             "offer",
             tasks=list(self._tasks()),

@@ -16,6 +16,8 @@ from edgeslm.ipc.codec import FrameError
 from edgeslm.protocol.codec import encode_request
 from edgeslm.web.server import Refusal
 
+CODE = "X-Edgeslm-Code"
+"""Header of a refusal with the protocol's error code; it isn't sent."""
 MOST_OF_CLIENT = 32
 """Maximum number of requests of one client that wait or run."""
 Answer = AsyncGenerator[str | dict[str, Any], None]
@@ -77,13 +79,14 @@ class NodeLink:
             queue.put_nowait(message["text"] if message["kind"] == "chunk" else message["result"])
 
     def client(self, authorization: str | None) -> Client | None:
-        """The client with this Authorization header; None if its token is unknown."""
-        if authorization is None:
-            return Client(ANONYMOUS) if self._anonymous else None
-        scheme, _, token = authorization.partition(" ")
+        """The client with this Authorization header; None if its token is unknown. Where requests without a
+        token are taken, so are those with an unknown one: OpenAI's client always sends one."""
+        scheme, _, token = (authorization or "").partition(" ")
         wanted = digest_of(token.strip())
         known = [client for digest, client in self._clients.items() if hmac.compare_digest(digest, wanted)]
-        return known[0] if known and scheme.lower() == "bearer" else None
+        if known and scheme.lower() == "bearer":
+            return known[0]
+        return Client(ANONYMOUS) if self._anonymous else None
 
     def offered(self, client: Client) -> list[Offered]:
         """What the client may use."""
@@ -96,9 +99,8 @@ class NodeLink:
         names = {one.name: one for one in self.offered(client)}
         found = names.get(name) or names.get(name.removesuffix(":latest"))
         if found is None:
-            raise Refusal(
-                404, f"There is no model {name[:100]!r} here; there are: {', '.join(names) or 'none'}."
-            )
+            sentence = f"There is no model {name[:100]!r} here; there are: {', '.join(names) or 'none'}."
+            raise Refusal(404, sentence, {CODE: "unknown_task"})
         return found
 
     async def ask(self, client: Client, question: Question, key: str | None) -> Answer:

@@ -99,9 +99,17 @@ def show(offered: Offered) -> dict[str, Any]:
     }
 
 
-def loaded(offered: Offered) -> dict[str, Any]:
-    """The answer to a request without a prompt, by which clients load a model."""
-    return {"model": offered.name, "created_at": _now(), "response": "", "done": True, "done_reason": "load"}
+def loaded(offered: Offered, *, is_chat: bool) -> dict[str, Any]:
+    """The answer to a request by which clients load a model; here, a model is loaded when needed."""
+    text: dict[str, Any] = {"response": ""}
+    if is_chat:
+        text = {"message": {"role": "assistant", "content": ""}}
+    return {"model": offered.name, "created_at": _now(), **text, "done": True, "done_reason": "load"}
+
+
+def is_load(body: Mapping[str, Any], name: str) -> bool:
+    """Whether a request only loads a model, as one without messages or prompt does in Ollama."""
+    return not body.get(name)
 
 
 def read_chat(body: Mapping[str, Any], offered: Offered) -> Asked:
@@ -131,8 +139,9 @@ def _options(body: Mapping[str, Any]) -> dict[str, Any]:
         raise refuse("options must be an object.")
     most = number_of(given, "num_predict", -2, float("inf"))
     seed, stop = given.get("seed"), given.get("stop")
-    if isinstance(stop, str):
-        stop = [stop]
+    stops = [stop] if isinstance(stop, str) else stop or []
+    if not isinstance(stops, list) or not all(isinstance(text, str) for text in stops):
+        raise refuse("stop must be a text, or a list of texts.")
     return {
         "max_tokens": int(min(most, MOST_TOKENS)) if most is not None and most > 0 else None,
         "temperature": number_of(given, "temperature", 0, 2),
@@ -217,7 +226,7 @@ class TextStream:
         lines = b""
         if told.calls:
             lines += _line(_piece(self._asked, "", told.calls))
-        elif told.text.startswith(self._sent) and (rest := told.text[len(self._sent) :]):
+        elif rest := told.rest_after(self._sent):
             lines += _line(_piece(self._asked, rest))
         return lines + _line({**_piece(self._asked, ""), **_end(told)})
 

@@ -26,12 +26,20 @@ from edgeslm.api.dialect import (
     texts_of,
     tools_of,
 )
-from edgeslm.api.node import Offered, Question
+from edgeslm.api.node import CODE, Offered, Question
 from edgeslm.web.server import Refusal
 
 MOST_TOKENS = 65536
 TYPES = {401: "authentication_error", 403: "permission_error", 429: "rate_limit_error"}
-CODES = {401: "invalid_api_key", 404: "model_not_found", 413: "request_too_large", 429: "rate_limit_exceeded"}
+CODES = {401: "invalid_api_key", 413: "request_too_large", 429: "rate_limit_exceeded"}
+OWN_CODES = {
+    "too_long": "context_length_exceeded",
+    "unknown_task": "model_not_found",
+    "busy": None,
+    "too_large": None,
+    "invalid_request": None,
+}
+"""Error codes of the protocol that have another name in this dialect; None for that of the status."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,11 +65,8 @@ class AskedEmbeddings:
 
 def error(status: int, sentence: str, headers: Mapping[str, str] | None = None) -> dict[str, Any]:
     """An error object of OpenAI."""
-    code = (headers or {}).get("X-Edgeslm-Code")
-    if code == "too_long":
-        code = "context_length_exceeded"
-    elif code in (None, "busy", "unknown_task", "too_large", "invalid_request"):
-        code = CODES.get(status)
+    code = (headers or {}).get(CODE)
+    code = OWN_CODES.get(code or "", code) or CODES.get(status)
     kind = TYPES.get(status, "invalid_request_error" if status < 500 else "server_error")
     return {"error": {"message": sentence, "type": kind, "param": None, "code": code}}
 
@@ -214,7 +219,9 @@ def annotations_of(told: Told) -> list[dict[str, Any]]:
     name."""
     text, found = told.text, []
     for citation in told.result.get("citations", ()) if told.refusal is None else ():
-        at = max(0, text.find(citation["quote"]))
+        at = text.find(citation["quote"])
+        if at < 0:  # the answer words it otherwise; the quote is in the result
+            continue
         place = {"start_index": at, "end_index": at + len(citation["quote"])}
         about = {"url": citation["source"], "title": citation.get("heading", citation["source"]), **place}
         found.append({"type": "url_citation", "url_citation": about})
@@ -276,7 +283,7 @@ class ChatStream:
         if told.calls:
             for number, call in enumerate(told.calls):  # some clients read only the first call of an event
                 events += self._event({"tool_calls": [{"index": number, **_call(call)}]})
-        elif told.text.startswith(self._sent) and (rest := told.text[len(self._sent) :]):
+        elif rest := told.rest_after(self._sent):
             events += self._event({"content": rest})
         last: dict[str, Any] = {}
         if told.refusal is not None:

@@ -204,7 +204,7 @@ class ResponseStream:
             refused = self._place("response.refusal.done", refusal=part["refusal"])
             return added + refused + self._event("response.output_item.done", output_index=0, item=item)
         events = self._open()
-        if told.text.startswith(self._sent) and (rest := told.text[len(self._sent) :]):
+        if rest := told.rest_after(self._sent):
             events += self._place("response.output_text.delta", delta=rest, logprobs=[])
         events += self._place("response.output_text.done", text=told.text, logprobs=[])
         events += self._place("response.content_part.done", part=part)

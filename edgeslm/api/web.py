@@ -17,8 +17,8 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from edgeslm import __version__
 from edgeslm.api import ollama, openai, responses
-from edgeslm.api.dialect import STATUS, Told
-from edgeslm.api.node import Answer, Client, NodeLink, Question
+from edgeslm.api.dialect import NO_REPEAT, STATUS, Told
+from edgeslm.api.node import CODE, Answer, Client, NodeLink, Question
 from edgeslm.errors import InvalidRequest
 from edgeslm.messages import ErrorBody
 from edgeslm.protocol.codec import MAX_ID_CHARACTERS
@@ -79,8 +79,15 @@ class Guard:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             return
-        answer = self._refuse(scope) or self._app
-        await answer(scope, receive, send)
+        answer = self._refuse(scope)
+        if answer is not None:
+            await answer(scope, receive, send)
+            return
+        try:
+            await self._app(scope, receive, send)
+        except Exception as error:  # answered by _failed; uvicorn would log all of it
+            log.error("the API failed on a request: %s", type(error).__name__)
+            log.debug("the API failed on a request", exc_info=error)
 
     def _refuse(self, scope: Scope) -> Response | None:
         request = Request(scope)
@@ -154,15 +161,16 @@ class Api:
 
     async def ollama_chat(self, request: Request) -> Response:
         body = await self._object(request)
-        return await self._ollama_text(
-            request, ollama.read_chat(body, self._node.find(_client(request), body.get("model")))
-        )
+        offered = self._node.find(_client(request), body.get("model"))
+        if ollama.is_load(body, "messages"):
+            return JSONResponse(ollama.loaded(offered, is_chat=True))
+        return await self._ollama_text(request, ollama.read_chat(body, offered))
 
     async def ollama_generate(self, request: Request) -> Response:
         body = await self._object(request)
         offered = self._node.find(_client(request), body.get("model"))
-        if not body.get("prompt"):  # loads the model, says Ollama; here it is loaded when needed
-            return JSONResponse(ollama.loaded(offered))
+        if ollama.is_load(body, "prompt"):
+            return JSONResponse(ollama.loaded(offered, is_chat=False))
         return await self._ollama_text(request, ollama.read_generate(body, offered))
 
     async def _ollama_text(self, request: Request, asked: ollama.Asked) -> Response:
@@ -223,12 +231,22 @@ def told_or_refused(result: Mapping[str, Any]) -> Told:
     if error is None:
         return Told(result)
     body = ErrorBody(error["code"], error["message"], error.get("retry_after_ms"))
-    headers = {"X-Edgeslm-Code": body.code}
+    headers = {CODE: body.code}
+    if body.code in NO_REPEAT:
+        headers["X-Should-Retry"] = "false"
     if body.retry_after_ms is not None:
         headers["Retry-After"] = str(max(1, -(-body.retry_after_ms // 1000)))
     elif body.code == "busy":
         headers["Retry-After"] = "1"
-    raise Refusal(STATUS.get(body.code, 500), body.message[:1].upper() + body.message[1:] + ".", headers)
+    raise Refusal(STATUS.get(body.code, 500), sentence_of(body.message), headers)
+
+
+def sentence_of(message: str) -> str:
+    """An error's text as a sentence; names of options stay as they are."""
+    first = message.partition(" ")[0]
+    if first.isalpha():
+        message = message[:1].upper() + message[1:]
+    return message if message.endswith((".", "!", "?")) else f"{message}."
 
 
 async def _until_gone(answer: Answer, request: Request) -> Answer:
@@ -326,7 +344,7 @@ def error_response(
 ) -> Response:
     """An error in the dialect of the path."""
     body = ollama.error(sentence) if path.startswith("/api/") else openai.error(status, sentence, headers)
-    sent = {name: value for name, value in (headers or {}).items() if name != "X-Edgeslm-Code"}
+    sent = {name: value for name, value in (headers or {}).items() if name != CODE}
     return JSONResponse(body, status, headers=sent)
 
 
@@ -349,5 +367,4 @@ async def _no_method(request: Request, error: Exception) -> Response:
 
 
 async def _failed(request: Request, error: Exception) -> Response:
-    log.error("the API failed on a request: %s", type(error).__name__)
-    return error_response(request.url.path, 500, "The API failed on this; its log says more.")
+    return error_response(request.url.path, 500, "The API failed on this; the node's log says more.")

@@ -18,6 +18,9 @@ from edgeslm.ipc.pipe import Link
 from edgeslm.web.process import TO_WEB
 from edgeslm.web.server import run_worker, serve
 
+MOST_CONNECTIONS = 256
+"""Maximum number of connections, idle ones included; above it, new ones get the status 503."""
+
 
 class Worker:
     """The API process, with its web server and pipe."""
@@ -47,7 +50,8 @@ class Worker:
         self._node = NodeLink(self._say, settings["timeout_s"], anonymous=settings["anonymous"])
         for message in self._early:
             self._node.take(message)
-        await serve(make_app(self._node, settings), settings, self._say)
+        app = make_app(self._node, settings)
+        await serve(app, settings, self._say, connections=MOST_CONNECTIONS)
 
     def _take(self, message: dict[str, Any]) -> None:
         if message["kind"] == "settings":

@@ -6,7 +6,8 @@ from collections.abc import Mapping
 
 EXTRAS: Mapping[str, str] = {
     **dict.fromkeys(("jinja2", "jsonschema", "numpy", "onnxruntime", "onnxruntime_genai"), "node"),
-    **dict.fromkeys(("prometheus_client", "pydantic", "snowballstemmer", "tokenizers", "yaml"), "node"),
+    **dict.fromkeys(("prometheus_client", "pydantic", "referencing", "snowballstemmer"), "node"),
+    **dict.fromkeys(("tokenizers", "yaml"), "node"),
     **dict.fromkeys(("starlette", "uvicorn"), "api"),
     "pypdfium2": "documents",
     "sklearn": "heads",

@@ -58,7 +58,7 @@ def schema_faults(path: Path, schema: dict[str, Any], pattern_size: float = math
     from jsonschema import Draft202012Validator  # lazy: only needed for extract tasks
 
     if schema.get("type") != "object":
-        yield (*path, "type"), "must be object: what is extracted is a set of named fields"
+        yield (*path, "type"), "must be object, with the fields in properties"
     found = False
     for error in _schema_validator_class()(Draft202012Validator.META_SCHEMA).iter_errors(schema):
         found = True
@@ -204,8 +204,11 @@ def target_of(reference: str, root: Any) -> Any:
 
 
 def make_validator(schema: Mapping[str, Any]) -> Validator:
-    """A JSON Schema validator whose run time is linear in the size of the checked value."""
-    return _validator_class()(dict(schema))  # type: ignore[no-any-return]
+    """A JSON Schema validator whose run time is linear in the size of the checked value. It fetches no
+    schema from another address."""
+    from referencing import Registry
+
+    return _validator_class()(dict(schema), registry=Registry())  # type: ignore[no-any-return]
 
 
 @cache

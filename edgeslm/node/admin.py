@@ -42,6 +42,9 @@ class AdministeredNode(Protocol):
     def take_up(self, config: Config) -> None:
         """Switches to ``config``. The caller has already loaded the models of ``config``."""
 
+    def reloaded(self) -> None:
+        """Called after each reload, also if the configuration is the same."""
+
     def request_stop(self) -> None: ...
 
 
@@ -145,6 +148,7 @@ class Admin(Extension):
             raise ConfigError([f"{self._path}: {keys}: such a change needs a restart of the node"])
         if changes:
             await self._serve(config)
+        self._node.reloaded()
         return changes
 
     async def _ping(self, arguments: Mapping[str, Any]) -> dict[str, Any]:

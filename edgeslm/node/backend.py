@@ -86,7 +86,9 @@ class NodeBackend:
 
     def note(self, what: str, request: Request | Rejected, result: Result | None, size: int | None) -> None:
         """Adds an entry with metadata to the audit log, without any text of the request."""
-        task = self.service.tasks.get(request.task)
+        task = None
+        if isinstance(request, Request):
+            task = self.service.deployment.task_for(request)
         self.observers.audit.note(
             what,
             task=request.task,

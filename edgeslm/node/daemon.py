@@ -216,6 +216,11 @@ class Daemon:
         for extension in self.extensions:
             extension.take_up(config)
 
+    def reloaded(self) -> None:
+        """Tells the extensions of a reload."""
+        for extension in self.extensions:
+            extension.reloaded()
+
     def _subscriptions(self) -> dict[str, Subscription]:
         """The pipeline's subscriptions, by topic filter."""
         wanted = (Subscription(one) if isinstance(one, str) else one for one in self._pipeline.subscriptions)
@@ -307,6 +312,9 @@ class Daemon:
         give_up_at = asyncio.get_running_loop().time() + limit_s
         await self._presence.change("draining")
         left = await self._pipeline.drain(limit_s)
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout_at(give_up_at):
+                await asyncio.gather(*(extension.drain() for extension in self.extensions))
         # UNSUBACK comes after the shared messages in transit to this member; no other member gets those.
         while share and not left and self.bus.connected:
             await self._presence.change("draining")

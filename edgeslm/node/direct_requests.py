@@ -1,5 +1,4 @@
-"""Requests that come over HTTP: answered, deduplicated and journalled like those over MQTT, but not
-published."""
+"""Requests over HTTP: answered, deduplicated and journalled like those over MQTT, but not published."""
 
 from __future__ import annotations
 
@@ -11,12 +10,46 @@ from edgeslm.errors import InternalError
 from edgeslm.messages import Request
 from edgeslm.node.attempts import AttemptLog
 from edgeslm.node.backend import NodeBackend
-from edgeslm.node.deduplication import SingleFlight
 from edgeslm.protocol.codec import Rejected, encode_result, error_result
 from edgeslm.serving.scheduler import OnChunk
-from edgeslm.storage.journal import Journal, request_key
+from edgeslm.storage.journal import Journal, JournalEntry, request_key
 
 log = logging.getLogger("edgeslm.node")
+
+
+class Pieces:
+    """Passes on the pieces of a streamed text. After a crash of the engine, the text begins again: what was
+    passed on already isn't repeated. If the new text differs, nothing more is passed on."""
+
+    def __init__(self, pass_on: OnChunk) -> None:
+        self._pass_on = pass_on
+        self._sent = ""
+        self._text = ""
+
+    def __call__(self, piece: str) -> None:
+        self._text += piece
+        if len(self._text) > len(self._sent) and self._text.startswith(self._sent):
+            new = self._text[len(self._sent) :]
+            self._sent = self._text
+            self._pass_on(new)
+
+    def begin_again(self) -> None:
+        self._text = ""
+
+
+class _Attempt(AttemptLog):
+    """An attempt that tells ``pieces`` of a crash of the engine."""
+
+    def __init__(
+        self, journal: Journal, key: bytes | None, known: JournalEntry | None, pieces: Pieces | None
+    ) -> None:
+        super().__init__(journal, key, known)
+        self._pieces = pieces
+
+    def crash(self) -> None:
+        super().crash()
+        if self._pieces is not None:
+            self._pieces.begin_again()
 
 
 @dataclass(slots=True)
@@ -26,9 +59,8 @@ class DirectRequests:
 
     backend: NodeBackend
     journal: Journal
-    _single_flight: SingleFlight = field(default_factory=SingleFlight, init=False)
-    _flying: set[asyncio.Task[bytes]] = field(default_factory=set, init=False)
-    """Requests with an id, which run on if nobody waits for them."""
+    _flights: dict[bytes, asyncio.Task[bytes]] = field(default_factory=dict, init=False)
+    """Running requests with an id, by journal key. They run on if nobody waits for them."""
 
     def reject(self, rejected: Rejected, size: int) -> bytes:
         """The encoded error of an invalid request, which is counted and audited."""
@@ -41,40 +73,40 @@ class DirectRequests:
         """The encoded result. ``payload`` is the encoded request, as it came. If cancelled, the request is
         cancelled too, unless it has an id: then it runs on, and its result is stored."""
         if not request.named:
-            return await self._run(request, payload, None, on_chunk)
+            return await self._run(request, payload, None, None, on_chunk)
         key = request_key(request.reply_to, b"id " + request.id.encode(), request.task, payload)
-        while (running := self._single_flight.running(key)) is not None:
-            self.backend.observers.meter.repeats["attached"] += 1
-            await asyncio.shield(running)
-            if (known := self.journal.find(key)) is not None and known.result is not None:
+        flight = self._flights.get(key)
+        if flight is None:
+            known = self.journal.find(key)
+            if known is not None and known.result is not None:
+                self.backend.observers.meter.repeats["resent"] += 1
+                self.backend.note("repeat", request, None, len(payload))
                 return known.result
-        known = self.journal.find(key)
-        if known is not None and known.result is not None:
-            self.backend.observers.meter.repeats["resent"] += 1
-            self.backend.note("repeat", request, None, len(payload))
-            return known.result
-        task = asyncio.create_task(self._fly(request, payload, key, on_chunk))
-        self._flying.add(task)
-        task.add_done_callback(self._flying.discard)
-        return await asyncio.shield(task)
+            flight = asyncio.create_task(self._run(request, payload, key, known, on_chunk))
+            self._flights[key] = flight
+            flight.add_done_callback(lambda done: self._flights.pop(key))
+        else:
+            self.backend.observers.meter.repeats["attached"] += 1
+        return await asyncio.shield(flight)
 
     def abandon(self) -> None:
         """Cancels all running requests that have an id."""
-        for task in self._flying:
-            task.cancel()
-
-    async def _fly(self, request: Request, payload: bytes, key: bytes, on_chunk: OnChunk | None) -> bytes:
-        with self._single_flight.flight(key):
-            return await self._run(request, payload, key, on_chunk)
+        for flight in self._flights.values():
+            flight.cancel()
 
     async def _run(
-        self, request: Request, payload: bytes, key: bytes | None, on_chunk: OnChunk | None
+        self,
+        request: Request,
+        payload: bytes,
+        key: bytes | None,
+        known: JournalEntry | None,
+        on_chunk: OnChunk | None,
     ) -> bytes:
-        self.backend.accept(request)
-        known = self.journal.find(key) if key is not None else None
-        attempt = AttemptLog(self.journal, key, known)
+        pieces = Pieces(on_chunk) if on_chunk is not None else None
         try:
-            result, encoded = await self.backend.answer(request, attempt, on_chunk=on_chunk)
+            self.backend.accept(request)
+            attempt = _Attempt(self.journal, key, known, pieces)
+            result, encoded = await self.backend.answer(request, attempt, on_chunk=pieces)
         except Exception as error:  # a bug; the client still needs an answer
             log.error("request %s failed: %s", request.id, type(error).__name__)
             log.debug("request %s", request.id, exc_info=error)

@@ -12,11 +12,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from edgeslm.config.json_schemas import make_validator
 from edgeslm.engine.calls import Cost
 from edgeslm.messages import Request
 from edgeslm.tasks.generate import GenerateText
 from edgeslm.tasks.task import PROBABILITY, Ask, OnChunk, Outcome, Task
+from edgeslm.tasks.tools import is_valid
 
 if TYPE_CHECKING:
     from edgeslm.bundle.manifest import Bundle
@@ -52,8 +52,8 @@ class CallByHead(GenerateText):
         if not tools or choice == "none" or (is_answered and self.section.reply is None):
             return _unsure(Cost())
         found = await self._finder.run(replace(request, input=text, options={}), ask, None)
-        call = call_of(found.result["fields"], tools, choice)
-        if found.status != "ok" or call is None:
+        call = call_of(found.result["fields"], tools, choice) if found.status == "ok" else None
+        if call is None:
             return replace(_unsure(found.cost), distance=found.distance)
         result: dict[str, Any] = {"text": "", "finish_reason": "tool_calls", "tool_calls": [call]}
         if is_answered:
@@ -109,18 +109,16 @@ def call_of(
     )
     if tool is None:
         return None
-    schema = tool.get("parameters") or {"type": "object", "properties": {}}
-    properties = schema.get("properties", {})
+    properties = tool.get("parameters", {}).get("properties", {})
     arguments = {}
     for name, value in fields.items():
         if name == INTENT or value is None:
             continue
-        if name not in properties:
+        if not isinstance(properties.get(name), Mapping):
             return None
         arguments[name] = _fitted(value, properties[name].get("type"))
-    if not make_validator(schema).is_valid(arguments):
-        return None
-    return {"name": tool["name"], "arguments": arguments}
+    call = {"name": tool["name"], "arguments": arguments}
+    return call if is_valid(call, tools) else None
 
 
 def _fitted(value: Any, kind: Any) -> Any:

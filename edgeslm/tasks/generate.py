@@ -12,7 +12,7 @@ from edgeslm.errors import InvalidRequest
 from edgeslm.messages import Request
 from edgeslm.tasks.extract import bounded, check_schema
 from edgeslm.tasks.task import Ask, OnChunk, Outcome, Task, object_schema
-from edgeslm.tasks.tools import ANY_OBJECT, check_tools, choose_call, json_guide, with_tools
+from edgeslm.tasks.tools import ANY_OBJECT, check_tools, choose_call, is_valid, json_guide, with_tools
 
 STRING_CHARS = 2000
 ARRAY_ITEMS = 64
@@ -83,12 +83,12 @@ class GenerateText(Task):
     def bring_back(
         self, request: Request, found: Mapping[str, Any], answer: Mapping[str, Any]
     ) -> Mapping[str, Any] | None:
-        """The other node's text or calls; None if it calls a tool that the request doesn't have."""
-        names = {tool["name"] for tool in request.options.get("tools", ())}
+        """The other node's text or calls; None if a call doesn't fit the request's tools."""
+        tools = request.options.get("tools", ())
         calls = answer.get("tool_calls", [])
         if not isinstance(answer.get("text"), str) or not isinstance(calls, list):
             return None
-        is_sound = all(_is_call(call) and call["name"] in names for call in calls)
+        is_sound = all(_is_call(call) and is_valid(call, tools) for call in calls)
         return answer if is_sound and (answer["text"] or calls) else None
 
     @staticmethod

@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from edgeslm.config.json_schemas import make_validator
 from edgeslm.engine.calls import Cost, Generate, Guide, Prompt, Sampling, Score, Text, Turn
 from edgeslm.errors import InvalidRequest
 from edgeslm.tasks.extract import (
@@ -28,6 +29,7 @@ ANY_OBJECT: Mapping[str, Any] = {"type": "object"}
 """The schema of any JSON object."""
 NO_CALL = "none"
 """The label that stands for an answer in words."""
+_SAYS_NOTHING = frozenset({"type", "additionalProperties", "description", "title", "$schema"})
 _BEFORE = "You may call one of these functions. Each line has the JSON of one function.\n"
 _CHOOSE = "\n\nWhich function answers this message? Answer with its name, or with none if no function fits."
 _CHOOSE_ONE = "\n\nWhich function answers this message? Answer with its name and nothing else."
@@ -46,13 +48,28 @@ def check_tools(tools: Sequence[Mapping[str, Any]], choice: str) -> None:
     if len({tool["name"] for tool in tools}) < len(tools):
         raise InvalidRequest("options.tools: two tools have the same name")
     for tool in tools:
-        parameters = tool.get("parameters", {})
-        if parameters.get("properties"):
-            check_schema(parameters, f"options.tools: {tool['name']}: parameters")
+        if not takes_nothing(tool):
+            check_schema(tool["parameters"], f"options.tools: {tool['name']}: parameters")
     if choice not in ("auto", "none", "required") and all(tool["name"] != choice for tool in tools):
         raise InvalidRequest(f"options.tool_choice: there is no tool {choice!r} in options.tools")
     if choice == "auto" and any(tool["name"] == NO_CALL for tool in tools):
         raise InvalidRequest(f"options.tools: a tool can't be called {NO_CALL!r}")
+
+
+def takes_nothing(tool: Mapping[str, Any]) -> bool:
+    """Whether a tool has no arguments: its schema, if any, allows an object and says no more of it."""
+    parameters = tool.get("parameters", {})
+    return not any(value for name, value in parameters.items() if name not in _SAYS_NOTHING)
+
+
+def is_valid(call: Mapping[str, Any], tools: Sequence[Mapping[str, Any]]) -> bool:
+    """Whether a call names one of the tools, with arguments that its schema allows."""
+    tool = next((tool for tool in tools if tool["name"] == call["name"]), None)
+    if tool is None:
+        return False
+    if takes_nothing(tool):
+        return not call["arguments"]
+    return make_validator(tool["parameters"]).is_valid(dict(call["arguments"]))
 
 
 def with_tools(turns: Sequence[Turn], tools: Sequence[Mapping[str, Any]]) -> tuple[Turn, ...]:
@@ -79,9 +96,10 @@ async def choose_call(
     name, cost = (choice, Cost()) if choice in names else await _choose_name(prompt, names, choice, ask)
     if name == NO_CALL:
         return None, cost
-    schema = next(tool for tool in tools if tool["name"] == name).get("parameters", {})
-    if not schema.get("properties"):
+    tool = next(tool for tool in tools if tool["name"] == name)
+    if takes_nothing(tool):
         return ToolCall(name, {}), cost
+    schema = tool["parameters"]
     asked = ("\n\nWrite the arguments of the function ", Text(name), " as a JSON object.")
     for chars, items in ((STRING_CHARS, ARRAY_ITEMS), (TIGHT_STRING_CHARS, TIGHT_ARRAY_ITEMS)):
         guide = json_guide(bounded(schema, chars, items))

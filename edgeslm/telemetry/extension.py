@@ -31,6 +31,14 @@ class Extension:
     def take_up(self, config: Config) -> None:
         """Called after the node has switched to another configuration, ``config``."""
 
+    def reloaded(self) -> None:
+        """Called after each reload, also if the configuration is the same: files that it names may have
+        changed."""
+
+    async def drain(self) -> None:
+        """Waits for running work of the extension; cancelled when the node's limit is reached. Called after
+        :meth:`close`."""
+
     def close(self) -> None:
         """Called before the node drains; the extension must not begin new work."""
 

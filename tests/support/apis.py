@@ -13,6 +13,7 @@ from typing import Any
 
 from edgeslm.api.host import ApiHost
 from edgeslm.config.task_kinds import POSSIBLE
+from edgeslm.node.daemon import WAITS, Waits
 from tests.support.apps import WAIT_S
 from tests.support.brokers import free_port
 from tests.support.consoles import Reply
@@ -62,14 +63,16 @@ class ApiClient:
 
 
 @contextmanager
-def api_node(folder: Path, url: str, *, api: Mapping[str, Any] | None = None, **more: Any) -> Iterator[Node]:
+def api_node(
+    folder: Path, url: str, *, api: Mapping[str, Any] | None = None, waits: Waits = WAITS, **more: Any
+) -> Iterator[Node]:
     """A node with fake engines, three clients and a running API."""
     tokens = folder / "api-tokens"
     lines = [f"{name} {token}" for name, token in TOKENS.items()]
     tokens.write_text("\n".join(lines) + " tasks=triage\n")
     section = {"listen": f"127.0.0.1:{free_port()}", "tokens": str(tokens), **(api or {})}
     more = {"tasks": TASKS_OF_API, **more}
-    with Node(folder, fake_configuration(url, folder, api=section, **more)) as node:
+    with Node(folder, fake_configuration(url, folder, api=section, **more), waits=waits) as node:
         wait_until_up(node)
         yield node
 

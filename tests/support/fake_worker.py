@@ -115,8 +115,9 @@ class Worker:
         if isinstance(call, Generate):
             said = _fields_for(call) if call.guide and call.guide.kind == "json_schema" else text
             if call.stream:
-                for piece in said.split(" "):
-                    self._pipe.send(Chunk(number, piece + " "))
+                first, *others = said.split(" ")
+                for piece in (first, *(f" {other}" for other in others)):
+                    self._pipe.send(Chunk(number, piece))
             return Output(COST, text=said, finish_reason="stop")
         if isinstance(call, Embed):
             return Output(COST, vectors=tuple((0.6, 0.8) for _ in call.texts))

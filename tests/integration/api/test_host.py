@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import http.client
 import json
 import os
 import socket
@@ -17,6 +19,7 @@ from edgeslm.api.wire import Submit
 from edgeslm.config.loader import parse_config
 from edgeslm.config.sections import Api
 from edgeslm.errors import ConfigError
+from edgeslm.node.daemon import Waits
 from tests.support.apis import ApiClient, api_node, client_of, wait_until_up
 from tests.support.apps import WAIT_S, App
 from tests.support.brokers import Mosquitto
@@ -149,23 +152,107 @@ def test_a_process_that_ends_comes_again(broker: Mosquitto, tmp_path: Path) -> N
         assert host.pids["api"] != pid
 
 
-def test_a_node_that_stops_answers_what_runs(broker: Mosquitto, tmp_path: Path) -> None:
-    replies: list[Any] = []
-    gate = tmp_path / "gate"
+@pytest.mark.parametrize("headers", [{}, KEY], ids=["plain", "keyed"])
+def test_a_node_that_stops_finishes_what_runs(
+    broker: Mosquitto, tmp_path: Path, headers: dict[str, str]
+) -> None:
+    gate, replies = tmp_path / "gate", list[Any]()
     with api_node(tmp_path, broker.url) as node:
         api = client_of(node)
+        asking = threading.Thread(target=lambda: replies.append(api.chat("say", f"hold {gate}", headers)))
+        asking.start()
+        wait_for(Path(f"{gate}.held").exists)
+        node.request_stop()
+        wait_for(lambda: node.daemon.health()["state"] == "draining")
+        assert api.chat("say", "too late").status == 503
+        gate.touch()
+    asking.join(WAIT_S)
+    assert replies[0].status == 200
 
-        def ask() -> None:
-            try:
-                replies.append(api.chat("say", f"hold {gate}").status)
-            except OSError:
-                replies.append("closed")
 
-        asking = threading.Thread(target=ask)
+@pytest.mark.parametrize("headers", [{}, KEY], ids=["plain", "keyed"])
+def test_what_does_not_end_in_time_is_told(
+    broker: Mosquitto, tmp_path: Path, headers: dict[str, str]
+) -> None:
+    gate, replies = tmp_path / "gate", list[Any]()
+    with api_node(tmp_path, broker.url, waits=Waits(drain_limit_s=0.2)) as node:
+        api = client_of(node)
+        asking = threading.Thread(target=lambda: replies.append(api.chat("say", f"hold {gate}", headers)))
         asking.start()
         wait_for(Path(f"{gate}.held").exists)
     asking.join(WAIT_S)
-    assert replies[0] in (503, "closed")
+    assert (replies[0].status, "stopping" in replies[0].text) == (503, True)
+
+
+def test_no_answer_reaches_a_client_of_the_next_process(broker: Mosquitto, tmp_path: Path) -> None:
+    """Its numbers start at 1 again; a request with a key runs on."""
+    gate = tmp_path / "gate"
+    with api_node(tmp_path, broker.url) as node:
+        host, api = node.extension(ApiHost), client_of(node)
+        body = {"stream": True, "temperature": 0.0}
+        asking = threading.Thread(target=lambda: ask_and_lose(api, f"hold {gate}", body))
+        asking.start()
+        wait_for(Path(f"{gate}.held").exists)
+        os.kill(host.pids["api"], 9)
+        asking.join(WAIT_S)
+        wait_for(lambda: host.url is None)
+        wait_until_up(node)
+        second, other = tmp_path / "second", client_of(node, "other")
+        replies: list[Any] = []
+        waiting = threading.Thread(
+            target=lambda: replies.append(other.chat("say", f"hold {second}", stream=True))
+        )
+        waiting.start()
+        gate.touch()
+        wait_for(Path(f"{second}.held").exists)
+        second.touch()
+        waiting.join(WAIT_S)
+    assert str(gate) not in replies[0].text and str(second) in replies[0].text
+
+
+def ask_and_lose(api: ApiClient, text: str, body: dict[str, Any]) -> None:
+    with contextlib.suppress(OSError, http.client.HTTPException):
+        api.chat("say", text, KEY, **body)
+
+
+def test_repeats_at_once_run_once_and_all_are_answered(node: Node, tmp_path: Path) -> None:
+    api, gate = client_of(node), tmp_path / "gate"
+    replies: list[Any] = []
+    key = {"idempotency_key": "many"}
+    threads = [
+        threading.Thread(target=lambda: replies.append(api.chat("say", f"hold {gate}", key)))
+        for _ in range(6)
+    ]
+    for thread in threads:
+        thread.start()
+    wait_for(Path(f"{gate}.held").exists)
+    Path(f"{gate}.held").unlink()
+    gate.touch()
+    for thread in threads:
+        thread.join(WAIT_S)
+    assert len({json.dumps(reply.json["edgeslm"]) for reply in replies}) == 1
+    assert not Path(f"{gate}.held").exists()
+
+
+def test_errors_that_are_not_kept_are_answered_each_time(node: Node) -> None:
+    api, replies = client_of(node), list[int]()
+    key = {"idempotency_key": "busy"}
+    threads = [
+        threading.Thread(target=lambda: replies.append(api.chat("say", "fail busy", key).status))
+        for _ in range(6)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(WAIT_S)
+    assert replies == [429] * 6
+
+
+def test_an_engine_that_crashes_in_a_stream_repeats_no_text(node: Node, tmp_path: Path) -> None:
+    reply = client_of(node).chat("say", f"crash-once {tmp_path / 'flag'} and more", stream=True)
+    events = [json.loads(line[6:]) for line in reply.text.splitlines() if line.startswith("data: {")]
+    texts = [event["choices"][0]["delta"].get("content") or "" for event in events]
+    assert "".join(texts) == f"crash-once {tmp_path / 'flag'} and more"
 
 
 def test_a_token_file_is_made_once_and_for_its_owner_alone(tmp_path: Path) -> None:
@@ -179,15 +266,14 @@ def test_a_token_file_is_made_once_and_for_its_owner_alone(tmp_path: Path) -> No
 
 def test_a_reload_reads_the_tokens_again(broker: Mosquitto, tmp_path: Path) -> None:
     with api_node(tmp_path, broker.url) as node:
-        host = node.extension(ApiHost)
         file = tmp_path / "api-tokens"
         file.write_text("new a-token-that-is-new\n")
-        node.run(host.take_up, node.daemon.config)
+        node.run(node.daemon.admin.request_reload)  # the configuration is the same
         new = ApiClient(client_of(node).port, "a-token-that-is-new")
         wait_for(lambda: new.ask("/v1/models").status == 200)
         assert client_of(node).ask("/v1/models").status == 401
         file.write_text("nonsense\n")
-        node.run(host.take_up, node.daemon.config)
+        node.run(node.daemon.admin.request_reload)
         wait_for(lambda: any("former tokens" in sentence for sentence in node.daemon.health()["alerts"]))
         assert new.ask("/v1/models").status == 200
 
@@ -212,3 +298,19 @@ def test_a_compromised_process_can_take_no_other_name(node: Node) -> None:
     for name in ("nobody", "anonymous", "app/../x", ""):
         with pytest.raises(ValueError, match="unknown client"):
             host.heard(Submit(1, name, "triage", '{"input": "x"}', False))
+
+
+def test_a_compromised_process_can_use_no_number_twice(node: Node) -> None:
+    host, done = node.extension(ApiHost), threading.Event()
+    problems: list[Exception] = []
+
+    def submit() -> None:
+        for _ in range(2):
+            try:
+                host.heard(Submit(10**6, "app", "triage", '{"input": "x"}', False))
+            except ValueError as error:
+                problems.append(error)
+        done.set()
+
+    node.run(submit)
+    assert done.wait(WAIT_S) and len(problems) == 1

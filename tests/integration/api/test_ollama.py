@@ -43,7 +43,7 @@ def test_a_chat(client: ollama.Client) -> None:
 
 def test_a_stream(client: ollama.Client) -> None:
     pieces = list(client.chat("say", ask("one two"), stream=True))
-    assert [one.message.content for one in pieces] == ["one ", "two ", ""]
+    assert [one.message.content for one in pieces] == ["one", " two", ""]
     assert [one.done for one in pieces] == [False, False, True]
 
 
@@ -81,6 +81,7 @@ def test_a_text(client: ollama.Client, api: ApiClient) -> None:
         "b",
     ]
     assert api.ask("/api/generate", {"model": "say"}).json["done_reason"] == "load"
+    assert client.chat("say").done_reason == "load"
 
 
 def test_embeddings(client: ollama.Client) -> None:
@@ -93,6 +94,6 @@ def test_errors(client: ollama.Client, api: ApiClient) -> None:
         client.chat("nothing", ask("x"))
     assert raised.value.status_code == 404
     image = {"role": "user", "content": "x", "images": ["y"]}
-    for more in ({"format": 5}, {"options": ["x"]}, {"messages": [image]}, {"options": {"top_p": 2}}):
+    for more in ({"format": 5}, {"options": ["x"]}, {"messages": [image]}, {"options": {"stop": [{"a": 1}]}}):
         reply = api.ask("/api/chat", {"model": "say", "messages": ask("x"), **more})
         assert (reply.status, set(reply.json)) == (400, {"error"})

@@ -99,7 +99,7 @@ def test_a_stream(client: openai.OpenAI) -> None:
         )
     )
     texts = [chunk.choices[0].delta.content for chunk in chunks if chunk.choices]
-    assert [text for text in texts if text] == ["one ", "two ", "three "]
+    assert [text for text in texts if text] == ["one", " two", " three"]
     assert [chunk.choices[0].finish_reason for chunk in chunks if chunk.choices][-1] == "stop"
     assert chunks[-1].usage is not None and chunks[-1].usage.total_tokens == 10
     assert len({chunk.id for chunk in chunks}) == 1
@@ -200,6 +200,8 @@ BAD_BODIES: list[tuple[Any, int, str]] = [
     ({**GOOD, "response_format": {"type": "xml"}}, 400, "response_format.type"),
     ({**GOOD, "response_format": {"type": "json_schema"}}, 400, "json_schema.schema"),
     ({**GOOD, "tools": "x"}, 400, "tools must be"),
+    ({**GOOD, "options": {"max_tokens": "many"}}, 400, "'max_tokens' must be"),
+    ({**GOOD, "tools": [{"function": {"name": "a", "parameters": {"$ref": "http://x"}}}]}, 400, "type"),
     ({**GOOD, "tools": [{"type": "function"}]}, 400, "Tool 1"),
     ({**GOOD, "tools": TOOLS, "tool_choice": "dance"}, 400, "tool_choice must be"),
     ({**GOOD, "tools": [{"function": {"name": "a b"}}]}, 400, "'tools' must be"),
@@ -242,7 +244,14 @@ def test_an_error_after_the_first_piece_ends_the_stream(api: ApiClient) -> None:
     assert reply.json["error"]["type"] == "server_error"
 
 
+def test_a_repeat_is_asked_for_only_where_it_helps(api: ApiClient) -> None:
+    for code in ("poisoned", "timeout", "cancelled", "internal"):
+        assert api.chat("say", f"fail {code}").headers["x-should-retry"] == "false"
+    assert "x-should-retry" not in api.chat("say", "fail busy").headers
+
+
 def test_paths_that_are_not_there(api: ApiClient) -> None:
+    assert api.ask("/nothing").json["error"]["code"] is None
     for path in ("/v1/nothing", "/v1", "/v1/chat"):
         assert api.ask(path).json["error"]["type"] == "invalid_request_error"
     assert api.ask("/v1/chat/completions").status == 405

@@ -57,6 +57,9 @@ def test_a_stream(client: openai.OpenAI) -> None:
 def test_an_abstaining_task_refuses(client: openai.OpenAI) -> None:
     found: Any = client.responses.create(model="strict", input="critical")
     assert found.output[0].content[0].refusal.startswith("Not sure enough")
+    again: Any = [{"role": "user", "content": "x"}, found.output[0].to_dict()]
+    again.append({"role": "user", "content": "critical"})
+    assert client.responses.create(model="triage", input=again).output_text == "critical"
     events: Any = list(client.responses.create(model="strict", input="critical", stream=True))
     assert any(event.type == "response.refusal.done" for event in events)
 

@@ -82,7 +82,7 @@ def test_without_a_token_where_the_owner_allows_it(broker: Mosquitto, tmp_path: 
     with api_node(tmp_path, broker.url, api={"anonymous": True}) as node:
         stranger = client_of(node, None)
         assert stranger.chat("triage", "critical").status == 200
-        assert stranger.ask("/v1/models", authorization="Bearer wrong-token-012345").status == 401
+        assert stranger.ask("/v1/models", authorization="Bearer sk-0000000000000000").status == 200
 
 
 def test_models_can_be_left_out(broker: Mosquitto, tmp_path: Path) -> None:

@@ -17,8 +17,9 @@ from edgeslm.api.host import MOST_REQUESTS
 from edgeslm.api.node import MOST_OF_CLIENT
 from edgeslm.api.tokens import parse_tokens
 from edgeslm.api.wire import BODY_BYTES
+from edgeslm.api.worker import MOST_CONNECTIONS
 from edgeslm.config.loader import parse_config
-from edgeslm.web.server import BODY_S, HEADER_BYTES, IDLE_S, MOST_CONNECTIONS
+from edgeslm.web.server import BODY_S, HEADER_BYTES, IDLE_S
 from tests.support.apis import ApiClient, api_node, client_of
 from tests.support.brokers import Mosquitto
 from tests.support.nodes import Node
@@ -87,7 +88,7 @@ def test_its_limits_are_those_of_the_code() -> None:
     words = " ".join(TEXT.split())
     for sentence in (
         f"{MOST_CONNECTIONS} connections, {MOST_REQUESTS} requests of all clients, {MOST_OF_CLIENT} of one",
-        f"a body has at most {BODY_BYTES >> 20} MB",
+        f"A body has at most {BODY_BYTES >> 20} MB",
         f"a header {HEADER_BYTES >> 10} kB",
         f"idle for {IDLE_S:.0f} to {2 * IDLE_S:.0f} seconds",
         f"longer than {BODY_S:.0f} seconds",

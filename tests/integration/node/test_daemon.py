@@ -164,7 +164,7 @@ def test_a_streamed_answer_comes_in_chunks_and_whole(app: App) -> None:
     heard = ask(app, "say", {"input": "one two three", "options": {"stream": True}})
     chunks = [app.take(f"{REPLY}/stream") for _ in range(3)]
     assert [chunk.json["seq"] for chunk in chunks] == [0, 1, 2]
-    assert [chunk.json["text"] for chunk in chunks] == ["one ", "two ", "three "]
+    assert [chunk.json["text"] for chunk in chunks] == ["one", " two", " three"]
     assert {chunk.json["id"] for chunk in chunks} == {heard.json["id"]}
     assert {(chunk.qos, chunk.correlation) for chunk in chunks} == {(0, heard.correlation)}
     assert heard.json["result"]["text"] == "one two three"

@@ -111,7 +111,7 @@ def test_chunks_come_before_the_output(bundle: Path) -> None:
         async with running(fake(bundle)) as process:
             pieces: list[str] = []
             output = await process.call(order("one two", stream=True), pieces.append)
-            assert (pieces, output.text) == (["one ", "two "], "one two")
+            assert (pieces, output.text) == (["one", " two"], "one two")
             assert (await process.call(order("one two", stream=True))).text == "one two"
 
     play(scene)
