@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -184,3 +185,11 @@ def test_structured_data_by_an_ai_task_through_ollama(home: Home, node: str) -> 
     told = home.ask("task", entity="ai_task.small", instructions="Name a city of Italy.", structure=structure)
     print(told)
     assert isinstance(told["data"]["city"], str)
+
+
+def test_the_page_has_the_task_that_is_tested() -> None:
+    text = (ROOT / "docs/getting-started/home-assistant.md").read_text("utf-8")
+    parts = [yaml.safe_load(block) for block in re.findall(r"(?ms)^```yaml\n(.*?)^```", text)]
+    (page,) = [part for part in parts if isinstance(part, dict) and "api" in part]
+    assert page["tasks"]["assist"]["stages"] == ["learned", "small"]
+    assert page["tasks"]["assist"]["reply"] == "Done."

@@ -301,7 +301,7 @@ def test_install(reader: Reader, starter: Path) -> None:
 
 def test_the_automation_fits_the_blueprint() -> None:
     text = (ROOT / "docs/getting-started/home-assistant.md").read_text()
-    automation, call = (yaml.safe_load(one) for one in re.findall(r"(?ms)^```yaml\n(.*?)^```", text)[1:])
+    automation, call, _ = (yaml.safe_load(one) for one in re.findall(r"(?ms)^```yaml\n(.*?)^```", text)[1:])
     used = automation["use_blueprint"]
     blueprint = ROOT / "firmware-config/home-assistant/blueprints/automation" / used["path"]
     assert set(used["input"]) <= set(re.findall(r"!input (\w+)", blueprint.read_text()))
