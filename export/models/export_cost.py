@@ -18,8 +18,8 @@ SHARES = {
 took for Qwen2.5-Coder-0.5B), of another recipe with calibration, and of a recipe that rounds."""
 _OPERATIONS = {"measured": 300_000, "calibrated": 200_000, "rounded": 60_000}
 """Time of an export for each weight, as the number of float operations that a matrix product computes in that
-time. Measured with SmolLM2-135M (304,000; 212,000; 93,000, of which much is start-up) and Qwen2.5-Coder (0.5 B
-284,000; 1.5 B rounded 47,000)."""
+time. Measured with SmolLM2-135M (304,000; 212,000; 93,000, of which much is start-up) and Qwen2.5-Coder
+(0.5 B 284,000; 1.5 B rounded 47,000)."""
 
 
 def kind_of(recipe: Recipe) -> str:

@@ -352,7 +352,7 @@ def test_request_without_an_answer_in_time_is_status_2(
 def test_request_streams_on_standard_error(edgeslm: Any, broker: Mosquitto, node: Node) -> None:
     done = edgeslm("request", "say", "one two three", "--broker", broker.url, "--node", "hall", "--stream")
     assert done.status == 0
-    assert done.err == "one two three \n"
+    assert done.err == "one two three\n"
     assert done.results[0]["result"]["text"] == "one two three"
 
 
