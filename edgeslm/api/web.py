@@ -204,10 +204,9 @@ class Api:
 
     async def _all(self, request: Request, questions: list[Question]) -> list[Told]:
         """The results of several questions, in their order. One fails, all fail."""
-        key = request.headers.get("idempotency-key")
         found = []
         for question in questions:
-            found.append(await _result(_until_gone(self._node.ask(_client(request), question, key), request)))
+            found.append(await _result(self._begin(request, question)))
         return found
 
 
