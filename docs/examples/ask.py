@@ -1,6 +1,6 @@
 """Asks a node what a text is, and prints the label.
 
-    pip install edgeslm
+    pip install .
     BROKER=mqtt://broker.local NODE=press-hall-4 python ask.py "Spindle 3 smells of burnt oil"
 
 An app gets the MQTT client and nothing of what a node needs (onnxruntime and more).

@@ -24,6 +24,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from pydantic.alias_generators import to_camel
 
 from edgeslm.bundle.manifest import MANIFEST, SIGNATURE, Bundle, file_digest, load_bundle
+from edgeslm.config.extras import install_line
 from edgeslm.errors import BundleError
 from edgeslm.ipc.job import Progress, serve
 
@@ -352,9 +353,7 @@ def _verdict(folder: Path, keys: Sequence[Path]) -> SignatureVerdict:
         return check_bundle(folder, keys)
     except ModuleNotFoundError as error:
         package = (error.name or "cryptography").partition(".")[0]
-        return SignatureVerdict(
-            "unverifiable", f"the package {package} is missing: pip install 'edgeslm[verify]'"
-        )
+        return SignatureVerdict("unverifiable", f"the package {package} is missing: {install_line('verify')}")
 
 
 if __name__ == "__main__":

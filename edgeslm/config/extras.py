@@ -19,9 +19,15 @@ EXTRAS: Mapping[str, str] = {
 listed."""
 
 
+def install_line(extra: str) -> str:
+    """How to install an extra. From a clone: the name edgeslm isn't registered in the public index, where
+    anybody could put a package of this name."""
+    return f"pip install '.[{extra}]' in a clone"
+
+
 def missing_extra(error: ImportError, what: str) -> str | None:
     """An error message that names the missing extra; None if ``error`` has another cause."""
     extra = EXTRAS.get((error.name or "").partition(".")[0])
     if not isinstance(error, ModuleNotFoundError) or extra is None:
         return None
-    return f"{what} needs the extra {extra}, which isn't installed: pip install 'edgeslm[{extra}]'"
+    return f"{what} needs the extra {extra}, which isn't installed: {install_line(extra)}"

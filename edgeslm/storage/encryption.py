@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+from edgeslm.config.extras import install_line
 from edgeslm.errors import JournalError
 
 KEY_BYTES = 32
@@ -27,7 +28,7 @@ class Seal:
             from cryptography.hazmat.primitives.ciphers.aead import AESGCM
         except ImportError:
             raise JournalError(
-                "The journal's key_file needs a package that isn't installed: pip install 'edgeslm[encrypt]'."
+                f"The journal's key_file needs a package that isn't installed: {install_line('encrypt')}."
             ) from None
         self._cipher = AESGCM(key)
         self._invalid = InvalidTag

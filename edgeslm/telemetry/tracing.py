@@ -18,6 +18,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from edgeslm import __version__
+from edgeslm.config.extras import install_line
 from edgeslm.config.sections import Tracing
 from edgeslm.messages import Request, Result, Trace
 from edgeslm.telemetry.extension import Extension, HasTasks
@@ -64,7 +65,7 @@ class Tracer(Extension):
 
             self._processor = self._make_processor(self._endpoint)
         except ImportError as error:
-            self.problem = f"No traces are sent: {error.name} is missing; pip install 'edgeslm[tracing]'."
+            self.problem = f"No traces are sent: {error.name} is missing; {install_line('tracing')}."
             log.error("%s", self.problem)
             return
         facts = {"service.name": "edgeslm", "service.version": __version__, "service.instance.id": self._node}

@@ -16,6 +16,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
+from edgeslm.config.extras import install_line
 from edgeslm.config.sections import WebServer
 from edgeslm.errors import ConfigError
 from edgeslm.ipc.codec import Frames, frames_to_child
@@ -36,7 +37,7 @@ TO_WEB = frames_to_child(Any)
 def check_installed(section: str) -> None:
     """Checks the web server's packages. :raises ConfigError: the web server isn't installed."""
     if any(importlib.util.find_spec(name) is None for name in ("starlette", "uvicorn")):
-        raise ConfigError([f"{section}: needs more packages: pip install 'edgeslm[api]'"])
+        raise ConfigError([f"{section}: needs more packages: {install_line('api')}"])
 
 
 def make_token(file: Path, prefix: str = "") -> bool:

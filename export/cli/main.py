@@ -12,9 +12,10 @@ from types import ModuleType
 
 from edgeslm_export.jobs.subprocess_job import TELEMETRY_OFF
 
+from edgeslm.config.extras import install_line
 from edgeslm.errors import EdgeslmError
 
-MISSING = "the package {} is missing; pip install 'edgeslm[export]' brings it."
+MISSING = f"the package {{}} is missing; {install_line('export')} brings it."
 
 try:
     from edgeslm_export.cli import (

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Final
 
 from edgeslm_export.data.rows import FieldsRow, LabelledRow, bare_text, counted, equal_texts
 
+from edgeslm.config.extras import install_line
 from edgeslm.errors import ExportError
 
 if TYPE_CHECKING:
@@ -29,7 +30,7 @@ if TYPE_CHECKING:
 Row = LabelledRow | FieldsRow
 Rows = Sequence[Row]
 
-MISSING: Final = "Looking for wrong labels and languages needs the extra teach: pip install 'edgeslm[teach]'."
+MISSING: Final = f"Looking for wrong labels and languages needs the extra teach: {install_line('teach')}."
 LABELS: Final = "labels"
 DROPPABLE: Final = ("repeats", "conflicts", "languages", LABELS, "tested")
 """Kinds of findings whose rows can be dropped."""

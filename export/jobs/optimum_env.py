@@ -22,6 +22,7 @@ from pathlib import Path
 from edgeslm_export.jobs.subprocess_job import Announce
 from packaging.requirements import Requirement
 
+from edgeslm.config.extras import install_line
 from edgeslm.errors import ExportError
 
 LIST = Path(__file__).parents[1] / "optimum.txt"
@@ -84,9 +85,7 @@ def borrowed_distributions(names: Sequence[str] = BORROWED) -> dict[str, Distrib
         try:
             found[name] = distribution(name)
         except PackageNotFoundError:
-            raise ExportError(
-                f"The package {name} is missing; pip install 'edgeslm[export]' brings it."
-            ) from None
+            raise ExportError(f"The package {name} is missing; {install_line('export')} brings it.") from None
         for text in found[name].requires or ():
             requirement = Requirement(text)
             if requirement.marker is None or requirement.marker.evaluate({"extra": ""}):

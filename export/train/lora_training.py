@@ -24,6 +24,7 @@ from edgeslm_export.jobs.subprocess_job import Reporter
 from edgeslm_export.train.job import TrainingJob, open_job
 from edgeslm_export.train.loop import Training, padded, run_training
 
+from edgeslm.config.extras import install_line
 from edgeslm.errors import ExportError
 from edgeslm.hardware.board import peak_rss_bytes
 
@@ -35,8 +36,8 @@ _PASS_TOKENS = 2048
 of 32 long messages took 18 GB."""
 Base = Literal["float", "stored", "nf4"]
 
-MISSING = "Training a decoder needs the package peft: pip install 'edgeslm[teach]'."
-MISSING_4_BITS = "A base in four bits needs the package bitsandbytes: pip install 'edgeslm[qlora]'."
+MISSING = f"Training a decoder needs the package peft: {install_line('teach')}."
+MISSING_4_BITS = f"A base in four bits needs the package bitsandbytes: {install_line('qlora')}."
 _WHAT = "training the decoder"
 _TARGETS = ("q_proj", "k_proj", "v_proj", "o_proj", "qkv_proj")
 """Names of attention's matrices in all model families. The adapter adds to these matrices only."""

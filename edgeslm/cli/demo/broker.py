@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from edgeslm.config.extras import install_line
 from edgeslm.errors import BrokerError
 
 START_S = 15.0
@@ -65,7 +66,7 @@ def start_broker(folder: Path) -> Iterator[DemoBroker]:
         command = [sys.executable, "-m", "amqtt.scripts.broker_script", "-c", str(file)]
     else:
         raise BrokerError(
-            "the demo needs a broker: apt-get install mosquitto, or pip install 'edgeslm[demo-broker]'"
+            f"the demo needs a broker: apt-get install mosquitto, or {install_line('demo-broker')}"
         )
     with (folder / "broker.log").open("wb") as log:
         process = subprocess.Popen(command, stdout=log, stderr=log, stdin=subprocess.DEVNULL)

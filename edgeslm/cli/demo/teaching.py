@@ -14,6 +14,7 @@ from pathlib import Path
 import yaml
 
 from edgeslm.cli.demo.material import LabelledMessage
+from edgeslm.config.extras import install_line
 from edgeslm.errors import EdgeslmError
 
 
@@ -36,7 +37,7 @@ def teach(
     :raises EdgeslmError: training isn't installed here, or failed.
     """
     if importlib.util.find_spec("sklearn") is None:
-        raise EdgeslmError("the demo trains a task, which needs the extra: pip install 'edgeslm[heads]'")
+        raise EdgeslmError(f"the demo trains a task, which needs an extra: {install_line('heads')}")
     out = folder / "learned" / task
     out.parent.mkdir(exist_ok=True)
     description = folder / f"{task}.yaml"

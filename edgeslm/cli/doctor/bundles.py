@@ -16,6 +16,7 @@ from edgeslm.cli.doctor.finding import MB, Finding, Level, megabytes
 from edgeslm.cli.doctor.probes import Probes
 from edgeslm.cli.doctor.proposal import proposal_finding, propose
 from edgeslm.cli.starter import starter_dir
+from edgeslm.config.extras import install_line
 from edgeslm.config.loader import Config
 from edgeslm.errors import BoardError, BundleError
 from edgeslm.hardware import board
@@ -197,7 +198,7 @@ def judge_signatures(config: Config) -> list[Finding]:
             findings.append(Finding(subject, "ok", f"{path} is signed by {verdict.key}"))
         elif verdict.status == "unverifiable":
             text = f"{path} is not verifiable: {verdict.sentence.partition(':')[0]}"
-            findings.append(Finding(subject, level, text, "pip install 'edgeslm[verify]'"))
+            findings.append(Finding(subject, level, text, install_line("verify")))
         else:
             text = f"not signed: {verdict.sentence}" if verdict.status == "unsigned" else verdict.sentence
             advice = "sign it with edgeslm-export sign, or name the key that did in signing.keys"

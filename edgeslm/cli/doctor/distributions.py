@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from importlib.metadata import Distribution
 
 from edgeslm.cli.doctor.finding import Finding, Level, megabytes
+from edgeslm.config.extras import install_line
 from edgeslm.config.loader import Config
 
 OWN = "edgeslm"
@@ -51,7 +52,7 @@ def judge_extras(config: Config) -> list[Finding]:
     for key, is_there, extra, libraries, level in wanted:
         if is_there and any(importlib.util.find_spec(name) is None for name in libraries):
             text = f"{key} needs the extra {extra}, which isn't installed"
-            findings.append(Finding("libraries", level, text, f"pip install 'edgeslm[{extra}]'"))
+            findings.append(Finding("libraries", level, text, install_line(extra)))
     return findings
 
 

@@ -10,10 +10,11 @@ from importlib.metadata import PackageNotFoundError, version
 
 from edgeslm.cli.doctor.finding import Finding
 from edgeslm.cli.doctor.probes import Probes
+from edgeslm.config.extras import install_line
 from edgeslm.engine.libraries import GENAI, LIBRARIES, TIMEOUT_S, installed
 from edgeslm.ipc.job import JobError
 
-AGAIN = "pip install 'edgeslm[node]'"
+AGAIN = install_line("node")
 PURE_LIBRARIES = ("numpy", "paho-mqtt", "pyyaml", "tokenizers", "jinja2", "jsonschema", "pydantic")
 
 

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from edgeslm.cli.provision.files import write_private
+from edgeslm.config.extras import install_line
 from edgeslm.errors import ProvisionError
 
 if TYPE_CHECKING:
@@ -274,7 +275,7 @@ def check_library() -> None:
         import cryptography
     except ImportError:
         raise ProvisionError(
-            "keys are made with a package that isn't installed: pip install 'edgeslm[provision]'"
+            f"keys are made with a package that isn't installed: {install_line('provision')}"
         ) from None
     del cryptography
 

@@ -177,7 +177,7 @@ def test_a_missing_key_file(tmp_path: Path, signed: Path) -> None:
 
 def test_without_the_library_nothing_runs(tmp_path: Path, signed: Path, signer: Signer) -> None:
     node = Node(tmp_path / "state", signer)
-    wanted = r"the package cryptography is missing: pip install 'edgeslm\[verify\]'"
+    wanted = r"the package cryptography is missing: pip install '\.\[verify\]' in a clone"
     with pytest.raises(BundleError, match=wanted):
         node.start(signed, command=NO_LIBRARY)
     assert check_bundles([signed], [signer.public], command=NO_LIBRARY)[0].status == "unverifiable"

@@ -17,6 +17,7 @@ import pytest
 from edgeslm.config.extras import EXTRAS, missing_extra
 from edgeslm.errors import KnowledgeError
 from edgeslm.knowledge.readers.reader import read_document
+from tests.support.paths import ROOT
 
 NEEDS_A_NODE: Sequence[Sequence[str]] = (
     ("run", "node.yaml"),
@@ -93,7 +94,7 @@ def test_a_command_names_the_extra_that_it_lacks(bare: Path, arguments: Sequence
     assert (done.returncode, done.stdout) == (1, "")
     assert done.stderr == (
         f"edgeslm: edgeslm {arguments[0]} needs the extra node, which isn't installed: "
-        "pip install 'edgeslm[node]'\n"
+        "pip install '.[node]' in a clone\n"
     )
 
 
@@ -102,7 +103,7 @@ def test_the_build_machine_s_command_names_its_extra(bare: Path) -> None:
     done = python(bare, "from edgeslm_export.cli.main import main; sys.exit(main())", "plan", "--help")
     assert (done.returncode, done.stdout) == (1, "")
     assert re.fullmatch(
-        r"edgeslm-export: the package \w+ is missing; pip install 'edgeslm\[export\]' brings it\.\n",
+        r"edgeslm-export: the package \w+ is missing; pip install '\.\[export\]' in a clone brings it\.\n",
         done.stderr,
     )
 
@@ -126,7 +127,7 @@ def test_each_library_s_extra_is_named(library: str, extra: str) -> None:
     error = ModuleNotFoundError(f"No module named '{library}.part'", name=f"{library}.part")
     sentence = missing_extra(error, "edgeslm run")
     assert sentence == (
-        f"edgeslm run needs the extra {extra}, which isn't installed: pip install 'edgeslm[{extra}]'"
+        f"edgeslm run needs the extra {extra}, which isn't installed: pip install '.[{extra}]' in a clone"
     )
 
 
@@ -135,3 +136,16 @@ def test_a_document_that_needs_the_extra_says_so(tmp_path: Path, monkeypatch: py
     (tmp_path / "manual.pdf").write_bytes(b"%PDF-1.7")
     with pytest.raises(KnowledgeError, match=r"^Reading manual\.pdf needs the extra documents"):
         read_document(tmp_path / "manual.pdf", "manual.pdf")
+
+
+def test_nothing_says_to_install_a_name_that_is_not_ours() -> None:
+    """``edgeslm`` isn't registered in the public index: whoever registers it could give users anything."""
+    folders = ("edgeslm", "export", "docs", "firmware-config", "scripts", "tests", "benchmarks")
+    files = [ROOT / "README.md", *(file for name in folders for file in (ROOT / name).rglob("*.*"))]
+    told = re.compile(r"pip install[^\n`]*[ '\"]edgeslm(?![-/\w.])")
+    wrong = []
+    for file in files:
+        if file.is_file() and file.stat().st_size < 1_000_000 and file != Path(__file__):
+            found = told.findall(file.read_text("utf-8", "replace"))
+            wrong += [f"{file.relative_to(ROOT)}: {line}" for line in found]
+    assert wrong == []

@@ -62,7 +62,7 @@ def script(tmp_path: Path) -> Path:
 
 def test_its_script_reads_well(script: Path) -> None:
     shellcheck = shutil.which("shellcheck", path=f"{Path(sys.executable).parent}:{os.environ['PATH']}")
-    assert shellcheck is not None, "shellcheck is missing: pip install 'edgeslm[dev]'"
+    assert shellcheck is not None, "shellcheck is missing: pip install '.[dev]'"
     done = subprocess.run([shellcheck, script], capture_output=True, text=True)
     assert done.returncode == 0, done.stdout
 

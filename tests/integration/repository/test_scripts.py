@@ -163,7 +163,7 @@ def test_scripts_are_posix_shell(path: Path) -> None:
 
 def test_shellcheck_finds_nothing() -> None:
     shellcheck = shutil.which("shellcheck", path=f"{Path(sys.executable).parent}:{os.environ['PATH']}")
-    assert shellcheck is not None, "shellcheck is missing: pip install 'edgeslm[dev]'"
+    assert shellcheck is not None, "shellcheck is missing: pip install '.[dev]'"
     done = subprocess.run([shellcheck, *SCRIPTS, *OTHERS], capture_output=True, text=True)
     assert done.returncode == 0, done.stdout
 

@@ -20,7 +20,7 @@ from tests.support.web_settings import settings_for
 def test_missing_packages_are_told(monkeypatch: pytest.MonkeyPatch) -> None:
     check_installed("api")
     monkeypatch.setitem(sys.modules, "starlette", None)
-    with pytest.raises(ConfigError, match=r"api: .*pip install 'edgeslm\[api\]'"):
+    with pytest.raises(ConfigError, match=r"api: .*pip install '\.\[api\]' in a clone"):
         check_installed("api")
 
 

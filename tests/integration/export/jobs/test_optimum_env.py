@@ -73,6 +73,7 @@ def test_other_versions_get_another_environment(tools: FakeTools, tmp_path: Path
 
 def test_a_missing_extra_is_named() -> None:
     with pytest.raises(
-        ExportError, match=r"surely-not-installed is missing; pip install 'edgeslm\[export\]'"
+        ExportError,
+        match=r"surely-not-installed is missing; pip install '\.\[export\]' in a clone",
     ):
         optimum_env.borrowed_distributions(("surely-not-installed",))

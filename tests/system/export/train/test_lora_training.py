@@ -180,8 +180,12 @@ def test_a_base_in_floats_is_taught_without_reading_the_bundle(origin: Origin, t
 @pytest.mark.parametrize(
     ("missing", "base", "sentence"),
     [
-        ("peft", "stored", r"needs the package peft: pip install 'edgeslm\[teach\]'"),
-        ("bitsandbytes", "nf4", r"needs the package bitsandbytes: pip install 'edgeslm\[qlora\]'"),
+        ("peft", "stored", r"needs the package peft: pip install '\.\[teach\]' in a clone"),
+        (
+            "bitsandbytes",
+            "nf4",
+            r"needs the package bitsandbytes: pip install '\.\[qlora\]' in a clone",
+        ),
     ],
 )
 def test_what_is_missing_is_named(

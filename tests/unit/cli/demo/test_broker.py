@@ -28,7 +28,7 @@ def test_it_runs_on_a_free_port_of_this_machine_and_ends(tmp_path: Path) -> None
 def test_without_a_broker_it_says_how_to_get_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(shutil, "which", lambda *_, **__: None)
     monkeypatch.setitem(sys.modules, "amqtt", None)
-    how = r"apt-get install mosquitto, or pip install 'edgeslm\[demo-broker\]'"
+    how = r"apt-get install mosquitto, or pip install '\.\[demo-broker\]' in a clone"
     with pytest.raises(BrokerError, match=how), start_broker(tmp_path):
         pass
 

@@ -51,5 +51,5 @@ def test_without_the_build_machine_s_part_it_says_what_to_install(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, "sklearn", None)
-    with pytest.raises(EdgeslmError, match=r"pip install 'edgeslm\[heads\]'"):
+    with pytest.raises(EdgeslmError, match=r"pip install '\.\[heads\]' in a clone"):
         teach(tmp_path, "spam", {}, ROWS, tmp_path)

@@ -96,9 +96,9 @@ def test_an_extra_that_the_configuration_needs_and_lacks_is_told(monkeypatch: py
         monkeypatch.setitem(sys.modules, name, None)
     found = judge_extras(parse_config(CONFIG + sections))
     assert [(finding.level, finding.text.partition(",")[0], finding.advice) for finding in found] == [
-        ("bad", "console needs the extra api", "pip install 'edgeslm[api]'"),
-        ("bad", "journal.key_file needs the extra encrypt", "pip install 'edgeslm[encrypt]'"),
-        ("warn", "tracing needs the extra tracing", "pip install 'edgeslm[tracing]'"),
+        ("bad", "console needs the extra api", "pip install '.[api]' in a clone"),
+        ("bad", "journal.key_file needs the extra encrypt", "pip install '.[encrypt]' in a clone"),
+        ("warn", "tracing needs the extra tracing", "pip install '.[tracing]' in a clone"),
     ]
     assert judge_extras(parse_config(CONFIG)) == []
 

@@ -101,7 +101,7 @@ def test_signatures_without_the_library(
     bundle = signer.sign(make_bundle(tmp_path / "small", 0))
     replace_package(monkeypatch, tmp_path / "packages", "cryptography")
     finding = look(n100, signing_config(bundle, signer.public, required=required))["signature model small"]
-    assert (finding.level, finding.advice) == (level, "pip install 'edgeslm[verify]'")
+    assert (finding.level, finding.advice) == (level, "pip install '.[verify]' in a clone")
     assert finding.text == f"{bundle} is not verifiable: the package cryptography is missing"
 
 
