@@ -6,9 +6,13 @@ import hashlib
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from edgeslm.errors import ConfigError
 from edgeslm.web.process import FEWEST_CHARACTERS
+
+if TYPE_CHECKING:
+    from edgeslm.config.loader import Config
 
 ANONYMOUS = "anonymous"
 """Name of the clients without a token."""
@@ -71,3 +75,24 @@ def _parse_line(words: Sequence[str], others: Sequence[ApiClient]) -> ApiClient:
         tasks = tuple(task for task in words[2].removeprefix("tasks=").split(",") if task)
         client = ApiClient(name, client.digest, tasks)
     return client
+
+
+def token_notes(config: Config) -> list[str]:
+    """What ``edgeslm check`` says of ``api.tokens``, if this user can read the file.
+
+    :raises ConfigError: the file is wrong.
+    """
+    if config.api is None or config.api.tokens is None:
+        return []
+    where = f"api.tokens: {config.api.tokens}"
+    try:
+        clients = parse_tokens(config.api.tokens.read_text("utf-8"), where)
+    except (OSError, UnicodeDecodeError) as error:
+        return [f"{where} can't be read here: {getattr(error, 'strerror', None) or error}"]
+    models = config.models if config.api.models else ()
+    known = {*config.tasks, *(f"model:{name}" for name in models)}
+    return [
+        f"{where}: {client.name} may use {', '.join(unknown)}, which isn't here"
+        for client in clients
+        if (unknown := sorted(set(client.tasks or ()) - known))
+    ]

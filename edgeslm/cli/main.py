@@ -241,6 +241,7 @@ def _run(arguments: argparse.Namespace) -> int:
 
 
 def _check(arguments: argparse.Namespace) -> int:
+    from edgeslm.api.tokens import token_notes
     from edgeslm.config.loader import config_schema, load_config
 
     if arguments.schema:
@@ -250,13 +251,13 @@ def _check(arguments: argparse.Namespace) -> int:
         print_error("name the configuration file to check")
         return 2
     config = load_config(arguments.config)
-    notes: list[str] = []
+    notes = token_notes(config)
     if arguments.connect:
         from edgeslm.config.yaml_source import read_document
         from edgeslm.mqtt.probe import probe_broker
 
         probe = probe_broker(config)
-        notes = probe.notes
+        notes += probe.notes
         if probe.problems:
             number = read_document(arguments.config.read_text("utf-8-sig")).line(("broker",))
             raise ConfigError([f"{arguments.config}:{number}: broker: {one}" for one in probe.problems])

@@ -213,6 +213,19 @@ def test_check_prints_every_error_with_its_line(edgeslm: Any, tmp_path: Path) ->
     assert "geheim" not in done.err
 
 
+def test_check_reads_the_tokens_of_the_api(edgeslm: Any, config: Path, tmp_path: Path) -> None:
+    tokens = tmp_path / "tokens"
+    config.write_text(config.read_text() + f"\napi: {{tokens: {tokens}}}\n")
+    done = edgeslm("check", config)
+    assert (done.status, "can't be read here: No such file" in done.out) == (0, True)
+    tokens.write_text("app short\n")
+    done = edgeslm("check", config)
+    assert (done.status, "line 1: the token needs 16 characters" in done.err) == (1, True)
+    tokens.write_text("app 0123456789abcdef tasks=nothing\n")
+    done = edgeslm("check", config)
+    assert (done.status, "app may use nothing, which isn't here" in done.out) == (0, True)
+
+
 def test_check_schema_prints_a_json_schema_and_needs_no_file(edgeslm: Any) -> None:
     done = edgeslm("check", "--schema")
     schema = json.loads(done.out)
