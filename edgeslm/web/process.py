@@ -14,16 +14,18 @@ import os
 import secrets
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from edgeslm.config.extras import install_line
-from edgeslm.config.sections import WebServer
 from edgeslm.errors import ConfigError
 from edgeslm.ipc.codec import Frames, frames_to_child
 from edgeslm.ipc.job import PYTHON
 from edgeslm.ipc.pipe import Refused
 from edgeslm.ipc.process import Child, RestartBackoff
 from edgeslm.web.wire import Listening
+
+if TYPE_CHECKING:  # web processes import this module, and need no configuration
+    from edgeslm.config.sections import WebServer
 
 MOST_BACKLOG_BYTES = 512 * 1024
 """Limit of unread bytes in the pipe, above which messages are dropped."""
