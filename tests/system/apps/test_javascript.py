@@ -103,7 +103,7 @@ def test_many_at_a_time_and_pieces(hall: Hall, folder: Path) -> None:
     done = run(program, folder, BROKER=hall.broker.url)
     labels, said = done.stdout.splitlines()
     assert labels == " ".join(["normal", "critical"] * 10)
-    assert json.loads(said) == [["one ", "two ", "three "], "one two three"]
+    assert json.loads(said) == [["one", " two", " three"], "one two three"]
 
 
 ASK = """

@@ -128,6 +128,10 @@ def test_an_untouched_bundle_is_the_same(llama: Path, tmp_path: Path) -> None:
     assert found["texts"] == 61
 
 
+CACHE = {"num_hidden_layers": 1, "num_key_value_heads": 1, "head_size": 8}
+CONFIG = {"model": {"context_length": 64, "decoder": CACHE}}
+
+
 @pytest.mark.export
 @pytest.mark.parametrize("tamper", TAMPERED, ids=lambda tamper: tamper.__name__.strip("_"))
 def test_an_export_that_differs_fails_with_the_numbers_and_leaves_nothing(
@@ -148,7 +152,7 @@ def test_an_export_that_differs_fails_with_the_numbers_and_leaves_nothing(
         out = Path(task["out"])
         _bundle_of(llama, out)
         (out / "model.onnx").write_bytes(b"")
-        (out / "genai_config.json").write_text("{}")
+        (out / "genai_config.json").write_text(json.dumps(CONFIG))
         tamper(out)
         return {}
 
