@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from edgeslm.api.node import Offered, Question
+from edgeslm.errors import InvalidRequest
+from edgeslm.protocol.strict_json import parse_json
 from edgeslm.web.server import Refusal
 
 STATUS: Mapping[str, int] = {
@@ -172,8 +174,8 @@ def _call(number: int, call: Any) -> dict[str, Any]:
     arguments = function.get("arguments") or {}
     if isinstance(arguments, str):
         try:
-            arguments = json.loads(arguments)
-        except ValueError:
+            arguments = parse_json(arguments)
+        except InvalidRequest:
             arguments = None
     if not isinstance(arguments, Mapping):
         raise refuse(f"Message {number}: the arguments of a tool call must be a JSON object.")

@@ -113,11 +113,13 @@ async def choose_call(
 
 
 def _without_empty(arguments: dict[str, Any], schema: Mapping[str, Any]) -> dict[str, Any]:
-    """The arguments without optional ones that are empty: small models fill in all that a schema has."""
+    """The arguments without optional ones that are empty, if the schema allows that: small models fill in all
+    that it has."""
     required = schema.get("required", ())
-    return {
+    kept = {
         name: value for name, value in arguments.items() if name in required or value not in ("", [], None)
     }
+    return kept if make_validator(schema).is_valid(kept) else arguments
 
 
 async def _choose_name(prompt: Prompt, names: Sequence[str], choice: str, ask: Ask) -> tuple[str, Cost]:

@@ -168,6 +168,10 @@ def test_sixteen_at_once(client: openai.OpenAI) -> None:
 
 
 GOOD: dict[str, Any] = {"model": "say", "messages": [{"role": "user", "content": "Hi"}]}
+DEEP = {
+    "role": "assistant",
+    "tool_calls": [{"function": {"name": "a", "arguments": "[" * 100_000}}],
+}
 PICTURE = {"role": "user", "content": [{"type": "image_url"}]}
 BAD_BODIES: list[tuple[Any, int, str]] = [
     (b"", 400, "Expecting value"),
@@ -200,6 +204,7 @@ BAD_BODIES: list[tuple[Any, int, str]] = [
     ({**GOOD, "response_format": {"type": "xml"}}, 400, "response_format.type"),
     ({**GOOD, "response_format": {"type": "json_schema"}}, 400, "json_schema.schema"),
     ({**GOOD, "tools": "x"}, 400, "tools must be"),
+    ({**GOOD, "messages": [DEEP, *GOOD["messages"]]}, 400, "the arguments of a tool call"),
     ({**GOOD, "options": {"max_tokens": "many"}}, 400, "'max_tokens' must be"),
     ({**GOOD, "tools": [{"function": {"name": "a", "parameters": {"$ref": "http://x"}}}]}, 400, "type"),
     ({**GOOD, "tools": [{"type": "function"}]}, 400, "Tool 1"),

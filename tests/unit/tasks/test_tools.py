@@ -88,6 +88,9 @@ def test_optional_arguments_that_are_empty_are_left_out() -> None:
     tools = [{"name": "turn_on", "parameters": parameters}]
     calls = run(engine, tools=tools, tool_choice="required").result["tool_calls"]
     assert calls == [{"name": "turn_on", "arguments": {"name": ""}}]
+    parameters["minProperties"] = 2
+    calls = run(engine, tools=tools, tool_choice="required").result["tool_calls"]
+    assert calls == [{"name": "turn_on", "arguments": {"name": "", "area": ""}}]
 
 
 def test_a_tool_without_parameters_needs_no_writing() -> None:
