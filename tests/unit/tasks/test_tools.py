@@ -83,7 +83,7 @@ def test_a_call_is_chosen_by_labels_and_written_under_its_schema() -> None:
 
 def test_optional_arguments_that_are_empty_are_left_out() -> None:
     properties = {name: {"type": "string"} for name in ("name", "area")}
-    parameters = {"type": "object", "properties": properties, "required": ["name"]}
+    parameters: dict[str, Any] = {"type": "object", "properties": properties, "required": ["name"]}
     engine = Engine(text='{"name":"","area":""}')
     tools = [{"name": "turn_on", "parameters": parameters}]
     calls = run(engine, tools=tools, tool_choice="required").result["tool_calls"]
