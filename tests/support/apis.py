@@ -79,7 +79,7 @@ def api_node(
 
 def wait_until_up(node: Node) -> None:
     give_up_at = time.monotonic() + WAIT_S
-    while node.extension(ApiHost).url is None:
+    while node.extension(ApiHost).url is None or node.daemon.health()["state"] != "online":
         assert time.monotonic() < give_up_at, "the API doesn't come up"
         time.sleep(0.02)
 
