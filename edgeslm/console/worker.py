@@ -8,50 +8,34 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-import socket
 import sys
+from collections.abc import Mapping
 from typing import Any
 
 from edgeslm.console.access import Access
 from edgeslm.console.view import View
 from edgeslm.console.web import Web
-from edgeslm.console.wire import FROM_CONSOLE, Ask, Look, Said, Viewers
+from edgeslm.console.wire import FROM_CONSOLE, Ask, Look, Viewers
 from edgeslm.ipc.codec import FrameError
-from edgeslm.ipc.pipe import Link
-from edgeslm.web.process import TO_WEB
-from edgeslm.web.server import Refusal, run_worker, serve
+from edgeslm.web.server import Refusal, WebWorker, run_worker, serve
 
 MARGIN_S = 10.0
 """Time added to a request's timeout, for its transfer through the pipe."""
 
 
-class Worker:
+class Worker(WebWorker):
     """The console process, with its web server, view and pipe."""
 
+    sends = FROM_CONSOLE
+
     def __init__(self) -> None:
+        super().__init__()
         self._view = View()
-        self._settings: asyncio.Future[dict[str, Any]] = asyncio.get_running_loop().create_future()
-        self._ended = asyncio.Event()
         self._pending: dict[int, asyncio.Future[dict[str, Any]]] = {}
         self._numbers = itertools.count(1)
         self._timeout_s = 120.0
-        self._link: Link | None = None
 
-    async def run(self, descriptor: int) -> None:
-        loop = asyncio.get_running_loop()
-        _, self._link = await loop.create_unix_connection(
-            lambda: Link(FROM_CONSOLE, TO_WEB, self._take, self._ended.set),
-            sock=socket.socket(fileno=descriptor),
-        )
-        ended = asyncio.create_task(self._ended.wait())
-        serving = asyncio.create_task(self._serve())
-        await asyncio.wait([ended, serving], return_when=asyncio.FIRST_COMPLETED)
-        if serving.done():
-            serving.result()
-            await ended  # lets the node read the last message before the pipe closes
-
-    async def _serve(self) -> None:
-        settings = await self._settings
+    async def serve(self, settings: Mapping[str, Any]) -> None:
         self._timeout_s = settings["timeout_s"]
         secure = settings["secure"]
         web = Web(
@@ -61,13 +45,10 @@ class Worker:
             secure=secure,
             texts=settings["texts"],
         )
-        await serve(web.app, settings, self._say)
+        await serve(web.app, settings, self.say)
 
-    def _take(self, message: dict[str, Any]) -> None:
-        kind = message["kind"]
-        if kind == "settings":
-            self._settings.set_result(message)
-        elif kind in ("answer", "text"):
+    def take(self, message: dict[str, Any]) -> None:
+        if message["kind"] in ("answer", "text"):
             future = self._pending.get(message["number"])
             if future is not None and not future.done():
                 future.set_result(message)
@@ -75,7 +56,7 @@ class Worker:
             self._view.take(message)
 
     def note_viewers(self, count: int) -> None:
-        self._say(Viewers(count))
+        self.say(Viewers(count))
 
     async def ask(self, task: str, text: str, options: dict[str, Any]) -> dict[str, Any]:
         told = await self._get(Ask(next(self._numbers), task, text, options))
@@ -89,7 +70,7 @@ class Worker:
     async def _get(self, asked: Ask | Look) -> dict[str, Any]:
         future = self._pending[asked.number] = asyncio.get_running_loop().create_future()
         try:
-            self._say(asked)
+            self.say(asked)
             async with asyncio.timeout(self._timeout_s + MARGIN_S):
                 told: dict[str, Any] = await future
                 return told
@@ -100,14 +81,6 @@ class Worker:
         finally:
             del self._pending[asked.number]
 
-    def _say(self, said: Said) -> None:
-        if self._link is not None:
-            self._link.send(said)
-
-
-async def _run(descriptor: int) -> None:
-    await Worker().run(descriptor)
-
 
 if __name__ == "__main__":
-    run_worker(sys.argv[1:], _run)
+    run_worker(sys.argv[1:], Worker)

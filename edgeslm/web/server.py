@@ -8,16 +8,19 @@ import logging
 import os
 import signal
 import socket
-from collections.abc import Callable, Coroutine, Iterator, Mapping
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import uvicorn
 from starlette.requests import Request
 from starlette.types import ASGIApp
 
-from edgeslm.ipc.pipe import Refused
+from edgeslm.ipc.codec import Frames
+from edgeslm.ipc.pipe import Link, Refused
 from edgeslm.telemetry.log_lines import set_up_logging
+from edgeslm.web.process import TO_WEB
 from edgeslm.web.wire import Listening
 
 MOST_CONNECTIONS = 64
@@ -97,15 +100,66 @@ async def serve(
         tidying.cancel()
 
 
-def run_worker(argv: list[str], run: Callable[[int], Coroutine[Any, Any, None]]) -> None:
-    """Entry point of ``python -m MODULE FD LOG_LEVEL``, which ``process`` starts. ``run`` gets the descriptor
-    of the pipe."""
+class WebWorker(ABC):
+    """A web process: its pipe to the node, and its server. ``sends`` is the format of its messages."""
+
+    sends: ClassVar[Frames]
+
+    def __init__(self) -> None:
+        self._settings: asyncio.Future[dict[str, Any]] = asyncio.get_running_loop().create_future()
+        self._ended = asyncio.Event()
+        self._link: Link | None = None
+
+    @abstractmethod
+    async def serve(self, settings: Mapping[str, Any]) -> None:
+        """Runs the server, with the settings of the node's first message."""
+
+    @abstractmethod
+    def take(self, message: dict[str, Any]) -> None:
+        """Takes a later message of the node."""
+
+    def say(self, said: Any) -> None:
+        """Sends a message to the node. :raises FrameError: it is too long."""
+        if self._link is not None:
+            self._link.send(said)
+
+    async def run(self, descriptor: int) -> None:
+        """Serves until the node closes the pipe."""
+        loop = asyncio.get_running_loop()
+        _, self._link = await loop.create_unix_connection(
+            lambda: Link(self.sends, TO_WEB, self._take, self._ended.set),
+            sock=socket.socket(fileno=descriptor),
+        )
+        ended = asyncio.create_task(self._ended.wait())
+        serving = asyncio.create_task(self._serve())
+        await asyncio.wait([ended, serving], return_when=asyncio.FIRST_COMPLETED)
+        if serving.done():
+            serving.result()
+            await ended  # lets the node read the last message before the pipe closes
+
+    async def _serve(self) -> None:
+        await self.serve(await self._settings)
+
+    def _take(self, message: dict[str, Any]) -> None:
+        if message["kind"] == "settings":
+            self._settings.set_result(message)
+        else:
+            self.take(message)
+
+
+def run_worker(argv: list[str], worker: type[WebWorker]) -> None:
+    """Entry point of ``python -m MODULE FD LOG_LEVEL``, which ``process`` starts. FD is the descriptor of the
+    pipe."""
     # Ctrl-C and systemd's SIGTERM reach the whole group: the parent drains first and then closes the pipe.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     set_up_logging(argv[1])
     logging.getLogger("uvicorn").setLevel("WARNING")
-    asyncio.run(run(int(argv[0])))
+
+    async def run() -> None:
+        await worker().run(int(argv[0]))
+
+    asyncio.run(run())
     os._exit(0)  # open streams need no clean end
 
 

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import socket
 import time
 from pathlib import Path
-
-import pytest
 
 from edgeslm.web.server import HEADER_BYTES
 from tests.support.apis import TOKENS, ApiClient, api_node, client_of
@@ -58,10 +57,10 @@ def test_a_client_has_its_tasks_alone(node: Node) -> None:
 
 def test_bodies_and_headers_are_bounded(api: ApiClient) -> None:
     assert api.ask("/v1/chat/completions", b"x" * 5_000_000).status == 413
-    with pytest.raises(ConnectionError):  # uvicorn answers while the headers are still being sent
-        reply = api.ask("/v1/models", x_long="x" * (64 * HEADER_BYTES))
-        assert reply.status in (400, 431)
-        raise ConnectionError
+    status = None
+    with contextlib.suppress(ConnectionError):  # the answer may come while the headers are still being sent
+        status = api.ask("/v1/models", x_long="x" * (64 * HEADER_BYTES)).status
+    assert status in (None, 400, 431)
 
 
 def test_a_slow_body_is_given_up(api: ApiClient) -> None:

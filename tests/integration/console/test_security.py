@@ -29,14 +29,6 @@ GATED = ["app.js", "live.js", "ask.js", "cards.js", "charts.js", "dom.js", "inde
 
 
 @pytest.fixture(scope="module")
-def module_broker(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Mosquitto]:
-    broker = Mosquitto(tmp_path_factory.mktemp("broker"))
-    broker.start()
-    yield broker
-    broker.stop()
-
-
-@pytest.fixture(scope="module")
 def node(module_broker: Mosquitto, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Node]:
     """One for all: a test that uses its attempts up has a node of its own."""
     with console_node(tmp_path_factory.mktemp("node"), module_broker.url) as node:
