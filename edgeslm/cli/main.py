@@ -243,6 +243,7 @@ def _run(arguments: argparse.Namespace) -> int:
 def _check(arguments: argparse.Namespace) -> int:
     from edgeslm.api.tokens import token_notes
     from edgeslm.config.loader import config_schema, load_config
+    from edgeslm.config.remote_stages import sending_notes
 
     if arguments.schema:
         say(json.dumps(config_schema(), indent=2))
@@ -251,7 +252,7 @@ def _check(arguments: argparse.Namespace) -> int:
         print_error("name the configuration file to check")
         return 2
     config = load_config(arguments.config)
-    notes = token_notes(config)
+    notes = [*sending_notes(config), *token_notes(config)]
     if arguments.connect:
         from edgeslm.config.yaml_source import read_document
         from edgeslm.mqtt.probe import probe_broker

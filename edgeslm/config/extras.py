@@ -9,6 +9,7 @@ EXTRAS: Mapping[str, str] = {
     **dict.fromkeys(("prometheus_client", "pydantic", "referencing", "snowballstemmer"), "node"),
     **dict.fromkeys(("tokenizers", "yaml"), "node"),
     **dict.fromkeys(("starlette", "uvicorn"), "api"),
+    "httpx2": "remote",
     "pypdfium2": "documents",
     "sklearn": "heads",
     "cryptography": "verify",

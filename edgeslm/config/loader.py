@@ -166,6 +166,10 @@ def _related(path: yaml_source.Path, other: yaml_source.Path) -> bool:
     return path[:shorter] == other[:shorter]
 
 
+_NO_KEYS = ("[key]", "[name]", "[server]")
+"""Parts of pydantic's paths that aren't keys of the file."""
+
+
 def _sections(
     data: dict[str, Any], folder: Path | None
 ) -> tuple[Config | None, list[tuple[yaml_source.Path, str]]]:
@@ -177,7 +181,7 @@ def _sections(
         for entry in error.errors(include_url=False):
             if entry["type"] == "default_factory_not_called":
                 continue
-            path = tuple(part for part in entry["loc"] if part != "[key]")
+            path = tuple(part for part in entry["loc"] if part not in _NO_KEYS)
             faults.append((path, sentence_of(entry, path, _section_at(path))))
         return None, faults
 

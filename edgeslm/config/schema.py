@@ -25,10 +25,10 @@ from edgeslm.config.fields import (
     TopicFilter,
     WindowField,
     node_name,
-    stage_name,
     topic_prefix,
 )
 from edgeslm.config.languages import Language
+from edgeslm.config.remote_stages import ChatServer, RemoteStage, Stage
 from edgeslm.config.sections import (
     Api,
     Audit,
@@ -39,6 +39,7 @@ from edgeslm.config.sections import (
     Journal,
     Limits,
     Metrics,
+    Pool,
     Rollouts,
     Section,
     Signing,
@@ -152,9 +153,10 @@ class Task(Section):
         description="What `generate` with `learned` answers to the result of its call, unless that is an "
         "error; by default, a model of `stages` words it",
     )
-    escalate: Annotated[str, AfterValidator(stage_name)] | None = Field(
+    escalate: Stage | None = Field(
         default=None,
-        description="`node:NODE/TASK`: another node's task for questions without an answer here",
+        description="`node:NODE/TASK` or `openai`: another node's task, or a server, for questions "
+        "without an answer here",
     )
     threshold: float = Field(
         default=0.0,
@@ -175,11 +177,11 @@ class Task(Section):
         description="Highest share of wrong answers among those given; sets the threshold of a `learned` "
         "task by its calibration",
     )
-    stages: tuple[Annotated[str, AfterValidator(stage_name)], ...] = Field(
+    stages: tuple[Stage, ...] = Field(
         default=(),
         max_length=8,
-        description="Cascade: `learned`, names of `models`, `node:NODE/TASK`; each stage passes on what "
-        "it isn't sure of",
+        description="Cascade: `learned`, names of `models`, `node:NODE/TASK` or `openai`; each stage passes "
+        "on what it isn't sure of",
     )
     overflow: Overflow = Field(
         default="error",
@@ -216,6 +218,16 @@ class Task(Section):
         return self.kind != "search" and not (
             self.kind == "answer" and self.knowledge and self.mode == "quote"
         )
+
+    @property
+    def last_stage(self) -> str | RemoteStage | None:
+        """The last stage; of ``answer``, what it escalates to."""
+        return self.stages[-1] if self.stages else self.escalate
+
+    @property
+    def remote(self) -> ChatServer | None:
+        """The server of the last stage, if it has one."""
+        return self.last_stage.openai if isinstance(self.last_stage, RemoteStage) else None
 
     @property
     def allowed(self) -> frozenset[Option]:
@@ -301,22 +313,6 @@ class Route(Section):
     )
     accept_retained: bool = Field(
         default=False, description="Also reads retained messages, which the broker repeats at every start"
-    )
-
-
-class Pool(Section):
-    """The pool of this node: its members share the requests to the pool's topics."""
-
-    name: Annotated[str, AfterValidator(node_name)] = Field(
-        description="Name of the pool: `a-z`, `0-9` and `-`; its members are the nodes that name it",
-        json_schema_extra={"pattern": "^(?!pool$)[a-z0-9-]{1,64}$"},
-    )
-    tasks: tuple[Name, ...] = Field(
-        min_length=1, max_length=256, description="The `tasks` that the node serves for the pool"
-    )
-    by: Literal["share", "dispatcher"] = Field(
-        default="share",
-        description="Load balancer: the broker, by a shared subscription (`share`), or `edgeslm dispatch`",
     )
 
 

@@ -20,6 +20,7 @@ from edgeslm.config.fields import (
     host_name,
     http_url,
     listen_address,
+    node_name,
     topic_prefix,
 )
 
@@ -303,6 +304,22 @@ class Audit(Section):
         description="Size at which the file is rotated to `.1`, `.2` and so on",
     )
     files: int = Field(default=5, ge=1, le=100, description="Files to keep, the newest included")
+
+
+class Pool(Section):
+    """The pool of this node: its members share the requests to the pool's topics."""
+
+    name: Annotated[str, AfterValidator(node_name)] = Field(
+        description="Name of the pool: `a-z`, `0-9` and `-`; its members are the nodes that name it",
+        json_schema_extra={"pattern": "^(?!pool$)[a-z0-9-]{1,64}$"},
+    )
+    tasks: tuple[Name, ...] = Field(
+        min_length=1, max_length=256, description="The `tasks` that the node serves for the pool"
+    )
+    by: Literal["share", "dispatcher"] = Field(
+        default="share",
+        description="Load balancer: the broker, by a shared subscription (`share`), or `edgeslm dispatch`",
+    )
 
 
 class Tracing(Section):

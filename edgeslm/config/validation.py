@@ -12,8 +12,9 @@ from dataclasses import dataclass
 
 from edgeslm.config.json_schemas import schema_faults
 from edgeslm.config.network_validation import network_faults
-from edgeslm.config.schema import LEARNED, NODE_STAGE, Config, Pool, Route, Task
-from edgeslm.config.sections import Rollouts
+from edgeslm.config.remote_stages import RemoteStage, remote_faults
+from edgeslm.config.schema import LEARNED, NODE_STAGE, Config, Route, Task
+from edgeslm.config.sections import Pool, Rollouts
 from edgeslm.config.task_kinds import ALLOWED, LEARNABLE, POSSIBLE, Kind
 from edgeslm.config.yaml_source import Path
 from edgeslm.errors import TemplateError
@@ -178,7 +179,7 @@ def _model_faults(path: Path, task: Task, names: Names) -> Iterator[Fault]:
     """Faults of a task without a model."""
     if task.needs_model:
         yield (*path, "model"), f"missing: name the model that does it; {_near('', names.models)}"
-    elif task.kind == "answer":
+    elif task.kind == "answer" and task.remote is None:
         for key in sorted(task.model_fields_set & (_GENERATION | {"adapter", "instruction"})):
             yield (*path, key), "has no effect without a model; remove it"
 
@@ -187,11 +188,13 @@ def _knowledge_faults(path: Path, task: Task, config: Config, names: Names) -> I
     if task.kind == "search" and not task.knowledge:
         yield (*path, "knowledge"), f"missing: name what is searched; {_near('', names.knowledge)}"
     if task.escalate is not None:
-        if not task.escalate.startswith(NODE_STAGE):
-            yield (*path, "escalate"), "must be node:NODE/TASK, as node:hall-server/manual"
+        if isinstance(task.escalate, RemoteStage):
+            yield from remote_faults((*path, "escalate"), task.escalate, task.kind)
+        elif not task.escalate.startswith(NODE_STAGE):
+            yield (*path, "escalate"), "must be node:NODE/TASK, as node:hall-server/manual, or openai"
         elif task.escalate.removeprefix(NODE_STAGE).partition("/")[0] == config.node:
             yield (*path, "escalate"), "is this node itself: name another one"
-        elif not task.knowledge:
+        if not task.knowledge:
             yield (*path, "escalate"), "is for questions to documents: name them in knowledge, or remove it"
     encoders, readers = dict[str | None, str](), dict[str | None, str]()
     for index, name in enumerate(task.knowledge):
@@ -251,11 +254,13 @@ def _stage_faults(path: Path, task: Task, names: Names, node: str) -> Iterator[F
         elif stage == LEARNED:
             if not task.learned:
                 yield where, "nothing was learned: give the folder that edgeslm-export tune wrote in learned"
-        elif stage.startswith(NODE_STAGE):
+        elif isinstance(stage, RemoteStage) or stage.startswith(NODE_STAGE):
             if index != len(task.stages) - 1:
-                yield where, "another node can only be the last stage"
+                yield where, "another node or server can only be the last stage"
             elif index == 0:
                 yield where, "a stage on this node comes first: name what was learned, or a model"
+            elif isinstance(stage, RemoteStage):
+                yield from remote_faults(where, stage, task.kind)
             elif stage.removeprefix(NODE_STAGE).partition("/")[0] == node:
                 yield where, "is this node itself: name another one"
         elif stage not in names.models:
@@ -283,7 +288,8 @@ def _label_bias_faults(path: Path, task: Task) -> Iterator[Fault]:
         return
     if task.labels is not None and set(task.calibration) != set(task.labels):
         yield (*path, "calibration"), "must name each of the labels, and no others: measure it again"
-    if sum(stage != LEARNED and not stage.startswith(NODE_STAGE) for stage in task.stages) > 1:
+    own = [stage for stage in task.stages if isinstance(stage, str) and not stage.startswith(NODE_STAGE)]
+    if sum(stage != LEARNED for stage in own) > 1:
         yield (*path, "calibration"), "belongs to one model, and the stages name several: remove it"
 
 

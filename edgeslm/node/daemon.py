@@ -16,9 +16,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from edgeslm.config.loader import Config
+from edgeslm.config.remote_stages import ChatServer
 from edgeslm.engine.host.process import CANCEL_GRACE_S, STOP_GRACE_S
 from edgeslm.errors import EdgeslmError
 from edgeslm.hardware.malloc import give_back_free_memory, give_back_large_buffers
+from edgeslm.messages import Request
 from edgeslm.mqtt.broker_address import client_id_of
 from edgeslm.mqtt.client import BusClient, Will
 from edgeslm.mqtt.presence import ANNOUNCE_S, Presence
@@ -139,6 +141,7 @@ class Daemon:
             keeps_results=config.journal.keep == "full",
         )
         self._audit = AuditLog(config.audit)
+        service.escalation.servers.on_sent = self._note_sent
         self._tracer = Tracer(config.tracing, config.node, service)
         self._losses = BrokerLosses()
         self._console = self._make_console()
@@ -150,6 +153,18 @@ class Daemon:
         self.updater = Updater(self._store, self.admin, service, self.meter, self._presence)
         self.extensions = [self.updater, self.admin, self._tracer, self._losses, *self._make_extensions()]
         self._by_topic = {one.filter: part for part in self.extensions for one in part.subscriptions}
+
+    def _note_sent(self, request: Request, server: ChatServer, size: int) -> None:
+        """Adds what left this node to the audit log."""
+        self._audit.note(
+            "sent",
+            task=request.task,
+            id=request.id,
+            reply_to=request.reply_to,
+            to=server.host,
+            model=server.model,
+            bytes=size,
+        )
 
     def _make_bus(self) -> BusClient:
         config = self.config

@@ -6,6 +6,7 @@ from typing import Any
 
 from edgeslm import __version__
 from edgeslm.config.loader import Config
+from edgeslm.config.remote_stages import SENDS
 from edgeslm.protocol.codec import PROTOCOL_VERSION, Topics
 from edgeslm.protocol.request_options import OPTIONS
 from edgeslm.serving.service import Service
@@ -25,9 +26,10 @@ def describe(config: Config, service: Service, topics: Topics, boot_id: str) -> 
                 **({"model": model} if (model := service.deployment.model_of(name)) else {}),
                 **({"adapter": adapter.digest} if (adapter := service.deployment.adapter_of(name)) else {}),
                 **({"stages": stages} if len(stages := service.deployment.stages_of(name)) > 1 else {}),
+                **({"sends": sent} if (sent := _sends(config, name, task.kind)) else {}),
                 "request": topics.request(name),
                 "options": {option: dict(OPTIONS[option].schema) for option in sorted(task.section.allowed)},
-                "result_schema": task.result_schema(),
+                "result_schema": service.deployment.result_schema(name),
             }
             for name, task in service.tasks.items()
         },
@@ -44,4 +46,18 @@ def describe(config: Config, service: Service, topics: Topics, boot_id: str) -> 
         },
         "limits": config.limits.model_dump(),
         **({"pool": config.pool.model_dump(mode="json")} if config.pool is not None else {}),
+    }
+
+
+def _sends(config: Config, task: str, kind: str) -> dict[str, Any]:
+    """What a task sends to a server that isn't a node; empty if it sends nothing."""
+    server = config.tasks[task].remote
+    if server is None:
+        return {}
+    return {
+        "what": SENDS[kind],
+        "to": server.host,
+        "model": server.model,
+        **({"redacted": list(server.redact)} if server.redact else {}),
+        **({"only": server.only} if server.only else {}),
     }

@@ -11,7 +11,7 @@ import json
 import logging
 from pathlib import Path
 
-from edgeslm.config.schema import Pool
+from edgeslm.config.sections import Pool
 from edgeslm.protocol.delivery import Subscription
 from edgeslm.protocol.topics import DISPATCH, Topics
 from edgeslm.storage.atomic_json import write_record

@@ -5,14 +5,16 @@ The builder reads bundles but doesn't start any process. All problems are report
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from functools import partial
+from importlib.util import find_spec
 from itertools import chain
 from pathlib import Path
 from typing import Any
 
 from edgeslm.bundle.manifest import Bundle, check_adapter, short_digest
 from edgeslm.bundle.trust import Trust
+from edgeslm.config.extras import install_line
 from edgeslm.config.loader import LEARNABLE, Config
 from edgeslm.config.loader import Task as TaskSection
 from edgeslm.config.schema import LEARNED, NODE_STAGE
@@ -26,6 +28,7 @@ from edgeslm.hardware.board import usable_cores
 from edgeslm.serving.collections import Collections
 from edgeslm.serving.deployment import Deployment, StageBinding
 from edgeslm.serving.model_pool import MakeProcess, ModelPool
+from edgeslm.serving.remote import RemoteTarget
 from edgeslm.tasks import Task, make_task
 from edgeslm.telemetry.drift import DriftWatch
 
@@ -46,13 +49,14 @@ def build_deployment(
     """
     builder = _Builder(config, running)
     bindings, direct = builder.bind_tasks(), builder.bind_models()
+    remotes = builder.bind_remotes(bindings)
     if builder.problems or builder.library is None:
         raise ConfigError(builder.problems)
     models = _make_models(config, builder.bundles, bindings, running, make_process)
     if running is None or builder.library is not running.library:
         builder.library.use(models)  # a shared library keeps the running models
     watches = _make_watches(bindings, running)
-    return Deployment(config, builder.trust, models, builder.library, bindings, watches, direct)
+    return Deployment(config, builder.trust, models, builder.library, bindings, watches, direct, remotes)
 
 
 def _make_models(
@@ -172,6 +176,21 @@ class _Builder:
             found[f"model:{name}"] = (self._bind_model(f"model:{name}", section),)
         return found
 
+    def bind_remotes(self, bound: Collection[str]) -> dict[str, RemoteTarget]:
+        """The servers that the ``bound`` tasks ask at last."""
+        found = {}
+        for name, section in self._config.tasks.items():
+            if section.remote is None or name not in bound:
+                continue
+            if find_spec("httpx2") is None:
+                missing = f"needs the extra remote, which isn't installed: {install_line('remote')}"
+                self.problems.append(f"tasks.{name}: openai {missing}")
+            alone = {"stages": (), "learned": None, "adapter": None, "max_error": None, "threshold": 0.0}
+            shared = _shared(section, self._learned[name]) if section.learned else {}
+            task = make_task(name, section.model_copy(update={**shared, **alone}), documents=self.library)
+            found[name] = RemoteTarget(section.remote, task)
+        return found
+
     def _is_read(self, name: str, section: TaskSection) -> bool:
         """Whether all of a task's bundles were read."""
         unread = ({section.model, *section.stages} & self._config.models.keys()) - self.bundles.keys()
@@ -193,7 +212,7 @@ class _Builder:
                 encoder = self._config.knowledge[own.knowledge[0]].encoder
                 task = make_task(name, own, documents=self.library)
                 bindings.append(StageBinding(encoder or WORDS, task, encoder, None))
-            elif not stage.startswith(NODE_STAGE):
+            elif isinstance(stage, str) and not stage.startswith(NODE_STAGE):
                 behind = own.model_copy(update={"model": stage, "learned": None})
                 if section.stages and own.kind in ("extract", "generate"):  # decoded text has no confidence
                     behind = behind.model_copy(update={"max_error": None, "threshold": 0.0})

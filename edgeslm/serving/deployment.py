@@ -11,6 +11,7 @@ import time
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from typing import Any
 
 from edgeslm.bundle.manifest import Bundle, short_digest
 from edgeslm.bundle.trust import Trust
@@ -22,6 +23,7 @@ from edgeslm.serving.cascade import Stage, StageAnswer, run_stages
 from edgeslm.serving.collections import Collections
 from edgeslm.serving.escalation import Target
 from edgeslm.serving.model_pool import ModelPool
+from edgeslm.serving.remote import RemoteTarget
 from edgeslm.serving.scheduler import OnChunk
 from edgeslm.tasks import Task
 from edgeslm.telemetry.drift import DriftWatch
@@ -47,7 +49,8 @@ class Deployment:
     """Models, tasks and collections of one configuration, loaded by :meth:`start`.
 
     :param bindings: the stages of each task. :param watches: drift watches, by task.
-    :param direct: bindings of ``model:NAME``, which only the HTTP API may use.
+    :param direct: bindings of ``model:NAME``, which only the HTTP API may use. :param remotes: the servers
+        that tasks ask at last.
     """
 
     def __init__(
@@ -59,6 +62,7 @@ class Deployment:
         bindings: Mapping[str, Sequence[StageBinding]],
         watches: Mapping[str, DriftWatch],
         direct: Mapping[str, Sequence[StageBinding]],
+        remotes: Mapping[str, RemoteTarget],
     ) -> None:
         self.config = config
         self._trust = trust
@@ -72,9 +76,10 @@ class Deployment:
         self.tasks = {name: stages[0].task for name, stages in bindings.items()}
         """Task name -> the first stage's :class:`Task`, which checks requests and describes results."""
         self.targets = {
-            name: Target.of(section.stages or (section.escalate or "",), self.tasks[name])
+            name: remotes.get(name) or Target.of(str(section.last_stage or ""), self.tasks[name])
             for name, section in config.tasks.items()
         }
+        """Task name -> whom it asks at last, on another node or server; None if it asks nobody."""
         self._requests = 0
         self._is_idle = asyncio.Event()
         self._is_idle.set()
@@ -143,6 +148,14 @@ class Deployment:
     def model_of(self, task: str) -> str | None:
         """Name of the model of a task's first stage; None if there is none."""
         return self.bindings[task][0].model
+
+    def result_schema(self, task: str) -> dict[str, Any]:
+        """JSON Schema of a task's results. A server gives a label without the scores of a node."""
+        schema = self.tasks[task].result_schema()
+        if isinstance(self.targets[task], RemoteTarget):
+            required = [key for key in schema["required"] if key not in ("confidence", "scores")]
+            return {**schema, "required": required}
+        return schema
 
     def stages_of(self, task: str) -> tuple[str, ...]:
         target = self.targets[task]

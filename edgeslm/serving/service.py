@@ -22,6 +22,7 @@ from edgeslm.serving.deployment import Deployment
 from edgeslm.serving.escalation import Escalation, OtherNodes
 from edgeslm.serving.model_pool import MakeProcess, ModelPool
 from edgeslm.serving.quotas import ClientQuotas
+from edgeslm.serving.remote import RemoteTarget
 from edgeslm.serving.scheduler import OnChunk, Scheduler, error_result
 from edgeslm.tasks import Task
 
@@ -39,7 +40,7 @@ class SwitchCheck(Protocol):
 class Service:
     """Serves one configuration, once :meth:`start` has loaded its models.
 
-    :param nodes: sends requests to other nodes for escalation; with None, no request is escalated.
+    :param nodes: sends requests to other nodes for escalation; with None, none is sent to another node.
     :param make_process: see :func:`build_deployment`. :raises ConfigError: see :func:`build_deployment`.
     """
 
@@ -142,6 +143,8 @@ class Service:
             self._others.add(old)
             self.scheduler.resize(limit=_most_requests(config), slots=_slots(config))
             new.library.use(new.models)
+            named = {target.server for target in new.targets.values() if isinstance(target, RemoteTarget)}
+            await self.escalation.servers.forget_all_but(named)
             retiring = asyncio.create_task(self._retire(old))
             self._retiring.add(retiring)
             retiring.add_done_callback(self._retiring.discard)

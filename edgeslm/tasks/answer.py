@@ -19,16 +19,19 @@ from edgeslm.errors import InvalidRequest
 from edgeslm.knowledge.index.rerank import DEPTH
 from edgeslm.knowledge.index.search import Found
 from edgeslm.messages import Request
+from edgeslm.remote.chat import Chat
 from edgeslm.tasks.conflicts import Conflict, find_conflict
+from edgeslm.tasks.consulting import Consult
 from edgeslm.tasks.grounding import (
     confidence,
     fitting,
     gate_for,
     is_of_figures,
     sources_of,
+    with_heading,
 )
 from edgeslm.tasks.passages import PASSAGE_SCHEMA, cite, encode_passages, keep_proven
-from edgeslm.tasks.quoting import find_quote, parts_of, quote_guide, quoted
+from edgeslm.tasks.quoting import find_quote, find_quotes, parts_of, quote_guide, quoted
 from edgeslm.tasks.referral import bring_back, refer
 from edgeslm.tasks.task import PROBABILITY, Ask, OnChunk, Outcome, Task, object_schema
 
@@ -36,6 +39,9 @@ if TYPE_CHECKING:
     from edgeslm.knowledge.index.queries import TableAnswer
 
 INSTRUCTION: Final = "Read this text and answer the question."
+_ONLY_FROM: Final = "Answer the question from these texts only. If they don't answer it, write NONE."
+_COPY: Final = "Copy the one or two sentences that answer it, word for word, and write nothing else."
+_WORD: Final = "Write one or two short sentences."
 
 SOURCE: Final = "context"
 """Value of ``source`` in a citation that cites the request's context."""
@@ -69,6 +75,34 @@ class Answer(Task):
         self, request: Request, found: Mapping[str, Any], answer: Mapping[str, Any]
     ) -> Mapping[str, Any] | None:
         return bring_back(_read_by(request, found), answer)
+
+    async def consult(
+        self, request: Request, found: Mapping[str, Any], ask: Consult
+    ) -> Mapping[str, Any] | None:
+        """The server's answer from the passages that this node found; None if no sentence of it is in a
+        passage (``quote``) or supported by one (``compose``)."""
+        if not (passages := _read_by(request, found)):
+            return None
+        texts = [one["text"] for one in passages]
+        headed = [with_heading(one.get("heading", ""), one["text"]) for one in passages]
+        shown = "\n\n".join(f"[{number}] {text}" for number, text in enumerate(headed, 1))
+        how = _COPY if self.section.mode == "quote" else _WORD
+        instruction = f"{self.section.instruction or _ONLY_FROM} {how}"
+        messages = [
+            {"role": "system", "content": instruction},
+            {"role": "user", "content": f"{shown}\n\nQuestion: {self.text(request)}"},
+        ]
+        sampling = {"temperature": float(self.option(request, "temperature"))}
+        reply = await ask(Chat(messages, self.option(request, "max_tokens"), sampling=sampling))
+        text = _without_marks(reply.text.strip(), headed)
+        if text.strip(".").upper() == "NONE":
+            return None
+        if self.section.mode == "quote":
+            citations = [cite(passages[one], start, end) for one, start, end in find_quotes(text, texts)]
+            text = " ".join(citation["quote"] for citation in citations)
+        else:
+            text, citations = keep_proven(text, passages)
+        return {"text": text, "citations": citations} if citations else None
 
     # --- a context ----------------------------------------------------------------------------------
 
@@ -153,7 +187,9 @@ class Answer(Task):
     ) -> Outcome:
         # Only checked sentences are streamed.
         output = await ask(replace(self._call(request, _shown(best)), stream=False))
-        text, citations = keep_proven(_without_marks(output.text, best), encode_passages(best))
+        text, citations = keep_proven(
+            _without_marks(output.text, [sources_of(one) for one in best]), encode_passages(best)
+        )
         if not text:
             return _declined(sure, best, output)
         if request.options.get("stream") and on_chunk is not None:
@@ -197,15 +233,15 @@ def _read_by(request: Request, found: Mapping[str, Any]) -> Sequence[Mapping[str
     return passages
 
 
-def _without_marks(text: str, passages: Sequence[Found]) -> str:
-    """Removes citation marks such as ``[2]``, which cite the passages as numbered by ``_shown``.
+def _without_marks(text: str, passages: Sequence[str]) -> str:
+    """Removes citation marks such as ``[2]``, which cite the passages by their number.
 
     Marks that a passage contains (``P[2]``) or whose number is out of range are kept.
     """
 
     def drop(mark: re.Match[str]) -> str:
         numbers = [int(number) for number in mark["numbers"].split(",")]
-        is_told = mark["word"] and any(mark[0] in passage.text for passage in passages)
+        is_told = mark["word"] and any(mark[0] in passage for passage in passages)
         if is_told or not all(1 <= number <= len(passages) for number in numbers):
             return mark[0]
         return mark["word"]

@@ -15,12 +15,17 @@ from edgeslm.engine.calls import Classify as ClassifyCall
 from edgeslm.engine.calls import Prompt, Score, Text
 from edgeslm.errors import InvalidRequest
 from edgeslm.messages import Request
+from edgeslm.remote.chat import Chat
+from edgeslm.tasks.consulting import Consult, as_messages, parse_object
 from edgeslm.tasks.task import PROBABILITY, Ask, OnChunk, Outcome, Task, object_schema, threshold_of
 
 CONTENT_FREE = ("N/A", "[MASK]", "-")
 """Messages without content, used to measure the model's label bias (Zhao et al., 2021, section 4)."""
 MOST_BIASES = 16
 INSTRUCTION = "Which label fits the message?"
+LABEL_TOKENS = 128
+"""Maximum number of tokens of another server's answer: the JSON of a label."""
+_AS_JSON = 'Answer as JSON: {"label": "..."}'
 
 
 class Classify(Task):
@@ -60,6 +65,25 @@ class Classify(Task):
 
     def is_answer(self, result: Mapping[str, Any], message: str) -> bool:
         return result.get("label") in (self.section.labels or ())
+
+    async def consult(
+        self, request: Request, found: Mapping[str, Any], ask: Consult
+    ) -> Mapping[str, Any] | None:
+        """The server's label. Its confidence is the probability of the text, if the server tells it."""
+        meanings = self._meanings(request)
+        messages = as_messages(self._prompt(request, meanings, self.text(request)).turns)
+        messages[-1]["content"] += f"\n\n{_AS_JSON}"
+        schema = {
+            "type": "object",
+            "properties": {"label": {"type": "string", "enum": list(meanings)}},
+            "required": ["label"],
+            "additionalProperties": False,
+        }
+        reply = await ask(Chat(messages, LABEL_TOKENS, schema, sampling={"temperature": 0.0}))
+        label = (parse_object(reply.text) or {"label": reply.text.strip().strip('."')}).get("label")
+        if not isinstance(label, str) or label not in meanings:
+            return None
+        return {"label": label, **({} if reply.confidence is None else {"confidence": reply.confidence})}
 
     async def _biases_of(
         self, request: Request, meanings: dict[str, str], ask: Ask

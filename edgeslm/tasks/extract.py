@@ -22,6 +22,8 @@ from edgeslm.config.patterns import make_matcher
 from edgeslm.engine.calls import Generate, Guide, Output, Point, Prompt, Text
 from edgeslm.errors import ConfigError, InvalidRequest, TooLong
 from edgeslm.messages import Request
+from edgeslm.remote.chat import Chat
+from edgeslm.tasks.consulting import Consult, as_messages, parse_object
 from edgeslm.tasks.pointed import FieldReader, make_readers
 from edgeslm.tasks.task import PROBABILITY, Ask, OnChunk, Outcome, Task, object_schema, threshold_of
 
@@ -54,6 +56,9 @@ _WITH_PARTS = frozenset({"properties", "items", "prefixItems", "anyOf", "oneOf",
 MOST_PIECES = 12
 """Maximum number of pieces of one word that are combined into candidates."""
 MOST_PHRASES = 1000
+
+
+_AS_JSON = "\n\nAnswer with the fields as a JSON object."
 
 
 class Extract(Task):
@@ -124,6 +129,22 @@ class Extract(Task):
         return not self.section.verbatim or all(
             text in message for text in _open_texts(fields, self.section.output_schema or {})
         )
+
+    async def consult(
+        self, request: Request, found: Mapping[str, Any], ask: Consult
+    ) -> Mapping[str, Any] | None:
+        message, schema = self.text(request), self.option(request, "schema")
+        messages = as_messages(self.turns(self._instruction(request, schema), Text(message)))
+        messages[-1]["content"] += _AS_JSON
+        reply = await ask(
+            Chat(messages, self.option(request, "max_tokens"), schema, sampling={"temperature": 0.0})
+        )
+        fields = parse_object(reply.text)
+        if fields is None or not make_validator(schema).is_valid(fields):
+            return None
+        if self.section.verbatim and not all(text in message for text in _open_texts(fields, schema)):
+            return None
+        return {"fields": fields, "spans": find_spans(fields, message)}
 
     def encode_example(self, output: Any) -> str:
         return encode_fields(output)

@@ -7,9 +7,12 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
+from edgeslm.config.json_schemas import make_validator
 from edgeslm.engine.calls import Generate, Prompt, Text, Turn
 from edgeslm.errors import InvalidRequest
 from edgeslm.messages import Request
+from edgeslm.remote.chat import Chat
+from edgeslm.tasks.consulting import Consult, chat_messages, chat_tools, parse_object
 from edgeslm.tasks.extract import bounded, check_schema
 from edgeslm.tasks.task import Ask, OnChunk, Outcome, Task, object_schema
 from edgeslm.tasks.tools import ANY_OBJECT, check_tools, choose_call, is_valid, json_guide, with_tools
@@ -90,6 +93,31 @@ class GenerateText(Task):
             return None
         is_sound = all(_is_call(call) and is_valid(call, tools) for call in calls)
         return answer if is_sound and (answer["text"] or calls) else None
+
+    async def consult(
+        self, request: Request, found: Mapping[str, Any], ask: Consult
+    ) -> Mapping[str, Any] | None:
+        """The server's text, JSON or calls; None if they don't fit the request's schema or tools."""
+        tools, schema = request.options.get("tools", ()), request.options.get("schema")
+        reply = await ask(
+            Chat(
+                chat_messages(request.input, self.section.instruction),
+                self.option(request, "max_tokens"),
+                schema,
+                sampling=self.chat_sampling(request),
+                **(chat_tools(tools, self._choice(request)) if tools else {}),
+            )
+        )
+        calls = [{"name": name, "arguments": dict(arguments)} for name, arguments in reply.calls]
+        if not all(is_valid(call, tools) for call in calls) or not (reply.text or calls):
+            return None
+        if schema is not None and not calls:
+            written = parse_object(reply.text)
+            if written is None or not make_validator(schema).is_valid(written):
+                return None
+        reason = "length" if reply.finish_reason == "length" else "stop"
+        result = {"text": reply.text, "finish_reason": "tool_calls" if calls else reason}
+        return {**result, "tool_calls": calls} if calls else result
 
     @staticmethod
     def _choice(request: Request) -> str:

@@ -207,3 +207,18 @@ def find_quote(written: str, text: str) -> tuple[int, int] | None:
     quote = written.strip()
     start = text.find(quote) if quote else -1
     return (start, start + len(quote)) if start >= 0 else None
+
+
+def find_quotes(written: str, texts: Sequence[str]) -> list[tuple[int, int, int]]:
+    """Where the sentences that a model copied are: index of the text, start and end in characters. What is in
+    no text is left out."""
+    for number, text in enumerate(texts):
+        if (place := find_quote(written, text)) is not None:
+            return [(number, *place)]
+    found = []
+    for start, end in split_sentences(written):
+        for number, text in enumerate(texts):
+            if (place := find_quote(written[start:end], text)) is not None:
+                found.append((number, *place))
+                break
+    return found

@@ -18,6 +18,7 @@ from edgeslm.errors import ConfigError, InternalError, InvalidRequest
 from edgeslm.knowledge.index.queries import EVERYTHING
 from edgeslm.knowledge.index.search import Filter
 from edgeslm.messages import NORMAL_PRIORITY, Request, Truncated
+from edgeslm.tasks.consulting import Consult
 
 if TYPE_CHECKING:
     from edgeslm.knowledge.index.queries import TableAnswer
@@ -170,6 +171,13 @@ class Task(ABC):
         """Converts another node's result to a result of this task; None if it is unusable."""
         return answer
 
+    async def consult(
+        self, request: Request, found: Mapping[str, Any], ask: Consult
+    ) -> Mapping[str, Any] | None:
+        """The result by a model on another server; None if its answer is unusable. ``found`` is this node's
+        own result. :raises EdgeslmError: the server doesn't answer."""
+        return None
+
     def without_model(self, request: Request) -> Mapping[str, Any] | None:
         """A result without a model, for use if all models fail; None if there is none. May take seconds."""
         return None
@@ -227,6 +235,14 @@ class Task(ABC):
         if name in request.options:
             return request.options[name]
         return getattr(self.section, name)
+
+    def chat_sampling(self, request: Request) -> dict[str, Any]:
+        """Sampling parameters by OpenAI's names."""
+        sampling, stop = self.sampling(request), list(self.option(request, "stop"))
+        told = {"temperature": sampling.temperature, "top_p": sampling.top_p, "seed": sampling.seed}
+        return {**{name: value for name, value in told.items() if value is not None}} | (
+            {"stop": stop[:4]} if stop else {}
+        )
 
     def sampling(self, request: Request) -> Sampling:
         return Sampling(

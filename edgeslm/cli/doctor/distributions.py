@@ -45,6 +45,7 @@ def judge_extras(config: Config) -> list[Finding]:
     wanted: list[tuple[str, bool, str, tuple[str, ...], Level]] = [
         ("console", config.console is not None, "api", ("starlette", "uvicorn"), "bad"),
         ("api", config.api is not None, "api", ("starlette", "uvicorn"), "bad"),
+        ("openai", any(task.remote for task in config.tasks.values()), "remote", ("httpx2",), "bad"),
         ("journal.key_file", config.journal.key_file is not None, "encrypt", ("cryptography",), "bad"),
         ("tracing", config.tracing.endpoint is not None, "tracing", ("opentelemetry",), "warn"),
     ]

@@ -159,8 +159,8 @@ def _routes(topics: Topics, config: Config) -> Iterator[Grant]:
 
 def _peers(config: Config) -> Iterator[Grant]:
     for name, task in config.tasks.items():
-        for stage in (*task.stages, task.escalate or ""):
-            if stage.startswith(NODE_STAGE):
+        for stage in (*task.stages, task.escalate):
+            if isinstance(stage, str) and stage.startswith(NODE_STAGE):
                 node, _, asked = stage.removeprefix(NODE_STAGE).partition("/")
                 topics, why = Topics(node, config.prefix), f"task {name} asks {stage}"
                 yield from _asking(topics, asked, config.node, why)

@@ -234,7 +234,7 @@ def test_a_fault_of_a_learned_task_says_what_to_change(task: dict[str, Any], pro
         ),
         (
             {**LABELS, "stages": ["node:hall/topic", "small"]},
-            "stages[0]: another node can only be the last stage",
+            "stages[0]: another node or server can only be the last stage",
         ),
         (
             {**LABELS, "stages": ["node:hall/topic"]},

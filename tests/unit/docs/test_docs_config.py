@@ -12,8 +12,9 @@ import yaml
 from jsonschema import Draft202012Validator
 
 from edgeslm.config.loader import config_schema, parse_config
+from edgeslm.config.remote_stages import ChatServer
 from edgeslm.config.sandbox import Sandbox
-from edgeslm.config.schema import Config, Example, Knowledge, Model, Pool, Route, Task
+from edgeslm.config.schema import Config, Example, Knowledge, Model, Route, Task
 from edgeslm.config.sections import (
     Api,
     Audit,
@@ -24,6 +25,7 @@ from edgeslm.config.sections import (
     Journal,
     Limits,
     Metrics,
+    Pool,
     Rollouts,
     Section,
     Signing,
@@ -44,6 +46,7 @@ SECTIONS: dict[str, type[Section]] = {
     "models": Model,
     "tasks": Task,
     "examples": Example,
+    "openai": ChatServer,
     "knowledge": Knowledge,
     "routes": Route,
     "pool": Pool,
@@ -70,6 +73,7 @@ REQUIRED: dict[str, dict[str, Any]] = {
     "models": {"bundle": "/b"},
     "tasks": {},
     "examples": {"input": "a", "output": "b"},
+    "openai": {"url": "https://llm.example.org/v1", "model": "m"},
     "knowledge": {"path": "/kb"},
     "routes": {"from": "a/b", "task": "t"},
     "pool": {"name": "p", "tasks": ["t"]},
@@ -93,8 +97,8 @@ def type_in_words(schema: dict[str, Any]) -> str:
     """A key's JSON Schema -> the words of the column `type`."""
     if "$ref" in schema:
         return "mapping"
-    if "anyOf" in schema:
-        words = [type_in_words(part) for part in schema["anyOf"] if part.get("type") != "null"]
+    if parts := schema.get("anyOf", schema.get("oneOf")):
+        words = [type_in_words(part) for part in parts if part.get("type") != "null"]
         return " or ".join(dict.fromkeys(words))
     if "enum" in schema or "const" in schema:
         choices = schema.get("enum", [schema.get("const")])

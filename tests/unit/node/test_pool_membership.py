@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from edgeslm.config.schema import Pool
+from edgeslm.config.sections import Pool
 from edgeslm.dispatcher.topics import PoolTopics
 from edgeslm.node.pool_membership import Membership
 from edgeslm.protocol.topic_filters import matches

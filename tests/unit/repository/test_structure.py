@@ -16,7 +16,7 @@ from edgeslm.config.extras import EXTRAS
 from tests.support.paths import ROOT
 
 LAYERS = (
-    {"errors", "messages", "hardware", "ipc"},
+    {"errors", "messages", "hardware", "ipc", "remote"},
     {"protocol"},
     {"config"},
     {"mqtt"},
@@ -43,7 +43,7 @@ INNER_LAYERS = {
 """Packages within a package, likewise; "" is its own modules."""
 
 BUS = {"mqtt", "client"}
-NO_BUS = {"ipc", "engine", "knowledge", "telemetry", "tasks", "serving", "web", "console", "api"}
+NO_BUS = {"ipc", "remote", "engine", "knowledge", "telemetry", "tasks", "serving", "web", "console", "api"}
 """What computes knows no bus: requests and results are values."""
 
 ONLY_IN = {
@@ -56,13 +56,14 @@ ONLY_IN = {
     "cryptography": {"cli", "storage", "bundle"},  # provision, an encrypted journal, signatures in a job
     "starlette": {"web", "console", "api"},
     "uvicorn": {"web"},
+    "httpx2": {"remote"},
     "paho": {"mqtt", "client", "cli"},  # the demo plays the sensors and apps of others
 }
 """Libraries that stay behind one door."""
 
 WORKER_ONLY = {"onnxruntime", "onnxruntime_genai", "numpy", "tokenizers"}
 WHEN_NEEDED = {
-    *("cryptography", "pypdfium2", "prometheus_client", "opentelemetry", "starlette", "uvicorn"),
+    *("cryptography", "pypdfium2", "prometheus_client", "opentelemetry", "starlette", "uvicorn", "httpx2"),
     "snowballstemmer",
 }
 """10 MB of memory for what reads PDFs, five for traces, one for Prometheus; the console is a process."""
@@ -85,7 +86,7 @@ EXPORT_LAYERS = (
 )
 """Packages of export, likewise: those of a line don't see each other."""
 
-EXPORT_SEES = {"bundle", "config", "errors", "hardware"}
+EXPORT_SEES = {"bundle", "config", "errors", "hardware", "remote"}
 
 RUN_WHAT_THEY_READ = (
     "pickle",
@@ -373,7 +374,8 @@ CHILDREN = (
 
 def test_the_parent_never_imports_what_belongs_to_a_worker() -> None:
     """Not even through a library: the binding holds the interpreter lock, and the memory is for the model."""
-    parts = [name for path in MODULES if not (name := module_name(path)).startswith(CHILDREN)]
+    others = (*CHILDREN, "edgeslm.remote.client")  # imported only for a stage on a server
+    parts = [name for path in MODULES if not (name := module_name(path)).startswith(others)]
     forbidden = sorted(WORKER_ONLY | WHEN_NEEDED | BUILD_MACHINE_ONLY)
     code = (
         f"import importlib, sys\nfor name in {parts!r}: importlib.import_module(name)\n"
