@@ -27,7 +27,7 @@ SENDS: Mapping[str, str] = {
     "generate": "chats, with their tools and schemas",
 }
 """Kind of a task with such a stage -> what leaves this node."""
-_LOOPBACK = ("localhost", "127.0.0.1", "::1")
+LOOPBACK = ("localhost", "127.0.0.1", "::1")
 
 
 class ChatServer(Section):
@@ -66,7 +66,7 @@ class ChatServer(Section):
     @property
     def is_local(self) -> bool:
         """Whether the server is on this machine."""
-        return urlsplit(self.url).hostname in _LOOPBACK
+        return urlsplit(self.url).hostname in LOOPBACK
 
 
 class RemoteStage(Section):

@@ -21,7 +21,7 @@ from edgeslm.bundle.manifest import Source, load_bundle
 from edgeslm.errors import ExportError
 
 if TYPE_CHECKING:
-    from edgeslm_export.train.distill import Teacher
+    from edgeslm_export.train.distill import AnyTeacher
     from edgeslm_export.train.spec import Budget
 
 SUMMARY = "train a small model on the labels that a larger one gives to messages"
@@ -39,8 +39,21 @@ def add_arguments(command: argparse.ArgumentParser) -> None:
         "--teacher",
         required=True,
         metavar="BUNDLE_OR_SRC",
-        help="a bundle with the learned task, a decoder's bundle, or a decoder's checkpoint (folder, .gguf "
-        "or hub id)",
+        help="a bundle with the learned task, a decoder's bundle, a decoder's checkpoint (folder, .gguf or "
+        "hub id), or openai:URL, a server that gets all texts",
+    )
+    command.add_argument("--teacher-model", metavar="NAME", help="the model's name on the server openai:URL")
+    command.add_argument(
+        "--teacher-key",
+        type=Path,
+        metavar="FILE",
+        help="file with the API key of openai:URL",
+    )
+    command.add_argument(
+        "--teacher-tokens",
+        type=_count,
+        metavar="N",
+        help="most tokens of this run that openai:URL may read and write; later texts stay unlabelled",
     )
     command.add_argument(
         "--teacher-base",
@@ -69,6 +82,13 @@ def add_arguments(command: argparse.ArgumentParser) -> None:
     add_budget(command, ENCODER)
 
 
+def _count(text: str) -> int:
+    """An argparse type: a whole number above 0."""
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text} is not a whole number above 0")
+    return int(text)
+
+
 def _sure(text: str) -> float:
     """An argparse type: a number from 0 to 1, both included."""
     try:
@@ -86,6 +106,7 @@ def run(options: argparse.Namespace) -> None:
     from edgeslm_export.data.rows import bare_text, counted, load_rows, load_texts
     from edgeslm_export.evaluate.task_eval import check_answers
     from edgeslm_export.train.distill import Examinee, ask_teacher, compare, distil, find_notes, labels_of
+    from edgeslm_export.train.remote_teacher import RemoteTeacher
     from edgeslm_export.train.tune import load_task
 
     check_absent(options.out)
@@ -109,6 +130,8 @@ def run(options: argparse.Namespace) -> None:
         ask_user = ask_label if options.ask else None
         notes = find_notes(teacher, task, texts)
         said = ask_teacher(teacher, task, texts, notes, budget, sure=options.sure, ask_user=ask_user)
+        if isinstance(teacher, RemoteTeacher):
+            bar.say(f"{teacher.model} has read and written {teacher.tokens} tokens.")
         rest = f"{said.dropped} were dropped, {said.asked} labelled by you"
         bar.say(f"Training on {len(said.texts)} texts; {rest}.")
         source = Source(id=options.texts.name, revision=f"sha256:{texts_digest(said.texts)}")
@@ -120,7 +143,8 @@ def run(options: argparse.Namespace) -> None:
             compared = compare(
                 task, teacher, student, test, hand, inputs, budget, learned_from=len(said.texts)
             )
-    notes.remove()
+    if not isinstance(teacher, RemoteTeacher):  # its answers cost money: they are kept for 30 days
+        notes.remove()
     report |= {"dropped": said.dropped, "asked": said.asked, "left_out": said.left_out, "compared": compared}
     if options.json:
         print_json({"bundle": str(options.out), **report})
@@ -135,11 +159,20 @@ def run(options: argparse.Namespace) -> None:
         _print_compared(compared)
 
 
-def _teacher(options: argparse.Namespace, work: Path, budget: Budget) -> Teacher:
+def _teacher(options: argparse.Namespace, work: Path, budget: Budget) -> AnyTeacher:
     """Finds or exports the teacher. :raises ExportError: the teacher is neither a trained task nor a decoder,
     or can't be exported."""
     from edgeslm_export.sources.hub import resolve_source
     from edgeslm_export.train.distill import Teacher, export_teacher
+    from edgeslm_export.train.remote_teacher import PREFIX, make_remote_teacher
+
+    if options.teacher.startswith(PREFIX):
+        return make_remote_teacher(
+            options.teacher.removeprefix(PREFIX),
+            options.teacher_model,
+            options.teacher_key,
+            options.teacher_tokens,
+        )
 
     folder, revision = Path(options.teacher), ""
     if not (folder / "manifest.json").is_file():

@@ -1,10 +1,11 @@
 """Distillation: trains a student on a teacher's labels for unlabelled messages (Hinton et al., 2015).
 
-The teacher is a learned task's bundle, a decoder with an instruction, or a decoder's checkpoint, which is
-exported first. The teacher gives each text a probability for every label (soft labels). Uncertain texts are
-dropped, or the user is asked for their labels. Teacher and student are evaluated on labelled rows that
-neither was trained on. For comparison, a second student, trained on hand labels, is evaluated on the same
-rows. Answers of teacher and user are saved, so that an interrupted command resumes.
+The teacher is a learned task's bundle, a decoder with an instruction, a decoder's checkpoint, which is
+exported first, or a model on a server (``remote_teacher``). The teacher gives each text a probability for
+every label (soft labels). Uncertain texts are dropped, or the user is asked for their labels. Teacher and
+student are evaluated on labelled rows that neither was trained on. For comparison, a second student, trained
+on hand labels, is evaluated on the same rows. Answers of teacher and user are saved, so that an interrupted
+command resumes.
 """
 
 from __future__ import annotations
@@ -28,10 +29,12 @@ from edgeslm_export.jobs.subprocess_job import OnProgress
 from edgeslm_export.sources.checkpoint import Origin
 from edgeslm_export.train import tune
 from edgeslm_export.train.logistic_head import split_folds
+from edgeslm_export.train.remote_teacher import Answer, RemoteTeacher
 from edgeslm_export.train.spec import SURE, Budget, Inputs, TaskSpec
 from edgeslm_export.train.tune import FEWEST_ROWS, Task, check_rows
 
 from edgeslm import __version__
+from edgeslm.bundle.learned_task import LearnedSection
 from edgeslm.bundle.manifest import Bundle, Manifest, Source, load_bundle
 from edgeslm.config.loader import Task as TaskSection
 from edgeslm.errors import ExportError
@@ -45,9 +48,6 @@ BLOCK = 500
 """Number of texts that are labelled between two saves. The teacher is loaded again for each block, which
 takes seconds."""
 _USER_LABELS = "typed.jsonl"
-
-Answer = Mapping[str, Any] | None
-"""Result of a classify task; None if the task failed."""
 
 
 class AskUser(Protocol):
@@ -96,6 +96,36 @@ class Teacher(Examinee):
         )
         return Exam(task.name, section, rows, with_answers=with_answers)
 
+    @property
+    def learned(self) -> LearnedSection | None:
+        return self.bundle.manifest.learned
+
+    @property
+    def identity(self) -> str:
+        """Distinguishes its answers from those of other teachers."""
+        return self.revision or self.bundle.digest
+
+    def asks(self, task: Task) -> object:
+        """What it is asked, besides the text."""
+        return self.exam(task, []).encode()["section"]
+
+    def answers(
+        self, task: Task, rows: Sequence[LabelledRow], budget: Budget, on_progress: OnProgress | None
+    ) -> list[Answer]:
+        """An answer for each row."""
+        exam = self.exam(task, rows, with_answers=True)
+        report = examine_bundle(self.base, exam, on_progress=on_progress, debug=budget.debug)
+        found: list[Answer] = report["answers"]
+        return found
+
+    def examine(self, task: Task, rows: Sequence[LabelledRow], budget: Budget) -> dict[str, Any]:
+        """Its report on labelled rows."""
+        exam = self.exam(task, rows)
+        return examine_bundle(self.base, exam, on_progress=budget.on_progress, debug=budget.debug)
+
+
+AnyTeacher = Teacher | RemoteTeacher
+
 
 @dataclass(frozen=True, slots=True)
 class PseudoLabelled:
@@ -111,11 +141,11 @@ class PseudoLabelled:
     left_out: dict[str, int] = field(default_factory=dict)
 
 
-def labels_of(teacher: Teacher, task: Task) -> tuple[str, ...]:
+def labels_of(teacher: AnyTeacher, task: Task) -> tuple[str, ...]:
     """:raises ExportError: the teacher was trained for another task than classify, teacher and task name
     different labels, or neither of them names labels."""
-    learned = teacher.bundle.manifest.learned
-    if learned is None:
+    learned = teacher.learned
+    if learned is None or isinstance(teacher, RemoteTeacher):
         if not task.labels:
             raise ExportError("An untrained teacher needs the labels: put them in TASK.yaml.")
         return task.labels
@@ -129,17 +159,15 @@ def labels_of(teacher: Teacher, task: Task) -> tuple[str, ...]:
     return learned.labels
 
 
-def find_notes(teacher: Teacher, task: Task, texts: Sequence[str]) -> Notes:
+def find_notes(teacher: AnyTeacher, task: Task, texts: Sequence[str]) -> Notes:
     """The folder of saved answers for these texts, this task and this teacher. The folder is the same for
     every value of ``--sure``."""
-    asked = teacher.exam(task, []).encode()["section"]
-    who = teacher.revision or teacher.bundle.digest
-    order = [__version__, who, task.name, asked, list(texts)]
+    order = [__version__, teacher.identity, task.name, teacher.asks(task), list(texts)]
     return Notes(cache_folder() / f"distill-{hashlib.sha256(json.dumps(order).encode()).hexdigest()[:16]}")
 
 
 def ask_teacher(
-    teacher: Teacher,
+    teacher: AnyTeacher,
     task: Task,
     texts: Sequence[str],
     notes: Notes,
@@ -189,7 +217,7 @@ def ask_teacher(
 
 
 def _answers(
-    teacher: Teacher,
+    teacher: AnyTeacher,
     task: Task,
     texts: Sequence[str],
     notes: Notes,
@@ -200,6 +228,8 @@ def _answers(
     """The teacher's answers, saved after each block. :param by_user: number of texts labelled by the user."""
     any_label = labels_of(teacher, task)[0]  # rows need a label; its accuracy isn't used
     rows = [LabelledRow(number, text, any_label) for number, text in enumerate(texts, 1)]
+    if isinstance(teacher, RemoteTeacher):
+        size = min(size, teacher.block)
     blocks = {f"teacher-{start}": rows[start : start + size] for start in range(0, len(rows), size)}
     noted = {name: found["answers"] for name in blocks if (found := notes.load(name)) is not None}
     if before := sum(map(len, noted.values())):
@@ -209,9 +239,7 @@ def _answers(
     for name, block in blocks.items():
         if name not in noted:
             on_progress = _part_of(budget.on_progress, len(answers), len(block), len(rows))
-            exam = teacher.exam(task, block, with_answers=True)
-            report = examine_bundle(teacher.base, exam, on_progress=on_progress, debug=budget.debug)
-            noted[name] = report["answers"]
+            noted[name] = teacher.answers(task, block, budget, on_progress)
             notes.save(name, {"answers": noted[name]})
         answers += noted[name]
     return answers
@@ -303,7 +331,7 @@ def distil(
 
 def compare(
     task: Task,
-    teacher: Teacher,
+    teacher: AnyTeacher,
     student: Examinee,
     test: Sequence[LabelledRow],
     hand: Sequence[LabelledRow],
@@ -319,11 +347,11 @@ def compare(
         ``labels`` (number of labelled rows that it was trained on; 0 for the student, which has the teacher's
         labels), its results on ``test``, and its speed and size.
     """
-    learned = teacher.bundle.manifest.learned
-    exam = teacher.exam(task, test)
-    asked = examine_bundle(teacher.base, exam, on_progress=budget.on_progress, debug=budget.debug)
-    rows = [_figures("teacher", learned.rows if learned else 0, asked, teacher)]
-    rows.append(_figures("student", 0, _examine_student(student, test, budget), student))
+    learned = teacher.learned
+    asked = teacher.examine(task, test, budget)
+    size = 0 if isinstance(teacher, RemoteTeacher) else teacher.bytes
+    rows = [_figures("teacher", learned.rows if learned else 0, asked, size)]
+    rows.append(_figures("student", 0, _examine_student(student, test, budget), student.bytes))
     chosen = random.Random(0).sample(list(hand), min(len(hand), learned_from))
     if hand and (spec := _hand_spec(task, chosen, budget)) is not None:
         with tempfile.TemporaryDirectory(prefix="hand-") as name:
@@ -331,7 +359,7 @@ def compare(
             tune.learn(*spec, "hand labels", out, inputs, budget)
             other = Examinee(load_bundle(out), out if student.base == student.bundle.path else student.base)
             report = _examine_student(other, test, budget)
-            rows.append(_figures("student of hand labels", len(spec[1]), report, other))
+            rows.append(_figures("student of hand labels", len(spec[1]), report, other.bytes))
     return rows
 
 
@@ -400,7 +428,7 @@ def export_teacher(origin: Origin, out: Path, budget: Budget) -> Path:
     return out
 
 
-def _figures(who: str, labels: int, report: dict[str, Any], examinee: Examinee) -> dict[str, Any]:
+def _figures(who: str, labels: int, report: dict[str, Any], size: int) -> dict[str, Any]:
     return {
         "who": who,
         "labels": labels,
@@ -408,5 +436,5 @@ def _figures(who: str, labels: int, report: dict[str, Any], examinee: Examinee) 
         "interval": report["interval"],
         "calibration_error": report["calibration_error"],
         "texts_per_s": round(1000 / report["ms_per_row"], 1),
-        "bytes": examinee.bytes,
+        "bytes": size,
     }
