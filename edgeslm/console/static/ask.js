@@ -34,7 +34,8 @@ export class Ask {
     put($("tasks").tBodies[0], ...names.map((name) => {
       const task = info.tasks[name];
       const model = (task.stages ?? [task.model ?? "–"]).join(" → ");
-      return el("tr", {}, el("td", {}, name), el("td", {}, task.kind), el("td", {}, model),
+      const sends = task.sends ? el("small", {}, `sends ${task.sends.what} to ${task.sends.to}`) : "";
+      return el("tr", {}, el("td", {}, name), el("td", {}, task.kind), el("td", {}, model, sends ? el("br") : "", sends),
         el("td", { className: "number" }, rate(perSecond[name] ?? 0)), el("td", { className: "topic", title: task.request }, task.request));
     }));
   }

@@ -97,7 +97,7 @@ def type_in_words(schema: dict[str, Any]) -> str:
     """A key's JSON Schema -> the words of the column `type`."""
     if "$ref" in schema:
         return "mapping"
-    if parts := schema.get("anyOf", schema.get("oneOf")):
+    if parts := schema.get("anyOf") or ("type" not in schema and schema.get("oneOf")):
         words = [type_in_words(part) for part in parts if part.get("type") != "null"]
         return " or ".join(dict.fromkeys(words))
     if "enum" in schema or "const" in schema:
@@ -107,7 +107,11 @@ def type_in_words(schema: dict[str, Any]) -> str:
         return "path"
     if schema.get("type") == "array":
         item = schema.get("items", {})
-        return "list of options" if "enum" in item else f"list of {type_in_words(item)}s"
+        return (
+            "list of options"
+            if "enum" in item
+            else f"list of {type_in_words(item).replace(' or ', 's or ')}s"
+        )
     if schema.get("type") == "object":
         return "mapping"
     low, high = schema.get("minimum", schema.get("exclusiveMinimum")), schema.get("maximum")

@@ -18,7 +18,17 @@ from tests.unit.repository.test_structure import declared
 
 FOLDER = ROOT / "requirements"
 OPTIMUM = ROOT / "export" / "optimum.txt"
-DEVICE_EXTRAS = ("api", "documents", "encrypt", "heads", "provision", "tracing", "verify", "demo-broker")
+DEVICE_EXTRAS = (
+    "api",
+    "documents",
+    "encrypt",
+    "heads",
+    "provision",
+    "remote",
+    "tracing",
+    "verify",
+    "demo-broker",
+)
 LISTS: Mapping[str, tuple[str, ...]] = {
     "device": ("node",),
     **{f"device-{extra}": (extra,) for extra in DEVICE_EXTRAS},
@@ -114,9 +124,10 @@ def test_any_of_the_lists_can_be_installed_together(environment: Mapping[str, st
             assert together.setdefault(package, version) == version, f"{name}.txt: {package}"
 
 
-def test_a_device_gets_neither_the_hub_nor_a_second_http_client() -> None:
+def test_a_device_gets_the_hubs_http_client_only_for_stages_on_servers() -> None:
     assert not HUB & {pin.name for pin in pins(path_of("device"))}
     shared = {"api": {"anyio", "h11", "idna", "click"}, "tracing": {"idna"}}
+    shared["remote"] = {"anyio", "h11", "httpcore2", "httpx2", "idna", "truststore"}
     for extra in DEVICE_EXTRAS:
         added = {pin.name for pin in pins(path_of(f"device-{extra}"))}
         assert added & HUB == shared.get(extra, set())
