@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
 import math
 import ssl
 from collections.abc import AsyncIterator, Callable
@@ -21,6 +22,8 @@ MOST_WAIT_S: Final = 3600.0
 OF_REQUEST: Final = (400, 413, 422)
 """Statuses that say something of the request, as that it is too long."""
 _MOST_REFUSALS: Final = 4
+
+logging.getLogger("httpx2").setLevel(logging.WARNING)  # it logs each request
 
 
 class ChatClient:
@@ -45,7 +48,10 @@ class ChatClient:
         self._read_key = read_key
         self._refused: frozenset[str] = frozenset()
         """Fields that the server has refused."""
-        verify = True if ca_file is None else ssl.create_default_context(cafile=str(ca_file))
+        if url.startswith("https://"):
+            verify = True if ca_file is None else ssl.create_default_context(cafile=str(ca_file))
+        else:
+            verify = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)  # without the certificates, 4 MB
         self._http = httpx2.AsyncClient(
             verify=verify,
             trust_env=not is_local,
