@@ -2,11 +2,12 @@
 
     python benchmarks/quality/training.py distill [--teacher-rows 2452] [--minutes 12]
     python benchmarks/quality/training.py distill --untrained BUNDLE [--unlabelled 1000]
+    python benchmarks/quality/training.py distill --server http://127.0.0.1:8080/v1 [--unlabelled 1000]
 
 TREC: the decoder's adapter is trained on the first rows; the encoder student is trained on the labels that
 the teacher gives to the other questions. With ``--untrained`` the teacher is a decoder's bundle, which gets
-the meanings of the labels and is calibrated on unlabelled questions; no label is used to train anything. All
-are tested on TREC's test through ``edgeslm-export tune``, ``calibrate`` and ``distill``. Prints one JSON line
+the meanings of the labels and is calibrated on unlabelled questions; with ``--server`` it is a model on an
+OpenAI-compatible server. Then no label is used to train anything. All are tested on TREC's test through ``edgeslm-export tune``, ``calibrate`` and ``distill``. Prints one JSON line
 last; ``--json`` prints that line alone.
 """
 
@@ -32,14 +33,15 @@ from benchmarks.lib.untaught import MEANINGS
 
 def measure(args: argparse.Namespace, say: Say) -> dict[str, Any]:
     trec = load_trec(Packages(say, folder=args.packages))
-    learned_from, rest = [] if args.untrained else trec.draw(args.teacher_rows, 0)[0], list(trec.rows)
+    is_untrained = args.untrained is not None or args.server is not None
+    learned_from, rest = [] if is_untrained else trec.draw(args.teacher_rows, 0)[0], list(trec.rows)
     if args.unlabelled:
         random.Random(0).shuffle(rest)
     texts = {row["text"] for row in learned_from}
     unlabelled = [row for row in rest if row["text"] not in texts][: args.unlabelled]
     with tempfile.TemporaryDirectory(prefix="distilling-") as name:
         work = Path(name)
-        labels = dict(MEANINGS["trec"]) if args.untrained else sorted({row["label"] for row in trec.rows})
+        labels = dict(MEANINGS["trec"]) if is_untrained else sorted({row["label"] for row in trec.rows})
         task = f"name: trec\nkind: classify\nlabels: {json.dumps(labels)}\n"
         (work / "task.yaml").write_text(task)
         write_rows(work / "rows.jsonl", learned_from)
@@ -47,21 +49,24 @@ def measure(args: argparse.Namespace, say: Say) -> dict[str, Any]:
         write_rows(work / "hand.jsonl", unlabelled)
         write_rows(work / "test.jsonl", trec.test[: args.test])
         teacher = args.untrained or args.teacher or work / "teacher"
+        remote: tuple[str | Path, ...] = ()
+        if args.server:
+            teacher, remote = f"openai:{args.server}", ("--teacher-model", args.model)
         started = time.monotonic()
         if args.untrained:
             found = run_command("calibrate", work / "task.yaml", work / "unlabelled.jsonl", teacher)
             say(f"label bias: {found['calibration']}")
             (work / "task.yaml").write_text(f"{task}calibration: {json.dumps(found['calibration'])}\n")
-        elif args.teacher is None:
+        elif args.teacher is None and not args.server:
             minutes = ("--minutes", str(args.minutes)) if args.minutes else ()
             command = ("tune", work / "task.yaml", work / "rows.jsonl", teacher, "--method", "lora")
             say(f"teacher: {run_command(*command, *minutes)['accuracy']} expected")
         taught = time.monotonic()
         order = ("distill", work / "task.yaml", work / "unlabelled.jsonl", work / "student")
-        options: tuple[str | Path, ...] = ("--teacher", teacher, "--test", work / "test.jsonl")
+        options: tuple[str | Path, ...] = ("--teacher", teacher, *remote, "--test", work / "test.jsonl")
         options += ("--sure", str(args.sure))
-        options += () if args.untrained else ("--hand", work / "hand.jsonl")
-        options += ("--minutes", str(args.minutes)) if args.untrained and args.minutes else ()
+        options += () if is_untrained else ("--hand", work / "hand.jsonl")
+        options += ("--minutes", str(args.minutes)) if is_untrained and args.minutes else ()
         said = run_command(*order, *options)
         ended = time.monotonic()
     by_name = {of["who"]: of for of in said["compared"]}
@@ -88,6 +93,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--teacher-rows", type=int, default=2452, help="(default: %(default)s)")
     parser.add_argument("--teacher", type=Path, help="an adapter that was trained with these rows already")
     parser.add_argument("--untrained", type=Path, metavar="BUNDLE", help="a decoder as the teacher")
+    parser.add_argument("--server", metavar="URL", help="an OpenAI-compatible server as the teacher")
+    parser.add_argument("--model", default="teacher", help="its model (default: %(default)s)")
     parser.add_argument("--unlabelled", type=int, help="questions for the student (default: all others)")
     parser.add_argument("--test", type=int, help="test questions (default: all)")
     parser.add_argument("--sure", type=float, default=SURE, help="handed to distill (default: %(default)s)")
