@@ -7,8 +7,9 @@
 TREC: the decoder's adapter is trained on the first rows; the encoder student is trained on the labels that
 the teacher gives to the other questions. With ``--untrained`` the teacher is a decoder's bundle, which gets
 the meanings of the labels and is calibrated on unlabelled questions; with ``--server`` it is a model on an
-OpenAI-compatible server. Then no label is used to train anything. All are tested on TREC's test through ``edgeslm-export tune``, ``calibrate`` and ``distill``. Prints one JSON line
-last; ``--json`` prints that line alone.
+OpenAI-compatible server. Then no label is used to train anything. All are tested on TREC's test through
+``edgeslm-export tune``, ``calibrate`` and ``distill``. Prints one JSON line last; ``--json`` prints that line
+alone.
 """
 
 from __future__ import annotations

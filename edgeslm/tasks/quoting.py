@@ -210,15 +210,17 @@ def find_quote(written: str, text: str) -> tuple[int, int] | None:
 
 
 def find_quotes(written: str, texts: Sequence[str]) -> list[tuple[int, int, int]]:
-    """Where the sentences that a model copied are: index of the text, start and end in characters. What is in
-    no text is left out."""
+    """Which sentences of the texts a model copied: index of the text, start and end in characters. Copied
+    words stand for their whole sentence; what is in no text is left out."""
+    if found := _find_in(written, texts):
+        return [found]
+    parts = (_find_in(written[start:end], texts) for start, end in split_sentences(written))
+    return list(dict.fromkeys(found for found in parts if found is not None))
+
+
+def _find_in(written: str, texts: Sequence[str]) -> tuple[int, int, int] | None:
     for number, text in enumerate(texts):
         if (place := find_quote(written, text)) is not None:
-            return [(number, *place)]
-    found = []
-    for start, end in split_sentences(written):
-        for number, text in enumerate(texts):
-            if (place := find_quote(written[start:end], text)) is not None:
-                found.append((number, *place))
-                break
-    return found
+            sentences = [one for one in split_sentences(text) if one[1] > place[0] and one[0] < place[1]]
+            return (number, sentences[0][0], sentences[-1][1]) if sentences else (number, *place)
+    return None

@@ -19,10 +19,10 @@ PASSAGES = [
         "id": "a#1",
         "source": "a.md",
         "heading": "Oil",
-        "text": "Change the oil every 500 h. Use ISO VG 46.",
+        "text": "Change the oil every 500 hours. Use ISO VG 46.",
         "score": 0.5,
         "start": 10,
-        "end": 52,
+        "end": 56,
     },
     {
         "id": "b#1",
@@ -123,8 +123,8 @@ def test_a_quote_cites_the_document() -> None:
             {
                 "source": "a.md",
                 "quote": "Use ISO VG 46.",
-                "start": 38,
-                "end": 52,
+                "start": 42,
+                "end": 56,
                 "id": "a#1",
                 "heading": "Oil",
             }
@@ -135,6 +135,13 @@ def test_a_quote_cites_the_document() -> None:
     assert "a.md" not in str(chat)
 
 
+def test_copied_words_stand_for_their_sentence() -> None:
+    for text in ("ISO VG 46", "Use ISO VG 46. The pump runs", "ISO VG 46.\nISO VG"):
+        result, _ = consulted(QUOTE, text, "Which oil?", {"passages": PASSAGES})
+        assert result["text"].startswith("Use ISO VG 46.")
+        assert all(one["quote"].endswith(".") for one in result["citations"])
+
+
 @pytest.mark.parametrize("text", ["NONE", "None.", "", "Use ISO VG 68.", "I don't know"])
 def test_what_no_passage_has_is_unusable(text: str) -> None:
     for section in (QUOTE, COMPOSE):
@@ -142,9 +149,9 @@ def test_what_no_passage_has_is_unusable(text: str) -> None:
 
 
 def test_sentences_that_no_passage_supports_are_dropped() -> None:
-    written = "Change the oil every 500 h, please. The pump is blue and costs 99 dollars."
+    written = "Change the oil every 500 hours, please. The pump is blue and costs 99 dollars."
     result, _ = consulted(COMPOSE, written, "How often is the oil changed?", {"passages": PASSAGES})
-    assert result["text"] == "Change the oil every 500 h, please."
+    assert result["text"] == "Change the oil every 500 hours, please."
     assert [one["source"] for one in result["citations"]] == ["a.md"]
 
 
