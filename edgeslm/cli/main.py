@@ -241,29 +241,9 @@ def _run(arguments: argparse.Namespace) -> int:
 
 
 def _check(arguments: argparse.Namespace) -> int:
-    from edgeslm.api.tokens import token_notes
-    from edgeslm.config.loader import config_schema, load_config
-    from edgeslm.config.remote_stages import sending_notes
+    from edgeslm.cli.check import check
 
-    if arguments.schema:
-        say(json.dumps(config_schema(), indent=2))
-        return 0
-    if arguments.config is None:
-        print_error("name the configuration file to check")
-        return 2
-    config = load_config(arguments.config)
-    notes = [*sending_notes(config), *token_notes(config)]
-    if arguments.connect:
-        from edgeslm.config.yaml_source import read_document
-        from edgeslm.mqtt.probe import probe_broker
-
-        probe = probe_broker(config)
-        notes += probe.notes
-        if probe.problems:
-            number = read_document(arguments.config.read_text("utf-8-sig")).line(("broker",))
-            raise ConfigError([f"{arguments.config}:{number}: broker: {one}" for one in probe.problems])
-    say("\n- ".join([f"{arguments.config}: no errors", *notes]))
-    return 0
+    return check(arguments)
 
 
 def _demo(arguments: argparse.Namespace) -> int:

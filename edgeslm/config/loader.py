@@ -219,8 +219,9 @@ def _without(data: dict[str, Any], broken: list[yaml_source.Path]) -> tuple[dict
     for index, route in enumerate(routes if isinstance(routes, list) else ()):
         if ("routes", index) not in gone:
             indices.append(index)
-            stand_ins = {"from": UNKNOWN_FILTER, "task": "-"}
-            rest["routes"].append({**stand_ins, **_sound_keys(route, ("routes", index), gone)})
+            sound = _sound_keys(route, ("routes", index), gone)
+            stand_ins = {"from": UNKNOWN_FILTER, **({} if "remember" in sound else {"task": "-"})}
+            rest["routes"].append({**stand_ins, **sound})
     rest.pop("limits", None)
     return rest, indices
 

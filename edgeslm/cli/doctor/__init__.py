@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from edgeslm.cli.doctor.bundles import judge_bundles, judge_signatures
+from edgeslm.cli.doctor.bundles import judge_bundles, judge_signatures, judge_tasks
 from edgeslm.cli.doctor.connection import judge_broker, judge_reach, judge_secrets
 from edgeslm.cli.doctor.disk import judge_disk, judge_writes
 from edgeslm.cli.doctor.distributions import judge_distributions, judge_extras
@@ -60,7 +60,7 @@ def examine(
     findings += [*judge_pure_libraries(), *judge_distributions(probes.distributions())]
     findings += judge_bundles(config, bundles, probes, context)
     if config is not None:
-        findings += [*judge_extras(config), *judge_signatures(config)]
+        findings += [*judge_tasks(config), *judge_extras(config), *judge_signatures(config)]
         findings += [*judge_collections(config), *judge_homes(config, file, probes)]
         findings += [*judge_secrets(config.broker), *judge_broker(config, probes)]
         findings += judge_reach(config, probes)

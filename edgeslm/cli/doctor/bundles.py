@@ -12,6 +12,7 @@ from edgeslm.bundle.manifest import Bundle, load_bundle, memory_need
 from edgeslm.bundle.performance import Expectation, bundle_footprint, expect
 from edgeslm.bundle.size_estimate import Footprint, memory_bytes
 from edgeslm.bundle.trust import NOT_SIGNED, check_bundles, describe_signature
+from edgeslm.cli.check import bundle_problems, missing_bundles
 from edgeslm.cli.doctor.finding import MB, Finding, Level, megabytes
 from edgeslm.cli.doctor.probes import Probes
 from edgeslm.cli.doctor.proposal import proposal_finding, propose
@@ -176,6 +177,13 @@ def _judge_together(
         return [Finding("all models", "bad", f"{text}; more than there is", advice)]
     advice = "stop other programs, leave out a model, take smaller ones, or set keep_alive_s"
     return [Finding("all models", "warn", f"{text}; more than is available now", advice)]
+
+
+def judge_tasks(config: Config) -> list[Finding]:
+    """Findings on tasks and collections whose bundles are of the wrong kind. Missing bundles have findings of
+    their own."""
+    problems = [] if missing_bundles(config) else bundle_problems(config)
+    return [Finding("tasks", "bad", problem, "change the configuration") for problem in problems]
 
 
 def judge_signatures(config: Config) -> list[Finding]:

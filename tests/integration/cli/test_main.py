@@ -186,6 +186,25 @@ def test_check_says_that_a_sound_file_has_no_errors(edgeslm: Any, config: Path) 
     assert (done.status, done.out, done.err) == (0, f"{config}: no errors\n", "")
 
 
+def test_check_notes_bundles_that_arent_here(edgeslm: Any, tmp_path: Path) -> None:
+    """The configuration may be for another machine."""
+    configuration = fake_configuration("mqtt://localhost", tmp_path)
+    configuration["models"]["small"]["bundle"] = "/nowhere"
+    done = edgeslm("check", write_configuration(tmp_path, configuration))
+    assert done.status == 0
+    assert "- model small: /nowhere isn't on this machine" in done.out.splitlines()
+
+
+def test_check_finds_a_bundle_of_the_wrong_kind(edgeslm: Any, tmp_path: Path) -> None:
+    configuration = fake_configuration("mqtt://localhost", tmp_path)
+    configuration["models"]["small"] = configuration["models"]["encoder"]
+    file = write_configuration(tmp_path, configuration)
+    done = edgeslm("check", file)
+    line = next(n for n, text in enumerate(file.read_text().splitlines(), 1) if text == "  triage:") + 2
+    wanted = f"{file}:{line}: tasks.triage.model: small is of kind encoder; this task needs kind decoder"
+    assert (done.status, wanted in done.err) == (1, True)
+
+
 def test_check_prints_every_error_with_its_line(edgeslm: Any, tmp_path: Path) -> None:
     file = tmp_path / "bad.yaml"
     file.write_text(

@@ -201,6 +201,20 @@ routes: [{from: a/+, remember: log, keep_s: 60}, {from: b/+, remember: log}]
     assert any("routes[0].task: missing: name the task" in line for line in told)
 
 
+def test_a_route_that_remembers_needs_no_task_beside_another_error() -> None:
+    text = """\
+node: hall
+broker: {url: mqtt://localhost}
+log_levl: info
+tasks: {find: {kind: search, knowledge: [log]}}
+knowledge: {log: {path: kb}}
+routes: [{from: a/+, remember: log}, {from: b/+}]
+"""
+    found = [line.partition(": ")[2] for line in problems(text)]
+    assert [line for line in found if line.startswith("routes[0]")] == []
+    assert any(line.startswith("log_levl") for line in found)
+
+
 def test_collections_of_one_task_have_one_encoder() -> None:
     text = """\
 node: hall

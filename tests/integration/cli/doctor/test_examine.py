@@ -13,6 +13,7 @@ import pytest
 
 from edgeslm.cli.doctor import Finding, examine, render
 from edgeslm.cli.doctor.disk import judge_free
+from edgeslm.config.loader import parse_config
 from edgeslm.errors import BrokerError
 from edgeslm.hardware import board
 from edgeslm.ipc.job import JobError
@@ -20,6 +21,7 @@ from edgeslm.mqtt.probe import Probe
 from tests.support.boards import FakeProbes, config_with, look, make_bundle, meminfo, put
 from tests.support.missing import FakePackages
 from tests.support.missing import packages as packages
+from tests.support.nodes import write_bundle
 from tests.support.terminals import on_terminal as on_terminal
 
 
@@ -308,3 +310,15 @@ def test_no_colours_without_a_terminal_or_when_unwanted(
     assert "\x1b" in render(findings)
     monkeypatch.setenv("NO_COLOR", "1")
     assert "\x1b" not in render(findings)
+
+
+def test_a_model_of_the_wrong_kind_is_bad(pi_4: Path, tmp_path: Path) -> None:
+    text = (
+        f"node: n\nbroker: {{url: mqtt://localhost}}\nstate_dir: {tmp_path}/state\n"
+        f"models: {{small: {{bundle: {write_bundle(tmp_path / 'small', 'encoder')}}}}}\n"
+        "tasks: {t: {kind: classify, model: small, labels: [a, b]}}\n"
+    )
+    found = examine(parse_config(text), probes=FakeProbes(pi_4))
+    assert [one.text for one in found if one.subject == "tasks"] == [
+        "tasks.t.model: small is of kind encoder; this task needs kind decoder"
+    ]

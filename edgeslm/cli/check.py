@@ -1,0 +1,62 @@
+"""``edgeslm check``: validates a configuration, also against the bundles that are on this machine."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+
+from edgeslm.api.tokens import token_notes
+from edgeslm.cli.screen import print_error, say
+from edgeslm.config.loader import Config, config_schema, load_config
+from edgeslm.config.remote_stages import sending_notes
+from edgeslm.config.yaml_source import YamlDocument, read_document
+from edgeslm.errors import ConfigError
+from edgeslm.serving.builder import build_deployment
+
+
+def check(arguments: argparse.Namespace) -> int:
+    """Prints notes if there is no error. :raises ConfigError: every error, with file and line."""
+    if arguments.schema:
+        say(json.dumps(config_schema(), indent=2))
+        return 0
+    if arguments.config is None:
+        print_error("name the configuration file to check")
+        return 2
+    file: Path = arguments.config
+    config = load_config(file)
+    document = read_document(file.read_text("utf-8-sig"))
+    missing = [f"{use}: {path} isn't on this machine" for use, path in missing_bundles(config).items()]
+    if not missing and (problems := bundle_problems(config)):
+        raise ConfigError([_located(file, document, one) for one in problems])
+    notes = [*missing, *sending_notes(config), *token_notes(config)]
+    if arguments.connect:
+        from edgeslm.mqtt.probe import probe_broker
+
+        probe = probe_broker(config)
+        notes += probe.notes
+        if probe.problems:
+            number = document.line(("broker",))
+            raise ConfigError([f"{file}:{number}: broker: {one}" for one in probe.problems])
+    say("\n- ".join([f"{file}: no errors", *notes]))
+    return 0
+
+
+def missing_bundles(config: Config) -> dict[str, Path]:
+    """The bundles that aren't on this machine, by their use: a configuration may be for another one."""
+    return {use: path for use, path in config.bundles.items() if not path.exists()}
+
+
+def bundle_problems(config: Config) -> list[str]:
+    """Where tasks, collections and bundles don't fit together, as ``KEY: sentence``."""
+    try:
+        build_deployment(config)
+    except ConfigError as error:
+        return error.problems
+    return []
+
+
+def _located(file: Path, document: YamlDocument, problem: str) -> str:
+    """A problem with the line of its key."""
+    key = problem.partition(": ")[0]
+    return f"{file}:{document.line(tuple(key.split('.')))}: {problem}"
