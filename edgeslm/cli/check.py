@@ -38,13 +38,28 @@ def check(arguments: argparse.Namespace) -> int:
         if probe.problems:
             number = document.line(("broker",))
             raise ConfigError([f"{file}:{number}: broker: {one}" for one in probe.problems])
-    say("\n- ".join([f"{file}: no errors", *notes]))
+    say("\n- ".join([f"{file}: no errors", *notes, *untaught_notes(config)]))
     return 0
 
 
 def missing_bundles(config: Config) -> dict[str, Path]:
     """The bundles that aren't on this machine, by their use: a configuration may be for another one."""
     return {use: path for use, path in config.bundles.items() if not path.exists()}
+
+
+def untaught_notes(config: Config) -> list[str]:
+    """Advice to train tasks whose labels come from an untrained model."""
+    names = [
+        name
+        for name, task in config.tasks.items()
+        if task.kind == "classify" and not (task.learned or task.adapter)
+    ]
+    if not names:
+        return []
+    advice = (
+        "a small model's labels are often wrong until it is trained on examples (docs/guides/training.md)"
+    )
+    return [f"untrained: {', '.join(names)}; {advice}"]
 
 
 def bundle_problems(config: Config) -> list[str]:

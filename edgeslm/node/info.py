@@ -26,6 +26,7 @@ def describe(config: Config, service: Service, topics: Topics, boot_id: str) -> 
                 **({"model": model} if (model := service.deployment.model_of(name)) else {}),
                 **({"adapter": adapter.digest} if (adapter := service.deployment.adapter_of(name)) else {}),
                 **({"stages": stages} if len(stages := service.deployment.stages_of(name)) > 1 else {}),
+                **({"taught": False} if task.is_untaught else {}),
                 **({"sends": sent} if (sent := _sends(config, name, task.kind)) else {}),
                 "request": topics.request(name),
                 "options": {option: dict(OPTIONS[option].schema) for option in sorted(task.section.allowed)},

@@ -60,6 +60,7 @@ class Classify(Task):
             "confidence": verdict.confidence,
             "scores": dict(zip(labels, verdict.scores, strict=True)),
             "stage": self.stage,
+            **({"taught": False} if self.is_untaught else {}),
         }
         return Outcome.of(output, result, abstained=verdict.confidence < self.threshold)
 
@@ -118,7 +119,8 @@ class Classify(Task):
                 "confidence": PROBABILITY,
                 "scores": {"type": "object", "additionalProperties": PROBABILITY},
                 "stage": {"type": "string"},
-            }
+            },
+            {"taught": {"const": False}},
         )
 
     def _meanings(self, request: Request) -> dict[str, str]:

@@ -145,6 +145,11 @@ class Task(ABC):
         """Whether the task runs a trained head on an encoder."""
         return self.bundle is not None and self.bundle.manifest.head is not None
 
+    @property
+    def is_untaught(self) -> bool:
+        """Whether the task labels messages by a model that was never trained for it."""
+        return self.kind == "classify" and self.bundle is None
+
     @abstractmethod
     async def run(self, request: Request, ask: Ask, on_chunk: OnChunk | None) -> Outcome:
         """Computes the result. :raises RequestError: an error that becomes the client's result."""

@@ -183,7 +183,9 @@ def opened_for_reading(fifo: Path, process: subprocess.Popen[bytes]) -> int:
 
 def test_check_says_that_a_sound_file_has_no_errors(edgeslm: Any, config: Path) -> None:
     done = edgeslm("check", config)
-    assert (done.status, done.out, done.err) == (0, f"{config}: no errors\n", "")
+    first, note = done.out.splitlines()
+    assert (done.status, first, done.err) == (0, f"{config}: no errors", "")
+    assert note.startswith("- untrained: triage, strict; ")
 
 
 def test_check_notes_bundles_that_arent_here(edgeslm: Any, tmp_path: Path) -> None:

@@ -104,6 +104,7 @@ def test_mqtt_5_gets_its_correlation_data_back_on_its_response_topic(app: App) -
         "confidence": 0.9,
         "scores": {"normal": 0.1, "critical": 0.9},
         "stage": "small",
+        "taught": False,
     }
     assert result["model"].startswith("small@sha256:")
     assert set(result["timings_ms"]) == {"queue", "prefill", "decode", "total"}

@@ -41,6 +41,7 @@ def test_a_request_becomes_a_result(tmp_path: Path) -> None:
             "confidence": 0.75,
             "scores": {"normal": 0.25, "critical": 0.75},
             "stage": "small",
+            "taught": False,
         }
         assert result.model == service.models.label("small")
         assert result.usage == {"prompt_tokens": 61, "completion_tokens": 2}

@@ -57,6 +57,7 @@ def test_scores_the_labels() -> None:
             "confidence": 0.8,
             "scores": {"normal": 0.2, "critical": 0.8},
             "stage": "small",
+            "taught": False,
         },
         COST,
         Truncated(3, 9),
