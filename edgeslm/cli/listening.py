@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,13 +14,22 @@ if TYPE_CHECKING:
     from edgeslm.client.discovery import Discovery
     from edgeslm.mqtt.broker_address import BrokerAddress
 
+BROKER_VARIABLE = "EDGESLM_BROKER"
+NODE_VARIABLE = "EDGESLM_NODE"
+"""Environment variables with the defaults of ``--broker`` and ``--node``."""
 PATIENCE_S = 15.0
 """Timeout of the first connection, in seconds; later outages have no time limit."""
 
 
 def add_broker_arguments(command: argparse.ArgumentParser) -> None:
+    default = os.environ.get(BROKER_VARIABLE)
     command.add_argument(
-        "--broker", required=True, metavar="URL", help="mqtt://HOST[:PORT] or mqtts://HOST[:PORT]"
+        "--broker",
+        type=_with_scheme,
+        default=default,
+        required=default is None,
+        metavar="URL",
+        help=f"HOST[:PORT], mqtt://HOST[:PORT] or mqtts://HOST[:PORT]; ${BROKER_VARIABLE} if left out",
     )
     command.add_argument("--prefix", default=DEFAULT_PREFIX, help="first level of the nodes' topics")
     command.add_argument("--username", help="name of the login")
@@ -29,6 +39,10 @@ def add_broker_arguments(command: argparse.ArgumentParser) -> None:
         "--cert-file", type=Path, help="client certificate for the login, as made by edgeslm provision"
     )
     command.add_argument("--key-file", type=Path, help="key of that certificate")
+
+
+def _with_scheme(text: str) -> str:
+    return text if "://" in text else f"mqtt://{text}"
 
 
 def add_listening_arguments(command: argparse.ArgumentParser) -> None:

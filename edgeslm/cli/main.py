@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 from edgeslm import __version__
 from edgeslm.cli import dispatch, feedback, fleet, knowledge, models, purge, recover, rollout, top
-from edgeslm.cli.listening import add_broker_arguments
+from edgeslm.cli.listening import NODE_VARIABLE, add_broker_arguments
 from edgeslm.cli.parts import Act, add_parser, whole_number
 from edgeslm.cli.provision import command as provision
 from edgeslm.cli.screen import print_error, say
@@ -141,9 +141,7 @@ def _parser() -> argparse.ArgumentParser:
     sub.add_argument(
         "text", nargs="?", default="-", help="the input; - or nothing: one input per line of standard input"
     )
-    sub.add_argument(
-        "--options", type=_json_object, default={}, metavar="JSON", help="options of the request"
-    )
+    _add_result_arguments(sub)
 
     about = "send one request over MQTT and print its result (status 1: an error, 2: a timeout)"
     _add_request_arguments(add("request", _request, about))
@@ -185,8 +183,8 @@ def _add_request_arguments(sub: argparse.ArgumentParser) -> None:
     sub.add_argument("task", help="name of the task")
     sub.add_argument("text", help="the input; - reads standard input")
     add_broker_arguments(sub)
-    whom = sub.add_mutually_exclusive_group(required=True)
-    whom.add_argument("--node", help="the node to ask")
+    whom = sub.add_mutually_exclusive_group(required=NODE_VARIABLE not in os.environ)
+    whom.add_argument("--node", help=f"the node to ask; ${NODE_VARIABLE} if left out")
     whom.add_argument("--pool", help="a pool; one of its members answers")
     sub.add_argument(
         "--name", type=_one_level, help="client name, part of the reply topic that the broker lets it read"
@@ -199,9 +197,14 @@ def _add_request_arguments(sub: argparse.ArgumentParser) -> None:
         help="seconds to wait for the result (default: 60); the request is resent if it may be lost",
     )
     sub.add_argument("--stream", action="store_true", help="print the text on standard error as it comes")
+    _add_result_arguments(sub)
+
+
+def _add_result_arguments(sub: argparse.ArgumentParser) -> None:
     sub.add_argument(
         "--options", type=_json_object, default={}, metavar="JSON", help="options of the request"
     )
+    sub.add_argument("--json", action="store_true", help="print JSON on a terminal too, as to a pipe or file")
 
 
 def _json_object(text: str) -> dict[str, Any]:
@@ -261,13 +264,17 @@ def _try(arguments: argparse.Namespace) -> int:
         inputs: Iterator[bytes] = (line for raw in sys.stdin.buffer if (line := raw.rstrip(b"\r\n")))
     else:
         inputs = iter([os.fsencode(arguments.text)])
-    return asyncio.run(_try_all(config, arguments.task, inputs, arguments.options))
+    trying = _try_all(config, arguments.task, inputs, arguments.options, as_json=arguments.json)
+    return asyncio.run(trying)
 
 
-async def _try_all(config: Config, task: str, inputs: Iterator[bytes], options: dict[str, Any]) -> int:
+async def _try_all(
+    config: Config, task: str, inputs: Iterator[bytes], options: dict[str, Any], *, as_json: bool
+) -> int:
     """Prints the result of each input as the daemon would publish it. :return: the exit status, which is 1 if
     any result is an error."""
-    from edgeslm.protocol.codec import Rejected, encode_result, error_result
+    from edgeslm.cli.results import print_result
+    from edgeslm.protocol.codec import Rejected, error_result
     from edgeslm.serving.service import Service
     from edgeslm.update.store import Store
 
@@ -284,7 +291,7 @@ async def _try_all(config: Config, task: str, inputs: Iterator[bytes], options: 
             else:
                 result = await service.submit(request)
             failed |= result.status == "error"
-            say(encode_result(result).decode())
+            print_result(result, as_json=as_json)
         return int(failed)
     finally:
         await service.stop()
@@ -310,9 +317,9 @@ def _parse_input(
 
 def _request(arguments: argparse.Namespace) -> int:
     from edgeslm.cli.listening import address_of
+    from edgeslm.cli.results import print_result
     from edgeslm.client import Client
     from edgeslm.errors import InvalidRequest, TimedOut
-    from edgeslm.protocol.codec import encode_result
 
     # Connection problems are logged while the client retries.
     set_up_logging("DEBUG" if arguments.debug else "WARNING", "edgeslm: %(message)s")
@@ -333,7 +340,7 @@ def _request(arguments: argparse.Namespace) -> int:
 
     with Client(
         address_of(arguments),
-        arguments.node,
+        arguments.node or (None if arguments.pool else os.environ.get(NODE_VARIABLE)),
         pool=arguments.pool,
         prefix=arguments.prefix,
         name=arguments.name,
@@ -349,7 +356,7 @@ def _request(arguments: argparse.Namespace) -> int:
         except TimedOut as error:
             print_error(str(error))
             return 2
-    say(encode_result(result).decode())
+    print_result(result, as_json=arguments.json)
     return int(result.status == "error")
 
 
