@@ -1,23 +1,38 @@
-"""``edgeslm fleet``: lists all nodes of a broker, or of all sites of a hub."""
+"""``edgeslm fleet``: lists all nodes of a broker, or of all sites of a hub; forgets nodes that are gone."""
 
 from __future__ import annotations
 
 import argparse
 import json
 import os
+import re
 import shutil
 import sys
 import time
 from typing import TYPE_CHECKING
 
-from edgeslm.cli.listening import PATIENCE_S, add_listening_arguments, address_of, discovery_of, nothing_heard
+from edgeslm.cli.listening import (
+    PATIENCE_S,
+    add_broker_arguments,
+    add_listening_arguments,
+    address_of,
+    discovery_of,
+    nothing_heard,
+)
 from edgeslm.cli.parts import add_part
-from edgeslm.cli.screen import print_error, say
+from edgeslm.cli.screen import plural, print_error, say
+from edgeslm.errors import BrokerError, InvalidRequest
+from edgeslm.protocol.strict_json import decode_text, parse_json
+from edgeslm.protocol.topic_filters import base_topic, filter_fault
+from edgeslm.telemetry.overview import plain
 
 if TYPE_CHECKING:
     from edgeslm.telemetry.fleet import FleetNode
 
-SUMMARY = "list all nodes of a broker: versions, models, pools, load, alerts"
+SUMMARY = "list all nodes of a broker: versions, models, pools, load, alerts; forget a node that is gone"
+HOME_ASSISTANT = "homeassistant"
+NAME = r"(pool/)?[a-z0-9-]{1,64}"
+RUNNING = ("starting", "online", "draining")
 EXAMPLE = "edgeslm fleet list --broker mqtt://broker.local"
 
 
@@ -43,6 +58,19 @@ def add_arguments(command: argparse.ArgumentParser) -> None:
     )
     sub.add_argument("--json", action="store_true", help="print the inventory, for other programs")
 
+    about = "clear all that a node that is gone keeps retained at the broker: state, info, health, discovery"
+    sub = add_part(parts, "forget", _forget, about, "edgeslm fleet forget press-hall-4 --broker broker.local")
+    sub.add_argument("name", metavar="NODE", help="the node, or pool/NAME for a pool's dispatcher")
+    add_broker_arguments(sub)
+    sub.add_argument(
+        "--discovery",
+        metavar="PREFIX",
+        default=HOME_ASSISTANT,
+        help="prefix of Home Assistant's discovery topics (default: %(default)s)",
+    )
+    sub.add_argument("--force", action="store_true", help="also if the node says that it is running")
+    sub.add_argument("--json", action="store_true", help="print the cleared topics as JSON")
+
 
 def run(arguments: argparse.Namespace) -> int:
     return int(arguments.act(arguments))
@@ -50,7 +78,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 def _list(arguments: argparse.Namespace) -> int:
     from edgeslm.telemetry.fleet import differences, inventory, is_outdated, newest, table
-    from edgeslm.telemetry.overview import Painter, plain
+    from edgeslm.telemetry.overview import Painter
 
     heard = _heard(arguments)
     version = newest(heard)
@@ -71,6 +99,36 @@ def _list(arguments: argparse.Namespace) -> int:
         say("\n".join(table(listed, width=width, title=title, paint=Painter(not is_plain))))
     is_wrong = any(one.needs_a_look for one in listed) or bool(differences(listed))
     return int(arguments.check and is_wrong)
+
+
+def _forget(arguments: argparse.Namespace) -> int:
+    from edgeslm.client.retained import RetainedMessages
+    from edgeslm.telemetry.discovery import entity_filter
+
+    base = base_topic(arguments.prefix, arguments.name)
+    filters = [f"{base}/#", entity_filter(arguments.discovery, base)]
+    if not re.fullmatch(NAME, arguments.name) or any(map(filter_fault, filters)):
+        raise BrokerError(f"{plain(arguments.name)} can't be a node's name.")
+    with RetainedMessages(address_of(arguments), filters) as messages:
+        found = messages.read(PATIENCE_S)
+        state = _state_in(found.get(f"{base}/state", b""))
+        if state in RUNNING and not arguments.force:
+            raise BrokerError(f"The node {plain(arguments.name)} is {state}; stop it first, or add --force.")
+        messages.clear(sorted(found), PATIENCE_S)
+    if arguments.json:
+        say(json.dumps(sorted(found)))
+    else:
+        say("\n".join([*map(plain, sorted(found)), f"{plural(len(found), 'topic')} cleared"]))
+    return 0
+
+
+def _state_in(payload: bytes) -> str | None:
+    try:
+        found = parse_json(decode_text(payload))
+    except InvalidRequest:
+        return None
+    state = found.get("state") if isinstance(found, dict) else None
+    return state if isinstance(state, str) else None
 
 
 def _is_of(entry: FleetNode, pool: str) -> bool:

@@ -12,11 +12,12 @@ from __future__ import annotations
 import re
 import zlib
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from edgeslm import __version__
-from edgeslm.config.schema import Config, Route
-from edgeslm.config.templates import topic_pattern
+
+if TYPE_CHECKING:
+    from edgeslm.config.schema import Config, Route
 
 _TEXT = "r.text | default('', true) | truncate(250, true, '…', 0)"
 _VALUES = {
@@ -130,6 +131,8 @@ def route_filter(base: str, route: Route) -> str:
     """The narrowest topic filter that matches all result topics of a route."""
     if route.to is None:
         return f"{base}/event/{route.name}"
+    from edgeslm.config.templates import topic_pattern  # apps that clear discovery messages have no Jinja
+
     levels = topic_pattern(route.to, route.source)
     return "/".join(levels[: levels.index("#") + 1] if "#" in levels else levels)
 
