@@ -42,6 +42,7 @@ NEEDS_PAHO: Sequence[Sequence[str]] = (
     ("request", "triage", "text", *NOWHERE, "--node", "hall", "--timeout", "1"),
     ("top", *NOWHERE),
     ("fleet", "list", *NOWHERE),
+    ("fleet", "forget", "hall", *NOWHERE),
 )
 
 
