@@ -102,15 +102,15 @@ def _list(arguments: argparse.Namespace) -> int:
 
 
 def _forget(arguments: argparse.Namespace) -> int:
-    from edgeslm.client.retained import RetainedMessages
+    from edgeslm.client.listening import Listening
     from edgeslm.telemetry.discovery import entity_filter
 
     base = base_topic(arguments.prefix, arguments.name)
     filters = [f"{base}/#", entity_filter(arguments.discovery, base)]
     if not re.fullmatch(NAME, arguments.name) or any(map(filter_fault, filters)):
         raise BrokerError(f"{plain(arguments.name)} can't be a node's name.")
-    with RetainedMessages(address_of(arguments), filters) as messages:
-        found = messages.read(PATIENCE_S)
+    with Listening(address_of(arguments), filters) as messages:
+        found = messages.retained(PATIENCE_S)
         state = _state_in(found.get(f"{base}/state", b""))
         if state in RUNNING and not arguments.force:
             raise BrokerError(f"The node {plain(arguments.name)} is {state}; stop it first, or add --force.")

@@ -21,13 +21,13 @@ PATIENCE_S = 15.0
 """Timeout of the first connection, in seconds; later outages have no time limit."""
 
 
-def add_broker_arguments(command: argparse.ArgumentParser) -> None:
+def add_broker_arguments(command: argparse.ArgumentParser, *, required: bool = True) -> None:
     default = os.environ.get(BROKER_VARIABLE)
     command.add_argument(
         "--broker",
-        type=_with_scheme,
+        type=with_scheme,
         default=default,
-        required=default is None,
+        required=required and default is None,
         metavar="URL",
         help=f"HOST[:PORT], mqtt://HOST[:PORT] or mqtts://HOST[:PORT]; ${BROKER_VARIABLE} if left out",
     )
@@ -41,7 +41,8 @@ def add_broker_arguments(command: argparse.ArgumentParser) -> None:
     command.add_argument("--key-file", type=Path, help="key of that certificate")
 
 
-def _with_scheme(text: str) -> str:
+def with_scheme(text: str) -> str:
+    """The address of a broker, also of a bare host."""
     return text if "://" in text else f"mqtt://{text}"
 
 

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 from edgeslm import __version__
 from edgeslm.cli import dispatch, feedback, fleet, knowledge, models, purge, recover, rollout, top
+from edgeslm.cli.init import command as init
 from edgeslm.cli.listening import NODE_VARIABLE, add_broker_arguments
 from edgeslm.cli.parts import Act, add_parser, whole_number
 from edgeslm.cli.provision import command as provision
@@ -45,6 +46,7 @@ EXAMPLES = {
     "doctor": "edgeslm doctor --config config.yaml",
 }
 COMMANDS: Mapping[str, ModuleType] = {
+    "init": init,
     "dispatch": dispatch,
     "feedback": feedback,
     "knowledge": knowledge,

@@ -23,6 +23,7 @@ NEEDS_A_NODE: Sequence[Sequence[str]] = (
     ("run", "node.yaml"),
     ("check", "node.yaml"),
     ("check", "--schema"),
+    ("init",),
     ("demo",),
     ("try", "node.yaml", "triage", "text"),
     ("inspect", "bundle"),

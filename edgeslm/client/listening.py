@@ -1,4 +1,4 @@
-"""Retained messages of a node that is gone: finds them and clears them."""
+"""Listening to topics: what passes, and which messages are retained; clears retained messages."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import secrets
 import threading
 import time
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from edgeslm.errors import BrokerError
 from edgeslm.mqtt.broker_address import BrokerAddress
@@ -23,10 +23,23 @@ CALM_S = 0.5
 _LARGEST = 1024 * 1024
 
 
-class RetainedMessages:
-    """A connection to a broker that reads the retained messages of some topic filters, and clears them."""
+class OnMessage(Protocol):
+    """Gets each message, on the network thread."""
 
-    def __init__(self, address: BrokerAddress, filters: Sequence[str]) -> None:
+    def __call__(self, topic: str, payload: bytes, retained: bool, /) -> None: ...
+
+
+def _ignore(topic: str, payload: bytes, retained: bool) -> None:
+    pass
+
+
+class Listening:
+    """A connection to a broker that reads the messages of some topic filters. ``on_message`` gets each."""
+
+    def __init__(
+        self, address: BrokerAddress, filters: Sequence[str], on_message: OnMessage = _ignore
+    ) -> None:
+        self._on_message = on_message
         self._address = address
         self._filters = filters
         self._changed = threading.Condition()
@@ -39,7 +52,7 @@ class RetainedMessages:
         self._unconfirmed: set[int] = set()
         self._denied: list[str] = []
         settings = ConnectionSettings(
-            client_id=f"edgeslm-retained-{secrets.token_hex(8)}",
+            client_id=f"edgeslm-listening-{secrets.token_hex(8)}",
             keepalive_s=15,
             session_expiry_s=0,
             receive_maximum=256,
@@ -48,15 +61,15 @@ class RetainedMessages:
         )
         self._network = Network(address, settings, self, PAUSES_S)
 
-    def __enter__(self) -> RetainedMessages:
+    def __enter__(self) -> Listening:
         self._network.start()
         return self
 
     def __exit__(self, *exception: object) -> None:
         self._network.stop(5.0)
 
-    def read(self, timeout_s: float) -> dict[str, bytes]:
-        """Topic -> payload of each retained message.
+    def retained(self, timeout_s: float) -> dict[str, bytes]:
+        """Topic -> payload of each retained message, as soon as all have come.
 
         :raises BrokerError: no connection within ``timeout_s``, or the broker refuses the subscription.
         """
@@ -94,6 +107,7 @@ class RetainedMessages:
     def received(self, link: BrokerLink, message: MQTTMessage) -> None:
         if message.qos:
             link.ack(message.mid)
+        self._on_message(message.topic, bytes(message.payload), bool(message.retain))
         with self._changed:
             if message.retain and message.payload:
                 self._found[message.topic] = bytes(message.payload)
