@@ -5,11 +5,13 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import aclosing
 from dataclasses import dataclass
 from typing import Any
 
-from edgeslm.api.node import Offered, Question
+from edgeslm.api.node import CODE, Answer, Offered, Question
 from edgeslm.errors import InvalidRequest
+from edgeslm.messages import ErrorBody
 from edgeslm.protocol.strict_json import parse_json
 from edgeslm.web.server import Refusal
 
@@ -101,6 +103,39 @@ class Told:
     def is_cut(self) -> bool:
         """Whether the model reached the maximum of new tokens."""
         return self.result.get("finish_reason") == "length"
+
+
+async def result_of(answer: Answer) -> Told:
+    """The result at the end of an answer. :raises Refusal: the result is an error."""
+    async with aclosing(answer):
+        async for told in answer:
+            if not isinstance(told, str):
+                return told_or_refused(told)
+    raise Refusal(502, "The node gave no result.")
+
+
+def told_or_refused(result: Mapping[str, Any]) -> Told:
+    """:raises Refusal: the result is an error."""
+    error = result.get("error")
+    if error is None:
+        return Told(result)
+    body = ErrorBody(error["code"], error["message"], error.get("retry_after_ms"))
+    headers = {CODE: body.code}
+    if body.code in NO_REPEAT:
+        headers["X-Should-Retry"] = "false"
+    if body.retry_after_ms is not None:
+        headers["Retry-After"] = str(max(1, -(-body.retry_after_ms // 1000)))
+    elif body.code == "busy":
+        headers["Retry-After"] = "1"
+    raise Refusal(STATUS.get(body.code, 500), sentence_of(body.message), headers)
+
+
+def sentence_of(message: str) -> str:
+    """An error's text as a sentence; names of options stay as they are."""
+    first = message.partition(" ")[0]
+    if first.isalpha():
+        message = message[:1].upper() + message[1:]
+    return message if message.endswith((".", "!", "?")) else f"{message}."
 
 
 def _json(value: Any) -> str:

@@ -15,6 +15,7 @@ from dataclasses import replace
 from typing import Any, Protocol
 
 from edgeslm.api.tokens import ANONYMOUS, ApiClient, parse_tokens
+from edgeslm.api.tools import describe_tool
 from edgeslm.api.wire import BODY_BYTES, FROM_API, Leave, Submit
 from edgeslm.config.loader import Config
 from edgeslm.config.sections import Api
@@ -48,6 +49,8 @@ class ApiHost(Extension):
 
     def __init__(self, section: Api, config: Config, service: Service, answers: Answers) -> None:
         check_installed("api")
+        if section.mcp:
+            check_installed("api.mcp", "mcp")
         self._section = section
         self._config = config
         self._service = service
@@ -67,7 +70,9 @@ class ApiHost(Extension):
             FROM_API,
             {
                 **server_settings(section),
+                "node": config.node,
                 "anonymous": section.anonymous,
+                "mcp": section.mcp is not False,
                 "body_bytes": min(BODY_BYTES, config.limits.packet_bytes),
                 "timeout_s": config.limits.request_timeout_s,
             },
@@ -213,6 +218,7 @@ class ApiHost(Extension):
         self._process.send(
             "offer",
             tasks=list(self._tasks()),
+            tools=list(self._tools()),
             clients=[[one.name, one.digest, one.tasks] for one in self._clients],
             is_kept=True,
         )
@@ -228,6 +234,12 @@ class ApiHost(Extension):
                     deployment.model_of(name) if name in deployment.tasks else task.section.model, task
                 ),
             }
+
+    def _tools(self) -> Iterator[dict[str, Any]]:
+        exported = self._section.mcp
+        for name, task in self._service.deployment.tasks.items():
+            if exported is True or (exported and name in exported):
+                yield describe_tool(name, task)
 
     def _model(self, name: str | None, task: Task) -> dict[str, Any]:
         """What clients are told of a task's model."""

@@ -38,6 +38,18 @@ class Offered:
 
 
 @dataclass(frozen=True, slots=True)
+class Tool:
+    """A task as a tool of MCP clients. ``input`` and ``output`` are JSON Schemas of its arguments and its
+    result; ``collections`` are the document collections that it searches."""
+
+    name: str
+    description: str
+    input: Mapping[str, Any]
+    output: Mapping[str, Any]
+    collections: Sequence[str]
+
+
+@dataclass(frozen=True, slots=True)
 class Question:
     """A request to the node, translated from a dialect."""
 
@@ -62,6 +74,7 @@ class NodeLink:
         self._timeout_s = timeout_s
         self._anonymous = anonymous
         self._offered: dict[str, Offered] = {}
+        self._tools: list[Tool] = []
         self._clients: dict[str, Client] = {}
         self._numbers = itertools.count(1)
         self._waiting: dict[int, asyncio.Queue[str | dict[str, Any]]] = {}
@@ -74,6 +87,7 @@ class NodeLink:
                 one["name"]: Offered(one["name"], one["kind"], frozenset(one["options"]), one)
                 for one in message["tasks"]
             }
+            self._tools = [Tool(**tool) for tool in message["tools"]]
             self._clients = {digest: Client(name, tasks) for name, digest, tasks in message["clients"]}
         elif (queue := self._waiting.get(message["number"])) is not None:
             queue.put_nowait(message["text"] if message["kind"] == "chunk" else message["result"])
@@ -91,6 +105,10 @@ class NodeLink:
     def offered(self, client: Client) -> list[Offered]:
         """What the client may use."""
         return [one for one in self._offered.values() if client.tasks is None or one.name in client.tasks]
+
+    def tools(self, client: Client) -> dict[str, Tool]:
+        """The tools that the client may call, by name."""
+        return {one.name: one for one in self._tools if client.tasks is None or one.name in client.tasks}
 
     def find(self, client: Client, name: Any) -> Offered:
         """:raises Refusal: the client can't use it, or there is none."""

@@ -6,7 +6,6 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Mapping
-from contextlib import aclosing
 from typing import Any
 
 from starlette.applications import Starlette
@@ -17,10 +16,9 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from edgeslm import __version__
 from edgeslm.api import ollama, openai, responses
-from edgeslm.api.dialect import NO_REPEAT, STATUS, Told
+from edgeslm.api.dialect import Told, result_of, told_or_refused
 from edgeslm.api.node import CODE, Answer, Client, NodeLink, Question
 from edgeslm.errors import InvalidRequest
-from edgeslm.messages import ErrorBody
 from edgeslm.protocol.codec import MAX_ID_CHARACTERS
 from edgeslm.protocol.strict_json import decode_text, parse_json
 from edgeslm.web.hosts import is_own_host
@@ -37,8 +35,8 @@ PUBLIC = ("/",)
 Writer = openai.ChatStream | responses.ResponseStream | ollama.TextStream
 
 
-def make_app(node: NodeLink, settings: Mapping[str, Any]) -> ASGIApp:
-    """The ASGI application; ``settings`` are those of the API process."""
+def make_app(node: NodeLink, settings: Mapping[str, Any], mcp: ASGIApp | None = None) -> ASGIApp:
+    """The ASGI application; ``settings`` are those of the API process. ``mcp`` answers MCP clients."""
     api = Api(node, settings["body_bytes"])
     routes = [
         Route("/", api.hello, methods=["GET"]),
@@ -56,6 +54,8 @@ def make_app(node: NodeLink, settings: Mapping[str, Any]) -> ASGIApp:
         Route("/api/embed", api.ollama_embed, methods=["POST"]),
         Route("/api/embeddings", api.ollama_embed, methods=["POST"]),
     ]
+    if mcp is not None:
+        routes.append(Route("/mcp", mcp, methods=["POST"]))
     handlers: dict[Any, Any] = {
         Refusal: _refused,
         InvalidRequest: _invalid,
@@ -130,7 +130,7 @@ class Api:
         answer = self._begin(request, asked.question)
         if asked.stream:
             return await Stream.begin(answer, openai.ChatStream(asked), "text/event-stream")
-        return JSONResponse(openai.chat_completion(asked, await _result(answer)))
+        return JSONResponse(openai.chat_completion(asked, await result_of(answer)))
 
     async def openai_response(self, request: Request) -> Response:
         body = await self._object(request)
@@ -138,7 +138,7 @@ class Api:
         answer = self._begin(request, asked.question)
         if asked.stream:
             return await Stream.begin(answer, responses.ResponseStream(asked), "text/event-stream")
-        return JSONResponse(responses.response(asked, await _result(answer)))
+        return JSONResponse(responses.response(asked, await result_of(answer)))
 
     async def openai_embeddings(self, request: Request) -> Response:
         body = await self._object(request)
@@ -177,7 +177,7 @@ class Api:
         answer = self._begin(request, asked.question)
         if asked.stream:
             return await Stream.begin(answer, ollama.TextStream(asked), "application/x-ndjson")
-        return JSONResponse(ollama.text(asked, await _result(answer)))
+        return JSONResponse(ollama.text(asked, await result_of(answer)))
 
     async def ollama_embed(self, request: Request) -> Response:
         body = await self._object(request)
@@ -206,46 +206,13 @@ class Api:
         """The results of several questions, in their order. One fails, all fail."""
         found = []
         for question in questions:
-            found.append(await _result(self._begin(request, question)))
+            found.append(await result_of(self._begin(request, question)))
         return found
 
 
 def _client(request: Request) -> Client:
     client: Client = request.state.client
     return client
-
-
-async def _result(answer: Answer) -> Told:
-    """The result at the end of an answer. :raises Refusal: the result is an error."""
-    async with aclosing(answer):
-        async for told in answer:
-            if not isinstance(told, str):
-                return told_or_refused(told)
-    raise Refusal(502, "The node gave no result.")
-
-
-def told_or_refused(result: Mapping[str, Any]) -> Told:
-    """:raises Refusal: the result is an error."""
-    error = result.get("error")
-    if error is None:
-        return Told(result)
-    body = ErrorBody(error["code"], error["message"], error.get("retry_after_ms"))
-    headers = {CODE: body.code}
-    if body.code in NO_REPEAT:
-        headers["X-Should-Retry"] = "false"
-    if body.retry_after_ms is not None:
-        headers["Retry-After"] = str(max(1, -(-body.retry_after_ms // 1000)))
-    elif body.code == "busy":
-        headers["Retry-After"] = "1"
-    raise Refusal(STATUS.get(body.code, 500), sentence_of(body.message), headers)
-
-
-def sentence_of(message: str) -> str:
-    """An error's text as a sentence; names of options stay as they are."""
-    first = message.partition(" ")[0]
-    if first.isalpha():
-        message = message[:1].upper() + message[1:]
-    return message if message.endswith((".", "!", "?")) else f"{message}."
 
 
 async def _until_gone(answer: Answer, request: Request) -> Answer:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Mapping
+from contextlib import AsyncExitStack
 from typing import Any
 
 from edgeslm.api.node import NodeLink
@@ -33,8 +34,14 @@ class Worker(WebWorker):
         self._node = NodeLink(self.say, settings["timeout_s"], anonymous=settings["anonymous"])
         for message in self._early:
             self._node.take(message)
-        app = make_app(self._node, settings)
-        await serve(app, settings, self.say, connections=MOST_CONNECTIONS)
+        async with AsyncExitStack() as stack:
+            mcp = None
+            if settings["mcp"]:
+                from edgeslm.api.mcp import McpServer  # 36 MB
+
+                mcp = await stack.enter_async_context(McpServer(self._node, settings))
+            app = make_app(self._node, settings, mcp)
+            await serve(app, settings, self.say, connections=MOST_CONNECTIONS)
 
     def take(self, message: dict[str, Any]) -> None:
         if self._node is None:

@@ -13,6 +13,7 @@ from edgeslm.config.remote_stages import sending_notes
 from edgeslm.config.yaml_source import YamlDocument, read_document
 from edgeslm.errors import ConfigError
 from edgeslm.serving.builder import build_deployment
+from edgeslm.web.process import missing_packages
 
 
 def check(arguments: argparse.Namespace) -> int:
@@ -29,6 +30,8 @@ def check(arguments: argparse.Namespace) -> int:
     missing = [f"{use}: {path} isn't on this machine" for use, path in missing_bundles(config).items()]
     if not missing and (problems := bundle_problems(config)):
         raise ConfigError([_located(file, document, one) for one in problems])
+    if config.api is not None and config.api.mcp and (lacking := missing_packages("mcp")):
+        raise ConfigError([f"{file}:{document.line(('api', 'mcp'))}: api.mcp: {lacking}"])
     notes = [*missing, *sending_notes(config), *token_notes(config)]
     if arguments.connect:
         from edgeslm.mqtt.probe import probe_broker

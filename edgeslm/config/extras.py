@@ -10,6 +10,7 @@ EXTRAS: Mapping[str, str] = {
     **dict.fromkeys(("tokenizers", "yaml"), "node"),
     **dict.fromkeys(("starlette", "uvicorn"), "api"),
     "httpx2": "remote",
+    "mcp": "mcp",
     "pypdfium2": "documents",
     "sklearn": "heads",
     "cryptography": "verify",

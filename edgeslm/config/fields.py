@@ -240,6 +240,14 @@ def host_name(value: str) -> str:
     return value
 
 
+def _exported(value: Any) -> bool | tuple[str, ...]:
+    if isinstance(value, bool):
+        return value
+    if not isinstance(value, list) or not value or not all(isinstance(name, str) for name in value):
+        raise ValueError("must be true, false, or a list of tasks, as in [triage, manual]")
+    return tuple(value)
+
+
 def _example_output(value: Any) -> str | Mapping[str, Any]:
     if not isinstance(value, str | dict):
         raise ValueError("must be a text (numbers in quotes) or a mapping of fields")
@@ -250,6 +258,13 @@ FilePath = Annotated[Path, AfterValidator(_file)]
 Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$")]
 TopicFilter = Annotated[str, AfterValidator(_filter)]
 ListenAddress = Annotated[str, AfterValidator(_listen)]
+ExportedTasks = Annotated[
+    bool | tuple[str, ...],
+    PlainValidator(_exported),
+    WithJsonSchema(
+        {"anyOf": [{"type": "boolean"}, {"type": "array", "items": {"type": "string"}, "minItems": 1}]}
+    ),
+]
 Labels = Annotated[
     Mapping[str, str],
     PlainValidator(_labels),

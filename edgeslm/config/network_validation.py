@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from edgeslm.config.schema import Config
-from edgeslm.config.sections import Api, Broker, Console, WebServer
+from edgeslm.config.sections import Api, Broker, WebServer
 from edgeslm.config.yaml_source import Path
 
 Fault = tuple[Path, str]
@@ -17,7 +17,7 @@ def network_faults(config: Config) -> Iterator[Fault]:
     if config.console is not None:
         yield from _server_faults("console", config.console)
     if config.api is not None:
-        yield from _api_faults(config.api, config.console)
+        yield from _api_faults(config.api, config)
 
 
 def _broker_faults(broker: Broker) -> Iterator[Fault]:
@@ -46,9 +46,12 @@ def _server_faults(name: str, server: WebServer) -> Iterator[Fault]:
         yield (name, "listen"), sentence
 
 
-def _api_faults(api: Api, console: Console | None) -> Iterator[Fault]:
+def _api_faults(api: Api, config: Config) -> Iterator[Fault]:
     yield from _server_faults("api", api)
     if api.anonymous and not api.is_local:
         yield ("api", "anonymous"), "is for loopback alone; give clients on the network tokens"
-    if console is not None and api.address == console.address:
+    if config.console is not None and api.address == config.console.address:
         yield ("api", "listen"), "is the console's address; choose another port"
+    for name in () if isinstance(api.mcp, bool) else api.mcp:
+        if name not in config.tasks:
+            yield ("api", "mcp"), f"no task is called {name!r}; there are: {', '.join(config.tasks)}"

@@ -13,6 +13,7 @@ from urllib.parse import SplitResult, urlsplit
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 from edgeslm.config.fields import (
+    ExportedTasks,
     FilePath,
     ListenAddress,
     Name,
@@ -415,4 +416,9 @@ class Api(WebServer):
     anonymous: bool = Field(default=False, description="Takes requests without a token too; on loopback only")
     models: bool = Field(
         default=True, description="Offers each of `models` as `model:NAME`, besides the tasks"
+    )
+    mcp: ExportedTasks = Field(
+        default=False,
+        description="Tasks that are tools of MCP clients at `/mcp`: all (`true`), or those listed; needs the "
+        "extra `mcp`",
     )

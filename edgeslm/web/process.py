@@ -12,7 +12,7 @@ import importlib.util
 import logging
 import os
 import secrets
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -34,12 +34,21 @@ FEWEST_CHARACTERS = 16
 STOP_GRACE_S = 2.0
 AGAIN_S = 2.0
 TO_WEB = frames_to_child(Any)
+PACKAGES: Mapping[str, tuple[str, ...]] = {"api": ("starlette", "uvicorn"), "mcp": ("mcp",)}
+"""Import names of an extra's packages."""
 
 
-def check_installed(section: str) -> None:
-    """Checks the web server's packages. :raises ConfigError: the web server isn't installed."""
-    if any(importlib.util.find_spec(name) is None for name in ("starlette", "uvicorn")):
-        raise ConfigError([f"{section}: needs more packages: {install_line('api')}"])
+def missing_packages(extra: str) -> str | None:
+    """A sentence that says how to install an extra; None if its packages are installed."""
+    if all(importlib.util.find_spec(name) is not None for name in PACKAGES[extra]):
+        return None
+    return f"needs more packages: {install_line(extra)}"
+
+
+def check_installed(section: str, extra: str = "api") -> None:
+    """Checks the packages of an extra. :raises ConfigError: one of them isn't installed."""
+    if lacking := missing_packages(extra):
+        raise ConfigError([f"{section}: {lacking}"])
 
 
 def make_token(file: Path, prefix: str = "") -> bool:

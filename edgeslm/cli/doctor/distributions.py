@@ -46,6 +46,7 @@ def judge_extras(config: Config) -> list[Finding]:
         ("console", config.console is not None, "api", ("starlette", "uvicorn"), "bad"),
         ("api", config.api is not None, "api", ("starlette", "uvicorn"), "bad"),
         ("openai", any(task.remote for task in config.tasks.values()), "remote", ("httpx2",), "bad"),
+        ("api.mcp", config.api is not None and config.api.mcp is not False, "mcp", ("mcp",), "bad"),
         ("journal.key_file", config.journal.key_file is not None, "encrypt", ("cryptography",), "bad"),
         ("tracing", config.tracing.endpoint is not None, "tracing", ("opentelemetry",), "warn"),
     ]

@@ -285,6 +285,9 @@ def test_a_reload_reads_the_tokens_again(broker: Mosquitto, tmp_path: Path) -> N
         ("{listen: '0.0.0.0:8481', https: true, anonymous: true}", "api.anonymous: is for loopback alone"),
         ("{cert_file: /c}", "api.key_file: missing"),
         ("{listen: '8480'}", "api.listen: is the console's address"),
+        ("{mcp: [t, nothing]}", "api.mcp: no task is called 'nothing'; there are: t"),
+        ("{mcp: []}", "api.mcp: must be true, false, or a list of tasks"),
+        ("{mcp: yes please}", "api.mcp: must be true, false, or a list of tasks"),
     ],
 )
 def test_what_is_no_section(section: str, words: str) -> None:

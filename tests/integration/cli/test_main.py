@@ -247,6 +247,16 @@ def test_check_reads_the_tokens_of_the_api(edgeslm: Any, config: Path, tmp_path:
     assert (done.status, "app may use nothing, which isn't here" in done.out) == (0, True)
 
 
+def test_check_names_the_extra_of_mcp(edgeslm: Any, config: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    config.write_text(config.read_text() + "\napi:\n  mcp: true\n")
+    assert edgeslm("check", config).status == 0
+    monkeypatch.setitem(sys.modules, "mcp", None)
+    done = edgeslm("check", config)
+    number = len(config.read_text().splitlines())
+    line = f"{config}:{number}: api.mcp: needs more packages: pip install '.[mcp]' in a clone\n"
+    assert (done.status, done.err) == (1, line)
+
+
 def test_check_schema_prints_a_json_schema_and_needs_no_file(edgeslm: Any) -> None:
     done = edgeslm("check", "--schema")
     schema = json.loads(done.out)

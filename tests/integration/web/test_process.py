@@ -22,6 +22,10 @@ def test_missing_packages_are_told(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "starlette", None)
     with pytest.raises(ConfigError, match=r"api: .*pip install '\.\[api\]' in a clone"):
         check_installed("api")
+    check_installed("api.mcp", "mcp")
+    monkeypatch.setitem(sys.modules, "mcp", None)
+    with pytest.raises(ConfigError, match=r"api.mcp: .*pip install '\.\[mcp\]' in a clone"):
+        check_installed("api.mcp", "mcp")
 
 
 def test_nothing_but_messages_is_read_from_the_console() -> None:

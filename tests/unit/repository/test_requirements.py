@@ -20,6 +20,7 @@ FOLDER = ROOT / "requirements"
 OPTIMUM = ROOT / "export" / "optimum.txt"
 DEVICE_EXTRAS = (
     "api",
+    "mcp",
     "documents",
     "encrypt",
     "heads",
@@ -124,10 +125,12 @@ def test_any_of_the_lists_can_be_installed_together(environment: Mapping[str, st
             assert together.setdefault(package, version) == version, f"{name}.txt: {package}"
 
 
-def test_a_device_gets_the_hubs_http_client_only_for_stages_on_servers() -> None:
+def test_a_device_gets_the_hubs_http_client_only_for_servers_and_mcp() -> None:
     assert not HUB & {pin.name for pin in pins(path_of("device"))}
-    shared = {"api": {"anyio", "h11", "idna", "click"}, "tracing": {"idna"}}
-    shared["remote"] = {"anyio", "h11", "httpcore2", "httpx2", "idna", "truststore"}
+    server = {"anyio", "h11", "idna", "click"}
+    client = {"httpx2", "httpcore2", "truststore"}
+    shared = {"api": server, "tracing": {"idna"}, "mcp": server | client}
+    shared["remote"] = {"anyio", "h11", "idna"} | client
     for extra in DEVICE_EXTRAS:
         added = {pin.name for pin in pins(path_of(f"device-{extra}"))}
         assert added & HUB == shared.get(extra, set())

@@ -57,6 +57,7 @@ ONLY_IN = {
     "starlette": {"web", "console", "api"},
     "uvicorn": {"web"},
     "httpx2": {"remote"},
+    "mcp": {"api"},
     "paho": {"mqtt", "client", "cli"},  # the demo plays the sensors and apps of others
 }
 """Libraries that stay behind one door."""
@@ -64,7 +65,7 @@ ONLY_IN = {
 WORKER_ONLY = {"onnxruntime", "onnxruntime_genai", "numpy", "tokenizers"}
 WHEN_NEEDED = {
     *("cryptography", "pypdfium2", "prometheus_client", "opentelemetry", "starlette", "uvicorn", "httpx2"),
-    "snowballstemmer",
+    *("snowballstemmer", "mcp"),
 }
 """10 MB of memory for what reads PDFs, five for traces, one for Prometheus; the console is a process."""
 BUILD_MACHINE_ONLY = {
@@ -363,7 +364,7 @@ CHILDREN = (
         "edgeslm.console",
         *(
             f"edgeslm.api.{name}"
-            for name in ("dialect", "node", "ollama", "openai", "responses", "web", "worker")
+            for name in ("dialect", "mcp", "node", "ollama", "openai", "responses", "web", "worker")
         ),
         "edgeslm.cli",
     ),

@@ -1,0 +1,147 @@
+"""MCP server: a node's tasks as tools, over streamable HTTP, by the official SDK.
+
+The server keeps no sessions: each POST is complete in itself, and has the token of its client. A client that
+closes the connection cancels its request. Source: the Model Context Protocol's specification.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Mapping
+from contextlib import AbstractAsyncContextManager
+from typing import Any
+
+from mcp import MCPError
+from mcp.server import Server, ServerRequestContext
+from mcp.server.streamable_http_manager import StreamableHTTPSessionManager
+from mcp.types import (
+    INTERNAL_ERROR,
+    INVALID_PARAMS,
+    CallToolRequestParams,
+    CallToolResult,
+    ListToolsResult,
+    PaginatedRequestParams,
+    TextContent,
+    Tool,
+    ToolAnnotations,
+)
+from starlette.requests import Request
+from starlette.types import Message, Receive, Scope, Send
+
+from edgeslm import __version__
+from edgeslm.api import node
+from edgeslm.api.dialect import result_of
+from edgeslm.api.node import Client, NodeLink, Question
+from edgeslm.protocol.strict_json import decode_text, parse_json
+from edgeslm.web.server import Refusal, read_body
+
+TAKE_S = 30.0
+"""Timeout for a client to accept one piece of an answer."""
+Context = ServerRequestContext[Any, Request]
+
+
+class McpServer:
+    """ASGI application for MCP clients; requests are answered within ``async with``."""
+
+    def __init__(self, node: NodeLink, settings: Mapping[str, Any]) -> None:
+        self._node = node
+        self._body_bytes = settings["body_bytes"]
+        server = Server(
+            "edgeslm",
+            version=__version__,
+            title=settings["node"],
+            get_tool_input_schema=lambda name: None,  # no argument is repeated in a header
+            on_list_tools=self._list_tools,
+            on_call_tool=self._call_tool,
+        )
+        self._manager = StreamableHTTPSessionManager(
+            server, stateless=True, max_request_body_size=self._body_bytes
+        )
+        self._running: AbstractAsyncContextManager[None] | None = None
+
+    async def __aenter__(self) -> McpServer:
+        logging.getLogger("mcp").setLevel("CRITICAL")  # its lines may have texts of requests
+        self._running = self._manager.run()
+        await self._running.__aenter__()
+        return self
+
+    async def __aexit__(self, *exception: Any) -> None:
+        if self._running is not None:
+            await self._running.__aexit__(*exception)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answers a POST, with the same limits as other paths have.
+
+        :raises Refusal: the body is too long or too slow. :raises InvalidRequest: it is no JSON.
+        """
+        body = await read_body(Request(scope, receive), self._body_bytes)
+        parse_json(decode_text(body))
+        is_read = False
+
+        async def receive_again() -> Message:
+            nonlocal is_read
+            if is_read:
+                return await receive()
+            is_read = True
+            return {"type": "http.request", "body": body, "more_body": False}
+
+        async def send_in_time(message: Message) -> None:
+            async with asyncio.timeout(TAKE_S):
+                await send(message)
+
+        try:
+            await self._manager.handle_request(scope, receive_again, send_in_time)
+        except* TimeoutError:  # the client is too slow
+            pass
+
+    async def _list_tools(self, context: Context, params: PaginatedRequestParams | None) -> ListToolsResult:
+        tools = self._node.tools(_client(context)).values()
+        return ListToolsResult(tools=[_tool(one) for one in tools])
+
+    async def _call_tool(self, context: Context, params: CallToolRequestParams) -> CallToolResult:
+        client = _client(context)
+        tools = self._node.tools(client)
+        tool = tools.get(params.name)
+        if tool is None:
+            there = ", ".join(tools) or "none"
+            raise MCPError(
+                INVALID_PARAMS, f"There is no tool {params.name[:100]!r} here; there are: {there}."
+            )
+        try:
+            question = _question(tool, params.arguments or {})
+            told = await result_of(self._node.ask(client, question, None))
+        except Refusal as refusal:
+            return CallToolResult(content=[TextContent(text=str(refusal))], is_error=True)
+        return CallToolResult(
+            content=[TextContent(text=told.text)], structured_content=dict(told.fields), is_error=False
+        )
+
+
+def _client(context: Context) -> Client:
+    if context.request is None:  # other transports have none
+        raise MCPError(INTERNAL_ERROR, "This isn't a request over HTTP.")
+    client: Client = context.request.state.client
+    return client
+
+
+def _tool(tool: node.Tool) -> Tool:
+    return Tool(
+        name=tool.name,
+        description=tool.description,
+        input_schema=dict(tool.input),
+        output_schema=dict(tool.output),
+        annotations=ToolAnnotations(read_only_hint=True, open_world_hint=False),
+    )
+
+
+def _question(tool: node.Tool, arguments: Mapping[str, Any]) -> Question:
+    """:raises Refusal: the arguments don't fit the tool; the node checks the values of options."""
+    known, required = tool.input["properties"], tool.input["required"]
+    options = dict(arguments)
+    for name in required:
+        if not isinstance(options.get(name), str):
+            raise Refusal(400, f"The argument {name!r} must be a text.")
+    if unknown := [name for name in options if name not in known]:
+        raise Refusal(400, f"There is no argument {unknown[0][:100]!r}; there are: {', '.join(known)}.")
+    return Question(tool.name, options.pop("input"), options)
