@@ -16,10 +16,10 @@ from typing import Any, Protocol
 
 from edgeslm.api.tokens import ANONYMOUS, ApiClient, parse_tokens
 from edgeslm.api.tools import describe_tool
-from edgeslm.api.wire import BODY_BYTES, FROM_API, Leave, Submit
+from edgeslm.api.wire import BODY_BYTES, FROM_API, Browse, Leave, Submit
 from edgeslm.config.loader import Config
 from edgeslm.config.sections import Api
-from edgeslm.errors import Busy, ConfigError, InternalError, ModelUnavailable
+from edgeslm.errors import Busy, ConfigError, InternalError, InvalidRequest, ModelUnavailable
 from edgeslm.messages import DIRECT, Request
 from edgeslm.protocol.codec import Rejected, Topics, encode_result, error_result, parse_request
 from edgeslm.protocol.delivery import Delivery
@@ -42,6 +42,7 @@ class Answers(Protocol):
 
     def reject(self, rejected: Rejected, size: int) -> bytes: ...
     async def answer(self, request: Request, payload: bytes, on_chunk: OnChunk | None) -> bytes: ...
+    async def browse(self, client: str, collection: str, source: str | None) -> bytes: ...
 
 
 class ApiHost(Extension):
@@ -142,7 +143,7 @@ class ApiHost(Extension):
             task.cancel()
         self._running.clear()
 
-    def heard(self, said: Submit | Leave) -> None:
+    def heard(self, said: Submit | Browse | Leave) -> None:
         if isinstance(said, Leave):
             if (task := self._running.get(said.number)) is not None:
                 task.cancel()
@@ -158,7 +159,7 @@ class ApiHost(Extension):
         if self._running.get(number) is task:
             del self._running[number]
 
-    async def _answer(self, said: Submit, process_number: int) -> None:
+    async def _answer(self, said: Submit | Browse, process_number: int) -> None:
         """Sends a result, unless the API process that asked has ended: the next one counts from 1 again."""
 
         def stream(text: str) -> None:
@@ -166,17 +167,20 @@ class ApiHost(Extension):
                 self._process.send("chunk", number=said.number, text=str(text))
 
         try:
-            result = await self._result_of(said, stream)
+            if isinstance(said, Browse):
+                result = await self._documents(said)
+            else:
+                result = await self._result_of(said, stream)
         except asyncio.CancelledError:
             task = asyncio.current_task()
             if task is not None and task.cancelling():
                 raise
-            result = encode_result(error_result("", said.task, _stopping()))  # its flight was cancelled
+            result = encode_result(error_result("", "", _stopping()))  # its flight was cancelled
         except Exception as error:  # a bug; the client still needs an answer
             log.error("a request of the API failed: %s", type(error).__name__)
             log.debug("a request of the API failed", exc_info=error)
             why = InternalError(f"the node failed on it ({type(error).__name__})")
-            result = encode_result(error_result("", said.task, why))
+            result = encode_result(error_result("", "", why))
         if process_number == self._process_number:
             self._send(said.number, result)
 
@@ -196,6 +200,15 @@ class ApiHost(Extension):
         topic = DIRECT + said.client
         request = replace(request, reply_to=topic, sender=topic, named=said.is_named)
         return await self._answers.answer(request, payload, stream)
+
+    async def _documents(self, said: Browse) -> bytes:
+        """The documents of a collection of one of the tools."""
+        if all(said.collection not in tool["collections"] for tool in self._tools()):
+            unknown = InvalidRequest("no tool searches such a collection")
+            return encode_result(error_result("", "", unknown))
+        if (refusal := self._refusal()) is not None:
+            return encode_result(error_result("", "", refusal))
+        return await self._answers.browse(said.client, said.collection, said.source)
 
     def _refusal(self) -> Busy | ModelUnavailable | None:
         if self._is_closed:

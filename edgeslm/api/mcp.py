@@ -1,4 +1,5 @@
-"""MCP server: a node's tasks as tools, over streamable HTTP, by the official SDK.
+"""MCP server by the official SDK, over streamable HTTP: a node's tasks as tools, and their document
+collections as resources.
 
 The server keeps no sessions: each POST is complete in itself, and has the token of its client. A client that
 closes the connection cancels its request. Source: the Model Context Protocol's specification.
@@ -7,10 +8,12 @@ closes the connection cancels its request. Source: the Model Context Protocol's 
 from __future__ import annotations
 
 import asyncio
+import json
 import logging
 from collections.abc import Mapping
 from contextlib import AbstractAsyncContextManager
 from typing import Any
+from urllib.parse import quote, unquote
 
 from mcp import MCPError
 from mcp.server import Server, ServerRequestContext
@@ -20,9 +23,16 @@ from mcp.types import (
     INVALID_PARAMS,
     CallToolRequestParams,
     CallToolResult,
+    ListResourcesResult,
+    ListResourceTemplatesResult,
     ListToolsResult,
     PaginatedRequestParams,
+    ReadResourceRequestParams,
+    ReadResourceResult,
+    Resource,
+    ResourceTemplate,
     TextContent,
+    TextResourceContents,
     Tool,
     ToolAnnotations,
 )
@@ -38,6 +48,8 @@ from edgeslm.web.server import Refusal, read_body
 
 TAKE_S = 30.0
 """Timeout for a client to accept one piece of an answer."""
+SCHEME = "edgeslm:///knowledge/"
+"""Start of the URIs of collections; a document's name follows that of its collection."""
 Context = ServerRequestContext[Any, Request]
 
 
@@ -54,6 +66,9 @@ class McpServer:
             get_tool_input_schema=lambda name: None,  # no argument is repeated in a header
             on_list_tools=self._list_tools,
             on_call_tool=self._call_tool,
+            on_list_resources=self._list_resources,
+            on_list_resource_templates=self._list_templates,
+            on_read_resource=self._read_resource,
         )
         self._manager = StreamableHTTPSessionManager(
             server, stateless=True, max_request_body_size=self._body_bytes
@@ -116,6 +131,61 @@ class McpServer:
         return CallToolResult(
             content=[TextContent(text=told.text)], structured_content=dict(told.fields), is_error=False
         )
+
+    async def _list_resources(
+        self, context: Context, params: PaginatedRequestParams | None
+    ) -> ListResourcesResult:
+        resources = [
+            Resource(
+                name=name,
+                uri=SCHEME + name,
+                description=f"The documents of the collection {name}, the last added first",
+                mime_type="application/json",
+            )
+            for name in self._collections(_client(context))
+        ]
+        return ListResourcesResult(resources=resources)
+
+    async def _list_templates(
+        self, context: Context, params: PaginatedRequestParams | None
+    ) -> ListResourceTemplatesResult:
+        template = ResourceTemplate(
+            name="document",
+            uri_template=f"{SCHEME}{{collection}}/{{+source}}",
+            description="The text of a document; the list of a collection has the URIs of its documents",
+            mime_type="text/plain",
+        )
+        there = self._collections(_client(context))
+        return ListResourceTemplatesResult(resource_templates=[template] if there else [])
+
+    async def _read_resource(self, context: Context, params: ReadResourceRequestParams) -> ReadResourceResult:
+        client, uri = _client(context), params.uri
+        name, _, source = uri.removeprefix(SCHEME).partition("/")
+        there = self._collections(client)
+        if not uri.startswith(SCHEME) or name not in there:
+            sentence = f"There is no resource {uri[:200]!r} here; there are: {', '.join(there) or 'none'}."
+            raise MCPError(INVALID_PARAMS, sentence)
+        try:
+            told = await result_of(self._node.browse(client, name, unquote(source) or None))
+        except Refusal as refusal:
+            code = INVALID_PARAMS if refusal.status == 400 else INTERNAL_ERROR
+            raise MCPError(code, str(refusal)) from None
+        if source:
+            text, kind = told.result["text"], "text/plain"
+            if told.result["is_cut"]:
+                text += "\n\n[The rest of this document is left out.]"
+        else:
+            documents = [
+                {**one, "uri": f"{SCHEME}{name}/{quote(one['source'])}"} for one in told.result["documents"]
+            ]
+            found = {"documents": documents, "total": told.result["total"]}
+            text, kind = json.dumps(found, ensure_ascii=False), "application/json"
+        return ReadResourceResult(contents=[TextResourceContents(uri=uri, text=text, mime_type=kind)])
+
+    def _collections(self, client: Client) -> list[str]:
+        """The collections of the client's tools, each once."""
+        tools = self._node.tools(client).values()
+        return list(dict.fromkeys(name for tool in tools for name in tool.collections))
 
 
 def _client(context: Context) -> Client:

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from edgeslm.api.tokens import ANONYMOUS, digest_of
-from edgeslm.api.wire import Leave, Submit
+from edgeslm.api.wire import Browse, Leave, Submit
 from edgeslm.ipc.codec import FrameError
 from edgeslm.protocol.codec import encode_request
 from edgeslm.web.server import Refusal
@@ -69,7 +69,9 @@ class Client:
 class NodeLink:
     """Sends requests to the node and passes on its answers. ``say`` sends a message through the pipe."""
 
-    def __init__(self, say: Callable[[Submit | Leave], None], timeout_s: float, *, anonymous: bool) -> None:
+    def __init__(
+        self, say: Callable[[Submit | Browse | Leave], None], timeout_s: float, *, anonymous: bool
+    ) -> None:
         self._say = say
         self._timeout_s = timeout_s
         self._anonymous = anonymous
@@ -121,12 +123,23 @@ class NodeLink:
             raise Refusal(404, sentence, {CODE: "unknown_task"})
         return found
 
-    async def ask(self, client: Client, question: Question, key: str | None) -> Answer:
+    def ask(self, client: Client, question: Question, key: str | None) -> Answer:
         """The pieces of a streamed text, and at the end the result, an object as over MQTT. Closing the
         iterator cancels a request without ``key``.
 
-        :raises Refusal: the client has too many requests, the request is too long, or the node is silent.
+        :raises Refusal: when iterated: the client has too many requests, the request is too long, or the node
+            is silent.
         """
+        payload = encode_request(question.input, options=question.options, id=key).decode()
+        return self._answer(
+            client, lambda number: Submit(number, client.name, question.task, payload, key is not None)
+        )
+
+    def browse(self, client: Client, collection: str, source: str | None) -> Answer:
+        """The documents of a collection, or the text of one, as the result of a request; see :meth:`ask`."""
+        return self._answer(client, lambda number: Browse(number, client.name, collection, source))
+
+    async def _answer(self, client: Client, make: Callable[[int], Submit | Browse]) -> Answer:
         if self._held[client.name] >= MOST_OF_CLIENT:
             sentence = f"{MOST_OF_CLIENT} requests of this client are running; wait for one of them."
             raise Refusal(429, sentence, {"Retry-After": "1"})
@@ -134,8 +147,7 @@ class NodeLink:
         queue = self._waiting[number] = asyncio.Queue()
         self._held[client.name] += 1
         try:
-            payload = encode_request(question.input, options=question.options, id=key).decode()
-            self._say(Submit(number, client.name, question.task, payload, key is not None))
+            self._say(make(number))
             while not is_done:
                 async with asyncio.timeout(self._timeout_s + MARGIN_S):
                     told = await queue.get()

@@ -4,8 +4,9 @@ The API process faces untrusted clients, so the node accepts only typed messages
 ``Listening``, or ``Refused`` if the web server can't start.
 
 The node sends JSON objects (key ``kind``). ``settings`` is the first message. ``offer`` has the ``tasks`` and
-models that clients may use, and the ``clients`` with the digests of their tokens. ``chunk`` has a piece of
-text (``text``), and ``result`` the ``result``, of the ``Submit`` with this ``number``.
+models that clients may use, the ``tools`` of MCP clients, and the ``clients`` with the digests of their
+tokens. ``chunk`` has a piece of text (``text``), and ``result`` the ``result``, of the ``Submit`` or
+``Browse`` with this ``number``.
 """
 
 from __future__ import annotations
@@ -34,12 +35,22 @@ class Submit:
 
 
 @dataclass(frozen=True, slots=True)
+class Browse:
+    """``client`` wants the list of a collection's documents, or the text of the one called ``source``."""
+
+    number: int
+    client: str
+    collection: str
+    source: str | None
+
+
+@dataclass(frozen=True, slots=True)
 class Leave:
-    """Nobody waits for the ``Submit`` with this number any more."""
+    """Nobody waits for the ``Submit`` or ``Browse`` with this number any more."""
 
     number: int
 
 
-Said = Listening | Refused | Submit | Leave
+Said = Listening | Refused | Submit | Browse | Leave
 
 FROM_API: Final = Frames(Said, 2 * BODY_BYTES)

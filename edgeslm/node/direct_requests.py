@@ -6,8 +6,8 @@ import asyncio
 import logging
 from dataclasses import dataclass, field
 
-from edgeslm.errors import InternalError
-from edgeslm.messages import Request
+from edgeslm.errors import InternalError, RequestError
+from edgeslm.messages import DIRECT, Request, Result
 from edgeslm.node.attempts import AttemptLog
 from edgeslm.node.backend import NodeBackend
 from edgeslm.protocol.codec import Rejected, encode_result, error_result
@@ -88,6 +88,23 @@ class DirectRequests:
         else:
             self.backend.observers.meter.repeats["attached"] += 1
         return await asyncio.shield(flight)
+
+    async def browse(self, client: str, collection: str, source: str | None) -> bytes:
+        """The encoded list of a collection's documents, or the text of one. It runs no model, and so waits in
+        no queue."""
+        library = self.backend.service.deployment.library
+        try:
+            result = Result("", collection, "ok", await library.browse(collection, source))
+        except RequestError as error:
+            result = error_result("", collection, error)
+        self.backend.observers.audit.note(
+            "read",
+            knowledge=collection,
+            reply_to=DIRECT + client,
+            status=result.status,
+            code=result.error.code if result.error is not None else None,
+        )
+        return encode_result(result)
 
     def abandon(self) -> None:
         """Cancels all running requests that have an id."""

@@ -5,13 +5,14 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from edgeslm.bundle.manifest import Bundle
 from edgeslm.bundle.spans import Run
 from edgeslm.config.loader import Knowledge
 from edgeslm.engine.calls import Embed, Read
-from edgeslm.errors import DISPENSABLE, ConfigError, KnowledgeError, ModelUnavailable
+from edgeslm.errors import DISPENSABLE, ConfigError, InvalidRequest, KnowledgeError, ModelUnavailable
 from edgeslm.knowledge.index.collection import EncoderTag
 from edgeslm.knowledge.index.queries import EVERYTHING, CollectionSpec, Memory, Query
 from edgeslm.knowledge.index.rerank import readable, rerank, reread, sentences
@@ -205,6 +206,26 @@ class Collections:
             return await self._opened.compute(Query(asked, question, only=only))
         except KnowledgeError as error:
             raise ModelUnavailable(str(error)) from None
+
+    async def browse(self, collection: str, source: str | None) -> dict[str, Any]:
+        """The list of a collection's documents, or title and text of the document called ``source``.
+
+        :raises InvalidRequest: there is no such collection or document.
+        :raises ModelUnavailable: the collection can't be read.
+        """
+        if collection not in self._sections:
+            raise InvalidRequest(f"there is no collection {collection!r} here")
+        try:
+            found = (
+                await self._opened.documents(collection)
+                if source is None
+                else await self._opened.read(collection, source)
+            )
+        except KnowledgeError as error:
+            raise ModelUnavailable(str(error)) from None
+        if found is None:
+            raise InvalidRequest(f"the collection {collection} has no such document")
+        return asdict(found)
 
     async def remember(self, collection: str, memory: Memory) -> None:
         """Adds a message to a collection; returns when the message is on disk.

@@ -1,8 +1,8 @@
 """Knowledge frames: the messages between a node and its knowledge process.
 
 The process first sends ``Ready``, or ``Refused`` if a collection can't be used. The process answers requests
-with ``Passages``, ``Computed`` or ``Remembered``, or with ``Failed``. With ``Embed``, the process requests
-vectors from the node, one request at a time.
+with ``Passages``, ``Computed``, ``Remembered`` or ``Browsed``, or with ``Failed``. With ``Embed``, the
+process requests vectors from the node, one request at a time.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from typing import Final, Protocol
 
 from edgeslm.ipc.codec import Frames, Vector, frames_to_child
 from edgeslm.ipc.pipe import Refused
+from edgeslm.knowledge.index.browse import DocumentList, DocumentText
 from edgeslm.knowledge.index.queries import Memory, Query, TableAnswer
 from edgeslm.knowledge.index.search import Found
 
@@ -39,6 +40,15 @@ class Remember:
     number: int
     collection: str
     memory: Memory
+
+
+@dataclass(frozen=True, slots=True)
+class Browse:
+    """Request for the list of a collection's documents, or for the text of the one called ``source``."""
+
+    number: int
+    collection: str
+    source: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,6 +88,14 @@ class Remembered:
 
 
 @dataclass(frozen=True, slots=True)
+class Browsed:
+    """The answer to ``Browse``; None if there is no such document."""
+
+    number: int
+    found: DocumentList | DocumentText | None
+
+
+@dataclass(frozen=True, slots=True)
 class Failed:
     """The answer to a request that failed, with the reason."""
 
@@ -102,8 +120,8 @@ class Trouble:
     sentence: str | None
 
 
-NodeMessage = SearchPassages | Compute | Remember | Vectors
-AnswerMessage = Passages | Computed | Remembered
+NodeMessage = SearchPassages | Compute | Remember | Browse | Vectors
+AnswerMessage = Passages | Computed | Remembered | Browsed
 WorkerMessage = Ready | Refused | AnswerMessage | Failed | Embed | Trouble
 
 

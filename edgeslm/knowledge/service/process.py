@@ -16,11 +16,14 @@ from edgeslm.ipc.codec import FrameError
 from edgeslm.ipc.job import PYTHON
 from edgeslm.ipc.pipe import Refused
 from edgeslm.ipc.process import Child, RestartBackoff
+from edgeslm.knowledge.index.browse import DocumentList, DocumentText
 from edgeslm.knowledge.index.queries import CollectionSpec, Memory, Query, TableAnswer, encode_spec
 from edgeslm.knowledge.index.search import Found
 from edgeslm.knowledge.service.frames import (
     FROM_COLLECTIONS,
     TO_COLLECTIONS,
+    Browse,
+    Browsed,
     Compute,
     Computed,
     Embed,
@@ -52,7 +55,7 @@ class EmbedTexts(Protocol):
     def __call__(self, collection: str, texts: Sequence[str], /) -> Awaitable[Sequence[Sequence[float]]]: ...
 
 
-_Answer = TypeVar("_Answer", Passages, Computed, Remembered)
+_Answer = TypeVar("_Answer", Passages, Computed, Remembered, Browsed)
 
 
 class _EndedError(KnowledgeError):
@@ -143,6 +146,21 @@ class KnowledgeProcess:
         :raises KnowledgeError: the message can't be written.
         """
         await self._ask(Remembered, Remember(0, collection, memory))
+
+    async def documents(self, collection: str) -> DocumentList:
+        """:raises KnowledgeError: the collection can't be read."""
+        found = (await self._ask(Browsed, Browse(0, collection))).found
+        if not isinstance(found, DocumentList):
+            raise KnowledgeError("the documents can't be listed")
+        return found
+
+    async def read(self, collection: str, source: str) -> DocumentText | None:
+        """The text of a document; None if there is no such document.
+
+        :raises KnowledgeError: the collection can't be read.
+        """
+        found = (await self._ask(Browsed, Browse(0, collection, source))).found
+        return found if isinstance(found, DocumentText) else None
 
     async def stop(self) -> None:
         self._stopped = True

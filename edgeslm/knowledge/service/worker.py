@@ -17,12 +17,15 @@ from collections.abc import Sequence
 
 from edgeslm.errors import KnowledgeError
 from edgeslm.ipc.pipe import Pipe, Refused
+from edgeslm.knowledge.index.browse import list_documents, read_document
 from edgeslm.knowledge.index.collection import Collection
 from edgeslm.knowledge.index.queries import CollectionSpec, parse_spec
 from edgeslm.knowledge.index.search import Place, search_all
 from edgeslm.knowledge.service.frames import (
     FROM_COLLECTIONS,
     TO_COLLECTIONS,
+    Browse,
+    Browsed,
     Compute,
     Computed,
     Failed,
@@ -69,8 +72,10 @@ class Searcher:
         self._encoders = {spec.name: spec.encoder for spec in specs}
         self.opened = OpenCollections({spec.name: spec.path for spec in specs})
 
-    def answer(self, asked: SearchPassages | Compute) -> Passages | Computed:
+    def answer(self, asked: SearchPassages | Compute | Browse) -> Passages | Computed | Browsed:
         """:raises KnowledgeError: a collection can't be read."""
+        if isinstance(asked, Browse):
+            return self._browse(asked)
         return self._search(asked) if isinstance(asked, SearchPassages) else self._compute(asked)
 
     def _search(self, asked: SearchPassages) -> Passages:
@@ -81,6 +86,12 @@ class Searcher:
             is_embedded = tag is not None and own is not None and tag.digest == own.digest
             places.append(Place(collection, query.vector if is_embedded else None, name))
         return Passages(asked.number, tuple(search_all(places, query.question, k=query.k, only=query.only)))
+
+    def _browse(self, asked: Browse) -> Browsed:
+        collection = self.opened.get(asked.collection)
+        if asked.source is None:
+            return Browsed(asked.number, list_documents(collection))
+        return Browsed(asked.number, read_document(collection, asked.source))
 
     def _compute(self, asked: Compute) -> Computed:
         """The answer from tables; None if collections have different answers."""
@@ -109,7 +120,7 @@ def serve(pipe: Pipe, specs: list[CollectionSpec]) -> None:
     indexer.start()
     while True:
         match mailbox.receive():
-            case SearchPassages() | Compute() as asked:
+            case SearchPassages() | Compute() | Browse() as asked:
                 _answer(mailbox, searcher, asked)
             case Remember(number, collection, memory):
                 indexer.remember(number, collection, memory)
@@ -126,7 +137,7 @@ def _check_encoder(spec: CollectionSpec, collection: Collection) -> None:
         )
 
 
-def _answer(mailbox: Mailbox, searcher: Searcher, asked: SearchPassages | Compute) -> None:
+def _answer(mailbox: Mailbox, searcher: Searcher, asked: SearchPassages | Compute | Browse) -> None:
     try:
         mailbox.send(searcher.answer(asked))
     except KnowledgeError as error:

@@ -5,23 +5,19 @@ from __future__ import annotations
 import asyncio
 import json
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from contextlib import asynccontextmanager
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import httpx2
 import pytest
-from mcp import Client, MCPError
-from mcp.client.streamable_http import streamable_http_client
 
 from edgeslm.api.host import ApiHost
 from tests.support.apis import ApiClient, api_node, client_of
 from tests.support.apps import WAIT_S
 from tests.support.brokers import Mosquitto
+from tests.support.mcp_clients import MODES, call, connected, error_of, with_client
 from tests.support.nodes import Node
 
-MODES = ("2026-07-28", "legacy")
 HEADERS = {"content_type": "application/json", "accept": "application/json, text/event-stream"}
 LIST = {"jsonrpc": "2.0", "id": 1, "method": "tools/list", "params": {}}
 
@@ -30,40 +26,6 @@ LIST = {"jsonrpc": "2.0", "id": 1, "method": "tools/list", "params": {}}
 def node(module_broker: Mosquitto, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Node]:
     with api_node(tmp_path_factory.mktemp("node"), module_broker.url, api={"mcp": True}) as node:
         yield node
-
-
-@asynccontextmanager
-async def connected(api: ApiClient, mode: str = "auto") -> AsyncIterator[Client]:
-    headers = {"Authorization": f"Bearer {api.token}"}
-    async with (
-        httpx2.AsyncClient(headers=headers, timeout=WAIT_S) as http,
-        Client(streamable_http_client(f"{api.url}/mcp", http_client=http), mode=mode) as client,
-    ):
-        yield client
-
-
-def with_client(api: ApiClient, use: Callable[[Client], Awaitable[Any]], mode: str = "auto") -> Any:
-    async def run() -> Any:
-        async with connected(api, mode) as client:
-            return await use(client)
-
-    return asyncio.run(run())
-
-
-def error_of(api: ApiClient, use: Callable[[Client], Awaitable[Any]], mode: str) -> MCPError:
-    """The error of the protocol that an action gives."""
-
-    async def tried(client: Client) -> MCPError:
-        with pytest.raises(MCPError) as caught:
-            await use(client)
-        return caught.value
-
-    found: MCPError = with_client(api, tried, mode)
-    return found
-
-
-def call(api: ApiClient, name: str, mode: str = "auto", **arguments: Any) -> Any:
-    return with_client(api, lambda client: client.call_tool(name, arguments), mode)
 
 
 @pytest.mark.parametrize("mode", MODES)
@@ -148,6 +110,11 @@ def test_a_token_s_tasks_are_its_tools(node: Node, mode: str) -> None:
     assert call(few, "triage", mode, input="critical").structured_content["result"]["label"] == "critical"
     error = error_of(few, lambda client: client.call_tool("say", {"input": "a"}), mode)
     assert error.message == "There is no tool 'say' here; there are: triage."
+
+
+def test_without_collections_there_are_no_resources(api: ApiClient) -> None:
+    assert with_client(api, lambda client: client.list_resources()).resources == []
+    assert with_client(api, lambda client: client.list_resource_templates()).resource_templates == []
 
 
 def test_without_a_token(node: Node) -> None:
