@@ -248,6 +248,8 @@ def question_of(offered: Offered, messages: list[dict[str, Any]], options: Mappi
     }
     if offered.kind == "embed":
         raise refuse(f"{offered.name} makes embeddings; ask it at the path for embeddings.")
+    if offered.kind == "rerank":
+        raise refuse(f"{offered.name} ranks documents; ask it at /v1/rerank.")
     if offered.kind != "generate":  # the text of others may change until its end
         kept.pop("stream", None)
     if "tools" not in offered.options and kept.get("tool_choice", "auto") in ("auto", "none"):

@@ -80,7 +80,7 @@ def _details(offered: Offered) -> dict[str, Any]:
 
 def show(offered: Offered) -> dict[str, Any]:
     """Details of a model."""
-    can = ["embedding"] if offered.kind == "embed" else ["completion"]
+    can = {"embed": ["embedding"], "rerank": []}.get(offered.kind, ["completion"])
     if "tools" in offered.options:
         can.append("tools")
     family = offered.about.get("family") or offered.kind

@@ -15,7 +15,7 @@ from starlette.routing import Route
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from edgeslm import __version__
-from edgeslm.api import ollama, openai, responses
+from edgeslm.api import ollama, openai, rerank, responses
 from edgeslm.api.dialect import Told, result_of, told_or_refused
 from edgeslm.api.node import CODE, Answer, Client, NodeLink, Question
 from edgeslm.errors import InvalidRequest
@@ -30,7 +30,8 @@ TAKE_S = 30.0
 """Timeout for a client to accept one piece of a stream."""
 PUBLIC = ("/",)
 """Paths that need no token."""
-
+RERANK = ("/v1/rerank", "/rerank", "/v1/reranking", "/reranking")
+"""Paths of reranking, as llama.cpp's server has them."""
 
 Writer = openai.ChatStream | responses.ResponseStream | ollama.TextStream
 
@@ -45,6 +46,7 @@ def make_app(node: NodeLink, settings: Mapping[str, Any], mcp: ASGIApp | None = 
         Route("/v1/chat/completions", api.openai_chat, methods=["POST"]),
         Route("/v1/responses", api.openai_response, methods=["POST"]),
         Route("/v1/embeddings", api.openai_embeddings, methods=["POST"]),
+        *(Route(path, api.rerank, methods=["POST"]) for path in RERANK),
         Route("/api/version", api.ollama_version, methods=["GET"]),
         Route("/api/tags", api.ollama_tags, methods=["GET"]),
         Route("/api/ps", api.ollama_tags, methods=["GET"]),
@@ -144,6 +146,11 @@ class Api:
         body = await self._object(request)
         asked = openai.read_embeddings(body, self._node.find(_client(request), body.get("model")))
         return JSONResponse(openai.embeddings(asked, await self._all(request, asked.questions)))
+
+    async def rerank(self, request: Request) -> Response:
+        body = await self._object(request)
+        asked = rerank.read(body, self._node.find(_client(request), body.get("model")))
+        return JSONResponse(rerank.ranking(asked, await result_of(self._begin(request, asked.question))))
 
     # Ollama
 

@@ -30,6 +30,7 @@ from edgeslm.serving.deployment import Deployment, StageBinding
 from edgeslm.serving.model_pool import MakeProcess, ModelPool
 from edgeslm.serving.remote import RemoteTarget
 from edgeslm.tasks import Task, make_task
+from edgeslm.tasks.rerank import Rerank
 from edgeslm.telemetry.drift import DriftWatch
 
 DIRECT_TOKENS = 512
@@ -162,18 +163,21 @@ class _Builder:
         return found
 
     def bind_models(self) -> dict[str, tuple[StageBinding, ...]]:
-        """The tasks ``model:NAME`` of the HTTP API, if it offers models. A reader has none."""
+        """The tasks ``model:NAME`` of the HTTP API, if it offers models."""
         found: dict[str, tuple[StageBinding, ...]] = {}
         api = self._config.api
         if api is None or not api.models:
             return {}
         for name in self._config.models.keys() & self.bundles.keys():
-            manifest = self.bundles[name].manifest
+            manifest, task = self.bundles[name].manifest, f"model:{name}"
             if manifest.is_reader:
+                section = TaskSection(model=name, allow=("priority", "deadline_ms"))
+                reranker = Rerank(task, section, None, None, manifest.context_length)
+                found[task] = (StageBinding(name, reranker, name, None),)
                 continue
             kind: Kind = "generate" if manifest.model_kind == "decoder" else "embed"
             section = TaskSection(kind=kind, model=name, allow=POSSIBLE[kind], max_tokens=DIRECT_TOKENS)
-            found[f"model:{name}"] = (self._bind_model(f"model:{name}", section),)
+            found[task] = (self._bind_model(task, section),)
         return found
 
     def bind_remotes(self, bound: Collection[str]) -> dict[str, RemoteTarget]:

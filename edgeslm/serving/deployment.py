@@ -72,7 +72,8 @@ class Deployment:
         self.watches = watches
         self._direct = direct
         self.direct_tasks = {name: stages[0].task for name, stages in direct.items()}
-        """The tasks ``model:NAME`` of the HTTP API: text by a decoder, embeddings by an encoder."""
+        """The tasks ``model:NAME`` of the HTTP API: text by a decoder, embeddings by an encoder, ranking by a
+        reader."""
         self.tasks = {name: stages[0].task for name, stages in bindings.items()}
         """Task name -> the first stage's :class:`Task`, which checks requests and describes results."""
         self.targets = {

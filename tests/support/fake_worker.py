@@ -124,7 +124,7 @@ class Worker:
         if isinstance(call, Point):
             return Output(COST, fields=_pointed(call))
         if isinstance(call, Read):
-            return Output(COST, probabilities=(0.5,) * len(call.texts))
+            return Output(COST, probabilities=tuple(map(_relevance, call.texts)))
         return Output(COST, probabilities=(1.0,))
 
 
@@ -138,6 +138,12 @@ def _input_of(call: Call) -> str:
         return call.question
     texts = [part.value for turn in call.prompt.turns for part in turn.parts if isinstance(part, Text)]
     return texts[-1]
+
+
+def _relevance(text: str) -> float:
+    """The number that the text begins with, else a half."""
+    first = text.partition(" ")[0]
+    return float(first) if first.startswith("0.") else 0.5
 
 
 def _fields_for(call: Generate) -> str:

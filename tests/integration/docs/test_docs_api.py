@@ -19,6 +19,7 @@ from edgeslm.api.tokens import parse_tokens
 from edgeslm.api.wire import BODY_BYTES
 from edgeslm.api.worker import MOST_CONNECTIONS
 from edgeslm.config.loader import parse_config
+from edgeslm.tasks.rerank import MOST_DOCUMENTS
 from edgeslm.web.server import BODY_S, HEADER_BYTES, IDLE_S
 from tests.support.apis import ApiClient, api_node, client_of
 from tests.support.brokers import Mosquitto
@@ -79,7 +80,7 @@ def test_its_sections_are_valid() -> None:
 def test_its_paths_are_those_of_the_code(node: Node) -> None:
     api: ApiClient = client_of(node)
     paths = set(re.findall(r"`(?:GET |POST )?(/(?:v1|api)/[a-z/]+)", TEXT))
-    assert len(paths) == 13
+    assert len(paths) == 15
     for path in paths:
         assert api.ask(path.rstrip("/")).status in (200, 405)
 
@@ -93,6 +94,7 @@ def test_its_limits_are_those_of_the_code() -> None:
         f"idle for {IDLE_S:.0f} to {2 * IDLE_S:.0f} seconds",
         f"longer than {BODY_S:.0f} seconds",
         f"up to {MOST_TEXTS} texts",
+        f"up to {MOST_DOCUMENTS} `documents`",
     ):
         assert sentence in words, sentence
 

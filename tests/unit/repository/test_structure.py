@@ -364,7 +364,7 @@ CHILDREN = (
         "edgeslm.console",
         *(
             f"edgeslm.api.{name}"
-            for name in ("dialect", "mcp", "node", "ollama", "openai", "responses", "web", "worker")
+            for name in ("dialect", "mcp", "node", "ollama", "openai", "rerank", "responses", "web", "worker")
         ),
         "edgeslm.cli",
     ),
