@@ -41,6 +41,7 @@ def make_app(node: NodeLink, settings: Mapping[str, Any], mcp: ASGIApp | None = 
     api = Api(node, settings["body_bytes"])
     routes = [
         Route("/", api.hello, methods=["GET"]),
+        Route("/openapi.json", api.openapi, methods=["GET"]),
         Route("/v1/models", api.openai_models, methods=["GET"]),
         Route("/v1/models/{name:path}", api.openai_model, methods=["GET"]),
         Route("/v1/chat/completions", api.openai_chat, methods=["POST"]),
@@ -117,6 +118,11 @@ class Api:
 
     async def hello(self, request: Request) -> Response:
         return PlainTextResponse("edgeslm is running")
+
+    async def openapi(self, request: Request) -> Response:
+        from edgeslm.api.openapi import document  # for the few who ask for it
+
+        return JSONResponse(document())
 
     # OpenAI
 

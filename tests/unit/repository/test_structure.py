@@ -364,7 +364,10 @@ CHILDREN = (
         "edgeslm.console",
         *(
             f"edgeslm.api.{name}"
-            for name in ("dialect", "mcp", "node", "ollama", "openai", "rerank", "responses", "web", "worker")
+            for name in (
+                *("dialect", "mcp", "node", "ollama", "openai"),
+                *("openapi", "rerank", "responses", "web", "worker"),
+            )
         ),
         "edgeslm.cli",
     ),
