@@ -1,4 +1,4 @@
-"""``edgeslm provision``: arguments and output of its subcommands keys, acl, broker and site."""
+"""``edgeslm provision``: arguments and output of its subcommands keys, acl, broker, site and tokens."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from edgeslm.cli.screen import print_error, say
 if TYPE_CHECKING:
     from edgeslm.cli.provision.access import User
 
-SUMMARY = "make keys, certificates, the broker's access list and the bridge to a hub"
+SUMMARY = "make keys, certificates, access lists, API tokens and the bridge to a hub"
 EXAMPLE = "edgeslm provision keys site --broker-host broker.local --node press-hall-4 --app desk"
 
 _APP = "NAME:TASK,..."
@@ -68,6 +68,21 @@ def add_arguments(command: argparse.ArgumentParser) -> None:
     _add_site(
         add_part(parts, "site", _site, "make the bridge of a site's broker to a hub, and its login", example)
     )
+
+    example = "edgeslm provision tokens config.yaml --client home-assistant:assist --client desk"
+    sub = add_part(parts, "tokens", _tokens, "make tokens for clients of a node's HTTP API", example)
+    sub.add_argument("config", type=Path, metavar="CONFIG", help="configuration of the node")
+    sub.add_argument(
+        "--client",
+        action="append",
+        required=True,
+        metavar="NAME[:TASK,...]",
+        help="a client, and what it may use: tasks and model:NAME (default: all); may be repeated",
+    )
+    sub.add_argument(
+        "--out", type=Path, metavar="FILE", help="the token file (default: that of the configuration)"
+    )
+    sub.add_argument("--force", action="store_true", help="make new tokens for clients that have one")
 
 
 def _add_users(sub: argparse.ArgumentParser) -> None:
@@ -332,5 +347,35 @@ def _site(arguments: argparse.Namespace) -> int:
         f"{user}-hub.pem in {at}, all readable by its user; restart it. Then recreate the access list of the "
         f"hub's broker: edgeslm provision broker {folder} --include {folder / user}.acl, with the .acl files "
         "of other sites."
+    )
+    return 0
+
+
+def _tokens(arguments: argparse.Namespace) -> int:
+    from edgeslm.cli.provision.files import write_private
+    from edgeslm.cli.provision.tokens import add_clients, parse_client
+    from edgeslm.config.loader import load_config
+    from edgeslm.errors import ProvisionError
+
+    config = load_config(arguments.config)
+    if config.api is None:
+        raise ProvisionError(f"{arguments.config} has no section api, so the node has no HTTP API")
+    clients = [parse_client(text, config) for text in arguments.client]
+    if len(dict(clients)) < len(clients):
+        raise ProvisionError("two clients have the same name; give each a name of its own")
+    file = (arguments.out or config.api.tokens or config.state_dir / "api-tokens").resolve()
+    try:
+        text = file.read_text("utf-8") if file.exists() else ""
+        owned = next(path for path in (file, *file.parents) if path.exists()).stat()
+    except (OSError, UnicodeDecodeError) as error:
+        raise ProvisionError(f"{file} can't be read: {getattr(error, 'strerror', None) or error}") from None
+    new = add_clients(text, dict(clients), str(file), replace=arguments.force)
+    mode = 0o600 | (owned.st_mode & 0o040 if file.exists() else 0)  # a group that may read it still may
+    write_private(file, new.encode(), replace=True, mode=mode, owner=(owned.st_uid, owned.st_gid))
+    for name, tasks in clients:
+        say(f"{name} may use {'all tasks and models' if tasks is None else ', '.join(tasks)}")
+    say(
+        f"The tokens are in {file}: the second word of each client's line. The node's user must be able to "
+        "read it; a running node reads it after SIGHUP."
     )
     return 0

@@ -9,9 +9,17 @@ from pathlib import Path
 from edgeslm.errors import ProvisionError
 
 
-def write_private(file: Path, content: bytes, *, replace: bool = False) -> None:
-    """Writes a file of mode 0600, synced to disk.
+def write_private(
+    file: Path,
+    content: bytes,
+    *,
+    replace: bool = False,
+    mode: int = 0o600,
+    owner: tuple[int, int] | None = None,
+) -> None:
+    """Writes a file, synced to disk.
 
+    :param owner: ids of user and group, which only root can set; None for those of this process.
     :raises ProvisionError: the file can't be written, or exists and ``replace`` is false.
     """
     try:
@@ -20,6 +28,9 @@ def write_private(file: Path, content: bytes, *, replace: bool = False) -> None:
         beside = Path(name)
         try:
             with os.fdopen(handle, "wb") as stream:
+                if owner is not None and os.geteuid() == 0:
+                    os.fchown(stream.fileno(), *owner)
+                os.fchmod(stream.fileno(), mode)
                 stream.write(content)
                 stream.flush()
                 os.fsync(stream.fileno())

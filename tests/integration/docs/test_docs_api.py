@@ -1,9 +1,10 @@
-"""docs/guides/api.md: its commands and programs run against a node with fake engines."""
+"""docs/guides/api.md and api-access.md: their commands and programs run against a node with fake engines."""
 
 from __future__ import annotations
 
 import json
 import re
+import shlex
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -18,6 +19,7 @@ from edgeslm.api.node import MOST_OF_CLIENT
 from edgeslm.api.tokens import parse_tokens
 from edgeslm.api.wire import BODY_BYTES
 from edgeslm.api.worker import MOST_CONNECTIONS
+from edgeslm.cli import main
 from edgeslm.config.loader import parse_config
 from edgeslm.tasks.rerank import MOST_DOCUMENTS
 from edgeslm.web.server import BODY_S, HEADER_BYTES, IDLE_S
@@ -26,7 +28,7 @@ from tests.support.brokers import Mosquitto
 from tests.support.nodes import Node
 from tests.support.paths import ROOT
 
-TEXT = (ROOT / "docs/guides/api.md").read_text("utf-8")
+TEXT = "".join((ROOT / "docs/guides" / name).read_text("utf-8") for name in ("api.md", "api-access.md"))
 
 
 def blocks(kind: str) -> list[str]:
@@ -57,10 +59,23 @@ def test_its_programs_run(node: Node, block: str) -> None:
     assert "normal" in said or json.loads(said) == {"machine": "press-4"}
 
 
-@pytest.mark.parametrize("block", blocks("sh"))
+@pytest.mark.parametrize("block", [block for block in blocks("sh") if "curl" in block])
 def test_its_commands_run(node: Node, block: str) -> None:
     said = run(node, block if "TOKEN=" in block else f"TOKEN=\n{block}", "sh", "-euc")
     assert '"content":"normal"' in said
+
+
+def test_its_command_makes_the_tokens_that_it_shows(tmp_path: Path) -> None:
+    (block,) = [block for block in blocks("sh") if "provision" in block]
+    config, tokens = tmp_path / "edgeslm.yaml", tmp_path / "tokens"
+    task = {"kind": "generate", "model": "small"}
+    base = {"node": "n", "broker": {"url": "mqtt://localhost"}, "models": {"small": {"bundle": "/b"}}}
+    config.write_text(yaml.safe_dump({**base, "tasks": {"assist": task}, "api": {"tokens": str(tokens)}}))
+    arguments = shlex.split(block.replace("/etc/edgeslm/edgeslm.yaml", str(config)), comments=True)
+    assert arguments.pop(0) == "edgeslm" and main.main(arguments) == 0
+    (file,) = blocks("text")
+    made, shown = parse_tokens(tokens.read_text(), "made"), parse_tokens(file, "shown")
+    assert [(one.name, one.tasks) for one in made] == [(one.name, one.tasks) for one in shown]
 
 
 def test_its_sections_are_valid() -> None:
