@@ -70,6 +70,14 @@ def make_app(node: NodeLink, settings: Mapping[str, Any], mcp: ASGIApp | None = 
     return Guard(app, node, settings["hosts"], secure=settings["secure"])
 
 
+async def refuse_when_full(scope: Scope, receive: Receive, send: Send) -> None:
+    """ASGI application for requests of connections that are too many."""
+    if scope["type"] == "http":
+        headers = {"Retry-After": "1", "Connection": "close"}
+        answer = error_response(scope["path"], 503, "The API has too many connections; try again.", headers)
+        await answer(scope, receive, send)
+
+
 class Guard:
     """Middleware: refuses requests with a wrong host, from a page of another site, or without a token."""
 

@@ -15,7 +15,7 @@ from typing import Any, ClassVar
 
 import uvicorn
 from starlette.requests import Request
-from starlette.types import ASGIApp
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from edgeslm.ipc.codec import Frames
 from edgeslm.ipc.pipe import Link, Refused
@@ -77,12 +77,19 @@ async def serve(
     say: Callable[[Listening | Refused], None],
     *,
     connections: int = MOST_CONNECTIONS,
+    full: ASGIApp | None = None,
 ) -> None:
     """Serves ``app`` until cancelled. ``settings`` are those of ``process.server_settings``; ``say`` tells
-    the node where the server listens, or why it can't."""
+    the node where the server listens, or why it can't. ``full`` answers in place of ``app`` above the number
+    of ``connections``, by default with the status 503 and a word."""
+
+    async def limited(scope: Scope, receive: Receive, send: Send) -> None:
+        is_full = len(server.server_state.connections) >= connections
+        await (full if full is not None and is_full else app)(scope, receive, send)
+
     try:
         listener = listen(settings["host"], settings["port"], connections)
-        server = Server(_config(app, settings, connections))
+        server = Server(_config(limited, settings, connections if full is None else None))
         server.config.load()
     except (OSError, ValueError) as error:
         reason = (error.strerror if isinstance(error, OSError) else None) or str(error)
@@ -173,7 +180,7 @@ def listen(host: str, port: int, connections: int) -> socket.socket:
     return listener
 
 
-def _config(app: ASGIApp, settings: Mapping[str, Any], connections: int) -> uvicorn.Config:
+def _config(app: ASGIApp, settings: Mapping[str, Any], connections: int | None) -> uvicorn.Config:
     cert_file, key_file = settings["cert_file"], settings["key_file"]
     return uvicorn.Config(
         app,

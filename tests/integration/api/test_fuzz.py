@@ -24,6 +24,7 @@ PATHS = (
     "/v1/chat/completions",
     "/v1/responses",
     "/v1/embeddings",
+    "/v1/rerank",
     "/api/chat",
     "/api/generate",
     "/api/embed",

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import http.client
 import json
+import random
 import time
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -12,6 +15,7 @@ from typing import Any
 import pytest
 
 from edgeslm.api.host import ApiHost
+from tests.integration.api.test_fuzz import CASES, mutated
 from tests.support.apis import ApiClient, api_node, client_of
 from tests.support.apps import WAIT_S
 from tests.support.brokers import Mosquitto
@@ -189,6 +193,56 @@ def test_a_closed_connection_cancels_a_call(api: ApiClient, tmp_path: Path, mode
     asyncio.run(asyncio.wait_for(leave(), WAIT_S))
     assert api.chat("say", "Hi").status == 200  # the engine is free, though the gate is closed
     assert not gate.exists()
+
+
+META = {
+    "io.modelcontextprotocol/protocolVersion": MODES[0],
+    "io.modelcontextprotocol/clientCapabilities": {},
+}
+SEEDS: list[dict[str, Any]] = [
+    LIST,
+    {**LIST, "method": "tools/call", "params": {"name": "say", "arguments": {"input": "Hi"}}},
+    {**LIST, "method": "resources/read", "params": {"uri": "edgeslm:///knowledge/a/b"}},
+    {**LIST, "method": "resources/list"},
+    {"jsonrpc": "2.0", "method": "notifications/cancelled", "params": {"requestId": 1}},
+    {
+        **LIST,
+        "method": "initialize",
+        "params": {
+            "protocolVersion": "2025-11-25",
+            "capabilities": {},
+            "clientInfo": {"name": "a", "version": "1"},
+        },
+    },
+]
+
+
+def test_every_message_is_answered(api: ApiClient) -> None:
+    choice, seen = random.Random(1), Counter[int]()
+    connection = http.client.HTTPConnection("127.0.0.1", api.port, timeout=WAIT_S)
+    for number in range(CASES // 2):
+        seed = dict(choice.choice(SEEDS))
+        headers = {
+            "Authorization": f"Bearer {api.token}",
+            "Content-Type": "application/json",
+            "Accept": HEADERS["accept"],
+        }
+        if number % 2:
+            seed["params"] = {**seed.get("params", {}), "_meta": META}
+            headers |= {"MCP-Protocol-Version": MODES[0], "Mcp-Method": seed["method"]}
+            if name := seed["params"].get("name", seed["params"].get("uri")):
+                headers["Mcp-Name"] = name
+        data = mutated([seed], choice)
+        connection.request("POST", "/mcp", data, headers)
+        response = connection.getresponse()
+        body = response.read()
+        seen[response.status] += 1
+        assert response.status in (200, 202, 400, 404), (number, data, body)
+        assert b"Traceback" not in body
+    connection.close()
+    print(dict(seen))
+    assert min(seen[200], seen[202], seen[400]) > CASES / 50
+    assert call(api, "triage", input="critical").content[0].text == "critical"
 
 
 def test_calls_count_as_the_client_s_requests(broker: Mosquitto, tmp_path: Path) -> None:

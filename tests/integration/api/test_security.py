@@ -7,13 +7,18 @@ import socket
 import time
 from pathlib import Path
 
+from edgeslm.api.worker import MOST_CONNECTIONS
 from edgeslm.web.server import HEADER_BYTES
 from tests.support.apis import TOKENS, ApiClient, api_node, client_of
+from tests.support.apps import WAIT_S
 from tests.support.brokers import Mosquitto
 from tests.support.nodes import Node
 
-PATHS = ["/v1/models", "/v1/models/triage", "/api/tags", "/api/version", "/nothing"]
-POSTS = ["/v1/chat/completions", "/v1/embeddings", "/api/chat", "/api/generate", "/api/show", "/api/embed"]
+PATHS = ["/v1/models", "/v1/models/triage", "/openapi.json", "/api/tags", "/api/version", "/mcp", "/nothing"]
+POSTS = [
+    *("/v1/chat/completions", "/v1/responses", "/v1/embeddings", "/v1/rerank", "/rerank", "/mcp"),
+    *("/api/chat", "/api/generate", "/api/show", "/api/embed"),
+]
 
 
 def test_no_path_without_a_token(node: Node) -> None:
@@ -89,3 +94,18 @@ def test_models_can_be_left_out(broker: Mosquitto, tmp_path: Path) -> None:
         api = client_of(node)
         assert not [one for one in api.ask("/v1/models").json["data"] if one["id"].startswith("model:")]
         assert api.chat("model:small", "Hi").status == 404
+
+
+def test_too_many_connections_are_told_so(node: Node) -> None:
+    api = client_of(node)
+    with contextlib.ExitStack() as stack:
+        for _ in range(MOST_CONNECTIONS):
+            stack.enter_context(socket.create_connection(("127.0.0.1", api.port), WAIT_S))
+        reply = api.ask("/v1/models")
+        sentence = "The API has too many connections; try again."
+        assert (reply.status, reply.headers["retry-after"]) == (503, "1")
+        assert reply.json["error"]["message"] == sentence and reply.json["error"]["type"] == "server_error"
+        assert api.ask("/api/tags").json == {"error": sentence}
+    give_up_at = time.monotonic() + WAIT_S
+    while api.ask("/v1/models").status != 200:
+        assert time.monotonic() < give_up_at

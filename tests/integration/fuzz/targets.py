@@ -325,7 +325,7 @@ def make_frames(module: str, direction: str) -> Callable[[], Run]:
 
 
 def make_bodies() -> Run:
-    from edgeslm.api import ollama, openai, responses
+    from edgeslm.api import ollama, openai, rerank, responses
     from edgeslm.api.node import Offered, Question
     from edgeslm.config.task_kinds import POSSIBLE
     from edgeslm.errors import InvalidRequest
@@ -349,6 +349,8 @@ def make_bodies() -> Run:
                 yield ollama.read_generate({"prompt": "x", **body}, offered).question
             with suppress(Refusal):
                 yield from ollama.read_embed(body, offered, is_old=False).questions
+        with suppress(Refusal):
+            yield rerank.read(body, Offered("model:reader", "rerank", frozenset(), {})).question
 
     def run(data: bytes) -> None:
         try:
