@@ -1,8 +1,10 @@
 """MCP server by the official SDK, over streamable HTTP: a node's tasks as tools, and their document
 collections as resources.
 
-The server keeps no sessions: each POST is complete in itself, and has the token of its client. A client that
-closes the connection cancels its request. Source: the Model Context Protocol's specification.
+The server keeps no sessions: each POST is complete in itself, and has the token of its client. A client
+cancels its request by closing the connection. Clients of the protocol before 2026-07-28 send a message
+instead, which names the request by its number. These clients get an id of a session, since several clients
+with one token use the same numbers. Source: the Model Context Protocol's specification.
 """
 
 from __future__ import annotations
@@ -10,6 +12,7 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+import secrets
 from collections.abc import Mapping
 from contextlib import AbstractAsyncContextManager
 from typing import Any
@@ -41,11 +44,14 @@ from starlette.types import Message, Receive, Scope, Send
 
 from edgeslm import __version__
 from edgeslm.api import node
-from edgeslm.api.dialect import result_of
+from edgeslm.api.dialect import Told, result_of
 from edgeslm.api.node import Client, NodeLink, Question
 from edgeslm.protocol.strict_json import decode_text, parse_json
 from edgeslm.web.server import Refusal, read_body
 
+SESSION = "mcp-session-id"
+CANCELLED = -32800
+"""Error code of a cancelled request, as in the Language Server Protocol."""
 TAKE_S = 30.0
 """Timeout for a client to accept one piece of an answer."""
 SCHEME = "edgeslm:///knowledge/"
@@ -73,6 +79,8 @@ class McpServer:
         self._manager = StreamableHTTPSessionManager(
             server, stateless=True, max_request_body_size=self._body_bytes
         )
+        self._calls: dict[tuple[str, str, str], asyncio.Future[Told]] = {}
+        """Running calls, by client, session and number of the request."""
         self._running: AbstractAsyncContextManager[None] | None = None
 
     async def __aenter__(self) -> McpServer:
@@ -90,8 +98,13 @@ class McpServer:
 
         :raises Refusal: the body is too long or too slow. :raises InvalidRequest: it is no JSON.
         """
-        body = await read_body(Request(scope, receive), self._body_bytes)
-        parse_json(decode_text(body))
+        request = Request(scope, receive)
+        body = await read_body(request, self._body_bytes)
+        message = parse_json(decode_text(body))
+        method = message.get("method") if isinstance(message, dict) else None
+        if method == "notifications/cancelled":
+            self._cancel(request, message.get("params"))
+        session = secrets.token_hex(16).encode() if method == "initialize" else None
         is_read = False
 
         async def receive_again() -> Message:
@@ -102,6 +115,8 @@ class McpServer:
             return {"type": "http.request", "body": body, "more_body": False}
 
         async def send_in_time(message: Message) -> None:
+            if session is not None and message["type"] == "http.response.start":
+                message = {**message, "headers": [*message["headers"], (SESSION.encode(), session)]}
             async with asyncio.timeout(TAKE_S):
                 await send(message)
 
@@ -109,6 +124,14 @@ class McpServer:
             await self._manager.handle_request(scope, receive_again, send_in_time)
         except* TimeoutError:  # the client is too slow
             pass
+
+    def _cancel(self, request: Request, params: Any) -> None:
+        """Cancels the call that a message names."""
+        number = params.get("requestId") if isinstance(params, Mapping) else None
+        session = request.headers.get(SESSION)
+        call = self._calls.get((request.state.client.name, session or "", repr(number)))
+        if session and call is not None:
+            call.cancel()
 
     async def _list_tools(self, context: Context, params: PaginatedRequestParams | None) -> ListToolsResult:
         tools = self._node.tools(_client(context)).values()
@@ -125,12 +148,29 @@ class McpServer:
             )
         try:
             question = _question(tool, params.arguments or {})
-            told = await result_of(self._node.ask(client, question, None))
+            told = await self._ask(context, client, question)
         except Refusal as refusal:
             return CallToolResult(content=[TextContent(text=str(refusal))], is_error=True)
         return CallToolResult(
             content=[TextContent(text=told.text)], structured_content=dict(told.fields), is_error=False
         )
+
+    async def _ask(self, context: Context, client: Client, question: Question) -> Told:
+        """:raises Refusal: the result is an error. :raises MCPError: the client cancelled the call."""
+        session = context.request.headers.get(SESSION, "") if context.request is not None else ""
+        key = (client.name, session, repr(context.request_id))
+        call = asyncio.ensure_future(result_of(self._node.ask(client, question, None)))
+        self._calls[key] = call
+        try:
+            return await call
+        except asyncio.CancelledError:
+            task = asyncio.current_task()
+            if task is not None and task.cancelling():  # the connection is closed
+                raise
+            raise MCPError(CANCELLED, "The client cancelled this.") from None
+        finally:
+            if self._calls.get(key) is call:
+                del self._calls[key]
 
     async def _list_resources(
         self, context: Context, params: PaginatedRequestParams | None

@@ -6,6 +6,7 @@ import asyncio
 import http.client
 import json
 import random
+import threading
 import time
 from collections import Counter
 from collections.abc import Iterator
@@ -215,6 +216,43 @@ SEEDS: list[dict[str, Any]] = [
         },
     },
 ]
+
+
+def cancel(api: ApiClient, number: Any, session: str | None) -> None:
+    body = {"jsonrpc": "2.0", "method": "notifications/cancelled", "params": {"requestId": number}}
+    assert api.ask("/mcp", body, mcp_session_id=session, **HEADERS).status == 202
+
+
+def test_a_message_cancels_a_call_of_its_session(node: Node, tmp_path: Path) -> None:
+    """Clients of the protocol with a handshake keep the connection open."""
+    api = client_of(node)
+    (initialize,) = (seed for seed in SEEDS if seed["method"] == "initialize")
+    sessions = [api.ask("/mcp", initialize, **HEADERS).headers["mcp-session-id"] for _ in range(2)]
+    assert sessions[0] != sessions[1]
+    gate = tmp_path / "gate"
+    arguments = {"name": "say", "arguments": {"input": f"hold {gate}"}}
+    body = {"jsonrpc": "2.0", "id": 7, "method": "tools/call", "params": arguments}
+    replies: list[Any] = []
+    calling = threading.Thread(
+        target=lambda: replies.append(api.ask("/mcp", body, mcp_session_id=sessions[0], **HEADERS))
+    )
+    calling.start()
+    give_up_at = time.monotonic() + WAIT_S
+    while not Path(f"{gate}.held").exists():
+        assert time.monotonic() < give_up_at
+        time.sleep(0.01)
+    for other in (sessions[1], None, "", "x"):
+        cancel(api, 7, other)
+    numbers: tuple[Any, ...] = (8, "7", None, [], {})
+    for number in numbers:
+        cancel(api, number, sessions[0])
+    cancel(client_of(node, "other"), 7, sessions[0])
+    calling.join(0.3)
+    assert calling.is_alive()
+    cancel(api, 7, sessions[0])
+    calling.join(WAIT_S)
+    assert '"code":-32800' in replies[0].text
+    assert api.chat("say", "Hi").status == 200  # the engine is free, though the gate is closed
 
 
 def test_every_message_is_answered(api: ApiClient) -> None:
