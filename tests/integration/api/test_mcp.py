@@ -88,6 +88,7 @@ def test_each_kind_answers(
         ("fields", {"input": "a", "max_tokens": 0}, "max_tokens"),
         ("say", {"input": "fail too_long"}, "The fake engine was told to."),
         ("say", {"input": "fail no_memory"}, "The fake engine was told to."),
+        ("say", {"input": "crash"}, "crashed"),
     ],
 )
 def test_errors_are_told_to_the_model(
