@@ -43,17 +43,16 @@ from starlette.requests import Request
 from starlette.types import Message, Receive, Scope, Send
 
 from edgeslm import __version__
-from edgeslm.api import node
 from edgeslm.api.dialect import Told, result_of
 from edgeslm.api.node import Client, NodeLink, Question
+from edgeslm.api.node import Tool as TaskTool
+from edgeslm.api.web import TAKE_S
 from edgeslm.protocol.strict_json import decode_text, parse_json
 from edgeslm.web.server import Refusal, read_body
 
 SESSION = "mcp-session-id"
 CANCELLED = -32800
 """Error code of a cancelled request, as in the Language Server Protocol."""
-TAKE_S = 30.0
-"""Timeout for a client to accept one piece of an answer."""
 SCHEME = "edgeslm:///knowledge/"
 """Start of the URIs of collections; a document's name follows that of its collection."""
 Context = ServerRequestContext[Any, Request]
@@ -235,7 +234,7 @@ def _client(context: Context) -> Client:
     return client
 
 
-def _tool(tool: node.Tool) -> Tool:
+def _tool(tool: TaskTool) -> Tool:
     return Tool(
         name=tool.name,
         description=tool.description,
@@ -245,7 +244,7 @@ def _tool(tool: node.Tool) -> Tool:
     )
 
 
-def _question(tool: node.Tool, arguments: Mapping[str, Any]) -> Question:
+def _question(tool: TaskTool, arguments: Mapping[str, Any]) -> Question:
     """:raises Refusal: the arguments don't fit the tool; the node checks the values of options."""
     known, required = tool.input["properties"], tool.input["required"]
     options = dict(arguments)
