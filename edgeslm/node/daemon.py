@@ -411,6 +411,7 @@ class Daemon:
     def _alerts(self) -> Iterator[str | None]:
         yield from (self._fault(), self.database.problem, self.database.damage, self._audit.problem)
         yield from self.bus.shortcomings
+        yield from self._pipeline.alerts()
         for extension in self.extensions:
             yield from extension.alerts
         yield from self.service.library.problems

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 from edgeslm.config.loader import Config
@@ -96,6 +97,10 @@ class Pipeline:
             *self._membership.subscriptions,
             *self._router.subscriptions,
         ]
+
+    def alerts(self) -> Iterator[str]:
+        """Sentences about messages that routes couldn't use."""
+        return self._router.unusable.alerts()
 
     def take_up(self, config: Config) -> None:
         """Switches routes, pool and reply topics for later messages; messages in flight are unaffected."""

@@ -30,6 +30,8 @@ REMEMBERED_TOPICS = 1_000
 """Number of output topics whose last result is kept for ``on_change``; the least recently used topic is
 dropped first."""
 
+WORDS = 3
+"""Minimum number of words of a text in a JSON payload that a digest reads without a template."""
 LONGEST_ID = 256
 """Maximum number of characters of a message's own id; the rest is cut off."""
 
@@ -98,12 +100,20 @@ class RouteReader:
         topic = self._topic(scope) if self._topic is not None else f"{self._base}/event/{self.name}"
         if topic.startswith(f"{self._base}/") and not topic.startswith(f"{self._base}/event/"):
             return Skip("own_topic", f"the topic {topic[:80]!r} belongs to the node itself")
-        read = self._input(scope) if self._input is not None else text
+        read = self._input(scope) if self._input is not None else self._without_template(scope, text)
         if not read.strip():
             return Skip("empty", "there is no text to read")
         if self._rate is not None:
             self._rate.take(now)
         return replace(self.work_on(topic), input=read, id=_id_of(scope.payload))
+
+    def _without_template(self, scope: Scope, text: str) -> str:
+        """The payload; for a window's digest, the only text of a JSON object: a digest groups messages by
+        their words, and those of JSON are all alike."""
+        if self.route.window is None or not isinstance(scope.payload, dict):
+            return text
+        values = [one for one in scope.payload.values() if isinstance(one, str) and len(one.split()) >= WORDS]
+        return values[0] if len(values) == 1 else text
 
     def work_on(self, topic: str) -> RouteWork:
         """A ``RouteWork`` without input, whose result is published on ``topic``."""

@@ -24,6 +24,7 @@ from edgeslm.node.deduplication import SingleFlight
 from edgeslm.node.in_flight import Admission, InFlight
 from edgeslm.node.routes.ingest import Ingest
 from edgeslm.node.routes.route import RouteReader, RouteWork, Skip
+from edgeslm.node.routes.unusable import Unusable
 from edgeslm.node.routes.windows import WindowAggregator
 from edgeslm.protocol.codec import Topics
 from edgeslm.protocol.delivery import Delivery, OutgoingMessage
@@ -46,6 +47,7 @@ class Router:
         self._journal = journal
         self._meter, self._tracer = backend.observers.meter, backend.observers.tracer
         self._ingest = Ingest(backend.service, self._meter)
+        self.unusable = Unusable()
         self._single_flight = SingleFlight()
         self._queues: dict[str, TicketQueue] = defaultdict(TicketQueue)
         """Route name -> queue that keeps the order of messages for windows."""
@@ -122,6 +124,7 @@ class Router:
         work = await self._consider(route, delivery, key)
         if isinstance(work, Skip):
             self._meter.drop(work.reason)
+            self.unusable.note(route.name, work, delivery.topic)
             log.debug("route %s skipped a message: %s", route.name, work.sentence)
             return
         work = replace(work, trace=self._tracer.trace(delivery.traceparent))

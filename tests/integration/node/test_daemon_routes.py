@@ -212,3 +212,13 @@ def test_a_subscription_identifier_is_in_range_and_stays_the_same() -> None:
     identifiers = [subscription_identifier(f"f/{number}") for number in range(2000)]
     assert all(0 < identifier < 2**28 for identifier in identifiers)
     assert len(set(identifiers)) == 2000
+
+
+def test_a_message_that_a_template_cant_read_is_an_alert(app: App, node: Node) -> None:
+    app.publish("built", {"room": "a payload without the field that the route's topic needs"})
+    app.wait_until(
+        lambda: any("route built couldn't use" in one for one in node.daemon.health()["alerts"]),
+        "health has the alert",
+    )
+    (alert,) = (one for one in node.daemon.health()["alerts"] if "route built" in one)
+    assert "the last came on built: " in alert and "a payload without" not in alert

@@ -168,3 +168,19 @@ def test_no_message_raises(payload: bytes, topic: str, retained: bool) -> None:
         accept_retained=True,
     )
     assert isinstance(route.consider(topic, payload, retained, 0.0), RouteWork | Skip)
+
+
+@pytest.mark.parametrize(
+    ("payload", "read"),
+    [
+        ({"text": "oil on the floor", "level": 3, "machine": "p 4"}, "oil on the floor"),
+        ({"text": "oil on the floor", "note": "call the shift lead"}, None),
+        ({"level": 3}, None),
+    ],
+)
+def test_a_digest_reads_the_only_text_of_a_json_payload(payload: dict[str, Any], read: str | None) -> None:
+    whole = json.dumps(payload)
+    outcome = consider(reader(window={"last": 5}), payload)
+    assert isinstance(outcome, RouteWork) and outcome.input == (whole if read is None else read)
+    outcome = consider(reader(), payload)
+    assert isinstance(outcome, RouteWork) and outcome.input == whole
