@@ -25,6 +25,7 @@ UNDATED = "1970-01-01T00:00:00Z"
 copying changes them."""
 
 _release: ContextVar[int | None] = ContextVar("release", default=None)
+_replaces: ContextVar[bool] = ContextVar("replaces", default=False)
 _PARTIAL = re.compile(r"\.(?P<name>.+)\.(?P<pid>\d+)\.partial")
 
 
@@ -51,15 +52,31 @@ def staged(out: Path) -> Iterator[Path]:
     try:
         yield stage
         check_absent(out)
+        old = stage.with_suffix(".old.partial")
+        if out.exists():
+            out.rename(old)
         stage.rename(out)
+        shutil.rmtree(old, ignore_errors=True)
     finally:
         shutil.rmtree(stage, ignore_errors=True)
 
 
 def check_absent(out: Path) -> None:
-    """:raises ExportError: ``out`` exists."""
+    """:raises ExportError: ``out`` exists, unless it is a bundle that may be replaced."""
+    if _replaces.get() and (out / MANIFEST).is_file() and not out.is_symlink():
+        return
     if out.exists() or out.is_symlink():
         raise ExportError(f"{out} exists already; name another folder or remove it.")
+
+
+@contextlib.contextmanager
+def replacing() -> Iterator[None]:
+    """Lets bundles that are written within the block replace earlier ones of the same path."""
+    before = _replaces.set(True)
+    try:
+        yield
+    finally:
+        _replaces.reset(before)
 
 
 def _sweep(parent: Path, name: str) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import os
 import signal
 import sys
@@ -55,6 +56,8 @@ COMMANDS: Mapping[str, ModuleType] = {
 
 RELEASED = frozenset({"model", "encoder", "adapter", "reader", "tune", "distill", "ship"})
 """Commands that make bundles with a release number."""
+REPLACED = ("tune", "distill")
+"""Commands that may replace an earlier bundle, as tasks are trained again with more rows."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -87,12 +90,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _run(options: argparse.Namespace) -> None:
-    if getattr(options, "release", None) is None:
-        options.run(options)
-        return
-    from edgeslm_export.bundle.writer import releasing
+    from edgeslm_export.bundle.writer import releasing, replacing
 
-    with releasing(options.release):
+    with contextlib.ExitStack() as settings:
+        if getattr(options, "release", None) is not None:
+            settings.enter_context(releasing(options.release))
+        if getattr(options, "replace", False):
+            settings.enter_context(replacing())
         options.run(options)
 
 
@@ -142,6 +146,12 @@ def _parser() -> argparse.ArgumentParser:
                 metavar="N",
                 help="release number: a node that has accepted a higher one of the same name won't downgrade "
                 "automatically (default: 0)",
+            )
+        if name in REPLACED:
+            command.add_argument(
+                "--replace",
+                action="store_true",
+                help="replace the bundle OUT, as soon as the new one is made",
             )
         command.set_defaults(run=module.run, resumes=getattr(module, "RESUMES", False))
     return parser

@@ -6,7 +6,15 @@ import os
 from pathlib import Path
 
 import pytest
-from edgeslm_export.bundle.writer import UNDATED, created_at, releasing, staged, write_manifest, write_report
+from edgeslm_export.bundle.writer import (
+    UNDATED,
+    created_at,
+    releasing,
+    replacing,
+    staged,
+    write_manifest,
+    write_report,
+)
 
 from edgeslm.bundle.manifest import load_bundle, verify_bundle
 from edgeslm.errors import ExportError
@@ -109,3 +117,25 @@ def test_the_date_is_the_epoch_variable_else_the_revisions(monkeypatch: pytest.M
     monkeypatch.setenv("SOURCE_DATE_EPOCH", "yesterday")
     with pytest.raises(ExportError, match="SOURCE_DATE_EPOCH is 'yesterday'"):
         created_at("")
+
+
+def test_a_bundle_is_replaced_only_when_the_new_one_is_made(tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    for text in ("old", "new"):
+        with replacing(), staged(out) as stage:
+            (stage / "manifest.json").write_text(text)
+            if text == "new":
+                assert (out / "manifest.json").read_text() == "old"
+    assert (out / "manifest.json").read_text() == "new"
+    with pytest.raises(ValueError, match="broken"), replacing(), staged(out):
+        raise ValueError("broken")
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
+    with pytest.raises(ExportError, match="exists already"), staged(out):
+        pass
+
+
+def test_a_folder_that_is_no_bundle_is_never_replaced(tmp_path: Path) -> None:
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out/thesis.txt").write_text("x")
+    with pytest.raises(ExportError, match="exists already"), replacing(), staged(tmp_path / "out"):
+        pass
