@@ -25,6 +25,7 @@ from edgeslm.cli.listening import NODE_VARIABLE, add_broker_arguments
 from edgeslm.cli.parts import Act, add_parser, whole_number
 from edgeslm.cli.provision import command as provision
 from edgeslm.cli.screen import print_error, say
+from edgeslm.cli.teach import command as teach
 from edgeslm.config.extras import missing_extra
 from edgeslm.errors import ConfigError, EdgeslmError, too_little_memory
 from edgeslm.protocol.topic_filters import topic_name_fault
@@ -47,6 +48,7 @@ EXAMPLES = {
 }
 COMMANDS: Mapping[str, ModuleType] = {
     "init": init,
+    "teach": teach,
     "dispatch": dispatch,
     "feedback": feedback,
     "knowledge": knowledge,

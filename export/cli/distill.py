@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from edgeslm_export.cli.arguments import find_base
+from edgeslm_export.cli.arguments import find_base, whole
 from edgeslm_export.cli.progress import Bar
 from edgeslm_export.cli.screen import print_columns, print_json, print_line
 from edgeslm_export.cli.tune import HOW, add_budget, add_inputs, find_inputs, make_budget
@@ -51,7 +51,7 @@ def add_arguments(command: argparse.ArgumentParser) -> None:
     )
     command.add_argument(
         "--teacher-tokens",
-        type=_count,
+        type=whole,
         metavar="N",
         help="most tokens of this run that openai:URL may read and write; later texts stay unlabelled",
     )
@@ -80,13 +80,6 @@ def add_arguments(command: argparse.ArgumentParser) -> None:
     )
     add_inputs(command)
     add_budget(command, ENCODER)
-
-
-def _count(text: str) -> int:
-    """An argparse type: a whole number above 0."""
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text} is not a whole number above 0")
-    return int(text)
 
 
 def _sure(text: str) -> float:

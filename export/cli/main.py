@@ -22,6 +22,7 @@ try:
     from edgeslm_export.cli import (
         adapter,
         calibrate,
+        choose,
         distill,
         encoder,
         evaluate,
@@ -47,6 +48,7 @@ COMMANDS: Mapping[str, ModuleType] = {
     "tune": tune,
     "distill": distill,
     "calibrate": calibrate,
+    "choose": choose,
     "evaluate": evaluate,
     "ship": ship,
     "sign": sign,

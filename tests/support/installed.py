@@ -27,13 +27,13 @@ class Installed:
     def environment(self) -> dict[str, str]:
         return {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
 
-    def __call__(self, program: str, *arguments: object) -> str:
-        """Runs a program that must succeed. :return: its output."""
+    def __call__(self, program: str, *arguments: object, typed: str = "") -> str:
+        """Runs a program that must succeed. :param typed: its standard input. :return: its output."""
         command = [str(self.python.with_name(program)), *map(str, arguments)]
         done = subprocess.run(
             command,
             env=self.environment,
-            stdin=subprocess.DEVNULL,
+            input=typed,
             capture_output=True,
             text=True,
             timeout=WAIT_S,

@@ -24,6 +24,7 @@ NEEDS_A_NODE: Sequence[Sequence[str]] = (
     ("check", "node.yaml"),
     ("check", "--schema"),
     ("init",),
+    ("teach", "triage", "--config", "node.yaml"),
     ("demo",),
     ("try", "node.yaml", "triage", "text"),
     ("inspect", "bundle"),

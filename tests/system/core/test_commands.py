@@ -111,6 +111,37 @@ def test_try_answers_without_a_broker(installed: Installed, starter: Path, tmp_p
     assert json.loads(installed("edgeslm", "try", config, "triage", TEXT))["result"]["label"] in LABELS
 
 
+def test_init_proposes_what_teach_trains(installed: Installed, starter: Path, tmp_path: Path) -> None:
+    """From recorded messages to a trained task, by the commands of a first user."""
+    notes = [
+        "The basin in room {} leaks",
+        "Water drips from the ceiling of hall {}",
+        "The tap in kitchen {} drips",
+    ]
+    lights = ["The light in room {} is broken", "No power at socket {} again", "The lamp of hall {} flickers"]
+    texts = [text.format(number) for number in range(1, 5) for text in (*notes, *lights)]
+    (tmp_path / "lines.txt").write_text("".join(f"building/{len(text)}/note {text}\n" for text in texts))
+    file, bundle = tmp_path / "node.yaml", ("--bundle", starter / "smollm2-135m-int4")
+    recorded = ("--broker", "localhost", "--from", tmp_path / "lines.txt")
+    said = installed("edgeslm", "init", file, *recorded, *bundle, "--labels", "plumbing, electrical")
+    assert "building/+/note" in said
+    (tmp_path / "texts.txt").write_text("\n".join(texts))
+    encoder = ("--encoder", starter / "minilm-l6-int8")
+    # All messages of a round get one label, then the other: it is about the way, not the accuracy.
+    typed = "1\n2\n" * 6 + "q\n"
+    command = ("teach", "label", "--config", file, "--from", tmp_path / "texts.txt", *encoder)
+    said = installed("edgeslm", *command, typed=typed)
+    assert "Use it: add to the task label" in said
+    assert (tmp_path / "edgeslm-state/learned/label/manifest.json").is_file()
+    chosen = installed("edgeslm-export", "choose", tmp_path / "edgeslm-state/feedback/label.jsonl", *encoder)
+    assert len(chosen.splitlines()) == 10
+
+
+def test_fleet_forgets_a_node_that_is_gone(installed: Installed, hall: Hall) -> None:
+    said = installed("edgeslm", "fleet", "forget", "nobody", "--broker", hall.url)
+    assert said == "0 topics cleared\n"
+
+
 def test_knowledge_is_added_and_found(installed: Installed, starter: Path, tmp_path: Path) -> None:
     (tmp_path / "press.md").write_text("# Press 4\n\nGrease the bearings of the press every 40 hours.\n")
     encoder = ("--encoder", starter / "minilm-l6-int8")

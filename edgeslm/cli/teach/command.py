@@ -1,0 +1,236 @@
+"""``edgeslm teach``: shows messages, takes labels by single keys, trains, and says how to use the result."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from edgeslm.cli.listening import PATIENCE_S
+from edgeslm.cli.screen import ProgressLine, plural, say
+from edgeslm.cli.starter import starter_dir
+from edgeslm.cli.teach.session import Row, Session
+from edgeslm.cli.teach.training import Lesson
+from edgeslm.errors import EdgeslmError, UnknownTask
+from edgeslm.telemetry.log_lines import printable
+
+if TYPE_CHECKING:
+    from edgeslm.config.loader import Config, Task
+
+SUMMARY = "label messages in the terminal and train a task on them, on this device"
+EXAMPLE = "edgeslm teach triage --config config.yaml --listen 60"
+KEYS = "123456789abcdefghijklmnoprtvwxyz"
+"""Keys of the labels, in their order; ``q``, ``s`` and ``u`` have other meanings."""
+QUIT, SKIP, UNDO = "q", "s", "u"
+FEWEST = 2
+"""Texts that each label needs."""
+ENCODER = "minilm-l6-int8"
+
+
+def add_arguments(command: argparse.ArgumentParser) -> None:
+    command.add_argument("task", help="name of the task, of kind classify")
+    command.add_argument("--config", type=Path, required=True, help="the node's configuration")
+    whence = command.add_mutually_exclusive_group()
+    whence.add_argument(
+        "--from",
+        dest="file",
+        type=Path,
+        metavar="FILE",
+        help='messages: JSON lines {"text"}, or a text in each line (default: those labelled before)',
+    )
+    whence.add_argument(
+        "--listen", type=float, metavar="S", help="take messages of the task's routes for S seconds"
+    )
+    command.add_argument("--encoder", type=Path, help="encoder bundle (default: the starter's)")
+    command.add_argument(
+        "--out", type=Path, metavar="DIR", help="the folder to make (default: learned/TASK in state_dir)"
+    )
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """:raises EdgeslmError: the task can't be taught here, there are no messages, or training failed."""
+    from edgeslm.config.loader import load_config
+
+    config = load_config(arguments.config)
+    section = _section(config, arguments.task)
+    labels = dict(section.labels or {})
+    with tempfile.TemporaryDirectory(prefix="edgeslm-teach-") as work:
+        lesson = Lesson(arguments.task, labels, _encoder(arguments.encoder), Path(work))
+        lesson.check()
+        rows = _rows(config, arguments.task, labels)
+        texts = list(dict.fromkeys([*_messages(arguments, config), *(row["text"] for row in rows)]))
+        if not texts:
+            raise EdgeslmError("There are no messages: name some with --from, or listen with --listen.")
+        session = Session(lesson, texts, rows, lambda row: _keep(config, arguments.task, row))
+        _label(session, list(labels))
+        return _train(lesson, session, arguments, config)
+
+
+def _section(config: Config, name: str) -> Task:
+    section = config.tasks.get(name)
+    if section is None:
+        raise UnknownTask(f"there is no task {name!r}; there are: {', '.join(sorted(config.tasks))}")
+    if section.kind not in (None, "classify") or not section.labels:
+        raise EdgeslmError(f"{name} can't be taught here: only tasks of kind classify with labels can.")
+    if len(section.labels) > len(KEYS):
+        raise EdgeslmError(f"{name} has more than {len(KEYS)} labels, the number of keys.")
+    return section
+
+
+def _encoder(named: Path | None) -> Path:
+    here = Path(".edgeslm/starter").resolve() / ENCODER
+    found = named or (here if here.is_dir() else starter_dir() / ENCODER)
+    if not (found / "manifest.json").is_file():
+        advice = "make it with edgeslm-export starter, or name one with --encoder"
+        raise EdgeslmError(f"{found} is no bundle; {advice}.")
+    return found
+
+
+def _rows(config: Config, task: str, labels: dict[str, str]) -> list[Row]:
+    """Labels that were given before, the newest of each text; those of removed labels are left out."""
+    from edgeslm.storage.feedback_store import FeedbackStore
+
+    found: dict[str, str] = {}
+    try:
+        lines = FeedbackStore(config.state_dir).file(task).read_text("utf-8").splitlines()
+    except FileNotFoundError:
+        return []
+    for line in lines:
+        try:
+            row = json.loads(line)
+        except ValueError:
+            continue
+        if isinstance(row, dict) and isinstance(row.get("text"), str) and row.get("label") in labels:
+            found[row["text"]] = row["label"]
+    return [{"text": text, "label": label} for text, label in found.items()]
+
+
+def _keep(config: Config, task: str, row: Row) -> None:
+    from edgeslm.storage.feedback_store import Correction, FeedbackStore
+
+    FeedbackStore(config.state_dir).keep(Correction(task, row["text"], row["label"]))
+
+
+def _messages(arguments: argparse.Namespace, config: Config) -> list[str]:
+    if arguments.file is not None:
+        return _read(arguments.file)
+    return _heard(config, arguments.task, arguments.listen) if arguments.listen is not None else []
+
+
+def _read(file: Path) -> list[str]:
+    try:
+        lines = file.read_text("utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise EdgeslmError(f"{file} can't be read: {getattr(error, 'strerror', None) or error}.") from None
+    texts = []
+    for line in lines:
+        text: Any = line
+        try:
+            row = json.loads(line)
+            text = row["text"] if isinstance(row, dict) and isinstance(row.get("text"), str) else line
+        except ValueError:
+            pass
+        texts += [text] if text.strip() else []
+    return texts
+
+
+def _heard(config: Config, task: str, seconds: float) -> list[str]:
+    """Texts of the messages that the task's routes would read.
+
+    :raises EdgeslmError: no route has the task, or the broker can't be used.
+    """
+    from edgeslm.client.listening import Listening
+    from edgeslm.mqtt.broker_address import BrokerAddress
+    from edgeslm.node.routes.route import RouteReader, RouteWork
+
+    routes = [RouteReader(route, config.base) for route in config.routes if route.task == task]
+    if not routes:
+        raise EdgeslmError(f"No route has the task {task}: name messages with --from.")
+    texts: list[str] = []
+
+    def take(topic: str, payload: bytes, retained: bool) -> None:
+        for route in routes:
+            if route.matches(topic):
+                work = route.consider(topic, payload, retained, time.monotonic())
+                texts.extend([work.input] if isinstance(work, RouteWork) else [])
+
+    filters = list(dict.fromkeys(route.route.source for route in routes))
+    with Listening(BrokerAddress.of(config.broker), filters, take) as listening, ProgressLine() as line:
+        listening.retained(PATIENCE_S)
+        started = time.monotonic()
+        while (passed := time.monotonic() - started) < seconds:
+            line.show(round(passed), round(seconds), f"listening: {plural(len(texts), 'message')}")
+            time.sleep(min(0.5, seconds - passed))
+    return texts
+
+
+def _label(session: Session, labels: Sequence[str]) -> None:
+    """Asks for labels until the user quits or no message is left."""
+    shown = None
+    with _keys() as read:
+        say(f"{SKIP} skips a message, {UNDO} takes the last label back, {QUIT} ends and trains.")
+        while (one := session.next()) is not None:
+            if session.accuracy is not None and session.accuracy != shown:
+                shown = session.accuracy
+                low, high = shown["interval"]
+                count = plural(len(session.rows), "label")
+                right = f"{shown['share']:.2f} right ({low:.2f} to {high:.2f})"
+                say(f"\n{count}: {right} of these, in cross-validation")
+            guess = "" if one["guess"] is None else f"   (so far: {one['guess']} {one['confidence']:.2f})"
+            say(f"\n{printable(one['text'][:1000])}{guess}")
+            say("  ".join(f"{key} {label}" for key, label in zip(KEYS, labels, strict=False)))
+            key = read()
+            if key == QUIT:
+                break
+            if key == UNDO:
+                say("taken back" if session.undo() is not None else "there is nothing to take back")
+            elif key == SKIP:
+                session.skip(one["text"])
+            elif key in KEYS[: len(labels)]:
+                session.label(one["text"], labels[KEYS.index(key)])
+                say(f"-> {labels[KEYS.index(key)]}")
+    session.store()
+
+
+@contextmanager
+def _keys() -> Iterator[Any]:
+    """A function that reads one key from a terminal, or one line's first character from anything else. At the
+    end of the input it gives the key that quits."""
+    if not sys.stdin.isatty():
+        yield lambda: (sys.stdin.readline() or QUIT).strip()[:1].lower() or SKIP
+        return
+    import termios
+    import tty
+
+    before = termios.tcgetattr(sys.stdin)
+    try:
+        tty.setcbreak(sys.stdin)
+        yield lambda: (sys.stdin.read(1) or QUIT).lower()
+    finally:
+        termios.tcsetattr(sys.stdin, termios.TCSADRAIN, before)
+
+
+def _train(lesson: Lesson, session: Session, arguments: argparse.Namespace, config: Config) -> int:
+    few = [label for label in lesson.labels if session.counts[label] < FEWEST]
+    if few:
+        say(f"\nNot trained: {FEWEST} messages are needed for each label, and {', '.join(few)} has fewer.")
+        say("The labels are kept; go on with the same command.")
+        return 1
+    out = (arguments.out or config.state_dir / "learned" / lesson.task).absolute()
+    say(f"\nTraining on {plural(len(session.rows), 'message')} ...")
+    report = lesson.train(session.rows, out)
+    low, high = report["interval"]
+    say(f"{report['accuracy']:.2f} of messages like these are right ({low:.2f} to {high:.2f})")
+    say(f"Written: {out}")
+    if config.tasks[lesson.task].learned == out:
+        say("Use it: restart the node, such as with sudo systemctl restart edgeslm")
+    else:
+        say(f"Use it: add to the task {lesson.task}, instead of model, and restart the node:")
+        say(f"    learned: {out}")
+    return 0

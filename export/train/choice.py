@@ -1,0 +1,139 @@
+"""Choice of messages to label: which texts teach a head the most (active learning).
+
+The first texts are the most typical of different groups (k-means on the encoder's vectors). Later ones are
+those that a head, trained on the labels so far, is least sure of (margin sampling; Scheffer et al.,
+2001), and that are not alike.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+from edgeslm_export.evaluate.report_card import embed_texts, load_encoder
+from edgeslm_export.jobs.optimum_env import cache_folder
+from edgeslm_export.train.logistic_head import fit_layer, split_folds
+
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
+
+    Floats = npt.NDArray[np.floating[Any]]
+
+FEWEST: Final = 10
+"""Number of labelled texts from which on a head chooses."""
+ALIKE: Final = 0.9
+"""Cosine from which on two texts of one choice count as alike."""
+STRENGTH: Final = 10.0
+_SEED: Final = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Chosen:
+    """A text to label, by its index; ``guess`` and its ``confidence`` are those of the head so far."""
+
+    index: int
+    guess: str | None = None
+    confidence: float | None = None
+
+
+def vectors_of(texts: Sequence[str], encoder: Path) -> npt.NDArray[np.float32]:
+    """Unit vectors of the texts, from the cache if these texts were embedded before."""
+    import numpy as np
+
+    named = json.dumps([str(encoder.resolve()), list(texts)])
+    file = cache_folder() / f"vectors-{hashlib.sha256(named.encode()).hexdigest()[:16]}.npy"
+    try:
+        found: npt.NDArray[np.float32] = np.load(file)
+    except (OSError, ValueError):
+        found = embed_texts(load_encoder(encoder), texts)
+        found /= np.maximum(np.linalg.norm(found, axis=1, keepdims=True), 1e-9)
+        file.parent.mkdir(parents=True, exist_ok=True)
+        np.save(file, found)
+    return found
+
+
+def choose(vectors: npt.NDArray[np.float32], labelled: Mapping[int, str], count: int) -> list[Chosen]:
+    """The texts to label next, most useful first.
+
+    :param vectors: [texts, dimension], unit vectors. :param labelled: label by index of the text.
+    """
+    counts = Counter(labelled.values())
+    if len(labelled) < FEWEST or len(counts) < 2:
+        return [Chosen(index) for index in _typical(vectors, labelled, count)]
+    return _uncertain(vectors, labelled, count)
+
+
+def _typical(vectors: npt.NDArray[np.float32], labelled: Mapping[int, str], count: int) -> list[int]:
+    """The text nearest to the middle of each group; larger groups first, groups with a label last."""
+    import numpy as np
+    from sklearn.cluster import KMeans
+    from threadpoolctl import threadpool_limits
+
+    groups = min(len(vectors), count + len(labelled))
+    with threadpool_limits(1):
+        means = KMeans(groups, n_init=1, random_state=_SEED).fit(vectors)
+    sizes = np.bincount(means.labels_, minlength=groups)
+    known = {int(means.labels_[index]) for index in labelled}
+    order = sorted(range(groups), key=lambda group: (group in known, -sizes[group]))
+    near = vectors @ means.cluster_centers_.T
+    found: list[int] = []
+    for group in order:
+        ranked = np.argsort(-near[:, group])
+        index = next((int(one) for one in ranked if one not in labelled and int(one) not in found), None)
+        if index is not None:
+            found.append(index)
+    return found[:count]
+
+
+def _uncertain(vectors: npt.NDArray[np.float32], labelled: Mapping[int, str], count: int) -> list[Chosen]:
+    import numpy as np
+    from edgeslm_export.evaluate.metrics import softmax
+
+    names = sorted(set(labelled.values()))
+    rows = np.array(list(labelled), np.int64)
+    truth = np.array([names.index(label) for label in labelled.values()], np.int64)
+    weight, bias = fit_layer(vectors[rows], truth, STRENGTH, len(names))
+    shares = softmax(vectors @ weight.T + bias)
+    best = np.sort(shares, axis=1)
+    found: list[Chosen] = []
+    later: list[Chosen] = []
+    for index in map(int, np.argsort(best[:, -1] - best[:, -2])):
+        if index in labelled:
+            continue
+        one = Chosen(index, names[int(shares[index].argmax())], round(float(shares[index].max()), 4))
+        is_alike = any(float(vectors[index] @ vectors[other.index]) > ALIKE for other in found)
+        (later if is_alike else found).append(one)
+        if len(found) == count:
+            break
+    return [*found, *later][:count]
+
+
+def accuracy(
+    vectors: npt.NDArray[np.float32], texts: Sequence[str], labelled: Mapping[int, str]
+) -> dict[str, Any] | None:
+    """Accuracy of a head on the labelled texts, by cross-validation, with its 95 % interval; None if fewer
+    than two labels have two texts.
+
+    The texts were chosen since they are hard, so the accuracy on other texts is usually higher.
+    """
+    import numpy as np
+    from edgeslm_export.evaluate.metrics import share
+
+    counts = Counter(labelled.values())
+    names = sorted(label for label, number in counts.items() if number > 1)
+    rows = [index for index, label in labelled.items() if label in names]
+    if len(names) < 2:
+        return None
+    truth = np.array([names.index(labelled[index]) for index in rows], np.int64)
+    own = vectors[rows]
+    right: list[bool] = []
+    for train, test in split_folds(truth, len(names), [texts[index] for index in rows]):
+        weight, bias = fit_layer(own[train], truth[train], STRENGTH, len(names))
+        right += list((own[test] @ weight.T + bias).argmax(axis=1) == truth[test])
+    return share(right) if right else None

@@ -1,0 +1,137 @@
+"""``edgeslm teach`` from a pipe, with fake training; what the labels become, and wrong calls."""
+
+from __future__ import annotations
+
+import io
+import json
+import threading
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from edgeslm.cli import main
+from edgeslm.cli.teach import training
+from tests.support.apps import App
+from tests.support.brokers import Mosquitto
+from tests.support.nodes import write_bundle
+
+
+class FakeRun:
+    """Replaces ``edgeslm-export``: chooses the first texts, and records what is trained."""
+
+    def __init__(self) -> None:
+        self.trained: list[dict[str, Any]] = []
+
+    def __call__(self, arguments: Sequence[str]) -> Mapping[str, Any]:
+        if arguments[0] == "choose":
+            texts = [json.loads(line)["text"] for line in Path(arguments[1]).read_text().splitlines()]
+            known = set()
+            if "--labelled" in arguments:
+                file = Path(arguments[arguments.index("--labelled") + 1])
+                known = {json.loads(line)["text"] for line in file.read_text().splitlines()}
+            left = [text for text in texts if text not in known][:10]
+            chosen = [{"text": text, "guess": "b", "confidence": 0.5} for text in left]
+            return {"chosen": chosen, "accuracy": {"share": 0.75, "interval": [0.5, 0.9]}}
+        rows = [json.loads(line) for line in Path(arguments[2]).read_text().splitlines()]
+        task = yaml.safe_load(Path(arguments[1]).read_text())
+        self.trained.append({"rows": rows, "task": task, "out": arguments[3]})
+        return {"accuracy": 0.8, "interval": [0.6, 0.9]}
+
+
+@pytest.fixture
+def run(monkeypatch: pytest.MonkeyPatch) -> FakeRun:
+    fake = FakeRun()
+    monkeypatch.setattr(training, "_run", fake)
+    return fake
+
+
+def configuration(folder: Path, url: str = "mqtt://localhost", **task: Any) -> Path:
+    made = {
+        "node": "hall",
+        "broker": {"url": url},
+        "models": {"small": {"bundle": str(write_bundle(folder / "small"))}},
+        "tasks": {"t": {"kind": "classify", "model": "small", "labels": ["a", "b"], **task}},
+        "routes": [{"from": "hall/+/log", "task": "t", "input": "{{ payload.text }}"}],
+        "state_dir": str(folder / "state"),
+    }
+    file = folder / "node.yaml"
+    file.write_text(yaml.safe_dump(made))
+    return file
+
+
+def teach(folder: Path, monkeypatch: pytest.MonkeyPatch, keys: str, *arguments: str) -> int:
+    monkeypatch.setattr("sys.stdin", io.StringIO("".join(f"{key}\n" for key in keys)))
+    encoder = write_bundle(folder / "encoder", "encoder")
+    wanted = ["--config", str(folder / "node.yaml"), "--encoder", str(encoder), *arguments]
+    return main.main(["teach", "t", *wanted])
+
+
+def stored(folder: Path) -> list[tuple[str, str]]:
+    lines = (folder / "state/feedback/t.jsonl").read_text().splitlines()
+    return [(row["text"], row["label"]) for row in map(json.loads, lines)]
+
+
+def test_labels_are_kept_and_trained(
+    run: FakeRun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    configuration(tmp_path)
+    lines = tmp_path / "lines.txt"
+    lines.write_text('one\n{"text": "two"}\nthree\nfour\nfive\n\n')
+    assert teach(tmp_path, monkeypatch, "1u2x1s22q", "--from", str(lines)) == 1
+    assert stored(tmp_path) == [("one", "b"), ("two", "a"), ("four", "b"), ("five", "b")]
+    assert "a has fewer" in capsys.readouterr().out and not run.trained
+    assert teach(tmp_path, monkeypatch, "1", "--from", str(lines)) == 0
+    (trained,) = run.trained
+    assert len(trained["rows"]) == 5 and trained["task"]["labels"] == {"a": "", "b": ""}
+    said = capsys.readouterr().out
+    assert "0.80 of messages like these are right (0.60 to 0.90)" in said
+    assert f"learned: {tmp_path}/state/learned/t" in said and trained["out"].endswith("state/learned/t")
+
+
+def test_messages_of_a_route_are_taken_as_the_route_reads_them(
+    run: FakeRun, broker: Mosquitto, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    configuration(tmp_path, broker.url)
+    stop = threading.Event()
+
+    def play(app: App) -> None:
+        while not stop.is_set():
+            for number in range(4):
+                app.publish(f"hall/{number}/log", {"text": f"text {number}", "level": 3})
+            time.sleep(0.1)
+
+    with App(broker.port) as app:
+        thread = threading.Thread(target=play, args=(app,))
+        thread.start()
+        try:
+            assert teach(tmp_path, monkeypatch, "1122", "--listen", "1.5") == 0
+        finally:
+            stop.set()
+            thread.join()
+    assert sorted(text for text, _ in stored(tmp_path)) == [f"text {number}" for number in range(4)]
+
+
+@pytest.mark.parametrize(
+    ("task", "arguments", "sentence"),
+    [
+        ({}, (), "There are no messages"),
+        ({"kind": "generate", "labels": None}, ("--listen", "1"), "only tasks of kind classify"),
+        ({}, ("--from", "/nowhere"), "/nowhere can't be read"),
+    ],
+)
+def test_wrong_calls_are_errors(
+    run: FakeRun,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    task: dict[str, Any],
+    arguments: tuple[str, ...],
+    sentence: str,
+) -> None:
+    configuration(tmp_path, **task)
+    assert teach(tmp_path, monkeypatch, "", *arguments) == 1
+    assert sentence in capsys.readouterr().err
