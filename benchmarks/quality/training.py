@@ -10,6 +10,7 @@
     flips       share of wrong labels that are found, and the accuracy without them
     distill     a student trained on a teacher's labels, against one trained on hand labels
     cascade     requests/s and accuracy over MQTT: a decoder alone, and behind an encoder
+    choose      labels needed with active choice of messages, against random order
     drift       number of messages until a change of the messages is noticed; false positives
 
 Test rows are never trained on. Each command prints one JSON line last. ``COMMAND --help`` lists its options.
@@ -35,6 +36,7 @@ COMMANDS: Final = {
     "flips": "flips",
     "distill": "distilling",
     "cascade": "cascading",
+    "choose": "choosing",
     "drift": "drifting",
 }
 
