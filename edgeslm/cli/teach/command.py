@@ -24,18 +24,22 @@ if TYPE_CHECKING:
     from edgeslm.config.loader import Config, Task
 
 SUMMARY = "label messages in the terminal and train a task on them, on this device"
-EXAMPLE = "edgeslm teach triage --config config.yaml --listen 60"
+EXAMPLE = "edgeslm teach triage --listen 60"
 KEYS = "123456789abcdefghijklmnoprtvwxyz"
 """Keys of the labels, in their order; ``q``, ``s`` and ``u`` have other meanings."""
 QUIT, SKIP, UNDO = "q", "s", "u"
 FEWEST = 2
 """Texts that each label needs."""
 ENCODER = "minilm-l6-int8"
+HERE, SERVICE = Path("edgeslm.yaml"), Path("/etc/edgeslm/edgeslm.yaml")
+"""Configurations that ``edgeslm init`` and ``install.sh`` write."""
 
 
 def add_arguments(command: argparse.ArgumentParser) -> None:
     command.add_argument("task", help="name of the task, of kind classify")
-    command.add_argument("--config", type=Path, required=True, help="the node's configuration")
+    command.add_argument(
+        "--config", type=Path, help=f"the node's configuration (default: {HERE}, then {SERVICE})"
+    )
     whence = command.add_mutually_exclusive_group()
     whence.add_argument(
         "--from",
@@ -57,7 +61,7 @@ def run(arguments: argparse.Namespace) -> int:
     """:raises EdgeslmError: the task can't be taught here, there are no messages, or training failed."""
     from edgeslm.config.loader import load_config
 
-    config = load_config(arguments.config)
+    config = load_config(arguments.config or (HERE if HERE.exists() else SERVICE))
     section = _section(config, arguments.task)
     labels = dict(section.labels or {})
     with tempfile.TemporaryDirectory(prefix="edgeslm-teach-") as work:
