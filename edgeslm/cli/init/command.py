@@ -13,7 +13,16 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TypeVar
 
-from edgeslm.cli.init.proposal import PURPOSES, Place, Purpose, Wish, parse_fields, parse_labels, write
+from edgeslm.cli.init.proposal import (
+    PURPOSES,
+    Place,
+    Purpose,
+    Wish,
+    parse_fields,
+    parse_labels,
+    task_name,
+    write,
+)
 from edgeslm.cli.init.traffic import Group, Traffic
 from edgeslm.cli.listening import PATIENCE_S, add_broker_arguments, address_of, with_scheme
 from edgeslm.cli.screen import ProgressLine, plural, print_error, say
@@ -75,7 +84,17 @@ def run(arguments: argparse.Namespace) -> int:
     say(f"\n{text}")
     say(f"Written: {file}. To undo this, delete the file. Next:")
     say(f"  edgeslm check {file} --connect\n  edgeslm run {file}")
+    if wish.purpose == "label":
+        say(f"  edgeslm teach {task_name(wish.purpose)} --config {file} --listen 60")
+    if sys.stdin.isatty() and _ask("Run it now", "yes", _yes):
+        os.execv(sys.executable, [sys.executable, "-P", "-m", "edgeslm", "run", str(file)])
     return 0
+
+
+def _yes(text: str) -> bool:
+    if text.lower() not in ("y", "yes", "n", "no"):
+        raise ValueError("yes or no")
+    return text.lower().startswith("y")
 
 
 def _choose_broker(arguments: argparse.Namespace) -> None:
@@ -149,7 +168,11 @@ def show(groups: Sequence[Group], traffic: Traffic, seconds: float | None) -> No
     for number, one in enumerate(groups[:MOST_SHOWN], 1):
         rate = "" if not seconds else f"{60 * one.count / seconds:.3g}/min"
         kept = f", {one.retained} retained" if one.retained else ""
-        say(printable(f"{number:>3}  {one.filter:<{width}}  {plural(one.count, 'message')}{kept}  {rate}"))
+        say(
+            printable(
+                f"{number:>3}  {one.filter:<{width}}  {plural(one.count, 'message')}{kept}  {rate}".rstrip()
+            )
+        )
         say(printable(f"     {_about(one)}: {one.example}"[: columns - 1]))
     if len(groups) > MOST_SHOWN:
         say(f"     and {len(groups) - MOST_SHOWN} more; narrow them with --topic")
