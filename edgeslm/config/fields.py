@@ -10,6 +10,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from fractions import Fraction
+from ipaddress import ip_network
 from pathlib import Path
 from typing import Annotated, Any, Literal
 from urllib.parse import urlsplit
@@ -246,6 +247,15 @@ def _exported(value: Any) -> bool | tuple[str, ...]:
     if not isinstance(value, list) or not value or not all(isinstance(name, str) for name in value):
         raise ValueError("must be true, false, or a list of tasks, as in [triage, manual]")
     return tuple(value)
+
+
+def network(value: str) -> str:
+    """An IP address, or a network in CIDR notation, in its usual form."""
+    try:
+        return str(ip_network(value))
+    except ValueError:
+        sentence = "must be an IP address or a network of private addresses, as 172.30.32.2 or 172.30.32.0/23"
+        raise ValueError(sentence) from None
 
 
 def _example_output(value: Any) -> str | Mapping[str, Any]:

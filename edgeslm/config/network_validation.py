@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from ipaddress import ip_network
 
 from edgeslm.config.schema import Config
-from edgeslm.config.sections import Api, Broker, WebServer
+from edgeslm.config.sections import Api, Broker, Console, WebServer
 from edgeslm.config.yaml_source import Path
 
 Fault = tuple[Path, str]
@@ -15,7 +16,7 @@ def network_faults(config: Config) -> Iterator[Fault]:
     """Yields every fault, with the path of the key to change."""
     yield from _broker_faults(config.broker)
     if config.console is not None:
-        yield from _server_faults("console", config.console)
+        yield from _console_faults(config.console)
     if config.api is not None:
         yield from _api_faults(config.api, config)
 
@@ -38,12 +39,22 @@ def _pair_faults(name: str, section: Broker | WebServer) -> Iterator[Fault]:
 
 def _server_faults(name: str, server: WebServer) -> Iterator[Fault]:
     yield from _pair_faults(name, server)
-    if not (server.is_secure or server.is_local):
+    if not (server.is_secure or server.is_local or server.is_private):
         sentence = (
             "without TLS the token can be read on the network: add cert_file and key_file, or https: true "
-            "if a TLS proxy stands in front"
+            "if a TLS proxy stands in front, or peers if only containers on this machine connect"
         )
         yield (name, "listen"), sentence
+
+
+def _console_faults(console: Console) -> Iterator[Fault]:
+    yield from _server_faults("console", console)
+    networks = [ip_network(peer) for peer in console.peers]
+    if console.ingress and not (networks and all(one.num_addresses == 1 for one in networks)):
+        sentence = (
+            "lets everybody in who can connect: let peers be the proxy's address alone, as [172.30.32.2]"
+        )
+        yield ("console", "ingress"), sentence
 
 
 def _api_faults(api: Api, config: Config) -> Iterator[Fault]:

@@ -6,7 +6,7 @@ Models, tasks, collections and routes are in ``edgeslm.config.schema``.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from ipaddress import ip_address
+from ipaddress import ip_address, ip_network
 from typing import Annotated, Literal
 from urllib.parse import SplitResult, urlsplit
 
@@ -22,6 +22,7 @@ from edgeslm.config.fields import (
     http_url,
     listen_address,
     node_name,
+    network,
     topic_prefix,
 )
 
@@ -352,7 +353,7 @@ class Metrics(Section):
 
 
 class WebServer(Section):
-    """An HTTP server of the node, which listens beyond loopback only with TLS."""
+    """An HTTP server of the node, which listens beyond loopback only with TLS, or for ``peers``."""
 
     listen: ListenAddress
     hosts: tuple[Annotated[str, AfterValidator(host_name)], ...] = Field(
@@ -363,6 +364,12 @@ class WebServer(Section):
     cert_file: FilePath | None = Field(default=None, description="Certificate (PEM) for TLS")
     key_file: FilePath | None = Field(default=None, description="Key (PEM, no passphrase) of `cert_file`")
     https: bool = Field(default=False, description="A TLS proxy stands in front")
+    peers: tuple[Annotated[str, AfterValidator(network)], ...] = Field(
+        default=(),
+        max_length=32,
+        description="IP addresses and networks that may connect; all, if there are none. With private ones, "
+        "as those of containers on this machine, an address beyond loopback needs no TLS",
+    )
 
     @property
     def address(self) -> tuple[str, int]:
@@ -382,6 +389,11 @@ class WebServer(Section):
         """Whether clients connect with TLS."""
         return self.https or self.cert_file is not None
 
+    @property
+    def is_private(self) -> bool:
+        """Whether only ``peers`` with private addresses may connect."""
+        return bool(self.peers) and all(ip_network(peer).is_private for peer in self.peers)
+
 
 class Console(WebServer):
     """The web console and its access control."""
@@ -398,6 +410,11 @@ class Console(WebServer):
     texts: bool = Field(
         default=False,
         description="Lets signed-in users see texts of single requests, which are then kept in memory",
+    )
+    ingress: bool = Field(
+        default=False,
+        description="For Home Assistant's ingress: `peers` is the proxy that signs users in, so the console "
+        "asks for no token",
     )
 
 

@@ -44,16 +44,23 @@ class TooManyAttempts(Exception):
 
 
 class Access:
-    """``hosts`` are the host names allowed besides ``localhost`` and IP addresses."""
+    """``hosts`` are the host names allowed besides ``localhost`` and IP addresses.
+
+    :param token: None with Home Assistant's ingress: the proxy has signed the user in. All requests then have
+        one session, whose CSRF token is the protection against other pages. Host names and origins, which are
+        those of Home Assistant, aren't checked.
+    """
 
     def __init__(
         self,
-        token: str,
+        token: str | None,
         *,
         hosts: Iterable[str] = (),
         secure: bool = False,
     ) -> None:
-        self._token = _digest(token)
+        self.is_ingress = token is None
+        self._token = _digest(token or secrets.token_urlsafe(32))
+        self._proxied = Session(secrets.token_urlsafe(32), math.inf)
         self._key = secrets.token_bytes(32)
         self._hosts = frozenset(hosts)
         self._scheme = "https" if secure else "http"
@@ -63,11 +70,11 @@ class Access:
 
     def is_our_host(self, header: str) -> bool:
         """Whether a Host header names this console."""
-        return is_own_host(header, self._hosts)
+        return self.is_ingress or is_own_host(header, self._hosts)
 
     def is_our_page(self, origin: str | None, host: str) -> bool:
         """Whether a request that changes something comes from a page of this console."""
-        return origin == f"{self._scheme}://{host}"
+        return self.is_ingress or origin == f"{self._scheme}://{host}"
 
     def pass_of(self, visit: str) -> str:
         """CSRF token of the sign-in form, derived from the cookie ``visit``."""
@@ -94,6 +101,8 @@ class Access:
 
     def session(self, secret: str | None) -> Session | None:
         """The session that belongs to a cookie's ``secret``; None if there is none, or it has expired."""
+        if self.is_ingress:
+            return self._proxied
         if not secret:
             return None
         session = self._sessions.get(_digest(secret))

@@ -85,7 +85,7 @@ class ConsoleHost(Extension):
             FROM_CONSOLE,
             {
                 **server_settings(section),
-                "token": read_token(section, config.state_dir),
+                "token": None if section.ingress else read_token(section, config.state_dir),
                 "texts": section.texts,
                 "timeout_s": config.limits.request_timeout_s,
             },

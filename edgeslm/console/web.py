@@ -42,6 +42,13 @@ HEADERS = {
     "Cross-Origin-Resource-Policy": "same-origin",
     "Permissions-Policy": "camera=(), geolocation=(), microphone=(), usb=()",
 }
+INGRESS_HEADERS = {
+    # Home Assistant shows the console in a frame of its own page.
+    "Content-Security-Policy": HEADERS["Content-Security-Policy"].replace(
+        "frame-ancestors 'none'", "frame-ancestors 'self'"
+    ),
+    "X-Frame-Options": "SAMEORIGIN",
+}
 CSRF_HEADER = "X-Edgeslm-Secret"
 PUBLIC = ("/login", "/static/style.css", "/static/icon.svg")
 """Paths served without a session."""
@@ -73,7 +80,7 @@ class Guard:
         self._app = app
         self._access = access
         self._cookie = cookie
-        self._headers = dict(HEADERS)
+        self._headers = HEADERS | INGRESS_HEADERS if access.is_ingress else dict(HEADERS)
         if secure:
             self._headers["Strict-Transport-Security"] = "max-age=31536000"
 
@@ -262,7 +269,12 @@ class Web:
         if self._streams >= MOST_STREAMS:
             raise Refusal(503, f"{MOST_STREAMS} browsers look already; close one.", {"Retry-After": "10"})
         cookie = request.cookies.get(self._cookie)
-        first = {"first": True, "csrf": request.state.session.csrf, "texts": self._texts}
+        first = {
+            "first": True,
+            "csrf": request.state.session.csrf,
+            "texts": self._texts,
+            "ingress": self._access.is_ingress,
+        }
         return EventStream(self, self._view, first, cookie)
 
     def is_signed_in(self, cookie: str | None) -> bool:

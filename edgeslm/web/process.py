@@ -76,6 +76,7 @@ def server_settings(section: WebServer) -> dict[str, Any]:
         "host": "127.0.0.1" if host == "localhost" else host,
         "port": port,
         "hosts": list(section.hosts),
+        "peers": list(section.peers),
         "secure": section.is_secure,
         "cert_file": str(section.cert_file) if section.cert_file else None,
         "key_file": str(section.key_file) if section.key_file else None,

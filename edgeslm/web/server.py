@@ -9,17 +9,19 @@ import os
 import signal
 import socket
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any, ClassVar
 
 import uvicorn
 from starlette.requests import Request
+from starlette.responses import PlainTextResponse
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from edgeslm.ipc.codec import Frames
 from edgeslm.ipc.pipe import Link, Refused
 from edgeslm.telemetry.log_lines import set_up_logging
+from edgeslm.web.hosts import is_peer
 from edgeslm.web.process import TO_WEB
 from edgeslm.web.wire import Listening
 
@@ -49,6 +51,20 @@ async def read_body(request: Request, most: int) -> bytes:
                     raise Refusal(413, f"This is longer than {most} bytes.")
             return bytes(body)
     raise Refusal(408, "This takes too long.")
+
+
+class PeerGuard:
+    """Middleware: answers only clients whose address is in one of ``networks``."""
+
+    def __init__(self, app: ASGIApp, networks: Collection[str]) -> None:
+        self._app = app
+        self._networks = networks
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        client = scope.get("client")
+        is_known = client is not None and is_peer(client[0], self._networks)
+        refusal = PlainTextResponse("This address isn't one of peers in the configuration.", 403)
+        await (self._app if is_known else refusal)(scope, receive, send)
 
 
 class Server(uvicorn.Server):
@@ -89,7 +105,8 @@ async def serve(
 
     try:
         listener = listen(settings["host"], settings["port"], connections)
-        server = Server(_config(limited, settings, connections if full is None else None))
+        guarded = PeerGuard(limited, settings["peers"]) if settings["peers"] else limited
+        server = Server(_config(guarded, settings, connections if full is None else None))
         server.config.load()
     except (OSError, ValueError) as error:
         reason = (error.strerror if isinstance(error, OSError) else None) or str(error)

@@ -14,6 +14,7 @@ def settings_for(port: int, **changes: Any) -> dict[str, Any]:
         "host": "127.0.0.1",
         "port": port,
         "hosts": [],
+        "peers": [],
         "secure": False,
         "texts": False,
         "cert_file": None,

@@ -15,7 +15,7 @@ async function send(path, body) {
       method: "POST", body: JSON.stringify(body ?? {}),
       headers: { "Content-Type": "application/json", "X-Edgeslm-Secret": csrf },
     });
-    if (response.status === 401) return location.assign("/login");
+    if (response.status === 401) return location.reload();
     return { ok: response.ok, body: await response.json() };
   } catch {
     return { ok: false, body: { error: "The node can't be reached." } };
@@ -29,6 +29,7 @@ function take(news) {
   if (news.first) {
     csrf = news.csrf;
     document.body.classList.toggle("with-texts", news.texts);
+    $("leave").hidden = news.ingress;
     live.begin();
   }
   for (const part of Object.keys(known)) if (part in news) known[part] = news[part];
@@ -71,14 +72,14 @@ function showTitle() {
 let stream = null;
 
 function connect() {
-  stream = new EventSource("/events");
+  stream = new EventSource("events");
   stream.onopen = () => broken(null);
   stream.onmessage = (event) => take(JSON.parse(event.data));
   stream.onerror = async () => {
     broken("The connection to the node is lost; trying again. The figures below are the last ones.");
     if (stream.readyState !== EventSource.CLOSED) return;
-    const reason = await fetch("/api/node").then((response) => response.status, () => 0);
-    if (reason === 401) location.assign("/login");
+    const reason = await fetch("api/node").then((response) => response.status, () => 0);
+    if (reason === 401) location.reload(); // shows the sign-in page
     else setTimeout(connect, 3000);
   };
 }
@@ -120,7 +121,7 @@ addEventListener("hashchange", () => {
 // Texts of a request, if they are kept
 
 async function showText(row) {
-  const said = await fetch(`/api/text/${row.n}`).then((response) => response.json(), () => ({}));
+  const said = await fetch(`api/text/${row.n}`).then((response) => response.json(), () => ({}));
   $("h-text").textContent = `Request ${row.n}, ${row.task}`;
   $("text-input").textContent = said.input ?? "It isn't kept any more.";
   $("text-output").textContent = said.output ?? "There is none yet.";
@@ -128,7 +129,7 @@ async function showText(row) {
 }
 
 $("text-close").addEventListener("click", () => $("text").close());
-$("leave").addEventListener("click", async () => { await send("/logout"); location.assign("/login"); });
+$("leave").addEventListener("click", async () => { await send("logout"); location.reload(); });
 addEventListener("pagehide", () => stream?.close());
 
 showView(false);

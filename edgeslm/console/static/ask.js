@@ -53,7 +53,7 @@ export class Ask {
     const options = !$("ask-context-part").hidden && $("ask-context").value ? { context: $("ask-context").value } : {};
     button.disabled = true;
     put($("answer"), el("p", { className: "empty" }, "Running …"));
-    const { ok, body } = await this.send("/api/ask", { task: $("ask-task").value, input: $("ask-text").value, options });
+    const { ok, body } = await this.send("api/ask", { task: $("ask-task").value, input: $("ask-text").value, options });
     button.disabled = false;
     if (!ok) put($("answer"), el("p", { className: "bad" }, body.error));
     else put($("answer"), ...this.shown(body, performance.now() - began));

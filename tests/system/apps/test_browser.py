@@ -17,6 +17,7 @@ from edgeslm.console.host import ConsoleHost
 from tests.support.apps import WAIT_S, App
 from tests.support.brokers import Mosquitto
 from tests.support.consoles import TOKEN, console_node, visitor_of
+from tests.support.ingress import ingress
 from tests.support.nodes import BASE, Node
 
 VIEWS = ("live", "try", "models", "collections")
@@ -214,3 +215,27 @@ def test_a_lost_connection_is_told(browser: Browser, broker: Mosquitto, tmp_path
         expect(page.locator("#broken")).to_contain_text("The connection to the node is lost")
         expect(page.locator("#state")).to_have_text("not connected")
         expect(page.locator("#token")).to_be_visible()
+
+
+def test_in_a_frame_of_home_assistant(browser: Browser, broker: Mosquitto, tmp_path: Path) -> None:
+    section = {"token_file": None, "ingress": True, "peers": ["127.0.0.1"]}
+    said: list[str] = []
+    with (
+        console_node(tmp_path, broker.url, console=section) as node,
+        ingress(visitor_of(node).port) as home,
+        browser.new_context(viewport={"width": 1280, "height": 860}) as context,
+    ):
+        context.set_default_timeout(WAIT_S * 1000)
+        page = context.new_page()
+        page.on("console", lambda message: said.append(message.text))
+        page.on("pageerror", lambda error: said.append(str(error)))
+        page.goto(home)
+        frame = page.frame_locator("iframe")
+        expect(frame.locator("#node")).to_have_text("hall")
+        expect(frame.locator("#leave")).to_be_hidden()
+        frame.locator('nav a[href="#try"]').click()
+        frame.locator("#ask-task").select_option("triage")
+        frame.locator("#ask-text").fill("Spindle 3 smells of burnt oil")
+        frame.get_by_role("button", name="Run").click()
+        expect(frame.locator("#answer .badge")).to_have_text(re.compile("ok|abstained"))
+    assert not said

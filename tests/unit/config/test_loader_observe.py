@@ -84,3 +84,25 @@ def test_any_text_is_a_collector_or_a_sentence(text: str) -> None:
 def test_an_unknown_key_is_told() -> None:
     with pytest.raises(ConfigError, match="did you mean listen"):
         parse_config(f"{SMALL}metrics: {{listn: '1'}}")
+
+
+@pytest.mark.parametrize("section", ["console", "api"])
+def test_containers_of_this_machine_may_connect_without_tls(section: str) -> None:
+    text = f'{SMALL}{section}: {{listen: "0.0.0.0:8099", peers: [%s]}}'
+    config = parse_config(text % "172.30.32.0/23, 172.30.40.2, fd00::/8")
+    assert getattr(config, section).peers == ("172.30.32.0/23", "172.30.40.2/32", "fd00::/8")
+    for public in ("0.0.0.0/0", "::/0", "8.8.8.8", "172.30.32.0/23, 1.0.0.0/8"):
+        (problem,) = problems(text % f'"{public}"' if "," not in public else text % public)
+        assert f"{section}.listen: without TLS the token can be read on the network" in problem
+    for wrong in ("172.30.32.1/23", "homeassistant", "", "172.30.32.0/33", "٣.0.0.0"):
+        (problem,) = problems(text % f'"{wrong}"')
+        assert "must be an IP address or a network of private addresses" in problem
+
+
+def test_ingress_is_for_one_proxy() -> None:
+    text = f'{SMALL}console: {{listen: "0.0.0.0:8099", ingress: true%s}}'
+    parse_config(text % ", peers: [172.30.32.2]")
+    for peers in ("", ", https: true", ", peers: [172.30.32.0/23]", ", peers: [172.30.32.2, 172.30.33.0/24]"):
+        assert any(
+            "console.ingress: lets everybody in who can connect" in one for one in problems(text % peers)
+        )
