@@ -9,6 +9,7 @@ of ``sensor.mqtt`` and ``binary_sensor.mqtt``.
 
 from __future__ import annotations
 
+import json
 import re
 import zlib
 from collections.abc import Iterator, Mapping
@@ -47,6 +48,29 @@ _ALL_ATTRIBUTES = (
     "status=value_json.status, id=value_json.id, code=(value_json.error | default({})).code | default(none)"
 )
 _ICONS = {"classify": "mdi:label", "extract": "mdi:form-textbox", "search": "mdi:magnify"}
+MOST_FIELDS = 32
+"""Maximum number of a schema's fields that get an entity of their own."""
+_UNITS = {
+    r"temp(erature)?_c|celsius": ("°C", "temperature"),
+    r"temp(erature)?_f|fahrenheit": ("°F", "temperature"),
+    r"percent|pct": ("%", None),
+    r"voltage_v|volts?": ("V", "voltage"),
+    r"current_a|amps?|amperes?": ("A", "current"),
+    r"power_w|watts?": ("W", "power"),
+    r"kw": ("kW", "power"),
+    r"bar": ("bar", "pressure"),
+    r"hpa": ("hPa", "pressure"),
+    r"kpa": ("kPa", "pressure"),
+    r"psi": ("psi", "pressure"),
+    r"mm": ("mm", "distance"),
+    r"cm": ("cm", "distance"),
+    r"km": ("km", "distance"),
+    r"kg": ("kg", "weight"),
+    r"hz": ("Hz", "frequency"),
+    r"rpm": ("rpm", None),
+    r"ppm": ("ppm", None),
+}
+"""Maps the end of a numeric field's name to its unit and its device class in Home Assistant."""
 _IS_AVAILABLE = "{{ 'online' if value_json.state in ['online', 'draining'] else 'offline' }}"
 
 
@@ -60,10 +84,12 @@ def entity_filter(prefix: str, base: str) -> str:
     return f"{prefix}/+/{_node_id(base)}/+/config"
 
 
-def announcements(config: Config, kinds: Mapping[str, str]) -> dict[str, dict[str, Any]]:
+def announcements(
+    config: Config, kinds: Mapping[str, str], schemas: Mapping[str, Mapping[str, Any]]
+) -> dict[str, dict[str, Any]]:
     """A node's discovery messages by topic; empty without ``discovery.prefix``.
 
-    :param kinds: kind of each task, by name.
+    :param kinds: kind of each task, by name. :param schemas: JSON Schemas of the tasks that extract fields.
     """
     prefix = config.discovery.prefix
     if prefix is None:
@@ -82,7 +108,7 @@ def announcements(config: Config, kinds: Mapping[str, str]) -> dict[str, dict[st
     }
     available = {"availability": [{"topic": f"{config.base}/state", "value_template": _IS_AVAILABLE}]}
     found = {}
-    for component, name, fields in _entities(config, kinds):
+    for component, name, fields in _entities(config, kinds, schemas):
         unique_id = f"{node}_{name}"
         whole = {"unique_id": unique_id, **fields, **common}
         found[f"{prefix}/{component}/{node}/{name}/config"] = (
@@ -95,15 +121,24 @@ _Entity = tuple[str, str, dict[str, Any]]
 """An entity: its Home Assistant component, its id within the node, and its discovery fields."""
 
 
-def _entities(config: Config, kinds: Mapping[str, str]) -> Iterator[_Entity]:
+def _entities(
+    config: Config, kinds: Mapping[str, str], schemas: Mapping[str, Mapping[str, Any]]
+) -> Iterator[_Entity]:
     for task, kind in kinds.items():
-        fields = _results(task, kind, f"Task {task}", f"{config.base}/res/{task}")
-        yield "sensor", f"task_{_slug(task)}", fields
+        topic = f"{config.base}/res/{task}"
+        yield "sensor", f"task_{_slug(task)}", _results(task, kind, f"Task {task}", topic)
+        for field, component, shown in _fields(task, schemas.get(task, {}), topic):
+            yield component, f"task_{_slug(f'{task}/{field}')}", {"name": f"Task {task} {field}", **shown}
     for route in config.routes:
         name, task = route.name or "", route.task or ""
         if task in kinds and (topic := route_filter(config.base, route))[0] not in "+#":  # any topic
-            fields = _results(task, kinds[task], f"Route {name}", topic)
-            yield "sensor", f"route_{_slug(name)}", fields
+            yield "sensor", f"route_{_slug(name)}", _results(task, kinds[task], f"Route {name}", topic)
+            for field, component, shown in _fields(task, schemas.get(task, {}), topic):
+                yield (
+                    component,
+                    f"route_{_slug(f'{name}/{field}')}",
+                    {"name": f"Route {name} {field}", **shown},
+                )
     yield from _diagnostics(config.base)
 
 
@@ -112,8 +147,7 @@ def _results(task: str, kind: str, name: str, topic: str) -> dict[str, Any]:
 
     Messages that aren't results of the task leave the state unchanged.
     """
-    mine = f"value_json is defined and value_json is mapping and value_json.task == '{task}'"
-    begin = f"{{% if {mine} %}}{{% set r = value_json.result | default({{}}) %}}"
+    begin = f"{{% if {_is_mine(task)} %}}{{% set r = value_json.result | default({{}}) %}}"
     state = f"{{{{ ({_VALUES[kind]}) if value_json.status == 'ok' else value_json.status }}}}"
     attributes = ", ".join(part for part in (_ALL_ATTRIBUTES, _ATTRIBUTES.get(kind)) if part)
     return {
@@ -125,6 +159,62 @@ def _results(task: str, kind: str, name: str, topic: str) -> dict[str, Any]:
         "json_attributes_template": f"{begin}{{{{ dict({attributes}) | to_json }}}}"
         "{% else %}{{ this.attributes | to_json }}{% endif %}",
     }
+
+
+def _is_mine(task: str) -> str:
+    """Condition of a template: whether a message is a result of the task."""
+    return f"value_json is defined and value_json is mapping and value_json.task == '{task}'"
+
+
+def _fields(task: str, schema: Mapping[str, Any], topic: str) -> Iterator[tuple[str, str, dict[str, Any]]]:
+    """Name, component and discovery fields of the entities that show single fields: texts, numbers, booleans
+    and enumerations. An ``ok`` result without the field makes the state unknown; other messages leave it."""
+    begin = (
+        f"{{% if {_is_mine(task)} and value_json.status == 'ok' "
+        "and (value_json.result | default({})).fields is mapping %}"
+    )
+    properties = schema.get("properties")
+    for name, about in list(properties.items() if isinstance(properties, Mapping) else ())[:MOST_FIELDS]:
+        found = _field(name, about) if isinstance(about, Mapping) else None
+        if found is None:
+            continue
+        component, state, otherwise, shown = found
+        value = f"{{% set v = value_json.result.fields[{json.dumps(name)}] | default(none) %}}"
+        template = f"{begin}{value}{{{{ {state} }}}}{{% else %}}{{{{ {otherwise} }}}}{{% endif %}}"
+        yield name, component, {"state_topic": topic, "value_template": template, **shown}
+
+
+def _field(name: str, about: Mapping[str, Any]) -> tuple[str, str, str, dict[str, Any]] | None:
+    """Component, templates of the state and of an unchanged state, and discovery fields; None for a field
+    that can't be a state. In the template ``v`` is the field's value; an empty state is ignored."""
+    kinds = about.get("type")
+    kind = kinds if isinstance(kinds, str) else next((one for one in kinds or () if one != "null"), None)
+    values = [one for one in about.get("enum") or () if one is not None]
+    if values and all(isinstance(one, str) and one and len(one) <= 250 for one in values):
+        options = json.dumps(values)
+        state = f"v if v in {options} else none"
+        return "sensor", state, f"this.state if this.state in {options} else none", _enumeration(values)
+    if kind in ("number", "integer"):
+        shown = {"icon": "mdi:numeric", "state_class": "measurement", **_unit_of(name)}
+        return "sensor", "v if v is number else none", "''", shown
+    if kind == "boolean":
+        return "binary_sensor", "('ON' if v else 'OFF') if v is boolean else none", "''", {}
+    if kind == "string":
+        text = "v | truncate(250, true, '…', 0) if v is string and v else none"
+        return "sensor", text, "this.state", {"icon": "mdi:form-textbox"}
+    return None
+
+
+def _enumeration(values: list[str]) -> dict[str, Any]:
+    return {"icon": "mdi:form-dropdown", "device_class": "enum", "options": list(dict.fromkeys(values))}
+
+
+def _unit_of(name: str) -> dict[str, Any]:
+    words = re.sub(r"(?<=[a-z])(?=[A-Z])|[^A-Za-z]+", "_", name).lower()
+    for end, (unit, device_class) in _UNITS.items():
+        if re.search(f"(^|_)({end})$", words):
+            return _unit(unit, device_class)
+    return {}
 
 
 def route_filter(base: str, route: Route) -> str:

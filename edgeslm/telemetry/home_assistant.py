@@ -81,8 +81,12 @@ class Announcer(Extension):
             await asyncio.sleep(self._pause_s)
 
     async def _send(self) -> None:
-        kinds = {name: task.kind for name, task in self._service.tasks.items()}
-        wanted, told = announcements(self._config, kinds), self._told()
+        tasks = self._service.tasks
+        kinds = {name: task.kind for name, task in tasks.items()}
+        schemas = {
+            name: task.section.output_schema or {} for name, task in tasks.items() if task.kind == "extract"
+        }
+        wanted, told = announcements(self._config, kinds, schemas), self._told()
         if not wanted and not told:
             return
         self._note({*told, *wanted})

@@ -1,8 +1,10 @@
 """Real Home Assistant with its MQTT integration, run by its own Python: ``home_assistant.py PORT FOLDER``.
 
 Each line of standard input is a command, each answer a line of JSON: ``states`` lists state and attributes of
-all entities, ``automation FILE INPUTS`` makes an automation from the blueprint ``edgeslm/FILE``, ``events``
-lists data of ``edgeslm_test`` events. Nothing is downloaded, and no port is opened.
+all entities, ``automation FILE INPUTS`` makes an automation from the blueprint ``edgeslm/FILE``, ``script`` a
+script named ``test``, ``run DATA`` runs the script and returns its response, ``fire DATA`` fires an
+``edgeslm_text`` event, ``events`` lists data of ``edgeslm_test`` events, ``notifications`` those of
+notifications. Nothing is downloaded, and no port is opened.
 """
 
 from __future__ import annotations
@@ -50,6 +52,10 @@ async def run(port: int, folder: Path) -> None:
     await hass.config_entries.async_add(make_entry(port))
     events: list[Any] = []
     hass.bus.async_listen("edgeslm_test", lambda event: events.append(event.data))
+    notifications: list[Any] = []
+    hass.services.async_register(
+        "persistent_notification", "create", lambda call: notifications.append(call.data)
+    )
     while line := await asyncio.to_thread(sys.stdin.readline):
         await hass.async_block_till_done()
         order, _, rest = line.strip().partition(" ")
@@ -58,11 +64,20 @@ async def run(port: int, folder: Path) -> None:
             answer = {one.entity_id: [one.state, dict(one.attributes)] for one in hass.states.async_all()}
         elif order == "events":
             answer = [dict(data) for data in events]
-        elif order == "automation":
+        elif order == "notifications":
+            answer = [dict(data) for data in notifications]
+        elif order in ("automation", "script"):
             file, _, inputs = rest.partition(" ")
             blueprint = {"path": f"edgeslm/{file}", "input": json.loads(inputs)}
-            automation = {"id": "test", "alias": "test", "use_blueprint": blueprint}
-            answer = await async_setup_component(hass, "automation", {"automation": [automation]})
+            made: dict[str, Any] = {"alias": "test", "use_blueprint": blueprint}
+            entries = {"test": made} if order == "script" else [{"id": "test", **made}]
+            answer = await async_setup_component(hass, order, {order: entries})
+        elif order == "run":
+            answer = await hass.services.async_call(
+                "script", "test", json.loads(rest), blocking=True, return_response=True
+            )
+        elif order == "fire":
+            hass.bus.async_fire("edgeslm_text", json.loads(rest))
         print(json.dumps(answer, default=str), flush=True)
     await hass.async_stop(force=True)
 

@@ -190,3 +190,106 @@ def test_the_blueprint_acts_once_for_each_message(
         {"label": "critical", "confidence": 0.9, "source": "hall Route log"} for _ in range(2)
     ]
     assert not home.complaints
+
+
+def test_each_field_is_an_entity(broker: Mosquitto, home: HomeAssistant, tmp_path: Path) -> None:
+    fields = {
+        "machine": {"type": "string"},
+        "temperature_c": {"type": "number"},
+        "urgency": {"enum": ["low", "high"]},
+        "is_stopped": {"type": "boolean"},
+    }
+    task = {"kind": "extract", "model": "small", "schema": {"type": "object", "properties": fields}}
+    route = {"name": "log", "from": "press/+/log", "task": "press", "to": "press/{{ topic[1] }}/fields"}
+    configuration = fake_configuration(
+        broker.url, tmp_path, discovery=DISCOVERY, tasks={"press": task}, routes=[route]
+    )
+    ids = {
+        "machine": "sensor.hall_route_log_machine",
+        "temperature_c": "sensor.hall_route_log_temperature_c",
+        "urgency": "sensor.hall_route_log_urgency",
+        "is_stopped": "binary_sensor.hall_route_log_is_stopped",
+    }
+
+    def send(id: str, found: Any, status: str = "ok", topic: str = "press/4/fields") -> None:
+        told = {"id": id, "task": "press", "status": status, "result": {"fields": found}}
+        app.publish(topic, told)
+
+    def wait_for(*states: str) -> dict[str, Any]:
+        wanted = dict(zip(ids.values(), states, strict=True))
+        return home.wait_for(lambda found: {one: found.get(one, [None])[0] for one in wanted} == wanted)
+
+    with App(broker.port, f"{BASE}/#") as app, Node(tmp_path, configuration):
+        wait_for(*["unknown"] * 4)
+        app.publish("press/4/fields", "no result")
+        send("0", {"machine": "x"}, status="abstained")
+        send("1", {"machine": "press 4", "temperature_c": 81.5, "urgency": "high", "is_stopped": True})
+        found = wait_for("press 4", "81.5", "high", "on")
+        attributes = found[ids["temperature_c"]][1]
+        assert (attributes["unit_of_measurement"], attributes["device_class"]) == ("°C", "temperature")
+        send("2", {"machine": "press 5"}, status="abstained")
+        app.publish(
+            "press/4/fields", '{"task": "other", "status": "ok", "result": {"fields": {"machine": "x"}}}'
+        )
+        send(
+            "3",
+            {"machine": "press 6", "temperature_c": 20, "urgency": "low", "is_stopped": False},
+            topic="press/6/fields",
+        )
+        wait_for("press 6", "20", "low", "off")
+        send("4", {"machine": 7, "temperature_c": "hot", "urgency": "medium", "is_stopped": "no"})
+        home.wait_for_state("sensor.hall_route_log", "ok")
+        home.wait_for(lambda states: states["sensor.hall_route_log"][1].get("id") == "4")
+        states = home.ask("states")
+        assert [states[ids[name]][0] for name in ("temperature_c", "is_stopped")] == ["unknown", "unknown"]
+        assert states[ids["machine"]][0] in ("unknown", "None"), "None before 2024.5 or so"
+        app.publish(f"{BASE}/req/press", {"input": "Press 4 has 81 degrees", "id": "7"})
+        result = app.take(f"{BASE}/res/press").json
+        assert result["status"] == "ok"
+        home.wait_for_state("sensor.hall_task_press", "ok")
+    assert not home.complaints
+
+
+def test_a_script_asks_and_tells(broker: Mosquitto, home: HomeAssistant, tmp_path: Path) -> None:
+    inputs = {"sensor": "sensor.hall_task_say", "topic": f"{BASE}/req/say", "timeout_s": 20}
+    configuration = fake_configuration(broker.url, tmp_path, discovery=DISCOVERY)
+    with App(broker.port, f"{BASE}/#") as app, Node(tmp_path, configuration):
+        home.wait_for(lambda states: states.get("sensor.hall_task_say", [""])[0] == "unknown")
+        assert home.ask(f"script ask.yaml {json.dumps(inputs)}") is True
+        questions = ["What does E42 mean?", "What does E42 mean?", 'A "quoted" {{ question }}?']
+        for question in questions:
+            answer = home.ask(f"run {json.dumps({'question': question})}")
+            result = app.take(f"{BASE}/res/say").json
+            assert answer == {"status": "ok", "text": result["result"]["text"], "sources": []}
+            assert app.take(f"{BASE}/req/say").json == {"id": result["id"], "input": question}
+        told = home.ask("notifications")
+        assert [one["title"] for one in told] == questions
+        assert all(one["message"] for one in told)
+    assert not home.complaints
+
+
+def test_a_question_without_an_answer_ends(broker: Mosquitto, home: HomeAssistant, tmp_path: Path) -> None:
+    inputs = {"sensor": "sensor.hall_task_say", "topic": f"{BASE}/nobody", "timeout_s": 1}
+    assert home.ask(f"script ask.yaml {json.dumps(inputs)}") is True
+    assert home.ask('run {"question": "?"}') == {"status": "none", "text": "", "sources": []}
+    assert home.ask("notifications") == [{"title": "?", "message": "There is no answer."}]
+
+
+def test_texts_of_events_and_sensors_are_sent(broker: Mosquitto, home: HomeAssistant, tmp_path: Path) -> None:
+    inputs = {
+        "triggers": [{"platform": "event", "event_type": "edgeslm_text"}],
+        "text": "{{ trigger.event.data.message }}",
+        "topic": f"{BASE}/req/triage",
+    }
+    configuration = fake_configuration(broker.url, tmp_path, discovery=DISCOVERY)
+    with App(broker.port, f"{BASE}/#") as app, Node(tmp_path, configuration):
+        home.wait_for(lambda states: states.get("sensor.hall_task_triage", [""])[0] == "unknown")
+        assert home.ask(f"automation send.yaml {json.dumps(inputs)}") is True
+        for message in ("unavailable", " ", "Spindle 3 smells of burnt oil", "42"):
+            home.ask(f"fire {json.dumps({'message': message})}")
+        for message in ("Spindle 3 smells of burnt oil", "42"):
+            assert app.take(f"{BASE}/req/triage").payload.decode() == message
+            label = app.take(f"{BASE}/res/triage").json["result"]["label"]
+        home.wait_for_state("sensor.hall_task_triage", label)
+        assert not app.untaken(f"{BASE}/req/#")
+    assert not home.complaints

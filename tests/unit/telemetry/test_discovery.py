@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from edgeslm.config.loader import parse_config
 from edgeslm.config.task_kinds import ALLOWED
 from edgeslm.protocol.topic_filters import filter_fault, matches, topic_name_fault
-from edgeslm.telemetry.discovery import announcements, entity_filter, status_topic
+from edgeslm.telemetry.discovery import MOST_FIELDS, announcements, entity_filter, status_topic
 from tests.support.config_texts import with_routes
 
 KINDS = {f"a_{kind}": kind for kind in ALLOWED}
@@ -20,9 +20,14 @@ TOPIC = re.compile(r"homeassistant/(sensor|binary_sensor)/[a-zA-Z0-9_-]+/[a-zA-Z
 """As Home Assistant takes it (components/mqtt/discovery.py, TOPIC_MATCHER)."""
 
 
-def told(*routes: dict[str, Any], kinds: dict[str, str] | None = None, **top: Any) -> dict[str, Any]:
+def told(
+    *routes: dict[str, Any],
+    kinds: dict[str, str] | None = None,
+    schemas: dict[str, dict[str, Any]] | None = None,
+    **top: Any,
+) -> dict[str, Any]:
     config = parse_config(with_routes(*routes, discovery={"prefix": "homeassistant"}, **top))
-    return announcements(config, kinds or {"triage": "classify"})
+    return announcements(config, kinds or {"triage": "classify"}, schemas or {})
 
 
 def topic_of(name: str, **top: Any) -> str:
@@ -31,7 +36,7 @@ def topic_of(name: str, **top: Any) -> str:
 
 
 def test_without_a_prefix_nothing_is_told() -> None:
-    assert announcements(parse_config(with_routes()), {"triage": "classify"}) == {}
+    assert announcements(parse_config(with_routes()), {"triage": "classify"}, {}) == {}
     assert status_topic("homeassistant") == "homeassistant/status"
 
 
@@ -77,7 +82,7 @@ def test_two_nodes_never_share_a_topic() -> None:
 )
 def test_what_is_told_can_be_published_and_is_within_the_filter_for_the_rights(prefix: str) -> None:
     config = parse_config(with_routes(prefix=prefix, discovery={"prefix": "homeassistant"}))
-    for topic in announcements(config, KINDS):
+    for topic in announcements(config, KINDS, {}):
         assert TOPIC.fullmatch(topic)
         assert topic_name_fault(topic) is None
         assert matches(entity_filter("homeassistant", config.base), topic)
@@ -113,4 +118,83 @@ def test_a_route_that_only_remembers_has_no_entity() -> None:
     config = parse_config(
         with_routes({"name": "log", "from": "x"}, discovery={"prefix": "homeassistant"}),
     )
-    assert not [topic for topic in announcements(config, {}) if "/route_" in topic or "/task_" in topic]
+    assert not [topic for topic in announcements(config, {}, {}) if "/route_" in topic or "/task_" in topic]
+
+
+PRESS = {
+    "type": "object",
+    "properties": {
+        "machine": {"type": "string"},
+        "temperature_c": {"type": ["number", "null"]},
+        "urgency": {"enum": ["low", "high", None]},
+        "is_stopped": {"type": "boolean"},
+        "parts": {"type": "array", "items": {"type": "string"}},
+        "where": {"type": "object"},
+    },
+}
+
+
+def fields_of(schema: dict[str, Any], *routes: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    """Documents of the entities of single fields, by the entity's name."""
+    found = told(*routes, kinds={"triage": "extract"}, schemas={"triage": schema})
+    plain = told(*routes, kinds={"triage": "extract"})
+    return {one["name"]: {**one, "topic": topic} for topic, one in found.items() if topic not in plain}
+
+
+def test_fields_that_can_be_states_have_entities() -> None:
+    found = fields_of(PRESS)
+    assert list(found) == [
+        f"Task triage {name}" for name in ("machine", "temperature_c", "urgency", "is_stopped")
+    ]
+    assert all(one["state_topic"] == "edgeslm/v1/press-hall-4/res/triage" for one in found.values())
+    assert all(TOPIC.fullmatch(one["topic"]) for one in found.values())
+    number, choice = found["Task triage temperature_c"], found["Task triage urgency"]
+    assert (number["unit_of_measurement"], number["device_class"], number["state_class"]) == (
+        *("°C", "temperature"),
+        "measurement",
+    )
+    assert (choice["device_class"], choice["options"]) == ("enum", ["low", "high"])
+    assert found["Task triage is_stopped"]["topic"].startswith("homeassistant/binary_sensor/")
+
+
+def test_a_route_of_an_extract_task_has_them_too() -> None:
+    found = fields_of(PRESS, {"name": "log", "from": "press/+", "to": "press/{{ topic[1] }}/fields"})
+    assert found["Route log machine"]["state_topic"] == "press/+/fields"
+    assert len(found) == 8
+
+
+def test_ids_of_fields_are_those_of_nothing_else() -> None:
+    schemas = {
+        "a": {"properties": {"b_c": {"type": "string"}}},
+        "a_b": {"properties": {"c": {"type": "string"}}},
+    }
+    kinds = dict.fromkeys(("a", "a_b", "a_b_c", "a.b_c"), "extract")
+    found = told(kinds=kinds, schemas=schemas)
+    ids = [document["unique_id"] for document in found.values()]
+    assert len(set(ids)) == len(ids) == len(told(kinds=kinds)) + 2
+
+
+@pytest.mark.parametrize(
+    ("name", "unit"),
+    [
+        ("temperature_c", "°C"),
+        ("oilTemperatureC", "°C"),
+        ("temp_f", "°F"),
+        ("fill_percent", "%"),
+        ("pressure_bar", "bar"),
+        ("crossbar", None),
+        ("phase_c", None),
+        ("count", None),
+        ("", None),
+    ],
+)
+def test_the_unit_is_in_the_name(name: str, unit: str | None) -> None:
+    (document,) = fields_of({"properties": {name: {"type": "integer"}}}).values()
+    assert document.get("unit_of_measurement") == unit
+
+
+def test_the_number_of_fields_is_bounded() -> None:
+    many = {f"f{number}": {"type": "string"} for number in range(1000)}
+    assert len(fields_of({"properties": many})) == MOST_FIELDS
+    for odd in ({}, {"properties": True}, {"properties": {"a": True, "b": {"enum": [1, "x"]}, "c": {}}}):
+        assert fields_of(odd) == {}

@@ -21,7 +21,7 @@ from tests.support.fakes import FakePresence, FakeService
 @pytest.fixture(autouse=True)
 def told_as_they_are(monkeypatch: pytest.MonkeyPatch) -> None:
     """A task's kind is its document, its name the topic."""
-    monkeypatch.setattr(home_assistant, "announcements", lambda config, kinds: kinds)
+    monkeypatch.setattr(home_assistant, "announcements", lambda config, kinds, schemas: kinds)
 
 
 class House:
@@ -41,7 +41,9 @@ class House:
         return self.announcer
 
     def wants(self, **documents: dict[str, Any]) -> None:
-        self.service.tasks = {topic: SimpleNamespace(kind=document) for topic, document in documents.items()}
+        self.service.tasks = {
+            topic: SimpleNamespace(kind=document, section=None) for topic, document in documents.items()
+        }
 
     async def publish(self, topic: str, payload: bytes) -> None:
         if self.gate is not None:
