@@ -1,4 +1,4 @@
-"""The example flow in the real Node-RED: it asks with MQTT 5 and is answered. Real broker, a small node."""
+"""The example flows in the real Node-RED: requests, and cameras. Real broker, nodes without models."""
 
 from __future__ import annotations
 
@@ -15,28 +15,30 @@ from typing import Any
 
 import pytest
 
+from tests.support.apis import TOKENS
 from tests.support.apps import WAIT_S, App
 from tests.support.brokers import Mosquitto, free_port
+from tests.support.frigate import OBJECTS, REVIEWS, description, example_configuration, review
+from tests.support.nodes import Node
 from tests.support.paths import ROOT
 from tests.support.small_nodes import SmallNode
 
-FLOW = ROOT / "firmware-config/node-red/flow.json"
+FLOWS = ROOT / "firmware-config/node-red"
 
 pytestmark = pytest.mark.e2e
 
 
-def changed_flow(port: int) -> list[dict[str, Any]]:
-    """The example at this broker, with what its debug nodes show published too."""
-    flow: list[dict[str, Any]] = json.loads(FLOW.read_text("utf-8"))
+def changed_flow(name: str, port: int, **variables: str) -> list[dict[str, Any]]:
+    """An example at this broker, with what its debug nodes show published too, as ``seen/<node>``."""
+    flow: list[dict[str, Any]] = json.loads((FLOWS / f"{name}.json").read_text("utf-8"))
     nodes = {node["id"]: node for node in flow}
     nodes["edgeslm_broker"].update(broker="127.0.0.1", port=str(port))
-    nodes["edgeslm_tab"]["env"] = [
-        {"name": "EDGESLM_NODE", "value": "hall", "type": "str"},
-        {"name": "EDGESLM_TASK", "value": "label", "type": "str"},
-    ]
+    (tab,) = (node for node in flow if node["type"] == "tab")
+    tab["env"] = [{"name": name, "value": value, "type": "str"} for name, value in variables.items()]
+    kinds = {node["type"]: node for node in flow}
     for seen in [node for node in flow if node["type"] == "debug"]:
-        out = {**nodes["edgeslm_request"], "id": f"{seen['id']}_out", "topic": f"seen/{seen['id']}"}
-        pick = {**nodes["edgeslm_ask"], "id": f"{seen['id']}_pick", "wires": [[out["id"]]]}
+        out = {**kinds["mqtt out"], "id": f"{seen['id']}_out", "topic": f"seen/{seen['id']}"}
+        pick = {**kinds["function"], "id": f"{seen['id']}_pick", "outputs": 1, "wires": [[out["id"]]]}
         pick["func"] = "return { payload: JSON.stringify({ payload: msg.payload, asked: msg.asked }) };"
         for node in flow:
             node["wires"] = [
@@ -105,13 +107,21 @@ def broker(make_broker: Callable[..., Mosquitto]) -> Mosquitto:
 
 
 @pytest.fixture
-def red(broker: Mosquitto, tmp_path: Path) -> Iterator[NodeRed]:
-    red = NodeRed(tmp_path, changed_flow(broker.port))
-    yield red
-    red.stop()
+def start(tmp_path: Path) -> Iterator[Callable[[list[dict[str, Any]]], NodeRed]]:
+    started: list[NodeRed] = []
+
+    def start(flow: list[dict[str, Any]]) -> NodeRed:
+        (tmp_path / "red").mkdir()
+        started.append(NodeRed(tmp_path / "red", flow))
+        return started[-1]
+
+    yield start
+    for red in started:
+        red.stop()
 
 
-def test_the_example_flow_asks_and_is_answered(broker: Mosquitto, red: NodeRed) -> None:
+def test_the_example_flow_asks_and_is_answered(broker: Mosquitto, start: Callable[..., NodeRed]) -> None:
+    red = start(changed_flow("flow", broker.port, EDGESLM_NODE="hall", EDGESLM_TASK="label"))
     with App(broker.port, "seen/#", "edgeslm/v1/hall/#") as app, SmallNode(broker.url) as node:
         red.wait_until_connected()
         app.wait_until(lambda: "node-red" in broker.log, "it has subscribed")
@@ -131,8 +141,49 @@ def test_the_example_flow_asks_and_is_answered(broker: Mosquitto, red: NodeRed) 
     assert "[error]" not in red.words
 
 
-def test_the_flow_names_no_password_and_uses_only_what_node_red_brings() -> None:
-    flow = json.loads(FLOW.read_text("utf-8"))
+def test_the_flow_of_cameras(broker: Mosquitto, start: Callable[..., NodeRed], tmp_path: Path) -> None:
+    tokens = tmp_path / "tokens"
+    tokens.write_text(f"node-red {TOKENS['app']}\n")
+    api = {"listen": f"127.0.0.1:{free_port()}", "tokens": str(tokens)}
+    configuration = example_configuration(broker.url, tmp_path, api=api)
+    with (
+        App(broker.port, "seen/#", "cameras/digest", "edgeslm/v1/cameras/#") as app,
+        Node(tmp_path, configuration),
+    ):
+        app.take_state("edgeslm/v1/cameras", "online")
+        url = f"http://{api['listen']}"
+        red = start(changed_flow("cameras", broker.port, EDGESLM_API=url, EDGESLM_TOKEN=TOKENS["app"]))
+        red.wait_until_connected()
+        app.wait_until(lambda: "cameras/digest" in broker.log, "it has subscribed")
+        check_severity(app)
+        app.publish(REVIEWS, review("end", "1796000000.1-a", "gate", ["person"], severity="alert"))
+        red.press("cameras_evening")
+        assert app.take("seen/cameras_day").json["payload"] == "person at gate (1)"
+        app.publish(OBJECTS, description("1796000000.2-b", "A red car parks in front of the garage."))
+        app.wait_until(lambda: ask_until_found(red, app), "the description is found")
+    assert "[error]" not in red.words
+
+
+def check_severity(app: App) -> None:
+    """Two reviews of one camera, and one of another: what comes again within ten minutes is left out."""
+    for id, camera, zone in (("1-a", "gate", "alarm"), ("2-b", "gate", "alarm"), ("3-c", "door", "look")):
+        app.publish(REVIEWS, review("new", f"179600000{id}", camera, ["person"], [zone], severity="alert"))
+    look = app.take("seen/cameras_look").json["payload"]
+    assert (look["camera"], look["label"]) == ("door", "look")
+    assert app.take("seen/cameras_alarm").json["payload"]["camera"] == "gate"
+    assert not app.untaken("seen/#")
+
+
+def ask_until_found(red: NodeRed, app: App) -> bool:
+    """Whether the description is indexed: that takes seconds."""
+    red.press("cameras_question")
+    found = app.take("seen/cameras_passages").json["payload"]
+    return [one["text"] for one in found] == ["A red car parks in front of the garage."]
+
+
+@pytest.mark.parametrize("file", sorted(FLOWS.glob("*.json")), ids=lambda file: str(file.stem))
+def test_a_flow_names_no_password_and_uses_only_what_node_red_brings(file: Path) -> None:
+    flow = json.loads(file.read_text("utf-8"))
     known = {"tab", "mqtt-broker", "mqtt in", "mqtt out", "inject", "function", "switch", "debug"}
-    assert {node["type"] for node in flow} == known
+    assert {node["type"] for node in flow} - {"http request"} == known
     assert not [node for node in flow if "credentials" in node]

@@ -224,7 +224,14 @@ def test_every_python_block_about_documents_compiles(block: str) -> None:
 
 def test_there_are_example_files() -> None:
     assert [file.name for file in EXAMPLES] == [
-        *("first.yaml", "home-assistant.yaml", "manuals.yaml", "press-hall.yaml", "sensors.yaml")
+        *(
+            "first.yaml",
+            "frigate.yaml",
+            "home-assistant.yaml",
+            "manuals.yaml",
+            "press-hall.yaml",
+            "sensors.yaml",
+        )
     ]
 
 
