@@ -1,6 +1,6 @@
 """Messages of Frigate for tests, in the form of its topics ``reviews`` and ``tracked_object_update``.
 
-The form is that of Frigate 0.17 (``docs/docs/integrations/mqtt.md``, ``frigate/review/maintainer.py`` and
+The form is that of Frigate 0.17 (its page about MQTT, ``frigate/review/maintainer.py`` and
 ``frigate/data_processing/post/review_descriptions.py``); cameras, ids and texts are made up.
 """
 
@@ -40,7 +40,7 @@ def review(
         "zones": list(zones),
         "audio": [],
     }
-    before = {
+    before: dict[str, Any] = {
         "id": id,
         "camera": camera,
         "start_time": began,
@@ -49,7 +49,7 @@ def review(
         "thumb_path": f"/media/frigate/clips/review/thumb-{camera}-{id}.webp",
         "data": data,
     }
-    after = {**before, "severity": severity, "data": dict(data)}
+    after: dict[str, Any] = {**before, "severity": severity, "data": dict(data)}
     if scene is not None:
         after["data"]["metadata"] = {
             "observations": [],
