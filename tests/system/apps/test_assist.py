@@ -11,7 +11,6 @@ import re
 import subprocess
 import sys
 from collections.abc import Iterator
-from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -33,38 +32,7 @@ pytestmark = [
 
 NAMES = ("kitchen light", "bedroom light", "desk lamp", "ceiling lamp", "reading light", "fan", "heater")
 AREAS = ("kitchen", "bedroom", "office", "hallway", "garage")
-OF_A_NAME = (
-    *("turn {way} the {name}", "turn the {name} {way}", "switch {way} the {name}", "{name} {way}"),
-    *("please switch the {name} {way}", "could you turn {way} my {name}", "put the {name} {way}"),
-)
-OF_AN_AREA = (
-    *("turn {way} the lights in the {area}", "lights {way} in the {area}", "{area} lights {way}"),
-    *("switch the lights {way} in the {area}", "please turn all lights in the {area} {way}"),
-)
-INTENTS = {"on": "HassTurnOn", "off": "HassTurnOff"}
-TASK = {
-    "name": "household",
-    "kind": "extract",
-    "schema": {
-        "type": "object",
-        "properties": {
-            "intent": {"enum": list(INTENTS.values())},
-            "name": {"type": "string"},
-            "area": {"type": "string"},
-            "domain": {"enum": ["light"]},
-        },
-        "required": ["intent"],
-    },
-}
-
-
-def rows() -> Iterator[dict[str, Any]]:
-    for (way, intent), sentence, name in product(INTENTS.items(), OF_A_NAME, NAMES):
-        fields = {"intent": intent, "name": name}
-        yield {"text": sentence.format(way=way, name=name), "fields": fields}
-    for (way, intent), sentence, area in product(INTENTS.items(), OF_AN_AREA, AREAS):
-        fields = {"intent": intent, "area": area, "domain": "light"}
-        yield {"text": sentence.format(way=way, area=area), "fields": fields}
+HOME_ASSISTANT = ROOT / "firmware-config/home-assistant"
 
 
 class Home:
@@ -101,10 +69,16 @@ class Home:
 def head(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A head that knows two intents, trained on some 150 sentences."""
     folder = tmp_path_factory.mktemp("head")
-    (folder / "task.yaml").write_text(yaml.safe_dump(TASK))
-    (folder / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows()))
-    command = [sys.executable, "-m", "edgeslm_export", "tune", "task.yaml", "rows.jsonl", "household"]
-    done = subprocess.run([*command, "--method", "encoder"], cwd=folder, capture_output=True, text=True)
+    said = [sys.executable, HOME_ASSISTANT / "sentences.py", "--names", *NAMES, "--areas", *AREAS]
+    with (folder / "sentences.jsonl").open("w") as rows:
+        subprocess.run(said, stdout=rows, check=True)
+    command = [sys.executable, "-m", "edgeslm_export", "tune", HOME_ASSISTANT / "household.yaml"]
+    done = subprocess.run(
+        [*command, "sentences.jsonl", "household", "--method", "encoder"],
+        cwd=folder,
+        capture_output=True,
+        text=True,
+    )
     assert done.returncode == 0, done.stderr
     return folder / "household"
 
@@ -190,6 +164,6 @@ def test_structured_data_by_an_ai_task_through_ollama(home: Home, node: str) -> 
 def test_the_page_has_the_task_that_is_tested() -> None:
     text = (ROOT / "docs/getting-started/home-assistant.md").read_text("utf-8")
     parts = [yaml.safe_load(block) for block in re.findall(r"(?ms)^```yaml\n(.*?)^```", text)]
-    (page,) = [part for part in parts if isinstance(part, dict) and "api" in part]
+    (page,) = [part for part in parts if "assist" in part.get("tasks", {})]
     assert page["tasks"]["assist"]["stages"] == ["learned", "small"]
     assert page["tasks"]["assist"]["reply"] == "Done."

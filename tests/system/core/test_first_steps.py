@@ -23,6 +23,7 @@ import pytest
 import yaml
 
 from edgeslm.cli.main import _parser
+from edgeslm.config.loader import parse_config
 from edgeslm.protocol.codec import parse_result
 from tests.support.apps import WAIT_S, App
 from tests.support.brokers import Mosquitto
@@ -45,6 +46,10 @@ ROLLOUT = "test_a_rollout_comes_through_from_a_user_that_can_write_nothing_of_th
 PIP = "pip install --no-deps --require-hashes -r requirements/device.txt"
 DOWNLOAD = "pip download --no-deps --require-hashes --dest wheels -r requirements/"
 CREDENTIALS = "/etc/edgeslm/credentials"
+ADDON = "test_the_script_writes_what_supervisor_builds"
+ADDON_CONFIG = "root@homeassistant.local:/addon_configs/local_edgeslm"
+ASSIST = "test_a_sentence_changes_a_light_through_llama_cpp"
+SENTENCES = 'firmware-config/home-assistant/sentences.py --names "kitchen light" fan heater --areas kitchen'
 ELSEWHERE = {
     "make demo": DEMO,
     "make demo ARGS=--short": "test_the_short_demo_shows_some_of_everything",
@@ -54,7 +59,6 @@ ELSEWHERE = {
     ". .venv/bin/activate": SETUP,
     "sudo apt-get install mosquitto mosquitto-clients": SETUP,
     "sudo apt-get install -y mosquitto mosquitto-clients": SETUP,
-    "sudo apt-get install -y mosquitto-clients": SETUP,
     "sudo apt-get update && sudo apt-get install -y mosquitto mosquitto-clients python3-venv": CARD,
     "git archive --prefix=edgeslm/ -o edgeslm.tar.gz HEAD": CARD,
     "tar -xzf edgeslm.tar.gz": CARD,
@@ -95,6 +99,15 @@ ELSEWHERE = {
     "scp -r firmware-config/home-assistant/blueprints root@homeassistant.local:/config/": (
         "test_the_blueprint_acts_once_for_each_message"
     ),
+    "scripts/home-assistant-addon addons": ADDON,
+    "scp -r addons/edgeslm root@homeassistant.local:/addons/": ADDON,
+    "ssh root@homeassistant.local mkdir -p /addon_configs/local_edgeslm/bundles": ADDON,
+    f"scp -r .edgeslm/starter/smollm2-135m-int4 {ADDON_CONFIG}/bundles/": ADDON,
+    f"python3 {SENTENCES} > sentences.jsonl": ASSIST,
+    "edgeslm-export tune firmware-config/home-assistant/household.yaml sentences.jsonl household "
+    "--method encoder": ASSIST,
+    "ssh root@homeassistant.local mkdir -p /addon_configs/local_edgeslm/learned": ASSIST,
+    f"scp -r household {ADDON_CONFIG}/learned/": ASSIST,
 }
 """Commands that can't run here, and the test of what they do."""
 
@@ -279,11 +292,10 @@ def test_first_task(reader: Reader) -> None:
 def test_home_assistant(reader: Reader, broker: Mosquitto) -> None:
     with App(broker.port, "homeassistant/#", "home/doorbell/topic") as app:
         follow("docs/getting-started/home-assistant.md", reader)
+        app.publish("home/doorbell/message", "Parcel for number 7, left at the gate")
         assert app.take("home/doorbell/topic").json["result"]["label"] in ("parcel", "visitor", "alarm")
-        assert (
-            app.take("homeassistant/sensor/edgeslm_home/route_doorbell/config").json["name"]
-            == "Route doorbell"
-        )
+        topic = "homeassistant/sensor/edgeslm_home/route_doorbell/config"
+        assert app.take(topic).json["name"] == "Route doorbell"
 
 
 def test_install(reader: Reader, starter: Path) -> None:
@@ -301,11 +313,31 @@ def test_install(reader: Reader, starter: Path) -> None:
 
 def test_the_automation_fits_the_blueprint() -> None:
     text = (ROOT / "docs/getting-started/home-assistant.md").read_text()
-    automation, call, _ = (yaml.safe_load(one) for one in re.findall(r"(?ms)^```yaml\n(.*?)^```", text)[1:])
-    used = automation["use_blueprint"]
-    blueprint = ROOT / "firmware-config/home-assistant/blueprints/automation" / used["path"]
-    assert set(used["input"]) <= set(re.findall(r"!input (\w+)", blueprint.read_text()))
-    assert call["data"]["topic"] == "edgeslm/v1/home/req/topic"
+    blocks = [yaml.safe_load(one) for one in re.findall(r"(?ms)^```yaml\n(.*?)^```", text)]
+    (used,) = (one["use_blueprint"] for one in blocks if "use_blueprint" in one)
+    blueprints = ROOT / "firmware-config/home-assistant/blueprints"
+    assert set(used["input"]) <= set(
+        re.findall(r"!input (\w+)", (blueprints / "automation" / used["path"]).read_text())
+    )
+    named = set(re.findall(r"`((?:automation|script)/edgeslm/\w+\.yaml)`", text))
+    assert named == {str(file.relative_to(blueprints)) for file in blueprints.rglob("*.yaml")}
+    (call,) = (one for one in blocks if one.get("service") == "mqtt.publish")
+    addon = yaml.safe_load((ROOT / "firmware-config/home-assistant/addon/edgeslm/edgeslm.yaml").read_text())
+    assert call["data"]["topic"] == addon["routes"][0]["from"]
+
+
+def test_what_is_added_to_the_add_on_passes_check(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("BROKER_URL", "BROKER_USERNAME", "HOST", "LOG_LEVEL"):
+        monkeypatch.setenv(f"EDGESLM_{name}", {"BROKER_URL": "mqtt://b", "LOG_LEVEL": "info"}.get(name, "a"))
+    text = (ROOT / "docs/getting-started/home-assistant.md").read_text()
+    addon = yaml.safe_load((ROOT / "firmware-config/home-assistant/addon/edgeslm/edgeslm.yaml").read_text())
+    added = [yaml.safe_load(one) for one in re.findall(r"(?ms)^```yaml\n(tasks:\n.*?)^```", text)]
+    assert [list(one["tasks"]) for one in added] == [["report"], ["assist"]]
+    for one in added:
+        addon["tasks"] |= one["tasks"]
+        addon["routes"] += one.get("routes", [])
+    del addon["tasks"]["assist"]  # names a trained head, which check reads
+    parse_config(yaml.safe_dump(addon))
 
 
 @pytest.mark.parametrize("page", PAGES)

@@ -42,5 +42,5 @@ def test_each_entity_is_described() -> None:
     config = parse_config(SMALL + "discovery: {prefix: homeassistant}")
     names = {one["name"] for one in announcements(config, {"triage": "classify"}, {}).values()}
     assert "Task triage" in names
-    page = (DOCS / "getting-started/home-assistant.md").read_text("utf-8")
+    page = (DOCS / "reference/home-assistant.md").read_text("utf-8")
     assert all(f"`{name}`" in page for name in names - {"Task triage"})
