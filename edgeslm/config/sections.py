@@ -17,6 +17,7 @@ from edgeslm.config.fields import (
     FilePath,
     ListenAddress,
     Name,
+    TopicFilter,
     broker_url,
     host_name,
     http_url,
@@ -292,6 +293,11 @@ class Discovery(Section):
     prefix: Annotated[str, AfterValidator(topic_prefix)] | None = Field(
         default=None,
         description="Home Assistant's discovery prefix, usually `homeassistant`; off by default",
+    )
+    topics: tuple[TopicFilter, ...] = Field(
+        default=(),
+        max_length=100,
+        description="Result topics of routes, or filters of such topics, that get an entity of their own",
     )
 
 

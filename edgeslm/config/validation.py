@@ -314,6 +314,10 @@ def _route_faults(config: Config, names: Names, indices: Sequence[int]) -> Itera
             yield (*path, "to"), output
         outputs.append(output if isinstance(output, list) and route.source != UNKNOWN_FILTER else None)
     yield from _loops(config.routes, indices, outputs)
+    known = [output for output in outputs if output is not None]
+    for topic in config.discovery.topics if len(known) == len(outputs) else ():
+        if not any(overlap(topic.split("/"), output) for output in known):
+            yield ("discovery", "topics"), f"no route publishes to {topic}: remove it, or see the routes' to"
 
 
 def _reader_faults(path: Path, route: Route, config: Config, names: Names) -> Iterator[Fault]:

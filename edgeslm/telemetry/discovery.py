@@ -13,9 +13,11 @@ import json
 import re
 import zlib
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from edgeslm import __version__
+from edgeslm.protocol.topic_filters import overlap
 
 if TYPE_CHECKING:
     from edgeslm.config.schema import Config, Route
@@ -125,21 +127,44 @@ def _entities(
     config: Config, kinds: Mapping[str, str], schemas: Mapping[str, Mapping[str, Any]]
 ) -> Iterator[_Entity]:
     for task, kind in kinds.items():
-        topic = f"{config.base}/res/{task}"
-        yield "sensor", f"task_{_slug(task)}", _results(task, kind, f"Task {task}", topic)
-        for field, component, shown in _fields(task, schemas.get(task, {}), topic):
-            yield component, f"task_{_slug(f'{task}/{field}')}", {"name": f"Task {task} {field}", **shown}
+        results = _Results(task, kind, schemas.get(task, {}))
+        yield from results.entities("task", task, f"Task {task}", f"{config.base}/res/{task}")
     for route in config.routes:
         name, task = route.name or "", route.task or ""
-        if task in kinds and (topic := route_filter(config.base, route))[0] not in "+#":  # any topic
-            yield "sensor", f"route_{_slug(name)}", _results(task, kinds[task], f"Route {name}", topic)
-            for field, component, shown in _fields(task, schemas.get(task, {}), topic):
-                yield (
-                    component,
-                    f"route_{_slug(f'{name}/{field}')}",
-                    {"name": f"Route {name} {field}", **shown},
-                )
+        if task not in kinds:
+            continue
+        results = _Results(task, kinds[task], schemas.get(task, {}))
+        topic = route_filter(config.base, route)
+        if topic[0] not in "+#":  # any topic
+            yield from results.entities("route", name, f"Route {name}", topic)
+        for wanted in config.discovery.topics:
+            if overlap(wanted.split("/"), topic.split("/")):
+                title = f"Route {name} {_distinction(wanted, topic)}"
+                yield from results.entities("topic", f"{name}/{wanted}\0", title, wanted)
     yield from _diagnostics(config.base)
+
+
+@dataclass(frozen=True, slots=True)
+class _Results:
+    """A task's results: the task's name, its kind, and the JSON Schema of its fields."""
+
+    task: str
+    kind: str
+    schema: Mapping[str, Any]
+
+    def entities(self, place: str, name: str, title: str, topic: str) -> Iterator[_Entity]:
+        """Entities that show the results on a topic or topic filter: one for the result, one for each field.
+        ``place`` and ``name`` make their ids."""
+        yield "sensor", f"{place}_{_slug(name)}", _results(self.task, self.kind, title, topic)
+        for field, component, shown in _fields(self.task, self.schema, topic):
+            yield component, f"{place}_{_slug(f'{name}/{field}')}", {"name": f"{title} {field}", **shown}
+
+
+def _distinction(wanted: str, topic: str) -> str:
+    """What a topic filter says more than that of the route, such as ``gate`` for ``cameras/gate/label``."""
+    levels, pattern = wanted.split("/"), topic.split("/")
+    told = [level for level, known in zip(levels, pattern, strict=False) if known == "+" and level != "+"]
+    return " ".join(told) if told and "#" not in pattern else wanted
 
 
 def _results(task: str, kind: str, name: str, topic: str) -> dict[str, Any]:

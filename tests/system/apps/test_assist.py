@@ -69,10 +69,23 @@ class Home:
 def head(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A head that knows two intents, trained on some 150 sentences."""
     folder = tmp_path_factory.mktemp("head")
-    said = [sys.executable, HOME_ASSISTANT / "sentences.py", "--names", *NAMES, "--areas", *AREAS]
+    said: list[str | Path] = [
+        sys.executable,
+        HOME_ASSISTANT / "sentences.py",
+        "--names",
+        *NAMES,
+        "--areas",
+        *AREAS,
+    ]
     with (folder / "sentences.jsonl").open("w") as rows:
         subprocess.run(said, stdout=rows, check=True)
-    command = [sys.executable, "-m", "edgeslm_export", "tune", HOME_ASSISTANT / "household.yaml"]
+    command: list[str | Path] = [
+        sys.executable,
+        "-m",
+        "edgeslm_export",
+        "tune",
+        HOME_ASSISTANT / "household.yaml",
+    ]
     done = subprocess.run(
         [*command, "sentences.jsonl", "household", "--method", "encoder"],
         cwd=folder,

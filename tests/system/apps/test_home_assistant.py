@@ -201,8 +201,9 @@ def test_each_field_is_an_entity(broker: Mosquitto, home: HomeAssistant, tmp_pat
     }
     task = {"kind": "extract", "model": "small", "schema": {"type": "object", "properties": fields}}
     route = {"name": "log", "from": "press/+/log", "task": "press", "to": "press/{{ topic[1] }}/fields"}
+    discovery = {**DISCOVERY, "topics": ["press/6/fields"]}
     configuration = fake_configuration(
-        broker.url, tmp_path, discovery=DISCOVERY, tasks={"press": task}, routes=[route]
+        broker.url, tmp_path, discovery=discovery, tasks={"press": task}, routes=[route]
     )
     ids = {
         "machine": "sensor.hall_route_log_machine",
@@ -243,6 +244,7 @@ def test_each_field_is_an_entity(broker: Mosquitto, home: HomeAssistant, tmp_pat
         states = home.ask("states")
         assert [states[ids[name]][0] for name in ("temperature_c", "is_stopped")] == ["unknown", "unknown"]
         assert states[ids["machine"]][0] in ("unknown", "None"), "None before 2024.5 or so"
+        assert states["sensor.hall_route_log_6_temperature_c"][0] == "20", "a topic of its own"
         app.publish(f"{BASE}/req/press", {"input": "Press 4 has 81 degrees", "id": "7"})
         result = app.take(f"{BASE}/res/press").json
         assert result["status"] == "ok"

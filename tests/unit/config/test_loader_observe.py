@@ -106,3 +106,12 @@ def test_ingress_is_for_one_proxy() -> None:
         assert any(
             "console.ingress: lets everybody in who can connect" in one for one in problems(text % peers)
         )
+
+
+def test_topics_of_discovery_are_those_of_routes() -> None:
+    routes = "routes: [{from: in/+, task: triage, to: 'out/{{ topic[1] }}'}]\n"
+    text = f"{SMALL}{routes}discovery: {{prefix: homeassistant, topics: [%s]}}"
+    parse_config(text % "out/4, out/+, 'out/#'")
+    (problem,) = problems(text % "out/4, in/4")
+    assert problem.endswith("discovery.topics: no route publishes to in/4: remove it, or see the routes' to")
+    assert problems(text % "'a/#/b'")

@@ -198,3 +198,42 @@ def test_the_number_of_fields_is_bounded() -> None:
     assert len(fields_of({"properties": many})) == MOST_FIELDS
     for odd in ({}, {"properties": True}, {"properties": {"a": True, "b": {"enum": [1, "x"]}, "c": {}}}):
         assert fields_of(odd) == {}
+
+
+def test_a_topic_of_a_route_has_an_entity_where_one_is_wanted() -> None:
+    route = {
+        "name": "severity",
+        "from": "cameras",
+        "to": "cameras/{{ payload.camera }}/severity/{{ payload.id }}",
+    }
+    wanted = {"prefix": "homeassistant", "topics": ["cameras/gate/severity/+", "cameras/door/severity/+"]}
+    config = parse_config(with_routes(route, {"name": "other", "from": "x"}, discovery=wanted))
+    schema = {"properties": {"level": {"enum": ["low", "high"]}}}
+    found = announcements(config, {"triage": "extract"}, {"triage": schema})
+    shown = {one["name"]: one["state_topic"] for topic, one in found.items() if "/topic_" in topic}
+    assert shown == {
+        "Route severity gate": "cameras/gate/severity/+",
+        "Route severity gate level": "cameras/gate/severity/+",
+        "Route severity door": "cameras/door/severity/+",
+        "Route severity door level": "cameras/door/severity/+",
+    }
+    assert all(TOPIC.fullmatch(topic) for topic in found)
+    assert "Route severity" in {one["name"] for one in found.values()}
+
+
+@pytest.mark.parametrize(
+    ("to", "wanted", "name"),
+    [
+        ("door/label", "door/label", "door/label"),
+        ("door/{{ topic | join }}/label", "door/3/label", "door/3/label"),
+        ("{{ payload.room }}/label", "hall/label", "hall"),
+        (None, "edgeslm/v1/press-hall-4/event/door", "edgeslm/v1/press-hall-4/event/door"),
+    ],
+)
+def test_the_name_of_a_topic_is_short(to: str | None, wanted: str, name: str) -> None:
+    route = {"name": "door", "from": "bell/+/x", **({"to": to} if to else {})}
+    config = parse_config(with_routes(route, discovery={"prefix": "homeassistant", "topics": [wanted]}))
+    (document,) = (
+        one for topic, one in announcements(config, {"triage": "classify"}, {}).items() if "/topic_" in topic
+    )
+    assert document["name"] == f"Route door {name}"
