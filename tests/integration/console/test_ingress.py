@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.support.apis import api_node, client_of
 from tests.support.apps import WAIT_S
 from tests.support.brokers import Mosquitto
 from tests.support.consoles import Visitor, console_node, visitor_of
@@ -72,3 +73,11 @@ def test_an_unknown_address_gets_nothing(broker: Mosquitto, tmp_path: Path) -> N
                 assert b"hall" not in reply.body
         with pytest.raises(urllib.error.HTTPError, match="403"):
             urllib.request.urlopen(f"http://127.0.0.1:{stranger.port}/", timeout=WAIT_S)
+
+
+def test_the_api_knows_its_peers_too(broker: Mosquitto, tmp_path: Path) -> None:
+    for peers, status in ((["127.0.0.0/8"], 200), (["172.30.32.0/23"], 403)):
+        folder = tmp_path / str(status)
+        folder.mkdir()
+        with api_node(folder, broker.url, api={"peers": peers}) as node:
+            assert client_of(node).ask("/v1/models").status == status
