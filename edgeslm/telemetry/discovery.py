@@ -204,7 +204,7 @@ def _fields(task: str, schema: Mapping[str, Any], topic: str) -> Iterator[tuple[
         if found is None:
             continue
         component, state, otherwise, shown = found
-        value = f"{{% set v = value_json.result.fields[{json.dumps(name)}] | default(none) %}}"
+        value = f"{{% set v = value_json.result.fields[{_literal(name)}] | default(none) %}}"
         template = f"{begin}{value}{{{{ {state} }}}}{{% else %}}{{{{ {otherwise} }}}}{{% endif %}}"
         yield name, component, {"state_topic": topic, "value_template": template, **shown}
 
@@ -216,7 +216,7 @@ def _field(name: str, about: Mapping[str, Any]) -> tuple[str, str, str, dict[str
     kind = kinds if isinstance(kinds, str) else next((one for one in kinds or () if one != "null"), None)
     values = [one for one in about.get("enum") or () if one is not None]
     if values and all(isinstance(one, str) and one and len(one) <= 250 for one in values):
-        options = json.dumps(values)
+        options = _literal(values)
         state = f"v if v in {options} else none"
         return "sensor", state, f"this.state if this.state in {options} else none", _enumeration(values)
     if kind in ("number", "integer"):
@@ -228,6 +228,11 @@ def _field(name: str, about: Mapping[str, Any]) -> tuple[str, str, str, dict[str
         text = "v | truncate(250, true, '…', 0) if v is string and v else none"
         return "sensor", text, "this.state", {"icon": "mdi:form-textbox"}
     return None
+
+
+def _literal(value: Any) -> str:
+    """A text or a list of texts in a template. Without ``\\u``, which Jinja takes for half a character."""
+    return json.dumps(value, ensure_ascii=False)
 
 
 def _enumeration(values: list[str]) -> dict[str, Any]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from typing import Any
 
+import jinja2
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -237,3 +238,20 @@ def test_the_name_of_a_topic_is_short(to: str | None, wanted: str, name: str) ->
         one for topic, one in announcements(config, {"triage": "classify"}, {}).items() if "/topic_" in topic
     )
     assert document["name"] == f"Route door {name}"
+
+
+@pytest.mark.parametrize("name", ["a b", 'a "b"', "}} {% x %}", "ä😀", "a\\b", "items", "a'b"])
+def test_a_field_of_any_name_is_read(name: str) -> None:
+    schema = {"properties": {name: {"enum": [name, "other"]}}}
+    (document,) = fields_of(schema).values()
+    template = jinja2.Template(document["value_template"])
+
+    def shown(**message: Any) -> str:
+        told = {"task": "triage", "status": "ok", **message}
+        return str(template.render(value_json=told, this={"state": "other"}))
+
+    assert shown(result={"fields": {name: name}}) == name
+    assert shown(result={"fields": {name: "x"}}) == shown(result={"fields": {}}) == "None"
+    unread: list[dict[str, Any]] = [{"task": "x"}, {"status": "abstained"}, {"result": []}, {"result": None}]
+    for other in unread:
+        assert shown(**{"result": {"fields": {name: name}}, **other}) == "other"
