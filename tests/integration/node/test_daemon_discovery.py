@@ -33,7 +33,7 @@ def test_all_is_told_when_home_assistant_starts_and_taken_back_when_it_is_gone(
         return fake_configuration(broker.url, tmp_path, **changes)
 
     discovery = {"discovery": {"prefix": "homeassistant"}}
-    count = len(TASKS) + len(ROUTES) + 9
+    count = len(TASKS) + len(ROUTES) + 10  # nine of the node, and a field of the task fields
     with App(broker.port, TOPICS, f"{BASE}/state") as app:
         with Node(tmp_path, configuration(routes=ROUTES, **discovery)):
             app.take_state(BASE, "online")
