@@ -7,6 +7,7 @@ The rules are those of ``supervisor/apps/validate.py``, ``options.py`` and ``sto
 from __future__ import annotations
 
 import json
+import os
 import re
 import runpy
 import shutil
@@ -232,3 +233,21 @@ def test_why_it_cant_start(
     supervisor.replies = [reply]
     with pytest.raises(ValueError, match=sentence):
         prepare()
+
+
+def test_the_node_s_user_gets_what_the_node_writes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    script = runpy.run_path(str(ADDON / "start.py"))
+    (tmp_path / "state/prepared").mkdir(parents=True)
+    for name in ("state/journal", "state/prepared/weights", "edgeslm.yaml", "other"):
+        (tmp_path / name).touch()
+    given = {}
+    monkeypatch.setattr(
+        os, "lchown", lambda path, *owner: given.update({str(path.relative_to(tmp_path)): owner})
+    )
+    script["hand_over"](tmp_path / "state", tmp_path / "edgeslm.yaml")
+    wanted = {"state", "state/prepared", "state/journal", "state/prepared/weights", "edgeslm.yaml"}
+    assert given == dict.fromkeys(wanted, (script["USER"], script["USER"]))
+    user = re.search(
+        r"(?m)^USER (\d+):(\d+)$", (ROOT / "firmware-config/container/Containerfile").read_text()
+    )
+    assert user is not None and {int(one) for one in user.groups()} == {script["USER"]}
