@@ -55,7 +55,7 @@ def test_it_installs_the_lists_with_hashes_and_says_whose_work_is_in_it() -> Non
     assert len(installs) == 3
     for one in installs:
         assert "--no-deps" in one and ("--require-hashes" in one or one.endswith("/wheel/*.whl")), one
-    assert "-r requirements/device.txt" in installs[0]
+    assert all(f"-r requirements/{name}.txt" in installs[0] for name in ("device", "device-api"))
     assert any("scripts/third_party.py" in run for run in runs)
 
 
