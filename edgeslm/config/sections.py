@@ -22,8 +22,8 @@ from edgeslm.config.fields import (
     host_name,
     http_url,
     listen_address,
-    node_name,
     network,
+    node_name,
     topic_prefix,
 )
 
