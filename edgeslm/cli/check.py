@@ -27,7 +27,7 @@ def check(arguments: argparse.Namespace) -> int:
     file: Path = arguments.config
     config = load_config(file)
     document = read_document(file.read_text("utf-8-sig"))
-    missing = [f"{use}: {path} isn't on this machine" for use, path in missing_bundles(config).items()]
+    missing = [f"{use}: {path} {why}" for use, (path, why) in missing_bundles(config).items()]
     if not missing and (problems := bundle_problems(config)):
         raise ConfigError([_located(file, document, one) for one in problems])
     if config.api is not None and config.api.mcp and (lacking := missing_packages("mcp")):
@@ -45,9 +45,21 @@ def check(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def missing_bundles(config: Config) -> dict[str, Path]:
-    """The bundles that aren't on this machine, by their use: a configuration may be for another one."""
-    return {use: path for use, path in config.bundles.items() if not path.exists()}
+def missing_bundles(config: Config) -> dict[str, tuple[Path, str]]:
+    """The bundles that can't be read here, by their use, and why. A configuration may be for another machine,
+    or its bundles for another user."""
+    found = {}
+    for use, path in config.bundles.items():
+        try:
+            if not path.exists():
+                found[use] = (path, "isn't on this machine")
+            else:
+                next(path.iterdir(), None)
+        except NotADirectoryError:
+            continue
+        except PermissionError:
+            found[use] = (path, "can't be read by this user")
+    return found
 
 
 def untaught_notes(config: Config) -> list[str]:

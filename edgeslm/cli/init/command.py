@@ -9,9 +9,11 @@ import shutil
 import socket
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TypeVar
+from urllib.parse import urlsplit
 
 from edgeslm.cli.init.proposal import (
     PURPOSES,
@@ -72,12 +74,13 @@ def run(arguments: argparse.Namespace) -> int:
         raise EdgeslmError(f"{file} exists; name another file, or add --force.")
     if fault := filter_fault(arguments.topic):
         raise EdgeslmError(f"--topic {printable(arguments.topic)} {fault}.")
+    labels, fields = _parsed(arguments)  # before a minute of listening
     _choose_broker(arguments)
     traffic = _recorded(arguments.recorded) if arguments.recorded else _heard(arguments)
     groups = traffic.groups()
     show(groups, traffic, arguments.listen if arguments.recorded is None else None)
-    group = _choose_group(groups)
-    wish = _choose_wish(arguments, group)
+    group = _of_filter(_choose_group(groups), arguments.topic)
+    wish = _choose_wish(arguments.do, labels, fields)
     text = write(group, wish, _place(arguments, file))
     parse_config(text, folder=file.resolve().parent)  # a mistake here is this command's
     file.write_text(text, "utf-8")
@@ -100,7 +103,7 @@ def _yes(text: str) -> bool:
 def _choose_broker(arguments: argparse.Namespace) -> None:
     if arguments.broker is None:
         arguments.broker = _ask("Address of the broker", "localhost", with_scheme)
-    host = arguments.broker.partition("://")[2].partition("/")[0].rpartition(":")[0] or "localhost"
+    host = urlsplit(arguments.broker).hostname
     if arguments.recorded is None and host in ("localhost", "127.0.0.1") and not _listens(arguments.broker):
         where = shutil.which("mosquitto", path=f"{os.environ.get('PATH', '')}:/usr/sbin:/usr/local/sbin")
         advice = (
@@ -112,9 +115,10 @@ def _choose_broker(arguments: argparse.Namespace) -> None:
 
 
 def _listens(url: str) -> bool:
-    host, _, port = url.partition("://")[2].partition(":")
+    parts = urlsplit(url)
     try:
-        with socket.create_connection((host, int(port or 1883)), 3):
+        port = parts.port or (8883 if parts.scheme == "mqtts" else 1883)
+        with socket.create_connection((parts.hostname or "localhost", port), 3):
             return True
     except (OSError, ValueError):
         return False
@@ -166,7 +170,7 @@ def show(groups: Sequence[Group], traffic: Traffic, seconds: float | None) -> No
     width = min(40, max(len(one.filter) for one in groups))
     columns = shutil.get_terminal_size((120, 24)).columns
     for number, one in enumerate(groups[:MOST_SHOWN], 1):
-        rate = "" if not seconds else f"{60 * one.count / seconds:.3g}/min"
+        rate = "" if not seconds else f"{60 * (one.count - one.retained) / seconds:.3g}/min"
         kept = f", {one.retained} retained" if one.retained else ""
         say(
             printable(
@@ -205,16 +209,37 @@ def _choose_group(groups: Sequence[Group]) -> Group:
     return groups[_ask("Which of them", "1", number) - 1]
 
 
-def _choose_wish(arguments: argparse.Namespace, group: Group) -> Wish:
-    meant: Purpose | None = "label" if arguments.labels else "fields" if arguments.fields else None
-    purpose: Purpose = arguments.do or meant or _choose_purpose()
-    if purpose == "label":
+def _parsed(arguments: argparse.Namespace) -> tuple[Mapping[str, str] | None, Mapping[str, str] | None]:
+    """The labels and fields that the options name. :raises EdgeslmError: they are wrong."""
+    try:
+        labels = None if arguments.labels is None else parse_labels(arguments.labels)
+    except ValueError as error:
+        raise EdgeslmError(f"--labels: {error}.") from None
+    try:
+        return labels, None if arguments.fields is None else parse_fields(arguments.fields)
+    except ValueError as error:
+        raise EdgeslmError(f"--fields: {error}.") from None
+
+
+def _of_filter(group: Group, wanted: str) -> Group:
+    """The group with the filter that the user listened to, if that names the levels: other topics of it may
+    be silent just now."""
+    is_same = "#" not in wanted and wanted.count("/") == group.filter.count("/")
+    return replace(group, filter=wanted) if is_same else group
+
+
+def _choose_wish(
+    purpose: Purpose | None, labels: Mapping[str, str] | None, fields: Mapping[str, str] | None
+) -> Wish:
+    meant: Purpose | None = "label" if labels is not None else "fields" if fields is not None else None
+    purpose = purpose or meant or _choose_purpose()
+    if purpose == "label" and labels is None:
         question = "Labels, such as: repair=something is broken, other"
-        return Wish(purpose, _given(arguments.labels, question, parse_labels, "--labels"), {})
-    if purpose == "fields":
+        labels = _ask(question, "", parse_labels, option="--labels")
+    if purpose == "fields" and fields is None:
         question = "Fields, such as: machine, temperature_c:number"
-        return Wish(purpose, {}, _given(arguments.fields, question, parse_fields, "--fields"))
-    return Wish(purpose, {}, {})
+        fields = _ask(question, "", parse_fields, option="--fields")
+    return Wish(purpose, labels or {}, fields or {})
 
 
 def _choose_purpose() -> Purpose:
@@ -228,15 +253,6 @@ def _choose_purpose() -> Purpose:
         return names[int(text) - 1]
 
     return _ask("What should be done with the messages", "1", chosen)
-
-
-def _given(value: str | None, question: str, parse: Callable[[str], _Parsed], option: str) -> _Parsed:
-    if value is None:
-        return _ask(question, "", parse, option=option)
-    try:
-        return parse(value)
-    except ValueError as error:
-        raise EdgeslmError(f"{option}: {error}.") from None
 
 
 def _ask(question: str, default: str, parse: Callable[[str], _Parsed], option: str = "") -> _Parsed:

@@ -81,16 +81,16 @@ def input_template(group: Group) -> str | None:
     return f"{{{{ payload.{group.text} }}}}" if group.text else None
 
 
-def output_topic(group: Group, purpose: Purpose) -> str:
-    """Topic of the result: that of the message with one level more."""
-    last = {"label": "label", "fields": "fields", "digest": "digest", "remember": ""}[purpose]
-    if purpose == "digest":
-        return "/".join(level for level in group.filter.split("/") if level != "+") + f"/{last}"
+def output_topic(group: Group, purpose: Purpose) -> str | None:
+    """Topic of the result: that of the message with one level more. None for a digest, whose topic would be
+    among those that the route reads."""
+    if purpose in ("digest", "remember"):
+        return None
     levels = [
         f"{{{{ topic[{number}] }}}}" if level == "+" else level
         for number, level in enumerate(group.filter.split("/"))
     ]
-    return "/".join([*levels, last])
+    return "/".join([*levels, purpose])
 
 
 def task_name(purpose: Purpose) -> str:
@@ -99,18 +99,19 @@ def task_name(purpose: Purpose) -> str:
 
 def write(group: Group, wish: Wish, place: Place) -> str:
     """The configuration file."""
+    is_kept = wish.purpose == "remember"
     lines = [
         "# Written by edgeslm init. Check it with: edgeslm check FILE; run it with: edgeslm run FILE",
-        f"node: {place.node}                 # unique on the broker",
+        f"node: {json.dumps(place.node)}             # unique on the broker",
         "broker:",
         *(f"  {key}: {_text(value)}" for key, value in place.broker.items()),
         f"state_dir: {_text(place.state_dir)}        # data kept across restarts",
-        "models:",
-        f"  small: {{bundle: {_text(place.decoder)}}}",
     ]
-    if wish.purpose == "remember" and place.encoder is not None:
-        lines.append(f"  encoder: {{bundle: {_text(place.encoder)}}}")
-    if wish.purpose == "remember":
+    if not is_kept:
+        lines += ["models:", f"  small: {{bundle: {_text(place.decoder)}}}"]
+    elif place.encoder is not None:
+        lines += ["models:", f"  encoder: {{bundle: {_text(place.encoder)}}}"]
+    if is_kept:
         path = _text(f"{place.state_dir}/messages")
         encoder = "" if place.encoder is None else ", encoder: encoder"
         lines += ["knowledge:", f"  messages: {{path: {path}{encoder}}}"]
@@ -146,15 +147,18 @@ def _task(wish: Wish) -> list[str]:
 
 
 def _route(group: Group, wish: Wish) -> list[str]:
-    template = input_template(group)
+    template, topic = input_template(group), output_topic(group, wish.purpose)
     lines = [f"  - from: {_text(group.filter)}"]
     if template is not None:
         lines.append(f"    input: {_text(template)}")
     if wish.purpose == "remember":
-        return [*lines, "    remember: messages", "    keep_s: 2592000       # 30 days"]
-    lines += [f"    task: {task_name(wish.purpose)}", f"    to: {_text(output_topic(group, wish.purpose))}"]
+        lines += ["    remember: messages", "    keep_s: 2592000       # 30 days"]
+    else:
+        lines.append(f"    task: {task_name(wish.purpose)}")
+    if topic is not None:
+        lines.append(f"    to: {_text(topic)}")
     if wish.purpose == "digest":
-        lines.append("    window: {every: 1 h}")
+        lines.append("    window: {every: 1 h}   # published on edgeslm/v1/NODE/event/digest")
     if group.retained == group.count:
         lines.append("    accept_retained: true  # all messages that were heard were retained")
     return lines

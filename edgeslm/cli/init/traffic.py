@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import statistics
+import threading
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -65,31 +66,34 @@ class Group:
 
 
 class Traffic:
-    """Collects messages. ``own``: prefixes of topics that are left out."""
+    """Collects messages; thread-safe while it does. ``own``: prefixes of topics that are left out."""
 
     def __init__(self, own: Sequence[str] = ("$", "edgeslm/v1/", "homeassistant/")) -> None:
         self._own = tuple(own)
         self._topics: dict[str, _Topic] = {}
+        self._lock = threading.Lock()
         self.left_out = 0
         """Number of messages that weren't counted, since there were too many topics."""
 
     def add(self, topic: str, payload: bytes, retained: bool = False) -> None:
         if topic.startswith(self._own) or "{" in topic or not payload:  # a template in a configuration
             return
-        if topic not in self._topics and len(self._topics) >= MOST_TOPICS:
-            self.left_out += 1
-            return
-        seen = self._topics.setdefault(topic, _Topic())
-        seen.count += 1
-        seen.retained += retained
         kind, value = _read(payload)
-        seen.kinds[kind] += 1
-        if len(payload) <= LARGEST and len(seen.samples) < MOST_SAMPLES and kind != "binary":
-            seen.samples.append(value)
+        with self._lock:
+            if topic not in self._topics and len(self._topics) >= MOST_TOPICS:
+                self.left_out += 1
+                return
+            seen = self._topics.setdefault(topic, _Topic())
+            seen.count += 1
+            seen.retained += retained
+            seen.kinds[kind] += 1
+            if len(payload) <= LARGEST and len(seen.samples) < MOST_SAMPLES and kind != "binary":
+                seen.samples.append(value)
 
     @property
     def count(self) -> int:
-        return sum(one.count for one in self._topics.values())
+        with self._lock:
+            return sum(one.count for one in self._topics.values())
 
     def groups(self) -> list[Group]:
         """The groups, those with language first, then by number of messages."""

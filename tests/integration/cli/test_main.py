@@ -197,6 +197,23 @@ def test_check_notes_bundles_that_arent_here(edgeslm: Any, tmp_path: Path) -> No
     assert "- model small: /nowhere isn't on this machine" in done.out.splitlines()
 
 
+def test_check_notes_bundles_of_another_user(
+    edgeslm: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    configuration = fake_configuration("mqtt://localhost", tmp_path)
+    exists = Path.exists
+
+    def refuse(path: Path, **how: Any) -> bool:
+        if path.name == "small":
+            raise PermissionError(13, "Permission denied")
+        return exists(path, **how)
+
+    monkeypatch.setattr(Path, "exists", refuse)
+    done = edgeslm("check", write_configuration(tmp_path, configuration))
+    assert done.status == 0
+    assert f"- model small: {tmp_path}/small can't be read by this user" in done.out.splitlines()
+
+
 def test_check_finds_a_bundle_of_the_wrong_kind(edgeslm: Any, tmp_path: Path) -> None:
     configuration = fake_configuration("mqtt://localhost", tmp_path)
     configuration["models"]["small"] = configuration["models"]["encoder"]

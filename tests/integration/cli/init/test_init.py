@@ -106,3 +106,16 @@ def test_without_a_broker_the_local_one_is_proposed(
 ) -> None:
     assert init(tmp_path / "n.yaml", "--broker", f"localhost:{free_port()}", *LABELS) == 1
     assert "mosquitto" in capsys.readouterr().err
+
+
+def test_the_users_own_filter_stays(tmp_path: Path) -> None:
+    lines = tmp_path / "lines.txt"
+    lines.write_text("building/hall/note The basin leaks again\n")
+    file = tmp_path / "node.yaml"
+    assert init(file, "--broker", "localhost", "--from", lines, "--topic", "building/+/note", *LABELS) == 0
+    assert load_config(file).routes[0].source == "building/+/note"
+
+
+def test_another_host_isnt_taken_for_this_machine(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert init(tmp_path / "n.yaml", "--broker", "broker.invalid", "--listen", "1", *LABELS) == 1
+    assert "mosquitto is installed" not in capsys.readouterr().err

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -48,11 +49,12 @@ def test_labels_and_output_are_those_of_the_user() -> None:
     config = parse_config(write(group(), wish("label"), PLACE))
     assert dict(config.tasks["label"].labels or {}) == dict(wish("label").labels)
     assert config.routes[0].to == "building/{{ topic[1] }}/note/label"
-    assert parse_config(write(group(), wish("digest"), PLACE)).routes[0].to == "building/note/digest"
+    assert parse_config(write(group("notes/+"), wish("digest"), PLACE)).routes[0].to is None
 
 
 def test_messages_that_are_all_retained_are_read() -> None:
-    assert parse_config(write(group(retained=True), wish("label"), PLACE)).routes[0].accept_retained
+    for purpose in PURPOSES:
+        assert parse_config(write(group(retained=True), wish(purpose), PLACE)).routes[0].accept_retained
     assert not parse_config(write(group(), wish("label"), PLACE)).routes[0].accept_retained
 
 
@@ -76,3 +78,12 @@ def test_fields_have_names_and_types(text: str) -> None:
     with pytest.raises(ValueError, match=r"field|type"):
         parse_fields(text)
     assert parse_fields("machine, temperature_c:number") == {"machine": "string", "temperature_c": "number"}
+
+
+@pytest.mark.parametrize("name", ["123456789012", "1e5", "null", "yes"])
+def test_a_name_that_yaml_would_read_otherwise_is_quoted(name: str) -> None:
+    assert parse_config(write(group(), wish("label"), replace(PLACE, node=name))).node == name
+
+
+def test_what_only_remembers_loads_no_decoder() -> None:
+    assert list(parse_config(write(group(), wish("remember"), PLACE)).models) == ["encoder"]
