@@ -250,9 +250,11 @@ class ApiHost(Extension):
 
     def _tools(self) -> Iterator[dict[str, Any]]:
         exported = self._section.mcp
-        for name, task in self._service.deployment.tasks.items():
+        deployment = self._service.deployment
+        for name, task in deployment.tasks.items():
             if exported is True or (exported and name in exported):
-                yield describe_tool(name, task)
+                is_open = deployment.config.tasks[name].remote is not None
+                yield describe_tool(name, task, deployment.result_schema(name), is_open=is_open)
 
     def _model(self, name: str | None, task: Task) -> dict[str, Any]:
         """What clients are told of a task's model."""

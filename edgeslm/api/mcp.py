@@ -240,7 +240,7 @@ def _tool(tool: TaskTool) -> Tool:
         description=tool.description,
         input_schema=dict(tool.input),
         output_schema=dict(tool.output),
-        annotations=ToolAnnotations(read_only_hint=True, open_world_hint=False),
+        annotations=ToolAnnotations(read_only_hint=True, open_world_hint=tool.is_open),
     )
 
 

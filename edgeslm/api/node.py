@@ -47,6 +47,8 @@ class Tool:
     input: Mapping[str, Any]
     output: Mapping[str, Any]
     collections: Sequence[str]
+    is_open: bool = False
+    """Whether the task may ask a server that isn't a node."""
 
 
 @dataclass(frozen=True, slots=True)

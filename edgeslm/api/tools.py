@@ -16,8 +16,11 @@ LONGEST_INSTRUCTION = 1000
 """Maximum length of a task's instruction in its description, in characters."""
 
 
-def describe_tool(name: str, task: Task) -> dict[str, Any]:
-    """The tool's ``name``, ``description``, ``input`` and ``output`` (schemas), and its ``collections``."""
+def describe_tool(
+    name: str, task: Task, result_schema: Mapping[str, Any], *, is_open: bool
+) -> dict[str, Any]:
+    """The tool's ``name``, ``description``, ``input`` and ``output`` (schemas), its ``collections``, and
+    whether it may ask another server (``is_open``)."""
     properties: dict[str, Any] = {"input": {"type": "string", "description": _INPUTS[task.kind]}}
     required = ["input"]
     for option in ARGUMENTS:
@@ -36,7 +39,8 @@ def describe_tool(name: str, task: Task) -> dict[str, Any]:
             "required": required,
             "additionalProperties": False,
         },
-        "output": _output(task.result_schema()),
+        "output": _output(result_schema),
+        "is_open": is_open,
         "collections": list(task.section.knowledge),
     }
 

@@ -16,6 +16,7 @@ from pydantic import ValidationError
 
 from edgeslm.config import yaml_source
 from edgeslm.config.diagnostics import problems_of, read_text, sentence_of
+from edgeslm.config.remote_stages import ChatServer, RemoteStage
 from edgeslm.config.schema import Config, Knowledge, Route, Task
 from edgeslm.config.sections import Broker, Section
 from edgeslm.config.task_kinds import LEARNABLE, Kind
@@ -234,6 +235,8 @@ def _sound_keys(section: Any, path: yaml_source.Path, gone: set[yaml_source.Path
 
 def _section_at(path: yaml_source.Path) -> type[Section]:
     """The section class that defines the key at ``path``; ``Config`` for top-level keys."""
+    if path[0] == "tasks" and len(path) > 3 and path[2] in ("stages", "escalate"):
+        return ChatServer if "openai" in path[3:-1] else RemoteStage
     field = Config.model_fields.get(str(path[0])) if len(path) > 1 else None
     return next(_sections_in(field.annotation), Config) if field is not None else Config
 

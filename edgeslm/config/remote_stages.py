@@ -21,10 +21,10 @@ if TYPE_CHECKING:
 Fault = tuple[KeyPath, str]
 Pattern = Literal["email", "phone", "iban", "card", "ip", "mac", "url", "number"]
 SENDS: Mapping[str, str] = {
-    "classify": "messages",
-    "extract": "messages",
-    "answer": "questions and the passages found for them",
-    "generate": "chats, with their tools and schemas",
+    "classify": "the message",
+    "extract": "the message",
+    "answer": "the question and the passages found for it",
+    "generate": "the chat, with its tools and schema",
 }
 """Kind of a task with such a stage -> what leaves this node."""
 LOOPBACK = ("localhost", "127.0.0.1", "::1")
@@ -95,6 +95,8 @@ def remote_faults(path: KeyPath, stage: RemoteStage, kind: str | None) -> Iterat
     server, where = stage.openai, (*path, "openai")
     if kind is not None and kind not in SENDS:
         yield path, f"openai is for {', '.join(SENDS)} only; remove it"
+    if server.url.rstrip("/").endswith("/chat/completions"):
+        yield (*where, "url"), "must end before /chat/completions"
     if server.key_file is not None and not (server.url.startswith("https://") or server.is_local):
         yield (*where, "url"), "without TLS the key can be read on the network: write https://"
     if server.ca_file is not None and not server.url.startswith("https://"):
@@ -113,9 +115,9 @@ def sending_notes(config: Config) -> list[str]:
         if (server := task.remote) is not None:
             hidden = f", without {', '.join(server.redact)}" if server.redact else ""
             which = f", if {server.only}" if server.only else ""
-            what = SENDS.get(task.kind or "classify", "messages")
+            what = SENDS.get(task.kind or "classify", "the message")
             found.append(
-                f"tasks.{name} sends {what} that this node isn't sure of to {server.host} "
+                f"tasks.{name}: if this node isn't sure, it sends {what} to {server.host} "
                 f"(model {server.model}){hidden}{which}"
             )
     return found

@@ -191,7 +191,10 @@ def _knowledge_faults(path: Path, task: Task, config: Config, names: Names) -> I
         if isinstance(task.escalate, RemoteStage):
             yield from remote_faults((*path, "escalate"), task.escalate, task.kind)
         elif not task.escalate.startswith(NODE_STAGE):
-            yield (*path, "escalate"), "must be node:NODE/TASK, as node:hall-server/manual, or openai"
+            yield (
+                (*path, "escalate"),
+                "must be node:NODE/TASK, as node:hall-server/manual, or openai: {url: ..., model: ...}",
+            )
         elif task.escalate.removeprefix(NODE_STAGE).partition("/")[0] == config.node:
             yield (*path, "escalate"), "is this node itself: name another one"
         if not task.knowledge:

@@ -372,7 +372,11 @@ class Daemon:
             self._journal.retry()
             self._journal.tidy()
             give_back_free_memory()
-            self._presence.announce_health()
+            try:
+                self._presence.announce_health()
+            except Exception as error:  # a figure that can't be encoded must not end the others
+                log.error("health can't be published: %s", type(error).__name__)
+                log.debug("health can't be published", exc_info=error)
 
     async def _spool_waiting(self) -> None:
         while True:

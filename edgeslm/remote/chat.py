@@ -4,26 +4,50 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-from edgeslm.errors import EdgeslmError
+from edgeslm.errors import EdgeslmError, InvalidRequest
+from edgeslm.protocol.strict_json import decode_text, parse_json
 
 LONGEST_ANSWER: Final = 4 * 1024 * 1024
 """Maximum size of a server's answer, in bytes."""
 
 
+MOST_TOKENS: Final = 10**9
+"""Token counts above this aren't believed."""
+_REFUSED: Final = re.compile(
+    r"unsupported|not support|unknown|unrecogni[sz]ed|unexpected|not permitted|not allowed|extra",
+    re.IGNORECASE,
+)
+
+
 class RemoteError(EdgeslmError):
-    """The server gives no usable answer. ``retry_after_s``: when the server wants the next request.
-    ``is_of_server``: whether other requests would fail, too."""
+    """The server gives no usable answer.
+
+    :param status: HTTP status of the answer, if any. :param retry_after_s: when the server wants the next
+        request. :param is_timeout: whether the time was over.
+    """
 
     def __init__(
-        self, message: str, *, retry_after_s: float | None = None, is_of_server: bool = True
+        self,
+        message: str,
+        *,
+        status: int | None = None,
+        retry_after_s: float | None = None,
+        is_timeout: bool = False,
     ) -> None:
         super().__init__(message)
+        self.status = status
         self.retry_after_s = retry_after_s
-        self.is_of_server = is_of_server
+        self.is_timeout = is_timeout
+
+    @property
+    def is_of_server(self) -> bool:
+        """Whether other requests would fail, too; these statuses say something of the request."""
+        return self.status not in (400, 413, 422)
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +80,7 @@ def encode(chat: Chat, model: str, without: frozenset[str] = frozenset()) -> dic
     ``max_tokens`` replaces it."""
     body: dict[str, Any] = {
         "model": model,
-        "messages": list(chat.messages),
+        "messages": [_encode_message(message) for message in chat.messages],
         "max_tokens": chat.max_tokens,
         **chat.sampling,
     }
@@ -71,17 +95,29 @@ def encode(chat: Chat, model: str, without: frozenset[str] = frozenset()) -> dic
     return {name: value for name, value in body.items() if name not in without}
 
 
+def _encode_message(message: Mapping[str, Any]) -> dict[str, Any]:
+    """A message whose calls have their arguments as JSON text."""
+    if "tool_calls" not in message:
+        return dict(message)
+    calls = []
+    for call in message["tool_calls"]:
+        arguments = json.dumps(call["function"]["arguments"], ensure_ascii=False)
+        calls.append({**call, "function": {**call["function"], "arguments": arguments}})
+    return {**message, "tool_calls": calls}
+
+
 def refused_field(answer: bytes, body: Mapping[str, Any]) -> str | None:
-    """The optional field of the request that an error answer of status 400 complains about, if any."""
+    """The optional field of the request that an error answer calls unsupported, if any."""
     text = answer[:10_000].decode("utf-8", "replace")
     optional = ("max_tokens", "logprobs", "response_format", "temperature", "top_p", "seed", "stop")
-    return next((name for name in optional if name in body and name in text), None)
+    named = (name for name in optional if name in body and re.search(rf"\b{name}\b", text))
+    return next(named, None) if _REFUSED.search(text) else None
 
 
 def read_reply(answer: bytes) -> Reply:
     """:raises RemoteError: the answer isn't a chat completion."""
     try:
-        body = json.loads(answer)
+        body = parse_json(decode_text(answer))
         choice = body["choices"][0]
         message = choice["message"]
         text, calls = message.get("content") or "", message.get("tool_calls") or []
@@ -90,20 +126,32 @@ def read_reply(answer: bytes) -> Reply:
         made = [(call["function"]["name"], _arguments(call["function"]["arguments"])) for call in calls]
         if not all(isinstance(name, str) for name, _ in made):
             raise TypeError
-    except (ValueError, TypeError, LookupError, AttributeError, RecursionError):
+        reason = choice.get("finish_reason")
+        return Reply(
+            text,
+            made,
+            reason if isinstance(reason, str) else "stop",
+            _usage(body.get("usage")),
+            _confidence(choice.get("logprobs")),
+        )
+    except (InvalidRequest, ValueError, TypeError, LookupError, AttributeError, ArithmeticError):
         raise RemoteError("its answer is no chat completion") from None
-    reason = choice.get("finish_reason")
-    return Reply(
-        text,
-        made,
-        reason if isinstance(reason, str) else "stop",
-        _usage(body.get("usage")),
-        _confidence(choice.get("logprobs")),
-    )
+
+
+def parse_object(text: str) -> dict[str, Any] | None:
+    """The JSON object of an answer, also within a code block; None if there is none."""
+    text = text.strip()
+    if text.startswith("```"):
+        text = text.strip("`").removeprefix("json")
+    try:
+        found = parse_json(text)
+    except InvalidRequest:
+        return None
+    return found if isinstance(found, dict) else None
 
 
 def _arguments(written: Any) -> Mapping[str, Any]:
-    found = json.loads(written) if isinstance(written, str) else written
+    found = parse_json(written) if isinstance(written, str) else written
     if not isinstance(found, dict):
         raise TypeError
     return found
@@ -113,7 +161,8 @@ def _usage(told: Any) -> Mapping[str, int]:
     names = ("prompt_tokens", "completion_tokens")
     if not isinstance(told, Mapping):
         return {}
-    return {name: told[name] for name in names if type(told.get(name)) is int and told[name] >= 0}
+    counts = {name: told.get(name) for name in names}
+    return {name: n for name, n in counts.items() if type(n) is int and 0 <= n <= MOST_TOKENS}
 
 
 def _confidence(told: Any) -> float | None:
@@ -124,7 +173,7 @@ def _confidence(told: Any) -> float | None:
     total = 0.0
     for token in tokens:
         value = token.get("logprob") if isinstance(token, Mapping) else None
-        if not isinstance(value, int | float) or not value <= 0.001:  # NaN too
+        if not isinstance(value, int | float) or not -1e6 < value <= 0.001:  # NaN too
             return None
         total += value
     return min(1.0, math.exp(total))

@@ -19,8 +19,6 @@ CONNECT_S: Final = 5.0
 PIECE: Final = 64 * 1024
 MOST_WAIT_S: Final = 3600.0
 """Maximum of a server's Retry-After."""
-OF_REQUEST: Final = (400, 413, 422)
-"""Statuses that say something of the request, as that it is too long."""
 _MOST_REFUSALS: Final = 4
 
 logging.getLogger("httpx2").setLevel(logging.WARNING)  # it logs each request
@@ -48,13 +46,14 @@ class ChatClient:
         self._read_key = read_key
         self._refused: frozenset[str] = frozenset()
         """Fields that the server has refused."""
-        if url.startswith("https://"):
+        is_secure = url.startswith("https://")
+        if is_secure:
             verify = True if ca_file is None else ssl.create_default_context(cafile=str(ca_file))
         else:
             verify = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)  # without the certificates, 4 MB
         self._http = httpx2.AsyncClient(
             verify=verify,
-            trust_env=not is_local,
+            trust_env=is_secure and not is_local,  # a proxy would read what has no TLS
             timeout=httpx2.Timeout(None, connect=CONNECT_S),
             limits=httpx2.Limits(max_keepalive_connections=8),
         )
@@ -65,32 +64,40 @@ class ChatClient:
 
         :raises RemoteError: there is no usable answer in time.
         """
+        key, refused = self._key(), self._refused
         try:
             async with asyncio.timeout(timeout_s):
                 for _ in range(_MOST_REFUSALS):
-                    body = encode(chat, self._model, self._refused)
-                    status, answer, retry_after_s = await self._post(body, on_sent)
+                    body = encode(chat, self._model, refused)
+                    status, answer, retry_after_s = await self._post(body, key, on_sent)
                     field = refused_field(answer, body) if status == 400 else None
                     if field is None:
                         break
-                    self._refused |= {field}
+                    refused |= {field}
         except TimeoutError:
-            raise RemoteError(f"no answer within {timeout_s:g} s") from None
-        except (httpx2.HTTPError, httpx2.InvalidURL, OSError, ValueError) as error:
+            raise RemoteError(f"no answer within {timeout_s:.3g} s", is_timeout=True) from None
+        except (httpx2.HTTPError, httpx2.InvalidURL, OSError, ValueError, ImportError) as error:
             raise RemoteError(_reason(error)) from None
         if status != 200:
-            raise RemoteError(
-                f"it answers with status {status}",
-                retry_after_s=retry_after_s,
-                is_of_server=status not in OF_REQUEST,
-            )
+            raise RemoteError(f"it answers with status {status}", status=status, retry_after_s=retry_after_s)
+        self._refused = refused
         return read_reply(answer)
+
+    def _key(self) -> str | None:
+        """The API key. :raises RemoteError: it can't be read."""
+        if self._read_key is None:
+            return None
+        try:
+            return self._read_key()
+        except (OSError, ValueError) as error:
+            why = "it isn't text" if isinstance(error, UnicodeDecodeError) else error
+            raise RemoteError(f"key_file: {getattr(error, 'strerror', None) or why}") from None
 
     async def close(self) -> None:
         await self._http.aclose()
 
     async def _post(
-        self, body: object, on_sent: Callable[[int], None] | None
+        self, body: object, key: str | None, on_sent: Callable[[int], None] | None
     ) -> tuple[int, bytes, float | None]:
         """Status, body and Retry-After of the answer."""
         content, sent = json.dumps(body, ensure_ascii=False).encode("utf-8", "replace"), 0
@@ -103,8 +110,8 @@ class ChatClient:
                 yield piece
 
         headers = {"Content-Type": "application/json", "Content-Length": str(len(content))}
-        if self._read_key is not None:
-            headers["Authorization"] = f"Bearer {self._read_key()}"
+        if key is not None:
+            headers["Authorization"] = f"Bearer {key}"
         try:
             async with self._http.stream("POST", self._url, content=pieces(), headers=headers) as answer:
                 found = bytearray()
@@ -128,10 +135,13 @@ def _seconds(header: str | None) -> float | None:
 
 def _reason(error: Exception) -> str:
     """A reason without addresses, keys or texts."""
-    if isinstance(error, FileNotFoundError | PermissionError | ValueError) and not isinstance(
-        error, httpx2.InvalidURL
-    ):
-        return f"key_file: {getattr(error, 'strerror', None) or error}"
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, ssl.SSLCertVerificationError):
+            return f"its certificate isn't trusted ({cause.verify_message})"
+        cause = cause.__cause__ or cause.__context__
     if isinstance(error, httpx2.ConnectError | httpx2.ConnectTimeout):
         return "it can't be reached"
+    if isinstance(error, ImportError):
+        return "the proxy of the environment is of a kind that isn't supported"
     return f"the connection broke off ({type(error).__name__})"

@@ -105,6 +105,10 @@ class Escalation:
         except EdgeslmError as error:
             log.warning("task %s: %s doesn't answer: %s", request.task, target.stage, error)
             return found
+        except Exception as error:  # whatever the other sent, this node's result must not be lost
+            log.error("task %s: asking %s failed: %s", request.task, target.stage, type(error).__name__)
+            log.debug("task %s: asking %s failed", request.task, target.stage, exc_info=error)
+            return found
         finally:
             del self._waiting[asking]
             self._cancelled.discard(asking)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Hashable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache, partial
 from typing import TYPE_CHECKING, Any, Final, Protocol
@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Final, Protocol
 from edgeslm.config.remote_stages import ChatServer, RemoteStage, read_key
 from edgeslm.config.templates import Scope, make_condition
 from edgeslm.errors import TemplateError
-from edgeslm.messages import Request, Result
+from edgeslm.messages import DIRECT, Request, Result
 from edgeslm.remote.chat import Chat, RemoteError, Reply
 from edgeslm.remote.redaction import Redaction
 from edgeslm.tasks import Task
@@ -62,7 +62,9 @@ class Servers:
     def __init__(self, make_client: Callable[[ChatServer], ChatClient] | None = None) -> None:
         self.on_sent: OnSent = _ignore
         self._make_client = make_client or _make_client
-        self._links: dict[ChatServer, _Link] = {}
+        self._links: dict[Hashable, _Link] = {}
+        self._named: Collection[ChatServer] | None = None
+        """The servers of the current configuration; None before the first reload."""
 
     async def ask(
         self, target: RemoteTarget, request: Request, found: Mapping[str, Any], left_s: float
@@ -71,33 +73,52 @@ class Servers:
 
         :raises EdgeslmError: the server doesn't answer.
         """
-        if not _may_leave(target.server, request, found):
+        server = target.server
+        is_named = self._named is None or server in self._named
+        if not is_named or not _may_leave(server, request, found):
             return None
-        link = self._links.get(target.server)
-        if link is None:
-            link = self._links[target.server] = _Link(self._make_client(target.server))
-        on_sent = partial(self.on_sent, request, target.server)
-        until, usage = time.monotonic() + left_s, dict[str, int]()
+        on_sent = partial(self.on_sent, request, server)
+        until, usage, was_asked = time.monotonic() + left_s, dict[str, int](), False
 
         async def consult(chat: Chat) -> Reply:
-            reply = await link.ask(chat, target.server, until, on_sent)
+            nonlocal was_asked
+            was_asked = True
+            reply = await self._link(server).ask(chat, server, until, on_sent)
             usage.update(reply.usage)
             return reply
 
         result = await target.own.consult(request, found, consult)
         if result is None:
-            log.warning("task %s: the answer of %s doesn't fit this task", request.task, target.stage)
+            if was_asked:
+                log.warning("task %s: the answer of %s doesn't fit this task", request.task, target.stage)
             return None
-        model = f"{target.server.model}@{target.server.host}"
-        return Result(request.id, request.task, "ok", result, model=model, usage=usage)
+        return Result(
+            request.id, request.task, "ok", result, model=f"{server.model}@{server.host}", usage=usage
+        )
 
-    async def forget_all_but(self, servers: Collection[ChatServer]) -> None:
-        """Closes the connections to servers that the configuration doesn't name any more."""
-        for server in [one for one in self._links if one not in servers]:
-            await self._links.pop(server).close()
+    def _link(self, server: ChatServer) -> _Link:
+        """The connections to a server; tasks with other settings share them."""
+        key = _place(server)
+        if key not in self._links:
+            self._links[key] = _Link(self._make_client(server))
+        return self._links[key]
+
+    def use_only(self, servers: Collection[ChatServer]) -> None:
+        """After a reload: only these servers are asked from now on. Connections to others are closed as soon
+        as the requests that wait for them are done."""
+        self._named = frozenset(servers)
+        places = {_place(server) for server in servers}
+        for key in [one for one in self._links if one not in places]:
+            self._links.pop(key).close_when_idle()
 
     async def close(self) -> None:
-        await self.forget_all_but(())
+        for link in self._links.values():
+            await link.close()
+        self._links.clear()
+
+
+def _place(server: ChatServer) -> Hashable:
+    return server.url.rstrip("/"), server.model, server.key_file, server.ca_file
 
 
 _condition = lru_cache(64)(make_condition)
@@ -107,7 +128,8 @@ def _may_leave(server: ChatServer, request: Request, found: Mapping[str, Any]) -
     """Whether the request fulfils ``only``. If the condition can't be evaluated, it doesn't."""
     if server.only is None:
         return True
-    payload = {"input": request.input, "sender": request.sender or "", "result": dict(found)}
+    sender = (request.sender or "").removeprefix(DIRECT)
+    payload = {"input": "\n".join(_texts(request.input)), "sender": sender, "result": dict(found)}
     try:
         return _condition(server.only)(Scope(payload, ""))
     except TemplateError as error:
@@ -123,49 +145,95 @@ class _Link:
         self._turns = asyncio.Semaphore(MOST_AT_ONCE)
         self._failures = 0
         self._asleep_until = 0.0
+        self._waiting = 0
+        self._is_leaving = False
 
     async def ask(
         self, chat: Chat, server: ChatServer, until: float, on_sent: Callable[[int], None]
     ) -> Reply:
         """:raises RemoteError: there is no answer in time, or the server failed a moment ago."""
-        until = min(until, time.monotonic() + server.timeout_s)
+        self._waiting += 1
         try:
-            async with asyncio.timeout(until - time.monotonic()):
+            return await self._ask(chat, server, until, on_sent)
+        finally:
+            self._waiting -= 1
+            if self._is_leaving and not self._waiting:
+                await self.close()
+
+    async def _ask(
+        self, chat: Chat, server: ChatServer, until: float, on_sent: Callable[[int], None]
+    ) -> Reply:
+        now = time.monotonic()
+        is_cut = until < now + server.timeout_s  # by the request's own deadline
+        until = min(until, now + server.timeout_s)
+        try:
+            async with asyncio.timeout(until - now):
                 await self._turns.acquire()
         except TimeoutError:
             raise RemoteError("too many requests wait for it") from None
         try:
             if (pause_s := self._asleep_until - time.monotonic()) > 0:
                 raise RemoteError(f"it failed; it is asked again in {pause_s:.0f} s")
-            redaction = Redaction(server.redact, _texts(chat.messages))
-            sent = replace(chat, messages=redaction.hide(chat.messages), tools=redaction.hide(chat.tools))
+            redaction, sent = await asyncio.to_thread(_redacted, chat, server.redact)
             try:
                 reply = await self._client.ask(sent, max(0.0, until - time.monotonic()), on_sent)
             except RemoteError as error:
-                if error.is_of_server:
+                if error.is_of_server and not (is_cut and error.is_timeout):
                     self._failed(error.retry_after_s)
                 raise
             self._failures = 0
-            calls = [(name, redaction.restore(arguments)) for name, arguments in reply.calls]
-            return replace(reply, text=redaction.restore(reply.text), calls=calls)
+            return await asyncio.to_thread(_restored, reply, redaction)
         finally:
             self._turns.release()
+
+    def close_when_idle(self) -> None:
+        self._is_leaving = True
+        if not self._waiting:
+            closing = asyncio.ensure_future(self.close())
+            _CLOSING.add(closing)
+            closing.add_done_callback(_CLOSING.discard)
 
     async def close(self) -> None:
         await self._client.close()
 
     def _failed(self, retry_after_s: float | None) -> None:
+        """Begins a pause, unless one of the requests sent before has begun it."""
+        now = time.monotonic()
+        if now < self._asleep_until:
+            return
         self._failures += 1
         pause_s = min(LONGEST_PAUSE_S, FIRST_PAUSE_S * 2 ** min(self._failures - 1, 10))
         if retry_after_s is not None:
-            pause_s = min(LONGEST_PAUSE_S, max(FIRST_PAUSE_S, retry_after_s))
-        self._asleep_until = time.monotonic() + pause_s
+            pause_s = max(FIRST_PAUSE_S, retry_after_s)
+        self._asleep_until = now + pause_s
+
+
+_CLOSING: set[asyncio.Future[None]] = set()
+
+
+def _redacted(chat: Chat, names: Sequence[str]) -> tuple[Redaction, Chat]:
+    """The chat as it leaves this node. Takes a while for long texts."""
+    redaction = Redaction(names, _texts(chat.messages) if names else ())
+    if not names:
+        return redaction, chat
+    return redaction, replace(
+        chat,
+        messages=redaction.hide(chat.messages),
+        tools=redaction.hide_schema(chat.tools),
+        schema=redaction.hide_schema(chat.schema),
+    )
+
+
+def _restored(reply: Reply, redaction: Redaction) -> Reply:
+    calls = [(name, redaction.restore(arguments)) for name, arguments in reply.calls]
+    return replace(reply, text=redaction.restore(reply.text), calls=calls)
 
 
 def _texts(value: Any) -> list[str]:
     if isinstance(value, str):
         return [value]
-    children = value.values() if isinstance(value, Mapping) else value if isinstance(value, list) else ()
+    is_list = isinstance(value, list | tuple)
+    children = value.values() if isinstance(value, Mapping) else value if is_list else ()
     return [text for child in children for text in _texts(child)]
 
 
@@ -177,5 +245,6 @@ def _make_client(server: ChatServer) -> ChatClient:
         return ChatClient(
             server.url, server.model, read_key=key, ca_file=server.ca_file, is_local=server.is_local
         )
-    except OSError as error:
-        raise RemoteError(f"ca_file can't be used: {error.strerror or error}") from None
+    except (OSError, ValueError) as error:
+        why = getattr(error, "strerror", None) or error
+        raise RemoteError(f"ca_file or proxy can't be used: {why}") from None

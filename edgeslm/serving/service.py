@@ -144,7 +144,7 @@ class Service:
             self.scheduler.resize(limit=_most_requests(config), slots=_slots(config))
             new.library.use(new.models)
             named = {target.server for target in new.targets.values() if isinstance(target, RemoteTarget)}
-            await self.escalation.servers.forget_all_but(named)
+            self.escalation.servers.use_only(named)
             retiring = asyncio.create_task(self._retire(old))
             self._retiring.add(retiring)
             retiring.add_done_callback(self._retiring.discard)

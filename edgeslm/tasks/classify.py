@@ -15,8 +15,8 @@ from edgeslm.engine.calls import Classify as ClassifyCall
 from edgeslm.engine.calls import Prompt, Score, Text
 from edgeslm.errors import InvalidRequest
 from edgeslm.messages import Request
-from edgeslm.remote.chat import Chat
-from edgeslm.tasks.consulting import Consult, as_messages, parse_object
+from edgeslm.remote.chat import Chat, parse_object
+from edgeslm.tasks.consulting import Consult, as_messages
 from edgeslm.tasks.task import PROBABILITY, Ask, OnChunk, Outcome, Task, object_schema, threshold_of
 
 CONTENT_FREE = ("N/A", "[MASK]", "-")

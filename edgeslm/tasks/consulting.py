@@ -5,7 +5,6 @@ The server isn't trusted. Each kind of task checks an answer as if the engine's 
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
@@ -51,8 +50,7 @@ def chat_messages(input: str | Mapping[str, Any], instruction: str | None) -> li
 
 
 def _called(id: str, call: Mapping[str, Any]) -> dict[str, Any]:
-    function = {"name": call["name"], "arguments": json.dumps(call["arguments"], ensure_ascii=False)}
-    return {"id": id, "type": "function", "function": function}
+    return {"id": id, "type": "function", "function": {"name": call["name"], "arguments": call["arguments"]}}
 
 
 def chat_tools(tools: Sequence[Mapping[str, Any]], choice: str) -> dict[str, Any]:
@@ -62,15 +60,3 @@ def chat_tools(tools: Sequence[Mapping[str, Any]], choice: str) -> dict[str, Any
         "tools": [{"type": "function", "function": tool} for tool in tools],
         "tool_choice": {"type": "function", "function": {"name": choice}} if is_name else choice,
     }
-
-
-def parse_object(text: str) -> dict[str, Any] | None:
-    """The JSON object of an answer, also within a code block; None if there is none."""
-    text = text.strip()
-    if text.startswith("```"):
-        text = text.strip("`").removeprefix("json")
-    try:
-        found = json.loads(text)
-    except (ValueError, RecursionError):
-        return None
-    return found if isinstance(found, dict) else None

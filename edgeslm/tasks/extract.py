@@ -22,8 +22,8 @@ from edgeslm.config.patterns import make_matcher
 from edgeslm.engine.calls import Generate, Guide, Output, Point, Prompt, Text
 from edgeslm.errors import ConfigError, InvalidRequest, TooLong
 from edgeslm.messages import Request
-from edgeslm.remote.chat import Chat
-from edgeslm.tasks.consulting import Consult, as_messages, parse_object
+from edgeslm.remote.chat import Chat, parse_object
+from edgeslm.tasks.consulting import Consult, as_messages
 from edgeslm.tasks.pointed import FieldReader, make_readers
 from edgeslm.tasks.task import PROBABILITY, Ask, OnChunk, Outcome, Task, object_schema, threshold_of
 

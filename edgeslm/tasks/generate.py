@@ -11,8 +11,8 @@ from edgeslm.config.json_schemas import make_validator
 from edgeslm.engine.calls import Generate, Prompt, Text, Turn
 from edgeslm.errors import InvalidRequest
 from edgeslm.messages import Request
-from edgeslm.remote.chat import Chat
-from edgeslm.tasks.consulting import Consult, chat_messages, chat_tools, parse_object
+from edgeslm.remote.chat import Chat, parse_object
+from edgeslm.tasks.consulting import Consult, chat_messages, chat_tools
 from edgeslm.tasks.extract import bounded, check_schema
 from edgeslm.tasks.task import Ask, OnChunk, Outcome, Task, object_schema
 from edgeslm.tasks.tools import ANY_OBJECT, check_tools, choose_call, is_valid, json_guide, with_tools

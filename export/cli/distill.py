@@ -123,14 +123,18 @@ def run(options: argparse.Namespace) -> None:
         ask_user = ask_label if options.ask else None
         notes = find_notes(teacher, task, texts)
         said = ask_teacher(teacher, task, texts, notes, budget, sure=options.sure, ask_user=ask_user)
+        is_spent = isinstance(teacher, RemoteTeacher) and teacher.is_spent
         if isinstance(teacher, RemoteTeacher):
-            bar.say(f"{teacher.model} has read and written {teacher.tokens} tokens.")
+            rest = "; the budget is used up: what is left is asked for in the next run" if is_spent else ""
+            bar.say(f"{teacher.model} has read and written {teacher.tokens} tokens{rest}.")
         rest = f"{said.dropped} were dropped, {said.asked} labelled by you"
         bar.say(f"Training on {len(said.texts)} texts; {rest}.")
         source = Source(id=options.texts.name, revision=f"sha256:{texts_digest(said.texts)}")
         _, report = distil(task, said, source, options.out, inputs, budget)
         compared: list[dict[str, Any]] = []
-        if test:
+        if test and is_spent:
+            bar.say("Nothing is compared: the teacher would have to label the test, too.")
+        elif test:
             base = find_base(options.out, inputs.base, inputs.bundle)
             student = Examinee(load_bundle(options.out), base)
             compared = compare(

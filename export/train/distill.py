@@ -237,6 +237,9 @@ def _answers(
         budget.announce(f"{before} texts were labelled before{yours}; to ask again remove {notes.folder}.")
     answers: list[Answer] = []
     for name, block in blocks.items():
+        if name not in noted and isinstance(teacher, RemoteTeacher) and teacher.is_spent:
+            answers += [None] * len(block)  # not saved: the next run asks for them
+            continue
         if name not in noted:
             on_progress = _part_of(budget.on_progress, len(answers), len(block), len(rows))
             noted[name] = teacher.answers(task, block, budget, on_progress)

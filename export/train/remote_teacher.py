@@ -7,7 +7,6 @@ asked for once more, then the text has no label.
 from __future__ import annotations
 
 import asyncio
-import json
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -24,7 +23,7 @@ from edgeslm_export.train.tune import Task
 from edgeslm.config.fields import http_url
 from edgeslm.config.remote_stages import LOOPBACK, read_key
 from edgeslm.errors import ExportError
-from edgeslm.remote.chat import Chat, RemoteError, Reply
+from edgeslm.remote.chat import Chat, RemoteError, Reply, parse_object
 from edgeslm.remote.client import ChatClient
 
 PREFIX: Final = "openai:"
@@ -54,6 +53,11 @@ class RemoteTeacher:
     block: int = 20
     """Number of texts that are labelled between two saves."""
     learned: None = field(default=None, init=False)
+
+    @property
+    def is_spent(self) -> bool:
+        """Whether the tokens of this run are used up; the rest of a block is still asked for."""
+        return self.most_tokens is not None and self.tokens >= self.most_tokens
 
     @property
     def is_local(self) -> bool:
@@ -109,8 +113,6 @@ class RemoteTeacher:
         async def one(text: str) -> Answer:
             nonlocal done
             async with turns:
-                if self.most_tokens is not None and self.tokens >= self.most_tokens:
-                    return None
                 answer = await self._answer(client, task, text)
             done += 1
             if on_progress is not None:
@@ -152,7 +154,7 @@ class RemoteTeacher:
             except RemoteError as error:
                 if not error.is_of_server:
                     return None
-                if pause_s is None:
+                if pause_s is None or error.status in (401, 403, 404):  # a repeat wouldn't help
                     raise
                 await asyncio.sleep(max(pause_s, error.retry_after_s or 0.0))
         raise AssertionError
@@ -167,11 +169,7 @@ class RemoteTeacher:
 
 
 def _label_of(text: str, labels: Sequence[str]) -> str | None:
-    try:
-        found = json.loads(text)
-    except (ValueError, RecursionError):
-        found = text.strip().strip('."')
-    label = found.get("label") if isinstance(found, dict) else found
+    label = (parse_object(text) or {"label": text.strip().strip('."')}).get("label")
     return label if isinstance(label, str) and label in labels else None
 
 

@@ -91,7 +91,7 @@ def test_info_says_what_leaves(broker: Mosquitto, tmp_path: Path) -> None:
             info = app.take(f"{BASE}/info").json["tasks"]["strict"]
     assert info["stages"] == ["small", "openai:big"]
     assert info["sends"] == {
-        "what": "messages",
+        "what": "the message",
         "to": server.url.removeprefix("http://").removesuffix("/v1"),
         "model": "big",
         "redacted": ["email"],

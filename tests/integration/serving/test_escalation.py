@@ -214,9 +214,11 @@ def test_an_error_of_the_other_node_is_no_answer(code: str) -> None:
     assert asked(OtherNode(answer)) is UNSURE
 
 
-def test_a_fault_of_the_program_is_not_hidden() -> None:
-    with pytest.raises(ZeroDivisionError):
-        asked(OtherNode(ZeroDivisionError()))
+def test_a_fault_of_the_program_is_told_and_costs_no_result(caplog: pytest.LogCaptureFixture) -> None:
+    assert asked(OtherNode(ZeroDivisionError())) is UNSURE
+    assert [record.getMessage() for record in caplog.records] == [
+        "task triage: asking node:hall-server/topic failed: ZeroDivisionError"
+    ]
 
 
 def test_no_text_is_logged(caplog: pytest.LogCaptureFixture) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import textwrap
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,8 +16,9 @@ from edgeslm.config.remote_stages import ChatServer
 from edgeslm.engine.calls import Call, Output
 from edgeslm.errors import NoMemory
 from edgeslm.messages import Request, Result
+from edgeslm.serving.remote import RemoteTarget, Servers, _may_leave
 from edgeslm.serving.service import Service
-from tests.support.chat_servers import FakeChatServer, said_by_user
+from tests.support.chat_servers import FakeChatServer, completion, said_by_user
 from tests.support.fakes import FakeProcess
 from tests.support.nodes import write_bundle
 from tests.support.services import play, request
@@ -180,6 +182,106 @@ def test_a_request_that_waits_for_a_server_can_be_cancelled(tmp_path: Path) -> N
 
     with server.running():
         play(cancel)
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        completion('{"label": "critical"}', logprobs={"content": [{"logprob": -(10**400)}]}),
+        completion("", [{"name": "f", "arguments": {"a": "[EMAIL_1]" * 10}}]),
+        b"[" * 200_000,
+    ],
+)
+def test_a_hostile_answer_costs_no_result(tmp_path: Path, answer: bytes) -> None:
+    with FakeChatServer(lambda body: answer).running() as server:
+        (result,) = Scene(tmp_path, server.url, "redact: [email]").ask("max@example.org smells")
+    assert result.status in ("ok", "abstained") and result.result is not None
+
+
+def test_a_proxy_that_cant_be_used_costs_no_result(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ALL_PROXY", "socks5://127.0.0.1:1")
+    (result,) = Scene(tmp_path, "https://llm.invalid/v1").ask("press 4 smells")
+    assert result.status == "abstained"
+
+
+def test_a_proxy_of_the_environment_reads_nothing_without_tls(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with FakeChatServer(lambda body: "critical").running() as proxy:
+        monkeypatch.setenv("http_proxy", proxy.url.removesuffix("/v1"))
+        Scene(tmp_path, "http://llm.invalid/v1").ask("press 4 smells")
+    assert not proxy.asked
+
+
+def test_a_client_of_the_api_is_named_as_one_of_mqtt(tmp_path: Path) -> None:
+    with FakeChatServer(lambda body: "critical").running() as server:
+        scene = Scene(tmp_path, server.url, "only: \"payload.sender == 'desk'\"")
+        (named,) = scene.ask("a", sender="#api/desk")
+        (other,) = Scene(tmp_path, server.url, "only: \"payload.sender != 'desk'\"").ask(
+            "a", sender="#api/desk"
+        )
+    assert (named.status, other.status) == ("ok", "abstained")
+
+
+def test_an_impatient_request_says_nothing_of_the_server(tmp_path: Path) -> None:
+    server = FakeChatServer(lambda body: "critical")
+    server.is_stalling.set()
+    scene = Scene(tmp_path, server.url)
+
+    async def ask() -> None:
+        await scene.service.start()
+        hasty = [request("triage", "a", expires_at=time.monotonic() + 0.2) for _ in range(4)]
+        for result in await asyncio.gather(*map(scene.service.submit, hasty)):
+            assert result.status == "abstained"
+        server.is_stalling.clear()
+        server.goes_on.set()
+        assert (await scene.service.submit(request("triage", "b"))).status == "ok"
+        await scene.service.stop()
+
+    with server.running():
+        play(ask)
+
+
+def test_tasks_with_other_settings_share_the_turns_of_a_server(tmp_path: Path) -> None:
+    first, second = (
+        ChatServer(url="http://localhost/v1" + end, model="big", timeout_s=seconds)
+        for end, seconds in (("", 5.0), ("/", 9.0))
+    )
+    servers = Servers()
+    assert servers._link(first) is servers._link(second)
+    assert servers._link(ChatServer(url="http://localhost/v1", model="other")) is not servers._link(first)
+    asyncio.run(servers.close())
+
+
+def test_a_reload_waits_for_requests_and_forgets_the_server(tmp_path: Path) -> None:
+    with FakeChatServer(lambda body: "critical").running() as server:
+        server.is_stalling.set()
+        scene = Scene(tmp_path, server.url)
+
+        async def reload() -> None:
+            await scene.service.start()
+            asking = asyncio.create_task(scene.service.submit(request("triage", "a")))
+            while not server.asked:
+                await asyncio.sleep(0.01)
+            target = scene.service.deployment.targets["triage"]
+            assert isinstance(target, RemoteTarget)
+            scene.service.escalation.servers.use_only(())
+            server.is_stalling.clear()
+            server.goes_on.set()
+            assert (await asking).status == "ok"
+            late = await scene.service.escalation.servers.ask(target, request("triage", "b"), {}, 5.0)
+            assert late is None and len(server.asked) == 1
+            await scene.service.stop()
+
+        play(reload)
+
+
+def test_only_reads_all_texts_of_a_chat(tmp_path: Path) -> None:
+    server = ChatServer(url="http://localhost/v1", model="m", only="'confidential' not in payload.input")
+    texts = ("this is confidential", "?")
+    first, last = ({"role": "user", "content": text} for text in texts)
+    assert not _may_leave(server, request("say", {"messages": [first, last]}), {})
+    assert _may_leave(server, request("say", {"messages": [last]}), {})
 
 
 def test_a_reload_changes_the_server(tmp_path: Path) -> None:

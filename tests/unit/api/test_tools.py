@@ -18,7 +18,8 @@ NAMED = {
 
 
 def tool(**section: Any) -> dict[str, Any]:
-    return describe_tool("task", make_task("task", TaskSection.model_validate(section)))
+    task = make_task("task", TaskSection.model_validate(section))
+    return describe_tool("task", task, task.result_schema(), is_open=False)
 
 
 @pytest.mark.parametrize(

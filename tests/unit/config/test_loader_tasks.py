@@ -9,6 +9,7 @@ import yaml
 
 from edgeslm.config.loader import parse_config
 from edgeslm.config.task_kinds import Option
+from edgeslm.errors import ConfigError
 from edgeslm.protocol.request_options import OPTIONS
 from tests.support.config_texts import SMALL, problems, with_task
 
@@ -332,3 +333,27 @@ def test_allow_replaces_the_options_of_the_kind() -> None:
 
 def test_every_option_that_a_task_can_allow_is_one_that_requests_can_carry() -> None:
     assert set(get_args(Option)) <= set(OPTIONS)
+
+
+@pytest.mark.parametrize(
+    ("stage", "sentence"),
+    [
+        ('openai: {url: "https://a/v1", model: m, foo: 1}', "foo: unknown key; known here: "),
+        ("node: x", "stages[1].node: unknown key"),
+        ("openai: null", "stages[1].openai"),
+        ('openai: {url: "https://a/v1/chat/completions", model: m}', "must end before /chat/completions"),
+        ('openai: {url: "http://a/v1", model: m, key_file: /k}', "without TLS the key can be read"),
+        ('openai: {url: "https://a/v1", model: m, only: "a b"}', "only: "),
+        ('openai: {url: "https://a/v1", model: m, redact: [names]}', "redact[0]"),
+    ],
+)
+def test_a_stage_on_a_server_is_checked(stage: str, sentence: str) -> None:
+    text = (
+        "node: n\nbroker: {url: mqtt://localhost}\nmodels: {small: {bundle: /b}}\ntasks:\n"
+        "  t:\n    kind: classify\n    labels: [a, b]\n    threshold: 0.9\n"
+        f"    stages:\n      - small\n      - {stage}\n"
+    )
+    with pytest.raises(ConfigError) as error:
+        parse_config(text)
+    assert any(sentence in line for line in error.value.problems), error.value.problems
+    assert not any("instruction" in line for line in error.value.problems)

@@ -39,9 +39,11 @@ def test_a_request_has_what_the_chat_has() -> None:
 def test_a_refused_field_is_left_out_or_renamed() -> None:
     chat = Chat(MESSAGES, 9, sampling={"temperature": 0.0})
     body = encode(chat, "big")
-    assert refused_field(b'{"error": {"param": "temperature"}}', body) == "temperature"
-    assert refused_field(b"use max_completion_tokens instead of max_tokens", body) == "max_tokens"
+    assert refused_field(b"Unsupported value: 'temperature' does not support 0.0", body) == "temperature"
+    unsupported = b"'max_tokens' is not supported with this model. Use 'max_completion_tokens' instead."
+    assert refused_field(unsupported, body) == "max_tokens"
     assert refused_field(b"no such model", body) is None
+    assert refused_field(b"max_tokens is too large: 5000", body) is None
     assert encode(chat, "big", frozenset({"temperature", "max_tokens"})) == {
         "model": "big",
         "messages": list(MESSAGES),
@@ -58,10 +60,33 @@ def test_an_answer_is_read() -> None:
     assert reply.usage == {"prompt_tokens": 7, "completion_tokens": 2}
 
 
-@pytest.mark.parametrize("value", [math.nan, 3.0, "a", None, True])
+@pytest.mark.parametrize("value", [-(10**18), 3.0, "a", None, True])
 def test_log_probabilities_that_are_none_are_ignored(value: Any) -> None:
     tokens = [{"token": "a", "logprob": value}]
     assert read_reply(completion("x", logprobs={"content": tokens})).confidence is None
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        completion("x", logprobs={"content": [{"logprob": -(10**400)}]}),
+        completion("", [{"name": "f", "arguments": json.loads('{"a": ' * 30 + "1" + "}" * 30)}]),
+        b'{"choices": [{"message": {"content": "x"}}], "usage": {"prompt_tokens": 1' + b"0" * 400 + b"}}",
+        b"[" * 100_000,
+        completion("x", logprobs={"content": [{"logprob": math.nan}]}),
+    ],
+)
+def test_numbers_and_depths_beyond_limits_are_refused(answer: bytes) -> None:
+    try:
+        reply = read_reply(answer)
+    except RemoteError:
+        return
+    assert len(reply.calls) == 1
+
+
+def test_counts_beyond_belief_are_left_out() -> None:
+    answer = b'{"choices": [{"message": {"content": "x"}}], "usage": {"prompt_tokens": 10000000000}}'
+    assert read_reply(answer).usage == {}
 
 
 @given(JSON)

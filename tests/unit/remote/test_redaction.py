@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from edgeslm.remote.chat import RemoteError
 from edgeslm.remote.redaction import PATTERNS, Redaction
 
 ALL = tuple(PATTERNS)
@@ -27,6 +28,17 @@ def hidden(text: str, *names: str) -> str:
         ("phone", "tel:+49 711 123-4567.", "tel:[PHONE_1]."),
         ("phone", "(0711) 998877 or 0711/998877", "[PHONE_1] or [PHONE_2]"),
         ("phone", "555-123-4567", "[PHONE_1]"),
+        ("phone", "Tel.:0171 2345678, Nr.0171/2345678", "Tel.:[PHONE_1], Nr.[PHONE_2]"),
+        ("phone", "+49\u00a0171\u202f2345678, 030\u20131234567", "[PHONE_1], [PHONE_2]"),
+        ("phone", "1-800-555-1234", "[PHONE_1]"),
+        ("phone", r'{"a": "Call\n+49 171 2345678\n0171 2345678"}', r'{"a": "Call\n[PHONE_1]\n[PHONE_2]"}'),
+        ("ip", r"at\n10.1.2.3\nfe80::1", r"at\n[IP_1]\n[IP_2]"),
+        ("email", r"to\nmax@example.org", r"to\n[EMAIL_1]"),
+        ("email", r"C:\max@example.org", r"C:\[EMAIL_1]"),
+        ("number", r'{"a": "\n4711"}', r'{"a": "\n[NUMBER_1]"}'),
+        ("card", "4111.1111.1111.1111", "[CARD_1]"),
+        ("iban", "DE89-3704-0044-0532-0130-00 and de89 3704 0044 0532 0130 00", "[IBAN_1] and [IBAN_2]"),
+        ("url", "www.example.org/x?token=1 is it", "[URL_1] is it"),
         ("phone", "81.5 degrees at 12:30:45, 3.14159265", "81.5 degrees at 12:30:45, 3.14159265"),
         ("iban", "DE89 3704 0044 0532 0130 00 TEXT", "[IBAN_1] TEXT"),
         ("iban", "GB33BUKB20201555555555", "[IBAN_1]"),
@@ -78,3 +90,36 @@ def test_matching_takes_linear_time(part: str) -> None:
 
     seconds(1000)
     assert seconds(200_000) < 200 * max(seconds(10_000), 0.005)
+
+
+def test_many_values_take_linear_time() -> None:
+    def seconds(count: int) -> float:
+        text = " ".join(str(100_000 + number) for number in range(count))
+        started = time.perf_counter()
+        redaction = Redaction(["number"], [text])
+        assert redaction.restore(redaction.hide(text)) == text
+        return time.perf_counter() - started
+
+    seconds(100)
+    assert seconds(40_000) < 40 * max(seconds(2_000), 0.01)
+
+
+def test_an_answer_that_repeats_a_placeholder_is_refused() -> None:
+    redaction = Redaction(["url"], [])
+    redaction.hide("https://example.org/" + "x" * 3000)
+    with pytest.raises(RemoteError, match="repeats"):
+        redaction.restore("[URL_1]" * 100_000)
+
+
+def test_names_in_schemas_stay_and_their_values_are_hidden() -> None:
+    schema = {
+        "type": "object",
+        "properties": {"mode_2024": {"enum": ["a@b.c", "x"], "description": "to d@e.f"}},
+        "required": ["mode_2024"],
+    }
+    redaction = Redaction(["email", "number"], [])
+    assert redaction.hide_schema(schema) == {
+        "type": "object",
+        "properties": {"mode_2024": {"enum": ["[EMAIL_1]", "x"], "description": "to [EMAIL_2]"}},
+        "required": ["mode_2024"],
+    }

@@ -16,9 +16,9 @@ from edgeslm.config.extras import EXTRAS
 from tests.support.paths import ROOT
 
 LAYERS = (
-    {"errors", "messages", "hardware", "ipc", "remote"},
+    {"errors", "messages", "hardware", "ipc"},
     {"protocol"},
-    {"config"},
+    {"config", "remote"},
     {"mqtt"},
     {"storage", "client"},
     {"bundle"},

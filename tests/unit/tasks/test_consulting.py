@@ -10,9 +10,10 @@ import pytest
 
 from edgeslm.config.loader import Task as TaskSection
 from edgeslm.messages import Request
-from edgeslm.remote.chat import Chat, Reply
+from edgeslm.remote.chat import Chat, Reply, encode, parse_object
+from edgeslm.remote.redaction import Redaction
 from edgeslm.tasks import make_task
-from edgeslm.tasks.consulting import parse_object
+from edgeslm.tasks.consulting import chat_messages
 
 PASSAGES = [
     {
@@ -216,3 +217,15 @@ def test_an_answer_that_breaks_the_schema_is_unusable() -> None:
 def test_an_object_is_found_in_a_code_block() -> None:
     assert parse_object('```\n{"a": 1}\n```') == {"a": 1}
     assert parse_object("3") is None
+
+
+def test_arguments_of_earlier_calls_are_redacted_before_they_become_text() -> None:
+    call = {"name": "dial", "arguments": {"text": "Call\n+49 171 2345678"}}
+    messages = [
+        {"role": "assistant", "content": "", "tool_calls": [call]},
+        {"role": "tool", "content": "done"},
+    ]
+    chat = Chat(chat_messages({"messages": messages}, None), 9)
+    sent = encode(Chat(Redaction(["phone"], []).hide(chat.messages), 9), "m")
+    (made,) = sent["messages"][0]["tool_calls"]
+    assert json.loads(made["function"]["arguments"]) == {"text": "Call\n[PHONE_1]"}

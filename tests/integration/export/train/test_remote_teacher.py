@@ -91,10 +91,22 @@ def test_what_is_no_label_is_asked_for_once_more(wrong: str) -> None:
     assert len(asked) == 2
 
 
-def test_tokens_are_limited() -> None:
-    found, teacher = answered(by_number, 30, most_tokens=50)
-    assert 5 <= sum(one is not None for one in found) <= 10
-    assert teacher.tokens < 100
+def test_tokens_are_limited_and_the_next_run_asks_for_the_rest(tmp_path: Path) -> None:
+    notes = Notes(tmp_path / "notes")
+    with FakeChatServer(by_number).running() as server:
+        some = ask_teacher(teacher_of(server, most_tokens=30 * 9), TASK, texts(100), notes, QUIET)
+        assert 30 <= len(some.texts) == len(server.asked) <= 50
+        all_of_them = ask_teacher(teacher_of(server), TASK, texts(100), notes, QUIET)
+    assert len(all_of_them.texts) == len(server.asked) == 100
+
+
+@pytest.mark.parametrize("status", [401, 403, 404])
+def test_a_wrong_key_or_model_is_an_error_at_once(status: int) -> None:
+    with FakeChatServer(lambda body: status).running() as server:
+        rows = [LabelledRow(1, "text 1", "spam")]
+        with pytest.raises(ExportError, match=f"status {status}"):
+            teacher_of(server).answers(TASK, rows, QUIET, None)
+    assert len(server.asked) == 1
 
 
 def test_a_refused_text_has_no_label() -> None:
