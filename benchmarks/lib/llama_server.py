@@ -13,7 +13,7 @@ import re
 import shutil
 import subprocess
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Final
@@ -46,8 +46,17 @@ def version_of(server: Path) -> str:
 
 
 @contextmanager
-def running(server: Path, gguf: Path, slots: int, threads: int, log: Path) -> Iterator[tuple[int, int]]:
-    """The server with its model loaded. :return: process id and port.
+def running(
+    server: Path,
+    gguf: Path,
+    slots: int,
+    threads: int,
+    log: Path,
+    slot_tokens: int = SLOT_TOKENS,
+    more: Sequence[str] = (),
+) -> Iterator[tuple[int, int]]:
+    """The server with its model loaded. :param slot_tokens: context of each slot. :param more: further
+    options of the command line. :return: process id and port.
 
     :raises RuntimeError: it didn't start; with the end of what it said.
     """
@@ -56,11 +65,11 @@ def running(server: Path, gguf: Path, slots: int, threads: int, log: Path) -> It
         "--model": gguf,
         "--port": port,
         "--parallel": slots,
-        "--ctx-size": slots * SLOT_TOKENS,
+        "--ctx-size": slots * slot_tokens,
         "--threads": threads,
         "--threads-batch": threads,
     }
-    command = [str(server), *(str(word) for option in options.items() for word in option)]
+    command = [str(server), *(str(word) for option in options.items() for word in option), *more]
     with log.open("wb") as stream:
         process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=stream, stderr=stream)
     try:
