@@ -25,12 +25,13 @@ class DriftReference(Section):
 
 class LearnedField(Section):
     """A field that a head extracts. The head chooses among options in this order: no value, if ``optional``;
-    a span of the message, if ``longest`` (the span's maximum length in characters) is set; and each of
-    ``values``."""
+    a span of the message, if ``longest`` (the span's maximum length in characters) is set; the number in a
+    span with the other sign, if ``negated``, as -5 for "down by 5"; and each of ``values``."""
 
     name: str = Field(min_length=1)
     optional: bool
     longest: int = Field(default=0, ge=0)
+    negated: bool = False
     values: tuple[str | int | float | bool, ...] = ()
 
     @property
@@ -39,9 +40,14 @@ class LearnedField(Section):
         return int(self.optional) if self.longest else None
 
     @property
+    def negated_option(self) -> int | None:
+        """Index of the option "a number with the other sign"; None if the field doesn't have this option."""
+        return int(self.optional) + 1 if self.longest and self.negated else None
+
+    @property
     def first_value(self) -> int:
         """Index of the option for the first of ``values``."""
-        return int(self.optional) + bool(self.longest)
+        return int(self.optional) + bool(self.longest) * (1 + self.negated)
 
     @property
     def options(self) -> int:

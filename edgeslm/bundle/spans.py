@@ -39,6 +39,15 @@ def types_of(field: Mapping[str, Any] | bool) -> frozenset[str]:
     return frozenset({named} if isinstance(named, str) else named) - {"null"}
 
 
+def span_types(field: Mapping[str, Any] | bool) -> frozenset[str]:
+    """The JSON types that a span may be read as: those in the field's schema or, if it names none and lists
+    texts alone as allowed values, a text."""
+    if (types := types_of(field)) or isinstance(field, bool):
+        return types
+    listed = field.get("enum", [field["const"]] if "const" in field else [])
+    return frozenset({"string"} if listed and all(isinstance(value, str) for value in listed) else ())
+
+
 def is_fixed(field: Mapping[str, Any] | bool) -> bool:
     """Whether a field's schema lists the allowed values."""
     return not isinstance(field, bool) and bool(field.keys() & {"enum", "const"})
@@ -54,6 +63,16 @@ def find_places(message: str, value: Any, types: Collection[str]) -> list[Place]
         return []
     places = [match.span() for match in NUMBER.finditer(message)]
     return [place for place in places if read_place(message, place, types) == value]
+
+
+def negate(value: Any) -> str | int | float | None:
+    """A number with the other sign, as it was given: as a text or a number. None for 0 and anything else."""
+    if isinstance(value, str) and NUMBER.fullmatch(value):
+        bare = value.lstrip("-+\u2212")
+        return (bare if value[0] in "-\u2212" else f"-{bare}") if float(bare.replace(",", ".")) else None
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return None
+    return -value or None
 
 
 def is_whole(message: str, start: int, end: int) -> bool:

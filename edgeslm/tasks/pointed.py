@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from edgeslm.bundle.learned_task import LearnedField, LearnedSection
-from edgeslm.bundle.spans import Place, find_places, is_fixed, read_place, types_of
+from edgeslm.bundle.spans import Place, find_places, is_fixed, negate, read_place, span_types
 from edgeslm.config.json_schemas import make_validator
 from edgeslm.engine.calls import Pointed
 
@@ -82,6 +82,8 @@ class FieldReader:
             return PointedField(None, share, is_there=self._required)
         if option == field.place_option:
             return self._in_message(message, pointed, share)
+        if option == field.negated_option:
+            return self._in_message(message, pointed, share, has_other_sign=True)
         value = field.values[option - field.first_value]
         if not self._fits[option - field.first_value]:
             return None
@@ -89,8 +91,10 @@ class FieldReader:
             return None
         return PointedField(value, share)
 
-    def _in_message(self, message: str, pointed: Pointed, share: float) -> PointedField | None:
-        """The most likely valid value in the message.
+    def _in_message(
+        self, message: str, pointed: Pointed, share: float, *, has_other_sign: bool = False
+    ) -> PointedField | None:
+        """The most likely valid value in the message, or number with the other sign.
 
         The probabilities of spans with the same value are added. The most likely of these spans becomes the
         field's ``place``.
@@ -98,6 +102,7 @@ class FieldReader:
         values: dict[Any, tuple[float, Place]] = {}
         for start, end, likely in pointed.places:  # best first
             value = read_place(message, (start, end), self._types)
+            value = negate(value) if has_other_sign else value
             if value is not None:
                 before, place = values.get(value, (0.0, (start, end)))
                 values[value] = (before + likely, place)
@@ -123,7 +128,7 @@ def make_readers(learned: LearnedSection, schema: Mapping[str, Any], *, verbatim
                 numbers[name],
                 learned.fields[numbers[name]],
                 whole.evolve(schema=of_field),  # it may refer to other parts of the schema
-                types_of(of_field) or types_of(taught.get(name, {})),
+                span_types(of_field) or span_types(taught.get(name, {})),
                 required=name in schema.get("required", ()),
                 verbatim=verbatim and not is_fixed(of_field),
             )

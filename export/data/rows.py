@@ -25,6 +25,7 @@ _LONGEST_SHOWN = 40
 first line may be the whole file."""
 _FIELDS = ("text", "label")
 _TIME = "at"
+_GROUP = "group"
 _A_TIME = "2026-03-04T05:06:07+00:00"
 _NO_FIELDS_IN_CSV = ' Rows with fields are written as JSON lines, {"text": ..., "fields": {...}} each.'
 _SEPARATORS = (";", "\t")
@@ -51,13 +52,17 @@ class LabelledRow:
 
 @dataclass(frozen=True, slots=True)
 class FieldsRow:
-    """A row for extraction: like ``LabelledRow``, with the ``fields`` that should be found in the text."""
+    """A row for extraction: like ``LabelledRow``, with the ``fields`` that should be found in the text.
+
+    Rows with the same ``group``, such as texts of one template, are never on both sides of a test.
+    """
 
     number: int
     text: str
     fields: Mapping[str, Any]
     at: datetime | None = None
     replaced: tuple[int, ...] = ()
+    group: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,12 +133,16 @@ def bare_text(text: str) -> str:
     return " ".join(text.split()).casefold()
 
 
-def equal_texts(texts: Sequence[str]) -> list[list[int]]:
-    """Indices of equal texts (``bare_text``), grouped, in order of first occurrence."""
-    groups: dict[str, list[int]] = {}
+def equal_texts(texts: Sequence[str], groups: Sequence[str] = ()) -> list[list[int]]:
+    """Indices of equal texts (``bare_text``), grouped, in order of first occurrence.
+
+    :param groups: the group of each text, or "": texts of one group stay together, too.
+    """
+    found: dict[tuple[bool, str], list[int]] = {}
     for index, text in enumerate(texts):
-        groups.setdefault(bare_text(text), []).append(index)
-    return list(groups.values())
+        group = groups[index] if groups else ""
+        found.setdefault((bool(group), group or bare_text(text)), []).append(index)
+    return list(found.values())
 
 
 def counted(number: int, one: str, many: str) -> str:
@@ -206,7 +215,8 @@ def _labelled_row(number: int, row: dict[str, Any]) -> LabelledRow:
 
 
 def _fields_row(number: int, row: dict[str, Any]) -> FieldsRow:
-    return FieldsRow(number, row["text"], row["fields"], _time(row.get(_TIME)))
+    group = row.get(_GROUP, "")
+    return FieldsRow(number, row["text"], row["fields"], _time(row.get(_TIME)), group=group)
 
 
 def _json_rows(content: str) -> Iterator[tuple[int, dict[str, Any] | str]]:
@@ -293,6 +303,8 @@ def _fields_problem(row: dict[str, Any]) -> str | None:
     fields = row.get("fields")
     if not isinstance(fields, dict):
         return "has no fields" if fields is None else "has fields that are not a JSON object"
+    if not isinstance(row.get(_GROUP, ""), str):
+        return "has a group that is not a text"
     return _time_problem(row) if fields else "has empty fields"
 
 

@@ -125,7 +125,8 @@ class PointerMethod(FineTunedEncoder):
 
     def _try_fold(self, folder: Path, train: Integers, test: Integers) -> dict[str, Any]:
         spec, budget = self._spec, self._budget
-        fields, centroids, said = self._teach(train, folder, folder.name, rows_aside(self._texts_of(train)))
+        aside = rows_aside(self._texts_of(train), spec.groups_of(train))
+        fields, centroids, said = self._teach(train, folder, folder.name, aside)
         head = {
             "name": spec.name,
             "kind": "head",
@@ -216,7 +217,8 @@ class WriterMethod:
 
         tried = self._notes.load(self._method)
         if tried is None:
-            aside = rows_aside([self._spec.texts[row] for row in self._train])
+            texts = [self._spec.texts[row] for row in self._train]
+            aside = rows_aside(texts, self._spec.groups_of(self._train))
             folder, said = self._trainer.teach(
                 self._train, f"{self._method}-0", self._schedule(self._train), aside
             )

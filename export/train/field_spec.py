@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
 from edgeslm.bundle.learned_task import LearnedField
-from edgeslm.bundle.spans import Place, find_places, is_fixed, types_of
+from edgeslm.bundle.spans import Place, find_places, is_fixed, negate, span_types, types_of
 from edgeslm.config.loader import Task as TaskSection
 from edgeslm.errors import ExportError
 
@@ -33,7 +33,8 @@ _LEAST_ROOM: Final = 20
 
 @dataclass(frozen=True, slots=True)
 class FieldSpec:
-    """Training rows of an extract task, and the folds for evaluating methods."""
+    """Training rows of an extract task, and the folds for evaluating methods. ``groups`` has the group of
+    each row, or ""; without it, no row has one."""
 
     name: str
     section: TaskSection
@@ -41,6 +42,10 @@ class FieldSpec:
     fields: Sequence[Mapping[str, Any]]
     folds: Sequence[tuple[Integers, Integers]]
     instruction: str
+    groups: Sequence[str] = ()
+
+    def groups_of(self, rows: Integers) -> list[str]:
+        return [self.groups[row] for row in rows.tolist()] if self.groups else []
 
     @property
     def schema(self) -> dict[str, Any]:
@@ -97,17 +102,21 @@ def plan_fields(spec: FieldSpec) -> list[LearnedField]:
 
 
 def _plan(name: str, schema: Mapping[str, Any], spec: FieldSpec, *, is_required: bool) -> LearnedField:
-    types = types_of(schema)
+    types = span_types(schema)
     fixed = is_fixed(schema) or types == {"boolean"}
     by_heart: Counter[tuple[bool, str | int | float]] = Counter()
-    rows = longest = 0
+    rows = longest = negated = 0
     for text, fields in zip(spec.texts, spec.fields, strict=True):
         if (value := fields.get(name)) is None:
             continue
         rows += 1
-        places = [] if fixed else find_places(text, value, types)
+        places = find_places(text, value, types)
+        verbatim = must_be_verbatim(spec, schema, value)
+        if not places and not verbatim:
+            places = find_places(text, negate(value), types)
+            negated += bool(places)
         longest = max([longest, *(end - start for start, end in places)])
-        if not places and not must_be_verbatim(spec, schema, value):
+        if not places and not verbatim:
             by_heart[isinstance(value, bool), value] += 1  # or 1 and true would be the same key
     fewest = 1 if fixed else _FEWEST_OF_VALUE
     values = sorted(by_heart.items(), key=lambda item: (-item[1], str(item[0][1])))
@@ -115,6 +124,7 @@ def _plan(name: str, schema: Mapping[str, Any], spec: FieldSpec, *, is_required:
         name=name,
         optional=not is_required or rows < len(spec.texts),
         longest=max(_ROOM * longest, _LEAST_ROOM) if longest else 0,
+        negated=negated >= _FEWEST_OF_VALUE,
         values=tuple(value for (_, value), count in values if count >= fewest),
     )
     if not field.options:
@@ -136,8 +146,10 @@ def aim_at(field: LearnedField, schema: Mapping[str, Any], text: str, value: Any
     """The training target of ``field`` in a row."""
     if value is None:
         return Aim(0 if field.optional else None)
-    if field.longest and (places := find_places(text, value, types_of(schema))):
+    if field.longest and (places := find_places(text, value, span_types(schema))):
         return Aim(field.place_option, places)
+    if field.negated and (places := find_places(text, negate(value), span_types(schema))):
+        return Aim(field.negated_option, places)
     known = [(type(one) is bool, one) for one in field.values]
     if (type(value) is bool, value) in known:
         return Aim(field.first_value + known.index((type(value) is bool, value)))

@@ -230,14 +230,14 @@ def epochs_to_take(best: Sequence[int]) -> int:
     return 0 if 0 in best else round(sum(best) / len(best))
 
 
-def rows_aside(texts: Sequence[str]) -> list[int]:
-    """Indices of validation rows for early stopping. Rows with equal texts are either all included or all
-    excluded. Empty if there are fewer than ``_ROWS_TO_WATCH`` rows."""
+def rows_aside(texts: Sequence[str], groups: Sequence[str] = ()) -> list[int]:
+    """Indices of validation rows for early stopping. Rows with equal texts, or of one group, are either all
+    included or all excluded. Empty if there are fewer than ``_ROWS_TO_WATCH`` rows."""
     import numpy as np
 
     if len(texts) < _ROWS_TO_WATCH:
         return []
-    members, aside = equal_texts(texts), list[int]()
+    members, aside = equal_texts(texts, groups), list[int]()
     for group in np.random.default_rng(0).permutation(len(members)).tolist():
         if len(aside) + len(members[group]) <= len(texts) // _ROWS_ASIDE:
             aside += members[group]

@@ -248,14 +248,16 @@ def make_field_spec(task: Task, rows: Sequence[FieldsRow]) -> FieldSpec:
     section = task.section.model_copy(update=update)
     texts = [row.text for row in rows]
     fields = [without_nulls(row.fields, given) for row in rows]
-    return FieldSpec(task.name, section, texts, fields, split_rows(texts), task.instruction)
+    groups = [row.group for row in rows]
+    folds = split_rows(texts, groups)
+    return FieldSpec(task.name, section, texts, fields, folds, task.instruction, groups)
 
 
 def learn_fields(
     spec: FieldSpec, source: Source, out: Path, inputs: Inputs, budget: Budget
 ) -> tuple[Manifest, dict[str, Any]]:
     """Trains an extract task. :return, raises: as ``tune``."""
-    what = [source.revision, spec.learned, spec.instruction]
+    what = [source.revision, spec.learned, spec.instruction, list(spec.groups)]
     notes = Notes(_notes_folder(what, inputs, budget))
     with staged(out) as stage:
         with tempfile.TemporaryDirectory(prefix="work-", dir=stage) as name:
@@ -294,11 +296,11 @@ def learn_fields(
     return manifest, {**report, **best.figures, "measured": _measurements(trials)}
 
 
-def split_rows(texts: Sequence[str]) -> list[tuple[Integers, Integers]]:
-    """Five folds of training and test rows; equal texts stay together."""
+def split_rows(texts: Sequence[str], groups: Sequence[str] = ()) -> list[tuple[Integers, Integers]]:
+    """Five folds of training and test rows; equal texts and the texts of a group stay together."""
     import numpy as np
 
-    members = equal_texts(texts)
+    members = equal_texts(texts, groups)
     order = np.random.default_rng(0).permutation(len(members))
     folds = []
     for tested in np.array_split(order, min(_PARTS, len(members))):

@@ -107,8 +107,8 @@ class Pointer(_WithCentroids):
         for number, (field, end) in enumerate(zip(self._fields, self._ends, strict=True)):
             options = _softmax(logits[begin:end])
             places: tuple[Run, ...] = ()
-            of_place = field.place_option
-            if of_place is not None and tokens and options[of_place] >= _LEAST_SHARE:
+            of_places = [at for at in (field.place_option, field.negated_option) if at is not None]
+            if tokens and any(options[at] >= _LEAST_SHARE for at in of_places):
                 scores = hidden[tokens] @ self._place_weight[number].T + self._place_bias[number]
                 places = likeliest_places(scores, standing, field.longest)
             found.append(Pointed(tuple(map(float, options)), places))

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edgeslm.bundle.spans import bare_offsets, find_places, read_place, types_of
+from edgeslm.bundle.spans import bare_offsets, find_places, negate, read_place, span_types, types_of
 
 TEXT = frozenset({"string"})
 INTEGER = frozenset({"integer"})
@@ -276,3 +276,35 @@ def test_bare_offsets_stay_inside_of_their_tokens(data: st.DataObject, message: 
     for (left, right), (start, end) in zip(offsets, bare, strict=True):
         assert left <= start <= end <= right
         assert message[start:end] == message[left:right].strip()
+
+
+# -- other values ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("value", "other"),
+    [
+        *((5, -5), (-5, 5), (2.5, -2.5), ("5", "-5"), ("-5", "5"), ("+5", "-5"), ("\u22125", "5")),
+        *((0, None), ("0", None), (True, None), ("oil", None), ("-oil", None), ("5 kg", None), (None, None)),
+    ],
+)
+def test_a_number_with_the_other_sign(value: Any, other: Any) -> None:
+    assert negate(value) == other
+    assert type(negate(value)) is type(other)
+
+
+@pytest.mark.parametrize(
+    ("schema", "types"),
+    [
+        ({"type": "integer"}, {"integer"}),
+        ({"enum": ["open", "closed"]}, {"string"}),
+        ({"const": "open"}, {"string"}),
+        ({"type": ["string", "null"], "enum": ["open", None]}, {"string"}),
+        ({"enum": ["open", None]}, set()),
+        ({"enum": [1, 2]}, set()),
+        ({}, set()),
+        (True, set()),
+    ],
+)
+def test_listed_texts_are_read_as_texts(schema: Any, types: set[str]) -> None:
+    assert span_types(schema) == types

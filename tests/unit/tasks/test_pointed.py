@@ -85,6 +85,25 @@ def test_a_taught_value_is_told_where_it_stands_as_a_word() -> None:
     assert read.read("the second lamp", Pointed((1.0,))) == PointedField("on", 1.0)
 
 
+def test_a_number_with_the_other_sign() -> None:
+    read = reader(TEXT, negated=True)
+    by = places((11, 12, 1.0), option=0.2, others=(0.8,))
+    assert read.read("go down by 4", by) == PointedField("-4", 0.8, place=(11, 12))
+    assert reader(NUMBER, negated=True).read("go down by 4", by) == PointedField(-4, 0.8, place=(11, 12))
+    bounded = reader({"type": "number", "minimum": 0}, negated=True)
+    assert bounded.read("go down by 4", by) == PointedField(4, 0.2, place=(11, 12))
+
+
+def test_a_listed_text_is_found_though_nobody_taught_it() -> None:
+    read = reader({"enum": ["red", "green"]}, values=["red"])
+    assert read.read("make it green", places((8, 13, 1.0), option=0.7, others=(0.3,))) == PointedField(
+        "green", 0.7, place=(8, 13)
+    )
+    assert read.read("make it brown", places((8, 13, 1.0), option=0.7, others=(0.3,))) == PointedField(
+        "red", 0.3
+    )
+
+
 # -- options ---------------------------------------------------------------------------------------
 
 

@@ -16,6 +16,7 @@ from edgeslm_export.data.rows import (
     LabelledRow,
     QuestionRow,
     bare_text,
+    equal_texts,
     load_answers,
     load_questions,
     load_rows,
@@ -410,3 +411,18 @@ def test_what_is_wrong_with_a_question(tmp_path: Path, row: dict[str, Any], sent
     file = _jsonl(tmp_path, '{"text": "b", "question": "a?", "answer": "b"}', json.dumps(row))
     with pytest.raises(ExportError, match=f"Row 2 {sentence}"):
         load_questions(file)
+
+
+def test_rows_of_a_group_stay_together(tmp_path: Path) -> None:
+    rows = [{"text": text, "fields": {"a": "b"}, "group": group} for text, group in GROUPED]
+    (tmp_path / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    read = load_answers(tmp_path / "rows.jsonl")
+    groups = [row.group for row in read if isinstance(row, FieldsRow)]
+    assert groups == ["x", "", "y", "x", ""]
+    assert equal_texts([row.text for row in read], groups) == [[0, 3], [1, 4], [2]]
+    (tmp_path / "rows.jsonl").write_text(json.dumps({**rows[0], "group": 3}))
+    with pytest.raises(ExportError, match="has a group that is not a text"):
+        load_answers(tmp_path / "rows.jsonl")
+
+
+GROUPED = (("a", "x"), ("b", ""), ("c", "y"), ("d", "x"), ("B", ""))

@@ -127,10 +127,25 @@ def test_rare_values_that_stand_in_their_texts_are_found_though_one_is_elsewhere
 
 
 @pytest.mark.parametrize("schema", [STATE, {"type": "string", "enum": ["open", "closed"]}])
-def test_what_the_schema_fixes_is_chosen_though_it_stands_in_the_text(schema: dict[str, Any]) -> None:
-    rows = [*rows_of("open", each=4, text="it is {}"), *rows_of("closed", text="it is {}")]
+def test_texts_that_the_schema_fixes_are_found_or_chosen(schema: dict[str, Any]) -> None:
+    rows = [*rows_of("open", each=4, text="it is {}"), *rows_of("closed", text="is it shut?")]
     field = plan(rows, schema)
-    assert (field.longest, field.values) == (0, ("open", "closed"))
+    assert field.longest > 0 and field.values == ("closed",)
+    assert [aim_at(field, schema, text, of_row["x"]).option for text, of_row in rows] == [0, 0, 0, 0, 1]
+
+
+def test_a_number_with_the_other_sign_is_found() -> None:
+    rows = [*rows_of(-5, -7, -9, each=1, text="down by {}"), *rows_of(5, 7, text="up by {}")]
+    rows = [(text.replace("-", ""), fields) for text, fields in rows]
+    for schema, of_row in ((INTEGER, rows), (STRING, [(text, {"x": str(f["x"])}) for text, f in rows])):
+        field = plan(of_row, schema)
+        assert (field.negated, field.values, field.options) == (True, (), 2)
+        assert [aim_at(field, schema, text, f["x"]).option for text, f in of_row] == [1, 1, 1, 0, 0]
+        assert [place for text, f in of_row[:1] for place in aim_at(field, schema, text, f["x"]).places] == [
+            (8, 9)
+        ]
+    assert not plan([*rows_of(*range(9)), *rows[:2]], INTEGER).negated, "two rows are too few"
+    assert not plan(rows_of("-x", each=3, text="x y z"), STRING).negated
 
 
 def test_a_truth_value_is_chosen() -> None:
@@ -147,7 +162,7 @@ def test_a_truth_value_is_learned_beside_the_number_that_it_equals() -> None:
 
 
 def test_a_value_of_a_constant_is_the_only_one() -> None:
-    assert plan(rows_of("open", "open"), {"const": "open"}).values == ("open",)
+    assert plan(rows_of("open", "open", text="it is on"), {"const": "open"}).values == ("open",)
 
 
 def test_verbatim_texts_are_never_learned_by_heart() -> None:
@@ -164,7 +179,8 @@ def test_verbatim_says_nothing_of_numbers_and_of_what_the_schema_fixes() -> None
     assert field.longest > 0
     assert field.values == (12,)
     shut = rows_of("closed", each=3, text="shut")
-    assert plan([*shut, *rows_of("open")], STATE, verbatim=True).values == ("closed", "open")
+    field = plan([*shut, *rows_of("open")], STATE, verbatim=True)
+    assert field.longest > 0 and field.values == ("closed",)
 
 
 @pytest.mark.parametrize(("rows", "values"), [(2, ()), (3, ("pump",))])
@@ -174,7 +190,8 @@ def test_rare_values_are_not_learned_by_heart(rows: int, values: tuple[str, ...]
 
 
 def test_rare_values_that_the_schema_fixes_are_learned() -> None:
-    assert plan([*rows_of("open", each=50), *rows_of("closed")], STATE).values == ("open", "closed")
+    rows = [*rows_of("open", each=50, text="up"), *rows_of("closed", text="shut")]
+    assert plan(rows, STATE).values == ("open", "closed")
 
 
 @pytest.mark.parametrize("verbatim", [True, False])
