@@ -253,8 +253,8 @@ def question_of(offered: Offered, messages: list[dict[str, Any]], options: Mappi
     if offered.kind != "generate":  # the text of others may change until its end
         kept.pop("stream", None)
     if "tools" not in offered.options and kept.get("tool_choice", "auto") in ("auto", "none"):
-        kept.pop("tools", None)  # no model has to call one
-        kept.pop("tool_choice", None)
+        for name in ("tools", "tool_choice", "parallel_tool_calls"):  # no model has to call one
+            kept.pop(name, None)
     length = offered.about.get("context_length")
     if length and isinstance(kept.get("max_tokens"), int):
         kept["max_tokens"] = max(1, min(kept["max_tokens"], length // 2))

@@ -169,7 +169,10 @@ def _tools(body: Mapping[str, Any]) -> dict[str, Any]:
             raise refuse("tool_choice.function.name must be the name of a tool.")
     elif choice not in (None, "auto", "none", "required"):
         raise refuse("tool_choice must be auto, none, required, or name a function.")
-    return {"tools": tools, **({"tool_choice": choice} if choice is not None else {})}
+    found: dict[str, Any] = {"tools": tools, "tool_choice": choice}
+    if body.get("parallel_tool_calls") is not None:
+        found["parallel_tool_calls"] = _flag(body, "parallel_tool_calls")
+    return found
 
 
 def _own(given: Any) -> Mapping[str, Any]:

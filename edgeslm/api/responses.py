@@ -44,7 +44,7 @@ def read(body: Mapping[str, Any], offered: Offered) -> Asked:
         "tools": _tools(body.get("tools")),
         "response_format": _format(text.get("format")),
         "max_tokens": body.get("max_output_tokens"),
-        **{name: body.get(name) for name in ("temperature", "top_p", "stream")},
+        **{name: body.get(name) for name in ("temperature", "top_p", "stream", "parallel_tool_calls")},
     }
     choice = body.get("tool_choice")
     if isinstance(choice, Mapping):

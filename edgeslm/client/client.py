@@ -69,6 +69,7 @@ class Options(TypedDict, total=False):
     schema: Mapping[str, Any]
     tools: list[Mapping[str, Any]]
     tool_choice: str
+    parallel_tool_calls: bool
     knowledge: list[str]
     context: str
     sources: str

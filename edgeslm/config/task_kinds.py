@@ -22,6 +22,7 @@ Option = Literal[
     "schema",
     "tools",
     "tool_choice",
+    "parallel_tool_calls",
     "knowledge",
     "context",
     "sources",
@@ -41,7 +42,7 @@ ALLOWED: Mapping[Kind, tuple[Option, ...]] = {
     "extract": (*_COMMON, *_SAMPLING),
     "answer": (*_COMMON, *_TEXT, "context", *NARROWING),
     "summarize": (*_COMMON, *_TEXT),
-    "generate": (*_COMMON, *_TEXT, "schema", "tools", "tool_choice"),
+    "generate": (*_COMMON, *_TEXT, "schema", "tools", "tool_choice", "parallel_tool_calls"),
     "embed": _COMMON,
     "search": (*_COMMON, *NARROWING),
 }

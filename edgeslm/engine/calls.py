@@ -74,11 +74,31 @@ class Text:
 
 
 @dataclass(frozen=True, slots=True)
-class Turn:
-    """One chat message, composed of fixed strings and untrusted texts."""
+class ToolCall:
+    """A function call; ``arguments`` is a JSON object, as text. Both are untrusted."""
 
-    role: Literal["system", "user", "assistant"]
+    name: str
+    arguments: str
+
+
+@dataclass(frozen=True, slots=True)
+class Turn:
+    """One chat message, composed of fixed strings and untrusted texts. ``calls`` are those of a turn of the
+    assistant; a turn of the role ``tool`` is the result of one call."""
+
+    role: Literal["system", "user", "assistant", "tool"]
     parts: tuple[str | Text, ...]
+    calls: tuple[ToolCall, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Tool:
+    """A function that the model may call. ``shown`` is its JSON as the model reads it, and ``schema`` the
+    JSON Schema of its arguments, as texts. Both are untrusted."""
+
+    name: str
+    shown: str
+    schema: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,11 +106,13 @@ class Prompt:
     """The messages of a chat, before the model's answer.
 
     The system message, if any, comes first. If the chat template has no system role, the worker merges the
-    system message into the first user message.
+    system message into the first user message. ``tools`` are shown in the way of the chat template, or in
+    ChatML's way if the template has none.
     """
 
     turns: tuple[Turn, ...]
     overflow: Overflow = "error"
+    tools: tuple[Tool, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,6 +121,16 @@ class Guide:
 
     kind: Literal["json_schema", "regex", "lark_grammar"]
     source: str
+
+
+@dataclass(frozen=True, slots=True)
+class CallRule:
+    """Which of the prompt's tools the answer may call: at most ``most`` calls of the tools ``names``. If
+    ``or_text``, the answer may be a text instead, or end with calls after it."""
+
+    names: tuple[str, ...]
+    most: int = 1
+    or_text: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,7 +146,11 @@ class Sampling:
 
 @dataclass(frozen=True, slots=True)
 class Generate:
-    """Decode up to ``max_tokens`` new tokens, ending at the model's end token or a ``stop`` string."""
+    """Decode up to ``max_tokens`` new tokens, ending at the model's end token or a ``stop`` string.
+
+    With ``calls``, a grammar lets the answer be calls of these tools; ``guide``, a JSON Schema, is then for
+    the text. Without ``calls``, a text ends where it begins to call a tool of the prompt.
+    """
 
     prompt: Prompt
     max_tokens: int
@@ -126,6 +162,7 @@ class Generate:
     """Folder of an adapter bundle that the engine was started with; None uses the base model alone."""
     only_read: bool = False
     """Prefill only: put the prompt into the cache and generate nothing."""
+    calls: CallRule | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -216,10 +253,11 @@ class Cost:
 class Output:
     """The result of a call; the kind of call decides which fields are set.
 
-    ``Generate`` sets ``text`` and ``finish_reason`` (``stop`` or ``length``). ``Score`` and ``Classify`` set
-    ``probabilities`` to one probability for each label, in the order of the labels; the probabilities sum to
-    1. ``Read`` sets ``probabilities`` to one probability for each text. ``Read`` also sets ``places``, the
-    most likely answer spans of each text, best first; they are empty if the reader isn't trained for spans.
+    ``Generate`` sets ``text``, ``finish_reason`` (``stop`` or ``length``) and ``calls``. ``Score`` and
+    ``Classify`` set ``probabilities`` to one probability for each label, in the order of the labels; the
+    probabilities sum to 1. ``Read`` sets ``probabilities`` to one probability for each text. ``Read`` also
+    sets ``places``, the most likely answer spans of each text, best first; they are empty if the reader isn't
+    trained for spans.
     ``Classify`` and ``Point`` set ``distance``, the cosine distance (0 to 2) of the text from the head's
     training data. ``Point`` sets ``fields``, and ``Embed`` sets ``vectors``.
     """
@@ -233,6 +271,7 @@ class Output:
     vectors: tuple[Vector, ...] = ()
     distance: float | None = None
     truncated: Truncated | None = None
+    calls: tuple[ToolCall, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -199,6 +199,13 @@ OPTIONS: dict[str, Option] = {
             lambda value: value if isinstance(value, str) and re.fullmatch(TOOL_NAME, value) else None,
         ),
         Option(
+            "parallel_tool_calls",
+            "true or false",
+            "generate: whether one answer may call tools several times; by default it may",
+            {"type": "boolean"},
+            lambda value: value if isinstance(value, bool) else None,
+        ),
+        Option(
             "knowledge",
             "a list of 1 to 16 names of document collections",
             "answer, search: which of the task's collections to search",

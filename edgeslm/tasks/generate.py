@@ -8,14 +8,14 @@ from dataclasses import replace
 from typing import Any
 
 from edgeslm.config.json_schemas import make_validator
-from edgeslm.engine.calls import Generate, Prompt, Text, Turn
+from edgeslm.engine.calls import Cost, Generate, Output, Prompt, Text, ToolCall, Turn
 from edgeslm.errors import InvalidRequest
 from edgeslm.messages import Request
 from edgeslm.remote.chat import Chat, parse_object
 from edgeslm.tasks.consulting import Consult, chat_messages, chat_tools
 from edgeslm.tasks.extract import bounded, check_schema
 from edgeslm.tasks.task import Ask, OnChunk, Outcome, Task, object_schema
-from edgeslm.tasks.tools import ANY_OBJECT, check_tools, choose_call, is_valid, json_guide, with_tools
+from edgeslm.tasks.tools import ANY_OBJECT, check_tools, describe, is_valid, json_guide, read_calls, rule_of
 
 STRING_CHARS = 2000
 ARRAY_ITEMS = 64
@@ -23,9 +23,6 @@ ARRAY_ITEMS = 64
 ROLES = ("system", "user", "assistant", "tool")
 OWN_OPTIONS = ("priority", "deadline_ms", "stream")
 """Options that aren't passed to another node."""
-CALL = "<tool_call>"
-"""Begins an earlier call in the chat, as Qwen, SmolLM and Hermes were trained; ends a text that the model
-writes."""
 
 
 class GenerateText(Task):
@@ -42,32 +39,34 @@ class GenerateText(Task):
             raise InvalidRequest("options.tool_choice needs options.tools")
 
     async def run(self, request: Request, ask: Ask, on_chunk: OnChunk | None) -> Outcome:
-        chat, tools = self._chat(request), request.options.get("tools", ())
-        choice, stop = self._choice(request), tuple(self.option(request, "stop"))
-        prompt = Prompt(with_tools(chat, tools) if tools else chat, overflow=self.section.overflow)
-        max_tokens, sampling = self.option(request, "max_tokens"), self.sampling(request)
-        cost = None
-        if tools and choice != "none":
-            call, cost = await choose_call(prompt, tools, choice, ask, max_tokens, sampling)
-            if call is not None and call.arguments is None:
-                return Outcome("ok", {"text": "", "finish_reason": "length"}, cost)
-            if (
-                call is not None
-                and call.arguments is not None
-                and not _was_made(call.name, call.arguments, request.input)
-            ):
-                called = {"name": call.name, "arguments": dict(call.arguments)}
-                result = {"text": "", "finish_reason": "tool_calls", "tool_calls": [called]}
-                return Outcome("ok", result, cost)
-        schema = request.options.get("schema")
+        options = request.options
+        tools, schema, rule = options.get("tools", ()), options.get("schema"), rule_of(options)
+        prompt = Prompt(self._chat(request), self.section.overflow, describe(tools))
         guide = None
         if schema is not None:
             guide = json_guide(schema if schema == ANY_OBJECT else bounded(schema, STRING_CHARS, ARRAY_ITEMS))
-        stream = bool(request.options.get("stream"))
-        stop = (*stop, CALL) if tools and guide is None else stop
-        output = await ask(Generate(prompt, max_tokens, sampling, guide, stop=stop, stream=stream), on_chunk)
-        if cost is not None:
-            output = replace(output, cost=cost + output.cost)
+        call = Generate(
+            prompt,
+            self.option(request, "max_tokens"),
+            self.sampling(request),
+            guide,
+            stop=tuple(self.option(request, "stop")),
+            stream=bool(options.get("stream")),
+            calls=rule,
+        )
+        output = await ask(call, on_chunk)
+        is_cut = output.finish_reason == "length" and not output.text and not output.calls
+        if rule is not None and is_cut:
+            shorter = replace(call, prompt=replace(prompt, tools=describe(tools, tight=True)))
+            output = _with_cost(await ask(shorter, on_chunk), output.cost)
+            if not output.calls and not output.text:
+                return Outcome.of(output, {"text": "", "finish_reason": "length"})
+        calls = read_calls(output.calls, tools, _made_calls(request.input))
+        if output.calls and not calls and not output.text:  # all of them were made already
+            output = _with_cost(await ask(replace(call, calls=None), on_chunk), output.cost)
+        if calls:
+            result = {"text": output.text, "finish_reason": "tool_calls", "tool_calls": calls}
+            return Outcome.of(output, result)
         return Outcome.of(output, {"text": output.text, "finish_reason": output.finish_reason})
 
     def result_schema(self) -> dict[str, Any]:
@@ -140,17 +139,12 @@ class GenerateText(Task):
         if any(item["role"] == "system" for item in messages[1:]):
             raise InvalidRequest("a system message can only be the first one")
         turns: list[Turn] = [*own]
-        was_told = False
         for item in messages:
             # Only the last message may be truncated.
             turn = _turn(item, cut=item is messages[-1])
-            is_told = item["role"] == "tool"
-            if turns and turn.role == turns[-1].role and (turn.role == "system" or is_told or was_told):
-                turn = Turn(
-                    turn.role, (*turns.pop().parts, "\n\n" if turn.role == "system" else "\n", *turn.parts)
-                )
+            if turns and turn.role == turns[-1].role == "system":
+                turn = Turn("system", (*turns.pop().parts, "\n\n", *turn.parts))
             turns.append(turn)
-            was_told = is_told
         return tuple(turns)
 
 
@@ -180,24 +174,25 @@ def _is_call(call: Any) -> bool:
 
 
 def _turn(item: Mapping[str, Any], *, cut: bool) -> Turn:
-    if item["role"] == "tool":
-        return Turn("user", ("<tool_response>\n", Text(item["content"], cut=cut), "\n</tool_response>"))
-    parts: list[str | Text] = (
-        [Text(item["content"], cut=cut)] if item["content"] or not item.get("tool_calls") else []
+    calls = tuple(
+        ToolCall(call["name"], json.dumps(call["arguments"], ensure_ascii=False))
+        for call in item.get("tool_calls", ())
     )
-    for call in item.get("tool_calls", ()):
-        shown = json.dumps({"name": call["name"], "arguments": call["arguments"]}, ensure_ascii=False)
-        parts += ["\n" if parts else "", f"{CALL}\n", Text(shown), "\n</tool_call>"]
-    return Turn(item["role"], tuple(part for part in parts if part != ""))
+    return Turn(
+        item["role"], (Text(item["content"], cut=cut),) if item["content"] or not calls else (), calls
+    )
 
 
-def _was_made(name: str, arguments: Mapping[str, Any], input: str | Mapping[str, Any]) -> bool:
-    """Whether the chat has the same call since its last user message: a small model would call without
-    end."""
+def _made_calls(input: str | Mapping[str, Any]) -> list[Any]:
+    """The calls since the last message of the user."""
     messages: Sequence[Mapping[str, Any]] = input["messages"] if isinstance(input, Mapping) else ()
+    made: list[Any] = []
     for item in reversed(messages):
         if item["role"] == "user":
-            return False
-        if any(call == {"name": name, "arguments": arguments} for call in item.get("tool_calls", ())):
-            return True
-    return False
+            break
+        made += item.get("tool_calls", ())
+    return made
+
+
+def _with_cost(output: Output, more: Cost) -> Output:
+    return replace(output, cost=more + output.cost)

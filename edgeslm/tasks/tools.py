@@ -1,5 +1,5 @@
-"""Tool calls of ``generate``: the model chooses a function by scored labels, in one pass, and writes its
-arguments under a grammar made of the function's JSON Schema.
+"""Tool calls of ``generate``: the model writes them in the format of its chat template, under a grammar made
+of the functions' names and JSON Schemas.
 
 A call therefore always names one of the request's tools, and its arguments always fit the schema. All texts
 of a request are untrusted, descriptions of tools too.
@@ -9,11 +9,10 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 from edgeslm.config.json_schemas import make_validator
-from edgeslm.engine.calls import Cost, Generate, Guide, Prompt, Sampling, Score, Text, Turn
+from edgeslm.engine.calls import CallRule, Guide, Tool, ToolCall
 from edgeslm.errors import InvalidRequest
 from edgeslm.tasks.extract import (
     ARRAY_ITEMS,
@@ -23,24 +22,14 @@ from edgeslm.tasks.extract import (
     bounded,
     check_schema,
 )
-from edgeslm.tasks.task import Ask
 
 ANY_OBJECT: Mapping[str, Any] = {"type": "object"}
 """The schema of any JSON object."""
-NO_CALL = "none"
-"""The label that stands for an answer in words."""
+NOTHING: Mapping[str, Any] = {"type": "object", "additionalProperties": False}
+"""The schema of an object without fields."""
+MOST_CALLS = 8
+"""Maximum number of calls in one answer."""
 _SAYS_NOTHING = frozenset({"type", "additionalProperties", "description", "title", "$schema"})
-_BEFORE = "You may call one of these functions. Each line has the JSON of one function.\n"
-_CHOOSE = "\n\nWhich function answers this message? Answer with its name, or with none if no function fits."
-_CHOOSE_ONE = "\n\nWhich function answers this message? Answer with its name and nothing else."
-
-
-@dataclass(frozen=True, slots=True)
-class ToolCall:
-    """A call that the model chose; ``arguments`` are None if they were cut off."""
-
-    name: str
-    arguments: Mapping[str, Any] | None
 
 
 def check_tools(tools: Sequence[Mapping[str, Any]], choice: str) -> None:
@@ -52,8 +41,6 @@ def check_tools(tools: Sequence[Mapping[str, Any]], choice: str) -> None:
             check_schema(tool["parameters"], f"options.tools: {tool['name']}: parameters")
     if choice not in ("auto", "none", "required") and all(tool["name"] != choice for tool in tools):
         raise InvalidRequest(f"options.tool_choice: there is no tool {choice!r} in options.tools")
-    if choice == "auto" and any(tool["name"] == NO_CALL for tool in tools):
-        raise InvalidRequest(f"options.tools: a tool can't be called {NO_CALL!r}")
 
 
 def takes_nothing(tool: Mapping[str, Any]) -> bool:
@@ -72,44 +59,42 @@ def is_valid(call: Mapping[str, Any], tools: Sequence[Mapping[str, Any]]) -> boo
     return make_validator(tool["parameters"]).is_valid(dict(call["arguments"]))
 
 
-def with_tools(turns: Sequence[Turn], tools: Sequence[Mapping[str, Any]]) -> tuple[Turn, ...]:
-    """The chat with a description of the tools at the end of its system message, where the prefix cache keeps
-    it for later requests with the same tools."""
-    lines = Text("\n".join(json.dumps(tool, ensure_ascii=False) for tool in tools))
-    if turns and turns[0].role == "system":
-        return (Turn("system", (*turns[0].parts, "\n\n", _BEFORE, lines)), *turns[1:])
-    return (Turn("system", (_BEFORE, lines)), *turns)
+def describe(tools: Sequence[Mapping[str, Any]], *, tight: bool = False) -> tuple[Tool, ...]:
+    """The tools for the engine. :param tight: with shorter limits of strings and lists."""
+    limits = (TIGHT_STRING_CHARS, TIGHT_ARRAY_ITEMS) if tight else (STRING_CHARS, ARRAY_ITEMS)
+    return tuple(
+        Tool(
+            tool["name"],
+            json.dumps(tool, ensure_ascii=False),
+            json.dumps(NOTHING if takes_nothing(tool) else bounded(tool["parameters"], *limits)),
+        )
+        for tool in tools
+    )
 
 
-async def choose_call(
-    prompt: Prompt,
-    tools: Sequence[Mapping[str, Any]],
-    choice: str,
-    ask: Ask,
-    max_tokens: int,
-    sampling: Sampling,
-) -> tuple[ToolCall | None, Cost]:
-    """The function that the model calls, None if it answers in words, and the cost. ``prompt`` has the tools.
-    If the arguments don't fit ``max_tokens``, the call has none.
-    """
-    names = [tool["name"] for tool in tools]
-    name, cost = (choice, Cost()) if choice in names else await _choose_name(prompt, names, choice, ask)
-    if name == NO_CALL:
-        return None, cost
-    tool = next(tool for tool in tools if tool["name"] == name)
-    if takes_nothing(tool):
-        return ToolCall(name, {}), cost
-    schema = tool["parameters"]
-    asked = ("\n\nWrite the arguments of the function ", Text(name), " as a JSON object.")
-    for chars, items in ((STRING_CHARS, ARRAY_ITEMS), (TIGHT_STRING_CHARS, TIGHT_ARRAY_ITEMS)):
-        guide = json_guide(bounded(schema, chars, items))
-        output = await ask(Generate(_asking(prompt, asked), max_tokens, sampling, guide))
-        cost += output.cost
-        try:
-            return ToolCall(name, _without_empty(json.loads(output.text), schema)), cost
-        except ValueError:
-            continue
-    return ToolCall(name, None), cost
+def rule_of(options: Mapping[str, Any]) -> CallRule | None:
+    """Which tools an answer to a request may call; None for no tool."""
+    tools, choice = options.get("tools", ()), options.get("tool_choice", "auto")
+    if not tools or choice == "none":
+        return None
+    names = tuple(tool["name"] for tool in tools)
+    most = MOST_CALLS if options.get("parallel_tool_calls", True) else 1
+    return CallRule((choice,) if choice in names else names, most, or_text=choice == "auto")
+
+
+def read_calls(
+    calls: Sequence[ToolCall], tools: Sequence[Mapping[str, Any]], made: Sequence[Any]
+) -> list[dict[str, Any]]:
+    """The calls of an answer, each once, without those that the chat ``made`` already: a small model would
+    repeat itself without end."""
+    schemas = {tool["name"]: tool.get("parameters", ANY_OBJECT) for tool in tools}
+    found: list[dict[str, Any]] = []
+    for call in calls:
+        arguments = _without_empty(json.loads(call.arguments), schemas[call.name])
+        one = {"name": call.name, "arguments": arguments}
+        if one not in found and one not in made:
+            found.append(one)
+    return found
 
 
 def _without_empty(arguments: dict[str, Any], schema: Mapping[str, Any]) -> dict[str, Any]:
@@ -120,22 +105,6 @@ def _without_empty(arguments: dict[str, Any], schema: Mapping[str, Any]) -> dict
         name: value for name, value in arguments.items() if name in required or value not in ("", [], None)
     }
     return kept if make_validator(schema).is_valid(kept) else arguments
-
-
-async def _choose_name(prompt: Prompt, names: Sequence[str], choice: str, ask: Ask) -> tuple[str, Cost]:
-    is_free = choice == "auto"
-    labels = (*names, NO_CALL) if is_free else tuple(names)
-    if len(labels) == 1:
-        return labels[0], Cost()
-    output = await ask(Score(_asking(prompt, (_CHOOSE if is_free else _CHOOSE_ONE,)), labels))
-    best = max(range(len(labels)), key=output.probabilities.__getitem__)
-    return labels[best], output.cost
-
-
-def _asking(prompt: Prompt, question: tuple[str | Text, ...]) -> Prompt:
-    """The prompt with a question at the end of its last message."""
-    *before, last = prompt.turns
-    return Prompt((*before, Turn(last.role, (*last.parts, *question))), prompt.overflow)
 
 
 def json_guide(schema: Mapping[str, Any]) -> Guide:

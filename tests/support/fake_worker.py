@@ -39,6 +39,7 @@ from edgeslm.engine.calls import (
     Read,
     Score,
     Text,
+    ToolCall,
 )
 from edgeslm.engine.frames import FROM_ENGINE, TO_ENGINE, Chunk, Done, Failed, Ready, Start
 from edgeslm.ipc.pipe import Pipe
@@ -113,6 +114,8 @@ class Worker:
                 COST, probabilities=tuple(0.9 if i == chosen else rest for i in range(len(call.labels)))
             )
         if isinstance(call, Generate):
+            if calls := _calls_for(call, text):
+                return Output(COST, calls=calls, finish_reason="stop")
             said = _fields_for(call) if call.guide and call.guide.kind == "json_schema" else text
             if call.stream:
                 first, *others = said.split(" ")
@@ -148,8 +151,20 @@ def _relevance(text: str) -> float:
 
 def _fields_for(call: Generate) -> str:
     assert call.guide is not None
-    properties = json.loads(call.guide.source).get("properties", {})
-    return json.dumps(dict.fromkeys(properties, "press-4"))
+    return _object_of(call.guide.source)
+
+
+def _object_of(schema: str) -> str:
+    return json.dumps(dict.fromkeys(json.loads(schema).get("properties", {}), "press-4"))
+
+
+def _calls_for(call: Generate, text: str) -> tuple[ToolCall, ...]:
+    """The tools that the text names; the first one if one must be called."""
+    if call.calls is None:
+        return ()
+    tools = [tool for tool in call.prompt.tools if tool.name in call.calls.names]
+    named = [tool for tool in tools if tool.name in text] or ([] if call.calls.or_text else tools[:1])
+    return tuple(ToolCall(tool.name, _object_of(tool.schema)) for tool in named[: call.calls.most])
 
 
 def _pointed(call: Point) -> tuple[Pointed, ...]:

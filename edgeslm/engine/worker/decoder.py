@@ -45,6 +45,7 @@ from edgeslm.engine.worker.prefix_cache import FOLDER
 from edgeslm.engine.worker.prepared import PROMPT_TOKENS
 from edgeslm.engine.worker.prompt import ChatTokenizer, Encoded
 from edgeslm.engine.worker.room import check_room
+from edgeslm.engine.worker.tool_format import constrain, read_answer
 from edgeslm.engine.worker.transcript import Transcript
 from edgeslm.errors import BundleError, Cancelled, InternalError, InvalidRequest, TooLong
 from edgeslm.hardware.board import usable_cores
@@ -130,6 +131,7 @@ class Decoder:
         self._writes_apart = bool(written) and not adapters  # not in the graph that takes adapters
         self.context_length = bundle.manifest.context_length
         self._chat = ChatTokenizer(path)
+        self._special = self._chat.special_tokens
         config_file = path / "genai_config.json"
         try:
             settings = json.loads(config_file.read_text("utf-8"))
@@ -204,6 +206,7 @@ class Decoder:
                 "the input included; ask for fewer"
             )
         ids, truncated, _ = self._chat.encode(call.prompt, self.context_length - call.max_tokens)
+        call = constrain(call, self._chat.tool_format, self._special)
         started = time.perf_counter()
         is_greedy = call.sampling.temperature == 0
         key = self._key_of(call, self.context_length - len(ids) - call.max_tokens)
@@ -215,9 +218,11 @@ class Decoder:
         if is_greedy:
             self._slots.put(slot)
         ended = time.perf_counter()
+        written = read_answer(call, self._chat.tool_format, words.text)
         return Output(
-            text=words.text,
-            finish_reason=finish_reason,
+            text=written.text,
+            calls=written.calls,
+            finish_reason="length" if written.is_cut else finish_reason,
             truncated=truncated,
             cost=Cost(
                 prefill_ms=(prefilled - started) * 1000,
@@ -377,7 +382,8 @@ class Decoder:
     def _decode(
         self, slot: KvSlot, call: Generate, emit: OnText, cancelled: IsCancelled
     ) -> tuple[float, Transcript, str]:
-        words = Transcript(self._chat.tokenizer, call.stop, emit if call.stream else None)
+        marks = () if call.calls is None else self._chat.tool_format.marks
+        words = Transcript(self._chat.tokenizer, call.stop, emit if call.stream else None, marks)
         prefilled = 0.0
         while words.count < call.max_tokens:
             if cancelled():

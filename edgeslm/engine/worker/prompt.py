@@ -12,7 +12,9 @@ from __future__ import annotations
 import datetime
 import json
 import re
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, Final, NamedTuple
@@ -23,8 +25,9 @@ import jinja2.nodes
 import jinja2.sandbox
 from tokenizers import Tokenizer
 
-from edgeslm.engine.calls import Prompt, Text, Turn
+from edgeslm.engine.calls import Prompt, Text, Tool, ToolCall, Turn
 from edgeslm.engine.worker.overflow import fit
+from edgeslm.engine.worker.tool_format import HERMES, ToolFormat, find_format
 from edgeslm.errors import BundleError, InvalidRequest, TooLong
 from edgeslm.messages import Truncated
 
@@ -35,6 +38,72 @@ fast machines use larger steps."""
 _HOLE = "\ue000{}\ue001"
 """Placeholder for a text, made of private-use characters, which no template contains."""
 _HOLES = re.compile("\ue000(\\d+)\ue001")
+_SHOW_TOOLS = (
+    "You may call functions. Each line within <tools></tools> has the JSON of one function.\n<tools>\n",
+    "\n</tools>\nTo call functions, write a JSON object for each call within <tool_call></tool_call>:\n"
+    '<tool_call>\n{"name": <name of the function>, "arguments": <JSON object>}\n</tool_call>',
+)
+"""What comes before and after the tools, for chat templates that show none."""
+_PROBE_TOOL = Tool(
+    "probe_tool",
+    json.dumps(
+        {
+            "name": "probe_tool",
+            "description": "probe_text",
+            "parameters": {
+                "type": "object",
+                "properties": {"probe_name": {"type": "string", "description": "probe_text"}},
+                "required": ["probe_name"],
+            },
+        }
+    ),
+    "{}",
+)
+
+
+_CALL_ID = "call{:05}"
+"""Nine letters and digits, as Mistral's templates want an id."""
+
+
+class _Holes:
+    """The untrusted texts of a prompt, each with a placeholder. ``once`` are the numbers of the texts that a
+    template must show once."""
+
+    def __init__(self) -> None:
+        self.texts: list[Text] = []
+        self.once: list[int] = []
+
+    def add(self, text: Text) -> str:
+        self.texts.append(text)
+        return _HOLE.format(len(self.texts) - 1)
+
+
+class _Json(dict[str, Any]):
+    """A JSON object that a template shows: ``tojson`` writes it as one placeholder. Its texts are
+    placeholders too, but for those of ``plain``."""
+
+    def __init__(self, real: Mapping[str, Any], holes: _Holes, **plain: Any) -> None:
+        super().__init__({name: _shown(value, holes) for name, value in real.items()} | plain)
+        self._real, self._holes = real, holes
+
+    def placeholder(self, **settings: Any) -> str:
+        return self._holes.add(Text(json.dumps(self._real, ensure_ascii=False, **settings)))
+
+
+def _shown(value: Any, holes: _Holes) -> Any:
+    if isinstance(value, dict):
+        return _Json(value, holes)
+    if isinstance(value, list):
+        return [_shown(item, holes) for item in value]
+    return holes.add(Text(value)) if isinstance(value, str) else value
+
+
+def _to_json(value: Any, **settings: Any) -> str:
+    if isinstance(value, _Json):
+        return value.placeholder(**settings)
+    if isinstance(value, list) and any(isinstance(item, _Json) for item in value):
+        return f"[{', '.join(_to_json(item, **settings) for item in value)}]"
+    return json.dumps(value, ensure_ascii=False, **settings)
 
 
 class _Generation(jinja2.ext.Extension):
@@ -57,7 +126,7 @@ def _compile(template: str) -> jinja2.Template:
     environment = jinja2.sandbox.ImmutableSandboxedEnvironment(
         trim_blocks=True, lstrip_blocks=True, extensions=[jinja2.ext.loopcontrols, _Generation]
     )
-    environment.filters["tojson"] = lambda value, **kw: json.dumps(value, ensure_ascii=False, **kw)
+    environment.filters["tojson"] = _to_json
     environment.globals["raise_exception"] = _raise_exception
     environment.globals["strftime_now"] = lambda form: datetime.datetime.now().strftime(form)
     return environment.from_string(template)
@@ -120,12 +189,25 @@ class ChatTokenizer:
             if key.endswith("_token") and isinstance(value, (str, dict))
         }
         self._has_system_role = self._renders_system_role()
+        self._writes_arguments = True
+        self.tool_format = self._find_tool_format()
+        """How the model writes calls."""
         self._encode_fixed = lru_cache(maxsize=256)(self._encode_special)
 
-    def render(self, turns: Sequence[dict[str, str]]) -> str:
+    def render(
+        self,
+        turns: Sequence[Mapping[str, Any]],
+        tools: Sequence[Mapping[str, Any]] = (),
+        *,
+        add_generation_prompt: bool = True,
+    ) -> str:
         """The chat as one string, up to the start of the model's answer."""
         return self._template.render(
-            messages=turns, add_generation_prompt=True, enable_thinking=False, tools=None, **self._special
+            messages=turns,
+            add_generation_prompt=add_generation_prompt,
+            enable_thinking=False,
+            tools=list(tools) or None,
+            **self._special,
         )
 
     def encode_text(self, text: str) -> list[int]:
@@ -140,16 +222,18 @@ class ChatTokenizer:
         :raises TooLong: the prompt doesn't fit, even with the truncation that its ``overflow`` allows.
         :raises InvalidRequest: the model's chat template refuses the messages.
         """
-        texts: list[Text] = []
-        messages = [
-            {"role": turn.role, "content": _fill(turn, texts)} for turn in self._fold_system(prompt.turns)
-        ]
+        holes = _Holes()
+        turns, tools = prompt.turns, [_tool(tool, holes) for tool in prompt.tools]
+        if not self.shows_tools:
+            turns, tools = _flatten(turns, prompt.tools), []
+        messages = self._messages(self._fold_system(turns), holes)
         try:
-            rendered = self.render(messages)
+            rendered = self.render(messages, tools)
         except Exception as error:  # jinja2.TemplateError, or what the template's own operations raise
             raise InvalidRequest(f"the model's chat template refuses these messages: {error}") from None
-        pieces = _HOLES.split(rendered)
-        if sorted(map(int, pieces[1::2])) != list(range(len(texts))):
+        pieces, texts = _HOLES.split(rendered), holes.texts
+        shown = Counter(map(int, pieces[1::2]))
+        if any(shown[number] != 1 for number in holes.once):
             raise InvalidRequest("the model's chat template doesn't show each of these messages once")
         fixed = [list(self._encode_fixed(piece)) for piece in pieces[::2]]
         outside = [texts[int(number)] for number in pieces[1::2]]
@@ -171,9 +255,70 @@ class ChatTokenizer:
             ids += text_ids + piece
         return Encoded(ids, truncated, len(ids) if same is None else same)
 
+    @property
+    def special_tokens(self) -> dict[str, int]:
+        """Ids of the tokens that a decoded text doesn't show."""
+        added = self.tokenizer.get_added_tokens_decoder()
+        return {token.content: number for number, token in added.items() if token.special}
+
     def _encode_special(self, piece: str) -> tuple[int, ...]:
         self.tokenizer.encode_special_tokens = False
         return tuple(self.tokenizer.encode(piece, add_special_tokens=False).ids)
+
+    def _messages(self, turns: Sequence[Turn], holes: _Holes) -> list[dict[str, Any]]:
+        """The chat as templates take it. Calls have numbers as their ids, and results the ids of the calls in
+        the order of the chat."""
+        messages: list[dict[str, Any]] = []
+        made = told = 0
+        for turn in turns:
+            message: dict[str, Any] = {"role": turn.role, "content": _fill(turn.parts, holes)}
+            if turn.calls:
+                calls = enumerate(turn.calls, made)
+                message["tool_calls"] = [self._call(call, number, holes) for number, call in calls]
+                made += len(turn.calls)
+            if turn.role == "tool":
+                message["tool_call_id"] = _CALL_ID.format(told)
+                told += 1
+            messages.append(message)
+        return messages
+
+    def _call(self, call: ToolCall, number: int, holes: _Holes) -> dict[str, Any]:
+        arguments: Any = holes.add(Text(call.arguments))
+        if not self._writes_arguments:
+            arguments = _Json(json.loads(call.arguments), holes)
+        function = {"name": holes.add(Text(call.name)), "arguments": arguments}
+        return {"id": _CALL_ID.format(number), "type": "function", "function": function}
+
+    def _find_tool_format(self) -> ToolFormat:
+        """The format of the template's calls, if it shows tools in a safe way."""
+        self.shows_tools = self._can_show_tools()
+        for written in (False, True) if self.shows_tools else ():
+            self._writes_arguments = written
+            if (found := find_format(self._render_probe, self._probe_call)) is not None:
+                return found
+        self.shows_tools = False
+        return HERMES
+
+    def _can_show_tools(self) -> bool:
+        """Whether the template shows a tool in placeholders alone, but for its name."""
+        holes = _Holes()
+        try:
+            shown = self.render([{"role": "user", "content": "Hi"}], [_tool(_PROBE_TOOL, holes)])
+        except Exception:  # as in encode
+            return False
+        pieces = _HOLES.split(shown)
+        inside = "".join(holes.texts[int(number)].value for number in pieces[1::2])
+        outside = "".join(pieces[::2])
+        is_whole = all(word in inside + outside for word in ("probe_tool", "probe_text", "probe_name"))
+        return is_whole and "probe_text" not in outside and "probe_name" not in outside
+
+    def _render_probe(self, messages: Sequence[Mapping[str, Any]], *, add_generation_prompt: bool) -> str:
+        """A chat without placeholders."""
+        return self.render(messages, add_generation_prompt=add_generation_prompt)
+
+    def _probe_call(self, name: str, arguments: str, number: int) -> dict[str, Any]:
+        function = {"name": name, "arguments": arguments if self._writes_arguments else json.loads(arguments)}
+        return {"id": _CALL_ID.format(number), "type": "function", "function": function}
 
     def _renders_system_role(self) -> bool:
         """Whether the chat template renders a system message. Some templates (Gemma-2) refuse system
@@ -187,18 +332,50 @@ class ChatTokenizer:
     def _fold_system(self, turns: tuple[Turn, ...]) -> tuple[Turn, ...]:
         if self._has_system_role or len(turns) < 2 or turns[0].role != "system":
             return turns
-        first = Turn(turns[1].role, (*turns[0].parts, "\n\n", *turns[1].parts))
+        first = replace(turns[1], parts=(*turns[0].parts, "\n\n", *turns[1].parts))
         return (first, *turns[2:])
 
 
-def _fill(turn: Turn, texts: list[Text]) -> str:
-    """Returns the content of a chat message with a placeholder for each untrusted text; appends the untrusted
-    texts to ``texts``."""
+def _fill(parts: Sequence[str | Text], holes: _Holes) -> str:
+    """The content of a chat message, with a placeholder for each untrusted text."""
     content = []
-    for part in turn.parts:
+    for part in parts:
         if isinstance(part, Text) or _HOLES.search(part):
-            content.append(_HOLE.format(len(texts)))
-            texts.append(part if isinstance(part, Text) else Text(part))
+            holes.once.append(len(holes.texts))
+            content.append(holes.add(part if isinstance(part, Text) else Text(part)))
         else:
             content.append(part)
     return "".join(content)
+
+
+def _tool(tool: Tool, holes: _Holes) -> _Json:
+    """A tool, as templates take it."""
+    function = json.loads(tool.shown)
+    inner = _Json(function, holes, name=tool.name)
+    return _Json({"type": "function", "function": function}, holes, type="function", function=inner)
+
+
+def _flatten(turns: Sequence[Turn], tools: Sequence[Tool]) -> tuple[Turn, ...]:
+    """The chat for a template that has no tools: calls and results as ChatML models were trained on them, and
+    the tools at the end of the system message, where the prefix cache keeps them for later requests."""
+    flat: list[Turn] = []
+    was_result = False
+    for turn in turns:
+        parts = list(turn.parts)
+        for call in turn.calls:
+            said = {"name": call.name, "arguments": json.loads(call.arguments)}
+            shown = json.dumps(said, ensure_ascii=False)
+            parts += ["\n" if parts else "", "<tool_call>\n", Text(shown), "\n</tool_call>"]
+        is_result, role = turn.role == "tool", turn.role
+        if is_result:
+            parts, role = ["<tool_response>\n", *parts, "\n</tool_response>"], "user"
+        if flat and flat[-1].role == role == "user" and (is_result or was_result):
+            parts = [*flat.pop().parts, "\n", *parts]
+        flat.append(Turn(role, tuple(part for part in parts if part != "")))
+        was_result = is_result
+    if tools:
+        before, after = _SHOW_TOOLS
+        told = (before, Text("\n".join(tool.shown for tool in tools)), after)
+        own = (*flat.pop(0).parts, "\n\n") if flat and flat[0].role == "system" else ()
+        flat.insert(0, Turn("system", (*own, *told)))
+    return tuple(flat)

@@ -12,12 +12,18 @@ from edgeslm.engine.calls import OnText
 
 class Transcript:
     """Decodes token ids piece by piece up to a stop string; holds back text that may be the beginning of a
-    stop string."""
+    stop string.
 
-    def __init__(self, tokenizer: Tokenizer, stop: Sequence[str], emit: OnText | None) -> None:
+    :param marks: how a tool call may begin: nothing from it on is emitted, and special tokens are text.
+    """
+
+    def __init__(
+        self, tokenizer: Tokenizer, stop: Sequence[str], emit: OnText | None, marks: Sequence[str] = ()
+    ) -> None:
         self._tokenizer = tokenizer
-        self._stream = DecodeStream(skip_special_tokens=True)
+        self._stream = DecodeStream(skip_special_tokens=not marks)
         self._stop = [s for s in stop if s]
+        self._marks = marks
         self._emit = emit
         self._ids: list[int] = []
         self._sent = 0
@@ -35,6 +41,8 @@ class Transcript:
         if not piece:
             return False
         self.text += piece
+        if any(mark in self.text for mark in self._marks):
+            return False
         if self._stop:
             ends = [at for s in self._stop if (at := self.text.find(s)) >= 0]
             if ends:
@@ -45,14 +53,16 @@ class Transcript:
         return False
 
     def finish(self) -> None:
-        self._send(len(self.text))
+        begun = [at for mark in self._marks if (at := self.text.find(mark)) >= 0]
+        self._send(min(begun, default=len(self.text)))
 
     def _held_back(self) -> int:
         """Length of the longest suffix of the text that is the beginning of a stop string."""
-        longest = max(map(len, self._stop), default=1) - 1
+        awaited = [*self._stop, *self._marks]
+        longest = max(map(len, awaited), default=1) - 1
         for length in range(min(longest, len(self.text)), 0, -1):
             tail = self.text[-length:]
-            if any(s.startswith(tail) for s in self._stop):
+            if any(s.startswith(tail) for s in awaited):
                 return length
         return 0
 

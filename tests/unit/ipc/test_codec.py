@@ -235,7 +235,7 @@ def test_prompts_keep_what_is_ours_and_what_is_from_outside_apart() -> None:
     start = Start(1, Generate(prompt, 8, stop=("\n",)), 5)
     assert TO_ENGINE.decode(TO_ENGINE.encode(start)) == start
     with pytest.raises(FrameError):
-        bad = Generate(Prompt((Turn("tool", ()),)), 8)  # type: ignore[arg-type]
+        bad = Generate(Prompt((Turn("judge", ()),)), 8)  # type: ignore[arg-type]
         TO_ENGINE.encode(Start(1, bad, 5))
 
 

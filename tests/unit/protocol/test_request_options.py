@@ -32,6 +32,7 @@ GOOD: list[tuple[str, Any, Any]] = [
     ("schema", {"type": "object"}, {"type": "object"}),
     ("tools", [{"name": "turn_on"}], [{"name": "turn_on"}]),
     ("tool_choice", "required", "required"),
+    ("parallel_tool_calls", False, False),
     ("knowledge", ["manuals"], ["manuals"]),
     ("context", "a text", "a text"),
     ("sources", "press/*", "press/*"),
@@ -46,6 +47,7 @@ BAD: list[tuple[str, Any]] = [
     ("tools", [{"name": "a", "parameters": "none"}]),
     ("tools", [{"description": "a"}]),
     ("tool_choice", ""),
+    ("parallel_tool_calls", "no"),
     ("tool_choice", {"name": "a"}),
     ("max_tokens", 0),
     ("max_tokens", 65537),
@@ -122,7 +124,7 @@ def test_the_schema_takes_what_is_taken(name: str, value: Any) -> None:
 def test_every_option_of_the_contract_is_there() -> None:
     contract = (
         "max_tokens temperature top_p repetition_penalty stop seed stream priority deadline_ms labels schema "
-        "tools tool_choice knowledge context sources since until"
+        "tools tool_choice parallel_tool_calls knowledge context sources since until"
     )
     assert set(OPTIONS) == set(contract.split())
 

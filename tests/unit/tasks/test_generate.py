@@ -7,7 +7,7 @@ import jsonschema
 import pytest
 
 from edgeslm.config.loader import Task as TaskSection
-from edgeslm.engine.calls import Generate, Output, Text, Turn
+from edgeslm.engine.calls import Generate, Output, Text, ToolCall, Turn
 from edgeslm.errors import InvalidRequest
 from edgeslm.messages import Request
 from edgeslm.tasks import Task, make_task
@@ -99,20 +99,17 @@ def test_a_system_message_comes_after_the_tasks_own() -> None:
     assert turns[0] == Turn("system", ("Be brief.", "\n\n", Text("x")))
 
 
-def test_results_of_tools_are_one_message_of_the_user() -> None:
+def test_calls_and_their_results_are_turns_of_their_own() -> None:
     call = {"name": "turn_on", "arguments": {"device": "light"}}
     messages = [
         {"role": "user", "content": "On!"},
         {"role": "assistant", "content": "", "tool_calls": [call]},
         {"role": "tool", "content": "done"},
-        {"role": "tool", "content": "really"},
         {"role": "user", "content": "Thanks"},
     ]
     turns = turns_of(make(), {"messages": messages})
-    assert [turn.role for turn in turns] == ["user", "assistant", "user"]
-    shown = Text('{"name": "turn_on", "arguments": {"device": "light"}}')
-    assert turns[1].parts == ("<tool_call>\n", shown, "\n</tool_call>")
-    assert [part.value for part in turns[2].parts if isinstance(part, Text)] == ["done", "really", "Thanks"]
+    assert turns[1] == Turn("assistant", (), (ToolCall("turn_on", '{"device": "light"}'),))
+    assert turns[2:] == (Turn("tool", (Text("done"),)), Turn("user", (Text("Thanks", cut=True),)))
 
 
 def test_options_that_are_not_allowed() -> None:

@@ -12,7 +12,7 @@ import pytest
 
 from edgeslm.config.loader import Task as TaskSection
 from edgeslm.config.task_kinds import POSSIBLE
-from edgeslm.engine.calls import Call, Cost, Generate, Output, Score, Text
+from edgeslm.engine.calls import Call, CallRule, Cost, Generate, Output, ToolCall
 from edgeslm.errors import InvalidRequest
 from edgeslm.messages import Request
 from edgeslm.tasks import Task, make_task
@@ -37,19 +37,21 @@ def make() -> Task:
 
 
 class Engine:
-    """Prefers a label, and writes the same text each time."""
+    """Answers with the outputs, the last one again and again."""
 
-    def __init__(self, label: str = "", text: str = "Hello") -> None:
-        self.label = label
-        self.text = text
-        self.calls: list[Call] = []
+    def __init__(self, *outputs: Output) -> None:
+        self.outputs = list(outputs) or [Output(Cost(prompt_tokens=1), text="Hello", finish_reason="stop")]
+        self.calls: list[Generate] = []
 
     async def __call__(self, call: Call, on_chunk: Callable[[str], None] | None = None) -> Output:
+        assert isinstance(call, Generate)
         self.calls.append(call)
-        if isinstance(call, Score):
-            shares = tuple(float(label == self.label) for label in call.labels)
-            return Output(Cost(prompt_tokens=1), probabilities=shares)
-        return Output(Cost(prompt_tokens=1), text=self.text, finish_reason="stop")
+        return self.outputs.pop(0) if len(self.outputs) > 1 else self.outputs[0]
+
+
+def calling(*calls: tuple[str, str], text: str = "", finish_reason: str = "stop") -> Output:
+    made = tuple(ToolCall(*call) for call in calls)
+    return Output(Cost(prompt_tokens=1), text=text, finish_reason=finish_reason, calls=made)
 
 
 def run(engine: Engine, sent: Any = "On!", **options: Any) -> Outcome:
@@ -60,31 +62,35 @@ def run(engine: Engine, sent: Any = "On!", **options: Any) -> Outcome:
     return outcome
 
 
-def test_a_call_is_chosen_by_labels_and_written_under_its_schema() -> None:
-    engine = Engine("turn_on", '{"device":"light"}')
+def test_a_call_is_written_under_the_schemas_of_the_tools() -> None:
+    engine = Engine(calling(("turn_on", '{"device": "light"}')))
     outcome = run(engine, tools=TOOLS)
     assert outcome.result == {
         "text": "",
         "finish_reason": "tool_calls",
         "tool_calls": [{"name": "turn_on", "arguments": {"device": "light"}}],
     }
-    chosen, written = engine.calls
-    assert isinstance(chosen, Score) and isinstance(written, Generate)
-    assert chosen.labels == ("turn_on", "weather", "none")
-    assert written.guide is not None
-    schema = json.loads(written.guide.source)
+    (call,) = engine.calls
+    assert call.calls == CallRule(("turn_on", "weather"), most=8, or_text=True)
+    lamp, weather = call.prompt.tools
+    assert (lamp.name, json.loads(lamp.shown)) == ("turn_on", TURN_ON)
+    schema = json.loads(lamp.schema)
     assert schema["properties"]["device"]["maxLength"] == 200
     assert schema["additionalProperties"] is False
-    assert outcome.cost.prompt_tokens == 2
-    system = chosen.prompt.turns[0]
-    assert system.role == "system"
-    assert [type(part) for part in system.parts if "turn_on" in str(part)] == [Text]
+    assert json.loads(weather.schema) == {"type": "object", "additionalProperties": False}
+
+
+def test_several_calls_each_once() -> None:
+    lamp, fan = ("turn_on", '{"device": "lamp"}'), ("turn_on", '{"device": "fan"}')
+    result = run(Engine(calling(lamp, fan, lamp, text="Sure. ")), tools=TOOLS).result
+    assert [call["arguments"]["device"] for call in result["tool_calls"]] == ["lamp", "fan"]
+    assert result["text"] == "Sure. "
 
 
 def test_optional_arguments_that_are_empty_are_left_out() -> None:
     properties = {name: {"type": "string"} for name in ("name", "area")}
     parameters: dict[str, Any] = {"type": "object", "properties": properties, "required": ["name"]}
-    engine = Engine(text='{"name":"","area":""}')
+    engine = Engine(calling(("turn_on", '{"name": "", "area": ""}')))
     tools = [{"name": "turn_on", "parameters": parameters}]
     calls = run(engine, tools=tools, tool_choice="required").result["tool_calls"]
     assert calls == [{"name": "turn_on", "arguments": {"name": ""}}]
@@ -93,29 +99,26 @@ def test_optional_arguments_that_are_empty_are_left_out() -> None:
     assert calls == [{"name": "turn_on", "arguments": {"name": "", "area": ""}}]
 
 
-def test_a_tool_without_parameters_needs_no_writing() -> None:
-    engine = Engine("weather")
-    assert run(engine, tools=TOOLS).result["tool_calls"] == [{"name": "weather", "arguments": {}}]
-    assert len(engine.calls) == 1
-
-
 def test_an_answer_in_words() -> None:
-    engine = Engine("none", "It is warm.")
-    outcome = run(engine, tools=TOOLS)
-    assert outcome.result == {"text": "It is warm.", "finish_reason": "stop"}
-    last = engine.calls[-1]
-    assert isinstance(last, Generate) and last.stop == ("<tool_call>",)
+    engine = Engine(calling(text="It is warm."))
+    assert run(engine, tools=TOOLS).result == {"text": "It is warm.", "finish_reason": "stop"}
 
 
 @pytest.mark.parametrize(
-    ("choice", "labels"),
-    [("required", ("turn_on", "weather")), ("weather", None), ("none", None)],
+    ("options", "rule"),
+    [
+        ({"tool_choice": "required"}, CallRule(("turn_on", "weather"), 8, or_text=False)),
+        ({"tool_choice": "weather"}, CallRule(("weather",), 8, or_text=False)),
+        ({"tool_choice": "none"}, None),
+        ({"parallel_tool_calls": False}, CallRule(("turn_on", "weather"), 1, or_text=True)),
+    ],
 )
-def test_a_choice_of_the_sender(choice: str, labels: tuple[str, ...] | None) -> None:
-    engine = Engine("weather")
-    result = run(engine, tools=TOOLS, tool_choice=choice).result
-    assert ("tool_calls" in result) is (choice != "none")
-    assert [call.labels for call in engine.calls if isinstance(call, Score)] == ([labels] if labels else [])
+def test_a_choice_of_the_sender(options: dict[str, Any], rule: CallRule | None) -> None:
+    engine = Engine()
+    run(engine, tools=TOOLS, **options)
+    (call,) = engine.calls
+    assert call.calls == rule
+    assert [tool.name for tool in call.prompt.tools] == ["turn_on", "weather"]
 
 
 def test_a_call_that_was_made_already_is_not_made_again() -> None:
@@ -125,16 +128,26 @@ def test_a_call_that_was_made_already_is_not_made_again() -> None:
         {"role": "assistant", "content": "", "tool_calls": [call]},
         {"role": "tool", "content": "done"},
     ]
-    engine = Engine("turn_on", '{"device":"light"}')
-    assert "tool_calls" not in run(engine, {"messages": messages}, tools=TOOLS).result
-    again = [*messages, {"role": "assistant", "content": "Done."}, {"role": "user", "content": "Again!"}]
-    assert run(engine, {"messages": again}, tools=TOOLS).result["tool_calls"] == [call]
+    again = calling(("turn_on", '{"device": "light"}'))
+    engine = Engine(again, calling(text="It is on."))
+    outcome = run(engine, {"messages": messages}, tools=TOOLS)
+    assert outcome.result == {"text": "It is on.", "finish_reason": "stop"}
+    assert outcome.cost.prompt_tokens == 2
+    assert [asked.calls is None for asked in engine.calls] == [False, True]
+    later = [*messages, {"role": "assistant", "content": "Done."}, {"role": "user", "content": "Again!"}]
+    assert run(Engine(again), {"messages": later}, tools=TOOLS).result["tool_calls"] == [call]
 
 
-def test_arguments_that_are_cut_are_no_call() -> None:
-    engine = Engine("turn_on", '{"device":"li')
+def test_a_call_that_is_cut_is_asked_again_with_shorter_limits() -> None:
+    cut = calling(finish_reason="length")
+    engine = Engine(cut)
     assert run(engine, tools=TOOLS).result == {"text": "", "finish_reason": "length"}
-    assert len(engine.calls) == 3  # the second time with shorter limits
+    lengths = [
+        json.loads(c.prompt.tools[0].schema)["properties"]["device"]["maxLength"] for c in engine.calls
+    ]
+    assert lengths == [200, 24]
+    engine = Engine(cut, calling(("turn_on", '{"device": "light"}')))
+    assert run(engine, tools=TOOLS).result["finish_reason"] == "tool_calls"
 
 
 @pytest.mark.parametrize(
@@ -143,7 +156,6 @@ def test_arguments_that_are_cut_are_no_call() -> None:
         ({"tool_choice": "auto"}, "tool_choice needs options.tools"),
         ({"tools": TOOLS, "tool_choice": "dance"}, "no tool 'dance'"),
         ({"tools": [WEATHER, WEATHER]}, "two tools have the same name"),
-        ({"tools": [{"name": "none"}]}, "can't be called 'none'"),
         ({"tools": [{"name": "a", "parameters": {"type": "object", "properties": {"b": 1}}}]}, "a: param"),
         ({"schema": {"type": "string"}}, "options.schema"),
     ],
@@ -154,7 +166,7 @@ def test_what_is_refused(options: dict[str, Any], words: str) -> None:
 
 
 def test_text_that_is_json() -> None:
-    engine = Engine(text='{"city":"Paris"}')
+    engine = Engine(calling(text='{"city":"Paris"}'))
     schema = {"type": "object", "properties": {"city": {"type": "string"}}, "required": ["city"]}
     assert run(engine, schema=schema).result["text"] == '{"city":"Paris"}'
     (call,) = engine.calls
@@ -163,7 +175,7 @@ def test_text_that_is_json() -> None:
 
 
 def test_any_json_object() -> None:
-    engine = Engine(text="{}")
+    engine = Engine(calling(text="{}"))
     run(engine, schema={"type": "object"})
     (call,) = engine.calls
     assert isinstance(call, Generate) and call.guide is not None

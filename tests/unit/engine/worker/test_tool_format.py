@@ -1,0 +1,191 @@
+"""Formats of tool calls: found in chat templates, written as grammars, and read."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from edgeslm.engine.calls import CallRule, Generate, Guide, Prompt, Text, Tool, ToolCall, Turn
+from edgeslm.engine.worker.prompt import ChatTokenizer
+from edgeslm.engine.worker.tool_format import HERMES, Answer, ToolFormat, constrain, read_answer
+from tests.support.fakes import CHATML, write_chat_tokenizer
+
+QWEN = (
+    "{% if tools %}<|im_start|>system{{ '\\n' }}<tools>{% for tool in tools %}{{ '\\n' }}{{ tool | tojson }}"
+    "{% endfor %}{{ '\\n' }}</tools><|im_end|>{{ '\\n' }}{% endif %}"
+    "{% for m in messages %}<|im_start|>{{ m.role }}{% if m.content %}{{ '\\n' + m.content }}{% endif %}"
+    "{% for call in m.tool_calls %}{% set call = call.function %}{{ '\\n' }}<tool_call>\n"
+    '{"name": "{{ call.name }}", "arguments": {{ call.arguments | tojson }}}\n</tool_call>{% endfor %}'
+    "<|im_end|>\n{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant{{ '\\n' }}{% endif %}"
+)
+LLAMA = (
+    "{% for m in messages %}<|im_start|>{{ m.role }}\n\n"
+    "{% if loop.first and tools %}{% for t in tools %}{{ t | tojson(indent=4) }}\n{% endfor %}{% endif %}"
+    "{% if m.tool_calls %}{% if m.tool_calls | length != 1 %}{{ raise_exception('one call') }}{% endif %}"
+    '{% set call = m.tool_calls[0].function %}{"name": "{{ call.name }}", "parameters": '
+    "{{ call.arguments | tojson }}}{% else %}{{ m.content }}{% endif %}<|im_end|>{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n\n{% endif %}"
+)
+MISTRAL = (
+    "{% for m in messages %}{% if m.role == 'user' %}{% if tools and loop.last %}[AVAILABLE_TOOLS] ["
+    "{% for tool in tools %}{{ '{' }}"
+    "{% for key, value in tool.function.items() %}"
+    '{% if value is string %}"{{ key }}": "{{ value }}"{% else %}"{{ key }}": {{ value | tojson }}{% endif %}'
+    "{% if not loop.last %}, {% endif %}{% endfor %}{{ '}' }}{% endfor %}][/AVAILABLE_TOOLS]{% endif %}"
+    "[INST] {{ m.content }}[/INST]"
+    "{% elif m.tool_calls %}[TOOL_CALLS] [{% for call in m.tool_calls %}"
+    "{% if call.id | length != 9 %}{{ raise_exception('id') }}{% endif %}"
+    '{{ \'{\' }}"name": "{{ call.function.name }}", "arguments": {{ call.function.arguments | tojson }}'
+    ', "id": "{{ call.id }}"{{ \'}\' }}{% if not loop.last %}, {% endif %}{% endfor %}]<|im_end|>'
+    "{% elif m.role == 'tool' %}[TOOL_RESULTS] {{ m.content }}[/TOOL_RESULTS]"
+    "{% else %} {{ m.content }}<|im_end|>{% endif %}{% endfor %}"
+)
+AS_TEXT = QWEN.replace("call.arguments | tojson", "call.arguments")
+"""Takes arguments as a text."""
+UNSAFE = QWEN.replace("{{ tool | tojson }}", "{{ tool.function.parameters.properties }}")
+"""Shows names of arguments as they are."""
+XML = QWEN.replace("{{ call.arguments | tojson }}", "{% for k in call.arguments %}<{{ k }}/>{% endfor %}")
+
+LAMP = Tool(
+    "turn_on",
+    '{"name": "turn_on", "description": "Turns it on"}',
+    '{"type": "object", "properties": {"device": {"type": "string"}}, "required": ["device"]}',
+)
+FAN = Tool("fan", '{"name": "fan"}', '{"type": "object", "additionalProperties": false}')
+
+
+def chat(folder: Path, template: str) -> ChatTokenizer:
+    return ChatTokenizer(write_chat_tokenizer(folder, template))
+
+
+@pytest.mark.parametrize(
+    ("template", "found"),
+    [
+        (QWEN, HERMES),
+        (AS_TEXT, HERMES),
+        (LLAMA, ToolFormat('{"name": "', '", "parameters": ', "}", None)),
+        (
+            MISTRAL,
+            ToolFormat(
+                '[TOOL_CALLS] [{"name": "',
+                '", "arguments": ',
+                ', "id": "call00000"}]',
+                ', "id": "call00000"}, {"name": "',
+            ),
+        ),
+    ],
+    ids=["qwen", "arguments as text", "llama", "mistral"],
+)
+def test_a_templates_own_format(tmp_path: Path, template: str, found: ToolFormat) -> None:
+    tokenizer = chat(tmp_path, template)
+    assert tokenizer.shows_tools
+    assert tokenizer.tool_format == found
+
+
+@pytest.mark.parametrize("template", [CHATML, UNSAFE, XML], ids=["no tools", "unsafe", "xml"])
+def test_other_templates_get_the_format_of_chatml_models(tmp_path: Path, template: str) -> None:
+    tokenizer = chat(tmp_path, template)
+    assert not tokenizer.shows_tools
+    assert tokenizer.tool_format == HERMES
+
+
+@pytest.mark.parametrize("template", [QWEN, AS_TEXT, LLAMA, MISTRAL, CHATML])
+def test_tools_and_calls_are_shown_and_inject_no_special_tokens(tmp_path: Path, template: str) -> None:
+    tokenizer = chat(tmp_path, template)
+    end = tokenizer.tokenizer.token_to_id("<|im_end|>")
+
+    def ids_with(word: str) -> list[int]:
+        shown = json.dumps({"name": "turn_on", "description": f'Turns "it" on{word}'})
+        turns = (
+            Turn("user", (Text("On!"),)),
+            Turn("assistant", (), (ToolCall("turn_on", json.dumps({"device": word})),)),
+            Turn("tool", (Text("done"),)),
+            Turn("user", (Text("Thanks", cut=True),)),
+        )
+        return tokenizer.encode(Prompt(turns, tools=(replace(LAMP, shown=shown),)), 10_000).ids
+
+    ids = ids_with("<|im_end|>")
+    shown = tokenizer.tokenizer.decode(ids, skip_special_tokens=False)
+    for part in ("Turns", "it", '{"device": "<|im_end|>"}', "done", "Thanks"):
+        assert part in shown
+    assert ids.count(end) == ids_with("").count(end)
+
+
+def call(rule: CallRule | None, guide: Guide | None = None) -> Generate:
+    return Generate(Prompt((), tools=(LAMP, FAN)), 9, guide=guide, calls=rule)
+
+
+AUTO = CallRule(("turn_on", "fan"), most=3)
+
+
+def test_a_grammar_of_words_or_calls() -> None:
+    grammar = constrain(call(AUTO), HERMES, {}).guide
+    assert grammar is not None and grammar.kind == "lark_grammar"
+    lines = dict(line.split(": ", 1) for line in grammar.source.split("\n"))
+    assert lines["start"] == "TEXT | TEXT calls | calls"
+    assert lines["one"] == "one_0 | one_1"
+    assert lines["one_0"].startswith(json.dumps('turn_on", "arguments": ') + " %json {")
+    assert "{0,2}" in lines["calls"]
+    one = constrain(call(CallRule(("fan",), or_text=False)), HERMES, {}).guide
+    assert one is not None
+    lines = dict(line.split(": ", 1) for line in one.source.split("\n"))
+    assert (lines["start"], lines["one"]) == ("calls", "one_1")
+    assert "{0," not in lines["calls"] and "TEXT" not in lines
+
+
+def test_a_grammar_of_json_or_calls_and_of_special_tokens() -> None:
+    json_object = Guide("json_schema", '{"type": "object"}')
+    form = ToolFormat('[TOOL_CALLS] [{"name": "', '", "arguments": ', "}]", None)
+    grammar = constrain(call(AUTO, json_object), form, {"[TOOL_CALLS]": 5}).guide
+    assert grammar is not None
+    lines = dict(line.split(": ", 1) for line in grammar.source.split("\n"))
+    assert lines["start"] == "json | calls"
+    assert lines["calls"].startswith('<[5]> " [{\\"name\\": \\"" one')
+
+
+def test_without_tools_to_call_a_text_ends_where_a_call_begins() -> None:
+    assert constrain(call(None), HERMES, {}).stop == ("<tool_call>",)
+    assert constrain(Generate(Prompt(()), 9), HERMES, {}).stop == ()
+
+
+def written(*calls: str) -> str:
+    return "\n".join(f"<tool_call>\n{one}\n</tool_call>" for one in calls)
+
+
+ON = '{"name": "turn_on", "arguments": {"device": "a}\\n</tool_call>"}}'
+CALLED = ToolCall("turn_on", '{"device": "a}\\n</tool_call>"}')
+
+
+@pytest.mark.parametrize(
+    ("text", "answer"),
+    [
+        ("It is on.", Answer("It is on.")),
+        (written(ON), Answer("", (CALLED,))),
+        (ON, Answer("", (CALLED,))),
+        ("Sure. " + written(ON), Answer("Sure. ", (CALLED,))),
+        (written(ON, '{"name": "fan", "arguments": {}}'), Answer("", (CALLED, ToolCall("fan", "{}")))),
+        (written(ON)[:40], Answer("", (), is_cut=True)),
+        (written(ON)[:-4], Answer("", (CALLED,), is_cut=True)),
+        (written(ON) + "\n<tool_call>\n{", Answer("", (CALLED,))),
+        ("<tool_call>", Answer("", (), is_cut=True)),
+        ('{"name": "Paris"}', Answer('{"name": "Paris"}')),
+        ('{"name": "x", "arguments": {}}', Answer('{"name": "x", "arguments": {}}')),
+    ],
+)
+def test_an_answer_is_read(text: str, answer: Answer) -> None:
+    assert read_answer(call(AUTO), HERMES, text) == answer
+
+
+def test_without_a_rule_all_is_text() -> None:
+    assert read_answer(call(None), HERMES, ON) == Answer(ON)
+
+
+def test_a_models_json_in_the_format_of_its_template() -> None:
+    form: Any = ToolFormat('{"name": "', '", "parameters": ', "}", None)
+    assert form.bare is None
+    told = read_answer(call(AUTO), form, '{"name": "fan", "parameters": {}}')
+    assert told == Answer("", (ToolCall("fan", "{}"),))
