@@ -265,7 +265,7 @@ def bad_tool(site: Site) -> None:
 
 def too_long(site: Site) -> None:
     error = _refused(lambda: site.say("word " * 60_000), openai.BadRequestError)
-    need("context" in str(error).lower())
+    need("context" in f"{error.code} {error}".lower())
 
 
 def unknown_model(site: Site) -> None:

@@ -46,7 +46,9 @@ def check_tools(tools: Sequence[Mapping[str, Any]], choice: str) -> None:
 def takes_nothing(tool: Mapping[str, Any]) -> bool:
     """Whether a tool has no arguments: its schema, if any, allows an object and says no more of it."""
     parameters = tool.get("parameters", {})
-    return not any(value for name, value in parameters.items() if name not in _SAYS_NOTHING)
+    return parameters.get("type", "object") == "object" and not any(
+        value for name, value in parameters.items() if name not in _SAYS_NOTHING
+    )
 
 
 def is_valid(call: Mapping[str, Any], tools: Sequence[Mapping[str, Any]]) -> bool:

@@ -20,7 +20,7 @@ from edgeslm_export.jobs.subprocess_job import Reporter
 from edgeslm_export.train.encoder_finetune import LAYER, LAYER_RATE, UNIT_SCALE, WHAT, pooled, save_beside
 from edgeslm_export.train.field_spec import Aim
 from edgeslm_export.train.job import TrainingJob, open_job
-from edgeslm_export.train.loop import TEMPERATURES, Training, has_bfloat16, padded, run_training
+from edgeslm_export.train.loop import TEMPERATURES, Training, padded, run_training
 
 from edgeslm.bundle.manifest import EncoderSection
 from edgeslm.bundle.spans import bare_offsets
@@ -152,7 +152,6 @@ class SpanHead:
         size, fields = model.config.hidden_size, len(options)
         self._options, self._places = torch.nn.Linear(size, sum(options)), torch.nn.Linear(size, 3 * fields)
         self._sizes = list(options)
-        self._in_bfloat16 = has_bfloat16()
 
     @property
     def layers(self) -> list[torch.nn.Parameter]:
@@ -163,9 +162,7 @@ class SpanHead:
         import torch
 
         tokens, mask = padded([row.tokens for row in rows], self._padding)
-        with torch.autocast("cpu", torch.bfloat16, enabled=self._in_bfloat16):
-            hidden = self._model(input_ids=tokens, attention_mask=mask).last_hidden_state
-        hidden = hidden.float()
+        hidden = self._model(input_ids=tokens, attention_mask=mask).last_hidden_state
         vectors = pooled(hidden, mask, self._pooling, normalize=self._normalize)
         wanted = torch.tensor([row.options for row in rows])
         options, places = self._options(vectors * self._scale), self._places(hidden).unflatten(2, (-1, 3))

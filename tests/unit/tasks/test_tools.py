@@ -157,6 +157,7 @@ def test_a_call_that_is_cut_is_asked_again_with_shorter_limits() -> None:
         ({"tools": TOOLS, "tool_choice": "dance"}, "no tool 'dance'"),
         ({"tools": [WEATHER, WEATHER]}, "two tools have the same name"),
         ({"tools": [{"name": "a", "parameters": {"type": "object", "properties": {"b": 1}}}]}, "a: param"),
+        ({"tools": [{"name": "a", "parameters": {"type": "never"}}]}, "a: parameters"),
         ({"schema": {"type": "string"}}, "options.schema"),
     ],
 )

@@ -96,7 +96,7 @@ def test_other_templates_get_the_format_of_chatml_models(tmp_path: Path, templat
 @pytest.mark.parametrize("template", [QWEN, AS_TEXT, LLAMA, MISTRAL, CHATML])
 def test_tools_and_calls_are_shown_and_inject_no_special_tokens(tmp_path: Path, template: str) -> None:
     tokenizer = chat(tmp_path, template)
-    end = tokenizer.tokenizer.token_to_id("<|im_end|>")
+    end = tokenizer.special_tokens["<|im_end|>"]
 
     def ids_with(word: str) -> list[int]:
         shown = json.dumps({"name": "turn_on", "description": f'Turns "it" on{word}'})
