@@ -1,4 +1,4 @@
-"""What OpenAI's and Ollama's official clients can do with a node, and with llama.cpp's server.
+"""What can OpenAI's and Ollama's official clients do with a node, and with llama.cpp's server?
 
     python benchmarks/quality/dialects.py --bundle BUNDLE --encoder BUNDLE [--gguf FILE]
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from functools import lru_cache
 from typing import Any
 
 from edgeslm.config.json_schemas import make_validator
@@ -38,9 +39,15 @@ def check_tools(tools: Sequence[Mapping[str, Any]], choice: str) -> None:
         raise InvalidRequest("options.tools: two tools have the same name")
     for tool in tools:
         if not takes_nothing(tool):
-            check_schema(tool["parameters"], f"options.tools: {tool['name']}: parameters")
+            _check_parameters(tool["name"], json.dumps(tool["parameters"]))
     if choice not in ("auto", "none", "required") and all(tool["name"] != choice for tool in tools):
         raise InvalidRequest(f"options.tool_choice: there is no tool {choice!r} in options.tools")
+
+
+@lru_cache(maxsize=256)  # assistants send the same tools with each request, and a check takes a millisecond
+def _check_parameters(name: str, parameters: str) -> None:
+    """:raises InvalidRequest: the JSON Schema is none of named fields."""
+    check_schema(json.loads(parameters), f"options.tools: {name}: parameters")
 
 
 def takes_nothing(tool: Mapping[str, Any]) -> bool:
