@@ -82,3 +82,22 @@ def test_pieces_join_to_the_text_and_the_stop_string_is_not_in_it(
     assert said.startswith(text)
     assert not any(one in text for one in stop)
     assert stopped == any(one in said for one in stop)
+
+
+@pytest.mark.parametrize(
+    ("said", "sent"),
+    [
+        ("one two", "one two"),
+        ("Sure. <tool_call>{}", "Sure. "),
+        ("<tool_call>{END}", ""),
+        ("one <tool", "one <tool"),
+        ('{"name": "a"}', ""),
+        ("one <|im_end|>", "one <|im_end|>"),
+    ],
+)
+def test_nothing_is_sent_from_the_beginning_of_a_call_on(tokenizer: Tokenizer, said: str, sent: str) -> None:
+    pieces: list[str] = []
+    transcript = Transcript(tokenizer, ["END"], pieces.append, ("<tool_call>", '{"name": "'))
+    assert not any(transcript.add(token) for token in tokenizer.encode(said).ids)
+    transcript.finish()
+    assert (transcript.text, "".join(pieces)) == (said, sent)
