@@ -136,7 +136,8 @@ def edge_node(folder: Path, parts: Mapping[str, Any]) -> Iterator[int]:
     port = free_port()
     (folder / "tokens").write_text(f"bench {TOKEN}\n")
     api = {"listen": f"127.0.0.1:{port}", "tokens": str(folder / "tokens")}
-    with start_broker(folder) as broker, node(broker.url, folder, {**parts, "api": api}):
+    more = {"api": api, "limits": {"request_timeout_s": int(TIMEOUT_S)}}
+    with start_broker(folder) as broker, node(broker.url, folder, {**parts, **more}):
         with Client(broker.url, NODE) as client:
             give_up_at = time.monotonic() + 60
             while client.node_state != "online" and time.monotonic() < give_up_at:
