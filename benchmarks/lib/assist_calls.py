@@ -6,8 +6,9 @@ A node answers 500 sentences from held-aside templates with the head that ``call
 always, and once only where the head is sure enough for ``--max-error``. With ``--bundle``, a decoder of the
 node and, with ``--gguf``, llama.cpp's server answer the first ``--most`` of these sentences in turns, since
 each takes seconds. All get the same messages and the same tools. The first request of each, which reads the
-tools, isn't counted. Several calls in one answer are wrong. ``together`` is the head where it is sure, and
-the decoder for the rest. Prints one JSON line last.
+tools, isn't counted. Several calls in one answer are wrong. A call that is written as a text isn't one for a
+client; ``right_in_text`` and ``name_right_in_text`` count those. ``together`` is the head where it is sure,
+and the decoder for the rest. Prints one JSON line last.
 """
 
 from __future__ import annotations
@@ -46,9 +47,11 @@ Row = Mapping[str, Any]
 
 @dataclass(slots=True)
 class Calls:
-    """The calls of one side, by sentence, None where it made none, and the milliseconds of each."""
+    """The calls of one side, by sentence, None where it made none, and the milliseconds of each. ``texts``
+    are calls that it wrote as a text instead, which a client doesn't take for a call."""
 
     calls: list[Mapping[str, Any] | None] = field(default_factory=list)
+    texts: list[Mapping[str, Any] | None] = field(default_factory=list)
     ms: list[float] = field(default_factory=list)
     first_ms: float = 0.0
 
@@ -60,6 +63,12 @@ class Calls:
             "sentences": len(pairs),
             "right": round(mean(right), 4),
             "name_right": round(mean(is_name_right(*pair) for pair in pairs), 4),
+            "right_in_text": sum(
+                is_call_right(text, row["fields"]) for text, row in zip(self.texts, rows, strict=False)
+            ),
+            "name_right_in_text": sum(
+                is_name_right(text, row["fields"]) for text, row in zip(self.texts, rows, strict=False)
+            ),
             "called": round(made / len(pairs), 4),
             "right_of_called": round(sum(right) / made, 4) if made else None,
             "ms": round(median(self.ms), 2),
@@ -92,7 +101,9 @@ class Server:
         took = 1000 * (time.perf_counter() - began)
         if response.status != 200:
             raise RuntimeError(f"{response.status}: {answer.decode(errors='replace')[:400]}")
-        self.told.calls.append(_call_of(json.loads(answer)["choices"][0]["message"]))
+        message = json.loads(answer)["choices"][0]["message"]
+        self.told.calls.append(_call_of(message))
+        self.told.texts.append(_call_in_text(message.get("content") or ""))
         self.told.ms.append(took)
 
     def warm_up(self, text: str) -> None:
@@ -114,6 +125,16 @@ def _call_of(message: Mapping[str, Any]) -> dict[str, Any] | None:
     if len(calls) > 1 or not isinstance(arguments, dict):
         arguments = {"wrong": function["arguments"]}
     return {"name": function["name"], "arguments": arguments}
+
+
+def _call_in_text(text: str) -> dict[str, Any] | None:
+    """The call in a text that begins with the JSON of one, perhaps in a block of code."""
+    try:
+        call, _ = json.JSONDecoder().raw_decode(text.strip().removeprefix("```json").strip())
+    except ValueError:
+        return None
+    is_call = isinstance(call, dict) and isinstance(call.get("arguments"), dict) and "name" in call
+    return {"name": call["name"], "arguments": call["arguments"]} if is_call else None
 
 
 def parts_of(args: argparse.Namespace) -> dict[str, Any]:

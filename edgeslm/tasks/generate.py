@@ -55,12 +55,6 @@ class GenerateText(Task):
             calls=rule,
         )
         output = await ask(call, on_chunk)
-        is_cut = output.finish_reason == "length" and not output.text and not output.calls
-        if rule is not None and is_cut:
-            shorter = replace(call, prompt=replace(prompt, tools=describe(tools, tight=True)))
-            output = _with_cost(await ask(shorter, on_chunk), output.cost)
-            if not output.calls and not output.text:
-                return Outcome.of(output, {"text": "", "finish_reason": "length"})
         calls = read_calls(output.calls, tools, _made_calls(request.input))
         if output.calls and not calls and not output.text:  # all of them were made already
             output = _with_cost(await ask(replace(call, calls=None), on_chunk), output.cost)

@@ -18,8 +18,6 @@ from edgeslm.errors import InvalidRequest
 from edgeslm.tasks.extract import (
     ARRAY_ITEMS,
     STRING_CHARS,
-    TIGHT_ARRAY_ITEMS,
-    TIGHT_STRING_CHARS,
     bounded,
     check_schema,
 )
@@ -68,14 +66,15 @@ def is_valid(call: Mapping[str, Any], tools: Sequence[Mapping[str, Any]]) -> boo
     return make_validator(tool["parameters"]).is_valid(dict(call["arguments"]))
 
 
-def describe(tools: Sequence[Mapping[str, Any]], *, tight: bool = False) -> tuple[Tool, ...]:
-    """The tools for the engine. :param tight: with shorter limits of strings and lists."""
-    limits = (TIGHT_STRING_CHARS, TIGHT_ARRAY_ITEMS) if tight else (STRING_CHARS, ARRAY_ITEMS)
+def describe(tools: Sequence[Mapping[str, Any]]) -> tuple[Tool, ...]:
+    """The tools for the engine, with limits of strings and lists, so that arguments end."""
     return tuple(
         Tool(
             tool["name"],
             json.dumps(tool, ensure_ascii=False),
-            json.dumps(NOTHING if takes_nothing(tool) else bounded(tool["parameters"], *limits)),
+            json.dumps(
+                NOTHING if takes_nothing(tool) else bounded(tool["parameters"], STRING_CHARS, ARRAY_ITEMS)
+            ),
         )
         for tool in tools
     )

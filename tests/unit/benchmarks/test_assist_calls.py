@@ -40,8 +40,8 @@ def test_a_call_is_right_as_a_whole_or_by_name(
 def test_the_decoder_answers_where_the_head_is_not_sure(scripts: dict[str, ModuleType]) -> None:
     calls = scripts["assist_calls"]
     right = {"name": "HassLightSet", "arguments": {"area": "kitchen", "brightness": 40}}
-    head = calls.Calls([right, None, None], [4.0, 4.0, 4.0])
-    found = calls.together(head, calls.Calls([None, right], [900.0, 900.0]))
+    head = calls.Calls([right, None, None], ms=[4.0, 4.0, 4.0])
+    found = calls.together(head, calls.Calls([None, right], ms=[900.0, 900.0]))
     assert (found.calls, found.ms) == ([right, right], [4.0, 904.0])
     figures = head.figures([{"fields": WANTED}] * 3)
     assert (figures["right"], figures["called"], figures["right_of_called"]) == (0.3333, 0.3333, 1.0)
@@ -56,3 +56,14 @@ def test_several_calls_are_a_wrong_one(scripts: dict[str, ModuleType]) -> None:
     assert call_of(message('{"b": 1}')) == {"name": "a", "arguments": {"b": 1}}
     assert call_of(message('{"b": 1}', "{}"))["arguments"] == {"wrong": '{"b": 1}'}
     assert call_of(message("[1]"))["arguments"] == {"wrong": "[1]"}
+
+
+def test_a_call_that_is_written_as_text(scripts: dict[str, ModuleType]) -> None:
+    in_text = scripts["assist_calls"]._call_in_text
+    call = {"name": "a", "arguments": {"b": 1}}
+    for text in (
+        '{"name": "a", "arguments": {"b": 1}}',
+        '```json\n{"name": "a", "arguments": {"b": 1}}\n```',
+    ):
+        assert in_text(text) == call
+    assert in_text("Sure.") is None and in_text('{"name": "a"}') is None and in_text("[1]") is None
