@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from contextlib import ExitStack
+from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
 import httpx
@@ -47,7 +48,7 @@ def need(condition: object, words: str = "another answer") -> None:
 
 @dataclass(frozen=True, slots=True)
 class Site:
-    """A server, and the names of its models: of chats, embeddings and labels."""
+    """A server, and the names of its models: of chats, embeddings and labels. ``opened`` has the clients."""
 
     url: str
     token: str
@@ -56,13 +57,16 @@ class Site:
     labels: str
     embed_url: str = ""
     """Of a second server, where one process has one model."""
+    opened: ExitStack = field(default_factory=ExitStack)
 
     def openai(self, *, embeds: bool = False) -> openai.OpenAI:
         url = (embeds and self.embed_url) or self.url
-        return openai.OpenAI(base_url=f"{url}/v1", api_key=self.token, max_retries=0, timeout=300)
+        client = openai.OpenAI(base_url=f"{url}/v1", api_key=self.token, max_retries=0, timeout=300)
+        return self.opened.enter_context(client)
 
     def ollama(self) -> ollama.Client:
-        return ollama.Client(self.url, headers={"Authorization": f"Bearer {self.token}"}, timeout=300)
+        headers = {"Authorization": f"Bearer {self.token}"}
+        return self.opened.enter_context(ollama.Client(self.url, headers=headers, timeout=300))
 
     def say(self, text: str = "Say hello.", **options: Any) -> Any:
         messages: Any = options.pop("messages", [{"role": "user", "content": text}])
@@ -145,7 +149,7 @@ def tool_required(site: Site) -> None:
 def tool_named(site: Site) -> None:
     named = {"type": "function", "function": {"name": "turn_off"}}
     choice = site.say("Turn on the lamp.", tools=TOOLS, tool_choice=named, max_tokens=64).choices[0]
-    need([call.function.name for call in choice.message.tool_calls] == ["turn_off"])
+    need({call.function.name for call in choice.message.tool_calls} == {"turn_off"})
     _check(choice.message.tool_calls[0])
 
 
@@ -178,7 +182,7 @@ def tool_results(site: Site) -> None:
         {"role": "assistant", "content": None, "tool_calls": [call]},
         {"role": "tool", "tool_call_id": "call00001", "content": "The lamp is on."},
     ]
-    need(site.say(messages=messages, tools=TOOLS).choices[0].message.content)
+    need(site.say(messages=messages, tools=TOOLS, tool_choice="none").choices[0].message.content)
 
 
 def tool_stream(site: Site) -> None:
@@ -273,7 +277,7 @@ def unknown_model(site: Site) -> None:
 
 
 def wrong_token(site: Site) -> None:
-    client = openai.OpenAI(base_url=f"{site.url}/v1", api_key="wrong-token-0123456789", max_retries=0)
+    client = replace(site, token="wrong-token-0123456789").openai()
     messages: Any = [{"role": "user", "content": "Hi"}]
     _refused(
         lambda: client.chat.completions.create(model=site.chat, messages=messages),

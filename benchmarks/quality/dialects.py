@@ -65,6 +65,7 @@ def check(site: Site, say: Say) -> dict[str, str]:
         except Exception as error:
             found[name] = f"no: {type(error).__name__}: {error}".replace("\n", " ")[:160]
         say(f"  {name:<36} {found[name]}")
+    site.opened.close()
     return found
 
 

@@ -149,7 +149,7 @@ class Generate:
     """Decode up to ``max_tokens`` new tokens, ending at the model's end token or a ``stop`` string.
 
     With ``calls``, a grammar lets the answer be calls of these tools; ``guide``, a JSON Schema, is then for
-    the text. Without ``calls``, a text ends where it begins to call a tool of the prompt.
+    the text. Without ``calls``, a grammar keeps a text from calling tools of the prompt.
     """
 
     prompt: Prompt

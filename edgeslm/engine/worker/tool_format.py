@@ -120,7 +120,7 @@ class Answer(NamedTuple):
 
 
 def constrain(call: Generate, form: ToolFormat, special: Mapping[str, int]) -> Generate:
-    """The call with the grammar of its tools. Without tools to call, its text ends where a call begins.
+    """The call with the grammar of its tools. Without tools to call, its text calls none.
 
     :param special: ids of the special tokens.
     """
@@ -129,7 +129,7 @@ def constrain(call: Generate, form: ToolFormat, special: Mapping[str, int]) -> G
         source = grammar_of(form, call.prompt.tools, call.calls, text, special)
         return replace(call, guide=Guide("lark_grammar", source))
     if call.prompt.tools and call.guide is None:
-        return replace(call, stop=(*call.stop, form.mark))
+        return replace(call, guide=Guide("lark_grammar", f"start: TEXT\n{_words(form)}"))
     return call
 
 
@@ -156,10 +156,15 @@ def grammar_of(
         lines.append(f"json: %json {text}")
     else:
         start = "TEXT | TEXT calls | calls"
-        mark = re.escape(form.mark).replace("/", "\\/")
-        no = [f"(?s:.*){mark}(?s:.*)", f"{_NO_CALL_STARTS}(?s:.*)"]
-        lines.append("TEXT: /(?s:.+)/ " + " ".join(f"& ~/{one}/" for one in no))
+        lines.append(_words(form))
     return "\n".join([f"start: {start}", *lines])
+
+
+def _words(form: ToolFormat) -> str:
+    """The rule of an answer in words, which has no call in it."""
+    mark = re.escape(form.mark).replace("/", "\\/")
+    no = [f"(?s:.*){mark}(?s:.*)", f"{_NO_CALL_STARTS}(?s:.*)"]
+    return "TEXT: /(?s:.+)/ " + " ".join(f"& ~/{one}/" for one in no)
 
 
 def _calls(form: ToolFormat, rule: CallRule, special: Mapping[str, int]) -> str:

@@ -147,9 +147,12 @@ def test_a_grammar_of_json_or_calls_and_of_special_tokens() -> None:
     assert lines["calls"].startswith('<[5]> " [{\\"name\\": \\"" one')
 
 
-def test_without_tools_to_call_a_text_ends_where_a_call_begins() -> None:
-    assert constrain(call(None), HERMES, {}).stop == ("<tool_call>",)
-    assert constrain(Generate(Prompt(()), 9), HERMES, {}).stop == ()
+def test_without_tools_to_call_a_text_calls_none() -> None:
+    words = constrain(call(None), HERMES, {}).guide
+    assert words is not None and words.source.startswith("start: TEXT\nTEXT: ")
+    assert constrain(Generate(Prompt(()), 9), HERMES, {}).guide is None
+    json_object = Guide("json_schema", '{"type": "object"}')
+    assert constrain(call(None, json_object), HERMES, {}).guide == json_object
 
 
 def written(*calls: str) -> str:
