@@ -66,7 +66,9 @@ class Site:
 
     def ollama(self) -> ollama.Client:
         headers = {"Authorization": f"Bearer {self.token}"}
-        return self.opened.enter_context(ollama.Client(self.url, headers=headers, timeout=300))
+        client = ollama.Client(self.url, headers=headers, timeout=300)
+        self.opened.callback(client.close)
+        return client
 
     def say(self, text: str = "Say hello.", **options: Any) -> Any:
         messages: Any = options.pop("messages", [{"role": "user", "content": text}])
