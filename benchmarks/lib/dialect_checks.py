@@ -57,6 +57,8 @@ class Site:
     labels: str
     embed_url: str = ""
     """Of a second server, where one process has one model."""
+    reader: str = ""
+    """Of a reader that ranks documents; without one, the encoder is asked."""
     opened: ExitStack = field(default_factory=ExitStack)
 
     def openai(self, *, embeds: bool = False) -> openai.OpenAI:
@@ -216,10 +218,12 @@ def embeddings(site: Site) -> None:
 
 
 def rerank(site: Site) -> None:
-    body = {"model": site.embed, "query": "lamp", "documents": ["The lamp is on.", "A cat"], "top_n": 1}
+    model = site.reader or site.embed
+    body = {"model": model, "query": "lamp", "documents": ["The lamp is on.", "A cat"], "top_n": 1}
     url = f"{site.embed_url or site.url}/v1/rerank"
     answer = httpx.post(url, json=body, headers={"Authorization": f"Bearer {site.token}"}, timeout=60)
-    need(answer.raise_for_status().json()["results"][0]["index"] == 0)
+    (best,) = answer.raise_for_status().json()["results"]
+    need(best["index"] in (0, 1) and 0 <= best["relevance_score"] <= 1)
 
 
 def responses(site: Site) -> None:

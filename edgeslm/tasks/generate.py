@@ -102,6 +102,8 @@ class GenerateText(Task):
             )
         )
         calls = [{"name": name, "arguments": dict(arguments)} for name, arguments in reply.calls]
+        if request.options.get("parallel_tool_calls") is False:
+            calls = calls[:1]
         if not all(is_valid(call, tools) for call in calls) or not (reply.text or calls):
             return None
         if schema is not None and not calls:

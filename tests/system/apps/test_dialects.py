@@ -11,6 +11,7 @@ import pytest
 
 from tests.support.benchmarks.scripts import load_scripts
 from tests.support.paths import ROOT
+from tests.support.readers import make_reader
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(600)]
 
@@ -24,16 +25,17 @@ FEATURES = CHECKS["dialect_checks"].FEATURES
 @pytest.fixture(scope="module")
 def site(starter: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
     calls, checks = CHECKS["assist_calls"], CHECKS["dialect_checks"]
+    folder = tmp_path_factory.mktemp("dialects")
     models = {
         "small": {"bundle": str(starter / "smollm2-135m-int4")},
         "encoder": {"bundle": str(starter / "minilm-l6-int8")},
+        "reader": {"bundle": str(make_reader(starter / "minilm-l6-int8", folder / "reader"))},
     }
     labels = ["normal", "warning", "critical"]
     tasks = {"triage": {"kind": "classify", "model": "small", "labels": labels}}
-    folder = tmp_path_factory.mktemp("dialects")
     with calls.edge_node(folder, {"models": models, "tasks": tasks}) as port:
         url = f"http://127.0.0.1:{port}"
-        site = checks.Site(url, calls.TOKEN, "model:small", "model:encoder", "triage")
+        site = checks.Site(url, calls.TOKEN, "model:small", "model:encoder", "triage", reader="model:reader")
         with site.opened:
             yield site
 
