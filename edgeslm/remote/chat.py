@@ -65,14 +65,30 @@ class Chat:
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """The server's answer. ``calls`` are ``(name, arguments)``. ``confidence`` is the model's probability of
-    the text, None if the server gives no log-probabilities."""
+    """The server's answer. ``calls`` are ``(name, arguments)``. ``tokens`` are the text's tokens with their
+    log-probabilities, if the server gives any."""
 
     text: str
     calls: Sequence[tuple[str, Mapping[str, Any]]] = ()
     finish_reason: str = "stop"
     usage: Mapping[str, int] = field(default_factory=dict)
-    confidence: float | None = None
+    tokens: Sequence[tuple[str, float]] = ()
+
+    def probability_of(self, part: str) -> float | None:
+        """The probability of the first ``part`` in the text, given what is before it; None if unknown.
+
+        Of JSON only the value counts: servers tell probabilities without their grammar, by which the form
+        alone is often unlikely.
+        """
+        start = "".join(token for token, _ in self.tokens).find(part)
+        if start < 0 or not part:
+            return None
+        total, at = 0.0, 0
+        for token, logprob in self.tokens:
+            if at < start + len(part) and at + len(token) > start:
+                total += logprob
+            at += len(token)
+        return min(1.0, math.exp(total))
 
 
 def encode(chat: Chat, model: str, without: frozenset[str] = frozenset()) -> dict[str, Any]:
@@ -132,7 +148,7 @@ def read_reply(answer: bytes) -> Reply:
             made,
             reason if isinstance(reason, str) else "stop",
             _usage(body.get("usage")),
-            _confidence(choice.get("logprobs")),
+            _tokens(choice.get("logprobs")),
         )
     except (InvalidRequest, ValueError, TypeError, LookupError, AttributeError, ArithmeticError):
         raise RemoteError("its answer is no chat completion") from None
@@ -165,15 +181,15 @@ def _usage(told: Any) -> Mapping[str, int]:
     return {name: n for name, n in counts.items() if type(n) is int and 0 <= n <= MOST_TOKENS}
 
 
-def _confidence(told: Any) -> float | None:
-    """Probability of the whole text: the product of its tokens' probabilities."""
+def _tokens(told: Any) -> Sequence[tuple[str, float]]:
+    """The tokens with their log-probabilities; none if one of them is invalid."""
     tokens = told.get("content") if isinstance(told, Mapping) else None
-    if not isinstance(tokens, list) or not tokens:
-        return None
-    total = 0.0
-    for token in tokens:
-        value = token.get("logprob") if isinstance(token, Mapping) else None
-        if not isinstance(value, int | float) or not -1e6 < value <= 0.001:  # NaN too
-            return None
-        total += value
-    return min(1.0, math.exp(total))
+    found = []
+    for one in tokens if isinstance(tokens, list) else ():
+        token, value = (one.get("token"), one.get("logprob")) if isinstance(one, Mapping) else (None, None)
+        if not isinstance(token, str) or not isinstance(value, int | float) or isinstance(value, bool):
+            return ()
+        if not -1e6 < value <= 0.001:  # NaN too
+            return ()
+        found.append((token, float(value)))
+    return found

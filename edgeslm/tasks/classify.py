@@ -84,7 +84,8 @@ class Classify(Task):
         label = (parse_object(reply.text) or {"label": reply.text.strip().strip('."')}).get("label")
         if not isinstance(label, str) or label not in meanings:
             return None
-        return {"label": label, **({} if reply.confidence is None else {"confidence": reply.confidence})}
+        sure = reply.probability_of(label)
+        return {"label": label, **({} if sure is None else {"confidence": sure})}
 
     async def _biases_of(
         self, request: Request, meanings: dict[str, str], ask: Ask

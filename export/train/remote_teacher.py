@@ -33,6 +33,8 @@ TIMEOUT_S: Final = 120.0
 PAUSES_S: Final = (1.0, 4.0, 15.0, 60.0)
 """Pauses before the repeats of a failed request."""
 LABEL_TOKENS: Final = 64
+LEAST: Final = 1.1
+"""Least probability of the label that was written, as a multiple of an even share."""
 INSTRUCTION: Final = "Which label fits the message?"
 
 Answer = Mapping[str, Any] | None
@@ -143,7 +145,7 @@ class RemoteTeacher:
                 return None
             self.tokens += sum(reply.usage.values()) or (len(str(chat.messages)) + len(reply.text)) // 3
             if (label := _label_of(reply.text, labels)) is not None:
-                return _shares(label, labels, reply.confidence)
+                return _shares(label, labels, reply.probability_of(label))
         return None
 
     async def _ask(self, client: ChatClient, chat: Chat) -> Reply | None:
@@ -174,8 +176,9 @@ def _label_of(text: str, labels: Sequence[str]) -> str | None:
 
 
 def _shares(label: str, labels: Sequence[str], confidence: float | None) -> dict[str, Any]:
-    """A label with a probability for each; without a confidence, it counts as certain."""
-    sure = 1.0 if confidence is None else confidence
+    """A label with a probability for each; without a confidence, it counts as certain. It is the likeliest
+    one even if the server thinks otherwise."""
+    sure = 1.0 if confidence is None else max(confidence, LEAST / len(labels))
     rest = (1 - sure) / max(1, len(labels) - 1)
     scores = {one: sure if one == label else rest for one in labels}
     return {"label": label, "confidence": sure, "scores": scores}

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edgeslm.remote.chat import Chat, RemoteError, encode, read_reply, refused_field
+from edgeslm.remote.chat import Chat, RemoteError, Reply, encode, read_reply, refused_field
 from tests.support.chat_servers import completion
 
 MESSAGES = ({"role": "user", "content": "hello"},)
@@ -56,14 +56,15 @@ def test_an_answer_is_read() -> None:
     call = {"name": "f", "arguments": {"x": 1}}
     reply = read_reply(completion(None, [call], finish_reason="tool_calls", logprobs={"content": tokens}))
     assert (reply.text, list(reply.calls), reply.finish_reason) == ("", [("f", {"x": 1})], "tool_calls")
-    assert reply.confidence == pytest.approx(0.25)
+    assert reply.probability_of("ab") == pytest.approx(0.25)
+    assert reply.probability_of("c") is None
     assert reply.usage == {"prompt_tokens": 7, "completion_tokens": 2}
 
 
 @pytest.mark.parametrize("value", [-(10**18), 3.0, "a", None, True])
 def test_log_probabilities_that_are_none_are_ignored(value: Any) -> None:
     tokens = [{"token": "a", "logprob": value}]
-    assert read_reply(completion("x", logprobs={"content": tokens})).confidence is None
+    assert read_reply(completion("x", logprobs={"content": tokens})).tokens == ()
 
 
 @pytest.mark.parametrize(
@@ -104,3 +105,15 @@ def test_what_is_no_completion_is_refused(value: Any) -> None:
 def test_bytes_are_refused(body: bytes) -> None:
     with pytest.raises(RemoteError):
         read_reply(body)
+
+
+def test_the_form_of_json_doesnt_count_for_the_probability_of_a_value() -> None:
+    tokens = [
+        ("{", -9.0),
+        ('"label', -7.0),
+        ('":"', 0.0),
+        ("cri", math.log(0.5)),
+        ("tical", math.log(0.8)),
+        ('"}', -3.0),
+    ]
+    assert Reply('{"label":"critical"}', tokens=tokens).probability_of("critical") == pytest.approx(0.4)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import math
 from typing import Any
 
 import pytest
@@ -91,7 +92,10 @@ def test_what_is_no_label_is_unusable(text: str) -> None:
 
 
 def test_the_confidence_of_a_label_is_its_probability() -> None:
-    assert consulted(LABELS, Reply("normal", confidence=0.75))[0] == {"label": "normal", "confidence": 0.75}
+    reply = Reply(
+        '{"label": "normal"}', tokens=[('{"label": "', -5.0), ("normal", math.log(0.75)), ('"}', -1.0)]
+    )
+    assert consulted(LABELS, reply)[0] == {"label": "normal", "confidence": pytest.approx(0.75)}
 
 
 def test_the_labels_of_a_request_are_asked_for() -> None:

@@ -12,7 +12,7 @@ from edgeslm_export.train.distill import ask_teacher, find_notes, labels_of
 from edgeslm_export.train.remote_teacher import RemoteTeacher, make_remote_teacher
 
 from edgeslm.errors import ExportError
-from tests.support.chat_servers import Answer, FakeChatServer, said_by_user
+from tests.support.chat_servers import Answer, FakeChatServer, completion, said_by_user
 from tests.support.export.fake_teachers import QUIET, number_of, task, texts
 
 TASK = task("spam", "ham", instruction="Is it spam?")
@@ -138,3 +138,13 @@ def test_wrong_arguments_are_errors(tmp_path: Path) -> None:
         with pytest.raises(ExportError, match=sentence):
             make_remote_teacher(url, model, key, None)
     assert make_remote_teacher("https://llm.example.org/v1", "m", tmp_path / "key", 9).most_tokens == 9
+
+
+def test_an_unlikely_label_is_still_the_one_that_is_learned() -> None:
+    def answer(body: dict[str, Any]) -> bytes:
+        tokens = [{"token": token, "logprob": -9.0} for token in ('{"label": "', "spam", '"}')]
+        return completion('{"label": "spam"}', logprobs={"content": tokens})
+
+    (found,), _ = answered(answer, 1)
+    assert found["confidence"] == pytest.approx(0.55)
+    assert max(found["scores"], key=found["scores"].__getitem__) == "spam"
