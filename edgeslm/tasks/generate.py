@@ -55,7 +55,9 @@ class GenerateText(Task):
             calls=rule,
         )
         output = await ask(call, on_chunk)
-        calls = read_calls(output.calls, tools, _made_calls(request.input))
+        # A call that is required may be made again, such as after an error.
+        made = _made_calls(request.input) if self._choice(request) == "auto" else ()
+        calls = read_calls(output.calls, tools, made)
         if output.calls and not calls and not output.text:  # all of them were made already
             output = _with_cost(await ask(replace(call, calls=None), on_chunk), output.cost)
         if calls:

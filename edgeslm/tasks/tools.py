@@ -8,6 +8,7 @@ of a request are untrusted, descriptions of tools too.
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from typing import Any
@@ -22,6 +23,7 @@ from edgeslm.tasks.extract import (
     check_schema,
 )
 
+MOST = sys.float_info.max
 ANY_OBJECT: Mapping[str, Any] = {"type": "object"}
 """The schema of any JSON object."""
 NOTHING: Mapping[str, Any] = {"type": "object", "additionalProperties": False}
@@ -98,11 +100,16 @@ def read_calls(
     schemas = {tool["name"]: tool.get("parameters", ANY_OBJECT) for tool in tools}
     found: list[dict[str, Any]] = []
     for call in calls:
-        arguments = _without_empty(json.loads(call.arguments), schemas[call.name])
-        one = {"name": call.name, "arguments": arguments}
-        if one not in found and one not in made:
+        written = json.loads(call.arguments, parse_float=_finite)
+        one = {"name": call.name, "arguments": _without_empty(written, schemas[call.name])}
+        if one not in found and one not in made and is_valid(one, tools):
             found.append(one)
     return found
+
+
+def _finite(written: str) -> float:
+    """A number of JSON; 1e999, which a grammar allows, becomes the largest one."""
+    return max(-MOST, min(MOST, float(written)))
 
 
 def _without_empty(arguments: dict[str, Any], schema: Mapping[str, Any]) -> dict[str, Any]:

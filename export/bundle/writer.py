@@ -6,6 +6,7 @@ A folder with the bundle's final name is always complete. The same source and re
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import json
 import os
 import re
@@ -26,6 +27,8 @@ copying changes them."""
 
 _release: ContextVar[int | None] = ContextVar("release", default=None)
 _replaces: ContextVar[bool] = ContextVar("replaces", default=False)
+_HERE, _EXCHANGE = -100, 2
+"""``AT_FDCWD`` and ``RENAME_EXCHANGE`` of renameat2(2)."""
 _PARTIAL = re.compile(r"\.(?P<name>.+)\.(?P<pid>\d+)\.partial")
 
 
@@ -52,13 +55,24 @@ def staged(out: Path) -> Iterator[Path]:
     try:
         yield stage
         check_absent(out)
-        old = stage.with_suffix(".old.partial")
         if out.exists():
-            out.rename(old)
-        stage.rename(out)
-        shutil.rmtree(old, ignore_errors=True)
+            os.sync()
+            _exchange(stage, out)
+        else:
+            stage.rename(out)
     finally:
         shutil.rmtree(stage, ignore_errors=True)
+
+
+def _exchange(one: Path, other: Path) -> None:
+    """Exchanges two folders in one step, so that a power cut leaves either of them in place.
+
+    :raises ExportError: the file system can't do that.
+    """
+    libc = ctypes.CDLL(None, use_errno=True)
+    if libc.renameat2(_HERE, os.fsencode(one), _HERE, os.fsencode(other), _EXCHANGE):
+        why = os.strerror(ctypes.get_errno())
+        raise ExportError(f"{other} can't be replaced on this file system ({why}); remove it first.")
 
 
 def check_absent(out: Path) -> None:

@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
+import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -16,8 +18,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from edgeslm_export.evaluate.report_card import embed_texts, load_encoder
+from edgeslm_export.jobs.checkpoint_notes import FORGOTTEN_S
 from edgeslm_export.jobs.optimum_env import cache_folder
 from edgeslm_export.train.logistic_head import fit_layer, split_folds
+
+from edgeslm.bundle.manifest import load_bundle
 
 if TYPE_CHECKING:
     import numpy as np
@@ -46,16 +51,29 @@ def vectors_of(texts: Sequence[str], encoder: Path) -> npt.NDArray[np.float32]:
     """Unit vectors of the texts, from the cache if these texts were embedded before."""
     import numpy as np
 
-    named = json.dumps([str(encoder.resolve()), list(texts)])
+    named = json.dumps([load_bundle(encoder).digest, list(texts)])
     file = cache_folder() / f"vectors-{hashlib.sha256(named.encode()).hexdigest()[:16]}.npy"
     try:
         found: npt.NDArray[np.float32] = np.load(file)
-    except (OSError, ValueError):
+    except (OSError, ValueError, EOFError):
         found = embed_texts(load_encoder(encoder), texts)
         found /= np.maximum(np.linalg.norm(found, axis=1, keepdims=True), 1e-9)
-        file.parent.mkdir(parents=True, exist_ok=True)
-        np.save(file, found)
+        _save(file, found)
     return found
+
+
+def _save(file: Path, vectors: npt.NDArray[np.float32]) -> None:
+    """Writes vectors to the cache in one step, and removes old ones."""
+    import numpy as np
+
+    file.parent.mkdir(parents=True, exist_ok=True)
+    for other in file.parent.glob("vectors-*.npy"):
+        if time.time() - other.stat().st_mtime > FORGOTTEN_S:
+            other.unlink(missing_ok=True)
+    draft = file.with_suffix(f".{os.getpid()}.tmp")
+    with draft.open("wb") as stream:
+        np.save(stream, vectors)
+    draft.replace(file)
 
 
 def choose(vectors: npt.NDArray[np.float32], labelled: Mapping[int, str], count: int) -> list[Chosen]:

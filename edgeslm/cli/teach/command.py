@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import sys
 import tempfile
@@ -17,7 +18,8 @@ from edgeslm.cli.screen import ProgressLine, plural, say
 from edgeslm.cli.starter import starter_dir
 from edgeslm.cli.teach.session import Row, Session
 from edgeslm.cli.teach.training import Lesson
-from edgeslm.errors import EdgeslmError, UnknownTask
+from edgeslm.errors import EdgeslmError, InvalidRequest, UnknownTask
+from edgeslm.protocol.strict_json import parse_json
 from edgeslm.telemetry.log_lines import printable
 
 if TYPE_CHECKING:
@@ -67,13 +69,16 @@ def run(arguments: argparse.Namespace) -> int:
     with tempfile.TemporaryDirectory(prefix="edgeslm-teach-") as work:
         lesson = Lesson(arguments.task, labels, _encoder(arguments.encoder), Path(work))
         lesson.check()
+        out = (arguments.out or config.state_dir / "learned" / arguments.task).absolute()
+        if out.exists() and not (out / "manifest.json").is_file():
+            raise EdgeslmError(f"{out} exists and is no trained task; name another folder with --out.")
         rows = _rows(config, arguments.task, labels)
         texts = list(dict.fromkeys([*_messages(arguments, config), *(row["text"] for row in rows)]))
         if not texts:
             raise EdgeslmError("There are no messages: name some with --from, or listen with --listen.")
         session = Session(lesson, texts, rows, lambda row: _keep(config, arguments.task, row))
         _label(session, list(labels))
-        return _train(lesson, session, arguments, config)
+        return _train(lesson, session, out, config)
 
 
 def _section(config: Config, name: str) -> Task:
@@ -102,7 +107,7 @@ def _rows(config: Config, task: str, labels: dict[str, str]) -> list[Row]:
 
     found: dict[str, str] = {}
     try:
-        lines = FeedbackStore(config.state_dir).file(task).read_text("utf-8").splitlines()
+        lines = FeedbackStore(config.state_dir).file(task).read_text("utf-8", "replace").split("\n")
     except FileNotFoundError:
         return []
     for line in lines:
@@ -129,17 +134,15 @@ def _messages(arguments: argparse.Namespace, config: Config) -> list[str]:
 
 def _read(file: Path) -> list[str]:
     try:
-        lines = file.read_text("utf-8").splitlines()
+        lines = file.read_text("utf-8").split("\n")
     except (OSError, UnicodeDecodeError) as error:
         raise EdgeslmError(f"{file} can't be read: {getattr(error, 'strerror', None) or error}.") from None
     texts = []
     for line in lines:
-        text: Any = line
-        try:
-            row = json.loads(line)
-            text = row["text"] if isinstance(row, dict) and isinstance(row.get("text"), str) else line
-        except ValueError:
-            pass
+        text = line.rstrip("\r")
+        with contextlib.suppress(InvalidRequest):
+            row = parse_json(line)
+            text = row["text"] if isinstance(row, dict) and isinstance(row.get("text"), str) else text
         texts += [text] if text.strip() else []
     return texts
 
@@ -162,7 +165,7 @@ def _heard(config: Config, task: str, seconds: float) -> list[str]:
         for route in routes:
             if route.matches(topic):
                 work = route.consider(topic, payload, retained, time.monotonic())
-                texts.extend([work.input] if isinstance(work, RouteWork) else [])
+                texts.extend([_sound(work.input)] if isinstance(work, RouteWork) else [])
 
     filters = list(dict.fromkeys(route.route.source for route in routes))
     with Listening(BrokerAddress.of(config.broker), filters, take) as listening, ProgressLine() as line:
@@ -174,32 +177,39 @@ def _heard(config: Config, task: str, seconds: float) -> list[str]:
     return texts
 
 
+def _sound(text: str) -> str:
+    """The text, with a mark instead of half a character."""
+    return text.encode("utf-8", "replace").decode()
+
+
 def _label(session: Session, labels: Sequence[str]) -> None:
     """Asks for labels until the user quits or no message is left."""
     shown = None
-    with _keys() as read:
-        say(f"{SKIP} skips a message, {UNDO} takes the last label back, {QUIT} ends and trains.")
-        while (one := session.next()) is not None:
-            if session.accuracy is not None and session.accuracy != shown:
-                shown = session.accuracy
-                low, high = shown["interval"]
-                count = plural(len(session.rows), "label")
-                right = f"{shown['share']:.2f} right ({low:.2f} to {high:.2f})"
-                say(f"\n{count}: {right} of these, in cross-validation")
-            guess = "" if one["guess"] is None else f"   (so far: {one['guess']} {one['confidence']:.2f})"
-            say(f"\n{printable(one['text'][:1000])}{guess}")
-            say("  ".join(f"{key} {label}" for key, label in zip(KEYS, labels, strict=False)))
-            key = read()
-            if key == QUIT:
-                break
-            if key == UNDO:
-                say("taken back" if session.undo() is not None else "there is nothing to take back")
-            elif key == SKIP:
-                session.skip(one["text"])
-            elif key in KEYS[: len(labels)]:
-                session.label(one["text"], labels[KEYS.index(key)])
-                say(f"-> {labels[KEYS.index(key)]}")
-    session.store()
+    try:
+        with _keys() as read:
+            say(f"{SKIP} skips a message, {UNDO} takes the last label back, {QUIT} ends and trains.")
+            while (one := session.next()) is not None:
+                if session.accuracy is not None and session.accuracy != shown:
+                    shown = session.accuracy
+                    low, high = shown["interval"]
+                    count = plural(len(session.rows), "label")
+                    right = f"{shown['share']:.2f} right ({low:.2f} to {high:.2f})"
+                    say(f"\n{count}: {right} of these, in cross-validation")
+                guess = "" if one["guess"] is None else f"   (so far: {one['guess']} {one['confidence']:.2f})"
+                say(f"\n{printable(one['text'][:1000])}{guess}")
+                say("  ".join(f"{key} {label}" for key, label in zip(KEYS, labels, strict=False)))
+                key = read()
+                if key == QUIT:
+                    break
+                if key == UNDO:
+                    say("taken back" if session.undo() is not None else "there is nothing to take back")
+                elif key == SKIP:
+                    session.skip(one["text"])
+                elif key in KEYS[: len(labels)]:
+                    session.label(one["text"], labels[KEYS.index(key)])
+                    say(f"-> {labels[KEYS.index(key)]}")
+    finally:
+        session.store()
 
 
 @contextmanager
@@ -220,13 +230,13 @@ def _keys() -> Iterator[Any]:
         termios.tcsetattr(sys.stdin, termios.TCSADRAIN, before)
 
 
-def _train(lesson: Lesson, session: Session, arguments: argparse.Namespace, config: Config) -> int:
+def _train(lesson: Lesson, session: Session, out: Path, config: Config) -> int:
     few = [label for label in lesson.labels if session.counts[label] < FEWEST]
     if few:
-        say(f"\nNot trained: {FEWEST} messages are needed for each label, and {', '.join(few)} has fewer.")
-        say("The labels are kept; go on with the same command.")
+        say(f"\nNot trained: each label needs {FEWEST} messages; there are fewer of: {', '.join(few)}.")
+        if session.rows:
+            say("The labels are kept; go on with the same command.")
         return 1
-    out = (arguments.out or config.state_dir / "learned" / lesson.task).absolute()
     say(f"\nTraining on {plural(len(session.rows), 'message')} ...")
     report = lesson.train(session.rows, out)
     low, high = report["interval"]
@@ -237,4 +247,7 @@ def _train(lesson: Lesson, session: Session, arguments: argparse.Namespace, conf
     else:
         say(f"Use it: add to the task {lesson.task}, instead of model, and restart the node:")
         say(f"    learned: {out}")
+    known = {model.bundle.resolve() for model in config.models.values()}
+    if lesson.encoder.resolve() not in known:
+        say(f"and to models, since the task needs this encoder:\n    encoder: {{bundle: {lesson.encoder}}}")
     return 0

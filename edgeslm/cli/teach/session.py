@@ -47,11 +47,12 @@ class Session:
         :raises EdgeslmError: the choice failed.
         """
         if not self._round:
-            left = [text for text in self._texts if text not in self._skipped]
-            if not left:
+            if not self._texts:
                 return None
-            found = self._lesson.choose(left, self.rows, ROUND)
-            self._round, self.accuracy = found["chosen"], found["accuracy"]
+            # All texts each time, so that their vectors are those of the cache.
+            found = self._lesson.choose(self._texts, self.rows, ROUND + len(self._skipped))
+            chosen = [one for one in found["chosen"] if one["text"] not in self._skipped]
+            self._round, self.accuracy = chosen[:ROUND], found["accuracy"]
         return self._round[0] if self._round else None
 
     def label(self, text: str, label: str) -> None:

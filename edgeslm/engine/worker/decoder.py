@@ -382,8 +382,8 @@ class Decoder:
     def _decode(
         self, slot: KvSlot, call: Generate, emit: OnText, cancelled: IsCancelled
     ) -> tuple[float, Transcript, str]:
-        marks = () if call.calls is None else self._chat.tool_format.marks
-        words = Transcript(self._chat.tokenizer, call.stop, emit if call.stream else None, marks)
+        begun = self._chat.tool_format.begun(call)
+        words = Transcript(self._chat.tokenizer, call.stop, emit if call.stream else None, *begun)
         prefilled = 0.0
         while words.count < call.max_tokens:
             if cancelled():

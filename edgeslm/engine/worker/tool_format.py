@@ -43,9 +43,15 @@ class ToolFormat:
         return self.begin.split()[0]
 
     @property
-    def marks(self) -> tuple[str, ...]:
-        """How a call may begin."""
-        return (self.mark,) if self.bare is None else (self.mark, self.bare.begin)
+    def starts(self) -> tuple[str, ...]:
+        """How an answer that is a call begins."""
+        return (self.begin,) if self.bare is None else (self.begin, self.bare.begin)
+
+    def begun(self, call: Generate) -> tuple[tuple[str, ...], tuple[str, ...]]:
+        """How a tool call begins in the answer to ``call``: anywhere, and at its beginning alone."""
+        if call.calls is None:
+            return (), ()
+        return () if call.guide is not None else (self.mark,), self.starts
 
     @property
     def bare(self) -> ToolFormat | None:
@@ -190,8 +196,8 @@ def _literal(text: str, special: Mapping[str, int]) -> str:
 
 def read_answer(call: Generate, form: ToolFormat, text: str) -> Answer:
     """The calls in a text. A text that calls none of the call's tools has none."""
-    if call.calls is None:
-        return Answer(text)
+    if call.calls is None or (call.guide is not None and not text.startswith(form.starts)):
+        return Answer(text)  # JSON may have the words of a call in its texts
     if form.bare is not None and text.startswith(form.bare.begin):
         form = form.bare
     words, begin, rest = text.partition(form.begin)

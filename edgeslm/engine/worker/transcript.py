@@ -15,13 +15,20 @@ class Transcript:
     stop string.
 
     :param marks: how a tool call may begin: nothing from it on is emitted, and special tokens are text.
+    :param starts: the same, at the beginning of the text only.
     """
 
     def __init__(
-        self, tokenizer: Tokenizer, stop: Sequence[str], emit: OnText | None, marks: Sequence[str] = ()
+        self,
+        tokenizer: Tokenizer,
+        stop: Sequence[str],
+        emit: OnText | None,
+        marks: Sequence[str] = (),
+        starts: Sequence[str] = (),
     ) -> None:
         self._tokenizer = tokenizer
-        self._stream = DecodeStream(skip_special_tokens=not marks)
+        self._stream = DecodeStream(skip_special_tokens=not (marks or starts))
+        self._starts = tuple(starts)
         self._stop = [s for s in stop if s]
         self._marks = marks
         self._emit = emit
@@ -41,7 +48,7 @@ class Transcript:
         if not piece:
             return False
         self.text += piece
-        if any(mark in self.text for mark in self._marks):
+        if self._call_at() is not None:
             return False
         if self._stop:
             ends = [at for s in self._stop if (at := self.text.find(s)) >= 0]
@@ -53,11 +60,19 @@ class Transcript:
         return False
 
     def finish(self) -> None:
-        begun = [at for mark in self._marks if (at := self.text.find(mark)) >= 0]
-        self._send(min(begun, default=len(self.text)))
+        at = self._call_at()
+        self._send(len(self.text) if at is None else at)
+
+    def _call_at(self) -> int | None:
+        """Where a tool call begins, if there is one."""
+        if self._starts and self.text.startswith(self._starts):
+            return 0
+        return min((at for mark in self._marks if (at := self.text.find(mark)) >= 0), default=None)
 
     def _held_back(self) -> int:
         """Length of the longest suffix of the text that is the beginning of a stop string."""
+        if any(start.startswith(self.text) for start in self._starts):
+            return len(self.text)
         awaited = [*self._stop, *self._marks]
         longest = max(map(len, awaited), default=1) - 1
         for length in range(min(longest, len(self.text)), 0, -1):

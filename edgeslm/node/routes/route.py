@@ -133,7 +133,10 @@ class RouteReader:
 
 
 def _id_of(payload: Any) -> str | None:
-    found = payload.get("id") if isinstance(payload, dict) else None
+    """The message's own id: its ``id``, or that of its ``after``, as in Frigate's reviews."""
+    whole = payload if isinstance(payload, dict) else {}
+    after = whole.get("after")
+    found = whole.get("id", after.get("id") if isinstance(after, dict) else None)
     if isinstance(found, bool) or not isinstance(found, str | int):
         return None
     return str(found)[:LONGEST_ID] or None

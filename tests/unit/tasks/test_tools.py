@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -78,6 +79,16 @@ def test_a_call_is_written_under_the_schemas_of_the_tools() -> None:
     assert schema["properties"]["device"]["maxLength"] == 200
     assert schema["additionalProperties"] is False
     assert json.loads(weather.schema) == {"type": "object", "additionalProperties": False}
+
+
+def test_a_number_beyond_all_bounds_is_the_largest_one() -> None:
+    parameters = {"type": "object", "properties": {"x": {"type": "number", "maximum": 9}}, "required": ["x"]}
+    tools = [{"name": "f", "parameters": parameters}]
+    engine = Engine(calling(("f", '{"x": -1e999}')))
+    (call,) = run(engine, tools=tools, tool_choice="required").result["tool_calls"]
+    assert call["arguments"] == {"x": -sys.float_info.max}
+    result = run(Engine(calling(("f", '{"x": 1e999}'))), tools=tools, tool_choice="required").result
+    assert "tool_calls" not in result, "it doesn't fit the schema"
 
 
 def test_several_calls_each_once() -> None:

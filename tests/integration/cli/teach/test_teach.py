@@ -20,6 +20,10 @@ from tests.support.brokers import Mosquitto
 from tests.support.nodes import write_bundle
 
 
+def rows_of(file: str) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in Path(file).read_text().split("\n") if line]
+
+
 class FakeRun:
     """Replaces ``edgeslm-export``: chooses the first texts, and records what is trained."""
 
@@ -28,15 +32,14 @@ class FakeRun:
 
     def __call__(self, arguments: Sequence[str]) -> Mapping[str, Any]:
         if arguments[0] == "choose":
-            texts = [json.loads(line)["text"] for line in Path(arguments[1]).read_text().splitlines()]
+            texts = [row["text"] for row in rows_of(arguments[1])]
             known = set()
             if "--labelled" in arguments:
-                file = Path(arguments[arguments.index("--labelled") + 1])
-                known = {json.loads(line)["text"] for line in file.read_text().splitlines()}
+                known = {row["text"] for row in rows_of(arguments[arguments.index("--labelled") + 1])}
             left = [text for text in texts if text not in known][:10]
             chosen = [{"text": text, "guess": "b", "confidence": 0.5} for text in left]
             return {"chosen": chosen, "accuracy": {"share": 0.75, "interval": [0.5, 0.9]}}
-        rows = [json.loads(line) for line in Path(arguments[2]).read_text().splitlines()]
+        rows = rows_of(arguments[2])
         task = yaml.safe_load(Path(arguments[1]).read_text())
         self.trained.append({"rows": rows, "task": task, "out": arguments[3]})
         return {"accuracy": 0.8, "interval": [0.6, 0.9]}
@@ -83,11 +86,12 @@ def test_labels_are_kept_and_trained(
     lines.write_text('one\n{"text": "two"}\nthree\nfour\nfive\n\n')
     assert teach(tmp_path, monkeypatch, "1u2x1s22q", "--from", str(lines)) == 1
     assert stored(tmp_path) == [("one", "b"), ("two", "a"), ("four", "b"), ("five", "b")]
-    assert "a has fewer" in capsys.readouterr().out and not run.trained
+    assert "there are fewer of: a." in capsys.readouterr().out and not run.trained
     assert teach(tmp_path, monkeypatch, "1", "--from", str(lines)) == 0
     (trained,) = run.trained
     assert len(trained["rows"]) == 5 and trained["task"]["labels"] == {"a": "", "b": ""}
     said = capsys.readouterr().out
+    assert f"encoder: {{bundle: {tmp_path}/encoder}}" in said
     assert "0.80 of messages like these are right (0.60 to 0.90)" in said
     assert f"learned: {tmp_path}/state/learned/t" in said and trained["out"].endswith("state/learned/t")
 
@@ -135,3 +139,37 @@ def test_wrong_calls_are_errors(
     configuration(tmp_path, **task)
     assert teach(tmp_path, monkeypatch, "", *arguments) == 1
     assert sentence in capsys.readouterr().err
+
+
+def test_an_interrupt_keeps_the_last_label(
+    run: FakeRun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    configuration(tmp_path)
+    (tmp_path / "lines.txt").write_text("one\u2028still one\ntwo\nthree\n")
+    keys = iter("12")
+
+    class Interrupted(io.StringIO):
+        def readline(self, *_: Any) -> str:  # type: ignore[override]
+            try:
+                return next(keys)
+            except StopIteration:
+                raise KeyboardInterrupt from None
+
+    monkeypatch.setattr("sys.stdin", Interrupted())
+    status = main.main(
+        [
+            *("teach", "t", "--config", str(tmp_path / "node.yaml"), "--from", str(tmp_path / "lines.txt")),
+            *("--encoder", str(write_bundle(tmp_path / "encoder", "encoder"))),
+        ]
+    )
+    assert status == 130
+    rows = (tmp_path / "state/feedback/t.jsonl").read_text().split("\n")[:-1]
+    assert [json.loads(row)["text"] for row in rows] == ["one\u2028still one", "two"]
+
+
+def test_a_folder_of_something_else_is_told_before_the_labels(
+    run: FakeRun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    configuration(tmp_path)
+    assert teach(tmp_path, monkeypatch, "", "--out", str(tmp_path)) == 1
+    assert "is no trained task" in capsys.readouterr().err

@@ -183,6 +183,14 @@ def test_an_answer_is_read(text: str, answer: Answer) -> None:
     assert read_answer(call(AUTO), HERMES, text) == answer
 
 
+def test_json_may_have_the_words_of_a_call() -> None:
+    asked, text = call(AUTO, Guide("json_schema", "{}")), '{"note":"write <tool_call> here"}'
+    assert read_answer(asked, HERMES, text) == Answer(text)
+    assert read_answer(asked, HERMES, written(ON)) == Answer("", (CALLED,))
+    assert HERMES.begun(asked) == ((), HERMES.starts)
+    assert HERMES.begun(call(AUTO)) == (("<tool_call>",), HERMES.starts)
+
+
 def test_without_a_rule_all_is_text() -> None:
     assert read_answer(call(None), HERMES, ON) == Answer(ON)
 

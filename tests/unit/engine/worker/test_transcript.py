@@ -92,12 +92,19 @@ def test_pieces_join_to_the_text_and_the_stop_string_is_not_in_it(
         ("<tool_call>{END}", ""),
         ("one <tool", "one <tool"),
         ('{"name": "a"}', ""),
+        ('so {"name": "a"}', 'so {"name": "a"}'),
         ("one <|im_end|>", "one <|im_end|>"),
     ],
 )
 def test_nothing_is_sent_from_the_beginning_of_a_call_on(tokenizer: Tokenizer, said: str, sent: str) -> None:
     pieces: list[str] = []
-    transcript = Transcript(tokenizer, ["END"], pieces.append, ("<tool_call>", '{"name": "'))
+    transcript = Transcript(tokenizer, ["END"], pieces.append, ("<tool_call>",), ('{"name": "',))
     assert not any(transcript.add(token) for token in tokenizer.encode(said).ids)
     transcript.finish()
     assert (transcript.text, "".join(pieces)) == (said, sent)
+
+
+def test_words_of_a_call_within_a_text_dont_hide_a_stop_string(tokenizer: Tokenizer) -> None:
+    transcript = Transcript(tokenizer, ["END"], None, ("<tool_call>",), ('{"name": "',))
+    assert any(transcript.add(token) for token in tokenizer.encode('so {"name": "END"}').ids)
+    assert transcript.text == 'so {"name": "'

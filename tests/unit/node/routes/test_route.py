@@ -184,3 +184,17 @@ def test_a_digest_reads_the_only_text_of_a_json_payload(payload: dict[str, Any],
     assert isinstance(outcome, RouteWork) and outcome.input == (whole if read is None else read)
     outcome = consider(reader(), payload)
     assert isinstance(outcome, RouteWork) and outcome.input == whole
+
+
+@pytest.mark.parametrize(
+    ("payload", "id"),
+    [
+        ({"id": 7}, "7"),
+        ({"after": {"id": "a"}}, "a"),
+        ({"id": "b", "after": {"id": "a"}}, "b"),
+        ({"after": 3}, None),
+    ],
+)
+def test_a_message_is_known_by_its_own_id(payload: dict[str, Any], id: str | None) -> None:
+    outcome = consider(reader(), payload)
+    assert isinstance(outcome, RouteWork) and outcome.id == id
