@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import contextlib
+import importlib
 import json
 import os
 import signal
@@ -15,17 +16,12 @@ import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 from edgeslm import __version__
-from edgeslm.cli import dispatch, feedback, fleet, knowledge, models, purge, recover, rollout, top
-from edgeslm.cli.init import command as init
 from edgeslm.cli.listening import NODE_VARIABLE, add_broker_arguments
 from edgeslm.cli.parts import Act, add_parser, whole_number
-from edgeslm.cli.provision import command as provision
 from edgeslm.cli.screen import print_error, say
-from edgeslm.cli.teach import command as teach
 from edgeslm.config.extras import missing_extra
 from edgeslm.errors import ConfigError, EdgeslmError, too_little_memory
 from edgeslm.protocol.topic_filters import topic_name_fault
@@ -46,21 +42,21 @@ EXAMPLES = {
     "prepare": "edgeslm prepare /var/lib/edgeslm/bundles/smollm2-135m-int4 --config config.yaml",
     "doctor": "edgeslm doctor --config config.yaml",
 }
-COMMANDS: Mapping[str, ModuleType] = {
-    "init": init,
-    "teach": teach,
-    "dispatch": dispatch,
-    "feedback": feedback,
-    "knowledge": knowledge,
-    "models": models,
-    "provision": provision,
-    "purge": purge,
-    "recover": recover,
-    "rollout": rollout,
-    "top": top,
-    "fleet": fleet,
+COMMANDS: Mapping[str, str] = {
+    "init": "edgeslm.cli.init.command",
+    "teach": "edgeslm.cli.teach.command",
+    "dispatch": "edgeslm.cli.dispatch",
+    "feedback": "edgeslm.cli.feedback",
+    "knowledge": "edgeslm.cli.knowledge",
+    "models": "edgeslm.cli.models",
+    "provision": "edgeslm.cli.provision.command",
+    "purge": "edgeslm.cli.purge",
+    "recover": "edgeslm.cli.recover",
+    "rollout": "edgeslm.cli.rollout",
+    "top": "edgeslm.cli.top",
+    "fleet": "edgeslm.cli.fleet",
 }
-"""Commands that have their own module; this module contains the others."""
+"""Commands that have their own module, and its name; this module contains the others."""
 
 
 MOST_SECONDS = 7 * 24 * 3600
@@ -69,11 +65,13 @@ MOST_SECONDS = 7 * 24 * 3600
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs a command. :return: the exit status, which is 1 after a failure; a failure prints one sentence."""
+    words = sys.argv[1:] if argv is None else list(argv)
     try:
-        arguments = _parser().parse_args(argv)
+        # The daemon keeps what is imported, so it doesn't import the other commands (3 MB).
+        arguments = _parser(with_others=words[:1] != ["run"]).parse_args(argv)
     except SystemExit as end:
         # argparse exits with 2, which for `request` means a timeout.
-        is_request = list(sys.argv[1:] if argv is None else argv)[:1] == ["request"]
+        is_request = words[:1] == ["request"]
         raise SystemExit(1 if is_request and end.code == 2 else end.code) from None
     umask = os.umask(0o077)  # files with texts must not be readable by other users
     try:
@@ -108,7 +106,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         os.umask(umask)
 
 
-def _parser() -> argparse.ArgumentParser:
+def _parser(*, with_others: bool = True) -> argparse.ArgumentParser:
+    """The parser. ``with_others``: also of the commands that have their own module."""
     parser = argparse.ArgumentParser(
         prog="edgeslm", description="Small language models on this box, over MQTT.", allow_abbrev=False
     )
@@ -178,7 +177,8 @@ def _parser() -> argparse.ArgumentParser:
     )
     sub.add_argument("--json", action="store_true", help="print JSON")
 
-    for name, module in COMMANDS.items():
+    for name, path in COMMANDS.items() if with_others else ():
+        module = importlib.import_module(path)
         module.add_arguments(add(name, module.run, module.SUMMARY, module.EXAMPLE))
     return parser
 

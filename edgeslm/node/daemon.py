@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import logging
 import secrets
 import signal
@@ -317,6 +318,8 @@ class Daemon:
             self.bus.subscribe(self._membership.subscriptions)
         await self._presence.come_online()
         self._manager.ready("online")
+        gc.collect()  # what reading the configuration has left
+        give_back_free_memory()
 
     async def _drain(self) -> None:
         log.info("draining")

@@ -19,11 +19,11 @@ from edgeslm.config.templates import Scope, make_condition
 from edgeslm.errors import TemplateError
 from edgeslm.messages import DIRECT, Request, Result
 from edgeslm.remote.chat import Chat, RemoteError, Reply
-from edgeslm.remote.redaction import Redaction
 from edgeslm.tasks import Task
 
 if TYPE_CHECKING:
     from edgeslm.remote.client import ChatClient
+    from edgeslm.remote.redaction import Redaction
 
 log = logging.getLogger("edgeslm.serving")
 
@@ -213,6 +213,8 @@ _CLOSING: set[asyncio.Future[None]] = set()
 
 def _redacted(chat: Chat, names: Sequence[str]) -> tuple[Redaction, Chat]:
     """The chat as it leaves this node. Takes a while for long texts."""
+    from edgeslm.remote.redaction import Redaction  # its expressions take memory
+
     redaction = Redaction(names, _texts(chat.messages) if names else ())
     if not names:
         return redaction, chat
