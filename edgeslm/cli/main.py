@@ -16,6 +16,7 @@ import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
+from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 from edgeslm import __version__
@@ -237,14 +238,26 @@ def _seconds(text: str) -> float:
 def _run(arguments: argparse.Namespace) -> int:
     # Before the daemon runs there is nothing to drain.
     signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(0))
-    # Keeps paho from importing dnspython (3 MB), for SRV records that no node uses.
-    sys.modules.setdefault("dns", None)  # type: ignore[arg-type]
+    _import_paho()
     from edgeslm.config.loader import load_config
     from edgeslm.node.daemon import run
 
     config = load_config(arguments.config)
     set_up_logging("DEBUG" if arguments.debug else config.log_level.upper())
     return asyncio.run(run(config, arguments.config))
+
+
+def _import_paho() -> None:
+    """Keeps paho from importing what no node uses: dnspython for SRV records, and urllib.request for SOCKS
+    proxies (3 MB each)."""
+    for name in ("dns", "socks"):
+        sys.modules.setdefault(name, None)  # type: ignore[arg-type]
+    if "urllib.request" not in sys.modules:
+        sys.modules["urllib.request"] = ModuleType("urllib.request")
+        try:
+            importlib.import_module("paho.mqtt.client")
+        finally:
+            del sys.modules["urllib.request"]  # others may import it
 
 
 def _check(arguments: argparse.Namespace) -> int:
