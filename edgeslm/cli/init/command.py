@@ -28,7 +28,7 @@ from edgeslm.cli.init.proposal import (
 from edgeslm.cli.init.traffic import Group, Traffic
 from edgeslm.cli.listening import PATIENCE_S, add_broker_arguments, address_of, with_scheme
 from edgeslm.cli.screen import ProgressLine, plural, print_error, say
-from edgeslm.cli.starter import starter_dir
+from edgeslm.cli.starter import nearest_starter_dir
 from edgeslm.errors import BrokerError, EdgeslmError
 from edgeslm.protocol.topic_filters import filter_fault
 from edgeslm.telemetry.log_lines import printable
@@ -279,8 +279,7 @@ def _ask(question: str, default: str, parse: Callable[[str], _Parsed], option: s
 def _place(arguments: argparse.Namespace, file: Path) -> Place:
     """Where the node runs. A bundle that isn't here yet is named by its usual path."""
     name = re.sub(r"[^a-z0-9-]+", "-", socket.gethostname().lower()).strip("-")[:64] or "node"
-    here = Path(".edgeslm/starter").resolve()
-    starter = here if here.is_dir() else starter_dir()
+    starter = nearest_starter_dir()
     decoder = (arguments.bundle or starter / DECODER).resolve()
     encoder = starter / ENCODER
     if not decoder.is_dir():

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from edgeslm.cli.listening import PATIENCE_S
 from edgeslm.cli.screen import ProgressLine, plural, say
-from edgeslm.cli.starter import starter_dir
+from edgeslm.cli.starter import nearest_starter_dir
 from edgeslm.cli.teach.session import Row, Session
 from edgeslm.cli.teach.training import Lesson
 from edgeslm.errors import EdgeslmError, InvalidRequest, UnknownTask
@@ -93,8 +93,7 @@ def _section(config: Config, name: str) -> Task:
 
 
 def _encoder(named: Path | None) -> Path:
-    here = Path(".edgeslm/starter").resolve() / ENCODER
-    found = named or (here if here.is_dir() else starter_dir() / ENCODER)
+    found = named or nearest_starter_dir() / ENCODER
     if not (found / "manifest.json").is_file():
         advice = "make it with edgeslm-export starter, or name one with --encoder"
         raise EdgeslmError(f"{found} is no bundle; {advice}.")

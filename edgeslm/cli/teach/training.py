@@ -1,4 +1,4 @@
-"""Choice of messages and training for ``edgeslm teach``: runs ``edgeslm-export``, in processes of its own."""
+"""Choice of messages and training of heads: runs ``edgeslm-export``, in processes of its own."""
 
 from __future__ import annotations
 

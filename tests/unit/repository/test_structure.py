@@ -111,7 +111,6 @@ STARTS_PROGRAMS = {
     "edgeslm/hardware/board.py": "vcgencmd of the Raspberry Pi",
     "edgeslm/cli/demo/__init__.py": "the daemon, by the command that a user would type",
     "edgeslm/cli/demo/broker.py": "mosquitto or amqtt",
-    "edgeslm/cli/demo/teaching.py": "edgeslm-export, by the command that a user would type",
     "edgeslm/cli/teach/training.py": "edgeslm-export, by the command that a user would type",
     "edgeslm/cli/demo/traffic.py": "sees whether the daemon still runs",
     "export/jobs/subprocess_job.py": "the build machine's children, whose environment is another",

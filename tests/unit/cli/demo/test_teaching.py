@@ -34,7 +34,7 @@ def test_it_calls_the_command_that_a_user_would(tmp_path: Path, monkeypatch: pyt
     no_working_directory, _, module, tune, description, data, out, *options = json.loads(called.read_text())
     assert no_working_directory == "-P"
     assert (module, tune, out) == ("edgeslm_export", "tune", str(trained.folder))
-    assert options == ["--encoder", str(tmp_path / "encoder"), "--json"]
+    assert options == ["--method", "head", "--replace", "--encoder", str(tmp_path / "encoder"), "--json"]
     task = yaml.safe_load(Path(description).read_text())
     assert task == {"name": "spam", "kind": "classify", "labels": {"ham": "", "spam": "advertising"}}
     rows = [json.loads(line) for line in Path(data).read_text().splitlines()]
@@ -43,7 +43,7 @@ def test_it_calls_the_command_that_a_user_would(tmp_path: Path, monkeypatch: pyt
 
 def test_a_failure_is_quoted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     replace_export(monkeypatch, tmp_path, "sys.exit('some progress\\nedgeslm-export: no rows')")
-    with pytest.raises(EdgeslmError, match="training spam failed: edgeslm-export: no rows"):
+    with pytest.raises(EdgeslmError, match="tune failed: no rows"):
         teach(tmp_path, "spam", {}, ROWS, tmp_path)
 
 
