@@ -12,6 +12,7 @@ from collections.abc import Generator, Iterator
 from pathlib import Path
 
 import hypothesis
+import hypothesis.internal.conjecture.providers as hypothesis_providers
 import pytest
 
 from edgeslm.storage.database import Database
@@ -38,6 +39,14 @@ hypothesis.settings.register_profile(
 # and so does ``--hypothesis-profile random``.
 hypothesis.settings.register_profile("same", hypothesis.settings.get_profile("random"), derandomize=True)
 hypothesis.settings.load_profile("same")
+
+
+def pytest_sessionstart() -> None:
+    """Keeps Hypothesis, in the profile ``same``, from drawing constants of the checkout's modules: which of
+    them are loaded differs by worker, and so would the examples."""
+    if hypothesis.settings.get_current_profile_name() == "same":
+        constants = hypothesis_providers._local_constants
+        hypothesis_providers._get_local_constants = lambda: constants
 
 
 def pytest_configure(config: pytest.Config) -> None:

@@ -232,17 +232,17 @@ def _word(text: str, is_first: bool, language: str | None = None) -> _Word:
         keys = (figure, *_keys(number[2])) if number[2] else (figure,)
         return _Word(text, keys, (figure,), is_bound=True, must_be_there=True)
     plain = plain.removesuffix("'s").removesuffix("'")
-    parts = [part for part in _PARTS.split(plain) if part]
-    known = dict.fromkeys(key for part in (plain, *parts) for key in _keys(part))
+    wanted = [part for part in _COMPOUND.split(plain) if part] or [plain]
+    parts = [plain, *wanted, *(part for part in _PARTS.split(plain) if part)]
+    known = dict.fromkeys(key for part in parts for key in _keys(part))
     if language is not None:
-        known.update(dict.fromkeys(_stem_in(part, language) for part in (plain, *parts)))
+        known.update(dict.fromkeys(_stem_in(part, language) for part in parts))
     function_words = FUNCTION_WORDS if language is None else FUNCTION_WORDS_IN.get(language, frozenset())
     # SmolLM2, GPU and sources.list are names anywhere, Berlin only inside a sentence.
     is_odd = not text[1:].islower() and re.search(r"[A-Z\d_@.:+]", text[1:]) is not None
     marks_names = not is_first and language != "de"  # German nouns have capitals, too
     is_name = plain not in function_words and (is_odd or (text[0].isupper() and marks_names))
     is_content = is_name or not (plain in function_words or (len(plain) == 1 and plain.isascii()))
-    wanted = [part for part in _COMPOUND.split(plain) if part] or [plain]
     needs = tuple(_name(part) if is_name else _stem_in(part, language) for part in wanted)
     return _Word(text, tuple(known), needs, is_content, must_be_there=is_name)
 

@@ -3,7 +3,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from edgeslm.knowledge.documents.sentences import split_sentences
@@ -107,6 +107,7 @@ def test_scripts_without_blanks_are_compared_by_character() -> None:
 
 
 @given(st.text(max_size=300))
+@example("A/0.0")
 def test_every_text_with_content_supports_itself(text: str) -> None:
     sentences = [text[start:end] for start, end in split_sentences(text)]
     for sentence in sentences:
