@@ -266,6 +266,7 @@ def _example_output(value: Any) -> str | Mapping[str, Any]:
 
 FilePath = Annotated[Path, AfterValidator(_file)]
 Name = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$")]
+ReplyText = Annotated[str, StringConstraints(min_length=1, max_length=1000)]
 TopicFilter = Annotated[str, AfterValidator(_filter)]
 ListenAddress = Annotated[str, AfterValidator(_listen)]
 ExportedTasks = Annotated[

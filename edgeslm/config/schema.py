@@ -21,6 +21,7 @@ from edgeslm.config.fields import (
     Labels,
     MaxRate,
     Name,
+    ReplyText,
     Threads,
     TopicFilter,
     WindowField,
@@ -146,12 +147,13 @@ class Task(Section):
     passages: int = Field(
         default=5, ge=1, le=50, description="Passages that `search` returns, and that an `answer` may use"
     )
-    reply: str | None = Field(
+    reply: ReplyText | None = Field(
         default=None,
-        min_length=1,
-        max_length=1000,
         description="What `generate` with `learned` answers to the result of its call, unless that is an "
         "error; by default, a model of `stages` words it",
+    )
+    error_reply: ReplyText | None = Field(
+        default=None, description="What the same task answers if its call failed; default: as `reply`"
     )
     escalate: Stage | None = Field(
         default=None,

@@ -34,7 +34,9 @@ _KEYS: dict[Kind, frozenset[str]] = {
     "answer": frozenset({"instruction", "mode", "adapter", "knowledge", "passages", "escalate"})
     | _GENERATION,
     "summarize": frozenset({"instruction", "examples", "adapter", "grounded"}) | _GENERATION,
-    "generate": frozenset({"instruction", "examples", "adapter", "learned", "max_error", "stages", "reply"})
+    "generate": frozenset(
+        {"instruction", "examples", "adapter", "learned", "max_error", "stages", "reply", "error_reply"}
+    )
     | _GENERATION,
     "embed": frozenset(),
     "search": frozenset({"knowledge", "passages"}),
@@ -239,8 +241,9 @@ def _stage_faults(path: Path, task: Task, names: Names, node: str) -> Iterator[F
     if task.kind == "generate":
         if task.stages and task.stages[0] != LEARNED:
             yield (*path, "stages"), f"of generate begin with {LEARNED}, which calls tools: name it first"
-        if task.reply is not None and not task.learned:
-            yield (*path, "reply"), "has no effect without learned; remove it"
+        for key in ("reply", "error_reply"):
+            if getattr(task, key) is not None and not task.learned:
+                yield (*path, key), "has no effect without learned; remove it"
     if task.stages and task.learned and LEARNED not in task.stages:
         yield (*path, "stages"), f"{LEARNED} is none of them: name it, or remove learned"
     if len(task.stages) > 1 and not task.threshold and task.max_error is None:

@@ -48,7 +48,9 @@ def make_task(
     if bundle is not None and learned is not None and section.kind == "generate":
         if bundle.manifest.head is None or learned.kind != "extract":
             raise ConfigError([f"tasks.{name}.learned: generate takes a trained head of kind extract"])
-        head = section.model_copy(update={"kind": "extract", "allow": None, "reply": None})
+        head = section.model_copy(
+            update={"kind": "extract", **dict.fromkeys(("allow", "reply", "error_reply"))}
+        )
         finder = make_task(name, head, bundle, context_length=context_length)
         return CallByHead(name, section, bundle, documents, context_length, finder=finder)
     if learned is not None:

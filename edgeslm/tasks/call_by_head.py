@@ -48,19 +48,18 @@ class CallByHead(GenerateText):
     async def run(self, request: Request, ask: Ask, on_chunk: OnChunk | None) -> Outcome:
         tools, choice = request.options.get("tools", ()), request.options.get("tool_choice", "auto")
         text, made, told = last_turn(request)
-        is_answered = bool(made)
-        if not tools or choice == "none" or (is_answered and self.section.reply is None):
+        reply = self.section.error_reply if any(map(is_failure, told)) else self.section.reply
+        if not tools or choice == "none" or (made and reply is None):
             return _unsure(Cost())
         found = await self._finder.run(replace(request, input=text, options={}), ask, None)
         call = call_of(found.result["fields"], tools, choice) if found.status == "ok" else None
         if call is None:
             return replace(_unsure(found.cost), distance=found.distance)
         result: dict[str, Any] = {"text": "", "finish_reason": "tool_calls", "tool_calls": [call]}
-        if is_answered:
-            # The calls of other stages, and failures, are for them to word.
-            if made != [call] or any(map(is_failure, told)):
+        if made:
+            if made != [call]:  # the calls of other stages are for them to word
                 return _unsure(found.cost)
-            result = {"text": self.section.reply, "finish_reason": "stop"}
+            result = {"text": reply, "finish_reason": "stop"}
         return replace(found, result={**result, "confidence": found.result["confidence"]})
 
     def result_schema(self) -> dict[str, Any]:

@@ -108,6 +108,15 @@ def test_a_result_gets_the_reply_without_a_model() -> None:
         assert run(other, TURN_ON, LAMP, sent=chat(result), tools=TOOLS)[0].status == "abstained"
 
 
+def test_a_call_that_failed_gets_its_own_reply() -> None:
+    failed = chat('{"error": "MatchFailedError"}')
+    task = make(error_reply="That didn't work.")
+    outcome, _ = run(task, TURN_ON, LAMP, sent=failed, tools=TOOLS)
+    assert (outcome.status, outcome.result["text"]) == ("ok", "That didn't work.")
+    assert run(task, TURN_ON, LAMP, sent=chat("ok"), tools=TOOLS)[0].status == "abstained"
+    assert run(task, UNSURE, LAMP, sent=failed, tools=TOOLS)[0].status == "abstained"
+
+
 def test_results_of_calls_that_others_made_are_for_them_to_word() -> None:
     task = make(reply="Done.")
     assert run(task, UNSURE, LAMP, sent=chat("ok"), tools=TOOLS)[0].status == "abstained"
