@@ -1,6 +1,6 @@
 # The same commands for people and CI. Each is a script, which also works where make is missing.
 # Arguments for one: make test ARGS="-k topics"
-.PHONY: help demo test test-unit test-integration test-all check docs bench bench-compare attack chaos fuzz house test-arm deb test-deb
+.PHONY: help demo test test-unit test-integration test-all check docs bench bench-compare attack chaos fuzz house test-arm deb test-deb test-image
 
 help: ## list these commands
 	@sed -n 's/^\([a-z-]*\): ## /\1 /p' Makefile | while read -r name text; do printf 'make %-17s %s\n' "$$name" "$$text"; done
@@ -52,3 +52,6 @@ deb: ## build the Debian packages for amd64 and arm64
 
 test-deb: ## test the Debian packages in clean systems, as root
 	@scripts/test-deb $(ARGS)
+
+test-image: ## build and test the image of Home Assistant's add-on, as root
+	@scripts/test-image $(ARGS)

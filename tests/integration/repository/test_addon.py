@@ -13,10 +13,7 @@ import runpy
 import shutil
 import subprocess
 import sys
-import threading
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +24,7 @@ from edgeslm import __version__
 from edgeslm.cli.main import main
 from edgeslm.config.json_schemas import make_validator
 from tests.support.paths import ROOT
+from tests.support.supervisor import BROKER, Supervisor, running_supervisor
 
 FOLDER = ROOT / "firmware-config/home-assistant/addon"
 ADDON = FOLDER / "edgeslm"
@@ -56,44 +54,13 @@ CONFIG_SCHEMA = {
     "required": ["name", "version", "slug", "description", "arch"],
     "additionalProperties": False,  # Supervisor drops other keys
 }
-BROKER = {"host": "core-mosquitto", "port": 1883, "username": "addons", "password": "secret", "ssl": False}
-
-
-@dataclass
-class Supervisor:
-    """A fake: ``replies`` are status and body of the answers, the last one again and again."""
-
-    url: str
-    replies: list[tuple[int, Any]] = field(default_factory=lambda: [(200, {"result": "ok", "data": BROKER})])
-    asked: list[tuple[str, str | None]] = field(default_factory=list)
-
-    def reply(self) -> tuple[int, bytes]:
-        status, body = self.replies.pop(0) if len(self.replies) > 1 else self.replies[0]
-        return status, body if isinstance(body, bytes) else json.dumps(body).encode()
 
 
 @pytest.fixture
 def supervisor(monkeypatch: pytest.MonkeyPatch) -> Iterator[Supervisor]:
-    class Handler(BaseHTTPRequestHandler):
-        def do_GET(self) -> None:
-            fake.asked.append((self.path, self.headers["Authorization"]))
-            status, body = fake.reply()
-            self.send_response(status)
-            self.send_header("Content-Length", str(len(body)))
-            self.end_headers()
-            self.wfile.write(body)
-
-        def log_message(self, format: str, *args: object) -> None: ...
-
     monkeypatch.setenv("SUPERVISOR_TOKEN", "token-of-the-add-on")
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    fake = Supervisor(f"http://127.0.0.1:{server.server_port}")
-    thread = threading.Thread(target=server.serve_forever)
-    thread.start()
-    yield fake
-    server.shutdown()
-    thread.join()
-    server.server_close()
+    with running_supervisor() as fake:
+        yield fake
 
 
 @pytest.fixture

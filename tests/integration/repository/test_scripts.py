@@ -42,6 +42,7 @@ COMMANDS = [
     "test-arm",
     "deb",
     "test-deb",
+    "test-image",
 ]
 
 FAKE_PYTHON = f"""#!/bin/sh

@@ -1,7 +1,9 @@
-"""These tests need the packages and clean systems of ``scripts/test-deb``; other runs skip them."""
+"""These tests need the packages and clean systems of ``scripts/test-deb``, or the image of
+``scripts/test-image``; other runs skip them."""
 
 from __future__ import annotations
 
 import os
 
-collect_ignore_glob = [] if "EDGESLM_TEST_DEB" in os.environ else ["test_*.py"]
+BUILT = {"test_package.py": "EDGESLM_TEST_DEB", "test_image.py": "EDGESLM_TEST_IMAGE"}
+collect_ignore_glob = [name for name, variable in BUILT.items() if variable not in os.environ]
