@@ -48,7 +48,7 @@ from edgeslm.web.process import (
 log = logging.getLogger("edgeslm.console")
 
 TICK_S = 2.0
-EVERY = {"health": 2, "info": 5, "models": 5, "collections": 15}
+EVERY = {"health": 2, "info": 5, "routes": 2, "models": 5, "collections": 15}
 """Maps each part of the node's data to the number of ticks between two updates of this part, while a browser
 is connected. A tick is two seconds."""
 MOST_ASKS = 4
@@ -73,7 +73,12 @@ class ConsoleHost(Extension):
         self._service = service
         self._audit = audit
         self._topics = Topics(config.node, config.prefix)
-        self._documents = {"health": node.health, "info": node.info, "models": self._models}
+        self._documents = {
+            "health": node.health,
+            "info": node.info,
+            "routes": node.routes,
+            "models": self._models,
+        }
         self._sent: dict[str, str] = {}
         self._asks: set[asyncio.Task[None]] = set()
         self._ticks = 0

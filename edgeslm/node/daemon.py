@@ -427,3 +427,7 @@ class Daemon:
     def info(self) -> dict[str, Any]:
         """The info message, a JSON object; see :func:`describe`."""
         return describe(self.config, self.service, self.topics, self.boot_id)
+
+    def routes(self) -> list[dict[str, Any]]:
+        """The routes with the messages since the node's start."""
+        return self._pipeline.routes()

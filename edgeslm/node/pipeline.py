@@ -12,6 +12,7 @@ import logging
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 from edgeslm.config.loader import Config
 from edgeslm.errors import JournalError
@@ -101,6 +102,10 @@ class Pipeline:
     def alerts(self) -> Iterator[str]:
         """Sentences about messages that routes couldn't use."""
         return self._router.unusable.alerts()
+
+    def routes(self) -> list[dict[str, Any]]:
+        """The routes with the messages since the node's start, for people."""
+        return self._router.describe()
 
     def take_up(self, config: Config) -> None:
         """Switches routes, pool and reply topics for later messages; messages in flight are unaffected."""

@@ -91,10 +91,11 @@ class HasTasks(Protocol):
 
 
 class Documented(Protocol):
-    """An object that provides a node's health and info messages."""
+    """An object that provides a node's health and info messages, and its routes with counts of messages."""
 
     def health(self) -> dict[str, Any]: ...
     def info(self) -> dict[str, Any]: ...
+    def routes(self) -> list[dict[str, Any]]: ...
 
 
 class Announces(Protocol):

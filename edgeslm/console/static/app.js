@@ -1,12 +1,12 @@
 // The page: one event stream from the node, split among the views.
 
 import { $, bytes, duration, mood } from "./dom.js";
-import { Live } from "./live.js";
+import { Live, showRoutes } from "./live.js";
 import { Ask } from "./ask.js";
 import { showCollections, showModels } from "./cards.js";
 
 const VIEWS = { live: "Live", try: "Try", models: "Models", collections: "Collections" };
-const known = { health: null, info: null, models: null, collections: null };
+const known = { health: null, info: null, routes: null, models: null, collections: null };
 let csrf = "";
 
 async function send(path, body) {
@@ -36,6 +36,7 @@ function take(news) {
   if (news.rows) live.takeRows(news.rows);
   if (news.moments) live.takeMoments(news.moments);
   if (news.health) live.takeHealth(news.health);
+  if (news.routes) showRoutes(news.routes);
   if (news.info) live.takeTasks(Object.keys(news.info.tasks));
   if (known.info && (news.info || news.health)) ask.takeInfo(known.info, known.health?.answers_per_s ?? {});
   if (known.models && (news.models || news.health)) keepOpen($("models"), () => showModels(known.models, known.health?.memory_bytes ?? {}));

@@ -5,6 +5,10 @@ import { Chart } from "./charts.js";
 
 const MOST_ROWS = 50;
 const MOMENTS = 450;
+const SKIPPED = {
+  retained: "retained", not_text: "not text", empty: "without text", condition: "by when", rate: "over max_rate",
+  template: "not as the template expects", own_topic: "to a topic of the node", poisoned: "that crashed the node", too_large: "too large",
+};
 
 export class Live {
   constructor(onText) {
@@ -124,4 +128,16 @@ export class Live {
       cell("number tokens", row.tokens === null ? "–" : String(row.tokens)),
       el("td", { className: "topic", role: "cell", title: row.topic }, row.topic), cell("texts", button));
   }
+}
+
+export function showRoutes(routes) {
+  $("routes-part").hidden = routes.length === 0;
+  put($("routes").tBodies[0], ...routes.map((route) => {
+    const { read = 0, ...skipped } = route.counts;
+    const said = Object.entries(skipped).map(([reason, count]) => `${count} ${SKIPPED[reason] ?? reason}`).join(", ");
+    const last = route.unusable ? el("div", { className: "quiet" }, `last: ${route.unusable}`) : null;
+    const cell = (className, ...content) => el("td", { className, role: "cell" }, ...content);
+    return el("tr", { role: "row" }, cell("", el("b", {}, route.name)), cell("from", route.from), cell("", route.task ?? "–"),
+      cell("number", String(read)), cell("skipped", said || "–", last));
+  }));
 }

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections import OrderedDict, deque
+from collections import Counter, OrderedDict, deque
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
@@ -75,12 +75,19 @@ class RouteReader:
         self._condition = make_condition(route.when) if route.when is not None else None
         self._rate = _RateLimit(route.max_rate) if route.max_rate is not None else None
         self._last: OrderedDict[str, bytes] = OrderedDict()
+        self.counts: Counter[str] = Counter()
+        """Number of messages that were read (``read``) or skipped, by reason."""
 
     def matches(self, topic: str) -> bool:
         return matches(self.route.source, topic)
 
     def consider(self, topic: str, payload: bytes, retained: bool, now: float) -> RouteWork | Skip:
         """The work for a message, or the reason to skip it. ``now`` is in seconds of any monotonic clock."""
+        found = self._consider(topic, payload, retained, now)
+        self.counts[found.reason if isinstance(found, Skip) else "read"] += 1
+        return found
+
+    def _consider(self, topic: str, payload: bytes, retained: bool, now: float) -> RouteWork | Skip:
         if retained and not self.route.accept_retained:
             return Skip("retained", "a retained message; set accept_retained to read those too")
         try:

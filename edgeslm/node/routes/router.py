@@ -85,6 +85,19 @@ class Router:
         self._answers.routes = self._routes
         self._aggregator.take_up(self._windows)
 
+    def describe(self) -> list[dict[str, Any]]:
+        """The routes with the messages since the node's start, for people."""
+        return [
+            {
+                "name": reader.name,
+                "from": reader.route.source,
+                "task": reader.route.task,
+                "counts": dict(reader.counts),
+                "unusable": self.unusable.last(reader.name),
+            }
+            for reader in self._routes
+        ]
+
     def open(self) -> None:
         """Restores the windows from disk."""
         self._aggregator.open()
@@ -119,6 +132,7 @@ class Router:
         delivery = held.delivery
         if delivery.size > self._packet_bytes:
             self._meter.drop("too_large")
+            route.counts["too_large"] += 1
             return
         key = reader_key(held.key, route.name) if held.key is not None else None
         work = await self._consider(route, delivery, key)
@@ -160,6 +174,7 @@ class Router:
         except Poisoned as error:
             request = Request(route.route.task or "", "", secrets.token_hex(8), delivery.topic)
             await self._publisher.report_dead(request, ErrorBody.of(error))
+            route.counts["poisoned"] += 1
             return Skip("poisoned", str(error))
         except Busy:  # the journal is full: go on unmarked, since nobody would send the message again
             pass

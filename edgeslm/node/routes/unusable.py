@@ -25,6 +25,7 @@ class _Seen:
 
     first_at: float
     count: int = 0
+    last_at: float = 0.0
     topic: str = ""
     sentence: str = ""
 
@@ -50,14 +51,24 @@ class Unusable:
                 printable(skip.sentence),
                 skip.reason,
             )
-        seen.count += 1
+        seen.count, seen.last_at = seen.count + 1, now
         seen.topic, seen.sentence = topic[:_LONGEST_TOPIC], skip.sentence
+
+    def last(self, route: str) -> str | None:
+        """Topic and fault of the route's last unusable message in the last hour; None if there was none."""
+        found = [seen for (name, _), seen in self._seen.items() if name == route and self._is_recent(seen)]
+        if not found:
+            return None
+        seen = max(found, key=lambda seen: seen.last_at)
+        return f"{printable(seen.topic)}: {printable(seen.sentence)}"
+
+    def _is_recent(self, seen: _Seen) -> bool:
+        return self._clock() - seen.first_at <= TOLD_S
 
     def alerts(self) -> Iterator[str]:
         """A sentence for each route and reason of the last hour."""
-        now = self._clock()
         for (route, _), seen in self._seen.items():
-            if now - seen.first_at <= TOLD_S:
+            if self._is_recent(seen):
                 messages = "message" if seen.count == 1 else "messages"
                 yield (
                     f"In the last hour route {route} couldn't use {seen.count} {messages}; the last came on "

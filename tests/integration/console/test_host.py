@@ -114,3 +114,20 @@ def test_a_token_that_could_be_guessed_is_refused(tmp_path: Path) -> None:
             read_token(section, tmp_path)
     file.write_text("a" * 16 + "\nmore\n")
     assert read_token(section, tmp_path) == "a" * 16
+
+
+def test_it_shows_what_routes_read_and_skip(broker: Mosquitto, tmp_path: Path) -> None:
+    route = {"name": "notes", "from": "hall/notes", "task": "triage", "input": "{{ payload.text }}"}
+    with console_node(tmp_path, broker.url, routes=[route]) as node, App(broker.port, f"{BASE}/#") as app:
+        visitor = visitor_of(node)
+        visitor.sign_in()
+        app.publish("hall/notes", {"text": "Spindle 3 smells"})
+        app.publish("hall/notes", {"note": "Spindle 3 smells"})
+        app.take(f"{BASE}/event/notes")
+        for news in visitor.news():
+            if news.get("routes") and len(news["routes"][0]["counts"]) == 2:
+                break
+        (shown,) = news["routes"]
+        assert (shown["name"], shown["from"], shown["task"]) == ("notes", "hall/notes", "triage")
+        assert shown["counts"] == {"read": 1, "template": 1}
+        assert shown["unusable"].startswith("hall/notes: ") and "Spindle" not in shown["unusable"]

@@ -29,8 +29,9 @@ def test_the_first_of_an_hour_is_logged_and_all_are_counted(caplog: pytest.LogCa
     assert "\x1b" not in line
     (alert,) = unusable.alerts()
     assert alert.startswith("In the last hour route notes couldn't use 3 messages; the last came on hall/")
+    assert (unusable.last("notes") or "").startswith("hall/") and unusable.last("other") is None
     clock.now += 3601
-    assert not list(unusable.alerts())
+    assert not list(unusable.alerts()) and unusable.last("notes") is None
     with caplog.at_level(logging.WARNING):
         unusable.note("notes", skip, "hall/2")
     assert len(caplog.messages) == 2
