@@ -58,7 +58,7 @@ def test_every_module_of_a_device_imports(device: Path, tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     *without, place = done.stdout.splitlines()
     assert place.startswith(f"{device.parent.parent}/")
-    assert {line.split()[1] for line in without} <= {"api", "verify", "tracing"}
+    assert {line.split()[1] for line in without} <= {"api", "mcp", "remote", "tracing", "verify"}
 
 
 def test_a_device_has_few_distributions_and_the_doctor_spares_none(device: Path, tmp_path: Path) -> None:
