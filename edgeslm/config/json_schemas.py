@@ -96,6 +96,11 @@ def pattern_faults(path: Path, schema: Any, most: float = math.inf) -> Iterator[
             yield place, f"{_short(repr(pattern))} can't be matched here: {error}"
 
 
+def patterns_size(schema: Any) -> int:
+    """Total compiled size of a schema's regular expressions, in units of 100 bytes."""
+    return sum(compiled_size(pattern) for _, pattern in _patterns((), schema))
+
+
 def _patterns(path: Path, schema: Any) -> Iterator[tuple[Path, str]]:
     for key, value in _children(schema):
         if key == "pattern" and isinstance(value, str):

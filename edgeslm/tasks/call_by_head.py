@@ -16,7 +16,7 @@ from edgeslm.engine.calls import Cost
 from edgeslm.messages import Request
 from edgeslm.tasks.generate import GenerateText
 from edgeslm.tasks.task import PROBABILITY, Ask, OnChunk, Outcome, Task
-from edgeslm.tasks.tools import is_valid
+from edgeslm.tasks.tools import is_valid, takes_nothing
 
 if TYPE_CHECKING:
     from edgeslm.bundle.manifest import Bundle
@@ -108,7 +108,7 @@ def call_of(
     )
     if tool is None:
         return None
-    properties = tool.get("parameters", {}).get("properties", {})
+    properties = {} if takes_nothing(tool) else tool["parameters"].get("properties", {})
     arguments = {}
     for name, value in fields.items():
         if name == INTENT or value is None:

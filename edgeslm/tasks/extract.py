@@ -17,7 +17,14 @@ from typing import TYPE_CHECKING, Any
 from edgeslm.bundle.calibration import sure
 from edgeslm.bundle.manifest import Bundle
 from edgeslm.bundle.spans import is_fixed
-from edgeslm.config.json_schemas import PATTERN_SIZE, make_validator, pattern_faults, schema_faults, target_of
+from edgeslm.config.json_schemas import (
+    PATTERN_SIZE,
+    make_validator,
+    pattern_faults,
+    patterns_size,
+    schema_faults,
+    target_of,
+)
 from edgeslm.config.patterns import make_matcher
 from edgeslm.engine.calls import Generate, Guide, Output, Point, Prompt, Text
 from edgeslm.errors import ConfigError, InvalidRequest, TooLong
@@ -219,23 +226,27 @@ def _open_texts(fields: Mapping[str, Any], schema: Mapping[str, Any]) -> Iterato
             yield value
 
 
-def check_schema(schema: Mapping[str, Any], where: str = "options.schema") -> None:
+def check_schema(
+    schema: Mapping[str, Any], where: str = "options.schema", pattern_size: int = PATTERN_SIZE
+) -> int:
     """Checks a request's schema; ``where`` names it in the error's text.
 
     A valid schema that the engine doesn't support is refused later, by the engine.
 
-    :raises InvalidRequest: the schema is too large, or isn't a JSON Schema of named fields.
+    :param pattern_size: limit of the compiled size of its regular expressions, in units of 100 bytes.
+    :return: that size. :raises InvalidRequest: the schema is too large, or isn't one of named fields.
     """
     try:
         if len(json.dumps(schema)) > SCHEMA_CHARS or sum(1 for _ in _mappings(schema)) > SCHEMA_PARTS:
             most = f"{SCHEMA_CHARS} characters or {SCHEMA_PARTS} parts"
-            raise InvalidRequest(f"the schema has more than {most}; send a smaller one")
-        fault = next(schema_faults((), dict(schema), PATTERN_SIZE), None)
+            raise InvalidRequest(f"{where}: the schema has more than {most}; send a smaller one")
+        fault = next(schema_faults((), dict(schema), pattern_size), None)
     except RecursionError:
         fault = ((), "nested too deeply")
     if fault is not None:
         path, sentence = fault
         raise InvalidRequest(f"{where}: {'.'.join(map(str, path)) or 'the schema'}: {sentence}")
+    return patterns_size(schema)
 
 
 def _mappings(value: Any) -> Iterator[Any]:

@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from typing import Any
 
-from edgeslm.config.json_schemas import make_validator
+from edgeslm.config.json_schemas import PATTERN_SIZE, make_validator
 from edgeslm.engine.calls import CallRule, Guide, Tool, ToolCall
 from edgeslm.errors import InvalidRequest
 from edgeslm.tasks.extract import (
@@ -37,17 +37,19 @@ def check_tools(tools: Sequence[Mapping[str, Any]], choice: str) -> None:
     """:raises InvalidRequest: a tool's parameters are no schema of named fields, or ``choice`` names none."""
     if len({tool["name"] for tool in tools}) < len(tools):
         raise InvalidRequest("options.tools: two tools have the same name")
+    size = 0
     for tool in tools:
         if not takes_nothing(tool):
-            _check_parameters(tool["name"], json.dumps(tool["parameters"]))
+            size += _check_parameters(tool["name"], json.dumps(tool["parameters"]), PATTERN_SIZE - size)
     if choice not in ("auto", "none", "required") and all(tool["name"] != choice for tool in tools):
         raise InvalidRequest(f"options.tool_choice: there is no tool {choice!r} in options.tools")
 
 
 @lru_cache(maxsize=256)  # assistants send the same tools with each request, and a check takes a millisecond
-def _check_parameters(name: str, parameters: str) -> None:
-    """:raises InvalidRequest: the JSON Schema is none of named fields."""
-    check_schema(json.loads(parameters), f"options.tools: {name}: parameters")
+def _check_parameters(name: str, parameters: str, pattern_size: int) -> int:
+    """The size of a tool's regular expressions, which ``pattern_size`` limits. :raises InvalidRequest: the
+    JSON Schema is none of named fields, or too large."""
+    return check_schema(json.loads(parameters), f"options.tools: {name}: parameters", pattern_size)
 
 
 def takes_nothing(tool: Mapping[str, Any]) -> bool:
@@ -97,7 +99,7 @@ def read_calls(
 ) -> list[dict[str, Any]]:
     """The calls of an answer, each once, without those that the chat ``made`` already: a small model would
     repeat itself without end."""
-    schemas = {tool["name"]: tool.get("parameters", ANY_OBJECT) for tool in tools}
+    schemas = {tool["name"]: NOTHING if takes_nothing(tool) else tool["parameters"] for tool in tools}
     found: list[dict[str, Any]] = []
     for call in calls:
         written = json.loads(call.arguments, parse_float=_finite)

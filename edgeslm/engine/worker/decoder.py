@@ -47,7 +47,7 @@ from edgeslm.engine.worker.prompt import ChatTokenizer, Encoded
 from edgeslm.engine.worker.room import check_room
 from edgeslm.engine.worker.tool_format import constrain, read_answer
 from edgeslm.engine.worker.transcript import Transcript
-from edgeslm.errors import BundleError, Cancelled, InternalError, InvalidRequest, TooLong
+from edgeslm.errors import BundleError, Cancelled, InternalError, TooLong
 from edgeslm.hardware.board import usable_cores
 
 if TYPE_CHECKING:
@@ -347,7 +347,7 @@ class Decoder:
             try:
                 slot.generator.append_tokens(np.array(ids[start:end], np.int32))
             except Exception as error:
-                raise engine_error(error) from None
+                raise engine_error(error, slot.key.guide) from None
 
     def _new_slot(self, max_length: int, key: SlotKey, sampling: Sampling) -> KvSlot:
         params = og.GeneratorParams(self._model)
@@ -367,10 +367,7 @@ class Decoder:
                 params.set_guidance(kind, source, key.forced > 0)
             generator = og.Generator(self._model, params)
         except Exception as error:
-            if key.guide is not None:
-                sentence = f"the {key.guide.kind} can't be compiled to a grammar: {error}"
-                raise InvalidRequest(sentence) from None
-            raise engine_error(error) from None
+            raise engine_error(error, key.guide) from None
         if key.adapter is not None:
             if self._adapters is None:
                 raise InternalError(f"the adapter {key.adapter} was not loaded with this model")
@@ -388,7 +385,10 @@ class Decoder:
         while words.count < call.max_tokens:
             if cancelled():
                 raise Cancelled("cancelled while it was running")
-            slot.generator.generate_next_token()
+            try:
+                slot.generator.generate_next_token()
+            except Exception as error:
+                raise engine_error(error, call.guide) from None
             prefilled = prefilled or time.perf_counter()
             # Several tokens where the grammar leaves no choice; the end token is not among them.
             for token in map(int, slot.generator.get_sequence(0)[len(slot.tokens) :]):

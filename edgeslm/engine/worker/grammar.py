@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from typing import Any, Final
 
 from edgeslm.engine.calls import Guide
+from edgeslm.errors import InvalidRequest
 
 MOST_FORCED: Final = 256
 """Maximum number of consecutive forced tokens; a cache gets extra room for at most this many tokens. A token
@@ -25,6 +27,13 @@ _BOUNDS: Final = frozenset({"minimum", "maximum", "exclusiveMinimum", "exclusive
 _LARGEST: Final = 10**15
 """If a schema has a bound of this magnitude or more, the number of forced characters isn't estimated, since a
 grammar writes large numbers in full (1e300 has 301 digits)."""
+_AT: Final = re.compile(r"at (\d+)\(\d+\): (?:failed to compile JSON schema: )?")
+_RULE: Final = re.compile(r'(?:one_\d+: "([\w.-]+)|json: ).*?%json ')
+"""The line of a tool in a grammar (``tool_format.grammar_of``), with its name; or of an answer in JSON."""
+_NAMED: Final = frozenset({"properties", "patternProperties", "$defs", "definitions"})
+"""Schema keys whose value is an object with arbitrary names as keys."""
+_UNCOMPILED: Final = "Error creating grammar: "
+_TOO_LARGE: Final = re.compile(r"lexer (?:error|precomp)|parser error|too (?:many|big|complex)", re.I)
 
 
 def runtime_grammar(guide: Guide) -> tuple[str, str]:
@@ -57,6 +66,65 @@ def longest_forced(guide: Guide) -> int:
     except (ValueError, TypeError, AttributeError, RecursionError):  # the runtime reports bad schemas
         return 0
     return longest if longest is not None and longest <= MOST_FORCED else 0
+
+
+def grammar_error(guide: Guide, error: Exception) -> InvalidRequest | None:
+    """Why the runtime can't compile or follow a grammar: which schema, which part of it, and what to do. None
+    for an error that isn't the schema's."""
+    text = str(error)
+    if _TOO_LARGE.search(text.partition("<state>")[0]):
+        found = map(_RULE.match, runtime_grammar(guide)[1].split("\n"))
+        names = [rule[1] for rule in found if rule and rule[1] and '"pattern' in rule.string]
+        of = f" of {', '.join(f'tool {name!r}' for name in names)}" if names else ""
+        shorter = "use shorter regular expressions with fewer repetitions"
+        return InvalidRequest(f"the schema{of} is too large for a grammar: {shorter}")
+    if not text.startswith(_UNCOMPILED):
+        return None
+    reason = text.removeprefix(_UNCOMPILED).split("\n")[0]
+    where, source = "the schema", guide.source if guide.kind == "json_schema" else ""
+    if at := _AT.match(reason):
+        reason = reason[at.end() :]
+        rule = _RULE.match(runtime_grammar(guide)[1].split("\n")[int(at[1]) - 1])
+        if rule is not None:
+            where = f"tool {rule[1]!r}: its parameters" if rule[1] else where
+            source = rule.string[rule.end() :]
+    try:
+        return InvalidRequest(f"{where}: {_explained(reason, json.loads(source))}")
+    except ValueError:  # a grammar of another kind
+        return InvalidRequest(f"the {guide.kind} can't be compiled to a grammar: {reason[:200]}")
+
+
+def _explained(reason: str, schema: Any) -> str:
+    """Why a schema can't be a grammar, with the part that is the reason."""
+    if reason.startswith("Unimplemented keys: "):
+        key = reason.partition('"')[2].partition('"')[0]
+        return f"{_path_of(schema, key)}: the engine's grammars don't have {key}; leave it out"
+    if reason.startswith("Unknown format: "):
+        name = reason.partition(": ")[2]
+        path = _path_of(schema, "format", name)
+        return f"{path}: the engine's grammars have no format {name!r}; leave it out, or write a pattern"
+    if reason.startswith("oneOf"):
+        return f"{_path_of(schema, 'oneOf')}: alternatives that overlap can't be a grammar; write anyOf"
+    if reason.startswith("Unsatisfiable schema: "):
+        return f"no value fits it ({reason.partition(': ')[2]}); change that part"
+    return f"it can't be a grammar ({reason[:200]}); simplify that part"
+
+
+def _path_of(schema: Any, key: str, value: Any = None) -> str:
+    """The dotted path of the first part of a schema with this keyword, and this value if one is given; the
+    keyword alone if there is none."""
+    left: list[tuple[str, Any, bool]] = [("", schema, False)]
+    while left:
+        path, part, has_names = left.pop()
+        if isinstance(part, Mapping) and not has_names and key in part and value in (None, part[key]):
+            return f"{path}{key}"
+        below = part.items() if isinstance(part, Mapping) else enumerate(part)
+        left += [
+            (f"{path}{name}.", child, not has_names and name in _NAMED)
+            for name, child in below
+            if isinstance(child, Mapping | list)
+        ]
+    return key
 
 
 def _can_force(guide: Guide) -> bool:

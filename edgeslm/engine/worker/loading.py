@@ -13,7 +13,8 @@ os.environ["ORT_DISABLE_TELEMETRY"] = "1"  # read at import; telemetry writes de
 import onnxruntime_genai as og
 
 from edgeslm.bundle.size_estimate import PREFILL_CHUNK
-from edgeslm.engine.calls import BALANCED, Device, Power
+from edgeslm.engine.calls import BALANCED, Device, Guide, Power
+from edgeslm.engine.worker.grammar import grammar_error
 from edgeslm.engine.worker.waiting import WAITING
 from edgeslm.errors import BundleError, NoMemory
 
@@ -53,8 +54,11 @@ PLAIN: Final = Loader()
 """Loader for the CPU, with the power setting ``balanced``."""
 
 
-def engine_error(error: Exception) -> Exception:
-    """Converts an allocation failure of the runtime to ``NoMemory``."""
+def engine_error(error: Exception, guide: Guide | None = None) -> Exception:
+    """Converts an allocation failure of the runtime to ``NoMemory``, and a failure of a call's grammar to
+    ``InvalidRequest``."""
+    if guide is not None and (refusal := grammar_error(guide, error)) is not None:
+        return refusal
     if "alloc" in str(error).lower():
         return NoMemory(f"the engine could not allocate memory: {error}")
     return error

@@ -171,6 +171,23 @@ def test_what_is_refused(options: dict[str, Any], words: str) -> None:
         run(Engine(), **options)
 
 
+@pytest.mark.parametrize("nothing", [[], "", 0, None])
+def test_a_tool_without_arguments_needs_no_valid_schema(nothing: Any) -> None:
+    tools = [{"name": "stop", "parameters": {"type": "object", "properties": nothing, "required": nothing}}]
+    result = run(Engine(calling(("stop", "{}"))), tools=tools, tool_choice="required").result
+    assert result["tool_calls"] == [{"name": "stop", "arguments": {}}]
+
+
+def test_the_patterns_of_all_tools_are_bounded_together() -> None:
+    def tool(number: int) -> dict[str, Any]:
+        field = {"type": "string", "pattern": f"a{{15000}}{number}"}
+        return {"name": f"t{number}", "parameters": {"type": "object", "properties": {"a": field}}}
+
+    run(Engine(), tools=[tool(1), tool(2)])
+    with pytest.raises(InvalidRequest, match=r"t3: parameters: properties.a.pattern: .* too large"):
+        run(Engine(), tools=[tool(number) for number in range(1, 9)])
+
+
 def test_text_that_is_json() -> None:
     engine = Engine(calling(text='{"city":"Paris"}'))
     schema = {"type": "object", "properties": {"city": {"type": "string"}}, "required": ["city"]}

@@ -14,7 +14,19 @@ from typing import Any
 import pytest
 
 from edgeslm.config.loader import Task as TaskSection
-from edgeslm.engine.calls import Call, Generate, Guide, Output, Prompt, Sampling, Score, Text, Turn
+from edgeslm.engine.calls import (
+    Call,
+    CallRule,
+    Generate,
+    Guide,
+    Output,
+    Prompt,
+    Sampling,
+    Score,
+    Text,
+    Tool,
+    Turn,
+)
 from edgeslm.engine.worker import room
 from edgeslm.engine.worker.decoder import PREFILL_PIECE, Decoder, pieces
 from edgeslm.engine.worker.kv_cache import MOST_SLOTS, SLOT_BYTES
@@ -370,8 +382,41 @@ def test_a_cut_text_fills_the_room(starter: Path, tmp_path: Path) -> None:
     ],
 )
 def test_a_grammar_that_cant_be_compiled(decoder: Decoder, guide: Guide) -> None:
-    with pytest.raises(InvalidRequest, match=f"the {guide.kind} can't be compiled"):
+    with pytest.raises(InvalidRequest, match=f"the ({guide.kind} can't be compiled|schema)"):
         says(decoder, "x", 4, guide=guide)
+    assert says(decoder, "x", 1).finish_reason == "length", "the engine goes on"
+
+
+def fields(**properties: Any) -> dict[str, Any]:
+    return {"type": "object", "properties": properties, "required": list(properties)}
+
+
+HUGE = {"type": "string", "pattern": r"(?:.|\n)*" * 200}
+"""Compiles, and is too much as soon as it is followed."""
+
+
+@pytest.mark.parametrize(
+    ("schema", "told"),
+    [
+        (fields(a={"not": {}}), "properties.a.not: the engine's grammars don't have not; leave it out"),
+        (fields(a=fields(b={"type": "string", "format": "regex"})), "properties.a.properties.b.format: "),
+        (fields(größe={"oneOf": [{"minimum": 1}, {"maximum": 5}]}), "properties.größe.oneOf: .* write anyOf"),
+        (fields(a={"enum": []}), "no value fits it .*'a'.*; change that part"),
+        (fields(**{"not": {"type": "never"}}), "it can't be a grammar .*; simplify"),
+        (fields(a=HUGE), "too large for a grammar: use shorter"),
+        (fields(a={"type": "string", "pattern": "(?:.)*" * 300}), "too large for a grammar: use shorter"),
+    ],
+)
+def test_a_schema_that_cant_be_a_grammar_is_named(decoder: Decoder, schema: Any, told: str) -> None:
+    """Which tool, which part of it, and what to do."""
+    with pytest.raises(InvalidRequest, match=f"the schema.*{told}"):
+        says(decoder, "x", 20, guide=Guide("json_schema", json.dumps(schema)))
+    other = json.dumps(fields(x={"type": "string"}))
+    sent = {"fine": other, "odd": json.dumps(schema)}
+    tools = tuple(Tool(name, json.dumps({"name": name}), text) for name, text in sent.items())
+    names = ("odd",) if "too large" in told else ("fine", "odd")  # else the model may call the other one
+    with pytest.raises(InvalidRequest, match=f"tool 'odd'.*{told}"):
+        decoder.generate(Generate(chat("x", tools=tools), 20, calls=CallRule(names, 1, or_text=False)))
     assert says(decoder, "x", 1).finish_reason == "length", "the engine goes on"
 
 
