@@ -21,11 +21,14 @@ from edgeslm.api.node import CODE, Answer, Client, NodeLink, Question
 from edgeslm.errors import InvalidRequest
 from edgeslm.protocol.codec import MAX_ID_CHARACTERS
 from edgeslm.protocol.strict_json import decode_text, parse_json
+from edgeslm.web.connections import admit
 from edgeslm.web.hosts import is_own_host
 from edgeslm.web.server import Refusal, read_body
 
 log = logging.getLogger("edgeslm.api")
 
+MOST_CONNECTIONS = 256
+"""Maximum number of connections of clients, idle ones included; above it, new ones get the status 503."""
 TAKE_S = 30.0
 """Timeout for a client to accept one piece of a stream."""
 PUBLIC = ("/",)
@@ -70,14 +73,6 @@ def make_app(node: NodeLink, settings: Mapping[str, Any], mcp: ASGIApp | None = 
     return Guard(app, node, settings["hosts"], secure=settings["secure"])
 
 
-async def refuse_when_full(scope: Scope, receive: Receive, send: Send) -> None:
-    """ASGI application for requests of connections that are too many."""
-    if scope["type"] == "http":
-        headers = {"Retry-After": "1", "Connection": "close"}
-        answer = error_response(scope["path"], 503, "The API has too many connections; try again.", headers)
-        await answer(scope, receive, send)
-
-
 class Guard:
     """Middleware: refuses requests with a wrong host, from a page of another site, or without a token."""
 
@@ -110,7 +105,10 @@ class Guard:
         if origin not in (None, f"{self._scheme}://{hosts[0]}") or site not in ("none", "same-origin"):
             return error_response(path, 403, "Pages of other sites can't use this API.")
         client = self._node.client(request.headers.get("authorization"))
-        scope["state"] = {"client": client}
+        scope["state"]["client"] = client
+        if client is not None and not admit(scope, MOST_CONNECTIONS):
+            headers = {"Retry-After": "1", "Connection": "close"}
+            return error_response(path, 503, "The API has too many connections; try again.", headers)
         if client is None and path not in PUBLIC:
             sentence = "The header Authorization: Bearer TOKEN is missing or has an unknown token."
             return error_response(path, 401, sentence, {"WWW-Authenticate": "Bearer"})

@@ -12,12 +12,9 @@ from contextlib import AsyncExitStack
 from typing import Any
 
 from edgeslm.api.node import NodeLink
-from edgeslm.api.web import make_app, refuse_when_full
+from edgeslm.api.web import make_app
 from edgeslm.api.wire import FROM_API
 from edgeslm.web.server import WebWorker, run_worker, serve
-
-MOST_CONNECTIONS = 256
-"""Maximum number of connections, idle ones included; above it, new ones get the status 503."""
 
 
 class Worker(WebWorker):
@@ -41,7 +38,7 @@ class Worker(WebWorker):
 
                 mcp = await stack.enter_async_context(McpServer(self._node, settings))
             app = make_app(self._node, settings, mcp)
-            await serve(app, settings, self.say, connections=MOST_CONNECTIONS, full=refuse_when_full)
+            await serve(app, settings, self.say)
 
     def take(self, message: dict[str, Any]) -> None:
         if self._node is None:

@@ -9,6 +9,7 @@ from pathlib import Path
 from edgeslm.api.tokens import token_notes
 from edgeslm.cli.screen import print_error, say
 from edgeslm.config.loader import Config, config_schema, load_config
+from edgeslm.config.network_validation import console_notes
 from edgeslm.config.remote_stages import sending_notes
 from edgeslm.config.yaml_source import YamlDocument, read_document
 from edgeslm.errors import ConfigError
@@ -32,7 +33,7 @@ def check(arguments: argparse.Namespace) -> int:
         raise ConfigError([_located(file, document, one) for one in problems])
     if config.api is not None and config.api.mcp and (lacking := missing_packages("mcp")):
         raise ConfigError([f"{file}:{document.line(('api', 'mcp'))}: api.mcp: {lacking}"])
-    notes = [*missing, *sending_notes(config), *token_notes(config)]
+    notes = [*missing, *console_notes(config), *sending_notes(config), *token_notes(config)]
     if arguments.connect:
         from edgeslm.mqtt.probe import probe_broker
 

@@ -4,12 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from ipaddress import ip_network
+from typing import Final
 
 from edgeslm.config.schema import Config
 from edgeslm.config.sections import Api, Broker, Console, WebServer
 from edgeslm.config.yaml_source import Path
 
 Fault = tuple[Path, str]
+
+_PRIVATE: Final = tuple(
+    map(ip_network, ("10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16", "127.0.0.0/8", "fc00::/7", "::1"))
+)
+"""Networks that no router of the internet forwards."""
 
 
 def network_faults(config: Config) -> Iterator[Fault]:
@@ -39,12 +45,43 @@ def _pair_faults(name: str, section: Broker | WebServer) -> Iterator[Fault]:
 
 def _server_faults(name: str, server: WebServer) -> Iterator[Fault]:
     yield from _pair_faults(name, server)
-    if not (server.is_secure or server.is_local or server.is_private):
+    if server.is_secure or server.is_local:
+        return
+    wide = [peer for peer in server.peers if not _is_of_containers(peer)]
+    if wide:
+        sentence = (
+            f"{wide[0]} is more than the containers of one machine, and without TLS the token can be read on "
+            "the network: name their network, a private one of /16 or smaller (IPv6: /64), or add cert_file "
+            "and key_file"
+        )
+        yield (name, "peers"), sentence
+    elif not server.peers:
         sentence = (
             "without TLS the token can be read on the network: add cert_file and key_file, or https: true "
             "if a TLS proxy stands in front, or peers if only containers on this machine connect"
         )
         yield (name, "listen"), sentence
+
+
+def _is_of_containers(peer: str) -> bool:
+    """Whether this can be a network of containers: a private one that isn't a whole site's."""
+    network = ip_network(peer)
+    if network.prefixlen < (16 if network.version == 4 else 64):
+        return False
+    return any(network.version == one.version and network.subnet_of(one) for one in _PRIVATE)  # type: ignore[arg-type]
+
+
+def console_notes(config: Config) -> list[str]:
+    """What ``edgeslm check`` says of a console that is open to programs on this machine."""
+    console = config.console
+    if console is None or not console.ingress:
+        return []
+    return [
+        "console.ingress: every program on this machine can use the console without a token, since peers "
+        f"has {peer}; name the address of the proxy's container, or leave ingress out and use the token"
+        for peer in console.peers
+        if ip_network(peer).is_loopback
+    ]
 
 
 def _console_faults(console: Console) -> Iterator[Fault]:

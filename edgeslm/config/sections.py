@@ -6,7 +6,7 @@ Models, tasks, collections and routes are in ``edgeslm.config.schema``.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from ipaddress import ip_address, ip_network
+from ipaddress import ip_address
 from typing import Annotated, Literal
 from urllib.parse import SplitResult, urlsplit
 
@@ -373,8 +373,8 @@ class WebServer(Section):
     peers: tuple[Annotated[str, AfterValidator(network)], ...] = Field(
         default=(),
         max_length=32,
-        description="IP addresses and networks that may connect; all, if there are none. With private ones, "
-        "as those of containers on this machine, an address beyond loopback needs no TLS",
+        description="IP addresses and networks that may connect; all, if there are none. With private ones "
+        "of containers on this machine (up to /16, IPv6 /64), an address beyond loopback needs no TLS",
     )
 
     @property
@@ -394,11 +394,6 @@ class WebServer(Section):
     def is_secure(self) -> bool:
         """Whether clients connect with TLS."""
         return self.https or self.cert_file is not None
-
-    @property
-    def is_private(self) -> bool:
-        """Whether only ``peers`` with private addresses may connect."""
-        return bool(self.peers) and all(ip_network(peer).is_private for peer in self.peers)
 
 
 class Console(WebServer):

@@ -27,6 +27,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from edgeslm.console.access import Access, Session, TooManyAttempts
 from edgeslm.console.view import Cursor, View
 from edgeslm.console.wire import INPUT_BYTES
+from edgeslm.web.connections import admit
 from edgeslm.web.server import Refusal, read_body
 
 log = logging.getLogger("edgeslm.console")
@@ -52,6 +53,8 @@ INGRESS_HEADERS = {
 CSRF_HEADER = "X-Edgeslm-Secret"
 PUBLIC = ("/login", "/static/style.css", "/static/icon.svg")
 """Paths served without a session."""
+MOST_CONNECTIONS = 64
+"""Maximum number of connections of signed-in browsers."""
 MOST_STREAMS = 16
 MOST_ASKS = 2
 """Maximum number of requests from the page's form that run at a time."""
@@ -106,7 +109,10 @@ class Guard:
             sentence = "This name isn't one of the console's; name it in console.hosts."
             return PlainTextResponse(sentence, status_code=421)
         session = self._access.session(request.cookies.get(self._cookie))
-        scope["state"] = {"session": session}
+        scope["state"]["session"] = session
+        if session is not None and not admit(scope, MOST_CONNECTIONS):
+            sentence = "The console has too many connections; try again."
+            return JSONResponse({"error": sentence}, 503, {"Retry-After": "1", "Connection": "close"})
         if session is None and scope["path"] not in PUBLIC:
             if scope["path"] == "/" and scope["method"] in ("GET", "HEAD"):
                 return RedirectResponse("/login", 303)

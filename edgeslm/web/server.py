@@ -21,11 +21,13 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from edgeslm.ipc.codec import Frames
 from edgeslm.ipc.pipe import Link, Refused
 from edgeslm.telemetry.log_lines import set_up_logging
+from edgeslm.web.connections import STRANGER_S, Connection
 from edgeslm.web.hosts import is_peer
 from edgeslm.web.process import TO_WEB
 from edgeslm.web.wire import Listening
 
-MOST_CONNECTIONS = 64
+BACKLOG = 256
+"""Maximum number of connections that wait to be accepted."""
 HEADER_BYTES = 16 * 1024
 IDLE_S = 15.0
 BODY_S = 10.0
@@ -74,6 +76,21 @@ class Server(uvicorn.Server):
     def capture_signals(self) -> Iterator[None]:
         yield
 
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Listens, as uvicorn does, but ends TLS handshakes that take too long."""
+        loop, config = asyncio.get_running_loop(), self.config
+        self.servers = [
+            await loop.create_server(
+                lambda: Connection(config, self.server_state, self.lifespan.state),
+                sock=one,
+                ssl=config.ssl,
+                backlog=config.backlog,
+                ssl_handshake_timeout=STRANGER_S if config.ssl else None,
+            )
+            for one in sockets or ()
+        ]
+        self.started = True
+
     async def hang_up_on_idlers(self, idle_s: float = IDLE_S) -> None:
         """Closes connections that are idle for ``idle_s`` seconds; uvicorn would keep them open forever."""
         silent: dict[Any, Any] = {}
@@ -88,25 +105,14 @@ class Server(uvicorn.Server):
 
 
 async def serve(
-    app: ASGIApp,
-    settings: Mapping[str, Any],
-    say: Callable[[Listening | Refused], None],
-    *,
-    connections: int = MOST_CONNECTIONS,
-    full: ASGIApp | None = None,
+    app: ASGIApp, settings: Mapping[str, Any], say: Callable[[Listening | Refused], None]
 ) -> None:
     """Serves ``app`` until cancelled. ``settings`` are those of ``process.server_settings``; ``say`` tells
-    the node where the server listens, or why it can't. ``full`` answers in place of ``app`` above the number
-    of ``connections``, by default with the status 503 and a word."""
-
-    async def limited(scope: Scope, receive: Receive, send: Send) -> None:
-        is_full = len(server.server_state.connections) >= connections
-        await (full if full is not None and is_full else app)(scope, receive, send)
-
+    the node where the server listens, or why it can't. ``app`` tells which requests have a valid token or
+    session (``connections.admit``)."""
     try:
-        listener = listen(settings["host"], settings["port"], connections)
-        guarded = PeerGuard(limited, settings["peers"]) if settings["peers"] else limited
-        server = Server(_config(guarded, settings, connections if full is None else None))
+        listener = listen(settings["host"], settings["port"])
+        server = Server(_config(PeerGuard(app, settings["peers"]) if settings["peers"] else app, settings))
         server.config.load()
     except (OSError, ValueError) as error:
         reason = (error.strerror if isinstance(error, OSError) else None) or str(error)
@@ -187,29 +193,29 @@ def run_worker(argv: list[str], worker: type[WebWorker]) -> None:
     os._exit(0)  # open streams need no clean end
 
 
-def listen(host: str, port: int, connections: int) -> socket.socket:
+def listen(host: str, port: int) -> socket.socket:
     """:raises OSError: the address can't be used."""
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    listener = socket.create_server((host, port), family=family, backlog=connections)
+    listener = socket.create_server((host, port), family=family, backlog=BACKLOG)
     # Connections inherit it. asyncio sets it only for sockets whose protocol number is given; without it,
     # Nagle's algorithm and delayed acknowledgements delay a streamed answer by 40 ms.
     listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     return listener
 
 
-def _config(app: ASGIApp, settings: Mapping[str, Any], connections: int | None) -> uvicorn.Config:
+def _config(app: ASGIApp, settings: Mapping[str, Any]) -> uvicorn.Config:
     cert_file, key_file = settings["cert_file"], settings["key_file"]
     return uvicorn.Config(
         app,
         loop="asyncio",
-        http="h11",
+        http=Connection,
         ws="none",
         lifespan="off",
         log_config=None,
         access_log=False,
         proxy_headers=False,
         server_header=False,
-        limit_concurrency=connections,
+        backlog=BACKLOG,
         timeout_keep_alive=int(IDLE_S),
         timeout_graceful_shutdown=1,
         h11_max_incomplete_event_size=HEADER_BYTES,

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import contextlib
+import http.client
 import socket
 import time
 from pathlib import Path
 
-from edgeslm.api.worker import MOST_CONNECTIONS
+import pytest
+
+from edgeslm.api.web import MOST_CONNECTIONS
+from edgeslm.web.connections import MOST_OF_ADDRESS, STRANGER_S
 from edgeslm.web.server import HEADER_BYTES
 from tests.support.apis import TOKENS, ApiClient, api_node, client_of
 from tests.support.apps import WAIT_S
@@ -98,9 +102,12 @@ def test_models_can_be_left_out(broker: Mosquitto, tmp_path: Path) -> None:
 
 def test_too_many_connections_are_told_so(node: Node) -> None:
     api = client_of(node)
+    request = f"GET /v1/models HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer {api.token}\r\n\r\n"
     with contextlib.ExitStack() as stack:
         for _ in range(MOST_CONNECTIONS):
-            stack.enter_context(socket.create_connection(("127.0.0.1", api.port), WAIT_S))
+            connection = stack.enter_context(socket.create_connection(("127.0.0.1", api.port), WAIT_S))
+            connection.sendall(request.encode())
+            assert b" 200 " in connection.recv(100)
         reply = api.ask("/v1/models")
         sentence = "The API has too many connections; try again."
         assert (reply.status, reply.headers["retry-after"]) == (503, "1")
@@ -109,3 +116,57 @@ def test_too_many_connections_are_told_so(node: Node) -> None:
     give_up_at = time.monotonic() + WAIT_S
     while api.ask("/v1/models").status != 200:
         assert time.monotonic() < give_up_at
+
+
+@pytest.mark.parametrize(
+    "sent", [b"", b"GET /v1/models HTTP/1.1\r\nHost: loc"], ids=["silent", "slow headers"]
+)
+def test_strangers_dont_lock_out_a_client_with_a_token(node: Node, sent: bytes) -> None:
+    api = client_of(node)
+    kept = http.client.HTTPConnection("127.0.0.1", api.port, timeout=WAIT_S)
+    headers = {"Authorization": f"Bearer {api.token}"}
+    with contextlib.ExitStack() as stack:
+        stack.callback(kept.close)
+        strangers = []
+        for number in range(2 * MOST_CONNECTIONS):
+            strangers.append(stack.enter_context(socket.create_connection(("127.0.0.1", api.port), WAIT_S)))
+            with contextlib.suppress(OSError):  # it may be closed already
+                strangers[-1].sendall(sent)
+            if number % 64 == 0:
+                kept.request("GET", "/v1/models", headers=headers)
+                assert kept.getresponse().read()
+                assert api.chat("triage", "critical").status == 200
+        assert api.ask("/v1/models").status == 200  # it came after all of them
+        assert sum(map(is_open, strangers)) <= MOST_OF_ADDRESS
+        give_up_at = time.monotonic() + WAIT_S
+        while any(map(is_open, strangers)):
+            assert time.monotonic() < give_up_at, "a stranger's connection stays open"
+            time.sleep(0.1)
+        kept.request("GET", "/v1/models", headers=headers)
+        assert kept.getresponse().status == 200, "a client's connection outlives theirs"
+
+
+def is_open(connection: socket.socket) -> bool:
+    connection.setblocking(False)
+    try:
+        return bool(connection.recv(1000))
+    except BlockingIOError:
+        return True
+    except OSError:
+        return False
+
+
+def test_a_wrong_token_leaves_a_connection_a_strangers(node: Node) -> None:
+    api = client_of(node)
+    request = b"GET /v1/models HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer nobody\r\n\r\n"
+    with socket.create_connection(("127.0.0.1", api.port), WAIT_S) as connection:
+        started = time.monotonic()
+        while True:  # answers don't keep it open
+            try:
+                connection.sendall(request)
+                if not connection.recv(10_000):
+                    break
+            except ConnectionError:
+                break
+            time.sleep(0.2)
+        assert STRANGER_S - 1 < time.monotonic() - started < 5 * STRANGER_S

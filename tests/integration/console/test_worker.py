@@ -45,6 +45,8 @@ def test_it_speaks_tls(broker: Mosquitto, tmp_path: Path) -> None:
         cookie = response.headers["Set-Cookie"]
         assert cookie.startswith("__Host-edgeslm=") and "; Secure" in cookie
         connection.close()
+        with socket.create_connection(("127.0.0.1", port), WAIT_S) as silent:
+            assert silent.recv(1) == b"", "a handshake that doesn't come is given up"
 
 
 def test_its_log_lines_have_the_time() -> None:

@@ -17,11 +17,12 @@ from edgeslm.api.dialect import MOST_TEXTS
 from edgeslm.api.host import MOST_REQUESTS
 from edgeslm.api.node import MOST_OF_CLIENT
 from edgeslm.api.tokens import parse_tokens
+from edgeslm.api.web import MOST_CONNECTIONS
 from edgeslm.api.wire import BODY_BYTES
-from edgeslm.api.worker import MOST_CONNECTIONS
 from edgeslm.cli import main
 from edgeslm.config.loader import parse_config
 from edgeslm.tasks.rerank import MOST_DOCUMENTS
+from edgeslm.web.connections import MOST_OF_ADDRESS, MOST_STRANGERS, STRANGER_S
 from edgeslm.web.server import BODY_S, HEADER_BYTES, IDLE_S
 from tests.support.apis import ApiClient, api_node, client_of
 from tests.support.brokers import Mosquitto
@@ -108,6 +109,8 @@ def test_its_limits_are_those_of_the_code() -> None:
         f"a header {HEADER_BYTES >> 10} kB",
         f"idle for {IDLE_S:.0f} to {2 * IDLE_S:.0f} seconds",
         f"longer than {BODY_S:.0f} seconds",
+        f"closed after {STRANGER_S:.0f} seconds, and above {MOST_OF_ADDRESS} from one address or "
+        f"{MOST_STRANGERS} in all",
         f"up to {MOST_TEXTS} texts",
         f"up to {MOST_DOCUMENTS} `documents`",
     ):

@@ -54,7 +54,7 @@ def test_who_never_asks_is_let_go_and_nobody_else() -> None:
 
 def test_small_pieces_leave_at_once() -> None:
     """asyncio sets TCP_NODELAY only if the socket's protocol number is given: 40 ms until the first piece."""
-    with listen("127.0.0.1", 0, 1) as listener, socket.create_connection(listener.getsockname()):
+    with listen("127.0.0.1", 0) as listener, socket.create_connection(listener.getsockname()):
         connection, _ = listener.accept()
         with connection:
             assert connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)

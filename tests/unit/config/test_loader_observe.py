@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from ipaddress import ip_network
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from edgeslm.config.fields import http_url, listen_address
 from edgeslm.config.loader import parse_config
+from edgeslm.config.network_validation import console_notes
 from edgeslm.errors import ConfigError
 from tests.support.config_texts import SMALL, problems
 
@@ -89,11 +92,15 @@ def test_an_unknown_key_is_told() -> None:
 @pytest.mark.parametrize("section", ["console", "api"])
 def test_containers_of_this_machine_may_connect_without_tls(section: str) -> None:
     text = f'{SMALL}{section}: {{listen: "0.0.0.0:8099", peers: [%s]}}'
-    config = parse_config(text % "172.30.32.0/23, 172.30.40.2, fd00::/8")
-    assert getattr(config, section).peers == ("172.30.32.0/23", "172.30.40.2/32", "fd00::/8")
-    for public in ("0.0.0.0/0", "::/0", "8.8.8.8", "172.30.32.0/23, 1.0.0.0/8"):
-        (problem,) = problems(text % f'"{public}"' if "," not in public else text % public)
-        assert f"{section}.listen: without TLS the token can be read on the network" in problem
+    config = parse_config(text % "172.30.32.0/23, 172.30.40.2, fd00:1::/64")
+    assert getattr(config, section).peers == ("172.30.32.0/23", "172.30.40.2/32", "fd00:1::/64")
+    parse_config(text % "10.42.0.0/16, 127.0.0.0/16, 192.168.65.0/24, '::1'")
+    for peer in ("0.0.0.0/0", "::/0", "8.8.8.8", "1.0.0.0/24", "10.0.0.0/8", "172.16.0.0/12", "fd00::/48"):
+        (problem,) = problems(text % f"172.30.32.0/23, '{peer}'")
+        assert f"{section}.peers: {ip_network(peer)} is more than the containers of one machine" in problem
+        parse_config((text % f"'{peer}'").replace("peers", "https: true, peers"))
+    (problem,) = problems(f'{SMALL}{section}: {{listen: "0.0.0.0:8099"}}')
+    assert f"{section}.listen: without TLS the token can be read on the network" in problem
     for wrong in ("172.30.32.1/23", "homeassistant", "", "172.30.32.0/33", "٣.0.0.0"):
         (problem,) = problems(text % f'"{wrong}"')
         assert "must be an IP address or a network of private addresses" in problem
@@ -106,6 +113,14 @@ def test_ingress_is_for_one_proxy() -> None:
         assert any(
             "console.ingress: lets everybody in who can connect" in one for one in problems(text % peers)
         )
+
+
+def test_ingress_for_this_machine_is_noted() -> None:
+    for peers in ("127.0.0.1", "'::1'"):
+        (note,) = console_notes(parse_config(f"{SMALL}console: {{ingress: true, peers: [{peers}]}}"))
+        assert "console.ingress: every program on this machine can use the console" in note
+    for section in ("{ingress: true, peers: [172.30.32.2]}", "{peers: [127.0.0.1]}", "{}"):
+        assert not console_notes(parse_config(f"{SMALL}console: {section}"))
 
 
 def test_topics_of_discovery_are_those_of_routes() -> None:

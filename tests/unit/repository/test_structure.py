@@ -361,6 +361,7 @@ CHILDREN = (
         "edgeslm.engine.prepack",
         "edgeslm.knowledge",
         "edgeslm.web.server",
+        "edgeslm.web.connections",
         "edgeslm.console",
         *(
             f"edgeslm.api.{name}"
