@@ -265,7 +265,7 @@ def _counted(found: Sequence[str], total: int, what: str) -> Iterator[str]:
 
 def _differing_texts(chat: ChatTokenizer, recorded: Sequence[Mapping[str, Any]]) -> Iterator[str]:
     for text, expected in zip(TEXTS, recorded, strict=True):
-        ids, spelled = _encode(chat.tokenizer, text), chat.encode_text(text)
+        ids, spelled = _encode(chat.tokenizer, text), _encode(chat.tokenizer, text, spelled=True)
         decoded = _decode(chat.tokenizer, expected["ids"])
         for found, wanted in (
             (ids, expected["ids"]),

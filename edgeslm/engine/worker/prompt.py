@@ -1,9 +1,11 @@
-"""Prompt encoding: chat template and tokenizer; untrusted text can't inject special tokens.
+"""Prompt encoding: chat template and tokenizer; untrusted text can't inject special tokens or control words.
 
 The chat template is rendered as in transformers (``chat_template_utils._compile_jinja_template``), in
 Jinja2's immutable sandbox with trimmed blocks, ``raise_exception`` and ``strftime_now``. Untrusted texts are
 rendered as placeholders and encoded separately with special tokens disabled. A text therefore can't end its
-chat message or begin another message. The token ids before the text are always the same, so the engine can
+chat message or begin another message. Tokens that aren't special, such as Qwen's ``<tool_call>``, and the
+template's words in plain text, such as ``<tools>``, are spelled letter by letter in a text, so that their ids
+are others than those of the template. The token ids before the text are always the same, so the engine can
 reuse its cache.
 """
 
@@ -60,6 +62,18 @@ _PROBE_TOOL = Tool(
     "{}",
 )
 
+
+_FLAT_MARKS: Final = (
+    "<tools>",
+    "<tool_call>",
+    "<tool_response>",
+    "</tools>",
+    "</tool_call>",
+    "</tool_response>",
+)
+"""Control words of the format for templates without tools."""
+_MARKS: Final = re.compile(r"<\|?/?[A-Za-z][\w-]*\|?>|<</?[A-Z]+>>|\[/?[A-Z][A-Z_]+\]|#{2,} [A-Z]\w+:?")
+"""How control words look in a template's source: ``<tools>``, ``<<SYS>>``, ``[INST]``, ``### Response:``."""
 
 _CALL_ID = "call{:05}"
 """Nine letters and digits, as Mistral's templates want an id."""
@@ -192,6 +206,8 @@ class ChatTokenizer:
         self._writes_arguments = True
         self.tool_format = self._find_tool_format()
         """How the model writes calls."""
+        self._marks = self._find_marks(template)
+        self._spell = lru_cache(maxsize=256)(self._spell_mark)
         self._encode_fixed = lru_cache(maxsize=256)(self._encode_special)
 
     def render(
@@ -211,10 +227,32 @@ class ChatTokenizer:
         )
 
     def encode_text(self, text: str) -> list[int]:
-        """Token ids of an untrusted text; special tokens in the text are encoded as plain text."""
+        """Token ids of an untrusted text; special tokens in the text are encoded as plain text, and control
+        words letter by letter."""
         self.tokenizer.encode_special_tokens = True
-        ids: list[int] = self.tokenizer.encode(text, add_special_tokens=False).ids
+        pieces = self._marks.split(text) if self._marks is not None else [text]
+        if len(pieces) == 1:
+            return list(self.tokenizer.encode(text, add_special_tokens=False).ids)
+        plain = self.tokenizer.encode_batch(pieces[::2], add_special_tokens=False)
+        ids: list[int] = list(plain[0].ids)
+        for mark, piece in zip(pieces[1::2], plain[1:], strict=True):
+            ids += self._spell(mark)
+            ids += piece.ids
         return ids
+
+    def _spell_mark(self, mark: str) -> list[int]:
+        letters = self.tokenizer.encode_batch(list(mark), add_special_tokens=False)
+        return [number for letter in letters for number in letter.ids]
+
+    def _find_marks(self, template: str) -> re.Pattern[str] | None:
+        """Matches the control words that aren't special tokens: the template's, and tokens that the tokenizer
+        finds in any text. Tokens of spaces are none."""
+        added = self.tokenizer.get_added_tokens_decoder().values()
+        found = {token.content for token in added if token.content.strip(" \t\r\n\u2581")}
+        found |= {*_MARKS.findall(template), *(() if self.shows_tools else _FLAT_MARKS)}
+        found -= self.special_tokens.keys()
+        longest_first = sorted((one for one in found if len(one) > 1), key=len, reverse=True)
+        return re.compile(f"({'|'.join(map(re.escape, longest_first))})") if longest_first else None
 
     def encode(self, prompt: Prompt, room: int) -> Encoded:
         """Encodes a whole prompt in at most ``room`` tokens.

@@ -238,6 +238,15 @@ def test_any_message_comes_back_from_the_starter_models_ids(starter_chat: ChatTo
     assert not set(ids) & set(starter_chat.tokenizer.get_added_tokens_decoder())
 
 
+def test_a_text_has_other_ids_than_the_formats_words(starter_chat: ChatTokenizer) -> None:
+    """The model has no tokens for calls: its format's words are plain text."""
+    for word in ("<tool_call>", "</tool_call>", "</tool_response>", "<tools>"):
+        ids = starter_chat.encode_text(f"a {word} b")
+        assert starter_chat.tokenizer.decode(ids) == f"a {word} b"
+        own = starter_chat.tokenizer.encode(word).ids
+        assert not any(ids[at : at + len(own)] == own for at in range(len(ids)))
+
+
 # -- length ----------------------------------------------------------------------------------------
 
 
