@@ -6,6 +6,7 @@ labels.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
@@ -25,7 +26,8 @@ MOST_BIASES = 16
 INSTRUCTION = "Which label fits the message?"
 LABEL_TOKENS = 128
 """Maximum number of tokens of another server's answer: the JSON of a label."""
-_AS_JSON = 'Answer as JSON: {"label": "..."}'
+_AS_LABEL = "Answer with one label and nothing else."
+_AS_JSON = 'Answer with one label as JSON, and nothing else: {"label": "..."}'
 
 
 class Classify(Task):
@@ -72,8 +74,11 @@ class Classify(Task):
     ) -> Mapping[str, Any] | None:
         """The server's label. Its confidence is the probability of the text, if the server tells it."""
         meanings = self._meanings(request)
-        messages = as_messages(self._prompt(request, meanings, self.text(request)).turns)
-        messages[-1]["content"] += f"\n\n{_AS_JSON}"
+        instruction = self._instruction(request, meanings, _AS_JSON)
+        messages = as_messages(self.turns(instruction, Text(self.text(request))))
+        for message in messages:
+            if message["role"] == "assistant":  # an example, in the form that is asked for
+                message["content"] = json.dumps({"label": message["content"]}, ensure_ascii=False)
         schema = {
             "type": "object",
             "properties": {"label": {"type": "string", "enum": list(meanings)}},
@@ -131,14 +136,16 @@ class Classify(Task):
         return dict(sent) if isinstance(sent, dict) else dict.fromkeys(sent, "")
 
     def _prompt(self, request: Request, meanings: dict[str, str], message: str) -> Prompt:
-        if self.learned is not None:
-            turns = self.turns((self.section.instruction or "",), Text(message, cut=True))
-            return Prompt(turns, overflow=self.section.overflow)
+        instruction: tuple[str | Text, ...] = (self.section.instruction or "",)
+        if self.learned is None:  # an adapter was trained without the labels
+            instruction = self._instruction(request, meanings, _AS_LABEL)
+        return Prompt(self.turns(instruction, Text(message, cut=True)), overflow=self.section.overflow)
+
+    def _instruction(self, request: Request, meanings: dict[str, str], form: str) -> tuple[str | Text, ...]:
         lines = [f"- {label}: {meaning}" if meaning else f"- {label}" for label, meaning in meanings.items()]
         shown = "\n".join(lines)
-        instruction = (
+        return (
             f"{self.section.instruction or INSTRUCTION}\nLabels:\n",
             Text(shown) if "labels" in request.options else shown,
-            "\nAnswer with one label and nothing else.",
+            f"\n{form}",
         )
-        return Prompt(self.turns(instruction, Text(message, cut=True)), overflow=self.section.overflow)

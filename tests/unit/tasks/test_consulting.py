@@ -78,7 +78,14 @@ def test_a_label_is_asked_for_as_json_with_its_meaning() -> None:
     assert result == {"label": "critical"}
     assert chat.schema is not None and chat.schema["properties"]["label"]["enum"] == ["normal", "critical"]
     assert "- critical: stop now" in chat.messages[0]["content"]
-    assert chat.messages[-1]["content"].startswith("press 4 smells")
+    assert chat.messages[-1]["content"] == "press 4 smells"
+
+
+def test_one_form_is_asked_for_and_shown() -> None:
+    _, (chat,) = consulted({**LABELS, "examples": [{"input": "ok", "output": "normal"}]}, "normal")
+    whole = "\n".join(message["content"] for message in chat.messages)
+    assert whole.count("Answer") == 1 and 'one label as JSON, and nothing else: {"label": "..."}' in whole
+    assert chat.messages[2] == {"role": "assistant", "content": '{"label": "normal"}'}
 
 
 @pytest.mark.parametrize("text", ["critical", "critical.", '```json\n{"label": "critical"}\n```'])
