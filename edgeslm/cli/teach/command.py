@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import fcntl
 import json
+import os
 import sys
 import tempfile
 import time
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -78,7 +81,8 @@ def run(arguments: argparse.Namespace) -> int:
             raise EdgeslmError("There are no messages: name some with --from, or listen with --listen.")
         session = Session(lesson, texts, rows, lambda row: _keep(config, arguments.task, row))
         _label(session, list(labels))
-        return _train(lesson, session, out, config)
+        with _turn(out):  # labels of other sessions, which end or train meanwhile, count too
+            return _train(lesson, _rows(config, arguments.task, labels), out, config)
 
 
 def _section(config: Config, name: str) -> Task:
@@ -187,7 +191,13 @@ def _label(session: Session, labels: Sequence[str]) -> None:
     try:
         with _keys() as read:
             say(f"{SKIP} skips a message, {UNDO} takes the last label back, {QUIT} ends and trains.")
-            while (one := session.next()) is not None:
+            while (one := session.next()) is not None or session.can_undo:
+                if one is None:
+                    say(f"\nNo message is left: {UNDO} takes the last label back, any other key trains.")
+                    if read() != UNDO:
+                        break
+                    session.undo()
+                    continue
                 if session.accuracy is not None and session.accuracy != shown:
                     shown = session.accuracy
                     low, high = shown["interval"]
@@ -229,15 +239,35 @@ def _keys() -> Iterator[Any]:
         termios.tcsetattr(sys.stdin, termios.TCSADRAIN, before)
 
 
-def _train(lesson: Lesson, session: Session, out: Path, config: Config) -> int:
-    few = [label for label in lesson.labels if session.counts[label] < FEWEST]
+@contextmanager
+def _turn(out: Path) -> Iterator[None]:
+    """Waits while another session trains into the same folder. :raises EdgeslmError: it can't be used."""
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        descriptor = os.open(out.parent, os.O_RDONLY | os.O_DIRECTORY)
+    except OSError as error:
+        raise EdgeslmError(f"{out.parent} can't be used: {error.strerror}.") from None
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            say("\nAnother session is training; waiting for it ...")
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def _train(lesson: Lesson, rows: Sequence[Row], out: Path, config: Config) -> int:
+    counts = Counter(row["label"] for row in rows)
+    few = [label for label in lesson.labels if counts[label] < FEWEST]
     if few:
         say(f"\nNot trained: each label needs {FEWEST} messages; there are fewer of: {', '.join(few)}.")
-        if session.rows:
+        if rows:
             say("The labels are kept; go on with the same command.")
         return 1
-    say(f"\nTraining on {plural(len(session.rows), 'message')} ...")
-    report = lesson.train(session.rows, out)
+    say(f"\nTraining on {plural(len(rows), 'message')} ...")
+    report = lesson.train(rows, out)
     low, high = report["interval"]
     say(f"{report['accuracy']:.2f} of messages like these are right ({low:.2f} to {high:.2f})")
     say(f"Written: {out}")

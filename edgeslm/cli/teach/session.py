@@ -38,6 +38,11 @@ class Session:
         return [*self._kept, *([self._last] if self._last is not None else [])]
 
     @property
+    def can_undo(self) -> bool:
+        """Whether there is a label to take back."""
+        return self._last is not None
+
+    @property
     def counts(self) -> Counter[str]:
         return Counter(row["label"] for row in self.rows)
 

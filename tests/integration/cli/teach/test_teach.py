@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import fcntl
 import io
 import json
+import os
 import threading
 import time
 from collections.abc import Mapping, Sequence
@@ -15,6 +17,7 @@ import yaml
 
 from edgeslm.cli import main
 from edgeslm.cli.teach import training
+from edgeslm.storage.feedback_store import Correction, FeedbackStore
 from tests.support.apps import App
 from tests.support.brokers import Mosquitto
 from tests.support.nodes import write_bundle
@@ -94,6 +97,47 @@ def test_labels_are_kept_and_trained(
     assert f"encoder: {{bundle: {tmp_path}/encoder}}" in said
     assert "0.80 of messages like these are right (0.60 to 0.90)" in said
     assert f"learned: {tmp_path}/state/learned/t" in said and trained["out"].endswith("state/learned/t")
+
+
+def test_the_last_label_of_all_can_be_taken_back(
+    run: FakeRun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    configuration(tmp_path)
+    lines = tmp_path / "lines.txt"
+    lines.write_text("one\ntwo\nthree\nfour\n")
+    assert teach(tmp_path, monkeypatch, "1221u2q", "--from", str(lines)) == 1
+    assert stored(tmp_path) == [("one", "a"), ("two", "b"), ("three", "b"), ("four", "b")]
+    assert "No message is left: u takes the last label back" in capsys.readouterr().out
+    lines.write_text("five\n")
+    assert teach(tmp_path, monkeypatch, "2u1", "--from", str(lines)) == 0
+    assert stored(tmp_path)[4:] == [("five", "a")] and len(run.trained) == 1
+
+
+def test_sessions_at_once_train_on_the_labels_of_both(
+    run: FakeRun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    configuration(tmp_path)
+    (lines := tmp_path / "lines.txt").write_text("one\ntwo\nthree\n")
+    learned = tmp_path / "state/learned"
+    learned.mkdir(parents=True)
+    store = FeedbackStore(tmp_path / "state")
+    other = os.open(learned, os.O_RDONLY)
+    fcntl.flock(other, fcntl.LOCK_EX)  # it trains
+
+    def end() -> None:
+        for text, label in (("six", "b"), ("seven", "b"), ("two", "a")):
+            store.keep(Correction("t", text, label))
+        os.close(other)
+
+    timer = threading.Timer(0.5, end)
+    timer.start()
+    assert teach(tmp_path, monkeypatch, "121q", "--from", str(lines)) == 0
+    timer.join()
+    assert "Another session is training; waiting for it" in capsys.readouterr().out
+    (trained,) = run.trained
+    labels = {row["text"]: row["label"] for row in trained["rows"]}
+    newest = {"one": "a", "two": "a", "three": "a", "six": "b", "seven": "b"}
+    assert labels == newest
 
 
 def test_messages_of_a_route_are_taken_as_the_route_reads_them(
