@@ -13,7 +13,7 @@ import logging
 import math
 import time
 from collections import deque
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 
 from edgeslm.errors import Busy, Cancelled, Expired, InternalError, RequestError, TimedOut
@@ -30,6 +30,10 @@ WHILE_RUNNING = "cancelled while it was running"
 FIRST_GUESS_S = 0.5
 """Assumed duration of a request in seconds, used for ``retry_after_ms`` until a request of the same task was
 measured."""
+
+TOKEN_CHARACTERS = 4
+"""Characters of a token, as estimated for requests whose tokens weren't counted."""
+_BROKEN_OFF = frozenset({"cancelled", "timeout"})
 
 MOST_PASSED_OVER = 8
 """Maximum number of requests that overtake the oldest waiting request, or interrupt a running one. With this
@@ -48,6 +52,17 @@ class _Job:
     work: asyncio.Task[None] | None = field(compare=False, default=None)
     begun: bool = field(compare=False, default=False)
     interruptions: int = field(compare=False, default=0)
+    pieces: int = field(compare=False, default=0)
+
+    @property
+    def usage(self) -> Mapping[str, int]:
+        """The tokens that count for the sender's quota. Of a request that was cancelled while it ran, they
+        are estimated: senders could otherwise take most of a stream for nothing."""
+        result = self.result.result() if self.result.done() and not self.result.cancelled() else None
+        is_broken_off = result is None or (result.error is not None and result.error.code in _BROKEN_OFF)
+        if self.begun and is_broken_off:
+            return {"estimated": self.pieces + len(str(self.request.input)) // TOKEN_CHARACTERS}
+        return {} if result is None else result.usage
 
     @property
     def waits(self) -> bool:
@@ -138,8 +153,7 @@ class Scheduler:
         finally:
             del self._jobs[number]
             if self._quotas is not None and request.sender is not None:
-                is_done = job.result.done() and not job.result.cancelled()
-                self._quotas.settle(request.sender, job.result.result().usage if is_done else {})
+                self._quotas.settle(request.sender, job.usage)
             if expiry is not None:
                 expiry.cancel()
 
@@ -292,7 +306,7 @@ class Scheduler:
         try:
             if job.attempt is not None:
                 job.attempt.compute()
-            result = await self._run(request, self._watch_progress(job.on_chunk), job.attempt)
+            result = await self._run(request, self._watch_progress(job), job.attempt)
             if not job.interruptions:
                 took_s = time.monotonic() - now
                 self._service_s[request.task] = self._guess_s(request, took_s) * 0.9 + took_s * 0.1
@@ -307,13 +321,14 @@ class Scheduler:
             limit.cancel()
         return result
 
-    def _watch_progress(self, on_chunk: OnChunk | None) -> OnChunk | None:
+    def _watch_progress(self, job: _Job) -> OnChunk | None:
         """Wraps ``on_chunk`` so that each piece of streamed text counts as progress."""
-        if on_chunk is None:
+        if (on_chunk := job.on_chunk) is None:
             return None
 
         def pass_on(text: str) -> None:
             self.moved_at = time.monotonic()
+            job.pieces += 1
             on_chunk(text)
 
         return pass_on

@@ -12,6 +12,7 @@ import pytest
 
 from edgeslm.errors import InvalidRequest
 from edgeslm.messages import Request, Result
+from edgeslm.serving.quotas import ClientQuotas
 from edgeslm.serving.scheduler import FIRST_GUESS_S, MOST_PASSED_OVER, OnChunk, Scheduler, error_result
 
 GIVE_UP_S = 20.0
@@ -434,6 +435,38 @@ def test_whoever_asks_and_goes_away_takes_the_work_along() -> None:
         await settle()
         assert (work.begun, work.ended) == (["a"], ["a"])
         assert (scheduler.waiting, scheduler.in_flight) == (0, 0)
+
+    play(scene)
+
+
+@pytest.mark.parametrize("goes_away", [True, False])
+def test_who_goes_away_before_the_end_pays_for_what_came(goes_away: bool) -> None:
+    async def run(request: Request, on_chunk: OnChunk | None, on_start: object) -> Result:
+        assert on_chunk is not None
+        for _ in range(40):
+            on_chunk("word ")
+        await asyncio.sleep(GIVE_UP_S)
+        return ok(request)
+
+    async def scene() -> None:
+        quotas = ClientQuotas(9, tokens_per_min=50)
+        scheduler = Scheduler(run, limit=9, timeout_s=9, quotas=quotas)
+        asked = dataclasses.replace(request("a", sender="s"), input="x" * 80)
+        for _ in range(2):
+            task = asyncio.create_task(scheduler.submit(asked, lambda text: None))
+            await settle()
+            if goes_away:
+                task.cancel()
+            else:
+                scheduler.cancel(lambda request: True)
+            await asyncio.wait([task])
+        assert task.cancelled() is False and code(task.result()) == "busy", "40 pieces and 20 tokens of text"
+        scheduler.pause()
+        other = asyncio.create_task(scheduler.submit(request("b", sender="t"), lambda text: None))
+        await settle()
+        other.cancel()
+        await asyncio.wait([other])
+        quotas.admit("t", lambda: 1.0)  # it never ran, and cost nothing
 
     play(scene)
 
