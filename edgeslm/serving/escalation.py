@@ -120,6 +120,7 @@ class Escalation:
         here = found.result or {}
         options = target.own.refer(request, here)
         answer = await self._nodes.ask(target.node, target.task, request.input, left_s, options)
+        self.servers.on_usage(request, answer.usage)
         if answer.status == "error":
             code = answer.error.code if answer.error else ""
             log.warning("task %s: %s answers with an error: %s", request.task, target.stage, code)

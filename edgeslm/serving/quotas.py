@@ -83,6 +83,12 @@ class ClientQuotas:
         account.held = max(0, account.held - 1)
         account.tokens -= sum(usage.values())
 
+    def charge(self, sender: str, usage: Mapping[str, int]) -> None:
+        """Subtracts tokens that another node or server counted. The debt is at most the tokens of a minute,
+        since nobody checks these counts."""
+        account = self._account(sender, time.monotonic())
+        account.tokens = max(-self._most, account.tokens - sum(usage.values()))
+
     def _account(self, sender: str, now: float) -> _Account:
         name = hashlib.blake2b(sender.encode(errors="replace"), digest_size=16).digest()
         account = self._accounts.pop(name, None)

@@ -52,15 +52,23 @@ class OnSent(Protocol):
     def __call__(self, request: Request, server: ChatServer, size: int, /) -> None: ...
 
 
-def _ignore(request: Request, server: ChatServer, size: int) -> None:
+class OnUsage(Protocol):
+    """Gets the tokens that another node or server used for a request."""
+
+    def __call__(self, request: Request, usage: Mapping[str, int], /) -> None: ...
+
+
+def _ignore(*told: Any) -> None:
     pass
 
 
 class Servers:
-    """The servers of all tasks. ``on_sent`` is called for each body that was sent, whole or in part."""
+    """The servers of all tasks. ``on_sent`` is called for each body that was sent, whole or in part, and
+    ``on_usage`` for each answer."""
 
     def __init__(self, make_client: Callable[[ChatServer], ChatClient] | None = None) -> None:
         self.on_sent: OnSent = _ignore
+        self.on_usage: OnUsage = _ignore
         self._make_client = make_client or _make_client
         self._links: dict[Hashable, _Link] = {}
         self._named: Collection[ChatServer] | None = None
@@ -85,6 +93,7 @@ class Servers:
             was_asked = True
             reply = await self._link(server).ask(chat, server, until, on_sent)
             usage.update(reply.usage)
+            self.on_usage(request, reply.usage)
             return reply
 
         result = await target.own.consult(request, found, consult)

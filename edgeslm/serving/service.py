@@ -58,17 +58,19 @@ class Service:
         self._replacing = asyncio.Lock()
         self._retiring: set[asyncio.Task[None]] = set()
         limits = config.limits
+        self._quotas = ClientQuotas(
+            limits.sender_queue or max(1, limits.queue // 2),
+            limits.sender_tokens_per_min,
+            nameless_queue=limits.sender_queue,
+        )
         self.escalation = Escalation(limits.request_timeout_s, nodes)
+        self.escalation.servers.on_usage = self._charge
         self.scheduler = Scheduler(
             self._run,
             limit=_most_requests(config),
             timeout_s=limits.request_timeout_s,
             slots=_slots(config),
-            quotas=ClientQuotas(
-                limits.sender_queue or max(1, limits.queue // 2),
-                limits.sender_tokens_per_min,
-                nameless_queue=limits.sender_queue,
-            ),
+            quotas=self._quotas,
         )
 
     @property
@@ -201,6 +203,11 @@ class Service:
         if result.error is not None and result.error.code in _NO_ANSWER:
             return await _without_model(task, request, result, result.error.code)
         return result
+
+    def _charge(self, request: Request, usage: Mapping[str, int]) -> None:
+        """Counts the tokens of another node or server for the sender's quota."""
+        if request.sender is not None:
+            self._quotas.charge(request.sender, usage)
 
     async def _run(self, request: Request, on_chunk: OnChunk | None, attempt: Attempt | None) -> Result:
         return await self._now.run(request, on_chunk, attempt)

@@ -36,6 +36,7 @@ tasks:
     stages:
       - small
       - openai: {{url: "{url}", model: big, {more}}}
+{limits}
 """
 
 
@@ -46,9 +47,16 @@ def unsure(call: Call) -> Output:
 class Scene:
     """A service whose own model is unsure, and what it sent."""
 
-    def __init__(self, folder: Path, url: str, more: str = "", on_call: Callable[[Call], Output] = unsure):
+    def __init__(
+        self,
+        folder: Path,
+        url: str,
+        more: str = "",
+        on_call: Callable[[Call], Output] = unsure,
+        limits: str = "",
+    ) -> None:
         write_bundle(folder / "small")
-        text = textwrap.dedent(CONFIG).format(folder=folder, url=url, more=more)
+        text = textwrap.dedent(CONFIG).format(folder=folder, url=url, more=more, limits=limits)
         self.config = parse_config(text)
         self.service = Service(
             self.config, make_process=lambda bundle, *_: FakeProcess(bundle.path, on_call=on_call)
@@ -81,6 +89,15 @@ def test_an_unsure_message_is_asked_of_the_server(tmp_path: Path) -> None:
     assert result.model == f"big@{server.url.removeprefix('http://').removesuffix('/v1')}"
     assert result.usage == {"prompt_tokens": 7, "completion_tokens": 2}
     assert scene.sent == [("triage", result.model.removeprefix("big@"), server.received)]
+
+
+@pytest.mark.parametrize("answer", ['{"label": "critical"}', "no label at all"])
+def test_the_server_s_tokens_count_for_the_sender(tmp_path: Path, answer: str) -> None:
+    with FakeChatServer(lambda body: answer).running() as server:
+        scene = Scene(tmp_path, server.url, limits="limits: {sender_tokens_per_min: 30}")
+        results = scene.ask(*["press 4 smells"] * 6, sender="app")
+        assert [result.error and result.error.code for result in results] == [None] * 4 + ["busy"] * 2
+        assert len(server.asked) == 4, "nine tokens each"
 
 
 def test_a_sure_message_stays_here(tmp_path: Path) -> None:
@@ -294,7 +311,7 @@ def test_a_reload_changes_the_server(tmp_path: Path) -> None:
         async def reload() -> None:
             await scene.service.start()
             first = await scene.service.submit(request("triage", "press 4 smells"))
-            text = textwrap.dedent(CONFIG).format(folder=tmp_path, url=new.url, more="")
+            text = textwrap.dedent(CONFIG).format(limits="", folder=tmp_path, url=new.url, more="")
             await scene.service.replace(parse_config(text))
             second = await scene.service.submit(request("triage", "press 4 smells"))
             assert [one.result and one.result["label"] for one in (first, second)] == ["critical", "normal"]

@@ -27,6 +27,14 @@ def test_a_lone_sender_may_have_the_whole_queue(clock: FakeClock) -> None:
     assert admitted(ClientQuotas(2), "flood", 10) == 10
 
 
+def test_the_counts_of_others_cost_one_minute_at_most(clock: FakeClock) -> None:
+    quotas = ClientQuotas(9, tokens_per_min=60)
+    quotas.charge("s", {"prompt_tokens": 10**9})
+    assert admitted(quotas, "s", 1) == 0
+    clock.now += 62
+    assert admitted(quotas, "s", 1) == 1
+
+
 def test_a_sender_has_its_share_while_others_ask(clock: FakeClock) -> None:
     quotas = ClientQuotas(2)
     quotas.admit("other", lambda: 0.0)
