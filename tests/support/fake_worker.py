@@ -5,6 +5,7 @@
 An input that starts with one of these words is a command; any other is answered at once:
 
 - ``hold FILE``: make FILE.held, then wait until the file exists or the call is cancelled
+- ``pour FILE``: the same, with the pieces of a stream sent before
 - ``crash``: end by SIGKILL; ``crash-once FILE``: the same, unless the file exists, which it then does
 - ``fail CODE``: the error result with that code
 
@@ -95,6 +96,14 @@ class Worker:
         if order == "hold":
             Path(rest + ".held").touch()
             self._wait_for(Path(rest), number)
+        elif order == "pour":
+            if isinstance(call, Generate) and call.stream:
+                for piece in (order, f" {rest}"):
+                    self._pipe.send(Chunk(number, piece))
+            Path(rest + ".held").touch()
+            self._wait_for(Path(rest), number)
+            if isinstance(call, Generate) and number not in self._cancelled:
+                return Done(number, Output(COST, text=text, finish_reason="stop"))
         elif order == "crash" or (order == "crash-once" and not Path(rest).exists()):
             if rest:
                 Path(rest).touch()
