@@ -219,6 +219,45 @@ BAD_BODIES: list[tuple[Any, int, str]] = [
 ]
 
 
+OVERSIZED = (
+    "a" * 1_000_000,
+    "(a{1000}){1000}",
+    "a{99999999999}",
+    "(" * 9000 + "a" + ")" * 9000,
+    r"\w{400}",
+    "|".join(["(?:.|é)*"] * 2000),
+    "[" * 15_000,
+)
+
+
+@pytest.mark.parametrize("pattern", OVERSIZED, ids=range(len(OVERSIZED)))
+def test_an_oversized_pattern_is_a_400_at_once(api: ApiClient, pattern: str) -> None:
+    field = {"type": "string", "pattern": pattern}
+    schema = {"type": "object", "properties": {"a": field}}
+    named = {"type": "object", "patternProperties": {pattern: {}}}
+    tool: dict[str, Any] = {"type": "function", "function": {"name": "odd", "parameters": schema}}
+    form = {"type": "json_schema", "schema": named}
+    mine = [{"role": "user", "content": "Hi"}]
+    started = time.monotonic()
+    for path, body in (
+        ("/v1/chat/completions", {"response_format": {"type": "json_schema", "json_schema": form}}),
+        ("/v1/chat/completions", {"tools": [tool]}),
+        ("/v1/responses", {"input": "Hi", "text": {"format": {**form, "schema": schema}}}),
+        ("/v1/responses", {"input": "Hi", "tools": [{"type": "function", **tool["function"]}]}),
+        ("/api/chat", {"format": schema}),
+        ("/api/chat", {"tools": [tool]}),
+        ("/api/generate", {"prompt": "Hi", "format": named}),
+    ):
+        reply = api.ask(path, {"model": "say", "messages": mine, **body})
+        assert reply.status == 400, (path, reply.text[:300])
+        error = reply.json["error"]
+        message = error if path.startswith("/api/") else error["message"]
+        assert ("options.tools: odd: parameters" if "tools" in body else "options.schema") in message
+        assert len(message) < 500
+    assert time.monotonic() - started < 30
+    assert api.chat("say", "Hi").status == 200
+
+
 @pytest.mark.parametrize(("body", "status", "words"), BAD_BODIES, ids=range(len(BAD_BODIES)))
 def test_bad_input_has_openais_error(api: ApiClient, body: Any, status: int, words: str) -> None:
     reply = api.ask("/v1/chat/completions", body)
