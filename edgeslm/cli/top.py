@@ -8,13 +8,12 @@ import os
 import shutil
 import sys
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import asdict
 from typing import TYPE_CHECKING
 
 from edgeslm.cli.listening import PATIENCE_S, add_listening_arguments, address_of, discovery_of, nothing_heard
 from edgeslm.cli.screen import say
+from edgeslm.cli.terminal import Terminal
 
 if TYPE_CHECKING:
     from edgeslm.client.discovery import Discovery
@@ -26,6 +25,8 @@ EXAMPLE = "edgeslm top --broker mqtt://broker.local --node press-hall-4"
 REDRAW_S = 1.0
 """Seconds between two redraws while no messages arrive; each redraw updates the displayed age of the
 values."""
+KEY_S = 0.1
+"""Longest time from a key to its effect, in seconds."""
 
 
 def add_arguments(command: argparse.ArgumentParser) -> None:
@@ -46,35 +47,29 @@ def run(arguments: argparse.Namespace) -> int:
         if arguments.once:
             say(_render(discovery, arguments, str(address), None))
             return 0
-        _watch(discovery, arguments, str(address))
-    return 0
+        if arguments.json or not sys.stdout.isatty() or os.environ.get("TERM") == "dumb":
+            while True:
+                say(_render(discovery, arguments, str(address), None))
+                while not discovery.wait(3600.0):
+                    pass
+        with Terminal() as terminal:
+            return _watch(discovery, arguments, str(address), terminal)
 
 
-def _watch(discovery: Discovery, arguments: argparse.Namespace, broker: str) -> None:
-    """Shows the nodes until interrupted: redraws the screen of a terminal, or prints after each change."""
-    if arguments.json or not sys.stdout.isatty() or os.environ.get("TERM") == "dumb":
-        while True:
-            say(_render(discovery, arguments, broker, None))
-            while not discovery.wait(3600.0):
-                pass
-    with _whole_terminal():
-        while True:
-            size = shutil.get_terminal_size()
-            lines = _render(discovery, arguments, broker, size.lines).split("\n")
-            sys.stdout.write("\x1b[H" + "\x1b[K\n".join(lines) + "\x1b[J")
-            sys.stdout.flush()
-            discovery.wait(REDRAW_S)
-
-
-@contextmanager
-def _whole_terminal() -> Iterator[None]:
-    """Switches to the terminal's alternate screen, without a cursor, and switches back at the end."""
-    sys.stdout.write("\x1b[?1049h\x1b[?25l")
-    try:
-        yield
-    finally:
-        sys.stdout.write("\x1b[?25h\x1b[?1049l")
-        sys.stdout.flush()
+def _watch(discovery: Discovery, arguments: argparse.Namespace, broker: str, terminal: Terminal) -> int:
+    """Draws the nodes until the user or a signal ends it. :return: the exit status."""
+    while True:
+        size = shutil.get_terminal_size()
+        lines = _render(discovery, arguments, broker, size.lines - 1).split("\n")
+        hints = "q: quit" if terminal.has_keys else "Ctrl-C: quit"
+        if arguments.node is None:
+            hints += "   --node NAME: all figures of one node"
+        terminal.draw([*lines, *[""] * (size.lines - 1 - len(lines)), hints[: size.columns]])
+        redraw_at = time.monotonic() + REDRAW_S
+        while not discovery.wait(KEY_S) and time.monotonic() < redraw_at and not terminal.is_left():
+            pass
+        if terminal.is_left():
+            return terminal.status
 
 
 def _render(discovery: Discovery, arguments: argparse.Namespace, broker: str, height: int | None) -> str:

@@ -10,6 +10,7 @@ import select
 import signal
 import subprocess
 import sys
+import termios
 import time
 from collections.abc import Iterator
 
@@ -125,16 +126,17 @@ def test_no_broker(capsys: pytest.CaptureFixture[str]) -> None:
 class Terminal:
     """``edgeslm top`` on a terminal of its own."""
 
-    def __init__(self, *arguments: str, **environment: str) -> None:
+    def __init__(self, *arguments: str, stdin: int | None = None, **environment: str) -> None:
         self._ours, theirs = pty.openpty()
         self._process = subprocess.Popen(
             [sys.executable, "-m", "edgeslm", "top", *arguments],
-            stdin=theirs,
+            stdin=theirs if stdin is None else stdin,
             stdout=theirs,
             stderr=theirs,
-            env={**os.environ, "TERM": "xterm", "COLUMNS": "80", **environment},
+            env={**os.environ, "TERM": "xterm", "COLUMNS": "80", "LINES": "24", **environment},
         )
-        os.close(theirs)
+        self._settings = termios.tcgetattr(theirs)
+        self._theirs = theirs
         self.seen = ""
 
     def wait_for(self, text: str) -> None:
@@ -144,14 +146,27 @@ class Terminal:
             if select.select([self._ours], [], [], 1.0)[0]:
                 self.seen += os.read(self._ours, 65536).decode()
 
+    def type(self, keys: bytes) -> None:
+        os.write(self._ours, keys)
+
+    def send(self, number: int) -> None:
+        self._process.send_signal(number)
+
+    @property
+    def is_as_before(self) -> bool:
+        return termios.tcgetattr(self._theirs) == self._settings
+
     def interrupt(self) -> int:
-        self._process.send_signal(signal.SIGINT)
+        self.send(signal.SIGINT)
+        return self.end()
+
+    def end(self) -> int:
+        """Waits for the process. :return: its exit status."""
         status = self._process.wait(WAIT_S)
         while select.select([self._ours], [], [], 0)[0]:
-            try:
-                self.seen += os.read(self._ours, 65536).decode()
-            except OSError:
-                break
+            self.seen += os.read(self._ours, 65536).decode()
+        assert self.seen.endswith("\x1b[?25h\x1b[?1049l") and self.is_as_before
+        os.close(self._theirs)
         os.close(self._ours)
         return status
 
@@ -166,7 +181,49 @@ def test_live_on_a_terminal(broker: Mosquitto, node: App) -> None:
     broker.stop()
     terminal.wait_for("Trying again")
     assert terminal.interrupt() == 130
-    assert terminal.seen.endswith("\x1b[?25h\x1b[?1049l"), "the terminal is as it was"
+
+
+def test_q_quits_and_other_keys_do_nothing(broker: Mosquitto, node: App) -> None:
+    terminal = Terminal("--broker", broker.url)
+    terminal.wait_for("\nq: quit   --node NAME")
+    assert not terminal.is_as_before
+    terminal.type(b"x\x1b[A")
+    terminal.seen = ""
+    terminal.wait_for("q: quit")
+    terminal.type(b"q")
+    assert terminal.end() == 0
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGHUP])
+def test_a_signal_gives_the_terminal_back(number: int, broker: Mosquitto, node: App) -> None:
+    terminal = Terminal("--broker", broker.url)
+    terminal.wait_for("online")
+    terminal.send(number)
+    assert terminal.end() == 128 + number
+
+
+def test_the_terminal_is_free_while_it_is_suspended(broker: Mosquitto, node: App) -> None:
+    terminal = Terminal("--broker", broker.url)
+    terminal.wait_for("online")
+    terminal.seen = ""
+    terminal.send(signal.SIGTSTP)
+    terminal.wait_for("\x1b[?1049l")
+    give_up_at = time.monotonic() + WAIT_S
+    while not terminal.is_as_before:
+        assert time.monotonic() < give_up_at
+        time.sleep(0.02)
+    terminal.seen = ""
+    terminal.send(signal.SIGCONT)
+    terminal.wait_for("\x1b[?1049h")
+    terminal.wait_for("online")
+    terminal.type(b"q")
+    assert terminal.end() == 0
+
+
+def test_a_terminal_without_keys_names_ctrl_c(broker: Mosquitto, node: App) -> None:
+    terminal = Terminal("--broker", broker.url, "--node", "hall", stdin=subprocess.DEVNULL)
+    terminal.wait_for("\nCtrl-C: quit\x1b[J")
+    assert terminal.interrupt() == 130
 
 
 def test_no_colours_where_they_aren_t_wanted(broker: Mosquitto, node: App) -> None:
