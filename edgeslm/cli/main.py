@@ -26,7 +26,7 @@ from edgeslm.cli.screen import print_error, say
 from edgeslm.config.extras import missing_extra
 from edgeslm.errors import ConfigError, EdgeslmError, too_little_memory
 from edgeslm.protocol.topic_filters import topic_name_fault
-from edgeslm.telemetry.log_lines import printable, set_up_logging
+from edgeslm.telemetry.log_lines import COMMAND, printable, set_up_logging
 
 if TYPE_CHECKING:
     from edgeslm.config.loader import Config
@@ -59,6 +59,8 @@ COMMANDS: Mapping[str, str] = {
 }
 """Commands that have their own module, and its name; this module contains the others."""
 
+SERVICES = ("run", "dispatch", "rollout", "try")
+"""Commands that set up a log with times, as their child processes do."""
 
 MOST_SECONDS = 7 * 24 * 3600
 """Longest timeout of a request: the time for which brokers keep the request for an offline node."""
@@ -75,6 +77,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         is_request = words[:1] == ["request"]
         raise SystemExit(1 if is_request and end.code == 2 else end.code) from None
     umask = os.umask(0o077)  # files with texts must not be readable by other users
+    if arguments.command_name not in SERVICES:
+        set_up_logging("DEBUG" if arguments.debug else "WARNING", COMMAND)
     try:
         return int(arguments.command(arguments))
     except EdgeslmError as error:
@@ -338,8 +342,6 @@ def _request(arguments: argparse.Namespace) -> int:
     from edgeslm.client import Client
     from edgeslm.errors import InvalidRequest, TimedOut
 
-    # Connection problems are logged while the client retries.
-    set_up_logging("DEBUG" if arguments.debug else "WARNING", "edgeslm: %(message)s")
     text = arguments.text
     if text == "-":
         try:

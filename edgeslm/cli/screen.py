@@ -8,7 +8,7 @@ import threading
 import time
 from types import TracebackType
 
-from edgeslm.telemetry.log_lines import printable
+from edgeslm.telemetry.log_lines import log_error, printable
 
 DELAY_S = 2.0
 """A progress bar is shown only for work that takes longer than this many seconds."""
@@ -17,8 +17,9 @@ _BAR = 24
 
 
 def print_error(sentence: str) -> None:
-    """Prints to standard error, with control characters escaped."""
-    print(f"edgeslm: {printable(sentence)}", file=sys.stderr)  # noqa: T201
+    """Prints to standard error, with control characters escaped; in a service, as a line of its log."""
+    if not log_error(sentence):
+        print(f"edgeslm: {printable(sentence)}", file=sys.stderr)  # noqa: T201
 
 
 def say(text: str) -> None:

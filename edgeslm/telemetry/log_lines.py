@@ -5,8 +5,14 @@ from __future__ import annotations
 import logging
 import re
 import sys
+import threading
+import warnings
+from types import TracebackType
 
 FULL = "%(asctime)s %(levelname)s %(name)s: %(message)s"
+"""Lines of services and their child processes."""
+COMMAND = "edgeslm: %(message)s"
+"""Lines of other commands, as those of errors."""
 
 # Control characters of ASCII and Latin 1, line and paragraph separators, marks of text direction, and lone
 # surrogates, which can't be encoded.
@@ -35,7 +41,41 @@ def one_line(text: str) -> str:
 
 
 def set_up_logging(level: str, form: str = FULL) -> None:
-    """Sends the root logger's lines to standard error."""
+    """Sends the root logger's lines and Python's warnings to standard error; with the form ``FULL``, also
+    uncaught exceptions."""
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(LineFormatter(form))
     logging.basicConfig(level=level, handlers=[handler])
+    warnings.showwarning = _log_warning
+    if form == FULL:
+        _log_uncaught_exceptions()
+
+
+def log_error(sentence: str) -> bool:
+    """Logs why a service ends. :return: False if this process doesn't log as a service."""
+    handlers = logging.getLogger().handlers
+    is_service = any(isinstance(form := one.formatter, LineFormatter) and form.usesTime() for one in handlers)
+    if is_service:
+        logging.getLogger("edgeslm").error("%s", sentence)
+    return is_service
+
+
+def _log_warning(
+    message: Warning | str, category: type[Warning], filename: str, lineno: int, *rest: object
+) -> None:
+    logging.getLogger("warnings").warning("%s:%d: %s: %s", filename, lineno, category.__name__, message)
+
+
+def _log_uncaught_exceptions() -> None:
+    """Hooks that somebody else has set stay."""
+
+    def log(kind: type[BaseException], error: BaseException | None, trace: TracebackType | None) -> None:
+        if error is not None and not isinstance(error, KeyboardInterrupt | SystemExit):
+            logging.getLogger("edgeslm").error("uncaught exception", exc_info=(kind, error, trace))
+
+    if sys.excepthook is sys.__excepthook__:
+        sys.excepthook = log
+    if threading.excepthook is threading.__excepthook__:
+        threading.excepthook = lambda end: log(end.exc_type, end.exc_value, end.exc_traceback)
+    if sys.unraisablehook is sys.__unraisablehook__:
+        sys.unraisablehook = lambda end: log(end.exc_type, end.exc_value, end.exc_traceback)

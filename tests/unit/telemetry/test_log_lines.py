@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 import subprocess
 import sys
 
@@ -11,6 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from edgeslm.telemetry.log_lines import FULL, LineFormatter, one_line
+
+TIME = r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d,\d{3}"
 
 
 def formatted(message: str, error: BaseException | None = None) -> str:
@@ -44,12 +47,41 @@ def test_what_people_write_stays(text: str) -> None:
     assert one_line(text) == text
 
 
+def said_by(program: str, form: str = "FULL") -> list[str]:
+    """The lines on standard error of a process that has set up logging."""
+    program = f"from edgeslm.telemetry.log_lines import *\nset_up_logging('INFO', {form})\n{program}"
+    return subprocess.run(
+        [sys.executable, "-c", program], check=False, capture_output=True, text=True
+    ).stderr.splitlines()
+
+
 def test_every_handler_has_it() -> None:
-    program = """
-import logging
-from edgeslm.telemetry.log_lines import set_up_logging
-set_up_logging("INFO")
-logging.info("a\\nb")
-"""
-    done = subprocess.run([sys.executable, "-c", program], check=True, capture_output=True, text=True)
-    assert done.stderr.endswith(r"a\nb" + "\n")
+    assert said_by("logging.info('a\\nb')")[0].endswith(r"a\nb")
+
+
+UNCAUGHT = {
+    "of the main thread": "1 / 0",
+    "of another thread": "threading.Thread(target=lambda: 1 / 0).start()",
+    "of a destructor": "type('A', (), {'__del__': lambda self: 1 / 0})()",
+}
+
+
+@pytest.mark.parametrize("program", UNCAUGHT.values(), ids=UNCAUGHT)
+def test_uncaught_exceptions_have_a_time(program: str) -> None:
+    first, *_, last = said_by(program)
+    assert re.fullmatch(rf"{TIME} ERROR edgeslm: uncaught exception", first)
+    assert last == "ZeroDivisionError: division by zero"
+
+
+def test_warnings_are_lines_of_the_log() -> None:
+    program = "warnings.warn('old\\nway', UserWarning)"
+    (line,) = said_by(program)
+    assert re.fullmatch(rf"{TIME} WARNING warnings: <string>:3: UserWarning: old\\nway", line)
+    assert said_by(program, "COMMAND") == [r"edgeslm: <string>:3: UserWarning: old\nway"]
+
+
+def test_the_last_sentence_of_a_service_has_a_time() -> None:
+    program = "from edgeslm.cli.screen import print_error\nprint_error('no\\nroom')"
+    (line,) = said_by(program)
+    assert re.fullmatch(rf"{TIME} ERROR edgeslm: no\\nroom", line)
+    assert said_by(program, "COMMAND") == ["edgeslm: no", "room"]
