@@ -56,6 +56,7 @@ COMMANDS: Mapping[str, str] = {
     "rollout": "edgeslm.cli.rollout",
     "top": "edgeslm.cli.top",
     "fleet": "edgeslm.cli.fleet",
+    "completion": "edgeslm.cli.completion",
 }
 """Commands that have their own module, and its name; this module contains the others."""
 
@@ -122,7 +123,7 @@ def _parser(*, with_others: bool = True) -> argparse.ArgumentParser:
     def add(name: str, command: Act, about: str, example: str = "") -> argparse.ArgumentParser:
         sub = add_parser(commands, name, about, example or EXAMPLES[name])
         sub.add_argument("--debug", action="store_true", help="show tracebacks and debug messages")
-        sub.set_defaults(command=command, command_name=name)
+        sub.set_defaults(command=command, command_name=name, program=parser)
         return sub
 
     sub = add("run", _run, "run the daemon in the foreground; SIGTERM drains it")

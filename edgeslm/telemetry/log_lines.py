@@ -61,7 +61,12 @@ def log_error(sentence: str) -> bool:
 
 
 def _log_warning(
-    message: Warning | str, category: type[Warning], filename: str, lineno: int, *rest: object
+    message: Warning | str,
+    category: type[Warning],
+    filename: str,
+    lineno: int,
+    file: object = None,
+    line: str | None = None,
 ) -> None:
     logging.getLogger("warnings").warning("%s:%d: %s: %s", filename, lineno, category.__name__, message)
 

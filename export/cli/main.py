@@ -23,6 +23,7 @@ try:
         adapter,
         calibrate,
         choose,
+        completion,
         distill,
         encoder,
         evaluate,
@@ -54,6 +55,7 @@ COMMANDS: Mapping[str, ModuleType] = {
     "sign": sign,
     "verify": verify,
     "starter": starter,
+    "completion": completion,
 }
 
 RELEASED = frozenset({"model", "encoder", "adapter", "reader", "tune", "distill", "ship"})
@@ -155,5 +157,5 @@ def _parser() -> argparse.ArgumentParser:
                 action="store_true",
                 help="replace the bundle OUT, as soon as the new one is made",
             )
-        command.set_defaults(run=module.run, resumes=getattr(module, "RESUMES", False))
+        command.set_defaults(run=module.run, resumes=getattr(module, "RESUMES", False), program=parser)
     return parser
