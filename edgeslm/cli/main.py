@@ -143,6 +143,9 @@ def _parser(*, with_others: bool = True) -> argparse.ArgumentParser:
         help="starter folder with encoder and data (default: the folder that has the bundle)",
     )
     sub.add_argument("--short", action="store_true", help="a few messages of each kind, for a slow board")
+    sub.add_argument(
+        "--stay", action="store_true", help="go on until Ctrl-C, with a console in the browser (extra api)"
+    )
 
     sub = add("try", _try, "run one task without a broker")
     sub.add_argument("config", type=Path, help="the configuration file")
@@ -274,7 +277,7 @@ def _check(arguments: argparse.Namespace) -> int:
 def _demo(arguments: argparse.Namespace) -> int:
     from edgeslm.cli.demo import demo
 
-    return demo(arguments.bundle, arguments.starter, short=arguments.short)
+    return demo(arguments.bundle, arguments.starter, short=arguments.short, stay=arguments.stay)
 
 
 def _try(arguments: argparse.Namespace) -> int:

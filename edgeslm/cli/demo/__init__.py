@@ -1,34 +1,35 @@
-"""``edgeslm demo``: trains two tasks, starts broker and daemon, and sends real messages to the tasks.
+"""``edgeslm demo``: messages arrive, a few labels teach a task, and documents answer questions.
 
-The demo shows messages on topics, and the labels and fields that the node returns. All figures are measured
-during the run.
+The demo starts a broker and a node of its own. All figures are counted and measured during the run.
 """
 
 from __future__ import annotations
 
+import importlib.util
+import secrets
 import signal
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from itertools import chain
+from itertools import cycle
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from edgeslm.cli.demo.broker import DemoBroker, start_broker
+from edgeslm.cli.demo.broker import DemoBroker, free_port, is_free, start_broker
 from edgeslm.cli.demo.material import (
     LOGIN_EXAMPLES,
-    NOTES_TAUGHT,
+    MANUAL,
     QUESTIONS,
-    SENSORS,
     SHORT,
     Extent,
     LabelledMessage,
     Question,
+    a_few_of_each,
     load_logins,
     load_sms,
 )
@@ -36,23 +37,32 @@ from edgeslm.cli.demo.screen import Screen
 from edgeslm.cli.demo.teaching import TrainedTask, teach
 from edgeslm.cli.demo.traffic import IN_FLIGHT, Traffic
 from edgeslm.cli.starter import starter_dir
+from edgeslm.config.extras import install_line
 from edgeslm.errors import EdgeslmError
 
 NODE = "demo"
 DECODER = "smollm2-135m-int4"
 ENCODER = "minilm-l6-int8"
+CONSOLE_PORT = 8480
+LABELS = {"ham": "an ordinary message", "spam": "advertising or fraud"}
 
-SHOWN = 10
+SHOWN = 5
 """Number of SMS that are shown one by one; the remaining SMS are only counted."""
+PACE_S = 2.0
+"""Seconds between two messages while the demo stays."""
+
+Row = tuple[str, str, str]
+"""A line of the summary: what was done, what was counted, and what to compare it with."""
 
 
-def demo(bundle: Path | None, starter: Path | None = None, *, short: bool = False) -> int:
+def demo(bundle: Path | None, starter: Path | None = None, *, short: bool = False, stay: bool = False) -> int:
     """Runs the demo.
 
     :param bundle: the decoder; by default the starter folder's.
     :param starter: the folder with the encoder and the data; by default the folder that contains ``bundle``,
         or without ``bundle`` the user's starter folder.
     :param short: sends only a few messages of each kind.
+    :param stay: keeps broker, node and messages running until Ctrl-C, with a console.
     :return: the exit status.
     :raises EdgeslmError: a bundle is missing, or a step failed.
     """
@@ -64,70 +74,244 @@ def demo(bundle: Path | None, starter: Path | None = None, *, short: bool = Fals
             raise EdgeslmError(
                 f"there is no bundle at {folder}; this command makes it: edgeslm-export starter {starter}"
             )
-    screen = Screen()
-    started = time.monotonic()
+    if stay and importlib.util.find_spec("uvicorn") is None:
+        raise EdgeslmError(f"the console needs the extra api, which isn't installed: {install_line('api')}")
+    signal.signal(signal.SIGTERM, _interrupt)
     with tempfile.TemporaryDirectory(prefix="edgeslm-demo-") as name:
-        folder = Path(name)
-        extent = SHORT if short else Extent()
-        _play(screen, folder, decoder, starter / ENCODER, starter / "data", extent)
-    screen.line(f"\nDone in {time.monotonic() - started:.0f} s.")
+        Demo(Path(name), decoder, starter, SHORT if short else Extent(), stay=stay).run()
     return 0
 
 
-def _play(screen: Screen, folder: Path, decoder: Path, encoder: Path, data: Path, extent: Extent) -> None:
-    taught, aside = load_sms(data)
-    logins = load_logins(data, extent.logins)
-    screen.title("Training")
-    spam = teach(
-        folder, "spam", {"ham": "an ordinary message", "spam": "advertising or fraud"}, taught, encoder
-    )
-    notes = teach(folder, "triage", {"normal": "", "warning": "", "critical": ""}, NOTES_TAUGHT, encoder)
-    for trained in (spam, notes):
-        screen.line(
-            f"  {trained.task}: learned from {trained.rows} labelled messages in {trained.seconds:.1f} s "
-            f"(cross-validated accuracy {trained.accuracy:.2f})"
-        )
-    screen.title("Starting")
-    bundles = {"small": {"bundle": str(decoder)}, "encoder": {"bundle": str(encoder.absolute())}}
-    with (
-        start_broker(folder) as broker,
-        _daemon(
-            folder,
-            broker,
-            {
-                **_tasks(spam, notes),
-                "models": bundles,
-                "limits": {"request_timeout_s": extent.request_timeout_s},
-            },
-        ) as seconds,
-    ):
-        screen.line(f"  broker {broker.name} at {broker.url}; node {NODE} online in {seconds:.1f} s")
-        if not broker.keeps_messages:
+def _interrupt(*_: object) -> None:
+    raise KeyboardInterrupt
+
+
+class Demo:
+    """One run of the demo, with its files in ``folder``."""
+
+    def __init__(self, folder: Path, decoder: Path, starter: Path, extent: Extent, *, stay: bool) -> None:
+        self._folder = folder
+        self._decoder = decoder
+        self._encoder = (starter / ENCODER).absolute()
+        self._data = starter / "data"
+        self._extent = extent
+        self._stay = stay
+        self._screen = Screen()
+        self._file = folder / "config.yaml"
+        self._console: dict[str, Any] = {}
+
+    def run(self) -> None:
+        """:raises EdgeslmError: a step failed."""
+        screen, extent, started = self._screen, self._extent, time.monotonic()
+        labelled, messages = load_sms(self._data)
+        logins = load_logins(self._data, extent.logins)
+        screen.title("1. A broker and a node start on this machine; no text leaves it")
+        self._add_documents()
+        with start_broker(self._folder) as broker:
+            self._configure(broker, None)
+            with self._node(broker) as (node, seconds):
+                screen.line(f"  broker {broker.name} at {broker.url}")
+                screen.line(
+                    f"  node {NODE!r} is online after {seconds:.1f} s, with the model {self._decoder.name}"
+                )
+                if not broker.keeps_messages:
+                    screen.line(
+                        "  Note: amqtt can lose what it acknowledged; install mosquitto for real use."
+                    )
+                with Traffic(broker.url, NODE, patience_s=extent.request_timeout_s) as traffic:
+                    rows = [
+                        *self._teaching(traffic, broker, node, labelled, messages),
+                        *self._logins(traffic, logins),
+                        *self._questions(traffic, QUESTIONS[: extent.questions]),
+                    ]
+                    screen.summary(rows)
+                    screen.line(f"\nDone in {time.monotonic() - started:.0f} s.")
+                    if self._stay:
+                        self._go_on(traffic, broker, messages)
+        if not self._stay:
             screen.line(
-                "  Note: amqtt gives no guarantee; what it acknowledged can be lost. Install mosquitto."
+                "To watch it in a browser, with messages that go on arriving: edgeslm demo --stay, or in a "
+                "clone make demo ARGS=--stay"
             )
-        with Traffic(broker.url, NODE, patience_s=extent.request_timeout_s) as traffic:
-            rows = [
-                _spam(screen, traffic, aside[: extent.sms], extent.untaught, decoder.name),
-                _sensors(screen, traffic, SENSORS[: extent.reports]),
-                _logins(screen, traffic, logins),
-                _questions(screen, traffic, QUESTIONS[: extent.questions]),
-            ]
-    screen.summary([row for row in rows if row is not None])
+
+    def _add_documents(self) -> None:
+        """Makes a collection, as a user would."""
+        documents = self._folder / "documents"
+        documents.mkdir()
+        for name, text in MANUAL.items():
+            (documents / name).write_text(text, "utf-8")
+        collection = str(self._folder / "manuals")
+        command = ["knowledge", "add", collection, str(documents), "--encoder", str(self._encoder)]
+        done = subprocess.run(
+            [sys.executable, "-P", "-m", "edgeslm", *command], capture_output=True, text=True, check=False
+        )
+        if done.returncode:
+            raise EdgeslmError(f"the documents can't be added: {done.stderr.strip()}")
+
+    def _configure(self, broker: DemoBroker, taught: TrainedTask | None) -> None:
+        """Writes the node's configuration, with the task ``spam`` untaught or taught."""
+        if self._stay and not self._console:
+            port = CONSOLE_PORT if is_free(CONSOLE_PORT) else free_port()
+            token = self._folder / "token"
+            token.write_text(secrets.token_urlsafe(16))
+            self._console = {"listen": f"127.0.0.1:{port}", "token_file": str(token), "texts": True}
+        configuration = {
+            "node": NODE,
+            "broker": {"url": broker.url},
+            "state_dir": str(self._folder),
+            "models": {
+                "small": {"bundle": str(self._decoder)},
+                "encoder": {"bundle": str(self._encoder)},
+            },
+            "knowledge": {"manuals": {"path": str(self._folder / "manuals"), "encoder": "encoder"}},
+            **sections(taught),
+            "limits": {"request_timeout_s": self._extent.request_timeout_s},
+            "prepare": "never",
+            "log_level": "warning",
+            **({"console": self._console} if self._stay else {}),
+        }
+        self._file.write_text(yaml.safe_dump(configuration, sort_keys=False))
+
+    @contextmanager
+    def _node(self, broker: DemoBroker) -> Iterator[tuple[subprocess.Popen[bytes], float]]:
+        """Runs the node as a child process; yields it, and how long it took to go online, in seconds."""
+        started = time.monotonic()
+        process = subprocess.Popen(
+            [sys.executable, "-P", "-m", "edgeslm", "run", str(self._file)],
+            stdin=subprocess.DEVNULL,
+            process_group=0,  # Ctrl-C ends the demo, which ends the node before the broker
+        )
+        try:
+            Traffic.wait_online(broker.url, NODE, process)
+            yield process, time.monotonic() - started
+        finally:
+            process.send_signal(signal.SIGTERM)
+            try:
+                process.wait(40)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
+
+    def _teaching(
+        self,
+        traffic: Traffic,
+        broker: DemoBroker,
+        node: subprocess.Popen[bytes],
+        labelled: Sequence[LabelledMessage],
+        messages: Sequence[LabelledMessage],
+    ) -> Iterator[Row]:
+        """Labels messages before and after the task is taught."""
+        screen, extent = self._screen, self._extent
+        messages = messages[: extent.sms]
+        first = messages[: extent.untaught]
+        screen.title("2. SMS arrive on demo/sms/...; the model labels them, but nobody has taught it how")
+        screen.line("  labels: " + ", ".join(f"{label} ({meaning})" for label, meaning in LABELS.items()))
+        before = self._label(traffic, first)
+        common = sum(row.label == "ham" for row in first)
+        screen.line(f"  before: {before} of {len(first)} right (always saying ham: {common})")
+        rows = a_few_of_each(labelled)
+        screen.title(f"3. You label {len(rows)} other messages, one key each (edgeslm teach), and it learns")
+        for row in (rows[0], rows[-1]):
+            screen.line(f"  {row.label:<5} {screen.cut(row.text, 6)}")
+        screen.progress("learning ...")
+        taught = teach(self._folder, "spam", LABELS, rows, self._encoder)
+        screen.clear()
+        screen.line(f"  learned from {taught.rows} labels in {taught.seconds:.1f} s, on this machine's CPU")
+        started = time.monotonic()
+        self._configure(broker, taught)
+        node.send_signal(signal.SIGHUP)
+        Traffic.wait_taught(broker.url, NODE, "spam", node)
+        ms = 1000 * (time.monotonic() - started)
+        screen.line(f"  the running node uses it after {ms:.0f} ms, without a restart")
+        screen.title("4. The same SMS again, then more that it has never seen")
+        after = self._label(traffic, first)
+        screen.line(f"  after: {after} of {len(first)} right; before: {before}")
+        more = messages[len(first) :]
+        started = time.monotonic()
+        right = after + self._label(traffic, more, shown=0)
+        rate = len(more) / (time.monotonic() - started)
+        screen.line(f"  all: {right} of {len(messages)} right, {rate:.0f} messages/s through the broker")
+        yield "spam, before teaching", f"{before} of {len(first)} right", f"always saying ham: {common}"
+        yield f"spam, after {taught.rows} labels", f"{after} of {len(first)} right", "the same messages"
+        common = sum(row.label == "ham" for row in messages)
+        yield "spam, more messages", f"{right} of {len(messages)} right", f"always saying ham: {common}"
+
+    def _label(self, traffic: Traffic, messages: Sequence[LabelledMessage], shown: int = SHOWN) -> int:
+        """Publishes messages for the route, and shows the first. :return: how many labels are right."""
+        topics = [(f"demo/sms/{number}", row.text) for number, row in enumerate(messages)]
+        right = 0
+        if shown:
+            self._screen.header()
+        for row, answer in zip(messages, traffic.through_route(topics[:shown], "{}/label"), strict=False):
+            right += answer.label == row.label
+            self._screen.message(row.text, answer, row.label)
+        rest = traffic.through_route(topics[shown:], "{}/label", IN_FLIGHT)
+        for row, answer in zip(messages[shown:], rest, strict=True):
+            right += answer.label == row.label
+            self._screen.progress(f"{shown + answer.number + 1} of {len(messages)} messages")
+        self._screen.clear()
+        return right
+
+    def _logins(self, traffic: Traffic, logins: Sequence[LabelledMessage]) -> Iterator[Row]:
+        screen = self._screen
+        if not logins:
+            screen.line("\nThe starter folder has no sshd lines, so the part about log lines is left out.")
+            return
+        screen.title("5. Log lines arrive on demo/gate/...; the model copies the client's address, untaught")
+        screen.header("expected")
+        topics = [(f"demo/gate/{number}", row.text) for number, row in enumerate(logins)]
+        right = 0
+        for row, answer in zip(logins, traffic.through_route(topics, "{}/host"), strict=True):
+            right += answer.label == row.label
+            screen.message(row.text.partition(": ")[2], answer, row.label)
+        screen.line(f"  {right} of {len(logins)} addresses right")
+        yield "addresses in log lines", f"{right} of {len(logins)} right", "untaught"
+
+    def _questions(self, traffic: Traffic, questions: Sequence[Question]) -> Iterator[Row]:
+        screen = self._screen
+        screen.title(
+            f"6. Questions about {len(MANUAL)} documents; the answer is a sentence of one, with its source"
+        )
+        right = 0
+        for question, answer in zip(
+            questions, traffic.requests("manual", [one.text for one in questions]), strict=True
+        ):
+            is_right = question.gold in answer.label
+            right += is_right
+            screen.line(f"  {question.text}")
+            screen.answer(answer, is_right=is_right)
+        screen.line(f"  {right} of {len(questions)} answers right")
+        yield "questions on documents", f"{right} of {len(questions)} right", "each with its source"
+
+    def _go_on(self, traffic: Traffic, broker: DemoBroker, messages: Sequence[LabelledMessage]) -> None:
+        """Publishes messages until Ctrl-C."""
+        screen = self._screen
+        token = Path(self._console["token_file"]).read_text()
+        screen.title("It goes on: an SMS every two seconds, until you press Ctrl-C")
+        screen.line(f"  console   http://{self._console['listen']}   token {token}")
+        screen.line(
+            f"  ask       edgeslm request manual '{QUESTIONS[0].text}' --broker {broker.url} --node {NODE}"
+        )
+        screen.line(f"  watch     edgeslm top --broker {broker.url}")
+        try:
+            for number, row in enumerate(cycle(messages)):
+                traffic.publish(f"demo/sms/{number % 10}", row.text)
+                time.sleep(PACE_S)
+        except KeyboardInterrupt:
+            screen.line("\nThe node and the broker end.")
 
 
-def _tasks(spam: TrainedTask, notes: TrainedTask) -> dict[str, Any]:
+def sections(taught: TrainedTask | None) -> dict[str, Any]:
     """Sections ``tasks`` and ``routes`` of the node's configuration."""
+    spam: dict[str, Any] = {
+        "kind": "classify",
+        "model": "small",
+        "instruction": "Is this text message spam?",
+        "labels": LABELS,
+    }
     return {
         "tasks": {
-            "spam": {"learned": str(spam.folder), "overflow": "head"},
-            "triage": {"learned": str(notes.folder)},
-            "spam-untrained": {
-                "kind": "classify",
-                "model": "small",
-                "instruction": "Is this text message spam?",
-                "labels": {"ham": "an ordinary message", "spam": "advertising or fraud"},
-            },
+            "spam": {"learned": str(taught.folder), "overflow": "head"} if taught else spam,
             "login": {
                 "kind": "extract",
                 "model": "small",
@@ -141,145 +325,10 @@ def _tasks(spam: TrainedTask, notes: TrainedTask) -> dict[str, Any]:
                 "max_tokens": 64,
                 "examples": [{"input": line, "output": {"host": host}} for line, host in LOGIN_EXAMPLES],
             },
-            "manual": {"kind": "answer", "model": "small", "stop": [". "], "max_tokens": 48},
+            "manual": {"kind": "answer", "knowledge": ["manuals"]},
         },
         "routes": [
             {"from": "demo/sms/+", "task": "spam", "to": "demo/sms/{{ topic[2] }}/label"},
-            {
-                "from": "demo/plant/+/report",
-                "task": "triage",
-                "when": "payload.note",
-                "input": "{{ payload.note }}",
-                "to": "demo/plant/{{ payload.machine }}/urgency",
-            },
             {"from": "demo/gate/+", "task": "login", "to": "demo/gate/{{ topic[2] }}/host"},
         ],
     }
-
-
-@contextmanager
-def _daemon(folder: Path, broker: DemoBroker, sections: Mapping[str, Any]) -> Iterator[float]:
-    """Runs the daemon as a child process; yields how long the daemon took to go online, in seconds."""
-    file = folder / "config.yaml"
-    own = {"node": NODE, "broker": {"url": broker.url}, "state_dir": str(folder)}
-    configuration = {**own, **sections, "prepare": "never", "log_level": "warning"}
-    file.write_text(yaml.safe_dump(configuration, sort_keys=False))
-    started = time.monotonic()
-    process = subprocess.Popen(
-        [sys.executable, "-P", "-m", "edgeslm", "run", str(file)], stdin=subprocess.DEVNULL
-    )
-    try:
-        Traffic.wait_online(broker.url, NODE, process)
-        yield time.monotonic() - started
-    finally:
-        process.send_signal(signal.SIGTERM)
-        try:
-            process.wait(40)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
-
-
-def _spam(
-    screen: Screen, traffic: Traffic, aside: Sequence[LabelledMessage], most_untaught: int, decoder: str
-) -> tuple[str, str, str]:
-    screen.title(f"SMS through the route demo/sms/+ -> spam, {len(aside)} that it has not seen")
-    screen.header()
-    topics = [(f"demo/sms/{number}", row.text) for number, row in enumerate(aside)]
-    right = 0
-    for row, answer in zip(aside, traffic.through_route(topics[:SHOWN], "{}/label"), strict=False):
-        right += answer.label == row.label
-        screen.message(row.text, answer, row.label)
-    began = time.monotonic()
-    rest = traffic.through_route(topics[SHOWN:], "{}/label", IN_FLIGHT)
-    for row, answer in zip(aside[SHOWN:], rest, strict=True):
-        right += answer.label == row.label
-        screen.progress(f"{SHOWN + answer.number + 1} messages")
-    rate = (len(aside) - SHOWN) / (time.monotonic() - began)
-    screen.clear()
-    screen.line(
-        f"  {right} of {len(aside)} right ({right / len(aside):.3f}) at {rate:.0f} messages/s over MQTT"
-    )
-    untaught = aside[:most_untaught]
-    guessed = 0
-    answers = traffic.requests("spam-untrained", [row.text for row in untaught], in_flight=IN_FLIGHT)
-    for row, answer in zip(untaught, answers, strict=True):
-        guessed += answer.label == row.label
-        screen.progress(f"the decoder alone, untrained: {answer.number + 1} of {len(untaught)}")
-    screen.clear()
-    common = sum(row.label == "ham" for row in untaught)
-    screen.line(
-        f"  the decoder alone ({decoder}), untrained: {guessed} of {len(untaught)} right; "
-        f"always saying ham gets {common}"
-    )
-    return (
-        "spam (learned head)",
-        f"{right} of {len(aside)} right",
-        f"untrained decoder {guessed} of {len(untaught)}",
-    )
-
-
-def _sensors(
-    screen: Screen, traffic: Traffic, reports: Sequence[tuple[dict[str, object], str]]
-) -> tuple[str, str, str]:
-    screen.title("Machine reports (JSON) through a route whose template reads the note")
-    screen.header()
-    sent = [(number, payload, label) for number, (payload, label) in enumerate(reports) if label]
-    silent = [payload for payload, label in reports if not label]
-    right = 0
-    half = len(sent) // 2
-    messages = [(f"demo/plant/{number}/report", payload) for number, payload, _ in sent[:half]]
-    for payload in silent:  # `when` skips these
-        traffic.publish("demo/plant/0/report", payload)
-    routed = traffic.through_route(messages, "demo/plant/{machine}/urgency")
-    asked = traffic.requests("triage", [str(payload["note"]) for _, payload, _ in sent[half:]])
-    for (_, payload, label), answer in zip(sent, [*routed, *asked], strict=True):
-        right += answer.label == label
-        screen.message(f"{payload['machine']}: {payload['note']}", answer, label)
-    screen.line(
-        f"  {right} of {len(sent)} right; {len(silent)} without a note was skipped by the route's `when`"
-    )
-    return (
-        "triage (learned head)",
-        f"{right} of {len(sent)} right",
-        f"{half} by route, {len(sent) - half} by request",
-    )
-
-
-def _logins(
-    screen: Screen, traffic: Traffic, logins: Sequence[LabelledMessage]
-) -> tuple[str, str, str] | None:
-    if not logins:
-        screen.line("\n  There are no sshd lines in the starter folder, so the log part is left out.")
-        return None
-    screen.title("sshd lines: the decoder extracts the client's address, bound to words of the line")
-    screen.header("expected")
-    half = len(logins) // 2
-    routed = traffic.through_route(
-        [(f"demo/gate/{number}", row.text) for number, row in enumerate(logins[:half])], "{}/host"
-    )
-    asked = traffic.requests("login", [row.text for row in logins[half:]])
-    right = verbatim = 0
-    for row, answer in zip(logins, chain(routed, asked), strict=True):
-        right += answer.label == row.label
-        verbatim += answer.label in row.text
-        screen.message(row.text.partition(": ")[2], answer, row.label)
-    screen.line(f"  {right} of {len(logins)} addresses exact, {verbatim} are words of their line")
-    return "login (decoder, grammar)", f"{right} of {len(logins)} exact", f"{verbatim} words of their line"
-
-
-def _questions(screen: Screen, traffic: Traffic, questions: Sequence[Question]) -> tuple[str, str, str]:
-    screen.title("Questions about a text that comes along: the answer is a quote of it")
-    screen.header("expected")
-    options = [{"context": question.context} for question in questions]
-    answers = traffic.requests("manual", [question.text for question in questions], options)
-    right = verbatim = 0
-    for question, answer in zip(questions, answers, strict=True):
-        right += question.gold in answer.label
-        verbatim += answer.label in question.context
-        screen.message(question.text, answer, question.gold)
-    screen.line(
-        f"  {right} of {len(questions)} contain the expected words, {verbatim} are verbatim; "
-        "small models make many mistakes here"
-    )
-    return "manual (decoder, quote)", f"{right} of {len(questions)} right", f"{verbatim} verbatim"

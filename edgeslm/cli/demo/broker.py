@@ -69,7 +69,7 @@ def start_broker(folder: Path) -> Iterator[DemoBroker]:
             f"the demo needs a broker: apt-get install mosquitto, or {install_line('demo-broker')}"
         )
     with (folder / "broker.log").open("wb") as log:
-        process = subprocess.Popen(command, stdout=log, stderr=log, stdin=subprocess.DEVNULL)
+        process = subprocess.Popen(command, stdout=log, stderr=log, stdin=subprocess.DEVNULL, process_group=0)
     try:
         _wait_for(process, port, folder / "broker.log")
         yield DemoBroker("mosquitto" if mosquitto else "amqtt", port, mosquitto is not None)
@@ -80,6 +80,15 @@ def start_broker(folder: Path) -> Iterator[DemoBroker]:
         except subprocess.TimeoutExpired:
             process.kill()
             process.wait()
+
+
+def is_free(port: int) -> bool:
+    """Whether a server may listen at ``port`` of the loopback interface."""
+    try:
+        with socket.create_server(("127.0.0.1", port)):
+            return True
+    except OSError:
+        return False
 
 
 def free_port() -> int:

@@ -1,7 +1,8 @@
 """Demo data: real messages from the starter folder, and a few written for the demo.
 
 The SMS come from a public spam collection. The sshd lines come from fail2ban's test logs, where a comment
-before each line names the host. Operator notes and questions were written for the demo.
+before each line names the host. Documents and questions were written for the demo,
+notes of operators for benchmarks.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import hashlib
 import json
 import random
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,6 +21,8 @@ from edgeslm.errors import EdgeslmError
 
 SEED = 7
 TAUGHT = 200
+A_FEW = 10
+"""Number of labelled messages of each label that the demo teaches."""
 HELD_ASIDE = 500
 
 
@@ -29,13 +32,12 @@ class Extent:
 
     sms: int = HELD_ASIDE
     untaught: int = 100
-    reports: int | None = None
-    logins: int = 12
-    questions: int | None = None
+    logins: int = 6
+    questions: int = 5
     request_timeout_s: float = 120.0
 
 
-SHORT = Extent(sms=20, untaught=2, reports=4, logins=2, questions=2, request_timeout_s=1200.0)
+SHORT = Extent(sms=20, untaught=5, logins=2, questions=2, request_timeout_s=1200.0)
 """Extent of the demo for boards on which the full demo would take hours."""
 
 
@@ -66,6 +68,12 @@ def load_sms(data: Path, taught: int = TAUGHT) -> tuple[list[LabelledMessage], l
     rows = [LabelledMessage(text, label) for text, label in labels.items() if text.strip()]
     random.Random(SEED).shuffle(rows)
     return rows[:taught], rows[taught : taught + HELD_ASIDE]
+
+
+def a_few_of_each(rows: Sequence[LabelledMessage]) -> list[LabelledMessage]:
+    """The first :data:`A_FEW` messages of each label."""
+    labels = dict.fromkeys(row.label for row in rows)
+    return [one for label in labels for one in [row for row in rows if row.label == label][:A_FEW]]
 
 
 def load_logins(data: Path, count: int) -> list[LabelledMessage]:
@@ -167,31 +175,6 @@ NOTES_TAUGHT: Sequence[LabelledMessage] = tuple(
     for text in texts
 )
 
-SENSORS: Sequence[tuple[dict[str, object], str]] = (
-    ({"machine": "press-4", "oil_c": 46.1, "note": "first article approved by quality"}, "normal"),
-    ({"machine": "lathe-2", "oil_c": 58.9, "note": "chuck jaws show wear, order new ones"}, "warning"),
-    ({"machine": "press-1", "oil_c": 91.4, "note": "flames at the control box"}, "critical"),
-    ({"machine": "mill-3", "oil_c": 44.0, "note": ""}, ""),
-    ({"machine": "saw-1", "oil_c": 47.3, "note": "pallet swapped, running to plan"}, "normal"),
-    ({"machine": "robot-5", "oil_c": 52.2, "note": "gripper loses a part about once an hour"}, "warning"),
-    (
-        {"machine": "press-2", "oil_c": 70.5, "note": "ram came down although nobody pressed start"},
-        "critical",
-    ),
-    ({"machine": "lathe-2", "oil_c": 49.7, "note": "night shift: nothing to report"}, "normal"),
-    ({"machine": "mill-3", "oil_c": 61.0, "note": "fan is louder than last week"}, "warning"),
-    ({"machine": "crane-1", "oil_c": 38.2, "note": "rope is torn, load hangs over the aisle"}, "critical"),
-    ({"machine": "robot-5", "oil_c": 50.3, "note": "backup of the programs made"}, "normal"),
-    ({"machine": "saw-1", "oil_c": 55.6, "note": "cut is slightly off, blade may be blunt"}, "warning"),
-    ({"machine": "oven-2", "oil_c": 64.9, "note": "worker collapsed next to the oven"}, "critical"),
-)
-"""Simulated payloads of machines, each with the correct label of the payload's ``note``. One payload has an
-empty note and an empty label.
-
-The payloads were written after the training notes and before any model was run on the payloads. The payloads
-have not been changed since they were written.
-"""
-
 
 @dataclass(frozen=True, slots=True)
 class Question:
@@ -214,6 +197,13 @@ _MANUAL = (
     "Hose couplings are blue for air and yellow for gas.",
     "Leaks are reported to Ms. Novak.",
 )
+
+MANUAL: Mapping[str, str] = {
+    "compressor.md": "# Compressor\n\n" + "\n".join(_MANUAL[:4]) + "\n",
+    "emergencies.md": "# Emergencies\n\n" + "\n".join(_MANUAL[4:8]) + "\n",
+    "hoses.md": "# Hoses\n\n" + "\n".join(_MANUAL[8:]) + "\n",
+}
+"""Documents by file name, in which the answers to the questions are."""
 
 # Written before any model was run on them, and never changed.
 QUESTIONS: Sequence[Question] = tuple(

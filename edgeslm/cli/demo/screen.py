@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 from edgeslm.cli.demo.traffic import DemoAnswer
 
-LABEL = 34
+LABEL = 24
 EXPECTED = 18
 
 
@@ -37,6 +37,16 @@ class Screen:
         row = self._row(text, answer.label, expected, sure, f"{answer.ms:.0f}")
         self.line(self._paint(row, "32" if expected in answer.label else "31"))
 
+    def answer(self, answer: DemoAnswer, *, is_right: bool) -> None:
+        """Prints a sentence with its source, green if it is right."""
+        source = f"[{answer.source or 'no source'}, {answer.ms:.0f} ms]"
+        text = self.cut(answer.label or "(no answer)", len(source) + 6)
+        self.line(f"    {self._paint(text, '32' if is_right else '31')} {self._paint(source, '2')}")
+
+    def cut(self, text: str, taken: int) -> str:
+        """``text`` as one line, in the room that ``taken`` columns leave."""
+        return _cut(text, max(20, self._width - taken))
+
     def progress(self, text: str) -> None:
         if self._terminal:
             self.clear()
@@ -50,9 +60,9 @@ class Screen:
             self._progress = False
 
     def summary(self, rows: Sequence[tuple[str, str, str]]) -> None:
-        self.title("Reached in this run")
-        for task, figure, note in rows:
-            self.line(f"  {task:<26}{figure:<22}{note}")
+        self.title("Counted in this run")
+        for what, figure, note in rows:
+            self.line(f"  {what:<26}{figure:<22}{note}")
 
     def _row(self, text: str, label: str, expected: str, sure: str, ms: str) -> str:
         room = max(20, self._width - LABEL - EXPECTED - 5 - 6 - 7)

@@ -8,7 +8,7 @@ import socket
 import subprocess
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 from urllib.parse import urlsplit
@@ -23,6 +23,8 @@ from edgeslm.protocol.codec import Topics, encode_request, parse_result, parse_s
 IN_FLIGHT = 16
 """Number of messages in flight while throughput is measured; latency is measured with one message in
 flight."""
+PATIENCE_S = 60.0
+"""Timeout of the node's start and of a reload, in seconds."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +35,8 @@ class DemoAnswer:
     label: str
     confidence: float | None
     ms: float
+    source: str | None = None
+    """The document that an answer cites."""
 
 
 class Traffic:
@@ -64,27 +68,21 @@ class Traffic:
 
         :raises EdgeslmError: the node ended, or isn't online after a minute.
         """
-        online = threading.Event()
-        topics = Topics(node)
+        _wait_for(
+            url, Topics(node).state, lambda payload: parse_state(payload).state == "online", process, "online"
+        )
 
-        def on_message(client: Any, userdata: Any, message: mqtt.MQTTMessage) -> None:
-            if parse_state(bytes(message.payload)).state == "online":
-                online.set()
+    @staticmethod
+    def wait_taught(url: str, node: str, task: str, process: subprocess.Popen[bytes]) -> None:
+        """Waits until the node's ``info`` no longer calls the task untaught.
 
-        client = _client(url)
-        client.on_message = on_message
-        client.subscribe(topics.state, qos=1)
-        client.loop_start()
-        deadline = time.monotonic() + 60
-        try:
-            while not online.wait(0.05):
-                if process.poll() is not None:
-                    raise EdgeslmError(f"the daemon ended with status {process.returncode}")
-                if time.monotonic() > deadline:
-                    raise EdgeslmError("the daemon is not online after 60 s")
-        finally:
-            client.disconnect()
-            client.loop_stop()
+        :raises EdgeslmError: the node ended, or has still the old task after a minute.
+        """
+
+        def is_taught(payload: bytes) -> bool:
+            return "taught" not in json.loads(payload)["tasks"][task]
+
+        _wait_for(url, Topics(node).info, is_taught, process, f"using what {task} has learned")
 
     def publish(self, topic: str, payload: str | Mapping[str, Any]) -> None:
         text = payload if isinstance(payload, str) else json.dumps(payload)
@@ -168,6 +166,35 @@ class Traffic:
         self._arrived.put((result.id if message.topic == self._reply else message.topic, result, at))
 
 
+def _wait_for(
+    url: str, topic: str, is_it: Callable[[bytes], bool], process: subprocess.Popen[bytes], what: str
+) -> None:
+    """Waits for a message of the node.
+
+    :param what: what the node then is, as a clause. :raises EdgeslmError: the node ended, or is late.
+    """
+    there = threading.Event()
+
+    def on_message(client: Any, userdata: Any, message: mqtt.MQTTMessage) -> None:
+        if is_it(bytes(message.payload)):
+            there.set()
+
+    client = _client(url)
+    client.on_message = on_message
+    client.subscribe(topic, qos=1)
+    client.loop_start()
+    deadline = time.monotonic() + PATIENCE_S
+    try:
+        while not there.wait(0.05):
+            if process.poll() is not None:
+                raise EdgeslmError(f"the daemon ended with status {process.returncode}")
+            if time.monotonic() > deadline:
+                raise EdgeslmError(f"the daemon is not {what} after {PATIENCE_S:.0f} s")
+    finally:
+        client.disconnect()
+        client.loop_stop()
+
+
 def _client(url: str) -> mqtt.Client:
     """A connected MQTT client. :raises BrokerError: the broker can't be reached."""
     parts = urlsplit(url)
@@ -191,4 +218,5 @@ def _answer(number: int, result: Result, ms: float) -> DemoAnswer:
         return DemoAnswer(number, f"error: {result.error.code}", None, ms)
     body = result.result or {}
     label = body.get("label") or body.get("text") or ", ".join(map(str, body.get("fields", {}).values()))
-    return DemoAnswer(number, str(label), body.get("confidence"), ms)
+    sources = [str(one.get("source")) for one in body.get("citations", ())]
+    return DemoAnswer(number, str(label), body.get("confidence"), ms, sources[0] if sources else None)

@@ -155,7 +155,7 @@ def test_the_demo_runs_with_the_package_native(starter: Path, tmp_path: Path) ->
         bring_bundles(root, starter)
         shutil.copytree(starter / "data", root.folder / "var/lib/edgeslm/bundles/data")
         said = root.call("edgeslm", "demo", "--bundle", "/var/lib/edgeslm/bundles/smollm2-135m-int4")
-        assert "Reached in this run" in said and "spam (learned head)" in said
+        assert "Counted in this run" in said and "spam, after 20 labels" in said
 
 
 def test_the_demo_runs_with_the_package_emulated(starter: Path, tmp_path: Path) -> None:
@@ -166,7 +166,7 @@ def test_the_demo_runs_with_the_package_emulated(starter: Path, tmp_path: Path) 
     shutil.copytree(starter / "data", root.folder / "var/lib/edgeslm/bundles/data")
     bundle = "/var/lib/edgeslm/bundles/smollm2-135m-int4"
     said = root.call("edgeslm", "demo", "--short", "--bundle", bundle)
-    assert "Reached in this run" in said and "spam (learned head)" in said
+    assert "Counted in this run" in said and "spam, after 20 labels" in said
 
 
 def test_a_life_of_the_package_emulated(

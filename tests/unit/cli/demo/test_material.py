@@ -9,8 +9,8 @@ import pytest
 from edgeslm.cli.demo import material
 from edgeslm.cli.demo.material import (
     LOGIN_EXAMPLES,
+    MANUAL,
     QUESTIONS,
-    SENSORS,
     LabelledMessage,
     load_logins,
     load_sms,
@@ -96,7 +96,13 @@ def test_without_a_log_there_are_no_lines(tmp_path: Path) -> None:
 def test_the_demo_s_own_messages_hold_what_is_expected_of_them() -> None:
     assert all(host in line for line, host in LOGIN_EXAMPLES)
     assert all(question.gold in question.context for question in QUESTIONS)
-    assert {label for _, label in SENSORS} == {"normal", "warning", "critical", ""}
-    notes = {payload["note"] for payload, _ in SENSORS}
-    assert not notes & {row.text for row in material.NOTES_TAUGHT}
+    documents = "\n".join(MANUAL.values())
+    assert all(question.gold in documents for question in QUESTIONS)
     assert isinstance(material.NOTES_TAUGHT[0], LabelledMessage)
+
+
+def test_a_few_of_each_label_are_the_first() -> None:
+    rows = [LabelledMessage(str(number), "spam" if number % 3 else "ham") for number in range(90)]
+    few = material.a_few_of_each(rows)
+    assert [row.label for row in few] == ["ham"] * material.A_FEW + ["spam"] * material.A_FEW
+    assert [row.text for row in few[:3]] == ["0", "3", "6"]

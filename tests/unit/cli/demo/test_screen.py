@@ -44,7 +44,7 @@ def test_no_colours_and_no_progress_in_a_file(capsys: pytest.CaptureFixture[str]
     screen.summary([("spam", "9 of 10", "note")])
     out = capsys.readouterr().out
     assert "\x1b" not in out and "\r" not in out and "half way" not in out
-    assert "Reached in this run\n  spam " in out
+    assert "Counted in this run\n  spam " in out
 
 
 def test_on_a_terminal_right_is_green_and_wrong_is_red(
@@ -67,3 +67,12 @@ def test_progress_makes_room_for_the_next_line(
     screen.progress("2 of 2")
     screen.line("done")
     assert capsys.readouterr().out == "  1 of 2\r\x1b[2K  2 of 2\r\x1b[2Kdone\n"
+
+
+def test_an_answer_has_its_source(capsys: pytest.CaptureFixture[str]) -> None:
+    screen = Screen()
+    screen.answer(DemoAnswer(0, "Every Friday.", 0.9, 21.0, "compressor.md"), is_right=True)
+    screen.answer(DemoAnswer(0, "", None, 21.0), is_right=False)
+    right, none = capsys.readouterr().out.splitlines()
+    assert right == "    Every Friday. [compressor.md, 21 ms]"
+    assert none == "    (no answer) [no source, 21 ms]"
