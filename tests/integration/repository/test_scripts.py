@@ -260,7 +260,7 @@ def test_what_is_there_stays_there(machine: Machine) -> None:
     machine.setup("demo")
     machine.calls()
     machine.setup("check")
-    assert machine.calls()[-2] == with_hashes("dev", "docs", "export")
+    assert machine.calls()[-2] == with_hashes("dev", "docs", "export", "device-api")
 
 
 @pytest.mark.parametrize("name", ["pyproject.toml", "requirements/dev.txt"])
@@ -529,7 +529,7 @@ def test_the_demo_with_another_model(machine: Machine) -> None:
 def test_the_demo_of_a_user_without_mosquitto_takes_amqtt(brokerless: Machine) -> None:
     with_user(brokerless, 1000)
     assert brokerless.setup("demo").returncode == 0
-    assert with_hashes("export", "device-demo-broker") in brokerless.calls()
+    assert with_hashes("export", "device-api", "device-demo-broker") in brokerless.calls()
 
 
 def test_the_demo_of_root_installs_mosquitto(brokerless: Machine) -> None:
@@ -537,7 +537,7 @@ def test_the_demo_of_root_installs_mosquitto(brokerless: Machine) -> None:
     assert brokerless.setup("demo").returncode == 0
     calls = brokerless.calls()
     assert any(call.endswith("install -y --no-install-recommends nosuchbroker") for call in calls)
-    assert with_hashes("export") in calls
+    assert with_hashes("export", "device-api") in calls
 
 
 def test_the_tests_of_a_user_without_mosquitto_name_the_one_line(brokerless: Machine) -> None:
