@@ -504,23 +504,30 @@ def test_the_demo_with_another_model(machine: Machine) -> None:
     programs = machine.clone / ".venv/bin"
     record = '#!/bin/sh\necho "${0##*/} $*" >>"$CALLS"\n'
     (programs / "edgeslm").write_text(record)
-    (programs / "edgeslm-export").write_text(f'{record}mkdir -p "$3" && echo >"$3/manifest.json"\n')
+    (programs / "edgeslm-export").write_text(
+        f'{record}case $4 in *missing*) exit 1 ;; esac; mkdir -p "$5" && echo >"$5/manifest.json"\n'
+    )
     for name in ("edgeslm", "edgeslm-export"):
         (programs / name).chmod(0o755)
 
     def demo(model: str) -> list[str]:
         machine.calls()
         environment = machine.environment(MODEL=model)
-        subprocess.run([machine.clone / "scripts/demo", "--short"], env=environment, check=True)
+        is_missing = "missing" in model
+        done = subprocess.run([machine.clone / "scripts/demo", "--short"], env=environment, check=False)
+        assert (done.returncode != 0) == is_missing
         return machine.calls()
 
     exported, shown = demo("owner/Tiny model@main")
     bundle = exported.rpartition(" ")[2]
     assert re.fullmatch(r"\.edgeslm/models/Tiny-model-main-\d+", bundle)
-    assert exported == f"edgeslm-export model owner/Tiny model@main {bundle}"
+    assert exported == f"edgeslm-export model --recipe int4 owner/Tiny model@main {bundle}"
     assert shown == f"edgeslm demo --bundle {bundle} --starter .edgeslm/starter --short"
     assert demo("owner/Tiny model@main") == [shown]
     assert demo(str(machine.clone / bundle)) == [shown.replace(bundle, str(machine.clone / bundle))]
+    for _ in range(2):  # a failure isn't taken for a bundle
+        (exported,) = demo("/srv/models/missing.Q4_K_M.gguf")
+        assert re.search(r"int4 /srv/models/missing.Q4_K_M.gguf .edgeslm/models/missing.Q4-K-M-\d+$", exported)
     assert demo("") == [
         "edgeslm demo --bundle .edgeslm/starter/smollm2-135m-int4 --starter .edgeslm/starter --short"
     ]
