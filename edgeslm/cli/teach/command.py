@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import difflib
 import fcntl
 import json
 import os
@@ -51,7 +52,8 @@ def add_arguments(command: argparse.ArgumentParser) -> None:
         dest="file",
         type=Path,
         metavar="FILE",
-        help='messages: JSON lines {"text"}, or a text in each line (default: those labelled before)',
+        help='messages: JSON lines {"text"}, texts, or lines `TOPIC PAYLOAD` of the routes (default: those '
+        "labelled before)",
     )
     whence.add_argument(
         "--listen", type=float, metavar="S", help="take messages of the task's routes for S seconds"
@@ -60,13 +62,17 @@ def add_arguments(command: argparse.ArgumentParser) -> None:
     command.add_argument(
         "--out", type=Path, metavar="DIR", help="the folder to make (default: learned/TASK in state_dir)"
     )
+    command.add_argument(
+        "--use", action="store_true", help="without asking, change the configuration so that the task uses it"
+    )
 
 
 def run(arguments: argparse.Namespace) -> int:
     """:raises EdgeslmError: the task can't be taught here, there are no messages, or training failed."""
     from edgeslm.config.loader import load_config
 
-    config = load_config(arguments.config or (HERE if HERE.exists() else SERVICE))
+    file = arguments.config or (HERE if HERE.exists() else SERVICE)
+    config = load_config(file)
     section = _section(config, arguments.task)
     labels = dict(section.labels or {})
     with tempfile.TemporaryDirectory(prefix="edgeslm-teach-") as work:
@@ -82,7 +88,10 @@ def run(arguments: argparse.Namespace) -> int:
         session = Session(lesson, texts, rows, lambda row: _keep(config, arguments.task, row))
         _label(session, list(labels))
         with _turn(out):  # labels of other sessions, which end or train meanwhile, count too
-            return _train(lesson, _rows(config, arguments.task, labels), out, config)
+            if not _train(lesson, _rows(config, arguments.task, labels), out):
+                return 1
+        _tell_use(lesson, out, config, file.resolve(), is_wanted=arguments.use)
+        return 0
 
 
 def _section(config: Config, name: str) -> Task:
@@ -131,11 +140,16 @@ def _keep(config: Config, task: str, row: Row) -> None:
 
 def _messages(arguments: argparse.Namespace, config: Config) -> list[str]:
     if arguments.file is not None:
-        return _read(arguments.file)
+        return _read(arguments.file, config, arguments.task)
     return _heard(config, arguments.task, arguments.listen) if arguments.listen is not None else []
 
 
-def _read(file: Path) -> list[str]:
+def _read(file: Path, config: Config, task: str) -> list[str]:
+    """Texts of a file's lines. Of a line `TOPIC PAYLOAD`, as mosquitto_sub -v prints it, the text that a
+    route of the task would read."""
+    from edgeslm.node.routes.route import RouteReader, RouteWork
+
+    routes = [RouteReader(route, config.base) for route in config.routes if route.task == task]
     try:
         lines = file.read_text("utf-8").split("\n")
     except (OSError, UnicodeDecodeError) as error:
@@ -143,6 +157,12 @@ def _read(file: Path) -> list[str]:
     texts = []
     for line in lines:
         text = line.rstrip("\r")
+        topic, _, payload = text.partition(" ")
+        route = next((one for one in routes if "/" in topic and one.matches(topic)), None)
+        if route is not None:
+            work = route.consider(topic, payload.encode(), False, time.monotonic())
+            texts += [_sound(work.input)] if isinstance(work, RouteWork) else []
+            continue
         with contextlib.suppress(InvalidRequest):
             row = parse_json(line)
             text = row["text"] if isinstance(row, dict) and isinstance(row.get("text"), str) else text
@@ -258,25 +278,56 @@ def _turn(out: Path) -> Iterator[None]:
         os.close(descriptor)
 
 
-def _train(lesson: Lesson, rows: Sequence[Row], out: Path, config: Config) -> int:
+def _train(lesson: Lesson, rows: Sequence[Row], out: Path) -> bool:
+    """:return: whether there were enough labels."""
     counts = Counter(row["label"] for row in rows)
     few = [label for label in lesson.labels if counts[label] < FEWEST]
     if few:
         say(f"\nNot trained: each label needs {FEWEST} messages; there are fewer of: {', '.join(few)}.")
         if rows:
             say("The labels are kept; go on with the same command.")
-        return 1
+        return False
     say(f"\nTraining on {plural(len(rows), 'message')} ...")
     report = lesson.train(rows, out)
     low, high = report["interval"]
     say(f"{report['accuracy']:.2f} of messages like these are right ({low:.2f} to {high:.2f})")
     say(f"Written: {out}")
+    return True
+
+
+def _tell_use(lesson: Lesson, out: Path, config: Config, file: Path, *, is_wanted: bool) -> None:
+    """Changes the configuration so that the task uses the head, if the user wants it; else says what to do.
+
+    :raises EdgeslmError: the configuration can't be written.
+    """
+    from edgeslm.cli.teach.usage import with_learned
+
     if config.tasks[lesson.task].learned == out:
         say("Use it: restart the node, such as with sudo systemctl restart edgeslm")
+        return
+    known = {model.bundle.resolve() for model in config.models.values()}
+    encoder = None if lesson.encoder.resolve() in known else lesson.encoder.absolute()
+    old = file.read_text("utf-8")
+    new = with_learned(old, file.parent, lesson.task, out, encoder)
+    if new is not None and (is_wanted or (sys.stdin.isatty() and _is_yes(f"Change {file} to use it"))):
+        try:
+            file.write_text(new, "utf-8")
+        except OSError as error:
+            raise EdgeslmError(f"{file} can't be written: {error.strerror}.") from None
+        say(f"Changed: {file}")
+        for line in difflib.unified_diff(old.splitlines(), new.splitlines(), lineterm="", n=0):
+            if line[:1] in "+-" and line[:3] not in ("+++", "---"):
+                say(f"  {line}")
+        say("Restart the node, or reload it, such as with sudo systemctl reload edgeslm")
     else:
         say(f"Use it: add to the task {lesson.task}, instead of model, and restart the node:")
         say(f"    learned: {out}")
-    known = {model.bundle.resolve() for model in config.models.values()}
-    if lesson.encoder.resolve() not in known:
-        say(f"and to models, since the task needs this encoder:\n    encoder: {{bundle: {lesson.encoder}}}")
-    return 0
+        if encoder is not None:
+            say(f"and to models, since the task needs this encoder:\n    encoder: {{bundle: {encoder}}}")
+
+
+def _is_yes(question: str) -> bool:
+    sys.stderr.write(f"{question} [yes]: ")
+    sys.stderr.flush()
+    line = sys.stdin.readline()
+    return line.strip().lower() in ("", "y", "yes") and bool(line)

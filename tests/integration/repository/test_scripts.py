@@ -527,7 +527,9 @@ def test_the_demo_with_another_model(machine: Machine) -> None:
     assert demo(str(machine.clone / bundle)) == [shown.replace(bundle, str(machine.clone / bundle))]
     for _ in range(2):  # a failure isn't taken for a bundle
         (exported,) = demo("/srv/models/missing.Q4_K_M.gguf")
-        assert re.search(r"int4 /srv/models/missing.Q4_K_M.gguf .edgeslm/models/missing.Q4-K-M-\d+$", exported)
+        assert re.search(
+            r"int4 /srv/models/missing.Q4_K_M.gguf .edgeslm/models/missing.Q4-K-M-\d+$", exported
+        )
     assert demo("") == [
         "edgeslm demo --bundle .edgeslm/starter/smollm2-135m-int4 --starter .edgeslm/starter --short"
     ]

@@ -17,6 +17,7 @@ import yaml
 
 from edgeslm.cli import main
 from edgeslm.cli.teach import training
+from edgeslm.config.loader import load_config
 from edgeslm.storage.feedback_store import Correction, FeedbackStore
 from tests.support.apps import App
 from tests.support.brokers import Mosquitto
@@ -161,6 +162,76 @@ def test_messages_of_a_route_are_taken_as_the_route_reads_them(
             stop.set()
             thread.join()
     assert sorted(text for text, _ in stored(tmp_path)) == [f"text {number}" for number in range(4)]
+
+
+def test_recorded_lines_are_read_as_the_routes_read_them(
+    run: FakeRun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    configuration(tmp_path)
+    lines = tmp_path / "lines.txt"
+    lines.write_text('hall/1/log {"text": "one"}\nhall/2/log {"level": 3}\nand/or two\nthree\nfour\n')
+    assert teach(tmp_path, monkeypatch, "1122", "--from", str(lines)) == 0
+    assert [text for text, _ in stored(tmp_path)] == ["one", "and/or two", "three", "four"]
+
+
+BLOCK = """\
+node: hall  # its name
+broker: {url: mqtt://localhost}
+models:
+  small: {bundle: BUNDLE}
+tasks:
+  t:
+    kind: classify
+    model: small  # untaught
+    labels: {a: "", b: ""}
+state_dir: STATE
+"""
+
+
+def test_the_configuration_can_be_changed_to_use_it(
+    run: FakeRun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "node.yaml"
+    text = BLOCK.replace("BUNDLE", str(write_bundle(tmp_path / "small")))
+    file.write_text(text.replace("STATE", str(tmp_path / "state")))
+    (tmp_path / "lines.txt").write_text("one\ntwo\nthree\nfour\n")
+    assert teach(tmp_path, monkeypatch, "1122", "--from", str(tmp_path / "lines.txt"), "--use") == 0
+    changed = file.read_text()
+    learned = tmp_path / "state/learned/t"
+    assert f"    learned: {learned}\n    labels:" in changed and "model: small" not in changed
+    assert f"models:\n  encoder: {{bundle: {tmp_path}/encoder}}\n  small:" in changed
+    assert changed.startswith("node: hall  # its name\n")
+    assert load_config(file).tasks["t"].learned == learned
+    said = capsys.readouterr().out
+    assert f"Changed: {file}\n  +  encoder:" in said and "  -    model: small  # untaught\n" in said
+    assert teach(tmp_path, monkeypatch, "", "--use") == 0
+    assert file.read_text() == changed and "restart the node" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        BLOCK.replace("model: small  # untaught", "stages: [small]"),
+        BLOCK.replace(
+            "  t:\n    kind: classify\n    model: small  # untaught\n    labels: ",
+            "  t: {kind: classify, model: small, labels: ",
+        ).replace('b: ""}', 'b: ""}}'),
+    ],
+)
+def test_another_layout_is_left_to_the_user(
+    run: FakeRun,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    text: str,
+) -> None:
+    file = tmp_path / "node.yaml"
+    text = text.replace("BUNDLE", str(write_bundle(tmp_path / "small"))).replace("STATE", str(tmp_path / "s"))
+    file.write_text(text)
+    (tmp_path / "lines.txt").write_text("one\ntwo\nthree\nfour\n")
+    assert teach(tmp_path, monkeypatch, "1122", "--from", str(tmp_path / "lines.txt"), "--use") == 0
+    assert file.read_text() == text
+    assert "Use it: add to the task t" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
