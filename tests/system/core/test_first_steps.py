@@ -53,6 +53,9 @@ SENTENCES = 'firmware-config/home-assistant/sentences.py --names "kitchen light"
 ELSEWHERE = {
     "make demo": DEMO,
     "make demo ARGS=--short": "test_the_short_demo_shows_some_of_everything",
+    "make demo ARGS=--stay": "test_the_demo_stays_with_a_console_until_it_is_ended",
+    "edgeslm init": "test_what_passes_becomes_a_route",
+    "edgeslm teach label --listen 60": "test_messages_of_a_route_are_taken_as_the_route_reads_them",
     "make demo MODEL=owner/name": "test_the_demo_with_another_model",
     "make bench-compare": "test_the_makefile_only_calls_scripts",
     "scripts/setup demo": SETUP,
@@ -294,7 +297,11 @@ def follow(page: str, reader: Reader) -> dict[str, list[str]]:
     return said
 
 
-def test_readme(reader: Reader) -> None:
+def test_readme(reader: Reader, starter: Path) -> None:
+    (reader.folder / "state").mkdir()
+    (reader.folder / "state/bundles").symlink_to(starter)
+    written = (ROOT / "firmware-config/examples/first.yaml").read_text("utf-8")
+    reader.do(Step("edgeslm.yaml", written))  # as by the commands that ask a person
     said = follow("README.md", reader)
     (out,) = next(out for command, out in said.items() if command.startswith("edgeslm request"))
     result = parse_result(out.encode())
