@@ -13,6 +13,7 @@ import json
 import os
 import signal
 import sys
+import threading
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -21,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 
 from edgeslm import __version__
 from edgeslm.cli.listening import NODE_VARIABLE, add_broker_arguments
-from edgeslm.cli.parts import Act, add_parser, whole_number
+from edgeslm.cli.parts import Act, add_parser, json_object, whole_number
 from edgeslm.cli.screen import print_error, say
 from edgeslm.config.extras import missing_extra
 from edgeslm.errors import ConfigError, EdgeslmError, too_little_memory
@@ -78,6 +79,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         is_request = words[:1] == ["request"]
         raise SystemExit(1 if is_request and end.code == 2 else end.code) from None
     umask = os.umask(0o077)  # files with texts must not be readable by other users
+    if threading.current_thread() is threading.main_thread():
+        # Removes temporary files, which may have texts; commands that drain have handlers of their own.
+        signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
     if arguments.command_name not in SERVICES:
         set_up_logging("DEBUG" if arguments.debug else "WARNING", COMMAND)
     try:
@@ -214,20 +218,8 @@ def _add_request_arguments(sub: argparse.ArgumentParser) -> None:
 
 
 def _add_result_arguments(sub: argparse.ArgumentParser) -> None:
-    sub.add_argument(
-        "--options", type=_json_object, default={}, metavar="JSON", help="options of the request"
-    )
+    sub.add_argument("--options", type=json_object, default={}, metavar="JSON", help="options of the request")
     sub.add_argument("--json", action="store_true", help="print JSON on a terminal too, as to a pipe or file")
-
-
-def _json_object(text: str) -> dict[str, Any]:
-    try:
-        value = json.loads(text)
-    except (ValueError, RecursionError) as error:
-        raise argparse.ArgumentTypeError(f"not JSON: {error}") from None
-    if not isinstance(value, dict):
-        raise argparse.ArgumentTypeError("not a JSON object")
-    return value
 
 
 def _one_level(text: str) -> str:
