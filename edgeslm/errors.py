@@ -227,6 +227,11 @@ def without_paths(sentence: str) -> str:
     return _PATH.sub(r"\1", sentence)
 
 
+def plural(count: int, noun: str) -> str:
+    """A count with its noun, such as ``1 document`` or ``2 documents``."""
+    return f"{count:,} {noun}{'' if count == 1 else 's'}"
+
+
 def too_little_memory(error: Exception) -> str | None:
     """A sentence for users if ``error`` means out of memory, else None.
 

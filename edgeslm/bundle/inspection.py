@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Any, Final
 
 from edgeslm.bundle.manifest import REPORT, Bundle, memory_need
-from edgeslm.errors import BundleError
+from edgeslm.errors import BundleError, plural
 
 CONTEXTS = (512, 2048, 8192)
 """Context sizes, in tokens, for which the memory need is shown; sizes above the model's context length are
@@ -56,7 +56,7 @@ def render(described: dict[str, Any]) -> str:
         ("source", " ".join(filter(None, (source["id"], source["revision"]))) or "unknown"),
         ("licence", source["licence"] or "unknown"),
         ("created", manifest["created"]),
-        ("size", f"{described['bytes'] / 1e6:.1f} MB in {len(manifest['files'])} files"),
+        ("size", f"{described['bytes'] / 1e6:.1f} MB in {plural(len(manifest['files']), 'file')}"),
     ]
     if described["signature"]:
         rows.append(("signature", described["signature"]))
@@ -114,7 +114,7 @@ def _learned_rows(learned: dict[str, Any]) -> list[tuple[str, str]]:
     return [
         ("task", f"{learned['task']} ({kind})"),
         ("labels" if kind == "classify" else "fields", answers),
-        ("learned from", f"{learned['rows']} rows"),
+        ("learned from", plural(learned["rows"], "row")),
     ]
 
 

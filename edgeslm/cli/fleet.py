@@ -20,8 +20,8 @@ from edgeslm.cli.listening import (
     nothing_heard,
 )
 from edgeslm.cli.parts import add_part
-from edgeslm.cli.screen import plural, print_error, say
-from edgeslm.errors import BrokerError, InvalidRequest
+from edgeslm.cli.screen import print_error, say
+from edgeslm.errors import BrokerError, InvalidRequest, plural
 from edgeslm.protocol.strict_json import decode_text, parse_json
 from edgeslm.protocol.topic_filters import base_topic, filter_fault
 from edgeslm.telemetry.overview import plain

@@ -14,9 +14,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, get_args
 
 from edgeslm.cli.parts import Act, add_part, whole_number
-from edgeslm.cli.screen import ProgressLine, plural, print_error, say
+from edgeslm.cli.screen import ProgressLine, print_error, say
 from edgeslm.config.languages import Language
-from edgeslm.errors import BundleError, KnowledgeError
+from edgeslm.errors import BundleError, KnowledgeError, plural
 
 if TYPE_CHECKING:
     from edgeslm.cli.embedding import Embedding

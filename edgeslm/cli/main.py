@@ -140,16 +140,10 @@ def _parser(*, with_others: bool = True) -> argparse.ArgumentParser:
 
     sub = add("demo", _demo, "run a complete demo on this machine, with real messages")
     sub.add_argument("--bundle", type=Path, help="decoder bundle (default: that of the starter folder)")
-    sub.add_argument(
-        "--starter",
-        type=Path,
-        metavar="DIR",
-        help="starter folder with encoder and data (default: the folder that has the bundle)",
-    )
+    about = "starter folder with encoder and data (default: the folder that has the bundle)"
+    sub.add_argument("--starter", type=Path, metavar="DIR", help=about)
     sub.add_argument("--short", action="store_true", help="a few messages of each kind, for a slow board")
-    sub.add_argument(
-        "--stay", action="store_true", help="go on until Ctrl-C, with a console in the browser (extra api)"
-    )
+    sub.add_argument("--stay", action="store_true", help="go on until Ctrl-C, with a console (extra api)")
 
     sub = add("try", _try, "run one task without a broker")
     sub.add_argument("config", type=Path, help="the configuration file")

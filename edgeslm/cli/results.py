@@ -7,7 +7,8 @@ import sys
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from edgeslm.cli.screen import plural, say
+from edgeslm.cli.screen import say
+from edgeslm.errors import plural
 from edgeslm.messages import Result
 from edgeslm.protocol.codec import encode_result
 from edgeslm.telemetry.log_lines import printable

@@ -27,11 +27,6 @@ def say(text: str) -> None:
     print(text, flush=True)  # noqa: T201
 
 
-def plural(count: int, noun: str) -> str:
-    """A count with its noun, such as ``1 document`` or ``2 documents``."""
-    return f"{count:,} {noun}{'' if count == 1 else 's'}"
-
-
 class ProgressLine:
     """A progress bar on standard error, shown on terminals when work takes longer than two seconds.
 

@@ -13,7 +13,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
-from edgeslm.errors import Busy
+from edgeslm.errors import Busy, plural
 
 OTHERS_S = 60.0
 """Seconds after another client's request during which a client is limited to its share of the queue."""
@@ -66,7 +66,7 @@ class ClientQuotas:
         share = self._queue if sender else self._nameless_queue
         if share is not None and account.held >= share and self._others_ask(account, now):
             raise Busy(
-                f"{account.held} requests of this sender are held and others ask too; {share} are its "
+                f"this sender has {plural(account.held, 'request')} here and others ask too; {share} are its "
                 "share, try again later",
                 retry_after_ms=math.ceil(wait_s() * 1000),
             )

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
-from edgeslm.errors import InvalidRequest
+from edgeslm.errors import InvalidRequest, plural
 from edgeslm.tasks.points import HIDDEN, make_points
 from edgeslm.tasks.statements import Statement, join
 from edgeslm.tasks.support import Evidence, content_words
@@ -99,7 +99,7 @@ class Digest:
         messages, points = self._messages, self._points
         told = points[:MOST_POINTS]
         total = len(messages.ids)
-        head = f"{total} message{'' if total == 1 else 's'}"
+        head = plural(total, "message")
         if said:
             text = f"{head}. {join(said)}"
             sources = list(dict.fromkeys(name for one in said for name in one.sources))

@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Final
 
+from edgeslm.errors import plural
 from edgeslm.hardware.board import quota_use
 from edgeslm.protocol.delivery import Delivery, Subscription
 from edgeslm.protocol.topics import BROKER_DROPPED
@@ -108,17 +109,19 @@ class BrokerLosses(Extension):
         told = []
         if dropped := self._dropped.recent(TOLD_S):
             told.append(
-                f"In the last hour the broker dropped {dropped} messages, of any of its clients; {_ROOM}"
+                f"In the last hour the broker dropped {plural(dropped, 'message')}, of any of its "
+                f"clients; {_ROOM}"
             )
         if self._dropped.before and self._has_just_looked():
             told.append(
-                f"Before this node was there the broker had dropped {self._dropped.before} messages, of any "
-                f"of its clients; {_ROOM}"
+                f"Before this node was there the broker had dropped "
+                f"{plural(self._dropped.before, 'message')}, of any of its clients; {_ROOM}"
             )
         if lost := self._sessions.recent(TOLD_S):
             told.append(
-                f"In the last hour the broker forgot the node's session {lost} times, and the requests in "
-                "it. Let it keep sessions over a restart (mosquitto: persistence true, autosave_interval 1)."
+                f"In the last hour the broker forgot the node's session {plural(lost, 'time')}, and the "
+                "requests in it. Let it keep sessions over a restart (mosquitto: persistence true, "
+                "autosave_interval 1)."
             )
         return told
 

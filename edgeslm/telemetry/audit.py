@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from edgeslm.config.sections import Audit
+from edgeslm.errors import plural
 
 log = logging.getLogger("edgeslm.telemetry")
 
@@ -41,7 +42,7 @@ class AuditLog:
         """An alert as a sentence while lines can't be written, else None."""
         if self._problem is None:
             return None
-        return f"The audit log can't be written ({self._problem}): {self.lost} lines are lost so far."
+        return f"The audit log can't be written ({self._problem}); {plural(self.lost, 'line')} lost so far."
 
     def note(self, what: str, **fields: Any) -> None:
         """Writes one line; fields that are None are left out."""

@@ -11,6 +11,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from edgeslm.errors import plural
 from edgeslm.protocol.versions import why_not_spoken
 from edgeslm.telemetry.overview import STALE_S, Painter, duration, figures_of, plain, wrap
 
@@ -237,8 +238,8 @@ def table(entries: Sequence[FleetNode], *, width: int, title: str, paint: Painte
 def _counted(entries: Sequence[FleetNode]) -> str:
     nodes = [one for one in entries if one.kind == "node"]
     others = len(entries) - len(nodes)
-    count = f"{len(nodes)} node{'' if len(nodes) == 1 else 's'}, {sum(one.is_up for one in nodes)} up"
-    return count + (f", {others} dispatcher{'' if others == 1 else 's'}" if others else "")
+    count = f"{plural(len(nodes), 'node')}, {sum(one.is_up for one in nodes)} up"
+    return count + (f", {plural(others, 'dispatcher')}" if others else "")
 
 
 def _lines(entry: FleetNode, room: int, width: int, paint: Painter) -> list[str]:

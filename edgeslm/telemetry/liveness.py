@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import time
 
+from edgeslm.errors import plural
+
 NETWORK_SILENT_S = 60.0
 """Maximum time without progress of the network thread, in seconds; connecting takes 20 s or more."""
 MARGIN_S = 30.0
@@ -39,7 +41,8 @@ class Liveness:
             return f"The network thread has been stuck for {network_silent_s:.0f} s."
         if now - self._moved_at > self._limit_s:
             return (
-                f"{unfinished} requests are unfinished and none has moved for {now - self._moved_at:.0f} s, "
-                f"which is longer than {self._limit_s:.0f} s, the most that one may take."
+                f"None of {plural(unfinished, 'unfinished request')} has moved for "
+                f"{now - self._moved_at:.0f} s, which is longer than {self._limit_s:.0f} s, the most "
+                "that one may take."
             )
         return None

@@ -11,6 +11,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from edgeslm.errors import plural
+
 STALE_S = 90.0
 """Figures older than this, in seconds, are shown with their age; nodes publish health every 30 seconds."""
 _MOST_NAMES = 64
@@ -231,12 +233,12 @@ def screen(
 
 def _counted(nodes: Sequence[NodeFigures]) -> str:
     up = sum(node.is_up for node in nodes)
-    count = f"{len(nodes)} node{'' if len(nodes) == 1 else 's'}, {up} up"
+    count = f"{plural(len(nodes), 'node')}, {up} up"
     sites = {node.site for node in nodes if node.site is not None}
     if not sites:
         return count
     cut_off = {node.site for node in nodes if node.unreachable_since is not None}
-    return f"{len(sites)} site{'' if len(sites) == 1 else 's'}, {len(cut_off)} unreachable   {count}"
+    return f"{plural(len(sites), 'site')}, {len(cut_off)} unreachable   {count}"
 
 
 def _unreachable(node: NodeFigures) -> str:

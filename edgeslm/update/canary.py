@@ -8,6 +8,8 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Final
 
+from edgeslm.errors import plural
+
 MOST_ENDS: Final = 2
 """Number of engine crashes at which a model on trial is rolled back."""
 BAD: Final = frozenset({"internal", "poisoned", "model_unavailable", "timeout", "no_memory"})
@@ -44,13 +46,13 @@ class Canary:
     def why_bad(self, ends: int, counts: Counts) -> str:
         """The reason to roll back, as a clause; empty if there is none."""
         if ends - self.ends >= MOST_ENDS:
-            return f"its engine exited unexpectedly {ends - self.ends} times"
+            return f"its engine exited unexpectedly {plural(ends - self.ends, 'time')}"
         now = _sum(self.tasks, counts)
         total = now.total() - self.results.total()
         bad = _bad(now) - _bad(self.results)
         usual = _bad(self.results) / self.results.total() if self.results else 0.0
         if bad >= FEWEST_BAD and bad / total > max(MOST_BAD, 2 * usual):
-            return f"{bad} of {total} requests failed"
+            return f"{bad} of {plural(total, 'request')} failed"
         return ""
 
 

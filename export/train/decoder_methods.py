@@ -48,6 +48,7 @@ from edgeslm_export.train.spec import (
 
 from edgeslm.bundle.manifest import AdapterSection, Bundle, Manifest, Source, load_bundle
 from edgeslm.config.loader import Task as TaskSection
+from edgeslm.errors import plural
 from edgeslm.tasks import make_task
 
 if TYPE_CHECKING:
@@ -131,7 +132,7 @@ class AdapterTrainer:
         taught = [row for row in encoded if row is not None]
         said = train_decoder(job, self._origin.architecture, self.base.path, taught, shape)
         if missing := len(encoded) - len(kept):
-            self._budget.announce(f"{missing} texts are too long to learn from and were left out.")
+            self._budget.announce(f"{plural(missing, 'text')} left out: too long to learn from.")
         return out, said
 
     def ask(self, folder: Path, rows: Integers) -> dict[str, Any]:

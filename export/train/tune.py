@@ -39,7 +39,7 @@ from edgeslm.bundle.manifest import Manifest, Source, load_bundle
 from edgeslm.config import loader
 from edgeslm.config.loader import LEARNABLE
 from edgeslm.config.loader import Task as TaskSection
-from edgeslm.errors import ExportError
+from edgeslm.errors import ExportError, plural
 
 if TYPE_CHECKING:
     import numpy as np
@@ -114,7 +114,8 @@ def check_rows(task: Task, rows: Sequence[LabelledRow | FieldsRow], data: Path) 
     """:raises ExportError: too few rows, or too few rows of a label."""
     if any(isinstance(row, FieldsRow) for row in rows):
         if len(rows) < FEWEST_FIELD_ROWS:
-            raise ExportError(f"{data} has {len(rows)} rows; at least {FEWEST_FIELD_ROWS} are needed.")
+            have = plural(len(rows), "row")
+            raise ExportError(f"{data} has {have}; at least {FEWEST_FIELD_ROWS} are needed.")
         return
     labelled = [row for row in rows if isinstance(row, LabelledRow)]
     labels = labels_of(task, labelled)

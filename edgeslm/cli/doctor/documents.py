@@ -8,10 +8,9 @@ from pathlib import Path
 
 from edgeslm.cli.doctor.finding import Finding
 from edgeslm.cli.doctor.probes import Probes
-from edgeslm.cli.screen import plural
 from edgeslm.config.loader import Config
 from edgeslm.config.schema import Knowledge
-from edgeslm.errors import KnowledgeError
+from edgeslm.errors import KnowledgeError, plural
 
 HOMES = ("/home", "/root", "/run/user")
 """Folders that ProtectHome= hides from the service."""

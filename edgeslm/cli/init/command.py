@@ -27,9 +27,9 @@ from edgeslm.cli.init.proposal import (
 )
 from edgeslm.cli.init.traffic import Group, Traffic
 from edgeslm.cli.listening import PATIENCE_S, add_broker_arguments, address_of, with_scheme
-from edgeslm.cli.screen import ProgressLine, plural, print_error, say
+from edgeslm.cli.screen import ProgressLine, print_error, say
 from edgeslm.cli.starter import nearest_starter_dir
-from edgeslm.errors import BrokerError, EdgeslmError
+from edgeslm.errors import BrokerError, EdgeslmError, plural
 from edgeslm.protocol.topic_filters import filter_fault
 from edgeslm.telemetry.log_lines import printable
 

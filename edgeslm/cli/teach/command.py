@@ -18,11 +18,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from edgeslm.cli.listening import PATIENCE_S
-from edgeslm.cli.screen import ProgressLine, plural, say
+from edgeslm.cli.screen import ProgressLine, say
 from edgeslm.cli.starter import nearest_starter_dir
 from edgeslm.cli.teach.session import Row, Session
 from edgeslm.cli.teach.training import Lesson
-from edgeslm.errors import EdgeslmError, InvalidRequest, UnknownTask
+from edgeslm.errors import EdgeslmError, InvalidRequest, UnknownTask, plural
 from edgeslm.protocol.strict_json import parse_json
 from edgeslm.telemetry.log_lines import printable
 

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Final
 
+from edgeslm.errors import plural
 from edgeslm.node.routes.route import Reason, Skip
 from edgeslm.telemetry.log_lines import printable
 
@@ -69,8 +70,7 @@ class Unusable:
         """A sentence for each route and reason of the last hour."""
         for (route, _), seen in self._seen.items():
             if self._is_recent(seen):
-                messages = "message" if seen.count == 1 else "messages"
                 yield (
-                    f"In the last hour route {route} couldn't use {seen.count} {messages}; the last came on "
-                    f"{printable(seen.topic)}: {printable(seen.sentence)}."
+                    f"In the last hour route {route} couldn't use {plural(seen.count, 'message')}; the last "
+                    f"came on {printable(seen.topic)}: {printable(seen.sentence)}."
                 )

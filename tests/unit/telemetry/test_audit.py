@@ -61,7 +61,7 @@ def test_a_full_disk_costs_lines_and_is_told(tmp_path: Path, caplog: pytest.LogC
     for room in (10, 0):
         with files_end_at(size + room):
             audit.note("request", id="2")
-    assert "2 lines are lost so far" in str(audit.problem)
+    assert "2 lines lost so far" in str(audit.problem)
     audit.note("request", id="3")
     audit.close()
     assert audit.problem is None

@@ -50,7 +50,7 @@ def test_work_that_moves_is_alive_and_work_that_does_not_is_not(clock: FakeClock
         assert look(liveness, unfinished=3, moved_at=moved_at) is None
     clock.now += STEP_S + 2
     sentence = look(liveness, unfinished=3, moved_at=moved_at)
-    assert sentence is not None and sentence.startswith("3 requests")
+    assert sentence is not None and sentence.startswith("None of 3 unfinished requests")
     assert look(liveness, unfinished=3, moved_at=clock.now) is None
 
 

@@ -172,7 +172,7 @@ def test_texts_that_are_too_long_are_left_out_and_it_is_said(bench: Bench, teach
     for place in (taught, teacher.aside[0][5]):
         texts[spec.folds[0][0][place]] += " x" * 300
     bench.way(replace(spec, texts=texts), notes="long").try_out()
-    assert bench.said == ["2 texts are too long to learn from and were left out."]
+    assert bench.said == ["2 texts left out: too long to learn from."]
     assert len(teacher.rows[1]) == 318
     del watched[5]
     assert [teacher.rows[1][place].prompt for place in teacher.aside[1]] == watched

@@ -141,7 +141,7 @@ def test_a_text_too_long_for_the_model_does_not_end_it(
     said: list[str] = []
     _, report = learn(tmp_path, inputs, rows, budget=Budget(announce=said.append))
     assert report["rows"] == 6
-    assert "10 texts are too long to learn from and were left out." in said
+    assert "10 texts left out: too long to learn from." in said
 
 
 def test_what_was_found_is_not_found_again(inputs: Inputs, tmp_path: Path, teacher: FakeTeacher) -> None:
