@@ -15,7 +15,7 @@ import time
 from collections.abc import Coroutine, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from edgeslm.bundle.inspection import card_rows, describe
 from edgeslm.config.loader import Config
@@ -58,6 +58,14 @@ bundle."""
 LOWEST_PRIORITY = 0
 
 
+class ShownNode(Documented, Protocol):
+    """The node that the console shows."""
+
+    def routes(self) -> list[dict[str, Any]]:
+        """The routes with the messages since the node's start."""
+        ...
+
+
 class ConsoleHost(Extension):
     """``node`` provides health and info, which are read only while a browser is connected.
 
@@ -65,7 +73,7 @@ class ConsoleHost(Extension):
     """
 
     def __init__(
-        self, section: Console, config: Config, service: Service, node: Documented, audit: AuditLog
+        self, section: Console, config: Config, service: Service, node: ShownNode, audit: AuditLog
     ) -> None:
         check_installed("console")
         self.feed = Feed(keep_texts=section.texts)

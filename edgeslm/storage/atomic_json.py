@@ -1,10 +1,13 @@
-"""Atomic JSON files: small records, replaced in one step, so that a power cut can't leave half a file."""
+"""Atomic files: small texts and JSON records, replaced in one step, so that a power cut can't leave half a
+file."""
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import secrets
+import stat
 from pathlib import Path
 
 
@@ -15,11 +18,30 @@ def write_record(file: Path, value: object, *, mode: int = 0o600) -> None:
     :raises OSError: the file can't be written.
     """
     file.parent.mkdir(parents=True, exist_ok=True)
+    _replace(file, json.dumps(value, ensure_ascii=False, indent=1), mode)
+
+
+def rewrite_text(file: Path, text: str) -> None:
+    """Replaces the content of an existing file atomically; permissions and owner stay.
+
+    :raises OSError: the file can't be written, or it belongs to another user.
+    """
+    status = file.stat()
+    if status.st_uid != os.geteuid() != 0:
+        raise PermissionError(errno.EPERM, "it belongs to another user", str(file))
+    _replace(file, text, stat.S_IMODE(status.st_mode), (status.st_uid, status.st_gid))
+
+
+def _replace(file: Path, text: str, mode: int, owner: tuple[int, int] | None = None) -> None:
     draft = file.with_name(f".{file.name}.{secrets.token_hex(4)}")
     try:
-        with os.fdopen(os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as stream:
+        with os.fdopen(
+            os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w", encoding="utf-8"
+        ) as stream:
+            if owner is not None:
+                os.fchown(stream.fileno(), *owner)
             os.fchmod(stream.fileno(), mode)  # open() applies the umask
-            json.dump(value, stream, ensure_ascii=False, indent=1)
+            stream.write(text)
             stream.flush()
             os.fsync(stream.fileno())
         draft.replace(file)

@@ -91,11 +91,10 @@ class HasTasks(Protocol):
 
 
 class Documented(Protocol):
-    """An object that provides a node's health and info messages, and its routes with counts of messages."""
+    """An object that provides a node's health and info messages."""
 
     def health(self) -> dict[str, Any]: ...
     def info(self) -> dict[str, Any]: ...
-    def routes(self) -> list[dict[str, Any]]: ...
 
 
 class Announces(Protocol):

@@ -301,6 +301,7 @@ def _tell_use(lesson: Lesson, out: Path, config: Config, file: Path, *, is_wante
     :raises EdgeslmError: the configuration can't be written.
     """
     from edgeslm.cli.teach.usage import with_learned
+    from edgeslm.storage.atomic_json import rewrite_text
 
     if config.tasks[lesson.task].learned == out:
         say("Use it: restart the node, such as with sudo systemctl restart edgeslm")
@@ -311,7 +312,7 @@ def _tell_use(lesson: Lesson, out: Path, config: Config, file: Path, *, is_wante
     new = with_learned(old, file.parent, lesson.task, out, encoder)
     if new is not None and (is_wanted or (sys.stdin.isatty() and _is_yes(f"Change {file} to use it"))):
         try:
-            file.write_text(new, "utf-8")
+            rewrite_text(file, new)
         except OSError as error:
             raise EdgeslmError(f"{file} can't be written: {error.strerror}.") from None
         say(f"Changed: {file}")

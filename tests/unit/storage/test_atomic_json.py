@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from edgeslm.storage.atomic_json import write_record
+from edgeslm.storage.atomic_json import rewrite_text, write_record
 
 
 def test_it_is_replaced_whole_and_for_its_owner_alone(tmp_path: Path) -> None:
@@ -26,3 +26,17 @@ def test_what_cannot_be_written_leaves_what_was(tmp_path: Path) -> None:
         write_record(file, {"a": object()})
     assert json.loads(file.read_text()) == {"a": 1}
     assert [path.name for path in tmp_path.iterdir()] == ["record.json"]
+
+
+def test_a_rewritten_text_keeps_its_permissions_and_owner(tmp_path: Path) -> None:
+    file = tmp_path / "edgeslm.yaml"
+    file.write_text("node: hall\n")
+    file.chmod(0o640)
+    before = file.stat()
+    rewrite_text(file, "node: häll\n")
+    after = file.stat()
+    assert file.read_text("utf-8") == "node: häll\n"
+    assert (after.st_mode, after.st_uid, after.st_gid) == (before.st_mode, before.st_uid, before.st_gid)
+    assert [path.name for path in tmp_path.iterdir()] == ["edgeslm.yaml"]
+    with pytest.raises(FileNotFoundError):
+        rewrite_text(tmp_path / "other", "a")
