@@ -5,9 +5,17 @@ from __future__ import annotations
 import argparse
 import json
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 Act = Callable[..., Any]
+HERE, SERVICE = Path("edgeslm.yaml"), Path("/etc/edgeslm/edgeslm.yaml")
+"""Configurations that ``edgeslm init`` and ``install.sh`` write."""
+
+
+def configuration(named: Path | None) -> Path:
+    """The configuration file that a user named, or the usual one."""
+    return named or (HERE if HERE.exists() else SERVICE)
 
 
 def add_parser(

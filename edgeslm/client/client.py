@@ -279,6 +279,7 @@ class Client:
         id: str | None = None,
         label: str | None = None,
         fields: Mapping[str, Any] | None = None,
+        by: str | None = None,
         timeout: float = 60.0,
     ) -> None:
         """Sends the correct answer for ``input``, or for the request ``id``; the node stores it.
@@ -288,12 +289,13 @@ class Client:
 
         >>> client.feedback("triage", input="Spindle 3 smells of burnt oil", label="critical")
 
+        :param by: this sender's name, if the node's configuration names the senders.
         :raises InvalidRequest: not exactly one of ``input`` and ``id`` is given, or not exactly one of
             ``label`` and ``fields``, or the client is for a pool, where each node stores its own feedback.
         :raises TimedOut: no acknowledgement by the broker in time.
         :raises BrokerError: the broker refused the message, or no node is subscribed.
         """
-        note = self._note(Feedback(task, input, id, label, fields), timeout)
+        note = self._note(Feedback(task, input, id, label, fields), by, timeout)
         inbox = ThreadQueue()
         self._session.enlist(task, note.outgoing, inbox.put)
         try:
@@ -311,10 +313,11 @@ class Client:
         id: str | None = None,
         label: str | None = None,
         fields: Mapping[str, Any] | None = None,
+        by: str | None = None,
         timeout: float = 60.0,
     ) -> None:
         """Like :meth:`feedback`, for asyncio."""
-        note = self._note(Feedback(task, input, id, label, fields), timeout)
+        note = self._note(Feedback(task, input, id, label, fields), by, timeout)
         inbox = LoopQueue()
         self._session.enlist(task, note.outgoing, inbox.put)
         try:
@@ -331,12 +334,14 @@ class Client:
         if self._network is None:
             raise BrokerError("The client isn't open; use it in a with statement, or call open() first.")
 
-    def _note(self, feedback: Feedback, timeout: float) -> PendingMessage:
+    def _note(self, feedback: Feedback, by: str | None, timeout: float) -> PendingMessage:
         self._check_open()
         if self._topics.pool is not None:
             raise InvalidRequest("A pool takes no corrections: tell them to one of its nodes.")
         correlation = secrets.token_hex(8).encode()
-        outgoing = OutgoingMessage(self._topics.feedback, encode_feedback(feedback), correlation=correlation)
+        topic = self._topics.feedback if by is None else self._topics.feedback_by(by)
+        check_topic_name(topic)
+        outgoing = OutgoingMessage(topic, encode_feedback(feedback), correlation=correlation)
         return PendingMessage(
             outgoing, self._session, node=self._node, now=time.monotonic(), timeout_s=timeout
         )

@@ -8,6 +8,7 @@ import time
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Protocol
 
+from edgeslm.client.pending_request import NOBODY_LISTENS
 from edgeslm.errors import BrokerError
 from edgeslm.mqtt.broker_address import BrokerAddress
 from edgeslm.mqtt.connection import PAUSES_S, BrokerLink, ConnectionSettings, Network
@@ -51,6 +52,7 @@ class Listening:
         self._found: dict[str, bytes] = {}
         self._unconfirmed: set[int] = set()
         self._denied: list[str] = []
+        self._unheard: set[int] = set()
         settings = ConnectionSettings(
             client_id=f"edgeslm-listening-{secrets.token_hex(8)}",
             keepalive_s=15,
@@ -81,6 +83,19 @@ class Listening:
             while (left_s := self._last_at + CALM_S - time.monotonic()) > 0:
                 self._changed.wait(left_s)
             return dict(self._found)
+
+    def send(self, message: OutgoingMessage) -> int:
+        """:return: the message's number. :raises BrokerError: the connection is closed."""
+        with self._changed:
+            sent = self._link.publish(message) if self._link is not None else None
+            if sent is None:
+                raise BrokerError(f"The broker at {self._address} closed the connection; try again.")
+            return sent.mid
+
+    def is_unheard(self, mid: int) -> bool:
+        """Whether the broker has said that nobody subscribes to the message's topic, or that it is
+        forbidden."""
+        return mid in self._unheard
 
     def clear(self, topics: Sequence[str], timeout_s: float) -> None:
         """:raises BrokerError: the broker doesn't confirm it, or forbids it."""
@@ -117,6 +132,8 @@ class Listening:
     def acknowledged(self, link: BrokerLink, mid: int, reason: ReasonCode) -> None:
         with self._changed:
             self._unconfirmed.discard(mid)
+            if reason.is_failure or reason.value == NOBODY_LISTENS:
+                self._unheard.add(mid)
             if reason.is_failure:
                 self._denied.append(str(reason))
             self._changed.notify_all()

@@ -9,6 +9,7 @@ from edgeslm.config.schema import Config
 
 RELOADABLE: Final = frozenset(
     {"models", "tasks", "knowledge", "routes", "pool", "replies", "signing", "prepare", "log_level"}
+    | {"feedback"}
 )
 """Keys that a running node can reload; changes of all other keys require a restart."""
 

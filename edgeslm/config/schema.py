@@ -37,6 +37,7 @@ from edgeslm.config.sections import (
     Console,
     Control,
     Discovery,
+    Feedback,
     Journal,
     Limits,
     Metrics,
@@ -363,6 +364,7 @@ class Config(Section):
     )
     limits: Limits = Field(default=Limits(), description="Limits of queue, sizes and times")
     control: Control = Field(default=Control(), description="Commands over MQTT")
+    feedback: Feedback = Field(default=Feedback(), description="Corrections over MQTT")
     updates: Updates = Field(default=Updates(), description="Where new bundles for the models come from")
     rollouts: Rollouts | None = Field(
         default=None,

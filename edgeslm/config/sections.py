@@ -125,16 +125,23 @@ class Limits(Section):
         return max(1, self.queue // 4)
 
 
-Command = Literal["ping", "log_level", "reload", "drain", "models"]
-
-
 class Control(Section):
     """Commands that the node accepts over MQTT, from everyone who may publish to its `ctl` topics."""
 
-    allow: tuple[Command, ...] = Field(
+    allow: tuple[Literal["ping", "log_level", "reload", "drain", "models", "feedback"], ...] = Field(
         default=(),
         description="Allowed commands on `<base>/ctl/<command>`: `ping`, `log_level`, `reload`, `drain`, "
-        "`models`",
+        "`models`, `feedback`",
+    )
+
+
+class Feedback(Section):
+    """Corrections over MQTT. Training never uses them before somebody accepts them."""
+
+    senders: tuple[Name, ...] | None = Field(
+        default=None,
+        description="Senders whose corrections are kept, each from its topic `<base>/feedback/<sender>`; "
+        "default: any client, from `<base>/feedback`",
     )
 
 
@@ -147,7 +154,8 @@ class Updates(Section):
     )
     sources: tuple[str, ...] = Field(
         default=(),
-        description="Folders and `https://` addresses from which `models/stage` may take bundles",
+        description="Folders and `https://` addresses from which `models/stage` may take bundles; `mqtt` for "
+        "those that `edgeslm models push` sends",
     )
     budget_bytes: int = Field(
         default=8_589_934_592, ge=1, description="Largest bundle in bytes, packed and unpacked"
@@ -174,8 +182,8 @@ class Updates(Section):
 
     @property
     def are_from_afar(self) -> bool:
-        """Whether the node may download bundles."""
-        return any(source.startswith("https://") for source in self.sources)
+        """Whether bundles may come over the network."""
+        return any(source == "mqtt" or source.startswith("https://") for source in self.sources)
 
 
 class Rollouts(Section):
@@ -236,7 +244,7 @@ class Signing(Section):
     unsigned: Literal["accept", "refuse"] | None = Field(
         default=None,
         description="`accept` or `refuse` bundles that none of `keys` signed. Default: `refuse` where "
-        "`rollouts` or `https://` in `updates.sources` bring bundles, else `accept`",
+        "`rollouts`, or `https://` or `mqtt` in `updates.sources` bring bundles, else `accept`",
     )
     require_signature: bool = Field(default=False, description="`true` is the same as `unsigned: refuse`")
     keys: tuple[FilePath, ...] = Field(

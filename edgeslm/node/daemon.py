@@ -28,6 +28,7 @@ from edgeslm.mqtt.presence import ANNOUNCE_S, Presence
 from edgeslm.node.admin import Admin
 from edgeslm.node.backend import Observers
 from edgeslm.node.control_api import ControlApi
+from edgeslm.node.feedback import feedback_handlers
 from edgeslm.node.info import describe
 from edgeslm.node.peers import Peers
 from edgeslm.node.pipeline import Pipeline
@@ -39,6 +40,7 @@ from edgeslm.serving.prepare import QUIET, QuietTimes
 from edgeslm.serving.service import Service
 from edgeslm.serving.warmup import WarmUp
 from edgeslm.storage.database import journal_of
+from edgeslm.storage.feedback_store import FeedbackStore
 from edgeslm.storage.journal import Journal
 from edgeslm.telemetry.alerts import BrokerLosses, CpuQuota
 from edgeslm.telemetry.audit import AuditLog
@@ -202,7 +204,8 @@ class Daemon:
         yield WarmUp(self.service, presence, self._waits.quiet)
         yield CpuQuota()
         if config.control.allow:
-            handlers = {**self.admin.handlers, **handlers_of(self.updater, self._store)}
+            corrections = feedback_handlers(FeedbackStore(config.state_dir), self.service, config.node)
+            handlers = {**self.admin.handlers, **handlers_of(self.updater, self._store), **corrections}
             yield ControlApi(self.bus, self.topics, self._audit, config.control.allow, handlers)
         if config.metrics.address is not None:
             from edgeslm.telemetry.scrape import ScrapeEndpoint

@@ -1,22 +1,28 @@
 """Feedback: receives corrections over MQTT, checks them against their task and stores them on this device.
 
 A correction may give the id of its request instead of the text: the texts of the last 256 requests are kept
-in memory. Corrections get no answer; rejected corrections are counted and logged.
+in memory. Corrections get no answer; rejected corrections are counted and logged. The command
+``feedback/list`` gives a task with its corrections to the build machine that trains it.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
-from collections import OrderedDict
-from collections.abc import Mapping
+from collections import Counter, OrderedDict
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from typing import Any
 
 from edgeslm.config.json_schemas import make_validator
+from edgeslm.config.loader import Config
+from edgeslm.config.loader import Task as TaskSection
 from edgeslm.errors import FeedbackError, InvalidRequest
 from edgeslm.messages import Request
+from edgeslm.protocol.commands import Handler, only, text_argument
 from edgeslm.protocol.feedback import Feedback, parse_feedback
-from edgeslm.storage.feedback_store import Correction, FeedbackStore
+from edgeslm.serving.service import Service
+from edgeslm.storage.feedback_store import Correction, FeedbackStore, Row, is_used, is_waiting
 from edgeslm.tasks import Task
 from edgeslm.telemetry.extension import HasTasks
 from edgeslm.telemetry.health import Meter
@@ -31,6 +37,8 @@ at QoS 0, which has no flow control."""
 LONGEST = 4096
 """Maximum number of characters of a request's text; longer texts aren't kept. A correction of a request with
 a longer text must contain the text."""
+PAGE_BYTES = 200_000
+"""Approximate size of an answer to ``feedback/list``."""
 
 
 class Corrections:
@@ -61,16 +69,16 @@ class Corrections:
     def is_full(self) -> bool:
         return self._waiting >= MOST_WAITING
 
-    async def take(self, payload: bytes, *, retained: bool = False) -> None:
-        """Stores the correction in the payload of a feedback message. Corrections in retained messages are
-        rejected."""
+    async def take(self, payload: bytes, *, retained: bool = False, by: str = "") -> None:
+        """Stores the correction in the payload of a feedback message by the sender ``by``. Corrections in
+        retained messages are rejected."""
         self._waiting += 1
         try:
             if retained:
                 raise InvalidRequest(
                     "a retained correction is repeated by the broker; send it without retain"
                 )
-            correction = self._correction(parse_feedback(payload))
+            correction = replace(self._correction(parse_feedback(payload)), by=by)
             await asyncio.to_thread(self._store.keep, correction)
         except (InvalidRequest, FeedbackError) as error:
             self._meter.drop("feedback")
@@ -122,3 +130,58 @@ def check_correction(task: Task, correction: Correction) -> Correction:
             f"the task {task.name} has no label {correction.label!r}; it has {', '.join(labels)}"
         )
     return correction
+
+
+def feedback_handlers(store: FeedbackStore, service: Service, node: str) -> dict[str, Handler]:
+    """The command ``feedback/list``: a page of a task's corrections that training uses, and on the first page
+    the task's description."""
+
+    async def list_page(arguments: Mapping[str, Any]) -> dict[str, Any]:
+        only(arguments, "task", "after")
+        name, after = text_argument(arguments, "task"), arguments.get("after", 0)
+        if type(after) is not int or after < 0:
+            raise InvalidRequest("The command's 'after' is a whole number from an earlier answer.")
+        deployment = service.deployment
+        if (task := deployment.tasks.get(name)) is None:
+            raise InvalidRequest(f"there is no task {name!r} here; there are: {', '.join(deployment.tasks)}")
+        rows, following = await asyncio.to_thread(store.page, name, after, PAGE_BYTES)
+        page: dict[str, Any] = {"rows": [row for row in rows if is_used(row)], "waiting": waiting(rows)}
+        if not after:
+            models = {one: deployment.models.bundle(one) for one in deployment.models.names}
+            told = {one: {"kind": of.manifest.kind, "digest": of.digest} for one, of in models.items()}
+            page |= {"task": describe_task(task, deployment.config.tasks[name]), "node": node, "models": told}
+            page["takes_updates"] = takes_updates(deployment.config)
+        return page if following is None else {**page, "after": following}
+
+    return {"feedback/list": list_page}
+
+
+def waiting(rows: Iterable[Row]) -> dict[str, int]:
+    """Number of corrections by sender that nobody has accepted or refused yet."""
+    return dict(Counter(str(row["by"]) for row in rows if is_waiting(row)))
+
+
+def takes_updates(config: Config) -> bool:
+    """Whether bundles may come over MQTT."""
+    return "models" in config.control.allow and "mqtt" in config.updates.sources
+
+
+def describe_task(task: Task, section: TaskSection) -> dict[str, Any]:
+    """A task as ``edgeslm-export tune`` takes it: its name and those keys that training needs.
+
+    :param section: the task's section of the configuration, which has the meanings of the labels.
+    :raises InvalidRequest: the task is of a kind that isn't learned.
+    """
+    if task.kind not in ("classify", "extract"):
+        raise InvalidRequest(f"the task {task.name} is of kind {task.kind}, which isn't learned")
+    whole = task.section
+    labels, schema = section.labels or whole.labels, whole.output_schema
+    keys = {
+        "labels": dict(labels) if labels else None,
+        "schema": dict(schema) if schema else None,
+        "instruction": section.instruction or whole.instruction,
+        "verbatim": whole.verbatim or None,
+        "overflow": whole.overflow if "overflow" in section.model_fields_set else None,
+    }
+    given = {key: value for key, value in keys.items() if value is not None}
+    return {"name": task.name, "kind": task.kind, **given}

@@ -94,10 +94,15 @@ class Pipeline:
         return [
             self._topics.requests_filter,
             self._topics.cancel,
-            self._topics.feedback,
+            *self._feedback_topics,
             *self._membership.subscriptions,
             *self._router.subscriptions,
         ]
+
+    @property
+    def _feedback_topics(self) -> list[str]:
+        senders = self._config.feedback.senders
+        return [self._topics.feedback] if senders is None else [*map(self._topics.feedback_by, senders)]
 
     def alerts(self) -> Iterator[str]:
         """Sentences about messages that routes couldn't use."""
@@ -156,15 +161,21 @@ class Pipeline:
             return
         held = InFlight(delivery, self._journal.epoch)
         cancelled = self._membership.cancelled(delivery.topic)
-        if cancelled is not None or delivery.topic == self._topics.feedback:
-            self._audit.note(delivery.topic.rpartition("/")[2], bytes=delivery.size)
+        sender = self._topics.feedback_sender(delivery.topic)
+        if cancelled is not None:
+            self._audit.note("cancel", bytes=delivery.size)
+        elif sender is not None:
+            self._audit.note("feedback", bytes=delivery.size, **({"by": sender} if sender else {}))
         if cancelled is not None:
             self._spool_arrivals()  # the request to cancel may be among them
             self._admission.admit(held, self._handler.cancel(held, cancelled.pool))
-        elif delivery.topic == self._topics.feedback and not delivery.qos and self._corrections.is_full:
+        elif sender is not None and delivery.topic not in self._feedback_topics:
+            self._meter.drop("feedback")  # sent before a reload that removed the sender
+            self._admission.admit(held)
+        elif sender is not None and not delivery.qos and self._corrections.is_full:
             self._meter.drop("feedback")
-        elif delivery.topic == self._topics.feedback:
-            self._admission.admit(held, self._correct(held))
+        elif sender is not None:
+            self._admission.admit(held, self._correct(held, sender))
         elif self._admission.is_flood(delivery):
             return
         elif self._config.durability == "spool" and delivery.qos:
@@ -240,6 +251,7 @@ class Pipeline:
         for task in self._admission.admit(held, *work):
             task.add_done_callback(ended)
 
-    async def _correct(self, held: InFlight) -> None:
+    async def _correct(self, held: InFlight, sender: str) -> None:
         async with self._admission.hold(held):
-            await self._corrections.take(held.delivery.payload, retained=held.delivery.retain)
+            delivery = held.delivery
+            await self._corrections.take(delivery.payload, retained=delivery.retain, by=sender)

@@ -69,7 +69,18 @@ class Topics:
 
     @property
     def feedback(self) -> str:
+        """Topic of corrections by senders without a name."""
         return f"{self.base}/feedback"
+
+    def feedback_by(self, sender: str) -> str:
+        """Topic of corrections by a sender that the configuration names."""
+        return f"{self.feedback}/{sender}"
+
+    def feedback_sender(self, topic: str) -> str | None:
+        """The sender of a correction on ``topic``, "" if it has no name; None for any other topic."""
+        if topic == self.feedback:
+            return ""
+        return topic.removeprefix(f"{self.feedback}/") if topic.startswith(f"{self.feedback}/") else None
 
     def control(self, command: str) -> str:
         """Topic of a command to the node, such as ``models/list``."""

@@ -1,8 +1,9 @@
 """Feedback store: corrections of results, stored on this device for the next ``edgeslm-export tune``.
 
 Each task has one JSON lines file in the format that ``tune`` reads. A row has the ``text``, the correct
-``label`` or ``fields``, and the time ``at``; of the rows with the same text, training uses the newest. Texts
-leave the device only if somebody copies the file.
+``label`` or ``fields``, and the time ``at``; of the rows with the same text, training uses the newest. A row
+that came over MQTT has its sender in ``by`` ("" if unnamed), and training doesn't use it until somebody
+accepts it, which sets ``accepted``. Texts leave the device only if somebody copies or fetches them.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import datetime
 import fcntl
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -36,12 +37,29 @@ class Correction:
     fields: Mapping[str, Any] | None = None
     id: str | None = None
     """The request's id, if the feedback gave one; `edgeslm purge --id` needs it."""
+    by: str | None = None
+    """The sender, if the correction came over MQTT; "" for a sender without a name."""
 
     def encode(self, now: datetime.datetime) -> bytes:
         answer = {"label": self.label} if self.fields is None else {"fields": dict(self.fields)}
         name = {} if self.id is None else {"id": self.id}
-        row = {"text": self.text, **answer, "at": now.isoformat(timespec="seconds"), **name}
+        sender = {} if self.by is None else {"by": self.by}
+        row = {"text": self.text, **answer, "at": now.isoformat(timespec="seconds"), **name, **sender}
         return json.dumps(row, ensure_ascii=False).encode() + b"\n"
+
+
+Row = Mapping[str, Any]
+"""A row of a task's file: ``text``, ``label`` or ``fields``, ``at``; perhaps ``id``, ``by``, ``accepted``."""
+
+
+def is_waiting(row: Row) -> bool:
+    """Whether a row came over MQTT and nobody has decided yet whether training uses it."""
+    return "by" in row and "accepted" not in row
+
+
+def is_used(row: Row) -> bool:
+    """Whether training uses a row: it was said on this device, or was accepted."""
+    return "by" not in row or row.get("accepted") is True
 
 
 class FeedbackStore:
@@ -53,6 +71,54 @@ class FeedbackStore:
 
     def file(self, task: str) -> Path:
         return self._folder / f"{task}.jsonl"
+
+    def rows(self, task: str) -> list[Row]:
+        """The task's corrections, the oldest first; damaged rows are left out.
+
+        :raises FeedbackError: the file can't be read.
+        """
+        file = self.file(task)
+        try:
+            lines = file.read_bytes().split(b"\n")
+        except FileNotFoundError:
+            return []
+        except OSError as error:
+            raise FeedbackError(f"{file} can't be read: {error.strerror}") from None
+        return [row for line in lines if (row := _row(line)) is not None]
+
+    def page(self, task: str, start: int, size: int) -> tuple[list[Row], int | None]:
+        """The corrections of about ``size`` bytes of the task's file, from the byte ``start`` on.
+
+        :return: the rows, and where the next page starts; None after the last one.
+        :raises FeedbackError: the file can't be read.
+        """
+        file = self.file(task)
+        try:
+            with file.open("rb") as stream:
+                stream.seek(start)
+                lines = stream.readlines(size)
+                place, end = stream.tell(), os.fstat(stream.fileno()).st_size
+        except FileNotFoundError:
+            return [], None
+        except OSError as error:
+            raise FeedbackError(f"{file} can't be read: {error.strerror}") from None
+        rows = [row for line in lines if (row := _row(line)) is not None]
+        return rows, place if place < end else None
+
+    def decide(self, task: str, rows: Sequence[Row], *, use: bool) -> None:
+        """Stores whether training uses ``rows``, which came over MQTT; other rows are unchanged.
+
+        :raises FeedbackError: the file can't be rewritten; it is unchanged.
+        """
+        meant = [dict(row) for row in rows]
+
+        def decided(line: bytes) -> bytes:
+            row = _row(line)
+            if row is None or not is_waiting(row) or row not in meant:
+                return line
+            return json.dumps({**row, "accepted": use}, ensure_ascii=False).encode() + b"\n"
+
+        _rewrite(self.file(task), lambda lines: [decided(line) for line in lines])
 
     def keep(self, correction: Correction) -> Path:
         """Appends a correction to the task's file. :return: the file. :raises FeedbackError: the file can't
@@ -87,11 +153,21 @@ class FeedbackStore:
     def erase(self, choice: Choice, *, dry_run: bool = False) -> int:
         """Removes the rows that match ``choice``. :return: the number of these rows. :raises FeedbackError: a
         file can't be rewritten; that file is unchanged."""
-        return sum(_without(file, choice, dry_run) for file in sorted(self._folder.glob("*.jsonl")))
+        gone = 0
+
+        def left(rows: list[bytes]) -> list[bytes]:
+            nonlocal gone
+            kept = [row for row in rows if not _fits(row, choice)]
+            gone += len(rows) - len(kept)
+            return rows if dry_run else kept
+
+        for file in sorted(self._folder.glob("*.jsonl")):
+            _rewrite(file, left)
+        return gone
 
 
 def _locked(file: Path) -> int:
-    """Opens a file for appending and locks it. Retries if :func:`_without` replaced the file meanwhile."""
+    """Opens a file for appending and locks it. Retries if :func:`_rewrite` replaced the file meanwhile."""
     while True:
         descriptor = os.open(file, os.O_RDWR | os.O_APPEND | os.O_CREAT, 0o600)
         fcntl.flock(descriptor, fcntl.LOCK_EX)
@@ -101,13 +177,25 @@ def _locked(file: Path) -> int:
         os.close(descriptor)
 
 
-def _without(file: Path, choice: Choice, dry_run: bool) -> int:
+def _row(line: bytes) -> Row | None:
+    """The row in a line; None if it is damaged."""
+    try:
+        row = json.loads(line.decode("utf-8", "replace"))
+    except (ValueError, RecursionError):
+        return None
+    if not isinstance(row, dict) or not isinstance(row.get("text"), str) or not row["text"].strip():
+        return None
+    return row if isinstance(row.get("label"), str) or isinstance(row.get("fields"), dict) else None
+
+
+def _rewrite(file: Path, change: Callable[[list[bytes]], list[bytes]]) -> None:
+    """Replaces a file's lines by what ``change`` makes of them, unless they are the same."""
     try:
         descriptor = _locked(file)
         try:
             rows = file.read_bytes().splitlines(keepends=True)
-            kept = [row for row in rows if not _fits(row, choice)]
-            if len(kept) < len(rows) and not dry_run:
+            kept = change(rows)
+            if kept != rows:
                 beside = file.with_suffix(".new")
                 flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW
                 with os.fdopen(os.open(beside, flags, 0o600), "wb") as stream:
@@ -121,7 +209,6 @@ def _without(file: Path, choice: Choice, dry_run: bool) -> int:
             os.close(descriptor)
     except OSError as error:
         raise FeedbackError(f"{file} can't be written: {error.strerror}") from None
-    return len(rows) - len(kept)
 
 
 def _fits(row: bytes, choice: Choice) -> bool:

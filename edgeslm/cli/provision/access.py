@@ -21,7 +21,7 @@ from edgeslm.telemetry.discovery import entity_filter, route_filter
 
 Access = Literal["read", "write", "readwrite"]
 
-COMMANDS = ("req/+", "cancel", "feedback", "ctl/#")
+COMMANDS = ("req/+", "cancel", "feedback", "feedback/+", "ctl/#")
 """Topic filters, relative to a node's base topic, of the requests and commands that clients publish."""
 _ANY_OTHER = "~"
 """Placeholder for any other node; it is not a valid node name."""
@@ -58,7 +58,7 @@ def node_user(config: Config) -> User:
 
 
 def _own(topics: Topics, config: Config) -> Iterator[Grant]:
-    for said in (topics.requests_filter, topics.cancel, topics.feedback):
+    for said in (topics.requests_filter, topics.cancel, *_feedback_topics(topics, config)):
         yield Grant("read", said, "requests and messages of apps")
     for told in (topics.state, topics.info, topics.health, topics.dead):
         yield Grant("write", told, "its state, info, health and dead letters")
@@ -143,8 +143,13 @@ def _pool_task(text: str, nodes: Mapping[str, Config]) -> tuple[Topics, str]:
 
 
 def _levels(command: str) -> str:
-    """Topic levels of a command; ``models`` is a group of commands, so it gets a wildcard."""
-    return "models/+" if command == "models" else command
+    """Topic levels of a command; a group of commands, such as ``models``, gets a wildcard."""
+    return f"{command}/+" if command in ("models", "feedback") else command
+
+
+def _feedback_topics(topics: Topics, config: Config) -> list[str]:
+    senders = config.feedback.senders
+    return [topics.feedback] if senders is None else [*map(topics.feedback_by, senders)]
 
 
 def _routes(topics: Topics, config: Config) -> Iterator[Grant]:
@@ -181,8 +186,9 @@ def app_user(text: str, configs: Sequence[Config]) -> User:
 
     ``NODE/TASK`` allows requests to a task; if only one node's configuration is given, ``NODE/`` can be
     omitted. ``pool=POOL/TASK`` allows requests to a task of a pool. ``cancel=NODE`` and ``cancel=pool/POOL``
-    allow the app to cancel requests. ``feedback=NODE`` allows sending corrections, and ``health=NODE``
-    reading the health message. ``control=NODE/COMMAND`` allows a command, which the node must allow, too.
+    allow the app to cancel requests. ``feedback=NODE`` allows sending corrections, in the app's name if the
+    node's configuration names the senders, and ``health=NODE`` reading the health message.
+    ``control=NODE/COMMAND`` allows a command, which the node must allow, too.
     ``results=NODE/TASK`` allows reading a task's results for requests that name no reply topic.
     ``read=FILTER`` and ``write=FILTER`` allow reading and writing any topics that match ``FILTER``.
     ``dispatcher=POOL`` allows the topics that the dispatcher of a pool needs.
@@ -217,9 +223,14 @@ def _given(name: str, parts: Iterable[str], nodes: Mapping[str, Config]) -> Iter
             yield from _dispatcher(value, nodes)
         elif word == "cancel" and value.startswith(POOL):
             yield Grant("write", _pool(value.removeprefix(POOL), nodes).cancel, part)
-        elif word in ("cancel", "feedback"):
+        elif word == "cancel":
+            yield Grant("write", _node(value, nodes).cancel, part)
+        elif word == "feedback":
             topics = _node(value, nodes)
-            yield Grant("write", topics.cancel if word == "cancel" else topics.feedback, part)
+            senders = nodes[value].feedback.senders
+            if senders is not None and name not in senders:
+                raise ProvisionError(f"the node {value} keeps no corrections of {name} (feedback.senders)")
+            yield Grant("write", topics.feedback if senders is None else topics.feedback_by(name), part)
         elif word == "health":
             yield Grant("read", _node(value, nodes).health, part)
         elif word == "control":

@@ -283,6 +283,15 @@ def test_a_cancelled_task_has_its_request_cancelled_on_the_node(client: Client, 
     assert_cancelled(node)
 
 
+def test_a_correction_says_who_sent_it(client: Client, broker: Mosquitto) -> None:
+    with App(broker.port, "edgeslm/v1/hall/feedback/+") as app:
+        client.feedback("triage", input="Fire!", label="critical", by="desk-3")
+        heard = app.take("edgeslm/v1/hall/feedback/desk-3").json
+    assert heard == {"task": "triage", "input": "Fire!", "label": "critical"}
+    with pytest.raises(InvalidRequest):
+        client.feedback("triage", input="Fire!", label="critical", by="#")
+
+
 def test_what_has_its_result_is_not_cancelled(client: Client, node: SmallNode) -> None:
     client.request("echo", "a", timeout=30)
     client.feedback("triage", input="the next that the node hears", label="critical")

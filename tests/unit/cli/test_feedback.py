@@ -11,6 +11,7 @@ import pytest
 
 from edgeslm.bundle.manifest import load_bundle
 from edgeslm.cli import main
+from edgeslm.storage.feedback_store import Correction, FeedbackStore
 from tests.support.nodes import fake_configuration, write_configuration
 from tests.support.taught import write_head
 
@@ -121,3 +122,54 @@ def test_a_folder_that_cant_be_written_is_status_1(run: Run, config: Path, tmp_p
     status, _, err = run("triage", "Fire!", "critical", "--config", config)
     assert status == 1
     assert "can't be written: File exists" in err
+
+
+# -- lists ------------------------------------------------------------------------------------------
+
+
+def test_corrections_are_listed_with_their_senders(run: Run, config: Path, tmp_path: Path) -> None:
+    store = FeedbackStore(tmp_path / "state")
+    store.keep(Correction("triage", "Fire!\x1b[2J", "critical"))
+    store.keep(Correction("triage", "Smoke", "critical", by="desk-3"))
+    store.decide("triage", store.rows("triage"), use=True)
+    store.keep(Correction("triage", "Rain", "critical", by=""))
+    status, out, err = run("triage", "--config", config)
+    first, second, count = out.splitlines()
+    assert status == 0 and "critical  Fire!\\x1b[2J" in first
+    assert second.endswith("critical  Smoke  (by desk-3)") and count == "2 corrections"
+    assert "1 correction by a sender without a name wait" in err
+
+
+def test_a_list_in_json_is_what_tune_takes(run: Run, config: Path, tmp_path: Path) -> None:
+    FeedbackStore(tmp_path / "state").keep(Correction("topic", "Win!", "spam"))
+    status, out, _ = run("topic", "--config", config, "--json")
+    told, kept = map(json.loads, out.splitlines())
+    assert status == 0 and kept["text"] == "Win!"
+    assert told["task"] == {"name": "topic", "kind": "classify", "labels": {"spam": "", "ham": ""}}
+    assert told["node"] == "hall" and told["waiting"] == {} and told["takes_updates"] is True
+    assert told["models"]["encoder"] == {
+        "kind": "encoder",
+        "digest": load_bundle(tmp_path / "encoder").digest,
+    }
+    assert json.loads(run("fields", "--config", config, "--json")[1])["task"]["schema"]["type"] == "object"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (("nothing",), "there is no task 'nothing'"),
+        (("say",), "of kind generate, which isn't learned"),
+        (("triage", "Fire!"), "The right answer is missing"),
+    ],
+)
+def test_what_cant_be_listed_is_one_sentence(
+    run: Run, config: Path, arguments: tuple[str, ...], sentence: str
+) -> None:
+    status, out, err = run(*arguments, "--config", config)
+    assert (status, out, err.count("\n")) == (1, "", 1) and sentence in err
+
+
+def test_a_node_needs_its_broker(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("EDGESLM_BROKER", raising=False)
+    assert "--broker" in run("triage", "--node", "hall")[2]
+    assert "is not a node's name" in run("triage", "--node", "a/#", "--broker", "localhost")[2]

@@ -145,6 +145,14 @@ def test_neither_long_texts_nor_objects_are_remembered(node: Node, text: Any) ->
     assert (node.rows(), node.dropped) == ([], ["feedback"])
 
 
+def test_the_sender_is_kept(node: Node) -> None:
+    asyncio.run(
+        node.corrections.take(b'{"task": "triage", "input": "Fire!", "label": "critical"}', by="desk-3")
+    )
+    node.tell(task="triage", input="Rain", label="normal")
+    assert [row["by"] for row in node.store.rows("triage")] == ["desk-3", ""]
+
+
 # -- what isn't ------------------------------------------------------------------------------------
 
 

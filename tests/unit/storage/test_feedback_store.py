@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from edgeslm.errors import FeedbackError
-from edgeslm.storage.feedback_store import MOST_BYTES, Correction, FeedbackStore
+from edgeslm.storage.feedback_store import MOST_BYTES, Correction, FeedbackStore, is_used, is_waiting
 from tests.support.disks import files_end_at
 
 NOW = datetime.datetime(2026, 3, 4, 5, 6, 7, 890, tzinfo=datetime.UTC)
@@ -115,3 +115,57 @@ def test_a_folder_in_place_of_the_file(tmp_path: Path) -> None:
     FeedbackStore(tmp_path).file("triage").mkdir(parents=True)
     with pytest.raises(FeedbackError, match=r"triage\.jsonl can't be written: Is a directory"):
         FeedbackStore(tmp_path).keep(FIRE)
+
+
+# --- rows that came over MQTT ----------------------------------------------------------------------
+
+
+def test_a_senders_rows_wait_until_somebody_decides(tmp_path: Path) -> None:
+    store = FeedbackStore(tmp_path)
+    store.keep(FIRE)
+    for text in ("Smoke", "Rain", "Sun"):
+        store.keep(Correction("triage", text, "critical", by="desk-3"))
+    store.keep(Correction("triage", "Hail", "normal", by=""))
+    assert [is_waiting(row) for row in store.rows("triage")] == [False, True, True, True, True]
+    smoke, rain, *_ = store.rows("triage")[1:]
+    store.decide("triage", [smoke, store.rows("triage")[0]], use=True)
+    store.decide("triage", [rain], use=False)
+    found = store.rows("triage")
+    assert [row["text"] for row in found if is_used(row)] == ["Fire!", "Smoke"]
+    assert [row["text"] for row in found if is_waiting(row)] == ["Sun", "Hail"]
+    store.decide("triage", [found[1]], use=False)
+    assert is_used(store.rows("triage")[1]), "a decision stays"
+
+
+def test_rows_that_came_after_the_question_are_not_decided(tmp_path: Path) -> None:
+    store = FeedbackStore(tmp_path)
+    store.keep(Correction("triage", "Smoke", "critical", by="desk-3"))
+    shown = store.rows("triage")
+    store.keep(Correction("triage", "Smoke", "normal", by="desk-3"))
+    store.decide("triage", shown, use=True)
+    assert [is_waiting(row) for row in store.rows("triage")] == [False, True]
+
+
+def test_damaged_rows_are_left_out_and_kept(tmp_path: Path) -> None:
+    store = FeedbackStore(tmp_path)
+    store.keep(Correction("triage", "Smoke", "critical", by="desk-3"))
+    with store.file("triage").open("ab") as stream:
+        stream.write(b'{"text": "half\n\xff\n[1]\n{"text": 1, "label": "a"}\n{"text": "x"}\n')
+    assert len(store.rows("triage")) == 1
+    store.decide("triage", store.rows("triage"), use=True)
+    assert store.file("triage").read_bytes().count(b"\n") == 6
+
+
+def test_pages_have_all_rows_once(tmp_path: Path) -> None:
+    store = FeedbackStore(tmp_path)
+    for number in range(20):
+        store.keep(Correction("triage", f"text {number}", "critical"))
+    place: int | None = 0
+    texts: list[str] = []
+    pages = 0
+    while place is not None:
+        found, place = store.page("triage", place, 300)
+        texts += [row["text"] for row in found]
+        pages += 1
+    assert texts == [f"text {number}" for number in range(20)] and pages > 3
+    assert store.page("none", 0, 300) == ([], None)

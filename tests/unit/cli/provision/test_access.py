@@ -124,6 +124,16 @@ def test_no_other_topic_is_allowed(made: list[dict[str, Any]], foreign: str) -> 
     assert not any(user.may("write", topic) for topic in own), "it would tell itself what to do"
 
 
+def test_senders_of_corrections_have_topics_of_their_own() -> None:
+    config = configured(feedback={"senders": ["desk"]})
+    node, desk = node_user(config), app_user("desk:feedback=hall", [config])
+    own, other = f"{BASE}/feedback/desk", f"{BASE}/feedback/guest"
+    assert node.may("read", own) and not node.may("read", other) and not node.may("read", f"{BASE}/feedback")
+    assert desk.may("write", own) and not desk.may("write", other)
+    with pytest.raises(ProvisionError, match="keeps no corrections of guest"):
+        app_user("guest:feedback=hall", [config])
+
+
 # --- one by one --------------------------------------------------------------------------------------
 
 
