@@ -4,10 +4,18 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import base64
+import contextlib
+import hashlib
 import json
+import os
+import secrets
+import tarfile
+import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from edgeslm.cli.listening import NODE_VARIABLE, PATIENCE_S, add_broker_arguments, address_of
 from edgeslm.cli.parts import Act, add_part
 from edgeslm.cli.screen import ProgressLine, say
 from edgeslm.errors import BundleError, EdgeslmError
@@ -18,6 +26,8 @@ if TYPE_CHECKING:
     from edgeslm.update.store import Store
 
 SUMMARY = "stage bundles on this device, activate them, roll back"
+UPDATE_S = 1800.0
+"""Seconds that a node may take to test a bundle."""
 EXAMPLE = "edgeslm models stage config.yaml https://updates.plant.local/smollm2.tar.gz"
 
 
@@ -34,14 +44,26 @@ def add_arguments(command: argparse.ArgumentParser) -> None:
     add("list", _list, "show the bundles on this device, and each model's", "--json")
     part = add("stage", _stage, "bring a bundle onto this device without activating it", "v2.tar.gz")
     part.add_argument("source", metavar="SOURCE", help="a folder, a .tar archive, or its https:// address")
-    part = add("activate", _activate, "switch a model to another bundle, on trial", "small", "1f3a")
-    part.add_argument("model", metavar="MODEL", help="its name in the configuration")
+    about = "switch a model, or what a task has learned, to another bundle, on trial"
+    part = add("activate", _activate, about, "small", "1f3a")
+    part.add_argument("model", metavar="NAME", help="the model or task, in the configuration")
     part.add_argument("digest", metavar="DIGEST", help="the bundle's digest, or its first characters")
     part.add_argument(
         "--older", action="store_true", help="accept a lower release than the highest one used here"
     )
-    part = add("rollback", _rollback, "switch a model back to its previous bundle", "small")
-    part.add_argument("model", metavar="MODEL", help="its name in the configuration")
+    part = add("rollback", _rollback, "switch a model or task back to its previous bundle", "small")
+    part.add_argument("model", metavar="NAME", help="the model or task, in the configuration")
+    line = "edgeslm models push triage learned/triage --node press-hall-4 --broker broker.local"
+    about = "send a bundle to a running node over MQTT and switch a task or model to it, on trial"
+    part = add_part(parts, "push", _push, about, line)
+    part.add_argument("model", metavar="NAME", help="the task or model, in the node's configuration")
+    part.add_argument("bundle", type=Path, metavar="BUNDLE", help="the bundle's folder")
+    default = os.environ.get(NODE_VARIABLE)
+    part.add_argument(
+        "--node", default=default, required=default is None, help=f"the node; ${NODE_VARIABLE} if left out"
+    )
+    add_broker_arguments(part)
+    part.add_argument("--json", action="store_true", help="print JSON")
     part = add("remove", _remove, "remove a bundle that no model uses or may roll back to", "1f3a")
     part.add_argument("digest", metavar="DIGEST", help="the bundle's digest, or its first characters")
 
@@ -50,6 +72,10 @@ def run(arguments: argparse.Namespace) -> int:
     from edgeslm.config.loader import load_config
     from edgeslm.update.store import Store
 
+    if arguments.act is _push:
+        said, text = _push(arguments)
+        say(json.dumps(said) if arguments.json else text)
+        return 0
     config = load_config(arguments.config)
     if arguments.act is not _list:
         become_owner(config.state_dir)
@@ -108,9 +134,11 @@ def _activate(arguments: argparse.Namespace, config: Config, store: Store) -> tu
     from edgeslm.bundle.manifest import load_bundle, short_digest
     from edgeslm.bundle.trust import Trust
     from edgeslm.engine.prepack.smoke import smoke_test
+    from edgeslm.serving.builder import build_deployment
     from edgeslm.update.command_file import CommandFile
+    from edgeslm.update.slots import base_of, slot_of, task_of, with_bundle
 
-    name = _model(arguments.model, config)
+    name = slot_of(arguments.model, config)
     bundle = store.find(arguments.digest)
     command_file = CommandFile(config.state_dir, config.node)
     short = short_digest(bundle.digest)
@@ -124,9 +152,12 @@ def _activate(arguments: argparse.Namespace, config: Config, store: Store) -> tu
     trust = Trust(config.signing, config.state_dir)
     trusted = trust.load(bundle.path)
     asyncio.run(trust.check())
-    base, workers = load_bundle(config.models[name].bundle), config.models[name].workers
-    asyncio.run(smoke_test(trusted, beside=base, workers=workers, slowest=config.updates.slowest))
-    store.activate(name, base.digest, bundle.digest, on_trial=True)
+    if task_of(name) is None:
+        base, workers = load_bundle(config.models[name].bundle), config.models[name].workers
+        asyncio.run(smoke_test(trusted, beside=base, workers=workers, slowest=config.updates.slowest))
+    else:
+        build_deployment(with_bundle(store.settled(config), name, bundle.path))  # or it doesn't fit
+    store.activate(name, base_of(config, name), bundle.digest, on_trial=True)
     said = {"model": name, "digest": bundle.digest, "state": "ON_TRIAL"}
     return said, f"model {name} will be {short} when the node starts, on trial"
 
@@ -134,8 +165,9 @@ def _activate(arguments: argparse.Namespace, config: Config, store: Store) -> tu
 def _rollback(arguments: argparse.Namespace, config: Config, store: Store) -> tuple[dict[str, Any], str]:
     from edgeslm.bundle.manifest import short_digest
     from edgeslm.update.command_file import CommandFile
+    from edgeslm.update.slots import NOTHING, slot_of
 
-    name = _model(arguments.model, config)
+    name = slot_of(arguments.model, config)
     command_file = CommandFile(config.state_dir, config.node)
     if command_file.is_node_running:
         outcome = command_file.ask("rollback", name)
@@ -144,7 +176,8 @@ def _rollback(arguments: argparse.Namespace, config: Config, store: Store) -> tu
         digest = outcome["digest"]
     else:
         digest = store.roll_back(name)
-    return {"model": name, "digest": digest}, f"model {name} is {short_digest(digest)} again"
+    again = "what the configuration names" if digest == NOTHING else short_digest(digest)
+    return {"model": name, "digest": digest}, f"model {name} is {again} again"
 
 
 def _remove(arguments: argparse.Namespace, config: Config, store: Store) -> tuple[dict[str, Any], str]:
@@ -152,8 +185,32 @@ def _remove(arguments: argparse.Namespace, config: Config, store: Store) -> tupl
     return {"digest": bundle.digest}, f"{bundle.manifest.name} is removed"
 
 
-def _model(name: str, config: Config) -> str:
-    if name not in config.models:
-        known = ", ".join(config.models)
-        raise EdgeslmError(f"there is no model {name!r} in the configuration; there are: {known}")
-    return name
+def _push(arguments: argparse.Namespace) -> tuple[dict[str, Any], str]:
+    """Sends a bundle in pieces and activates it."""
+    from edgeslm.bundle.manifest import load_bundle, short_digest, verify_bundle
+    from edgeslm.client.control import ControlClient
+    from edgeslm.update.upload import PIECE_BYTES
+
+    bundle = load_bundle(arguments.bundle)
+    verify_bundle(bundle)
+    name, model = arguments.node, arguments.model
+    id, sent, whole = secrets.token_hex(8), 0, hashlib.sha256()
+    commands = ["models/receive", "models/activate"]
+    with contextlib.ExitStack() as stack:
+        archive = stack.enter_context(tempfile.TemporaryFile())
+        with tarfile.open(fileobj=archive, mode="w:gz") as packed:
+            packed.add(bundle.path, arcname=".")
+        size = archive.tell()
+        archive.seek(0)
+        client = ControlClient.of(address_of(arguments), name, arguments.prefix, commands, PATIENCE_S)
+        node, line = stack.enter_context(client), stack.enter_context(ProgressLine())
+        while piece := archive.read(PIECE_BYTES):
+            data = base64.b64encode(piece).decode()
+            node.ask("models/receive", {"archive": id, "offset": sent, "data": data})
+            whole.update(piece)
+            sent += len(piece)
+            line.show(sent, size, f"sending {size / 1e6:.1f} MB")
+        line.show(size, size, f"{name} takes it up")
+        node.ask("models/receive", {"archive": id, "sha256": whole.hexdigest()}, UPDATE_S)
+        outcome = node.ask("models/activate", {"model": model, "digest": bundle.digest}, UPDATE_S)
+    return dict(outcome), f"{model} of the node {name} is {short_digest(bundle.digest)}, on trial"

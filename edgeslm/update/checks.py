@@ -13,23 +13,43 @@ import logging
 from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
-from edgeslm.config.schema import Example
+from edgeslm.bundle.manifest import Bundle
+from edgeslm.config.schema import Config, Example
+from edgeslm.engine.prepack.smoke import smoke_test
 from edgeslm.errors import BundleError, ModelUnavailable, Poisoned, RequestError
 from edgeslm.messages import LEAST_PRIORITY, Request
 from edgeslm.serving.deployment import Deployment
+from edgeslm.update.slots import task_of, tasks_of
 
 log = logging.getLogger("edgeslm.update")
 
 _ANYTHING: Final = "Pump 3 is loud and its bearing is hot."
 
 
+async def smoke(slot: str, bundle: Bundle, config: Config, deployment: Deployment) -> None:
+    """Runs the smoke test next to the serving bundle. A head or an adapter runs in another bundle's engine,
+    so only :func:`check` tests it.
+
+    :raises BundleError: the bundle fails the test, or holds no trained task for a task's slot.
+    """
+    slowest, models = config.updates.slowest, deployment.models
+    if task_of(slot) is None:
+        beside, graph, workers = models.bundle(slot), models.graph(slot), config.models[slot].workers
+        adapters = graph is not None and graph == beside.manifest.graphs.adapters
+        await smoke_test(bundle, beside=beside, adapters=adapters, workers=workers, slowest=slowest)
+    elif bundle.manifest.learned is None:
+        raise BundleError(f"{bundle.path.name} holds no task that was learned")
+    elif bundle.manifest.model_kind is not None:
+        await smoke_test(bundle, beside=None, slowest=slowest)
+
+
 async def check(model: str, old: Deployment, new: Deployment) -> None:
-    """Compares a model in the deployment ``new`` with the same model in ``old``.
+    """Compares the bundle of a slot in the deployment ``new`` with that in ``old``.
 
     :raises BundleError: the new model passes fewer checks, times out or crashes.
     """
     right_before = right_now = asked = 0
-    for task in new.tasks_of(model):
+    for task in tasks_of(new, model):
         examples = new.config.tasks[task].checks
         if not examples:
             await _answers(new, task, [Example(input=_ANYTHING, output="-")])

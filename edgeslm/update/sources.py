@@ -9,11 +9,15 @@ from urllib.parse import unquote
 from edgeslm.errors import InvalidRequest
 
 SCHEME: Final = "https://"
+MQTT: Final = "mqtt"
+"""Stands in ``updates.sources`` for archives that arrive over MQTT."""
 
 
 def check_source(source: str, allowed: tuple[str, ...]) -> None:
     """:raises InvalidRequest: the source is in none of the allowed folders and addresses."""
     for start in allowed:
+        if start == MQTT:
+            continue
         if start.startswith(SCHEME):
             inside = source.startswith(start.rstrip("/") + "/") and ".." not in unquote(source)
         else:

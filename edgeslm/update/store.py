@@ -28,6 +28,7 @@ from edgeslm.errors import BundleError
 from edgeslm.storage.atomic_json import sync, write_record
 from edgeslm.storage.file_ownership import is_ours
 from edgeslm.update.releases import Releases
+from edgeslm.update.slots import digest_of, path_of, slots, with_bundle
 
 log = logging.getLogger("edgeslm.update")
 
@@ -39,7 +40,7 @@ the next start rolls the model back."""
 
 
 class StoreEntry(BaseModel):
-    """Digests of a model's active bundle, previous bundle and configured bundle (``base``).
+    """Digests of the active, previous and configured bundle (``base``) of a slot (``slots``).
 
     ``tries`` counts the node's starts with the active bundle on trial; None if the bundle is proven.
     """
@@ -118,14 +119,15 @@ class Store:
         return self._read().models.get(model)
 
     def settled(self, config: Config) -> Config:
-        """A copy of ``config`` that names each model's active bundle, or the previous bundle if the active
-        one can't be used."""
+        """A copy of ``config`` that names the active bundle of each model and trained task, or the previous
+        bundle if the active one can't be used."""
         self.problems.clear()
-        models = dict(config.models)
+        known = slots(config)
+        settled = config
         for name, entry in self._read().models.items():
-            if name not in models:
+            if name not in known:
                 continue
-            base = _digest(models[name].bundle)
+            base = digest_of(path_of(config, name))
             if base is not None and base != entry.base:
                 log.info("model %s: the configuration names another bundle now, which goes first", name)
                 continue
@@ -133,12 +135,12 @@ class Store:
                 if digest is None or digest == entry.base:
                     break
                 try:
-                    models[name] = models[name].model_copy(update={"bundle": self.find(digest).path})
+                    settled = with_bundle(settled, name, self.find(digest).path)
                     break
                 except BundleError as error:
                     self.problems[name] = f"Model {name} is not the bundle that it was switched to: {error}."
                     log.error("model %s: %s", name, error)
-        return config.model_copy(update={"models": models})
+        return settled
 
     # Adding and removing
 
@@ -316,10 +318,3 @@ def _read(file: Path) -> _Record:
 def _tail(bundle: Bundle) -> str:
     """Suffix of a bundle's folder name; the store ignores folders with other suffixes."""
     return f"-{bundle.digest.removeprefix('sha256:')[:16]}"
-
-
-def _digest(bundle: Path) -> str | None:
-    try:
-        return load_bundle(Path(bundle)).digest
-    except BundleError:
-        return None

@@ -20,23 +20,23 @@ import logging
 import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, Final, Protocol
+from typing import IO, TYPE_CHECKING, Any, Final, Protocol
 
-from edgeslm.bundle.manifest import Bundle, load_bundle
+from edgeslm.bundle.manifest import Bundle
 from edgeslm.bundle.trust import Trust
 from edgeslm.config.loader import Config
 from edgeslm.engine.prepack.prepare import prepare
-from edgeslm.engine.prepack.smoke import smoke_test
 from edgeslm.errors import BundleError, Busy, EdgeslmError, InvalidRequest, SelfTestError, without_paths
 from edgeslm.serving.service import Service, SwitchCheck
 from edgeslm.telemetry.extension import Announces, Extension
 from edgeslm.telemetry.health import Meter
 from edgeslm.update.canary import Canary
-from edgeslm.update.checks import check
+from edgeslm.update.checks import check, smoke
 from edgeslm.update.command_file import CommandFile, FileCommand
 from edgeslm.update.exchange import Exchange
 from edgeslm.update.incoming import Incoming
 from edgeslm.update.outcomes import State, UpdateOutcome, UpdateOutcomes
+from edgeslm.update.slots import base_of, losses, present, slot_of, task_of, tasks_of
 from edgeslm.update.store import Store
 
 if TYPE_CHECKING:
@@ -170,6 +170,10 @@ class Updater(Extension):
         """
         return await asyncio.to_thread(self._staging(within).bring, source)
 
+    async def take(self, archive: IO[bytes], name: str) -> Bundle:
+        """Adds the bundle in an open archive to the store. :raises BundleError: see :class:`Staging`."""
+        return await asyncio.to_thread(self._staging().take, archive, name)
+
     def _staging(self, within: Sequence[str] = ()) -> Staging:
         from edgeslm.update.downloads import ServerLogin
         from edgeslm.update.staging import Staging  # lazy: few nodes download
@@ -191,11 +195,11 @@ class Updater(Extension):
         :raises Busy: another update is running.
         :raises EdgeslmError: a check failed; the model is unchanged.
         """
-        self._check(model)
+        model = self._check(model)
         if self._alone.locked():
             raise Busy("another update is being made; try again later")
-        present = self._service.models.bundle(model)
-        if bundle.digest == present.digest:
+        before = self._present(model)
+        if before is not None and bundle.digest == before.digest:
             raise InvalidRequest(f"model {model} is this bundle already")
         async with self._alone:
             try:
@@ -213,27 +217,19 @@ class Updater(Extension):
                 raise
 
     async def _update(self, model: str, bundle: Bundle) -> UpdateOutcome:
-        present = self._service.models.bundle(model)
         self._note(model, "IN_PROGRESS", bundle, step="verifying")
         trust = Trust(self.config.signing, self.config.state_dir)
         trusted = trust.load(bundle.path)
         await trust.check()
-        await self._prepare(model, trusted)
+        if model in self.config.models:
+            await self._prepare(model, trusted)
         self._note(model, "IN_PROGRESS", bundle, step="testing")
-        graph = self._service.models.graph(model)
-        takes_adapters = graph is not None and graph == present.manifest.graphs.adapters
-        await smoke_test(
-            trusted,
-            beside=present,
-            adapters=takes_adapters,
-            workers=self.config.models[model].workers,
-            slowest=self.config.updates.slowest,
-        )
+        await smoke(model, trusted, self.config, self._service.deployment)
         self._note(model, "IN_PROGRESS", bundle, step="switching")
-        base = await asyncio.to_thread(load_bundle, self.config.models[model].bundle)
+        base = await asyncio.to_thread(base_of, self.config, model)
         before = self._store.entry(model)
         async with self._reloader.alone:
-            self._store.activate(model, base.digest, bundle.digest, on_trial=True)
+            self._store.activate(model, base, bundle.digest, on_trial=True)
             try:
                 await self._reloader.serve_again(functools.partial(check, model))
             except BaseException:
@@ -244,14 +240,19 @@ class Updater(Extension):
             self._stale[model] = before.previous
         return self._note(model, "ON_TRIAL", bundle, step="watching")
 
+    def _present(self, slot: str) -> Bundle | None:
+        return present(self._service.deployment, slot)
+
     async def roll_back(self, model: str, why: str = "") -> str:
         """Switches a model back to its previous bundle. :return: digest of the bundle that serves now.
 
         :raises BundleError: there is no previous bundle, or it can't be loaded.
         """
-        self._check(model)
+        model = self._check(model)
         async with self._alone:
-            bundle = self._service.models.bundle(model)
+            bundle = self._present(model)
+            if bundle is None:
+                raise BundleError(f"{model} has nothing to go back to")
             entry = self._store.entry(model)
             async with self._reloader.alone:
                 digest = self._store.roll_back(model)
@@ -272,12 +273,17 @@ class Updater(Extension):
             self._presence.announce_health()
             return digest
 
-    def _check(self, model: str) -> None:
-        """:raises Busy: the node isn't online. :raises InvalidRequest: there is no such model."""
+    def _check(self, name: str) -> str:
+        """The slot of a model or task.
+
+        :raises Busy: the node isn't online. :raises InvalidRequest: there is no such model or task.
+        """
         if self._presence.state != "online":
             raise Busy("the node is starting, or draining")
-        if model not in self.config.models or model not in self._service.models.names:
-            raise InvalidRequest(f"there is no model {model!r} here")
+        slot = slot_of(name, self.config)
+        if task_of(slot) is None and slot not in self._service.models.names:
+            raise InvalidRequest(f"there is no model {slot!r} here")
+        return slot
 
     async def _prepare(self, model: str, bundle: Bundle) -> None:
         """Prepacks the new bundle's weights before the switch, if there is disk space."""
@@ -320,34 +326,33 @@ class Updater(Extension):
     def _begin_trial(self, model: str) -> None:
         """Starts to watch a model's trial if the model uses the recorded bundle. The model uses another
         bundle if the recorded bundle is unusable or the configuration has changed."""
-        models, entry = self._service.models, self._store.entry(model)
-        if model in models.names and entry is not None and models.bundle(model).digest == entry.active:
-            ends = models.losses.get(model, 0)
-            tasks = self._service.deployment.tasks_of(model)
+        entry, serving, deployment = self._store.entry(model), self._present(model), self._service.deployment
+        if entry is not None and serving is not None and serving.digest == entry.active:
+            ends, tasks = losses(deployment, model), tasks_of(deployment, model)
             self._trials[model] = Canary.begin(entry.active, tasks, ends, self._meter.counts)
 
     async def _check_trial(self, model: str) -> None:
-        trial, models = self._trials[model], self._service.models
-        if model not in models.names or models.bundle(model).digest != trial.digest:
+        trial, serving = self._trials[model], self._present(model)
+        if serving is None or serving.digest != trial.digest:
             del self._trials[model]
             return
         if time.monotonic() < trial.next_look:
             return
-        why = trial.why_bad(models.losses.get(model, 0), self._meter.counts)
+        why = trial.why_bad(losses(self._service.deployment, model), self._meter.counts)
         if why:
             try:
                 await self.roll_back(model, why)
             except (EdgeslmError, OSError) as error:
                 trial.next_look = time.monotonic() + AGAIN_S
-                self._note(model, "FAILED", models.bundle(model), f"{why}; it can't be taken back: {error}")
+                self._note(model, "FAILED", serving, f"{why}; it can't be taken back: {error}")
         elif time.monotonic() - trial.began >= self.config.updates.trial_s:
             self._store.prove(model)
-            self._store.note_release(models.bundle(model))
+            self._store.note_release(serving)
             del self._trials[model]
             if (stale := self._stale.pop(model, None)) is not None:
                 with contextlib.suppress(BundleError):  # still in use elsewhere
                     self._store.remove(stale, self.config)
-            self._note(model, "SUCCEEDED", models.bundle(model), step="done")
+            self._note(model, "SUCCEEDED", serving, step="done")
 
     # Commands of other processes
 
@@ -413,7 +418,8 @@ class Updater(Extension):
             await asyncio.to_thread(command_file.tell, command, outcome)
 
     async def _take_incoming(self, incoming: Incoming) -> None:
-        for model, path, mark in await asyncio.to_thread(incoming.look, self.config.models.keys()):
+        names = {*self.config.models, *self.config.tasks}
+        for model, path, mark in await asyncio.to_thread(incoming.look, names):
             if self._alone.locked():
                 return  # the next look finds it again
             again = False
@@ -426,9 +432,10 @@ class Updater(Extension):
                 log.info("%s: %s", path, error)
             except (EdgeslmError, OSError) as error:
                 log.error("%s is not installed: %s", path, error)
-                if model not in self.outcomes or self.outcomes[model].state != "REJECTED":
+                slot = slot_of(model, self.config)
+                if slot not in self.outcomes or self.outcomes[slot].state != "REJECTED":
                     why = without_paths(str(error)).rstrip(".")
-                    self.outcomes[model] = UpdateOutcome("REJECTED", "staging", path.name, "", why)
+                    self.outcomes[slot] = UpdateOutcome("REJECTED", "staging", path.name, "", why)
                     self._presence.announce_health()
             with contextlib.suppress(OSError):
                 incoming.end(model, mark, again=again)

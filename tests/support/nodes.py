@@ -266,7 +266,7 @@ class Node:
         self._loop = asyncio.get_running_loop()
         self.daemon = Daemon(self._config, self._service, self.file, waits=self._waits)
         self._started.set()
-        with mock.patch("edgeslm.update.updater.smoke_test", self._smoke):
+        with mock.patch("edgeslm.update.checks.smoke_test", self._smoke):
             await self.daemon.run()
 
 

@@ -86,7 +86,7 @@ def test_without_a_node_the_next_start_has_the_new_model(
     [
         (("stage", "/nowhere.tar"), "/nowhere.tar: No such file or directory"),
         (("stage", "http://x/y.tar"), "only https:// addresses"),
-        (("activate", "large", "1234"), "there is no model 'large' in the configuration; there are: small"),
+        (("activate", "large", "1234"), "there is no model 'large' here, and no task"),
         (("activate", "small", "1234"), "no bundle on this device has the digest 1234"),
         (("rollback", "small"), "model small has nothing to go back to"),
         (("remove", "1234"), "no bundle on this device has the digest 1234"),
