@@ -6,18 +6,18 @@ import argparse
 import contextlib
 import difflib
 import fcntl
-import json
 import os
 import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from edgeslm.cli.listening import PATIENCE_S
+from edgeslm.cli.parts import HERE, SERVICE, configuration
 from edgeslm.cli.screen import ProgressLine, say
 from edgeslm.cli.starter import nearest_starter_dir
 from edgeslm.cli.teach.session import Row, Session
@@ -37,12 +37,10 @@ QUIT, SKIP, UNDO = "q", "s", "u"
 FEWEST = 2
 """Texts that each label needs."""
 ENCODER = "minilm-l6-int8"
-HERE, SERVICE = Path("edgeslm.yaml"), Path("/etc/edgeslm/edgeslm.yaml")
-"""Configurations that ``edgeslm init`` and ``install.sh`` write."""
 
 
 def add_arguments(command: argparse.ArgumentParser) -> None:
-    command.add_argument("task", help="name of the task, of kind classify")
+    command.add_argument("task", help="name of the task, of kind classify or extract")
     command.add_argument(
         "--config", type=Path, help=f"the node's configuration (default: {HERE}, then {SERVICE})"
     )
@@ -71,8 +69,10 @@ def run(arguments: argparse.Namespace) -> int:
     """:raises EdgeslmError: the task can't be taught here, there are no messages, or training failed."""
     from edgeslm.config.loader import load_config
 
-    file = arguments.config or (HERE if HERE.exists() else SERVICE)
+    file = configuration(arguments.config)
     config = load_config(file)
+    if (schema := _schema(config, arguments.task, file)) is not None:
+        return _mark(arguments, config, file, schema)
     section = _section(config, arguments.task)
     labels = dict(section.labels or {})
     with tempfile.TemporaryDirectory(prefix="edgeslm-teach-") as work:
@@ -81,6 +81,7 @@ def run(arguments: argparse.Namespace) -> int:
         out = (arguments.out or config.state_dir / "learned" / arguments.task).absolute()
         if out.exists() and not (out / "manifest.json").is_file():
             raise EdgeslmError(f"{out} exists and is no trained task; name another folder with --out.")
+        _decide(config, arguments.task)
         rows = _rows(config, arguments.task, labels)
         texts = list(dict.fromkeys([*_messages(arguments, config), *(row["text"] for row in rows)]))
         if not texts:
@@ -115,27 +116,59 @@ def _encoder(named: Path | None) -> Path:
 
 def _rows(config: Config, task: str, labels: dict[str, str]) -> list[Row]:
     """Labels that were given before, the newest of each text; those of removed labels are left out."""
+    from edgeslm.storage.feedback_store import FeedbackStore, is_used
+
+    store = FeedbackStore(config.state_dir)
+    rows = [row for row in store.rows(task) if is_used(row) and row.get("label") in labels]
+    found = {row["text"]: row["label"] for row in rows}
+    return [{"text": text, "label": label} for text, label in found.items()]
+
+
+def _decide(config: Config, task: str) -> None:
+    """Asks about corrections that came over MQTT."""
+    from edgeslm.cli.teach.decisions import decide
     from edgeslm.storage.feedback_store import FeedbackStore
 
-    found: dict[str, str] = {}
-    try:
-        lines = FeedbackStore(config.state_dir).file(task).read_text("utf-8", "replace").split("\n")
-    except FileNotFoundError:
-        return []
-    for line in lines:
-        try:
-            row = json.loads(line)
-        except ValueError:
-            continue
-        if isinstance(row, dict) and isinstance(row.get("text"), str) and row.get("label") in labels:
-            found[row["text"]] = row["label"]
-    return [{"text": text, "label": label} for text, label in found.items()]
+    with _keys() as read:
+        decide(FeedbackStore(config.state_dir), task, read)
 
 
 def _keep(config: Config, task: str, row: Row) -> None:
     from edgeslm.storage.feedback_store import Correction, FeedbackStore
 
     FeedbackStore(config.state_dir).keep(Correction(task, row["text"], row["label"]))
+
+
+def _schema(config: Config, name: str, file: Path) -> Mapping[str, Any] | None:
+    """The schema of a task of kind extract; None for any other task."""
+    section = config.tasks.get(name)
+    if section is None or section.kind not in (None, "extract") or (section.kind is None and section.labels):
+        return None
+    if section.output_schema is not None:
+        return section.output_schema
+    from edgeslm.cli.feedback import task_of
+
+    return task_of(config, name, file).section.output_schema
+
+
+def _mark(arguments: argparse.Namespace, config: Config, file: Path, schema: Mapping[str, Any]) -> int:
+    """Marks the fields of messages; they are trained on a build machine."""
+    from edgeslm.cli.teach.marking import mark, marked
+    from edgeslm.storage.feedback_store import Correction, FeedbackStore, is_used
+
+    store, name = FeedbackStore(config.state_dir), arguments.task
+    _decide(config, name)
+    known = {row["text"] for row in store.rows(name) if is_used(row)}
+    texts = [text for text in dict.fromkeys(_messages(arguments, config)) if text not in known]
+    if not texts and not known:
+        raise EdgeslmError("There are no messages: name some with --from, or listen with --listen.")
+
+    def keep(text: str, fields: Mapping[str, Any]) -> None:
+        store.keep(Correction(name, text, fields=fields))
+
+    count = mark(texts, schema, keep)
+    say(marked(count, config.node, file, name))
+    return 0
 
 
 def _messages(arguments: argparse.Namespace, config: Config) -> list[str]:

@@ -18,7 +18,7 @@ import yaml
 from edgeslm.cli import main
 from edgeslm.cli.teach import training
 from edgeslm.config.loader import load_config
-from edgeslm.storage.feedback_store import Correction, FeedbackStore
+from edgeslm.storage.feedback_store import Correction, FeedbackStore, is_used, is_waiting
 from tests.support.apps import App
 from tests.support.brokers import Mosquitto
 from tests.support.nodes import write_bundle
@@ -288,3 +288,53 @@ def test_a_folder_of_something_else_is_told_before_the_labels(
     configuration(tmp_path)
     assert teach(tmp_path, monkeypatch, "", "--out", str(tmp_path)) == 1
     assert "is no trained task" in capsys.readouterr().err
+
+
+# -- corrections that came over MQTT ---------------------------------------------------------------
+
+
+def test_corrections_over_mqtt_are_used_only_after_a_yes(
+    run: FakeRun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    configuration(tmp_path)
+    (tmp_path / "lines.txt").write_text("one\ntwo\n")
+    store = FeedbackStore(tmp_path / "state")
+    for sender, text in (("desk-3", "three"), ("desk-3", "four\x1b[2J"), ("", "five"), ("desk-4", "six")):
+        store.keep(Correction("t", text, "a", by=sender))
+    # show, use; a sender without a name: refuse; desk-4: later. Then the labels.
+    assert teach(tmp_path, monkeypatch, "synx22", "--from", str(tmp_path / "lines.txt")) == 0
+    said = capsys.readouterr().out
+    assert "2 corrections by desk-3, sent over MQTT: use them?" in said and "a  four\\x1b[2J" in said
+    assert "1 correction by a sender without a name" in said
+    (trained,) = run.trained
+    assert {row["text"] for row in trained["rows"]} == {"one", "two", "three", "four\x1b[2J"}
+    assert [row["text"] for row in store.rows("t") if is_waiting(row)] == ["six"]
+    assert [row["text"] for row in store.rows("t") if is_used(row)][:2] == ["three", "four\x1b[2J"]
+
+
+# -- fields ----------------------------------------------------------------------------------------
+
+SCHEMA = {"type": "object", "properties": {"machine": {"type": "string"}}}
+
+
+def mark(folder: Path, monkeypatch: pytest.MonkeyPatch, *lines: str) -> int:
+    monkeypatch.setattr("sys.stdin", io.StringIO("".join(f"{line}\n" for line in lines)))
+    config = folder / "node.yaml"
+    return main.main(["teach", "t", "--config", str(config), "--from", str(folder / "lines.txt")])
+
+
+def test_fields_are_marked_and_a_build_machine_trains_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    configuration(tmp_path, kind="extract", labels=None, schema=SCHEMA)
+    (tmp_path / "lines.txt").write_text("Press M3 is hot\nall quiet\nM4 tore\n")
+    assert mark(tmp_path, monkeypatch, "2", "", "q") == 0
+    said = capsys.readouterr().out
+    command = "edgeslm-export tune --from hall --task t learned/t --push"
+    assert "2 messages marked" in said and command in said
+    rows = FeedbackStore(tmp_path / "state").rows("t")
+    assert [row["fields"] for row in rows] == [{"machine": "M3"}, {"machine": None}]
+    assert mark(tmp_path, monkeypatch, "1", "q") == 0, "it goes on with the rest"
+    assert FeedbackStore(tmp_path / "state").rows("t")[2]["text"] == "M4 tore"
+    assert mark(tmp_path, monkeypatch, "q") == 0
+    assert "Nothing new." in capsys.readouterr().out
