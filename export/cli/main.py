@@ -72,7 +72,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     os.environ.update(TELEMETRY_OFF)
     if not sys.stderr.isatty():
         os.environ["HF_HUB_DISABLE_PROGRESS_BARS"] = "1"
-    options = _parser().parse_args(arguments)
+    words = sys.argv[1:] if arguments is None else arguments
+    options = _parser(words).parse_args(words)
     signal.signal(signal.SIGTERM, _interrupt)
     if signal.getsignal(signal.SIGHUP) is signal.SIG_DFL:  # nohup ignores it
         signal.signal(signal.SIGHUP, _interrupt)
@@ -124,7 +125,8 @@ def _sentence(error: Exception) -> str:
     return f"an error that was not foreseen ({type(error).__name__}: {error}); --debug shows where."
 
 
-def _parser() -> argparse.ArgumentParser:
+def _parser(words: Sequence[str] = ()) -> argparse.ArgumentParser:
+    """:param words: the command line; ``tune --from`` has other arguments than ``tune``."""
     parser = argparse.ArgumentParser(
         prog="edgeslm-export", description="Turns models into bundles that edgeslm runs.", allow_abbrev=False
     )
@@ -142,7 +144,10 @@ def _parser() -> argparse.ArgumentParser:
         command.add_argument(
             "--debug", action="store_true", help="show tracebacks and what the libraries print"
         )
-        module.add_arguments(command)
+        if module is tune and tune.is_from_node(words):
+            tune.add_node_arguments(command)
+        else:
+            module.add_arguments(command)
         if name in RELEASED:
             command.add_argument(
                 "--release",

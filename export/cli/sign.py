@@ -40,7 +40,7 @@ def run(options: argparse.Namespace) -> None:
     load_bundle(options.bundle)  # fails before a key is made
     if options.key.resolve().is_relative_to(options.bundle.resolve()):
         raise ExportError(f"{options.key}: a key doesn't belong into the bundle, which is copied to devices.")
-    passphrase = _passphrase(options)
+    passphrase = passphrase_of(options.key, options.passphrase_file, is_new=options.make_key)
     public = make_key(options.key, passphrase) if options.make_key else None
     bundle = sign_bundle(options.bundle, options.key, passphrase)
     if options.json:
@@ -54,16 +54,18 @@ def run(options: argparse.Namespace) -> None:
     print_line(f"{options.bundle / SIGNATURE}: signs {bundle.digest}")
 
 
-def _passphrase(options: argparse.Namespace) -> bytes | None:
-    if options.passphrase_file is not None:
-        lines = options.passphrase_file.read_bytes().splitlines()
+def passphrase_of(key: Path, file: Path | None = None, *, is_new: bool = False) -> bytes | None:
+    """A key's passphrase, from a file or the terminal; None if it has none.
+
+    :raises ExportError: nobody can be asked.
+    """
+    if file is not None:
+        lines = file.read_bytes().splitlines()
         if not lines:
-            raise ExportError(
-                f"{options.passphrase_file} is empty; write the passphrase into its first line."
-            )
+            raise ExportError(f"{file} is empty; write the passphrase into its first line.")
         return bytes(lines[0])
-    if options.make_key or not options.key.is_file() or b"ENCRYPTED" not in options.key.read_bytes()[:4096]:
+    if is_new or not key.is_file() or b"ENCRYPTED" not in key.read_bytes()[:4096]:
         return None
     if not sys.stdin.isatty():
-        raise ExportError(f"{options.key} has a passphrase; name a file with it in --passphrase-file.")
-    return getpass.getpass(f"passphrase of {options.key}: ").encode()
+        raise ExportError(f"{key} has a passphrase; name a file with it in --passphrase-file.")
+    return getpass.getpass(f"passphrase of {key}: ").encode()

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import sys
+import tempfile
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
@@ -13,8 +15,9 @@ from edgeslm_export.cli.arguments import positive, share_of_label
 from edgeslm_export.cli.progress import Bar
 from edgeslm_export.cli.screen import print_columns, print_fields, print_json, print_labels, print_line
 from edgeslm_export.data.review import ASK, CHOICES, HeldOutLabels, doubted, load_tested, review_rows
-from edgeslm_export.data.rows import FieldsRow, LabelledRow
+from edgeslm_export.data.rows import FieldsRow, LabelledRow, count_waiting, counted
 from edgeslm_export.jobs.subprocess_job import Announce
+from edgeslm_export.sources.node import NodeTask
 from edgeslm_export.starter import ENCODER as ENCODER_BUNDLE
 from edgeslm_export.starter import MODEL, Maker, default_folder
 from edgeslm_export.train.spec import ENCODER, HEAD, LORA, METHODS, QLORA, Budget, Inputs
@@ -32,6 +35,17 @@ AUTO = "auto"
 EXAMPLE = "edgeslm-export tune spam.yaml messages.jsonl learned/spam --minutes 10"
 
 
+def is_from_node(words: Sequence[str]) -> bool:
+    """Whether a command line names the task with ``--from``."""
+    return any(word == "--from" or word.startswith("--from=") for word in words)
+
+
+def add_node_arguments(command: argparse.ArgumentParser) -> None:
+    """Adds the arguments of ``tune --from``, where a node names the task and its rows."""
+    command.add_argument("out", type=Path, metavar="OUT", help="the folder to make")
+    _add_options(command)
+
+
 def add_arguments(command: argparse.ArgumentParser) -> None:
     command.add_argument("task", type=Path, metavar="TASK.yaml", help="one entry of tasks: with its name")
     command.add_argument(
@@ -41,8 +55,34 @@ def add_arguments(command: argparse.ArgumentParser) -> None:
         help='JSON lines {"text", "label"}, or CSV with these columns, or JSON lines {"text", "fields"}',
     )
     command.add_argument("out", type=Path, metavar="OUT", help="the folder to make")
+    _add_options(command)
+
+
+def _add_options(command: argparse.ArgumentParser) -> None:
     add_inputs(command)
     add_budget(command, AUTO)
+    command.add_argument(
+        "--from",
+        dest="source",
+        metavar="NODE_OR_FILE",
+        help="take the task and its labels from here, instead of TASK.yaml and DATA: a node's configuration "
+        "or its folder, a list that edgeslm feedback TASK --json has printed, a running node's name, or "
+        "mqtt://HOST/NODE",
+    )
+    command.add_argument("--task", dest="named", metavar="NAME", help="the node's task, with --from")
+    command.add_argument(
+        "--push", action="store_true", help="bring the result back to the node as an update, with --from"
+    )
+    command.add_argument("--key", type=Path, metavar="FILE", help="sign the result with this key, for --push")
+    command.add_argument(
+        "--broker", metavar="URL", help="broker of the node in --from; $EDGESLM_BROKER if left out"
+    )
+    command.add_argument("--prefix", help="first level of the node's topics")
+    command.add_argument("--username", help="name of the login")
+    command.add_argument("--password-file", type=Path, metavar="FILE", help="file with the password")
+    command.add_argument("--ca-file", type=Path, metavar="FILE", help="CA certificates of the broker")
+    command.add_argument("--cert-file", type=Path, metavar="FILE", help="client certificate for the login")
+    command.add_argument("--key-file", type=Path, metavar="FILE", help="key of that certificate")
     command.add_argument(
         "--recall",
         type=share_of_label,
@@ -109,16 +149,60 @@ def add_inputs(command: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> None:
     """Trains a task and prints each method's accuracy."""
     from edgeslm_export.bundle.writer import check_absent
-    from edgeslm_export.train.tune import learn, load_task, read_rows
 
     check_absent(options.out)
+    if options.source is None:
+        if options.push or options.named or options.key:
+            raise ExportError("--push, --task and --key are for a node's task; name the node with --from.")
+        _train(options)
+        return
+    with tempfile.TemporaryDirectory(prefix="edgeslm-tune-") as folder:
+        _train_for_node(options, Path(folder))
+
+
+def _train_for_node(options: argparse.Namespace, folder: Path) -> None:
+    """Trains a node's task on its labels, and brings the result back."""
+    from edgeslm_export.bundle.sign import sign_bundle
+    from edgeslm_export.cli.sign import passphrase_of
+    from edgeslm_export.sources.node import NodeSource
+
+    source = NodeSource.of(options.source, options.broker, vars(options))
+    if options.push and source.is_saved:
+        raise ExportError("A saved list has no node that --push could bring the result to; name the node.")
+    if options.key and not options.push:
+        raise ExportError("--key is for --push; without it, sign with edgeslm-export sign.")
+    passphrase = passphrase_of(options.key) if options.key else None
+    node = source.fetch(options.named, folder)
+    if options.push and not node.takes_updates:
+        allow = "control: {allow: [models]} and updates: {sources: [mqtt]}"
+        raise ExportError(f"The node takes no bundles over MQTT; its configuration must allow it ({allow}).")
+    options.task, options.data = node.task, node.rows
+    try:
+        _train(options, node)
+    except ExportError as error:  # the folder is gone when the user reads it
+        raise ExportError(str(error).replace(str(node.rows), f"The list of {options.source}")) from error
+    if options.push:
+        if options.key:
+            sign_bundle(options.out, options.key, passphrase)
+        sys.stdout.flush()
+        said = source.push(node.name, options.out)
+        (sys.stderr.write(f"{said}\n") if options.json else print_line(said))
+
+
+def _train(options: argparse.Namespace, node: NodeTask | None = None) -> None:
+    from edgeslm_export.train.tune import learn, load_task, read_rows
+
     task = load_task(options.task)
     rows: Rows = read_rows(task, options.data)  # before anything is downloaded
     with Bar() as bar:
+        if count := count_waiting(options.data):
+            said = counted(count, "correction came over MQTT and is", "corrections came over MQTT and are")
+            bar.say(f"{said} left out, since nobody has accepted them.")
         budget = replace(make_budget(options, bar), recalls=dict(options.recall))
         if fields := [row for row in rows if isinstance(row, FieldsRow)]:
             budget = for_fields(task, fields, budget)
         inputs = find_inputs(options, budget)
+        _check_encoder(inputs, budget, node)
         rows, found = _review_rows(task, rows, inputs, options, bar.say)
         _, report = learn(task, rows, options.data.name, options.out, inputs, budget, doubted(found))
         report["findings"] = found
@@ -135,6 +219,18 @@ def run(options: argparse.Namespace) -> None:
     print_line(f"majority baseline            {report['majority']:.3f}")
     _print_coverage(report)
     print_labels(report["labels"])
+
+
+def _check_encoder(inputs: Inputs, budget: Budget, node: NodeTask | None) -> None:
+    """Tells the user if the node lacks the encoder that a head would run on."""
+    if node is None or inputs.bundle is None or not budget.wants(HEAD):
+        return
+    digest = load_bundle(inputs.bundle).digest
+    if digest not in node.encoders:
+        budget.announce(
+            f"The node's models don't include the encoder {inputs.bundle.name} ({digest[:15]}), which a head "
+            "needs: add it to models there, or take --method encoder."
+        )
 
 
 def _review_rows(

@@ -1,7 +1,7 @@
 """Labelled rows: reads a JSON Lines or CSV file and reports all faulty rows at once, by number.
 
 A row with the time ``at`` is a correction, written by ``edgeslm feedback``: it replaces rows with the same
-text.
+text. A correction with a sender ``by`` came over MQTT; it is left out unless somebody has ``accepted`` it.
 """
 
 from __future__ import annotations
@@ -128,6 +128,17 @@ def load_questions(file: Path) -> list[QuestionRow]:
     return [_question_row(*row) for row in _check_rows(file, _read_rows(file, ("text",)), _question_problem)]
 
 
+def count_waiting(file: Path) -> int:
+    """Number of corrections that came over MQTT and that nobody has accepted or refused."""
+    rows = [row for _, row in _read_rows(file) if isinstance(row, dict)]
+    return sum(_is_left_out(row) and row.get("accepted") is None for row in rows)
+
+
+def _is_left_out(row: Mapping[str, Any]) -> bool:
+    """Whether a row is a correction that came over MQTT and wasn't accepted."""
+    return bool(row.get(_TIME)) and "by" in row and row.get("accepted") is not True
+
+
 def bare_text(text: str) -> str:
     """The text, casefolded and with single spaces. Texts are duplicates if their bare texts are equal."""
     return " ".join(text.split()).casefold()
@@ -190,6 +201,8 @@ def _check_rows(
     rows = []
     problems: list[str] = []
     for number, value in found:
+        if isinstance(value, dict) and _is_left_out(value):
+            continue
         problem = value if isinstance(value, str) else problem_of(value)
         if problem:
             problems.append(f"Row {number} {problem}.")

@@ -15,7 +15,8 @@ _LEAST_DONE = 0.02
 class TimeLeft:
     """Passes progress on to another callback, with the time left for all steps.
 
-    :param shares: expected share of each step in the whole time, by name and in order.
+    :param shares: expected share of each step in the whole time, by name and in order. :param counts: whether
+        progress that is described so is that of its step.
     """
 
     def __init__(
@@ -23,13 +24,14 @@ class TimeLeft:
         on_progress: OnProgress,
         shares: Mapping[str, float],
         *,
+        counts: Callable[[str], bool] = lambda what: True,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._on_progress, self._clock = on_progress, clock
+        self._on_progress, self._clock, self._counts = on_progress, clock, counts
         whole = sum(shares.values())
         self._shares = {step: share / whole for step, share in shares.items()}
         self._start = clock()
-        self._before = self._share = 0.0
+        self._before = self._share = self._part = 0.0
         self._first: float | None = None
 
     def begin(self, step: str) -> None:
@@ -37,10 +39,13 @@ class TimeLeft:
         names = list(self._shares)
         self._before = sum(self._shares[name] for name in names[: names.index(step)])
         self._share = self._shares[step]
+        self._part = self._before
 
     def __call__(self, done: int, total: int, what: str) -> None:
         elapsed = self._clock() - self._start
-        part = self._before + self._share * min(1.0, done / max(1, total))
+        if self._counts(what):
+            self._part = self._before + self._share * min(1.0, done / max(1, total))
+        part = self._part
         if self._first is None:  # more than 0 if an interrupted job goes on
             self._first = part
         done_here = part - self._first

@@ -113,6 +113,7 @@ class AdapterTrainer:
     ) -> tuple[Path, dict[str, Any]]:
         """Trains an adapter on ``rows``; ``aside`` are the indices in ``rows`` of the validation rows.
         :return: the LoRA folder, and figures of the training."""
+        self._budget.begin(name)
         out = self._work / f"lora-{name}"
         encoded = self._task.encode(self._encoder, rows)
         kept = [number for number, row in enumerate(encoded) if row is not None]

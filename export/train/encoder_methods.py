@@ -150,6 +150,7 @@ class FineTunedEncoder(abc.ABC):
         :raises ExportError: this machine has too little memory or disk.
         """
         seconds = self._budget.seconds * len(rows) / self._rows_taught
+        self._budget.begin(name)
         check_resources(self._origin.weights, self._origin.weights * 20, self._work, BYTES_A_WEIGHT)
         return TrainingJob(
             self._origin.path,

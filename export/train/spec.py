@@ -5,7 +5,7 @@ A trial evaluates a method on held-out rows, through the graph that a device run
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Protocol, TypeVar
@@ -68,6 +68,8 @@ class Budget:
     announce: Announce = print
     on_progress: OnProgress | None = None
     debug: bool = False
+    begin: Callable[[str], None] = lambda step: None
+    """Called before each training, with its name."""
 
     def wants(self, *methods: str) -> bool:
         """Whether any of these methods may be tried."""

@@ -32,6 +32,7 @@ from edgeslm_export.train.logistic_head import split_folds
 from edgeslm_export.train.loop import reproducible
 from edgeslm_export.train.methods import make_field_methods, make_methods
 from edgeslm_export.train.spec import AnyTrial, Budget, Inputs, Method, TaskSpec, Trial, drift_reference
+from edgeslm_export.train.training_cost import timed
 
 from edgeslm import __version__
 from edgeslm.bundle.calibration import Calibration, find_threshold
@@ -195,15 +196,10 @@ def learn_labels(
 ) -> tuple[Manifest, dict[str, Any]]:
     """Trains a classify task. :return, raises: as ``tune``."""
     shares = [] if spec.shares is None else spec.shares.tolist()
-    what = [
-        source.revision,
-        list(spec.doubted),
-        spec.name,
-        list(spec.labels),
-        spec.instruction,
-        shares,
-    ]
+    doubted, labels = list(spec.doubted), list(spec.labels)
+    what = [source.revision, doubted, spec.name, labels, spec.instruction, shares]
     notes = Notes(_notes_folder(what, inputs, budget))
+    budget = timed(budget, spec, inputs, notes)
     with staged(out) as stage:
         with tempfile.TemporaryDirectory(prefix="work-", dir=stage) as name:
             work = Path(name)
@@ -260,6 +256,7 @@ def learn_fields(
     """Trains an extract task. :return, raises: as ``tune``."""
     what = [source.revision, spec.learned, spec.instruction, list(spec.groups)]
     notes = Notes(_notes_folder(what, inputs, budget))
+    budget = timed(budget, spec, inputs, notes)
     with staged(out) as stage:
         with tempfile.TemporaryDirectory(prefix="work-", dir=stage) as name:
             work = Path(name)

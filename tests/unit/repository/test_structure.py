@@ -115,6 +115,7 @@ STARTS_PROGRAMS = {
     "edgeslm/cli/demo/traffic.py": "sees whether the daemon still runs",
     "export/jobs/subprocess_job.py": "the build machine's children, whose environment is another",
     "export/jobs/optimum_env.py": "venv and pip",
+    "export/sources/node.py": "edgeslm, by the command that a user would type",
     "export/sources/wheel_data.py": "pip",
     "export/starter.py": "apt-get and dpkg-deb",
 }

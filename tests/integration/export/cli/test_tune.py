@@ -12,6 +12,7 @@ from edgeslm_export.cli import main, tune
 from edgeslm_export.cli.progress import Bar
 from edgeslm_export.data.rows import FieldsRow
 from edgeslm_export.sources.checkpoint import Origin
+from edgeslm_export.sources.node import NodeTask
 from edgeslm_export.train.spec import Budget, Inputs
 from edgeslm_export.train.tune import load_task
 
@@ -392,3 +393,91 @@ def test_wrong_labels_that_nobody_can_look_for_are_not_silently_kept(
 ) -> None:
     assert main.main([*_tune(tmp_path), "--clean", "labels"]) == 1
     assert "Wrong labels are found by a head on an encoder's bundle" in capsys.readouterr().err
+
+
+# --- a node's task -----------------------------------------------------------------------------------
+
+
+class FakeSource:
+    """In the place of a node: the rows of ``_tune``, and what was pushed."""
+
+    is_saved = False
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self.takes_updates = True
+        self.pushed: list[tuple[str, Path]] = []
+        self.named: list[Any] = []
+
+    def of(self, *named: Any) -> FakeSource:
+        self.named.append(named[:2])
+        return self
+
+    def fetch(self, task: str | None, folder: Path) -> NodeTask:
+        assert folder.is_dir()
+        self.named.append(task)
+        files = self._folder / "task.yaml", self._folder / "rows.jsonl"
+        return NodeTask("topic", *files, {}, self.takes_updates)
+
+    def push(self, task: str, bundle: Path) -> str:
+        self.pushed.append((task, bundle))
+        return "topic is on trial"
+
+
+@pytest.fixture
+def source(tmp_path: Path, lesson: FakeLesson, monkeypatch: pytest.MonkeyPatch) -> FakeSource:
+    fake = FakeSource(tmp_path)
+    monkeypatch.setattr("edgeslm_export.sources.node.NodeSource", fake)
+    _tune(tmp_path)
+    return fake
+
+
+def _from(folder: Path, *more: str) -> list[str]:
+    return ["tune", "--from", "hall", str(folder / "out"), "--task", "topic", "--method", "lora", *more]
+
+
+def test_a_nodes_task_is_trained_and_brought_back(
+    source: FakeSource, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main.main(_from(tmp_path, "--broker", "mqtt://broker")) == 0
+    assert source.named == [("hall", "mqtt://broker"), "topic"] and source.pushed == []
+    assert main.main(_from(tmp_path, "--push")) == 0
+    assert source.pushed == [("topic", tmp_path / "out")]
+    assert capsys.readouterr().out.endswith("topic is on trial\n")
+    assert main.main(_from(tmp_path, "--push", "--json")) == 0
+    said = capsys.readouterr()
+    assert json.loads(said.out)["method"] == "lora" and "topic is on trial" in said.err
+
+
+def test_a_node_that_takes_no_bundles_is_told_before_the_training(
+    source: FakeSource, lesson: FakeLesson, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    source.takes_updates = False
+    assert main.main(_from(tmp_path, "--push")) == 1
+    assert "updates: {sources: [mqtt]}" in capsys.readouterr().err and not lesson.budgets
+    source.is_saved = True
+    assert main.main(_from(tmp_path, "--push")) == 1
+    assert "A saved list has no node" in capsys.readouterr().err
+
+
+def test_a_head_needs_the_nodes_encoder(
+    source: FakeSource, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    main.main([*_from(tmp_path), "--method", "head"])  # fails later, since the encoder is a fake
+    assert "The node's models don't include the encoder minilm-l6-int8" in capsys.readouterr().err
+
+
+def test_options_for_a_node_need_one(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main.main([*_tune(tmp_path), "--push"]) == 1
+    assert "name the node with --from" in capsys.readouterr().err
+
+
+def test_corrections_that_nobody_accepted_are_left_out_and_told(
+    lesson: FakeLesson, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = _tune(tmp_path)
+    waiting = {"text": "evil", "label": "ham", "at": "2026-03-04T05:06:07+00:00", "by": "desk-3"}
+    with (tmp_path / "rows.jsonl").open("a") as rows:
+        rows.write("\n" + json.dumps(waiting) + "\n" + json.dumps({**waiting, "accepted": False}))
+    assert main.main(command) == 0
+    assert "1 correction came over MQTT and is left out" in capsys.readouterr().err

@@ -16,6 +16,7 @@ from edgeslm_export.data.rows import (
     LabelledRow,
     QuestionRow,
     bare_text,
+    count_waiting,
     equal_texts,
     load_answers,
     load_questions,
@@ -426,3 +427,18 @@ def test_rows_of_a_group_stay_together(tmp_path: Path) -> None:
 
 
 GROUPED = (("a", "x"), ("b", ""), ("c", "y"), ("d", "x"), ("B", ""))
+
+
+def test_corrections_over_mqtt_are_used_only_once_accepted(tmp_path: Path) -> None:
+    file = tmp_path / "rows.jsonl"
+    at = "2026-03-04T05:06:07+00:00"
+    rows = [
+        {"text": "a", "label": "x"},
+        {"text": "a", "label": "y", "at": at, "by": "desk-3"},
+        {"text": "b", "label": "y", "at": at, "by": "desk-3", "accepted": True},
+        {"text": "c", "label": "y", "at": at, "by": "desk-3", "accepted": False},
+        {"text": "d", "label": "y", "by": "an author"},
+    ]
+    file.write_text("\n".join(map(json.dumps, rows)))
+    assert [(row.text, row.label) for row in load_rows(file)] == [("a", "x"), ("b", "y"), ("d", "y")]
+    assert count_waiting(file) == 1

@@ -27,6 +27,19 @@ def _job(said: list[str]) -> tuple[TimeLeft, Clock]:
     return TimeLeft(lambda done, total, what: said.append(what), SHARES, clock=clock), clock
 
 
+def test_other_progress_does_not_count() -> None:
+    said: list[str] = []
+    clock = Clock()
+    counts = "training".__eq__
+    job = TimeLeft(lambda done, total, what: said.append(what), SHARES, counts=counts, clock=clock)
+    job.begin("study")
+    job(0, 1, "training")
+    clock.now += 60
+    job(1, 2, "training")
+    job(0, 10, "exporting")
+    assert said[1:] == ["training, about 9 min left", "exporting, about 9 min left"]
+
+
 def test_the_time_left_follows_from_the_share_that_is_done(said: list[str]) -> None:
     job, clock = _job(said)
     job.begin("study")
