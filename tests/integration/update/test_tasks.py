@@ -15,7 +15,7 @@ from edgeslm.client.control import ControlClient
 from edgeslm.storage.feedback_store import Correction, FeedbackStore
 from tests.support.apps import App
 from tests.support.brokers import Mosquitto
-from tests.support.nodes import BASE, Node, fake_configuration
+from tests.support.nodes import BASE, Node, fake_configuration, write_configuration
 from tests.support.operators import Operator, ask
 from tests.support.taught import CLASSIFY, write_adapter, write_base
 
@@ -99,6 +99,20 @@ def test_labels_are_fetched_with_the_task(
         assert "(by desk-3)" in run("feedback", "triage")[1]
         assert "there is no task 'nothing'" in run("feedback", "nothing")[2]
         assert "of kind generate" in run("feedback", "say")[2]
+
+
+def test_senders_change_with_a_reload(configuration: dict[str, Any], tmp_path: Path, app: App) -> None:
+    configuration["control"] = {"allow": ["reload"]}
+    store = FeedbackStore(tmp_path / "state")
+    with Node(tmp_path, configuration):
+        app.take_state(BASE, "online")
+        write_configuration(tmp_path, {**configuration, "feedback": {"senders": ["desk-4"]}})
+        assert Operator(app).give("reload")["result"] == {"changed": ["feedback"]}
+        for sender in ("desk-3", "desk-4"):
+            correction = {"task": "triage", "input": f"of {sender}", "label": "critical"}
+            app.publish(f"{BASE}/feedback/{sender}", correction)
+        app.wait_until(lambda: bool(store.rows("triage")), "a correction is kept")
+    assert [row["by"] for row in store.rows("triage")] == ["desk-4"]
 
 
 def test_a_trained_task_is_pushed_proved_and_taken_back(

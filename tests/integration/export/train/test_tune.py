@@ -349,7 +349,8 @@ def test_an_interruption_leaves_no_half_made_bundle(tmp_path: Path, packages_the
     """It comes while it is said that no adapter can be tried."""
 
     def interrupt(sentence: str) -> None:
-        raise KeyboardInterrupt
+        if not sentence.startswith("Training takes about"):
+            raise KeyboardInterrupt
 
     packages_there["peft"] = False
     write_base(tmp_path / "base")
