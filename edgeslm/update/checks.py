@@ -19,7 +19,7 @@ from edgeslm.engine.prepack.smoke import smoke_test
 from edgeslm.errors import BundleError, ModelUnavailable, Poisoned, RequestError
 from edgeslm.messages import LEAST_PRIORITY, Request
 from edgeslm.serving.deployment import Deployment
-from edgeslm.update.slots import task_of, tasks_of
+from edgeslm.update.slots import PREFIX, misfit, task_of, tasks_of
 
 log = logging.getLogger("edgeslm.update")
 
@@ -30,16 +30,18 @@ async def smoke(slot: str, bundle: Bundle, config: Config, deployment: Deploymen
     """Runs the smoke test next to the serving bundle. A head or an adapter runs in another bundle's engine,
     so only :func:`check` tests it.
 
-    :raises BundleError: the bundle fails the test, or holds no trained task for a task's slot.
+    :raises BundleError: the bundle fails the test, or doesn't fit the task.
     """
     slowest, models = config.updates.slowest, deployment.models
     if task_of(slot) is None:
         beside, graph, workers = models.bundle(slot), models.graph(slot), config.models[slot].workers
         adapters = graph is not None and graph == beside.manifest.graphs.adapters
         await smoke_test(bundle, beside=beside, adapters=adapters, workers=workers, slowest=slowest)
-    elif bundle.manifest.learned is None:
-        raise BundleError(f"{bundle.path.name} holds no task that was learned")
-    elif bundle.manifest.model_kind is not None:
+        return
+    digests = {models.bundle(name).digest for name in models.names}
+    if why := misfit(bundle, config.tasks[slot.removeprefix(PREFIX)], digests):
+        raise BundleError(f"{slot}: {why}")
+    if bundle.manifest.model_kind is not None:
         await smoke_test(bundle, beside=None, slowest=slowest)
 
 

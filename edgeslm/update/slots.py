@@ -5,11 +5,11 @@ A task that hasn't learned anything yet has a slot, too, if its kind can be lear
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any, Final
 
-from edgeslm.bundle.manifest import Bundle, load_bundle
+from edgeslm.bundle.manifest import Bundle, load_bundle, short_digest
 from edgeslm.config.loader import LEARNABLE
 from edgeslm.config.schema import LEARNED, Config
 from edgeslm.config.schema import Task as TaskSection
@@ -85,6 +85,28 @@ def _learned(section: TaskSection, path: Path) -> TaskSection:
     if not section.learned:
         update |= {"model": None, "adapter": None, "examples": (), "calibration": "none"}
     return section.model_copy(update=update)
+
+
+def misfit(bundle: Bundle, section: TaskSection, models: Collection[str]) -> str | None:
+    """Why a task can't use a trained bundle, as a clause; None if it can.
+
+    :param models: digests of the node's models.
+    """
+    manifest = bundle.manifest
+    learned, known = manifest.learned, section.output_schema
+    if learned is None:
+        return f"{bundle.path.name} holds no task that was learned"
+    if section.kind not in (None, learned.kind):
+        return f"it was trained for kind {learned.kind}"
+    if section.labels is not None and set(section.labels) != set(learned.labels):
+        return f"it was trained on other labels: {', '.join(learned.labels)}"
+    fields = set((learned.output_schema or {}).get("properties", ()))
+    if known is not None and not set(known.get("properties", ())) <= fields:
+        return f"it was trained on other fields: {', '.join(sorted(fields))}"
+    base = manifest.adapter.base if manifest.adapter else manifest.head.encoder if manifest.head else None
+    if base is not None and base not in models:
+        return f"it needs the bundle {short_digest(base)}, which is none of the models"
+    return None
 
 
 def present(deployment: Deployment, slot: str) -> Bundle | None:

@@ -28,7 +28,7 @@ from edgeslm.errors import BundleError
 from edgeslm.storage.atomic_json import sync, write_record
 from edgeslm.storage.file_ownership import is_ours
 from edgeslm.update.releases import Releases
-from edgeslm.update.slots import digest_of, path_of, slots, with_bundle
+from edgeslm.update.slots import digest_of, misfit, path_of, slots, task_of, with_bundle
 
 log = logging.getLogger("edgeslm.update")
 
@@ -124,7 +124,8 @@ class Store:
         self.problems.clear()
         known = slots(config)
         settled = config
-        for name, entry in self._read().models.items():
+        entries = self._read().models.items()
+        for name, entry in sorted(entries, key=lambda item: task_of(item[0]) is not None):  # models first
             if name not in known:
                 continue
             base = digest_of(path_of(config, name))
@@ -135,12 +136,22 @@ class Store:
                 if digest is None or digest == entry.base:
                     break
                 try:
-                    settled = with_bundle(settled, name, self.find(digest).path)
+                    bundle = self.find(digest)
+                    self._check_fit(settled, name, bundle)
+                    settled = with_bundle(settled, name, bundle.path)
                     break
                 except BundleError as error:
                     self.problems[name] = f"Model {name} is not the bundle that it was switched to: {error}."
                     log.error("model %s: %s", name, error)
         return settled
+
+    @staticmethod
+    def _check_fit(config: Config, slot: str, bundle: Bundle) -> None:
+        """:raises BundleError: the configuration has changed, so that its task can't use the bundle."""
+        if (task := task_of(slot)) is not None:
+            digests = {digest_of(model.bundle) or "" for model in config.models.values()}
+            if why := misfit(bundle, config.tasks[task], digests):
+                raise BundleError(why)
 
     # Adding and removing
 

@@ -84,3 +84,26 @@ def test_the_record_of_a_task_is_taken_until_the_configuration_names_another(
     assert store.settled(config).tasks["triage"].learned == new.path
     store.roll_back("learned/triage")
     assert store.settled(config).tasks["triage"] == config.tasks["triage"]
+
+
+@pytest.mark.parametrize(
+    ("changes", "sentence"),
+    [
+        ({"tasks": {"triage": {"kind": "classify", "model": "small", "labels": ["a", "b"]}}}, "other labels"),
+        ({"models": {"small": None}}, "which is none of the models"),
+    ],
+)
+def test_a_changed_configuration_goes_before_an_update_that_no_longer_fits(
+    config: Config, tmp_path: Path, changes: dict[str, Any], sentence: str
+) -> None:
+    store = Store(tmp_path / "state", "hall")
+    with store.draft() as draft:
+        new = store.add(write_head(draft / "new", load_bundle(tmp_path / "encoder").digest))
+    store.activate("learned/triage", NOTHING, new.digest, on_trial=False)
+    models = {name: config.models[name] for name in changes.get("models", config.models)}
+    tasks = {**config.tasks}
+    for name, section in changes.get("tasks", {}).items():
+        tasks[name] = tasks[name].model_copy(update={"labels": dict.fromkeys(section["labels"], "")})
+    changed = config.model_copy(update={"models": models, "tasks": tasks})
+    assert store.settled(changed).tasks["triage"] == changed.tasks["triage"]
+    assert sentence in store.problems["learned/triage"]
