@@ -5,8 +5,9 @@ from __future__ import annotations
 import secrets
 import threading
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Protocol, Self
 
 from edgeslm.client.pending_request import NOBODY_LISTENS
 from edgeslm.errors import BrokerError
@@ -24,6 +25,125 @@ CALM_S = 0.5
 _LARGEST = 1024 * 1024
 
 
+class Listener(ABC):
+    """A connection to a broker that reads the messages of some topic filters. Thread-safe.
+
+    :param name: what the client id begins with. :param needs_all: whether each filter must be allowed; else
+        one of them is enough.
+    """
+
+    def __init__(
+        self, address: BrokerAddress, filters: Sequence[str], name: str, *, needs_all: bool = True
+    ) -> None:
+        self._address = address
+        self._filters = filters
+        self._needs_all = needs_all
+        self._changed = threading.Condition()
+        self._link: BrokerLink | None = None
+        self._problem: Problem | None = None
+        self._refused: str | None = None
+        self._is_subscribed = False
+        self._retained_at = 0.0
+        """Time at which the last retained message, or the acknowledgement of the subscription, arrived."""
+        self._version = 0
+        settings = ConnectionSettings(
+            client_id=f"{name}-{secrets.token_hex(8)}",
+            keepalive_s=15,
+            session_expiry_s=0,
+            receive_maximum=256,
+            maximum_packet_size=_LARGEST,
+            keeps_session=False,
+        )
+        self._network = Network(address, settings, self, PAUSES_S)
+
+    @abstractmethod
+    def take(self, topic: str, payload: bytes, retained: bool) -> None:
+        """Takes a message, on the network thread, with the lock ``_changed``."""
+
+    def __enter__(self) -> Self:
+        self._network.start()
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self._network.stop(5.0)
+
+    @property
+    def problem(self) -> str | None:
+        """Why there is no connection to the broker now, as an error message; None if there is no problem."""
+        return self._problem.sentence if self._problem else None
+
+    def wait(self, timeout_s: float) -> bool:
+        """Waits up to ``timeout_s`` seconds for a change. :return: whether there was a change."""
+        with self._changed:
+            version = self._version
+            return self._changed.wait_for(lambda: self._version != version, timeout_s)
+
+    def settle(self, timeout_s: float) -> None:
+        """Waits for the retained messages. MQTT doesn't mark the last retained message, so this method waits
+        until no retained message has arrived for a short time; other messages don't prolong the wait.
+
+        :raises BrokerError: no connection within ``timeout_s``, or the broker refuses the subscription.
+        """
+        with self._changed:
+            self._changed.wait_for(lambda: self._is_subscribed or self._problem or self._refused, timeout_s)
+            if self._refused or not self._is_subscribed:
+                raise BrokerError(
+                    self._refused or self.problem or f"The broker at {self._address} is silent."
+                )
+            give_up_at = time.monotonic() + timeout_s
+            while not self._is_complete():
+                left_s = min(self._retained_at + CALM_S, give_up_at) - time.monotonic()
+                if left_s <= 0:
+                    break
+                self._changed.wait(left_s)
+
+    def _is_complete(self) -> bool:
+        """Whether no more retained messages can come."""
+        return False
+
+    def _note(self) -> None:
+        self._version += 1
+        self._changed.notify_all()
+
+    # Called on the network thread
+
+    def welcomed(self, link: BrokerLink, welcome: Welcome) -> None:
+        with self._changed:
+            self._link, self._problem = link, None
+            self._note()
+        link.subscribe([Subscription(one, every_time=True) for one in self._filters])
+
+    def received(self, link: BrokerLink, message: MQTTMessage) -> None:
+        if message.qos:
+            link.ack(message.mid)
+        with self._changed:
+            self.take(message.topic, bytes(message.payload), bool(message.retain))
+            if message.retain:
+                self._retained_at = time.monotonic()
+            self._note()
+
+    @abstractmethod
+    def acknowledged(self, link: BrokerLink, mid: int, reason: ReasonCode) -> None:
+        """The broker has a published message, or refuses it."""
+
+    def subscribed(self, link: BrokerLink, mid: int, failures: Sequence[str | None]) -> None:
+        with self._changed:
+            failed = [(one, why) for one, why in zip(self._filters, failures, strict=True) if why]
+            self._is_subscribed = not failed if self._needs_all else len(failed) < len(failures)
+            if not self._is_subscribed:
+                (one, why), *_ = failed
+                self._refused = (
+                    f"The broker refuses the subscription to {one} ({why}); its access list must allow it."
+                )
+            self._retained_at = time.monotonic()
+            self._note()
+
+    def lost(self, problem: Problem) -> None:
+        with self._changed:
+            self._link, self._problem = None, problem
+            self._note()
+
+
 class OnMessage(Protocol):
     """Gets each message, on the network thread."""
 
@@ -34,54 +154,26 @@ def _ignore(topic: str, payload: bytes, retained: bool) -> None:
     pass
 
 
-class Listening:
-    """A connection to a broker that reads the messages of some topic filters. ``on_message`` gets each."""
+class Listening(Listener):
+    """Reads the messages of some topic filters and can clear retained ones. ``on_message`` gets each."""
 
     def __init__(
         self, address: BrokerAddress, filters: Sequence[str], on_message: OnMessage = _ignore
     ) -> None:
+        super().__init__(address, filters, "edgeslm-listening")
         self._on_message = on_message
-        self._address = address
-        self._filters = filters
-        self._changed = threading.Condition()
-        self._link: BrokerLink | None = None
-        self._problem: Problem | None = None
-        self._refused: str | None = None
-        self._is_subscribed = False
-        self._last_at = 0.0
         self._found: dict[str, bytes] = {}
         self._unconfirmed: set[int] = set()
         self._denied: list[str] = []
         self._unheard: set[int] = set()
-        settings = ConnectionSettings(
-            client_id=f"edgeslm-listening-{secrets.token_hex(8)}",
-            keepalive_s=15,
-            session_expiry_s=0,
-            receive_maximum=256,
-            maximum_packet_size=_LARGEST,
-            keeps_session=False,
-        )
-        self._network = Network(address, settings, self, PAUSES_S)
-
-    def __enter__(self) -> Listening:
-        self._network.start()
-        return self
-
-    def __exit__(self, *exception: object) -> None:
-        self._network.stop(5.0)
 
     def retained(self, timeout_s: float) -> dict[str, bytes]:
         """Topic -> payload of each retained message, as soon as all have come.
 
         :raises BrokerError: no connection within ``timeout_s``, or the broker refuses the subscription.
         """
+        self.settle(timeout_s)
         with self._changed:
-            self._changed.wait_for(lambda: self._is_subscribed or self._problem or self._refused, timeout_s)
-            if self._refused or not self._is_subscribed:
-                silent = f"The broker at {self._address} is silent."
-                raise BrokerError(self._refused or (self._problem.sentence if self._problem else silent))
-            while (left_s := self._last_at + CALM_S - time.monotonic()) > 0:
-                self._changed.wait(left_s)
             return dict(self._found)
 
     def send(self, message: OutgoingMessage) -> int:
@@ -112,22 +204,10 @@ class Listening:
                 f"The broker forbids to clear some topics ({self._denied[0]}); its access list must allow it."
             )
 
-    # The listener, on the network thread
-
-    def welcomed(self, link: BrokerLink, welcome: Welcome) -> None:
-        with self._changed:
-            self._link, self._problem = link, None
-        link.subscribe([Subscription(one, every_time=True) for one in self._filters])
-
-    def received(self, link: BrokerLink, message: MQTTMessage) -> None:
-        if message.qos:
-            link.ack(message.mid)
-        self._on_message(message.topic, bytes(message.payload), bool(message.retain))
-        with self._changed:
-            if message.retain and message.payload:
-                self._found[message.topic] = bytes(message.payload)
-                self._last_at = time.monotonic()
-                self._changed.notify_all()
+    def take(self, topic: str, payload: bytes, retained: bool) -> None:
+        self._on_message(topic, payload, retained)
+        if retained and payload:
+            self._found[topic] = payload
 
     def acknowledged(self, link: BrokerLink, mid: int, reason: ReasonCode) -> None:
         with self._changed:
@@ -136,20 +216,4 @@ class Listening:
                 self._unheard.add(mid)
             if reason.is_failure:
                 self._denied.append(str(reason))
-            self._changed.notify_all()
-
-    def subscribed(self, link: BrokerLink, mid: int, failures: Sequence[str | None]) -> None:
-        with self._changed:
-            failed = [one for one in failures if one]
-            self._is_subscribed = not failed
-            if failed:
-                self._refused = (
-                    f"The broker refuses the subscription ({failed[0]}); its access list must allow it."
-                )
-            self._last_at = time.monotonic()
-            self._changed.notify_all()
-
-    def lost(self, problem: Problem) -> None:
-        with self._changed:
-            self._link, self._problem = None, problem
-            self._changed.notify_all()
+            self._note()

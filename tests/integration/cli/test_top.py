@@ -13,6 +13,7 @@ import sys
 import termios
 import time
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -153,6 +154,10 @@ class Terminal:
         self._process.send_signal(number)
 
     @property
+    def is_stopped(self) -> bool:
+        return Path(f"/proc/{self._process.pid}/stat").read_text().rpartition(")")[2].split()[0] == "T"
+
+    @property
     def is_as_before(self) -> bool:
         return termios.tcgetattr(self._theirs) == self._settings
 
@@ -209,9 +214,10 @@ def test_the_terminal_is_free_while_it_is_suspended(broker: Mosquitto, node: App
     terminal.send(signal.SIGTSTP)
     terminal.wait_for("\x1b[?1049l")
     give_up_at = time.monotonic() + WAIT_S
-    while not terminal.is_as_before:
+    while not terminal.is_stopped:
         assert time.monotonic() < give_up_at
         time.sleep(0.02)
+    assert terminal.is_as_before
     terminal.seen = ""
     terminal.send(signal.SIGCONT)
     terminal.wait_for("\x1b[?1049h")
