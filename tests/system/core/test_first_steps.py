@@ -236,6 +236,9 @@ class Reader:
                     is_electrical = any(word in said[-1] for word in ELECTRICAL)
                     process.stdin.write("2\n" if is_electrical else "1\n")
                     process.stdin.flush()
+                elif line.startswith("No message is left"):
+                    process.stdin.write("t\n")
+                    process.stdin.flush()
                 said.append(line)
         assert process.returncode == 0, said
         return "".join(said)
