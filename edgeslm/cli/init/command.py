@@ -20,6 +20,7 @@ from edgeslm.cli.init.proposal import (
     Place,
     Purpose,
     Wish,
+    output_topic,
     parse_fields,
     parse_labels,
     task_name,
@@ -89,6 +90,8 @@ def run(arguments: argparse.Namespace) -> int:
     say(f"  edgeslm check {file} --connect\n  edgeslm run {file}")
     if wish.purpose == "label":
         say(f"  edgeslm teach {task_name(wish.purpose)} --config {file} --listen 60")
+    if topic := output_topic(group, wish.purpose):
+        say(f"The node publishes results on {re.sub(r'{{.*?}}', '+', topic)}")
     if sys.stdin.isatty() and _ask("Run it now", "yes", _yes):
         os.execv(sys.executable, [sys.executable, "-P", "-m", "edgeslm", "run", str(file)])
     return 0

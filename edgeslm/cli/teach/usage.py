@@ -8,14 +8,15 @@ from pathlib import Path
 
 import yaml
 
-from edgeslm.config.loader import parse_config
+from edgeslm.config.loader import Config, parse_config
 from edgeslm.errors import ConfigError
 
 ENCODER = "encoder"
 
 
 def with_learned(text: str, folder: Path, task: str, learned: Path, encoder: Path | None) -> str | None:
-    """The configuration with ``learned`` instead of the task's ``model``.
+    """The configuration with ``learned`` instead of the task's ``model``, and without that model if nothing
+    else uses it.
 
     :param text: a valid configuration. :param folder: its folder, which relative paths start from.
     :param encoder: a bundle to add to ``models``; None if it is there.
@@ -32,19 +33,27 @@ def with_learned(text: str, folder: Path, task: str, learned: Path, encoder: Pat
     key, value = keys["model"]
     if key.start_mark.line != value.end_mark.line or not models.value:
         return None
-    added = [] if encoder is None else [f"{_free(models)}: {{bundle: {_scalar(encoder)}}}\n"]
+    added = "" if encoder is None else f"{_free(models)}: {{bundle: {_scalar(encoder)}}}\n"
     first = models.value[0][0].start_mark
-    column = " " * first.column
-    changes = {
-        key.start_mark.line: f"{' ' * key.start_mark.column}learned: {_scalar(learned)}\n",
-        first.line: "".join(column + one for one in added) + lines[first.line],
-    }
-    changed = "".join(changes.get(number, line) for number, line in enumerate(lines))
+    lines[key.start_mark.line] = f"{' ' * key.start_mark.column}learned: {_scalar(learned)}\n"
+    lines[first.line] = (" " * first.column + added if added else "") + lines[first.line]
+    changed = _valid("".join(lines), folder)
+    if changed is None or changed[1].tasks[task].learned != learned:
+        return None
+    entry = next(node for name, node in models.value if name.value == value.value)
+    if changed[1].api is None and entry.start_mark.line == entry.end_mark.line:
+        own = lines[entry.start_mark.line].splitlines(keepends=True)
+        lines[entry.start_mark.line] = "".join(own[:-1])
+        changed = _valid("".join(lines), folder) or changed
+    return changed[0]
+
+
+def _valid(text: str, folder: Path) -> tuple[str, Config] | None:
+    """The text and the configuration that it is; None if it has mistakes, such as a missing model."""
     try:
-        config = parse_config(changed, folder=folder)
+        return text, parse_config(text, folder=folder)
     except ConfigError:
         return None
-    return changed if config.tasks[task].learned == learned else None
 
 
 def _block(node: yaml.Node | None, name: str) -> yaml.MappingNode | None:

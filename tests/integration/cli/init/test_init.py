@@ -44,6 +44,7 @@ def test_what_passes_becomes_a_route(
     said = capsys.readouterr().out
     assert "1  building/+/note" in said and "JSON with the text in text, also floor" in said
     assert "sensors/a/temp" in said and "1 retained" in said
+    assert "The node publishes results on building/+/note/label\n" in said
     config = load_config(file)
     (route,) = config.routes
     assert (route.source, route.input) == ("building/+/note", "{{ payload.text }}")

@@ -199,13 +199,28 @@ def test_the_configuration_can_be_changed_to_use_it(
     changed = file.read_text()
     learned = tmp_path / "state/learned/t"
     assert f"    learned: {learned}\n    labels:" in changed and "model: small" not in changed
-    assert f"models:\n  encoder: {{bundle: {tmp_path}/encoder}}\n  small:" in changed
+    assert f"models:\n  encoder: {{bundle: {tmp_path}/encoder}}\ntasks:" in changed, "the decoder is unused"
     assert changed.startswith("node: hall  # its name\n")
     assert load_config(file).tasks["t"].learned == learned
     said = capsys.readouterr().out
-    assert f"Changed: {file}\n  +  encoder:" in said and "  -    model: small  # untaught\n" in said
+    assert f"Changed: {file}\n  -  small:" in said and "  +  encoder:" in said
+    assert "  -    model: small  # untaught\n" in said
     assert teach(tmp_path, monkeypatch, "", "--use") == 0
     assert file.read_text() == changed and "restart the node" in capsys.readouterr().out
+
+
+def test_a_model_that_something_else_uses_stays(
+    run: FakeRun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "node.yaml"
+    text = BLOCK.replace("BUNDLE", str(write_bundle(tmp_path / "small"))).replace(
+        "STATE", str(tmp_path / "s")
+    )
+    file.write_text(text.replace("state_dir", "  say: {kind: generate, model: small}\nstate_dir"))
+    (tmp_path / "lines.txt").write_text("one\ntwo\nthree\nfour\n")
+    assert teach(tmp_path, monkeypatch, "1122", "--from", str(tmp_path / "lines.txt"), "--use") == 0
+    config = load_config(file)
+    assert set(config.models) == {"small", "encoder"} and config.tasks["t"].learned is not None
 
 
 @pytest.mark.parametrize(
